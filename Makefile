@@ -1,0 +1,63 @@
+# The few commands of this project. They need Rust with a C compiler, Python 3 and git; everything else is set up, pinned,
+# in ignored folders of the project.
+
+TOOLS := .venv
+TOOLS_READY := $(TOOLS)/ready
+step = @printf '==> %s\n' "$(1)"
+
+# In front: cargo-lambda looks for zig through the first python3 on PATH.
+export PATH := $(CURDIR)/$(TOOLS)/bin:$(PATH)
+export PYTHONDONTWRITEBYTECODE := 1
+export SAM_CLI_TELEMETRY := 0
+# Nothing here talks to AWS; without this, its tools look for credentials on the network first.
+export AWS_EC2_METADATA_DISABLED := true
+
+.PHONY: help demo test build deny rust-components
+
+help: ## Lists these commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## Replays the saved events, offline, and shows what becomes of each
+	$(call step,building (a first build takes a few minutes))
+	@cargo build --quiet --locked --bin mailverse
+	@cargo run --quiet --locked --bin mailverse -- replay events
+
+test: rust-components $(TOOLS_READY) ## Everything that has to hold before a change is pushed
+	$(call step,formatting)
+	@cargo fmt --all --check
+	$(call step,template: sam)
+	@sam validate --lint --template template.yaml
+	$(call step,template: cfn-lint and our rules on what SAM makes of it)
+	@python tools/check_template.py template.yaml .tools/template.expanded.json
+	$(call step,template: every rule finds its fault)
+	@python -m unittest discover --start-directory tools
+	$(call step,clippy)
+	@cargo clippy --locked --workspace --all-targets -- -D warnings
+	$(call step,documentation)
+	@RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --no-deps --document-private-items
+	$(call step,programs (the end-to-end test runs them))
+	@cargo build --locked --workspace --bins
+	$(call step,tests)
+	@cargo test --locked --workspace
+	$(call step,all passed)
+
+build: $(TOOLS_READY) ## Builds the four functions for AWS, into .aws-sam/build
+	$(call step,sam build (a first build takes several minutes))
+	@sam build
+	@ls -l .aws-sam/build/*/bootstrap
+
+deny: ## Checks licences and origin of all dependencies (needs cargo-deny)
+	@cargo deny --version >/dev/null 2>&1 || { \
+		echo "cargo-deny is missing: cargo install --locked cargo-deny --version 0.20.2"; exit 1; }
+	@cargo deny --locked check licenses bans sources
+
+# Made anew as a whole whenever a pin changes, so that what is in it never depends on what was there before.
+$(TOOLS_READY): tools/requirements.txt tools/constraints.txt
+	$(call step,tools (once, about a minute))
+	@python3 -m venv --clear $(TOOLS)
+	@$(TOOLS)/bin/pip install --quiet --disable-pip-version-check -r tools/requirements.txt -c tools/constraints.txt
+	@touch $@
+
+rust-components:
+	@cargo fmt --version >/dev/null 2>&1 || { echo "rustfmt is missing: rustup component add rustfmt"; exit 1; }
+	@cargo clippy --version >/dev/null 2>&1 || { echo "clippy is missing: rustup component add clippy"; exit 1; }

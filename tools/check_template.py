@@ -1,0 +1,411 @@
+"""Is template.yaml right, where `sam validate --lint` cannot see it?
+
+    check_template.py [TEMPLATE [EXPANDED]]
+
+Three steps, each stricter than the one before:
+
+1. The SAM translator turns the template into the CloudFormation that AWS will get, written to EXPANDED. Parameters have
+   their defaults; those without one get the value in EXAMPLES.
+2. cfn-lint reads that. On the SAM file itself it misses wrong references, runtimes and limits inside functions.
+3. The rules below, one function each: what must hold between the parts of this project, and what no linter checks.
+
+Prints one line for each problem and exits 1 if there is one. test_check_template.py plants each fault.
+"""
+
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+from samtranslator.public.exceptions import InvalidDocumentException
+from samtranslator.translator.transform import transform
+from samtranslator.yaml_helper import yaml_parse
+
+# It remarks after every expansion that it published no metrics.
+logging.getLogger("samtranslator").setLevel(logging.ERROR)
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+EXAMPLES = {
+    "DataverseUrl": "https://yourorg.crm.dynamics.com",
+    "EntraTenantId": "00000000-0000-0000-0000-000000000000",
+    "EntraClientId": "00000000-0000-0000-0000-000000000000",
+}
+
+
+def constant(file, declaration):
+    """A number that the code declares: read there, so that code and template cannot drift apart."""
+    found = re.search(declaration + r"\D*(\d+)", (PROJECT / file).read_text(encoding="utf-8"))
+    if not found:
+        sys.exit(f"{file} no longer declares {declaration!r}; tell {Path(__file__).name} where it went")
+    return int(found[1])
+
+
+# How long a claim holds, and after how many deliveries the code gives a message up.
+LEASE_SECONDS = constant("shared/src/dedupe.rs", r"const LEASE: TimeDelta = TimeDelta::seconds")
+RECEIVE_LIMIT = constant("shared/src/retry.rs", r"const RECEIVE_LIMIT: u32 =")
+
+# SQS hides a message for 12 hours at most.
+LONGEST_HIDE_SECONDS = 43_200
+
+RECEIVER, WORKER, BACKFILL, REFRESHER = "webhook-receiver", "sync-worker", "backfill", "token-refresher"
+
+# Who reads which setting. A function that lacks one does not start; one too many is a resource it has no business with.
+READERS = {
+    "DATAVERSE_URL": {WORKER, BACKFILL, REFRESHER},
+    "ENTRA_AUTHORITY": {REFRESHER},
+    "ENTRA_TENANT_ID": {REFRESHER},
+    "ENTRA_CLIENT_ID": {REFRESHER},
+    "ENTRA_SECRET_ID": {REFRESHER},
+    "TOKEN_SECRET_ID": {WORKER, BACKFILL, REFRESHER},
+    "NYLAS_API_URL": {WORKER, BACKFILL},
+    "NYLAS_API_KEY_SECRET_ID": {WORKER, BACKFILL},
+    "WEBHOOK_SECRET_ID": {RECEIVER},
+    "LEDGER_TABLE": {WORKER, BACKFILL},
+    "SYNC_QUEUE_URL": {RECEIVER, WORKER, BACKFILL},
+    "BACKFILL_QUEUE_URL": {BACKFILL},
+    "INTERNAL_DOMAINS": {WORKER, BACKFILL},
+    "RUST_LOG": {RECEIVER, WORKER, BACKFILL, REFRESHER},
+}
+
+# What each function asks of AWS, on what its settings name. Logging and the report of a failed run come on top.
+CALLS = {
+    RECEIVER: {
+        "secretsmanager:GetSecretValue": ["WEBHOOK_SECRET_ID"],
+        "sqs:SendMessage": ["SYNC_QUEUE_URL"],
+    },
+    WORKER: {
+        "dynamodb:GetItem": ["LEDGER_TABLE"],
+        "dynamodb:UpdateItem": ["LEDGER_TABLE"],
+        "secretsmanager:GetSecretValue": ["TOKEN_SECRET_ID", "NYLAS_API_KEY_SECRET_ID"],
+        "sqs:ChangeMessageVisibility": ["SYNC_QUEUE_URL"],
+        "sqs:DeleteMessage": ["SYNC_QUEUE_URL"],
+        "sqs:GetQueueAttributes": ["SYNC_QUEUE_URL"],
+        "sqs:ReceiveMessage": ["SYNC_QUEUE_URL"],
+    },
+    BACKFILL: {
+        "dynamodb:GetItem": ["LEDGER_TABLE"],
+        "dynamodb:UpdateItem": ["LEDGER_TABLE"],
+        "secretsmanager:GetSecretValue": ["TOKEN_SECRET_ID", "NYLAS_API_KEY_SECRET_ID"],
+        "sqs:SendMessage": ["SYNC_QUEUE_URL"],
+    },
+    REFRESHER: {
+        "secretsmanager:GetSecretValue": ["ENTRA_SECRET_ID"],
+        "secretsmanager:PutSecretValue": ["TOKEN_SECRET_ID"],
+    },
+}
+
+# What kind of resource a setting names, by how its name ends.
+NAMES_A = {
+    "_SECRET_ID": "AWS::SecretsManager::Secret",
+    "_QUEUE_URL": "AWS::SQS::Queue",
+    "_TABLE": "AWS::DynamoDB::Table",
+}
+
+
+# ---- 1. expand --------------------------------------------------------------------------------------------------------
+
+
+class _NoManagedPolicies:
+    """Instead of the translator's list from AWS: this template uses none of AWS's own policies."""
+
+    def load(self):
+        return {}
+
+
+def expand(template):
+    """The CloudFormation that SAM makes of `template`; raises InvalidDocumentException where it cannot."""
+    for resource in template["Resources"].values():
+        if resource["Type"] == "AWS::Serverless::Function":
+            # The translator wants code that has been uploaded. The folder stays readable as the key.
+            resource["Properties"]["CodeUri"] = {"Bucket": "code", "Key": resource["Properties"]["CodeUri"]}
+    os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")
+    return transform(template, EXAMPLES, _NoManagedPolicies())
+
+
+# ---- 2. lint ----------------------------------------------------------------------------------------------------------
+
+
+def lint(expanded_file):
+    """What cfn-lint says about the expanded template, or None."""
+    command = [Path(sys.executable).with_name("cfn-lint"), "--format", "parseable", expanded_file]
+    run = subprocess.run(command, capture_output=True, text=True)
+    return None if run.returncode == 0 else (run.stdout + run.stderr).strip()
+
+
+# ---- 3. rules: each takes the expanded resources and yields problems ---------------------------------------------------
+
+
+def of_type(resources, kind):
+    return {name: r.get("Properties", {}) for name, r in resources.items() if r["Type"] == kind}
+
+
+def target(reference):
+    """The resource that a Ref or Fn::GetAtt names, or None."""
+    if isinstance(reference, dict):
+        if "Ref" in reference:
+            return reference["Ref"]
+        if "Fn::GetAtt" in reference:
+            return reference["Fn::GetAtt"][0]
+    return None
+
+
+def folder_name(function):
+    return function["Code"]["S3Key"].split("/")[-1]
+
+
+def functions(resources):
+    return {folder_name(f): f for f in of_type(resources, "AWS::Lambda::Function").values()}
+
+
+def as_list(value):
+    return value if isinstance(value, list) else [value]
+
+
+def every_function_builds_its_own_folder(resources):
+    for name, resource in resources.items():
+        if resource["Type"] == "AWS::Lambda::Function":
+            folder = resource["Properties"]["Code"]["S3Key"]
+            metadata = resource.get("Metadata", {})
+            if metadata.get("BuildMethod") != "rust-cargolambda":
+                yield f"{name}: BuildMethod is not rust-cargolambda"
+            if metadata.get("BuildProperties", {}).get("Binary") != folder_name(resource["Properties"]):
+                yield f"{name}: Binary differs from the folder {folder}"
+            if not (PROJECT / folder / "Cargo.toml").is_file():
+                yield f"{name}: {folder} holds no crate"
+
+
+def schedules_are_grammatical(resources):
+    """EventBridge wants `rate(1 minute)` but `rate(15 minutes)`, and says so only when it is deployed."""
+    for kind in ("AWS::Scheduler::Schedule", "AWS::Events::Rule"):
+        for name, schedule in of_type(resources, kind).items():
+            expression = schedule.get("ScheduleExpression", "")
+            rate = re.fullmatch(r"rate\(([1-9]\d*) (minute|hour|day)(s?)\)", expression)
+            right = (
+                (rate[3] == "") == (rate[1] == "1")
+                if rate
+                else re.fullmatch(r"cron\(\S+( \S+){5}\)|at\(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\)", expression)
+            )
+            if not right:
+                yield f"{name}: EventBridge will refuse {expression!r}"
+
+
+def a_worker_ends_before_its_lease_and_the_lease_before_redelivery(resources):
+    worker = functions(resources)[WORKER]
+    queue = target(worker["Environment"]["Variables"].get("SYNC_QUEUE_URL"))
+    timeout = worker["Timeout"]
+    visibility = resources[queue]["Properties"].get("VisibilityTimeout", 30) if queue in resources else 0
+    if not timeout < LEASE_SECONDS < visibility:
+        yield f"{WORKER}: not true that Timeout {timeout} < lease {LEASE_SECONDS} < VisibilityTimeout {visibility}"
+
+
+def the_receiver_answers_while_nylas_listens(resources):
+    timeout = functions(resources)[RECEIVER]["Timeout"]
+    if timeout >= 10:
+        yield f"{RECEIVER}: Timeout {timeout}, but Nylas waits 10 seconds"
+
+
+def queue_readers_report_message_by_message(resources):
+    for name, mapping in of_type(resources, "AWS::Lambda::EventSourceMapping").items():
+        if mapping.get("FunctionResponseTypes") != ["ReportBatchItemFailures"]:
+            yield f"{name}: without ReportBatchItemFailures one bad message fails its whole batch"
+
+
+def settings_go_to_their_readers(resources):
+    values = defaultdict(dict)
+    for function, properties in functions(resources).items():
+        for variable, value in properties.get("Environment", {}).get("Variables", {}).items():
+            values[variable][function] = value
+    for variable in sorted(READERS.keys() | values.keys()):
+        readers, given = READERS.get(variable, set()), values[variable]
+        for function in sorted(readers - given.keys()):
+            yield f"{function}: lacks {variable}"
+        for function in sorted(given.keys() - readers):
+            yield f"{function}: has {variable}, which it does not read"
+        if len({json.dumps(value, sort_keys=True) for value in given.values()}) > 1:
+            yield f"{variable}: differs between {', '.join(sorted(given))}"
+        for ending, kind in NAMES_A.items():
+            if variable.endswith(ending):
+                for function, value in sorted(given.items()):
+                    if resources.get(target(value), {}).get("Type") != kind:
+                        yield f"{function}: {variable} names no {kind} of this template"
+
+
+def statements(resources):
+    """Every policy statement with the logical id of each role that has it."""
+    for name, role in of_type(resources, "AWS::IAM::Role").items():
+        for policy in role.get("Policies", []):
+            for statement in as_list(policy["PolicyDocument"]["Statement"]):
+                yield {name}, statement
+    for policy in of_type(resources, "AWS::IAM::Policy").values():
+        for statement in as_list(policy["PolicyDocument"]["Statement"]):
+            yield {target(role) for role in policy["Roles"]}, statement
+
+
+def policies_name_what_they_allow(resources):
+    for name, role in of_type(resources, "AWS::IAM::Role").items():
+        for managed in role.get("ManagedPolicyArns", []):
+            yield f"{name}: {json.dumps(managed)} allows what this template does not say"
+    for roles, statement in statements(resources):
+        where = ", ".join(sorted(roles))
+        for opposite in statement.keys() & {"NotAction", "NotResource", "NotPrincipal"}:
+            yield f"{where}: {opposite} allows everything else"
+        for part in ("Action", "Resource"):
+            for value in as_list(statement.get(part, [])):
+                if "*" in json.dumps(value):
+                    yield f"{where}: {part} {json.dumps(value)} has a wildcard"
+
+
+def failed_runs_go_to(resources):
+    """Where Lambda reports the failed runs of a function: logical id of the function to that of the queue."""
+    return {
+        target(config["FunctionName"]): target(
+            config.get("DestinationConfig", {}).get("OnFailure", {}).get("Destination")
+        )
+        for config in of_type(resources, "AWS::Lambda::EventInvokeConfig").values()
+    }
+
+
+def functions_may_do_what_they_do_and_no_more(resources):
+    failed_runs = failed_runs_go_to(resources)
+    for name, properties in of_type(resources, "AWS::Lambda::Function").items():
+        function = folder_name(properties)
+        variables = properties.get("Environment", {}).get("Variables", {})
+        needed = defaultdict(set)
+        for action, settings in CALLS[function].items():
+            needed[action] = {target(variables.get(setting)) for setting in settings} - {None}
+        for action in ("logs:CreateLogStream", "logs:PutLogEvents"):
+            needed[action] = {target(properties["LoggingConfig"]["LogGroup"])}
+        if failed_runs.get(name):
+            needed["sqs:SendMessage"].add(failed_runs[name])
+        allowed = defaultdict(set)
+        for roles, statement in statements(resources):
+            if target(properties["Role"]) in roles and statement["Effect"] == "Allow":
+                for action in as_list(statement.get("Action", [])):
+                    allowed[action] |= {str(target(r) or r) for r in as_list(statement.get("Resource", []))}
+        for action in sorted(needed.keys() | allowed.keys()):
+            for resource in sorted(needed[action] - allowed[action]):
+                yield f"{function}: may not {action} {resource}, but has to"
+            for resource in sorted(allowed[action] - needed[action]):
+                yield f"{function}: may {action} {resource}, but never has to"
+
+
+def watched_queues(resources):
+    """The queues that raise an alarm as soon as a message is in them."""
+    return {
+        target(dimension["Value"])
+        for alarm in of_type(resources, "AWS::CloudWatch::Alarm").values()
+        if alarm.get("MetricName") == "ApproximateNumberOfMessagesVisible" and alarm.get("Threshold") == 0
+        for dimension in alarm.get("Dimensions", [])
+    }
+
+
+def a_message_gets_all_its_deliveries(resources):
+    """The queue gives a message up when the code does, not before and not by letting it grow old."""
+    queues = of_type(resources, "AWS::SQS::Queue")
+    for name in {target(f["Environment"]["Variables"].get("SYNC_QUEUE_URL")) for f in functions(resources).values()}:
+        queue = queues.get(name, {})
+        receives = queue.get("RedrivePolicy", {}).get("maxReceiveCount")
+        if name and receives != RECEIVE_LIMIT:
+            yield f"{name}: maxReceiveCount is {receives}, the code's limit {RECEIVE_LIMIT}"
+        if name and kept(queue) <= RECEIVE_LIMIT * LONGEST_HIDE_SECONDS:
+            yield f"{name}: a message that is hidden for long each time vanishes before its last delivery"
+
+
+def nothing_leaves_a_queue_unseen(resources):
+    """A queue that is read has a dead-letter queue, which keeps messages for longer and raises an alarm."""
+    queues, watched = of_type(resources, "AWS::SQS::Queue"), watched_queues(resources)
+    for name, queue in queues.items():
+        dead_letters = target(queue.get("RedrivePolicy", {}).get("deadLetterTargetArn"))
+        if dead_letters is None:
+            if name not in watched:
+                yield f"{name}: neither a dead-letter queue nor an alarm"
+        # SQS counts a dead letter's age from when it was first sent.
+        elif kept(queues[dead_letters]) <= kept(queue):
+            yield f"{dead_letters}: keeps messages no longer than {name}, so dead letters vanish early"
+    for name, mapping in of_type(resources, "AWS::Lambda::EventSourceMapping").items():
+        source = target(mapping.get("EventSourceArn"))
+        if source in queues and "RedrivePolicy" not in queues[source]:
+            yield f"{source}: is read by a function and has no dead-letter queue"
+
+
+def kept(queue):
+    """Seconds that a queue keeps a message; SQS's default is four days."""
+    return queue.get("MessageRetentionPeriod", 345_600)
+
+
+def no_run_fails_unseen(resources):
+    watched, failed_runs = watched_queues(resources), failed_runs_go_to(resources)
+    for name, schedule in of_type(resources, "AWS::Scheduler::Schedule").items():
+        function = target(schedule["Target"]["Arn"])
+        if target(schedule["Target"].get("DeadLetterConfig", {}).get("Arn")) not in watched:
+            yield f"{name}: a run that cannot start raises no alarm"
+        if failed_runs.get(function) not in watched:
+            yield f"{function}: a run that fails raises no alarm"
+
+
+def the_ledger_is_as_the_code_has_it_and_survives(resources):
+    for name, table in of_type(resources, "AWS::DynamoDB::Table").items():
+        keys = [(key["AttributeName"], key["KeyType"]) for key in table["KeySchema"]]
+        expiry = table.get("TimeToLiveSpecification", {})
+        if keys != [("pk", "HASH"), ("sk", "RANGE")]:
+            yield f"{name}: keys are {keys}, not pk and sk"
+        if any(attribute["AttributeType"] != "S" for attribute in table["AttributeDefinitions"]):
+            yield f"{name}: the keys are not text"
+        if expiry.get("AttributeName") != "expires_at" or not expiry.get("Enabled"):
+            yield f"{name}: rows do not expire by expires_at"
+        if not table.get("PointInTimeRecoverySpecification", {}).get("PointInTimeRecoveryEnabled"):
+            yield f"{name}: no recovery to a point in time"
+        if {resources[name].get("DeletionPolicy"), resources[name].get("UpdateReplacePolicy")} != {"Retain"}:
+            yield f"{name}: goes when the stack goes"
+
+
+RULES = [
+    every_function_builds_its_own_folder,
+    schedules_are_grammatical,
+    a_worker_ends_before_its_lease_and_the_lease_before_redelivery,
+    the_receiver_answers_while_nylas_listens,
+    queue_readers_report_message_by_message,
+    settings_go_to_their_readers,
+    policies_name_what_they_allow,
+    functions_may_do_what_they_do_and_no_more,
+    a_message_gets_all_its_deliveries,
+    nothing_leaves_a_queue_unseen,
+    no_run_fails_unseen,
+    the_ledger_is_as_the_code_has_it_and_survives,
+]
+
+
+def broken_rules(expanded):
+    resources = expanded["Resources"]
+    strangers = functions(resources).keys() ^ CALLS.keys()
+    if strangers:
+        return [f"{name}: a function here or in the template, not in both" for name in sorted(strangers)]
+    return [problem for rule in RULES for problem in rule(resources)]
+
+
+def main(template_file, expanded_file):
+    try:
+        expanded = expand(yaml_parse(template_file.read_text(encoding="utf-8")))
+    except InvalidDocumentException as refusal:
+        return [f"SAM: {cause.message}" for cause in refusal.causes]
+    expanded_file.parent.mkdir(parents=True, exist_ok=True)
+    expanded_file.write_text(json.dumps(expanded, indent=2), encoding="utf-8")
+    complaint = lint(expanded_file)
+    problems = ([complaint] if complaint else []) + broken_rules(expanded)
+    if not problems:
+        size = len(expanded["Resources"])
+        print(f"{template_file.name}: {size} resources, {len(RULES)} rules and cfn-lint: no problem")
+    return problems
+
+
+if __name__ == "__main__":
+    given = [Path(argument) for argument in sys.argv[1:]]
+    defaults = [PROJECT / "template.yaml", PROJECT / ".tools" / "template.expanded.json"]
+    found = main(*given, *defaults[len(given) :])
+    print(*found, sep="\n", file=sys.stderr, end="\n" if found else "")
+    sys.exit(1 if found else 0)
