@@ -1,0 +1,145 @@
+//! The Dataverse Web API client.
+//!
+//! One attempt a call, no waiting; the token is an argument of each call. What is asked beforehand: [`look_up`]. What is written and how: [`write`].
+//! The wire form of batches: [`batch`]. What can come back: [`error`].
+
+pub mod batch;
+pub mod error;
+pub mod look_up;
+pub mod query;
+pub mod rows;
+pub mod write;
+
+use std::time::Duration;
+
+use reqwest::{Method, RequestBuilder, header};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Map, Value};
+use url::Url;
+
+use self::batch::{Answer, BOUNDARY, Operation};
+use self::error::DataverseError;
+use crate::retry::retry_after;
+
+/// A bearer token for the organisation.
+pub type AccessToken = SecretString;
+
+/// The client. Cheap to clone.
+#[derive(Clone)]
+pub struct DataverseClient {
+    http: reqwest::Client,
+    /// `https://yourorg.crm.dynamics.com/api/data/v9.2/`
+    api: String,
+}
+
+impl DataverseClient {
+    /// A client of the organisation at `organisation` (`https://yourorg.crm.dynamics.com`).
+    #[must_use]
+    pub fn new(http: reqwest::Client, organisation: &Url) -> Self {
+        Self {
+            http,
+            api: format!(
+                "{}/api/data/v9.2/",
+                organisation.as_str().trim_end_matches('/')
+            ),
+        }
+    }
+
+    /// One `$batch`; for each operation the answers of its parts.
+    async fn batch(
+        &self,
+        token: &AccessToken,
+        operations: &[Operation],
+    ) -> Result<Vec<Vec<Answer>>, DataverseError> {
+        let call = self
+            .http
+            .post(format!("{}$batch", self.api))
+            .header(
+                header::CONTENT_TYPE,
+                format!("multipart/mixed; boundary={BOUNDARY}"),
+            )
+            // Each mail stands alone: without this, the first failure would end the batch.
+            .header("Prefer", "odata.continue-on-error")
+            .body(batch::encode(operations));
+        let answer = self.send(token, call).await?;
+        let content_type = answer
+            .headers()
+            .get(header::CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok());
+        let content_type = content_type.unwrap_or_default().to_owned();
+        let body = answer.bytes().await?;
+        batch::decode(&content_type, &body, operations.len()).map_err(|error| {
+            DataverseError::Unavailable {
+                what: error.to_string(),
+            }
+        })
+    }
+
+    /// One call outside a batch; its body.
+    async fn call(
+        &self,
+        token: &AccessToken,
+        method: Method,
+        path: &str,
+        if_match: Option<&str>,
+        body: Option<&Map<String, Value>>,
+    ) -> Result<Vec<u8>, DataverseError> {
+        let mut call = self.http.request(method, format!("{}{path}", self.api));
+        if let Some(etag) = if_match {
+            call = call.header(header::IF_MATCH, etag);
+        }
+        if let Some(body) = body {
+            call = call.json(body);
+        }
+        Ok(self.send(token, call).await?.bytes().await?.to_vec())
+    }
+
+    /// The page that an `@odata.nextLink` names. The link is followed as it is, but never to another host: the token goes with it.
+    async fn next_page(&self, token: &AccessToken, link: &str) -> Result<Value, DataverseError> {
+        let path = link
+            .split_once("/api/data/v9.2/")
+            .map(|(_, path)| path)
+            .ok_or_else(|| unreadable("a link to the next page"))?;
+        let body = self.call(token, Method::GET, path, None, None).await?;
+        serde_json::from_slice(&body).map_err(|_| unreadable("a page of rows"))
+    }
+
+    /// Adds what every request carries (Dataverse facts §13) and reads a failure.
+    async fn send(
+        &self,
+        token: &AccessToken,
+        call: RequestBuilder,
+    ) -> Result<reqwest::Response, DataverseError> {
+        let answer = call
+            .bearer_auth(token.expose_secret())
+            .header("OData-Version", "4.0")
+            .header("OData-MaxVersion", "4.0")
+            .header(header::ACCEPT, "application/json")
+            // Keeps answers out of caches on the way, as Microsoft recommends.
+            .header(header::IF_NONE_MATCH, "null")
+            .send()
+            .await?;
+        let status = answer.status();
+        if status.is_success() {
+            return Ok(answer);
+        }
+        let wait = retry_after(answer.headers());
+        let body = answer.bytes().await.unwrap_or_default();
+        Err(DataverseError::from_answer(status.as_u16(), wait, &body))
+    }
+}
+
+/// The failure of one part of a batch.
+fn part_error(part: &Answer) -> DataverseError {
+    DataverseError::from_answer(
+        part.status,
+        part.retry_after_seconds.map(Duration::from_secs),
+        &part.body,
+    )
+}
+
+fn unreadable(what: &str) -> DataverseError {
+    DataverseError::Unavailable {
+        what: format!("{what} cannot be read"),
+    }
+}

@@ -1,0 +1,346 @@
+//! `$batch` as multipart: what goes out and what comes back.
+//!
+//! A request is a list of operations: a GET, or a change set of writes that succeed or fail together. The answer has one entry for each
+//! operation, in order, because every batch is sent with `odata.continue-on-error`. Source: Dataverse facts §9 and §9a.
+//!
+//! Nothing that is sent can break the framing: a part is a request line with a percent-encoded URL, fixed headers, and one line of JSON, in which
+//! line breaks are escaped. So no line of a part can begin with the boundary, whatever a mail holds, and the boundary need not be random.
+
+use serde_json::Value;
+
+/// The boundary of the whole batch.
+pub const BOUNDARY: &str = "batch_mailverse";
+
+/// The most operations that one batch may hold (Dataverse facts §9).
+pub const MOST_OPERATIONS: usize = 1_000;
+
+/// One operation of a batch.
+pub enum Operation {
+    /// A query, by its path and query below `/api/data/v9.2/`, percent-encoded.
+    Get(String),
+    /// Writes that succeed or fail together.
+    ChangeSet(Vec<Change>),
+}
+
+/// One write of a change set.
+pub struct Change {
+    /// `POST` or `PATCH`.
+    pub method: &'static str,
+    /// Below `/api/data/v9.2/`.
+    pub path: String,
+    /// `If-Match`: `*` to update only, or a row's etag.
+    pub if_match: Option<String>,
+    /// The row.
+    pub body: Value,
+}
+
+/// What one part of the answer says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// HTTP status.
+    pub status: u16,
+    /// Seconds, when the part carries `Retry-After`.
+    pub retry_after_seconds: Option<u64>,
+    /// JSON, or nothing.
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    /// 2xx.
+    #[must_use]
+    pub const fn is_success(&self) -> bool {
+        self.status >= 200 && self.status < 300
+    }
+}
+
+/// The answer is not the multipart that its headers promise, or does not answer every operation.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the batch answer cannot be read: {0}")]
+pub struct BatchError(&'static str);
+
+/// The body of a batch request.
+#[must_use]
+pub fn encode(operations: &[Operation]) -> Vec<u8> {
+    let mut out = String::new();
+    // Unique in the whole batch: some clients restart them in each change set, others hold that they must not (Dataverse facts §9a).
+    let mut content_id = 0_u32;
+    for (index, operation) in operations.iter().enumerate() {
+        out.push_str(&format!("--{BOUNDARY}\r\n"));
+        match operation {
+            Operation::Get(path) => {
+                out.push_str(
+                    "Content-Type: application/http\r\nContent-Transfer-Encoding: binary\r\n\r\n",
+                );
+                out.push_str(&format!(
+                    "GET /api/data/v9.2/{path} HTTP/1.1\r\nAccept: application/json\r\n"
+                ));
+                out.push_str(
+                    "Prefer: odata.include-annotations=\"Microsoft.Dynamics.CRM.lookuplogicalname\"\r\n\r\n",
+                );
+            }
+            Operation::ChangeSet(changes) => {
+                out.push_str(&format!(
+                    "Content-Type: multipart/mixed; boundary=changeset_{index}\r\n\r\n"
+                ));
+                for change in changes {
+                    content_id += 1;
+                    encode_change(&mut out, change, index, content_id);
+                }
+                out.push_str(&format!("--changeset_{index}--\r\n"));
+            }
+        }
+    }
+    out.push_str(&format!("--{BOUNDARY}--\r\n"));
+    out.into_bytes()
+}
+
+fn encode_change(out: &mut String, change: &Change, index: usize, content_id: u32) {
+    let Change {
+        method,
+        path,
+        if_match,
+        body,
+    } = change;
+    out.push_str(&format!(
+        "--changeset_{index}\r\nContent-Type: application/http\r\nContent-Transfer-Encoding: binary\r\n"
+    ));
+    out.push_str(&format!(
+        "Content-ID: {content_id}\r\n\r\n{method} /api/data/v9.2/{path} HTTP/1.1\r\n"
+    ));
+    out.push_str("Content-Type: application/json; type=entry\r\n");
+    if let Some(etag) = if_match {
+        out.push_str(&format!("If-Match: {etag}\r\n"));
+    }
+    out.push_str(&format!("\r\n{body}\r\n"));
+}
+
+/// The parts of a batch answer: for each operation the answers of its parts, one for a GET, one or more for a change set.
+///
+/// A failed change set has one part, its failure, whether Dataverse wraps it in a multipart of its own or not (Dataverse facts §9a).
+///
+/// # Errors
+/// [`BatchError`]: nothing is known of any operation; repeat the batch.
+pub fn decode(
+    content_type: &str,
+    body: &[u8],
+    operations: usize,
+) -> Result<Vec<Vec<Answer>>, BatchError> {
+    let boundary = boundary(content_type).ok_or(BatchError("no boundary"))?;
+    let answers = split(body, &boundary)?
+        .into_iter()
+        .map(read_part)
+        .collect::<Result<Vec<_>, _>>()?;
+    if answers.len() != operations || answers.iter().any(Vec::is_empty) {
+        return Err(BatchError("not one answer for each operation"));
+    }
+    Ok(answers)
+}
+
+fn read_part(part: &[u8]) -> Result<Vec<Answer>, BatchError> {
+    let (head, content) = head_and_rest(part)?;
+    let content_type = header(head, "content-type").unwrap_or_default();
+    if !content_type.to_ascii_lowercase().starts_with("multipart/") {
+        return Ok(vec![read_http(content)?]);
+    }
+    let boundary = boundary(content_type).ok_or(BatchError("a change set without a boundary"))?;
+    split(content, &boundary)?
+        .into_iter()
+        .map(|inner| read_http(head_and_rest(inner)?.1))
+        .collect()
+}
+
+fn read_http(message: &[u8]) -> Result<Answer, BatchError> {
+    let (head, body) = head_and_rest(message)?;
+    let status_line = head
+        .lines()
+        .find(|line| !line.trim().is_empty())
+        .unwrap_or_default();
+    let status = status_line
+        .strip_prefix("HTTP/")
+        .and_then(|rest| rest.split_whitespace().nth(1));
+    let status = status
+        .and_then(|code| code.parse().ok())
+        .ok_or(BatchError("a part without a status"))?;
+    let retry_after_seconds = header(head, "retry-after").and_then(|seconds| seconds.parse().ok());
+    Ok(Answer {
+        status,
+        retry_after_seconds,
+        body: body.trim_ascii().to_vec(),
+    })
+}
+
+/// The boundary parameter of a multipart content type, quoted or not.
+fn boundary(content_type: &str) -> Option<String> {
+    let value = content_type.split(';').find_map(|parameter| {
+        let (name, value) = parameter.split_once('=')?;
+        name.trim()
+            .eq_ignore_ascii_case("boundary")
+            .then(|| value.trim().trim_matches('"'))
+    })?;
+    (!value.is_empty()).then(|| value.to_owned())
+}
+
+/// The parts between the delimiter lines of a multipart body.
+fn split<'a>(body: &'a [u8], boundary: &str) -> Result<Vec<&'a [u8]>, BatchError> {
+    let delimiter = format!("--{boundary}");
+    let mut parts = Vec::new();
+    let mut part_start = None;
+    let mut at = 0;
+    while let Some(rest) = body.get(at..).filter(|rest| !rest.is_empty()) {
+        let end = rest
+            .iter()
+            .position(|byte| *byte == b'\n')
+            .map_or(rest.len(), |n| n + 1);
+        let line = rest.get(..end).unwrap_or(rest).trim_ascii_end();
+        let after = line.strip_prefix(delimiter.as_bytes());
+        if matches!(after, Some(b"" | b"--")) {
+            if let Some(start) = part_start {
+                parts.push(body.get(start..at).unwrap_or_default());
+            }
+            if after == Some(b"--") {
+                return Ok(parts);
+            }
+            part_start = Some(at + end);
+        }
+        at += end;
+    }
+    // Cut off in transit: what came after is unknown, so nothing is.
+    Err(BatchError("no closing boundary"))
+}
+
+/// Splits at the first empty line.
+fn head_and_rest(message: &[u8]) -> Result<(&str, &[u8]), BatchError> {
+    let start = message
+        .iter()
+        .position(|byte| !byte.is_ascii_whitespace())
+        .unwrap_or(message.len());
+    let message = message.get(start..).unwrap_or_default();
+    let find = |separator: &[u8]| {
+        message
+            .windows(separator.len())
+            .position(|window| window == separator)
+            .map(|at| (at, separator.len()))
+    };
+    let (at, length) = [find(b"\r\n\r\n"), find(b"\n\n")]
+        .into_iter()
+        .flatten()
+        .min()
+        .unwrap_or((message.len(), 0));
+    let head = std::str::from_utf8(message.get(..at).unwrap_or_default())
+        .map_err(|_| BatchError("a head that is no text"))?;
+    Ok((head, message.get(at + length..).unwrap_or_default()))
+}
+
+fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    head.lines().find_map(|line| {
+        let (key, value) = line.split_once(':')?;
+        key.trim().eq_ignore_ascii_case(name).then(|| value.trim())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    const OUTER: &str = "multipart/mixed; boundary=batchresponse_1";
+
+    fn answer_text(parts: &[&str]) -> Vec<u8> {
+        let mut text = String::new();
+        for part in parts {
+            text.push_str(&format!("--batchresponse_1\r\n{part}\r\n"));
+        }
+        text.push_str("--batchresponse_1--\r\n");
+        text.into_bytes()
+    }
+
+    const ROWS: &str = "Content-Type: application/http\r\nContent-Transfer-Encoding: binary\r\n\r\nHTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n{\"value\":[]}";
+    const WRITTEN: &str = "Content-Type: multipart/mixed; boundary=\"changesetresponse_2\"\r\n\r\n--changesetresponse_2\r\nContent-Type: application/http\r\nContent-ID: 1\r\n\r\nHTTP/1.1 204 No Content\r\nOData-EntityId: x\r\n\r\n\r\n--changesetresponse_2\r\nContent-Type: application/http\r\nContent-ID: 2\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n\r\n--changesetresponse_2--";
+    const REFUSED: &str = "HTTP/1.1 429 Too Many Requests\r\nRetry-After: 9\r\n\r\n{\"error\":{}}";
+
+    #[test]
+    fn a_batch_has_the_documented_framing() {
+        let change = |method, path: &str, if_match: Option<&str>| Change {
+            method,
+            path: path.to_owned(),
+            if_match: if_match.map(str::to_owned),
+            body: json!({"subject": "a\r\n--batch_mailverse--"}),
+        };
+        let operations = [
+            Operation::Get("emails?$top=1".to_owned()),
+            Operation::ChangeSet(vec![
+                change("POST", "emails", None),
+                change("PATCH", "emails(1)", Some("*")),
+            ]),
+        ];
+        let text = String::from_utf8(encode(&operations)).unwrap();
+        let expected = "--batch_mailverse\r\nContent-Type: application/http\r\nContent-Transfer-Encoding: binary\r\n\r\nGET /api/data/v9.2/emails?$top=1 HTTP/1.1\r\nAccept: application/json\r\nPrefer: odata.include-annotations=\"Microsoft.Dynamics.CRM.lookuplogicalname\"\r\n\r\n--batch_mailverse\r\nContent-Type: multipart/mixed; boundary=changeset_1\r\n\r\n--changeset_1\r\nContent-Type: application/http\r\nContent-Transfer-Encoding: binary\r\nContent-ID: 1\r\n\r\nPOST /api/data/v9.2/emails HTTP/1.1\r\nContent-Type: application/json; type=entry\r\n\r\n{\"subject\":\"a\\r\\n--batch_mailverse--\"}\r\n--changeset_1\r\nContent-Type: application/http\r\nContent-Transfer-Encoding: binary\r\nContent-ID: 2\r\n\r\nPATCH /api/data/v9.2/emails(1) HTTP/1.1\r\nContent-Type: application/json; type=entry\r\nIf-Match: *\r\n\r\n{\"subject\":\"a\\r\\n--batch_mailverse--\"}\r\n--changeset_1--\r\n--batch_mailverse--\r\n";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn a_query_and_a_change_set_are_read_in_order() {
+        let answers = decode(OUTER, &answer_text(&[ROWS, WRITTEN]), 2).unwrap();
+        assert_eq!(
+            answers[0],
+            [Answer {
+                status: 200,
+                retry_after_seconds: None,
+                body: b"{\"value\":[]}".to_vec()
+            }]
+        );
+        assert_eq!(
+            answers[1].iter().map(|a| a.status).collect::<Vec<_>>(),
+            [204, 204]
+        );
+    }
+
+    #[test]
+    fn a_failed_change_set_is_read_wrapped_and_bare() {
+        let bare = format!("Content-Type: application/http\r\n\r\n{REFUSED}");
+        let wrapped = format!(
+            "Content-Type: multipart/mixed; boundary=changesetresponse_3\r\n\r\n--changesetresponse_3\r\nContent-Type: application/http\r\nContent-ID: 1\r\n\r\n{REFUSED}\r\n--changesetresponse_3--"
+        );
+        for part in [&bare, &wrapped] {
+            let answers = decode(OUTER, &answer_text(&[part, ROWS]), 2).unwrap();
+            assert_eq!(answers[0].len(), 1, "{part}");
+            assert_eq!(
+                (answers[0][0].status, answers[0][0].retry_after_seconds),
+                (429, Some(9))
+            );
+        }
+    }
+
+    #[test]
+    fn an_answer_that_was_cut_off_or_answers_too_little_is_refused_whole() {
+        let whole = answer_text(&[ROWS, WRITTEN]);
+        for cut in 0..whole.len() - 4 {
+            assert!(decode(OUTER, &whole[..cut], 2).is_err(), "cut at {cut}");
+        }
+        assert!(decode(OUTER, &whole, 3).is_err());
+        assert!(decode("application/json", b"{}", 1).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_content_breaks_the_framing(subject in any::<String>(), body in "(\r\n|--batch_mailverse|--changeset_0|-|.){0,20}") {
+            let change = Change { method: "POST", path: "emails".to_owned(), if_match: None, body: json!({"subject": subject, "description": body}) };
+            let text = encode(&[Operation::ChangeSet(vec![change])]);
+            let outer = split(&text, BOUNDARY).unwrap();
+            prop_assert_eq!(outer.len(), 1);
+            let inner = split(head_and_rest(outer[0]).unwrap().1, "changeset_0").unwrap();
+            prop_assert_eq!(inner.len(), 1);
+            let (_, http) = head_and_rest(inner[0]).unwrap();
+            let row: Value = serde_json::from_slice(head_and_rest(http).unwrap().1.trim_ascii()).unwrap();
+            prop_assert_eq!(row, json!({"subject": subject, "description": body}));
+        }
+
+        #[test]
+        fn no_answer_makes_the_reader_panic(body in proptest::collection::vec(any::<u8>(), 0..300), text in "(--batchresponse_1(--)?|\r\n|\n|HTTP/1.1 200|Content-Type: multipart/mixed; boundary=b|x){0,12}") {
+            let _ = decode(OUTER, &body, 1);
+            let _ = decode(OUTER, text.as_bytes(), 1);
+        }
+    }
+}

@@ -1,0 +1,319 @@
+//! What Dataverse can answer, and how we read it.
+//!
+//! Every code that Dataverse facts §12 lists is classified here, in [`ErrorCode::class`]. An unlisted code counts by its HTTP status.
+//!
+//! | Answer | Variant | Next |
+//! | --- | --- | --- |
+//! | 429, or one of the throttling codes | [`DataverseError::Throttled`] | wait at least `Retry-After`, then repeat |
+//! | 5xx, time-out, connection lost, SQL time-out or deadlock, unreadable answer | [`DataverseError::Unavailable`] | repeat; a row may have been written, and the repeat finds it |
+//! | 401 | [`DataverseError::TokenRejected`] | drop the cached token, then repeat |
+//! | 404 for a row that a write names, 412 row version | [`DataverseError::Stale`] | repeat: it looks everything up again |
+//! | 413 | [`DataverseError::TooLarge`] | send less at once |
+//! | 403 and every other refusal | [`DataverseError::Rejected`] | settle the message `dead` with the code |
+//!
+//! 412 with 0x80040237 (the primary key is there already) is no error but [`super::CreateOutcome::AlreadyExisted`]. The message text of an
+//! error is not kept: it can quote what was sent.
+
+#![deny(clippy::wildcard_enum_match_arm)]
+
+use std::fmt;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::http;
+use crate::retry::RetryAdvice;
+
+/// A Dataverse error code such as `0x80040217`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ErrorCode(u32);
+
+impl ErrorCode {
+    /// A row with this primary key exists (412).
+    pub(super) const DUPLICATE_KEY: Self = Self(0x8004_0237);
+
+    /// Reads the text of `error.code`; `None` when it is empty or no hexadecimal number.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        u32::from_str_radix(text.trim().strip_prefix("0x")?, 16)
+            .ok()
+            .map(Self)
+    }
+
+    /// The code of this value.
+    #[must_use]
+    pub const fn new(value: u32) -> Self {
+        Self(value)
+    }
+
+    /// Whether Dataverse refused an attachment and not the email: size, emptiness, name, blocked type (Dataverse facts §4.2).
+    #[must_use]
+    pub const fn concerns_attachment(self) -> bool {
+        matches!(
+            self.0,
+            0x8004_4A02 | 0x8004_4A04 | 0x8004_4A08 | 0x8004_3E09
+        )
+    }
+
+    const fn class(self) -> Class {
+        match self.0 {
+            // Service protection limits and their neighbours (§11.1).
+            0x8007_2322 | 0x8007_2321 | 0x8007_2326 | 0x8005_F103 => Class::Throttled,
+            // SQL time-out, generic SQL error (deadlocks), network to database, database limits, concurrent operation, server busy,
+            // plug-in time-out, unexpected error.
+            0x8004_4151 | 0x8004_4150 | 0x8007_3000 | 0x8007_2323 | 0x8007_2324 | 0x8007_1154
+            | 0x8004_A001 | 0x8008_1111 | 0x8004_0216 => Class::Passing,
+            // Row not found, no row for the alternate key, row version mismatch.
+            0x8004_0217 | 0x8006_0891 | 0x8006_0882 => Class::Stale,
+            0x8004_418A => Class::TooLarge,
+            // Payload and query errors, invalid status, length, choice, argument, required field, characters, plug-in refusal,
+            // attachments, privileges, not a member, delete conflict, alternate-key and rule duplicates.
+            0x8004_8d19 | 0x8006_0888 | 0x8006_088A | 0x8004_8408 | 0x8004_4331 | 0x8004_431A
+            | 0x8004_0203 | 0x8004_0200 | 0x8004_0278 | 0x8004_0265 | 0x8004_4A02 | 0x8004_4A04
+            | 0x8004_4A08 | 0x8004_3E09 | 0x8004_0220 | 0x8004_8306 | 0x8004_8405 | 0x8007_2560
+            | 0x8004_0227 | 0x8004_0237 | 0x8006_0892 | 0x8004_0333 => Class::Permanent,
+            _ => Class::Unlisted,
+        }
+    }
+
+    /// What the code means, for people; `None` for one that the facts do not list.
+    #[must_use]
+    pub const fn meaning(self) -> Option<&'static str> {
+        Some(match self.0 {
+            0x8004_8d19 => {
+                "payload error: a column or binding that this organisation does not have"
+            }
+            0x8006_0888 => "malformed request, or an unknown column in a query",
+            0x8004_8408 => "the status is not valid for the state",
+            0x8004_4331 => "a text is longer than its column in this organisation",
+            0x8004_431A => "a choice value is out of range",
+            0x8004_0200 => "a required column is missing",
+            0x8004_0278 => "a text holds characters that Dataverse refuses",
+            0x8004_0265 => "a plug-in of this organisation refused the row",
+            0x8004_4A02 => "an attachment is larger than the organisation allows",
+            0x8004_4A04 => "an attachment is empty",
+            0x8004_4A08 => "an attachment's file name holds a character that is not allowed",
+            0x8004_3E09 => "an attachment's type is blocked in this organisation",
+            0x8004_0220 | 0x8004_8306 | 0x8004_8405 => {
+                "a privilege is missing: give the application user's role the right that the operation needs"
+            }
+            0x8007_2560 => {
+                "the application is no user of this organisation: add it as an application user with a security role"
+            }
+            0x8004_0333 => "a duplicate-detection rule of this organisation refused the row",
+            0x8004_0217 => "a row that the write names does not exist",
+            0x8004_418A => "the request is too large",
+            _ => return None,
+        })
+    }
+}
+
+impl fmt::Display for ErrorCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#010x}", self.0)
+    }
+}
+
+impl fmt::Debug for ErrorCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+enum Class {
+    Throttled,
+    Passing,
+    Stale,
+    TooLarge,
+    Permanent,
+    Unlisted,
+}
+
+/// A call, or one part of a batch, that did not succeed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DataverseError {
+    /// The organisation limits us.
+    #[error("dataverse throttled the call")]
+    Throttled {
+        /// At least this long.
+        retry_after: Option<Duration>,
+    },
+    /// Not reachable, or broken for now.
+    #[error("dataverse is unavailable: {what}")]
+    Unavailable {
+        /// Status, code or kind of failure.
+        what: String,
+    },
+    /// The bearer token is missing, wrong or expired.
+    #[error("dataverse refused the token")]
+    TokenRejected,
+    /// What we knew of the organisation is no longer so.
+    #[error("dataverse changed in between: {what}")]
+    Stale {
+        /// Status and code.
+        what: String,
+    },
+    /// The request as a whole is larger than Dataverse takes.
+    #[error("dataverse refused the request for its size")]
+    TooLarge,
+    /// The same call will be refused again.
+    #[error("dataverse refused the row: {status}{}{}", Detail(*code), Meaning(*code))]
+    Rejected {
+        /// HTTP status.
+        status: u16,
+        /// `None` when the answer has none.
+        code: Option<ErrorCode>,
+    },
+}
+
+struct Detail(Option<ErrorCode>);
+struct Meaning(Option<ErrorCode>);
+
+impl fmt::Display for Detail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |code| write!(f, " {code}"))
+    }
+}
+
+impl fmt::Display for Meaning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0
+            .and_then(ErrorCode::meaning)
+            .map_or(Ok(()), |meaning| write!(f, ", {meaning}"))
+    }
+}
+
+impl DataverseError {
+    /// Whether, and when, the same call is worth repeating.
+    #[must_use]
+    pub fn retry_advice(&self) -> RetryAdvice {
+        match self {
+            Self::Throttled {
+                retry_after: Some(wait),
+            } => RetryAdvice::After(*wait),
+            Self::Throttled { retry_after: None }
+            | Self::Unavailable { .. }
+            | Self::TokenRejected
+            | Self::Stale { .. } => RetryAdvice::Soon,
+            // One message that is too large alone stays too large; a batch was split before it came to this.
+            Self::TooLarge | Self::Rejected { .. } => RetryAdvice::Never,
+        }
+    }
+
+    /// Reads an answer, or a part of a batch, that was no success.
+    #[must_use]
+    pub fn from_answer(status: u16, retry_after: Option<Duration>, body: &[u8]) -> Self {
+        let code = error_code(body);
+        let what = || format!("{status}{}", Detail(code));
+        match code.map_or(Class::Unlisted, ErrorCode::class) {
+            _ if status == 401 => Self::TokenRejected,
+            _ if status == 429 => Self::Throttled { retry_after },
+            Class::Throttled => Self::Throttled { retry_after },
+            Class::Passing => Self::Unavailable { what: what() },
+            Class::Stale => Self::Stale { what: what() },
+            Class::TooLarge => Self::TooLarge,
+            Class::Unlisted if status == 413 => Self::TooLarge,
+            Class::Unlisted if status >= 500 && status != 501 => Self::Unavailable { what: what() },
+            Class::Unlisted if status == 404 || status == 408 => Self::Unavailable { what: what() },
+            Class::Permanent | Class::Unlisted => Self::Rejected { status, code },
+        }
+    }
+}
+
+impl From<reqwest::Error> for DataverseError {
+    fn from(error: reqwest::Error) -> Self {
+        Self::Unavailable {
+            what: http::describe(error),
+        }
+    }
+}
+
+/// The code of an error body: `{"error":{"code":"0x…","message":"…"}}`. The code can be an empty text (Dataverse facts §12).
+#[must_use]
+pub fn error_code(body: &[u8]) -> Option<ErrorCode> {
+    let body: Value = serde_json::from_slice(body).ok()?;
+    ErrorCode::parse(body.get("error")?.get("code")?.as_str()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(status: u16, code: &str) -> DataverseError {
+        let body = format!(r#"{{"error":{{"code":"{code}","message":"private"}}}}"#);
+        DataverseError::from_answer(status, None, body.as_bytes())
+    }
+
+    #[test]
+    fn what_passes_is_repeated_and_what_does_not_is_dead() {
+        for (status, code) in [
+            (500, "0x80044151"),
+            (500, "0x80044150"),
+            (400, "0x80040216"),
+            (500, ""),
+            (503, ""),
+            (408, ""),
+            (404, "0x80040217"),
+            (412, "0x80060882"),
+            (404, ""),
+        ] {
+            assert_eq!(
+                answer(status, code).retry_advice(),
+                RetryAdvice::Soon,
+                "{status} {code}"
+            );
+        }
+        for (status, code) in [
+            (400, "0x80048d19"),
+            (400, "0x80044331"),
+            (403, "0x80072560"),
+            (403, "0x80040220"),
+            (413, ""),
+            (400, ""),
+            (501, "0x8006088A"),
+            (500, "0x80040333"),
+            (400, "0x80040265"),
+        ] {
+            assert_eq!(
+                answer(status, code).retry_advice(),
+                RetryAdvice::Never,
+                "{status} {code}"
+            );
+        }
+    }
+
+    #[test]
+    fn throttling_is_recognised_by_status_and_by_code() {
+        let wait = Some(Duration::from_secs(9));
+        assert_eq!(
+            DataverseError::from_answer(429, wait, b"").retry_advice(),
+            RetryAdvice::After(Duration::from_secs(9))
+        );
+        assert!(matches!(
+            answer(503, "0x80072321"),
+            DataverseError::Throttled { retry_after: None }
+        ));
+    }
+
+    #[test]
+    fn a_refused_token_is_told_from_a_missing_privilege() {
+        assert_eq!(answer(401, ""), DataverseError::TokenRejected);
+        assert!(matches!(
+            answer(403, "0x80072560"),
+            DataverseError::Rejected { status: 403, .. }
+        ));
+    }
+
+    #[test]
+    fn the_text_names_code_and_meaning_and_never_the_message() {
+        let text = answer(400, "0x80044331").to_string();
+        assert_eq!(
+            text,
+            "dataverse refused the row: 400 0x80044331, a text is longer than its column in this organisation"
+        );
+        assert_eq!(
+            answer(400, "nonsense").to_string(),
+            "dataverse refused the row: 400"
+        );
+    }
+}

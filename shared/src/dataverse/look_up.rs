@@ -1,0 +1,310 @@
+//! Everything that the writing of some messages has to know beforehand, in one `$batch` of queries.
+
+use std::collections::{BTreeSet, HashMap};
+
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::batch::{MOST_OPERATIONS, Operation};
+use super::error::DataverseError;
+use super::query::{any_of, literal, rows};
+use super::rows::{ExistingEmail, Person, Record, Table, addresses};
+use super::{AccessToken, DataverseClient};
+use crate::ids::{ActivityId, EmailAddress, InternetMessageId};
+
+/// Longest Message-ID that the column `messageid` holds, in UTF-16 code units (Dataverse facts §2.1). A longer one is not written, so it is not
+/// searched for either: two different ids may agree in their first 320 characters.
+pub const LONGEST_MESSAGE_ID: usize = 320;
+
+/// What is asked.
+#[derive(Default)]
+pub struct Questions {
+    /// Whose are these?
+    pub addresses: BTreeSet<EmailAddress>,
+    /// Are these mails there already?
+    pub emails: Vec<(ActivityId, Option<InternetMessageId>)>,
+}
+
+/// What was found.
+#[derive(Default)]
+pub struct Found {
+    people: HashMap<EmailAddress, Vec<Person>>,
+    by_key: HashMap<ActivityId, ExistingEmail>,
+    by_message_id: HashMap<String, Vec<ExistingEmail>>,
+}
+
+impl Found {
+    /// The rows that have this address, in order of precedence: by table, active before inactive.
+    #[must_use]
+    pub fn people(&self, address: &EmailAddress) -> &[Person] {
+        self.people.get(address).map_or(&[], Vec::as_slice)
+    }
+
+    /// The row of this key.
+    #[must_use]
+    pub fn by_key(&self, id: ActivityId) -> Option<&ExistingEmail> {
+        self.by_key.get(&id)
+    }
+
+    /// The oldest known row of this Message-ID under another key: put there by server-side sync or by a person.
+    #[must_use]
+    pub fn by_message_id(
+        &self,
+        id: &InternetMessageId,
+        ours: ActivityId,
+    ) -> Option<&ExistingEmail> {
+        self.by_message_id
+            .get(id.as_str())?
+            .iter()
+            .find(|email| email.activity_id != ours)
+    }
+
+    /// Adds a row that has an address; for tests of the pure steps and for this module.
+    pub fn add_person(&mut self, address: EmailAddress, person: Person) {
+        let people = self.people.entry(address).or_default();
+        if !people.iter().any(|known| known.record == person.record) {
+            people.push(person);
+            people.sort_by_key(|person| (person.record.table, !person.active, person.record.id));
+        }
+    }
+
+    fn read_people(&mut self, table: Table, rows: &[Value]) {
+        for row in rows {
+            let Some(id) = guid(row, table.key()) else {
+                continue;
+            };
+            let active = match table {
+                Table::SystemUser => row.get("isdisabled").and_then(Value::as_bool) != Some(true),
+                Table::Contact | Table::Account | Table::Lead => {
+                    row.get("statecode").and_then(Value::as_i64) == Some(0)
+                }
+            };
+            let parent = "_parentcustomerid_value";
+            let of_company = row
+                .get(format!("{parent}@Microsoft.Dynamics.CRM.lookuplogicalname"))
+                .and_then(Value::as_str);
+            let account = guid(row, parent).filter(|_| of_company == Some("account"));
+            for address in addresses(row, table) {
+                self.add_person(
+                    address,
+                    Person {
+                        record: Record { table, id },
+                        active,
+                        account,
+                    },
+                );
+            }
+        }
+    }
+
+    fn read_emails(&mut self, rows: &[Value]) {
+        for row in rows {
+            let Some(id) = guid(row, "activityid").map(ActivityId::new) else {
+                continue;
+            };
+            let email = ExistingEmail {
+                activity_id: id,
+                open: row.get("statecode").and_then(Value::as_i64) == Some(0),
+                has_regarding: guid(row, "_regardingobjectid_value").is_some(),
+                etag: row
+                    .get("@odata.etag")
+                    .and_then(Value::as_str)
+                    .map(str::to_owned),
+            };
+            // Compared here with case once more: Dataverse compares without, and Message-IDs differ by case.
+            if let Some(message_id) = row
+                .get("messageid")
+                .and_then(Value::as_str)
+                .and_then(InternetMessageId::from_header)
+            {
+                let known = self
+                    .by_message_id
+                    .entry(message_id.as_str().to_owned())
+                    .or_default();
+                if !known.iter().any(|other| other.activity_id == id) {
+                    known.push(email.clone());
+                    known.sort_by_key(|email| email.activity_id);
+                }
+            }
+            self.by_key.insert(id, email);
+        }
+    }
+}
+
+/// What a query is about, so that its rows are read as such.
+#[derive(Clone, Copy)]
+enum About {
+    People(Table),
+    Emails,
+}
+
+impl DataverseClient {
+    /// Looks up whose the addresses are and which mails are there already.
+    ///
+    /// # Errors
+    /// [`DataverseError`] of the first query that failed: without its answer nothing can be decided.
+    pub async fn look_up(
+        &self,
+        token: &AccessToken,
+        questions: &Questions,
+    ) -> Result<Found, DataverseError> {
+        let mut found = Found::default();
+        let queries = queries(questions);
+        for some in queries.chunks(MOST_OPERATIONS) {
+            let operations: Vec<Operation> = some
+                .iter()
+                .map(|(_, path)| Operation::Get(path.clone()))
+                .collect();
+            let answers = self.batch(token, &operations).await?;
+            for ((about, _), parts) in some.iter().zip(answers) {
+                for answer in &parts {
+                    if !answer.is_success() {
+                        return Err(super::part_error(answer));
+                    }
+                    self.read_pages(token, *about, &answer.body, &mut found)
+                        .await?;
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Reads a page of rows and those that follow it.
+    async fn read_pages(
+        &self,
+        token: &AccessToken,
+        about: About,
+        first: &[u8],
+        found: &mut Found,
+    ) -> Result<(), DataverseError> {
+        let mut page: Value =
+            serde_json::from_slice(first).map_err(|_| super::unreadable("a query's answer"))?;
+        loop {
+            let rows = page
+                .get("value")
+                .and_then(Value::as_array)
+                .ok_or_else(|| super::unreadable("a query's answer"))?;
+            match about {
+                About::People(table) => found.read_people(table, rows),
+                About::Emails => found.read_emails(rows),
+            }
+            let Some(next) = page.get("@odata.nextLink").and_then(Value::as_str) else {
+                return Ok(());
+            };
+            page = self.next_page(token, next).await?;
+        }
+    }
+}
+
+fn queries(questions: &Questions) -> Vec<(About, String)> {
+    let mut queries = Vec::new();
+    for table in Table::ALL {
+        let terms = questions.addresses.iter().map(|address| {
+            let columns = table.address_columns().iter();
+            columns
+                .map(|column| format!("{column} eq {}", literal(address.as_str())))
+                .collect()
+        });
+        let state = match table {
+            Table::SystemUser => "isdisabled",
+            Table::Contact => "statecode,_parentcustomerid_value",
+            Table::Account | Table::Lead => "statecode",
+        };
+        let select = format!(
+            "{},{},{state}",
+            table.key(),
+            table.address_columns().join(",")
+        );
+        queries.extend(
+            any_of(terms)
+                .iter()
+                .map(|filter| (About::People(table), rows(table.set(), &select, filter))),
+        );
+    }
+    let terms = questions.emails.iter().map(|(activity_id, message_id)| {
+        let mut terms = vec![format!("activityid eq {activity_id}")];
+        if let Some(id) = message_id.as_ref().filter(|id| fits_its_column(id)) {
+            // Written with angle brackets by us and, it is inferred, by server-side sync; other importers leave them out.
+            terms.push(format!("messageid eq {}", literal(&id.in_brackets())));
+            terms.push(format!("messageid eq {}", literal(id.as_str())));
+        }
+        terms
+    });
+    let select = "activityid,messageid,statecode,_regardingobjectid_value";
+    queries.extend(
+        any_of(terms)
+            .iter()
+            .map(|filter| (About::Emails, rows("emails", select, filter))),
+    );
+    queries
+}
+
+/// Whether `messageid` can hold it, brackets included.
+#[must_use]
+pub fn fits_its_column(id: &InternetMessageId) -> bool {
+    id.in_brackets().encode_utf16().count() <= LONGEST_MESSAGE_ID
+}
+
+fn guid(row: &Value, column: &str) -> Option<Uuid> {
+    row.get(column)?.as_str()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> EmailAddress {
+        EmailAddress::parse(text).unwrap()
+    }
+
+    #[test]
+    fn a_hundred_mails_with_two_people_each_are_one_batch_of_few_queries() {
+        let questions = Questions {
+            addresses: (0..200)
+                .map(|n| address(&format!("person{n}@example.com")))
+                .collect(),
+            emails: (0..100)
+                .map(|n| {
+                    (
+                        ActivityId::new(Uuid::from_u128(n)),
+                        InternetMessageId::from_header(&format!("<{n}@x>")),
+                    )
+                })
+                .collect(),
+        };
+        assert_eq!(queries(&questions).len(), 4 * 14 + 7);
+    }
+
+    #[test]
+    fn nothing_asked_is_no_query() {
+        assert!(queries(&Questions::default()).is_empty());
+    }
+
+    #[test]
+    fn a_long_message_id_is_looked_for_by_its_activity_id_only() {
+        let id = InternetMessageId::from_header(&"x".repeat(400));
+        let asked = queries(&Questions {
+            emails: vec![(ActivityId::new(Uuid::nil()), id)],
+            ..Questions::default()
+        });
+        assert_eq!(asked.len(), 1);
+        assert!(!asked[0].1.contains("messageid%20eq"));
+    }
+
+    #[test]
+    fn a_row_of_the_same_id_in_another_case_is_another_mail() {
+        let mut found = Found::default();
+        found.read_emails(&[
+            serde_json::json!({"activityid": Uuid::from_u128(9), "messageid": "<A@x>", "statecode": 1}),
+        ]);
+        let ours = ActivityId::new(Uuid::from_u128(1));
+        let id = |text| InternetMessageId::from_header(text).unwrap();
+        assert!(found.by_message_id(&id("<a@x>"), ours).is_none());
+        assert!(found.by_message_id(&id("A@x"), ours).is_some());
+        assert!(
+            found
+                .by_message_id(&id("A@x"), ActivityId::new(Uuid::from_u128(9)))
+                .is_none()
+        );
+    }
+}

@@ -1,0 +1,132 @@
+//! The tables, columns and binding names that we use. Source: Dataverse facts §2, §5, §6 and §15.
+
+use uuid::Uuid;
+
+use crate::ids::{ActivityId, EmailAddress};
+
+/// A table that an address can belong to, in order of precedence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Table {
+    /// A user of the organisation.
+    SystemUser,
+    /// A person outside.
+    Contact,
+    /// A company.
+    Account,
+    /// Somebody who may become a contact.
+    Lead,
+}
+
+impl Table {
+    /// All of them, in order of precedence.
+    pub const ALL: [Self; 4] = [Self::SystemUser, Self::Contact, Self::Account, Self::Lead];
+
+    /// Logical name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::SystemUser => "systemuser",
+            Self::Contact => "contact",
+            Self::Account => "account",
+            Self::Lead => "lead",
+        }
+    }
+
+    /// Entity set name.
+    #[must_use]
+    pub const fn set(self) -> &'static str {
+        match self {
+            Self::SystemUser => "systemusers",
+            Self::Contact => "contacts",
+            Self::Account => "accounts",
+            Self::Lead => "leads",
+        }
+    }
+
+    /// Primary key column.
+    #[must_use]
+    pub const fn key(self) -> &'static str {
+        match self {
+            Self::SystemUser => "systemuserid",
+            Self::Contact => "contactid",
+            Self::Account => "accountid",
+            Self::Lead => "leadid",
+        }
+    }
+
+    /// The columns that hold addresses.
+    #[must_use]
+    pub const fn address_columns(self) -> &'static [&'static str] {
+        match self {
+            Self::SystemUser => &["internalemailaddress"],
+            Self::Contact | Self::Account | Self::Lead => {
+                &["emailaddress1", "emailaddress2", "emailaddress3"]
+            }
+        }
+    }
+}
+
+/// One row, as a lookup names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Record {
+    /// Its table.
+    pub table: Table,
+    /// Its primary key.
+    pub id: Uuid,
+}
+
+impl Record {
+    /// `/contacts(…)`, the value of a binding.
+    #[must_use]
+    pub fn binding(self) -> String {
+        format!("/{}({})", self.table.set(), self.id)
+    }
+
+    /// `partyid_contact@odata.bind`.
+    #[must_use]
+    pub fn party_binding_name(self) -> String {
+        format!("partyid_{}@odata.bind", self.table.name())
+    }
+
+    /// `regardingobjectid_contact_email@odata.bind`: the suffixed name, which `email` itself declares (Dataverse facts §6).
+    #[must_use]
+    pub fn regarding_binding_name(self) -> String {
+        format!("regardingobjectid_{}_email@odata.bind", self.table.name())
+    }
+}
+
+/// A row that has an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Person {
+    /// Which row.
+    pub record: Record,
+    /// Not deactivated; for a user, enabled.
+    pub active: bool,
+    /// A contact's company.
+    pub account: Option<Uuid>,
+}
+
+/// An email activity that is in Dataverse already.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExistingEmail {
+    /// Its primary key.
+    pub activity_id: ActivityId,
+    /// Whether it is still a draft (Open), as a crash between two calls leaves it.
+    pub open: bool,
+    /// Whether it has a regarding record.
+    pub has_regarding: bool,
+    /// Its version.
+    pub etag: Option<String>,
+}
+
+/// Which of a row's address columns hold which address.
+pub(super) fn addresses(
+    row: &serde_json::Value,
+    table: Table,
+) -> impl Iterator<Item = EmailAddress> {
+    table
+        .address_columns()
+        .iter()
+        .filter_map(|column| row.get(*column)?.as_str())
+        .filter_map(EmailAddress::parse)
+}

@@ -1,0 +1,363 @@
+//! Writing an email: created Open with its parties, its attachments added, then completed.
+//!
+//! An email can only be created Open, and a completed one is to be treated as read-only (Dataverse facts §1, §3). Three steps, then:
+//! POST the email, POST each attachment, PATCH `statecode` and `statuscode`. Two ways to take them:
+//!
+//! - **One change set** ([`DataverseClient::write`]): all or nothing, many mails in one request. That the three steps pass together in one change
+//!   set is inferred; that each is legal there is verified (§9).
+//! - **Step by step** ([`DataverseClient::write_stepwise`]): for a mail whose attachments are too large for one request or were refused.
+//!   A crash in the middle leaves an Open row, which the next try finds by its key, completes and closes.
+//!
+//! Every row is named by a key that is known beforehand, so each step can be repeated: what is there already answers 412.
+
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use super::batch::{Answer, Change, Operation};
+use super::error::{DataverseError, ErrorCode};
+use super::query::row;
+use super::rows::{ExistingEmail, Record};
+use super::{AccessToken, DataverseClient, part_error};
+use crate::ids::ActivityId;
+
+/// Change sets in one request.
+const CHANGE_SETS: usize = 100;
+
+/// Bytes of rows in one request. No limit of `$batch` is documented; the facts advise a few tens of megabytes at most (§9).
+const BATCH_BYTES: usize = 8 * 1024 * 1024;
+
+/// A mail as the rows that it becomes.
+#[derive(Debug, Clone)]
+pub struct EmailWrite {
+    /// Its key, also in `row`.
+    pub activity_id: ActivityId,
+    /// The body of the POST.
+    pub row: Map<String, Value>,
+    /// The bodies of the attachments' POSTs.
+    pub attachments: Vec<Map<String, Value>>,
+    /// The body of the PATCH that completes it.
+    pub completion: Map<String, Value>,
+}
+
+impl EmailWrite {
+    /// About how many bytes it adds to a request.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let rows = std::iter::once(&self.row).chain(&self.attachments);
+        rows.flat_map(Map::values)
+            .map(|value| value.as_str().map_or(64, str::len))
+            .sum::<usize>()
+            + 2_048
+    }
+
+    fn change_set(&self) -> Operation {
+        let post = |path: &str, body: &Map<String, Value>| Change {
+            method: "POST",
+            path: path.to_owned(),
+            if_match: None,
+            body: Value::Object(body.clone()),
+        };
+        let mut changes = vec![post("emails", &self.row)];
+        changes.extend(
+            self.attachments
+                .iter()
+                .map(|attachment| post("activitymimeattachments", attachment)),
+        );
+        changes.push(Change {
+            method: "PATCH",
+            path: row("emails", self.activity_id.uuid()),
+            if_match: Some("*".to_owned()),
+            body: Value::Object(self.completion.clone()),
+        });
+        Operation::ChangeSet(changes)
+    }
+}
+
+/// What a create that did not fail amounted to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CreateOutcome {
+    /// A new row was written.
+    Created,
+    /// A row with this primary key was there before; nothing was written.
+    AlreadyExisted,
+}
+
+/// What came of one attachment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Attached {
+    There,
+    Refused,
+}
+
+impl DataverseClient {
+    /// Writes mails, each as one change set, as many in one request as fit. One result for each mail, in order.
+    ///
+    /// A request that is refused for its size, or as a whole, is repeated mail by mail, so that one mail never costs its neighbours.
+    pub async fn write(
+        &self,
+        token: &AccessToken,
+        emails: &[EmailWrite],
+    ) -> Vec<Result<CreateOutcome, DataverseError>> {
+        let mut results = Vec::with_capacity(emails.len());
+        let mut rest = emails;
+        while !rest.is_empty() {
+            let (some, later) = rest.split_at(how_many_fit(rest));
+            rest = later;
+            match self.write_together(token, some).await {
+                Ok(outcomes) => results.extend(outcomes),
+                Err(DataverseError::TooLarge | DataverseError::Rejected { .. })
+                    if some.len() > 1 =>
+                {
+                    for email in some {
+                        results.push(
+                            match self
+                                .write_together(token, std::slice::from_ref(email))
+                                .await
+                            {
+                                Ok(outcomes) => outcomes
+                                    .into_iter()
+                                    .next()
+                                    .unwrap_or_else(|| Err(super::unreadable("an empty answer"))),
+                                Err(error) => Err(error),
+                            },
+                        );
+                    }
+                }
+                Err(error) => results.extend(some.iter().map(|_| Err(error.clone()))),
+            }
+        }
+        results
+    }
+
+    async fn write_together(
+        &self,
+        token: &AccessToken,
+        emails: &[EmailWrite],
+    ) -> Result<Vec<Result<CreateOutcome, DataverseError>>, DataverseError> {
+        let operations: Vec<Operation> = emails.iter().map(EmailWrite::change_set).collect();
+        let answers = self.batch(token, &operations).await?;
+        Ok(answers.iter().map(|parts| outcome(parts)).collect())
+    }
+
+    /// Writes one mail step by step, or finishes one that was begun. Returns how many attachments Dataverse refused.
+    ///
+    /// # Errors
+    /// [`DataverseError`]: repeat; what is there already is kept.
+    pub async fn write_stepwise(
+        &self,
+        token: &AccessToken,
+        email: &EmailWrite,
+    ) -> Result<usize, DataverseError> {
+        let key = email.activity_id.uuid();
+        if self.create(token, "emails", &email.row).await? == CreateOutcome::AlreadyExisted
+            && !self.existing(token, email.activity_id).await?.open
+        {
+            return Ok(0);
+        }
+        let mut refused = 0;
+        for attachment in &email.attachments {
+            if self.attach(token, attachment).await? == Attached::Refused {
+                refused += 1;
+            }
+        }
+        let mut completion = email.completion.clone();
+        if refused > 0 {
+            // That state and ordinary columns may be changed in one PATCH is inferred (Dataverse facts §3).
+            completion.insert(
+                "notifications".to_owned(),
+                Value::from(SOME_ATTACHMENTS_NOT_SAVED),
+            );
+        }
+        self.update(token, key, "*", &completion).await?;
+        Ok(refused)
+    }
+
+    async fn attach(
+        &self,
+        token: &AccessToken,
+        attachment: &Map<String, Value>,
+    ) -> Result<Attached, DataverseError> {
+        match self
+            .create(token, "activitymimeattachments", attachment)
+            .await
+        {
+            Ok(CreateOutcome::Created | CreateOutcome::AlreadyExisted) => Ok(Attached::There),
+            Err(DataverseError::Rejected {
+                code: Some(code), ..
+            }) if code.concerns_attachment() => Ok(Attached::Refused),
+            Err(DataverseError::TooLarge) => Ok(Attached::Refused),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The row of this key, which must be there.
+    ///
+    /// # Errors
+    /// [`DataverseError`].
+    pub async fn existing(
+        &self,
+        token: &AccessToken,
+        id: ActivityId,
+    ) -> Result<ExistingEmail, DataverseError> {
+        let path = format!(
+            "{}?$select=activityid,statecode,_regardingobjectid_value",
+            row("emails", id.uuid())
+        );
+        let body = self
+            .call(token, reqwest::Method::GET, &path, None, None)
+            .await?;
+        let email: Value = serde_json::from_slice(&body).map_err(|_| super::unreadable("a row"))?;
+        Ok(ExistingEmail {
+            activity_id: id,
+            open: email.get("statecode").and_then(Value::as_i64) == Some(0),
+            has_regarding: email
+                .get("_regardingobjectid_value")
+                .is_some_and(|value| !value.is_null()),
+            etag: email
+                .get("@odata.etag")
+                .and_then(Value::as_str)
+                .map(str::to_owned),
+        })
+    }
+
+    /// Sets the regarding record of a row that has none, if it is still the version that was looked at. Completed rows take this
+    /// (verified, Dataverse facts §3.2).
+    ///
+    /// # Errors
+    /// [`DataverseError::Stale`] when somebody changed the row meanwhile: look again.
+    pub async fn fill_regarding(
+        &self,
+        token: &AccessToken,
+        email: &ExistingEmail,
+        regarding: Record,
+    ) -> Result<(), DataverseError> {
+        let mut body = Map::new();
+        body.insert(
+            regarding.regarding_binding_name(),
+            Value::from(regarding.binding()),
+        );
+        self.update(
+            token,
+            email.activity_id.uuid(),
+            email.etag.as_deref().unwrap_or("*"),
+            &body,
+        )
+        .await
+    }
+
+    async fn create(
+        &self,
+        token: &AccessToken,
+        set: &str,
+        body: &Map<String, Value>,
+    ) -> Result<CreateOutcome, DataverseError> {
+        match self
+            .call(token, reqwest::Method::POST, set, None, Some(body))
+            .await
+        {
+            Ok(_) => Ok(CreateOutcome::Created),
+            Err(error) if is_duplicate(&error) => Ok(CreateOutcome::AlreadyExisted),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn update(
+        &self,
+        token: &AccessToken,
+        id: Uuid,
+        if_match: &str,
+        body: &Map<String, Value>,
+    ) -> Result<(), DataverseError> {
+        let path = row("emails", id);
+        self.call(
+            token,
+            reqwest::Method::PATCH,
+            &path,
+            Some(if_match),
+            Some(body),
+        )
+        .await
+        .map(drop)
+    }
+}
+
+/// The value of the column `notifications` that says so (Dataverse facts §2.1).
+pub const SOME_ATTACHMENTS_NOT_SAVED: i64 = 1;
+
+/// How many mails, at least one, go into the next request.
+fn how_many_fit(emails: &[EmailWrite]) -> usize {
+    let mut bytes = 0;
+    let fitting = emails.iter().take(CHANGE_SETS).take_while(|email| {
+        bytes += email.size();
+        bytes <= BATCH_BYTES
+    });
+    fitting.count().max(1)
+}
+
+fn outcome(parts: &[Answer]) -> Result<CreateOutcome, DataverseError> {
+    let Some(failure) = parts.iter().find(|part| !part.is_success()) else {
+        return Ok(CreateOutcome::Created);
+    };
+    let error = part_error(failure);
+    if is_duplicate(&error) {
+        Ok(CreateOutcome::AlreadyExisted)
+    } else {
+        Err(error)
+    }
+}
+
+fn is_duplicate(error: &DataverseError) -> bool {
+    matches!(
+        error,
+        DataverseError::Rejected {
+            status: 412,
+            code: Some(ErrorCode::DUPLICATE_KEY)
+        }
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mail(body_bytes: usize) -> EmailWrite {
+        let mut row = Map::new();
+        row.insert(
+            "description".to_owned(),
+            Value::from("x".repeat(body_bytes)),
+        );
+        EmailWrite {
+            activity_id: ActivityId::new(Uuid::nil()),
+            row,
+            attachments: Vec::new(),
+            completion: Map::new(),
+        }
+    }
+
+    #[test]
+    fn a_request_holds_a_hundred_small_mails_or_a_few_large_ones() {
+        assert_eq!(how_many_fit(&vec![mail(10); 250]), 100);
+        assert_eq!(how_many_fit(&vec![mail(3 * 1024 * 1024); 5]), 2);
+        assert_eq!(how_many_fit(&[mail(20 * 1024 * 1024)]), 1);
+    }
+
+    #[test]
+    fn a_key_that_is_there_already_is_an_outcome_and_not_an_error() {
+        let part = |status, body: &str| Answer {
+            status,
+            retry_after_seconds: None,
+            body: body.as_bytes().to_vec(),
+        };
+        let duplicate = part(412, r#"{"error":{"code":"0x80040237","message":""}}"#);
+        assert_eq!(outcome(&[duplicate]), Ok(CreateOutcome::AlreadyExisted));
+        assert_eq!(
+            outcome(&[part(204, ""), part(204, "")]),
+            Ok(CreateOutcome::Created)
+        );
+        let refused = part(400, r#"{"error":{"code":"0x80044331","message":""}}"#);
+        assert!(matches!(
+            outcome(&[refused]),
+            Err(DataverseError::Rejected { status: 400, .. })
+        ));
+    }
+}

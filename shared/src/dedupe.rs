@@ -1,0 +1,297 @@
+//! How a duplicate is prevented.
+//!
+//! Four guards, each of which holds when the ones before it fail:
+//!
+//! 1. **A claim** in the ledger, one item for each message of each mailbox ([`ledger`]). One conditional write; the loser gets
+//!    the item it lost to.
+//! 2. **A key that Dataverse enforces**: [`activity_id`]. A second row with the same key is refused with 412, so a crash
+//!    between write and settle, a wiped ledger, two workers racing or one mail in five mailboxes all end in one row.
+//! 3. **A look-up by Message-ID** before the write finds what server-side sync or a person put there.
+//! 4. **One run looks at one message once**, however often its batch names it (the pipeline's first step).
+//!
+//! # States of a message
+//!
+//! ```text
+//!            claim                      settle
+//! (absent) ────────▶ waiting, claimed ─────────▶ written    final
+//!                     ▲  │   ▲      │
+//!       lease run out │  │   │      ├──────────▶ skipped    claimed again when the message changed
+//!       or released   │  │   │      │
+//!                     │  ▼   │      └──────────▶ dead       until an operator sends it again
+//!                    waiting, free ◀── release (a failure that may pass)
+//! ```
+//!
+//! A claim carries a token and a lease. Every later write is conditional on the token, so a worker that overran its lease
+//! cannot overwrite its successor. Whether a lease has run out is decided by comparing times; the table's TTL only tidies up.
+//!
+//! Function timeout (120 s) < lease ([`LEASE`]) < visibility timeout of the queue (300 s): a worker is gone before its
+//! claims can be taken over, and a message does not come back while its claim still stands. A test reads `template.yaml`.
+
+pub mod ledger;
+pub mod table;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use uuid::Uuid;
+
+use crate::ids::{ActivityId, EmailAddress, InternetMessageId, MessageKey};
+
+/// How long a claim holds.
+pub const LEASE: TimeDelta = TimeDelta::seconds(180);
+
+/// The namespace of all activity ids. Changing it would write every mail a second time.
+const NAMESPACE: Uuid = Uuid::from_u128(0x6d61_696c_7665_5273_8000_6163_7469_7669);
+
+/// The key under which Dataverse holds this mail: the same for every copy of it in every mailbox.
+///
+/// UUIDv5 of the Message-ID and the sender, both normalised; of the grant and the message id where there is no Message-ID.
+/// The sender is part of it because Message-IDs are chosen by senders: nobody can occupy the key of someone else's mail
+/// by repeating its Message-ID. Source: Dataverse facts §7.1 (a client-chosen `activityid` is accepted; verified).
+#[must_use]
+pub fn activity_id(
+    key: &MessageKey,
+    internet_message_id: Option<&InternetMessageId>,
+    sender: Option<&EmailAddress>,
+) -> ActivityId {
+    let (kind, first, second) = match internet_message_id {
+        Some(id) => (
+            "message-id",
+            id.as_str(),
+            sender.map_or("", EmailAddress::as_str),
+        ),
+        None => ("provider", key.grant_id.as_str(), key.message_id.as_str()),
+    };
+    // None of the parts can hold a control character, so the separator is unambiguous.
+    ActivityId::new(Uuid::new_v5(
+        &NAMESPACE,
+        format!("{kind}\0{first}\0{second}").as_bytes(),
+    ))
+}
+
+/// The key of a mail's attachment: by its place and name, since provider ids differ from copy to copy.
+#[must_use]
+pub fn attachment_id(activity: ActivityId, position: usize, file_name: &str) -> Uuid {
+    Uuid::new_v5(
+        &activity.uuid(),
+        format!("attachment\0{position}\0{file_name}").as_bytes(),
+    )
+}
+
+/// Proves that a write comes from the holder of a claim. One for each invocation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClaimToken(Uuid);
+
+impl ClaimToken {
+    /// A token of this value, drawn at random by the caller.
+    #[must_use]
+    pub const fn new(value: Uuid) -> Self {
+        Self(value)
+    }
+
+    /// Reads back what [`std::fmt::Display`] printed.
+    fn parse(text: &str) -> Option<Self> {
+        Uuid::parse_str(text).ok().map(Self)
+    }
+}
+
+impl std::fmt::Display for ClaimToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(&self.0, f)
+    }
+}
+
+/// What the ledger says of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Claimed, or free to be tried again.
+    Waiting,
+    /// One completed email activity carries it.
+    Written,
+    /// The policy left it out.
+    Skipped,
+    /// It cannot be written.
+    Dead,
+}
+
+impl State {
+    /// The text in the ledger and in the command's output.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Written => "written",
+            Self::Skipped => "skipped",
+            Self::Dead => "dead",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        [Self::Waiting, Self::Written, Self::Skipped, Self::Dead]
+            .into_iter()
+            .find(|state| state.as_str() == text)
+    }
+}
+
+/// One item of the ledger.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Where the message stands.
+    pub state: State,
+    /// Who works on it, and until when; `None` when nobody does.
+    pub held: Option<(ClaimToken, DateTime<Utc>)>,
+    /// How often it was claimed.
+    pub attempts: u32,
+    /// The rule that skipped it, the error that killed or delayed it, what was left out of it. Never content.
+    pub reason: Option<String>,
+    /// The row that carries it.
+    pub activity_id: Option<ActivityId>,
+}
+
+/// What came of a claim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Claim {
+    /// It is ours until the lease runs out.
+    Won,
+    /// Another worker holds it until then.
+    HeldUntil(DateTime<Utc>),
+    /// It is in a final state already.
+    Settled(Entry),
+}
+
+/// The claim rule. The condition of [`ledger::Ledger::claim`] is its transcription.
+///
+/// | Ledger says | Claim |
+/// | --- | --- |
+/// | nothing | won |
+/// | waiting, nobody holds it | won |
+/// | waiting, held by this very token (the SDK repeated the call) | won |
+/// | waiting, lease has run out | won |
+/// | waiting, lease still runs | held |
+/// | skipped, and the message changed since (`revisit`) | won |
+/// | written, skipped, dead | settled |
+#[must_use]
+pub fn decide_claim(
+    existing: Option<&Entry>,
+    token: ClaimToken,
+    now: DateTime<Utc>,
+    revisit: bool,
+) -> Claim {
+    let Some(entry) = existing else {
+        return Claim::Won;
+    };
+    match (entry.state, entry.held) {
+        (State::Waiting, Some((holder, until))) if holder != token && until > now => {
+            Claim::HeldUntil(until)
+        }
+        (State::Waiting, _) => Claim::Won,
+        (State::Skipped, _) if revisit => Claim::Won,
+        (State::Skipped | State::Written | State::Dead, _) => Claim::Settled(entry.clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(grant: &str, message: &str) -> MessageKey {
+        MessageKey {
+            grant_id: grant.parse().unwrap(),
+            message_id: message.parse().unwrap(),
+        }
+    }
+
+    fn header(value: &str) -> InternetMessageId {
+        InternetMessageId::from_header(value).unwrap()
+    }
+
+    #[test]
+    fn every_copy_of_a_mail_has_the_same_activity_id() {
+        let ada = EmailAddress::parse("Ada@Example.com").unwrap();
+        let one = activity_id(&key("g1", "m1"), Some(&header("<a@x>")), Some(&ada));
+        let two = activity_id(
+            &key("g2", "m2"),
+            Some(&header("a@x ")),
+            EmailAddress::parse("ada@example.com").as_ref(),
+        );
+        assert_eq!(one, two);
+        // Pinned: a change of derivation would write every mail again.
+        assert_eq!(one.to_string(), "1a2265b9-1c53-5c96-b593-6ecd884c829f");
+    }
+
+    #[test]
+    fn another_message_id_sender_or_mailbox_copy_without_header_is_another_row() {
+        let ada = EmailAddress::parse("ada@example.com");
+        let bob = EmailAddress::parse("bob@example.com");
+        let ids = [
+            activity_id(&key("g1", "m1"), Some(&header("a@x")), ada.as_ref()),
+            activity_id(&key("g1", "m1"), Some(&header("A@x")), ada.as_ref()),
+            activity_id(&key("g1", "m1"), Some(&header("a@x")), bob.as_ref()),
+            activity_id(&key("g1", "m1"), Some(&header("a@x")), None),
+            activity_id(&key("g1", "m1"), None, ada.as_ref()),
+            activity_id(&key("g2", "m1"), None, ada.as_ref()),
+        ];
+        let distinct: std::collections::HashSet<_> = ids.iter().collect();
+        assert_eq!(distinct.len(), ids.len());
+    }
+
+    #[test]
+    fn two_attachments_of_one_name_have_ids_of_their_own() {
+        let activity = ActivityId::new(Uuid::from_u128(7));
+        assert_ne!(
+            attachment_id(activity, 0, "a.pdf"),
+            attachment_id(activity, 1, "a.pdf")
+        );
+        assert_eq!(
+            attachment_id(activity, 0, "a.pdf"),
+            attachment_id(activity, 0, "a.pdf")
+        );
+    }
+
+    fn entry(state: State, held: Option<(ClaimToken, DateTime<Utc>)>) -> Entry {
+        Entry {
+            state,
+            held,
+            attempts: 1,
+            reason: None,
+            activity_id: None,
+        }
+    }
+
+    #[test]
+    fn the_claim_rule_is_its_table() {
+        let now = DateTime::from_timestamp(1_000, 0).unwrap();
+        let (mine, other) = (
+            ClaimToken::new(Uuid::from_u128(1)),
+            ClaimToken::new(Uuid::from_u128(2)),
+        );
+        let (later, past) = (now + LEASE, now);
+        let decide = |entry: &Entry, revisit| decide_claim(Some(entry), mine, now, revisit);
+
+        assert_eq!(decide_claim(None, mine, now, false), Claim::Won);
+        assert_eq!(decide(&entry(State::Waiting, None), false), Claim::Won);
+        assert_eq!(
+            decide(&entry(State::Waiting, Some((mine, later))), false),
+            Claim::Won
+        );
+        assert_eq!(
+            decide(&entry(State::Waiting, Some((other, past))), false),
+            Claim::Won
+        );
+        assert_eq!(
+            decide(&entry(State::Waiting, Some((other, later))), true),
+            Claim::HeldUntil(later)
+        );
+        assert_eq!(decide(&entry(State::Skipped, None), true), Claim::Won);
+        for state in [State::Written, State::Skipped, State::Dead] {
+            assert_eq!(
+                decide(&entry(state, None), false),
+                Claim::Settled(entry(state, None))
+            );
+        }
+        for state in [State::Written, State::Dead] {
+            assert_eq!(
+                decide(&entry(state, None), true),
+                Claim::Settled(entry(state, None))
+            );
+        }
+    }
+}

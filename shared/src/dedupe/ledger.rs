@@ -1,0 +1,278 @@
+//! The ledger: one DynamoDB item for each message of each mailbox.
+//!
+//! | Attribute | Type | Meaning |
+//! | --- | --- | --- |
+//! | `pk` | S | `mailbox#` and the grant id |
+//! | `sk` | S | `message#` and the provider's message id |
+//! | `state` | S | `waiting`, `written`, `skipped` or `dead` |
+//! | `claim_token` | S | who works on it; absent when nobody does |
+//! | `lease_until_ms` | N | until when, Unix milliseconds; there together with `claim_token` |
+//! | `retry_at_ms` | N | when the queue delivers it again, Unix milliseconds; while released |
+//! | `attempts` | N | how often it was claimed |
+//! | `reason` | S | the rule or the error, without content |
+//! | `activity_id` | S | the row in Dataverse, once written |
+//! | `changed_at_ms` | N | the last write, Unix milliseconds |
+//! | `expires_at` | N | when the table's TTL may remove it, Unix seconds; absent while waiting or dead |
+//!
+//! An item that TTL removed costs nothing but a look-up: the activity id still refuses the second row.
+
+use std::collections::HashMap;
+
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::error::{DisplayErrorContext, SdkError};
+use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::{Claim, ClaimToken, Entry, State, decide_claim};
+use crate::ids::{ActivityId, MessageKey};
+
+/// How long a final state is kept: past the longest backfill, so that history is not looked at twice.
+const KEPT: TimeDelta = TimeDelta::days(3 * 365);
+
+/// Longest reason that is kept, in bytes.
+const LONGEST_REASON: usize = 500;
+
+/// Why the ledger did not do what it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// The table could not be reached, throttled the call, or holds something unreadable: try the message again later.
+    #[error("the ledger did not answer: {0}")]
+    Unavailable(String),
+    /// Another worker has taken the message over: leave it alone, its state is now that worker's to write.
+    #[error("another worker took the message over")]
+    ClaimLost,
+}
+
+/// How a claim ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Settlement {
+    /// One completed email activity carries the message; `note` says what had to be left out of it.
+    Written {
+        /// The row.
+        activity_id: ActivityId,
+        /// What was left out, or how the row came to be there.
+        note: Option<String>,
+    },
+    /// The policy left it out.
+    Skipped {
+        /// The rule.
+        rule: String,
+    },
+    /// It cannot be written.
+    Dead {
+        /// The error.
+        reason: String,
+    },
+    /// It may be claimed again at once; the queue delivers it at about `retry_at`.
+    Released {
+        /// When the queue delivers it again.
+        retry_at: DateTime<Utc>,
+        /// The error that delayed it.
+        reason: String,
+    },
+}
+
+/// The ledger on one DynamoDB table.
+#[derive(Debug, Clone)]
+pub struct Ledger {
+    client: Client,
+    table: String,
+}
+
+impl Ledger {
+    /// The ledger in the table of this name, which has the string keys `pk` and `sk`.
+    #[must_use]
+    pub fn new(client: Client, table: String) -> Self {
+        Self { client, table }
+    }
+
+    /// Claims `key` until `now + lease`. With `revisit`, a skipped message may be claimed again.
+    ///
+    /// # Errors
+    /// [`LedgerError::Unavailable`]: nothing is known; let the queue deliver the message again.
+    pub async fn claim(
+        &self,
+        key: &MessageKey,
+        token: ClaimToken,
+        now: DateTime<Utc>,
+        lease: TimeDelta,
+        revisit: bool,
+    ) -> Result<Claim, LedgerError> {
+        // The transcription of `decide_claim`.
+        let mut condition = "attribute_not_exists(pk) OR (#state = :waiting AND \
+             (attribute_not_exists(claim_token) OR claim_token = :token OR lease_until_ms <= :now))"
+            .to_owned();
+        let mut call = self
+            .client
+            .update_item()
+            .table_name(&self.table)
+            .set_key(Some(item_key(key)))
+            .update_expression(
+                "SET #state = :waiting, claim_token = :token, lease_until_ms = :until, changed_at_ms = :now \
+                 REMOVE retry_at_ms, expires_at ADD attempts :one",
+            )
+            .expression_attribute_names("#state", "state")
+            .expression_attribute_values(":waiting", text(State::Waiting.as_str()))
+            .expression_attribute_values(":token", text(token.to_string()))
+            .expression_attribute_values(":until", milliseconds(now + lease))
+            .expression_attribute_values(":now", milliseconds(now))
+            .expression_attribute_values(":one", AttributeValue::N("1".to_owned()))
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+        if revisit {
+            condition.push_str(" OR #state = :skipped");
+            call = call.expression_attribute_values(":skipped", text(State::Skipped.as_str()));
+        }
+        let Err(error) = call.condition_expression(condition).send().await else {
+            return Ok(Claim::Won);
+        };
+        let Some(refusal) = error.as_service_error().and_then(|e| match e {
+            aws_sdk_dynamodb::operation::update_item::UpdateItemError::ConditionalCheckFailedException(
+                refusal,
+            ) => Some(refusal),
+            _ => None,
+        }) else {
+            return Err(unavailable(&error));
+        };
+        let winner = refusal.item().ok_or_else(|| {
+            LedgerError::Unavailable("a refused claim came without its item".to_owned())
+        })?;
+        match decide_claim(Some(&read_entry(winner)?), token, now, revisit) {
+            // Our clock and the stored lease agree with the condition, so this is an item between two writes: try later.
+            Claim::Won => Ok(Claim::HeldUntil(now + lease)),
+            lost => Ok(lost),
+        }
+    }
+
+    /// Ends a claim.
+    ///
+    /// # Errors
+    /// - [`LedgerError::ClaimLost`] if `token` no longer holds `key`.
+    /// - [`LedgerError::Unavailable`]: the claim may still stand; the message is claimed anew after its lease.
+    pub async fn settle(
+        &self,
+        key: &MessageKey,
+        token: ClaimToken,
+        now: DateTime<Utc>,
+        settlement: &Settlement,
+    ) -> Result<(), LedgerError> {
+        let (state, reason, activity_id, retry_at) = match settlement {
+            Settlement::Written { activity_id, note } => {
+                (State::Written, note.as_deref(), Some(*activity_id), None)
+            }
+            Settlement::Skipped { rule } => (State::Skipped, Some(rule.as_str()), None, None),
+            Settlement::Dead { reason } => (State::Dead, Some(reason.as_str()), None, None),
+            Settlement::Released { retry_at, reason } => {
+                (State::Waiting, Some(reason.as_str()), None, Some(*retry_at))
+            }
+        };
+        let expires_at =
+            matches!(state, State::Written | State::Skipped).then(|| (now + KEPT).timestamp());
+        let written = [
+            ("reason", reason.map(|reason| text(shortened(reason)))),
+            ("activity_id", activity_id.map(|id| text(id.to_string()))),
+            ("retry_at_ms", retry_at.map(milliseconds)),
+            (
+                "expires_at",
+                expires_at.map(|seconds| AttributeValue::N(seconds.to_string())),
+            ),
+        ];
+        let mut set = "SET #state = :state, changed_at_ms = :now".to_owned();
+        let mut remove = "REMOVE claim_token, lease_until_ms".to_owned();
+        let mut call = self
+            .client
+            .update_item()
+            .table_name(&self.table)
+            .set_key(Some(item_key(key)));
+        for (name, value) in written {
+            match value {
+                Some(value) => {
+                    set.push_str(&format!(", {name} = :{name}"));
+                    call = call.expression_attribute_values(format!(":{name}"), value);
+                }
+                None => remove.push_str(&format!(", {name}")),
+            }
+        }
+        call.condition_expression("claim_token = :token")
+            .update_expression(format!("{set} {remove}"))
+            .expression_attribute_names("#state", "state")
+            .expression_attribute_values(":state", text(state.as_str()))
+            .expression_attribute_values(":token", text(token.to_string()))
+            .expression_attribute_values(":now", milliseconds(now))
+            .send()
+            .await
+            .map(drop)
+            .map_err(|error| match error.as_service_error() {
+                Some(e) if e.is_conditional_check_failed_exception() => LedgerError::ClaimLost,
+                _ => unavailable(&error),
+            })
+    }
+
+    /// What the ledger says of one message; `None` when it has never been claimed.
+    ///
+    /// # Errors
+    /// [`LedgerError::Unavailable`].
+    pub async fn entry(&self, key: &MessageKey) -> Result<Option<Entry>, LedgerError> {
+        let call = self
+            .client
+            .get_item()
+            .table_name(&self.table)
+            .set_key(Some(item_key(key)))
+            .consistent_read(true);
+        let found = call.send().await.map_err(|error| unavailable(&error))?;
+        found.item().map(read_entry).transpose()
+    }
+}
+
+fn item_key(key: &MessageKey) -> HashMap<String, AttributeValue> {
+    HashMap::from([
+        ("pk".to_owned(), text(format!("mailbox#{}", key.grant_id))),
+        ("sk".to_owned(), text(format!("message#{}", key.message_id))),
+    ])
+}
+
+fn text(value: impl Into<String>) -> AttributeValue {
+    AttributeValue::S(value.into())
+}
+
+fn milliseconds(time: DateTime<Utc>) -> AttributeValue {
+    AttributeValue::N(time.timestamp_millis().to_string())
+}
+
+fn shortened(reason: &str) -> &str {
+    reason
+        .get(..reason.floor_char_boundary(LONGEST_REASON))
+        .unwrap_or(reason)
+}
+
+fn read_entry(item: &HashMap<String, AttributeValue>) -> Result<Entry, LedgerError> {
+    let text = |name: &str| {
+        item.get(name)
+            .and_then(|value| value.as_s().ok())
+            .map(String::as_str)
+    };
+    let number = |name: &str| {
+        item.get(name)
+            .and_then(|value| value.as_n().ok())
+            .and_then(|n| n.parse::<i64>().ok())
+    };
+    let state = text("state").and_then(State::parse).ok_or_else(|| {
+        LedgerError::Unavailable("an item has no state that this build knows".to_owned())
+    })?;
+    let token = text("claim_token").and_then(ClaimToken::parse);
+    let until = number("lease_until_ms").and_then(DateTime::from_timestamp_millis);
+    Ok(Entry {
+        state,
+        held: token.zip(until),
+        attempts: number("attempts")
+            .and_then(|n| u32::try_from(n).ok())
+            .unwrap_or_default(),
+        reason: text("reason").map(str::to_owned),
+        activity_id: text("activity_id")
+            .and_then(|id| id.parse().ok())
+            .map(ActivityId::new),
+    })
+}
+
+fn unavailable<E: std::error::Error + Send + Sync + 'static>(error: &SdkError<E>) -> LedgerError {
+    LedgerError::Unavailable(DisplayErrorContext(error).to_string())
+}

@@ -1,0 +1,312 @@
+//! What names things: grants, messages, addresses, activities.
+//!
+//! Each id is a type of its own with a private field, so that one cannot be passed for another and an unchecked text
+//! cannot pass for either. Ids of grants and messages may be logged; addresses may not, and print as `…`.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// Longest provider message id we accept, in bytes.
+///
+/// A DynamoDB sort key holds 1,024 bytes, and ids of the IMAP family are Message-ID headers of at most 998.
+const LONGEST_ID_BYTES: usize = 1_000;
+
+/// Longest address that an activity party holds, in UTF-16 code units.
+///
+/// Source: Dataverse facts §5, `activityparty.addressused`.
+const LONGEST_ADDRESS: usize = 320;
+
+/// Why a text is no id.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum IdError {
+    /// Nothing there.
+    #[error("the {what} is empty")]
+    Empty {
+        /// Which id.
+        what: &'static str,
+    },
+    /// Longer than anything that can be stored.
+    #[error("the {what} has {bytes} bytes, more than {LONGEST_ID_BYTES}")]
+    TooLong {
+        /// Which id.
+        what: &'static str,
+        /// Its length.
+        bytes: usize,
+    },
+    /// Holds a control character.
+    #[error("the {what} holds a control character")]
+    ControlCharacter {
+        /// Which id.
+        what: &'static str,
+    },
+}
+
+fn checked(what: &'static str, text: String) -> Result<String, IdError> {
+    if text.is_empty() {
+        return Err(IdError::Empty { what });
+    }
+    if text.len() > LONGEST_ID_BYTES {
+        return Err(IdError::TooLong {
+            what,
+            bytes: text.len(),
+        });
+    }
+    if text.chars().any(char::is_control) {
+        return Err(IdError::ControlCharacter { what });
+    }
+    Ok(text)
+}
+
+macro_rules! provider_id {
+    ($(#[$doc:meta])* $name:ident, $what:literal) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(String);
+
+        impl $name {
+            /// The id as the provider wrote it, not percent-encoded.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = IdError;
+
+            fn try_from(text: String) -> Result<Self, IdError> {
+                checked($what, text).map(Self)
+            }
+        }
+
+        impl std::str::FromStr for $name {
+            type Err = IdError;
+
+            fn from_str(text: &str) -> Result<Self, IdError> {
+                checked($what, text.to_owned()).map(Self)
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(id: $name) -> Self {
+                id.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+provider_id!(
+    /// A Nylas grant: one connected mailbox.
+    GrantId,
+    "grant id"
+);
+provider_id!(
+    /// A message within one mailbox, as the provider calls it. Compared with case.
+    MessageId,
+    "message id"
+);
+provider_id!(
+    /// An attachment within one message.
+    AttachmentId,
+    "attachment id"
+);
+
+/// One message in one mailbox: what the ledger and the queue are keyed by.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct MessageKey {
+    /// The mailbox.
+    pub grant_id: GrantId,
+    /// The message in it.
+    pub message_id: MessageId,
+}
+
+impl fmt::Display for MessageKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.grant_id, self.message_id)
+    }
+}
+
+/// The Message-ID header of a mail, without its angle brackets: the one name that all copies of a mail share.
+///
+/// Blanks and control characters are taken out (folded headers carry them), letter case is kept.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct InternetMessageId(String);
+
+impl InternetMessageId {
+    /// Reads a header value. `None` when there is no id in it.
+    #[must_use]
+    pub fn from_header(value: &str) -> Option<Self> {
+        let inner = match (value.find('<'), value.rfind('>')) {
+            (Some(open), Some(close)) if open < close => {
+                value.get(open + 1..close).unwrap_or_default()
+            }
+            _ => value,
+        };
+        let id: String = inner
+            .chars()
+            .filter(|c| !c.is_whitespace() && !c.is_control())
+            .collect();
+        (!id.is_empty()).then_some(Self(id))
+    }
+
+    /// Without angle brackets.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// With angle brackets, as a header has it.
+    #[must_use]
+    pub fn in_brackets(&self) -> String {
+        format!("<{}>", self.0)
+    }
+}
+
+/// An email address in the form in which addresses are compared: trimmed, lower case.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EmailAddress(String);
+
+impl EmailAddress {
+    /// Reads an address. `None` when the text is none, or longer than an activity party can hold.
+    ///
+    /// An unquoted local part with blanks or list separators is refused, since such a text is a list or a display name.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let text = text.trim();
+        let (local, domain) = text.rsplit_once('@')?;
+        let quoted = local.len() > 2 && local.starts_with('"') && local.ends_with('"');
+        let separator =
+            |c: char| c.is_whitespace() || matches!(c, ',' | ';' | '<' | '>' | '@' | '"');
+        let sound = !local.is_empty()
+            && !domain.is_empty()
+            && !text.chars().any(char::is_control)
+            && !domain.chars().any(separator)
+            && (quoted || !local.chars().any(separator));
+        let address = text.to_lowercase();
+        (sound && address.encode_utf16().count() <= LONGEST_ADDRESS).then_some(Self(address))
+    }
+
+    /// The whole address.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// What follows the last `@`.
+    #[must_use]
+    pub fn domain(&self) -> &str {
+        self.0.rsplit_once('@').map_or("", |(_, domain)| domain)
+    }
+}
+
+impl fmt::Debug for EmailAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("EmailAddress(…)")
+    }
+}
+
+/// The primary key of an email activity in Dataverse. How it is derived: [`crate::dedupe::activity_id`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ActivityId(Uuid);
+
+impl ActivityId {
+    /// The key with this value.
+    #[must_use]
+    pub const fn new(id: Uuid) -> Self {
+        Self(id)
+    }
+
+    /// Its value.
+    #[must_use]
+    pub const fn uuid(self) -> Uuid {
+        self.0
+    }
+}
+
+impl fmt::Display for ActivityId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_kept_as_written_and_an_impossible_one_is_named() {
+        let id: MessageId = "<CAF+x=/a@mail.example>".parse().unwrap();
+        assert_eq!(id.as_str(), "<CAF+x=/a@mail.example>");
+        assert_eq!(
+            "".parse::<GrantId>().unwrap_err().to_string(),
+            "the grant id is empty"
+        );
+        assert_eq!(
+            "a\u{0}b".parse::<GrantId>(),
+            Err(IdError::ControlCharacter { what: "grant id" })
+        );
+        assert!(matches!(
+            "x".repeat(1_001).parse::<MessageId>(),
+            Err(IdError::TooLong { bytes: 1_001, .. })
+        ));
+    }
+
+    #[test]
+    fn a_message_id_is_the_same_with_or_without_brackets_and_folding() {
+        let plain = InternetMessageId::from_header("a.B@mail.example").unwrap();
+        assert_eq!(plain.as_str(), "a.B@mail.example");
+        for other in [
+            "<a.B@mail.example>",
+            " <a.B@mail.example>\r\n",
+            "<a.B@\r\n mail.example>",
+            "(by x) <a.B@mail.example>",
+        ] {
+            assert!(
+                InternetMessageId::from_header(other) == Some(plain.clone()),
+                "{other}"
+            );
+        }
+        assert_eq!(plain.in_brackets(), "<a.B@mail.example>");
+        for empty in ["", "  ", "<>", "< >"] {
+            assert!(InternetMessageId::from_header(empty).is_none(), "{empty:?}");
+        }
+    }
+
+    #[test]
+    fn an_address_is_compared_in_lower_case_and_what_is_none_is_refused() {
+        let address = EmailAddress::parse("  Ada.O'Neil+crm@Example.COM ").unwrap();
+        assert_eq!(address.as_str(), "ada.o'neil+crm@example.com");
+        assert_eq!(address.domain(), "example.com");
+        assert!(EmailAddress::parse("\"odd; one\"@example.com").is_some());
+        for none in [
+            "",
+            "ada",
+            "@example.com",
+            "ada@",
+            "a b@example.com",
+            "a@b;c@d",
+            "x@exa mple.com",
+            "a\u{0}@example.com",
+            "Ada <ada@example.com>",
+        ] {
+            assert!(EmailAddress::parse(none).is_none(), "{none:?}");
+        }
+        assert!(EmailAddress::parse(&format!("{}@example.com", "x".repeat(309))).is_none());
+    }
+
+    #[test]
+    fn an_address_does_not_show_in_debug_output() {
+        let address = EmailAddress::parse("ada@example.com").unwrap();
+        assert_eq!(format!("{address:?}"), "EmailAddress(…)");
+    }
+}

@@ -1,0 +1,37 @@
+//! mailverse: email from any mailbox that Nylas reaches, as completed email activities in Dynamics 365.
+//!
+//! The functions and the command are thin shells around this crate. Dependencies point one way:
+//! `ids`, `retry`, `env` ← `message`, `dataverse`, `nylas`, `dedupe`, `queue` ← `policy`, `parties`, `regarding`,
+//! `mapping` ← `pipeline`.
+//!
+//! | Question | Module |
+//! | --- | --- |
+//! | What happens to a message, in order? | [`pipeline`] |
+//! | How is an email mapped? | [`mapping`] |
+//! | What is tracked, and why was this one not? | [`policy`] |
+//! | Who is this address, which record does it concern? | [`parties`], [`regarding`] |
+//! | How is a duplicate prevented? | [`dedupe`] |
+//! | What happens on 429, or on any failure? | [`retry`] |
+//! | What can Dataverse answer, and how do we read it? | [`dataverse::error`] |
+//! | What is on the queue? | [`sync_request`] |
+
+pub mod dataverse;
+pub mod dedupe;
+pub mod entra;
+pub mod env;
+pub mod http;
+pub mod ids;
+pub mod mailboxes;
+pub mod mapping;
+pub mod message;
+pub mod nylas;
+pub mod parties;
+pub mod pipeline;
+
+pub mod policy;
+pub mod queue;
+pub mod regarding;
+pub mod retry;
+pub mod secrets;
+pub mod sync_request;
+pub mod telemetry;

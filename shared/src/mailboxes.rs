@@ -1,0 +1,283 @@
+//! Which mailboxes are connected, whose addresses they have, and what their folders are.
+//!
+//! Read from Nylas and kept in the process for a while, since every message needs both and neither changes often.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use tokio::sync::Mutex;
+
+use crate::ids::{EmailAddress, GrantId};
+use crate::message::Message;
+use crate::nylas::NylasClient;
+use crate::nylas::error::NylasError;
+use crate::nylas::wire::Grant;
+
+/// How long the list of mailboxes and a mailbox's folders are kept.
+const KEEP: TimeDelta = TimeDelta::minutes(30);
+
+/// How long to wait before an unknown grant or folder has the list read again.
+const REREAD_AFTER: TimeDelta = TimeDelta::minutes(1);
+
+/// Grants that are asked for their aliases at the same time, of the 50 a second that Nylas allows (Nylas facts §14).
+const ALIAS_CALLS: usize = 8;
+
+/// The connected mailboxes at one moment.
+#[derive(Default)]
+pub struct Mailboxes {
+    addresses: HashMap<GrantId, EmailAddress>,
+    own: HashSet<EmailAddress>,
+}
+
+impl Mailboxes {
+    /// The mailboxes of these grants.
+    #[must_use]
+    pub fn new(grants: &[Grant]) -> Self {
+        let addresses = grants
+            .iter()
+            .filter_map(|grant| Some((grant.id.clone(), grant.address.clone()?)))
+            .collect();
+        let aliases = grants
+            .iter()
+            .filter_map(|grant| grant.aliases.as_deref())
+            .flatten();
+        let own = grants
+            .iter()
+            .filter_map(|grant| grant.address.as_ref())
+            .chain(aliases)
+            .cloned()
+            .collect();
+        Self { addresses, own }
+    }
+
+    /// The mailbox's own address.
+    #[must_use]
+    pub fn address(&self, grant_id: &GrantId) -> Option<&EmailAddress> {
+        self.addresses.get(grant_id)
+    }
+
+    /// Whether this is the address, or an alias, of any connected mailbox.
+    #[must_use]
+    pub fn is_own(&self, address: &EmailAddress) -> bool {
+        self.own.contains(address)
+    }
+}
+
+/// What kind of place a message lies in, as far as it matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// A folder of drafts.
+    Drafts,
+    /// Spam.
+    Junk,
+    /// The waste basket.
+    Trash,
+    /// Anywhere else.
+    Elsewhere,
+}
+
+/// The folders of one mailbox: what kind each is.
+#[derive(Default)]
+pub struct Folders {
+    kinds: HashMap<String, Place>,
+}
+
+impl Folders {
+    fn new(folders: &[crate::nylas::wire::Folder]) -> Self {
+        let kinds = folders.iter().map(|folder| {
+            let kind = folder
+                .attributes
+                .iter()
+                .map(|attribute| place_of(attribute))
+                .find(|kind| *kind != Place::Elsewhere);
+            (
+                folder.id.clone(),
+                kind.unwrap_or_else(|| place_of(&folder.id.to_ascii_lowercase())),
+            )
+        });
+        Self {
+            kinds: kinds.collect(),
+        }
+    }
+
+    /// Where a message lies: drafts before spam before trash, whatever other labels it has.
+    ///
+    /// A folder that the mailbox did not list counts by its id, which on Google is a word (Nylas facts §9).
+    #[must_use]
+    pub fn place(&self, message: &Message) -> Place {
+        let places: Vec<Place> = message
+            .folders
+            .iter()
+            .map(|id| {
+                self.kinds
+                    .get(id)
+                    .copied()
+                    .unwrap_or_else(|| place_of(&id.to_ascii_lowercase()))
+            })
+            .collect();
+        [Place::Drafts, Place::Junk, Place::Trash]
+            .into_iter()
+            .find(|kind| places.contains(kind))
+            .unwrap_or(Place::Elsewhere)
+    }
+
+    fn knows(&self, message: &Message) -> bool {
+        message.folders.iter().all(|id| self.kinds.contains_key(id))
+    }
+}
+
+/// An attribute without its backslash or a Google system id, in lower case.
+fn place_of(word: &str) -> Place {
+    match word {
+        "drafts" | "draft" => Place::Drafts,
+        "junk" | "spam" => Place::Junk,
+        "trash" => Place::Trash,
+        _ => Place::Elsewhere,
+    }
+}
+
+/// When it was read, and what.
+type Kept<T> = (DateTime<Utc>, Arc<T>);
+
+/// Reads mailboxes and folders through a cache in the process.
+pub struct MailboxDirectory {
+    nylas: NylasClient,
+    mailboxes: Mutex<Option<Kept<Mailboxes>>>,
+    folders: Mutex<HashMap<GrantId, Kept<Folders>>>,
+}
+
+impl MailboxDirectory {
+    /// A directory that has read nothing yet.
+    #[must_use]
+    pub fn new(nylas: NylasClient) -> Self {
+        Self {
+            nylas,
+            mailboxes: Mutex::new(None),
+            folders: Mutex::new(HashMap::new()),
+        }
+    }
+
+    /// The connected mailboxes. Read again when old, or when one of `wanted` is not among them and the list is over a minute old.
+    ///
+    /// # Errors
+    /// [`NylasError`]: nobody can tell inside from outside without the list, so the messages have to wait.
+    pub async fn mailboxes(
+        &self,
+        wanted: &[&GrantId],
+        now: DateTime<Utc>,
+    ) -> Result<Arc<Mailboxes>, NylasError> {
+        // Held across the calls, so that a burst of work reads the list once.
+        let mut kept = self.mailboxes.lock().await;
+        if let Some((read_at, mailboxes)) = kept.as_ref() {
+            let complete = wanted
+                .iter()
+                .all(|grant| mailboxes.addresses.contains_key(grant));
+            if now - *read_at < if complete { KEEP } else { REREAD_AFTER } {
+                return Ok(Arc::clone(mailboxes));
+            }
+        }
+        let grants = self.nylas.grants().await?;
+        let grants: Vec<Grant> = stream::iter(grants)
+            .map(|grant| self.with_aliases(grant))
+            .buffered(ALIAS_CALLS)
+            .try_collect()
+            .await?;
+        let fresh = Arc::new(Mailboxes::new(&grants));
+        *kept = Some((now, Arc::clone(&fresh)));
+        Ok(fresh)
+    }
+
+    async fn with_aliases(&self, grant: Grant) -> Result<Grant, NylasError> {
+        if grant.aliases.is_some() || !grant.valid || !grant.may_have_aliases() {
+            return Ok(grant);
+        }
+        match self.nylas.grant(&grant.id).await {
+            Ok(with_aliases) => Ok(with_aliases),
+            // A grant that cannot be asked (expired meanwhile, aliases not in its scope) still has its own address.
+            Err(NylasError::Rejected { .. } | NylasError::SignInNeeded { .. }) => Ok(grant),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The folders of the mailbox that `message` lies in.
+    ///
+    /// # Errors
+    /// [`NylasError`]: a draft cannot be told from a sent mail without them, so the message has to wait.
+    pub async fn folders(
+        &self,
+        message: &Message,
+        now: DateTime<Utc>,
+    ) -> Result<Arc<Folders>, NylasError> {
+        let grant_id = &message.key.grant_id;
+        let mut kept = self.folders.lock().await;
+        if let Some((read_at, folders)) = kept.get(grant_id)
+            && now - *read_at
+                < if folders.knows(message) {
+                    KEEP
+                } else {
+                    REREAD_AFTER
+                }
+        {
+            return Ok(Arc::clone(folders));
+        }
+        let fresh = Arc::new(Folders::new(&self.nylas.folders(grant_id).await?));
+        kept.insert(grant_id.clone(), (now, Arc::clone(&fresh)));
+        Ok(fresh)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::nylas::wire;
+
+    fn message(folders: &[&str]) -> Message {
+        wire::message(
+            &"g".parse().unwrap(),
+            &json!({"id": "m", "folders": folders}),
+        )
+        .unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    #[test]
+    fn the_kind_of_a_folder_is_its_attribute_and_not_its_name() {
+        let listed = [
+            json!({"id": "AAMk1", "name": "Entwürfe", "attributes": ["\\Drafts"]}),
+            json!({"id": "AAMk2", "name": "Trash"}),
+        ];
+        let folders = Folders::new(&listed.iter().filter_map(wire::folder).collect::<Vec<_>>());
+        assert_eq!(folders.place(&message(&["AAMk1"])), Place::Drafts);
+        assert_eq!(folders.place(&message(&["AAMk2"])), Place::Elsewhere);
+    }
+
+    #[test]
+    fn an_unlisted_google_label_counts_by_its_word() {
+        let folders = Folders::default();
+        assert_eq!(folders.place(&message(&["SPAM", "UNREAD"])), Place::Junk);
+        assert_eq!(folders.place(&message(&["TRASH"])), Place::Trash);
+        assert_eq!(
+            folders.place(&message(&["INBOX", "SENT"])),
+            Place::Elsewhere
+        );
+        assert_eq!(folders.place(&message(&[])), Place::Elsewhere);
+    }
+
+    #[test]
+    fn addresses_and_aliases_of_every_mailbox_are_our_own() {
+        let grants = [
+            json!({"id": "g", "email": "Ada@example.com", "provider": "google", "grant_status": "valid",
+                             "email_aliases": ["sales@example.com"]}),
+            json!({"id": "h", "provider": "imap"}),
+        ];
+        let mailboxes = Mailboxes::new(&grants.iter().filter_map(wire::grant).collect::<Vec<_>>());
+        let is_own = |text| mailboxes.is_own(&EmailAddress::parse(text).unwrap());
+        assert!(
+            is_own("ada@example.com") && is_own("SALES@example.com") && !is_own("bob@example.com")
+        );
+        assert_eq!(mailboxes.address(&"h".parse().unwrap()), None);
+    }
+}

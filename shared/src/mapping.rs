@@ -1,0 +1,297 @@
+//! How an email is mapped. Pure: a message and what was found about it in, rows out.
+//!
+//! | Column of `email` | From | Rule |
+//! | --- | --- | --- |
+//! | `activityid` | Message-ID and sender | [`crate::dedupe::activity_id`] |
+//! | `subject` | subject | line breaks become blanks; empty becomes `(no subject)`; cut at 800 |
+//! | `description` | body | as it is, HTML or text |
+//! | `sender` | sender's address | left out when longer than 250 |
+//! | `torecipients` | To addresses | joined by `;`, whole addresses only, at most 500 |
+//! | `directioncode` | sender | inside: `true`, outgoing; otherwise `false`, incoming |
+//! | `actualstart`, `actualend`, `sortdate` | date | UTC; left out when the mail has no date |
+//! | `messageid` | Message-ID | with angle brackets; left out when longer than 320 |
+//! | `email_activity_parties` | all people | [`crate::parties`] |
+//! | `regardingobjectid_…_email` | people outside | [`crate::regarding`] |
+//! | `ownerid` | the mailbox's user | when there is one |
+//! | `notifications` | | 1 when an attachment could not be kept |
+//! | `statecode`, `statuscode` | direction | afterwards, by PATCH: 1 with 3 (sent) or 4 (received) |
+//!
+//! Attachments become rows of `activitymimeattachment` ([`attachment_row`]). Lengths count UTF-16 code units, as SQL Server does (inferred); a cut falls on a
+//! character boundary. Characters that XML cannot hold are left out, because Dataverse refuses them (0x80040278; inferred for these columns).
+//! Nothing that the facts call read-only (§1.2, §2.1) is sent: Dataverse would drop it without a word.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use crate::dataverse::look_up::fits_its_column;
+use crate::dataverse::rows::{Record, Table};
+use crate::dataverse::write::{EmailWrite, SOME_ATTACHMENTS_NOT_SAVED};
+use crate::dedupe;
+use crate::ids::{ActivityId, EmailAddress};
+use crate::message::{Attachment, Message};
+use crate::parties::Party;
+
+const SUBJECT_LENGTH: usize = 800;
+const SENDER_LENGTH: usize = 250;
+const TO_RECIPIENTS_LENGTH: usize = 500;
+const FILE_NAME_LENGTH: usize = 255;
+const MEDIA_TYPE_LENGTH: usize = 256;
+const CONTENT_ID_LENGTH: usize = 250;
+
+/// Which way a mail went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// Somebody inside wrote it.
+    Outgoing,
+    /// Somebody outside, or nobody knows who.
+    Incoming,
+}
+
+/// What the earlier steps found out about a mail.
+pub struct Findings {
+    /// Which way it went.
+    pub direction: Direction,
+    /// The people on it.
+    pub parties: Vec<Party>,
+    /// The record that it concerns.
+    pub regarding: Option<Record>,
+    /// The mailbox's user.
+    pub owner: Option<Uuid>,
+}
+
+/// The rows of a mail, without attachments.
+#[must_use]
+pub fn email(message: &Message, findings: &Findings) -> EmailWrite {
+    let activity_id = message.activity_id();
+    let mut row = Map::new();
+    row.insert("activityid".to_owned(), json!(activity_id));
+    row.insert("subject".to_owned(), Value::from(subject(&message.subject)));
+    row.insert(
+        "description".to_owned(),
+        Value::from(without_forbidden(&message.body)),
+    );
+    row.insert(
+        "directioncode".to_owned(),
+        Value::from(findings.direction == Direction::Outgoing),
+    );
+    if let Some(sender) = message
+        .from
+        .as_ref()
+        .map(EmailAddress::as_str)
+        .filter(|sender| length(sender) <= SENDER_LENGTH)
+    {
+        row.insert("sender".to_owned(), Value::from(sender));
+    }
+    row.insert(
+        "torecipients".to_owned(),
+        Value::from(to_recipients(&message.to)),
+    );
+    if let Some(date) = message.date {
+        let date = date.format("%Y-%m-%dT%H:%M:%SZ").to_string();
+        for column in ["actualstart", "actualend", "sortdate"] {
+            row.insert(column.to_owned(), Value::from(date.clone()));
+        }
+    }
+    if let Some(id) = message
+        .internet_message_id
+        .as_ref()
+        .filter(|id| fits_its_column(id))
+    {
+        row.insert(
+            "messageid".to_owned(),
+            Value::from(without_forbidden(&id.in_brackets())),
+        );
+    }
+    row.insert(
+        "email_activity_parties".to_owned(),
+        findings.parties.iter().map(party).collect(),
+    );
+    if let Some(record) = findings.regarding {
+        row.insert(
+            record.regarding_binding_name(),
+            Value::from(record.binding()),
+        );
+    }
+    if let Some(id) = findings.owner {
+        row.insert(
+            OWNER.to_owned(),
+            Value::from(
+                Record {
+                    table: Table::SystemUser,
+                    id,
+                }
+                .binding(),
+            ),
+        );
+    }
+    EmailWrite {
+        activity_id,
+        row,
+        attachments: Vec::new(),
+        completion: completion(findings.direction),
+    }
+}
+
+/// The name that binds the owner.
+const OWNER: &str = "ownerid@odata.bind";
+
+/// Leaves the owner to Dataverse, which then takes the application user. Says whether there was one to leave out.
+pub fn without_owner(email: &mut EmailWrite) -> bool {
+    email.row.remove(OWNER).is_some()
+}
+
+/// Records in Dataverse that not all attachments were kept.
+pub fn note_missing_attachment(email: &mut EmailWrite) {
+    email.row.insert(
+        "notifications".to_owned(),
+        Value::from(SOME_ATTACHMENTS_NOT_SAVED),
+    );
+}
+
+fn completion(direction: Direction) -> Map<String, Value> {
+    let status = match direction {
+        Direction::Outgoing => 3,
+        Direction::Incoming => 4,
+    };
+    Map::from_iter([
+        ("statecode".to_owned(), Value::from(1)),
+        ("statuscode".to_owned(), Value::from(status)),
+    ])
+}
+
+fn party(party: &Party) -> Value {
+    let mut row = Map::new();
+    row.insert(
+        "participationtypemask".to_owned(),
+        Value::from(party.role.mask()),
+    );
+    row.insert(
+        "addressused".to_owned(),
+        Value::from(party.address.as_str()),
+    );
+    if let Some(record) = party.record {
+        row.insert(record.party_binding_name(), Value::from(record.binding()));
+    }
+    Value::Object(row)
+}
+
+/// The row of one attachment. `position` is its place on the mail.
+#[must_use]
+pub fn attachment_row(
+    activity: ActivityId,
+    position: usize,
+    attachment: &Attachment,
+    bytes: &[u8],
+) -> Map<String, Value> {
+    let name = file_name(&attachment.file_name, position);
+    let mut row = Map::new();
+    row.insert(
+        "activitymimeattachmentid".to_owned(),
+        json!(dedupe::attachment_id(activity, position, &name)),
+    );
+    row.insert(
+        "objectid_activitypointer@odata.bind".to_owned(),
+        Value::from(format!("/activitypointers({activity})")),
+    );
+    row.insert("objecttypecode".to_owned(), Value::from("email"));
+    row.insert("filename".to_owned(), Value::from(name));
+    row.insert(
+        "mimetype".to_owned(),
+        Value::from(cut(
+            &without_forbidden(&attachment.media_type),
+            MEDIA_TYPE_LENGTH,
+        )),
+    );
+    row.insert("body".to_owned(), Value::from(STANDARD.encode(bytes)));
+    if let Some(id) = attachment
+        .content_id
+        .as_deref()
+        .filter(|id| length(id) <= CONTENT_ID_LENGTH)
+    {
+        row.insert(
+            "attachmentcontentid".to_owned(),
+            Value::from(without_forbidden(id)),
+        );
+    }
+    row
+}
+
+/// A name that Dataverse takes: without `\ / : * ? " < > |` and control characters, within its length, its extension kept.
+fn file_name(name: &str, position: usize) -> String {
+    let clean = |c: char| {
+        if c.is_control() || "\\/:*?\"<>|\u{fffe}\u{ffff}".contains(c) {
+            '_'
+        } else {
+            c
+        }
+    };
+    let name: String = name.trim().chars().map(clean).collect();
+    if name.is_empty() {
+        return format!("attachment-{}", position + 1);
+    }
+    match name.rsplit_once('.') {
+        Some((stem, extension)) if length(&name) > FILE_NAME_LENGTH && length(extension) < 32 => {
+            format!(
+                "{}.{extension}",
+                cut(stem, FILE_NAME_LENGTH - length(extension) - 1)
+            )
+        }
+        _ => cut(&name, FILE_NAME_LENGTH).to_owned(),
+    }
+}
+
+fn subject(text: &str) -> String {
+    let line: String = without_forbidden(text)
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    match line.trim() {
+        "" => "(no subject)".to_owned(),
+        line => cut(line, SUBJECT_LENGTH).to_owned(),
+    }
+}
+
+/// As many whole addresses as fit, in order. One that holds the separator would read as two and is passed over.
+fn to_recipients(addresses: &[EmailAddress]) -> String {
+    let mut text = String::new();
+    for address in addresses
+        .iter()
+        .map(EmailAddress::as_str)
+        .filter(|address| !address.contains(';'))
+    {
+        let separator = usize::from(!text.is_empty());
+        if length(&text) + separator + length(address) > TO_RECIPIENTS_LENGTH {
+            break;
+        }
+        if separator == 1 {
+            text.push(';');
+        }
+        text.push_str(address);
+    }
+    text
+}
+
+/// Without the characters that XML 1.0 cannot hold; line breaks and tabs stay.
+fn without_forbidden(text: &str) -> String {
+    let allowed = |c: &char| !matches!(c, '\0'..='\x08' | '\x0b' | '\x0c' | '\x0e'..='\x1f' | '\u{fffe}' | '\u{ffff}');
+    text.chars().filter(allowed).collect()
+}
+
+fn length(text: &str) -> usize {
+    text.encode_utf16().count()
+}
+
+/// The longest beginning of at most `limit` UTF-16 code units that ends on a character boundary.
+fn cut(text: &str, limit: usize) -> &str {
+    let mut units = 0;
+    let over = text.char_indices().find(|(_, c)| {
+        units += c.len_utf16();
+        units > limit
+    });
+    over.and_then(|(at, _)| text.get(..at)).unwrap_or(text)
+}
+
+#[cfg(test)]
+mod tests;

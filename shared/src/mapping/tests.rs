@@ -1,0 +1,177 @@
+//! The rules of the column table, one by one; whole rows are in the golden cases of `tests/fixtures/mapping`.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::nylas::wire;
+use crate::parties::Role;
+
+fn message(object: &Value) -> Message {
+    wire::message(&"g".parse().unwrap(), object).unwrap_or_else(|e| panic!("{e}"))
+}
+
+fn findings(direction: Direction) -> Findings {
+    Findings {
+        direction,
+        parties: Vec::new(),
+        regarding: None,
+        owner: None,
+    }
+}
+
+#[test]
+fn an_empty_subject_says_so_and_a_long_one_is_cut_on_a_character() {
+    assert_eq!(subject(""), "(no subject)");
+    assert_eq!(subject(" \r\n\t\0 "), "(no subject)");
+    assert_eq!(subject("Re: a\r\n b"), "Re: a   b");
+    assert_eq!(length(&subject(&"x".repeat(900))), 800);
+    let emoji = subject(&format!("{}{}", "x".repeat(799), "😀".repeat(9)));
+    assert_eq!(
+        emoji,
+        "x".repeat(799),
+        "a pair of surrogates is not cut in two"
+    );
+}
+
+#[test]
+fn a_direction_is_always_written_and_decides_the_status() {
+    let mail = message(&json!({"id": "m"}));
+    let sent = email(&mail, &findings(Direction::Outgoing));
+    assert_eq!(
+        (&sent.row["directioncode"], &sent.completion["statuscode"]),
+        (&json!(true), &json!(3))
+    );
+    let received = email(&mail, &findings(Direction::Incoming));
+    assert_eq!(
+        (
+            &received.row["directioncode"],
+            &received.completion["statuscode"]
+        ),
+        (&json!(false), &json!(4))
+    );
+    assert_eq!(received.completion["statecode"], 1);
+}
+
+#[test]
+fn a_mail_without_a_date_is_mapped_without_dates() {
+    let row = email(
+        &message(&json!({"id": "m", "date": "soon"})),
+        &findings(Direction::Incoming),
+    )
+    .row;
+    assert!(
+        ["actualstart", "actualend", "sortdate"]
+            .iter()
+            .all(|column| !row.contains_key(*column))
+    );
+    let row = email(
+        &message(&json!({"id": "m", "date": 1_723_821_981})),
+        &findings(Direction::Incoming),
+    )
+    .row;
+    assert!(
+        ["actualstart", "actualend", "sortdate"]
+            .iter()
+            .all(|column| row[*column] == "2024-08-16T15:26:21Z")
+    );
+}
+
+#[test]
+fn a_party_is_bound_to_its_record_or_is_its_address_alone() {
+    let address = EmailAddress::parse("eve@example.com").unwrap();
+    let record = Record {
+        table: Table::Contact,
+        id: Uuid::from_u128(1),
+    };
+    let bound = party(&Party {
+        role: Role::Cc,
+        address: address.clone(),
+        record: Some(record),
+    });
+    assert_eq!(
+        bound,
+        json!({"participationtypemask": 3, "addressused": "eve@example.com",
+        "partyid_contact@odata.bind": "/contacts(00000000-0000-0000-0000-000000000001)"})
+    );
+    let alone = party(&Party {
+        role: Role::Bcc,
+        address,
+        record: None,
+    });
+    assert_eq!(
+        alone,
+        json!({"participationtypemask": 4, "addressused": "eve@example.com"})
+    );
+}
+
+#[test]
+fn an_owner_can_be_left_out_once() {
+    let owned = Findings {
+        owner: Some(Uuid::from_u128(2)),
+        ..findings(Direction::Incoming)
+    };
+    let mut mail = email(&message(&json!({"id": "m"})), &owned);
+    assert_eq!(
+        mail.row[OWNER],
+        "/systemusers(00000000-0000-0000-0000-000000000002)"
+    );
+    assert!(without_owner(&mut mail));
+    assert!(!without_owner(&mut mail));
+}
+
+#[test]
+fn a_long_message_id_is_not_written() {
+    let id = |value: &str| json!({"id": "m", "headers": [{"name": "Message-ID", "value": value}]});
+    let row = |object: &Value| email(&message(object), &findings(Direction::Incoming)).row;
+    assert_eq!(row(&id("a@x"))["messageid"], "<a@x>");
+    assert!(row(&id(&"x".repeat(318))).contains_key("messageid"));
+    assert!(!row(&id(&"x".repeat(319))).contains_key("messageid"));
+}
+
+#[test]
+fn a_file_name_is_made_acceptable_and_keeps_its_extension() {
+    assert_eq!(file_name("a/b:c?.pdf", 0), "a_b_c_.pdf");
+    assert_eq!(file_name("  ", 2), "attachment-3");
+    let long = file_name(&format!("{}.docx", "ü".repeat(400)), 0);
+    assert!(length(&long) == 255 && long.ends_with("ü.docx"));
+}
+
+#[test]
+fn an_attachment_row_names_its_mail_and_itself() {
+    let mail = message(
+        &json!({"id": "m", "attachments": [{"id": "a", "filename": "x.txt", "content_type": "text/plain", "content_id": "<c>"}]}),
+    );
+    let activity = mail.activity_id();
+    let row = attachment_row(activity, 0, &mail.attachments[0], b"hi");
+    assert_eq!(row["body"], "aGk=");
+    assert_eq!(
+        row["objectid_activitypointer@odata.bind"],
+        format!("/activitypointers({activity})")
+    );
+    assert_eq!(row["attachmentcontentid"], "c");
+    assert_eq!(
+        row,
+        attachment_row(activity, 0, &mail.attachments[0], b"hi")
+    );
+}
+
+proptest! {
+    #[test]
+    fn recipients_are_whole_addresses_within_the_column(names in proptest::collection::vec("[a-zü]{1,60}", 0..40)) {
+        let addresses: Vec<EmailAddress> = names.iter().filter_map(|name| EmailAddress::parse(&format!("{name}@example.com"))).collect();
+        let text = to_recipients(&addresses);
+        prop_assert!(length(&text) <= TO_RECIPIENTS_LENGTH);
+        let whole: Vec<&str> = text.split(';').filter(|part| !part.is_empty()).collect();
+        prop_assert!(whole.iter().zip(&addresses).all(|(part, address)| *part == address.as_str()));
+        prop_assert!(whole.len() == addresses.len() || length(&text) + 1 + length(addresses[whole.len()].as_str()) > TO_RECIPIENTS_LENGTH);
+    }
+
+    #[test]
+    fn no_text_maps_to_more_than_its_column_holds(text in any::<String>(), limit in 0..50_usize) {
+        let short = cut(&text, limit);
+        prop_assert!(text.starts_with(short) && length(short) <= limit);
+        prop_assert!(short.len() == text.len() || length(short) + 2 > limit);
+        prop_assert!(!without_forbidden(&text).chars().any(|c| c == '\0'));
+        prop_assert!(length(&subject(&text)) <= SUBJECT_LENGTH && !subject(&text).is_empty());
+    }
+}

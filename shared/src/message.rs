@@ -1,0 +1,133 @@
+//! A mail as we understand it, whatever the provider sent.
+//!
+//! Reading is tolerant: what is missing or of a wrong type is left out and remembered as an [`Omission`], so that one odd
+//! field does not cost the mail. How Nylas' JSON becomes this: [`crate::nylas::wire`].
+
+use std::fmt;
+
+use chrono::{DateTime, Utc};
+
+use crate::dedupe;
+use crate::ids::{ActivityId, AttachmentId, EmailAddress, InternetMessageId, MessageKey};
+
+/// One mail in one mailbox.
+pub struct Message {
+    /// Which mail in which mailbox.
+    pub key: MessageKey,
+    /// The name that all copies share; `None` when the provider has none.
+    pub internet_message_id: Option<InternetMessageId>,
+    /// May be empty.
+    pub subject: String,
+    /// HTML, or plain text where the mail has no HTML; Nylas does not say which.
+    pub body: String,
+    /// The first sender with a usable address.
+    pub from: Option<EmailAddress>,
+    /// In order, each address once.
+    pub to: Vec<EmailAddress>,
+    /// In order, each address once.
+    pub cc: Vec<EmailAddress>,
+    /// In order, each address once. Only the sender's own copy has these.
+    pub bcc: Vec<EmailAddress>,
+    /// When the mail server received it.
+    pub date: Option<DateTime<Utc>>,
+    /// Ids of the folders (labels) that it lies in.
+    pub folders: Vec<String>,
+    /// In order.
+    pub attachments: Vec<Attachment>,
+    /// What could not be read.
+    pub omissions: Vec<Omission>,
+}
+
+/// A file on a mail; its content is downloaded when the mail is written.
+pub struct Attachment {
+    /// For the download.
+    pub id: AttachmentId,
+    /// May be empty.
+    pub file_name: String,
+    /// A media type without parameters; `application/octet-stream` when the provider has none.
+    pub media_type: String,
+    /// Content id of an inline image, without angle brackets.
+    pub content_id: Option<String>,
+    /// The provider's estimate, in bytes.
+    pub size: Option<u64>,
+}
+
+/// Something of a mail that could not be read or kept. Holds no content.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Omission {
+    /// The date is missing or no date.
+    Date,
+    /// An address that is none.
+    Address,
+    /// An attachment too large, of a refused type, or no longer there.
+    Attachment,
+    /// The owner was refused by Dataverse.
+    Owner,
+    /// The Message-ID is longer than its column; the activity id still carries it.
+    LongMessageId,
+}
+
+impl fmt::Display for Omission {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Date => "date",
+            Self::Address => "address",
+            Self::Attachment => "attachment",
+            Self::Owner => "owner refused",
+            Self::LongMessageId => "long Message-ID",
+        })
+    }
+}
+
+/// `left out: date, 2 × address`; `None` when nothing was.
+#[must_use]
+pub fn omissions_note(omissions: &[Omission]) -> Option<String> {
+    let mut kinds = omissions.to_vec();
+    kinds.sort_unstable();
+    let parts: Vec<String> = kinds
+        .chunk_by(PartialEq::eq)
+        .filter_map(|same| {
+            same.first().map(|kind| {
+                if same.len() == 1 {
+                    kind.to_string()
+                } else {
+                    format!("{} × {kind}", same.len())
+                }
+            })
+        })
+        .collect();
+    (!parts.is_empty()).then(|| format!("left out: {}", parts.join(", ")))
+}
+
+impl Message {
+    /// The key of its row in Dataverse.
+    #[must_use]
+    pub fn activity_id(&self) -> ActivityId {
+        dedupe::activity_id(
+            &self.key,
+            self.internet_message_id.as_ref(),
+            self.from.as_ref(),
+        )
+    }
+
+    /// Sender, To, Cc, Bcc in this order; an address may appear more than once.
+    pub fn participants(&self) -> impl Iterator<Item = &EmailAddress> {
+        self.from
+            .iter()
+            .chain(&self.to)
+            .chain(&self.cc)
+            .chain(&self.bcc)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn omissions_are_counted_by_kind() {
+        let note = omissions_note(&[Omission::Address, Omission::Date, Omission::Address]);
+        assert_eq!(note.as_deref(), Some("left out: date, 2 × address"));
+        assert_eq!(omissions_note(&[]), None);
+    }
+}

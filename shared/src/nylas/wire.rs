@@ -1,0 +1,295 @@
+//! Nylas' JSON, read tolerantly: duplicate keys (the last wins), nulls, missing and mistyped fields.
+//!
+//! Sources: Nylas facts §7 (message), §9 (folders), §11 (grants), §16 (published samples with duplicate keys). The JSON is
+//! read into [`Value`] first because a derived struct would refuse a whole message for one such field.
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+
+use crate::ids::{AttachmentId, EmailAddress, GrantId, InternetMessageId, MessageId, MessageKey};
+use crate::message::{Attachment, Message, Omission};
+
+/// A message object without a usable id: there is nothing to call it by.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("a message object has no usable id")]
+pub struct NoId;
+
+/// Reads a message object of the mailbox `grant_id`.
+///
+/// # Errors
+/// [`NoId`]: count it; the mailbox's list will show it again.
+pub fn message(grant_id: &GrantId, object: &Value) -> Result<Message, NoId> {
+    let message_id: MessageId = text(object, "id")
+        .and_then(|id| id.parse().ok())
+        .ok_or(NoId)?;
+    let mut omissions = Vec::new();
+    let date = object.get("date").and_then(date);
+    if date.is_none() {
+        omissions.push(Omission::Date);
+    }
+    let from = people(object, "from", &mut omissions).into_iter().next();
+    let to = people(object, "to", &mut omissions);
+    let cc = people(object, "cc", &mut omissions);
+    let bcc = people(object, "bcc", &mut omissions);
+    Ok(Message {
+        key: MessageKey {
+            grant_id: grant_id.clone(),
+            message_id,
+        },
+        internet_message_id: header(object, "Message-ID").and_then(InternetMessageId::from_header),
+        subject: text(object, "subject").unwrap_or_default().to_owned(),
+        body: text(object, "body").unwrap_or_default().to_owned(),
+        from,
+        to,
+        cc,
+        bcc,
+        date,
+        folders: array(object, "folders")
+            .iter()
+            .filter_map(Value::as_str)
+            .map(str::to_owned)
+            .collect(),
+        attachments: array(object, "attachments")
+            .iter()
+            .filter_map(attachment)
+            .collect(),
+        omissions,
+    })
+}
+
+/// Unix seconds, or an RFC 3339 text as the Nylas CLI prints it; within the years that Dataverse can hold.
+fn date(value: &Value) -> Option<DateTime<Utc>> {
+    let date = match value {
+        Value::Number(seconds) => DateTime::from_timestamp(seconds.as_i64()?, 0)?,
+        Value::String(text) => DateTime::parse_from_rfc3339(text).ok()?.to_utc(),
+        _ => return None,
+    };
+    // A SQL datetime starts in 1753; a mail before 1970 or after 9999 carries no date that means anything.
+    (date.timestamp() >= 0 && chrono::Datelike::year(&date) <= 9_999).then_some(date)
+}
+
+/// The usable addresses under `key`, each once.
+fn people(object: &Value, key: &str, omissions: &mut Vec<Omission>) -> Vec<EmailAddress> {
+    let mut addresses = Vec::new();
+    for person in array(object, key) {
+        match text(person, "email").and_then(EmailAddress::parse) {
+            Some(address) if addresses.contains(&address) => {}
+            Some(address) => addresses.push(address),
+            None => omissions.push(Omission::Address),
+        }
+    }
+    addresses
+}
+
+fn attachment(object: &Value) -> Option<Attachment> {
+    let id: AttachmentId = text(object, "id")?.parse().ok()?;
+    // The raw header with its parameters, and empty when Google meets a file name beyond ASCII (Nylas facts §7).
+    let media_type = text(object, "content_type")
+        .unwrap_or_default()
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim();
+    let content_id =
+        text(object, "content_id").map(|id| id.trim().trim_matches(['<', '>']).to_owned());
+    Some(Attachment {
+        id,
+        file_name: text(object, "filename").unwrap_or_default().to_owned(),
+        media_type: if media_type.is_empty() {
+            "application/octet-stream".to_owned()
+        } else {
+            media_type.to_owned()
+        },
+        content_id: content_id.filter(|id| !id.is_empty()),
+        size: object.get("size").and_then(Value::as_u64),
+    })
+}
+
+/// The first header of this name, compared without case.
+fn header<'a>(object: &'a Value, name: &str) -> Option<&'a str> {
+    array(object, "headers")
+        .iter()
+        .find(|header| text(header, "name").is_some_and(|n| n.eq_ignore_ascii_case(name)))
+        .and_then(|header| text(header, "value"))
+}
+
+/// A connected mailbox.
+#[derive(Clone)]
+pub struct Grant {
+    /// Its id.
+    pub id: GrantId,
+    /// Its own address; `None` where the grant is no mailbox (virtual calendars) or the text is no address.
+    pub address: Option<EmailAddress>,
+    /// Further addresses, `None` when the answer did not say.
+    pub aliases: Option<Vec<EmailAddress>>,
+    /// `google`, `microsoft`, `imap`, …
+    pub provider: String,
+    /// Whether Nylas can read the mailbox now.
+    pub valid: bool,
+}
+
+impl Grant {
+    /// Only Google and Microsoft grants have aliases that Nylas can list. Source: Nylas facts §5.
+    #[must_use]
+    pub fn may_have_aliases(&self) -> bool {
+        matches!(self.provider.as_str(), "google" | "microsoft")
+    }
+}
+
+/// Reads a grant object; `None` without a usable id.
+#[must_use]
+pub fn grant(object: &Value) -> Option<Grant> {
+    // The name of the alias field is unknown to the facts; `email_aliases` is what public copies of answers show.
+    let aliases = ["email_aliases", "aliases"]
+        .iter()
+        .find_map(|name| object.get(name)?.as_array());
+    Some(Grant {
+        id: text(object, "id")?.parse().ok()?,
+        address: text(object, "email").and_then(EmailAddress::parse),
+        aliases: aliases.map(|list| {
+            list.iter()
+                .filter_map(Value::as_str)
+                .filter_map(EmailAddress::parse)
+                .collect()
+        }),
+        provider: text(object, "provider").unwrap_or_default().to_owned(),
+        valid: text(object, "grant_status") == Some("valid"),
+    })
+}
+
+/// A folder (label) of a mailbox.
+pub struct Folder {
+    /// As [`Message::folders`] names it.
+    pub id: String,
+    /// `\Drafts`, `\Junk`, …, in lower case and without the backslash.
+    pub attributes: Vec<String>,
+}
+
+/// Reads a folder object; `None` without an id.
+#[must_use]
+pub fn folder(object: &Value) -> Option<Folder> {
+    let attribute = |value: &Value| {
+        value
+            .as_str()
+            .map(|a| a.trim_start_matches('\\').to_ascii_lowercase())
+    };
+    Some(Folder {
+        id: text(object, "id")?.to_owned(),
+        attributes: array(object, "attributes")
+            .iter()
+            .filter_map(attribute)
+            .collect(),
+    })
+}
+
+pub(super) fn text<'a>(object: &'a Value, key: &str) -> Option<&'a str> {
+    object.get(key).and_then(Value::as_str)
+}
+
+pub(super) fn array<'a>(object: &'a Value, key: &str) -> &'a [Value] {
+    object
+        .get(key)
+        .and_then(Value::as_array)
+        .map_or(&[], Vec::as_slice)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn read(object: &Value) -> Message {
+        message(&"g".parse().unwrap(), object).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    fn shown(list: &[EmailAddress]) -> Vec<&str> {
+        list.iter().map(EmailAddress::as_str).collect()
+    }
+
+    #[test]
+    fn a_whole_message_is_read() {
+        let mail = read(&json!({
+            "id": "m", "grant_id": "g", "object": "message", "subject": "Hi", "body": "<p>x</p>", "date": 1_700_000_000,
+            "from": [{"name": "Ada", "email": "Ada@example.com"}],
+            "to": [{"email": "bob@example.com"}, {"email": "BOB@example.com"}, {"email": "eve@example.com"}],
+            "headers": [{"name": "message-id", "value": "<1@x>"}], "folders": ["INBOX", 7],
+            "attachments": [{"id": "a1", "filename": "x.pdf", "content_type": "application/pdf; name=x.pdf", "size": 12,
+                             "content_id": "<c1>"}, {"filename": "no id"}],
+        }));
+        assert_eq!(
+            mail.from.as_ref().map(EmailAddress::as_str),
+            Some("ada@example.com")
+        );
+        assert_eq!(shown(&mail.to), ["bob@example.com", "eve@example.com"]);
+        assert_eq!(
+            mail.internet_message_id
+                .as_ref()
+                .map(InternetMessageId::as_str),
+            Some("1@x")
+        );
+        assert_eq!(
+            mail.date.map(|d| d.to_rfc3339()).as_deref(),
+            Some("2023-11-14T22:13:20+00:00")
+        );
+        assert_eq!(mail.folders, ["INBOX"]);
+        assert_eq!(mail.attachments.len(), 1);
+        assert_eq!(mail.attachments[0].media_type, "application/pdf");
+        assert_eq!(mail.attachments[0].content_id.as_deref(), Some("c1"));
+        assert!(mail.omissions.is_empty());
+    }
+
+    #[test]
+    fn nulls_and_wrong_types_cost_the_field_and_not_the_mail() {
+        let mail = read(&json!({
+            "id": "m", "subject": null, "body": 7, "date": "yesterday", "from": null, "to": {"email": "x"}, "cc": [null, 3],
+            "bcc": [{"email": "not an address"}], "folders": null, "attachments": "none", "headers": [{"name": 1}],
+        }));
+        assert_eq!((mail.subject.as_str(), mail.body.as_str()), ("", ""));
+        assert!(
+            mail.from.is_none() && mail.to.is_empty() && mail.cc.is_empty() && mail.bcc.is_empty()
+        );
+        assert_eq!(
+            crate::message::omissions_note(&mail.omissions).as_deref(),
+            Some("left out: date, 3 × address")
+        );
+    }
+
+    #[test]
+    fn duplicate_keys_do_not_cost_the_mail() {
+        let object: Value =
+            serde_json::from_str(r#"{"id":"m","subject":"a","subject":"b","date":1}"#).unwrap();
+        assert_eq!(read(&object).subject, "b");
+    }
+
+    #[test]
+    fn a_date_is_seconds_or_rfc_3339_and_nothing_else() {
+        assert_eq!(
+            date(&json!("2026-01-31T09:15:00-05:00")).map(|d| d.timestamp()),
+            Some(1_769_868_900)
+        );
+        for none in [
+            json!(-5),
+            json!(1.5),
+            json!("1700000000"),
+            json!(i64::MAX),
+            json!(true),
+            json!(300_000_000_000_i64),
+        ] {
+            assert_eq!(date(&none), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn a_message_without_a_usable_id_is_named_so() {
+        for object in [json!({}), json!({"id": ""}), json!({"id": 3}), json!(null)] {
+            assert_eq!(message(&"g".parse().unwrap(), &object).err(), Some(NoId));
+        }
+    }
+
+    #[test]
+    fn folder_attributes_are_compared_without_case_and_backslash() {
+        let sent = folder(&json!({"id": "f", "attributes": ["\\SENT", "\\Junk"]})).unwrap();
+        assert_eq!(sent.attributes, ["sent", "junk"]);
+    }
+}

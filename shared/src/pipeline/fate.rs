@@ -1,0 +1,284 @@
+//! What became of a message in one run, and what the ledger is told.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use crate::dataverse::error::DataverseError;
+use crate::dataverse::rows::Record;
+use crate::dedupe::ledger::Settlement;
+use crate::dedupe::{ClaimToken, Entry, State};
+use crate::entra::TokenError;
+use crate::ids::{ActivityId, MessageKey};
+use crate::mapping::Direction;
+use crate::message::Message;
+use crate::nylas::error::NylasError;
+use crate::parties::Party;
+use crate::policy::Rule;
+use crate::retry::{RECEIVE_LIMIT, RetryAdvice, redelivery_delay};
+use crate::sync_request::SyncRequest;
+use crate::telemetry::{Count, count};
+
+/// A message to bring to a final state.
+pub struct Work {
+    /// Which, and why.
+    pub request: SyncRequest,
+    /// The message, when a list brought it along.
+    pub message: Option<Message>,
+    /// How often the queue has delivered the request; 1 on first delivery.
+    pub receive_count: u32,
+}
+
+/// Time and chance of one run.
+#[derive(Debug, Clone, Copy)]
+pub struct Run {
+    /// The claim token, drawn at random.
+    pub token: ClaimToken,
+    /// When the run began.
+    pub now: DateTime<Utc>,
+    /// 0 to 25, drawn at random: lengthens delays, so that failed messages do not all come back at once.
+    pub jitter_percent: u32,
+}
+
+/// What became of a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fate {
+    /// One completed email activity carries it.
+    Written {
+        /// The row.
+        activity_id: ActivityId,
+        /// What was left out, or how the row came to be there.
+        note: Option<String>,
+    },
+    /// The policy left it out.
+    Skipped {
+        /// The rule.
+        rule: String,
+    },
+    /// It is to be tried again.
+    Waiting {
+        /// After this long.
+        delay: Duration,
+        /// The failure.
+        reason: String,
+    },
+    /// It cannot be written.
+    Dead {
+        /// The error.
+        reason: String,
+        /// It could have been tried again, but was tried often enough: leave it to the dead-letter queue.
+        gave_up: bool,
+    },
+}
+
+impl Fate {
+    /// The state that it amounts to.
+    #[must_use]
+    pub const fn state(&self) -> State {
+        match self {
+            Self::Written { .. } => State::Written,
+            Self::Skipped { .. } => State::Skipped,
+            Self::Waiting { .. } => State::Waiting,
+            Self::Dead { .. } => State::Dead,
+        }
+    }
+
+    /// The reason that goes with it.
+    #[must_use]
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Written { note, .. } => note.as_deref(),
+            Self::Skipped { rule } => Some(rule),
+            Self::Waiting { reason, .. } | Self::Dead { reason, .. } => Some(reason),
+        }
+    }
+
+    pub(super) fn skipped(rule: Rule) -> Self {
+        Self::Skipped {
+            rule: rule.to_string(),
+        }
+    }
+
+    /// The fate that an earlier run settled; `None` for one that is not settled.
+    pub(super) fn of_entry(entry: Entry) -> Option<Self> {
+        let reason = entry
+            .reason
+            .clone()
+            .unwrap_or_else(|| "not recorded".to_owned());
+        match entry.state {
+            State::Written => Some(Self::Written {
+                activity_id: entry.activity_id?,
+                note: entry.reason,
+            }),
+            State::Skipped => Some(Self::Skipped { rule: reason }),
+            State::Dead => Some(Self::Dead {
+                reason,
+                gave_up: false,
+            }),
+            State::Waiting => None,
+        }
+    }
+
+    /// The fate of a failure: waiting, or dead when waiting does not help or has been done often enough.
+    pub(super) fn of_failure(
+        advice: RetryAdvice,
+        reason: String,
+        receive_count: u32,
+        run: &Run,
+    ) -> Self {
+        match redelivery_delay(advice, receive_count, run.jitter_percent) {
+            Some(_) if receive_count >= RECEIVE_LIMIT => Self::Dead {
+                reason: format!("gave up after {receive_count} deliveries: {reason}"),
+                gave_up: true,
+            },
+            Some(delay) => Self::Waiting { delay, reason },
+            None => Self::Dead {
+                reason,
+                gave_up: false,
+            },
+        }
+    }
+
+    pub(super) fn settlement(&self, now: DateTime<Utc>) -> Settlement {
+        match self.clone() {
+            Self::Written { activity_id, note } => Settlement::Written { activity_id, note },
+            Self::Skipped { rule } => Settlement::Skipped { rule },
+            Self::Dead { reason, .. } => Settlement::Dead { reason },
+            Self::Waiting { delay, reason } => {
+                let delay = TimeDelta::from_std(delay).unwrap_or(TimeDelta::days(1));
+                Settlement::Released {
+                    retry_at: now + delay,
+                    reason,
+                }
+            }
+        }
+    }
+}
+
+/// A message that a run has dealt with.
+pub struct Handled {
+    /// Which.
+    pub key: MessageKey,
+    /// What became of it.
+    pub fate: Fate,
+    /// It was in this state before the run.
+    pub settled_before: bool,
+    /// What it looks like, for people; never logged. `None` when the run did not get to read it.
+    pub summary: Option<Summary>,
+}
+
+impl Handled {
+    /// One log line and one count for each message; a final state of an earlier run is not counted again.
+    pub(super) fn report(&self) {
+        let Handled {
+            key,
+            fate,
+            settled_before,
+            ..
+        } = self;
+        let (state, reason) = (fate.state().as_str(), fate.reason().unwrap_or_default());
+        if *settled_before {
+            tracing::info!("sync.key" = %key, state, reason, "message was settled before");
+            return;
+        }
+        match fate {
+            Fate::Written { .. } | Fate::Skipped { .. } => {
+                tracing::info!("sync.key" = %key, state, reason, "message settled");
+            }
+            Fate::Waiting { delay, .. } => {
+                tracing::warn!("sync.key" = %key, state, reason, delay_ms = delay.as_millis(), "message goes back to the queue");
+            }
+            Fate::Dead { .. } => {
+                tracing::error!("sync.key" = %key, state, reason, "message cannot be written");
+            }
+        }
+        count(
+            match fate {
+                Fate::Written { .. } => Count::Written,
+                Fate::Skipped { .. } => Count::Skipped,
+                Fate::Waiting { .. } => Count::Waiting,
+                Fate::Dead { .. } => Count::Dead,
+            },
+            1,
+        );
+    }
+}
+
+/// What a message looks like in Dynamics 365. Holds content: for the command's table only.
+pub struct Summary {
+    /// Its subject.
+    pub subject: String,
+    /// Which way it went; `None` when nobody had to know.
+    pub direction: Option<Direction>,
+    /// Who is on it; empty when nobody had to know.
+    pub parties: Vec<Party>,
+    /// The record that it concerns.
+    pub regarding: Option<Record>,
+}
+
+/// A failed step: what to do next and what to tell the ledger. One failed call can fail many messages.
+#[derive(Clone)]
+pub(super) struct Failure {
+    pub advice: RetryAdvice,
+    pub reason: String,
+}
+
+impl From<NylasError> for Failure {
+    fn from(error: NylasError) -> Self {
+        Self {
+            advice: error.retry_advice(),
+            reason: error.to_string(),
+        }
+    }
+}
+
+impl From<DataverseError> for Failure {
+    fn from(error: DataverseError) -> Self {
+        Self {
+            advice: error.retry_advice(),
+            reason: error.to_string(),
+        }
+    }
+}
+
+impl From<TokenError> for Failure {
+    fn from(error: TokenError) -> Self {
+        Self {
+            advice: RetryAdvice::Soon,
+            reason: error.to_string(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn fate(advice: RetryAdvice, receive_count: u32) -> Fate {
+        let run = Run {
+            token: ClaimToken::new(Uuid::nil()),
+            now: DateTime::UNIX_EPOCH,
+            jitter_percent: 0,
+        };
+        Fate::of_failure(advice, "x".to_owned(), receive_count, &run)
+    }
+
+    #[test]
+    fn a_failure_waits_until_the_last_delivery_and_is_then_dead() {
+        assert!(matches!(fate(RetryAdvice::Soon, 1), Fate::Waiting { .. }));
+        assert!(matches!(
+            fate(RetryAdvice::Soon, RECEIVE_LIMIT - 1),
+            Fate::Waiting { .. }
+        ));
+        assert!(matches!(
+            fate(RetryAdvice::Soon, RECEIVE_LIMIT),
+            Fate::Dead { gave_up: true, .. }
+        ));
+        assert!(matches!(
+            fate(RetryAdvice::Never, 1),
+            Fate::Dead { gave_up: false, .. }
+        ));
+    }
+}

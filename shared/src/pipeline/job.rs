@@ -1,0 +1,79 @@
+//! A message that we hold the claim of, and how its story ends.
+
+use super::fate::{Failure, Fate, Run, Summary};
+use crate::ids::{ActivityId, MessageKey};
+use crate::mapping::Findings;
+use crate::message::Message;
+use crate::policy::Rule;
+
+/// A message that we hold the claim of.
+pub(super) struct Job {
+    pub(super) key: MessageKey,
+    pub(super) receive_count: u32,
+    pub(super) message: Option<Message>,
+}
+
+/// A message whose story is over, before it is settled.
+pub(super) struct Ended {
+    pub(super) key: MessageKey,
+    pub(super) fate: Fate,
+    pub(super) summary: Option<Summary>,
+}
+
+impl Job {
+    pub(super) fn failed(self, failure: Failure, run: &Run) -> Ended {
+        let fate = Fate::of_failure(failure.advice, failure.reason, self.receive_count, run);
+        Ended {
+            key: self.key,
+            fate,
+            summary: None,
+        }
+    }
+
+    pub(super) fn skipped(self, rule: Rule, message: &Message) -> Ended {
+        let summary = Summary {
+            subject: message.subject.clone(),
+            direction: None,
+            parties: Vec::new(),
+            regarding: None,
+        };
+        Ended {
+            key: self.key,
+            fate: Fate::skipped(rule),
+            summary: Some(summary),
+        }
+    }
+
+    pub(super) fn written(
+        self,
+        activity_id: ActivityId,
+        note: &str,
+        message: &Message,
+        findings: Findings,
+    ) -> Ended {
+        let fate = Fate::Written {
+            activity_id,
+            note: Some(note.to_owned()),
+        };
+        Ended {
+            key: self.key,
+            fate,
+            summary: Some(summary(message, findings)),
+        }
+    }
+}
+
+pub(super) fn summary(message: &Message, findings: Findings) -> Summary {
+    let Findings {
+        direction,
+        parties,
+        regarding,
+        owner: _,
+    } = findings;
+    Summary {
+        subject: message.subject.clone(),
+        direction: Some(direction),
+        parties,
+        regarding,
+    }
+}

@@ -1,0 +1,193 @@
+//! The step **write**: attachments, concessions, and what to do with a row that is there already.
+//!
+//! Mails without attachments are written together. Those with attachments are written one after the other, because their files would not all fit in memory,
+//! and step by step where they would not fit in one request.
+//!
+//! A concession leaves out what Dataverse refuses, once, rather than give up the mail: the owner, or an attachment. It is recorded with the message.
+
+use super::fate::Failure;
+use super::job::{Ended, Job, summary};
+use super::{Fate, Pipeline, Run};
+use crate::dataverse::AccessToken;
+use crate::dataverse::error::DataverseError;
+use crate::dataverse::write::{CreateOutcome, EmailWrite};
+use crate::mapping::{self, Findings};
+use crate::message::{Message, Omission, omissions_note};
+
+/// Longest attachment, in bytes of the file. The organisation's limit (`maxuploadfilesize`, 5 MiB unless changed) counts base64, four bytes for three
+/// (Dataverse facts §1.8); an organisation with a lower one refuses the file, which is then left out.
+const LONGEST_ATTACHMENT: usize = 5_242_880 / 4 * 3;
+
+/// Largest mail, in bytes of its rows, that is written as one change set.
+const LARGEST_CHANGE_SET: usize = 8 * 1024 * 1024;
+
+/// A mail on its way into Dataverse.
+pub(super) struct Mail {
+    job: Job,
+    message: Message,
+    findings: Findings,
+    email: EmailWrite,
+    omissions: Vec<Omission>,
+    /// An Open row of this mail is there: an earlier run died between its steps.
+    begun: bool,
+}
+
+impl Mail {
+    pub(super) fn new(job: Job, message: Message, findings: Findings, begun: bool) -> Self {
+        let email = mapping::email(&message, &findings);
+        let mut omissions = message.omissions.clone();
+        if message.internet_message_id.is_some() && !email.row.contains_key("messageid") {
+            omissions.push(Omission::LongMessageId);
+        }
+        Self {
+            job,
+            message,
+            findings,
+            email,
+            omissions,
+            begun,
+        }
+    }
+
+    fn written(self) -> Ended {
+        let fate = Fate::Written {
+            activity_id: self.email.activity_id,
+            note: omissions_note(&self.omissions),
+        };
+        Ended {
+            key: self.job.key,
+            fate,
+            summary: Some(summary(&self.message, self.findings)),
+        }
+    }
+
+    fn failed(self, failure: Failure, run: &Run) -> Ended {
+        let ended = self.job.failed(failure, run);
+        Ended {
+            summary: Some(summary(&self.message, self.findings)),
+            ..ended
+        }
+    }
+
+    /// Leaves the owner out, if there is one to leave out.
+    fn without_owner(&mut self) -> bool {
+        let left_out = mapping::without_owner(&mut self.email);
+        if left_out {
+            self.omissions.push(Omission::Owner);
+        }
+        left_out
+    }
+}
+
+impl Pipeline {
+    pub(super) async fn write(
+        &self,
+        token: &AccessToken,
+        mails: Vec<Mail>,
+        run: &Run,
+        ended: &mut Vec<Ended>,
+    ) {
+        let (alone, together): (Vec<_>, Vec<_>) = mails
+            .into_iter()
+            .partition(|mail| mail.begun || !mail.message.attachments.is_empty());
+        self.write_together(token, together, run, ended).await;
+        for mut mail in alone {
+            if let Err(failure) = self.add_attachments(&mut mail).await {
+                ended.push(mail.failed(failure, run));
+            } else if mail.begun || mail.email.size() > LARGEST_CHANGE_SET {
+                ended.push(self.write_stepwise(token, mail, run).await);
+            } else {
+                self.write_together(token, vec![mail], run, ended).await;
+            }
+        }
+    }
+
+    /// One `$batch`, and a second one for the mails that needed a concession.
+    async fn write_together(
+        &self,
+        token: &AccessToken,
+        mut mails: Vec<Mail>,
+        run: &Run,
+        ended: &mut Vec<Ended>,
+    ) {
+        while !mails.is_empty() {
+            let emails: Vec<EmailWrite> = mails.iter().map(|mail| mail.email.clone()).collect();
+            let results = self.dataverse.write(token, &emails).await;
+            let mut again = Vec::new();
+            for (mut mail, result) in mails.into_iter().zip(results) {
+                match result {
+                    Ok(CreateOutcome::Created) => ended.push(mail.written()),
+                    // Another worker, or this one before it died: whatever is missing is added.
+                    Ok(CreateOutcome::AlreadyExisted) => {
+                        ended.push(self.write_stepwise(token, mail, run).await);
+                    }
+                    Err(DataverseError::Rejected {
+                        code: Some(code), ..
+                    }) if code.concerns_attachment() => {
+                        ended.push(self.write_stepwise(token, mail, run).await);
+                    }
+                    Err(DataverseError::Rejected { .. }) if mail.without_owner() => {
+                        again.push(mail);
+                    }
+                    Err(error) => ended.push(self.refused(mail, error, run).await),
+                }
+            }
+            mails = again;
+        }
+    }
+
+    async fn write_stepwise(&self, token: &AccessToken, mut mail: Mail, run: &Run) -> Ended {
+        loop {
+            match self.dataverse.write_stepwise(token, &mail.email).await {
+                Ok(refused) => {
+                    mail.omissions
+                        .extend(std::iter::repeat_n(Omission::Attachment, refused));
+                    return mail.written();
+                }
+                Err(DataverseError::Rejected { .. }) if mail.without_owner() => {}
+                Err(error) => return self.refused(mail, error, run).await,
+            }
+        }
+    }
+
+    async fn refused(&self, mail: Mail, error: DataverseError, run: &Run) -> Ended {
+        self.forget_refused(&error).await;
+        mail.failed(error.into(), run)
+    }
+
+    /// Downloads the files and adds their rows. A file that is gone or too large is left out and the row says so.
+    async fn add_attachments(&self, mail: &mut Mail) -> Result<(), Failure> {
+        let mut missing = 0;
+        for (position, attachment) in mail.message.attachments.iter().enumerate() {
+            // The provider's size is an estimate that includes the encoding, so it is trusted only when it is far off.
+            let hopeless = attachment
+                .size
+                .is_some_and(|size| size > 2 * LONGEST_ATTACHMENT as u64);
+            let bytes = if hopeless {
+                None
+            } else {
+                self.nylas
+                    .attachment(&mail.job.key, &attachment.id, LONGEST_ATTACHMENT)
+                    .await?
+            };
+            match bytes.filter(|bytes| !bytes.is_empty()) {
+                Some(bytes) => {
+                    let row = mapping::attachment_row(
+                        mail.email.activity_id,
+                        position,
+                        attachment,
+                        &bytes,
+                    );
+                    mail.email.attachments.push(row);
+                }
+                None => missing += 1,
+            }
+        }
+        if missing > 0 {
+            mapping::note_missing_attachment(&mut mail.email);
+            mail.omissions
+                .extend(std::iter::repeat_n(Omission::Attachment, missing));
+        }
+        Ok(())
+    }
+}

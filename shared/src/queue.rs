@@ -1,0 +1,181 @@
+//! The sync queue: SQS, or one in memory for `replay`.
+//!
+//! The one trait of this project, because it has two real implementations. Receiving is no part of it: Lambda receives
+//! from SQS for us and hands the worker a batch.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::sync_request::SyncRequest;
+
+/// The queue could not be reached or refused the call. Answer 503, or let the batch come back: nothing was lost.
+#[derive(Debug, thiserror::Error)]
+#[error("the sync queue did not take the call: {source}")]
+pub struct QueueError {
+    #[source]
+    source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl QueueError {
+    /// The failure that `source` was.
+    pub fn new(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self {
+            source: source.into(),
+        }
+    }
+}
+
+/// Where sync requests wait for the worker.
+pub trait SyncQueue: Send + Sync {
+    /// Adds a request. Once this returns `Ok`, the request will be delivered at least once.
+    ///
+    /// # Errors
+    /// [`QueueError`]: the request may or may not be queued; send it again.
+    fn send(&self, request: &SyncRequest) -> impl Future<Output = Result<(), QueueError>> + Send;
+
+    /// Hides a message that is being worked on, named by its receipt handle, for `delay` (whole seconds, at most 12 hours).
+    ///
+    /// # Errors
+    /// [`QueueError`]: the message comes back after the queue's own visibility timeout instead.
+    fn hide(
+        &self,
+        receipt: &str,
+        delay: Duration,
+    ) -> impl Future<Output = Result<(), QueueError>> + Send;
+}
+
+/// The sync queue on Amazon SQS.
+#[derive(Debug, Clone)]
+pub struct SqsQueue {
+    client: aws_sdk_sqs::Client,
+    url: String,
+}
+
+impl SqsQueue {
+    /// The queue at `url`.
+    #[must_use]
+    pub fn new(client: aws_sdk_sqs::Client, url: String) -> Self {
+        Self { client, url }
+    }
+}
+
+impl SyncQueue for SqsQueue {
+    async fn send(&self, request: &SyncRequest) -> Result<(), QueueError> {
+        let call = self
+            .client
+            .send_message()
+            .queue_url(&self.url)
+            .message_body(request.to_body());
+        call.send()
+            .await
+            .map(drop)
+            .map_err(|e| QueueError::new(aws_sdk_sqs::error::DisplayErrorContext(e).to_string()))
+    }
+
+    async fn hide(&self, receipt: &str, delay: Duration) -> Result<(), QueueError> {
+        let seconds = i32::try_from(delay.as_secs()).unwrap_or(i32::MAX);
+        let call = self.client.change_message_visibility().queue_url(&self.url);
+        call.receipt_handle(receipt)
+            .visibility_timeout(seconds)
+            .send()
+            .await
+            .map(drop)
+            .map_err(|e| QueueError::new(aws_sdk_sqs::error::DisplayErrorContext(e).to_string()))
+    }
+}
+
+/// A message as [`MemoryQueue::receive`] hands it out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Received {
+    /// A [`SyncRequest`] as text.
+    pub body: String,
+    /// Names this message to [`SyncQueue::hide`] and [`MemoryQueue::delete`].
+    pub receipt: String,
+    /// 1 on first delivery.
+    pub receive_count: u32,
+}
+
+/// A queue within the process. A hidden message stays hidden: nothing here waits for time to pass.
+#[derive(Debug, Default)]
+pub struct MemoryQueue {
+    inner: Mutex<Messages>,
+}
+
+#[derive(Debug, Default)]
+struct Messages {
+    visible: VecDeque<Received>,
+    in_flight: Vec<Received>,
+    hidden: Vec<(Received, Duration)>,
+    sent: u64,
+}
+
+impl MemoryQueue {
+    /// Takes up to `max` messages, oldest first. Each stays in flight until it is deleted or hidden.
+    pub fn receive(&self, max: usize) -> Vec<Received> {
+        let mut queue = self.lock();
+        let count = max.min(queue.visible.len());
+        let batch: Vec<Received> = queue
+            .visible
+            .drain(..count)
+            .map(|message| Received {
+                receive_count: message.receive_count + 1,
+                ..message
+            })
+            .collect();
+        queue.in_flight.extend_from_slice(&batch);
+        batch
+    }
+
+    /// Acknowledges a message.
+    pub fn delete(&self, receipt: &str) {
+        self.lock()
+            .in_flight
+            .retain(|message| message.receipt != receipt);
+    }
+
+    /// How many messages wait to be received.
+    pub fn visible(&self) -> usize {
+        self.lock().visible.len()
+    }
+
+    /// The messages that a worker hid, and for how long.
+    pub fn hidden(&self) -> Vec<(Received, Duration)> {
+        self.lock().hidden.clone()
+    }
+
+    // A panic elsewhere leaves the queue whole: each change here is one push or one removal.
+    fn lock(&self) -> MutexGuard<'_, Messages> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl SyncQueue for MemoryQueue {
+    async fn send(&self, request: &SyncRequest) -> Result<(), QueueError> {
+        let mut queue = self.lock();
+        queue.sent += 1;
+        let receipt = queue.sent.to_string();
+        queue.visible.push_back(Received {
+            body: request.to_body(),
+            receipt,
+            receive_count: 0,
+        });
+        Ok(())
+    }
+
+    async fn hide(&self, receipt: &str, delay: Duration) -> Result<(), QueueError> {
+        let mut queue = self.lock();
+        let Some(at) = queue
+            .in_flight
+            .iter()
+            .position(|message| message.receipt == receipt)
+        else {
+            return Err(QueueError::new(format!(
+                "no message in flight has the receipt {receipt}"
+            )));
+        };
+        let message = queue.in_flight.swap_remove(at);
+        queue.hidden.push((message, delay));
+        Ok(())
+    }
+}

@@ -1,0 +1,139 @@
+//! What happens after a failed call, in one place.
+//!
+//! The queue is the only retry loop. No client of Dataverse, Nylas or Entra repeats a call and nothing sleeps: a failure
+//! carries a [`RetryAdvice`], [`redelivery_delay`] turns it into a delay, and the worker asks the queue to hide the
+//! message for that long. (The AWS SDK repeats its own calls a few times within milliseconds; all of ours are safe to repeat.)
+//!
+//! | Failure | Advice | Then |
+//! | --- | --- | --- |
+//! | 429 with `Retry-After: n` | `After(n s)` | hidden for at least n s |
+//! | 429 without the header | `Soon` | hidden for the backoff step |
+//! | 5xx, time-out, connection lost, unreadable answer | `Soon` | hidden for the backoff step |
+//! | Dataverse 401 | `Soon` | the cached token is dropped; the next try reads the stored one |
+//! | Nylas 401 (grant expired, key refused) | `After(15 min)` | somebody has to sign in again |
+//! | another worker holds the claim | `After(rest of its lease)` | looked at again then |
+//! | 400, 403, 413 for one message, unmappable mail | `Never` | settled `dead` with the code; the message is acknowledged |
+//!
+//! After [`RECEIVE_LIMIT`] deliveries a message that could still be retried is settled `dead` too, and the queue moves it to
+//! its dead-letter queue, from where an operator sends it again.
+
+use std::time::Duration;
+
+/// How often the sync queue delivers a message before it moves it to the dead-letter queue.
+///
+/// Equals `maxReceiveCount` in `template.yaml`; a test compares the two.
+pub const RECEIVE_LIMIT: u32 = 10;
+
+/// First step of the backoff.
+const FIRST_STEP: Duration = Duration::from_secs(30);
+
+/// Longest step of the backoff: nine steps span about three hours, the length of an ordinary outage.
+const LONGEST_STEP: Duration = Duration::from_secs(60 * 60);
+
+/// Longest time SQS can hide a message: 12 hours.
+///
+/// Source: Amazon SQS Developer Guide, "Amazon SQS visibility timeout".
+const LONGEST_HIDE: Duration = Duration::from_secs(12 * 60 * 60);
+
+/// Whether, and when, a failed call is worth repeating.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RetryAdvice {
+    /// The same call will fail again.
+    Never,
+    /// Not before this time has passed.
+    After(Duration),
+    /// At the next step of the backoff.
+    Soon,
+}
+
+/// How long the queue should hide a message before its next delivery.
+///
+/// `receive_count` is SQS's `ApproximateReceiveCount` (1 on first delivery). `jitter_percent` (0 to 25, drawn by the
+/// caller) only ever lengthens the delay, so that a `Retry-After` value is never undercut.
+///
+/// Returns `None` for [`RetryAdvice::Never`].
+#[must_use]
+pub fn redelivery_delay(
+    advice: RetryAdvice,
+    receive_count: u32,
+    jitter_percent: u32,
+) -> Option<Duration> {
+    let base = match advice {
+        RetryAdvice::Never => return None,
+        RetryAdvice::After(wait) => wait.min(LONGEST_HIDE),
+        RetryAdvice::Soon => {
+            let doublings = receive_count.saturating_sub(1).min(10);
+            FIRST_STEP.saturating_mul(1 << doublings).min(LONGEST_STEP)
+        }
+    };
+    let jitter = base.saturating_mul(jitter_percent.min(25)) / 100;
+    Some((base + jitter).min(LONGEST_HIDE))
+}
+
+/// Reads a `Retry-After` header: whole seconds. A date, a fraction or anything else counts as absent.
+///
+/// Source: Dataverse facts §11.1 and Nylas facts §14; both send seconds.
+#[must_use]
+pub fn retry_after(headers: &reqwest::header::HeaderMap) -> Option<Duration> {
+    let seconds = headers
+        .get(reqwest::header::RETRY_AFTER)?
+        .to_str()
+        .ok()?
+        .trim()
+        .parse()
+        .ok()?;
+    Some(Duration::from_secs(seconds))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_succeed_is_not_delivered_again() {
+        assert_eq!(redelivery_delay(RetryAdvice::Never, 1, 0), None);
+    }
+
+    #[test]
+    fn retry_after_is_a_floor() {
+        for jitter in [0, 10, 25, 99] {
+            let delay =
+                redelivery_delay(RetryAdvice::After(Duration::from_secs(40)), 3, jitter).unwrap();
+            assert!(
+                delay >= Duration::from_secs(40) && delay <= Duration::from_secs(50),
+                "{delay:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_backoff_doubles_up_to_an_hour() {
+        let steps: Vec<u64> = (1..=9)
+            .map(|n| redelivery_delay(RetryAdvice::Soon, n, 0).unwrap().as_secs())
+            .collect();
+        assert_eq!(steps, [30, 60, 120, 240, 480, 960, 1_920, 3_600, 3_600]);
+        assert_eq!(
+            redelivery_delay(RetryAdvice::Soon, u32::MAX, 0),
+            Some(Duration::from_secs(3_600))
+        );
+    }
+
+    #[test]
+    fn nothing_is_hidden_for_longer_than_the_queue_can() {
+        let delay = redelivery_delay(RetryAdvice::After(Duration::from_secs(1_000_000)), 1, 25);
+        assert_eq!(delay, Some(Duration::from_secs(43_200)));
+    }
+
+    #[test]
+    fn only_whole_seconds_are_read_from_retry_after() {
+        let read = |value: &str| {
+            let mut headers = reqwest::header::HeaderMap::new();
+            headers.insert(reqwest::header::RETRY_AFTER, value.parse().unwrap());
+            retry_after(&headers)
+        };
+        assert_eq!(read("17"), Some(Duration::from_secs(17)));
+        assert_eq!(read("-1"), None);
+        assert_eq!(read("Wed, 21 Oct 2026 07:28:00 GMT"), None);
+        assert_eq!(retry_after(&reqwest::header::HeaderMap::new()), None);
+    }
+}

@@ -1,0 +1,105 @@
+//! Reading and writing AWS Secrets Manager.
+//!
+//! Environment variables hold the name of a secret; its value is a [`SecretString`] from the moment it is read.
+
+use aws_sdk_secretsmanager::Client;
+use aws_sdk_secretsmanager::error::DisplayErrorContext;
+use aws_sdk_secretsmanager::operation::get_secret_value::GetSecretValueError;
+use secrecy::{ExposeSecret, SecretString};
+
+/// Which version of a secret.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// The value in force.
+    Current,
+    /// The one before it.
+    Previous,
+}
+
+/// What a secret's version amounts to.
+pub enum Stored {
+    /// This value.
+    Value(SecretString),
+    /// The secret exists without such a version, or does not exist.
+    Nothing,
+}
+
+/// The secret store could not be reached or refused the call.
+#[derive(Debug, thiserror::Error)]
+#[error("secret {id}: {cause}")]
+pub struct SecretError {
+    id: String,
+    cause: String,
+}
+
+/// Reads one version of the secret `id`.
+///
+/// # Errors
+/// [`SecretError`]: answer 503, or let the queue deliver the message again.
+pub async fn read(client: &Client, id: &str, stage: Stage) -> Result<Stored, SecretError> {
+    let label = match stage {
+        Stage::Current => "AWSCURRENT",
+        Stage::Previous => "AWSPREVIOUS",
+    };
+    match client
+        .get_secret_value()
+        .secret_id(id)
+        .version_stage(label)
+        .send()
+        .await
+    {
+        Ok(found) => Ok(found
+            .secret_string
+            .map_or(Stored::Nothing, |text| Stored::Value(text.into()))),
+        Err(error)
+            if error
+                .as_service_error()
+                .is_some_and(GetSecretValueError::is_resource_not_found_exception) =>
+        {
+            Ok(Stored::Nothing)
+        }
+        Err(error) => Err(failure(id, &error)),
+    }
+}
+
+/// Reads the value in force, for a program that cannot start without it.
+///
+/// # Errors
+/// [`SecretError`] also when the secret has no value yet.
+pub async fn read_required(client: &Client, id: &str) -> Result<SecretString, SecretError> {
+    match read(client, id, Stage::Current).await? {
+        Stored::Value(value) if !value.expose_secret().trim().is_empty() => {
+            Ok(value.expose_secret().trim().to_owned().into())
+        }
+        Stored::Value(_) | Stored::Nothing => Err(SecretError {
+            id: id.to_owned(),
+            cause: "it has no value yet; put one in with `aws secretsmanager put-secret-value`"
+                .to_owned(),
+        }),
+    }
+}
+
+/// Makes `value` the secret's value in force; the one before it stays readable as [`Stage::Previous`].
+///
+/// # Errors
+/// [`SecretError`]: the old value is still in force.
+pub async fn write(client: &Client, id: &str, value: &SecretString) -> Result<(), SecretError> {
+    let call = client
+        .put_secret_value()
+        .secret_id(id)
+        .secret_string(value.expose_secret());
+    call.send()
+        .await
+        .map(drop)
+        .map_err(|error| failure(id, &error))
+}
+
+fn failure<E: std::error::Error + Send + Sync + 'static>(
+    id: &str,
+    error: &aws_sdk_secretsmanager::error::SdkError<E>,
+) -> SecretError {
+    SecretError {
+        id: id.to_owned(),
+        cause: DisplayErrorContext(error).to_string(),
+    }
+}

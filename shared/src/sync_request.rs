@@ -1,0 +1,137 @@
+//! What is on the sync queue: ids and nothing else.
+//!
+//! ```json
+//! {"version":1,"grant_id":"1e3288f6-…","message_id":"5d3qmne77v32r8l4","trigger":"created"}
+//! ```
+//!
+//! No subject, body, name or address is ever queued: whoever can read the queue learns which mailbox has which message id.
+//! A version that this build does not know is refused, not guessed at, so that a message from a newer deployment waits in
+//! the dead-letter queue instead of being misread.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ids::MessageKey;
+
+/// The version that this build writes and reads.
+const VERSION: u8 = 1;
+
+/// Why a message is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Trigger {
+    /// Nylas said that it is new.
+    Created,
+    /// Nylas said that it changed. A message that the policy skipped before is decided again: it may have left the spam folder.
+    Updated,
+    /// A list of the mailbox showed it.
+    Backfill,
+}
+
+/// A message to be brought to a final state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SyncRequest {
+    /// Which message.
+    pub key: MessageKey,
+    /// Why.
+    pub trigger: Trigger,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Wire {
+    version: u8,
+    #[serde(flatten)]
+    key: MessageKey,
+    trigger: Trigger,
+}
+
+/// Why a queue message is no request.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    /// Not the JSON of a request.
+    #[error("not a sync request: {0}")]
+    Unreadable(#[source] serde_json::Error),
+    /// Written by another version of mailverse.
+    #[error("a sync request of version {0}; this build reads version {VERSION}")]
+    UnknownVersion(u8),
+}
+
+impl SyncRequest {
+    /// The queue message's body.
+    #[must_use]
+    pub fn to_body(&self) -> String {
+        serde_json::json!({
+            "version": VERSION,
+            "grant_id": self.key.grant_id,
+            "message_id": self.key.message_id,
+            "trigger": self.trigger,
+        })
+        .to_string()
+    }
+
+    /// Reads a queue message's body.
+    ///
+    /// # Errors
+    /// Either variant: report the queue message as failed, so that it ends in the dead-letter queue unchanged.
+    pub fn from_body(body: &str) -> Result<Self, RequestError> {
+        let wire: Wire = serde_json::from_str(body).map_err(RequestError::Unreadable)?;
+        if wire.version != VERSION {
+            return Err(RequestError::UnknownVersion(wire.version));
+        }
+        Ok(Self {
+            key: wire.key,
+            trigger: wire.trigger,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request() -> SyncRequest {
+        SyncRequest {
+            key: MessageKey {
+                grant_id: "g-1".parse().unwrap(),
+                message_id: "<a/b+c=@x>".parse().unwrap(),
+            },
+            trigger: Trigger::Updated,
+        }
+    }
+
+    #[test]
+    fn a_request_survives_the_queue() {
+        let body = request().to_body();
+        assert_eq!(
+            body,
+            r#"{"grant_id":"g-1","message_id":"<a/b+c=@x>","trigger":"updated","version":1}"#
+        );
+        assert_eq!(SyncRequest::from_body(&body).unwrap(), request());
+    }
+
+    #[test]
+    fn a_body_that_is_no_request_is_refused_with_the_reason() {
+        for body in [
+            "",
+            "{",
+            "[]",
+            "null",
+            r#"{"version":1,"grant_id":"g","trigger":"created"}"#,
+            r#"{"version":1,"grant_id":"","message_id":"m","trigger":"created"}"#,
+            r#"{"version":1,"grant_id":7,"message_id":"m","trigger":"created"}"#,
+            r#"{"version":1,"grant_id":"g","message_id":"m","trigger":"other"}"#,
+        ] {
+            assert!(
+                matches!(
+                    SyncRequest::from_body(body),
+                    Err(RequestError::Unreadable(_))
+                ),
+                "{body}"
+            );
+        }
+        let newer = r#"{"version":2,"grant_id":"g","message_id":"m","trigger":"created"}"#;
+        assert_eq!(
+            SyncRequest::from_body(newer).unwrap_err().to_string(),
+            "a sync request of version 2; this build reads version 1"
+        );
+    }
+}
