@@ -1,0 +1,421 @@
+//! What a create, a change and a removal do to the rows (Dataverse facts §2, §3, §7 and §19 rules 2, 5, 6, 9).
+//!
+//! The order of checks: names and types of the whole body first, then what each value means, then whether the key is
+//! free. So a repeated create that is right in itself always ends in 412.
+
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::org::Work;
+use super::path::Key;
+use super::payload::{self, Payload};
+use super::refusal::Refusal;
+use super::schema::{Column, Table};
+use super::state;
+use super::store::{Row, Values, lookup_value};
+
+impl Work<'_> {
+    /// Writes a new row and all that comes with it.
+    pub(crate) fn create(
+        &mut self,
+        table: &Table,
+        body: &Value,
+        id: Option<Uuid>,
+    ) -> Result<Uuid, Refusal> {
+        let payload = payload::read(table, body)?;
+        let chosen = payload
+            .value(&table.key)
+            .and_then(Value::as_str)
+            .and_then(|text| Uuid::try_parse(text).ok());
+        let id = id
+            .or(chosen)
+            .filter(|id| !id.is_nil())
+            .unwrap_or_else(Uuid::new_v4);
+        let mut values = self.writable(table, &payload, "create")?;
+        if let Some((state, status)) = state::on_create(table, payload.number("statuscode"), id)? {
+            values.insert("statecode".to_owned(), json!(state));
+            values.insert("statuscode".to_owned(), json!(status));
+        }
+        if let Some(created) = values
+            .get("overriddencreatedon")
+            .filter(|value| !value.is_null())
+            .cloned()
+        {
+            // The row shows the wished time as its creation, and keeps the real one (inferred).
+            values.insert("createdon".to_owned(), created);
+            values.insert("overriddencreatedon".to_owned(), self.now_text());
+        }
+        self.add_defaults(table, id, &mut values);
+        if table.name == "activitymimeattachment" {
+            self.complete_attachment(&mut values)?;
+        }
+        self.insert(table, id, values)?;
+        if table.is_activity() {
+            self.add_parties(table, id, payload.parties.as_deref().unwrap_or_default())?;
+        }
+        if table.name == "activitymimeattachment" {
+            self.count_attachments(id);
+        }
+        Ok(id)
+    }
+
+    /// Changes a row that is there.
+    pub(crate) fn update(
+        &mut self,
+        table: &Table,
+        id: Uuid,
+        row: &Row,
+        body: &Value,
+    ) -> Result<(), Refusal> {
+        let payload = payload::read(table, body)?;
+        refuse_parties(table, &payload)?;
+        refuse_closed(table, id, row, &payload)?;
+        let mut values = self.writable(table, &payload, "update")?;
+        let asked = (payload.number("statecode"), payload.number("statuscode"));
+        let current_state = row.get("statecode").as_i64().unwrap_or_default();
+        if let Some((state, status)) = state::on_update(table, current_state, asked, id)? {
+            values.insert("statecode".to_owned(), json!(state));
+            values.insert("statuscode".to_owned(), json!(status));
+        }
+        let mut after = row.values.clone();
+        after.extend(values);
+        if table.columns.contains_key("modifiedon") {
+            after.insert("modifiedon".to_owned(), self.now_text());
+        }
+        add_computed(table, &mut after);
+        self.check_alternate_keys(table, id, &after)?;
+        if table.name == "activitymimeattachment" {
+            self.complete_attachment(&mut after)?;
+        }
+        self.org.store.set(&table.name, id, Some(after));
+        if table.is_activity() {
+            self.renew_platform_parties(table, id);
+        }
+        Ok(())
+    }
+
+    /// The other half of a PATCH: the row is not there, so it is made.
+    pub(crate) fn create_by_patch(
+        &mut self,
+        table: &Table,
+        id: Uuid,
+        body: &Value,
+    ) -> Result<(), Refusal> {
+        refuse_parties(table, &payload::read(table, body)?)?;
+        self.create(table, body, Some(id)).map(|_| ())
+    }
+
+    /// Removes a row, and of an activity also its parties and attachments.
+    pub(crate) fn delete(&mut self, table: &Table, id: Uuid) -> Result<(), Refusal> {
+        let row = self
+            .org
+            .store
+            .get(&table.name, id)
+            .ok_or_else(|| Refusal::no_row(&table.name, id))?;
+        if table.name == "activitymimeattachment" {
+            self.refuse_closed_owner(&row.values)?;
+        }
+        self.org.store.set(&table.name, id, None);
+        if table.is_activity() {
+            self.remove_children("activityparty", id);
+            self.remove_children("activitymimeattachment", id);
+        }
+        if table.name == "activitymimeattachment"
+            && let Some((owner_table, owner)) = row.lookup("objectid")
+        {
+            self.recount_attachments(&owner_table, owner);
+        }
+        self.mark_deleted_parties(&table.name, id);
+        Ok(())
+    }
+
+    /// The id of the row that a key names.
+    pub(crate) fn find(&self, table: &Table, key: &Key) -> Result<Uuid, Refusal> {
+        let pairs = match key {
+            Key::Id(id) if self.org.store.contains(&table.name, *id) => return Ok(*id),
+            Key::Id(id) => return Err(Refusal::no_row(&table.name, *id)),
+            Key::Alternate(pairs) => pairs,
+        };
+        let mut columns: Vec<&str> = pairs.iter().map(|(column, _)| column.as_str()).collect();
+        columns.sort_unstable();
+        if !table
+            .alternate_keys
+            .iter()
+            .any(|key| key.iter().map(String::as_str).eq(columns.iter().copied()))
+        {
+            let message = format!(
+                "The key ({}) is not a key of the entity {}.",
+                columns.join(", "),
+                table.name
+            );
+            return Err(Refusal::query(message));
+        }
+        // Such values break the address (Dataverse facts §7.2); the code is inferred.
+        if pairs
+            .iter()
+            .any(|(_, value)| value.contains(['/', '<', '>', '*', '%', '&', ':', '\\', '?', '+']))
+        {
+            return Err(Refusal::query("Bad Request - Error in query syntax."));
+        }
+        let matches = |row: &Row| {
+            pairs
+                .iter()
+                .all(|(column, value)| same_key_value(row.get(column), value))
+        };
+        let found = self
+            .org
+            .store
+            .rows(&table.name)
+            .into_iter()
+            .find(|(_, row)| matches(row));
+        found.map(|(id, _)| id).ok_or_else(|| {
+            let message = format!(
+                "A record with the specified key values does not exist in {} entity",
+                table.name
+            );
+            Refusal::new(404, "0x80060891", message)
+        })
+    }
+
+    /// Puts a finished row into the table, if its keys are free.
+    pub(crate) fn insert(
+        &mut self,
+        table: &Table,
+        id: Uuid,
+        values: Values,
+    ) -> Result<(), Refusal> {
+        // All activities share one base table, so their ids are unique across it.
+        let taken = self.org.store.contains(&table.name, id)
+            || (table.is_activity() && self.activity_table(id).is_some());
+        if taken {
+            return Err(Refusal::new(
+                412,
+                "0x80040237",
+                "A record with matching key values already exists.",
+            ));
+        }
+        self.check_alternate_keys(table, id, &values)?;
+        self.org.store.set(&table.name, id, Some(values));
+        Ok(())
+    }
+
+    fn check_alternate_keys(
+        &self,
+        table: &Table,
+        id: Uuid,
+        values: &Values,
+    ) -> Result<(), Refusal> {
+        for key in &table.alternate_keys {
+            let wanted: Vec<String> = key
+                .iter()
+                .filter_map(|column| values.get(column))
+                .map(key_text)
+                .collect();
+            if wanted.len() < key.len() {
+                // Rows with null in a key column are not held unique.
+                continue;
+            }
+            let taken = self
+                .org
+                .store
+                .rows(&table.name)
+                .into_iter()
+                .any(|(other, row)| {
+                    other != id
+                        && key
+                            .iter()
+                            .map(|column| key_text(row.get(column)))
+                            .eq(wanted.iter().cloned())
+                });
+            if taken {
+                let message = format!(
+                    "Entity Key {} violated. A record with the same value for {} already exists. A duplicate record \
+                     cannot be created. Select one or more unique values and try again.",
+                    key.join("_"),
+                    key.join(", ")
+                );
+                return Err(Refusal::new(412, "0x80060892", message));
+            }
+        }
+        Ok(())
+    }
+
+    /// The values of a body that may be written; the others are dropped and noted.
+    fn writable(
+        &mut self,
+        table: &Table,
+        payload: &Payload<'_>,
+        operation: &'static str,
+    ) -> Result<Values, Refusal> {
+        let valid = |column: &Column| match operation {
+            "create" => column.valid_for_create,
+            _ => column.valid_for_update,
+        };
+        let mut values = Values::new();
+        for (column, value) in &payload.values {
+            if valid(column) {
+                values.insert(column.name.clone(), value.clone());
+            } else {
+                self.drop_value(&table.name, &column.name, operation);
+            }
+        }
+        let mut bound: Vec<&str> = Vec::new();
+        for (navigation, value) in &payload.binds {
+            if bound.contains(&navigation.column.as_str()) {
+                let detail = format!(
+                    "the lookup '{}' is bound more than once.",
+                    navigation.column
+                );
+                return Err(Refusal::payload(&table.set, detail));
+            }
+            bound.push(&navigation.column);
+            let lookup = self.resolve(table, navigation, value)?;
+            if table.columns.get(&navigation.column).is_some_and(valid) {
+                values.insert(navigation.column.clone(), lookup);
+            } else {
+                self.drop_value(&table.name, &navigation.column, operation);
+            }
+        }
+        Ok(values)
+    }
+
+    /// What the platform fills in when a row is made.
+    pub(crate) fn add_defaults(&self, table: &Table, id: Uuid, values: &mut Values) {
+        let user = lookup_value("systemuser", self.org.user);
+        let mut fill = |column: &str, value: Value| {
+            if table.columns.contains_key(column) && values.get(column).is_none_or(Value::is_null) {
+                values.insert(column.to_owned(), value);
+            }
+        };
+        fill(&table.key, json!(id.to_string()));
+        fill("createdon", self.now_text());
+        fill("modifiedon", self.now_text());
+        fill("createdby", user.clone());
+        fill("modifiedby", user.clone());
+        if !matches!(
+            table.name.as_str(),
+            "activityparty" | "activitymimeattachment"
+        ) {
+            fill("ownerid", user);
+            fill(
+                "owningbusinessunit",
+                lookup_value("businessunit", self.org.business_unit),
+            );
+        }
+        if let Some((&state, &status)) = table.states.first_key_value() {
+            fill("statecode", json!(state));
+            fill("statuscode", json!(status));
+        }
+        if table.is_activity() {
+            fill("activitytypecode", json!(table.name));
+            fill("isregularactivity", json!(true));
+            fill("prioritycode", json!(1));
+        }
+        if table.name == "email" {
+            // Outgoing unless said otherwise (Dataverse facts §2.1).
+            fill("directioncode", json!(true));
+            fill("attachmentcount", json!(0));
+        }
+        add_computed(table, values);
+    }
+
+    fn remove_children(&mut self, table: &str, parent: Uuid) {
+        for (id, _) in self.org.store.children(table, parent) {
+            self.org.store.set(table, id, None);
+        }
+    }
+
+    /// Deleting a person leaves the parties that named them (Dataverse facts §2.3; the flag is inferred).
+    fn mark_deleted_parties(&mut self, table: &str, id: Uuid) {
+        for (party, row) in self.org.store.rows("activityparty") {
+            if row
+                .lookup("partyid")
+                .is_some_and(|(of, target)| of == table && target == id)
+            {
+                let mut values = row.values.clone();
+                values.insert("ispartydeleted".to_owned(), json!(true));
+                self.org.store.set("activityparty", party, Some(values));
+            }
+        }
+    }
+}
+
+/// Columns that follow from others.
+fn add_computed(table: &Table, values: &mut Values) {
+    if let Some(owner) = values.get("ownerid").cloned()
+        && table.column("owninguser").is_some()
+    {
+        let is_user = owner.get("table").and_then(Value::as_str) == Some("systemuser");
+        values.insert(
+            "owninguser".to_owned(),
+            if is_user { owner } else { Value::Null },
+        );
+    }
+    if !matches!(table.name.as_str(), "contact" | "lead" | "systemuser") {
+        return;
+    }
+    let part = |column: &str| {
+        values
+            .get(column)
+            .and_then(Value::as_str)
+            .filter(|text| !text.is_empty())
+    };
+    let parts: Vec<&str> = [part("firstname"), part("lastname")]
+        .into_iter()
+        .flatten()
+        .collect();
+    if !parts.is_empty() {
+        let name = parts.join(" ");
+        values.insert("fullname".to_owned(), Value::String(name));
+    }
+}
+
+/// Deep insert in a PATCH is not supported (Dataverse facts §7.1 and §19 rule 6).
+fn refuse_parties(table: &Table, payload: &Payload<'_>) -> Result<(), Refusal> {
+    if payload.parties.is_none() {
+        return Ok(());
+    }
+    let detail = "a collection-valued navigation property cannot be written by PATCH.";
+    Err(Refusal::payload(&table.set, detail))
+}
+
+/// An activity that is completed or cancelled takes nothing but another regarding. That is the cautious reading of an
+/// unknown (Dataverse facts §3.2 and §19 rule 9), and so is the code: "invalid activity state".
+fn refuse_closed(table: &Table, id: Uuid, row: &Row, payload: &Payload<'_>) -> Result<(), Refusal> {
+    let only_regarding = payload.values.is_empty()
+        && payload
+            .binds
+            .iter()
+            .all(|(navigation, _)| navigation.column == "regardingobjectid");
+    if is_closed(table, row) && !only_regarding {
+        Err(closed(&table.name, id))
+    } else {
+        Ok(())
+    }
+}
+
+/// Whether a row is an activity that was completed or cancelled.
+pub(crate) fn is_closed(table: &Table, row: &Row) -> bool {
+    table.is_activity() && row.get("statecode").as_i64().unwrap_or_default() != 0
+}
+
+/// The refusal of a change to a closed activity.
+pub(crate) fn closed(table: &str, id: Uuid) -> Refusal {
+    Refusal::new(
+        400,
+        "0x80043500",
+        format!("Invalid activity state: {table} {id} is closed or cancelled."),
+    )
+}
+
+/// How a value counts for uniqueness: without case, as the database compares (inferred).
+fn key_text(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.to_lowercase(),
+        other => other.get("id").unwrap_or(other).to_string().to_lowercase(),
+    }
+}
+
+fn same_key_value(stored: &Value, asked: &str) -> bool {
+    key_text(stored).trim_matches('"') == asked.to_lowercase()
+}

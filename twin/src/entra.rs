@@ -1,0 +1,345 @@
+//! What Entra answers when an application asks for a token with its secret.
+//!
+//! | Request                                    | Answer                       | Dataverse facts §16 |
+//! | ------------------------------------------ | ---------------------------- | ------------------- |
+//! | right                                      | 200, a fresh token, 3599 s   | verified            |
+//! | wrong secret                               | 401 `invalid_client` 7000215 | status inferred     |
+//! | unknown application                        | 400 `unauthorized_client` 700016 | verified        |
+//! | unknown tenant                             | 400 `invalid_request` 90002  | verified            |
+//! | scope that is not `<resource>/.default`    | 400 `invalid_scope` 70011    | verified            |
+//! | scope for an organisation nobody knows     | 400 `invalid_resource` 500011| inferred            |
+//! | a field missing, another grant type        | 400, 900144 or 70003         | inferred            |
+//!
+//! Certificates are not imitated: an assertion is refused as a bad one (700027).
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use axum::http::Method;
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::{Value, json};
+use url::form_urlencoded;
+use uuid::Uuid;
+
+use crate::fault::{Fault, FaultQueue};
+use crate::lock::lock;
+use crate::server::{Incoming, Outgoing, Service};
+
+/// Lifetime of a token that was asked for over HTTP, in seconds (Dataverse facts §16: "about 3599").
+const LIFETIME_SECONDS: i64 = 3599;
+
+/// The Entra tenant, with one registered application. Clones are handles of the same tenant.
+#[derive(Clone)]
+pub struct Entra {
+    url: String,
+    tenant_id: String,
+    client_id: String,
+    client_secret: String,
+    state: Arc<Mutex<State>>,
+    faults: FaultQueue,
+}
+
+struct State {
+    /// Resources that tokens may be asked for, without a final slash.
+    resources: Vec<String>,
+    /// Every token that still counts.
+    tokens: HashMap<String, Issued>,
+    requests: u64,
+}
+
+struct Issued {
+    resource: String,
+    expires: DateTime<Utc>,
+}
+
+impl Entra {
+    pub(crate) fn new(url: String, resource_url: &str) -> Self {
+        let state = State {
+            resources: vec![trimmed(resource_url)],
+            tokens: HashMap::new(),
+            requests: 0,
+        };
+        Self {
+            url,
+            tenant_id: Uuid::new_v4().to_string(),
+            client_id: Uuid::new_v4().to_string(),
+            // With characters that a form must encode: a client that does not will be refused.
+            client_secret: format!("twin+{}/=~&%", Uuid::new_v4().simple()),
+            state: Arc::new(Mutex::new(state)),
+            faults: FaultQueue::default(),
+        }
+    }
+
+    /// The login host, `http://127.0.0.1:PORT`.
+    #[must_use]
+    pub fn authority(&self) -> String {
+        self.url.clone()
+    }
+
+    /// The tenant's id.
+    #[must_use]
+    pub fn tenant_id(&self) -> String {
+        self.tenant_id.clone()
+    }
+
+    /// The id of the registered application.
+    #[must_use]
+    pub fn client_id(&self) -> String {
+        self.client_id.clone()
+    }
+
+    /// The secret of the registered application. It holds characters that a form must percent-encode.
+    #[must_use]
+    pub fn client_secret(&self) -> String {
+        self.client_secret.clone()
+    }
+
+    /// A token without the round trip. A negative lifetime gives one that has expired.
+    #[must_use]
+    pub fn issue_token(&self, resource_url: &str, lifetime_seconds: i64) -> String {
+        let now = Utc::now();
+        let lifetime = TimeDelta::try_seconds(lifetime_seconds).unwrap_or_default();
+        let expires = now.checked_add_signed(lifetime).unwrap_or(now);
+        let claims = json!({
+            "aud": trimmed(resource_url), "iss": format!("{}/{}/", self.url, self.tenant_id),
+            "iat": now.timestamp(), "nbf": now.timestamp(), "exp": expires.timestamp(),
+            "appid": self.client_id, "tid": self.tenant_id, "uti": Uuid::new_v4(),
+        });
+        let encode = |part: &Value| URL_SAFE_NO_PAD.encode(part.to_string());
+        let header = json!({"typ": "JWT", "alg": "RS256"});
+        // Dataverse's stand-in asks this one about a token; nobody checks the signature, so it is only noise.
+        let token = format!(
+            "{}.{}.{}",
+            encode(&header),
+            encode(&claims),
+            URL_SAFE_NO_PAD.encode(Uuid::new_v4())
+        );
+        let issued = Issued {
+            resource: trimmed(resource_url),
+            expires,
+        };
+        lock(&self.state).tokens.insert(token.clone(), issued);
+        token
+    }
+
+    /// No token issued so far is accepted any more.
+    pub fn revoke_all(&self) {
+        lock(&self.state).tokens.clear();
+    }
+
+    /// HTTP requests so far.
+    #[must_use]
+    pub fn requests(&self) -> u64 {
+        lock(&self.state).requests
+    }
+
+    /// Makes one coming request fail. Faults queue up.
+    pub fn fail_next(&self, fault: Fault) {
+        self.faults.push(fault);
+    }
+
+    /// Whether `token` was issued for `resource_url` and has not run out.
+    pub(crate) fn accepts(&self, token: &str, resource_url: &str) -> bool {
+        lock(&self.state).tokens.get(token).is_some_and(|issued| {
+            issued.resource == trimmed(resource_url) && issued.expires > Utc::now()
+        })
+    }
+
+    fn token(&self, incoming: &Incoming) -> Result<Value, OAuthError> {
+        let tenant = incoming
+            .path
+            .strip_prefix('/')
+            .and_then(|rest| rest.strip_suffix("/oauth2/v2.0/token"))
+            .ok_or_else(|| OAuthError::new(404, "invalid_request", 90_008, "no such endpoint"))?;
+        if incoming.method != Method::POST {
+            let text = "Endpoint only accepts POST requests.";
+            return Err(OAuthError::new(400, "invalid_request", 900_561, text));
+        }
+        if !tenant.eq_ignore_ascii_case(&self.tenant_id) {
+            let text = format!(
+                "Tenant '{tenant}' not found. Check to make sure you have the correct tenant ID."
+            );
+            return Err(OAuthError::new(400, "invalid_request", 90_002, &text));
+        }
+        let form = Form::read(incoming)?;
+        match form.required("grant_type")? {
+            "client_credentials" => {}
+            other => {
+                let text = format!("The app requested an unsupported grant type '{other}'.");
+                return Err(OAuthError::new(
+                    400,
+                    "unsupported_grant_type",
+                    70_003,
+                    &text,
+                ));
+            }
+        }
+        self.check_client(&form)?;
+        let resource = self.resource(form.required("scope")?)?;
+        let token = self.issue_token(&resource, LIFETIME_SECONDS);
+        Ok(json!({
+            "token_type": "Bearer", "expires_in": LIFETIME_SECONDS, "ext_expires_in": LIFETIME_SECONDS,
+            "access_token": token,
+        }))
+    }
+
+    fn check_client(&self, form: &Form) -> Result<(), OAuthError> {
+        let client_id = form.required("client_id")?;
+        if !client_id.eq_ignore_ascii_case(&self.client_id) {
+            let text = format!(
+                "Application with identifier '{client_id}' was not found in the directory '{}'.",
+                self.tenant_id
+            );
+            return Err(OAuthError::new(400, "unauthorized_client", 700_016, &text));
+        }
+        if form.value("client_assertion").is_some() {
+            let text = "The certificate with identifier used to sign the client assertion is not registered on application.";
+            return Err(OAuthError::new(401, "invalid_client", 700_027, text));
+        }
+        if form.required("client_secret")? != self.client_secret {
+            let text = format!(
+                "Invalid client secret provided. Ensure the secret being sent in the request is the client secret value, \
+                 not the client secret ID, for a secret added to app '{client_id}'."
+            );
+            return Err(OAuthError::new(401, "invalid_client", 7_000_215, &text));
+        }
+        Ok(())
+    }
+
+    fn resource(&self, scope: &str) -> Result<String, OAuthError> {
+        let resource = scope.strip_suffix("/.default").filter(|resource| !resource.contains(' ')).ok_or_else(|| {
+            let text = format!(
+                "The provided request must include a 'scope' input parameter. The provided value for the input \
+                 parameter 'scope' is not valid. The scope {scope} is not valid."
+            );
+            OAuthError::new(400, "invalid_scope", 70_011, &text)
+        })?;
+        if lock(&self.state).resources.contains(&trimmed(resource)) {
+            return Ok(trimmed(resource));
+        }
+        let text = format!(
+            "The resource principal named {resource} was not found in the tenant named {}.",
+            self.tenant_id
+        );
+        Err(OAuthError::new(400, "invalid_resource", 500_011, &text))
+    }
+}
+
+impl Service for Entra {
+    fn faults(&self) -> &FaultQueue {
+        &self.faults
+    }
+
+    fn count(&self) {
+        lock(&self.state).requests += 1;
+    }
+
+    fn refuse(&self, status: u16, code: &str, message: &str) -> Outgoing {
+        OAuthError {
+            status,
+            error: code.to_owned(),
+            number: None,
+            text: message.to_owned(),
+        }
+        .outgoing()
+    }
+
+    fn answer(&self, incoming: &Incoming) -> Outgoing {
+        match self.token(incoming) {
+            Ok(body) => json_answer(200, &body),
+            Err(refusal) => refusal.outgoing(),
+        }
+    }
+}
+
+/// A final slash makes no difference to the resource that is meant (inferred).
+fn trimmed(url: &str) -> String {
+    url.trim_end_matches('/').to_ascii_lowercase()
+}
+
+fn json_answer(status: u16, body: &Value) -> Outgoing {
+    let headers = vec![
+        ("Content-Type", "application/json; charset=utf-8".to_owned()),
+        ("Cache-Control", "no-store, no-cache".to_owned()),
+    ];
+    Outgoing {
+        status,
+        headers,
+        body: body.to_string().into_bytes(),
+    }
+}
+
+/// The form fields of a token request.
+struct Form(HashMap<String, String>);
+
+impl Form {
+    fn read(incoming: &Incoming) -> Result<Self, OAuthError> {
+        let kind = incoming.header("content-type").unwrap_or_default();
+        if !kind
+            .to_ascii_lowercase()
+            .starts_with("application/x-www-form-urlencoded")
+        {
+            let text = "The request body must be form-encoded.";
+            return Err(OAuthError::new(400, "invalid_request", 900_144, text));
+        }
+        let body = incoming.body.as_deref().unwrap_or_default();
+        Ok(Self(form_urlencoded::parse(body).into_owned().collect()))
+    }
+
+    fn value(&self, name: &str) -> Option<&str> {
+        self.0
+            .get(name)
+            .map(String::as_str)
+            .filter(|value| !value.is_empty())
+    }
+
+    fn required(&self, name: &str) -> Result<&str, OAuthError> {
+        self.value(name).ok_or_else(|| {
+            let text = format!("The request body must contain the following parameter: '{name}'.");
+            OAuthError::new(400, "invalid_request", 900_144, &text)
+        })
+    }
+}
+
+/// An error in the format of the token endpoint.
+struct OAuthError {
+    status: u16,
+    error: String,
+    number: Option<u32>,
+    text: String,
+}
+
+impl OAuthError {
+    fn new(status: u16, error: &str, number: u32, text: &str) -> Self {
+        Self {
+            status,
+            error: error.to_owned(),
+            number: Some(number),
+            text: text.to_owned(),
+        }
+    }
+
+    fn outgoing(&self) -> Outgoing {
+        let (trace, correlation) = (Uuid::new_v4(), Uuid::new_v4());
+        let timestamp = Utc::now().format("%Y-%m-%d %H:%M:%SZ").to_string();
+        let description = match self.number {
+            Some(number) => format!(
+                "AADSTS{number}: {} Trace ID: {trace} Correlation ID: {correlation} Timestamp: {timestamp}",
+                self.text
+            ),
+            None => self.text.clone(),
+        };
+        let mut body = json!({
+            "error": self.error, "error_description": description,
+            "error_codes": self.number.map_or_else(Vec::new, |number| vec![number]),
+            "timestamp": timestamp, "trace_id": trace, "correlation_id": correlation,
+        });
+        if let (Some(number), Some(fields)) = (self.number, body.as_object_mut()) {
+            let help = format!("https://login.microsoftonline.com/error?code={number}");
+            fields.insert("error_uri".to_owned(), Value::String(help));
+        }
+        json_answer(self.status, &body)
+    }
+}

@@ -1,0 +1,279 @@
+//! The loopback socket below each service.
+//!
+//! A service is a plain function from a request to an answer ([`Service`]); everything about connections is here.
+//! Two things are unusual for a server: it can break a connection on purpose (a [`Fault`]), and it falls silent
+//! altogether, open connections included, when its [`Server`] is dropped.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::connect_info::Connected;
+use axum::extract::{ConnectInfo, Request};
+use axum::http::{HeaderMap, Method, Response, StatusCode};
+use axum::serve::{IncomingStream, Listener};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+
+use crate::fault::{Fault, FaultQueue};
+
+/// Longest request body that is read: 128 MiB.
+///
+/// Dataverse documents that there is a limit, not its number (Dataverse facts §9: unknown; §10 names about 117 MB
+/// for bulk messages).
+const LONGEST_BODY: usize = 128 * 1024 * 1024;
+
+/// A request as the services see it.
+pub(crate) struct Incoming {
+    pub(crate) method: Method,
+    /// The path as it was sent, still percent-encoded.
+    pub(crate) path: String,
+    /// The query as it was sent, without the question mark.
+    pub(crate) query: String,
+    pub(crate) headers: HeaderMap,
+    /// `None` when the body was longer than [`LONGEST_BODY`].
+    pub(crate) body: Option<Vec<u8>>,
+}
+
+impl Incoming {
+    /// A header's value; `None` when it is absent or not text.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+}
+
+/// An answer as the services make it.
+pub(crate) struct Outgoing {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(&'static str, String)>,
+    pub(crate) body: Vec<u8>,
+}
+
+/// What Dataverse, Nylas and Entra have in common.
+pub(crate) trait Service: Clone + Send + Sync + 'static {
+    /// The faults that were asked for.
+    fn faults(&self) -> &FaultQueue;
+
+    /// Notes that a request arrived, whatever becomes of it.
+    fn count(&self);
+
+    /// The answer in this service's own error format.
+    fn refuse(&self, status: u16, code: &str, message: &str) -> Outgoing;
+
+    /// The answer to a request.
+    fn answer(&self, incoming: &Incoming) -> Outgoing;
+}
+
+/// A listening socket of our own; a service needs its address before it can be built.
+pub(crate) struct Socket {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+impl Socket {
+    pub(crate) async fn bind() -> io::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let address = listener.local_addr()?;
+        Ok(Self { listener, address })
+    }
+
+    /// `http://127.0.0.1:PORT`, without a final slash.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Answers requests on the current runtime until the returned value is dropped.
+    pub(crate) fn serve<S: Service>(self, service: S) -> Server {
+        let closed = Arc::new(AtomicBool::new(false));
+        let listener = Loopback {
+            listener: self.listener,
+            closed: Arc::clone(&closed),
+        };
+        let router = Router::new().fallback(
+            async move |ConnectInfo(line): ConnectInfo<Line>, request: Request| {
+                handle(&service, &line, request).await
+            },
+        );
+        let serve = axum::serve(
+            listener,
+            router.into_make_service_with_connect_info::<Line>(),
+        );
+        let task = tokio::spawn(async move {
+            // It ends only when it is aborted.
+            let _never = serve.await;
+        });
+        Server { closed, task }
+    }
+}
+
+/// A service that answers as long as this value lives.
+pub(crate) struct Server {
+    closed: Arc<AtomicBool>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.closed.store(true, Ordering::SeqCst);
+        self.task.abort();
+    }
+}
+
+async fn handle<S: Service>(service: &S, line: &Line, request: Request) -> Response<Body> {
+    let (parts, body) = request.into_parts();
+    let incoming = Incoming {
+        method: parts.method,
+        path: parts.uri.path().to_owned(),
+        query: parts.uri.query().unwrap_or_default().to_owned(),
+        headers: parts.headers,
+        body: axum::body::to_bytes(body, LONGEST_BODY)
+            .await
+            .ok()
+            .map(Vec::from),
+    };
+    service.count();
+    match service.faults().take() {
+        None => respond(service.answer(&incoming)),
+        Some(Fault::Status {
+            status,
+            code,
+            message,
+            retry_after_seconds,
+        }) => {
+            let mut outgoing = service.refuse(status, &code, &message);
+            if let Some(seconds) = retry_after_seconds {
+                outgoing.headers.push(("Retry-After", seconds.to_string()));
+            }
+            respond(outgoing)
+        }
+        Some(Fault::ResetBefore) => {
+            line.cut();
+            Response::default()
+        }
+        Some(Fault::ResetAfterCommit) => {
+            let _lost = service.answer(&incoming);
+            line.cut();
+            Response::default()
+        }
+    }
+}
+
+fn respond(outgoing: Outgoing) -> Response<Body> {
+    let mut builder = Response::builder().status(outgoing.status);
+    for (name, value) in outgoing.headers {
+        builder = builder.header(name, value);
+    }
+    builder.body(Body::from(outgoing.body)).unwrap_or_else(|_| {
+        let mut broken = Response::new(Body::from("the twin made an answer that is not HTTP"));
+        *broken.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+        broken
+    })
+}
+
+/// Accepts connections that can be broken.
+struct Loopback {
+    listener: TcpListener,
+    closed: Arc<AtomicBool>,
+}
+
+impl Listener for Loopback {
+    type Io = Breakable;
+    type Addr = Line;
+
+    async fn accept(&mut self) -> (Breakable, Line) {
+        let (stream, _) = Listener::accept(&mut self.listener).await;
+        // Requests of tests are small and wait for each other; a failure only costs speed.
+        let _slower = stream.set_nodelay(true);
+        let line = Line {
+            cut: Arc::default(),
+            closed: Arc::clone(&self.closed),
+        };
+        (
+            Breakable {
+                stream,
+                line: line.clone(),
+            },
+            line,
+        )
+    }
+
+    fn local_addr(&self) -> io::Result<Line> {
+        Ok(Line {
+            cut: Arc::default(),
+            closed: Arc::clone(&self.closed),
+        })
+    }
+}
+
+/// The handle by which a request breaks the connection it came on.
+#[derive(Debug, Clone)]
+struct Line {
+    cut: Arc<AtomicBool>,
+    closed: Arc<AtomicBool>,
+}
+
+impl Line {
+    fn cut(&self) {
+        self.cut.store(true, Ordering::SeqCst);
+    }
+
+    fn check(&self) -> io::Result<()> {
+        if self.cut.load(Ordering::SeqCst) || self.closed.load(Ordering::SeqCst) {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+        Ok(())
+    }
+}
+
+impl Connected<IncomingStream<'_, Loopback>> for Line {
+    fn connect_info(stream: IncomingStream<'_, Loopback>) -> Self {
+        stream.remote_addr().clone()
+    }
+}
+
+/// A connection that fails from the moment its [`Line`] is cut: not one byte of the answer leaves.
+struct Breakable {
+    stream: TcpStream,
+    line: Line,
+}
+
+impl AsyncRead for Breakable {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
+        match self.line.check() {
+            Ok(()) => polled,
+            Err(broken) => Poll::Ready(Err(broken)),
+        }
+    }
+}
+
+impl AsyncWrite for Breakable {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if let Err(broken) = self.line.check() {
+            return Poll::Ready(Err(broken));
+        }
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

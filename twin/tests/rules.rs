@@ -1,0 +1,21 @@
+//! Every rule of the twin, asked over its sockets.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot go on must fail"
+)]
+
+mod rules {
+    pub(crate) mod attachments;
+    pub(crate) mod batches;
+    pub(crate) mod calls;
+    pub(crate) mod entra;
+    pub(crate) mod nylas;
+    pub(crate) mod parties;
+    pub(crate) mod queries;
+    pub(crate) mod states;
+    pub(crate) mod world;
+    pub(crate) mod writes;
+}

@@ -1,0 +1,255 @@
+//! Who may call Dataverse, with which headers, and what a test can make go wrong.
+
+use reqwest::Method;
+use serde_json::json;
+use twin::{Fault, Setting};
+
+use super::world::{World, error};
+
+#[tokio::test]
+async fn a_call_with_a_good_token_learns_who_it_is() {
+    let world = World::new().await;
+    for path in ["WhoAmI", "WhoAmI()"] {
+        let body = world.get(path).await.json();
+        let users = world.twin.dataverse().rows("systemuser");
+        assert_eq!(body["UserId"], users[0]["systemuserid"]);
+        assert!(body["BusinessUnitId"].is_string() && body["OrganizationId"].is_string());
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_is_missing_foreign_expired_or_revoked_is_401() {
+    let mut world = World::new().await;
+    let url = world.twin.dataverse().url();
+    let bare = world
+        .http
+        .get(format!("{url}/api/data/v9.2/WhoAmI"))
+        .header("OData-Version", "4.0");
+    assert_eq!(world.send(bare).await.status, 401);
+    let good = world.token.clone();
+    for token in [
+        "nonsense".to_owned(),
+        world
+            .twin
+            .entra()
+            .issue_token("https://other.example.com", 600),
+        world.twin.entra().issue_token(&url, -1),
+    ] {
+        world.token = token;
+        assert_eq!(world.get("WhoAmI").await.status, 401);
+    }
+    world.token = good;
+    assert_eq!(world.get("WhoAmI").await.status, 200);
+    world.twin.entra().revoke_all();
+    assert_eq!(world.get("WhoAmI").await.status, 401);
+}
+
+#[tokio::test]
+async fn an_application_without_a_user_is_no_member_of_the_organisation() {
+    let world = World::new().await;
+    world.twin.dataverse().remove_application_user();
+    assert_eq!(world.get("WhoAmI").await.error(), error(403, "0x80072560"));
+}
+
+#[tokio::test]
+async fn both_version_headers_are_required() {
+    let world = World::new().await;
+    let url = format!("{}/api/data/v9.2/WhoAmI", world.twin.dataverse().url());
+    for header in ["OData-Version", "OData-MaxVersion"] {
+        let request = world
+            .http
+            .get(&url)
+            .bearer_auth(&world.token)
+            .header(header, "4.0");
+        assert_eq!(world.send(request).await.status, 400, "{header} alone");
+    }
+}
+
+#[tokio::test]
+async fn addresses_that_name_nothing_are_refused_and_never_break_the_connection() {
+    let world = World::new().await;
+    for (path, expected) in [
+        ("emailz", error(404, "0x8006088A")),
+        ("Emails", error(404, "0x8006088A")),
+        ("emails(1)", error(400, "0x80060888")),
+        ("emails()", error(400, "0x80060888")),
+        ("", error(404, "0x8006088A")),
+        ("%ff%fe", error(404, "0x8006088A")),
+        (
+            "emails(00000000-0000-4000-8000-000000000001)",
+            error(404, "0x80040217"),
+        ),
+        (
+            "emails/Microsoft.Dynamics.CRM.DeliverIncomingEmail",
+            error(501, "twin"),
+        ),
+    ] {
+        assert_eq!(world.get(path).await.error(), expected, "{path}");
+    }
+    let elsewhere = format!("{}/api/data/v9.1/emails", world.twin.dataverse().url());
+    let request = world.http.get(elsewhere).bearer_auth(&world.token);
+    assert_eq!(world.send(request).await.status, 404);
+}
+
+#[tokio::test]
+async fn a_verb_that_does_not_fit_is_405() {
+    let world = World::new().await;
+    let id = world.email().await;
+    for (method, path) in [
+        (Method::PUT, "emails".to_owned()),
+        (Method::DELETE, "emails".to_owned()),
+        (Method::POST, format!("emails({id})")),
+        (Method::PUT, format!("emails({id})")),
+        (Method::POST, "WhoAmI".to_owned()),
+        (Method::GET, "$batch".to_owned()),
+    ] {
+        let answer = world
+            .send(world.request(method.clone(), &path).json(&json!({})))
+            .await;
+        assert_eq!(answer.status, 405, "{method} {path}");
+    }
+}
+
+#[tokio::test]
+async fn an_address_above_32768_characters_is_too_long() {
+    let world = World::new().await;
+    let path = |length: usize| {
+        format!(
+            "contacts?$filter=fullname%20eq%20%27{}%27",
+            "x".repeat(length)
+        )
+    };
+    assert_eq!(world.get(&path(32_000)).await.status, 200);
+    assert_eq!(world.get(&path(33_000)).await.status, 414);
+}
+
+#[tokio::test]
+async fn requests_operations_reads_and_writes_are_counted() {
+    let world = World::new().await;
+    world.email().await;
+    world.get("emails").await;
+    world.post("emails", json!({"nosuch": 1})).await;
+    let requests = world.twin.dataverse().requests();
+    assert_eq!(
+        (
+            requests.total,
+            requests.operations,
+            requests.writes,
+            requests.reads
+        ),
+        (3, 3, 2, 1)
+    );
+}
+
+#[tokio::test]
+async fn a_status_fault_answers_once_and_does_nothing() {
+    let world = World::new().await;
+    let fault = Fault::Status {
+        status: 429,
+        code: "0x80072322".to_owned(),
+        message: "slow down".to_owned(),
+        retry_after_seconds: Some(17),
+    };
+    world.twin.dataverse().fail_next(fault);
+    let answer = world.post("emails", json!({"subject": "x"})).await;
+    assert_eq!(answer.error(), error(429, "0x80072322"));
+    assert_eq!(answer.header("retry-after"), "17");
+    assert!(world.twin.dataverse().rows("email").is_empty());
+    assert_eq!(
+        world.post("emails", json!({"subject": "x"})).await.status,
+        204
+    );
+}
+
+#[tokio::test]
+async fn a_reset_loses_the_answer_before_or_after_the_work() {
+    let world = World::new().await;
+    let post = || {
+        world
+            .request(Method::POST, "emails")
+            .json(&json!({"subject": "x"}))
+    };
+    world.twin.dataverse().fail_next(Fault::ResetBefore);
+    assert!(post().send().await.is_err());
+    assert_eq!(world.twin.dataverse().rows("email").len(), 0);
+    world.twin.dataverse().fail_next(Fault::ResetAfterCommit);
+    assert!(post().send().await.is_err());
+    assert_eq!(world.twin.dataverse().rows("email").len(), 1);
+    assert_eq!(world.send(post()).await.status, 204);
+}
+
+#[tokio::test]
+async fn a_dropped_twin_answers_no_more_even_on_open_connections() {
+    let world = World::new().await;
+    assert_eq!(world.get("WhoAmI").await.status, 200);
+    let again = world.request(Method::GET, "WhoAmI");
+    drop(world.twin);
+    assert!(again.send().await.is_err());
+}
+
+#[tokio::test]
+async fn too_many_requests_are_told_when_to_come_back() {
+    let world = World::new().await;
+    world
+        .twin
+        .dataverse()
+        .set_setting(Setting::RequestsPerFiveMinutes(2));
+    assert_eq!(world.get("WhoAmI").await.status, 200);
+    assert_eq!(world.get("WhoAmI").await.status, 200);
+    let answer = world.get("WhoAmI").await;
+    assert_eq!(answer.error(), error(429, "0x80072322"));
+    let seconds: u64 = answer.header("retry-after").parse().unwrap();
+    assert!((290..=301).contains(&seconds), "{seconds}");
+}
+
+#[tokio::test]
+async fn errors_carry_details_when_annotations_are_asked_for() {
+    let world = World::new().await;
+    let annotated = world
+        .request(Method::GET, "emailz")
+        .header("Prefer", "odata.include-annotations=\"*\"");
+    let error = world.send(annotated).await.json()["error"].clone();
+    assert!(error["@Microsoft.PowerApps.CDS.ErrorDetails.OperationStatus"].is_string());
+    assert!(error["@Microsoft.PowerApps.CDS.HelpLink"].is_string());
+    let plain = world.get("emailz").await.json()["error"].clone();
+    assert_eq!(plain.as_object().unwrap().len(), 2);
+}
+
+#[tokio::test]
+async fn impersonation_is_refused_because_it_would_change_nothing_here() {
+    let world = World::new().await;
+    let request = world
+        .request(Method::GET, "WhoAmI")
+        .header("CallerObjectId", "x");
+    assert_eq!(world.send(request).await.error(), error(501, "twin"));
+}
+
+#[tokio::test]
+async fn an_organisation_survives_export_and_import() {
+    let (first, second) = (World::new().await, World::new().await);
+    let contact = first.contact("lark@example.com");
+    let email = first
+        .post("emails", json!({
+            "subject": "Kites", "regardingobjectid_contact_email@odata.bind": format!("/contacts({contact})"),
+            "email_activity_parties": [{"participationtypemask": 1, "addressused": "a@example.com"}],
+        }))
+        .await
+        .id();
+    let state = first.twin.dataverse().export();
+    second.twin.dataverse().import(state.clone()).unwrap();
+    assert_eq!(second.twin.dataverse().export(), state);
+    assert_eq!(second.twin.dataverse().parties(email).len(), 3);
+    assert_eq!(second.get(&format!("emails({email})")).await.status, 200);
+    assert!(
+        second
+            .twin
+            .dataverse()
+            .import(json!({"tables": {}}))
+            .is_err()
+    );
+    assert_eq!(
+        second.twin.dataverse().export(),
+        state,
+        "a bad import changes nothing"
+    );
+}
