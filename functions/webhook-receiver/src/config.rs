@@ -1,0 +1,58 @@
+//! Which settings the receiver needs.
+//!
+//! | Variable | Meaning |
+//! | --- | --- |
+//! | `WEBHOOK_SECRET_ID` | the Secrets Manager secret with the webhook secret as plain text |
+//! | `SYNC_QUEUE_URL` | the queue for sync requests |
+//! | `RUST_LOG` | optional log filter, default `info` |
+//!
+//! Nothing is read from Secrets Manager at the start: the secret comes into being only after the receiver has answered
+//! the challenge.
+
+use mailverse::env::{Settings, SettingsError};
+
+/// The settings of the receiver.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Name or ARN of the secret with the webhook secret.
+    pub webhook_secret_id: String,
+    /// Where sync requests go.
+    pub sync_queue_url: String,
+    /// What to log; `None` means `info`.
+    pub log_filter: Option<String>,
+}
+
+impl Config {
+    /// Reads the settings through `lookup`, which answers `None` for a variable that is not set.
+    ///
+    /// # Errors
+    /// [`SettingsError`] with every gap: refuse to start.
+    pub fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, SettingsError> {
+        let mut settings = Settings::new(lookup);
+        let config = Self {
+            webhook_secret_id: settings.required("WEBHOOK_SECRET_ID"),
+            sync_queue_url: settings.required("SYNC_QUEUE_URL"),
+            log_filter: settings.optional("RUST_LOG"),
+        };
+        settings.finish().map(|()| config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_resources_are_named_or_the_receiver_does_not_start() {
+        let error = Config::from_lookup(|_| None).unwrap_err().to_string();
+        assert!(error.contains("WEBHOOK_SECRET_ID is missing"), "{error}");
+        assert!(error.contains("SYNC_QUEUE_URL is missing"), "{error}");
+
+        let config =
+            Config::from_lookup(|name| (name != "RUST_LOG").then(|| format!("the {name}")))
+                .unwrap();
+        assert_eq!(config.webhook_secret_id, "the WEBHOOK_SECRET_ID");
+        assert_eq!(config.sync_queue_url, "the SYNC_QUEUE_URL");
+        assert_eq!(config.log_filter, None);
+    }
+}

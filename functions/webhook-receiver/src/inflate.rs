@@ -1,0 +1,90 @@
+//! Unpacking a compressed delivery, without letting a small one fill the memory.
+
+use std::io::Read;
+
+use flate2::read::MultiGzDecoder;
+
+/// Why a body could not be unpacked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum InflateError {
+    /// Not gzip, cut off, or damaged.
+    #[error("the body is not the gzip that its content encoding promises")]
+    NotGzip,
+    /// More than the limit once unpacked; nothing beyond the limit was unpacked.
+    #[error("the body has more than {limit} bytes once unpacked")]
+    TooLarge {
+        /// The limit.
+        limit: usize,
+    },
+}
+
+/// Unpacks gzip, all members of it, up to `limit` bytes.
+///
+/// # Errors
+/// Both variants: the sender would send the same bytes again, so do not ask it to.
+pub(crate) fn gunzip(packed: &[u8], limit: usize) -> Result<Vec<u8>, InflateError> {
+    // One byte more than allowed tells "at the limit" from "over it".
+    let ceiling = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
+    let mut unpacked = Vec::new();
+    MultiGzDecoder::new(packed)
+        .take(ceiling)
+        .read_to_end(&mut unpacked)
+        .map_err(|_| InflateError::NotGzip)?;
+    if unpacked.len() > limit {
+        return Err(InflateError::TooLarge { limit });
+    }
+    Ok(unpacked)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use flate2::Compression;
+    use flate2::write::GzEncoder;
+
+    use super::*;
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    #[test]
+    fn what_was_packed_comes_back_also_from_several_members() {
+        assert_eq!(gunzip(&gzip(b"one"), 100).unwrap(), b"one");
+        let members = [gzip(b"one, "), gzip(b""), gzip(b"two")].concat();
+        assert_eq!(gunzip(&members, 100).unwrap(), b"one, two");
+    }
+
+    #[test]
+    fn the_limit_itself_is_allowed_and_one_byte_more_is_not() {
+        assert_eq!(gunzip(&gzip(&[7; 100]), 100).unwrap().len(), 100);
+        let over = gunzip(&gzip(&[7; 101]), 100);
+        assert_eq!(over, Err(InflateError::TooLarge { limit: 100 }));
+        let members = [gzip(&[7; 60]), gzip(&[7; 60])].concat();
+        assert_eq!(
+            gunzip(&members, 100),
+            Err(InflateError::TooLarge { limit: 100 })
+        );
+    }
+
+    #[test]
+    fn what_is_no_gzip_or_is_cut_off_or_damaged_is_refused() {
+        let whole = gzip(b"a body of some length, a body of some length");
+        let mut damaged = whole.clone();
+        let checksum = damaged.len() - 8;
+        damaged[checksum] ^= 1;
+        let trailed = [whole.as_slice(), b"more"].concat();
+        for bytes in [
+            b"".as_slice(),
+            b"{}",
+            &whole[..whole.len() - 1],
+            &damaged,
+            &trailed,
+        ] {
+            assert_eq!(gunzip(bytes, 100), Err(InflateError::NotGzip), "{bytes:?}");
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! webhook-receiver: what becomes of a request that Nylas sends.
+//!
+//! 200 is answered only once the queue has the request; from then on the queue keeps it. Neither Dataverse nor the ledger is
+//! touched here.
+//!
+//! | Request | Status | Nylas sends it again |
+//! | --- | --- | --- |
+//! | `GET ?challenge=…` | 200, the value and nothing else | |
+//! | `GET` without a challenge | 400 | |
+//! | `POST` of a new or changed message | 200, after the queue has its ids | |
+//! | `POST` of a type that nobody handles | 200, counted | |
+//! | a body over 8 MiB, also once unpacked | 413 | no |
+//! | no signature, or a wrong one | 401 | no |
+//! | verified and unreadable | 400, counted, the reason in the log | no |
+//! | the secret or the queue cannot be reached | 503 | yes |
+//! | any other method | 405 | |
+//!
+//! The order for a `POST` is: size, signature over the raw bytes ([`signature`], [`secrets`]), unpacking, reading
+//! ([`notification`]), queue. Logs hold ids, never content.
+
+pub mod config;
+pub mod event;
+pub mod inflate;
+pub mod notification;
+pub mod secrets;
+pub mod signature;
+
+use std::pin::Pin;
+
+use chrono::{DateTime, Utc};
+use http::header::{ALLOW, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use http::{HeaderValue, Method, StatusCode};
+use lambda_http::{Body, IntoResponse, Request, RequestExt, Response};
+use mailverse::queue::{QueueError, SyncQueue};
+use mailverse::sync_request::SyncRequest;
+use mailverse::telemetry::{Count, count};
+
+use crate::inflate::InflateError;
+use crate::notification::{Notification, NotificationError};
+use crate::secrets::{Checked, SecretsUnavailable, WebhookSecrets};
+use crate::signature::{Signature, VerifiedBody};
+
+/// Largest body, raw and once unpacked: 8 MiB.
+///
+/// Nylas takes the body out of a notification over 1 MB, so a genuine one never comes near. Lambda itself refuses requests
+/// over 6 MB.
+pub const LARGEST_BODY: usize = 8 * 1024 * 1024;
+
+/// Answers Nylas.
+pub struct Receiver<Q> {
+    queue: Q,
+    secrets: WebhookSecrets,
+}
+
+/// What was done with a request.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The challenge of a new destination was answered with this value.
+    Challenge(String),
+    /// The queue has it.
+    Queued(SyncRequest),
+    /// Nobody handles this type yet.
+    Ignored {
+        /// The type.
+        kind: String,
+    },
+    /// It was not accepted.
+    Refused(Refusal),
+}
+
+/// Why a request was not accepted. The text is for our log and the operator, not for the sender.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// Neither `GET` nor `POST`.
+    #[error("a method other than GET and POST")]
+    Method,
+    /// A `GET` that asks nothing.
+    #[error("a GET without a challenge")]
+    NoChallenge,
+    /// Too large to look at.
+    #[error("the body has {bytes} bytes, more than {LARGEST_BODY}")]
+    TooLarge {
+        /// Its length.
+        bytes: usize,
+    },
+    /// No signature header, or one that cannot be a signature.
+    #[error("the signature is missing or is not 64 hex digits")]
+    NoSignature,
+    /// Signed with another secret, or changed on the way.
+    #[error("the signature does not match")]
+    WrongSignature,
+    /// Verified, but packed in a way that Nylas does not use.
+    #[error("the content encoding is neither gzip nor none")]
+    UnknownEncoding,
+    /// Verified, but it cannot be unpacked.
+    #[error(transparent)]
+    Packed(#[from] InflateError),
+    /// Verified, but no notification.
+    #[error(transparent)]
+    Unreadable(#[from] NotificationError),
+    /// We cannot say whether it is genuine.
+    #[error(transparent)]
+    Secrets(#[from] SecretsUnavailable),
+    /// It is genuine, and we could not keep it.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+}
+
+impl Refusal {
+    /// The status that makes Nylas do the right thing: it sends again after 503 and after none of the others.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::Method => StatusCode::METHOD_NOT_ALLOWED,
+            Self::TooLarge { .. } | Self::Packed(InflateError::TooLarge { .. }) => {
+                StatusCode::PAYLOAD_TOO_LARGE
+            }
+            Self::NoSignature | Self::WrongSignature => StatusCode::UNAUTHORIZED,
+            Self::NoChallenge
+            | Self::UnknownEncoding
+            | Self::Packed(InflateError::NotGzip)
+            | Self::Unreadable(_) => StatusCode::BAD_REQUEST,
+            Self::Secrets(_) | Self::Queue(_) => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// All that the sender is told. Which check of a signature failed is nobody's business.
+    fn public_text(&self) -> &'static str {
+        match self {
+            Self::Method => "method not allowed",
+            Self::TooLarge { .. } | Self::Packed(InflateError::TooLarge { .. }) => "too large",
+            Self::NoSignature | Self::WrongSignature => "signature",
+            Self::NoChallenge => "no challenge",
+            Self::UnknownEncoding | Self::Packed(InflateError::NotGzip) | Self::Unreadable(_) => {
+                "unreadable"
+            }
+            Self::Secrets(_) | Self::Queue(_) => "unavailable",
+        }
+    }
+
+    fn count(&self) -> Option<Count> {
+        match self {
+            Self::Method | Self::NoChallenge | Self::TooLarge { .. } => None,
+            Self::NoSignature | Self::WrongSignature => Some(Count::SignatureRefused),
+            Self::UnknownEncoding | Self::Packed(_) | Self::Unreadable(_) => {
+                Some(Count::NotificationUnreadable)
+            }
+            Self::Secrets(_) | Self::Queue(_) => Some(Count::ReceiverUnavailable),
+        }
+    }
+}
+
+/// What was done, and the answer to it.
+#[derive(Debug)]
+pub struct Received {
+    /// What was done.
+    pub outcome: Outcome,
+    /// What the sender is told.
+    pub response: Response<Body>,
+}
+
+impl From<Outcome> for Received {
+    fn from(outcome: Outcome) -> Self {
+        let (status, text) = match &outcome {
+            Outcome::Challenge(value) => (StatusCode::OK, value.as_str()),
+            Outcome::Queued(_) | Outcome::Ignored { .. } => (StatusCode::OK, "ok"),
+            Outcome::Refused(refusal) => (refusal.status(), refusal.public_text()),
+        };
+        let mut response = Response::new(Body::from(text));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("text/plain; charset=utf-8"),
+        );
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(text.len()));
+        // Anybody can have any value echoed; no browser should take it for a page.
+        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        if status == StatusCode::METHOD_NOT_ALLOWED {
+            headers.insert(ALLOW, HeaderValue::from_static("GET, POST"));
+        }
+        Self { outcome, response }
+    }
+}
+
+impl IntoResponse for Received {
+    fn into_response(self) -> Pin<Box<dyn Future<Output = Response<Body>> + Send>> {
+        self.response.into_response()
+    }
+}
+
+impl<Q: SyncQueue> Receiver<Q> {
+    /// A receiver that checks against `secrets` and puts requests on `queue`.
+    #[must_use]
+    pub fn new(queue: Q, secrets: WebhookSecrets) -> Self {
+        Self { queue, secrets }
+    }
+
+    /// The queue that requests are put on.
+    #[must_use]
+    pub fn queue(&self) -> &Q {
+        &self.queue
+    }
+
+    /// Does with a request what the table of this module says.
+    pub async fn handle(&self, request: Request, now: DateTime<Utc>) -> Received {
+        let outcome = match *request.method() {
+            Method::GET => challenge(&request),
+            Method::POST => self.delivery(&request, now).await,
+            _ => Err(Refusal::Method),
+        };
+        let outcome = outcome.unwrap_or_else(Outcome::Refused);
+        report(&outcome);
+        outcome.into()
+    }
+
+    async fn delivery(&self, request: &Request, now: DateTime<Utc>) -> Result<Outcome, Refusal> {
+        let raw: &[u8] = request.body();
+        if raw.len() > LARGEST_BODY {
+            return Err(Refusal::TooLarge { bytes: raw.len() });
+        }
+        // Looked at before the secrets are: an unsigned request costs no call to the store.
+        let signature = Signature::from_headers(request.headers()).ok_or(Refusal::NoSignature)?;
+        let verified = match self.secrets.check(&signature, raw, now).await? {
+            Checked::Genuine(body) => unpacked(body, request)?,
+            Checked::Forged => return Err(Refusal::WrongSignature),
+        };
+        match notification::parse(&verified)? {
+            Notification::Message(request) => {
+                self.queue.send(&request).await?;
+                Ok(Outcome::Queued(request))
+            }
+            Notification::Other { kind } => Ok(Outcome::Ignored { kind }),
+        }
+    }
+}
+
+fn challenge(request: &Request) -> Result<Outcome, Refusal> {
+    request
+        .query_string_parameters_ref()
+        .and_then(|query| query.first("challenge"))
+        .filter(|value| !value.is_empty())
+        .map(|value| Outcome::Challenge(value.to_owned()))
+        .ok_or(Refusal::NoChallenge)
+}
+
+fn unpacked<'a>(body: VerifiedBody<'a>, request: &Request) -> Result<VerifiedBody<'a>, Refusal> {
+    let encoding = request.headers().get(CONTENT_ENCODING);
+    match encoding
+        .map(|value| value.as_bytes().trim_ascii().to_ascii_lowercase())
+        .as_deref()
+    {
+        None | Some(b"" | b"identity") => Ok(body),
+        Some(b"gzip") => Ok(body.inflated(LARGEST_BODY)?),
+        Some(_) => Err(Refusal::UnknownEncoding),
+    }
+}
+
+fn report(outcome: &Outcome) {
+    match outcome {
+        Outcome::Challenge(_) => tracing::info!("challenge answered"),
+        Outcome::Queued(request) => {
+            count(Count::NotificationQueued, 1);
+            tracing::info!("sync.key" = %request.key, trigger = ?request.trigger, "notification queued");
+        }
+        Outcome::Ignored { kind } => {
+            count(Count::NotificationIgnored, 1);
+            tracing::info!(kind, "notification of a type that nobody handles");
+        }
+        Outcome::Refused(refusal) => {
+            if let Some(what) = refusal.count() {
+                count(what, 1);
+            }
+            let status = refusal.status().as_u16();
+            if status == StatusCode::SERVICE_UNAVAILABLE {
+                tracing::error!(status, reason = %refusal, "request not accepted, Nylas will send it again");
+            } else {
+                tracing::warn!(status, reason = %refusal, "request refused");
+            }
+        }
+    }
+}

@@ -1,0 +1,41 @@
+//! The function `webhook-receiver`: settings, clients, run. What it does: the crate `webhook_receiver`.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use aws_config::BehaviorVersion;
+use aws_config::timeout::TimeoutConfig;
+use chrono::Utc;
+use lambda_http::{Request, service_fn};
+use mailverse::queue::SqsQueue;
+use webhook_receiver::Receiver;
+use webhook_receiver::config::Config;
+use webhook_receiver::secrets::WebhookSecrets;
+
+/// Longest call to AWS. A delivery makes three at most (two versions of the secret, one message), and Nylas hangs up after
+/// 10 seconds: it should hear our 503 instead.
+const CALL_TIMEOUT: Duration = Duration::from_millis(2_500);
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), lambda_http::Error> {
+    let config = Config::from_lookup(mailverse::env::process)?;
+    mailverse::telemetry::init(config.log_filter.as_deref());
+    let aws = aws_config::defaults(BehaviorVersion::v2026_01_12())
+        .timeout_config(
+            TimeoutConfig::builder()
+                .operation_timeout(CALL_TIMEOUT)
+                .build(),
+        )
+        .load()
+        .await;
+    let queue = SqsQueue::new(aws_sdk_sqs::Client::new(&aws), config.sync_queue_url);
+    let secrets = WebhookSecrets::stored(
+        aws_sdk_secretsmanager::Client::new(&aws),
+        config.webhook_secret_id,
+    );
+    let receiver = &Receiver::new(queue, secrets);
+    lambda_http::run(service_fn(move |request: Request| async move {
+        Ok::<_, Infallible>(receiver.handle(request, Utc::now()).await)
+    }))
+    .await
+}
