@@ -280,3 +280,6 @@ fn report(outcome: &Outcome) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

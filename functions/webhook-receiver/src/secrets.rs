@@ -145,3 +145,6 @@ fn usable_previous(secret: &SecretString) -> Option<Key> {
         .inspect_err(|problem| tracing::info!(%problem, "the previous version of the webhook secret is left out"))
         .ok()
 }
+
+#[cfg(test)]
+mod tests;

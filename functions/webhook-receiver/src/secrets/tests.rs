@@ -1,0 +1,211 @@
+//! The stored secrets, over the real protocol of Secrets Manager.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+
+use aws_sdk_secretsmanager::config::retry::RetryConfig;
+use aws_sdk_secretsmanager::config::{BehaviorVersion, Credentials, Region};
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use chrono::TimeZone;
+use http::HeaderMap;
+use serde_json::{Value, json};
+
+use super::*;
+
+const BODY: &[u8] = b"a body";
+
+/// A secret store with one secret: its versions, whether it answers, and how often it was asked.
+#[derive(Clone, Default)]
+struct Store(Arc<Mutex<Contents>>);
+
+#[derive(Default)]
+struct Contents {
+    versions: HashMap<&'static str, &'static str>,
+    down: bool,
+    asked: usize,
+}
+
+impl Store {
+    fn holds(&self, current: &'static str, previous: Option<&'static str>) {
+        let mut contents = self.0.lock().unwrap();
+        contents.versions = HashMap::from([("AWSCURRENT", current)]);
+        contents
+            .versions
+            .extend(previous.map(|text| ("AWSPREVIOUS", text)));
+    }
+
+    fn is_down(&self, down: bool) {
+        self.0.lock().unwrap().down = down;
+    }
+
+    fn asked(&self) -> usize {
+        self.0.lock().unwrap().asked
+    }
+
+    /// Serves the store on a port of its own and gives the secrets in it.
+    async fn secrets(&self) -> WebhookSecrets {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let app = Router::new().fallback(answer).with_state(self.clone());
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        let config = aws_sdk_secretsmanager::Config::builder()
+            .behavior_version(BehaviorVersion::v2026_01_12())
+            .region(Region::new("eu-north-1"))
+            .endpoint_url(format!("http://{address}"))
+            .retry_config(RetryConfig::disabled())
+            .credentials_provider(Credentials::new("a", "b", None, None, "test"));
+        WebhookSecrets::stored(Client::from_conf(config.build()), "webhook".to_owned())
+    }
+}
+
+async fn answer(State(store): State<Store>, body: String) -> Response {
+    let call: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(call["SecretId"], "webhook");
+    let mut contents = store.0.lock().unwrap();
+    contents.asked += 1;
+    if contents.down {
+        return (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            r#"{"__type":"InternalServiceError"}"#,
+        )
+            .into_response();
+    }
+    match contents
+        .versions
+        .get(call["VersionStage"].as_str().unwrap())
+    {
+        Some(text) => json!({"Name": "webhook", "SecretString": text})
+            .to_string()
+            .into_response(),
+        None => (
+            StatusCode::BAD_REQUEST,
+            r#"{"__type":"ResourceNotFoundException"}"#,
+        )
+            .into_response(),
+    }
+}
+
+fn by(secret: &str) -> Signature {
+    let mut headers = HeaderMap::new();
+    let signature = Key::new(&secret.into()).unwrap().sign(BODY);
+    headers.insert("x-nylas-signature", signature.parse().unwrap());
+    Signature::from_headers(&headers).unwrap()
+}
+
+/// So many seconds after ten o'clock.
+fn at(seconds: i64) -> DateTime<Utc> {
+    Utc.with_ymd_and_hms(2026, 11, 22, 10, 0, 0).unwrap() + TimeDelta::seconds(seconds)
+}
+
+/// What the check of a signature by `secret` comes to: genuine or not, or why it could not be said.
+async fn check(
+    secrets: &WebhookSecrets,
+    secret: &str,
+    now: DateTime<Utc>,
+) -> Result<bool, SecretsUnavailable> {
+    let checked = secrets.check(&by(secret), BODY, now).await?;
+    Ok(matches!(checked, Checked::Genuine(_)))
+}
+
+#[tokio::test]
+async fn both_versions_are_read_once_and_kept() {
+    let store = Store::default();
+    store.holds("new", Some("old"));
+    let secrets = store.secrets().await;
+    assert_eq!(store.asked(), 0);
+    for secret in ["new", "old", "new"] {
+        assert!(check(&secrets, secret, at(0)).await.unwrap(), "{secret}");
+    }
+    assert_eq!(store.asked(), 2);
+    // What is known does not need the store any more.
+    store.is_down(true);
+    assert!(check(&secrets, "new", at(86_400)).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_secret_that_was_rotated_is_found_by_the_first_delivery_it_signed() {
+    let store = Store::default();
+    store.holds("first", None);
+    let secrets = store.secrets().await;
+    assert!(check(&secrets, "first", at(0)).await.unwrap());
+    store.holds("second", Some("first"));
+    assert!(check(&secrets, "second", at(1)).await.unwrap());
+    assert!(check(&secrets, "first", at(2)).await.unwrap());
+}
+
+#[tokio::test]
+async fn wrong_signatures_cost_one_reading_a_minute() {
+    let store = Store::default();
+    store.holds("right", Some("before"));
+    let secrets = store.secrets().await;
+    assert!(!check(&secrets, "wrong", at(0)).await.unwrap());
+    assert_eq!(
+        store.asked(),
+        2,
+        "the first reading is fresh enough to refuse by"
+    );
+    for second in 1..=60 {
+        assert!(!check(&secrets, "wrong", at(second)).await.unwrap());
+    }
+    assert_eq!(store.asked(), 4);
+    assert!(!check(&secrets, "wrong", at(61)).await.unwrap());
+    assert_eq!(store.asked(), 6);
+    // A clock that was set back does not keep a rotated secret from being found.
+    store.holds("rotated", None);
+    assert!(check(&secrets, "rotated", at(-3_600)).await.unwrap());
+}
+
+#[tokio::test]
+async fn deliveries_that_arrive_together_read_the_secret_once() {
+    let store = Store::default();
+    store.holds("right", None);
+    let secrets = store.secrets().await;
+    let (one, two) = tokio::join!(
+        check(&secrets, "right", at(0)),
+        check(&secrets, "right", at(0))
+    );
+    assert!(one.unwrap() && two.unwrap());
+    assert_eq!(store.asked(), 2);
+}
+
+#[tokio::test]
+async fn a_store_that_does_not_answer_leaves_it_open_and_is_asked_again() {
+    let store = Store::default();
+    store.holds("first", None);
+    store.is_down(true);
+    let secrets = store.secrets().await;
+    let unknown = check(&secrets, "first", at(0)).await;
+    assert!(matches!(unknown, Err(SecretsUnavailable::Store(_))));
+    store.is_down(false);
+    assert!(check(&secrets, "first", at(1)).await.unwrap());
+
+    // The same once a secret is known: the signature may be by the rotated one that cannot be seen.
+    store.is_down(true);
+    store.holds("second", Some("first"));
+    let unknown = check(&secrets, "second", at(2)).await;
+    assert!(matches!(unknown, Err(SecretsUnavailable::Store(_))));
+    store.is_down(false);
+    assert!(check(&secrets, "second", at(3)).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_secret_that_is_missing_or_known_to_everybody_leaves_it_open() {
+    let store = Store::default();
+    let secrets = store.secrets().await;
+    let missing = check(&secrets, "any", at(0)).await;
+    assert!(matches!(missing, Err(SecretsUnavailable::Missing)));
+    for (stored, problem) in [
+        (" \n", SecretProblem::Blank),
+        ("mock-webhook-secret", SecretProblem::KnownToEverybody),
+    ] {
+        store.holds(stored, Some("before"));
+        let unusable = check(&secrets, "before", at(0)).await;
+        assert!(matches!(unusable, Err(SecretsUnavailable::Unusable(found)) if found == problem));
+    }
+    // Stored at last: no restart is needed.
+    store.holds("real", Some("mock-webhook-secret"));
+    assert!(check(&secrets, "real", at(1)).await.unwrap());
+}
