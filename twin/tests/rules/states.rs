@@ -1,1 +1,164 @@
-//! To come.
+//! Which state an email may have, and what a closed one still takes.
+
+use serde_json::json;
+
+use super::world::{World, error};
+
+#[tokio::test]
+async fn an_email_cannot_be_created_sent_or_received() {
+    let world = World::new().await;
+    for body in [
+        json!({"statuscode": 3}),
+        json!({"statuscode": 4}),
+        json!({"statecode": 1, "statuscode": 4}),
+    ] {
+        assert_eq!(
+            world.post("emails", body.clone()).await.error(),
+            error(400, "0x80048408"),
+            "{body}"
+        );
+    }
+    let id = world.post("emails", json!({"statecode": 1})).await.id();
+    assert_eq!(
+        world.stored(id, "statecode"),
+        0,
+        "a state in a create is dropped"
+    );
+    assert_eq!(
+        world.post("emails", json!({"statuscode": 8})).await.status,
+        204
+    );
+}
+
+#[tokio::test]
+async fn a_change_of_state_needs_a_pair_that_agrees_or_the_state_alone() {
+    let world = World::new().await;
+    for (body, state, status) in [
+        (json!({"statecode": 1, "statuscode": 4}), 1, 4),
+        (json!({"statecode": 1, "statuscode": 3}), 1, 3),
+        (json!({"statecode": 1}), 1, 2),
+        (json!({"statecode": 2}), 2, 5),
+        (json!({"statuscode": 8}), 0, 8),
+        (
+            json!({"subject": "with a column", "statecode": 1, "statuscode": 4}),
+            1,
+            4,
+        ),
+    ] {
+        let id = world.email().await;
+        assert_eq!(
+            world
+                .patch(&format!("emails({id})"), body.clone())
+                .await
+                .status,
+            204,
+            "{body}"
+        );
+        assert_eq!(
+            (
+                world.stored(id, "statecode"),
+                world.stored(id, "statuscode")
+            ),
+            (json!(state), json!(status))
+        );
+    }
+    for body in [
+        json!({"statuscode": 4}),
+        json!({"statecode": 0, "statuscode": 4}),
+        json!({"statecode": 1, "statuscode": 1}),
+    ] {
+        let id = world.email().await;
+        assert_eq!(
+            world
+                .patch(&format!("emails({id})"), body.clone())
+                .await
+                .error(),
+            error(400, "0x80048408"),
+            "{body}"
+        );
+    }
+    let id = world.email().await;
+    assert_eq!(
+        world
+            .patch(&format!("emails({id})"), json!({"statuscode": null}))
+            .await
+            .status,
+        400
+    );
+    assert_eq!(
+        world
+            .patch(&format!("emails({id})"), json!({"statecode": 9}))
+            .await
+            .error(),
+        error(400, "0x8004431A")
+    );
+}
+
+#[tokio::test]
+async fn a_closed_email_takes_another_regarding_and_nothing_else() {
+    let world = World::new().await;
+    let address = format!("/contacts({})", world.contact("lark@example.com"));
+    let id = world.completed_email().await;
+    let path = format!("emails({id})");
+    for body in [
+        json!({"subject": "x"}),
+        json!({"statecode": 0}),
+        json!({"statecode": 1, "statuscode": 4}),
+        json!({"regardingobjectid_contact_email@odata.bind": address, "subject": "x"}),
+    ] {
+        assert_eq!(
+            world.patch(&path, body.clone()).await.error(),
+            error(400, "0x80043500"),
+            "{body}"
+        );
+    }
+    let regarding = json!({"regardingobjectid_contact_email@odata.bind": address});
+    assert_eq!(world.patch(&path, regarding).await.status, 204);
+    assert_eq!(world.stored(id, "regardingobjectid")["table"], "contact");
+    assert_eq!(world.delete(&path).await.status, 204);
+}
+
+#[tokio::test]
+async fn a_closed_email_takes_neither_parties_nor_attachments() {
+    let world = World::new().await;
+    let id = world.completed_email().await;
+    let put = world.request(
+        reqwest::Method::PUT,
+        &format!("emails({id})/email_activity_parties"),
+    );
+    assert_eq!(
+        world.send(put.json(&json!({"value": []}))).await.error(),
+        error(400, "0x80043500")
+    );
+    let attachment = json!({
+        "objectid_email@odata.bind": format!("/emails({id})"), "objecttypecode": "email", "filename": "a.txt",
+        "mimetype": "text/plain", "body": "YQ==",
+    });
+    assert_eq!(
+        world
+            .post("activitymimeattachments", attachment)
+            .await
+            .error(),
+        error(400, "0x80043500")
+    );
+}
+
+#[tokio::test]
+async fn an_inactive_contact_is_not_closed() {
+    let world = World::new().await;
+    let id = world.contact("lark@example.com");
+    assert_eq!(
+        world
+            .patch(&format!("contacts({id})"), json!({"statecode": 1}))
+            .await
+            .status,
+        204
+    );
+    assert_eq!(
+        world
+            .patch(&format!("contacts({id})"), json!({"lastname": "Wren"}))
+            .await
+            .status,
+        204
+    );
+}
