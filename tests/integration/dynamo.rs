@@ -1,0 +1,30 @@
+//! DynamoDB within the test's process: the real SDK over real HTTP, nothing on disk.
+
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::config::{BehaviorVersion, Config, Credentials, Region};
+use dynoxide::Database;
+use tokio::net::TcpListener;
+
+/// Starts an empty DynamoDB that ends with the test's runtime, and returns its address.
+pub(crate) async fn start() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let database = Database::memory().unwrap();
+    tokio::spawn(dynoxide::server::serve_with_shutdown(
+        listener,
+        database,
+        std::future::pending(),
+    ));
+    format!("http://{address}")
+}
+
+/// A client of the DynamoDB at `endpoint`.
+pub(crate) fn client(endpoint: &str) -> Client {
+    let config = Config::builder()
+        .behavior_version(BehaviorVersion::v2026_01_12())
+        .region(Region::from_static("eu-north-1"))
+        .credentials_provider(Credentials::for_tests())
+        .endpoint_url(endpoint)
+        .build();
+    Client::from_conf(config)
+}

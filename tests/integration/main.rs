@@ -1,0 +1,19 @@
+//! The parts together, against stand-ins that speak the real protocols.
+//!
+//! | Question | File |
+//! | --- | --- |
+//! | Does the ledger keep its promises? | `ledger_contract.rs` |
+//!
+//! A test name is a sentence about behaviour. Nothing waits for time to pass, nothing sets environment variables, and whatever is
+//! drawn at random names its seed.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "in a test, a value that is not as expected is the failure to report"
+)]
+
+mod dynamo;
+mod ledger_contract;
