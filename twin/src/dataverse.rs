@@ -3,22 +3,27 @@
 //! | Question                                         | File                     |
 //! | ------------------------------------------------ | ------------------------ |
 //! | Who may call, with which headers?                | `http.rs`                |
-//! | Which tables, columns and names are there?       | `schema.rs`, `data/`     |
+//! | Which tables, columns and names are there?       | `schema.rs`, `catalogue.rs`, `data/` |
 //! | What may a body hold?                            | `payload.rs`, `values.rs`|
-//! | What do create, change and removal do?           | `write.rs`               |
+//! | What does each verb come to?                     | `operation.rs`, `rows.rs`|
+//! | What do create, change and removal do?           | `write.rs`, `defaults.rs`|
+//! | Which row does a key name?                       | `keys.rs`                |
 //! | Which state may a row have?                      | `state.rs`               |
 //! | Who takes part in an activity?                   | `parties.rs`             |
 //! | Which attachments are taken?                     | `attachments.rs`         |
 //! | What does a bound address point to?              | `binds.rs`, `path.rs`    |
-//! | What does a query understand?                    | `options.rs`, `filter.rs`, `matching.rs`, `read.rs` |
+//! | What does a query understand?                    | `options.rs`, `tokens.rs`, `filter.rs`, `matching.rs`, `read.rs` |
 //! | How does a batch behave?                         | `batch.rs`, `multipart.rs` |
 //! | What does an error look like?                    | `refusal.rs`             |
 
 mod attachments;
 mod batch;
 mod binds;
+mod catalogue;
+mod defaults;
 mod filter;
 mod http;
+mod keys;
 mod matching;
 mod multipart;
 mod operation;
@@ -29,10 +34,12 @@ mod path;
 mod payload;
 mod read;
 mod refusal;
+mod rows;
 mod schema;
 mod seed;
 mod state;
 mod store;
+mod tokens;
 mod values;
 mod write;
 
@@ -101,7 +108,7 @@ impl Dataverse {
     pub fn rows(&self, table: &str) -> Vec<Value> {
         let rows = lock(&self.org).store.rows(table);
         rows.into_iter()
-            .map(|(_, row)| operation::public(&row.values))
+            .map(|(_, row)| Value::Object(row.values.clone()))
             .collect()
     }
 
@@ -111,7 +118,7 @@ impl Dataverse {
         lock(&self.org)
             .store
             .get(table, id)
-            .map(|row| operation::public(&row.values))
+            .map(|row| Value::Object(row.values.clone()))
     }
 
     /// The parties of one activity: first those that were sent, in their order, then the platform's own for the
@@ -120,7 +127,7 @@ impl Dataverse {
     pub fn parties(&self, activity: Uuid) -> Vec<Value> {
         let rows = lock(&self.org).store.children("activityparty", activity);
         rows.into_iter()
-            .map(|(_, row)| operation::public(&row.values))
+            .map(|(_, row)| Value::Object(row.values.clone()))
             .collect()
     }
 
@@ -131,7 +138,7 @@ impl Dataverse {
             .store
             .children("activitymimeattachment", activity);
         rows.into_iter()
-            .map(|(_, row)| operation::public(&row.values))
+            .map(|(_, row)| Value::Object(row.values.clone()))
             .collect()
     }
 

@@ -5,8 +5,12 @@
 //! | Which messages does a list have, in which form? | `messages.rs` |
 //! | What does a mailbox hold?                   | `mailbox.rs`  |
 //! | What do answers and errors look like?       | `reply.rs`    |
+//! | How are grants shown?                       | `grants.rs`   |
+//! | How are folders and attachments shown?      | `folders.rs`  |
 //! | How are query parameters read?              | `query.rs`    |
 
+mod folders;
+mod grants;
 mod mailbox;
 mod messages;
 mod query;
@@ -17,7 +21,7 @@ use std::sync::{Arc, Mutex};
 use axum::http::Method;
 use chrono::Utc;
 use percent_encoding::percent_decode_str;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use uuid::Uuid;
 
 pub use mailbox::Grant;
@@ -219,13 +223,13 @@ impl Nylas {
         let query = Query::read(&incoming.query);
         let mut state = lock(&self.state);
         let [grant, below @ ..] = below else {
-            return grants(&state, &query);
+            return grants::list(&state.mailboxes, &query);
         };
         let grant = decode(grant).ok_or_else(Failure::no_grant)?;
         let (endings, state) = (state.endings, &mut *state);
         let mailbox = state.mailbox(&grant).ok_or_else(Failure::no_grant)?;
         if below.is_empty() {
-            return Ok(Answer::data(query.select(grant_object(
+            return Ok(Answer::data(query.select(grants::show(
                 mailbox,
                 query.get("expose_aliases") == Some("true"),
             ))));
@@ -236,10 +240,10 @@ impl Nylas {
         let reply = match below {
             ["messages"] => messages::list(mailbox, &query, endings),
             ["messages", id] => messages::get(mailbox, &object_id(id)?, &query),
-            ["folders"] => folders(mailbox, &query, endings),
-            ["folders", id] => folder(mailbox, &object_id(id)?, &query),
-            ["attachments", id] => attachment(mailbox, &object_id(id)?, &query),
-            ["attachments", id, "download"] => download(mailbox, &object_id(id)?, &query),
+            ["folders"] => folders::list(mailbox, &query, endings),
+            ["folders", id] => folders::get(mailbox, &object_id(id)?, &query),
+            ["attachments", id] => folders::attachment(mailbox, &object_id(id)?, &query),
+            ["attachments", id, "download"] => folders::download(mailbox, &object_id(id)?, &query),
             _ => Err(no_route()),
         };
         if matches!(below, ["messages" | "folders"]) {
@@ -293,123 +297,4 @@ fn object_id(segment: &str) -> Result<String, Failure> {
         return Err(Failure::no_object());
     }
     decode(segment).ok_or_else(Failure::no_object)
-}
-
-/// Grants, the newest first. Most that a `limit` may be is not known; 200 is taken.
-fn grants(state: &State, query: &Query) -> Reply {
-    let limit = query.limit(10, 200)?;
-    let offset = match query.get("offset").map(str::parse::<usize>) {
-        None => 0,
-        Some(Ok(offset)) => offset,
-        Some(Err(_)) => return Err(Failure::invalid("offset must be a number")),
-    };
-    let is = |name: &str, value: &str| {
-        query
-            .get(name)
-            .is_none_or(|wanted| wanted.eq_ignore_ascii_case(value))
-    };
-    let found = state.mailboxes.iter().rev().filter(|mailbox| {
-        let grant = &mailbox.grant;
-        is("grant_status", &grant.status)
-            && is("email", &grant.email)
-            && is("provider", &grant.provider)
-    });
-    let data = found
-        .skip(offset)
-        .take(limit)
-        .map(|mailbox| query.select(grant_object(mailbox, false)))
-        .collect();
-    let mut beside = Map::new();
-    beside.insert("limit".to_owned(), json!(limit));
-    beside.insert("offset".to_owned(), json!(offset));
-    Ok(Answer::Data {
-        data: Value::Array(data),
-        beside,
-    })
-}
-
-/// A grant as the API shows it. That aliases stand in `email_aliases` is not verified.
-fn grant_object(mailbox: &Mailbox, with_aliases: bool) -> Map<String, Value> {
-    let grant = &mailbox.grant;
-    let mut object = Map::new();
-    object.insert("id".to_owned(), json!(grant.id));
-    object.insert("provider".to_owned(), json!(grant.provider));
-    object.insert("grant_status".to_owned(), json!(grant.status));
-    object.insert("email".to_owned(), json!(grant.email));
-    object.insert("created_at".to_owned(), json!(mailbox.created_at));
-    object.insert("updated_at".to_owned(), json!(mailbox.created_at));
-    if matches!(grant.provider.as_str(), "google" | "microsoft") {
-        object.insert(
-            "scope".to_owned(),
-            json!(["Mail.Read", "User.Read", "offline_access"]),
-        );
-        if with_aliases {
-            object.insert("email_aliases".to_owned(), json!(grant.aliases));
-        }
-    }
-    object
-}
-
-fn folders(mailbox: &Mailbox, query: &Query, ending: u64) -> Reply {
-    let limit = query.limit(50, 200)?;
-    let start: usize = match query.get("page_token") {
-        None => 0,
-        Some(token) => {
-            let number = token
-                .strip_prefix("Zm9sZGVycw")
-                .and_then(|number| number.parse().ok());
-            number.ok_or_else(|| Failure::invalid("invalid page_token"))?
-        }
-    };
-    let parent = query.get("parent_id");
-    let wanted = |folder: &&Map<String, Value>| {
-        parent.is_none_or(|parent| folder.get("parent_id").and_then(Value::as_str) == Some(parent))
-    };
-    let found: Vec<&Map<String, Value>> = mailbox.folders.iter().filter(wanted).collect();
-    let data = found
-        .iter()
-        .skip(start)
-        .take(limit)
-        .map(|folder| query.select((*folder).clone()))
-        .collect();
-    let cursor = (start + limit < found.len()).then(|| format!("Zm9sZGVycw{}", start + limit));
-    let mut beside = Map::new();
-    beside.extend(
-        messages::next_cursor(cursor, ending).map(|cursor| ("next_cursor".to_owned(), cursor)),
-    );
-    Ok(Answer::Data {
-        data: Value::Array(data),
-        beside,
-    })
-}
-
-fn folder(mailbox: &Mailbox, id: &str, query: &Query) -> Reply {
-    let found = mailbox
-        .folders
-        .iter()
-        .find(|folder| folder.get("id").and_then(Value::as_str) == Some(id));
-    found
-        .map(|folder| Answer::data(query.select(folder.clone())))
-        .ok_or_else(Failure::no_object)
-}
-
-/// `message_id` is required for both calls about an attachment (Nylas facts §7).
-fn message_of(query: &Query) -> Result<&str, Failure> {
-    query
-        .get("message_id")
-        .ok_or_else(|| Failure::invalid("message_id is required"))
-}
-
-fn attachment(mailbox: &Mailbox, id: &str, query: &Query) -> Reply {
-    let found = mailbox.attachment(message_of(query)?, id);
-    found
-        .map(|attachment| Answer::data(attachment.clone()))
-        .ok_or_else(Failure::no_object)
-}
-
-fn download(mailbox: &Mailbox, id: &str, query: &Query) -> Reply {
-    let found = mailbox.file(message_of(query)?, id);
-    found
-        .map(|bytes| Answer::Bytes(bytes.clone()))
-        .ok_or_else(Failure::no_object)
 }

@@ -55,7 +55,7 @@ impl Work<'_> {
         options: &Options,
         prefer: &Prefer,
     ) -> Result<Value, Refusal> {
-        let rows = self.select_rows(table, self.org.store.rows(&table.name), options)?;
+        let rows = select_rows(table, self.org.store.rows(&table.name), options)?;
         let (start, size) = match &options.skip_token {
             Some(token) => read_token(token)?,
             None => (0, prefer.max_page_size.unwrap_or(LARGEST_PAGE)),
@@ -101,39 +101,11 @@ impl Work<'_> {
 
     /// How many rows meet the condition, as `$count` says it; 5,000 at most.
     pub(crate) fn count(&self, table: &Table, options: &Options) -> Result<usize, Refusal> {
-        Ok(self
-            .select_rows(table, self.org.store.rows(&table.name), options)?
-            .len()
-            .min(LARGEST_PAGE))
-    }
-
-    /// The rows that meet the filter, in the order asked for.
-    fn select_rows(
-        &self,
-        table: &Table,
-        rows: Vec<Found>,
-        options: &Options,
-    ) -> Result<Vec<Found>, Refusal> {
-        let condition = match &options.filter {
-            Some(text) => matching::check(table, &filter::parse(text, &options.aliases)?)?,
-            None => Condition::All(Vec::new()),
-        };
-        let mut order: Vec<(&Column, bool)> = Vec::new();
-        for (property, down) in &options.order {
-            order.push((matching::filterable(table, property)?, *down));
-        }
-        let mut rows: Vec<Found> = rows
-            .into_iter()
-            .filter(|(_, row)| condition.holds(table, row))
-            .collect();
-        rows.sort_by(|(_, a), (_, b)| {
-            order
-                .iter()
-                .fold(Ordering::Equal, |decided, (column, down)| {
-                    decided.then_with(|| by(table, column, *down, a, b))
-                })
-        });
-        Ok(rows)
+        Ok(
+            select_rows(table, self.org.store.rows(&table.name), options)?
+                .len()
+                .min(LARGEST_PAGE),
+        )
     }
 
     /// A row as JSON, with what was selected and expanded.
@@ -146,22 +118,19 @@ impl Work<'_> {
     ) -> Result<Map<String, Value>, Refusal> {
         let mut body = Map::new();
         body.insert("@odata.etag".to_owned(), json!(row.etag()));
-        match &options.select {
+        if let Some(names) = &options.select {
             // The key comes always.
-            Some(names) => {
-                for name in names.iter().chain([&table.key]) {
-                    let column = table
-                        .property(name)
-                        .ok_or_else(|| Refusal::unknown_column(&table.name, name))?;
-                    self.render_column(table, row, column, prefer, &mut body);
-                }
+            for name in names.iter().chain([&table.key]) {
+                let column = table
+                    .property(name)
+                    .ok_or_else(|| Refusal::unknown_column(&table.name, name))?;
+                self.render_column(table, row, column, prefer, &mut body);
             }
-            None => {
-                // This one is not valid for read (Dataverse facts §2.1).
-                let shown = |column: &&Column| !column.hidden && column.name != "messageiddupcheck";
-                for column in table.columns.values().filter(shown) {
-                    self.render_column(table, row, column, prefer, &mut body);
-                }
+        } else {
+            // This one is not valid for read (Dataverse facts §2.1).
+            let shown = |column: &&Column| !column.hidden && column.name != "messageiddupcheck";
+            for column in table.columns.values().filter(shown) {
+                self.render_column(table, row, column, prefer, &mut body);
             }
         }
         for expand in &options.expand {
@@ -250,7 +219,7 @@ impl Work<'_> {
                 .schema
                 .table(child)
                 .ok_or_else(|| Refusal::no_segment(&expand.name))?;
-            let rows = self.select_rows(
+            let rows = select_rows(
                 child,
                 self.org.store.children(&child.name, own),
                 &expand.options,
@@ -290,6 +259,30 @@ impl Work<'_> {
     fn context(&self, rest: &str) -> String {
         format!("{}{ROOT}$metadata#{rest}", self.org.url)
     }
+}
+
+/// The rows that meet the filter, in the order asked for.
+fn select_rows(table: &Table, rows: Vec<Found>, options: &Options) -> Result<Vec<Found>, Refusal> {
+    let condition = match &options.filter {
+        Some(text) => matching::check(table, &filter::parse(text, &options.aliases)?)?,
+        None => Condition::All(Vec::new()),
+    };
+    let mut order: Vec<(&Column, bool)> = Vec::new();
+    for (property, down) in &options.order {
+        order.push((matching::filterable(table, property)?, *down));
+    }
+    let mut rows: Vec<Found> = rows
+        .into_iter()
+        .filter(|(_, row)| condition.holds(table, row))
+        .collect();
+    rows.sort_by(|(_, a), (_, b)| {
+        order
+            .iter()
+            .fold(Ordering::Equal, |decided, (column, down)| {
+                decided.then_with(|| by(table, column, *down, a, b))
+            })
+    });
+    Ok(rows)
 }
 
 /// The table behind a collection below an activity. The attachment names are verified, their use here is inferred.

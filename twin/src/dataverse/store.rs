@@ -98,27 +98,26 @@ impl Store {
 
     /// All rows of a table in the order they were made.
     pub(crate) fn rows(&self, table: &str) -> Vec<(Uuid, Arc<Row>)> {
-        let Some(shelf) = self.shelves.get(table) else {
+        let Some(held) = self.shelves.get(table) else {
             return Vec::new();
         };
-        shelf
-            .places
+        held.places
             .values()
-            .filter_map(|id| Some((*id, shelf.rows.get(id)?.clone())))
+            .filter_map(|id| Some((*id, held.rows.get(id)?.clone())))
             .collect()
     }
 
     /// The parties or attachments of one activity, in the order they were made.
     pub(crate) fn children(&self, table: &str, parent: Uuid) -> Vec<(Uuid, Arc<Row>)> {
-        let Some(shelf) = self.shelves.get(table) else {
+        let Some(held) = self.shelves.get(table) else {
             return Vec::new();
         };
-        let ids = shelf
+        let ids = held
             .children
             .get(&parent)
             .into_iter()
             .flat_map(BTreeMap::values);
-        ids.filter_map(|id| Some((*id, shelf.rows.get(id)?.clone())))
+        ids.filter_map(|id| Some((*id, held.rows.get(id)?.clone())))
             .collect()
     }
 
@@ -168,26 +167,25 @@ impl Store {
     }
 
     fn put(&mut self, table: &str, id: Uuid, row: Option<Arc<Row>>) {
-        let shelf = self.shelves.entry(table.to_owned()).or_default();
-        if let Some(old) = shelf.rows.remove(&id) {
-            shelf.places.remove(&old.place);
+        let held = self.shelves.entry(table.to_owned()).or_default();
+        if let Some(old) = held.rows.remove(&id) {
+            held.places.remove(&old.place);
             if let Some(siblings) = old
                 .parent()
-                .and_then(|parent| shelf.children.get_mut(&parent))
+                .and_then(|parent| held.children.get_mut(&parent))
             {
                 siblings.remove(&old.place);
             }
         }
         if let Some(row) = row {
-            shelf.places.insert(row.place, id);
+            held.places.insert(row.place, id);
             if let Some(parent) = row.parent() {
-                shelf
-                    .children
+                held.children
                     .entry(parent)
                     .or_default()
                     .insert(row.place, id);
             }
-            shelf.rows.insert(id, row);
+            held.rows.insert(id, row);
         }
     }
 }

@@ -6,13 +6,13 @@
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::defaults::add_computed;
 use super::org::Work;
-use super::path::Key;
 use super::payload::{self, Payload};
 use super::refusal::Refusal;
 use super::schema::{Column, Table};
 use super::state;
-use super::store::{Row, Values, lookup_value};
+use super::store::{Row, Values};
 
 impl Work<'_> {
     /// Writes a new row and all that comes with it.
@@ -129,117 +129,6 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// The id of the row that a key names.
-    pub(crate) fn find(&self, table: &Table, key: &Key) -> Result<Uuid, Refusal> {
-        let pairs = match key {
-            Key::Id(id) if self.org.store.contains(&table.name, *id) => return Ok(*id),
-            Key::Id(id) => return Err(Refusal::no_row(&table.name, *id)),
-            Key::Alternate(pairs) => pairs,
-        };
-        let mut columns: Vec<&str> = pairs.iter().map(|(column, _)| column.as_str()).collect();
-        columns.sort_unstable();
-        if !table
-            .alternate_keys
-            .iter()
-            .any(|key| key.iter().map(String::as_str).eq(columns.iter().copied()))
-        {
-            let message = format!(
-                "The key ({}) is not a key of the entity {}.",
-                columns.join(", "),
-                table.name
-            );
-            return Err(Refusal::query(message));
-        }
-        // Such values break the address (Dataverse facts §7.2); the code is inferred.
-        if pairs
-            .iter()
-            .any(|(_, value)| value.contains(['/', '<', '>', '*', '%', '&', ':', '\\', '?', '+']))
-        {
-            return Err(Refusal::query("Bad Request - Error in query syntax."));
-        }
-        let matches = |row: &Row| {
-            pairs
-                .iter()
-                .all(|(column, value)| same_key_value(row.get(column), value))
-        };
-        let found = self
-            .org
-            .store
-            .rows(&table.name)
-            .into_iter()
-            .find(|(_, row)| matches(row));
-        found.map(|(id, _)| id).ok_or_else(|| {
-            let message = format!(
-                "A record with the specified key values does not exist in {} entity",
-                table.name
-            );
-            Refusal::new(404, "0x80060891", message)
-        })
-    }
-
-    /// Puts a finished row into the table, if its keys are free.
-    pub(crate) fn insert(
-        &mut self,
-        table: &Table,
-        id: Uuid,
-        values: Values,
-    ) -> Result<(), Refusal> {
-        // All activities share one base table, so their ids are unique across it.
-        let taken = self.org.store.contains(&table.name, id)
-            || (table.is_activity() && self.activity_table(id).is_some());
-        if taken {
-            return Err(Refusal::new(
-                412,
-                "0x80040237",
-                "A record with matching key values already exists.",
-            ));
-        }
-        self.check_alternate_keys(table, id, &values)?;
-        self.org.store.set(&table.name, id, Some(values));
-        Ok(())
-    }
-
-    fn check_alternate_keys(
-        &self,
-        table: &Table,
-        id: Uuid,
-        values: &Values,
-    ) -> Result<(), Refusal> {
-        for key in &table.alternate_keys {
-            let wanted: Vec<String> = key
-                .iter()
-                .filter_map(|column| values.get(column))
-                .map(key_text)
-                .collect();
-            if wanted.len() < key.len() {
-                // Rows with null in a key column are not held unique.
-                continue;
-            }
-            let taken = self
-                .org
-                .store
-                .rows(&table.name)
-                .into_iter()
-                .any(|(other, row)| {
-                    other != id
-                        && key
-                            .iter()
-                            .map(|column| key_text(row.get(column)))
-                            .eq(wanted.iter().cloned())
-                });
-            if taken {
-                let message = format!(
-                    "Entity Key {} violated. A record with the same value for {} already exists. A duplicate record \
-                     cannot be created. Select one or more unique values and try again.",
-                    key.join("_"),
-                    key.join(", ")
-                );
-                return Err(Refusal::new(412, "0x80060892", message));
-            }
-        }
-        Ok(())
-    }
-
     /// The values of a body that may be written; the others are dropped and noted.
     fn writable(
         &mut self,
@@ -279,46 +168,6 @@ impl Work<'_> {
         Ok(values)
     }
 
-    /// What the platform fills in when a row is made.
-    pub(crate) fn add_defaults(&self, table: &Table, id: Uuid, values: &mut Values) {
-        let user = lookup_value("systemuser", self.org.user);
-        let mut fill = |column: &str, value: Value| {
-            if table.columns.contains_key(column) && values.get(column).is_none_or(Value::is_null) {
-                values.insert(column.to_owned(), value);
-            }
-        };
-        fill(&table.key, json!(id.to_string()));
-        fill("createdon", self.now_text());
-        fill("modifiedon", self.now_text());
-        fill("createdby", user.clone());
-        fill("modifiedby", user.clone());
-        if !matches!(
-            table.name.as_str(),
-            "activityparty" | "activitymimeattachment"
-        ) {
-            fill("ownerid", user);
-            fill(
-                "owningbusinessunit",
-                lookup_value("businessunit", self.org.business_unit),
-            );
-        }
-        if let Some((&state, &status)) = table.states.first_key_value() {
-            fill("statecode", json!(state));
-            fill("statuscode", json!(status));
-        }
-        if table.is_activity() {
-            fill("activitytypecode", json!(table.name));
-            fill("isregularactivity", json!(true));
-            fill("prioritycode", json!(1));
-        }
-        if table.name == "email" {
-            // Outgoing unless said otherwise (Dataverse facts §2.1).
-            fill("directioncode", json!(true));
-            fill("attachmentcount", json!(0));
-        }
-        add_computed(table, values);
-    }
-
     fn remove_children(&mut self, table: &str, parent: Uuid) {
         for (id, _) in self.org.store.children(table, parent) {
             self.org.store.set(table, id, None);
@@ -337,36 +186,6 @@ impl Work<'_> {
                 self.org.store.set("activityparty", party, Some(values));
             }
         }
-    }
-}
-
-/// Columns that follow from others.
-fn add_computed(table: &Table, values: &mut Values) {
-    if let Some(owner) = values.get("ownerid").cloned()
-        && table.column("owninguser").is_some()
-    {
-        let is_user = owner.get("table").and_then(Value::as_str) == Some("systemuser");
-        values.insert(
-            "owninguser".to_owned(),
-            if is_user { owner } else { Value::Null },
-        );
-    }
-    if !matches!(table.name.as_str(), "contact" | "lead" | "systemuser") {
-        return;
-    }
-    let part = |column: &str| {
-        values
-            .get(column)
-            .and_then(Value::as_str)
-            .filter(|text| !text.is_empty())
-    };
-    let parts: Vec<&str> = [part("firstname"), part("lastname")]
-        .into_iter()
-        .flatten()
-        .collect();
-    if !parts.is_empty() {
-        let name = parts.join(" ");
-        values.insert("fullname".to_owned(), Value::String(name));
     }
 }
 
@@ -406,16 +225,4 @@ pub(crate) fn closed(table: &str, id: Uuid) -> Refusal {
         "0x80043500",
         format!("Invalid activity state: {table} {id} is closed or cancelled."),
     )
-}
-
-/// How a value counts for uniqueness: without case, as the database compares (inferred).
-fn key_text(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.to_lowercase(),
-        other => other.get("id").unwrap_or(other).to_string().to_lowercase(),
-    }
-}
-
-fn same_key_value(stored: &Value, asked: &str) -> bool {
-    key_text(stored).trim_matches('"') == asked.to_lowercase()
 }

@@ -1,6 +1,7 @@
 //! What one connected mailbox holds: folders, messages and the bytes of attachments.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt::Write as _;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE;
@@ -197,11 +198,15 @@ pub(crate) fn is_named(header: &Value, name: &str) -> bool {
         .is_some_and(|known| known.eq_ignore_ascii_case(name))
 }
 
+/// SHA-256 of the parts with a NUL between them, in hexadecimal digits.
 fn digest(parts: &[&str]) -> String {
     Sha256::digest(parts.join("\0"))
         .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+        .fold(String::new(), |mut text, byte| {
+            // Writing to a string does not fail.
+            let _always_fits = write!(text, "{byte:02x}");
+            text
+        })
 }
 
 /// The folders of a new mailbox: words as ids on Google, opaque ids on Microsoft, paths elsewhere (Nylas facts §9).

@@ -1,5 +1,7 @@
 //! Which messages a list answers, in which form (Nylas facts §7, §8 and §15).
 
+use std::cmp::Reverse;
+
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::{Map, Value, json};
@@ -57,7 +59,7 @@ pub(crate) fn list(mailbox: &Mailbox, query: &Query, ending: u64) -> Reply {
         .values()
         .filter(|message| wanted.includes(message))
         .collect();
-    found.sort_by(|a, b| position(b).cmp(&position(a)));
+    found.sort_by_key(|message| Reverse(position(message)));
     let rest = found.iter().filter(|message| {
         after
             .as_ref()

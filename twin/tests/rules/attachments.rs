@@ -155,7 +155,7 @@ async fn the_default_limit_is_five_mebibytes_of_text() {
         204
     );
     let answer = attach(&world, email, |body| {
-        body["body"] = json!("A".repeat(5_242_884))
+        body["body"] = json!("A".repeat(5_242_884));
     })
     .await;
     assert_eq!(answer.error(), error(400, "0x80044A02"));

@@ -1,0 +1,80 @@
+//! What the platform writes into a row by itself.
+
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::org::Work;
+use super::schema::Table;
+use super::store::{Values, lookup_value};
+
+impl Work<'_> {
+    /// What the platform fills in when a row is made.
+    pub(crate) fn add_defaults(&self, table: &Table, id: Uuid, values: &mut Values) {
+        let user = lookup_value("systemuser", self.org.user);
+        let mut fill = |column: &str, value: Value| {
+            if table.columns.contains_key(column) && values.get(column).is_none_or(Value::is_null) {
+                values.insert(column.to_owned(), value);
+            }
+        };
+        fill(&table.key, json!(id.to_string()));
+        fill("createdon", self.now_text());
+        fill("modifiedon", self.now_text());
+        fill("createdby", user.clone());
+        fill("modifiedby", user.clone());
+        if !matches!(
+            table.name.as_str(),
+            "activityparty" | "activitymimeattachment"
+        ) {
+            fill("ownerid", user);
+            fill(
+                "owningbusinessunit",
+                lookup_value("businessunit", self.org.business_unit),
+            );
+        }
+        if let Some((&state, &status)) = table.states.first_key_value() {
+            fill("statecode", json!(state));
+            fill("statuscode", json!(status));
+        }
+        if table.is_activity() {
+            fill("activitytypecode", json!(table.name));
+            fill("isregularactivity", json!(true));
+            fill("prioritycode", json!(1));
+        }
+        if table.name == "email" {
+            // Outgoing unless said otherwise (Dataverse facts §2.1).
+            fill("directioncode", json!(true));
+            fill("attachmentcount", json!(0));
+        }
+        add_computed(table, values);
+    }
+}
+
+/// Columns that follow from others.
+pub(crate) fn add_computed(table: &Table, values: &mut Values) {
+    if let Some(owner) = values.get("ownerid").cloned()
+        && table.column("owninguser").is_some()
+    {
+        let is_user = owner.get("table").and_then(Value::as_str) == Some("systemuser");
+        values.insert(
+            "owninguser".to_owned(),
+            if is_user { owner } else { Value::Null },
+        );
+    }
+    if !matches!(table.name.as_str(), "contact" | "lead" | "systemuser") {
+        return;
+    }
+    let part = |column: &str| {
+        values
+            .get(column)
+            .and_then(Value::as_str)
+            .filter(|text| !text.is_empty())
+    };
+    let parts: Vec<&str> = [part("firstname"), part("lastname")]
+        .into_iter()
+        .flatten()
+        .collect();
+    if !parts.is_empty() {
+        let name = parts.join(" ");
+        values.insert("fullname".to_owned(), Value::String(name));
+    }
+}

@@ -1,0 +1,136 @@
+//! Which row a key names, and that no two rows have the same one (Dataverse facts §7).
+
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::org::Work;
+use super::path::Key;
+use super::refusal::Refusal;
+use super::schema::Table;
+use super::store::{Row, Values};
+
+impl Work<'_> {
+    /// The id of the row that a key names.
+    pub(crate) fn find(&self, table: &Table, key: &Key) -> Result<Uuid, Refusal> {
+        let pairs = match key {
+            Key::Id(id) if self.org.store.contains(&table.name, *id) => return Ok(*id),
+            Key::Id(id) => return Err(Refusal::no_row(&table.name, *id)),
+            Key::Alternate(pairs) => pairs,
+        };
+        let mut columns: Vec<&str> = pairs.iter().map(|(column, _)| column.as_str()).collect();
+        columns.sort_unstable();
+        if !table
+            .alternate_keys
+            .iter()
+            .any(|key| key.iter().map(String::as_str).eq(columns.iter().copied()))
+        {
+            let message = format!(
+                "The key ({}) is not a key of the entity {}.",
+                columns.join(", "),
+                table.name
+            );
+            return Err(Refusal::query(message));
+        }
+        // Such values break the address (Dataverse facts §7.2); the code is inferred.
+        if pairs
+            .iter()
+            .any(|(_, value)| value.contains(['/', '<', '>', '*', '%', '&', ':', '\\', '?', '+']))
+        {
+            return Err(Refusal::query("Bad Request - Error in query syntax."));
+        }
+        let matches = |row: &Row| {
+            pairs
+                .iter()
+                .all(|(column, value)| same_key_value(row.get(column), value))
+        };
+        let found = self
+            .org
+            .store
+            .rows(&table.name)
+            .into_iter()
+            .find(|(_, row)| matches(row));
+        found.map(|(id, _)| id).ok_or_else(|| {
+            let message = format!(
+                "A record with the specified key values does not exist in {} entity",
+                table.name
+            );
+            Refusal::new(404, "0x80060891", message)
+        })
+    }
+
+    /// Puts a finished row into the table, if its keys are free.
+    pub(crate) fn insert(
+        &mut self,
+        table: &Table,
+        id: Uuid,
+        values: Values,
+    ) -> Result<(), Refusal> {
+        // All activities share one base table, so their ids are unique across it.
+        let taken = self.org.store.contains(&table.name, id)
+            || (table.is_activity() && self.activity_table(id).is_some());
+        if taken {
+            return Err(Refusal::new(
+                412,
+                "0x80040237",
+                "A record with matching key values already exists.",
+            ));
+        }
+        self.check_alternate_keys(table, id, &values)?;
+        self.org.store.set(&table.name, id, Some(values));
+        Ok(())
+    }
+
+    /// Refuses values that another row has in all columns of a key.
+    pub(crate) fn check_alternate_keys(
+        &self,
+        table: &Table,
+        id: Uuid,
+        values: &Values,
+    ) -> Result<(), Refusal> {
+        for key in &table.alternate_keys {
+            let wanted: Vec<String> = key
+                .iter()
+                .filter_map(|column| values.get(column))
+                .map(key_text)
+                .collect();
+            if wanted.len() < key.len() {
+                // Rows with null in a key column are not held unique.
+                continue;
+            }
+            let taken = self
+                .org
+                .store
+                .rows(&table.name)
+                .into_iter()
+                .any(|(other, row)| {
+                    other != id
+                        && key
+                            .iter()
+                            .map(|column| key_text(row.get(column)))
+                            .eq(wanted.iter().cloned())
+                });
+            if taken {
+                let message = format!(
+                    "Entity Key {} violated. A record with the same value for {} already exists. A duplicate record \
+                     cannot be created. Select one or more unique values and try again.",
+                    key.join("_"),
+                    key.join(", ")
+                );
+                return Err(Refusal::new(412, "0x80060892", message));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// How a value counts for uniqueness: without case, as the database compares (inferred).
+fn key_text(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.to_lowercase(),
+        other => other.get("id").unwrap_or(other).to_string().to_lowercase(),
+    }
+}
+
+fn same_key_value(stored: &Value, asked: &str) -> bool {
+    key_text(stored).trim_matches('"') == asked.to_lowercase()
+}

@@ -1,0 +1,62 @@
+//! How grants are listed and shown (Nylas facts §11).
+
+use serde_json::{Map, Value, json};
+
+use super::mailbox::Mailbox;
+use super::query::Query;
+use super::reply::{Answer, Failure, Reply};
+
+/// Grants, the newest first. Most that a `limit` may be is not known; 200 is taken.
+pub(crate) fn list(mailboxes: &[Mailbox], query: &Query) -> Reply {
+    let limit = query.limit(10, 200)?;
+    let offset = match query.get("offset").map(str::parse::<usize>) {
+        None => 0,
+        Some(Ok(offset)) => offset,
+        Some(Err(_)) => return Err(Failure::invalid("offset must be a number")),
+    };
+    let is = |name: &str, value: &str| {
+        query
+            .get(name)
+            .is_none_or(|wanted| wanted.eq_ignore_ascii_case(value))
+    };
+    let found = mailboxes.iter().rev().filter(|mailbox| {
+        let grant = &mailbox.grant;
+        is("grant_status", &grant.status)
+            && is("email", &grant.email)
+            && is("provider", &grant.provider)
+    });
+    let data = found
+        .skip(offset)
+        .take(limit)
+        .map(|mailbox| query.select(show(mailbox, false)))
+        .collect();
+    let mut beside = Map::new();
+    beside.insert("limit".to_owned(), json!(limit));
+    beside.insert("offset".to_owned(), json!(offset));
+    Ok(Answer::Data {
+        data: Value::Array(data),
+        beside,
+    })
+}
+
+/// A grant as the API shows it. That aliases stand in `email_aliases` is not verified.
+pub(crate) fn show(mailbox: &Mailbox, with_aliases: bool) -> Map<String, Value> {
+    let grant = &mailbox.grant;
+    let mut object = Map::new();
+    object.insert("id".to_owned(), json!(grant.id));
+    object.insert("provider".to_owned(), json!(grant.provider));
+    object.insert("grant_status".to_owned(), json!(grant.status));
+    object.insert("email".to_owned(), json!(grant.email));
+    object.insert("created_at".to_owned(), json!(mailbox.created_at));
+    object.insert("updated_at".to_owned(), json!(mailbox.created_at));
+    if matches!(grant.provider.as_str(), "google" | "microsoft") {
+        object.insert(
+            "scope".to_owned(),
+            json!(["Mail.Read", "User.Read", "offline_access"]),
+        );
+        if with_aliases {
+            object.insert("email_aliases".to_owned(), json!(grant.aliases));
+        }
+    }
+    object
+}
