@@ -10,6 +10,8 @@ pub mod query;
 pub mod rows;
 pub mod write;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use reqwest::{Method, RequestBuilder, header};
@@ -30,6 +32,7 @@ pub struct DataverseClient {
     http: reqwest::Client,
     /// `https://yourorg.crm.dynamics.com/api/data/v9.2/`
     api: String,
+    sent: Arc<AtomicU64>,
 }
 
 impl DataverseClient {
@@ -42,7 +45,14 @@ impl DataverseClient {
                 "{}/api/data/v9.2/",
                 organisation.as_str().trim_end_matches('/')
             ),
+            sent: Arc::default(),
         }
+    }
+
+    /// How many HTTP requests this client and its clones have sent; a batch is one.
+    #[must_use]
+    pub fn requests(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
     }
 
     /// One `$batch`; for each operation the answers of its parts.
@@ -110,6 +120,7 @@ impl DataverseClient {
         token: &AccessToken,
         call: RequestBuilder,
     ) -> Result<reqwest::Response, DataverseError> {
+        self.sent.fetch_add(1, Ordering::Relaxed);
         let answer = call
             .bearer_auth(token.expose_secret())
             .header("OData-Version", "4.0")

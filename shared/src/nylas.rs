@@ -6,9 +6,12 @@
 pub mod error;
 pub mod wire;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{StatusCode, header};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 use serde_json::Value;
 use url::Url;
 
@@ -17,6 +20,7 @@ use self::wire::{Folder, Grant};
 use crate::ids::{AttachmentId, GrantId, MessageKey};
 use crate::message::Message;
 use crate::retry::retry_after;
+use crate::secrets::SecretSource;
 
 /// What may stand in a path segment or a query value as it is (RFC 3986, unreserved characters).
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
@@ -36,7 +40,8 @@ const GRANT_PAGE: usize = 50;
 pub struct NylasClient {
     http: reqwest::Client,
     base: String,
-    api_key: SecretString,
+    api_key: Arc<SecretSource>,
+    sent: Arc<AtomicU64>,
 }
 
 /// What came of asking for one message.
@@ -60,12 +65,19 @@ pub struct Page {
 impl NylasClient {
     /// A client of the API at `base` (`https://api.us.nylas.com` or `…eu…`).
     #[must_use]
-    pub fn new(http: reqwest::Client, base: &Url, api_key: SecretString) -> Self {
+    pub fn new(http: reqwest::Client, base: &Url, api_key: SecretSource) -> Self {
         Self {
             http,
             base: base.as_str().trim_end_matches('/').to_owned(),
-            api_key,
+            api_key: Arc::new(api_key),
+            sent: Arc::default(),
         }
+    }
+
+    /// How many requests this client and its clones have sent.
+    #[must_use]
+    pub fn requests(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
     }
 
     /// One message with its Message-ID.
@@ -233,15 +245,26 @@ impl NylasClient {
     }
 
     async fn send(&self, path: &str) -> Result<reqwest::Response, NylasError> {
+        let api_key = self
+            .api_key
+            .get()
+            .await
+            .map_err(|error| NylasError::NoKey {
+                what: error.to_string(),
+            })?;
+        self.sent.fetch_add(1, Ordering::Relaxed);
         let call = self.http.get(format!("{}{path}", self.base));
         let answer = call
-            .bearer_auth(self.api_key.expose_secret())
+            .bearer_auth(api_key.expose_secret())
             .header(header::ACCEPT, "application/json")
             .send()
             .await?;
         let status = answer.status();
         if status == StatusCode::OK {
             return Ok(answer);
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            self.api_key.forget().await;
         }
         let wait = retry_after(answer.headers());
         let body = answer.bytes().await.unwrap_or_default();

@@ -17,6 +17,7 @@
 
 mod fate;
 mod job;
+pub mod settings;
 mod writing;
 
 use std::collections::{HashMap, HashSet};
@@ -74,7 +75,8 @@ impl Pipeline {
         let mut ended = Vec::new();
         let fetched = self.fetch(jobs, &run, &mut ended).await;
         if !fetched.is_empty() {
-            self.bring_in(fetched, &run, &mut ended).await;
+            // Boxed, because nested this deep the future's type is more than the compiler lays out.
+            Box::pin(self.bring_in(fetched, &run, &mut ended)).await;
         }
         handled.extend(self.settle(ended, &run).await);
         handled.iter().for_each(Handled::report);

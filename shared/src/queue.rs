@@ -4,7 +4,7 @@
 //! from SQS for us and hands the worker a batch.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::sync_request::SyncRequest;
@@ -96,10 +96,10 @@ pub struct Received {
     pub receive_count: u32,
 }
 
-/// A queue within the process. A hidden message stays hidden: nothing here waits for time to pass.
-#[derive(Debug, Default)]
+/// A queue within the process; clones are the same queue. A hidden message stays hidden: nothing here waits for time to pass.
+#[derive(Debug, Clone, Default)]
 pub struct MemoryQueue {
-    inner: Mutex<Messages>,
+    inner: Arc<Mutex<Messages>>,
 }
 
 #[derive(Debug, Default)]
@@ -112,6 +112,7 @@ struct Messages {
 
 impl MemoryQueue {
     /// Takes up to `max` messages, oldest first. Each stays in flight until it is deleted or hidden.
+    #[must_use]
     pub fn receive(&self, max: usize) -> Vec<Received> {
         let mut queue = self.lock();
         let count = max.min(queue.visible.len());
@@ -135,11 +136,13 @@ impl MemoryQueue {
     }
 
     /// How many messages wait to be received.
+    #[must_use]
     pub fn visible(&self) -> usize {
         self.lock().visible.len()
     }
 
     /// The messages that a worker hid, and for how long.
+    #[must_use]
     pub fn hidden(&self) -> Vec<(Received, Duration)> {
         self.lock().hidden.clone()
     }

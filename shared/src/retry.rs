@@ -10,7 +10,7 @@
 //! | 429 without the header | `Soon` | hidden for the backoff step |
 //! | 5xx, time-out, connection lost, unreadable answer | `Soon` | hidden for the backoff step |
 //! | Dataverse 401 | `Soon` | the cached token is dropped; the next try reads the stored one |
-//! | Nylas 401 (grant expired, key refused) | `After(15 min)` | somebody has to sign in again |
+//! | Nylas 401 (grant expired, key refused) | `After(6 h)` | somebody has to sign in again |
 //! | another worker holds the claim | `After(rest of its lease)` | looked at again then |
 //! | 400, 403, 413 for one message, unmappable mail | `Never` | settled `dead` with the code; the message is acknowledged |
 //!
@@ -27,8 +27,11 @@ pub const RECEIVE_LIMIT: u32 = 10;
 /// First step of the backoff.
 const FIRST_STEP: Duration = Duration::from_secs(30);
 
-/// Longest step of the backoff: nine steps span about three hours, the length of an ordinary outage.
-const LONGEST_STEP: Duration = Duration::from_secs(60 * 60);
+/// Each step of the backoff is so many times the one before.
+///
+/// Nine steps span two days: a credential that expires on a Friday evening costs no message before somebody is back.
+/// What recovers earlier is not kept waiting, because the scheduled backfill takes up whatever the ledger says is free.
+const GROWTH: u32 = 4;
 
 /// Longest time SQS can hide a message: 12 hours.
 ///
@@ -62,8 +65,10 @@ pub fn redelivery_delay(
         RetryAdvice::Never => return None,
         RetryAdvice::After(wait) => wait.min(LONGEST_HIDE),
         RetryAdvice::Soon => {
-            let doublings = receive_count.saturating_sub(1).min(10);
-            FIRST_STEP.saturating_mul(1 << doublings).min(LONGEST_STEP)
+            let steps = receive_count.saturating_sub(1).min(10);
+            FIRST_STEP
+                .saturating_mul(GROWTH.pow(steps))
+                .min(LONGEST_HIDE)
         }
     };
     let jitter = base.saturating_mul(jitter_percent.min(25)) / 100;
@@ -107,14 +112,18 @@ mod tests {
     }
 
     #[test]
-    fn the_backoff_doubles_up_to_an_hour() {
+    fn the_backoff_grows_to_half_a_day_and_spans_a_weekend() {
         let steps: Vec<u64> = (1..=9)
             .map(|n| redelivery_delay(RetryAdvice::Soon, n, 0).unwrap().as_secs())
             .collect();
-        assert_eq!(steps, [30, 60, 120, 240, 480, 960, 1_920, 3_600, 3_600]);
+        assert!(steps.iter().sum::<u64>() > 46 * 3_600);
+        assert_eq!(
+            steps,
+            [30, 120, 480, 1_920, 7_680, 30_720, 43_200, 43_200, 43_200]
+        );
         assert_eq!(
             redelivery_delay(RetryAdvice::Soon, u32::MAX, 0),
-            Some(Duration::from_secs(3_600))
+            Some(Duration::from_secs(43_200))
         );
     }
 

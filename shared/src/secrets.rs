@@ -6,6 +6,7 @@ use aws_sdk_secretsmanager::Client;
 use aws_sdk_secretsmanager::error::DisplayErrorContext;
 use aws_sdk_secretsmanager::operation::get_secret_value::GetSecretValueError;
 use secrecy::{ExposeSecret, SecretString};
+use tokio::sync::Mutex;
 
 /// Which version of a secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +31,60 @@ pub enum Stored {
 pub struct SecretError {
     id: String,
     cause: String,
+}
+
+/// A secret that a client needs for every call: given, or read once from the store and kept in the process.
+pub enum SecretSource {
+    /// This value.
+    Given(SecretString),
+    /// The secret of this name in Secrets Manager.
+    Stored {
+        /// The store.
+        client: Client,
+        /// Name or ARN.
+        id: String,
+        /// What was read.
+        kept: Mutex<Option<SecretString>>,
+    },
+}
+
+impl SecretSource {
+    /// The secret `id` in the store, not read yet.
+    #[must_use]
+    pub fn stored(client: Client, id: String) -> Self {
+        Self::Stored {
+            client,
+            id,
+            kept: Mutex::new(None),
+        }
+    }
+
+    /// The value.
+    ///
+    /// # Errors
+    /// [`SecretError`]: let the messages come back.
+    pub async fn get(&self) -> Result<SecretString, SecretError> {
+        match self {
+            Self::Given(value) => Ok(value.clone()),
+            Self::Stored { client, id, kept } => {
+                let mut kept = kept.lock().await;
+                if let Some(value) = kept.as_ref() {
+                    return Ok(value.clone());
+                }
+                // Boxed, because the SDK's future, nested below a handler, is more than the compiler lays out.
+                let value = Box::pin(read_required(client, id)).await?;
+                *kept = Some(value.clone());
+                Ok(value)
+            }
+        }
+    }
+
+    /// Forgets what was read, because it was refused: the next call reads again.
+    pub async fn forget(&self) {
+        if let Self::Stored { kept, .. } = self {
+            *kept.lock().await = None;
+        }
+    }
 }
 
 /// Reads one version of the secret `id`.

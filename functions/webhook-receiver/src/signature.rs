@@ -24,7 +24,7 @@ use sha2::Sha256;
 use crate::inflate::{InflateError, gunzip};
 
 /// The header with the signature; header names compare without case.
-const HEADER: &str = "x-nylas-signature";
+pub const HEADER: &str = "x-nylas-signature";
 
 /// The secret that Nylas' test events are signed with, known to everybody.
 ///

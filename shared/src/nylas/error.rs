@@ -21,7 +21,7 @@ use crate::retry::RetryAdvice;
 /// How long a message waits for somebody to sign in again.
 ///
 /// The body of a 401 for an expired grant is unknown (Nylas facts §11), so every 401 waits alike.
-const SIGN_IN_WAIT: Duration = Duration::from_secs(15 * 60);
+const SIGN_IN_WAIT: Duration = Duration::from_secs(6 * 60 * 60);
 
 /// A call that did not bring what was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +46,12 @@ pub enum NylasError {
         /// The error's type.
         kind: String,
     },
+    /// The secret with the API key could not be read, or has no value yet.
+    #[error("no nylas API key: {what}")]
+    NoKey {
+        /// Why.
+        what: String,
+    },
     /// The same call will be refused again.
     #[error("nylas refused the call: {status} {kind}")]
     Rejected {
@@ -65,7 +71,9 @@ impl NylasError {
             Self::Throttled {
                 retry_after: Some(wait),
             } => RetryAdvice::After(*wait),
-            Self::Throttled { retry_after: None } | Self::Unavailable { .. } => RetryAdvice::Soon,
+            Self::Throttled { retry_after: None }
+            | Self::Unavailable { .. }
+            | Self::NoKey { .. } => RetryAdvice::Soon,
             Self::SignInNeeded { .. } => RetryAdvice::After(SIGN_IN_WAIT),
             Self::Rejected { .. } => RetryAdvice::Never,
         }

@@ -40,6 +40,19 @@ pub struct Run {
     pub jitter_percent: u32,
 }
 
+impl Run {
+    /// A run that begins now, with a token and a jitter drawn at random. For the shells: what they call takes it as a value.
+    #[must_use]
+    pub fn begin() -> Self {
+        let token = ClaimToken::new(uuid::Uuid::new_v4());
+        Self {
+            token,
+            now: Utc::now(),
+            jitter_percent: rand::random_range(0..=25),
+        }
+    }
+}
+
 /// What became of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fate {

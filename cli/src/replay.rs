@@ -1,0 +1,193 @@
+//! `mailverse replay`: saved events through the same handlers that run on Lambda.
+//!
+//! 1. Read the events ([`event`]).
+//! 2. Set the stage: offline services filled from the events, or the real ones ([`stage`], [`mailboxes`]).
+//! 3. Deliver each event, twice unless told otherwise, and work off the queue after every ten messages, as Lambda would.
+//! 4. Tell what became of each message ([`report`]).
+//!
+//! Exit status: 0 when every message was written or skipped; 1 when one was not, or an event was refused; 2 for bad usage or a path that cannot be read.
+
+mod event;
+mod ledger;
+mod mailboxes;
+mod report;
+mod stage;
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use secrecy::SecretString;
+use uuid::Uuid;
+use webhook_receiver::signature::{Key, SecretProblem};
+
+use self::event::{LoadError, SavedEvent};
+use self::report::Report;
+use self::stage::{Stage, StageError};
+
+/// Messages that Lambda hands the worker at once; `BatchSize` in `template.yaml`.
+const BATCH: usize = 10;
+
+/// Runs saved events through the real handlers and shows what becomes of each message.
+///
+/// Takes bare Nylas notifications, function URL and API Gateway events around one, SQS events and EventBridge Scheduler events, as JSON files. By default
+/// nothing leaves this machine: the services are stand-ins, filled with the messages that the events carry.
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// Event files, and folders of them (every *.json below).
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    /// Deliver each event once. Nylas may deliver an event more than once, so twice is the default.
+    #[arg(long)]
+    once: bool,
+    /// Print one JSON object instead of the table.
+    #[arg(long)]
+    json: bool,
+    /// Keep the ledger in FILE, and the offline organisation in FILE.organisation.json, between runs.
+    #[arg(long, value_name = "FILE", conflicts_with = "org")]
+    state: Option<PathBuf>,
+    /// The webhook secret that the events were signed with, for events that carry a signature.
+    #[arg(long, value_name = "FILE")]
+    webhook_secret_file: Option<PathBuf>,
+    /// Sign events anew that carry a signature of a secret which is not at hand.
+    #[arg(long)]
+    resign: bool,
+    /// Write to the real organisation, with the settings of the sync-worker from the environment. Asks first.
+    #[arg(long)]
+    org: bool,
+    /// Do not ask.
+    #[arg(long, requires = "org")]
+    yes: bool,
+}
+
+/// Bad usage: nothing was replayed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReplayError {
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    #[error(transparent)]
+    Stage(#[from] StageError),
+    #[error("{}: {problem}", path.display())]
+    Secret { path: PathBuf, problem: String },
+    #[error(transparent)]
+    Key(#[from] SecretProblem),
+    #[error("--org writes to the real organisation: say --yes, or run it on a terminal and answer")]
+    NobodyToAsk,
+    #[error("nothing was replayed")]
+    Declined,
+    #[error("the answer cannot be read: {0}")]
+    Answer(#[source] std::io::Error),
+    #[error("the report cannot be printed: {0}")]
+    Print(#[source] std::io::Error),
+}
+
+pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, ReplayError> {
+    let begun = Instant::now();
+    let events = event::load(&arguments.paths)?;
+    let key = signing_key(&arguments)?;
+    let stage = if arguments.org {
+        let settings = stage::settings()?;
+        if !arguments.yes {
+            ask(settings.dataverse_url.as_str())?;
+        }
+        Stage::organisation(&settings, key).await?
+    } else {
+        Stage::offline(&events, arguments.state.as_deref(), key).await?
+    };
+    let mut report = Report::new(&events);
+    let rounds = if arguments.once { 1 } else { 2 };
+    let progress = progress_bar(events.len() * rounds);
+    for _ in 0..rounds {
+        for event in &events {
+            deliver(&stage, event, arguments.resign, &mut report).await;
+            if stage.queued() >= BATCH {
+                work_off(&stage, &mut report).await;
+            }
+            progress.inc(1);
+        }
+        work_off(&stage, &mut report).await;
+    }
+    progress.finish_and_clear();
+    stage.finish()?;
+    report.measure(&stage, begun.elapsed());
+    let mut out = std::io::stdout().lock();
+    let printed = if arguments.json {
+        writeln!(out, "{}", report.json())
+    } else {
+        report.print(&mut out, &stage)
+    };
+    match printed {
+        // Whoever reads us has seen enough.
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(ReplayError::Print(error))
+        }
+        _ => Ok(ExitCode::from(u8::from(!report.is_success()))),
+    }
+}
+
+async fn deliver(stage: &Stage, event: &SavedEvent, resign: bool, report: &mut Report) {
+    match &event.kind {
+        event::Kind::Http(request) => {
+            let received = stage.receive(request, resign).await;
+            report.received(&event.file, received);
+        }
+        event::Kind::Sqs(batch) => {
+            let worked = stage.work(batch).await;
+            report.worked(Some(&event.file), worked);
+        }
+        event::Kind::Schedule(event_json) => {
+            // What came before it on the queue comes first.
+            work_off(stage, report).await;
+            report.listed(&event.file, stage.backfill(event_json).await);
+        }
+        event::Kind::Unreadable(reason) => report.refused(&event.file, reason),
+    }
+}
+
+async fn work_off(stage: &Stage, report: &mut Report) {
+    while stage.queued() > 0 {
+        report.worked(None, stage.work_queue(BATCH).await);
+    }
+}
+
+/// The secret that events are signed and checked with: the given one, or one that lives as long as this run.
+fn signing_key(arguments: &Arguments) -> Result<Key, ReplayError> {
+    let secret = match &arguments.webhook_secret_file {
+        Some(path) => std::fs::read_to_string(path).map_err(|error| ReplayError::Secret {
+            path: path.clone(),
+            problem: error.to_string(),
+        })?,
+        None => Uuid::new_v4().to_string(),
+    };
+    Ok(Key::new(&SecretString::from(secret.trim()))?)
+}
+
+fn ask(organisation: &str) -> Result<(), ReplayError> {
+    if !std::io::stdin().is_terminal() {
+        return Err(ReplayError::NobodyToAsk);
+    }
+    eprint!(
+        "This writes email activities into {organisation} and claims into the ledger. Go on? [y/N] "
+    );
+    let mut answer = String::new();
+    std::io::stdin()
+        .read_line(&mut answer)
+        .map_err(ReplayError::Answer)?;
+    if answer.trim().eq_ignore_ascii_case("y") {
+        Ok(())
+    } else {
+        Err(ReplayError::Declined)
+    }
+}
+
+/// On standard error, and only on a terminal.
+fn progress_bar(length: usize) -> ProgressBar {
+    let bar = ProgressBar::new(length as u64);
+    if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} deliveries, {eta} left") {
+        bar.set_style(style);
+    }
+    bar
+}

@@ -1,0 +1,250 @@
+//! Saved events: files read and told apart.
+//!
+//! | A file that holds | is |
+//! | --- | --- |
+//! | an object with `requestContext` | an HTTP event: function URL, HTTP API or REST API |
+//! | an object whose `Records` come from `aws:sqs` | an SQS event |
+//! | an object whose `source` is `aws.scheduler` or `aws.events` | a schedule event |
+//! | anything else | the body of a delivery by Nylas, whatever it is: the receiver says whether it can be read |
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use aws_lambda_events::sqs::SqsEvent;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use flate2::read::MultiGzDecoder;
+use lambda_http::Body;
+use mailverse::sync_request::SyncRequest;
+use serde_json::{Value, json};
+use webhook_receiver::LARGEST_BODY;
+
+/// One event.
+pub(crate) struct SavedEvent {
+    /// As given, or below the folder that was given.
+    pub(crate) file: String,
+    pub(crate) kind: Kind,
+}
+
+pub(crate) enum Kind {
+    /// The text of an HTTP event.
+    Http(String),
+    Sqs(SqsEvent),
+    Schedule(Value),
+    /// None of these, and why.
+    Unreadable(String),
+}
+
+/// A path that cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LoadError {
+    #[error("{}: {problem}", path.display())]
+    Path { path: PathBuf, problem: String },
+    #[error("{}: no *.json file in it", .0.display())]
+    Empty(PathBuf),
+}
+
+/// Reads the files, and those in the folders, in the order of their names.
+pub(crate) fn load(paths: &[PathBuf]) -> Result<Vec<SavedEvent>, LoadError> {
+    let mut events = Vec::new();
+    for path in paths {
+        let mut files = Vec::new();
+        if path.is_dir() {
+            collect(path, &mut files)?;
+            if files.is_empty() {
+                return Err(LoadError::Empty(path.clone()));
+            }
+            files.sort();
+        } else {
+            files.push(path.clone());
+        }
+        for file in files {
+            let bytes = std::fs::read(&file).map_err(|error| unreadable(&file, &error))?;
+            events.push(SavedEvent {
+                file: file.display().to_string(),
+                kind: classify(&bytes),
+            });
+        }
+    }
+    Ok(events)
+}
+
+fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), LoadError> {
+    for entry in std::fs::read_dir(folder).map_err(|error| unreadable(folder, &error))? {
+        let entry = entry.map_err(|error| unreadable(folder, &error))?;
+        let path = entry.path();
+        // A linked folder is not followed, so that a circle of links ends.
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            collect(&path, files)?;
+        } else if path
+            .extension()
+            .is_some_and(|extension| extension.eq_ignore_ascii_case("json"))
+        {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> LoadError {
+    LoadError::Path {
+        path: path.to_owned(),
+        problem: error.to_string(),
+    }
+}
+
+fn classify(bytes: &[u8]) -> Kind {
+    let value: Value = serde_json::from_slice(bytes).unwrap_or(Value::Null);
+    let from_sqs = |records: &Value| {
+        records.pointer("/0/eventSource").and_then(Value::as_str) == Some("aws:sqs")
+    };
+    let source = value.get("source").and_then(Value::as_str);
+    if value.get("requestContext").is_some() {
+        Kind::Http(value.to_string())
+    } else if value.get("Records").is_some_and(from_sqs) {
+        match serde_json::from_value(value) {
+            Ok(event) => Kind::Sqs(event),
+            Err(error) => Kind::Unreadable(format!("not an SQS event: {error}")),
+        }
+    } else if matches!(source, Some("aws.scheduler" | "aws.events")) {
+        Kind::Schedule(value)
+    } else {
+        Kind::Http(function_url_event(bytes))
+    }
+}
+
+/// The event that a function URL makes of a delivery with this body.
+fn function_url_event(body: &[u8]) -> String {
+    json!({
+        "version": "2.0",
+        "routeKey": "$default",
+        "rawPath": "/",
+        "rawQueryString": "",
+        "headers": {"content-type": "application/json", "host": "replay.lambda-url.example.com"},
+        "requestContext": {
+            "accountId": "anonymous", "apiId": "replay", "domainName": "replay.lambda-url.example.com", "domainPrefix": "replay",
+            "http": {"method": "POST", "path": "/", "protocol": "HTTP/1.1", "sourceIp": "127.0.0.1", "userAgent": "replay"},
+            "requestId": "replay", "routeKey": "$default", "stage": "$default", "time": "01/Jan/2026:00:00:00 +0000", "timeEpoch": 0,
+        },
+        "body": STANDARD.encode(body),
+        "isBase64Encoded": true,
+    })
+    .to_string()
+}
+
+impl SavedEvent {
+    /// The notification inside an HTTP event, if there is a readable one.
+    pub(crate) fn notification(&self) -> Option<Value> {
+        let Kind::Http(event) = &self.kind else {
+            return None;
+        };
+        let request = webhook_receiver::event::request(event).ok()?;
+        let packed = request
+            .headers()
+            .get("content-encoding")
+            .is_some_and(|value| value == "gzip");
+        let body: &[u8] = match request.body() {
+            Body::Text(text) => text.as_bytes(),
+            Body::Binary(bytes) => bytes,
+            _ => return None,
+        };
+        if !packed {
+            return serde_json::from_slice(body).ok();
+        }
+        let mut inflated = Vec::new();
+        MultiGzDecoder::new(body)
+            .take(LARGEST_BODY as u64)
+            .read_to_end(&mut inflated)
+            .ok()?;
+        serde_json::from_slice(&inflated).ok()
+    }
+
+    /// The requests in an SQS event that can be read.
+    pub(crate) fn requests(&self) -> Vec<SyncRequest> {
+        let Kind::Sqs(event) = &self.kind else {
+            return Vec::new();
+        };
+        let bodies = event
+            .records
+            .iter()
+            .filter_map(|record| record.body.as_deref());
+        bodies
+            .filter_map(|body| SyncRequest::from_body(body).ok())
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kind(text: &str) -> &'static str {
+        match classify(text.as_bytes()) {
+            Kind::Http(_) => "http",
+            Kind::Sqs(_) => "sqs",
+            Kind::Schedule(_) => "schedule",
+            Kind::Unreadable(_) => "unreadable",
+        }
+    }
+
+    #[test]
+    fn an_event_is_told_by_what_it_holds() {
+        assert_eq!(kind(r#"{"requestContext":{},"body":""}"#), "http");
+        assert_eq!(
+            kind(r#"{"Records":[{"eventSource":"aws:sqs","body":"x"}]}"#),
+            "sqs"
+        );
+        assert_eq!(
+            kind(r#"{"Records":[{"eventSource":"aws:sqs","body":7}]}"#),
+            "unreadable"
+        );
+        assert_eq!(kind(r#"{"source":"aws.scheduler"}"#), "schedule");
+        for body in [
+            r#"{"type":"message.created","source":"/google/emails/realtime"}"#,
+            "",
+            "{",
+            "[]",
+            "\u{0}",
+        ] {
+            assert_eq!(kind(body), "http", "{body}");
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_delivered_as_they_are() {
+        let body = [0xff, 0x00, b'{'];
+        let Kind::Http(event) = classify(&body) else {
+            panic!("no delivery")
+        };
+        let request = webhook_receiver::event::request(&event).unwrap();
+        assert_eq!(request.body().as_ref(), body);
+    }
+
+    #[test]
+    fn a_missing_path_and_an_empty_folder_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(matches!(
+            load(&[folder.path().to_owned()]),
+            Err(LoadError::Empty(_))
+        ));
+        assert!(matches!(
+            load(&[folder.path().join("none.json")]),
+            Err(LoadError::Path { .. })
+        ));
+    }
+
+    #[test]
+    fn a_folder_is_read_in_the_order_of_names_and_only_its_json() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("b")).unwrap();
+        for name in ["c.json", "b/a.json", "a.JSON", "README.md"] {
+            std::fs::write(folder.path().join(name), "{}").unwrap();
+        }
+        let events = load(&[folder.path().to_owned()]).unwrap();
+        let names: Vec<&str> = events
+            .iter()
+            .map(|event| &event.file[folder.path().display().to_string().len() + 1..])
+            .collect();
+        assert_eq!(names, ["a.JSON", "b/a.json", "c.json"]);
+    }
+}

@@ -1,0 +1,215 @@
+//! Mailboxes for the offline Nylas, made from the events themselves, so that any saved event of anyone can be replayed.
+//!
+//! Every message that an event carries is put where its grant says. Of several objects of one message the one with a body is taken, then the later one: a truncated notification has none.
+//! A message that is only named (on a queue) becomes a placeholder that says so. Whose mailbox a grant is, the events do not say; the likeliest address is taken:
+//!
+//! | Evidence | Weight |
+//! | --- | --- |
+//! | a grant event names it | certain |
+//! | it sent what lies in the sent folder | 10 |
+//! | it is a recipient of what does not | 1 |
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mailverse::ids::{EmailAddress, MessageKey};
+use serde_json::{Value, json};
+
+use super::event::SavedEvent;
+
+/// Content for every attachment: events carry none.
+pub(crate) const PLACEHOLDER: &[u8] =
+    b"The saved event does not carry this attachment's content.\n";
+
+/// One mailbox to connect.
+pub(crate) struct Mailbox {
+    pub(crate) grant_id: String,
+    pub(crate) address: String,
+    pub(crate) provider: String,
+    pub(crate) messages: Vec<Value>,
+}
+
+#[derive(Default)]
+struct Evidence {
+    weights: BTreeMap<String, u32>,
+    provider: Option<String>,
+    messages: BTreeMap<String, Value>,
+}
+
+/// The mailboxes that the events speak of, in the order of their grant ids.
+pub(crate) fn from_events(events: &[SavedEvent]) -> Vec<Mailbox> {
+    let mut grants: BTreeMap<String, Evidence> = BTreeMap::new();
+    let mut named: BTreeSet<MessageKey> = BTreeSet::new();
+    for event in events {
+        if let Some(notification) = event.notification() {
+            witness(&notification, &mut grants, &mut named);
+        }
+        named.extend(event.requests().into_iter().map(|request| request.key));
+    }
+    for key in named {
+        let grant = grants.entry(key.grant_id.to_string()).or_default();
+        grant
+            .messages
+            .entry(key.message_id.to_string())
+            .or_insert_with(|| placeholder(&key));
+    }
+    let mut taken = BTreeSet::new();
+    let mailbox = |(number, (grant_id, evidence)): (usize, (String, Evidence))| {
+        let mut ranked: Vec<(&String, &u32)> = evidence
+            .weights
+            .iter()
+            .filter(|(address, _)| !taken.contains(*address))
+            .collect();
+        ranked.sort_by_key(|(address, weight)| (std::cmp::Reverse(**weight), (*address).clone()));
+        let address = ranked.first().map_or_else(
+            || format!("mailbox-{}@example.com", number + 1),
+            |(address, _)| (*address).clone(),
+        );
+        taken.insert(address.clone());
+        let provider = evidence.provider.unwrap_or_else(|| "google".to_owned());
+        Mailbox {
+            grant_id,
+            address,
+            provider,
+            messages: evidence.messages.into_values().collect(),
+        }
+    };
+    grants.into_iter().enumerate().map(mailbox).collect()
+}
+
+fn witness(
+    notification: &Value,
+    grants: &mut BTreeMap<String, Evidence>,
+    named: &mut BTreeSet<MessageKey>,
+) {
+    let text = |pointer: &str| notification.pointer(pointer).and_then(Value::as_str);
+    let Some(grant_id) = text("/data/object/grant_id").or_else(|| text("/data/grant_id")) else {
+        return;
+    };
+    let kind = text("/type").unwrap_or_default();
+    let object = notification.pointer("/data/object").unwrap_or(&Value::Null);
+    if kind.starts_with("grant.") {
+        if let Some(address) = object
+            .get("email")
+            .and_then(Value::as_str)
+            .and_then(EmailAddress::parse)
+        {
+            *grants
+                .entry(grant_id.to_owned())
+                .or_default()
+                .weights
+                .entry(address.as_str().to_owned())
+                .or_default() += 1_000;
+        }
+        return;
+    }
+    let is_message = kind.starts_with("message.created") || kind.starts_with("message.updated");
+    let Some(message_id) = object
+        .get("id")
+        .and_then(Value::as_str)
+        .filter(|_| is_message)
+    else {
+        return;
+    };
+    if let (Ok(grant_id), Ok(message_id)) = (grant_id.parse(), message_id.parse()) {
+        named.insert(MessageKey {
+            grant_id,
+            message_id,
+        });
+    }
+    let grant = grants.entry(grant_id.to_owned()).or_default();
+    if let Some(provider) = text("/source")
+        .and_then(|source| source.split('/').nth(1))
+        .filter(|p| !p.is_empty())
+    {
+        grant.provider.get_or_insert_with(|| provider.to_owned());
+    }
+    weigh(object, &mut grant.weights);
+    let has_body = |object: &Value| object.get("body").is_some_and(|body| !body.is_null());
+    let known = grant.messages.get(message_id);
+    if known.is_none_or(|known| has_body(object) || !has_body(known)) {
+        grant.messages.insert(message_id.to_owned(), object.clone());
+    }
+}
+
+fn weigh(object: &Value, weights: &mut BTreeMap<String, u32>) {
+    let list = |key: &str| {
+        object
+            .get(key)
+            .and_then(Value::as_array)
+            .map(Vec::as_slice)
+            .unwrap_or_default()
+            .to_vec()
+    };
+    let sent = list("folders").iter().any(|id| {
+        id.as_str()
+            .is_some_and(|id| id.eq_ignore_ascii_case("sent"))
+    });
+    let (keys, weight): (&[&str], u32) = if sent {
+        (&["from"], 10)
+    } else {
+        (&["to", "cc", "bcc"], 1)
+    };
+    for person in keys.iter().flat_map(|key| list(key)) {
+        if let Some(address) = person
+            .get("email")
+            .and_then(Value::as_str)
+            .and_then(EmailAddress::parse)
+        {
+            *weights.entry(address.as_str().to_owned()).or_default() += weight;
+        }
+    }
+}
+
+fn placeholder(key: &MessageKey) -> Value {
+    json!({
+        "id": key.message_id, "grant_id": key.grant_id, "object": "message",
+        "subject": "(placeholder: the event names this message and carries nothing of it)",
+        "from": [{"email": "somebody@example.net"}], "date": 1_700_000_000, "folders": ["INBOX"],
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::replay::event::{Kind, SavedEvent};
+
+    fn event(kind: &str, object: &Value) -> SavedEvent {
+        let notification = json!({"specversion": "1.0", "type": kind, "source": "/microsoft/emails/realtime", "data": {"object": object}});
+        let body = notification.to_string();
+        let event = json!({"version": "2.0", "rawPath": "/", "headers": {"host": "x.example.com"}, "body": body, "isBase64Encoded": false,
+            "requestContext": {"http": {"method": "POST", "path": "/"}, "accountId": "a", "apiId": "a", "stage": "$default", "timeEpoch": 0}});
+        SavedEvent {
+            file: "x".to_owned(),
+            kind: Kind::Http(event.to_string()),
+        }
+    }
+
+    #[test]
+    fn the_mailbox_is_the_sender_of_what_was_sent_and_else_the_commonest_recipient() {
+        let sent = json!({"id": "1", "grant_id": "a", "from": [{"email": "Me@example.com"}], "to": [{"email": "you@example.org"}], "folders": ["SENT"]});
+        let received = json!({"id": "2", "grant_id": "b", "from": [{"email": "you@example.org"}], "to": [{"email": "her@example.com"}, {"email": "x@example.com"}]});
+        let again = json!({"id": "3", "grant_id": "b", "from": [{"email": "you@example.org"}], "cc": [{"email": "her@example.com"}]});
+        let mailboxes = from_events(&[
+            event("message.created", &sent),
+            event("message.created", &received),
+            event("message.updated", &again),
+        ]);
+        let addresses: Vec<&str> = mailboxes
+            .iter()
+            .map(|mailbox| mailbox.address.as_str())
+            .collect();
+        assert_eq!(addresses, ["me@example.com", "her@example.com"]);
+        assert_eq!(mailboxes[0].provider, "microsoft");
+    }
+
+    #[test]
+    fn a_truncated_object_does_not_replace_a_whole_one() {
+        let whole = json!({"id": "1", "grant_id": "a", "body": "text"});
+        let truncated = json!({"id": "1", "grant_id": "a", "subject": "s"});
+        for order in [[&whole, &truncated], [&truncated, &whole]] {
+            let mailboxes =
+                from_events(&order.map(|object| event("message.created.truncated", object)));
+            assert_eq!(mailboxes[0].messages, std::slice::from_ref(&whole));
+        }
+    }
+}

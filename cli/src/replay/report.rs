@@ -1,0 +1,369 @@
+//! What became of the events: a table for people, or one JSON object for programs.
+
+use std::collections::{HashMap, HashSet};
+use std::io::{self, Write};
+use std::time::Duration;
+
+use backfill::{BackfillError, Outcome as Listed};
+use comfy_table::{ContentArrangement, Table, presets};
+use mailverse::dedupe::State;
+use mailverse::ids::MessageKey;
+use mailverse::mapping::Direction;
+use mailverse::pipeline::{Fate, Handled, Summary};
+use serde_json::{Value, json};
+use sync_worker::Worked;
+use webhook_receiver::event::EventError;
+use webhook_receiver::{Outcome, Received};
+
+use super::event::SavedEvent;
+use super::stage::Stage;
+
+/// People that a row names before it counts the rest.
+const PEOPLE_SHOWN: usize = 4;
+
+/// Width of the table where there is no terminal to ask.
+const WIDTH: u16 = 160;
+
+/// Collects what happened.
+pub(crate) struct Report {
+    events: usize,
+    /// In the order in which the events named them.
+    messages: Vec<MessageKey>,
+    story: HashMap<MessageKey, Story>,
+    /// Events that name no message, or not only messages: file, fate, reason.
+    others: Vec<(String, &'static str, String)>,
+    refused: HashSet<String>,
+    /// Deliveries that named a message.
+    naming_deliveries: usize,
+    requests: (u64, u64),
+    activities: usize,
+    elapsed: Duration,
+}
+
+struct Story {
+    event: String,
+    /// `None` until a worker has dealt with it.
+    fate: Option<Fate>,
+    summary: Option<Summary>,
+}
+
+impl Report {
+    pub(crate) fn new(events: &[SavedEvent]) -> Self {
+        Self {
+            events: events.len(),
+            messages: Vec::new(),
+            story: HashMap::new(),
+            others: Vec::new(),
+            refused: HashSet::new(),
+            naming_deliveries: 0,
+            requests: (0, 0),
+            activities: 0,
+            elapsed: Duration::ZERO,
+        }
+    }
+
+    /// The receiver answered.
+    pub(crate) fn received(&mut self, file: &str, received: Result<Received, EventError>) {
+        match received.map(|received| (received.response.status().as_u16(), received.outcome)) {
+            Ok((_, Outcome::Queued(request))) => self.named(file, request.key),
+            Ok((_, Outcome::Ignored { kind })) => {
+                self.other(file, "ignored", format!("nobody handles {kind} yet"));
+            }
+            Ok((_, Outcome::Challenge(_))) => self.other(
+                file,
+                "answered",
+                "the challenge of a new webhook".to_owned(),
+            ),
+            Ok((status, Outcome::Refused(refusal))) => {
+                let hint = if status == 401 {
+                    " (--webhook-secret-file gives the secret, --resign signs anew)"
+                } else {
+                    ""
+                };
+                self.refused(file, &format!("{status}: {refusal}{hint}"));
+            }
+            Err(error) => self.refused(file, &error.to_string()),
+        }
+    }
+
+    /// The worker has dealt with a batch: with an event's own, or with one from the queue.
+    pub(crate) fn worked(&mut self, file: Option<&str>, worked: Worked) {
+        let file = file.unwrap_or("the queue");
+        for reason in worked.unreadable {
+            self.refused(file, &reason);
+        }
+        if file != "the queue" {
+            worked
+                .handled
+                .iter()
+                .for_each(|handled| self.named(file, handled.key.clone()));
+        }
+        worked
+            .handled
+            .into_iter()
+            .for_each(|handled| self.handled(file, handled));
+    }
+
+    /// A schedule event has listed the mailboxes.
+    pub(crate) fn listed(
+        &mut self,
+        file: &str,
+        result: Result<(Listed, Vec<Handled>), BackfillError>,
+    ) {
+        match result {
+            Ok((listed, handled)) => {
+                let fresh = handled
+                    .iter()
+                    .filter(|handled| !handled.settled_before)
+                    .count();
+                let text = format!(
+                    "{} messages in {} mailboxes, {fresh} not settled before",
+                    listed.listed, listed.mailboxes
+                );
+                self.other(file, "listed", text);
+                handled
+                    .into_iter()
+                    .for_each(|handled| self.handled(file, handled));
+            }
+            Err(error) => self.refused(file, &error.to_string()),
+        }
+    }
+
+    /// An event that nobody could take.
+    pub(crate) fn refused(&mut self, file: &str, reason: &str) {
+        self.refused.insert(file.to_owned());
+        self.other(file, "refused", reason.to_owned());
+    }
+
+    pub(crate) fn measure(&mut self, stage: &Stage, elapsed: Duration) {
+        self.requests = stage.requests();
+        let written = self.story.values().filter_map(|story| match &story.fate {
+            Some(Fate::Written { activity_id, .. }) => Some(activity_id),
+            _ => None,
+        });
+        self.activities = stage
+            .activities()
+            .unwrap_or_else(|| written.collect::<HashSet<_>>().len());
+        self.elapsed = elapsed;
+    }
+
+    /// Whether every message is where it belongs and every event was taken.
+    pub(crate) fn is_success(&self) -> bool {
+        let settled = |story: &Story| {
+            matches!(
+                story.fate,
+                Some(Fate::Written { .. } | Fate::Skipped { .. })
+            )
+        };
+        self.refused.is_empty() && self.story.values().all(settled)
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        let message = |key: &MessageKey| {
+            let story = self.story.get(key)?;
+            let activity_id = match &story.fate {
+                Some(Fate::Written { activity_id, .. }) => Some(activity_id),
+                _ => None,
+            };
+            Some(json!({
+                "event": story.event,
+                "message_id": key.message_id,
+                "grant_id": key.grant_id,
+                "fate": story.state().as_str(),
+                "reason": story.fate.as_ref().and_then(Fate::reason),
+                "activity_id": activity_id,
+            }))
+        };
+        let others = self
+            .others
+            .iter()
+            .map(|(event, fate, reason)| json!({"event": event, "fate": fate, "reason": reason}));
+        json!({
+            "events": self.events,
+            "refused": self.refused.len(),
+            "written": self.count(State::Written),
+            "skipped": self.count(State::Skipped),
+            "waiting": self.count(State::Waiting),
+            "dead": self.count(State::Dead),
+            "activities": self.activities,
+            "duplicate_deliveries": self.duplicate_deliveries(),
+            "dataverse_requests": self.requests.0,
+            "nylas_requests": self.requests.1,
+            "elapsed_ms": u64::try_from(self.elapsed.as_millis()).unwrap_or(u64::MAX),
+            "messages": self.messages.iter().filter_map(message).collect::<Vec<_>>(),
+            "other_events": others.collect::<Vec<_>>(),
+        })
+    }
+
+    pub(crate) fn print(&self, out: &mut impl Write, stage: &Stage) -> io::Result<()> {
+        let mut table = Table::new();
+        table
+            .load_style(presets::UTF8_FULL_CONDENSED)
+            .set_content_arrangement(ContentArrangement::Dynamic);
+        if !table.is_tty() {
+            table.set_width(WIDTH);
+        }
+        table.set_header([
+            "event",
+            "fate",
+            "reason",
+            "subject",
+            "direction",
+            "people",
+            "regarding",
+        ]);
+        let common = self.common_folder();
+        let short = |file: &str| printable(file.strip_prefix(&common).unwrap_or(file));
+        for key in &self.messages {
+            if let Some(story) = self.story.get(key) {
+                table.add_row(story.cells(short(&story.event), stage));
+            }
+        }
+        for (file, fate, reason) in &self.others {
+            table.add_row([short(file), (*fate).to_owned(), printable(reason)]);
+        }
+        writeln!(out, "{table}")?;
+        let count = |state| self.count(state);
+        let (written, skipped) = (count(State::Written), count(State::Skipped));
+        let (waiting, dead) = (count(State::Waiting), count(State::Dead));
+        writeln!(
+            out,
+            "{} events, {} refused. Messages: {written} written, {skipped} skipped, {waiting} waiting, {dead} dead.",
+            self.events,
+            self.refused.len()
+        )?;
+        writeln!(
+            out,
+            "{} email activities in Dynamics 365; {} deliveries named a message again and changed nothing.",
+            self.activities,
+            self.duplicate_deliveries()
+        )?;
+        let (dataverse, nylas) = self.requests;
+        writeln!(
+            out,
+            "{dataverse} requests to Dataverse, {nylas} to Nylas, {} ms.",
+            self.elapsed.as_millis()
+        )
+    }
+
+    fn named(&mut self, file: &str, key: MessageKey) {
+        self.naming_deliveries += 1;
+        self.story_of(file, key);
+    }
+
+    fn handled(&mut self, file: &str, handled: Handled) {
+        let story = self.story_of(file, handled.key);
+        story.fate = Some(handled.fate);
+        // A second delivery finds the message settled and reads nothing of it.
+        story.summary = story.summary.take().or(handled.summary);
+    }
+
+    fn story_of(&mut self, file: &str, key: MessageKey) -> &mut Story {
+        if !self.story.contains_key(&key) {
+            self.messages.push(key.clone());
+        }
+        self.story.entry(key).or_insert_with(|| Story {
+            event: file.to_owned(),
+            fate: None,
+            summary: None,
+        })
+    }
+
+    /// Once for each event, however often it was delivered.
+    fn other(&mut self, file: &str, fate: &'static str, reason: String) {
+        if !self
+            .others
+            .iter()
+            .any(|(known, known_fate, _)| known == file && *known_fate == fate)
+        {
+            self.others.push((file.to_owned(), fate, reason));
+        }
+    }
+
+    fn count(&self, state: State) -> usize {
+        self.story
+            .values()
+            .filter(|story| story.state() == state)
+            .count()
+    }
+
+    fn duplicate_deliveries(&self) -> usize {
+        self.naming_deliveries.saturating_sub(self.messages.len())
+    }
+
+    /// The folder that all events lie in, so that the table need not repeat it.
+    fn common_folder(&self) -> String {
+        let files = self
+            .story
+            .values()
+            .map(|story| &story.event)
+            .chain(self.others.iter().map(|(file, _, _)| file));
+        let folders: HashSet<&str> = files
+            .map(|file| file.rsplit_once('/').map_or("", |(folder, _)| folder))
+            .collect();
+        match (folders.iter().next(), folders.len()) {
+            (Some(folder), 1) if !folder.is_empty() => format!("{folder}/"),
+            _ => String::new(),
+        }
+    }
+}
+
+impl Story {
+    /// A message that no worker has dealt with is on the queue still.
+    fn state(&self) -> State {
+        self.fate.as_ref().map_or(State::Waiting, Fate::state)
+    }
+
+    fn cells(&self, event: String, stage: &Stage) -> Vec<String> {
+        let reason = self
+            .fate
+            .as_ref()
+            .and_then(Fate::reason)
+            .unwrap_or_default();
+        let mut cells = vec![event, self.state().as_str().to_owned(), printable(reason)];
+        if let Some(summary) = &self.summary {
+            cells.push(printable(&summary.subject));
+            cells.push(match summary.direction {
+                Some(Direction::Incoming) => "in".to_owned(),
+                Some(Direction::Outgoing) => "out".to_owned(),
+                None => String::new(),
+            });
+            cells.push(people(summary, stage));
+            cells.push(
+                summary
+                    .regarding
+                    .map(|record| printable(&stage.name(record)))
+                    .unwrap_or_default(),
+            );
+        }
+        cells
+    }
+}
+
+/// `✔ contact Ada Bell`, or `· bob@example.com` for somebody whom the organisation does not know; one a line.
+fn people(summary: &Summary, stage: &Stage) -> String {
+    let mut seen = HashSet::new();
+    let people = summary
+        .parties
+        .iter()
+        .filter(|party| seen.insert(&party.address));
+    let mut lines: Vec<String> = people
+        .map(|party| match party.record {
+            Some(record) => printable(&format!("✔ {}", stage.name(record))),
+            None => printable(&format!("· {}", party.address.as_str())),
+        })
+        .collect();
+    if lines.len() > PEOPLE_SHOWN + 1 {
+        let rest = lines.len() - PEOPLE_SHOWN;
+        lines.truncate(PEOPLE_SHOWN);
+        lines.push(format!("… and {rest} more"));
+    }
+    lines.join("\n")
+}
+
+/// Content of mail on a terminal: without control characters, which could move its cursor or worse.
+fn printable(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
+}

@@ -1,0 +1,365 @@
+//! The stage that events are replayed on: the handlers of the functions, with a queue in memory, on offline or real services.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use aws_config::BehaviorVersion;
+use aws_lambda_events::sqs::{SqsEvent, SqsMessage};
+use backfill::{Backfill, BackfillError, Outcome};
+use chrono::{TimeDelta, Utc};
+use lambda_http::http::HeaderValue;
+use mailverse::dataverse::DataverseClient;
+use mailverse::dataverse::rows::{Record, Table};
+use mailverse::entra::request::EntraClient;
+use mailverse::entra::{Origin, TokenSource};
+use mailverse::env::{self, Settings, SettingsError};
+use mailverse::http;
+use mailverse::mailboxes::MailboxDirectory;
+use mailverse::nylas::NylasClient;
+use mailverse::pipeline::settings::PipelineSettings;
+use mailverse::pipeline::{Handled, Pipeline, Run};
+use mailverse::queue::MemoryQueue;
+use mailverse::secrets::SecretSource;
+use secrecy::SecretString;
+use serde_json::{Value, json};
+use sync_worker::{Worked, Worker};
+use twin::{SeedError, Twin};
+use url::Url;
+use webhook_receiver::event::EventError;
+use webhook_receiver::secrets::WebhookSecrets;
+use webhook_receiver::signature::{HEADER, Key};
+use webhook_receiver::{Received, Receiver};
+
+use super::event::SavedEvent;
+use super::ledger::{EmbeddedError, EmbeddedLedger};
+use super::mailboxes::{self, PLACEHOLDER};
+
+/// People and companies of the offline organisation; its users are made from the events.
+const DEMO_ORGANISATION: &str = include_str!("../../data/demo-organisation.json");
+
+/// Time that a schedule event's run may take.
+const BACKFILL_TIME: TimeDelta = TimeDelta::minutes(15);
+
+/// The stage could not be set.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StageError {
+    #[error("{0} (--org reads the settings of the sync-worker from the environment)")]
+    Settings(#[from] SettingsError),
+    #[error(transparent)]
+    Ledger(#[from] EmbeddedError),
+    #[error("the offline services cannot be started: {0}")]
+    Twin(#[source] std::io::Error),
+    #[error("the offline organisation cannot be filled: {0}")]
+    Seed(#[from] SeedError),
+    #[error("{}: {problem}", path.display())]
+    State { path: PathBuf, problem: String },
+    #[error("no HTTP client: {0}")]
+    Http(#[from] reqwest::Error),
+    #[error("an offline service has no address: {0}")]
+    Address(#[from] url::ParseError),
+}
+
+/// Handlers and services.
+pub(crate) struct Stage {
+    queue: MemoryQueue,
+    receiver: Receiver<MemoryQueue>,
+    worker: Worker<MemoryQueue>,
+    backfill: Backfill<MemoryQueue>,
+    key: Key,
+    dataverse: DataverseClient,
+    nylas: NylasClient,
+    offline: Option<Offline>,
+}
+
+struct Offline {
+    twin: Twin,
+    _ledger: EmbeddedLedger,
+    organisation_file: Option<PathBuf>,
+}
+
+/// The settings of the sync-worker, from the environment.
+pub(crate) fn settings() -> Result<PipelineSettings, StageError> {
+    let mut settings = Settings::new(env::process);
+    let pipeline = PipelineSettings::read(&mut settings);
+    settings.finish()?;
+    Ok(pipeline)
+}
+
+impl Stage {
+    /// The real services.
+    pub(crate) async fn organisation(
+        settings: &PipelineSettings,
+        key: Key,
+    ) -> Result<Self, StageError> {
+        let aws = aws_config::load_defaults(BehaviorVersion::v2026_01_12()).await;
+        Ok(Self::new(
+            [settings.connect(&aws)?, settings.connect(&aws)?],
+            key,
+            None,
+        ))
+    }
+
+    /// Stand-ins on this machine, whose mailboxes hold what the events carry.
+    pub(crate) async fn offline(
+        events: &[SavedEvent],
+        state: Option<&Path>,
+        key: Key,
+    ) -> Result<Self, StageError> {
+        let twin = Twin::start().await.map_err(StageError::Twin)?;
+        let organisation_file = state.map(organisation_file);
+        fill_organisation(&twin, organisation_file.as_deref())?;
+        fill_mailboxes(&twin, events)?;
+        let ledger = EmbeddedLedger::start(state).await?;
+        let pipelines = [
+            offline_pipeline(&twin, &ledger)?,
+            offline_pipeline(&twin, &ledger)?,
+        ];
+        let offline = Offline {
+            twin,
+            _ledger: ledger,
+            organisation_file,
+        };
+        Ok(Self::new(pipelines, key, Some(offline)))
+    }
+
+    fn new([for_worker, for_backfill]: [Pipeline; 2], key: Key, offline: Option<Offline>) -> Self {
+        let queue = MemoryQueue::default();
+        Self {
+            dataverse: for_worker.dataverse.clone(),
+            nylas: for_worker.nylas.clone(),
+            receiver: Receiver::new(queue.clone(), WebhookSecrets::fixed(key.clone(), None)),
+            worker: Worker::new(for_worker, queue.clone()),
+            backfill: Backfill::new(for_backfill, queue.clone()),
+            queue,
+            key,
+            offline,
+        }
+    }
+
+    /// Delivers an HTTP event. One without a signature is signed; one with a signature keeps it unless `resign`.
+    pub(crate) async fn receive(&self, event: &str, resign: bool) -> Result<Received, EventError> {
+        let mut request = webhook_receiver::event::request(event)?;
+        if resign || !request.headers().contains_key(HEADER) {
+            let signature = self.key.sign(request.body().as_ref());
+            // Hexadecimal digits always make a header.
+            if let Ok(value) = HeaderValue::from_str(&signature) {
+                request.headers_mut().insert(HEADER, value);
+            }
+        }
+        Ok(self.receiver.handle(request, Utc::now()).await)
+    }
+
+    /// Hands the worker a batch.
+    pub(crate) async fn work(&self, batch: &SqsEvent) -> Worked {
+        self.worker.work(batch.clone(), Run::begin()).await
+    }
+
+    /// How many requests wait on the queue.
+    pub(crate) fn queued(&self) -> usize {
+        self.queue.visible()
+    }
+
+    /// Hands the worker what is first on the queue, and deletes what it does not report as failed.
+    pub(crate) async fn work_queue(&self, most: usize) -> Worked {
+        let received = self.queue.receive(most);
+        let mut batch = SqsEvent::default();
+        for message in &received {
+            let mut record = SqsMessage::default();
+            record.message_id = Some(message.receipt.clone());
+            record.receipt_handle = Some(message.receipt.clone());
+            record.body = Some(message.body.clone());
+            record.attributes.insert(
+                "ApproximateReceiveCount".to_owned(),
+                message.receive_count.to_string(),
+            );
+            batch.records.push(record);
+        }
+        let worked = self.worker.work(batch, Run::begin()).await;
+        let failed = &worked.response.batch_item_failures;
+        for message in received {
+            if !failed
+                .iter()
+                .any(|failure| failure.item_identifier == message.receipt)
+            {
+                self.queue.delete(&message.receipt);
+            }
+        }
+        worked
+    }
+
+    /// Runs the backfill for a schedule event.
+    pub(crate) async fn backfill(
+        &self,
+        event: &Value,
+    ) -> Result<(Outcome, Vec<Handled>), BackfillError> {
+        self.backfill
+            .run(event, Utc::now() + BACKFILL_TIME, Run::begin)
+            .await
+    }
+
+    /// Requests sent to Dataverse and to Nylas.
+    pub(crate) fn requests(&self) -> (u64, u64) {
+        (self.dataverse.requests(), self.nylas.requests())
+    }
+
+    /// Email rows in the offline organisation; `None` on the real one, where they are not ours to count.
+    pub(crate) fn activities(&self) -> Option<usize> {
+        self.offline
+            .as_ref()
+            .map(|offline| offline.twin.dataverse().rows("email").len())
+    }
+
+    /// What a person would call a record: its name in the offline organisation, else its table.
+    pub(crate) fn name(&self, record: Record) -> String {
+        let column = match record.table {
+            Table::SystemUser | Table::Contact | Table::Lead => "fullname",
+            Table::Account => "name",
+        };
+        let row = self
+            .offline
+            .as_ref()
+            .and_then(|offline| offline.twin.dataverse().row(record.table.name(), record.id));
+        let name = row
+            .as_ref()
+            .and_then(|row| row.get(column))
+            .and_then(Value::as_str);
+        name.map_or_else(
+            || record.table.name().to_owned(),
+            |name| format!("{} {name}", record.table.name()),
+        )
+    }
+
+    /// Keeps the offline organisation for the next run, if asked to.
+    pub(crate) fn finish(&self) -> Result<(), StageError> {
+        let Some((twin, path)) = self
+            .offline
+            .as_ref()
+            .and_then(|o| Some((&o.twin, o.organisation_file.as_ref()?)))
+        else {
+            return Ok(());
+        };
+        // Written beside and moved over, so that a crash leaves the old file or the new one.
+        let unfinished = path.with_extension("json.new");
+        std::fs::write(&unfinished, twin.dataverse().export().to_string())
+            .and_then(|()| std::fs::rename(&unfinished, path))
+            .map_err(|error| StageError::State {
+                path: path.clone(),
+                problem: error.to_string(),
+            })
+    }
+}
+
+fn organisation_file(state: &Path) -> PathBuf {
+    let mut name = OsString::from(state);
+    name.push(".organisation.json");
+    PathBuf::from(name)
+}
+
+fn offline_pipeline(twin: &Twin, ledger: &EmbeddedLedger) -> Result<Pipeline, StageError> {
+    let http = http::client()?;
+    let organisation = Url::parse(&twin.dataverse().url())?;
+    let nylas_key = SecretSource::Given(SecretString::from(twin.nylas().api_key()));
+    let nylas = NylasClient::new(http.clone(), &Url::parse(&twin.nylas().url())?, nylas_key);
+    let entra = EntraClient::new(
+        http.clone(),
+        &Url::parse(&twin.entra().authority())?,
+        &twin.entra().tenant_id(),
+        twin.entra().client_id(),
+        SecretString::from(twin.entra().client_secret()),
+        &organisation,
+    );
+    Ok(Pipeline {
+        ledger: ledger.ledger.clone(),
+        mailboxes: MailboxDirectory::new(nylas.clone()),
+        nylas,
+        dataverse: DataverseClient::new(http, &organisation),
+        tokens: TokenSource::new(Origin::Entra(entra)),
+        internal_domains: std::collections::HashSet::new(),
+    })
+}
+
+/// The organisation of the last run, or the demo organisation.
+fn fill_organisation(twin: &Twin, file: Option<&Path>) -> Result<(), StageError> {
+    if let Some(path) = file.filter(|path| path.exists()) {
+        let problem = |problem: String| StageError::State {
+            path: path.to_owned(),
+            problem,
+        };
+        let text = std::fs::read_to_string(path).map_err(|error| problem(error.to_string()))?;
+        let state = serde_json::from_str(&text).map_err(|error| problem(error.to_string()))?;
+        return Ok(twin.dataverse().import(state)?);
+    }
+    let rows: Vec<Value> = serde_json::from_str(DEMO_ORGANISATION).unwrap_or_default();
+    for entry in rows {
+        let table = entry
+            .get("table")
+            .and_then(Value::as_str)
+            .unwrap_or_default();
+        twin.dataverse()
+            .insert(table, entry.get("row").cloned().unwrap_or_default())?;
+    }
+    Ok(())
+}
+
+/// A mailbox with its messages, and a user, for each grant that the events name.
+fn fill_mailboxes(twin: &Twin, events: &[SavedEvent]) -> Result<(), StageError> {
+    let users = twin.dataverse().rows("systemuser");
+    for mailbox in mailboxes::from_events(events) {
+        twin.nylas().add_grant(twin::Grant {
+            id: mailbox.grant_id.clone(),
+            email: mailbox.address.clone(),
+            provider: mailbox.provider,
+            aliases: Vec::new(),
+            status: "valid".to_owned(),
+        });
+        for message in mailbox.messages {
+            let text = |object: &Value| object.get("id").and_then(Value::as_str).map(str::to_owned);
+            let attachments = message
+                .get("attachments")
+                .and_then(Value::as_array)
+                .cloned()
+                .unwrap_or_default();
+            let message_id = text(&message).unwrap_or_default();
+            twin.nylas().add_message(&mailbox.grant_id, message);
+            for attachment in attachments
+                .into_iter()
+                .filter(|attachment| text(attachment).is_some())
+            {
+                twin.nylas().add_attachment(
+                    &mailbox.grant_id,
+                    &message_id,
+                    attachment,
+                    PLACEHOLDER.to_vec(),
+                );
+            }
+        }
+        let address = Value::from(mailbox.address.clone());
+        if !users
+            .iter()
+            .any(|user| user.get("internalemailaddress") == Some(&address))
+        {
+            let name = mailbox.address.split('@').next().unwrap_or_default();
+            twin.dataverse().insert(
+                "systemuser",
+                json!({"internalemailaddress": address, "fullname": name}),
+            )?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_demo_organisation_can_be_read() {
+        let rows: Vec<Value> = serde_json::from_str(DEMO_ORGANISATION).unwrap();
+        assert!(
+            rows.len() >= 4
+                && rows
+                    .iter()
+                    .all(|entry| entry["table"].is_string() && entry["row"].is_object())
+        );
+    }
+}

@@ -1,0 +1,53 @@
+//! The settings of backfill.
+
+use mailverse::env::{Settings, SettingsError};
+use mailverse::pipeline::settings::PipelineSettings;
+
+/// Everything that the function is told by its environment.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Config {
+    /// For the pipeline.
+    pub pipeline: PipelineSettings,
+    /// `SYNC_QUEUE_URL`: where a message goes that has to be tried again.
+    pub sync_queue_url: String,
+    /// `RUST_LOG`
+    pub log_filter: Option<String>,
+}
+
+impl Config {
+    /// Reads the variables through `lookup`.
+    ///
+    /// # Errors
+    /// [`SettingsError`] with every gap: refuse to start.
+    pub fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, SettingsError> {
+        let mut settings = Settings::new(lookup);
+        let config = Self {
+            pipeline: PipelineSettings::read(&mut settings),
+            sync_queue_url: settings.required("SYNC_QUEUE_URL"),
+            log_filter: settings.optional("RUST_LOG"),
+        };
+        settings.finish().map(|()| config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_missing_variable_is_named_at_once() {
+        let text = Config::from_lookup(|_| None).unwrap_err().to_string();
+        for name in [
+            "DATAVERSE_URL",
+            "TOKEN_SECRET_ID",
+            "NYLAS_API_KEY_SECRET_ID",
+            "LEDGER_TABLE",
+            "SYNC_QUEUE_URL",
+        ] {
+            assert!(
+                text.contains(&format!("{name} is missing")),
+                "{name} in {text}"
+            );
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! backfill: on a schedule, lists each mailbox's last 24 hours page by page and takes every page through the pipeline.
+//!
+//! It repairs what webhooks missed, and takes up what is waiting in the ledger. A message that cannot be settled now becomes a request on the sync queue; the page goes on.
+//! A mailbox that cannot be listed does not stop the others. A run that is short of time stops between two pages; the next run's window covers the rest.
+
+pub mod config;
+pub mod plan;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use mailverse::dedupe::State;
+use mailverse::message::Message;
+use mailverse::nylas::error::NylasError;
+use mailverse::pipeline::{Handled, Pipeline, Run, Work};
+use mailverse::queue::SyncQueue;
+use mailverse::sync_request::{SyncRequest, Trigger};
+use serde::Serialize;
+use serde_json::Value;
+
+use self::plan::{NotASchedule, Task};
+
+/// Time that a page may take; a run that has less left starts none.
+const PAGE_TIME: TimeDelta = TimeDelta::seconds(60);
+
+/// The handler.
+pub struct Backfill<Q> {
+    pipeline: Pipeline,
+    queue: Q,
+}
+
+/// What a run came to, as the invocation's answer and in the log. Holds no content.
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Outcome {
+    /// Mailboxes listed to the end.
+    pub mailboxes: usize,
+    /// Mailboxes that could not be listed.
+    pub failed_mailboxes: usize,
+    /// Messages that the lists showed.
+    pub listed: usize,
+    /// Of these, in Dataverse.
+    pub written: usize,
+    /// Left out by the policy.
+    pub skipped: usize,
+    /// Handed to the sync queue.
+    pub waiting: usize,
+    /// Cannot be written.
+    pub dead: usize,
+    /// The run ended before the last page, for want of time.
+    pub cut_short: bool,
+}
+
+/// A run that did nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum BackfillError {
+    /// Not an event for this function.
+    #[error(transparent)]
+    NotASchedule(#[from] NotASchedule),
+    /// The mailboxes could not be listed: the schedule comes again.
+    #[error("the connected mailboxes could not be listed: {0}")]
+    Grants(#[source] NylasError),
+}
+
+impl<Q: SyncQueue> Backfill<Q> {
+    /// A backfill that hands what has to be tried again to `queue`.
+    pub fn new(pipeline: Pipeline, queue: Q) -> Self {
+        Self { pipeline, queue }
+    }
+
+    /// Runs for one schedule event. `begin` draws time and chance for each page; no page starts within a minute of `deadline`.
+    ///
+    /// # Errors
+    /// [`BackfillError`]: nothing was done.
+    pub async fn run(
+        &self,
+        event: &Value,
+        deadline: DateTime<Utc>,
+        begin: impl Fn() -> Run,
+    ) -> Result<(Outcome, Vec<Handled>), BackfillError> {
+        let scheduled = plan::scheduled_time(event)?;
+        let grants = self
+            .pipeline
+            .nylas
+            .grants()
+            .await
+            .map_err(BackfillError::Grants)?;
+        let mut outcome = Outcome::default();
+        let mut handled = Vec::new();
+        for task in plan::tasks(&grants, scheduled) {
+            match self
+                .list(&task, deadline, &begin, &mut outcome, &mut handled)
+                .await
+            {
+                Ok(()) => outcome.mailboxes += 1,
+                Err(error) => {
+                    outcome.failed_mailboxes += 1;
+                    tracing::warn!(grant_id = %task.grant_id, %error, "mailbox could not be listed");
+                }
+            }
+        }
+        tracing::info!(?outcome, "backfill ended");
+        Ok((outcome, handled))
+    }
+
+    /// Lists one mailbox to the end, or until time is short.
+    async fn list(
+        &self,
+        task: &Task,
+        deadline: DateTime<Utc>,
+        begin: &impl Fn() -> Run,
+        outcome: &mut Outcome,
+        handled: &mut Vec<Handled>,
+    ) -> Result<(), NylasError> {
+        let mut cursor = None;
+        loop {
+            let run = begin();
+            if run.now + PAGE_TIME > deadline {
+                outcome.cut_short = true;
+                return Ok(());
+            }
+            let page = self
+                .pipeline
+                .nylas
+                .messages(&task.grant_id, task.received_after, cursor.as_deref())
+                .await?;
+            if page.unreadable > 0 {
+                tracing::warn!(grant_id = %task.grant_id, messages = page.unreadable, "listed messages without a usable id");
+            }
+            outcome.listed += page.messages.len();
+            let done = self
+                .pipeline
+                .run(page.messages.into_iter().map(in_hand).collect(), run)
+                .await;
+            for message in &done {
+                self.account_for(message, outcome).await;
+            }
+            handled.extend(done);
+            match page.next {
+                Some(next) => cursor = Some(next),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    async fn account_for(&self, message: &Handled, outcome: &mut Outcome) {
+        match message.fate.state() {
+            State::Written => outcome.written += 1,
+            State::Skipped => outcome.skipped += 1,
+            State::Dead => outcome.dead += 1,
+            State::Waiting => {
+                outcome.waiting += 1;
+                let request = SyncRequest {
+                    key: message.key.clone(),
+                    trigger: Trigger::Backfill,
+                };
+                if let Err(error) = self.queue.send(&request).await {
+                    // The ledger says that it waits, and the next run lists it again.
+                    tracing::warn!("sync.key" = %message.key, %error, "message could not be handed to the sync queue");
+                }
+            }
+        }
+    }
+}
+
+fn in_hand(message: Message) -> Work {
+    let request = SyncRequest {
+        key: message.key.clone(),
+        trigger: Trigger::Backfill,
+    };
+    Work {
+        request,
+        message: Some(message),
+        receive_count: 1,
+    }
+}

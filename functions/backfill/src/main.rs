@@ -1,0 +1,24 @@
+//! The Lambda binary: settings, clients, and the handler of the library.
+
+use aws_config::BehaviorVersion;
+use backfill::Backfill;
+use backfill::config::Config;
+use lambda_runtime::{Error, LambdaEvent, run, service_fn};
+use mailverse::pipeline::Run;
+use mailverse::queue::SqsQueue;
+use mailverse::{env, telemetry};
+use serde_json::Value;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Error> {
+    let config = Config::from_lookup(env::process)?;
+    telemetry::init(config.log_filter.as_deref());
+    let aws = aws_config::load_defaults(BehaviorVersion::v2026_01_12()).await;
+    let queue = SqsQueue::new(aws_sdk_sqs::Client::new(&aws), config.sync_queue_url);
+    let backfill = Backfill::new(config.pipeline.connect(&aws)?, queue);
+    run(service_fn(async |event: LambdaEvent<Value>| {
+        let deadline = event.context.deadline().into();
+        Ok::<_, Error>(backfill.run(&event.payload, deadline, Run::begin).await?.0)
+    }))
+    .await
+}

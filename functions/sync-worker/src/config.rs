@@ -1,0 +1,69 @@
+//! The settings of sync-worker.
+
+use mailverse::env::{Settings, SettingsError};
+use mailverse::pipeline::settings::PipelineSettings;
+
+/// Everything that the function is told by its environment.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Config {
+    /// For the pipeline.
+    pub pipeline: PipelineSettings,
+    /// `SYNC_QUEUE_URL`: the queue that delivers to this function, to hide messages in.
+    pub sync_queue_url: String,
+    /// `RUST_LOG`
+    pub log_filter: Option<String>,
+}
+
+impl Config {
+    /// Reads the variables through `lookup`.
+    ///
+    /// # Errors
+    /// [`SettingsError`] with every gap: refuse to start.
+    pub fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, SettingsError> {
+        let mut settings = Settings::new(lookup);
+        let config = Self {
+            pipeline: PipelineSettings::read(&mut settings),
+            sync_queue_url: settings.required("SYNC_QUEUE_URL"),
+            log_filter: settings.optional("RUST_LOG"),
+        };
+        settings.finish().map(|()| config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_missing_variable_is_named_at_once() {
+        let text = Config::from_lookup(|_| None).unwrap_err().to_string();
+        for name in [
+            "DATAVERSE_URL",
+            "TOKEN_SECRET_ID",
+            "NYLAS_API_KEY_SECRET_ID",
+            "LEDGER_TABLE",
+            "SYNC_QUEUE_URL",
+        ] {
+            assert!(
+                text.contains(&format!("{name} is missing")),
+                "{name} in {text}"
+            );
+        }
+        assert!(!text.contains("NYLAS_API_URL"), "it has a default");
+    }
+
+    #[test]
+    fn a_complete_environment_is_read() {
+        let config = Config::from_lookup(|name| match name {
+            "DATAVERSE_URL" => Some("https://contoso.crm.dynamics.com".to_owned()),
+            "INTERNAL_DOMAINS" => Some(" Example.com ,, example.org".to_owned()),
+            "RUST_LOG" => None,
+            "NYLAS_API_URL" => Some("https://api.eu.nylas.com".to_owned()),
+            other => Some(other.to_lowercase()),
+        })
+        .unwrap();
+        assert_eq!(config.pipeline.ledger_table, "ledger_table");
+        assert_eq!(config.pipeline.internal_domains.len(), 2);
+        assert!(config.pipeline.internal_domains.contains("example.com"));
+    }
+}

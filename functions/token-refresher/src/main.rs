@@ -1,0 +1,24 @@
+//! The Lambda binary: settings, clients, and the handler of the library.
+
+use aws_config::BehaviorVersion;
+use lambda_runtime::{Error, LambdaEvent, run, service_fn};
+use mailverse::{env, telemetry};
+use serde_json::Value;
+use token_refresher::config::Config;
+use token_refresher::refresh;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Error> {
+    let config = Config::from_lookup(env::process)?;
+    telemetry::init(config.log_filter.as_deref());
+    let aws = aws_config::load_defaults(BehaviorVersion::v2026_01_12()).await;
+    let secrets = aws_sdk_secretsmanager::Client::new(&aws);
+    // Whatever invokes it, the schedule or a person, asks for the same.
+    run(service_fn(async |_: LambdaEvent<Value>| {
+        let refreshed = refresh(&config, &secrets, chrono::Utc::now()).await;
+        refreshed
+            .inspect_err(|error| tracing::error!(%error, "token was not replaced"))
+            .map_err(Error::from)
+    }))
+    .await
+}

@@ -1,0 +1,77 @@
+//! The settings that every function with a pipeline needs, and the pipeline made from them.
+
+use std::collections::HashSet;
+
+use aws_config::SdkConfig;
+use url::Url;
+
+use super::Pipeline;
+use crate::dataverse::DataverseClient;
+use crate::dedupe::ledger::Ledger;
+use crate::entra::store::TokenStore;
+use crate::entra::{Origin, TokenSource};
+use crate::env::Settings;
+use crate::http;
+use crate::mailboxes::MailboxDirectory;
+use crate::nylas::NylasClient;
+use crate::secrets::SecretSource;
+
+/// What a pipeline has to be told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PipelineSettings {
+    /// `DATAVERSE_URL`
+    pub dataverse_url: Url,
+    /// `TOKEN_SECRET_ID`
+    pub token_secret_id: String,
+    /// `NYLAS_API_URL`
+    pub nylas_api_url: Url,
+    /// `NYLAS_API_KEY_SECRET_ID`
+    pub nylas_api_key_secret_id: String,
+    /// `LEDGER_TABLE`
+    pub ledger_table: String,
+    /// `INTERNAL_DOMAINS`: a comma-separated list, in lower case here.
+    pub internal_domains: HashSet<String>,
+}
+
+impl PipelineSettings {
+    /// Reads them; gaps are reported by [`Settings::finish`].
+    pub fn read<L: Fn(&str) -> Option<String>>(settings: &mut Settings<L>) -> Self {
+        Self {
+            dataverse_url: settings.service_url("DATAVERSE_URL", None),
+            token_secret_id: settings.required("TOKEN_SECRET_ID"),
+            nylas_api_url: settings.service_url("NYLAS_API_URL", Some("https://api.us.nylas.com")),
+            nylas_api_key_secret_id: settings.required("NYLAS_API_KEY_SECRET_ID"),
+            ledger_table: settings.required("LEDGER_TABLE"),
+            internal_domains: settings
+                .list("INTERNAL_DOMAINS")
+                .iter()
+                .map(|domain| domain.to_lowercase())
+                .collect(),
+        }
+    }
+
+    /// A pipeline on the real services. Nothing is called yet: what cannot be read is found out, and retried, by message.
+    ///
+    /// # Errors
+    /// The TLS library could not be set up: refuse to start.
+    pub fn connect(&self, aws: &SdkConfig) -> Result<Pipeline, reqwest::Error> {
+        let http = http::client()?;
+        let secrets = aws_sdk_secretsmanager::Client::new(aws);
+        let api_key = SecretSource::stored(secrets.clone(), self.nylas_api_key_secret_id.clone());
+        let nylas = NylasClient::new(http.clone(), &self.nylas_api_url, api_key);
+        Ok(Pipeline {
+            ledger: Ledger::new(
+                aws_sdk_dynamodb::Client::new(aws),
+                self.ledger_table.clone(),
+            ),
+            mailboxes: MailboxDirectory::new(nylas.clone()),
+            nylas,
+            dataverse: DataverseClient::new(http, &self.dataverse_url),
+            tokens: TokenSource::new(Origin::Store(TokenStore::new(
+                secrets,
+                self.token_secret_id.clone(),
+            ))),
+            internal_domains: self.internal_domains.clone(),
+        })
+    }
+}
