@@ -12,7 +12,8 @@
 //! | Who takes part in an activity?                   | `parties.rs`             |
 //! | Which attachments are taken?                     | `attachments.rs`         |
 //! | What does a bound address point to?              | `binds.rs`, `path.rs`    |
-//! | What does a query understand?                    | `options.rs`, `tokens.rs`, `filter.rs`, `matching.rs`, `read.rs` |
+//! | What does a query understand?                    | `options.rs`, `tokens.rs`, `filter.rs`, `matching.rs`, `pattern.rs`, `read.rs` |
+//! | What can a client learn about tables?            | `definitions.rs`         |
 //! | How does a batch behave?                         | `batch.rs`, `multipart.rs` |
 //! | What does an error look like?                    | `refusal.rs`             |
 
@@ -21,6 +22,7 @@ mod batch;
 mod binds;
 mod catalogue;
 mod defaults;
+mod definitions;
 mod filter;
 mod http;
 mod keys;
@@ -31,6 +33,7 @@ mod options;
 mod org;
 mod parties;
 mod path;
+mod pattern;
 mod payload;
 mod read;
 mod refusal;
@@ -57,6 +60,7 @@ use crate::fault::{Fault, FaultQueue};
 use crate::lock::lock;
 use crate::server::{Incoming, Outgoing, Service};
 use org::Org;
+use refusal::Refusal;
 use schema::{Column, Kind, Schema};
 
 /// The Dataverse organisation. Clones are handles of the same organisation.
@@ -157,6 +161,28 @@ impl Dataverse {
     /// Makes one coming HTTP request fail. Faults queue up.
     pub fn fail_next(&self, fault: Fault) {
         self.faults.push(fault);
+    }
+
+    /// Makes one operation fail, within its batch if it is part of one: the one that comes after `skip` others. Only
+    /// [`Fault::Status`] makes sense here; the others are for whole connections and change nothing.
+    pub fn fail_operation(&self, skip: u64, fault: Fault) {
+        let mut org = lock(&self.org);
+        let at = org.requests.operations + skip;
+        if let Fault::Status {
+            status,
+            code,
+            message,
+            retry_after_seconds,
+        } = fault
+        {
+            let refusal = Refusal {
+                status,
+                code: code.into(),
+                message,
+                retry_after: retry_after_seconds,
+            };
+            org.operation_faults.insert(at, refusal);
+        }
     }
 
     /// From now on the calling application has no user in the organisation: 403 / 0x80072560.

@@ -84,11 +84,17 @@ impl Nylas {
         self.api_key.clone()
     }
 
-    /// Connects a mailbox, with the folders that its provider makes. A grant with the same id is replaced.
+    /// Connects a mailbox, with the folders that its provider makes. Connecting one again, by the same grant id, keeps
+    /// its mail, as signing in again does.
     pub fn add_grant(&self, grant: Grant) {
         let mailboxes = &mut lock(&self.state).mailboxes;
-        mailboxes.retain(|mailbox| mailbox.grant.id != grant.id);
-        mailboxes.push(Mailbox::new(grant, Utc::now().timestamp()));
+        match mailboxes
+            .iter_mut()
+            .find(|mailbox| mailbox.grant.id == grant.id)
+        {
+            Some(mailbox) => mailbox.grant = grant,
+            None => mailboxes.push(Mailbox::new(grant, Utc::now().timestamp())),
+        }
     }
 
     /// Makes a grant `valid` or `invalid`.

@@ -8,11 +8,15 @@
 )]
 
 mod rules {
+    pub(crate) mod answers;
     pub(crate) mod attachments;
     pub(crate) mod batches;
     pub(crate) mod calls;
+    pub(crate) mod definitions;
     pub(crate) mod entra;
+    pub(crate) mod keys;
     pub(crate) mod nylas;
+    pub(crate) mod nylas_messages;
     pub(crate) mod parties;
     pub(crate) mod queries;
     pub(crate) mod states;

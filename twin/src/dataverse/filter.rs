@@ -123,7 +123,7 @@ impl Parser<'_> {
             self.next += 1;
             parts.push(self.all()?);
         }
-        Ok(Filter::Any(parts))
+        Ok(one_or(parts, Filter::Any))
     }
 
     fn all(&mut self) -> Result<Filter, Refusal> {
@@ -132,7 +132,7 @@ impl Parser<'_> {
             self.next += 1;
             parts.push(self.single()?);
         }
-        Ok(Filter::All(parts))
+        Ok(one_or(parts, Filter::All))
     }
 
     fn single(&mut self) -> Result<Filter, Refusal> {
@@ -264,6 +264,17 @@ impl Parser<'_> {
     }
 }
 
+/// A list of one condition is that condition.
+fn one_or(mut parts: Vec<Filter>, several: impl FnOnce(Vec<Filter>) -> Filter) -> Filter {
+    match (parts.len(), parts.pop()) {
+        (1, Some(only)) => only,
+        (_, last) => {
+            parts.extend(last);
+            several(parts)
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -305,24 +316,16 @@ mod tests {
 
     #[test]
     fn a_quote_in_a_text_is_written_twice() {
-        let Filter::Any(parts) = read("lastname eq 'O''Brien (x)'").unwrap() else {
-            panic!()
-        };
-        assert_eq!(
-            parts,
-            [Filter::All(vec![compare(
-                "lastname",
-                Literal::Text("O'Brien (x)".to_owned())
-            )])]
-        );
+        let wanted = compare("lastname", Literal::Text("O'Brien (x)".to_owned()));
+        assert_eq!(read("lastname eq 'O''Brien (x)'").unwrap(), wanted);
     }
 
     #[test]
     fn in_takes_its_arguments_from_aliases_or_in_place() {
-        let wanted = Filter::Any(vec![Filter::All(vec![Filter::In {
+        let wanted = Filter::In {
             property: "emailaddress1".to_owned(),
             values: vec!["a@x.example".to_owned(), "b[1]@x.example".to_owned()],
-        }])]);
+        };
         assert_eq!(
             read("Microsoft.Dynamics.CRM.In(PropertyName=@p1,PropertyValues=@p2)").unwrap(),
             wanted
@@ -333,15 +336,9 @@ mod tests {
 
     #[test]
     fn aliases_stand_for_values() {
-        let Filter::Any(parts) = read("a eq @n").unwrap() else {
-            panic!()
-        };
         assert_eq!(
-            parts,
-            [Filter::All(vec![compare(
-                "a",
-                Literal::Bare("null".to_owned())
-            )])]
+            read("a eq @n").unwrap(),
+            compare("a", Literal::Bare("null".to_owned()))
         );
     }
 

@@ -1,15 +1,16 @@
 //! Whether a row meets a condition (Dataverse facts §14).
 //!
-//! Texts compare without case; `contains`, `startswith` and `endswith` treat `%`, `_` and `[…]` as wildcards
-//! (documented for the first two, inferred for the third). A column without a value is different from every value
+//! Texts compare without case. A column without a value is different from every value
 //! (inferred: the platform writes "is not equal or is null"), and neither greater nor smaller than any.
 
 use std::cmp::Ordering;
+use std::collections::{BTreeMap, HashSet};
 
 use chrono::{DateTime, NaiveDate, Utc};
 use serde_json::Value;
 
-use super::filter::{Filter, Literal, Operator, Place};
+use super::filter::{Filter, Literal, Operator};
+use super::pattern::{self, Piece};
 use super::refusal::Refusal;
 use super::schema::{Column, Kind, Table};
 use super::store::Row;
@@ -30,9 +31,11 @@ pub(crate) enum Condition {
         column: String,
         pattern: Vec<Piece>,
     },
+    /// One of many values; the texts in lower case.
     In {
         column: String,
-        values: Vec<Comparable>,
+        texts: HashSet<String>,
+        others: Vec<Comparable>,
     },
 }
 
@@ -47,16 +50,6 @@ pub(crate) enum Comparable {
     Time(DateTime<Utc>),
 }
 
-/// One piece of a text pattern.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Piece {
-    Exactly(char),
-    AnyOne,
-    AnyNumber,
-    /// Ranges of characters, and whether those outside are meant.
-    OneOf(Vec<(char, char)>, bool),
-}
-
 /// Checks a condition against the columns of `table`.
 pub(crate) fn check(table: &Table, filter: &Filter) -> Result<Condition, Refusal> {
     let each = |parts: &[Filter]| {
@@ -66,7 +59,7 @@ pub(crate) fn check(table: &Table, filter: &Filter) -> Result<Condition, Refusal
             .collect::<Result<Vec<_>, _>>()
     };
     match filter {
-        Filter::Any(parts) => each(parts).map(Condition::Any),
+        Filter::Any(parts) => each(parts).map(any),
         Filter::All(parts) => each(parts).map(Condition::All),
         Filter::Not(part) => check(table, part).map(|part| Condition::Not(Box::new(part))),
         Filter::Compare {
@@ -93,7 +86,7 @@ pub(crate) fn check(table: &Table, filter: &Filter) -> Result<Condition, Refusal
             }
             Ok(Condition::Match {
                 column: column.name.clone(),
-                pattern: pieces(*place, pattern),
+                pattern: pattern::pieces(*place, pattern),
             })
         }
         Filter::In { property, values } => {
@@ -104,11 +97,49 @@ pub(crate) fn check(table: &Table, filter: &Filter) -> Result<Condition, Refusal
                 _ => literal(column, &Literal::Bare(text.clone())),
             };
             let values = values.iter().map(read).collect::<Result<Vec<_>, _>>()?;
-            Ok(Condition::In {
-                column: column.name.clone(),
-                values,
-            })
+            Ok(one_of_values(column.name.clone(), values))
         }
+    }
+}
+
+/// Clients look for many values with "or"; asking each row once for each column keeps that fast.
+fn any(parts: Vec<Condition>) -> Condition {
+    let mut wanted: BTreeMap<String, Vec<Comparable>> = BTreeMap::new();
+    let mut rest = Vec::new();
+    for part in parts {
+        match part {
+            Condition::Compare {
+                column,
+                operator: Operator::Eq,
+                value,
+            } if value != Comparable::Null => {
+                wanted.entry(column).or_default().push(value);
+            }
+            other => rest.push(other),
+        }
+    }
+    rest.extend(
+        wanted
+            .into_iter()
+            .map(|(column, values)| one_of_values(column, values)),
+    );
+    Condition::Any(rest)
+}
+
+fn one_of_values(column: String, values: Vec<Comparable>) -> Condition {
+    let (mut texts, mut others) = (HashSet::new(), Vec::new());
+    for value in values {
+        match value {
+            Comparable::Text(text) => {
+                texts.insert(text);
+            }
+            other => others.push(other),
+        }
+    }
+    Condition::In {
+        column,
+        texts,
+        others,
     }
 }
 
@@ -239,149 +270,20 @@ impl Condition {
                 }
             }
             Self::Match { column, pattern } => match row.text(column) {
-                Some(text) => fits(pattern, &text.to_lowercase().chars().collect::<Vec<char>>()),
+                Some(text) => {
+                    pattern::fits(pattern, &text.to_lowercase().chars().collect::<Vec<char>>())
+                }
                 None => false,
             },
-            Self::In { column, values } => {
-                let stored = comparable(table, row, column);
-                stored != Comparable::Null && values.contains(&stored)
-            }
-        }
-    }
-}
-
-fn pieces(place: Place, pattern: &str) -> Vec<Piece> {
-    let mut pieces = Vec::new();
-    if place != Place::Start {
-        pieces.push(Piece::AnyNumber);
-    }
-    let lower: Vec<char> = pattern.to_lowercase().chars().collect();
-    let mut rest = lower.as_slice();
-    while let Some((first, after)) = rest.split_first() {
-        rest = after;
-        pieces.push(match first {
-            '%' => Piece::AnyNumber,
-            '_' => Piece::AnyOne,
-            '[' => match after.iter().position(|character| *character == ']') {
-                Some(end) => {
-                    let (inside, behind) = after.split_at(end);
-                    rest = behind.get(1..).unwrap_or_default();
-                    one_of(inside)
-                }
-                // Without its other half a bracket matches nothing, as in the database.
-                None => Piece::OneOf(Vec::new(), false),
-            },
-            other => Piece::Exactly(*other),
-        });
-    }
-    if place != Place::End {
-        pieces.push(Piece::AnyNumber);
-    }
-    pieces
-}
-
-fn one_of(inside: &[char]) -> Piece {
-    let (outside, mut rest) = match inside.split_first() {
-        Some(('^', rest)) => (true, rest),
-        _ => (false, inside),
-    };
-    let mut ranges = Vec::new();
-    while let Some((first, after)) = rest.split_first() {
-        if let ['-', last, more @ ..] = after {
-            ranges.push((*first, *last));
-            rest = more;
-        } else {
-            ranges.push((*first, *first));
-            rest = after;
-        }
-    }
-    Piece::OneOf(ranges, outside)
-}
-
-/// Matches with one point to come back to, the latest "any number"; so it takes no more than length times length.
-fn fits(pattern: &[Piece], text: &[char]) -> bool {
-    let (mut at_piece, mut at_char) = (0, 0);
-    let mut retry: Option<(usize, usize)> = None;
-    while at_char < text.len() || at_piece < pattern.len() {
-        match (pattern.get(at_piece), text.get(at_char)) {
-            (Some(Piece::AnyNumber), _) => {
-                retry = Some((at_piece + 1, at_char));
-                at_piece += 1;
-            }
-            (Some(piece), Some(character)) if fits_one(piece, *character) => {
-                at_piece += 1;
-                at_char += 1;
-            }
-            _ => match retry {
-                Some((piece, character)) if character < text.len() => {
-                    retry = Some((piece, character + 1));
-                    (at_piece, at_char) = (piece, character + 1);
-                }
-                _ => return false,
+            Self::In {
+                column,
+                texts,
+                others,
+            } => match comparable(table, row, column) {
+                Comparable::Null => false,
+                Comparable::Text(text) => texts.contains(&text),
+                other => others.contains(&other),
             },
         }
-    }
-    true
-}
-
-fn fits_one(piece: &Piece, character: char) -> bool {
-    match piece {
-        Piece::Exactly(wanted) => *wanted == character,
-        Piece::AnyOne | Piece::AnyNumber => true,
-        Piece::OneOf(ranges, outside) => {
-            ranges
-                .iter()
-                .any(|(first, last)| (*first..=*last).contains(&character))
-                != *outside
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn matches(place: Place, pattern: &str, text: &str) -> bool {
-        fits(
-            &pieces(place, pattern),
-            &text.to_lowercase().chars().collect::<Vec<char>>(),
-        )
-    }
-
-    #[test]
-    fn texts_are_found_without_case_where_they_should_be() {
-        assert!(matches(Place::Anywhere, "ROUGH", "a rough day"));
-        assert!(matches(Place::Start, "a r", "A rough day"));
-        assert!(!matches(Place::Start, "rough", "a rough day"));
-        assert!(matches(Place::End, "DAY", "a rough day"));
-        assert!(!matches(Place::End, "a", "a rough day"));
-        assert!(matches(Place::Anywhere, "", ""));
-    }
-
-    #[test]
-    fn percent_underscore_and_brackets_are_wildcards() {
-        assert!(matches(Place::Anywhere, "100%sure", "100 per cent sure"));
-        assert!(
-            matches(Place::Start, "a_b", "a-b"),
-            "an underscore in an address also finds other addresses"
-        );
-        assert!(matches(Place::Start, "file[0-9]", "file7"));
-        assert!(!matches(Place::Start, "file[^0-9]", "file7"));
-        assert!(
-            !matches(Place::Anywhere, "[tag]x", "[tag]x"),
-            "brackets do not stand for themselves"
-        );
-        assert!(!matches(Place::Anywhere, "[", "a[b"));
-    }
-
-    #[test]
-    fn many_wildcards_do_not_take_for_ever() {
-        let text = "a".repeat(2_000);
-        assert!(!matches(
-            Place::Start,
-            &"%a".repeat(50).repeat(5),
-            &format!("{}b", "c".repeat(2_000))
-        ));
-        assert!(matches(Place::Anywhere, &"a%".repeat(200), &text));
     }
 }

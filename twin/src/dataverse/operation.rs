@@ -99,11 +99,15 @@ pub(crate) fn run(
     operation: &Operation,
     references: &References,
 ) -> Result<Answer, Refusal> {
+    let fault = org.operation_faults.remove(&org.requests.operations);
     org.requests.operations += 1;
     if operation.is_write() {
         org.requests.writes += 1;
     } else {
         org.requests.reads += 1;
+    }
+    if let Some(refusal) = fault {
+        return Err(refusal);
     }
     let mark = org.store.mark();
     let result = org.work(references).answer(operation);
@@ -129,7 +133,8 @@ impl Work<'_> {
                 "a batch cannot stand inside a batch.",
             )),
             Resource::WhoAmI => self.who_am_i(operation),
-            Resource::Metadata(_) => Err(Refusal::not_imitated("reading table definitions")),
+            Resource::Definitions(segments) => self.definitions(&segments, operation, &options),
+            Resource::Metadata => Err(Refusal::not_imitated("the metadata document")),
             Resource::Set { set } => self.on_set(set_table(&set)?, operation, &options),
             Resource::Count { set } => {
                 allow(operation, &[Method::GET])?;

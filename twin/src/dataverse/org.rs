@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::refusal::Refusal;
 use super::schema::Schema;
 use super::store::{Store, lookup_value};
 use super::values::date_time_text;
@@ -99,6 +100,8 @@ pub(crate) struct Org {
     pub(crate) settings: Settings,
     pub(crate) dropped: Vec<Dropped>,
     pub(crate) requests: Requests,
+    /// Operations that will fail, by how many came before them.
+    pub(crate) operation_faults: HashMap<u64, Refusal>,
     /// Arrival times of the requests in the service protection window.
     pub(crate) arrivals: VecDeque<DateTime<Utc>>,
     /// Whether the application that calls has a user here.
@@ -117,6 +120,7 @@ impl Org {
             settings: Settings::default(),
             dropped: Vec::new(),
             requests: Requests::default(),
+            operation_faults: HashMap::new(),
             arrivals: VecDeque::new(),
             has_application_user: true,
             user: Uuid::new_v4(),

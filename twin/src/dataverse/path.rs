@@ -21,7 +21,10 @@ pub(crate) enum Key {
 pub(crate) enum Resource {
     Batch,
     WhoAmI,
-    Metadata(Vec<String>),
+    /// The document that describes the whole service.
+    Metadata,
+    /// Definitions of tables, segment by segment.
+    Definitions(Vec<String>),
     Set {
         set: String,
     },
@@ -69,8 +72,8 @@ pub(crate) fn resource(relative: &str) -> Resource {
     match words.as_slice() {
         ["$batch"] => Resource::Batch,
         ["WhoAmI" | "WhoAmI()"] => Resource::WhoAmI,
-        ["$metadata"] => Resource::Metadata(segments),
-        [first, ..] if first.starts_with("EntityDefinitions") => Resource::Metadata(segments),
+        ["$metadata"] => Resource::Metadata,
+        [first, ..] if first.starts_with("EntityDefinitions") => Resource::Definitions(segments),
         [first, rest @ ..] if first.starts_with('$') => Resource::Reference {
             content_id: first.trim_start_matches('$').to_owned(),
             segment: (!rest.is_empty()).then(|| rest.join("/")),

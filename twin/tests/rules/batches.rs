@@ -2,7 +2,7 @@
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use twin::{Setting, Twin};
+use twin::{Fault, Setting, Twin};
 use uuid::Uuid;
 
 use super::world::{Answered, World, error};
@@ -356,4 +356,24 @@ async fn the_twin_runs_on_a_runtime_of_several_threads_too() {
         runtime.block_on(async { Twin::start().await.unwrap().dataverse().requests().total })
     });
     assert_eq!(runtime.join().unwrap(), 0);
+}
+
+#[tokio::test]
+async fn one_operation_of_a_batch_can_be_made_to_fail() {
+    let world = World::new().await;
+    let throttled = Fault::Status {
+        status: 429,
+        code: "0x80072322".to_owned(),
+        message: "slow down".to_owned(),
+        retry_after_seconds: Some(7),
+    };
+    world.twin.dataverse().fail_operation(1, throttled);
+    let sets = [
+        change_set(&[("1", EMAIL, json!({})), ("2", EMAIL, json!({}))]),
+        change_set(&[("3", EMAIL, json!({}))]),
+    ];
+    let answer = send(&world, &sets, "odata.continue-on-error").await;
+    assert_eq!((answer.status, statuses(&answer)), (200, vec![429, 204]));
+    assert!(answer.body.contains("Retry-After: 7\r\n"));
+    assert_eq!(world.twin.dataverse().rows("email").len(), 1);
 }
