@@ -29,10 +29,8 @@ async fn main() -> Result<(), lambda_http::Error> {
         .load()
         .await;
     let queue = SqsQueue::new(aws_sdk_sqs::Client::new(&aws), config.sync_queue_url);
-    let secrets = WebhookSecrets::stored(
-        aws_sdk_secretsmanager::Client::new(&aws),
-        config.webhook_secret_id,
-    );
+    let store = aws_sdk_secretsmanager::Client::new(&aws);
+    let secrets = WebhookSecrets::stored(store, config.webhook_secret_id);
     let receiver = &Receiver::new(queue, secrets);
     lambda_http::run(service_fn(move |request: Request| async move {
         Ok::<_, Infallible>(receiver.handle(request, Utc::now()).await)

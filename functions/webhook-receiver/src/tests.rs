@@ -173,12 +173,12 @@ fn queued(receiver: &Receiver<MemoryQueue>) -> Vec<SyncRequest> {
         .collect()
 }
 
-fn status(received: &Received) -> u16 {
-    received.response.status().as_u16()
+fn status(answer: &Received) -> u16 {
+    answer.response.status().as_u16()
 }
 
-fn text(received: &Received) -> &str {
-    std::str::from_utf8(received.response.body()).unwrap()
+fn text(answer: &Received) -> &str {
+    std::str::from_utf8(answer.response.body()).unwrap()
 }
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
@@ -201,13 +201,13 @@ async fn the_challenge_comes_back_exactly_and_before_any_secret_exists() {
         ),
     ] {
         for front_end in FRONT_ENDS {
-            let received = Call::get(query).through(front_end, false, &receiver).await;
+            let answer = Call::get(query).through(front_end, false, &receiver).await;
             assert_eq!(
-                (status(&received), text(&received)),
+                (status(&answer), text(&answer)),
                 (200, value),
                 "{front_end:?}"
             );
-            let headers = received.response.headers();
+            let headers = answer.response.headers();
             assert_eq!(headers[CONTENT_LENGTH], value.len().to_string());
             assert!(
                 headers[CONTENT_TYPE]
@@ -215,23 +215,23 @@ async fn the_challenge_comes_back_exactly_and_before_any_secret_exists() {
                     .unwrap()
                     .starts_with("text/plain")
             );
-            assert!(matches!(received.outcome, Outcome::Challenge(echoed) if echoed == value));
+            assert!(matches!(answer.outcome, Outcome::Challenge(echoed) if echoed == value));
         }
     }
 }
 
 #[tokio::test]
 async fn what_lambda_sends_back_holds_the_challenge_as_text() {
-    let received = Call::get("challenge=abc").to(&receiver()).await;
-    let response = received.into_response().await;
+    let answer = Call::get("challenge=abc").to(&receiver()).await;
+    let response = answer.into_response().await;
     assert_eq!(response.body(), &Body::Text("abc".to_owned()));
 }
 
 #[tokio::test]
 async fn a_get_without_a_challenge_and_every_other_method_is_refused() {
     for query in ["", "challenge", "challenge=", "Challenge=x", "q=challenge"] {
-        let received = Call::get(query).to(&receiver()).await;
-        assert_eq!(status(&received), 400, "{query}");
+        let answer = Call::get(query).to(&receiver()).await;
+        assert_eq!(status(&answer), 400, "{query}");
     }
     for method in ["HEAD", "PUT", "DELETE", "OPTIONS", "PATCH", "BREW"] {
         let call = Call {
@@ -239,9 +239,9 @@ async fn a_get_without_a_challenge_and_every_other_method_is_refused() {
             ..Call::signed(CREATED)
         };
         for front_end in FRONT_ENDS {
-            let received = call.through(front_end, false, &receiver()).await;
-            assert_eq!(status(&received), 405, "{method}");
-            assert_eq!(received.response.headers()[ALLOW], "GET, POST");
+            let answer = call.through(front_end, false, &receiver()).await;
+            assert_eq!(status(&answer), 405, "{method}");
+            assert_eq!(answer.response.headers()[ALLOW], "GET, POST");
         }
     }
 }
@@ -251,14 +251,14 @@ async fn a_signed_message_is_queued_whatever_front_end_it_comes_through() {
     for front_end in FRONT_ENDS {
         for base64 in [false, true] {
             let receiver = receiver();
-            let received = Call::signed(CREATED)
+            let answer = Call::signed(CREATED)
                 .through(front_end, base64, &receiver)
                 .await;
-            assert_eq!(status(&received), 200, "{front_end:?}");
+            assert_eq!(status(&answer), 200, "{front_end:?}");
             let [request] = queued(&receiver).try_into().unwrap();
             assert_eq!(request.key.to_string(), "g-1/m-1");
             assert_eq!(request.trigger, Trigger::Created);
-            assert!(matches!(received.outcome, Outcome::Queued(told) if told == request));
+            assert!(matches!(answer.outcome, Outcome::Queued(told) if told == request));
         }
     }
 }
@@ -311,8 +311,8 @@ async fn a_signature_that_is_missing_or_wrong_is_refused_without_saying_which() 
         Call::unsigned(""),
     ] {
         for front_end in FRONT_ENDS {
-            let received = call.through(front_end, false, &receiver).await;
-            assert_eq!((status(&received), text(&received)), (401, "signature"));
+            let answer = call.through(front_end, false, &receiver).await;
+            assert_eq!((status(&answer), text(&answer)), (401, "signature"));
         }
     }
     assert_eq!(queued(&receiver), []);
@@ -331,9 +331,9 @@ async fn the_previous_secret_and_upper_case_count_too() {
 async fn a_type_that_nobody_handles_is_answered_200_and_named() {
     let receiver = receiver();
     let call = Call::signed(r#"{"type":"grant.expired","data":{"object":{"grant_id":"g"}}}"#);
-    let received = call.to(&receiver).await;
-    assert_eq!(status(&received), 200);
-    assert!(matches!(received.outcome, Outcome::Ignored { kind } if kind == "grant.expired"));
+    let answer = call.to(&receiver).await;
+    assert_eq!(status(&answer), 200);
+    assert!(matches!(answer.outcome, Outcome::Ignored { kind } if kind == "grant.expired"));
     assert_eq!(queued(&receiver), []);
 }
 
@@ -351,14 +351,14 @@ async fn a_verified_body_that_cannot_be_read_is_refused_for_good() {
         br#"{"type":"message.created","data":{"object":[]}}"#,
         br#"{"type":"message.created","data":{"object":{"id":7,"grant_id":"g"}}}"#,
     ] {
-        let received = Call::signed(body).to(&receiver).await;
+        let answer = Call::signed(body).to(&receiver).await;
         assert_eq!(
-            (status(&received), text(&received)),
+            (status(&answer), text(&answer)),
             (400, "unreadable"),
             "{body:?}"
         );
         assert!(matches!(
-            received.outcome,
+            answer.outcome,
             Outcome::Refused(Refusal::Unreadable(_))
         ));
     }
@@ -388,18 +388,18 @@ async fn two_megabytes_are_read_and_more_than_eight_are_not_packed_or_unpacked()
     let bomb = gzip(&vec![b' '; 64 * 1024 * 1024]);
     assert!(bomb.len() < 100_000);
     let bomb = Call::signed(bomb).with("content-encoding", "gzip");
-    let received = bomb.to(&receiver).await;
-    assert_eq!((status(&received), text(&received)), (413, "too large"));
+    let answer = bomb.to(&receiver).await;
+    assert_eq!((status(&answer), text(&answer)), (413, "too large"));
     assert_eq!(queued(&receiver), []);
 }
 
 #[tokio::test]
 async fn nylas_is_asked_to_send_again_when_our_side_fails() {
     let no_queue = Receiver::new(BrokenQueue, secrets());
-    let received = Call::signed(CREATED).to(&no_queue).await;
-    assert_eq!((status(&received), text(&received)), (503, "unavailable"));
+    let answer = Call::signed(CREATED).to(&no_queue).await;
+    assert_eq!((status(&answer), text(&answer)), (503, "unavailable"));
     assert!(matches!(
-        received.outcome,
+        answer.outcome,
         Outcome::Refused(Refusal::Queue(_))
     ));
     // What needs no queue is answered all the same.
@@ -413,8 +413,8 @@ async fn nylas_is_asked_to_send_again_when_our_side_fails() {
     );
 
     let no_secret = Receiver::new(MemoryQueue::default(), unreachable_secrets());
-    let received = Call::signed(CREATED).to(&no_secret).await;
-    assert_eq!((status(&received), text(&received)), (503, "unavailable"));
+    let answer = Call::signed(CREATED).to(&no_secret).await;
+    assert_eq!((status(&answer), text(&answer)), (503, "unavailable"));
     assert_eq!(queued(&no_secret), []);
     // Without a signature there is nothing to look up.
     assert_eq!(status(&Call::unsigned(CREATED).to(&no_secret).await), 401);

@@ -3,6 +3,7 @@
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
+    clippy::indexing_slicing,
     reason = "a test stops at the first surprise"
 )]
 
@@ -111,9 +112,9 @@ async fn received(mut request: Request) -> Found {
     request.headers_mut().insert("x-nylas-signature", signature);
 
     let receiver = Receiver::new(MemoryQueue::default(), WebhookSecrets::fixed(key, None));
-    let received = receiver.handle(request, Utc::now()).await;
-    assert_eq!(received.response.status(), 200);
-    match received.outcome {
+    let answer = receiver.handle(request, Utc::now()).await;
+    assert_eq!(answer.response.status(), 200);
+    match answer.outcome {
         Outcome::Queued(_) => Found::Queued,
         Outcome::Ignored { .. } => Found::Ignored,
         other => panic!("{other:?}"),
