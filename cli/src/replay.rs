@@ -36,6 +36,10 @@ const BATCH: usize = 10;
 /// Takes bare Nylas notifications, function URL and API Gateway events around one, SQS events and EventBridge Scheduler events, as JSON files. By default
 /// nothing leaves this machine: the services are stand-ins, filled with the messages that the events carry.
 #[derive(Args)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch of the command line"
+)]
 pub(crate) struct Arguments {
     /// Event files, and folders of them (every *.json below).
     #[arg(required = true, value_name = "PATH")]

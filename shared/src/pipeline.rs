@@ -329,17 +329,12 @@ impl Pipeline {
             };
             let note = "put there by another client, found by its Message-ID";
             return Mapped::Ended(match filled {
-                Ok(()) => job.written(theirs.activity_id, note, &message, findings),
+                Ok(()) => job.found(theirs.activity_id, note, &message, findings),
                 Err(error) => job.failed(error.into(), run),
             });
         }
         if ours.is_some_and(|ours| !ours.open) {
-            return Mapped::Ended(job.written(
-                activity_id,
-                "was there already",
-                &message,
-                findings,
-            ));
+            return Mapped::Ended(job.was_there(activity_id, &message, findings));
         }
         Mapped::Mail(Box::new(Mail::new(job, message, findings, ours.is_some())))
     }

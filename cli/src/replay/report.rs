@@ -1,11 +1,11 @@
 //! What became of the events: a table for people, or one JSON object for programs.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io::{self, Write};
 use std::time::Duration;
 
 use backfill::{BackfillError, Outcome as Listed};
-use comfy_table::{ContentArrangement, Table, presets};
+use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
 use mailverse::dedupe::State;
 use mailverse::ids::MessageKey;
 use mailverse::mapping::Direction;
@@ -21,18 +21,24 @@ use super::stage::Stage;
 /// People that a row names before it counts the rest.
 const PEOPLE_SHOWN: usize = 4;
 
+/// Width from which on a table has room for whole file names and addresses.
+const WIDE: u16 = 140;
+
 /// Width of the table where there is no terminal to ask.
 const WIDTH: u16 = 160;
 
 /// Collects what happened.
 pub(crate) struct Report {
-    events: usize,
+    /// The files, in the order of delivery.
+    events: Vec<String>,
     /// In the order in which the events named them.
     messages: Vec<MessageKey>,
     story: HashMap<MessageKey, Story>,
     /// Events that name no message, or not only messages: file, fate, reason.
     others: Vec<(String, &'static str, String)>,
     refused: HashSet<String>,
+    /// For an event that names messages of earlier events: these events.
+    repeated: HashMap<String, BTreeSet<String>>,
     /// Deliveries that named a message.
     naming_deliveries: usize,
     requests: (u64, u64),
@@ -50,11 +56,12 @@ struct Story {
 impl Report {
     pub(crate) fn new(events: &[SavedEvent]) -> Self {
         Self {
-            events: events.len(),
+            events: events.iter().map(|event| event.file.clone()).collect(),
             messages: Vec::new(),
             story: HashMap::new(),
             others: Vec::new(),
             refused: HashSet::new(),
+            repeated: HashMap::new(),
             naming_deliveries: 0,
             requests: (0, 0),
             activities: 0,
@@ -67,7 +74,7 @@ impl Report {
         match received.map(|received| (received.response.status().as_u16(), received.outcome)) {
             Ok((_, Outcome::Queued(request))) => self.named(file, request.key),
             Ok((_, Outcome::Ignored { kind })) => {
-                self.other(file, "ignored", format!("nobody handles {kind} yet"));
+                self.other(file, "ignored", format!("nothing to do for {kind}"));
             }
             Ok((_, Outcome::Challenge(_))) => self.other(
                 file,
@@ -86,22 +93,18 @@ impl Report {
         }
     }
 
-    /// The worker has dealt with a batch: with an event's own, or with one from the queue.
-    pub(crate) fn worked(&mut self, file: Option<&str>, worked: Worked) {
-        let file = file.unwrap_or("the queue");
+    /// The worker has dealt with a batch: an event's own, or one from the queue, whose messages earlier events named.
+    pub(crate) fn worked(&mut self, event: Option<&str>, worked: Worked) {
+        let file = event.unwrap_or("the queue");
         for reason in worked.unreadable {
             self.refused(file, &reason);
         }
-        if file != "the queue" {
-            worked
-                .handled
-                .iter()
-                .for_each(|handled| self.named(file, handled.key.clone()));
+        for handled in worked.handled {
+            if event.is_some() {
+                self.named(file, handled.key.clone());
+            }
+            self.handled(file, handled);
         }
-        worked
-            .handled
-            .into_iter()
-            .for_each(|handled| self.handled(file, handled));
     }
 
     /// A schedule event has listed the mailboxes.
@@ -121,9 +124,9 @@ impl Report {
                     listed.listed, listed.mailboxes
                 );
                 self.other(file, "listed", text);
-                handled
-                    .into_iter()
-                    .for_each(|handled| self.handled(file, handled));
+                for message in handled {
+                    self.handled(file, message);
+                }
             }
             Err(error) => self.refused(file, &error.to_string()),
         }
@@ -179,7 +182,7 @@ impl Report {
             .iter()
             .map(|(event, fate, reason)| json!({"event": event, "fate": fate, "reason": reason}));
         json!({
-            "events": self.events,
+            "events": self.events.len(),
             "refused": self.refused.len(),
             "written": self.count(State::Written),
             "skipped": self.count(State::Skipped),
@@ -212,16 +215,15 @@ impl Report {
             "people",
             "regarding",
         ]);
-        let common = self.common_folder();
-        let short = |file: &str| printable(file.strip_prefix(&common).unwrap_or(file));
-        for key in &self.messages {
-            if let Some(story) = self.story.get(key) {
-                table.add_row(story.cells(short(&story.event), stage));
+        // A file name or an address that is broken in two cannot be copied; a narrow terminal has no choice.
+        if table.width().is_some_and(|width| width >= WIDE) {
+            for column in [0, 5] {
+                if let Some(column) = table.column_mut(column) {
+                    column.set_constraint(ColumnConstraint::ContentWidth);
+                }
             }
         }
-        for (file, fate, reason) in &self.others {
-            table.add_row([short(file), (*fate).to_owned(), printable(reason)]);
-        }
+        table.add_rows(self.rows(stage));
         writeln!(out, "{table}")?;
         let count = |state| self.count(state);
         let (written, skipped) = (count(State::Written), count(State::Skipped));
@@ -229,7 +231,7 @@ impl Report {
         writeln!(
             out,
             "{} events, {} refused. Messages: {written} written, {skipped} skipped, {waiting} waiting, {dead} dead.",
-            self.events,
+            self.events.len(),
             self.refused.len()
         )?;
         writeln!(
@@ -246,9 +248,37 @@ impl Report {
         )
     }
 
+    /// The cells of the table, in the order of delivery.
+    fn rows(&self, stage: &Stage) -> Vec<Vec<String>> {
+        let common = self.common_folder();
+        let short = |file: &str| printable(file.strip_prefix(&common).unwrap_or(file));
+        let messages = self.messages.iter().filter_map(|key| self.story.get(key));
+        let messages =
+            messages.map(|story| (&story.event, story.cells(short(&story.event), stage)));
+        let others = self.others.iter();
+        let others = others.map(|(file, fate, reason)| {
+            (
+                file,
+                vec![short(file), (*fate).to_owned(), printable(reason)],
+            )
+        });
+        let repeated = self.repeated.iter().map(|(file, firsts)| {
+            let firsts: Vec<String> = firsts.iter().map(|first| short(first)).collect();
+            let reason = format!("names what is in {}", firsts.join(", "));
+            (file, vec![short(file), "repeat".to_owned(), reason])
+        });
+        let mut rows: Vec<_> = messages.chain(others).chain(repeated).collect();
+        rows.sort_by_key(|(file, _)| self.events.iter().position(|event| event == *file));
+        rows.into_iter().map(|(_, cells)| cells).collect()
+    }
+
     fn named(&mut self, file: &str, key: MessageKey) {
         self.naming_deliveries += 1;
-        self.story_of(file, key);
+        let first = self.story_of(file, key).event.clone();
+        if first != file {
+            let repeated = self.repeated.entry(file.to_owned()).or_default();
+            repeated.insert(first);
+        }
     }
 
     fn handled(&mut self, file: &str, handled: Handled) {
@@ -293,17 +323,17 @@ impl Report {
 
     /// The folder that all events lie in, so that the table need not repeat it.
     fn common_folder(&self) -> String {
-        let files = self
-            .story
-            .values()
-            .map(|story| &story.event)
-            .chain(self.others.iter().map(|(file, _, _)| file));
-        let folders: HashSet<&str> = files
-            .map(|file| file.rsplit_once('/').map_or("", |(folder, _)| folder))
-            .collect();
-        match (folders.iter().next(), folders.len()) {
-            (Some(folder), 1) if !folder.is_empty() => format!("{folder}/"),
-            _ => String::new(),
+        let folder = |file: &String| {
+            file.rsplit_once('/')
+                .map(|(folder, _)| format!("{folder}/"))
+                .unwrap_or_default()
+        };
+        let mut folders = self.events.iter().map(folder);
+        let first = folders.next().unwrap_or_default();
+        if folders.all(|other| other == first) {
+            first
+        } else {
+            String::new()
         }
     }
 }
@@ -322,7 +352,12 @@ impl Story {
             .unwrap_or_default();
         let mut cells = vec![event, self.state().as_str().to_owned(), printable(reason)];
         if let Some(summary) = &self.summary {
-            cells.push(printable(&summary.subject));
+            let subject = printable(&summary.subject);
+            cells.push(if subject.trim().is_empty() {
+                "(no subject)".to_owned()
+            } else {
+                subject
+            });
             cells.push(match summary.direction {
                 Some(Direction::Incoming) => "in".to_owned(),
                 Some(Direction::Outgoing) => "out".to_owned(),

@@ -211,22 +211,19 @@ impl Stage {
 
     /// What a person would call a record: its name in the offline organisation, else its table.
     pub(crate) fn name(&self, record: Record) -> String {
-        let column = match record.table {
-            Table::SystemUser | Table::Contact | Table::Lead => "fullname",
-            Table::Account => "name",
+        let (kind, column) = match record.table {
+            Table::SystemUser => ("user", "fullname"),
+            Table::Contact => ("contact", "fullname"),
+            Table::Account => ("account", "name"),
+            Table::Lead => ("lead", "fullname"),
         };
-        let row = self
-            .offline
-            .as_ref()
-            .and_then(|offline| offline.twin.dataverse().row(record.table.name(), record.id));
+        let offline = self.offline.as_ref();
+        let row = offline.and_then(|o| o.twin.dataverse().row(record.table.name(), record.id));
         let name = row
             .as_ref()
             .and_then(|row| row.get(column))
             .and_then(Value::as_str);
-        name.map_or_else(
-            || record.table.name().to_owned(),
-            |name| format!("{} {name}", record.table.name()),
-        )
+        name.map_or_else(|| kind.to_owned(), |name| format!("{kind} {name}"))
     }
 
     /// Keeps the offline organisation for the next run, if asked to.

@@ -20,6 +20,16 @@ pub(super) struct Ended {
     pub(super) summary: Option<Summary>,
 }
 
+impl Ended {
+    /// The row that carries it.
+    pub(super) fn row(&self) -> Option<ActivityId> {
+        match &self.fate {
+            Fate::Written { activity_id, .. } => Some(*activity_id),
+            Fate::Skipped { .. } | Fate::Waiting { .. } | Fate::Dead { .. } => None,
+        }
+    }
+}
+
 impl Job {
     pub(super) fn failed(self, failure: Failure, run: &Run) -> Ended {
         let fate = Fate::of_failure(failure.advice, failure.reason, self.receive_count, run);
@@ -44,7 +54,17 @@ impl Job {
         }
     }
 
-    pub(super) fn written(
+    pub(super) fn was_there(
+        self,
+        activity_id: ActivityId,
+        message: &Message,
+        findings: Findings,
+    ) -> Ended {
+        self.found(activity_id, "was there already", message, findings)
+    }
+
+    /// The row that carries the message was there before this run.
+    pub(super) fn found(
         self,
         activity_id: ActivityId,
         note: &str,

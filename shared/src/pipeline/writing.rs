@@ -5,12 +5,15 @@
 //!
 //! A concession leaves out what Dataverse refuses, once, rather than give up the mail: the owner, or an attachment. It is recorded with the message.
 
+use std::collections::HashSet;
+
 use super::fate::Failure;
 use super::job::{Ended, Job, summary};
 use super::{Fate, Pipeline, Run};
 use crate::dataverse::AccessToken;
 use crate::dataverse::error::DataverseError;
 use crate::dataverse::write::{CreateOutcome, EmailWrite};
+use crate::ids::ActivityId;
 use crate::mapping::{self, Findings};
 use crate::message::{Message, Omission, omissions_note};
 
@@ -61,6 +64,11 @@ impl Mail {
         }
     }
 
+    fn was_there(self) -> Ended {
+        self.job
+            .was_there(self.email.activity_id, &self.message, self.findings)
+    }
+
     fn failed(self, failure: Failure, run: &Run) -> Ended {
         let ended = self.job.failed(failure, run);
         Ended {
@@ -80,7 +88,31 @@ impl Mail {
 }
 
 impl Pipeline {
+    /// Writes mails. Copies of one mail in several mailboxes share a row: the first is written, and the others find it there.
     pub(super) async fn write(
+        &self,
+        token: &AccessToken,
+        mut mails: Vec<Mail>,
+        run: &Run,
+        ended: &mut Vec<Ended>,
+    ) {
+        while !mails.is_empty() {
+            let mut seen = HashSet::new();
+            let (firsts, copies): (Vec<_>, Vec<_>) = mails
+                .into_iter()
+                .partition(|mail| seen.insert(mail.email.activity_id));
+            self.write_distinct(token, firsts, run, ended).await;
+            let written: HashSet<ActivityId> = ended.iter().filter_map(Ended::row).collect();
+            // A copy whose first could not be written is tried for itself: it may lack what was refused.
+            let (there, others): (Vec<_>, Vec<_>) = copies
+                .into_iter()
+                .partition(|copy| written.contains(&copy.email.activity_id));
+            ended.extend(there.into_iter().map(Mail::was_there));
+            mails = others;
+        }
+    }
+
+    async fn write_distinct(
         &self,
         token: &AccessToken,
         mails: Vec<Mail>,
