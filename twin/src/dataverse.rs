@@ -129,7 +129,8 @@ impl Dataverse {
     /// regarding record (mask 8) and the owner (mask 9).
     #[must_use]
     pub fn parties(&self, activity: Uuid) -> Vec<Value> {
-        let rows = lock(&self.org).store.children("activityparty", activity);
+        let mut rows = lock(&self.org).store.children("activityparty", activity);
+        rows.sort_by_key(|(_, row)| parties::is_platform(row.get("participationtypemask")));
         rows.into_iter()
             .map(|(_, row)| Value::Object(row.values.clone()))
             .collect()

@@ -211,10 +211,9 @@ fn time(text: &str) -> Option<DateTime<Utc>> {
 pub(crate) fn comparable(table: &Table, row: &Row, name: &str) -> Comparable {
     let kind = table.columns.get(name).map(|column| column.kind);
     match (kind, row.get(name)) {
-        (Some(Kind::Lookup), value) => row
+        (Some(Kind::Lookup), _) => row
             .lookup(name)
-            .map_or(Comparable::Null, |(_, id)| Comparable::Text(id.to_string()))
-            .or_text(value),
+            .map_or(Comparable::Null, |(_, id)| Comparable::Text(id.to_string())),
         (Some(Kind::DateTime), Value::String(text)) => {
             time(text).map_or(Comparable::Null, Comparable::Time)
         }
@@ -226,14 +225,6 @@ pub(crate) fn comparable(table: &Table, row: &Row, name: &str) -> Comparable {
 }
 
 impl Comparable {
-    /// Some columns hold an id in one table and a reference in another.
-    fn or_text(self, value: &Value) -> Self {
-        match (self, value) {
-            (Self::Null, Value::String(text)) => Self::Text(text.to_lowercase()),
-            (found, _) => found,
-        }
-    }
-
     /// The order of two values; `None` when one is null.
     pub(crate) fn order(&self, other: &Self) -> Option<Ordering> {
         match (self, other) {

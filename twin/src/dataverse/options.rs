@@ -118,6 +118,10 @@ fn expand(term: &str) -> Result<Expand, Refusal> {
         let (option, value) = part
             .split_once('=')
             .ok_or_else(|| invalid("$expand", term))?;
+        // It would also let the depth of an address decide the depth of the stack.
+        if option.trim() == "$expand" {
+            return Err(Refusal::not_imitated("an expand inside an expand"));
+        }
         options.set(option.trim(), value)?;
     }
     Ok(Expand {

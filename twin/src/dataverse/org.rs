@@ -150,7 +150,7 @@ impl Org {
                 self.user,
                 json!({
                     "systemuserid": self.user, "fullname": "# mailverse", "lastname": "# mailverse",
-                    "internalemailaddress": "mailverse@example.com", "domainname": "mailverse@example.com",
+                    "internalemailaddress": "mailverse@twin.invalid", "domainname": "mailverse@twin.invalid",
                     "applicationid": client_id, "isdisabled": false,
                     "businessunitid": lookup_value("businessunit", unit),
                 }),

@@ -18,6 +18,11 @@ const SENDER: i64 = 1;
 const REGARDING: i64 = 8;
 const OWNER: i64 = 9;
 
+/// Whether a party with this mask is the platform's own.
+pub(crate) fn is_platform(mask: &Value) -> bool {
+    matches!(mask.as_i64(), Some(REGARDING | OWNER))
+}
+
 /// What an email's party can be: the base installation's types and those of the Dynamics 365 apps.
 const EMAIL_PARTY_TYPES: [&str; 8] = [
     "account",
@@ -214,6 +219,21 @@ impl Work<'_> {
             let mut values = row.values.clone();
             values.insert("emailsender".to_owned(), person);
             self.org.store.set(&activity.name, id, Some(values));
+        }
+    }
+
+    /// Takes notice of a party that was put there without its activity.
+    pub(crate) fn note_party(&mut self, party: Uuid) {
+        let schema = self.schema.clone();
+        let activity = self
+            .org
+            .store
+            .get("activityparty", party)
+            .and_then(|row| row.lookup("activityid"));
+        if let Some((table, id)) = activity
+            && let Some(activity) = schema.table(&table)
+        {
+            self.note_sender(activity, id);
         }
     }
 

@@ -97,8 +97,10 @@ pub(crate) fn insert(org: &mut Org, name: &str, row: Value) -> Result<Uuid, Seed
     if table.is_activity() {
         work.renew_platform_parties(table, id);
     }
-    if table.name == "activitymimeattachment" {
-        work.count_attachments(id);
+    match table.name.as_str() {
+        "activitymimeattachment" => work.count_attachments(id),
+        "activityparty" => work.note_party(id),
+        _ => {}
     }
     org.store.keep();
     Ok(id)

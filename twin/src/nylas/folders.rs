@@ -30,7 +30,8 @@ pub(crate) fn list(mailbox: &Mailbox, query: &Query, ending: u64) -> Reply {
         .take(limit)
         .map(|folder| query.select((*folder).clone()))
         .collect();
-    let cursor = (start + limit < found.len()).then(|| format!("Zm9sZGVycw{}", start + limit));
+    let end = start.saturating_add(limit);
+    let cursor = (end < found.len()).then(|| format!("Zm9sZGVycw{end}"));
     let mut beside = Map::new();
     beside.extend(
         messages::next_cursor(cursor, ending).map(|cursor| ("next_cursor".to_owned(), cursor)),

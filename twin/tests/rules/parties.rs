@@ -215,3 +215,23 @@ async fn parties_are_read_in_a_list_and_never_written_alone() {
         assert_eq!(answer.status, 405, "{method} {path}");
     }
 }
+
+#[tokio::test]
+async fn parties_can_be_seeded_for_a_seeded_email() {
+    let world = World::new().await;
+    let dataverse = world.twin.dataverse();
+    let contact = world.contact("lark@example.com");
+    let email = dataverse
+        .insert("email", json!({"subject": "Kites"}))
+        .unwrap();
+    let party = json!({
+        "activityid": {"table": "email", "id": email}, "participationtypemask": 1,
+        "partyid": {"table": "contact", "id": contact}, "addressused": "lark@example.com",
+    });
+    dataverse.insert("activityparty", party).unwrap();
+    assert_eq!(masks(&dataverse.parties(email)), [1, 9]);
+    assert_eq!(
+        world.stored(email, "emailsender"),
+        json!({"table": "contact", "id": contact})
+    );
+}

@@ -280,3 +280,38 @@ async fn a_page_holds_at_most_5000_rows() {
     assert_eq!(body["@odata.count"], 5_000, "the count stops there too");
     assert!(body["@odata.nextLink"].is_string());
 }
+
+#[tokio::test]
+async fn queries_of_any_depth_get_an_answer() {
+    let world = World::new().await;
+    let deep = |open: &str, close: &str| format!("{}x{}", open.repeat(2_000), close.repeat(2_000));
+    assert_eq!(
+        world
+            .get(&format!("emails?$expand={}", deep("a($expand=", ")")))
+            .await
+            .status,
+        501
+    );
+    assert_eq!(
+        world
+            .get(&format!("emails?$filter={}", deep("(", ")")))
+            .await
+            .status,
+        400
+    );
+    assert_eq!(
+        world
+            .get(&format!("emails?$filter={}", deep("not%20", "")))
+            .await
+            .status,
+        400
+    );
+    let nested = format!("{}1{}", "[".repeat(2_000), "]".repeat(2_000));
+    let request = world
+        .request(reqwest::Method::POST, "emails")
+        .header("Content-Type", "application/json");
+    assert_eq!(
+        world.send(request.body(nested)).await.error(),
+        error(400, "0x80048d19")
+    );
+}
