@@ -33,6 +33,7 @@ impl Work<'_> {
         options: &Options,
         prefer: &Prefer,
     ) -> Result<Value, Refusal> {
+        self.check_names(table, options)?;
         let row = self
             .org
             .store
@@ -55,6 +56,7 @@ impl Work<'_> {
         options: &Options,
         prefer: &Prefer,
     ) -> Result<Value, Refusal> {
+        self.check_names(table, options)?;
         let rows = select_rows(table, self.org.store.rows(&table.name), options)?;
         let (start, size) = match &options.skip_token {
             Some(token) => read_token(token)?,
@@ -106,6 +108,32 @@ impl Work<'_> {
                 .len()
                 .min(LARGEST_PAGE),
         )
+    }
+
+    /// Refuses names that the table does not have, also when there is no row to show them of.
+    fn check_names(&self, table: &Table, options: &Options) -> Result<(), Refusal> {
+        for name in options.select.iter().flatten() {
+            table
+                .property(name)
+                .ok_or_else(|| Refusal::unknown_column(&table.name, name))?;
+        }
+        if let Some(text) = &options.filter {
+            matching::check(table, &filter::parse(text, &options.aliases)?)?;
+        }
+        for expand in &options.expand {
+            let navigation = table
+                .navigations
+                .get(&expand.name)
+                .map(|navigation| navigation.target.as_str());
+            let target = child_table(table, &expand.name)
+                .or(navigation)
+                .ok_or_else(|| Refusal::unknown_column(&table.name, &expand.name))?;
+            // Owners and activities are of several tables; their names are checked when a row is shown.
+            if let Some(target) = self.schema.table(target) {
+                self.check_names(target, &expand.options)?;
+            }
+        }
+        Ok(())
     }
 
     /// A row as JSON, with what was selected and expanded.

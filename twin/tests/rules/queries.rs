@@ -315,3 +315,23 @@ async fn queries_of_any_depth_get_an_answer() {
         error(400, "0x80048d19")
     );
 }
+
+#[tokio::test]
+async fn unknown_names_are_refused_even_when_there_is_no_row() {
+    let world = World::new().await;
+    for query in [
+        "$select=nosuch",
+        "$expand=nosuch",
+        "$expand=email_activity_parties($select=nosuch)",
+        "$expand=email_activity_parties($filter=nosuch%20eq%201)",
+        "$expand=regardingobjectid_contact_email($select=nosuch)",
+        "$filter=nosuch%20eq%201",
+        "$orderby=nosuch",
+    ] {
+        assert_eq!(
+            world.get(&format!("emails?{query}")).await.error(),
+            error(400, "0x80060888"),
+            "{query}"
+        );
+    }
+}
