@@ -146,6 +146,18 @@ pub struct Entry {
     pub activity_id: Option<ActivityId>,
 }
 
+/// The rules that skip a message for where it lies, which a later change can undo: it leaves the spam folder, or is sent.
+///
+/// What was skipped for its people stays so: every message that is read or starred changes too, and would be fetched again.
+pub const SKIPPED_BY_PLACE: [&str; 4] = ["draft", "spam", "trash", "gone"];
+
+fn was_skipped_by_place(entry: &Entry) -> bool {
+    entry
+        .reason
+        .as_deref()
+        .is_some_and(|reason| SKIPPED_BY_PLACE.contains(&reason))
+}
+
 /// What came of a claim.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Claim {
@@ -166,7 +178,7 @@ pub enum Claim {
 /// | waiting, held by this very token (the SDK repeated the call) | won |
 /// | waiting, lease has run out | won |
 /// | waiting, lease still runs | held |
-/// | skipped, and the message changed since (`revisit`) | won |
+/// | skipped for where it lay ([`SKIPPED_BY_PLACE`]), and the message changed since (`revisit`) | won |
 /// | written, skipped, dead | settled |
 #[must_use]
 pub fn decide_claim(
@@ -183,7 +195,7 @@ pub fn decide_claim(
             Claim::HeldUntil(until)
         }
         (State::Waiting, _) => Claim::Won,
-        (State::Skipped, _) if revisit => Claim::Won,
+        (State::Skipped, _) if revisit && was_skipped_by_place(entry) => Claim::Won,
         (State::Skipped | State::Written | State::Dead, _) => Claim::Settled(entry.clone()),
     }
 }
@@ -280,7 +292,19 @@ mod tests {
             decide(&entry(State::Waiting, Some((other, later))), true),
             Claim::HeldUntil(later)
         );
-        assert_eq!(decide(&entry(State::Skipped, None), true), Claim::Won);
+        for rule in SKIPPED_BY_PLACE {
+            let skipped = Entry {
+                reason: Some(rule.to_owned()),
+                ..entry(State::Skipped, None)
+            };
+            assert_eq!(decide(&skipped, true), Claim::Won);
+            assert_eq!(decide(&skipped, false), Claim::Settled(skipped.clone()));
+        }
+        let internal = Entry {
+            reason: Some("internal_only".to_owned()),
+            ..entry(State::Skipped, None)
+        };
+        assert_eq!(decide(&internal, true), Claim::Settled(internal.clone()));
         for state in [State::Written, State::Skipped, State::Dead] {
             assert_eq!(
                 decide(&entry(state, None), false),

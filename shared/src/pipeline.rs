@@ -41,7 +41,7 @@ use crate::mailboxes::{MailboxDirectory, Mailboxes};
 use crate::mapping::{Direction, Findings};
 use crate::message::Message;
 use crate::nylas::{Fetched, NylasClient};
-use crate::policy::{self, Inside, Rule, Verdict};
+use crate::policy::{self, Inside, Verdict};
 use crate::retry::RetryAdvice;
 use crate::sync_request::Trigger;
 use crate::{parties, regarding};
@@ -152,7 +152,7 @@ impl Pipeline {
         (jobs, handled)
     }
 
-    /// Fetches what is not in hand. A message that is gone is skipped.
+    /// Fetches what is not in hand. A message that stays gone is skipped.
     async fn fetch(
         &self,
         jobs: Vec<Job>,
@@ -171,11 +171,7 @@ impl Pipeline {
         for (job, result) in answers {
             match result {
                 Ok(Fetched::Message(message)) => in_hand.push((job, *message)),
-                Ok(Fetched::Gone) => ended.push(Ended {
-                    key: job.key,
-                    fate: Fate::skipped(Rule::Gone),
-                    summary: None,
-                }),
+                Ok(Fetched::Gone) => ended.push(job.gone(run)),
                 Err(error) => ended.push(job.failed(error.into(), run)),
             }
         }

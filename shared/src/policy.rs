@@ -7,10 +7,10 @@
 //! | `draft` | what lies in a drafts folder |
 //! | `spam` | what lies in a spam folder |
 //! | `trash` | what lies in the waste basket |
-//! | `internal_only` | mail whose sender and recipients are all inside |
+//! | `internal_only` | mail whose sender and recipients are all known, and all inside |
 //! | `nobody` | mail that names no usable address at all, so that nobody could find it again |
 //!
-//! Everything else is tracked. The first three need the message only and are asked before any look-up; the last two need to know who is inside.
+//! A message that Nylas cannot find three times is skipped as `gone`: somebody deleted it before it was read. Everything else is tracked. The first three need the message only and are asked before any look-up; the last two need to know who is inside.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -19,7 +19,7 @@ use crate::dataverse::look_up::Found;
 use crate::dataverse::rows::Table;
 use crate::ids::EmailAddress;
 use crate::mailboxes::{Mailboxes, Place};
-use crate::message::Message;
+use crate::message::{Message, Omission};
 
 /// What the policy says of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,13 +72,17 @@ pub fn by_place(place: Place) -> Verdict {
 }
 
 /// The rules that need to know who is inside.
+///
+/// A mail is among insiders only when everybody on it is known to be one: a missing sender or an address that cannot be read may be anybody.
 #[must_use]
 pub fn by_participants(message: &Message, inside: &Inside<'_>) -> Verdict {
     let mut participants = message.participants().peekable();
     if participants.peek().is_none() {
         return Verdict::Skip(Rule::Nobody);
     }
-    if participants.all(|address| inside.contains(address)) {
+    let everybody_is_known =
+        message.from.is_some() && !message.omissions.contains(&Omission::Address);
+    if everybody_is_known && participants.all(|address| inside.contains(address)) {
         Verdict::Skip(Rule::InternalOnly)
     } else {
         Verdict::Track
@@ -191,6 +195,17 @@ mod tests {
     }
 
     #[test]
+    fn somebody_unknown_may_be_outside() {
+        let to = json!([{"email": "ada@ours.example"}]);
+        assert_eq!(
+            verdict(&json!({"id": "m", "from": null, "to": to})),
+            Verdict::Track
+        );
+        let unreadable = json!({"id": "m", "from": to, "to": [{"email": "user@crm.example"}, {"email": "the whole team"}]});
+        assert_eq!(verdict(&unreadable), Verdict::Track);
+    }
+
+    #[test]
     fn a_disabled_user_or_a_subdomain_is_outside() {
         assert_eq!(
             verdict(&mail("ada@ours.example", &["former@crm.example"])),
@@ -208,6 +223,12 @@ mod tests {
             verdict(&json!({"id": "m", "to": [{"email": "undisclosed recipients"}]})),
             Verdict::Skip(Rule::Nobody)
         );
+    }
+
+    #[test]
+    fn what_a_changed_message_undoes_are_the_rules_about_its_place() {
+        let rules = [Rule::Draft, Rule::Spam, Rule::Trash, Rule::Gone].map(|rule| rule.to_string());
+        assert_eq!(rules, crate::dedupe::SKIPPED_BY_PLACE);
     }
 
     #[test]

@@ -3,6 +3,9 @@
 //! | Question | File |
 //! | --- | --- |
 //! | Does the ledger keep its promises? | `ledger_contract.rs` |
+//! | Does a message in a mailbox become the right row in Dataverse, whatever happens? | `pipeline.rs` |
+//! | What does a person see who replays saved events? | `replay.rs` |
+//! | What do those tests run against? | `world.rs`, `tripwire.rs`, `dynamo.rs` |
 //!
 //! A test name is a sentence about behaviour. Nothing waits for time to pass, nothing sets environment variables, and whatever is
 //! drawn at random names its seed.
@@ -17,3 +20,7 @@
 
 mod dynamo;
 mod ledger_contract;
+mod pipeline;
+mod replay;
+mod tripwire;
+mod world;

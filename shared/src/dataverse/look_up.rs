@@ -138,6 +138,14 @@ enum About {
     Emails,
 }
 
+impl About {
+    /// Leads come with the sales app; an organisation without it answers 404 to the whole table (Dataverse facts §5, §12; the status is inferred).
+    /// A query that finds nothing answers 200.
+    fn is_missing_table(self, status: u16) -> bool {
+        matches!(self, Self::People(Table::Lead)) && status == 404
+    }
+}
+
 impl DataverseClient {
     /// Looks up whose the addresses are and which mails are there already.
     ///
@@ -158,6 +166,13 @@ impl DataverseClient {
             let answers = self.batch(token, &operations).await?;
             for ((about, _), parts) in some.iter().zip(answers) {
                 for answer in &parts {
+                    if about.is_missing_table(answer.status) {
+                        tracing::info!(
+                            table = Table::Lead.name(),
+                            "this organisation has no such table"
+                        );
+                        continue;
+                    }
                     if !answer.is_success() {
                         return Err(super::part_error(answer));
                     }

@@ -161,7 +161,8 @@ impl DataverseClient {
             }
         }
         let mut completion = email.completion.clone();
-        if refused > 0 {
+        // The row may stem from an earlier try, which had every attachment in hand.
+        if refused > 0 || email.row.contains_key("notifications") {
             // That state and ordinary columns may be changed in one PATCH is inferred (Dataverse facts §3).
             completion.insert(
                 "notifications".to_owned(),

@@ -23,7 +23,7 @@ use aws_sdk_dynamodb::error::{DisplayErrorContext, SdkError};
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::{Claim, ClaimToken, Entry, State, decide_claim};
+use super::{Claim, ClaimToken, Entry, SKIPPED_BY_PLACE, State, decide_claim};
 use crate::ids::{ActivityId, MessageKey};
 
 /// How long a final state is kept: past the longest backfill, so that history is not looked at twice.
@@ -86,7 +86,7 @@ impl Ledger {
         Self { client, table }
     }
 
-    /// Claims `key` until `now + lease`. With `revisit`, a skipped message may be claimed again.
+    /// Claims `key` until `now + lease`. With `revisit`, a message that was skipped for where it lay may be claimed again.
     ///
     /// # Errors
     /// [`LedgerError::Unavailable`]: nothing is known; let the queue deliver the message again.
@@ -119,8 +119,17 @@ impl Ledger {
             .expression_attribute_values(":one", AttributeValue::N("1".to_owned()))
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
         if revisit {
-            condition.push_str(" OR #state = :skipped");
+            let names: Vec<String> = (0..SKIPPED_BY_PLACE.len())
+                .map(|n| format!(":rule{n}"))
+                .collect();
+            condition.push_str(&format!(
+                " OR (#state = :skipped AND reason IN ({}))",
+                names.join(", ")
+            ));
             call = call.expression_attribute_values(":skipped", text(State::Skipped.as_str()));
+            for (name, rule) in names.into_iter().zip(SKIPPED_BY_PLACE) {
+                call = call.expression_attribute_values(name, text(rule));
+            }
         }
         let Err(error) = call.condition_expression(condition).send().await else {
             return Ok(Claim::Won);

@@ -5,6 +5,10 @@ use crate::ids::{ActivityId, MessageKey};
 use crate::mapping::Findings;
 use crate::message::Message;
 use crate::policy::Rule;
+use crate::retry::RetryAdvice;
+
+/// Deliveries after which a message that cannot be found counts as gone.
+const GONE_AFTER: u32 = 3;
 
 /// A message that we hold the claim of.
 pub(super) struct Job {
@@ -36,6 +40,25 @@ impl Job {
         Ended {
             key: self.key,
             fate,
+            summary: None,
+        }
+    }
+
+    /// Nylas has no such message. That may pass (its servers cannot always find a valid id, Nylas facts §16), so it is believed at the third time.
+    pub(super) fn gone(self, run: &Run) -> Ended {
+        if self.receive_count < GONE_AFTER {
+            let reason = "nylas does not find the message".to_owned();
+            return self.failed(
+                Failure {
+                    advice: RetryAdvice::Soon,
+                    reason,
+                },
+                run,
+            );
+        }
+        Ended {
+            key: self.key,
+            fate: Fate::skipped(Rule::Gone),
             summary: None,
         }
     }

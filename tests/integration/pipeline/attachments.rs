@@ -1,0 +1,298 @@
+//! What becomes of files?
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+use twin::{Fault, Setting};
+
+use crate::world::{
+    ADA, ATTACH, BEN, CREATE, UPDATE, World, id_of, mail, people, throttled, waiting, written,
+};
+
+/// Largest file that fits the organisation's limit once it is base64.
+const LARGEST: usize = 3_932_160;
+
+/// What is noted when one file is missing.
+const ONE_LEFT_OUT: Option<&str> = Some("left out: attachment");
+
+impl World {
+    fn attach(&self, grant: &str, message: &str, id: &str, name: &str, bytes: &[u8]) {
+        let object = json!({"id": id, "filename": name, "content_type": "application/pdf"});
+        self.twin
+            .nylas()
+            .add_attachment(grant, message, object, bytes.to_vec());
+    }
+
+    fn file_names(&self) -> Vec<String> {
+        let attachments = self.attachments();
+        attachments
+            .iter()
+            .map(|file| file["filename"].as_str().unwrap().to_owned())
+            .collect()
+    }
+}
+
+#[tokio::test]
+async fn files_are_kept_with_the_mail() {
+    let mut world = World::start().await;
+    world.put(ADA, mail("m1", &json!({})));
+    world.attach(ADA, "m1", "a/1+=", "offer.pdf", b"%PDF-1.7 two red kites");
+    let inline = json!({
+        "id": "a2", "filename": "logo.png", "content_type": "image/png; name=\"logo.png\"", "content_id": "<logo@kites>", "is_inline": true,
+    });
+    world
+        .twin
+        .nylas()
+        .add_attachment(ADA, "m1", inline, b"\x89PNG".to_vec());
+    assert_eq!(written(&world.deliver_one(ADA, "m1").await).1, None);
+    let files = world.attachments();
+    let shown = |file: &Value| {
+        let columns = ["filename", "mimetype", "body", "attachmentcontentid"];
+        columns.map(|column| file[column].as_str().unwrap_or("none").to_owned())
+    };
+    assert_eq!(files.len(), 2);
+    assert_eq!(
+        shown(&files[0]),
+        [
+            "offer.pdf",
+            "application/pdf",
+            &STANDARD.encode("%PDF-1.7 two red kites"),
+            "none"
+        ]
+    );
+    assert_eq!(
+        shown(&files[1]),
+        [
+            "logo.png",
+            "image/png",
+            &STANDARD.encode(b"\x89PNG"),
+            "logo@kites"
+        ]
+    );
+    let email = world.email();
+    assert_eq!(
+        (&email["statecode"], &email["attachmentcount"]),
+        (&json!(1), &json!(2))
+    );
+    assert_eq!(email["notifications"], Value::Null);
+}
+
+#[tokio::test]
+async fn a_file_of_the_largest_size_is_kept_and_one_with_a_byte_more_is_left_out() {
+    let mut world = World::start().await;
+    world.put(ADA, mail("m1", &json!({})));
+    world.attach(ADA, "m1", "a1", "fits.bin", &vec![7; LARGEST]);
+    world.attach(ADA, "m1", "a2", "too-large.bin", &vec![7; LARGEST + 1]);
+    assert_eq!(written(&world.deliver_one(ADA, "m1").await).1, ONE_LEFT_OUT);
+    assert_eq!(world.file_names(), ["fits.bin"]);
+    let email = world.email();
+    assert_eq!(
+        (&email["statecode"], &email["notifications"]),
+        (&json!(1), &json!(1))
+    );
+}
+
+#[tokio::test]
+async fn a_file_that_says_it_is_far_too_large_is_not_downloaded() {
+    let mut world = World::start().await;
+    world.put(ADA, mail("m0", &json!({})));
+    world.deliver_one(ADA, "m0").await;
+    let large = json!({"id": "a1", "filename": "film.mov", "content_type": "video/mp4", "size": 2 * LARGEST + 1});
+    world.put(ADA, mail("m1", &json!({"attachments": [large]})));
+    let before = world.twin.nylas().requests();
+    assert_eq!(written(&world.deliver_one(ADA, "m1").await).1, ONE_LEFT_OUT);
+    assert_eq!(
+        world.twin.nylas().requests(),
+        before + 1,
+        "the message and nothing else"
+    );
+}
+
+#[tokio::test]
+async fn a_file_that_dataverse_refuses_is_left_out_and_its_neighbours_are_kept() {
+    for bare in [false, true] {
+        let mut world = World::start().await;
+        world
+            .twin
+            .dataverse()
+            .set_setting(Setting::BareChangeSetErrors(bare));
+        world.put(ADA, mail("m1", &json!({})));
+        world.attach(ADA, "m1", "a1", "first.pdf", b"one");
+        world.attach(ADA, "m1", "a2", "setup.EXE", b"two");
+        world.attach(ADA, "m1", "a3", "third.pdf", b"three");
+        assert_eq!(written(&world.deliver_one(ADA, "m1").await).1, ONE_LEFT_OUT);
+        assert_eq!(world.file_names(), ["first.pdf", "third.pdf"]);
+        let email = world.email();
+        assert_eq!(
+            (&email["statecode"], &email["notifications"]),
+            (&json!(1), &json!(1))
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_organisation_may_allow_less() {
+    let mut world = World::start().await;
+    world
+        .twin
+        .dataverse()
+        .set_setting(Setting::MaxUploadFileSize(1_000));
+    world.put(ADA, mail("m1", &json!({})));
+    world.attach(ADA, "m1", "a1", "fits.bin", &[7; 750]);
+    world.attach(ADA, "m1", "a2", "too-large.bin", &[7; 751]);
+    assert_eq!(written(&world.deliver_one(ADA, "m1").await).1, ONE_LEFT_OUT);
+    assert_eq!(world.file_names(), ["fits.bin"]);
+}
+
+#[tokio::test]
+async fn a_file_that_is_empty_or_no_longer_there_is_left_out() {
+    let mut world = World::start().await;
+    let named =
+        json!({"id": "a1", "filename": "gone.pdf", "content_type": "application/pdf", "size": 10});
+    world.put(ADA, mail("m1", &json!({"attachments": [named]})));
+    world.attach(ADA, "m1", "a2", "empty.pdf", b"");
+    world.attach(ADA, "m1", "a3", "here.pdf", b"here");
+    let fate = world.deliver_one(ADA, "m1").await;
+    assert_eq!(written(&fate).1, Some("left out: 2 × attachment"));
+    assert_eq!(world.file_names(), ["here.pdf"]);
+    assert_eq!(world.email()["notifications"], 1);
+}
+
+#[tokio::test]
+async fn a_file_name_that_dataverse_would_refuse_is_made_one_that_it_takes() {
+    let mut world = World::start().await;
+    world.put(ADA, mail("m1", &json!({})));
+    let long = format!("{}.pdf", "x".repeat(300));
+    for (id, name) in [
+        ("a1", "../../a:b*?\"<c>|d.pdf"),
+        ("a2", ""),
+        ("a3", long.as_str()),
+        ("a4", "\u{0}\u{fffe}.pdf"),
+    ] {
+        world.attach(ADA, "m1", id, name, b"x");
+    }
+    assert_eq!(written(&world.deliver_one(ADA, "m1").await).1, None);
+    let cut = format!("{}.pdf", "x".repeat(251));
+    assert_eq!(
+        world.file_names(),
+        [
+            ".._.._a_b____c__d.pdf",
+            "attachment-2",
+            cut.as_str(),
+            "__.pdf"
+        ]
+    );
+}
+
+/// Three files that fit one by one and, as base64, not together into 8 MiB.
+async fn large_mail(grant: &str) -> World {
+    let world = World::start().await;
+    put_large(&world, grant, "m1");
+    world
+}
+
+fn put_large(world: &World, grant: &str, id: &str) {
+    let to = people(&["ada@ours.example", "ben@ours.example"]);
+    let same_id = json!([{"name": "Message-ID", "value": "<large@kites.example>"}]);
+    world.put(grant, mail(id, &json!({"to": to, "headers": same_id})));
+    for n in 1..=3 {
+        world.attach(
+            grant,
+            id,
+            &format!("{grant}-{n}"),
+            &format!("{n}.bin"),
+            &vec![n; 2_200_000],
+        );
+    }
+}
+
+const ALL_THREE: [&str; 3] = ["1.bin", "2.bin", "3.bin"];
+
+#[tokio::test]
+async fn a_mail_that_is_too_large_for_one_request_is_written_step_by_step() {
+    let mut world = large_mail(ADA).await;
+    assert_eq!(written(&world.deliver_one(ADA, "m1").await).1, None);
+    assert_eq!(world.file_names(), ALL_THREE);
+    assert_eq!(world.email()["statecode"], 1);
+    assert_eq!(
+        world.twin.dataverse().requests().total,
+        6,
+        "a look-up, the email, three files, the completion"
+    );
+}
+
+#[tokio::test]
+async fn a_mail_whose_writing_broke_off_between_two_steps_is_found_and_completed() {
+    for (step, fault) in [
+        (CREATE, Fault::ResetAfterCommit),
+        (ATTACH, Fault::ResetBefore),
+        (ATTACH, Fault::ResetAfterCommit),
+        (UPDATE, Fault::ResetBefore),
+    ] {
+        let at = format!("{fault:?} at {step}");
+        let mut world = large_mail(ADA).await;
+        world.fail_dataverse_at(step, fault);
+        waiting(&world.deliver_one(ADA, "m1").await);
+        assert_eq!(world.email()["statecode"], 0, "{at}: left Open");
+        world.lose_ledger().await;
+        let fate = world.deliver_one(ADA, "m1").await;
+        assert_eq!(written(&fate), (id_of(&world.email()), None), "{at}");
+        assert_eq!(world.file_names(), ALL_THREE, "{at}");
+        assert_eq!(world.email()["statecode"], 1, "{at}");
+    }
+}
+
+#[tokio::test]
+async fn a_completion_whose_answer_was_lost_is_found_done() {
+    let mut world = large_mail(ADA).await;
+    world.fail_dataverse_at(UPDATE, Fault::ResetAfterCommit);
+    waiting(&world.deliver_one(ADA, "m1").await);
+    let fate = world.deliver_one(ADA, "m1").await;
+    assert_eq!(written(&fate).1, Some("was there already"));
+    assert_eq!(world.file_names(), ALL_THREE);
+}
+
+#[tokio::test]
+async fn a_mail_that_broke_off_is_completed_from_another_mailbox_without_a_second_file() {
+    let mut world = large_mail(ADA).await;
+    put_large(&world, BEN, "m2");
+    world.fail_dataverse_at(UPDATE, Fault::ResetBefore);
+    waiting(&world.deliver_one(ADA, "m1").await);
+    written(&world.deliver_one(BEN, "m2").await);
+    assert_eq!(world.file_names(), ALL_THREE);
+    assert_eq!(world.email()["statecode"], 1);
+    let fate = world.deliver_one(ADA, "m1").await;
+    assert_eq!(written(&fate).1, Some("was there already"));
+}
+
+#[tokio::test]
+async fn a_file_that_is_found_missing_only_when_an_open_row_is_completed_is_noted_on_the_row() {
+    let mut world = World::start().await;
+    world.put(ADA, mail("m1", &json!({})));
+    let message = world.twin.nylas().message(ADA, "m1").unwrap();
+    let message = mailverse::nylas::wire::message(&ADA.parse().unwrap(), &message).unwrap();
+    world.insert("email", json!({"activityid": message.activity_id(), "subject": "left by a crash", "messageid": "<m1@kites.example>"}));
+    world.attach(ADA, "m1", "a1", "too-large.bin", &vec![7; LARGEST + 1]);
+    assert_eq!(written(&world.deliver_one(ADA, "m1").await).1, ONE_LEFT_OUT);
+    let email = world.email();
+    assert_eq!(
+        (&email["statecode"], &email["notifications"]),
+        (&json!(1), &json!(1))
+    );
+}
+
+#[tokio::test]
+async fn a_download_that_is_throttled_costs_time_and_no_file() {
+    let mut world = World::start().await;
+    world.put(ADA, mail("m1", &json!({})));
+    world.attach(ADA, "m1", "a1", "offer.pdf", b"offer");
+    world.fail_nylas_at(
+        "/attachments/a1/download",
+        throttled("rate_limit_error", 17),
+    );
+    let fate = world.deliver_one(ADA, "m1").await;
+    assert_eq!(waiting(&fate).0.as_secs(), 17);
+    assert!(world.emails().is_empty(), "nothing without its file");
+    assert_eq!(written(&world.deliver_one(ADA, "m1").await).1, None);
+    assert_eq!(world.file_names(), ["offer.pdf"]);
+}

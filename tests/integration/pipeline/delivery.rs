@@ -1,0 +1,286 @@
+//! Does a message become the right row, once?
+
+use chrono::TimeDelta;
+use futures_util::future::join;
+use mailverse::dedupe::State;
+use mailverse::sync_request::Trigger;
+use serde_json::{Value, json};
+
+use crate::world::{ADA, BEN, World, created, id_of, mail, people, to_row, waiting, work, written};
+
+#[tokio::test]
+async fn a_received_mail_becomes_a_completed_email() {
+    let mut world = World::start().await;
+    world.put(ADA, mail("m1", &json!({})));
+    let fate = world.deliver_one(ADA, "m1").await;
+    let email = world.email();
+    assert_eq!(written(&fate), (id_of(&email), None));
+    for (column, expected) in [
+        ("subject", json!("Kites for spring")),
+        ("description", json!("<p>Two red ones, please.</p>")),
+        ("sender", json!("carol@kites.example")),
+        ("torecipients", json!("ada@ours.example")),
+        ("directioncode", json!(false)),
+        ("actualstart", json!("2026-11-20T04:46:40Z")),
+        ("actualend", json!("2026-11-20T04:46:40Z")),
+        ("sortdate", json!("2026-11-20T04:46:40Z")),
+        ("messageid", json!("<m1@kites.example>")),
+        ("statecode", json!(1)),
+        ("statuscode", json!(4)),
+        ("regardingobjectid", to_row("contact", world.people.carol)),
+        ("ownerid", to_row("systemuser", world.people.ada)),
+        ("notifications", Value::Null),
+    ] {
+        assert_eq!(email[column], expected, "{column}");
+    }
+    let entry = world.entry(ADA, "m1").await.unwrap();
+    assert_eq!(entry.state, State::Written);
+    assert_eq!(entry.activity_id.map(|id| id.uuid()), Some(id_of(&email)));
+}
+
+#[tokio::test]
+async fn a_sent_mail_is_outgoing_and_completed_as_sent() {
+    let mut world = World::start().await;
+    let sent = json!({"from": people(&["ada@ours.example"]), "to": people(&["carol@kites.example"]), "folders": ["SENT"]});
+    world.put(ADA, mail("m1", &sent));
+    written(&world.deliver_one(ADA, "m1").await);
+    let email = world.email();
+    assert_eq!(
+        (
+            &email["directioncode"],
+            &email["statecode"],
+            &email["statuscode"]
+        ),
+        (&json!(true), &json!(1), &json!(3))
+    );
+}
+
+#[tokio::test]
+async fn a_message_delivered_twice_is_one_row() {
+    let mut world = World::start().await;
+    world.put(ADA, mail("m1", &json!({})));
+    let first = world.deliver_one(ADA, "m1").await;
+    let asked = world.twin.dataverse().requests();
+    let handled = world.run(vec![created(ADA, "m1")]).await;
+    assert_eq!(handled[0].fate, first);
+    assert!(handled[0].settled_before);
+    assert_eq!(world.twin.dataverse().requests(), asked, "the ledger knew");
+    world.email();
+}
+
+#[tokio::test]
+async fn a_message_named_twice_in_one_batch_is_one_row() {
+    let mut world = World::start().await;
+    world.put(ADA, mail("m1", &json!({})));
+    let handled = world
+        .run(vec![created(ADA, "m1"), created(ADA, "m1")])
+        .await;
+    assert_eq!(handled.len(), 1);
+    written(&handled[0].fate);
+    world.email();
+}
+
+/// What must not depend on which mailbox's copy came first.
+async fn seen_in_order(
+    order: [&str; 2],
+    copy: &Value,
+) -> (Value, Vec<crate::world::PartyView>, [String; 2]) {
+    let mut world = World::start().await;
+    let same_id = json!([{"name": "Message-ID", "value": "<one@mail.example>"}]);
+    for grant in [ADA, BEN] {
+        let mut copy = mail(&format!("copy-in-{grant}"), copy);
+        copy["headers"] = same_id.clone();
+        world.put(grant, copy);
+    }
+    let mut ids = Vec::new();
+    for grant in order {
+        let fate = world.deliver_one(grant, &format!("copy-in-{grant}")).await;
+        ids.push(written(&fate).0);
+    }
+    assert_eq!(ids[0], ids[1], "both copies are that row");
+    let email = world.email();
+    // Rows have other ids in every world, so tables and addresses stand for them.
+    let regarding = email["regardingobjectid"]["table"].clone();
+    let parties = world.parties().into_iter().map(|(mask, address, row)| {
+        (
+            mask,
+            address,
+            row.map(|(table, _)| (table, uuid::Uuid::nil())),
+        )
+    });
+    let row = json!({
+        "id": email["activityid"], "direction": email["directioncode"], "status": email["statuscode"],
+        "regarding": regarding, "sender": email["sender"], "to": email["torecipients"],
+    });
+    (row, parties.collect(), order.map(str::to_owned))
+}
+
+#[tokio::test]
+async fn one_mail_in_two_mailboxes_is_one_row_whichever_copy_comes_first() {
+    for copy in [
+        // From outside to both.
+        json!({"to": people(&["ada@ours.example", "ben@ours.example"])}),
+        // From one of ours to the other and to outside.
+        json!({"from": people(&["ada@ours.example"]), "to": people(&["ben@ours.example", "carol@kites.example"])}),
+        // From an alias that only one of the mailboxes has.
+        json!({"from": people(&["sales@ours.example"]), "to": people(&["info@kites.example"]), "cc": people(&["ben@ours.example"])}),
+    ] {
+        let (one, parties, _) = seen_in_order([ADA, BEN], &copy).await;
+        let (other, same_parties, order) = seen_in_order([BEN, ADA], &copy).await;
+        assert_eq!(one, other, "{order:?}");
+        assert_eq!(parties, same_parties);
+    }
+}
+
+#[tokio::test]
+async fn both_copies_of_a_mail_in_one_batch_are_one_row() {
+    let mut world = World::start().await;
+    let both = json!({"to": people(&["ada@ours.example", "ben@ours.example"])});
+    world.put(ADA, mail("m1", &both));
+    world.put(BEN, mail("m1", &both));
+    let fates = world.deliver(&[(ADA, "m1"), (BEN, "m1")]).await;
+    let id = id_of(&world.email());
+    assert_eq!((written(&fates[0]).0, written(&fates[1]).0), (id, id));
+    assert_eq!(world.email()["statecode"], 1);
+}
+
+#[tokio::test]
+async fn two_workers_with_one_ledger_do_not_work_on_the_same_message() {
+    let mut world = World::start().await;
+    world.put(ADA, mail("m1", &json!({})));
+    let other = world.another_pipeline().await;
+    let (mine, theirs) = (world.begin(), world.begin());
+    let (one, two) = join(
+        world.pipeline.run(vec![created(ADA, "m1")], mine),
+        other.run(vec![created(ADA, "m1")], theirs),
+    )
+    .await;
+    let fates = [&one[0].fate, &two[0].fate];
+    let written = fates
+        .iter()
+        .filter(|fate| fate.state() == State::Written)
+        .count();
+    assert_eq!(written, 1, "{fates:?}");
+    let waits = fates
+        .iter()
+        .find(|fate| fate.state() == State::Waiting)
+        .unwrap();
+    let (delay, reason) = waiting(waits);
+    assert_eq!((delay.as_secs(), reason), (180, "another worker is at it"));
+    world.email();
+}
+
+#[tokio::test]
+async fn two_workers_whose_ledgers_do_not_know_each_other_write_one_row() {
+    let mut world = World::start().await;
+    world.put(ADA, mail("m1", &json!({})));
+    let other = world.another_pipeline().await;
+    world.lose_ledger().await;
+    let (mine, theirs) = (world.begin(), world.begin());
+    let (one, two) = join(
+        world.pipeline.run(vec![created(ADA, "m1")], mine),
+        other.run(vec![created(ADA, "m1")], theirs),
+    )
+    .await;
+    assert_eq!(written(&one[0].fate).0, written(&two[0].fate).0);
+    assert_eq!(world.email()["statecode"], 1);
+}
+
+#[tokio::test]
+async fn a_claim_of_a_worker_that_died_is_taken_over_after_its_lease() {
+    let mut world = World::start().await;
+    world.put(ADA, mail("m1", &json!({})));
+    let died = world.begin();
+    let key = crate::world::key(ADA, "m1");
+    let claim =
+        world
+            .pipeline
+            .ledger
+            .claim(&key, died.token, died.now, mailverse::dedupe::LEASE, false);
+    assert_eq!(claim.await.unwrap(), mailverse::dedupe::Claim::Won);
+
+    world.later(TimeDelta::seconds(60));
+    let fate = world.deliver_one(ADA, "m1").await;
+    assert_eq!(waiting(&fate).0.as_secs(), 120, "the rest of the lease");
+    world.later(TimeDelta::seconds(120));
+    written(&world.deliver_one(ADA, "m1").await);
+    world.email();
+}
+
+#[tokio::test]
+async fn a_hundred_messages_take_a_look_up_and_a_write() {
+    let mut world = World::start().await;
+    let ids: Vec<String> = (0..100).map(|n| format!("m{n}")).collect();
+    for (n, id) in ids.iter().enumerate() {
+        world.put(
+            ADA,
+            mail(
+                id,
+                &json!({"from": people(&[format!("person{n}@kites.example")])}),
+            ),
+        );
+    }
+    let messages: Vec<(&str, &str)> = ids.iter().map(|id| (ADA, id.as_str())).collect();
+    for fate in world.deliver(&messages).await {
+        written(&fate);
+    }
+    assert_eq!(world.emails().len(), 100);
+    assert_eq!(world.twin.dataverse().requests().total, 2);
+}
+
+#[tokio::test]
+async fn a_row_of_server_side_sync_is_taken_for_the_mail_and_its_regarding_is_filled() {
+    for form in ["<m1@kites.example>", "m1@kites.example"] {
+        let mut world = World::start().await;
+        world.put(ADA, mail("m1", &json!({})));
+        let theirs = world.insert("email", json!({"subject": "Kites for spring", "messageid": form, "statecode": 1, "statuscode": 4}));
+        let fate = world.deliver_one(ADA, "m1").await;
+        let note = "put there by another client, found by its Message-ID";
+        assert_eq!(written(&fate), (theirs, Some(note)), "{form}");
+        let email = world.email();
+        assert_eq!(
+            email["regardingobjectid"],
+            to_row("contact", world.people.carol)
+        );
+        assert_eq!(email["description"], Value::Null, "nothing else is touched");
+    }
+}
+
+#[tokio::test]
+async fn the_regarding_of_a_row_of_server_side_sync_is_not_replaced() {
+    let mut world = World::start().await;
+    world.put(ADA, mail("m1", &json!({})));
+    let kites = to_row("account", world.people.kites);
+    let theirs = world.insert(
+        "email",
+        json!({"subject": "x", "messageid": "<m1@kites.example>", "statecode": 1, "statuscode": 4, "regardingobjectid": kites}),
+    );
+    let before = world.twin.dataverse().requests().writes;
+    assert_eq!(written(&world.deliver_one(ADA, "m1").await).0, theirs);
+    assert_eq!(world.email()["regardingobjectid"], kites);
+    assert_eq!(world.twin.dataverse().requests().writes, before);
+}
+
+#[tokio::test]
+async fn a_row_whose_message_id_differs_by_case_is_another_mail() {
+    let mut world = World::start().await;
+    world.put(ADA, mail("m1", &json!({})));
+    let other = world.insert(
+        "email",
+        json!({"subject": "x", "messageid": "<M1@kites.example>", "statecode": 1, "statuscode": 4}),
+    );
+    let (id, _) = written(&world.deliver_one(ADA, "m1").await);
+    assert_ne!(id, other);
+    assert_eq!(world.emails().len(), 2);
+}
+
+#[tokio::test]
+async fn an_update_of_a_written_message_changes_nothing() {
+    let mut world = World::start().await;
+    world.put(ADA, mail("m1", &json!({})));
+    let first = world.deliver_one(ADA, "m1").await;
+    world.put(ADA, mail("m1", &json!({"subject": "Changed meanwhile"})));
+    let handled = world.run(vec![work(ADA, "m1", Trigger::Updated, 1)]).await;
+    assert_eq!(handled[0].fate, first);
+    assert_eq!(world.email()["subject"], "Kites for spring");
+}

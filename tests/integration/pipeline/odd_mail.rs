@@ -1,0 +1,407 @@
+//! What if the mail itself is odd? It reaches a final state, with what is there, beside a good one that does not suffer.
+
+use mailverse::nylas::wire;
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+use serde_json::{Value, json};
+
+use crate::world::{ADA, World, created, id_of, mail, people, written};
+
+/// Delivers a mail with these changes beside a good one, and gives its row and what was noted.
+async fn row_of(changes: &Value) -> (Value, Option<String>) {
+    let mut world = World::start().await;
+    world.put(ADA, mail("odd", changes));
+    world.put(ADA, mail("good", &json!({})));
+    let fates = world.deliver(&[(ADA, "odd"), (ADA, "good")]).await;
+    assert_eq!(written(&fates[1]).1, None, "the good one beside {changes}");
+    let (id, note) = written(&fates[0]);
+    let email = world.twin.dataverse().row("email", id).unwrap();
+    assert_eq!(email["statecode"], 1, "{changes}");
+    (email, note.map(str::to_owned))
+}
+
+#[tokio::test]
+async fn a_date_that_is_none_is_left_out() {
+    for date in [
+        json!("yesterday"),
+        json!(""),
+        json!(-5),
+        json!(1.5),
+        json!(1e300),
+        json!(253_402_300_800_i64),
+        json!(i64::MIN),
+        json!(true),
+        json!([1_795_150_000]),
+        json!(null),
+    ] {
+        let (email, note) = row_of(&json!({"date": date})).await;
+        assert_eq!(note.as_deref(), Some("left out: date"), "{date}");
+        for column in ["actualstart", "actualend", "sortdate"] {
+            assert_eq!(email[column], Value::Null, "{column} for {date}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_date_with_another_offset_is_written_in_utc() {
+    let (email, note) = row_of(&json!({"date": "2026-01-31T23:15:00-05:00"})).await;
+    assert_eq!(
+        (email["actualstart"].as_str(), note),
+        (Some("2026-02-01T04:15:00Z"), None)
+    );
+}
+
+#[tokio::test]
+async fn people_of_a_wrong_type_cost_the_people_and_not_the_mail() {
+    for (changes, parties, note) in [
+        (
+            json!({"from": null}),
+            vec!["2 ada@ours.example", "2 carol@kites.example"],
+            None,
+        ),
+        (
+            json!({"from": "carol@kites.example"}),
+            vec!["2 ada@ours.example", "2 carol@kites.example"],
+            None,
+        ),
+        (
+            json!({"from": {}}),
+            vec!["2 ada@ours.example", "2 carol@kites.example"],
+            None,
+        ),
+        (
+            json!({"from": [null, 3, {"email": null}, {"email": "Carol <carol@kites.example>"}]}),
+            vec!["2 ada@ours.example", "2 carol@kites.example"],
+            Some("left out: 4 × address"),
+        ),
+        (
+            json!({"cc": [{"email": "not an address"}, {"email": "\u{0}@kites.example"}, {"email": "dan@kites.example"}]}),
+            vec![
+                "1 carol@kites.example",
+                "2 ada@ours.example",
+                "2 carol@kites.example",
+                "3 dan@kites.example",
+            ],
+            Some("left out: 2 × address"),
+        ),
+        (
+            json!({"bcc": [{"email": format!("{}@kites.example", "x".repeat(320))}]}),
+            vec![
+                "1 carol@kites.example",
+                "2 ada@ours.example",
+                "2 carol@kites.example",
+            ],
+            Some("left out: address"),
+        ),
+    ] {
+        let mut world = World::start().await;
+        let mut message = mail(
+            "m1",
+            &json!({"to": people(&["ada@ours.example", "carol@kites.example"])}),
+        );
+        for (name, value) in changes.as_object().unwrap() {
+            message[name] = value.clone();
+        }
+        world.put(ADA, message);
+        let fate = world.deliver_one(ADA, "m1").await;
+        assert_eq!(written(&fate).1, note, "{changes}");
+        let shown: Vec<String> = world
+            .parties()
+            .iter()
+            .map(|(mask, address, _)| format!("{mask} {address}"))
+            .collect();
+        assert_eq!(shown, parties, "{changes}");
+    }
+}
+
+#[tokio::test]
+async fn recipients_of_a_wrong_type_cost_the_recipients() {
+    for to in [
+        json!(null),
+        json!("ada@ours.example"),
+        json!({"email": "ada@ours.example"}),
+        json!(7),
+    ] {
+        let (email, note) = row_of(&json!({"to": to})).await;
+        assert_eq!(
+            (email["torecipients"].as_str().unwrap_or_default(), note),
+            ("", None),
+            "{to}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_subject_is_one_line_of_at_most_800_characters_that_dataverse_takes() {
+    let boundary = "a\r\n--batch_mailverse\r\nContent-Type: application/http\r\n\r\nDELETE /api/data/v9.2/emails HTTP/1.1";
+    for (subject, expected) in [
+        (json!(null), "(no subject)".to_owned()),
+        (json!(7), "(no subject)".to_owned()),
+        (json!([]), "(no subject)".to_owned()),
+        (json!(""), "(no subject)".to_owned()),
+        (
+            json!("\u{0}\u{1}\u{1f} \u{fffe}\u{ffff}\r\n"),
+            "(no subject)".to_owned(),
+        ),
+        (json!("x".repeat(900)), "x".repeat(800)),
+        (json!("😀".repeat(900)), "😀".repeat(400)),
+        (
+            json!(format!("x{}", "😀".repeat(900))),
+            format!("x{}", "😀".repeat(399)),
+        ),
+        (json!("a\u{0}b\u{b}c\u{7f}d"), "abc d".to_owned()),
+        (json!(boundary), boundary.replace(['\r', '\n'], " ")),
+        (
+            json!("--batch_mailverse--"),
+            "--batch_mailverse--".to_owned(),
+        ),
+        (
+            json!("--changeset_0--\r\n--batch_mailverse--\r\n"),
+            "--changeset_0--  --batch_mailverse--".to_owned(),
+        ),
+        (
+            json!("\u{202e}\"quoted\" \\ <b> & 'x' \u{1f600}"),
+            "\u{202e}\"quoted\" \\ <b> & 'x' \u{1f600}".to_owned(),
+        ),
+    ] {
+        let (email, note) = row_of(&json!({"subject": subject})).await;
+        assert_eq!(
+            (email["subject"].as_str(), note),
+            (Some(expected.as_str()), None),
+            "{subject}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_body_is_kept_as_it_is_but_for_what_dataverse_refuses() {
+    let large = "<p>ä</p>".repeat(2 * 1024 * 1024 / 9);
+    let boundary = "--batch_mailverse--\r\n\r\n--changeset_0\r\n".to_owned();
+    for (body, expected) in [
+        (json!(null), String::new()),
+        (json!(7), String::new()),
+        (json!({"html": "x"}), String::new()),
+        (
+            json!("a\u{0}b\u{8}c\u{fffe}d\te\r\nf"),
+            "abcd\te\r\nf".to_owned(),
+        ),
+        (json!(boundary), boundary),
+        (json!(large), large),
+    ] {
+        let (email, note) = row_of(&json!({"body": body})).await;
+        let stored = email["description"].as_str().unwrap_or_default();
+        assert!(
+            stored == expected,
+            "{} bytes stored of {}",
+            stored.len(),
+            expected.len()
+        );
+        assert_eq!(note, None);
+    }
+}
+
+#[tokio::test]
+async fn six_hundred_recipients_are_all_parties_and_the_text_holds_whole_addresses() {
+    let mut world = World::start().await;
+    let recipients: Vec<String> = (0..600)
+        .map(|n| format!("person{n}@kites.example"))
+        .collect();
+    world.put(ADA, mail("m1", &json!({"to": people(&recipients)})));
+    assert_eq!(written(&world.deliver_one(ADA, "m1").await).1, None);
+    let to: Vec<String> = world
+        .parties()
+        .into_iter()
+        .filter(|party| party.0 == 2)
+        .map(|party| party.1)
+        .collect();
+    assert_eq!(to, recipients);
+    let email = world.email();
+    let text = email["torecipients"].as_str().unwrap();
+    let held: Vec<&str> = text.split(';').collect();
+    assert!(
+        text.len() <= 500 && text.len() + ";person22@kites.example".len() > 500,
+        "{}",
+        text.len()
+    );
+    assert_eq!(held, recipients[..held.len()]);
+}
+
+#[tokio::test]
+async fn a_long_message_id_is_not_written_and_still_prevents_a_second_row() {
+    let mut world = World::start().await;
+    let headers =
+        json!([{"name": "Message-Id", "value": format!("<{}@kites.example>", "x".repeat(400))}]);
+    world.put(ADA, mail("m1", &json!({"headers": headers})));
+    let first = world.deliver_one(ADA, "m1").await;
+    assert_eq!(written(&first).1, Some("left out: long Message-ID"));
+    assert_eq!(world.email()["messageid"], Value::Null);
+    world.lose_ledger().await;
+    assert_eq!(
+        written(&world.deliver_one(ADA, "m1").await).0,
+        written(&first).0
+    );
+    world.email();
+}
+
+#[tokio::test]
+async fn a_message_id_may_be_folded_or_hold_quotes_and_control_characters() {
+    for (header, stored) in [
+        ("<a.\r\n b@kites.example>", "<a.b@kites.example>"),
+        (
+            "<it's\u{0}'odd'@kites.example>",
+            "<it's'odd'@kites.example>",
+        ),
+        ("a@kites.example", "<a@kites.example>"),
+        ("<\u{fffe}\u{e4}@kites.example>", "<\u{e4}@kites.example>"),
+    ] {
+        let mut world = World::start().await;
+        let headers = json!([null, {"name": 7}, {"name": "MESSAGE-ID", "value": header}]);
+        world.put(ADA, mail("m1", &json!({"headers": headers})));
+        let first = world.deliver_one(ADA, "m1").await;
+        assert_eq!(world.email()["messageid"], stored);
+        world.lose_ledger().await;
+        assert_eq!(
+            written(&world.deliver_one(ADA, "m1").await).0,
+            written(&first).0
+        );
+        world.email();
+    }
+}
+
+#[tokio::test]
+async fn a_mail_without_a_message_id_is_known_by_its_mailbox_and_id() {
+    let mut world = World::start().await;
+    let object = mail("m1", &json!({"headers": null}));
+    let in_hand = || {
+        let mut work = created(ADA, "m1");
+        work.message = Some(wire::message(&ADA.parse().unwrap(), &object).unwrap());
+        vec![work]
+    };
+    let (id, note) = {
+        let handled = world.run(in_hand()).await;
+        let (id, note) = written(&handled[0].fate);
+        (id, note.map(str::to_owned))
+    };
+    assert_eq!(note, None);
+    let email = world.email();
+    assert_eq!((&email["messageid"], id_of(&email)), (&Value::Null, id));
+    world.lose_ledger().await;
+    assert_eq!(written(&world.run(in_hand()).await[0].fate).0, id);
+    world.email();
+}
+
+#[tokio::test]
+async fn folders_and_attachments_of_a_wrong_type_count_as_none() {
+    for changes in [
+        json!({"folders": null}),
+        json!({"folders": 7}),
+        json!({"folders": ["no-such-folder", 7, null]}),
+        json!({"attachments": null}),
+        json!({"attachments": "none"}),
+        json!({"attachments": [null, 5, {}, {"id": 5}, {"id": ""}]}),
+    ] {
+        assert_eq!(row_of(&changes).await.1, None, "{changes}");
+    }
+}
+
+/// Values that a field of a mail might hold in the worst of worlds.
+fn pool() -> Vec<Value> {
+    let text = |text: &str| json!(text);
+    vec![
+        json!(null),
+        json!(true),
+        json!(0),
+        json!(-1),
+        json!(1.5),
+        json!(1e300),
+        json!(u64::MAX),
+        json!([]),
+        json!({}),
+        json!([null]),
+        json!([[]]),
+        json!([{}]),
+        json!({"email": "x@y.example"}),
+        text(""),
+        text(" "),
+        text("\r\n"),
+        text("\u{0}"),
+        text("\u{ffff}"),
+        text("'"),
+        text("''"),
+        text("\\"),
+        text("%27"),
+        text("--batch_mailverse"),
+        text("\r\n--batch_mailverse--\r\n"),
+        text("😀"),
+        text("\u{202e}"),
+        text("x@y.example"),
+        text("2026-11-20T00:00:00Z"),
+        json!("é".repeat(1_000)),
+        json!("\u{10ffff}".repeat(500)),
+        people(&[
+            "x@y.example",
+            "X@Y.example",
+            "a b@c",
+            "@",
+            "",
+            "o'neil@y.example",
+            "\"a;b\"@y.example",
+        ]),
+        people(&[
+            format!("{}@y.example", "ü".repeat(300)),
+            "ünï@cödé.example".to_owned(),
+            "a@[127.0.0.1]".to_owned(),
+        ]),
+        json!([{"name": "Message-ID", "value": "<'); DROP TABLE email;--@y.example>"}]),
+        json!([{"name": "Message-ID", "value": null}, {"value": "<x@y>"}, 7]),
+    ]
+}
+
+#[tokio::test]
+async fn whatever_a_mail_holds_it_reaches_a_final_state() {
+    let seed = 20_261_122;
+    let mut random = StdRng::seed_from_u64(seed);
+    let pool = pool();
+    let mut world = World::start().await;
+    let fields = [
+        "subject",
+        "body",
+        "date",
+        "from",
+        "to",
+        "cc",
+        "bcc",
+        "folders",
+        "headers",
+        "attachments",
+        "unread",
+    ];
+    for batch in 0..15 {
+        let ids: Vec<String> = (0..20).map(|n| format!("m{batch}-{n}")).collect();
+        for id in &ids {
+            let mut message = mail(id, &json!({}));
+            for field in fields {
+                if random.random_bool(0.4) {
+                    message[field] = pool.choose(&mut random).unwrap().clone();
+                }
+            }
+            world.put(ADA, message);
+        }
+        let messages: Vec<(&str, &str)> = ids.iter().map(|id| (ADA, id.as_str())).collect();
+        let fates = world.deliver(&messages).await;
+        for (id, fate) in ids.iter().zip(fates) {
+            let fine = matches!(
+                fate.state(),
+                mailverse::dedupe::State::Written | mailverse::dedupe::State::Skipped
+            );
+            let message = world.twin.nylas().message(ADA, id);
+            assert!(fine, "seed {seed}: {fate:?} for {message:?}");
+        }
+    }
+    assert!(
+        world.emails().len() > 100,
+        "the generator made too little that is worth writing: {}",
+        world.emails().len()
+    );
+}

@@ -1,0 +1,204 @@
+//! Who is on a mail, what does it concern, who owns it?
+
+use serde_json::{Value, json};
+
+use crate::world::{
+    ADA, BEN, CREATE, World, bound, mail, people, status, to_row, unbound, written,
+};
+
+#[tokio::test]
+async fn known_people_are_bound_and_strangers_are_their_address() {
+    let mut world = World::start().await;
+    let to = [
+        "Ada@OURS.example",
+        "info@kites.example",
+        "stranger@nowhere.example",
+    ];
+    let message = json!({
+        "to": people(&to), "cc": people(&["lea@prospects.example", "carol@kites.example"]), "bcc": people(&["ben@ours.example"]),
+    });
+    world.put(ADA, mail("m1", &message));
+    written(&world.deliver_one(ADA, "m1").await);
+    let expected = [
+        bound(1, "carol@kites.example", "contact", world.people.carol),
+        bound(2, "ada@ours.example", "systemuser", world.people.ada),
+        bound(2, "info@kites.example", "account", world.people.kites),
+        unbound(2, "stranger@nowhere.example"),
+        bound(3, "lea@prospects.example", "lead", world.people.lea),
+        bound(3, "carol@kites.example", "contact", world.people.carol),
+        bound(4, "ben@ours.example", "systemuser", world.people.ben),
+    ];
+    assert_eq!(world.parties(), expected);
+    assert_eq!(
+        world.email()["torecipients"],
+        "ada@ours.example;info@kites.example;stranger@nowhere.example"
+    );
+}
+
+#[tokio::test]
+async fn an_address_is_found_in_every_address_column() {
+    let mut world = World::start().await;
+    let second = world.insert(
+        "contact",
+        json!({"lastname": "Dan", "emailaddress2": "dan@two.example"}),
+    );
+    let third = world.insert(
+        "lead",
+        json!({"lastname": "Eve", "emailaddress3": "eve@three.example"}),
+    );
+    world.put(
+        ADA,
+        mail(
+            "m1",
+            &json!({"from": people(&["dan@two.example"]), "cc": people(&["eve@three.example"])}),
+        ),
+    );
+    written(&world.deliver_one(ADA, "m1").await);
+    let parties = world.parties();
+    assert_eq!(parties[0], bound(1, "dan@two.example", "contact", second));
+    assert_eq!(parties[2], bound(3, "eve@three.example", "lead", third));
+}
+
+#[tokio::test]
+async fn an_address_that_two_contacts_share_is_bound_to_neither() {
+    let mut world = World::start().await;
+    world.insert(
+        "contact",
+        json!({"lastname": "Twin", "emailaddress1": "carol@kites.example"}),
+    );
+    world.put(ADA, mail("m1", &json!({})));
+    written(&world.deliver_one(ADA, "m1").await);
+    assert_eq!(world.parties()[0], unbound(1, "carol@kites.example"));
+    assert_eq!(
+        world.email()["regardingobjectid"],
+        Value::Null,
+        "their companies differ"
+    );
+}
+
+#[tokio::test]
+async fn contacts_of_one_company_that_share_an_address_stand_for_the_company() {
+    let mut world = World::start().await;
+    let kites = to_row("account", world.people.kites);
+    for name in ["One", "Two"] {
+        world.insert("contact", json!({"lastname": name, "emailaddress1": "office@kites.example", "parentcustomerid": kites}));
+    }
+    world.put(
+        ADA,
+        mail("m1", &json!({"from": people(&["office@kites.example"])})),
+    );
+    written(&world.deliver_one(ADA, "m1").await);
+    assert_eq!(world.email()["regardingobjectid"], kites);
+}
+
+#[tokio::test]
+async fn an_odd_address_is_looked_up_as_it_is() {
+    let mut world = World::start().await;
+    let odd = "o'neil+a&b%20=?#/\\é@kites.example";
+    let contact = world.insert(
+        "contact",
+        json!({"lastname": "O'Neil", "emailaddress1": odd}),
+    );
+    world.put(ADA, mail("m1", &json!({"from": people(&[odd])})));
+    written(&world.deliver_one(ADA, "m1").await);
+    assert_eq!(world.parties()[0], bound(1, odd, "contact", contact));
+    assert_eq!(
+        world.email()["regardingobjectid"],
+        to_row("contact", contact)
+    );
+}
+
+#[tokio::test]
+async fn the_regarding_is_the_contact_then_the_account_then_nothing() {
+    let mut world = World::start().await;
+    let regarding = [
+        (
+            "both",
+            vec!["info@kites.example", "carol@kites.example"],
+            to_row("contact", world.people.carol),
+        ),
+        (
+            "account",
+            vec!["lea@prospects.example", "info@kites.example"],
+            to_row("account", world.people.kites),
+        ),
+        ("lead", vec!["lea@prospects.example"], Value::Null),
+        ("stranger", vec!["x@nowhere.example"], Value::Null),
+    ];
+    for (id, to, _) in &regarding {
+        world.put(
+            ADA,
+            mail(
+                id,
+                &json!({"from": people(&["ada@ours.example"]), "to": people(to), "subject": id}),
+            ),
+        );
+    }
+    let messages: Vec<(&str, &str)> = regarding.iter().map(|(id, ..)| (ADA, *id)).collect();
+    world.deliver(&messages).await;
+    let emails = world.emails();
+    for (id, _, expected) in &regarding {
+        let email = emails.iter().find(|email| email["subject"] == *id).unwrap();
+        assert_eq!(email["regardingobjectid"], *expected, "{id}");
+    }
+}
+
+#[tokio::test]
+async fn a_mailbox_without_a_user_leaves_the_owner_to_dataverse() {
+    let mut world = World::start().await;
+    world.twin.nylas().add_grant(twin::Grant {
+        id: "grant-office".to_owned(),
+        email: "office@ours.example".to_owned(),
+        provider: "imap".to_owned(),
+        aliases: Vec::new(),
+        status: "valid".to_owned(),
+    });
+    world.put(
+        "grant-office",
+        mail("m1", &json!({"to": people(&["office@ours.example"])})),
+    );
+    assert_eq!(
+        written(&world.deliver_one("grant-office", "m1").await).1,
+        None
+    );
+    let owner = &world.email()["ownerid"];
+    assert_eq!(owner["table"], "systemuser");
+    let users = [world.people.ada, world.people.ben].map(|id| to_row("systemuser", id));
+    assert!(!users.contains(owner), "the application's own user");
+}
+
+#[tokio::test]
+async fn an_owner_that_dataverse_refuses_is_left_out_and_noted() {
+    let mut world = World::start().await;
+    for id in ["m1", "m2"] {
+        world.put(ADA, mail(id, &json!({})));
+    }
+    // The whole batch, then each mail with its owner.
+    for _ in 0..3 {
+        world.fail_dataverse_at(CREATE, status(403, "0x80040220"));
+    }
+    let fates = world.deliver(&[(ADA, "m1"), (ADA, "m2")]).await;
+    for fate in &fates {
+        assert_eq!(written(fate).1, Some("left out: owner refused"));
+    }
+    let ada = to_row("systemuser", world.people.ada);
+    for email in world.emails() {
+        assert_ne!(email["ownerid"], ada);
+        assert_eq!(email["statecode"], 1);
+    }
+    assert_eq!(
+        world.entry(ADA, "m1").await.unwrap().reason.as_deref(),
+        Some("left out: owner refused")
+    );
+}
+
+#[tokio::test]
+async fn the_owner_is_the_user_of_the_mailbox_and_not_of_the_sender() {
+    let mut world = World::start().await;
+    world.put(BEN, mail("m1", &json!({"from": people(&["ada@ours.example"]), "to": people(&["carol@kites.example", "ben@ours.example"])})));
+    written(&world.deliver_one(BEN, "m1").await);
+    assert_eq!(
+        world.email()["ownerid"],
+        to_row("systemuser", world.people.ben)
+    );
+}

@@ -1,0 +1,140 @@
+//! What is left out, and by which rule?
+
+use mailverse::dedupe::State;
+use mailverse::sync_request::Trigger;
+use serde_json::json;
+
+use crate::world::{ADA, BEN, World, assert_skipped, dead, mail, people, work, written};
+
+#[tokio::test]
+async fn drafts_spam_and_trash_are_skipped_by_name_on_every_provider() {
+    let mut world = World::start().await;
+    for (attribute, rule) in [
+        ("\\Drafts", "draft"),
+        ("\\Junk", "spam"),
+        ("\\Trash", "trash"),
+    ] {
+        for grant in [ADA, BEN] {
+            let folder = world.twin.nylas().folder_id(grant, attribute).unwrap();
+            let id = format!("{rule}-in-{grant}");
+            world.put(grant, mail(&id, &json!({"folders": [folder]})));
+            assert_skipped(&world.deliver_one(grant, &id).await, rule);
+            let entry = world.entry(grant, &id).await.unwrap();
+            assert_eq!(entry.reason.as_deref(), Some(rule));
+        }
+    }
+    assert_eq!(
+        world.twin.dataverse().requests().total,
+        0,
+        "nobody was looked up"
+    );
+}
+
+#[tokio::test]
+async fn a_folder_that_came_later_is_known_by_its_attribute() {
+    let mut world = World::start().await;
+    world.put(
+        BEN,
+        mail(
+            "m1",
+            &json!({"folders": [world.twin.nylas().folder_id(BEN, "\\Inbox").unwrap()]}),
+        ),
+    );
+    written(&world.deliver_one(BEN, "m1").await);
+    world.twin.nylas().add_folder(
+        BEN,
+        json!({"id": "opaque", "name": "Werbung", "attributes": ["\\Junk"]}),
+    );
+    world.put(BEN, mail("m2", &json!({"folders": ["opaque"]})));
+    world.later(chrono::TimeDelta::minutes(1));
+    assert_skipped(&world.deliver_one(BEN, "m2").await, "spam");
+}
+
+#[tokio::test]
+async fn mail_among_ourselves_is_skipped_whoever_we_are() {
+    let mut world = World::start().await;
+    world.insert("systemuser", json!({"lastname": "Zoe", "internalemailaddress": "zoe@elsewhere.example", "isdisabled": false}));
+    let to = [
+        "ben@ours.example",
+        "SALES@ours.example",
+        "zoe@elsewhere.example",
+        "any@partner.example",
+    ];
+    world.put(
+        ADA,
+        mail(
+            "m1",
+            &json!({"from": people(&["ada@ours.example"]), "to": people(&to)}),
+        ),
+    );
+    assert_skipped(&world.deliver_one(ADA, "m1").await, "internal_only");
+    assert!(world.emails().is_empty());
+}
+
+#[tokio::test]
+async fn a_disabled_user_is_outside() {
+    let mut world = World::start().await;
+    world.insert("systemuser", json!({"lastname": "Old", "internalemailaddress": "old@elsewhere.example", "isdisabled": true}));
+    world.put(ADA, mail("m1", &json!({"from": people(&["ada@ours.example"]), "to": people(&["old@elsewhere.example"])})));
+    written(&world.deliver_one(ADA, "m1").await);
+}
+
+#[tokio::test]
+async fn mail_without_a_usable_address_is_skipped_by_name() {
+    let mut world = World::start().await;
+    world.put(
+        ADA,
+        mail(
+            "m1",
+            &json!({"from": [], "to": people(&["undisclosed recipients:;"])}),
+        ),
+    );
+    assert_skipped(&world.deliver_one(ADA, "m1").await, "nobody");
+}
+
+#[tokio::test]
+async fn a_message_that_left_the_spam_folder_is_written_when_nylas_says_that_it_changed() {
+    let mut world = World::start().await;
+    world.put(ADA, mail("m1", &json!({"folders": ["SPAM"]})));
+    assert_skipped(&world.deliver_one(ADA, "m1").await, "spam");
+    world.put(ADA, mail("m1", &json!({"folders": ["INBOX"]})));
+    assert_skipped(&world.deliver_one(ADA, "m1").await, "spam");
+    let handled = world.run(vec![work(ADA, "m1", Trigger::Updated, 1)]).await;
+    written(&handled[0].fate);
+    world.email();
+}
+
+#[tokio::test]
+async fn an_update_in_the_same_batch_as_its_creation_is_not_lost() {
+    let mut world = World::start().await;
+    world.put(ADA, mail("m1", &json!({"folders": ["SPAM"]})));
+    assert_skipped(&world.deliver_one(ADA, "m1").await, "spam");
+    world.put(ADA, mail("m1", &json!({"folders": ["INBOX"]})));
+    let batch = vec![
+        work(ADA, "m1", Trigger::Created, 1),
+        work(ADA, "m1", Trigger::Updated, 1),
+    ];
+    written(&world.run(batch).await[0].fate);
+}
+
+#[tokio::test]
+async fn a_message_that_cannot_be_found_three_times_is_skipped_as_gone() {
+    let mut world = World::start().await;
+    world.put(ADA, mail("m1", &json!({})));
+    world.twin.nylas().remove_message(ADA, "m1");
+    for receive_count in [1, 2] {
+        let handled = world
+            .run(vec![work(ADA, "m1", Trigger::Created, receive_count)])
+            .await;
+        assert_eq!(handled[0].fate.state(), State::Waiting);
+    }
+    let handled = world.run(vec![work(ADA, "m1", Trigger::Created, 3)]).await;
+    assert_skipped(&handled[0].fate, "gone");
+}
+
+#[tokio::test]
+async fn a_message_of_a_mailbox_that_nylas_does_not_know_is_dead_and_not_gone() {
+    let mut world = World::start().await;
+    let fate = world.deliver_one("no-such-grant", "m1").await;
+    assert_eq!(dead(&fate), "nylas refused the call: 404 grant.not_found");
+}

@@ -1,0 +1,296 @@
+//! The command, as a person runs it: `mailverse replay`, compiled, on files.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::{Value, json};
+
+fn project() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap()
+        .to_owned()
+}
+
+/// The compiled command, beside this test.
+fn command() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let path = test.parent().unwrap().parent().unwrap().join("mailverse");
+    assert!(
+        path.exists(),
+        "{} is missing: `cargo build --workspace --bins` makes it",
+        path.display()
+    );
+    path
+}
+
+fn replay(arguments: &[&str]) -> Output {
+    Command::new(command())
+        .arg("replay")
+        .args(arguments)
+        .current_dir(project())
+        .output()
+        .unwrap()
+}
+
+fn report(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// A folder with files of one test.
+struct Saved(tempfile::TempDir);
+
+impl Saved {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn file(&self, name: &str, content: impl AsRef<[u8]>) -> String {
+        let path = self.0.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path.display().to_string()
+    }
+
+    fn folder(&self) -> String {
+        self.0.path().display().to_string()
+    }
+}
+
+fn received(id: &str, more: &Value) -> Value {
+    let mut object = json!({
+        "id": id, "grant_id": "g1", "object": "message", "subject": format!("about {id}"), "body": "<p>text</p>", "date": 1_723_821_981,
+        "from": [{"name": "Ada Bell", "email": "ada.bell@bellworks.example.org"}], "to": [{"email": "nyla@example.com"}], "folders": ["INBOX"],
+    });
+    for (key, value) in more.as_object().unwrap() {
+        object[key] = value.clone();
+    }
+    json!({"specversion": "1.0", "type": "message.created", "source": "/google/emails/realtime", "id": format!("n-{id}"), "time": 1_723_821_985,
+        "webhook_delivery_attempt": 1, "data": {"application_id": "a", "object": object}})
+}
+
+#[test]
+fn the_sample_events_end_in_one_activity_for_each_written_message_although_each_came_twice() {
+    let output = replay(&["events", "--json"]);
+    let report = report(&output);
+    assert_eq!(output.status.code(), Some(0), "{report}");
+    let written: Vec<&Value> = report["messages"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|message| message["fate"] == "written")
+        .collect();
+    assert!(written.len() >= 10);
+    assert_eq!(report["activities"], written.len());
+    assert_eq!(report["written"], written.len());
+    assert!(
+        report["duplicate_deliveries"].as_u64().unwrap()
+            >= report["messages"].as_array().unwrap().len() as u64
+    );
+    assert_eq!(
+        (&report["refused"], &report["waiting"], &report["dead"]),
+        (&json!(0), &json!(0), &json!(0))
+    );
+}
+
+#[test]
+fn once_delivers_once() {
+    let report = report(&replay(&[
+        "events/05-received-html.json",
+        "--once",
+        "--json",
+    ]));
+    assert_eq!(
+        (&report["written"], &report["duplicate_deliveries"]),
+        (&json!(1), &json!(0))
+    );
+}
+
+#[test]
+fn copies_of_one_mail_in_two_mailboxes_are_one_activity() {
+    let report = report(&replay(&[
+        "events/15-transformed.json",
+        "tests/fixtures/replay/copy-in-another-mailbox.json",
+        "--json",
+    ]));
+    assert_eq!(
+        (&report["written"], &report["activities"]),
+        (&json!(2), &json!(1))
+    );
+}
+
+#[test]
+fn the_table_shows_event_fate_subject_people_and_regarding() {
+    let output = replay(&["events"]);
+    let table = text(&output.stdout);
+    for part in [
+        "05-received-html.json",
+        "written",
+        "Quote for",
+        "✔ contact Ada Bell",
+        "· bo.berg@northfair.example.net",
+        "account Bellworks",
+        "internal_only",
+        "12 email activities",
+        "ignored",
+    ] {
+        assert!(table.contains(part), "{part} in\n{table}");
+    }
+}
+
+#[test]
+fn a_broken_file_is_named_with_its_reason_and_the_rest_goes_on() {
+    let saved = Saved::new();
+    let broken = [
+        saved.file("b-cut.json", &received("b", &json!({})).to_string()[..60]),
+        saved.file("c-encoding.json", b"{\"type\": \"\xff\xfe\"}"),
+        saved.file("d-array.json", "[]"),
+        saved.file(
+            "e-null.json",
+            received("e", &json!({"id": null})).to_string(),
+        ),
+        saved.file(
+            "f-records.json",
+            r#"{"Records":[{"eventSource":"aws:sqs","messageId":"1","body":7}]}"#,
+        ),
+        saved.file(
+            "g-body.json",
+            r#"{"Records":[{"eventSource":"aws:sqs","messageId":"1","body":"no request"}]}"#,
+        ),
+        saved.file("h-schedule.json", r#"{"source":"aws.scheduler"}"#),
+    ];
+    saved.file("a-good.json", received("a", &json!({})).to_string());
+    saved.file("z-good.json", received("z", &json!({})).to_string());
+    let output = replay(&[&saved.folder(), "--json"]);
+    let report = report(&output);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(
+        (
+            &report["written"],
+            &report["activities"],
+            &report["refused"]
+        ),
+        (&json!(2), &json!(2), &json!(broken.len()))
+    );
+    for file in broken {
+        let refused = report["other_events"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|event| event["event"] == json!(file));
+        let reason = refused.unwrap_or_else(|| panic!("{file} in {report}"))["reason"]
+            .as_str()
+            .unwrap();
+        assert!(reason.len() > 10, "{file}: {reason}");
+    }
+}
+
+#[test]
+fn odd_content_is_written_with_what_is_there() {
+    let saved = Saved::new();
+    let odd = [
+        json!({"date": "no date"}),
+        json!({"from": null, "cc": null, "attachments": null, "folders": null}),
+        json!({"cc": [{"email": "no address"}, {"name": "nobody"}, 7]}),
+        json!({"subject": 7, "body": ["x"]}),
+        json!({"subject": "a\r\n--batch_mailverse--\r\n\u{0}\u{1b}[2J", "body": "--changeset_0--\r\n"}),
+        json!({"body": "x".repeat(2 * 1024 * 1024)}),
+        json!({"subject": "ü😀".repeat(900)}),
+    ];
+    for (number, more) in odd.iter().enumerate() {
+        saved.file(
+            &format!("{number}.json"),
+            received(&format!("m{number}"), more).to_string(),
+        );
+    }
+    let duplicate_keys = received("dup", &json!({})).to_string().replacen(
+        "\"subject\"",
+        "\"subject\":\"first\",\"subject\"",
+        1,
+    );
+    saved.file("dup.json", duplicate_keys);
+    let output = replay(&[&saved.folder(), "--json"]);
+    let report = report(&output);
+    assert_eq!(output.status.code(), Some(0), "{report}");
+    assert_eq!(
+        (&report["written"], &report["activities"]),
+        (&json!(odd.len() + 1), &json!(odd.len() + 1))
+    );
+    let table = text(&replay(&[&saved.folder()]).stdout);
+    assert!(
+        !table.contains('\u{1b}') && !table.contains('\u{0}'),
+        "no control character of a mail reaches the terminal"
+    );
+    assert!(
+        table.contains("left out: date") && table.contains("3 × address"),
+        "{table}"
+    );
+}
+
+#[test]
+fn a_signature_of_another_secret_is_refused_unless_the_secret_is_given_or_the_event_signed_anew() {
+    let saved = Saved::new();
+    // The published vector of Nylas' own SDK: body, secret and signature.
+    let vector = project().join("functions/webhook-receiver/tests/fixtures/signed-grant.deleted");
+    let body = std::fs::read_to_string(vector.with_extension("deleted.body")).unwrap();
+    let meta: Value =
+        serde_json::from_slice(&std::fs::read(vector.with_extension("deleted.meta.json")).unwrap())
+            .unwrap();
+    let (signature, secret) = (
+        &meta["valid_signature"],
+        meta["webhook_secret"].as_str().unwrap(),
+    );
+    let event = json!({"version": "2.0", "rawPath": "/", "headers": {"host": "x.example.com", "x-nylas-signature": signature}, "body": body,
+        "isBase64Encoded": false, "requestContext": {"http": {"method": "POST", "path": "/"}, "accountId": "a", "apiId": "a", "stage": "$default", "timeEpoch": 0}});
+    let file = saved.file("signed.json", event.to_string());
+    let refused = replay(&[&file, "--json"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(
+        report(&refused)["other_events"][0]["reason"]
+            .as_str()
+            .unwrap()
+            .starts_with("401: the signature does not match")
+    );
+    let secret_file = saved.file("secret", format!("{secret}\n"));
+    assert_eq!(
+        replay(&[&file, "--webhook-secret-file", &secret_file])
+            .status
+            .code(),
+        Some(0)
+    );
+    assert_eq!(replay(&[&file, "--resign"]).status.code(), Some(0));
+}
+
+#[test]
+fn a_kept_ledger_knows_what_an_earlier_run_wrote() {
+    let saved = Saved::new();
+    let state = saved.folder() + "/state.db";
+    let first = report(&replay(&["events", "--json", "--once", "--state", &state]));
+    let second = report(&replay(&["events", "--json", "--once", "--state", &state]));
+    for figure in ["written", "skipped", "activities"] {
+        assert_eq!(first[figure], second[figure], "{figure}");
+    }
+    assert_eq!(
+        second["dataverse_requests"], 0,
+        "nothing is looked up or written again"
+    );
+}
+
+#[test]
+fn a_path_that_cannot_be_read_is_bad_usage() {
+    let saved = Saved::new();
+    for (arguments, part) in [
+        (vec!["no-such-file.json"], "no-such-file.json"),
+        (vec![saved.0.path().to_str().unwrap()], "no *.json file"),
+        (vec![], "PATH"),
+        (vec!["events", "--yes"], "--org"),
+        (vec!["events", "--org"], "TOKEN_SECRET_ID is missing"),
+    ] {
+        let output = replay(&arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(text(&output.stderr).contains(part), "{part} in {output:?}");
+    }
+}

@@ -1,0 +1,458 @@
+//! A small organisation, its mailboxes, and the pipeline between them, all within the test's process.
+//!
+//! | Who | Where |
+//! | --- | --- |
+//! | Ada (`ada@ours.example`, alias `sales@ours.example`) | mailbox [`ADA`] on Google, enabled user |
+//! | Ben (`ben@ours.example`) | mailbox [`BEN`] on Microsoft, enabled user |
+//! | Carol (`carol@kites.example`) | contact of the company Kites |
+//! | Kites (`info@kites.example`) | account |
+//! | Lea (`lea@prospects.example`) | lead |
+//! | everybody at `partner.example` | inside by configuration |
+//!
+//! When a world ends, it checks what must hold in every story: Dataverse silently dropped nothing that we sent, and no Message-ID has two rows.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use aws_sdk_dynamodb::Client;
+use chrono::{DateTime, TimeDelta, Utc};
+use mailverse::dataverse::DataverseClient;
+use mailverse::dedupe::ledger::Ledger;
+use mailverse::dedupe::{ClaimToken, Entry, table};
+use mailverse::entra::request::EntraClient;
+use mailverse::entra::{Origin, TokenSource};
+use mailverse::ids::MessageKey;
+use mailverse::mailboxes::MailboxDirectory;
+use mailverse::nylas::NylasClient;
+use mailverse::pipeline::{Fate, Handled, Pipeline, Run, Work};
+use mailverse::secrets::SecretSource;
+use mailverse::sync_request::{SyncRequest, Trigger};
+use serde_json::{Map, Value, json};
+use twin::{Fault, Grant, Twin};
+use uuid::Uuid;
+
+use crate::dynamo;
+use crate::tripwire::Tripwire;
+
+/// Ada's mailbox.
+pub(crate) const ADA: &str = "grant-ada";
+/// Ben's mailbox.
+pub(crate) const BEN: &str = "grant-ben";
+
+/// In the request that creates an email, alone or in a batch.
+pub(crate) const CREATE: &str = "POST /api/data/v9.2/emails HTTP";
+/// In the request that completes an email or changes one.
+pub(crate) const UPDATE: &str = "PATCH /api/data/v9.2/emails(";
+/// In the request that adds an attachment.
+pub(crate) const ATTACH: &str = "POST /api/data/v9.2/activitymimeattachments HTTP";
+/// In the request that looks people and mails up.
+pub(crate) const LOOK_UP: &str = "GET /api/data/v9.2/systemusers?";
+
+/// The rows of the organisation.
+pub(crate) struct People {
+    pub(crate) ada: Uuid,
+    pub(crate) ben: Uuid,
+    pub(crate) carol: Uuid,
+    pub(crate) kites: Uuid,
+    pub(crate) lea: Uuid,
+}
+
+/// Everything of one test.
+pub(crate) struct World {
+    pub(crate) twin: Twin,
+    pub(crate) people: People,
+    pub(crate) pipeline: Pipeline,
+    /// The time of the next run; it passes only when a test says so.
+    pub(crate) now: DateTime<Utc>,
+    to_dataverse: Tripwire,
+    to_nylas: Tripwire,
+    database: Client,
+    ledgers: u32,
+    runs: u128,
+}
+
+/// A party as a test looks at it: mask, address, and the row it is bound to.
+pub(crate) type PartyView = (i64, String, Option<(String, Uuid)>);
+
+impl World {
+    pub(crate) async fn start() -> Self {
+        let twin = Twin::start().await.unwrap();
+        let people = found_organisation(&twin);
+        let to_dataverse = Tripwire::before(&twin.dataverse().url()).await;
+        let to_nylas = Tripwire::before(&twin.nylas().url()).await;
+        let database = dynamo::client(&dynamo::start().await);
+        let pipeline = connect(&twin, &to_dataverse, &to_nylas, ledger(&database, 0).await);
+        Self {
+            twin,
+            people,
+            pipeline,
+            now: DateTime::from_timestamp(1_795_154_400, 0).unwrap(),
+            to_dataverse,
+            to_nylas,
+            database,
+            ledgers: 0,
+            runs: 0,
+        }
+    }
+
+    /// A second pipeline with the same ledger, as another worker has it.
+    pub(crate) async fn another_pipeline(&self) -> Pipeline {
+        let ledger = ledger(&self.database, self.ledgers).await;
+        connect(&self.twin, &self.to_dataverse, &self.to_nylas, ledger)
+    }
+
+    /// The ledger is gone, as if the process had died before it settled anything.
+    pub(crate) async fn lose_ledger(&mut self) {
+        self.ledgers += 1;
+        self.pipeline.ledger = ledger(&self.database, self.ledgers).await;
+    }
+
+    /// Removes the ledger's table.
+    pub(crate) fn drop_ledger(&self) -> impl Future<Output = ()> + Send + 'static {
+        let call = self
+            .database
+            .delete_table()
+            .table_name(ledger_name(self.ledgers));
+        async move {
+            call.send().await.unwrap();
+        }
+    }
+
+    /// Lets time pass.
+    pub(crate) fn later(&mut self, by: TimeDelta) {
+        self.now += by;
+    }
+
+    /// Puts a message into a mailbox.
+    pub(crate) fn put(&self, grant: &str, message: Value) {
+        self.twin.nylas().add_message(grant, message);
+    }
+
+    /// Dataverse fails the next request that holds `text`.
+    pub(crate) fn fail_dataverse_at(&self, text: &str, fault: Fault) {
+        let dataverse = self.twin.dataverse().clone();
+        self.before_dataverse_gets(text, async move { dataverse.fail_next(fault) });
+    }
+
+    /// Something happens before the next request that holds `text` reaches Dataverse.
+    pub(crate) fn before_dataverse_gets(
+        &self,
+        text: &str,
+        action: impl Future<Output = ()> + Send + 'static,
+    ) {
+        self.to_dataverse.at(text, action);
+    }
+
+    /// Nylas fails the next request that holds `text`.
+    pub(crate) fn fail_nylas_at(&self, text: &str, fault: Fault) {
+        let nylas = self.twin.nylas().clone();
+        self.to_nylas
+            .at(text, async move { nylas.fail_next(fault) });
+    }
+
+    /// Time and chance of the next run.
+    pub(crate) fn begin(&mut self) -> Run {
+        self.runs += 1;
+        Run {
+            token: ClaimToken::new(Uuid::from_u128(self.runs)),
+            now: self.now,
+            jitter_percent: 0,
+        }
+    }
+
+    /// One run over these requests.
+    pub(crate) async fn run(&mut self, work: Vec<Work>) -> Vec<Handled> {
+        let run = self.begin();
+        self.pipeline.run(work, run).await
+    }
+
+    /// One run over these new messages; their fates in the same order.
+    pub(crate) async fn deliver(&mut self, messages: &[(&str, &str)]) -> Vec<Fate> {
+        let work = messages
+            .iter()
+            .map(|(grant, id)| created(grant, id))
+            .collect();
+        let handled = self.run(work).await;
+        assert_eq!(handled.len(), messages.len(), "each message once");
+        let fate = |(grant, id): &(&str, &str)| {
+            let done = handled.iter().find(|done| done.key == key(grant, id));
+            done.expect("a fate for each message").fate.clone()
+        };
+        messages.iter().map(fate).collect()
+    }
+
+    /// One run over one new message.
+    pub(crate) async fn deliver_one(&mut self, grant: &str, id: &str) -> Fate {
+        self.deliver(&[(grant, id)]).await.remove(0)
+    }
+
+    /// What the ledger says of a message.
+    pub(crate) async fn entry(&self, grant: &str, id: &str) -> Option<Entry> {
+        self.pipeline.ledger.entry(&key(grant, id)).await.unwrap()
+    }
+
+    /// All emails in Dataverse.
+    pub(crate) fn emails(&self) -> Vec<Value> {
+        self.twin.dataverse().rows("email")
+    }
+
+    /// The one email in Dataverse.
+    pub(crate) fn email(&self) -> Value {
+        let mut emails = self.emails();
+        assert_eq!(emails.len(), 1, "one row: {emails:#?}");
+        emails.remove(0)
+    }
+
+    /// The parties of the one email, without those that the platform adds.
+    pub(crate) fn parties(&self) -> Vec<PartyView> {
+        let parties = self.twin.dataverse().parties(id_of(&self.email()));
+        let sent = parties
+            .iter()
+            .filter(|party| party["participationtypemask"].as_i64() <= Some(4));
+        sent.map(view).collect()
+    }
+
+    /// The attachments of the one email.
+    pub(crate) fn attachments(&self) -> Vec<Value> {
+        self.twin.dataverse().attachments(id_of(&self.email()))
+    }
+
+    /// Puts a row into Dataverse.
+    pub(crate) fn insert(&self, table: &str, row: Value) -> Uuid {
+        self.twin.dataverse().insert(table, row).unwrap()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        assert_eq!(
+            self.twin.dataverse().dropped(),
+            [],
+            "sent and silently not stored"
+        );
+        let mut seen = HashSet::new();
+        for email in self.emails() {
+            if let Some(id) = email["messageid"].as_str() {
+                assert!(seen.insert(id.to_owned()), "two rows for the mail {id}");
+            }
+        }
+        let left = [self.to_dataverse.left(), self.to_nylas.left()].concat();
+        assert_eq!(left, [""; 0], "requests that were to fail and never came");
+    }
+}
+
+fn found_organisation(twin: &Twin) -> People {
+    for (id, email, provider, aliases) in [
+        (
+            ADA,
+            "ada@ours.example",
+            "google",
+            vec!["sales@ours.example"],
+        ),
+        (BEN, "ben@ours.example", "microsoft", vec![]),
+    ] {
+        twin.nylas().add_grant(Grant {
+            id: id.to_owned(),
+            email: email.to_owned(),
+            provider: provider.to_owned(),
+            aliases: aliases.into_iter().map(str::to_owned).collect(),
+            status: "valid".to_owned(),
+        });
+    }
+    let insert = |table: &str, row: Value| twin.dataverse().insert(table, row).unwrap();
+    let user = |name: &str, email: &str| {
+        insert(
+            "systemuser",
+            json!({"lastname": name, "internalemailaddress": email, "isdisabled": false}),
+        )
+    };
+    let kites = insert(
+        "account",
+        json!({"name": "Kites", "emailaddress1": "info@kites.example"}),
+    );
+    People {
+        ada: user("Ada", "ada@ours.example"),
+        ben: user("Ben", "ben@ours.example"),
+        carol: insert(
+            "contact",
+            json!({
+                "lastname": "Carol", "emailaddress1": "carol@kites.example",
+                "parentcustomerid": {"table": "account", "id": kites},
+            }),
+        ),
+        kites,
+        lea: insert(
+            "lead",
+            json!({"lastname": "Lea", "emailaddress1": "lea@prospects.example"}),
+        ),
+    }
+}
+
+fn ledger_name(number: u32) -> String {
+    format!("ledger-{number}")
+}
+
+async fn ledger(database: &Client, number: u32) -> Ledger {
+    let name = ledger_name(number);
+    table::create(database, &name).await.unwrap();
+    Ledger::new(database.clone(), name)
+}
+
+fn connect(twin: &Twin, to_dataverse: &Tripwire, to_nylas: &Tripwire, ledger: Ledger) -> Pipeline {
+    let http = mailverse::http::client().unwrap();
+    let url = |text: &str| text.parse().unwrap();
+    let key = SecretSource::Given(twin.nylas().api_key().into());
+    let nylas = NylasClient::new(http.clone(), &url(to_nylas.url()), key);
+    let entra = EntraClient::new(
+        http.clone(),
+        &url(&twin.entra().authority()),
+        &twin.entra().tenant_id(),
+        twin.entra().client_id(),
+        twin.entra().client_secret().into(),
+        &url(&twin.dataverse().url()),
+    );
+    Pipeline {
+        ledger,
+        mailboxes: MailboxDirectory::new(nylas.clone()),
+        nylas,
+        dataverse: DataverseClient::new(http, &url(to_dataverse.url())),
+        tokens: TokenSource::new(Origin::Entra(entra)),
+        internal_domains: HashSet::from(["partner.example".to_owned()]),
+    }
+}
+
+/// A mail from Carol to Ada, with the Message-ID `<{id}@kites.example>`; `changes` replace or add fields, null takes one away.
+pub(crate) fn mail(id: &str, changes: &Value) -> Value {
+    let mut message = json!({
+        "id": id, "subject": "Kites for spring", "body": "<p>Two red ones, please.</p>", "date": 1_795_150_000,
+        "from": [{"name": "Carol", "email": "carol@kites.example"}],
+        "to": [{"name": "Ada", "email": "ada@ours.example"}],
+        "folders": [],
+        "headers": [{"name": "Message-ID", "value": format!("<{id}@kites.example>")}],
+    });
+    let fields = message.as_object_mut().unwrap();
+    for (name, value) in changes.as_object().unwrap() {
+        fields.insert(name.clone(), value.clone());
+    }
+    message
+}
+
+/// As Nylas lists people.
+pub(crate) fn people<S: AsRef<str>>(addresses: &[S]) -> Value {
+    addresses
+        .iter()
+        .map(|address| json!({"email": address.as_ref()}))
+        .collect()
+}
+
+/// A request for a message that Nylas said is new.
+pub(crate) fn created(grant: &str, id: &str) -> Work {
+    work(grant, id, Trigger::Created, 1)
+}
+
+pub(crate) fn work(grant: &str, id: &str, trigger: Trigger, receive_count: u32) -> Work {
+    Work {
+        request: SyncRequest {
+            key: key(grant, id),
+            trigger,
+        },
+        message: None,
+        receive_count,
+    }
+}
+
+pub(crate) fn key(grant: &str, id: &str) -> MessageKey {
+    MessageKey {
+        grant_id: grant.parse().unwrap(),
+        message_id: id.parse().unwrap(),
+    }
+}
+
+pub(crate) fn id_of(email: &Value) -> Uuid {
+    email["activityid"].as_str().unwrap().parse().unwrap()
+}
+
+fn view(party: &Value) -> PartyView {
+    let bound = party["partyid"].as_object().map(|to: &Map<String, Value>| {
+        let id = to["id"].as_str().unwrap().parse().unwrap();
+        (to["table"].as_str().unwrap().to_owned(), id)
+    });
+    (
+        party["participationtypemask"].as_i64().unwrap(),
+        party["addressused"].as_str().unwrap_or_default().to_owned(),
+        bound,
+    )
+}
+
+/// A party that is bound to a row.
+pub(crate) fn bound(mask: i64, address: &str, table: &str, id: Uuid) -> PartyView {
+    (mask, address.to_owned(), Some((table.to_owned(), id)))
+}
+
+/// A party that is an address and nothing else.
+pub(crate) fn unbound(mask: i64, address: &str) -> PartyView {
+    (mask, address.to_owned(), None)
+}
+
+/// A lookup as the twin shows it.
+pub(crate) fn to_row(table: &str, id: Uuid) -> Value {
+    json!({"table": table, "id": id})
+}
+
+/// The row of a message that is written, and what is noted with it.
+#[track_caller]
+pub(crate) fn written(fate: &Fate) -> (Uuid, Option<&str>) {
+    match fate {
+        Fate::Written { activity_id, note } => (activity_id.uuid(), note.as_deref()),
+        other => panic!("not written: {other:?}"),
+    }
+}
+
+/// How long a message waits, and why.
+#[track_caller]
+pub(crate) fn waiting(fate: &Fate) -> (Duration, &str) {
+    match fate {
+        Fate::Waiting { delay, reason } => (*delay, reason),
+        other => panic!("not waiting: {other:?}"),
+    }
+}
+
+/// Why a message is dead.
+#[track_caller]
+pub(crate) fn dead(fate: &Fate) -> &str {
+    match fate {
+        Fate::Dead { reason, .. } => reason,
+        other => panic!("not dead: {other:?}"),
+    }
+}
+
+#[track_caller]
+pub(crate) fn assert_skipped(fate: &Fate, expected: &str) {
+    match fate {
+        Fate::Skipped { rule } => assert_eq!(rule, expected),
+        other => panic!("not skipped: {other:?}"),
+    }
+}
+
+/// An answer of this status.
+pub(crate) fn status(status: u16, code: &str) -> Fault {
+    Fault::Status {
+        status,
+        code: code.to_owned(),
+        message: "as the test asked".to_owned(),
+        retry_after_seconds: None,
+    }
+}
+
+/// 429 with this `Retry-After`.
+pub(crate) fn throttled(code: &str, seconds: u64) -> Fault {
+    Fault::Status {
+        status: 429,
+        code: code.to_owned(),
+        message: "as the test asked".to_owned(),
+        retry_after_seconds: Some(seconds),
+    }
+}
