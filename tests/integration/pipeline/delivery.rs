@@ -3,6 +3,7 @@
 use chrono::TimeDelta;
 use futures_util::future::join;
 use mailverse::dedupe::State;
+use mailverse::ids::ActivityId;
 use mailverse::sync_request::Trigger;
 use serde_json::{Value, json};
 
@@ -35,7 +36,7 @@ async fn a_received_mail_becomes_a_completed_email() {
     }
     let entry = world.entry(ADA, "m1").await.unwrap();
     assert_eq!(entry.state, State::Written);
-    assert_eq!(entry.activity_id.map(|id| id.uuid()), Some(id_of(&email)));
+    assert_eq!(entry.activity_id.map(ActivityId::uuid), Some(id_of(&email)));
 }
 
 #[tokio::test]
