@@ -29,13 +29,16 @@ const WIDTH: u16 = 160;
 
 /// Collects what happened.
 pub(crate) struct Report {
-    /// The files, in the order of delivery.
-    events: Vec<String>,
+    events: usize,
+    /// The files, by their place in the order of delivery.
+    places: HashMap<String, usize>,
     /// In the order in which the events named them.
     messages: Vec<MessageKey>,
     story: HashMap<MessageKey, Story>,
     /// Events that name no message, or not only messages: file, fate, reason.
     others: Vec<(String, &'static str, String)>,
+    /// What `others` holds.
+    told: HashSet<(String, &'static str)>,
     refused: HashSet<String>,
     /// For an event that names messages of earlier events: these events.
     repeated: HashMap<String, BTreeSet<String>>,
@@ -56,10 +59,16 @@ struct Story {
 impl Report {
     pub(crate) fn new(events: &[SavedEvent]) -> Self {
         Self {
-            events: events.iter().map(|event| event.file.clone()).collect(),
+            events: events.len(),
+            places: events
+                .iter()
+                .enumerate()
+                .map(|(place, event)| (event.file.clone(), place))
+                .collect(),
             messages: Vec::new(),
             story: HashMap::new(),
             others: Vec::new(),
+            told: HashSet::new(),
             refused: HashSet::new(),
             repeated: HashMap::new(),
             naming_deliveries: 0,
@@ -182,7 +191,7 @@ impl Report {
             .iter()
             .map(|(event, fate, reason)| json!({"event": event, "fate": fate, "reason": reason}));
         json!({
-            "events": self.events.len(),
+            "events": self.events,
             "refused": self.refused.len(),
             "written": self.count(State::Written),
             "skipped": self.count(State::Skipped),
@@ -231,7 +240,7 @@ impl Report {
         writeln!(
             out,
             "{} events, {} refused. Messages: {written} written, {skipped} skipped, {waiting} waiting, {dead} dead.",
-            self.events.len(),
+            self.events,
             self.refused.len()
         )?;
         writeln!(
@@ -268,7 +277,7 @@ impl Report {
             (file, vec![short(file), "repeat".to_owned(), reason])
         });
         let mut rows: Vec<_> = messages.chain(others).chain(repeated).collect();
-        rows.sort_by_key(|(file, _)| self.events.iter().position(|event| event == *file));
+        rows.sort_by_key(|(file, _)| self.places.get(*file));
         rows.into_iter().map(|(_, cells)| cells).collect()
     }
 
@@ -301,11 +310,7 @@ impl Report {
 
     /// Once for each event, however often it was delivered.
     fn other(&mut self, file: &str, fate: &'static str, reason: String) {
-        if !self
-            .others
-            .iter()
-            .any(|(known, known_fate, _)| known == file && *known_fate == fate)
-        {
+        if self.told.insert((file.to_owned(), fate)) {
             self.others.push((file.to_owned(), fate, reason));
         }
     }
@@ -328,7 +333,7 @@ impl Report {
                 .map(|(folder, _)| format!("{folder}/"))
                 .unwrap_or_default()
         };
-        let mut folders = self.events.iter().map(folder);
+        let mut folders = self.places.keys().map(folder);
         let first = folders.next().unwrap_or_default();
         if folders.all(|other| other == first) {
             first

@@ -23,7 +23,7 @@ use mailverse::secrets::SecretSource;
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use sync_worker::{Worked, Worker};
-use twin::{SeedError, Twin};
+use twin::{SeedError, Setting, Twin};
 use url::Url;
 use webhook_receiver::event::EventError;
 use webhook_receiver::secrets::WebhookSecrets;
@@ -106,6 +106,9 @@ impl Stage {
         key: Key,
     ) -> Result<Self, StageError> {
         let twin = Twin::start().await.map_err(StageError::Twin)?;
+        // Years of saved events in one go are nobody's idea of a client that misbehaves.
+        twin.dataverse()
+            .set_setting(Setting::RequestsPerFiveMinutes(usize::MAX));
         let organisation_file = state.map(organisation_file);
         fill_organisation(&twin, organisation_file.as_deref())?;
         fill_mailboxes(&twin, events)?;
