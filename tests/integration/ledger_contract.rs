@@ -116,6 +116,12 @@ fn skipped() -> Settlement {
     }
 }
 
+fn internal() -> Settlement {
+    Settlement::Skipped {
+        rule: "internal_only".to_owned(),
+    }
+}
+
 fn dead() -> Settlement {
     Settlement::Dead {
         reason: "0x80044331".to_owned(),
@@ -158,7 +164,8 @@ contract! {
     a_released_message_is_free_at_once
     a_repeated_claim_of_the_same_worker_wins_again
     a_written_or_dead_message_is_final
-    a_skipped_message_is_claimed_again_only_when_it_changed
+    a_message_skipped_for_its_place_is_claimed_again_only_when_it_changed
+    a_message_skipped_for_its_people_stays_skipped
     a_settlement_is_kept_with_its_reason_and_row
     a_long_reason_is_cut_on_a_character
     only_what_is_settled_for_good_may_expire
@@ -316,7 +323,7 @@ async fn a_written_or_dead_message_is_final(bench: Bench) {
     }
 }
 
-async fn a_skipped_message_is_claimed_again_only_when_it_changed(bench: Bench) {
+async fn a_message_skipped_for_its_place_is_claimed_again_only_when_it_changed(bench: Bench) {
     bench.settled(&skipped()).await;
     let Claim::Settled(entry) = bench.claim(worker(2), now()).await else {
         panic!("a skipped message was given out unchanged");
@@ -331,6 +338,17 @@ async fn a_skipped_message_is_claimed_again_only_when_it_changed(bench: Bench) {
         bench.revisit(worker(3), now()).await,
         Claim::HeldUntil(now() + LEASE)
     );
+}
+
+async fn a_message_skipped_for_its_people_stays_skipped(bench: Bench) {
+    bench.settled(&internal()).await;
+    for claim in [
+        bench.claim(worker(2), now()).await,
+        bench.revisit(worker(2), now()).await,
+    ] {
+        assert!(matches!(claim, Claim::Settled(_)), "{claim:?}");
+    }
+    assert_eq!(bench.entry().await.attempts, 1);
 }
 
 async fn a_settlement_is_kept_with_its_reason_and_row(bench: Bench) {
@@ -532,53 +550,64 @@ async fn a_table_that_is_there_stays(bench: Bench) {
 async fn a_random_walk_agrees_with_the_claim_rule(bench: Bench) {
     let seed = 20_261_122;
     let mut random = StdRng::seed_from_u64(seed);
+    let (mut messages, mut wins) = (0, 0);
     let mut expected: Option<Entry> = None;
     let mut time = now();
     for step in 0..300 {
-        let at = format!("seed {seed}, step {step}");
+        let key = key_of("grant-1", &format!("message-{messages}"));
+        let at = format!("seed {seed}, step {step}, {key}");
         time += TimeDelta::seconds(random.random_range(0..100));
         let token = worker(random.random_range(1..=3));
         if random.random_bool(0.6) {
             let revisit = random.random_bool(0.3);
             let decided = decide_claim(expected.as_ref(), token, time, revisit);
-            let claim = bench
-                .ledger
-                .claim(&key(), token, time, LEASE, revisit)
-                .await
-                .unwrap();
-            assert_eq!(claim, decided, "{at}");
+            let claim = bench.ledger.claim(&key, token, time, LEASE, revisit);
+            assert_eq!(claim.await.unwrap(), decided, "{at}");
             if decided == Claim::Won {
-                let before = expected.take();
-                expected = Some(Entry {
-                    state: State::Waiting,
-                    held: Some((token, time + LEASE)),
-                    attempts: before.as_ref().map_or(0, |entry| entry.attempts) + 1,
-                    // Of the try before, until this one ends.
-                    reason: before.as_ref().and_then(|entry| entry.reason.clone()),
-                    activity_id: before.and_then(|entry| entry.activity_id),
-                });
+                wins += 1;
+                expected = Some(claimed(expected, token, time));
             }
         } else {
-            // Seldom for good, or the walk would stand still.
-            let settlement = match random.random_range(0..40) {
-                0 => written(),
-                1..=12 => skipped(),
+            // Seldom for good, or there would be little to walk through.
+            let settlement = match random.random_range(0..20) {
+                0 => [written(), internal(), dead()][random.random_range(0..3)].clone(),
+                1..=6 => skipped(),
                 _ => released(),
             };
-            let settled = bench.ledger.settle(&key(), token, time, &settlement).await;
+            let done = bench.ledger.settle(&key, token, time, &settlement).await;
             let holds = |entry: &&mut Entry| entry.held.is_some_and(|(holder, _)| holder == token);
             match expected.as_mut().filter(holds) {
                 Some(entry) => {
-                    settled.unwrap_or_else(|error| panic!("{at}: {error}"));
+                    done.unwrap_or_else(|error| panic!("{at}: {error}"));
                     settle_model(entry, &settlement);
                 }
-                None => assert!(matches!(settled, Err(LedgerError::ClaimLost)), "{at}"),
+                None => assert!(matches!(done, Err(LedgerError::ClaimLost)), "{at}"),
             }
         }
-        assert_eq!(bench.ledger.entry(&key()).await.unwrap(), expected, "{at}");
+        assert_eq!(bench.ledger.entry(&key).await.unwrap(), expected, "{at}");
+        let settled = expected
+            .as_ref()
+            .is_some_and(|entry| entry.state != State::Waiting);
+        if settled && random.random_bool(0.2) {
+            messages += 1;
+            expected = None;
+        }
     }
-    let attempts = expected.expect("something was claimed").attempts;
-    assert!(attempts > 5, "the walk went nowhere: {attempts} attempts");
+    assert!(
+        messages > 3 && wins > 30,
+        "the walk went nowhere: {messages} messages, {wins} wins"
+    );
+}
+
+fn claimed(before: Option<Entry>, token: ClaimToken, at: DateTime<Utc>) -> Entry {
+    Entry {
+        state: State::Waiting,
+        held: Some((token, at + LEASE)),
+        attempts: before.as_ref().map_or(0, |entry| entry.attempts) + 1,
+        // Of the try before, until this one ends.
+        reason: before.as_ref().and_then(|entry| entry.reason.clone()),
+        activity_id: before.and_then(|entry| entry.activity_id),
+    }
 }
 
 fn settle_model(entry: &mut Entry, settlement: &Settlement) {

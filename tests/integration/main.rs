@@ -3,6 +3,7 @@
 //! | Question | File |
 //! | --- | --- |
 //! | Does the ledger keep its promises? | `ledger_contract.rs` |
+//! | Is an email mapped as its golden case says? | `mapping.rs` |
 //! | Does a message in a mailbox become the right row in Dataverse, whatever happens? | `pipeline.rs` |
 //! | What does a person see who replays saved events? | `replay.rs` |
 //! | What do those tests run against? | `world.rs`, `tripwire.rs`, `dynamo.rs` |
@@ -20,6 +21,7 @@
 
 mod dynamo;
 mod ledger_contract;
+mod mapping;
 mod pipeline;
 mod replay;
 mod tripwire;

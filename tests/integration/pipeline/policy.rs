@@ -105,6 +105,37 @@ async fn a_message_that_left_the_spam_folder_is_written_when_nylas_says_that_it_
 }
 
 #[tokio::test]
+async fn internal_mail_that_somebody_read_is_not_fetched_again() {
+    let mut world = World::start().await;
+    let among_us =
+        json!({"from": people(&["ada@ours.example"]), "to": people(&["ben@ours.example"])});
+    world.put(ADA, mail("m1", &among_us));
+    assert_skipped(&world.deliver_one(ADA, "m1").await, "internal_only");
+    let asked = world.twin.nylas().requests();
+    let handled = world.run(vec![work(ADA, "m1", Trigger::Updated, 1)]).await;
+    assert_skipped(&handled[0].fate, "internal_only");
+    assert_eq!(world.twin.nylas().requests(), asked);
+}
+
+#[tokio::test]
+async fn mail_from_nobody_or_to_an_unreadable_address_is_not_taken_for_internal() {
+    let mut world = World::start().await;
+    let to = people(&["ben@ours.example"]);
+    world.put(ADA, mail("m1", &json!({"from": null, "to": to})));
+    let unreadable = people(&["ben@ours.example", "the whole team"]);
+    world.put(
+        ADA,
+        mail(
+            "m2",
+            &json!({"from": people(&["ada@ours.example"]), "to": unreadable}),
+        ),
+    );
+    for fate in world.deliver(&[(ADA, "m1"), (ADA, "m2")]).await {
+        written(&fate);
+    }
+}
+
+#[tokio::test]
 async fn an_update_in_the_same_batch_as_its_creation_is_not_lost() {
     let mut world = World::start().await;
     world.put(ADA, mail("m1", &json!({"folders": ["SPAM"]})));

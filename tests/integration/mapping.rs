@@ -1,0 +1,203 @@
+//! Golden cases of the mapping: `tests/fixtures/mapping/<case>.email.json` is given, `<case>.activity.json` is what has to come out.
+//!
+//! A new case is two files and no code. What is given: the message object as Nylas shows it, the connected mailboxes, the rows that the
+//! look-up found, the mailbox's user (`owner`), and the text of each file. What has to come out was written by hand from the column table
+//! of `shared/src/mapping.rs`; ids are UUIDv5, calculated with another program.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::path::{Path, PathBuf};
+
+use mailverse::dataverse::DataverseClient;
+use mailverse::dataverse::look_up::Found;
+use mailverse::dataverse::rows::{Person, Record, Table};
+use mailverse::dataverse::write::{CreateOutcome, EmailWrite};
+use mailverse::ids::{ActivityId, EmailAddress};
+use mailverse::mailboxes::Mailboxes;
+use mailverse::mapping::{self, Direction, Findings};
+use mailverse::message::omissions_note;
+use mailverse::nylas::wire;
+use mailverse::policy::Inside;
+use mailverse::{parties, regarding};
+use serde_json::{Map, Value, json};
+use twin::Twin;
+use uuid::Uuid;
+
+/// A case by its name, with both of its files.
+fn cases() -> BTreeMap<String, (Value, Value)> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/mapping");
+    let mut names = BTreeSet::new();
+    for entry in std::fs::read_dir(&folder).unwrap() {
+        let file = entry.unwrap().file_name().into_string().unwrap();
+        let name = file
+            .strip_suffix(".email.json")
+            .or_else(|| file.strip_suffix(".activity.json"));
+        names.insert(
+            name.unwrap_or_else(|| panic!("{file} is neither half of a case"))
+                .to_owned(),
+        );
+    }
+    let half = |name: &str, half: &str| read(&folder.join(format!("{name}.{half}.json")));
+    let case = |name: String| {
+        let both = (half(&name, "email"), half(&name, "activity"));
+        (name, both)
+    };
+    names.into_iter().map(case).collect()
+}
+
+fn read(path: &PathBuf) -> Value {
+    let text = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    serde_json::from_slice(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn list<'a>(given: &'a Value, field: &str) -> &'a [Value] {
+    given[field]
+        .as_array()
+        .unwrap_or_else(|| panic!("{field} is no list"))
+}
+
+fn table(row: &Value) -> Table {
+    let name = row["table"].as_str().unwrap();
+    Table::ALL
+        .into_iter()
+        .find(|table| table.name() == name)
+        .unwrap()
+}
+
+fn id(value: &Value) -> Option<Uuid> {
+    value.as_str().map(|text| text.parse().unwrap())
+}
+
+fn found(given: &Value) -> Found {
+    let mut found = Found::default();
+    for row in list(given, "organisation") {
+        let person = Person {
+            record: Record {
+                table: table(row),
+                id: id(&row["id"]).unwrap(),
+            },
+            active: row["active"] != json!(false),
+            account: id(&row["account"]),
+        };
+        found.add_person(
+            EmailAddress::parse(row["address"].as_str().unwrap()).unwrap(),
+            person,
+        );
+    }
+    found
+}
+
+/// What the pure steps make of a case.
+fn mapped(given: &Value) -> Value {
+    let grant = given["grant_id"].as_str().unwrap().parse().unwrap();
+    let message = wire::message(&grant, &given["message"]).unwrap();
+    let grants: Vec<wire::Grant> = list(given, "mailboxes")
+        .iter()
+        .filter_map(wire::grant)
+        .collect();
+    let domains = list(given, "internal_domains").iter();
+    let inside = Inside {
+        mailboxes: &Mailboxes::new(&grants),
+        found: &found(given),
+        domains: &domains
+            .map(|domain| domain.as_str().unwrap().to_owned())
+            .collect::<HashSet<_>>(),
+    };
+    let outgoing = message
+        .from
+        .as_ref()
+        .is_some_and(|sender| inside.contains(sender));
+    let findings = Findings {
+        direction: if outgoing {
+            Direction::Outgoing
+        } else {
+            Direction::Incoming
+        },
+        parties: parties::of_message(&message, inside.found),
+        regarding: regarding::of_message(&message, inside.found, &inside),
+        owner: id(&given["owner"]),
+    };
+    let email = mapping::email(&message, &findings);
+    let files = message
+        .attachments
+        .iter()
+        .enumerate()
+        .map(|(position, attachment)| {
+            let text = given["files"][attachment.id.as_str()].as_str().unwrap();
+            mapping::attachment_row(email.activity_id, position, attachment, text.as_bytes())
+        });
+    json!({
+        "attachments": files.collect::<Vec<_>>(),
+        "completion": email.completion,
+        "left_out": omissions_note(&message.omissions),
+        "email": email.row,
+    })
+}
+
+#[test]
+fn every_case_is_mapped_as_written() {
+    let cases = cases();
+    assert!(
+        cases.len() >= 10,
+        "the cases are not where they should be: {}",
+        cases.len()
+    );
+    let mut differences = Vec::new();
+    for (name, (given, expected)) in &cases {
+        let mapped = mapped(given);
+        for part in ["email", "attachments", "completion", "left_out"] {
+            if mapped[part] != expected[part] {
+                let (mapped, expected) = (&mapped[part], &expected[part]);
+                differences.push(format!(
+                    "{name}: {}\n{part} is {mapped:#}\nand not {expected:#}",
+                    given["rule"]
+                ));
+            }
+        }
+    }
+    assert!(differences.is_empty(), "{}", differences.join("\n\n"));
+}
+
+/// An expectation that Dataverse would refuse, or drop a part of, would be no use however well it is met.
+#[tokio::test]
+async fn what_is_expected_is_what_dataverse_takes() {
+    for (name, (given, expected)) in cases() {
+        let twin = Twin::start().await.unwrap();
+        let dataverse = twin.dataverse();
+        for row in list(&given, "organisation") {
+            insert(dataverse, row);
+        }
+        let client = DataverseClient::new(
+            mailverse::http::client().unwrap(),
+            &dataverse.url().parse().unwrap(),
+        );
+        let object = |value: &Value| value.as_object().unwrap().clone();
+        let email = EmailWrite {
+            activity_id: ActivityId::new(id(&expected["email"]["activityid"]).unwrap()),
+            row: object(&expected["email"]),
+            attachments: list(&expected, "attachments")
+                .iter()
+                .map(object)
+                .collect::<Vec<Map<_, _>>>(),
+            completion: object(&expected["completion"]),
+        };
+        let token = twin.entra().issue_token(&dataverse.url(), 600).into();
+        let outcome = client.write(&token, &[email]).await;
+        assert_eq!(outcome, [Ok(CreateOutcome::Created)], "{name}");
+        assert_eq!(dataverse.dropped(), [], "{name}");
+    }
+}
+
+fn insert(dataverse: &twin::Dataverse, row: &Value) {
+    let table = table(row);
+    let mut values = json!({table.key(): row["id"], table.address_columns()[0]: row["address"]});
+    let name = if table == Table::Account {
+        "name"
+    } else {
+        "lastname"
+    };
+    values[name] = json!("Somebody");
+    if row["active"] == json!(false) {
+        values["statecode"] = json!(1);
+    }
+    dataverse.insert(table.name(), values).unwrap();
+}
