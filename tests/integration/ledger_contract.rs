@@ -569,9 +569,9 @@ async fn a_random_walk_agrees_with_the_claim_rule(bench: Bench) {
             }
         } else {
             // Seldom for good, or there would be little to walk through.
-            let settlement = match random.random_range(0..20) {
+            let settlement = match random.random_range(0..8) {
                 0 => [written(), internal(), dead()][random.random_range(0..3)].clone(),
-                1..=6 => skipped(),
+                1..=3 => skipped(),
                 _ => released(),
             };
             let done = bench.ledger.settle(&key, token, time, &settlement).await;
