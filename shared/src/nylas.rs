@@ -128,7 +128,7 @@ impl NylasClient {
             path.push_str(&encoded(token));
         }
         let answer = self.get(&path).await?;
-        let objects = wire::array(&answer, "data");
+        let objects = listed(&answer)?;
         let messages: Vec<Message> = objects
             .iter()
             .filter_map(|object| wire::message(grant_id, object).ok())
@@ -156,7 +156,7 @@ impl NylasClient {
                 "/v3/grants?limit={GRANT_PAGE}&offset={offset}&sort_by=created_at&order_by=asc"
             );
             let answer = self.get(&path).await?;
-            let objects = wire::array(&answer, "data");
+            let objects = listed(&answer)?;
             grants.extend(objects.iter().filter_map(wire::grant));
             offset += objects.len();
             // A smaller limit than ours may be in force; the answer says which.
@@ -200,7 +200,7 @@ impl NylasClient {
                 encoded(grant_id.as_str())
             );
             let answer = self.get(&path).await?;
-            folders.extend(wire::array(&answer, "data").iter().filter_map(wire::folder));
+            folders.extend(listed(&answer)?.iter().filter_map(wire::folder));
             match wire::text(&answer, "next_cursor").filter(|cursor| !cursor.is_empty()) {
                 Some(cursor) => page_token = format!("&page_token={}", encoded(cursor)),
                 None => return Ok(folders),
@@ -269,6 +269,16 @@ impl NylasClient {
         let wait = retry_after(answer.headers());
         let body = answer.bytes().await.unwrap_or_default();
         Err(NylasError::from_answer(status, wait, &body))
+    }
+}
+
+/// The objects of a list. Null counts as empty, as some of Nylas' lists print it (Nylas facts §17); an answer without `data` is no list, and
+/// must not pass for a mailbox without mail or an application without mailboxes.
+fn listed(answer: &Value) -> Result<&[Value], NylasError> {
+    match answer.get("data") {
+        Some(Value::Array(objects)) => Ok(objects),
+        Some(Value::Null) => Ok(&[]),
+        _ => Err(unreadable(&"a list without data")),
     }
 }
 
