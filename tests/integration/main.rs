@@ -3,6 +3,7 @@
 //! | Question | File |
 //! | --- | --- |
 //! | Does the ledger keep its promises? | `ledger_contract.rs` |
+//! | What does a client make of each failure? | `clients.rs` |
 //! | Is an email mapped as its golden case says? | `mapping.rs` |
 //! | Does a message in a mailbox become the right row in Dataverse, whatever happens? | `pipeline.rs` |
 //! | What does a person see who replays saved events? | `replay.rs` |
@@ -19,6 +20,7 @@
     reason = "in a test, a value that is not as expected is the failure to report"
 )]
 
+mod clients;
 mod dynamo;
 mod ledger_contract;
 mod mapping;

@@ -437,3 +437,47 @@ async fn a_lost_answer_to_a_batch_of_writes_leaves_one_row_for_each_mail() {
     }
     assert_eq!(world.emails().len(), 3);
 }
+
+/// Queries of a look-up for one page of people and mails.
+const LOOK_UP_QUERIES: u64 = 5;
+
+#[tokio::test]
+async fn a_change_set_that_is_throttled_within_its_batch_waits_alone() {
+    let mut world = World::start().await;
+    let ids = ["m1", "m2", "m3"];
+    for id in ids {
+        world.put(ADA, mail(id, &json!({})));
+    }
+    // Of each mail a POST and a PATCH: the second mail's POST.
+    let dataverse = world.twin.dataverse();
+    dataverse.fail_operation(LOOK_UP_QUERIES + 2, throttled("0x80072322", 50));
+    let fates = world.deliver(&ids.map(|id| (ADA, id))).await;
+    written(&fates[0]);
+    assert_eq!(waiting(&fates[1]).0.as_secs(), 50);
+    written(&fates[2]);
+    written(&world.deliver_one(ADA, "m2").await);
+    assert_eq!(world.emails().len(), 3);
+}
+
+#[tokio::test]
+async fn a_mail_whose_completion_is_refused_within_its_batch_leaves_no_open_row() {
+    let mut world = with_a_mail().await;
+    for skip in [1, 3] {
+        // With its owner, then without.
+        let dataverse = world.twin.dataverse();
+        dataverse.fail_operation(LOOK_UP_QUERIES + skip, status(400, "0x80040265"));
+    }
+    let fate = world.deliver_one(ADA, "m1").await;
+    assert!(
+        dead(&fate).contains("0x80040265, a plug-in of this organisation refused the row"),
+        "{fate:?}"
+    );
+    assert!(world.emails().is_empty());
+}
+
+#[tokio::test]
+async fn a_query_that_fails_within_the_look_up_delays_the_batch() {
+    let world = with_a_mail().await;
+    world.twin.dataverse().fail_operation(2, status(503, ""));
+    waits_and_is_then_written(world, FIRST_STEP, "one query").await;
+}

@@ -1,0 +1,14 @@
+//! Each client against a service that fails: one test for each status that we treat differently.
+
+mod dataverse;
+mod entra;
+mod nylas;
+
+use std::time::Duration;
+
+use mailverse::retry::RetryAdvice;
+
+/// The advice of a 429 with `Retry-After`.
+fn after(seconds: u64) -> RetryAdvice {
+    RetryAdvice::After(Duration::from_secs(seconds))
+}

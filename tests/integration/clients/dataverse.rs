@@ -1,0 +1,341 @@
+//! The Dataverse client.
+
+use mailverse::dataverse::error::DataverseError;
+use mailverse::dataverse::look_up::{Found, Questions};
+use mailverse::dataverse::rows::{Record, Table};
+use mailverse::dataverse::write::{CreateOutcome, EmailWrite};
+use mailverse::dataverse::{AccessToken, DataverseClient};
+use mailverse::ids::{ActivityId, EmailAddress};
+use mailverse::retry::RetryAdvice;
+use serde_json::{Map, Value, json};
+use twin::{Fault, Twin};
+use uuid::Uuid;
+
+use super::after;
+use crate::world::{status, throttled};
+
+struct Bench {
+    twin: Twin,
+    client: DataverseClient,
+    token: AccessToken,
+}
+
+type Written = Vec<Result<CreateOutcome, DataverseError>>;
+
+impl Bench {
+    async fn start() -> Self {
+        let twin = Twin::start().await.unwrap();
+        let http = mailverse::http::client().unwrap();
+        let client = DataverseClient::new(http, &twin.dataverse().url().parse().unwrap());
+        let token = twin
+            .entra()
+            .issue_token(&twin.dataverse().url(), 600)
+            .into();
+        Self {
+            twin,
+            client,
+            token,
+        }
+    }
+
+    async fn write(&self, emails: &[EmailWrite]) -> Written {
+        self.client.write(&self.token, emails).await
+    }
+
+    /// The error of a write and of a look-up while Dataverse fails in this way.
+    async fn failing(&self, fault: &Fault) -> DataverseError {
+        self.twin.dataverse().fail_next(fault.clone());
+        let written = self
+            .write(&[email(1)])
+            .await
+            .remove(0)
+            .expect_err("a failure");
+        self.twin.dataverse().fail_next(fault.clone());
+        let looked_up = self
+            .look_up(&["x@kites.example"])
+            .await
+            .err()
+            .expect("a failure");
+        assert_eq!(written, looked_up, "both calls read it alike");
+        written
+    }
+
+    async fn look_up(&self, addresses: &[&str]) -> Result<Found, DataverseError> {
+        let questions = Questions {
+            addresses: addresses.iter().map(|text| address(text)).collect(),
+            emails: Vec::new(),
+        };
+        self.client.look_up(&self.token, &questions).await
+    }
+
+    fn emails(&self) -> usize {
+        self.twin.dataverse().rows("email").len()
+    }
+}
+
+fn address(text: &str) -> EmailAddress {
+    EmailAddress::parse(text).unwrap()
+}
+
+fn object(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(object) => object,
+        other => panic!("no object: {other}"),
+    }
+}
+
+fn email(n: u128) -> EmailWrite {
+    let id = Uuid::from_u128(n);
+    EmailWrite {
+        activity_id: ActivityId::new(id),
+        row: object(json!({"activityid": id, "subject": "Kites", "directioncode": false})),
+        attachments: Vec::new(),
+        completion: object(json!({"statecode": 1, "statuscode": 4})),
+    }
+}
+
+#[tokio::test]
+async fn a_429_waits_as_long_as_it_says() {
+    let bench = Bench::start().await;
+    for code in ["0x80072322", "0x80072321", "0x80072326", ""] {
+        let error = bench.failing(&throttled(code, 31)).await;
+        assert_eq!(error.retry_advice(), after(31), "{code}");
+    }
+    assert_eq!(bench.emails(), 0);
+}
+
+#[tokio::test]
+async fn the_limit_of_the_organisation_is_read_as_a_429() {
+    let bench = Bench::start().await;
+    bench
+        .twin
+        .dataverse()
+        .set_setting(twin::Setting::RequestsPerFiveMinutes(1));
+    assert_eq!(bench.write(&[email(1)]).await, [Ok(CreateOutcome::Created)]);
+    let error = bench.write(&[email(2)]).await.remove(0).unwrap_err();
+    let RetryAdvice::After(wait) = error.retry_advice() else {
+        panic!("{error}");
+    };
+    assert!((1..=301).contains(&wait.as_secs()), "{wait:?}");
+}
+
+#[tokio::test]
+async fn a_5xx_a_deadlock_and_a_busy_server_are_outages() {
+    let bench = Bench::start().await;
+    for fault in [
+        status(500, ""),
+        status(502, ""),
+        status(503, ""),
+        status(504, ""),
+        status(500, "0x80044150"),
+        status(500, "0x80044151"),
+        status(400, "0x80040216"),
+        status(408, ""),
+    ] {
+        let error = bench.failing(&fault).await;
+        assert!(
+            matches!(error, DataverseError::Unavailable { .. }),
+            "{fault:?}: {error}"
+        );
+        assert_eq!(error.retry_advice(), RetryAdvice::Soon, "{fault:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_broken_connection_is_an_outage_and_its_text_holds_no_address() {
+    let bench = Bench::start().await;
+    let error = bench.failing(&Fault::ResetBefore).await;
+    assert_eq!(error.retry_advice(), RetryAdvice::Soon);
+    assert!(!error.to_string().contains("http://"), "{error}");
+}
+
+#[tokio::test]
+async fn a_write_whose_answer_was_lost_is_found_when_it_is_repeated() {
+    let bench = Bench::start().await;
+    bench.twin.dataverse().fail_next(Fault::ResetAfterCommit);
+    assert!(bench.write(&[email(1)]).await[0].is_err());
+    assert_eq!(
+        bench.write(&[email(1)]).await,
+        [Ok(CreateOutcome::AlreadyExisted)]
+    );
+    assert_eq!(bench.emails(), 1);
+}
+
+#[tokio::test]
+async fn a_401_asks_for_another_token_and_a_403_for_a_person() {
+    let bench = Bench::start().await;
+    bench.twin.entra().revoke_all();
+    assert_eq!(
+        bench.write(&[email(1)]).await,
+        [Err(DataverseError::TokenRejected)]
+    );
+    assert_eq!(
+        bench.look_up(&["x@y.example"]).await.err(),
+        Some(DataverseError::TokenRejected)
+    );
+    for expired in [0, -1] {
+        let url = bench.twin.dataverse().url();
+        let token = bench.twin.entra().issue_token(&url, expired).into();
+        let written = bench.client.write(&token, &[email(1)]).await;
+        assert_eq!(written, [Err(DataverseError::TokenRejected)]);
+    }
+    let bench = Bench::start().await;
+    bench.twin.dataverse().remove_application_user();
+    let error = bench.write(&[email(1)]).await.remove(0).unwrap_err();
+    assert_eq!(error.retry_advice(), RetryAdvice::Never);
+    assert!(
+        error.to_string().contains("add it as an application user"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_row_that_a_write_names_and_that_is_gone_is_looked_up_again() {
+    let bench = Bench::start().await;
+    let mut stale = email(1);
+    let gone = format!("/contacts({})", Uuid::from_u128(99));
+    stale.row.insert(
+        "regardingobjectid_contact_email@odata.bind".to_owned(),
+        json!(gone),
+    );
+    let results = bench.write(&[stale, email(2)]).await;
+    let error = results[0].as_ref().unwrap_err();
+    assert!(matches!(error, DataverseError::Stale { .. }), "{error}");
+    assert_eq!(error.retry_advice(), RetryAdvice::Soon);
+    assert_eq!(results[1], Ok(CreateOutcome::Created), "its neighbour");
+}
+
+#[tokio::test]
+async fn what_is_refused_for_good_names_its_code_and_harms_no_neighbour() {
+    for bare in [false, true] {
+        let bench = Bench::start().await;
+        bench
+            .twin
+            .dataverse()
+            .set_setting(twin::Setting::BareChangeSetErrors(bare));
+        let mut poison = email(2);
+        poison
+            .row
+            .insert("subject".to_owned(), json!("x".repeat(801)));
+        let results = bench.write(&[email(1), poison, email(3)]).await;
+        assert_eq!(results[0], Ok(CreateOutcome::Created));
+        let error = results[1].as_ref().unwrap_err();
+        assert!(error.to_string().contains("400 0x80044331"), "{error}");
+        assert_eq!(error.retry_advice(), RetryAdvice::Never);
+        assert_eq!(results[2], Ok(CreateOutcome::Created));
+        assert_eq!(bench.emails(), 2, "nothing of the refused one is left");
+    }
+}
+
+#[tokio::test]
+async fn a_413_for_many_is_sent_again_one_by_one_and_a_413_for_one_is_final() {
+    let bench = Bench::start().await;
+    bench.twin.dataverse().fail_next(status(413, "0x8004418A"));
+    assert_eq!(
+        bench.write(&[email(1), email(2)]).await,
+        [Ok(CreateOutcome::Created), Ok(CreateOutcome::Created)]
+    );
+    bench.twin.dataverse().fail_next(status(413, ""));
+    let error = bench.write(&[email(3)]).await.remove(0).unwrap_err();
+    assert_eq!(
+        (&error, error.retry_advice()),
+        (&DataverseError::TooLarge, RetryAdvice::Never)
+    );
+}
+
+#[tokio::test]
+async fn an_answer_that_is_no_batch_is_an_outage() {
+    let bench = Bench::start().await;
+    let error = bench.failing(&status(200, "")).await;
+    assert!(
+        matches!(error, DataverseError::Unavailable { .. }),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_part_of_a_batch_has_a_failure_and_a_retry_after_of_its_own() {
+    let bench = Bench::start().await;
+    // Of each email two operations: the second email's POST is the third.
+    bench
+        .twin
+        .dataverse()
+        .fail_operation(2, throttled("0x80072322", 44));
+    let results = bench.write(&[email(1), email(2), email(3)]).await;
+    assert_eq!(
+        (&results[0], &results[2]),
+        (&Ok(CreateOutcome::Created), &Ok(CreateOutcome::Created))
+    );
+    assert_eq!(results[1].as_ref().unwrap_err().retry_advice(), after(44));
+}
+
+#[tokio::test]
+async fn a_query_that_fails_within_the_look_up_fails_the_look_up() {
+    let bench = Bench::start().await;
+    bench.twin.dataverse().fail_operation(1, status(503, ""));
+    let error = bench
+        .look_up(&["x@kites.example"])
+        .await
+        .err()
+        .expect("nothing can be decided");
+    assert_eq!(error.retry_advice(), RetryAdvice::Soon);
+}
+
+#[tokio::test]
+async fn a_look_up_reads_every_page() {
+    let bench = Bench::start().await;
+    for n in 0..5_003_u128 {
+        let row = json!({"contactid": Uuid::from_u128(n + 1), "lastname": "x", "emailaddress1": "all@kites.example"});
+        bench.twin.dataverse().insert("contact", row).unwrap();
+    }
+    let found = bench.look_up(&["all@kites.example"]).await.unwrap();
+    assert_eq!(found.people(&address("all@kites.example")).len(), 5_003);
+}
+
+#[tokio::test]
+async fn a_regarding_is_filled_only_while_the_row_is_as_it_was_seen() {
+    let bench = Bench::start().await;
+    bench.write(&[email(1)]).await;
+    let contact = bench
+        .twin
+        .dataverse()
+        .insert("contact", json!({"lastname": "x"}))
+        .unwrap();
+    let record = Record {
+        table: Table::Contact,
+        id: contact,
+    };
+    let seen = bench
+        .client
+        .existing(&bench.token, email(1).activity_id)
+        .await
+        .unwrap();
+    assert!(!seen.open && !seen.has_regarding);
+    bench
+        .client
+        .fill_regarding(&bench.token, &seen, record)
+        .await
+        .unwrap();
+    let again = bench
+        .client
+        .fill_regarding(&bench.token, &seen, record)
+        .await;
+    assert!(
+        matches!(again, Err(DataverseError::Stale { .. })),
+        "{again:?}"
+    );
+    let now = bench
+        .client
+        .existing(&bench.token, email(1).activity_id)
+        .await
+        .unwrap();
+    assert!(now.has_regarding);
+}
+
+#[tokio::test]
+async fn nothing_asked_and_nothing_to_write_is_no_request() {
+    let bench = Bench::start().await;
+    bench.look_up(&[]).await.unwrap();
+    assert_eq!(bench.write(&[]).await, []);
+    assert_eq!(bench.twin.dataverse().requests().total, 0);
+}

@@ -1,0 +1,159 @@
+//! The Entra client, and the token that is kept.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use mailverse::entra::request::{EntraClient, EntraError};
+use mailverse::entra::{Origin, TokenSource};
+use secrecy::ExposeSecret;
+use twin::{Fault, Twin};
+
+use crate::world::{status, throttled};
+
+/// What a client is told; each test tells one thing wrong.
+struct Told {
+    tenant: String,
+    client_id: String,
+    secret: String,
+    organisation: String,
+}
+
+impl Told {
+    fn by(twin: &Twin) -> Self {
+        Self {
+            tenant: twin.entra().tenant_id(),
+            client_id: twin.entra().client_id(),
+            secret: twin.entra().client_secret(),
+            organisation: twin.dataverse().url(),
+        }
+    }
+
+    fn client(&self, twin: &Twin) -> EntraClient {
+        EntraClient::new(
+            mailverse::http::client().unwrap(),
+            &twin.entra().authority().parse().unwrap(),
+            &self.tenant,
+            self.client_id.clone(),
+            self.secret.clone().into(),
+            &self.organisation.parse().unwrap(),
+        )
+    }
+}
+
+fn now() -> DateTime<Utc> {
+    DateTime::from_timestamp(1_795_154_400, 0).unwrap()
+}
+
+#[tokio::test]
+async fn a_token_is_had_with_its_end() {
+    let twin = Twin::start().await.unwrap();
+    let token = Told::by(&twin).client(&twin).request(now()).await.unwrap();
+    assert_eq!(token.expires_at, now() + TimeDelta::seconds(3_599));
+    assert!(!token.access_token.expose_secret().is_empty());
+}
+
+#[tokio::test]
+async fn what_is_set_up_wrong_is_named_with_the_setting_to_change() {
+    let twin = Twin::start().await.unwrap();
+    let told = |change: fn(&mut Told)| {
+        let mut told = Told::by(&twin);
+        change(&mut told);
+        told
+    };
+    for (told, expected, remedy) in [
+        (
+            told(|told| told.secret.push('x')),
+            7_000_215,
+            "ENTRA_SECRET_ID",
+        ),
+        (
+            told(|told| told.client_id = "nobody".to_owned()),
+            700_016,
+            "ENTRA_CLIENT_ID",
+        ),
+        (
+            told(|told| told.tenant = "nowhere".to_owned()),
+            90_002,
+            "ENTRA_TENANT_ID",
+        ),
+        (
+            told(|told| told.organisation = "https://other.crm.dynamics.com".to_owned()),
+            500_011,
+            "DATAVERSE_URL",
+        ),
+    ] {
+        let error = told
+            .client(&twin)
+            .request(now())
+            .await
+            .err()
+            .expect("a refusal");
+        let EntraError::Refused { code, .. } = error else {
+            panic!("{error}");
+        };
+        assert_eq!(code, expected);
+        let text = error.to_string();
+        assert!(text.contains(remedy), "{text}");
+        assert!(!text.contains(&told.secret), "the secret stays out of it");
+    }
+}
+
+#[tokio::test]
+async fn a_429_a_5xx_and_a_broken_connection_are_outages() {
+    let twin = Twin::start().await.unwrap();
+    for fault in [
+        throttled("temporarily_unavailable", 9),
+        status(500, ""),
+        status(503, ""),
+        Fault::ResetBefore,
+        Fault::ResetAfterCommit,
+    ] {
+        let what = format!("{fault:?}");
+        twin.entra().fail_next(fault);
+        let error = Told::by(&twin)
+            .client(&twin)
+            .request(now())
+            .await
+            .err()
+            .expect("a failure");
+        assert!(
+            matches!(error, EntraError::Unavailable { .. }),
+            "{what}: {error}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_answer_without_a_token_is_an_outage() {
+    let twin = Twin::start().await.unwrap();
+    twin.entra().fail_next(status(200, ""));
+    let error = Told::by(&twin)
+        .client(&twin)
+        .request(now())
+        .await
+        .err()
+        .expect("a failure");
+    assert!(matches!(error, EntraError::Unavailable { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_token_is_kept_until_five_minutes_before_its_end_or_until_it_is_refused() {
+    let twin = Twin::start().await.unwrap();
+    let source = TokenSource::new(Origin::Entra(Told::by(&twin).client(&twin)));
+    let mut seen = Vec::new();
+    for seconds in [0, 3_298, 3_299, 3_300] {
+        let token = source
+            .token(now() + TimeDelta::seconds(seconds))
+            .await
+            .unwrap();
+        seen.push(token.expose_secret().to_owned());
+    }
+    assert_eq!(seen[0], seen[1]);
+    assert_ne!(seen[1], seen[2], "five minutes are left");
+    assert_eq!(seen[2], seen[3]);
+    source.forget().await;
+    let fresh = source
+        .token(now() + TimeDelta::seconds(3_301))
+        .await
+        .unwrap();
+    assert_ne!(fresh.expose_secret(), seen[3]);
+    assert_eq!(twin.entra().requests(), 3);
+}
