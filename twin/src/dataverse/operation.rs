@@ -157,7 +157,12 @@ impl Work<'_> {
             ),
             Resource::Row { set, key } => {
                 let table = set_table(&set)?;
-                let id = self.find(table, &key)?;
+                let id = match self.find(table, &key) {
+                    Err(missing) if missing.status == 404 && is_upsert(operation) => {
+                        return self.create_by_key(table, &key, operation, &options);
+                    }
+                    found => found?,
+                };
                 self.on_row(&Target { table, id }, operation, &options)
             }
             Resource::Below {
@@ -210,4 +215,9 @@ impl Work<'_> {
         });
         Ok(Answer::json(200, body))
     }
+}
+
+/// A PATCH that may create.
+fn is_upsert(operation: &Operation) -> bool {
+    operation.method == Method::PATCH && operation.header("if-match").is_none()
 }

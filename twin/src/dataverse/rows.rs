@@ -7,6 +7,7 @@ use uuid::Uuid;
 use super::operation::{Answer, Body, Operation};
 use super::options::{Expand, Options, Prefer};
 use super::org::Work;
+use super::path::Key;
 use super::payload;
 use super::read;
 use super::refusal::Refusal;
@@ -102,6 +103,35 @@ impl Work<'_> {
                 self.written(target, true, &options, &operation.prefer())
             }
         }
+    }
+
+    /// A PATCH by alternate key that found no row: one is made that has the key.
+    pub(crate) fn create_by_key(
+        &mut self,
+        table: &Table,
+        key: &Key,
+        operation: &Operation,
+        options: &Options,
+    ) -> Result<Answer, Refusal> {
+        refuse_party_writes(table, operation)?;
+        let mut body = body(table, operation)?;
+        if let (Some(fields), Key::Alternate(pairs)) = (body.as_object_mut(), key) {
+            for (name, value) in pairs {
+                let column = table.columns.get(name);
+                let value = match serde_json::from_str(value) {
+                    Ok(number) if column.is_some_and(|it| it.kind != Kind::Text) => number,
+                    _ => json!(value),
+                };
+                fields.insert(name.clone(), value);
+            }
+        }
+        let id = Uuid::new_v4();
+        self.create_by_patch(table, id, &body)?;
+        let options = Options {
+            expand: Vec::new(),
+            ..options.clone()
+        };
+        self.written(&Target { table, id }, true, &options, &operation.prefer())
     }
 
     /// A request for something below a row.

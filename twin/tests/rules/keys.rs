@@ -77,6 +77,32 @@ async fn an_alternate_key_is_unique_without_case_and_names_its_row() {
 }
 
 #[tokio::test]
+async fn a_patch_by_alternate_key_makes_a_row_that_has_the_key() {
+    let world = World::new().await;
+    let dataverse = world.twin.dataverse();
+    dataverse.add_text_column("email", "new_key", 64).unwrap();
+    dataverse.add_alternate_key("email", &["new_key"]).unwrap();
+    let by_key = "emails(new_key='007')";
+    let update_only = world
+        .request(Method::PATCH, by_key)
+        .header("If-Match", "*")
+        .json(&json!({"subject": "a"}));
+    assert_eq!(
+        world.send(update_only).await.error(),
+        error(404, "0x80060891")
+    );
+    // A key in the body counts for nothing.
+    let body = json!({"subject": "a", "new_key": "other"});
+    let id = world.patch(by_key, body).await.id();
+    assert_eq!(world.stored(id, "new_key"), "007");
+    let again = world.patch(by_key, json!({"subject": "b"})).await;
+    assert_eq!((again.id(), world.stored(id, "subject")), (id, json!("b")));
+    assert_eq!(world.get("emails(new_key='none')").await.status, 404);
+    let delete = world.request(Method::DELETE, "emails(new_key='none')");
+    assert_eq!(world.send(delete).await.error(), error(404, "0x80060891"));
+}
+
+#[tokio::test]
 async fn a_bind_must_lead_to_a_row_of_the_right_table() {
     let world = World::new().await;
     let contact = world.contact("lark@example.com");
