@@ -1,0 +1,60 @@
+//! Serves the twin until standard input closes. Prints one line of JSON: where, and with which secrets. Each line of
+//! standard input is a [`Command`] in JSON; it is answered by one line that says what Dataverse got so far.
+
+use std::error::Error;
+use std::io::{self, BufRead, Write};
+
+use serde_json::json;
+use twin::{Dataverse, Fault, Setting, Twin};
+
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Command {
+    /// One coming request gets this status, code and, if any, `Retry-After` in seconds.
+    Refuse(u16, String, Option<u64>),
+    /// One coming request loses its connection, before anything is done or after all was.
+    ResetBefore,
+    ResetAfterCommit,
+    /// A text column of a table, and an alternate key over it.
+    AddKey(String, String),
+    BareChangeSetErrors(bool),
+    Look,
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let twin = Twin::start().await?;
+    let (dataverse, nylas, entra) = (twin.dataverse(), twin.nylas(), twin.entra());
+    let started = json!({"dataverse_url": dataverse.url(), "nylas_url": nylas.url(), "nylas_api_key": nylas.api_key(),
+        "authority": entra.authority(), "tenant_id": entra.tenant_id(), "client_id": entra.client_id(),
+        "client_secret": entra.client_secret()});
+    writeln!(io::stdout(), "{started}")?;
+    for line in io::stdin().lock().lines() {
+        obey(dataverse, serde_json::from_str(&line?)?)?;
+        let dropped = dataverse.dropped().into_iter();
+        let dropped: Vec<_> = dropped.map(|it| [it.table, it.column]).collect();
+        let seen = json!({"requests": dataverse.requests().total, "dropped": dropped});
+        writeln!(io::stdout(), "{seen}")?;
+    }
+    Ok(())
+}
+
+fn obey(dataverse: &Dataverse, command: Command) -> Result<(), Box<dyn Error>> {
+    match command {
+        Command::Refuse(status, code, retry_after_seconds) => dataverse.fail_next(Fault::Status {
+            status,
+            code,
+            message: "refused on demand".to_owned(),
+            retry_after_seconds,
+        }),
+        Command::ResetBefore => dataverse.fail_next(Fault::ResetBefore),
+        Command::ResetAfterCommit => dataverse.fail_next(Fault::ResetAfterCommit),
+        Command::AddKey(table, column) => {
+            dataverse.add_text_column(&table, &column, 100)?;
+            dataverse.add_alternate_key(&table, &[&column])?;
+        }
+        Command::BareChangeSetErrors(on) => dataverse.set_setting(Setting::BareChangeSetErrors(on)),
+        Command::Look => {}
+    }
+    Ok(())
+}
