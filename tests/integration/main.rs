@@ -7,6 +7,7 @@
 //! | Is an email mapped as its golden case says? | `mapping.rs` |
 //! | Does a message in a mailbox become the right row in Dataverse, whatever happens? | `pipeline.rs` |
 //! | What does a person see who replays saved events? | `replay.rs` |
+//! | Do the compiled functions do all that, as Lambda runs them? | `end_to_end.rs` |
 //! | What do those tests run against? | `world.rs`, `tripwire.rs`, `dynamo.rs` |
 //!
 //! A test name is a sentence about behaviour. Nothing waits for time to pass, nothing sets environment variables, and whatever is
@@ -22,6 +23,7 @@
 
 mod clients;
 mod dynamo;
+mod end_to_end;
 mod ledger_contract;
 mod mapping;
 mod pipeline;

@@ -6,12 +6,16 @@
 //! | Who is on it, what does it concern, who owns it? | `people.rs` |
 //! | What is left out, and by which rule? | `policy.rs` |
 //! | What becomes of files? | `attachments.rs` |
-//! | What if a service fails, or the process dies? | `failures.rs` |
+//! | What if a service does not answer? | `outages.rs` |
+//! | What if the process dies? | `crashes.rs` |
+//! | What if something is refused for good? | `refusals.rs` |
 //! | What if the mail itself is odd? | `odd_mail.rs` |
 
 mod attachments;
+mod crashes;
 mod delivery;
-mod failures;
 mod odd_mail;
+mod outages;
 mod people;
 mod policy;
+mod refusals;

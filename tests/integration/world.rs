@@ -11,8 +11,12 @@
 //!
 //! When a world ends, it checks what must hold in every story: Dataverse silently dropped nothing that we sent, and no Message-ID has two rows.
 
+mod fates;
+mod mail;
+mod organisation;
+mod rows;
+
 use std::collections::HashSet;
-use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -21,16 +25,18 @@ use mailverse::dedupe::ledger::Ledger;
 use mailverse::dedupe::{ClaimToken, Entry, table};
 use mailverse::entra::request::EntraClient;
 use mailverse::entra::{Origin, TokenSource};
-use mailverse::ids::MessageKey;
 use mailverse::mailboxes::MailboxDirectory;
 use mailverse::nylas::NylasClient;
 use mailverse::pipeline::{Fate, Handled, Pipeline, Run, Work};
 use mailverse::secrets::SecretSource;
-use mailverse::sync_request::{SyncRequest, Trigger};
-use serde_json::{Map, Value, json};
-use twin::{Fault, Grant, Twin};
+use serde_json::Value;
+use twin::{Fault, Twin};
 use uuid::Uuid;
 
+pub(crate) use self::fates::{assert_skipped, dead, status, throttled, waiting, written};
+pub(crate) use self::mail::{created, key, mail, people, with_a_mail, work};
+use self::organisation::People;
+pub(crate) use self::rows::{PartyView, bound, id_of, to_row, unbound};
 use crate::dynamo;
 use crate::tripwire::Tripwire;
 
@@ -48,15 +54,6 @@ pub(crate) const ATTACH: &str = "POST /api/data/v9.2/activitymimeattachments HTT
 /// In the request that looks people and mails up.
 pub(crate) const LOOK_UP: &str = "GET /api/data/v9.2/systemusers?";
 
-/// The rows of the organisation.
-pub(crate) struct People {
-    pub(crate) ada: Uuid,
-    pub(crate) ben: Uuid,
-    pub(crate) carol: Uuid,
-    pub(crate) kites: Uuid,
-    pub(crate) lea: Uuid,
-}
-
 /// Everything of one test.
 pub(crate) struct World {
     pub(crate) twin: Twin,
@@ -71,13 +68,10 @@ pub(crate) struct World {
     runs: u128,
 }
 
-/// A party as a test looks at it: mask, address, and the row it is bound to.
-pub(crate) type PartyView = (i64, String, Option<(String, Uuid)>);
-
 impl World {
     pub(crate) async fn start() -> Self {
         let twin = Twin::start().await.unwrap();
-        let people = found_organisation(&twin);
+        let people = organisation::found(&twin);
         let to_dataverse = Tripwire::before(&twin.dataverse().url()).await;
         let to_nylas = Tripwire::before(&twin.nylas().url()).await;
         let database = dynamo::client(&dynamo::start().await);
@@ -209,7 +203,7 @@ impl World {
         let sent = parties
             .iter()
             .filter(|party| party["participationtypemask"].as_i64() <= Some(4));
-        sent.map(view).collect()
+        sent.map(rows::view).collect()
     }
 
     /// The attachments of the one email.
@@ -244,53 +238,6 @@ impl Drop for World {
     }
 }
 
-fn found_organisation(twin: &Twin) -> People {
-    for (id, email, provider, aliases) in [
-        (
-            ADA,
-            "ada@ours.example",
-            "google",
-            vec!["sales@ours.example"],
-        ),
-        (BEN, "ben@ours.example", "microsoft", vec![]),
-    ] {
-        twin.nylas().add_grant(Grant {
-            id: id.to_owned(),
-            email: email.to_owned(),
-            provider: provider.to_owned(),
-            aliases: aliases.into_iter().map(str::to_owned).collect(),
-            status: "valid".to_owned(),
-        });
-    }
-    let insert = |table: &str, row: Value| twin.dataverse().insert(table, row).unwrap();
-    let user = |name: &str, email: &str| {
-        insert(
-            "systemuser",
-            json!({"lastname": name, "internalemailaddress": email, "isdisabled": false}),
-        )
-    };
-    let kites = insert(
-        "account",
-        json!({"name": "Kites", "emailaddress1": "info@kites.example"}),
-    );
-    People {
-        ada: user("Ada", "ada@ours.example"),
-        ben: user("Ben", "ben@ours.example"),
-        carol: insert(
-            "contact",
-            json!({
-                "lastname": "Carol", "emailaddress1": "carol@kites.example",
-                "parentcustomerid": {"table": "account", "id": kites},
-            }),
-        ),
-        kites,
-        lea: insert(
-            "lead",
-            json!({"lastname": "Lea", "emailaddress1": "lea@prospects.example"}),
-        ),
-    }
-}
-
 fn ledger_name(number: u32) -> String {
     format!("ledger-{number}")
 }
@@ -321,138 +268,5 @@ fn connect(twin: &Twin, to_dataverse: &Tripwire, to_nylas: &Tripwire, ledger: Le
         dataverse: DataverseClient::new(http, &url(to_dataverse.url())),
         tokens: TokenSource::new(Origin::Entra(entra)),
         internal_domains: HashSet::from(["partner.example".to_owned()]),
-    }
-}
-
-/// A mail from Carol to Ada, with the Message-ID `<{id}@kites.example>`; `changes` replace or add fields, null takes one away.
-pub(crate) fn mail(id: &str, changes: &Value) -> Value {
-    let mut message = json!({
-        "id": id, "subject": "Kites for spring", "body": "<p>Two red ones, please.</p>", "date": 1_795_150_000,
-        "from": [{"name": "Carol", "email": "carol@kites.example"}],
-        "to": [{"name": "Ada", "email": "ada@ours.example"}],
-        "folders": [],
-        "headers": [{"name": "Message-ID", "value": format!("<{id}@kites.example>")}],
-    });
-    let fields = message.as_object_mut().unwrap();
-    for (name, value) in changes.as_object().unwrap() {
-        fields.insert(name.clone(), value.clone());
-    }
-    message
-}
-
-/// As Nylas lists people.
-pub(crate) fn people<S: AsRef<str>>(addresses: &[S]) -> Value {
-    addresses
-        .iter()
-        .map(|address| json!({"email": address.as_ref()}))
-        .collect()
-}
-
-/// A request for a message that Nylas said is new.
-pub(crate) fn created(grant: &str, id: &str) -> Work {
-    work(grant, id, Trigger::Created, 1)
-}
-
-pub(crate) fn work(grant: &str, id: &str, trigger: Trigger, receive_count: u32) -> Work {
-    Work {
-        request: SyncRequest {
-            key: key(grant, id),
-            trigger,
-        },
-        message: None,
-        receive_count,
-    }
-}
-
-pub(crate) fn key(grant: &str, id: &str) -> MessageKey {
-    MessageKey {
-        grant_id: grant.parse().unwrap(),
-        message_id: id.parse().unwrap(),
-    }
-}
-
-pub(crate) fn id_of(email: &Value) -> Uuid {
-    email["activityid"].as_str().unwrap().parse().unwrap()
-}
-
-fn view(party: &Value) -> PartyView {
-    let bound = party["partyid"].as_object().map(|to: &Map<String, Value>| {
-        let id = to["id"].as_str().unwrap().parse().unwrap();
-        (to["table"].as_str().unwrap().to_owned(), id)
-    });
-    (
-        party["participationtypemask"].as_i64().unwrap(),
-        party["addressused"].as_str().unwrap_or_default().to_owned(),
-        bound,
-    )
-}
-
-/// A party that is bound to a row.
-pub(crate) fn bound(mask: i64, address: &str, table: &str, id: Uuid) -> PartyView {
-    (mask, address.to_owned(), Some((table.to_owned(), id)))
-}
-
-/// A party that is an address and nothing else.
-pub(crate) fn unbound(mask: i64, address: &str) -> PartyView {
-    (mask, address.to_owned(), None)
-}
-
-/// A lookup as the twin shows it.
-pub(crate) fn to_row(table: &str, id: Uuid) -> Value {
-    json!({"table": table, "id": id})
-}
-
-/// The row of a message that is written, and what is noted with it.
-#[track_caller]
-pub(crate) fn written(fate: &Fate) -> (Uuid, Option<&str>) {
-    match fate {
-        Fate::Written { activity_id, note } => (activity_id.uuid(), note.as_deref()),
-        other => panic!("not written: {other:?}"),
-    }
-}
-
-/// How long a message waits, and why.
-#[track_caller]
-pub(crate) fn waiting(fate: &Fate) -> (Duration, &str) {
-    match fate {
-        Fate::Waiting { delay, reason } => (*delay, reason),
-        other => panic!("not waiting: {other:?}"),
-    }
-}
-
-/// Why a message is dead.
-#[track_caller]
-pub(crate) fn dead(fate: &Fate) -> &str {
-    match fate {
-        Fate::Dead { reason, .. } => reason,
-        other => panic!("not dead: {other:?}"),
-    }
-}
-
-#[track_caller]
-pub(crate) fn assert_skipped(fate: &Fate, expected: &str) {
-    match fate {
-        Fate::Skipped { rule } => assert_eq!(rule, expected),
-        other => panic!("not skipped: {other:?}"),
-    }
-}
-
-/// An answer of this status.
-pub(crate) fn status(status: u16, code: &str) -> Fault {
-    Fault::Status {
-        status,
-        code: code.to_owned(),
-        message: "as the test asked".to_owned(),
-        retry_after_seconds: None,
-    }
-}
-
-/// 429 with this `Retry-After`.
-pub(crate) fn throttled(code: &str, seconds: u64) -> Fault {
-    Fault::Status {
-        status: 429,
-        code: code.to_owned(),
-        message: "as the test asked".to_owned(),
-        retry_after_seconds: Some(seconds),
     }
 }

@@ -1,0 +1,328 @@
+//! What the functions find around them: AWS, the three services, one mailbox and a company.
+
+use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region};
+use aws_sdk_dynamodb::types::AttributeValue;
+use aws_sdk_sqs::types::{Message, MessageSystemAttributeName, QueueAttributeName};
+use mailverse::dedupe::table;
+use serde_json::{Value, json};
+use twin::{Grant, Twin};
+
+use super::canary;
+use super::events::{schedule, sqs_event};
+use super::lambda::Function;
+use super::moto::Moto;
+use crate::dynamo;
+use crate::tripwire::Tripwire;
+
+pub(super) const GRANT: &str = "grant-1";
+const TABLE: &str = "ledger";
+pub(super) const WEBHOOK_SECRET: &str = "canary-webhook-secret-90c1";
+
+/// Everything around the functions.
+pub(super) struct Cloud {
+    pub(super) twin: Twin,
+    pub(super) sqs: aws_sdk_sqs::Client,
+    pub(super) secrets: aws_sdk_secretsmanager::Client,
+    pub(super) queue: String,
+    pub(super) dead_letters: String,
+    dynamo: String,
+    /// The functions' way to DynamoDB.
+    pub(super) to_ledger: Tripwire,
+    moto: Moto,
+}
+
+impl Cloud {
+    /// Queues, an empty ledger, and the secrets as the template makes them: there, and without values.
+    pub(super) async fn start(receive_limit: u32) -> Self {
+        let twin = Twin::start().await.unwrap();
+        twin.nylas().add_grant(Grant {
+            id: GRANT.to_owned(),
+            email: "ada@ours.example".to_owned(),
+            provider: "google".to_owned(),
+            aliases: Vec::new(),
+            status: "valid".to_owned(),
+        });
+        for (table, row) in [
+            (
+                "systemuser",
+                json!({"lastname": "Ada", "internalemailaddress": "ada@ours.example", "isdisabled": false}),
+            ),
+            (
+                "contact",
+                json!({"lastname": "C", "emailaddress1": canary::ADDRESS}),
+            ),
+        ] {
+            twin.dataverse().insert(table, row).unwrap();
+        }
+        let moto = Moto::start().await;
+        let dynamo = dynamo::start().await;
+        table::create(&dynamo::client(&dynamo), TABLE)
+            .await
+            .unwrap();
+        let region = Region::from_static("eu-north-1");
+        let sqs = aws_sdk_sqs::Client::from_conf(
+            aws_sdk_sqs::Config::builder()
+                .behavior_version(BehaviorVersion::v2026_01_12())
+                .region(region.clone())
+                .credentials_provider(Credentials::for_tests())
+                .endpoint_url(&moto.endpoint)
+                .build(),
+        );
+        let secrets = aws_sdk_secretsmanager::Client::from_conf(
+            aws_sdk_secretsmanager::Config::builder()
+                .behavior_version(BehaviorVersion::v2026_01_12())
+                .region(region)
+                .credentials_provider(Credentials::for_tests())
+                .endpoint_url(&moto.endpoint)
+                .build(),
+        );
+        let dead_letters = create_queue(&sqs, "dead", &[]).await;
+        let redrive = json!({
+            "deadLetterTargetArn": "arn:aws:sqs:eu-north-1:123456789012:dead", "maxReceiveCount": receive_limit.to_string(),
+        });
+        let attributes = [
+            (QueueAttributeName::VisibilityTimeout, "300".to_owned()),
+            (QueueAttributeName::RedrivePolicy, redrive.to_string()),
+        ];
+        let queue = create_queue(&sqs, "sync", &attributes).await;
+        for name in ["webhook", "entra", "token", "nylas"] {
+            secrets.create_secret().name(name).send().await.unwrap();
+        }
+        Self {
+            twin,
+            sqs,
+            secrets,
+            queue,
+            dead_letters,
+            to_ledger: Tripwire::before(&dynamo).await,
+            dynamo,
+            moto,
+        }
+    }
+
+    /// Gives the secrets that people store their values. The token is token-refresher's.
+    pub(super) async fn store_secrets(&self) {
+        self.store("webhook", WEBHOOK_SECRET).await;
+        self.store("nylas", &self.twin.nylas().api_key()).await;
+        let credential = json!({"client_secret": self.twin.entra().client_secret()});
+        self.store("entra", &credential.to_string()).await;
+    }
+
+    pub(super) async fn store(&self, secret: &str, value: &str) {
+        let call = self
+            .secrets
+            .put_secret_value()
+            .secret_id(secret)
+            .secret_string(value);
+        call.send().await.unwrap();
+    }
+
+    pub(super) async fn stored(&self, secret: &str) -> Option<String> {
+        let found = self
+            .secrets
+            .get_secret_value()
+            .secret_id(secret)
+            .send()
+            .await;
+        found.ok().and_then(|found| found.secret_string)
+    }
+
+    /// Texts that nothing may print.
+    pub(super) async fn secret_texts(&self) -> Vec<String> {
+        let mut texts = vec![
+            WEBHOOK_SECRET.to_owned(),
+            self.twin.nylas().api_key(),
+            self.twin.entra().client_secret(),
+        ];
+        if let Some(token) = self.stored("token").await {
+            let token: Value = serde_json::from_str(&token).unwrap();
+            texts.push(token["access_token"].as_str().unwrap().to_owned());
+        }
+        texts
+    }
+
+    /// Starts a function with the settings that the template gives it, and all logs that it can write.
+    pub(super) async fn function(&self, name: &'static str) -> Function {
+        let entra = self.twin.entra();
+        let own: Vec<(&str, String)> = match name {
+            "webhook-receiver" => vec![
+                ("WEBHOOK_SECRET_ID", "webhook".to_owned()),
+                ("SYNC_QUEUE_URL", self.queue.clone()),
+            ],
+            "token-refresher" => vec![
+                ("DATAVERSE_URL", self.twin.dataverse().url()),
+                ("ENTRA_AUTHORITY", entra.authority()),
+                ("ENTRA_TENANT_ID", entra.tenant_id()),
+                ("ENTRA_CLIENT_ID", entra.client_id()),
+                ("ENTRA_SECRET_ID", "entra".to_owned()),
+                ("TOKEN_SECRET_ID", "token".to_owned()),
+            ],
+            "sync-worker" | "backfill" => vec![
+                ("DATAVERSE_URL", self.twin.dataverse().url()),
+                ("TOKEN_SECRET_ID", "token".to_owned()),
+                ("NYLAS_API_URL", self.twin.nylas().url()),
+                ("NYLAS_API_KEY_SECRET_ID", "nylas".to_owned()),
+                ("LEDGER_TABLE", TABLE.to_owned()),
+                ("SYNC_QUEUE_URL", self.queue.clone()),
+            ],
+            other => panic!("there is no function {other}"),
+        };
+        Function::start(name, &[self.aws_settings(), own].concat()).await
+    }
+
+    fn aws_settings(&self) -> Vec<(&'static str, String)> {
+        vec![
+            ("AWS_REGION", "eu-north-1".to_owned()),
+            ("AWS_ACCESS_KEY_ID", "test".to_owned()),
+            ("AWS_SECRET_ACCESS_KEY", "test".to_owned()),
+            ("AWS_EC2_METADATA_DISABLED", "true".to_owned()),
+            ("AWS_ENDPOINT_URL_SQS", self.moto.endpoint.clone()),
+            (
+                "AWS_ENDPOINT_URL_SECRETS_MANAGER",
+                self.moto.endpoint.clone(),
+            ),
+            ("AWS_ENDPOINT_URL_DYNAMODB", self.to_ledger.url().to_owned()),
+            ("RUST_LOG", "trace".to_owned()),
+        ]
+    }
+
+    /// token-refresher has run once.
+    pub(super) async fn refresh_token(&self) -> String {
+        let mut refresher = self.function("token-refresher").await;
+        refresher.succeed(schedule("2026-11-20T06:00:00Z")).await;
+        refresher.stop().await
+    }
+
+    /// Up to ten messages of a queue, as Lambda takes them.
+    pub(super) async fn receive_from(&self, queue: &str) -> Vec<Message> {
+        let call = self
+            .sqs
+            .receive_message()
+            .queue_url(queue)
+            .max_number_of_messages(10);
+        let call = call.message_system_attribute_names(MessageSystemAttributeName::All);
+        call.send().await.unwrap().messages.unwrap_or_default()
+    }
+
+    pub(super) async fn receive(&self) -> Vec<Message> {
+        self.receive_from(&self.queue).await
+    }
+
+    /// What Lambda does with a batch: one invocation, then everything that was not reported failed is deleted. The failed ones' ids.
+    pub(super) async fn work(&self, worker: &mut Function, batch: &[Message]) -> Vec<String> {
+        let response = worker.succeed(sqs_event(batch)).await;
+        let failures = response["batchItemFailures"]
+            .as_array()
+            .expect("a partial batch response");
+        let failed: Vec<String> = failures
+            .iter()
+            .map(|failure| failure["itemIdentifier"].as_str().unwrap().to_owned())
+            .collect();
+        for message in batch {
+            if !failed.contains(&message.message_id().unwrap().to_owned()) {
+                let call = self.sqs.delete_message().queue_url(&self.queue);
+                call.receipt_handle(message.receipt_handle().unwrap())
+                    .send()
+                    .await
+                    .unwrap();
+            }
+        }
+        failed
+    }
+
+    /// Makes a message visible again, as its time-out would.
+    pub(super) async fn make_visible(&self, message: &Message) {
+        let call = self.sqs.change_message_visibility().queue_url(&self.queue);
+        let call = call
+            .receipt_handle(message.receipt_handle().unwrap())
+            .visibility_timeout(0);
+        call.send().await.unwrap();
+    }
+
+    pub(super) async fn send(&self, body: &str) {
+        self.sqs
+            .send_message()
+            .queue_url(&self.queue)
+            .message_body(body)
+            .send()
+            .await
+            .unwrap();
+    }
+
+    /// Messages in the queue: visible and hidden ones.
+    pub(super) async fn queue_length(&self) -> (String, String) {
+        let (visible, hidden) = (
+            QueueAttributeName::ApproximateNumberOfMessages,
+            QueueAttributeName::ApproximateNumberOfMessagesNotVisible,
+        );
+        let call = self.sqs.get_queue_attributes().queue_url(&self.queue);
+        let call = call
+            .attribute_names(visible.clone())
+            .attribute_names(hidden.clone());
+        let attributes = call.send().await.unwrap().attributes.unwrap();
+        (attributes[&visible].clone(), attributes[&hidden].clone())
+    }
+
+    /// The whole ledger, as text.
+    pub(super) async fn ledger_text(&self) -> String {
+        let items = dynamo::client(&self.dynamo)
+            .scan()
+            .table_name(TABLE)
+            .send()
+            .await
+            .unwrap();
+        assert!(items.count > 0, "an empty ledger holds no content anyway");
+        format!("{:?}", items.items)
+    }
+
+    /// The leases of all claims run out, as if their time had passed.
+    pub(super) async fn end_leases(&self) {
+        let ledger = dynamo::client(&self.dynamo);
+        let items = ledger.scan().table_name(TABLE).send().await.unwrap();
+        for mut item in items.items.unwrap() {
+            let long_ago = AttributeValue::N("0".to_owned());
+            item.insert("lease_until_ms".to_owned(), long_ago)
+                .expect("a claim");
+            ledger
+                .put_item()
+                .table_name(TABLE)
+                .set_item(Some(item))
+                .send()
+                .await
+                .unwrap();
+        }
+    }
+
+    /// The emails in Dataverse, and the check that nothing that was sent was dropped.
+    pub(super) fn emails(&self) -> Vec<Value> {
+        assert_eq!(self.twin.dataverse().dropped(), []);
+        self.twin.dataverse().rows("email")
+    }
+
+    /// Puts the mail that all these tests are about into the mailbox; the notification about it.
+    pub(super) fn put_mail(&self, id: &str) -> Value {
+        let object = json!({
+            "id": id, "grant_id": GRANT, "object": "message", "subject": canary::SUBJECT, "body": format!("<p>{}</p>", canary::BODY),
+            "from": [{"name": canary::NAME, "email": canary::ADDRESS}], "to": [{"name": canary::NAME, "email": "ada@ours.example"}],
+            "date": 1_795_150_000, "folders": ["INBOX"], "snippet": canary::BODY,
+            "headers": [{"name": "Message-ID", "value": format!("<{id}@kites.example>")}],
+        });
+        self.twin.nylas().add_message(GRANT, object.clone());
+        json!({
+            "specversion": "1.0", "type": "message.created", "source": "/google/emails/realtime", "id": format!("notification-{id}"),
+            "time": 1_795_150_010, "webhook_delivery_attempt": 1, "data": {"application_id": "app", "object": object},
+        })
+    }
+}
+
+async fn create_queue(
+    sqs: &aws_sdk_sqs::Client,
+    name: &str,
+    attributes: &[(QueueAttributeName, String)],
+) -> String {
+    let mut call = sqs.create_queue().queue_name(name);
+    for (attribute, value) in attributes {
+        call = call.attributes(attribute.clone(), value);
+    }
+    call.send().await.unwrap().queue_url.unwrap()
+}

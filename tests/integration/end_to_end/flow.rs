@@ -1,0 +1,171 @@
+//! The way of a mail when all is well, from the webhook or from the schedule to the row.
+
+use std::io::Write;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use serde_json::{Value, json};
+
+use super::canary::{self, assert_silent};
+use super::cloud::{Cloud, GRANT};
+use super::events::{delivery, http_event, schedule, signature};
+
+/// What is on the queue for a message.
+fn request(id: &str) -> Value {
+    json!({"version": 1, "grant_id": GRANT, "message_id": id, "trigger": "created"})
+}
+
+#[tokio::test]
+async fn a_signed_notification_becomes_a_completed_email_once_and_leaves_no_content_on_its_way() {
+    let cloud = Cloud::start(10).await;
+    let mut receiver = cloud.function("webhook-receiver").await;
+
+    // Nylas asks before anybody can have the secret that it will sign with.
+    let challenge = http_event("GET", "challenge=a%20b%2Bc", &[], b"", false);
+    let answer = receiver.succeed(challenge).await;
+    assert_eq!(
+        (&answer["statusCode"], &answer["body"]),
+        (&json!(200), &json!("a b+c"))
+    );
+    assert_eq!(answer["headers"]["content-length"], "5");
+    let notification = cloud.put_mail("m1");
+    assert_eq!(
+        receiver.succeed(delivery(&notification)).await["statusCode"],
+        503
+    );
+
+    cloud.store_secrets().await;
+    let refresher_printed = cloud.refresh_token().await;
+    let token: Value = serde_json::from_str(&cloud.stored("token").await.unwrap()).unwrap();
+    assert!(
+        token["access_token"].is_string() && token["expires_at"].is_i64(),
+        "{token}"
+    );
+
+    // Nylas delivers at least once.
+    let mut queued = String::new();
+    let mut worker = cloud.function("sync-worker").await;
+    for round in 1..=2 {
+        let answer = receiver.succeed(delivery(&notification)).await;
+        assert_eq!(
+            (&answer["statusCode"], &answer["body"]),
+            (&json!(200), &json!("ok"))
+        );
+        let batch = cloud.receive().await;
+        assert_eq!(batch.len(), 1, "round {round}");
+        let body = batch[0].body().unwrap();
+        assert_eq!(
+            serde_json::from_str::<Value>(body).unwrap(),
+            request("m1"),
+            "ids and nothing else"
+        );
+        queued.push_str(&format!("{:?}", batch[0]));
+        assert_eq!(cloud.work(&mut worker, &batch).await, [""; 0]);
+        assert_eq!(cloud.queue_length().await, ("0".to_owned(), "0".to_owned()));
+    }
+
+    let emails = cloud.emails();
+    assert_eq!(emails.len(), 1, "{emails:#?}");
+    let email = &emails[0];
+    assert_eq!(
+        (&email["statecode"], &email["statuscode"]),
+        (&json!(1), &json!(4))
+    );
+    assert_eq!(email["subject"], canary::SUBJECT);
+    assert_eq!(email["description"], format!("<p>{}</p>", canary::BODY));
+    assert_eq!(email["regardingobjectid"]["table"], "contact");
+    let id = email["activityid"].as_str().unwrap().parse().unwrap();
+    let parties: Vec<(Value, Value, Value)> = cloud
+        .twin
+        .dataverse()
+        .parties(id)
+        .iter()
+        .filter(|party| party["participationtypemask"].as_i64() <= Some(4))
+        .map(|party| {
+            let of = |name: &str| party[name].clone();
+            (
+                of("participationtypemask"),
+                of("addressused"),
+                party["partyid"]["table"].clone(),
+            )
+        })
+        .collect();
+    let expected = [
+        (json!(1), json!(canary::ADDRESS), json!("contact")),
+        (json!(2), json!("ada@ours.example"), json!("systemuser")),
+    ];
+    assert_eq!(parties, expected);
+
+    let secrets = cloud.secret_texts().await;
+    assert_eq!(secrets.len(), 4);
+    let worker_printed = worker.stop().await;
+    assert!(
+        worker_printed.contains("message settled"),
+        "the log is where it should be:\n{worker_printed}"
+    );
+    assert_silent("the receiver's output", &receiver.stop().await, &secrets);
+    assert_silent("the worker's output", &worker_printed, &secrets);
+    assert_silent("the refresher's output", &refresher_printed, &secrets);
+    assert_silent("the queue", &queued, &secrets);
+    assert_silent("the ledger", &cloud.ledger_text().await, &secrets);
+}
+
+#[tokio::test]
+async fn a_packed_notification_is_verified_as_it_came() {
+    let cloud = Cloud::start(10).await;
+    cloud.store_secrets().await;
+    let mut receiver = cloud.function("webhook-receiver").await;
+    let mut packed = GzEncoder::new(Vec::new(), Compression::default());
+    packed
+        .write_all(cloud.put_mail("m1").to_string().as_bytes())
+        .unwrap();
+    let packed = packed.finish().unwrap();
+    let headers = [
+        ("content-encoding", "gzip"),
+        ("x-nylas-signature", &signature(&packed)),
+    ];
+    let answer = receiver
+        .succeed(http_event("POST", "", &headers, &packed, true))
+        .await;
+    assert_eq!(answer["statusCode"], 200);
+    let batch = cloud.receive().await;
+    assert_eq!(
+        serde_json::from_str::<Value>(batch[0].body().unwrap()).unwrap(),
+        request("m1")
+    );
+}
+
+#[tokio::test]
+async fn the_schedule_finds_a_message_whose_webhook_was_lost_and_writes_none_twice() {
+    let cloud = Cloud::start(10).await;
+    cloud.store_secrets().await;
+    cloud.refresh_token().await;
+    // One came by webhook, 60 only lie in the mailbox: more than a page.
+    cloud.put_mail("m0");
+    cloud.send(&request("m0").to_string()).await;
+    let mut worker = cloud.function("sync-worker").await;
+    assert_eq!(
+        cloud.work(&mut worker, &cloud.receive().await).await,
+        [""; 0]
+    );
+    for n in 1..=60 {
+        cloud.put_mail(&format!("m{n}"));
+    }
+    let mut backfill = cloud.function("backfill").await;
+    for round in 1..=2 {
+        let outcome = backfill.succeed(schedule("2026-11-20T06:00:00Z")).await;
+        let expected = json!({
+            "mailboxes": 1, "failed_mailboxes": 0, "listed": 61, "written": 61, "skipped": 0, "waiting": 0, "dead": 0, "cut_short": false,
+        });
+        assert_eq!(outcome, expected, "round {round}");
+        assert_eq!(cloud.emails().len(), 61);
+    }
+    assert_eq!(cloud.queue_length().await, ("0".to_owned(), "0".to_owned()));
+    // A day later they are out of the window.
+    let outcome = backfill.succeed(schedule("2026-11-21T06:00:00Z")).await;
+    assert_eq!(outcome["listed"], 0);
+    let secrets = cloud.secret_texts().await;
+    assert_silent("the backfill's output", &backfill.stop().await, &secrets);
+    assert_silent("the worker's output", &worker.stop().await, &secrets);
+    assert_silent("the ledger", &cloud.ledger_text().await, &secrets);
+}

@@ -1,0 +1,48 @@
+//! SQS and Secrets Manager: moto, as a process that ends with the test.
+
+use std::path::Path;
+use std::process::Stdio;
+
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+/// SQS and Secrets Manager, until it is dropped.
+pub(super) struct Moto {
+    pub(super) endpoint: String,
+    _process: Child,
+}
+
+impl Moto {
+    pub(super) async fn start() -> Self {
+        let server = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.venv/bin/moto_server");
+        assert!(
+            server.exists(),
+            "{} is missing: `make test` sets it up, or `make .venv/ready`",
+            server.display()
+        );
+        let mut process = Command::new(server)
+            .args(["-H", "127.0.0.1", "-p", "0"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(process.stderr.take().unwrap()).lines();
+        let mut seen = String::new();
+        let endpoint = loop {
+            let line = lines.next_line().await.unwrap();
+            let line = line.unwrap_or_else(|| panic!("moto did not start:\n{seen}"));
+            if let Some((_, address)) = line.split_once("Running on ") {
+                break address.trim().to_owned();
+            }
+            seen.push_str(&line);
+        };
+        // Nobody reads its log, and it must not wait for somebody who does.
+        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        Self {
+            endpoint,
+            _process: process,
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! Who may work on a message.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use futures_util::future::join_all;
+use mailverse::dedupe::{Claim, Entry, LEASE, State};
+
+use super::{
+    Bench, activity, contract, dead, internal, key, key_of, now, released, skipped, worker, written,
+};
+
+contract! {
+    the_first_claim_wins_and_is_the_first_attempt
+    a_message_that_nobody_claimed_has_no_item
+    a_second_claim_loses_and_learns_until_when_the_first_one_holds
+    a_claim_holds_until_the_last_millisecond_of_its_lease
+    a_lease_that_ran_out_is_taken_over
+    a_repeated_claim_of_the_same_worker_wins_again
+    a_released_message_is_free_at_once
+    a_written_or_dead_message_is_final
+    a_message_skipped_for_its_place_is_claimed_again_only_when_it_changed
+    a_message_skipped_for_its_people_stays_skipped
+    of_many_racers_one_wins_a_new_message
+    of_many_racers_one_takes_over_a_lease_that_ran_out
+    messages_differ_by_mailbox_and_by_letter_case
+    the_longest_id_has_an_item
+}
+
+async fn the_first_claim_wins_and_is_the_first_attempt(bench: Bench) {
+    assert_eq!(bench.claim(worker(1), now()).await, Claim::Won);
+    let expected = Entry {
+        state: State::Waiting,
+        held: Some((worker(1), now() + LEASE)),
+        attempts: 1,
+        reason: None,
+        activity_id: None,
+    };
+    assert_eq!(bench.entry().await, expected);
+}
+
+async fn a_message_that_nobody_claimed_has_no_item(bench: Bench) {
+    assert_eq!(bench.ledger.entry(&key()).await.unwrap(), None);
+}
+
+async fn a_second_claim_loses_and_learns_until_when_the_first_one_holds(bench: Bench) {
+    // Milliseconds, because a lease that is read back coarser than it was written would end early.
+    let began = now() + TimeDelta::milliseconds(137);
+    bench.claim(worker(1), began).await;
+    let lost = bench.claim(worker(2), began + TimeDelta::seconds(5)).await;
+    assert_eq!(lost, Claim::HeldUntil(began + LEASE));
+    let entry = bench.entry().await;
+    assert_eq!(
+        (entry.held, entry.attempts),
+        (Some((worker(1), began + LEASE)), 1),
+        "the loser changed nothing"
+    );
+}
+
+async fn a_claim_holds_until_the_last_millisecond_of_its_lease(bench: Bench) {
+    bench.claim(worker(1), now()).await;
+    let late = now() + LEASE - TimeDelta::milliseconds(1);
+    assert_eq!(
+        bench.claim(worker(2), late).await,
+        Claim::HeldUntil(now() + LEASE)
+    );
+}
+
+async fn a_lease_that_ran_out_is_taken_over(bench: Bench) {
+    bench.claim(worker(1), now()).await;
+    assert_eq!(bench.claim(worker(2), now() + LEASE).await, Claim::Won);
+    let entry = bench.entry().await;
+    assert_eq!(entry.held, Some((worker(2), now() + LEASE + LEASE)));
+    assert_eq!(entry.attempts, 2);
+}
+
+async fn a_released_message_is_free_at_once(bench: Bench) {
+    bench.settled(&released()).await;
+    let entry = bench.entry().await;
+    assert_eq!((entry.state, entry.held), (State::Waiting, None));
+    assert_eq!(
+        entry.reason.as_deref(),
+        Some("dataverse throttled the call")
+    );
+    // The queue decides when it comes back; the ledger does not stand in the way before.
+    assert_eq!(bench.claim(worker(2), now()).await, Claim::Won);
+    assert_eq!(bench.entry().await.attempts, 2);
+}
+
+async fn a_repeated_claim_of_the_same_worker_wins_again(bench: Bench) {
+    bench.claim(worker(1), now()).await;
+    let later = now() + TimeDelta::seconds(1);
+    assert_eq!(bench.claim(worker(1), later).await, Claim::Won);
+    assert_eq!(bench.entry().await.held, Some((worker(1), later + LEASE)));
+    bench.settle(worker(1), &written()).await.unwrap();
+}
+
+async fn a_written_or_dead_message_is_final(bench: Bench) {
+    bench.settled(&written()).await;
+    let far = now() + TimeDelta::days(365);
+    let settled = Entry {
+        state: State::Written,
+        held: None,
+        attempts: 1,
+        reason: Some("left out: date".to_owned()),
+        activity_id: Some(activity()),
+    };
+    for claim in [
+        bench.claim(worker(2), far).await,
+        bench.revisit(worker(2), far).await,
+    ] {
+        assert_eq!(claim, Claim::Settled(settled.clone()));
+    }
+
+    let other = key_of("grant-1", "message-2");
+    bench
+        .ledger
+        .claim(&other, worker(1), now(), LEASE, false)
+        .await
+        .unwrap();
+    bench
+        .ledger
+        .settle(&other, worker(1), now(), &dead())
+        .await
+        .unwrap();
+    for revisit in [false, true] {
+        let claim = bench
+            .ledger
+            .claim(&other, worker(2), far, LEASE, revisit)
+            .await
+            .unwrap();
+        let Claim::Settled(entry) = claim else {
+            panic!("a dead message was given out: {claim:?}");
+        };
+        assert_eq!(
+            (entry.state, entry.reason.as_deref()),
+            (State::Dead, Some("0x80044331"))
+        );
+    }
+}
+
+async fn a_message_skipped_for_its_place_is_claimed_again_only_when_it_changed(bench: Bench) {
+    bench.settled(&skipped()).await;
+    let Claim::Settled(entry) = bench.claim(worker(2), now()).await else {
+        panic!("a skipped message was given out unchanged");
+    };
+    assert_eq!(
+        (entry.state, entry.reason.as_deref()),
+        (State::Skipped, Some("spam"))
+    );
+    assert_eq!(bench.revisit(worker(2), now()).await, Claim::Won);
+    // From then on it is a claim like any other.
+    assert_eq!(
+        bench.revisit(worker(3), now()).await,
+        Claim::HeldUntil(now() + LEASE)
+    );
+}
+
+async fn a_message_skipped_for_its_people_stays_skipped(bench: Bench) {
+    bench.settled(&internal()).await;
+    for claim in [
+        bench.claim(worker(2), now()).await,
+        bench.revisit(worker(2), now()).await,
+    ] {
+        assert!(matches!(claim, Claim::Settled(_)), "{claim:?}");
+    }
+    assert_eq!(bench.entry().await.attempts, 1);
+}
+
+async fn of_many_racers_one_wins_a_new_message(bench: Bench) {
+    race(&bench, now()).await;
+}
+
+async fn of_many_racers_one_takes_over_a_lease_that_ran_out(bench: Bench) {
+    bench.claim(worker(90), now()).await;
+    race(&bench, now() + LEASE).await;
+}
+
+async fn race(bench: &Bench, at: DateTime<Utc>) {
+    let claims = join_all((1..=32).map(|n| bench.claim(worker(n), at))).await;
+    let winners: Vec<usize> = (0..32).filter(|n| claims[*n] == Claim::Won).collect();
+    assert_eq!(winners.len(), 1, "winners: {winners:?}");
+    let losers = claims
+        .iter()
+        .filter(|claim| **claim == Claim::HeldUntil(at + LEASE));
+    assert_eq!(losers.count(), 31);
+    let winner = worker(winners[0] as u128 + 1);
+    assert_eq!(bench.entry().await.held, Some((winner, at + LEASE)));
+}
+
+async fn messages_differ_by_mailbox_and_by_letter_case(bench: Bench) {
+    for key in [
+        key_of("grant-1", "AAMkAD="),
+        key_of("grant-1", "AAMkad="),
+        key_of("grant-2", "AAMkAD="),
+        key_of("grant-1", "AAMkAD=#"),
+    ] {
+        let claim = bench
+            .ledger
+            .claim(&key, worker(1), now(), LEASE, false)
+            .await
+            .unwrap();
+        assert_eq!(claim, Claim::Won);
+        let entry = bench.ledger.entry(&key).await.unwrap().unwrap();
+        assert_eq!(entry.attempts, 1, "{key} was somebody else's");
+    }
+}
+
+async fn the_longest_id_has_an_item(bench: Bench) {
+    let key = key_of(&"g".repeat(1_000), &"ä".repeat(500));
+    let claim = bench
+        .ledger
+        .claim(&key, worker(1), now(), LEASE, false)
+        .await
+        .unwrap();
+    assert_eq!(claim, Claim::Won);
+}

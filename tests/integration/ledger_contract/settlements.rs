@@ -1,0 +1,200 @@
+//! What is kept when a claim ends, and what is not.
+
+use std::collections::{BTreeSet, HashMap};
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use mailverse::dedupe::ledger::{Ledger, LedgerError, Settlement};
+use mailverse::dedupe::{Entry, LEASE, State, table};
+
+use super::{
+    Bench, TABLE, activity, contract, dead, item_key, key, now, released, skipped, worker, written,
+};
+
+contract! {
+    a_worker_that_lost_its_claim_cannot_finish
+    a_claim_that_is_finished_cannot_be_finished_again
+    what_was_never_claimed_cannot_be_settled
+    a_settlement_is_kept_with_its_reason_and_row
+    a_long_reason_is_cut_on_a_character
+    only_what_is_settled_for_good_may_expire
+    an_item_holds_the_documented_attributes_and_no_others
+    an_item_that_this_build_cannot_read_is_left_alone
+    a_table_that_is_missing_is_an_outage_and_not_a_lost_claim
+    a_table_that_is_there_stays
+}
+
+async fn a_worker_that_lost_its_claim_cannot_finish(bench: Bench) {
+    bench.claim(worker(1), now()).await;
+    bench.claim(worker(2), now() + LEASE).await;
+    for settlement in [written(), skipped(), dead(), released()] {
+        let late = bench.settle(worker(1), &settlement).await;
+        assert!(
+            matches!(late, Err(LedgerError::ClaimLost)),
+            "{settlement:?}"
+        );
+    }
+    assert_eq!(
+        bench.entry().await.held,
+        Some((worker(2), now() + LEASE + LEASE)),
+        "the successor's claim stands"
+    );
+    bench.settle(worker(2), &written()).await.unwrap();
+}
+
+async fn a_claim_that_is_finished_cannot_be_finished_again(bench: Bench) {
+    bench.settled(&written()).await;
+    let again = bench.settle(worker(90), &dead()).await;
+    assert!(matches!(again, Err(LedgerError::ClaimLost)));
+    assert_eq!(bench.entry().await.state, State::Written);
+}
+
+async fn what_was_never_claimed_cannot_be_settled(bench: Bench) {
+    let settled = bench.settle(worker(1), &written()).await;
+    assert!(matches!(settled, Err(LedgerError::ClaimLost)));
+    assert_eq!(bench.ledger.entry(&key()).await.unwrap(), None);
+}
+
+async fn a_settlement_is_kept_with_its_reason_and_row(bench: Bench) {
+    bench.settled(&released()).await;
+    bench.settled(&written()).await;
+    let expected = Entry {
+        state: State::Written,
+        held: None,
+        attempts: 2,
+        reason: Some("left out: date".to_owned()),
+        activity_id: Some(activity()),
+    };
+    assert_eq!(bench.entry().await, expected);
+    assert!(
+        !bench.item().await.contains_key("retry_at_ms"),
+        "what is written is not retried"
+    );
+}
+
+async fn a_long_reason_is_cut_on_a_character(bench: Bench) {
+    // 'ä' has two bytes and the limit of 500 falls into the middle of one.
+    let reason = format!("x{}", "ä".repeat(400));
+    bench
+        .settled(&Settlement::Dead {
+            reason: reason.clone(),
+        })
+        .await;
+    let kept = bench.entry().await.reason.unwrap();
+    assert!(
+        reason.starts_with(&kept) && kept.len() == 499,
+        "{} bytes",
+        kept.len()
+    );
+}
+
+async fn only_what_is_settled_for_good_may_expire(bench: Bench) {
+    let expires = |item: &HashMap<String, AttributeValue>| {
+        let seconds = item
+            .get("expires_at")?
+            .as_n()
+            .unwrap()
+            .parse::<i64>()
+            .unwrap();
+        Some(seconds - now().timestamp())
+    };
+    bench.claim(worker(90), now()).await;
+    assert_eq!(expires(&bench.item().await), None, "claimed");
+    bench.settle(worker(90), &released()).await.unwrap();
+    assert_eq!(expires(&bench.item().await), None, "released");
+    bench.settled(&skipped()).await;
+    let kept = expires(&bench.item().await).expect("skipped");
+    assert!(
+        kept >= 365 * 86_400,
+        "longer than a year of history: {kept} s"
+    );
+    bench.revisit(worker(90), now()).await;
+    assert_eq!(expires(&bench.item().await), None, "claimed again");
+    bench.settle(worker(90), &written()).await.unwrap();
+    assert_eq!(expires(&bench.item().await), Some(kept), "written");
+
+    bench
+        .client
+        .delete_item()
+        .table_name(TABLE)
+        .set_key(Some(item_key()))
+        .send()
+        .await
+        .unwrap();
+    bench.settled(&dead()).await;
+    assert_eq!(
+        expires(&bench.item().await),
+        None,
+        "dead waits for a person"
+    );
+}
+
+async fn an_item_holds_the_documented_attributes_and_no_others(bench: Bench) {
+    let names = |item: HashMap<String, AttributeValue>| item.into_keys().collect::<BTreeSet<_>>();
+    let expected = |more: &[&str]| {
+        let always = ["pk", "sk", "state", "attempts", "changed_at_ms"];
+        always
+            .iter()
+            .chain(more)
+            .map(|name| (*name).to_owned())
+            .collect::<BTreeSet<_>>()
+    };
+    bench.claim(worker(90), now()).await;
+    assert_eq!(
+        names(bench.item().await),
+        expected(&["claim_token", "lease_until_ms"])
+    );
+    bench.settle(worker(90), &released()).await.unwrap();
+    assert_eq!(
+        names(bench.item().await),
+        expected(&["reason", "retry_at_ms"])
+    );
+    bench.settled(&written()).await;
+    assert_eq!(
+        names(bench.item().await),
+        expected(&["reason", "activity_id", "expires_at"])
+    );
+}
+
+async fn an_item_that_this_build_cannot_read_is_left_alone(bench: Bench) {
+    let mut item = item_key();
+    item.insert("state".to_owned(), AttributeValue::S("parked".to_owned()));
+    bench
+        .client
+        .put_item()
+        .table_name(TABLE)
+        .set_item(Some(item.clone()))
+        .send()
+        .await
+        .unwrap();
+    let claim = bench
+        .ledger
+        .claim(&key(), worker(1), now(), LEASE, true)
+        .await;
+    assert!(
+        matches!(claim, Err(LedgerError::Unavailable(_))),
+        "{claim:?}"
+    );
+    assert!(bench.ledger.entry(&key()).await.is_err());
+    assert_eq!(bench.item().await, item);
+}
+
+async fn a_table_that_is_missing_is_an_outage_and_not_a_lost_claim(bench: Bench) {
+    let ledger = Ledger::new(bench.client, "another".to_owned());
+    let claim = ledger.claim(&key(), worker(1), now(), LEASE, false).await;
+    assert!(
+        matches!(claim, Err(LedgerError::Unavailable(_))),
+        "{claim:?}"
+    );
+    let settled = ledger.settle(&key(), worker(1), now(), &written()).await;
+    assert!(
+        matches!(settled, Err(LedgerError::Unavailable(_))),
+        "{settled:?}"
+    );
+    assert!(ledger.entry(&key()).await.is_err());
+}
+
+async fn a_table_that_is_there_stays(bench: Bench) {
+    bench.settled(&written()).await;
+    table::create(&bench.client, TABLE).await.unwrap();
+    assert_eq!(bench.entry().await.state, State::Written);
+}

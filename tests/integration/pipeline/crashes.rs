@@ -1,0 +1,134 @@
+//! What if the process dies, or somebody else was faster?
+
+use mailverse::dedupe::{Claim, ClaimToken, LEASE};
+use serde_json::json;
+use twin::Fault;
+use uuid::Uuid;
+
+use crate::world::{
+    ADA, CREATE, UPDATE, World, created, id_of, key, mail, to_row, waiting, with_a_mail, written,
+};
+
+#[tokio::test]
+async fn a_crash_between_write_and_settle_leaves_one_row() {
+    let mut world = with_a_mail().await;
+    let first = world.deliver_one(ADA, "m1").await;
+    world.lose_ledger().await;
+    let again = world.deliver_one(ADA, "m1").await;
+    assert_eq!(
+        written(&again),
+        (written(&first).0, Some("was there already"))
+    );
+    world.email();
+}
+
+#[tokio::test]
+async fn an_open_row_that_a_crash_left_is_completed() {
+    let mut world = with_a_mail().await;
+    let message = world.twin.nylas().message(ADA, "m1").unwrap();
+    let message = mailverse::nylas::wire::message(&ADA.parse().unwrap(), &message).unwrap();
+    let id = message.activity_id();
+    world.insert("email", json!({"activityid": id, "subject": "Kites for spring", "messageid": "<m1@kites.example>", "directioncode": false}));
+    assert_eq!(
+        written(&world.deliver_one(ADA, "m1").await),
+        (id.uuid(), None)
+    );
+    let email = world.email();
+    assert_eq!(
+        (&email["statecode"], &email["statuscode"]),
+        (&json!(1), &json!(4))
+    );
+}
+
+#[tokio::test]
+async fn a_ledger_that_fails_after_the_write_costs_a_second_look() {
+    let mut world = with_a_mail().await;
+    world.before_dataverse_gets(CREATE, world.drop_ledger());
+    waiting(&world.deliver_one(ADA, "m1").await);
+    world.lose_ledger().await;
+    let fate = world.deliver_one(ADA, "m1").await;
+    assert_eq!(
+        written(&fate),
+        (id_of(&world.email()), Some("was there already"))
+    );
+}
+
+#[tokio::test]
+async fn a_worker_that_overran_its_lease_does_not_overwrite_its_successor() {
+    let mut world = with_a_mail().await;
+    let successor = ClaimToken::new(Uuid::from_u128(999));
+    let (ledger, at) = (world.pipeline.ledger.clone(), world.now + LEASE);
+    world.before_dataverse_gets(CREATE, async move {
+        let claim = ledger
+            .claim(&key(ADA, "m1"), successor, at, LEASE, false)
+            .await;
+        assert_eq!(claim.unwrap(), Claim::Won);
+    });
+    let fate = world.deliver_one(ADA, "m1").await;
+    assert_eq!(waiting(&fate).1, "another worker took the message over");
+    let entry = world.entry(ADA, "m1").await.unwrap();
+    assert_eq!(
+        entry.held,
+        Some((successor, at + LEASE)),
+        "the successor's claim stands"
+    );
+    // The successor dies; whoever comes next finds the row.
+    world.later(LEASE + LEASE);
+    let fate = world.deliver_one(ADA, "m1").await;
+    assert_eq!(
+        written(&fate),
+        (id_of(&world.email()), Some("was there already"))
+    );
+}
+
+#[tokio::test]
+async fn a_row_of_server_side_sync_that_changed_meanwhile_is_looked_at_again() {
+    let mut world = with_a_mail().await;
+    let theirs = world.insert(
+        "email",
+        json!({"subject": "x", "messageid": "<m1@kites.example>", "statecode": 1, "statuscode": 4}),
+    );
+    let dataverse = world.twin.dataverse().url();
+    let token = world.twin.entra().issue_token(&dataverse, 600);
+    let account = format!("/accounts({})", world.people.kites);
+    world.before_dataverse_gets(UPDATE, async move {
+        let call =
+            reqwest::Client::new().patch(format!("{dataverse}/api/data/v9.2/emails({theirs})"));
+        let call = call
+            .bearer_auth(token)
+            .header("OData-Version", "4.0")
+            .header("OData-MaxVersion", "4.0");
+        let body = json!({"regardingobjectid_account_email@odata.bind": account});
+        let answer = call.json(&body).send().await.unwrap();
+        assert_eq!(answer.status(), 204, "{}", answer.text().await.unwrap());
+    });
+    let fate = world.deliver_one(ADA, "m1").await;
+    assert!(
+        waiting(&fate).1.starts_with("dataverse changed in between"),
+        "{fate:?}"
+    );
+    assert_eq!(written(&world.deliver_one(ADA, "m1").await).0, theirs);
+    assert_eq!(
+        world.email()["regardingobjectid"],
+        to_row("account", world.people.kites),
+        "what the other client chose stays"
+    );
+}
+
+#[tokio::test]
+async fn a_lost_answer_to_a_batch_of_writes_leaves_one_row_for_each_mail() {
+    let mut world = World::start().await;
+    let ids = ["m1", "m2", "m3"];
+    for id in ids {
+        world.put(ADA, mail(id, &json!({})));
+    }
+    world.fail_dataverse_at(CREATE, Fault::ResetAfterCommit);
+    let work = || ids.map(|id| created(ADA, id)).into_iter().collect();
+    for done in world.run(work()).await {
+        waiting(&done.fate);
+    }
+    for done in world.run(work()).await {
+        assert_eq!(written(&done.fate).1, Some("was there already"));
+    }
+    assert_eq!(world.emails().len(), 3);
+}

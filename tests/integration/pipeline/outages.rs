@@ -1,0 +1,207 @@
+//! What if a service does not answer, or asks for time?
+
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use mailverse::dedupe::State;
+use mailverse::pipeline::Fate;
+use mailverse::sync_request::Trigger;
+use serde_json::json;
+use twin::Fault;
+
+use crate::world::{
+    ADA, BEN, CREATE, LOOK_UP, World, dead, id_of, mail, people, status, throttled, waiting,
+    with_a_mail, work, written,
+};
+
+/// First step of the backoff, in seconds.
+const FIRST_STEP: u64 = 30;
+
+/// A message waits, is free in the ledger, and the next run writes it as one completed row.
+async fn waits_and_is_then_written(mut world: World, seconds: u64, what: &str) {
+    let fate = world.deliver_one(ADA, "m1").await;
+    assert_eq!(waiting(&fate).0.as_secs(), seconds, "{what}");
+    let entry = world.entry(ADA, "m1").await.expect("an item");
+    assert_eq!((entry.state, entry.held), (State::Waiting, None), "{what}");
+    assert_eq!(entry.reason.as_deref(), fate.reason(), "{what}");
+    let fate = world.deliver_one(ADA, "m1").await;
+    let email = world.email();
+    assert_eq!(written(&fate).0, id_of(&email), "{what}");
+    assert_eq!(email["statecode"], 1, "{what}");
+}
+
+#[tokio::test]
+async fn an_outage_of_dataverse_costs_time_and_no_second_row() {
+    for request in [LOOK_UP, CREATE] {
+        for fault in [
+            status(503, ""),
+            status(500, "0x80044150"),
+            Fault::ResetBefore,
+            Fault::ResetAfterCommit,
+        ] {
+            let what = format!("{fault:?} at {request}");
+            let world = with_a_mail().await;
+            world.fail_dataverse_at(request, fault);
+            waits_and_is_then_written(world, FIRST_STEP, &what).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_outage_of_nylas_costs_time() {
+    for request in [
+        "/messages/m1?",
+        "/v3/grants?",
+        "/v3/grants/grant-ada?expose_aliases",
+        "/folders?",
+    ] {
+        for fault in [
+            status(504, "provider_error"),
+            Fault::ResetBefore,
+            Fault::ResetAfterCommit,
+        ] {
+            let what = format!("{fault:?} at {request}");
+            let world = with_a_mail().await;
+            world.fail_nylas_at(request, fault);
+            waits_and_is_then_written(world, FIRST_STEP, &what).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn retry_after_of_dataverse_is_a_floor() {
+    for request in [LOOK_UP, CREATE] {
+        let world = with_a_mail().await;
+        world.fail_dataverse_at(request, throttled("0x80072322", 77));
+        waits_and_is_then_written(world, 77, request).await;
+    }
+}
+
+#[tokio::test]
+async fn retry_after_of_nylas_is_a_floor() {
+    let world = with_a_mail().await;
+    world.fail_nylas_at("/messages/m1?", throttled("rate_limit_error", 41));
+    waits_and_is_then_written(world, 41, "nylas").await;
+}
+
+#[tokio::test]
+async fn an_outage_of_entra_costs_time() {
+    for fault in [status(503, "temporarily_unavailable"), Fault::ResetBefore] {
+        let world = with_a_mail().await;
+        let what = format!("{fault:?}");
+        world.twin.entra().fail_next(fault);
+        waits_and_is_then_written(world, FIRST_STEP, &what).await;
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_dataverse_no_longer_takes_is_replaced_for_the_next_try() {
+    for request in [LOOK_UP, CREATE] {
+        let mut world = with_a_mail().await;
+        world.put(ADA, mail("m0", &json!({})));
+        world.deliver_one(ADA, "m0").await;
+        let entra = world.twin.entra().clone();
+        world.before_dataverse_gets(request, async move { entra.revoke_all() });
+        let fate = world.deliver_one(ADA, "m1").await;
+        assert_eq!(
+            waiting(&fate),
+            (
+                Duration::from_secs(FIRST_STEP),
+                "dataverse refused the token"
+            )
+        );
+        assert_eq!(
+            world.twin.entra().requests(),
+            1,
+            "the first one was kept until now"
+        );
+        written(&world.deliver_one(ADA, "m1").await);
+        assert_eq!(world.emails().len(), 2);
+    }
+}
+
+#[tokio::test]
+async fn a_token_is_renewed_before_its_end() {
+    let mut world = with_a_mail().await;
+    world.put(ADA, mail("m2", &json!({})));
+    world.deliver_one(ADA, "m1").await;
+    world.later(TimeDelta::seconds(3_599 - 299));
+    written(&world.deliver_one(ADA, "m2").await);
+    assert_eq!(world.twin.entra().requests(), 2);
+}
+
+#[tokio::test]
+async fn a_ledger_that_does_not_answer_stops_everything_before_it_begins() {
+    let mut world = with_a_mail().await;
+    world.drop_ledger().await;
+    let fate = world.deliver_one(ADA, "m1").await;
+    let (delay, reason) = waiting(&fate);
+    assert_eq!(delay.as_secs(), FIRST_STEP);
+    assert!(reason.starts_with("the ledger did not answer"), "{reason}");
+    assert_eq!(world.twin.nylas().requests(), 0);
+    assert!(world.emails().is_empty());
+}
+
+#[tokio::test]
+async fn a_mailbox_whose_grant_expired_waits_and_the_others_go_on() {
+    let mut world = World::start().await;
+    world.put(ADA, mail("m1", &json!({})));
+    world.put(
+        BEN,
+        mail("m2", &json!({"to": people(&["ben@ours.example"])})),
+    );
+    world.twin.nylas().set_grant_status(BEN, "invalid");
+    let fates = world.deliver(&[(ADA, "m1"), (BEN, "m2")]).await;
+    written(&fates[0]);
+    let (delay, reason) = waiting(&fates[1]);
+    assert_eq!(delay.as_secs(), 6 * 3_600, "somebody has to sign in");
+    assert!(reason.contains("check the grant's status"), "{reason}");
+    world.twin.nylas().set_grant_status(BEN, "valid");
+    written(&world.deliver_one(BEN, "m2").await);
+}
+
+#[tokio::test]
+async fn the_backoff_grows_with_each_delivery_and_the_last_one_is_dead() {
+    let mut world = with_a_mail().await;
+    for (receive_count, seconds) in [(1, 30), (2, 120), (3, 480)] {
+        world.fail_dataverse_at(LOOK_UP, status(503, ""));
+        let handled = world
+            .run(vec![work(ADA, "m1", Trigger::Created, receive_count)])
+            .await;
+        assert_eq!(waiting(&handled[0].fate).0.as_secs(), seconds);
+    }
+    world.fail_dataverse_at(LOOK_UP, status(503, ""));
+    let handled = world.run(vec![work(ADA, "m1", Trigger::Created, 10)]).await;
+    assert_eq!(
+        dead(&handled[0].fate),
+        "gave up after 10 deliveries: dataverse is unavailable: 503"
+    );
+    assert!(matches!(handled[0].fate, Fate::Dead { gave_up: true, .. }));
+    assert_eq!(world.entry(ADA, "m1").await.unwrap().state, State::Dead);
+    assert!(world.emails().is_empty());
+}
+
+#[tokio::test]
+async fn one_failure_of_the_service_delays_the_whole_batch_and_loses_none_of_it() {
+    let mut world = World::start().await;
+    let ids = ["m1", "m2", "m3"];
+    for id in ids {
+        world.put(ADA, mail(id, &json!({})));
+    }
+    world.fail_dataverse_at(CREATE, throttled("0x80072326", 60));
+    let messages = ids.map(|id| (ADA, id));
+    for fate in world.deliver(&messages).await {
+        assert_eq!(waiting(&fate).0.as_secs(), 60);
+    }
+    for fate in world.deliver(&messages).await {
+        written(&fate);
+    }
+    assert_eq!(world.emails().len(), 3);
+}
+
+#[tokio::test]
+async fn a_query_that_fails_within_the_look_up_delays_the_batch() {
+    let world = with_a_mail().await;
+    world.twin.dataverse().fail_operation(2, status(503, ""));
+    waits_and_is_then_written(world, FIRST_STEP, "one query").await;
+}

@@ -1,0 +1,156 @@
+//! What if something is refused for good: does it say why, and do its neighbours go on?
+
+use mailverse::dedupe::State;
+use mailverse::pipeline::Fate;
+use serde_json::json;
+
+use crate::world::{
+    ADA, BEN, World, dead, mail, people, status, throttled, waiting, with_a_mail, written,
+};
+
+#[tokio::test]
+async fn what_dataverse_refuses_for_good_is_dead_with_its_code_and_does_not_harm_its_neighbours() {
+    let mut world = World::start().await;
+    world
+        .twin
+        .dataverse()
+        .set_max_length("email", "subject", 200)
+        .unwrap();
+    world.put(ADA, mail("good1", &json!({})));
+    world.put(ADA, mail("poison", &json!({"subject": "x".repeat(201)})));
+    world.put(
+        BEN,
+        mail("good2", &json!({"to": people(&["ben@ours.example"])})),
+    );
+    let fates = world
+        .deliver(&[(ADA, "good1"), (ADA, "poison"), (BEN, "good2")])
+        .await;
+    written(&fates[0]);
+    written(&fates[2]);
+    let reason = "dataverse refused the row: 400 0x80044331, a text is longer than its column in this organisation";
+    assert_eq!(dead(&fates[1]), reason);
+    assert!(matches!(fates[1], Fate::Dead { gave_up: false, .. }));
+    let entry = world.entry(ADA, "poison").await.unwrap();
+    assert_eq!(
+        (entry.state, entry.reason.as_deref()),
+        (State::Dead, Some(reason))
+    );
+    assert_eq!(world.emails().len(), 2);
+    assert_eq!(
+        world.deliver_one(ADA, "poison").await,
+        fates[1],
+        "dead until somebody sends it again"
+    );
+}
+
+#[tokio::test]
+async fn a_look_up_that_is_refused_because_of_one_message_does_not_harm_its_neighbours() {
+    let mut world = World::start().await;
+    for id in ["good1", "poison", "good2"] {
+        world.put(ADA, mail(id, &json!({})));
+    }
+    // The query that asks for the poisonous mail: once with the others, once alone.
+    for _ in 0..2 {
+        world.fail_dataverse_at("poison%40kites.example", status(400, "0x80060888"));
+    }
+    let fates = world
+        .deliver(&[(ADA, "good1"), (ADA, "poison"), (ADA, "good2")])
+        .await;
+    written(&fates[0]);
+    written(&fates[2]);
+    assert!(dead(&fates[1]).contains("0x80060888"), "{:?}", fates[1]);
+    assert_eq!(world.emails().len(), 2);
+}
+
+#[tokio::test]
+async fn a_write_that_is_refused_as_a_whole_is_repeated_mail_by_mail() {
+    for code in [status(400, "0x80048d19"), status(413, "0x8004418A")] {
+        let mut world = World::start().await;
+        // A mailbox without a user: no owner that could be left out.
+        world.twin.nylas().add_grant(twin::Grant {
+            id: "office".to_owned(),
+            email: "office@ours.example".to_owned(),
+            provider: "imap".to_owned(),
+            aliases: Vec::new(),
+            status: "valid".to_owned(),
+        });
+        for id in ["m1", "m2", "m3"] {
+            world.put("office", mail(id, &json!({})));
+        }
+        // The batch of all, then the one of m2 alone.
+        world.fail_dataverse_at("<m2@kites.example>", code.clone());
+        world.fail_dataverse_at("<m2@kites.example>", code);
+        let fates = world
+            .deliver(&[("office", "m1"), ("office", "m2"), ("office", "m3")])
+            .await;
+        written(&fates[0]);
+        dead(&fates[1]);
+        written(&fates[2]);
+    }
+}
+
+#[tokio::test]
+async fn a_message_that_nylas_cannot_give_does_not_harm_its_neighbours() {
+    let mut world = World::start().await;
+    for id in ["m1", "m2", "m3"] {
+        world.put(ADA, mail(id, &json!({})));
+    }
+    world.fail_nylas_at("/messages/m2?", status(400, "invalid_request_error"));
+    let fates = world
+        .deliver(&[(ADA, "m1"), (ADA, "m2"), (ADA, "m3")])
+        .await;
+    written(&fates[0]);
+    assert_eq!(
+        dead(&fates[1]),
+        "nylas refused the call: 400 invalid_request_error"
+    );
+    written(&fates[2]);
+}
+
+#[tokio::test]
+async fn an_application_without_a_user_is_told_what_is_missing() {
+    let mut world = with_a_mail().await;
+    world.twin.dataverse().remove_application_user();
+    let fate = world.deliver_one(ADA, "m1").await;
+    assert!(
+        dead(&fate).contains("0x80072560, the application is no user of this organisation"),
+        "{fate:?}"
+    );
+}
+
+/// Queries of a look-up for one page of people and mails.
+const LOOK_UP_QUERIES: u64 = 5;
+
+#[tokio::test]
+async fn a_change_set_that_is_throttled_within_its_batch_waits_alone() {
+    let mut world = World::start().await;
+    let ids = ["m1", "m2", "m3"];
+    for id in ids {
+        world.put(ADA, mail(id, &json!({})));
+    }
+    // Of each mail a POST and a PATCH: the second mail's POST.
+    let dataverse = world.twin.dataverse();
+    dataverse.fail_operation(LOOK_UP_QUERIES + 2, throttled("0x80072322", 50));
+    let fates = world.deliver(&ids.map(|id| (ADA, id))).await;
+    written(&fates[0]);
+    assert_eq!(waiting(&fates[1]).0.as_secs(), 50);
+    written(&fates[2]);
+    written(&world.deliver_one(ADA, "m2").await);
+    assert_eq!(world.emails().len(), 3);
+}
+
+#[tokio::test]
+async fn a_mail_whose_completion_is_refused_within_its_batch_leaves_no_open_row() {
+    let mut world = with_a_mail().await;
+    for skip in [1, 3] {
+        // With its owner, then without.
+        let dataverse = world.twin.dataverse();
+        dataverse.fail_operation(LOOK_UP_QUERIES + skip, status(400, "0x80040265"));
+    }
+    let fate = world.deliver_one(ADA, "m1").await;
+    assert!(
+        dead(&fate).contains("0x80040265, a plug-in of this organisation refused the row"),
+        "{fate:?}"
+    );
+    assert!(world.emails().is_empty());
+}

@@ -1,0 +1,62 @@
+//! Fates, read by a test that expects one in particular; and how to bring the others about.
+
+use std::time::Duration;
+
+use mailverse::pipeline::Fate;
+use twin::Fault;
+use uuid::Uuid;
+
+/// The row of a message that is written, and what is noted with it.
+#[track_caller]
+pub(crate) fn written(fate: &Fate) -> (Uuid, Option<&str>) {
+    match fate {
+        Fate::Written { activity_id, note } => (activity_id.uuid(), note.as_deref()),
+        other => panic!("not written: {other:?}"),
+    }
+}
+
+/// How long a message waits, and why.
+#[track_caller]
+pub(crate) fn waiting(fate: &Fate) -> (Duration, &str) {
+    match fate {
+        Fate::Waiting { delay, reason } => (*delay, reason),
+        other => panic!("not waiting: {other:?}"),
+    }
+}
+
+/// Why a message is dead.
+#[track_caller]
+pub(crate) fn dead(fate: &Fate) -> &str {
+    match fate {
+        Fate::Dead { reason, .. } => reason,
+        other => panic!("not dead: {other:?}"),
+    }
+}
+
+#[track_caller]
+pub(crate) fn assert_skipped(fate: &Fate, expected: &str) {
+    match fate {
+        Fate::Skipped { rule } => assert_eq!(rule, expected),
+        other => panic!("not skipped: {other:?}"),
+    }
+}
+
+/// An answer of this status.
+pub(crate) fn status(status: u16, code: &str) -> Fault {
+    Fault::Status {
+        status,
+        code: code.to_owned(),
+        message: "as the test asked".to_owned(),
+        retry_after_seconds: None,
+    }
+}
+
+/// 429 with this `Retry-After`.
+pub(crate) fn throttled(code: &str, seconds: u64) -> Fault {
+    Fault::Status {
+        status: 429,
+        code: code.to_owned(),
+        message: "as the test asked".to_owned(),
+        retry_after_seconds: Some(seconds),
+    }
+}

@@ -1,0 +1,62 @@
+//! Messages as Nylas shows them, and requests to look at them.
+
+use mailverse::ids::MessageKey;
+use mailverse::pipeline::Work;
+use mailverse::sync_request::{SyncRequest, Trigger};
+use serde_json::{Value, json};
+
+use super::{ADA, World};
+
+/// A mail from Carol to Ada, with the Message-ID `<{id}@kites.example>`; `changes` replace or add fields, null takes one away.
+pub(crate) fn mail(id: &str, changes: &Value) -> Value {
+    let mut message = json!({
+        "id": id, "subject": "Kites for spring", "body": "<p>Two red ones, please.</p>", "date": 1_795_150_000,
+        "from": [{"name": "Carol", "email": "carol@kites.example"}],
+        "to": [{"name": "Ada", "email": "ada@ours.example"}],
+        "folders": [],
+        "headers": [{"name": "Message-ID", "value": format!("<{id}@kites.example>")}],
+    });
+    let fields = message.as_object_mut().unwrap();
+    for (name, value) in changes.as_object().unwrap() {
+        fields.insert(name.clone(), value.clone());
+    }
+    message
+}
+
+/// As Nylas lists people.
+pub(crate) fn people<S: AsRef<str>>(addresses: &[S]) -> Value {
+    addresses
+        .iter()
+        .map(|address| json!({"email": address.as_ref()}))
+        .collect()
+}
+
+/// A request for a message that Nylas said is new.
+pub(crate) fn created(grant: &str, id: &str) -> Work {
+    work(grant, id, Trigger::Created, 1)
+}
+
+pub(crate) fn work(grant: &str, id: &str, trigger: Trigger, receive_count: u32) -> Work {
+    Work {
+        request: SyncRequest {
+            key: key(grant, id),
+            trigger,
+        },
+        message: None,
+        receive_count,
+    }
+}
+
+pub(crate) fn key(grant: &str, id: &str) -> MessageKey {
+    MessageKey {
+        grant_id: grant.parse().unwrap(),
+        message_id: id.parse().unwrap(),
+    }
+}
+
+/// A world with one mail from Carol in Ada's mailbox.
+pub(crate) async fn with_a_mail() -> World {
+    let world = World::start().await;
+    world.put(ADA, mail("m1", &json!({})));
+    world
+}
