@@ -59,6 +59,9 @@ impl Options {
             "$count" => self.count = value.parse().map_err(|_| invalid(name, value))?,
             "$skiptoken" => self.skip_token = Some(value.to_owned()),
             "$apply" => return Err(Refusal::not_imitated("aggregation by $apply")),
+            "fetchXml" | "savedQuery" | "userQuery" | "sql" => {
+                return Err(Refusal::not_imitated(format!("queries by {name}")));
+            }
             // There is no $skip (Dataverse facts §14), and nothing else that starts like an option.
             _ if name.starts_with('$') => {
                 return Err(Refusal::query(format!(
@@ -266,6 +269,14 @@ mod tests {
             );
         }
         assert!(Options::read("tag=mailverse").is_ok());
+        for query in [
+            "fetchXml=%3Cfetch/%3E",
+            "savedQuery=1",
+            "userQuery=1",
+            "sql=SELECT",
+        ] {
+            assert_eq!(Options::read(query).unwrap_err().status, 501, "{query}");
+        }
     }
 
     #[test]
