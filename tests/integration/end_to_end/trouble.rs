@@ -45,6 +45,17 @@ async fn what_nylas_did_not_sign_or_nobody_can_read_is_refused_and_not_queued() 
             400,
         ),
         (
+            "no UTF-8",
+            http_event(
+                "POST",
+                "",
+                &[("x-nylas-signature", &signature(b"\xff{}"))],
+                b"\xff{}",
+                true,
+            ),
+            400,
+        ),
+        (
             "another verb",
             http_event(
                 "PUT",
