@@ -115,7 +115,6 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, ReplayError> {
         work_off(&stage, &mut report).await;
     }
     progress.finish_and_clear();
-    stage.finish()?;
     report.measure(&stage, begun.elapsed());
     let mut out = std::io::stdout().lock();
     let printed = if arguments.json {
@@ -123,6 +122,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, ReplayError> {
     } else {
         report.print(&mut out, &stage)
     };
+    // Afterwards, so that a state that cannot be kept does not cost the report.
+    stage.finish()?;
     match printed {
         // Whoever reads us has seen enough.
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {

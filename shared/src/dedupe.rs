@@ -17,7 +17,7 @@
 //!                     ▲  │   ▲      │
 //!       lease run out │  │   │      ├──────────▶ skipped    claimed again when the message changed
 //!       or released   │  │   │      │
-//!                     │  ▼   │      └──────────▶ dead       until an operator sends it again
+//!                     │  ▼   │      └──────────▶ dead       claimed again when it was only tried often enough
 //!                    waiting, free ◀── release (a failure that may pass)
 //! ```
 //!
@@ -140,6 +140,8 @@ pub struct Entry {
     pub held: Option<(ClaimToken, DateTime<Utc>)>,
     /// How often it was claimed.
     pub attempts: u32,
+    /// Dead only because it was tried often enough.
+    pub gave_up: bool,
     /// The rule that skipped it, the error that killed or delayed it, what was left out of it. Never content.
     pub reason: Option<String>,
     /// The row that carries it.
@@ -179,6 +181,7 @@ pub enum Claim {
 /// | waiting, lease has run out | won |
 /// | waiting, lease still runs | held |
 /// | skipped for where it lay ([`SKIPPED_BY_PLACE`]), and the message changed since (`revisit`) | won |
+/// | dead because it was tried often enough, and named again: by a redrive, or by the backfill | won |
 /// | written, skipped, dead | settled |
 #[must_use]
 pub fn decide_claim(
@@ -196,6 +199,7 @@ pub fn decide_claim(
         }
         (State::Waiting, _) => Claim::Won,
         (State::Skipped, _) if revisit && was_skipped_by_place(entry) => Claim::Won,
+        (State::Dead, _) if entry.gave_up => Claim::Won,
         (State::Skipped | State::Written | State::Dead, _) => Claim::Settled(entry.clone()),
     }
 }
@@ -263,6 +267,7 @@ mod tests {
             state,
             held,
             attempts: 1,
+            gave_up: false,
             reason: None,
             activity_id: None,
         }
@@ -300,6 +305,11 @@ mod tests {
             assert_eq!(decide(&skipped, true), Claim::Won);
             assert_eq!(decide(&skipped, false), Claim::Settled(skipped.clone()));
         }
+        let given_up = Entry {
+            gave_up: true,
+            ..entry(State::Dead, None)
+        };
+        assert_eq!(decide(&given_up, false), Claim::Won);
         let internal = Entry {
             reason: Some("internal_only".to_owned()),
             ..entry(State::Skipped, None)

@@ -13,6 +13,7 @@
 //! assert_eq!(settings.finish().unwrap_err().to_string(), "the settings are incomplete: SYNC_QUEUE_URL is missing");
 //! ```
 
+use std::collections::HashSet;
 use std::fmt;
 
 use url::Url;
@@ -77,7 +78,7 @@ impl<L: Fn(&str) -> Option<String>> Settings<L> {
         match Url::parse(&text) {
             Ok(url) if is_safe_service(&url) => return url,
             Ok(_) => self.problems.push(format!(
-                "{name} must be an https address without path or query (http only on 127.0.0.1 or localhost)"
+                "{name} must be an https address without user, path, query or fragment (http only on 127.0.0.1 or localhost)"
             )),
             Err(_) if text.is_empty() => {}
             Err(error) => self.problems.push(format!("{name} is no address: {error}")),
@@ -85,14 +86,26 @@ impl<L: Fn(&str) -> Option<String>> Settings<L> {
         placeholder()
     }
 
-    /// A comma-separated list; blanks around the entries and empty entries are dropped.
-    pub fn list(&self, name: &str) -> Vec<String> {
-        let text = self.optional(name).unwrap_or_default();
-        text.split(',')
+    /// A comma-separated list of mail domains, in lower case. Blanks around the entries and empty entries are dropped.
+    pub fn domains(&mut self, name: &str) -> HashSet<String> {
+        let text = self.optional(name).unwrap_or_default().to_lowercase();
+        let entries = text
+            .split(',')
             .map(str::trim)
-            .filter(|entry| !entry.is_empty())
-            .map(str::to_owned)
-            .collect()
+            .filter(|entry| !entry.is_empty());
+        let mut domains = HashSet::new();
+        for entry in entries {
+            // `@example.com` and `*.example.com` would never match, and mail among colleagues would be tracked.
+            if entry.contains(|c: char| c.is_whitespace() || "@*/:".contains(c))
+                || entry.starts_with('.')
+            {
+                self.problems.push(format!(
+                    "{name} must list domains such as example.com, and {entry} is none"
+                ));
+            }
+            domains.insert(entry.to_owned());
+        }
+        domains
     }
 
     /// Ends the reading.
@@ -113,7 +126,12 @@ impl<L: Fn(&str) -> Option<String>> Settings<L> {
 fn is_safe_service(url: &Url) -> bool {
     let loopback = matches!(url.host_str(), Some("127.0.0.1" | "localhost" | "[::1]"));
     let encrypted = url.scheme() == "https" || (url.scheme() == "http" && loopback);
-    encrypted && url.host_str().is_some() && matches!(url.path(), "" | "/") && url.query().is_none()
+    let bare = matches!(url.path(), "" | "/")
+        && url.query().is_none()
+        && url.fragment().is_none()
+        && url.username().is_empty()
+        && url.password().is_none();
+    encrypted && url.host_str().is_some() && bare
 }
 
 #[expect(clippy::expect_used, reason = "a constant that a test reads")]
@@ -181,6 +199,38 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_domain_is_refused_rather_than_never_matched() {
+        let mut right = settings(&[("D", " Example.com ,, sub.example.org")]);
+        assert_eq!(right.domains("D").len(), 2);
+        assert!(right.domains("D").contains("example.com"));
+        assert_eq!(right.finish(), Ok(()));
+        for wrong in [
+            "@example.com",
+            "*.example.com",
+            "a@example.com",
+            ".example.com",
+        ] {
+            let mut settings = Settings::new(|_| Some(wrong.to_owned()));
+            settings.domains("D");
+            assert!(settings.finish().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_address_with_more_than_a_host_is_refused() {
+        for wrong in [
+            "https://user:pw@x.example",
+            "https://x.example/#a",
+            "https://x.example/?a",
+            "https://x.example/a",
+        ] {
+            let mut settings = Settings::new(|_| Some(wrong.to_owned()));
+            settings.service_url("U", None);
+            assert!(settings.finish().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
     fn a_default_holds_where_nothing_is_set() {
         let mut settings = settings(&[]);
         assert_eq!(
@@ -189,7 +239,7 @@ mod tests {
                 .host_str(),
             Some("api.us.nylas.com")
         );
-        assert_eq!(settings.list("L"), Vec::<String>::new());
+        assert!(settings.domains("L").is_empty());
         assert_eq!(settings.finish(), Ok(()));
         assert_eq!(placeholder().scheme(), "https");
     }

@@ -2,8 +2,14 @@
 
 use std::time::Duration;
 
-/// Longest whole call. Below the worker's time-out, so that a hanging service costs a message a retry and not the invocation.
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+/// Longest whole call: what a large attachment may take.
 const CALL_TIMEOUT: Duration = Duration::from_secs(50);
+
+/// Longest silence within a call. Ten messages of a batch, fetched three at a time from a service that hangs, and the calls that all share,
+/// stay below the worker's 120 seconds, so that a hanging service costs the messages a retry and not the invocation.
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Longest wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -16,10 +22,24 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 pub fn client() -> Result<reqwest::Client, reqwest::Error> {
     reqwest::Client::builder()
         .timeout(CALL_TIMEOUT)
+        .read_timeout(SILENCE_TIMEOUT)
         .connect_timeout(CONNECT_TIMEOUT)
         .redirect(reqwest::redirect::Policy::none())
         .user_agent(concat!("mailverse/", env!("CARGO_PKG_VERSION")))
         .build()
+}
+
+/// What may stand in a path segment or a query value as it is (RFC 3986, unreserved characters).
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
+/// Percent-encoded as a whole, for a path segment or a query value.
+#[must_use]
+pub fn encoded(text: &str) -> String {
+    utf8_percent_encode(text, RESERVED).to_string()
 }
 
 /// A failed call as text, with its causes, since reqwest's own text stops at the first.

@@ -11,7 +11,10 @@ use uuid::Uuid;
 /// Longest provider message id we accept, in bytes.
 ///
 /// A DynamoDB sort key holds 1,024 bytes, and ids of the IMAP family are Message-ID headers of at most 998.
-const LONGEST_ID_BYTES: usize = 1_000;
+const LONGEST_KEY_BYTES: usize = 1_000;
+
+/// Longest id that only stands in a URL, in bytes.
+const LONGEST_URL_PART_BYTES: usize = 8_000;
 
 /// Longest address that an activity party holds, in UTF-16 code units.
 ///
@@ -28,7 +31,7 @@ pub enum IdError {
         what: &'static str,
     },
     /// Longer than anything that can be stored.
-    #[error("the {what} has {bytes} bytes, more than {LONGEST_ID_BYTES}")]
+    #[error("the {what} has {bytes} bytes, more than an id of its kind may have")]
     TooLong {
         /// Which id.
         what: &'static str,
@@ -43,11 +46,11 @@ pub enum IdError {
     },
 }
 
-fn checked(what: &'static str, text: String) -> Result<String, IdError> {
+fn checked(what: &'static str, text: String, longest: usize) -> Result<String, IdError> {
     if text.is_empty() {
         return Err(IdError::Empty { what });
     }
-    if text.len() > LONGEST_ID_BYTES {
+    if text.len() > longest {
         return Err(IdError::TooLong {
             what,
             bytes: text.len(),
@@ -60,7 +63,7 @@ fn checked(what: &'static str, text: String) -> Result<String, IdError> {
 }
 
 macro_rules! provider_id {
-    ($(#[$doc:meta])* $name:ident, $what:literal) => {
+    ($(#[$doc:meta])* $name:ident, $what:literal, $longest:expr) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
@@ -78,7 +81,7 @@ macro_rules! provider_id {
             type Error = IdError;
 
             fn try_from(text: String) -> Result<Self, IdError> {
-                checked($what, text).map(Self)
+                checked($what, text, $longest).map(Self)
             }
         }
 
@@ -86,7 +89,7 @@ macro_rules! provider_id {
             type Err = IdError;
 
             fn from_str(text: &str) -> Result<Self, IdError> {
-                checked($what, text.to_owned()).map(Self)
+                checked($what, text.to_owned(), $longest).map(Self)
             }
         }
 
@@ -107,17 +110,20 @@ macro_rules! provider_id {
 provider_id!(
     /// A Nylas grant: one connected mailbox.
     GrantId,
-    "grant id"
+    "grant id",
+    LONGEST_KEY_BYTES
 );
 provider_id!(
     /// A message within one mailbox, as the provider calls it. Compared with case.
     MessageId,
-    "message id"
+    "message id",
+    LONGEST_KEY_BYTES
 );
 provider_id!(
     /// An attachment within one message.
     AttachmentId,
-    "attachment id"
+    "attachment id",
+    LONGEST_URL_PART_BYTES
 );
 
 /// One message in one mailbox: what the ledger and the queue are keyed by.

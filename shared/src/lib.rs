@@ -15,6 +15,7 @@
 //! | What can Dataverse answer, and how do we read it? | [`dataverse::error`] |
 //! | What is on the queue? | [`sync_request`] |
 
+pub mod aws;
 pub mod dataverse;
 pub mod dedupe;
 pub mod entra;

@@ -22,7 +22,7 @@ const KEEP: TimeDelta = TimeDelta::minutes(30);
 const REREAD_AFTER: TimeDelta = TimeDelta::minutes(1);
 
 /// Grants that are asked for their aliases at the same time, of the 50 a second that Nylas allows (Nylas facts §14).
-const ALIAS_CALLS: usize = 8;
+const ALIAS_CALLS: usize = 4;
 
 /// The connected mailboxes at one moment.
 #[derive(Default)]
@@ -145,6 +145,7 @@ type Kept<T> = (DateTime<Utc>, Arc<T>);
 pub struct MailboxDirectory {
     nylas: NylasClient,
     mailboxes: Mutex<Option<Kept<Mailboxes>>>,
+    aliases: Mutex<HashMap<GrantId, Kept<Vec<EmailAddress>>>>,
     folders: Mutex<HashMap<GrantId, Kept<Folders>>>,
 }
 
@@ -155,6 +156,7 @@ impl MailboxDirectory {
         Self {
             nylas,
             mailboxes: Mutex::new(None),
+            aliases: Mutex::new(HashMap::new()),
             folders: Mutex::new(HashMap::new()),
         }
     }
@@ -180,7 +182,7 @@ impl MailboxDirectory {
         }
         let grants = self.nylas.grants().await?;
         let grants: Vec<Grant> = stream::iter(grants)
-            .map(|grant| self.with_aliases(grant))
+            .map(|grant| self.with_aliases(grant, now))
             .buffered(ALIAS_CALLS)
             .try_collect()
             .await?;
@@ -189,15 +191,30 @@ impl MailboxDirectory {
         Ok(fresh)
     }
 
-    async fn with_aliases(&self, grant: Grant) -> Result<Grant, NylasError> {
+    /// The grant with its aliases, which are kept grant by grant: a failure half-way does not start all over.
+    async fn with_aliases(&self, grant: Grant, now: DateTime<Utc>) -> Result<Grant, NylasError> {
         if grant.aliases.is_some() || !grant.valid || !grant.may_have_aliases() {
             return Ok(grant);
         }
-        match self.nylas.grant(&grant.id).await {
-            Ok(with_aliases) => Ok(with_aliases),
+        let known = self.aliases.lock().await.get(&grant.id).cloned();
+        if let Some((_, aliases)) = known.as_ref().filter(|(read_at, _)| now - *read_at < KEEP) {
+            return Ok(grant.with_aliases(aliases));
+        }
+        match (self.nylas.grant(&grant.id).await, known) {
+            (Ok(fresh), _) => {
+                let aliases = Arc::new(fresh.aliases.unwrap_or_default());
+                self.aliases
+                    .lock()
+                    .await
+                    .insert(grant.id.clone(), (now, Arc::clone(&aliases)));
+                Ok(grant.with_aliases(&aliases))
+            }
+            // Aliases change rarely: those of half an hour ago are better than none.
+            (Err(_), Some((_, aliases))) => Ok(grant.with_aliases(&aliases)),
             // A grant that cannot be asked (expired meanwhile, aliases not in its scope) still has its own address.
-            Err(NylasError::Rejected { .. } | NylasError::SignInNeeded { .. }) => Ok(grant),
-            Err(error) => Err(error),
+            (Err(NylasError::Rejected { .. } | NylasError::SignInNeeded { .. }), None) => Ok(grant),
+            // Without knowing them, mail among colleagues could be taken for mail from outside and tracked.
+            (Err(error), None) => Err(error),
         }
     }
 

@@ -9,7 +9,6 @@ pub mod wire;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{StatusCode, header};
 use secrecy::ExposeSecret;
 use serde_json::Value;
@@ -17,17 +16,12 @@ use url::Url;
 
 use self::error::NylasError;
 use self::wire::{Folder, Grant};
+use crate::http::encoded;
 use crate::ids::{AttachmentId, GrantId, MessageKey};
 use crate::message::Message;
 use crate::retry::retry_after;
 use crate::secrets::SecretSource;
-
-/// What may stand in a path segment or a query value as it is (RFC 3986, unreserved characters).
-const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~');
+use crate::sync_request::json_problem;
 
 /// Messages a page. The maximum is 200; bodies come with the page, so fewer keep a function's memory bounded.
 const PAGE_LIMIT: u32 = 50;
@@ -136,6 +130,9 @@ impl NylasClient {
         let next = wire::text(&answer, "next_cursor")
             .filter(|cursor| !cursor.is_empty())
             .map(str::to_owned);
+        if next.is_some() && next.as_deref() == page_token {
+            return Err(unreadable(&"a page of messages that was read before"));
+        }
         Ok(Page {
             unreadable: objects.len() - messages.len(),
             messages,
@@ -148,7 +145,7 @@ impl NylasClient {
     /// # Errors
     /// [`NylasError`].
     pub async fn grants(&self) -> Result<Vec<Grant>, NylasError> {
-        let mut grants = Vec::new();
+        let mut grants: Vec<Grant> = Vec::new();
         let mut offset = 0;
         loop {
             // Oldest first, so that a grant made meanwhile comes last instead of moving the others by one place.
@@ -157,7 +154,14 @@ impl NylasClient {
             );
             let answer = self.get(&path).await?;
             let objects = listed(&answer)?;
-            grants.extend(objects.iter().filter_map(wire::grant));
+            let page: Vec<Grant> = objects.iter().filter_map(wire::grant).collect();
+            if page
+                .first()
+                .is_some_and(|first| grants.iter().any(|known| known.id == first.id))
+            {
+                return Err(unreadable(&"a page of grants that was read before"));
+            }
+            grants.extend(page);
             offset += objects.len();
             // A smaller limit than ours may be in force; the answer says which.
             let limit = answer
@@ -202,7 +206,13 @@ impl NylasClient {
             let answer = self.get(&path).await?;
             folders.extend(listed(&answer)?.iter().filter_map(wire::folder));
             match wire::text(&answer, "next_cursor").filter(|cursor| !cursor.is_empty()) {
-                Some(cursor) => page_token = format!("&page_token={}", encoded(cursor)),
+                Some(cursor) => {
+                    let next = format!("&page_token={}", encoded(cursor));
+                    if next == page_token {
+                        return Err(unreadable(&"a page of folders that was read before"));
+                    }
+                    page_token = next;
+                }
                 None => return Ok(folders),
             }
         }
@@ -241,7 +251,7 @@ impl NylasClient {
 
     async fn get(&self, path: &str) -> Result<Value, NylasError> {
         let body = self.send(path).await?.bytes().await?;
-        serde_json::from_slice(&body).map_err(|e| unreadable(&e))
+        wire::json(&body).map_err(|error| unreadable(&json_problem(&error)))
     }
 
     async fn send(&self, path: &str) -> Result<reqwest::Response, NylasError> {
@@ -280,10 +290,6 @@ fn listed(answer: &Value) -> Result<&[Value], NylasError> {
         Some(Value::Null) => Ok(&[]),
         _ => Err(unreadable(&"a list without data")),
     }
-}
-
-fn encoded(text: &str) -> String {
-    utf8_percent_encode(text, RESERVED).to_string()
 }
 
 fn unreadable(what: &dyn std::fmt::Display) -> NylasError {

@@ -15,12 +15,13 @@
 //! | the steps of a mail that is written step by step | the next run finds the Open row, adds what is missing and completes it |
 //! | settle and the queue's acknowledgement | the next delivery finds the final state and is acknowledged |
 
+mod claiming;
 mod fate;
 mod job;
 pub mod settings;
 mod writing;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use futures_util::{StreamExt, stream};
@@ -31,23 +32,16 @@ use self::job::{Ended, Job};
 use self::writing::Mail;
 use crate::dataverse::error::DataverseError;
 use crate::dataverse::look_up::{Found, Questions};
-use crate::dataverse::rows::Table;
+use crate::dataverse::rows::{ExistingEmail, RowState, Table};
 use crate::dataverse::{AccessToken, DataverseClient};
-use crate::dedupe::ledger::{Ledger, LedgerError};
-use crate::dedupe::{Claim, LEASE};
+use crate::dedupe::ledger::Ledger;
 use crate::entra::TokenSource;
-use crate::ids::MessageKey;
 use crate::mailboxes::{MailboxDirectory, Mailboxes};
 use crate::mapping::{Direction, Findings};
 use crate::message::Message;
 use crate::nylas::{Fetched, NylasClient};
 use crate::policy::{self, Inside, Verdict};
-use crate::retry::RetryAdvice;
-use crate::sync_request::Trigger;
 use crate::{parties, regarding};
-
-/// Ledger calls in flight.
-const LEDGER_CALLS: usize = 10;
 
 /// Messages fetched at the same time: Microsoft allows four calls at once for each mailbox (Nylas facts §14).
 const FETCHES: usize = 3;
@@ -71,7 +65,7 @@ pub struct Pipeline {
 impl Pipeline {
     /// Brings a batch of messages as far as it goes now. The answer has each message once, however often the batch names it.
     pub async fn run(&self, work: Vec<Work>, run: Run) -> Vec<Handled> {
-        let (jobs, mut handled) = self.claim(once_each(work), &run).await;
+        let (jobs, mut handled) = self.claim(work, &run).await;
         let mut ended = Vec::new();
         let fetched = self.fetch(jobs, &run, &mut ended).await;
         if !fetched.is_empty() {
@@ -81,75 +75,6 @@ impl Pipeline {
         handled.extend(self.settle(ended, &run).await);
         handled.iter().for_each(Handled::report);
         handled
-    }
-
-    /// Claims each message. What somebody else holds, or has settled, is handled already.
-    async fn claim(&self, work: Vec<Work>, run: &Run) -> (Vec<Job>, Vec<Handled>) {
-        let claims = stream::iter(work).map(async |work| {
-            let revisit = work.request.trigger == Trigger::Updated;
-            let claim = self
-                .ledger
-                .claim(&work.request.key, run.token, run.now, LEASE, revisit)
-                .await;
-            (work, claim)
-        });
-        let claims: Vec<_> = claims.buffered(LEDGER_CALLS).collect().await;
-        let (mut jobs, mut handled) = (Vec::new(), Vec::new());
-        for (
-            Work {
-                request,
-                message,
-                receive_count,
-            },
-            claim,
-        ) in claims
-        {
-            let key = request.key;
-            let failure = match claim {
-                Ok(Claim::Won) => {
-                    jobs.push(Job {
-                        key,
-                        receive_count,
-                        message,
-                    });
-                    continue;
-                }
-                Ok(Claim::Settled(entry)) => match Fate::of_entry(entry) {
-                    Some(fate) => {
-                        handled.push(Handled {
-                            key,
-                            fate,
-                            settled_before: true,
-                            summary: None,
-                        });
-                        continue;
-                    }
-                    None => Failure {
-                        advice: RetryAdvice::Soon,
-                        reason: "the ledger's item is incomplete".to_owned(),
-                    },
-                },
-                Ok(Claim::HeldUntil(until)) => {
-                    let wait = (until - run.now).to_std().unwrap_or_default();
-                    Failure {
-                        advice: RetryAdvice::After(wait),
-                        reason: "another worker is at it".to_owned(),
-                    }
-                }
-                Err(error) => Failure {
-                    advice: RetryAdvice::Soon,
-                    reason: error.to_string(),
-                },
-            };
-            let fate = Fate::of_failure(failure.advice, failure.reason, receive_count, run);
-            handled.push(Handled {
-                key,
-                fate,
-                settled_before: false,
-                summary: None,
-            });
-        }
-        (jobs, handled)
     }
 
     /// Fetches what is not in hand. A message that stays gone is skipped.
@@ -317,46 +242,43 @@ impl Pipeline {
         let theirs = message
             .internet_message_id
             .as_ref()
-            .and_then(|id| found.by_message_id(id, activity_id));
+            .and_then(|id| found.by_message_id(id, message.from.as_ref(), activity_id));
         if let (None, Some(theirs)) = (ours, theirs) {
-            let filled = match findings.regarding.filter(|_| !theirs.has_regarding) {
-                Some(record) => self.dataverse.fill_regarding(token, theirs, record).await,
-                None => Ok(()),
-            };
-            let note = "put there by another client, found by its Message-ID";
-            return Mapped::Ended(match filled {
-                Ok(()) => job.found(theirs.activity_id, note, &message, findings),
-                Err(error) => job.failed(error.into(), run),
-            });
+            return Mapped::Ended(
+                self.adopt(token, job, &message, findings, theirs, run)
+                    .await,
+            );
         }
-        if ours.is_some_and(|ours| !ours.open) {
+        if ours.is_some_and(|ours| ours.state != RowState::Open) {
             return Mapped::Ended(job.was_there(activity_id, &message, findings));
         }
         Mapped::Mail(Box::new(Mail::new(job, message, findings, ours.is_some())))
     }
 
-    /// Ends the claims. A claim that another worker took over is that worker's to end.
-    async fn settle(&self, ended: Vec<Ended>, run: &Run) -> Vec<Handled> {
-        let settled = stream::iter(ended).map(async |Ended { key, fate, summary }| {
-            let fate = match self
-                .ledger
-                .settle(&key, run.token, run.now, &fate.settlement(run.now))
-                .await
-            {
-                Ok(()) => fate,
-                // The next delivery finds what the other worker, or the row in Dataverse, says.
-                Err(error @ (LedgerError::ClaimLost | LedgerError::Unavailable(_))) => {
-                    Fate::of_failure(RetryAdvice::Soon, error.to_string(), 1, run)
+    /// A row that another client put there carries the message. Its regarding is filled when it has none.
+    async fn adopt(
+        &self,
+        token: &AccessToken,
+        job: Job,
+        message: &Message,
+        findings: Findings,
+        theirs: &ExistingEmail,
+        run: &Run,
+    ) -> Ended {
+        let mut note = "put there by another client, found by its Message-ID";
+        if let Some(record) = findings.regarding.filter(|_| !theirs.has_regarding) {
+            match self.dataverse.fill_regarding(token, theirs, record).await {
+                Ok(()) => {}
+                Err(DataverseError::Rejected { .. }) => {
+                    note = "put there by another client; its empty regarding could not be filled";
                 }
-            };
-            Handled {
-                key,
-                fate,
-                settled_before: false,
-                summary,
+                Err(error) => {
+                    self.forget_refused(&error).await;
+                    return job.failed(error.into(), run);
+                }
             }
-        });
-        settled.buffered(LEDGER_CALLS).collect().await
+        }
+        job.found(theirs.activity_id, note, message, findings)
     }
 
     async fn forget_refused(&self, error: &DataverseError) {
@@ -370,28 +292,6 @@ impl Pipeline {
 enum Mapped {
     Mail(Box<Mail>),
     Ended(Ended),
-}
-
-/// Each message once: the batch may name it several times. The strongest reason wins, so that an update is not lost behind a creation.
-fn once_each(work: Vec<Work>) -> Vec<Work> {
-    let mut places: HashMap<MessageKey, usize> = HashMap::new();
-    let mut once: Vec<Work> = Vec::new();
-    for item in work {
-        let known = places
-            .get(&item.request.key)
-            .and_then(|place| once.get_mut(*place));
-        if let Some(known) = known {
-            if item.request.trigger == Trigger::Updated {
-                known.request.trigger = Trigger::Updated;
-            }
-            known.receive_count = known.receive_count.min(item.receive_count);
-            known.message = known.message.take().or(item.message);
-        } else {
-            places.insert(item.request.key.clone(), once.len());
-            once.push(item);
-        }
-    }
-    once
 }
 
 fn questions(group: &[(Job, Message)], mailboxes: &Mailboxes) -> Questions {

@@ -10,7 +10,7 @@
 //! | `internal_only` | mail whose sender and recipients are all known, and all inside |
 //! | `nobody` | mail that names no usable address at all, so that nobody could find it again |
 //!
-//! A message that Nylas cannot find three times is skipped as `gone`: somebody deleted it before it was read. Everything else is tracked. The first three need the message only and are asked before any look-up; the last two need to know who is inside.
+//! A message that Nylas cannot find five times is skipped as `gone`: somebody deleted it before it was read. Everything else is tracked. The first three need the message only and are asked before any look-up; the last two need to know who is inside.
 
 use std::collections::HashSet;
 use std::fmt;

@@ -7,7 +7,13 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::aws;
 use crate::sync_request::SyncRequest;
+
+/// Longest delay of a new message.
+///
+/// Source: Amazon SQS API Reference, SendMessage, `DelaySeconds`.
+const LONGEST_DELAY: Duration = Duration::from_secs(15 * 60);
 
 /// The queue could not be reached or refused the call. Answer 503, or let the batch come back: nothing was lost.
 #[derive(Debug, thiserror::Error)]
@@ -28,11 +34,15 @@ impl QueueError {
 
 /// Where sync requests wait for the worker.
 pub trait SyncQueue: Send + Sync {
-    /// Adds a request. Once this returns `Ok`, the request will be delivered at least once.
+    /// Adds a request, to be delivered after `delay` (SQS: 15 minutes at most, and no more is waited). Once this returns `Ok`, the request will be delivered at least once.
     ///
     /// # Errors
     /// [`QueueError`]: the request may or may not be queued; send it again.
-    fn send(&self, request: &SyncRequest) -> impl Future<Output = Result<(), QueueError>> + Send;
+    fn send(
+        &self,
+        request: &SyncRequest,
+        delay: Duration,
+    ) -> impl Future<Output = Result<(), QueueError>> + Send;
 
     /// Hides a message that is being worked on, named by its receipt handle, for `delay` (whole seconds, at most 12 hours).
     ///
@@ -61,16 +71,18 @@ impl SqsQueue {
 }
 
 impl SyncQueue for SqsQueue {
-    async fn send(&self, request: &SyncRequest) -> Result<(), QueueError> {
+    async fn send(&self, request: &SyncRequest, delay: Duration) -> Result<(), QueueError> {
+        let delay = i32::try_from(delay.min(LONGEST_DELAY).as_secs()).unwrap_or_default();
         let call = self
             .client
             .send_message()
             .queue_url(&self.url)
-            .message_body(request.to_body());
+            .message_body(request.to_body())
+            .delay_seconds(delay);
         call.send()
             .await
             .map(drop)
-            .map_err(|e| QueueError::new(aws_sdk_sqs::error::DisplayErrorContext(e).to_string()))
+            .map_err(|e| QueueError::new(aws::describe(&e)))
     }
 
     async fn hide(&self, receipt: &str, delay: Duration) -> Result<(), QueueError> {
@@ -81,7 +93,7 @@ impl SyncQueue for SqsQueue {
             .send()
             .await
             .map(drop)
-            .map_err(|e| QueueError::new(aws_sdk_sqs::error::DisplayErrorContext(e).to_string()))
+            .map_err(|e| QueueError::new(aws::describe(&e)))
     }
 }
 
@@ -141,7 +153,7 @@ impl MemoryQueue {
         self.lock().visible.len()
     }
 
-    /// The messages that a worker hid, and for how long.
+    /// The messages that a worker hid or that were sent with a delay, and for how long.
     #[must_use]
     pub fn hidden(&self) -> Vec<(Received, Duration)> {
         self.lock().hidden.clone()
@@ -154,15 +166,20 @@ impl MemoryQueue {
 }
 
 impl SyncQueue for MemoryQueue {
-    async fn send(&self, request: &SyncRequest) -> Result<(), QueueError> {
+    async fn send(&self, request: &SyncRequest, delay: Duration) -> Result<(), QueueError> {
         let mut queue = self.lock();
         queue.sent += 1;
         let receipt = queue.sent.to_string();
-        queue.visible.push_back(Received {
+        let message = Received {
             body: request.to_body(),
             receipt,
             receive_count: 0,
-        });
+        };
+        if delay.is_zero() {
+            queue.visible.push_back(message);
+        } else {
+            queue.hidden.push((message, delay));
+        }
         Ok(())
     }
 

@@ -3,10 +3,12 @@
 //! Environment variables hold the name of a secret; its value is a [`SecretString`] from the moment it is read.
 
 use aws_sdk_secretsmanager::Client;
-use aws_sdk_secretsmanager::error::DisplayErrorContext;
+use aws_sdk_secretsmanager::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_secretsmanager::operation::get_secret_value::GetSecretValueError;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Mutex;
+
+use crate::aws;
 
 /// Which version of a secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -149,12 +151,9 @@ pub async fn write(client: &Client, id: &str, value: &SecretString) -> Result<()
         .map_err(|error| failure(id, &error))
 }
 
-fn failure<E: std::error::Error + Send + Sync + 'static>(
-    id: &str,
-    error: &aws_sdk_secretsmanager::error::SdkError<E>,
-) -> SecretError {
+fn failure<E: ProvideErrorMetadata>(id: &str, error: &SdkError<E>) -> SecretError {
     SecretError {
         id: id.to_owned(),
-        cause: DisplayErrorContext(error).to_string(),
+        cause: aws::describe(error),
     }
 }

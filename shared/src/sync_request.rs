@@ -48,8 +48,11 @@ struct Wire {
 #[derive(Debug, thiserror::Error)]
 pub enum RequestError {
     /// Not the JSON of a request.
-    #[error("not a sync request: {0}")]
-    Unreadable(#[source] serde_json::Error),
+    #[error("not a sync request: {problem}")]
+    Unreadable {
+        /// Where and how it fails, without quoting it: a stranger's message may hold anything.
+        problem: String,
+    },
     /// Written by another version of mailverse.
     #[error("a sync request of version {0}; this build reads version {VERSION}")]
     UnknownVersion(u8),
@@ -73,7 +76,9 @@ impl SyncRequest {
     /// # Errors
     /// Either variant: report the queue message as failed, so that it ends in the dead-letter queue unchanged.
     pub fn from_body(body: &str) -> Result<Self, RequestError> {
-        let wire: Wire = serde_json::from_str(body).map_err(RequestError::Unreadable)?;
+        let wire: Wire = serde_json::from_str(body).map_err(|error| RequestError::Unreadable {
+            problem: json_problem(&error),
+        })?;
         if wire.version != VERSION {
             return Err(RequestError::UnknownVersion(wire.version));
         }
@@ -82,6 +87,18 @@ impl SyncRequest {
             trigger: wire.trigger,
         })
     }
+}
+
+/// What is wrong with a JSON text, and where, without a word of it.
+#[must_use]
+pub fn json_problem(error: &serde_json::Error) -> String {
+    let what = match error.classify() {
+        serde_json::error::Category::Eof => "it ends too early",
+        serde_json::error::Category::Syntax => "it is no JSON",
+        serde_json::error::Category::Data => "a field is missing or of a wrong kind",
+        serde_json::error::Category::Io => "it cannot be read",
+    };
+    format!("{what}, line {} column {}", error.line(), error.column())
 }
 
 #[cfg(test)]
@@ -109,6 +126,15 @@ mod tests {
     }
 
     #[test]
+    fn a_strangers_body_is_not_quoted() {
+        let error = SyncRequest::from_body(r#""Subject: the merger""#).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "not a sync request: a field is missing or of a wrong kind, line 1 column 21"
+        );
+    }
+
+    #[test]
     fn a_body_that_is_no_request_is_refused_with_the_reason() {
         for body in [
             "",
@@ -123,7 +149,7 @@ mod tests {
             assert!(
                 matches!(
                     SyncRequest::from_body(body),
-                    Err(RequestError::Unreadable(_))
+                    Err(RequestError::Unreadable { .. })
                 ),
                 "{body}"
             );

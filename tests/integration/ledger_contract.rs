@@ -124,6 +124,14 @@ fn internal() -> Settlement {
 fn dead() -> Settlement {
     Settlement::Dead {
         reason: "0x80044331".to_owned(),
+        gave_up: false,
+    }
+}
+
+fn given_up() -> Settlement {
+    Settlement::Dead {
+        reason: "gave up after 10 deliveries".to_owned(),
+        gave_up: true,
     }
 }
 

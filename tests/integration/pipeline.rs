@@ -10,10 +10,12 @@
 //! | What if the process dies? | `crashes.rs` |
 //! | What if something is refused for good? | `refusals.rs` |
 //! | What if the mail itself is odd? | `odd_mail.rs` |
+//! | What if two things look alike, or one is in the way? | `guards.rs` |
 
 mod attachments;
 mod crashes;
 mod delivery;
+mod guards;
 mod odd_mail;
 mod outages;
 mod people;

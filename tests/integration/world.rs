@@ -229,8 +229,10 @@ impl Drop for World {
         );
         let mut seen = HashSet::new();
         for email in self.emails() {
+            // By sender, too: whoever repeats a Message-ID writes another mail.
             if let Some(id) = email["messageid"].as_str() {
-                assert!(seen.insert(id.to_owned()), "two rows for the mail {id}");
+                let mail = (id.to_owned(), email["sender"].to_string());
+                assert!(seen.insert(mail), "two rows for the mail {id}");
             }
         }
         let left = [self.to_dataverse.left(), self.to_nylas.left()].concat();

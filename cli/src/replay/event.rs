@@ -7,17 +7,17 @@
 //! | an object whose `source` is `aws.scheduler` or `aws.events` | a schedule event |
 //! | anything else | the body of a delivery by Nylas, whatever it is: the receiver says whether it can be read |
 
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use aws_lambda_events::sqs::SqsEvent;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use flate2::read::MultiGzDecoder;
 use lambda_http::Body;
+use mailverse::nylas::wire;
 use mailverse::sync_request::SyncRequest;
 use serde_json::{Value, json};
 use webhook_receiver::LARGEST_BODY;
+use webhook_receiver::inflate::gunzip;
 
 /// One event.
 pub(crate) struct SavedEvent {
@@ -94,7 +94,7 @@ fn unreadable(path: &Path, error: &std::io::Error) -> LoadError {
 }
 
 fn classify(bytes: &[u8]) -> Kind {
-    let value: Value = serde_json::from_slice(bytes).unwrap_or(Value::Null);
+    let value = wire::json(bytes).unwrap_or(Value::Null);
     let from_sqs = |records: &Value| {
         records.pointer("/0/eventSource").and_then(Value::as_str) == Some("aws:sqs")
     };
@@ -139,24 +139,16 @@ impl SavedEvent {
             return None;
         };
         let request = webhook_receiver::event::request(event).ok()?;
-        let packed = request
-            .headers()
-            .get("content-encoding")
-            .is_some_and(|value| value == "gzip");
         let body: &[u8] = match request.body() {
             Body::Text(text) => text.as_bytes(),
             Body::Binary(bytes) => bytes,
             _ => return None,
         };
-        if !packed {
-            return serde_json::from_slice(body).ok();
+        let encoding = request.headers().get("content-encoding");
+        if !encoding.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"gzip")) {
+            return wire::json(body).ok();
         }
-        let mut inflated = Vec::new();
-        MultiGzDecoder::new(body)
-            .take(LARGEST_BODY as u64)
-            .read_to_end(&mut inflated)
-            .ok()?;
-        serde_json::from_slice(&inflated).ok()
+        wire::json(&gunzip(body, LARGEST_BODY).ok()?).ok()
     }
 
     /// The requests in an SQS event that can be read.

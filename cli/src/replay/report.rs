@@ -83,13 +83,11 @@ impl Report {
         match received.map(|received| (received.response.status().as_u16(), received.outcome)) {
             Ok((_, Outcome::Queued(request))) => self.named(file, request.key),
             Ok((_, Outcome::Ignored { kind })) => {
-                self.other(file, "ignored", format!("nothing to do for {kind}"));
+                self.other(file, "ignored", &format!("nothing to do for {kind}"));
             }
-            Ok((_, Outcome::Challenge(_))) => self.other(
-                file,
-                "answered",
-                "the challenge of a new webhook".to_owned(),
-            ),
+            Ok((_, Outcome::Challenge(_))) => {
+                self.other(file, "answered", "the challenge of a new webhook");
+            }
             Ok((status, Outcome::Refused(refusal))) => {
                 let hint = if status == 401 {
                     " (--webhook-secret-file gives the secret, --resign signs anew)"
@@ -132,7 +130,20 @@ impl Report {
                     "{} messages in {} mailboxes, {fresh} not settled before",
                     listed.listed, listed.mailboxes
                 );
-                self.other(file, "listed", text);
+                if listed.failed_mailboxes > 0 || listed.cut_short {
+                    let failed = listed.failed_mailboxes;
+                    let short = if listed.cut_short {
+                        ", and time ran out"
+                    } else {
+                        ""
+                    };
+                    self.refused(
+                        file,
+                        &format!("{failed} mailboxes could not be listed{short}; {text}"),
+                    );
+                } else {
+                    self.other(file, "listed", &text);
+                }
                 for message in handled {
                     self.handled(file, message);
                 }
@@ -144,7 +155,7 @@ impl Report {
     /// An event that nobody could take.
     pub(crate) fn refused(&mut self, file: &str, reason: &str) {
         self.refused.insert(file.to_owned());
-        self.other(file, "refused", reason.to_owned());
+        self.other(file, "refused", reason);
     }
 
     pub(crate) fn measure(&mut self, stage: &Stage, elapsed: Duration) {
@@ -309,9 +320,9 @@ impl Report {
     }
 
     /// Once for each event, however often it was delivered.
-    fn other(&mut self, file: &str, fate: &'static str, reason: String) {
+    fn other(&mut self, file: &str, fate: &'static str, reason: &str) {
         if self.told.insert((file.to_owned(), fate)) {
-            self.others.push((file.to_owned(), fate, reason));
+            self.others.push((file.to_owned(), fate, printable(reason)));
         }
     }
 
@@ -401,9 +412,13 @@ fn people(summary: &Summary, stage: &Stage) -> String {
     lines.join("\n")
 }
 
-/// Content of mail on a terminal: without control characters, which could move its cursor or worse.
+/// Content of mail on a terminal: without the characters that could move its cursor, turn its writing round, or worse.
 fn printable(text: &str) -> String {
+    let moves = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
     text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
+        .map(|c| if moves(c) { ' ' } else { c })
         .collect()
 }

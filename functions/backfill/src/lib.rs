@@ -10,7 +10,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use mailverse::dedupe::State;
 use mailverse::message::Message;
 use mailverse::nylas::error::NylasError;
-use mailverse::pipeline::{Handled, Pipeline, Run, Work};
+use mailverse::pipeline::{Fate, Handled, Pipeline, Run, Work};
 use mailverse::queue::SyncQueue;
 use mailverse::sync_request::{SyncRequest, Trigger};
 use serde::Serialize;
@@ -20,6 +20,9 @@ use self::plan::{NotASchedule, Task};
 
 /// Time that a page may take; a run that has less left starts none.
 const PAGE_TIME: TimeDelta = TimeDelta::seconds(60);
+
+/// Messages of a page that are claimed together, as many as a worker takes.
+const AT_ONCE: usize = 10;
 
 /// The handler.
 pub struct Backfill<Q> {
@@ -111,8 +114,7 @@ impl<Q: SyncQueue> Backfill<Q> {
     ) -> Result<(), NylasError> {
         let mut cursor = None;
         loop {
-            let run = begin();
-            if run.now + PAGE_TIME > deadline {
+            if begin().now + PAGE_TIME > deadline {
                 outcome.cut_short = true;
                 return Ok(());
             }
@@ -125,14 +127,16 @@ impl<Q: SyncQueue> Backfill<Q> {
                 tracing::warn!(grant_id = %task.grant_id, messages = page.unreadable, "listed messages without a usable id");
             }
             outcome.listed += page.messages.len();
-            let done = self
-                .pipeline
-                .run(page.messages.into_iter().map(in_hand).collect(), run)
-                .await;
-            for message in &done {
-                self.account_for(message, outcome).await;
+            // A few at a time, each with claims of its own: a page of large attachments may take longer than a lease.
+            let mut messages = page.messages.into_iter().map(in_hand).peekable();
+            while messages.peek().is_some() {
+                let some = messages.by_ref().take(AT_ONCE).collect();
+                let done = self.pipeline.run(some, begin()).await;
+                for message in &done {
+                    self.account_for(message, outcome).await;
+                }
+                handled.extend(done);
             }
-            handled.extend(done);
             match page.next {
                 Some(next) => cursor = Some(next),
                 None => return Ok(()),
@@ -147,16 +151,31 @@ impl<Q: SyncQueue> Backfill<Q> {
             State::Dead => outcome.dead += 1,
             State::Waiting => {
                 outcome.waiting += 1;
-                let request = SyncRequest {
-                    key: message.key.clone(),
-                    trigger: Trigger::Backfill,
-                };
-                if let Err(error) = self.queue.send(&request).await {
+                if let Err(error) = self.hand_over(message).await {
                     // The ledger says that it waits, and the next run lists it again.
                     tracing::warn!("sync.key" = %message.key, %error, "message could not be handed to the sync queue");
                 }
             }
         }
+    }
+
+    /// Puts a message that has to be tried again on the sync queue, unless an earlier try has put it there.
+    async fn hand_over(
+        &self,
+        message: &Handled,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let Fate::Waiting { delay, .. } = &message.fate else {
+            return Ok(());
+        };
+        let entry = self.pipeline.ledger.entry(&message.key).await?;
+        if entry.is_some_and(|entry| entry.attempts > 1) {
+            return Ok(());
+        }
+        let request = SyncRequest {
+            key: message.key.clone(),
+            trigger: Trigger::Backfill,
+        };
+        Ok(self.queue.send(&request, *delay).await?)
     }
 }
 

@@ -11,10 +11,8 @@ const WINDOW: TimeDelta = TimeDelta::hours(24);
 
 /// The event is none that this function knows.
 #[derive(Debug, thiserror::Error)]
-#[error("not a schedule event: {what}")]
-pub struct NotASchedule {
-    what: String,
-}
+#[error("not a schedule event: {0}")]
+pub struct NotASchedule(&'static str);
 
 /// One mailbox to list.
 #[derive(Debug, PartialEq, Eq)]
@@ -28,7 +26,7 @@ pub struct Task {
 #[derive(Deserialize)]
 struct Event {
     source: String,
-    time: DateTime<Utc>,
+    time: String,
 }
 
 /// When the schedule meant this run to start. A run that Scheduler repeats late still covers the window that it was meant for.
@@ -36,16 +34,20 @@ struct Event {
 /// # Errors
 /// [`NotASchedule`]: the event comes from somewhere else, and nothing was done.
 pub fn scheduled_time(event: &Value) -> Result<DateTime<Utc>, NotASchedule> {
-    let event = Event::deserialize(event).map_err(|error| NotASchedule {
-        what: error.to_string(),
-    })?;
-    if matches!(event.source.as_str(), "aws.scheduler" | "aws.events") {
-        Ok(event.time)
-    } else {
-        Err(NotASchedule {
-            what: format!("its source is {}", event.source),
-        })
+    let event = Event::deserialize(event)
+        .map_err(|_| NotASchedule("source or time is missing or no text"))?;
+    if !matches!(event.source.as_str(), "aws.scheduler" | "aws.events") {
+        return Err(NotASchedule(
+            "its source is neither aws.scheduler nor aws.events",
+        ));
     }
+    let time =
+        DateTime::parse_from_rfc3339(&event.time).map_err(|_| NotASchedule("its time is none"))?;
+    // Before the first message there was; what is left keeps clear of the ends of the calendar.
+    if time.timestamp() < WINDOW.num_seconds() {
+        return Err(NotASchedule("its time is before 1970"));
+    }
+    Ok(time.to_utc())
 }
 
 /// One task for each valid mailbox. A grant that needs signing in again cannot be listed and is left out.
@@ -81,8 +83,17 @@ mod tests {
         assert!(scheduled_time(&event("aws.events")).is_ok());
         assert_eq!(
             scheduled_time(&event("aws.s3")).unwrap_err().to_string(),
-            "not a schedule event: its source is aws.s3"
+            "not a schedule event: its source is neither aws.scheduler nor aws.events"
         );
+        for time in [
+            "-262143-01-01T00:00:00Z",
+            "1969-12-31T00:00:00Z",
+            "soon",
+            "",
+        ] {
+            let event = json!({"source": "aws.scheduler", "time": time});
+            assert!(scheduled_time(&event).is_err(), "{time}");
+        }
         assert!(scheduled_time(&json!({"source": "aws.scheduler"})).is_err());
         assert!(scheduled_time(&json!(null)).is_err());
     }

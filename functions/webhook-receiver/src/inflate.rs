@@ -22,7 +22,7 @@ pub enum InflateError {
 ///
 /// # Errors
 /// Both variants: the sender would send the same bytes again, so do not ask it to.
-pub(crate) fn gunzip(packed: &[u8], limit: usize) -> Result<Vec<u8>, InflateError> {
+pub fn gunzip(packed: &[u8], limit: usize) -> Result<Vec<u8>, InflateError> {
     // One byte more than allowed tells "at the limit" from "over it".
     let ceiling = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
     let mut unpacked = Vec::new();

@@ -26,6 +26,7 @@ pub mod secrets;
 pub mod signature;
 
 use std::pin::Pin;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use http::header::{ALLOW, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
@@ -227,7 +228,7 @@ impl<Q: SyncQueue> Receiver<Q> {
         };
         match notification::parse(&verified)? {
             Notification::Message(request) => {
-                self.queue.send(&request).await?;
+                self.queue.send(&request, Duration::ZERO).await?;
                 Ok(Outcome::Queued(request))
             }
             Notification::Other { kind } => Ok(Outcome::Ignored { kind }),

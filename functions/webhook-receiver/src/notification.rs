@@ -12,6 +12,7 @@
 //! The suffixes `.truncated`, `.transformed`, `.cleaned` and `.metadata` come in any order and number. Source: Nylas facts §4, §5.
 
 use mailverse::ids::{GrantId, IdError, MessageId, MessageKey};
+use mailverse::nylas::wire;
 use mailverse::sync_request::{SyncRequest, Trigger};
 use serde_json::{Map, Value};
 
@@ -82,7 +83,7 @@ pub fn parse(body: &VerifiedBody<'_>) -> Result<Notification, NotificationError>
     let text = std::str::from_utf8(body.bytes()).map_err(|error| NotificationError::NotUtf8 {
         at: error.valid_up_to(),
     })?;
-    let value: Value = serde_json::from_str(text).map_err(NotificationError::NotJson)?;
+    let value = wire::json(text.as_bytes()).map_err(NotificationError::NotJson)?;
     let envelope = as_object(&value, "the notification")?;
     let kind = as_text(present(envelope, "type", "type")?, "type")?;
     let Some(trigger) = trigger(kind) else {

@@ -40,12 +40,6 @@ impl ErrorCode {
             .map(Self)
     }
 
-    /// The code of this value.
-    #[must_use]
-    pub const fn new(value: u32) -> Self {
-        Self(value)
-    }
-
     /// Whether Dataverse refused an attachment and not the email: size, emptiness, name, blocked type (Dataverse facts §4.2).
     #[must_use]
     pub const fn concerns_attachment(self) -> bool {
@@ -213,6 +207,11 @@ impl DataverseError {
             Class::Stale => Self::Stale { what: what() },
             Class::TooLarge => Self::TooLarge,
             Class::Unlisted if status == 413 => Self::TooLarge,
+            Class::Unlisted if status == 503 && retry_after.is_some() => {
+                Self::Throttled { retry_after }
+            }
+            // A redirect is an answer of somebody else and says nothing of the row.
+            Class::Unlisted if status < 400 => Self::Unavailable { what: what() },
             Class::Unlisted if status >= 500 && status != 501 => Self::Unavailable { what: what() },
             Class::Unlisted if status == 404 || status == 408 => Self::Unavailable { what: what() },
             Class::Permanent | Class::Unlisted => Self::Rejected { status, code },
@@ -293,6 +292,16 @@ mod tests {
             answer(503, "0x80072321"),
             DataverseError::Throttled { retry_after: None }
         ));
+    }
+
+    #[test]
+    fn a_redirect_and_a_busy_server_say_nothing_of_the_row() {
+        assert_eq!(answer(302, "").retry_advice(), RetryAdvice::Soon);
+        let busy = DataverseError::from_answer(503, Some(Duration::from_secs(90)), b"");
+        assert_eq!(
+            busy.retry_advice(),
+            RetryAdvice::After(Duration::from_secs(90))
+        );
     }
 
     #[test]

@@ -1,14 +1,15 @@
 //! Everything that the writing of some messages has to know beforehand, in one `$batch` of queries.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use serde_json::Value;
-use uuid::Uuid;
 
 use super::batch::{MOST_OPERATIONS, Operation};
 use super::error::DataverseError;
 use super::query::{any_of, literal, rows};
-use super::rows::{ExistingEmail, Person, Record, Table, addresses};
+use super::rows::{
+    EMAIL_COLUMNS, ExistingEmail, Person, Record, RowState, Table, addresses, existing_email, guid,
+};
 use super::{AccessToken, DataverseClient};
 use crate::ids::{ActivityId, EmailAddress, InternetMessageId};
 
@@ -46,17 +47,24 @@ impl Found {
         self.by_key.get(&id)
     }
 
-    /// The oldest known row of this Message-ID under another key: put there by server-side sync or by a person.
+    /// A completed row of the same mail under another key: put there by server-side sync or by a person.
+    ///
+    /// Message-IDs are chosen by senders, so a row of another sender is another mail, whoever wrote it; one that names no sender, or a mail
+    /// without one, is taken at its Message-ID.
     #[must_use]
     pub fn by_message_id(
         &self,
         id: &InternetMessageId,
+        sender: Option<&EmailAddress>,
         ours: ActivityId,
     ) -> Option<&ExistingEmail> {
-        self.by_message_id
-            .get(id.as_str())?
-            .iter()
-            .find(|email| email.activity_id != ours)
+        let same_sender = |email: &ExistingEmail| match (&email.sender, sender) {
+            (Some(theirs), Some(ours)) => theirs == ours,
+            _ => true,
+        };
+        self.by_message_id.get(id.as_str())?.iter().find(|email| {
+            email.activity_id != ours && email.state == RowState::Completed && same_sender(email)
+        })
     }
 
     /// Adds a row that has an address; for tests of the pure steps and for this module.
@@ -99,18 +107,10 @@ impl Found {
 
     fn read_emails(&mut self, rows: &[Value]) {
         for row in rows {
-            let Some(id) = guid(row, "activityid").map(ActivityId::new) else {
+            let Some(email) = existing_email(row) else {
                 continue;
             };
-            let email = ExistingEmail {
-                activity_id: id,
-                open: row.get("statecode").and_then(Value::as_i64) == Some(0),
-                has_regarding: guid(row, "_regardingobjectid_value").is_some(),
-                etag: row
-                    .get("@odata.etag")
-                    .and_then(Value::as_str)
-                    .map(str::to_owned),
-            };
+            let id = email.activity_id;
             // Compared here with case once more: Dataverse compares without, and Message-IDs differ by case.
             if let Some(message_id) = row
                 .get("messageid")
@@ -194,6 +194,7 @@ impl DataverseClient {
     ) -> Result<(), DataverseError> {
         let mut page: Value =
             serde_json::from_slice(first).map_err(|_| super::unreadable("a query's answer"))?;
+        let mut seen = HashSet::new();
         loop {
             let rows = page
                 .get("value")
@@ -206,6 +207,9 @@ impl DataverseClient {
             let Some(next) = page.get("@odata.nextLink").and_then(Value::as_str) else {
                 return Ok(());
             };
+            if !seen.insert(next.to_owned()) {
+                return Err(super::unreadable("a link to a page that was read before"));
+            }
             page = self.next_page(token, next).await?;
         }
     }
@@ -245,11 +249,10 @@ fn queries(questions: &Questions) -> Vec<(About, String)> {
         }
         terms
     });
-    let select = "activityid,messageid,statecode,_regardingobjectid_value";
     queries.extend(
         any_of(terms)
             .iter()
-            .map(|filter| (About::Emails, rows("emails", select, filter))),
+            .map(|filter| (About::Emails, rows("emails", EMAIL_COLUMNS, filter))),
     );
     queries
 }
@@ -260,12 +263,10 @@ pub fn fits_its_column(id: &InternetMessageId) -> bool {
     id.in_brackets().encode_utf16().count() <= LONGEST_MESSAGE_ID
 }
 
-fn guid(row: &Value, column: &str) -> Option<Uuid> {
-    row.get(column)?.as_str()?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
 
     fn address(text: &str) -> EmailAddress {
@@ -306,20 +307,51 @@ mod tests {
         assert!(!asked[0].1.contains("messageid%20eq"));
     }
 
+    fn row(n: u128, message_id: &str, sender: &str, state: i64) -> Value {
+        serde_json::json!({"activityid": Uuid::from_u128(n), "messageid": message_id, "sender": sender, "statecode": state})
+    }
+
+    fn found(rows: &[Value], message_id: &str, sender: &str, ours: u128) -> Option<u128> {
+        let mut found = Found::default();
+        found.read_emails(rows);
+        let id = InternetMessageId::from_header(message_id).unwrap();
+        let sender = EmailAddress::parse(sender);
+        let ours = ActivityId::new(Uuid::from_u128(ours));
+        found
+            .by_message_id(&id, sender.as_ref(), ours)
+            .map(|email| email.activity_id.uuid().as_u128())
+    }
+
     #[test]
     fn a_row_of_the_same_id_in_another_case_is_another_mail() {
-        let mut found = Found::default();
-        found.read_emails(&[
-            serde_json::json!({"activityid": Uuid::from_u128(9), "messageid": "<A@x>", "statecode": 1}),
-        ]);
-        let ours = ActivityId::new(Uuid::from_u128(1));
-        let id = |text| InternetMessageId::from_header(text).unwrap();
-        assert!(found.by_message_id(&id("<a@x>"), ours).is_none());
-        assert!(found.by_message_id(&id("A@x"), ours).is_some());
-        assert!(
-            found
-                .by_message_id(&id("A@x"), ActivityId::new(Uuid::from_u128(9)))
-                .is_none()
+        let rows = [row(9, "<A@x>", "ada@example.com", 1)];
+        assert_eq!(found(&rows, "<a@x>", "ada@example.com", 1), None);
+        assert_eq!(found(&rows, "A@x", "ada@example.com", 1), Some(9));
+        assert_eq!(
+            found(&rows, "A@x", "ada@example.com", 9),
+            None,
+            "that is our own row"
         );
+    }
+
+    #[test]
+    fn a_row_of_another_sender_is_another_mail() {
+        let rows = [row(9, "<a@x>", "mallory@example.net", 1)];
+        assert_eq!(found(&rows, "<a@x>", "ada@example.com", 1), None);
+        assert_eq!(
+            found(&rows, "<a@x>", "", 1),
+            Some(9),
+            "nobody knows who sent it"
+        );
+        let silent = [row(9, "<a@x>", "", 1)];
+        assert_eq!(found(&silent, "<a@x>", "ada@example.com", 1), Some(9));
+    }
+
+    #[test]
+    fn a_row_that_is_not_completed_carries_no_mail() {
+        for state in [0, 2] {
+            let rows = [row(9, "<a@x>", "ada@example.com", state)];
+            assert_eq!(found(&rows, "<a@x>", "ada@example.com", 1), None);
+        }
     }
 }

@@ -3,15 +3,9 @@
 //! An address never stands in a key URL, where characters such as `+` and `/` break it (Dataverse facts §7.2), but always in a quoted literal of
 //! a `$filter`, percent-encoded as a whole (§14). Comparison with `eq` knows no wildcards; `contains` and `startswith` do and are not used.
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use uuid::Uuid;
 
-/// What may stand in a query value as it is (RFC 3986, unreserved characters).
-const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
-    .remove(b'-')
-    .remove(b'.')
-    .remove(b'_')
-    .remove(b'~');
+use crate::http::encoded;
 
 /// Values that one query compares with. No number is published; the facts advise tens of terms (§14), and a contact has three address columns.
 const VALUES_A_QUERY: usize = 15;
@@ -28,10 +22,7 @@ pub fn literal(text: &str) -> String {
 /// `set?$select=…&$filter=…`, percent-encoded.
 #[must_use]
 pub fn rows(set: &str, select: &str, filter: &str) -> String {
-    format!(
-        "{set}?$select={select}&$filter={}",
-        utf8_percent_encode(filter, RESERVED)
-    )
+    format!("{set}?$select={select}&$filter={}", encoded(filter))
 }
 
 /// A path to one row by its primary key.
@@ -50,10 +41,7 @@ pub fn any_of(values: impl IntoIterator<Item = Vec<String>>) -> Vec<String> {
     let mut length = 0;
     for terms in values {
         let term = terms.join(" or ");
-        let added = utf8_percent_encode(&term, RESERVED)
-            .map(str::len)
-            .sum::<usize>()
-            + "%20or%20".len();
+        let added = encoded(&term).len() + "%20or%20".len();
         match filters.last_mut() {
             Some(filter) if held < VALUES_A_QUERY && length + added <= LONGEST_FILTER => {
                 filter.push_str(" or ");

@@ -1,5 +1,6 @@
 //! The tables, columns and binding names that we use. Source: Dataverse facts §2, §5, §6 and §15.
 
+use serde_json::Value;
 use uuid::Uuid;
 
 use crate::ids::{ActivityId, EmailAddress};
@@ -106,13 +107,26 @@ pub struct Person {
     pub account: Option<Uuid>,
 }
 
+/// `statecode` of an activity (Dataverse facts §2.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RowState {
+    /// A draft, as a crash between two calls leaves it.
+    Open,
+    /// Done.
+    Completed,
+    /// Cancelled by somebody.
+    Canceled,
+}
+
 /// An email activity that is in Dataverse already.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExistingEmail {
     /// Its primary key.
     pub activity_id: ActivityId,
-    /// Whether it is still a draft (Open), as a crash between two calls leaves it.
-    pub open: bool,
+    /// Open, completed or cancelled.
+    pub state: RowState,
+    /// Who sent it, as far as the row says so.
+    pub sender: Option<EmailAddress>,
     /// Whether it has a regarding record.
     pub has_regarding: bool,
     /// Its version.
@@ -120,13 +134,40 @@ pub struct ExistingEmail {
 }
 
 /// Which of a row's address columns hold which address.
-pub(super) fn addresses(
-    row: &serde_json::Value,
-    table: Table,
-) -> impl Iterator<Item = EmailAddress> {
+pub(super) fn addresses(row: &Value, table: Table) -> impl Iterator<Item = EmailAddress> {
     table
         .address_columns()
         .iter()
         .filter_map(|column| row.get(*column)?.as_str())
         .filter_map(EmailAddress::parse)
+}
+
+/// Reads a row of `emails`; `None` without a key. The columns are [`EMAIL_COLUMNS`].
+pub(super) fn existing_email(row: &Value) -> Option<ExistingEmail> {
+    Some(ExistingEmail {
+        activity_id: guid(row, "activityid").map(ActivityId::new)?,
+        state: match row.get("statecode").and_then(Value::as_i64) {
+            Some(1) => RowState::Completed,
+            Some(2) => RowState::Canceled,
+            _ => RowState::Open,
+        },
+        sender: row
+            .get("sender")
+            .and_then(Value::as_str)
+            .and_then(EmailAddress::parse),
+        has_regarding: guid(row, "_regardingobjectid_value").is_some(),
+        etag: row
+            .get("@odata.etag")
+            .and_then(Value::as_str)
+            .map(str::to_owned),
+    })
+}
+
+/// What is read of an email.
+pub(super) const EMAIL_COLUMNS: &str =
+    "activityid,messageid,sender,statecode,_regardingobjectid_value";
+
+/// A key or the value of a lookup.
+pub(super) fn guid(row: &Value, column: &str) -> Option<Uuid> {
+    row.get(column)?.as_str()?.parse().ok()
 }

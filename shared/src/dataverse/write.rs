@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::batch::{Answer, Change, Operation};
 use super::error::{DataverseError, ErrorCode};
 use super::query::row;
-use super::rows::{ExistingEmail, Record};
+use super::rows::{EMAIL_COLUMNS, ExistingEmail, Record, RowState, existing_email};
 use super::{AccessToken, DataverseClient, part_error};
 use crate::ids::ActivityId;
 
@@ -150,7 +150,7 @@ impl DataverseClient {
     ) -> Result<usize, DataverseError> {
         let key = email.activity_id.uuid();
         if self.create(token, "emails", &email.row).await? == CreateOutcome::AlreadyExisted
-            && !self.existing(token, email.activity_id).await?.open
+            && self.existing(token, email.activity_id).await?.state != RowState::Open
         {
             return Ok(0);
         }
@@ -200,25 +200,15 @@ impl DataverseClient {
         token: &AccessToken,
         id: ActivityId,
     ) -> Result<ExistingEmail, DataverseError> {
-        let path = format!(
-            "{}?$select=activityid,statecode,_regardingobjectid_value",
-            row("emails", id.uuid())
-        );
+        let path = format!("{}?$select={EMAIL_COLUMNS}", row("emails", id.uuid()));
         let body = self
             .call(token, reqwest::Method::GET, &path, None, None)
             .await?;
-        let email: Value = serde_json::from_slice(&body).map_err(|_| super::unreadable("a row"))?;
-        Ok(ExistingEmail {
-            activity_id: id,
-            open: email.get("statecode").and_then(Value::as_i64) == Some(0),
-            has_regarding: email
-                .get("_regardingobjectid_value")
-                .is_some_and(|value| !value.is_null()),
-            etag: email
-                .get("@odata.etag")
-                .and_then(Value::as_str)
-                .map(str::to_owned),
-        })
+        serde_json::from_slice(&body)
+            .ok()
+            .as_ref()
+            .and_then(existing_email)
+            .ok_or_else(|| super::unreadable("a row"))
     }
 
     /// Sets the regarding record of a row that has none, if it is still the version that was looked at. Completed rows take this

@@ -9,6 +9,7 @@
 //! | `lease_until_ms` | N | until when, Unix milliseconds; there together with `claim_token` |
 //! | `retry_at_ms` | N | when the queue delivers it again, Unix milliseconds; while released |
 //! | `attempts` | N | how often it was claimed |
+//! | `gave_up` | BOOL | while dead: it could have been tried again, and may be |
 //! | `reason` | S | the rule or the error, without content |
 //! | `activity_id` | S | the row in Dataverse, once written |
 //! | `changed_at_ms` | N | the last write, Unix milliseconds |
@@ -19,11 +20,12 @@
 use std::collections::HashMap;
 
 use aws_sdk_dynamodb::Client;
-use aws_sdk_dynamodb::error::{DisplayErrorContext, SdkError};
+use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{Claim, ClaimToken, Entry, SKIPPED_BY_PLACE, State, decide_claim};
+use crate::aws;
 use crate::ids::{ActivityId, MessageKey};
 
 /// How long a final state is kept: past the longest backfill, so that history is not looked at twice.
@@ -62,6 +64,8 @@ pub enum Settlement {
     Dead {
         /// The error.
         reason: String,
+        /// It was only tried often enough: whoever names it again may try again.
+        gave_up: bool,
     },
     /// It may be claimed again at once; the queue delivers it at about `retry_at`.
     Released {
@@ -100,7 +104,8 @@ impl Ledger {
     ) -> Result<Claim, LedgerError> {
         // The transcription of `decide_claim`.
         let mut condition = "attribute_not_exists(pk) OR (#state = :waiting AND \
-             (attribute_not_exists(claim_token) OR claim_token = :token OR lease_until_ms <= :now))"
+             (attribute_not_exists(claim_token) OR claim_token = :token OR lease_until_ms <= :now)) \
+             OR (#state = :dead AND gave_up = :true)"
             .to_owned();
         let mut call = self
             .client
@@ -109,10 +114,12 @@ impl Ledger {
             .set_key(Some(item_key(key)))
             .update_expression(
                 "SET #state = :waiting, claim_token = :token, lease_until_ms = :until, changed_at_ms = :now \
-                 REMOVE retry_at_ms, expires_at ADD attempts :one",
+                 REMOVE retry_at_ms, expires_at, gave_up ADD attempts :one",
             )
             .expression_attribute_names("#state", "state")
             .expression_attribute_values(":waiting", text(State::Waiting.as_str()))
+            .expression_attribute_values(":dead", text(State::Dead.as_str()))
+            .expression_attribute_values(":true", AttributeValue::Bool(true))
             .expression_attribute_values(":token", text(token.to_string()))
             .expression_attribute_values(":until", milliseconds(now + lease))
             .expression_attribute_values(":now", milliseconds(now))
@@ -169,17 +176,19 @@ impl Ledger {
                 (State::Written, note.as_deref(), Some(*activity_id), None)
             }
             Settlement::Skipped { rule } => (State::Skipped, Some(rule.as_str()), None, None),
-            Settlement::Dead { reason } => (State::Dead, Some(reason.as_str()), None, None),
+            Settlement::Dead { reason, .. } => (State::Dead, Some(reason.as_str()), None, None),
             Settlement::Released { retry_at, reason } => {
                 (State::Waiting, Some(reason.as_str()), None, Some(*retry_at))
             }
         };
         let expires_at =
             matches!(state, State::Written | State::Skipped).then(|| (now + KEPT).timestamp());
+        let gave_up = matches!(settlement, Settlement::Dead { gave_up: true, .. });
         let written = [
             ("reason", reason.map(|reason| text(shortened(reason)))),
             ("activity_id", activity_id.map(|id| text(id.to_string()))),
             ("retry_at_ms", retry_at.map(milliseconds)),
+            ("gave_up", gave_up.then_some(AttributeValue::Bool(true))),
             (
                 "expires_at",
                 expires_at.map(|seconds| AttributeValue::N(seconds.to_string())),
@@ -275,6 +284,7 @@ fn read_entry(item: &HashMap<String, AttributeValue>) -> Result<Entry, LedgerErr
         attempts: number("attempts")
             .and_then(|n| u32::try_from(n).ok())
             .unwrap_or_default(),
+        gave_up: item.get("gave_up").and_then(|value| value.as_bool().ok()) == Some(&true),
         reason: text("reason").map(str::to_owned),
         activity_id: text("activity_id")
             .and_then(|id| id.parse().ok())
@@ -282,6 +292,6 @@ fn read_entry(item: &HashMap<String, AttributeValue>) -> Result<Entry, LedgerErr
     })
 }
 
-fn unavailable<E: std::error::Error + Send + Sync + 'static>(error: &SdkError<E>) -> LedgerError {
-    LedgerError::Unavailable(DisplayErrorContext(error).to_string())
+fn unavailable<E: ProvideErrorMetadata>(error: &SdkError<E>) -> LedgerError {
+    LedgerError::Unavailable(aws::describe(error))
 }

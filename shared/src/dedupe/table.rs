@@ -1,7 +1,6 @@
 //! The ledger's table where no template makes it: for `replay` and the tests, on an embedded DynamoDB.
 
 use aws_sdk_dynamodb::Client;
-use aws_sdk_dynamodb::error::DisplayErrorContext;
 use aws_sdk_dynamodb::types::{
     AttributeDefinition, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType,
     TimeToLiveSpecification,
@@ -10,6 +9,7 @@ use aws_sdk_dynamodb::types::{
 use aws_sdk_dynamodb::operation::create_table::CreateTableError;
 
 use super::ledger::LedgerError;
+use crate::aws;
 
 /// Creates the table `name` with the keys and the TTL attribute that the template gives it; one that is there stays.
 ///
@@ -48,9 +48,7 @@ pub async fn create(client: &Client, name: &str) -> Result<(), LedgerError> {
             return Ok(());
         }
         Err(error) => {
-            return Err(LedgerError::Unavailable(
-                DisplayErrorContext(error).to_string(),
-            ));
+            return Err(LedgerError::Unavailable(aws::describe(&error)));
         }
     }
     let ttl = TimeToLiveSpecification::builder()
@@ -66,5 +64,5 @@ pub async fn create(client: &Client, name: &str) -> Result<(), LedgerError> {
     call.send()
         .await
         .map(drop)
-        .map_err(|e| LedgerError::Unavailable(DisplayErrorContext(e).to_string()))
+        .map_err(|e| LedgerError::Unavailable(aws::describe(&e)))
 }

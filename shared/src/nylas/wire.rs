@@ -31,6 +31,13 @@ pub fn message(grant_id: &GrantId, object: &Value) -> Result<Message, NoId> {
     let to = people(object, "to", &mut omissions);
     let cc = people(object, "cc", &mut omissions);
     let bcc = people(object, "bcc", &mut omissions);
+    let mut attachments = Vec::new();
+    for object in array(object, "attachments") {
+        match attachment(object) {
+            Some(attachment) => attachments.push(attachment),
+            None => omissions.push(Omission::Attachment),
+        }
+    }
     Ok(Message {
         key: MessageKey {
             grant_id: grant_id.clone(),
@@ -49,10 +56,7 @@ pub fn message(grant_id: &GrantId, object: &Value) -> Result<Message, NoId> {
             .filter_map(Value::as_str)
             .map(str::to_owned)
             .collect(),
-        attachments: array(object, "attachments")
-            .iter()
-            .filter_map(attachment)
-            .collect(),
+        attachments,
         omissions,
     })
 }
@@ -129,6 +133,13 @@ pub struct Grant {
 }
 
 impl Grant {
+    pub(crate) fn with_aliases(self, aliases: &[EmailAddress]) -> Self {
+        Self {
+            aliases: Some(aliases.to_vec()),
+            ..self
+        }
+    }
+
     /// Only Google and Microsoft grants have aliases that Nylas can list. Source: Nylas facts §5.
     #[must_use]
     pub fn may_have_aliases(&self) -> bool {
@@ -180,6 +191,50 @@ pub fn folder(object: &Value) -> Option<Folder> {
             .filter_map(attribute)
             .collect(),
     })
+}
+
+/// Reads an answer's JSON, or a notification's.
+///
+/// Half of a surrogate pair, as a text cut inside an emoji leaves it, is no JSON to a strict reader; it becomes the replacement character, so that one
+/// cut snippet does not cost the message, or the page of messages that it stands on.
+///
+/// # Errors
+/// The text is no JSON for another reason.
+pub fn json(bytes: &[u8]) -> Result<Value, serde_json::Error> {
+    serde_json::from_slice(bytes).or_else(|error| match without_lone_surrogates(bytes) {
+        Some(mended) => serde_json::from_slice(&mended),
+        None => Err(error),
+    })
+}
+
+/// The text with `\\ufffd` for each escaped half of a surrogate pair; `None` when there is none.
+fn without_lone_surrogates(bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut mended = Vec::with_capacity(bytes.len());
+    let mut changed = false;
+    let mut rest = bytes;
+    while let [first, tail @ ..] = rest {
+        let length = match (escaped_unit(rest), rest.get(6..).and_then(escaped_unit)) {
+            (Some(0xd800..=0xdbff), Some(0xdc00..=0xdfff)) => 12,
+            (Some(0xd800..=0xdfff), _) => {
+                mended.extend_from_slice(br"\ufffd");
+                changed = true;
+                rest = rest.get(6..).unwrap_or_default();
+                continue;
+            }
+            // A backslash goes with what it escapes, so that the second of two is not taken for the first of an escape.
+            _ if *first == b'\\' => 2.min(1 + tail.len()),
+            _ => 1,
+        };
+        mended.extend_from_slice(rest.get(..length).unwrap_or_default());
+        rest = rest.get(length..).unwrap_or_default();
+    }
+    changed.then_some(mended)
+}
+
+/// The UTF-16 code unit that `\\uXXXX` at the beginning of `bytes` stands for.
+fn escaped_unit(bytes: &[u8]) -> Option<u16> {
+    let digits = bytes.get(..6)?.strip_prefix(br"\u")?;
+    u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
 }
 
 pub(super) fn text<'a>(object: &'a Value, key: &str) -> Option<&'a str> {
@@ -236,7 +291,11 @@ mod tests {
         assert_eq!(mail.attachments.len(), 1);
         assert_eq!(mail.attachments[0].media_type, "application/pdf");
         assert_eq!(mail.attachments[0].content_id.as_deref(), Some("c1"));
-        assert!(mail.omissions.is_empty());
+        assert_eq!(
+            mail.omissions,
+            [Omission::Attachment],
+            "the one without an id cannot be downloaded"
+        );
     }
 
     #[test]
@@ -253,6 +312,26 @@ mod tests {
             crate::message::omissions_note(&mail.omissions).as_deref(),
             Some("left out: date, 3 × address")
         );
+    }
+
+    #[test]
+    fn half_of_a_surrogate_pair_costs_a_character_and_not_the_mail() {
+        let snippet = |text: &str| {
+            json(format!("{{\"s\":\"{text}\"}}").as_bytes()).map(|value| value["s"].clone())
+        };
+        assert_eq!(snippet(r"cut \ud83d").unwrap(), "cut \u{fffd}");
+        assert_eq!(
+            snippet(r"\udc00 \ud83d\ude00 \ud83d").unwrap(),
+            "\u{fffd} \u{1f600} \u{fffd}"
+        );
+        assert_eq!(snippet(r"\ud83d\ud83d\ude00").unwrap(), "\u{fffd}\u{1f600}");
+        assert_eq!(
+            snippet(r"\\ud83d \ud83d").unwrap(),
+            "\\ud83d \u{fffd}",
+            "an escaped backslash begins no escape"
+        );
+        assert!(json(b"{\"s\":\"\\ud83d").is_err());
+        assert!(json(b"").is_err());
     }
 
     #[test]

@@ -36,20 +36,32 @@ pub struct Run {
     pub token: ClaimToken,
     /// When the run began.
     pub now: DateTime<Utc>,
-    /// 0 to 25, drawn at random: lengthens delays, so that failed messages do not all come back at once.
+    /// By how much a delay is lengthened at most, 0 to 25; by how much, the token and the message's id decide, so that failed messages do not all
+    /// come back at once.
     pub jitter_percent: u32,
 }
 
 impl Run {
-    /// A run that begins now, with a token and a jitter drawn at random. For the shells: what they call takes it as a value.
+    /// A run that begins now, with a token drawn at random. For the shells: what they call takes it as a value.
     #[must_use]
     pub fn begin() -> Self {
         let token = ClaimToken::new(uuid::Uuid::new_v4());
         Self {
             token,
             now: Utc::now(),
-            jitter_percent: rand::random_range(0..=25),
+            jitter_percent: 25,
         }
+    }
+}
+
+impl Run {
+    /// Another for each message and each run.
+    fn jitter_percent_of(&self, key: &MessageKey) -> u32 {
+        let drawn = self.token.to_string() + key.message_id.as_str();
+        let sum = drawn.bytes().fold(0_u32, |sum, byte| {
+            sum.wrapping_mul(31).wrapping_add(u32::from(byte))
+        });
+        sum % (self.jitter_percent + 1)
     }
 }
 
@@ -134,12 +146,13 @@ impl Fate {
 
     /// The fate of a failure: waiting, or dead when waiting does not help or has been done often enough.
     pub(super) fn of_failure(
-        advice: RetryAdvice,
-        reason: String,
+        key: &MessageKey,
+        failure: Failure,
         receive_count: u32,
         run: &Run,
     ) -> Self {
-        match redelivery_delay(advice, receive_count, run.jitter_percent) {
+        let Failure { advice, reason } = failure;
+        match redelivery_delay(advice, receive_count, run.jitter_percent_of(key)) {
             Some(_) if receive_count >= RECEIVE_LIMIT => Self::Dead {
                 reason: format!("gave up after {receive_count} deliveries: {reason}"),
                 gave_up: true,
@@ -156,7 +169,7 @@ impl Fate {
         match self.clone() {
             Self::Written { activity_id, note } => Settlement::Written { activity_id, note },
             Self::Skipped { rule } => Settlement::Skipped { rule },
-            Self::Dead { reason, .. } => Settlement::Dead { reason },
+            Self::Dead { reason, gave_up } => Settlement::Dead { reason, gave_up },
             Self::Waiting { delay, reason } => {
                 let delay = TimeDelta::from_std(delay).unwrap_or(TimeDelta::days(1));
                 Settlement::Released {
@@ -236,6 +249,15 @@ pub(super) struct Failure {
     pub reason: String,
 }
 
+impl Failure {
+    pub(super) fn soon(reason: impl Into<String>) -> Self {
+        Self {
+            advice: RetryAdvice::Soon,
+            reason: reason.into(),
+        }
+    }
+}
+
 impl From<NylasError> for Failure {
     fn from(error: NylasError) -> Self {
         Self {
@@ -269,13 +291,38 @@ mod tests {
 
     use super::*;
 
+    fn key(message: &str) -> MessageKey {
+        MessageKey {
+            grant_id: "g".parse().unwrap(),
+            message_id: message.parse().unwrap(),
+        }
+    }
+
     fn fate(advice: RetryAdvice, receive_count: u32) -> Fate {
-        let run = Run {
+        let failure = Failure {
+            advice,
+            reason: "x".to_owned(),
+        };
+        Fate::of_failure(&key("m"), failure, receive_count, &run())
+    }
+
+    fn run() -> Run {
+        Run {
             token: ClaimToken::new(Uuid::nil()),
             now: DateTime::UNIX_EPOCH,
-            jitter_percent: 0,
-        };
-        Fate::of_failure(advice, "x".to_owned(), receive_count, &run)
+            jitter_percent: 25,
+        }
+    }
+
+    #[test]
+    fn the_messages_of_a_batch_come_back_at_different_times() {
+        let jitters: std::collections::HashSet<u32> = (0..20)
+            .map(|n| run().jitter_percent_of(&key(&n.to_string())))
+            .collect();
+        assert!(
+            jitters.len() > 5 && jitters.iter().all(|jitter| *jitter <= 25),
+            "{jitters:?}"
+        );
     }
 
     #[test]

@@ -5,10 +5,9 @@ use crate::ids::{ActivityId, MessageKey};
 use crate::mapping::Findings;
 use crate::message::Message;
 use crate::policy::Rule;
-use crate::retry::RetryAdvice;
 
-/// Deliveries after which a message that cannot be found counts as gone.
-const GONE_AFTER: u32 = 3;
+/// Deliveries, over three quarters of an hour, after which a message that cannot be found counts as gone.
+const GONE_AFTER: u32 = 5;
 
 /// A message that we hold the claim of.
 pub(super) struct Job {
@@ -36,7 +35,7 @@ impl Ended {
 
 impl Job {
     pub(super) fn failed(self, failure: Failure, run: &Run) -> Ended {
-        let fate = Fate::of_failure(failure.advice, failure.reason, self.receive_count, run);
+        let fate = Fate::of_failure(&self.key, failure, self.receive_count, run);
         Ended {
             key: self.key,
             fate,
@@ -44,17 +43,11 @@ impl Job {
         }
     }
 
-    /// Nylas has no such message. That may pass (its servers cannot always find a valid id, Nylas facts §16), so it is believed at the third time.
+    /// Nylas has no such message. That may pass (its servers cannot always find a valid id, Nylas facts §16), so it is not
+    /// believed at once; should a list show the message later, it is taken up again.
     pub(super) fn gone(self, run: &Run) -> Ended {
         if self.receive_count < GONE_AFTER {
-            let reason = "nylas does not find the message".to_owned();
-            return self.failed(
-                Failure {
-                    advice: RetryAdvice::Soon,
-                    reason,
-                },
-                run,
-            );
+            return self.failed(Failure::soon("nylas does not find the message"), run);
         }
         Ended {
             key: self.key,

@@ -42,11 +42,7 @@ impl PipelineSettings {
             nylas_api_url: settings.service_url("NYLAS_API_URL", Some("https://api.us.nylas.com")),
             nylas_api_key_secret_id: settings.required("NYLAS_API_KEY_SECRET_ID"),
             ledger_table: settings.required("LEDGER_TABLE"),
-            internal_domains: settings
-                .list("INTERNAL_DOMAINS")
-                .iter()
-                .map(|domain| domain.to_lowercase())
-                .collect(),
+            internal_domains: settings.domains("INTERNAL_DOMAINS"),
         }
     }
 

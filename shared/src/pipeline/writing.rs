@@ -12,10 +12,13 @@ use super::job::{Ended, Job, summary};
 use super::{Fate, Pipeline, Run};
 use crate::dataverse::AccessToken;
 use crate::dataverse::error::DataverseError;
+use crate::dataverse::rows::RowState;
 use crate::dataverse::write::{CreateOutcome, EmailWrite};
 use crate::ids::ActivityId;
 use crate::mapping::{self, Findings};
-use crate::message::{Message, Omission, omissions_note};
+use crate::message::{Attachment, Message, Omission, omissions_note};
+use crate::nylas::error::NylasError;
+use crate::retry::RECEIVE_LIMIT;
 
 /// Longest attachment, in bytes of the file. The organisation's limit (`maxuploadfilesize`, 5 MiB unless changed) counts base64, four bytes for three
 /// (Dataverse facts §1.8); an organisation with a lower one refuses the file, which is then left out.
@@ -37,10 +40,13 @@ pub(super) struct Mail {
 
 impl Mail {
     pub(super) fn new(job: Job, message: Message, findings: Findings, begun: bool) -> Self {
-        let email = mapping::email(&message, &findings);
+        let mut email = mapping::email(&message, &findings);
         let mut omissions = message.omissions.clone();
         if message.internet_message_id.is_some() && !email.row.contains_key("messageid") {
             omissions.push(Omission::LongMessageId);
+        }
+        if omissions.contains(&Omission::Attachment) {
+            mapping::note_missing_attachment(&mut email);
         }
         Self {
             job,
@@ -158,6 +164,10 @@ impl Pipeline {
                     }) if code.concerns_attachment() => {
                         ended.push(self.write_stepwise(token, mail, run).await);
                     }
+                    // Too large in one request; each of its rows may still fit.
+                    Err(DataverseError::TooLarge) if !mail.email.attachments.is_empty() => {
+                        ended.push(self.write_stepwise(token, mail, run).await);
+                    }
                     Err(DataverseError::Rejected { .. }) if mail.without_owner() => {
                         again.push(mail);
                     }
@@ -176,10 +186,19 @@ impl Pipeline {
                         .extend(std::iter::repeat_n(Omission::Attachment, refused));
                     return mail.written();
                 }
+                // A completed row takes nothing more: another worker, with another mailbox's copy, was faster.
+                Err(DataverseError::Rejected { .. }) if self.is_completed(token, &mail).await => {
+                    return mail.was_there();
+                }
                 Err(DataverseError::Rejected { .. }) if mail.without_owner() => {}
                 Err(error) => return self.refused(mail, error, run).await,
             }
         }
+    }
+
+    async fn is_completed(&self, token: &AccessToken, mail: &Mail) -> bool {
+        let row = self.dataverse.existing(token, mail.email.activity_id).await;
+        row.is_ok_and(|row| row.state == RowState::Completed)
     }
 
     async fn refused(&self, mail: Mail, error: DataverseError, run: &Run) -> Ended {
@@ -198,9 +217,7 @@ impl Pipeline {
             let bytes = if hopeless {
                 None
             } else {
-                self.nylas
-                    .attachment(&mail.job.key, &attachment.id, LONGEST_ATTACHMENT)
-                    .await?
+                self.download(&mail.job, attachment).await?
             };
             match bytes.filter(|bytes| !bytes.is_empty()) {
                 Some(bytes) => {
@@ -221,5 +238,23 @@ impl Pipeline {
                 .extend(std::iter::repeat_n(Omission::Attachment, missing));
         }
         Ok(())
+    }
+
+    /// A file's bytes; `None` when it cannot be had. A file that fails to the last delivery costs itself and not the mail.
+    async fn download(
+        &self,
+        job: &Job,
+        attachment: &Attachment,
+    ) -> Result<Option<Vec<u8>>, Failure> {
+        match self
+            .nylas
+            .attachment(&job.key, &attachment.id, LONGEST_ATTACHMENT)
+            .await
+        {
+            Ok(bytes) => Ok(bytes),
+            Err(NylasError::Rejected { .. }) => Ok(None),
+            Err(NylasError::Unavailable { .. }) if job.receive_count >= RECEIVE_LIMIT => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use mailverse::dataverse::error::DataverseError;
 use mailverse::dataverse::look_up::{Found, Questions};
-use mailverse::dataverse::rows::{Record, Table};
+use mailverse::dataverse::rows::{Record, RowState, Table};
 use mailverse::dataverse::write::{CreateOutcome, EmailWrite};
 use mailverse::dataverse::{AccessToken, DataverseClient};
 use mailverse::ids::{ActivityId, EmailAddress};
@@ -310,7 +310,8 @@ async fn a_regarding_is_filled_only_while_the_row_is_as_it_was_seen() {
         .existing(&bench.token, email(1).activity_id)
         .await
         .unwrap();
-    assert!(!seen.open && !seen.has_regarding);
+    assert_eq!(seen.state, RowState::Completed);
+    assert!(!seen.has_regarding);
     bench
         .client
         .fill_regarding(&bench.token, &seen, record)

@@ -5,7 +5,8 @@ use futures_util::future::join_all;
 use mailverse::dedupe::{Claim, Entry, LEASE, State};
 
 use super::{
-    Bench, activity, contract, dead, internal, key, key_of, now, released, skipped, worker, written,
+    Bench, activity, contract, dead, given_up, internal, key, key_of, now, released, skipped,
+    worker, written,
 };
 
 contract! {
@@ -17,6 +18,7 @@ contract! {
     a_repeated_claim_of_the_same_worker_wins_again
     a_released_message_is_free_at_once
     a_written_or_dead_message_is_final
+    a_message_that_was_only_tried_often_enough_is_claimed_when_it_is_named_again
     a_message_skipped_for_its_place_is_claimed_again_only_when_it_changed
     a_message_skipped_for_its_people_stays_skipped
     of_many_racers_one_wins_a_new_message
@@ -31,6 +33,7 @@ async fn the_first_claim_wins_and_is_the_first_attempt(bench: Bench) {
         state: State::Waiting,
         held: Some((worker(1), now() + LEASE)),
         attempts: 1,
+        gave_up: false,
         reason: None,
         activity_id: None,
     };
@@ -100,6 +103,7 @@ async fn a_written_or_dead_message_is_final(bench: Bench) {
         state: State::Written,
         held: None,
         attempts: 1,
+        gave_up: false,
         reason: Some("left out: date".to_owned()),
         activity_id: Some(activity()),
     };
@@ -135,6 +139,20 @@ async fn a_written_or_dead_message_is_final(bench: Bench) {
             (State::Dead, Some("0x80044331"))
         );
     }
+}
+
+async fn a_message_that_was_only_tried_often_enough_is_claimed_when_it_is_named_again(
+    bench: Bench,
+) {
+    bench.settled(&given_up()).await;
+    assert!(bench.entry().await.gave_up);
+    assert_eq!(bench.claim(worker(2), now()).await, Claim::Won);
+    assert!(!bench.entry().await.gave_up);
+    bench.settle(worker(2), &dead()).await.unwrap();
+    assert!(matches!(
+        bench.claim(worker(3), now()).await,
+        Claim::Settled(_)
+    ));
 }
 
 async fn a_message_skipped_for_its_place_is_claimed_again_only_when_it_changed(bench: Bench) {

@@ -61,6 +61,7 @@ async fn a_settlement_is_kept_with_its_reason_and_row(bench: Bench) {
         state: State::Written,
         held: None,
         attempts: 2,
+        gave_up: false,
         reason: Some("left out: date".to_owned()),
         activity_id: Some(activity()),
     };
@@ -77,6 +78,7 @@ async fn a_long_reason_is_cut_on_a_character(bench: Bench) {
     bench
         .settled(&Settlement::Dead {
             reason: reason.clone(),
+            gave_up: false,
         })
         .await;
     let kept = bench.entry().await.reason.unwrap();

@@ -6,7 +6,9 @@ use mailverse::dedupe::{Claim, ClaimToken, Entry, LEASE, State, decide_claim};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::{Bench, contract, dead, internal, key_of, now, released, skipped, worker, written};
+use super::{
+    Bench, contract, dead, given_up, internal, key_of, now, released, skipped, worker, written,
+};
 
 contract! {
     a_random_walk_agrees_with_the_claim_rule
@@ -36,7 +38,8 @@ async fn a_random_walk_agrees_with_the_claim_rule(bench: Bench) {
             // Seldom for good, or there would be little to walk through.
             let settlement = match random.random_range(0..8) {
                 0 => [written(), internal(), dead()][random.random_range(0..3)].clone(),
-                1..=3 => skipped(),
+                1..=2 => skipped(),
+                3 => given_up(),
                 _ => released(),
             };
             let done = bench.ledger.settle(&key, token, time, &settlement).await;
@@ -71,6 +74,7 @@ fn claimed(before: Option<Entry>, token: ClaimToken, at: DateTime<Utc>) -> Entry
         attempts: before.as_ref().map_or(0, |entry| entry.attempts) + 1,
         // Of the try before, until this one ends.
         reason: before.as_ref().and_then(|entry| entry.reason.clone()),
+        gave_up: false,
         activity_id: before.and_then(|entry| entry.activity_id),
     }
 }
@@ -79,13 +83,14 @@ fn settle_model(entry: &mut Entry, settlement: &Settlement) {
     let (state, reason, activity_id) = match settlement.clone() {
         Settlement::Written { activity_id, note } => (State::Written, note, Some(activity_id)),
         Settlement::Skipped { rule } => (State::Skipped, Some(rule), None),
-        Settlement::Dead { reason } => (State::Dead, Some(reason), None),
+        Settlement::Dead { reason, .. } => (State::Dead, Some(reason), None),
         Settlement::Released { reason, .. } => (State::Waiting, Some(reason), None),
     };
     *entry = Entry {
         state,
         held: None,
         attempts: entry.attempts,
+        gave_up: matches!(settlement, Settlement::Dead { gave_up: true, .. }),
         reason,
         activity_id,
     };

@@ -299,10 +299,17 @@ async fn folders_and_attachments_of_a_wrong_type_count_as_none() {
         json!({"folders": ["no-such-folder", 7, null]}),
         json!({"attachments": null}),
         json!({"attachments": "none"}),
-        json!({"attachments": [null, 5, {}, {"id": 5}, {"id": ""}]}),
     ] {
         assert_eq!(row_of(&changes).await.1, None, "{changes}");
     }
+}
+
+#[tokio::test]
+async fn attachments_that_cannot_be_named_are_left_out_and_the_row_says_so() {
+    let changes = json!({"attachments": [null, 5, {}, {"id": 5}, {"id": ""}]});
+    let (row, note) = row_of(&changes).await;
+    assert_eq!(note.as_deref(), Some("left out: 5 × attachment"));
+    assert_eq!(row["notifications"], 1);
 }
 
 /// Values that a field of a mail might hold in the worst of worlds.

@@ -1,0 +1,129 @@
+//! The first and the last step: **claim** and **settle**.
+
+use std::collections::HashMap;
+
+use futures_util::{StreamExt, stream};
+
+use super::Pipeline;
+use super::fate::{Failure, Fate, Handled, Run, Work};
+use super::job::{Ended, Job};
+use crate::dedupe::ledger::LedgerError;
+use crate::dedupe::{Claim, LEASE};
+use crate::ids::MessageKey;
+use crate::retry::RetryAdvice;
+use crate::sync_request::Trigger;
+
+/// Ledger calls in flight.
+const LEDGER_CALLS: usize = 10;
+
+impl Pipeline {
+    /// Claims each message. What somebody else holds, or has settled, is handled already.
+    pub(super) async fn claim(&self, work: Vec<Work>, run: &Run) -> (Vec<Job>, Vec<Handled>) {
+        let claims = stream::iter(once_each(work)).map(async |work| {
+            // What a list shows, or Nylas calls changed, may have left the folder that it was skipped for.
+            let revisit = work.request.trigger != Trigger::Created;
+            let claim = self
+                .ledger
+                .claim(&work.request.key, run.token, run.now, LEASE, revisit)
+                .await;
+            (work, claim)
+        });
+        let claims: Vec<_> = claims.buffered(LEDGER_CALLS).collect().await;
+        let (mut jobs, mut handled) = (Vec::new(), Vec::new());
+        for (
+            Work {
+                request,
+                message,
+                receive_count,
+            },
+            claim,
+        ) in claims
+        {
+            let key = request.key;
+            let failure = match claim {
+                Ok(Claim::Won) => {
+                    jobs.push(Job {
+                        key,
+                        receive_count,
+                        message,
+                    });
+                    continue;
+                }
+                Ok(Claim::Settled(entry)) => match Fate::of_entry(entry) {
+                    Some(fate) => {
+                        handled.push(Handled {
+                            key,
+                            fate,
+                            settled_before: true,
+                            summary: None,
+                        });
+                        continue;
+                    }
+                    None => Failure::soon("the ledger's item is incomplete".to_owned()),
+                },
+                Ok(Claim::HeldUntil(until)) => {
+                    let wait = (until - run.now).to_std().unwrap_or_default();
+                    Failure {
+                        advice: RetryAdvice::After(wait),
+                        reason: "another worker is at it".to_owned(),
+                    }
+                }
+                Err(error) => Failure::soon(error.to_string()),
+            };
+            let fate = Fate::of_failure(&key, failure, receive_count, run);
+            handled.push(Handled {
+                key,
+                fate,
+                settled_before: false,
+                summary: None,
+            });
+        }
+        (jobs, handled)
+    }
+
+    /// Ends the claims. A claim that another worker took over is that worker's to end.
+    pub(super) async fn settle(&self, ended: Vec<Ended>, run: &Run) -> Vec<Handled> {
+        let settled = stream::iter(ended).map(async |Ended { key, fate, summary }| {
+            let fate = match self
+                .ledger
+                .settle(&key, run.token, run.now, &fate.settlement(run.now))
+                .await
+            {
+                Ok(()) => fate,
+                // The next delivery finds what the other worker, or the row in Dataverse, says.
+                Err(error @ (LedgerError::ClaimLost | LedgerError::Unavailable(_))) => {
+                    Fate::of_failure(&key, Failure::soon(error.to_string()), 1, run)
+                }
+            };
+            Handled {
+                key,
+                fate,
+                settled_before: false,
+                summary,
+            }
+        });
+        settled.buffered(LEDGER_CALLS).collect().await
+    }
+}
+
+/// Each message once: the batch may name it several times. The strongest reason wins, so that an update is not lost behind a creation.
+fn once_each(work: Vec<Work>) -> Vec<Work> {
+    let mut places: HashMap<MessageKey, usize> = HashMap::new();
+    let mut once: Vec<Work> = Vec::new();
+    for item in work {
+        let known = places
+            .get(&item.request.key)
+            .and_then(|place| once.get_mut(*place));
+        if let Some(known) = known {
+            if item.request.trigger == Trigger::Updated {
+                known.request.trigger = Trigger::Updated;
+            }
+            known.receive_count = known.receive_count.min(item.receive_count);
+            known.message = known.message.take().or(item.message);
+        } else {
+            places.insert(item.request.key.clone(), once.len());
+            once.push(item);
+        }
+    }
+    once
+}

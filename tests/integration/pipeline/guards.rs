@@ -1,0 +1,163 @@
+//! What if two things look alike, or one of them is in the way?
+
+use mailverse::sync_request::Trigger;
+use serde_json::json;
+
+use crate::world::{
+    ADA, ATTACH, BEN, CREATE, UPDATE, World, assert_skipped, dead, id_of, mail, status, waiting,
+    work, written,
+};
+
+const SAME_ID: &str = "<same@x.example>";
+
+fn with_id(id: &str, from: &str) -> serde_json::Value {
+    let headers = json!([{"name": "Message-ID", "value": SAME_ID}]);
+    mail(id, &json!({"headers": headers, "from": [{"email": from}]}))
+}
+
+#[tokio::test]
+async fn whoever_repeats_a_message_id_does_not_swallow_another_mail() {
+    let mut world = World::start().await;
+    world.put(ADA, with_id("m1", "mallory@outside.example"));
+    world.put(ADA, with_id("m2", "carol@kites.example"));
+    written(&world.deliver_one(ADA, "m1").await);
+    written(&world.deliver_one(ADA, "m2").await);
+    let senders: Vec<String> = world
+        .emails()
+        .iter()
+        .map(|email| email["sender"].to_string())
+        .collect();
+    assert_eq!(
+        senders,
+        ["\"mallory@outside.example\"", "\"carol@kites.example\""]
+    );
+}
+
+#[tokio::test]
+async fn a_message_that_was_given_up_is_written_when_it_is_sent_again() {
+    let mut world = World::start().await;
+    world.put(ADA, mail("m1", &json!({})));
+    world.fail_dataverse_at(CREATE, status(503, ""));
+    let last = world.run(vec![work(ADA, "m1", Trigger::Created, 10)]).await;
+    assert!(dead(&last[0].fate).starts_with("gave up after 10 deliveries"));
+    written(&world.deliver_one(ADA, "m1").await);
+    world.email();
+}
+
+#[tokio::test]
+async fn a_message_that_a_list_shows_is_not_gone() {
+    let mut world = World::start().await;
+    world.put(ADA, mail("m1", &json!({})));
+    let message = world.twin.nylas().message(ADA, "m1").unwrap();
+    world.twin.nylas().remove_message(ADA, "m1");
+    let gone = world.run(vec![work(ADA, "m1", Trigger::Created, 5)]).await;
+    assert_skipped(&gone[0].fate, "gone");
+    world.put(ADA, message);
+    let listed = world.run(vec![work(ADA, "m1", Trigger::Backfill, 1)]).await;
+    written(&listed[0].fate);
+}
+
+#[tokio::test]
+async fn a_mail_too_large_for_one_request_is_written_step_by_step() {
+    let mut world = World::start().await;
+    world.put(ADA, mail("m1", &json!({})));
+    let file = json!({"id": "a1", "filename": "a.pdf", "content_type": "application/pdf"});
+    world
+        .twin
+        .nylas()
+        .add_attachment(ADA, "m1", file, b"%PDF".to_vec());
+    world.fail_dataverse_at(CREATE, status(413, "0x8004418A"));
+    written(&world.deliver_one(ADA, "m1").await);
+    assert_eq!(world.attachments().len(), 1);
+    assert_eq!(world.email()["statecode"], 1);
+}
+
+#[tokio::test]
+async fn a_file_that_nylas_refuses_costs_itself_and_not_the_mail() {
+    let mut world = World::start().await;
+    world.put(ADA, mail("m1", &json!({})));
+    let file = json!({"id": "a1", "filename": "a.pdf", "content_type": "application/pdf"});
+    world
+        .twin
+        .nylas()
+        .add_attachment(ADA, "m1", file, b"%PDF".to_vec());
+    world.fail_nylas_at("/attachments/", status(400, "invalid_request_error"));
+    let note = written(&world.deliver_one(ADA, "m1").await)
+        .1
+        .map(str::to_owned);
+    assert_eq!(note.as_deref(), Some("left out: attachment"));
+    assert_eq!(world.email()["notifications"], 1);
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_had_to_the_last_costs_itself_and_not_the_mail() {
+    let mut world = World::start().await;
+    world.put(ADA, mail("m1", &json!({})));
+    let file = json!({"id": "a1", "filename": "a.pdf", "content_type": "application/pdf"});
+    world
+        .twin
+        .nylas()
+        .add_attachment(ADA, "m1", file, b"%PDF".to_vec());
+    world.fail_nylas_at("/attachments/", status(504, "provider_error"));
+    waiting(&world.run(vec![work(ADA, "m1", Trigger::Created, 9)]).await[0].fate);
+    world.fail_nylas_at("/attachments/", status(504, "provider_error"));
+    written(&world.run(vec![work(ADA, "m1", Trigger::Created, 10)]).await[0].fate);
+}
+
+#[tokio::test]
+async fn a_row_of_somebody_else_carries_the_mail_even_if_its_regarding_cannot_be_filled() {
+    let mut world = World::start().await;
+    let theirs = world.insert(
+        "email",
+        json!({"messageid": SAME_ID, "sender": "carol@kites.example", "statecode": 1, "statuscode": 4}),
+    );
+    world.put(ADA, with_id("m1", "carol@kites.example"));
+    world.fail_dataverse_at(UPDATE, status(400, "0x80040265"));
+    let fate = world.deliver_one(ADA, "m1").await;
+    let (id, note) = written(&fate);
+    assert_eq!(id, theirs);
+    assert!(note.unwrap().contains("could not be filled"));
+}
+
+#[tokio::test]
+async fn a_draft_of_somebody_else_carries_no_mail() {
+    let mut world = World::start().await;
+    let draft = world.insert(
+        "email",
+        json!({"messageid": SAME_ID, "statecode": 0, "statuscode": 1, "subject": "a draft"}),
+    );
+    world.put(ADA, with_id("m1", "carol@kites.example"));
+    let fate = world.deliver_one(ADA, "m1").await;
+    assert_ne!(written(&fate).0, draft);
+}
+
+#[tokio::test]
+async fn a_mail_that_another_worker_completed_meanwhile_is_written() {
+    let mut world = World::start().await;
+    world.put(ADA, with_id("m1", "carol@kites.example"));
+    let file = json!({"id": "a1", "filename": "a.pdf", "content_type": "application/pdf"});
+    world
+        .twin
+        .nylas()
+        .add_attachment(ADA, "m1", file, b"%PDF".to_vec());
+    // The change set is too large; before the first file goes on its own, the other worker has completed the row.
+    world.fail_dataverse_at(CREATE, status(413, "0x8004418A"));
+    let other = world.another_pipeline().await;
+    let mut run = world.begin();
+    run.token = mailverse::dedupe::ClaimToken::new(uuid::Uuid::from_u128(99));
+    world.put(BEN, with_id("m2", "carol@kites.example"));
+    // On its own, a request has its headers in lower case; as a part of the batch it has not.
+    let alone = format!("{ATTACH}/1.1\r\ncontent-type");
+    world.before_dataverse_gets(&alone, async move {
+        let fates = other
+            .run(vec![work(BEN, "m2", Trigger::Created, 1)], run)
+            .await;
+        written(&fates[0].fate);
+    });
+    let fate = world.deliver_one(ADA, "m1").await;
+    let (id, note) = written(&fate);
+    assert_eq!(
+        (id, note),
+        (id_of(&world.email()), Some("was there already"))
+    );
+}
