@@ -38,6 +38,12 @@ pub enum IdError {
         /// Its length.
         bytes: usize,
     },
+    /// A dot or two: in a URL, these name another resource.
+    #[error("the {what} is a dot or two")]
+    Dots {
+        /// Which id.
+        what: &'static str,
+    },
     /// Holds a control character.
     #[error("the {what} holds a control character")]
     ControlCharacter {
@@ -55,6 +61,9 @@ fn checked(what: &'static str, text: String, longest: usize) -> Result<String, I
             what,
             bytes: text.len(),
         });
+    }
+    if matches!(text.as_str(), "." | "..") {
+        return Err(IdError::Dots { what });
     }
     if text.chars().any(char::is_control) {
         return Err(IdError::ControlCharacter { what });
@@ -260,6 +269,10 @@ mod tests {
         assert_eq!(
             "a\u{0}b".parse::<GrantId>(),
             Err(IdError::ControlCharacter { what: "grant id" })
+        );
+        assert_eq!(
+            "..".parse::<MessageId>(),
+            Err(IdError::Dots { what: "message id" })
         );
         assert!(matches!(
             "x".repeat(1_001).parse::<MessageId>(),
