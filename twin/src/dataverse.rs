@@ -13,7 +13,9 @@
 //! | Which attachments are taken?                     | `attachments.rs`         |
 //! | What does a bound address point to?              | `binds.rs`, `path.rs`    |
 //! | What does a query understand?                    | `options.rs`, `tokens.rs`, `filter.rs`, `matching.rs`, `pattern.rs`, `read.rs` |
-//! | What can a client learn about tables?            | `definitions.rs`         |
+//! | What can a client learn about tables, and change?| `definitions.rs` and the files below it, `csdl.rs` |
+//! | How much may a caller ask for?                   | `protection.rs`          |
+//! | What can a test change?                          | `settings.rs`            |
 //! | How does a batch behave?                         | `batch.rs`, `multipart.rs` |
 //! | What does an error look like?                    | `refusal.rs`             |
 
@@ -21,6 +23,7 @@ mod attachments;
 mod batch;
 mod binds;
 mod catalogue;
+mod csdl;
 mod defaults;
 mod definitions;
 mod filter;
@@ -35,11 +38,13 @@ mod parties;
 mod path;
 mod pattern;
 mod payload;
+mod protection;
 mod read;
 mod refusal;
 mod rows;
 mod schema;
 mod seed;
+mod settings;
 mod state;
 mod store;
 mod tokens;
@@ -48,20 +53,24 @@ mod write;
 
 use std::io;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use serde_json::Value;
 use uuid::Uuid;
 
-pub use org::{Dropped, Requests, Setting};
+pub use org::{Dropped, Requests};
 pub use seed::SeedError;
+pub use settings::Setting;
 
+use crate::clock::Clock;
 use crate::entra::Entra;
-use crate::fault::{Fault, FaultQueue};
+use crate::fault::{Fault, FaultPlan, Faults, Injected};
 use crate::lock::lock;
 use crate::server::{Incoming, Outgoing, Service};
 use org::Org;
+use protection::Traffic;
 use refusal::Refusal;
-use schema::{Column, Kind, Schema};
+use schema::{AlternateKey, Column, KeyStatus, Kind, Labels, Schema};
 
 /// The Dataverse organisation. Clones are handles of the same organisation.
 #[derive(Clone)]
@@ -69,22 +78,29 @@ pub struct Dataverse {
     url: String,
     entra: Entra,
     org: Arc<Mutex<Org>>,
-    faults: FaultQueue,
+    faults: Faults,
+    clock: Clock,
+    traffic: Traffic,
 }
 
 impl Dataverse {
-    pub(crate) fn new(url: String, entra: Entra) -> io::Result<Self> {
+    pub(crate) fn new(url: String, entra: Entra, clock: Clock) -> io::Result<Self> {
         let schema = Schema::load().map_err(io::Error::other)?;
-        let org = Arc::new(Mutex::new(Org::new(
+        let faults = Faults::default();
+        let org = Org::new(
             url.clone(),
             schema,
-            &entra.client_id(),
-        )));
+            entra.client_id(),
+            clock.clone(),
+            faults.clone(),
+        );
         Ok(Self {
             url,
             entra,
-            org,
-            faults: FaultQueue::default(),
+            org: Arc::new(Mutex::new(org)),
+            faults,
+            clock,
+            traffic: Traffic::default(),
         })
     }
 
@@ -186,6 +202,37 @@ impl Dataverse {
         }
     }
 
+    /// From now on faults come by chance, the same ones for the same seed. The counts start again.
+    pub fn set_fault_plan(&self, plan: FaultPlan) {
+        self.faults.follow(plan);
+    }
+
+    /// What the plan has done so far.
+    #[must_use]
+    pub fn injected(&self) -> Injected {
+        self.faults.injected()
+    }
+
+    /// From now on requests are let in and then wait, unanswered and not yet carried out.
+    pub fn hold_requests(&self) {
+        self.traffic.hold(true);
+    }
+
+    /// Requests that were held go on, and no more are.
+    pub fn release_requests(&self) {
+        self.traffic.hold(false);
+    }
+
+    /// Waits until no request is in flight.
+    pub async fn wait_for_idle(&self) {
+        self.traffic.idle().await;
+    }
+
+    /// Waits until at least so many requests are in flight.
+    pub async fn wait_for_in_flight(&self, requests: usize) {
+        self.traffic.reach(requests).await;
+    }
+
     /// From now on the calling application has no user in the organisation: 403 / 0x80072560.
     pub fn remove_application_user(&self) {
         lock(&self.org).has_application_user = false;
@@ -212,16 +259,10 @@ impl Dataverse {
             table: table.to_owned(),
         })?;
         let added = Column {
-            name: column.to_owned(),
-            kind: Kind::Text,
             max_length: Some(max_length),
-            valid_for_create: true,
-            valid_for_update: true,
-            targets: Vec::new(),
-            options: Vec::new(),
-            hidden: false,
+            ..Column::custom(column, Kind::Text, "String")
         };
-        table.columns.insert(column.to_owned(), added);
+        table.columns.insert(added.name.clone(), added);
         Ok(())
     }
 
@@ -270,7 +311,13 @@ impl Dataverse {
         }
         let mut key: Vec<String> = columns.iter().map(|column| (*column).to_owned()).collect();
         key.sort_unstable();
-        found.alternate_keys.push(key);
+        found.alternate_keys.push(AlternateKey {
+            schema_name: key.join("_"),
+            labels: Labels::new(),
+            columns: key,
+            status: KeyStatus::Active,
+            ready: self.clock.now(),
+        });
         Ok(())
     }
 
@@ -290,8 +337,12 @@ impl Dataverse {
 }
 
 impl Service for Dataverse {
-    fn faults(&self) -> &FaultQueue {
+    fn faults(&self) -> &Faults {
         &self.faults
+    }
+
+    fn clock(&self) -> &Clock {
+        &self.clock
     }
 
     fn count(&self) {
@@ -302,7 +353,29 @@ impl Service for Dataverse {
         http::fault(status, code, message)
     }
 
-    fn answer(&self, incoming: &Incoming) -> Outgoing {
-        http::answer(&mut lock(&self.org), &self.entra, incoming)
+    fn expire_token(&self, incoming: &Incoming) {
+        if let Some(token) = http::bearer(incoming) {
+            self.entra.revoke(token);
+        }
+    }
+
+    async fn answer(&self, incoming: &Incoming) -> Outgoing {
+        let network = Duration::from_millis(lock(&self.org).settings.network_ms);
+        self.clock.pass(network).await;
+        let admitted = {
+            let mut org = lock(&self.org);
+            http::admit(&mut org, &self.entra, incoming).map(|caller| {
+                let flight = self.traffic.enter(&mut org, &self.org, &caller.client_id);
+                (caller, flight)
+            })
+        };
+        let (caller, _flight) = match admitted {
+            Ok(admitted) => admitted,
+            Err(refusal) => return http::turn_away(&refusal, incoming),
+        };
+        self.traffic.pass().await;
+        let (outgoing, spent_ms) = http::answer(&mut lock(&self.org), caller, incoming);
+        self.clock.pass(Duration::from_millis(spent_ms)).await;
+        outgoing
     }
 }

@@ -23,7 +23,8 @@ use serde_json::{Value, json};
 use url::form_urlencoded;
 use uuid::Uuid;
 
-use crate::fault::{Fault, FaultQueue};
+use crate::clock::Clock;
+use crate::fault::{Fault, Faults};
 use crate::lock::lock;
 use crate::server::{Incoming, Outgoing, Service};
 
@@ -38,7 +39,8 @@ pub struct Entra {
     client_id: String,
     client_secret: String,
     state: Arc<Mutex<State>>,
-    faults: FaultQueue,
+    faults: Faults,
+    clock: Clock,
 }
 
 struct State {
@@ -50,12 +52,13 @@ struct State {
 }
 
 struct Issued {
+    client_id: String,
     resource: String,
     expires: DateTime<Utc>,
 }
 
 impl Entra {
-    pub(crate) fn new(url: String, resource_url: &str) -> Self {
+    pub(crate) fn new(url: String, resource_url: &str, clock: Clock) -> Self {
         let state = State {
             resources: vec![trimmed(resource_url)],
             tokens: HashMap::new(),
@@ -68,7 +71,8 @@ impl Entra {
             // With characters that a form must encode: a client that does not will be refused.
             client_secret: format!("twin+{}/=~&%", Uuid::new_v4().simple()),
             state: Arc::new(Mutex::new(state)),
-            faults: FaultQueue::default(),
+            faults: Faults::default(),
+            clock,
         }
     }
 
@@ -99,13 +103,25 @@ impl Entra {
     /// A token without the round trip. A negative lifetime gives one that has expired.
     #[must_use]
     pub fn issue_token(&self, resource_url: &str, lifetime_seconds: i64) -> String {
-        let now = Utc::now();
+        self.issue_token_for(&self.client_id, resource_url, lifetime_seconds)
+    }
+
+    /// The same for another application. Dataverse takes its token when a row of `systemuser` has its id in
+    /// `applicationid`.
+    #[must_use]
+    pub fn issue_token_for(
+        &self,
+        client_id: &str,
+        resource_url: &str,
+        lifetime_seconds: i64,
+    ) -> String {
+        let now = self.clock.now();
         let lifetime = TimeDelta::try_seconds(lifetime_seconds).unwrap_or_default();
         let expires = now.checked_add_signed(lifetime).unwrap_or(now);
         let claims = json!({
             "aud": trimmed(resource_url), "iss": format!("{}/{}/", self.url, self.tenant_id),
             "iat": now.timestamp(), "nbf": now.timestamp(), "exp": expires.timestamp(),
-            "appid": self.client_id, "tid": self.tenant_id, "uti": Uuid::new_v4(),
+            "appid": client_id, "tid": self.tenant_id, "uti": Uuid::new_v4(),
         });
         let encode = |part: &Value| URL_SAFE_NO_PAD.encode(part.to_string());
         let header = json!({"typ": "JWT", "alg": "RS256"});
@@ -117,6 +133,7 @@ impl Entra {
             URL_SAFE_NO_PAD.encode(Uuid::new_v4())
         );
         let issued = Issued {
+            client_id: client_id.to_owned(),
             resource: trimmed(resource_url),
             expires,
         };
@@ -140,11 +157,18 @@ impl Entra {
         self.faults.push(fault);
     }
 
-    /// Whether `token` was issued for `resource_url` and has not run out.
-    pub(crate) fn accepts(&self, token: &str, resource_url: &str) -> bool {
-        lock(&self.state).tokens.get(token).is_some_and(|issued| {
-            issued.resource == trimmed(resource_url) && issued.expires > Utc::now()
-        })
+    /// One token is not accepted any more.
+    pub(crate) fn revoke(&self, token: &str) {
+        lock(&self.state).tokens.remove(token);
+    }
+
+    /// The application that `token` was issued to, for `resource_url`; `None` when it was not, or has run out.
+    pub(crate) fn caller(&self, token: &str, resource_url: &str) -> Option<String> {
+        let now = self.clock.now();
+        let state = lock(&self.state);
+        let issued = state.tokens.get(token)?;
+        (issued.resource == trimmed(resource_url) && issued.expires > now)
+            .then(|| issued.client_id.clone())
     }
 
     fn token(&self, incoming: &Incoming) -> Result<Value, OAuthError> {
@@ -228,8 +252,12 @@ impl Entra {
 }
 
 impl Service for Entra {
-    fn faults(&self) -> &FaultQueue {
+    fn faults(&self) -> &Faults {
         &self.faults
+    }
+
+    fn clock(&self) -> &Clock {
+        &self.clock
     }
 
     fn count(&self) {
@@ -246,7 +274,7 @@ impl Service for Entra {
         .outgoing()
     }
 
-    fn answer(&self, incoming: &Incoming) -> Outgoing {
+    async fn answer(&self, incoming: &Incoming) -> Outgoing {
         match self.token(incoming) {
             Ok(body) => json_answer(200, &body),
             Err(refusal) => refusal.outgoing(),

@@ -1,7 +1,9 @@
-//! How a test makes a service fail: a queue of faults, one of which is used up by each HTTP request.
+//! How a test makes a service fail: a queue of faults, one of which is used up by each HTTP request; for Dataverse
+//! also a plan that injects faults by chance, the same ones for the same seed.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use crate::lock::lock;
 
@@ -25,16 +27,222 @@ pub enum Fault {
     ResetAfterCommit,
 }
 
-/// The faults that are still to come, oldest first.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct FaultQueue(Arc<Mutex<VecDeque<Fault>>>);
+/// How often which fault comes by itself. Each rate counts cases of 1,000; at most one fault meets a request, so that
+/// the rates of requests should not exceed 1,000 together (what is beyond never comes).
+///
+/// Which request is hit depends on the seed and on how many came before it since the plan was set, and on nothing else:
+/// the same calls in the same order fail the same way. Faults that were queued come first and use up no turn.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FaultPlan {
+    /// The same seed gives the same faults.
+    pub seed: u64,
+    /// Requests answered by 500, 502, 503 or 504 before anything is done. All but 500 come from a gateway and are not
+    /// JSON.
+    pub server_error: u16,
+    /// Requests answered so although all that was asked was done.
+    pub server_error_after_commit: u16,
+    /// Requests whose connection breaks before anything is done.
+    pub reset_before: u16,
+    /// Requests whose connection breaks after all was done.
+    pub reset_after_commit: u16,
+    /// Requests that are answered late.
+    pub slow: u16,
+    /// How late, in milliseconds of the twin's clock.
+    pub slow_milliseconds: u64,
+    /// Requests whose token runs out as they arrive: 401 for them and for all others with that token.
+    pub token_expired: u16,
+    /// Operations, also those of a batch, that a deadlock of the database fails: 500 / 0x80044150.
+    pub deadlock: u16,
+}
 
-impl FaultQueue {
+/// What a plan has met and done since it was set.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Injected {
+    /// Requests that could have been hit.
+    pub requests: u64,
+    /// Operations that could have been hit.
+    pub operations: u64,
+    /// See [`FaultPlan::server_error`].
+    pub server_errors: u64,
+    /// See [`FaultPlan::server_error_after_commit`].
+    pub server_errors_after_commit: u64,
+    /// See [`FaultPlan::reset_before`].
+    pub resets_before: u64,
+    /// See [`FaultPlan::reset_after_commit`].
+    pub resets_after_commit: u64,
+    /// See [`FaultPlan::slow`].
+    pub slow: u64,
+    /// See [`FaultPlan::token_expired`].
+    pub tokens_expired: u64,
+    /// See [`FaultPlan::deadlock`].
+    pub deadlocks: u64,
+}
+
+/// What happens to the next request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Injection {
+    Queued(Fault),
+    ErrorBefore(u16),
+    ErrorAfterCommit(u16),
+    ResetBefore,
+    ResetAfterCommit,
+    Slow(Duration),
+    TokenExpired,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    queue: VecDeque<Fault>,
+    plan: FaultPlan,
+    injected: Injected,
+}
+
+/// The faults that are still to come. Clones share them.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Faults(Arc<Mutex<State>>);
+
+impl Faults {
     pub(crate) fn push(&self, fault: Fault) {
-        lock(&self.0).push_back(fault);
+        lock(&self.0).queue.push_back(fault);
     }
 
-    pub(crate) fn take(&self) -> Option<Fault> {
-        lock(&self.0).pop_front()
+    /// Starts a plan from its beginning.
+    pub(crate) fn follow(&self, plan: FaultPlan) {
+        let mut state = lock(&self.0);
+        state.plan = plan;
+        state.injected = Injected::default();
+    }
+
+    pub(crate) fn injected(&self) -> Injected {
+        lock(&self.0).injected
+    }
+
+    /// The fault of the next request, if any.
+    pub(crate) fn next(&self) -> Option<Injection> {
+        let state = &mut *lock(&self.0);
+        if let Some(fault) = state.queue.pop_front() {
+            return Some(Injection::Queued(fault));
+        }
+        let (plan, done) = (state.plan, &mut state.injected);
+        let number = draw(plan.seed, done.requests);
+        done.requests += 1;
+        let status = match number >> 32 & 3 {
+            0 => 500,
+            1 => 502,
+            2 => 503,
+            _ => 504,
+        };
+        let choices = [
+            (
+                plan.server_error,
+                Injection::ErrorBefore(status),
+                &mut done.server_errors,
+            ),
+            (
+                plan.server_error_after_commit,
+                Injection::ErrorAfterCommit(status),
+                &mut done.server_errors_after_commit,
+            ),
+            (
+                plan.reset_before,
+                Injection::ResetBefore,
+                &mut done.resets_before,
+            ),
+            (
+                plan.reset_after_commit,
+                Injection::ResetAfterCommit,
+                &mut done.resets_after_commit,
+            ),
+            (
+                plan.slow,
+                Injection::Slow(Duration::from_millis(plan.slow_milliseconds)),
+                &mut done.slow,
+            ),
+            (
+                plan.token_expired,
+                Injection::TokenExpired,
+                &mut done.tokens_expired,
+            ),
+        ];
+        let mut left = number % 1_000;
+        for (rate, injection, count) in choices {
+            let Some(less) = left.checked_sub(u64::from(rate)) else {
+                *count += 1;
+                return Some(injection);
+            };
+            left = less;
+        }
+        None
+    }
+
+    /// Whether a deadlock fails the next operation.
+    pub(crate) fn deadlock(&self) -> bool {
+        let state = &mut *lock(&self.0);
+        let done = &mut state.injected;
+        // Another seed than that of the requests, so that the two do not go in step.
+        let number = draw(!state.plan.seed, done.operations);
+        done.operations += 1;
+        let hit = number % 1_000 < u64::from(state.plan.deadlock);
+        done.deadlocks += u64::from(hit);
+        hit
+    }
+}
+
+/// A number that looks like chance: the mixing step of SplitMix64 over seed and turn.
+fn draw(seed: u64, turn: u64) -> u64 {
+    let step = 0x9E37_79B9_7F4A_7C15_u64;
+    let mut mixed = seed.wrapping_add(step.wrapping_mul(turn.wrapping_add(1)));
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    mixed ^ (mixed >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(plan: FaultPlan, turns: usize) -> (Vec<Option<Injection>>, Injected) {
+        let faults = Faults::default();
+        faults.follow(plan);
+        let injections = (0..turns).map(|_| faults.next()).collect();
+        (injections, faults.injected())
+    }
+
+    #[test]
+    fn a_seed_always_gives_the_same_faults_and_another_seed_others() {
+        let plan = |seed| FaultPlan {
+            seed,
+            server_error: 100,
+            reset_before: 100,
+            slow: 100,
+            ..FaultPlan::default()
+        };
+        assert_eq!(run(plan(7), 200), run(plan(7), 200));
+        assert_ne!(run(plan(7), 200).0, run(plan(8), 200).0);
+    }
+
+    #[test]
+    fn rates_are_kept_about() {
+        let plan = FaultPlan {
+            seed: 1,
+            server_error: 50,
+            reset_after_commit: 200,
+            ..FaultPlan::default()
+        };
+        let (_, done) = run(plan, 10_000);
+        assert_eq!(done.requests, 10_000);
+        assert!((400..600).contains(&done.server_errors), "{done:?}");
+        assert!(
+            (1_800..2_200).contains(&done.resets_after_commit),
+            "{done:?}"
+        );
+        assert_eq!(done.resets_before + done.slow + done.tokens_expired, 0);
+    }
+
+    #[test]
+    fn no_plan_injects_nothing() {
+        let (injections, _) = run(FaultPlan::default(), 100);
+        assert!(injections.iter().all(Option::is_none));
+        assert!(!Faults::default().deadlock());
     }
 }

@@ -7,6 +7,7 @@
 //!
 //! The three share nothing but tokens: Dataverse accepts what Entra issued for it.
 
+mod clock;
 mod dataverse;
 mod entra;
 mod fault;
@@ -16,9 +17,10 @@ mod server;
 
 use std::io;
 
+pub use clock::Clock;
 pub use dataverse::{Dataverse, Dropped, Requests, SeedError, Setting};
 pub use entra::Entra;
-pub use fault::Fault;
+pub use fault::{Fault, FaultPlan, Injected};
 pub use nylas::{Grant, Nylas};
 
 use server::{Server, Socket};
@@ -28,6 +30,7 @@ pub struct Twin {
     dataverse: Dataverse,
     nylas: Nylas,
     entra: Entra,
+    clock: Clock,
     _servers: [Server; 3],
 }
 
@@ -42,9 +45,10 @@ impl Twin {
             Socket::bind().await?,
             Socket::bind().await?,
         );
-        let entra = Entra::new(for_entra.url(), &for_dataverse.url());
-        let dataverse = Dataverse::new(for_dataverse.url(), entra.clone())?;
-        let nylas = Nylas::new(for_nylas.url());
+        let clock = Clock::default();
+        let entra = Entra::new(for_entra.url(), &for_dataverse.url(), clock.clone());
+        let dataverse = Dataverse::new(for_dataverse.url(), entra.clone(), clock.clone())?;
+        let nylas = Nylas::new(for_nylas.url(), clock.clone());
         let servers = [
             for_dataverse.serve(dataverse.clone()),
             for_nylas.serve(nylas.clone()),
@@ -54,6 +58,7 @@ impl Twin {
             dataverse,
             nylas,
             entra,
+            clock,
             _servers: servers,
         })
     }
@@ -68,6 +73,12 @@ impl Twin {
     #[must_use]
     pub fn nylas(&self) -> &Nylas {
         &self.nylas
+    }
+
+    /// The time of all three, which can be stopped and moved.
+    #[must_use]
+    pub fn clock(&self) -> &Clock {
+        &self.clock
     }
 
     /// The Entra tenant.

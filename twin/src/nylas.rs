@@ -19,14 +19,14 @@ mod reply;
 use std::sync::{Arc, Mutex};
 
 use axum::http::Method;
-use chrono::Utc;
 use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
 pub use mailbox::Grant;
 
-use crate::fault::{Fault, FaultQueue};
+use crate::clock::Clock;
+use crate::fault::{Fault, Faults};
 use crate::lock::lock;
 use crate::server::{Incoming, Outgoing, Service};
 use mailbox::Mailbox;
@@ -39,7 +39,8 @@ pub struct Nylas {
     url: String,
     api_key: String,
     state: Arc<Mutex<State>>,
-    faults: FaultQueue,
+    faults: Faults,
+    clock: Clock,
 }
 
 #[derive(Default)]
@@ -62,13 +63,14 @@ impl State {
 }
 
 impl Nylas {
-    pub(crate) fn new(url: String) -> Self {
+    pub(crate) fn new(url: String, clock: Clock) -> Self {
         let api_key = format!("nyk_v0_{}", Uuid::new_v4().simple());
         Self {
             url,
             api_key,
             state: Arc::default(),
-            faults: FaultQueue::default(),
+            faults: Faults::default(),
+            clock,
         }
     }
 
@@ -93,7 +95,7 @@ impl Nylas {
             .find(|mailbox| mailbox.grant.id == grant.id)
         {
             Some(mailbox) => mailbox.grant = grant,
-            None => mailboxes.push(Mailbox::new(grant, Utc::now().timestamp())),
+            None => mailboxes.push(Mailbox::new(grant, self.clock.now().timestamp())),
         }
     }
 
@@ -260,8 +262,12 @@ impl Nylas {
 }
 
 impl Service for Nylas {
-    fn faults(&self) -> &FaultQueue {
+    fn faults(&self) -> &Faults {
         &self.faults
+    }
+
+    fn clock(&self) -> &Clock {
+        &self.clock
     }
 
     fn count(&self) {
@@ -272,7 +278,7 @@ impl Service for Nylas {
         reply::outgoing(Err(Failure::new(status, code, message)), self.requests())
     }
 
-    fn answer(&self, incoming: &Incoming) -> Outgoing {
+    async fn answer(&self, incoming: &Incoming) -> Outgoing {
         reply::outgoing(self.route(incoming), self.requests())
     }
 }

@@ -21,7 +21,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
-use crate::fault::{Fault, FaultQueue};
+use crate::clock::Clock;
+use crate::fault::{Fault, Faults, Injection};
 
 /// Longest request body that is read: 128 MiB.
 ///
@@ -58,7 +59,10 @@ pub(crate) struct Outgoing {
 /// What Dataverse, Nylas and Entra have in common.
 pub(crate) trait Service: Clone + Send + Sync + 'static {
     /// The faults that were asked for.
-    fn faults(&self) -> &FaultQueue;
+    fn faults(&self) -> &Faults;
+
+    /// The time that passes when an answer is late.
+    fn clock(&self) -> &Clock;
 
     /// Notes that a request arrived, whatever becomes of it.
     fn count(&self);
@@ -66,8 +70,11 @@ pub(crate) trait Service: Clone + Send + Sync + 'static {
     /// The answer in this service's own error format.
     fn refuse(&self, status: u16, code: &str, message: &str) -> Outgoing;
 
+    /// The token of a request runs out before the request is looked at.
+    fn expire_token(&self, _incoming: &Incoming) {}
+
     /// The answer to a request.
-    fn answer(&self, incoming: &Incoming) -> Outgoing;
+    fn answer(&self, incoming: &Incoming) -> impl Future<Output = Outgoing> + Send;
 }
 
 /// A listening socket of our own; a service needs its address before it can be built.
@@ -138,29 +145,56 @@ async fn handle<S: Service>(service: &S, line: &Line, request: Request) -> Respo
             .map(Vec::from),
     };
     service.count();
-    match service.faults().take() {
-        None => respond(service.answer(&incoming)),
-        Some(Fault::Status {
+    let outgoing = match service.faults().next() {
+        None => service.answer(&incoming).await,
+        Some(Injection::Slow(time)) => {
+            service.clock().pass(time).await;
+            service.answer(&incoming).await
+        }
+        Some(Injection::TokenExpired) => {
+            service.expire_token(&incoming);
+            service.answer(&incoming).await
+        }
+        Some(Injection::ErrorBefore(status)) => server_error(service, status),
+        Some(Injection::ErrorAfterCommit(status)) => {
+            let _lost = service.answer(&incoming).await;
+            server_error(service, status)
+        }
+        Some(Injection::Queued(Fault::Status {
             status,
             code,
             message,
             retry_after_seconds,
-        }) => {
+        })) => {
             let mut outgoing = service.refuse(status, &code, &message);
             if let Some(seconds) = retry_after_seconds {
                 outgoing.headers.push(("Retry-After", seconds.to_string()));
             }
-            respond(outgoing)
+            outgoing
         }
-        Some(Fault::ResetBefore) => {
+        Some(Injection::ResetBefore | Injection::Queued(Fault::ResetBefore)) => {
             line.cut();
-            Response::default()
+            return Response::default();
         }
-        Some(Fault::ResetAfterCommit) => {
-            let _lost = service.answer(&incoming);
+        Some(Injection::ResetAfterCommit | Injection::Queued(Fault::ResetAfterCommit)) => {
+            let _lost = service.answer(&incoming).await;
             line.cut();
-            Response::default()
+            return Response::default();
         }
+    };
+    respond(outgoing)
+}
+
+/// A failure that nobody asked for: 500 from the service itself, the others from a gateway that speaks no JSON.
+fn server_error<S: Service>(service: &S, status: u16) -> Outgoing {
+    if status == 500 {
+        return service.refuse(status, "0x80044151", "SQL timeout expired.");
+    }
+    let text = format!("<html><body><h1>{status}</h1>The service is unavailable.</body></html>");
+    Outgoing {
+        status,
+        headers: vec![("Content-Type", "text/html".to_owned())],
+        body: text.into_bytes(),
     }
 }
 

@@ -12,12 +12,18 @@ mod rules {
     pub(crate) mod attachments;
     pub(crate) mod batches;
     pub(crate) mod calls;
+    pub(crate) mod costs;
+    pub(crate) mod csdl;
+    pub(crate) mod definition_changes;
     pub(crate) mod definitions;
     pub(crate) mod entra;
+    pub(crate) mod key_changes;
     pub(crate) mod keys;
     pub(crate) mod nylas;
     pub(crate) mod nylas_messages;
     pub(crate) mod parties;
+    pub(crate) mod plans;
+    pub(crate) mod protection;
     pub(crate) mod queries;
     pub(crate) mod states;
     pub(crate) mod world;

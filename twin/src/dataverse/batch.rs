@@ -62,7 +62,7 @@ pub(crate) fn run(
 
 /// Runs the operations of a change set, all or none. Gives the status of the failure, if there was one.
 fn run_change_set(org: &mut Org, parts: &[Part], outer: &str, text: &mut String) -> Option<u16> {
-    let mark = org.store.mark();
+    let mark = org.mark();
     let boundary = format!("changesetresponse_{}", Uuid::new_v4());
     let mut references = References::new();
     let mut inner = String::new();
@@ -70,7 +70,7 @@ fn run_change_set(org: &mut Org, parts: &[Part], outer: &str, text: &mut String)
         let answer = run_part(org, part, &references);
         let content_id = part.content_id.as_deref();
         if answer.status >= 400 {
-            org.store.roll_back(&mark);
+            org.roll_back(&mark);
             if org.settings.bare_change_set_errors {
                 push_part(text, outer, content_id, &answer);
                 return Some(answer.status);
@@ -133,6 +133,12 @@ fn push_part(text: &mut String, boundary: &str, content_id: Option<&str>, answer
                 &format!(
                     "Content-Type: application/json; odata.metadata=minimal\r\n\r\n{body}\r\n"
                 ),
+            );
+        }
+        Some(Body::Xml(body)) => {
+            push(
+                text,
+                &format!("Content-Type: application/xml\r\n\r\n{body}\r\n"),
             );
         }
         Some(Body::Text(body)) => {

@@ -81,6 +81,10 @@ const DOCUMENTED: [(&str, &str, &str, &str, &str); 9] = [
 #[derive(Deserialize)]
 struct ColumnRecord {
     logical_name: String,
+    #[serde(default)]
+    schema_name: String,
+    #[serde(default)]
+    required_level: String,
     #[serde(rename = "type")]
     kind: String,
     max_length: Option<usize>,
@@ -143,24 +147,32 @@ impl Schema {
             }
         }
         for record in records::<NavigationRecord>(include_str!("../../data/nav_properties.csv"))? {
-            schema.add_navigation(record);
+            schema.add_navigation(&record);
         }
         schema.tables.values_mut().for_each(hide_columns);
         schema.tables.values_mut().for_each(infer_navigations);
+        schema.inherit_navigations();
+        schema.note_regarding();
         Ok(schema)
     }
 
     fn add_column(&mut self, [name, set, key, title]: [&str; 4], record: &ColumnRecord) {
         let table = self.tables.entry(name.to_owned()).or_insert_with(|| Table {
             name: name.to_owned(),
+            schema_name: name.to_owned(),
             set: set.to_owned(),
             key: key.to_owned(),
             title: title.to_owned(),
             ..Table::default()
         });
+        let schema_name = Some(&record.schema_name).filter(|name| !name.is_empty());
+        let schema_name = schema_name.unwrap_or(&record.logical_name);
+        // Where the level is not documented, nothing is required (inferred).
+        let required = Some(&record.required_level).filter(|level| !level.is_empty());
         let column = Column {
             name: record.logical_name.clone(),
-            kind: kind(&record.kind),
+            required: required.map_or("None", String::as_str).to_owned(),
+            custom: false,
             max_length: record.max_length,
             valid_for_create: record.valid_for_create,
             valid_for_update: record.valid_for_update,
@@ -170,8 +182,7 @@ impl Schema {
                 .filter(|target| !target.is_empty())
                 .map(str::to_owned)
                 .collect(),
-            options: Vec::new(),
-            hidden: false,
+            ..Column::custom(schema_name, kind(&record.kind), &record.kind)
         };
         table.columns.insert(column.name.clone(), column);
     }
@@ -191,18 +202,59 @@ impl Schema {
         }
     }
 
-    fn add_navigation(&mut self, record: NavigationRecord) {
+    fn add_navigation(&mut self, record: &NavigationRecord) {
         let Some(table) = self.tables.get_mut(&record.table) else {
             return;
         };
-        let navigation = Navigation {
-            name: record.nav_property,
-            column: record.referencing_attribute,
-            target: record.target_entity,
+        table.add_navigation(
+            &record.nav_property,
+            &record.referencing_attribute,
+            &record.target_entity,
+        );
+    }
+
+    /// An appointment has the names that an email inherits from the base of all activities as well (Dataverse facts
+    /// §15.2). Which of the email's names are inherited shows in their form: those without its suffix, for columns
+    /// that all activities have (inferred).
+    fn inherit_navigations(&mut self) {
+        let Some(mut appointment) = self.tables.remove("appointment") else {
+            return;
         };
-        table
-            .navigations
-            .insert(navigation.name.clone(), navigation);
+        for navigation in self
+            .tables
+            .get("email")
+            .into_iter()
+            .flat_map(|email| email.navigations.values())
+        {
+            let column = appointment.columns.get(&navigation.column);
+            let lookup = column.is_some_and(|column| column.kind == Kind::Lookup);
+            let suffixed = navigation.name.to_lowercase().contains("_email");
+            if lookup && !suffixed && !appointment.navigations.contains_key(&navigation.name) {
+                let Navigation {
+                    name,
+                    column,
+                    target,
+                } = navigation;
+                appointment.add_navigation(name, column, target);
+            }
+        }
+        self.tables.insert(appointment.name.clone(), appointment);
+    }
+
+    /// What an email can be about has activities, and notes with them (the notes are inferred).
+    fn note_regarding(&mut self) {
+        let regarding: BTreeSet<String> = self
+            .tables
+            .get("email")
+            .into_iter()
+            .flat_map(|email| email.navigations.values())
+            .filter(|navigation| navigation.column == "regardingobjectid")
+            .map(|navigation| navigation.target.clone())
+            .collect();
+        for table in self.tables.values_mut() {
+            table.has_activities = regarding.contains(&table.name);
+            table.has_notes = table.has_activities || table.is_activity();
+        }
     }
 }
 
@@ -252,15 +304,16 @@ fn hide_columns(table: &mut Table) {
 
 /// Navigation names of tables for which none are documented: the column's name, with the target's behind it where
 /// there are several (inferred from the documented tables).
-fn infer_navigations(table: &mut Table) {
+pub(crate) fn infer_navigations(table: &mut Table) {
     if !table.navigations.is_empty() {
         return;
     }
-    for column in table
-        .columns
-        .values()
+    let lookups = table.columns.values();
+    let lookups: Vec<Column> = lookups
         .filter(|column| column.kind == Kind::Lookup)
-    {
+        .cloned()
+        .collect();
+    for column in lookups {
         for target in &column.targets {
             let one_name = column.targets.len() == 1 || column.name == "ownerid";
             let name = if one_name {
@@ -269,16 +322,11 @@ fn infer_navigations(table: &mut Table) {
                 format!("{}_{target}", column.name)
             };
             let target = if column.name == "ownerid" {
-                "owner".to_owned()
+                "owner"
             } else {
-                target.clone()
+                target
             };
-            let navigation = Navigation {
-                name: name.clone(),
-                column: column.name.clone(),
-                target,
-            };
-            table.navigations.insert(name, navigation);
+            table.add_navigation(&name, &column.name, target);
         }
     }
 }

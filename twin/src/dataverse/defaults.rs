@@ -10,7 +10,7 @@ use super::store::{Values, lookup_value};
 impl Work<'_> {
     /// What the platform fills in when a row is made.
     pub(crate) fn add_defaults(&self, table: &Table, id: Uuid, values: &mut Values) {
-        let user = lookup_value("systemuser", self.org.user);
+        let user = lookup_value("systemuser", self.org.caller.user);
         let mut fill = |column: &str, value: Value| {
             if table.columns.contains_key(column) && values.get(column).is_none_or(Value::is_null) {
                 values.insert(column.to_owned(), value);
@@ -39,6 +39,10 @@ impl Work<'_> {
             fill("activitytypecode", json!(table.name));
             fill("isregularactivity", json!(true));
             fill("prioritycode", json!(1));
+        }
+        if table.name == "solution" {
+            fill("ismanaged", json!(false));
+            fill("isvisible", json!(true));
         }
         if table.name == "email" {
             // Outgoing unless said otherwise (Dataverse facts §2.1).

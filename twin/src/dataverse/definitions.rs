@@ -1,212 +1,317 @@
-//! What a client can learn about tables, columns and keys (Dataverse facts §6 and §17).
+//! What a client can learn about tables, columns and keys, and change (Dataverse facts §6, §7.2 and §17).
 //!
-//! Read only, and only what a check of the organisation needs: whether a table or column is there, how long a text may
-//! be, which keys there are, and by which name a table is bound as regarding. Of the query options, `$select` and a
-//! `$filter` of one `eq` are understood.
+//! | Address below `EntityDefinitions`            | GET        | POST | PUT | DELETE | Question            | File            |
+//! | -------------------------------------------- | ---------- | ---- | --- | ------ | ------------------- | --------------- |
+//! | nothing, or `(LogicalName='t')`, `(id)`      | list, one  | list | one | one    | which tables?       | `change.rs`     |
+//! | `Attributes`, or one, or cast to a type      | list, one  | list | one | one    | which columns?      | `columns.rs`    |
+//! | `Keys`, or one                               | list, one  | list |     | one    | which keys?         | `key_changes.rs`|
+//! | `OneToManyRelationships`, `ManyToOne…`       | list       |      |     |        | bound by which name?| `forms.rs`      |
+//!
+//! Any other verb is 405 / 0x80060888; a definition is replaced by PUT as a whole. How a definition looks is in
+//! `forms.rs`, which names it has in `properties.rs`, what a query understands in `query.rs`, how a body is read in
+//! `body.rs`.
+
+mod body;
+mod change;
+mod columns;
+mod forms;
+mod key_changes;
+pub(crate) mod properties;
+mod query;
 
 use axum::http::Method;
-use serde_json::{Map, Value, json};
+use serde_json::Value;
+use uuid::Uuid;
 
-use super::filter::{self, Filter, Literal, Operator};
 use super::operation::{Answer, Operation};
 use super::options::Options;
 use super::org::Work;
 use super::refusal::Refusal;
-use super::schema::{Column, Kind, Table};
+use super::rows::allow;
+use super::schema::{AlternateKey, Column, Kind, Table};
+use super::values::guid;
+use forms::NAMESPACE;
+use query::{Form, list, one};
 
-const NAMESPACE: &str = "Microsoft.Dynamics.CRM.";
+const ENTITY: &str = "EntityMetadata";
+const ATTRIBUTE: &str = "AttributeMetadata";
+const KEY: &str = "EntityKeyMetadata";
+const RELATIONSHIP: &str = "OneToManyRelationshipMetadata";
 
 impl Work<'_> {
     /// Answers an address that starts with `EntityDefinitions`.
     pub(crate) fn definitions(
-        &self,
+        &mut self,
         segments: &[String],
         operation: &Operation,
         options: &Options,
     ) -> Result<Answer, Refusal> {
-        if operation.method != Method::GET {
-            return Err(Refusal::not_imitated("changing table definitions"));
-        }
+        let schema = self.schema.clone();
         let words: Vec<&str> = segments.iter().map(String::as_str).collect();
         let (first, below) = words.split_first().ok_or_else(|| Refusal::no_segment(""))?;
         if *first == "EntityDefinitions" && below.is_empty() {
-            return list(self.schema.tables().map(definition).collect(), options);
-        }
-        let table = named(first, "EntityDefinitions").ok_or_else(|| Refusal::no_segment(first))?;
-        let table = self
-            .schema
-            .table(table)
-            .ok_or_else(|| no_definition("entity", table))?;
-        match below {
-            [] => Ok(one(definition(table), options)),
-            ["Attributes"] => list(table.columns.values().map(attribute).collect(), options),
-            ["Attributes", cast] if cast.starts_with(NAMESPACE) => {
-                let columns = table
-                    .columns
-                    .values()
-                    .filter(|column| has_cast(column, cast));
-                list(columns.map(attribute).collect(), options)
+            allow(operation, &[Method::GET, Method::POST])?;
+            if operation.method == Method::POST {
+                return self.create_table(operation);
             }
-            ["Keys"] => list(
-                table
-                    .alternate_keys
-                    .iter()
-                    .map(|columns| key(table, columns))
-                    .collect(),
-                options,
-            ),
-            ["OneToManyRelationships"] => list(self.relationships(table), options),
-            [attribute_segment, cast @ ..] => {
-                let name = named(attribute_segment, "Attributes")
-                    .ok_or_else(|| Refusal::no_segment(attribute_segment))?;
+            let tables = schema.tables().map(|table| self.table_form(table));
+            return list(tables.collect(), ENTITY, options);
+        }
+        let name = Selector::read(first, "EntityDefinitions")?;
+        let table = schema
+            .tables()
+            .find(|table| name.is(&table.name, forms::table_id(table)))
+            .ok_or_else(|| no_definition("entity", &name))?;
+        match below {
+            [] => self.on_table(table, operation, options),
+            [collection @ ("Attributes" | "Keys"), rest @ ..] => {
+                self.on_collection(table, collection, rest, operation, options)
+            }
+            ["OneToManyRelationships"] => {
+                self.related(table, "ReferencedEntity", operation, options)
+            }
+            ["ManyToOneRelationships"] => {
+                self.related(table, "ReferencingEntity", operation, options)
+            }
+            ["ManyToManyRelationships"] => {
+                allow(operation, &[Method::GET])?;
+                list(Vec::new(), RELATIONSHIP, options)
+            }
+            [segment, cast @ ..] if segment.starts_with("Attributes(") => {
+                let name = Selector::read(segment, "Attributes")?;
                 let column = table
                     .columns
-                    .get(name)
-                    .ok_or_else(|| no_definition("attribute", name))?;
-                match cast {
-                    [] => Ok(one(attribute(column), options)),
-                    [cast] if has_cast(column, cast) => Ok(one(attribute(column), options)),
-                    _ => Err(no_definition("attribute", name)),
-                }
+                    .values()
+                    .find(|column| name.is(&column.name, forms::column_id(table, column)))
+                    .ok_or_else(|| no_definition("attribute", &name))?;
+                self.on_column((table, column), cast, operation, options)
             }
+            [segment] if segment.starts_with("Keys(") => {
+                let name = Selector::read(segment, "Keys")?;
+                let key = table
+                    .alternate_keys
+                    .iter()
+                    .find(|key| name.is(&key.schema_name.to_lowercase(), forms::key_id(table, key)))
+                    .ok_or_else(|| no_definition("entity key", &name))?;
+                self.on_key(table, key, operation, options)
+            }
+            [segment, ..] => Err(Refusal::no_segment(segment)),
         }
     }
 
-    /// Every lookup that leads to `target`, with the name to bind it by.
-    fn relationships(&self, target: &Table) -> Vec<Value> {
-        let leads_here = |table: &Table| -> Vec<Value> {
-            let navigations = table
-                .navigations
-                .values()
-                .filter(|navigation| navigation.target == target.name);
-            let relationship = |name: &str, column: &str| {
-                json!({
-                    "ReferencedEntity": target.name, "ReferencedAttribute": target.key, "ReferencingEntity": table.name,
-                    "ReferencingAttribute": column, "ReferencingEntityNavigationPropertyName": name,
-                })
-            };
-            navigations
-                .map(|navigation| relationship(&navigation.name, &navigation.column))
-                .collect()
+    fn on_table(
+        &mut self,
+        table: &Table,
+        operation: &Operation,
+        options: &Options,
+    ) -> Result<Answer, Refusal> {
+        allow(operation, &[Method::GET, Method::PUT, Method::DELETE])?;
+        match operation.method {
+            Method::PUT => self.replace_table(table, operation),
+            Method::DELETE => self.delete_table(table),
+            _ => one(self.table_form(table), ENTITY, options),
+        }
+    }
+
+    fn on_collection(
+        &mut self,
+        table: &Table,
+        collection: &str,
+        rest: &[&str],
+        operation: &Operation,
+        options: &Options,
+    ) -> Result<Answer, Refusal> {
+        match (collection, rest) {
+            ("Keys", []) => {
+                allow(operation, &[Method::GET, Method::POST])?;
+                if operation.method == Method::POST {
+                    return self.create_key(table, operation);
+                }
+                let keys = table.alternate_keys.iter();
+                let keys = keys.map(|key| Form::plain(forms::key(table, key)));
+                list(keys.collect(), KEY, options)
+            }
+            ("Attributes", []) => {
+                allow(operation, &[Method::GET, Method::POST])?;
+                if operation.method == Method::POST {
+                    return self.create_column(table, operation);
+                }
+                let columns = table.columns.values();
+                let columns = columns.map(|column| column_form(table, column));
+                list(columns.collect(), ATTRIBUTE, options)
+            }
+            ("Attributes", [cast]) => {
+                allow(operation, &[Method::GET])?;
+                let kind = cast_type(cast)?;
+                let columns = table.columns.values();
+                let columns = columns.filter(|column| forms::type_name(column) == kind);
+                let columns = columns.map(|column| column_form(table, column));
+                list(columns.collect(), kind, options)
+            }
+            (_, [segment, ..]) => Err(Refusal::no_segment(segment)),
+            (other, []) => Err(Refusal::no_segment(other)),
+        }
+    }
+
+    fn on_column(
+        &mut self,
+        (table, column): (&Table, &Column),
+        cast: &[&str],
+        operation: &Operation,
+        options: &Options,
+    ) -> Result<Answer, Refusal> {
+        let kind = match cast {
+            [] => ATTRIBUTE,
+            [cast, ..] => {
+                let kind = cast_type(cast)?;
+                if forms::type_name(column) != kind {
+                    return Err(no_definition(
+                        "attribute",
+                        &Selector::Name(column.name.clone()),
+                    ));
+                }
+                kind
+            }
         };
-        self.schema.tables().flat_map(leads_here).collect()
+        match cast {
+            [] | [_] => allow(operation, &[Method::GET, Method::PUT, Method::DELETE])?,
+            [_, "OptionSet"] if has_options(column) => {
+                allow(operation, &[Method::GET])?;
+                let set = Form::plain(forms::option_set(table, column));
+                return one(set, "OptionSetMetadata", options);
+            }
+            [_, segment, ..] => return Err(Refusal::no_segment(segment)),
+        }
+        match operation.method {
+            Method::PUT => self.replace_column(table, column, operation),
+            Method::DELETE => self.delete_column(table, column),
+            _ => one(column_form(table, column), kind, options),
+        }
+    }
+
+    fn on_key(
+        &mut self,
+        table: &Table,
+        key: &AlternateKey,
+        operation: &Operation,
+        options: &Options,
+    ) -> Result<Answer, Refusal> {
+        allow(operation, &[Method::GET, Method::DELETE])?;
+        match operation.method {
+            Method::DELETE => self.delete_key(table, key),
+            _ => one(Form::plain(forms::key(table, key)), KEY, options),
+        }
+    }
+
+    fn related(
+        &self,
+        table: &Table,
+        end: &str,
+        operation: &Operation,
+        options: &Options,
+    ) -> Result<Answer, Refusal> {
+        allow(operation, &[Method::GET])?;
+        let forms = self.relationships(table, end).into_iter().map(Form::plain);
+        list(forms.collect(), RELATIONSHIP, options)
+    }
+
+    fn relationships(&self, table: &Table, end: &str) -> Vec<Value> {
+        let all = forms::relationships(&self.schema).into_iter();
+        all.filter(|form| form.get(end).and_then(Value::as_str) == Some(&table.name))
+            .collect()
+    }
+
+    fn table_form(&self, table: &Table) -> Form {
+        let columns = table.columns.values();
+        let columns = columns.map(|column| forms::column(table, column)).collect();
+        let keys = table.alternate_keys.iter();
+        let keys = keys.map(|key| forms::key(table, key)).collect();
+        Form {
+            value: forms::table(table),
+            expandable: vec![
+                ("Attributes", ATTRIBUTE, columns),
+                ("Keys", KEY, keys),
+                (
+                    "OneToManyRelationships",
+                    RELATIONSHIP,
+                    Value::Array(self.relationships(table, "ReferencedEntity")),
+                ),
+                (
+                    "ManyToOneRelationships",
+                    RELATIONSHIP,
+                    Value::Array(self.relationships(table, "ReferencingEntity")),
+                ),
+            ],
+        }
     }
 }
 
-fn definition(table: &Table) -> Value {
-    json!({
-        "LogicalName": table.name, "EntitySetName": table.set, "PrimaryIdAttribute": table.key,
-        "PrimaryNameAttribute": table.title, "IsActivity": table.is_activity(),
-    })
-}
-
-fn attribute(column: &Column) -> Value {
-    json!({
-        "@odata.type": format!("#{NAMESPACE}{}AttributeMetadata", type_name(column)),
-        "LogicalName": column.name, "AttributeType": type_name(column), "MaxLength": column.max_length,
-        "IsValidForCreate": column.valid_for_create, "IsValidForUpdate": column.valid_for_update,
-        "Targets": column.targets,
-    })
-}
-
-fn key(table: &Table, columns: &[String]) -> Value {
-    json!({
-        "LogicalName": columns.join("_"), "EntityLogicalName": table.name, "KeyAttributes": columns,
-        "EntityKeyIndexStatus": "Active",
-    })
-}
-
-/// The name of the column's kind in definitions. Short and long texts are told apart by their limit, as good as the
-/// tables allow (inferred).
-fn type_name(column: &Column) -> &'static str {
-    match column.kind {
-        Kind::Text if column.max_length.is_some_and(|limit| limit > 4_000) => "Memo",
-        Kind::Text => "String",
-        Kind::Integer => "Integer",
-        Kind::BigInteger => "BigInt",
-        Kind::Number => "Double",
-        Kind::Boolean => "Boolean",
-        Kind::DateTime => "DateTime",
-        Kind::Choice => "Picklist",
-        Kind::State => "State",
-        Kind::Status => "Status",
-        Kind::Lookup => "Lookup",
-        Kind::Guid => "Uniqueidentifier",
-        Kind::TableName => "EntityName",
-        Kind::Opaque => "Virtual",
+fn column_form(table: &Table, column: &Column) -> Form {
+    let options = has_options(column).then(|| {
+        (
+            "OptionSet",
+            "OptionSetMetadata",
+            forms::option_set(table, column),
+        )
+    });
+    Form {
+        value: forms::column(table, column),
+        expandable: options.into_iter().collect(),
     }
 }
 
-fn has_cast(column: &Column, cast: &str) -> bool {
-    cast == format!("{NAMESPACE}{}AttributeMetadata", type_name(column))
-}
-
-/// The name in `Collection(LogicalName='name')`.
-fn named<'a>(segment: &'a str, collection: &str) -> Option<&'a str> {
-    segment
-        .strip_prefix(collection)?
-        .strip_prefix("(LogicalName='")?
-        .strip_suffix("')")
-}
-
-/// The status is inferred (Dataverse facts §17).
-fn no_definition(what: &str, name: &str) -> Refusal {
-    Refusal::new(
-        404,
-        "0x80060888",
-        format!("Could not find an {what} with the name '{name}'."),
+fn has_options(column: &Column) -> bool {
+    matches!(
+        column.kind,
+        Kind::Choice | Kind::State | Kind::Status | Kind::Boolean
     )
 }
 
-fn one(value: Value, options: &Options) -> Answer {
-    Answer::json(200, select(value, options))
+/// How an address names one definition.
+enum Selector {
+    Name(String),
+    Id(Uuid),
 }
 
-fn list(rows: Vec<Value>, options: &Options) -> Result<Answer, Refusal> {
-    let wanted = match &options.filter {
-        None => None,
-        Some(text) => match filter::parse(text, &options.aliases)? {
-            Filter::Compare {
-                property,
-                operator: Operator::Eq,
-                value: Literal::Text(value),
-            } => Some((property, value)),
-            // Definitions do not know `contains` and `startswith` (Dataverse facts §14).
-            Filter::Match { .. } => {
-                return Err(Refusal::new(
-                    501,
-                    "0x8006088A",
-                    "The function is not supported on metadata entities.",
-                ));
-            }
-            _ => return Err(Refusal::not_imitated("this filter on definitions")),
-        },
-    };
-    let matches = |row: &Value| {
-        let same = |(property, value): &(String, String)| {
-            row.get(property).and_then(Value::as_str) == Some(value)
-        };
-        wanted.as_ref().is_none_or(same)
-    };
-    let rows: Vec<Value> = rows
-        .into_iter()
-        .filter(matches)
-        .map(|row| select(row, options))
-        .collect();
-    Ok(Answer::json(200, json!({"value": rows})))
-}
-
-fn select(value: Value, options: &Options) -> Value {
-    match (value, &options.select) {
-        (Value::Object(fields), Some(names)) => {
-            let kept = |name: &String| name.starts_with('@') || names.contains(name);
-            Value::Object(
-                fields
-                    .into_iter()
-                    .filter(|(name, _)| kept(name))
-                    .collect::<Map<_, _>>(),
-            )
-        }
-        (value, _) => value,
+impl Selector {
+    /// Reads `Collection(LogicalName='name')`, `Collection(MetadataId=id)` or `Collection(id)`.
+    fn read(segment: &str, collection: &str) -> Result<Self, Refusal> {
+        let inside = segment
+            .strip_prefix(collection)
+            .and_then(|rest| rest.strip_prefix('(')?.strip_suffix(')'))
+            .ok_or_else(|| Refusal::no_segment(segment))?;
+        let name = inside
+            .strip_prefix("LogicalName='")
+            .and_then(|rest| rest.strip_suffix('\''));
+        let id = guid(inside.strip_prefix("MetadataId=").unwrap_or(inside));
+        let by_id = id.map(Self::Id);
+        name.map(|name| Self::Name(name.to_owned()))
+            .or(by_id)
+            .ok_or_else(|| Refusal::query("Bad Request - Error in query syntax."))
     }
+
+    fn is(&self, name: &str, id: Uuid) -> bool {
+        match self {
+            Self::Name(wanted) => wanted == name,
+            Self::Id(wanted) => *wanted == id,
+        }
+    }
+}
+
+/// The type behind a segment that casts to it.
+fn cast_type(segment: &str) -> Result<&'static str, Refusal> {
+    segment
+        .strip_prefix(NAMESPACE)
+        .and_then(properties::metadata_type)
+        .map(|kind| kind.name)
+        .ok_or_else(|| Refusal::no_segment(segment))
+}
+
+/// The status is inferred (Dataverse facts §17).
+fn no_definition(what: &str, name: &Selector) -> Refusal {
+    let message = match name {
+        Selector::Name(name) => format!("Could not find an {what} with the name '{name}'."),
+        Selector::Id(id) => format!("Could not find an {what} with the id {id}."),
+    };
+    Refusal::new(404, "0x80060888", message)
 }

@@ -4,40 +4,81 @@
 //! | -------------------------------------------- | ------------------------------ |
 //! | a token for this organisation, not expired   | 401                            |
 //! | a user for the application                   | 403 / 0x80072560               |
-//! | fewer requests than the limit                | 429 / 0x80072322, Retry-After  |
+//! | less use than service protection allows      | 429, Retry-After: `protection.rs` |
 //! | a path below the root                        | 404                            |
 //! | an address of at most 32,768 characters      | 414 (inferred)                 |
 //! | `OData-Version: 4.0`, `OData-MaxVersion: 4.0`| 400 (inferred)                 |
 //! | a body that is not too large                 | 413 / 0x8004418A               |
 
 use axum::http::Method;
-use chrono::{TimeDelta, Utc};
 
 use super::batch;
 use super::operation::{self, Answer, Body, LONGEST_URL, Operation};
 use super::options::Prefer;
-use super::org::{Org, References};
+use super::org::{Caller, Org, References};
 use super::path;
 use super::refusal::Refusal;
 use crate::entra::Entra;
 use crate::server::{Incoming, Outgoing};
 
-/// The window of service protection.
-const WINDOW: TimeDelta = TimeDelta::seconds(300);
+/// Who calls, if they may and do not ask for too much.
+pub(crate) fn admit(org: &mut Org, entra: &Entra, incoming: &Incoming) -> Result<Caller, Refusal> {
+    let client_id = bearer(incoming)
+        .and_then(|token| entra.caller(token, &org.url))
+        .ok_or_else(|| Refusal::new(401, "", "The access token is missing, wrong or expired."))?;
+    let user = org.user_of(&client_id).ok_or_else(|| {
+        Refusal::new(
+            403,
+            "0x80072560",
+            "The user is not a member of the organization.",
+        )
+    })?;
+    let (limits, now) = (org.settings.limits.clone(), org.clock.now());
+    let batch = incoming.path.ends_with("/$batch") && org.settings.throttle_parts;
+    let parts_refused = match org.usage(&client_id).arrive(&limits, now) {
+        Err(refusal) if batch && refusal.code != "0x80072326" => Some(refusal),
+        arrived => {
+            arrived?;
+            None
+        }
+    };
+    Ok(Caller {
+        client_id,
+        user,
+        parts_refused,
+        spent_ms: 0,
+    })
+}
 
-/// The answer to one HTTP request.
-pub(crate) fn answer(org: &mut Org, entra: &Entra, incoming: &Incoming) -> Outgoing {
-    let prefer = Prefer::read(
-        incoming
-            .headers
-            .get_all("prefer")
-            .iter()
-            .filter_map(|value| value.to_str().ok()),
-    );
-    let answered =
-        admit(org, entra, incoming).and_then(|path| dispatch(org, &path, incoming, &prefer));
+/// The token of a request.
+pub(crate) fn bearer(incoming: &Incoming) -> Option<&str> {
+    let (scheme, token) = incoming.header("authorization")?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// The answer to the HTTP request of a caller who was let in, and the milliseconds of work behind it.
+pub(crate) fn answer(org: &mut Org, caller: Caller, incoming: &Incoming) -> (Outgoing, u64) {
+    org.caller = caller;
+    let prefer = prefer(incoming);
+    let answered = check_form(incoming).and_then(|path| dispatch(org, &path, incoming, &prefer));
     org.store.keep();
-    answered.unwrap_or_else(|refusal| outgoing(Answer::refusal(&refusal, &prefer)))
+    let mut outgoing =
+        answered.unwrap_or_else(|refusal| outgoing(Answer::refusal(&refusal, &prefer)));
+    let (limits, now) = (org.settings.limits.clone(), org.clock.now());
+    let client_id = org.caller.client_id.clone();
+    let left = org.usage(&client_id).headers(&limits, now);
+    outgoing.headers.extend(left);
+    (outgoing, org.caller.spent_ms)
+}
+
+/// The answer to a caller who was not let in.
+pub(crate) fn turn_away(refusal: &Refusal, incoming: &Incoming) -> Outgoing {
+    outgoing(Answer::refusal(refusal, &prefer(incoming)))
+}
+
+fn prefer(incoming: &Incoming) -> Prefer {
+    let headers = incoming.headers.get_all("prefer").iter();
+    Prefer::read(headers.filter_map(|value| value.to_str().ok()))
 }
 
 /// An answer in the service's error format that a test asked for.
@@ -52,26 +93,7 @@ pub(crate) fn fault(status: u16, code: &str, message: &str) -> Outgoing {
 }
 
 /// Checks everything that does not depend on what is asked, and gives the path behind the root.
-fn admit(org: &mut Org, entra: &Entra, incoming: &Incoming) -> Result<String, Refusal> {
-    let token = incoming.header("authorization").and_then(|value| {
-        let (scheme, token) = value.split_once(' ')?;
-        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
-    });
-    if !token.is_some_and(|token| entra.accepts(token, &org.url)) {
-        return Err(Refusal::new(
-            401,
-            "",
-            "The access token is missing, wrong or expired.",
-        ));
-    }
-    if !org.has_application_user {
-        return Err(Refusal::new(
-            403,
-            "0x80072560",
-            "The user is not a member of the organization.",
-        ));
-    }
-    count_arrival(org)?;
+fn check_form(incoming: &Incoming) -> Result<String, Refusal> {
     let path = path::below_root(&incoming.path)
         .ok_or_else(|| Refusal::no_segment(&incoming.path))?
         .to_owned();
@@ -100,33 +122,6 @@ fn admit(org: &mut Org, entra: &Entra, incoming: &Incoming) -> Result<String, Re
         ));
     }
     Ok(path)
-}
-
-/// Service protection: how many requests one caller may send in five minutes. A batch is one request (inferred).
-fn count_arrival(org: &mut Org) -> Result<(), Refusal> {
-    let now = Utc::now();
-    while org
-        .arrivals
-        .front()
-        .is_some_and(|arrival| *arrival + WINDOW <= now)
-    {
-        org.arrivals.pop_front();
-    }
-    let limit = org.settings.requests_per_window;
-    if org.arrivals.len() < limit {
-        org.arrivals.push_back(now);
-        return Ok(());
-    }
-    let free_again = org
-        .arrivals
-        .front()
-        .map_or(WINDOW, |oldest| *oldest + WINDOW - now);
-    let message = format!(
-        "Number of requests exceeded the limit of {limit} over time window of 300 seconds."
-    );
-    let mut refusal = Refusal::new(429, "0x80072322", message);
-    refusal.retry_after = Some(u64::try_from(free_again.num_seconds()).unwrap_or_default() + 1);
-    Err(refusal)
 }
 
 fn dispatch(
@@ -180,6 +175,10 @@ fn outgoing(answer: Answer) -> Outgoing {
                 "application/json; odata.metadata=minimal".to_owned(),
             ));
             body.to_string().into_bytes()
+        }
+        Some(Body::Xml(text)) => {
+            headers.push(("Content-Type", "application/xml".to_owned()));
+            text.into_bytes()
         }
         Some(Body::Text(text)) => {
             headers.push(("Content-Type", "text/plain".to_owned()));

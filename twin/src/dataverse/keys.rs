@@ -1,13 +1,54 @@
 //! Which row a key names, and that no two rows have the same one (Dataverse facts §7).
 
+use std::collections::HashSet;
+use std::sync::Arc;
+
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::org::Work;
+use super::org::{Org, Work};
 use super::path::Key;
 use super::refusal::Refusal;
-use super::schema::Table;
+use super::schema::{KeyStatus, Table};
 use super::store::{Row, Values};
+
+impl Org {
+    /// Builds the indexes whose time has come. Rows that have the same values make an index fail (inferred).
+    pub(crate) fn finish_key_indexes(&mut self) {
+        let now = self.clock.now();
+        let mut finished: Vec<(String, usize, KeyStatus)> = Vec::new();
+        for table in self.schema.tables() {
+            for (place, key) in table.alternate_keys.iter().enumerate() {
+                if key.status == KeyStatus::Pending && key.ready <= now {
+                    let status = if self.has_duplicates(&table.name, &key.columns) {
+                        KeyStatus::Failed
+                    } else {
+                        KeyStatus::Active
+                    };
+                    finished.push((table.name.clone(), place, status));
+                }
+            }
+        }
+        for (table, place, status) in finished {
+            let table = Arc::make_mut(&mut self.schema).table_mut(&table);
+            if let Some(key) = table.and_then(|table| table.alternate_keys.get_mut(place)) {
+                key.status = status;
+            }
+        }
+    }
+
+    fn has_duplicates(&self, table: &str, columns: &[String]) -> bool {
+        let mut seen = HashSet::new();
+        self.store.rows(table).into_iter().any(|(_, row)| {
+            let values: Vec<String> = columns
+                .iter()
+                .filter_map(|column| row.values.get(column))
+                .map(key_text)
+                .collect();
+            values.len() == columns.len() && !seen.insert(values)
+        })
+    }
+}
 
 impl Work<'_> {
     /// The id of the row that a key names.
@@ -15,15 +56,17 @@ impl Work<'_> {
         let pairs = match key {
             Key::Id(id) if self.org.store.contains(&table.name, *id) => return Ok(*id),
             Key::Id(id) => return Err(Refusal::no_row(&table.name, *id)),
-            Key::Alternate(pairs) => pairs,
+            Key::Alternate(pairs) => columns_of(table, pairs)?,
         };
         let mut columns: Vec<&str> = pairs.iter().map(|(column, _)| column.as_str()).collect();
         columns.sort_unstable();
-        if !table
-            .alternate_keys
-            .iter()
-            .any(|key| key.iter().map(String::as_str).eq(columns.iter().copied()))
-        {
+        // A key whose index is not finished names nothing yet (inferred).
+        if !table.active_keys().any(|key| {
+            key.columns
+                .iter()
+                .map(String::as_str)
+                .eq(columns.iter().copied())
+        }) {
             let message = format!(
                 "The key ({}) is not a key of the entity {}.",
                 columns.join(", "),
@@ -87,7 +130,7 @@ impl Work<'_> {
         id: Uuid,
         values: &Values,
     ) -> Result<(), Refusal> {
-        for key in &table.alternate_keys {
+        for key in table.active_keys().map(|key| &key.columns) {
             let wanted: Vec<String> = key
                 .iter()
                 .filter_map(|column| values.get(column))
@@ -121,6 +164,16 @@ impl Work<'_> {
         }
         Ok(())
     }
+}
+
+/// The columns that a key in an address names: a lookup goes by its property there (Dataverse facts §7.2).
+fn columns_of(table: &Table, pairs: &[(String, String)]) -> Result<Vec<(String, String)>, Refusal> {
+    let column = |(name, value): &(String, String)| {
+        let column = table.property(name);
+        let column = column.ok_or_else(|| Refusal::unknown_column(&table.name, name))?;
+        Ok((column.name.clone(), value.clone()))
+    };
+    pairs.iter().map(column).collect()
 }
 
 /// How a value counts for uniqueness: without case, as the database compares (inferred).

@@ -4,6 +4,7 @@ use axum::http::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::csdl;
 use super::options::{Options, Prefer};
 use super::org::{Org, References, Work};
 use super::path::{self, Resource};
@@ -61,6 +62,7 @@ pub(crate) struct Answer {
 pub(crate) enum Body {
     Json(Value),
     Text(String),
+    Xml(String),
 }
 
 impl Answer {
@@ -109,12 +111,37 @@ pub(crate) fn run(
     if let Some(refusal) = fault {
         return Err(refusal);
     }
-    let mark = org.store.mark();
+    work_off(org)?;
+    if org.faults.deadlock() {
+        // That a deadlock shows so is inferred (Dataverse facts §12).
+        return Err(Refusal::new(500, "0x80044150", "Generic SQL error."));
+    }
+    org.finish_key_indexes();
+    let mark = org.mark();
     let result = org.work(references).answer(operation);
     if result.is_err() {
-        org.store.roll_back(&mark);
+        org.roll_back(&mark);
     }
     result
+}
+
+/// Counts the time of one operation, or refuses it because the time is used up.
+fn work_off(org: &mut Org) -> Result<(), Refusal> {
+    let (limits, now, cost) = (
+        org.settings.limits.clone(),
+        org.clock.now(),
+        org.settings.operation_ms,
+    );
+    if let Some(refusal) = &org.caller.parts_refused {
+        return Err(refusal.clone());
+    }
+    let client_id = org.caller.client_id.clone();
+    if org.settings.throttle_parts {
+        org.usage(&client_id).check_time(&limits, now)?;
+    }
+    org.usage(&client_id).work(now, cost);
+    org.caller.spent_ms += cost;
+    Ok(())
 }
 
 impl Work<'_> {
@@ -134,7 +161,14 @@ impl Work<'_> {
             )),
             Resource::WhoAmI => self.who_am_i(operation),
             Resource::Definitions(segments) => self.definitions(&segments, operation, &options),
-            Resource::Metadata => Err(Refusal::not_imitated("the metadata document")),
+            Resource::Metadata => {
+                allow(operation, &[Method::GET])?;
+                Ok(Answer {
+                    body: Some(Body::Xml(csdl::document(&schema))),
+                    ..Answer::empty(200)
+                })
+            }
+            Resource::Action(name) => self.action(&name, operation),
             Resource::Set { set } => self.on_set(set_table(&set)?, operation, &options),
             Resource::Count { set } => {
                 allow(operation, &[Method::GET])?;
@@ -211,7 +245,7 @@ impl Work<'_> {
         allow(operation, &[Method::GET])?;
         let body = json!({
             "@odata.context": format!("{}{}$metadata#Microsoft.Dynamics.CRM.WhoAmIResponse", self.org.url, path::ROOT),
-            "BusinessUnitId": self.org.business_unit, "UserId": self.org.user, "OrganizationId": self.org.organization,
+            "BusinessUnitId": self.org.business_unit, "UserId": self.org.caller.user, "OrganizationId": self.org.organization,
         });
         Ok(Answer::json(200, body))
     }

@@ -1,16 +1,20 @@
 //! One organisation: its tables, rows and settings, and the context that an operation works in.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::protection::Usage;
 use super::refusal::Refusal;
 use super::schema::Schema;
-use super::store::{Store, lookup_value};
+use super::settings::{Setting, Settings};
+use super::store::{Mark, Store, lookup_value};
 use super::values::date_time_text;
+use crate::clock::Clock;
+use crate::fault::Faults;
 
 /// HTTP requests and operations so far.
 ///
@@ -42,53 +46,22 @@ pub struct Dropped {
     pub why: String,
 }
 
-/// Something about the organisation that a test can change.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Setting {
-    /// Longest base64 text of an attachment (`Organization.maxuploadfilesize`); 5,242,880 at first.
-    MaxUploadFileSize(usize),
-    /// File name endings that are refused, separated by semicolons (`Organization.blockedattachments`).
-    BlockedAttachments(String),
-    /// A failed change set answers with the bare error part instead of a change set response that holds it. Which
-    /// of the two Dataverse does is not known (Dataverse facts §9a); a client must read both. Off at first.
-    BareChangeSetErrors(bool),
-    /// HTTP requests in any 300 seconds before a caller is told to wait; 6,000 at first.
-    RequestsPerFiveMinutes(usize),
+/// A point to roll back to.
+pub(crate) struct OrgMark {
+    store: Mark,
+    schema: Arc<Schema>,
 }
 
-/// The settings of an organisation.
-#[derive(Debug, Clone)]
-pub(crate) struct Settings {
-    pub(crate) max_upload: usize,
-    pub(crate) blocked: Vec<String>,
-    pub(crate) bare_change_set_errors: bool,
-    pub(crate) requests_per_window: usize,
-}
-
-/// Endings that an organisation blocks when nobody changed them (inferred: Microsoft's documentation of the setting,
-/// shortened to those that have been in the list for many versions).
-const BLOCKED: &str = "ade;adp;app;asa;ashx;asmx;asp;bas;bat;cdx;cer;chm;class;cmd;com;config;cpl;crt;csh;dll;exe;fxp;hlp;\
-                       hta;htr;htw;ida;idc;idq;inf;ins;isp;its;jar;js;jse;ksh;lnk;mad;maf;mag;mam;maq;mar;mas;mat;mau;\
-                       mav;maw;mda;mdb;mde;mdt;mdw;mdz;msc;msh;msh1;msh1xml;msh2;msh2xml;mshxml;msi;msp;mst;ops;pcd;pif;\
-                       prf;prg;printer;pst;reg;rem;scf;scr;sct;shb;shs;shtm;shtml;soap;stm;tmp;url;vb;vbe;vbs;vsmacros;\
-                       vss;vst;vsw;ws;wsc;wsf;wsh";
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            max_upload: 5_242_880,
-            blocked: endings(BLOCKED),
-            bare_change_set_errors: false,
-            requests_per_window: 6_000,
-        }
-    }
-}
-
-fn endings(list: &str) -> Vec<String> {
-    list.split(';')
-        .map(|ending| ending.trim().to_ascii_lowercase())
-        .filter(|ending| !ending.is_empty())
-        .collect()
+/// Who asks, and how the answer is going.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Caller {
+    /// The application.
+    pub(crate) client_id: String,
+    pub(crate) user: Uuid,
+    /// The refusal of every part of the batch that was let in all the same.
+    pub(crate) parts_refused: Option<Refusal>,
+    /// Milliseconds of all operations so far.
+    pub(crate) spent_ms: u64,
 }
 
 /// Everything that the service keeps.
@@ -102,17 +75,31 @@ pub(crate) struct Org {
     pub(crate) requests: Requests,
     /// Operations that will fail, by how many came before them.
     pub(crate) operation_faults: HashMap<u64, Refusal>,
-    /// Arrival times of the requests in the service protection window.
-    pub(crate) arrivals: VecDeque<DateTime<Utc>>,
-    /// Whether the application that calls has a user here.
+    /// Faults that come by chance.
+    pub(crate) faults: Faults,
+    pub(crate) clock: Clock,
+    /// What each caller asked for lately, by application.
+    usage: HashMap<String, Usage>,
+    /// The registered application, and whether it has a user here.
+    pub(crate) client_id: String,
     pub(crate) has_application_user: bool,
+    /// That user.
     pub(crate) user: Uuid,
+    /// Who asks at the moment.
+    pub(crate) caller: Caller,
     pub(crate) business_unit: Uuid,
     pub(crate) organization: Uuid,
 }
 
 impl Org {
-    pub(crate) fn new(url: String, schema: Schema, client_id: &str) -> Self {
+    pub(crate) fn new(
+        url: String,
+        schema: Schema,
+        client_id: String,
+        clock: Clock,
+        faults: Faults,
+    ) -> Self {
+        let user = Uuid::new_v4();
         let mut org = Self {
             url,
             schema: Arc::new(schema),
@@ -121,18 +108,26 @@ impl Org {
             dropped: Vec::new(),
             requests: Requests::default(),
             operation_faults: HashMap::new(),
-            arrivals: VecDeque::new(),
+            faults,
+            clock,
+            usage: HashMap::new(),
+            client_id,
             has_application_user: true,
-            user: Uuid::new_v4(),
+            user,
+            caller: Caller {
+                user,
+                ..Caller::default()
+            },
             business_unit: Uuid::new_v4(),
             organization: Uuid::new_v4(),
         };
-        org.found(client_id);
+        org.found();
         org
     }
 
-    /// The rows that every organisation has from its first day: itself, its business unit, the application's user.
-    fn found(&mut self, client_id: &str) {
+    /// The rows that every organisation has from its first day: itself, its business unit, the application's user, its
+    /// solutions and their publisher.
+    fn found(&mut self) {
         let unit = self.business_unit;
         let rows = [
             (
@@ -151,7 +146,7 @@ impl Org {
                 json!({
                     "systemuserid": self.user, "fullname": "# mailverse", "lastname": "# mailverse",
                     "internalemailaddress": "mailverse@twin.invalid", "domainname": "mailverse@twin.invalid",
-                    "applicationid": client_id, "isdisabled": false,
+                    "applicationid": self.client_id, "isdisabled": false,
                     "businessunitid": lookup_value("businessunit", unit),
                 }),
             ),
@@ -159,19 +154,55 @@ impl Org {
         for (table, id, values) in rows {
             self.store.set(table, id, values.as_object().cloned());
         }
+        self.found_solutions();
         self.write_settings();
         self.store.keep();
     }
 
-    pub(crate) fn change_setting(&mut self, setting: Setting) {
-        match setting {
-            Setting::MaxUploadFileSize(size) => self.settings.max_upload = size,
-            Setting::BlockedAttachments(list) => self.settings.blocked = endings(&list),
-            Setting::BareChangeSetErrors(bare) => self.settings.bare_change_set_errors = bare,
-            Setting::RequestsPerFiveMinutes(most) => self.settings.requests_per_window = most,
+    fn found_solutions(&mut self) {
+        let publisher = Uuid::new_v4();
+        let values = json!({
+            "publisherid": publisher, "uniquename": "DefaultPublishertwin", "friendlyname": "Default Publisher for twin",
+            "customizationprefix": "new", "customizationoptionvalueprefix": 10_000,
+        });
+        self.store
+            .set("publisher", publisher, values.as_object().cloned());
+        for (name, title, managed, visible) in [
+            ("System", "System Solution", true, false),
+            ("Active", "Active Solution", false, false),
+            ("Default", "Default Solution", false, true),
+        ] {
+            let id = Uuid::new_v4();
+            let values = json!({
+                "solutionid": id, "uniquename": name, "friendlyname": title, "version": "1.0", "ismanaged": managed,
+                "isvisible": visible, "publisherid": lookup_value("publisher", publisher),
+            });
+            self.store.set("solution", id, values.as_object().cloned());
         }
+    }
+
+    pub(crate) fn change_setting(&mut self, setting: Setting) {
+        self.settings.change(setting);
         self.write_settings();
         self.store.keep();
+    }
+
+    /// What a caller asked for lately.
+    pub(crate) fn usage(&mut self, client_id: &str) -> &mut Usage {
+        self.usage.entry(client_id.to_owned()).or_default()
+    }
+
+    /// The user of an application: the first that is not disabled.
+    pub(crate) fn user_of(&self, client_id: &str) -> Option<Uuid> {
+        if client_id == self.client_id {
+            return Some(self.user).filter(|_| self.has_application_user);
+        }
+        let same = |text: &str| text.eq_ignore_ascii_case(client_id);
+        let users = self.store.rows("systemuser").into_iter();
+        users
+            .filter(|(_, row)| row.get("isdisabled").as_bool() != Some(true))
+            .find(|(_, row)| row.text("applicationid").is_some_and(same))
+            .map(|(id, _)| id)
     }
 
     /// Clients read the settings as columns of the organisation's row.
@@ -193,11 +224,25 @@ impl Org {
             .set("organization", self.organization, Some(values));
     }
 
+    /// Remembers this point.
+    pub(crate) fn mark(&self) -> OrgMark {
+        OrgMark {
+            store: self.store.mark(),
+            schema: Arc::clone(&self.schema),
+        }
+    }
+
+    /// Takes back what was done to rows and definitions since `mark`.
+    pub(crate) fn roll_back(&mut self, mark: &OrgMark) {
+        self.store.roll_back(&mark.store);
+        self.schema = Arc::clone(&mark.schema);
+    }
+
     /// Starts an operation.
     pub(crate) fn work<'a>(&'a mut self, references: &'a References) -> Work<'a> {
         Work {
             schema: Arc::clone(&self.schema),
-            now: Utc::now(),
+            now: self.clock.now(),
             references,
             org: self,
         }

@@ -8,6 +8,16 @@ use super::values::guid;
 /// Where the API lives on its host.
 pub(crate) const ROOT: &str = "/api/data/v9.2/";
 
+/// Operations of the whole service that change definitions. The service has many more, which are unknown here.
+const ACTIONS: [&str; 6] = [
+    "PublishXml",
+    "PublishAllXml",
+    "ReactivateEntityKey",
+    "CreateEntities",
+    "GlobalOptionSetDefinitions",
+    "RelationshipDefinitions",
+];
+
 /// How an address names a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Key {
@@ -23,6 +33,8 @@ pub(crate) enum Resource {
     WhoAmI,
     /// The document that describes the whole service.
     Metadata,
+    /// An operation of the whole service.
+    Action(String),
     /// Definitions of tables, segment by segment.
     Definitions(Vec<String>),
     Set {
@@ -73,6 +85,7 @@ pub(crate) fn resource(relative: &str) -> Resource {
         ["$batch"] => Resource::Batch,
         ["WhoAmI" | "WhoAmI()"] => Resource::WhoAmI,
         ["$metadata"] => Resource::Metadata,
+        [name] if ACTIONS.contains(name) => Resource::Action((*name).to_owned()),
         [first, ..] if first.starts_with("EntityDefinitions") => Resource::Definitions(segments),
         [first, rest @ ..] if first.starts_with('$') => Resource::Reference {
             content_id: first.trim_start_matches('$').to_owned(),

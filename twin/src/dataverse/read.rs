@@ -313,16 +313,32 @@ fn select_rows(table: &Table, rows: Vec<Found>, options: &Options) -> Result<Vec
     Ok(rows)
 }
 
-/// The table behind a collection below an activity. The attachment names are verified, their use here is inferred.
+/// The collections below an activity and the tables in them. The names for email are verified, their use here and
+/// those for appointment are inferred.
+pub(crate) fn collections(table: &Table) -> Vec<(String, &'static str)> {
+    let Some(parties) = table.parties() else {
+        return Vec::new();
+    };
+    let attachments = "activitymimeattachment";
+    vec![
+        (parties, "activityparty"),
+        (
+            format!("{}_activity_mime_attachment", table.name),
+            attachments,
+        ),
+        (
+            "activity_pointer_activity_mime_attachment".to_owned(),
+            attachments,
+        ),
+    ]
+}
+
+/// The table behind a collection below an activity.
 pub(crate) fn child_table(table: &Table, collection: &str) -> Option<&'static str> {
-    if table.parties().as_deref() == Some(collection) {
-        return Some("activityparty");
-    }
-    let attachments = [
-        "email_activity_mime_attachment",
-        "activity_pointer_activity_mime_attachment",
-    ];
-    (table.name == "email" && attachments.contains(&collection)).then_some("activitymimeattachment")
+    let mut known = collections(table).into_iter();
+    known
+        .find(|(name, _)| name == collection)
+        .map(|(_, child)| child)
 }
 
 fn by(table: &Table, column: &Column, down: bool, a: &Row, b: &Row) -> Ordering {

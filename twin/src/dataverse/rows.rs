@@ -41,7 +41,7 @@ impl Work<'_> {
             }
             return Ok(answer);
         }
-        let body = body(table, operation)?;
+        let body = body(&table.set, operation)?;
         let id = self.create(table, &body, None)?;
         self.written(&Target { table, id }, true, options, &prefer)
     }
@@ -78,7 +78,7 @@ impl Work<'_> {
             self.delete(table, id)?;
             return Ok(Answer::empty(204));
         }
-        let body = body(table, operation)?;
+        let body = body(&table.set, operation)?;
         match row {
             Some(_) if operation.header("if-none-match") == Some("*") => Err(Refusal::new(
                 412,
@@ -114,9 +114,15 @@ impl Work<'_> {
         options: &Options,
     ) -> Result<Answer, Refusal> {
         refuse_party_writes(table, operation)?;
-        let mut body = body(table, operation)?;
+        let mut body = body(&table.set, operation)?;
         if let (Some(fields), Key::Alternate(pairs)) = (body.as_object_mut(), key) {
             for (name, value) in pairs {
+                if table
+                    .property(name)
+                    .is_some_and(|it| it.kind == Kind::Lookup)
+                {
+                    return Err(Refusal::not_imitated("an upsert by a lookup in a key"));
+                }
                 let column = table.columns.get(name);
                 let value = match serde_json::from_str(value) {
                     Ok(number) if column.is_some_and(|it| it.kind != Kind::Text) => number,
@@ -213,7 +219,7 @@ impl Work<'_> {
                 ))
             }
             Method::PUT if child == "activityparty" => {
-                let body = body(table, operation)?;
+                let body = body(&table.set, operation)?;
                 self.replace_parties(table, id, &body)?;
                 Ok(Answer::empty(204))
             }
@@ -300,7 +306,7 @@ fn check_version(
 }
 
 /// The body of a write, as JSON.
-fn body(table: &Table, operation: &Operation) -> Result<Value, Refusal> {
+pub(crate) fn body(set: &str, operation: &Operation) -> Result<Value, Refusal> {
     let kind = operation
         .header("content-type")
         .unwrap_or_default()
@@ -313,7 +319,7 @@ fn body(table: &Table, operation: &Operation) -> Result<Value, Refusal> {
             format!("The media type '{kind}' cannot be read."),
         ));
     }
-    payload::parse(&table.set, &operation.body)
+    payload::parse(set, &operation.body)
 }
 
 /// One property alone, as JSON or as bare text.

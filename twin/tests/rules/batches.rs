@@ -23,7 +23,7 @@ fn part(boundary: &str, content_id: Option<&str>, request: &str, body: Option<Va
     }
 }
 
-fn change_set(operations: &[(&str, &str, Value)]) -> String {
+pub(crate) fn change_set(operations: &[(&str, &str, Value)]) -> String {
     let parts: String = operations
         .iter()
         .map(|(id, request, body)| part("c", Some(id), request, Some(body.clone())))
@@ -31,11 +31,11 @@ fn change_set(operations: &[(&str, &str, Value)]) -> String {
     format!("--b\r\nContent-Type: multipart/mixed; boundary=c\r\n\r\n{parts}--c--\r\n")
 }
 
-fn get(path: &str) -> String {
+pub(crate) fn get(path: &str) -> String {
     part("b", None, &format!("GET /api/data/v9.2/{path}"), None)
 }
 
-async fn send(world: &World, parts: &[String], prefer: &str) -> Answered {
+pub(crate) async fn send(world: &World, parts: &[String], prefer: &str) -> Answered {
     let body = format!("{}--b--\r\n", parts.concat());
     let request = world
         .request(Method::POST, "$batch")
@@ -46,7 +46,7 @@ async fn send(world: &World, parts: &[String], prefer: &str) -> Answered {
 }
 
 /// The statuses of all parts, in order.
-fn statuses(answer: &Answered) -> Vec<u16> {
+pub(crate) fn statuses(answer: &Answered) -> Vec<u16> {
     let lines = answer
         .body
         .split("\r\n")

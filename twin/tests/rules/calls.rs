@@ -2,7 +2,7 @@
 
 use reqwest::Method;
 use serde_json::json;
-use twin::{Fault, Setting};
+use twin::Fault;
 
 use super::world::{World, error};
 
@@ -185,21 +185,6 @@ async fn a_dropped_twin_answers_no_more_even_on_open_connections() {
     let again = world.request(Method::GET, "WhoAmI");
     drop(world.twin);
     assert!(again.send().await.is_err());
-}
-
-#[tokio::test]
-async fn too_many_requests_are_told_when_to_come_back() {
-    let world = World::new().await;
-    world
-        .twin
-        .dataverse()
-        .set_setting(Setting::RequestsPerFiveMinutes(2));
-    assert_eq!(world.get("WhoAmI").await.status, 200);
-    assert_eq!(world.get("WhoAmI").await.status, 200);
-    let answer = world.get("WhoAmI").await;
-    assert_eq!(answer.error(), error(429, "0x80072322"));
-    let seconds: u64 = answer.header("retry-after").parse().unwrap();
-    assert!((290..=301).contains(&seconds), "{seconds}");
 }
 
 #[tokio::test]

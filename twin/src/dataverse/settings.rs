@@ -1,0 +1,105 @@
+//! What a test can change about the organisation.
+
+use chrono::TimeDelta;
+
+use super::protection::Limits;
+
+/// Something about the organisation that a test can change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Setting {
+    /// Longest base64 text of an attachment (`Organization.maxuploadfilesize`); 5,242,880 at first.
+    MaxUploadFileSize(usize),
+    /// File name endings that are refused, separated by semicolons (`Organization.blockedattachments`).
+    BlockedAttachments(String),
+    /// A failed change set answers with the bare error part instead of a change set response that holds it. Which
+    /// of the two Dataverse does is not known (Dataverse facts §9a); a client must read both. Off at first.
+    BareChangeSetErrors(bool),
+    /// HTTP requests in the window of service protection before a caller is told to wait; 6,000 at first.
+    RequestsPerFiveMinutes(usize),
+    /// Length of the window of service protection, in seconds; 300 at first.
+    ProtectionWindowSeconds(u32),
+    /// Milliseconds of operations in the window before a caller is told to wait; 1,200,000 at first. What an operation
+    /// counts is [`Setting::OperationMilliseconds`].
+    ExecutionMilliseconds(u64),
+    /// HTTP requests of one caller that may be in flight; 52 at first.
+    ConcurrentRequests(usize),
+    /// What `x-ms-dop-hint` says; 4 at first.
+    ParallelismHint(u32),
+    /// A batch that meets a limit on requests or execution time is let in, and each of its parts that is over the limit
+    /// is refused in its place. Off at first: the whole batch is refused (inferred). A client must read both (Dataverse
+    /// facts §9).
+    ThrottleParts(bool),
+    /// Milliseconds on the way, for each HTTP request; 0 at first.
+    NetworkMilliseconds(u64),
+    /// Milliseconds of work, for each operation. Those of a batch run one after another, so that their times add up; 0
+    /// at first.
+    OperationMilliseconds(u64),
+    /// Seconds during which an alternate key that was posted is Pending; 0 at first: Active at once.
+    KeyIndexSeconds(u32),
+}
+
+/// The settings of an organisation.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) max_upload: usize,
+    pub(crate) blocked: Vec<String>,
+    pub(crate) bare_change_set_errors: bool,
+    pub(crate) limits: Limits,
+    pub(crate) throttle_parts: bool,
+    pub(crate) network_ms: u64,
+    pub(crate) operation_ms: u64,
+    pub(crate) key_index: TimeDelta,
+}
+
+impl Settings {
+    pub(crate) fn change(&mut self, setting: Setting) {
+        match setting {
+            Setting::MaxUploadFileSize(size) => self.max_upload = size,
+            Setting::BlockedAttachments(list) => self.blocked = endings(&list),
+            Setting::BareChangeSetErrors(bare) => self.bare_change_set_errors = bare,
+            Setting::RequestsPerFiveMinutes(most) => self.limits.requests = most,
+            Setting::ProtectionWindowSeconds(seconds) => {
+                self.limits.window = TimeDelta::seconds(seconds.into());
+            }
+            Setting::ExecutionMilliseconds(most) => self.limits.execution_ms = most,
+            Setting::ConcurrentRequests(most) => self.limits.in_flight = most,
+            Setting::ParallelismHint(hint) => self.limits.parallelism = hint,
+            Setting::ThrottleParts(parts) => self.throttle_parts = parts,
+            Setting::NetworkMilliseconds(time) => self.network_ms = time,
+            Setting::OperationMilliseconds(time) => self.operation_ms = time,
+            Setting::KeyIndexSeconds(seconds) => {
+                self.key_index = TimeDelta::seconds(seconds.into());
+            }
+        }
+    }
+}
+
+/// Endings that an organisation blocks when nobody changed them (inferred: Microsoft's documentation of the setting,
+/// shortened to those that have been in the list for many versions).
+const BLOCKED: &str = "ade;adp;app;asa;ashx;asmx;asp;bas;bat;cdx;cer;chm;class;cmd;com;config;cpl;crt;csh;dll;exe;fxp;hlp;\
+                       hta;htr;htw;ida;idc;idq;inf;ins;isp;its;jar;js;jse;ksh;lnk;mad;maf;mag;mam;maq;mar;mas;mat;mau;\
+                       mav;maw;mda;mdb;mde;mdt;mdw;mdz;msc;msh;msh1;msh1xml;msh2;msh2xml;mshxml;msi;msp;mst;ops;pcd;pif;\
+                       prf;prg;printer;pst;reg;rem;scf;scr;sct;shb;shs;shtm;shtml;soap;stm;tmp;url;vb;vbe;vbs;vsmacros;\
+                       vss;vst;vsw;ws;wsc;wsf;wsh";
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            max_upload: 5_242_880,
+            blocked: endings(BLOCKED),
+            bare_change_set_errors: false,
+            limits: Limits::default(),
+            throttle_parts: false,
+            network_ms: 0,
+            operation_ms: 0,
+            key_index: TimeDelta::zero(),
+        }
+    }
+}
+
+fn endings(list: &str) -> Vec<String> {
+    list.split(';')
+        .map(|ending| ending.trim().to_ascii_lowercase())
+        .filter(|ending| !ending.is_empty())
+        .collect()
+}
