@@ -1,6 +1,6 @@
 //! The Dataverse Web API client.
 //!
-//! One attempt a call, no waiting; the token is an argument of each call. What is asked beforehand: [`look_up`]. What is written and how: [`write`].
+//! One attempt a call, no waiting; the token is an argument of each call. What is asked beforehand: [`look_up`]. What is written and how: [`mod@write`].
 //! The wire form of batches: [`batch`]. What can come back: [`error`].
 
 pub mod batch;

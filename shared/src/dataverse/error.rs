@@ -1,6 +1,6 @@
 //! What Dataverse can answer, and how we read it.
 //!
-//! Every code that Dataverse facts §12 lists is classified here, in [`ErrorCode::class`]. An unlisted code counts by its HTTP status.
+//! Every code that Dataverse facts §12 lists is classified here, in `ErrorCode::class`. An unlisted code counts by its HTTP status.
 //!
 //! | Answer | Variant | Next |
 //! | --- | --- | --- |
@@ -11,7 +11,7 @@
 //! | 413 | [`DataverseError::TooLarge`] | send less at once |
 //! | 403 and every other refusal | [`DataverseError::Rejected`] | settle the message `dead` with the code |
 //!
-//! 412 with 0x80040237 (the primary key is there already) is no error but [`super::CreateOutcome::AlreadyExisted`]. The message text of an
+//! 412 with 0x80040237 (the primary key is there already) is no error but [`super::write::CreateOutcome::AlreadyExisted`]. The message text of an
 //! error is not kept: it can quote what was sent.
 
 #![deny(clippy::wildcard_enum_match_arm)]
