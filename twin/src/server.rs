@@ -28,7 +28,7 @@ use crate::fault::{Fault, Faults, Injection};
 ///
 /// Dataverse documents that there is a limit, not its number (Dataverse facts §9: unknown; §10 names about 117 MB
 /// for bulk messages).
-const LONGEST_BODY: usize = 128 * 1024 * 1024;
+pub(crate) const LONGEST_BODY: usize = 128 * 1024 * 1024;
 
 /// A request as the services see it.
 pub(crate) struct Incoming {

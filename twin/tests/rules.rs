@@ -17,6 +17,8 @@ mod rules {
     pub(crate) mod definition_changes;
     pub(crate) mod definitions;
     pub(crate) mod entra;
+    pub(crate) mod facts;
+    pub(crate) mod framing;
     pub(crate) mod key_changes;
     pub(crate) mod keys;
     pub(crate) mod nylas;
@@ -26,6 +28,7 @@ mod rules {
     pub(crate) mod protection;
     pub(crate) mod queries;
     pub(crate) mod states;
+    pub(crate) mod tables;
     pub(crate) mod world;
     pub(crate) mod writes;
 }

@@ -11,6 +11,7 @@
 //! | a body that is not too large                 | 413 / 0x8004418A               |
 
 use axum::http::Method;
+use uuid::Uuid;
 
 use super::batch;
 use super::operation::{self, Answer, Body, LONGEST_URL, Operation};
@@ -60,7 +61,8 @@ pub(crate) fn bearer(incoming: &Incoming) -> Option<&str> {
 pub(crate) fn answer(org: &mut Org, caller: Caller, incoming: &Incoming) -> (Outgoing, u64) {
     org.caller = caller;
     let prefer = prefer(incoming);
-    let answered = check_form(incoming).and_then(|path| dispatch(org, &path, incoming, &prefer));
+    let answered = check_form(incoming, org.settings.largest_request)
+        .and_then(|path| dispatch(org, &path, incoming, &prefer));
     org.store.keep();
     let mut outgoing =
         answered.unwrap_or_else(|refusal| outgoing(Answer::refusal(&refusal, &prefer)));
@@ -93,7 +95,7 @@ pub(crate) fn fault(status: u16, code: &str, message: &str) -> Outgoing {
 }
 
 /// Checks everything that does not depend on what is asked, and gives the path behind the root.
-fn check_form(incoming: &Incoming) -> Result<String, Refusal> {
+fn check_form(incoming: &Incoming, largest: usize) -> Result<String, Refusal> {
     let path = path::below_root(&incoming.path)
         .ok_or_else(|| Refusal::no_segment(&incoming.path))?
         .to_owned();
@@ -114,7 +116,8 @@ fn check_form(incoming: &Incoming) -> Result<String, Refusal> {
             return Err(Refusal::not_imitated(format!("impersonation by {name}")));
         }
     }
-    if incoming.body.is_none() {
+    let fits = |body: &Vec<u8>| body.len() <= largest;
+    if !incoming.body.as_ref().is_some_and(fits) {
         return Err(Refusal::new(
             413,
             "0x8004418A",
@@ -137,15 +140,10 @@ fn dispatch(
         }
         let content_type = incoming.header("content-type").unwrap_or_default();
         let answer = batch::run(org, content_type, &body, prefer)?;
-        let headers = vec![
-            ("Content-Type", answer.content_type),
-            ("OData-Version", "4.0".to_owned()),
-        ];
-        return Ok(Outgoing {
-            status: answer.status,
-            headers,
-            body: answer.body.into_bytes(),
-        });
+        let mut whole = outgoing(Answer::empty(answer.status));
+        whole.headers.push(("Content-Type", answer.content_type));
+        whole.body = answer.body.into_bytes();
+        return Ok(whole);
     }
     let headers = incoming.headers.iter();
     let headers = headers.filter_map(|(name, value)| {
@@ -164,6 +162,10 @@ fn dispatch(
 fn outgoing(answer: Answer) -> Outgoing {
     let mut headers = answer.headers;
     headers.push(("OData-Version", "4.0".to_owned()));
+    // What support asks for (Dataverse facts §12).
+    let id = Uuid::new_v4().to_string();
+    headers.push(("x-ms-service-request-id", id.clone()));
+    headers.push(("REQ_ID", id));
     if answer.status == 401 {
         headers.push(("WWW-Authenticate", "Bearer".to_owned()));
     }

@@ -130,8 +130,8 @@ fn parts<'b>(body: &'b [u8], boundary: &str) -> Result<Vec<&'b [u8]>, Refusal> {
     let mut parts = Vec::new();
     loop {
         if let Some(after) = rest.strip_prefix(b"--") {
-            let end = after.is_empty() || after.starts_with(b"\r\n");
-            return if parts.is_empty() || !end {
+            // MIME would let anything follow; a part whose boundary was not understood would vanish in it.
+            return if parts.is_empty() || !is_blank(after) {
                 Err(malformed("it has no parts or no end"))
             } else {
                 Ok(parts)
@@ -146,6 +146,14 @@ fn parts<'b>(body: &'b [u8], boundary: &str) -> Result<Vec<&'b [u8]>, Refusal> {
         parts.push(part);
         rest = after.get(delimiter.len()..).unwrap_or_default();
     }
+}
+
+/// Whether there is nothing but empty lines.
+fn is_blank(mut text: &[u8]) -> bool {
+    while let Some(after) = text.strip_prefix(b"\r\n") {
+        text = after;
+    }
+    text.is_empty()
 }
 
 /// Where the next boundary line starts; a longer boundary that begins the same way is another one.
@@ -220,6 +228,11 @@ fn single(headers: &Headers, content: &[u8]) -> Result<Part, Refusal> {
     } else {
         head(rest)?
     };
+    if matches!(method, Method::GET | Method::DELETE) && !is_blank(body) {
+        return Err(malformed(
+            "a GET or DELETE has a body, or the next boundary is none",
+        ));
+    }
     let (path, query) = url.split_once('?').unwrap_or((url, ""));
     let path = match path::below_root(path) {
         Some(below) => below.to_owned(),

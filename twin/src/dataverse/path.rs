@@ -8,14 +8,17 @@ use super::values::guid;
 /// Where the API lives on its host.
 pub(crate) const ROOT: &str = "/api/data/v9.2/";
 
-/// Operations of the whole service that change definitions. The service has many more, which are unknown here.
-const ACTIONS: [&str; 6] = [
+/// Operations of the whole service, for definitions and large files. The service has many more, which are unknown here.
+const ACTIONS: [&str; 9] = [
     "PublishXml",
     "PublishAllXml",
     "ReactivateEntityKey",
     "CreateEntities",
     "GlobalOptionSetDefinitions",
     "RelationshipDefinitions",
+    "InitializeAttachmentBlocksUpload",
+    "UploadBlock",
+    "CommitAttachmentBlocksUpload",
 ];
 
 /// How an address names a row.

@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value};
 
+use super::read;
 use super::refusal::Refusal;
 use super::schema::{Column, Kind, Navigation, Table};
 use super::values;
@@ -130,6 +131,12 @@ fn read_property<'s>(
             .ok_or_else(|| Refusal::payload(&table.set, format!("'{name}' is not an array.")))?;
         payload.parties = Some(entries.clone());
         return Ok(());
+    }
+    // It should work by OData, and nobody was found doing it (Dataverse facts §4.2).
+    if read::child_table(table, name).is_some() {
+        return Err(Refusal::not_imitated(format!(
+            "a deep insert through '{name}'"
+        )));
     }
     if table.property(name).is_some() {
         let detail = "CRM do not support direct update of Entity Reference properties, Use Navigation properties instead.";

@@ -3,6 +3,7 @@
 use chrono::TimeDelta;
 
 use super::protection::Limits;
+use crate::server::LONGEST_BODY;
 
 /// Something about the organisation that a test can change.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +35,9 @@ pub enum Setting {
     /// Milliseconds of work, for each operation. Those of a batch run one after another, so that their times add up; 0
     /// at first.
     OperationMilliseconds(u64),
+    /// Longest body of an HTTP request, in bytes: what is longer is 413 / 0x8004418A. The real number is not known; here
+    /// it is 134,217,728 at first, and more is never read.
+    LargestRequest(usize),
     /// Seconds during which an alternate key that was posted is Pending; 0 at first: Active at once.
     KeyIndexSeconds(u32),
 }
@@ -48,6 +52,7 @@ pub(crate) struct Settings {
     pub(crate) throttle_parts: bool,
     pub(crate) network_ms: u64,
     pub(crate) operation_ms: u64,
+    pub(crate) largest_request: usize,
     pub(crate) key_index: TimeDelta,
 }
 
@@ -67,6 +72,7 @@ impl Settings {
             Setting::ThrottleParts(parts) => self.throttle_parts = parts,
             Setting::NetworkMilliseconds(time) => self.network_ms = time,
             Setting::OperationMilliseconds(time) => self.operation_ms = time,
+            Setting::LargestRequest(size) => self.largest_request = size,
             Setting::KeyIndexSeconds(seconds) => {
                 self.key_index = TimeDelta::seconds(seconds.into());
             }
@@ -92,6 +98,7 @@ impl Default for Settings {
             throttle_parts: false,
             network_ms: 0,
             operation_ms: 0,
+            largest_request: LONGEST_BODY,
             key_index: TimeDelta::zero(),
         }
     }

@@ -69,7 +69,7 @@ impl Work<'_> {
         Ok(Answer::empty(204))
     }
 
-    /// An operation of the whole service that concerns definitions.
+    /// An operation of the whole service.
     pub(crate) fn action(&mut self, name: &str, operation: &Operation) -> Result<Answer, Refusal> {
         match name {
             "PublishAllXml" => {
