@@ -3,6 +3,7 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use super::batches::{change_set, send};
 use super::definitions::each;
 use super::world::{Answered, World, error};
 
@@ -391,6 +392,17 @@ async fn what_goes_into_a_solution_has_the_prefix_of_its_publisher() {
         .await
         .json();
     assert_eq!(each(&seen, "uniquename"), ["Default", "mailverse"]);
+}
+
+#[tokio::test]
+async fn a_failed_change_set_takes_its_definitions_back() {
+    let world = World::new().await;
+    let attributes = format!("POST /api/data/v9.2/{EMAIL}/Attributes");
+    let fails = ("2", "POST /api/data/v9.2/emails", json!({"nosuch": 1}));
+    let set = change_set(&[("1", &attributes, column(json!({}))), fails]);
+    assert_eq!(send(&world, &[set], "").await.status, 400);
+    let path = format!("{EMAIL}/Attributes(LogicalName='new_synckey')");
+    assert_eq!(world.get(&path).await.status, 404);
 }
 
 #[tokio::test]
