@@ -21,6 +21,9 @@ const LONGEST_URL_PART_BYTES: usize = 8_000;
 /// Source: Dataverse facts §5, `activityparty.addressused`.
 const LONGEST_ADDRESS: usize = 320;
 
+/// Beside control characters: what XML cannot hold, so that Dataverse refuses the whole row (0x80040278; inferred for these columns).
+const NO_COLUMN_HOLDS: [char; 2] = ['\u{fffe}', '\u{ffff}'];
+
 /// Why a text is no id.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum IdError {
@@ -152,7 +155,7 @@ impl fmt::Display for MessageKey {
 
 /// The Message-ID header of a mail, without its angle brackets: the one name that all copies of a mail share.
 ///
-/// Blanks and control characters are taken out (folded headers carry them), letter case is kept.
+/// Blanks and control characters are taken out (folded headers carry them), as is what no column holds; letter case is kept.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct InternetMessageId(String);
 
@@ -168,7 +171,7 @@ impl InternetMessageId {
         };
         let id: String = inner
             .chars()
-            .filter(|c| !c.is_whitespace() && !c.is_control())
+            .filter(|c| !c.is_whitespace() && !c.is_control() && !NO_COLUMN_HOLDS.contains(c))
             .collect();
         (!id.is_empty()).then_some(Self(id))
     }
@@ -204,6 +207,7 @@ impl EmailAddress {
         let sound = !local.is_empty()
             && !domain.is_empty()
             && !text.chars().any(char::is_control)
+            && !text.contains(NO_COLUMN_HOLDS)
             && !domain.chars().any(separator)
             && (quoted || !local.chars().any(separator));
         let address = text.to_lowercase();
@@ -289,6 +293,7 @@ mod tests {
             " <a.B@mail.example>\r\n",
             "<a.B@\r\n mail.example>",
             "(by x) <a.B@mail.example>",
+            "<a.B\u{fffe}@mail.example>",
         ] {
             assert!(
                 InternetMessageId::from_header(other) == Some(plain.clone()),
@@ -296,7 +301,7 @@ mod tests {
             );
         }
         assert_eq!(plain.in_brackets(), "<a.B@mail.example>");
-        for empty in ["", "  ", "<>", "< >"] {
+        for empty in ["", "  ", "<>", "< >", "<\u{ffff}>"] {
             assert!(InternetMessageId::from_header(empty).is_none(), "{empty:?}");
         }
     }
@@ -316,6 +321,7 @@ mod tests {
             "a@b;c@d",
             "x@exa mple.com",
             "a\u{0}@example.com",
+            "a\u{ffff}@example.com",
             "Ada <ada@example.com>",
         ] {
             assert!(EmailAddress::parse(none).is_none(), "{none:?}");
