@@ -10,8 +10,9 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use http::{HeaderMap, Uri};
 use lambda_http::Request;
-use serde_json::Value;
+use lambda_http::aws_lambda_events::apigw::{ApiGatewayProxyRequest, ApiGatewayV2httpRequest};
 use url::Url;
 
 /// Why a saved event is no request.
@@ -33,46 +34,88 @@ pub enum EventError {
 /// # Errors
 /// [`EventError`]: the event cannot be replayed.
 pub fn request(event: &str) -> Result<Request, EventError> {
-    let fields: Value = serde_json::from_str(event).map_err(EventError::Unknown)?;
-    if fields.get("isBase64Encoded").and_then(Value::as_bool) == Some(true) {
-        let body = fields
-            .get("body")
-            .and_then(Value::as_str)
-            .unwrap_or_default();
-        STANDARD.decode(body).map_err(EventError::NotBase64)?;
-    }
-    if !has_address(&fields) {
-        return Err(EventError::NoAddress);
+    if let Some(fields) = Fields::read(event) {
+        if fields.is_base64 {
+            let body = fields.body.as_deref().unwrap_or_default();
+            STANDARD.decode(body).map_err(EventError::NotBase64)?;
+        }
+        if !fields.have_address() {
+            return Err(EventError::NoAddress);
+        }
     }
     lambda_http::request::from_str(event).map_err(EventError::Unknown)
 }
 
-fn has_address(event: &Value) -> bool {
-    let text = |pointer: &str| event.pointer(pointer).and_then(Value::as_str);
-    let header = |name: &str| {
-        let headers = event.get("headers")?.as_object()?;
-        let (_, value) = headers
+/// What `lambda_http` makes a request of. Read with its types and in its order, since what it takes for an address is what it then insists on.
+struct Fields {
+    headers: HeaderMap,
+    domain: Option<String>,
+    stage: Option<String>,
+    path: Option<String>,
+    query: String,
+    body: Option<String>,
+    is_base64: bool,
+}
+
+impl Fields {
+    /// `None` where `lambda_http` finds no event either.
+    fn read(event: &str) -> Option<Self> {
+        if let Ok(rest) = serde_json::from_str::<ApiGatewayProxyRequest>(event) {
+            let several = &rest.multi_value_query_string_parameters;
+            return Some(Self {
+                query: if several.is_empty() {
+                    rest.query_string_parameters.to_query_string()
+                } else {
+                    several.to_query_string()
+                },
+                headers: rest.headers,
+                domain: rest.request_context.domain_name,
+                stage: rest.request_context.stage,
+                path: rest.path,
+                body: rest.body,
+                is_base64: rest.is_base64_encoded,
+            });
+        }
+        let http: ApiGatewayV2httpRequest = serde_json::from_str(event).ok()?;
+        Some(Self {
+            query: http.raw_query_string.unwrap_or_default(),
+            headers: http.headers,
+            domain: http.request_context.domain_name,
+            stage: http.request_context.stage,
+            path: http.raw_path,
+            body: http.body,
+            is_base64: http.is_base64_encoded,
+        })
+    }
+
+    fn have_address(&self) -> bool {
+        let header = |name| {
+            let value = self.headers.get(name)?;
+            value.to_str().ok()
+        };
+        let scheme = header("x-forwarded-proto").unwrap_or("https");
+        let host = header("host").or(self.domain.as_deref());
+        let path = self.path.as_deref().unwrap_or_default();
+        let stage = self.stage.as_deref().unwrap_or_default();
+        // Whether the stage of an API comes before the path depends on both and on a setting.
+        [path.to_owned(), format!("/{stage}{path}")]
             .iter()
-            .find(|(key, _)| key.eq_ignore_ascii_case(name))?;
-        value.as_str()
-    };
-    let scheme = header("x-forwarded-proto").unwrap_or("https");
-    let host = header("host")
-        .or_else(|| text("/requestContext/domainName"))
-        .unwrap_or("localhost");
-    let path = text("/rawPath")
-        .or_else(|| text("/path"))
-        .unwrap_or_default();
-    let query = text("/rawQueryString").unwrap_or_default();
-    // The second form: the stage of an API comes before the path.
-    [
-        format!("{scheme}://{host}{path}"),
-        format!("{scheme}://{host}/stage{path}"),
-    ]
-    .iter()
-    .all(|address| {
-        Url::parse(address).is_ok_and(|url| format!("{url}?{query}").parse::<http::Uri>().is_ok())
-    })
+            .all(|path| {
+                let Ok(url) = (match host {
+                    Some(host) => Url::parse(&format!("{scheme}://{host}{path}")),
+                    None => Url::parse(&format!("http://localhost{path}")),
+                }) else {
+                    return false;
+                };
+                // Without a host, the address is the path alone.
+                let address = host.map_or(url.path(), |_| url.as_str());
+                let address = match self.query.as_str() {
+                    "" => address.to_owned(),
+                    query => format!("{address}?{query}"),
+                };
+                address.parse::<Uri>().is_ok()
+            })
+    }
 }
 
 #[cfg(test)]
@@ -122,6 +165,26 @@ mod tests {
                 "{host} {query}"
             );
         }
+    }
+
+    #[test]
+    fn the_address_that_counts_is_the_one_that_the_function_would_take() {
+        let mut event: serde_json::Value =
+            serde_json::from_str(&function_url("h\u{f6}st", "", "{}", false)).unwrap();
+        assert!(
+            request(&event.to_string()).is_ok(),
+            "a host beyond ASCII is none"
+        );
+        event["requestContext"]["domainName"] = "a^b".into();
+        let answer = request(&event.to_string());
+        assert!(matches!(answer, Err(EventError::NoAddress)), "{answer:?}");
+        event["headers"] = serde_json::json!({"host": ["a.example", "a b"]});
+        assert!(request(&event.to_string()).is_ok(), "the first of several");
+        event["headers"] = serde_json::json!({"Host": "a b", "x-forwarded-proto": "http"});
+        let answer = request(&event.to_string());
+        assert!(matches!(answer, Err(EventError::NoAddress)), "{answer:?}");
+        let long = function_url("a.example", &"x".repeat(70_000), "{}", false);
+        assert!(matches!(request(&long), Err(EventError::NoAddress)));
     }
 
     #[test]
