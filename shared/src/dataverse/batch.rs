@@ -323,18 +323,133 @@ mod tests {
         assert!(decode("application/json", b"{}", 1).is_err());
     }
 
+    /// Cuts a multipart body as MIME has it, and not as the reader above does: a delimiter is CRLF, two dashes and the boundary, and CRLF again.
+    fn cut(body: &str, boundary: &str) -> Option<Vec<String>> {
+        let body = format!("\r\n{body}");
+        let delimiter = format!("\r\n--{boundary}");
+        let pieces: Vec<&str> = body.split(&delimiter).collect();
+        let ["", parts @ .., last] = pieces.as_slice() else {
+            return None;
+        };
+        last.strip_prefix("--")?.trim().is_empty().then_some(())?;
+        let parts = parts
+            .iter()
+            .map(|part| part.strip_prefix("\r\n").map(str::to_owned));
+        parts.collect()
+    }
+
+    /// The first line and the body of the one operation in a part.
+    fn operation(part: &str) -> Option<(String, String)> {
+        let (_, http) = part.split_once("\r\n\r\n")?;
+        let (head, body) = http.split_once("\r\n\r\n")?;
+        Some((head.lines().next()?.to_owned(), body.to_owned()))
+    }
+
+    fn hostile() -> impl Strategy<Value = String> {
+        prop_oneof![
+            any::<String>(),
+            "(\r\n|\r|\n|--batch_mailverse|--changeset_[0-4]|--|-|HTTP/1.1 200 OK|DELETE /api/data/v9.2/emails HTTP/1.1|\"|\\\\|\u{2028}|.){0,20}",
+        ]
+    }
+
+    /// Rows with hostile values and hostile names, as an email with attachments has them.
+    fn row() -> impl Strategy<Value = Value> {
+        proptest::collection::btree_map(hostile(), hostile(), 0..4).prop_map(|fields| json!(fields))
+    }
+
+    fn operations() -> impl Strategy<Value = Vec<Option<Vec<Value>>>> {
+        let change_set = proptest::collection::vec(row(), 1..5);
+        proptest::collection::vec(proptest::option::weighted(0.8, change_set), 0..6)
+    }
+
+    fn part_of_answer(answer: &Answer, id: usize) -> String {
+        let wait = answer
+            .retry_after_seconds
+            .map_or_else(String::new, |n| format!("Retry-After: {n}\r\n"));
+        let body = String::from_utf8(answer.body.clone()).unwrap();
+        format!(
+            "Content-Type: application/http\r\nContent-Transfer-Encoding: binary\r\nContent-ID: {id}\r\n\r\n\
+             HTTP/1.1 {} Some Reason\r\nOData-Version: 4.0\r\n{wait}\r\n{body}\r\n",
+            answer.status
+        )
+    }
+
+    fn answer() -> impl Strategy<Value = Answer> {
+        let wait = proptest::option::of(0..1_000_000_u64);
+        let body = prop_oneof![
+            Just(String::new()),
+            hostile().prop_map(|text| json!({"error": {"message": text}}).to_string())
+        ];
+        (100..600_u16, wait, body).prop_map(|(status, retry_after_seconds, body)| Answer {
+            status,
+            retry_after_seconds,
+            body: body.into_bytes(),
+        })
+    }
+
     proptest! {
         #[test]
-        fn no_content_breaks_the_framing(subject in any::<String>(), body in "(\r\n|--batch_mailverse|--changeset_0|-|.){0,20}") {
-            let change = Change { method: "POST", path: "emails".to_owned(), if_match: None, body: json!({"subject": subject, "description": body}) };
-            let text = encode(&[Operation::ChangeSet(vec![change])]);
-            let outer = split(&text, BOUNDARY).unwrap();
-            prop_assert_eq!(outer.len(), 1);
-            let inner = split(head_and_rest(outer[0]).unwrap().1, "changeset_0").unwrap();
-            prop_assert_eq!(inner.len(), 1);
-            let (_, http) = head_and_rest(inner[0]).unwrap();
-            let row: Value = serde_json::from_slice(head_and_rest(http).unwrap().1.trim_ascii()).unwrap();
-            prop_assert_eq!(row, json!({"subject": subject, "description": body}));
+        fn no_content_breaks_the_framing(operations in operations()) {
+            let batch: Vec<Operation> = operations.iter().enumerate().map(|(n, rows)| match rows {
+                None => Operation::Get(format!("emails?n={n}")),
+                Some(rows) => Operation::ChangeSet(rows.iter().map(|row| Change {
+                    method: "POST", path: format!("emails({n})"), if_match: None, body: row.clone(),
+                }).collect()),
+            }).collect();
+            let text = String::from_utf8(encode(&batch)).unwrap();
+            let parts = cut(&text, BOUNDARY).unwrap_or_default();
+            prop_assert_eq!(parts.len(), operations.len());
+            let mut ids = std::collections::HashSet::new();
+            for (n, (part, rows)) in parts.iter().zip(&operations).enumerate() {
+                let Some(rows) = rows else {
+                    let expected = format!("GET /api/data/v9.2/emails?n={n} HTTP/1.1");
+                    prop_assert_eq!(operation(&format!("{part}\r\n")).unwrap(), (expected, String::new()));
+                    continue;
+                };
+                let (head, inner) = part.split_once("\r\n\r\n").unwrap();
+                let boundary = head.split_once("boundary=").unwrap().1;
+                let changes = cut(inner, boundary).unwrap();
+                prop_assert_eq!(changes.len(), rows.len());
+                for (change, row) in changes.iter().zip(rows) {
+                    let id = change.lines().find_map(|line| line.strip_prefix("Content-ID: ")).unwrap();
+                    prop_assert!(ids.insert(id.to_owned()), "{} twice in one batch", id);
+                    let (line, body) = operation(change).unwrap();
+                    prop_assert_eq!(line, format!("POST /api/data/v9.2/emails({n}) HTTP/1.1"));
+                    prop_assert!(!body.contains(['\r', '\n']));
+                    prop_assert_eq!(&serde_json::from_str::<Value>(&body).unwrap(), row);
+                }
+            }
+        }
+
+        #[test]
+        fn whatever_an_answer_says_is_read_as_it_was_said(
+            answers in proptest::collection::vec(proptest::collection::vec(answer(), 1..4), 0..6),
+            boundary in "[A-Za-z0-9'()+_,./:=? -]{0,60}[A-Za-z0-9]", quoted in any::<bool>(), line_feeds in any::<bool>(), wrapped in any::<bool>(),
+        ) {
+            // A comma, blank or the like stands in quotes only (RFC 2046).
+            let boundary = if quoted { boundary } else { boundary.replace(|c: char| !c.is_ascii_alphanumeric(), "_") };
+            let named = if quoted { format!("\"{boundary}\"") } else { boundary.clone() };
+            let mut text = "\r\n".to_owned();
+            for (n, parts) in answers.iter().enumerate() {
+                text += &format!("--{boundary}\r\n");
+                match parts.as_slice() {
+                    [one] if !wrapped => text += &part_of_answer(one, n),
+                    several => {
+                        text += &format!("Content-Type: multipart/mixed; boundary=changesetresponse_{n}\r\n\r\n");
+                        for (id, part) in several.iter().enumerate() {
+                            text += &format!("--changesetresponse_{n}\r\n{}", part_of_answer(part, id));
+                        }
+                        text += &format!("--changesetresponse_{n}--\r\n");
+                    }
+                }
+            }
+            text += &format!("--{boundary}--\r\n");
+            if line_feeds {
+                text = text.replace("\r\n", "\n");
+            }
+            let content_type = format!("multipart/mixed; charset=utf-8; boundary={named}");
+            prop_assert_eq!(decode(&content_type, text.as_bytes(), answers.len()), Ok(answers.clone()), "{}", text);
+            prop_assert!(decode(&content_type, text.as_bytes(), answers.len() + 1).is_err());
         }
 
         #[test]
