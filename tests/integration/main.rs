@@ -6,6 +6,7 @@
 //! | What does a client make of each failure? | `clients.rs` |
 //! | Is an email mapped as its golden case says? | `mapping.rs` |
 //! | Does a message in a mailbox become the right row in Dataverse, whatever happens? | `pipeline.rs` |
+//! | What if somebody wants the sync to fail? | `hostile.rs` |
 //! | What does a person see who replays saved events? | `replay.rs` |
 //! | Do the compiled functions do all that, as Lambda runs them? | `end_to_end.rs` |
 //! | What do those tests run against? | `world.rs`, `tripwire.rs`, `dynamo.rs` |
@@ -24,6 +25,7 @@
 mod clients;
 mod dynamo;
 mod end_to_end;
+mod hostile;
 mod ledger_contract;
 mod mapping;
 mod pipeline;

@@ -1,0 +1,178 @@
+//! What if somebody wants the sync to fail? Each case of `tests/fixtures/hostile` reaches the final state that the table there names, its
+//! neighbours do not suffer, and Dataverse gets nothing that it drops, refuses or takes for something else.
+//!
+//! | Question | File |
+//! | --- | --- |
+//! | Which cases are there, and what do small files become? | `corpus.rs` |
+//! | How does a mailbox hold what is no JSON to a strict reader? | `mailbox.rs` |
+//! | May a row look like that? | `rows.rs` |
+//! | What does the receiver answer to a notification with such a message? | `webhook.rs` |
+
+mod corpus;
+mod mailbox;
+mod rows;
+mod webhook;
+
+use mailverse::pipeline::{Fate, Handled};
+use mailverse::retry::RECEIVE_LIMIT;
+use mailverse::sync_request::Trigger;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+use serde_json::{Value, json};
+
+use self::corpus::{Case, corpus};
+use self::mailbox::HostileMailbox;
+use crate::world::{ADA, World, created, key, mail, work, written};
+
+/// A pipeline whose mailbox of Ada has every case, beside what the tests add.
+async fn world_with(cases: &[Case]) -> World {
+    let mut world = World::start().await;
+    let mailbox = HostileMailbox::before(&world.twin, cases).await;
+    world.pipeline.nylas = mailbox.client(&world.twin);
+    world
+}
+
+fn neighbour(id: &str) -> Value {
+    mail(
+        id,
+        &json!({"subject": format!("Neighbour {id}"), "body": format!("<p>The body of {id}</p>")}),
+    )
+}
+
+/// A neighbour is written as if it had been alone.
+fn assert_untouched(world: &World, id: &str, fate: &Fate, beside: &str) {
+    let (row, note) = written(fate);
+    assert_eq!(note, None, "{id} beside {beside}");
+    let email = world.twin.dataverse().row("email", row).unwrap();
+    for (column, expected) in [
+        ("subject", json!(format!("Neighbour {id}"))),
+        ("description", json!(format!("<p>The body of {id}</p>"))),
+        ("sender", json!("carol@kites.example")),
+        ("torecipients", json!("ada@ours.example")),
+        ("messageid", json!(format!("<{id}@kites.example>"))),
+        ("statecode", json!(1)),
+        ("statuscode", json!(4)),
+        ("actualend", json!("2026-11-20T04:46:40Z")),
+    ] {
+        assert_eq!(email[column], expected, "{column} of {id} beside {beside}");
+    }
+    let parties = world.twin.dataverse().parties(row);
+    let sent = parties
+        .iter()
+        .filter(|party| party["participationtypemask"].as_i64() <= Some(4));
+    assert_eq!(sent.count(), 2, "{id} beside {beside}");
+    let files = world.twin.dataverse().attachments(row);
+    assert_eq!(files, [json!(null); 0], "{id} beside {beside}");
+}
+
+fn fate_of<'h>(handled: &'h [Handled], id: &str) -> &'h Fate {
+    let key = key(ADA, id);
+    let done = handled.iter().find(|done| done.key == key);
+    &done.expect("a fate for each message").fate
+}
+
+/// The fate, after a last delivery where the message waits; in the words of the table.
+async fn end_of(world: &mut World, case: &Case, fate: &Fate) -> (Fate, String) {
+    let fate = if let Fate::Waiting { delay, .. } = fate {
+        world.later(chrono::TimeDelta::from_std(*delay).unwrap());
+        let last = work(ADA, &case.id, Trigger::Created, RECEIVE_LIMIT);
+        world.run(vec![last]).await.remove(0).fate
+    } else {
+        fate.clone()
+    };
+    let shown = match &fate {
+        Fate::Written { note: None, .. } => "written".to_owned(),
+        Fate::Written {
+            note: Some(note), ..
+        } => format!("written, {note}"),
+        Fate::Skipped { rule } => format!("skipped: {rule}"),
+        Fate::Waiting { reason, .. } => format!("waiting: {reason}"),
+        Fate::Dead { gave_up: true, .. } => "dead".to_owned(),
+        Fate::Dead { reason, .. } => format!("refused: {reason}"),
+    };
+    (fate, shown)
+}
+
+/// Rows that no mail may touch, and whether every email belongs to a message.
+struct Bystanders(Vec<Vec<Value>>);
+
+impl Bystanders {
+    const TABLES: [&str; 4] = ["systemuser", "contact", "account", "lead"];
+
+    fn of(world: &World) -> Self {
+        let rows = |table| world.twin.dataverse().rows(table);
+        Self(Self::TABLES.map(rows).to_vec())
+    }
+
+    fn assert_unchanged(&self, world: &World, emails: usize) {
+        for (table, before) in Self::TABLES.iter().zip(&self.0) {
+            assert_eq!(&world.twin.dataverse().rows(table), before, "{table}");
+        }
+        assert_eq!(
+            world.emails().len(),
+            emails,
+            "one row for each written mail"
+        );
+    }
+}
+
+#[tokio::test]
+async fn each_case_reaches_its_state_and_its_neighbours_do_not_suffer() {
+    let cases = corpus();
+    let mut world = world_with(&cases).await;
+    let bystanders = Bystanders::of(&world);
+    let mut emails = 0;
+    let mut wrong = Vec::new();
+    for case in &cases {
+        let (before, after) = (
+            format!("before-{}", case.name),
+            format!("after-{}", case.name),
+        );
+        for id in [&before, &after] {
+            world.put(ADA, neighbour(id));
+        }
+        let ids = [before.as_str(), &case.id, &after];
+        let batch = ids.iter().map(|id| created(ADA, id)).collect();
+        let handled = world.run(batch).await;
+        for id in [&before, &after] {
+            assert_untouched(&world, id, fate_of(&handled, id), &case.name);
+        }
+        emails += 2;
+        let (fate, shown) = end_of(&mut world, case, fate_of(&handled, &case.id)).await;
+        if let Fate::Written { activity_id, .. } = fate {
+            emails += 1;
+            rows::assert_sound(&world.twin, activity_id.uuid(), case);
+        }
+        if shown != case.becomes {
+            wrong.push(format!("{}: {shown}, not {}", case.name, case.becomes));
+        }
+    }
+    assert_eq!(wrong, [""; 0]);
+    bystanders.assert_unchanged(&world, emails);
+}
+
+#[tokio::test]
+async fn all_cases_shuffled_into_batches_of_ten_end_as_they_do_alone() {
+    let seed = 20_261_123;
+    println!("seed {seed}");
+    let mut cases = corpus();
+    cases.shuffle(&mut StdRng::seed_from_u64(seed));
+    let mut world = world_with(&cases).await;
+    let bystanders = Bystanders::of(&world);
+    let mut emails = 0;
+    for some in cases.chunks(10) {
+        let batch = some.iter().map(|case| created(ADA, &case.id)).collect();
+        let handled = world.run(batch).await;
+        assert_eq!(handled.len(), some.len(), "each message once");
+        for case in some {
+            let (fate, shown) = end_of(&mut world, case, fate_of(&handled, &case.id)).await;
+            assert_eq!(shown, case.becomes, "{}, seed {seed}", case.name);
+            if let Fate::Written { activity_id, .. } = fate {
+                emails += 1;
+                rows::assert_sound(&world.twin, activity_id.uuid(), case);
+            }
+        }
+    }
+    bystanders.assert_unchanged(&world, emails);
+}

@@ -1,0 +1,79 @@
+//! Hostile messages in front of the stand-in for Nylas, which can hold only what is JSON to a strict reader.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::http::{StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use mailverse::nylas::NylasClient;
+use mailverse::secrets::SecretSource;
+use twin::Twin;
+
+use super::corpus::Case;
+
+/// What every file of a hostile mail holds.
+pub(super) const FILE: &[u8] = b"file";
+
+/// Answers for hostile messages and their files, byte by byte as the corpus has them, and passes on what is asked of others.
+pub(super) struct HostileMailbox {
+    url: String,
+}
+
+struct Shelf {
+    texts: HashMap<String, String>,
+    http: reqwest::Client,
+    twin: String,
+    key: String,
+}
+
+impl HostileMailbox {
+    /// Serves until the test's runtime ends.
+    pub(super) async fn before(twin: &Twin, cases: &[Case]) -> Self {
+        let texts = cases
+            .iter()
+            .map(|case| (case.id.clone(), case.text.clone()));
+        let shelf = Shelf {
+            texts: texts.collect(),
+            http: mailverse::http::client().unwrap(),
+            twin: twin.nylas().url(),
+            key: twin.nylas().api_key(),
+        };
+        assert_eq!(shelf.texts.len(), cases.len(), "two cases of one id");
+        let app = Router::new()
+            .route("/v3/grants/{grant}/messages/{id}", get(message))
+            .route(
+                "/v3/grants/{grant}/attachments/{id}/download",
+                get(|| async { FILE }),
+            )
+            .with_state(Arc::new(shelf));
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        Self { url }
+    }
+
+    pub(super) fn client(&self, twin: &Twin) -> NylasClient {
+        let http = mailverse::http::client().unwrap();
+        let key = SecretSource::Given(twin.nylas().api_key().into());
+        NylasClient::new(http, &self.url.parse().unwrap(), key)
+    }
+}
+
+async fn message(
+    State(shelf): State<Arc<Shelf>>,
+    Path((_, id)): Path<(String, String)>,
+    uri: Uri,
+) -> Response {
+    let json = [(header::CONTENT_TYPE, "application/json")];
+    if let Some(text) = shelf.texts.get(&id) {
+        let answer = format!(r#"{{"request_id":"r","data":{text}}}"#);
+        return (json, answer).into_response();
+    }
+    let call = shelf.http.get(format!("{}{uri}", shelf.twin));
+    let answer = call.bearer_auth(&shelf.key).send().await.unwrap();
+    let status = StatusCode::from_u16(answer.status().as_u16()).unwrap();
+    (status, json, answer.bytes().await.unwrap()).into_response()
+}
