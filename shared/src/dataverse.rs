@@ -1,6 +1,7 @@
 //! The Dataverse Web API client.
 //!
-//! One attempt a call, no waiting; the token is an argument of each call. What is asked beforehand: [`look_up`]. What is written and how: [`mod@write`].
+//! One attempt a call, no waiting; what the calls of a run share, the token above all, is an argument of each: [`session`].
+//! What is asked beforehand: [`look_up`]. What is written and how: [`mod@write`].
 //! The wire form of batches: [`batch`]. What can come back: [`error`].
 
 pub mod batch;
@@ -8,6 +9,7 @@ pub mod error;
 pub mod look_up;
 pub mod query;
 pub mod rows;
+pub mod session;
 pub mod write;
 
 use std::sync::Arc;
@@ -15,12 +17,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use reqwest::{Method, RequestBuilder, header};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use serde_json::{Map, Value};
 use url::Url;
 
 use self::batch::{Answer, BOUNDARY, Operation};
 use self::error::DataverseError;
+use self::session::Session;
 use crate::retry::retry_after;
 
 /// A bearer token for the organisation.
@@ -58,7 +61,7 @@ impl DataverseClient {
     /// One `$batch`; for each operation the answers of its parts.
     async fn batch(
         &self,
-        token: &AccessToken,
+        session: &Session,
         operations: &[Operation],
     ) -> Result<Vec<Vec<Answer>>, DataverseError> {
         let call = self
@@ -71,24 +74,27 @@ impl DataverseClient {
             // Each mail stands alone: without this, the first failure would end the batch.
             .header("Prefer", "odata.continue-on-error")
             .body(batch::encode(operations));
-        let answer = self.send(token, call).await?;
+        let answer = self.send(session, call).await?;
         let content_type = answer
             .headers()
             .get(header::CONTENT_TYPE)
             .and_then(|value| value.to_str().ok());
         let content_type = content_type.unwrap_or_default().to_owned();
         let body = answer.bytes().await?;
-        batch::decode(&content_type, &body, operations.len()).map_err(|error| {
+        let answers = batch::decode(&content_type, &body, operations.len()).map_err(|error| {
             DataverseError::Unavailable {
                 what: error.to_string(),
             }
-        })
+        })?;
+        let failed = answers.iter().flatten().filter(|part| !part.is_success());
+        failed.for_each(|part| session.note(&part_error(part)));
+        Ok(answers)
     }
 
     /// One call outside a batch; its body.
     async fn call(
         &self,
-        token: &AccessToken,
+        session: &Session,
         method: Method,
         path: &str,
         if_match: Option<&str>,
@@ -101,28 +107,36 @@ impl DataverseClient {
         if let Some(body) = body {
             call = call.json(body);
         }
-        Ok(self.send(token, call).await?.bytes().await?.to_vec())
+        Ok(self.send(session, call).await?.bytes().await?.to_vec())
     }
 
-    /// The page that an `@odata.nextLink` names. The link is followed as it is, but never to another host: the token goes with it.
-    async fn next_page(&self, token: &AccessToken, link: &str) -> Result<Value, DataverseError> {
+    /// The page that an `@odata.nextLink` names, with the annotations of the page before. The link is followed as it is, but never to another host:
+    /// the token goes with it.
+    async fn next_page(&self, session: &Session, link: &str) -> Result<Value, DataverseError> {
         let path = link
             .split_once("/api/data/v9.2/")
             .map(|(_, path)| path)
             .ok_or_else(|| unreadable("a link to the next page"))?;
-        let body = self.call(token, Method::GET, path, None, None).await?;
+        let call = self
+            .http
+            .get(format!("{}{path}", self.api))
+            .header("Prefer", batch::ANNOTATIONS);
+        let body = self.send(session, call).await?.bytes().await?;
         serde_json::from_slice(&body).map_err(|_| unreadable("a page of rows"))
     }
 
-    /// Adds what every request carries (Dataverse facts §13) and reads a failure.
+    /// Adds what every request carries (Dataverse facts §13) and reads a failure. Sends nothing once the session has ended.
     async fn send(
         &self,
-        token: &AccessToken,
+        session: &Session,
         call: RequestBuilder,
     ) -> Result<reqwest::Response, DataverseError> {
+        if let Some(error) = session.ended_by() {
+            return Err(error.clone());
+        }
         self.sent.fetch_add(1, Ordering::Relaxed);
         let answer = call
-            .bearer_auth(token.expose_secret())
+            .bearer_auth(session.bearer())
             .header("OData-Version", "4.0")
             .header("OData-MaxVersion", "4.0")
             .header(header::ACCEPT, "application/json")
@@ -136,7 +150,9 @@ impl DataverseClient {
         }
         let wait = retry_after(answer.headers());
         let body = answer.bytes().await.unwrap_or_default();
-        Err(DataverseError::from_answer(status.as_u16(), wait, &body))
+        let error = DataverseError::from_answer(status.as_u16(), wait, &body);
+        session.note(&error);
+        Err(error)
     }
 }
 

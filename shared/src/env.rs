@@ -108,6 +108,24 @@ impl<L: Fn(&str) -> Option<String>> Settings<L> {
         domains
     }
 
+    /// One of a few named values; the type's default when the variable is missing.
+    ///
+    /// The default also stands in for a value that is none of them until [`Self::finish`].
+    pub fn one_of<T: Copy + Default>(&mut self, name: &str, named: &[(&str, T)]) -> T {
+        let Some(text) = self.optional(name) else {
+            return T::default();
+        };
+        if let Some((_, value)) = named.iter().find(|(known, _)| *known == text) {
+            return *value;
+        }
+        let allowed: Vec<&str> = named.iter().map(|(known, _)| *known).collect();
+        self.problems.push(format!(
+            "{name} must be one of {}, and {text} is none",
+            allowed.join(", ")
+        ));
+        T::default()
+    }
+
     /// Ends the reading.
     ///
     /// # Errors
@@ -214,6 +232,20 @@ mod tests {
             settings.domains("D");
             assert!(settings.finish().is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_value_that_is_not_one_of_those_allowed_is_refused_with_their_names() {
+        let named = [("no", false), ("yes", true)];
+        let mut right = settings(&[("A", " yes "), ("B", "")]);
+        assert!(right.one_of("A", &named) && !right.one_of("B", &named));
+        assert_eq!(right.finish(), Ok(()));
+        let mut wrong = settings(&[("A", "YES")]);
+        wrong.one_of("A", &named);
+        assert_eq!(
+            wrong.finish().unwrap_err().to_string(),
+            "the settings are incomplete: A must be one of no, yes, and YES is none"
+        );
     }
 
     #[test]

@@ -30,10 +30,12 @@ use self::fate::Failure;
 pub use self::fate::{Fate, Handled, Run, Summary, Work};
 use self::job::{Ended, Job};
 use self::writing::Mail;
+use crate::dataverse::DataverseClient;
 use crate::dataverse::error::DataverseError;
 use crate::dataverse::look_up::{Found, Questions};
 use crate::dataverse::rows::{ExistingEmail, RowState, Table};
-use crate::dataverse::{AccessToken, DataverseClient};
+use crate::dataverse::session::Session;
+use crate::dataverse::write::WriteMode;
 use crate::dedupe::ledger::Ledger;
 use crate::entra::TokenSource;
 use crate::mailboxes::{MailboxDirectory, Mailboxes};
@@ -58,6 +60,8 @@ pub struct Pipeline {
     pub dataverse: DataverseClient,
     /// The token for it.
     pub tokens: TokenSource,
+    /// In how many calls a mail is written.
+    pub write_mode: WriteMode,
     /// Domains, in lower case, whose addresses are inside although no mailbox or user has them.
     pub internal_domains: HashSet<String>,
 }
@@ -111,11 +115,11 @@ impl Pipeline {
                 .tokens
                 .token(run.now)
                 .await
-                .map(|token| (mailboxes, token))
+                .map(|token| (mailboxes, Session::new(token)))
                 .map_err(Failure::from),
             Err(error) => Err(error.into()),
         };
-        let (mailboxes, token) = match known {
+        let (mailboxes, session) = match known {
             Ok(known) => known,
             Err(failure) => {
                 return ended.extend(
@@ -127,10 +131,10 @@ impl Pipeline {
         };
         let wanted = self.decide(fetched, run, ended).await;
         let mut mails = Vec::new();
-        for (group, found) in self.look_up(&token, wanted, &mailboxes, run, ended).await {
+        for (group, found) in self.look_up(&session, wanted, &mailboxes, run, ended).await {
             for (job, message) in group {
                 match self
-                    .regard_and_map(&token, job, message, &found, &mailboxes, run)
+                    .regard_and_map(&session, job, message, &found, &mailboxes, run)
                     .await
                 {
                     Mapped::Mail(mail) => mails.push(*mail),
@@ -138,7 +142,7 @@ impl Pipeline {
                 }
             }
         }
-        self.write(&token, mails, run, ended).await;
+        self.write(&session, mails, run, ended).await;
     }
 
     /// The rules that need the message and its folders only.
@@ -164,7 +168,7 @@ impl Pipeline {
     /// One `$batch` of queries for all. Where Dataverse refuses it, one for each message, so that one odd address does not cost its neighbours.
     async fn look_up(
         &self,
-        token: &AccessToken,
+        session: &Session,
         wanted: Vec<(Job, Message)>,
         mailboxes: &Mailboxes,
         run: &Run,
@@ -178,7 +182,7 @@ impl Pipeline {
         while let Some(group) = groups.pop() {
             match self
                 .dataverse
-                .look_up(token, &questions(&group, mailboxes))
+                .look_up(session, &questions(&group, mailboxes))
                 .await
             {
                 Ok(answer) => found.push((group, Arc::new(answer))),
@@ -204,7 +208,7 @@ impl Pipeline {
     /// The rest of the policy, what is there already, and the rows to write.
     async fn regard_and_map(
         &self,
-        token: &AccessToken,
+        session: &Session,
         job: Job,
         message: Message,
         found: &Found,
@@ -245,7 +249,7 @@ impl Pipeline {
             .and_then(|id| found.by_message_id(id, message.from.as_ref(), activity_id));
         if let (None, Some(theirs)) = (ours, theirs) {
             return Mapped::Ended(
-                self.adopt(token, job, &message, findings, theirs, run)
+                self.adopt(session, job, &message, findings, theirs, run)
                     .await,
             );
         }
@@ -258,7 +262,7 @@ impl Pipeline {
     /// A row that another client put there carries the message. Its regarding is filled when it has none.
     async fn adopt(
         &self,
-        token: &AccessToken,
+        session: &Session,
         job: Job,
         message: &Message,
         findings: Findings,
@@ -267,7 +271,7 @@ impl Pipeline {
     ) -> Ended {
         let mut note = "put there by another client, found by its Message-ID";
         if let Some(record) = findings.regarding.filter(|_| !theirs.has_regarding) {
-            match self.dataverse.fill_regarding(token, theirs, record).await {
+            match self.dataverse.fill_regarding(session, theirs, record).await {
                 Ok(()) => {}
                 Err(DataverseError::Rejected { .. }) => {
                     note = "put there by another client; its empty regarding could not be filled";

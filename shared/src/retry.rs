@@ -8,7 +8,9 @@
 //! | --- | --- | --- |
 //! | 429 with `Retry-After: n` | `After(n s)` | hidden for at least n s |
 //! | 429 without the header | `Soon` | hidden for the backoff step |
+//! | whatever of the same run comes after a Dataverse 429 or 401 | the same | goes back without another request |
 //! | 5xx, time-out, connection lost, unreadable answer | `Soon` | hidden for the backoff step |
+//! | Dataverse says that a row changed, went or came | `Soon` | the next try looks everything up again |
 //! | Dataverse 401 | `Soon` | the cached token is dropped; the next try reads the stored one |
 //! | Nylas 401 (grant expired, key refused) | `After(6 h)` | somebody has to sign in again |
 //! | another worker holds the claim | `After(rest of its lease)` | looked at again then |

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use mailverse::dataverse::DataverseClient;
 use mailverse::dataverse::look_up::Found;
 use mailverse::dataverse::rows::{Person, Record, Table};
+use mailverse::dataverse::session::Session;
 use mailverse::dataverse::write::{CreateOutcome, EmailWrite};
 use mailverse::ids::{ActivityId, EmailAddress};
 use mailverse::mailboxes::Mailboxes;
@@ -180,8 +181,8 @@ async fn what_is_expected_is_what_dataverse_takes() {
                 .collect::<Vec<Map<_, _>>>(),
             completion: object(&expected["completion"]),
         };
-        let token = twin.entra().issue_token(&dataverse.url(), 600).into();
-        let outcome = client.write(&token, &[email]).await;
+        let token = twin.entra().issue_token(&dataverse.url(), 600);
+        let outcome = client.write(&Session::new(token.into()), &[email]).await;
         assert_eq!(outcome, [Ok(CreateOutcome::Created)], "{name}");
         assert_eq!(dataverse.dropped(), [], "{name}");
     }

@@ -21,6 +21,7 @@ use std::collections::HashSet;
 use aws_sdk_dynamodb::Client;
 use chrono::{DateTime, TimeDelta, Utc};
 use mailverse::dataverse::DataverseClient;
+use mailverse::dataverse::write::WriteMode;
 use mailverse::dedupe::ledger::Ledger;
 use mailverse::dedupe::{ClaimToken, Entry, table};
 use mailverse::entra::request::EntraClient;
@@ -34,7 +35,7 @@ use twin::{Fault, Twin};
 use uuid::Uuid;
 
 pub(crate) use self::fates::{assert_skipped, dead, status, throttled, waiting, written};
-pub(crate) use self::mail::{created, key, mail, people, with_a_mail, work};
+pub(crate) use self::mail::{created, key, mail, people, with_a_mail, with_a_mail_in, work};
 use self::organisation::People;
 pub(crate) use self::rows::{PartyView, bound, id_of, to_row, unbound};
 use crate::dynamo;
@@ -69,13 +70,20 @@ pub(crate) struct World {
 }
 
 impl World {
+    /// As it is by default.
     pub(crate) async fn start() -> Self {
+        Self::start_in(WriteMode::default()).await
+    }
+
+    /// With a pipeline that writes so.
+    pub(crate) async fn start_in(mode: WriteMode) -> Self {
         let twin = Twin::start().await.unwrap();
         let people = organisation::found(&twin);
         let to_dataverse = Tripwire::before(&twin.dataverse().url()).await;
         let to_nylas = Tripwire::before(&twin.nylas().url()).await;
         let database = dynamo::client(&dynamo::start().await);
-        let pipeline = connect(&twin, &to_dataverse, &to_nylas, ledger(&database, 0).await);
+        let ledger = ledger(&database, 0).await;
+        let pipeline = connect(&twin, &to_dataverse, &to_nylas, ledger, mode);
         Self {
             twin,
             people,
@@ -92,7 +100,8 @@ impl World {
     /// A second pipeline with the same ledger, as another worker has it.
     pub(crate) async fn another_pipeline(&self) -> Pipeline {
         let ledger = ledger(&self.database, self.ledgers).await;
-        connect(&self.twin, &self.to_dataverse, &self.to_nylas, ledger)
+        let mode = self.pipeline.write_mode;
+        connect(&self.twin, &self.to_dataverse, &self.to_nylas, ledger, mode)
     }
 
     /// The ledger is gone, as if the process had died before it settled anything.
@@ -250,7 +259,13 @@ async fn ledger(database: &Client, number: u32) -> Ledger {
     Ledger::new(database.clone(), name)
 }
 
-fn connect(twin: &Twin, to_dataverse: &Tripwire, to_nylas: &Tripwire, ledger: Ledger) -> Pipeline {
+fn connect(
+    twin: &Twin,
+    to_dataverse: &Tripwire,
+    to_nylas: &Tripwire,
+    ledger: Ledger,
+    write_mode: WriteMode,
+) -> Pipeline {
     let http = mailverse::http::client().unwrap();
     let url = |text: &str| text.parse().unwrap();
     let key = SecretSource::Given(twin.nylas().api_key().into());
@@ -270,5 +285,6 @@ fn connect(twin: &Twin, to_dataverse: &Tripwire, to_nylas: &Tripwire, ledger: Le
         dataverse: DataverseClient::new(http, &url(to_dataverse.url())),
         tokens: TokenSource::new(Origin::Entra(entra)),
         internal_domains: HashSet::from(["partner.example".to_owned()]),
+        write_mode,
     }
 }

@@ -10,6 +10,7 @@ use chrono::{TimeDelta, Utc};
 use lambda_http::http::HeaderValue;
 use mailverse::dataverse::DataverseClient;
 use mailverse::dataverse::rows::{Record, Table};
+use mailverse::dataverse::write::WriteMode;
 use mailverse::entra::request::EntraClient;
 use mailverse::entra::{Origin, TokenSource};
 use mailverse::env::{self, Settings, SettingsError};
@@ -275,6 +276,7 @@ fn offline_pipeline(twin: &Twin, ledger: &EmbeddedLedger) -> Result<Pipeline, St
         dataverse: DataverseClient::new(http, &organisation),
         tokens: TokenSource::new(Origin::Entra(entra)),
         internal_domains: std::collections::HashSet::new(),
+        write_mode: WriteMode::default(),
     })
 }
 

@@ -32,6 +32,8 @@ impl Config {
 
 #[cfg(test)]
 mod tests {
+    use mailverse::dataverse::write::WriteMode;
+
     use super::*;
 
     #[test]
@@ -53,17 +55,28 @@ mod tests {
     }
 
     #[test]
+    fn a_write_mode_that_nobody_knows_is_refused_with_those_that_are_known() {
+        let text = Config::from_lookup(|name| (name == "WRITE_MODE").then(|| "batch".to_owned()))
+            .unwrap_err()
+            .to_string();
+        let problem = "WRITE_MODE must be one of changeset, stepwise, and batch is none";
+        assert!(text.contains(problem), "{text}");
+    }
+
+    #[test]
     fn a_complete_environment_is_read() {
         let config = Config::from_lookup(|name| match name {
             "DATAVERSE_URL" => Some("https://contoso.crm.dynamics.com".to_owned()),
             "INTERNAL_DOMAINS" => Some(" Example.com ,, example.org".to_owned()),
             "RUST_LOG" => None,
             "NYLAS_API_URL" => Some("https://api.eu.nylas.com".to_owned()),
+            "WRITE_MODE" => Some("stepwise".to_owned()),
             other => Some(other.to_lowercase()),
         })
         .unwrap();
         assert_eq!(config.pipeline.ledger_table, "ledger_table");
         assert_eq!(config.pipeline.internal_domains.len(), 2);
         assert!(config.pipeline.internal_domains.contains("example.com"));
+        assert_eq!(config.pipeline.write_mode, WriteMode::Stepwise);
     }
 }

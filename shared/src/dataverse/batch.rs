@@ -11,6 +11,10 @@ use serde_json::Value;
 /// The boundary of the whole batch.
 pub const BOUNDARY: &str = "batch_mailverse";
 
+/// What every query is asked to say beside its rows: of which table the row is that a lookup names.
+pub const ANNOTATIONS: &str =
+    "odata.include-annotations=\"Microsoft.Dynamics.CRM.lookuplogicalname\"";
+
 /// The most operations that one batch may hold (Dataverse facts §9).
 pub const MOST_OPERATIONS: usize = 1_000;
 
@@ -74,9 +78,7 @@ pub fn encode(operations: &[Operation]) -> Vec<u8> {
                 out.push_str(&format!(
                     "GET /api/data/v9.2/{path} HTTP/1.1\r\nAccept: application/json\r\n"
                 ));
-                out.push_str(
-                    "Prefer: odata.include-annotations=\"Microsoft.Dynamics.CRM.lookuplogicalname\"\r\n\r\n",
-                );
+                out.push_str(&format!("Prefer: {ANNOTATIONS}\r\n\r\n"));
             }
             Operation::ChangeSet(changes) => {
                 out.push_str(&format!(

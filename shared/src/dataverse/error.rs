@@ -7,12 +7,16 @@
 //! | 429, or one of the throttling codes | [`DataverseError::Throttled`] | wait at least `Retry-After`, then repeat |
 //! | 5xx, time-out, connection lost, SQL time-out or deadlock, unreadable answer | [`DataverseError::Unavailable`] | repeat; a row may have been written, and the repeat finds it |
 //! | 401 | [`DataverseError::TokenRejected`] | drop the cached token, then repeat |
-//! | 404 for a row that a write names, 412 row version | [`DataverseError::Stale`] | repeat: it looks everything up again |
+//! | 404 for a row that a write names, 412 row version, 412 alternate key | [`DataverseError::Stale`] | repeat: it looks everything up again |
 //! | 413 | [`DataverseError::TooLarge`] | send less at once |
 //! | 403 and every other refusal | [`DataverseError::Rejected`] | settle the message `dead` with the code |
 //!
-//! 412 with 0x80040237 (the primary key is there already) is no error but [`super::write::CreateOutcome::AlreadyExisted`]. The message text of an
-//! error is not kept: it can quote what was sent.
+//! 412 with 0x80040237 (the primary key is there already) is no error but [`super::write::CreateOutcome::AlreadyExisted`]: the key is ours, so the row
+//! is the mail. 412 with 0x80060892 (an alternate key that the organisation has put on a column, such as `messageid`) names no row, and the one that is
+//! in the way may be a draft or another mail. So it counts as news: the look-up of the next try asks for the Message-ID and ends the message as `written`
+//! with the row that carries it, or, if none does, the tries run out.
+//!
+//! The message text of an error is not kept: it can quote what was sent.
 
 #![deny(clippy::wildcard_enum_match_arm)]
 
@@ -57,15 +61,15 @@ impl ErrorCode {
             // plug-in time-out, unexpected error.
             0x8004_4151 | 0x8004_4150 | 0x8007_3000 | 0x8007_2323 | 0x8007_2324 | 0x8007_1154
             | 0x8004_A001 | 0x8008_1111 | 0x8004_0216 => Class::Passing,
-            // Row not found, no row for the alternate key, row version mismatch.
-            0x8004_0217 | 0x8006_0891 | 0x8006_0882 => Class::Stale,
+            // Row not found, no row for the alternate key, row version mismatch, another row with the alternate key.
+            0x8004_0217 | 0x8006_0891 | 0x8006_0882 | 0x8006_0892 => Class::Stale,
             0x8004_418A => Class::TooLarge,
             // Payload and query errors, invalid status, length, choice, argument, required field, characters, plug-in refusal,
-            // attachments, privileges, not a member, delete conflict, alternate-key and rule duplicates.
+            // attachments, privileges, not a member, delete conflict, primary-key and rule duplicates.
             0x8004_8d19 | 0x8006_0888 | 0x8006_088A | 0x8004_8408 | 0x8004_4331 | 0x8004_431A
             | 0x8004_0203 | 0x8004_0200 | 0x8004_0278 | 0x8004_0265 | 0x8004_4A02 | 0x8004_4A04
             | 0x8004_4A08 | 0x8004_3E09 | 0x8004_0220 | 0x8004_8306 | 0x8004_8405 | 0x8007_2560
-            | 0x8004_0227 | 0x8004_0237 | 0x8006_0892 | 0x8004_0333 => Class::Permanent,
+            | 0x8004_0227 | 0x8004_0237 | 0x8004_0333 => Class::Permanent,
             _ => Class::Unlisted,
         }
     }
@@ -254,6 +258,7 @@ mod tests {
             (408, ""),
             (404, "0x80040217"),
             (412, "0x80060882"),
+            (412, "0x80060892"),
             (404, ""),
         ] {
             assert_eq!(

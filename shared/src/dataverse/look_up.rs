@@ -4,13 +4,14 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use serde_json::Value;
 
+use super::DataverseClient;
 use super::batch::{MOST_OPERATIONS, Operation};
 use super::error::DataverseError;
 use super::query::{any_of, literal, rows};
 use super::rows::{
     EMAIL_COLUMNS, ExistingEmail, Person, Record, RowState, Table, addresses, existing_email, guid,
 };
-use super::{AccessToken, DataverseClient};
+use super::session::Session;
 use crate::ids::{ActivityId, EmailAddress, InternetMessageId};
 
 /// Longest Message-ID that the column `messageid` holds, in UTF-16 code units (Dataverse facts §2.1). A longer one is not written, so it is not
@@ -153,7 +154,7 @@ impl DataverseClient {
     /// [`DataverseError`] of the first query that failed: without its answer nothing can be decided.
     pub async fn look_up(
         &self,
-        token: &AccessToken,
+        session: &Session,
         questions: &Questions,
     ) -> Result<Found, DataverseError> {
         let mut found = Found::default();
@@ -163,7 +164,7 @@ impl DataverseClient {
                 .iter()
                 .map(|(_, path)| Operation::Get(path.clone()))
                 .collect();
-            let answers = self.batch(token, &operations).await?;
+            let answers = self.batch(session, &operations).await?;
             for ((about, _), parts) in some.iter().zip(answers) {
                 for answer in &parts {
                     if about.is_missing_table(answer.status) {
@@ -176,7 +177,7 @@ impl DataverseClient {
                     if !answer.is_success() {
                         return Err(super::part_error(answer));
                     }
-                    self.read_pages(token, *about, &answer.body, &mut found)
+                    self.read_pages(session, *about, &answer.body, &mut found)
                         .await?;
                 }
             }
@@ -187,7 +188,7 @@ impl DataverseClient {
     /// Reads a page of rows and those that follow it.
     async fn read_pages(
         &self,
-        token: &AccessToken,
+        session: &Session,
         about: About,
         first: &[u8],
         found: &mut Found,
@@ -210,7 +211,7 @@ impl DataverseClient {
             if !seen.insert(next.to_owned()) {
                 return Err(super::unreadable("a link to a page that was read before"));
             }
-            page = self.next_page(token, next).await?;
+            page = self.next_page(session, next).await?;
         }
     }
 }

@@ -5,8 +5,8 @@
 //!
 //! - **One change set** ([`DataverseClient::write`]): all or nothing, many mails in one request. That the three steps pass together in one change
 //!   set is inferred; that each is legal there is verified (§9).
-//! - **Step by step** ([`DataverseClient::write_stepwise`]): for a mail whose attachments are too large for one request or were refused.
-//!   A crash in the middle leaves an Open row, which the next try finds by its key, completes and closes.
+//! - **Step by step** ([`DataverseClient::write_stepwise`]): for a mail whose attachments are too large for one request or were refused, and for every
+//!   mail where the setting says so ([`WriteMode`]). A crash in the middle leaves an Open row, which the next try finds by its key, completes and closes.
 //!
 //! Every row is named by a key that is known beforehand, so each step can be repeated: what is there already answers 412.
 
@@ -17,7 +17,8 @@ use super::batch::{Answer, Change, Operation};
 use super::error::{DataverseError, ErrorCode};
 use super::query::row;
 use super::rows::{EMAIL_COLUMNS, ExistingEmail, Record, RowState, existing_email};
-use super::{AccessToken, DataverseClient, part_error};
+use super::session::Session;
+use super::{DataverseClient, part_error};
 use crate::ids::ActivityId;
 
 /// Change sets in one request.
@@ -25,6 +26,23 @@ const CHANGE_SETS: usize = 100;
 
 /// Bytes of rows in one request. No limit of `$batch` is documented; the facts advise a few tens of megabytes at most (§9).
 const BATCH_BYTES: usize = 8 * 1024 * 1024;
+
+/// In how many calls a mail is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WriteMode {
+    /// `changeset`: in one change set, many mails in one request.
+    #[default]
+    ChangeSet,
+    /// `stepwise`: each step is a call of its own. For an organisation that turns out to refuse the three steps in one change set. It costs two calls
+    /// or more for each mail, and a mail whose completion is refused for good stays behind as a draft.
+    Stepwise,
+}
+
+impl WriteMode {
+    /// The modes by name, as the setting `WRITE_MODE` has them.
+    pub const NAMED: [(&str, Self); 2] =
+        [("changeset", Self::ChangeSet), ("stepwise", Self::Stepwise)];
+}
 
 /// A mail as the rows that it becomes.
 #[derive(Debug, Clone)]
@@ -95,7 +113,7 @@ impl DataverseClient {
     /// A request that is refused for its size, or as a whole, is repeated mail by mail, so that one mail never costs its neighbours.
     pub async fn write(
         &self,
-        token: &AccessToken,
+        session: &Session,
         emails: &[EmailWrite],
     ) -> Vec<Result<CreateOutcome, DataverseError>> {
         let mut results = Vec::with_capacity(emails.len());
@@ -103,7 +121,7 @@ impl DataverseClient {
         while !rest.is_empty() {
             let (some, later) = rest.split_at(how_many_fit(rest));
             rest = later;
-            match self.write_together(token, some).await {
+            match self.write_together(session, some).await {
                 Ok(outcomes) => results.extend(outcomes),
                 Err(DataverseError::TooLarge | DataverseError::Rejected { .. })
                     if some.len() > 1 =>
@@ -111,7 +129,7 @@ impl DataverseClient {
                     for email in some {
                         results.push(
                             match self
-                                .write_together(token, std::slice::from_ref(email))
+                                .write_together(session, std::slice::from_ref(email))
                                 .await
                             {
                                 Ok(outcomes) => outcomes
@@ -131,11 +149,11 @@ impl DataverseClient {
 
     async fn write_together(
         &self,
-        token: &AccessToken,
+        session: &Session,
         emails: &[EmailWrite],
     ) -> Result<Vec<Result<CreateOutcome, DataverseError>>, DataverseError> {
         let operations: Vec<Operation> = emails.iter().map(EmailWrite::change_set).collect();
-        let answers = self.batch(token, &operations).await?;
+        let answers = self.batch(session, &operations).await?;
         Ok(answers.iter().map(|parts| outcome(parts)).collect())
     }
 
@@ -145,18 +163,18 @@ impl DataverseClient {
     /// [`DataverseError`]: repeat; what is there already is kept.
     pub async fn write_stepwise(
         &self,
-        token: &AccessToken,
+        session: &Session,
         email: &EmailWrite,
     ) -> Result<usize, DataverseError> {
         let key = email.activity_id.uuid();
-        if self.create(token, "emails", &email.row).await? == CreateOutcome::AlreadyExisted
-            && self.existing(token, email.activity_id).await?.state != RowState::Open
+        if self.create(session, "emails", &email.row).await? == CreateOutcome::AlreadyExisted
+            && self.existing(session, email.activity_id).await?.state != RowState::Open
         {
             return Ok(0);
         }
         let mut refused = 0;
         for attachment in &email.attachments {
-            if self.attach(token, attachment).await? == Attached::Refused {
+            if self.attach(session, attachment).await? == Attached::Refused {
                 refused += 1;
             }
         }
@@ -169,17 +187,17 @@ impl DataverseClient {
                 Value::from(SOME_ATTACHMENTS_NOT_SAVED),
             );
         }
-        self.update(token, key, "*", &completion).await?;
+        self.update(session, key, "*", &completion).await?;
         Ok(refused)
     }
 
     async fn attach(
         &self,
-        token: &AccessToken,
+        session: &Session,
         attachment: &Map<String, Value>,
     ) -> Result<Attached, DataverseError> {
         match self
-            .create(token, "activitymimeattachments", attachment)
+            .create(session, "activitymimeattachments", attachment)
             .await
         {
             Ok(CreateOutcome::Created | CreateOutcome::AlreadyExisted) => Ok(Attached::There),
@@ -197,12 +215,12 @@ impl DataverseClient {
     /// [`DataverseError`].
     pub async fn existing(
         &self,
-        token: &AccessToken,
+        session: &Session,
         id: ActivityId,
     ) -> Result<ExistingEmail, DataverseError> {
         let path = format!("{}?$select={EMAIL_COLUMNS}", row("emails", id.uuid()));
         let body = self
-            .call(token, reqwest::Method::GET, &path, None, None)
+            .call(session, reqwest::Method::GET, &path, None, None)
             .await?;
         serde_json::from_slice(&body)
             .ok()
@@ -218,7 +236,7 @@ impl DataverseClient {
     /// [`DataverseError::Stale`] when somebody changed the row meanwhile: look again.
     pub async fn fill_regarding(
         &self,
-        token: &AccessToken,
+        session: &Session,
         email: &ExistingEmail,
         regarding: Record,
     ) -> Result<(), DataverseError> {
@@ -228,7 +246,7 @@ impl DataverseClient {
             Value::from(regarding.binding()),
         );
         self.update(
-            token,
+            session,
             email.activity_id.uuid(),
             email.etag.as_deref().unwrap_or("*"),
             &body,
@@ -238,12 +256,12 @@ impl DataverseClient {
 
     async fn create(
         &self,
-        token: &AccessToken,
+        session: &Session,
         set: &str,
         body: &Map<String, Value>,
     ) -> Result<CreateOutcome, DataverseError> {
         match self
-            .call(token, reqwest::Method::POST, set, None, Some(body))
+            .call(session, reqwest::Method::POST, set, None, Some(body))
             .await
         {
             Ok(_) => Ok(CreateOutcome::Created),
@@ -254,14 +272,14 @@ impl DataverseClient {
 
     async fn update(
         &self,
-        token: &AccessToken,
+        session: &Session,
         id: Uuid,
         if_match: &str,
         body: &Map<String, Value>,
     ) -> Result<(), DataverseError> {
         let path = row("emails", id);
         self.call(
-            token,
+            session,
             reqwest::Method::PATCH,
             &path,
             Some(if_match),

@@ -118,6 +118,15 @@ impl Fate {
         }
     }
 
+    const fn counted_as(&self) -> Count {
+        match self {
+            Self::Written { .. } => Count::Written,
+            Self::Skipped { .. } => Count::Skipped,
+            Self::Waiting { .. } => Count::Waiting,
+            Self::Dead { .. } => Count::Dead,
+        }
+    }
+
     pub(super) fn skipped(rule: Rule) -> Self {
         Self::Skipped {
             rule: rule.to_string(),
@@ -218,15 +227,7 @@ impl Handled {
                 tracing::error!("sync.key" = %key, state, reason, "message cannot be written");
             }
         }
-        count(
-            match fate {
-                Fate::Written { .. } => Count::Written,
-                Fate::Skipped { .. } => Count::Skipped,
-                Fate::Waiting { .. } => Count::Waiting,
-                Fate::Dead { .. } => Count::Dead,
-            },
-            1,
-        );
+        count(fate.counted_as(), 1);
     }
 }
 
@@ -323,6 +324,17 @@ mod tests {
             jitters.len() > 5 && jitters.iter().all(|jitter| *jitter <= 25),
             "{jitters:?}"
         );
+    }
+
+    #[test]
+    fn what_is_dead_is_counted_so_whether_it_was_refused_or_given_up() {
+        for dead in [
+            fate(RetryAdvice::Never, 1),
+            fate(RetryAdvice::Soon, RECEIVE_LIMIT),
+        ] {
+            assert_eq!(dead.counted_as(), Count::Dead);
+        }
+        assert_eq!(fate(RetryAdvice::Soon, 1).counted_as(), Count::Waiting);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use url::Url;
 
 use super::Pipeline;
 use crate::dataverse::DataverseClient;
+use crate::dataverse::write::WriteMode;
 use crate::dedupe::ledger::Ledger;
 use crate::entra::store::TokenStore;
 use crate::entra::{Origin, TokenSource};
@@ -31,6 +32,8 @@ pub struct PipelineSettings {
     pub ledger_table: String,
     /// `INTERNAL_DOMAINS`: a comma-separated list, in lower case here.
     pub internal_domains: HashSet<String>,
+    /// `WRITE_MODE`
+    pub write_mode: WriteMode,
 }
 
 impl PipelineSettings {
@@ -43,6 +46,7 @@ impl PipelineSettings {
             nylas_api_key_secret_id: settings.required("NYLAS_API_KEY_SECRET_ID"),
             ledger_table: settings.required("LEDGER_TABLE"),
             internal_domains: settings.domains("INTERNAL_DOMAINS"),
+            write_mode: settings.one_of("WRITE_MODE", &WriteMode::NAMED),
         }
     }
 
@@ -68,6 +72,7 @@ impl PipelineSettings {
                 self.token_secret_id.clone(),
             ))),
             internal_domains: self.internal_domains.clone(),
+            write_mode: self.write_mode,
         })
     }
 }

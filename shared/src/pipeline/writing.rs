@@ -1,7 +1,7 @@
 //! The step **write**: attachments, concessions, and what to do with a row that is there already.
 //!
 //! Mails without attachments are written together. Those with attachments are written one after the other, because their files would not all fit in memory,
-//! and step by step where they would not fit in one request.
+//! and step by step where they would not fit in one request. In the write mode `stepwise`, all mails are.
 //!
 //! A concession leaves out what Dataverse refuses, once, rather than give up the mail: the owner, or an attachment. It is recorded with the message.
 
@@ -10,10 +10,10 @@ use std::collections::HashSet;
 use super::fate::Failure;
 use super::job::{Ended, Job, summary};
 use super::{Fate, Pipeline, Run};
-use crate::dataverse::AccessToken;
 use crate::dataverse::error::DataverseError;
 use crate::dataverse::rows::RowState;
-use crate::dataverse::write::{CreateOutcome, EmailWrite};
+use crate::dataverse::session::Session;
+use crate::dataverse::write::{CreateOutcome, EmailWrite, WriteMode};
 use crate::ids::ActivityId;
 use crate::mapping::{self, Findings};
 use crate::message::{Attachment, Message, Omission, omissions_note};
@@ -97,7 +97,7 @@ impl Pipeline {
     /// Writes mails. Copies of one mail in several mailboxes share a row: the first is written, and the others find it there.
     pub(super) async fn write(
         &self,
-        token: &AccessToken,
+        session: &Session,
         mut mails: Vec<Mail>,
         run: &Run,
         ended: &mut Vec<Ended>,
@@ -107,7 +107,7 @@ impl Pipeline {
             let (firsts, copies): (Vec<_>, Vec<_>) = mails
                 .into_iter()
                 .partition(|mail| seen.insert(mail.email.activity_id));
-            self.write_distinct(token, firsts, run, ended).await;
+            self.write_distinct(session, firsts, run, ended).await;
             let written: HashSet<ActivityId> = ended.iter().filter_map(Ended::row).collect();
             // A copy whose first could not be written is tried for itself: it may lack what was refused.
             let (there, others): (Vec<_>, Vec<_>) = copies
@@ -120,22 +120,26 @@ impl Pipeline {
 
     async fn write_distinct(
         &self,
-        token: &AccessToken,
+        session: &Session,
         mails: Vec<Mail>,
         run: &Run,
         ended: &mut Vec<Ended>,
     ) {
+        let stepwise = self.write_mode == WriteMode::Stepwise;
         let (alone, together): (Vec<_>, Vec<_>) = mails
             .into_iter()
-            .partition(|mail| mail.begun || !mail.message.attachments.is_empty());
-        self.write_together(token, together, run, ended).await;
+            .partition(|mail| stepwise || mail.begun || !mail.message.attachments.is_empty());
+        self.write_together(session, together, run, ended).await;
         for mut mail in alone {
-            if let Err(failure) = self.add_attachments(&mut mail).await {
+            if let Some(error) = session.ended_by() {
+                // Its files would be fetched for nothing.
+                ended.push(mail.failed(error.clone().into(), run));
+            } else if let Err(failure) = self.add_attachments(&mut mail).await {
                 ended.push(mail.failed(failure, run));
-            } else if mail.begun || mail.email.size() > LARGEST_CHANGE_SET {
-                ended.push(self.write_stepwise(token, mail, run).await);
+            } else if stepwise || mail.begun || mail.email.size() > LARGEST_CHANGE_SET {
+                ended.push(self.write_stepwise(session, mail, run).await);
             } else {
-                self.write_together(token, vec![mail], run, ended).await;
+                self.write_together(session, vec![mail], run, ended).await;
             }
         }
     }
@@ -143,30 +147,30 @@ impl Pipeline {
     /// One `$batch`, and a second one for the mails that needed a concession.
     async fn write_together(
         &self,
-        token: &AccessToken,
+        session: &Session,
         mut mails: Vec<Mail>,
         run: &Run,
         ended: &mut Vec<Ended>,
     ) {
         while !mails.is_empty() {
             let emails: Vec<EmailWrite> = mails.iter().map(|mail| mail.email.clone()).collect();
-            let results = self.dataverse.write(token, &emails).await;
+            let results = self.dataverse.write(session, &emails).await;
             let mut again = Vec::new();
             for (mut mail, result) in mails.into_iter().zip(results) {
                 match result {
                     Ok(CreateOutcome::Created) => ended.push(mail.written()),
                     // Another worker, or this one before it died: whatever is missing is added.
                     Ok(CreateOutcome::AlreadyExisted) => {
-                        ended.push(self.write_stepwise(token, mail, run).await);
+                        ended.push(self.write_stepwise(session, mail, run).await);
                     }
                     Err(DataverseError::Rejected {
                         code: Some(code), ..
                     }) if code.concerns_attachment() => {
-                        ended.push(self.write_stepwise(token, mail, run).await);
+                        ended.push(self.write_stepwise(session, mail, run).await);
                     }
                     // Too large in one request; each of its rows may still fit.
                     Err(DataverseError::TooLarge) if !mail.email.attachments.is_empty() => {
-                        ended.push(self.write_stepwise(token, mail, run).await);
+                        ended.push(self.write_stepwise(session, mail, run).await);
                     }
                     Err(DataverseError::Rejected { .. }) if mail.without_owner() => {
                         again.push(mail);
@@ -178,27 +182,41 @@ impl Pipeline {
         }
     }
 
-    async fn write_stepwise(&self, token: &AccessToken, mut mail: Mail, run: &Run) -> Ended {
+    async fn write_stepwise(&self, session: &Session, mut mail: Mail, run: &Run) -> Ended {
         loop {
-            match self.dataverse.write_stepwise(token, &mail.email).await {
+            match self.dataverse.write_stepwise(session, &mail.email).await {
                 Ok(refused) => {
                     mail.omissions
                         .extend(std::iter::repeat_n(Omission::Attachment, refused));
                     return mail.written();
                 }
-                // A completed row takes nothing more: another worker, with another mailbox's copy, was faster.
-                Err(DataverseError::Rejected { .. }) if self.is_completed(token, &mail).await => {
-                    return mail.was_there();
+                Err(refusal @ DataverseError::Rejected { .. }) => {
+                    match self.state_of_row(session, &mail).await {
+                        // A completed row takes nothing more: another worker, with another mailbox's copy, was faster.
+                        Ok(Some(RowState::Completed)) => return mail.was_there(),
+                        Ok(None) if mail.without_owner() => {}
+                        Ok(_) => return self.refused(mail, refusal, run).await,
+                        // What the refusal means cannot be found out now.
+                        Err(error) => return self.refused(mail, error, run).await,
+                    }
                 }
-                Err(DataverseError::Rejected { .. }) if mail.without_owner() => {}
                 Err(error) => return self.refused(mail, error, run).await,
             }
         }
     }
 
-    async fn is_completed(&self, token: &AccessToken, mail: &Mail) -> bool {
-        let row = self.dataverse.existing(token, mail.email.activity_id).await;
-        row.is_ok_and(|row| row.state == RowState::Completed)
+    /// The state of a mail's row; `None` when there is none, or none that we may read.
+    async fn state_of_row(
+        &self,
+        session: &Session,
+        mail: &Mail,
+    ) -> Result<Option<RowState>, DataverseError> {
+        let row = self.dataverse.existing(session, mail.email.activity_id);
+        match row.await {
+            Ok(row) => Ok(Some(row.state)),
+            Err(DataverseError::Stale { .. } | DataverseError::Rejected { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     async fn refused(&self, mail: Mail, error: DataverseError, run: &Run) -> Ended {

@@ -3,6 +3,7 @@
 use mailverse::dataverse::error::DataverseError;
 use mailverse::dataverse::look_up::{Found, Questions};
 use mailverse::dataverse::rows::{Record, RowState, Table};
+use mailverse::dataverse::session::Session;
 use mailverse::dataverse::write::{CreateOutcome, EmailWrite};
 use mailverse::dataverse::{AccessToken, DataverseClient};
 use mailverse::ids::{ActivityId, EmailAddress};
@@ -38,8 +39,13 @@ impl Bench {
         }
     }
 
+    /// A session of its own for each call, so that no failure ends the next one's.
+    fn session(&self) -> Session {
+        Session::new(self.token.clone())
+    }
+
     async fn write(&self, emails: &[EmailWrite]) -> Written {
-        self.client.write(&self.token, emails).await
+        self.client.write(&self.session(), emails).await
     }
 
     /// The error of a write and of a look-up while Dataverse fails in this way.
@@ -65,7 +71,7 @@ impl Bench {
             addresses: addresses.iter().map(|text| address(text)).collect(),
             emails: Vec::new(),
         };
-        self.client.look_up(&self.token, &questions).await
+        self.client.look_up(&self.session(), &questions).await
     }
 
     fn emails(&self) -> usize {
@@ -176,7 +182,7 @@ async fn a_401_asks_for_another_token_and_a_403_for_a_person() {
     for expired in [0, -1] {
         let url = bench.twin.dataverse().url();
         let token = bench.twin.entra().issue_token(&url, expired).into();
-        let written = bench.client.write(&token, &[email(1)]).await;
+        let written = bench.client.write(&Session::new(token), &[email(1)]).await;
         assert_eq!(written, [Err(DataverseError::TokenRejected)]);
     }
     let bench = Bench::start().await;
@@ -307,19 +313,19 @@ async fn a_regarding_is_filled_only_while_the_row_is_as_it_was_seen() {
     };
     let seen = bench
         .client
-        .existing(&bench.token, email(1).activity_id)
+        .existing(&bench.session(), email(1).activity_id)
         .await
         .unwrap();
     assert_eq!(seen.state, RowState::Completed);
     assert!(!seen.has_regarding);
     bench
         .client
-        .fill_regarding(&bench.token, &seen, record)
+        .fill_regarding(&bench.session(), &seen, record)
         .await
         .unwrap();
     let again = bench
         .client
-        .fill_regarding(&bench.token, &seen, record)
+        .fill_regarding(&bench.session(), &seen, record)
         .await;
     assert!(
         matches!(again, Err(DataverseError::Stale { .. })),
@@ -327,7 +333,7 @@ async fn a_regarding_is_filled_only_while_the_row_is_as_it_was_seen() {
     );
     let now = bench
         .client
-        .existing(&bench.token, email(1).activity_id)
+        .existing(&bench.session(), email(1).activity_id)
         .await
         .unwrap();
     assert!(now.has_regarding);

@@ -2,12 +2,29 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use mailverse::dataverse::write::WriteMode;
 use serde_json::{Value, json};
 use twin::{Fault, Setting};
 
 use crate::world::{
     ADA, ATTACH, BEN, CREATE, UPDATE, World, id_of, mail, people, throttled, waiting, written,
 };
+
+in_both_write_modes!(
+    files_are_kept_with_the_mail,
+    a_file_of_the_largest_size_is_kept_and_one_with_a_byte_more_is_left_out,
+    a_file_that_says_it_is_far_too_large_is_not_downloaded,
+    a_file_that_dataverse_refuses_is_left_out_and_its_neighbours_are_kept,
+    an_organisation_may_allow_less,
+    a_file_that_is_empty_or_no_longer_there_is_left_out,
+    a_file_name_that_dataverse_would_refuse_is_made_one_that_it_takes,
+    a_mail_that_is_too_large_for_one_request_is_written_step_by_step,
+    a_mail_whose_writing_broke_off_between_two_steps_is_found_and_completed,
+    a_completion_whose_answer_was_lost_is_found_done,
+    a_mail_that_broke_off_is_completed_from_another_mailbox_without_a_second_file,
+    a_file_that_is_found_missing_only_when_an_open_row_is_completed_is_noted_on_the_row,
+    a_download_that_is_throttled_costs_time_and_no_file,
+);
 
 /// Largest file that fits the organisation's limit once it is base64.
 const LARGEST: usize = 3_932_160;
@@ -32,9 +49,8 @@ impl World {
     }
 }
 
-#[tokio::test]
-async fn files_are_kept_with_the_mail() {
-    let mut world = World::start().await;
+async fn files_are_kept_with_the_mail(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
     world.put(ADA, mail("m1", &json!({})));
     world.attach(ADA, "m1", "a/1+=", "offer.pdf", b"%PDF-1.7 two red kites");
     let inline = json!({
@@ -77,9 +93,8 @@ async fn files_are_kept_with_the_mail() {
     assert_eq!(email["notifications"], Value::Null);
 }
 
-#[tokio::test]
-async fn a_file_of_the_largest_size_is_kept_and_one_with_a_byte_more_is_left_out() {
-    let mut world = World::start().await;
+async fn a_file_of_the_largest_size_is_kept_and_one_with_a_byte_more_is_left_out(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
     world.put(ADA, mail("m1", &json!({})));
     world.attach(ADA, "m1", "a1", "fits.bin", &vec![7; LARGEST]);
     world.attach(ADA, "m1", "a2", "too-large.bin", &vec![7; LARGEST + 1]);
@@ -92,9 +107,8 @@ async fn a_file_of_the_largest_size_is_kept_and_one_with_a_byte_more_is_left_out
     );
 }
 
-#[tokio::test]
-async fn a_file_that_says_it_is_far_too_large_is_not_downloaded() {
-    let mut world = World::start().await;
+async fn a_file_that_says_it_is_far_too_large_is_not_downloaded(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
     world.put(ADA, mail("m0", &json!({})));
     world.deliver_one(ADA, "m0").await;
     let large = json!({"id": "a1", "filename": "film.mov", "content_type": "video/mp4", "size": 2 * LARGEST + 1});
@@ -108,10 +122,9 @@ async fn a_file_that_says_it_is_far_too_large_is_not_downloaded() {
     );
 }
 
-#[tokio::test]
-async fn a_file_that_dataverse_refuses_is_left_out_and_its_neighbours_are_kept() {
+async fn a_file_that_dataverse_refuses_is_left_out_and_its_neighbours_are_kept(mode: WriteMode) {
     for bare in [false, true] {
-        let mut world = World::start().await;
+        let mut world = World::start_in(mode).await;
         world
             .twin
             .dataverse()
@@ -130,9 +143,8 @@ async fn a_file_that_dataverse_refuses_is_left_out_and_its_neighbours_are_kept()
     }
 }
 
-#[tokio::test]
-async fn an_organisation_may_allow_less() {
-    let mut world = World::start().await;
+async fn an_organisation_may_allow_less(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
     world
         .twin
         .dataverse()
@@ -144,9 +156,8 @@ async fn an_organisation_may_allow_less() {
     assert_eq!(world.file_names(), ["fits.bin"]);
 }
 
-#[tokio::test]
-async fn a_file_that_is_empty_or_no_longer_there_is_left_out() {
-    let mut world = World::start().await;
+async fn a_file_that_is_empty_or_no_longer_there_is_left_out(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
     let named =
         json!({"id": "a1", "filename": "gone.pdf", "content_type": "application/pdf", "size": 10});
     world.put(ADA, mail("m1", &json!({"attachments": [named]})));
@@ -158,9 +169,8 @@ async fn a_file_that_is_empty_or_no_longer_there_is_left_out() {
     assert_eq!(world.email()["notifications"], 1);
 }
 
-#[tokio::test]
-async fn a_file_name_that_dataverse_would_refuse_is_made_one_that_it_takes() {
-    let mut world = World::start().await;
+async fn a_file_name_that_dataverse_would_refuse_is_made_one_that_it_takes(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
     world.put(ADA, mail("m1", &json!({})));
     let long = format!("{}.pdf", "x".repeat(300));
     for (id, name) in [
@@ -185,8 +195,8 @@ async fn a_file_name_that_dataverse_would_refuse_is_made_one_that_it_takes() {
 }
 
 /// Three files that fit one by one and, as base64, not together into 8 MiB.
-async fn large_mail(grant: &str) -> World {
-    let world = World::start().await;
+async fn large_mail(mode: WriteMode, grant: &str) -> World {
+    let world = World::start_in(mode).await;
     put_large(&world, grant, "m1");
     world
 }
@@ -208,9 +218,8 @@ fn put_large(world: &World, grant: &str, id: &str) {
 
 const ALL_THREE: [&str; 3] = ["1.bin", "2.bin", "3.bin"];
 
-#[tokio::test]
-async fn a_mail_that_is_too_large_for_one_request_is_written_step_by_step() {
-    let mut world = large_mail(ADA).await;
+async fn a_mail_that_is_too_large_for_one_request_is_written_step_by_step(mode: WriteMode) {
+    let mut world = large_mail(mode, ADA).await;
     assert_eq!(written(&world.deliver_one(ADA, "m1").await).1, None);
     assert_eq!(world.file_names(), ALL_THREE);
     assert_eq!(world.email()["statecode"], 1);
@@ -221,8 +230,7 @@ async fn a_mail_that_is_too_large_for_one_request_is_written_step_by_step() {
     );
 }
 
-#[tokio::test]
-async fn a_mail_whose_writing_broke_off_between_two_steps_is_found_and_completed() {
+async fn a_mail_whose_writing_broke_off_between_two_steps_is_found_and_completed(mode: WriteMode) {
     for (step, fault) in [
         (CREATE, Fault::ResetAfterCommit),
         (ATTACH, Fault::ResetBefore),
@@ -230,7 +238,7 @@ async fn a_mail_whose_writing_broke_off_between_two_steps_is_found_and_completed
         (UPDATE, Fault::ResetBefore),
     ] {
         let at = format!("{fault:?} at {step}");
-        let mut world = large_mail(ADA).await;
+        let mut world = large_mail(mode, ADA).await;
         world.fail_dataverse_at(step, fault);
         waiting(&world.deliver_one(ADA, "m1").await);
         assert_eq!(world.email()["statecode"], 0, "{at}: left Open");
@@ -242,9 +250,8 @@ async fn a_mail_whose_writing_broke_off_between_two_steps_is_found_and_completed
     }
 }
 
-#[tokio::test]
-async fn a_completion_whose_answer_was_lost_is_found_done() {
-    let mut world = large_mail(ADA).await;
+async fn a_completion_whose_answer_was_lost_is_found_done(mode: WriteMode) {
+    let mut world = large_mail(mode, ADA).await;
     world.fail_dataverse_at(UPDATE, Fault::ResetAfterCommit);
     waiting(&world.deliver_one(ADA, "m1").await);
     let fate = world.deliver_one(ADA, "m1").await;
@@ -252,9 +259,10 @@ async fn a_completion_whose_answer_was_lost_is_found_done() {
     assert_eq!(world.file_names(), ALL_THREE);
 }
 
-#[tokio::test]
-async fn a_mail_that_broke_off_is_completed_from_another_mailbox_without_a_second_file() {
-    let mut world = large_mail(ADA).await;
+async fn a_mail_that_broke_off_is_completed_from_another_mailbox_without_a_second_file(
+    mode: WriteMode,
+) {
+    let mut world = large_mail(mode, ADA).await;
     put_large(&world, BEN, "m2");
     world.fail_dataverse_at(UPDATE, Fault::ResetBefore);
     waiting(&world.deliver_one(ADA, "m1").await);
@@ -265,9 +273,10 @@ async fn a_mail_that_broke_off_is_completed_from_another_mailbox_without_a_secon
     assert_eq!(written(&fate).1, Some("was there already"));
 }
 
-#[tokio::test]
-async fn a_file_that_is_found_missing_only_when_an_open_row_is_completed_is_noted_on_the_row() {
-    let mut world = World::start().await;
+async fn a_file_that_is_found_missing_only_when_an_open_row_is_completed_is_noted_on_the_row(
+    mode: WriteMode,
+) {
+    let mut world = World::start_in(mode).await;
     world.put(ADA, mail("m1", &json!({})));
     let message = world.twin.nylas().message(ADA, "m1").unwrap();
     let message = mailverse::nylas::wire::message(&ADA.parse().unwrap(), &message).unwrap();
@@ -281,9 +290,8 @@ async fn a_file_that_is_found_missing_only_when_an_open_row_is_completed_is_note
     );
 }
 
-#[tokio::test]
-async fn a_download_that_is_throttled_costs_time_and_no_file() {
-    let mut world = World::start().await;
+async fn a_download_that_is_throttled_costs_time_and_no_file(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
     world.put(ADA, mail("m1", &json!({})));
     world.attach(ADA, "m1", "a1", "offer.pdf", b"offer");
     world.fail_nylas_at(

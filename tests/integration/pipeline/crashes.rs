@@ -1,17 +1,25 @@
 //! What if the process dies, or somebody else was faster?
 
+use mailverse::dataverse::write::WriteMode;
 use mailverse::dedupe::{Claim, ClaimToken, LEASE};
 use serde_json::json;
 use twin::Fault;
 use uuid::Uuid;
 
 use crate::world::{
-    ADA, CREATE, UPDATE, World, created, id_of, key, mail, to_row, waiting, with_a_mail, written,
+    ADA, CREATE, UPDATE, World, created, id_of, key, mail, to_row, waiting, with_a_mail_in, written,
 };
 
-#[tokio::test]
-async fn a_crash_between_write_and_settle_leaves_one_row() {
-    let mut world = with_a_mail().await;
+in_both_write_modes!(
+    a_crash_between_write_and_settle_leaves_one_row,
+    an_open_row_that_a_crash_left_is_completed,
+    a_ledger_that_fails_after_the_write_costs_a_second_look,
+    a_worker_that_overran_its_lease_does_not_overwrite_its_successor,
+    a_row_of_server_side_sync_that_changed_meanwhile_is_looked_at_again,
+);
+
+async fn a_crash_between_write_and_settle_leaves_one_row(mode: WriteMode) {
+    let mut world = with_a_mail_in(mode).await;
     let first = world.deliver_one(ADA, "m1").await;
     world.lose_ledger().await;
     let again = world.deliver_one(ADA, "m1").await;
@@ -22,9 +30,8 @@ async fn a_crash_between_write_and_settle_leaves_one_row() {
     world.email();
 }
 
-#[tokio::test]
-async fn an_open_row_that_a_crash_left_is_completed() {
-    let mut world = with_a_mail().await;
+async fn an_open_row_that_a_crash_left_is_completed(mode: WriteMode) {
+    let mut world = with_a_mail_in(mode).await;
     let message = world.twin.nylas().message(ADA, "m1").unwrap();
     let message = mailverse::nylas::wire::message(&ADA.parse().unwrap(), &message).unwrap();
     let id = message.activity_id();
@@ -40,9 +47,8 @@ async fn an_open_row_that_a_crash_left_is_completed() {
     );
 }
 
-#[tokio::test]
-async fn a_ledger_that_fails_after_the_write_costs_a_second_look() {
-    let mut world = with_a_mail().await;
+async fn a_ledger_that_fails_after_the_write_costs_a_second_look(mode: WriteMode) {
+    let mut world = with_a_mail_in(mode).await;
     world.before_dataverse_gets(CREATE, world.drop_ledger());
     waiting(&world.deliver_one(ADA, "m1").await);
     world.lose_ledger().await;
@@ -53,9 +59,8 @@ async fn a_ledger_that_fails_after_the_write_costs_a_second_look() {
     );
 }
 
-#[tokio::test]
-async fn a_worker_that_overran_its_lease_does_not_overwrite_its_successor() {
-    let mut world = with_a_mail().await;
+async fn a_worker_that_overran_its_lease_does_not_overwrite_its_successor(mode: WriteMode) {
+    let mut world = with_a_mail_in(mode).await;
     let successor = ClaimToken::new(Uuid::from_u128(999));
     let (ledger, at) = (world.pipeline.ledger.clone(), world.now + LEASE);
     world.before_dataverse_gets(CREATE, async move {
@@ -81,9 +86,8 @@ async fn a_worker_that_overran_its_lease_does_not_overwrite_its_successor() {
     );
 }
 
-#[tokio::test]
-async fn a_row_of_server_side_sync_that_changed_meanwhile_is_looked_at_again() {
-    let mut world = with_a_mail().await;
+async fn a_row_of_server_side_sync_that_changed_meanwhile_is_looked_at_again(mode: WriteMode) {
+    let mut world = with_a_mail_in(mode).await;
     let theirs = world.insert(
         "email",
         json!({"subject": "x", "messageid": "<m1@kites.example>", "statecode": 1, "statuscode": 4}),

@@ -2,6 +2,7 @@
 
 use chrono::TimeDelta;
 use futures_util::future::join;
+use mailverse::dataverse::write::WriteMode;
 use mailverse::dedupe::State;
 use mailverse::ids::ActivityId;
 use mailverse::sync_request::Trigger;
@@ -9,9 +10,24 @@ use serde_json::{Value, json};
 
 use crate::world::{ADA, BEN, World, created, id_of, mail, people, to_row, waiting, work, written};
 
-#[tokio::test]
-async fn a_received_mail_becomes_a_completed_email() {
-    let mut world = World::start().await;
+in_both_write_modes!(
+    a_received_mail_becomes_a_completed_email,
+    a_sent_mail_is_outgoing_and_completed_as_sent,
+    a_message_delivered_twice_is_one_row,
+    a_message_named_twice_in_one_batch_is_one_row,
+    one_mail_in_two_mailboxes_is_one_row_whichever_copy_comes_first,
+    both_copies_of_a_mail_in_one_batch_are_one_row,
+    two_workers_with_one_ledger_do_not_work_on_the_same_message,
+    two_workers_whose_ledgers_do_not_know_each_other_write_one_row,
+    a_claim_of_a_worker_that_died_is_taken_over_after_its_lease,
+    a_row_of_server_side_sync_is_taken_for_the_mail_and_its_regarding_is_filled,
+    the_regarding_of_a_row_of_server_side_sync_is_not_replaced,
+    a_row_whose_message_id_differs_by_case_is_another_mail,
+    an_update_of_a_written_message_changes_nothing,
+);
+
+async fn a_received_mail_becomes_a_completed_email(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
     world.put(ADA, mail("m1", &json!({})));
     let fate = world.deliver_one(ADA, "m1").await;
     let email = world.email();
@@ -39,9 +55,8 @@ async fn a_received_mail_becomes_a_completed_email() {
     assert_eq!(entry.activity_id.map(ActivityId::uuid), Some(id_of(&email)));
 }
 
-#[tokio::test]
-async fn a_sent_mail_is_outgoing_and_completed_as_sent() {
-    let mut world = World::start().await;
+async fn a_sent_mail_is_outgoing_and_completed_as_sent(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
     let sent = json!({"from": people(&["ada@ours.example"]), "to": people(&["carol@kites.example"]), "folders": ["SENT"]});
     world.put(ADA, mail("m1", &sent));
     written(&world.deliver_one(ADA, "m1").await);
@@ -56,9 +71,8 @@ async fn a_sent_mail_is_outgoing_and_completed_as_sent() {
     );
 }
 
-#[tokio::test]
-async fn a_message_delivered_twice_is_one_row() {
-    let mut world = World::start().await;
+async fn a_message_delivered_twice_is_one_row(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
     world.put(ADA, mail("m1", &json!({})));
     let first = world.deliver_one(ADA, "m1").await;
     let asked = world.twin.dataverse().requests();
@@ -69,9 +83,8 @@ async fn a_message_delivered_twice_is_one_row() {
     world.email();
 }
 
-#[tokio::test]
-async fn a_message_named_twice_in_one_batch_is_one_row() {
-    let mut world = World::start().await;
+async fn a_message_named_twice_in_one_batch_is_one_row(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
     world.put(ADA, mail("m1", &json!({})));
     let handled = world
         .run(vec![created(ADA, "m1"), created(ADA, "m1")])
@@ -83,10 +96,11 @@ async fn a_message_named_twice_in_one_batch_is_one_row() {
 
 /// What must not depend on which mailbox's copy came first.
 async fn seen_in_order(
+    mode: WriteMode,
     order: [&str; 2],
     copy: &Value,
 ) -> (Value, Vec<crate::world::PartyView>, [String; 2]) {
-    let mut world = World::start().await;
+    let mut world = World::start_in(mode).await;
     let same_id = json!([{"name": "Message-ID", "value": "<one@mail.example>"}]);
     for grant in [ADA, BEN] {
         let mut copy = mail(&format!("copy-in-{grant}"), copy);
@@ -116,8 +130,7 @@ async fn seen_in_order(
     (row, parties.collect(), order.map(str::to_owned))
 }
 
-#[tokio::test]
-async fn one_mail_in_two_mailboxes_is_one_row_whichever_copy_comes_first() {
+async fn one_mail_in_two_mailboxes_is_one_row_whichever_copy_comes_first(mode: WriteMode) {
     for copy in [
         // From outside to both.
         json!({"to": people(&["ada@ours.example", "ben@ours.example"])}),
@@ -126,16 +139,15 @@ async fn one_mail_in_two_mailboxes_is_one_row_whichever_copy_comes_first() {
         // From an alias that only one of the mailboxes has.
         json!({"from": people(&["sales@ours.example"]), "to": people(&["info@kites.example"]), "cc": people(&["ben@ours.example"])}),
     ] {
-        let (one, parties, _) = seen_in_order([ADA, BEN], &copy).await;
-        let (other, same_parties, order) = seen_in_order([BEN, ADA], &copy).await;
+        let (one, parties, _) = seen_in_order(mode, [ADA, BEN], &copy).await;
+        let (other, same_parties, order) = seen_in_order(mode, [BEN, ADA], &copy).await;
         assert_eq!(one, other, "{order:?}");
         assert_eq!(parties, same_parties);
     }
 }
 
-#[tokio::test]
-async fn both_copies_of_a_mail_in_one_batch_are_one_row() {
-    let mut world = World::start().await;
+async fn both_copies_of_a_mail_in_one_batch_are_one_row(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
     let both = json!({"to": people(&["ada@ours.example", "ben@ours.example"])});
     world.put(ADA, mail("m1", &both));
     world.put(BEN, mail("m1", &both));
@@ -145,9 +157,8 @@ async fn both_copies_of_a_mail_in_one_batch_are_one_row() {
     assert_eq!(world.email()["statecode"], 1);
 }
 
-#[tokio::test]
-async fn two_workers_with_one_ledger_do_not_work_on_the_same_message() {
-    let mut world = World::start().await;
+async fn two_workers_with_one_ledger_do_not_work_on_the_same_message(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
     world.put(ADA, mail("m1", &json!({})));
     let other = world.another_pipeline().await;
     let (mine, theirs) = (world.begin(), world.begin());
@@ -171,9 +182,8 @@ async fn two_workers_with_one_ledger_do_not_work_on_the_same_message() {
     world.email();
 }
 
-#[tokio::test]
-async fn two_workers_whose_ledgers_do_not_know_each_other_write_one_row() {
-    let mut world = World::start().await;
+async fn two_workers_whose_ledgers_do_not_know_each_other_write_one_row(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
     world.put(ADA, mail("m1", &json!({})));
     let other = world.another_pipeline().await;
     world.lose_ledger().await;
@@ -187,9 +197,8 @@ async fn two_workers_whose_ledgers_do_not_know_each_other_write_one_row() {
     assert_eq!(world.email()["statecode"], 1);
 }
 
-#[tokio::test]
-async fn a_claim_of_a_worker_that_died_is_taken_over_after_its_lease() {
-    let mut world = World::start().await;
+async fn a_claim_of_a_worker_that_died_is_taken_over_after_its_lease(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
     world.put(ADA, mail("m1", &json!({})));
     let died = world.begin();
     let key = crate::world::key(ADA, "m1");
@@ -208,31 +217,11 @@ async fn a_claim_of_a_worker_that_died_is_taken_over_after_its_lease() {
     world.email();
 }
 
-#[tokio::test]
-async fn a_hundred_messages_take_a_look_up_and_a_write() {
-    let mut world = World::start().await;
-    let ids: Vec<String> = (0..100).map(|n| format!("m{n}")).collect();
-    for (n, id) in ids.iter().enumerate() {
-        world.put(
-            ADA,
-            mail(
-                id,
-                &json!({"from": people(&[format!("person{n}@kites.example")])}),
-            ),
-        );
-    }
-    let messages: Vec<(&str, &str)> = ids.iter().map(|id| (ADA, id.as_str())).collect();
-    for fate in world.deliver(&messages).await {
-        written(&fate);
-    }
-    assert_eq!(world.emails().len(), 100);
-    assert_eq!(world.twin.dataverse().requests().total, 2);
-}
-
-#[tokio::test]
-async fn a_row_of_server_side_sync_is_taken_for_the_mail_and_its_regarding_is_filled() {
+async fn a_row_of_server_side_sync_is_taken_for_the_mail_and_its_regarding_is_filled(
+    mode: WriteMode,
+) {
     for form in ["<m1@kites.example>", "m1@kites.example"] {
-        let mut world = World::start().await;
+        let mut world = World::start_in(mode).await;
         world.put(ADA, mail("m1", &json!({})));
         let theirs = world.insert("email", json!({"subject": "Kites for spring", "messageid": form, "statecode": 1, "statuscode": 4}));
         let fate = world.deliver_one(ADA, "m1").await;
@@ -247,9 +236,8 @@ async fn a_row_of_server_side_sync_is_taken_for_the_mail_and_its_regarding_is_fi
     }
 }
 
-#[tokio::test]
-async fn the_regarding_of_a_row_of_server_side_sync_is_not_replaced() {
-    let mut world = World::start().await;
+async fn the_regarding_of_a_row_of_server_side_sync_is_not_replaced(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
     world.put(ADA, mail("m1", &json!({})));
     let kites = to_row("account", world.people.kites);
     let theirs = world.insert(
@@ -262,9 +250,8 @@ async fn the_regarding_of_a_row_of_server_side_sync_is_not_replaced() {
     assert_eq!(world.twin.dataverse().requests().writes, before);
 }
 
-#[tokio::test]
-async fn a_row_whose_message_id_differs_by_case_is_another_mail() {
-    let mut world = World::start().await;
+async fn a_row_whose_message_id_differs_by_case_is_another_mail(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
     world.put(ADA, mail("m1", &json!({})));
     let other = world.insert(
         "email",
@@ -275,9 +262,8 @@ async fn a_row_whose_message_id_differs_by_case_is_another_mail() {
     assert_eq!(world.emails().len(), 2);
 }
 
-#[tokio::test]
-async fn an_update_of_a_written_message_changes_nothing() {
-    let mut world = World::start().await;
+async fn an_update_of_a_written_message_changes_nothing(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
     world.put(ADA, mail("m1", &json!({})));
     let first = world.deliver_one(ADA, "m1").await;
     world.put(ADA, mail("m1", &json!({"subject": "Changed meanwhile"})));

@@ -1,5 +1,6 @@
 //! What if two things look alike, or one of them is in the way?
 
+use mailverse::dataverse::write::WriteMode;
 use mailverse::sync_request::Trigger;
 use serde_json::json;
 
@@ -8,6 +9,18 @@ use crate::world::{
     work, written,
 };
 
+in_both_write_modes!(
+    whoever_repeats_a_message_id_does_not_swallow_another_mail,
+    a_message_that_was_given_up_is_written_when_it_is_sent_again,
+    a_file_that_nylas_refuses_costs_itself_and_not_the_mail,
+    a_file_that_cannot_be_had_to_the_last_costs_itself_and_not_the_mail,
+    a_row_of_somebody_else_carries_the_mail_even_if_its_regarding_cannot_be_filled,
+    a_draft_of_somebody_else_carries_no_mail,
+    a_row_that_another_client_wrote_meanwhile_is_found_although_a_key_of_the_organisation_refuses_ours,
+    a_draft_that_a_key_of_the_organisation_keeps_in_our_way_is_given_up_in_the_end,
+    a_refusal_whose_meaning_cannot_be_found_out_now_is_not_final,
+);
+
 const SAME_ID: &str = "<same@x.example>";
 
 fn with_id(id: &str, from: &str) -> serde_json::Value {
@@ -15,9 +28,8 @@ fn with_id(id: &str, from: &str) -> serde_json::Value {
     mail(id, &json!({"headers": headers, "from": [{"email": from}]}))
 }
 
-#[tokio::test]
-async fn whoever_repeats_a_message_id_does_not_swallow_another_mail() {
-    let mut world = World::start().await;
+async fn whoever_repeats_a_message_id_does_not_swallow_another_mail(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
     world.put(ADA, with_id("m1", "mallory@outside.example"));
     world.put(ADA, with_id("m2", "carol@kites.example"));
     written(&world.deliver_one(ADA, "m1").await);
@@ -33,9 +45,8 @@ async fn whoever_repeats_a_message_id_does_not_swallow_another_mail() {
     );
 }
 
-#[tokio::test]
-async fn a_message_that_was_given_up_is_written_when_it_is_sent_again() {
-    let mut world = World::start().await;
+async fn a_message_that_was_given_up_is_written_when_it_is_sent_again(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
     world.put(ADA, mail("m1", &json!({})));
     world.fail_dataverse_at(CREATE, status(503, ""));
     let last = world.run(vec![work(ADA, "m1", Trigger::Created, 10)]).await;
@@ -72,9 +83,8 @@ async fn a_mail_too_large_for_one_request_is_written_step_by_step() {
     assert_eq!(world.email()["statecode"], 1);
 }
 
-#[tokio::test]
-async fn a_file_that_nylas_refuses_costs_itself_and_not_the_mail() {
-    let mut world = World::start().await;
+async fn a_file_that_nylas_refuses_costs_itself_and_not_the_mail(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
     world.put(ADA, mail("m1", &json!({})));
     let file = json!({"id": "a1", "filename": "a.pdf", "content_type": "application/pdf"});
     world
@@ -89,9 +99,8 @@ async fn a_file_that_nylas_refuses_costs_itself_and_not_the_mail() {
     assert_eq!(world.email()["notifications"], 1);
 }
 
-#[tokio::test]
-async fn a_file_that_cannot_be_had_to_the_last_costs_itself_and_not_the_mail() {
-    let mut world = World::start().await;
+async fn a_file_that_cannot_be_had_to_the_last_costs_itself_and_not_the_mail(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
     world.put(ADA, mail("m1", &json!({})));
     let file = json!({"id": "a1", "filename": "a.pdf", "content_type": "application/pdf"});
     world
@@ -104,9 +113,10 @@ async fn a_file_that_cannot_be_had_to_the_last_costs_itself_and_not_the_mail() {
     written(&world.run(vec![work(ADA, "m1", Trigger::Created, 10)]).await[0].fate);
 }
 
-#[tokio::test]
-async fn a_row_of_somebody_else_carries_the_mail_even_if_its_regarding_cannot_be_filled() {
-    let mut world = World::start().await;
+async fn a_row_of_somebody_else_carries_the_mail_even_if_its_regarding_cannot_be_filled(
+    mode: WriteMode,
+) {
+    let mut world = World::start_in(mode).await;
     let theirs = world.insert(
         "email",
         json!({"messageid": SAME_ID, "sender": "carol@kites.example", "statecode": 1, "statuscode": 4}),
@@ -119,9 +129,8 @@ async fn a_row_of_somebody_else_carries_the_mail_even_if_its_regarding_cannot_be
     assert!(note.unwrap().contains("could not be filled"));
 }
 
-#[tokio::test]
-async fn a_draft_of_somebody_else_carries_no_mail() {
-    let mut world = World::start().await;
+async fn a_draft_of_somebody_else_carries_no_mail(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
     let draft = world.insert(
         "email",
         json!({"messageid": SAME_ID, "statecode": 0, "statuscode": 1, "subject": "a draft"}),
@@ -160,4 +169,70 @@ async fn a_mail_that_another_worker_completed_meanwhile_is_written() {
         (id, note),
         (id_of(&world.email()), Some("was there already"))
     );
+}
+
+/// A world whose organisation lets no two emails have one Message-ID, with a mail.
+async fn with_a_key(mode: WriteMode) -> World {
+    let world = World::start_in(mode).await;
+    let dataverse = world.twin.dataverse();
+    dataverse
+        .add_alternate_key("email", &["messageid"])
+        .unwrap();
+    world.put(ADA, with_id("m1", "carol@kites.example"));
+    world
+}
+
+async fn a_row_that_another_client_wrote_meanwhile_is_found_although_a_key_of_the_organisation_refuses_ours(
+    mode: WriteMode,
+) {
+    let mut world = with_a_key(mode).await;
+    let dataverse = world.twin.dataverse().clone();
+    let theirs = uuid::Uuid::from_u128(7);
+    world.before_dataverse_gets(CREATE, async move {
+        let row =
+            json!({"activityid": theirs, "messageid": SAME_ID, "statecode": 1, "statuscode": 4});
+        dataverse.insert("email", row).unwrap();
+    });
+    let fate = world.deliver_one(ADA, "m1").await;
+    let reason = "dataverse changed in between: 412 0x80060892";
+    assert_eq!(waiting(&fate).1, reason);
+    let fate = world.deliver_one(ADA, "m1").await;
+    let note = Some("put there by another client, found by its Message-ID");
+    assert_eq!(written(&fate), (theirs, note));
+    world.email();
+}
+
+async fn a_draft_that_a_key_of_the_organisation_keeps_in_our_way_is_given_up_in_the_end(
+    mode: WriteMode,
+) {
+    let mut world = with_a_key(mode).await;
+    world.insert("email", json!({"messageid": SAME_ID, "subject": "a draft"}));
+    waiting(&world.deliver_one(ADA, "m1").await);
+    let last = world.run(vec![work(ADA, "m1", Trigger::Created, 10)]).await;
+    let reason = dead(&last[0].fate);
+    assert!(
+        reason.starts_with("gave up after 10 deliveries"),
+        "{reason}"
+    );
+    assert!(reason.contains("0x80060892"), "{reason}");
+    assert_eq!(world.email()["statecode"], 0, "the draft is as it was");
+}
+
+async fn a_refusal_whose_meaning_cannot_be_found_out_now_is_not_final(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
+    world.put(ADA, with_id("m1", "carol@kites.example"));
+    let file = json!({"id": "a1", "filename": "a.pdf", "content_type": "application/pdf"});
+    let nylas = world.twin.nylas();
+    nylas.add_attachment(ADA, "m1", file, b"%PDF".to_vec());
+    if mode == WriteMode::ChangeSet {
+        world.fail_dataverse_at(CREATE, status(413, "0x8004418A"));
+    }
+    // Refused as for a row that somebody has completed; and whether somebody has, is not answered.
+    let alone = format!("{ATTACH}/1.1\r\ncontent-type");
+    world.fail_dataverse_at(&alone, status(400, "0x80040203"));
+    world.fail_dataverse_at("GET /api/data/v9.2/emails(", status(503, ""));
+    let fate = world.deliver_one(ADA, "m1").await;
+    assert_eq!(waiting(&fate).1, "dataverse is unavailable: 503");
+    written(&world.deliver_one(ADA, "m1").await);
+    assert_eq!(world.attachments().len(), 1);
 }

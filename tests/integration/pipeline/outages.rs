@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use chrono::TimeDelta;
+use mailverse::dataverse::write::WriteMode;
 use mailverse::dedupe::State;
 use mailverse::pipeline::Fate;
 use mailverse::sync_request::Trigger;
@@ -11,8 +12,15 @@ use twin::Fault;
 
 use crate::world::{
     ADA, BEN, CREATE, LOOK_UP, World, dead, id_of, mail, people, status, throttled, waiting,
-    with_a_mail, work, written,
+    with_a_mail, with_a_mail_in, work, written,
 };
+
+in_both_write_modes!(
+    an_outage_of_dataverse_costs_time_and_no_second_row,
+    retry_after_of_dataverse_is_a_floor,
+    a_token_that_dataverse_no_longer_takes_is_replaced_for_the_next_try,
+    one_failure_of_the_service_delays_the_whole_batch_and_loses_none_of_it,
+);
 
 /// First step of the backoff, in seconds.
 const FIRST_STEP: u64 = 30;
@@ -30,8 +38,7 @@ async fn waits_and_is_then_written(mut world: World, seconds: u64, what: &str) {
     assert_eq!(email["statecode"], 1, "{what}");
 }
 
-#[tokio::test]
-async fn an_outage_of_dataverse_costs_time_and_no_second_row() {
+async fn an_outage_of_dataverse_costs_time_and_no_second_row(mode: WriteMode) {
     for request in [LOOK_UP, CREATE] {
         for fault in [
             status(503, ""),
@@ -40,7 +47,7 @@ async fn an_outage_of_dataverse_costs_time_and_no_second_row() {
             Fault::ResetAfterCommit,
         ] {
             let what = format!("{fault:?} at {request}");
-            let world = with_a_mail().await;
+            let world = with_a_mail_in(mode).await;
             world.fail_dataverse_at(request, fault);
             waits_and_is_then_written(world, FIRST_STEP, &what).await;
         }
@@ -68,10 +75,9 @@ async fn an_outage_of_nylas_costs_time() {
     }
 }
 
-#[tokio::test]
-async fn retry_after_of_dataverse_is_a_floor() {
+async fn retry_after_of_dataverse_is_a_floor(mode: WriteMode) {
     for request in [LOOK_UP, CREATE] {
-        let world = with_a_mail().await;
+        let world = with_a_mail_in(mode).await;
         world.fail_dataverse_at(request, throttled("0x80072322", 77));
         waits_and_is_then_written(world, 77, request).await;
     }
@@ -94,10 +100,9 @@ async fn an_outage_of_entra_costs_time() {
     }
 }
 
-#[tokio::test]
-async fn a_token_that_dataverse_no_longer_takes_is_replaced_for_the_next_try() {
+async fn a_token_that_dataverse_no_longer_takes_is_replaced_for_the_next_try(mode: WriteMode) {
     for request in [LOOK_UP, CREATE] {
-        let mut world = with_a_mail().await;
+        let mut world = with_a_mail_in(mode).await;
         world.put(ADA, mail("m0", &json!({})));
         world.deliver_one(ADA, "m0").await;
         let entra = world.twin.entra().clone();
@@ -181,9 +186,8 @@ async fn the_backoff_grows_with_each_delivery_and_the_last_one_is_dead() {
     assert!(world.emails().is_empty());
 }
 
-#[tokio::test]
-async fn one_failure_of_the_service_delays_the_whole_batch_and_loses_none_of_it() {
-    let mut world = World::start().await;
+async fn one_failure_of_the_service_delays_the_whole_batch_and_loses_none_of_it(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
     let ids = ["m1", "m2", "m3"];
     for id in ids {
         world.put(ADA, mail(id, &json!({})));

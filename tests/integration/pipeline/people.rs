@@ -1,14 +1,25 @@
 //! Who is on a mail, what does it concern, who owns it?
 
+use mailverse::dataverse::write::WriteMode;
 use serde_json::{Value, json};
 
 use crate::world::{
     ADA, BEN, CREATE, World, bound, mail, people, status, to_row, unbound, written,
 };
 
-#[tokio::test]
-async fn known_people_are_bound_and_strangers_are_their_address() {
-    let mut world = World::start().await;
+in_both_write_modes!(
+    known_people_are_bound_and_strangers_are_their_address,
+    an_address_is_found_in_every_address_column,
+    an_address_that_two_contacts_share_is_bound_to_neither,
+    contacts_of_one_company_that_share_an_address_stand_for_the_company,
+    an_odd_address_is_looked_up_as_it_is,
+    the_regarding_is_the_contact_then_the_account_then_nothing,
+    a_mailbox_without_a_user_leaves_the_owner_to_dataverse,
+    the_owner_is_the_user_of_the_mailbox_and_not_of_the_sender,
+);
+
+async fn known_people_are_bound_and_strangers_are_their_address(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
     let to = [
         "Ada@OURS.example",
         "info@kites.example",
@@ -35,9 +46,8 @@ async fn known_people_are_bound_and_strangers_are_their_address() {
     );
 }
 
-#[tokio::test]
-async fn an_address_is_found_in_every_address_column() {
-    let mut world = World::start().await;
+async fn an_address_is_found_in_every_address_column(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
     let second = world.insert(
         "contact",
         json!({"lastname": "Dan", "emailaddress2": "dan@two.example"}),
@@ -59,9 +69,8 @@ async fn an_address_is_found_in_every_address_column() {
     assert_eq!(parties[2], bound(3, "eve@three.example", "lead", third));
 }
 
-#[tokio::test]
-async fn an_address_that_two_contacts_share_is_bound_to_neither() {
-    let mut world = World::start().await;
+async fn an_address_that_two_contacts_share_is_bound_to_neither(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
     world.insert(
         "contact",
         json!({"lastname": "Twin", "emailaddress1": "carol@kites.example"}),
@@ -76,9 +85,8 @@ async fn an_address_that_two_contacts_share_is_bound_to_neither() {
     );
 }
 
-#[tokio::test]
-async fn contacts_of_one_company_that_share_an_address_stand_for_the_company() {
-    let mut world = World::start().await;
+async fn contacts_of_one_company_that_share_an_address_stand_for_the_company(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
     let kites = to_row("account", world.people.kites);
     for name in ["One", "Two"] {
         world.insert("contact", json!({"lastname": name, "emailaddress1": "office@kites.example", "parentcustomerid": kites}));
@@ -91,9 +99,8 @@ async fn contacts_of_one_company_that_share_an_address_stand_for_the_company() {
     assert_eq!(world.email()["regardingobjectid"], kites);
 }
 
-#[tokio::test]
-async fn an_odd_address_is_looked_up_as_it_is() {
-    let mut world = World::start().await;
+async fn an_odd_address_is_looked_up_as_it_is(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
     let odd = "o'neil+a&b%20=?#/\\é@kites.example";
     let contact = world.insert(
         "contact",
@@ -108,9 +115,8 @@ async fn an_odd_address_is_looked_up_as_it_is() {
     );
 }
 
-#[tokio::test]
-async fn the_regarding_is_the_contact_then_the_account_then_nothing() {
-    let mut world = World::start().await;
+async fn the_regarding_is_the_contact_then_the_account_then_nothing(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
     let regarding = [
         (
             "both",
@@ -143,9 +149,8 @@ async fn the_regarding_is_the_contact_then_the_account_then_nothing() {
     }
 }
 
-#[tokio::test]
-async fn a_mailbox_without_a_user_leaves_the_owner_to_dataverse() {
-    let mut world = World::start().await;
+async fn a_mailbox_without_a_user_leaves_the_owner_to_dataverse(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
     world.twin.nylas().add_grant(twin::Grant {
         id: "grant-office".to_owned(),
         email: "office@ours.example".to_owned(),
@@ -192,9 +197,8 @@ async fn an_owner_that_dataverse_refuses_is_left_out_and_noted() {
     );
 }
 
-#[tokio::test]
-async fn the_owner_is_the_user_of_the_mailbox_and_not_of_the_sender() {
-    let mut world = World::start().await;
+async fn the_owner_is_the_user_of_the_mailbox_and_not_of_the_sender(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
     world.put(BEN, mail("m1", &json!({"from": people(&["ada@ours.example"]), "to": people(&["carol@kites.example", "ben@ours.example"])})));
     written(&world.deliver_one(BEN, "m1").await);
     assert_eq!(

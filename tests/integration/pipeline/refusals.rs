@@ -1,16 +1,24 @@
 //! What if something is refused for good: does it say why, and do its neighbours go on?
 
+use mailverse::dataverse::write::WriteMode;
 use mailverse::dedupe::State;
 use mailverse::pipeline::Fate;
 use serde_json::json;
 
 use crate::world::{
-    ADA, BEN, World, dead, mail, people, status, throttled, waiting, with_a_mail, written,
+    ADA, BEN, World, dead, mail, people, status, throttled, waiting, with_a_mail, with_a_mail_in,
+    written,
 };
 
-#[tokio::test]
-async fn what_dataverse_refuses_for_good_is_dead_with_its_code_and_does_not_harm_its_neighbours() {
-    let mut world = World::start().await;
+in_both_write_modes!(
+    what_dataverse_refuses_for_good_is_dead_with_its_code_and_does_not_harm_its_neighbours,
+    an_application_without_a_user_is_told_what_is_missing,
+);
+
+async fn what_dataverse_refuses_for_good_is_dead_with_its_code_and_does_not_harm_its_neighbours(
+    mode: WriteMode,
+) {
+    let mut world = World::start_in(mode).await;
     world
         .twin
         .dataverse()
@@ -107,9 +115,8 @@ async fn a_message_that_nylas_cannot_give_does_not_harm_its_neighbours() {
     written(&fates[2]);
 }
 
-#[tokio::test]
-async fn an_application_without_a_user_is_told_what_is_missing() {
-    let mut world = with_a_mail().await;
+async fn an_application_without_a_user_is_told_what_is_missing(mode: WriteMode) {
+    let mut world = with_a_mail_in(mode).await;
     world.twin.dataverse().remove_application_user();
     let fate = world.deliver_one(ADA, "m1").await;
     assert!(

@@ -1,5 +1,6 @@
 //! Messages as Nylas shows them, and requests to look at them.
 
+use mailverse::dataverse::write::WriteMode;
 use mailverse::ids::MessageKey;
 use mailverse::pipeline::Work;
 use mailverse::sync_request::{SyncRequest, Trigger};
@@ -56,7 +57,12 @@ pub(crate) fn key(grant: &str, id: &str) -> MessageKey {
 
 /// A world with one mail from Carol in Ada's mailbox.
 pub(crate) async fn with_a_mail() -> World {
-    let world = World::start().await;
+    with_a_mail_in(WriteMode::default()).await
+}
+
+/// The same, with a pipeline that writes so.
+pub(crate) async fn with_a_mail_in(mode: WriteMode) -> World {
+    let world = World::start_in(mode).await;
     world.put(ADA, mail("m1", &json!({})));
     world
 }
