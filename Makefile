@@ -14,10 +14,10 @@ export SAM_CLI_TELEMETRY := 0
 # Nothing here talks to AWS; without this, its tools look for credentials on the network first.
 export AWS_EC2_METADATA_DISABLED := true
 
-.PHONY: help demo test peers build deny rust-components
+.PHONY: help demo test peers bench-requests build deny rust-components
 
 help: ## Lists these commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## Replays the saved events, offline, and shows what becomes of each
 	$(call step,building (a first build takes a few minutes))
@@ -48,6 +48,9 @@ test: rust-components $(TOOLS_READY) $(PEERS_READY) ## Everything that has to ho
 peers: $(PEERS_READY) ## Runs other people's Dataverse clients against our stand-in for Dataverse
 	@cargo build --quiet --locked --bin twin
 	@python3 tests/peers/run.py
+
+bench-requests: ## Counts the requests to Dataverse that a hundred new mails take, against those of one-by-one writing
+	@cargo run --quiet --locked --package integration-tests --example bench-requests
 
 build: $(TOOLS_READY) ## Builds the four functions for AWS, into .aws-sam/build
 	$(call step,sam build (a first build takes several minutes))

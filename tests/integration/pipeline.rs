@@ -7,8 +7,11 @@
 //! | What is left out, and by which rule? | `policy.rs` |
 //! | What becomes of files? | `attachments.rs` |
 //! | What if a service does not answer? | `outages.rs` |
+//! | What if Dataverse asks for time halfway through a batch? | `pause.rs` |
+//! | Does a batch stay within what Dataverse takes? | `limits.rs` |
 //! | What if the process dies? | `crashes.rs` |
 //! | What if something is refused for good? | `refusals.rs` |
+//! | What becomes of a mail for each code of Dataverse? | `error_table.rs` |
 //! | What if the mail itself is odd? | `odd_mail.rs` |
 //! | What if two things look alike, or one is in the way? | `guards.rs` |
 
@@ -38,9 +41,12 @@ macro_rules! in_both_write_modes {
 mod attachments;
 mod crashes;
 mod delivery;
+mod error_table;
 mod guards;
+mod limits;
 mod odd_mail;
 mod outages;
+mod pause;
 mod people;
 mod policy;
 mod refusals;

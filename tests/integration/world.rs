@@ -12,6 +12,8 @@
 //! When a world ends, it checks what must hold in every story: Dataverse silently dropped nothing that we sent, and no Message-ID has two rows.
 
 mod fates;
+pub(crate) mod hundred;
+pub(crate) mod log;
 mod mail;
 mod organisation;
 mod rows;

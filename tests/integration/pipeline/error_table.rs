@@ -1,0 +1,368 @@
+//! What becomes of a mail for each row of the error table (Dataverse facts §12), and what of its neighbours?
+//!
+//! One test for each class of answers. Every row of a class is met in each of these ways, always by the second of three mails:
+//!
+//! | Way | Write mode |
+//! | --- | --- |
+//! | in a part of the batch, the failed change set wrapped or bare (§9a) | `changeset` |
+//! | as the answer to a request of its own | `stepwise` |
+//! | as the answer to the batch of all three | `changeset` |
+
+use mailverse::dataverse::write::WriteMode;
+use mailverse::dedupe::State;
+use mailverse::pipeline::Fate;
+use serde_json::json;
+use twin::{Fault, Grant, Setting};
+
+use crate::world::log::Log;
+use crate::world::{ATTACH, CREATE, World, dead, mail, status, throttled, waiting, written};
+
+/// A mailbox without a user, so that there is no owner to leave out.
+const OFFICE: &str = "grant-office";
+
+/// Queries of a look-up for one page of people and mails.
+const LOOK_UP_QUERIES: u64 = 5;
+
+/// First step of the backoff, in seconds.
+const FIRST_STEP: u64 = 30;
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Met {
+    InAPart { bare: bool },
+    OnItsOwn,
+    ByTheBatch,
+}
+
+const WAYS: [Met; 4] = [
+    Met::InAPart { bare: false },
+    Met::InAPart { bare: true },
+    Met::OnItsOwn,
+    Met::ByTheBatch,
+];
+
+/// A world in which answers are met in one way.
+struct Table {
+    world: World,
+    met: Met,
+    rows: usize,
+    log: Log,
+}
+
+/// Three mails and what became of them.
+struct Three {
+    ids: [String; 3],
+    fates: Vec<Fate>,
+    /// For messages.
+    row: String,
+}
+
+impl Table {
+    async fn start(met: Met) -> Self {
+        let mode = if met == Met::OnItsOwn {
+            WriteMode::Stepwise
+        } else {
+            WriteMode::ChangeSet
+        };
+        let world = World::start_in(mode).await;
+        world.twin.nylas().add_grant(Grant {
+            id: OFFICE.to_owned(),
+            email: "office@ours.example".to_owned(),
+            provider: "imap".to_owned(),
+            aliases: Vec::new(),
+            status: "valid".to_owned(),
+        });
+        let bare = met == Met::InAPart { bare: true };
+        let dataverse = world.twin.dataverse();
+        dataverse.set_setting(Setting::BareChangeSetErrors(bare));
+        Self {
+            world,
+            met,
+            rows: 0,
+            log: Log::start(),
+        }
+    }
+
+    /// Delivers three mails; the creation of the second is answered so.
+    async fn deliver(&mut self, fault: Fault) -> Three {
+        self.rows += 1;
+        let row = format!("{fault:?} met {:?}", self.met);
+        let ids = [1, 2, 3].map(|n| format!("m{}-{n}", self.rows));
+        for id in &ids {
+            self.world.put(OFFICE, mail(id, &json!({})));
+        }
+        let of_the_second = format!("<{}@kites.example>", ids[1]);
+        match self.met {
+            Met::InAPart { .. } => {
+                let dataverse = self.world.twin.dataverse();
+                // Of each mail a POST and a PATCH.
+                dataverse.fail_operation(LOOK_UP_QUERIES + 2, fault);
+            }
+            Met::OnItsOwn => self.world.fail_dataverse_at(&of_the_second, fault),
+            Met::ByTheBatch => self.world.fail_dataverse_at(CREATE, fault),
+        }
+        let fates = self.world.deliver(&in_office(&ids)).await;
+        Three { ids, fates, row }
+    }
+
+    /// All three are written when they are delivered once more, each as one completed row.
+    async fn is_written_at_the_next_delivery(&mut self, three: &Three) {
+        for fate in self.world.deliver(&in_office(&three.ids)).await {
+            let (id, _) = written(&fate);
+            let email = self.world.twin.dataverse().row("email", id).unwrap();
+            assert_eq!(email["statecode"], 1, "{}", three.row);
+        }
+        assert_eq!(self.world.emails().len(), 3 * self.rows, "{}", three.row);
+    }
+}
+
+/// Both are written.
+fn are_written(neighbours: [&Fate; 2]) {
+    for fate in neighbours {
+        written(fate);
+    }
+}
+
+fn in_office(ids: &[String; 3]) -> [(&str, &str); 3] {
+    ids.each_ref().map(|id| (OFFICE, id.as_str()))
+}
+
+impl Three {
+    /// The fate of the mail that met the answer, and those of its neighbours.
+    fn split(&self) -> (&Fate, [&Fate; 2]) {
+        (&self.fates[1], [&self.fates[0], &self.fates[2]])
+    }
+}
+
+#[tokio::test]
+async fn what_will_be_refused_again_is_dead_and_calls_a_person() {
+    let rows = [
+        (400, "0x80048d19"),
+        (400, "0x80060888"),
+        (404, "0x80060888"),
+        (405, "0x80060888"),
+        (501, "0x80060888"),
+        (404, "0x8006088A"),
+        (501, "0x8006088A"),
+        (400, "0x80048408"),
+        (400, "0x80044331"),
+        (400, "0x8004431A"),
+        (400, "0x80040203"),
+        (400, "0x80040200"),
+        (400, "0x80040278"),
+        (400, "0x80040265"),
+        (403, "0x80040220"),
+        (403, "0x80048306"),
+        (403, "0x80048405"),
+        (403, "0x80072560"),
+        (405, "0x80040227"),
+        (412, "0x80040333"),
+        (500, "0x80040333"),
+    ];
+    for met in WAYS.into_iter().filter(|met| *met != Met::ByTheBatch) {
+        let mut table = Table::start(met).await;
+        for (n, (http, code)) in rows.iter().enumerate() {
+            let three = table.deliver(status(*http, code)).await;
+            let (second, neighbours) = three.split();
+            let named = format!("{http} {}", code.to_lowercase());
+            assert!(
+                dead(second).to_lowercase().contains(&named),
+                "{}",
+                three.row
+            );
+            are_written(neighbours);
+            let entry = table.world.entry(OFFICE, &three.ids[1]).await.unwrap();
+            assert_eq!(entry.state, State::Dead, "{}", three.row);
+            assert_eq!(table.world.emails().len(), 2 * (n + 1), "{}", three.row);
+            assert_eq!(table.log.errors_about(&three.ids[1]), 1, "{}", three.row);
+            assert_eq!(table.log.errors(), n + 1, "{}: and no other", three.row);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_is_too_large_for_one_mail_is_dead() {
+    for met in WAYS.into_iter().filter(|met| *met != Met::ByTheBatch) {
+        let mut table = Table::start(met).await;
+        for code in ["0x8004418A", ""] {
+            let three = table.deliver(status(413, code)).await;
+            let (second, neighbours) = three.split();
+            let reason = "dataverse refused the request for its size";
+            assert_eq!(dead(second), reason, "{}", three.row);
+            are_written(neighbours);
+            assert_eq!(table.log.errors_about(&three.ids[1]), 1, "{}", three.row);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_batch_that_is_refused_as_a_whole_is_sent_mail_by_mail() {
+    let mut table = Table::start(Met::ByTheBatch).await;
+    for (http, code) in [
+        (413, "0x8004418A"),
+        (413, ""),
+        (400, "0x80048d19"),
+        (400, "0x80060888"),
+        (400, ""),
+    ] {
+        let before = table.world.twin.dataverse().requests().total;
+        let three = table.deliver(status(http, code)).await;
+        for fate in &three.fates {
+            written(fate);
+        }
+        let sent = table.world.twin.dataverse().requests().total - before;
+        let expected = 1 + 1 + 3;
+        assert_eq!(sent, expected, "{}: look-up, batch, singles", three.row);
+    }
+    assert_eq!(table.log.errors(), 0);
+}
+
+#[tokio::test]
+async fn what_passes_waits_for_the_backoff_step_and_is_then_written() {
+    let rows = [
+        (400, "0x80040216"),
+        (500, "0x80040216"),
+        (500, "0x80044151"),
+        (500, "0x80044150"),
+        (500, "0x80073000"),
+        (500, "0x80072323"),
+        (500, "0x80072324"),
+        (500, "0x80071154"),
+        (500, "0x8004A001"),
+        (500, "0x80081111"),
+        (502, ""),
+        (503, ""),
+        (504, ""),
+    ];
+    waits_alone_and_is_then_written(&rows, "dataverse is unavailable: ").await;
+}
+
+#[tokio::test]
+async fn what_changed_in_between_is_looked_up_anew_and_then_written() {
+    let rows = [
+        (404, "0x80040217"),
+        (404, "0x80060891"),
+        (412, "0x80060882"),
+        (412, "0x80060892"),
+    ];
+    waits_alone_and_is_then_written(&rows, "dataverse changed in between: ").await;
+}
+
+async fn waits_alone_and_is_then_written(rows: &[(u16, &str)], reason: &str) {
+    for met in WAYS {
+        let mut table = Table::start(met).await;
+        for (http, code) in rows {
+            let three = table.deliver(status(*http, code)).await;
+            let (second, neighbours) = three.split();
+            let expect = |fate: &Fate| {
+                let (delay, why) = waiting(fate);
+                assert_eq!(delay.as_secs(), FIRST_STEP, "{}", three.row);
+                assert!(why.starts_with(reason), "{why}: {}", three.row);
+            };
+            expect(second);
+            if met == Met::ByTheBatch {
+                neighbours.into_iter().for_each(expect);
+            } else {
+                are_written(neighbours);
+            }
+            table.is_written_at_the_next_delivery(&three).await;
+        }
+        assert_eq!(table.log.errors(), 0, "{met:?}: nobody has to act");
+    }
+}
+
+#[tokio::test]
+async fn what_is_throttled_waits_as_long_as_it_is_told_and_is_then_written() {
+    for met in WAYS {
+        let mut table = Table::start(met).await;
+        for code in ["0x80072322", "0x80072321", "0x80072326", "0x8005F103", ""] {
+            let three = table.deliver(throttled(code, 77)).await;
+            let (second, [first, third]) = three.split();
+            let expect = |fate: &Fate| assert_eq!(waiting(fate).0.as_secs(), 77, "{}", three.row);
+            expect(second);
+            match met {
+                // Its neighbours' parts were answered.
+                Met::InAPart { .. } => are_written([first, third]),
+                Met::OnItsOwn => {
+                    written(first);
+                    expect(third);
+                }
+                Met::ByTheBatch => [first, third].into_iter().for_each(expect),
+            }
+            table.is_written_at_the_next_delivery(&three).await;
+        }
+        assert_eq!(table.log.errors(), 0, "{met:?}: nobody has to act");
+    }
+}
+
+#[tokio::test]
+async fn a_refused_token_is_renewed_once_and_the_mails_are_then_written() {
+    for met in [Met::OnItsOwn, Met::ByTheBatch] {
+        let mut table = Table::start(met).await;
+        let three = table.deliver(status(401, "")).await;
+        let (second, [first, third]) = three.split();
+        let expect = |fate: &Fate| {
+            let (delay, reason) = waiting(fate);
+            assert_eq!(
+                (delay.as_secs(), reason),
+                (FIRST_STEP, "dataverse refused the token")
+            );
+        };
+        expect(second);
+        expect(third);
+        if met == Met::OnItsOwn {
+            written(first);
+        } else {
+            expect(first);
+        }
+        assert_eq!(table.world.twin.entra().requests(), 1);
+        table.is_written_at_the_next_delivery(&three).await;
+        assert_eq!(table.world.twin.entra().requests(), 2, "renewed, once");
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_is_there_already_is_a_success() {
+    for met in WAYS.into_iter().filter(|met| *met != Met::ByTheBatch) {
+        let mut table = Table::start(met).await;
+        let three = table.deliver(status(412, "0x80040237")).await;
+        if met == Met::OnItsOwn {
+            // Its row is to be there, and is not: looked up anew, and written then.
+            waiting(&three.fates[1]);
+            table.is_written_at_the_next_delivery(&three).await;
+        } else {
+            for fate in &three.fates {
+                written(fate);
+            }
+            assert_eq!(table.world.emails().len(), 3);
+        }
+        assert_eq!(table.log.errors(), 0);
+    }
+}
+
+#[tokio::test]
+async fn an_attachment_that_is_refused_is_left_out_and_the_mail_is_written() {
+    for mode in [WriteMode::ChangeSet, WriteMode::Stepwise] {
+        for code in ["0x80044A02", "0x80044A04", "0x80044A08", "0x80043E09"] {
+            let mut world = World::start_in(mode).await;
+            world.put(crate::world::ADA, mail("m1", &json!({})));
+            let file = json!({"id": "a1", "filename": "a.pdf", "content_type": "application/pdf"});
+            let nylas = world.twin.nylas();
+            nylas.add_attachment(crate::world::ADA, "m1", file, b"%PDF".to_vec());
+            if mode == WriteMode::ChangeSet {
+                let dataverse = world.twin.dataverse();
+                dataverse.fail_operation(LOOK_UP_QUERIES + 1, status(400, code));
+                // The failed change set ended there; then come the email and, again, the attachment on their own.
+                dataverse.fail_operation(LOOK_UP_QUERIES + 3, status(400, code));
+            } else {
+                world.fail_dataverse_at(ATTACH, status(400, code));
+            }
+            let fate = world.deliver_one(crate::world::ADA, "m1").await;
+            let note = Some("left out: attachment");
+            assert_eq!(written(&fate).1, note, "{code} {mode:?}");
+            let email = world.email();
+            assert_eq!(email["statecode"], 1, "{code} {mode:?}");
+            assert_eq!(email["notifications"], 1, "{code} {mode:?}");
+            assert!(world.attachments().is_empty(), "{code} {mode:?}");
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! A hundred new mails with two known people each, and what they cost.
+
+use mailverse::dataverse::write::WriteMode;
+use serde_json::json;
+
+use super::{ADA, World, mail, people, written};
+
+/// How many mails, and into how many runs they are divided.
+pub(crate) const MAILS: usize = 100;
+
+/// The most requests to Dataverse that a batch of them may take.
+pub(crate) const MOST_REQUESTS: u64 = 4;
+
+/// Requests to Dataverse until all are written, when so many are delivered at once.
+pub(crate) async fn requests(mode: WriteMode, at_once: usize) -> u64 {
+    let mut world = World::start_in(mode).await;
+    let ids: Vec<String> = (0..MAILS).map(|n| format!("m{n}")).collect();
+    for id in &ids {
+        let [from, cc] = ["from", "cc"].map(|role| format!("{role}-{id}@kites.example"));
+        for address in [&from, &cc] {
+            world.insert(
+                "contact",
+                json!({"lastname": "Known", "emailaddress1": address}),
+            );
+        }
+        let with = json!({"from": people(&[from]), "cc": people(&[cc])});
+        world.put(ADA, mail(id, &with));
+    }
+    let messages: Vec<(&str, &str)> = ids.iter().map(|id| (ADA, id.as_str())).collect();
+    for some in messages.chunks(at_once) {
+        for fate in world.deliver(some).await {
+            let (id, _) = written(&fate);
+            let parties = world.twin.dataverse().parties(id);
+            let known = parties.iter().filter(|party| {
+                party["partyid"]["table"] == "contact" && party["participationtypemask"] != 8
+            });
+            assert_eq!(known.count(), 2, "two known people on each");
+        }
+    }
+    assert_eq!(world.emails().len(), MAILS);
+    world.twin.dataverse().requests().total
+}

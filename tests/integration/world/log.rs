@@ -1,0 +1,68 @@
+//! The log of one test.
+
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex};
+
+use serde_json::Value;
+use tracing::subscriber::DefaultGuard;
+
+/// What this test's thread logs, as the functions do it: one JSON object a line. Ends with the value.
+pub(crate) struct Log {
+    lines: Lines,
+    _guard: DefaultGuard,
+}
+
+impl Log {
+    pub(crate) fn start() -> Self {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let subscriber = tracing_subscriber::fmt()
+            .json()
+            .flatten_event(true)
+            .with_writer(move || writer.clone())
+            .finish();
+        let guard = tracing::subscriber::set_default(subscriber);
+        Self {
+            lines,
+            _guard: guard,
+        }
+    }
+
+    /// Lines that call a person.
+    pub(crate) fn errors(&self) -> usize {
+        self.count(|_| true)
+    }
+
+    /// Those about one message.
+    pub(crate) fn errors_about(&self, id: &str) -> usize {
+        let key = format!("/{id}");
+        self.count(|line| {
+            line["sync.key"]
+                .as_str()
+                .is_some_and(|text| text.ends_with(&key))
+                && line["state"] == "dead"
+        })
+    }
+
+    fn count(&self, is_meant: impl Fn(&Value) -> bool) -> usize {
+        let text = String::from_utf8(self.lines.0.lock().unwrap().clone()).unwrap();
+        let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
+        lines
+            .filter(|line: &Value| line["level"] == "ERROR" && is_meant(line))
+            .count()
+    }
+}
+
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
