@@ -13,6 +13,7 @@ mod mailbox;
 mod rows;
 mod webhook;
 
+use mailverse::dataverse::write::WriteMode;
 use mailverse::pipeline::{Fate, Handled};
 use mailverse::retry::RECEIVE_LIMIT;
 use mailverse::sync_request::Trigger;
@@ -26,8 +27,8 @@ use self::mailbox::HostileMailbox;
 use crate::world::{ADA, World, created, key, mail, work, written};
 
 /// A pipeline whose mailbox of Ada has every case, beside what the tests add.
-async fn world_with(cases: &[Case]) -> World {
-    let mut world = World::start().await;
+async fn world_with(cases: &[Case], mode: WriteMode) -> World {
+    let mut world = World::start_in(mode).await;
     let mailbox = HostileMailbox::before(&world.twin, cases).await;
     world.pipeline.nylas = mailbox.client(&world.twin);
     world
@@ -117,10 +118,11 @@ impl Bystanders {
     }
 }
 
-#[tokio::test]
-async fn each_case_reaches_its_state_and_its_neighbours_do_not_suffer() {
+in_both_write_modes!(each_case_reaches_its_state_and_its_neighbours_do_not_suffer);
+
+async fn each_case_reaches_its_state_and_its_neighbours_do_not_suffer(mode: WriteMode) {
     let cases = corpus();
-    let mut world = world_with(&cases).await;
+    let mut world = world_with(&cases, mode).await;
     let bystanders = Bystanders::of(&world);
     let mut emails = 0;
     let mut wrong = Vec::new();
@@ -158,7 +160,7 @@ async fn all_cases_shuffled_into_batches_of_ten_end_as_they_do_alone() {
     println!("seed {seed}");
     let mut cases = corpus();
     cases.shuffle(&mut StdRng::seed_from_u64(seed));
-    let mut world = world_with(&cases).await;
+    let mut world = world_with(&cases, WriteMode::ChangeSet).await;
     let bystanders = Bystanders::of(&world);
     let mut emails = 0;
     for some in cases.chunks(10) {

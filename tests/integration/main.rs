@@ -22,6 +22,29 @@
     reason = "in a test, a value that is not as expected is the failure to report"
 )]
 
+/// Each of these tests once for each write mode, which it takes as its argument. What speaks about the batch itself stays in one mode.
+macro_rules! in_both_write_modes {
+    ($($test:ident),+ $(,)?) => {
+        mod as_a_change_set {
+            $(
+                #[tokio::test]
+                async fn $test() {
+                    super::$test(mailverse::dataverse::write::WriteMode::ChangeSet).await;
+                }
+            )+
+        }
+
+        mod step_by_step {
+            $(
+                #[tokio::test]
+                async fn $test() {
+                    super::$test(mailverse::dataverse::write::WriteMode::Stepwise).await;
+                }
+            )+
+        }
+    };
+}
+
 mod clients;
 mod dynamo;
 mod end_to_end;

@@ -15,29 +15,6 @@
 //! | What if the mail itself is odd? | `odd_mail.rs` |
 //! | What if two things look alike, or one is in the way? | `guards.rs` |
 
-/// Each of these tests once for each write mode, which it takes as its argument. What speaks about the batch itself stays in one mode.
-macro_rules! in_both_write_modes {
-    ($($test:ident),+ $(,)?) => {
-        mod as_a_change_set {
-            $(
-                #[tokio::test]
-                async fn $test() {
-                    super::$test(mailverse::dataverse::write::WriteMode::ChangeSet).await;
-                }
-            )+
-        }
-
-        mod step_by_step {
-            $(
-                #[tokio::test]
-                async fn $test() {
-                    super::$test(mailverse::dataverse::write::WriteMode::Stepwise).await;
-                }
-            )+
-        }
-    };
-}
-
 mod attachments;
 mod crashes;
 mod delivery;
