@@ -25,7 +25,8 @@
 //! cannot overwrite its successor. Whether a lease has run out is decided by comparing times; the table's TTL only tidies up.
 //!
 //! Function timeout (120 s) < lease ([`LEASE`]) < visibility timeout of the queue (300 s): a worker is gone before its
-//! claims can be taken over, and a message does not come back while its claim still stands. A test reads `template.yaml`.
+//! claims can be taken over, and a message does not come back while its claim still stands. A check reads
+//! `template.yaml`. The backfill runs for longer, and so claims a few messages at a time, shortly before it works on them.
 
 pub mod ledger;
 pub mod table;

@@ -22,7 +22,6 @@ pub mod settings;
 mod writing;
 
 use std::collections::HashSet;
-use std::sync::Arc;
 
 use futures_util::{StreamExt, stream};
 
@@ -173,7 +172,7 @@ impl Pipeline {
         mailboxes: &Mailboxes,
         run: &Run,
         ended: &mut Vec<Ended>,
-    ) -> Vec<(Vec<(Job, Message)>, Arc<Found>)> {
+    ) -> Vec<(Vec<(Job, Message)>, Found)> {
         if wanted.is_empty() {
             return Vec::new();
         }
@@ -185,7 +184,7 @@ impl Pipeline {
                 .look_up(session, &questions(&group, mailboxes))
                 .await
             {
-                Ok(answer) => found.push((group, Arc::new(answer))),
+                Ok(answer) => found.push((group, answer)),
                 Err(DataverseError::Rejected { .. } | DataverseError::TooLarge)
                     if group.len() > 1 =>
                 {

@@ -22,6 +22,7 @@ use mailverse::pipeline::{Handled, Pipeline, Run};
 use mailverse::queue::MemoryQueue;
 use mailverse::secrets::SecretSource;
 use secrecy::SecretString;
+use serde::Deserialize;
 use serde_json::{Value, json};
 use sync_worker::{Worked, Worker};
 use twin::{SeedError, Setting, Twin};
@@ -46,6 +47,8 @@ const BACKFILL_TIME: TimeDelta = TimeDelta::minutes(15);
 pub(crate) enum StageError {
     #[error("{0} (--org reads the settings of the sync-worker from the environment)")]
     Settings(#[from] SettingsError),
+    #[error("the demo organisation cannot be read: {0}")]
+    Demo(#[source] serde_json::Error),
     #[error(transparent)]
     Ledger(#[from] EmbeddedError),
     #[error("the offline services cannot be started: {0}")]
@@ -280,6 +283,13 @@ fn offline_pipeline(twin: &Twin, ledger: &EmbeddedLedger) -> Result<Pipeline, St
     })
 }
 
+/// One row of the demo organisation.
+#[derive(Deserialize)]
+struct DemoRow {
+    table: String,
+    row: Value,
+}
+
 /// The organisation of the last run, or the demo organisation.
 fn fill_organisation(twin: &Twin, file: Option<&Path>) -> Result<(), StageError> {
     if let Some(path) = file.filter(|path| path.exists()) {
@@ -291,14 +301,9 @@ fn fill_organisation(twin: &Twin, file: Option<&Path>) -> Result<(), StageError>
         let state = serde_json::from_str(&text).map_err(|error| problem(error.to_string()))?;
         return Ok(twin.dataverse().import(state)?);
     }
-    let rows: Vec<Value> = serde_json::from_str(DEMO_ORGANISATION).unwrap_or_default();
-    for entry in rows {
-        let table = entry
-            .get("table")
-            .and_then(Value::as_str)
-            .unwrap_or_default();
-        twin.dataverse()
-            .insert(table, entry.get("row").cloned().unwrap_or_default())?;
+    let rows: Vec<DemoRow> = serde_json::from_str(DEMO_ORGANISATION).map_err(StageError::Demo)?;
+    for DemoRow { table, row } in rows {
+        twin.dataverse().insert(&table, row)?;
     }
     Ok(())
 }
@@ -356,12 +361,11 @@ mod tests {
 
     #[test]
     fn the_demo_organisation_can_be_read() {
-        let rows: Vec<Value> = serde_json::from_str(DEMO_ORGANISATION).unwrap();
+        let rows: Vec<DemoRow> = serde_json::from_str(DEMO_ORGANISATION).unwrap();
+        assert!(rows.len() >= 4);
         assert!(
-            rows.len() >= 4
-                && rows
-                    .iter()
-                    .all(|entry| entry["table"].is_string() && entry["row"].is_object())
+            rows.iter()
+                .all(|entry| !entry.table.is_empty() && entry.row.is_object())
         );
     }
 }

@@ -59,7 +59,7 @@ impl Pipeline {
                         });
                         continue;
                     }
-                    None => Failure::soon("the ledger's item is incomplete".to_owned()),
+                    None => Failure::soon("the ledger's item is incomplete"),
                 },
                 Ok(Claim::HeldUntil(until)) => {
                     let wait = (until - run.now).to_std().unwrap_or_default();
@@ -106,7 +106,7 @@ impl Pipeline {
     }
 }
 
-/// Each message once: the batch may name it several times. The strongest reason wins, so that an update is not lost behind a creation.
+/// Each message once: the batch may name it several times. A reason to look again wins, so that an update is not lost behind a creation.
 fn once_each(work: Vec<Work>) -> Vec<Work> {
     let mut places: HashMap<MessageKey, usize> = HashMap::new();
     let mut once: Vec<Work> = Vec::new();
@@ -115,8 +115,8 @@ fn once_each(work: Vec<Work>) -> Vec<Work> {
             .get(&item.request.key)
             .and_then(|place| once.get_mut(*place));
         if let Some(known) = known {
-            if item.request.trigger == Trigger::Updated {
-                known.request.trigger = Trigger::Updated;
+            if known.request.trigger == Trigger::Created {
+                known.request.trigger = item.request.trigger;
             }
             known.receive_count = known.receive_count.min(item.receive_count);
             known.message = known.message.take().or(item.message);
@@ -126,4 +126,33 @@ fn once_each(work: Vec<Work>) -> Vec<Work> {
         }
     }
     once
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sync_request::SyncRequest;
+
+    fn work(trigger: Trigger, receive_count: u32) -> Work {
+        let key = MessageKey {
+            grant_id: "g".parse().unwrap(),
+            message_id: "m".parse().unwrap(),
+        };
+        Work {
+            request: SyncRequest { key, trigger },
+            message: None,
+            receive_count,
+        }
+    }
+
+    #[test]
+    fn a_reason_to_look_again_is_not_lost_among_deliveries_of_one_message() {
+        for reason in [Trigger::Updated, Trigger::Backfill] {
+            for batch in [[Trigger::Created, reason], [reason, Trigger::Created]] {
+                let once = once_each(batch.map(|trigger| work(trigger, 2)).into());
+                assert_eq!(once.len(), 1);
+                assert_eq!(once[0].request.trigger, reason);
+            }
+        }
+    }
 }

@@ -21,6 +21,15 @@ in_both_write_modes!(
     a_refusal_whose_meaning_cannot_be_found_out_now_is_not_final,
 );
 
+/// Puts a file on Ada's mail.
+fn attach_a_file(world: &World) {
+    let file = json!({"id": "a1", "filename": "a.pdf", "content_type": "application/pdf"});
+    world
+        .twin
+        .nylas()
+        .add_attachment(ADA, "m1", file, b"%PDF".to_vec());
+}
+
 const SAME_ID: &str = "<same@x.example>";
 
 fn with_id(id: &str, from: &str) -> serde_json::Value {
@@ -72,11 +81,7 @@ async fn a_message_that_a_list_shows_is_not_gone() {
 async fn a_mail_too_large_for_one_request_is_written_step_by_step() {
     let mut world = World::start().await;
     world.put(ADA, mail("m1", &json!({})));
-    let file = json!({"id": "a1", "filename": "a.pdf", "content_type": "application/pdf"});
-    world
-        .twin
-        .nylas()
-        .add_attachment(ADA, "m1", file, b"%PDF".to_vec());
+    attach_a_file(&world);
     world.fail_dataverse_at(CREATE, status(413, "0x8004418A"));
     written(&world.deliver_one(ADA, "m1").await);
     assert_eq!(world.attachments().len(), 1);
@@ -86,11 +91,7 @@ async fn a_mail_too_large_for_one_request_is_written_step_by_step() {
 async fn a_file_that_nylas_refuses_costs_itself_and_not_the_mail(mode: WriteMode) {
     let mut world = World::start_in(mode).await;
     world.put(ADA, mail("m1", &json!({})));
-    let file = json!({"id": "a1", "filename": "a.pdf", "content_type": "application/pdf"});
-    world
-        .twin
-        .nylas()
-        .add_attachment(ADA, "m1", file, b"%PDF".to_vec());
+    attach_a_file(&world);
     world.fail_nylas_at("/attachments/", status(400, "invalid_request_error"));
     let note = written(&world.deliver_one(ADA, "m1").await)
         .1
@@ -102,11 +103,7 @@ async fn a_file_that_nylas_refuses_costs_itself_and_not_the_mail(mode: WriteMode
 async fn a_file_that_cannot_be_had_to_the_last_costs_itself_and_not_the_mail(mode: WriteMode) {
     let mut world = World::start_in(mode).await;
     world.put(ADA, mail("m1", &json!({})));
-    let file = json!({"id": "a1", "filename": "a.pdf", "content_type": "application/pdf"});
-    world
-        .twin
-        .nylas()
-        .add_attachment(ADA, "m1", file, b"%PDF".to_vec());
+    attach_a_file(&world);
     world.fail_nylas_at("/attachments/", status(504, "provider_error"));
     waiting(&world.run(vec![work(ADA, "m1", Trigger::Created, 9)]).await[0].fate);
     world.fail_nylas_at("/attachments/", status(504, "provider_error"));
@@ -144,11 +141,7 @@ async fn a_draft_of_somebody_else_carries_no_mail(mode: WriteMode) {
 async fn a_mail_that_another_worker_completed_meanwhile_is_written() {
     let mut world = World::start().await;
     world.put(ADA, with_id("m1", "carol@kites.example"));
-    let file = json!({"id": "a1", "filename": "a.pdf", "content_type": "application/pdf"});
-    world
-        .twin
-        .nylas()
-        .add_attachment(ADA, "m1", file, b"%PDF".to_vec());
+    attach_a_file(&world);
     // The change set is too large; before the first file goes on its own, the other worker has completed the row.
     world.fail_dataverse_at(CREATE, status(413, "0x8004418A"));
     let other = world.another_pipeline().await;
