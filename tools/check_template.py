@@ -87,6 +87,7 @@ CALLS = {
         "sqs:DeleteMessage": ["SYNC_QUEUE_URL"],
         "sqs:GetQueueAttributes": ["SYNC_QUEUE_URL"],
         "sqs:ReceiveMessage": ["SYNC_QUEUE_URL"],
+        "sqs:SendMessage": ["SYNC_QUEUE_URL"],
     },
     BACKFILL: {
         "dynamodb:GetItem": ["LEDGER_TABLE"],
@@ -98,6 +99,16 @@ CALLS = {
         "secretsmanager:GetSecretValue": ["ENTRA_SECRET_ID"],
         "secretsmanager:PutSecretValue": ["TOKEN_SECRET_ID"],
     },
+}
+
+# The one index of the ledger.
+ATTENTION = {
+    "IndexName": "attention",
+    "KeySchema": [
+        {"AttributeName": "attention", "KeyType": "HASH"},
+        {"AttributeName": "since_ms", "KeyType": "RANGE"},
+    ],
+    "Projection": {"ProjectionType": "ALL"},
 }
 
 # What kind of resource a setting names, by how its name ends.
@@ -353,10 +364,13 @@ def the_ledger_is_as_the_code_has_it_and_survives(resources):
     for name, table in of_type(resources, "AWS::DynamoDB::Table").items():
         keys = [(key["AttributeName"], key["KeyType"]) for key in table["KeySchema"]]
         expiry = table.get("TimeToLiveSpecification", {})
+        types = {a["AttributeName"]: a["AttributeType"] for a in table["AttributeDefinitions"]}
         if keys != [("pk", "HASH"), ("sk", "RANGE")]:
             yield f"{name}: keys are {keys}, not pk and sk"
-        if any(attribute["AttributeType"] != "S" for attribute in table["AttributeDefinitions"]):
-            yield f"{name}: the keys are not text"
+        if types != {"pk": "S", "sk": "S", "attention": "S", "since_ms": "N"}:
+            yield f"{name}: the keys have the types {types}"
+        if table.get("GlobalSecondaryIndexes") != [ATTENTION]:
+            yield f"{name}: the index `attention` is not as the code has it (shared/src/dedupe/table.rs)"
         if expiry.get("AttributeName") != "expires_at" or not expiry.get("Enabled"):
             yield f"{name}: rows do not expire by expires_at"
         if not table.get("PointInTimeRecoverySpecification", {}).get("PointInTimeRecoveryEnabled"):

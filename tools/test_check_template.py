@@ -189,7 +189,11 @@ class PlantedFaults(unittest.TestCase):
         keys = [{"AttributeName": "id", "KeyType": "HASH"}]
         self.assert_found("not pk and sk", self.set("Ledger", "KeySchema", keys))
         numbers = [{"AttributeName": name, "AttributeType": "N"} for name in ("pk", "sk")]
-        self.assert_found("not text", self.set("Ledger", "AttributeDefinitions", numbers))
+        self.assert_found("have the types", self.set("Ledger", "AttributeDefinitions", numbers))
+        self.assert_found("index `attention`", lambda r: r["Ledger"]["Properties"].pop("GlobalSecondaryIndexes"))
+        keys_only = {"ProjectionType": "KEYS_ONLY"}
+        index = lambda r: r["Ledger"]["Properties"]["GlobalSecondaryIndexes"][0].update(Projection=keys_only)
+        self.assert_found("index `attention`", index)
         expiry = {"AttributeName": "expires", "Enabled": True}
         self.assert_found("do not expire", self.set("Ledger", "TimeToLiveSpecification", expiry))
 

@@ -21,6 +21,9 @@
 //!                    waiting, free ◀── release (a failure that may pass)
 //! ```
 //!
+//! The claim of a message's last delivery says `dead` from the start: should the process die on it, the queue moves the message to its
+//! dead-letter queue with nobody left to say so. Whatever the try comes to replaces it.
+//!
 //! A claim carries a token and a lease. Every later write is conditional on the token, so a worker that overran its lease
 //! cannot overwrite its successor. Whether a lease has run out is decided by comparing times; the table's TTL only tidies up.
 //!
@@ -28,7 +31,9 @@
 //! claims can be taken over, and a message does not come back while its claim still stands. A check reads
 //! `template.yaml`. The backfill runs for longer, and so claims a few messages at a time, shortly before it works on them.
 
+pub mod attention;
 pub mod ledger;
+pub mod pause;
 pub mod table;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -141,7 +146,7 @@ pub struct Entry {
     pub held: Option<(ClaimToken, DateTime<Utc>)>,
     /// How often it was claimed.
     pub attempts: u32,
-    /// Dead only because it was tried often enough.
+    /// Dead only because it was tried often enough, or is being tried for the last time.
     pub gave_up: bool,
     /// The rule that skipped it, the error that killed or delayed it, what was left out of it. Never content.
     pub reason: Option<String>,
@@ -155,10 +160,11 @@ pub struct Entry {
 pub const SKIPPED_BY_PLACE: [&str; 4] = ["draft", "spam", "trash", "gone"];
 
 fn was_skipped_by_place(entry: &Entry) -> bool {
-    entry
-        .reason
-        .as_deref()
-        .is_some_and(|reason| SKIPPED_BY_PLACE.contains(&reason))
+    entry.state == State::Skipped
+        && entry
+            .reason
+            .as_deref()
+            .is_some_and(|reason| SKIPPED_BY_PLACE.contains(&reason))
 }
 
 /// What came of a claim.
@@ -172,36 +178,58 @@ pub enum Claim {
     Settled(Entry),
 }
 
+/// What a worker asks for when it claims a message.
+#[derive(Debug, Clone, Copy)]
+pub struct ClaimRequest {
+    /// Who asks.
+    pub token: ClaimToken,
+    /// When. The claim holds for [`LEASE`] from here.
+    pub now: DateTime<Utc>,
+    /// The message may have left the place that it was skipped for.
+    pub revisit: bool,
+    /// The queue will not deliver it again.
+    pub last_delivery: bool,
+}
+
+impl ClaimRequest {
+    /// A request for a message that is new, or should be.
+    #[must_use]
+    pub const fn new(token: ClaimToken, now: DateTime<Utc>) -> Self {
+        Self {
+            token,
+            now,
+            revisit: false,
+            last_delivery: false,
+        }
+    }
+}
+
 /// The claim rule. The condition of [`ledger::Ledger::claim`] is its transcription.
 ///
 /// | Ledger says | Claim |
 /// | --- | --- |
 /// | nothing | won |
-/// | waiting, nobody holds it | won |
-/// | waiting, held by this very token (the SDK repeated the call) | won |
-/// | waiting, lease has run out | won |
-/// | waiting, lease still runs | held |
+/// | waiting, or dead because it was tried often enough; nobody holds it | won |
+/// | so, held by this very token (the SDK repeated the call) | won |
+/// | so, and its lease has run out | won |
+/// | so, and its lease still runs | held |
 /// | skipped for where it lay ([`SKIPPED_BY_PLACE`]), and the message changed since (`revisit`) | won |
-/// | dead because it was tried often enough, and named again: by a redrive, or by the backfill | won |
 /// | written, skipped, dead | settled |
+///
+/// What was given up is named again only by a redrive or by the backfill, which is why it may be claimed.
 #[must_use]
-pub fn decide_claim(
-    existing: Option<&Entry>,
-    token: ClaimToken,
-    now: DateTime<Utc>,
-    revisit: bool,
-) -> Claim {
+pub fn decide_claim(existing: Option<&Entry>, request: &ClaimRequest) -> Claim {
     let Some(entry) = existing else {
         return Claim::Won;
     };
-    match (entry.state, entry.held) {
-        (State::Waiting, Some((holder, until))) if holder != token && until > now => {
+    let unfinished = entry.state == State::Waiting || entry.gave_up;
+    match entry.held {
+        Some((holder, until)) if unfinished && holder != request.token && until > request.now => {
             Claim::HeldUntil(until)
         }
-        (State::Waiting, _) => Claim::Won,
-        (State::Skipped, _) if revisit && was_skipped_by_place(entry) => Claim::Won,
-        (State::Dead, _) if entry.gave_up => Claim::Won,
-        (State::Skipped | State::Written | State::Dead, _) => Claim::Settled(entry.clone()),
+        _ if unfinished => Claim::Won,
+        _ if request.revisit && was_skipped_by_place(entry) => Claim::Won,
+        _ => Claim::Settled(entry.clone()),
     }
 }
 
@@ -282,9 +310,13 @@ mod tests {
             ClaimToken::new(Uuid::from_u128(2)),
         );
         let (later, past) = (now + LEASE, now);
-        let decide = |entry: &Entry, revisit| decide_claim(Some(entry), mine, now, revisit);
+        let request = |revisit| ClaimRequest {
+            revisit,
+            ..ClaimRequest::new(mine, now)
+        };
+        let decide = |entry: &Entry, revisit| decide_claim(Some(entry), &request(revisit));
 
-        assert_eq!(decide_claim(None, mine, now, false), Claim::Won);
+        assert_eq!(decide_claim(None, &request(false)), Claim::Won);
         assert_eq!(decide(&entry(State::Waiting, None), false), Claim::Won);
         assert_eq!(
             decide(&entry(State::Waiting, Some((mine, later))), false),
@@ -311,6 +343,15 @@ mod tests {
             ..entry(State::Dead, None)
         };
         assert_eq!(decide(&given_up, false), Claim::Won);
+        let tried_for_the_last_time = |until| Entry {
+            gave_up: true,
+            ..entry(State::Dead, Some((other, until)))
+        };
+        assert_eq!(
+            decide(&tried_for_the_last_time(later), false),
+            Claim::HeldUntil(later)
+        );
+        assert_eq!(decide(&tried_for_the_last_time(past), false), Claim::Won);
         let internal = Entry {
             reason: Some("internal_only".to_owned()),
             ..entry(State::Skipped, None)

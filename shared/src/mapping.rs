@@ -177,6 +177,16 @@ fn party(party: &Party) -> Value {
     Value::Object(row)
 }
 
+/// The key of the row that [`attachment_row`] makes.
+#[must_use]
+pub fn attachment_key(activity: ActivityId, position: usize, attachment: &Attachment) -> Uuid {
+    dedupe::attachment_id(
+        activity,
+        position,
+        &file_name(&attachment.file_name, position),
+    )
+}
+
 /// The row of one attachment. `position` is its place on the mail.
 #[must_use]
 pub fn attachment_row(
@@ -189,7 +199,7 @@ pub fn attachment_row(
     let mut row = Map::new();
     row.insert(
         "activitymimeattachmentid".to_owned(),
-        json!(dedupe::attachment_id(activity, position, &name)),
+        json!(attachment_key(activity, position, attachment)),
     );
     row.insert(
         "objectid_activitypointer@odata.bind".to_owned(),

@@ -67,7 +67,14 @@ pub struct Pipeline {
 
 impl Pipeline {
     /// Brings a batch of messages as far as it goes now. The answer has each message once, however often the batch names it.
+    ///
+    /// While Dataverse wants a pause, or when the invocation is nearly over, everything goes back as it came.
     pub async fn run(&self, work: Vec<Work>, run: Run) -> Vec<Handled> {
+        if let Some(failure) = self.not_now(&run).await {
+            let handled = claiming::untouched(work, &failure, &run);
+            handled.iter().for_each(Handled::report);
+            return handled;
+        }
         let (jobs, mut handled) = self.claim(work, &run).await;
         let mut ended = Vec::new();
         let fetched = self.fetch(jobs, &run, &mut ended).await;
@@ -129,6 +136,10 @@ impl Pipeline {
             }
         };
         let wanted = self.decide(fetched, run, ended).await;
+        if run.is_nearly_over() {
+            let back = wanted.into_iter();
+            return ended.extend(back.map(|(job, _)| job.failed(Failure::no_time_left(), run)));
+        }
         let mut mails = Vec::new();
         for (group, found) in self.look_up(&session, wanted, &mailboxes, run, ended).await {
             for (job, message) in group {
@@ -142,6 +153,7 @@ impl Pipeline {
             }
         }
         self.write(&session, mails, run, ended).await;
+        self.share_pause(&session, run).await;
     }
 
     /// The rules that need the message and its folders only.

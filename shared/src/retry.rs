@@ -6,18 +6,21 @@
 //!
 //! | Failure | Advice | Then |
 //! | --- | --- | --- |
-//! | 429 with `Retry-After: n` | `After(n s)` | hidden for at least n s |
+//! | 429 with `Retry-After: n` | `Postpone(n s)` | hidden for at least n s; from Dataverse also a pause for all workers |
 //! | 429 without the header | `Soon` | hidden for the backoff step |
 //! | whatever of the same run comes after a Dataverse 429 or 401 | the same | goes back without another request |
+//! | a pause that another worker was told | `Postpone(rest of it)` | goes back untouched |
+//! | the invocation's time is nearly over | `Postpone(30 s)` | what was not begun goes back untouched |
 //! | 5xx, time-out, connection lost, unreadable answer | `Soon` | hidden for the backoff step |
 //! | Dataverse says that a row changed, went or came | `Soon` | the next try looks everything up again |
 //! | Dataverse 401 | `Soon` | the cached token is dropped; the next try reads the stored one |
 //! | Nylas 401 (grant expired, key refused) | `After(6 h)` | somebody has to sign in again |
-//! | another worker holds the claim | `After(rest of its lease)` | looked at again then |
+//! | another worker holds the claim | `Postpone(rest of its lease)` | looked at again then |
 //! | 400, 403, 413 for one message, unmappable mail | `Never` | settled `dead` with the code; the message is acknowledged |
 //!
 //! After [`RECEIVE_LIMIT`] deliveries a message that could still be retried is settled `dead` too, and the queue moves it to
-//! its dead-letter queue, from where an operator sends it again.
+//! its dead-letter queue, from where an operator sends it again. A delivery that was postponed says nothing against the message:
+//! should it be the last one, the worker queues the message anew, and however long Dataverse throttles, it costs no mail.
 
 use std::time::Duration;
 
@@ -27,7 +30,7 @@ use std::time::Duration;
 pub const RECEIVE_LIMIT: u32 = 10;
 
 /// First step of the backoff.
-const FIRST_STEP: Duration = Duration::from_secs(30);
+pub const FIRST_STEP: Duration = Duration::from_secs(30);
 
 /// Each step of the backoff is so many times the one before.
 ///
@@ -39,7 +42,7 @@ const GROWTH: u32 = 4;
 ///
 /// SQS counts its 12 hours from the delivery and refuses a longer total; by the time that a message is hidden, some of them have passed.
 /// Source: Amazon SQS Developer Guide, "Amazon SQS visibility timeout".
-const LONGEST_HIDE: Duration = Duration::from_secs(12 * 60 * 60 - 15 * 60);
+pub const LONGEST_HIDE: Duration = Duration::from_secs(12 * 60 * 60 - 15 * 60);
 
 /// Whether, and when, a failed call is worth repeating.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +51,8 @@ pub enum RetryAdvice {
     Never,
     /// Not before this time has passed.
     After(Duration),
+    /// Not before this time has passed, and for no fault of the message: the delivery does not count.
+    Postpone(Duration),
     /// At the next step of the backoff.
     Soon,
 }
@@ -66,7 +71,7 @@ pub fn redelivery_delay(
 ) -> Option<Duration> {
     let base = match advice {
         RetryAdvice::Never => return None,
-        RetryAdvice::After(wait) => wait.min(LONGEST_HIDE),
+        RetryAdvice::After(wait) | RetryAdvice::Postpone(wait) => wait.min(LONGEST_HIDE),
         RetryAdvice::Soon => {
             let steps = receive_count.saturating_sub(1).min(10);
             FIRST_STEP

@@ -10,5 +10,5 @@ use mailverse::retry::RetryAdvice;
 
 /// The advice of a 429 with `Retry-After`.
 fn after(seconds: u64) -> RetryAdvice {
-    RetryAdvice::After(Duration::from_secs(seconds))
+    RetryAdvice::Postpone(Duration::from_secs(seconds))
 }

@@ -3,7 +3,9 @@
 //! Each sentence takes a [`Bench`], which is made from nothing but a client, so the same sentences hold on every endpoint for
 //! which [`contract!`] is given a way to make one.
 
+mod attention;
 mod claims;
+mod pause;
 mod settlements;
 mod walk;
 
@@ -13,7 +15,7 @@ use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::types::AttributeValue;
 use chrono::{DateTime, TimeDelta, Utc};
 use mailverse::dedupe::ledger::{Ledger, LedgerError, Settlement};
-use mailverse::dedupe::{Claim, ClaimToken, Entry, LEASE, table};
+use mailverse::dedupe::{Claim, ClaimRequest, ClaimToken, Entry, table};
 use mailverse::ids::{ActivityId, MessageKey};
 use uuid::Uuid;
 
@@ -34,14 +36,14 @@ impl Bench {
 
     async fn claim(&self, worker: ClaimToken, now: DateTime<Utc>) -> Claim {
         self.ledger
-            .claim(&key(), worker, now, LEASE, false)
+            .claim(&key(), &ClaimRequest::new(worker, now))
             .await
             .unwrap()
     }
 
     async fn revisit(&self, worker: ClaimToken, now: DateTime<Utc>) -> Claim {
         self.ledger
-            .claim(&key(), worker, now, LEASE, true)
+            .claim(&key(), &revisited(worker, now))
             .await
             .unwrap()
     }
@@ -96,6 +98,20 @@ fn worker(n: u128) -> ClaimToken {
 
 fn now() -> DateTime<Utc> {
     DateTime::from_timestamp(1_795_154_400, 0).unwrap()
+}
+
+fn revisited(worker: ClaimToken, now: DateTime<Utc>) -> ClaimRequest {
+    ClaimRequest {
+        revisit: true,
+        ..ClaimRequest::new(worker, now)
+    }
+}
+
+fn last(worker: ClaimToken, now: DateTime<Utc>) -> ClaimRequest {
+    ClaimRequest {
+        last_delivery: true,
+        ..ClaimRequest::new(worker, now)
+    }
 }
 
 fn activity() -> ActivityId {

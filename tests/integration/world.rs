@@ -19,6 +19,7 @@ mod organisation;
 mod rows;
 
 use std::collections::HashSet;
+use std::time::Instant;
 
 use aws_sdk_dynamodb::Client;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -64,6 +65,8 @@ pub(crate) struct World {
     pub(crate) pipeline: Pipeline,
     /// The time of the next run; it passes only when a test says so.
     pub(crate) now: DateTime<Utc>,
+    /// How long a run may take.
+    pub(crate) invocation: TimeDelta,
     to_dataverse: Tripwire,
     to_nylas: Tripwire,
     database: Client,
@@ -91,6 +94,7 @@ impl World {
             people,
             pipeline,
             now: DateTime::from_timestamp(1_795_154_400, 0).unwrap(),
+            invocation: TimeDelta::hours(1),
             to_dataverse,
             to_nylas,
             database,
@@ -128,6 +132,11 @@ impl World {
         self.now += by;
     }
 
+    /// Lets every pause end that Dataverse asked for in these stories.
+    pub(crate) fn pause_over(&mut self) {
+        self.later(TimeDelta::minutes(5));
+    }
+
     /// Puts a message into a mailbox.
     pub(crate) fn put(&self, grant: &str, message: Value) {
         self.twin.nylas().add_message(grant, message);
@@ -161,6 +170,9 @@ impl World {
         Run {
             token: ClaimToken::new(Uuid::from_u128(self.runs)),
             now: self.now,
+            begun: Instant::now(),
+            clock: Instant::now,
+            deadline: self.now + self.invocation,
             jitter_percent: 0,
         }
     }

@@ -39,8 +39,8 @@ use super::mailboxes::{self, PLACEHOLDER};
 /// People and companies of the offline organisation; its users are made from the events.
 const DEMO_ORGANISATION: &str = include_str!("../../data/demo-organisation.json");
 
-/// Time that a schedule event's run may take.
-const BACKFILL_TIME: TimeDelta = TimeDelta::minutes(15);
+/// Time that an invocation may take.
+const INVOCATION: TimeDelta = TimeDelta::minutes(15);
 
 /// The stage could not be set.
 #[derive(Debug, thiserror::Error)]
@@ -158,7 +158,7 @@ impl Stage {
 
     /// Hands the worker a batch.
     pub(crate) async fn work(&self, batch: &SqsEvent) -> Worked {
-        self.worker.work(batch.clone(), Run::begin()).await
+        self.worker.work(batch.clone(), begin()).await
     }
 
     /// How many requests wait on the queue.
@@ -181,7 +181,7 @@ impl Stage {
             );
             batch.records.push(record);
         }
-        let worked = self.worker.work(batch, Run::begin()).await;
+        let worked = self.worker.work(batch, begin()).await;
         let failed = &worked.response.batch_item_failures;
         for message in received {
             if !failed
@@ -199,9 +199,7 @@ impl Stage {
         &self,
         event: &Value,
     ) -> Result<(Outcome, Vec<Handled>), BackfillError> {
-        self.backfill
-            .run(event, Utc::now() + BACKFILL_TIME, Run::begin)
-            .await
+        self.backfill.run(event, begin).await
     }
 
     /// Requests sent to Dataverse and to Nylas.
@@ -353,6 +351,10 @@ fn fill_mailboxes(twin: &Twin, events: &[SavedEvent]) -> Result<(), StageError> 
         }
     }
     Ok(())
+}
+
+fn begin() -> Run {
+    Run::begin(Utc::now() + INVOCATION)
 }
 
 #[cfg(test)]

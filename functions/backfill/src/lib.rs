@@ -6,7 +6,7 @@
 pub mod config;
 pub mod plan;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::TimeDelta;
 use mailverse::dedupe::State;
 use mailverse::message::Message;
 use mailverse::nylas::error::NylasError;
@@ -47,7 +47,7 @@ pub struct Outcome {
     pub waiting: usize,
     /// Cannot be written.
     pub dead: usize,
-    /// The run ended before the last page, for want of time.
+    /// The run ended before the last page: for want of time, or because Dataverse wants a pause.
     pub cut_short: bool,
 }
 
@@ -68,14 +68,14 @@ impl<Q: SyncQueue> Backfill<Q> {
         Self { pipeline, queue }
     }
 
-    /// Runs for one schedule event. `begin` draws time and chance for each page; no page starts within a minute of `deadline`.
+    /// Runs for one schedule event. `begin` draws time and chance for each page; no page starts within a minute of the run's deadline, or
+    /// while Dataverse wants a pause.
     ///
     /// # Errors
     /// [`BackfillError`]: nothing was done.
     pub async fn run(
         &self,
         event: &Value,
-        deadline: DateTime<Utc>,
         begin: impl Fn() -> Run,
     ) -> Result<(Outcome, Vec<Handled>), BackfillError> {
         let scheduled = plan::scheduled_time(event)?;
@@ -88,10 +88,7 @@ impl<Q: SyncQueue> Backfill<Q> {
         let mut outcome = Outcome::default();
         let mut handled = Vec::new();
         for task in plan::tasks(&grants, scheduled) {
-            match self
-                .list(&task, deadline, &begin, &mut outcome, &mut handled)
-                .await
-            {
+            match self.list(&task, &begin, &mut outcome, &mut handled).await {
                 Ok(()) => outcome.mailboxes += 1,
                 Err(error) => {
                     outcome.failed_mailboxes += 1;
@@ -107,14 +104,13 @@ impl<Q: SyncQueue> Backfill<Q> {
     async fn list(
         &self,
         task: &Task,
-        deadline: DateTime<Utc>,
         begin: &impl Fn() -> Run,
         outcome: &mut Outcome,
         handled: &mut Vec<Handled>,
     ) -> Result<(), NylasError> {
         let mut cursor = None;
         loop {
-            if begin().now + PAGE_TIME > deadline {
+            if self.must_stop(&begin()).await {
                 outcome.cut_short = true;
                 return Ok(());
             }
@@ -142,6 +138,12 @@ impl<Q: SyncQueue> Backfill<Q> {
                 None => return Ok(()),
             }
         }
+    }
+
+    /// Whether a page that is begun now would only go on the sync queue, or not be settled in time.
+    async fn must_stop(&self, run: &Run) -> bool {
+        let paused = self.pipeline.ledger.paused_until(run.now).await;
+        run.now + PAGE_TIME > run.deadline || matches!(paused, Ok(Some(_)))
     }
 
     async fn account_for(&self, message: &Handled, outcome: &mut Outcome) {

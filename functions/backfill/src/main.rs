@@ -18,7 +18,12 @@ async fn main() -> Result<(), Error> {
     let backfill = Backfill::new(config.pipeline.connect(&aws)?, queue);
     run(service_fn(async |event: LambdaEvent<Value>| {
         let deadline = event.context.deadline().into();
-        Ok::<_, Error>(backfill.run(&event.payload, deadline, Run::begin).await?.0)
+        Ok::<_, Error>(
+            backfill
+                .run(&event.payload, || Run::begin(deadline))
+                .await?
+                .0,
+        )
     }))
     .await
 }

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | reached `written`, `skipped` or `dead` | acknowledged |
 //! | is `waiting` | hidden for the advised delay and reported failed, so that it is delivered again |
+//! | is `waiting` although this was its last delivery, since it was only postponed | queued anew, and acknowledged |
 //! | was tried [`mailverse::retry::RECEIVE_LIMIT`] times | settled `dead` and reported failed, so that it moves to the dead-letter queue |
 //! | cannot be read | reported failed, and ends in the dead-letter queue unchanged |
 //!
@@ -17,6 +18,7 @@ use aws_lambda_events::sqs::{BatchItemFailure, SqsBatchResponse, SqsEvent, SqsMe
 use mailverse::ids::MessageKey;
 use mailverse::pipeline::{Fate, Handled, Pipeline, Run, Work};
 use mailverse::queue::SyncQueue;
+use mailverse::retry::RECEIVE_LIMIT;
 use mailverse::sync_request::SyncRequest;
 use mailverse::telemetry::{Count, count};
 
@@ -95,6 +97,15 @@ impl<Q: SyncQueue> Worker<Q> {
             Some(
                 Fate::Written { .. } | Fate::Skipped { .. } | Fate::Dead { gave_up: false, .. },
             ) => true,
+            // The queue would move it to the dead-letter queue now, for no fault of its own. Should the process die between the two steps,
+            // there is one request too many, which the ledger makes harmless.
+            Some(Fate::Waiting { delay, .. }) if delivery.receive_count >= RECEIVE_LIMIT => {
+                let queued = self.queue.send(&delivery.request, *delay).await;
+                if let Err(error) = &queued {
+                    tracing::error!("sync.key" = %delivery.request.key, %error, "message could not be queued anew");
+                }
+                queued.is_ok()
+            }
             Some(Fate::Waiting { delay, .. }) => {
                 if let Some(receipt) = &delivery.receipt
                     && let Err(error) = self.queue.hide(receipt, *delay).await

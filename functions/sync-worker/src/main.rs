@@ -17,7 +17,8 @@ async fn main() -> Result<(), Error> {
     let queue = SqsQueue::new(aws_sdk_sqs::Client::new(&aws), config.sync_queue_url);
     let worker = Worker::new(config.pipeline.connect(&aws)?, queue);
     run(service_fn(async |event: LambdaEvent<SqsEvent>| {
-        Ok::<_, Error>(worker.work(event.payload, Run::begin()).await.response)
+        let run = Run::begin(event.context.deadline().into());
+        Ok::<_, Error>(worker.work(event.payload, run).await.response)
     }))
     .await
 }

@@ -188,7 +188,7 @@ impl DataverseError {
         match self {
             Self::Throttled {
                 retry_after: Some(wait),
-            } => RetryAdvice::After(*wait),
+            } => RetryAdvice::Postpone(*wait),
             Self::Throttled { retry_after: None }
             | Self::Unavailable { .. }
             | Self::TokenRejected
@@ -291,7 +291,7 @@ mod tests {
         let wait = Some(Duration::from_secs(9));
         assert_eq!(
             DataverseError::from_answer(429, wait, b"").retry_advice(),
-            RetryAdvice::After(Duration::from_secs(9))
+            RetryAdvice::Postpone(Duration::from_secs(9))
         );
         assert!(matches!(
             answer(503, "0x80072321"),
@@ -305,7 +305,7 @@ mod tests {
         let busy = DataverseError::from_answer(503, Some(Duration::from_secs(90)), b"");
         assert_eq!(
             busy.retry_advice(),
-            RetryAdvice::After(Duration::from_secs(90))
+            RetryAdvice::Postpone(Duration::from_secs(90))
         );
     }
 

@@ -10,13 +10,15 @@
 //!
 //! Every row is named by a key that is known beforehand, so each step can be repeated: what is there already answers 412.
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::batch::{Answer, Change, Operation};
 use super::error::{DataverseError, ErrorCode};
-use super::query::row;
-use super::rows::{EMAIL_COLUMNS, ExistingEmail, Record, RowState, existing_email};
+use super::query::{row, rows};
+use super::rows::{EMAIL_COLUMNS, ExistingEmail, Record, RowState, existing_email, guid};
 use super::session::Session;
 use super::{DataverseClient, part_error};
 use crate::ids::ActivityId;
@@ -227,6 +229,28 @@ impl DataverseClient {
             .as_ref()
             .and_then(existing_email)
             .ok_or_else(|| super::unreadable("a row"))
+    }
+
+    /// The attachments that an email has, by key: the first page of them, which is thousands; what it lacks would answer 412.
+    ///
+    /// # Errors
+    /// [`DataverseError`].
+    pub async fn attachments(
+        &self,
+        session: &Session,
+        email: ActivityId,
+    ) -> Result<HashSet<Uuid>, DataverseError> {
+        const KEY: &str = "activitymimeattachmentid";
+        let of_email = format!("_objectid_value eq {email}");
+        let path = rows("activitymimeattachments", KEY, &of_email);
+        let body = self
+            .call(session, reqwest::Method::GET, &path, None, None)
+            .await?;
+        let page: Value =
+            serde_json::from_slice(&body).map_err(|_| super::unreadable("a page of rows"))?;
+        let found = page.get("value").and_then(Value::as_array);
+        let found = found.ok_or_else(|| super::unreadable("a page of rows"))?;
+        Ok(found.iter().filter_map(|row| guid(row, KEY)).collect())
     }
 
     /// Sets the regarding record of a row that has none, if it is still the version that was looked at. Completed rows take this

@@ -10,10 +10,14 @@
 //! | `retry_at_ms` | N | when the queue delivers it again, Unix milliseconds; while released |
 //! | `attempts` | N | how often it was claimed |
 //! | `gave_up` | BOOL | while dead: it could have been tried again, and may be |
+//! | `attention` | S | `waiting` or `dead`, like `state`; absent in the other two. Key of the sparse index ([`super::attention`]) |
+//! | `since_ms` | N | since when it has been so, Unix milliseconds; there together with `attention` |
 //! | `reason` | S | the rule or the error, without content |
 //! | `activity_id` | S | the row in Dataverse, once written |
 //! | `changed_at_ms` | N | the last write, Unix milliseconds |
 //! | `expires_at` | N | when the table's TTL may remove it, Unix seconds; absent while waiting or dead |
+//!
+//! The table has one more item, the pause of [`super::pause`].
 //!
 //! An item that TTL removed costs nothing but a look-up: the activity id still refuses the second row.
 
@@ -21,15 +25,19 @@ use std::collections::HashMap;
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::{Claim, ClaimToken, Entry, SKIPPED_BY_PLACE, State, decide_claim};
+use super::{Claim, ClaimRequest, ClaimToken, Entry, LEASE, SKIPPED_BY_PLACE, State, decide_claim};
 use crate::aws;
 use crate::ids::{ActivityId, MessageKey};
 
 /// How long a final state is kept: past the longest backfill, so that history is not looked at twice.
 const KEPT: TimeDelta = TimeDelta::days(3 * 365);
+
+/// The reason of a message that is being tried for the last time, until the try has an end.
+pub const LAST_DELIVERY_UNFINISHED: &str = "the last delivery did not come to an end";
 
 /// Longest reason that is kept, in bytes.
 const LONGEST_REASON: usize = 500;
@@ -79,8 +87,8 @@ pub enum Settlement {
 /// The ledger on one DynamoDB table.
 #[derive(Debug, Clone)]
 pub struct Ledger {
-    client: Client,
-    table: String,
+    pub(super) client: Client,
+    pub(super) table: String,
 }
 
 impl Ledger {
@@ -90,41 +98,58 @@ impl Ledger {
         Self { client, table }
     }
 
-    /// Claims `key` until `now + lease`. With `revisit`, a message that was skipped for where it lay may be claimed again.
+    /// Claims `key` for [`LEASE`].
     ///
     /// # Errors
     /// [`LedgerError::Unavailable`]: nothing is known; let the queue deliver the message again.
     pub async fn claim(
         &self,
         key: &MessageKey,
-        token: ClaimToken,
-        now: DateTime<Utc>,
-        lease: TimeDelta,
-        revisit: bool,
+        request: &ClaimRequest,
     ) -> Result<Claim, LedgerError> {
+        let ClaimRequest {
+            token,
+            now,
+            revisit,
+            last_delivery,
+        } = *request;
         // The transcription of `decide_claim`.
-        let mut condition = "attribute_not_exists(pk) OR (#state = :waiting AND \
-             (attribute_not_exists(claim_token) OR claim_token = :token OR lease_until_ms <= :now)) \
-             OR (#state = :dead AND gave_up = :true)"
-            .to_owned();
+        let mut condition =
+            "attribute_not_exists(pk) OR ((#state = :waiting OR gave_up = :true) AND \
+             (attribute_not_exists(claim_token) OR claim_token = :token OR lease_until_ms <= :now))"
+                .to_owned();
+        let mut update =
+            "SET #state = :state, attention = :state, since_ms = if_not_exists(since_ms, :now), \
+             claim_token = :token, lease_until_ms = :until, changed_at_ms = :now"
+                .to_owned();
+        update.push_str(if last_delivery {
+            ", gave_up = :true, reason = :last REMOVE retry_at_ms, expires_at ADD attempts :one"
+        } else {
+            " REMOVE retry_at_ms, expires_at, gave_up ADD attempts :one"
+        });
+        let state = if last_delivery {
+            State::Dead
+        } else {
+            State::Waiting
+        };
         let mut call = self
             .client
             .update_item()
             .table_name(&self.table)
             .set_key(Some(item_key(key)))
-            .update_expression(
-                "SET #state = :waiting, claim_token = :token, lease_until_ms = :until, changed_at_ms = :now \
-                 REMOVE retry_at_ms, expires_at, gave_up ADD attempts :one",
-            )
+            .update_expression(update)
             .expression_attribute_names("#state", "state")
+            .expression_attribute_values(":state", text(state.as_str()))
             .expression_attribute_values(":waiting", text(State::Waiting.as_str()))
-            .expression_attribute_values(":dead", text(State::Dead.as_str()))
             .expression_attribute_values(":true", AttributeValue::Bool(true))
             .expression_attribute_values(":token", text(token.to_string()))
-            .expression_attribute_values(":until", milliseconds(now + lease))
+            .expression_attribute_values(":until", milliseconds(now + LEASE))
             .expression_attribute_values(":now", milliseconds(now))
             .expression_attribute_values(":one", AttributeValue::N("1".to_owned()))
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+        if last_delivery {
+            call = call.expression_attribute_values(":last", text(LAST_DELIVERY_UNFINISHED));
+        }
         if revisit {
             let names: Vec<String> = (0..SKIPPED_BY_PLACE.len())
                 .map(|n| format!(":rule{n}"))
@@ -142,9 +167,7 @@ impl Ledger {
             return Ok(Claim::Won);
         };
         let Some(refusal) = error.as_service_error().and_then(|e| match e {
-            aws_sdk_dynamodb::operation::update_item::UpdateItemError::ConditionalCheckFailedException(
-                refusal,
-            ) => Some(refusal),
+            UpdateItemError::ConditionalCheckFailedException(refusal) => Some(refusal),
             _ => None,
         }) else {
             return Err(unavailable(&error));
@@ -152,9 +175,9 @@ impl Ledger {
         let winner = refusal.item().ok_or_else(|| {
             LedgerError::Unavailable("a refused claim came without its item".to_owned())
         })?;
-        match decide_claim(Some(&read_entry(winner)?), token, now, revisit) {
+        match decide_claim(Some(&read_entry(winner)?), request) {
             // Our clock and the stored lease agree with the condition, so this is an item between two writes: try later.
-            Claim::Won => Ok(Claim::HeldUntil(now + lease)),
+            Claim::Won => Ok(Claim::HeldUntil(now + LEASE)),
             lost => Ok(lost),
         }
     }
@@ -184,7 +207,9 @@ impl Ledger {
         let expires_at =
             matches!(state, State::Written | State::Skipped).then(|| (now + KEPT).timestamp());
         let gave_up = matches!(settlement, Settlement::Dead { gave_up: true, .. });
+        let attention = matches!(state, State::Waiting | State::Dead).then(|| text(state.as_str()));
         let written = [
+            ("attention", attention),
             ("reason", reason.map(|reason| text(shortened(reason)))),
             ("activity_id", activity_id.map(|id| text(id.to_string()))),
             ("retry_at_ms", retry_at.map(milliseconds)),
@@ -210,6 +235,12 @@ impl Ledger {
                 None => remove.push_str(&format!(", {name}")),
             }
         }
+        match state {
+            // Since it was first claimed, however often it has been tried.
+            State::Waiting => {}
+            State::Dead => set.push_str(", since_ms = :now"),
+            State::Written | State::Skipped => remove.push_str(", since_ms"),
+        }
         call.condition_expression("claim_token = :token")
             .update_expression(format!("{set} {remove}"))
             .expression_attribute_names("#state", "state")
@@ -219,9 +250,12 @@ impl Ledger {
             .send()
             .await
             .map(drop)
-            .map_err(|error| match error.as_service_error() {
-                Some(e) if e.is_conditional_check_failed_exception() => LedgerError::ClaimLost,
-                _ => unavailable(&error),
+            .map_err(|error| {
+                if condition_failed(&error) {
+                    LedgerError::ClaimLost
+                } else {
+                    unavailable(&error)
+                }
             })
     }
 
@@ -241,18 +275,18 @@ impl Ledger {
     }
 }
 
-fn item_key(key: &MessageKey) -> HashMap<String, AttributeValue> {
+pub(super) fn item_key(key: &MessageKey) -> HashMap<String, AttributeValue> {
     HashMap::from([
         ("pk".to_owned(), text(format!("mailbox#{}", key.grant_id))),
         ("sk".to_owned(), text(format!("message#{}", key.message_id))),
     ])
 }
 
-fn text(value: impl Into<String>) -> AttributeValue {
+pub(super) fn text(value: impl Into<String>) -> AttributeValue {
     AttributeValue::S(value.into())
 }
 
-fn milliseconds(time: DateTime<Utc>) -> AttributeValue {
+pub(super) fn milliseconds(time: DateTime<Utc>) -> AttributeValue {
     AttributeValue::N(time.timestamp_millis().to_string())
 }
 
@@ -262,26 +296,43 @@ fn shortened(reason: &str) -> &str {
         .unwrap_or(reason)
 }
 
-fn read_entry(item: &HashMap<String, AttributeValue>) -> Result<Entry, LedgerError> {
-    let text = |name: &str| {
-        item.get(name)
-            .and_then(|value| value.as_s().ok())
-            .map(String::as_str)
-    };
-    let number = |name: &str| {
-        item.get(name)
-            .and_then(|value| value.as_n().ok())
-            .and_then(|n| n.parse::<i64>().ok())
-    };
+fn text_of<'a>(item: &'a HashMap<String, AttributeValue>, name: &str) -> Option<&'a str> {
+    item.get(name)
+        .and_then(|value| value.as_s().ok())
+        .map(String::as_str)
+}
+
+pub(super) fn number(item: &HashMap<String, AttributeValue>, name: &str) -> Option<i64> {
+    item.get(name)
+        .and_then(|value| value.as_n().ok())
+        .and_then(|n| n.parse().ok())
+}
+
+/// The opposite of [`item_key`].
+pub(super) fn key_of(item: &HashMap<String, AttributeValue>) -> Option<MessageKey> {
+    Some(MessageKey {
+        grant_id: text_of(item, "pk")?
+            .strip_prefix("mailbox#")?
+            .parse()
+            .ok()?,
+        message_id: text_of(item, "sk")?
+            .strip_prefix("message#")?
+            .parse()
+            .ok()?,
+    })
+}
+
+pub(super) fn read_entry(item: &HashMap<String, AttributeValue>) -> Result<Entry, LedgerError> {
+    let text = |name| text_of(item, name);
     let state = text("state").and_then(State::parse).ok_or_else(|| {
         LedgerError::Unavailable("an item has no state that this build knows".to_owned())
     })?;
     let token = text("claim_token").and_then(ClaimToken::parse);
-    let until = number("lease_until_ms").and_then(DateTime::from_timestamp_millis);
+    let until = number(item, "lease_until_ms").and_then(DateTime::from_timestamp_millis);
     Ok(Entry {
         state,
         held: token.zip(until),
-        attempts: number("attempts")
+        attempts: number(item, "attempts")
             .and_then(|n| u32::try_from(n).ok())
             .unwrap_or_default(),
         gave_up: item.get("gave_up").and_then(|value| value.as_bool().ok()) == Some(&true),
@@ -292,6 +343,12 @@ fn read_entry(item: &HashMap<String, AttributeValue>) -> Result<Entry, LedgerErr
     })
 }
 
-fn unavailable<E: ProvideErrorMetadata>(error: &SdkError<E>) -> LedgerError {
+pub(super) fn condition_failed(error: &SdkError<UpdateItemError>) -> bool {
+    error
+        .as_service_error()
+        .is_some_and(UpdateItemError::is_conditional_check_failed_exception)
+}
+
+pub(super) fn unavailable<E: ProvideErrorMetadata>(error: &SdkError<E>) -> LedgerError {
     LedgerError::Unavailable(aws::describe(error))
 }

@@ -1,43 +1,38 @@
 //! The ledger's table where no template makes it: for `replay` and the tests, on an embedded DynamoDB.
 
 use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::error::BuildError;
+use aws_sdk_dynamodb::operation::create_table::CreateTableError;
 use aws_sdk_dynamodb::types::{
-    AttributeDefinition, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType,
-    TimeToLiveSpecification,
+    AttributeDefinition, BillingMode, GlobalSecondaryIndex, KeySchemaElement, KeyType, Projection,
+    ProjectionType, ScalarAttributeType, TimeToLiveSpecification,
 };
 
-use aws_sdk_dynamodb::operation::create_table::CreateTableError;
-
+use super::attention::INDEX;
 use super::ledger::LedgerError;
 use crate::aws;
 
-/// Creates the table `name` with the keys and the TTL attribute that the template gives it; one that is there stays.
+/// Creates the table `name` with the keys, the index and the TTL attribute that the template gives it; one that is there stays.
 ///
 /// # Errors
 /// [`LedgerError::Unavailable`].
 pub async fn create(client: &Client, name: &str) -> Result<(), LedgerError> {
-    let mut call = client
+    let index = GlobalSecondaryIndex::builder()
+        .index_name(INDEX)
+        .set_key_schema(Some(keys(["attention", "since_ms"]).map_err(not_built)?))
+        .projection(
+            Projection::builder()
+                .projection_type(ProjectionType::All)
+                .build(),
+        )
+        .build();
+    let call = client
         .create_table()
         .table_name(name)
-        .billing_mode(BillingMode::PayPerRequest);
-    for (attribute, kind) in [("pk", KeyType::Hash), ("sk", KeyType::Range)] {
-        let definition = AttributeDefinition::builder()
-            .attribute_name(attribute)
-            .attribute_type(ScalarAttributeType::S);
-        let key = KeySchemaElement::builder()
-            .attribute_name(attribute)
-            .key_type(kind);
-        call = call
-            .attribute_definitions(
-                definition
-                    .build()
-                    .map_err(|e| LedgerError::Unavailable(e.to_string()))?,
-            )
-            .key_schema(
-                key.build()
-                    .map_err(|e| LedgerError::Unavailable(e.to_string()))?,
-            );
-    }
+        .billing_mode(BillingMode::PayPerRequest)
+        .set_attribute_definitions(Some(attributes().map_err(not_built)?))
+        .set_key_schema(Some(keys(["pk", "sk"]).map_err(not_built)?))
+        .global_secondary_indexes(index.map_err(not_built)?);
     match call.send().await {
         Ok(_) => {}
         Err(error)
@@ -53,16 +48,43 @@ pub async fn create(client: &Client, name: &str) -> Result<(), LedgerError> {
     }
     let ttl = TimeToLiveSpecification::builder()
         .attribute_name("expires_at")
-        .enabled(true);
-    let ttl = ttl
-        .build()
-        .map_err(|e| LedgerError::Unavailable(e.to_string()))?;
+        .enabled(true)
+        .build();
     let call = client
         .update_time_to_live()
         .table_name(name)
-        .time_to_live_specification(ttl);
+        .time_to_live_specification(ttl.map_err(not_built)?);
     call.send()
         .await
         .map(drop)
         .map_err(|e| LedgerError::Unavailable(aws::describe(&e)))
+}
+
+fn attributes() -> Result<Vec<AttributeDefinition>, BuildError> {
+    let text = ["pk", "sk", "attention"].map(|name| (name, ScalarAttributeType::S));
+    text.into_iter()
+        .chain([("since_ms", ScalarAttributeType::N)])
+        .map(|(name, kind)| {
+            let definition = AttributeDefinition::builder().attribute_name(name);
+            definition.attribute_type(kind).build()
+        })
+        .collect()
+}
+
+fn keys(names: [&str; 2]) -> Result<Vec<KeySchemaElement>, BuildError> {
+    let kinds = names.into_iter().zip([KeyType::Hash, KeyType::Range]);
+    kinds
+        .map(|(name, kind)| {
+            let element = KeySchemaElement::builder().attribute_name(name);
+            element.key_type(kind).build()
+        })
+        .collect()
+}
+
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "it is given to `map_err` by name"
+)]
+fn not_built(error: BuildError) -> LedgerError {
+    LedgerError::Unavailable(error.to_string())
 }

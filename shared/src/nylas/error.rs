@@ -70,7 +70,7 @@ impl NylasError {
         match self {
             Self::Throttled {
                 retry_after: Some(wait),
-            } => RetryAdvice::After(*wait),
+            } => RetryAdvice::Postpone(*wait),
             Self::Throttled { retry_after: None }
             | Self::Unavailable { .. }
             | Self::NoKey { .. } => RetryAdvice::Soon,
@@ -161,7 +161,7 @@ mod tests {
         );
         assert_eq!(
             throttled.retry_advice(),
-            RetryAdvice::After(Duration::from_secs(7))
+            RetryAdvice::Postpone(Duration::from_secs(7))
         );
     }
 

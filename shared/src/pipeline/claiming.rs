@@ -2,15 +2,18 @@
 
 use std::collections::HashMap;
 
+use chrono::TimeDelta;
 use futures_util::{StreamExt, stream};
 
 use super::Pipeline;
 use super::fate::{Failure, Fate, Handled, Run, Work};
 use super::job::{Ended, Job};
+use crate::dataverse::error::DataverseError;
+use crate::dataverse::session::Session;
 use crate::dedupe::ledger::LedgerError;
-use crate::dedupe::{Claim, LEASE};
+use crate::dedupe::{Claim, ClaimRequest};
 use crate::ids::MessageKey;
-use crate::retry::RetryAdvice;
+use crate::retry::{LONGEST_HIDE, RECEIVE_LIMIT};
 use crate::sync_request::Trigger;
 
 /// Ledger calls in flight.
@@ -20,12 +23,14 @@ impl Pipeline {
     /// Claims each message. What somebody else holds, or has settled, is handled already.
     pub(super) async fn claim(&self, work: Vec<Work>, run: &Run) -> (Vec<Job>, Vec<Handled>) {
         let claims = stream::iter(once_each(work)).map(async |work| {
-            // What a list shows, or Nylas calls changed, may have left the folder that it was skipped for.
-            let revisit = work.request.trigger != Trigger::Created;
-            let claim = self
-                .ledger
-                .claim(&work.request.key, run.token, run.now, LEASE, revisit)
-                .await;
+            let request = ClaimRequest {
+                token: run.token,
+                now: run.now,
+                // What a list shows, or Nylas calls changed, may have left the folder that it was skipped for.
+                revisit: work.request.trigger != Trigger::Created,
+                last_delivery: work.receive_count >= RECEIVE_LIMIT,
+            };
+            let claim = self.ledger.claim(&work.request.key, &request).await;
             (work, claim)
         });
         let claims: Vec<_> = claims.buffered(LEDGER_CALLS).collect().await;
@@ -63,22 +68,40 @@ impl Pipeline {
                 },
                 Ok(Claim::HeldUntil(until)) => {
                     let wait = (until - run.now).to_std().unwrap_or_default();
-                    Failure {
-                        advice: RetryAdvice::After(wait),
-                        reason: "another worker is at it".to_owned(),
-                    }
+                    Failure::postponed(wait, "another worker is at it")
                 }
                 Err(error) => Failure::soon(error.to_string()),
             };
-            let fate = Fate::of_failure(&key, failure, receive_count, run);
-            handled.push(Handled {
-                key,
-                fate,
-                settled_before: false,
-                summary: None,
-            });
+            handled.push(unclaimed(key, failure, receive_count, run));
         }
         (jobs, handled)
+    }
+
+    /// Why nothing should be begun now, if so: Dataverse asked for a pause, or the invocation is nearly over.
+    pub(super) async fn not_now(&self, run: &Run) -> Option<Failure> {
+        if run.is_nearly_over() {
+            return Some(Failure::no_time_left());
+        }
+        // A ledger that does not answer says so once more when it is asked for a claim.
+        let until = self.ledger.paused_until(run.now).await.ok()??;
+        let wait = (until - run.now).to_std().unwrap_or_default();
+        Some(Failure::postponed(wait, "dataverse asked for a pause"))
+    }
+
+    /// Tells the other workers of a pause that Dataverse asked for.
+    pub(super) async fn share_pause(&self, session: &Session, run: &Run) {
+        let Some(DataverseError::Throttled {
+            retry_after: Some(wait),
+        }) = session.ended_by()
+        else {
+            return;
+        };
+        let wait = TimeDelta::from_std((*wait).min(LONGEST_HIDE)).unwrap_or_default();
+        let until = run.time() + wait;
+        if let Err(error) = self.ledger.pause(until).await {
+            // Each of the others is then refused once before it knows.
+            tracing::warn!(%error, "the pause could not be shared");
+        }
     }
 
     /// Ends the claims. A claim that another worker took over is that worker's to end.
@@ -103,6 +126,24 @@ impl Pipeline {
             }
         });
         settled.buffered(LEDGER_CALLS).collect().await
+    }
+}
+
+/// What becomes of each message when nothing is begun.
+pub(super) fn untouched(work: Vec<Work>, failure: &Failure, run: &Run) -> Vec<Handled> {
+    let back = once_each(work)
+        .into_iter()
+        .map(|work| unclaimed(work.request.key, failure.clone(), work.receive_count, run));
+    back.collect()
+}
+
+fn unclaimed(key: MessageKey, failure: Failure, receive_count: u32, run: &Run) -> Handled {
+    let fate = Fate::of_failure(&key, failure, receive_count, run);
+    Handled {
+        key,
+        fate,
+        settled_before: false,
+        summary: None,
     }
 }
 

@@ -1,6 +1,6 @@
 //! What became of a message in one run, and what the ledger is told.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -15,7 +15,7 @@ use crate::message::Message;
 use crate::nylas::error::NylasError;
 use crate::parties::Party;
 use crate::policy::Rule;
-use crate::retry::{RECEIVE_LIMIT, RetryAdvice, redelivery_delay};
+use crate::retry::{FIRST_STEP, RECEIVE_LIMIT, RetryAdvice, redelivery_delay};
 use crate::sync_request::SyncRequest;
 use crate::telemetry::{Count, count};
 
@@ -29,6 +29,9 @@ pub struct Work {
     pub receive_count: u32,
 }
 
+/// Time that the longest step, and settling what came of it, may take: a call ends after 15 seconds of silence.
+const LAST_STEP: Duration = Duration::from_secs(30);
+
 /// Time and chance of one run.
 #[derive(Debug, Clone, Copy)]
 pub struct Run {
@@ -36,21 +39,39 @@ pub struct Run {
     pub token: ClaimToken,
     /// When the run began.
     pub now: DateTime<Utc>,
+    /// The same moment on `clock`.
+    pub begun: Instant,
+    /// Tells how much time has passed since.
+    pub clock: fn() -> Instant,
+    /// When the process is ended, whatever it is doing.
+    pub deadline: DateTime<Utc>,
     /// By how much a delay is lengthened at most, 0 to 25; by how much, the token and the message's id decide, so that failed messages do not all
     /// come back at once.
     pub jitter_percent: u32,
 }
 
 impl Run {
-    /// A run that begins now, with a token drawn at random. For the shells: what they call takes it as a value.
+    /// A run that begins now, with a token drawn at random, in an invocation that ends at `deadline`. For the shells: what they call takes it as a value.
     #[must_use]
-    pub fn begin() -> Self {
-        let token = ClaimToken::new(uuid::Uuid::new_v4());
+    pub fn begin(deadline: DateTime<Utc>) -> Self {
         Self {
-            token,
+            token: ClaimToken::new(uuid::Uuid::new_v4()),
             now: Utc::now(),
+            begun: Instant::now(),
+            clock: Instant::now,
+            deadline,
             jitter_percent: 25,
         }
+    }
+
+    /// Too little time is left to begin something: what is begun could not be settled.
+    pub(super) fn is_nearly_over(&self) -> bool {
+        self.time() + LAST_STEP > self.deadline
+    }
+
+    /// What time it is now.
+    pub(super) fn time(&self) -> DateTime<Utc> {
+        self.now + (self.clock)().saturating_duration_since(self.begun)
     }
 }
 
@@ -162,6 +183,9 @@ impl Fate {
     ) -> Self {
         let Failure { advice, reason } = failure;
         match redelivery_delay(advice, receive_count, run.jitter_percent_of(key)) {
+            Some(delay) if matches!(advice, RetryAdvice::Postpone(_)) => {
+                Self::Waiting { delay, reason }
+            }
             Some(_) if receive_count >= RECEIVE_LIMIT => Self::Dead {
                 reason: format!("gave up after {receive_count} deliveries: {reason}"),
                 gave_up: true,
@@ -257,6 +281,18 @@ impl Failure {
             reason: reason.into(),
         }
     }
+
+    /// For no fault of the message.
+    pub(super) fn postponed(wait: Duration, reason: impl Into<String>) -> Self {
+        Self {
+            advice: RetryAdvice::Postpone(wait),
+            reason: reason.into(),
+        }
+    }
+
+    pub(super) fn no_time_left() -> Self {
+        Self::postponed(FIRST_STEP, "the invocation had no time left for it")
+    }
 }
 
 impl From<NylasError> for Failure {
@@ -311,6 +347,9 @@ mod tests {
         Run {
             token: ClaimToken::new(Uuid::nil()),
             now: DateTime::UNIX_EPOCH,
+            begun: Instant::now(),
+            clock: Instant::now,
+            deadline: DateTime::UNIX_EPOCH,
             jitter_percent: 25,
         }
     }
@@ -335,6 +374,17 @@ mod tests {
             assert_eq!(dead.counted_as(), Count::Dead);
         }
         assert_eq!(fate(RetryAdvice::Soon, 1).counted_as(), Count::Waiting);
+    }
+
+    #[test]
+    fn a_postponed_delivery_is_never_the_last_one() {
+        let postponed = RetryAdvice::Postpone(Duration::from_secs(7));
+        for receive_count in [1, RECEIVE_LIMIT, RECEIVE_LIMIT + 1] {
+            assert!(matches!(
+                fate(postponed, receive_count),
+                Fate::Waiting { .. }
+            ));
+        }
     }
 
     #[test]

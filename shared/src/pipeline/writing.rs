@@ -134,7 +134,9 @@ impl Pipeline {
             if let Some(error) = session.ended_by() {
                 // Its files would be fetched for nothing.
                 ended.push(mail.failed(error.clone().into(), run));
-            } else if let Err(failure) = self.add_attachments(&mut mail).await {
+            } else if run.is_nearly_over() {
+                ended.push(mail.failed(Failure::no_time_left(), run));
+            } else if let Err(failure) = self.add_attachments(session, &mut mail).await {
                 ended.push(mail.failed(failure, run));
             } else if stepwise || mail.begun || mail.email.size() > LARGEST_CHANGE_SET {
                 ended.push(self.write_stepwise(session, mail, run).await);
@@ -224,10 +226,28 @@ impl Pipeline {
         mail.failed(error.into(), run)
     }
 
-    /// Downloads the files and adds their rows. A file that is gone or too large is left out and the row says so.
-    async fn add_attachments(&self, mail: &mut Mail) -> Result<(), Failure> {
+    /// Downloads the files and adds their rows. A file that is gone or too large is left out and the row says so. What the row of an earlier run
+    /// has already is neither fetched nor sent again.
+    async fn add_attachments(&self, session: &Session, mail: &mut Mail) -> Result<(), Failure> {
+        let activity = mail.email.activity_id;
+        let there = if mail.begun && !mail.message.attachments.is_empty() {
+            match self.dataverse.attachments(session, activity).await {
+                Ok(there) => there,
+                // That they can be listed so is inferred. Each of them is sent, then, and those that are there answer 412.
+                Err(DataverseError::Rejected { .. }) => HashSet::new(),
+                Err(error) => {
+                    self.forget_refused(&error).await;
+                    return Err(error.into());
+                }
+            }
+        } else {
+            HashSet::new()
+        };
         let mut missing = 0;
         for (position, attachment) in mail.message.attachments.iter().enumerate() {
+            if there.contains(&mapping::attachment_key(activity, position, attachment)) {
+                continue;
+            }
             // The provider's size is an estimate that includes the encoding, so it is trusted only when it is far off.
             let hopeless = attachment
                 .size
@@ -239,12 +259,7 @@ impl Pipeline {
             };
             match bytes.filter(|bytes| !bytes.is_empty()) {
                 Some(bytes) => {
-                    let row = mapping::attachment_row(
-                        mail.email.activity_id,
-                        position,
-                        attachment,
-                        &bytes,
-                    );
+                    let row = mapping::attachment_row(activity, position, attachment, &bytes);
                     mail.email.attachments.push(row);
                 }
                 None => missing += 1,

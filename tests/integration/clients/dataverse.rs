@@ -119,7 +119,7 @@ async fn the_limit_of_the_organisation_is_read_as_a_429() {
         .set_setting(twin::Setting::RequestsPerFiveMinutes(1));
     assert_eq!(bench.write(&[email(1)]).await, [Ok(CreateOutcome::Created)]);
     let error = bench.write(&[email(2)]).await.remove(0).unwrap_err();
-    let RetryAdvice::After(wait) = error.retry_advice() else {
+    let RetryAdvice::Postpone(wait) = error.retry_advice() else {
         panic!("{error}");
     };
     assert!((1..=301).contains(&wait.as_secs()), "{wait:?}");

@@ -152,7 +152,10 @@ async fn a_401_waits_until_somebody_signed_in() {
         .await;
     for error in [expired, wrong_key.err().expect("an error")] {
         assert!(matches!(error, NylasError::SignInNeeded { .. }), "{error}");
-        assert_eq!(error.retry_advice(), after(6 * 3_600));
+        assert_eq!(
+            error.retry_advice(),
+            RetryAdvice::After(std::time::Duration::from_secs(6 * 3_600))
+        );
         assert!(!error.to_string().contains("nyk_"), "{error}");
     }
 }

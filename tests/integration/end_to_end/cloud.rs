@@ -293,6 +293,19 @@ impl Cloud {
         }
     }
 
+    /// The pause that Dataverse asked for ends, as if its time had passed.
+    pub(super) async fn end_pause(&self) {
+        let key = |value: &str| AttributeValue::S(value.to_owned());
+        dynamo::client(&self.dynamo)
+            .delete_item()
+            .table_name(TABLE)
+            .key("pk", key("pause"))
+            .key("sk", key("dataverse"))
+            .send()
+            .await
+            .unwrap();
+    }
+
     /// The emails in Dataverse, and the check that nothing that was sent was dropped.
     pub(super) fn emails(&self) -> Vec<Value> {
         assert_eq!(self.twin.dataverse().dropped(), []);

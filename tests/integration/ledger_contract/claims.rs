@@ -2,10 +2,11 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::join_all;
-use mailverse::dedupe::{Claim, Entry, LEASE, State};
+use mailverse::dedupe::ledger::{LAST_DELIVERY_UNFINISHED, LedgerError};
+use mailverse::dedupe::{Claim, ClaimRequest, Entry, LEASE, State};
 
 use super::{
-    Bench, activity, contract, dead, given_up, internal, key, key_of, now, released, skipped,
+    Bench, activity, contract, dead, given_up, internal, key, key_of, last, now, released, skipped,
     worker, written,
 };
 
@@ -19,6 +20,8 @@ contract! {
     a_released_message_is_free_at_once
     a_written_or_dead_message_is_final
     a_message_that_was_only_tried_often_enough_is_claimed_when_it_is_named_again
+    a_message_on_its_last_delivery_is_dead_until_the_try_has_an_end
+    a_message_on_its_last_delivery_is_held_like_any_other
     a_message_skipped_for_its_place_is_claimed_again_only_when_it_changed
     a_message_skipped_for_its_people_stays_skipped
     of_many_racers_one_wins_a_new_message
@@ -117,7 +120,7 @@ async fn a_written_or_dead_message_is_final(bench: Bench) {
     let other = key_of("grant-1", "message-2");
     bench
         .ledger
-        .claim(&other, worker(1), now(), LEASE, false)
+        .claim(&other, &ClaimRequest::new(worker(1), now()))
         .await
         .unwrap();
     bench
@@ -128,7 +131,13 @@ async fn a_written_or_dead_message_is_final(bench: Bench) {
     for revisit in [false, true] {
         let claim = bench
             .ledger
-            .claim(&other, worker(2), far, LEASE, revisit)
+            .claim(
+                &other,
+                &ClaimRequest {
+                    revisit,
+                    ..ClaimRequest::new(worker(2), far)
+                },
+            )
             .await
             .unwrap();
         let Claim::Settled(entry) = claim else {
@@ -153,6 +162,39 @@ async fn a_message_that_was_only_tried_often_enough_is_claimed_when_it_is_named_
         bench.claim(worker(3), now()).await,
         Claim::Settled(_)
     ));
+}
+
+async fn a_message_on_its_last_delivery_is_dead_until_the_try_has_an_end(bench: Bench) {
+    let claim = bench.ledger.claim(&key(), &last(worker(1), now())).await;
+    assert_eq!(claim.unwrap(), Claim::Won);
+    let entry = bench.entry().await;
+    assert_eq!(
+        (entry.state, entry.gave_up, entry.reason.as_deref()),
+        (State::Dead, true, Some(LAST_DELIVERY_UNFINISHED))
+    );
+    // What it comes to replaces that, whichever it is.
+    bench.settle(worker(1), &released()).await.unwrap();
+    let entry = bench.entry().await;
+    assert_eq!((entry.state, entry.gave_up), (State::Waiting, false));
+    let claim = bench.ledger.claim(&key(), &last(worker(2), now())).await;
+    assert_eq!(claim.unwrap(), Claim::Won);
+    bench.settle(worker(2), &written()).await.unwrap();
+    let entry = bench.entry().await;
+    assert_eq!((entry.state, entry.gave_up), (State::Written, false));
+}
+
+async fn a_message_on_its_last_delivery_is_held_like_any_other(bench: Bench) {
+    let claim = bench.ledger.claim(&key(), &last(worker(1), now())).await;
+    assert_eq!(claim.unwrap(), Claim::Won);
+    assert_eq!(
+        bench.claim(worker(2), now()).await,
+        Claim::HeldUntil(now() + LEASE)
+    );
+    // Its worker died, and somebody named it again.
+    assert_eq!(bench.claim(worker(2), now() + LEASE).await, Claim::Won);
+    assert_eq!(bench.entry().await.state, State::Waiting);
+    let late = bench.settle(worker(1), &written()).await;
+    assert!(matches!(late, Err(LedgerError::ClaimLost)), "{late:?}");
 }
 
 async fn a_message_skipped_for_its_place_is_claimed_again_only_when_it_changed(bench: Bench) {
@@ -213,7 +255,7 @@ async fn messages_differ_by_mailbox_and_by_letter_case(bench: Bench) {
     ] {
         let claim = bench
             .ledger
-            .claim(&key, worker(1), now(), LEASE, false)
+            .claim(&key, &ClaimRequest::new(worker(1), now()))
             .await
             .unwrap();
         assert_eq!(claim, Claim::Won);
@@ -226,7 +268,7 @@ async fn the_longest_id_has_an_item(bench: Bench) {
     let key = key_of(&"g".repeat(1_000), &"ä".repeat(500));
     let claim = bench
         .ledger
-        .claim(&key, worker(1), now(), LEASE, false)
+        .claim(&key, &ClaimRequest::new(worker(1), now()))
         .await
         .unwrap();
     assert_eq!(claim, Claim::Won);

@@ -4,10 +4,11 @@ use std::collections::{BTreeSet, HashMap};
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use mailverse::dedupe::ledger::{Ledger, LedgerError, Settlement};
-use mailverse::dedupe::{Entry, LEASE, State, table};
+use mailverse::dedupe::{ClaimRequest, Entry, LEASE, State, table};
 
 use super::{
-    Bench, TABLE, activity, contract, dead, item_key, key, now, released, skipped, worker, written,
+    Bench, TABLE, activity, contract, dead, item_key, key, now, released, revisited, skipped,
+    worker, written,
 };
 
 contract! {
@@ -143,12 +144,12 @@ async fn an_item_holds_the_documented_attributes_and_no_others(bench: Bench) {
     bench.claim(worker(90), now()).await;
     assert_eq!(
         names(bench.item().await),
-        expected(&["claim_token", "lease_until_ms"])
+        expected(&["claim_token", "lease_until_ms", "attention", "since_ms"])
     );
     bench.settle(worker(90), &released()).await.unwrap();
     assert_eq!(
         names(bench.item().await),
-        expected(&["reason", "retry_at_ms"])
+        expected(&["reason", "retry_at_ms", "attention", "since_ms"])
     );
     bench.settled(&written()).await;
     assert_eq!(
@@ -170,7 +171,7 @@ async fn an_item_that_this_build_cannot_read_is_left_alone(bench: Bench) {
         .unwrap();
     let claim = bench
         .ledger
-        .claim(&key(), worker(1), now(), LEASE, true)
+        .claim(&key(), &revisited(worker(1), now()))
         .await;
     assert!(
         matches!(claim, Err(LedgerError::Unavailable(_))),
@@ -182,7 +183,9 @@ async fn an_item_that_this_build_cannot_read_is_left_alone(bench: Bench) {
 
 async fn a_table_that_is_missing_is_an_outage_and_not_a_lost_claim(bench: Bench) {
     let ledger = Ledger::new(bench.client, "another".to_owned());
-    let claim = ledger.claim(&key(), worker(1), now(), LEASE, false).await;
+    let claim = ledger
+        .claim(&key(), &ClaimRequest::new(worker(1), now()))
+        .await;
     assert!(
         matches!(claim, Err(LedgerError::Unavailable(_))),
         "{claim:?}"

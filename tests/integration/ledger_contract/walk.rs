@@ -1,8 +1,8 @@
 //! Any order of claims and settlements, compared with the pure rule.
 
-use chrono::{DateTime, TimeDelta, Utc};
-use mailverse::dedupe::ledger::{LedgerError, Settlement};
-use mailverse::dedupe::{Claim, ClaimToken, Entry, LEASE, State, decide_claim};
+use chrono::TimeDelta;
+use mailverse::dedupe::ledger::{LAST_DELIVERY_UNFINISHED, LedgerError, Settlement};
+use mailverse::dedupe::{Claim, ClaimRequest, Entry, LEASE, State, decide_claim};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -26,13 +26,17 @@ async fn a_random_walk_agrees_with_the_claim_rule(bench: Bench) {
         time += TimeDelta::seconds(random.random_range(0..100));
         let token = worker(random.random_range(1..=3));
         if random.random_bool(0.6) {
-            let revisit = random.random_bool(0.3);
-            let decided = decide_claim(expected.as_ref(), token, time, revisit);
-            let claim = bench.ledger.claim(&key, token, time, LEASE, revisit);
+            let request = ClaimRequest {
+                revisit: random.random_bool(0.3),
+                last_delivery: random.random_bool(0.2),
+                ..ClaimRequest::new(token, time)
+            };
+            let decided = decide_claim(expected.as_ref(), &request);
+            let claim = bench.ledger.claim(&key, &request);
             assert_eq!(claim.await.unwrap(), decided, "{at}");
             if decided == Claim::Won {
                 wins += 1;
-                expected = Some(claimed(expected, token, time));
+                expected = Some(claimed(expected, &request));
             }
         } else {
             // Seldom for good, or there would be little to walk through.
@@ -55,7 +59,7 @@ async fn a_random_walk_agrees_with_the_claim_rule(bench: Bench) {
         assert_eq!(bench.ledger.entry(&key).await.unwrap(), expected, "{at}");
         let settled = expected
             .as_ref()
-            .is_some_and(|entry| entry.state != State::Waiting);
+            .is_some_and(|entry| entry.state != State::Waiting && entry.held.is_none());
         if settled && random.random_bool(0.2) {
             messages += 1;
             expected = None;
@@ -67,14 +71,20 @@ async fn a_random_walk_agrees_with_the_claim_rule(bench: Bench) {
     );
 }
 
-fn claimed(before: Option<Entry>, token: ClaimToken, at: DateTime<Utc>) -> Entry {
+fn claimed(before: Option<Entry>, request: &ClaimRequest) -> Entry {
+    let last = request.last_delivery;
+    let old_reason = before.as_ref().and_then(|entry| entry.reason.clone());
     Entry {
-        state: State::Waiting,
-        held: Some((token, at + LEASE)),
+        state: if last { State::Dead } else { State::Waiting },
+        held: Some((request.token, request.now + LEASE)),
         attempts: before.as_ref().map_or(0, |entry| entry.attempts) + 1,
         // Of the try before, until this one ends.
-        reason: before.as_ref().and_then(|entry| entry.reason.clone()),
-        gave_up: false,
+        reason: if last {
+            Some(LAST_DELIVERY_UNFINISHED.to_owned())
+        } else {
+            old_reason
+        },
+        gave_up: last,
         activity_id: before.and_then(|entry| entry.activity_id),
     }
 }

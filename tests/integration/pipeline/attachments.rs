@@ -231,11 +231,11 @@ async fn a_mail_that_is_too_large_for_one_request_is_written_step_by_step(mode: 
 }
 
 async fn a_mail_whose_writing_broke_off_between_two_steps_is_found_and_completed(mode: WriteMode) {
-    for (step, fault) in [
-        (CREATE, Fault::ResetAfterCommit),
-        (ATTACH, Fault::ResetBefore),
-        (ATTACH, Fault::ResetAfterCommit),
-        (UPDATE, Fault::ResetBefore),
+    for (step, fault, missing) in [
+        (CREATE, Fault::ResetAfterCommit, 3),
+        (ATTACH, Fault::ResetBefore, 3),
+        (ATTACH, Fault::ResetAfterCommit, 2),
+        (UPDATE, Fault::ResetBefore, 0),
     ] {
         let at = format!("{fault:?} at {step}");
         let mut world = large_mail(mode, ADA).await;
@@ -243,8 +243,19 @@ async fn a_mail_whose_writing_broke_off_between_two_steps_is_found_and_completed
         waiting(&world.deliver_one(ADA, "m1").await);
         assert_eq!(world.email()["statecode"], 0, "{at}: left Open");
         world.lose_ledger().await;
+        let requests = |world: &World| {
+            let dataverse = world.twin.dataverse().requests().total;
+            (dataverse, world.pipeline.nylas.requests())
+        };
+        let before = requests(&world);
         let fate = world.deliver_one(ADA, "m1").await;
         assert_eq!(written(&fate), (id_of(&world.email()), None), "{at}");
+        let after = requests(&world);
+        assert_eq!(
+            (after.0 - before.0, after.1 - before.1),
+            (5 + missing, 1 + missing),
+            "{at}: a look-up, the files that are there, the email, its state, the completion, and each missing file"
+        );
         assert_eq!(world.file_names(), ALL_THREE, "{at}");
         assert_eq!(world.email()["statecode"], 1, "{at}");
     }

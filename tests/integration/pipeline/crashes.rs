@@ -1,7 +1,7 @@
 //! What if the process dies, or somebody else was faster?
 
 use mailverse::dataverse::write::WriteMode;
-use mailverse::dedupe::{Claim, ClaimToken, LEASE};
+use mailverse::dedupe::{Claim, ClaimRequest, ClaimToken, LEASE};
 use serde_json::json;
 use twin::Fault;
 use uuid::Uuid;
@@ -65,7 +65,7 @@ async fn a_worker_that_overran_its_lease_does_not_overwrite_its_successor(mode: 
     let (ledger, at) = (world.pipeline.ledger.clone(), world.now + LEASE);
     world.before_dataverse_gets(CREATE, async move {
         let claim = ledger
-            .claim(&key(ADA, "m1"), successor, at, LEASE, false)
+            .claim(&key(ADA, "m1"), &ClaimRequest::new(successor, at))
             .await;
         assert_eq!(claim.unwrap(), Claim::Won);
     });

@@ -202,11 +202,8 @@ async fn a_claim_of_a_worker_that_died_is_taken_over_after_its_lease(mode: Write
     world.put(ADA, mail("m1", &json!({})));
     let died = world.begin();
     let key = crate::world::key(ADA, "m1");
-    let claim =
-        world
-            .pipeline
-            .ledger
-            .claim(&key, died.token, died.now, mailverse::dedupe::LEASE, false);
+    let request = mailverse::dedupe::ClaimRequest::new(died.token, died.now);
+    let claim = world.pipeline.ledger.claim(&key, &request);
     assert_eq!(claim.await.unwrap(), mailverse::dedupe::Claim::Won);
 
     world.later(TimeDelta::seconds(60));

@@ -106,6 +106,7 @@ impl Table {
 
     /// All three are written when they are delivered once more, each as one completed row.
     async fn is_written_at_the_next_delivery(&mut self, three: &Three) {
+        self.world.pause_over();
         for fate in self.world.deliver(&in_office(&three.ids)).await {
             let (id, _) = written(&fate);
             let email = self.world.twin.dataverse().row("email", id).unwrap();

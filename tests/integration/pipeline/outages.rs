@@ -32,6 +32,7 @@ async fn waits_and_is_then_written(mut world: World, seconds: u64, what: &str) {
     let entry = world.entry(ADA, "m1").await.expect("an item");
     assert_eq!((entry.state, entry.held), (State::Waiting, None), "{what}");
     assert_eq!(entry.reason.as_deref(), fate.reason(), "{what}");
+    world.pause_over();
     let fate = world.deliver_one(ADA, "m1").await;
     let email = world.email();
     assert_eq!(written(&fate).0, id_of(&email), "{what}");
@@ -197,6 +198,7 @@ async fn one_failure_of_the_service_delays_the_whole_batch_and_loses_none_of_it(
     for fate in world.deliver(&messages).await {
         assert_eq!(waiting(&fate).0.as_secs(), 60);
     }
+    world.pause_over();
     for fate in world.deliver(&messages).await {
         written(&fate);
     }

@@ -1,11 +1,20 @@
 //! What if Dataverse asks for time, or for another token, halfway through a batch? Nothing more is sent, and the rest goes back with the same advice.
+//! What if it asked another worker? What if the invocation's own time runs out?
 
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use chrono::TimeDelta;
 use mailverse::dataverse::write::WriteMode;
+use mailverse::dedupe::State;
 use mailverse::pipeline::Fate;
+use mailverse::retry::RECEIVE_LIMIT;
+use mailverse::sync_request::Trigger;
 use serde_json::json;
 
 use crate::world::{
-    ADA, CREATE, LOOK_UP, UPDATE, World, mail, status, throttled, waiting, written,
+    ADA, CREATE, LOOK_UP, UPDATE, World, created, mail, status, throttled, waiting, work, written,
 };
 
 const IDS: [&str; 4] = ["m1", "m2", "m3", "m4"];
@@ -49,6 +58,7 @@ async fn wait_and_are_then_written(mut world: World, waiting_ones: &[&Fate], req
         );
     }
     assert_eq!(world.twin.dataverse().requests().total, requests);
+    world.pause_over();
     for fate in deliver(&mut world).await {
         written(&fate);
     }
@@ -92,6 +102,7 @@ async fn mails_with_files_are_neither_fetched_nor_sent_after_a_429() {
         "the messages and one file"
     );
     assert_eq!(dataverse.requests().total - before.1, 2);
+    world.pause_over();
     for fate in deliver(&mut world).await {
         written(&fate);
     }
@@ -151,6 +162,7 @@ async fn a_second_batch_is_not_sent_after_a_429_for_the_first() {
         assert_eq!(waiting(&fate).0.as_secs(), 77);
     }
     assert_eq!(world.twin.dataverse().requests().total, 2);
+    world.pause_over();
     for fate in world.deliver(&messages).await {
         written(&fate);
     }
@@ -172,5 +184,91 @@ async fn a_refused_token_is_not_shown_again_in_the_same_run() {
             written(&fate);
         }
         assert_eq!(world.twin.entra().requests(), 2, "renewed once");
+    }
+}
+
+#[tokio::test]
+async fn a_pause_that_one_worker_was_told_is_kept_by_all() {
+    let mut world = four_mails(WriteMode::ChangeSet, 0).await;
+    world.fail_dataverse_at(CREATE, throttle());
+    waiting(&world.deliver_one(ADA, "m1").await);
+    let before = world.twin.dataverse().requests().total;
+    let nylas_before = world.pipeline.nylas.requests();
+
+    let another = world.another_pipeline().await;
+    world.later(TimeDelta::seconds(30));
+    let run = world.begin();
+    let work = IDS.map(|id| created(ADA, id)).into_iter().collect();
+    for done in another.run(work, run).await {
+        let (delay, reason) = waiting(&done.fate);
+        assert_eq!(reason, "dataverse asked for a pause");
+        // What is left of it, which began when the answer came.
+        assert!((47..60).contains(&delay.as_secs()), "{delay:?}");
+    }
+    assert_eq!(world.twin.dataverse().requests().total, before);
+    assert_eq!(world.pipeline.nylas.requests(), nylas_before);
+    assert_eq!(
+        world.entry(ADA, "m2").await,
+        None,
+        "untouched: not even claimed"
+    );
+    world.pause_over();
+    for fate in deliver(&mut world).await {
+        written(&fate);
+    }
+}
+
+#[tokio::test]
+async fn a_last_delivery_that_is_throttled_does_not_give_the_message_up() {
+    let mut world = four_mails(WriteMode::ChangeSet, 0).await;
+    world.fail_dataverse_at(CREATE, throttle());
+    let last = || vec![work(ADA, "m1", Trigger::Created, RECEIVE_LIMIT)];
+    for reason in [
+        "dataverse throttled the call",
+        "dataverse asked for a pause",
+    ] {
+        assert_eq!(waiting(&world.run(last()).await[0].fate).1, reason);
+        let entry = world.entry(ADA, "m1").await.unwrap();
+        assert_eq!((entry.state, entry.gave_up), (State::Waiting, false));
+    }
+    world.pause_over();
+    written(&world.run(last()).await[0].fate);
+}
+
+#[tokio::test]
+async fn an_invocation_that_is_nearly_over_begins_nothing() {
+    let mut world = four_mails(WriteMode::ChangeSet, 0).await;
+    world.invocation = TimeDelta::seconds(20);
+    for fate in deliver(&mut world).await {
+        assert_eq!(waiting(&fate).1, "the invocation had no time left for it");
+    }
+    assert_eq!(world.twin.dataverse().requests().total, 0);
+    assert_eq!(world.entry(ADA, "m1").await, None, "not even claimed");
+}
+
+#[tokio::test]
+async fn an_invocation_whose_time_runs_out_returns_what_it_has_not_begun_and_keeps_what_is_done() {
+    static PASSED: AtomicU64 = AtomicU64::new(0);
+    static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    let mut world = four_mails(WriteMode::Stepwise, 0).await;
+    let mut run = world.begin();
+    run.begun = *BEGUN;
+    run.clock = || *BEGUN + Duration::from_secs(PASSED.load(Ordering::SeqCst));
+    run.deadline = run.now + TimeDelta::seconds(120);
+    // While the second mail is created, all but 20 seconds pass.
+    world.before_dataverse_gets("m2@kites.example", async {
+        PASSED.store(100, Ordering::SeqCst);
+    });
+    let work = IDS.map(|id| created(ADA, id)).into_iter().collect();
+    let handled = world.pipeline.run(work, run).await;
+    let (done, returned) = handled.split_at(2);
+    for one in done {
+        written(&one.fate);
+    }
+    for one in returned {
+        assert_eq!(
+            waiting(&one.fate).1,
+            "the invocation had no time left for it"
+        );
     }
 }

@@ -142,6 +142,7 @@ async fn a_change_set_that_is_throttled_within_its_batch_waits_alone() {
     written(&fates[0]);
     assert_eq!(waiting(&fates[1]).0.as_secs(), 50);
     written(&fates[2]);
+    world.pause_over();
     written(&world.deliver_one(ADA, "m2").await);
     assert_eq!(world.emails().len(), 3);
 }

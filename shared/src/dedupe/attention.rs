@@ -1,0 +1,96 @@
+//! What needs attention: messages that wait for too long, and dead ones.
+//!
+//! Such items have the attribute `attention`, and only they are in the index [`INDEX`], whose keys are `attention` and `since_ms`: what is written or
+//! skipped, nearly everything, costs it nothing to read.
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use chrono::{DateTime, Utc};
+
+use super::ledger::{
+    Ledger, LedgerError, condition_failed, item_key, key_of, milliseconds, number, read_entry,
+    text, unavailable,
+};
+use super::{Entry, State};
+use crate::ids::MessageKey;
+
+/// The sparse index, which has all attributes of its items.
+pub const INDEX: &str = "attention";
+
+/// A message that needs somebody's attention.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attention {
+    /// Which.
+    pub key: MessageKey,
+    /// Since when it has been waiting, or dead.
+    pub since: DateTime<Utc>,
+    /// What the ledger says of it.
+    pub entry: Entry,
+}
+
+impl Ledger {
+    /// The messages that have been waiting, or dead, since before `before`: the longest first, `limit` at most.
+    ///
+    /// The index follows the table within moments; whoever acts on an entry looks at the item again.
+    ///
+    /// # Errors
+    /// [`LedgerError::Unavailable`].
+    pub async fn needing_attention(
+        &self,
+        state: State,
+        before: DateTime<Utc>,
+        limit: usize,
+    ) -> Result<Vec<Attention>, LedgerError> {
+        let mut items = self
+            .client
+            .query()
+            .table_name(&self.table)
+            .index_name(INDEX)
+            .key_condition_expression("attention = :state AND since_ms < :before")
+            .expression_attribute_values(":state", text(state.as_str()))
+            .expression_attribute_values(":before", milliseconds(before))
+            .into_paginator()
+            .items()
+            .send();
+        let mut found = Vec::new();
+        while found.len() < limit
+            && let Some(item) = items.next().await
+        {
+            let item = item.map_err(|error| unavailable(&error))?;
+            let entry = read_entry(&item)?;
+            let (Some(key), Some(since)) = (
+                key_of(&item),
+                number(&item, "since_ms").and_then(DateTime::from_timestamp_millis),
+            ) else {
+                return Err(LedgerError::Unavailable(
+                    "an item of the index has no message id or no time".to_owned(),
+                ));
+            };
+            found.push(Attention { key, since, entry });
+        }
+        Ok(found)
+    }
+
+    /// Allows a dead message, whatever killed it, to be claimed again. Whether it was dead.
+    ///
+    /// It stays dead until somebody names it: put a request on the sync queue afterwards.
+    ///
+    /// # Errors
+    /// [`LedgerError::Unavailable`]: nothing is known; ask again.
+    pub async fn redrive(&self, key: &MessageKey) -> Result<bool, LedgerError> {
+        let call = self
+            .client
+            .update_item()
+            .table_name(&self.table)
+            .set_key(Some(item_key(key)))
+            .update_expression("SET gave_up = :true")
+            .condition_expression("#state = :dead")
+            .expression_attribute_names("#state", "state")
+            .expression_attribute_values(":dead", text(State::Dead.as_str()))
+            .expression_attribute_values(":true", AttributeValue::Bool(true));
+        match call.send().await {
+            Ok(_) => Ok(true),
+            Err(error) if condition_failed(&error) => Ok(false),
+            Err(error) => Err(unavailable(&error)),
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! What needs somebody's attention, and how it is tried again.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use mailverse::dedupe::attention::Attention;
+use mailverse::dedupe::ledger::Settlement;
+use mailverse::dedupe::{Claim, ClaimRequest, State};
+
+use super::{
+    Bench, contract, dead, given_up, internal, key, key_of, now, released, worker, written,
+};
+
+contract! {
+    what_waits_for_long_is_listed_and_the_longest_comes_first
+    a_message_waits_since_it_was_first_claimed_however_often_it_is_tried
+    what_is_written_or_skipped_needs_nobody
+    the_dead_are_listed_with_their_reasons
+    no_more_are_listed_than_asked_for
+    a_dead_message_may_be_redriven_and_is_then_claimed
+    only_the_dead_are_redriven
+}
+
+impl Bench {
+    async fn claim_of(&self, message: &str, at: DateTime<Utc>) {
+        let key = key_of("grant-1", message);
+        let request = ClaimRequest::new(worker(1), at);
+        let claim = self.ledger.claim(&key, &request).await;
+        assert_eq!(claim.unwrap(), Claim::Won);
+    }
+
+    async fn settled_as(&self, message: &str, at: DateTime<Utc>, settlement: &Settlement) {
+        self.claim_of(message, at).await;
+        let key = key_of("grant-1", message);
+        let settled = self.ledger.settle(&key, worker(1), at, settlement);
+        settled.await.unwrap();
+    }
+
+    async fn listed(&self, state: State, before: DateTime<Utc>) -> Vec<Attention> {
+        let listed = self.ledger.needing_attention(state, before, 1_000);
+        listed.await.unwrap()
+    }
+}
+
+fn minutes(n: i64) -> DateTime<Utc> {
+    now() + TimeDelta::minutes(n)
+}
+
+fn ids(listed: &[Attention]) -> Vec<&str> {
+    listed
+        .iter()
+        .map(|one| one.key.message_id.as_str())
+        .collect()
+}
+
+async fn what_waits_for_long_is_listed_and_the_longest_comes_first(bench: Bench) {
+    bench.settled_as("second", minutes(1), &released()).await;
+    bench.claim_of("first", minutes(0)).await;
+    bench.claim_of("third", minutes(2)).await;
+    let all = bench.listed(State::Waiting, minutes(3)).await;
+    assert_eq!(ids(&all), ["first", "second", "third"]);
+    assert_eq!(
+        all.iter().map(|one| one.since).collect::<Vec<_>>(),
+        [minutes(0), minutes(1), minutes(2)]
+    );
+    assert_eq!(
+        all[1].entry.reason.as_deref(),
+        Some("dataverse throttled the call")
+    );
+    let long = bench.listed(State::Waiting, minutes(2)).await;
+    assert_eq!(ids(&long), ["first", "second"]);
+}
+
+async fn a_message_waits_since_it_was_first_claimed_however_often_it_is_tried(bench: Bench) {
+    for minute in [0, 10, 20] {
+        bench.settled_as("m", minutes(minute), &released()).await;
+    }
+    bench.claim_of("m", minutes(30)).await;
+    let listed = bench.listed(State::Waiting, minutes(60)).await;
+    assert_eq!((listed[0].since, listed[0].entry.attempts), (minutes(0), 4));
+}
+
+async fn what_is_written_or_skipped_needs_nobody(bench: Bench) {
+    bench.settled_as("m1", minutes(0), &written()).await;
+    bench.settled_as("m2", minutes(0), &internal()).await;
+    bench.settled_as("m3", minutes(0), &given_up()).await;
+    bench.settled_as("m3", minutes(1), &written()).await;
+    for state in [State::Waiting, State::Dead, State::Written, State::Skipped] {
+        assert_eq!(bench.listed(state, minutes(60)).await, [], "{state:?}");
+    }
+}
+
+async fn the_dead_are_listed_with_their_reasons(bench: Bench) {
+    bench.settled_as("m1", minutes(0), &released()).await;
+    bench.settled_as("m1", minutes(5), &dead()).await;
+    bench.settled_as("m2", minutes(1), &given_up()).await;
+    let listed = bench.listed(State::Dead, minutes(60)).await;
+    assert_eq!(ids(&listed), ["m2", "m1"]);
+    assert_eq!(listed[1].since, minutes(5), "since it is dead");
+    assert_eq!(listed[1].entry.reason.as_deref(), Some("0x80044331"));
+    assert!(listed[0].entry.gave_up && !listed[1].entry.gave_up);
+    assert_eq!(bench.listed(State::Waiting, minutes(60)).await, []);
+}
+
+async fn no_more_are_listed_than_asked_for(bench: Bench) {
+    for n in 0..5 {
+        bench.claim_of(&format!("m{n}"), minutes(n)).await;
+    }
+    let some = bench
+        .ledger
+        .needing_attention(State::Waiting, minutes(60), 2);
+    assert_eq!(ids(&some.await.unwrap()), ["m0", "m1"]);
+}
+
+async fn a_dead_message_may_be_redriven_and_is_then_claimed(bench: Bench) {
+    bench.settled(&dead()).await;
+    assert!(matches!(
+        bench.claim(worker(2), now()).await,
+        Claim::Settled(_)
+    ));
+    assert!(bench.ledger.redrive(&key()).await.unwrap());
+    let entry = bench.entry().await;
+    assert_eq!(
+        (entry.state, entry.reason.as_deref()),
+        (State::Dead, Some("0x80044331")),
+        "until somebody names it"
+    );
+    assert_eq!(bench.claim(worker(2), now()).await, Claim::Won);
+}
+
+async fn only_the_dead_are_redriven(bench: Bench) {
+    assert!(!bench.ledger.redrive(&key()).await.unwrap());
+    assert_eq!(bench.ledger.entry(&key()).await.unwrap(), None);
+    for settlement in [released(), written()] {
+        bench.settled(&settlement).await;
+        let before = bench.item().await;
+        assert!(!bench.ledger.redrive(&key()).await.unwrap());
+        assert_eq!(bench.item().await, before);
+    }
+}
