@@ -7,7 +7,7 @@ use mailverse::dedupe::ledger::{Ledger, LedgerError, Settlement};
 use mailverse::dedupe::{Entry, LEASE, State, table};
 
 use super::{
-    Bench, TABLE, activity, contract, dead, item_key, key, now, released, skipped, worker, written,
+    Bench, activity, contract, dead, item_key, key, now, released, skipped, worker, written,
 };
 
 contract! {
@@ -117,7 +117,7 @@ async fn only_what_is_settled_for_good_may_expire(bench: Bench) {
     bench
         .client
         .delete_item()
-        .table_name(TABLE)
+        .table_name(&bench.table)
         .set_key(Some(item_key()))
         .send()
         .await
@@ -163,7 +163,7 @@ async fn an_item_that_this_build_cannot_read_is_left_alone(bench: Bench) {
     bench
         .client
         .put_item()
-        .table_name(TABLE)
+        .table_name(&bench.table)
         .set_item(Some(item.clone()))
         .send()
         .await
@@ -181,7 +181,7 @@ async fn an_item_that_this_build_cannot_read_is_left_alone(bench: Bench) {
 }
 
 async fn a_table_that_is_missing_is_an_outage_and_not_a_lost_claim(bench: Bench) {
-    let ledger = Ledger::new(bench.client, "another".to_owned());
+    let ledger = Ledger::new(bench.client, "a_table_that_nobody_made".to_owned());
     let claim = ledger.claim(&key(), worker(1), now(), LEASE, false).await;
     assert!(
         matches!(claim, Err(LedgerError::Unavailable(_))),
@@ -197,6 +197,6 @@ async fn a_table_that_is_missing_is_an_outage_and_not_a_lost_claim(bench: Bench)
 
 async fn a_table_that_is_there_stays(bench: Bench) {
     bench.settled(&written()).await;
-    table::create(&bench.client, TABLE).await.unwrap();
+    table::create(&bench.client, &bench.table).await.unwrap();
     assert_eq!(bench.entry().await.state, State::Written);
 }
