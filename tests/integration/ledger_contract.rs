@@ -4,6 +4,8 @@
 //! which [`contract!`] knows a way to make one: the embedded DynamoDB, and DynamoDB Local with `make ledger-local`.
 
 mod claims;
+mod line;
+mod outages;
 mod settlements;
 mod walk;
 
