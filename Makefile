@@ -14,7 +14,7 @@ export SAM_CLI_TELEMETRY := 0
 # Nothing here talks to AWS; without this, its tools look for credentials on the network first.
 export AWS_EC2_METADATA_DISABLED := true
 
-.PHONY: help demo test peers bench-requests build deny rust-components
+.PHONY: help demo test peers ledger-local bench-requests build deny rust-components
 
 help: ## Lists these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ test: rust-components $(TOOLS_READY) $(PEERS_READY) ## Everything that has to ho
 peers: $(PEERS_READY) ## Runs other people's Dataverse clients against our stand-in for Dataverse
 	@cargo build --quiet --locked --bin twin
 	@python3 tests/peers/run.py
+
+ledger-local: $(PEERS_READY) ## Runs the ledger's contract against AWS's own DynamoDB Local (needs Java)
+	@$(PEERS)/bin/python tools/ledger_local.py
 
 bench-requests: ## Counts the requests to Dataverse that a hundred new mails take, against those of one-by-one writing
 	@cargo run --quiet --locked --package integration-tests --example bench-requests

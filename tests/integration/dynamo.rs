@@ -1,11 +1,11 @@
-//! DynamoDB within the test's process: the real SDK over real HTTP, nothing on disk.
+//! DynamoDB without AWS: the real SDK over real HTTP, nothing on disk.
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::{BehaviorVersion, Config, Credentials, Region};
 use dynoxide::Database;
 use tokio::net::TcpListener;
 
-/// Starts an empty DynamoDB that ends with the test's runtime, and returns its address.
+/// Starts an empty DynamoDB within this process, that ends with the test's runtime, and returns its address.
 pub(crate) async fn start() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -16,6 +16,11 @@ pub(crate) async fn start() -> String {
         std::future::pending(),
     ));
     format!("http://{address}")
+}
+
+/// The address of the DynamoDB Local that `make ledger-local` started.
+pub(crate) fn local() -> String {
+    mailverse::env::process("DYNAMODB_LOCAL_URL").expect("DYNAMODB_LOCAL_URL: make ledger-local")
 }
 
 /// A client of the DynamoDB at `endpoint`.

@@ -1,10 +1,12 @@
 //! What the ledger promises, whatever DynamoDB it talks to.
 //!
 //! Each sentence takes a [`Bench`], which is made from nothing but a client, so the same sentences hold on every endpoint for
-//! which [`contract!`] is given a way to make one.
+//! which [`contract!`] knows a way to make one: the embedded DynamoDB, and DynamoDB Local with `make ledger-local`.
 
 mod attention;
 mod claims;
+mod line;
+mod outages;
 mod pause;
 mod settlements;
 mod walk;
@@ -19,19 +21,24 @@ use mailverse::dedupe::{Claim, ClaimRequest, ClaimToken, Entry, table};
 use mailverse::ids::{ActivityId, MessageKey};
 use uuid::Uuid;
 
-const TABLE: &str = "ledger";
-
 /// A ledger in an empty table of its own.
 struct Bench {
     client: Client,
+    table: String,
     ledger: Ledger,
 }
 
 impl Bench {
-    async fn on(client: Client) -> Self {
-        table::create(&client, TABLE).await.unwrap();
-        let ledger = Ledger::new(client.clone(), TABLE.to_owned());
-        Self { client, ledger }
+    /// Sentences may share an endpoint, so each has a table of its name.
+    async fn on(client: Client, sentence: &str) -> Self {
+        let table = sentence.to_owned();
+        table::create(&client, &table).await.unwrap();
+        let ledger = Ledger::new(client.clone(), table.clone());
+        Self {
+            client,
+            table,
+            ledger,
+        }
     }
 
     async fn claim(&self, worker: ClaimToken, now: DateTime<Utc>) -> Claim {
@@ -67,7 +74,7 @@ impl Bench {
         let found = self
             .client
             .get_item()
-            .table_name(TABLE)
+            .table_name(&self.table)
             .set_key(Some(item_key()));
         found.send().await.unwrap().item.expect("an item")
     }
@@ -168,8 +175,22 @@ macro_rules! contract {
             $(
                 #[tokio::test]
                 async fn $sentence() {
-                    let endpoint = dynamo::start().await;
-                    super::$sentence(Bench::on(dynamo::client(&endpoint)).await).await;
+                    let client = dynamo::client(&dynamo::start().await);
+                    super::$sentence(Bench::on(client, stringify!($sentence)).await).await;
+                }
+            )*
+        }
+
+        mod dynamodb_local {
+            use super::Bench;
+            use crate::dynamo;
+
+            $(
+                #[tokio::test]
+                #[ignore = "needs DynamoDB Local: make ledger-local"]
+                async fn $sentence() {
+                    let client = dynamo::client(&dynamo::local());
+                    super::$sentence(Bench::on(client, stringify!($sentence)).await).await;
                 }
             )*
         }

@@ -7,6 +7,7 @@
 //! | `state` | S | `waiting`, `written`, `skipped` or `dead` |
 //! | `claim_token` | S | who works on it; absent when nobody does |
 //! | `lease_until_ms` | N | until when, Unix milliseconds; there together with `claim_token` |
+//! | `settled_by` | S | whose claim ended last; absent while claimed. By it, a settlement whose answer was lost is recognised |
 //! | `retry_at_ms` | N | when the queue delivers it again, Unix milliseconds; while released |
 //! | `attempts` | N | how often it was claimed |
 //! | `gave_up` | BOOL | while dead: it could have been tried again, and may be |
@@ -26,6 +27,7 @@ use std::collections::HashMap;
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
+use aws_sdk_dynamodb::types::error::ConditionalCheckFailedException;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -123,9 +125,9 @@ impl Ledger {
              claim_token = :token, lease_until_ms = :until, changed_at_ms = :now"
                 .to_owned();
         update.push_str(if last_delivery {
-            ", gave_up = :true, reason = :last REMOVE retry_at_ms, expires_at ADD attempts :one"
+            ", gave_up = :true, reason = :last REMOVE settled_by, retry_at_ms, expires_at ADD attempts :one"
         } else {
-            " REMOVE retry_at_ms, expires_at, gave_up ADD attempts :one"
+            " REMOVE settled_by, retry_at_ms, expires_at, gave_up ADD attempts :one"
         });
         let state = if last_delivery {
             State::Dead
@@ -166,10 +168,7 @@ impl Ledger {
         let Err(error) = call.condition_expression(condition).send().await else {
             return Ok(Claim::Won);
         };
-        let Some(refusal) = error.as_service_error().and_then(|e| match e {
-            UpdateItemError::ConditionalCheckFailedException(refusal) => Some(refusal),
-            _ => None,
-        }) else {
+        let Some(refusal) = refusal(&error) else {
             return Err(unavailable(&error));
         };
         let winner = refusal.item().ok_or_else(|| {
@@ -219,7 +218,7 @@ impl Ledger {
                 expires_at.map(|seconds| AttributeValue::N(seconds.to_string())),
             ),
         ];
-        let mut set = "SET #state = :state, changed_at_ms = :now".to_owned();
+        let mut set = "SET #state = :state, changed_at_ms = :now, settled_by = :token".to_owned();
         let mut remove = "REMOVE claim_token, lease_until_ms".to_owned();
         let mut call = self
             .client
@@ -241,22 +240,28 @@ impl Ledger {
             State::Dead => set.push_str(", since_ms = :now"),
             State::Written | State::Skipped => remove.push_str(", since_ms"),
         }
-        call.condition_expression("claim_token = :token")
+        let call = call
+            .condition_expression("claim_token = :token")
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld)
             .update_expression(format!("{set} {remove}"))
             .expression_attribute_names("#state", "state")
             .expression_attribute_values(":state", text(state.as_str()))
             .expression_attribute_values(":token", text(token.to_string()))
-            .expression_attribute_values(":now", milliseconds(now))
-            .send()
-            .await
-            .map(drop)
-            .map_err(|error| {
-                if condition_failed(&error) {
-                    LedgerError::ClaimLost
-                } else {
-                    unavailable(&error)
-                }
-            })
+            .expression_attribute_values(":now", milliseconds(now));
+        let Err(error) = call.send().await else {
+            return Ok(());
+        };
+        // The answer to the first try was lost, and the SDK repeated it: what it finds is our own doing.
+        let is_ours = |item: &HashMap<_, _>| {
+            text_of(item, "settled_by") == Some(token.to_string().as_str())
+                && text_of(item, "state") == Some(state.as_str())
+                && number(item, "changed_at_ms") == Some(now.timestamp_millis())
+        };
+        match refusal(&error) {
+            Some(refusal) if refusal.item().is_some_and(is_ours) => Ok(()),
+            Some(_) => Err(LedgerError::ClaimLost),
+            None => Err(unavailable(&error)),
+        }
     }
 
     /// What the ledger says of one message; `None` when it has never been claimed.
@@ -343,10 +348,16 @@ pub(super) fn read_entry(item: &HashMap<String, AttributeValue>) -> Result<Entry
     })
 }
 
+/// The refusal of a conditional write.
+fn refusal(error: &SdkError<UpdateItemError>) -> Option<&ConditionalCheckFailedException> {
+    match error.as_service_error()? {
+        UpdateItemError::ConditionalCheckFailedException(refusal) => Some(refusal),
+        _ => None,
+    }
+}
+
 pub(super) fn condition_failed(error: &SdkError<UpdateItemError>) -> bool {
-    error
-        .as_service_error()
-        .is_some_and(UpdateItemError::is_conditional_check_failed_exception)
+    refusal(error).is_some()
 }
 
 pub(super) fn unavailable<E: ProvideErrorMetadata>(error: &SdkError<E>) -> LedgerError {

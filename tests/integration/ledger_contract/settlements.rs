@@ -7,8 +7,8 @@ use mailverse::dedupe::ledger::{Ledger, LedgerError, Settlement};
 use mailverse::dedupe::{ClaimRequest, Entry, LEASE, State, table};
 
 use super::{
-    Bench, TABLE, activity, contract, dead, item_key, key, now, released, revisited, skipped,
-    worker, written,
+    Bench, activity, contract, dead, item_key, key, now, released, revisited, skipped, worker,
+    written,
 };
 
 contract! {
@@ -118,7 +118,7 @@ async fn only_what_is_settled_for_good_may_expire(bench: Bench) {
     bench
         .client
         .delete_item()
-        .table_name(TABLE)
+        .table_name(&bench.table)
         .set_key(Some(item_key()))
         .send()
         .await
@@ -149,12 +149,18 @@ async fn an_item_holds_the_documented_attributes_and_no_others(bench: Bench) {
     bench.settle(worker(90), &released()).await.unwrap();
     assert_eq!(
         names(bench.item().await),
-        expected(&["reason", "retry_at_ms", "attention", "since_ms"])
+        expected(&[
+            "settled_by",
+            "reason",
+            "retry_at_ms",
+            "attention",
+            "since_ms"
+        ])
     );
     bench.settled(&written()).await;
     assert_eq!(
         names(bench.item().await),
-        expected(&["reason", "activity_id", "expires_at"])
+        expected(&["settled_by", "reason", "activity_id", "expires_at"])
     );
 }
 
@@ -164,7 +170,7 @@ async fn an_item_that_this_build_cannot_read_is_left_alone(bench: Bench) {
     bench
         .client
         .put_item()
-        .table_name(TABLE)
+        .table_name(&bench.table)
         .set_item(Some(item.clone()))
         .send()
         .await
@@ -182,7 +188,7 @@ async fn an_item_that_this_build_cannot_read_is_left_alone(bench: Bench) {
 }
 
 async fn a_table_that_is_missing_is_an_outage_and_not_a_lost_claim(bench: Bench) {
-    let ledger = Ledger::new(bench.client, "another".to_owned());
+    let ledger = Ledger::new(bench.client, "a_table_that_nobody_made".to_owned());
     let claim = ledger
         .claim(&key(), &ClaimRequest::new(worker(1), now()))
         .await;
@@ -200,6 +206,6 @@ async fn a_table_that_is_missing_is_an_outage_and_not_a_lost_claim(bench: Bench)
 
 async fn a_table_that_is_there_stays(bench: Bench) {
     bench.settled(&written()).await;
-    table::create(&bench.client, TABLE).await.unwrap();
+    table::create(&bench.client, &bench.table).await.unwrap();
     assert_eq!(bench.entry().await.state, State::Written);
 }

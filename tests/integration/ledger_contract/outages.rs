@@ -1,0 +1,225 @@
+//! What the ledger makes of a DynamoDB that fails, and that it repeats nothing of what DynamoDB says, but for a missing right.
+
+use mailverse::dedupe::ledger::{Ledger, LedgerError};
+use mailverse::dedupe::{Claim, ClaimRequest, LEASE, State};
+use serde_json::json;
+
+use super::line::{Fault, Line};
+use super::{Bench, contract, key, now, worker, written};
+
+contract! {
+    what_passes_is_tried_three_times_before_it_is_an_outage
+    what_does_not_pass_is_an_outage_at_once
+    what_does_not_come_through_is_tried_three_times_before_it_is_an_outage
+    an_answer_of_something_else_is_an_outage_at_once
+    a_missing_right_is_named
+    a_call_that_was_refused_for_a_moment_is_done_once
+    a_claim_whose_answer_is_lost_is_won
+    a_claim_whose_answers_are_all_lost_holds_and_is_won_when_its_worker_asks_again
+    a_settlement_whose_answer_is_lost_stands_and_is_recognised
+    a_settlement_whose_answers_are_all_lost_stands
+    a_look_whose_answer_is_lost_is_repeated
+    a_refusal_without_its_item_tells_a_claim_nothing_and_a_settlement_enough
+    an_item_of_a_later_build_is_an_outage
+}
+
+/// More than any call tries.
+const ALWAYS: usize = 10;
+
+/// Stands for all that must not be repeated.
+const PRIVATE: &str = "Re: your salary, from ada@example.com";
+
+/// A refusal as DynamoDB words it.
+fn refusal(status: u16, code: &str) -> Fault {
+    let body = json!({
+        "__type": format!("com.amazonaws.dynamodb.v20120810#{code}"),
+        "message": format!("{PRIVATE}, claimed by {}", worker(1)),
+    });
+    Fault::Answer(status, body.to_string())
+}
+
+/// What a claim, a settlement and a look come to when each of their tries meets `fault`, and after how many tries.
+async fn outages(bench: &Bench, fault: &Fault) -> [(String, usize); 3] {
+    let line = || Line::new(bench, vec![fault.clone(); ALWAYS]);
+    let (claiming, settling, looking) = (line(), line(), line());
+    let (claim, settled, look) = (
+        claim(&claiming.ledger, 1).await.expect_err("a claim"),
+        settle(&settling.ledger).await.expect_err("a settlement"),
+        looking.ledger.entry(&key()).await.expect_err("a look"),
+    );
+    [(claim, claiming), (settled, settling), (look, looking)]
+        .map(|(error, line)| (told(&error), ALWAYS - line.left()))
+}
+
+/// The text of an outage, which holds nothing that DynamoDB said or was sent.
+fn told(error: &LedgerError) -> String {
+    assert!(matches!(error, LedgerError::Unavailable(_)), "{error:?}");
+    let text = error.to_string();
+    let token = worker(1).to_string();
+    for all in [&text, &format!("{error:?}")] {
+        assert!(!all.contains(PRIVATE) && !all.contains(&token), "{all}");
+    }
+    text.strip_prefix("the ledger did not answer: ")
+        .unwrap()
+        .to_owned()
+}
+
+async fn claim(ledger: &Ledger, n: u128) -> Result<Claim, LedgerError> {
+    let request = ClaimRequest::new(worker(n), now());
+    ledger.claim(&key(), &request).await
+}
+
+async fn settle(ledger: &Ledger) -> Result<(), LedgerError> {
+    ledger.settle(&key(), worker(1), now(), &written()).await
+}
+
+async fn what_passes_is_tried_three_times_before_it_is_an_outage(bench: Bench) {
+    for (status, code) in [
+        (400, "ProvisionedThroughputExceededException"),
+        (400, "ThrottlingException"),
+        (400, "RequestLimitExceeded"),
+        (500, "InternalServerError"),
+        (503, "ServiceUnavailable"),
+    ] {
+        let expected = (format!("{status} {code}"), 3);
+        for outage in outages(&bench, &refusal(status, code)).await {
+            assert_eq!(outage, expected);
+        }
+    }
+}
+
+async fn what_does_not_pass_is_an_outage_at_once(bench: Bench) {
+    for code in [
+        // Another call has the item just now. It does pass, but the SDK leaves that to us, and we leave it to the queue.
+        "TransactionConflictException",
+        "ItemCollectionSizeLimitExceededException",
+        "ResourceNotFoundException",
+        "UnrecognizedClientException",
+        "ValidationException",
+    ] {
+        let expected = (format!("400 {code}"), 1);
+        for outage in outages(&bench, &refusal(400, code)).await {
+            assert_eq!(outage, expected);
+        }
+    }
+}
+
+async fn what_does_not_come_through_is_tried_three_times_before_it_is_an_outage(bench: Bench) {
+    for (fault, text) in [
+        (Fault::NoConnectionInTime, "no connection in time"),
+        (Fault::NotReachable, "not reachable"),
+    ] {
+        for outage in outages(&bench, &fault).await {
+            assert_eq!(outage, (text.to_owned(), 3));
+        }
+    }
+}
+
+async fn an_answer_of_something_else_is_an_outage_at_once(bench: Bench) {
+    let page = Fault::Answer(200, format!("<html>{PRIVATE}"));
+    for outage in outages(&bench, &page).await {
+        assert_eq!(outage, ("200 an error without a code".to_owned(), 1));
+    }
+}
+
+async fn a_missing_right_is_named(bench: Bench) {
+    let words = "no identity-based policy allows the dynamodb:UpdateItem action";
+    let body =
+        json!({ "__type": "com.amazon.coral.service#AccessDeniedException", "message": words });
+    for (text, tries) in outages(&bench, &Fault::Answer(400, body.to_string())).await {
+        assert_eq!(
+            (text, tries),
+            (format!("400 AccessDeniedException: {words}"), 1)
+        );
+    }
+}
+
+async fn a_call_that_was_refused_for_a_moment_is_done_once(bench: Bench) {
+    let moment = || {
+        let faults = [refusal(400, "ThrottlingException"), Fault::NotReachable];
+        Line::new(&bench, faults).ledger
+    };
+    assert_eq!(claim(&moment(), 1).await.unwrap(), Claim::Won);
+    assert_eq!(bench.entry().await.attempts, 1);
+    settle(&moment()).await.unwrap();
+    let entry = moment().entry(&key()).await.unwrap().unwrap();
+    assert_eq!((entry.state, entry.attempts), (State::Written, 1));
+}
+
+async fn a_claim_whose_answer_is_lost_is_won(bench: Bench) {
+    let line = Line::new(&bench, [Fault::LostAnswer]);
+    assert_eq!(claim(&line.ledger, 1).await.unwrap(), Claim::Won);
+    assert_eq!(line.left(), 0);
+    let entry = bench.entry().await;
+    assert_eq!(entry.held, Some((worker(1), now() + LEASE)));
+    assert_eq!(entry.attempts, 2, "the repeated try is counted too");
+}
+
+async fn a_claim_whose_answers_are_all_lost_holds_and_is_won_when_its_worker_asks_again(
+    bench: Bench,
+) {
+    let line = Line::new(&bench, vec![Fault::LostAnswer; 3]);
+    let lost = claim(&line.ledger, 1).await.unwrap_err();
+    assert_eq!(told(&lost), "not reachable");
+    assert_eq!(line.left(), 0);
+    let held = Claim::HeldUntil(now() + LEASE);
+    assert_eq!(claim(&line.ledger, 2).await.unwrap(), held);
+    assert_eq!(claim(&line.ledger, 1).await.unwrap(), Claim::Won);
+}
+
+async fn a_settlement_whose_answer_is_lost_stands_and_is_recognised(bench: Bench) {
+    bench.claim(worker(1), now()).await;
+    let line = Line::new(&bench, [Fault::LostAnswer]);
+    // The repeated try finds no claim any more, and what it was about to write.
+    settle(&line.ledger).await.unwrap();
+    assert_eq!(line.left(), 0);
+    assert_eq!(bench.entry().await.state, State::Written);
+}
+
+async fn a_settlement_whose_answers_are_all_lost_stands(bench: Bench) {
+    bench.claim(worker(1), now()).await;
+    let faults = [Fault::LostAnswer, Fault::NotReachable, Fault::NotReachable];
+    let line = Line::new(&bench, faults);
+    assert_eq!(
+        told(&settle(&line.ledger).await.unwrap_err()),
+        "not reachable"
+    );
+    assert_eq!(bench.entry().await.state, State::Written);
+}
+
+async fn a_look_whose_answer_is_lost_is_repeated(bench: Bench) {
+    bench.settled(&written()).await;
+    let line = Line::new(&bench, [Fault::LostAnswer]);
+    let entry = line.ledger.entry(&key()).await.unwrap();
+    assert_eq!(entry, Some(bench.entry().await));
+    assert_eq!(line.left(), 0);
+}
+
+async fn a_refusal_without_its_item_tells_a_claim_nothing_and_a_settlement_enough(bench: Bench) {
+    let faults = || [refusal(400, "ConditionalCheckFailedException")];
+    let line = Line::new(&bench, faults());
+    let refused = claim(&line.ledger, 1).await.unwrap_err();
+    assert_eq!(told(&refused), "a refused claim came without its item");
+    let line = Line::new(&bench, faults());
+    let error = settle(&line.ledger).await.unwrap_err();
+    assert!(matches!(error, LedgerError::ClaimLost), "{error:?}");
+}
+
+async fn an_item_of_a_later_build_is_an_outage(bench: Bench) {
+    let item = json!({ "state": { "S": PRIVATE }, "claim_token": { "S": worker(1).to_string() } });
+    let refused = json!({
+        "__type": "com.amazonaws.dynamodb.v20120810#ConditionalCheckFailedException",
+        "message": "The conditional request failed",
+        "Item": item,
+    });
+    let line = Line::new(&bench, [Fault::Answer(400, refused.to_string())]);
+    let claim = claim(&line.ledger, 1).await.unwrap_err();
+    let line = Line::new(
+        &bench,
+        [Fault::Answer(200, json!({ "Item": item }).to_string())],
+    );
+    let look = line.ledger.entry(&key()).await.unwrap_err();
+    for error in [claim, look] {
+        assert_eq!(told(&error), "an item has no state that this build knows");
+    }
+}
