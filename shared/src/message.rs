@@ -3,6 +3,7 @@
 //! Reading is tolerant: what is missing or of a wrong type is left out and remembered as an [`Omission`], so that one odd
 //! field does not cost the mail. How Nylas' JSON becomes this: [`crate::nylas::wire`].
 
+use std::collections::HashMap;
 use std::fmt;
 
 use chrono::{DateTime, Utc};
@@ -10,16 +11,25 @@ use chrono::{DateTime, Utc};
 use crate::dedupe;
 use crate::ids::{ActivityId, AttachmentId, EmailAddress, InternetMessageId, MessageKey};
 
+/// How far back a thread is followed. A longer list of References names mails that the nearer ones stand for.
+pub const MOST_ANCESTORS: usize = 10;
+
 /// One mail in one mailbox.
 pub struct Message {
     /// Which mail in which mailbox.
     pub key: MessageKey,
     /// The name that all copies share; `None` when the provider has none.
     pub internet_message_id: Option<InternetMessageId>,
+    /// The mails that it answers, the nearest first: In-Reply-To, then References from the end. Each once, [`MOST_ANCESTORS`] at most.
+    pub ancestors: Vec<InternetMessageId>,
     /// May be empty.
     pub subject: String,
     /// HTML, or plain text where the mail has no HTML; Nylas does not say which.
     pub body: String,
+    /// The provider's first words of the body, as plain text; may be empty.
+    pub snippet: String,
+    /// The display names that stand beside the addresses; the first that is not empty.
+    pub names: HashMap<EmailAddress, String>,
     /// The first sender with a usable address.
     pub from: Option<EmailAddress>,
     /// In order, each address once.

@@ -12,6 +12,8 @@
 //!
 //! A message that Nylas cannot find five times is skipped as `gone`: somebody deleted it before it was read. Everything else is tracked. The first three need the message only and are asked before any look-up; the last two need to know who is inside.
 
+pub mod document;
+
 use std::collections::HashSet;
 use std::fmt;
 

@@ -3,11 +3,13 @@
 //! Sources: Nylas facts §7 (message), §9 (folders), §11 (grants), §16 (published samples with duplicate keys). The JSON is
 //! read into [`Value`] first because a derived struct would refuse a whole message for one such field.
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 
 use crate::ids::{AttachmentId, EmailAddress, GrantId, InternetMessageId, MessageId, MessageKey};
-use crate::message::{Attachment, Message, Omission};
+use crate::message::{Attachment, MOST_ANCESTORS, Message, Omission};
 
 /// A message object without a usable id: there is nothing to call it by.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -44,7 +46,10 @@ pub fn message(grant_id: &GrantId, object: &Value) -> Result<Message, NoId> {
             message_id,
         },
         internet_message_id: header(object, "Message-ID").and_then(InternetMessageId::from_header),
+        ancestors: ancestors(object),
         subject: text(object, "subject").unwrap_or_default().to_owned(),
+        snippet: text(object, "snippet").unwrap_or_default().to_owned(),
+        names: names(object),
         body: text(object, "body").unwrap_or_default().to_owned(),
         from,
         to,
@@ -59,6 +64,47 @@ pub fn message(grant_id: &GrantId, object: &Value) -> Result<Message, NoId> {
         attachments,
         omissions,
     })
+}
+
+/// The Message-IDs of the mails that this one answers. A header holds one id after the other, in brackets, between blanks.
+fn ancestors(object: &Value) -> Vec<InternetMessageId> {
+    let ids = |name| {
+        let value = header(object, name).unwrap_or_default();
+        let ids = value.split_inclusive('>').flat_map(|part| {
+            // Some clients leave the brackets out.
+            let bracketed = part.rfind('<').and_then(|at| part.get(at..));
+            bracketed.map_or_else(|| part.split_whitespace().collect(), |id| vec![id])
+        });
+        ids.filter_map(InternetMessageId::from_header)
+            .collect::<Vec<_>>()
+    };
+    let mut nearest_first: Vec<InternetMessageId> = Vec::new();
+    for id in ids("In-Reply-To")
+        .into_iter()
+        .chain(ids("References").into_iter().rev())
+    {
+        if nearest_first.len() < MOST_ANCESTORS && !nearest_first.contains(&id) {
+            nearest_first.push(id);
+        }
+    }
+    nearest_first
+}
+
+/// The display name of each address that has one.
+fn names(object: &Value) -> HashMap<EmailAddress, String> {
+    let mut names = HashMap::new();
+    for person in ["from", "to", "cc", "bcc"]
+        .into_iter()
+        .flat_map(|key| array(object, key))
+    {
+        let name = text(person, "name").unwrap_or_default().trim();
+        if let Some(address) = text(person, "email").and_then(EmailAddress::parse)
+            && !name.is_empty()
+        {
+            names.entry(address).or_insert_with(|| name.to_owned());
+        }
+    }
+    names
 }
 
 /// Unix seconds, or an RFC 3339 text as the Nylas CLI prints it; within the years that Dataverse can hold.
@@ -260,6 +306,43 @@ mod tests {
 
     fn shown(list: &[EmailAddress]) -> Vec<&str> {
         list.iter().map(EmailAddress::as_str).collect()
+    }
+
+    #[test]
+    fn the_mails_that_a_mail_answers_are_named_nearest_first() {
+        let of = |in_reply_to: &str, references: &str| {
+            let headers = json!([
+                {"name": "In-Reply-To", "value": in_reply_to}, {"name": "references", "value": references},
+            ]);
+            let mail = read(&json!({"id": "m", "headers": headers}));
+            let ids = mail.ancestors.iter().map(InternetMessageId::as_str);
+            ids.map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(of("<c@x>", "<a@x> <b@x>\r\n <c@x>"), ["c@x", "b@x", "a@x"]);
+        assert_eq!(of("", "<a@x><b@x>"), ["b@x", "a@x"]);
+        assert_eq!(of("a@x", "b@x c@x"), ["a@x", "c@x", "b@x"]);
+        assert_eq!(of("Ada's mail of Monday <c@x>", ""), ["c@x"]);
+        let long: Vec<String> = (0..50).map(|n| format!("<{n}@x>")).collect();
+        let nearest = of("", &long.join(" "));
+        assert_eq!(
+            (nearest.len(), nearest[0].as_str()),
+            (MOST_ANCESTORS, "49@x")
+        );
+    }
+
+    #[test]
+    fn a_name_goes_with_its_address() {
+        let mail = read(&json!({
+            "id": "m", "from": [{"name": "Ada Lark", "email": "ADA@example.com"}],
+            "to": [{"name": " ", "email": "bob@example.com"}, {"name": "Bob", "email": "bob@example.com"}, {"name": "Nobody", "email": "none"}],
+        }));
+        let name = |address: &str| {
+            let address = EmailAddress::parse(address).unwrap();
+            mail.names.get(&address).map(String::as_str)
+        };
+        assert_eq!(name("ada@example.com"), Some("Ada Lark"));
+        assert_eq!(name("bob@example.com"), Some("Bob"));
+        assert_eq!(mail.names.len(), 2);
     }
 
     #[test]
