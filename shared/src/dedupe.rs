@@ -62,7 +62,7 @@ pub fn activity_id(
         Some(id) => (
             "message-id",
             id.as_str(),
-            sender.map_or("", EmailAddress::as_str),
+            sender.map_or("", EmailAddress::normal),
         ),
         None => ("provider", key.grant_id.as_str(), key.message_id.as_str()),
     };
@@ -260,6 +260,20 @@ mod tests {
         assert_eq!(one, two);
         // Pinned: a change of derivation would write every mail again.
         assert_eq!(one.to_string(), "1a2265b9-1c53-5c96-b593-6ecd884c829f");
+    }
+
+    #[test]
+    fn however_a_copy_spells_its_sender_the_activity_id_is_the_same() {
+        let id = |sender: &str| {
+            let sender = EmailAddress::parse(sender);
+            activity_id(&key("g", "m"), Some(&header("a@x")), sender.as_ref())
+        };
+        let wire = id("ada@xn--bcher-kva.example");
+        assert_eq!(id("Ada@Bücher.example"), wire);
+        assert_eq!(id("\"ada\"@bücher.example"), wire);
+        assert_ne!(id("ada+x@bücher.example"), wire);
+        // Pinned with the form that mail servers carry, whose key is the one that it always had.
+        assert_eq!(wire.to_string(), "ee506ead-a066-56d6-bbaf-eb661452632e");
     }
 
     #[test]

@@ -18,6 +18,8 @@ use std::fmt;
 
 use url::Url;
 
+use crate::ids::normal_domain;
+
 /// Everything that is wrong with the environment, in the order of reading.
 #[derive(Debug, PartialEq, Eq)]
 pub struct SettingsError {
@@ -103,7 +105,7 @@ impl<L: Fn(&str) -> Option<String>> Settings<L> {
                     "{name} must list domains such as example.com, and {entry} is none"
                 ));
             }
-            domains.insert(entry.to_owned());
+            domains.insert(normal_domain(entry));
         }
         domains
     }
