@@ -41,6 +41,7 @@ use crate::mailboxes::{MailboxDirectory, Mailboxes};
 use crate::mapping::{Direction, Findings};
 use crate::message::Message;
 use crate::nylas::{Fetched, NylasClient};
+use crate::policy::document::{Ambiguous, CreateContacts};
 use crate::policy::{self, Inside, Verdict};
 use crate::{parties, regarding};
 
@@ -63,6 +64,10 @@ pub struct Pipeline {
     pub write_mode: WriteMode,
     /// Domains, in lower case, whose addresses are inside although no mailbox or user has them.
     pub internal_domains: HashSet<String>,
+    /// What an address is that several rows have.
+    pub ambiguous: Ambiguous,
+    /// For whom contacts are made.
+    pub create_contacts: CreateContacts,
 }
 
 impl Pipeline {
@@ -248,7 +253,7 @@ impl Pipeline {
             } else {
                 Direction::Incoming
             },
-            parties: parties::of_message(&message, found),
+            parties: parties::of_message(&message, &inside, self.ambiguous),
             regarding: regarding::of_message(&message, found, &inside),
             owner,
         };
@@ -312,7 +317,11 @@ enum Mapped {
 fn questions(group: &[(Job, Message)], mailboxes: &Mailboxes) -> Questions {
     let mut questions = Questions::default();
     for (job, message) in group {
-        questions.addresses.extend(message.participants().cloned());
+        let participants = message.participants();
+        questions.addresses.extend(participants.flat_map(|address| {
+            let main = mailboxes.main_address(address);
+            std::iter::once(address).chain(main).cloned()
+        }));
         questions
             .addresses
             .extend(mailboxes.address(&job.key.grant_id).cloned());

@@ -91,7 +91,7 @@ pub fn by_participants(message: &Message, inside: &Inside<'_>) -> Verdict {
     }
 }
 
-/// Who is inside: the addresses and aliases of every connected mailbox, of every enabled user, and of the configured domains.
+/// Who is inside: the addresses and aliases of every connected mailbox, of every enabled user and every active queue, and of the configured domains.
 ///
 /// It never depends on which mailbox's copy of a mail is looked at.
 pub struct Inside<'a> {
@@ -111,7 +111,7 @@ impl Inside<'_> {
             self.found
                 .people(address)
                 .iter()
-                .any(|p| p.active && p.record.table == Table::SystemUser)
+                .any(|p| p.active && matches!(p.record.table, Table::SystemUser | Table::Queue))
         };
         self.mailboxes.is_own(address) || self.domains.contains(address.domain()) || is_user()
     }
@@ -145,6 +145,7 @@ mod tests {
                     record,
                     active,
                     account: None,
+                    changed: None,
                 },
             );
         }

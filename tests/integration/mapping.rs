@@ -18,6 +18,7 @@ use mailverse::mapping::{self, Direction, Findings};
 use mailverse::message::omissions_note;
 use mailverse::nylas::wire;
 use mailverse::policy::Inside;
+use mailverse::policy::document::Ambiguous;
 use mailverse::{parties, regarding};
 use serde_json::{Map, Value, json};
 use twin::Twin;
@@ -78,6 +79,7 @@ fn found(given: &Value) -> Found {
             },
             active: row["active"] != json!(false),
             account: id(&row["account"]),
+            changed: None,
         };
         found.add_person(
             EmailAddress::parse(row["address"].as_str().unwrap()).unwrap(),
@@ -113,7 +115,7 @@ fn mapped(given: &Value) -> Value {
         } else {
             Direction::Incoming
         },
-        parties: parties::of_message(&message, inside.found),
+        parties: parties::of_message(&message, &inside, Ambiguous::default()),
         regarding: regarding::of_message(&message, inside.found, &inside),
         owner: id(&given["owner"]),
     };

@@ -32,6 +32,7 @@ use mailverse::entra::{Origin, TokenSource};
 use mailverse::mailboxes::MailboxDirectory;
 use mailverse::nylas::NylasClient;
 use mailverse::pipeline::{Fate, Handled, Pipeline, Run, Work};
+use mailverse::policy::document::{Ambiguous, CreateContacts};
 use mailverse::secrets::SecretSource;
 use serde_json::Value;
 use twin::{Fault, Twin};
@@ -107,7 +108,11 @@ impl World {
     pub(crate) async fn another_pipeline(&self) -> Pipeline {
         let ledger = ledger(&self.database, self.ledgers).await;
         let mode = self.pipeline.write_mode;
-        connect(&self.twin, &self.to_dataverse, &self.to_nylas, ledger, mode)
+        Pipeline {
+            ambiguous: self.pipeline.ambiguous,
+            create_contacts: self.pipeline.create_contacts,
+            ..connect(&self.twin, &self.to_dataverse, &self.to_nylas, ledger, mode)
+        }
     }
 
     /// The ledger is gone, as if the process had died before it settled anything.
@@ -299,6 +304,8 @@ fn connect(
         dataverse: DataverseClient::new(http, &url(to_dataverse.url())),
         tokens: TokenSource::new(Origin::Entra(entra)),
         internal_domains: HashSet::from(["partner.example".to_owned()]),
+        ambiguous: Ambiguous::default(),
+        create_contacts: CreateContacts::default(),
         write_mode,
     }
 }

@@ -19,6 +19,7 @@ use mailverse::mailboxes::MailboxDirectory;
 use mailverse::nylas::NylasClient;
 use mailverse::pipeline::settings::PipelineSettings;
 use mailverse::pipeline::{Handled, Pipeline, Run};
+use mailverse::policy::document::{Ambiguous, CreateContacts};
 use mailverse::queue::MemoryQueue;
 use mailverse::secrets::SecretSource;
 use secrecy::SecretString;
@@ -218,6 +219,7 @@ impl Stage {
     pub(crate) fn name(&self, record: Record) -> String {
         let (kind, column) = match record.table {
             Table::SystemUser => ("user", "fullname"),
+            Table::Queue => ("queue", "name"),
             Table::Contact => ("contact", "fullname"),
             Table::Account => ("account", "name"),
             Table::Lead => ("lead", "fullname"),
@@ -277,6 +279,8 @@ fn offline_pipeline(twin: &Twin, ledger: &EmbeddedLedger) -> Result<Pipeline, St
         dataverse: DataverseClient::new(http, &organisation),
         tokens: TokenSource::new(Origin::Entra(entra)),
         internal_domains: std::collections::HashSet::new(),
+        ambiguous: Ambiguous::default(),
+        create_contacts: CreateContacts::default(),
         write_mode: WriteMode::default(),
     })
 }

@@ -15,6 +15,7 @@ use crate::env::Settings;
 use crate::http;
 use crate::mailboxes::MailboxDirectory;
 use crate::nylas::NylasClient;
+use crate::policy::document::{Ambiguous, CreateContacts};
 use crate::secrets::SecretSource;
 
 /// What a pipeline has to be told.
@@ -73,6 +74,8 @@ impl PipelineSettings {
             ))),
             internal_domains: self.internal_domains.clone(),
             write_mode: self.write_mode,
+            ambiguous: Ambiguous::default(),
+            create_contacts: CreateContacts::default(),
         })
     }
 }
