@@ -1,7 +1,7 @@
 //! What happens to a message, in order. One story, for a batch of messages:
 //!
 //! **claim** each in the ledger → **fetch** those not yet in hand → **decide** by the policy → **look up** all people and mails of the batch in one
-//! `$batch` of queries → **regard** → **map** → **write** one `$batch` with one change set for each mail → **settle** each claim.
+//! `$batch` of queries → **make** contacts where the setting says so → **regard** → **map** → **write** one `$batch` with one change set for each mail → **settle** each claim.
 //!
 //! Decisions are pure ([`crate::policy`], [`crate::parties`], [`crate::regarding`], [`crate::mapping`]); this file does the calls between them. A message
 //! that leaves the story early takes its [`Fate`] along and is settled with the others at the end; it never stops its neighbours.
@@ -11,6 +11,7 @@
 //! | Between | Then |
 //! | --- | --- |
 //! | claim and settle | the queue delivers again after the visibility timeout; by then the lease has run out and the claim is won anew |
+//! | make contacts and write | the look-up of the next run finds the contacts |
 //! | write and settle | the look-up of the next run finds the row by its key: `written` |
 //! | the steps of a mail that is written step by step | the next run finds the Open row, adds what is missing and completes it |
 //! | settle and the queue's acknowledgement | the next delivery finds the final state and is acknowledged |
@@ -18,6 +19,7 @@
 mod claiming;
 mod fate;
 mod job;
+mod newcomers;
 pub mod settings;
 mod writing;
 
@@ -29,6 +31,7 @@ use self::fate::Failure;
 pub use self::fate::{Fate, Handled, Run, Summary, Work};
 use self::job::{Ended, Job};
 use self::writing::Mail;
+use crate::contacts::Newcomer;
 use crate::dataverse::DataverseClient;
 use crate::dataverse::error::DataverseError;
 use crate::dataverse::look_up::{Found, Questions};
@@ -43,7 +46,8 @@ use crate::message::Message;
 use crate::nylas::{Fetched, NylasClient};
 use crate::policy::document::{Ambiguous, CreateContacts};
 use crate::policy::{self, Inside, Verdict};
-use crate::{parties, regarding};
+use crate::role_address::is_automatic;
+use crate::{contacts, parties, regarding};
 
 /// Messages fetched at the same time: Microsoft allows four calls at once for each mailbox (Nylas facts §14).
 const FETCHES: usize = 3;
@@ -146,8 +150,22 @@ impl Pipeline {
             return ended.extend(back.map(|(job, _)| job.failed(Failure::no_time_left(), run)));
         }
         let mut mails = Vec::new();
-        for (group, found) in self.look_up(&session, wanted, &mailboxes, run, ended).await {
-            for (job, message) in group {
+        for (group, mut found) in self.look_up(&session, wanted, &mailboxes, run, ended).await {
+            let newcomers: Vec<_> = group
+                .iter()
+                .map(|(_, message)| self.newcomers(message, &found, &mailboxes))
+                .collect();
+            let made = self
+                .make_contacts(&session, &newcomers, self.ambiguous, &mut found)
+                .await;
+            for ((job, mut message), made) in group.into_iter().zip(made) {
+                match made {
+                    Ok(omissions) => message.omissions.extend(omissions),
+                    Err(failure) => {
+                        ended.push(job.failed(failure, run));
+                        continue;
+                    }
+                }
                 match self
                     .regard_and_map(&session, job, message, &found, &mailboxes, run)
                     .await
@@ -221,6 +239,22 @@ impl Pipeline {
         found
     }
 
+    /// Who becomes a contact because of this mail: nobody, when it is not to be written.
+    fn newcomers(&self, message: &Message, found: &Found, mailboxes: &Mailboxes) -> Vec<Newcomer> {
+        let inside = Inside {
+            mailboxes,
+            found,
+            domains: &self.internal_domains,
+        };
+        let is_there =
+            found.by_key(message.activity_id()).is_some() || found.by_mail(message).is_some();
+        if is_there || policy::by_participants(message, &inside) != Verdict::Track {
+            return Vec::new();
+        }
+        let bulk = message.from.as_ref().is_some_and(is_automatic);
+        contacts::newcomers(message, &inside, self.create_contacts, bulk)
+    }
+
     /// The rest of the policy, what is there already, and the rows to write.
     async fn regard_and_map(
         &self,
@@ -259,10 +293,7 @@ impl Pipeline {
         };
         let activity_id = message.activity_id();
         let ours = found.by_key(activity_id);
-        let theirs = message
-            .internet_message_id
-            .as_ref()
-            .and_then(|id| found.by_message_id(id, message.from.as_ref(), activity_id));
+        let theirs = found.by_mail(&message);
         if let (None, Some(theirs)) = (ours, theirs) {
             return Mapped::Ended(
                 self.adopt(session, job, &message, findings, theirs, run)

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use serde_json::Value;
 
 use super::DataverseClient;
-use super::batch::{MOST_OPERATIONS, Operation};
+use super::batch::{Answer, MOST_OPERATIONS, Operation};
 use super::error::DataverseError;
 use super::query::{any_of, literal, rows};
 use super::rows::{
@@ -14,6 +14,7 @@ use super::rows::{
 };
 use super::session::Session;
 use crate::ids::{ActivityId, EmailAddress, InternetMessageId};
+use crate::message::Message;
 
 /// Longest Message-ID that the column `messageid` holds, in UTF-16 code units (Dataverse facts §2.1). A longer one is not written, so it is not
 /// searched for either: two different ids may agree in their first 320 characters.
@@ -90,6 +91,13 @@ impl Found {
         self.by_message_id.get(id.as_str())?.iter().find(|email| {
             email.activity_id != ours && email.state == RowState::Completed && same_sender(email)
         })
+    }
+
+    /// [`Self::by_message_id`] of a message.
+    #[must_use]
+    pub fn by_mail(&self, message: &Message) -> Option<&ExistingEmail> {
+        let id = message.internet_message_id.as_ref()?;
+        self.by_message_id(id, message.from.as_ref(), message.activity_id())
     }
 
     /// Adds a row that has an address; for tests of the pure steps and for this module.
@@ -206,39 +214,35 @@ impl DataverseClient {
                         );
                         continue;
                     }
-                    if !answer.is_success() {
-                        return Err(super::part_error(answer));
+                    let rows = self.all_rows(session, answer).await?;
+                    match *about {
+                        About::People(table) => found.read_people(table, &rows),
+                        About::Emails => found.read_emails(&rows),
                     }
-                    self.read_pages(session, *about, &answer.body, &mut found)
-                        .await?;
                 }
             }
         }
         Ok(found)
     }
 
-    /// Reads a page of rows and those that follow it.
-    async fn read_pages(
+    /// The rows of a query's answer, and of the pages that follow it.
+    pub(super) async fn all_rows(
         &self,
         session: &Session,
-        about: About,
-        first: &[u8],
-        found: &mut Found,
-    ) -> Result<(), DataverseError> {
-        let mut page: Value =
-            serde_json::from_slice(first).map_err(|_| super::unreadable("a query's answer"))?;
+        answer: &Answer,
+    ) -> Result<Vec<Value>, DataverseError> {
+        if !answer.is_success() {
+            return Err(super::part_error(answer));
+        }
+        let unreadable = || super::unreadable("a query's answer");
+        let mut page: Value = serde_json::from_slice(&answer.body).map_err(|_| unreadable())?;
+        let mut all = Vec::new();
         let mut seen = HashSet::new();
         loop {
-            let rows = page
-                .get("value")
-                .and_then(Value::as_array)
-                .ok_or_else(|| super::unreadable("a query's answer"))?;
-            match about {
-                About::People(table) => found.read_people(table, rows),
-                About::Emails => found.read_emails(rows),
-            }
+            let rows = page.get_mut("value").and_then(Value::as_array_mut);
+            all.append(rows.ok_or_else(unreadable)?);
             let Some(next) = page.get("@odata.nextLink").and_then(Value::as_str) else {
-                return Ok(());
+                return Ok(all);
             };
             if !seen.insert(next.to_owned()) {
                 return Err(super::unreadable("a link to a page that was read before"));
