@@ -40,7 +40,7 @@ const RECEIVED: Case<'static> = Case {
 impl Case<'_> {
     fn look<T>(&self, look: impl FnOnce(&Message, &Inside<'_>) -> T) -> T {
         let person = |email: &&str| json!({"email": email, "name": self.name});
-        let to: Vec<_> = self.to.iter().map(|email| person(email)).collect();
+        let to: Vec<_> = self.to.iter().map(person).collect();
         let message = wire::message(
             &"g".parse().unwrap(),
             &json!({"id": "m", "from": [person(&self.from)], "to": to}),

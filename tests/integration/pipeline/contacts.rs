@@ -298,13 +298,13 @@ async fn only_those_we_wrote_to_become_contacts_when_the_setting_says_so(mode: W
     world.put(ADA, mail("sent", &sent));
     world.deliver(&[(ADA, "received"), (ADA, "sent")]).await;
     assert_eq!(sender(&world, "received"), Value::Null);
-    let mut made: Vec<String> = contacts(&world)
+    let mut addresses: Vec<String> = contacts(&world)
         .iter()
         .map(|row| row["emailaddress1"].to_string())
         .collect();
-    made.sort();
+    addresses.sort();
     assert_eq!(
-        made,
+        addresses,
         ["\"bcc@c.example\"", "\"cc@b.example\"", "\"to@a.example\""]
     );
 }
