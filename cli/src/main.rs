@@ -5,6 +5,7 @@
 //! | `replay` | What would become of these saved events? |
 
 mod replay;
+mod terminal;
 
 use std::process::ExitCode;
 
@@ -18,17 +19,17 @@ struct Command {
     verb: Verb,
 }
 
+// What each does, `--help` takes from its arguments.
 #[derive(Subcommand)]
 enum Verb {
-    /// Runs saved events through the real handlers and shows what becomes of each message.
     Replay(replay::Arguments),
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let command = Command::parse();
-    let result = match command.verb {
-        Verb::Replay(arguments) => replay::run(arguments).await,
+    let result: Result<ExitCode, Box<dyn std::error::Error>> = match command.verb {
+        Verb::Replay(arguments) => replay::run(arguments).await.map_err(Into::into),
     };
     result.unwrap_or_else(|error| {
         eprintln!("mailverse: {error}");
