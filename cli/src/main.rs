@@ -3,8 +3,11 @@
 //! | Verb | Question |
 //! | --- | --- |
 //! | `replay` | What would become of these saved events? |
+//! | `status` | What needs somebody's attention? |
 
+mod aws;
 mod replay;
+mod status;
 mod terminal;
 
 use std::process::ExitCode;
@@ -23,6 +26,7 @@ struct Command {
 #[derive(Subcommand)]
 enum Verb {
     Replay(replay::Arguments),
+    Status(status::Arguments),
 }
 
 #[tokio::main]
@@ -30,6 +34,7 @@ async fn main() -> ExitCode {
     let command = Command::parse();
     let result: Result<ExitCode, Box<dyn std::error::Error>> = match command.verb {
         Verb::Replay(arguments) => replay::run(arguments).await.map_err(Into::into),
+        Verb::Status(arguments) => status::run(arguments).await.map_err(Into::into),
     };
     result.unwrap_or_else(|error| {
         eprintln!("mailverse: {error}");
