@@ -4,8 +4,10 @@
 //! | --- | --- |
 //! | `replay` | What would become of these saved events? |
 //! | `status` | What needs somebody's attention? |
+//! | `redrive` | Would it work now? |
 
 mod aws;
+mod redrive;
 mod replay;
 mod status;
 mod terminal;
@@ -27,6 +29,7 @@ struct Command {
 enum Verb {
     Replay(replay::Arguments),
     Status(status::Arguments),
+    Redrive(redrive::Arguments),
 }
 
 #[tokio::main]
@@ -35,6 +38,7 @@ async fn main() -> ExitCode {
     let result: Result<ExitCode, Box<dyn std::error::Error>> = match command.verb {
         Verb::Replay(arguments) => replay::run(arguments).await.map_err(Into::into),
         Verb::Status(arguments) => status::run(arguments).await.map_err(Into::into),
+        Verb::Redrive(arguments) => redrive::run(arguments).await.map_err(Into::into),
     };
     result.unwrap_or_else(|error| {
         eprintln!("mailverse: {error}");

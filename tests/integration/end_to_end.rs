@@ -9,4 +9,5 @@ mod events;
 mod flow;
 mod lambda;
 mod moto;
+mod operating;
 mod trouble;

@@ -9,6 +9,7 @@
 //! | What if somebody wants the sync to fail? | `hostile.rs` |
 //! | What does a person see who replays saved events? | `replay.rs` |
 //! | Do the compiled functions do all that, as Lambda runs them? | `end_to_end.rs` |
+//! | What do the people see and do who operate it? | `end_to_end/operating.rs` |
 //! | What do those tests run against? | `world.rs`, `tripwire.rs`, `dynamo.rs` |
 //!
 //! A test name is a sentence about behaviour. Nothing waits for time to pass, nothing sets environment variables, and whatever is

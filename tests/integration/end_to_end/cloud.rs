@@ -3,6 +3,7 @@
 use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_sqs::types::{Message, MessageSystemAttributeName, QueueAttributeName};
+use mailverse::dedupe::ledger::Ledger;
 use mailverse::dedupe::table;
 use serde_json::{Value, json};
 use twin::{Grant, Twin};
@@ -15,7 +16,7 @@ use crate::dynamo;
 use crate::tripwire::Tripwire;
 
 pub(super) const GRANT: &str = "grant-1";
-const TABLE: &str = "ledger";
+pub(super) const TABLE: &str = "ledger";
 pub(super) const WEBHOOK_SECRET: &str = "canary-webhook-secret-90c1";
 
 /// Everything around the functions.
@@ -170,7 +171,8 @@ impl Cloud {
         Function::start(name, &[self.aws_settings(), own].concat()).await
     }
 
-    fn aws_settings(&self) -> Vec<(&'static str, String)> {
+    /// How to reach AWS, and the logs that a function can write.
+    pub(super) fn aws_settings(&self) -> Vec<(&'static str, String)> {
         vec![
             ("AWS_REGION", "eu-north-1".to_owned()),
             ("AWS_ACCESS_KEY_ID", "test".to_owned()),
@@ -261,6 +263,11 @@ impl Cloud {
             .attribute_names(hidden.clone());
         let attributes = call.send().await.unwrap().attributes.unwrap();
         (attributes[&visible].clone(), attributes[&hidden].clone())
+    }
+
+    /// The ledger, past the tripwire.
+    pub(super) fn ledger(&self) -> Ledger {
+        Ledger::new(dynamo::client(&self.dynamo), TABLE.to_owned())
     }
 
     /// The whole ledger, as text.
