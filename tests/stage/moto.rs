@@ -7,13 +7,15 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
 /// SQS and Secrets Manager, until it is dropped.
-pub(super) struct Moto {
-    pub(super) endpoint: String,
+pub struct Moto {
+    /// `http://127.0.0.1:PORT`
+    pub endpoint: String,
     _process: Child,
 }
 
 impl Moto {
-    pub(super) async fn start() -> Self {
+    /// Starts the server of `.venv` on a free port.
+    pub async fn start() -> Self {
         let server = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.venv/bin/moto_server");
         assert!(
             server.exists(),

@@ -1,12 +1,12 @@
-//! DynamoDB within the test's process: the real SDK over real HTTP, nothing on disk.
+//! DynamoDB within the process: the real SDK over real HTTP, nothing on disk.
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::{BehaviorVersion, Config, Credentials, Region};
 use dynoxide::Database;
 use tokio::net::TcpListener;
 
-/// Starts an empty DynamoDB that ends with the test's runtime, and returns its address.
-pub(crate) async fn start() -> String {
+/// Starts an empty DynamoDB that ends with the runtime, and returns its address.
+pub async fn start() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let database = Database::memory().unwrap();
@@ -19,11 +19,12 @@ pub(crate) async fn start() -> String {
 }
 
 /// A client of the DynamoDB at `endpoint`.
-pub(crate) fn client(endpoint: &str) -> Client {
+#[must_use]
+pub fn client(endpoint: &str) -> Client {
     let config = Config::builder()
         .behavior_version(BehaviorVersion::v2026_01_12())
         .region(Region::from_static("eu-north-1"))
-        .credentials_provider(Credentials::for_tests())
+        .credentials_provider(Credentials::new("test", "test", None, None, "stage"))
         .endpoint_url(endpoint)
         .build();
     Client::from_conf(config)
