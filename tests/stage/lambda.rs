@@ -129,6 +129,9 @@ impl Function {
     }
 
     /// One invocation with the time that the longest function has.
+    ///
+    /// # Errors
+    /// The error that the function reported.
     pub async fn invoke(&mut self, event: Value) -> Answer {
         match self.run(event, Utc::now() + TimeDelta::minutes(14)).await {
             Ended::Answered(answer) => answer,
@@ -154,17 +157,16 @@ impl Function {
                 .expect("the runtime API stands");
             answered.await.expect("an answer")
         };
-        tokio::select! {
-            answer = tokio::time::timeout(OVERALL, invoked) => match answer {
-                Ok(answer) => Ended::Answered(answer),
-                Err(_) => {
-                    self.killer.kill().await;
-                    let (name, printed) = (self.name, self.printed().await);
-                    panic!("{name} did not answer\n{printed}");
-                }
-            },
-            status = self.killer.ended() => Ended::Died(status),
+        let ended = tokio::select! {
+            answer = tokio::time::timeout(OVERALL, invoked) => answer.map(Ended::Answered),
+            status = self.killer.ended() => Ok(Ended::Died(status)),
+        };
+        if let Ok(ended) = ended {
+            return ended;
         }
+        self.killer.kill().await;
+        let (name, printed) = (self.name, self.printed().await);
+        panic!("{name} did not answer\n{printed}");
     }
 
     /// One invocation that has to succeed.

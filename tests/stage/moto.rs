@@ -47,4 +47,32 @@ impl Moto {
             _process: process,
         }
     }
+
+    /// A client of its SQS.
+    #[must_use]
+    pub fn sqs(&self) -> aws_sdk_sqs::Client {
+        let config = aws_sdk_sqs::Config::builder()
+            .behavior_version(aws_sdk_sqs::config::BehaviorVersion::v2026_01_12())
+            .region(aws_sdk_sqs::config::Region::from_static("eu-north-1"))
+            .credentials_provider(credentials())
+            .endpoint_url(&self.endpoint);
+        aws_sdk_sqs::Client::from_conf(config.build())
+    }
+
+    /// A client of its Secrets Manager.
+    #[must_use]
+    pub fn secrets(&self) -> aws_sdk_secretsmanager::Client {
+        let config = aws_sdk_secretsmanager::Config::builder()
+            .behavior_version(aws_sdk_secretsmanager::config::BehaviorVersion::v2026_01_12())
+            .region(aws_sdk_secretsmanager::config::Region::from_static(
+                "eu-north-1",
+            ))
+            .credentials_provider(credentials())
+            .endpoint_url(&self.endpoint);
+        aws_sdk_secretsmanager::Client::from_conf(config.build())
+    }
+}
+
+fn credentials() -> aws_sdk_sqs::config::Credentials {
+    aws_sdk_sqs::config::Credentials::new("test", "test", None, None, "stage")
 }

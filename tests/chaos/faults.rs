@@ -1,0 +1,219 @@
+//! What goes wrong by chance, drawn from the seed.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use rand::Rng;
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use twin::{Dataverse, Fault, FaultPlan, Nylas, Twin};
+
+use crate::plan::{Cell, Cut, Loss, Mode, Plan, Service};
+use crate::station::Shared;
+
+/// A message that was tried so often is spared the faults that are drawn for a batch. It may still meet those of the services.
+const SPARED_FROM: u32 = 8;
+
+/// The mailbox that has to be signed in to again at times.
+const LOST_MAILBOX: &str = "grant-4";
+
+/// What strikes one invocation of a worker.
+#[derive(Default)]
+pub(crate) struct Strike {
+    pub(crate) plan: Plan,
+    /// The invocation has only this much time.
+    pub(crate) short: Option<Duration>,
+}
+
+/// The faults of a run.
+pub(crate) struct Faults {
+    seed: u64,
+    dataverse: Dataverse,
+    nylas: Nylas,
+    shared: Arc<Shared>,
+    on: AtomicBool,
+    /// How often the services' plan was begun, so that it never begins with the same faults.
+    begun: AtomicU64,
+}
+
+impl Faults {
+    pub(crate) fn new(seed: u64, twin: &Twin, shared: Arc<Shared>) -> Self {
+        Self {
+            seed,
+            dataverse: twin.dataverse().clone(),
+            nylas: twin.nylas().clone(),
+            shared,
+            on: AtomicBool::new(false),
+            begun: AtomicU64::new(0),
+        }
+    }
+
+    /// From now on things go wrong.
+    pub(crate) fn start(&self) {
+        self.on.store(true, Ordering::SeqCst);
+        let begun = self.begun.fetch_add(1, Ordering::SeqCst);
+        self.count();
+        self.dataverse.set_fault_plan(FaultPlan {
+            seed: self.seed.wrapping_mul(1_000).wrapping_add(begun),
+            server_error: 12,
+            server_error_after_commit: 12,
+            reset_before: 8,
+            reset_after_commit: 16,
+            slow: 10,
+            slow_milliseconds: 20,
+            token_expired: 1,
+            deadlock: 3,
+        });
+    }
+
+    /// From now on nothing does.
+    pub(crate) fn stop(&self) {
+        self.on.store(false, Ordering::SeqCst);
+        self.count();
+        self.dataverse.set_fault_plan(FaultPlan::default());
+    }
+
+    /// Adds what the services' plan did, before it begins anew.
+    fn count(&self) {
+        let done = self.dataverse.injected();
+        self.shared.figures.lock().unwrap().faults += done.server_errors
+            + done.server_errors_after_commit
+            + done.resets_before
+            + done.resets_after_commit
+            + done.slow
+            + done.tokens_expired
+            + done.deadlocks;
+    }
+
+    fn are_on(&self) -> bool {
+        self.on.load(Ordering::SeqCst)
+    }
+
+    /// For a batch whose most often tried message was received so often.
+    pub(crate) fn for_batch(&self, mode: Mode, tried: u32, rng: &mut StdRng) -> Strike {
+        let mut strike = Strike::default();
+        // Drawn in any case, so that what is spared does not change what comes later.
+        let (kind, cut, skip) = (rng.random_range(0..100), draw_cut(rng), rng.random_range(0..4));
+        let short = Duration::from_millis(rng.random_range(10..600));
+        if !self.are_on() || tried >= SPARED_FROM {
+            return strike;
+        }
+        match kind {
+            0..20 => strike.plan.kill = Some((self.least_met(mode, rng), skip)),
+            20..22 => strike.short = Some(short),
+            22..32 => strike.plan.cut = Some(cut),
+            32..36 => self.trouble_at_nylas(rng),
+            36 => self.storm(rng),
+            _ => {}
+        }
+        strike
+    }
+
+    /// For a delivery by Nylas.
+    pub(crate) fn for_delivery(&self, rng: &mut StdRng) -> Plan {
+        let mut plan = Plan::default();
+        let (kind, refused) = (rng.random_range(0..1_000), rng.random_bool(0.7));
+        if !self.are_on() {
+            return plan;
+        }
+        match kind {
+            0..4 => plan.kill = Some((Cell::CommitUnanswered, 0)),
+            4..16 => {
+                plan.cut = Some(Cut {
+                    service: Service::Queue,
+                    loss: if refused { Loss::Refused } else { Loss::AfterCommit },
+                    skip: 0,
+                });
+            }
+            _ => {}
+        }
+        plan
+    }
+
+    /// For a run of the backfill.
+    pub(crate) fn for_listing(&self, rng: &mut StdRng) -> Plan {
+        let cell = *Cell::MATRIX.choose(rng).unwrap();
+        let skip = rng.random_range(0..30);
+        Plan {
+            kill: self.are_on().then_some((cell, skip)),
+            ..Plan::default()
+        }
+    }
+
+    /// A cell that was met least often, so that none stays unmet for want of luck.
+    fn least_met(&self, mode: Mode, rng: &mut StdRng) -> Cell {
+        let figures = self.shared.figures.lock().unwrap();
+        let cells: Vec<Cell> = Cell::MATRIX
+            .into_iter()
+            .filter(|cell| cell.is_met_by(mode))
+            .collect();
+        let least = cells.iter().map(|cell| figures.kills_at(mode, *cell)).min();
+        let least: Vec<Cell> = cells
+            .into_iter()
+            .filter(|cell| Some(figures.kills_at(mode, *cell)) == least)
+            .collect();
+        *least.choose(rng).unwrap()
+    }
+
+    fn trouble_at_nylas(&self, rng: &mut StdRng) {
+        let status = |status, kind: &str, seconds| Fault::Status {
+            status,
+            code: kind.to_owned(),
+            message: "as the harness asked".to_owned(),
+            retry_after_seconds: seconds,
+        };
+        let fault = match rng.random_range(0..5) {
+            0 => status(429, "rate_limit_error", Some(rng.random_range(5..120))),
+            1 => status(429, "rate_limit_error", None),
+            2 => status(503, "service_unavailable", None),
+            3 => Fault::ResetBefore,
+            _ => Fault::ResetAfterCommit,
+        };
+        self.shared.figures.lock().unwrap().faults += 1;
+        self.nylas.fail_next(fault);
+    }
+
+    /// Dataverse throttles a number of requests, and says for how long.
+    fn storm(&self, rng: &mut StdRng) {
+        let requests = rng.random_range(3..12);
+        let seconds = rng.random_range(10..300);
+        for _ in 0..requests {
+            self.dataverse.fail_next(Fault::Status {
+                status: 429,
+                code: "0x80072322".to_owned(),
+                message: "as the harness asked".to_owned(),
+                retry_after_seconds: Some(seconds),
+            });
+        }
+        self.shared.figures.lock().unwrap().faults += requests;
+    }
+
+    /// One mailbox needs signing in to again, or not any more.
+    pub(crate) fn mailbox_is_lost(&self, lost: bool) {
+        let status = if lost { "invalid" } else { "valid" };
+        self.nylas.set_grant_status(LOST_MAILBOX, status);
+        self.shared.figures.lock().unwrap().faults += u64::from(lost);
+    }
+}
+
+fn draw_cut(rng: &mut StdRng) -> Cut {
+    let services = [
+        Service::Ledger,
+        Service::Dataverse,
+        Service::Dataverse,
+        Service::Nylas,
+        Service::Queue,
+    ];
+    let losses = [
+        Loss::Before,
+        Loss::AfterCommit,
+        Loss::AfterCommit,
+        Loss::Refused,
+    ];
+    Cut {
+        service: *services.choose(rng).unwrap(),
+        loss: *losses.choose(rng).unwrap(),
+        skip: rng.random_range(0..12),
+    }
+}
