@@ -51,20 +51,28 @@ impl Run {
                 self.corpus.mails[copy.mail].marker == mail.marker
                     && copy.expected == Expected::Written
             });
-            let found = rows.get(mail.marker.as_str()).map_or(&[][..], Vec::as_slice);
+            let found = rows
+                .get(mail.marker.as_str())
+                .map_or(&[][..], Vec::as_slice);
             self.judge_rows(mail, expected, found, &mut verdict);
         }
         for copy in &self.corpus.messages {
             let mail = &self.corpus.mails[copy.mail];
-            let found = rows.get(mail.marker.as_str()).map_or(&[][..], Vec::as_slice);
+            let found = rows
+                .get(mail.marker.as_str())
+                .map_or(&[][..], Vec::as_slice);
             judge_message(copy, items.get(&copy.key()), found, &mut verdict);
         }
         let known: HashSet<String> = self.corpus.messages.iter().map(Copy::key).collect();
         for key in items.keys().filter(|key| !known.contains(*key)) {
-            verdict.findings.push(format!("{key} is in the ledger and in no mailbox"));
+            verdict
+                .findings
+                .push(format!("{key} is in the ledger and in no mailbox"));
         }
         for dropped in self.cloud.twin.dataverse().dropped() {
-            verdict.findings.push(format!("sent and silently not stored: {dropped:?}"));
+            verdict
+                .findings
+                .push(format!("sent and silently not stored: {dropped:?}"));
         }
         let history = self.cloud.shared.history.lock().await;
         verdict.two_holders = history.two_holders.len();
@@ -72,7 +80,9 @@ impl Run {
         let broken = history.two_holders.iter().chain(&history.stale);
         verdict.findings.extend(broken.cloned());
         if history.claims == 0 || history.settlements == 0 {
-            verdict.findings.push("no claim or settlement was seen on the lines".to_owned());
+            verdict
+                .findings
+                .push("no claim or settlement was seen on the lines".to_owned());
         }
         drop(history);
         self.judge_privacy(&mut verdict).await;
@@ -91,7 +101,9 @@ impl Run {
         for row in self.cloud.twin.dataverse().rows("email") {
             let subject = row["subject"].as_str().unwrap_or_default();
             let marker = subject.split(' ').find_map(|word| markers.get(word));
-            rows.entry(marker.copied().unwrap_or("none of ours")).or_default().push(row);
+            rows.entry(marker.copied().unwrap_or("none of ours"))
+                .or_default()
+                .push(row);
         }
         rows
     }
@@ -124,7 +136,10 @@ impl Run {
         let mut find = |text: String| verdict.findings.push(format!("{}: {text}", mail.marker));
         if !expected {
             if !rows.is_empty() {
-                find(format!("{} rows of a mail that has no place in Dataverse", rows.len()));
+                find(format!(
+                    "{} rows of a mail that has no place in Dataverse",
+                    rows.len()
+                ));
             }
             return;
         }
@@ -135,7 +150,10 @@ impl Run {
         }
         for row in rows {
             if row["statecode"] != 1 {
-                find(format!("row {} is not completed: {}", row["activityid"], row["statecode"]));
+                find(format!(
+                    "row {} is not completed: {}",
+                    row["activityid"], row["statecode"]
+                ));
             }
             if mail.theirs.is_some() {
                 continue;
@@ -160,7 +178,12 @@ impl Run {
             && row["directioncode"] == mail.outgoing
             && row["statuscode"] == status
             && regarding == mail.regarding;
-        (!same).then(|| format!("expected {:?}, found {row}", (&mail.body, mail.outgoing, &mail.regarding)))
+        (!same).then(|| {
+            format!(
+                "expected {:?}, found {row}",
+                (&mail.body, mail.outgoing, &mail.regarding)
+            )
+        })
     }
 
     fn parties_differ(&self, mail: &Mail, id: Uuid) -> Option<String> {
@@ -227,7 +250,10 @@ fn judge_message(copy: &Copy, item: Option<&Item>, rows: &[Value], verdict: &mut
     let key = copy.key();
     let Some(item) = item else {
         verdict.lost += 1;
-        verdict.findings.push(format!("{key}: the ledger has no item, expected {:?}", copy.expected));
+        verdict.findings.push(format!(
+            "{key}: the ledger has no item, expected {:?}",
+            copy.expected
+        ));
         return;
     };
     let said = format!(
@@ -240,12 +266,17 @@ fn judge_message(copy: &Copy, item: Option<&Item>, rows: &[Value], verdict: &mut
     match (item.state.as_str(), copy.expected) {
         ("written", Expected::Written) => {
             verdict.written += 1;
-            let named = rows.iter().any(|row| row["activityid"].as_str() == item.activity.as_deref());
+            let named = rows
+                .iter()
+                .any(|row| row["activityid"].as_str() == item.activity.as_deref());
             if rows.is_empty() {
                 verdict.lost += 1;
                 find("no row".to_owned());
             } else if !named {
-                find(format!("its activity id {:?} names no row of it", item.activity));
+                find(format!(
+                    "its activity id {:?} names no row of it",
+                    item.activity
+                ));
             }
         }
         ("skipped", Expected::Skipped(rule)) if item.reason.as_deref() == Some(rule) => {

@@ -177,6 +177,11 @@ impl Cloud {
     /// All items of the ledger.
     pub(crate) async fn items(&self) -> Vec<std::collections::HashMap<String, AttributeValue>> {
         let pages = self.ledger.scan().table_name(TABLE).into_paginator();
-        pages.items().send().collect::<Result<_, _>>().await.unwrap()
+        pages
+            .items()
+            .send()
+            .collect::<Result<_, _>>()
+            .await
+            .unwrap()
     }
 }

@@ -5,6 +5,8 @@
 mod draw;
 mod people;
 
+use std::collections::HashSet;
+
 use rand::rngs::StdRng;
 use serde_json::{Value, json};
 use twin::Twin;
@@ -32,6 +34,8 @@ pub(crate) struct Size {
     pub(crate) with_files: bool,
     /// Messages that Nylas cannot give until they were given up.
     pub(crate) stubborn: usize,
+    /// Mails of one copy, and mails of two, that are kept for the scenarios.
+    pub(crate) kept: (usize, usize),
 }
 
 /// A mail, whatever number of mailboxes has a copy.
@@ -64,8 +68,6 @@ pub(crate) struct Copy {
     /// Index of its mail.
     pub(crate) mail: usize,
     pub(crate) expected: Expected,
-    /// Within the backfill's window.
-    pub(crate) recent: bool,
     /// As Nylas shows it.
     object: Value,
 }
@@ -76,7 +78,7 @@ pub(crate) struct Corpus {
     pub(crate) messages: Vec<Copy>,
     /// Indexes of messages that Nylas cannot give until they were given up.
     pub(crate) stubborn: Vec<usize>,
-    /// Indexes of messages of one copy that are written; for the scenarios, and not recent, so that the backfill does not get there first.
+    /// Indexes of messages of one copy that are written, for the scenarios: not recent, so that the backfill does not get there first, and not delivered before.
     pub(crate) single: Vec<usize>,
     /// The same of mails with two copies.
     pub(crate) pairs: Vec<[usize; 2]>,
@@ -110,6 +112,17 @@ impl Copy {
 }
 
 impl Corpus {
+    /// Takes the messages of the scenarios out of the deliveries that are left.
+    pub(crate) fn reserve(&self, left: &mut Vec<usize>) {
+        let reserved: HashSet<usize> = self
+            .single
+            .iter()
+            .chain(self.pairs.iter().flatten())
+            .copied()
+            .collect();
+        left.retain(|index| !reserved.contains(index));
+    }
+
     /// Puts everything where it belongs before the first delivery.
     pub(crate) fn store(&mut self, twin: &Twin) {
         for copy in &self.messages {

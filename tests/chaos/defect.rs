@@ -40,8 +40,7 @@ impl Defect {
                 if broken {
                     // The condition stays in, because DynamoDB refuses values that nothing uses.
                     let condition = call["ConditionExpression"].as_str().unwrap_or_default();
-                    call["ConditionExpression"] =
-                        Value::from(format!("({condition}) OR {ALWAYS}"));
+                    call["ConditionExpression"] = Value::from(format!("({condition}) OR {ALWAYS}"));
                     request.replace_body(call.to_string().into_bytes());
                 }
             }

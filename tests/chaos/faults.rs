@@ -26,6 +26,17 @@ pub(crate) struct Strike {
     pub(crate) short: Option<Duration>,
 }
 
+impl Strike {
+    /// The process dies there.
+    pub(crate) fn killed_at(cell: Cell, skip: u32) -> Self {
+        let plan = Plan {
+            kill: Some((cell, skip)),
+            ..Plan::default()
+        };
+        Self { plan, short: None }
+    }
+}
+
 /// The faults of a run.
 pub(crate) struct Faults {
     seed: u64,
@@ -94,13 +105,20 @@ impl Faults {
     pub(crate) fn for_batch(&self, mode: Mode, tried: u32, rng: &mut StdRng) -> Strike {
         let mut strike = Strike::default();
         // Drawn in any case, so that what is spared does not change what comes later.
-        let (kind, cut, skip) = (rng.random_range(0..100), draw_cut(rng), rng.random_range(0..4));
+        let (kind, cut, skip) = (
+            rng.random_range(0..100),
+            draw_cut(rng),
+            rng.random_range(0..4),
+        );
         let short = Duration::from_millis(rng.random_range(10..600));
         if !self.are_on() || tried >= SPARED_FROM {
             return strike;
         }
         match kind {
-            0..20 => strike.plan.kill = Some((self.least_met(mode, rng), skip)),
+            0..20 => {
+                let cell = self.least_met(mode, rng);
+                strike = Strike::killed_at(cell, if cell.is_met_often() { skip } else { 0 });
+            }
             20..22 => strike.short = Some(short),
             22..32 => strike.plan.cut = Some(cut),
             32..36 => self.trouble_at_nylas(rng),
@@ -122,7 +140,11 @@ impl Faults {
             4..16 => {
                 plan.cut = Some(Cut {
                     service: Service::Queue,
-                    loss: if refused { Loss::Refused } else { Loss::AfterCommit },
+                    loss: if refused {
+                        Loss::Refused
+                    } else {
+                        Loss::AfterCommit
+                    },
                     skip: 0,
                 });
             }

@@ -118,9 +118,7 @@ impl History {
             let (token, until) = life.holder.clone()?;
             Some((key.clone(), token, until))
         });
-        held.collect::<BTreeSet<_>>()
-            .into_iter()
-            .collect()
+        held.collect::<BTreeSet<_>>().into_iter().collect()
     }
 
     /// The lease of `key` ends then.
@@ -193,7 +191,11 @@ impl Write {
 fn value<'a>(call: &'a Value, attribute: &str) -> Option<&'a Value> {
     let update = call["UpdateExpression"].as_str()?;
     let set = update.split("REMOVE").next()?;
-    let name = if attribute == "state" { "#state" } else { attribute };
+    let name = if attribute == "state" {
+        "#state"
+    } else {
+        attribute
+    };
     let found = &call["ExpressionAttributeValues"][placeholder(set, name)?];
     (!found.is_null()).then_some(found)
 }
@@ -210,7 +212,11 @@ fn number(call: &Value, attribute: &str) -> Option<i64> {
 fn placeholder<'a>(expression: &'a str, attribute: &str) -> Option<&'a str> {
     let assignment = format!("{attribute} = ");
     let at = expression.match_indices(&assignment).find(|(at, _)| {
-        let before = expression.get(..*at).unwrap_or_default().chars().next_back();
+        let before = expression
+            .get(..*at)
+            .unwrap_or_default()
+            .chars()
+            .next_back();
         before.is_none_or(|c| !c.is_alphanumeric() && c != '_' && c != '#')
     })?;
     let rest = expression.get(at.0 + assignment.len()..)?;

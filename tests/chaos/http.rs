@@ -46,7 +46,10 @@ impl Message {
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.head.lines().skip(1).find_map(|line| {
             let (known, value) = line.split_once(':')?;
-            known.trim().eq_ignore_ascii_case(name).then(|| value.trim())
+            known
+                .trim()
+                .eq_ignore_ascii_case(name)
+                .then(|| value.trim())
         })
     }
 
@@ -69,7 +72,11 @@ impl Message {
 
     fn measured(mut self) -> Self {
         let kept = self.head.lines().filter(|line| {
-            let name = line.split(':').next().unwrap_or_default().to_ascii_lowercase();
+            let name = line
+                .split(':')
+                .next()
+                .unwrap_or_default()
+                .to_ascii_lowercase();
             name != "content-length" && name != "transfer-encoding"
         });
         let mut lines: Vec<String> = kept.map(str::to_owned).collect();

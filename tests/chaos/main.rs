@@ -83,11 +83,14 @@ async fn main() -> ExitCode {
     let mut verdict = run.audit().await;
     let figures = run.cloud.shared.figures.lock().unwrap();
     if options.defect.is_none() {
-        let unmet = figures.unmet();
+        let (unmet, unplayed) = (figures.unmet(), scenarios::unplayed(&figures));
         if !unmet.is_empty() {
-            verdict
-                .findings
-                .push(format!("no kill met: {}", unmet.join("; ")));
+            let finding = format!("no kill met: {}", unmet.join("; "));
+            verdict.findings.push(finding);
+        }
+        if !unplayed.is_empty() {
+            let finding = format!("never played: {}", unplayed.join("; "));
+            verdict.findings.push(finding);
         }
     }
     println!(
@@ -132,12 +135,17 @@ fn shape(options: &Options) -> Shape {
             messages: if small { 250 } else { 2_000 },
             with_files: !whole,
             stubborn: if small { 2 } else { 5 },
+            kept: if small { (20, 4) } else { (40, 12) },
         },
         rounds: if small { 8 } else { 24 },
         scenarios: if small { 2 } else { 6 },
         modes: [
             Mode::ChangeSet,
-            if whole { Mode::ChangeSet } else { Mode::Stepwise },
+            if whole {
+                Mode::ChangeSet
+            } else {
+                Mode::Stepwise
+            },
             Mode::ChangeSet,
         ],
         defect: options.defect,

@@ -46,6 +46,14 @@ impl Cell {
         Self::BeforeDeletion,
     ];
 
+    /// Whether a batch of some messages comes there several times, whatever its kind of worker.
+    pub(crate) fn is_met_often(self) -> bool {
+        matches!(
+            self,
+            Self::ClaimUnanswered | Self::AfterClaim | Self::BeforeSettle | Self::SettleUnanswered
+        )
+    }
+
     /// Whether a worker of this kind comes there in the ordinary course.
     pub(crate) fn is_met_by(self, mode: Mode) -> bool {
         self != Self::BetweenSteps || mode == Mode::Stepwise

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_sdk_dynamodb::types::AttributeValue;
+use aws_sdk_sqs::types::Message;
 use chrono::Utc;
 use futures_util::future::join_all;
 use futures_util::{StreamExt, stream};
@@ -25,7 +26,7 @@ use crate::defect::Defect;
 use crate::faults::{Faults, Strike};
 use crate::plan::{Cell, Mode, Plan};
 use crate::private::Private;
-use crate::queue::receive_count;
+use crate::queue::{VISIBILITY, receive_count};
 use crate::station::Shared;
 use crate::time::Time;
 use crate::worker::{Worker, event_of, succeeded};
@@ -42,6 +43,9 @@ pub(crate) struct Shape {
     pub(crate) modes: [Mode; 3],
     pub(crate) defect: Option<Defect>,
 }
+
+/// Messages that Lambda waits for before it invokes a worker that found the queue empty; its batching window does the same.
+const BATCH: u64 = 10;
 
 /// Most rounds that the drain may take: far more than the deliveries that a message can have.
 const LONGEST_DRAIN: usize = 60;
@@ -62,7 +66,7 @@ pub(crate) struct Run {
     refresher: Function,
     rng: StdRng,
     /// Indexes of messages that Nylas still has to deliver.
-    left: Vec<usize>,
+    pub(crate) left: Vec<usize>,
 }
 
 impl Run {
@@ -86,7 +90,11 @@ impl Run {
             cloud.twin.entra().client_secret(),
         ]);
         let mut seats = Vec::new();
-        for mode in shape.modes.into_iter().chain([Mode::Receiver, Mode::Backfill]) {
+        for mode in shape
+            .modes
+            .into_iter()
+            .chain([Mode::Receiver, Mode::Backfill])
+        {
             let rng = StdRng::seed_from_u64(rng.random());
             seats.push(Worker::start(mode, &cloud, &private, rng).await);
         }
@@ -110,6 +118,7 @@ impl Run {
             left.extend(std::iter::repeat_n(index, deliveries));
         }
         left.shuffle(&mut rng);
+        corpus.reserve(&mut left);
         let mut run = Self {
             shape,
             time,
@@ -149,11 +158,17 @@ impl Run {
             self.let_time_pass(true).await;
             round += 1;
         }
+        self.kill_where_nobody_was_killed().await;
         self.faults.stop();
         self.faults.mailbox_is_lost(false);
         self.refresh_token().await;
         self.drain("the drain").await;
         self.redrive().await;
+        // What a backfill claimed and left when it died, the next one takes up.
+        self.let_time_pass_until(self.time.now() + VISIBILITY).await;
+        let listed = list(&mut self.backfill, &self.faults).await;
+        self.findings.extend(listed.err());
+        self.drain("the last listing").await;
     }
 
     /// Nylas delivers these, the workers work until nothing is to be had, and the backfill lists once if it is its hour.
@@ -175,7 +190,11 @@ impl Run {
             again
         };
         let listed = async {
-            if listing { list(backfill, faults).await } else { Ok(()) }
+            if listing {
+                list(backfill, faults).await
+            } else {
+                Ok(())
+            }
         };
         let work = workers
             .iter_mut()
@@ -252,7 +271,9 @@ impl Run {
             .key("sk", key("dataverse"))
             .send();
         let found = found.await.unwrap();
-        let until = found.item().and_then(|item| item.get("until_ms")?.as_n().ok());
+        let until = found
+            .item()
+            .and_then(|item| item.get("until_ms")?.as_n().ok());
         let Some(until) = until.and_then(|until| until.parse::<i64>().ok()) else {
             return;
         };
@@ -282,7 +303,9 @@ impl Run {
         let items = self.cloud.items().await;
         let deletes = stream::iter(&items).map(async |item| {
             let call = self.cloud.ledger.delete_item().table_name(TABLE);
-            let call = call.key("pk", item["pk"].clone()).key("sk", item["sk"].clone());
+            let call = call
+                .key("pk", item["pk"].clone())
+                .key("sk", item["sk"].clone());
             call.send().await.unwrap();
         });
         deletes.buffered(10).collect::<Vec<()>>().await;
@@ -327,7 +350,8 @@ impl Run {
             let body: Value = serde_json::from_str(letter.body().unwrap_or_default()).unwrap();
             let text = |name: &str| body[name].as_str().unwrap_or_default().to_owned();
             let key = format!("{}/{}", text("grant_id"), text("message_id"));
-            self.private.search("the dead letters", &format!("{letter:?}"));
+            self.private
+                .search("the dead letters", &format!("{letter:?}"));
             if !known.was_given_up(&key) {
                 self.findings.push(format!(
                     "{key} is in the dead-letter queue, and the ledger never called it dead for having been tried often enough"
@@ -339,8 +363,9 @@ impl Run {
         for index in &self.corpus.stubborn {
             let key = self.corpus.messages[*index].key();
             if !given_up.contains(&key) {
-                self.findings
-                    .push(format!("{key} could not be fetched for days and is in no dead-letter queue"));
+                self.findings.push(format!(
+                    "{key} could not be fetched for days and is in no dead-letter queue"
+                ));
             }
         }
         self.cloud.shared.figures.lock().unwrap().dead_letters = letters.len() as u64;
@@ -352,8 +377,9 @@ impl Run {
         self.drain("the redrive").await;
         let left = self.cloud.queue.dead_letters().await.len();
         if left > 0 {
-            self.findings
-                .push(format!("{left} messages are in the dead-letter queue again after a redrive"));
+            self.findings.push(format!(
+                "{left} messages are in the dead-letter queue again after a redrive"
+            ));
         }
     }
 
@@ -417,10 +443,18 @@ async fn deliver(
 async fn list(backfill: &mut Worker, faults: &Faults) -> Result<(), String> {
     let plan = faults.for_listing(&mut backfill.rng);
     let event = schedule(&Utc::now().to_rfc3339());
-    backfill.invoke(event, plan, None).await.map(drop).or_else(|error| {
-        // A run that cannot list the mailboxes at all fails, and the schedule comes again.
-        if error.contains("could not be listed") { Ok(()) } else { Err(error) }
-    })
+    backfill
+        .invoke(event, plan, None)
+        .await
+        .map(drop)
+        .or_else(|error| {
+            // A run that cannot list the mailboxes at all fails, and the schedule comes again.
+            if error.contains("could not be listed") {
+                Ok(())
+            } else {
+                Err(error)
+            }
+        })
 }
 
 /// Takes batches from the queue until it shows nothing and no more deliveries come.
@@ -433,35 +467,47 @@ async fn work(
     let mut deliveries = queued.subscribe();
     loop {
         // Marked as seen before the queue is asked, so that what arrives meanwhile is not missed.
-        let (_, done) = *deliveries.borrow_and_update();
+        let (count, done) = *deliveries.borrow_and_update();
         let most = worker.rng.random_range(3..=10);
         let batch = cloud.queue.receive(most).await;
         if batch.is_empty() {
             if done {
                 return Ok(());
             }
-            deliveries.changed().await.unwrap();
+            // As many as make a batch, or what there is.
+            let enough = count + BATCH;
+            let more = deliveries.wait_for(|(count, done)| *done || *count >= enough);
+            more.await.unwrap();
             continue;
         }
         cloud.shared.figures.lock().unwrap().invocations += 1;
         let tried = batch.iter().map(receive_count).max().unwrap_or(1);
-        let Strike { plan, short } = faults.for_batch(worker.seat.mode, tried, &mut worker.rng);
-        let dies_after = plan.kill.is_some_and(|(cell, _)| cell == Cell::BeforeDeletion);
-        let plan = if dies_after { Plan::default() } else { plan };
-        let Some(answer) = worker.invoke(event_of(&batch), plan, short).await? else {
-            if short.is_some() {
-                let mut figures = cloud.shared.figures.lock().unwrap();
-                figures.killed(worker.seat.mode, None);
-            }
-            continue;
-        };
-        if dies_after {
-            let mut figures = cloud.shared.figures.lock().unwrap();
-            figures.killed(worker.seat.mode, Some(Cell::BeforeDeletion));
-            drop(figures);
-            worker.kill().await;
-            continue;
-        }
-        cloud.queue.delete(&succeeded(&batch, &answer)).await;
+        let drawn = faults.for_batch(worker.seat.mode, tried, &mut worker.rng);
+        strike(worker, cloud, &batch, drawn).await?;
     }
+}
+
+/// One invocation for a batch, and what Lambda does afterwards.
+pub(crate) async fn strike(
+    worker: &mut Worker,
+    cloud: &Cloud,
+    batch: &[Message],
+    Strike { plan, short }: Strike,
+) -> Result<(), String> {
+    let mode = worker.seat.mode;
+    let killed = |cell| cloud.shared.figures.lock().unwrap().killed(mode, cell);
+    let dies_after = plan
+        .kill
+        .is_some_and(|(cell, _)| cell == Cell::BeforeDeletion);
+    let plan = if dies_after { Plan::default() } else { plan };
+    match worker.invoke(event_of(batch), plan, short).await? {
+        None if short.is_some() => killed(None),
+        None => {}
+        Some(_) if dies_after => {
+            killed(Some(Cell::BeforeDeletion));
+            worker.kill().await;
+        }
+        Some(answer) => cloud.queue.delete(&succeeded(batch, &answer)).await,
+    }
+    Ok(())
 }

@@ -1,15 +1,17 @@
 //! What chance would hardly bring about: two workers at one mail at the same moment, and a worker that overruns its lease in the middle of a write.
 //!
 //! They are played between two rounds, with the requests of the workers held on their lines. Other faults pause meanwhile, or a scenario would not come to
-//! its point. One that does not come to it (another copy of the message was there first) is given up and not counted.
+//! its point. One that does not come to it is begun anew with another message.
 
 use std::time::Duration;
 
 use aws_sdk_sqs::types::Message;
 
+use crate::faults::Strike;
+use crate::figures::Figures;
 use crate::plan::{Cell, Mode, Plan, Release};
 use crate::queue::VISIBILITY;
-use crate::run::Run;
+use crate::run::{Run, strike};
 use crate::worker::{Held, Worker, event_of, holding, succeeded};
 
 /// What scenarios there are.
@@ -24,6 +26,9 @@ enum Scenario {
     /// One mail in two mailboxes, written at the same moment.
     TwoCopies,
 }
+
+/// How often a scenario that does not come to its point is begun anew: faults that a service has in store come to meet it.
+const TRIES: usize = 4;
 
 const SCENARIOS: [Scenario; 4] = [
     Scenario::OverrunAndFail,
@@ -58,40 +63,97 @@ impl Run {
         self.faults.stop();
         for number in from..to {
             let scenario = SCENARIOS[number % SCENARIOS.len()];
-            let played = match scenario {
-                Scenario::OverrunAndFail => self.overrun(number, Release::Cut).await,
-                Scenario::OverrunAndWrite => self.overrun(number, Release::Forward).await,
-                Scenario::TwoDeliveries => self.two_deliveries(number).await,
-                Scenario::TwoCopies => self.two_copies(number).await,
-            };
-            self.cloud.shared.idle().await;
-            match played {
-                Ok(true) => {
+            for _ in 0..TRIES {
+                let played = match scenario {
+                    Scenario::OverrunAndFail => self.overrun(number, Release::Cut).await,
+                    Scenario::OverrunAndWrite => self.overrun(number, Release::Forward).await,
+                    Scenario::TwoDeliveries => self.two_deliveries(number).await,
+                    Scenario::TwoCopies => self.two_copies(number).await,
+                };
+                self.cloud.shared.idle().await;
+                let played = played.unwrap_or_else(|finding| {
+                    self.findings.push(finding);
+                    false
+                });
+                if played {
                     let mut figures = self.cloud.shared.figures.lock().unwrap();
                     *figures.scenarios.entry(scenario.name()).or_default() += 1;
+                    break;
                 }
-                Ok(false) => {}
-                Err(finding) => self.findings.push(finding),
             }
         }
         self.faults.start();
     }
 
+    /// Kills a worker at each boundary at which chance killed none.
+    pub(crate) async fn kill_where_nobody_was_killed(&mut self) {
+        self.faults.stop();
+        for number in 0..self.workers.len() {
+            let mode = self.workers[number].seat.mode;
+            let cells = Cell::MATRIX.into_iter().filter(|cell| cell.is_met_by(mode));
+            for cell in cells.flat_map(|cell| [cell; TRIES]) {
+                let met = self
+                    .cloud
+                    .shared
+                    .figures
+                    .lock()
+                    .unwrap()
+                    .kills_at(mode, cell)
+                    > 0;
+                if !met && let Err(finding) = self.kill_at(number, cell).await {
+                    self.findings.push(finding);
+                }
+            }
+        }
+        // What was kept and not needed is delivered like the rest.
+        let kept = self
+            .corpus
+            .single
+            .drain(..)
+            .chain(self.corpus.pairs.drain(..).flatten());
+        self.left.extend(kept);
+    }
+
+    async fn kill_at(&mut self, number: usize, cell: Cell) -> Result<(), String> {
+        let Some(index) = self.kept_single() else {
+            return Ok(());
+        };
+        self.deliver_now(index).await;
+        let batch = self.cloud.queue.receive(10).await;
+        strike(
+            &mut self.workers[number],
+            &self.cloud,
+            &batch,
+            Strike::killed_at(cell, 0),
+        )
+        .await
+    }
+
+    /// A message that was not delivered yet; it will be once more.
+    fn kept_single(&mut self) -> Option<usize> {
+        let index = self.corpus.single.pop()?;
+        self.left.insert(0, index);
+        Some(index)
+    }
+
     /// Two workers, another pair each time.
     fn pair(workers: &mut [Worker], number: usize) -> (&mut Worker, &mut Worker) {
-        let count = workers.len();
-        workers.rotate_left(number / SCENARIOS.len() % count);
-        let (first, rest) = workers.split_first_mut().unwrap();
-        (first, &mut rest[0])
+        let first = number / SCENARIOS.len() % workers.len();
+        let second = (first + 1) % workers.len();
+        let [first, second] = workers.get_disjoint_mut([first, second]).unwrap();
+        (first, second)
     }
 
     async fn overrun(&mut self, number: usize, release: Release) -> Result<bool, String> {
-        let Some(index) = self.corpus.single.pop() else {
+        let Some(index) = self.kept_single() else {
             return Ok(false);
         };
         self.deliver_now(index).await;
         let batch = self.cloud.queue.receive(10).await;
-        let cell = match self.workers[number / SCENARIOS.len() % self.workers.len()].seat.mode {
+        let cell = match self.workers[number / SCENARIOS.len() % self.workers.len()]
+            .seat
+            .mode
+        {
             // Every other time with an Open row that somebody else completes meanwhile.
             Mode::Stepwise if number % 2 == 0 => Cell::BetweenSteps,
             _ => Cell::AfterLookUp,
@@ -154,7 +216,7 @@ impl Run {
     }
 
     async fn two_deliveries(&mut self, number: usize) -> Result<bool, String> {
-        let Some(index) = self.corpus.single.pop() else {
+        let Some(index) = self.kept_single() else {
             return Ok(false);
         };
         self.deliver_now(index).await;
@@ -167,6 +229,7 @@ impl Run {
             return Ok(false);
         };
         for index in pair {
+            self.left.insert(0, index);
             self.deliver_now(index).await;
         }
         self.at_once(number, Cell::AfterLookUp).await
@@ -199,4 +262,12 @@ impl Run {
         }
         Ok(played)
     }
+}
+
+/// Scenarios that never came to their point.
+pub(crate) fn unplayed(figures: &Figures) -> Vec<&'static str> {
+    let names = SCENARIOS.map(Scenario::name).into_iter();
+    names
+        .filter(|name| !figures.scenarios.contains_key(name))
+        .collect()
 }

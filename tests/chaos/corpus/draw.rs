@@ -7,7 +7,9 @@ use rand::seq::{IndexedRandom, SliceRandom};
 use serde_json::{Value, json};
 use twin::Twin;
 
-use super::{BODY, Copy, Corpus, Expected, FILE, LONGEST_SUBJECT, Mail, NAME, People, SUBJECT, Size};
+use super::{
+    BODY, Copy, Corpus, Expected, FILE, LONGEST_SUBJECT, Mail, NAME, People, SUBJECT, Size,
+};
 
 /// What a mail is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,6 +96,8 @@ pub(crate) fn draw(
     corpus.pairs.shuffle(rng);
     let kept = corpus.single.len().saturating_sub(size.stubborn);
     corpus.stubborn = corpus.single.split_off(kept);
+    corpus.single.truncate(size.kept.0);
+    corpus.pairs.truncate(size.kept.1);
     corpus
 }
 
@@ -152,14 +156,21 @@ fn add_mail(
     let body = format!("<p>{BODY} {number}</p>");
     let files = files(kind, size, number, rng);
     let listed = |addresses: &[String]| -> Vec<Value> {
-        let person = |address: &String| json!({"name": format!("{NAME} of {number}"), "email": address});
+        let person =
+            |address: &String| json!({"name": format!("{NAME} of {number}"), "email": address});
         addresses.iter().map(person).collect()
     };
     // A mail that lies in the spam of one mailbox only is written for the others.
     let spam_of_one = kind == Kind::Ordinary && copies > 1 && rng.random_bool(0.1);
     for (n, (grant, _)) in mailboxes.iter().enumerate() {
-        let kind = if spam_of_one && n == 1 { Kind::Spam } else { kind };
-        let folder = twin.nylas().folder_id(grant, kind.folder(outgoing && n == 0));
+        let kind = if spam_of_one && n == 1 {
+            Kind::Spam
+        } else {
+            kind
+        };
+        let folder = twin
+            .nylas()
+            .folder_id(grant, kind.folder(outgoing && n == 0));
         let id = format!("m{number}c{n}");
         let object = json!({
             "id": id, "grant_id": grant, "object": "message", "thread_id": thread, "subject": subject, "body": body, "snippet": body,
@@ -171,7 +182,6 @@ fn add_mail(
             id,
             mail: number,
             expected: kind.expected(),
-            recent,
             object,
         });
     }
@@ -184,7 +194,8 @@ fn add_mail(
         }
     }
     let theirs = (kind == Kind::Theirs).then(|| {
-        let row = json!({"subject": subject, "messageid": message_id, "statecode": 1, "statuscode": 4});
+        let row =
+            json!({"subject": subject, "messageid": message_id, "statecode": 1, "statuscode": 4});
         twin.dataverse().insert("email", row).unwrap()
     });
     corpus.mails.push(Mail {
@@ -205,13 +216,20 @@ fn address(
     people: &People,
     rng: &mut StdRng,
 ) -> Envelope {
-    let own: Vec<String> = mailboxes.iter().map(|(_, address)| address.clone()).collect();
+    let own: Vec<String> = mailboxes
+        .iter()
+        .map(|(_, address)| address.clone())
+        .collect();
     let mut outside: Vec<String> = people
         .outside
         .choose_multiple(rng, 4)
         .map(|address| {
             // Addresses are the same in any case.
-            if rng_of(address) { address.to_uppercase() } else { address.clone() }
+            if rng_of(address) {
+                address.to_uppercase()
+            } else {
+                address.clone()
+            }
         })
         .collect();
     if kind == Kind::Internal {
