@@ -29,8 +29,8 @@ pub(crate) struct Verdict {
 }
 
 /// What the ledger says of a message.
-struct Item {
-    state: String,
+pub(crate) struct Item {
+    pub(crate) state: String,
     reason: Option<String>,
     activity: Option<String>,
     held: bool,
@@ -108,7 +108,8 @@ impl Run {
         rows
     }
 
-    async fn ledger_by_key(&self) -> HashMap<String, Item> {
+    /// The ledger's items by key.
+    pub(crate) async fn ledger_by_key(&self) -> HashMap<String, Item> {
         let mut items = HashMap::new();
         for item in self.cloud.items().await {
             let text = |name: &str| item.get(name).and_then(|value| value.as_s().ok()).cloned();

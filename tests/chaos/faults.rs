@@ -7,7 +7,7 @@ use std::time::Duration;
 use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
-use twin::{Dataverse, Fault, FaultPlan, Nylas, Twin};
+use twin::{Dataverse, FaultPlan, Nylas, Twin};
 
 use crate::plan::{Cell, Cut, Loss, Mode, Plan, Service};
 use crate::station::Shared;
@@ -81,6 +81,7 @@ impl Faults {
     /// From now on nothing does.
     pub(crate) fn stop(&self) {
         self.on.store(false, Ordering::SeqCst);
+        *self.shared.storm.lock().unwrap() = (0, 0);
         self.count();
         self.dataverse.set_fault_plan(FaultPlan::default());
     }
@@ -121,8 +122,7 @@ impl Faults {
             }
             20..22 => strike.short = Some(short),
             22..32 => strike.plan.cut = Some(cut),
-            32..36 => self.trouble_at_nylas(rng),
-            36 => self.storm(rng),
+            32 | 33 => self.storm(rng),
             _ => {}
         }
         strike
@@ -178,37 +178,9 @@ impl Faults {
         *least.choose(rng).unwrap()
     }
 
-    fn trouble_at_nylas(&self, rng: &mut StdRng) {
-        let status = |status, kind: &str, seconds| Fault::Status {
-            status,
-            code: kind.to_owned(),
-            message: "as the harness asked".to_owned(),
-            retry_after_seconds: seconds,
-        };
-        let fault = match rng.random_range(0..5) {
-            0 => status(429, "rate_limit_error", Some(rng.random_range(5..120))),
-            1 => status(429, "rate_limit_error", None),
-            2 => status(503, "service_unavailable", None),
-            3 => Fault::ResetBefore,
-            _ => Fault::ResetAfterCommit,
-        };
-        self.shared.figures.lock().unwrap().faults += 1;
-        self.nylas.fail_next(fault);
-    }
-
-    /// Dataverse throttles a number of requests, and says for how long.
+    /// Dataverse throttles a number of requests, whoever sends them.
     fn storm(&self, rng: &mut StdRng) {
-        let requests = rng.random_range(3..12);
-        let seconds = rng.random_range(10..300);
-        for _ in 0..requests {
-            self.dataverse.fail_next(Fault::Status {
-                status: 429,
-                code: "0x80072322".to_owned(),
-                message: "as the harness asked".to_owned(),
-                retry_after_seconds: Some(seconds),
-            });
-        }
-        self.shared.figures.lock().unwrap().faults += requests;
+        *self.shared.storm.lock().unwrap() = (rng.random_range(3..12), rng.random_range(10..300));
     }
 
     /// One mailbox needs signing in to again, or not any more.
@@ -223,7 +195,7 @@ fn draw_cut(rng: &mut StdRng) -> Cut {
     let services = [
         Service::Ledger,
         Service::Dataverse,
-        Service::Dataverse,
+        Service::Nylas,
         Service::Nylas,
         Service::Queue,
     ];

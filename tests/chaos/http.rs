@@ -22,11 +22,27 @@ impl Message {
         .measured()
     }
 
-    /// An answer in the JSON of Nylas.
-    pub(crate) fn nylas_unavailable() -> Self {
-        let body = r#"{"request_id":"1","error":{"type":"service_unavailable","message":"as the harness asked"}}"#;
+    /// An answer in the JSON of Nylas; one that throttles may say for how many seconds.
+    pub(crate) fn nylas_error(status: u16, kind: &str, retry_after: Option<u64>) -> Self {
+        let body = format!(
+            r#"{{"request_id":"1","error":{{"type":"{kind}","message":"as the harness asked"}}}}"#
+        );
+        Self::json(status, &body, retry_after)
+    }
+
+    /// Dataverse throttles, for so many seconds.
+    pub(crate) fn dataverse_throttles(seconds: u64) -> Self {
+        let body = r#"{"error":{"code":"0x80072322","message":"as the harness asked"}}"#;
+        Self::json(429, body, Some(seconds))
+    }
+
+    fn json(status: u16, body: &str, retry_after: Option<u64>) -> Self {
+        let wait = retry_after.map(|seconds| format!("\r\nRetry-After: {seconds}"));
         Self {
-            head: "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json".to_owned(),
+            head: format!(
+                "HTTP/1.1 {status} Failed\r\nContent-Type: application/json{}",
+                wait.unwrap_or_default()
+            ),
             body: body.as_bytes().to_vec(),
         }
         .measured()

@@ -126,19 +126,24 @@ async fn main() -> ExitCode {
 }
 
 fn shape(options: &Options) -> Shape {
-    let small = options.short || options.defect.is_some();
+    // Many small rounds, because moto becomes slow with the number of messages in a queue.
+    let (messages, rounds, scenarios, stubborn, kept) = match (options.defect, options.short) {
+        (Some(_), _) => (100, 4, 2, 0, (12, 6)),
+        (None, true) => (250, 8, 2, 2, (30, 6)),
+        (None, false) => (2_000, 64, 6, 5, (60, 16)),
+    };
     // Broken keys are kept consistent within a request, which steps of one mail in several requests are not.
     let whole = options.defect == Some(Defect::Key);
     Shape {
         seed: options.seed,
         size: Size {
-            messages: if small { 250 } else { 2_000 },
+            messages,
             with_files: !whole,
-            stubborn: if small { 2 } else { 5 },
-            kept: if small { (20, 4) } else { (40, 12) },
+            stubborn,
+            kept,
         },
-        rounds: if small { 8 } else { 24 },
-        scenarios: if small { 2 } else { 6 },
+        rounds,
+        scenarios,
         modes: [
             Mode::ChangeSet,
             if whole {

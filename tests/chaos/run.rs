@@ -148,8 +148,10 @@ impl Run {
                 self.wipe_ledger().await;
             }
             let chunk = self.left.split_off(self.left.len().saturating_sub(each));
-            self.faults.mailbox_is_lost(round % 7 == 3);
-            let listing = round % 6 == 4;
+            // Four times, and never in the same round.
+            let quarter = self.shape.rounds / 4;
+            self.faults.mailbox_is_lost(round % quarter == 0);
+            let listing = round % quarter == quarter - 1;
             self.round(chunk, listing).await;
             self.scenarios(round).await;
             if self.rng.random_bool(0.5) {
@@ -290,7 +292,7 @@ impl Run {
     }
 
     /// token-refresher runs, as its schedule makes it.
-    async fn refresh_token(&mut self) {
+    pub(crate) async fn refresh_token(&mut self) {
         let event = schedule(&Utc::now().to_rfc3339());
         self.refresher.succeed(event).await;
         self.private.add_secrets(self.cloud.token().await);
@@ -344,6 +346,7 @@ impl Run {
     /// Looks at the dead letters, then does what an operator does once the cause is mended.
     async fn redrive(&mut self) {
         let letters = self.cloud.queue.dead_letters().await;
+        let items = self.ledger_by_key().await;
         let known = self.cloud.shared.history.lock().await;
         let mut given_up = Vec::new();
         for letter in &letters {
@@ -352,9 +355,14 @@ impl Run {
             let key = format!("{}/{}", text("grant_id"), text("message_id"));
             self.private
                 .search("the dead letters", &format!("{letter:?}"));
-            if !known.was_given_up(&key) {
+            let state = items
+                .get(&key)
+                .map_or("nothing", |item| item.state.as_str());
+            // What was given up may have been taken up again since, and ended otherwise.
+            if !known.was_given_up(&key) || !matches!(state, "dead" | "written" | "skipped") {
                 self.findings.push(format!(
-                    "{key} is in the dead-letter queue, and the ledger never called it dead for having been tried often enough"
+                    "{key} is in the dead-letter queue; the ledger says {state}, and {} called it dead for having been tried often enough",
+                    if known.was_given_up(&key) { "once" } else { "never" }
                 ));
             }
             given_up.push(key);
@@ -470,20 +478,20 @@ async fn work(
         let (count, done) = *deliveries.borrow_and_update();
         let most = worker.rng.random_range(3..=10);
         let batch = cloud.queue.receive(most).await;
-        if batch.is_empty() {
-            if done {
-                return Ok(());
-            }
+        if !batch.is_empty() {
+            cloud.shared.figures.lock().unwrap().invocations += 1;
+            let tried = batch.iter().map(receive_count).max().unwrap_or(1);
+            let drawn = faults.for_batch(worker.seat.mode, tried, &mut worker.rng);
+            strike(worker, cloud, &batch, drawn).await?;
+        } else if done {
+            return Ok(());
+        }
+        if batch.len() < usize::try_from(most).unwrap() && !done {
             // As many as make a batch, or what there is.
             let enough = count + BATCH;
             let more = deliveries.wait_for(|(count, done)| *done || *count >= enough);
             more.await.unwrap();
-            continue;
         }
-        cloud.shared.figures.lock().unwrap().invocations += 1;
-        let tried = batch.iter().map(receive_count).max().unwrap_or(1);
-        let drawn = faults.for_batch(worker.seat.mode, tried, &mut worker.rng);
-        strike(worker, cloud, &batch, drawn).await?;
     }
 }
 

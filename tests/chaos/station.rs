@@ -27,6 +27,8 @@ pub(crate) struct Shared {
     pub(crate) figures: Mutex<Figures>,
     /// Messages that Nylas cannot give at present, by id.
     pub(crate) stubborn: Mutex<HashSet<String>>,
+    /// Requests that Dataverse still throttles, and for how many seconds.
+    pub(crate) storm: Mutex<(u64, u64)>,
     pub(crate) defect: Option<Defect>,
     /// Requests on their way.
     busy: watch::Sender<usize>,
@@ -40,9 +42,19 @@ impl Shared {
             book: Mutex::new(Book::keeping(time.clone())),
             figures: Mutex::default(),
             stubborn: Mutex::default(),
+            storm: Mutex::default(),
             defect,
             busy: watch::Sender::new(0),
         }
+    }
+
+    /// For how long the next request to Dataverse is throttled, if it is.
+    fn throttled(&self) -> Option<u64> {
+        let mut storm = self.storm.lock().unwrap();
+        let (left, seconds) = *storm;
+        storm.0 = left.checked_sub(1)?;
+        self.figures.lock().unwrap().faults += 1;
+        Some(seconds)
     }
 
     /// Waits until no request is on its way any more, also none of a process that is gone.
@@ -143,7 +155,12 @@ impl Station {
             defect.edit(self.service, request);
         }
         if self.service == Service::Nylas && self.is_stubborn(request) {
-            return Before::Answer(Message::nylas_unavailable());
+            return Before::Answer(Message::nylas_error(503, "service_unavailable", None));
+        }
+        if self.service == Service::Dataverse
+            && let Some(seconds) = self.shared.throttled()
+        {
+            return Before::Answer(Message::dataverse_throttles(seconds));
         }
         if self.service == Service::Queue {
             without_delay(request);
@@ -153,6 +170,7 @@ impl Station {
             (Some(Loss::Refused), Service::Ledger | Service::Queue) => {
                 return Before::Answer(Message::aws_error("AccessDeniedException"));
             }
+            (Some(Loss::Refused), Service::Nylas) => return Before::Answer(nylas_refusal(request)),
             (Some(Loss::Refused | Loss::Before), _) => return Before::Cut,
         }
         for cell in self.cells_before(request) {
@@ -305,6 +323,15 @@ impl Station {
             "SendMessage" => book.sent(call["MessageBody"].as_str().unwrap_or_default()),
             _ => {}
         }
+    }
+}
+
+/// One of the ways in which Nylas puts callers off; which, the request's length decides.
+fn nylas_refusal(request: &Message) -> Message {
+    match request.start().len() % 3 {
+        0 => Message::nylas_error(429, "rate_limit_error", Some(40)),
+        1 => Message::nylas_error(429, "rate_limit_error", None),
+        _ => Message::nylas_error(503, "service_unavailable", None),
     }
 }
 
