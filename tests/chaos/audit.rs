@@ -161,7 +161,7 @@ impl Run {
             }
             let id: Uuid = row["activityid"].as_str().unwrap().parse().unwrap();
             for (what, problem) in [
-                ("columns", self.columns_differ(mail, row)),
+                ("columns", Self::columns_differ(mail, row)),
                 ("parties", self.parties_differ(mail, id)),
                 ("attachments", self.files_differ(mail, id)),
             ] {
@@ -172,7 +172,7 @@ impl Run {
         }
     }
 
-    fn columns_differ(&self, mail: &Mail, row: &Value) -> Option<String> {
+    fn columns_differ(mail: &Mail, row: &Value) -> Option<String> {
         let regarding = reference(&row["regardingobjectid"]);
         let status = if mail.outgoing { 3 } else { 4 };
         let same = row["description"] == mail.body.as_str()

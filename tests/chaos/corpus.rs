@@ -38,15 +38,20 @@ pub(crate) struct Size {
     pub(crate) kept: (usize, usize),
 }
 
+/// A table and a row of it.
+pub(crate) type Reference = (String, Uuid);
+
+/// Somebody on a mail: mask, address, and the row that it is.
+pub(crate) type Party = (i64, String, Option<Reference>);
+
 /// A mail, whatever number of mailboxes has a copy.
 pub(crate) struct Mail {
     /// Found in the subject of its row, and of no other.
     pub(crate) marker: String,
     pub(crate) body: String,
     pub(crate) outgoing: bool,
-    /// Mask, address, and the row that it is.
-    pub(crate) parties: Vec<(i64, String, Option<(String, Uuid)>)>,
-    pub(crate) regarding: Option<(String, Uuid)>,
+    pub(crate) parties: Vec<Party>,
+    pub(crate) regarding: Option<Reference>,
     /// Names and bytes.
     pub(crate) files: Vec<(String, Vec<u8>)>,
     /// The row that another client has put there already.

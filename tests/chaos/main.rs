@@ -3,7 +3,7 @@
 //! | Question | File |
 //! | --- | --- |
 //! | What mail is there, and what has to become of it? | `corpus.rs` |
-//! | In which order does what happen? When does time pass? | `run.rs`, `time.rs` |
+//! | In which order does what happen? When does time pass? | `run.rs`, `ending.rs`; `time.rs` |
 //! | What goes wrong by chance? | `faults.rs` |
 //! | What is played on purpose? | `scenarios.rs` |
 //! | Where can a process be killed, and how? | `plan.rs`, `station.rs` |
@@ -20,7 +20,6 @@
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
-    clippy::panic,
     clippy::indexing_slicing,
     reason = "as in the tests: a value that is not as expected is the failure to report"
 )]
@@ -29,6 +28,7 @@ mod audit;
 mod cloud;
 mod corpus;
 mod defect;
+mod ending;
 mod faults;
 mod figures;
 mod history;

@@ -94,7 +94,9 @@ impl Queue {
     pub(crate) async fn receive(&self, most: i32) -> Vec<Message> {
         let batch = self.receive_from(&self.url, most).await;
         let mut book = self.shared.book.lock().unwrap();
-        batch.iter().for_each(|message| book.received(message));
+        for message in &batch {
+            book.received(message);
+        }
         batch
     }
 

@@ -5,9 +5,7 @@
 //! that are about just that, so function timeout < lease < visibility timeout holds however slow the machine is.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_sqs::types::Message;
 use chrono::Utc;
 use futures_util::future::join_all;
@@ -15,7 +13,6 @@ use futures_util::{StreamExt, stream};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
-use serde_json::Value;
 use stage::events::{delivery, schedule};
 use stage::lambda::Function;
 use tokio::sync::watch;
@@ -26,7 +23,7 @@ use crate::defect::Defect;
 use crate::faults::{Faults, Strike};
 use crate::plan::{Cell, Mode, Plan};
 use crate::private::Private;
-use crate::queue::{VISIBILITY, receive_count};
+use crate::queue::receive_count;
 use crate::station::Shared;
 use crate::time::Time;
 use crate::worker::{Worker, event_of, succeeded};
@@ -47,9 +44,6 @@ pub(crate) struct Shape {
 /// Messages that Lambda waits for before it invokes a worker that found the queue empty; its batching window does the same.
 const BATCH: u64 = 10;
 
-/// Most rounds that the drain may take: far more than the deliveries that a message can have.
-const LONGEST_DRAIN: usize = 60;
-
 /// The parts of a run.
 pub(crate) struct Run {
     pub(crate) shape: Shape,
@@ -61,10 +55,10 @@ pub(crate) struct Run {
     pub(crate) private: Arc<Private>,
     /// What went wrong before the audit.
     pub(crate) findings: Vec<String>,
-    receiver: Worker,
-    backfill: Worker,
+    pub(crate) receiver: Worker,
+    pub(crate) backfill: Worker,
     refresher: Function,
-    rng: StdRng,
+    pub(crate) rng: StdRng,
     /// Indexes of messages that Nylas still has to deliver.
     pub(crate) left: Vec<usize>,
 }
@@ -78,11 +72,9 @@ impl Run {
         let people = People::found(&cloud.twin);
         let mut corpus = corpus::draw(shape.size, &people, &cloud.twin, Utc::now(), &mut rng);
         corpus.store(&cloud.twin);
-        let mut stubborn = shared.stubborn.lock().unwrap();
-        for index in &corpus.stubborn {
-            stubborn.insert(corpus.messages[*index].id.clone());
-        }
-        drop(stubborn);
+        let stubborn = corpus.stubborn.iter();
+        let stubborn = stubborn.map(|index| corpus.messages[*index].id.clone());
+        shared.stubborn.lock().unwrap().extend(stubborn);
         let private = Arc::new(Private::default());
         private.add_secrets([
             WEBHOOK_SECRET.to_owned(),
@@ -161,20 +153,11 @@ impl Run {
             round += 1;
         }
         self.kill_where_nobody_was_killed().await;
-        self.faults.stop();
-        self.faults.mailbox_is_lost(false);
-        self.refresh_token().await;
-        self.drain("the drain").await;
-        self.redrive().await;
-        // What a backfill claimed and left when it died, the next one takes up.
-        self.let_time_pass_until(self.time.now() + VISIBILITY).await;
-        let listed = list(&mut self.backfill, &self.faults).await;
-        self.findings.extend(listed.err());
-        self.drain("the last listing").await;
+        self.end().await;
     }
 
     /// Nylas delivers these, the workers work until nothing is to be had, and the backfill lists once if it is its hour.
-    async fn round(&mut self, chunk: Vec<usize>, listing: bool) {
+    pub(crate) async fn round(&mut self, chunk: Vec<usize>, listing: bool) {
         let (queued, _) = watch::channel((0_u64, false));
         let Self {
             cloud,
@@ -213,84 +196,6 @@ impl Run {
         self.cloud.shared.idle().await;
     }
 
-    /// Lets time pass up to a moment at which something in the queue is due: with `some` a random one, else the last.
-    pub(crate) async fn let_time_pass(&mut self, some: bool) {
-        let due = self.cloud.shared.book.lock().unwrap().due();
-        let Some(last) = due.len().checked_sub(1) else {
-            return;
-        };
-        let until = if some {
-            due[self.rng.random_range(last / 2..=last)]
-        } else {
-            due[last]
-        };
-        self.let_time_pass_until(until).await;
-    }
-
-    /// Lets time pass, for the leases and for the queue alike.
-    pub(crate) async fn let_time_pass_until(&mut self, until: Duration) {
-        let by = until.saturating_sub(self.time.now()) + Duration::from_millis(1);
-        self.time.pass(by);
-        self.cloud.shared.figures.lock().unwrap().jumps += 1;
-        let by = i64::try_from(by.as_millis()).unwrap();
-        self.end_leases(by).await;
-        self.end_pause(by).await;
-        self.cloud.queue.bring_back().await;
-    }
-
-    /// Every lease ends so much earlier. Conditional on what was there, so that no worker's write is lost.
-    async fn end_leases(&self, by: i64) {
-        let mut history = self.cloud.shared.history.lock().await;
-        let leases = history.leases();
-        let moves = stream::iter(&leases).map(async |(key, token, until)| {
-            let (grant, message) = key.split_once('/').unwrap();
-            let call = self.cloud.ledger.update_item().table_name(TABLE);
-            let call = call
-                .key("pk", AttributeValue::S(format!("mailbox#{grant}")))
-                .key("sk", AttributeValue::S(format!("message#{message}")))
-                .update_expression("SET lease_until_ms = :new")
-                .condition_expression("lease_until_ms = :old AND claim_token = :token")
-                .expression_attribute_values(":new", AttributeValue::N((until - by).to_string()))
-                .expression_attribute_values(":old", AttributeValue::N(until.to_string()))
-                .expression_attribute_values(":token", AttributeValue::S(token.clone()));
-            call.send().await.is_ok()
-        });
-        let moved: Vec<bool> = moves.buffered(10).collect().await;
-        for ((key, _, until), moved) in leases.iter().zip(moved) {
-            if moved {
-                history.moved(key, until - by);
-            }
-        }
-    }
-
-    /// The pause that workers share, where there is one, ends so much earlier.
-    async fn end_pause(&self, by: i64) {
-        let ledger = &self.cloud.ledger;
-        let key = |name: &str| AttributeValue::S(name.to_owned());
-        let call = ledger.get_item().table_name(TABLE);
-        let found = call
-            .key("pk", key("pause"))
-            .key("sk", key("dataverse"))
-            .send();
-        let found = found.await.unwrap();
-        let until = found
-            .item()
-            .and_then(|item| item.get("until_ms")?.as_n().ok());
-        let Some(until) = until.and_then(|until| until.parse::<i64>().ok()) else {
-            return;
-        };
-        let call = ledger.update_item().table_name(TABLE);
-        let call = call
-            .key("pk", key("pause"))
-            .key("sk", key("dataverse"))
-            .update_expression("SET until_ms = :new")
-            .condition_expression("until_ms = :old")
-            .expression_attribute_values(":new", AttributeValue::N((until - by).to_string()))
-            .expression_attribute_values(":old", AttributeValue::N(until.to_string()));
-        // Somebody made a new one meanwhile.
-        call.send().await.ok();
-    }
-
     /// token-refresher runs, as its schedule makes it.
     pub(crate) async fn refresh_token(&mut self) {
         let event = schedule(&Utc::now().to_rfc3339());
@@ -325,70 +230,6 @@ impl Run {
     pub(crate) async fn look_at_ledger(&self) {
         let items = self.cloud.items().await;
         self.private.search("the ledger", &format!("{items:?}"));
-    }
-
-    /// Without faults, until the queue is empty.
-    async fn drain(&mut self, what: &str) {
-        for _ in 0..LONGEST_DRAIN {
-            let chunk = std::mem::take(&mut self.left);
-            self.round(chunk, false).await;
-            if self.left.is_empty() && self.cloud.shared.book.lock().unwrap().due().is_empty() {
-                return;
-            }
-            self.let_time_pass(false).await;
-        }
-        let left = self.cloud.shared.book.lock().unwrap().due().len();
-        self.findings.push(format!(
-            "{what} did not end in {LONGEST_DRAIN} rounds: {left} queue messages still come back"
-        ));
-    }
-
-    /// Looks at the dead letters, then does what an operator does once the cause is mended.
-    async fn redrive(&mut self) {
-        let letters = self.cloud.queue.dead_letters().await;
-        let items = self.ledger_by_key().await;
-        let known = self.cloud.shared.history.lock().await;
-        let mut given_up = Vec::new();
-        for letter in &letters {
-            let body: Value = serde_json::from_str(letter.body().unwrap_or_default()).unwrap();
-            let text = |name: &str| body[name].as_str().unwrap_or_default().to_owned();
-            let key = format!("{}/{}", text("grant_id"), text("message_id"));
-            self.private
-                .search("the dead letters", &format!("{letter:?}"));
-            let state = items
-                .get(&key)
-                .map_or("nothing", |item| item.state.as_str());
-            // What was given up may have been taken up again since, and ended otherwise.
-            if !known.was_given_up(&key) || !matches!(state, "dead" | "written" | "skipped") {
-                self.findings.push(format!(
-                    "{key} is in the dead-letter queue; the ledger says {state}, and {} called it dead for having been tried often enough",
-                    if known.was_given_up(&key) { "once" } else { "never" }
-                ));
-            }
-            given_up.push(key);
-        }
-        drop(known);
-        for index in &self.corpus.stubborn {
-            let key = self.corpus.messages[*index].key();
-            if !given_up.contains(&key) {
-                self.findings.push(format!(
-                    "{key} could not be fetched for days and is in no dead-letter queue"
-                ));
-            }
-        }
-        self.cloud.shared.figures.lock().unwrap().dead_letters = letters.len() as u64;
-        self.look_at_ledger().await;
-        self.cloud.shared.stubborn.lock().unwrap().clear();
-        for letter in &letters {
-            self.cloud.queue.redrive(letter).await;
-        }
-        self.drain("the redrive").await;
-        let left = self.cloud.queue.dead_letters().await.len();
-        if left > 0 {
-            self.findings.push(format!(
-                "{left} messages are in the dead-letter queue again after a redrive"
-            ));
-        }
     }
 
     /// Ends all processes and looks at what they printed.
@@ -448,7 +289,7 @@ async fn deliver(
 }
 
 /// One scheduled run of the backfill.
-async fn list(backfill: &mut Worker, faults: &Faults) -> Result<(), String> {
+pub(crate) async fn list(backfill: &mut Worker, faults: &Faults) -> Result<(), String> {
     let plan = faults.for_listing(&mut backfill.rng);
     let event = schedule(&Utc::now().to_rfc3339());
     backfill

@@ -186,17 +186,16 @@ impl Run {
             arrived = held.arrived => Ok(arrived),
         };
         let played = arrived.is_ok();
-        let answer = match arrived {
-            Err(answer) => answer,
-            Ok(_) => {
-                let until = self.time.now() + VISIBILITY + Duration::from_secs(1);
-                self.let_time_pass_until(until).await;
-                let successor = self.finish(quick).await;
-                held.release.send(release).ok();
-                let answer = answer.await;
-                successor?;
-                answer
-            }
+        let answer = if let Err(answer) = arrived {
+            answer
+        } else {
+            let until = self.time.now() + VISIBILITY + Duration::from_secs(1);
+            self.let_time_pass_until(until).await;
+            let successor = self.finish(quick).await;
+            held.release.send(release).ok();
+            let answer = answer.await;
+            successor?;
+            answer
         };
         if let Some(answer) = answer? {
             self.cloud.queue.delete(&succeeded(batch, &answer)).await;

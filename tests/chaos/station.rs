@@ -375,10 +375,8 @@ fn asked_of_dataverse(request: &Message) -> Asked {
     let start = request.start();
     if start.contains("/$batch ") {
         // As text, because the standard library's search is fast even where nothing is optimised.
-        return match String::from_utf8_lossy(&request.body).contains("\r\nPOST /api/") {
-            true => Asked::Write,
-            false => Asked::LookUp,
-        };
+        let writes = String::from_utf8_lossy(&request.body).contains("\r\nPOST /api/");
+        return if writes { Asked::Write } else { Asked::LookUp };
     }
     if start.starts_with("POST ") && start.contains("/emails ") {
         Asked::Create

@@ -157,12 +157,12 @@ pub(crate) fn succeeded<'a>(batch: &'a [Message], answer: &Value) -> Vec<&'a Mes
 
 /// A plan that holds the first request which comes to `cell`.
 pub(crate) fn holding(cell: Cell) -> (Plan, Held) {
-    let (arrives, arrived) = oneshot::channel();
-    let (release, released) = oneshot::channel();
+    let (here, arrived) = oneshot::channel();
+    let (release, order) = oneshot::channel();
     let hold = Hold {
         cell,
-        arrived: arrives,
-        release: released,
+        arrived: here,
+        release: order,
     };
     let plan = Plan {
         hold: Some(hold),

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use twin::Twin;
 
 use super::{
-    BODY, Copy, Corpus, Expected, FILE, LONGEST_SUBJECT, Mail, NAME, People, SUBJECT, Size,
+    BODY, Copy, Corpus, Expected, FILE, LONGEST_SUBJECT, Mail, NAME, Party, People, Reference,
+    SUBJECT, Size,
 };
 
 /// What a mail is.
@@ -201,7 +202,7 @@ fn add_mail(
     corpus.mails.push(Mail {
         marker,
         body,
-        outgoing: people.is_inside(&envelope.from),
+        outgoing: People::is_inside(&envelope.from),
         parties: parties(&envelope, people),
         regarding: regarding(&envelope, people),
         files,
@@ -297,10 +298,7 @@ fn roles(envelope: &Envelope) -> impl Iterator<Item = (i64, &String)> {
     )
 }
 
-fn parties(
-    envelope: &Envelope,
-    people: &People,
-) -> Vec<(i64, String, Option<(String, uuid::Uuid)>)> {
+fn parties(envelope: &Envelope, people: &People) -> Vec<Party> {
     roles(envelope)
         .map(|(mask, address)| {
             let address = address.to_lowercase();
@@ -311,11 +309,11 @@ fn parties(
 }
 
 /// The first contact outside, else the first account.
-fn regarding(envelope: &Envelope, people: &People) -> Option<(String, uuid::Uuid)> {
+fn regarding(envelope: &Envelope, people: &People) -> Option<Reference> {
     let outside = || {
         roles(envelope)
             .map(|(_, address)| address.to_lowercase())
-            .filter(|address| !people.is_inside(address))
+            .filter(|address| !People::is_inside(address))
             .filter_map(|address| people.row(&address))
     };
     let first = |table: &str| outside().find(|(known, _)| known == table);

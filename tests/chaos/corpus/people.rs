@@ -94,7 +94,7 @@ impl People {
     }
 
     /// Inside: mailboxes and users.
-    pub(super) fn is_inside(&self, address: &str) -> bool {
+    pub(super) fn is_inside(address: &str) -> bool {
         address.ends_with("@ours.example")
     }
 }
