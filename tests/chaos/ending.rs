@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::queue::VISIBILITY;
-use crate::run::{Run, list};
+use crate::run::{Besides, Run, list};
 
 /// Most rounds that the drain may take: far more than the deliveries that a message can have.
 const LONGEST_DRAIN: usize = 60;
@@ -27,7 +27,7 @@ impl Run {
     async fn drain(&mut self, what: &str) {
         for _ in 0..LONGEST_DRAIN {
             let chunk = std::mem::take(&mut self.left);
-            self.round(chunk, false).await;
+            self.round(chunk, Besides::default()).await;
             if self.left.is_empty() && self.cloud.shared.book.lock().unwrap().due().is_empty() {
                 return;
             }

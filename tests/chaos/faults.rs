@@ -4,12 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use mailverse::retry::RECEIVE_LIMIT;
 use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use twin::{Dataverse, FaultPlan, Nylas, Twin};
 
 use crate::plan::{Cell, Cut, Loss, Mode, Plan, Service};
+use crate::run::Shape;
 use crate::station::Shared;
 
 /// A message that was tried so often is spared the faults that are drawn for a batch. It may still meet those of the services.
@@ -40,6 +42,8 @@ impl Strike {
 /// The faults of a run.
 pub(crate) struct Faults {
     seed: u64,
+    /// Who works on the last delivery of a message dies before it settles it.
+    to_the_last: bool,
     dataverse: Dataverse,
     nylas: Nylas,
     shared: Arc<Shared>,
@@ -49,9 +53,10 @@ pub(crate) struct Faults {
 }
 
 impl Faults {
-    pub(crate) fn new(seed: u64, twin: &Twin, shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(shape: &Shape, twin: &Twin, shared: Arc<Shared>) -> Self {
         Self {
-            seed,
+            seed: shape.seed,
+            to_the_last: shape.to_the_last,
             dataverse: twin.dataverse().clone(),
             nylas: twin.nylas().clone(),
             shared,
@@ -67,10 +72,10 @@ impl Faults {
         self.count();
         self.dataverse.set_fault_plan(FaultPlan {
             seed: self.seed.wrapping_mul(1_000).wrapping_add(begun),
-            server_error: 12,
-            server_error_after_commit: 12,
-            reset_before: 8,
-            reset_after_commit: 16,
+            server_error: 16,
+            server_error_after_commit: 16,
+            reset_before: 10,
+            reset_after_commit: 24,
             slow: 10,
             slow_milliseconds: 20,
             token_expired: 1,
@@ -81,7 +86,7 @@ impl Faults {
     /// From now on nothing does.
     pub(crate) fn stop(&self) {
         self.on.store(false, Ordering::SeqCst);
-        *self.shared.storm.lock().unwrap() = (0, 0);
+        *self.shared.storm.lock().unwrap() = (0, None);
         self.count();
         self.dataverse.set_fault_plan(FaultPlan::default());
     }
@@ -112,17 +117,21 @@ impl Faults {
             rng.random_range(0..4),
         );
         let short = Duration::from_millis(rng.random_range(10..600));
+        if self.to_the_last && tried >= RECEIVE_LIMIT {
+            // By then everything that the batch holds is claimed.
+            return Strike::killed_at(Cell::BeforeSettle, 0);
+        }
         if !self.are_on() || tried >= SPARED_FROM {
             return strike;
         }
         match kind {
-            0..20 => {
+            0..24 => {
                 let cell = self.least_met(mode, rng);
                 strike = Strike::killed_at(cell, if cell.is_met_often() { skip } else { 0 });
             }
-            20..22 => strike.short = Some(short),
-            22..32 => strike.plan.cut = Some(cut),
-            32 | 33 => self.storm(rng),
+            24..26 => strike.short = Some(short),
+            26..38 => strike.plan.cut = Some(cut),
+            38 | 39 => self.storm(rng),
             _ => {}
         }
         strike
@@ -178,9 +187,10 @@ impl Faults {
         *least.choose(rng).unwrap()
     }
 
-    /// Dataverse throttles a number of requests, whoever sends them.
+    /// Dataverse throttles a number of requests, or is not there for them, whoever sends them.
     fn storm(&self, rng: &mut StdRng) {
-        *self.shared.storm.lock().unwrap() = (rng.random_range(3..12), rng.random_range(10..300));
+        let seconds = rng.random_bool(0.6).then(|| rng.random_range(10..300));
+        *self.shared.storm.lock().unwrap() = (rng.random_range(3..12), seconds);
     }
 
     /// One mailbox needs signing in to again, or not any more.

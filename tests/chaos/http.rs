@@ -36,6 +36,11 @@ impl Message {
         Self::json(429, body, Some(seconds))
     }
 
+    /// Dataverse is not there for a while.
+    pub(crate) fn dataverse_unavailable() -> Self {
+        Self::json(503, "", None)
+    }
+
     fn json(status: u16, body: &str, retry_after: Option<u64>) -> Self {
         let wait = retry_after.map(|seconds| format!("\r\nRetry-After: {seconds}"));
         Self {

@@ -39,10 +39,21 @@ pub(crate) struct Shape {
     pub(crate) scenarios: usize,
     pub(crate) modes: [Mode; 3],
     pub(crate) defect: Option<Defect>,
+    /// Who works on the last delivery of a message dies before it settles it.
+    pub(crate) to_the_last: bool,
 }
 
 /// Messages that Lambda waits for before it invokes a worker that found the queue empty; its batching window does the same.
 const BATCH: u64 = 10;
+
+/// What happens in a round besides deliveries and work.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Besides {
+    /// The backfill lists once.
+    pub(crate) listing: bool,
+    /// The ledger loses every item.
+    pub(crate) wipe: bool,
+}
 
 /// The parts of a run.
 pub(crate) struct Run {
@@ -114,7 +125,7 @@ impl Run {
         let mut run = Self {
             shape,
             time,
-            faults: Faults::new(shape.seed, &cloud.twin, Arc::clone(&shared)),
+            faults: Faults::new(&shape, &cloud.twin, Arc::clone(&shared)),
             cloud,
             corpus,
             workers: seats,
@@ -136,15 +147,15 @@ impl Run {
         let each = self.left.len().div_ceil(self.shape.rounds);
         let mut round = 0;
         while !self.left.is_empty() {
-            if round == self.shape.rounds / 2 {
-                self.wipe_ledger().await;
-            }
             let chunk = self.left.split_off(self.left.len().saturating_sub(each));
             // Four times, and never in the same round.
             let quarter = self.shape.rounds / 4;
             self.faults.mailbox_is_lost(round % quarter == 0);
-            let listing = round % quarter == quarter - 1;
-            self.round(chunk, listing).await;
+            let besides = Besides {
+                listing: round % quarter == quarter - 1,
+                wipe: round == self.shape.rounds / 2,
+            };
+            self.round(chunk, besides).await;
             self.scenarios(round).await;
             if self.rng.random_bool(0.5) {
                 self.refresh_token().await;
@@ -156,9 +167,10 @@ impl Run {
         self.end().await;
     }
 
-    /// Nylas delivers these, the workers work until nothing is to be had, and the backfill lists once if it is its hour.
-    pub(crate) async fn round(&mut self, chunk: Vec<usize>, listing: bool) {
+    /// Nylas delivers these, the workers work until nothing is to be had, and what happens besides happens meanwhile.
+    pub(crate) async fn round(&mut self, chunk: Vec<usize>, besides: Besides) {
         let (queued, _) = watch::channel((0_u64, false));
+        let half = chunk.len() as u64 / 2;
         let Self {
             cloud,
             corpus,
@@ -166,6 +178,7 @@ impl Run {
             receiver,
             backfill,
             faults,
+            private,
             ..
         } = self;
         let (cloud, corpus, faults, queued) = (&*cloud, &*corpus, &*faults, &queued);
@@ -175,16 +188,28 @@ impl Run {
             again
         };
         let listed = async {
-            if listing {
+            if besides.listing {
                 list(backfill, faults).await
             } else {
                 Ok(())
             }
         };
+        let wiped = async {
+            if besides.wipe {
+                let mut deliveries = queued.subscribe();
+                let half_way = deliveries.wait_for(|(count, done)| *done || *count >= half);
+                half_way.await.unwrap();
+                wipe_ledger(cloud, private).await
+            } else {
+                Vec::new()
+            }
+        };
         let work = workers
             .iter_mut()
             .map(|worker| work(worker, cloud, faults, queued));
-        let (again, listed, worked) = tokio::join!(deliveries, listed, join_all(work));
+        let (again, listed, wiped, worked) =
+            tokio::join!(deliveries, listed, wiped, join_all(work));
+        self.deliver_once_more(&wiped);
         match again {
             // Nylas delivers again what was not answered 200.
             Ok(again) => drop(self.left.splice(0..0, again)),
@@ -196,34 +221,22 @@ impl Run {
         self.cloud.shared.idle().await;
     }
 
+    /// What the ledger no longer knows is delivered once more, as a backfill of history would do it.
+    fn deliver_once_more(&mut self, keys: &[String]) {
+        if keys.is_empty() {
+            return;
+        }
+        let messages = self.corpus.messages.iter().enumerate();
+        let again = messages.filter(|(_, copy)| keys.contains(&copy.key()));
+        self.left.extend(again.map(|(index, _)| index));
+        self.left.shuffle(&mut self.rng);
+    }
+
     /// token-refresher runs, as its schedule makes it.
     pub(crate) async fn refresh_token(&mut self) {
         let event = schedule(&Utc::now().to_rfc3339());
         self.refresher.succeed(event).await;
         self.private.add_secrets(self.cloud.token().await);
-    }
-
-    /// The ledger loses every item. What was settled is delivered once more, as a backfill of history would do it.
-    async fn wipe_ledger(&mut self) {
-        self.look_at_ledger().await;
-        let mut history = self.cloud.shared.history.lock().await;
-        let items = self.cloud.items().await;
-        let deletes = stream::iter(&items).map(async |item| {
-            let call = self.cloud.ledger.delete_item().table_name(TABLE);
-            let call = call
-                .key("pk", item["pk"].clone())
-                .key("sk", item["sk"].clone());
-            call.send().await.unwrap();
-        });
-        deletes.buffered(10).collect::<Vec<()>>().await;
-        let settled = history.settled();
-        history.wiped();
-        drop(history);
-        self.cloud.shared.figures.lock().unwrap().faults += 1;
-        let again = (0..self.corpus.messages.len())
-            .filter(|index| settled.contains(&self.corpus.messages[*index].key()));
-        self.left.extend(again);
-        self.left.shuffle(&mut self.rng);
     }
 
     /// Searches the ledger for what has no place in it.
@@ -260,6 +273,25 @@ impl Run {
             }
         }
     }
+}
+
+/// The ledger loses every item, while workers are at work. The keys of what was settled.
+async fn wipe_ledger(cloud: &Cloud, private: &Private) -> Vec<String> {
+    let mut history = cloud.shared.history.lock().await;
+    let items = cloud.items().await;
+    private.search("the ledger", &format!("{items:?}"));
+    let deletes = stream::iter(&items).map(async |item| {
+        let call = cloud.ledger.delete_item().table_name(TABLE);
+        let call = call
+            .key("pk", item["pk"].clone())
+            .key("sk", item["sk"].clone());
+        call.send().await.unwrap();
+    });
+    deletes.buffered(10).collect::<Vec<()>>().await;
+    cloud.shared.figures.lock().unwrap().faults += 1;
+    let settled = history.settled();
+    history.wiped();
+    settled
 }
 
 /// Delivers messages; those that have to be delivered again.

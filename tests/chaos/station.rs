@@ -27,8 +27,8 @@ pub(crate) struct Shared {
     pub(crate) figures: Mutex<Figures>,
     /// Messages that Nylas cannot give at present, by id.
     pub(crate) stubborn: Mutex<HashSet<String>>,
-    /// Requests that Dataverse still throttles, and for how many seconds.
-    pub(crate) storm: Mutex<(u64, u64)>,
+    /// Requests that Dataverse still refuses, and for how many seconds it throttles them, if that is why.
+    pub(crate) storm: Mutex<(u64, Option<u64>)>,
     pub(crate) defect: Option<Defect>,
     /// Requests on their way.
     busy: watch::Sender<usize>,
@@ -48,13 +48,13 @@ impl Shared {
         }
     }
 
-    /// For how long the next request to Dataverse is throttled, if it is.
-    fn throttled(&self) -> Option<u64> {
+    /// The answer to the next request to Dataverse, while a storm lasts.
+    fn refused_by_storm(&self) -> Option<Message> {
         let mut storm = self.storm.lock().unwrap();
         let (left, seconds) = *storm;
         storm.0 = left.checked_sub(1)?;
         self.figures.lock().unwrap().faults += 1;
-        Some(seconds)
+        Some(seconds.map_or_else(Message::dataverse_unavailable, Message::dataverse_throttles))
     }
 
     /// Waits until no request is on its way any more, also none of a process that is gone.
@@ -158,9 +158,9 @@ impl Station {
             return Before::Answer(Message::nylas_error(503, "service_unavailable", None));
         }
         if self.service == Service::Dataverse
-            && let Some(seconds) = self.shared.throttled()
+            && let Some(answer) = self.shared.refused_by_storm()
         {
-            return Before::Answer(Message::dataverse_throttles(seconds));
+            return Before::Answer(answer);
         }
         if self.service == Service::Queue {
             without_delay(request);
