@@ -28,6 +28,9 @@ pub(crate) struct Verdict {
     pub(crate) findings: Vec<String>,
 }
 
+/// Stands for the marker of a row that has none of ours.
+const NOBODYS: &str = "nobody's";
+
 /// What the ledger says of a message.
 pub(crate) struct Item {
     pub(crate) state: String,
@@ -55,6 +58,10 @@ impl Run {
                 .get(mail.marker.as_str())
                 .map_or(&[][..], Vec::as_slice);
             self.judge_rows(mail, expected, found, &mut verdict);
+        }
+        for row in rows.get(NOBODYS).into_iter().flatten() {
+            let finding = format!("row {} belongs to no mail", row["activityid"]);
+            verdict.findings.push(finding);
         }
         for copy in &self.corpus.messages {
             let mail = &self.corpus.mails[copy.mail];
@@ -101,7 +108,7 @@ impl Run {
         for row in self.cloud.twin.dataverse().rows("email") {
             let subject = row["subject"].as_str().unwrap_or_default();
             let marker = subject.split(' ').find_map(|word| markers.get(word));
-            rows.entry(marker.copied().unwrap_or("none of ours"))
+            rows.entry(marker.copied().unwrap_or(NOBODYS))
                 .or_default()
                 .push(row);
         }

@@ -225,3 +225,91 @@ fn placeholder<'a>(expression: &'a str, attribute: &str) -> Option<&'a str> {
         .unwrap_or(rest.len());
     rest.get(..end).filter(|name| name.starts_with(':'))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn call(update: &str, condition: &str, values: &Value) -> Value {
+        json!({
+            "TableName": "ledger", "Key": {"pk": {"S": "mailbox#g"}, "sk": {"S": "message#m"}},
+            "UpdateExpression": update, "ConditionExpression": condition, "ExpressionAttributeValues": values,
+        })
+    }
+
+    fn claim(token: &str, now: i64, until: i64) -> Value {
+        call(
+            "SET #state = :waiting, claim_token = :token, lease_until_ms = :until, changed_at_ms = :now REMOVE retry_at_ms ADD attempts :one",
+            "attribute_not_exists(pk) OR claim_token = :other",
+            &json!({
+                ":waiting": {"S": "waiting"}, ":token": {"S": token}, ":until": {"N": until.to_string()}, ":now": {"N": now.to_string()},
+            }),
+        )
+    }
+
+    fn settle(token: &str, state: &str) -> Value {
+        call(
+            "SET #state = :state, changed_at_ms = :now REMOVE claim_token, lease_until_ms",
+            "claim_token = :token",
+            &json!({":state": {"S": state}, ":token": {"S": token}, ":now": {"N": "5"}}),
+        )
+    }
+
+    #[test]
+    fn one_after_the_other_is_no_finding() {
+        let mut history = History::default();
+        for (write, done) in [
+            (claim("a", 0, 100), true),
+            (claim("b", 50, 150), false),
+            (settle("a", "waiting"), true),
+            (claim("b", 60, 160), true),
+            (claim("c", 160, 260), true),
+            (settle("b", "written"), false),
+            (settle("c", "written"), true),
+        ] {
+            history.saw(&write, done);
+        }
+        assert_eq!((history.two_holders.len(), history.stale.len()), (0, 0));
+        assert_eq!((history.claims, history.settlements), (3, 2));
+        assert_eq!(history.settled(), ["g/m"]);
+    }
+
+    #[test]
+    fn a_claim_that_is_won_under_a_lease_is_seen() {
+        let mut history = History::default();
+        history.saw(&claim("a", 0, 100), true);
+        history.saw(&claim("b", 99, 199), true);
+        assert_eq!(history.two_holders.len(), 1, "{:?}", history.two_holders);
+    }
+
+    #[test]
+    fn a_claim_of_what_is_settled_for_good_is_seen() {
+        let mut history = History::default();
+        history.saw(&claim("a", 0, 100), true);
+        history.saw(&settle("a", "written"), true);
+        history.saw(&claim("b", 500, 600), true);
+        assert_eq!(history.two_holders.len(), 1, "{:?}", history.two_holders);
+    }
+
+    #[test]
+    fn a_late_settlement_that_is_done_is_seen() {
+        let mut history = History::default();
+        history.saw(&claim("a", 0, 100), true);
+        history.saw(&claim("b", 100, 200), true);
+        history.saw(&settle("a", "waiting"), true);
+        assert_eq!(history.stale.len(), 1, "{:?}", history.stale);
+    }
+
+    #[test]
+    fn a_lease_that_the_harness_ended_and_a_table_that_it_emptied_are_allowed_for() {
+        let mut history = History::default();
+        history.saw(&claim("a", 0, 100), true);
+        history.moved("g/m", -100);
+        history.saw(&claim("b", 10, 110), true);
+        history.wiped();
+        history.saw(&claim("c", 20, 120), true);
+        assert_eq!(history.two_holders.len(), 0, "{:?}", history.two_holders);
+    }
+}
