@@ -92,6 +92,7 @@ deny: ## Checks licences and origin of all dependencies (needs cargo-deny)
 # Made anew as a whole whenever a pin changes, so that what is in it never depends on what was there before.
 $(TOOLS_READY): tools/requirements.txt tools/constraints.txt
 	$(call step,tools (once, about a minute))
+	@test ! -L $(TOOLS) || { echo "$(TOOLS) is a link, and what it leads to would be cleared: remove the link first"; exit 1; }
 	@python3 -m venv --clear $(TOOLS)
 	@$(TOOLS)/bin/pip install --quiet --disable-pip-version-check -r tools/requirements.txt -c tools/constraints.txt
 	@touch $@
