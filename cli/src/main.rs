@@ -3,8 +3,14 @@
 //! | Verb | Question |
 //! | --- | --- |
 //! | `replay` | What would become of these saved events? |
+//! | `status` | What needs somebody's attention? |
+//! | `redrive` | Would it work now? |
 
+mod aws;
+mod redrive;
 mod replay;
+mod status;
+mod terminal;
 
 use std::process::ExitCode;
 
@@ -18,17 +24,21 @@ struct Command {
     verb: Verb,
 }
 
+// What each does, `--help` takes from its arguments.
 #[derive(Subcommand)]
 enum Verb {
-    /// Runs saved events through the real handlers and shows what becomes of each message.
     Replay(replay::Arguments),
+    Status(status::Arguments),
+    Redrive(redrive::Arguments),
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let command = Command::parse();
-    let result = match command.verb {
-        Verb::Replay(arguments) => replay::run(arguments).await,
+    let result: Result<ExitCode, Box<dyn std::error::Error>> = match command.verb {
+        Verb::Replay(arguments) => replay::run(arguments).await.map_err(Into::into),
+        Verb::Status(arguments) => status::run(arguments).await.map_err(Into::into),
+        Verb::Redrive(arguments) => redrive::run(arguments).await.map_err(Into::into),
     };
     result.unwrap_or_else(|error| {
         eprintln!("mailverse: {error}");

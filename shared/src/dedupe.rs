@@ -144,6 +144,8 @@ pub struct Entry {
     pub state: State,
     /// Who works on it, and until when; `None` when nobody does.
     pub held: Option<(ClaimToken, DateTime<Utc>)>,
+    /// When the queue delivers it again; `None` unless it was released.
+    pub retry_at: Option<DateTime<Utc>>,
     /// How often it was claimed.
     pub attempts: u32,
     /// Dead only because it was tried often enough, or is being tried for the last time.
@@ -309,6 +311,7 @@ mod tests {
         Entry {
             state,
             held,
+            retry_at: None,
             attempts: 1,
             gave_up: false,
             reason: None,

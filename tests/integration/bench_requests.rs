@@ -15,13 +15,13 @@
     reason = "as in the tests: a value that is not as expected is the failure to report"
 )]
 
-mod dynamo;
 mod tripwire;
 mod world;
 
 use std::process::ExitCode;
 
 use mailverse::dataverse::write::WriteMode;
+use stage::dynamo;
 use world::hundred::{MAILS, MOST_REQUESTS, requests, requests_of_strangers};
 
 #[tokio::main(flavor = "current_thread")]

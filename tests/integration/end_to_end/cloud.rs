@@ -1,8 +1,8 @@
 //! What the functions find around them: AWS, the three services, one mailbox and a company.
 
-use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_sqs::types::{Message, MessageSystemAttributeName, QueueAttributeName};
+use mailverse::dedupe::ledger::Ledger;
 use mailverse::dedupe::table;
 use serde_json::{Value, json};
 use twin::{Grant, Twin};
@@ -15,7 +15,7 @@ use crate::dynamo;
 use crate::tripwire::Tripwire;
 
 pub(super) const GRANT: &str = "grant-1";
-const TABLE: &str = "ledger";
+pub(super) const TABLE: &str = "ledger";
 pub(super) const WEBHOOK_SECRET: &str = "canary-webhook-secret-90c1";
 
 /// Everything around the functions.
@@ -59,23 +59,7 @@ impl Cloud {
         table::create(&dynamo::client(&dynamo), TABLE)
             .await
             .unwrap();
-        let region = Region::from_static("eu-north-1");
-        let sqs = aws_sdk_sqs::Client::from_conf(
-            aws_sdk_sqs::Config::builder()
-                .behavior_version(BehaviorVersion::v2026_01_12())
-                .region(region.clone())
-                .credentials_provider(Credentials::for_tests())
-                .endpoint_url(&moto.endpoint)
-                .build(),
-        );
-        let secrets = aws_sdk_secretsmanager::Client::from_conf(
-            aws_sdk_secretsmanager::Config::builder()
-                .behavior_version(BehaviorVersion::v2026_01_12())
-                .region(region)
-                .credentials_provider(Credentials::for_tests())
-                .endpoint_url(&moto.endpoint)
-                .build(),
-        );
+        let (sqs, secrets) = (moto.sqs(), moto.secrets());
         let dead_letters = create_queue(&sqs, "dead", &[]).await;
         let redrive = json!({
             "deadLetterTargetArn": "arn:aws:sqs:eu-north-1:123456789012:dead", "maxReceiveCount": receive_limit.to_string(),
@@ -170,7 +154,8 @@ impl Cloud {
         Function::start(name, &[self.aws_settings(), own].concat()).await
     }
 
-    fn aws_settings(&self) -> Vec<(&'static str, String)> {
+    /// How to reach AWS, and the logs that a function can write.
+    pub(super) fn aws_settings(&self) -> Vec<(&'static str, String)> {
         vec![
             ("AWS_REGION", "eu-north-1".to_owned()),
             ("AWS_ACCESS_KEY_ID", "test".to_owned()),
@@ -261,6 +246,11 @@ impl Cloud {
             .attribute_names(hidden.clone());
         let attributes = call.send().await.unwrap().attributes.unwrap();
         (attributes[&visible].clone(), attributes[&hidden].clone())
+    }
+
+    /// The ledger, past the tripwire.
+    pub(super) fn ledger(&self) -> Ledger {
+        Ledger::new(dynamo::client(&self.dynamo), TABLE.to_owned())
     }
 
     /// The whole ledger, as text.
