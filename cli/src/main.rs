@@ -3,7 +3,9 @@
 //! | Verb | Question |
 //! | --- | --- |
 //! | `replay` | What would become of these saved events? |
+//! | `policy` | What is tracked? |
 
+mod policy;
 mod replay;
 
 use std::process::ExitCode;
@@ -22,13 +24,16 @@ struct Command {
 enum Verb {
     /// Runs saved events through the real handlers and shows what becomes of each message.
     Replay(replay::Arguments),
+    /// Checks, stores and shows the policy.
+    Policy(policy::Arguments),
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let command = Command::parse();
     let result = match command.verb {
-        Verb::Replay(arguments) => replay::run(arguments).await,
+        Verb::Replay(arguments) => replay::run(arguments).await.map_err(|e| e.to_string()),
+        Verb::Policy(arguments) => policy::run(arguments).await.map_err(|e| e.to_string()),
     };
     result.unwrap_or_else(|error| {
         eprintln!("mailverse: {error}");

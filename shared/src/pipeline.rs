@@ -1,7 +1,7 @@
 //! What happens to a message, in order. One story, for a batch of messages:
 //!
 //! **claim** each in the ledger → **fetch** those not yet in hand → **decide** by the policy → **look up** all people and mails of the batch in one
-//! `$batch` of queries → **regard** → **map** → **write** one `$batch` with one change set for each mail → **settle** each claim.
+//! `$batch` of queries → **decide** what only that can tell → **regard** → **map** → **write** one `$batch` with one change set for each mail → **settle** each claim.
 //!
 //! Decisions are pure ([`crate::policy`], [`crate::parties`], [`crate::regarding`], [`crate::mapping`]); this file does the calls between them. A message
 //! that leaves the story early takes its [`Fate`] along and is settled with the others at the end; it never stops its neighbours.
@@ -17,17 +17,17 @@
 
 mod claiming;
 mod fate;
+mod ground;
 mod job;
 pub mod settings;
 mod writing;
-
-use std::collections::HashSet;
 
 use futures_util::{StreamExt, stream};
 
 use self::fate::Failure;
 pub use self::fate::{Fate, Handled, Run, Summary, Work};
-use self::job::{Ended, Job};
+use self::ground::Ground;
+use self::job::{Candidate, Ended, Job};
 use self::writing::Mail;
 use crate::dataverse::DataverseClient;
 use crate::dataverse::error::DataverseError;
@@ -37,11 +37,12 @@ use crate::dataverse::session::Session;
 use crate::dataverse::write::WriteMode;
 use crate::dedupe::ledger::Ledger;
 use crate::entra::TokenSource;
-use crate::mailboxes::{MailboxDirectory, Mailboxes};
+use crate::mailboxes::MailboxDirectory;
 use crate::mapping::{Direction, Findings};
 use crate::message::Message;
-use crate::nylas::{Fetched, NylasClient};
-use crate::policy::{self, Inside, Verdict};
+use crate::nylas::{Fetched, Headers, NylasClient};
+use crate::policy::Verdict;
+use crate::policy::source::PolicySource;
 use crate::{parties, regarding};
 
 /// Messages fetched at the same time: Microsoft allows four calls at once for each mailbox (Nylas facts §14).
@@ -61,8 +62,8 @@ pub struct Pipeline {
     pub tokens: TokenSource,
     /// In how many calls a mail is written.
     pub write_mode: WriteMode,
-    /// Domains, in lower case, whose addresses are inside although no mailbox or user has them.
-    pub internal_domains: HashSet<String>,
+    /// What is tracked.
+    pub policy: PolicySource,
 }
 
 impl Pipeline {
@@ -77,27 +78,71 @@ impl Pipeline {
         }
         let (jobs, mut handled) = self.claim(work, &run).await;
         let mut ended = Vec::new();
-        let fetched = self.fetch(jobs, &run, &mut ended).await;
-        if !fetched.is_empty() {
+        if !jobs.is_empty() {
             // Boxed, because nested this deep the future's type is more than the compiler lays out.
-            Box::pin(self.bring_in(fetched, &run, &mut ended)).await;
+            Box::pin(self.bring_in(jobs, &run, &mut ended)).await;
         }
         handled.extend(self.settle(ended, &run).await);
         handled.iter().for_each(Handled::report);
         handled
     }
 
-    /// Fetches what is not in hand. A message that stays gone is skipped.
+    /// Everything between claim and settle.
+    async fn bring_in(&self, jobs: Vec<Job>, run: &Run, ended: &mut Vec<Ended>) {
+        let grants: Vec<_> = jobs.iter().map(|job| &job.key.grant_id).collect();
+        let ground = match self.ground(&grants, run.now).await {
+            Ok(ground) => ground,
+            Err(failure) => return ended.extend(all_failed(jobs, &failure, run)),
+        };
+        let fetched = self.fetch(jobs, &ground, run, ended).await;
+        let candidates = self.decide(fetched, &ground, run, ended).await;
+        if candidates.is_empty() {
+            return;
+        }
+        let back = |candidates: Vec<Candidate>| candidates.into_iter().map(|one| one.job);
+        let session = match self.tokens.token(run.now).await {
+            Ok(token) => Session::new(token),
+            Err(error) => {
+                return ended.extend(all_failed(back(candidates), &error.into(), run));
+            }
+        };
+        if run.is_nearly_over() {
+            let failure = Failure::no_time_left();
+            return ended.extend(all_failed(back(candidates), &failure, run));
+        }
+        let mut mails = Vec::new();
+        for (group, found) in self
+            .look_up(&session, candidates, &ground, run, ended)
+            .await
+        {
+            for candidate in group {
+                match self
+                    .regard_and_map(&session, candidate, &found, &ground, run)
+                    .await
+                {
+                    Mapped::Mail(mail) => mails.push(*mail),
+                    Mapped::Ended(end) => ended.push(end),
+                }
+            }
+        }
+        self.write(&session, mails, run, ended).await;
+        self.share_pause(&session, run).await;
+    }
+
+    /// Fetches what is not in hand, or lacks headers that the policy needs. A message that stays gone is skipped.
     async fn fetch(
         &self,
         jobs: Vec<Job>,
+        ground: &Ground,
         run: &Run,
         ended: &mut Vec<Ended>,
     ) -> Vec<(Job, Message)> {
         let fetches = stream::iter(jobs).map(async |mut job| {
-            let fetched = match job.message.take() {
+            let headers = ground.headers(&job.key.grant_id);
+            let suffices = |message: &Message| headers == Headers::Basic || message.has_all_headers;
+            let fetched = match job.message.take().filter(suffices) {
                 Some(message) => Ok(Fetched::Message(Box::new(message))),
-                None => self.nylas.message(&job.key).await,
+                None => self.nylas.message(&job.key, headers).await,
             };
             (job, fetched)
         });
@@ -113,87 +158,58 @@ impl Pipeline {
         in_hand
     }
 
-    /// Decide, look up, regard, map, write.
-    async fn bring_in(&self, fetched: Vec<(Job, Message)>, run: &Run, ended: &mut Vec<Ended>) {
-        let grants: Vec<_> = fetched.iter().map(|(job, _)| &job.key.grant_id).collect();
-        let known = match self.mailboxes.mailboxes(&grants, run.now).await {
-            Ok(mailboxes) => self
-                .tokens
-                .token(run.now)
-                .await
-                .map(|token| (mailboxes, Session::new(token)))
-                .map_err(Failure::from),
-            Err(error) => Err(error.into()),
-        };
-        let (mailboxes, session) = match known {
-            Ok(known) => known,
-            Err(failure) => {
-                return ended.extend(
-                    fetched
-                        .into_iter()
-                        .map(|(job, _)| job.failed(failure.clone(), run)),
-                );
-            }
-        };
-        let wanted = self.decide(fetched, run, ended).await;
-        if run.is_nearly_over() {
-            let back = wanted.into_iter();
-            return ended.extend(back.map(|(job, _)| job.failed(Failure::no_time_left(), run)));
-        }
-        let mut mails = Vec::new();
-        for (group, found) in self.look_up(&session, wanted, &mailboxes, run, ended).await {
-            for (job, message) in group {
-                match self
-                    .regard_and_map(&session, job, message, &found, &mailboxes, run)
-                    .await
-                {
-                    Mapped::Mail(mail) => mails.push(*mail),
-                    Mapped::Ended(end) => ended.push(end),
-                }
-            }
-        }
-        self.write(&session, mails, run, ended).await;
-        self.share_pause(&session, run).await;
-    }
-
-    /// The rules that need the message and its folders only.
+    /// What the policy refuses whatever Dataverse knows goes no further, and nobody on it is looked up.
     async fn decide(
         &self,
         fetched: Vec<(Job, Message)>,
+        ground: &Ground,
         run: &Run,
         ended: &mut Vec<Ended>,
-    ) -> Vec<(Job, Message)> {
-        let mut wanted = Vec::new();
-        for (job, message) in fetched {
-            match self.mailboxes.folders(&message, run.now).await {
-                Ok(folders) => match policy::by_place(folders.place(&message)) {
-                    Verdict::Track => wanted.push((job, message)),
-                    Verdict::Skip(rule) => ended.push(job.skipped(rule, &message)),
-                },
-                Err(error) => ended.push(job.failed(error.into(), run)),
+    ) -> Vec<Candidate> {
+        let mut candidates = Vec::new();
+        for (mut job, message) in fetched {
+            let folders = self.mailboxes.folders(&message, run.now).await;
+            let judged_by = folders
+                .map_err(Failure::from)
+                .and_then(|folders| Ok((folders, ground.effective(&job.key.grant_id)?)));
+            let (folders, effective) = match judged_by {
+                Ok(judged_by) => judged_by,
+                Err(failure) => {
+                    ended.push(job.failed(failure, run));
+                    continue;
+                }
+            };
+            let decision = ground.decide(&message, &effective, &folders, None);
+            let verdict = decision.verdict;
+            job.decision = Some(decision);
+            match verdict {
+                Verdict::Skip(rule) => ended.push(job.skipped(rule, &message)),
+                Verdict::Track | Verdict::Open => candidates.push(Candidate {
+                    job,
+                    message,
+                    effective,
+                    folders,
+                }),
             }
         }
-        wanted
+        candidates
     }
 
     /// One `$batch` of queries for all. Where Dataverse refuses it, one for each message, so that one odd address does not cost its neighbours.
     async fn look_up(
         &self,
         session: &Session,
-        wanted: Vec<(Job, Message)>,
-        mailboxes: &Mailboxes,
+        candidates: Vec<Candidate>,
+        ground: &Ground,
         run: &Run,
         ended: &mut Vec<Ended>,
-    ) -> Vec<(Vec<(Job, Message)>, Found)> {
-        if wanted.is_empty() {
-            return Vec::new();
-        }
-        let mut groups = vec![wanted];
+    ) -> Vec<(Vec<Candidate>, Found)> {
+        let mut groups = vec![candidates];
         let mut found = Vec::new();
         while let Some(group) = groups.pop() {
             match self
                 .dataverse
-                .look_up(session, &questions(&group, mailboxes))
+                .look_up(session, &questions(&group, ground))
                 .await
             {
                 Ok(answer) => found.push((group, answer)),
@@ -204,12 +220,8 @@ impl Pipeline {
                 }
                 Err(error) => {
                     self.forget_refused(&error).await;
-                    let failure = Failure::from(error);
-                    ended.extend(
-                        group
-                            .into_iter()
-                            .map(|(job, _)| job.failed(failure.clone(), run)),
-                    );
+                    let jobs = group.into_iter().map(|candidate| candidate.job);
+                    ended.extend(all_failed(jobs, &error.into(), run));
                 }
             }
         }
@@ -220,27 +232,32 @@ impl Pipeline {
     async fn regard_and_map(
         &self,
         session: &Session,
-        job: Job,
-        message: Message,
+        candidate: Candidate,
         found: &Found,
-        mailboxes: &Mailboxes,
+        ground: &Ground,
         run: &Run,
     ) -> Mapped {
-        let inside = Inside {
-            mailboxes,
-            found,
-            domains: &self.internal_domains,
-        };
-        if let Verdict::Skip(rule) = policy::by_participants(&message, &inside) {
+        let Candidate {
+            mut job,
+            mut message,
+            effective,
+            folders,
+        } = candidate;
+        let decision = ground.decide(&message, &effective, &folders, Some(found));
+        let verdict = decision.verdict;
+        job.decision = Some(decision);
+        if let Verdict::Skip(rule) = verdict {
             return Mapped::Ended(job.skipped(rule, &message));
         }
-        let owner = mailboxes.address(&job.key.grant_id).and_then(|address| {
+        message.strip(|address| effective.strips(address));
+        let inside = ground.inside(found);
+        let mailbox = ground.mailboxes.address(&job.key.grant_id);
+        let owner = mailbox.and_then(|address| {
             let user = found.people(address).iter().find(|person| person.active)?;
             (user.record.table == Table::SystemUser).then_some(user.record.id)
         });
         let outgoing = message
-            .from
-            .as_ref()
+            .author()
             .is_some_and(|sender| inside.contains(sender));
         let findings = Findings {
             direction: if outgoing {
@@ -257,7 +274,7 @@ impl Pipeline {
         let theirs = message
             .internet_message_id
             .as_ref()
-            .and_then(|id| found.by_message_id(id, message.from.as_ref(), activity_id));
+            .and_then(|id| found.by_message_id(id, message.author(), activity_id));
         if let (None, Some(theirs)) = (ours, theirs) {
             return Mapped::Ended(
                 self.adopt(session, job, &message, findings, theirs, run)
@@ -267,7 +284,9 @@ impl Pipeline {
         if ours.is_some_and(|ours| ours.state != RowState::Open) {
             return Mapped::Ended(job.was_there(activity_id, &message, findings));
         }
-        Mapped::Mail(Box::new(Mail::new(job, message, findings, ours.is_some())))
+        let begun = ours.is_some();
+        let mail = Mail::new(job, message, findings, effective.content, begun);
+        Mapped::Mail(Box::new(mail))
     }
 
     /// A row that another client put there carries the message. Its regarding is filled when it has none.
@@ -309,16 +328,41 @@ enum Mapped {
     Ended(Ended),
 }
 
-fn questions(group: &[(Job, Message)], mailboxes: &Mailboxes) -> Questions {
+/// What has to be known about these. Nobody whom the policy takes out of a mail is asked for but its author, by whom its direction is told.
+fn questions(group: &[Candidate], ground: &Ground) -> Questions {
     let mut questions = Questions::default();
-    for (job, message) in group {
-        questions.addresses.extend(message.participants().cloned());
+    for Candidate {
+        job,
+        message,
+        effective,
+        ..
+    } in group
+    {
+        let people = message
+            .participants()
+            .filter(|address| !effective.strips(address));
         questions
             .addresses
-            .extend(mailboxes.address(&job.key.grant_id).cloned());
+            .extend(people.chain(message.author()).cloned());
+        questions
+            .addresses
+            .extend(ground.mailboxes.address(&job.key.grant_id).cloned());
         questions
             .emails
             .push((message.activity_id(), message.internet_message_id.clone()));
+        if effective.asks_for_ancestors() {
+            questions
+                .ancestors
+                .extend(message.ancestors.iter().cloned());
+        }
     }
     questions
+}
+
+fn all_failed(
+    jobs: impl IntoIterator<Item = Job>,
+    failure: &Failure,
+    run: &Run,
+) -> impl Iterator<Item = Ended> {
+    jobs.into_iter().map(|job| job.failed(failure.clone(), run))
 }

@@ -32,6 +32,8 @@ use mailverse::entra::{Origin, TokenSource};
 use mailverse::mailboxes::MailboxDirectory;
 use mailverse::nylas::NylasClient;
 use mailverse::pipeline::{Fate, Handled, Pipeline, Run, Work};
+use mailverse::policy::Policy;
+use mailverse::policy::source::PolicySource;
 use mailverse::secrets::SecretSource;
 use serde_json::Value;
 use twin::{Fault, Twin};
@@ -263,6 +265,14 @@ impl Drop for World {
     }
 }
 
+/// The policy of the stories: the documented defaults but for `changes` to the settings of the organisation.
+pub(crate) fn policy(changes: &Value) -> Policy {
+    let mut defaults = serde_json::json!({"internal_domains": ["partner.example"]});
+    let settings = defaults.as_object_mut().unwrap();
+    settings.extend(changes.as_object().unwrap().clone());
+    Policy::parse(&serde_json::json!({"defaults": defaults}).to_string()).unwrap()
+}
+
 fn ledger_name(number: u32) -> String {
     format!("ledger-{number}")
 }
@@ -298,7 +308,7 @@ fn connect(
         nylas,
         dataverse: DataverseClient::new(http, &url(to_dataverse.url())),
         tokens: TokenSource::new(Origin::Entra(entra)),
-        internal_domains: HashSet::from(["partner.example".to_owned()]),
+        policy: PolicySource::given(policy(&serde_json::json!({}))),
         write_mode,
     }
 }

@@ -13,6 +13,7 @@ use super::rows::{
 };
 use super::session::Session;
 use crate::ids::{ActivityId, EmailAddress, InternetMessageId};
+use crate::message::Message;
 
 /// Longest Message-ID that the column `messageid` holds, in UTF-16 code units (Dataverse facts §2.1). A longer one is not written, so it is not
 /// searched for either: two different ids may agree in their first 320 characters.
@@ -25,6 +26,8 @@ pub struct Questions {
     pub addresses: BTreeSet<EmailAddress>,
     /// Are these mails there already?
     pub emails: Vec<(ActivityId, Option<InternetMessageId>)>,
+    /// Are the mails there that these answer? Asked only where something depends on it.
+    pub ancestors: BTreeSet<InternetMessageId>,
 }
 
 /// What was found.
@@ -66,6 +69,17 @@ impl Found {
         self.by_message_id.get(id.as_str())?.iter().find(|email| {
             email.activity_id != ours && email.state == RowState::Completed && same_sender(email)
         })
+    }
+
+    /// Whether a mail that this one answers is in Dataverse, completed. It has to have been asked for ([`Questions::ancestors`]).
+    #[must_use]
+    pub fn answers_tracked_mail(&self, message: &Message) -> bool {
+        let rows = message
+            .ancestors
+            .iter()
+            .filter_map(|id| self.by_message_id.get(id.as_str()));
+        rows.flatten()
+            .any(|email| email.state == RowState::Completed)
     }
 
     /// Adds a row that has an address; for tests of the pure steps and for this module.
@@ -243,19 +257,29 @@ fn queries(questions: &Questions) -> Vec<(About, String)> {
     }
     let terms = questions.emails.iter().map(|(activity_id, message_id)| {
         let mut terms = vec![format!("activityid eq {activity_id}")];
-        if let Some(id) = message_id.as_ref().filter(|id| fits_its_column(id)) {
-            // Written with angle brackets by us and, it is inferred, by server-side sync; other importers leave them out.
-            terms.push(format!("messageid eq {}", literal(&id.in_brackets())));
-            terms.push(format!("messageid eq {}", literal(id.as_str())));
-        }
+        terms.extend(message_id.iter().flat_map(with_message_id));
         terms
     });
+    let ancestors = questions.ancestors.iter().map(with_message_id);
+    let ancestors = ancestors.filter(|terms| !terms.is_empty());
     queries.extend(
-        any_of(terms)
+        any_of(terms.chain(ancestors))
             .iter()
             .map(|filter| (About::Emails, rows("emails", EMAIL_COLUMNS, filter))),
     );
     queries
+}
+
+/// Comparisons with a Message-ID; none when it is longer than its column.
+fn with_message_id(id: &InternetMessageId) -> Vec<String> {
+    if !fits_its_column(id) {
+        return Vec::new();
+    }
+    // Written with angle brackets by us and, it is inferred, by server-side sync; other importers leave them out.
+    vec![
+        format!("messageid eq {}", literal(&id.in_brackets())),
+        format!("messageid eq {}", literal(id.as_str())),
+    ]
 }
 
 /// Whether `messageid` can hold it, brackets included.
@@ -288,8 +312,45 @@ mod tests {
                     )
                 })
                 .collect(),
+            ..Questions::default()
         };
         assert_eq!(queries(&questions).len(), 4 * 14 + 7);
+    }
+
+    fn answer_to(message_id: &str) -> Message {
+        let headers = serde_json::json!([{"name": "In-Reply-To", "value": message_id}]);
+        let object = serde_json::json!({"id": "m", "headers": headers});
+        crate::nylas::wire::message(&"g".parse().unwrap(), &object).unwrap()
+    }
+
+    #[test]
+    fn the_mail_that_is_answered_is_asked_for_and_found_when_it_is_completed() {
+        let answer = answer_to("<a@x>");
+        let questions = Questions {
+            ancestors: answer.ancestors.iter().cloned().collect(),
+            ..Questions::default()
+        };
+        let asked = queries(&questions);
+        assert_eq!(asked.len(), 1);
+        assert!(
+            asked[0]
+                .1
+                .contains(&crate::http::encoded("messageid eq '<a@x>'"))
+        );
+        for (state, message_id, expected) in [
+            (1, "<a@x>", true),
+            (0, "<a@x>", false),
+            (2, "a@x", false),
+            (1, "<A@x>", false),
+        ] {
+            let mut found = Found::default();
+            found.read_emails(&[row(9, message_id, "ada@example.com", state)]);
+            assert_eq!(
+                found.answers_tracked_mail(&answer),
+                expected,
+                "{state} {message_id}"
+            );
+        }
     }
 
     #[test]

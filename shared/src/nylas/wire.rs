@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 
 use crate::ids::{AttachmentId, EmailAddress, GrantId, InternetMessageId, MessageId, MessageKey};
-use crate::message::{Attachment, MOST_ANCESTORS, Message, Omission};
+use crate::message::{Attachment, Bulk, MOST_ANCESTORS, Message, Omission};
 
 /// A message object without a usable id: there is nothing to call it by.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -62,8 +62,40 @@ pub fn message(grant_id: &GrantId, object: &Value) -> Result<Message, NoId> {
             .map(str::to_owned)
             .collect(),
         attachments,
+        bulk: bulk(object),
+        has_all_headers: array(object, "headers").iter().any(is_beyond_basic),
+        stripped_sender: None,
         omissions,
     })
+}
+
+/// Whether a header is one that `fields=include_basic_headers` leaves out. Every whole set has some, `From` and `Date` at least.
+fn is_beyond_basic(header: &Value) -> bool {
+    let basic = ["Message-ID", "In-Reply-To", "References"];
+    text(header, "name").is_some_and(|name| !basic.iter().any(|b| name.eq_ignore_ascii_case(b)))
+}
+
+/// What the headers say of bulk mail and automatic answers, as far as they are at hand. Sources: RFC 2919 (List-Id), RFC 2369 (List-Unsubscribe),
+/// RFC 3834 (Auto-Submitted); Precedence is a custom that none describes.
+fn bulk(object: &Value) -> Option<Bulk> {
+    let value = |name| header(object, name).map(|value| value.trim().to_ascii_lowercase());
+    let automatic = |value: &String| {
+        // Parameters may follow, and comments in brackets.
+        let word = value.split([';', '(']).next().unwrap_or_default().trim();
+        !matches!(word, "" | "no")
+    };
+    let listed = |value: &String| matches!(value.as_str(), "bulk" | "list" | "junk");
+    if value("List-Id").is_some() {
+        Some(Bulk::ListId)
+    } else if value("List-Unsubscribe").is_some() {
+        Some(Bulk::ListUnsubscribe)
+    } else if value("Precedence").is_some_and(|value| listed(&value)) {
+        Some(Bulk::Precedence)
+    } else if value("Auto-Submitted").is_some_and(|value| automatic(&value)) {
+        Some(Bulk::AutoSubmitted)
+    } else {
+        None
+    }
 }
 
 /// The Message-IDs of the mails that this one answers. A header holds one id after the other, in brackets, between blanks.
@@ -191,6 +223,14 @@ impl Grant {
     pub fn may_have_aliases(&self) -> bool {
         matches!(self.provider.as_str(), "google" | "microsoft")
     }
+
+    /// Whether `fields=include_headers` shows the headers of the mail itself. The others would show only those that Nylas makes, and no Message-ID.
+    /// Source: Nylas facts §7 (verified for these and for agent accounts; that an agent account is a grant of the provider `nylas` is inferred, so it
+    /// is not counted).
+    #[must_use]
+    pub fn shows_all_headers(&self) -> bool {
+        matches!(self.provider.as_str(), "google" | "microsoft" | "eas")
+    }
 }
 
 /// Reads a grant object; `None` without a usable id.
@@ -218,6 +258,10 @@ pub fn grant(object: &Value) -> Option<Grant> {
 pub struct Folder {
     /// As [`Message::folders`] names it.
     pub id: String,
+    /// What people call it; may hold the names of the folders that it lies in. May be empty.
+    pub name: String,
+    /// The folder that it lies in, where the provider says so and not in the name.
+    pub parent_id: Option<String>,
     /// `\Drafts`, `\Junk`, …, in lower case and without the backslash.
     pub attributes: Vec<String>,
 }
@@ -232,6 +276,10 @@ pub fn folder(object: &Value) -> Option<Folder> {
     };
     Some(Folder {
         id: text(object, "id")?.to_owned(),
+        name: text(object, "name").unwrap_or_default().to_owned(),
+        parent_id: text(object, "parent_id")
+            .filter(|id| !id.is_empty())
+            .map(str::to_owned),
         attributes: array(object, "attributes")
             .iter()
             .filter_map(attribute)
@@ -306,6 +354,47 @@ mod tests {
 
     fn shown(list: &[EmailAddress]) -> Vec<&str> {
         list.iter().map(EmailAddress::as_str).collect()
+    }
+
+    #[test]
+    fn each_mark_of_bulk_mail_is_read_and_a_header_that_says_no_is_none() {
+        let of = |name: &str, value: &str| {
+            let headers = json!([{"name": "From", "value": "x"}, {"name": name, "value": value}]);
+            read(&json!({"id": "m", "headers": headers})).bulk
+        };
+        assert_eq!(of("list-id", "Kites <kites.example>"), Some(Bulk::ListId));
+        let unsubscribe = of("List-Unsubscribe", "<https://x.example/u>");
+        assert_eq!(unsubscribe, Some(Bulk::ListUnsubscribe));
+        for value in ["bulk", " List ", "JUNK"] {
+            assert_eq!(of("Precedence", value), Some(Bulk::Precedence), "{value}");
+        }
+        for value in ["auto-replied", "Auto-Generated; owner-email=x"] {
+            let expected = Some(Bulk::AutoSubmitted);
+            assert_eq!(of("Auto-Submitted", value), expected, "{value}");
+        }
+        let none = [
+            ("Precedence", "first-class"),
+            ("Auto-Submitted", "No"),
+            ("Auto-Submitted", "no (sent by a person)"),
+            ("Auto-Submitted", ""),
+            ("X-List-Id", "kites"),
+        ];
+        for (name, value) in none {
+            assert_eq!(of(name, value), None, "{name}: {value}");
+        }
+    }
+
+    #[test]
+    fn a_whole_set_of_headers_is_told_from_the_basic_three() {
+        let of = |names: &[&str]| {
+            let headers: Vec<Value> = names
+                .iter()
+                .map(|name| json!({"name": name, "value": "x"}))
+                .collect();
+            read(&json!({"id": "m", "headers": headers})).has_all_headers
+        };
+        assert!(!of(&["message-id", "In-Reply-To", "REFERENCES"]) && !of(&[]));
+        assert!(of(&["Message-ID", "Date"]));
     }
 
     #[test]
