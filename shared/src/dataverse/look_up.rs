@@ -91,6 +91,12 @@ impl Found {
         }
     }
 
+    /// Adds a row of `emails`; for tests of the pure steps.
+    #[cfg(test)]
+    pub(crate) fn add_email(&mut self, row: &Value) {
+        self.read_emails(std::slice::from_ref(row));
+    }
+
     fn read_people(&mut self, table: Table, rows: &[Value]) {
         for row in rows {
             let Some(id) = guid(row, table.key()) else {

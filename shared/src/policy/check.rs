@@ -426,3 +426,6 @@ fn word<T: serde::Serialize>(value: &T) -> String {
     json.as_str()
         .map_or_else(|| json.to_string(), str::to_owned)
 }
+
+#[cfg(test)]
+mod tests;
