@@ -153,13 +153,13 @@ async fn push(file: &Path) -> Result<(), PolicyError> {
             println!("No policy is stored: the defaults hold until now.");
             Some(Policy::default())
         }
-        Some(stored) => match Policy::parse(&stored.document) {
-            Ok(before) => Some(before),
-            Err(_) => {
+        Some(stored) => {
+            let before = Policy::parse(&stored.document).ok();
+            if before.is_none() {
                 println!("The stored policy cannot be used: everything is new.");
-                None
             }
-        },
+            before
+        }
     };
     let changes = changes::between(before.as_ref().map(Policy::document), policy.document())?;
     for change in &changes {

@@ -115,13 +115,13 @@ impl Pipeline {
             .look_up(&session, candidates, &ground, run, ended)
             .await
         {
-            for candidate in group {
+            for candidate in decide_finally(group, &found, &ground, ended) {
                 match self
                     .regard_and_map(&session, candidate, &found, &ground, run)
                     .await
                 {
                     Mapped::Mail(mail) => mails.push(*mail),
-                    Mapped::Ended(end) => ended.push(end),
+                    Mapped::Ended(end) => ended.push(*end),
                 }
             }
         }
@@ -228,7 +228,7 @@ impl Pipeline {
         found
     }
 
-    /// The rest of the policy, what is there already, and the rows to write.
+    /// What is there already, and the rows to write.
     async fn regard_and_map(
         &self,
         session: &Session,
@@ -238,18 +238,11 @@ impl Pipeline {
         run: &Run,
     ) -> Mapped {
         let Candidate {
-            mut job,
-            mut message,
+            job,
+            message,
             effective,
-            folders,
+            ..
         } = candidate;
-        let decision = ground.decide(&message, &effective, &folders, Some(found));
-        let verdict = decision.verdict;
-        job.decision = Some(decision);
-        if let Verdict::Skip(rule) = verdict {
-            return Mapped::Ended(job.skipped(rule, &message));
-        }
-        message.strip(|address| effective.strips(address));
         let inside = ground.inside(found);
         let mailbox = ground.mailboxes.address(&job.key.grant_id);
         let owner = mailbox.and_then(|address| {
@@ -276,13 +269,13 @@ impl Pipeline {
             .as_ref()
             .and_then(|id| found.by_message_id(id, message.author(), activity_id));
         if let (None, Some(theirs)) = (ours, theirs) {
-            return Mapped::Ended(
+            return Mapped::ended(
                 self.adopt(session, job, &message, findings, theirs, run)
                     .await,
             );
         }
         if ours.is_some_and(|ours| ours.state != RowState::Open) {
-            return Mapped::Ended(job.was_there(activity_id, &message, findings));
+            return Mapped::ended(job.was_there(activity_id, &message, findings));
         }
         let begun = ours.is_some();
         let mail = Mail::new(job, message, findings, effective.content, begun);
@@ -322,10 +315,47 @@ impl Pipeline {
     }
 }
 
+/// The rest of the policy, now that everything is known. What is tracked goes on without the people whom the policy takes out.
+fn decide_finally(
+    group: Vec<Candidate>,
+    found: &Found,
+    ground: &Ground,
+    ended: &mut Vec<Ended>,
+) -> Vec<Candidate> {
+    let mut tracked = Vec::new();
+    for mut candidate in group {
+        let Candidate {
+            message,
+            effective,
+            folders,
+            ..
+        } = &candidate;
+        let decision = ground.decide(message, effective, folders, Some(found));
+        let verdict = decision.verdict;
+        candidate.job.decision = Some(decision);
+        if let Verdict::Skip(rule) = verdict {
+            ended.push(candidate.job.skipped(rule, &candidate.message));
+        } else {
+            let Candidate {
+                message, effective, ..
+            } = &mut candidate;
+            message.strip(|address| effective.strips(address));
+            tracked.push(candidate);
+        }
+    }
+    tracked
+}
+
 /// What mapping a message came to.
 enum Mapped {
     Mail(Box<Mail>),
-    Ended(Ended),
+    Ended(Box<Ended>),
+}
+
+impl Mapped {
+    fn ended(ended: Ended) -> Self {
+        Self::Ended(Box::new(ended))
+    }
 }
 
 /// What has to be known about these. Nobody whom the policy takes out of a mail is asked for but its author, by whom its direction is told.

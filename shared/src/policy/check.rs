@@ -121,7 +121,7 @@ pub(super) fn problems(document: &Document) -> Vec<Problem> {
         let place = format!("mailboxes.{}", name(mailbox));
         match EmailAddress::parse(mailbox) {
             Some(address) if !seen.insert(address.clone()) => {
-                checks.found(&place, "is named twice")
+                checks.found(&place, "is named twice");
             }
             Some(_) => {}
             None => checks.found(&place, "is no address"),

@@ -136,6 +136,10 @@ pub struct TrackOverride {
 }
 
 impl TrackOverride {
+    #[expect(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "serde calls it with a reference"
+    )]
     fn is_empty(&self) -> bool {
         self.received.is_none() && self.sent.is_none()
     }

@@ -15,10 +15,6 @@ use crate::ids::EmailAddress;
 
 /// The settings that hold for one mailbox. Domains and addresses are in the form in which addresses are compared.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[expect(
-    clippy::struct_excessive_bools,
-    reason = "each is a setting of the document"
-)]
 pub struct Effective {
     /// A mail from outside has to pass each of these; none of them: all is tracked.
     pub received: BTreeSet<TrackWhat>,
@@ -52,10 +48,9 @@ impl Effective {
     /// What holds for a mailbox without a part of its own.
     #[must_use]
     pub fn organisation(settings: &Settings) -> Self {
-        let asked = |what: TrackWhat| BTreeSet::from([what]).into_iter().filter(asks).collect();
         Self {
-            received: asked(settings.track.received),
-            sent: asked(settings.track.sent),
+            received: condition(Some(settings.track.received)).collect(),
+            sent: condition(Some(settings.track.sent)).collect(),
             folders: Some(settings.folders.clone())
                 .filter(|folders| *folders != Folders::All)
                 .into_iter()
@@ -77,10 +72,8 @@ impl Effective {
     #[must_use]
     pub fn narrowed(&self, part: &Override) -> Self {
         let mut narrow = self.clone();
-        narrow
-            .received
-            .extend(part.track.received.into_iter().filter(asks));
-        narrow.sent.extend(part.track.sent.into_iter().filter(asks));
+        narrow.received.extend(condition(part.track.received));
+        narrow.sent.extend(condition(part.track.sent));
         let folders = part.folders.clone();
         narrow
             .folders
@@ -154,8 +147,9 @@ impl Effective {
     }
 }
 
-fn asks(what: &TrackWhat) -> bool {
-    *what != TrackWhat::All
+/// What a mail has to pass, if anything.
+fn condition(what: Option<TrackWhat>) -> impl Iterator<Item = TrackWhat> {
+    what.filter(|what| *what != TrackWhat::All).into_iter()
 }
 
 fn without_tag(address: &EmailAddress) -> String {
