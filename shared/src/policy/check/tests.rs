@@ -78,7 +78,7 @@ fn an_unknown_setting_or_value_is_refused_with_its_path() {
         ),
         (
             r#"{"mailboxes": {"ada@x.example": {}, "ada@x.example": {}}}"#,
-            "line 1, column 55, mailboxes: invalid entry: found duplicate key",
+            "line 1, column 56, mailboxes: invalid entry: found duplicate key",
         ),
     ] {
         let found = problems(text);
