@@ -3,10 +3,12 @@
 //! | Verb | Question |
 //! | --- | --- |
 //! | `replay` | What would become of these saved events? |
+//! | `policy` | What is tracked? |
 //! | `status` | What needs somebody's attention? |
 //! | `redrive` | Would it work now? |
 
 mod aws;
+mod policy;
 mod redrive;
 mod replay;
 mod status;
@@ -28,6 +30,7 @@ struct Command {
 #[derive(Subcommand)]
 enum Verb {
     Replay(replay::Arguments),
+    Policy(policy::Arguments),
     Status(status::Arguments),
     Redrive(redrive::Arguments),
 }
@@ -37,6 +40,7 @@ async fn main() -> ExitCode {
     let command = Command::parse();
     let result: Result<ExitCode, Box<dyn std::error::Error>> = match command.verb {
         Verb::Replay(arguments) => replay::run(arguments).await.map_err(Into::into),
+        Verb::Policy(arguments) => policy::run(arguments).await.map_err(Into::into),
         Verb::Status(arguments) => status::run(arguments).await.map_err(Into::into),
         Verb::Redrive(arguments) => redrive::run(arguments).await.map_err(Into::into),
     };

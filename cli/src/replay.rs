@@ -27,6 +27,7 @@ use webhook_receiver::signature::{Key, SecretProblem};
 use self::event::{LoadError, SavedEvent};
 use self::report::Report;
 use self::stage::{Stage, StageError};
+use crate::policy::PolicyFileError;
 use crate::terminal::{self, Answer};
 
 /// Messages that Lambda hands the worker at once; `BatchSize` in `template.yaml`.
@@ -54,6 +55,9 @@ pub(crate) struct Arguments {
     /// Keep the ledger in FILE, and the offline organisation in FILE.organisation.json, between runs.
     #[arg(long, value_name = "FILE", conflicts_with = "org")]
     state: Option<PathBuf>,
+    /// Decide by the policy in FILE; the default is the documented default policy, with --org the stored one.
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
     /// The webhook secret that the events were signed with, for events that carry a signature.
     #[arg(long, value_name = "FILE")]
     webhook_secret_file: Option<PathBuf>,
@@ -74,6 +78,8 @@ pub(crate) enum ReplayError {
     #[error(transparent)]
     Load(#[from] LoadError),
     #[error(transparent)]
+    Policy(#[from] PolicyFileError),
+    #[error(transparent)]
     Stage(#[from] StageError),
     #[error("{}: {problem}", path.display())]
     Secret { path: PathBuf, problem: String },
@@ -93,14 +99,20 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, ReplayError> {
     let begun = Instant::now();
     let events = event::load(&arguments.paths)?;
     let key = signing_key(&arguments)?;
+    let policy = arguments
+        .policy
+        .as_deref()
+        .map(crate::policy::from_file)
+        .transpose()?;
     let stage = if arguments.org {
         let settings = stage::settings()?;
         if !arguments.yes {
             ask(settings.dataverse_url.as_str())?;
         }
-        Stage::organisation(&settings, key).await?
+        Stage::organisation(&settings, policy.as_ref(), key).await?
     } else {
-        Stage::offline(&events, arguments.state.as_deref(), key).await?
+        let policy = policy.unwrap_or_default();
+        Stage::offline(&events, arguments.state.as_deref(), &policy, key).await?
     };
     let mut report = Report::new(&events);
     let rounds = if arguments.once { 1 } else { 2 };

@@ -155,8 +155,7 @@ pub fn why_not(
 ) -> Option<NoContact> {
     let was_written_to = || {
         let by_us = message
-            .from
-            .as_ref()
+            .author()
             .is_some_and(|sender| inside.contains(sender));
         let mut recipients = message.to.iter().chain(&message.cc).chain(&message.bcc);
         by_us && recipients.any(|recipient| recipient == address)

@@ -34,6 +34,7 @@
 pub mod attention;
 pub mod ledger;
 pub mod pause;
+pub mod stored_policy;
 pub mod table;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -156,17 +157,25 @@ pub struct Entry {
     pub activity_id: Option<ActivityId>,
 }
 
-/// The rules that skip a message for where it lies, which a later change can undo: it leaves the spam folder, or is sent.
+/// The rules whose answer a later change can undo: the message leaves the spam folder, is sent, is moved into a tracked folder, or the mail that it
+/// answers is tracked after it (a list shows the newest first).
 ///
 /// What was skipped for its people stays so: every message that is read or starred changes too, and would be fetched again.
-pub const SKIPPED_BY_PLACE: [&str; 4] = ["draft", "spam", "trash", "gone"];
+pub const SKIPPED_FOR_NOW: [&str; 6] = [
+    "draft",
+    "spam",
+    "trash",
+    "folder",
+    "answers_untracked",
+    "gone",
+];
 
-fn was_skipped_by_place(entry: &Entry) -> bool {
+fn was_skipped_for_now(entry: &Entry) -> bool {
     entry.state == State::Skipped
         && entry
             .reason
             .as_deref()
-            .is_some_and(|reason| SKIPPED_BY_PLACE.contains(&reason))
+            .is_some_and(|reason| SKIPPED_FOR_NOW.contains(&reason))
 }
 
 /// What came of a claim.
@@ -187,7 +196,7 @@ pub struct ClaimRequest {
     pub token: ClaimToken,
     /// When. The claim holds for [`LEASE`] from here.
     pub now: DateTime<Utc>,
-    /// The message may have left the place that it was skipped for.
+    /// What it was skipped for may have changed.
     pub revisit: bool,
     /// The queue will not deliver it again.
     pub last_delivery: bool,
@@ -215,7 +224,7 @@ impl ClaimRequest {
 /// | so, held by this very token (the SDK repeated the call) | won |
 /// | so, and its lease has run out | won |
 /// | so, and its lease still runs | held |
-/// | skipped for where it lay ([`SKIPPED_BY_PLACE`]), and the message changed since (`revisit`) | won |
+/// | skipped for what may have changed ([`SKIPPED_FOR_NOW`]), and the message changed or a list showed it since (`revisit`) | won |
 /// | written, skipped, dead | settled |
 ///
 /// What was given up is named again only by a redrive or by the backfill, which is why it may be claimed.
@@ -230,7 +239,7 @@ pub fn decide_claim(existing: Option<&Entry>, request: &ClaimRequest) -> Claim {
             Claim::HeldUntil(until)
         }
         _ if unfinished => Claim::Won,
-        _ if request.revisit && was_skipped_by_place(entry) => Claim::Won,
+        _ if request.revisit && was_skipped_for_now(entry) => Claim::Won,
         _ => Claim::Settled(entry.clone()),
     }
 }
@@ -347,7 +356,7 @@ mod tests {
             decide(&entry(State::Waiting, Some((other, later))), true),
             Claim::HeldUntil(later)
         );
-        for rule in SKIPPED_BY_PLACE {
+        for rule in SKIPPED_FOR_NOW {
             let skipped = Entry {
                 reason: Some(rule.to_owned()),
                 ..entry(State::Skipped, None)

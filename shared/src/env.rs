@@ -13,12 +13,9 @@
 //! assert_eq!(settings.finish().unwrap_err().to_string(), "the settings are incomplete: SYNC_QUEUE_URL is missing");
 //! ```
 
-use std::collections::HashSet;
 use std::fmt;
 
 use url::Url;
-
-use crate::ids::normal_domain;
 
 /// Everything that is wrong with the environment, in the order of reading.
 #[derive(Debug, PartialEq, Eq)]
@@ -86,28 +83,6 @@ impl<L: Fn(&str) -> Option<String>> Settings<L> {
             Err(error) => self.problems.push(format!("{name} is no address: {error}")),
         }
         placeholder()
-    }
-
-    /// A comma-separated list of mail domains, in lower case. Blanks around the entries and empty entries are dropped.
-    pub fn domains(&mut self, name: &str) -> HashSet<String> {
-        let text = self.optional(name).unwrap_or_default().to_lowercase();
-        let entries = text
-            .split(',')
-            .map(str::trim)
-            .filter(|entry| !entry.is_empty());
-        let mut domains = HashSet::new();
-        for entry in entries {
-            // `@example.com` and `*.example.com` would never match, and mail among colleagues would be tracked.
-            if entry.contains(|c: char| c.is_whitespace() || "@*/:".contains(c))
-                || entry.starts_with('.')
-            {
-                self.problems.push(format!(
-                    "{name} must list domains such as example.com, and {entry} is none"
-                ));
-            }
-            domains.insert(normal_domain(entry));
-        }
-        domains
     }
 
     /// One of a few named values; the type's default when the variable is missing.
@@ -219,24 +194,6 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_domain_is_refused_rather_than_never_matched() {
-        let mut right = settings(&[("D", " Example.com ,, sub.example.org")]);
-        assert_eq!(right.domains("D").len(), 2);
-        assert!(right.domains("D").contains("example.com"));
-        assert_eq!(right.finish(), Ok(()));
-        for wrong in [
-            "@example.com",
-            "*.example.com",
-            "a@example.com",
-            ".example.com",
-        ] {
-            let mut settings = Settings::new(|_| Some(wrong.to_owned()));
-            settings.domains("D");
-            assert!(settings.finish().is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
     fn a_value_that_is_not_one_of_those_allowed_is_refused_with_their_names() {
         let named = [("no", false), ("yes", true)];
         let mut right = settings(&[("A", " yes "), ("B", "")]);
@@ -273,7 +230,6 @@ mod tests {
                 .host_str(),
             Some("api.us.nylas.com")
         );
-        assert!(settings.domains("L").is_empty());
         assert_eq!(settings.finish(), Ok(()));
         assert_eq!(placeholder().scheme(), "https");
     }

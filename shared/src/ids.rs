@@ -171,7 +171,7 @@ impl std::str::FromStr for MessageKey {
 /// The Message-ID header of a mail, without its angle brackets: the one name that all copies of a mail share.
 ///
 /// Blanks and control characters are taken out (folded headers carry them), as is what no column holds; letter case is kept.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct InternetMessageId(String);
 
 impl InternetMessageId {

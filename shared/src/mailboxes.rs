@@ -2,13 +2,16 @@
 //!
 //! Read from Nylas and kept in the process for a while, since every message needs both and neither changes often.
 
-use std::collections::HashMap;
+mod folders;
+
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::sync::Mutex;
 
+pub use self::folders::{Folders, Place};
 use crate::ids::{EmailAddress, GrantId};
 use crate::message::Message;
 use crate::nylas::NylasClient;
@@ -18,7 +21,7 @@ use crate::nylas::wire::Grant;
 /// How long the list of mailboxes and a mailbox's folders are kept.
 const KEEP: TimeDelta = TimeDelta::minutes(30);
 
-/// How long to wait before an unknown grant or folder has the list read again.
+/// How long to wait before an unknown grant has the list read again, or a folder that a list did not show.
 const REREAD_AFTER: TimeDelta = TimeDelta::minutes(1);
 
 /// Grants that are asked for their aliases at the same time, of the 50 a second that Nylas allows (Nylas facts §14).
@@ -30,6 +33,7 @@ pub struct Mailboxes {
     addresses: HashMap<GrantId, EmailAddress>,
     /// Each address and alias, with the main address of its mailbox; an alias of a mailbox that has no address of its own stands for itself.
     own: HashMap<EmailAddress, EmailAddress>,
+    with_all_headers: HashSet<GrantId>,
 }
 
 impl Mailboxes {
@@ -51,13 +55,28 @@ impl Mailboxes {
                     .or_insert_with(|| grant.address.as_ref().unwrap_or(alias).clone());
             }
         }
-        Self { addresses, own }
+        let with_all_headers = grants
+            .iter()
+            .filter(|grant| grant.shows_all_headers())
+            .map(|grant| grant.id.clone())
+            .collect();
+        Self {
+            addresses,
+            own,
+            with_all_headers,
+        }
     }
 
     /// The mailbox's own address.
     #[must_use]
     pub fn address(&self, grant_id: &GrantId) -> Option<&EmailAddress> {
         self.addresses.get(grant_id)
+    }
+
+    /// Whether all headers of its messages can be had.
+    #[must_use]
+    pub fn shows_all_headers(&self, grant_id: &GrantId) -> bool {
+        self.with_all_headers.contains(grant_id)
     }
 
     /// The main address of the connected mailbox that has this address, as its own or an alias, with or without a tag.
@@ -71,79 +90,6 @@ impl Mailboxes {
     #[must_use]
     pub fn is_own(&self, address: &EmailAddress) -> bool {
         self.main_address(address).is_some()
-    }
-}
-
-/// What kind of place a message lies in, as far as it matters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
-    /// A folder of drafts.
-    Drafts,
-    /// Spam.
-    Junk,
-    /// The waste basket.
-    Trash,
-    /// Anywhere else.
-    Elsewhere,
-}
-
-/// The folders of one mailbox: what kind each is.
-#[derive(Default)]
-pub struct Folders {
-    kinds: HashMap<String, Place>,
-}
-
-impl Folders {
-    fn new(folders: &[crate::nylas::wire::Folder]) -> Self {
-        let kinds = folders.iter().map(|folder| {
-            let kind = folder
-                .attributes
-                .iter()
-                .map(|attribute| place_of(attribute))
-                .find(|kind| *kind != Place::Elsewhere);
-            (
-                folder.id.clone(),
-                kind.unwrap_or_else(|| place_of(&folder.id.to_ascii_lowercase())),
-            )
-        });
-        Self {
-            kinds: kinds.collect(),
-        }
-    }
-
-    /// Where a message lies: drafts before spam before trash, whatever other labels it has.
-    ///
-    /// A folder that the mailbox did not list counts by its id, which on Google is a word (Nylas facts §9).
-    #[must_use]
-    pub fn place(&self, message: &Message) -> Place {
-        let places: Vec<Place> = message
-            .folders
-            .iter()
-            .map(|id| {
-                self.kinds
-                    .get(id)
-                    .copied()
-                    .unwrap_or_else(|| place_of(&id.to_ascii_lowercase()))
-            })
-            .collect();
-        [Place::Drafts, Place::Junk, Place::Trash]
-            .into_iter()
-            .find(|kind| places.contains(kind))
-            .unwrap_or(Place::Elsewhere)
-    }
-
-    fn knows(&self, message: &Message) -> bool {
-        message.folders.iter().all(|id| self.kinds.contains_key(id))
-    }
-}
-
-/// An attribute without its backslash or a Google system id, in lower case.
-fn place_of(word: &str) -> Place {
-    match word {
-        "drafts" | "draft" => Place::Drafts,
-        "junk" | "spam" => Place::Junk,
-        "trash" => Place::Trash,
-        _ => Place::Elsewhere,
     }
 }
 
@@ -227,7 +173,8 @@ impl MailboxDirectory {
         }
     }
 
-    /// The folders of the mailbox that `message` lies in.
+    /// The folders of the mailbox that `message` lies in. Read again at once when the message lies in one that is not among them, since the policy may
+    /// leave that one out; what a fresh list does not show either is not looked for again for a minute.
     ///
     /// # Errors
     /// [`NylasError`]: a draft cannot be told from a sent mail without them, so the message has to wait.
@@ -239,8 +186,9 @@ impl MailboxDirectory {
         let grant_id = &message.key.grant_id;
         let mut kept = self.folders.lock().await;
         if let Some((read_at, folders)) = kept.get(grant_id)
+            && folders.knows(message)
             && now - *read_at
-                < if folders.knows(message) {
+                < if folders.lists(message) {
                     KEEP
                 } else {
                     REREAD_AFTER
@@ -248,7 +196,10 @@ impl MailboxDirectory {
         {
             return Ok(Arc::clone(folders));
         }
-        let fresh = Arc::new(Folders::new(&self.nylas.folders(grant_id).await?));
+        let mut fresh = Folders::new(self.nylas.folders(grant_id).await?);
+        let before = kept.get(grant_id).map(|(_, folders)| folders.as_ref());
+        fresh.note_unlisted(message, before);
+        let fresh = Arc::new(fresh);
         kept.insert(grant_id.clone(), (now, Arc::clone(&fresh)));
         Ok(fresh)
     }
@@ -260,37 +211,6 @@ mod tests {
 
     use super::*;
     use crate::nylas::wire;
-
-    fn message(folders: &[&str]) -> Message {
-        wire::message(
-            &"g".parse().unwrap(),
-            &json!({"id": "m", "folders": folders}),
-        )
-        .unwrap_or_else(|e| panic!("{e}"))
-    }
-
-    #[test]
-    fn the_kind_of_a_folder_is_its_attribute_and_not_its_name() {
-        let listed = [
-            json!({"id": "AAMk1", "name": "Entwürfe", "attributes": ["\\Drafts"]}),
-            json!({"id": "AAMk2", "name": "Trash"}),
-        ];
-        let folders = Folders::new(&listed.iter().filter_map(wire::folder).collect::<Vec<_>>());
-        assert_eq!(folders.place(&message(&["AAMk1"])), Place::Drafts);
-        assert_eq!(folders.place(&message(&["AAMk2"])), Place::Elsewhere);
-    }
-
-    #[test]
-    fn an_unlisted_google_label_counts_by_its_word() {
-        let folders = Folders::default();
-        assert_eq!(folders.place(&message(&["SPAM", "UNREAD"])), Place::Junk);
-        assert_eq!(folders.place(&message(&["TRASH"])), Place::Trash);
-        assert_eq!(
-            folders.place(&message(&["INBOX", "SENT"])),
-            Place::Elsewhere
-        );
-        assert_eq!(folders.place(&message(&[])), Place::Elsewhere);
-    }
 
     #[test]
     fn addresses_and_aliases_of_every_mailbox_are_our_own() {

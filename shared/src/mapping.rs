@@ -16,6 +16,15 @@
 //! | `notifications` | | 1 when an attachment could not be kept |
 //! | `statecode`, `statuscode` | direction | afterwards, by PATCH: 1 with 3 (sent) or 4 (received) |
 //!
+//! Where the policy lets less than the full content be stored, [`limit`] takes the rest out first: what it takes is in no row, and no file is downloaded.
+//!
+//! | `content` | `subject` | `description` | attachments |
+//! | --- | --- | --- | --- |
+//! | `full` | subject | body | all |
+//! | `snippet` | subject | the provider's snippet of the body | none |
+//! | `subject` | subject | empty | none |
+//! | `participants` | `(not stored)` | empty | none |
+//!
 //! Attachments become rows of `activitymimeattachment` ([`attachment_row`]). Lengths count UTF-16 code units, as SQL Server does (inferred); a cut falls on a
 //! character boundary. Characters that XML cannot hold are left out, because Dataverse refuses them (0x80040278; inferred for these columns).
 //! Nothing that the facts call read-only (§1.2, §2.1) is sent: Dataverse would drop it without a word.
@@ -30,8 +39,9 @@ use crate::dataverse::rows::{Record, Table};
 use crate::dataverse::write::{EmailWrite, SOME_ATTACHMENTS_NOT_SAVED};
 use crate::dedupe;
 use crate::ids::{ActivityId, EmailAddress};
-use crate::message::{Attachment, Message};
+use crate::message::{Attachment, Message, Omission};
 use crate::parties::Party;
+use crate::policy::document::Content;
 
 const SUBJECT_LENGTH: usize = 800;
 const SENDER_LENGTH: usize = 250;
@@ -59,6 +69,29 @@ pub struct Findings {
     pub regarding: Option<Record>,
     /// The mailbox's user.
     pub owner: Option<Uuid>,
+}
+
+/// The subject of a mail whose subject is not stored.
+const NOT_STORED: &str = "(not stored)";
+
+/// Takes out of a mail what the policy does not let be stored.
+pub fn limit(message: &mut Message, content: Content) {
+    if content == Content::Full {
+        return;
+    }
+    message.body = match content {
+        Content::Full | Content::Snippet => std::mem::take(&mut message.snippet),
+        Content::Subject | Content::Participants => String::new(),
+    };
+    message.snippet.clear();
+    message.attachments.clear();
+    // Nothing that was to be stored is missing.
+    message
+        .omissions
+        .retain(|omission| *omission != Omission::Attachment);
+    if content == Content::Participants {
+        NOT_STORED.clone_into(&mut message.subject);
+    }
 }
 
 /// The rows of a mail, without attachments.

@@ -44,6 +44,12 @@ pub struct Message {
     pub folders: Vec<String>,
     /// In order.
     pub attachments: Vec<Attachment>,
+    /// What its headers say of bulk mail, as far as they are at hand.
+    pub bulk: Option<Bulk>,
+    /// More than the three basic headers were at hand.
+    pub has_all_headers: bool,
+    /// The sender, once [`Message::strip`] has taken them out: part of the mail's key still, and of nothing that is stored.
+    pub stripped_sender: Option<EmailAddress>,
     /// What could not be read.
     pub omissions: Vec<Omission>,
 }
@@ -60,6 +66,19 @@ pub struct Attachment {
     pub content_id: Option<String>,
     /// The provider's estimate, in bytes.
     pub size: Option<u64>,
+}
+
+/// By what a mail shows that it goes to many, or that nobody wrote it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Bulk {
+    /// `List-Id`
+    ListId,
+    /// `List-Unsubscribe`
+    ListUnsubscribe,
+    /// `Precedence: bulk`, `list` or `junk`
+    Precedence,
+    /// `Auto-Submitted`, other than `no`
+    AutoSubmitted,
 }
 
 /// Something of a mail that could not be read or kept. Holds no content.
@@ -119,11 +138,25 @@ impl Message {
     /// The key of its row in Dataverse.
     #[must_use]
     pub fn activity_id(&self) -> ActivityId {
-        dedupe::activity_id(
-            &self.key,
-            self.internet_message_id.as_ref(),
-            self.from.as_ref(),
-        )
+        dedupe::activity_id(&self.key, self.internet_message_id.as_ref(), self.author())
+    }
+
+    /// Who sent it, even where the policy takes the sender out of what is stored.
+    #[must_use]
+    pub fn author(&self) -> Option<&EmailAddress> {
+        self.from.as_ref().or(self.stripped_sender.as_ref())
+    }
+
+    /// Takes people out, as if the mail did not name them. Its key stays what it was, so that a copy in another mailbox, where another policy holds,
+    /// is the same mail.
+    pub fn strip(&mut self, is_out: impl Fn(&EmailAddress) -> bool) {
+        if let Some(sender) = self.from.take_if(|sender| is_out(sender)) {
+            self.stripped_sender = Some(sender);
+        }
+        for list in [&mut self.to, &mut self.cc, &mut self.bcc] {
+            list.retain(|address| !is_out(address));
+        }
+        self.names.retain(|address, _| !is_out(address));
     }
 
     /// Sender, To, Cc, Bcc in this order; an address may appear more than once.
@@ -139,6 +172,27 @@ impl Message {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_is_stripped_is_nowhere_in_a_mail_but_its_key_stays() {
+        let mail = |from: &str| {
+            let object = serde_json::json!({"id": "m", "from": [{"name": "Eve", "email": from}],
+                "to": [{"email": "eve@x.example"}, {"email": "ada@ours.example"}], "cc": [{"email": "eve@x.example"}], "bcc": [{"email": "EVE@x.example"}],
+                "headers": [{"name": "Message-ID", "value": "<a@x>"}]});
+            crate::nylas::wire::message(&"g".parse().unwrap(), &object).unwrap()
+        };
+        let is_eve = |address: &EmailAddress| address.as_str() == "eve@x.example";
+        let mut stripped = mail("eve@x.example");
+        stripped.strip(is_eve);
+        let left: Vec<&str> = stripped.participants().map(EmailAddress::as_str).collect();
+        assert_eq!(left, ["ada@ours.example"]);
+        assert!(stripped.names.is_empty());
+        assert_eq!(stripped.activity_id(), mail("eve@x.example").activity_id());
+        let mut by_another = mail("bob@x.example");
+        by_another.strip(is_eve);
+        assert_eq!(by_another.from, mail("bob@x.example").from);
+        assert_eq!(by_another.author(), by_another.from.as_ref());
+    }
 
     #[test]
     fn omissions_are_counted_by_kind() {

@@ -1,7 +1,8 @@
 //! The Nylas v3 client: messages, attachments, grants, folders.
 //!
 //! One attempt a call, no waiting. Ids are percent-encoded once, because ids of the IMAP family hold `<>/+=` (Nylas facts §8).
-//! Messages are asked for with `fields=include_basic_headers`: without it there is no Message-ID (Nylas facts §5, §7).
+//! Messages are asked for with `fields=include_basic_headers`: without it there is no Message-ID (Nylas facts §5, §7). All headers are asked for only
+//! where the policy needs them.
 
 pub mod error;
 pub mod wire;
@@ -36,6 +37,24 @@ pub struct NylasClient {
     base: String,
     api_key: Arc<SecretSource>,
     sent: Arc<AtomicU64>,
+}
+
+/// Which headers come with a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Headers {
+    /// Message-ID, In-Reply-To and References, on every provider.
+    Basic,
+    /// All of them. Only for mailboxes that show them ([`wire::Grant::shows_all_headers`]): the others would show no Message-ID.
+    All,
+}
+
+impl Headers {
+    const fn fields(self) -> &'static str {
+        match self {
+            Self::Basic => "include_basic_headers",
+            Self::All => "include_headers",
+        }
+    }
 }
 
 /// What came of asking for one message.
@@ -78,11 +97,12 @@ impl NylasClient {
     ///
     /// # Errors
     /// [`NylasError`]; an unknown grant is [`NylasError::Rejected`], not [`Fetched::Gone`].
-    pub async fn message(&self, key: &MessageKey) -> Result<Fetched, NylasError> {
+    pub async fn message(&self, key: &MessageKey, headers: Headers) -> Result<Fetched, NylasError> {
         let path = format!(
-            "/v3/grants/{}/messages/{}?fields=include_basic_headers",
+            "/v3/grants/{}/messages/{}?fields={}",
             encoded(key.grant_id.as_str()),
-            encoded(key.message_id.as_str())
+            encoded(key.message_id.as_str()),
+            headers.fields()
         );
         match self.get(&path).await {
             Ok(answer) => {
@@ -112,10 +132,12 @@ impl NylasClient {
         grant_id: &GrantId,
         received_after: i64,
         page_token: Option<&str>,
+        headers: Headers,
     ) -> Result<Page, NylasError> {
         let mut path = format!(
-            "/v3/grants/{}/messages?fields=include_basic_headers&limit={PAGE_LIMIT}&received_after={received_after}",
-            encoded(grant_id.as_str())
+            "/v3/grants/{}/messages?fields={}&limit={PAGE_LIMIT}&received_after={received_after}",
+            encoded(grant_id.as_str()),
+            headers.fields()
         );
         if let Some(token) = page_token {
             path.push_str("&page_token=");

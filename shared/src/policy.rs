@@ -1,27 +1,48 @@
-//! What is tracked, and why a message was not. Pure: values in, a verdict out.
+//! What is tracked, and why a message was not. Pure: values in, a decision out.
 //!
-//! The default policy, in this order; the first rule that applies decides:
+//! The policy is one document ([`document`]) for the organisation; a mailbox may have a part of its own, which only ever narrows it ([`effective`]).
+//! Without a document, its defaults hold. The rules are asked in this order; the first that applies decides:
 //!
-//! | Rule | Skips |
-//! | --- | --- |
-//! | `draft` | what lies in a drafts folder |
-//! | `spam` | what lies in a spam folder |
-//! | `trash` | what lies in the waste basket |
-//! | `internal_only` | mail whose sender and recipients are all known, and all inside |
-//! | `nobody` | mail that names no usable address at all, so that nobody could find it again |
+//! | Rule | Skips | Needs the look-up |
+//! | --- | --- | --- |
+//! | `draft` | what lies in a drafts folder | |
+//! | `spam` | what lies in a spam folder | |
+//! | `trash` | what lies in the waste basket | |
+//! | `folder` | what does not lie in a folder that is tracked | |
+//! | `track_none` | everything of a direction that is not tracked | to tell the direction, at times |
+//! | `blocked` | mail that names somebody who is blocked | |
+//! | `bulk` | newsletters, automatic answers and other bulk mail | |
+//! | `later_in_thread` | mail that answers another | |
+//! | `nobody` | mail that names no usable address at all, so that nobody could find it again | |
+//! | `internal_only` | mail whose sender and recipients are all known, and all inside | to know the users |
+//! | `not_allowed` | mail with people outside none of whom is in a listed domain | to know the users |
+//! | `not_a_reply` | mail that answers none, where only answers are tracked | |
+//! | `answers_untracked` | mail that answers mail which is not in Dynamics 365 | yes |
+//! | `nobody_known` | mail with nobody outside whom Dynamics 365 knows | yes |
 //!
-//! A message that Nylas cannot find five times is skipped as `gone`: somebody deleted it before it was read. Everything else is tracked. The first three need the message only and are asked before any look-up; the last two need to know who is inside.
+//! A message that Nylas cannot find five times is skipped as `gone`: somebody deleted it before it was read. Everything else is tracked.
+//!
+//! The rules are asked twice: before the look-up, when a rule may leave its answer open, and after it, when none does. A message that some rule skips
+//! whatever the look-up would find is skipped at once, and nobody on it is looked up.
 
+pub mod bulk;
+mod check;
 pub mod document;
+pub mod effective;
+mod inside;
+mod rules;
+pub mod source;
 
-use std::collections::HashSet;
-use std::fmt;
+use std::collections::{HashMap, HashSet};
 
-use crate::dataverse::look_up::Found;
-use crate::dataverse::rows::Table;
+use sha2::{Digest, Sha256};
+
+pub use self::check::Problem;
+use self::document::{Document, Override};
+use self::effective::Effective;
+pub use self::inside::Inside;
+pub use self::rules::{Case, Rule};
 use crate::ids::EmailAddress;
-use crate::mailboxes::{Mailboxes, Place};
-use crate::message::{Message, Omission};
 
 /// What the policy says of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,215 +51,172 @@ pub enum Verdict {
     Track,
     /// It does not, by this rule.
     Skip(Rule),
+    /// Only the look-up can tell.
+    Open,
 }
 
-/// A rule that leaves a message out.
+/// What one rule says of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Rule {
-    /// A draft.
-    Draft,
-    /// Spam.
-    Spam,
-    /// In the waste basket.
-    Trash,
-    /// Nobody outside takes part.
-    InternalOnly,
-    /// No usable address.
-    Nobody,
-    /// The mailbox no longer has it.
-    Gone,
+pub enum Answer {
+    /// It does not apply.
+    Passes,
+    /// It leaves the message out.
+    Skips,
+    /// Only the look-up can tell.
+    Open,
 }
 
-impl fmt::Display for Rule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Draft => "draft",
-            Self::Spam => "spam",
-            Self::Trash => "trash",
-            Self::InternalOnly => "internal_only",
-            Self::Nobody => "nobody",
-            Self::Gone => "gone",
-        })
+/// A rule that was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Step {
+    /// Which.
+    pub rule: Rule,
+    /// What it said.
+    pub answer: Answer,
+}
+
+/// What the policy says of a message, and how it came to that.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// The outcome.
+    pub verdict: Verdict,
+    /// The rules that were asked, in order. The last of them decided, if any did.
+    pub path: Vec<Step>,
+    /// [`Policy::version`]
+    pub policy: String,
+}
+
+/// The rules, in the order in which they are asked.
+pub const RULES: [Rule; 14] = [
+    Rule::Draft,
+    Rule::Spam,
+    Rule::Trash,
+    Rule::Folder,
+    Rule::TrackNone,
+    Rule::Blocked,
+    Rule::Bulk,
+    Rule::LaterInThread,
+    Rule::Nobody,
+    Rule::InternalOnly,
+    Rule::NotAllowed,
+    Rule::NotAReply,
+    Rule::AnswersUntracked,
+    Rule::NobodyKnown,
+];
+
+/// The organisation's policy: a document that has been checked.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    document: Document,
+    version: String,
+    internal_domains: HashSet<String>,
+    organisation: Effective,
+    parts: HashMap<EmailAddress, Override>,
+}
+
+impl Default for Policy {
+    /// What holds where there is no document.
+    fn default() -> Self {
+        Self::of(Document::default(), "default".to_owned())
     }
 }
 
-/// The rules that need no look-up.
-#[must_use]
-pub fn by_place(place: Place) -> Verdict {
-    match place {
-        Place::Drafts => Verdict::Skip(Rule::Draft),
-        Place::Junk => Verdict::Skip(Rule::Spam),
-        Place::Trash => Verdict::Skip(Rule::Trash),
-        Place::Elsewhere => Verdict::Track,
+impl Policy {
+    /// Reads and checks a document.
+    ///
+    /// # Errors
+    /// Every [`Problem`] that could be found, in the document's order: use no part of it. A text that is no such document has one.
+    pub fn parse(text: &str) -> Result<Self, Vec<Problem>> {
+        let document = check::read(text).map_err(|problem| vec![problem])?;
+        let problems = check::problems(&document);
+        if problems.is_empty() {
+            Ok(Self::of(document, version_of(text)))
+        } else {
+            Err(problems)
+        }
     }
-}
 
-/// The rules that need to know who is inside.
-///
-/// A mail is among insiders only when everybody on it is known to be one: a missing sender or an address that cannot be read may be anybody.
-#[must_use]
-pub fn by_participants(message: &Message, inside: &Inside<'_>) -> Verdict {
-    let mut participants = message.participants().peekable();
-    if participants.peek().is_none() {
-        return Verdict::Skip(Rule::Nobody);
+    fn of(document: Document, version: String) -> Self {
+        let domains = document.defaults.internal_domains.iter();
+        let parts = document
+            .mailboxes
+            .iter()
+            .filter_map(|(address, part)| Some((EmailAddress::parse(address)?, part.clone())));
+        Self {
+            internal_domains: domains.filter_map(|text| effective::domain(text)).collect(),
+            organisation: Effective::organisation(&document.defaults),
+            parts: parts.collect(),
+            version,
+            document,
+        }
     }
-    let everybody_is_known =
-        message.from.is_some() && !message.omissions.contains(&Omission::Address);
-    if everybody_is_known && participants.all(|address| inside.contains(address)) {
-        Verdict::Skip(Rule::InternalOnly)
-    } else {
-        Verdict::Track
-    }
-}
 
-/// Who is inside: the addresses and aliases of every connected mailbox, of every enabled user and every active queue, and of the configured domains.
-///
-/// It never depends on which mailbox's copy of a mail is looked at.
-pub struct Inside<'a> {
-    /// The connected mailboxes.
-    pub mailboxes: &'a Mailboxes,
-    /// What the look-up found of users.
-    pub found: &'a Found,
-    /// Lower case.
-    pub domains: &'a HashSet<String>,
-}
-
-impl Inside<'_> {
-    /// Whether this address is inside.
+    /// What it says, with the defaults filled in.
     #[must_use]
-    pub fn contains(&self, address: &EmailAddress) -> bool {
-        let is_user = || {
-            self.found
-                .people(address)
-                .iter()
-                .any(|p| p.active && matches!(p.record.table, Table::SystemUser | Table::Queue))
-        };
-        self.mailboxes.is_own(address) || self.domains.contains(address.domain()) || is_user()
+    pub fn document(&self) -> &Document {
+        &self.document
     }
+
+    /// Twelve hexadecimal digits that tell this document from others; `default` where there is none.
+    #[must_use]
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+
+    /// The domains, in lower case, whose addresses are inside although no mailbox or user has them.
+    #[must_use]
+    pub fn internal_domains(&self) -> &HashSet<String> {
+        &self.internal_domains
+    }
+
+    /// Whether any mailbox has a part of its own. Until it is known which mailbox a message lies in, nothing can be decided then.
+    #[must_use]
+    pub fn differs_by_mailbox(&self) -> bool {
+        !self.parts.is_empty()
+    }
+
+    /// What holds for the mailbox with this address of its own.
+    #[must_use]
+    pub fn for_mailbox(&self, address: Option<&EmailAddress>) -> Effective {
+        match address.and_then(|address| self.parts.get(address)) {
+            Some(part) => self.organisation.narrowed(part),
+            None => self.organisation.clone(),
+        }
+    }
+
+    /// Asks the rules about a message.
+    #[must_use]
+    pub fn decide(&self, case: &Case<'_>) -> Decision {
+        let mut path = Vec::new();
+        let mut verdict = Verdict::Track;
+        for rule in RULES {
+            let answer = rule.ask(case);
+            path.push(Step { rule, answer });
+            match answer {
+                Answer::Passes => {}
+                Answer::Open => verdict = Verdict::Open,
+                Answer::Skips => {
+                    verdict = Verdict::Skip(rule);
+                    break;
+                }
+            }
+        }
+        Decision {
+            verdict,
+            path,
+            policy: self.version.clone(),
+        }
+    }
+}
+
+/// The version of a document: the beginning of its text's SHA-256.
+#[must_use]
+pub fn version_of(text: &str) -> String {
+    let digest = Sha256::digest(text.as_bytes());
+    hex::encode(digest.iter().take(6).copied().collect::<Vec<u8>>())
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-    use uuid::Uuid;
-
-    use super::*;
-    use crate::dataverse::rows::{Person, Record};
-    use crate::nylas::wire;
-
-    fn address(text: &str) -> EmailAddress {
-        EmailAddress::parse(text).unwrap()
-    }
-
-    fn verdict(object: &Value) -> Verdict {
-        let grant = json!({"id": "g", "email": "ada@ours.example", "provider": "google", "email_aliases": ["sales@alias.example"]});
-        let mailboxes = Mailboxes::new(&[wire::grant(&grant).unwrap()]);
-        let mut found = Found::default();
-        for (email, active) in [("user@crm.example", true), ("former@crm.example", false)] {
-            let record = Record {
-                table: Table::SystemUser,
-                id: Uuid::from_u128(u128::from(active)),
-            };
-            found.add_person(
-                address(email),
-                Person {
-                    record,
-                    active,
-                    account: None,
-                    changed: None,
-                },
-            );
-        }
-        let domains = HashSet::from(["domain.example".to_owned()]);
-        let message =
-            wire::message(&"g".parse().unwrap(), object).unwrap_or_else(|e| panic!("{e}"));
-        by_participants(
-            &message,
-            &Inside {
-                mailboxes: &mailboxes,
-                found: &found,
-                domains: &domains,
-            },
-        )
-    }
-
-    fn mail(from: &str, to: &[&str]) -> Value {
-        let to: Vec<Value> = to.iter().map(|email| json!({"email": email})).collect();
-        json!({"id": "m", "from": [{"email": from}], "to": to})
-    }
-
-    #[test]
-    fn mail_among_mailboxes_aliases_users_and_internal_domains_is_internal() {
-        let inside = mail(
-            "ADA@ours.example",
-            &[
-                "sales@alias.example",
-                "user@crm.example",
-                "anyone@domain.example",
-            ],
-        );
-        assert_eq!(verdict(&inside), Verdict::Skip(Rule::InternalOnly));
-    }
-
-    #[test]
-    fn one_participant_outside_is_enough_to_track() {
-        assert_eq!(
-            verdict(&mail(
-                "ada@ours.example",
-                &["user@crm.example", "eve@outside.example"]
-            )),
-            Verdict::Track
-        );
-        assert_eq!(
-            verdict(&mail("eve@outside.example", &["ada@ours.example"])),
-            Verdict::Track
-        );
-        let bcc = json!({"id": "m", "from": [{"email": "ada@ours.example"}], "bcc": [{"email": "eve@outside.example"}]});
-        assert_eq!(verdict(&bcc), Verdict::Track);
-    }
-
-    #[test]
-    fn somebody_unknown_may_be_outside() {
-        let to = json!([{"email": "ada@ours.example"}]);
-        assert_eq!(
-            verdict(&json!({"id": "m", "from": null, "to": to})),
-            Verdict::Track
-        );
-        let unreadable = json!({"id": "m", "from": to, "to": [{"email": "user@crm.example"}, {"email": "the whole team"}]});
-        assert_eq!(verdict(&unreadable), Verdict::Track);
-    }
-
-    #[test]
-    fn a_disabled_user_or_a_subdomain_is_outside() {
-        assert_eq!(
-            verdict(&mail("ada@ours.example", &["former@crm.example"])),
-            Verdict::Track
-        );
-        assert_eq!(
-            verdict(&mail("ada@ours.example", &["x@sub.domain.example"])),
-            Verdict::Track
-        );
-    }
-
-    #[test]
-    fn mail_without_any_usable_address_is_skipped_by_name() {
-        assert_eq!(
-            verdict(&json!({"id": "m", "to": [{"email": "undisclosed recipients"}]})),
-            Verdict::Skip(Rule::Nobody)
-        );
-    }
-
-    #[test]
-    fn what_a_changed_message_undoes_are_the_rules_about_its_place() {
-        let rules = [Rule::Draft, Rule::Spam, Rule::Trash, Rule::Gone].map(|rule| rule.to_string());
-        assert_eq!(rules, crate::dedupe::SKIPPED_BY_PLACE);
-    }
-
-    #[test]
-    fn drafts_spam_and_trash_are_skipped_and_nothing_else() {
-        assert_eq!(by_place(Place::Drafts), Verdict::Skip(Rule::Draft));
-        assert_eq!(by_place(Place::Junk), Verdict::Skip(Rule::Spam));
-        assert_eq!(by_place(Place::Trash), Verdict::Skip(Rule::Trash));
-        assert_eq!(by_place(Place::Elsewhere), Verdict::Track);
-    }
-}
+mod narrowing;
+#[cfg(test)]
+mod tests;

@@ -9,6 +9,7 @@ mod line;
 mod outages;
 mod pause;
 mod settlements;
+mod stored_policy;
 mod walk;
 
 use std::collections::HashMap;

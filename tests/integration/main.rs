@@ -8,6 +8,7 @@
 //! | Does a message in a mailbox become the right row in Dataverse, whatever happens? | `pipeline.rs` |
 //! | What if somebody wants the sync to fail? | `hostile.rs` |
 //! | What does a person see who replays saved events? | `replay.rs` |
+//! | What does a person see who checks, pushes or reads a policy? | `policy_command.rs` |
 //! | Do the compiled functions do all that, as Lambda runs them? | `end_to_end.rs` |
 //! | What do the people see and do who operate it? | `end_to_end/operating.rs` |
 //! | What do those tests run against? | `world.rs`, `tripwire.rs`; what the functions run against: `../stage/` |
@@ -52,6 +53,7 @@ mod hostile;
 mod ledger_contract;
 mod mapping;
 mod pipeline;
+mod policy_command;
 mod replay;
 mod tripwire;
 mod world;

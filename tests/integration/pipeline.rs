@@ -11,6 +11,7 @@
 //! | What if Dataverse asks for time halfway through a batch? | `pause.rs` |
 //! | Does a batch stay within what Dataverse takes? | `limits.rs` |
 //! | What if the process dies? | `crashes.rs` |
+//! | What do the settings of the policy do to mail on its way? | `tracking.rs` |
 //! | What if something is refused for good? | `refusals.rs` |
 //! | What becomes of a mail for each code of Dataverse? | `error_table.rs` |
 //! | What if the mail itself is odd? | `odd_mail.rs` |
@@ -29,3 +30,4 @@ mod pause;
 mod people;
 mod policy;
 mod refusals;
+mod tracking;

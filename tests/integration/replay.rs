@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 
-fn project() -> PathBuf {
+pub(crate) fn project() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .unwrap()
@@ -277,6 +277,29 @@ fn a_kept_ledger_knows_what_an_earlier_run_wrote() {
         second["dataverse_requests"], 0,
         "nothing is looked up or written again"
     );
+}
+
+#[test]
+fn a_policy_decides_what_is_replayed_and_a_wrong_one_is_bad_usage() {
+    let saved = Saved::new();
+    let fates = |policy: Option<Value>| {
+        let mut arguments = vec!["--json".to_owned(), "events".to_owned()];
+        if let Some(policy) = policy {
+            let file = saved.file("policy.json", policy.to_string());
+            arguments.extend(["--policy".to_owned(), file]);
+        }
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        replay(&arguments)
+    };
+    let activities = |output: &Output| report(output)["activities"].as_u64().unwrap();
+    let default = activities(&fates(None));
+    assert!(default > 0);
+    assert_eq!(activities(&fates(Some(json!({})))), default);
+    let none = json!({"defaults": {"track": {"received": "none", "sent": "none"}}});
+    assert_eq!(activities(&fates(Some(none))), 0);
+    let wrong = fates(Some(json!({"defaults": {"trak": "none"}})));
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(text(&wrong.stderr).contains("defaults.trak: unknown field"));
 }
 
 #[test]

@@ -19,6 +19,7 @@ mod organisation;
 mod rows;
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Instant;
 
 use aws_sdk_dynamodb::Client;
@@ -32,7 +33,8 @@ use mailverse::entra::{Origin, TokenSource};
 use mailverse::mailboxes::MailboxDirectory;
 use mailverse::nylas::NylasClient;
 use mailverse::pipeline::{Fate, Handled, Pipeline, Run, Work};
-use mailverse::policy::document::{Ambiguous, CreateContacts};
+use mailverse::policy::Policy;
+use mailverse::policy::source::PolicySource;
 use mailverse::secrets::SecretSource;
 use serde_json::Value;
 use twin::{Fault, Twin};
@@ -108,11 +110,19 @@ impl World {
     pub(crate) async fn another_pipeline(&self) -> Pipeline {
         let ledger = ledger(&self.database, self.ledgers).await;
         let mode = self.pipeline.write_mode;
+        let policy = match &self.pipeline.policy {
+            PolicySource::Given(policy) => PolicySource::Given(Arc::clone(policy)),
+            PolicySource::Ledger(_) => PolicySource::ledger(),
+        };
         Pipeline {
-            ambiguous: self.pipeline.ambiguous,
-            create_contacts: self.pipeline.create_contacts,
+            policy,
             ..connect(&self.twin, &self.to_dataverse, &self.to_nylas, ledger, mode)
         }
+    }
+
+    /// From here on, the policy of the stories but for these changes.
+    pub(crate) fn set(&mut self, changes: &Value) {
+        self.pipeline.policy = PolicySource::given(policy(changes));
     }
 
     /// The ledger is gone, as if the process had died before it settled anything.
@@ -268,6 +278,14 @@ impl Drop for World {
     }
 }
 
+/// The policy of the stories: the documented defaults but for `changes` to the settings of the organisation.
+pub(crate) fn policy(changes: &Value) -> Policy {
+    let mut defaults = serde_json::json!({"internal_domains": ["partner.example"]});
+    let settings = defaults.as_object_mut().unwrap();
+    settings.extend(changes.as_object().unwrap().clone());
+    Policy::parse(&serde_json::json!({"defaults": defaults}).to_string()).unwrap()
+}
+
 fn ledger_name(number: u32) -> String {
     format!("ledger-{number}")
 }
@@ -303,9 +321,7 @@ fn connect(
         nylas,
         dataverse: DataverseClient::new(http, &url(to_dataverse.url())),
         tokens: TokenSource::new(Origin::Entra(entra)),
-        internal_domains: HashSet::from(["partner.example".to_owned()]),
-        ambiguous: Ambiguous::default(),
-        create_contacts: CreateContacts::default(),
+        policy: PolicySource::given(policy(&serde_json::json!({}))),
         write_mode,
     }
 }

@@ -19,7 +19,8 @@ use mailverse::mailboxes::MailboxDirectory;
 use mailverse::nylas::NylasClient;
 use mailverse::pipeline::settings::PipelineSettings;
 use mailverse::pipeline::{Handled, Pipeline, Run};
-use mailverse::policy::document::{Ambiguous, CreateContacts};
+use mailverse::policy::Policy;
+use mailverse::policy::source::PolicySource;
 use mailverse::queue::MemoryQueue;
 use mailverse::secrets::SecretSource;
 use secrecy::SecretString;
@@ -91,23 +92,27 @@ pub(crate) fn settings() -> Result<PipelineSettings, StageError> {
 }
 
 impl Stage {
-    /// The real services.
+    /// The real services, with the stored policy unless another is given.
     pub(crate) async fn organisation(
         settings: &PipelineSettings,
+        policy: Option<&Policy>,
         key: Key,
     ) -> Result<Self, StageError> {
         let aws = aws_config::load_defaults(BehaviorVersion::v2026_01_12()).await;
-        Ok(Self::new(
-            [settings.connect(&aws)?, settings.connect(&aws)?],
-            key,
-            None,
-        ))
+        let mut pipelines = [settings.connect(&aws)?, settings.connect(&aws)?];
+        if let Some(policy) = policy {
+            for pipeline in &mut pipelines {
+                pipeline.policy = PolicySource::given(policy.clone());
+            }
+        }
+        Ok(Self::new(pipelines, key, None))
     }
 
     /// Stand-ins on this machine, whose mailboxes hold what the events carry.
     pub(crate) async fn offline(
         events: &[SavedEvent],
         state: Option<&Path>,
+        policy: &Policy,
         key: Key,
     ) -> Result<Self, StageError> {
         let twin = Twin::start().await.map_err(StageError::Twin)?;
@@ -119,8 +124,8 @@ impl Stage {
         fill_mailboxes(&twin, events)?;
         let ledger = EmbeddedLedger::start(state).await?;
         let pipelines = [
-            offline_pipeline(&twin, &ledger)?,
-            offline_pipeline(&twin, &ledger)?,
+            offline_pipeline(&twin, &ledger, policy)?,
+            offline_pipeline(&twin, &ledger, policy)?,
         ];
         let offline = Offline {
             twin,
@@ -259,7 +264,11 @@ fn organisation_file(state: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-fn offline_pipeline(twin: &Twin, ledger: &EmbeddedLedger) -> Result<Pipeline, StageError> {
+fn offline_pipeline(
+    twin: &Twin,
+    ledger: &EmbeddedLedger,
+    policy: &Policy,
+) -> Result<Pipeline, StageError> {
     let http = http::client()?;
     let organisation = Url::parse(&twin.dataverse().url())?;
     let nylas_key = SecretSource::Given(SecretString::from(twin.nylas().api_key()));
@@ -278,9 +287,7 @@ fn offline_pipeline(twin: &Twin, ledger: &EmbeddedLedger) -> Result<Pipeline, St
         nylas,
         dataverse: DataverseClient::new(http, &organisation),
         tokens: TokenSource::new(Origin::Entra(entra)),
-        internal_domains: std::collections::HashSet::new(),
-        ambiguous: Ambiguous::default(),
-        create_contacts: CreateContacts::default(),
+        policy: PolicySource::given(policy.clone()),
         write_mode: WriteMode::default(),
     })
 }

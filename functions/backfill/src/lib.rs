@@ -165,6 +165,7 @@ impl<Q: SyncQueue> Backfill<Q> {
         handled: &mut Vec<Handled>,
     ) -> Result<(), NylasError> {
         let mut cursor = None;
+        let headers = self.pipeline.headers(&task.grant_id, begin().now).await;
         loop {
             if self.must_stop(&begin()).await {
                 outcome.cut_short = true;
@@ -173,7 +174,12 @@ impl<Q: SyncQueue> Backfill<Q> {
             let page = self
                 .pipeline
                 .nylas
-                .messages(&task.grant_id, task.received_after, cursor.as_deref())
+                .messages(
+                    &task.grant_id,
+                    task.received_after,
+                    cursor.as_deref(),
+                    headers,
+                )
                 .await?;
             if page.unreadable > 0 {
                 tracing::warn!(grant_id = %task.grant_id, messages = page.unreadable, "listed messages without a usable id");

@@ -67,7 +67,6 @@ mod tests {
     fn a_complete_environment_is_read() {
         let config = Config::from_lookup(|name| match name {
             "DATAVERSE_URL" => Some("https://contoso.crm.dynamics.com".to_owned()),
-            "INTERNAL_DOMAINS" => Some(" Example.com ,, example.org".to_owned()),
             "RUST_LOG" => None,
             "NYLAS_API_URL" => Some("https://api.eu.nylas.com".to_owned()),
             "WRITE_MODE" => Some("stepwise".to_owned()),
@@ -75,8 +74,6 @@ mod tests {
         })
         .unwrap();
         assert_eq!(config.pipeline.ledger_table, "ledger_table");
-        assert_eq!(config.pipeline.internal_domains.len(), 2);
-        assert!(config.pipeline.internal_domains.contains("example.com"));
         assert_eq!(config.pipeline.write_mode, WriteMode::Stepwise);
     }
 }

@@ -27,6 +27,8 @@ pub struct Questions {
     pub addresses: BTreeSet<EmailAddress>,
     /// Are these mails there already?
     pub emails: Vec<(ActivityId, Option<InternetMessageId>)>,
+    /// Are the mails there that these answer? Asked only where something depends on it.
+    pub ancestors: BTreeSet<InternetMessageId>,
 }
 
 /// What was found.
@@ -97,7 +99,18 @@ impl Found {
     #[must_use]
     pub fn by_mail(&self, message: &Message) -> Option<&ExistingEmail> {
         let id = message.internet_message_id.as_ref()?;
-        self.by_message_id(id, message.from.as_ref(), message.activity_id())
+        self.by_message_id(id, message.author(), message.activity_id())
+    }
+
+    /// Whether a mail that this one answers is in Dataverse, completed. It has to have been asked for ([`Questions::ancestors`]).
+    #[must_use]
+    pub fn answers_tracked_mail(&self, message: &Message) -> bool {
+        let rows = message
+            .ancestors
+            .iter()
+            .filter_map(|id| self.by_message_id.get(id.as_str()));
+        rows.flatten()
+            .any(|email| email.state == RowState::Completed)
     }
 
     /// Adds a row that has an address; for tests of the pure steps and for this module.
@@ -107,6 +120,12 @@ impl Found {
             people.push(person);
             people.sort_by_key(|person| (person.record.table, !person.active, person.record.id));
         }
+    }
+
+    /// Adds a row of `emails`; for tests of the pure steps.
+    #[cfg(test)]
+    pub(crate) fn add_email(&mut self, row: &Value) {
+        self.read_emails(std::slice::from_ref(row));
     }
 
     fn read_people(&mut self, table: Table, rows: &[Value]) {
@@ -286,19 +305,29 @@ fn queries(questions: &Questions) -> Vec<(About, String)> {
     }
     let terms = questions.emails.iter().map(|(activity_id, message_id)| {
         let mut terms = vec![format!("activityid eq {activity_id}")];
-        if let Some(id) = message_id.as_ref().filter(|id| fits_its_column(id)) {
-            // Written with angle brackets by us and, it is inferred, by server-side sync; other importers leave them out.
-            terms.push(format!("messageid eq {}", literal(&id.in_brackets())));
-            terms.push(format!("messageid eq {}", literal(id.as_str())));
-        }
+        terms.extend(message_id.iter().flat_map(with_message_id));
         terms
     });
+    let ancestors = questions.ancestors.iter().map(with_message_id);
+    let ancestors = ancestors.filter(|terms| !terms.is_empty());
     queries.extend(
-        any_of(terms)
+        any_of(terms.chain(ancestors))
             .iter()
             .map(|filter| (About::Emails, rows("emails", EMAIL_COLUMNS, filter))),
     );
     queries
+}
+
+/// Comparisons with a Message-ID; none when it is longer than its column.
+fn with_message_id(id: &InternetMessageId) -> Vec<String> {
+    if !fits_its_column(id) {
+        return Vec::new();
+    }
+    // Written with angle brackets by us and, it is inferred, by server-side sync; other importers leave them out.
+    vec![
+        format!("messageid eq {}", literal(&id.in_brackets())),
+        format!("messageid eq {}", literal(id.as_str())),
+    ]
 }
 
 /// Whether `messageid` can hold it, brackets included.
@@ -331,6 +360,7 @@ mod tests {
                     )
                 })
                 .collect(),
+            ..Questions::default()
         };
         assert_eq!(queries(&questions).len(), 5 * 14 + 7);
     }
@@ -402,6 +432,42 @@ mod tests {
         }
         assert!(About::Emails.goes_without(404).is_none());
         assert!(!goes_without(Table::Queue, 500) && !goes_without(Table::Queue, 429));
+    }
+
+    fn answer_to(message_id: &str) -> Message {
+        let headers = serde_json::json!([{"name": "In-Reply-To", "value": message_id}]);
+        let object = serde_json::json!({"id": "m", "headers": headers});
+        crate::nylas::wire::message(&"g".parse().unwrap(), &object).unwrap()
+    }
+
+    #[test]
+    fn the_mail_that_is_answered_is_asked_for_and_found_when_it_is_completed() {
+        let answer = answer_to("<a@x>");
+        let questions = Questions {
+            ancestors: answer.ancestors.iter().cloned().collect(),
+            ..Questions::default()
+        };
+        let asked = queries(&questions);
+        assert_eq!(asked.len(), 1);
+        assert!(
+            asked[0]
+                .1
+                .contains(&crate::http::encoded("messageid eq '<a@x>'"))
+        );
+        for (state, message_id, expected) in [
+            (1, "<a@x>", true),
+            (0, "<a@x>", false),
+            (2, "a@x", false),
+            (1, "<A@x>", false),
+        ] {
+            let mut found = Found::default();
+            found.read_emails(&[row(9, message_id, "ada@example.com", state)]);
+            assert_eq!(
+                found.answers_tracked_mail(&answer),
+                expected,
+                "{state} {message_id}"
+            );
+        }
     }
 
     #[test]

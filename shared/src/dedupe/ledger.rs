@@ -31,7 +31,7 @@ use aws_sdk_dynamodb::types::error::ConditionalCheckFailedException;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::{Claim, ClaimRequest, ClaimToken, Entry, LEASE, SKIPPED_BY_PLACE, State, decide_claim};
+use super::{Claim, ClaimRequest, ClaimToken, Entry, LEASE, SKIPPED_FOR_NOW, State, decide_claim};
 use crate::aws;
 use crate::ids::{ActivityId, MessageKey};
 
@@ -153,7 +153,7 @@ impl Ledger {
             call = call.expression_attribute_values(":last", text(LAST_DELIVERY_UNFINISHED));
         }
         if revisit {
-            let names: Vec<String> = (0..SKIPPED_BY_PLACE.len())
+            let names: Vec<String> = (0..SKIPPED_FOR_NOW.len())
                 .map(|n| format!(":rule{n}"))
                 .collect();
             condition.push_str(&format!(
@@ -161,7 +161,7 @@ impl Ledger {
                 names.join(", ")
             ));
             call = call.expression_attribute_values(":skipped", text(State::Skipped.as_str()));
-            for (name, rule) in names.into_iter().zip(SKIPPED_BY_PLACE) {
+            for (name, rule) in names.into_iter().zip(SKIPPED_FOR_NOW) {
                 call = call.expression_attribute_values(name, text(rule));
             }
         }
@@ -301,7 +301,10 @@ fn shortened(reason: &str) -> &str {
         .unwrap_or(reason)
 }
 
-fn text_of<'a>(item: &'a HashMap<String, AttributeValue>, name: &str) -> Option<&'a str> {
+pub(super) fn text_of<'a>(
+    item: &'a HashMap<String, AttributeValue>,
+    name: &str,
+) -> Option<&'a str> {
     item.get(name)
         .and_then(|value| value.as_s().ok())
         .map(String::as_str)

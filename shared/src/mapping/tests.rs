@@ -28,6 +28,33 @@ fn resolution() -> Resolution {
 }
 
 #[test]
+fn each_content_setting_stores_what_its_table_says_and_nothing_more() {
+    let stored = |content| {
+        let mut mail = message(&json!({
+            "id": "m", "subject": "Kites", "body": "<p>Two red ones, please</p>", "snippet": "Two red",
+            "date": 1, "from": [{"email": "a@x.example"}], "attachments": [{"id": "f"}, {"size": 3}],
+        }));
+        limit(&mut mail, content);
+        let row = email(&mail, &findings(Direction::Incoming)).row;
+        let text = |column: &str| row[column].as_str().unwrap().to_owned();
+        (
+            text("subject"),
+            text("description"),
+            mail.attachments.len(),
+            mail.omissions.len(),
+        )
+    };
+    let of = |subject: &str, body: &str, files, omitted| {
+        (subject.to_owned(), body.to_owned(), files, omitted)
+    };
+    let full = of("Kites", "<p>Two red ones, please</p>", 1, 1);
+    assert_eq!(stored(Content::Full), full);
+    assert_eq!(stored(Content::Snippet), of("Kites", "Two red", 0, 0));
+    assert_eq!(stored(Content::Subject), of("Kites", "", 0, 0));
+    assert_eq!(stored(Content::Participants), of("(not stored)", "", 0, 0));
+}
+
+#[test]
 fn an_empty_subject_says_so_and_a_long_one_is_cut_on_a_character() {
     assert_eq!(subject(""), "(no subject)");
     assert_eq!(subject(" \r\n\t\0 "), "(no subject)");

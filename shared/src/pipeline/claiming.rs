@@ -51,6 +51,7 @@ impl Pipeline {
                         key,
                         receive_count,
                         message,
+                        decision: None,
                     });
                     continue;
                 }
@@ -60,6 +61,7 @@ impl Pipeline {
                             key,
                             fate,
                             settled_before: true,
+                            decision: None,
                             summary: None,
                         });
                         continue;
@@ -106,7 +108,13 @@ impl Pipeline {
 
     /// Ends the claims. A claim that another worker took over is that worker's to end.
     pub(super) async fn settle(&self, ended: Vec<Ended>, run: &Run) -> Vec<Handled> {
-        let settled = stream::iter(ended).map(async |Ended { key, fate, summary }| {
+        let settled = stream::iter(ended).map(async |ended| {
+            let Ended {
+                key,
+                fate,
+                decision,
+                summary,
+            } = ended;
             let fate = match self
                 .ledger
                 .settle(&key, run.token, run.now, &fate.settlement(run.now))
@@ -122,6 +130,7 @@ impl Pipeline {
                 key,
                 fate,
                 settled_before: false,
+                decision,
                 summary,
             }
         });
@@ -143,6 +152,7 @@ fn unclaimed(key: MessageKey, failure: Failure, receive_count: u32, run: &Run) -
         key,
         fate,
         settled_before: false,
+        decision: None,
         summary: None,
     }
 }

@@ -14,7 +14,8 @@ use crate::mapping::Direction;
 use crate::message::Message;
 use crate::nylas::error::NylasError;
 use crate::parties::Party;
-use crate::policy::Rule;
+use crate::policy::source::PolicyError;
+use crate::policy::{Decision, Rule};
 use crate::retry::{FIRST_STEP, RECEIVE_LIMIT, RetryAdvice, redelivery_delay};
 use crate::sync_request::SyncRequest;
 use crate::telemetry::{Count, count};
@@ -31,6 +32,9 @@ pub struct Work {
 
 /// Time that the longest step, and settling what came of it, may take: a call ends after 15 seconds of silence.
 const LAST_STEP: Duration = Duration::from_secs(30);
+
+/// How long messages wait for a policy that can be used.
+const UNTIL_ANOTHER_POLICY: Duration = Duration::from_secs(5 * 60);
 
 /// Time and chance of one run.
 #[derive(Debug, Clone, Copy)]
@@ -222,6 +226,8 @@ pub struct Handled {
     pub fate: Fate,
     /// It was in this state before the run.
     pub settled_before: bool,
+    /// What the policy said of it, rule by rule; `None` when the run did not get to ask. Holds no content.
+    pub decision: Option<Decision>,
     /// What it looks like, for people; never logged. `None` when the run did not get to read it.
     pub summary: Option<Summary>,
 }
@@ -292,6 +298,17 @@ impl Failure {
 
     pub(super) fn no_time_left() -> Self {
         Self::postponed(FIRST_STEP, "the invocation had no time left for it")
+    }
+}
+
+impl From<PolicyError> for Failure {
+    fn from(error: PolicyError) -> Self {
+        let reason = error.to_string();
+        match error {
+            PolicyError::Ledger(_) => Self::soon(reason),
+            // Somebody has to push another one, and no message is to blame.
+            PolicyError::Unusable { .. } => Self::postponed(UNTIL_ANOTHER_POLICY, reason),
+        }
     }
 }
 

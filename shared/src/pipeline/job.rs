@@ -1,10 +1,14 @@
 //! A message that we hold the claim of, and how its story ends.
 
+use std::sync::Arc;
+
 use super::fate::{Failure, Fate, Run, Summary};
 use crate::ids::{ActivityId, MessageKey};
+use crate::mailboxes::Folders;
 use crate::mapping::Findings;
 use crate::message::Message;
-use crate::policy::Rule;
+use crate::policy::effective::Effective;
+use crate::policy::{Decision, Rule};
 
 /// Deliveries, over three quarters of an hour, after which a message that cannot be found counts as gone.
 const GONE_AFTER: u32 = 5;
@@ -14,12 +18,25 @@ pub(super) struct Job {
     pub(super) key: MessageKey,
     pub(super) receive_count: u32,
     pub(super) message: Option<Message>,
+    /// What the policy said last.
+    pub(super) decision: Option<Decision>,
+}
+
+/// A message that the policy may track, with what it was judged by.
+pub(super) struct Candidate {
+    pub(super) job: Job,
+    pub(super) message: Message,
+    /// What holds for its mailbox.
+    pub(super) effective: Effective,
+    /// The folders of its mailbox.
+    pub(super) folders: Arc<Folders>,
 }
 
 /// A message whose story is over, before it is settled.
 pub(super) struct Ended {
     pub(super) key: MessageKey,
     pub(super) fate: Fate,
+    pub(super) decision: Option<Decision>,
     pub(super) summary: Option<Summary>,
 }
 
@@ -39,6 +56,7 @@ impl Job {
         Ended {
             key: self.key,
             fate,
+            decision: self.decision,
             summary: None,
         }
     }
@@ -52,6 +70,7 @@ impl Job {
         Ended {
             key: self.key,
             fate: Fate::skipped(Rule::Gone),
+            decision: None,
             summary: None,
         }
     }
@@ -66,6 +85,7 @@ impl Job {
         Ended {
             key: self.key,
             fate: Fate::skipped(rule),
+            decision: self.decision,
             summary: Some(summary),
         }
     }
@@ -94,6 +114,7 @@ impl Job {
         Ended {
             key: self.key,
             fate,
+            decision: self.decision,
             summary: Some(summary(message, findings)),
         }
     }

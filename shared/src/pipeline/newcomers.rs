@@ -23,13 +23,16 @@ use std::collections::{BTreeSet, HashMap};
 use uuid::Uuid;
 
 use super::Pipeline;
-use super::fate::Failure;
+use super::fate::{Failure, Run};
+use super::ground::Ground;
+use super::job::{Candidate, Ended};
 use crate::contacts::company::Companies;
 use crate::contacts::{self, NewContact, NewRow, Newcomer};
 use crate::dataverse::error::DataverseError;
 use crate::dataverse::look_up::Found;
 use crate::dataverse::session::Session;
 use crate::message::Omission;
+use crate::policy::bulk::is_bulk;
 use crate::policy::document::Ambiguous;
 
 /// What became of one person.
@@ -42,10 +45,40 @@ enum Made {
 }
 
 impl Pipeline {
-    /// Makes contacts of the newcomers on some mails, and adds them to what was found. For each mail, in order: what had to be left out.
-    ///
-    /// A failure means that the mail has to wait: written now, it would lack its people for good.
+    /// Makes contacts of the newcomers on the mails that are tracked, and adds them to what was found. Whoever the policy takes out of a mail is none of
+    /// them. A mail whose people cannot be made now has to wait: written now, it would lack them for good.
     pub(super) async fn make_contacts(
+        &self,
+        session: &Session,
+        tracked: Vec<Candidate>,
+        found: &mut Found,
+        ground: &Ground,
+        run: &Run,
+        ended: &mut Vec<Ended>,
+    ) -> Vec<Candidate> {
+        let newcomers: Vec<_> = tracked
+            .iter()
+            .map(|candidate| newcomers(candidate, found, ground))
+            .collect();
+        let ambiguous = ground.policy.document().defaults.ambiguous;
+        let made = self
+            .make_for_each(session, &newcomers, ambiguous, found)
+            .await;
+        let mut peopled = Vec::new();
+        for (mut candidate, made) in tracked.into_iter().zip(made) {
+            match made {
+                Ok(omissions) => {
+                    candidate.message.omissions.extend(omissions);
+                    peopled.push(candidate);
+                }
+                Err(failure) => ended.push(candidate.job.failed(failure, run)),
+            }
+        }
+        peopled
+    }
+
+    /// For each mail, in order: what had to be left out, or why it has to wait.
+    async fn make_for_each(
         &self,
         session: &Session,
         mails: &[Vec<Newcomer>],
@@ -148,6 +181,16 @@ impl Pipeline {
             }
         }
     }
+}
+
+/// Who becomes a contact because of this mail: nobody, when a row carries it already.
+fn newcomers(candidate: &Candidate, found: &Found, ground: &Ground) -> Vec<Newcomer> {
+    let message = &candidate.message;
+    if found.by_key(message.activity_id()).is_some() || found.by_mail(message).is_some() {
+        return Vec::new();
+    }
+    let create = candidate.effective.create_contacts;
+    contacts::newcomers(message, &ground.inside(found), create, is_bulk(message))
 }
 
 fn settle(contact: &NewContact, outcome: Made, found: &mut Found, made: &mut HashMap<Uuid, Made>) {

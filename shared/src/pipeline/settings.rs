@@ -1,7 +1,5 @@
 //! The settings that every function with a pipeline needs, and the pipeline made from them.
 
-use std::collections::HashSet;
-
 use aws_config::SdkConfig;
 use url::Url;
 
@@ -15,7 +13,7 @@ use crate::env::Settings;
 use crate::http;
 use crate::mailboxes::MailboxDirectory;
 use crate::nylas::NylasClient;
-use crate::policy::document::{Ambiguous, CreateContacts};
+use crate::policy::source::PolicySource;
 use crate::secrets::SecretSource;
 
 /// What a pipeline has to be told.
@@ -31,8 +29,6 @@ pub struct PipelineSettings {
     pub nylas_api_key_secret_id: String,
     /// `LEDGER_TABLE`
     pub ledger_table: String,
-    /// `INTERNAL_DOMAINS`: a comma-separated list, in lower case here.
-    pub internal_domains: HashSet<String>,
     /// `WRITE_MODE`
     pub write_mode: WriteMode,
 }
@@ -46,7 +42,6 @@ impl PipelineSettings {
             nylas_api_url: settings.service_url("NYLAS_API_URL", Some("https://api.us.nylas.com")),
             nylas_api_key_secret_id: settings.required("NYLAS_API_KEY_SECRET_ID"),
             ledger_table: settings.required("LEDGER_TABLE"),
-            internal_domains: settings.domains("INTERNAL_DOMAINS"),
             write_mode: settings.one_of("WRITE_MODE", &WriteMode::NAMED),
         }
     }
@@ -72,10 +67,8 @@ impl PipelineSettings {
                 secrets,
                 self.token_secret_id.clone(),
             ))),
-            internal_domains: self.internal_domains.clone(),
+            policy: PolicySource::ledger(),
             write_mode: self.write_mode,
-            ambiguous: Ambiguous::default(),
-            create_contacts: CreateContacts::default(),
         })
     }
 }

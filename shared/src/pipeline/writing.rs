@@ -18,6 +18,7 @@ use crate::ids::ActivityId;
 use crate::mapping::{self, Findings};
 use crate::message::{Attachment, Message, Omission, omissions_note};
 use crate::nylas::error::NylasError;
+use crate::policy::document::Content;
 use crate::retry::RECEIVE_LIMIT;
 
 /// Longest attachment, in bytes of the file. The organisation's limit (`maxuploadfilesize`, 5 MiB unless changed) counts base64, four bytes for three
@@ -39,7 +40,15 @@ pub(super) struct Mail {
 }
 
 impl Mail {
-    pub(super) fn new(job: Job, message: Message, findings: Findings, begun: bool) -> Self {
+    /// A mail with what `content` lets be stored of it.
+    pub(super) fn new(
+        job: Job,
+        mut message: Message,
+        findings: Findings,
+        content: Content,
+        begun: bool,
+    ) -> Self {
+        mapping::limit(&mut message, content);
         let mut email = mapping::email(&message, &findings);
         let mut omissions = message.omissions.clone();
         if message.internet_message_id.is_some() && !email.row.contains_key("messageid") {
@@ -66,6 +75,7 @@ impl Mail {
         Ended {
             key: self.job.key,
             fate,
+            decision: self.job.decision,
             summary: Some(summary(&self.message, self.findings)),
         }
     }

@@ -5,21 +5,28 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 /// The whole document.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Document {
+    /// Where the schema of this document is, for editors; nothing else reads it.
+    #[serde(rename = "$schema", skip_serializing_if = "Option::is_none")]
+    pub schema: Option<String>,
     /// For every mailbox.
     pub defaults: Settings,
     /// By the mailbox's own address. A mailbox's part can only leave out more than `defaults` does.
+    // A mailbox that is named twice would lose one of its two parts without a word.
+    #[serde(with = "serde_with::rust::maps_duplicate_key_is_error")]
+    #[schemars(with = "BTreeMap<String, Override>")]
     pub mailboxes: BTreeMap<String, Override>,
 }
 
 /// The settings of the organisation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     /// Which mail is tracked, by who takes part in it.
@@ -28,13 +35,13 @@ pub struct Settings {
     pub folders: Folders,
     /// Mail in these folders concerns these records.
     pub folder_regarding: Vec<FolderRegarding>,
-    /// Mail domains of the own company, besides the addresses of mailboxes and users.
+    /// Mail domains of the own company, besides the addresses of mailboxes and users. A domain below one of these is another.
     pub internal_domains: Vec<String>,
     /// Mail whose sender and recipients are all inside is left out.
     pub skip_internal: bool,
     /// Who is never tracked.
     pub block: Vec<Block>,
-    /// When not empty, only outside participants of these domains count as such.
+    /// When not empty, only outside participants of these domains, and of those below them, count as such.
     pub allow: Vec<String>,
     /// Newsletters, automatic answers and other bulk mail are left out. Needs all headers of a message.
     pub skip_bulk: bool,
@@ -71,33 +78,43 @@ impl Default for Settings {
 }
 
 /// What a mailbox leaves out besides: each setting is applied on top of the organisation's, and none can take anything back.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Override {
-    /// The stricter of the two holds.
-    pub track: Option<Track>,
+    /// A mail has to pass the organisation's setting and this one.
+    #[serde(skip_serializing_if = "TrackOverride::is_empty")]
+    pub track: TrackOverride,
     /// Both have to let a folder through.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub folders: Option<Folders>,
     /// Asked before the organisation's.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub folder_regarding: Vec<FolderRegarding>,
     /// Only `true` changes anything.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub skip_internal: Option<bool>,
     /// In addition.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub block: Vec<Block>,
     /// When not empty: both lists have to have the domain.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub allow: Vec<String>,
     /// Only `true` changes anything.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub skip_bulk: Option<bool>,
     /// Only `true` changes anything.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub first_of_thread_only: Option<bool>,
     /// The lesser of the two is stored.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub content: Option<Content>,
     /// The lesser of the two holds.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub create_contacts: Option<CreateContacts>,
 }
 
 /// Which mail is tracked, by its direction.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Track {
     /// Mail from outside.
@@ -106,8 +123,32 @@ pub struct Track {
     pub sent: TrackWhat,
 }
 
+/// Which mail of one mailbox is tracked besides, by its direction. What is left out stays as `defaults` has it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrackOverride {
+    /// Mail from outside.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub received: Option<TrackWhat>,
+    /// Mail that somebody inside sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sent: Option<TrackWhat>,
+}
+
+impl TrackOverride {
+    #[expect(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "serde calls it with a reference"
+    )]
+    fn is_empty(&self) -> bool {
+        self.received.is_none() && self.sent.is_none()
+    }
+}
+
 /// Which mail of one direction is tracked: from the most to the least.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum TrackWhat {
     /// All of it.
@@ -121,9 +162,9 @@ pub enum TrackWhat {
     None,
 }
 
-/// Which folders are tracked. A folder is named by its name, its path (`Clients/Kites`), its id or its attribute (`\Archive`); what lies below a named
-/// folder is named too.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// Which folders are tracked. A folder is named by its name, its path from the root (`Clients/Kites`), its id or its attribute (`\Archive`); what lies
+/// below a named folder is named too. Names, paths and attributes are compared without case.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Folders {
     /// All folders.
@@ -136,7 +177,7 @@ pub enum Folders {
 }
 
 /// Mail in `folder` concerns `record`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FolderRegarding {
     /// As in [`Folders`].
@@ -148,7 +189,7 @@ pub struct FolderRegarding {
 }
 
 /// Somebody who is never tracked: exactly one of `address` and `domain`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Block {
     /// One address.
@@ -162,7 +203,7 @@ pub struct Block {
 }
 
 /// What is left out when somebody blocked takes part.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum BlockAction {
     /// The whole message.
@@ -172,7 +213,9 @@ pub enum BlockAction {
 }
 
 /// What of a mail is stored: from the most to the least.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Content {
     /// Subject, body and attachments.
@@ -187,7 +230,7 @@ pub enum Content {
 }
 
 /// What an address is that several rows of one table have.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Ambiguous {
     /// None of them: the party is the address alone.
@@ -200,7 +243,9 @@ pub enum Ambiguous {
 }
 
 /// For whom a contact is created: from the least to the most.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum CreateContacts {
     /// Nobody.
@@ -213,7 +258,7 @@ pub enum CreateContacts {
 }
 
 /// Which record a mail concerns.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Regarding {
     /// Where to look, in this order; the first hit wins. What is left out is not looked at.
@@ -243,7 +288,7 @@ impl Default for Regarding {
 }
 
 /// Where the regarding record of a mail comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RegardingSource {
     /// The earlier mail that has the token of the subject.
@@ -263,7 +308,7 @@ pub enum RegardingSource {
 }
 
 /// The app that mail is worked on in.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum App {
     /// None.
@@ -278,7 +323,7 @@ pub enum App {
 }
 
 /// A custom table that mail may concern.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CustomTable {
     /// Logical name, such as `new_project`.

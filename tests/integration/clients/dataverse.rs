@@ -69,7 +69,7 @@ impl Bench {
     async fn look_up(&self, addresses: &[&str]) -> Result<Found, DataverseError> {
         let questions = Questions {
             addresses: addresses.iter().map(|text| address(text)).collect(),
-            emails: Vec::new(),
+            ..Questions::default()
         };
         self.client.look_up(&self.session(), &questions).await
     }

@@ -3,7 +3,7 @@
 use mailverse::ids::{AttachmentId, GrantId};
 use mailverse::message::Message;
 use mailverse::nylas::error::NylasError;
-use mailverse::nylas::{Fetched, NylasClient};
+use mailverse::nylas::{Fetched, Headers, NylasClient};
 use mailverse::retry::RetryAdvice;
 use mailverse::secrets::SecretSource;
 use serde_json::{Value, json};
@@ -31,14 +31,19 @@ impl Bench {
     async fn failing(&self, fault: Fault) -> NylasError {
         self.twin.nylas().add_message(GRANT, mail("m1", &json!({})));
         self.twin.nylas().fail_next(fault);
-        match self.client.message(&key(GRANT, "m1")).await {
+        match self.client.message(&key(GRANT, "m1"), Headers::Basic).await {
             Err(error) => error,
             Ok(_) => panic!("the call succeeded"),
         }
     }
 
     async fn message(&self, id: &str) -> Message {
-        match self.client.message(&key(GRANT, id)).await.unwrap() {
+        match self
+            .client
+            .message(&key(GRANT, id), Headers::Basic)
+            .await
+            .unwrap()
+        {
             Fetched::Message(message) => *message,
             Fetched::Gone => panic!("{id} is gone"),
         }
@@ -92,9 +97,15 @@ async fn a_message_comes_with_its_message_id_whatever_its_own_id_is_made_of() {
 #[tokio::test]
 async fn a_404_for_a_message_means_gone_and_a_404_for_a_mailbox_does_not() {
     let bench = Bench::start().await;
-    let gone = bench.client.message(&key(GRANT, "no-such-message")).await;
+    let gone = bench
+        .client
+        .message(&key(GRANT, "no-such-message"), Headers::Basic)
+        .await;
     assert!(matches!(gone, Ok(Fetched::Gone)));
-    let unknown = bench.client.message(&key("no-such-grant", "m1")).await;
+    let unknown = bench
+        .client
+        .message(&key("no-such-grant", "m1"), Headers::Basic)
+        .await;
     let Err(error @ NylasError::Rejected { status: 404, .. }) = unknown else {
         panic!("an unknown mailbox passed for an empty one");
     };
@@ -143,12 +154,12 @@ async fn a_401_waits_until_somebody_signed_in() {
     bench.twin.nylas().set_grant_status(GRANT, "invalid");
     let expired = bench
         .client
-        .message(&key(GRANT, "m1"))
+        .message(&key(GRANT, "m1"), Headers::Basic)
         .await
         .err()
         .expect("an error");
     let wrong_key = client(&bench.twin, "nyk_wrong")
-        .message(&key(GRANT, "m1"))
+        .message(&key(GRANT, "m1"), Headers::Basic)
         .await;
     for error in [expired, wrong_key.err().expect("an error")] {
         assert!(matches!(error, NylasError::SignInNeeded { .. }), "{error}");
@@ -192,7 +203,10 @@ async fn an_answer_without_data_is_an_outage_and_no_empty_list() {
         NylasError::Unavailable { .. }
     ));
     bench.twin.nylas().fail_next(empty());
-    let messages = bench.client.messages(&grant(), 0, None).await;
+    let messages = bench
+        .client
+        .messages(&grant(), 0, None, Headers::Basic)
+        .await;
     assert!(
         matches!(messages, Err(NylasError::Unavailable { .. })),
         "messages"
@@ -232,7 +246,12 @@ async fn a_mailbox_is_listed_page_by_page_newest_first_each_message_once() {
         loop {
             let page = bench
                 .client
-                .messages(&grant(), 1_795_000_000 + 5, cursor.as_deref())
+                .messages(
+                    &grant(),
+                    1_795_000_000 + 5,
+                    cursor.as_deref(),
+                    Headers::Basic,
+                )
                 .await
                 .unwrap();
             assert_eq!(page.unreadable, 0);

@@ -18,7 +18,7 @@ use std::panic::resume_unwind;
 use chrono::{DateTime, TimeDelta, Utc};
 use mailverse::dedupe::ledger::{LAST_DELIVERY_UNFINISHED, LedgerError, Settlement};
 use mailverse::dedupe::{
-    Claim, ClaimRequest, ClaimToken, Entry, LEASE, SKIPPED_BY_PLACE, State, decide_claim,
+    Claim, ClaimRequest, ClaimToken, Entry, LEASE, SKIPPED_FOR_NOW, State, decide_claim,
 };
 use proptest::prelude::*;
 use proptest::test_runner::{RngSeed, TestRunner};
@@ -275,7 +275,7 @@ impl Walk {
 fn left_by(entry: &Entry, revisit: bool) -> Option<&'static str> {
     let reason = entry.reason.as_deref().unwrap_or_default();
     match entry.state {
-        State::Skipped if revisit && SKIPPED_BY_PLACE.contains(&reason) => Some("revisited"),
+        State::Skipped if revisit && SKIPPED_FOR_NOW.contains(&reason) => Some("revisited"),
         State::Dead if entry.gave_up => Some("tried anew"),
         _ => None,
     }

@@ -21,8 +21,8 @@ use mailverse::mailboxes::Mailboxes;
 use mailverse::message::Message;
 use mailverse::parties::Party;
 use mailverse::policy::Inside;
+use mailverse::policy::bulk::is_bulk;
 use mailverse::policy::document::Settings;
-use mailverse::role_address::is_automatic;
 use serde_json::{Value, json};
 use twin::Dataverse;
 use uuid::Uuid;
@@ -54,7 +54,7 @@ pub(super) fn make(
         found,
         domains,
     };
-    let bulk = message.from.as_ref().is_some_and(is_automatic);
+    let bulk = is_bulk(message);
     let newcomers = contacts::newcomers(message, &inside, settings.create_contacts, bulk);
     let asked = contacts::domains(&newcomers);
     let asked = asked

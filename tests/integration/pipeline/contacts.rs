@@ -45,7 +45,7 @@ const JANE: &str = "jane@wind.example";
 
 async fn world(mode: WriteMode, create_contacts: CreateContacts) -> World {
     let mut world = World::start_in(mode).await;
-    world.pipeline.create_contacts = create_contacts;
+    world.set(&json!({"create_contacts": create_contacts}));
     world
 }
 
@@ -247,7 +247,7 @@ async fn a_company_that_is_there_twice_is_not_guessed(mode: WriteMode) {
         (Ambiguous::MostRecent, true),
     ] {
         let mut world = world(mode, CreateContacts::All).await;
-        world.pipeline.ambiguous = ambiguous;
+        world.set(&json!({"create_contacts": CreateContacts::All, "ambiguous": ambiguous}));
         let account = |modified: &str| {
             world.insert(
                 "account",

@@ -328,7 +328,7 @@ async fn a_tagged_address_is_the_plain_one_when_nothing_has_it(mode: WriteMode) 
 async fn of_several_contacts_the_setting_takes_none_the_latest_or_all(mode: WriteMode) {
     for ambiguous in [Ambiguous::Unresolved, Ambiguous::MostRecent, Ambiguous::All] {
         let mut world = World::start_in(mode).await;
-        world.pipeline.ambiguous = ambiguous;
+        world.set(&json!({"ambiguous": ambiguous}));
         let contact = |n: u128, modified: &str| {
             let row = json!({
                 "contactid": Uuid::from_u128(n), "lastname": "Twin", "emailaddress1": "twin@kites.example", "modifiedon": modified,

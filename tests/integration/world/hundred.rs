@@ -25,7 +25,7 @@ pub(crate) async fn requests_of_strangers(mode: WriteMode, at_once: usize) -> u6
 async fn requests_of(mode: WriteMode, at_once: usize, known: bool) -> u64 {
     let mut world = World::start_in(mode).await;
     // So that known people are counted with the setting that may cost more.
-    world.pipeline.create_contacts = CreateContacts::All;
+    world.set(&json!({"create_contacts": CreateContacts::All}));
     let ids: Vec<String> = (0..MAILS).map(|n| format!("m{n}")).collect();
     for id in &ids {
         let [from, cc] = ["from", "cc"].map(|role| format!("{role}-{id}@kites-{id}.example"));

@@ -1,0 +1,111 @@
+//! The policy document: one item of the ledger's table, for all functions.
+//!
+//! | Attribute | Type | Meaning |
+//! | --- | --- | --- |
+//! | `pk` | S | `policy` |
+//! | `sk` | S | `current` |
+//! | `document` | S | the document, as it was written |
+//! | `version` | S | [`crate::policy::version_of`] the document |
+//! | `pushed_at_ms` | N | when it was stored, Unix milliseconds |
+//!
+//! What stands in it, and what holds without one: [`crate::policy`].
+
+use std::collections::HashMap;
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use chrono::{DateTime, Utc};
+
+use super::ledger::{
+    Ledger, LedgerError, condition_failed, milliseconds, number, text, text_of, unavailable,
+};
+
+/// A stored document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredPolicy {
+    /// The document, as it was written.
+    pub document: String,
+    /// Its version.
+    pub version: String,
+    /// When it was stored; `None` where the item does not say.
+    pub pushed_at: Option<DateTime<Utc>>,
+}
+
+/// What came of storing a document.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pushed {
+    /// It is stored.
+    Stored,
+    /// Somebody else has stored another one meanwhile: look at it first.
+    Changed,
+}
+
+impl Ledger {
+    /// The stored document; `None` when there is none.
+    ///
+    /// # Errors
+    /// [`LedgerError::Unavailable`]: also when the item is there and lacks its document. It is not known what holds.
+    pub async fn stored_policy(&self) -> Result<Option<StoredPolicy>, LedgerError> {
+        let call = self
+            .client
+            .get_item()
+            .table_name(&self.table)
+            .set_key(Some(item_key()))
+            .consistent_read(true);
+        let found = call.send().await.map_err(|error| unavailable(&error))?;
+        let Some(item) = found.item() else {
+            return Ok(None);
+        };
+        let document = text_of(item, "document").ok_or_else(|| {
+            LedgerError::Unavailable("the policy's item has no document".to_owned())
+        })?;
+        Ok(Some(StoredPolicy {
+            document: document.to_owned(),
+            version: text_of(item, "version").unwrap_or_default().to_owned(),
+            pushed_at: number(item, "pushed_at_ms").and_then(DateTime::from_timestamp_millis),
+        }))
+    }
+
+    /// Stores a document in place of the one with the version `seen`; `None` where there was none.
+    ///
+    /// # Errors
+    /// [`LedgerError::Unavailable`]: it may be stored or not.
+    pub async fn push_policy(
+        &self,
+        document: &str,
+        version: &str,
+        seen: Option<&str>,
+        now: DateTime<Utc>,
+    ) -> Result<Pushed, LedgerError> {
+        let call = self
+            .client
+            .update_item()
+            .table_name(&self.table)
+            .set_key(Some(item_key()))
+            .update_expression("SET document = :document, #version = :version, pushed_at_ms = :now")
+            .expression_attribute_names("#version", "version")
+            .expression_attribute_values(":document", text(document))
+            .expression_attribute_values(":version", text(version))
+            .expression_attribute_values(":now", milliseconds(now));
+        // The SDK may repeat a call whose answer was lost, and then meets what it has stored.
+        let call = match seen {
+            None => call.condition_expression("attribute_not_exists(pk) OR #version = :version"),
+            Some(seen) => call
+                .condition_expression(
+                    "#version = :seen OR #version = :version OR attribute_not_exists(#version)",
+                )
+                .expression_attribute_values(":seen", text(seen)),
+        };
+        match call.send().await {
+            Ok(_) => Ok(Pushed::Stored),
+            Err(error) if condition_failed(&error) => Ok(Pushed::Changed),
+            Err(error) => Err(unavailable(&error)),
+        }
+    }
+}
+
+fn item_key() -> HashMap<String, AttributeValue> {
+    HashMap::from([
+        ("pk".to_owned(), text("policy")),
+        ("sk".to_owned(), text("current")),
+    ])
+}

@@ -1,0 +1,43 @@
+//! Bulk mail and automatic answers: by their headers, or by an address behind which nobody reads ([`crate::role_address`]).
+
+use crate::message::Message;
+use crate::role_address::is_automatic;
+
+/// Whether a mail is bulk mail or an automatic answer, as far as its headers at hand and its sender say so.
+#[must_use]
+pub fn is_bulk(message: &Message) -> bool {
+    message.bulk.is_some() || message.author().is_some_and(is_automatic)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::EmailAddress;
+
+    #[test]
+    fn a_program_is_known_however_it_is_spelt_and_a_person_or_a_desk_is_none() {
+        let is_role = |text: &str| is_automatic(&EmailAddress::parse(text).unwrap());
+        for role in [
+            "no-reply@x.example",
+            "NoReply@x.example",
+            "do_not.reply@x.example",
+            "orders-noreply@x.example",
+            "bounces+42@x.example",
+            "MAILER-DAEMON@x.example",
+            "postmaster@x.example",
+            "newsletter@x.example",
+        ] {
+            assert!(is_role(role), "{role}");
+        }
+        for person in [
+            "reply@x.example",
+            "ada@noreply.example",
+            "nora.eply@x.example",
+            "sales@x.example",
+            "info@x.example",
+            "ada+newsletter@x.example",
+        ] {
+            assert!(!is_role(person), "{person}");
+        }
+    }
+}

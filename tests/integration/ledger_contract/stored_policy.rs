@@ -1,0 +1,64 @@
+//! The stored policy document.
+
+use mailverse::dedupe::stored_policy::{Pushed, StoredPolicy};
+
+use super::{Bench, contract, now};
+
+contract! {
+    before_the_first_push_there_is_no_document
+    what_was_pushed_is_read_as_it_was
+    whoever_has_seen_the_last_document_may_replace_it
+    a_document_that_somebody_else_pushed_meanwhile_is_not_replaced
+    a_repeated_push_is_the_same_push
+    a_document_keeps_off_the_messages
+}
+
+async fn before_the_first_push_there_is_no_document(bench: Bench) {
+    assert_eq!(bench.ledger.stored_policy().await.unwrap(), None);
+}
+
+async fn push(bench: &Bench, document: &str, version: &str, seen: Option<&str>) -> Pushed {
+    let push = bench.ledger.push_policy(document, version, seen, now());
+    push.await.unwrap()
+}
+
+async fn stored(bench: &Bench) -> StoredPolicy {
+    bench.ledger.stored_policy().await.unwrap().expect("one")
+}
+
+async fn what_was_pushed_is_read_as_it_was(bench: Bench) {
+    let document = "{\n  \"defaults\": {\"block\": []}, \"ü\": 1}\n";
+    assert_eq!(push(&bench, document, "v1", None).await, Pushed::Stored);
+    let expected = StoredPolicy {
+        document: document.to_owned(),
+        version: "v1".to_owned(),
+        pushed_at: Some(now()),
+    };
+    assert_eq!(stored(&bench).await, expected);
+}
+
+async fn whoever_has_seen_the_last_document_may_replace_it(bench: Bench) {
+    push(&bench, "{}", "v1", None).await;
+    assert_eq!(push(&bench, "{ }", "v2", Some("v1")).await, Pushed::Stored);
+    assert_eq!(stored(&bench).await.version, "v2");
+}
+
+async fn a_document_that_somebody_else_pushed_meanwhile_is_not_replaced(bench: Bench) {
+    push(&bench, "{}", "v1", None).await;
+    for seen in [None, Some("v0")] {
+        assert_eq!(push(&bench, "{ }", "v2", seen).await, Pushed::Changed);
+    }
+    assert_eq!(stored(&bench).await.document, "{}");
+}
+
+async fn a_repeated_push_is_the_same_push(bench: Bench) {
+    for seen in [None, None, Some("v0")] {
+        assert_eq!(push(&bench, "{}", "v1", seen).await, Pushed::Stored);
+    }
+}
+
+async fn a_document_keeps_off_the_messages(bench: Bench) {
+    push(&bench, "{}", "v1", None).await;
+    assert_eq!(bench.ledger.paused_until(now()).await.unwrap(), None);
+    assert_eq!(bench.ledger.entry(&super::key()).await.unwrap(), None);
+}

@@ -1,0 +1,412 @@
+//! What do the settings of the policy do to mail on its way, and what is asked of whom for them?
+
+use chrono::TimeDelta;
+use mailverse::dedupe::State;
+use mailverse::pipeline::Work;
+use mailverse::policy::source::PolicySource;
+use mailverse::policy::{Answer, Policy, Rule};
+use mailverse::sync_request::Trigger;
+use serde_json::{Value, json};
+
+use crate::world::{
+    ADA, BEN, World, assert_skipped, bound, created, key, mail, people, policy, unbound, waiting,
+    work, written,
+};
+
+/// A world in which the organisation has these settings.
+async fn under(settings: Value) -> World {
+    let mut world = World::start().await;
+    world.pipeline.policy = PolicySource::given(policy(&settings));
+    world
+}
+
+/// Requests to Dataverse so far.
+fn asked(world: &World) -> u64 {
+    world.twin.dataverse().requests().total
+}
+
+/// A mail with this header among others.
+fn with_header(name: &str, value: &str) -> Value {
+    let id = json!({"name": "Message-ID", "value": "<m1@kites.example>"});
+    json!({"headers": [id, {"name": name, "value": value}, {"name": "Date", "value": "today"}]})
+}
+
+#[tokio::test]
+async fn mail_that_is_refused_without_a_look_up_reaches_neither_dataverse_nor_a_file() {
+    let block = json!([{"domain": "kites.example", "action": "drop"}]);
+    for (settings, rule) in [
+        (
+            json!({"track": {"received": "none", "sent": "none"}}),
+            Rule::TrackNone,
+        ),
+        (json!({"folders": {"only": ["CRM"]}}), Rule::Folder),
+        (json!({"block": block}), Rule::Blocked),
+        (json!({"allow": ["else.example"]}), Rule::NotAllowed),
+        (
+            json!({"track": {"received": "replies", "sent": "replies"}}),
+            Rule::NotAReply,
+        ),
+    ] {
+        let mut world = under(settings).await;
+        world.put(
+            ADA,
+            mail(
+                "m1",
+                &json!({"attachments": [{"id": "f1", "filename": "a.pdf"}]}),
+            ),
+        );
+        let before = world.twin.nylas().requests();
+        assert_skipped(&world.deliver_one(ADA, "m1").await, rule.name());
+        assert_eq!(asked(&world), 0, "{rule}");
+        // The mailboxes, Ada's and Ben's aliases, the message and the folders, and no file.
+        assert_eq!(world.twin.nylas().requests() - before, 5, "{rule}");
+        let entry = world.entry(ADA, "m1").await.unwrap();
+        assert_eq!(entry.reason.as_deref(), Some(rule.name()));
+    }
+}
+
+#[tokio::test]
+async fn a_message_that_is_moved_into_a_tracked_folder_is_tracked_then() {
+    let mut world = under(json!({"folders": {"only": ["CRM"]}})).await;
+    world.put(ADA, mail("m1", &json!({"folders": ["INBOX"]})));
+    assert_skipped(&world.deliver_one(ADA, "m1").await, "folder");
+    // Read, and no more than that.
+    let read = world.run(vec![work(ADA, "m1", Trigger::Updated, 1)]).await;
+    assert_skipped(&read[0].fate, "folder");
+    let nylas = world.twin.nylas();
+    nylas.add_folder(
+        ADA,
+        json!({"id": "Label_7", "name": "CRM/Kites", "attributes": []}),
+    );
+    world.put(ADA, mail("m1", &json!({"folders": ["INBOX", "Label_7"]})));
+    // The folder is new, and the list of folders was read a moment ago.
+    let moved = world.run(vec![work(ADA, "m1", Trigger::Updated, 1)]).await;
+    written(&moved[0].fate);
+    world.email();
+}
+
+#[tokio::test]
+async fn a_folder_that_nobody_lists_is_looked_for_once_a_minute() {
+    let mut world = under(json!({"folders": {"except": ["CRM"]}})).await;
+    for id in ["m1", "m2", "m3"] {
+        world.put(ADA, mail(id, &json!({"folders": ["hidden"]})));
+    }
+    written(&world.deliver_one(ADA, "m1").await);
+    let before = world.twin.nylas().requests();
+    written(&world.deliver_one(ADA, "m2").await);
+    assert_eq!(
+        world.twin.nylas().requests() - before,
+        1,
+        "the message alone"
+    );
+    world.later(TimeDelta::minutes(1));
+    written(&world.deliver_one(ADA, "m3").await);
+    assert_eq!(world.twin.nylas().requests() - before, 3, "and the folders");
+}
+
+#[tokio::test]
+async fn all_headers_are_asked_for_where_bulk_mail_is_skipped_and_nowhere_else() {
+    for (settings, is_skipped) in [(json!({"skip_bulk": true}), true), (json!({}), false)] {
+        let mut world = under(settings).await;
+        world.put(ADA, mail("m1", &with_header("List-Id", "<kites.example>")));
+        world.put(ADA, mail("m2", &json!({})));
+        let fates = world.deliver(&[(ADA, "m1"), (ADA, "m2")]).await;
+        if is_skipped {
+            assert_skipped(&fates[0], "bulk");
+        } else {
+            written(&fates[0]);
+        }
+        written(&fates[1]);
+        let ids: Vec<Value> = world
+            .emails()
+            .iter()
+            .map(|email| email["messageid"].clone())
+            .collect();
+        assert!(ids.contains(&json!("<m2@kites.example>")), "{ids:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_mailbox_that_shows_no_original_headers_keeps_its_message_ids_and_knows_bulk_by_its_sender()
+ {
+    let mut world = under(json!({"skip_bulk": true})).await;
+    world.twin.nylas().add_grant(twin::Grant {
+        id: "office".to_owned(),
+        email: "office@ours.example".to_owned(),
+        provider: "imap".to_owned(),
+        aliases: Vec::new(),
+        status: "valid".to_owned(),
+    });
+    world.put(
+        "office",
+        mail("m1", &with_header("List-Id", "<kites.example>")),
+    );
+    world.put(
+        "office",
+        mail("m2", &json!({"from": people(&["no-reply@kites.example"])})),
+    );
+    let fates = world.deliver(&[("office", "m1"), ("office", "m2")]).await;
+    written(&fates[0]);
+    assert_eq!(world.email()["messageid"], "<m1@kites.example>");
+    assert_skipped(&fates[1], "bulk");
+}
+
+#[tokio::test]
+async fn a_message_that_a_list_brought_with_too_few_headers_is_fetched_again() {
+    let mut world = under(json!({"skip_bulk": true})).await;
+    world.put(ADA, mail("m1", &with_header("Precedence", "bulk")));
+    let listed = world
+        .pipeline
+        .nylas
+        .messages(
+            &ADA.parse().unwrap(),
+            0,
+            None,
+            mailverse::nylas::Headers::Basic,
+        )
+        .await
+        .unwrap();
+    let in_hand = listed.messages.into_iter().next();
+    let handled = world
+        .run(vec![Work {
+            message: in_hand,
+            ..work(ADA, "m1", Trigger::Backfill, 1)
+        }])
+        .await;
+    assert_skipped(&handled[0].fate, "bulk");
+}
+
+#[tokio::test]
+async fn who_is_stripped_is_on_no_party_and_in_no_column_and_is_not_looked_up() {
+    let settings = json!({"block": [{"address": "eve@outside.example", "action": "strip"}, {"domain": "kites.example", "action": "strip"}]});
+    let mut world = under(settings).await;
+    let to = people(&[
+        "eve@outside.example",
+        "lea@prospects.example",
+        "ada@ours.example",
+    ]);
+    world.put(ADA, mail("m1", &json!({"to": to})));
+    written(&world.deliver_one(ADA, "m1").await);
+    let email = world.email();
+    assert_eq!(email["sender"], Value::Null);
+    assert_eq!(
+        email["torecipients"],
+        "lea@prospects.example;ada@ours.example"
+    );
+    assert_eq!(
+        world.parties(),
+        [
+            bound(2, "lea@prospects.example", "lead", world.people.lea),
+            bound(2, "ada@ours.example", "systemuser", world.people.ada),
+        ]
+    );
+    assert_eq!(email["directioncode"], false);
+}
+
+#[tokio::test]
+async fn a_copy_in_a_mailbox_that_strips_nobody_is_the_same_mail() {
+    let mut world = World::start().await;
+    let text = json!({"mailboxes": {"ada@ours.example": {"block": [{"address": "carol@kites.example", "action": "strip"}]}}});
+    world.pipeline.policy = PolicySource::given(Policy::parse(&text.to_string()).unwrap());
+    let to =
+        json!({"to": people(&["ada@ours.example", "ben@ours.example", "eve@outside.example"])});
+    world.put(ADA, mail("m1", &to));
+    world.put(BEN, mail("m1", &to));
+    written(&world.deliver_one(ADA, "m1").await);
+    written(&world.deliver_one(BEN, "m1").await);
+    let addresses: Vec<String> = world.parties().into_iter().map(|party| party.1).collect();
+    assert_eq!(
+        addresses,
+        [
+            "ada@ours.example",
+            "ben@ours.example",
+            "eve@outside.example"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_mailbox_with_a_part_of_its_own_is_judged_by_it_and_the_others_are_not() {
+    let mut world = World::start().await;
+    let text = json!({"mailboxes": {"Ada@ours.example": {"track": {"received": "none"}}}});
+    world.pipeline.policy = PolicySource::given(Policy::parse(&text.to_string()).unwrap());
+    world.put(ADA, mail("m1", &json!({})));
+    world.put(BEN, mail("m2", &json!({})));
+    let fates = world.deliver(&[(ADA, "m1"), (BEN, "m2")]).await;
+    // Whether Carol is a user, only the look-up tells.
+    assert_skipped(&fates[0], "track_none");
+    written(&fates[1]);
+}
+
+#[tokio::test]
+async fn an_answer_to_a_tracked_mail_is_tracked_and_is_found_in_the_same_look_up() {
+    let mut world = under(json!({"track": {"received": "replies"}})).await;
+    let sent =
+        json!({"from": people(&["ada@ours.example"]), "to": people(&["carol@kites.example"])});
+    world.put(ADA, mail("m1", &sent));
+    let answer_to = |id: &str| {
+        let own = json!({"name": "Message-ID", "value": "<answer@kites.example>"});
+        json!({"headers": [own, {"name": "In-Reply-To", "value": id}]})
+    };
+    world.put(ADA, mail("m2", &answer_to("<m1@kites.example>")));
+    world.put(ADA, mail("m3", &json!({})));
+    // The answer comes first: what it answers is not there yet.
+    assert_skipped(&world.deliver_one(ADA, "m2").await, "answers_untracked");
+    written(&world.deliver_one(ADA, "m1").await);
+    let before = asked(&world);
+    let listed = world.run(vec![work(ADA, "m2", Trigger::Backfill, 1)]).await;
+    written(&listed[0].fate);
+    assert_eq!(
+        asked(&world) - before,
+        2,
+        "one batch of queries, one of writes"
+    );
+    assert_skipped(&world.deliver_one(ADA, "m3").await, "not_a_reply");
+}
+
+#[tokio::test]
+async fn mail_with_known_people_is_tracked_where_only_that_is() {
+    let mut world = under(json!({"track": {"received": "known"}})).await;
+    world.put(ADA, mail("m1", &json!({})));
+    world.put(
+        ADA,
+        mail("m2", &json!({"from": people(&["eve@outside.example"])})),
+    );
+    let fates = world.deliver(&[(ADA, "m1"), (ADA, "m2")]).await;
+    written(&fates[0]);
+    assert_skipped(&fates[1], "nobody_known");
+}
+
+#[tokio::test]
+async fn with_less_than_the_full_content_no_body_is_stored_and_no_file_downloaded() {
+    for (content, subject, description) in [
+        ("snippet", "Kites for spring", "Two red"),
+        ("subject", "Kites for spring", ""),
+        ("participants", "(not stored)", ""),
+    ] {
+        let mut world = under(json!({"content": content})).await;
+        world.put(ADA, mail("m1", &json!({"snippet": "Two red"})));
+        let file = json!({"id": "f1", "filename": "a.pdf", "content_type": "application/pdf"});
+        world
+            .twin
+            .nylas()
+            .add_attachment(ADA, "m1", file, b"text".to_vec());
+        let before = world.twin.nylas().requests();
+        written(&world.deliver_one(ADA, "m1").await);
+        assert_eq!(world.twin.nylas().requests() - before, 5, "no file");
+        let email = world.email();
+        assert_eq!(email["subject"], subject);
+        assert_eq!(
+            email["description"].as_str().unwrap_or_default(),
+            description
+        );
+        assert!(world.attachments().is_empty());
+        assert_eq!(
+            world.parties()[0],
+            bound(1, "carol@kites.example", "contact", world.people.carol)
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_rules_that_were_asked_go_with_what_became_of_a_message() {
+    let mut world = under(json!({"track": {"received": "known"}})).await;
+    world.put(ADA, mail("m1", &json!({})));
+    world.put(
+        ADA,
+        mail("m2", &json!({"from": people(&["eve@outside.example"])})),
+    );
+    let handled = world
+        .run(vec![created(ADA, "m1"), created(ADA, "m2")])
+        .await;
+    let last = |id: &str| {
+        let done = handled
+            .iter()
+            .find(|done| done.key == key(ADA, id))
+            .unwrap();
+        *done.decision.as_ref().unwrap().path.last().unwrap()
+    };
+    assert_eq!(
+        (last("m1").rule, last("m1").answer),
+        (Rule::NobodyKnown, Answer::Passes)
+    );
+    assert_eq!(
+        (last("m2").rule, last("m2").answer),
+        (Rule::NobodyKnown, Answer::Skips)
+    );
+}
+
+#[tokio::test]
+async fn without_a_stored_policy_the_defaults_hold_and_a_pushed_one_holds_after_five_minutes() {
+    let mut world = World::start().await;
+    world.pipeline.policy = PolicySource::ledger();
+    for id in ["m1", "m2", "m3"] {
+        world.put(ADA, mail(id, &json!({})));
+    }
+    written(&world.deliver_one(ADA, "m1").await);
+    let text = r#"{"defaults": {"block": [{"domain": "kites.example", "action": "drop"}]}}"#;
+    let ledger = &world.pipeline.ledger;
+    let pushed = ledger.push_policy(text, "v1", None, world.now).await;
+    pushed.unwrap();
+    world.later(TimeDelta::seconds(299));
+    written(&world.deliver_one(ADA, "m2").await);
+    world.later(TimeDelta::seconds(1));
+    assert_skipped(&world.deliver_one(ADA, "m3").await, "blocked");
+}
+
+#[tokio::test]
+async fn while_the_stored_policy_cannot_be_used_messages_wait_and_nothing_is_fetched() {
+    let mut world = World::start().await;
+    world.pipeline.policy = PolicySource::ledger();
+    world.put(ADA, mail("m1", &json!({})));
+    let ledger = &world.pipeline.ledger;
+    let pushed = ledger.push_policy(
+        r#"{"defaults": {"new_setting": "carol"}}"#,
+        "v1",
+        None,
+        world.now,
+    );
+    pushed.await.unwrap();
+    let before = world.twin.nylas().requests();
+    for receive_count in [1, 10] {
+        let handled = world
+            .run(vec![work(ADA, "m1", Trigger::Created, receive_count)])
+            .await;
+        let (delay, reason) = waiting(&handled[0].fate);
+        assert_eq!(delay.as_secs(), 300);
+        assert_eq!(
+            reason,
+            "the stored policy, version v1, cannot be used: 1 problems"
+        );
+    }
+    assert_eq!(world.twin.nylas().requests(), before);
+    assert_eq!(world.entry(ADA, "m1").await.unwrap().state, State::Waiting);
+    // Once it is mended, nobody waits for the five minutes.
+    let ledger = &world.pipeline.ledger;
+    ledger
+        .push_policy("{}", "v2", Some("v1"), world.now)
+        .await
+        .unwrap();
+    written(&world.deliver_one(ADA, "m1").await);
+}
+
+#[tokio::test]
+async fn internal_mail_is_tracked_where_the_policy_says_so() {
+    let mut world = under(json!({"skip_internal": false})).await;
+    world.put(
+        ADA,
+        mail(
+            "m1",
+            &json!({"from": people(&["ada@ours.example"]), "to": people(&["x@partner.example"])}),
+        ),
+    );
+    written(&world.deliver_one(ADA, "m1").await);
+    assert_eq!(world.email()["directioncode"], true);
+    assert_eq!(
+        world.parties(),
+        [
+            bound(1, "ada@ours.example", "systemuser", world.people.ada),
+            unbound(2, "x@partner.example")
+        ]
+    );
+}
