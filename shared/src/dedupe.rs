@@ -34,6 +34,7 @@
 pub mod attention;
 pub mod ledger;
 pub mod pause;
+pub mod survivor;
 pub mod table;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -152,6 +153,8 @@ pub struct Entry {
     pub reason: Option<String>,
     /// The row that carries it.
     pub activity_id: Option<ActivityId>,
+    /// The last write of the item.
+    pub changed_at: Option<DateTime<Utc>>,
 }
 
 /// The rules that skip a message for where it lies, which a later change can undo: it leaves the spam folder, or is sent.
@@ -299,6 +302,7 @@ mod tests {
             gave_up: false,
             reason: None,
             activity_id: None,
+            changed_at: None,
         }
     }
 

@@ -156,7 +156,7 @@ impl fmt::Display for MessageKey {
 /// The Message-ID header of a mail, without its angle brackets: the one name that all copies of a mail share.
 ///
 /// Blanks and control characters are taken out (folded headers carry them), as is what no column holds; letter case is kept.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct InternetMessageId(String);
 
 impl InternetMessageId {

@@ -18,7 +18,9 @@
 mod claiming;
 mod fate;
 mod job;
+mod regard;
 pub mod settings;
+pub mod theirs;
 mod writing;
 
 use std::collections::HashSet;
@@ -28,11 +30,12 @@ use futures_util::{StreamExt, stream};
 use self::fate::Failure;
 pub use self::fate::{Fate, Handled, Run, Summary, Work};
 use self::job::{Ended, Job};
+use self::regard::Clues;
 use self::writing::Mail;
 use crate::dataverse::DataverseClient;
 use crate::dataverse::error::DataverseError;
 use crate::dataverse::look_up::{Found, Questions};
-use crate::dataverse::rows::{ExistingEmail, RowState, Table};
+use crate::dataverse::rows::{RowState, Table};
 use crate::dataverse::session::Session;
 use crate::dataverse::write::WriteMode;
 use crate::dedupe::ledger::Ledger;
@@ -41,7 +44,9 @@ use crate::mailboxes::{MailboxDirectory, Mailboxes};
 use crate::mapping::{Direction, Findings};
 use crate::message::Message;
 use crate::nylas::{Fetched, NylasClient};
+use crate::policy::document::{FolderRegarding, Regarding};
 use crate::policy::{self, Inside, Verdict};
+use crate::regarding::Decision;
 use crate::{parties, regarding};
 
 /// Messages fetched at the same time: Microsoft allows four calls at once for each mailbox (Nylas facts §14).
@@ -61,6 +66,10 @@ pub struct Pipeline {
     pub tokens: TokenSource,
     /// In how many calls a mail is written.
     pub write_mode: WriteMode,
+    /// Which record a mail concerns.
+    pub regarding: Regarding,
+    /// Mail in these folders concerns these records.
+    pub folder_regarding: Vec<FolderRegarding>,
     /// Domains, in lower case, whose addresses are inside although no mailbox or user has them.
     pub internal_domains: HashSet<String>,
 }
@@ -141,10 +150,11 @@ impl Pipeline {
             return ended.extend(back.map(|(job, _)| job.failed(Failure::no_time_left(), run)));
         }
         let mut mails = Vec::new();
-        for (group, found) in self.look_up(&session, wanted, &mailboxes, run, ended).await {
-            for (job, message) in group {
+        for (group, mut found) in self.look_up(&session, wanted, &mailboxes, run, ended).await {
+            let regarded = self.regard(&session, group, &mut found, &mailboxes, run, ended);
+            for (job, message, regarding) in regarded.await {
                 match self
-                    .regard_and_map(&session, job, message, &found, &mailboxes, run)
+                    .map(&session, (job, message, regarding), &found, &mailboxes, run)
                     .await
                 {
                     Mapped::Mail(mail) => mails.push(*mail),
@@ -164,10 +174,16 @@ impl Pipeline {
         ended: &mut Vec<Ended>,
     ) -> Vec<(Job, Message)> {
         let mut wanted = Vec::new();
-        for (job, message) in fetched {
+        for (mut job, message) in fetched {
             match self.mailboxes.folders(&message, run.now).await {
                 Ok(folders) => match policy::by_place(folders.place(&message)) {
-                    Verdict::Track => wanted.push((job, message)),
+                    Verdict::Track => {
+                        // By the ids of folders only, so far.
+                        let lies_in = |name: &str| message.folders.iter().any(|id| id == name);
+                        let folder = regarding::by_folder(&self.folder_regarding, lies_in);
+                        job.clues = Clues::of(&message, folder, &self.regarding);
+                        wanted.push((job, message));
+                    }
                     Verdict::Skip(rule) => ended.push(job.skipped(rule, &message)),
                 },
                 Err(error) => ended.push(job.failed(error.into(), run)),
@@ -193,7 +209,7 @@ impl Pipeline {
         while let Some(group) = groups.pop() {
             match self
                 .dataverse
-                .look_up(session, &questions(&group, mailboxes))
+                .look_up(session, &questions(&group, mailboxes, &self.regarding))
                 .await
             {
                 Ok(answer) => found.push((group, answer)),
@@ -217,11 +233,10 @@ impl Pipeline {
     }
 
     /// The rest of the policy, what is there already, and the rows to write.
-    async fn regard_and_map(
+    async fn map(
         &self,
         session: &Session,
-        job: Job,
-        message: Message,
+        (mut job, message, regarding): (Job, Message, Decision),
         found: &Found,
         mailboxes: &Mailboxes,
         run: &Run,
@@ -242,14 +257,14 @@ impl Pipeline {
             .from
             .as_ref()
             .is_some_and(|sender| inside.contains(sender));
-        let findings = Findings {
+        let mut findings = Findings {
             direction: if outgoing {
                 Direction::Outgoing
             } else {
                 Direction::Incoming
             },
             parties: parties::of_message(&message, found),
-            regarding: regarding::of_message(&message, found, &inside),
+            regarding,
             owner,
         };
         let activity_id = message.activity_id();
@@ -264,36 +279,25 @@ impl Pipeline {
                     .await,
             );
         }
+        if let Some((ours, theirs)) = ours.zip(theirs) {
+            let rows = (ours, theirs);
+            let one = if ours.state == RowState::Canceled {
+                Ok(self
+                    .adopt(session, job, &message, findings, theirs, run)
+                    .await)
+            } else {
+                self.settle_for_one(session, job, &message, findings, rows, run)
+                    .await
+            };
+            match one {
+                Ok(ended) => return Mapped::Ended(ended),
+                Err(back) => (job, findings) = *back,
+            }
+        }
         if ours.is_some_and(|ours| ours.state != RowState::Open) {
             return Mapped::Ended(job.was_there(activity_id, &message, findings));
         }
         Mapped::Mail(Box::new(Mail::new(job, message, findings, ours.is_some())))
-    }
-
-    /// A row that another client put there carries the message. Its regarding is filled when it has none.
-    async fn adopt(
-        &self,
-        session: &Session,
-        job: Job,
-        message: &Message,
-        findings: Findings,
-        theirs: &ExistingEmail,
-        run: &Run,
-    ) -> Ended {
-        let mut note = "put there by another client, found by its Message-ID";
-        if let Some(record) = findings.regarding.filter(|_| !theirs.has_regarding) {
-            match self.dataverse.fill_regarding(session, theirs, record).await {
-                Ok(()) => {}
-                Err(DataverseError::Rejected { .. }) => {
-                    note = "put there by another client; its empty regarding could not be filled";
-                }
-                Err(error) => {
-                    self.forget_refused(&error).await;
-                    return job.failed(error.into(), run);
-                }
-            }
-        }
-        job.found(theirs.activity_id, note, message, findings)
     }
 
     async fn forget_refused(&self, error: &DataverseError) {
@@ -309,7 +313,7 @@ enum Mapped {
     Ended(Ended),
 }
 
-fn questions(group: &[(Job, Message)], mailboxes: &Mailboxes) -> Questions {
+fn questions(group: &[(Job, Message)], mailboxes: &Mailboxes, regarding: &Regarding) -> Questions {
     let mut questions = Questions::default();
     for (job, message) in group {
         questions.addresses.extend(message.participants().cloned());
@@ -319,6 +323,7 @@ fn questions(group: &[(Job, Message)], mailboxes: &Mailboxes) -> Questions {
         questions
             .emails
             .push((message.activity_id(), message.internet_message_id.clone()));
+        job.clues.ask(message, regarding, &mut questions);
     }
     questions
 }

@@ -15,9 +15,11 @@ use mailverse::dataverse::write::{CreateOutcome, EmailWrite};
 use mailverse::ids::{ActivityId, EmailAddress};
 use mailverse::mailboxes::Mailboxes;
 use mailverse::mapping::{self, Direction, Findings};
-use mailverse::message::omissions_note;
+use mailverse::message::{Message, omissions_note};
 use mailverse::nylas::wire;
 use mailverse::policy::Inside;
+use mailverse::policy::document::Regarding;
+use mailverse::regarding::{Decision, Mail, Step};
 use mailverse::{parties, regarding};
 use serde_json::{Map, Value, json};
 use twin::Twin;
@@ -114,7 +116,7 @@ fn mapped(given: &Value) -> Value {
             Direction::Incoming
         },
         parties: parties::of_message(&message, inside.found),
-        regarding: regarding::of_message(&message, inside.found, &inside),
+        regarding: decided(&message, &inside),
         owner: id(&given["owner"]),
     };
     let email = mapping::email(&message, &findings);
@@ -132,6 +134,22 @@ fn mapped(given: &Value) -> Value {
         "left_out": omissions_note(&message.omissions),
         "email": email.row,
     })
+}
+
+/// By the default policy.
+fn decided(message: &Message, inside: &Inside<'_>) -> Decision {
+    let mail = Mail {
+        message,
+        found: inside.found,
+        inside,
+        folder: None,
+        settings: &Regarding::default(),
+        tokens: &[],
+    };
+    match regarding::decide(&mail) {
+        Step::Decided(decision) => decision,
+        Step::Ask(further) => panic!("not decided: {further:?}"),
+    }
 }
 
 #[test]

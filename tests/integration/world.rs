@@ -32,6 +32,7 @@ use mailverse::entra::{Origin, TokenSource};
 use mailverse::mailboxes::MailboxDirectory;
 use mailverse::nylas::NylasClient;
 use mailverse::pipeline::{Fate, Handled, Pipeline, Run, Work};
+use mailverse::policy::document::Regarding;
 use mailverse::secrets::SecretSource;
 use serde_json::Value;
 use twin::{Fault, Twin};
@@ -298,6 +299,8 @@ fn connect(
         nylas,
         dataverse: DataverseClient::new(http, &url(to_dataverse.url())),
         tokens: TokenSource::new(Origin::Entra(entra)),
+        regarding: Regarding::default(),
+        folder_regarding: Vec::new(),
         internal_domains: HashSet::from(["partner.example".to_owned()]),
         write_mode,
     }

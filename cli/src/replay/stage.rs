@@ -9,7 +9,7 @@ use backfill::{Backfill, BackfillError, Outcome};
 use chrono::{TimeDelta, Utc};
 use lambda_http::http::HeaderValue;
 use mailverse::dataverse::DataverseClient;
-use mailverse::dataverse::rows::{Record, Table};
+use mailverse::dataverse::rows::Target;
 use mailverse::dataverse::write::WriteMode;
 use mailverse::entra::request::EntraClient;
 use mailverse::entra::{Origin, TokenSource};
@@ -19,6 +19,7 @@ use mailverse::mailboxes::MailboxDirectory;
 use mailverse::nylas::NylasClient;
 use mailverse::pipeline::settings::PipelineSettings;
 use mailverse::pipeline::{Handled, Pipeline, Run};
+use mailverse::policy::document::Regarding;
 use mailverse::queue::MemoryQueue;
 use mailverse::secrets::SecretSource;
 use secrecy::SecretString;
@@ -215,15 +216,16 @@ impl Stage {
     }
 
     /// What a person would call a record: its name in the offline organisation, else its table.
-    pub(crate) fn name(&self, record: Record) -> String {
-        let (kind, column) = match record.table {
-            Table::SystemUser => ("user", "fullname"),
-            Table::Contact => ("contact", "fullname"),
-            Table::Account => ("account", "name"),
-            Table::Lead => ("lead", "fullname"),
+    pub(crate) fn name(&self, record: impl Into<Target>) -> String {
+        let record = record.into();
+        let (kind, column) = match record.table.as_str() {
+            "systemuser" => ("user", "fullname"),
+            "contact" | "lead" => (record.table.as_str(), "fullname"),
+            "incident" => ("case", "title"),
+            other => (other, "name"),
         };
         let offline = self.offline.as_ref();
-        let row = offline.and_then(|o| o.twin.dataverse().row(record.table.name(), record.id));
+        let row = offline.and_then(|o| o.twin.dataverse().row(&record.table, record.id));
         let name = row
             .as_ref()
             .and_then(|row| row.get(column))
@@ -276,6 +278,8 @@ fn offline_pipeline(twin: &Twin, ledger: &EmbeddedLedger) -> Result<Pipeline, St
         nylas,
         dataverse: DataverseClient::new(http, &organisation),
         tokens: TokenSource::new(Origin::Entra(entra)),
+        regarding: Regarding::default(),
+        folder_regarding: Vec::new(),
         internal_domains: std::collections::HashSet::new(),
         write_mode: WriteMode::default(),
     })

@@ -3,16 +3,21 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use serde_json::Value;
+use uuid::Uuid;
 
 use super::DataverseClient;
 use super::batch::{MOST_OPERATIONS, Operation};
+use super::earlier::{self, EarlierEmail};
 use super::error::DataverseError;
+use super::names::TableNames;
 use super::query::{any_of, literal, rows};
 use super::rows::{
-    EMAIL_COLUMNS, ExistingEmail, Person, Record, RowState, Table, addresses, existing_email, guid,
+    EMAIL_COLUMNS, ExistingEmail, Person, Record, RowState, Table, Target, addresses,
+    existing_email, guid,
 };
 use super::session::Session;
 use crate::ids::{ActivityId, EmailAddress, InternetMessageId};
+use crate::message::Message;
 
 /// Longest Message-ID that the column `messageid` holds, in UTF-16 code units (Dataverse facts §2.1). A longer one is not written, so it is not
 /// searched for either: two different ids may agree in their first 320 characters.
@@ -25,6 +30,27 @@ pub struct Questions {
     pub addresses: BTreeSet<EmailAddress>,
     /// Are these mails there already?
     pub emails: Vec<(ActivityId, Option<InternetMessageId>)>,
+    /// Are these mails, which others answer, there?
+    pub ancestors: BTreeSet<InternetMessageId>,
+    /// Which mails have these tracking tokens?
+    pub tokens: BTreeSet<String>,
+    /// Are these rows there? Only those are asked for whose table's names are known.
+    pub records: BTreeSet<Target>,
+}
+
+/// The open rows that an app has of one customer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OpenRows {
+    /// These.
+    Rows(BTreeSet<Uuid>),
+    /// Dataverse refuses to say: the table or a column is not there, or not ours to read.
+    Refused,
+}
+
+impl Default for OpenRows {
+    fn default() -> Self {
+        Self::Rows(BTreeSet::new())
+    }
 }
 
 /// What was found.
@@ -33,6 +59,11 @@ pub struct Found {
     people: HashMap<EmailAddress, Vec<Person>>,
     by_key: HashMap<ActivityId, ExistingEmail>,
     by_message_id: HashMap<String, Vec<ExistingEmail>>,
+    earlier: HashMap<InternetMessageId, Vec<EarlierEmail>>,
+    with_token: HashMap<String, Vec<EarlierEmail>>,
+    open_rows: HashMap<Record, OpenRows>,
+    names: HashMap<String, Option<TableNames>>,
+    there: HashMap<Target, bool>,
 }
 
 impl Found {
@@ -66,6 +97,107 @@ impl Found {
         self.by_message_id.get(id.as_str())?.iter().find(|email| {
             email.activity_id != ours && email.state == RowState::Completed && same_sender(email)
         })
+    }
+
+    /// The earlier mails of this Message-ID, compared with case; cancelled ones are left out.
+    #[must_use]
+    pub fn earlier(&self, id: &InternetMessageId) -> &[EarlierEmail] {
+        self.earlier.get(id).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether the mail answers one that is in Dataverse, as far as its ancestors were asked for ([`Questions::ancestors`]).
+    #[must_use]
+    pub fn answers_tracked_mail(&self, message: &Message) -> bool {
+        message
+            .ancestors
+            .iter()
+            .any(|id| !self.earlier(id).is_empty())
+    }
+
+    /// The earlier mails that have this tracking token, compared without case.
+    #[must_use]
+    pub fn with_token(&self, token: &str) -> &[EarlierEmail] {
+        let token = earlier::normal(token);
+        self.with_token.get(&token).map_or(&[], Vec::as_slice)
+    }
+
+    /// What the app has open of a customer; `None` when nobody asked.
+    #[must_use]
+    pub fn open_rows(&self, customer: &Record) -> Option<&OpenRows> {
+        self.open_rows.get(customer)
+    }
+
+    /// The names of a table: `None` when nobody asked, `Some(None)` when no email can concern its rows.
+    #[must_use]
+    pub fn names(&self, table: &str) -> Option<Option<TableNames>> {
+        let read = self.names.get(table).cloned();
+        read.or_else(|| TableNames::documented(table).map(Some))
+    }
+
+    /// Whether a row is there; `None` when nobody asked.
+    #[must_use]
+    pub fn is_there(&self, record: &Target) -> Option<bool> {
+        self.there.get(record).copied()
+    }
+
+    /// Adds what an app has open of a customer, in place of what was known.
+    pub fn set_open_rows(&mut self, customer: Record, rows: OpenRows) {
+        self.open_rows.insert(customer, rows);
+    }
+
+    /// Adds one open row of a customer.
+    pub fn add_open_row(&mut self, customer: Record, id: Uuid) {
+        if let OpenRows::Rows(rows) = self.open_rows.entry(customer).or_default() {
+            rows.insert(id);
+        }
+    }
+
+    /// Adds the names of a table.
+    pub fn set_names(&mut self, table: &str, names: Option<TableNames>) {
+        self.names.insert(table.to_owned(), names);
+    }
+
+    /// Adds whether a row is there.
+    pub fn set_there(&mut self, record: &Target, there: bool) {
+        self.there.insert(record.clone(), there);
+    }
+
+    /// Adds an earlier mail under its names.
+    pub fn add_earlier(
+        &mut self,
+        email: EarlierEmail,
+        message_id: Option<InternetMessageId>,
+        token: Option<&str>,
+    ) {
+        let add = |known: &mut Vec<EarlierEmail>, email: EarlierEmail| {
+            if !known
+                .iter()
+                .any(|other| other.activity_id == email.activity_id)
+            {
+                known.push(email);
+                known.sort_by_key(|email| email.activity_id);
+            }
+        };
+        if let Some(token) = token {
+            let known = self.with_token.entry(earlier::normal(token)).or_default();
+            add(known, email.clone());
+        }
+        if let Some(id) = message_id {
+            add(self.earlier.entry(id).or_default(), email);
+        }
+    }
+
+    pub(super) fn read_records(&mut self, table: &str, names: &TableNames, rows: &[Value]) {
+        for id in rows.iter().filter_map(|row| guid(row, &names.key)) {
+            let table = table.to_owned();
+            self.set_there(&Target { table, id }, true);
+        }
+    }
+
+    fn read_earlier(&mut self, rows: &[Value]) {
+        for (email, names) in rows.iter().filter_map(earlier::read) {
+            self.add_earlier(email, names.message_id, names.token.as_deref());
+        }
     }
 
     /// Adds a row that has an address; for tests of the pure steps and for this module.
@@ -133,17 +265,32 @@ impl Found {
 }
 
 /// What a query is about, so that its rows are read as such.
-#[derive(Clone, Copy)]
 enum About {
     People(Table),
     Emails,
+    Earlier,
+    Records(String, TableNames),
 }
 
 impl About {
     /// Leads come with the sales app; an organisation without it answers 404 to the whole table (Dataverse facts §5, §12; the status is inferred).
     /// A query that finds nothing answers 200.
-    fn is_missing_table(self, status: u16) -> bool {
-        matches!(self, Self::People(Table::Lead)) && status == 404
+    ///
+    /// A record that the policy names is taken to be missing, whatever the refusal: it must not keep mail out.
+    fn is_missing_table(&self, status: u16) -> bool {
+        match self {
+            Self::People(table) => *table == Table::Lead && status == 404,
+            Self::Records(..) => matches!(status, 400 | 403 | 404),
+            Self::Emails | Self::Earlier => false,
+        }
+    }
+
+    fn table(&self) -> &str {
+        match self {
+            Self::People(table) => table.name(),
+            Self::Emails | Self::Earlier => "email",
+            Self::Records(table, _) => table,
+        }
     }
 }
 
@@ -158,7 +305,13 @@ impl DataverseClient {
         questions: &Questions,
     ) -> Result<Found, DataverseError> {
         let mut found = Found::default();
-        let queries = queries(questions);
+        let mut queries = queries(questions);
+        let of_records = self.record_queries(&questions.records, &mut found);
+        queries.extend(
+            of_records
+                .into_iter()
+                .map(|(table, names, path)| (About::Records(table, names), path)),
+        );
         for some in queries.chunks(MOST_OPERATIONS) {
             let operations: Vec<Operation> = some
                 .iter()
@@ -169,7 +322,7 @@ impl DataverseClient {
                 for answer in &parts {
                     if about.is_missing_table(answer.status) {
                         tracing::info!(
-                            table = Table::Lead.name(),
+                            table = about.table(),
                             "this organisation has no such table"
                         );
                         continue;
@@ -177,7 +330,7 @@ impl DataverseClient {
                     if !answer.is_success() {
                         return Err(super::part_error(answer));
                     }
-                    self.read_pages(session, *about, &answer.body, &mut found)
+                    self.read_pages(session, about, &answer.body, &mut found)
                         .await?;
                 }
             }
@@ -189,7 +342,7 @@ impl DataverseClient {
     async fn read_pages(
         &self,
         session: &Session,
-        about: About,
+        about: &About,
         first: &[u8],
         found: &mut Found,
     ) -> Result<(), DataverseError> {
@@ -202,8 +355,10 @@ impl DataverseClient {
                 .and_then(Value::as_array)
                 .ok_or_else(|| super::unreadable("a query's answer"))?;
             match about {
-                About::People(table) => found.read_people(table, rows),
+                About::People(table) => found.read_people(*table, rows),
                 About::Emails => found.read_emails(rows),
+                About::Earlier => found.read_earlier(rows),
+                About::Records(table, names) => found.read_records(table, names, rows),
             }
             let Some(next) = page.get("@odata.nextLink").and_then(Value::as_str) else {
                 return Ok(());
@@ -255,6 +410,11 @@ fn queries(questions: &Questions) -> Vec<(About, String)> {
             .iter()
             .map(|filter| (About::Emails, rows("emails", EMAIL_COLUMNS, filter))),
     );
+    queries.extend(
+        earlier::queries(questions)
+            .into_iter()
+            .map(|path| (About::Earlier, path)),
+    );
     queries
 }
 
@@ -266,8 +426,6 @@ pub fn fits_its_column(id: &InternetMessageId) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use uuid::Uuid;
-
     use super::*;
 
     fn address(text: &str) -> EmailAddress {
@@ -288,6 +446,7 @@ mod tests {
                     )
                 })
                 .collect(),
+            ..Questions::default()
         };
         assert_eq!(queries(&questions).len(), 4 * 14 + 7);
     }

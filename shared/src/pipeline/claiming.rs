@@ -8,6 +8,7 @@ use futures_util::{StreamExt, stream};
 use super::Pipeline;
 use super::fate::{Failure, Fate, Handled, Run, Work};
 use super::job::{Ended, Job};
+use super::regard::Clues;
 use crate::dataverse::error::DataverseError;
 use crate::dataverse::session::Session;
 use crate::dedupe::ledger::LedgerError;
@@ -51,20 +52,22 @@ impl Pipeline {
                         key,
                         receive_count,
                         message,
+                        clues: Clues::default(),
                     });
                     continue;
                 }
-                Ok(Claim::Settled(entry)) => match Fate::of_entry(entry) {
-                    Some(fate) => {
+                Ok(Claim::Settled(entry)) => match (entry.changed_at, Fate::of_entry(entry)) {
+                    (settled_at, Some(fate)) => {
                         handled.push(Handled {
                             key,
                             fate,
                             settled_before: true,
+                            settled_at,
                             summary: None,
                         });
                         continue;
                     }
-                    None => Failure::soon("the ledger's item is incomplete"),
+                    (_, None) => Failure::soon("the ledger's item is incomplete"),
                 },
                 Ok(Claim::HeldUntil(until)) => {
                     let wait = (until - run.now).to_std().unwrap_or_default();
@@ -122,6 +125,7 @@ impl Pipeline {
                 key,
                 fate,
                 settled_before: false,
+                settled_at: None,
                 summary,
             }
         });
@@ -143,6 +147,7 @@ fn unclaimed(key: MessageKey, failure: Failure, receive_count: u32, run: &Run) -
         key,
         fate,
         settled_before: false,
+        settled_at: None,
         summary: None,
     }
 }

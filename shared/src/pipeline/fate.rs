@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::dataverse::error::DataverseError;
-use crate::dataverse::rows::Record;
+use crate::dataverse::rows::Target;
 use crate::dedupe::ledger::Settlement;
 use crate::dedupe::{ClaimToken, Entry, State};
 use crate::entra::TokenError;
@@ -222,6 +222,8 @@ pub struct Handled {
     pub fate: Fate,
     /// It was in this state before the run.
     pub settled_before: bool,
+    /// When that was, if so.
+    pub settled_at: Option<DateTime<Utc>>,
     /// What it looks like, for people; never logged. `None` when the run did not get to read it.
     pub summary: Option<Summary>,
 }
@@ -264,7 +266,7 @@ pub struct Summary {
     /// Who is on it; empty when nobody had to know.
     pub parties: Vec<Party>,
     /// The record that it concerns.
-    pub regarding: Option<Record>,
+    pub regarding: Option<Target>,
 }
 
 /// A failed step: what to do next and what to tell the ledger. One failed call can fail many messages.

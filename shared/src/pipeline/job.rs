@@ -1,6 +1,7 @@
 //! A message that we hold the claim of, and how its story ends.
 
 use super::fate::{Failure, Fate, Run, Summary};
+use super::regard::Clues;
 use crate::ids::{ActivityId, MessageKey};
 use crate::mapping::Findings;
 use crate::message::Message;
@@ -14,6 +15,7 @@ pub(super) struct Job {
     pub(super) key: MessageKey,
     pub(super) receive_count: u32,
     pub(super) message: Option<Message>,
+    pub(super) clues: Clues,
 }
 
 /// A message whose story is over, before it is settled.
@@ -110,6 +112,6 @@ pub(super) fn summary(message: &Message, findings: Findings) -> Summary {
         subject: message.subject.clone(),
         direction: Some(direction),
         parties,
-        regarding,
+        regarding: regarding.choice.map(|choice| choice.target),
     }
 }

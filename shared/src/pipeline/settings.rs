@@ -15,6 +15,7 @@ use crate::env::Settings;
 use crate::http;
 use crate::mailboxes::MailboxDirectory;
 use crate::nylas::NylasClient;
+use crate::policy::document::Regarding;
 use crate::secrets::SecretSource;
 
 /// What a pipeline has to be told.
@@ -71,6 +72,8 @@ impl PipelineSettings {
                 secrets,
                 self.token_secret_id.clone(),
             ))),
+            regarding: Regarding::default(),
+            folder_regarding: Vec::new(),
             internal_domains: self.internal_domains.clone(),
             write_mode: self.write_mode,
         })

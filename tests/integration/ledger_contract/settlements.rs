@@ -65,6 +65,7 @@ async fn a_settlement_is_kept_with_its_reason_and_row(bench: Bench) {
         gave_up: false,
         reason: Some("left out: date".to_owned()),
         activity_id: Some(activity()),
+        changed_at: Some(now()),
     };
     assert_eq!(bench.entry().await, expected);
     assert!(
