@@ -7,6 +7,7 @@
 pub mod batch;
 pub mod earlier;
 pub mod error;
+pub mod found;
 pub mod further;
 pub mod look_up;
 pub mod names;

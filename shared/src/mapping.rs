@@ -234,6 +234,7 @@ pub fn attachment_row(
 }
 
 /// The name of a file as Dataverse takes it: without `\ / : * ? " < > |` and control characters, within its length, its extension kept.
+#[must_use]
 pub fn file_name(name: &str, position: usize) -> String {
     let clean = |c: char| {
         if c.is_control() || "\\/:*?\"<>|\u{fffe}\u{ffff}".contains(c) {

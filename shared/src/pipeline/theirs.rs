@@ -202,10 +202,10 @@ impl Pipeline {
         let told = self.ledger.carried_by(key, *ours, carrier, note);
         match told.await {
             Ok(_) => {
-                tracing::info!("sync.key" = %key, reason = note, "another client wrote the mail too")
+                tracing::info!("sync.key" = %key, reason = note, "another client wrote the mail too");
             }
             Err(error) => {
-                tracing::warn!("sync.key" = %key, %error, "the ledger could not be told which row survived")
+                tracing::warn!("sync.key" = %key, %error, "the ledger could not be told which row survived");
             }
         }
     }
@@ -268,7 +268,8 @@ impl Pipeline {
         expected: &[File],
     ) -> Result<bool, DataverseError> {
         let draft = ours.state == RowState::Open;
-        if ours.attachments == 0 && !(draft && !expected.is_empty()) {
+        let to_come = draft && !expected.is_empty();
+        if ours.attachments == 0 && !to_come {
             return Ok(false);
         }
         let both = [ours.activity_id, theirs.activity_id];

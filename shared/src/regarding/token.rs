@@ -81,8 +81,8 @@ mod tests {
 
     #[test]
     fn a_subject_full_of_tokens_is_not_looked_up_in_full() {
-        let subject: String = (0..50).map(|n| format!("CRM:{n} ")).collect();
-        assert_eq!(tokens("CRM:[0-9]+", &subject).len(), MOST_TOKENS);
+        let many: Vec<String> = (0..50).map(|n| format!("CRM:{n}")).collect();
+        assert_eq!(tokens("CRM:[0-9]+", &many.join(" ")).len(), MOST_TOKENS);
     }
 
     #[test]
