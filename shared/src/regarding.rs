@@ -50,7 +50,7 @@ pub struct Mail<'a> {
     pub folder: Option<&'a Target>,
     /// The policy.
     pub settings: &'a Regarding,
-    /// The tracking tokens of its subject ([`token::in_subject`]).
+    /// The tracking tokens of its subject ([`token::TokenPattern::in_subject`]).
     pub tokens: &'a [String],
 }
 

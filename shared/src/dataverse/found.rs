@@ -80,7 +80,7 @@ impl Found {
         self.earlier.get(id).map_or(&[], Vec::as_slice)
     }
 
-    /// Whether the mail answers one that is in Dataverse, as far as its ancestors were asked for ([`Questions::ancestors`]).
+    /// Whether the mail answers one that is in Dataverse, as far as its ancestors were asked for ([`super::look_up::Questions::ancestors`]).
     #[must_use]
     pub fn answers_tracked_mail(&self, message: &Message) -> bool {
         message
