@@ -35,6 +35,7 @@ pub mod attention;
 pub mod ledger;
 pub mod pause;
 pub mod stored_policy;
+pub mod survivor;
 pub mod table;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -155,6 +156,8 @@ pub struct Entry {
     pub reason: Option<String>,
     /// The row that carries it.
     pub activity_id: Option<ActivityId>,
+    /// The last write of the item.
+    pub changed_at: Option<DateTime<Utc>>,
 }
 
 /// The rules whose answer a later change can undo: the message leaves the spam folder, is sent, is moved into a tracked folder, or the mail that it
@@ -325,6 +328,7 @@ mod tests {
             gave_up: false,
             reason: None,
             activity_id: None,
+            changed_at: None,
         }
     }
 

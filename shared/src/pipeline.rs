@@ -24,7 +24,9 @@ mod fate;
 mod ground;
 mod job;
 mod newcomers;
+mod regard;
 pub mod settings;
+pub mod theirs;
 mod writing;
 
 use futures_util::{StreamExt, stream};
@@ -37,17 +39,18 @@ use self::writing::Mail;
 use crate::dataverse::DataverseClient;
 use crate::dataverse::error::DataverseError;
 use crate::dataverse::look_up::Found;
-use crate::dataverse::rows::{ExistingEmail, RowState, Table};
+use crate::dataverse::rows::{RowState, Table};
 use crate::dataverse::session::Session;
 use crate::dataverse::write::WriteMode;
 use crate::dedupe::ledger::Ledger;
 use crate::entra::TokenSource;
 use crate::mailboxes::MailboxDirectory;
-use crate::mapping::{Direction, Findings};
+use crate::mapping::{self, Direction, Findings};
 use crate::message::Message;
 use crate::nylas::{Fetched, Headers, NylasClient};
+use crate::parties;
 use crate::policy::source::PolicySource;
-use crate::{parties, regarding};
+use crate::regarding::Decision;
 
 /// Messages fetched at the same time: Microsoft allows four calls at once for each mailbox (Nylas facts §14).
 const FETCHES: usize = 3;
@@ -121,11 +124,10 @@ impl Pipeline {
         {
             let tracked = deciding::finally(group, &found, &ground, ended);
             let peopled = self.make_contacts(&session, tracked, &mut found, &ground, run, ended);
-            for candidate in peopled.await {
-                match self
-                    .regard_and_map(&session, candidate, &found, &ground, run)
-                    .await
-                {
+            let peopled = peopled.await;
+            let regarded = self.regard(&session, peopled, &mut found, &ground, run, ended);
+            for regarded in regarded.await {
+                match self.map(&session, regarded, &found, &ground, run).await {
                     Mapped::Mail(mail) => mails.push(*mail),
                     Mapped::Ended(end) => ended.push(*end),
                 }
@@ -165,20 +167,21 @@ impl Pipeline {
     }
 
     /// What is there already, and the rows to write.
-    async fn regard_and_map(
+    async fn map(
         &self,
         session: &Session,
-        candidate: Candidate,
+        (candidate, regarding): (Candidate, Decision),
         found: &Found,
         ground: &Ground,
         run: &Run,
     ) -> Mapped {
         let Candidate {
-            job,
-            message,
+            mut job,
+            mut message,
             effective,
             ..
         } = candidate;
+        mapping::limit(&mut message, effective.content);
         let inside = ground.inside(found);
         let mailbox = ground.mailboxes.address(&job.key.grant_id);
         let owner = mailbox.and_then(|address| {
@@ -188,14 +191,14 @@ impl Pipeline {
         let outgoing = message
             .author()
             .is_some_and(|sender| inside.contains(sender));
-        let findings = Findings {
+        let mut findings = Findings {
             direction: if outgoing {
                 Direction::Outgoing
             } else {
                 Direction::Incoming
             },
             parties: parties::of_message(&message, &inside, effective.ambiguous),
-            regarding: regarding::of_message(&message, found, &inside),
+            regarding,
             owner,
         };
         let activity_id = message.activity_id();
@@ -207,38 +210,27 @@ impl Pipeline {
                     .await,
             );
         }
+        if let Some((ours, theirs)) = ours.zip(theirs) {
+            let rows = (ours, theirs);
+            let one = if ours.state == RowState::Canceled {
+                Ok(self
+                    .adopt(session, job, &message, findings, theirs, run)
+                    .await)
+            } else {
+                self.settle_for_one(session, job, &message, findings, rows, run)
+                    .await
+            };
+            match one {
+                Ok(ended) => return Mapped::ended(ended),
+                Err(back) => (job, findings) = *back,
+            }
+        }
         if ours.is_some_and(|ours| ours.state != RowState::Open) {
             return Mapped::ended(job.was_there(activity_id, &message, findings));
         }
         let begun = ours.is_some();
-        let mail = Mail::new(job, message, findings, effective.content, begun);
+        let mail = Mail::new(job, message, findings, begun);
         Mapped::Mail(Box::new(mail))
-    }
-
-    /// A row that another client put there carries the message. Its regarding is filled when it has none.
-    async fn adopt(
-        &self,
-        session: &Session,
-        job: Job,
-        message: &Message,
-        findings: Findings,
-        theirs: &ExistingEmail,
-        run: &Run,
-    ) -> Ended {
-        let mut note = "put there by another client, found by its Message-ID";
-        if let Some(record) = findings.regarding.filter(|_| !theirs.has_regarding) {
-            match self.dataverse.fill_regarding(session, theirs, record).await {
-                Ok(()) => {}
-                Err(DataverseError::Rejected { .. }) => {
-                    note = "put there by another client; its empty regarding could not be filled";
-                }
-                Err(error) => {
-                    self.forget_refused(&error).await;
-                    return job.failed(error.into(), run);
-                }
-            }
-        }
-        job.found(theirs.activity_id, note, message, findings)
     }
 
     async fn forget_refused(&self, error: &DataverseError) {

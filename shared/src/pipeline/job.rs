@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::fate::{Failure, Fate, Run, Summary};
+use super::regard::Clues;
 use crate::ids::{ActivityId, MessageKey};
 use crate::mailboxes::Folders;
 use crate::mapping::Findings;
@@ -30,6 +31,8 @@ pub(super) struct Candidate {
     pub(super) effective: Effective,
     /// The folders of its mailbox.
     pub(super) folders: Arc<Folders>,
+    /// What it says of its regarding by itself.
+    pub(super) clues: Clues,
 }
 
 /// A message whose story is over, before it is settled.
@@ -131,6 +134,6 @@ pub(super) fn summary(message: &Message, findings: Findings) -> Summary {
         subject: message.subject.clone(),
         direction: Some(direction),
         parties,
-        regarding,
+        regarding: regarding.choice.map(|choice| choice.target),
     }
 }
