@@ -6,14 +6,13 @@ use crate::queue::VISIBILITY;
 use crate::run::{Besides, Run, list};
 
 /// Most rounds that the drain may take: far more than the deliveries that a message can have.
-const LONGEST_DRAIN: usize = 60;
+const LONGEST_DRAIN: usize = 300;
 
 impl Run {
     /// From the last fault to the moment at which nothing is left to do.
     pub(crate) async fn end(&mut self) {
-        self.faults.stop();
         self.faults.mailbox_is_lost(false);
-        self.refresh_token().await;
+        self.calm().await;
         self.drain("the drain").await;
         self.redrive().await;
         // What a backfill claimed and left when it died, the next one takes up.
@@ -31,7 +30,7 @@ impl Run {
             if self.left.is_empty() && self.cloud.shared.book.lock().unwrap().due().is_empty() {
                 return;
             }
-            self.let_time_pass(false).await;
+            self.let_time_pass().await;
         }
         let left = self.cloud.shared.book.lock().unwrap().due().len();
         self.findings.push(format!(
@@ -54,8 +53,14 @@ impl Run {
             let state = items
                 .get(&key)
                 .map_or("nothing", |item| item.state.as_str());
-            // What was given up may have been taken up again since, and ended otherwise.
-            if !known.was_given_up(&key) || !matches!(state, "dead" | "written" | "skipped") {
+            // What was given up may have been taken up again since, and ended otherwise. What had ended before comes here when who was
+            // about to acknowledge one more delivery of it died.
+            let may_be_here = match state {
+                "written" | "skipped" => true,
+                "dead" => known.was_given_up(&key),
+                _ => false,
+            };
+            if !may_be_here {
                 self.findings.push(format!(
                     "{key} is in the dead-letter queue; the ledger says {state}, and {} called it dead for having been tried often enough",
                     if known.was_given_up(&key) { "once" } else { "never" }
