@@ -51,7 +51,10 @@ pub(crate) struct Mail {
     pub(crate) body: String,
     pub(crate) outgoing: bool,
     pub(crate) parties: Vec<Party>,
+    /// The record that it concerns by the people on it.
     pub(crate) regarding: Option<Reference>,
+    /// The mail that it answers, as an index. Where that one is written before, this one concerns what that one does.
+    pub(crate) answers: Option<usize>,
     /// Names and bytes.
     pub(crate) files: Vec<(String, Vec<u8>)>,
     /// The row that another client has put there already.

@@ -89,7 +89,7 @@ pub(crate) fn draw(
         single: Vec::new(),
         pairs: Vec::new(),
     };
-    let mut threads: Vec<(String, String)> = Vec::new();
+    let mut threads: Vec<Earlier> = Vec::new();
     while corpus.messages.len() < size.messages {
         add_mail(&mut corpus, &mut threads, size, people, twin, now, rng);
     }
@@ -104,7 +104,7 @@ pub(crate) fn draw(
 
 fn add_mail(
     corpus: &mut Corpus,
-    threads: &mut Vec<(String, String)>,
+    threads: &mut Vec<Earlier>,
     size: Size,
     people: &People,
     twin: &Twin,
@@ -139,15 +139,17 @@ fn add_mail(
         json!({"name": "Message-ID", "value": if kind == Kind::WithoutMessageId { "" } else { &message_id }}),
     ];
     let mut thread = format!("thread-{number}");
-    if rng.random_bool(0.4)
-        && let Some((parent, of)) = threads.choose(rng)
-    {
+    let answered = answered(threads, &mut headers, rng);
+    let answers = answered.map(|earlier| earlier.mail);
+    if let Some(earlier) = answered {
         subject = format!("Re: {subject}");
-        headers.push(json!({"name": "In-Reply-To", "value": parent}));
-        headers.push(json!({"name": "References", "value": parent}));
-        thread.clone_from(of);
+        thread.clone_from(&earlier.thread);
     }
-    threads.push((message_id.clone(), thread.clone()));
+    threads.push(Earlier {
+        mail: number,
+        message_id: message_id.clone(),
+        thread: thread.clone(),
+    });
     let recent = rng.random_bool(1.0 / 3.0);
     let age = if recent {
         rng.random_range(3_600..20 * 3_600)
@@ -205,6 +207,7 @@ fn add_mail(
         outgoing: People::is_inside(&envelope.from),
         parties: parties(&envelope, people),
         regarding: regarding(&envelope, people),
+        answers,
         files,
         theirs,
     });
@@ -308,7 +311,28 @@ fn parties(envelope: &Envelope, people: &People) -> Vec<Party> {
         .collect()
 }
 
-/// The first contact outside, else the first account.
+/// A mail that another one can answer.
+struct Earlier {
+    /// Its number.
+    mail: usize,
+    message_id: String,
+    thread: String,
+}
+
+/// The mail that one answers, if it does: then its headers say so.
+fn answered<'a>(
+    threads: &'a [Earlier],
+    headers: &mut Vec<Value>,
+    rng: &mut StdRng,
+) -> Option<&'a Earlier> {
+    let earlier = rng.random_bool(0.4).then(|| threads.choose(rng))??;
+    for name in ["In-Reply-To", "References"] {
+        headers.push(json!({"name": name, "value": earlier.message_id}));
+    }
+    Some(earlier)
+}
+
+/// The first lead outside, else the first contact, else the first account.
 fn regarding(envelope: &Envelope, people: &People) -> Option<Reference> {
     let outside = || {
         roles(envelope)
@@ -317,5 +341,5 @@ fn regarding(envelope: &Envelope, people: &People) -> Option<Reference> {
             .filter_map(|address| people.row(&address))
     };
     let first = |table: &str| outside().find(|(known, _)| known == table);
-    first("contact").or_else(|| first("account"))
+    ["lead", "contact", "account"].into_iter().find_map(first)
 }
