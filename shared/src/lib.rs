@@ -10,6 +10,7 @@
 //! | How is an email mapped? | [`mapping`] |
 //! | What is tracked, and why was this one not? | [`policy`] |
 //! | Who is this address, which record does it concern? | [`parties`], [`regarding`] |
+//! | How is it told later why that was decided? | [`decision`] |
 //! | How is a duplicate prevented? | [`dedupe`] |
 //! | What happens on 429, or on any failure? | [`retry`] |
 //! | What can Dataverse answer, and how do we read it? | [`dataverse::error`] |
@@ -17,6 +18,7 @@
 
 pub mod aws;
 pub mod dataverse;
+pub mod decision;
 pub mod dedupe;
 pub mod entra;
 pub mod env;

@@ -113,11 +113,15 @@ impl Pipeline {
                 key,
                 fate,
                 decision,
+                record,
                 summary,
             } = ended;
+            // A record that could not be made costs an explanation, and no message.
+            let decided = record.and_then(|record| record.decided(run.now).ok());
+            let settlement = fate.settlement(run.now);
             let fate = match self
                 .ledger
-                .settle(&key, run.token, run.now, &fate.settlement(run.now))
+                .settle_decided(&key, run.token, run.now, &settlement, decided.as_ref())
                 .await
             {
                 Ok(()) => fate,

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use super::fate::{Failure, Fate, Run, Summary};
+use crate::decision::DecisionRecord;
+use crate::dedupe::kept::DecidedRow;
 use crate::ids::{ActivityId, MessageKey};
 use crate::mailboxes::Folders;
 use crate::mapping::Findings;
@@ -37,6 +39,8 @@ pub(super) struct Ended {
     pub(super) key: MessageKey,
     pub(super) fate: Fate,
     pub(super) decision: Option<Decision>,
+    /// What the ledger keeps of the decision; `None` when nothing was decided.
+    pub(super) record: Option<DecisionRecord>,
     pub(super) summary: Option<Summary>,
 }
 
@@ -51,9 +55,15 @@ impl Ended {
 }
 
 impl Job {
+    /// What the policy said, to be kept.
+    pub(super) fn record(&self) -> Option<DecisionRecord> {
+        self.decision.as_ref().map(DecisionRecord::of_policy)
+    }
+
     pub(super) fn failed(self, failure: Failure, run: &Run) -> Ended {
         let fate = Fate::of_failure(&self.key, failure, self.receive_count, run);
         Ended {
+            record: self.record(),
             key: self.key,
             fate,
             decision: self.decision,
@@ -71,6 +81,7 @@ impl Job {
             key: self.key,
             fate: Fate::skipped(Rule::Gone),
             decision: None,
+            record: None,
             summary: None,
         }
     }
@@ -83,6 +94,7 @@ impl Job {
             regarding: None,
         };
         Ended {
+            record: self.record(),
             key: self.key,
             fate: Fate::skipped(rule),
             decision: self.decision,
@@ -111,7 +123,11 @@ impl Job {
             activity_id,
             note: Some(note.to_owned()),
         };
+        let record = self
+            .record()
+            .map(|record| record.with_findings(&findings, DecidedRow::Found, &message.omissions));
         Ended {
+            record,
             key: self.key,
             fate,
             decision: self.decision,
