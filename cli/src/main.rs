@@ -4,9 +4,14 @@
 //! | --- | --- |
 //! | `replay` | What would become of these saved events? |
 //! | `policy` | What is tracked? |
+//! | `explain` | What became of this message, and why? |
 
+mod aws;
+mod explain;
 mod policy;
 mod replay;
+mod services;
+mod terminal;
 
 use std::process::ExitCode;
 
@@ -26,6 +31,7 @@ enum Verb {
     Replay(replay::Arguments),
     /// Checks, stores and shows the policy.
     Policy(policy::Arguments),
+    Explain(explain::Arguments),
 }
 
 #[tokio::main]
@@ -34,6 +40,7 @@ async fn main() -> ExitCode {
     let result = match command.verb {
         Verb::Replay(arguments) => replay::run(arguments).await.map_err(|e| e.to_string()),
         Verb::Policy(arguments) => policy::run(arguments).await.map_err(|e| e.to_string()),
+        Verb::Explain(arguments) => explain::run(arguments).await.map_err(|e| e.to_string()),
     };
     result.unwrap_or_else(|error| {
         eprintln!("mailverse: {error}");

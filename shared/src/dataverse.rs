@@ -5,6 +5,7 @@
 //! The wire form of batches: [`batch`]. What can come back: [`error`].
 
 pub mod batch;
+mod carriers;
 pub mod error;
 pub mod look_up;
 pub mod query;

@@ -308,3 +308,84 @@ pub const fn role_name(role: Role) -> &'static str {
         Role::Bcc => "bcc",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(n: u128) -> Row {
+        Row::of("contact", Uuid::from_u128(n))
+    }
+
+    /// A record of a mail to so many people, each of whom is one of three rows.
+    fn record(people: usize) -> DecisionRecord {
+        let person = |place| PersonPart {
+            role: "to".to_owned(),
+            place,
+            matched: "exact".to_owned(),
+            choice: "most_recent".to_owned(),
+            others: vec![row(1), row(2)],
+            chosen: vec![row(3)],
+        };
+        DecisionRecord {
+            format: FORMAT,
+            people: (0..people).map(person).collect(),
+            made: (0..people as u128).map(row).collect(),
+            regarding: Some(RegardingPart {
+                candidates: vec![CandidatePart::default(); 3],
+                chosen: None,
+            }),
+            ..DecisionRecord::default()
+        }
+    }
+
+    fn kept(record: &DecisionRecord) -> DecisionRecord {
+        let decided = record.clone().decided(DateTime::UNIX_EPOCH).unwrap();
+        assert!(
+            decided.text.len() <= LONGEST,
+            "{} bytes",
+            decided.text.len()
+        );
+        DecisionRecord::parse(&decided.text).unwrap()
+    }
+
+    #[test]
+    fn what_fits_is_kept_whole() {
+        let record = record(10);
+        assert_eq!(kept(&record), record);
+    }
+
+    #[test]
+    fn what_was_not_chosen_goes_first() {
+        let kept = kept(&record(30));
+        assert_eq!((kept.people.len(), kept.made.len()), (30, 30));
+        assert!(
+            kept.people
+                .iter()
+                .all(|person| person.others.is_empty() && person.chosen.len() == 1)
+        );
+        let lost = LeftOut {
+            candidates: 30 * 2 + 3,
+            ..LeftOut::default()
+        };
+        assert_eq!(kept.left_out, lost);
+    }
+
+    #[test]
+    fn of_very_many_people_the_first_are_kept_and_the_others_counted() {
+        for count in [60, 500, 5_000] {
+            let kept = kept(&record(count));
+            assert!(kept.people.len() >= 40, "{} of {count}", kept.people.len());
+            assert_eq!(kept.people.len() + kept.left_out.people, count);
+            assert_eq!(kept.people[0].place, 0);
+            assert_eq!((kept.made.len(), kept.left_out.made), (0, count));
+        }
+    }
+
+    #[test]
+    fn a_record_of_a_later_build_can_be_read() {
+        let text = r#"{"format":2,"at":7,"policy":{"version":"v","path":[],"more":1},"people":[{"role":"to","mood":"good"}],"else":{}}"#;
+        let read = DecisionRecord::parse(text).unwrap();
+        assert_eq!((read.format, read.at, read.people.len()), (2, 7, 1));
+    }
+}

@@ -53,6 +53,9 @@ pub enum IdError {
         /// Which id.
         what: &'static str,
     },
+    /// No slash, so no mailbox before the message.
+    #[error("a message is named as the log's sync.key names it: grant id, slash, message id")]
+    NoSlash,
 }
 
 fn checked(what: &'static str, text: String, longest: usize) -> Result<String, IdError> {
@@ -150,6 +153,19 @@ pub struct MessageKey {
 impl fmt::Display for MessageKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.grant_id, self.message_id)
+    }
+}
+
+/// Reads back what [`fmt::Display`] printed. The first slash ends the grant id: Nylas' are UUIDs, while a message id may have slashes.
+impl std::str::FromStr for MessageKey {
+    type Err = IdError;
+
+    fn from_str(text: &str) -> Result<Self, IdError> {
+        let (grant_id, message_id) = text.split_once('/').ok_or(IdError::NoSlash)?;
+        Ok(Self {
+            grant_id: grant_id.parse()?,
+            message_id: message_id.parse()?,
+        })
     }
 }
 
@@ -282,6 +298,21 @@ mod tests {
             "x".repeat(1_001).parse::<MessageId>(),
             Err(IdError::TooLong { bytes: 1_001, .. })
         ));
+    }
+
+    #[test]
+    fn a_message_is_read_as_it_is_printed_and_what_names_none_is_refused() {
+        let key: MessageKey = "grant-1/<a/b+c=@x>".parse().unwrap();
+        assert_eq!(
+            (key.grant_id.as_str(), key.message_id.as_str()),
+            ("grant-1", "<a/b+c=@x>")
+        );
+        assert_eq!(key.to_string(), "grant-1/<a/b+c=@x>");
+        assert_eq!("m1".parse::<MessageKey>(), Err(IdError::NoSlash));
+        for empty in ["/m1", "grant-1/"] {
+            let error = empty.parse::<MessageKey>().unwrap_err();
+            assert!(matches!(error, IdError::Empty { .. }), "{empty}: {error}");
+        }
     }
 
     #[test]
