@@ -6,6 +6,7 @@
 mod canary;
 mod cloud;
 mod events;
+mod explaining;
 mod flow;
 mod lambda;
 mod moto;

@@ -1,5 +1,7 @@
 //! What the functions find around them: AWS, the three services, one mailbox and a company.
 
+use std::collections::{BTreeMap, HashMap};
+
 use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_sqs::types::{Message, MessageSystemAttributeName, QueueAttributeName};
@@ -15,7 +17,7 @@ use crate::dynamo;
 use crate::tripwire::Tripwire;
 
 pub(super) const GRANT: &str = "grant-1";
-const TABLE: &str = "ledger";
+pub(super) const TABLE: &str = "ledger";
 pub(super) const WEBHOOK_SECRET: &str = "canary-webhook-secret-90c1";
 
 /// Everything around the functions.
@@ -170,7 +172,8 @@ impl Cloud {
         Function::start(name, &[self.aws_settings(), own].concat()).await
     }
 
-    fn aws_settings(&self) -> Vec<(&'static str, String)> {
+    /// How to reach AWS, and the logs that a function can write.
+    pub(super) fn aws_settings(&self) -> Vec<(&'static str, String)> {
         vec![
             ("AWS_REGION", "eu-north-1".to_owned()),
             ("AWS_ACCESS_KEY_ID", "test".to_owned()),
@@ -273,6 +276,16 @@ impl Cloud {
             .unwrap();
         assert!(items.count > 0, "an empty ledger holds no content anyway");
         format!("{:?}", items.items)
+    }
+
+    /// The whole ledger, in an order that stays.
+    pub(super) async fn ledger_items(&self) -> Vec<BTreeMap<String, AttributeValue>> {
+        let ledger = dynamo::client(&self.dynamo);
+        let items = ledger.scan().table_name(TABLE).send().await.unwrap();
+        let sorted = |item: HashMap<_, _>| item.into_iter().collect::<BTreeMap<_, _>>();
+        let mut items: Vec<_> = items.items.unwrap().into_iter().map(sorted).collect();
+        items.sort_by_key(|item| format!("{item:?}"));
+        items
     }
 
     /// The leases of all claims run out, as if their time had passed.
