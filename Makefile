@@ -14,7 +14,7 @@ export SAM_CLI_TELEMETRY := 0
 # Nothing here talks to AWS; without this, its tools look for credentials on the network first.
 export AWS_EC2_METADATA_DISABLED := true
 
-.PHONY: help demo test peers ledger-local bench-requests build deny rust-components
+.PHONY: help demo test peers ledger-local chaos chaos-short chaos-defects bench-requests build deny rust-components
 
 help: ## Lists these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,7 @@ test: rust-components $(TOOLS_READY) $(PEERS_READY) ## Everything that has to ho
 	@cargo test --locked --workspace
 	$(call step,peers: other people's clients at work on the twin)
 	@python3 tests/peers/run.py
+	@$(MAKE) --no-print-directory chaos-short chaos-defects
 	$(call step,all passed)
 
 peers: $(PEERS_READY) ## Runs other people's Dataverse clients against our stand-in for Dataverse
@@ -51,6 +52,29 @@ peers: $(PEERS_READY) ## Runs other people's Dataverse clients against our stand
 
 ledger-local: $(PEERS_READY) ## Runs the ledger's contract against AWS's own DynamoDB Local (needs Java)
 	@$(PEERS)/bin/python tools/ledger_local.py
+
+# What the harness runs, and what its processes are.
+CHAOS := target/debug/examples/chaos
+chaos_built = @cargo build --quiet --locked --workspace --bins && cargo build --quiet --locked --package integration-tests --example chaos
+
+chaos: $(TOOLS_READY) ## Kills, cuts and overruns the compiled functions and audits every message, for three seeds
+	$(chaos_built)
+	@set -e; for seed in 1 2 3; do $(CHAOS) --seed $$seed; done
+
+chaos-short: $(TOOLS_READY) ## The same for one seed and a small corpus
+	$(call step,chaos: the functions under faults and then an audit)
+	$(chaos_built)
+	@$(CHAOS) --seed 1 --short
+
+# Exit status 1 says that the audit saw the broken guard; anything else, that it did not.
+chaos-defects: $(TOOLS_READY) ## The same with each guard against duplicates broken: the audit has to see it
+	$(call step,chaos: a broken guard is seen)
+	$(chaos_built)
+	@for guard in fence key claim; do \
+		$(CHAOS) --seed 1 --break $$guard > $(CHAOS).$$guard.txt; \
+		if [ $$? -ne 1 ]; then cat $(CHAOS).$$guard.txt; echo "the broken $$guard was not seen"; exit 1; fi; \
+		echo "$$guard broken, and seen: $$(head -n 1 $(CHAOS).$$guard.txt)"; \
+	done
 
 bench-requests: ## Counts the requests to Dataverse that a hundred new mails take, against those of one-by-one writing
 	@cargo run --quiet --locked --package integration-tests --example bench-requests
@@ -68,6 +92,7 @@ deny: ## Checks licences and origin of all dependencies (needs cargo-deny)
 # Made anew as a whole whenever a pin changes, so that what is in it never depends on what was there before.
 $(TOOLS_READY): tools/requirements.txt tools/constraints.txt
 	$(call step,tools (once, about a minute))
+	@test ! -L $(TOOLS) || { echo "$(TOOLS) is a link, and what it leads to would be cleared: remove the link first"; exit 1; }
 	@python3 -m venv --clear $(TOOLS)
 	@$(TOOLS)/bin/pip install --quiet --disable-pip-version-check -r tools/requirements.txt -c tools/constraints.txt
 	@touch $@

@@ -90,6 +90,7 @@ CALLS = {
     },
     BACKFILL: {
         "dynamodb:GetItem": ["LEDGER_TABLE"],
+        "dynamodb:Query": ["LEDGER_TABLE/index/attention"],
         "dynamodb:UpdateItem": ["LEDGER_TABLE"],
         "secretsmanager:GetSecretValue": ["TOKEN_SECRET_ID", "NYLAS_API_KEY_SECRET_ID"],
         "sqs:SendMessage": ["SYNC_QUEUE_URL"],
@@ -161,12 +162,15 @@ def of_type(resources, kind):
 
 
 def target(reference):
-    """The resource that a Ref or Fn::GetAtt names, or None."""
+    """The resource that a Ref or Fn::GetAtt names, or the part of one that a Fn::Sub names (`Ledger/index/x`), or None."""
     if isinstance(reference, dict):
         if "Ref" in reference:
             return reference["Ref"]
         if "Fn::GetAtt" in reference:
             return reference["Fn::GetAtt"][0]
+        part = re.fullmatch(r"\$\{(\w+)\.Arn\}(/.+)", str(reference.get("Fn::Sub")))
+        if part:
+            return part[1] + part[2]
     return None
 
 
@@ -293,7 +297,10 @@ def functions_may_do_what_they_do_and_no_more(resources):
         variables = properties.get("Environment", {}).get("Variables", {})
         needed = defaultdict(set)
         for action, settings in CALLS[function].items():
-            needed[action] = {target(variables.get(setting)) for setting in settings} - {None}
+            for setting in settings:
+                variable, slash, part = setting.partition("/")
+                resource = target(variables.get(variable))
+                needed[action] |= {resource + slash + part} if resource else set()
         for action in ("logs:CreateLogStream", "logs:PutLogEvents"):
             needed[action] = {target(properties["LoggingConfig"]["LogGroup"])}
         if failed_runs.get(name):

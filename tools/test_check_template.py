@@ -150,7 +150,7 @@ class PlantedFaults(unittest.TestCase):
 
     def test_a_second_writer_of_the_token(self):
         def plant(resources):
-            first_statements(resources, "BackfillRole")[2]["Action"] = [
+            first_statements(resources, "BackfillRole")[3]["Action"] = [
                 "secretsmanager:GetSecretValue",
                 "secretsmanager:PutSecretValue",
             ]

@@ -5,12 +5,16 @@
 //! | `replay` | What would become of these saved events? |
 //! | `policy` | What is tracked? |
 //! | `explain` | What became of this message, and why? |
+//! | `status` | What needs somebody's attention? |
+//! | `redrive` | Would it work now? |
 
 mod aws;
 mod explain;
 mod policy;
+mod redrive;
 mod replay;
 mod services;
+mod status;
 mod terminal;
 
 use std::process::ExitCode;
@@ -25,22 +29,25 @@ struct Command {
     verb: Verb,
 }
 
+// What each does, `--help` takes from its arguments.
 #[derive(Subcommand)]
 enum Verb {
-    /// Runs saved events through the real handlers and shows what becomes of each message.
     Replay(replay::Arguments),
-    /// Checks, stores and shows the policy.
     Policy(policy::Arguments),
     Explain(explain::Arguments),
+    Status(status::Arguments),
+    Redrive(redrive::Arguments),
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let command = Command::parse();
-    let result = match command.verb {
-        Verb::Replay(arguments) => replay::run(arguments).await.map_err(|e| e.to_string()),
-        Verb::Policy(arguments) => policy::run(arguments).await.map_err(|e| e.to_string()),
-        Verb::Explain(arguments) => explain::run(arguments).await.map_err(|e| e.to_string()),
+    let result: Result<ExitCode, Box<dyn std::error::Error>> = match command.verb {
+        Verb::Replay(arguments) => replay::run(arguments).await.map_err(Into::into),
+        Verb::Policy(arguments) => policy::run(arguments).await.map_err(Into::into),
+        Verb::Explain(arguments) => explain::run(arguments).await.map_err(Into::into),
+        Verb::Status(arguments) => status::run(arguments).await.map_err(Into::into),
+        Verb::Redrive(arguments) => redrive::run(arguments).await.map_err(Into::into),
     };
     result.unwrap_or_else(|error| {
         eprintln!("mailverse: {error}");

@@ -13,7 +13,7 @@ mod mailboxes;
 mod report;
 mod stage;
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -28,6 +28,7 @@ use self::event::{LoadError, SavedEvent};
 use self::report::Report;
 use self::stage::{Stage, StageError};
 use crate::policy::PolicyFileError;
+use crate::terminal::{self, Answer};
 
 /// Messages that Lambda hands the worker at once; `BatchSize` in `template.yaml`.
 const BATCH: usize = 10;
@@ -136,13 +137,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, ReplayError> {
     };
     // Afterwards, so that a state that cannot be kept does not cost the report.
     stage.finish()?;
-    match printed {
-        // Whoever reads us has seen enough.
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(ReplayError::Print(error))
-        }
-        _ => Ok(ExitCode::from(u8::from(!report.is_success()))),
-    }
+    terminal::printed(printed).map_err(ReplayError::Print)?;
+    Ok(ExitCode::from(u8::from(!report.is_success())))
 }
 
 async fn deliver(stage: &Stage, event: &SavedEvent, resign: bool, report: &mut Report) {
@@ -183,20 +179,12 @@ fn signing_key(arguments: &Arguments) -> Result<Key, ReplayError> {
 }
 
 fn ask(organisation: &str) -> Result<(), ReplayError> {
-    if !std::io::stdin().is_terminal() {
-        return Err(ReplayError::NobodyToAsk);
-    }
-    eprint!(
-        "This writes email activities into {organisation} and claims into the ledger. Go on? [y/N] "
-    );
-    let mut answer = String::new();
-    std::io::stdin()
-        .read_line(&mut answer)
-        .map_err(ReplayError::Answer)?;
-    if answer.trim().eq_ignore_ascii_case("y") {
-        Ok(())
-    } else {
-        Err(ReplayError::Declined)
+    let question =
+        format!("This writes email activities into {organisation} and claims into the ledger.");
+    match terminal::ask(&question).map_err(ReplayError::Answer)? {
+        Answer::Yes => Ok(()),
+        Answer::No => Err(ReplayError::Declined),
+        Answer::NobodyThere => Err(ReplayError::NobodyToAsk),
     }
 }
 

@@ -1,11 +1,12 @@
 //! The Dataverse Web API client.
 //!
 //! One attempt a call, no waiting; what the calls of a run share, the token above all, is an argument of each: [`session`].
-//! What is asked beforehand: [`look_up`]. What is written and how: [`mod@write`].
+//! What is asked beforehand: [`look_up`]; about companies: `companies`. What is written and how: [`mod@write`].
 //! The wire form of batches: [`batch`]. What can come back: [`error`].
 
 pub mod batch;
 mod carriers;
+mod companies;
 pub mod error;
 pub mod look_up;
 pub mod query;

@@ -64,7 +64,7 @@ pub fn activity_id(
         Some(id) => (
             "message-id",
             id.as_str(),
-            sender.map_or("", EmailAddress::as_str),
+            sender.map_or("", EmailAddress::normal),
         ),
         None => ("provider", key.grant_id.as_str(), key.message_id.as_str()),
     };
@@ -146,6 +146,8 @@ pub struct Entry {
     pub state: State,
     /// Who works on it, and until when; `None` when nobody does.
     pub held: Option<(ClaimToken, DateTime<Utc>)>,
+    /// When the queue delivers it again; `None` unless it was released.
+    pub retry_at: Option<DateTime<Utc>>,
     /// How often it was claimed.
     pub attempts: u32,
     /// Dead only because it was tried often enough, or is being tried for the last time.
@@ -273,6 +275,20 @@ mod tests {
     }
 
     #[test]
+    fn however_a_copy_spells_its_sender_the_activity_id_is_the_same() {
+        let id = |sender: &str| {
+            let sender = EmailAddress::parse(sender);
+            activity_id(&key("g", "m"), Some(&header("a@x")), sender.as_ref())
+        };
+        let wire = id("ada@xn--bcher-kva.example");
+        assert_eq!(id("Ada@Bücher.example"), wire);
+        assert_eq!(id("\"ada\"@bücher.example"), wire);
+        assert_ne!(id("ada+x@bücher.example"), wire);
+        // Pinned with the form that mail servers carry, whose key is the one that it always had.
+        assert_eq!(wire.to_string(), "ee506ead-a066-56d6-bbaf-eb661452632e");
+    }
+
+    #[test]
     fn another_message_id_sender_or_mailbox_copy_without_header_is_another_row() {
         let ada = EmailAddress::parse("ada@example.com");
         let bob = EmailAddress::parse("bob@example.com");
@@ -305,6 +321,7 @@ mod tests {
         Entry {
             state,
             held,
+            retry_at: None,
             attempts: 1,
             gave_up: false,
             reason: None,

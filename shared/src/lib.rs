@@ -1,8 +1,8 @@
 //! mailverse: email from any mailbox that Nylas reaches, as completed email activities in Dynamics 365.
 //!
 //! The functions and the command are thin shells around this crate. Dependencies point one way:
-//! `ids`, `retry`, `env` ← `message`, `dataverse`, `nylas`, `dedupe`, `queue` ← `policy`, `parties`, `regarding`,
-//! `mapping` ← `pipeline`.
+//! `ids`, `retry`, `env` ← `message`, `dataverse`, `nylas`, `dedupe`, `queue` ← `policy`, `parties`, `contacts`,
+//! `regarding`, `mapping` ← `pipeline`.
 //!
 //! | Question | Module |
 //! | --- | --- |
@@ -11,12 +11,14 @@
 //! | What is tracked, and why was this one not? | [`policy`] |
 //! | Who is this address, which record does it concern? | [`parties`], [`regarding`] |
 //! | How is it told later why that was decided? | [`decision`] |
+//! | Who becomes a contact, and of which company? | [`contacts`] |
 //! | How is a duplicate prevented? | [`dedupe`] |
 //! | What happens on 429, or on any failure? | [`retry`] |
 //! | What can Dataverse answer, and how do we read it? | [`dataverse::error`] |
 //! | What is on the queue? | [`sync_request`] |
 
 pub mod aws;
+pub mod contacts;
 pub mod dataverse;
 pub mod decision;
 pub mod dedupe;
@@ -35,6 +37,7 @@ pub mod policy;
 pub mod queue;
 pub mod regarding;
 pub mod retry;
+pub mod role_address;
 pub mod secrets;
 pub mod sync_request;
 pub mod telemetry;

@@ -31,7 +31,8 @@ const ALIAS_CALLS: usize = 4;
 #[derive(Default)]
 pub struct Mailboxes {
     addresses: HashMap<GrantId, EmailAddress>,
-    own: HashSet<EmailAddress>,
+    /// Each address and alias, with the main address of its mailbox; an alias of a mailbox that has no address of its own stands for itself.
+    own: HashMap<EmailAddress, EmailAddress>,
     with_all_headers: HashSet<GrantId>,
 }
 
@@ -39,20 +40,21 @@ impl Mailboxes {
     /// The mailboxes of these grants.
     #[must_use]
     pub fn new(grants: &[Grant]) -> Self {
-        let addresses = grants
+        let addresses: HashMap<_, _> = grants
             .iter()
             .filter_map(|grant| Some((grant.id.clone(), grant.address.clone()?)))
             .collect();
-        let aliases = grants
-            .iter()
-            .filter_map(|grant| grant.aliases.as_deref())
-            .flatten();
-        let own = grants
-            .iter()
-            .filter_map(|grant| grant.address.as_ref())
-            .chain(aliases)
-            .cloned()
+        let mut own: HashMap<_, _> = addresses
+            .values()
+            .map(|address| (address.clone(), address.clone()))
             .collect();
+        for grant in grants {
+            for alias in grant.aliases.iter().flatten() {
+                // What is the main address of one mailbox is no alias of another.
+                own.entry(alias.clone())
+                    .or_insert_with(|| grant.address.as_ref().unwrap_or(alias).clone());
+            }
+        }
         let with_all_headers = grants
             .iter()
             .filter(|grant| grant.shows_all_headers())
@@ -77,10 +79,17 @@ impl Mailboxes {
         self.with_all_headers.contains(grant_id)
     }
 
-    /// Whether this is the address, or an alias, of any connected mailbox.
+    /// The main address of the connected mailbox that has this address, as its own or an alias, with or without a tag.
+    #[must_use]
+    pub fn main_address(&self, address: &EmailAddress) -> Option<&EmailAddress> {
+        let exactly = self.own.get(address);
+        exactly.or_else(|| self.own.get(&address.without_tag()?))
+    }
+
+    /// Whether this is the address, or an alias, of any connected mailbox, with or without a tag.
     #[must_use]
     pub fn is_own(&self, address: &EmailAddress) -> bool {
-        self.own.contains(address)
+        self.main_address(address).is_some()
     }
 }
 
@@ -216,5 +225,34 @@ mod tests {
             is_own("ada@example.com") && is_own("SALES@example.com") && !is_own("bob@example.com")
         );
         assert_eq!(mailboxes.address(&"h".parse().unwrap()), None);
+    }
+
+    #[test]
+    fn an_alias_and_a_tag_lead_to_the_main_address_of_their_mailbox() {
+        let grants = [
+            json!({"id": "g", "email": "ada@example.com", "email_aliases": ["sales@example.com", "ben@example.com"]}),
+            json!({"id": "h", "email": "ben@example.com"}),
+            json!({"id": "i", "email_aliases": ["nobody@example.com"]}),
+        ];
+        let mailboxes = Mailboxes::new(&grants.iter().filter_map(wire::grant).collect::<Vec<_>>());
+        let main = |text| {
+            let main = mailboxes.main_address(&EmailAddress::parse(text).unwrap());
+            main.map(EmailAddress::as_str)
+        };
+        for of_ada in [
+            "ada@example.com",
+            "sales@example.com",
+            "Ada+x@example.com",
+            "sales+x@example.com",
+        ] {
+            assert_eq!(main(of_ada), Some("ada@example.com"), "{of_ada}");
+        }
+        assert_eq!(
+            main("ben@example.com"),
+            Some("ben@example.com"),
+            "a mailbox of its own"
+        );
+        assert_eq!(main("nobody@example.com"), Some("nobody@example.com"));
+        assert_eq!(main("eve+ada@example.com"), None);
     }
 }

@@ -317,17 +317,17 @@ fn to_recipients(addresses: &[EmailAddress]) -> String {
 }
 
 /// Without the characters that XML 1.0 cannot hold; line breaks and tabs stay.
-fn without_forbidden(text: &str) -> String {
+pub(crate) fn without_forbidden(text: &str) -> String {
     let allowed = |c: &char| !matches!(c, '\0'..='\x08' | '\x0b' | '\x0c' | '\x0e'..='\x1f' | '\u{fffe}' | '\u{ffff}');
     text.chars().filter(allowed).collect()
 }
 
-fn length(text: &str) -> usize {
+pub(crate) fn length(text: &str) -> usize {
     text.encode_utf16().count()
 }
 
 /// The longest beginning of at most `limit` UTF-16 code units that ends on a character boundary.
-fn cut(text: &str, limit: usize) -> &str {
+pub(crate) fn cut(text: &str, limit: usize) -> &str {
     let mut units = 0;
     let over = text.char_indices().find(|(_, c)| {
         units += c.len_utf16();

@@ -94,6 +94,10 @@ pub enum Omission {
     Owner,
     /// The Message-ID is longer than its column; the activity id still carries it.
     LongMessageId,
+    /// Somebody became no contact, because Dataverse refused the row.
+    Contact,
+    /// Somebody's contact has no company, because Dataverse refused the company's row.
+    Company,
 }
 
 impl fmt::Display for Omission {
@@ -104,6 +108,8 @@ impl fmt::Display for Omission {
             Self::Attachment => "attachment",
             Self::Owner => "owner refused",
             Self::LongMessageId => "long Message-ID",
+            Self::Contact => "contact refused",
+            Self::Company => "company refused",
         })
     }
 }

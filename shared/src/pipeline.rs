@@ -1,7 +1,8 @@
 //! What happens to a message, in order. One story, for a batch of messages:
 //!
 //! **claim** each in the ledger → **fetch** those not yet in hand → **decide** by the policy → **look up** all people and mails of the batch in one
-//! `$batch` of queries → **decide** what only that can tell → **regard** → **map** → **write** one `$batch` with one change set for each mail → **settle** each claim.
+//! `$batch` of queries → **decide** what only that can tell → **make** contacts where the policy says so → **regard** → **map** → **write** one `$batch` with one
+//! change set for each mail → **settle** each claim.
 //!
 //! Decisions are pure ([`crate::policy`], [`crate::parties`], [`crate::regarding`], [`crate::mapping`]); this file does the calls between them. A message
 //! that leaves the story early takes its [`Fate`] along and is settled with the others at the end; it never stops its neighbours.
@@ -11,14 +12,18 @@
 //! | Between | Then |
 //! | --- | --- |
 //! | claim and settle | the queue delivers again after the visibility timeout; by then the lease has run out and the claim is won anew |
+//! | make contacts and write | the look-up of the next run finds the contacts |
 //! | write and settle | the look-up of the next run finds the row by its key: `written` |
 //! | the steps of a mail that is written step by step | the next run finds the Open row, adds what is missing and completes it |
 //! | settle and the queue's acknowledgement | the next delivery finds the final state and is acknowledged |
 
+mod asking;
 mod claiming;
+mod deciding;
 mod fate;
 mod ground;
 mod job;
+mod newcomers;
 pub mod settings;
 mod writing;
 
@@ -31,7 +36,7 @@ use self::job::{Candidate, Ended, Job};
 use self::writing::Mail;
 use crate::dataverse::DataverseClient;
 use crate::dataverse::error::DataverseError;
-use crate::dataverse::look_up::{Found, Questions};
+use crate::dataverse::look_up::Found;
 use crate::dataverse::rows::{ExistingEmail, RowState, Table};
 use crate::dataverse::session::Session;
 use crate::dataverse::write::WriteMode;
@@ -41,7 +46,6 @@ use crate::mailboxes::MailboxDirectory;
 use crate::mapping::{Direction, Findings};
 use crate::message::Message;
 use crate::nylas::{Fetched, Headers, NylasClient};
-use crate::policy::Verdict;
 use crate::policy::source::PolicySource;
 use crate::{parties, regarding};
 
@@ -111,11 +115,13 @@ impl Pipeline {
             return ended.extend(all_failed(back(candidates), &failure, run));
         }
         let mut mails = Vec::new();
-        for (group, found) in self
+        for (group, mut found) in self
             .look_up(&session, candidates, &ground, run, ended)
             .await
         {
-            for candidate in decide_finally(group, &found, &ground, ended) {
+            let tracked = deciding::finally(group, &found, &ground, ended);
+            let peopled = self.make_contacts(&session, tracked, &mut found, &ground, run, ended);
+            for candidate in peopled.await {
                 match self
                     .regard_and_map(&session, candidate, &found, &ground, run)
                     .await
@@ -158,76 +164,6 @@ impl Pipeline {
         in_hand
     }
 
-    /// What the policy refuses whatever Dataverse knows goes no further, and nobody on it is looked up.
-    async fn decide(
-        &self,
-        fetched: Vec<(Job, Message)>,
-        ground: &Ground,
-        run: &Run,
-        ended: &mut Vec<Ended>,
-    ) -> Vec<Candidate> {
-        let mut candidates = Vec::new();
-        for (mut job, message) in fetched {
-            let folders = self.mailboxes.folders(&message, run.now).await;
-            let judged_by = folders
-                .map_err(Failure::from)
-                .and_then(|folders| Ok((folders, ground.effective(&job.key.grant_id)?)));
-            let (folders, effective) = match judged_by {
-                Ok(judged_by) => judged_by,
-                Err(failure) => {
-                    ended.push(job.failed(failure, run));
-                    continue;
-                }
-            };
-            let decision = ground.decide(&message, &effective, &folders, None);
-            let verdict = decision.verdict;
-            job.decision = Some(decision);
-            match verdict {
-                Verdict::Skip(rule) => ended.push(job.skipped(rule, &message)),
-                Verdict::Track | Verdict::Open => candidates.push(Candidate {
-                    job,
-                    message,
-                    effective,
-                    folders,
-                }),
-            }
-        }
-        candidates
-    }
-
-    /// One `$batch` of queries for all. Where Dataverse refuses it, one for each message, so that one odd address does not cost its neighbours.
-    async fn look_up(
-        &self,
-        session: &Session,
-        candidates: Vec<Candidate>,
-        ground: &Ground,
-        run: &Run,
-        ended: &mut Vec<Ended>,
-    ) -> Vec<(Vec<Candidate>, Found)> {
-        let mut groups = vec![candidates];
-        let mut found = Vec::new();
-        while let Some(group) = groups.pop() {
-            match self
-                .dataverse
-                .look_up(session, &questions(&group, ground))
-                .await
-            {
-                Ok(answer) => found.push((group, answer)),
-                Err(DataverseError::Rejected { .. } | DataverseError::TooLarge)
-                    if group.len() > 1 =>
-                {
-                    groups.extend(group.into_iter().map(|one| vec![one]));
-                }
-                Err(error) => {
-                    self.forget_refused(&error).await;
-                    let jobs = group.into_iter().map(|candidate| candidate.job);
-                    ended.extend(all_failed(jobs, &error.into(), run));
-                }
-            }
-        }
-        found
-    }
-
     /// What is there already, and the rows to write.
     async fn regard_and_map(
         &self,
@@ -258,16 +194,13 @@ impl Pipeline {
             } else {
                 Direction::Incoming
             },
-            parties: parties::of_message(&message, found),
+            parties: parties::of_message(&message, &inside, effective.ambiguous),
             regarding: regarding::of_message(&message, found, &inside),
             owner,
         };
         let activity_id = message.activity_id();
         let ours = found.by_key(activity_id);
-        let theirs = message
-            .internet_message_id
-            .as_ref()
-            .and_then(|id| found.by_message_id(id, message.author(), activity_id));
+        let theirs = found.by_mail(&message);
         if let (None, Some(theirs)) = (ours, theirs) {
             return Mapped::ended(
                 self.adopt(session, job, &message, findings, theirs, run)
@@ -315,37 +248,6 @@ impl Pipeline {
     }
 }
 
-/// The rest of the policy, now that everything is known. What is tracked goes on without the people whom the policy takes out.
-fn decide_finally(
-    group: Vec<Candidate>,
-    found: &Found,
-    ground: &Ground,
-    ended: &mut Vec<Ended>,
-) -> Vec<Candidate> {
-    let mut tracked = Vec::new();
-    for mut candidate in group {
-        let Candidate {
-            message,
-            effective,
-            folders,
-            ..
-        } = &candidate;
-        let decision = ground.decide(message, effective, folders, Some(found));
-        let verdict = decision.verdict;
-        candidate.job.decision = Some(decision);
-        if let Verdict::Skip(rule) = verdict {
-            ended.push(candidate.job.skipped(rule, &candidate.message));
-        } else {
-            let Candidate {
-                message, effective, ..
-            } = &mut candidate;
-            message.strip(|address| effective.strips(address));
-            tracked.push(candidate);
-        }
-    }
-    tracked
-}
-
 /// What mapping a message came to.
 enum Mapped {
     Mail(Box<Mail>),
@@ -356,37 +258,6 @@ impl Mapped {
     fn ended(ended: Ended) -> Self {
         Self::Ended(Box::new(ended))
     }
-}
-
-/// What has to be known about these. Nobody whom the policy takes out of a mail is asked for but its author, by whom its direction is told.
-fn questions(group: &[Candidate], ground: &Ground) -> Questions {
-    let mut questions = Questions::default();
-    for Candidate {
-        job,
-        message,
-        effective,
-        ..
-    } in group
-    {
-        let people = message
-            .participants()
-            .filter(|address| !effective.strips(address));
-        questions
-            .addresses
-            .extend(people.chain(message.author()).cloned());
-        questions
-            .addresses
-            .extend(ground.mailboxes.address(&job.key.grant_id).cloned());
-        questions
-            .emails
-            .push((message.activity_id(), message.internet_message_id.clone()));
-        if effective.asks_for_ancestors() {
-            questions
-                .ancestors
-                .extend(message.ancestors.iter().cloned());
-        }
-    }
-    questions
 }
 
 fn all_failed(

@@ -79,6 +79,7 @@ mod tests {
             },
             active: true,
             account: account.map(Uuid::from_u128),
+            changed: None,
         }
     }
 

@@ -15,14 +15,14 @@
     reason = "as in the tests: a value that is not as expected is the failure to report"
 )]
 
-mod dynamo;
 mod tripwire;
 mod world;
 
 use std::process::ExitCode;
 
 use mailverse::dataverse::write::WriteMode;
-use world::hundred::{MAILS, MOST_REQUESTS, requests};
+use stage::dynamo;
+use world::hundred::{MAILS, MOST_REQUESTS, requests, requests_of_strangers};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -35,6 +35,10 @@ async fn main() -> ExitCode {
     println!("{stepwise:>6}  in a batch, step by step");
     let alone = requests(WriteMode::Stepwise, 1).await;
     println!("{alone:>6}  one by one, step by step");
+    let strangers = requests_of_strangers(WriteMode::ChangeSet, MAILS).await;
+    println!(
+        "{strangers:>6}  in a batch, when both people are new and become contacts of a new company"
+    );
     if batch > MOST_REQUESTS {
         println!("more than promised");
         return ExitCode::FAILURE;

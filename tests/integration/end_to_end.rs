@@ -1,6 +1,6 @@
 //! The compiled functions, as Lambda runs them: an HTTP event in, a completed email row out.
 //!
-//! Each function is a process with an environment of its own. It speaks the Lambda Runtime API with `lambda.rs`, SQS and Secrets Manager
+//! Each function is a process with an environment of its own. It speaks the Lambda Runtime API with `stage/lambda.rs`, SQS and Secrets Manager
 //! with moto (`cloud.rs`), DynamoDB with the embedded one, and Dataverse, Nylas and Entra with the twin, each over its real protocol.
 
 mod canary;
@@ -8,6 +8,7 @@ mod cloud;
 mod events;
 mod explaining;
 mod flow;
-mod lambda;
-mod moto;
+mod operating;
 mod trouble;
+
+use stage::{lambda, moto};

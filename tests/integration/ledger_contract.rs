@@ -167,6 +167,11 @@ fn released() -> Settlement {
     }
 }
 
+/// The address of the DynamoDB Local that `make ledger-local` started.
+fn local() -> String {
+    mailverse::env::process("DYNAMODB_LOCAL_URL").expect("DYNAMODB_LOCAL_URL: make ledger-local")
+}
+
 /// Every sentence as a test of its own, on each kind of endpoint.
 macro_rules! contract {
     ($($sentence:ident)*) => {
@@ -191,7 +196,7 @@ macro_rules! contract {
                 #[tokio::test]
                 #[ignore = "needs DynamoDB Local: make ledger-local"]
                 async fn $sentence() {
-                    let client = dynamo::client(&dynamo::local());
+                    let client = dynamo::client(&super::super::local());
                     super::$sentence(Bench::on(client, stringify!($sentence)).await).await;
                 }
             )*

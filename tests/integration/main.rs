@@ -10,7 +10,8 @@
 //! | What does a person see who replays saved events? | `replay.rs` |
 //! | What does a person see who checks, pushes or reads a policy? | `policy_command.rs` |
 //! | Do the compiled functions do all that, as Lambda runs them? | `end_to_end.rs` |
-//! | What do those tests run against? | `world.rs`, `tripwire.rs`, `dynamo.rs` |
+//! | What do the people see and do who operate it? | `end_to_end/operating.rs` |
+//! | What do those tests run against? | `world.rs`, `tripwire.rs`; what the functions run against: `../stage/` |
 //!
 //! A test name is a sentence about behaviour. Nothing waits for time to pass, nothing sets environment variables, and whatever is
 //! drawn at random names its seed.
@@ -47,7 +48,6 @@ macro_rules! in_both_write_modes {
 }
 
 mod clients;
-mod dynamo;
 mod end_to_end;
 mod hostile;
 mod ledger_contract;
@@ -57,3 +57,5 @@ mod policy_command;
 mod replay;
 mod tripwire;
 mod world;
+
+use stage::dynamo;

@@ -2,7 +2,9 @@
 //!
 //! A new case is two files and no code. What is given: the message object as Nylas shows it, the connected mailboxes, the rows that the
 //! look-up found, the mailbox's user (`owner`), and the text of each file. What has to come out was written by hand from the column table
-//! of `shared/src/mapping.rs`; ids are UUIDv5, calculated with another program.
+//! of `shared/src/mapping.rs`; ids are UUIDv5, calculated with another program. What a case may say of people, besides: `mapping/people.rs`.
+
+mod people;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
@@ -11,7 +13,7 @@ use mailverse::dataverse::DataverseClient;
 use mailverse::dataverse::look_up::Found;
 use mailverse::dataverse::rows::{Person, Record, Table};
 use mailverse::dataverse::session::Session;
-use mailverse::dataverse::write::{CreateOutcome, EmailWrite};
+use mailverse::dataverse::write::{CreateOutcome, EmailWrite, WriteMode};
 use mailverse::ids::{ActivityId, EmailAddress};
 use mailverse::mailboxes::Mailboxes;
 use mailverse::mapping::{self, Direction, Findings};
@@ -78,6 +80,7 @@ fn found(given: &Value) -> Found {
             },
             active: row["active"] != json!(false),
             account: id(&row["account"]),
+            changed: people::modified(row),
         };
         found.add_person(
             EmailAddress::parse(row["address"].as_str().unwrap()).unwrap(),
@@ -96,12 +99,16 @@ fn mapped(given: &Value) -> Value {
         .filter_map(wire::grant)
         .collect();
     let domains = list(given, "internal_domains").iter();
+    let domains = domains
+        .map(|domain| domain.as_str().unwrap().to_owned())
+        .collect::<HashSet<_>>();
+    let mailboxes = Mailboxes::new(&grants);
+    let mut found = found(given);
+    let plan = people::make(given, &message, &mailboxes, &domains, &mut found);
     let inside = Inside {
-        mailboxes: &Mailboxes::new(&grants),
-        found: &found(given),
-        domains: &domains
-            .map(|domain| domain.as_str().unwrap().to_owned())
-            .collect::<HashSet<_>>(),
+        mailboxes: &mailboxes,
+        found: &found,
+        domains: &domains,
     };
     let outgoing = message
         .from
@@ -113,7 +120,7 @@ fn mapped(given: &Value) -> Value {
         } else {
             Direction::Incoming
         },
-        parties: parties::of_message(&message, inside.found),
+        parties: parties::of_message(&message, &inside, people::settings(given).ambiguous),
         regarding: regarding::of_message(&message, inside.found, &inside),
         owner: id(&given["owner"]),
     };
@@ -127,6 +134,9 @@ fn mapped(given: &Value) -> Value {
             mapping::attachment_row(email.activity_id, position, attachment, text.as_bytes())
         });
     json!({
+        "accounts": people::bodies(&plan.accounts),
+        "contacts": people::bodies(plan.contacts.iter().map(|contact| &contact.row)),
+        "resolutions": people::resolutions(&findings.parties),
         "attachments": files.collect::<Vec<_>>(),
         "completion": email.completion,
         "left_out": omissions_note(&message.omissions),
@@ -145,8 +155,21 @@ fn every_case_is_mapped_as_written() {
     let mut differences = Vec::new();
     for (name, (given, expected)) in &cases {
         let mapped = mapped(given);
-        for part in ["email", "attachments", "completion", "left_out"] {
-            if mapped[part] != expected[part] {
+        for part in [
+            "email",
+            "attachments",
+            "completion",
+            "left_out",
+            "accounts",
+            "contacts",
+            "resolutions",
+        ] {
+            let expects = |value: &Value| match (part, value) {
+                ("resolutions", Value::Null) => mapped[part].clone(),
+                ("accounts" | "contacts", Value::Null) => json!([]),
+                (_, value) => value.clone(),
+            };
+            if mapped[part] != expects(&expected[part]) {
                 let (mapped, expected) = (&mapped[part], &expected[part]);
                 differences.push(format!(
                     "{name}: {}\n{part} is {mapped:#}\nand not {expected:#}",
@@ -167,6 +190,7 @@ async fn what_is_expected_is_what_dataverse_takes() {
         for row in list(&given, "organisation") {
             insert(dataverse, row);
         }
+        people::insert_companies(dataverse, &given);
         let client = DataverseClient::new(
             mailverse::http::client().unwrap(),
             &dataverse.url().parse().unwrap(),
@@ -182,7 +206,17 @@ async fn what_is_expected_is_what_dataverse_takes() {
             completion: object(&expected["completion"]),
         };
         let token = twin.entra().issue_token(&dataverse.url(), 600);
-        let outcome = client.write(&Session::new(token.into()), &[email]).await;
+        let session = Session::new(token.into());
+        let made = people::expected_rows(&expected);
+        let outcomes = client
+            .create_rows(&session, &made, WriteMode::default())
+            .await;
+        assert_eq!(
+            outcomes,
+            vec![Ok(CreateOutcome::Created); made.len()],
+            "{name}"
+        );
+        let outcome = client.write(&session, &[email]).await;
         assert_eq!(outcome, [Ok(CreateOutcome::Created)], "{name}");
         assert_eq!(dataverse.dropped(), [], "{name}");
     }
@@ -191,10 +225,9 @@ async fn what_is_expected_is_what_dataverse_takes() {
 fn insert(dataverse: &twin::Dataverse, row: &Value) {
     let table = table(row);
     let mut values = json!({table.key(): row["id"], table.address_columns()[0]: row["address"]});
-    let name = if table == Table::Account {
-        "name"
-    } else {
-        "lastname"
+    let name = match table {
+        Table::Account | Table::Queue => "name",
+        _ => "lastname",
     };
     values[name] = json!("Somebody");
     if row["active"] == json!(false) {

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | Does a message become the right row, once? | `delivery.rs` |
 //! | Who is on it, what does it concern, who owns it? | `people.rs` |
+//! | Who becomes a contact, of which company? | `contacts.rs` |
 //! | What is left out, and by which rule? | `policy.rs` |
 //! | What becomes of files? | `attachments.rs` |
 //! | What if a service does not answer? | `outages.rs` |
@@ -18,6 +19,7 @@
 //! | What if two things look alike, or one is in the way? | `guards.rs` |
 
 mod attachments;
+mod contacts;
 mod crashes;
 mod decisions;
 mod delivery;

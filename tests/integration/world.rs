@@ -19,6 +19,7 @@ mod organisation;
 mod rows;
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::Instant;
 
 use aws_sdk_dynamodb::Client;
@@ -109,7 +110,19 @@ impl World {
     pub(crate) async fn another_pipeline(&self) -> Pipeline {
         let ledger = ledger(&self.database, self.ledgers).await;
         let mode = self.pipeline.write_mode;
-        connect(&self.twin, &self.to_dataverse, &self.to_nylas, ledger, mode)
+        let policy = match &self.pipeline.policy {
+            PolicySource::Given(policy) => PolicySource::Given(Arc::clone(policy)),
+            PolicySource::Ledger(_) => PolicySource::ledger(),
+        };
+        Pipeline {
+            policy,
+            ..connect(&self.twin, &self.to_dataverse, &self.to_nylas, ledger, mode)
+        }
+    }
+
+    /// From here on, the policy of the stories but for these changes.
+    pub(crate) fn set(&mut self, changes: &Value) {
+        self.pipeline.policy = PolicySource::given(policy(changes));
     }
 
     /// The ledger is gone, as if the process had died before it settled anything.

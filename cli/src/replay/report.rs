@@ -16,6 +16,7 @@ use webhook_receiver::{Outcome, Received};
 
 use super::event::SavedEvent;
 use super::stage::Stage;
+use crate::terminal::printable;
 
 /// Collects what happened.
 pub(crate) struct Report {
@@ -259,15 +260,4 @@ impl Story {
     fn state(&self) -> State {
         self.fate.as_ref().map_or(State::Waiting, Fate::state)
     }
-}
-
-/// Content of mail on a terminal: without the characters that could move its cursor, turn its writing round, or worse.
-fn printable(text: &str) -> String {
-    let moves = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    text.chars()
-        .map(|c| if moves(c) { ' ' } else { c })
-        .collect()
 }

@@ -224,6 +224,7 @@ impl Stage {
     pub(crate) fn name(&self, record: Record) -> String {
         let (kind, column) = match record.table {
             Table::SystemUser => ("user", "fullname"),
+            Table::Queue => ("queue", "name"),
             Table::Contact => ("contact", "fullname"),
             Table::Account => ("account", "name"),
             Table::Lead => ("lead", "fullname"),

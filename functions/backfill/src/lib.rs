@@ -1,13 +1,19 @@
 //! backfill: on a schedule, lists each mailbox's last 24 hours page by page and takes every page through the pipeline.
 //!
-//! It repairs what webhooks missed, and takes up what is waiting in the ledger. A message that cannot be settled now becomes a request on the sync queue; the page goes on.
+//! It repairs what webhooks missed, and takes up what is waiting in the ledger: within that window by its list, and beyond it whatever is stranded,
+//! which is a message that nobody is at and that no queue has delivered for an hour after it should have.
+//! A message that cannot be settled now becomes a request on the sync queue; the page goes on.
 //! A mailbox that cannot be listed does not stop the others. A run that is short of time stops between two pages; the next run's window covers the rest.
 
 pub mod config;
 pub mod plan;
 
-use chrono::TimeDelta;
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
 use mailverse::dedupe::State;
+use mailverse::dedupe::attention::OVERDUE;
+use mailverse::ids::MessageKey;
 use mailverse::message::Message;
 use mailverse::nylas::error::NylasError;
 use mailverse::pipeline::{Fate, Handled, Pipeline, Run, Work};
@@ -20,6 +26,9 @@ use self::plan::{NotASchedule, Task};
 
 /// Time that a page may take; a run that has less left starts none.
 const PAGE_TIME: TimeDelta = TimeDelta::seconds(60);
+
+/// Stranded messages that one run takes up; the next run finds the others.
+const MOST_STRANDED: usize = 1_000;
 
 /// Messages of a page that are claimed together, as many as a worker takes.
 const AT_ONCE: usize = 10;
@@ -45,6 +54,8 @@ pub struct Outcome {
     pub skipped: usize,
     /// Handed to the sync queue.
     pub waiting: usize,
+    /// Found stranded, and handed to the sync queue.
+    pub stranded: usize,
     /// Cannot be written.
     pub dead: usize,
     /// The run ended before the last page: for want of time, or because Dataverse wants a pause.
@@ -86,6 +97,7 @@ impl<Q: SyncQueue> Backfill<Q> {
             .await
             .map_err(BackfillError::Grants)?;
         let mut outcome = Outcome::default();
+        self.take_up_stranded(begin().now, &mut outcome).await;
         let mut handled = Vec::new();
         for task in plan::tasks(&grants, scheduled) {
             match self.list(&task, &begin, &mut outcome, &mut handled).await {
@@ -98,6 +110,50 @@ impl<Q: SyncQueue> Backfill<Q> {
         }
         tracing::info!(?outcome, "backfill ended");
         Ok((outcome, handled))
+    }
+
+    /// Puts what is stranded on the sync queue once more.
+    async fn take_up_stranded(&self, now: DateTime<Utc>, outcome: &mut Outcome) {
+        let waiting =
+            self.pipeline
+                .ledger
+                .needing_attention(State::Waiting, now - OVERDUE, MOST_STRANDED);
+        let waiting = match waiting.await {
+            Ok(waiting) => waiting,
+            // The next run looks again.
+            Err(error) => return tracing::warn!(%error, "stranded messages could not be listed"),
+        };
+        for message in waiting
+            .into_iter()
+            .filter(|message| message.is_stranded(now))
+        {
+            match self.queue_again(&message.key, now).await {
+                Ok(true) => {
+                    outcome.stranded += 1;
+                    tracing::warn!("sync.key" = %message.key, "message was stranded, and is queued again");
+                }
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::warn!("sync.key" = %message.key, %error, "stranded message could not be queued");
+                }
+            }
+        }
+    }
+
+    async fn queue_again(
+        &self,
+        key: &MessageKey,
+        now: DateTime<Utc>,
+    ) -> Result<bool, Box<dyn std::error::Error + Send + Sync>> {
+        if !self.pipeline.ledger.expect_delivery(key, now).await? {
+            return Ok(false);
+        }
+        let request = SyncRequest {
+            key: key.clone(),
+            trigger: Trigger::Backfill,
+        };
+        self.queue.send(&request, Duration::ZERO).await?;
+        Ok(true)
     }
 
     /// Lists one mailbox to the end, or until time is short.

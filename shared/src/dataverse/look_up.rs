@@ -5,11 +5,12 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use serde_json::Value;
 
 use super::DataverseClient;
-use super::batch::{MOST_OPERATIONS, Operation};
+use super::batch::{Answer, MOST_OPERATIONS, Operation};
 use super::error::DataverseError;
 use super::query::{any_of, literal, rows};
 use super::rows::{
-    EMAIL_COLUMNS, ExistingEmail, Person, Record, RowState, Table, addresses, existing_email, guid,
+    EMAIL_COLUMNS, ExistingEmail, Person, Record, RowState, Table, addresses, changed,
+    existing_email, guid,
 };
 use super::session::Session;
 use crate::ids::{ActivityId, EmailAddress, InternetMessageId};
@@ -34,15 +35,38 @@ pub struct Questions {
 #[derive(Default)]
 pub struct Found {
     people: HashMap<EmailAddress, Vec<Person>>,
+    made: HashSet<Record>,
     by_key: HashMap<ActivityId, ExistingEmail>,
     by_message_id: HashMap<String, Vec<ExistingEmail>>,
 }
 
 impl Found {
-    /// The rows that have this address, in order of precedence: by table, active before inactive.
+    /// The rows that have this address, in order of precedence: by table, active before inactive. Where none has an address with a tag, those that have
+    /// it without the tag.
     #[must_use]
     pub fn people(&self, address: &EmailAddress) -> &[Person] {
-        self.people.get(address).map_or(&[], Vec::as_slice)
+        let exactly = self.people.get(address);
+        exactly
+            .or_else(|| self.people.get(&address.without_tag()?))
+            .map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether a row has the address as it is, tag included.
+    #[must_use]
+    pub fn knows_exactly(&self, address: &EmailAddress) -> bool {
+        self.people.contains_key(address)
+    }
+
+    /// Whether the row was made for a mail of this run.
+    #[must_use]
+    pub fn was_made(&self, record: Record) -> bool {
+        self.made.contains(&record)
+    }
+
+    /// Adds a contact that was made for a mail of this run.
+    pub fn add_made(&mut self, address: EmailAddress, contact: Person) {
+        self.made.insert(contact.record);
+        self.add_person(address, contact);
     }
 
     /// The row of this key.
@@ -69,6 +93,13 @@ impl Found {
         self.by_message_id.get(id.as_str())?.iter().find(|email| {
             email.activity_id != ours && email.state == RowState::Completed && same_sender(email)
         })
+    }
+
+    /// [`Self::by_message_id`] of a message.
+    #[must_use]
+    pub fn by_mail(&self, message: &Message) -> Option<&ExistingEmail> {
+        let id = message.internet_message_id.as_ref()?;
+        self.by_message_id(id, message.author(), message.activity_id())
     }
 
     /// Whether a mail that this one answers is in Dataverse, completed. It has to have been asked for ([`Questions::ancestors`]).
@@ -104,7 +135,7 @@ impl Found {
             };
             let active = match table {
                 Table::SystemUser => row.get("isdisabled").and_then(Value::as_bool) != Some(true),
-                Table::Contact | Table::Account | Table::Lead => {
+                Table::Queue | Table::Contact | Table::Account | Table::Lead => {
                     row.get("statecode").and_then(Value::as_i64) == Some(0)
                 }
             };
@@ -120,6 +151,7 @@ impl Found {
                         record: Record { table, id },
                         active,
                         account,
+                        changed: changed(row),
                     },
                 );
             }
@@ -160,10 +192,16 @@ enum About {
 }
 
 impl About {
-    /// Leads come with the sales app; an organisation without it answers 404 to the whole table (Dataverse facts §5, §12; the status is inferred).
-    /// A query that finds nothing answers 200.
-    fn is_missing_table(self, status: u16) -> bool {
-        matches!(self, Self::People(Table::Lead)) && status == 404
+    /// The table of a query that may go without an answer.
+    ///
+    /// Leads come with the sales app; an organisation without it answers 404 to the whole table (Dataverse facts §5, §12; the status is inferred). A query
+    /// that finds nothing answers 200. Every organisation has queues, but a role that was made for an earlier version may not read them: 403.
+    fn goes_without(self, status: u16) -> Option<Table> {
+        match self {
+            Self::People(table @ Table::Lead) if status == 404 => Some(table),
+            Self::People(table @ Table::Queue) if matches!(status, 403 | 404) => Some(table),
+            Self::People(_) | Self::Emails => None,
+        }
     }
 }
 
@@ -187,46 +225,43 @@ impl DataverseClient {
             let answers = self.batch(session, &operations).await?;
             for ((about, _), parts) in some.iter().zip(answers) {
                 for answer in &parts {
-                    if about.is_missing_table(answer.status) {
+                    if let Some(table) = about.goes_without(answer.status) {
                         tracing::info!(
-                            table = Table::Lead.name(),
-                            "this organisation has no such table"
+                            table = table.name(),
+                            status = answer.status,
+                            "this organisation has no such table, or the application may not read it"
                         );
                         continue;
                     }
-                    if !answer.is_success() {
-                        return Err(super::part_error(answer));
+                    let rows = self.all_rows(session, answer).await?;
+                    match *about {
+                        About::People(table) => found.read_people(table, &rows),
+                        About::Emails => found.read_emails(&rows),
                     }
-                    self.read_pages(session, *about, &answer.body, &mut found)
-                        .await?;
                 }
             }
         }
         Ok(found)
     }
 
-    /// Reads a page of rows and those that follow it.
-    async fn read_pages(
+    /// The rows of a query's answer, and of the pages that follow it.
+    pub(super) async fn all_rows(
         &self,
         session: &Session,
-        about: About,
-        first: &[u8],
-        found: &mut Found,
-    ) -> Result<(), DataverseError> {
-        let mut page: Value =
-            serde_json::from_slice(first).map_err(|_| super::unreadable("a query's answer"))?;
+        answer: &Answer,
+    ) -> Result<Vec<Value>, DataverseError> {
+        if !answer.is_success() {
+            return Err(super::part_error(answer));
+        }
+        let unreadable = || super::unreadable("a query's answer");
+        let mut page: Value = serde_json::from_slice(&answer.body).map_err(|_| unreadable())?;
+        let mut all = Vec::new();
         let mut seen = HashSet::new();
         loop {
-            let rows = page
-                .get("value")
-                .and_then(Value::as_array)
-                .ok_or_else(|| super::unreadable("a query's answer"))?;
-            match about {
-                About::People(table) => found.read_people(table, rows),
-                About::Emails => found.read_emails(rows),
-            }
+            let rows = page.get_mut("value").and_then(Value::as_array_mut);
+            all.append(rows.ok_or_else(unreadable)?);
             let Some(next) = page.get("@odata.nextLink").and_then(Value::as_str) else {
-                return Ok(());
+                return Ok(all);
             };
             if !seen.insert(next.to_owned()) {
                 return Err(super::unreadable("a link to a page that was read before"));
@@ -238,20 +273,27 @@ impl DataverseClient {
 
 fn queries(questions: &Questions) -> Vec<(About, String)> {
     let mut queries = Vec::new();
+    let spellings: BTreeSet<String> = questions
+        .addresses
+        .iter()
+        .flat_map(|address| [Some(address.clone()), address.without_tag()])
+        .flatten()
+        .flat_map(|address| address.spellings())
+        .collect();
     for table in Table::ALL {
-        let terms = questions.addresses.iter().map(|address| {
+        let terms = spellings.iter().map(|spelling| {
             let columns = table.address_columns().iter();
             columns
-                .map(|column| format!("{column} eq {}", literal(address.as_str())))
+                .map(|column| format!("{column} eq {}", literal(spelling)))
                 .collect()
         });
         let state = match table {
             Table::SystemUser => "isdisabled",
             Table::Contact => "statecode,_parentcustomerid_value",
-            Table::Account | Table::Lead => "statecode",
+            Table::Queue | Table::Account | Table::Lead => "statecode",
         };
         let select = format!(
-            "{},{},{state}",
+            "{},{},{state},modifiedon,createdon",
             table.key(),
             table.address_columns().join(",")
         );
@@ -320,7 +362,76 @@ mod tests {
                 .collect(),
             ..Questions::default()
         };
-        assert_eq!(queries(&questions).len(), 4 * 14 + 7);
+        assert_eq!(queries(&questions).len(), 5 * 14 + 7);
+    }
+
+    #[test]
+    fn an_address_is_asked_for_in_every_spelling_and_without_its_tag() {
+        let asked = |text: &str| {
+            let questions = Questions {
+                addresses: BTreeSet::from([address(text)]),
+                ..Questions::default()
+            };
+            let queries = queries(&questions);
+            assert_eq!(queries.len(), 5, "in the same queries");
+            let (_, users) = &queries[0];
+            let decoded = percent_encoding::percent_decode_str(users).decode_utf8();
+            let decoded = decoded.unwrap().into_owned();
+            decoded
+                .split('\'')
+                .skip(1)
+                .step_by(2)
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(asked("ada@example.com"), ["ada@example.com"]);
+        assert_eq!(
+            asked("ada+x@bücher.example"),
+            [
+                "ada+x@bücher.example",
+                "ada+x@xn--bcher-kva.example",
+                "ada@bücher.example",
+                "ada@xn--bcher-kva.example"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_tagged_address_is_the_plain_one_only_when_nothing_has_it_exactly() {
+        let person = |id| Person {
+            record: Record {
+                table: Table::Contact,
+                id: Uuid::from_u128(id),
+            },
+            active: id != 2,
+            account: None,
+            changed: None,
+        };
+        let mut found = Found::default();
+        found.add_person(address("ada@example.com"), person(1));
+        let id = |found: &Found, text: &str| {
+            let people = found.people(&address(text)).iter();
+            people
+                .map(|person| person.record.id.as_u128())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(id(&found, "ada+kites@example.com"), [1]);
+        assert_eq!(id(&found, "adam+kites@example.com"), [0; 0]);
+        found.add_person(address("ada+kites@example.com"), person(2));
+        assert_eq!(id(&found, "ada+kites@example.com"), [2], "inactive or not");
+        assert_eq!(id(&found, "ada@example.com"), [1]);
+    }
+
+    #[test]
+    fn queues_that_cannot_be_read_and_leads_that_are_not_there_are_done_without() {
+        let goes_without = |table, status| About::People(table).goes_without(status).is_some();
+        assert!(goes_without(Table::Lead, 404) && !goes_without(Table::Lead, 403));
+        assert!(goes_without(Table::Queue, 404) && goes_without(Table::Queue, 403));
+        for table in [Table::SystemUser, Table::Contact, Table::Account] {
+            assert!(!goes_without(table, 404) && !goes_without(table, 403));
+        }
+        assert!(About::Emails.goes_without(404).is_none());
+        assert!(!goes_without(Table::Queue, 500) && !goes_without(Table::Queue, 429));
     }
 
     fn answer_to(message_id: &str) -> Message {

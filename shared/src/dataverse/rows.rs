@@ -1,5 +1,6 @@
 //! The tables, columns and binding names that we use. Source: Dataverse facts §2, §5, §6 and §15.
 
+use chrono::{DateTime, Utc};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -10,23 +11,32 @@ use crate::ids::{ActivityId, EmailAddress};
 pub enum Table {
     /// A user of the organisation.
     SystemUser,
+    /// A queue of the organisation: an address that several users answer for.
+    Queue,
     /// A person outside.
     Contact,
-    /// A company.
-    Account,
     /// Somebody who may become a contact.
     Lead,
+    /// A company.
+    Account,
 }
 
 impl Table {
     /// All of them, in order of precedence.
-    pub const ALL: [Self; 4] = [Self::SystemUser, Self::Contact, Self::Account, Self::Lead];
+    pub const ALL: [Self; 5] = [
+        Self::SystemUser,
+        Self::Queue,
+        Self::Contact,
+        Self::Lead,
+        Self::Account,
+    ];
 
     /// Logical name.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::SystemUser => "systemuser",
+            Self::Queue => "queue",
             Self::Contact => "contact",
             Self::Account => "account",
             Self::Lead => "lead",
@@ -38,6 +48,7 @@ impl Table {
     pub const fn set(self) -> &'static str {
         match self {
             Self::SystemUser => "systemusers",
+            Self::Queue => "queues",
             Self::Contact => "contacts",
             Self::Account => "accounts",
             Self::Lead => "leads",
@@ -49,6 +60,7 @@ impl Table {
     pub const fn key(self) -> &'static str {
         match self {
             Self::SystemUser => "systemuserid",
+            Self::Queue => "queueid",
             Self::Contact => "contactid",
             Self::Account => "accountid",
             Self::Lead => "leadid",
@@ -60,6 +72,7 @@ impl Table {
     pub const fn address_columns(self) -> &'static [&'static str] {
         match self {
             Self::SystemUser => &["internalemailaddress"],
+            Self::Queue => &["emailaddress"],
             Self::Contact | Self::Account | Self::Lead => {
                 &["emailaddress1", "emailaddress2", "emailaddress3"]
             }
@@ -105,6 +118,8 @@ pub struct Person {
     pub active: bool,
     /// A contact's company.
     pub account: Option<Uuid>,
+    /// When it was changed last, or made where that is not known.
+    pub changed: Option<DateTime<Utc>>,
 }
 
 /// `statecode` of an activity (Dataverse facts §2.2).
@@ -170,4 +185,11 @@ pub(super) const EMAIL_COLUMNS: &str =
 /// A key or the value of a lookup.
 pub(super) fn guid(row: &Value, column: &str) -> Option<Uuid> {
     row.get(column)?.as_str()?.parse().ok()
+}
+
+/// When a row was changed last, or made where that is not known.
+pub(super) fn changed(row: &Value) -> Option<DateTime<Utc>> {
+    ["modifiedon", "createdon"]
+        .iter()
+        .find_map(|column| row.get(*column)?.as_str()?.parse().ok())
 }

@@ -278,7 +278,7 @@ impl DataverseClient {
         .await
     }
 
-    async fn create(
+    pub(super) async fn create(
         &self,
         session: &Session,
         set: &str,
@@ -327,7 +327,7 @@ fn how_many_fit(emails: &[EmailWrite]) -> usize {
     fitting.count().max(1)
 }
 
-fn outcome(parts: &[Answer]) -> Result<CreateOutcome, DataverseError> {
+pub(super) fn outcome(parts: &[Answer]) -> Result<CreateOutcome, DataverseError> {
     let Some(failure) = parts.iter().find(|part| !part.is_success()) else {
         return Ok(CreateOutcome::Created);
     };

@@ -4,7 +4,7 @@
 //! skipped, nearly everything, costs it nothing to read.
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
 use super::ledger::{
     Ledger, LedgerError, condition_failed, item_key, key_of, milliseconds, number, read_entry,
@@ -16,6 +16,9 @@ use crate::ids::MessageKey;
 /// The sparse index, which has all attributes of its items.
 pub const INDEX: &str = "attention";
 
+/// How much later than expected a delivery may be before nobody believes in it any more.
+pub const OVERDUE: TimeDelta = TimeDelta::hours(1);
+
 /// A message that needs somebody's attention.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attention {
@@ -25,6 +28,20 @@ pub struct Attention {
     pub since: DateTime<Utc>,
     /// What the ledger says of it.
     pub entry: Entry,
+}
+
+impl Attention {
+    /// Nobody is at it and the queue should have delivered it long ago: a process died that no queue message stood behind, as that of a
+    /// scheduled run, or the queue message is gone.
+    #[must_use]
+    pub fn is_stranded(&self, now: DateTime<Utc>) -> bool {
+        let expected = self
+            .entry
+            .held
+            .map(|(_, until)| until)
+            .max(self.entry.retry_at);
+        self.entry.state == State::Waiting && expected.is_none_or(|at| at + OVERDUE < now)
+    }
 }
 
 impl Ledger {
@@ -68,6 +85,35 @@ impl Ledger {
             found.push(Attention { key, since, entry });
         }
         Ok(found)
+    }
+
+    /// Notes that a waiting message that nobody is at is about to be queued again, so that it is not queued once more before that delivery is
+    /// overdue as well. Whether it was still waiting so.
+    ///
+    /// # Errors
+    /// [`LedgerError::Unavailable`]: nothing is known; leave it to the next look.
+    pub async fn expect_delivery(
+        &self,
+        key: &MessageKey,
+        now: DateTime<Utc>,
+    ) -> Result<bool, LedgerError> {
+        let call = self
+            .client
+            .update_item()
+            .table_name(&self.table)
+            .set_key(Some(item_key(key)))
+            .update_expression("SET retry_at_ms = :now")
+            .condition_expression(
+                "#state = :waiting AND (attribute_not_exists(claim_token) OR lease_until_ms <= :now)",
+            )
+            .expression_attribute_names("#state", "state")
+            .expression_attribute_values(":waiting", text(State::Waiting.as_str()))
+            .expression_attribute_values(":now", milliseconds(now));
+        match call.send().await {
+            Ok(_) => Ok(true),
+            Err(error) if condition_failed(&error) => Ok(false),
+            Err(error) => Err(unavailable(&error)),
+        }
     }
 
     /// Allows a dead message, whatever killed it, to be claimed again. Whether it was dead.

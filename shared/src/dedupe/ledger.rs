@@ -369,6 +369,7 @@ pub(super) fn read_entry(item: &HashMap<String, AttributeValue>) -> Result<Entry
     Ok(Entry {
         state,
         held: token.zip(until),
+        retry_at: number(item, "retry_at_ms").and_then(DateTime::from_timestamp_millis),
         attempts: number(item, "attempts")
             .and_then(|n| u32::try_from(n).ok())
             .unwrap_or_default(),

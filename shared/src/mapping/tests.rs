@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::nylas::wire;
-use crate::parties::Role;
+use crate::parties::{Choice, Match, Resolution, Role};
 
 fn message(object: &Value) -> Message {
     wire::message(&"g".parse().unwrap(), object).unwrap_or_else(|e| panic!("{e}"))
@@ -16,6 +16,14 @@ fn findings(direction: Direction) -> Findings {
         parties: Vec::new(),
         regarding: None,
         owner: None,
+    }
+}
+
+fn resolution() -> Resolution {
+    Resolution {
+        matched: Match::Exact,
+        choice: Choice::Unknown,
+        candidates: Vec::new(),
     }
 }
 
@@ -114,6 +122,7 @@ fn a_party_is_bound_to_its_record_or_is_its_address_alone() {
         role: Role::Cc,
         address: address.clone(),
         record: Some(record),
+        resolution: resolution(),
     });
     assert_eq!(
         bound,
@@ -124,6 +133,7 @@ fn a_party_is_bound_to_its_record_or_is_its_address_alone() {
         role: Role::Bcc,
         address,
         record: None,
+        resolution: resolution(),
     });
     assert_eq!(
         alone,

@@ -413,7 +413,7 @@ fn domains(texts: &[String]) -> impl Iterator<Item = (usize, String)> {
 /// Whom a block names, in the form in which they are compared.
 fn blocked(block: &Block) -> Option<(String, BlockAction)> {
     let who = match (&block.address, &block.domain) {
-        (Some(text), None) => EmailAddress::parse(text)?.as_str().to_owned(),
+        (Some(text), None) => EmailAddress::parse(text)?.normal().to_owned(),
         (None, Some(text)) => domain(text)?,
         _ => return None,
     };

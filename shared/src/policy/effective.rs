@@ -126,7 +126,8 @@ impl Effective {
         let names = |block: &Block| {
             // Whoever is blocked stays so under a tag: `eve+news@…` is `eve@…`.
             block.address.as_deref().is_some_and(|blocked| {
-                blocked == address.as_str() || blocked == without_tag(address)
+                let plain = address.without_tag();
+                blocked == address.normal() || plain.is_some_and(|plain| blocked == plain.normal())
             }) || block
                 .domain
                 .as_deref()
@@ -150,14 +151,6 @@ impl Effective {
 /// What a mail has to pass, if anything.
 fn condition(what: Option<TrackWhat>) -> impl Iterator<Item = TrackWhat> {
     what.filter(|what| *what != TrackWhat::All).into_iter()
-}
-
-fn without_tag(address: &EmailAddress) -> String {
-    let plain = address
-        .as_str()
-        .rsplit_once('@')
-        .and_then(|(local, domain)| Some(format!("{}@{domain}", local.split_once('+')?.0)));
-    plain.unwrap_or_else(|| address.as_str().to_owned())
 }
 
 /// Whether `domain` is `above` or one below it.
@@ -188,7 +181,7 @@ fn normal_list(domains: &[String]) -> Option<Vec<String>> {
 fn normal_block(block: &Block) -> Block {
     let address = block.address.as_deref().and_then(EmailAddress::parse);
     Block {
-        address: address.map(|address| address.as_str().to_owned()),
+        address: address.map(|address| address.normal().to_owned()),
         domain: block.domain.as_deref().and_then(domain),
         action: block.action,
     }

@@ -7,15 +7,16 @@ use crate::dataverse::rows::Table;
 use crate::ids::EmailAddress;
 use crate::mailboxes::Mailboxes;
 
-/// Who is inside: the addresses and aliases of every connected mailbox, of every enabled user, and of the internal domains.
+/// Who is inside: the addresses and aliases of every connected mailbox, of every enabled user and every active queue, and of the
+/// internal domains.
 ///
 /// It never depends on which mailbox's copy of a mail is looked at.
 pub struct Inside<'a> {
     /// The connected mailboxes.
     pub mailboxes: &'a Mailboxes,
-    /// What the look-up found of users.
+    /// What the look-up found of users and queues.
     pub found: &'a Found,
-    /// Lower case.
+    /// In the form of [`EmailAddress::domain`].
     pub domains: &'a HashSet<String>,
 }
 
@@ -27,7 +28,7 @@ impl Inside<'_> {
             self.found
                 .people(address)
                 .iter()
-                .any(|p| p.active && p.record.table == Table::SystemUser)
+                .any(|p| p.active && matches!(p.record.table, Table::SystemUser | Table::Queue))
         };
         self.mailboxes.is_own(address) || self.domains.contains(address.domain()) || is_user()
     }

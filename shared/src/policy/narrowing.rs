@@ -179,6 +179,7 @@ fn found() -> Found {
             record: Record { table, id },
             active: true,
             account: None,
+            changed: None,
         };
         found.add_person(EmailAddress::parse(email).unwrap(), person);
     }

@@ -41,6 +41,7 @@ fn world() -> World {
             record: Record { table, id },
             active,
             account: None,
+            changed: None,
         };
         found.add_person(EmailAddress::parse(email).unwrap(), person);
     }

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_sqs::types::{Message, MessageSystemAttributeName, QueueAttributeName};
+use mailverse::dedupe::ledger::Ledger;
 use mailverse::dedupe::table;
 use serde_json::{Value, json};
 use twin::{Grant, Twin};
@@ -61,23 +61,7 @@ impl Cloud {
         table::create(&dynamo::client(&dynamo), TABLE)
             .await
             .unwrap();
-        let region = Region::from_static("eu-north-1");
-        let sqs = aws_sdk_sqs::Client::from_conf(
-            aws_sdk_sqs::Config::builder()
-                .behavior_version(BehaviorVersion::v2026_01_12())
-                .region(region.clone())
-                .credentials_provider(Credentials::for_tests())
-                .endpoint_url(&moto.endpoint)
-                .build(),
-        );
-        let secrets = aws_sdk_secretsmanager::Client::from_conf(
-            aws_sdk_secretsmanager::Config::builder()
-                .behavior_version(BehaviorVersion::v2026_01_12())
-                .region(region)
-                .credentials_provider(Credentials::for_tests())
-                .endpoint_url(&moto.endpoint)
-                .build(),
-        );
+        let (sqs, secrets) = (moto.sqs(), moto.secrets());
         let dead_letters = create_queue(&sqs, "dead", &[]).await;
         let redrive = json!({
             "deadLetterTargetArn": "arn:aws:sqs:eu-north-1:123456789012:dead", "maxReceiveCount": receive_limit.to_string(),
@@ -264,6 +248,11 @@ impl Cloud {
             .attribute_names(hidden.clone());
         let attributes = call.send().await.unwrap().attributes.unwrap();
         (attributes[&visible].clone(), attributes[&hidden].clone())
+    }
+
+    /// The ledger, past the tripwire.
+    pub(super) fn ledger(&self) -> Ledger {
+        Ledger::new(dynamo::client(&self.dynamo), TABLE.to_owned())
     }
 
     /// The whole ledger, as text.

@@ -2,8 +2,11 @@
 
 use std::io::Write;
 
+use chrono::{TimeDelta, Utc};
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use mailverse::dedupe::{Claim, ClaimRequest, ClaimToken};
+use mailverse::ids::MessageKey;
 use serde_json::{Value, json};
 
 use super::canary::{self, assert_silent};
@@ -155,7 +158,7 @@ async fn the_schedule_finds_a_message_whose_webhook_was_lost_and_writes_none_twi
     for round in 1..=2 {
         let outcome = backfill.succeed(schedule("2026-11-20T06:00:00Z")).await;
         let expected = json!({
-            "mailboxes": 1, "failed_mailboxes": 0, "listed": 61, "written": 61, "skipped": 0, "waiting": 0, "dead": 0, "cut_short": false,
+            "mailboxes": 1, "failed_mailboxes": 0, "listed": 61, "written": 61, "skipped": 0, "waiting": 0, "stranded": 0, "dead": 0, "cut_short": false,
         });
         assert_eq!(outcome, expected, "round {round}");
         assert_eq!(cloud.emails().len(), 61);
@@ -168,4 +171,37 @@ async fn the_schedule_finds_a_message_whose_webhook_was_lost_and_writes_none_twi
     assert_silent("the backfill's output", &backfill.stop().await, &secrets);
     assert_silent("the worker's output", &worker.stop().await, &secrets);
     assert_silent("the ledger", &cloud.ledger_text().await, &secrets);
+}
+
+#[tokio::test]
+async fn a_message_that_no_queue_holds_any_more_is_queued_again_by_the_schedule_and_only_once() {
+    let cloud = Cloud::start(10).await;
+    cloud.store_secrets().await;
+    cloud.refresh_token().await;
+    cloud.put_mail("m1");
+    // A scheduled run claimed it three hours ago, and died. Today's window no longer reaches back to it.
+    let key = MessageKey {
+        grant_id: GRANT.parse().unwrap(),
+        message_id: "m1".parse().unwrap(),
+    };
+    let died = ClaimToken::new(uuid::Uuid::new_v4());
+    let then = Utc::now() - TimeDelta::hours(3);
+    let claim = cloud
+        .ledger()
+        .claim(&key, &ClaimRequest::new(died, then))
+        .await;
+    assert_eq!(claim.unwrap(), Claim::Won);
+    let mut backfill = cloud.function("backfill").await;
+    for stranded in [1, 0] {
+        let outcome = backfill.succeed(schedule("2026-12-20T06:00:00Z")).await;
+        assert_eq!(
+            (&outcome["listed"], &outcome["stranded"]),
+            (&json!(0), &json!(stranded))
+        );
+    }
+    let mut worker = cloud.function("sync-worker").await;
+    let batch = cloud.receive().await;
+    assert_eq!(batch.len(), 1);
+    assert_eq!(cloud.work(&mut worker, &batch).await, [""; 0]);
+    assert_eq!(cloud.emails().len(), 1);
 }

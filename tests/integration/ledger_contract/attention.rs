@@ -17,6 +17,7 @@ contract! {
     no_more_are_listed_than_asked_for
     a_dead_message_may_be_redriven_and_is_then_claimed
     only_the_dead_are_redriven
+    what_nobody_is_at_and_no_queue_delivers_is_stranded
 }
 
 impl Bench {
@@ -135,4 +136,49 @@ async fn only_the_dead_are_redriven(bench: Bench) {
         assert!(!bench.ledger.redrive(&key()).await.unwrap());
         assert_eq!(bench.item().await, before);
     }
+}
+
+async fn what_nobody_is_at_and_no_queue_delivers_is_stranded(bench: Bench) {
+    bench.claim_of("claimed", minutes(0)).await;
+    bench.settled_as("released", minutes(0), &released()).await;
+    let stranded = async |at| {
+        let listed = bench.listed(State::Waiting, minutes(600)).await;
+        let stranded = listed.into_iter().filter(|one| one.is_stranded(at));
+        stranded
+            .map(|one| one.key.message_id.to_string())
+            .collect::<Vec<_>>()
+    };
+    // An hour after the delivery that was expected, which is when the lease was over, or the delay.
+    assert_eq!(stranded(minutes(60)).await, [""; 0]);
+    assert_eq!(stranded(minutes(62)).await, ["released"]);
+    assert_eq!(stranded(minutes(64)).await, ["claimed", "released"]);
+
+    let key = key_of("grant-1", "claimed");
+    assert!(
+        !bench
+            .ledger
+            .expect_delivery(&key, minutes(1))
+            .await
+            .unwrap(),
+        "somebody is at it"
+    );
+    assert!(
+        bench
+            .ledger
+            .expect_delivery(&key, minutes(64))
+            .await
+            .unwrap()
+    );
+    assert_eq!(stranded(minutes(120)).await, ["released"]);
+    assert_eq!(stranded(minutes(125)).await, ["claimed", "released"]);
+    bench.settled_as("released", minutes(70), &written()).await;
+    let key = key_of("grant-1", "released");
+    assert!(
+        !bench
+            .ledger
+            .expect_delivery(&key, minutes(200))
+            .await
+            .unwrap(),
+        "it is written"
+    );
 }

@@ -35,6 +35,7 @@ async fn the_first_claim_wins_and_is_the_first_attempt(bench: Bench) {
     let expected = Entry {
         state: State::Waiting,
         held: Some((worker(1), now() + LEASE)),
+        retry_at: None,
         attempts: 1,
         gave_up: false,
         reason: None,
@@ -105,6 +106,7 @@ async fn a_written_or_dead_message_is_final(bench: Bench) {
     let settled = Entry {
         state: State::Written,
         held: None,
+        retry_at: None,
         attempts: 1,
         gave_up: false,
         reason: Some("left out: date".to_owned()),

@@ -61,6 +61,7 @@ async fn a_settlement_is_kept_with_its_reason_and_row(bench: Bench) {
     let expected = Entry {
         state: State::Written,
         held: None,
+        retry_at: None,
         attempts: 2,
         gave_up: false,
         reason: Some("left out: date".to_owned()),

@@ -100,6 +100,7 @@ impl Model {
             self.entry = Some(Entry {
                 state: if last { State::Dead } else { State::Waiting },
                 held: Some((request.token, request.now + LEASE)),
+                retry_at: None,
                 attempts: before.as_ref().map_or(0, |entry| entry.attempts) + 1,
                 gave_up: last,
                 reason: if last {
@@ -133,6 +134,10 @@ impl Model {
         *entry = Entry {
             state,
             held: None,
+            retry_at: match settlement {
+                Settlement::Released { retry_at, .. } => Some(*retry_at),
+                _ => None,
+            },
             attempts: entry.attempts,
             gave_up: matches!(settlement, Settlement::Dead { gave_up: true, .. }),
             reason,

@@ -21,7 +21,7 @@ use crate::world::{ATTACH, CREATE, World, dead, mail, status, throttled, waiting
 const OFFICE: &str = "grant-office";
 
 /// Queries of a look-up for one page of people and mails.
-const LOOK_UP_QUERIES: u64 = 5;
+const LOOK_UP_QUERIES: u64 = 6;
 
 /// First step of the backoff, in seconds.
 const FIRST_STEP: u64 = 30;

@@ -24,6 +24,12 @@ async fn step_by_step_each_mail_takes_two_requests_more() {
     assert_eq!(requests, 1 + 2 * 100);
 }
 
+#[tokio::test]
+async fn two_new_people_on_each_of_a_hundred_mails_take_two_requests_more() {
+    let requests = hundred::requests_of_strangers(WriteMode::ChangeSet, MAILS).await;
+    assert_eq!(requests, 4, "look up, companies, contacts, mails");
+}
+
 async fn six_hundred_recipients_are_all_parties_and_the_text_holds_whole_addresses(
     mode: WriteMode,
 ) {

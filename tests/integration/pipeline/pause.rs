@@ -20,7 +20,7 @@ use crate::world::{
 const IDS: [&str; 4] = ["m1", "m2", "m3", "m4"];
 
 /// Queries of a look-up for one page of people and mails.
-const LOOK_UP_QUERIES: u64 = 5;
+const LOOK_UP_QUERIES: u64 = 6;
 
 /// Four mails in Ada's mailbox, the first `with_files` of which have a file.
 async fn four_mails(mode: WriteMode, with_files: usize) -> World {

@@ -1,10 +1,12 @@
 //! Who is on a mail, what does it concern, who owns it?
 
 use mailverse::dataverse::write::WriteMode;
+use mailverse::policy::document::Ambiguous;
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use crate::world::{
-    ADA, BEN, CREATE, World, bound, mail, people, status, to_row, unbound, written,
+    ADA, BEN, CREATE, World, assert_skipped, bound, mail, people, status, to_row, unbound, written,
 };
 
 in_both_write_modes!(
@@ -16,6 +18,12 @@ in_both_write_modes!(
     the_regarding_is_the_contact_then_the_account_then_nothing,
     a_mailbox_without_a_user_leaves_the_owner_to_dataverse,
     the_owner_is_the_user_of_the_mailbox_and_not_of_the_sender,
+    an_alias_is_the_user_of_its_mailbox,
+    a_queue_is_bound_and_inside,
+    a_lead_comes_before_an_account,
+    an_international_address_is_found_in_either_spelling,
+    a_tagged_address_is_the_plain_one_when_nothing_has_it,
+    of_several_contacts_the_setting_takes_none_the_latest_or_all,
 );
 
 async fn known_people_are_bound_and_strangers_are_their_address(mode: WriteMode) {
@@ -204,5 +212,168 @@ async fn the_owner_is_the_user_of_the_mailbox_and_not_of_the_sender(mode: WriteM
     assert_eq!(
         world.email()["ownerid"],
         to_row("systemuser", world.people.ben)
+    );
+}
+
+async fn an_alias_is_the_user_of_its_mailbox(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
+    let to = ["Sales+spring@ours.example", "ben+x@ours.example"];
+    world.put(ADA, mail("m1", &json!({"to": people(&to)})));
+    written(&world.deliver_one(ADA, "m1").await);
+    let expected = [
+        bound(
+            2,
+            "sales+spring@ours.example",
+            "systemuser",
+            world.people.ada,
+        ),
+        bound(2, "ben+x@ours.example", "systemuser", world.people.ben),
+    ];
+    assert_eq!(world.parties()[1..], expected);
+}
+
+async fn a_queue_is_bound_and_inside(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
+    let queue = json!({"name": "Desk", "emailaddress": "desk@crm.example"});
+    let queue = world.insert("queue", queue);
+    let desk = people(&["desk@crm.example"]);
+    world.put(ADA, mail("m1", &json!({"to": desk})));
+    written(&world.deliver_one(ADA, "m1").await);
+    assert_eq!(
+        world.parties()[1],
+        bound(2, "desk@crm.example", "queue", queue)
+    );
+    let among_us = json!({"from": people(&["ada@ours.example"]), "to": desk});
+    world.put(ADA, mail("m2", &among_us));
+    assert_skipped(&world.deliver_one(ADA, "m2").await, "internal_only");
+}
+
+async fn a_lead_comes_before_an_account(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
+    let lead = json!({"lastname": "Kim", "emailaddress1": "info@kites.example"});
+    let lead = world.insert("lead", lead);
+    world.put(
+        ADA,
+        mail("m1", &json!({"from": people(&["info@kites.example"])})),
+    );
+    written(&world.deliver_one(ADA, "m1").await);
+    assert_eq!(
+        world.parties()[0],
+        bound(1, "info@kites.example", "lead", lead)
+    );
+}
+
+async fn an_international_address_is_found_in_either_spelling(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
+    let contact = |name: &str, address: &str| {
+        world.insert(
+            "contact",
+            json!({"lastname": name, "emailaddress1": address}),
+        )
+    };
+    let readable = contact("Readable", "one@bücher.example");
+    let wire = contact("Wire", "two@xn--bcher-kva.example");
+    let from_and_to = [
+        ("one@bücher.example", readable),
+        ("one@xn--bcher-kva.example", readable),
+        ("two@bücher.example", wire),
+        ("\"Two\"@xn--bcher-kva.example", wire),
+    ];
+    for (n, (address, contact)) in from_and_to.into_iter().enumerate() {
+        let id = format!("m{n}");
+        world.put(
+            ADA,
+            mail(&id, &json!({"subject": id, "cc": people(&[address])})),
+        );
+        let (email, _) = written(&world.deliver_one(ADA, &id).await);
+        let parties = world.twin.dataverse().parties(email);
+        assert_eq!(
+            parties[2]["partyid"],
+            to_row("contact", contact),
+            "{address}"
+        );
+        assert_eq!(
+            parties[2]["addressused"],
+            address.to_lowercase(),
+            "as the mail has it"
+        );
+    }
+}
+
+async fn a_tagged_address_is_the_plain_one_when_nothing_has_it(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
+    let exact = json!({"lastname": "Shop", "emailaddress1": "carol+shop@kites.example"});
+    let exact = world.insert("contact", exact);
+    let to = [
+        "carol+news@kites.example",
+        "carol+shop@kites.example",
+        "caro+l@kites.example",
+    ];
+    world.put(
+        ADA,
+        mail(
+            "m1",
+            &json!({"from": people(&["ada@ours.example"]), "to": people(&to)}),
+        ),
+    );
+    written(&world.deliver_one(ADA, "m1").await);
+    let expected = [
+        bound(2, to[0], "contact", world.people.carol),
+        bound(2, to[1], "contact", exact),
+        unbound(2, to[2]),
+    ];
+    assert_eq!(world.parties()[1..], expected);
+}
+
+async fn of_several_contacts_the_setting_takes_none_the_latest_or_all(mode: WriteMode) {
+    for ambiguous in [Ambiguous::Unresolved, Ambiguous::MostRecent, Ambiguous::All] {
+        let mut world = World::start_in(mode).await;
+        world.set(&json!({"ambiguous": ambiguous}));
+        let contact = |n: u128, modified: &str| {
+            let row = json!({
+                "contactid": Uuid::from_u128(n), "lastname": "Twin", "emailaddress1": "twin@kites.example", "modifiedon": modified,
+            });
+            world.insert("contact", row)
+        };
+        let newer = contact(1, "2026-11-02T00:00:00Z");
+        let older = contact(2, "2026-11-01T00:00:00Z");
+        let twin = "twin@kites.example";
+        world.put(
+            ADA,
+            mail(
+                "m1",
+                &json!({"from": people(&[twin]), "to": people(&["ada@ours.example", twin])}),
+            ),
+        );
+        written(&world.deliver_one(ADA, "m1").await);
+        let (sender, to) = match ambiguous {
+            Ambiguous::Unresolved => (unbound(1, twin), vec![unbound(2, twin)]),
+            Ambiguous::MostRecent => (
+                bound(1, twin, "contact", newer),
+                vec![bound(2, twin, "contact", newer)],
+            ),
+            Ambiguous::All => {
+                let each = [newer, older].map(|id| bound(2, twin, "contact", id));
+                (bound(1, twin, "contact", newer), each.to_vec())
+            }
+        };
+        assert_eq!(world.parties()[0], sender, "{ambiguous:?}");
+        assert_eq!(world.parties()[2..], to, "{ambiguous:?}");
+    }
+}
+
+#[tokio::test]
+async fn queues_that_the_application_may_not_read_are_done_without() {
+    let mut world = World::start().await;
+    world.put(ADA, mail("m1", &json!({})));
+    // The second query of a look-up; users are the first.
+    world
+        .twin
+        .dataverse()
+        .fail_operation(1, status(403, "0x80040220"));
+    assert_eq!(written(&world.deliver_one(ADA, "m1").await).1, None);
+    assert_eq!(
+        world.parties()[0],
+        bound(1, "carol@kites.example", "contact", world.people.carol)
     );
 }

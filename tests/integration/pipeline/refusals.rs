@@ -136,7 +136,7 @@ async fn an_application_without_a_user_is_told_what_is_missing(mode: WriteMode) 
 }
 
 /// Queries of a look-up for one page of people and mails.
-const LOOK_UP_QUERIES: u64 = 5;
+const LOOK_UP_QUERIES: u64 = 6;
 
 #[tokio::test]
 async fn a_change_set_that_is_throttled_within_its_batch_waits_alone() {

@@ -1,6 +1,7 @@
 //! A hundred new mails with two known people each, and what they cost.
 
 use mailverse::dataverse::write::WriteMode;
+use mailverse::policy::document::CreateContacts;
 use serde_json::json;
 
 use super::{ADA, World, mail, people, written};
@@ -13,11 +14,22 @@ pub(crate) const MOST_REQUESTS: u64 = 4;
 
 /// Requests to Dataverse until all are written, when so many are delivered at once.
 pub(crate) async fn requests(mode: WriteMode, at_once: usize) -> u64 {
+    requests_of(mode, at_once, true).await
+}
+
+/// The same, when nobody on them is known and everybody becomes a contact: 200 contacts of 100 new companies.
+pub(crate) async fn requests_of_strangers(mode: WriteMode, at_once: usize) -> u64 {
+    requests_of(mode, at_once, false).await
+}
+
+async fn requests_of(mode: WriteMode, at_once: usize, known: bool) -> u64 {
     let mut world = World::start_in(mode).await;
+    // So that known people are counted with the setting that may cost more.
+    world.set(&json!({"create_contacts": CreateContacts::All}));
     let ids: Vec<String> = (0..MAILS).map(|n| format!("m{n}")).collect();
     for id in &ids {
-        let [from, cc] = ["from", "cc"].map(|role| format!("{role}-{id}@kites.example"));
-        for address in [&from, &cc] {
+        let [from, cc] = ["from", "cc"].map(|role| format!("{role}-{id}@kites-{id}.example"));
+        for address in [&from, &cc].into_iter().filter(|_| known) {
             world.insert(
                 "contact",
                 json!({"lastname": "Known", "emailaddress1": address}),
@@ -38,5 +50,7 @@ pub(crate) async fn requests(mode: WriteMode, at_once: usize) -> u64 {
         }
     }
     assert_eq!(world.emails().len(), MAILS);
+    let accounts = world.twin.dataverse().rows("account").len();
+    assert_eq!(accounts, if known { 1 } else { 1 + MAILS });
     world.twin.dataverse().requests().total
 }

@@ -8,8 +8,9 @@ use mailverse::dedupe::State;
 use mailverse::mapping::Direction;
 use mailverse::pipeline::{Fate, Summary};
 
-use super::{Report, Story, printable};
+use super::{Report, Story};
 use crate::replay::stage::Stage;
+use crate::terminal::printable;
 
 /// People that a row names before it counts the rest.
 const PEOPLE_SHOWN: usize = 4;

@@ -7,13 +7,15 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
 /// SQS and Secrets Manager, until it is dropped.
-pub(super) struct Moto {
-    pub(super) endpoint: String,
+pub struct Moto {
+    /// `http://127.0.0.1:PORT`
+    pub endpoint: String,
     _process: Child,
 }
 
 impl Moto {
-    pub(super) async fn start() -> Self {
+    /// Starts the server of `.venv` on a free port.
+    pub async fn start() -> Self {
         let server = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.venv/bin/moto_server");
         assert!(
             server.exists(),
@@ -45,4 +47,32 @@ impl Moto {
             _process: process,
         }
     }
+
+    /// A client of its SQS.
+    #[must_use]
+    pub fn sqs(&self) -> aws_sdk_sqs::Client {
+        let config = aws_sdk_sqs::Config::builder()
+            .behavior_version(aws_sdk_sqs::config::BehaviorVersion::v2026_01_12())
+            .region(aws_sdk_sqs::config::Region::from_static("eu-north-1"))
+            .credentials_provider(credentials())
+            .endpoint_url(&self.endpoint);
+        aws_sdk_sqs::Client::from_conf(config.build())
+    }
+
+    /// A client of its Secrets Manager.
+    #[must_use]
+    pub fn secrets(&self) -> aws_sdk_secretsmanager::Client {
+        let config = aws_sdk_secretsmanager::Config::builder()
+            .behavior_version(aws_sdk_secretsmanager::config::BehaviorVersion::v2026_01_12())
+            .region(aws_sdk_secretsmanager::config::Region::from_static(
+                "eu-north-1",
+            ))
+            .credentials_provider(credentials())
+            .endpoint_url(&self.endpoint);
+        aws_sdk_secretsmanager::Client::from_conf(config.build())
+    }
+}
+
+fn credentials() -> aws_sdk_sqs::config::Credentials {
+    aws_sdk_sqs::config::Credentials::new("test", "test", None, None, "stage")
 }

@@ -5,8 +5,8 @@ use aws_sdk_dynamodb::config::{BehaviorVersion, Config, Credentials, Region};
 use dynoxide::Database;
 use tokio::net::TcpListener;
 
-/// Starts an empty DynamoDB within this process, that ends with the test's runtime, and returns its address.
-pub(crate) async fn start() -> String {
+/// Starts an empty DynamoDB within this process, that ends with its runtime, and returns its address.
+pub async fn start() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let database = Database::memory().unwrap();
@@ -18,17 +18,13 @@ pub(crate) async fn start() -> String {
     format!("http://{address}")
 }
 
-/// The address of the DynamoDB Local that `make ledger-local` started.
-pub(crate) fn local() -> String {
-    mailverse::env::process("DYNAMODB_LOCAL_URL").expect("DYNAMODB_LOCAL_URL: make ledger-local")
-}
-
 /// A client of the DynamoDB at `endpoint`.
-pub(crate) fn client(endpoint: &str) -> Client {
+#[must_use]
+pub fn client(endpoint: &str) -> Client {
     let config = Config::builder()
         .behavior_version(BehaviorVersion::v2026_01_12())
         .region(Region::from_static("eu-north-1"))
-        .credentials_provider(Credentials::for_tests())
+        .credentials_provider(Credentials::new("test", "test", None, None, "stage"))
         .endpoint_url(endpoint)
         .build();
     Client::from_conf(config)

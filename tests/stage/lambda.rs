@@ -21,22 +21,23 @@ use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use chrono::{TimeDelta, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::Value;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 /// Longest time that anything here may take on the slowest machine. Nothing waits for it to pass.
 const OVERALL: Duration = Duration::from_secs(120);
 
 /// What an invocation came to: the response, or the error that the function reported.
-type Answer = Result<Value, Value>;
+pub type Answer = Result<Value, Value>;
 
 struct Invocation {
     event: Value,
+    deadline: DateTime<Utc>,
     answer: oneshot::Sender<Answer>,
 }
 
@@ -47,24 +48,55 @@ struct RuntimeApi {
 }
 
 /// A function that runs until it is dropped.
-pub(super) struct Function {
+pub struct Function {
     name: &'static str,
-    process: Child,
+    killer: Killer,
     invocations: mpsc::Sender<Invocation>,
     api: Arc<RuntimeApi>,
+    server: JoinHandle<()>,
     output: Vec<JoinHandle<String>>,
+}
+
+/// Ends a function's process at once, from anywhere. Clones are handles of the same process.
+#[derive(Clone)]
+pub struct Killer {
+    orders: mpsc::Sender<()>,
+    ended: watch::Receiver<Option<ExitStatus>>,
+}
+
+impl Killer {
+    /// SIGKILL. When this returns, the process is gone.
+    pub async fn kill(&self) {
+        // One that has ended takes no more orders.
+        self.orders.send(()).await.ok();
+        self.ended().await;
+    }
+
+    async fn ended(&self) -> ExitStatus {
+        let mut ended = self.ended.clone();
+        let status = ended.wait_for(Option::is_some).await;
+        status.expect("somebody waits for the process").unwrap()
+    }
+}
+
+/// How an invocation ended.
+pub enum Ended {
+    /// With an answer.
+    Answered(Answer),
+    /// With the process.
+    Died(ExitStatus),
 }
 
 impl Function {
     /// Starts the compiled function `name` with these settings and nothing else in its environment.
-    pub(super) async fn start(name: &'static str, settings: &[(&str, String)]) -> Self {
+    pub async fn start(name: &'static str, settings: &[(&str, String)]) -> Self {
         let (invocations, incoming) = mpsc::channel(1);
         let api = Arc::new(RuntimeApi {
             invocations: tokio::sync::Mutex::new(incoming),
             running: Mutex::default(),
             unexpected: Mutex::default(),
         });
-        let address = serve(Arc::clone(&api)).await;
+        let (address, server) = serve(Arc::clone(&api)).await;
         let mut process = Command::new(binary(name))
             .env_clear()
             .envs([
@@ -88,17 +120,36 @@ impl Function {
         ];
         Self {
             name,
-            process,
+            killer: watch_over(process),
             invocations,
             api,
+            server,
             output,
         }
     }
 
-    /// One invocation.
-    pub(super) async fn invoke(&mut self, event: Value) -> Answer {
+    /// One invocation with the time that the longest function has.
+    ///
+    /// # Errors
+    /// The error that the function reported.
+    pub async fn invoke(&mut self, event: Value) -> Answer {
+        match self.run(event, Utc::now() + TimeDelta::minutes(14)).await {
+            Ended::Answered(answer) => answer,
+            Ended::Died(status) => {
+                let (name, printed) = (self.name, self.printed().await);
+                panic!("{name} ended with {status}\n{printed}");
+            }
+        }
+    }
+
+    /// One invocation that is told this deadline. Nobody ends it then: that is up to the caller.
+    pub async fn run(&mut self, event: Value, deadline: DateTime<Utc>) -> Ended {
         let (answer, answered) = oneshot::channel();
-        let invocation = Invocation { event, answer };
+        let invocation = Invocation {
+            event,
+            deadline,
+            answer,
+        };
         let invoked = async {
             self.invocations
                 .send(invocation)
@@ -107,37 +158,41 @@ impl Function {
             answered.await.expect("an answer")
         };
         let ended = tokio::select! {
-            answer = tokio::time::timeout(OVERALL, invoked) => match answer {
-                Ok(answer) => return answer,
-                Err(_) => "did not answer".to_owned(),
-            },
-            status = self.process.wait() => format!("ended with {}", status.unwrap()),
+            answer = tokio::time::timeout(OVERALL, invoked) => answer.map(Ended::Answered),
+            status = self.killer.ended() => Ok(Ended::Died(status)),
         };
-        self.process.start_kill().ok();
+        if let Ok(ended) = ended {
+            return ended;
+        }
+        self.killer.kill().await;
         let (name, printed) = (self.name, self.printed().await);
-        panic!("{name} {ended}\n{printed}");
+        panic!("{name} did not answer\n{printed}");
     }
 
     /// One invocation that has to succeed.
-    pub(super) async fn succeed(&mut self, event: Value) -> Value {
+    pub async fn succeed(&mut self, event: Value) -> Value {
         match self.invoke(event).await {
             Ok(response) => response,
             Err(error) => panic!("{} failed: {error}", self.name),
         }
     }
 
+    /// The handle that ends the process.
+    #[must_use]
+    pub fn killer(&self) -> Killer {
+        self.killer.clone()
+    }
+
     /// Waits for a function that ends by itself; how it ended, and what it printed.
-    pub(super) async fn ended(mut self) -> (ExitStatus, String) {
-        let status = tokio::time::timeout(OVERALL, self.process.wait()).await;
-        let status = status
-            .expect("it goes on although it should not have started")
-            .unwrap();
+    pub async fn ended(mut self) -> (ExitStatus, String) {
+        let status = tokio::time::timeout(OVERALL, self.killer.ended()).await;
+        let status = status.expect("it goes on although it should not have started");
         (status, self.printed().await)
     }
 
     /// Ends the function; everything that it printed.
-    pub(super) async fn stop(mut self) -> String {
-        self.process.kill().await.unwrap();
+    pub async fn stop(mut self) -> String {
+        self.killer.kill().await;
         let unexpected = self.api.unexpected.lock().unwrap().clone();
         assert_eq!(
             unexpected, [""; 0],
@@ -153,6 +208,29 @@ impl Function {
         }
         all
     }
+}
+
+impl Drop for Function {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+/// Waits for the process to end, or ends it: when it is told to, or when nobody is left who could tell.
+fn watch_over(mut process: Child) -> Killer {
+    let (orders, mut ordered) = mpsc::channel(1);
+    let (ending, ended) = watch::channel(None);
+    tokio::spawn(async move {
+        let status = tokio::select! {
+            status = process.wait() => status,
+            _ = ordered.recv() => {
+                process.start_kill().ok();
+                process.wait().await
+            }
+        };
+        ending.send_replace(Some(status.unwrap()));
+    });
+    Killer { orders, ended }
 }
 
 /// The compiled function, beside this test.
@@ -173,7 +251,7 @@ async fn read_all(mut stream: impl tokio::io::AsyncRead + Unpin) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-async fn serve(api: Arc<RuntimeApi>) -> String {
+async fn serve(api: Arc<RuntimeApi>) -> (String, JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let router = Router::new()
@@ -181,8 +259,11 @@ async fn serve(api: Arc<RuntimeApi>) -> String {
         .route("/2018-06-01/runtime/invocation/{id}/{outcome}", post(done))
         .fallback(unexpected)
         .with_state(api);
-    tokio::spawn(async move { axum::serve(listener, router).await });
-    address
+    let server = tokio::spawn(async move {
+        // It ends only when it is aborted.
+        let _never = axum::serve(listener, router).await;
+    });
+    (address, server)
 }
 
 async fn next(State(api): State<Arc<RuntimeApi>>) -> Response {
@@ -191,7 +272,7 @@ async fn next(State(api): State<Arc<RuntimeApi>>) -> Response {
         return std::future::pending().await;
     };
     let id = uuid::Uuid::new_v4().to_string();
-    let deadline = (Utc::now() + TimeDelta::minutes(14)).timestamp_millis();
+    let deadline = invocation.deadline.timestamp_millis();
     let mut headers = HeaderMap::new();
     for (name, value) in [
         ("lambda-runtime-aws-request-id", id.clone()),

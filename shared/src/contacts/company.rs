@@ -1,0 +1,309 @@
+//! The company that an address belongs to: the domain that a company registered, and the account that stands for it. Pure.
+//!
+//! The registrable domain is what stands before the public suffix (<https://publicsuffix.org>, whose list the crate `psl` holds), with it: `kites.example`
+//! for `jane@mail.kites.example`, `kites.co.uk` for `jane@kites.co.uk`. None for an address of a free or disposable mail provider
+//! (`shared/data/free-mail.txt`, with its source and date), for one at a public suffix itself and for one at an IP address.
+//!
+//! The account of a domain, in this order; the first that finds any decides:
+//!
+//! | Found by | How |
+//! | --- | --- |
+//! | `websiteurl` | its host lies in the domain, alone or behind `www.`, with or without `http://`, `https://` and a path |
+//! | `emailaddress1` of the account | its domain is or lies in the domain |
+//! | its contacts | the companies of active contacts whose `emailaddress1` is or lies in the domain |
+//!
+//! Active accounts come before inactive ones. Of several, `ambiguous` = `most_recent` takes the one that was changed last; otherwise none is taken, since a
+//! contact has one company, and none is made either, since there are some.
+
+use std::collections::{BTreeMap, HashSet};
+use std::net::IpAddr;
+use std::sync::LazyLock;
+
+use uuid::Uuid;
+
+use crate::dataverse::rows::Person;
+use crate::ids::{EmailAddress, normal_domain};
+use crate::parties::{self, Choice};
+use crate::policy::document::Ambiguous;
+
+static FREE_MAIL: LazyLock<HashSet<&'static str>> = LazyLock::new(|| {
+    let lines = include_str!("../../data/free-mail.txt").lines();
+    lines
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .collect()
+});
+
+/// The registrable domain of a company's address, in A-labels; `None` for an address that tells of no company.
+#[must_use]
+pub fn domain(address: &EmailAddress) -> Option<String> {
+    let host = address.domain();
+    let registrable = registrable(host)?;
+    let is_free = [host, registrable]
+        .iter()
+        .any(|domain| FREE_MAIL.contains(domain));
+    (!is_free).then(|| registrable.to_owned())
+}
+
+fn registrable(host: &str) -> Option<&str> {
+    let is_name = host
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.'))
+        && host.split('.').all(|label| !label.is_empty())
+        && host.parse::<IpAddr>().is_err();
+    psl::domain_str(host).filter(|_| is_name)
+}
+
+/// Whether a host, or an address, lies in a registrable domain.
+pub(crate) fn lies_in(host: &str, domain: &str) -> bool {
+    registrable(host) == Some(domain)
+}
+
+/// The host of what people write as the address of a website, in A-labels.
+pub(crate) fn host_of_website(text: &str) -> String {
+    let text = text.trim();
+    let behind = text.split_once("://").map_or(text, |(_, behind)| behind);
+    let host = behind
+        .split(['/', '?', '#', ':'])
+        .next()
+        .unwrap_or_default();
+    normal_domain(host)
+}
+
+/// The company of a new contact.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Company {
+    /// It is there.
+    There(Uuid),
+    /// Several are, and nobody can tell which.
+    Ambiguous,
+    /// There is none yet.
+    New,
+    /// Nobody could ask, so none is made.
+    Unknown,
+}
+
+/// The accounts of one domain.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Accounts {
+    /// By `websiteurl`.
+    pub by_website: Vec<Person>,
+    /// By `emailaddress1`.
+    pub by_address: Vec<Person>,
+    /// Companies of contacts.
+    pub of_contacts: Vec<Person>,
+}
+
+/// The accounts that were found, by registrable domain. A domain that is not in it could not be asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Companies(pub BTreeMap<String, Accounts>);
+
+impl Companies {
+    /// The company that has this domain.
+    #[must_use]
+    pub fn company(&self, domain: &str, ambiguous: Ambiguous) -> Company {
+        let Some(accounts) = self.0.get(domain) else {
+            return Company::Unknown;
+        };
+        let found = [
+            &accounts.by_website,
+            &accounts.by_address,
+            &accounts.of_contacts,
+        ];
+        let Some(first) = found.into_iter().find(|accounts| !accounts.is_empty()) else {
+            return Company::New;
+        };
+        let ambiguous = match ambiguous {
+            Ambiguous::MostRecent => Ambiguous::MostRecent,
+            // A contact has one company.
+            Ambiguous::Unresolved | Ambiguous::All => Ambiguous::Unresolved,
+        };
+        match parties::choose(first, ambiguous) {
+            (Choice::Only | Choice::MostRecent, chosen) => {
+                chosen.first().map_or(Company::Ambiguous, |account| {
+                    Company::There(account.record.id)
+                })
+            }
+            (Choice::Unknown | Choice::Ambiguous | Choice::All, _) => Company::Ambiguous,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+
+    use super::*;
+    use crate::dataverse::rows::{Record, Table};
+
+    fn of(address: &str) -> Option<String> {
+        domain(&EmailAddress::parse(address).unwrap())
+    }
+
+    #[test]
+    fn a_company_is_what_stands_before_the_public_suffix() {
+        for (address, domain) in [
+            ("jane@kites.example", "kites.example"),
+            ("jane@mail.eu.kites.example", "kites.example"),
+            ("jane@example.co.uk", "example.co.uk"),
+            ("jane@mail.example.co.uk", "example.co.uk"),
+            ("jane@bücher.example", "xn--bcher-kva.example"),
+            // A public suffix in letters that are not ASCII.
+            ("jane@mail.example.公司.cn", "example.xn--55qx5d.cn"),
+            // Sites of different people under one company's domain.
+            ("jane@one.github.io", "one.github.io"),
+        ] {
+            assert_eq!(of(address).as_deref(), Some(domain), "{address}");
+        }
+    }
+
+    #[test]
+    fn some_addresses_tell_of_no_company() {
+        for none in [
+            "jane@gmail.com",
+            "jane@GoogleMail.com",
+            "jane@yahoo.co.uk",
+            "jane@t-online.de",
+            "jane@proton.me",
+            "jane@mailbox.org",
+            "jane@mailinator.com",
+            "x@privaterelay.appleid.com",
+            "jane@co.uk",
+            "jane@com",
+            "jane@localhost",
+            "jane@[192.0.2.1]",
+            "jane@192.0.2.1",
+            "jane@a..example",
+            "jane@kites.example.",
+            "jane@ki_tes%.example",
+        ] {
+            assert_eq!(of(none), None, "{none}");
+        }
+        assert_eq!(of("jane@gmail.example").as_deref(), Some("gmail.example"));
+        assert_eq!(of("jane@mygmail.com").as_deref(), Some("mygmail.com"));
+    }
+
+    #[test]
+    fn the_list_of_free_mail_is_in_the_form_that_is_compared() {
+        assert!(FREE_MAIL.len() > 10_000);
+        for domain in FREE_MAIL.iter() {
+            assert_eq!(normal_domain(domain), *domain);
+            assert!(!domain.contains(char::is_whitespace), "{domain}");
+        }
+    }
+
+    #[test]
+    fn a_website_is_a_host_however_it_is_written() {
+        for text in [
+            "kites.example",
+            "https://Kites.example/",
+            " http://kites.example:8080/a?b#c",
+            "kites.example/de",
+            "//kites.example",
+        ] {
+            let expected = if text.starts_with("//") {
+                ""
+            } else {
+                "kites.example"
+            };
+            assert_eq!(host_of_website(text), expected, "{text}");
+        }
+        assert!(lies_in(
+            &host_of_website("www.kites.example"),
+            "kites.example"
+        ));
+        assert!(lies_in(
+            &host_of_website("https://www.bücher.example"),
+            "xn--bcher-kva.example"
+        ));
+        assert!(!lies_in(
+            &host_of_website("https://mykites.example"),
+            "kites.example"
+        ));
+        assert!(!lies_in(
+            &host_of_website("https://directory.example/kites.example"),
+            "kites.example"
+        ));
+    }
+
+    fn account(id: u128, active: bool, seconds: i64) -> Person {
+        Person {
+            record: Record {
+                table: Table::Account,
+                id: Uuid::from_u128(id),
+            },
+            active,
+            account: None,
+            changed: DateTime::from_timestamp(seconds, 0),
+        }
+    }
+
+    fn company(accounts: Accounts, ambiguous: Ambiguous) -> Company {
+        Companies(BTreeMap::from([("kites.example".to_owned(), accounts)]))
+            .company("kites.example", ambiguous)
+    }
+
+    #[test]
+    fn the_website_comes_before_the_address_and_the_contacts_come_last() {
+        let mut accounts = Accounts {
+            by_website: vec![account(1, true, 0)],
+            by_address: vec![account(2, true, 0), account(3, true, 0)],
+            of_contacts: vec![account(4, true, 0)],
+        };
+        let found = |accounts: &Accounts| company(accounts.clone(), Ambiguous::Unresolved);
+        assert_eq!(found(&accounts), Company::There(Uuid::from_u128(1)));
+        accounts.by_website.clear();
+        assert_eq!(
+            found(&accounts),
+            Company::Ambiguous,
+            "and nothing further is asked"
+        );
+        accounts.by_address.clear();
+        assert_eq!(found(&accounts), Company::There(Uuid::from_u128(4)));
+        accounts.of_contacts.clear();
+        assert_eq!(found(&accounts), Company::New);
+    }
+
+    #[test]
+    fn a_contact_has_one_company() {
+        let accounts = Accounts {
+            by_website: vec![
+                account(1, true, 10),
+                account(2, true, 20),
+                account(3, false, 30),
+            ],
+            ..Accounts::default()
+        };
+        assert_eq!(
+            company(accounts.clone(), Ambiguous::Unresolved),
+            Company::Ambiguous
+        );
+        assert_eq!(
+            company(accounts.clone(), Ambiguous::All),
+            Company::Ambiguous
+        );
+        assert_eq!(
+            company(accounts, Ambiguous::MostRecent),
+            Company::There(Uuid::from_u128(2))
+        );
+    }
+
+    #[test]
+    fn an_inactive_account_is_taken_when_there_is_no_other() {
+        let inactive = Accounts {
+            by_website: vec![account(3, false, 0)],
+            ..Accounts::default()
+        };
+        assert_eq!(
+            company(inactive, Ambiguous::Unresolved),
+            Company::There(Uuid::from_u128(3))
+        );
+    }
+
+    #[test]
+    fn a_domain_that_nobody_could_ask_for_has_no_company_and_gets_none() {
+        assert_eq!(
+            Companies::default().company("kites.example", Ambiguous::MostRecent),
+            Company::Unknown
+        );
+    }
+}

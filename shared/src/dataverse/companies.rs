@@ -1,0 +1,275 @@
+//! The accounts that stand for mail domains, and the making of contacts and accounts.
+//!
+//! Asked for in a `$batch` of its own, and only for people whom the first look-up did not find: the domain of somebody who is known does not matter, and
+//! searching for the end of an address reads a whole column. No text of a mail but a domain of letters, digits, hyphens and full stops
+//! gets into these queries, so `startswith` and `endswith` meet none of their wildcards (Dataverse facts §14; that `endswith` has the same is inferred).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+
+use super::DataverseClient;
+use super::batch::{Answer, Change, MOST_OPERATIONS, Operation};
+use super::error::DataverseError;
+use super::query::{literal, rows};
+use super::rows::{Person, Record, Table, changed, guid};
+use super::session::Session;
+use super::write::{CreateOutcome, WriteMode, outcome};
+use crate::contacts::NewRow;
+use crate::contacts::company::{Accounts, Companies, host_of_website, lies_in};
+use crate::http::encoded;
+use crate::ids::{EmailAddress, readable_domain};
+
+/// Contacts of one domain whose companies are looked at, those first that were changed last.
+const MOST_CONTACTS: usize = 50;
+
+impl DataverseClient {
+    /// The accounts of these registrable domains.
+    ///
+    /// # Errors
+    /// [`DataverseError`] of the first query that failed.
+    pub async fn companies(
+        &self,
+        session: &Session,
+        domains: &BTreeSet<String>,
+    ) -> Result<Companies, DataverseError> {
+        let mut companies = BTreeMap::new();
+        let domains: Vec<&String> = domains.iter().collect();
+        for some in domains.chunks(MOST_OPERATIONS / 2) {
+            let queries = some
+                .iter()
+                .flat_map(|domain| [accounts_of(domain), contacts_of(domain)]);
+            let operations: Vec<Operation> = queries.map(Operation::Get).collect();
+            let answers = self.batch(session, &operations).await?;
+            for (domain, answers) in some.iter().zip(answers.chunks(2)) {
+                let pages: Vec<&Answer> = answers.iter().flatten().collect();
+                let mut accounts = Accounts::default();
+                if let [of_accounts, of_contacts] = pages.as_slice() {
+                    let found = self.all_rows(session, of_accounts).await?;
+                    read_accounts(&mut accounts, domain, &found);
+                    let found = self.all_rows(session, of_contacts).await?;
+                    read_contacts(&mut accounts, domain, &found);
+                }
+                companies.insert((*domain).clone(), accounts);
+            }
+        }
+        Ok(Companies(companies))
+    }
+
+    /// Makes rows that are not there. One result for each, in order; a later one may name an earlier one. One that fails changes nothing for the others.
+    pub async fn create_rows(
+        &self,
+        session: &Session,
+        rows: &[NewRow],
+        mode: WriteMode,
+    ) -> Vec<Result<CreateOutcome, DataverseError>> {
+        let mut results = Vec::with_capacity(rows.len());
+        for some in rows.chunks(MOST_OPERATIONS) {
+            let together = match mode {
+                WriteMode::ChangeSet => Some(self.create_together(session, some).await),
+                WriteMode::Stepwise => None,
+            };
+            match together {
+                Some(Ok(outcomes)) => results.extend(outcomes),
+                None | Some(Err(DataverseError::TooLarge | DataverseError::Rejected { .. })) => {
+                    for NewRow { record, row } in some {
+                        results.push(self.create(session, record.table.set(), row).await);
+                    }
+                }
+                Some(Err(error)) => results.extend(some.iter().map(|_| Err(error.clone()))),
+            }
+        }
+        results
+    }
+
+    /// A change set for each row, so that one which is there (412) does not roll the others back. The parts of a batch are carried out in order (verified,
+    /// Dataverse facts §9).
+    async fn create_together(
+        &self,
+        session: &Session,
+        rows: &[NewRow],
+    ) -> Result<Vec<Result<CreateOutcome, DataverseError>>, DataverseError> {
+        let post = |NewRow { record, row }: &NewRow| {
+            Operation::ChangeSet(vec![Change {
+                method: "POST",
+                path: record.table.set().to_owned(),
+                if_match: None,
+                body: Value::Object(row.clone()),
+            }])
+        };
+        let operations: Vec<Operation> = rows.iter().map(post).collect();
+        let answers = self.batch(session, &operations).await?;
+        Ok(answers.iter().map(|parts| outcome(parts)).collect())
+    }
+}
+
+/// Both spellings of a domain, if there are two.
+fn spellings(domain: &str) -> Vec<String> {
+    let mut spellings = vec![domain.to_owned(), readable_domain(domain)];
+    spellings.dedup();
+    spellings
+}
+
+fn accounts_of(domain: &str) -> String {
+    let mut terms = Vec::new();
+    for spelling in spellings(domain) {
+        for scheme in ["", "http://", "https://"] {
+            for host in ["", "www."] {
+                let website = format!("{scheme}{host}{spelling}");
+                terms.push(format!("websiteurl eq {}", literal(&website)));
+                let page = literal(&format!("{website}/"));
+                terms.push(format!("startswith(websiteurl,{page})"));
+            }
+        }
+        terms.extend(address_lies_in(&spelling));
+    }
+    let select = "accountid,websiteurl,emailaddress1,statecode,modifiedon,createdon";
+    rows("accounts", select, &terms.join(" or "))
+}
+
+fn contacts_of(domain: &str) -> String {
+    let spellings = spellings(domain);
+    let terms: Vec<String> = spellings
+        .iter()
+        .flat_map(|one| address_lies_in(one))
+        .collect();
+    let filter = format!(
+        "_parentcustomerid_value ne null and statecode eq 0 and ({})",
+        terms.join(" or ")
+    );
+    let select = "contactid,emailaddress1,_parentcustomerid_value,modifiedon,createdon";
+    let order = encoded("modifiedon desc");
+    format!(
+        "{}&$orderby={order}&$top={MOST_CONTACTS}",
+        rows("contacts", select, &filter)
+    )
+}
+
+fn address_lies_in(domain: &str) -> [String; 2] {
+    ["@", "."].map(|before| {
+        format!(
+            "endswith(emailaddress1,{})",
+            literal(&format!("{before}{domain}"))
+        )
+    })
+}
+
+/// Compared here once more: a directory may have the domain in its own address.
+fn read_accounts(accounts: &mut Accounts, domain: &str, rows: &[Value]) {
+    for row in rows {
+        let Some(id) = guid(row, "accountid") else {
+            continue;
+        };
+        let account = Person {
+            record: Record {
+                table: Table::Account,
+                id,
+            },
+            active: row.get("statecode").and_then(Value::as_i64) == Some(0),
+            account: None,
+            changed: changed(row),
+        };
+        let text = |column| row.get(column).and_then(Value::as_str);
+        if text("websiteurl").is_some_and(|url| lies_in(&host_of_website(url), domain)) {
+            accounts.by_website.push(account.clone());
+        }
+        if address_in(row, domain) {
+            accounts.by_address.push(account);
+        }
+    }
+}
+
+fn read_contacts(accounts: &mut Accounts, domain: &str, rows: &[Value]) {
+    const PARENT: &str = "_parentcustomerid_value";
+    let table = format!("{PARENT}@Microsoft.Dynamics.CRM.lookuplogicalname");
+    for row in rows.iter().filter(|row| address_in(row, domain)) {
+        let of_account = row.get(&table).and_then(Value::as_str) == Some("account");
+        let Some(id) = guid(row, PARENT).filter(|_| of_account) else {
+            continue;
+        };
+        // In the order of the query: the company of the contact that was changed last stands first.
+        if !accounts
+            .of_contacts
+            .iter()
+            .any(|known| known.record.id == id)
+        {
+            accounts.of_contacts.push(Person {
+                record: Record {
+                    table: Table::Account,
+                    id,
+                },
+                // The row of the account was not asked for.
+                active: true,
+                account: None,
+                changed: changed(row),
+            });
+        }
+    }
+}
+
+fn address_in(row: &Value, domain: &str) -> bool {
+    let address = row.get("emailaddress1").and_then(Value::as_str);
+    let address = address.and_then(EmailAddress::parse);
+    address.is_some_and(|address| lies_in(address.domain(), domain))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn ids(accounts: &[Person]) -> Vec<u128> {
+        accounts
+            .iter()
+            .map(|account| account.record.id.as_u128())
+            .collect()
+    }
+
+    fn row(id: u128, website: &str, address: &str) -> Value {
+        json!({"accountid": Uuid::from_u128(id), "websiteurl": website, "emailaddress1": address, "statecode": 0})
+    }
+
+    #[test]
+    fn what_a_query_found_is_compared_once_more() {
+        let mut accounts = Accounts::default();
+        let rows = [
+            row(1, "https://www.kites.example/de/", ""),
+            row(2, "kites.example", "info@mail.kites.example"),
+            row(3, "https://kites.example.net/", "info@mykites.example"),
+            row(4, "https://directory.example/kites.example", ""),
+        ];
+        read_accounts(&mut accounts, "kites.example", &rows);
+        assert_eq!(ids(&accounts.by_website), [1, 2]);
+        assert_eq!(ids(&accounts.by_address), [2]);
+    }
+
+    #[test]
+    fn the_companies_of_contacts_are_each_named_once_and_persons_are_none() {
+        let contact = |parent: u128, table: &str, address: &str| {
+            json!({
+                "emailaddress1": address, "_parentcustomerid_value": Uuid::from_u128(parent),
+                "_parentcustomerid_value@Microsoft.Dynamics.CRM.lookuplogicalname": table,
+            })
+        };
+        let rows = [
+            contact(1, "account", "a@kites.example"),
+            contact(2, "contact", "b@kites.example"),
+            contact(1, "account", "c@kites.example"),
+            contact(3, "account", "d@mykites.example"),
+        ];
+        let mut accounts = Accounts::default();
+        read_contacts(&mut accounts, "kites.example", &rows);
+        assert_eq!(ids(&accounts.of_contacts), [1]);
+    }
+
+    #[test]
+    fn the_queries_of_an_international_domain_ask_for_both_spellings() {
+        assert!(accounts_of("xn--bcher-kva.example").contains(&encoded("@bücher.example")));
+        assert!(contacts_of("xn--bcher-kva.example").contains(&encoded("@xn--bcher-kva.example")));
+        assert_eq!(spellings("kites.example").len(), 1);
+        let long = format!("{}.example", "x".repeat(250));
+        assert!(accounts_of(&long).len() < 65_536);
+    }
+}

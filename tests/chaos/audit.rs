@@ -1,0 +1,308 @@
+//! What has to hold when the queues are empty, found out from the ledger and from Dataverse.
+
+use std::collections::{HashMap, HashSet};
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::corpus::{Copy, Expected, Mail};
+use crate::run::Run;
+
+/// What the audit saw.
+#[derive(Default)]
+pub(crate) struct Verdict {
+    pub(crate) written: usize,
+    pub(crate) skipped: usize,
+    pub(crate) dead: usize,
+    /// Messages without their row or their final state.
+    pub(crate) lost: usize,
+    /// Rows of a mail beyond the first.
+    pub(crate) duplicated: usize,
+    pub(crate) two_holders: usize,
+    /// Settlements by a token that no longer held the claim.
+    pub(crate) stale: usize,
+    /// In words, each with what it is about.
+    pub(crate) findings: Vec<String>,
+}
+
+/// Stands for the marker of a row that has none of ours.
+const NOBODYS: &str = "nobody's";
+
+/// What the ledger says of a message.
+pub(crate) struct Item {
+    pub(crate) state: String,
+    reason: Option<String>,
+    activity: Option<String>,
+    held: bool,
+}
+
+impl Run {
+    /// The audit.
+    pub(crate) async fn audit(&mut self) -> Verdict {
+        let mut verdict = Verdict {
+            findings: std::mem::take(&mut self.findings),
+            ..Verdict::default()
+        };
+        let rows = self.rows_by_marker();
+        let items = self.ledger_by_key().await;
+        for mail in &self.corpus.mails {
+            let copies = self.corpus.messages.iter();
+            let expected = copies.clone().any(|copy| {
+                self.corpus.mails[copy.mail].marker == mail.marker
+                    && copy.expected == Expected::Written
+            });
+            let found = rows
+                .get(mail.marker.as_str())
+                .map_or(&[][..], Vec::as_slice);
+            self.judge_rows(mail, expected, found, &mut verdict);
+        }
+        for row in rows.get(NOBODYS).into_iter().flatten() {
+            let finding = format!("row {} belongs to no mail", row["activityid"]);
+            verdict.findings.push(finding);
+        }
+        for copy in &self.corpus.messages {
+            let mail = &self.corpus.mails[copy.mail];
+            let found = rows
+                .get(mail.marker.as_str())
+                .map_or(&[][..], Vec::as_slice);
+            judge_message(copy, items.get(&copy.key()), found, &mut verdict);
+        }
+        let known: HashSet<String> = self.corpus.messages.iter().map(Copy::key).collect();
+        for key in items.keys().filter(|key| !known.contains(*key)) {
+            verdict
+                .findings
+                .push(format!("{key} is in the ledger and in no mailbox"));
+        }
+        for dropped in self.cloud.twin.dataverse().dropped() {
+            verdict
+                .findings
+                .push(format!("sent and silently not stored: {dropped:?}"));
+        }
+        let history = self.cloud.shared.history.lock().await;
+        verdict.two_holders = history.two_holders.len();
+        verdict.stale = history.stale.len();
+        let broken = history.two_holders.iter().chain(&history.stale);
+        verdict.findings.extend(broken.cloned());
+        if history.claims == 0 || history.settlements == 0 {
+            verdict
+                .findings
+                .push("no claim or settlement was seen on the lines".to_owned());
+        }
+        drop(history);
+        self.judge_privacy(&mut verdict).await;
+        verdict
+    }
+
+    /// The rows of Dataverse by the marker in their subject.
+    fn rows_by_marker(&self) -> HashMap<&str, Vec<Value>> {
+        let mut rows: HashMap<&str, Vec<Value>> = HashMap::new();
+        let markers: HashMap<&str, &str> = self
+            .corpus
+            .mails
+            .iter()
+            .map(|mail| (mail.marker.as_str(), mail.marker.as_str()))
+            .collect();
+        for row in self.cloud.twin.dataverse().rows("email") {
+            let subject = row["subject"].as_str().unwrap_or_default();
+            let marker = subject.split(' ').find_map(|word| markers.get(word));
+            rows.entry(marker.copied().unwrap_or(NOBODYS))
+                .or_default()
+                .push(row);
+        }
+        rows
+    }
+
+    /// The ledger's items by key.
+    pub(crate) async fn ledger_by_key(&self) -> HashMap<String, Item> {
+        let mut items = HashMap::new();
+        for item in self.cloud.items().await {
+            let text = |name: &str| item.get(name).and_then(|value| value.as_s().ok()).cloned();
+            let (Some(pk), Some(sk)) = (text("pk"), text("sk")) else {
+                continue;
+            };
+            let (Some(grant), Some(message)) =
+                (pk.strip_prefix("mailbox#"), sk.strip_prefix("message#"))
+            else {
+                continue;
+            };
+            let found = Item {
+                state: text("state").unwrap_or_default(),
+                reason: text("reason").filter(|reason| !reason.is_empty()),
+                activity: text("activity_id"),
+                held: item.get("claim_token").is_some_and(AttributeValue::is_s),
+            };
+            items.insert(format!("{grant}/{message}"), found);
+        }
+        items
+    }
+
+    /// The rows of one mail: as many as there should be, completed, with everybody and everything on them.
+    fn judge_rows(&self, mail: &Mail, expected: bool, rows: &[Value], verdict: &mut Verdict) {
+        let mut find = |text: String| verdict.findings.push(format!("{}: {text}", mail.marker));
+        if !expected {
+            if !rows.is_empty() {
+                find(format!(
+                    "{} rows of a mail that has no place in Dataverse",
+                    rows.len()
+                ));
+            }
+            return;
+        }
+        if rows.len() > 1 {
+            verdict.duplicated += rows.len() - 1;
+            let ids: Vec<&Value> = rows.iter().map(|row| &row["activityid"]).collect();
+            find(format!("{} rows: {ids:?}", rows.len()));
+        }
+        for row in rows {
+            if row["statecode"] != 1 {
+                find(format!(
+                    "row {} is not completed: {}",
+                    row["activityid"], row["statecode"]
+                ));
+            }
+            if mail.theirs.is_some() {
+                continue;
+            }
+            let id: Uuid = row["activityid"].as_str().unwrap().parse().unwrap();
+            for (what, problem) in [
+                ("columns", Self::columns_differ(mail, row)),
+                ("parties", self.parties_differ(mail, id)),
+                ("attachments", self.files_differ(mail, id)),
+            ] {
+                if let Some(problem) = problem {
+                    find(format!("{what} of {id}: {problem}"));
+                }
+            }
+        }
+    }
+
+    fn columns_differ(mail: &Mail, row: &Value) -> Option<String> {
+        let regarding = reference(&row["regardingobjectid"]);
+        let status = if mail.outgoing { 3 } else { 4 };
+        let same = row["description"] == mail.body.as_str()
+            && row["directioncode"] == mail.outgoing
+            && row["statuscode"] == status
+            && regarding == mail.regarding;
+        (!same).then(|| {
+            format!(
+                "expected {:?}, found {row}",
+                (&mail.body, mail.outgoing, &mail.regarding)
+            )
+        })
+    }
+
+    fn parties_differ(&self, mail: &Mail, id: Uuid) -> Option<String> {
+        let mut found: Vec<_> = self
+            .cloud
+            .twin
+            .dataverse()
+            .parties(id)
+            .iter()
+            .filter_map(|party| {
+                let mask = party["participationtypemask"].as_i64()?;
+                let address = party["addressused"].as_str()?.to_owned();
+                (mask <= 4).then(|| (mask, address, reference(&party["partyid"])))
+            })
+            .collect();
+        let mut expected = mail.parties.clone();
+        found.sort();
+        expected.sort();
+        (found != expected).then(|| format!("expected {expected:?}, found {found:?}"))
+    }
+
+    fn files_differ(&self, mail: &Mail, id: Uuid) -> Option<String> {
+        let text = |file: &Value, name: &str| file[name].as_str().unwrap_or_default().to_owned();
+        let mut found: Vec<(String, String)> = self
+            .cloud
+            .twin
+            .dataverse()
+            .attachments(id)
+            .iter()
+            .map(|file| (text(file, "filename"), text(file, "body")))
+            .collect();
+        let mut expected: Vec<(String, String)> = mail
+            .files
+            .iter()
+            .map(|(name, bytes)| (name.clone(), STANDARD.encode(bytes)))
+            .collect();
+        found.sort();
+        expected.sort();
+        let names = |files: &[(String, String)]| -> Vec<String> {
+            files.iter().map(|(name, _)| name.clone()).collect()
+        };
+        (found != expected)
+            .then(|| format!("expected {:?}, found {:?}", names(&expected), names(&found)))
+    }
+
+    /// Nothing private is kept or printed, and the search for it saw what there was.
+    async fn judge_privacy(&self, verdict: &mut Verdict) {
+        self.look_at_ledger().await;
+        let bodies = self.cloud.shared.book.lock().unwrap().bodies.clone();
+        self.private.search("the queue", &bodies.join("\n"));
+        let seen = self.private.seen();
+        verdict.findings.extend(seen.found.iter().cloned());
+        if seen.settled_lines < verdict.written || seen.metric_lines == 0 || bodies.is_empty() {
+            verdict.findings.push(format!(
+                "the search for private texts saw too little: {} lines, {} of them of settlements, {} counts, {} queue bodies",
+                seen.log_lines, seen.settled_lines, seen.metric_lines, bodies.len()
+            ));
+        }
+    }
+}
+
+/// A message's final state.
+fn judge_message(copy: &Copy, item: Option<&Item>, rows: &[Value], verdict: &mut Verdict) {
+    let key = copy.key();
+    let Some(item) = item else {
+        verdict.lost += 1;
+        verdict.findings.push(format!(
+            "{key}: the ledger has no item, expected {:?}",
+            copy.expected
+        ));
+        return;
+    };
+    let said = format!(
+        "the ledger says {}{} ({:?})",
+        item.state,
+        if item.held { " and claimed" } else { "" },
+        item.reason
+    );
+    let mut find = |text: String| verdict.findings.push(format!("{key}: {text}, {said}"));
+    match (item.state.as_str(), copy.expected) {
+        ("written", Expected::Written) => {
+            verdict.written += 1;
+            let named = rows
+                .iter()
+                .any(|row| row["activityid"].as_str() == item.activity.as_deref());
+            if rows.is_empty() {
+                verdict.lost += 1;
+                find("no row".to_owned());
+            } else if !named {
+                find(format!(
+                    "its activity id {:?} names no row of it",
+                    item.activity
+                ));
+            }
+        }
+        ("skipped", Expected::Skipped(rule)) if item.reason.as_deref() == Some(rule) => {
+            verdict.skipped += 1;
+        }
+        ("dead", Expected::Dead) if item.reason.is_some() => verdict.dead += 1,
+        (_, expected) => {
+            verdict.lost += 1;
+            find(format!("expected {expected:?}"));
+        }
+    }
+    if item.held {
+        find("it is still claimed".to_owned());
+    }
+}
+
+/// A lookup as the twin shows it.
+fn reference(value: &Value) -> Option<(String, Uuid)> {
+    let table = value["table"].as_str()?.to_owned();
+    Some((table, value["id"].as_str()?.parse().ok()?))
+}

@@ -1,0 +1,187 @@
+//! What is around the processes: the emulators, the twin, and the settings that each process gets.
+
+use std::sync::Arc;
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use aws_sdk_sqs::types::QueueAttributeName;
+use mailverse::dedupe::table;
+use serde_json::{Value, json};
+use stage::dynamo;
+use stage::moto::Moto;
+use twin::{Setting, Twin};
+
+use crate::corpus::LONGEST_SUBJECT;
+use crate::line::Line;
+use crate::plan::{Mode, Service};
+use crate::queue::{Queue, VISIBILITY};
+use crate::station::{Seat, Shared, Station};
+
+pub(crate) const TABLE: &str = "ledger";
+pub(crate) const WEBHOOK_SECRET: &str = "zq7-webhook-secret-90c1";
+
+/// Everything around the processes.
+pub(crate) struct Cloud {
+    pub(crate) twin: Twin,
+    pub(crate) queue: Queue,
+    pub(crate) ledger: aws_sdk_dynamodb::Client,
+    pub(crate) shared: Arc<Shared>,
+    secrets: aws_sdk_secretsmanager::Client,
+    dynamo: String,
+    moto: Moto,
+}
+
+/// The lines of one seat.
+pub(crate) struct Lines {
+    ledger: Line,
+    dataverse: Line,
+    nylas: Line,
+    queue: Line,
+}
+
+impl Cloud {
+    pub(crate) async fn start(shared: Arc<Shared>) -> Self {
+        let twin = Twin::start().await.unwrap();
+        let dataverse = twin.dataverse();
+        dataverse
+            .set_max_length("email", "subject", LONGEST_SUBJECT)
+            .unwrap();
+        // Throttling is a matter of the faults here, not of how fast the machine is.
+        dataverse.set_setting(Setting::RequestsPerFiveMinutes(usize::MAX));
+        let moto = Moto::start().await;
+        let endpoint = dynamo::start().await;
+        let ledger = dynamo::client(&endpoint);
+        table::create(&ledger, TABLE).await.unwrap();
+        let (sqs, secrets) = (moto.sqs(), moto.secrets());
+        let create = async |name: &str, attributes: &[(QueueAttributeName, String)]| {
+            let mut call = sqs.create_queue().queue_name(name);
+            for (attribute, value) in attributes {
+                call = call.attributes(attribute.clone(), value);
+            }
+            call.send().await.unwrap().queue_url.unwrap()
+        };
+        let dead_letters = create("dead", &[]).await;
+        let redrive = json!({
+            "deadLetterTargetArn": "arn:aws:sqs:eu-north-1:123456789012:dead",
+            "maxReceiveCount": mailverse::retry::RECEIVE_LIMIT.to_string(),
+        });
+        let attributes = [
+            (
+                QueueAttributeName::VisibilityTimeout,
+                VISIBILITY.as_secs().to_string(),
+            ),
+            (QueueAttributeName::RedrivePolicy, redrive.to_string()),
+        ];
+        let url = create("sync", &attributes).await;
+        let values = [
+            ("webhook", Some(WEBHOOK_SECRET.to_owned())),
+            ("nylas", Some(twin.nylas().api_key())),
+            (
+                "entra",
+                Some(json!({"client_secret": twin.entra().client_secret()}).to_string()),
+            ),
+            ("token", None),
+        ];
+        for (name, value) in values {
+            let call = secrets.create_secret().name(name).set_secret_string(value);
+            call.send().await.unwrap();
+        }
+        Self {
+            queue: Queue {
+                client: sqs,
+                url,
+                dead_letters,
+                shared: Arc::clone(&shared),
+            },
+            twin,
+            ledger,
+            shared,
+            secrets,
+            dynamo: endpoint,
+            moto,
+        }
+    }
+
+    /// The lines of a seat to all services.
+    pub(crate) async fn lines(&self, seat: &Arc<Seat>) -> Lines {
+        let station = |service| Station::new(service, seat, &self.shared);
+        Lines {
+            ledger: Line::to(&self.dynamo, station(Service::Ledger)).await,
+            dataverse: Line::to(&self.twin.dataverse().url(), station(Service::Dataverse)).await,
+            nylas: Line::to(&self.twin.nylas().url(), station(Service::Nylas)).await,
+            queue: Line::to(&self.moto.endpoint, station(Service::Queue)).await,
+        }
+    }
+
+    /// The settings of the function that sits on these lines, as the template gives them, and all logs that it can write.
+    pub(crate) fn settings(&self, mode: Mode, lines: &Lines) -> Vec<(&'static str, String)> {
+        let mut settings = self.aws_settings();
+        settings.extend([
+            ("AWS_ENDPOINT_URL_SQS", lines.queue.url.clone()),
+            ("AWS_ENDPOINT_URL_DYNAMODB", lines.ledger.url.clone()),
+            ("SYNC_QUEUE_URL", self.queue.url.clone()),
+        ]);
+        if mode == Mode::Receiver {
+            settings.push(("WEBHOOK_SECRET_ID", "webhook".to_owned()));
+            return settings;
+        }
+        settings.extend([
+            ("DATAVERSE_URL", lines.dataverse.url.clone()),
+            ("TOKEN_SECRET_ID", "token".to_owned()),
+            ("NYLAS_API_URL", lines.nylas.url.clone()),
+            ("NYLAS_API_KEY_SECRET_ID", "nylas".to_owned()),
+            ("LEDGER_TABLE", TABLE.to_owned()),
+        ]);
+        if mode == Mode::Stepwise {
+            settings.push(("WRITE_MODE", "stepwise".to_owned()));
+        }
+        settings
+    }
+
+    /// The settings of token-refresher, which has no lines.
+    pub(crate) fn refresher_settings(&self) -> Vec<(&'static str, String)> {
+        let entra = self.twin.entra();
+        let mut settings = self.aws_settings();
+        settings.extend([
+            ("DATAVERSE_URL", self.twin.dataverse().url()),
+            ("ENTRA_AUTHORITY", entra.authority()),
+            ("ENTRA_TENANT_ID", entra.tenant_id()),
+            ("ENTRA_CLIENT_ID", entra.client_id()),
+            ("ENTRA_SECRET_ID", "entra".to_owned()),
+            ("TOKEN_SECRET_ID", "token".to_owned()),
+        ]);
+        settings
+    }
+
+    fn aws_settings(&self) -> Vec<(&'static str, String)> {
+        vec![
+            ("AWS_REGION", "eu-north-1".to_owned()),
+            ("AWS_ACCESS_KEY_ID", "test".to_owned()),
+            ("AWS_SECRET_ACCESS_KEY", "test".to_owned()),
+            ("AWS_EC2_METADATA_DISABLED", "true".to_owned()),
+            (
+                "AWS_ENDPOINT_URL_SECRETS_MANAGER",
+                self.moto.endpoint.clone(),
+            ),
+            ("RUST_LOG", "trace".to_owned()),
+        ]
+    }
+
+    /// The token in force.
+    pub(crate) async fn token(&self) -> Option<String> {
+        let call = self.secrets.get_secret_value().secret_id("token");
+        let text = call.send().await.ok()?.secret_string?;
+        let token: Value = serde_json::from_str(&text).ok()?;
+        token["access_token"].as_str().map(str::to_owned)
+    }
+
+    /// All items of the ledger.
+    pub(crate) async fn items(&self) -> Vec<std::collections::HashMap<String, AttributeValue>> {
+        let pages = self.ledger.scan().table_name(TABLE).into_paginator();
+        pages
+            .items()
+            .send()
+            .collect::<Result<_, _>>()
+            .await
+            .unwrap()
+    }
+}

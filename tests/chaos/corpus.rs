@@ -1,0 +1,146 @@
+//! The mail of a run, drawn from its seed, and what has to become of it.
+//!
+//! What is expected is worked out here from how a mail was made, and not by asking the code that is on trial.
+
+mod draw;
+mod people;
+
+use std::collections::HashSet;
+
+use rand::rngs::StdRng;
+use serde_json::{Value, json};
+use twin::Twin;
+use uuid::Uuid;
+
+pub(crate) use self::draw::draw;
+pub(crate) use self::people::People;
+
+/// What every subject, body, name, address and file holds, each its own; nothing that is kept or printed outside Dataverse and Nylas may.
+pub(crate) const CANARIES: [&str; 5] = [SUBJECT, BODY, NAME, ADDRESS, FILE];
+const SUBJECT: &str = "zq7subject";
+const BODY: &str = "zq7body";
+const NAME: &str = "zq7name";
+const ADDRESS: &str = "zq7address";
+const FILE: &str = "zq7file";
+
+/// Longest subject that the organisation takes; some mails have a longer one and are refused for good.
+pub(crate) const LONGEST_SUBJECT: usize = 200;
+
+/// How large the corpus is, and what it holds.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Size {
+    /// Messages, at least.
+    pub(crate) messages: usize,
+    pub(crate) with_files: bool,
+    /// Messages that Nylas cannot give until they were given up.
+    pub(crate) stubborn: usize,
+    /// Mails of one copy, and mails of two, that are kept for the scenarios.
+    pub(crate) kept: (usize, usize),
+}
+
+/// A table and a row of it.
+pub(crate) type Reference = (String, Uuid);
+
+/// Somebody on a mail: mask, address, and the row that it is.
+pub(crate) type Party = (i64, String, Option<Reference>);
+
+/// A mail, whatever number of mailboxes has a copy.
+pub(crate) struct Mail {
+    /// Found in the subject of its row, and of no other.
+    pub(crate) marker: String,
+    pub(crate) body: String,
+    pub(crate) outgoing: bool,
+    pub(crate) parties: Vec<Party>,
+    pub(crate) regarding: Option<Reference>,
+    /// Names and bytes.
+    pub(crate) files: Vec<(String, Vec<u8>)>,
+    /// The row that another client has put there already.
+    pub(crate) theirs: Option<Uuid>,
+}
+
+/// What has to become of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Expected {
+    Written,
+    Skipped(&'static str),
+    Dead,
+}
+
+/// A copy of a mail in one mailbox.
+pub(crate) struct Copy {
+    pub(crate) grant: String,
+    pub(crate) id: String,
+    /// Index of its mail.
+    pub(crate) mail: usize,
+    pub(crate) expected: Expected,
+    /// As Nylas shows it.
+    object: Value,
+}
+
+/// All mail.
+pub(crate) struct Corpus {
+    pub(crate) mails: Vec<Mail>,
+    pub(crate) messages: Vec<Copy>,
+    /// Indexes of messages that Nylas cannot give until they were given up.
+    pub(crate) stubborn: Vec<usize>,
+    /// Indexes of messages of one copy that are written, for the scenarios: not recent, so that the backfill does not get there first, and not delivered before.
+    pub(crate) single: Vec<usize>,
+    /// The same of mails with two copies.
+    pub(crate) pairs: Vec<[usize; 2]>,
+}
+
+impl Copy {
+    /// As the ledger and the logs name it.
+    pub(crate) fn key(&self) -> String {
+        format!("{}/{}", self.grant, self.id)
+    }
+
+    /// A notification about it: of a type that Nylas has for this, and with as much content as that type has.
+    pub(crate) fn notification(&self, rng: &mut StdRng) -> Value {
+        use rand::Rng;
+        let mut object = self.object.clone();
+        let kind = match rng.random_range(0..10) {
+            0 => "message.updated",
+            1 => {
+                if let Some(fields) = object.as_object_mut() {
+                    fields.remove("body");
+                }
+                "message.created.truncated"
+            }
+            _ => "message.created",
+        };
+        json!({
+            "specversion": "1.0", "type": kind, "source": "/google/emails/realtime", "id": format!("{:016x}", rng.random::<u64>()),
+            "time": 1_795_150_010, "webhook_delivery_attempt": 1, "data": {"application_id": "app", "object": object},
+        })
+    }
+}
+
+impl Corpus {
+    /// Takes the messages of the scenarios out of the deliveries that are left.
+    pub(crate) fn reserve(&self, left: &mut Vec<usize>) {
+        let reserved: HashSet<usize> = self
+            .single
+            .iter()
+            .chain(self.pairs.iter().flatten())
+            .copied()
+            .collect();
+        left.retain(|index| !reserved.contains(index));
+    }
+
+    /// Puts everything where it belongs before the first delivery.
+    pub(crate) fn store(&mut self, twin: &Twin) {
+        for copy in &self.messages {
+            if copy.expected == Expected::Skipped("gone") {
+                continue;
+            }
+            let mail = &self.mails[copy.mail];
+            twin.nylas().add_message(&copy.grant, copy.object.clone());
+            for (n, (name, bytes)) in mail.files.iter().enumerate() {
+                let object = json!({"id": format!("file-{n}-of-{}", copy.id), "filename": name, "content_type": "application/pdf"});
+                twin.nylas()
+                    .add_attachment(&copy.grant, &copy.id, object, bytes.clone());
+            }
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! How mail is drawn.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use rand::Rng;
+use rand::rngs::StdRng;
+use rand::seq::{IndexedRandom, SliceRandom};
+use serde_json::{Value, json};
+use twin::Twin;
+
+use super::{
+    BODY, Copy, Corpus, Expected, FILE, LONGEST_SUBJECT, Mail, NAME, Party, People, Reference,
+    SUBJECT, Size,
+};
+
+/// What a mail is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Ordinary,
+    WithoutMessageId,
+    /// Another client has written it before.
+    Theirs,
+    Spam,
+    Draft,
+    Trash,
+    Internal,
+    Refused,
+    Gone,
+}
+
+impl Kind {
+    fn draw(rng: &mut StdRng) -> Self {
+        match rng.random_range(0..100) {
+            0..3 => Self::Spam,
+            3..5 => Self::Draft,
+            5..7 => Self::Trash,
+            7..11 => Self::Internal,
+            11..13 => Self::Refused,
+            13 => Self::Gone,
+            14..16 => Self::Theirs,
+            16..21 => Self::WithoutMessageId,
+            _ => Self::Ordinary,
+        }
+    }
+
+    fn expected(self) -> Expected {
+        match self {
+            Self::Ordinary | Self::WithoutMessageId | Self::Theirs => Expected::Written,
+            Self::Spam => Expected::Skipped("spam"),
+            Self::Draft => Expected::Skipped("draft"),
+            Self::Trash => Expected::Skipped("trash"),
+            Self::Internal => Expected::Skipped("internal_only"),
+            Self::Refused => Expected::Dead,
+            Self::Gone => Expected::Skipped("gone"),
+        }
+    }
+
+    fn folder(self, outgoing: bool) -> &'static str {
+        match self {
+            Self::Spam => "\\Junk",
+            Self::Draft => "\\Drafts",
+            Self::Trash => "\\Trash",
+            _ if outgoing => "\\Sent",
+            _ => "\\Inbox",
+        }
+    }
+}
+
+/// Who is on a mail.
+#[derive(Default)]
+struct Envelope {
+    from: String,
+    to: Vec<String>,
+    cc: Vec<String>,
+    bcc: Vec<String>,
+}
+
+/// Draws a corpus. The people and the folders are those of `twin`, in which the rows of other clients are put as well.
+pub(crate) fn draw(
+    size: Size,
+    people: &People,
+    twin: &Twin,
+    now: DateTime<Utc>,
+    rng: &mut StdRng,
+) -> Corpus {
+    let mut corpus = Corpus {
+        mails: Vec::new(),
+        messages: Vec::new(),
+        stubborn: Vec::new(),
+        single: Vec::new(),
+        pairs: Vec::new(),
+    };
+    let mut threads: Vec<(String, String)> = Vec::new();
+    while corpus.messages.len() < size.messages {
+        add_mail(&mut corpus, &mut threads, size, people, twin, now, rng);
+    }
+    corpus.single.shuffle(rng);
+    corpus.pairs.shuffle(rng);
+    let kept = corpus.single.len().saturating_sub(size.stubborn);
+    corpus.stubborn = corpus.single.split_off(kept);
+    corpus.single.truncate(size.kept.0);
+    corpus.pairs.truncate(size.kept.1);
+    corpus
+}
+
+fn add_mail(
+    corpus: &mut Corpus,
+    threads: &mut Vec<(String, String)>,
+    size: Size,
+    people: &People,
+    twin: &Twin,
+    now: DateTime<Utc>,
+    rng: &mut StdRng,
+) {
+    let kind = Kind::draw(rng);
+    let number = corpus.mails.len();
+    let marker = format!("{SUBJECT}{number:05}x");
+    let one_copy = matches!(
+        kind,
+        Kind::WithoutMessageId | Kind::Draft | Kind::Gone | Kind::Theirs
+    );
+    let copies = match rng.random_range(0..20) {
+        _ if one_copy => 1,
+        0..10 => 1,
+        10..15 => 2,
+        15..18 => 3,
+        _ => 4,
+    };
+    let mut mailboxes = people.mailboxes.clone();
+    mailboxes.shuffle(rng);
+    mailboxes.truncate(copies);
+    let outgoing = kind == Kind::Draft || kind == Kind::Internal || rng.random_bool(0.4);
+    let envelope = address(kind, outgoing, &mailboxes, people, rng);
+    let message_id = format!("<{marker}.{:08x}@kites.example>", rng.random::<u32>());
+    let mut subject = format!("{marker} kites for spring");
+    if kind == Kind::Refused {
+        subject.push_str(&"!".repeat(LONGEST_SUBJECT));
+    }
+    let mut headers = vec![
+        json!({"name": "Message-ID", "value": if kind == Kind::WithoutMessageId { "" } else { &message_id }}),
+    ];
+    let mut thread = format!("thread-{number}");
+    if rng.random_bool(0.4)
+        && let Some((parent, of)) = threads.choose(rng)
+    {
+        subject = format!("Re: {subject}");
+        headers.push(json!({"name": "In-Reply-To", "value": parent}));
+        headers.push(json!({"name": "References", "value": parent}));
+        thread.clone_from(of);
+    }
+    threads.push((message_id.clone(), thread.clone()));
+    let recent = rng.random_bool(1.0 / 3.0);
+    let age = if recent {
+        rng.random_range(3_600..20 * 3_600)
+    } else {
+        rng.random_range(2 * 86_400..20 * 86_400)
+    };
+    let body = format!("<p>{BODY} {number}</p>");
+    let files = files(kind, size, number, rng);
+    let listed = |addresses: &[String]| -> Vec<Value> {
+        let person =
+            |address: &String| json!({"name": format!("{NAME} of {number}"), "email": address});
+        addresses.iter().map(person).collect()
+    };
+    // A mail that lies in the spam of one mailbox only is written for the others.
+    let spam_of_one = kind == Kind::Ordinary && copies > 1 && rng.random_bool(0.1);
+    for (n, (grant, _)) in mailboxes.iter().enumerate() {
+        let kind = if spam_of_one && n == 1 {
+            Kind::Spam
+        } else {
+            kind
+        };
+        let folder = twin
+            .nylas()
+            .folder_id(grant, kind.folder(outgoing && n == 0));
+        let id = format!("m{number}c{n}");
+        let object = json!({
+            "id": id, "grant_id": grant, "object": "message", "thread_id": thread, "subject": subject, "body": body, "snippet": body,
+            "from": listed(std::slice::from_ref(&envelope.from)), "to": listed(&envelope.to), "cc": listed(&envelope.cc), "bcc": listed(&envelope.bcc),
+            "date": (now - TimeDelta::seconds(age)).timestamp(), "folders": [folder], "headers": headers,
+        });
+        corpus.messages.push(Copy {
+            grant: grant.clone(),
+            id,
+            mail: number,
+            expected: kind.expected(),
+            object,
+        });
+    }
+    let first = corpus.messages.len() - copies;
+    if kind == Kind::Ordinary && !recent && !spam_of_one {
+        match copies {
+            1 => corpus.single.push(first),
+            2 => corpus.pairs.push([first, first + 1]),
+            _ => {}
+        }
+    }
+    let theirs = (kind == Kind::Theirs).then(|| {
+        let row =
+            json!({"subject": subject, "messageid": message_id, "statecode": 1, "statuscode": 4});
+        twin.dataverse().insert("email", row).unwrap()
+    });
+    corpus.mails.push(Mail {
+        marker,
+        body,
+        outgoing: People::is_inside(&envelope.from),
+        parties: parties(&envelope, people),
+        regarding: regarding(&envelope, people),
+        files,
+        theirs,
+    });
+}
+
+fn address(
+    kind: Kind,
+    outgoing: bool,
+    mailboxes: &[(String, String)],
+    people: &People,
+    rng: &mut StdRng,
+) -> Envelope {
+    let own: Vec<String> = mailboxes
+        .iter()
+        .map(|(_, address)| address.clone())
+        .collect();
+    let mut outside: Vec<String> = people
+        .outside
+        .choose_multiple(rng, 4)
+        .map(|address| {
+            // Addresses are the same in any case.
+            if rng_of(address) {
+                address.to_uppercase()
+            } else {
+                address.clone()
+            }
+        })
+        .collect();
+    if kind == Kind::Internal {
+        return Envelope {
+            from: own[0].clone(),
+            to: vec![people.colleague.clone()],
+            cc: own[1..].to_vec(),
+            bcc: Vec::new(),
+        };
+    }
+    let mut cc = own[1..].to_vec();
+    if rng.random_bool(0.3) {
+        cc.extend(outside.pop());
+    }
+    if rng.random_bool(0.2) {
+        cc.push(people.colleague.clone());
+    }
+    let first = outside.pop().into_iter().collect::<Vec<_>>();
+    if outgoing {
+        let mut to = first;
+        if rng.random_bool(0.3) {
+            to.extend(outside.pop());
+        }
+        let alone = mailboxes.len() == 1;
+        let bcc = outside.pop().filter(|_| alone && rng.random_bool(0.2));
+        return Envelope {
+            from: own[0].clone(),
+            to,
+            cc,
+            bcc: bcc.into_iter().collect(),
+        };
+    }
+    Envelope {
+        from: first.concat(),
+        to: vec![own[0].clone()],
+        cc,
+        bcc: Vec::new(),
+    }
+}
+
+/// One address of ten, always the same ones.
+fn rng_of(address: &str) -> bool {
+    address.contains("7@")
+}
+
+fn files(kind: Kind, size: Size, number: usize, rng: &mut StdRng) -> Vec<(String, Vec<u8>)> {
+    if !size.with_files || kind != Kind::Ordinary || !rng.random_bool(0.15) {
+        return Vec::new();
+    }
+    (0..rng.random_range(1..=3))
+        .map(|n| {
+            let content = format!("{FILE} {n} of {number} ").repeat(rng.random_range(5..60));
+            (format!("{FILE}-{n}.pdf"), content.into_bytes())
+        })
+        .collect()
+}
+
+fn roles(envelope: &Envelope) -> impl Iterator<Item = (i64, &String)> {
+    let from = std::iter::once((1, &envelope.from));
+    let lists = [(2, &envelope.to), (3, &envelope.cc), (4, &envelope.bcc)];
+    from.chain(
+        lists
+            .into_iter()
+            .flat_map(|(mask, addresses)| addresses.iter().map(move |address| (mask, address))),
+    )
+}
+
+fn parties(envelope: &Envelope, people: &People) -> Vec<Party> {
+    roles(envelope)
+        .map(|(mask, address)| {
+            let address = address.to_lowercase();
+            let row = people.row(&address);
+            (mask, address, row)
+        })
+        .collect()
+}
+
+/// The first contact outside, else the first account.
+fn regarding(envelope: &Envelope, people: &People) -> Option<Reference> {
+    let outside = || {
+        roles(envelope)
+            .map(|(_, address)| address.to_lowercase())
+            .filter(|address| !People::is_inside(address))
+            .filter_map(|address| people.row(&address))
+    };
+    let first = |table: &str| outside().find(|(known, _)| known == table);
+    first("contact").or_else(|| first("account"))
+}

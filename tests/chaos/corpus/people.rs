@@ -1,0 +1,100 @@
+//! Who writes to whom: mailboxes, colleagues, and people outside, known and unknown.
+
+use std::collections::HashMap;
+
+use serde_json::{Value, json};
+use twin::{Grant, Twin};
+use uuid::Uuid;
+
+use super::{ADDRESS, NAME};
+
+/// Everybody.
+pub(crate) struct People {
+    /// Grant and address of each mailbox.
+    pub(crate) mailboxes: Vec<(String, String)>,
+    /// An enabled user without a mailbox.
+    pub(crate) colleague: String,
+    pub(crate) outside: Vec<String>,
+    /// The rows that addresses belong to.
+    known: HashMap<String, (String, Uuid)>,
+}
+
+impl People {
+    /// Makes the organisation and connects the mailboxes.
+    pub(crate) fn found(twin: &Twin) -> Self {
+        let mut known = HashMap::new();
+        let mut insert = |table: &str, address: &str, row: Value| {
+            let id = twin.dataverse().insert(table, row).unwrap();
+            known.insert(address.to_owned(), (table.to_owned(), id));
+        };
+        let mut user = |address: &str| {
+            let row =
+                json!({"lastname": NAME, "internalemailaddress": address, "isdisabled": false});
+            insert("systemuser", address, row);
+        };
+        let mut mailboxes = Vec::new();
+        for (n, provider) in ["google", "microsoft", "google", "imap", "microsoft"]
+            .into_iter()
+            .enumerate()
+        {
+            let (grant, address) = (
+                format!("grant-{n}"),
+                format!("{ADDRESS}-mailbox{n}@ours.example"),
+            );
+            twin.nylas().add_grant(Grant {
+                id: grant.clone(),
+                email: address.clone(),
+                provider: provider.to_owned(),
+                aliases: Vec::new(),
+                status: "valid".to_owned(),
+            });
+            // One mailbox has no user: nobody to own its mail.
+            if provider != "imap" {
+                user(&address);
+            }
+            mailboxes.push((grant, address));
+        }
+        let colleague = format!("{ADDRESS}-colleague@ours.example");
+        user(&colleague);
+        let mut outside = Vec::new();
+        for n in 0..90 {
+            let address = format!("{ADDRESS}-{n}@kites.example");
+            let name = format!("{NAME} {n}");
+            match n % 6 {
+                0 | 1 => insert(
+                    "contact",
+                    &address,
+                    json!({"lastname": name, "emailaddress1": address}),
+                ),
+                2 => insert(
+                    "account",
+                    &address,
+                    json!({"name": name, "emailaddress1": address}),
+                ),
+                3 => insert(
+                    "lead",
+                    &address,
+                    json!({"lastname": name, "emailaddress1": address}),
+                ),
+                _ => {}
+            }
+            outside.push(address);
+        }
+        Self {
+            mailboxes,
+            colleague,
+            outside,
+            known,
+        }
+    }
+
+    /// The row of an address.
+    pub(super) fn row(&self, address: &str) -> Option<(String, Uuid)> {
+        self.known.get(address).cloned()
+    }
+
+    /// Inside: mailboxes and users.
+    pub(super) fn is_inside(address: &str) -> bool {
+        address.ends_with("@ours.example")
+    }
+}

@@ -1,0 +1,89 @@
+//! How a run ends: faults stop, the queues drain, and an operator sends the dead letters once more.
+
+use serde_json::Value;
+
+use crate::queue::VISIBILITY;
+use crate::run::{Besides, Run, list};
+
+/// Most rounds that the drain may take: far more than the deliveries that a message can have.
+const LONGEST_DRAIN: usize = 60;
+
+impl Run {
+    /// From the last fault to the moment at which nothing is left to do.
+    pub(crate) async fn end(&mut self) {
+        self.faults.stop();
+        self.faults.mailbox_is_lost(false);
+        self.refresh_token().await;
+        self.drain("the drain").await;
+        self.redrive().await;
+        // What a backfill claimed and left when it died, the next one takes up.
+        self.let_time_pass_until(self.time.now() + VISIBILITY).await;
+        let listed = list(&mut self.backfill, &self.faults).await;
+        self.findings.extend(listed.err());
+        self.drain("the last listing").await;
+    }
+
+    /// Without faults, until the queue is empty.
+    async fn drain(&mut self, what: &str) {
+        for _ in 0..LONGEST_DRAIN {
+            let chunk = std::mem::take(&mut self.left);
+            self.round(chunk, Besides::default()).await;
+            if self.left.is_empty() && self.cloud.shared.book.lock().unwrap().due().is_empty() {
+                return;
+            }
+            self.let_time_pass(false).await;
+        }
+        let left = self.cloud.shared.book.lock().unwrap().due().len();
+        self.findings.push(format!(
+            "{what} did not end in {LONGEST_DRAIN} rounds: {left} queue messages still come back"
+        ));
+    }
+
+    /// Looks at the dead letters, then does what an operator does once the cause is mended.
+    async fn redrive(&mut self) {
+        let letters = self.cloud.queue.dead_letters().await;
+        let items = self.ledger_by_key().await;
+        let known = self.cloud.shared.history.lock().await;
+        let mut given_up = Vec::new();
+        for letter in &letters {
+            let body: Value = serde_json::from_str(letter.body().unwrap_or_default()).unwrap();
+            let text = |name: &str| body[name].as_str().unwrap_or_default().to_owned();
+            let key = format!("{}/{}", text("grant_id"), text("message_id"));
+            self.private
+                .search("the dead letters", &format!("{letter:?}"));
+            let state = items
+                .get(&key)
+                .map_or("nothing", |item| item.state.as_str());
+            // What was given up may have been taken up again since, and ended otherwise.
+            if !known.was_given_up(&key) || !matches!(state, "dead" | "written" | "skipped") {
+                self.findings.push(format!(
+                    "{key} is in the dead-letter queue; the ledger says {state}, and {} called it dead for having been tried often enough",
+                    if known.was_given_up(&key) { "once" } else { "never" }
+                ));
+            }
+            given_up.push(key);
+        }
+        drop(known);
+        for index in &self.corpus.stubborn {
+            let key = self.corpus.messages[*index].key();
+            if !given_up.contains(&key) {
+                self.findings.push(format!(
+                    "{key} could not be fetched for days and is in no dead-letter queue"
+                ));
+            }
+        }
+        self.cloud.shared.figures.lock().unwrap().dead_letters = letters.len() as u64;
+        self.look_at_ledger().await;
+        self.cloud.shared.stubborn.lock().unwrap().clear();
+        for letter in &letters {
+            self.cloud.queue.redrive(letter).await;
+        }
+        self.drain("the redrive").await;
+        let left = self.cloud.queue.dead_letters().await.len();
+        if left > 0 {
+            self.findings.push(format!(
+                "{left} messages are in the dead-letter queue again after a redrive"
+            ));
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! What goes wrong by chance, drawn from the seed.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use mailverse::retry::RECEIVE_LIMIT;
+use rand::Rng;
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use twin::{Dataverse, FaultPlan, Nylas, Twin};
+
+use crate::plan::{Cell, Cut, Loss, Mode, Plan, Service};
+use crate::run::Shape;
+use crate::station::Shared;
+
+/// A message that was tried so often is spared the faults that are drawn for a batch. It may still meet those of the services.
+const SPARED_FROM: u32 = 8;
+
+/// The mailbox that has to be signed in to again at times.
+const LOST_MAILBOX: &str = "grant-4";
+
+/// What strikes one invocation of a worker.
+#[derive(Default)]
+pub(crate) struct Strike {
+    pub(crate) plan: Plan,
+    /// The invocation has only this much time.
+    pub(crate) short: Option<Duration>,
+}
+
+impl Strike {
+    /// The process dies there.
+    pub(crate) fn killed_at(cell: Cell, skip: u32) -> Self {
+        let plan = Plan {
+            kill: Some((cell, skip)),
+            ..Plan::default()
+        };
+        Self { plan, short: None }
+    }
+}
+
+/// The faults of a run.
+pub(crate) struct Faults {
+    seed: u64,
+    /// Who works on the last delivery of a message dies before it settles it.
+    to_the_last: bool,
+    dataverse: Dataverse,
+    nylas: Nylas,
+    shared: Arc<Shared>,
+    on: AtomicBool,
+    /// How often the services' plan was begun, so that it never begins with the same faults.
+    begun: AtomicU64,
+}
+
+impl Faults {
+    pub(crate) fn new(shape: &Shape, twin: &Twin, shared: Arc<Shared>) -> Self {
+        Self {
+            seed: shape.seed,
+            to_the_last: shape.to_the_last,
+            dataverse: twin.dataverse().clone(),
+            nylas: twin.nylas().clone(),
+            shared,
+            on: AtomicBool::new(false),
+            begun: AtomicU64::new(0),
+        }
+    }
+
+    /// From now on things go wrong.
+    pub(crate) fn start(&self) {
+        self.on.store(true, Ordering::SeqCst);
+        let begun = self.begun.fetch_add(1, Ordering::SeqCst);
+        self.count();
+        self.dataverse.set_fault_plan(FaultPlan {
+            seed: self.seed.wrapping_mul(1_000).wrapping_add(begun),
+            server_error: 16,
+            server_error_after_commit: 16,
+            reset_before: 10,
+            reset_after_commit: 24,
+            slow: 10,
+            slow_milliseconds: 20,
+            token_expired: 1,
+            deadlock: 3,
+        });
+    }
+
+    /// From now on nothing does.
+    pub(crate) fn stop(&self) {
+        self.on.store(false, Ordering::SeqCst);
+        *self.shared.storm.lock().unwrap() = (0, None);
+        self.count();
+        self.dataverse.set_fault_plan(FaultPlan::default());
+    }
+
+    /// Adds what the services' plan did, before it begins anew.
+    fn count(&self) {
+        let done = self.dataverse.injected();
+        self.shared.figures.lock().unwrap().faults += done.server_errors
+            + done.server_errors_after_commit
+            + done.resets_before
+            + done.resets_after_commit
+            + done.slow
+            + done.tokens_expired
+            + done.deadlocks;
+    }
+
+    fn are_on(&self) -> bool {
+        self.on.load(Ordering::SeqCst)
+    }
+
+    /// For a batch whose most often tried message was received so often.
+    pub(crate) fn for_batch(&self, mode: Mode, tried: u32, rng: &mut StdRng) -> Strike {
+        let mut strike = Strike::default();
+        // Drawn in any case, so that what is spared does not change what comes later.
+        let (kind, cut, skip) = (
+            rng.random_range(0..100),
+            draw_cut(rng),
+            rng.random_range(0..4),
+        );
+        let short = Duration::from_millis(rng.random_range(10..600));
+        if self.to_the_last && tried >= RECEIVE_LIMIT {
+            // By then everything that the batch holds is claimed.
+            return Strike::killed_at(Cell::BeforeSettle, 0);
+        }
+        if !self.are_on() || tried >= SPARED_FROM {
+            return strike;
+        }
+        match kind {
+            0..24 => {
+                let cell = self.least_met(mode, rng);
+                strike = Strike::killed_at(cell, if cell.is_met_often() { skip } else { 0 });
+            }
+            24..26 => strike.short = Some(short),
+            26..38 => strike.plan.cut = Some(cut),
+            38 | 39 => self.storm(rng),
+            _ => {}
+        }
+        strike
+    }
+
+    /// For a delivery by Nylas.
+    pub(crate) fn for_delivery(&self, rng: &mut StdRng) -> Plan {
+        let mut plan = Plan::default();
+        let (kind, refused) = (rng.random_range(0..1_000), rng.random_bool(0.7));
+        if !self.are_on() {
+            return plan;
+        }
+        match kind {
+            0..4 => plan.kill = Some((Cell::CommitUnanswered, 0)),
+            4..16 => {
+                plan.cut = Some(Cut {
+                    service: Service::Queue,
+                    loss: if refused {
+                        Loss::Refused
+                    } else {
+                        Loss::AfterCommit
+                    },
+                    skip: 0,
+                });
+            }
+            _ => {}
+        }
+        plan
+    }
+
+    /// For a run of the backfill.
+    pub(crate) fn for_listing(&self, rng: &mut StdRng) -> Plan {
+        let cell = *Cell::MATRIX.choose(rng).unwrap();
+        let skip = rng.random_range(0..30);
+        Plan {
+            kill: self.are_on().then_some((cell, skip)),
+            ..Plan::default()
+        }
+    }
+
+    /// A cell that was met least often, so that none stays unmet for want of luck.
+    fn least_met(&self, mode: Mode, rng: &mut StdRng) -> Cell {
+        let figures = self.shared.figures.lock().unwrap();
+        let cells: Vec<Cell> = Cell::MATRIX
+            .into_iter()
+            .filter(|cell| cell.is_met_by(mode))
+            .collect();
+        let least = cells.iter().map(|cell| figures.kills_at(mode, *cell)).min();
+        let least: Vec<Cell> = cells
+            .into_iter()
+            .filter(|cell| Some(figures.kills_at(mode, *cell)) == least)
+            .collect();
+        *least.choose(rng).unwrap()
+    }
+
+    /// Dataverse throttles a number of requests, or is not there for them, whoever sends them.
+    fn storm(&self, rng: &mut StdRng) {
+        let seconds = rng.random_bool(0.6).then(|| rng.random_range(10..300));
+        *self.shared.storm.lock().unwrap() = (rng.random_range(3..12), seconds);
+    }
+
+    /// One mailbox needs signing in to again, or not any more.
+    pub(crate) fn mailbox_is_lost(&self, lost: bool) {
+        let status = if lost { "invalid" } else { "valid" };
+        self.nylas.set_grant_status(LOST_MAILBOX, status);
+        self.shared.figures.lock().unwrap().faults += u64::from(lost);
+    }
+}
+
+fn draw_cut(rng: &mut StdRng) -> Cut {
+    let services = [
+        Service::Ledger,
+        Service::Dataverse,
+        Service::Nylas,
+        Service::Nylas,
+        Service::Queue,
+    ];
+    let losses = [
+        Loss::Before,
+        Loss::AfterCommit,
+        Loss::AfterCommit,
+        Loss::Refused,
+    ];
+    Cut {
+        service: *services.choose(rng).unwrap(),
+        loss: *losses.choose(rng).unwrap(),
+        skip: rng.random_range(0..12),
+    }
+}

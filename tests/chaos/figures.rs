@@ -1,0 +1,76 @@
+//! What is counted during a run.
+
+use std::collections::HashMap;
+
+use crate::plan::{Cell, Mode};
+
+/// The counts.
+#[derive(Default)]
+pub(crate) struct Figures {
+    pub(crate) deliveries: u64,
+    pub(crate) invocations: u64,
+    /// By the kind of process and the boundary; none where the time of a function ran out.
+    kills: HashMap<(Mode, Option<Cell>), u64>,
+    /// Requests or answers that the lines lost.
+    pub(crate) cuts: u64,
+    /// Faults of the services.
+    pub(crate) faults: u64,
+    /// How often time was let pass.
+    pub(crate) jumps: u64,
+    pub(crate) dead_letters: u64,
+    /// How often each scenario came to its end.
+    pub(crate) scenarios: HashMap<&'static str, u64>,
+}
+
+impl Figures {
+    pub(crate) fn killed(&mut self, mode: Mode, cell: Option<Cell>) {
+        *self.kills.entry((mode, cell)).or_default() += 1;
+    }
+
+    pub(crate) fn kills_at(&self, mode: Mode, cell: Cell) -> u64 {
+        self.kills.get(&(mode, Some(cell))).copied().unwrap_or(0)
+    }
+
+    pub(crate) fn kills(&self) -> u64 {
+        self.kills.values().sum()
+    }
+
+    /// The kill matrix as text.
+    pub(crate) fn matrix(&self) -> String {
+        let mut text = format!("{:<38}{:>10}{:>10}\n", "killed", "changeset", "stepwise");
+        for cell in Cell::MATRIX {
+            text.push_str(&format!("{:<38}", cell.to_string()));
+            for mode in Mode::WORKERS {
+                text.push_str(&format!("{:>10}", self.kills_at(mode, cell)));
+            }
+            text.push('\n');
+        }
+        let others = |mode| -> u64 {
+            let of = self.kills.iter().filter(|((m, _), _)| *m == mode);
+            of.map(|(_, kills)| kills).sum()
+        };
+        let at_deadline: u64 = self
+            .kills
+            .iter()
+            .filter(|((_, cell), _)| cell.is_none())
+            .map(|(_, kills)| kills)
+            .sum();
+        text.push_str(&format!(
+            "at a short deadline {at_deadline}, backfill {}, receiver {}",
+            others(Mode::Backfill),
+            others(Mode::Receiver)
+        ));
+        text
+    }
+
+    /// Cells of the matrix that no kill met.
+    pub(crate) fn unmet(&self) -> Vec<String> {
+        let cells = Mode::WORKERS
+            .into_iter()
+            .flat_map(|mode| Cell::MATRIX.map(|cell| (mode, cell)));
+        cells
+            .filter(|(mode, cell)| cell.is_met_by(*mode) && self.kills_at(*mode, *cell) == 0)
+            .map(|(mode, cell)| format!("{cell} ({mode:?})"))
+            .collect()
+    }
+}

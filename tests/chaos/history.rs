@@ -1,0 +1,315 @@
+//! What happened to each key of the ledger, as seen on the lines to it, and the check that nobody did what the claim rule forbids.
+//!
+//! Every write to the ledger passes one gate, so that the order in which they are seen is the order in which they were done. What a write means is read
+//! from its update expression; whether it was done, from its answer. Conditions are not looked at: they are what is on trial.
+//!
+//! | Seen | Forbidden while |
+//! | --- | --- |
+//! | a claim is won | another token holds the key, and its lease has not run out |
+//! | a claim is won | the key is settled for good |
+//! | a settlement is done | another token, or none, holds the key |
+
+use std::collections::{BTreeSet, HashMap};
+
+use serde_json::Value;
+
+/// The whole history.
+#[derive(Default)]
+pub(crate) struct History {
+    keys: HashMap<String, Life>,
+    /// Claims that broke the rule.
+    pub(crate) two_holders: Vec<String>,
+    /// Settlements that broke it.
+    pub(crate) stale: Vec<String>,
+    pub(crate) claims: u64,
+    pub(crate) settlements: u64,
+    /// How often the table was emptied.
+    generation: u32,
+}
+
+/// What is known of one key.
+#[derive(Default)]
+struct Life {
+    /// Token, and until when the lease lasts in Unix milliseconds.
+    holder: Option<(String, i64)>,
+    settled: Option<Settled>,
+    /// It was given up with a reason once.
+    given_up: bool,
+}
+
+#[derive(Clone)]
+struct Settled {
+    state: String,
+    reason: String,
+    gave_up: bool,
+}
+
+/// Places that a message can leave: the rules of the policy that a later change undoes.
+const BY_PLACE: [&str; 4] = ["draft", "spam", "trash", "gone"];
+
+/// What a request to the ledger is.
+pub(crate) enum Write {
+    Claim { key: String, token: String },
+    Settle { key: String, token: String },
+}
+
+impl History {
+    /// Notes a write that the ledger answered with success or refused.
+    pub(crate) fn saw(&mut self, call: &Value, done: bool) {
+        let (Some(write), true) = (Write::read(call), done) else {
+            return;
+        };
+        let generation = self.generation;
+        match write {
+            Write::Claim { key, token } => {
+                self.claims += 1;
+                let now = number(call, "changed_at_ms").unwrap_or_default();
+                let until = number(call, "lease_until_ms").unwrap_or_default();
+                let life = self.keys.entry(key.clone()).or_default();
+                if let Some((holder, lease)) = &life.holder
+                    && *holder != token
+                    && *lease > now
+                {
+                    self.two_holders.push(format!(
+                        "{key}: {token} claimed it while {holder} held it for {} ms more (generation {generation})",
+                        lease - now
+                    ));
+                }
+                if let Some(settled) = &life.settled
+                    && !settled.may_be_claimed()
+                {
+                    self.two_holders.push(format!(
+                        "{key}: {token} claimed it although it was {} (generation {generation})",
+                        settled.state
+                    ));
+                }
+                life.holder = Some((token, until));
+                // Read from the claim itself: one that is not waiting is a state that outlives a crash.
+                life.given_up |= text(call, "state") == Some("dead");
+                life.settled = None;
+            }
+            Write::Settle { key, token } => {
+                self.settlements += 1;
+                let life = self.keys.entry(key.clone()).or_default();
+                let state = text(call, "state").unwrap_or_default().to_owned();
+                match &life.holder {
+                    Some((holder, _)) if *holder == token => {}
+                    holder => self.stale.push(format!(
+                        "{key}: {token} settled it {state} while {} held it (generation {generation})",
+                        holder.as_ref().map_or("nobody", |(holder, _)| holder)
+                    )),
+                }
+                life.holder = None;
+                let reason = text(call, "reason").unwrap_or_default().to_owned();
+                let gave_up = value(call, "gave_up").is_some();
+                life.given_up |= gave_up && !reason.is_empty();
+                life.settled = (state != "waiting").then_some(Settled {
+                    state,
+                    reason,
+                    gave_up,
+                });
+            }
+        }
+    }
+
+    /// All leases that are held: key, token, end in Unix milliseconds.
+    pub(crate) fn leases(&self) -> Vec<(String, String, i64)> {
+        let held = self.keys.iter().filter_map(|(key, life)| {
+            let (token, until) = life.holder.clone()?;
+            Some((key.clone(), token, until))
+        });
+        held.collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    /// The lease of `key` ends then.
+    pub(crate) fn moved(&mut self, key: &str, until: i64) {
+        if let Some((_, lease)) = self.keys.get_mut(key).and_then(|life| life.holder.as_mut()) {
+            *lease = until;
+        }
+    }
+
+    /// The table is empty again.
+    pub(crate) fn wiped(&mut self) {
+        self.generation += 1;
+        for life in self.keys.values_mut() {
+            life.holder = None;
+            life.settled = None;
+        }
+    }
+
+    /// Keys that are settled for good.
+    pub(crate) fn settled(&self) -> Vec<String> {
+        let settled = self.keys.iter().filter(|(_, life)| life.settled.is_some());
+        let mut keys: Vec<String> = settled.map(|(key, _)| key.clone()).collect();
+        keys.sort_unstable();
+        keys
+    }
+
+    /// Whether the message was given up, with a reason, at some time.
+    pub(crate) fn was_given_up(&self, key: &str) -> bool {
+        self.keys.get(key).is_some_and(|life| life.given_up)
+    }
+}
+
+impl Settled {
+    fn may_be_claimed(&self) -> bool {
+        (self.state == "dead" && self.gave_up)
+            || (self.state == "skipped" && BY_PLACE.contains(&self.reason.as_str()))
+    }
+}
+
+impl Write {
+    /// Reads an `UpdateItem` of a message; `None` for anything else.
+    pub(crate) fn read(call: &Value) -> Option<Self> {
+        let part = |name: &str| call["Key"][name]["S"].as_str();
+        let grant = part("pk")?.strip_prefix("mailbox#")?;
+        let message = part("sk")?.strip_prefix("message#")?;
+        let key = format!("{grant}/{message}");
+        let update = call["UpdateExpression"].as_str()?;
+        let (set, rest) = update.split_once("REMOVE").unwrap_or((update, ""));
+        if let Some(token) = placeholder(set, "claim_token") {
+            let token = call["ExpressionAttributeValues"][token]["S"].as_str()?;
+            return Some(Self::Claim {
+                key,
+                token: token.to_owned(),
+            });
+        }
+        if !rest.contains("claim_token") {
+            return None;
+        }
+        let condition = call["ConditionExpression"].as_str().unwrap_or_default();
+        let token = placeholder(condition, "claim_token")?;
+        let token = call["ExpressionAttributeValues"][token]["S"].as_str()?;
+        Some(Self::Settle {
+            key,
+            token: token.to_owned(),
+        })
+    }
+}
+
+/// The value that an update sets `attribute` to.
+fn value<'a>(call: &'a Value, attribute: &str) -> Option<&'a Value> {
+    let update = call["UpdateExpression"].as_str()?;
+    let set = update.split("REMOVE").next()?;
+    let name = if attribute == "state" {
+        "#state"
+    } else {
+        attribute
+    };
+    let found = &call["ExpressionAttributeValues"][placeholder(set, name)?];
+    (!found.is_null()).then_some(found)
+}
+
+fn text<'a>(call: &'a Value, attribute: &str) -> Option<&'a str> {
+    value(call, attribute)?["S"].as_str()
+}
+
+fn number(call: &Value, attribute: &str) -> Option<i64> {
+    value(call, attribute)?["N"].as_str()?.parse().ok()
+}
+
+/// The `:name` behind `attribute = `.
+fn placeholder<'a>(expression: &'a str, attribute: &str) -> Option<&'a str> {
+    let assignment = format!("{attribute} = ");
+    let at = expression.match_indices(&assignment).find(|(at, _)| {
+        let before = expression
+            .get(..*at)
+            .unwrap_or_default()
+            .chars()
+            .next_back();
+        before.is_none_or(|c| !c.is_alphanumeric() && c != '_' && c != '#')
+    })?;
+    let rest = expression.get(at.0 + assignment.len()..)?;
+    let end = rest
+        .find(|c: char| !c.is_alphanumeric() && c != '_' && c != ':')
+        .unwrap_or(rest.len());
+    rest.get(..end).filter(|name| name.starts_with(':'))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn call(update: &str, condition: &str, values: &Value) -> Value {
+        json!({
+            "TableName": "ledger", "Key": {"pk": {"S": "mailbox#g"}, "sk": {"S": "message#m"}},
+            "UpdateExpression": update, "ConditionExpression": condition, "ExpressionAttributeValues": values,
+        })
+    }
+
+    fn claim(token: &str, now: i64, until: i64) -> Value {
+        call(
+            "SET #state = :waiting, claim_token = :token, lease_until_ms = :until, changed_at_ms = :now REMOVE retry_at_ms ADD attempts :one",
+            "attribute_not_exists(pk) OR claim_token = :other",
+            &json!({
+                ":waiting": {"S": "waiting"}, ":token": {"S": token}, ":until": {"N": until.to_string()}, ":now": {"N": now.to_string()},
+            }),
+        )
+    }
+
+    fn settle(token: &str, state: &str) -> Value {
+        call(
+            "SET #state = :state, changed_at_ms = :now REMOVE claim_token, lease_until_ms",
+            "claim_token = :token",
+            &json!({":state": {"S": state}, ":token": {"S": token}, ":now": {"N": "5"}}),
+        )
+    }
+
+    #[test]
+    fn one_after_the_other_is_no_finding() {
+        let mut history = History::default();
+        for (write, done) in [
+            (claim("a", 0, 100), true),
+            (claim("b", 50, 150), false),
+            (settle("a", "waiting"), true),
+            (claim("b", 60, 160), true),
+            (claim("c", 160, 260), true),
+            (settle("b", "written"), false),
+            (settle("c", "written"), true),
+        ] {
+            history.saw(&write, done);
+        }
+        assert_eq!((history.two_holders.len(), history.stale.len()), (0, 0));
+        assert_eq!((history.claims, history.settlements), (3, 2));
+        assert_eq!(history.settled(), ["g/m"]);
+    }
+
+    #[test]
+    fn a_claim_that_is_won_under_a_lease_is_seen() {
+        let mut history = History::default();
+        history.saw(&claim("a", 0, 100), true);
+        history.saw(&claim("b", 99, 199), true);
+        assert_eq!(history.two_holders.len(), 1, "{:?}", history.two_holders);
+    }
+
+    #[test]
+    fn a_claim_of_what_is_settled_for_good_is_seen() {
+        let mut history = History::default();
+        history.saw(&claim("a", 0, 100), true);
+        history.saw(&settle("a", "written"), true);
+        history.saw(&claim("b", 500, 600), true);
+        assert_eq!(history.two_holders.len(), 1, "{:?}", history.two_holders);
+    }
+
+    #[test]
+    fn a_late_settlement_that_is_done_is_seen() {
+        let mut history = History::default();
+        history.saw(&claim("a", 0, 100), true);
+        history.saw(&claim("b", 100, 200), true);
+        history.saw(&settle("a", "waiting"), true);
+        assert_eq!(history.stale.len(), 1, "{:?}", history.stale);
+    }
+
+    #[test]
+    fn a_lease_that_the_harness_ended_and_a_table_that_it_emptied_are_allowed_for() {
+        let mut history = History::default();
+        history.saw(&claim("a", 0, 100), true);
+        history.moved("g/m", -100);
+        history.saw(&claim("b", 10, 110), true);
+        history.wiped();
+        history.saw(&claim("c", 20, 120), true);
+        assert_eq!(history.two_holders.len(), 0, "{:?}", history.two_holders);
+    }
+}

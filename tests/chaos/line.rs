@@ -1,0 +1,116 @@
+//! A line from one process to one service, on which a request or its answer can get lost.
+//!
+//! A request is read wholly before anything happens to it. Then its station says whether it goes on, in half or not at all, and, once the service has
+//! answered, whether the process hears of it. So "committed and not answered" is a place on the line and not a matter of luck.
+
+use std::io;
+
+use tokio::io::{AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::http::{self, Message};
+use crate::station::Station;
+
+/// What happens to a request that has arrived.
+pub(crate) enum Before {
+    Forward,
+    /// The connection breaks, and the service never hears of it.
+    Cut,
+    /// Half of it reaches the service, then the connection breaks.
+    Half,
+    /// The service is not asked.
+    Answer(Message),
+}
+
+/// What happens to an answer.
+pub(crate) enum After {
+    Relay,
+    /// The connection breaks, and the process never hears of it.
+    Cut,
+}
+
+/// A loopback address that leads to a service, for as long as the runtime lives.
+pub(crate) struct Line {
+    pub(crate) url: String,
+}
+
+impl Line {
+    /// A line to `upstream` (`http://127.0.0.1:PORT`).
+    pub(crate) async fn to(upstream: &str, station: Station) -> Self {
+        let upstream = upstream.trim_start_matches("http://").trim_end_matches('/');
+        let upstream = upstream.to_owned();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                client.set_nodelay(true).ok();
+                // What comes on this connection is of the process that is there now, and not of its successor.
+                let station = station.for_this_process();
+                let upstream = upstream.clone();
+                tokio::spawn(async move {
+                    // A broken connection is what this is for.
+                    serve(client, &upstream, &station).await.ok();
+                });
+            }
+        });
+        Self { url }
+    }
+}
+
+async fn serve(client: TcpStream, upstream: &str, station: &Station) -> io::Result<()> {
+    let (from_client, mut to_client) = client.into_split();
+    let mut from_client = BufReader::new(from_client);
+    let mut service = None;
+    while let Some(mut request) = http::read(&mut from_client).await? {
+        let _busy = station.busy();
+        let loss = station.loss();
+        let answer = match station.before(&mut request, loss).await {
+            Before::Forward => {
+                let passed = station.pass(&request, forward(&mut service, upstream, &request));
+                let Some(answer) = passed.await? else {
+                    return Ok(());
+                };
+                match station.after(&request, &answer, loss).await {
+                    After::Relay => answer,
+                    After::Cut => return Ok(()),
+                }
+            }
+            Before::Cut => return Ok(()),
+            Before::Half => {
+                let bytes = request.bytes();
+                let half = bytes.get(..bytes.len() / 2).unwrap_or_default();
+                TcpStream::connect(upstream).await?.write_all(half).await?;
+                return Ok(());
+            }
+            Before::Answer(answer) => answer,
+        };
+        to_client.write_all(&answer.bytes()).await?;
+        if answer.is_last() {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// Asks the service; `None` when it closes the connection instead of answering. `kept` is the connection of the request before.
+async fn forward(
+    kept: &mut Option<BufReader<TcpStream>>,
+    upstream: &str,
+    request: &Message,
+) -> io::Result<Option<Message>> {
+    let mut service = match kept.take() {
+        Some(service) => service,
+        None => BufReader::new(TcpStream::connect(upstream).await?),
+    };
+    service.get_ref().set_nodelay(true)?;
+    if service.get_mut().write_all(&request.bytes()).await.is_err() {
+        return Ok(None);
+    }
+    let answer = http::read(&mut service).await.ok().flatten();
+    if let Some(answer) = &answer
+        && !answer.is_last()
+    {
+        *kept = Some(service);
+    }
+    Ok(answer)
+}

@@ -1,0 +1,182 @@
+//! The chaos harness: the compiled functions, the emulators over their real protocols and the twin, under faults, and an audit afterwards.
+//!
+//! | Question | File |
+//! | --- | --- |
+//! | What mail is there, and what has to become of it? | `corpus.rs` |
+//! | In which order does what happen? When does time pass? | `run.rs`, `ending.rs`; `time.rs` |
+//! | What goes wrong by chance? | `faults.rs` |
+//! | What is played on purpose? | `scenarios.rs` |
+//! | Where can a process be killed, and how? | `plan.rs`, `station.rs` |
+//! | How does a request or its answer get lost? | `line.rs`, `http.rs` |
+//! | What does Lambda do for a process? | `worker.rs`, `queue.rs` |
+//! | What must hold in the end? | `audit.rs`; all the time, in the ledger: `history.rs`; at rest: `private.rs` |
+//! | Would it be seen if a guard were broken? | `defect.rs` |
+//!
+//! The seed decides the mail, the deliveries, and what is planned for each invocation; how the processes interleave is up to the machine. The verdict must
+//! be the same for every interleaving.
+//!
+//! Exit status: 0 when all is well; 1 when the audit found something, with `--break` the broken guard; 3 when, with `--break`, it found only something else.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "as in the tests: a value that is not as expected is the failure to report"
+)]
+
+mod audit;
+mod cloud;
+mod corpus;
+mod defect;
+mod ending;
+mod faults;
+mod figures;
+mod history;
+mod http;
+mod line;
+mod plan;
+mod private;
+mod queue;
+mod run;
+mod scenarios;
+mod station;
+mod time;
+mod worker;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::audit::Verdict;
+use crate::corpus::Size;
+use crate::defect::Defect;
+use crate::plan::Mode;
+use crate::run::{Run, Shape};
+
+/// Kills, cuts, throttles and overruns the functions, then audits what became of every message.
+#[derive(Parser)]
+struct Options {
+    /// The same seed draws the same mail and the same faults.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// A small corpus, for every test run.
+    #[arg(long)]
+    short: bool,
+    /// Breaks a guard, which the audit then has to see.
+    #[arg(long = "break", value_name = "GUARD")]
+    defect: Option<Defect>,
+    /// Kills whoever works on the last delivery of a message, after which the queue gives it up.
+    #[arg(long)]
+    to_the_last: bool,
+    /// Prints the kill matrix as well.
+    #[arg(long)]
+    verbose: bool,
+}
+
+/// How many findings are printed.
+const SHOWN: usize = 40;
+
+#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
+async fn main() -> ExitCode {
+    let options = Options::parse();
+    let shape = shape(&options);
+    let mut run = Run::prepare(shape).await;
+    run.play().await;
+    run.stop().await;
+    let mut verdict = run.audit().await;
+    let figures = run.cloud.shared.figures.lock().unwrap();
+    if options.defect.is_none() {
+        let (unmet, unplayed) = (figures.unmet(), scenarios::unplayed(&figures));
+        if !unmet.is_empty() {
+            let finding = format!("no kill met: {}", unmet.join("; "));
+            verdict.findings.push(finding);
+        }
+        if !unplayed.is_empty() {
+            let finding = format!("never played: {}", unplayed.join("; "));
+            verdict.findings.push(finding);
+        }
+    }
+    println!(
+        "chaos seed {}: messages {}, deliveries {}, invocations {}, kills {}, faults {}, written {}, skipped {}, dead {}, lost {}, duplicated {}, \
+         two holders {}, {:.0} s",
+        options.seed,
+        run.corpus.messages.len(),
+        figures.deliveries,
+        figures.invocations,
+        figures.kills(),
+        figures.faults + figures.cuts,
+        verdict.written,
+        verdict.skipped,
+        verdict.dead,
+        verdict.lost,
+        verdict.duplicated,
+        verdict.two_holders,
+        run.time.real().as_secs_f64(),
+    );
+    if options.verbose || (!verdict.findings.is_empty() && options.defect.is_none()) {
+        println!("{}", figures.matrix());
+        println!(
+            "time passed {} times, dead letters {}, scenarios {:?}",
+            figures.jumps, figures.dead_letters, figures.scenarios
+        );
+        let seen = run.private.seen();
+        println!(
+            "searched for private texts: {} lines of logs, {} bytes in all",
+            seen.log_lines, seen.bytes
+        );
+    }
+    judge(&options, &verdict)
+}
+
+fn shape(options: &Options) -> Shape {
+    // Many small rounds, because moto becomes slow with the number of messages in a queue.
+    let (messages, rounds, scenarios, stubborn, kept) = match (options.defect, options.short) {
+        (Some(_), _) => (100, 4, 2, 0, (12, 6)),
+        (None, true) => (250, 8, 2, 2, (30, 6)),
+        (None, false) => (2_000, 64, 6, 5, (60, 16)),
+    };
+    // Broken keys are kept consistent within a request, which steps of one mail in several requests are not.
+    let whole = options.defect == Some(Defect::Key);
+    Shape {
+        seed: options.seed,
+        size: Size {
+            messages,
+            with_files: !whole,
+            stubborn,
+            kept,
+        },
+        rounds,
+        scenarios,
+        modes: [
+            Mode::ChangeSet,
+            if whole {
+                Mode::ChangeSet
+            } else {
+                Mode::Stepwise
+            },
+            Mode::ChangeSet,
+        ],
+        defect: options.defect,
+        to_the_last: options.to_the_last,
+    }
+}
+
+/// Prints what was found and says whether it is what should be found.
+fn judge(options: &Options, verdict: &Verdict) -> ExitCode {
+    let shown = verdict.findings.iter().take(SHOWN);
+    shown.for_each(|finding| println!("  seed {}: {finding}", options.seed));
+    if verdict.findings.len() > SHOWN {
+        println!("  and {} more", verdict.findings.len() - SHOWN);
+    }
+    let seen = match options.defect {
+        None => !verdict.findings.is_empty(),
+        Some(Defect::Fence) => verdict.stale > 0 && verdict.lost > 0,
+        Some(Defect::Key) => verdict.duplicated > 0,
+        Some(Defect::Claim) => verdict.two_holders > 0,
+    };
+    match (seen, verdict.findings.is_empty()) {
+        (true, _) => ExitCode::from(1),
+        (false, true) => ExitCode::SUCCESS,
+        (false, false) => ExitCode::from(3),
+    }
+}

@@ -1,0 +1,394 @@
+//! One run: rounds of deliveries and work under faults, time passing between them, then the drain.
+//!
+//! Within a round everything happens at once: Nylas delivers, the workers take what the queue shows, now and then the backfill lists. A round ends when
+//! nothing is left that could be done now; then time passes to a moment at which something is. No invocation runs while time passes, but in the scenarios
+//! that are about just that, so function timeout < lease < visibility timeout holds however slow the machine is.
+
+use std::sync::Arc;
+
+use aws_sdk_sqs::types::Message;
+use chrono::Utc;
+use futures_util::future::join_all;
+use futures_util::{StreamExt, stream};
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
+use stage::events::{delivery, schedule};
+use stage::lambda::Function;
+use tokio::sync::watch;
+
+use crate::cloud::{Cloud, TABLE, WEBHOOK_SECRET};
+use crate::corpus::{self, Corpus, People, Size};
+use crate::defect::Defect;
+use crate::faults::{Faults, Strike};
+use crate::plan::{Cell, Mode, Plan};
+use crate::private::Private;
+use crate::queue::receive_count;
+use crate::station::Shared;
+use crate::time::Time;
+use crate::worker::{Worker, event_of, succeeded};
+
+/// What a run is like.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Shape {
+    pub(crate) seed: u64,
+    pub(crate) size: Size,
+    /// Rounds of deliveries.
+    pub(crate) rounds: usize,
+    /// How often each scenario is played.
+    pub(crate) scenarios: usize,
+    pub(crate) modes: [Mode; 3],
+    pub(crate) defect: Option<Defect>,
+    /// Who works on the last delivery of a message dies before it settles it.
+    pub(crate) to_the_last: bool,
+}
+
+/// Messages that Lambda waits for before it invokes a worker that found the queue empty; its batching window does the same.
+const BATCH: u64 = 10;
+
+/// What happens in a round besides deliveries and work.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Besides {
+    /// The backfill lists once.
+    pub(crate) listing: bool,
+    /// The ledger loses every item.
+    pub(crate) wipe: bool,
+}
+
+/// The parts of a run.
+pub(crate) struct Run {
+    pub(crate) shape: Shape,
+    pub(crate) time: Time,
+    pub(crate) cloud: Cloud,
+    pub(crate) corpus: Corpus,
+    pub(crate) workers: Vec<Worker>,
+    pub(crate) faults: Faults,
+    pub(crate) private: Arc<Private>,
+    /// What went wrong before the audit.
+    pub(crate) findings: Vec<String>,
+    pub(crate) receiver: Worker,
+    pub(crate) backfill: Worker,
+    refresher: Function,
+    pub(crate) rng: StdRng,
+    /// Indexes of messages that Nylas still has to deliver.
+    pub(crate) left: Vec<usize>,
+}
+
+impl Run {
+    pub(crate) async fn prepare(shape: Shape) -> Self {
+        let time = Time::default();
+        let mut rng = StdRng::seed_from_u64(shape.seed);
+        let shared = Arc::new(Shared::new(shape.defect, &time));
+        let cloud = Cloud::start(Arc::clone(&shared)).await;
+        let people = People::found(&cloud.twin);
+        let mut corpus = corpus::draw(shape.size, &people, &cloud.twin, Utc::now(), &mut rng);
+        corpus.store(&cloud.twin);
+        let stubborn = corpus.stubborn.iter();
+        let stubborn = stubborn.map(|index| corpus.messages[*index].id.clone());
+        shared.stubborn.lock().unwrap().extend(stubborn);
+        let private = Arc::new(Private::default());
+        private.add_secrets([
+            WEBHOOK_SECRET.to_owned(),
+            cloud.twin.nylas().api_key(),
+            cloud.twin.entra().client_secret(),
+        ]);
+        let mut seats = Vec::new();
+        for mode in shape
+            .modes
+            .into_iter()
+            .chain([Mode::Receiver, Mode::Backfill])
+        {
+            let rng = StdRng::seed_from_u64(rng.random());
+            seats.push(Worker::start(mode, &cloud, &private, rng).await);
+        }
+        let backfill = seats.pop().unwrap();
+        let receiver = seats.pop().unwrap();
+        let refresher = Function::start("token-refresher", &cloud.refresher_settings()).await;
+        let mut left = Vec::new();
+        for index in 0..corpus.messages.len() {
+            let deliveries = match rng.random_range(0..100) {
+                0..40 => 1,
+                40..65 => 2,
+                65..80 => 3,
+                80..88 => 4,
+                88..93 => 5,
+                93..96 => 6,
+                96 => 7,
+                97 => 8,
+                98 => 9,
+                _ => 10,
+            };
+            left.extend(std::iter::repeat_n(index, deliveries));
+        }
+        left.shuffle(&mut rng);
+        corpus.reserve(&mut left);
+        let mut run = Self {
+            shape,
+            time,
+            faults: Faults::new(&shape, &cloud.twin, Arc::clone(&shared)),
+            cloud,
+            corpus,
+            workers: seats,
+            private,
+            findings: Vec::new(),
+            receiver,
+            backfill,
+            refresher,
+            rng,
+            left,
+        };
+        run.refresh_token().await;
+        run
+    }
+
+    /// Everything up to the audit.
+    pub(crate) async fn play(&mut self) {
+        self.faults.start();
+        let each = self.left.len().div_ceil(self.shape.rounds);
+        let mut round = 0;
+        while !self.left.is_empty() {
+            let chunk = self.left.split_off(self.left.len().saturating_sub(each));
+            // Four times, and never in the same round.
+            let quarter = self.shape.rounds / 4;
+            self.faults.mailbox_is_lost(round % quarter == 0);
+            let besides = Besides {
+                listing: round % quarter == quarter - 1,
+                wipe: round == self.shape.rounds / 2,
+            };
+            self.round(chunk, besides).await;
+            self.scenarios(round).await;
+            if self.rng.random_bool(0.5) {
+                self.refresh_token().await;
+            }
+            self.let_time_pass(true).await;
+            round += 1;
+        }
+        self.kill_where_nobody_was_killed().await;
+        self.end().await;
+    }
+
+    /// Nylas delivers these, the workers work until nothing is to be had, and what happens besides happens meanwhile.
+    pub(crate) async fn round(&mut self, chunk: Vec<usize>, besides: Besides) {
+        let (queued, _) = watch::channel((0_u64, false));
+        let half = chunk.len() as u64 / 2;
+        let Self {
+            cloud,
+            corpus,
+            workers,
+            receiver,
+            backfill,
+            faults,
+            private,
+            ..
+        } = self;
+        let (cloud, corpus, faults, queued) = (&*cloud, &*corpus, &*faults, &queued);
+        let deliveries = async {
+            let again = deliver(receiver, cloud, corpus, faults, chunk, queued).await;
+            queued.send_modify(|(_, done)| *done = true);
+            again
+        };
+        let listed = async {
+            if besides.listing {
+                list(backfill, faults).await
+            } else {
+                Ok(())
+            }
+        };
+        let wiped = async {
+            if besides.wipe {
+                let mut deliveries = queued.subscribe();
+                let half_way = deliveries.wait_for(|(count, done)| *done || *count >= half);
+                half_way.await.unwrap();
+                wipe_ledger(cloud, private).await
+            } else {
+                Vec::new()
+            }
+        };
+        let work = workers
+            .iter_mut()
+            .map(|worker| work(worker, cloud, faults, queued));
+        let (again, listed, wiped, worked) =
+            tokio::join!(deliveries, listed, wiped, join_all(work));
+        self.deliver_once_more(&wiped);
+        match again {
+            // Nylas delivers again what was not answered 200.
+            Ok(again) => drop(self.left.splice(0..0, again)),
+            Err(finding) => self.findings.push(finding),
+        }
+        for result in worked.into_iter().chain([listed]) {
+            self.findings.extend(result.err());
+        }
+        self.cloud.shared.idle().await;
+    }
+
+    /// What the ledger no longer knows is delivered once more, as a backfill of history would do it.
+    fn deliver_once_more(&mut self, keys: &[String]) {
+        if keys.is_empty() {
+            return;
+        }
+        let messages = self.corpus.messages.iter().enumerate();
+        let again = messages.filter(|(_, copy)| keys.contains(&copy.key()));
+        self.left.extend(again.map(|(index, _)| index));
+        self.left.shuffle(&mut self.rng);
+    }
+
+    /// token-refresher runs, as its schedule makes it.
+    pub(crate) async fn refresh_token(&mut self) {
+        let event = schedule(&Utc::now().to_rfc3339());
+        self.refresher.succeed(event).await;
+        self.private.add_secrets(self.cloud.token().await);
+    }
+
+    /// Searches the ledger for what has no place in it.
+    pub(crate) async fn look_at_ledger(&self) {
+        let items = self.cloud.items().await;
+        self.private.search("the ledger", &format!("{items:?}"));
+    }
+
+    /// Ends all processes and looks at what they printed.
+    pub(crate) async fn stop(&mut self) {
+        for worker in &mut self.workers {
+            worker.stop().await;
+        }
+        self.receiver.stop().await;
+        self.backfill.stop().await;
+    }
+
+    /// Nylas delivers one message now, whatever it takes.
+    pub(crate) async fn deliver_now(&mut self, index: usize) {
+        let (queued, _) = watch::channel((0, false));
+        loop {
+            let delivered = deliver(
+                &mut self.receiver,
+                &self.cloud,
+                &self.corpus,
+                &self.faults,
+                vec![index],
+                &queued,
+            );
+            match delivered.await {
+                Ok(again) if again.is_empty() => return,
+                Ok(_) => {}
+                Err(finding) => return self.findings.push(finding),
+            }
+        }
+    }
+}
+
+/// The ledger loses every item, while workers are at work. The keys of what was settled.
+async fn wipe_ledger(cloud: &Cloud, private: &Private) -> Vec<String> {
+    let mut history = cloud.shared.history.lock().await;
+    let items = cloud.items().await;
+    private.search("the ledger", &format!("{items:?}"));
+    let deletes = stream::iter(&items).map(async |item| {
+        let call = cloud.ledger.delete_item().table_name(TABLE);
+        let call = call
+            .key("pk", item["pk"].clone())
+            .key("sk", item["sk"].clone());
+        call.send().await.unwrap();
+    });
+    deletes.buffered(10).collect::<Vec<()>>().await;
+    cloud.shared.figures.lock().unwrap().faults += 1;
+    let settled = history.settled();
+    history.wiped();
+    settled
+}
+
+/// Delivers messages; those that have to be delivered again.
+async fn deliver(
+    receiver: &mut Worker,
+    cloud: &Cloud,
+    corpus: &Corpus,
+    faults: &Faults,
+    chunk: Vec<usize>,
+    queued: &watch::Sender<(u64, bool)>,
+) -> Result<Vec<usize>, String> {
+    let mut again = Vec::new();
+    for index in chunk {
+        let notification = corpus.messages[index].notification(&mut receiver.rng);
+        let event = delivery(WEBHOOK_SECRET, &notification);
+        let plan = faults.for_delivery(&mut receiver.rng);
+        cloud.shared.figures.lock().unwrap().deliveries += 1;
+        let answer = receiver.invoke(event, plan, None).await?;
+        match answer.as_ref().map(|answer| answer["statusCode"].as_u64()) {
+            Some(Some(200)) => {}
+            None | Some(Some(503)) => again.push(index),
+            Some(_) => return Err(format!("the receiver answered {answer:?}")),
+        }
+        queued.send_modify(|(count, _)| *count += 1);
+    }
+    Ok(again)
+}
+
+/// One scheduled run of the backfill.
+pub(crate) async fn list(backfill: &mut Worker, faults: &Faults) -> Result<(), String> {
+    let plan = faults.for_listing(&mut backfill.rng);
+    let event = schedule(&Utc::now().to_rfc3339());
+    backfill
+        .invoke(event, plan, None)
+        .await
+        .map(drop)
+        .or_else(|error| {
+            // A run that cannot list the mailboxes at all fails, and the schedule comes again.
+            if error.contains("could not be listed") {
+                Ok(())
+            } else {
+                Err(error)
+            }
+        })
+}
+
+/// Takes batches from the queue until it shows nothing and no more deliveries come.
+async fn work(
+    worker: &mut Worker,
+    cloud: &Cloud,
+    faults: &Faults,
+    queued: &watch::Sender<(u64, bool)>,
+) -> Result<(), String> {
+    let mut deliveries = queued.subscribe();
+    loop {
+        // Marked as seen before the queue is asked, so that what arrives meanwhile is not missed.
+        let (count, done) = *deliveries.borrow_and_update();
+        let most = worker.rng.random_range(3..=10);
+        let batch = cloud.queue.receive(most).await;
+        if !batch.is_empty() {
+            cloud.shared.figures.lock().unwrap().invocations += 1;
+            let tried = batch.iter().map(receive_count).max().unwrap_or(1);
+            let drawn = faults.for_batch(worker.seat.mode, tried, &mut worker.rng);
+            strike(worker, cloud, &batch, drawn).await?;
+        } else if done {
+            return Ok(());
+        }
+        if batch.len() < usize::try_from(most).unwrap() && !done {
+            // As many as make a batch, or what there is.
+            let enough = count + BATCH;
+            let more = deliveries.wait_for(|(count, done)| *done || *count >= enough);
+            more.await.unwrap();
+        }
+    }
+}
+
+/// One invocation for a batch, and what Lambda does afterwards.
+pub(crate) async fn strike(
+    worker: &mut Worker,
+    cloud: &Cloud,
+    batch: &[Message],
+    Strike { plan, short }: Strike,
+) -> Result<(), String> {
+    let mode = worker.seat.mode;
+    let killed = |cell| cloud.shared.figures.lock().unwrap().killed(mode, cell);
+    let dies_after = plan
+        .kill
+        .is_some_and(|(cell, _)| cell == Cell::BeforeDeletion);
+    let plan = if dies_after { Plan::default() } else { plan };
+    match worker.invoke(event_of(batch), plan, short).await? {
+        None if short.is_some() => killed(None),
+        None => {}
+        Some(_) if dies_after => {
+            killed(Some(Cell::BeforeDeletion));
+            worker.kill().await;
+        }
+        Some(answer) => cloud.queue.delete(&succeeded(batch, &answer)).await,
+    }
+    Ok(())
+}

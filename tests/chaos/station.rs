@@ -1,0 +1,390 @@
+//! What stands on a line: it knows the requests of its service, tells which boundary of the pipeline each one is, and does there what is planned.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use serde_json::Value;
+use stage::lambda::Killer;
+use tokio::sync::watch;
+
+use crate::defect::Defect;
+use crate::figures::Figures;
+use crate::history::{History, Write};
+use crate::http::Message;
+use crate::line::{After, Before};
+use crate::plan::{Cell, Loss, Mode, Plan, Release, Service};
+use crate::queue::Book;
+use crate::time::Time;
+
+/// What all lines share.
+pub(crate) struct Shared {
+    /// Held while the ledger is written to, so that the history has the order of the writes.
+    pub(crate) history: tokio::sync::Mutex<History>,
+    /// Held while the queue is asked: moto's threads may lose a message that arrives while another one is deleted.
+    pub(crate) queue_gate: tokio::sync::Mutex<()>,
+    pub(crate) book: Mutex<Book>,
+    pub(crate) figures: Mutex<Figures>,
+    /// Messages that Nylas cannot give at present, by id.
+    pub(crate) stubborn: Mutex<HashSet<String>>,
+    /// Requests that Dataverse still refuses, and for how many seconds it throttles them, if that is why.
+    pub(crate) storm: Mutex<(u64, Option<u64>)>,
+    pub(crate) defect: Option<Defect>,
+    /// Requests on their way.
+    busy: watch::Sender<usize>,
+}
+
+impl Shared {
+    pub(crate) fn new(defect: Option<Defect>, time: &Time) -> Self {
+        Self {
+            history: tokio::sync::Mutex::default(),
+            queue_gate: tokio::sync::Mutex::default(),
+            book: Mutex::new(Book::keeping(time.clone())),
+            figures: Mutex::default(),
+            stubborn: Mutex::default(),
+            storm: Mutex::default(),
+            defect,
+            busy: watch::Sender::new(0),
+        }
+    }
+
+    /// The answer to the next request to Dataverse, while a storm lasts.
+    fn refused_by_storm(&self) -> Option<Message> {
+        let mut storm = self.storm.lock().unwrap();
+        let (left, seconds) = *storm;
+        storm.0 = left.checked_sub(1)?;
+        self.figures.lock().unwrap().faults += 1;
+        Some(seconds.map_or_else(Message::dataverse_unavailable, Message::dataverse_throttles))
+    }
+
+    /// Waits until no request is on its way any more, also none of a process that is gone.
+    pub(crate) async fn idle(&self) {
+        let mut busy = self.busy.subscribe();
+        busy.wait_for(|requests| *requests == 0).await.unwrap();
+    }
+}
+
+/// One process after the other in the same place.
+pub(crate) struct Seat {
+    pub(crate) mode: Mode,
+    /// Counts the processes.
+    number: AtomicU64,
+    killer: Mutex<Option<Killer>>,
+    pub(crate) plan: Mutex<Plan>,
+}
+
+impl Seat {
+    pub(crate) fn new(mode: Mode) -> Self {
+        Self {
+            mode,
+            number: AtomicU64::new(0),
+            killer: Mutex::default(),
+            plan: Mutex::default(),
+        }
+    }
+
+    /// A new process is about to take the seat.
+    pub(crate) fn next(&self) {
+        self.number.fetch_add(1, Ordering::SeqCst);
+        *self.plan.lock().unwrap() = Plan::default();
+    }
+
+    pub(crate) fn taken_by(&self, killer: Killer) {
+        *self.killer.lock().unwrap() = Some(killer);
+    }
+
+    pub(crate) async fn kill(&self) {
+        let killer = self.killer.lock().unwrap().clone();
+        killer.expect("somebody has the seat").kill().await;
+    }
+}
+
+/// A station on the line of one seat to one service.
+#[derive(Clone)]
+pub(crate) struct Station {
+    pub(crate) service: Service,
+    pub(crate) seat: Arc<Seat>,
+    pub(crate) shared: Arc<Shared>,
+    /// Which process of the seat this connection belongs to.
+    process: u64,
+}
+
+/// Counts a request until it is dropped.
+pub(crate) struct Busy<'a>(&'a watch::Sender<usize>);
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|requests| *requests -= 1);
+    }
+}
+
+impl Station {
+    pub(crate) fn new(service: Service, seat: &Arc<Seat>, shared: &Arc<Shared>) -> Self {
+        Self {
+            service,
+            seat: Arc::clone(seat),
+            shared: Arc::clone(shared),
+            process: 0,
+        }
+    }
+
+    pub(crate) fn for_this_process(&self) -> Self {
+        Self {
+            process: self.seat.number.load(Ordering::SeqCst),
+            ..self.clone()
+        }
+    }
+
+    pub(crate) fn busy(&self) -> Busy<'_> {
+        self.shared.busy.send_modify(|requests| *requests += 1);
+        Busy(&self.shared.busy)
+    }
+
+    /// How the next request gets lost, if it does.
+    pub(crate) fn loss(&self) -> Option<Loss> {
+        let loss = self.plan(|plan| plan.cuts(self.service)).flatten();
+        if loss.is_some() {
+            self.shared.figures.lock().unwrap().cuts += 1;
+        }
+        loss
+    }
+
+    /// A request has arrived.
+    pub(crate) async fn before(&self, request: &mut Message, loss: Option<Loss>) -> Before {
+        if let Some(defect) = self.shared.defect {
+            defect.edit(self.service, request);
+        }
+        if self.service == Service::Nylas && self.is_stubborn(request) {
+            return Before::Answer(Message::nylas_error(503, "service_unavailable", None));
+        }
+        if self.service == Service::Dataverse
+            && let Some(answer) = self.shared.refused_by_storm()
+        {
+            return Before::Answer(answer);
+        }
+        if self.service == Service::Queue {
+            without_delay(request);
+        }
+        match (loss, self.service) {
+            (None | Some(Loss::AfterCommit), _) => {}
+            (Some(Loss::Refused), Service::Ledger | Service::Queue) => {
+                return Before::Answer(Message::aws_error("AccessDeniedException"));
+            }
+            (Some(Loss::Refused), Service::Nylas) => return Before::Answer(nylas_refusal(request)),
+            (Some(Loss::Refused | Loss::Before), _) => return Before::Cut,
+        }
+        for cell in self.cells_before(request) {
+            if let Some(release) = self.hold(cell).await
+                && release == Release::Cut
+            {
+                return Before::Cut;
+            }
+            if self.kill(cell).await {
+                return if cell == Cell::HalfAWrite {
+                    Before::Half
+                } else {
+                    Before::Cut
+                };
+            }
+        }
+        Before::Forward
+    }
+
+    /// Lets a request through the gate of its service, and notes what came of it.
+    pub(crate) async fn pass<E>(
+        &self,
+        request: &Message,
+        asked: impl Future<Output = Result<Option<Message>, E>>,
+    ) -> Result<Option<Message>, E> {
+        match self.service {
+            Service::Ledger => {
+                let mut history = self.shared.history.lock().await;
+                let answer = asked.await?;
+                if let (Some(answer), Some(call)) = (&answer, update_item(request)) {
+                    history.saw(&call, answer.status() == 200);
+                }
+                Ok(answer)
+            }
+            Service::Queue => {
+                let _alone = self.shared.queue_gate.lock().await;
+                let answer = asked.await?;
+                if answer.as_ref().is_some_and(|answer| answer.status() == 200) {
+                    self.note_queue_call(request);
+                }
+                Ok(answer)
+            }
+            Service::Dataverse | Service::Nylas => asked.await,
+        }
+    }
+
+    /// The service has answered.
+    pub(crate) async fn after(
+        &self,
+        request: &Message,
+        answer: &Message,
+        loss: Option<Loss>,
+    ) -> After {
+        for cell in self.cells_after(request, answer) {
+            if self.kill(cell).await {
+                return After::Cut;
+            }
+        }
+        if loss == Some(Loss::AfterCommit) {
+            return After::Cut;
+        }
+        After::Relay
+    }
+
+    fn cells_before(&self, request: &Message) -> Vec<Cell> {
+        match self.service {
+            Service::Ledger => match update_item(request).as_ref().and_then(Write::read) {
+                Some(Write::Claim { .. }) => vec![Cell::BeforeClaim],
+                Some(Write::Settle { .. }) => vec![Cell::BeforeSettle],
+                None => Vec::new(),
+            },
+            Service::Nylas if request.start().contains("/messages/") => vec![Cell::AfterClaim],
+            Service::Dataverse => match asked_of_dataverse(request) {
+                Asked::LookUp => vec![Cell::AfterFetch],
+                Asked::Write | Asked::Create => vec![Cell::AfterLookUp, Cell::HalfAWrite],
+                Asked::Complete => vec![Cell::BetweenSteps],
+                Asked::Other => Vec::new(),
+            },
+            Service::Nylas | Service::Queue => Vec::new(),
+        }
+    }
+
+    fn cells_after(&self, request: &Message, answer: &Message) -> Vec<Cell> {
+        if !(200..300).contains(&answer.status()) {
+            return Vec::new();
+        }
+        match self.service {
+            Service::Ledger => match update_item(request).as_ref().and_then(Write::read) {
+                Some(Write::Claim { .. }) => vec![Cell::ClaimUnanswered],
+                Some(Write::Settle { .. }) => vec![Cell::SettleUnanswered],
+                None => Vec::new(),
+            },
+            Service::Dataverse => match asked_of_dataverse(request) {
+                Asked::Write | Asked::Complete => vec![Cell::CommitUnanswered],
+                Asked::LookUp | Asked::Create | Asked::Other => Vec::new(),
+            },
+            // The receiver has queued a request, and Nylas does not know.
+            Service::Queue if self.seat.mode == Mode::Receiver => vec![Cell::CommitUnanswered],
+            Service::Nylas | Service::Queue => Vec::new(),
+        }
+    }
+
+    /// Kills the process, if that is planned here.
+    async fn kill(&self, cell: Cell) -> bool {
+        if self.plan(|plan| plan.kills_at(cell)) != Some(true) {
+            return false;
+        }
+        self.shared
+            .figures
+            .lock()
+            .unwrap()
+            .killed(self.seat.mode, Some(cell));
+        self.seat.kill().await;
+        true
+    }
+
+    /// Holds the request, if that is planned here.
+    async fn hold(&self, cell: Cell) -> Option<Release> {
+        let hold = self.plan(|plan| plan.holds_at(cell)).flatten()?;
+        hold.arrived.send(()).ok();
+        // A scenario that is over lets everything through.
+        Some(hold.release.await.unwrap_or(Release::Forward))
+    }
+
+    /// Looks at the plan, unless it is that of a later process.
+    fn plan<T>(&self, look: impl FnOnce(&mut Plan) -> T) -> Option<T> {
+        let mut plan = self.seat.plan.lock().unwrap();
+        (self.process == self.seat.number.load(Ordering::SeqCst)).then(|| look(&mut plan))
+    }
+
+    fn is_stubborn(&self, request: &Message) -> bool {
+        let stubborn = self.shared.stubborn.lock().unwrap();
+        let rest = request.start().split_once("/messages/");
+        rest.and_then(|(_, rest)| rest.split(['?', ' ', '/']).next())
+            .is_some_and(|id| stubborn.contains(id))
+    }
+
+    /// Notes for how long a worker hid a message, and what was sent.
+    fn note_queue_call(&self, request: &Message) {
+        let Ok(call) = serde_json::from_slice::<Value>(&request.body) else {
+            return;
+        };
+        let mut book = self.shared.book.lock().unwrap();
+        match target(request) {
+            "ChangeMessageVisibility" => {
+                let receipt = call["ReceiptHandle"].as_str().unwrap_or_default();
+                let seconds = call["VisibilityTimeout"].as_u64().unwrap_or_default();
+                book.hidden(receipt, seconds);
+            }
+            "SendMessage" => book.sent(call["MessageBody"].as_str().unwrap_or_default()),
+            _ => {}
+        }
+    }
+}
+
+/// One of the ways in which Nylas puts callers off; which, the request's length decides.
+fn nylas_refusal(request: &Message) -> Message {
+    match request.start().len() % 3 {
+        0 => Message::nylas_error(429, "rate_limit_error", Some(40)),
+        1 => Message::nylas_error(429, "rate_limit_error", None),
+        _ => Message::nylas_error(503, "service_unavailable", None),
+    }
+}
+
+/// The operation of a call in the JSON of the AWS services.
+fn target(request: &Message) -> &str {
+    let target = request.header("x-amz-target").unwrap_or_default();
+    target.rsplit('.').next().unwrap_or_default()
+}
+
+fn update_item(request: &Message) -> Option<Value> {
+    (target(request) == "UpdateItem")
+        .then(|| serde_json::from_slice(&request.body).ok())
+        .flatten()
+}
+
+/// A delayed message has no receipt by which it could be called back, so that time could not pass for it. It is delivered early instead, which a queue may do.
+fn without_delay(request: &mut Message) {
+    if target(request) == "SendMessage"
+        && let Ok(mut call) = serde_json::from_slice::<Value>(&request.body)
+        && call["DelaySeconds"].as_u64().is_some_and(|delay| delay > 0)
+    {
+        call["DelaySeconds"] = Value::from(0);
+        request.replace_body(call.to_string().into_bytes());
+    }
+}
+
+/// What a request to Dataverse is about.
+enum Asked {
+    /// A batch of queries.
+    LookUp,
+    /// A batch of change sets.
+    Write,
+    /// A row, alone.
+    Create,
+    /// Its completion, alone.
+    Complete,
+    Other,
+}
+
+fn asked_of_dataverse(request: &Message) -> Asked {
+    let start = request.start();
+    if start.contains("/$batch ") {
+        // As text, because the standard library's search is fast even where nothing is optimised.
+        let writes = String::from_utf8_lossy(&request.body).contains("\r\nPOST /api/");
+        return if writes { Asked::Write } else { Asked::LookUp };
+    }
+    if start.starts_with("POST ") && start.contains("/emails ") {
+        Asked::Create
+    } else if start.starts_with("PATCH ")
+        && String::from_utf8_lossy(&request.body).contains("statecode")
+    {
+        Asked::Complete
+    } else {
+        Asked::Other
+    }
+}

@@ -1,0 +1,125 @@
+//! The harness' time: the machine's, and what the harness let pass on top of it.
+//!
+//! The processes run on the machine's clock. Time passes for them by moving what they wait for: leases and pauses end earlier, hidden messages come back.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use futures_util::{StreamExt, stream};
+use rand::Rng;
+
+use crate::cloud::TABLE;
+use crate::run::Run;
+
+/// Clones are handles of the same time.
+#[derive(Debug, Clone)]
+pub(crate) struct Time {
+    start: Instant,
+    passed: Arc<Mutex<Duration>>,
+}
+
+impl Default for Time {
+    fn default() -> Self {
+        Self {
+            start: Instant::now(),
+            passed: Arc::default(),
+        }
+    }
+}
+
+impl Time {
+    /// Since the start.
+    pub(crate) fn now(&self) -> Duration {
+        self.start.elapsed() + *self.passed.lock().unwrap()
+    }
+
+    /// Since the start, on the machine's clock.
+    pub(crate) fn real(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    pub(crate) fn pass(&self, time: Duration) {
+        *self.passed.lock().unwrap() += time;
+    }
+}
+
+impl Run {
+    /// Lets time pass up to a moment at which something in the queue is due: with `some` a random one, else the last.
+    pub(crate) async fn let_time_pass(&mut self, some: bool) {
+        let due = self.cloud.shared.book.lock().unwrap().due();
+        let Some(last) = due.len().checked_sub(1) else {
+            return;
+        };
+        let until = if some {
+            due[self.rng.random_range(last / 2..=last)]
+        } else {
+            due[last]
+        };
+        self.let_time_pass_until(until).await;
+    }
+
+    /// Lets time pass, for the leases and for the queue alike.
+    pub(crate) async fn let_time_pass_until(&mut self, until: Duration) {
+        let by = until.saturating_sub(self.time.now()) + Duration::from_millis(1);
+        self.time.pass(by);
+        self.cloud.shared.figures.lock().unwrap().jumps += 1;
+        let by = i64::try_from(by.as_millis()).unwrap();
+        self.end_leases(by).await;
+        self.end_pause(by).await;
+        self.cloud.queue.bring_back().await;
+    }
+
+    /// Every lease ends so much earlier. Conditional on what was there, so that no worker's write is lost.
+    async fn end_leases(&self, by: i64) {
+        let mut history = self.cloud.shared.history.lock().await;
+        let leases = history.leases();
+        let moves = stream::iter(&leases).map(async |(key, token, until)| {
+            let (grant, message) = key.split_once('/').unwrap();
+            let call = self.cloud.ledger.update_item().table_name(TABLE);
+            let call = call
+                .key("pk", AttributeValue::S(format!("mailbox#{grant}")))
+                .key("sk", AttributeValue::S(format!("message#{message}")))
+                .update_expression("SET lease_until_ms = :new")
+                .condition_expression("lease_until_ms = :old AND claim_token = :token")
+                .expression_attribute_values(":new", AttributeValue::N((until - by).to_string()))
+                .expression_attribute_values(":old", AttributeValue::N(until.to_string()))
+                .expression_attribute_values(":token", AttributeValue::S(token.clone()));
+            call.send().await.is_ok()
+        });
+        let done: Vec<bool> = moves.buffered(10).collect().await;
+        for ((key, _, until), ended) in leases.iter().zip(done) {
+            if ended {
+                history.moved(key, until - by);
+            }
+        }
+    }
+
+    /// The pause that workers share, where there is one, ends so much earlier.
+    async fn end_pause(&self, by: i64) {
+        let ledger = &self.cloud.ledger;
+        let key = |name: &str| AttributeValue::S(name.to_owned());
+        let call = ledger.get_item().table_name(TABLE);
+        let found = call
+            .key("pk", key("pause"))
+            .key("sk", key("dataverse"))
+            .send();
+        let found = found.await.unwrap();
+        let until = found
+            .item()
+            .and_then(|item| item.get("until_ms")?.as_n().ok());
+        let Some(until) = until.and_then(|until| until.parse::<i64>().ok()) else {
+            return;
+        };
+        let call = ledger.update_item().table_name(TABLE);
+        let call = call
+            .key("pk", key("pause"))
+            .key("sk", key("dataverse"))
+            .update_expression("SET until_ms = :new")
+            .condition_expression("until_ms = :old")
+            .expression_attribute_values(":new", AttributeValue::N((until - by).to_string()))
+            .expression_attribute_values(":old", AttributeValue::N(until.to_string()));
+        // Somebody made a new one meanwhile.
+        call.send().await.ok();
+    }
+}

@@ -1,0 +1,272 @@
+//! The commands of the people who operate it: `mailverse status` and `mailverse redrive`, compiled, on the ledger and the queue that the functions use.
+
+mod redrive;
+mod status;
+
+use std::process::Stdio;
+
+use chrono::{SubsecRound, TimeDelta, Utc};
+use mailverse::dedupe::ledger::Settlement;
+use mailverse::dedupe::{Claim, ClaimRequest, ClaimToken, Entry, State};
+use mailverse::ids::{ActivityId, MessageKey};
+use serde_json::Value;
+use tokio::process::Command;
+use uuid::Uuid;
+
+use super::cloud::{Cloud, GRANT, TABLE};
+use crate::replay;
+
+const REFUSED: &str = "dataverse refused the row: 400 0x80044331, a text is longer than its column in this organisation";
+const GAVE_UP: &str = "gave up after 10 deliveries: nylas refused the grant: 401";
+const THROTTLED: &str = "dataverse throttled the call";
+
+/// What a person sees.
+struct Seen {
+    status: Option<i32>,
+    out: String,
+    err: String,
+}
+
+impl Seen {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.out)
+            .unwrap_or_else(|error| panic!("{error}: {}{}", self.out, self.err))
+    }
+
+    fn last_line(&self) -> &str {
+        self.out.lines().last().unwrap_or_default()
+    }
+
+    /// The exit status and the last line; the rest where it differs.
+    fn assert_ended(&self, status: i32, last_line: &str) {
+        assert_eq!(
+            (self.status, self.last_line()),
+            (Some(status), last_line),
+            "{}{}",
+            self.out,
+            self.err
+        );
+    }
+}
+
+/// The command with these settings and nothing else in its environment, and nobody at its terminal.
+async fn run(arguments: &[&str], settings: &[(&str, String)]) -> Seen {
+    let output = Command::new(replay::command())
+        .args(arguments)
+        .env_clear()
+        .env("AWS_EC2_METADATA_DISABLED", "true")
+        .envs(settings.iter().map(|(name, value)| (name, value)))
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .unwrap();
+    Seen {
+        status: output.status.code(),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+impl Cloud {
+    fn operators_settings(&self) -> Vec<(&'static str, String)> {
+        let own = vec![
+            ("LEDGER_TABLE", TABLE.to_owned()),
+            ("SYNC_QUEUE_URL", self.queue.clone()),
+        ];
+        [self.aws_settings(), own].concat()
+    }
+
+    async fn command(&self, arguments: &[&str]) -> Seen {
+        run(arguments, &self.operators_settings()).await
+    }
+
+    /// A message that a worker claimed, and settled or not, so long ago.
+    async fn message(&self, id: &str, ago: TimeDelta, settlement: Option<Settlement>) {
+        // To the second, as reports tell it.
+        let then = (Utc::now() - ago).trunc_subsecs(0);
+        let (token, key, ledger) = (ClaimToken::new(Uuid::new_v4()), key(id), self.ledger());
+        let request = ClaimRequest::new(token, then);
+        let claim = ledger.claim(&key, &request).await;
+        assert_eq!(claim.unwrap(), Claim::Won, "{id}");
+        if let Some(settlement) = settlement {
+            let settled = ledger.settle(&key, token, then, &settlement).await;
+            settled.unwrap();
+        }
+    }
+
+    async fn entries<const N: usize>(&self, ids: [&str; N]) -> Vec<Option<Entry>> {
+        let mut entries = Vec::new();
+        for id in ids {
+            entries.push(self.ledger().entry(&key(id)).await.unwrap());
+        }
+        entries
+    }
+
+    async fn state(&self, id: &str) -> State {
+        let [entry] = &self.entries([id]).await[..] else {
+            panic!("one entry")
+        };
+        entry.as_ref().expect("an entry").state
+    }
+
+    /// Two dead ones, two that wait, one that is fresh, and two that need nobody.
+    async fn fill(&self) {
+        let hours = TimeDelta::hours;
+        self.message("refused", hours(3), Some(refused())).await;
+        self.message("given-up", hours(5), Some(given_up())).await;
+        self.message("throttled", hours(2), Some(released())).await;
+        self.message("orphan", hours(30), None).await;
+        self.message("fresh", TimeDelta::minutes(5), None).await;
+        self.message("written", hours(9), Some(written())).await;
+        self.message("skipped", hours(9), Some(skipped())).await;
+    }
+}
+
+/// A message of the one mailbox, or one that is named in full.
+fn key(id: &str) -> MessageKey {
+    let named = id.parse();
+    named.unwrap_or_else(|_| format!("{GRANT}/{id}").parse().unwrap())
+}
+
+fn refused() -> Settlement {
+    Settlement::Dead {
+        reason: REFUSED.to_owned(),
+        gave_up: false,
+    }
+}
+
+fn given_up() -> Settlement {
+    Settlement::Dead {
+        reason: GAVE_UP.to_owned(),
+        gave_up: true,
+    }
+}
+
+fn released() -> Settlement {
+    Settlement::Released {
+        retry_at: Utc::now(),
+        reason: THROTTLED.to_owned(),
+    }
+}
+
+fn written() -> Settlement {
+    Settlement::Written {
+        activity_id: ActivityId::new(Uuid::from_u128(1)),
+        note: None,
+    }
+}
+
+fn skipped() -> Settlement {
+    Settlement::Skipped {
+        rule: "internal_only".to_owned(),
+    }
+}
+
+fn ids(report: &Value) -> Vec<&str> {
+    let messages = report["messages"].as_array().unwrap().iter();
+    messages
+        .map(|message| message["message_id"].as_str().unwrap())
+        .collect()
+}
+
+#[tokio::test]
+async fn where_nothing_is_wrong_both_commands_say_so() {
+    let cloud = Cloud::start(10).await;
+    cloud
+        .message("fresh", TimeDelta::minutes(59), Some(released()))
+        .await;
+    cloud
+        .message("written", TimeDelta::hours(2), Some(written()))
+        .await;
+    let quiet = "Nothing needs attention: no message is dead, and none has been waiting for longer than 1h.";
+    cloud.command(&["status"]).await.assert_ended(0, quiet);
+    let report = cloud.command(&["status", "--json"]).await;
+    assert_eq!((report.status, ids(&report.json()).len()), (Some(0), 0));
+    let redriven = cloud.command(&["redrive", "--all"]).await;
+    redriven.assert_ended(0, "Nothing to redrive: no message is dead.");
+    assert_eq!(cloud.queue_length().await.0, "0");
+}
+
+#[tokio::test]
+async fn what_is_being_tried_for_the_last_time_is_not_called_dead() {
+    let cloud = Cloud::start(10).await;
+    for (id, ago) in [("under-way", 0), ("died-at-it", 600)] {
+        let request = ClaimRequest {
+            last_delivery: true,
+            ..ClaimRequest::new(
+                ClaimToken::new(Uuid::new_v4()),
+                Utc::now() - TimeDelta::seconds(ago),
+            )
+        };
+        let claim = cloud.ledger().claim(&key(id), &request).await;
+        assert_eq!(claim.unwrap(), Claim::Won);
+    }
+    let report = cloud.command(&["status", "--json"]).await.json();
+    assert_eq!(ids(&report), ["died-at-it"]);
+    let seen = cloud.command(&["redrive", "--all", "--yes"]).await;
+    seen.assert_ended(0, "1 of 1 message queued.");
+}
+
+#[tokio::test]
+async fn bad_usage_and_missing_settings_are_called_by_their_names() {
+    let region = ("AWS_REGION", "eu-north-1".to_owned());
+    let table = ("LEDGER_TABLE", TABLE.to_owned());
+    let queue = ("SYNC_QUEUE_URL", "http://127.0.0.1:9/sync".to_owned());
+    let redrive: &[&str] = &["redrive", "g/m", "--yes"];
+    let named = [table.clone(), queue, region.clone()];
+    for (arguments, settings, expected) in [
+        (
+            &["status"] as &[&str],
+            &[] as &[_],
+            "LEDGER_TABLE is missing",
+        ),
+        (
+            redrive,
+            &[],
+            "LEDGER_TABLE is missing; SYNC_QUEUE_URL is missing",
+        ),
+        (&["status"], std::slice::from_ref(&table), "AWS_REGION"),
+        (redrive, &named[..2], "AWS_REGION"),
+        (&["status"], &[table.clone(), region], "no AWS credentials"),
+        (redrive, &named, "no AWS credentials"),
+        (&["redrive"], &named, "<MESSAGE>"),
+        (&["redrive", "g/m", "--all"], &named, "--all"),
+        (&["redrive", "g/m", "--reason", "x"], &named, "--reason"),
+        (&["redrive", "m"], &named, "grant id, slash, message id"),
+        (&["redrive", "g/"], &named, "the message id is empty"),
+    ] {
+        let seen = run(arguments, settings).await;
+        assert_eq!(
+            (seen.status, seen.out.as_str()),
+            (Some(2), ""),
+            "{arguments:?}"
+        );
+        assert!(seen.err.contains(expected), "{arguments:?}: {}", seen.err);
+    }
+}
+
+#[tokio::test]
+async fn an_aws_that_does_not_answer_or_has_no_such_table_is_no_quiet_one() {
+    let cloud = Cloud::start(10).await;
+    let mut elsewhere = cloud.operators_settings();
+    elsewhere.push(("LEDGER_TABLE", "elsewhere".to_owned()));
+    let mut nowhere = cloud.operators_settings();
+    nowhere.push(("AWS_ENDPOINT_URL_DYNAMODB", "http://127.0.0.1:9".to_owned()));
+    for (settings, expected) in [
+        (
+            elsewhere,
+            "mailverse: table elsewhere: the ledger did not answer: 400 ResourceNotFoundException",
+        ),
+        (
+            nowhere,
+            "mailverse: table ledger: the ledger did not answer: not reachable",
+        ),
+    ] {
+        for arguments in [&["status"] as &[&str], &["redrive", "--all", "--yes"]] {
+            let seen = run(arguments, &settings).await;
+            assert_eq!((seen.status, seen.out.as_str()), (Some(2), ""));
+            assert!(seen.err.starts_with(expected), "{}", seen.err);
+        }
+    }
+}

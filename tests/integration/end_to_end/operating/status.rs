@@ -1,0 +1,154 @@
+//! `mailverse status`: what is listed, how it is shown, and when it is quiet.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde_json::json;
+
+use super::{GAVE_UP, REFUSED, THROTTLED, ids, key, refused, released};
+use crate::end_to_end::cloud::{Cloud, GRANT};
+
+#[tokio::test]
+async fn the_dead_and_what_waits_for_long_are_listed_with_their_reasons() {
+    let cloud = Cloud::start(10).await;
+    cloud.fill().await;
+    let seen = cloud.command(&["status"]).await;
+    seen.assert_ended(
+        1,
+        "2 dead, 2 waiting for longer than 1h. Once mended: mailverse redrive --all, or MESSAGE…",
+    );
+    let table: Vec<&str> = seen
+        .out
+        .lines()
+        .filter(|l| l.starts_with(['│', '┌']))
+        .collect();
+    assert!(
+        table.iter().all(|line| line.chars().count() <= 100),
+        "{}",
+        seen.out
+    );
+    let place = |text: &str| {
+        let place = table.iter().position(|line| line.contains(text));
+        place.unwrap_or_else(|| panic!("{text} in\n{}", seen.out))
+    };
+    // The dead first, the oldest first.
+    let order = [
+        "grant-1/given-up",
+        "grant-1/refused",
+        "grant-1/orphan",
+        "grant-1/throttled",
+    ];
+    assert!(order.map(place).is_sorted(), "{}", seen.out);
+    for (id, state) in [
+        ("grant-1/given-up", "given up"),
+        ("grant-1/refused", "refused "),
+    ] {
+        assert!(table[place(id)].contains("dead"), "{}", seen.out);
+        assert!(table[place(id) + 1].contains(state), "{}", seen.out);
+    }
+    for text in [
+        "0x80044331",
+        "waiting",
+        GAVE_UP,
+        THROTTLED,
+        "no try has come to an end",
+    ] {
+        place(text);
+    }
+    for id in ["fresh", "written", "skipped"] {
+        assert!(!seen.out.contains(&format!("/{id}")), "{}", seen.out);
+    }
+}
+
+#[tokio::test]
+async fn what_waits_needs_no_redrive_and_a_table_of_long_ids_fits_a_terminal() {
+    let cloud = Cloud::start(10).await;
+    let google = "1e3288f6-0b4c-4b62-a7fd-6c2f6f1c8d11/19139f5d2a7c8e01";
+    let graph = format!(
+        "1e3288f6-0b4c-4b62-a7fd-6c2f6f1c8d11/AAMk{}=",
+        "Ab3-_".repeat(29)
+    );
+    for id in [google, &graph] {
+        cloud
+            .message(id, TimeDelta::days(2), Some(released()))
+            .await;
+    }
+    let seen = cloud.command(&["status", "--older-than", "24h"]).await;
+    seen.assert_ended(
+        1,
+        "0 dead, 2 waiting for longer than 1d. Mend what the reasons name: they are tried again by themselves.",
+    );
+    assert!(seen.out.contains(google), "in one piece:\n{}", seen.out);
+    let table = seen.out.lines().filter(|line| line.starts_with('│'));
+    let widths: Vec<usize> = table.map(|line| line.chars().count()).collect();
+    assert!(widths.iter().all(|width| *width == 100), "{}", seen.out);
+    let report = cloud
+        .command(&["status", "--json", "--older-than", "24h"])
+        .await;
+    assert!(report.out.contains(key(&graph).message_id.as_str()));
+}
+
+#[tokio::test]
+async fn age_and_number_are_what_the_caller_says_and_all_are_counted() {
+    let cloud = Cloud::start(10).await;
+    cloud.fill().await;
+    for (age, expected) in [
+        ("2d", vec!["given-up", "refused"]),
+        ("1d", vec!["given-up", "refused", "orphan"]),
+        ("150m", vec!["given-up", "refused", "orphan"]),
+        (
+            "4m",
+            vec!["given-up", "refused", "orphan", "throttled", "fresh"],
+        ),
+    ] {
+        let seen = cloud
+            .command(&["status", "--json", "--older-than", age])
+            .await;
+        assert_eq!(ids(&seen.json()), expected, "{age}");
+    }
+    let seen = cloud.command(&["status", "--json", "--limit", "3"]).await;
+    let report = seen.json();
+    assert_eq!(ids(&report), ["given-up", "refused", "orphan"]);
+    assert_eq!(
+        (&report["dead"], &report["waiting"]),
+        (&json!(2), &json!(2))
+    );
+    let seen = cloud.command(&["status", "--limit", "1"]).await;
+    let counted = "2 dead, 2 waiting for longer than 1h; 1 shown (--limit).";
+    assert!(seen.last_line().starts_with(counted), "{}", seen.out);
+    assert!(!seen.out.contains("grant-1/refused"), "{}", seen.out);
+    let seen = cloud.command(&["status", "--older-than", "soon"]).await;
+    assert_eq!(seen.status, Some(2));
+    assert!(seen.err.contains("30m, 1h or 2d"), "{}", seen.err);
+}
+
+#[tokio::test]
+async fn the_json_is_as_the_readme_has_it() {
+    let cloud = Cloud::start(10).await;
+    cloud
+        .message("m1", TimeDelta::hours(3), Some(refused()))
+        .await;
+    let pause: DateTime<Utc> = "2100-01-01T00:00:00Z".parse().unwrap();
+    cloud.ledger().pause(pause).await.unwrap();
+    let report = cloud.command(&["status", "--json"]).await.json();
+    let since: DateTime<Utc> = report["messages"][0]["since"]
+        .as_str()
+        .unwrap()
+        .parse()
+        .unwrap();
+    let age = Utc::now() - since;
+    assert!(
+        age >= TimeDelta::hours(3) && age < TimeDelta::hours(4),
+        "{age}"
+    );
+    let expected = json!({
+        "dead": 1, "waiting": 0, "older_than_seconds": 3_600, "dataverse_paused_until": "2100-01-01T00:00:00Z",
+        "messages": [{
+            "grant_id": GRANT, "message_id": "m1", "state": "dead", "given_up": false,
+            "since": report["messages"][0]["since"], "attempts": 1, "reason": REFUSED,
+        }],
+    });
+    assert_eq!(report, expected);
+    let seen = cloud.command(&["status"]).await;
+    let pause =
+        "Dataverse asked for a pause: nothing is sent to it before 2100-01-01 00:00:00 UTC.";
+    assert!(seen.out.contains(pause), "{}", seen.out);
+}

@@ -1,0 +1,447 @@
+//! Who becomes a contact, of which company, and what if that goes wrong?
+
+use mailverse::contacts::{account_id, contact_id};
+use mailverse::dataverse::write::WriteMode;
+use mailverse::ids::EmailAddress;
+use mailverse::policy::document::{Ambiguous, CreateContacts};
+use serde_json::{Value, json};
+use twin::Fault;
+use uuid::Uuid;
+
+use crate::world::{
+    ADA, BEN, CREATE, World, bound, created, id_of, key, mail, people, status, throttled, to_row,
+    unbound, waiting, written,
+};
+
+in_both_write_modes!(
+    nobody_becomes_a_contact_by_default,
+    a_new_person_becomes_a_contact_of_a_new_company,
+    a_second_mail_finds_the_contact,
+    a_new_person_on_several_mails_of_a_run_becomes_one_contact,
+    two_workers_that_meet_a_new_person_at_once_make_one_contact,
+    a_company_is_found_by_its_website_its_address_or_its_contacts,
+    a_company_that_is_there_twice_is_not_guessed,
+    somebody_at_a_free_mail_provider_has_no_company,
+    only_those_we_wrote_to_become_contacts_when_the_setting_says_so,
+    roles_bulk_mail_and_long_addresses_become_no_contacts,
+    a_contact_that_is_refused_leaves_the_address_and_not_the_mail,
+    a_company_that_is_refused_leaves_the_contact_alone,
+    a_contact_that_fails_for_now_makes_its_mails_wait_and_no_others,
+    a_crash_between_contact_and_email_leaves_one_of_each,
+    a_contact_whose_address_somebody_changed_is_the_same_contact,
+    a_mail_that_is_there_makes_nobody_a_contact,
+);
+
+/// In the request that makes a contact.
+const CONTACT: &str = "POST /api/data/v9.2/contacts HTTP";
+
+/// Queries of a look-up for one page of people and mails.
+const LOOK_UP_QUERIES: u64 = 6;
+
+/// Queries about one company.
+const COMPANY_QUERIES: u64 = 2;
+
+const JANE: &str = "jane@wind.example";
+
+async fn world(mode: WriteMode, create_contacts: CreateContacts) -> World {
+    let mut world = World::start_in(mode).await;
+    world.set(&json!({"create_contacts": create_contacts}));
+    world
+}
+
+/// A mail from Jane, whom nobody knows, to Ada.
+fn from_jane(id: &str) -> Value {
+    mail(
+        id,
+        &json!({"subject": id, "from": [{"name": "Doe, Jane", "email": JANE}]}),
+    )
+}
+
+fn id(address: &str) -> Uuid {
+    contact_id(&EmailAddress::parse(address).unwrap())
+}
+
+/// The contacts but Carol, who was there from the start.
+fn contacts(world: &World) -> Vec<Value> {
+    let mut contacts = world.twin.dataverse().rows("contact");
+    contacts.retain(|row| row["contactid"] != json!(world.people.carol));
+    contacts
+}
+
+fn accounts(world: &World) -> Vec<Value> {
+    let mut accounts = world.twin.dataverse().rows("account");
+    accounts.retain(|row| row["accountid"] != json!(world.people.kites));
+    accounts
+}
+
+#[track_caller]
+fn contact(world: &World) -> Value {
+    let mut contacts = contacts(world);
+    assert_eq!(contacts.len(), 1, "{contacts:#?}");
+    contacts.remove(0)
+}
+
+/// The row that the sender of the email with this subject is.
+fn sender(world: &World, subject: &str) -> Value {
+    let emails = world.emails();
+    let email = emails.iter().find(|email| email["subject"] == subject);
+    let parties = world.twin.dataverse().parties(id_of(email.unwrap()));
+    parties[0]["partyid"].clone()
+}
+
+async fn nobody_becomes_a_contact_by_default(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
+    world.put(ADA, from_jane("m1"));
+    assert_eq!(written(&world.deliver_one(ADA, "m1").await).1, None);
+    assert_eq!(world.parties()[0], unbound(1, JANE));
+    assert!(contacts(&world).is_empty() && accounts(&world).is_empty());
+}
+
+async fn a_new_person_becomes_a_contact_of_a_new_company(mode: WriteMode) {
+    let mut world = world(mode, CreateContacts::All).await;
+    world.put(ADA, from_jane("m1"));
+    assert_eq!(written(&world.deliver_one(ADA, "m1").await).1, None);
+    let contact = contact(&world);
+    assert_eq!(
+        ["contactid", "firstname", "lastname", "emailaddress1"]
+            .map(|column| contact[column].clone()),
+        [json!(id(JANE)), json!("Jane"), json!("Doe"), json!(JANE)]
+    );
+    let company = account_id("wind.example");
+    assert_eq!(contact["parentcustomerid"], to_row("account", company));
+    let accounts = accounts(&world);
+    assert_eq!(accounts.len(), 1);
+    assert_eq!(
+        ["accountid", "name", "websiteurl"].map(|column| accounts[0][column].clone()),
+        [
+            json!(company),
+            json!("wind.example"),
+            json!("https://wind.example")
+        ]
+    );
+    assert_eq!(world.parties()[0], bound(1, JANE, "contact", id(JANE)));
+    assert_eq!(
+        world.email()["regardingobjectid"],
+        to_row("contact", id(JANE))
+    );
+}
+
+async fn a_second_mail_finds_the_contact(mode: WriteMode) {
+    let mut world = world(mode, CreateContacts::All).await;
+    world.put(ADA, from_jane("m1"));
+    let again =
+        json!({"subject": "m2", "from": [{"name": "Jane", "email": "Jane+tag@wind.example"}]});
+    world.put(ADA, mail("m2", &again));
+    written(&world.deliver_one(ADA, "m1").await);
+    let before = world.twin.dataverse().requests().operations;
+    written(&world.deliver_one(ADA, "m2").await);
+    let operations = world.twin.dataverse().requests().operations - before;
+    assert_eq!(
+        operations,
+        LOOK_UP_QUERIES + 2,
+        "nothing about companies or contacts"
+    );
+    assert_eq!(contact(&world)["lastname"], "Doe");
+    assert_eq!(sender(&world, "m2"), to_row("contact", id(JANE)));
+}
+
+async fn a_new_person_on_several_mails_of_a_run_becomes_one_contact(mode: WriteMode) {
+    let mut world = world(mode, CreateContacts::All).await;
+    for message in ["m1", "m2", "m3"] {
+        world.put(ADA, from_jane(message));
+    }
+    for fate in world
+        .deliver(&[(ADA, "m1"), (ADA, "m2"), (ADA, "m3")])
+        .await
+    {
+        assert_eq!(written(&fate).1, None);
+    }
+    contact(&world);
+    for message in ["m1", "m2", "m3"] {
+        assert_eq!(sender(&world, message), to_row("contact", id(JANE)));
+    }
+}
+
+async fn two_workers_that_meet_a_new_person_at_once_make_one_contact(mode: WriteMode) {
+    let mut world = world(mode, CreateContacts::All).await;
+    world.put(ADA, from_jane("m1"));
+    world.put(BEN, from_jane("m2"));
+    // Both have looked her up and found nobody; the other one is faster by a whole run.
+    let (other, run) = (world.another_pipeline().await, world.begin());
+    world.before_dataverse_gets(CONTACT, async move {
+        let handled = other.run(vec![created(BEN, "m2")], run).await;
+        assert_eq!(written(&handled[0].fate).1, None);
+    });
+    let fate = world.deliver_one(ADA, "m1").await;
+    assert_eq!(written(&fate).1, None);
+    contact(&world);
+    assert_eq!(accounts(&world).len(), 1);
+    for message in ["m1", "m2"] {
+        assert_eq!(sender(&world, message), to_row("contact", id(JANE)));
+    }
+}
+
+async fn a_company_is_found_by_its_website_its_address_or_its_contacts(mode: WriteMode) {
+    let mut world = world(mode, CreateContacts::All).await;
+    let account = |columns: Value| world.insert("account", columns);
+    let websites = [
+        "https://www.a.example/de/",
+        "b.example",
+        "http://C.example",
+        "https://www.bücher.example",
+    ];
+    let by_website = websites.map(|url| account(json!({"name": "Site", "websiteurl": url})));
+    let by_address = account(json!({"name": "Post", "emailaddress1": "office@mail.d.example"}));
+    let by_contacts = account(json!({"name": "People"}));
+    world.insert(
+        "contact",
+        json!({
+            "lastname": "Eve", "emailaddress1": "eve@e.example",
+            "parentcustomerid": to_row("account", by_contacts),
+        }),
+    );
+    // Names that only hold the domain.
+    account(json!({"name": "Directory", "websiteurl": "https://directory.example/f.example"}));
+    account(
+        json!({"name": "Other", "emailaddress1": "x@myf.example", "websiteurl": "https://f.example.net/"}),
+    );
+    let expected = [
+        ("jane@a.example", Some(by_website[0])),
+        ("jane@mail.b.example", Some(by_website[1])),
+        ("jane@c.example", Some(by_website[2])),
+        ("jane@xn--bcher-kva.example", Some(by_website[3])),
+        ("jane@d.example", Some(by_address)),
+        ("jane@e.example", Some(by_contacts)),
+        ("jane@f.example", None),
+    ];
+    let to: Vec<&str> = expected.iter().map(|(address, _)| *address).collect();
+    let before = accounts(&world).len();
+    world.put(
+        ADA,
+        mail(
+            "m1",
+            &json!({"from": people(&["ada@ours.example"]), "to": people(&to)}),
+        ),
+    );
+    assert_eq!(written(&world.deliver_one(ADA, "m1").await).1, None);
+    for (address, company) in expected {
+        let contact = world.twin.dataverse().row("contact", id(address)).unwrap();
+        let company = company.unwrap_or_else(|| account_id("f.example"));
+        assert_eq!(
+            contact["parentcustomerid"],
+            to_row("account", company),
+            "{address}"
+        );
+    }
+    assert_eq!(
+        accounts(&world).len(),
+        before + 1,
+        "the one that was not there"
+    );
+}
+
+async fn a_company_that_is_there_twice_is_not_guessed(mode: WriteMode) {
+    for (ambiguous, latest) in [
+        (Ambiguous::Unresolved, false),
+        (Ambiguous::All, false),
+        (Ambiguous::MostRecent, true),
+    ] {
+        let mut world = world(mode, CreateContacts::All).await;
+        world.set(&json!({"create_contacts": CreateContacts::All, "ambiguous": ambiguous}));
+        let account = |modified: &str| {
+            world.insert(
+                "account",
+                json!({"name": "Wind", "websiteurl": "https://wind.example", "modifiedon": modified}),
+            )
+        };
+        let newer = account("2026-11-02T00:00:00Z");
+        account("2026-11-01T00:00:00Z");
+        world.put(ADA, from_jane("m1"));
+        assert_eq!(written(&world.deliver_one(ADA, "m1").await).1, None);
+        let company = if latest {
+            to_row("account", newer)
+        } else {
+            Value::Null
+        };
+        assert_eq!(
+            contact(&world)["parentcustomerid"],
+            company,
+            "{ambiguous:?}"
+        );
+        assert_eq!(accounts(&world).len(), 2, "and none is made");
+    }
+}
+
+async fn somebody_at_a_free_mail_provider_has_no_company(mode: WriteMode) {
+    let mut world = world(mode, CreateContacts::All).await;
+    world.put(
+        ADA,
+        mail("m1", &json!({"from": people(&["jane.wind@gmail.com"])})),
+    );
+    written(&world.deliver_one(ADA, "m1").await);
+    let contact = contact(&world);
+    assert_eq!(contact["parentcustomerid"], Value::Null);
+    assert_eq!(
+        (&contact["firstname"], &contact["lastname"]),
+        (&Value::Null, &json!("Unknown"))
+    );
+    assert!(accounts(&world).is_empty());
+}
+
+async fn only_those_we_wrote_to_become_contacts_when_the_setting_says_so(mode: WriteMode) {
+    let mut world = world(mode, CreateContacts::Sent).await;
+    world.put(ADA, from_jane("received"));
+    let sent = json!({
+        "subject": "sent", "from": people(&["ada@ours.example"]), "to": people(&["to@a.example"]), "cc": people(&["cc@b.example"]),
+        "bcc": people(&["bcc@c.example", "ben@ours.example", "lea@prospects.example"]),
+    });
+    world.put(ADA, mail("sent", &sent));
+    world.deliver(&[(ADA, "received"), (ADA, "sent")]).await;
+    assert_eq!(sender(&world, "received"), Value::Null);
+    let mut addresses: Vec<String> = contacts(&world)
+        .iter()
+        .map(|row| row["emailaddress1"].to_string())
+        .collect();
+    addresses.sort();
+    assert_eq!(
+        addresses,
+        ["\"bcc@c.example\"", "\"cc@b.example\"", "\"to@a.example\""]
+    );
+}
+
+async fn roles_bulk_mail_and_long_addresses_become_no_contacts(mode: WriteMode) {
+    let mut world = world(mode, CreateContacts::All).await;
+    let long = format!("{}@wind.example", "x".repeat(101 - "@wind.example".len()));
+    let several = json!({"subject": "several", "from": people(&["sales@wind.example"]), "to": people(&["ada@ours.example", &long])});
+    world.put(ADA, mail("several", &several));
+    let bulk = json!({"subject": "bulk", "from": people(&["no-reply@wind.example"]), "cc": people(&[JANE])});
+    world.put(ADA, mail("bulk", &bulk));
+    for fate in world.deliver(&[(ADA, "several"), (ADA, "bulk")]).await {
+        assert_eq!(written(&fate).1, None);
+    }
+    assert!(contacts(&world).is_empty() && accounts(&world).is_empty());
+}
+
+/// The next row of this kind is refused: of those that a run for one new person of one new company makes, the account is the first and the contact the second.
+fn refuse(world: &World, mode: WriteMode, contact: bool, fault: Fault) {
+    let rows_before = u64::from(contact);
+    match mode {
+        WriteMode::ChangeSet => {
+            let before = LOOK_UP_QUERIES + COMPANY_QUERIES + rows_before;
+            world.twin.dataverse().fail_operation(before, fault);
+        }
+        WriteMode::Stepwise if contact => world.fail_dataverse_at(CONTACT, fault),
+        WriteMode::Stepwise => world.fail_dataverse_at("POST /api/data/v9.2/accounts HTTP", fault),
+    }
+}
+
+async fn a_contact_that_is_refused_leaves_the_address_and_not_the_mail(mode: WriteMode) {
+    let mut world = world(mode, CreateContacts::All).await;
+    world.put(ADA, from_jane("m1"));
+    refuse(&world, mode, true, status(400, "0x80040265"));
+    let fate = world.deliver_one(ADA, "m1").await;
+    assert_eq!(written(&fate).1, Some("left out: contact refused"));
+    assert_eq!(world.parties()[0], unbound(1, JANE));
+    assert!(contacts(&world).is_empty());
+    let entry = world.entry(ADA, "m1").await.unwrap();
+    assert_eq!(entry.reason.as_deref(), Some("left out: contact refused"));
+}
+
+async fn a_company_that_is_refused_leaves_the_contact_alone(mode: WriteMode) {
+    let mut world = world(mode, CreateContacts::All).await;
+    world.put(ADA, from_jane("m1"));
+    refuse(&world, mode, false, status(403, "0x80040220"));
+    let fate = world.deliver_one(ADA, "m1").await;
+    assert_eq!(written(&fate).1, Some("left out: company refused"));
+    assert_eq!(contact(&world)["parentcustomerid"], Value::Null);
+    assert_eq!(world.parties()[0], bound(1, JANE, "contact", id(JANE)));
+}
+
+async fn a_contact_that_fails_for_now_makes_its_mails_wait_and_no_others(mode: WriteMode) {
+    let mut world = world(mode, CreateContacts::All).await;
+    world.put(ADA, from_jane("m1"));
+    world.put(ADA, mail("m2", &json!({})));
+    refuse(&world, mode, true, status(500, "0x80044150"));
+    let fates = world.deliver(&[(ADA, "m1"), (ADA, "m2")]).await;
+    waiting(&fates[0]);
+    written(&fates[1]);
+    world.later(chrono::TimeDelta::minutes(1));
+    assert_eq!(written(&world.deliver_one(ADA, "m1").await).1, None);
+    assert_eq!(sender(&world, "m1"), to_row("contact", id(JANE)));
+    assert_eq!(accounts(&world).len(), 1, "which was there the second time");
+}
+
+async fn a_crash_between_contact_and_email_leaves_one_of_each(mode: WriteMode) {
+    let mut world = world(mode, CreateContacts::All).await;
+    world.put(ADA, from_jane("m1"));
+    world.fail_dataverse_at(CREATE, Fault::ResetBefore);
+    waiting(&world.deliver_one(ADA, "m1").await);
+    assert!(world.emails().is_empty());
+    contact(&world);
+    // As if the process had died there: nothing but Dataverse knows.
+    world.lose_ledger().await;
+    assert_eq!(written(&world.deliver_one(ADA, "m1").await).1, None);
+    contact(&world);
+    assert_eq!(world.parties()[0], bound(1, JANE, "contact", id(JANE)));
+}
+
+async fn a_contact_whose_address_somebody_changed_is_the_same_contact(mode: WriteMode) {
+    let mut world = world(mode, CreateContacts::All).await;
+    let changed =
+        json!({"contactid": id(JANE), "lastname": "Doe", "emailaddress1": "jane@moved.example"});
+    world.insert("contact", changed);
+    world.put(ADA, from_jane("m1"));
+    assert_eq!(written(&world.deliver_one(ADA, "m1").await).1, None);
+    assert_eq!(contact(&world)["emailaddress1"], "jane@moved.example");
+    assert_eq!(world.parties()[0], bound(1, JANE, "contact", id(JANE)));
+}
+
+async fn a_mail_that_is_there_makes_nobody_a_contact(mode: WriteMode) {
+    let mut world = world(mode, CreateContacts::All).await;
+    world.put(ADA, from_jane("m1"));
+    world.insert(
+        "email",
+        json!({"subject": "m1", "messageid": "<m1@kites.example>", "sender": JANE, "statecode": 1, "directioncode": false}),
+    );
+    written(&world.deliver_one(ADA, "m1").await);
+    assert_eq!(world.emails().len(), 1);
+    assert!(contacts(&world).is_empty() && accounts(&world).is_empty());
+}
+
+#[tokio::test]
+async fn companies_that_cannot_be_asked_for_cost_the_contacts_their_company() {
+    let mut world = world(WriteMode::ChangeSet, CreateContacts::All).await;
+    world.put(ADA, from_jane("m1"));
+    let refusal = status(501, "0x8006088A");
+    world
+        .twin
+        .dataverse()
+        .fail_operation(LOOK_UP_QUERIES, refusal);
+    assert_eq!(written(&world.deliver_one(ADA, "m1").await).1, None);
+    assert_eq!(contact(&world)["parentcustomerid"], Value::Null);
+    assert!(accounts(&world).is_empty());
+}
+
+#[tokio::test]
+async fn a_request_for_contacts_that_is_refused_as_a_whole_is_repeated_row_by_row() {
+    let mut world = world(WriteMode::ChangeSet, CreateContacts::All).await;
+    world.put(ADA, from_jane("m1"));
+    world.fail_dataverse_at(CONTACT, status(413, "0x8004418A"));
+    assert_eq!(written(&world.deliver_one(ADA, "m1").await).1, None);
+    assert_eq!(world.parties()[0], bound(1, JANE, "contact", id(JANE)));
+}
+
+#[tokio::test]
+async fn while_dataverse_wants_a_pause_no_mail_is_written_without_its_people() {
+    let mut world = world(WriteMode::ChangeSet, CreateContacts::All).await;
+    world.put(ADA, from_jane("m1"));
+    world.fail_dataverse_at(CONTACT, throttled("0x80072322", 50));
+    let fate = world.deliver_one(ADA, "m1").await;
+    assert_eq!(waiting(&fate).0.as_secs(), 50);
+    assert!(world.emails().is_empty() && contacts(&world).is_empty());
+    world.pause_over();
+    let handled = world.run(vec![created(ADA, "m1")]).await;
+    assert_eq!(handled[0].key, key(ADA, "m1"));
+    assert_eq!(written(&handled[0].fate).1, None);
+    contact(&world);
+}
