@@ -7,17 +7,18 @@
 //! It is JSON of [`LONGEST`] bytes at most. What is longer loses, in this order, until it fits: the candidates that were not chosen, the list of
 //! the rows that were made (the people say so too), the last people. How many of each is said in `left_out`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::dataverse::rows::Record;
 use crate::dedupe::kept::{Decided, DecidedRow};
 use crate::ids::ActivityId;
 use crate::mapping::{Direction, Findings};
 use crate::message::Omission;
-use crate::parties::{Party, Role};
+use crate::parties::{Choice, Party, Role};
 use crate::policy;
 
 /// The format that this build writes. A reader takes fields that it does not know for those of a later one.
@@ -86,6 +87,12 @@ impl Row {
     #[must_use]
     pub fn of(table: &str, id: Uuid) -> Self {
         Self(format!("{table}/{id}"))
+    }
+}
+
+impl From<Record> for Row {
+    fn from(record: Record) -> Self {
+        Self::of(record.table.name(), record.id)
     }
 }
 
@@ -195,6 +202,13 @@ impl DecisionRecord {
         }
     }
 
+    /// The same, with the rows that were made.
+    #[must_use]
+    pub fn with_made(mut self, made: &BTreeSet<Record>) -> Self {
+        self.made = made.iter().map(|record| Row::from(*record)).collect();
+        self
+    }
+
     /// The same, with what was found out about the mail.
     #[must_use]
     pub fn with_findings(
@@ -284,15 +298,21 @@ fn people(parties: &[Party]) -> Vec<PersonPart> {
         let next = places.entry(first.role).or_default();
         let place = *next;
         *next += 1;
-        let chosen = rows.iter().filter_map(|party| party.record);
-        let chosen: Vec<Row> = chosen
-            .map(|record| Row::of(record.table.name(), record.id))
-            .collect();
+        let resolution = &first.resolution;
+        let chosen: Vec<Record> = rows.iter().filter_map(|party| party.record).collect();
+        let others = resolution.candidates.iter();
+        let others = others.filter(|record| !chosen.contains(record));
         Some(PersonPart {
             role: role_name(first.role).to_owned(),
             place,
-            chosen,
-            ..PersonPart::default()
+            matched: match resolution.choice {
+                // Nothing was found, so by nothing.
+                Choice::Unknown => String::new(),
+                _ => resolution.matched.as_str().to_owned(),
+            },
+            choice: resolution.choice.as_str().to_owned(),
+            others: others.map(|record| Row::from(*record)).collect(),
+            chosen: chosen.into_iter().map(Row::from).collect(),
         })
     });
     persons.collect()

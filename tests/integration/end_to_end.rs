@@ -10,5 +10,6 @@ mod explaining;
 mod flow;
 mod operating;
 mod trouble;
+mod what_if;
 
 use stage::{lambda, moto};

@@ -1,6 +1,6 @@
 //! The first and the last step: **claim** and **settle**.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use chrono::TimeDelta;
 use futures_util::{StreamExt, stream};
@@ -52,6 +52,7 @@ impl Pipeline {
                         receive_count,
                         message,
                         decision: None,
+                        made: BTreeSet::new(),
                     });
                     continue;
                 }

@@ -1,8 +1,10 @@
 //! A message that we hold the claim of, and how its story ends.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::fate::{Failure, Fate, Run, Summary};
+use crate::dataverse::rows::Record;
 use crate::decision::DecisionRecord;
 use crate::dedupe::kept::DecidedRow;
 use crate::ids::{ActivityId, MessageKey};
@@ -22,6 +24,8 @@ pub(super) struct Job {
     pub(super) message: Option<Message>,
     /// What the policy said last.
     pub(super) decision: Option<Decision>,
+    /// The contacts and accounts that were made for it.
+    pub(super) made: BTreeSet<Record>,
 }
 
 /// A message that the policy may track, with what it was judged by.
@@ -55,9 +59,10 @@ impl Ended {
 }
 
 impl Job {
-    /// What the policy said, to be kept.
+    /// What the policy said, to be kept, and what was made.
     pub(super) fn record(&self) -> Option<DecisionRecord> {
-        self.decision.as_ref().map(DecisionRecord::of_policy)
+        let decision = self.decision.as_ref()?;
+        Some(DecisionRecord::of_policy(decision).with_made(&self.made))
     }
 
     pub(super) fn failed(self, failure: Failure, run: &Run) -> Ended {

@@ -13,21 +13,25 @@ use crate::replay;
 const OTHER: &str = "grant-2";
 
 /// What a person sees.
-struct Seen {
-    status: Option<i32>,
-    out: String,
-    err: String,
+pub(super) struct Seen {
+    pub(super) status: Option<i32>,
+    pub(super) out: String,
+    pub(super) err: String,
 }
 
 impl Seen {
+    pub(super) fn report(&self) -> Value {
+        serde_json::from_str(&self.out)
+            .unwrap_or_else(|error| panic!("{error}: {}{}", self.out, self.err))
+    }
+
     fn messages(&self) -> Vec<Value> {
-        let report: Value = serde_json::from_str(&self.out)
-            .unwrap_or_else(|error| panic!("{error}: {}{}", self.out, self.err));
+        let report = self.report();
         report["messages"].as_array().unwrap().clone()
     }
 
     #[track_caller]
-    fn assert_shows(&self, texts: &[&str]) {
+    pub(super) fn assert_shows(&self, texts: &[&str]) {
         for text in texts {
             assert!(
                 self.out.contains(text),
@@ -39,7 +43,7 @@ impl Seen {
     }
 }
 
-async fn run(arguments: &[&str], settings: &[(&str, String)]) -> Seen {
+pub(super) async fn run(arguments: &[&str], settings: &[(&str, String)]) -> Seen {
     let output = Command::new(replay::command())
         .args(arguments)
         .env_clear()
@@ -57,10 +61,10 @@ async fn run(arguments: &[&str], settings: &[(&str, String)]) -> Seen {
 }
 
 /// A cloud whose mailbox has the mail `m1` and whose second mailbox has another copy of it; the worker has been at both.
-struct Office(Cloud);
+pub(super) struct Office(pub(super) Cloud);
 
 impl Office {
-    async fn open() -> Self {
+    pub(super) async fn open() -> Self {
         let cloud = Cloud::start(10).await;
         cloud.store_secrets().await;
         cloud.refresh_token().await;
@@ -101,7 +105,7 @@ impl Office {
         .concat()
     }
 
-    fn all_settings(&self) -> Vec<(&'static str, String)> {
+    pub(super) fn all_settings(&self) -> Vec<(&'static str, String)> {
         let more = vec![
             ("DATAVERSE_URL", self.0.twin.dataverse().url()),
             ("TOKEN_SECRET_ID", "token".to_owned()),
