@@ -1,17 +1,22 @@
 //! The Dataverse Web API client.
 //!
 //! One attempt a call, no waiting; what the calls of a run share, the token above all, is an argument of each: [`session`].
-//! What is asked beforehand: [`look_up`]; about companies: `companies`. What is written and how: [`mod@write`].
-//! The wire form of batches: [`batch`]. What can come back: [`error`].
+//! What is asked beforehand: [`look_up`]; about companies: `companies`; where it depends on an answer: [`further`]. By which names a row is bound: [`names`].
+//! What is written and how: [`mod@write`]. The wire form of batches: [`batch`]. What can come back: [`error`].
 
 pub mod batch;
 mod carriers;
 mod companies;
+pub mod earlier;
 pub mod error;
+pub mod found;
+pub mod further;
 pub mod look_up;
+pub mod names;
 pub mod query;
 pub mod rows;
 pub mod session;
+pub mod withdraw;
 pub mod write;
 
 use std::sync::Arc;
@@ -38,6 +43,7 @@ pub struct DataverseClient {
     /// `https://yourorg.crm.dynamics.com/api/data/v9.2/`
     api: String,
     sent: Arc<AtomicU64>,
+    names: names::NamesRead,
 }
 
 impl DataverseClient {
@@ -51,6 +57,7 @@ impl DataverseClient {
                 organisation.as_str().trim_end_matches('/')
             ),
             sent: Arc::default(),
+            names: names::NamesRead::default(),
         }
     }
 

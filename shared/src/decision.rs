@@ -13,13 +13,13 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::dataverse::rows::Record;
+use crate::dataverse::rows::{Record, Target};
 use crate::dedupe::kept::{Decided, DecidedRow};
 use crate::ids::ActivityId;
 use crate::mapping::{Direction, Findings};
 use crate::message::Omission;
 use crate::parties::{Choice, Party, Role};
-use crate::policy;
+use crate::{policy, regarding};
 
 /// The format that this build writes. A reader takes fields that it does not know for those of a later one.
 pub const FORMAT: u32 = 1;
@@ -96,6 +96,12 @@ impl From<Record> for Row {
     }
 }
 
+impl From<&Target> for Row {
+    fn from(target: &Target) -> Self {
+        Self::of(&target.table, target.id)
+    }
+}
+
 /// Somebody on the mail.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -128,6 +134,32 @@ pub struct RegardingPart {
     /// The record; `None` when no source had one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chosen: Option<ChosenPart>,
+}
+
+impl From<&regarding::Decision> for RegardingPart {
+    fn from(decision: &regarding::Decision) -> Self {
+        let candidate = |one: &regarding::Candidate| CandidatePart {
+            source: name(&one.source),
+            outcome: name(&one.outcome),
+            records: one.records.iter().map(Row::from).collect(),
+            emails: one.emails.clone(),
+        };
+        let chosen = decision.choice.as_ref().map(|choice| ChosenPart {
+            source: name(&choice.source),
+            record: Row::from(&choice.target),
+            parent: choice.parent,
+        });
+        Self {
+            candidates: decision.candidates.iter().map(candidate).collect(),
+            chosen,
+        }
+    }
+}
+
+/// As the policy document, or the type itself, spells it.
+fn name<T: Serialize>(value: &T) -> String {
+    let value = serde_json::to_value(value).unwrap_or_default();
+    value.as_str().unwrap_or_default().to_owned()
 }
 
 /// One thing that was looked at.
@@ -224,6 +256,10 @@ impl DecisionRecord {
         self.direction = Some(direction.to_owned());
         self.row = row;
         self.people = people(&findings.parties);
+        let regarding = &findings.regarding;
+        // Nobody had to know what a mail concerns whose row is complete.
+        let asked = row != DecidedRow::Found || *regarding != regarding::Decision::default();
+        self.regarding = asked.then(|| RegardingPart::from(regarding));
         for omission in omissions {
             *self.omissions.entry(omission.to_string()).or_default() += 1;
         }

@@ -36,6 +36,7 @@ pub mod kept;
 pub mod ledger;
 pub mod pause;
 pub mod stored_policy;
+pub mod survivor;
 pub mod table;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -156,6 +157,8 @@ pub struct Entry {
     pub reason: Option<String>,
     /// The row that carries it.
     pub activity_id: Option<ActivityId>,
+    /// The last write of the item.
+    pub changed_at: Option<DateTime<Utc>>,
 }
 
 /// The rules whose answer a later change can undo: the message leaves the spam folder, is sent, is moved into a tracked folder, or the mail that it
@@ -326,6 +329,7 @@ mod tests {
             gave_up: false,
             reason: None,
             activity_id: None,
+            changed_at: None,
         }
     }
 

@@ -11,7 +11,8 @@
 //! | `actualstart`, `actualend`, `sortdate` | date | UTC; left out when the mail has no date |
 //! | `messageid` | Message-ID | with angle brackets; left out when longer than 320 |
 //! | `email_activity_parties` | all people | [`crate::parties`] |
-//! | `regardingobjectid_…_email` | people outside | [`crate::regarding`] |
+//! | `regardingobjectid_…_email` | thread, folder, people outside | [`crate::regarding`] |
+//! | `parentactivityid` | In-Reply-To, References | the mail that is answered, when the thread told what this one concerns; on create only |
 //! | `ownerid` | the mailbox's user | when there is one |
 //! | `notifications` | | 1 when an attachment could not be kept |
 //! | `statecode`, `statuscode` | direction | afterwards, by PATCH: 1 with 3 (sent) or 4 (received) |
@@ -42,6 +43,7 @@ use crate::ids::{ActivityId, EmailAddress};
 use crate::message::{Attachment, Message, Omission};
 use crate::parties::Party;
 use crate::policy::document::Content;
+use crate::regarding::Decision;
 
 const SUBJECT_LENGTH: usize = 800;
 const SENDER_LENGTH: usize = 250;
@@ -66,7 +68,7 @@ pub struct Findings {
     /// The people on it.
     pub parties: Vec<Party>,
     /// The record that it concerns.
-    pub regarding: Option<Record>,
+    pub regarding: Decision,
     /// The mailbox's user.
     pub owner: Option<Uuid>,
 }
@@ -141,11 +143,14 @@ pub fn email(message: &Message, findings: &Findings) -> EmailWrite {
         "email_activity_parties".to_owned(),
         findings.parties.iter().map(party).collect(),
     );
-    if let Some(record) = findings.regarding {
-        row.insert(
-            record.regarding_binding_name(),
-            Value::from(record.binding()),
-        );
+    if let Some(choice) = &findings.regarding.choice {
+        choice.names.bind(&choice.target, &mut row);
+        if let Some(parent) = choice.parent {
+            row.insert(
+                "parentactivityid@odata.bind".to_owned(),
+                Value::from(format!("/emails({parent})")),
+            );
+        }
     }
     if let Some(id) = findings.owner {
         row.insert(
@@ -261,8 +266,9 @@ pub fn attachment_row(
     row
 }
 
-/// A name that Dataverse takes: without `\ / : * ? " < > |` and control characters, within its length, its extension kept.
-fn file_name(name: &str, position: usize) -> String {
+/// The name of a file as Dataverse takes it: without `\ / : * ? " < > |` and control characters, within its length, its extension kept.
+#[must_use]
+pub fn file_name(name: &str, position: usize) -> String {
     let clean = |c: char| {
         if c.is_control() || "\\/:*?\"<>|\u{fffe}\u{ffff}".contains(c) {
             '_'

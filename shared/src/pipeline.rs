@@ -25,7 +25,9 @@ mod ground;
 mod job;
 mod newcomers;
 pub mod preview;
+mod regard;
 pub mod settings;
+pub mod theirs;
 mod writing;
 
 use futures_util::{StreamExt, stream};
@@ -38,17 +40,18 @@ use self::writing::Mail;
 use crate::dataverse::DataverseClient;
 use crate::dataverse::error::DataverseError;
 use crate::dataverse::look_up::Found;
-use crate::dataverse::rows::{ExistingEmail, RowState, Table};
+use crate::dataverse::rows::{RowState, Table};
 use crate::dataverse::session::Session;
 use crate::dataverse::write::WriteMode;
 use crate::dedupe::ledger::Ledger;
 use crate::entra::TokenSource;
 use crate::mailboxes::MailboxDirectory;
-use crate::mapping::{Direction, Findings};
+use crate::mapping::{self, Direction, Findings};
 use crate::message::Message;
 use crate::nylas::{Fetched, Headers, NylasClient};
+use crate::parties;
 use crate::policy::source::PolicySource;
-use crate::{parties, regarding};
+use crate::regarding::Decision;
 
 /// Messages fetched at the same time: Microsoft allows four calls at once for each mailbox (Nylas facts §14).
 const FETCHES: usize = 3;
@@ -105,11 +108,10 @@ impl Pipeline {
         let mut mails = Vec::new();
         for (tracked, mut found) in groups {
             let peopled = self.make_contacts(&session, tracked, &mut found, &ground, run, ended);
-            for candidate in peopled.await {
-                match self
-                    .regard_and_map(&session, candidate, &found, &ground, run)
-                    .await
-                {
+            let peopled = peopled.await;
+            let regarded = self.regard(&session, peopled, &mut found, &ground, run, ended);
+            for regarded in regarded.await {
+                match self.map(&session, regarded, &found, &ground, run).await {
                     Mapped::Mail(mail) => mails.push(*mail),
                     Mapped::Ended(end) => ended.push(*end),
                 }
@@ -189,21 +191,22 @@ impl Pipeline {
     }
 
     /// What is there already, and the rows to write.
-    async fn regard_and_map(
+    async fn map(
         &self,
         session: &Session,
-        candidate: Candidate,
+        (candidate, regarding): (Candidate, Decision),
         found: &Found,
         ground: &Ground,
         run: &Run,
     ) -> Mapped {
-        let findings = findings(&candidate, found, ground);
+        let mut findings = findings(&candidate, regarding, found, ground);
         let Candidate {
-            job,
-            message,
+            mut job,
+            mut message,
             effective,
             ..
         } = candidate;
+        mapping::limit(&mut message, effective.content);
         let activity_id = message.activity_id();
         let ours = found.by_key(activity_id);
         let theirs = found.by_mail(&message);
@@ -213,38 +216,27 @@ impl Pipeline {
                     .await,
             );
         }
+        if let Some((ours, theirs)) = ours.zip(theirs) {
+            let rows = (ours, theirs);
+            let one = if ours.state == RowState::Canceled {
+                Ok(self
+                    .adopt(session, job, &message, findings, theirs, run)
+                    .await)
+            } else {
+                self.settle_for_one(session, job, &message, findings, rows, run)
+                    .await
+            };
+            match one {
+                Ok(ended) => return Mapped::ended(ended),
+                Err(back) => (job, findings) = *back,
+            }
+        }
         if ours.is_some_and(|ours| ours.state != RowState::Open) {
             return Mapped::ended(job.was_there(activity_id, &message, findings));
         }
         let begun = ours.is_some();
-        let mail = Mail::new(job, message, findings, effective.content, begun);
+        let mail = Mail::new(job, message, findings, begun);
         Mapped::Mail(Box::new(mail))
-    }
-
-    /// A row that another client put there carries the message. Its regarding is filled when it has none.
-    async fn adopt(
-        &self,
-        session: &Session,
-        job: Job,
-        message: &Message,
-        findings: Findings,
-        theirs: &ExistingEmail,
-        run: &Run,
-    ) -> Ended {
-        let mut note = "put there by another client, found by its Message-ID";
-        if let Some(record) = findings.regarding.filter(|_| !theirs.has_regarding) {
-            match self.dataverse.fill_regarding(session, theirs, record).await {
-                Ok(()) => {}
-                Err(DataverseError::Rejected { .. }) => {
-                    note = "put there by another client; its empty regarding could not be filled";
-                }
-                Err(error) => {
-                    self.forget_refused(&error).await;
-                    return job.failed(error.into(), run);
-                }
-            }
-        }
-        job.found(theirs.activity_id, note, message, findings)
     }
 
     async fn forget_refused(&self, error: &DataverseError) {
@@ -255,7 +247,12 @@ impl Pipeline {
 }
 
 /// Who is on it, what it concerns, whose it is.
-fn findings(candidate: &Candidate, found: &Found, ground: &Ground) -> Findings {
+fn findings(
+    candidate: &Candidate,
+    regarding: Decision,
+    found: &Found,
+    ground: &Ground,
+) -> Findings {
     let Candidate {
         job,
         message,
@@ -278,7 +275,7 @@ fn findings(candidate: &Candidate, found: &Found, ground: &Ground) -> Findings {
             Direction::Incoming
         },
         parties: parties::of_message(message, &inside, effective.ambiguous),
-        regarding: regarding::of_message(message, found, &inside),
+        regarding,
         owner,
     }
 }

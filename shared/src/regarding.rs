@@ -1,55 +1,242 @@
-//! Which record a mail concerns. Pure.
+//! Which record a mail concerns. Pure: values in, a decision out that says what was looked at and why.
 //!
-//! Of the people outside, in the order sender, To, Cc, Bcc, the first hit of:
+//! Sources are asked in the order of the policy ([`Regarding::order`]); the first hit wins, and what comes after it is not looked at.
 //!
-//! 1. a contact that the address belongs to;
-//! 2. the company that several contacts of one address share;
-//! 3. an account that the address belongs to.
+//! | Source | Hits when | Never |
+//! | --- | --- | --- |
+//! | `tracking_token` | the earlier mails with a token of the subject concern one record | when they concern several |
+//! | `thread` | the nearest mail that this one answers, and that concerns a record, has one of the people outside on it | for strangers to that mail, as in a forward |
+//! | `folder` | the mail lies in a folder that the policy ties to a record, and the record is there | |
+//! | `app` | the contacts outside have one open opportunity, case or custom row; else their companies and the accounts outside have one | when they have several |
+//! | `lead` | an open lead has an address outside | |
+//! | `contact` | a contact has an address outside | |
+//! | `account` | several contacts of one address share a company, or an account has an address outside | |
 //!
-//! Nothing of these: empty, never a guess. The order is that of the mail, so the answer is the same for every mailbox's copy. One thing can differ:
-//! Bcc stands in the sender's copy only, so it is asked last.
+//! Nothing of these: empty, never a guess. Where several records are found and no rule tells them apart, the source is recorded as ambiguous and the next one
+//! is asked. A record of a table that no email can concern is passed over and recorded.
+//!
+//! People outside are taken in the order sender, To, Cc, Bcc, so the answer is the same for every mailbox's copy. Two things can differ: Bcc stands in the
+//! sender's copy only, so it is asked last, and each copy lies in a folder of its own; the copy that is written first decides.
+//!
+//! Somebody is the same person as on an earlier mail by address, or by the row that the address belongs to. A mail that nobody outside takes part in has no
+//! strangers on it, and belongs to its thread.
 
-use uuid::Uuid;
+mod app;
+mod decision;
+mod earlier;
+pub mod token;
 
+use crate::dataverse::further::Further;
 use crate::dataverse::look_up::Found;
-use crate::dataverse::rows::{Person, Record, Table};
+use crate::dataverse::names::TableNames;
+use crate::dataverse::rows::{Person, Record, Table, Target};
+use crate::ids::{ActivityId, EmailAddress};
 use crate::message::Message;
 use crate::parties;
 use crate::policy::Inside;
+use crate::policy::document::{Ambiguous, FolderRegarding, Regarding, RegardingSource};
 
-/// The record that a mail concerns, if one is known.
+pub use self::decision::{Candidate, Choice, Decision, Outcome};
+
+/// A mail, and all that the decision about it may depend on.
+pub struct Mail<'a> {
+    /// The mail.
+    pub message: &'a Message,
+    /// What was looked up.
+    pub found: &'a Found,
+    /// Who is inside.
+    pub inside: &'a Inside<'a>,
+    /// The record that the folder rule names ([`by_folder`]).
+    pub folder: Option<&'a Target>,
+    /// The policy.
+    pub settings: &'a Regarding,
+    /// What an address is that several rows have.
+    pub ambiguous: Ambiguous,
+    /// The tracking tokens of its subject ([`token::TokenPattern::in_subject`]).
+    pub tokens: &'a [String],
+}
+
+/// What deciding came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// It is decided.
+    Decided(Decision),
+    /// It cannot be decided before this is answered.
+    Ask(Further),
+}
+
+/// The record of the first folder rule that holds. `lies_in` says whether the mail lies in a folder, or below it, that is named so.
+pub fn by_folder(rules: &[FolderRegarding], lies_in: impl Fn(&str) -> bool) -> Option<Target> {
+    let rule = rules.iter().find(|rule| lies_in(&rule.folder))?;
+    Some(Target {
+        table: rule.table.clone(),
+        id: rule.id,
+    })
+}
+
+/// Which record the mail concerns, or what has to be asked first. Everything that may be needed is asked for at once.
 #[must_use]
-pub fn of_message(message: &Message, found: &Found, inside: &Inside<'_>) -> Option<Record> {
-    let outside: Vec<&[Person]> = message
+pub fn decide(mail: &Mail<'_>) -> Step {
+    let mut candidates = Vec::new();
+    let mut further = Further::default();
+    for source in &mail.settings.order {
+        let from = candidates.len();
+        let hit = match source {
+            RegardingSource::TrackingToken => earlier::by_token(mail, &mut candidates),
+            RegardingSource::Thread => earlier::by_thread(mail, &mut candidates),
+            RegardingSource::Folder => mail
+                .folder
+                .and_then(|target| folder(mail, target, &mut candidates, &mut further)),
+            RegardingSource::App => app::decide(mail, &mut candidates, &mut further),
+            RegardingSource::Lead => people(*source, lead(mail), &mut candidates),
+            RegardingSource::Contact => people(*source, contact(mail), &mut candidates),
+            RegardingSource::Account => people(*source, account(mail), &mut candidates),
+        };
+        let Some((target, parent)) = hit else {
+            continue;
+        };
+        match mail.found.names(&target.table) {
+            Some(Some(names)) if further.is_empty() => {
+                return Step::Decided(chosen(candidates, *source, target, names, parent));
+            }
+            // A sure hit, but an earlier source has not answered yet.
+            Some(Some(_)) => return Step::Ask(further),
+            Some(None) => {
+                for candidate in candidates.iter_mut().skip(from) {
+                    if candidate.outcome == Outcome::Hit {
+                        candidate.outcome = Outcome::CannotBeBound;
+                    }
+                }
+            }
+            None => {
+                further.tables.insert(target.table);
+            }
+        }
+    }
+    if further.is_empty() {
+        Step::Decided(Decision {
+            candidates,
+            choice: None,
+        })
+    } else {
+        Step::Ask(further)
+    }
+}
+
+fn chosen(
+    candidates: Vec<Candidate>,
+    source: RegardingSource,
+    target: Target,
+    names: TableNames,
+    parent: Option<ActivityId>,
+) -> Decision {
+    let choice = Choice {
+        source,
+        target,
+        names,
+        parent,
+    };
+    Decision {
+        candidates,
+        choice: Some(choice),
+    }
+}
+
+/// A hit: the record, and for a thread the mail that is answered.
+type Hit = (Target, Option<ActivityId>);
+
+fn folder(
+    mail: &Mail<'_>,
+    target: &Target,
+    candidates: &mut Vec<Candidate>,
+    further: &mut Further,
+) -> Option<Hit> {
+    let mut candidate = Candidate::of(RegardingSource::Folder, Outcome::Hit);
+    candidate.records.push(target.clone());
+    match (mail.found.names(&target.table), mail.found.is_there(target)) {
+        // What cannot be bound is noted by the caller.
+        (Some(None), _) | (Some(Some(_)), Some(true)) => {
+            candidates.push(candidate);
+            Some((target.clone(), None))
+        }
+        (Some(Some(_)), Some(false)) => {
+            candidate.outcome = Outcome::Missing;
+            candidates.push(candidate);
+            None
+        }
+        (Some(Some(_)), None) => {
+            further.records.insert(target.clone());
+            None
+        }
+        (None, _) => {
+            further.tables.insert(target.table.clone());
+            None
+        }
+    }
+}
+
+fn people(
+    source: RegardingSource,
+    record: Option<Record>,
+    candidates: &mut Vec<Candidate>,
+) -> Option<Hit> {
+    let target = Target::from(record?);
+    let mut candidate = Candidate::of(source, Outcome::Hit);
+    candidate.records.push(target.clone());
+    candidates.push(candidate);
+    Some((target, None))
+}
+
+/// The addresses outside, in the order of the mail.
+fn outside<'a>(mail: &Mail<'a>) -> impl Iterator<Item = &'a EmailAddress> {
+    let Mail {
+        message, inside, ..
+    } = *mail;
+    message
         .participants()
         .filter(|address| !inside.contains(address))
-        .map(|address| found.people(address))
-        .collect();
-    let belongs_to = |table| {
-        let resolved = outside
-            .iter()
-            .filter_map(|people| parties::resolve(people))
-            .map(|person| person.record);
-        resolved.filter(move |record| record.table == table)
-    };
-    let shared_company = || {
-        outside
-            .iter()
-            .find_map(|people| company_of_namesakes(people))
-    };
-    belongs_to(Table::Contact)
-        .next()
-        .or_else(|| {
-            shared_company().map(|id| Record {
-                table: Table::Account,
-                id,
-            })
-        })
-        .or_else(|| belongs_to(Table::Account).next())
+}
+
+/// What the addresses outside are resolved to, in the order of the mail.
+fn resolved<'a>(mail: &Mail<'a>) -> impl Iterator<Item = &'a Person> {
+    outside(mail).filter_map(|address| row_of(mail, address))
+}
+
+/// The row that an address is. With the setting `all` an address is each of several rows as a party, and none of them here: nobody can tell which one
+/// the mail concerns.
+fn row_of<'a>(mail: &Mail<'a>, address: &EmailAddress) -> Option<&'a Person> {
+    let (_, people) = parties::people_of(address, mail.inside);
+    match parties::choose(people, mail.ambiguous) {
+        (parties::Choice::All, _) => None,
+        (_, chosen) => chosen.first().copied(),
+    }
+}
+
+/// A qualified or disqualified lead is history: what became of it is the contact's, or nobody's.
+fn lead(mail: &Mail<'_>) -> Option<Record> {
+    let mut leads = resolved(mail).filter(|person| person.active);
+    leads
+        .find(|person| person.record.table == Table::Lead)
+        .map(|person| person.record)
+}
+
+fn contact(mail: &Mail<'_>) -> Option<Record> {
+    resolved(mail)
+        .find(|person| person.record.table == Table::Contact)
+        .map(|person| person.record)
+}
+
+fn account(mail: &Mail<'_>) -> Option<Record> {
+    let shared = outside(mail).find_map(|address| company_of_namesakes(mail.found.people(address)));
+    shared.or_else(|| {
+        resolved(mail)
+            .find(|person| person.record.table == Table::Account)
+            .map(|person| person.record)
+    })
 }
 
 /// The one company of several active contacts that share an address.
-fn company_of_namesakes(people: &[Person]) -> Option<Uuid> {
+fn company_of_namesakes(people: &[Person]) -> Option<Record> {
     let mut companies = people
         .iter()
         .filter(|p| p.active && p.record.table == Table::Contact)
@@ -57,128 +244,11 @@ fn company_of_namesakes(people: &[Person]) -> Option<Uuid> {
     let first = companies.next()??;
     companies
         .all(|company| company == Some(first))
-        .then_some(first)
+        .then_some(Record {
+            table: Table::Account,
+            id: first,
+        })
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::HashSet;
-
-    use serde_json::json;
-
-    use super::*;
-    use crate::ids::EmailAddress;
-    use crate::mailboxes::Mailboxes;
-    use crate::nylas::wire;
-
-    fn person(table: Table, id: u128, account: Option<u128>) -> Person {
-        Person {
-            record: Record {
-                table,
-                id: Uuid::from_u128(id),
-            },
-            active: true,
-            account: account.map(Uuid::from_u128),
-            changed: None,
-        }
-    }
-
-    /// The regarding of a mail from `from` to `to`, where `ours.example` is inside.
-    fn regarding(from: &str, to: &[&str], known: &[(&str, Person)]) -> Option<(Table, u128)> {
-        let to: Vec<_> = to.iter().map(|email| json!({"email": email})).collect();
-        let message = wire::message(
-            &"g".parse().unwrap(),
-            &json!({"id": "m", "from": [{"email": from}], "to": to}),
-        );
-        let mut found = Found::default();
-        for (email, person) in known {
-            found.add_person(EmailAddress::parse(email).unwrap(), person.clone());
-        }
-        let domains = HashSet::from(["ours.example".to_owned()]);
-        let inside = Inside {
-            mailboxes: &Mailboxes::default(),
-            found: &found,
-            domains: &domains,
-        };
-        let record = of_message(&message.unwrap_or_else(|e| panic!("{e}")), &found, &inside)?;
-        Some((record.table, record.id.as_u128()))
-    }
-
-    #[test]
-    fn a_contact_outside_is_the_regarding_whoever_wrote() {
-        let known = [("eve@out.example", person(Table::Contact, 1, Some(9)))];
-        assert_eq!(
-            regarding("eve@out.example", &["ada@ours.example"], &known),
-            Some((Table::Contact, 1))
-        );
-        assert_eq!(
-            regarding(
-                "ada@ours.example",
-                &["x@out.example", "eve@out.example"],
-                &known
-            ),
-            Some((Table::Contact, 1))
-        );
-    }
-
-    #[test]
-    fn the_sender_comes_before_the_recipients_and_a_contact_before_an_account() {
-        let known = [
-            ("info@out.example", person(Table::Account, 5, None)),
-            ("a@out.example", person(Table::Contact, 1, None)),
-            ("b@out.example", person(Table::Contact, 2, None)),
-        ];
-        assert_eq!(
-            regarding(
-                "b@out.example",
-                &["a@out.example", "ada@ours.example"],
-                &known
-            ),
-            Some((Table::Contact, 2))
-        );
-        assert_eq!(
-            regarding("info@out.example", &["a@out.example"], &known),
-            Some((Table::Contact, 1))
-        );
-        assert_eq!(
-            regarding("info@out.example", &["ada@ours.example"], &known),
-            Some((Table::Account, 5))
-        );
-    }
-
-    #[test]
-    fn contacts_that_share_an_address_and_a_company_stand_for_the_company() {
-        let one = [
-            ("eve@out.example", person(Table::Contact, 1, Some(9))),
-            ("eve@out.example", person(Table::Contact, 2, Some(9))),
-        ];
-        assert_eq!(
-            regarding("eve@out.example", &["ada@ours.example"], &one),
-            Some((Table::Account, 9))
-        );
-        let two = [
-            ("eve@out.example", person(Table::Contact, 1, Some(9))),
-            ("eve@out.example", person(Table::Contact, 2, Some(8))),
-        ];
-        assert_eq!(
-            regarding("eve@out.example", &["ada@ours.example"], &two),
-            None
-        );
-    }
-
-    #[test]
-    fn people_inside_leads_and_strangers_are_no_regarding() {
-        let known = [
-            ("ada@ours.example", person(Table::Contact, 1, None)),
-            ("lead@out.example", person(Table::Lead, 2, None)),
-        ];
-        assert_eq!(
-            regarding(
-                "ada@ours.example",
-                &["lead@out.example", "x@out.example"],
-                &known
-            ),
-            None
-        );
-    }
-}
+mod tests;

@@ -17,9 +17,11 @@ use mailverse::dataverse::write::{CreateOutcome, EmailWrite, WriteMode};
 use mailverse::ids::{ActivityId, EmailAddress};
 use mailverse::mailboxes::Mailboxes;
 use mailverse::mapping::{self, Direction, Findings};
-use mailverse::message::omissions_note;
+use mailverse::message::{Message, omissions_note};
 use mailverse::nylas::wire;
 use mailverse::policy::Inside;
+use mailverse::policy::document::Settings;
+use mailverse::regarding::{Decision, Mail, Step};
 use mailverse::{parties, regarding};
 use serde_json::{Map, Value, json};
 use twin::Twin;
@@ -121,7 +123,7 @@ fn mapped(given: &Value) -> Value {
             Direction::Incoming
         },
         parties: parties::of_message(&message, &inside, people::settings(given).ambiguous),
-        regarding: regarding::of_message(&message, inside.found, &inside),
+        regarding: decided(&message, &inside, &people::settings(given)),
         owner: id(&given["owner"]),
     };
     let email = mapping::email(&message, &findings);
@@ -142,6 +144,23 @@ fn mapped(given: &Value) -> Value {
         "left_out": omissions_note(&message.omissions),
         "email": email.row,
     })
+}
+
+/// By the settings of the case.
+fn decided(message: &Message, inside: &Inside<'_>, settings: &Settings) -> Decision {
+    let mail = Mail {
+        message,
+        found: inside.found,
+        inside,
+        folder: None,
+        settings: &settings.regarding,
+        ambiguous: settings.ambiguous,
+        tokens: &[],
+    };
+    match regarding::decide(&mail) {
+        Step::Decided(decision) => decision,
+        Step::Ask(further) => panic!("not decided: {further:?}"),
+    }
 }
 
 #[test]

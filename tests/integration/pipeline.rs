@@ -5,6 +5,8 @@
 //! | Does a message become the right row, once? | `delivery.rs` |
 //! | Who is on it, what does it concern, who owns it? | `people.rs` |
 //! | Who becomes a contact, of which company? | `contacts.rs` |
+//! | Which record does it concern, and what does finding out cost? | `regarding.rs` |
+//! | What if another client writes the same mail? | `theirs.rs` |
 //! | What is left out, and by which rule? | `policy.rs` |
 //! | What becomes of files? | `attachments.rs` |
 //! | What if a service does not answer? | `outages.rs` |
@@ -32,4 +34,6 @@ mod pause;
 mod people;
 mod policy;
 mod refusals;
+mod regarding;
+mod theirs;
 mod tracking;

@@ -23,6 +23,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use aws_sdk_dynamodb::Client;
+use backfill::Backfill;
 use chrono::{DateTime, TimeDelta, Utc};
 use mailverse::dataverse::DataverseClient;
 use mailverse::dataverse::write::WriteMode;
@@ -35,8 +36,9 @@ use mailverse::nylas::NylasClient;
 use mailverse::pipeline::{Fate, Handled, Pipeline, Run, Work};
 use mailverse::policy::Policy;
 use mailverse::policy::source::PolicySource;
+use mailverse::queue::MemoryQueue;
 use mailverse::secrets::SecretSource;
-use serde_json::Value;
+use serde_json::{Value, json};
 use twin::{Fault, Twin};
 use uuid::Uuid;
 
@@ -216,6 +218,49 @@ impl World {
     /// One run over one new message.
     pub(crate) async fn deliver_one(&mut self, grant: &str, id: &str) -> Fate {
         self.deliver(&[(grant, id)]).await.remove(0)
+    }
+
+    /// The schedule fires: every mailbox is listed, by a process of its own that shares the ledger.
+    pub(crate) async fn list_mailboxes(&mut self) {
+        let backfill = Backfill::new(self.another_pipeline().await, MemoryQueue::default());
+        let run = self.begin();
+        let event = json!({"source": "aws.scheduler", "time": self.now.to_rfc3339()});
+        let (outcome, _) = backfill.run(&event, || run).await.unwrap();
+        assert!(!outcome.cut_short && outcome.failed_mailboxes == 0);
+    }
+
+    /// Somebody in the organisation ties an email to Kites.
+    pub(crate) async fn somebody_changes(&self, email: Uuid) {
+        const CLIENT: &str = "11111111-2222-4333-8444-555555555555";
+        self.insert(
+            "systemuser",
+            json!({"lastname": "Somebody", "applicationid": CLIENT}),
+        );
+        let kites = format!("/accounts({})", self.people.kites);
+        let body = json!({"regardingobjectid_account_email@odata.bind": kites});
+        let url = self.twin.dataverse().url();
+        let token = self.twin.entra().issue_token_for(CLIENT, &url, 600);
+        self.patch_email(email, &token, &body).await;
+    }
+
+    /// Another client completes its email as received.
+    pub(crate) async fn complete(&self, email: Uuid) {
+        let url = self.twin.dataverse().url();
+        let token = self.twin.entra().issue_token(&url, 600);
+        let body = json!({"statecode": 1, "statuscode": 4});
+        self.patch_email(email, &token, &body).await;
+    }
+
+    async fn patch_email(&self, email: Uuid, token: &str, body: &Value) {
+        let url = self.twin.dataverse().url();
+        let call = reqwest::Client::new()
+            .patch(format!("{url}/api/data/v9.2/emails({email})"))
+            .bearer_auth(token)
+            .header("OData-Version", "4.0")
+            .header("OData-MaxVersion", "4.0")
+            .json(body);
+        let answer = call.send().await.unwrap();
+        assert_eq!(answer.status(), 204, "{}", answer.text().await.unwrap());
     }
 
     /// What the ledger says of a message.

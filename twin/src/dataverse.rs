@@ -15,7 +15,7 @@
 //! | What does a query understand?                    | `options.rs`, `tokens.rs`, `filter.rs`, `matching.rs`, `pattern.rs`, `read.rs` |
 //! | What can a client learn about tables, and change?| `definitions.rs` and the files below it, `csdl.rs` |
 //! | How much may a caller ask for?                   | `protection.rs`          |
-//! | What can a test change?                          | `settings.rs`            |
+//! | What can a test change?                          | `settings.rs`, `customise.rs` |
 //! | How does a batch behave?                         | `batch.rs`, `multipart.rs` |
 //! | What does an error look like?                    | `refusal.rs`             |
 
@@ -24,6 +24,7 @@ mod batch;
 mod binds;
 mod catalogue;
 mod csdl;
+mod customise;
 mod defaults;
 mod definitions;
 mod filter;

@@ -27,6 +27,7 @@ mod rules {
     pub(crate) mod plans;
     pub(crate) mod protection;
     pub(crate) mod queries;
+    pub(crate) mod regarding;
     pub(crate) mod states;
     pub(crate) mod tables;
     pub(crate) mod world;

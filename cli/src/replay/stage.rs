@@ -9,7 +9,7 @@ use backfill::{Backfill, BackfillError, Outcome};
 use chrono::{TimeDelta, Utc};
 use lambda_http::http::HeaderValue;
 use mailverse::dataverse::DataverseClient;
-use mailverse::dataverse::rows::{Record, Table};
+use mailverse::dataverse::rows::Target;
 use mailverse::dataverse::write::WriteMode;
 use mailverse::entra::request::EntraClient;
 use mailverse::entra::{Origin, TokenSource};
@@ -221,16 +221,16 @@ impl Stage {
     }
 
     /// What a person would call a record: its name in the offline organisation, else its table.
-    pub(crate) fn name(&self, record: Record) -> String {
-        let (kind, column) = match record.table {
-            Table::SystemUser => ("user", "fullname"),
-            Table::Queue => ("queue", "name"),
-            Table::Contact => ("contact", "fullname"),
-            Table::Account => ("account", "name"),
-            Table::Lead => ("lead", "fullname"),
+    pub(crate) fn name(&self, record: impl Into<Target>) -> String {
+        let record = record.into();
+        let (kind, column) = match record.table.as_str() {
+            "systemuser" => ("user", "fullname"),
+            "contact" | "lead" => (record.table.as_str(), "fullname"),
+            "incident" => ("case", "title"),
+            other => (other, "name"),
         };
         let offline = self.offline.as_ref();
-        let row = offline.and_then(|o| o.twin.dataverse().row(record.table.name(), record.id));
+        let row = offline.and_then(|o| o.twin.dataverse().row(&record.table, record.id));
         let name = row
             .as_ref()
             .and_then(|row| row.get(column))

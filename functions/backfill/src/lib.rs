@@ -1,8 +1,8 @@
 //! backfill: on a schedule, lists each mailbox's last 24 hours page by page and takes every page through the pipeline.
 //!
-//! It repairs what webhooks missed, and takes up what is waiting in the ledger: within that window by its list, and beyond it whatever is stranded,
-//! which is a message that nobody is at and that no queue has delivered for an hour after it should have.
-//! A message that cannot be settled now becomes a request on the sync queue; the page goes on.
+//! It repairs what webhooks missed, takes up what is waiting in the ledger, and looks for rows that other clients brought after ours. What waits is taken
+//! up within that window by its list, and beyond it when it is stranded, which is a message that nobody is at and that no queue has delivered for an hour
+//! after it should have. A message that cannot be settled now becomes a request on the sync queue; the page goes on.
 //! A mailbox that cannot be listed does not stop the others. A run that is short of time stops between two pages; the next run's window covers the rest.
 
 pub mod config;
@@ -16,6 +16,7 @@ use mailverse::dedupe::attention::OVERDUE;
 use mailverse::ids::MessageKey;
 use mailverse::message::Message;
 use mailverse::nylas::error::NylasError;
+use mailverse::pipeline::theirs::Listed;
 use mailverse::pipeline::{Fate, Handled, Pipeline, Run, Work};
 use mailverse::queue::SyncQueue;
 use mailverse::sync_request::{SyncRequest, Trigger};
@@ -185,6 +186,8 @@ impl<Q: SyncQueue> Backfill<Q> {
                 tracing::warn!(grant_id = %task.grant_id, messages = page.unreadable, "listed messages without a usable id");
             }
             outcome.listed += page.messages.len();
+            let listed: Vec<Listed> = page.messages.iter().filter_map(Listed::of).collect();
+            let begun_with = handled.len();
             // A few at a time, each with claims of its own: a page of large attachments may take longer than a lease.
             let mut messages = page.messages.into_iter().map(in_hand).peekable();
             while messages.peek().is_some() {
@@ -195,11 +198,23 @@ impl<Q: SyncQueue> Backfill<Q> {
                 }
                 handled.extend(done);
             }
+            let of_page = handled.get(begun_with..).unwrap_or_default();
+            self.reconcile(listed, of_page, &begin()).await;
             match page.next {
                 Some(next) => cursor = Some(next),
                 None => return Ok(()),
             }
         }
+    }
+
+    /// Looks for other clients' rows of the page's mails that were written lately.
+    async fn reconcile(&self, listed: Vec<Listed>, handled: &[Handled], run: &Run) {
+        let is_due = |listed: &Listed| {
+            let done = handled.iter().find(|done| done.key == *listed.key());
+            done.is_some_and(|done| listed.is_due(done, run.now))
+        };
+        let due: Vec<Listed> = listed.into_iter().filter(is_due).collect();
+        self.pipeline.reconcile(&due, run).await;
     }
 
     /// Whether a page that is begun now would only go on the sync queue, or not be settled in time.

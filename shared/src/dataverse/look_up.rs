@@ -1,20 +1,19 @@
-//! Everything that the writing of some messages has to know beforehand, in one `$batch` of queries.
+//! Everything that the writing of some messages has to know beforehand, in one `$batch` of queries. What comes of it: [`Found`].
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 
 use serde_json::Value;
 
 use super::DataverseClient;
 use super::batch::{Answer, MOST_OPERATIONS, Operation};
+use super::earlier;
 use super::error::DataverseError;
+pub use super::found::{Found, OpenRows};
+use super::names::TableNames;
 use super::query::{any_of, literal, rows};
-use super::rows::{
-    EMAIL_COLUMNS, ExistingEmail, Person, Record, RowState, Table, addresses, changed,
-    existing_email, guid,
-};
+use super::rows::{EMAIL_COLUMNS, Table, Target};
 use super::session::Session;
 use crate::ids::{ActivityId, EmailAddress, InternetMessageId};
-use crate::message::Message;
 
 /// Longest Message-ID that the column `messageid` holds, in UTF-16 code units (Dataverse facts §2.1). A longer one is not written, so it is not
 /// searched for either: two different ids may agree in their first 320 characters.
@@ -27,191 +26,43 @@ pub struct Questions {
     pub addresses: BTreeSet<EmailAddress>,
     /// Are these mails there already?
     pub emails: Vec<(ActivityId, Option<InternetMessageId>)>,
-    /// Are the mails there that these answer? Asked only where something depends on it.
+    /// Are these mails, which others answer, there?
     pub ancestors: BTreeSet<InternetMessageId>,
-}
-
-/// What was found.
-#[derive(Default)]
-pub struct Found {
-    people: HashMap<EmailAddress, Vec<Person>>,
-    made: HashSet<Record>,
-    by_key: HashMap<ActivityId, ExistingEmail>,
-    by_message_id: HashMap<String, Vec<ExistingEmail>>,
-}
-
-impl Found {
-    /// The rows that have this address, in order of precedence: by table, active before inactive. Where none has an address with a tag, those that have
-    /// it without the tag.
-    #[must_use]
-    pub fn people(&self, address: &EmailAddress) -> &[Person] {
-        let exactly = self.people.get(address);
-        exactly
-            .or_else(|| self.people.get(&address.without_tag()?))
-            .map_or(&[], Vec::as_slice)
-    }
-
-    /// Whether a row has the address as it is, tag included.
-    #[must_use]
-    pub fn knows_exactly(&self, address: &EmailAddress) -> bool {
-        self.people.contains_key(address)
-    }
-
-    /// Whether the row was made for a mail of this run.
-    #[must_use]
-    pub fn was_made(&self, record: Record) -> bool {
-        self.made.contains(&record)
-    }
-
-    /// Forgets which mails have a row, as if none had.
-    pub fn forget_rows(&mut self) {
-        self.by_key.clear();
-        self.by_message_id.clear();
-    }
-
-    /// Notes that a row was made for a mail of this run.
-    pub fn note_made(&mut self, record: Record) {
-        self.made.insert(record);
-    }
-
-    /// Adds a contact that was made for a mail of this run.
-    pub fn add_made(&mut self, address: EmailAddress, contact: Person) {
-        self.made.insert(contact.record);
-        self.add_person(address, contact);
-    }
-
-    /// The row of this key.
-    #[must_use]
-    pub fn by_key(&self, id: ActivityId) -> Option<&ExistingEmail> {
-        self.by_key.get(&id)
-    }
-
-    /// A completed row of the same mail under another key: put there by server-side sync or by a person.
-    ///
-    /// Message-IDs are chosen by senders, so a row of another sender is another mail, whoever wrote it; one that names no sender, or a mail
-    /// without one, is taken at its Message-ID.
-    #[must_use]
-    pub fn by_message_id(
-        &self,
-        id: &InternetMessageId,
-        sender: Option<&EmailAddress>,
-        ours: ActivityId,
-    ) -> Option<&ExistingEmail> {
-        let same_sender = |email: &ExistingEmail| match (&email.sender, sender) {
-            (Some(theirs), Some(ours)) => theirs == ours,
-            _ => true,
-        };
-        self.by_message_id.get(id.as_str())?.iter().find(|email| {
-            email.activity_id != ours && email.state == RowState::Completed && same_sender(email)
-        })
-    }
-
-    /// [`Self::by_message_id`] of a message.
-    #[must_use]
-    pub fn by_mail(&self, message: &Message) -> Option<&ExistingEmail> {
-        let id = message.internet_message_id.as_ref()?;
-        self.by_message_id(id, message.author(), message.activity_id())
-    }
-
-    /// Whether a mail that this one answers is in Dataverse, completed. It has to have been asked for ([`Questions::ancestors`]).
-    #[must_use]
-    pub fn answers_tracked_mail(&self, message: &Message) -> bool {
-        let rows = message
-            .ancestors
-            .iter()
-            .filter_map(|id| self.by_message_id.get(id.as_str()));
-        rows.flatten()
-            .any(|email| email.state == RowState::Completed)
-    }
-
-    /// Adds a row that has an address; for tests of the pure steps and for this module.
-    pub fn add_person(&mut self, address: EmailAddress, person: Person) {
-        let people = self.people.entry(address).or_default();
-        if !people.iter().any(|known| known.record == person.record) {
-            people.push(person);
-            people.sort_by_key(|person| (person.record.table, !person.active, person.record.id));
-        }
-    }
-
-    /// Adds a row of `emails`; for tests of the pure steps.
-    #[cfg(test)]
-    pub(crate) fn add_email(&mut self, row: &Value) {
-        self.read_emails(std::slice::from_ref(row));
-    }
-
-    fn read_people(&mut self, table: Table, rows: &[Value]) {
-        for row in rows {
-            let Some(id) = guid(row, table.key()) else {
-                continue;
-            };
-            let active = match table {
-                Table::SystemUser => row.get("isdisabled").and_then(Value::as_bool) != Some(true),
-                Table::Queue | Table::Contact | Table::Account | Table::Lead => {
-                    row.get("statecode").and_then(Value::as_i64) == Some(0)
-                }
-            };
-            let parent = "_parentcustomerid_value";
-            let of_company = row
-                .get(format!("{parent}@Microsoft.Dynamics.CRM.lookuplogicalname"))
-                .and_then(Value::as_str);
-            let account = guid(row, parent).filter(|_| of_company == Some("account"));
-            for address in addresses(row, table) {
-                self.add_person(
-                    address,
-                    Person {
-                        record: Record { table, id },
-                        active,
-                        account,
-                        changed: changed(row),
-                    },
-                );
-            }
-        }
-    }
-
-    fn read_emails(&mut self, rows: &[Value]) {
-        for row in rows {
-            let Some(email) = existing_email(row) else {
-                continue;
-            };
-            let id = email.activity_id;
-            // Compared here with case once more: Dataverse compares without, and Message-IDs differ by case.
-            if let Some(message_id) = row
-                .get("messageid")
-                .and_then(Value::as_str)
-                .and_then(InternetMessageId::from_header)
-            {
-                let known = self
-                    .by_message_id
-                    .entry(message_id.as_str().to_owned())
-                    .or_default();
-                if !known.iter().any(|other| other.activity_id == id) {
-                    known.push(email.clone());
-                    known.sort_by_key(|email| email.activity_id);
-                }
-            }
-            self.by_key.insert(id, email);
-        }
-    }
+    /// Which mails have these tracking tokens?
+    pub tokens: BTreeSet<String>,
+    /// Are these rows there? Only those are asked for whose table's names are known.
+    pub records: BTreeSet<Target>,
 }
 
 /// What a query is about, so that its rows are read as such.
-#[derive(Clone, Copy)]
 enum About {
     People(Table),
     Emails,
+    Earlier,
+    Records(String, TableNames),
 }
 
 impl About {
-    /// The table of a query that may go without an answer.
+    /// Whether a query may go without an answer.
     ///
     /// Leads come with the sales app; an organisation without it answers 404 to the whole table (Dataverse facts §5, §12; the status is inferred). A query
     /// that finds nothing answers 200. Every organisation has queues, but a role that was made for an earlier version may not read them: 403.
-    fn goes_without(self, status: u16) -> Option<Table> {
+    ///
+    /// A record that the policy names is taken to be missing, whatever the refusal: it must not keep mail out.
+    fn goes_without(&self, status: u16) -> bool {
         match self {
-            Self::People(table @ Table::Lead) if status == 404 => Some(table),
-            Self::People(table @ Table::Queue) if matches!(status, 403 | 404) => Some(table),
-            Self::People(_) | Self::Emails => None,
+            Self::People(Table::Lead) => status == 404,
+            Self::People(Table::Queue) => matches!(status, 403 | 404),
+            Self::Records(..) => matches!(status, 400 | 403 | 404),
+            Self::People(_) | Self::Emails | Self::Earlier => false,
+        }
+    }
+
+    fn table(&self) -> &str {
+        match self {
+            Self::People(table) => table.name(),
+            Self::Emails | Self::Earlier => "email",
+            Self::Records(table, _) => table,
         }
     }
 }
@@ -227,7 +78,13 @@ impl DataverseClient {
         questions: &Questions,
     ) -> Result<Found, DataverseError> {
         let mut found = Found::default();
-        let queries = queries(questions);
+        let mut queries = queries(questions);
+        let of_records = self.record_queries(&questions.records, &mut found);
+        queries.extend(
+            of_records
+                .into_iter()
+                .map(|(table, names, path)| (About::Records(table, names), path)),
+        );
         for some in queries.chunks(MOST_OPERATIONS) {
             let operations: Vec<Operation> = some
                 .iter()
@@ -236,18 +93,20 @@ impl DataverseClient {
             let answers = self.batch(session, &operations).await?;
             for ((about, _), parts) in some.iter().zip(answers) {
                 for answer in &parts {
-                    if let Some(table) = about.goes_without(answer.status) {
+                    if about.goes_without(answer.status) {
                         tracing::info!(
-                            table = table.name(),
+                            table = about.table(),
                             status = answer.status,
                             "this organisation has no such table, or the application may not read it"
                         );
                         continue;
                     }
                     let rows = self.all_rows(session, answer).await?;
-                    match *about {
-                        About::People(table) => found.read_people(table, &rows),
+                    match about {
+                        About::People(table) => found.read_people(*table, &rows),
                         About::Emails => found.read_emails(&rows),
+                        About::Earlier => found.read_earlier(&rows),
+                        About::Records(table, names) => found.read_records(table, names, &rows),
                     }
                 }
             }
@@ -264,8 +123,19 @@ impl DataverseClient {
         if !answer.is_success() {
             return Err(super::part_error(answer));
         }
+        let first = serde_json::from_slice(&answer.body);
+        let first = first.map_err(|_| super::unreadable("a query's answer"))?;
+        self.pages_from(session, first).await
+    }
+
+    /// The rows of a page and of those that follow it.
+    pub(super) async fn pages_from(
+        &self,
+        session: &Session,
+        first: Value,
+    ) -> Result<Vec<Value>, DataverseError> {
         let unreadable = || super::unreadable("a query's answer");
-        let mut page: Value = serde_json::from_slice(&answer.body).map_err(|_| unreadable())?;
+        let mut page = first;
         let mut all = Vec::new();
         let mut seen = HashSet::new();
         loop {
@@ -319,18 +189,21 @@ fn queries(questions: &Questions) -> Vec<(About, String)> {
         terms.extend(message_id.iter().flat_map(with_message_id));
         terms
     });
-    let ancestors = questions.ancestors.iter().map(with_message_id);
-    let ancestors = ancestors.filter(|terms| !terms.is_empty());
     queries.extend(
-        any_of(terms.chain(ancestors))
+        any_of(terms)
             .iter()
             .map(|filter| (About::Emails, rows("emails", EMAIL_COLUMNS, filter))),
+    );
+    queries.extend(
+        earlier::queries(questions)
+            .into_iter()
+            .map(|path| (About::Earlier, path)),
     );
     queries
 }
 
 /// Comparisons with a Message-ID; none when it is longer than its column.
-fn with_message_id(id: &InternetMessageId) -> Vec<String> {
+pub(super) fn with_message_id(id: &InternetMessageId) -> Vec<String> {
     if !fits_its_column(id) {
         return Vec::new();
     }
@@ -408,54 +281,23 @@ mod tests {
     }
 
     #[test]
-    fn a_tagged_address_is_the_plain_one_only_when_nothing_has_it_exactly() {
-        let person = |id| Person {
-            record: Record {
-                table: Table::Contact,
-                id: Uuid::from_u128(id),
-            },
-            active: id != 2,
-            account: None,
-            changed: None,
-        };
-        let mut found = Found::default();
-        found.add_person(address("ada@example.com"), person(1));
-        let id = |found: &Found, text: &str| {
-            let people = found.people(&address(text)).iter();
-            people
-                .map(|person| person.record.id.as_u128())
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(id(&found, "ada+kites@example.com"), [1]);
-        assert_eq!(id(&found, "adam+kites@example.com"), [0; 0]);
-        found.add_person(address("ada+kites@example.com"), person(2));
-        assert_eq!(id(&found, "ada+kites@example.com"), [2], "inactive or not");
-        assert_eq!(id(&found, "ada@example.com"), [1]);
-    }
-
-    #[test]
     fn queues_that_cannot_be_read_and_leads_that_are_not_there_are_done_without() {
-        let goes_without = |table, status| About::People(table).goes_without(status).is_some();
+        let goes_without = |table, status| About::People(table).goes_without(status);
         assert!(goes_without(Table::Lead, 404) && !goes_without(Table::Lead, 403));
         assert!(goes_without(Table::Queue, 404) && goes_without(Table::Queue, 403));
         for table in [Table::SystemUser, Table::Contact, Table::Account] {
             assert!(!goes_without(table, 404) && !goes_without(table, 403));
         }
-        assert!(About::Emails.goes_without(404).is_none());
+        assert!(!About::Emails.goes_without(404) && !About::Earlier.goes_without(404));
         assert!(!goes_without(Table::Queue, 500) && !goes_without(Table::Queue, 429));
     }
 
-    fn answer_to(message_id: &str) -> Message {
-        let headers = serde_json::json!([{"name": "In-Reply-To", "value": message_id}]);
-        let object = serde_json::json!({"id": "m", "headers": headers});
-        crate::nylas::wire::message(&"g".parse().unwrap(), &object).unwrap()
-    }
-
     #[test]
-    fn the_mail_that_is_answered_is_asked_for_and_found_when_it_is_completed() {
-        let answer = answer_to("<a@x>");
+    fn the_mails_that_are_answered_are_asked_for_in_a_query_of_their_own() {
         let questions = Questions {
-            ancestors: answer.ancestors.iter().cloned().collect(),
+            ancestors: InternetMessageId::from_header("<a@x>")
+                .into_iter()
+                .collect(),
             ..Questions::default()
         };
         let asked = queries(&questions);
@@ -465,20 +307,6 @@ mod tests {
                 .1
                 .contains(&crate::http::encoded("messageid eq '<a@x>'"))
         );
-        for (state, message_id, expected) in [
-            (1, "<a@x>", true),
-            (0, "<a@x>", false),
-            (2, "a@x", false),
-            (1, "<A@x>", false),
-        ] {
-            let mut found = Found::default();
-            found.read_emails(&[row(9, message_id, "ada@example.com", state)]);
-            assert_eq!(
-                found.answers_tracked_mail(&answer),
-                expected,
-                "{state} {message_id}"
-            );
-        }
     }
 
     #[test]
@@ -495,53 +323,5 @@ mod tests {
         });
         assert_eq!(asked.len(), 1);
         assert!(!asked[0].1.contains("messageid%20eq"));
-    }
-
-    fn row(n: u128, message_id: &str, sender: &str, state: i64) -> Value {
-        serde_json::json!({"activityid": Uuid::from_u128(n), "messageid": message_id, "sender": sender, "statecode": state})
-    }
-
-    fn found(rows: &[Value], message_id: &str, sender: &str, ours: u128) -> Option<u128> {
-        let mut found = Found::default();
-        found.read_emails(rows);
-        let id = InternetMessageId::from_header(message_id).unwrap();
-        let sender = EmailAddress::parse(sender);
-        let ours = ActivityId::new(Uuid::from_u128(ours));
-        found
-            .by_message_id(&id, sender.as_ref(), ours)
-            .map(|email| email.activity_id.uuid().as_u128())
-    }
-
-    #[test]
-    fn a_row_of_the_same_id_in_another_case_is_another_mail() {
-        let rows = [row(9, "<A@x>", "ada@example.com", 1)];
-        assert_eq!(found(&rows, "<a@x>", "ada@example.com", 1), None);
-        assert_eq!(found(&rows, "A@x", "ada@example.com", 1), Some(9));
-        assert_eq!(
-            found(&rows, "A@x", "ada@example.com", 9),
-            None,
-            "that is our own row"
-        );
-    }
-
-    #[test]
-    fn a_row_of_another_sender_is_another_mail() {
-        let rows = [row(9, "<a@x>", "mallory@example.net", 1)];
-        assert_eq!(found(&rows, "<a@x>", "ada@example.com", 1), None);
-        assert_eq!(
-            found(&rows, "<a@x>", "", 1),
-            Some(9),
-            "nobody knows who sent it"
-        );
-        let silent = [row(9, "<a@x>", "", 1)];
-        assert_eq!(found(&silent, "<a@x>", "ada@example.com", 1), Some(9));
-    }
-
-    #[test]
-    fn a_row_that_is_not_completed_carries_no_mail() {
-        for state in [0, 2] {
-            let rows = [row(9, "<a@x>", "ada@example.com", state)];
-            assert_eq!(found(&rows, "<a@x>", "ada@example.com", 1), None);
-        }
     }
 }

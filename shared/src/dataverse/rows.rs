@@ -1,6 +1,7 @@
 //! The tables, columns and binding names that we use. Source: Dataverse facts §2, §5, §6 and §15.
 
 use chrono::{DateTime, Utc};
+use serde::Serialize;
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -101,12 +102,33 @@ impl Record {
     pub fn party_binding_name(self) -> String {
         format!("partyid_{}@odata.bind", self.table.name())
     }
+}
 
-    /// `regardingobjectid_contact_email@odata.bind`: the suffixed name, which `email` itself declares (Dataverse facts §6).
-    #[must_use]
-    pub fn regarding_binding_name(self) -> String {
-        format!("regardingobjectid_{}_email@odata.bind", self.table.name())
+/// One row of any table: what a mail may concern. Its binding names are those of its table ([`super::names`]).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+pub struct Target {
+    /// Logical name of its table.
+    pub table: String,
+    /// Its primary key.
+    pub id: Uuid,
+}
+
+impl From<Record> for Target {
+    fn from(record: Record) -> Self {
+        Self {
+            table: record.table.name().to_owned(),
+            id: record.id,
+        }
     }
+}
+
+/// The row that a lookup column leads to, and its table, which the annotation beside it names; `None` when either is missing.
+pub(super) fn target(row: &Value, column: &str) -> Option<Target> {
+    let table = row.get(format!("{column}@Microsoft.Dynamics.CRM.lookuplogicalname"))?;
+    Some(Target {
+        table: table.as_str()?.to_owned(),
+        id: guid(row, column)?,
+    })
 }
 
 /// A row that has an address.
@@ -144,6 +166,12 @@ pub struct ExistingEmail {
     pub sender: Option<EmailAddress>,
     /// Whether it has a regarding record.
     pub has_regarding: bool,
+    /// That record, where the answer says of which table it is: answers to batches of queries do.
+    pub regarding: Option<Target>,
+    /// How many attachments it has; computed by Dataverse.
+    pub attachments: i64,
+    /// Who changed it last is not who made it: somebody worked with it.
+    pub changed_by_another: bool,
     /// Its version.
     pub etag: Option<String>,
 }
@@ -170,7 +198,15 @@ pub(super) fn existing_email(row: &Value) -> Option<ExistingEmail> {
             .get("sender")
             .and_then(Value::as_str)
             .and_then(EmailAddress::parse),
-        has_regarding: guid(row, "_regardingobjectid_value").is_some(),
+        has_regarding: guid(row, REGARDING).is_some(),
+        regarding: target(row, REGARDING),
+        attachments: row
+            .get("attachmentcount")
+            .and_then(Value::as_i64)
+            .unwrap_or_default(),
+        changed_by_another: guid(row, "_createdby_value")
+            .zip(guid(row, "_modifiedby_value"))
+            .is_some_and(|(made, changed)| made != changed),
         etag: row
             .get("@odata.etag")
             .and_then(Value::as_str)
@@ -179,8 +215,11 @@ pub(super) fn existing_email(row: &Value) -> Option<ExistingEmail> {
 }
 
 /// What is read of an email.
-pub(super) const EMAIL_COLUMNS: &str =
-    "activityid,messageid,sender,statecode,_regardingobjectid_value";
+pub(super) const EMAIL_COLUMNS: &str = "activityid,messageid,sender,statecode,attachmentcount,_regardingobjectid_value,\
+     _createdby_value,_modifiedby_value";
+
+/// The record that an email concerns, as a query names it.
+pub(super) const REGARDING: &str = "_regardingobjectid_value";
 
 /// A key or the value of a lookup.
 pub(super) fn guid(row: &Value, column: &str) -> Option<Uuid> {

@@ -17,8 +17,9 @@ use uuid::Uuid;
 
 use super::batch::{Answer, Change, Operation};
 use super::error::{DataverseError, ErrorCode};
+use super::names::TableNames;
 use super::query::{row, rows};
-use super::rows::{EMAIL_COLUMNS, ExistingEmail, Record, RowState, existing_email, guid};
+use super::rows::{EMAIL_COLUMNS, ExistingEmail, RowState, Target, existing_email, guid};
 use super::session::Session;
 use super::{DataverseClient, part_error};
 use crate::ids::ActivityId;
@@ -262,13 +263,11 @@ impl DataverseClient {
         &self,
         session: &Session,
         email: &ExistingEmail,
-        regarding: Record,
+        regarding: &Target,
+        names: &TableNames,
     ) -> Result<(), DataverseError> {
         let mut body = Map::new();
-        body.insert(
-            regarding.regarding_binding_name(),
-            Value::from(regarding.binding()),
-        );
+        names.bind(regarding, &mut body);
         self.update(
             session,
             email.activity_id.uuid(),
@@ -294,7 +293,7 @@ impl DataverseClient {
         }
     }
 
-    async fn update(
+    pub(super) async fn update(
         &self,
         session: &Session,
         id: Uuid,

@@ -324,7 +324,7 @@ pub(super) fn milliseconds(time: DateTime<Utc>) -> AttributeValue {
     AttributeValue::N(time.timestamp_millis().to_string())
 }
 
-fn shortened(reason: &str) -> &str {
+pub(super) fn shortened(reason: &str) -> &str {
     reason
         .get(..reason.floor_char_boundary(LONGEST_REASON))
         .unwrap_or(reason)
@@ -378,6 +378,7 @@ pub(super) fn read_entry(item: &HashMap<String, AttributeValue>) -> Result<Entry
         activity_id: text("activity_id")
             .and_then(|id| id.parse().ok())
             .map(ActivityId::new),
+        changed_at: number(item, "changed_at_ms").and_then(DateTime::from_timestamp_millis),
     })
 }
 

@@ -14,7 +14,7 @@ fn findings(direction: Direction) -> Findings {
     Findings {
         direction,
         parties: Vec::new(),
-        regarding: None,
+        regarding: Decision::default(),
         owner: None,
     }
 }

@@ -50,6 +50,7 @@ fn questions(group: &[Candidate], ground: &Ground) -> Questions {
         job,
         message,
         effective,
+        clues,
         ..
     } in group
     {
@@ -67,11 +68,7 @@ fn questions(group: &[Candidate], ground: &Ground) -> Questions {
         questions
             .emails
             .push((message.activity_id(), message.internet_message_id.clone()));
-        if effective.asks_for_ancestors() {
-            questions
-                .ancestors
-                .extend(message.ancestors.iter().cloned());
-        }
+        clues.ask(message, effective, &mut questions);
     }
     questions
 }

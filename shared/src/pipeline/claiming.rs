@@ -56,18 +56,19 @@ impl Pipeline {
                     });
                     continue;
                 }
-                Ok(Claim::Settled(entry)) => match Fate::of_entry(entry) {
-                    Some(fate) => {
+                Ok(Claim::Settled(entry)) => match (entry.changed_at, Fate::of_entry(entry)) {
+                    (settled_at, Some(fate)) => {
                         handled.push(Handled {
                             key,
                             fate,
                             settled_before: true,
                             decision: None,
+                            settled_at,
                             summary: None,
                         });
                         continue;
                     }
-                    None => Failure::soon("the ledger's item is incomplete"),
+                    (_, None) => Failure::soon("the ledger's item is incomplete"),
                 },
                 Ok(Claim::HeldUntil(until)) => {
                     let wait = (until - run.now).to_std().unwrap_or_default();
@@ -136,6 +137,7 @@ impl Pipeline {
                 fate,
                 settled_before: false,
                 decision,
+                settled_at: None,
                 summary,
             }
         });
@@ -158,6 +160,7 @@ fn unclaimed(key: MessageKey, failure: Failure, receive_count: u32, run: &Run) -
         fate,
         settled_before: false,
         decision: None,
+        settled_at: None,
         summary: None,
     }
 }

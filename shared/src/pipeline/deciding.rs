@@ -4,6 +4,7 @@ use super::Pipeline;
 use super::fate::{Failure, Run};
 use super::ground::Ground;
 use super::job::{Candidate, Ended, Job};
+use super::regard::Clues;
 use crate::dataverse::look_up::Found;
 use crate::message::Message;
 use crate::policy::Verdict;
@@ -36,6 +37,7 @@ impl Pipeline {
             match verdict {
                 Verdict::Skip(rule) => ended.push(job.skipped(rule, &message)),
                 Verdict::Track | Verdict::Open => candidates.push(Candidate {
+                    clues: Clues::of(&message, &effective, &folders),
                     job,
                     message,
                     effective,

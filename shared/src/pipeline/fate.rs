@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::dataverse::error::DataverseError;
-use crate::dataverse::rows::Record;
+use crate::dataverse::rows::Target;
 use crate::dedupe::ledger::Settlement;
 use crate::dedupe::{ClaimToken, Entry, State};
 use crate::entra::TokenError;
@@ -226,6 +226,8 @@ pub struct Handled {
     pub fate: Fate,
     /// It was in this state before the run.
     pub settled_before: bool,
+    /// When that was, if so.
+    pub settled_at: Option<DateTime<Utc>>,
     /// What the policy said of it, rule by rule; `None` when the run did not get to ask. Holds no content.
     pub decision: Option<Decision>,
     /// What it looks like, for people; never logged. `None` when the run did not get to read it.
@@ -270,7 +272,7 @@ pub struct Summary {
     /// Who is on it; empty when nobody had to know.
     pub parties: Vec<Party>,
     /// The record that it concerns.
-    pub regarding: Option<Record>,
+    pub regarding: Option<Target>,
 }
 
 /// A failed step: what to do next and what to tell the ledger. One failed call can fail many messages.

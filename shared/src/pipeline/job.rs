@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::fate::{Failure, Fate, Run, Summary};
+use super::regard::Clues;
 use crate::dataverse::rows::Record;
 use crate::decision::DecisionRecord;
 use crate::dedupe::kept::DecidedRow;
@@ -36,6 +37,8 @@ pub(super) struct Candidate {
     pub(super) effective: Effective,
     /// The folders of its mailbox.
     pub(super) folders: Arc<Folders>,
+    /// What it says of its regarding by itself.
+    pub(super) clues: Clues,
 }
 
 /// A message whose story is over, before it is settled.
@@ -152,6 +155,6 @@ pub(super) fn summary(message: &Message, findings: Findings) -> Summary {
         subject: message.subject.clone(),
         direction: Some(direction),
         parties,
-        regarding,
+        regarding: regarding.choice.map(|choice| choice.target),
     }
 }

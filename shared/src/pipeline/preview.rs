@@ -5,12 +5,15 @@
 
 use std::collections::BTreeSet;
 
-use super::job::Job;
+use super::ground::Ground;
+use super::job::{Candidate, Job};
 use super::newcomers::newcomers;
-use super::{Fate, Pipeline, Run, findings};
+use super::{Fate, Pipeline, Prepared, Run, findings};
+use crate::dataverse::look_up::Found;
 use crate::decision::DecisionRecord;
 use crate::dedupe::kept::DecidedRow;
 use crate::ids::MessageKey;
+use crate::mapping::Findings;
 use crate::message::Message;
 use crate::policy::document::Content;
 
@@ -64,21 +67,13 @@ impl Pipeline {
         if let Some(mut prepared) = prepared {
             for (tracked, mut found) in std::mem::take(&mut prepared.groups) {
                 found.forget_rows();
-                for candidate in tracked {
-                    let contacts = newcomers(&candidate, &found, &prepared.ground).len();
-                    let findings = findings(&candidate, &found, &prepared.ground);
-                    let omissions = &candidate.message.omissions;
-                    let record = candidate.job.record();
-                    previews.push(Preview {
-                        record: record.map(|record| {
-                            record.with_findings(&findings, DecidedRow::None, omissions)
-                        }),
-                        outcome: Foreseen::Tracked {
-                            content: candidate.effective.content,
-                            contacts,
-                        },
-                        key: candidate.job.key,
-                    });
+                let Prepared {
+                    session, ground, ..
+                } = &prepared;
+                let regarded = self.regard(session, tracked, &mut found, ground, run, &mut ended);
+                for (candidate, regarding) in regarded.await {
+                    let findings = findings(&candidate, regarding, &found, ground);
+                    previews.push(foreseen(candidate, &findings, &found, ground));
                 }
             }
         }
@@ -98,5 +93,18 @@ impl Pipeline {
         }));
         previews.sort_by(|one, other| one.key.cmp(&other.key));
         previews
+    }
+}
+
+fn foreseen(candidate: Candidate, findings: &Findings, found: &Found, ground: &Ground) -> Preview {
+    let omissions = &candidate.message.omissions;
+    let record = candidate.job.record();
+    Preview {
+        record: record.map(|record| record.with_findings(findings, DecidedRow::None, omissions)),
+        outcome: Foreseen::Tracked {
+            content: candidate.effective.content,
+            contacts: newcomers(&candidate, found, ground).len(),
+        },
+        key: candidate.job.key,
     }
 }

@@ -20,7 +20,6 @@ use crate::ids::ActivityId;
 use crate::mapping::{self, Findings};
 use crate::message::{Attachment, Message, Omission, omissions_note};
 use crate::nylas::error::NylasError;
-use crate::policy::document::Content;
 use crate::retry::RECEIVE_LIMIT;
 
 /// Longest attachment, in bytes of the file. The organisation's limit (`maxuploadfilesize`, 5 MiB unless changed) counts base64, four bytes for three
@@ -42,15 +41,8 @@ pub(super) struct Mail {
 }
 
 impl Mail {
-    /// A mail with what `content` lets be stored of it.
-    pub(super) fn new(
-        job: Job,
-        mut message: Message,
-        findings: Findings,
-        content: Content,
-        begun: bool,
-    ) -> Self {
-        mapping::limit(&mut message, content);
+    /// A mail to write, as far as the policy lets it be stored.
+    pub(super) fn new(job: Job, message: Message, findings: Findings, begun: bool) -> Self {
         let mut email = mapping::email(&message, &findings);
         let mut omissions = message.omissions.clone();
         if message.internet_message_id.is_some() && !email.row.contains_key("messageid") {

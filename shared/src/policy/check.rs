@@ -14,6 +14,7 @@ use super::document::{
 };
 use super::effective::{domain, is_within};
 use crate::ids::EmailAddress;
+use crate::regarding::token;
 
 /// Longest document. A DynamoDB item holds 400 KB, and there has to be room for what stands beside it.
 const LONGEST_DOCUMENT: usize = 350_000;
@@ -286,11 +287,12 @@ impl Checks {
                 self.found(&format!("{place}.folder"), "is named twice");
             }
             let is_known = REGARDING_TABLES.contains(&rule.table.as_str())
-                || custom.is_some_and(|custom| custom.table == rule.table);
+                || custom.is_some_and(|custom| custom.table == rule.table)
+                || is_custom(&rule.table);
             if !is_known {
                 let known = REGARDING_TABLES.join(", ");
                 let what = format!(
-                    "is no table that a mail can concern; these are: {known}, and the table of defaults.regarding.app.custom"
+                    "is no table that a mail can concern; these are: {known}, and custom tables such as new_project"
                 );
                 self.found(&format!("{place}.table"), what);
             }
@@ -371,12 +373,8 @@ impl Checks {
             }
         }
         let setting = format!("{place}.tracking_token");
-        match regex_lite::Regex::new(&regarding.tracking_token) {
-            Err(error) => self.found(&setting, format!("is no regular expression: {error}")),
-            Ok(pattern) if pattern.is_match("") => {
-                self.found(&setting, "matches every subject");
-            }
-            Ok(_) => {}
+        if let Err(what) = token::check(&regarding.tracking_token) {
+            self.found(&setting, what);
         }
         if regarding.app != App::None && !regarding.order.contains(&RegardingSource::App) {
             let what = "is never asked: defaults.regarding.order does not name app";
@@ -400,6 +398,15 @@ impl Checks {
             }
         }
     }
+}
+
+/// Whether a table's name is that of a custom one: with its publisher's prefix. Whether a mail can concern it, its definition tells when it is needed.
+fn is_custom(table: &str) -> bool {
+    let is_part = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    let prefixed = table
+        .split_once('_')
+        .is_some_and(|(prefix, name)| !prefix.is_empty() && !name.is_empty());
+    prefixed && table.starts_with(|c: char| c.is_ascii_lowercase()) && table.chars().all(is_part)
 }
 
 /// The domains of a list that are some, each with its place.

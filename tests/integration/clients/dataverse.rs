@@ -2,7 +2,8 @@
 
 use mailverse::dataverse::error::DataverseError;
 use mailverse::dataverse::look_up::{Found, Questions};
-use mailverse::dataverse::rows::{Record, RowState, Table};
+use mailverse::dataverse::names::TableNames;
+use mailverse::dataverse::rows::{Record, RowState, Table, Target};
 use mailverse::dataverse::session::Session;
 use mailverse::dataverse::write::{CreateOutcome, EmailWrite};
 use mailverse::dataverse::{AccessToken, DataverseClient};
@@ -307,10 +308,11 @@ async fn a_regarding_is_filled_only_while_the_row_is_as_it_was_seen() {
         .dataverse()
         .insert("contact", json!({"lastname": "x"}))
         .unwrap();
-    let record = Record {
+    let record = Target::from(Record {
         table: Table::Contact,
         id: contact,
-    };
+    });
+    let names = TableNames::documented("contact").unwrap();
     let seen = bench
         .client
         .existing(&bench.session(), email(1).activity_id)
@@ -320,12 +322,12 @@ async fn a_regarding_is_filled_only_while_the_row_is_as_it_was_seen() {
     assert!(!seen.has_regarding);
     bench
         .client
-        .fill_regarding(&bench.session(), &seen, record)
+        .fill_regarding(&bench.session(), &seen, &record, &names)
         .await
         .unwrap();
     let again = bench
         .client
-        .fill_regarding(&bench.session(), &seen, record)
+        .fill_regarding(&bench.session(), &seen, &record, &names)
         .await;
     assert!(
         matches!(again, Err(DataverseError::Stale { .. })),

@@ -40,6 +40,7 @@ async fn the_first_claim_wins_and_is_the_first_attempt(bench: Bench) {
         gave_up: false,
         reason: None,
         activity_id: None,
+        changed_at: Some(now()),
     };
     assert_eq!(bench.entry().await, expected);
 }
@@ -111,6 +112,7 @@ async fn a_written_or_dead_message_is_final(bench: Bench) {
         gave_up: false,
         reason: Some("left out: date".to_owned()),
         activity_id: Some(activity()),
+        changed_at: Some(now()),
     };
     for claim in [
         bench.claim(worker(2), far).await,

@@ -5,6 +5,8 @@ use std::collections::{BTreeSet, HashMap};
 use aws_sdk_dynamodb::types::AttributeValue;
 use mailverse::dedupe::ledger::{Ledger, LedgerError, Settlement};
 use mailverse::dedupe::{ClaimRequest, Entry, LEASE, State, table};
+use mailverse::ids::ActivityId;
+use uuid::Uuid;
 
 use super::{
     Bench, activity, contract, dead, item_key, key, now, released, revisited, skipped, worker,
@@ -22,6 +24,8 @@ contract! {
     an_item_that_this_build_cannot_read_is_left_alone
     a_table_that_is_missing_is_an_outage_and_not_a_lost_claim
     a_table_that_is_there_stays
+    a_row_that_gave_way_to_anothers_is_replaced_and_nothing_else
+    only_a_written_message_has_a_row_that_can_give_way
 }
 
 async fn a_worker_that_lost_its_claim_cannot_finish(bench: Bench) {
@@ -66,6 +70,7 @@ async fn a_settlement_is_kept_with_its_reason_and_row(bench: Bench) {
         gave_up: false,
         reason: Some("left out: date".to_owned()),
         activity_id: Some(activity()),
+        changed_at: Some(now()),
     };
     assert_eq!(bench.entry().await, expected);
     assert!(
@@ -209,4 +214,39 @@ async fn a_table_that_is_there_stays(bench: Bench) {
     bench.settled(&written()).await;
     table::create(&bench.client, &bench.table).await.unwrap();
     assert_eq!(bench.entry().await.state, State::Written);
+}
+
+/// Whether the ledger was told that another row carries the message.
+async fn told(bench: &Bench, theirs: ActivityId, note: &str) -> bool {
+    let ledger = &bench.ledger;
+    ledger
+        .carried_by(&key(), activity(), theirs, note)
+        .await
+        .unwrap()
+}
+
+async fn a_row_that_gave_way_to_anothers_is_replaced_and_nothing_else(bench: Bench) {
+    bench.settled(&written()).await;
+    let before = bench.entry().await;
+    let theirs = ActivityId::new(Uuid::from_u128(77));
+    assert!(told(&bench, theirs, "theirs").await);
+    let expected = Entry {
+        activity_id: Some(theirs),
+        reason: Some("theirs".to_owned()),
+        ..before
+    };
+    assert_eq!(bench.entry().await, expected);
+    let again = told(&bench, theirs, "again").await;
+    assert!(!again, "the item names another row meanwhile");
+    assert_eq!(bench.entry().await, expected);
+}
+
+async fn only_a_written_message_has_a_row_that_can_give_way(bench: Bench) {
+    let theirs = ActivityId::new(Uuid::from_u128(77));
+    assert!(!told(&bench, theirs, "theirs").await);
+    assert_eq!(bench.ledger.entry(&key()).await.unwrap(), None);
+    bench.claim(worker(1), now()).await;
+    let claimed = bench.entry().await;
+    assert!(!told(&bench, theirs, "theirs").await);
+    assert_eq!(bench.entry().await, claimed);
 }

@@ -109,6 +109,7 @@ impl Model {
                     reason
                 },
                 activity_id: before.and_then(|entry| entry.activity_id),
+                changed_at: Some(request.now),
             });
         }
         claim
@@ -142,6 +143,7 @@ impl Model {
             gave_up: matches!(settlement, Settlement::Dead { gave_up: true, .. }),
             reason,
             activity_id,
+            changed_at: Some(now),
         };
         true
     }

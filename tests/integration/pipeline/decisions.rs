@@ -120,6 +120,46 @@ async fn another_mailboxs_copy_has_a_decision_of_its_own_that_found_the_row() {
     assert_eq!(copies, [key(ADA, ADA), key(BEN, BEN)]);
 }
 
+#[tokio::test]
+async fn what_is_written_keeps_by_what_each_person_was_found_and_what_the_mail_concerns() {
+    let mut world = World::start().await;
+    world.put(ADA, mail("m1", &json!({})));
+    written(&world.deliver_one(ADA, "m1").await);
+    let record = world.record(ADA, "m1").await;
+    let how: Vec<(&str, &str)> = record
+        .people
+        .iter()
+        .map(|person| (person.matched.as_str(), person.choice.as_str()))
+        .collect();
+    assert_eq!(how, [("exact", "only"), ("exact", "only")]);
+    let regarding = record.regarding.expect("it was asked");
+    let chosen = regarding.chosen.expect("a record");
+    assert_eq!(chosen.source, "contact");
+    assert_eq!(chosen.record, Row::of("contact", world.people.carol));
+    let hit = regarding.candidates.iter().find(|one| one.outcome == "hit");
+    assert_eq!(hit.expect("evidence").records, [chosen.record]);
+}
+
+#[tokio::test]
+async fn contacts_and_accounts_that_were_made_are_kept() {
+    let mut world = World::start().await;
+    world.pipeline.policy =
+        mailverse::policy::source::PolicySource::given(policy(&json!({"create_contacts": "all"})));
+    let from = json!([{"name": "Nina New", "email": "nina@newcompany.com"}]);
+    world.put(ADA, mail("m1", &json!({"from": from})));
+    written(&world.deliver_one(ADA, "m1").await);
+    let record = world.record(ADA, "m1").await;
+    let tables: Vec<&str> = record
+        .made
+        .iter()
+        .filter_map(|row| row.0.split_once('/'))
+        .map(|(table, _)| table)
+        .collect();
+    assert_eq!(tables, ["contact", "account"]);
+    assert_eq!(record.people[0].matched, "made");
+    assert_eq!(record.people[0].chosen, record.made[..1]);
+}
+
 /// Text that only the mail has.
 const CANARY: &str = "canary9f2e";
 

@@ -15,7 +15,7 @@ in_both_write_modes!(
     an_address_that_two_contacts_share_is_bound_to_neither,
     contacts_of_one_company_that_share_an_address_stand_for_the_company,
     an_odd_address_is_looked_up_as_it_is,
-    the_regarding_is_the_contact_then_the_account_then_nothing,
+    the_regarding_is_the_lead_then_the_contact_then_the_account_then_nothing,
     a_mailbox_without_a_user_leaves_the_owner_to_dataverse,
     the_owner_is_the_user_of_the_mailbox_and_not_of_the_sender,
     an_alias_is_the_user_of_its_mailbox,
@@ -123,7 +123,7 @@ async fn an_odd_address_is_looked_up_as_it_is(mode: WriteMode) {
     );
 }
 
-async fn the_regarding_is_the_contact_then_the_account_then_nothing(mode: WriteMode) {
+async fn the_regarding_is_the_lead_then_the_contact_then_the_account_then_nothing(mode: WriteMode) {
     let mut world = World::start_in(mode).await;
     let regarding = [
         (
@@ -133,10 +133,14 @@ async fn the_regarding_is_the_contact_then_the_account_then_nothing(mode: WriteM
         ),
         (
             "account",
-            vec!["lea@prospects.example", "info@kites.example"],
+            vec!["info@kites.example"],
             to_row("account", world.people.kites),
         ),
-        ("lead", vec!["lea@prospects.example"], Value::Null),
+        (
+            "lead",
+            vec!["carol@kites.example", "lea@prospects.example"],
+            to_row("lead", world.people.lea),
+        ),
         ("stranger", vec!["x@nowhere.example"], Value::Null),
     ];
     for (id, to, _) in &regarding {

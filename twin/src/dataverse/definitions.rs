@@ -30,6 +30,7 @@ use super::refusal::Refusal;
 use super::rows::allow;
 use super::schema::{AlternateKey, Column, Kind, Table};
 use super::values::guid;
+pub(crate) use change::add_table;
 use forms::NAMESPACE;
 use query::{Form, list, one};
 

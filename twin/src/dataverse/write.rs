@@ -12,7 +12,7 @@ use super::payload::{self, Payload};
 use super::refusal::Refusal;
 use super::schema::{Column, Table};
 use super::state;
-use super::store::{Row, Values};
+use super::store::{Row, Values, lookup_value};
 
 impl Work<'_> {
     /// Writes a new row and all that comes with it.
@@ -81,6 +81,10 @@ impl Work<'_> {
         after.extend(values);
         if table.columns.contains_key("modifiedon") {
             after.insert("modifiedon".to_owned(), self.now_text());
+        }
+        if table.columns.contains_key("modifiedby") {
+            let user = lookup_value("systemuser", self.org.caller.user);
+            after.insert("modifiedby".to_owned(), user);
         }
         add_computed(table, &mut after);
         self.check_alternate_keys(table, id, &after)?;

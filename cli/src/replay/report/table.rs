@@ -137,6 +137,7 @@ impl Story {
             cells.push(
                 summary
                     .regarding
+                    .clone()
                     .map(|record| printable(&stage.name(record)))
                     .unwrap_or_default(),
             );

@@ -146,7 +146,8 @@ fn a_folder_concerns_a_record_of_a_table_that_mail_can_concern() {
     assert_eq!(of_defaults(&own), [""; 0]);
     assert_eq!(
         of_defaults(&json!({"folder_regarding": [rule("A", "new_project")]})).len(),
-        1
+        0,
+        "its definition says whether a mail can concern it"
     );
 }
 

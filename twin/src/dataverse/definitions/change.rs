@@ -336,6 +336,36 @@ fn add_system_columns(table: &mut Table, user_owned: bool) {
     table.statuses = [(1, 0), (2, 1)].into();
 }
 
+/// Adds a table as [`Work::create_table`] does, with lookups, which that leaves out.
+pub(crate) fn add_table(
+    schema: &mut Schema,
+    name: &str,
+    title: Column,
+    lookups: Vec<Column>,
+    has_activities: bool,
+) {
+    let mut table = Table {
+        name: name.to_owned(),
+        schema_name: name.to_owned(),
+        custom: true,
+        key: format!("{name}id"),
+        title: title.name.clone(),
+        set: plural(name),
+        has_activities,
+        has_notes: has_activities,
+        ..Table::default()
+    };
+    for column in lookups.into_iter().chain([title]) {
+        table.columns.insert(column.name.clone(), column);
+    }
+    add_system_columns(&mut table, true);
+    catalogue::infer_navigations(&mut table);
+    schema.tables.insert(name.to_owned(), table);
+    if has_activities {
+        add_regarding(schema, name);
+    }
+}
+
 /// Activities can concern the rows of this table: by the name with the activity's suffix and by the inherited one
 /// (Dataverse facts §6).
 fn add_regarding(schema: &mut Schema, target: &str) {

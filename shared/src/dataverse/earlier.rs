@@ -1,0 +1,100 @@
+//! Earlier mails that a new one answers: found by the Message-ID of an ancestor, or by the tracking token of the subject.
+//!
+//! Their people come along in the same query (`$expand`, Dataverse facts §5), because a mail that only strangers to the earlier one take part in
+//! does not belong to its record.
+
+use serde_json::Value;
+
+use super::query::{any_of, literal, rows};
+use super::rows::{REGARDING, Target, guid, target};
+use crate::dataverse::look_up::{Questions, with_message_id};
+use crate::ids::{ActivityId, EmailAddress, InternetMessageId};
+
+/// Longest `trackingtoken`, in UTF-16 code units (Dataverse facts §2.1).
+pub const LONGEST_TOKEN: usize = 50;
+
+/// An email that is in Dataverse and that a new one may belong to. Cancelled ones are left out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EarlierEmail {
+    /// Its primary key.
+    pub activity_id: ActivityId,
+    /// Whether it is completed, and not a draft.
+    pub completed: bool,
+    /// The record that it concerns.
+    pub regarding: Option<Target>,
+    /// Sender, To, Cc and Bcc: address and row, as far as each is known.
+    pub people: Vec<(Option<EmailAddress>, Option<Target>)>,
+}
+
+impl EarlierEmail {
+    /// Whether somebody with this address, or this row, is on it.
+    #[must_use]
+    pub fn has(&self, address: &EmailAddress, row: Option<&Target>) -> bool {
+        self.people.iter().any(|(known, known_row)| {
+            known.as_ref() == Some(address) || (row.is_some() && known_row.as_ref() == row)
+        })
+    }
+}
+
+/// The names that a row is found by.
+pub(super) struct Names {
+    pub message_id: Option<InternetMessageId>,
+    pub token: Option<String>,
+}
+
+/// In which form tokens are compared: Dataverse compares without case (Dataverse facts §14).
+pub(super) fn normal(token: &str) -> String {
+    token.to_lowercase()
+}
+
+pub(super) fn queries(questions: &Questions) -> Vec<String> {
+    let select = format!("activityid,messageid,sender,statecode,trackingtoken,{REGARDING}");
+    let people = "email_activity_parties($select=participationtypemask,addressused,_partyid_value)";
+    let ancestors = questions.ancestors.iter().map(with_message_id);
+    let ancestors = ancestors.filter(|terms| !terms.is_empty());
+    let tokens = questions.tokens.iter();
+    let tokens = tokens.map(|token| vec![format!("trackingtoken eq {}", literal(token))]);
+    any_of(ancestors.chain(tokens))
+        .iter()
+        .map(|filter| format!("{}&$expand={people}", rows("emails", &select, filter)))
+        .collect()
+}
+
+/// Reads a row; `None` for one that is cancelled or has no key.
+pub(super) fn read(row: &Value) -> Option<(EarlierEmail, Names)> {
+    if row.get("statecode").and_then(Value::as_i64) == Some(2) {
+        return None;
+    }
+    let text = |column: &str| row.get(column).and_then(Value::as_str);
+    let parties = row
+        .get("email_activity_parties")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten();
+    // The platform adds the regarding record and the owner as parties 8 and 9 (Dataverse facts §5): they wrote nothing and got nothing.
+    let wrote_or_got = parties.filter(|party| {
+        let role = party.get("participationtypemask").and_then(Value::as_i64);
+        role.is_some_and(|role| (1..=4).contains(&role))
+    });
+    let people = wrote_or_got.map(|party| {
+        let address = party.get("addressused").and_then(Value::as_str);
+        (
+            address.and_then(EmailAddress::parse),
+            target(party, "_partyid_value"),
+        )
+    });
+    let sender = text("sender").and_then(EmailAddress::parse);
+    let email = EarlierEmail {
+        activity_id: guid(row, "activityid").map(ActivityId::new)?,
+        completed: row.get("statecode").and_then(Value::as_i64) == Some(1),
+        regarding: target(row, REGARDING),
+        people: people
+            .chain(sender.map(|sender| (Some(sender), None)))
+            .collect(),
+    };
+    let names = Names {
+        message_id: text("messageid").and_then(InternetMessageId::from_header),
+        token: text("trackingtoken").map(normal),
+    };
+    Some((email, names))
+}

@@ -1,0 +1,45 @@
+//! A settled message whose row gave way to another client's row of the same mail.
+
+use aws_sdk_dynamodb::types::ReturnValuesOnConditionCheckFailure;
+
+use super::State;
+use super::ledger::{
+    Ledger, LedgerError, condition_failed, item_key, shortened, text, unavailable,
+};
+use crate::ids::{ActivityId, MessageKey};
+
+impl Ledger {
+    /// Says that the row `now_carried_by` carries a message that was settled as `written` with the row `was`, and why. Whether anything was changed: not when
+    /// the item says something else meanwhile.
+    ///
+    /// When the message was settled stays as it is, so that it is not looked at for ever.
+    ///
+    /// # Errors
+    /// [`LedgerError::Unavailable`]: the row in Dataverse is right, and the next look at it says so again.
+    pub async fn carried_by(
+        &self,
+        key: &MessageKey,
+        was: ActivityId,
+        now_carried_by: ActivityId,
+        note: &str,
+    ) -> Result<bool, LedgerError> {
+        let call = self
+            .client
+            .update_item()
+            .table_name(&self.table)
+            .set_key(Some(item_key(key)))
+            .condition_expression("#state = :written AND activity_id = :was")
+            .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::None)
+            .update_expression("SET activity_id = :now, reason = :note")
+            .expression_attribute_names("#state", "state")
+            .expression_attribute_values(":written", text(State::Written.as_str()))
+            .expression_attribute_values(":was", text(was.to_string()))
+            .expression_attribute_values(":now", text(now_carried_by.to_string()))
+            .expression_attribute_values(":note", text(shortened(note)));
+        match call.send().await {
+            Ok(_) => Ok(true),
+            Err(error) if condition_failed(&error) => Ok(false),
+            Err(error) => Err(unavailable(&error)),
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! The step **regard**: which record each mail concerns. Deciding is [`crate::regarding`]'s; this asks what it has to know.
+
+use super::fate::{Failure, Run};
+use super::ground::Ground;
+use super::job::{Candidate, Ended};
+use super::{Pipeline, all_failed};
+use crate::dataverse::further::Further;
+use crate::dataverse::look_up::{Found, Questions};
+use crate::dataverse::rows::{RowState, Target};
+use crate::dataverse::session::Session;
+use crate::mailboxes::Folders;
+use crate::message::Message;
+use crate::policy::document::RegardingSource;
+use crate::policy::effective::Effective;
+use crate::regarding::token::TokenPattern;
+use crate::regarding::{self, Decision, Step};
+
+/// Rounds of questions: the names of a custom table, whether a row of it is there, and one in hand.
+const MOST_ROUNDS: usize = 3;
+
+/// What the message and its folders alone say of its regarding, kept with it until it is decided.
+#[derive(Default)]
+pub(super) struct Clues {
+    /// The record of the folder rule.
+    pub(super) folder: Option<Target>,
+    /// The tracking tokens of the subject.
+    pub(super) tokens: Vec<String>,
+}
+
+impl Clues {
+    pub(super) fn of(message: &Message, effective: &Effective, folders: &Folders) -> Self {
+        let settings = &effective.regarding;
+        let asked = |source| settings.order.contains(&source);
+        let lies_in = |name: &str| folders.holds(name, message);
+        Self {
+            folder: asked(RegardingSource::Folder)
+                .then(|| regarding::by_folder(&effective.folder_regarding, lies_in))
+                .flatten(),
+            tokens: if asked(RegardingSource::TrackingToken) {
+                TokenPattern::new(&settings.tracking_token).in_subject(&message.subject)
+            } else {
+                Vec::new()
+            },
+        }
+    }
+
+    /// What the look-up has to ask for the decision. The mails that are answered are asked for by the policy too, where it tracks answers only.
+    pub(super) fn ask(&self, message: &Message, effective: &Effective, questions: &mut Questions) {
+        questions.tokens.extend(self.tokens.iter().cloned());
+        questions.records.extend(self.folder.clone());
+        let by_thread = effective.regarding.order.contains(&RegardingSource::Thread);
+        if by_thread || effective.asks_for_ancestors() {
+            questions
+                .ancestors
+                .extend(message.ancestors.iter().cloned());
+        }
+    }
+}
+
+impl Pipeline {
+    /// Decides for each message of a group. What only some of them need is asked in one `$batch`, and if that fails, only those fail.
+    pub(super) async fn regard(
+        &self,
+        session: &Session,
+        group: Vec<Candidate>,
+        found: &mut Found,
+        ground: &Ground,
+        run: &Run,
+        ended: &mut Vec<Ended>,
+    ) -> Vec<(Candidate, Decision)> {
+        let mut decided = Vec::new();
+        let mut open = group;
+        for round in 0..=MOST_ROUNDS {
+            let mut further = Further::default();
+            let mut waiting = Vec::new();
+            for candidate in open {
+                match decide(&candidate, found, ground) {
+                    Step::Decided(decision) => decided.push((candidate, decision)),
+                    Step::Ask(asked) => {
+                        further.add(asked);
+                        waiting.push(candidate);
+                    }
+                }
+            }
+            if waiting.is_empty() {
+                break;
+            }
+            // A mailbox's part of the policy has no app of its own.
+            let app = &ground.policy.document().defaults.regarding.app;
+            let failure = if round == MOST_ROUNDS {
+                Some(Failure::soon("what the mail concerns cannot be found out"))
+            } else {
+                let asked = self
+                    .dataverse
+                    .look_up_further(session, &further, app, found);
+                match asked.await {
+                    Ok(()) => None,
+                    Err(error) => {
+                        self.forget_refused(&error).await;
+                        Some(Failure::from(error))
+                    }
+                }
+            };
+            if let Some(failure) = failure {
+                let failed = waiting.into_iter().map(|candidate| candidate.job);
+                ended.extend(all_failed(failed, &failure, run));
+                break;
+            }
+            open = waiting;
+        }
+        decided
+    }
+}
+
+/// Nothing is asked, and nothing decided, for a mail that will not be written, because its row is complete.
+fn decide(candidate: &Candidate, found: &Found, ground: &Ground) -> Step {
+    let Candidate {
+        message,
+        effective,
+        clues,
+        ..
+    } = candidate;
+    let complete = found
+        .by_key(message.activity_id())
+        .is_some_and(|ours| ours.state != RowState::Open);
+    if complete {
+        return Step::Decided(Decision::default());
+    }
+    regarding::decide(&regarding::Mail {
+        message,
+        found,
+        inside: &ground.inside(found),
+        folder: clues.folder.as_ref(),
+        settings: &effective.regarding,
+        ambiguous: effective.ambiguous,
+        tokens: &clues.tokens,
+    })
+}

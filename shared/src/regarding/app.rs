@@ -1,0 +1,96 @@
+//! The one open row that an app has of the people outside: an opportunity, a case, or a row of a custom table.
+
+use std::collections::BTreeSet;
+
+use super::{Candidate, Hit, Mail, Outcome, company_of_namesakes, outside, resolved};
+use crate::dataverse::further::Further;
+use crate::dataverse::look_up::OpenRows;
+use crate::dataverse::rows::{Record, Table, Target};
+use crate::policy::document::{App, RegardingSource};
+
+/// First the contacts, whose own row says more than their company's; then the companies and accounts.
+pub(super) fn decide(
+    mail: &Mail<'_>,
+    candidates: &mut Vec<Candidate>,
+    further: &mut Further,
+) -> Option<Hit> {
+    let table = match &mail.settings.app {
+        App::None => return None,
+        App::Sales => "opportunity",
+        App::Service => "incident",
+        App::Custom(custom) => &custom.table,
+    };
+    let customers = customers(mail);
+    let unanswered: Vec<Record> = customers
+        .iter()
+        .flatten()
+        .filter(|customer| mail.found.open_rows(customer).is_none())
+        .copied()
+        .collect();
+    if !unanswered.is_empty() {
+        further.customers.extend(unanswered);
+        // Its names, which a hit will need, are read along with its rows.
+        if mail.found.names(table).is_none() {
+            further.tables.insert(table.to_owned());
+        }
+        return None;
+    }
+    for group in customers {
+        let answers: Vec<&OpenRows> = group
+            .iter()
+            .filter_map(|customer| mail.found.open_rows(customer))
+            .collect();
+        if answers.contains(&&OpenRows::Refused) {
+            candidates.push(Candidate::of(RegardingSource::App, Outcome::Refused));
+            return None;
+        }
+        let rows: BTreeSet<_> = answers
+            .into_iter()
+            .flat_map(|answer| match answer {
+                OpenRows::Rows(rows) => rows.iter().copied().collect(),
+                OpenRows::Refused => Vec::new(),
+            })
+            .collect();
+        let outcome = match rows.len() {
+            0 => continue,
+            1 => Outcome::Hit,
+            _ => Outcome::Ambiguous,
+        };
+        let mut candidate = Candidate::of(RegardingSource::App, outcome);
+        let target = |id| Target {
+            table: table.to_owned(),
+            id,
+        };
+        candidate.records = rows.into_iter().map(target).collect();
+        let first = candidate.records.first().cloned();
+        candidates.push(candidate);
+        return first
+            .filter(|_| outcome == Outcome::Hit)
+            .map(|target| (target, None));
+    }
+    None
+}
+
+/// The contacts outside; and the accounts outside, with the companies of the contacts.
+fn customers(mail: &Mail<'_>) -> [BTreeSet<Record>; 2] {
+    let account = |id| Record {
+        table: Table::Account,
+        id,
+    };
+    let (mut contacts, mut accounts) = (BTreeSet::new(), BTreeSet::new());
+    for person in resolved(mail).filter(|person| person.active) {
+        match person.record.table {
+            Table::Contact => {
+                contacts.insert(person.record);
+                accounts.extend(person.account.map(account));
+            }
+            Table::Account => {
+                accounts.insert(person.record);
+            }
+            Table::SystemUser | Table::Queue | Table::Lead => {}
+        }
+    }
+    let shared = outside(mail).filter_map(|it| company_of_namesakes(mail.found.people(it)));
+    accounts.extend(shared);
+    [contacts, accounts]
+}

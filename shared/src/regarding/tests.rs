@@ -1,0 +1,536 @@
+//! Each source once where it hits and once where it just does not.
+
+use std::collections::HashSet;
+
+use serde_json::json;
+use uuid::Uuid;
+
+use super::*;
+use crate::dataverse::earlier::EarlierEmail;
+use crate::dataverse::look_up::OpenRows;
+use crate::ids::InternetMessageId;
+use crate::mailboxes::Mailboxes;
+use crate::nylas::wire;
+use crate::policy::document::{Ambiguous, App, CustomTable};
+
+fn record(table: Table, id: u128) -> Record {
+    Record {
+        table,
+        id: Uuid::from_u128(id),
+    }
+}
+
+fn target(table: &str, id: u128) -> Target {
+    Target {
+        table: table.to_owned(),
+        id: Uuid::from_u128(id),
+    }
+}
+
+fn person(table: Table, id: u128, account: Option<u128>) -> Person {
+    Person {
+        record: record(table, id),
+        active: true,
+        account: account.map(Uuid::from_u128),
+        changed: None,
+    }
+}
+
+fn address(text: &str) -> EmailAddress {
+    EmailAddress::parse(text).unwrap()
+}
+
+fn id(text: &str) -> InternetMessageId {
+    InternetMessageId::from_header(text).unwrap()
+}
+
+/// A mail from `from` to `to`, where `ours.example` is inside, and what is known of the world.
+struct Case {
+    from: &'static str,
+    to: Vec<&'static str>,
+    ancestors: Vec<&'static str>,
+    tokens: Vec<String>,
+    folder: Option<Target>,
+    settings: Regarding,
+    ambiguous: Ambiguous,
+    found: Found,
+}
+
+impl Case {
+    fn of(from: &'static str, to: &[&'static str], known: &[(&str, Person)]) -> Self {
+        let mut found = Found::default();
+        for (email, person) in known {
+            found.add_person(address(email), person.clone());
+        }
+        Self {
+            from,
+            to: to.to_vec(),
+            ancestors: Vec::new(),
+            tokens: Vec::new(),
+            folder: None,
+            settings: Regarding::default(),
+            ambiguous: Ambiguous::default(),
+            found,
+        }
+    }
+
+    /// From Eve, who is a contact of the company 9.
+    fn from_eve() -> Self {
+        let eve = person(Table::Contact, 1, Some(9));
+        Self::of(
+            "eve@out.example",
+            &["ada@ours.example"],
+            &[("eve@out.example", eve)],
+        )
+    }
+
+    /// An earlier mail with these people on it.
+    fn earlier(&mut self, number: u128, people: &[&str], regarding: Option<Target>) {
+        let email = EarlierEmail {
+            completed: true,
+            activity_id: ActivityId::new(Uuid::from_u128(number)),
+            regarding,
+            people: people.iter().map(|it| (Some(address(it)), None)).collect(),
+        };
+        let (name, token) = (format!("<{number}@x>"), format!("CRM:{number}"));
+        self.found.add_earlier(email, Some(id(&name)), Some(&token));
+    }
+
+    fn step(&self) -> Step {
+        let to: Vec<_> = self
+            .to
+            .iter()
+            .map(|email| json!({"email": email}))
+            .collect();
+        let object = json!({"id": "m", "from": [{"email": self.from}], "to": to});
+        let mut message =
+            wire::message(&"g".parse().unwrap(), &object).unwrap_or_else(|e| panic!("{e}"));
+        message.ancestors = self.ancestors.iter().map(|name| id(name)).collect();
+        let domains = HashSet::from(["ours.example".to_owned()]);
+        decide(&Mail {
+            message: &message,
+            found: &self.found,
+            inside: &Inside {
+                mailboxes: &Mailboxes::default(),
+                found: &self.found,
+                domains: &domains,
+            },
+            folder: self.folder.as_ref(),
+            settings: &self.settings,
+            ambiguous: self.ambiguous,
+            tokens: &self.tokens,
+        })
+    }
+
+    #[track_caller]
+    fn decision(&self) -> Decision {
+        match self.step() {
+            Step::Decided(decision) => decision,
+            Step::Ask(further) => panic!("not decided: {further:?}"),
+        }
+    }
+
+    #[track_caller]
+    fn ask(&self) -> Further {
+        match self.step() {
+            Step::Ask(further) => further,
+            Step::Decided(decision) => panic!("decided: {decision:?}"),
+        }
+    }
+
+    #[track_caller]
+    fn target(&self) -> Option<Target> {
+        self.decision().target().cloned()
+    }
+
+    #[track_caller]
+    fn outcomes(&self) -> Vec<(RegardingSource, Outcome)> {
+        let candidates = self.decision().candidates;
+        candidates
+            .iter()
+            .map(|it| (it.source, it.outcome))
+            .collect()
+    }
+}
+
+use RegardingSource::{App as AppSource, Contact, Folder, Lead, Thread, TrackingToken};
+
+#[test]
+fn a_contact_outside_is_the_regarding_whoever_wrote() {
+    let known = [("eve@out.example", person(Table::Contact, 1, Some(9)))];
+    for case in [
+        Case::of("eve@out.example", &["ada@ours.example"], &known),
+        Case::of(
+            "ada@ours.example",
+            &["x@out.example", "eve@out.example"],
+            &known,
+        ),
+    ] {
+        assert_eq!(case.target(), Some(target("contact", 1)));
+        assert_eq!(case.outcomes(), [(Contact, Outcome::Hit)]);
+    }
+}
+
+#[test]
+fn the_sender_comes_before_the_recipients_and_a_contact_before_an_account() {
+    let known = [
+        ("info@out.example", person(Table::Account, 5, None)),
+        ("a@out.example", person(Table::Contact, 1, None)),
+        ("b@out.example", person(Table::Contact, 2, None)),
+    ];
+    for (from, to, expected) in [
+        ("b@out.example", "a@out.example", target("contact", 2)),
+        ("info@out.example", "a@out.example", target("contact", 1)),
+        ("info@out.example", "ada@ours.example", target("account", 5)),
+    ] {
+        assert_eq!(Case::of(from, &[to], &known).target(), Some(expected));
+    }
+}
+
+#[test]
+fn contacts_that_share_an_address_and_a_company_stand_for_the_company() {
+    for (second, expected) in [(9, Some(target("account", 9))), (8, None)] {
+        let known = [
+            ("eve@out.example", person(Table::Contact, 1, Some(9))),
+            ("eve@out.example", person(Table::Contact, 2, Some(second))),
+        ];
+        let case = Case::of("eve@out.example", &["ada@ours.example"], &known);
+        assert_eq!(case.target(), expected);
+    }
+}
+
+#[test]
+fn people_inside_and_strangers_are_no_regarding() {
+    let known = [("ada@ours.example", person(Table::Contact, 1, None))];
+    let case = Case::of("ada@ours.example", &["x@out.example"], &known);
+    assert_eq!(case.decision(), Decision::default());
+}
+
+#[test]
+fn an_open_lead_comes_before_a_contact_and_a_closed_one_does_not() {
+    let lead = person(Table::Lead, 2, None);
+    let closed = Person {
+        active: false,
+        ..lead.clone()
+    };
+    let eve = ("eve@out.example", person(Table::Contact, 1, None));
+    let with = |lead| {
+        let known = [eve.clone(), ("lea@out.example", lead)];
+        Case::of("eve@out.example", &["lea@out.example"], &known).target()
+    };
+    assert_eq!(with(lead), Some(target("lead", 2)));
+    assert_eq!(with(closed), Some(target("contact", 1)));
+}
+
+#[test]
+fn the_order_is_the_setting_and_what_it_leaves_out_is_not_looked_at() {
+    let mut case = Case::from_eve();
+    case.earlier(7, &["eve@out.example"], Some(target("account", 3)));
+    case.ancestors = vec!["7@x"];
+    assert_eq!(case.target(), Some(target("account", 3)));
+    case.settings.order = vec![Contact, Thread];
+    assert_eq!(case.target(), Some(target("contact", 1)));
+    assert_eq!(case.outcomes(), [(Contact, Outcome::Hit)]);
+    case.settings.order = vec![Lead];
+    assert_eq!(case.decision(), Decision::default());
+}
+
+#[test]
+fn a_token_inherits_the_one_record_of_the_mails_that_have_it() {
+    let mut case = Case::from_eve();
+    case.earlier(7, &[], Some(target("opportunity", 3)));
+    case.tokens = vec!["CRM:7".to_owned()];
+    let decision = case.decision();
+    let choice = decision.choice.unwrap();
+    assert_eq!(
+        (choice.target, choice.source, choice.parent),
+        (target("opportunity", 3), TrackingToken, None)
+    );
+    assert_eq!(
+        decision.candidates[0].emails,
+        [ActivityId::new(Uuid::from_u128(7))]
+    );
+    case.tokens = vec!["crm:7".to_owned()];
+    assert_eq!(
+        case.target(),
+        Some(target("opportunity", 3)),
+        "as Dataverse compares"
+    );
+    case.tokens = vec!["CRM:8".to_owned()];
+    assert_eq!(case.outcomes(), [(Contact, Outcome::Hit)]);
+}
+
+#[test]
+fn a_token_of_two_records_or_of_none_is_passed_over() {
+    let mut case = Case::from_eve();
+    case.tokens = vec!["CRM:7".to_owned()];
+    case.earlier(7, &[], None);
+    assert_eq!(
+        case.outcomes(),
+        [
+            (TrackingToken, Outcome::NoRegarding),
+            (Contact, Outcome::Hit)
+        ]
+    );
+    for (number, account) in [(17, 3), (27, 4)] {
+        let email = EarlierEmail {
+            completed: true,
+            activity_id: ActivityId::new(Uuid::from_u128(number)),
+            regarding: Some(target("account", account)),
+            people: Vec::new(),
+        };
+        case.found.add_earlier(email, None, Some("CRM:7"));
+    }
+    assert_eq!(
+        case.outcomes(),
+        [(TrackingToken, Outcome::Ambiguous), (Contact, Outcome::Hit)]
+    );
+    assert_eq!(case.decision().candidates[0].records.len(), 2);
+}
+
+#[test]
+fn an_answer_inherits_from_the_nearest_mail_that_concerns_a_record() {
+    let mut case = Case::from_eve();
+    case.earlier(6, &["eve@out.example"], Some(target("account", 4)));
+    case.earlier(7, &["eve@out.example"], Some(target("incident", 3)));
+    case.earlier(8, &["eve@out.example"], None);
+    case.ancestors = vec!["9@x", "8@x", "7@x", "6@x"];
+    let decision = case.decision();
+    assert_eq!(
+        case.outcomes(),
+        [(Thread, Outcome::NoRegarding), (Thread, Outcome::Hit)]
+    );
+    let choice = decision.choice.unwrap();
+    assert_eq!(choice.target, target("incident", 3));
+    assert_eq!(choice.parent, Some(ActivityId::new(Uuid::from_u128(7))));
+    assert_eq!(choice.names.regarding, "regardingobjectid_incident_email");
+}
+
+#[test]
+fn a_forward_to_strangers_does_not_inherit_but_one_old_acquaintance_is_enough() {
+    let mut case = Case::of("ada@ours.example", &["new@else.example"], &[]);
+    case.earlier(
+        7,
+        &["eve@out.example", "ada@ours.example"],
+        Some(target("account", 3)),
+    );
+    case.ancestors = vec!["7@x"];
+    assert_eq!(case.outcomes(), [(Thread, Outcome::OtherPeople)]);
+    case.to.push("EVE@out.example");
+    assert_eq!(case.target(), Some(target("account", 3)));
+}
+
+#[test]
+fn another_address_of_the_same_contact_is_the_same_person() {
+    let eve = person(Table::Contact, 1, None);
+    let mut case = Case::of(
+        "eve@private.example",
+        &["ada@ours.example"],
+        &[("eve@private.example", eve)],
+    );
+    let contact = Some(target("contact", 1));
+    let email = |contact: Option<Target>| EarlierEmail {
+        completed: true,
+        activity_id: ActivityId::new(Uuid::from_u128(7)),
+        regarding: Some(target("account", 3)),
+        people: vec![(Some(address("eve@out.example")), contact)],
+    };
+    case.ancestors = vec!["7@x"];
+    case.found
+        .add_earlier(email(contact), Some(id("7@x")), None);
+    assert_eq!(case.target(), Some(target("account", 3)));
+    let mut other = Case::of("eve@private.example", &["ada@ours.example"], &[]);
+    other.ancestors = vec!["7@x"];
+    other
+        .found
+        .add_earlier(email(Some(target("contact", 2))), Some(id("7@x")), None);
+    assert_eq!(other.target(), None);
+}
+
+#[test]
+fn a_discussion_among_insiders_belongs_to_its_thread() {
+    let mut case = Case::of("ada@ours.example", &["ben@ours.example"], &[]);
+    case.earlier(7, &["eve@out.example"], Some(target("account", 3)));
+    case.ancestors = vec!["7@x"];
+    assert_eq!(case.target(), Some(target("account", 3)));
+}
+
+#[test]
+fn two_rows_of_the_answered_mail_with_different_records_are_no_basis_for_a_guess() {
+    let mut case = Case::from_eve();
+    case.earlier(7, &["eve@out.example"], Some(target("account", 3)));
+    let other = EarlierEmail {
+        completed: true,
+        activity_id: ActivityId::new(Uuid::from_u128(70)),
+        regarding: Some(target("account", 4)),
+        people: vec![(Some(address("eve@out.example")), None)],
+    };
+    case.found.add_earlier(other, Some(id("7@x")), None);
+    case.earlier(6, &["eve@out.example"], Some(target("account", 5)));
+    case.ancestors = vec!["7@x", "6@x"];
+    assert_eq!(
+        case.outcomes(),
+        [(Thread, Outcome::Ambiguous), (Contact, Outcome::Hit)]
+    );
+}
+
+#[test]
+fn whether_a_mail_answers_tracked_mail_does_not_depend_on_its_record() {
+    let mut case = Case::from_eve();
+    case.earlier(7, &[], None);
+    let object = json!({"id": "m"});
+    let mut message =
+        wire::message(&"g".parse().unwrap(), &object).unwrap_or_else(|e| panic!("{e}"));
+    assert!(!case.found.answers_tracked_mail(&message));
+    message.ancestors = vec![id("6@x"), id("7@x")];
+    assert!(case.found.answers_tracked_mail(&message));
+}
+
+#[test]
+fn a_folder_rule_names_its_record_and_the_first_that_holds_wins() {
+    let rule = |folder: &str, id| FolderRegarding {
+        folder: folder.to_owned(),
+        table: "account".to_owned(),
+        id: Uuid::from_u128(id),
+    };
+    let rules = [
+        rule("Clients/Kites", 1),
+        rule("Clients", 2),
+        rule("INBOX", 3),
+    ];
+    let named = |names: &[&str]| by_folder(&rules, |name| names.contains(&name));
+    assert_eq!(named(&["INBOX", "Clients"]), Some(target("account", 2)));
+    assert_eq!(named(&["Archive"]), None);
+}
+
+#[test]
+fn a_folder_rule_counts_while_its_record_is_there() {
+    let mut case = Case::from_eve();
+    case.folder = Some(target("account", 3));
+    let asked = case.ask();
+    assert_eq!(asked.records, [target("account", 3)].into());
+    case.found.set_there(&target("account", 3), true);
+    assert_eq!(case.target(), Some(target("account", 3)));
+    case.found.set_there(&target("account", 3), false);
+    assert_eq!(
+        case.outcomes(),
+        [(Folder, Outcome::Missing), (Contact, Outcome::Hit)]
+    );
+}
+
+#[test]
+fn names_of_other_tables_are_asked_for_and_what_cannot_be_bound_is_passed_over() {
+    let mut case = Case::from_eve();
+    case.earlier(7, &["eve@out.example"], Some(target("new_project", 3)));
+    case.ancestors = vec!["7@x"];
+    let asked = case.ask();
+    assert_eq!(asked.tables, ["new_project".to_owned()].into());
+    case.found.set_names("new_project", None);
+    assert_eq!(
+        case.outcomes(),
+        [(Thread, Outcome::CannotBeBound), (Contact, Outcome::Hit)]
+    );
+    let names = TableNames {
+        set: "new_projects".to_owned(),
+        key: "new_projectid".to_owned(),
+        regarding: "regardingobjectid_new_project_email".to_owned(),
+    };
+    case.found.set_names("new_project", Some(names.clone()));
+    let choice = case.decision().choice.unwrap();
+    assert_eq!(
+        (choice.target, choice.names),
+        (target("new_project", 3), names)
+    );
+}
+
+#[test]
+fn a_folder_of_a_table_that_takes_no_mail_is_passed_over() {
+    let mut case = Case::from_eve();
+    case.folder = Some(target("new_note", 3));
+    assert_eq!(case.ask().tables, ["new_note".to_owned()].into());
+    case.found.set_names("new_note", None);
+    assert_eq!(
+        case.outcomes(),
+        [(Folder, Outcome::CannotBeBound), (Contact, Outcome::Hit)]
+    );
+}
+
+fn rows(ids: &[u128]) -> OpenRows {
+    OpenRows::Rows(ids.iter().map(|id| Uuid::from_u128(*id)).collect())
+}
+
+fn sales(of_contact: &[u128], of_company: &[u128]) -> Case {
+    let mut case = Case::from_eve();
+    case.settings.app = App::Sales;
+    case.found
+        .set_open_rows(record(Table::Contact, 1), rows(of_contact));
+    case.found
+        .set_open_rows(record(Table::Account, 9), rows(of_company));
+    case
+}
+
+#[test]
+fn the_one_open_row_of_the_contact_then_of_the_company_is_the_regarding() {
+    assert_eq!(
+        sales(&[5], &[5, 6]).target(),
+        Some(target("opportunity", 5))
+    );
+    assert_eq!(sales(&[], &[6]).target(), Some(target("opportunity", 6)));
+    assert_eq!(sales(&[], &[]).outcomes(), [(Contact, Outcome::Hit)]);
+}
+
+#[test]
+fn of_several_open_rows_none_is_taken() {
+    for case in [sales(&[5, 6], &[7]), sales(&[], &[5, 6])] {
+        assert_eq!(
+            case.outcomes(),
+            [(AppSource, Outcome::Ambiguous), (Contact, Outcome::Hit)]
+        );
+        assert_eq!(case.decision().candidates[0].records.len(), 2);
+    }
+}
+
+#[test]
+fn open_rows_are_asked_for_only_when_the_app_and_the_earlier_sources_want_it() {
+    let mut case = Case::from_eve();
+    assert_eq!(case.target(), Some(target("contact", 1)), "no app");
+    case.settings.app = App::Service;
+    let customers = [record(Table::Contact, 1), record(Table::Account, 9)];
+    assert_eq!(case.ask().customers, customers.into());
+    case.earlier(7, &["eve@out.example"], Some(target("account", 3)));
+    case.ancestors = vec!["7@x"];
+    assert_eq!(case.target(), Some(target("account", 3)), "the thread knew");
+    let mut stranger = Case::of("x@out.example", &["ada@ours.example"], &[]);
+    stranger.settings.app = App::Service;
+    assert_eq!(stranger.decision(), Decision::default());
+}
+
+#[test]
+fn an_app_that_dataverse_does_not_answer_for_keeps_no_mail_out() {
+    let mut case = Case::from_eve();
+    case.settings.app = App::Custom(CustomTable {
+        table: "new_project".to_owned(),
+        set: "new_projects".to_owned(),
+        key: "new_projectid".to_owned(),
+        customer: "new_customerid".to_owned(),
+    });
+    assert_eq!(case.ask().tables, ["new_project".to_owned()].into());
+    for customer in [record(Table::Contact, 1), record(Table::Account, 9)] {
+        case.found.set_open_rows(customer, OpenRows::Refused);
+    }
+    assert_eq!(
+        case.outcomes(),
+        [(AppSource, Outcome::Refused), (Contact, Outcome::Hit)]
+    );
+}
+
+#[test]
+fn a_candidate_is_kept_as_ids_and_words() {
+    let decision = sales(&[5, 6], &[]).decision();
+    assert_eq!(
+        serde_json::to_value(&decision.candidates[0]).unwrap(),
+        json!({"source": "app", "outcome": "ambiguous", "records": [
+            {"table": "opportunity", "id": Uuid::from_u128(5)}, {"table": "opportunity", "id": Uuid::from_u128(6)},
+        ]})
+    );
+}

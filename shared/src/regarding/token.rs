@@ -1,0 +1,97 @@
+//! Tracking tokens: the short text, such as `CRM:0001234`, that Dynamics 365 puts into subjects so that answers are known by it.
+
+use regex_lite::Regex;
+
+use crate::dataverse::earlier::LONGEST_TOKEN;
+
+/// Tokens of one subject that are looked up. A subject is the sender's to fill; a mail has one, rarely two.
+const MOST_TOKENS: usize = 3;
+
+/// A pattern of tokens, compiled.
+#[derive(Debug, Clone)]
+pub struct TokenPattern(Option<Regex>);
+
+impl TokenPattern {
+    /// The pattern of the policy. One that cannot be read finds nothing: the policy's own check refuses it where it is written ([`check`]).
+    #[must_use]
+    pub fn new(pattern: &str) -> Self {
+        Self(Regex::new(pattern).ok())
+    }
+
+    /// The tokens of a subject, in their order, each once. A match that is empty, longer than the column `trackingtoken`, or holds control characters is none.
+    #[must_use]
+    pub fn in_subject(&self, subject: &str) -> Vec<String> {
+        let mut tokens: Vec<String> = Vec::new();
+        let Some(pattern) = &self.0 else {
+            return tokens;
+        };
+        for found in pattern.find_iter(subject) {
+            let token = found.as_str();
+            let sound = !token.is_empty()
+                && token.encode_utf16().count() <= LONGEST_TOKEN
+                && !token.chars().any(char::is_control)
+                && !token.contains(['\u{fffe}', '\u{ffff}']);
+            if sound && !tokens.iter().any(|known| known == token) {
+                tokens.push(token.to_owned());
+            }
+            if tokens.len() == MOST_TOKENS {
+                break;
+            }
+        }
+        tokens
+    }
+}
+
+/// Whether a text is a pattern, in the syntax of the crate `regex-lite`, that does not match everything.
+///
+/// # Errors
+/// What is wrong with it, for people.
+pub fn check(pattern: &str) -> Result<(), String> {
+    match Regex::new(pattern) {
+        Err(error) => Err(format!("is no regular expression: {error}")),
+        Ok(pattern) if pattern.is_match("") => Err("matches every subject".to_owned()),
+        Ok(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tokens(pattern: &str, subject: &str) -> Vec<String> {
+        TokenPattern::new(pattern).in_subject(subject)
+    }
+
+    #[test]
+    fn tokens_are_found_wherever_they_stand_and_once() {
+        let subject = "Re: Kites CRM:0001234 (was CRM:77, CRM:0001234)";
+        assert_eq!(tokens("CRM:[0-9]+", subject), ["CRM:0001234", "CRM:77"]);
+        assert!(tokens("CRM:[0-9]+", "CRM: 0001234, crm:12 or CRM:x").is_empty());
+        assert_eq!(tokens("#[A-Z]{2}-[0-9]+", "About #KX-9"), ["#KX-9"]);
+    }
+
+    #[test]
+    fn what_no_column_holds_is_no_token() {
+        assert!(tokens("CRM:[0-9]+", &format!("CRM:{}", "1".repeat(47))).is_empty());
+        assert_eq!(
+            tokens("CRM:[0-9]+", &format!("CRM:{}", "1".repeat(46))).len(),
+            1
+        );
+        assert!(tokens("x*", "yyy").is_empty());
+        assert!(tokens("a.b", "a\u{7}b").is_empty());
+    }
+
+    #[test]
+    fn a_subject_full_of_tokens_is_not_looked_up_in_full() {
+        let many: Vec<String> = (0..50).map(|n| format!("CRM:{n}")).collect();
+        assert_eq!(tokens("CRM:[0-9]+", &many.join(" ")).len(), MOST_TOKENS);
+    }
+
+    #[test]
+    fn a_broken_pattern_finds_nothing_and_is_named_by_the_check() {
+        assert!(check("CRM:[0-9]+").is_ok());
+        assert!(check("CRM:[0-9").is_err());
+        assert!(check("x*").is_err());
+        assert!(tokens("CRM:[0-9", "CRM:[0-9").is_empty());
+    }
+}

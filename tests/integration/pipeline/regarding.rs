@@ -1,0 +1,450 @@
+//! Which record does a mail concern, and what does finding it out cost?
+
+use chrono::TimeDelta;
+use mailverse::dataverse::write::WriteMode;
+use mailverse::policy::document::{App, CustomTable, FolderRegarding, RegardingSource};
+use mailverse::sync_request::Trigger;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::world::{
+    ADA, BEN, World, created, id_of, mail, people, status, to_row, waiting, work, written,
+};
+
+in_both_write_modes!(
+    an_answer_concerns_what_the_answered_mail_concerns_now,
+    a_forward_to_strangers_is_no_part_of_the_thread,
+    a_token_in_the_subject_leads_to_the_record_of_the_mail_that_has_it,
+    a_token_that_no_mail_has_leads_nowhere,
+    a_folder_is_tied_to_its_record_while_that_is_there,
+    a_folder_can_be_tied_to_a_row_of_a_custom_table,
+    the_one_open_opportunity_is_the_regarding_and_of_two_none,
+    the_one_open_case_is_the_regarding_and_a_resolved_one_is_not,
+    the_one_active_row_of_a_custom_table_is_the_regarding,
+    an_app_whose_table_is_not_there_keeps_no_mail_out,
+    an_inherited_custom_record_is_bound_by_the_name_that_was_read,
+    a_record_that_no_email_can_concern_is_passed_over,
+    a_regarding_that_a_user_chose_survives_whatever_is_delivered_again,
+    a_draft_that_a_user_gave_a_regarding_keeps_it_when_it_is_completed,
+);
+
+/// In the second look-up of the app `service`.
+const CASES: &str = "GET /api/data/v9.2/incidents?";
+/// In the look-up of a table's names.
+const DEFINITIONS: &str = "EntityDefinitions(";
+
+fn answer(id: &str, to: &str, changes: &Value) -> Value {
+    let headers = json!([
+        {"name": "Message-ID", "value": format!("<{id}@kites.example>")}, {"name": "In-Reply-To", "value": format!("<{to}@kites.example>")},
+    ]);
+    let mut mail = mail(id, changes);
+    mail["headers"] = headers;
+    mail
+}
+
+impl World {
+    fn row(&self, id: Uuid) -> Value {
+        self.twin.dataverse().row("email", id).unwrap()
+    }
+
+    /// The row of a new mail.
+    async fn row_of(&mut self, id: &str) -> Value {
+        let fate = self.deliver_one(ADA, id).await;
+        self.row(written(&fate).0)
+    }
+
+    fn opportunity(&self, name: &str) -> Uuid {
+        let kites = to_row("account", self.people.kites);
+        self.insert("opportunity", json!({"name": name, "customerid": kites}))
+    }
+
+    /// What a user chooses by hand.
+    async fn choose(&self, email: Uuid, bind: &str, row: String) {
+        let dataverse = self.twin.dataverse().url();
+        let token = self.twin.entra().issue_token(&dataverse, 600);
+        let call = reqwest::Client::new()
+            .patch(format!("{dataverse}/api/data/v9.2/emails({email})"))
+            .bearer_auth(token)
+            .header("OData-Version", "4.0")
+            .header("OData-MaxVersion", "4.0")
+            .json(&json!({format!("{bind}@odata.bind"): row}));
+        assert_eq!(call.send().await.unwrap().status(), 204);
+    }
+
+    fn projects(&self, has_activities: bool) {
+        let lookup = ("new_customerid", &["account", "contact"][..]);
+        self.twin
+            .dataverse()
+            .add_table("new_project", lookup, has_activities)
+            .unwrap();
+    }
+
+    fn requests(&self) -> u64 {
+        self.twin.dataverse().requests().total
+    }
+}
+
+async fn an_answer_concerns_what_the_answered_mail_concerns_now(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
+    world.put(ADA, mail("m1", &json!({})));
+    let first = id_of(&world.row_of("m1").await);
+    let opportunity = world.opportunity("Spring");
+    let chosen = format!("/opportunities({opportunity})");
+    world
+        .choose(first, "regardingobjectid_opportunity_email", chosen)
+        .await;
+    world.put(ADA, answer("m2", "m1", &json!({})));
+    let row = world.row_of("m2").await;
+    assert_eq!(row["regardingobjectid"], to_row("opportunity", opportunity));
+    assert_eq!(row["parentactivityid"], to_row("email", first));
+    world.put(ADA, answer("m3", "m0", &json!({})));
+    let row = world.row_of("m3").await;
+    assert_eq!(
+        row["regardingobjectid"],
+        to_row("contact", world.people.carol)
+    );
+    assert_eq!(row["parentactivityid"], Value::Null, "m0 is not there");
+}
+
+async fn a_forward_to_strangers_is_no_part_of_the_thread(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
+    world.put(ADA, mail("m1", &json!({})));
+    let first = id_of(&world.row_of("m1").await);
+    let from = people(&["ada@ours.example"]);
+    let to_a_stranger = json!({"from": from, "to": people(&["new@else.example"])});
+    world.put(ADA, answer("m2", "m1", &to_a_stranger));
+    let row = world.row_of("m2").await;
+    assert_eq!(
+        (&row["regardingobjectid"], &row["parentactivityid"]),
+        (&Value::Null, &Value::Null)
+    );
+    let to_both = json!({"from": from, "to": people(&["new@else.example", "carol@kites.example"])});
+    world.put(ADA, answer("m3", "m1", &to_both));
+    let row = world.row_of("m3").await;
+    assert_eq!(row["parentactivityid"], to_row("email", first));
+}
+
+async fn a_token_in_the_subject_leads_to_the_record_of_the_mail_that_has_it(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
+    let opportunity = world.opportunity("Spring");
+    let earlier = json!({
+        "subject": "x", "trackingtoken": "CRM:0001234", "statecode": 1, "statuscode": 3,
+        "regardingobjectid": to_row("opportunity", opportunity),
+    });
+    world.insert("email", earlier);
+    world.put(
+        ADA,
+        mail("m1", &json!({"subject": "Re: Kites CRM:0001234"})),
+    );
+    let row = world.row_of("m1").await;
+    assert_eq!(row["regardingobjectid"], to_row("opportunity", opportunity));
+    assert_eq!(row["parentactivityid"], Value::Null);
+    let kites = to_row("account", world.people.kites);
+    let earlier = json!({"subject": "x", "trackingtoken": "#1234", "regardingobjectid": kites});
+    world.insert("email", earlier);
+    let subject = json!({"subject": "Re: #1234 CRM:0001234"});
+    world.set(&json!({"regarding": {"tracking_token": "#[0-9]+"}}));
+    world.put(ADA, mail("m2", &subject));
+    assert_eq!(world.row_of("m2").await["regardingobjectid"], kites);
+}
+
+async fn a_token_that_no_mail_has_leads_nowhere(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
+    let canceled = json!({
+        "subject": "x", "trackingtoken": "CRM:0001234", "statecode": 2, "statuscode": 5,
+        "regardingobjectid": to_row("account", world.people.kites),
+    });
+    world.insert("email", canceled);
+    for (id, token) in [("m1", "CRM:0001234"), ("m2", "CRM:000123")] {
+        world.put(ADA, mail(id, &json!({"subject": token})));
+        let row = world.row_of(id).await;
+        assert_eq!(
+            row["regardingobjectid"],
+            to_row("contact", world.people.carol)
+        );
+    }
+}
+
+fn in_folder(id: &str, folder: &str) -> Value {
+    mail(id, &json!({"folders": [folder]}))
+}
+
+async fn a_folder_is_tied_to_its_record_while_that_is_there(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
+    let rule = |folder: &str, id| FolderRegarding {
+        folder: folder.to_owned(),
+        table: "account".to_owned(),
+        id,
+    };
+    let gone = Uuid::from_u128(5);
+    world.set(
+        &json!({"folder_regarding": vec![rule("kites", world.people.kites), rule("gone", gone)]}),
+    );
+    for (id, folder, expected) in [
+        ("m1", "kites", to_row("account", world.people.kites)),
+        ("m2", "gone", to_row("contact", world.people.carol)),
+        ("m3", "INBOX", to_row("contact", world.people.carol)),
+    ] {
+        world.put(ADA, in_folder(id, folder));
+        let before = world.requests();
+        assert_eq!(
+            world.row_of(id).await["regardingobjectid"],
+            expected,
+            "{id}"
+        );
+        let steps = if mode == WriteMode::Stepwise { 2 } else { 1 };
+        assert_eq!(world.requests() - before, 1 + steps, "one look-up");
+    }
+}
+
+async fn a_folder_can_be_tied_to_a_row_of_a_custom_table(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
+    world.projects(true);
+    let project = world.insert("new_project", json!({"new_name": "Big"}));
+    world.set(&json!({"folder_regarding": vec![FolderRegarding {
+        folder: "big".to_owned(),
+        table: "new_project".to_owned(),
+        id: project,
+    }]}));
+    for (id, look_ups) in [("m1", 3), ("m2", 1)] {
+        world.put(ADA, in_folder(id, "big"));
+        let before = world.requests();
+        let row = world.row_of(id).await;
+        assert_eq!(row["regardingobjectid"], to_row("new_project", project));
+        let steps = if mode == WriteMode::Stepwise { 2 } else { 1 };
+        assert_eq!(
+            world.requests() - before,
+            look_ups + steps,
+            "its names are kept"
+        );
+    }
+}
+
+async fn the_one_open_opportunity_is_the_regarding_and_of_two_none(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
+    let first = world.opportunity("Spring");
+    world.put(ADA, mail("m1", &json!({})));
+    let row = world.row_of("m1").await;
+    let carol = to_row("contact", world.people.carol);
+    assert_eq!(row["regardingobjectid"], carol, "no app by default");
+    world.set(&json!({"regarding": {"app": App::Sales}}));
+    world.put(ADA, mail("m2", &json!({})));
+    let row = world.row_of("m2").await;
+    assert_eq!(row["regardingobjectid"], to_row("opportunity", first));
+    world.opportunity("Autumn");
+    world.put(ADA, mail("m3", &json!({})));
+    assert_eq!(world.row_of("m3").await["regardingobjectid"], carol);
+    let of_carol = world.insert(
+        "opportunity",
+        json!({"name": "Hers", "parentcontactid": carol}),
+    );
+    world.put(ADA, mail("m4", &json!({})));
+    let row = world.row_of("m4").await;
+    assert_eq!(row["regardingobjectid"], to_row("opportunity", of_carol));
+}
+
+async fn the_one_open_case_is_the_regarding_and_a_resolved_one_is_not(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
+    world.set(&json!({"regarding": {"app": App::Service}}));
+    let carol = to_row("contact", world.people.carol);
+    let case = |state: i64| json!({"title": "x", "customerid": to_row("account", world.people.kites), "primarycontactid": carol, "statecode": state});
+    world.insert("incident", case(1));
+    world.put(ADA, mail("m1", &json!({})));
+    assert_eq!(world.row_of("m1").await["regardingobjectid"], carol);
+    let case = json!({"title": "x", "customerid": carol});
+    let open = world.insert("incident", case);
+    world.put(ADA, mail("m2", &json!({})));
+    let row = world.row_of("m2").await;
+    assert_eq!(row["regardingobjectid"], to_row("incident", open));
+}
+
+fn project_app() -> App {
+    App::Custom(CustomTable {
+        table: "new_project".to_owned(),
+        set: "new_projects".to_owned(),
+        key: "new_projectid".to_owned(),
+        customer: "new_customerid".to_owned(),
+    })
+}
+
+async fn the_one_active_row_of_a_custom_table_is_the_regarding(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
+    world.projects(true);
+    world.set(&json!({"regarding": {"app": project_app()}}));
+    let kites = to_row("account", world.people.kites);
+    let project =
+        |state: i64| json!({"new_name": "x", "new_customerid": kites, "statecode": state});
+    world.insert("new_project", project(1));
+    let active = world.insert("new_project", project(0));
+    world.put(ADA, mail("m1", &json!({})));
+    let row = world.row_of("m1").await;
+    assert_eq!(row["regardingobjectid"], to_row("new_project", active));
+}
+
+async fn an_app_whose_table_is_not_there_keeps_no_mail_out(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
+    world.set(&json!({"regarding": {"app": project_app()}}));
+    world.put(ADA, mail("m1", &json!({})));
+    let row = world.row_of("m1").await;
+    assert_eq!(
+        row["regardingobjectid"],
+        to_row("contact", world.people.carol)
+    );
+}
+
+/// An earlier mail of Carol's that concerns a project.
+fn about_a_project(world: &World) -> Uuid {
+    let project = world.insert("new_project", json!({"new_name": "x"}));
+    world.insert(
+        "email",
+        json!({
+            "subject": "x", "messageid": "<m0@kites.example>", "sender": "carol@kites.example", "statecode": 1, "statuscode": 4,
+            "regardingobjectid": to_row("new_project", project),
+        }),
+    );
+    project
+}
+
+async fn an_inherited_custom_record_is_bound_by_the_name_that_was_read(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
+    world.projects(true);
+    let project = about_a_project(&world);
+    for (id, look_ups) in [("m1", 2), ("m2", 1)] {
+        world.put(ADA, answer(id, "m0", &json!({})));
+        let before = world.requests();
+        let row = world.row_of(id).await;
+        assert_eq!(row["regardingobjectid"], to_row("new_project", project));
+        let steps = if mode == WriteMode::Stepwise { 2 } else { 1 };
+        assert_eq!(
+            world.requests() - before,
+            look_ups + steps,
+            "its names are kept"
+        );
+    }
+}
+
+async fn a_record_that_no_email_can_concern_is_passed_over(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
+    world.projects(false);
+    let project = world.insert("new_project", json!({"new_name": "x"}));
+    world.set(&json!({"folder_regarding": vec![FolderRegarding {
+        folder: "big".to_owned(),
+        table: "new_project".to_owned(),
+        id: project,
+    }]}));
+    world.put(ADA, in_folder("m1", "big"));
+    let row = world.row_of("m1").await;
+    assert_eq!(
+        row["regardingobjectid"],
+        to_row("contact", world.people.carol)
+    );
+}
+
+async fn a_regarding_that_a_user_chose_survives_whatever_is_delivered_again(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
+    let headers = json!([{"name": "Message-ID", "value": "<one@kites.example>"}]);
+    world.put(ADA, mail("m1", &json!({"headers": headers})));
+    world.put(BEN, mail("m2", &json!({"headers": headers})));
+    let id = id_of(&world.row_of("m1").await);
+    let kites = format!("/accounts({})", world.people.kites);
+    world
+        .choose(id, "regardingobjectid_account_email", kites)
+        .await;
+    world.run(vec![work(ADA, "m1", Trigger::Updated, 1)]).await;
+    written(&world.deliver_one(BEN, "m2").await);
+    world.lose_ledger().await;
+    written(&world.deliver_one(ADA, "m1").await);
+    world.later(TimeDelta::minutes(15));
+    world.list_mailboxes().await;
+    assert_eq!(
+        world.email()["regardingobjectid"],
+        to_row("account", world.people.kites)
+    );
+}
+
+async fn a_draft_that_a_user_gave_a_regarding_keeps_it_when_it_is_completed(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
+    world.put(ADA, mail("m1", &json!({})));
+    let message = world.twin.nylas().message(ADA, "m1").unwrap();
+    let message = mailverse::nylas::wire::message(&ADA.parse().unwrap(), &message).unwrap();
+    let kites = to_row("account", world.people.kites);
+    let draft = json!({"activityid": message.activity_id(), "subject": "x", "messageid": "<m1@kites.example>", "regardingobjectid": kites});
+    world.insert("email", draft);
+    let row = world.row_of("m1").await;
+    assert_eq!(
+        (&row["statecode"], &row["regardingobjectid"]),
+        (&json!(1), &kites)
+    );
+}
+
+#[tokio::test]
+async fn answers_cost_no_more_requests_than_other_mail() {
+    let mut world = World::start().await;
+    world.put(ADA, mail("m0", &json!({})));
+    world.row_of("m0").await;
+    let ids: Vec<String> = (1..=30).map(|n| format!("m{n}")).collect();
+    for id in &ids {
+        let with = json!({"subject": format!("CRM:{id} CRM:1{}", &id[1..])});
+        world.put(ADA, answer(id, "m0", &with));
+    }
+    let before = world.requests();
+    let work = ids.iter().map(|id| created(ADA, id)).collect();
+    for done in world.run(work).await {
+        let row = world.row(written(&done.fate).0);
+        assert_ne!(row["parentactivityid"], Value::Null);
+    }
+    assert_eq!(world.requests() - before, 2);
+}
+
+#[tokio::test]
+async fn only_what_needs_the_second_look_up_waits_for_it() {
+    let mut world = World::start().await;
+    world.set(&json!({"regarding": {"app": App::Service}}));
+    world.put(
+        ADA,
+        mail("m1", &json!({"from": people(&["x@nowhere.example"])})),
+    );
+    world.put(ADA, mail("m2", &json!({})));
+    world.fail_dataverse_at(CASES, status(503, ""));
+    let fates = world.deliver(&[(ADA, "m1"), (ADA, "m2")]).await;
+    written(&fates[0]);
+    waiting(&fates[1]);
+    let before = world.requests();
+    written(&world.deliver_one(ADA, "m2").await);
+    assert_eq!(world.requests() - before, 3);
+}
+
+#[tokio::test]
+async fn names_that_cannot_be_read_now_are_read_again() {
+    let mut world = World::start().await;
+    world.projects(true);
+    let project = about_a_project(&world);
+    world.put(ADA, answer("m1", "m0", &json!({})));
+    world.fail_dataverse_at(DEFINITIONS, status(503, ""));
+    waiting(&world.deliver_one(ADA, "m1").await);
+    let row = world.row_of("m1").await;
+    assert_eq!(row["regardingobjectid"], to_row("new_project", project));
+}
+
+#[tokio::test]
+async fn what_the_order_leaves_out_is_not_asked() {
+    let mut world = World::start().await;
+    world.set(&json!({"regarding": {"order": vec![RegardingSource::Contact]}}));
+    world.put(ADA, mail("m0", &json!({})));
+    let first = id_of(&world.row_of("m0").await);
+    let kites = format!("/accounts({})", world.people.kites);
+    world
+        .choose(first, "regardingobjectid_account_email", kites)
+        .await;
+    let before = world.twin.dataverse().requests().reads;
+    world.put(ADA, mail("m1", &json!({"subject": "CRM:0001"})));
+    world.row_of("m1").await;
+    let plain = world.twin.dataverse().requests().reads - before;
+    world.put(ADA, answer("m2", "m0", &json!({"subject": "CRM:0001"})));
+    let row = world.row_of("m2").await;
+    assert_eq!(world.twin.dataverse().requests().reads - before, 2 * plain);
+    assert_eq!(
+        row["regardingobjectid"],
+        to_row("contact", world.people.carol)
+    );
+}

@@ -1,0 +1,369 @@
+//! What if server-side sync, or another client, writes the same mail?
+
+use chrono::TimeDelta;
+use mailverse::dataverse::write::WriteMode;
+use mailverse::ids::ActivityId;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::world::{
+    ADA, BEN, CREATE, World, id_of, mail, status, to_row, waiting, with_a_mail_in, written,
+};
+
+in_both_write_modes!(
+    theirs_before_ours_carries_the_mail,
+    theirs_that_comes_between_look_up_and_write_survives,
+    theirs_that_comes_after_survives_and_gets_the_regarding_of_ours,
+    theirs_that_comes_while_ours_is_a_draft_survives,
+    a_draft_of_ours_that_would_add_a_file_is_completed_beside_theirs,
+    a_draft_of_ours_that_may_not_be_deleted_is_cancelled,
+    a_regarding_of_theirs_is_kept_when_ours_goes,
+    ours_stays_where_it_may_not_be_deleted,
+    ours_stays_where_it_has_a_file_that_theirs_lacks,
+    ours_goes_where_theirs_has_every_file,
+    ours_stays_where_somebody_worked_with_it,
+    ours_stays_where_theirs_cannot_be_given_its_regarding,
+    the_other_mailbox_learns_which_row_survived,
+    a_copy_that_is_delivered_later_settles_it_without_the_list,
+    a_row_that_changed_under_our_eyes_is_left_for_the_next_list,
+    theirs_of_another_sender_or_still_a_draft_is_none_of_ours,
+);
+
+const DELETE: &str = "DELETE /api/data/v9.2/emails(";
+const FILL: &str = "PATCH /api/data/v9.2/emails(";
+
+impl World {
+    /// Server-side sync tracks the mail of this Message-ID, `m1` unless a test says otherwise.
+    fn theirs(&self, changes: &Value) -> Uuid {
+        let dataverse = self.twin.dataverse();
+        dataverse
+            .track_by_server_side_sync("<m1@kites.example>", "carol@kites.example", changes)
+            .unwrap()
+    }
+
+    /// A row without a sender: two rows of one mail that both have one would be a failed story.
+    fn theirs_beside(&self, changes: &Value) -> Uuid {
+        let mut changes = changes.clone();
+        changes["sender"] = Value::Null;
+        self.theirs(&changes)
+    }
+
+    /// A quarter of an hour later, the schedule lists the mailboxes.
+    async fn next_list(&mut self) {
+        self.later(TimeDelta::minutes(15));
+        self.list_mailboxes().await;
+    }
+
+    async fn carrier(&self, grant: &str, id: &str) -> (Uuid, String) {
+        let entry = self.entry(grant, id).await.unwrap();
+        let carrier = entry.activity_id.map(ActivityId::uuid);
+        (carrier.unwrap(), entry.reason.unwrap_or_default())
+    }
+
+    fn attach_to(&self, email: Uuid, name: &str) {
+        let file = json!({
+            "objectid": to_row("email", email), "objecttypecode": "email", "filename": name, "body": "JVBERg==", "filesize": 4,
+        });
+        self.insert("activitymimeattachment", file);
+    }
+
+    fn mail_with_a_file(&self) {
+        self.put(ADA, mail("m1", &json!({})));
+        let file = json!({"id": "a1", "filename": "Offer.pdf", "content_type": "application/pdf"});
+        let nylas = self.twin.nylas();
+        nylas.add_attachment(ADA, "m1", file, b"%PDF".to_vec());
+    }
+
+    fn is_there(&self, id: Uuid) -> bool {
+        self.twin.dataverse().row("email", id).is_some()
+    }
+
+    /// A draft of ours of the mail `m1`, as an interrupted run leaves it.
+    fn draft(&self) -> Uuid {
+        let message = self.twin.nylas().message(ADA, "m1").unwrap();
+        let message = mailverse::nylas::wire::message(&ADA.parse().unwrap(), &message).unwrap();
+        let draft = json!({
+            "activityid": message.activity_id(), "subject": "x", "messageid": "<m1@kites.example>", "sender": "carol@kites.example",
+        });
+        self.insert("email", draft)
+    }
+}
+
+const WITHDRAWN: &str = "another client's row carries it; ours was withdrawn";
+
+async fn theirs_before_ours_carries_the_mail(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
+    world.mail_with_a_file();
+    let theirs = world.theirs(&json!({}));
+    let fate = world.deliver_one(ADA, "m1").await;
+    let (row, note) = written(&fate);
+    assert_eq!(row, theirs);
+    assert!(
+        note.unwrap()
+            .ends_with("it has fewer attachments than the mail"),
+        "{note:?}"
+    );
+    assert_eq!(
+        world.email()["regardingobjectid"],
+        to_row("contact", world.people.carol)
+    );
+    world.next_list().await;
+    assert_eq!(id_of(&world.email()), theirs);
+}
+
+async fn theirs_that_comes_between_look_up_and_write_survives(mode: WriteMode) {
+    let mut world = with_a_mail_in(mode).await;
+    let dataverse = world.twin.dataverse().clone();
+    world.before_dataverse_gets(CREATE, async move {
+        dataverse
+            .track_by_server_side_sync("<m1@kites.example>", "carol@kites.example", &json!({}))
+            .unwrap();
+    });
+    let ours = written(&world.deliver_one(ADA, "m1").await).0;
+    assert_eq!(world.emails().len(), 2);
+    world.next_list().await;
+    let theirs = id_of(&world.email());
+    assert_ne!(theirs, ours);
+    assert_eq!(
+        world.carrier(ADA, "m1").await,
+        (theirs, WITHDRAWN.to_owned())
+    );
+}
+
+async fn theirs_that_comes_after_survives_and_gets_the_regarding_of_ours(mode: WriteMode) {
+    let mut world = with_a_mail_in(mode).await;
+    written(&world.deliver_one(ADA, "m1").await);
+    world.later(TimeDelta::minutes(5));
+    let theirs = world.theirs(&json!({}));
+    world.next_list().await;
+    let email = world.email();
+    assert_eq!(id_of(&email), theirs);
+    assert_eq!(
+        email["regardingobjectid"],
+        to_row("contact", world.people.carol)
+    );
+    assert_eq!(
+        world.carrier(ADA, "m1").await,
+        (theirs, WITHDRAWN.to_owned())
+    );
+    let before = world.twin.dataverse().requests();
+    world.next_list().await;
+    assert_eq!(
+        world.twin.dataverse().requests(),
+        before,
+        "it is theirs now"
+    );
+}
+
+async fn theirs_that_comes_while_ours_is_a_draft_survives(mode: WriteMode) {
+    let mut world = with_a_mail_in(mode).await;
+    let ours = world.draft();
+    let theirs = world.theirs(&json!({}));
+    let fate = world.deliver_one(ADA, "m1").await;
+    assert_eq!(written(&fate), (theirs, Some(WITHDRAWN)));
+    assert!(!world.is_there(ours));
+    assert_eq!(
+        world.email()["regardingobjectid"],
+        to_row("contact", world.people.carol),
+        "as decided for the mail"
+    );
+}
+
+async fn a_draft_of_ours_that_would_add_a_file_is_completed_beside_theirs(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
+    world.mail_with_a_file();
+    let ours = world.draft();
+    let theirs = world.theirs_beside(&json!({}));
+    assert_eq!(written(&world.deliver_one(ADA, "m1").await).0, ours);
+    let row = world.twin.dataverse().row("email", ours).unwrap();
+    assert_eq!(
+        (&row["statecode"], &row["attachmentcount"]),
+        (&json!(1), &json!(1))
+    );
+    assert!(world.is_there(theirs));
+}
+
+async fn a_draft_of_ours_that_may_not_be_deleted_is_cancelled(mode: WriteMode) {
+    let mut world = with_a_mail_in(mode).await;
+    let ours = world.draft();
+    let theirs = world.theirs_beside(&json!({}));
+    world.fail_dataverse_at(DELETE, status(403, "0x80040220"));
+    let fate = world.deliver_one(ADA, "m1").await;
+    let note = "another client's row carries it; our draft was cancelled";
+    assert_eq!(written(&fate), (theirs, Some(note)));
+    let row = world.twin.dataverse().row("email", ours).unwrap();
+    assert_eq!(
+        (&row["statecode"], &row["statuscode"]),
+        (&json!(2), &json!(5))
+    );
+}
+
+async fn a_regarding_of_theirs_is_kept_when_ours_goes(mode: WriteMode) {
+    let mut world = with_a_mail_in(mode).await;
+    written(&world.deliver_one(ADA, "m1").await);
+    let kites = to_row("account", world.people.kites);
+    let theirs = world.theirs(&json!({"regardingobjectid": kites}));
+    world.next_list().await;
+    let email = world.email();
+    assert_eq!(
+        (id_of(&email), &email["regardingobjectid"]),
+        (theirs, &kites)
+    );
+}
+
+async fn ours_stays_where_it_may_not_be_deleted(mode: WriteMode) {
+    let mut world = with_a_mail_in(mode).await;
+    let ours = written(&world.deliver_one(ADA, "m1").await).0;
+    let theirs = world.theirs_beside(&json!({}));
+    world.fail_dataverse_at(DELETE, status(403, "0x80040220"));
+    world.next_list().await;
+    assert!(world.is_there(ours) && world.is_there(theirs));
+    let (carrier, note) = world.carrier(ADA, "m1").await;
+    assert_eq!(carrier, ours);
+    assert!(note.contains("ours could not be withdrawn"), "{note}");
+    let row = world.twin.dataverse().row("email", theirs).unwrap();
+    assert_eq!(
+        row["regardingobjectid"],
+        to_row("contact", world.people.carol)
+    );
+    // The role was given the right meanwhile.
+    world.next_list().await;
+    assert_eq!(id_of(&world.email()), theirs);
+}
+
+async fn ours_stays_where_it_has_a_file_that_theirs_lacks(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
+    world.mail_with_a_file();
+    let ours = written(&world.deliver_one(ADA, "m1").await).0;
+    let theirs = world.theirs_beside(&json!({}));
+    world.attach_to(theirs, "another.pdf");
+    world.next_list().await;
+    assert!(world.is_there(ours) && world.is_there(theirs));
+    let (carrier, note) = world.carrier(ADA, "m1").await;
+    assert_eq!(carrier, ours);
+    assert!(
+        note.contains("ours has an attachment that it lacks"),
+        "{note}"
+    );
+}
+
+async fn ours_goes_where_theirs_has_every_file(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
+    world.mail_with_a_file();
+    written(&world.deliver_one(ADA, "m1").await);
+    let theirs = world.theirs(&json!({"statecode": null, "statuscode": null}));
+    world.attach_to(theirs, "offer.PDF");
+    world.complete(theirs).await;
+    world.next_list().await;
+    assert_eq!(id_of(&world.email()), theirs);
+    assert_eq!(world.attachments().len(), 1);
+}
+
+async fn ours_stays_where_somebody_worked_with_it(mode: WriteMode) {
+    let mut world = with_a_mail_in(mode).await;
+    let ours = written(&world.deliver_one(ADA, "m1").await).0;
+    world.somebody_changes(ours).await;
+    let theirs = world.theirs_beside(&json!({}));
+    world.next_list().await;
+    assert!(world.is_there(ours) && world.is_there(theirs));
+    let (_, note) = world.carrier(ADA, "m1").await;
+    assert!(note.contains("somebody has worked with ours"), "{note}");
+    let kites = to_row("account", world.people.kites);
+    for id in [ours, theirs] {
+        let row = world.twin.dataverse().row("email", id).unwrap();
+        assert_eq!(
+            row["regardingobjectid"], kites,
+            "what the user chose, for both"
+        );
+    }
+}
+
+async fn ours_stays_where_theirs_cannot_be_given_its_regarding(mode: WriteMode) {
+    let mut world = with_a_mail_in(mode).await;
+    let ours = written(&world.deliver_one(ADA, "m1").await).0;
+    let theirs = world.theirs_beside(&json!({}));
+    world.fail_dataverse_at(FILL, status(400, "0x80040265"));
+    world.next_list().await;
+    assert!(world.is_there(ours) && world.is_there(theirs));
+    let (_, note) = world.carrier(ADA, "m1").await;
+    assert!(
+        note.contains("empty regarding could not be filled"),
+        "{note}"
+    );
+}
+
+/// Ada's and Ben's copies of one mail.
+fn two_copies(world: &World) {
+    let headers = json!([{"name": "Message-ID", "value": "<m1@kites.example>"}]);
+    world.put(ADA, mail("m1", &json!({"headers": headers})));
+    world.put(BEN, mail("m2", &json!({"headers": headers})));
+}
+
+async fn the_other_mailbox_learns_which_row_survived(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
+    two_copies(&world);
+    world.deliver(&[(ADA, "m1"), (BEN, "m2")]).await;
+    let theirs = world.theirs(&json!({}));
+    world.next_list().await;
+    for (grant, id) in [(ADA, "m1"), (BEN, "m2")] {
+        assert_eq!(world.carrier(grant, id).await.0, theirs, "{grant}");
+    }
+    assert_eq!(id_of(&world.email()), theirs);
+}
+
+async fn a_copy_that_is_delivered_later_settles_it_without_the_list(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
+    two_copies(&world);
+    written(&world.deliver_one(ADA, "m1").await);
+    let theirs = world.theirs(&json!({}));
+    let fate = world.deliver_one(BEN, "m2").await;
+    assert_eq!(written(&fate), (theirs, Some(WITHDRAWN)));
+    assert_eq!(
+        world.email()["regardingobjectid"],
+        to_row("contact", world.people.carol)
+    );
+}
+
+async fn a_row_that_changed_under_our_eyes_is_left_for_the_next_list(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
+    world.put(ADA, mail("m1", &json!({})));
+    let ours = written(&world.deliver_one(ADA, "m1").await).0;
+    let theirs = world.theirs_beside(&json!({}));
+    world.fail_dataverse_at(DELETE, status(412, "0x80060882"));
+    world.list_mailboxes().await;
+    assert!(world.is_there(ours));
+    assert_eq!(world.carrier(ADA, "m1").await.0, ours);
+    two_copies(&world);
+    world.fail_dataverse_at(DELETE, status(503, ""));
+    waiting(&world.deliver_one(BEN, "m2").await);
+    assert_eq!(written(&world.deliver_one(BEN, "m2").await).0, theirs);
+    world.next_list().await;
+    assert_eq!(world.carrier(ADA, "m1").await.0, theirs);
+}
+
+async fn theirs_of_another_sender_or_still_a_draft_is_none_of_ours(mode: WriteMode) {
+    let mut world = with_a_mail_in(mode).await;
+    let ours = written(&world.deliver_one(ADA, "m1").await).0;
+    world.theirs(&json!({"sender": "mallory@outside.example"}));
+    world.theirs_beside(&json!({"statecode": 0, "statuscode": 1}));
+    world.next_list().await;
+    assert_eq!(world.emails().len(), 3);
+    assert_eq!(world.carrier(ADA, "m1").await.0, ours);
+}
+
+#[tokio::test]
+async fn a_list_asks_once_for_a_page_of_recent_mail_and_never_for_older() {
+    let mut world = World::start().await;
+    for n in 0..25 {
+        world.put(ADA, mail(&format!("m{n}"), &json!({})));
+    }
+    world.list_mailboxes().await;
+    assert_eq!(world.emails().len(), 25);
+    for (minutes, expected) in [(15, 1), (15, 1), (29, 1), (1, 0), (60, 0)] {
+        world.later(TimeDelta::minutes(minutes));
+        let before = world.twin.dataverse().requests().total;
+        world.list_mailboxes().await;
+        let asked = world.twin.dataverse().requests().total - before;
+        assert_eq!(asked, expected, "{minutes} minutes later");
+    }
+}
