@@ -34,7 +34,7 @@ const NOBODYS: &str = "nobody's";
 /// What the ledger says of a message.
 pub(crate) struct Item {
     pub(crate) state: String,
-    reason: Option<String>,
+    pub(crate) reason: Option<String>,
     activity: Option<String>,
     held: bool,
 }

@@ -14,9 +14,6 @@ use crate::plan::{Cell, Cut, Loss, Mode, Plan, Service};
 use crate::run::Shape;
 use crate::station::Shared;
 
-/// A message that was tried so often is spared the faults that are drawn for a batch. It may still meet those of the services.
-const SPARED_FROM: u32 = 8;
-
 /// The mailbox that has to be signed in to again at times.
 const LOST_MAILBOX: &str = "grant-4";
 
@@ -42,8 +39,6 @@ impl Strike {
 /// The faults of a run.
 pub(crate) struct Faults {
     seed: u64,
-    /// Who works on the last delivery of a message dies before it settles it.
-    to_the_last: bool,
     dataverse: Dataverse,
     nylas: Nylas,
     shared: Arc<Shared>,
@@ -56,7 +51,6 @@ impl Faults {
     pub(crate) fn new(shape: &Shape, twin: &Twin, shared: Arc<Shared>) -> Self {
         Self {
             seed: shape.seed,
-            to_the_last: shape.to_the_last,
             dataverse: twin.dataverse().clone(),
             nylas: twin.nylas().clone(),
             shared,
@@ -117,11 +111,17 @@ impl Faults {
             rng.random_range(0..4),
         );
         let short = Duration::from_millis(rng.random_range(10..600));
-        if self.to_the_last && tried >= RECEIVE_LIMIT {
-            // By then everything that the batch holds is claimed.
-            return Strike::killed_at(Cell::BeforeSettle, 0);
+        let dies_at_last = rng.random_bool(0.5);
+        if tried >= RECEIVE_LIMIT {
+            // By then everything that the batch holds is claimed, and says that it is dead should nobody come to settle it. Who dies before it claims
+            // leaves `waiting` behind, in the dead letters too, until the schedule finds it stranded.
+            return if dies_at_last {
+                Strike::killed_at(Cell::BeforeSettle, 0)
+            } else {
+                strike
+            };
         }
-        if !self.are_on() || tried >= SPARED_FROM {
+        if !self.are_on() {
             return strike;
         }
         match kind {

@@ -33,8 +33,6 @@ struct Life {
     /// Token, and until when the lease lasts in Unix milliseconds.
     holder: Option<(String, i64)>,
     settled: Option<Settled>,
-    /// It was given up with a reason once.
-    given_up: bool,
 }
 
 #[derive(Clone)]
@@ -84,8 +82,6 @@ impl History {
                     ));
                 }
                 life.holder = Some((token, until));
-                // Read from the claim itself: one that is not waiting is a state that outlives a crash.
-                life.given_up |= text(call, "state") == Some("dead");
                 life.settled = None;
             }
             Write::Settle { key, token } => {
@@ -102,7 +98,6 @@ impl History {
                 life.holder = None;
                 let reason = text(call, "reason").unwrap_or_default().to_owned();
                 let gave_up = value(call, "gave_up").is_some();
-                life.given_up |= gave_up && !reason.is_empty();
                 life.settled = (state != "waiting").then_some(Settled {
                     state,
                     reason,
@@ -143,11 +138,6 @@ impl History {
         let mut keys: Vec<String> = settled.map(|(key, _)| key.clone()).collect();
         keys.sort_unstable();
         keys
-    }
-
-    /// Whether the message was given up, with a reason, at some time.
-    pub(crate) fn was_given_up(&self, key: &str) -> bool {
-        self.keys.get(key).is_some_and(|life| life.given_up)
     }
 }
 

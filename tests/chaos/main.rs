@@ -65,9 +65,6 @@ struct Options {
     /// Breaks a guard, which the audit then has to see.
     #[arg(long = "break", value_name = "GUARD")]
     defect: Option<Defect>,
-    /// Kills whoever works on the last delivery of a message, after which the queue gives it up.
-    #[arg(long)]
-    to_the_last: bool,
     /// Prints the kill matrix as well.
     #[arg(long)]
     verbose: bool,
@@ -157,7 +154,6 @@ fn shape(options: &Options) -> Shape {
             Mode::ChangeSet,
         ],
         defect: options.defect,
-        to_the_last: options.to_the_last,
     }
 }
 

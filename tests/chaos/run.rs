@@ -39,8 +39,6 @@ pub(crate) struct Shape {
     pub(crate) scenarios: usize,
     pub(crate) modes: [Mode; 3],
     pub(crate) defect: Option<Defect>,
-    /// Who works on the last delivery of a message dies before it settles it.
-    pub(crate) to_the_last: bool,
 }
 
 /// Messages that Lambda waits for before it invokes a worker that found the queue empty; its batching window does the same.
@@ -160,7 +158,7 @@ impl Run {
             if self.rng.random_bool(0.5) {
                 self.refresh_token().await;
             }
-            self.let_time_pass(true).await;
+            self.let_time_pass().await;
             round += 1;
         }
         self.kill_where_nobody_was_killed().await;

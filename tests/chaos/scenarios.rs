@@ -60,8 +60,7 @@ impl Run {
         if from == to || round >= self.shape.rounds {
             return;
         }
-        self.faults.stop();
-        self.refresh_token().await;
+        self.calm().await;
         for number in from..to {
             let scenario = SCENARIOS[number % SCENARIOS.len()];
             for _ in 0..TRIES {
@@ -88,8 +87,7 @@ impl Run {
 
     /// Kills a worker at each boundary at which chance killed none.
     pub(crate) async fn kill_where_nobody_was_killed(&mut self) {
-        self.faults.stop();
-        self.refresh_token().await;
+        self.calm().await;
         for number in 0..self.workers.len() {
             let mode = self.workers[number].seat.mode;
             let cells = Cell::MATRIX.into_iter().filter(|cell| cell.is_met_by(mode));

@@ -45,18 +45,28 @@ impl Time {
 }
 
 impl Run {
-    /// Lets time pass up to a moment at which something in the queue is due: with `some` a random one, else the last.
-    pub(crate) async fn let_time_pass(&mut self, some: bool) {
+    /// Lets time pass up to a moment at which about a half of what is hidden in the queue is due, or more. Never all at once each time: what names one
+    /// message would meet again and again, and be postponed for the other's sake.
+    pub(crate) async fn let_time_pass(&mut self) {
         let due = self.cloud.shared.book.lock().unwrap().due();
         let Some(last) = due.len().checked_sub(1) else {
             return;
         };
-        let until = if some {
-            due[self.rng.random_range(last / 2..=last)]
-        } else {
-            due[last]
-        };
+        let until = due[self.rng.random_range(last / 2..=last)];
         self.let_time_pass_until(until).await;
+    }
+
+    /// Nothing goes wrong from now on, and workers do not wait for a pause that something before asked for.
+    pub(crate) async fn calm(&mut self) {
+        self.faults.stop();
+        let key = |name: &str| AttributeValue::S(name.to_owned());
+        let call = self.cloud.ledger.delete_item().table_name(TABLE);
+        call.key("pk", key("pause"))
+            .key("sk", key("dataverse"))
+            .send()
+            .await
+            .unwrap();
+        self.refresh_token().await;
     }
 
     /// Lets time pass, for the leases and for the queue alike.
