@@ -101,7 +101,7 @@ CALLS = {
     },
 }
 
-# The one index of the ledger.
+# The indexes of the ledger.
 ATTENTION = {
     "IndexName": "attention",
     "KeySchema": [
@@ -109,6 +109,11 @@ ATTENTION = {
         {"AttributeName": "since_ms", "KeyType": "RANGE"},
     ],
     "Projection": {"ProjectionType": "ALL"},
+}
+ACTIVITY = {
+    "IndexName": "activity",
+    "KeySchema": [{"AttributeName": "activity_id", "KeyType": "HASH"}],
+    "Projection": {"ProjectionType": "KEYS_ONLY"},
 }
 
 # What kind of resource a setting names, by how its name ends.
@@ -373,10 +378,14 @@ def the_ledger_is_as_the_code_has_it_and_survives(resources):
         types = {a["AttributeName"]: a["AttributeType"] for a in table["AttributeDefinitions"]}
         if keys != [("pk", "HASH"), ("sk", "RANGE")]:
             yield f"{name}: keys are {keys}, not pk and sk"
-        if types != {"pk": "S", "sk": "S", "attention": "S", "since_ms": "N"}:
+        if types != {"pk": "S", "sk": "S", "attention": "S", "since_ms": "N", "activity_id": "S"}:
             yield f"{name}: the keys have the types {types}"
-        if table.get("GlobalSecondaryIndexes") != [ATTENTION]:
-            yield f"{name}: the index `attention` is not as the code has it (shared/src/dedupe/table.rs)"
+        indexes = {index["IndexName"]: index for index in table.get("GlobalSecondaryIndexes", [])}
+        for index in (ATTENTION, ACTIVITY):
+            if indexes.pop(index["IndexName"], None) != index:
+                yield f"{name}: the index `{index['IndexName']}` is not as the code has it (shared/src/dedupe/table.rs)"
+        for index in indexes:
+            yield f"{name}: nobody reads the index `{index}`"
         if expiry.get("AttributeName") != "expires_at" or not expiry.get("Enabled"):
             yield f"{name}: rows do not expire by expires_at"
         if not table.get("PointInTimeRecoverySpecification", {}).get("PointInTimeRecoveryEnabled"):

@@ -194,6 +194,13 @@ class PlantedFaults(unittest.TestCase):
         keys_only = {"ProjectionType": "KEYS_ONLY"}
         index = lambda r: r["Ledger"]["Properties"]["GlobalSecondaryIndexes"][0].update(Projection=keys_only)
         self.assert_found("index `attention`", index)
+        self.assert_found("index `activity`", lambda r: r["Ledger"]["Properties"]["GlobalSecondaryIndexes"].pop())
+        everything = {"ProjectionType": "ALL"}
+        index = lambda r: r["Ledger"]["Properties"]["GlobalSecondaryIndexes"][1].update(Projection=everything)
+        self.assert_found("index `activity`", index)
+        another = {"IndexName": "reason", "KeySchema": [{"AttributeName": "reason", "KeyType": "HASH"}]}
+        index = lambda r: r["Ledger"]["Properties"]["GlobalSecondaryIndexes"].append(another)
+        self.assert_found("nobody reads the index `reason`", index)
         expiry = {"AttributeName": "expires", "Enabled": True}
         self.assert_found("do not expire", self.set("Ledger", "TimeToLiveSpecification", expiry))
 

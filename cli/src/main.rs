@@ -4,15 +4,20 @@
 //! | --- | --- |
 //! | `replay` | What would become of these saved events? |
 //! | `policy` | What is tracked? |
+//! | `what-if` | What would another policy change? |
+//! | `explain` | What became of this message, and why? |
 //! | `status` | What needs somebody's attention? |
 //! | `redrive` | Would it work now? |
 
 mod aws;
+mod explain;
 mod policy;
 mod redrive;
 mod replay;
+mod services;
 mod status;
 mod terminal;
+mod what_if;
 
 use std::process::ExitCode;
 
@@ -31,6 +36,8 @@ struct Command {
 enum Verb {
     Replay(replay::Arguments),
     Policy(policy::Arguments),
+    WhatIf(what_if::Arguments),
+    Explain(explain::Arguments),
     Status(status::Arguments),
     Redrive(redrive::Arguments),
 }
@@ -41,6 +48,8 @@ async fn main() -> ExitCode {
     let result: Result<ExitCode, Box<dyn std::error::Error>> = match command.verb {
         Verb::Replay(arguments) => replay::run(arguments).await.map_err(Into::into),
         Verb::Policy(arguments) => policy::run(arguments).await.map_err(Into::into),
+        Verb::WhatIf(arguments) => what_if::run(arguments).await.map_err(Into::into),
+        Verb::Explain(arguments) => explain::run(arguments).await.map_err(Into::into),
         Verb::Status(arguments) => status::run(arguments).await.map_err(Into::into),
         Verb::Redrive(arguments) => redrive::run(arguments).await.map_err(Into::into),
     };

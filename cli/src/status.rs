@@ -7,7 +7,7 @@
 //!
 //! Exit status: 0 when nothing needs attention; 1 when something does; 2 for bad usage, or when AWS does not answer.
 
-mod age;
+pub(crate) mod age;
 mod report;
 
 use std::io::Write;

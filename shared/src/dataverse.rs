@@ -5,6 +5,7 @@
 //! What is written and how: [`mod@write`]. The wire form of batches: [`batch`]. What can come back: [`error`].
 
 pub mod batch;
+mod carriers;
 mod companies;
 pub mod earlier;
 pub mod error;

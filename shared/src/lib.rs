@@ -10,6 +10,7 @@
 //! | How is an email mapped? | [`mapping`] |
 //! | What is tracked, and why was this one not? | [`policy`] |
 //! | Who is this address, which record does it concern? | [`parties`], [`regarding`] |
+//! | How is it told later why that was decided? | [`decision`] |
 //! | Who becomes a contact, and of which company? | [`contacts`] |
 //! | How is a duplicate prevented? | [`dedupe`] |
 //! | What happens on 429, or on any failure? | [`retry`] |
@@ -19,6 +20,7 @@
 pub mod aws;
 pub mod contacts;
 pub mod dataverse;
+pub mod decision;
 pub mod dedupe;
 pub mod entra;
 pub mod env;

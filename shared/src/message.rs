@@ -15,6 +15,7 @@ use crate::ids::{ActivityId, AttachmentId, EmailAddress, InternetMessageId, Mess
 pub const MOST_ANCESTORS: usize = 10;
 
 /// One mail in one mailbox.
+#[derive(Clone)]
 pub struct Message {
     /// Which mail in which mailbox.
     pub key: MessageKey,
@@ -55,6 +56,7 @@ pub struct Message {
 }
 
 /// A file on a mail; its content is downloaded when the mail is written.
+#[derive(Clone)]
 pub struct Attachment {
     /// For the download.
     pub id: AttachmentId,

@@ -24,8 +24,11 @@ use crate::retry::retry_after;
 use crate::secrets::SecretSource;
 use crate::sync_request::json_problem;
 
-/// Messages a page. The maximum is 200; bodies come with the page, so fewer keep a function's memory bounded.
+/// Messages a page. Bodies come with the page, so fewer than [`LARGEST_PAGE`] keep a function's memory bounded.
 const PAGE_LIMIT: u32 = 50;
+
+/// Most messages a page (Nylas facts §7).
+const LARGEST_PAGE: u32 = 200;
 
 /// Grants a page. The default is 10 and the maximum unknown (Nylas facts §11).
 const GRANT_PAGE: usize = 50;
@@ -134,8 +137,35 @@ impl NylasClient {
         page_token: Option<&str>,
         headers: Headers,
     ) -> Result<Page, NylasError> {
+        self.list(grant_id, received_after, page_token, headers, PAGE_LIMIT)
+            .await
+    }
+
+    /// The same, as many a page as Nylas gives: for a command, which has room for their bodies and should not ask more often than it must.
+    ///
+    /// # Errors
+    /// [`NylasError`].
+    pub async fn most_messages(
+        &self,
+        grant_id: &GrantId,
+        received_after: i64,
+        page_token: Option<&str>,
+        headers: Headers,
+    ) -> Result<Page, NylasError> {
+        self.list(grant_id, received_after, page_token, headers, LARGEST_PAGE)
+            .await
+    }
+
+    async fn list(
+        &self,
+        grant_id: &GrantId,
+        received_after: i64,
+        page_token: Option<&str>,
+        headers: Headers,
+        limit: u32,
+    ) -> Result<Page, NylasError> {
         let mut path = format!(
-            "/v3/grants/{}/messages?fields={}&limit={PAGE_LIMIT}&received_after={received_after}",
+            "/v3/grants/{}/messages?fields={}&limit={limit}&received_after={received_after}",
             encoded(grant_id.as_str()),
             headers.fields()
         );

@@ -24,6 +24,7 @@ mod fate;
 mod ground;
 mod job;
 mod newcomers;
+pub mod preview;
 mod regard;
 pub mod settings;
 pub mod theirs;
@@ -96,33 +97,16 @@ impl Pipeline {
 
     /// Everything between claim and settle.
     async fn bring_in(&self, jobs: Vec<Job>, run: &Run, ended: &mut Vec<Ended>) {
-        let grants: Vec<_> = jobs.iter().map(|job| &job.key.grant_id).collect();
-        let ground = match self.ground(&grants, run.now).await {
-            Ok(ground) => ground,
-            Err(failure) => return ended.extend(all_failed(jobs, &failure, run)),
-        };
-        let fetched = self.fetch(jobs, &ground, run, ended).await;
-        let candidates = self.decide(fetched, &ground, run, ended).await;
-        if candidates.is_empty() {
+        let Some(prepared) = self.prepare(jobs, run, ended).await else {
             return;
-        }
-        let back = |candidates: Vec<Candidate>| candidates.into_iter().map(|one| one.job);
-        let session = match self.tokens.token(run.now).await {
-            Ok(token) => Session::new(token),
-            Err(error) => {
-                return ended.extend(all_failed(back(candidates), &error.into(), run));
-            }
         };
-        if run.is_nearly_over() {
-            let failure = Failure::no_time_left();
-            return ended.extend(all_failed(back(candidates), &failure, run));
-        }
+        let Prepared {
+            ground,
+            session,
+            groups,
+        } = prepared;
         let mut mails = Vec::new();
-        for (group, mut found) in self
-            .look_up(&session, candidates, &ground, run, ended)
-            .await
-        {
-            let tracked = deciding::finally(group, &found, &ground, ended);
+        for (tracked, mut found) in groups {
             let peopled = self.make_contacts(&session, tracked, &mut found, &ground, run, ended);
             let peopled = peopled.await;
             let regarded = self.regard(&session, peopled, &mut found, &ground, run, ended);
@@ -135,6 +119,46 @@ impl Pipeline {
         }
         self.write(&session, mails, run, ended).await;
         self.share_pause(&session, run).await;
+    }
+
+    /// The steps that only read: until it is decided what is tracked. `None` when nothing is.
+    async fn prepare(&self, jobs: Vec<Job>, run: &Run, ended: &mut Vec<Ended>) -> Option<Prepared> {
+        let grants: Vec<_> = jobs.iter().map(|job| &job.key.grant_id).collect();
+        let ground = match self.ground(&grants, run.now).await {
+            Ok(ground) => ground,
+            Err(failure) => {
+                ended.extend(all_failed(jobs, &failure, run));
+                return None;
+            }
+        };
+        let fetched = self.fetch(jobs, &ground, run, ended).await;
+        let candidates = self.decide(fetched, &ground, run, ended).await;
+        if candidates.is_empty() {
+            return None;
+        }
+        let back = |candidates: Vec<Candidate>| candidates.into_iter().map(|one| one.job);
+        let session = match self.tokens.token(run.now).await {
+            Ok(token) => Session::new(token),
+            Err(error) => {
+                ended.extend(all_failed(back(candidates), &error.into(), run));
+                return None;
+            }
+        };
+        if run.is_nearly_over() {
+            let failure = Failure::no_time_left();
+            ended.extend(all_failed(back(candidates), &failure, run));
+            return None;
+        }
+        let looked_up = self.look_up(&session, candidates, &ground, run, ended);
+        let groups = looked_up.await.into_iter().map(|(group, found)| {
+            let tracked = deciding::finally(group, &found, &ground, ended);
+            (tracked, found)
+        });
+        Some(Prepared {
+            groups: groups.collect(),
+            ground,
+            session,
+        })
     }
 
     /// Fetches what is not in hand, or lacks headers that the policy needs. A message that stays gone is skipped.
@@ -175,6 +199,7 @@ impl Pipeline {
         ground: &Ground,
         run: &Run,
     ) -> Mapped {
+        let mut findings = findings(&candidate, regarding, found, ground);
         let Candidate {
             mut job,
             mut message,
@@ -182,25 +207,6 @@ impl Pipeline {
             ..
         } = candidate;
         mapping::limit(&mut message, effective.content);
-        let inside = ground.inside(found);
-        let mailbox = ground.mailboxes.address(&job.key.grant_id);
-        let owner = mailbox.and_then(|address| {
-            let user = found.people(address).iter().find(|person| person.active)?;
-            (user.record.table == Table::SystemUser).then_some(user.record.id)
-        });
-        let outgoing = message
-            .author()
-            .is_some_and(|sender| inside.contains(sender));
-        let mut findings = Findings {
-            direction: if outgoing {
-                Direction::Outgoing
-            } else {
-                Direction::Incoming
-            },
-            parties: parties::of_message(&message, &inside, effective.ambiguous),
-            regarding,
-            owner,
-        };
         let activity_id = message.activity_id();
         let ours = found.by_key(activity_id);
         let theirs = found.by_mail(&message);
@@ -238,6 +244,48 @@ impl Pipeline {
             self.tokens.forget().await;
         }
     }
+}
+
+/// Who is on it, what it concerns, whose it is.
+fn findings(
+    candidate: &Candidate,
+    regarding: Decision,
+    found: &Found,
+    ground: &Ground,
+) -> Findings {
+    let Candidate {
+        job,
+        message,
+        effective,
+        ..
+    } = candidate;
+    let inside = ground.inside(found);
+    let mailbox = ground.mailboxes.address(&job.key.grant_id);
+    let owner = mailbox.and_then(|address| {
+        let user = found.people(address).iter().find(|person| person.active)?;
+        (user.record.table == Table::SystemUser).then_some(user.record.id)
+    });
+    let outgoing = message
+        .author()
+        .is_some_and(|sender| inside.contains(sender));
+    Findings {
+        direction: if outgoing {
+            Direction::Outgoing
+        } else {
+            Direction::Incoming
+        },
+        parties: parties::of_message(message, &inside, effective.ambiguous),
+        regarding,
+        owner,
+    }
+}
+
+/// What the steps that only read came to.
+struct Prepared {
+    ground: Ground,
+    session: Session,
+    /// What is tracked, with what was found about it.
+    groups: Vec<(Vec<Candidate>, Found)>,
 }
 
 /// What mapping a message came to.

@@ -6,8 +6,10 @@
 mod canary;
 mod cloud;
 mod events;
+mod explaining;
 mod flow;
 mod operating;
 mod trouble;
+mod what_if;
 
 use stage::{lambda, moto};

@@ -5,6 +5,7 @@
 
 mod attention;
 mod claims;
+mod kept;
 mod line;
 mod outages;
 mod pause;

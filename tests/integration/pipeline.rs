@@ -13,6 +13,7 @@
 //! | What if Dataverse asks for time halfway through a batch? | `pause.rs` |
 //! | Does a batch stay within what Dataverse takes? | `limits.rs` |
 //! | What if the process dies? | `crashes.rs` |
+//! | What is kept of a decision? | `decisions.rs` |
 //! | What do the settings of the policy do to mail on its way? | `tracking.rs` |
 //! | What if something is refused for good? | `refusals.rs` |
 //! | What becomes of a mail for each code of Dataverse? | `error_table.rs` |
@@ -22,6 +23,7 @@
 mod attachments;
 mod contacts;
 mod crashes;
+mod decisions;
 mod delivery;
 mod error_table;
 mod guards;

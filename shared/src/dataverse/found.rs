@@ -66,6 +66,17 @@ impl Found {
         self.made.contains(&record)
     }
 
+    /// Forgets which mails have a row, as if none had.
+    pub fn forget_rows(&mut self) {
+        self.by_key.clear();
+        self.by_message_id.clear();
+    }
+
+    /// Notes that a row was made for a mail of this run.
+    pub fn note_made(&mut self, record: Record) {
+        self.made.insert(record);
+    }
+
     /// Adds a contact that was made for a mail of this run.
     pub fn add_made(&mut self, address: EmailAddress, contact: Person) {
         self.made.insert(contact.record);

@@ -14,7 +14,9 @@
 //! | `attention` | S | `waiting` or `dead`, like `state`; absent in the other two. Key of the sparse index ([`super::attention`]) |
 //! | `since_ms` | N | since when it has been so, Unix milliseconds; there together with `attention` |
 //! | `reason` | S | the rule or the error, without content |
-//! | `activity_id` | S | the row in Dataverse, once written |
+//! | `activity_id` | S | the row in Dataverse, once written. Key of the index by row ([`super::kept`]) |
+//! | `decision` | S | how it was decided, as JSON without content ([`crate::decision`]); once in a final state |
+//! | `tried` | S | while waiting or dead: the decision by which the row may have been written ([`super::kept`]) |
 //! | `changed_at_ms` | N | the last write, Unix milliseconds |
 //! | `expires_at` | N | when the table's TTL may remove it, Unix seconds; absent while waiting or dead |
 //!
@@ -31,6 +33,7 @@ use aws_sdk_dynamodb::types::error::ConditionalCheckFailedException;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
 use chrono::{DateTime, TimeDelta, Utc};
 
+use super::kept::{self, Decided};
 use super::{Claim, ClaimRequest, ClaimToken, Entry, LEASE, SKIPPED_FOR_NOW, State, decide_claim};
 use crate::aws;
 use crate::ids::{ActivityId, MessageKey};
@@ -193,6 +196,21 @@ impl Ledger {
         now: DateTime<Utc>,
         settlement: &Settlement,
     ) -> Result<(), LedgerError> {
+        self.settle_decided(key, token, now, settlement, None).await
+    }
+
+    /// Ends a claim, and keeps the record of the decision as [`super::kept`] says.
+    ///
+    /// # Errors
+    /// Those of [`Ledger::settle`].
+    pub async fn settle_decided(
+        &self,
+        key: &MessageKey,
+        token: ClaimToken,
+        now: DateTime<Utc>,
+        settlement: &Settlement,
+        decided: Option<&Decided>,
+    ) -> Result<(), LedgerError> {
         let (state, reason, activity_id, retry_at) = match settlement {
             Settlement::Written { activity_id, note } => {
                 (State::Written, note.as_deref(), Some(*activity_id), None)
@@ -232,6 +250,17 @@ impl Ledger {
                     call = call.expression_attribute_values(format!(":{name}"), value);
                 }
                 None => remove.push_str(&format!(", {name}")),
+            }
+        }
+        if let Some(decided) = decided {
+            let keep = decided.keep(state);
+            if !keep.set.is_empty() {
+                set.push_str(", ");
+                set.push_str(keep.set);
+                call = call.expression_attribute_values(":decision", kept::value(decided));
+            }
+            if keep.forget_tried {
+                remove.push_str(", tried");
             }
         }
         match state {

@@ -8,31 +8,36 @@ use aws_sdk_dynamodb::types::{
     ProjectionType, ScalarAttributeType, TimeToLiveSpecification,
 };
 
-use super::attention::INDEX;
 use super::ledger::LedgerError;
+use super::{attention, kept};
 use crate::aws;
 
-/// Creates the table `name` with the keys, the index and the TTL attribute that the template gives it; one that is there stays.
+/// Creates the table `name` with the keys, the indexes and the TTL attribute that the template gives it; one that is there stays.
 ///
 /// # Errors
 /// [`LedgerError::Unavailable`].
 pub async fn create(client: &Client, name: &str) -> Result<(), LedgerError> {
-    let index = GlobalSecondaryIndex::builder()
-        .index_name(INDEX)
-        .set_key_schema(Some(keys(["attention", "since_ms"]).map_err(not_built)?))
-        .projection(
-            Projection::builder()
-                .projection_type(ProjectionType::All)
-                .build(),
-        )
-        .build();
+    let index = |name, keys, projection| {
+        GlobalSecondaryIndex::builder()
+            .index_name(name)
+            .set_key_schema(Some(keys))
+            .projection(Projection::builder().projection_type(projection).build())
+            .build()
+            .map_err(not_built)
+    };
+    let attention_keys = keys(&["attention", "since_ms"]).map_err(not_built)?;
+    let activity_keys = keys(&["activity_id"]).map_err(not_built)?;
+    let indexes = vec![
+        index(attention::INDEX, attention_keys, ProjectionType::All)?,
+        index(kept::INDEX, activity_keys, ProjectionType::KeysOnly)?,
+    ];
     let call = client
         .create_table()
         .table_name(name)
         .billing_mode(BillingMode::PayPerRequest)
         .set_attribute_definitions(Some(attributes().map_err(not_built)?))
-        .set_key_schema(Some(keys(["pk", "sk"]).map_err(not_built)?))
-        .global_secondary_indexes(index.map_err(not_built)?);
+        .set_key_schema(Some(keys(&["pk", "sk"]).map_err(not_built)?))
+        .set_global_secondary_indexes(Some(indexes));
     match call.send().await {
         Ok(_) => {}
         Err(error)
@@ -61,7 +66,7 @@ pub async fn create(client: &Client, name: &str) -> Result<(), LedgerError> {
 }
 
 fn attributes() -> Result<Vec<AttributeDefinition>, BuildError> {
-    let text = ["pk", "sk", "attention"].map(|name| (name, ScalarAttributeType::S));
+    let text = ["pk", "sk", "attention", "activity_id"].map(|name| (name, ScalarAttributeType::S));
     text.into_iter()
         .chain([("since_ms", ScalarAttributeType::N)])
         .map(|(name, kind)| {
@@ -71,11 +76,11 @@ fn attributes() -> Result<Vec<AttributeDefinition>, BuildError> {
         .collect()
 }
 
-fn keys(names: [&str; 2]) -> Result<Vec<KeySchemaElement>, BuildError> {
-    let kinds = names.into_iter().zip([KeyType::Hash, KeyType::Range]);
+fn keys(names: &[&str]) -> Result<Vec<KeySchemaElement>, BuildError> {
+    let kinds = names.iter().zip([KeyType::Hash, KeyType::Range]);
     kinds
         .map(|(name, kind)| {
-            let element = KeySchemaElement::builder().attribute_name(name);
+            let element = KeySchemaElement::builder().attribute_name(*name);
             element.key_type(kind).build()
         })
         .collect()

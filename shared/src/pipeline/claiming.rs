@@ -1,6 +1,6 @@
 //! The first and the last step: **claim** and **settle**.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use chrono::TimeDelta;
 use futures_util::{StreamExt, stream};
@@ -52,6 +52,7 @@ impl Pipeline {
                         receive_count,
                         message,
                         decision: None,
+                        made: BTreeSet::new(),
                     });
                     continue;
                 }
@@ -114,11 +115,15 @@ impl Pipeline {
                 key,
                 fate,
                 decision,
+                record,
                 summary,
             } = ended;
+            // A record that could not be made costs an explanation, and no message.
+            let decided = record.and_then(|record| record.decided(run.now).ok());
+            let settlement = fate.settlement(run.now);
             let fate = match self
                 .ledger
-                .settle(&key, run.token, run.now, &fate.settlement(run.now))
+                .settle_decided(&key, run.token, run.now, &settlement, decided.as_ref())
                 .await
             {
                 Ok(()) => fate,

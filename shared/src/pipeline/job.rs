@@ -1,9 +1,13 @@
 //! A message that we hold the claim of, and how its story ends.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::fate::{Failure, Fate, Run, Summary};
 use super::regard::Clues;
+use crate::dataverse::rows::Record;
+use crate::decision::DecisionRecord;
+use crate::dedupe::kept::DecidedRow;
 use crate::ids::{ActivityId, MessageKey};
 use crate::mailboxes::Folders;
 use crate::mapping::Findings;
@@ -21,6 +25,8 @@ pub(super) struct Job {
     pub(super) message: Option<Message>,
     /// What the policy said last.
     pub(super) decision: Option<Decision>,
+    /// The contacts and accounts that were made for it.
+    pub(super) made: BTreeSet<Record>,
 }
 
 /// A message that the policy may track, with what it was judged by.
@@ -40,6 +46,8 @@ pub(super) struct Ended {
     pub(super) key: MessageKey,
     pub(super) fate: Fate,
     pub(super) decision: Option<Decision>,
+    /// What the ledger keeps of the decision; `None` when nothing was decided.
+    pub(super) record: Option<DecisionRecord>,
     pub(super) summary: Option<Summary>,
 }
 
@@ -54,9 +62,16 @@ impl Ended {
 }
 
 impl Job {
+    /// What the policy said, to be kept, and what was made.
+    pub(super) fn record(&self) -> Option<DecisionRecord> {
+        let decision = self.decision.as_ref()?;
+        Some(DecisionRecord::of_policy(decision).with_made(&self.made))
+    }
+
     pub(super) fn failed(self, failure: Failure, run: &Run) -> Ended {
         let fate = Fate::of_failure(&self.key, failure, self.receive_count, run);
         Ended {
+            record: self.record(),
             key: self.key,
             fate,
             decision: self.decision,
@@ -74,6 +89,7 @@ impl Job {
             key: self.key,
             fate: Fate::skipped(Rule::Gone),
             decision: None,
+            record: None,
             summary: None,
         }
     }
@@ -86,6 +102,7 @@ impl Job {
             regarding: None,
         };
         Ended {
+            record: self.record(),
             key: self.key,
             fate: Fate::skipped(rule),
             decision: self.decision,
@@ -114,7 +131,11 @@ impl Job {
             activity_id,
             note: Some(note.to_owned()),
         };
+        let record = self
+            .record()
+            .map(|record| record.with_findings(&findings, DecidedRow::Found, &message.omissions));
         Ended {
+            record,
             key: self.key,
             fate,
             decision: self.decision,

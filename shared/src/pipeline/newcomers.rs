@@ -30,6 +30,7 @@ use crate::contacts::company::Companies;
 use crate::contacts::{self, NewContact, NewRow, Newcomer};
 use crate::dataverse::error::DataverseError;
 use crate::dataverse::look_up::Found;
+use crate::dataverse::rows::{Record, Table};
 use crate::dataverse::session::Session;
 use crate::message::Omission;
 use crate::policy::bulk::is_bulk;
@@ -65,10 +66,11 @@ impl Pipeline {
             .make_for_each(session, &newcomers, ambiguous, found)
             .await;
         let mut peopled = Vec::new();
-        for (mut candidate, made) in tracked.into_iter().zip(made) {
+        for ((mut candidate, newcomers), made) in tracked.into_iter().zip(&newcomers).zip(made) {
             match made {
                 Ok(omissions) => {
                     candidate.message.omissions.extend(omissions);
+                    candidate.job.made = rows_made(newcomers, found);
                     peopled.push(candidate);
                 }
                 Err(failure) => ended.push(candidate.job.failed(failure, run)),
@@ -149,6 +151,13 @@ impl Pipeline {
             .zip(&results)
             .filter_map(|(account, result)| refused(account, result))
             .collect();
+        for (account, _) in accounts
+            .iter()
+            .zip(&results)
+            .filter(|(_, result)| result.is_ok())
+        {
+            found.note_made(account.record);
+        }
         let mut again = Vec::new();
         for (mut contact, result) in contacts.into_iter().zip(of_contacts) {
             let lacks_company = contact.company.is_some_and(|id| refused.contains(&id));
@@ -184,7 +193,7 @@ impl Pipeline {
 }
 
 /// Who becomes a contact because of this mail: nobody, when a row carries it already.
-fn newcomers(candidate: &Candidate, found: &Found, ground: &Ground) -> Vec<Newcomer> {
+pub(super) fn newcomers(candidate: &Candidate, found: &Found, ground: &Ground) -> Vec<Newcomer> {
     let message = &candidate.message;
     if found.by_key(message.activity_id()).is_some() || found.by_mail(message).is_some() {
         return Vec::new();
@@ -198,6 +207,21 @@ fn settle(contact: &NewContact, outcome: Made, found: &mut Found, made: &mut Has
         found.add_made(contact.address.clone(), contact.person());
     }
     made.insert(contact.row.record.id, outcome);
+}
+
+/// The contacts of these people that were made, and their companies that were.
+fn rows_made(newcomers: &[Newcomer], found: &Found) -> BTreeSet<Record> {
+    let people = newcomers
+        .iter()
+        .flat_map(|newcomer| found.people(&newcomer.address));
+    let rows = people.flat_map(|person| {
+        let company = person.account.map(|id| Record {
+            table: Table::Account,
+            id,
+        });
+        std::iter::once(person.record).chain(company)
+    });
+    rows.filter(|record| found.was_made(*record)).collect()
 }
 
 /// What a mail has to go without; the failure, when one of its people may be there the next time.

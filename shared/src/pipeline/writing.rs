@@ -14,6 +14,8 @@ use crate::dataverse::error::DataverseError;
 use crate::dataverse::rows::RowState;
 use crate::dataverse::session::Session;
 use crate::dataverse::write::{CreateOutcome, EmailWrite, WriteMode};
+use crate::decision::DecisionRecord;
+use crate::dedupe::kept::DecidedRow;
 use crate::ids::ActivityId;
 use crate::mapping::{self, Findings};
 use crate::message::{Attachment, Message, Omission, omissions_note};
@@ -65,6 +67,7 @@ impl Mail {
             note: omissions_note(&self.omissions),
         };
         Ended {
+            record: self.record(DecidedRow::Ours),
             key: self.job.key,
             fate,
             decision: self.job.decision,
@@ -72,14 +75,26 @@ impl Mail {
         }
     }
 
+    fn record(&self, row: DecidedRow) -> Option<DecisionRecord> {
+        let record = self.job.record()?;
+        Some(record.with_findings(&self.findings, row, &self.omissions))
+    }
+
     fn was_there(self) -> Ended {
         self.job
             .was_there(self.email.activity_id, &self.message, self.findings)
     }
 
+    /// Before anything of it was written by this run.
     fn failed(self, failure: Failure, run: &Run) -> Ended {
+        self.ended(DecidedRow::None, failure, run)
+    }
+
+    fn ended(self, row: DecidedRow, failure: Failure, run: &Run) -> Ended {
+        let record = self.record(row);
         let ended = self.job.failed(failure, run);
         Ended {
+            record,
             summary: Some(summary(&self.message, self.findings)),
             ..ended
         }
@@ -225,7 +240,7 @@ impl Pipeline {
 
     async fn refused(&self, mail: Mail, error: DataverseError, run: &Run) -> Ended {
         self.forget_refused(&error).await;
-        mail.failed(error.into(), run)
+        mail.ended(DecidedRow::Ours, error.into(), run)
     }
 
     /// Downloads the files and adds their rows. A file that is gone or too large is left out and the row says so. What the row of an earlier run

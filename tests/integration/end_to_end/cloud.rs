@@ -1,5 +1,7 @@
 //! What the functions find around them: AWS, the three services, one mailbox and a company.
 
+use std::collections::{BTreeMap, HashMap};
+
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_sqs::types::{Message, MessageSystemAttributeName, QueueAttributeName};
 use mailverse::dedupe::ledger::Ledger;
@@ -263,6 +265,16 @@ impl Cloud {
             .unwrap();
         assert!(items.count > 0, "an empty ledger holds no content anyway");
         format!("{:?}", items.items)
+    }
+
+    /// The whole ledger, in an order that stays.
+    pub(super) async fn ledger_items(&self) -> Vec<BTreeMap<String, AttributeValue>> {
+        let ledger = dynamo::client(&self.dynamo);
+        let items = ledger.scan().table_name(TABLE).send().await.unwrap();
+        let sorted = |item: HashMap<_, _>| item.into_iter().collect::<BTreeMap<_, _>>();
+        let mut items: Vec<_> = items.items.unwrap().into_iter().map(sorted).collect();
+        items.sort_by_key(|item| format!("{item:?}"));
+        items
     }
 
     /// The leases of all claims run out, as if their time had passed.

@@ -1,0 +1,208 @@
+//! Which messages of the ledger somebody means.
+//!
+//! | What is given | How it is found |
+//! | --- | --- |
+//! | an activity id | the ledger's index by row |
+//! | `mailbox/message` | the ledger |
+//! | a provider's message id | the ledger, in every mailbox that Nylas lists |
+//! | a Message-ID | the rows in Dataverse that have it, then as an activity id |
+//!
+//! A text may be several of these (IMAP mailboxes have Message-IDs for message ids, and message ids may have slashes), so each that it may be is tried.
+
+use std::collections::BTreeSet;
+
+use chrono::Utc;
+use mailverse::dataverse::DataverseClient;
+use mailverse::dataverse::session::Session;
+use mailverse::dedupe::kept::Kept;
+use mailverse::dedupe::ledger::{Ledger, LedgerError};
+use mailverse::entra::TokenSource;
+use mailverse::ids::{ActivityId, InternetMessageId, MessageId, MessageKey};
+use mailverse::nylas::{Fetched, Headers, NylasClient};
+use uuid::Uuid;
+
+use super::ExplainError;
+
+/// Where a message is looked for.
+pub(super) struct Finder {
+    pub(super) table: String,
+    pub(super) ledger: Ledger,
+    pub(super) nylas: Option<NylasClient>,
+    pub(super) dataverse: Option<(DataverseClient, TokenSource)>,
+}
+
+/// What was found.
+#[derive(Default)]
+pub(super) struct Found {
+    /// In order of their keys.
+    pub(super) messages: Vec<Kept>,
+    /// Where it might be found besides, with the settings that say where that is.
+    unasked: Vec<&'static str>,
+}
+
+impl Found {
+    /// What could not be asked, as the end of a sentence.
+    pub(super) fn unasked(&self) -> String {
+        let mut text = String::new();
+        for what in &self.unasked {
+            text.push_str("; ");
+            text.push_str(what);
+        }
+        text
+    }
+}
+
+impl Finder {
+    /// Every message that `text` may mean, with all copies of the same mail.
+    pub(super) async fn find(&self, text: &str) -> Result<Found, ExplainError> {
+        let mut found = Found::default();
+        let mut keys = BTreeSet::new();
+        if let Some(row) = activity(text) {
+            keys.extend(self.carried(row).await?);
+        } else if let Some(key) = self.known_key(text).await? {
+            keys.insert(key);
+        } else {
+            self.in_every_mailbox(text, &mut keys, &mut found).await?;
+            self.by_message_id(text, &mut keys, &mut found).await?;
+        }
+        let mut rows = BTreeSet::new();
+        for key in &keys {
+            let kept = self.kept(key).await?;
+            if let Some(kept) = &kept {
+                rows.extend(self.row_of(kept).await);
+            }
+            found.messages.extend(kept);
+        }
+        for row in rows {
+            for copy in self.carried(row).await? {
+                if !found.messages.iter().any(|known| known.key == copy) {
+                    found.messages.extend(self.kept(&copy).await?);
+                }
+            }
+        }
+        found.messages.sort_by(|one, other| one.key.cmp(&other.key));
+        Ok(found)
+    }
+
+    async fn known_key(&self, text: &str) -> Result<Option<MessageKey>, ExplainError> {
+        let Ok(key) = text.parse::<MessageKey>() else {
+            return Ok(None);
+        };
+        Ok(self.kept(&key).await?.map(|kept| kept.key))
+    }
+
+    /// The row that carries the mail, or would: from the mail itself where the ledger names none, because its copy in another mailbox may have one.
+    async fn row_of(&self, kept: &Kept) -> Option<ActivityId> {
+        if kept.entry.activity_id.is_some() {
+            return kept.entry.activity_id;
+        }
+        let fetched = self.nylas.as_ref()?.message(&kept.key, Headers::Basic);
+        match fetched.await {
+            Ok(Fetched::Message(message)) => Some(message.activity_id()),
+            // Without it, this copy is still told of.
+            Ok(Fetched::Gone) | Err(_) => None,
+        }
+    }
+
+    async fn in_every_mailbox(
+        &self,
+        text: &str,
+        keys: &mut BTreeSet<MessageKey>,
+        found: &mut Found,
+    ) -> Result<(), ExplainError> {
+        let Ok(message_id) = text.parse::<MessageId>() else {
+            return Ok(());
+        };
+        let Some(nylas) = &self.nylas else {
+            found
+                .unasked
+                .push("as a provider's message id it is looked for with NYLAS_API_KEY_SECRET_ID set, or as mailbox/message");
+            return Ok(());
+        };
+        let grants = nylas.grants().await.map_err(ExplainError::Grants)?;
+        keys.extend(grants.into_iter().map(|grant| MessageKey {
+            grant_id: grant.id,
+            message_id: message_id.clone(),
+        }));
+        Ok(())
+    }
+
+    async fn by_message_id(
+        &self,
+        text: &str,
+        keys: &mut BTreeSet<MessageKey>,
+        found: &mut Found,
+    ) -> Result<(), ExplainError> {
+        // All Message-IDs have one, and other ids of messages have none.
+        let Some(id) = InternetMessageId::from_header(text).filter(|_| text.contains('@')) else {
+            return Ok(());
+        };
+        let Some((dataverse, tokens)) = &self.dataverse else {
+            found.unasked.push(
+                "as a Message-ID it is looked for with DATAVERSE_URL and TOKEN_SECRET_ID set",
+            );
+            return Ok(());
+        };
+        let session = Session::new(tokens.token(Utc::now()).await?);
+        for row in dataverse.carriers(&session, &id).await? {
+            keys.extend(self.carried(row).await?);
+        }
+        Ok(())
+    }
+
+    async fn carried(&self, row: ActivityId) -> Result<Vec<MessageKey>, ExplainError> {
+        let keys = self.ledger.carried(row).await;
+        keys.map_err(|source| self.failed(source))
+    }
+
+    async fn kept(&self, key: &MessageKey) -> Result<Option<Kept>, ExplainError> {
+        let kept = self.ledger.kept(key).await;
+        kept.map_err(|source| self.failed(source))
+    }
+
+    fn failed(&self, source: LedgerError) -> ExplainError {
+        ExplainError::Ledger {
+            table: self.table.clone(),
+            source,
+        }
+    }
+}
+
+/// An activity id as Dynamics 365 prints it: with hyphens, perhaps in braces. Without hyphens, it may be a provider's message id.
+fn activity(text: &str) -> Option<ActivityId> {
+    let text = text.trim();
+    let text = text
+        .strip_prefix('{')
+        .and_then(|rest| rest.strip_suffix('}'))
+        .unwrap_or(text);
+    let hyphenated = text.len() == uuid::fmt::Hyphenated::LENGTH;
+    let id = Uuid::try_parse(text).ok().filter(|_| hyphenated)?;
+    Some(ActivityId::new(id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_activity_id_is_told_from_a_message_id() {
+        let id = "1a2265b9-1c53-5c96-b593-6ecd884c829f";
+        for text in [
+            id,
+            "{1A2265B9-1C53-5C96-B593-6ECD884C829F}",
+            &format!(" {id}\n"),
+        ] {
+            let read = activity(text).expect("an activity id");
+            assert_eq!(read.to_string(), id, "{text}");
+        }
+        for text in [
+            "1a2265b91c535c96b5936ecd884c829f",
+            "18c7d3f0a1b2c3d4",
+            "<a@x>",
+            "g/m",
+            "",
+        ] {
+            assert_eq!(activity(text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! What is kept of a message, as lines for people or as JSON for programs.
+
+use std::io::{self, Write};
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use mailverse::decision::{CandidatePart, DecisionRecord, PersonPart, RegardingPart, Row};
+use mailverse::dedupe::State;
+use mailverse::dedupe::kept::{DecidedRow, Kept};
+use serde_json::{Value, json};
+
+use super::people::Names;
+use crate::terminal::printable;
+
+/// Without addresses, whoever reads it.
+pub(super) fn json(kept: &Kept) -> Value {
+    // As it is kept: what a later build added is not lost.
+    let decision = kept.decision.as_deref();
+    let decision: Option<Value> = decision.and_then(|text| serde_json::from_str(text).ok());
+    json!({
+        "grant_id": kept.key.grant_id,
+        "message_id": kept.key.message_id,
+        "state": kept.entry.state.as_str(),
+        "given_up": kept.entry.gave_up,
+        "reason": kept.entry.reason,
+        "attempts": kept.entry.attempts,
+        "since": kept.since.map(rfc3339),
+        "until": kept.until.map(rfc3339),
+        "changed_at": kept.changed_at.map(rfc3339),
+        "activity_id": kept.entry.activity_id,
+        "decision": decision,
+    })
+}
+
+pub(super) fn print(out: &mut impl Write, kept: &Kept, names: &Names) -> io::Result<()> {
+    writeln!(out, "{}", printable(&kept.key.to_string()))?;
+    line(out, "state", &state(kept))?;
+    if let Some(reason) = &kept.entry.reason {
+        line(out, "reason", &printable(reason))?;
+    }
+    if let Some(row) = kept.entry.activity_id {
+        line(out, "row", &format!("email {row}"))?;
+    }
+    match kept.decision.as_deref().map(DecisionRecord::parse) {
+        None => line(out, "decision", "none is recorded")?,
+        Some(Err(_)) => line(out, "decision", "this version cannot read what is recorded")?,
+        Some(Ok(record)) => print_decision(out, &record, names)?,
+    }
+    writeln!(out)
+}
+
+fn state(kept: &Kept) -> String {
+    let entry = &kept.entry;
+    let mut text = entry.state.as_str().to_owned();
+    if entry.state == State::Dead && entry.gave_up {
+        text.push_str(" (given up)");
+    }
+    let times = [
+        ("since", kept.since.filter(|_| entry.activity_id.is_none())),
+        ("until", kept.until),
+        ("last change", kept.changed_at),
+    ];
+    for (what, time) in times {
+        if let Some(time) = time {
+            text.push_str(&format!(", {what} {}", readable(time)));
+        }
+    }
+    let tries = if entry.attempts == 1 { "try" } else { "tries" };
+    format!("{text}, {} {tries}", entry.attempts)
+}
+
+fn print_decision(out: &mut impl Write, record: &DecisionRecord, names: &Names) -> io::Result<()> {
+    let at = DateTime::from_timestamp(record.at, 0).map_or_else(String::new, readable);
+    let version = printable(&record.policy.version);
+    line(out, "decided", &format!("{at}, policy {version}"))?;
+    for asked in &record.policy.path {
+        line(
+            out,
+            "",
+            &format!("{} {}", printable(&asked.rule), printable(&asked.answer)),
+        )?;
+    }
+    if let Some(direction) = &record.direction {
+        line(out, "direction", &printable(direction))?;
+    }
+    if record.row == DecidedRow::Found {
+        line(
+            out,
+            "",
+            "the row was there before: another decision wrote it",
+        )?;
+    }
+    let mut label = "people";
+    for person in &record.people {
+        line(out, label, &described(person, names))?;
+        label = "";
+    }
+    if !record.people.is_empty() && !names.missing().is_empty() {
+        line(out, "", &format!("({})", names.missing()))?;
+    }
+    if let Some(regarding) = &record.regarding {
+        print_regarding(out, regarding)?;
+    }
+    if !record.made.is_empty() {
+        line(out, "made", &rows(&record.made))?;
+    }
+    for (what, count) in &record.omissions {
+        line(out, "left out", &format!("{count} × {}", printable(what)))?;
+    }
+    let lost = &record.left_out;
+    if !lost.is_nothing() {
+        let (candidates, made, people) = (lost.candidates, lost.made, lost.people);
+        let text = format!(
+            "not recorded, for want of room: {people} people, {candidates} candidates, {made} rows made"
+        );
+        line(out, "", &text)?;
+    }
+    Ok(())
+}
+
+/// `to 2 (ada@ours.example): contact/… (only, exact); also contact/…`
+fn described(person: &PersonPart, names: &Names) -> String {
+    let mut text = format!("{} {}", printable(&person.role), person.place + 1);
+    if let Some(address) = names.at(&person.role, person.place) {
+        text.push_str(&format!(" ({})", printable(address)));
+    }
+    text.push_str(": ");
+    if person.chosen.is_empty() {
+        text.push_str("address only");
+    } else {
+        text.push_str(&rows(&person.chosen));
+    }
+    let how: Vec<String> = [&person.choice, &person.matched]
+        .into_iter()
+        .filter(|part| !part.is_empty())
+        .map(|part| printable(part))
+        .collect();
+    if !how.is_empty() {
+        text.push_str(&format!(" ({})", how.join(", ")));
+    }
+    if !person.others.is_empty() {
+        text.push_str(&format!("; also {}", rows(&person.others)));
+    }
+    text
+}
+
+fn print_regarding(out: &mut impl Write, regarding: &RegardingPart) -> io::Result<()> {
+    let chosen = regarding.chosen.as_ref().map_or_else(
+        || "nothing".to_owned(),
+        |chosen| {
+            let parent = chosen.parent.map_or_else(String::new, |parent| {
+                format!(", an answer to email/{parent}")
+            });
+            let by = if chosen.source.is_empty() {
+                String::new()
+            } else {
+                format!(" by {}", printable(&chosen.source))
+            };
+            format!("{}{by}{parent}", printable(&chosen.record.0))
+        },
+    );
+    line(out, "regarding", &chosen)?;
+    for candidate in &regarding.candidates {
+        line(out, "", &evidence(candidate))?;
+    }
+    Ok(())
+}
+
+/// `thread: hit opportunity/…, as email/… says`
+fn evidence(candidate: &CandidatePart) -> String {
+    let mut text = format!(
+        "{}: {}",
+        printable(&candidate.source),
+        printable(&candidate.outcome)
+    );
+    if !candidate.records.is_empty() {
+        text.push_str(&format!(" {}", rows(&candidate.records)));
+    }
+    let emails: Vec<String> = candidate
+        .emails
+        .iter()
+        .map(|id| format!("email/{id}"))
+        .collect();
+    if !emails.is_empty() {
+        text.push_str(&format!(", seen in {}", emails.join(", ")));
+    }
+    text
+}
+
+fn rows(rows: &[Row]) -> String {
+    let names: Vec<String> = rows.iter().map(|row| printable(&row.0)).collect();
+    names.join(", ")
+}
+
+fn line(out: &mut impl Write, label: &str, text: &str) -> io::Result<()> {
+    writeln!(out, "  {label:<10} {text}")
+}
+
+fn readable(time: DateTime<Utc>) -> String {
+    time.format("%F %T UTC").to_string()
+}
+
+fn rfc3339(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Secs, true)
+}

@@ -1,0 +1,65 @@
+//! The services behind the ledger, as far as the environment names them: a verb that only reads does what it can without.
+
+use aws_config::SdkConfig;
+use mailverse::dataverse::DataverseClient;
+use mailverse::entra::store::TokenStore;
+use mailverse::entra::{Origin, TokenSource};
+use mailverse::env::Settings;
+use mailverse::http;
+use mailverse::nylas::NylasClient;
+use mailverse::secrets::SecretSource;
+use url::Url;
+
+/// Where Nylas is, and the name of the secret with its key.
+pub(crate) struct NylasSettings {
+    url: Url,
+    key: String,
+}
+
+impl NylasSettings {
+    /// `None` when the environment does not name the key's secret.
+    pub(crate) fn read<L: Fn(&str) -> Option<String>>(settings: &mut Settings<L>) -> Option<Self> {
+        let key = settings.optional("NYLAS_API_KEY_SECRET_ID")?;
+        Some(Self {
+            url: settings.service_url("NYLAS_API_URL", Some("https://api.us.nylas.com")),
+            key,
+        })
+    }
+
+    /// Nothing is called yet.
+    pub(crate) fn connect(self, aws: &SdkConfig) -> Result<NylasClient, reqwest::Error> {
+        let secrets = aws_sdk_secretsmanager::Client::new(aws);
+        let key = SecretSource::stored(secrets, self.key);
+        Ok(NylasClient::new(http::client()?, &self.url, key))
+    }
+}
+
+/// Where Dataverse is, and the name of the secret with its token.
+pub(crate) struct DataverseSettings {
+    url: Url,
+    token: String,
+}
+
+impl DataverseSettings {
+    /// `None` when the environment names neither; naming one of them alone is a mistake.
+    pub(crate) fn read<L: Fn(&str) -> Option<String>>(settings: &mut Settings<L>) -> Option<Self> {
+        let names = ["DATAVERSE_URL", "TOKEN_SECRET_ID"];
+        if names.iter().all(|name| settings.optional(name).is_none()) {
+            return None;
+        }
+        Some(Self {
+            url: settings.service_url("DATAVERSE_URL", None),
+            token: settings.required("TOKEN_SECRET_ID"),
+        })
+    }
+
+    /// Nothing is called yet.
+    pub(crate) fn connect(
+        self,
+        aws: &SdkConfig,
+    ) -> Result<(DataverseClient, TokenSource), reqwest::Error> {
+        let secrets = aws_sdk_secretsmanager::Client::new(aws);
+        let tokens = TokenSource::new(Origin::Store(TokenStore::new(secrets, self.token)));
+        Ok((DataverseClient::new(http::client()?, &self.url), tokens))
+    }
+}

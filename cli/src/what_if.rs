@@ -1,0 +1,217 @@
+//! `mailverse what-if`: what another policy would have changed about the recent mail, with no write of any kind.
+//!
+//! 1. Check the document, and read the stored one.
+//! 2. List the recent mail of the mailboxes, page by page.
+//! 3. Take each page through the steps of a run that only read, once under each policy.
+//! 4. Tell what differs ([`difference`], [`report`]).
+//!
+//! What is written stays as it is when a policy is pushed; this says how mail like it would fare.
+//!
+//! Exit status: 0 when every message could be told; 1 when the document cannot be used, or some could not; 2 for bad usage, or when a service does not answer.
+
+mod difference;
+mod report;
+
+use std::collections::{BTreeMap, HashSet};
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use clap::Args;
+use mailverse::dedupe::ledger::LedgerError;
+use mailverse::env::{self, Settings, SettingsError};
+use mailverse::message::Message;
+use mailverse::nylas::Headers;
+use mailverse::nylas::error::NylasError;
+use mailverse::nylas::wire::Grant;
+use mailverse::pipeline::preview::Preview;
+use mailverse::pipeline::settings::PipelineSettings;
+use mailverse::pipeline::{Pipeline, Run};
+use mailverse::policy::source::PolicySource;
+use mailverse::policy::{Policy, Problem};
+
+use self::report::Report;
+use crate::aws::{self, AwsError};
+use crate::policy::{PolicyFileError, from_file};
+use crate::status::age::Age;
+use crate::terminal::{self, printable};
+
+/// Time that a page may take.
+const PAGE_TIME: TimeDelta = TimeDelta::hours(1);
+
+/// Tells what another policy would have changed about the recent mail. Nothing is written anywhere.
+///
+/// Needs the settings of the sync-worker, and AWS's own variables. Compares with the stored policy.
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// The document that might be pushed.
+    policy: PathBuf,
+    /// Look at the mail that came since: 12h, 7d.
+    #[arg(long, value_name = "AGE", default_value = "7d")]
+    since: Age,
+    /// Look at this mailbox only: its address or grant id. May be repeated.
+    #[arg(long, value_name = "MAILBOX")]
+    mailbox: Vec<String>,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Nothing can be told.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WhatIfError {
+    #[error(transparent)]
+    File(#[from] PolicyFileError),
+    #[error("{0} (what-if reads the settings of the sync-worker)")]
+    Settings(#[from] SettingsError),
+    #[error(transparent)]
+    Aws(#[from] AwsError),
+    #[error("no HTTP client: {0}")]
+    Http(#[from] reqwest::Error),
+    #[error("table {table}: {source}")]
+    Ledger { table: String, source: LedgerError },
+    #[error("the stored policy cannot be used, so there is nothing to compare with:\n{0}")]
+    Stored(String),
+    #[error("Dataverse asked for a pause until {}: ask again then", .0.to_rfc3339())]
+    Paused(DateTime<Utc>),
+    #[error("the mailboxes cannot be listed: {0}")]
+    Grants(#[source] NylasError),
+    #[error("there is no mailbox {0} that Nylas can read")]
+    NoMailbox(String),
+    #[error("the report cannot be printed: {0}")]
+    Print(#[source] std::io::Error),
+}
+
+pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, WhatIfError> {
+    let after = match from_file(&arguments.policy) {
+        Err(problems @ PolicyFileError::Problems { .. }) => {
+            eprintln!("{problems}");
+            return Ok(ExitCode::from(1));
+        }
+        other => other?,
+    };
+    let mut settings = Settings::new(env::process);
+    let pipeline = PipelineSettings::read(&mut settings);
+    settings.finish()?;
+    let aws = aws::connect().await?;
+    let failed = |source| WhatIfError::Ledger {
+        table: pipeline.ledger_table.clone(),
+        source,
+    };
+    let ledger = aws::ledger(&aws, &pipeline.ledger_table);
+    let now = Utc::now();
+    if let Some(until) = ledger.paused_until(now).await.map_err(failed)? {
+        return Err(WhatIfError::Paused(until));
+    }
+    let before = match ledger.stored_policy().await.map_err(failed)? {
+        None => Policy::default(),
+        Some(stored) => Policy::parse(&stored.document).map_err(|problems| {
+            let lines: Vec<String> = problems.iter().map(Problem::to_string).collect();
+            WhatIfError::Stored(lines.join("\n"))
+        })?,
+    };
+    let mut asker = Asker {
+        pipeline: pipeline.connect(&aws)?,
+        policies: [before, after],
+    };
+    let mailboxes = asker.mailboxes(&arguments.mailbox).await?;
+    let mut report = Report::new(&asker.policies, now - arguments.since.time());
+    for mailbox in &mailboxes {
+        asker.look_at(mailbox, &mut report).await;
+    }
+    let mut out = std::io::stdout().lock();
+    let printed = if arguments.json {
+        writeln!(out, "{}", report.json())
+    } else {
+        report.print(&mut out)
+    };
+    terminal::printed(printed).map_err(WhatIfError::Print)?;
+    Ok(ExitCode::from(u8::from(!report.is_complete())))
+}
+
+/// Asks one pipeline under both policies, so that mailboxes, folders and token are read once.
+struct Asker {
+    pipeline: Pipeline,
+    /// The stored one, and the other.
+    policies: [Policy; 2],
+}
+
+impl Asker {
+    async fn mailboxes(&self, wanted: &[String]) -> Result<Vec<Grant>, WhatIfError> {
+        let grants = self.pipeline.nylas.grants().await;
+        let grants = grants.map_err(WhatIfError::Grants)?;
+        let is = |grant: &Grant, name: &str| {
+            let address = grant.address.as_ref();
+            grant.id.as_str() == name
+                || address.is_some_and(|address| address.as_str() == name.trim().to_lowercase())
+        };
+        let valid: Vec<Grant> = grants.into_iter().filter(|grant| grant.valid).collect();
+        for name in wanted {
+            if !valid.iter().any(|grant| is(grant, name)) {
+                return Err(WhatIfError::NoMailbox(printable(name)));
+            }
+        }
+        let meant = |grant: &Grant| wanted.is_empty() || wanted.iter().any(|name| is(grant, name));
+        Ok(valid.into_iter().filter(meant).collect())
+    }
+
+    /// Lists a mailbox to its end. One that cannot be listed is noted, and does not stop the others.
+    async fn look_at(&mut self, mailbox: &Grant, report: &mut Report) {
+        report.mailboxes += 1;
+        let mut headers = Headers::Basic;
+        for policy in self.policies.clone() {
+            self.pipeline.policy = PolicySource::given(policy);
+            if self.pipeline.headers(&mailbox.id, Utc::now()).await == Headers::All {
+                headers = Headers::All;
+            }
+        }
+        let mut page_token: Option<String> = None;
+        let mut seen = HashSet::new();
+        loop {
+            let page = self.pipeline.nylas.most_messages(
+                &mailbox.id,
+                report.since.timestamp(),
+                page_token.as_deref(),
+                headers,
+            );
+            let mut page = match page.await {
+                Ok(page) => page,
+                Err(error) => return report.not_listed(&mailbox.id, &error),
+            };
+            // The list moves while it is read: a message may come twice.
+            page.messages
+                .retain(|message| seen.insert(message.key.clone()));
+            self.compare(page.messages, report).await;
+            page_token = page.next;
+            if page_token.is_none() {
+                return;
+            }
+        }
+    }
+
+    async fn compare(&mut self, messages: Vec<Message>, report: &mut Report) {
+        let [before, after] = self.policies.clone();
+        let before = self.previews(before, messages.clone()).await;
+        let mut after = self.previews(after, messages).await;
+        for (key, before) in before {
+            if let Some(after) = after.remove(&key) {
+                report.add(&before, &after);
+            }
+        }
+    }
+
+    async fn previews(
+        &mut self,
+        policy: Policy,
+        messages: Vec<Message>,
+    ) -> BTreeMap<mailverse::ids::MessageKey, Preview> {
+        self.pipeline.policy = PolicySource::given(policy);
+        let run = Run::begin(Utc::now() + PAGE_TIME);
+        let previews = self.pipeline.preview(messages, &run).await;
+        previews
+            .into_iter()
+            .map(|preview| (preview.key.clone(), preview))
+            .collect()
+    }
+}

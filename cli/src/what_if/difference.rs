@@ -1,0 +1,232 @@
+//! In what two previews of a message differ. Pure.
+
+use mailverse::decision::{DecisionRecord, Row};
+use mailverse::pipeline::preview::{Foreseen, Preview};
+use mailverse::policy::document::Content;
+use serde_json::json;
+
+/// What differs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum What {
+    /// It was left out, and would be tracked.
+    Tracked,
+    /// It was tracked, and would be left out.
+    LeftOut,
+    /// Another rule would leave it out.
+    Rule,
+    /// More of it would be stored, or less.
+    Content,
+    /// Somebody would be another row, or no longer on it.
+    People,
+    /// It would concern another record.
+    Regarding,
+    /// Contacts would be made, or would not.
+    Contacts,
+}
+
+impl What {
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Tracked => "newly_tracked",
+            Self::LeftOut => "no_longer_tracked",
+            Self::Rule => "other_rule",
+            Self::Content => "content",
+            Self::People => "people",
+            Self::Regarding => "regarding",
+            Self::Contacts => "contacts",
+        }
+    }
+}
+
+/// One difference.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Difference {
+    pub(super) what: What,
+    /// Under the stored policy: a rule, a setting, a record, a number. Never content.
+    pub(super) before: String,
+    /// Under the other.
+    pub(super) after: String,
+}
+
+/// What differs between two previews of one message. `Err`: why it cannot be told.
+pub(super) fn between(before: &Preview, after: &Preview) -> Result<Vec<Difference>, String> {
+    let difference = |what, before: &str, after: &str| Difference {
+        what,
+        before: before.to_owned(),
+        after: after.to_owned(),
+    };
+    let mut found = Vec::new();
+    match (&before.outcome, &after.outcome) {
+        (Foreseen::Unknown { reason }, _) | (_, Foreseen::Unknown { reason }) => {
+            return Err(reason.clone());
+        }
+        (Foreseen::Skipped { rule }, Foreseen::Tracked { content, .. }) => {
+            found.push(difference(What::Tracked, rule, &name(*content)));
+        }
+        (Foreseen::Tracked { content, .. }, Foreseen::Skipped { rule }) => {
+            found.push(difference(What::LeftOut, &name(*content), rule));
+        }
+        (Foreseen::Skipped { rule: one }, Foreseen::Skipped { rule: other }) => {
+            if one != other {
+                found.push(difference(What::Rule, one, other));
+            }
+        }
+        (
+            Foreseen::Tracked { content, contacts },
+            Foreseen::Tracked {
+                content: other_content,
+                contacts: other_contacts,
+            },
+        ) => {
+            let pairs = [
+                (What::Content, name(*content), name(*other_content)),
+                (What::People, people(before), people(after)),
+                (What::Regarding, regarding(before), regarding(after)),
+                (
+                    What::Contacts,
+                    contacts.to_string(),
+                    other_contacts.to_string(),
+                ),
+            ];
+            found.extend(
+                pairs
+                    .into_iter()
+                    .filter(|(_, one, other)| one != other)
+                    .map(|(what, one, other)| difference(what, &one, &other)),
+            );
+        }
+    }
+    Ok(found)
+}
+
+fn name(content: Content) -> String {
+    let name = json!(content);
+    name.as_str().unwrap_or_default().to_owned()
+}
+
+/// How many people, and which rows they are.
+fn people(preview: &Preview) -> String {
+    let people = preview
+        .record
+        .iter()
+        .flat_map(|record| &record.people)
+        .map(|person| {
+            let rows: Vec<&str> = person.chosen.iter().map(|row| row.0.as_str()).collect();
+            let who = if rows.is_empty() {
+                "address only".to_owned()
+            } else {
+                rows.join(" + ")
+            };
+            format!("{} {}", person.role, who)
+        });
+    people.collect::<Vec<_>>().join(", ")
+}
+
+fn regarding(preview: &Preview) -> String {
+    let chosen = |record: &DecisionRecord| -> Option<Row> {
+        Some(record.regarding.as_ref()?.chosen.as_ref()?.record.clone())
+    };
+    let row = preview.record.as_ref().and_then(chosen);
+    row.map_or_else(|| "nothing".to_owned(), |row| row.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use mailverse::decision::{ChosenPart, PersonPart, RegardingPart};
+
+    use super::*;
+
+    fn preview(outcome: Foreseen, record: Option<DecisionRecord>) -> Preview {
+        Preview {
+            key: "g/m".parse().unwrap(),
+            outcome,
+            record,
+        }
+    }
+
+    fn tracked(content: Content, contacts: usize, person: &str, regarding: &str) -> Preview {
+        let row = |text: &str| Row(text.to_owned());
+        let record = DecisionRecord {
+            people: vec![PersonPart {
+                role: "from".to_owned(),
+                chosen: vec![row(person)],
+                ..PersonPart::default()
+            }],
+            regarding: Some(RegardingPart {
+                candidates: Vec::new(),
+                chosen: Some(ChosenPart {
+                    source: String::new(),
+                    record: row(regarding),
+                    parent: None,
+                }),
+            }),
+            ..DecisionRecord::default()
+        };
+        preview(Foreseen::Tracked { content, contacts }, Some(record))
+    }
+
+    fn skipped(rule: &str) -> Preview {
+        let rule = rule.to_owned();
+        preview(Foreseen::Skipped { rule }, None)
+    }
+
+    fn shown(before: &Preview, after: &Preview) -> Vec<(What, String)> {
+        let found = between(before, after).unwrap();
+        let shown = |d: Difference| (d.what, format!("{} → {}", d.before, d.after));
+        found.into_iter().map(shown).collect()
+    }
+
+    #[test]
+    fn the_same_twice_differs_in_nothing() {
+        for one in [
+            tracked(Content::Full, 1, "contact/1", "lead/1"),
+            skipped("bulk"),
+        ] {
+            assert_eq!(shown(&one, &one), []);
+        }
+    }
+
+    #[test]
+    fn what_comes_in_what_goes_out_and_by_which_rule() {
+        let mail = tracked(Content::Full, 0, "contact/1", "lead/1");
+        assert_eq!(
+            shown(&skipped("bulk"), &mail),
+            [(What::Tracked, "bulk → full".to_owned())]
+        );
+        assert_eq!(
+            shown(&mail, &skipped("blocked")),
+            [(What::LeftOut, "full → blocked".to_owned())]
+        );
+        assert_eq!(
+            shown(&skipped("bulk"), &skipped("blocked")),
+            [(What::Rule, "bulk → blocked".to_owned())]
+        );
+    }
+
+    #[test]
+    fn of_a_mail_that_is_tracked_either_way_each_difference_is_told() {
+        let before = tracked(Content::Full, 0, "contact/1", "lead/1");
+        let after = tracked(Content::Subject, 2, "contact/2", "lead/2");
+        let found: Vec<What> = shown(&before, &after)
+            .into_iter()
+            .map(|(what, _)| what)
+            .collect();
+        assert_eq!(
+            found,
+            [What::Content, What::People, What::Regarding, What::Contacts]
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_told_is_no_difference() {
+        let reason = "dataverse did not answer".to_owned();
+        let unknown = preview(
+            Foreseen::Unknown {
+                reason: reason.clone(),
+            },
+            None,
+        );
+        assert_eq!(between(&unknown, &skipped("bulk")), Err(reason.clone()));
+        assert_eq!(between(&skipped("bulk"), &unknown), Err(reason));
+    }
+}

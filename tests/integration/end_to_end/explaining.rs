@@ -1,0 +1,307 @@
+//! `mailverse explain`, compiled: what it finds, what it shows to whom, and what it does not change.
+
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+use tokio::process::Command;
+use twin::Grant;
+
+use super::canary::{self, assert_silent};
+use super::cloud::{Cloud, GRANT, TABLE};
+use crate::replay;
+
+const OTHER: &str = "grant-2";
+
+/// What a person sees.
+pub(super) struct Seen {
+    pub(super) status: Option<i32>,
+    pub(super) out: String,
+    pub(super) err: String,
+}
+
+impl Seen {
+    pub(super) fn report(&self) -> Value {
+        serde_json::from_str(&self.out)
+            .unwrap_or_else(|error| panic!("{error}: {}{}", self.out, self.err))
+    }
+
+    fn messages(&self) -> Vec<Value> {
+        let report = self.report();
+        report["messages"].as_array().unwrap().clone()
+    }
+
+    #[track_caller]
+    pub(super) fn assert_shows(&self, texts: &[&str]) {
+        for text in texts {
+            assert!(
+                self.out.contains(text),
+                "{text} in\n{}{}",
+                self.out,
+                self.err
+            );
+        }
+    }
+}
+
+pub(super) async fn run(arguments: &[&str], settings: &[(&str, String)]) -> Seen {
+    let output = Command::new(replay::command())
+        .args(arguments)
+        .env_clear()
+        .envs(settings.iter().map(|(name, value)| (name, value)))
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .unwrap();
+    Seen {
+        status: output.status.code(),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+/// A cloud whose mailbox has the mail `m1` and whose second mailbox has another copy of it; the worker has been at both.
+pub(super) struct Office(pub(super) Cloud);
+
+impl Office {
+    pub(super) async fn open() -> Self {
+        let cloud = Cloud::start(10).await;
+        cloud.store_secrets().await;
+        cloud.refresh_token().await;
+        cloud.twin.nylas().add_grant(Grant {
+            id: OTHER.to_owned(),
+            email: "bob@ours.example".to_owned(),
+            provider: "microsoft".to_owned(),
+            aliases: Vec::new(),
+            status: "valid".to_owned(),
+        });
+        let mut copy = cloud.put_mail("m1")["data"]["object"].clone();
+        copy["id"] = json!("AAMk/copy=");
+        cloud.twin.nylas().add_message(OTHER, copy);
+        let office = Self(cloud);
+        office.work(&[(GRANT, "m1")]).await;
+        office.work(&[(OTHER, "AAMk/copy=")]).await;
+        office
+    }
+
+    /// The worker takes up these messages, in this order.
+    async fn work(&self, messages: &[(&str, &str)]) {
+        for (grant, id) in messages {
+            let request =
+                json!({"version": 1, "grant_id": grant, "message_id": id, "trigger": "created"});
+            self.0.send(&request.to_string()).await;
+        }
+        let mut worker = self.0.function("sync-worker").await;
+        let batch = self.0.receive().await;
+        self.0.work(&mut worker, &batch).await;
+        worker.stop().await;
+    }
+
+    fn ledger_only(&self) -> Vec<(&'static str, String)> {
+        [
+            self.0.aws_settings(),
+            vec![("LEDGER_TABLE", TABLE.to_owned())],
+        ]
+        .concat()
+    }
+
+    pub(super) fn all_settings(&self) -> Vec<(&'static str, String)> {
+        let more = vec![
+            ("DATAVERSE_URL", self.0.twin.dataverse().url()),
+            ("TOKEN_SECRET_ID", "token".to_owned()),
+            ("NYLAS_API_URL", self.0.twin.nylas().url()),
+            ("NYLAS_API_KEY_SECRET_ID", "nylas".to_owned()),
+        ];
+        [self.ledger_only(), more].concat()
+    }
+}
+
+#[tokio::test]
+async fn a_mail_is_explained_from_every_name_that_it_has_and_every_copy_with_it() {
+    let office = Office::open().await;
+    let emails = office.0.emails();
+    let row = emails[0]["activityid"].as_str().unwrap();
+    let writes = office.0.twin.dataverse().requests().writes;
+    let ledger = office.0.ledger_items().await;
+    let braces = format!("{{{}}}", row.to_uppercase());
+    let mut texts = Vec::new();
+    for name in [
+        "grant-1/m1",
+        "grant-2/AAMk/copy=",
+        "m1",
+        "AAMk/copy=",
+        row,
+        &braces,
+        "<m1@kites.example>",
+        "m1@kites.example",
+    ] {
+        let seen = run(&["explain", name], &office.all_settings()).await;
+        assert_eq!((seen.status, seen.err.as_str()), (Some(0), ""), "{name}");
+        seen.assert_shows(&[
+            "grant-1/m1\n",
+            "grant-2/AAMk/copy=\n",
+            &format!("email {row}"),
+            "written",
+            "policy default",
+            "draft passes",
+            "nobody_known passes",
+            "was there already",
+            &format!("from 1 ({}): contact/", canary::ADDRESS),
+            "to 1 (ada@ours.example): systemuser/",
+        ]);
+        texts.push(seen.out);
+        let json = run(&["explain", name, "--json"], &office.all_settings()).await;
+        assert_eq!(json.status, Some(0), "{name}");
+        assert_silent("the report for programs", &json.out, &[]);
+        let rows: Vec<Value> = json
+            .messages()
+            .iter()
+            .map(|message| message["decision"]["row"].clone())
+            .collect();
+        assert_eq!(rows, ["ours", "found"], "{name}");
+    }
+    texts.dedup();
+    assert_eq!(texts.len(), 1, "whatever it is called: {texts:#?}");
+    assert_eq!(office.0.twin.dataverse().requests().writes, writes);
+    assert_eq!(office.0.ledger_items().await, ledger);
+}
+
+#[tokio::test]
+async fn without_the_mailbox_people_are_places_and_what_could_not_be_asked_is_said() {
+    let office = Office::open().await;
+    let settings = office.ledger_only();
+    let seen = run(&["explain", "grant-1/m1"], &settings).await;
+    assert_eq!(seen.status, Some(0), "{}", seen.err);
+    seen.assert_shows(&[
+        "from 1: contact/",
+        "to 1: systemuser/",
+        "NYLAS_API_KEY_SECRET_ID",
+    ]);
+    let secrets = office.0.secret_texts().await;
+    assert_silent("an explanation without the mailbox", &seen.out, &secrets);
+
+    for (name, expected) in [
+        ("m1", &["NYLAS_API_KEY_SECRET_ID"] as &[&str]),
+        ("<m1@kites.example>", &["DATAVERSE_URL and TOKEN_SECRET_ID"]),
+        ("1a2265b9-1c53-5c96-b593-6ecd884c829f", &[]),
+    ] {
+        let seen = run(&["explain", name], &settings).await;
+        assert_eq!((seen.status, seen.out.as_str()), (Some(1), ""), "{name}");
+        assert!(
+            seen.err.starts_with("mailverse: nothing is known of"),
+            "{}",
+            seen.err
+        );
+        for text in expected {
+            assert!(seen.err.contains(text), "{}", seen.err);
+        }
+    }
+    let nobody = run(
+        &["explain", "<nobody@kites.example>", "--json"],
+        &office.all_settings(),
+    )
+    .await;
+    assert_eq!((nobody.status, nobody.messages().len()), (Some(1), 0));
+}
+
+#[tokio::test]
+async fn a_mail_that_was_left_out_says_by_which_rule_and_one_that_waits_until_when() {
+    let office = Office::open().await;
+    let cloud = &office.0;
+    let junk = cloud.twin.nylas().folder_id(GRANT, "\\Junk").unwrap();
+    let mut spam = cloud.put_mail("m1")["data"]["object"].clone();
+    // The other mailbox's copy of the same mail is written.
+    spam["id"] = json!("spam");
+    spam["folders"] = json!([junk]);
+    cloud.twin.nylas().add_message(GRANT, spam);
+    office.work(&[(GRANT, "spam"), (GRANT, "not-there")]).await;
+
+    let seen = run(&["explain", "grant-1/spam"], &office.ledger_only()).await;
+    assert_eq!(seen.status, Some(0));
+    seen.assert_shows(&["skipped", "reason     spam", "draft passes", "spam skips"]);
+    assert!(!seen.out.contains("people"), "{}", seen.out);
+
+    let seen = run(
+        &["explain", "grant-1/spam", "--json"],
+        &office.all_settings(),
+    )
+    .await;
+    let states: Vec<(Value, Value)> = seen
+        .messages()
+        .iter()
+        .map(|message| (message["message_id"].clone(), message["state"].clone()))
+        .collect();
+    let expected = [
+        ("m1", "written"),
+        ("spam", "skipped"),
+        ("AAMk/copy=", "written"),
+    ];
+    assert_eq!(
+        states,
+        expected.map(|(id, state)| (json!(id), json!(state)))
+    );
+
+    let seen = run(&["explain", "grant-1/not-there"], &office.ledger_only()).await;
+    seen.assert_shows(&[
+        "waiting, since ",
+        ", until ",
+        "1 try",
+        "nylas does not find the message",
+        "none is recorded",
+    ]);
+}
+
+#[tokio::test]
+async fn bad_usage_and_services_that_do_not_answer_are_no_unknown_message() {
+    let office = Office::open().await;
+    let with = |name: &'static str, value: &str| {
+        let mut settings = office.all_settings();
+        settings.push((name, value.to_owned()));
+        settings
+    };
+    let nothing: &[(&str, String)] = &[];
+    for (arguments, settings, expected) in [
+        (&["explain"] as &[&str], office.all_settings(), "<MESSAGE>"),
+        (
+            &["explain", "m1"],
+            nothing.to_vec(),
+            "LEDGER_TABLE is missing",
+        ),
+        (
+            &["explain", "m1"],
+            with("LEDGER_TABLE", "elsewhere"),
+            "ResourceNotFoundException",
+        ),
+        (
+            &["explain", "m1"],
+            with("NYLAS_API_URL", "http://127.0.0.1:9"),
+            "the mailboxes cannot be listed",
+        ),
+        (
+            &["explain", "a@x"],
+            with("DATAVERSE_URL", "http://127.0.0.1:9"),
+            "Dataverse cannot be asked",
+        ),
+        (
+            &["explain", "a@x"],
+            with("TOKEN_SECRET_ID", " "),
+            "TOKEN_SECRET_ID is missing",
+        ),
+    ] {
+        let seen = run(arguments, &settings).await;
+        assert_eq!(
+            (seen.status, seen.out.as_str()),
+            (Some(2), ""),
+            "{expected}"
+        );
+        assert!(seen.err.contains(expected), "{expected}: {}", seen.err);
+    }
+    // What the ledger knows by itself needs nobody else.
+    let seen = run(
+        &["explain", "grant-1/m1"],
+        &with("NYLAS_API_URL", "http://127.0.0.1:9"),
+    )
+    .await;
+    assert_eq!(seen.status, Some(0));
+    seen.assert_shows(&["the mail cannot be fetched now"]);
+}

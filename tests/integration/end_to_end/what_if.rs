@@ -1,0 +1,204 @@
+//! `mailverse what-if`, compiled: what it tells, and that it writes nothing.
+
+use serde_json::{Value, json};
+
+use super::canary::{self, assert_silent};
+use super::cloud::{Cloud, GRANT};
+use super::explaining::{Office, Seen, run};
+
+/// Whatever the clock says, the mail of these tests came since.
+const SINCE: [&str; 2] = ["--since", "20000d"];
+
+/// A policy that differs from the defaults, in a file.
+struct Plan(tempfile::NamedTempFile);
+
+impl Plan {
+    fn of(settings: &Value) -> Self {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), json!({"defaults": settings}).to_string()).unwrap();
+        Self(file)
+    }
+
+    fn path(&self) -> &str {
+        self.0.path().to_str().unwrap()
+    }
+}
+
+/// Everything that a write could change.
+async fn state(cloud: &Cloud) -> impl PartialEq + std::fmt::Debug {
+    let dataverse = cloud.twin.dataverse();
+    (
+        dataverse.requests().writes,
+        dataverse.export(),
+        cloud.ledger_items().await,
+        cloud.queue_length().await,
+    )
+}
+
+/// Another message beside `m1`, with some fields of its own.
+fn put(cloud: &Cloud, id: &str, changes: &Value) {
+    let mut message = cloud.put_mail(id)["data"]["object"].clone();
+    let fields = message.as_object_mut().unwrap();
+    fields.extend(changes.as_object().unwrap().clone());
+    cloud.twin.nylas().add_message(GRANT, message);
+}
+
+/// A mailbox with mail of every kind, the first of which is written.
+async fn office() -> Office {
+    let office = Office::open().await;
+    let cloud = &office.0;
+    let from = |email: &str| json!([{"name": canary::NAME, "email": email}]);
+    put(
+        cloud,
+        "stranger",
+        &json!({"from": from("canary-address-44ab@else.example")}),
+    );
+    put(
+        cloud,
+        "colleague",
+        &json!({"from": from("bob@ours.example")}),
+    );
+    let bulk = json!([
+        {"name": "Message-ID", "value": "<bulk@kites.example>"},
+        {"name": "List-Id", "value": "<news.kites.example>"},
+    ]);
+    put(cloud, "bulk", &json!({"headers": bulk}));
+    office
+}
+
+async fn ask(office: &Office, plan: &Plan, more: &[&str]) -> Seen {
+    let arguments = [&["what-if", plan.path()], &SINCE[..], more].concat();
+    run(&arguments, &office.all_settings()).await
+}
+
+#[tokio::test]
+async fn it_tells_what_would_change_and_writes_nothing_of_any_kind() {
+    let office = office().await;
+    let cloud = &office.0;
+    let before = state(cloud).await;
+    let reads = cloud.twin.dataverse().requests().reads;
+    let plan = Plan::of(&json!({
+        "track": {"received": "known"}, "skip_internal": false, "skip_bulk": true, "content": "subject", "create_contacts": "all",
+    }));
+    let seen = ask(&office, &plan, &["--json"]).await;
+    assert_eq!((seen.status, seen.err.as_str()), (Some(0), ""));
+    let report = seen.report();
+    assert_eq!(report["before"], "default");
+    assert_eq!(
+        (&report["mailboxes"], &report["messages"]),
+        (&json!(2), &json!(5))
+    );
+    // What a colleague sends is sent mail, of which all is tracked.
+    let expected = json!({
+        "content": {"full → subject": 2},
+        "newly_tracked": {"internal_only": 1},
+        "no_longer_tracked": {"bulk": 1, "nobody_known": 1},
+    });
+    assert_eq!(report["counts"], expected, "{report:#}");
+    let of = |id: &str| {
+        let changes = report["changes"].as_array().unwrap();
+        let change = changes.iter().find(|change| change["message_id"] == id);
+        change.map(|change| change["change"].clone())
+    };
+    assert_eq!(of("m1"), Some(json!("content")));
+    assert_eq!(of("stranger"), Some(json!("no_longer_tracked")));
+    assert_eq!(state(cloud).await, before);
+    assert!(
+        cloud.twin.dataverse().requests().reads > reads,
+        "it did look"
+    );
+
+    let printed = ask(&office, &plan, &[]).await;
+    assert_eq!(printed.status, Some(0));
+    printed.assert_shows(&[
+        "5 messages of 2 mailboxes",
+        "1 no longer tracked (nobody_known)",
+        "grant-1/stranger: no longer tracked: full → nobody_known",
+        "grant-1/m1: other content: full → subject",
+    ]);
+    let secrets = cloud.secret_texts().await;
+    assert_silent(
+        "what-if",
+        &(seen.out + &printed.out + &printed.err),
+        &secrets,
+    );
+}
+
+#[tokio::test]
+async fn what_would_be_newly_tracked_is_told_with_its_contacts_and_none_is_made() {
+    let office = office().await;
+    let cloud = &office.0;
+    let push = Plan::of(&json!({"track": {"received": "known"}}));
+    let pushed = run(&["policy", "push", push.path()], &office.all_settings()).await;
+    assert_eq!(pushed.status, Some(0), "{}", pushed.err);
+    let plan = Plan::of(&json!({"skip_internal": false, "create_contacts": "all"}));
+    let report = ask(&office, &plan, &["--json", "--mailbox", "Ada@ours.example"]).await;
+    let report = report.report();
+    assert_eq!(
+        (&report["mailboxes"], &report["messages"]),
+        (&json!(1), &json!(4))
+    );
+    assert_eq!(
+        report["counts"],
+        json!({"newly_tracked": {"internal_only": 1, "nobody_known": 1}})
+    );
+    let known = Plan::of(&json!({"create_contacts": "all"}));
+    let pushed = run(&["policy", "push", known.path()], &office.all_settings()).await;
+    assert_eq!(pushed.status, Some(0), "{}", pushed.err);
+    let report = ask(&office, &Plan::of(&json!({})), &["--json"])
+        .await
+        .report();
+    assert_eq!(report["counts"], json!({"contacts": {"1 → 0": 1}}));
+    let contacts = cloud.twin.dataverse().rows("contact").len();
+    assert_eq!(contacts, 1, "nobody was made");
+}
+
+#[tokio::test]
+async fn a_long_mailbox_is_listed_to_its_end_in_few_calls() {
+    let office = office().await;
+    for n in 0..450 {
+        put(&office.0, &format!("more-{n}"), &json!({}));
+    }
+    let before = office.0.twin.nylas().requests();
+    let plan = Plan::of(&json!({"content": "snippet"}));
+    let seen = ask(&office, &plan, &["--json", "--mailbox", GRANT]).await;
+    let report = seen.report();
+    assert_eq!(report["messages"], 454, "{}", seen.err);
+    assert_eq!(
+        report["unchanged"], 1,
+        "mail among colleagues is left out either way"
+    );
+    let calls = office.0.twin.nylas().requests() - before;
+    assert!(
+        calls <= 10,
+        "{calls} calls: three pages, the mailboxes and their folders"
+    );
+}
+
+#[tokio::test]
+async fn what_cannot_be_asked_or_told_is_said() {
+    let office = office().await;
+    let good = Plan::of(&json!({}));
+    let bad = Plan::of(&json!({"track": {"received": "some"}}));
+    let seen = ask(&office, &bad, &[]).await;
+    assert_eq!((seen.status, seen.out.as_str()), (Some(1), ""));
+    assert!(seen.err.contains("defaults.track.received"), "{}", seen.err);
+    let seen = ask(&office, &good, &["--mailbox", "nobody@ours.example"]).await;
+    assert_eq!((seen.status, seen.out.as_str()), (Some(2), ""));
+    let seen = run(&["what-if", good.path()], &office.0.aws_settings()).await;
+    assert_eq!(seen.status, Some(2));
+    assert!(
+        seen.err.contains("DATAVERSE_URL is missing"),
+        "{}",
+        seen.err
+    );
+    let mut nowhere = office.all_settings();
+    nowhere.push(("DATAVERSE_URL", "http://127.0.0.1:9".to_owned()));
+    let arguments = [&["what-if", good.path(), "--json"], &SINCE[..]].concat();
+    let seen = run(&arguments, &nowhere).await;
+    assert_eq!(seen.status, Some(1), "{}", seen.err);
+    let report = seen.report();
+    // What needs no look-up is told.
+    assert_eq!(report["unknown"].as_array().unwrap().len(), 4, "{report:#}");
+    assert_eq!(report["unchanged"], 1);
+}

@@ -1,0 +1,177 @@
+//! What is kept of a decision, for how long, and how a message is found by its row.
+
+use mailverse::dedupe::kept::{Decided, DecidedRow, Kept};
+use mailverse::dedupe::ledger::Settlement;
+use mailverse::dedupe::{Claim, ClaimRequest, State};
+use mailverse::ids::ActivityId;
+use uuid::Uuid;
+
+use super::{
+    Bench, activity, contract, dead, given_up, key, key_of, last, now, released, revisited,
+    skipped, worker, written,
+};
+
+contract! {
+    the_decision_of_a_final_state_is_kept_and_that_of_a_try_only_when_a_row_may_have_come_of_it
+    a_row_that_was_there_is_explained_by_the_decision_that_may_have_written_it
+    a_row_that_somebody_else_wrote_is_explained_by_the_decision_that_found_it
+    a_decision_stays_until_another_one_replaces_it
+    a_message_is_found_by_its_row_and_every_copy_with_it
+    everything_that_is_kept_is_told
+}
+
+impl Bench {
+    /// Claims and settles with a record of this text.
+    async fn decided(&self, settlement: &Settlement, text: &str, row: DecidedRow) {
+        assert_eq!(
+            self.revisit(worker(90), now()).await,
+            Claim::Won,
+            "{settlement:?}"
+        );
+        let decided = Decided {
+            text: text.to_owned(),
+            row,
+        };
+        self.ledger
+            .settle_decided(&key(), worker(90), now(), settlement, Some(&decided))
+            .await
+            .unwrap();
+    }
+
+    async fn kept(&self) -> Kept {
+        self.ledger.kept(&key()).await.unwrap().expect("an item")
+    }
+
+    async fn decision(&self) -> Option<String> {
+        self.kept().await.decision
+    }
+
+    async fn attribute(&self, name: &str) -> Option<String> {
+        let item = self.item().await;
+        item.get(name).map(|value| value.as_s().unwrap().clone())
+    }
+}
+
+async fn the_decision_of_a_final_state_is_kept_and_that_of_a_try_only_when_a_row_may_have_come_of_it(
+    bench: Bench,
+) {
+    bench.decided(&released(), "early", DecidedRow::None).await;
+    assert_eq!(bench.decision().await.as_deref(), None, "nothing was tried");
+    bench.decided(&released(), "tried", DecidedRow::Ours).await;
+    assert_eq!(bench.decision().await.as_deref(), Some("tried"));
+    assert_eq!(bench.attribute("decision").await, None);
+    bench.decided(&written(), "ours", DecidedRow::Ours).await;
+    assert_eq!(bench.decision().await.as_deref(), Some("ours"));
+    assert_eq!(bench.attribute("tried").await, None);
+}
+
+async fn a_row_that_was_there_is_explained_by_the_decision_that_may_have_written_it(bench: Bench) {
+    bench.decided(&released(), "first", DecidedRow::Ours).await;
+    bench.decided(&released(), "failed", DecidedRow::None).await;
+    bench.decided(&given_up(), "second", DecidedRow::Ours).await;
+    assert_eq!(
+        bench.decision().await.as_deref(),
+        Some("second"),
+        "the row may be this one's"
+    );
+    bench.decided(&written(), "found", DecidedRow::Found).await;
+    assert_eq!(bench.decision().await.as_deref(), Some("second"));
+    assert_eq!(bench.attribute("tried").await, None);
+}
+
+async fn a_row_that_somebody_else_wrote_is_explained_by_the_decision_that_found_it(bench: Bench) {
+    bench.decided(&skipped(), "skipped", DecidedRow::None).await;
+    bench.decided(&written(), "found", DecidedRow::Found).await;
+    assert_eq!(bench.decision().await.as_deref(), Some("found"));
+}
+
+async fn a_decision_stays_until_another_one_replaces_it(bench: Bench) {
+    bench.decided(&skipped(), "skipped", DecidedRow::None).await;
+    bench.revisit(worker(1), now()).await;
+    assert_eq!(
+        bench.decision().await.as_deref(),
+        Some("skipped"),
+        "claimed"
+    );
+    bench
+        .ledger
+        .settle(&key(), worker(1), now(), &skipped())
+        .await
+        .unwrap();
+    assert_eq!(
+        bench.decision().await.as_deref(),
+        Some("skipped"),
+        "settled without one"
+    );
+    bench.decided(&dead(), "dead", DecidedRow::None).await;
+    assert_eq!(bench.decision().await.as_deref(), Some("dead"));
+    assert!(bench.ledger.redrive(&key()).await.unwrap());
+    let claim = bench
+        .ledger
+        .claim(&key(), &last(worker(2), now()))
+        .await
+        .unwrap();
+    assert_eq!(
+        (claim, bench.decision().await.as_deref()),
+        (Claim::Won, Some("dead")),
+        "tried once more"
+    );
+}
+
+async fn a_message_is_found_by_its_row_and_every_copy_with_it(bench: Bench) {
+    let copies = [key_of("grant-2", "b"), key_of("grant-1", "c"), key()];
+    for copy in &copies {
+        let request = ClaimRequest::new(worker(1), now());
+        bench.ledger.claim(copy, &request).await.unwrap();
+        bench
+            .ledger
+            .settle(copy, worker(1), now(), &written())
+            .await
+            .unwrap();
+    }
+    let other = key_of("grant-3", "other");
+    bench
+        .ledger
+        .claim(&other, &revisited(worker(1), now()))
+        .await
+        .unwrap();
+    bench
+        .ledger
+        .settle(&other, worker(1), now(), &skipped())
+        .await
+        .unwrap();
+    let mut expected = copies.to_vec();
+    expected.sort();
+    assert_eq!(bench.ledger.carried(activity()).await.unwrap(), expected);
+    let nobody = ActivityId::new(Uuid::from_u128(8));
+    assert_eq!(bench.ledger.carried(nobody).await.unwrap(), []);
+}
+
+async fn everything_that_is_kept_is_told(bench: Bench) {
+    assert_eq!(bench.ledger.kept(&key()).await.unwrap(), None);
+    bench.claim(worker(1), now()).await;
+    let kept = bench.kept().await;
+    assert_eq!(kept.entry, bench.entry().await);
+    assert_eq!((kept.since, kept.changed_at), (Some(now()), Some(now())));
+    assert_eq!(
+        kept.until,
+        kept.entry.held.map(|(_, until)| until),
+        "the lease"
+    );
+    bench
+        .ledger
+        .settle(&key(), worker(1), now(), &released())
+        .await
+        .unwrap();
+    let kept = bench.kept().await;
+    let Settlement::Released { retry_at, .. } = released() else {
+        panic!("released")
+    };
+    assert_eq!((kept.since, kept.until), (Some(now()), Some(retry_at)));
+    bench.settled(&written()).await;
+    let kept = bench.kept().await;
+    assert_eq!(
+        (kept.entry.state, kept.since, kept.until),
+        (State::Written, None, None)
+    );
+}

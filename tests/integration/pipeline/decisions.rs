@@ -1,0 +1,224 @@
+//! What is kept of a decision, and what is not?
+
+use mailverse::decision::{Asked, DecisionRecord, LONGEST, Row};
+use mailverse::dedupe::kept::DecidedRow;
+use mailverse::sync_request::Trigger;
+use serde_json::{Value, json};
+use twin::Fault;
+
+use crate::world::{
+    ADA, BEN, CREATE, World, assert_skipped, id_of, key, mail, people, policy, waiting,
+    with_a_mail, work, written,
+};
+
+impl World {
+    async fn record_text(&self, grant: &str, id: &str) -> Option<String> {
+        let kept = self.pipeline.ledger.kept(&key(grant, id)).await.unwrap();
+        kept.expect("an item").decision
+    }
+
+    async fn record(&self, grant: &str, id: &str) -> DecisionRecord {
+        let text = self.record_text(grant, id).await.expect("a record");
+        DecisionRecord::parse(&text).unwrap()
+    }
+}
+
+fn last(record: &DecisionRecord) -> (&str, &str) {
+    let Asked { rule, answer } = record.policy.path.last().expect("a rule");
+    (rule, answer)
+}
+
+#[tokio::test]
+async fn what_is_skipped_keeps_the_rules_that_were_asked_and_nobody() {
+    let mut world = World::start().await;
+    let junk = world.twin.nylas().folder_id(ADA, "\\Junk").unwrap();
+    world.put(ADA, mail("m1", &json!({"folders": [junk]})));
+    assert_skipped(&world.deliver_one(ADA, "m1").await, "spam");
+    let record = world.record(ADA, "m1").await;
+    assert_eq!(last(&record), ("spam", "skips"));
+    assert_eq!(record.policy.path.len(), 2, "draft and spam");
+    assert_eq!(record.at, world.now.timestamp());
+    assert_eq!((record.people.len(), record.direction), (0, None));
+    assert_eq!(record.row, DecidedRow::None);
+}
+
+#[tokio::test]
+async fn what_is_written_keeps_who_everybody_is_by_place() {
+    let mut world = World::start().await;
+    let to = ["stranger@else.example", "ada@ours.example"];
+    world.put(ADA, mail("m1", &json!({"to": people(&to)})));
+    written(&world.deliver_one(ADA, "m1").await);
+    let record = world.record(ADA, "m1").await;
+    assert_eq!(last(&record).1, "passes");
+    assert_eq!(record.direction.as_deref(), Some("incoming"));
+    assert_eq!(record.row, DecidedRow::Ours);
+    let shown: Vec<(&str, usize, Vec<Row>)> = record
+        .people
+        .iter()
+        .map(|person| (person.role.as_str(), person.place, person.chosen.clone()))
+        .collect();
+    let carol = Row::of("contact", world.people.carol);
+    let ada = Row::of("systemuser", world.people.ada);
+    assert_eq!(
+        shown,
+        [
+            ("from", 0, vec![carol]),
+            ("to", 0, vec![]),
+            ("to", 1, vec![ada])
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_mail_that_comes_to_be_tracked_has_the_decision_that_tracked_it() {
+    let mut world = World::start().await;
+    let junk = world.twin.nylas().folder_id(ADA, "\\Junk").unwrap();
+    world.put(ADA, mail("m1", &json!({"folders": [junk]})));
+    assert_skipped(&world.deliver_one(ADA, "m1").await, "spam");
+    world.put(ADA, mail("m1", &json!({})));
+    let handled = world.run(vec![work(ADA, "m1", Trigger::Updated, 1)]).await;
+    written(&handled[0].fate);
+    let record = world.record(ADA, "m1").await;
+    assert_eq!((last(&record).1, record.row), ("passes", DecidedRow::Ours));
+}
+
+#[tokio::test]
+async fn a_row_whose_write_was_not_answered_keeps_the_decision_that_wrote_it() {
+    let mut world = with_a_mail().await;
+    world.fail_dataverse_at(CREATE, Fault::ResetAfterCommit);
+    waiting(&world.deliver_one(ADA, "m1").await);
+    let tried = world.record_text(ADA, "m1").await.expect("a record");
+    // Another policy holds by then, and would have decided otherwise.
+    world.pipeline.policy =
+        mailverse::policy::source::PolicySource::given(policy(&json!({"content": "participants"})));
+    world.later(chrono::TimeDelta::minutes(1));
+    let (_, note) = {
+        let fate = world.deliver_one(ADA, "m1").await;
+        let (row, note) = written(&fate);
+        (row, note.map(str::to_owned))
+    };
+    assert_eq!(note.as_deref(), Some("was there already"));
+    assert_eq!(world.record_text(ADA, "m1").await, Some(tried));
+    // And once more: what is settled is left alone.
+    written(&world.deliver_one(ADA, "m1").await);
+    assert_eq!(world.record(ADA, "m1").await.row, DecidedRow::Ours);
+}
+
+#[tokio::test]
+async fn another_mailboxs_copy_has_a_decision_of_its_own_that_found_the_row() {
+    let mut world = World::start().await;
+    for grant in [ADA, BEN] {
+        let headers = json!([{"name": "Message-ID", "value": "<one@kites.example>"}]);
+        world.put(grant, mail(grant, &json!({"headers": headers})));
+    }
+    written(&world.deliver_one(ADA, ADA).await);
+    written(&world.deliver_one(BEN, BEN).await);
+    assert_eq!(world.record(ADA, ADA).await.row, DecidedRow::Ours);
+    assert_eq!(world.record(BEN, BEN).await.row, DecidedRow::Found);
+    let row = mailverse::ids::ActivityId::new(id_of(&world.email()));
+    let copies = world.pipeline.ledger.carried(row).await.unwrap();
+    assert_eq!(copies, [key(ADA, ADA), key(BEN, BEN)]);
+}
+
+#[tokio::test]
+async fn what_is_written_keeps_by_what_each_person_was_found_and_what_the_mail_concerns() {
+    let mut world = World::start().await;
+    world.put(ADA, mail("m1", &json!({})));
+    written(&world.deliver_one(ADA, "m1").await);
+    let record = world.record(ADA, "m1").await;
+    let how: Vec<(&str, &str)> = record
+        .people
+        .iter()
+        .map(|person| (person.matched.as_str(), person.choice.as_str()))
+        .collect();
+    assert_eq!(how, [("exact", "only"), ("exact", "only")]);
+    let regarding = record.regarding.expect("it was asked");
+    let chosen = regarding.chosen.expect("a record");
+    assert_eq!(chosen.source, "contact");
+    assert_eq!(chosen.record, Row::of("contact", world.people.carol));
+    let hit = regarding.candidates.iter().find(|one| one.outcome == "hit");
+    assert_eq!(hit.expect("evidence").records, [chosen.record]);
+}
+
+#[tokio::test]
+async fn contacts_and_accounts_that_were_made_are_kept() {
+    let mut world = World::start().await;
+    world.pipeline.policy =
+        mailverse::policy::source::PolicySource::given(policy(&json!({"create_contacts": "all"})));
+    let from = json!([{"name": "Nina New", "email": "nina@newcompany.com"}]);
+    world.put(ADA, mail("m1", &json!({"from": from})));
+    written(&world.deliver_one(ADA, "m1").await);
+    let record = world.record(ADA, "m1").await;
+    let tables: Vec<&str> = record
+        .made
+        .iter()
+        .filter_map(|row| row.0.split_once('/'))
+        .map(|(table, _)| table)
+        .collect();
+    assert_eq!(tables, ["contact", "account"]);
+    assert_eq!(record.people[0].matched, "made");
+    assert_eq!(record.people[0].chosen, record.made[..1]);
+}
+
+/// Text that only the mail has.
+const CANARY: &str = "canary9f2e";
+
+/// Nothing but names of ours, ids and numbers: letters, digits and a few marks; no `@`, no blank beyond our own words.
+fn assert_private(text: &str) {
+    assert!(!text.to_lowercase().contains(CANARY), "{text}");
+    assert!(!text.contains('@') && !text.contains("example"), "{text}");
+    let value: Value = serde_json::from_str(text).unwrap();
+    let mut open = vec![value];
+    while let Some(value) = open.pop() {
+        match value {
+            Value::Array(values) => open.extend(values),
+            Value::Object(fields) => open.extend(fields.into_values()),
+            Value::String(text) => {
+                let plain = |c: char| c.is_ascii_alphanumeric() || "_-/ ".contains(c);
+                assert!(text.chars().all(plain) && text.len() <= 80, "{text}");
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn nothing_that_a_mail_says_is_in_a_record() {
+    let mut world = World::start().await;
+    let somebody = |n: usize| json!({"name": format!("{CANARY} name"), "email": format!("{CANARY}-{n}@{CANARY}.example")});
+    let everybody: Vec<Value> = (0..300).map(somebody).collect();
+    let loud = |id: &str, to: &[Value]| {
+        mail(
+            id,
+            &json!({
+                "subject": format!("{CANARY} CRM:123 subject"), "body": CANARY, "snippet": CANARY, "to": to, "cc": [somebody(900)],
+                "headers": [
+                    {"name": "Message-ID", "value": format!("<{id}.{CANARY}@{CANARY}.example>")},
+                    {"name": "In-Reply-To", "value": format!("<before.{CANARY}@{CANARY}.example>")},
+                ],
+                "attachments": [], "from": [somebody(901)],
+            }),
+        )
+    };
+    world.insert(
+        "contact",
+        json!({"lastname": CANARY, "emailaddress1": format!("{CANARY}-1@{CANARY}.example")}),
+    );
+    world.put(ADA, loud("few", &everybody[..3]));
+    world.put(ADA, loud("many", &everybody));
+    let odd = json!([{"email": format!("{CANARY} is no address")}, {"email": "ada@ours.example"}]);
+    world.put(ADA, loud("odd", odd.as_array().unwrap()));
+    let inside = json!({"subject": CANARY, "from": people(&["ben@ours.example"])});
+    world.put(ADA, mail("inside", &inside));
+    let ids = ["few", "many", "odd", "inside"];
+    world.deliver(&ids.map(|id| (ADA, id))).await;
+    for id in ids {
+        let text = world.record_text(ADA, id).await.expect("a record");
+        assert!(text.len() <= LONGEST, "{id}: {} bytes", text.len());
+        assert_private(&text);
+    }
+    let many = world.record(ADA, "many").await;
+    assert_eq!(many.people.len() + many.left_out.people, 302);
+    assert!(many.left_out.people > 0, "it is bounded");
+    assert_eq!(world.record(ADA, "odd").await.omissions["address"], 1);
+}
