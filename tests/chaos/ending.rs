@@ -14,12 +14,12 @@ impl Run {
         self.faults.mailbox_is_lost(false);
         self.calm().await;
         self.drain("the drain").await;
-        self.redrive().await;
-        // What a backfill claimed and left when it died, the next one takes up.
+        // What a backfill claimed and left when it died, the next one takes up; its request may be among the dead letters by then.
         self.let_time_pass_until(self.time.now() + VISIBILITY).await;
         let listed = list(&mut self.backfill, &self.faults).await;
         self.findings.extend(listed.err());
         self.drain("the last listing").await;
+        self.redrive().await;
     }
 
     /// Without faults, until the queue is empty.
