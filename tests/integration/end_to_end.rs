@@ -5,6 +5,7 @@
 
 mod canary;
 mod cloud;
+mod command;
 mod events;
 mod explaining;
 mod flow;

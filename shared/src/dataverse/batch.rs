@@ -26,6 +26,14 @@ pub enum Operation {
     ChangeSet(Vec<Change>),
 }
 
+/// Queries as operations, each given with what it is about.
+pub(super) fn gets<About>(queries: &[(About, String)]) -> Vec<Operation> {
+    queries
+        .iter()
+        .map(|(_, path)| Operation::Get(path.clone()))
+        .collect()
+}
+
 /// One write of a change set.
 pub struct Change {
     /// `POST` or `PATCH`.

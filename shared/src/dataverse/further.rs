@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::DataverseClient;
-use super::batch::{Answer, MOST_OPERATIONS, Operation};
+use super::batch::{Answer, MOST_OPERATIONS, gets};
 use super::error::DataverseError;
 use super::look_up::{Found, OpenRows};
 use super::names::{self, TableNames, is_name};
@@ -170,11 +170,7 @@ impl DataverseClient {
         let queries = self.further_queries(questions, table.as_ref(), found);
         let mut definition = None;
         for some in queries.chunks(MOST_OPERATIONS) {
-            let operations: Vec<Operation> = some
-                .iter()
-                .map(|(_, path)| Operation::Get(path.clone()))
-                .collect();
-            let answers = self.batch(session, &operations).await?;
+            let answers = self.batch(session, &gets(some)).await?;
             for ((about, _), parts) in some.iter().zip(answers) {
                 let Some(answer) = parts.first() else {
                     return Err(super::unreadable("an answer without parts"));

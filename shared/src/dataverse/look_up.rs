@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashSet};
 use serde_json::Value;
 
 use super::DataverseClient;
-use super::batch::{Answer, MOST_OPERATIONS, Operation};
+use super::batch::{Answer, MOST_OPERATIONS, gets};
 use super::earlier;
 use super::error::DataverseError;
 pub use super::found::{Found, OpenRows};
@@ -86,11 +86,7 @@ impl DataverseClient {
                 .map(|(table, names, path)| (About::Records(table, names), path)),
         );
         for some in queries.chunks(MOST_OPERATIONS) {
-            let operations: Vec<Operation> = some
-                .iter()
-                .map(|(_, path)| Operation::Get(path.clone()))
-                .collect();
-            let answers = self.batch(session, &operations).await?;
+            let answers = self.batch(session, &gets(some)).await?;
             for ((about, _), parts) in some.iter().zip(answers) {
                 for answer in &parts {
                     if about.goes_without(answer.status) {

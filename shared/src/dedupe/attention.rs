@@ -7,8 +7,8 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::ledger::{
-    Ledger, LedgerError, condition_failed, item_key, key_of, milliseconds, number, read_entry,
-    text, unavailable,
+    Ledger, LedgerError, item_key, key_of, milliseconds, number, read_entry, text, took_effect,
+    unavailable,
 };
 use super::{Entry, State};
 use crate::ids::MessageKey;
@@ -109,11 +109,7 @@ impl Ledger {
             .expression_attribute_names("#state", "state")
             .expression_attribute_values(":waiting", text(State::Waiting.as_str()))
             .expression_attribute_values(":now", milliseconds(now));
-        match call.send().await {
-            Ok(_) => Ok(true),
-            Err(error) if condition_failed(&error) => Ok(false),
-            Err(error) => Err(unavailable(&error)),
-        }
+        took_effect(call.send().await)
     }
 
     /// Allows a dead message, whatever killed it, to be claimed again. Whether it was dead.
@@ -133,10 +129,6 @@ impl Ledger {
             .expression_attribute_names("#state", "state")
             .expression_attribute_values(":dead", text(State::Dead.as_str()))
             .expression_attribute_values(":true", AttributeValue::Bool(true));
-        match call.send().await {
-            Ok(_) => Ok(true),
-            Err(error) if condition_failed(&error) => Ok(false),
-            Err(error) => Err(unavailable(&error)),
-        }
+        took_effect(call.send().await)
     }
 }

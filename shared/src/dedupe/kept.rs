@@ -95,14 +95,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError::Unavailable`].
     pub async fn kept(&self, key: &MessageKey) -> Result<Option<Kept>, LedgerError> {
-        let call = self
-            .client
-            .get_item()
-            .table_name(&self.table)
-            .set_key(Some(item_key(key)))
-            .consistent_read(true);
-        let found = call.send().await.map_err(|error| unavailable(&error))?;
-        let Some(item) = found.item() else {
+        let Some(item) = &self.item(item_key(key)).await? else {
             return Ok(None);
         };
         let time = |name| number(item, name).and_then(DateTime::from_timestamp_millis);

@@ -28,7 +28,7 @@ use std::collections::HashMap;
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
-use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
+use aws_sdk_dynamodb::operation::update_item::{UpdateItemError, UpdateItemOutput};
 use aws_sdk_dynamodb::types::error::ConditionalCheckFailedException;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
 use chrono::{DateTime, TimeDelta, Utc};
@@ -298,14 +298,23 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError::Unavailable`].
     pub async fn entry(&self, key: &MessageKey) -> Result<Option<Entry>, LedgerError> {
+        let item = self.item(item_key(key)).await?;
+        item.as_ref().map(read_entry).transpose()
+    }
+
+    /// An item of the table as it is now.
+    pub(super) async fn item(
+        &self,
+        key: HashMap<String, AttributeValue>,
+    ) -> Result<Option<HashMap<String, AttributeValue>>, LedgerError> {
         let call = self
             .client
             .get_item()
             .table_name(&self.table)
-            .set_key(Some(item_key(key)))
+            .set_key(Some(key))
             .consistent_read(true);
         let found = call.send().await.map_err(|error| unavailable(&error))?;
-        found.item().map(read_entry).transpose()
+        Ok(found.item)
     }
 }
 
@@ -390,8 +399,15 @@ fn refusal(error: &SdkError<UpdateItemError>) -> Option<&ConditionalCheckFailedE
     }
 }
 
-pub(super) fn condition_failed(error: &SdkError<UpdateItemError>) -> bool {
-    refusal(error).is_some()
+/// Whether a conditional write took effect; if not, the item is not as its condition wants it.
+pub(super) fn took_effect(
+    written: Result<UpdateItemOutput, SdkError<UpdateItemError>>,
+) -> Result<bool, LedgerError> {
+    match written {
+        Ok(_) => Ok(true),
+        Err(error) if refusal(&error).is_some() => Ok(false),
+        Err(error) => Err(unavailable(&error)),
+    }
 }
 
 pub(super) fn unavailable<E: ProvideErrorMetadata>(error: &SdkError<E>) -> LedgerError {

@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use aws_sdk_dynamodb::types::AttributeValue;
 use chrono::{DateTime, Utc};
 
-use super::ledger::{Ledger, LedgerError, condition_failed, milliseconds, text, unavailable};
+use super::ledger::{Ledger, LedgerError, milliseconds, text, took_effect, unavailable};
 
 impl Ledger {
     /// Nobody sends anything to Dataverse before `until`, unless somebody has been told to wait for longer already.
@@ -35,11 +35,7 @@ impl Ledger {
                 ":seconds",
                 AttributeValue::N(until.timestamp().to_string()),
             );
-        match call.send().await {
-            Ok(_) => Ok(()),
-            Err(error) if condition_failed(&error) => Ok(()),
-            Err(error) => Err(unavailable(&error)),
-        }
+        took_effect(call.send().await).map(drop)
     }
 
     /// Until when nothing may be sent; `None` when it may.

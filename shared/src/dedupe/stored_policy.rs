@@ -15,9 +15,7 @@ use std::collections::HashMap;
 use aws_sdk_dynamodb::types::AttributeValue;
 use chrono::{DateTime, Utc};
 
-use super::ledger::{
-    Ledger, LedgerError, condition_failed, milliseconds, number, text, text_of, unavailable,
-};
+use super::ledger::{Ledger, LedgerError, milliseconds, number, text, text_of, took_effect};
 
 /// A stored document.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,23 +43,16 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError::Unavailable`]: also when the item is there and lacks its document. It is not known what holds.
     pub async fn stored_policy(&self) -> Result<Option<StoredPolicy>, LedgerError> {
-        let call = self
-            .client
-            .get_item()
-            .table_name(&self.table)
-            .set_key(Some(item_key()))
-            .consistent_read(true);
-        let found = call.send().await.map_err(|error| unavailable(&error))?;
-        let Some(item) = found.item() else {
+        let Some(item) = self.item(item_key()).await? else {
             return Ok(None);
         };
-        let document = text_of(item, "document").ok_or_else(|| {
+        let document = text_of(&item, "document").ok_or_else(|| {
             LedgerError::Unavailable("the policy's item has no document".to_owned())
         })?;
         Ok(Some(StoredPolicy {
             document: document.to_owned(),
-            version: text_of(item, "version").unwrap_or_default().to_owned(),
-            pushed_at: number(item, "pushed_at_ms").and_then(DateTime::from_timestamp_millis),
+            version: text_of(&item, "version").unwrap_or_default().to_owned(),
+            pushed_at: number(&item, "pushed_at_ms").and_then(DateTime::from_timestamp_millis),
         }))
     }
 
@@ -95,11 +86,12 @@ impl Ledger {
                 )
                 .expression_attribute_values(":seen", text(seen)),
         };
-        match call.send().await {
-            Ok(_) => Ok(Pushed::Stored),
-            Err(error) if condition_failed(&error) => Ok(Pushed::Changed),
-            Err(error) => Err(unavailable(&error)),
-        }
+        let stored = took_effect(call.send().await)?;
+        Ok(if stored {
+            Pushed::Stored
+        } else {
+            Pushed::Changed
+        })
     }
 }
 

@@ -3,9 +3,7 @@
 use aws_sdk_dynamodb::types::ReturnValuesOnConditionCheckFailure;
 
 use super::State;
-use super::ledger::{
-    Ledger, LedgerError, condition_failed, item_key, shortened, text, unavailable,
-};
+use super::ledger::{Ledger, LedgerError, item_key, shortened, text, took_effect};
 use crate::ids::{ActivityId, MessageKey};
 
 impl Ledger {
@@ -36,10 +34,6 @@ impl Ledger {
             .expression_attribute_values(":was", text(was.to_string()))
             .expression_attribute_values(":now", text(now_carried_by.to_string()))
             .expression_attribute_values(":note", text(shortened(note)));
-        match call.send().await {
-            Ok(_) => Ok(true),
-            Err(error) if condition_failed(&error) => Ok(false),
-            Err(error) => Err(unavailable(&error)),
-        }
+        took_effect(call.send().await)
     }
 }

@@ -1,32 +1,17 @@
 //! `mailverse explain`, compiled: what it finds, what it shows to whom, and what it does not change.
 
-use std::process::Stdio;
-
 use serde_json::{Value, json};
-use tokio::process::Command;
 use twin::Grant;
 
 use super::canary::{self, assert_silent};
 use super::cloud::{Cloud, GRANT, TABLE};
-use crate::replay;
+use super::command::{Seen, run};
 
 const OTHER: &str = "grant-2";
 
-/// What a person sees.
-pub(super) struct Seen {
-    pub(super) status: Option<i32>,
-    pub(super) out: String,
-    pub(super) err: String,
-}
-
 impl Seen {
-    pub(super) fn report(&self) -> Value {
-        serde_json::from_str(&self.out)
-            .unwrap_or_else(|error| panic!("{error}: {}{}", self.out, self.err))
-    }
-
     fn messages(&self) -> Vec<Value> {
-        let report = self.report();
+        let report = self.json();
         report["messages"].as_array().unwrap().clone()
     }
 
@@ -40,23 +25,6 @@ impl Seen {
                 self.err
             );
         }
-    }
-}
-
-pub(super) async fn run(arguments: &[&str], settings: &[(&str, String)]) -> Seen {
-    let output = Command::new(replay::command())
-        .args(arguments)
-        .env_clear()
-        .envs(settings.iter().map(|(name, value)| (name, value)))
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output()
-        .await
-        .unwrap();
-    Seen {
-        status: output.status.code(),
-        out: String::from_utf8(output.stdout).unwrap(),
-        err: String::from_utf8(output.stderr).unwrap(),
     }
 }
 

@@ -3,36 +3,21 @@
 mod redrive;
 mod status;
 
-use std::process::Stdio;
-
 use chrono::{SubsecRound, TimeDelta, Utc};
 use mailverse::dedupe::ledger::Settlement;
 use mailverse::dedupe::{Claim, ClaimRequest, ClaimToken, Entry, State};
 use mailverse::ids::{ActivityId, MessageKey};
 use serde_json::Value;
-use tokio::process::Command;
 use uuid::Uuid;
 
 use super::cloud::{Cloud, GRANT, TABLE};
-use crate::replay;
+use super::command::{Seen, run};
 
 const REFUSED: &str = "dataverse refused the row: 400 0x80044331, a text is longer than its column in this organisation";
 const GAVE_UP: &str = "gave up after 10 deliveries: nylas refused the grant: 401";
 const THROTTLED: &str = "dataverse throttled the call";
 
-/// What a person sees.
-struct Seen {
-    status: Option<i32>,
-    out: String,
-    err: String,
-}
-
 impl Seen {
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.out)
-            .unwrap_or_else(|error| panic!("{error}: {}{}", self.out, self.err))
-    }
-
     fn last_line(&self) -> &str {
         self.out.lines().last().unwrap_or_default()
     }
@@ -46,25 +31,6 @@ impl Seen {
             self.out,
             self.err
         );
-    }
-}
-
-/// The command with these settings and nothing else in its environment, and nobody at its terminal.
-async fn run(arguments: &[&str], settings: &[(&str, String)]) -> Seen {
-    let output = Command::new(replay::command())
-        .args(arguments)
-        .env_clear()
-        .env("AWS_EC2_METADATA_DISABLED", "true")
-        .envs(settings.iter().map(|(name, value)| (name, value)))
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output()
-        .await
-        .unwrap();
-    Seen {
-        status: output.status.code(),
-        out: String::from_utf8(output.stdout).unwrap(),
-        err: String::from_utf8(output.stderr).unwrap(),
     }
 }
 

@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 
 use super::canary::{self, assert_silent};
 use super::cloud::{Cloud, GRANT};
-use super::explaining::{Office, Seen, run};
+use super::command::{Seen, run};
+use super::explaining::Office;
 
 /// Whatever the clock says, the mail of these tests came since.
 const SINCE: [&str; 2] = ["--since", "20000d"];
@@ -82,7 +83,7 @@ async fn it_tells_what_would_change_and_writes_nothing_of_any_kind() {
     }));
     let seen = ask(&office, &plan, &["--json"]).await;
     assert_eq!((seen.status, seen.err.as_str()), (Some(0), ""));
-    let report = seen.report();
+    let report = seen.json();
     assert_eq!(report["before"], "default");
     assert_eq!(
         (&report["mailboxes"], &report["messages"]),
@@ -133,7 +134,7 @@ async fn what_would_be_newly_tracked_is_told_with_its_contacts_and_none_is_made(
     assert_eq!(pushed.status, Some(0), "{}", pushed.err);
     let plan = Plan::of(&json!({"skip_internal": false, "create_contacts": "all"}));
     let report = ask(&office, &plan, &["--json", "--mailbox", "Ada@ours.example"]).await;
-    let report = report.report();
+    let report = report.json();
     assert_eq!(
         (&report["mailboxes"], &report["messages"]),
         (&json!(1), &json!(4))
@@ -147,7 +148,7 @@ async fn what_would_be_newly_tracked_is_told_with_its_contacts_and_none_is_made(
     assert_eq!(pushed.status, Some(0), "{}", pushed.err);
     let report = ask(&office, &Plan::of(&json!({})), &["--json"])
         .await
-        .report();
+        .json();
     assert_eq!(report["counts"], json!({"contacts": {"1 → 0": 1}}));
     let contacts = cloud.twin.dataverse().rows("contact").len();
     assert_eq!(contacts, 1, "nobody was made");
@@ -162,7 +163,7 @@ async fn a_long_mailbox_is_listed_to_its_end_in_few_calls() {
     let before = office.0.twin.nylas().requests();
     let plan = Plan::of(&json!({"content": "snippet"}));
     let seen = ask(&office, &plan, &["--json", "--mailbox", GRANT]).await;
-    let report = seen.report();
+    let report = seen.json();
     assert_eq!(report["messages"], 454, "{}", seen.err);
     assert_eq!(
         report["unchanged"], 1,
@@ -197,7 +198,7 @@ async fn what_cannot_be_asked_or_told_is_said() {
     let arguments = [&["what-if", good.path(), "--json"], &SINCE[..]].concat();
     let seen = run(&arguments, &nowhere).await;
     assert_eq!(seen.status, Some(1), "{}", seen.err);
-    let report = seen.report();
+    let report = seen.json();
     // What needs no look-up is told.
     assert_eq!(report["unknown"].as_array().unwrap().len(), 4, "{report:#}");
     assert_eq!(report["unchanged"], 1);
