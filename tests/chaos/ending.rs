@@ -24,6 +24,10 @@ impl Run {
 
     /// Without faults, until the queue is empty.
     async fn drain(&mut self, what: &str) {
+        self.cloud
+            .shared
+            .chronicle
+            .tell_of_all(&format!("{what} begins"));
         for _ in 0..LONGEST_DRAIN {
             let chunk = std::mem::take(&mut self.left);
             self.round(chunk, Besides::default()).await;
@@ -43,6 +47,8 @@ impl Run {
         let letters = self.cloud.queue.dead_letters().await;
         let items = self.ledger_by_key().await;
         let mut given_up = Vec::new();
+        let told = |what| self.cloud.shared.chronicle.tell_of_all(what);
+        told("the dead letters are judged");
         for letter in &letters {
             let body: Value = serde_json::from_str(letter.body().unwrap_or_default()).unwrap();
             let text = |name: &str| body[name].as_str().unwrap_or_default().to_owned();

@@ -149,6 +149,21 @@ impl Settled {
 }
 
 impl Write {
+    /// Its message, and what it does, in words.
+    pub(crate) fn told(&self, call: &Value) -> (&str, String) {
+        match self {
+            Self::Claim { key, token } => {
+                let state = text(call, "state").unwrap_or("waiting");
+                (key, format!("claims it as {state} ({token})"))
+            }
+            Self::Settle { key, token } => {
+                let state = text(call, "state").unwrap_or_default();
+                let reason = text(call, "reason").unwrap_or_default();
+                (key, format!("settles it {state}: {reason} ({token})"))
+            }
+        }
+    }
+
     /// Reads an `UpdateItem` of a message; `None` for anything else.
     pub(crate) fn read(call: &Value) -> Option<Self> {
         let part = |name: &str| call["Key"][name]["S"].as_str();

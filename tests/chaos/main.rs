@@ -10,6 +10,7 @@
 //! | How does a request or its answer get lost? | `line.rs`, `http.rs` |
 //! | What does Lambda do for a process? | `worker.rs`, `queue.rs` |
 //! | What must hold in the end? | `audit.rs`; all the time, in the ledger: `history.rs`; at rest: `private.rs` |
+//! | What befell the message that a finding names? | `chronicle.rs` |
 //! | Would it be seen if a guard were broken? | `defect.rs` |
 //!
 //! The seed decides the mail, the deliveries, and what is planned for each invocation; how the processes interleave is up to the machine. The verdict must
@@ -25,6 +26,7 @@
 )]
 
 mod audit;
+mod chronicle;
 mod cloud;
 mod corpus;
 mod defect;
@@ -48,6 +50,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::audit::Verdict;
+use crate::chronicle::Chronicle;
 use crate::corpus::Size;
 use crate::defect::Defect;
 use crate::plan::Mode;
@@ -72,6 +75,9 @@ struct Options {
 
 /// How many findings are printed.
 const SHOWN: usize = 40;
+
+/// Of how many findings it is told what led to them.
+const TOLD: usize = 5;
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> ExitCode {
@@ -122,7 +128,8 @@ async fn main() -> ExitCode {
             seen.log_lines, seen.bytes
         );
     }
-    judge(&options, &verdict)
+    drop(figures);
+    judge(&options, &verdict, &run.cloud.shared.chronicle)
 }
 
 fn shape(options: &Options) -> Shape {
@@ -158,9 +165,14 @@ fn shape(options: &Options) -> Shape {
 }
 
 /// Prints what was found and says whether it is what should be found.
-fn judge(options: &Options, verdict: &Verdict) -> ExitCode {
+fn judge(options: &Options, verdict: &Verdict, chronicle: &Chronicle) -> ExitCode {
     let shown = verdict.findings.iter().take(SHOWN);
     shown.for_each(|finding| println!("  seed {}: {finding}", options.seed));
+    if options.defect.is_none() {
+        let told = verdict.findings.iter().take(TOLD);
+        told.flat_map(|finding| chronicle.of(finding))
+            .for_each(|line| println!("    {line}"));
+    }
     if verdict.findings.len() > SHOWN {
         println!("  and {} more", verdict.findings.len() - SHOWN);
     }

@@ -96,6 +96,8 @@ impl Queue {
         let mut book = self.shared.book.lock().unwrap();
         for message in &batch {
             book.received(message);
+            let what = format!("received for time {}", receive_count(message));
+            self.tell(message, &what);
         }
         batch
     }
@@ -115,7 +117,15 @@ impl Queue {
         let mut book = self.shared.book.lock().unwrap();
         for message in messages {
             book.deleted(&receipt_of(message));
+            self.tell(message, "acknowledged");
         }
+    }
+
+    fn tell(&self, message: &Message, what: &str) {
+        let body = message.body().unwrap_or_default();
+        self.shared
+            .chronicle
+            .tell_of_body(body, &format!("{what}, {}", id_of(message)));
     }
 
     async fn delete_from(&self, url: &str, messages: &[&Message]) {

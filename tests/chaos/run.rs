@@ -287,6 +287,7 @@ async fn wipe_ledger(cloud: &Cloud, private: &Private) -> Vec<String> {
     });
     deletes.buffered(10).collect::<Vec<()>>().await;
     cloud.shared.figures.lock().unwrap().faults += 1;
+    cloud.shared.chronicle.tell_of_all("the ledger is emptied");
     let settled = history.settled();
     history.wiped();
     settled

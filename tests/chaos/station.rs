@@ -8,6 +8,7 @@ use serde_json::Value;
 use stage::lambda::Killer;
 use tokio::sync::watch;
 
+use crate::chronicle::Chronicle;
 use crate::defect::Defect;
 use crate::figures::Figures;
 use crate::history::{History, Write};
@@ -30,6 +31,7 @@ pub(crate) struct Shared {
     /// Requests that Dataverse still refuses, and for how many seconds it throttles them, if that is why.
     pub(crate) storm: Mutex<(u64, Option<u64>)>,
     pub(crate) defect: Option<Defect>,
+    pub(crate) chronicle: Chronicle,
     /// Requests on their way.
     busy: watch::Sender<usize>,
 }
@@ -44,6 +46,7 @@ impl Shared {
             stubborn: Mutex::default(),
             storm: Mutex::default(),
             defect,
+            chronicle: Chronicle::keeping(time.clone()),
             busy: watch::Sender::new(0),
         }
     }
@@ -201,7 +204,14 @@ impl Station {
                 let mut history = self.shared.history.lock().await;
                 let answer = asked.await?;
                 if let (Some(answer), Some(call)) = (&answer, update_item(request)) {
-                    history.saw(&call, answer.status() == 200);
+                    let done = answer.status() == 200;
+                    history.saw(&call, done);
+                    if let Some(write) = Write::read(&call) {
+                        let (key, what) = write.told(&call);
+                        let how = if done { "" } else { ", refused" };
+                        let what = format!("{:?} {what}{how}", self.seat.mode);
+                        self.shared.chronicle.tell(key, &what);
+                    }
                 }
                 Ok(answer)
             }
@@ -320,7 +330,12 @@ impl Station {
                 let seconds = call["VisibilityTimeout"].as_u64().unwrap_or_default();
                 book.hidden(receipt, seconds);
             }
-            "SendMessage" => book.sent(call["MessageBody"].as_str().unwrap_or_default()),
+            "SendMessage" => {
+                let body = call["MessageBody"].as_str().unwrap_or_default();
+                book.sent(body);
+                let what = format!("{:?} queues it", self.seat.mode);
+                self.shared.chronicle.tell_of_body(body, &what);
+            }
             _ => {}
         }
     }
