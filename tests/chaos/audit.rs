@@ -9,6 +9,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::corpus::{Copy, Expected, Mail, Reference};
+use crate::race::Race;
 use crate::run::Run;
 
 /// What the audit saw.
@@ -151,6 +152,9 @@ impl Run {
             }
             return;
         }
+        if let Some(race) = &mail.race {
+            return self.judge_race(mail, race, rows, verdict);
+        }
         if rows.len() > 1 {
             verdict.duplicated += rows.len() - 1;
             let ids: Vec<&Value> = rows.iter().map(|row| &row["activityid"]).collect();
@@ -166,16 +170,54 @@ impl Run {
             if mail.theirs.is_some() {
                 continue;
             }
-            let id: Uuid = row["activityid"].as_str().unwrap().parse().unwrap();
-            for (what, problem) in [
-                ("columns", self.columns_differ(mail, row)),
-                ("parties", self.parties_differ(mail, id)),
-                ("attachments", self.files_differ(mail, id)),
-            ] {
-                if let Some(problem) = problem {
-                    find(format!("{what} of {id}: {problem}"));
-                }
+            self.row_differs(mail, row).into_iter().for_each(&mut find);
+        }
+    }
+
+    /// What a row of ours has otherwise than it should.
+    fn row_differs(&self, mail: &Mail, row: &Value) -> Vec<String> {
+        let id = id_of(row);
+        let problems = [
+            ("columns", self.columns_differ(mail, row)),
+            ("parties", self.parties_differ(mail, id)),
+            ("attachments", self.files_differ(mail, id)),
+        ];
+        let found = problems
+            .into_iter()
+            .filter_map(|(what, problem)| Some(format!("{what} of {id}: {}", problem?)));
+        found.collect()
+    }
+
+    /// The rows of a mail that another client writes too: theirs survives, and ours beside it only where it has a file.
+    fn judge_race(&self, mail: &Mail, race: &Race, rows: &[Value], verdict: &mut Verdict) {
+        let mut find = |text: String| {
+            let finding = format!("{} ({:?}): {text}", mail.marker, race.moment);
+            verdict.findings.push(finding);
+        };
+        let theirs = self.cloud.shared.races.lock().unwrap().row(&mail.marker);
+        let (theirs, ours): (Vec<&Value>, Vec<&Value>) =
+            rows.iter().partition(|row| Some(id_of(row)) == theirs);
+        if let [theirs] = theirs[..] {
+            let regarding = reference(&theirs["regardingobjectid"]);
+            let is_right = match &race.own {
+                Some(own) => regarding.as_ref() == Some(own),
+                None => self.may_concern(mail, regarding.as_ref()),
+            };
+            if theirs["statecode"] != 1 || !is_right {
+                find(format!(
+                    "the other client's row is not as it should be: {theirs}"
+                ));
             }
+        } else {
+            find("the other client's row is gone".to_owned());
+        }
+        let may_stay = usize::from(!mail.files.is_empty());
+        for row in &ours {
+            self.row_differs(mail, row).into_iter().for_each(&mut find);
+        }
+        if ours.len() > may_stay {
+            find(format!("{} rows beside the other client's", ours.len()));
+            verdict.duplicated += ours.len() - may_stay;
         }
     }
 
@@ -183,7 +225,10 @@ impl Run {
     fn may_concern(&self, mail: &Mail, regarding: Option<&Reference>) -> bool {
         let mails = &self.corpus.mails;
         let mut thread = std::iter::successors(Some(mail), |mail| mails.get(mail.answers?));
-        thread.any(|mail| mail.regarding.as_ref() == regarding)
+        thread.any(|mail| {
+            let other = mail.race.as_ref().and_then(|race| race.own.as_ref());
+            mail.regarding.as_ref() == regarding || (other.is_some() && other == regarding)
+        })
     }
 
     fn columns_differ(&self, mail: &Mail, row: &Value) -> Option<String> {
@@ -306,6 +351,10 @@ fn judge_message(copy: &Copy, item: Option<&Item>, rows: &[Value], verdict: &mut
     if item.held {
         find("it is still claimed".to_owned());
     }
+}
+
+fn id_of(row: &Value) -> Uuid {
+    row["activityid"].as_str().unwrap().parse().unwrap()
 }
 
 /// A lookup as the twin shows it.

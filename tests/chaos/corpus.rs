@@ -3,14 +3,17 @@
 //! What is expected is worked out here from how a mail was made, and not by asking the code that is on trial.
 
 mod draw;
+mod kind;
 mod people;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use rand::rngs::StdRng;
 use serde_json::{Value, json};
 use twin::Twin;
 use uuid::Uuid;
+
+use crate::race::Race;
 
 pub(crate) use self::draw::draw;
 pub(crate) use self::people::People;
@@ -59,6 +62,8 @@ pub(crate) struct Mail {
     pub(crate) files: Vec<(String, Vec<u8>)>,
     /// The row that another client has put there already.
     pub(crate) theirs: Option<Uuid>,
+    /// The row that another client puts there about when we do.
+    pub(crate) race: Option<Race>,
 }
 
 /// What has to become of a message.
@@ -90,6 +95,8 @@ pub(crate) struct Corpus {
     pub(crate) single: Vec<usize>,
     /// The same of mails with two copies.
     pub(crate) pairs: Vec<[usize; 2]>,
+    /// Indexes of messages that have arrived.
+    arrived: HashSet<usize>,
 }
 
 impl Copy {
@@ -131,12 +138,36 @@ impl Corpus {
         left.retain(|index| !reserved.contains(index));
     }
 
-    /// Puts everything where it belongs before the first delivery.
-    pub(crate) fn store(&mut self, twin: &Twin) {
-        for copy in &self.messages {
-            if copy.expected == Expected::Skipped("gone") {
-                continue;
+    /// The mails that another client writes too, by marker.
+    pub(crate) fn races(&self) -> HashMap<String, Race> {
+        let races = self.mails.iter().filter_map(|mail| {
+            let race = mail.race.clone()?;
+            Some((mail.marker.clone(), race))
+        });
+        races.collect()
+    }
+
+    /// Puts everything where it belongs before the first delivery, but for what [arrives](Self::arrive) later.
+    pub(crate) fn store(&self, twin: &Twin) {
+        let mails = &self.mails;
+        let there = self.messages.iter().filter(|copy| {
+            copy.expected != Expected::Skipped("gone") && mails[copy.mail].race.is_none()
+        });
+        self.put(twin, there);
+    }
+
+    /// Mail that another client writes too arrives in its mailbox when it is about to be delivered for the first time: no list has shown it before.
+    pub(crate) fn arrive(&mut self, twin: &Twin, next: &[usize]) {
+        for index in next {
+            let copy = &self.messages[*index];
+            if self.mails[copy.mail].race.is_some() && self.arrived.insert(*index) {
+                self.put(twin, std::iter::once(copy));
             }
+        }
+    }
+
+    fn put<'a>(&self, twin: &Twin, copies: impl Iterator<Item = &'a Copy>) {
+        for copy in copies {
             let mail = &self.mails[copy.mail];
             twin.nylas().add_message(&copy.grant, copy.object.clone());
             for (n, (name, bytes)) in mail.files.iter().enumerate() {

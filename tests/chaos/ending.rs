@@ -2,8 +2,9 @@
 
 use serde_json::Value;
 
+use crate::invoking::list;
 use crate::queue::VISIBILITY;
-use crate::run::{Besides, Run, list};
+use crate::run::{Besides, Run};
 
 /// Most rounds that the drain may take: far more than the deliveries that a message can have.
 const LONGEST_DRAIN: usize = 300;
@@ -16,6 +17,7 @@ impl Run {
         self.drain("the drain").await;
         // What a backfill claimed and left when it died, the next one takes up; its request may be among the dead letters by then.
         self.let_time_pass_until(self.time.now() + VISIBILITY).await;
+        self.cloud.shared.races.lock().unwrap().come_all();
         let listed = list(&mut self.backfill, &self.faults).await;
         self.findings.extend(listed.err());
         self.drain("the last listing").await;

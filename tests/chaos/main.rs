@@ -4,12 +4,15 @@
 //! | --- | --- |
 //! | What mail is there, and what has to become of it? | `corpus.rs` |
 //! | In which order does what happen? When does time pass? | `run.rs`, `ending.rs`; `time.rs` |
+//! | Who invokes the functions? | `invoking.rs` |
 //! | What goes wrong by chance? | `faults.rs` |
 //! | What is played on purpose? | `scenarios.rs` |
 //! | Where can a process be killed, and how? | `plan.rs`, `station.rs` |
+//! | What does a request ask for? | `asked.rs` |
 //! | How does a request or its answer get lost? | `line.rs`, `http.rs` |
 //! | What does Lambda do for a process? | `worker.rs`, `queue.rs` |
 //! | What must hold in the end? | `audit.rs`; all the time, in the ledger: `history.rs`; at rest: `private.rs` |
+//! | When does another client write the same mail? | `race.rs` |
 //! | What befell the message that a finding names? | `chronicle.rs` |
 //! | Would it be seen if a guard were broken? | `defect.rs` |
 //!
@@ -25,6 +28,7 @@
     reason = "as in the tests: a value that is not as expected is the failure to report"
 )]
 
+mod asked;
 mod audit;
 mod chronicle;
 mod cloud;
@@ -35,10 +39,12 @@ mod faults;
 mod figures;
 mod history;
 mod http;
+mod invoking;
 mod line;
 mod plan;
 mod private;
 mod queue;
+mod race;
 mod run;
 mod scenarios;
 mod station;
@@ -94,13 +100,18 @@ async fn main() -> ExitCode {
             let finding = format!("no kill met: {}", unmet.join("; "));
             verdict.findings.push(finding);
         }
+        let unmet = run.cloud.shared.races.lock().unwrap().unmet();
+        if !unmet.is_empty() {
+            let finding = format!("no row of another client came: {}", unmet.join("; "));
+            verdict.findings.push(finding);
+        }
         if !unplayed.is_empty() {
             let finding = format!("never played: {}", unplayed.join("; "));
             verdict.findings.push(finding);
         }
     }
     println!(
-        "chaos seed {}: messages {}, deliveries {}, invocations {}, kills {}, faults {}, written {}, skipped {}, dead {}, lost {}, duplicated {}, \
+        "chaos seed {}: messages {}, deliveries {}, invocations {}, kills {}, faults {}, races {}, written {}, skipped {}, dead {}, lost {}, duplicated {}, \
          two holders {}, {:.0} s",
         options.seed,
         run.corpus.messages.len(),
@@ -108,6 +119,7 @@ async fn main() -> ExitCode {
         figures.invocations,
         figures.kills(),
         figures.faults + figures.cuts,
+        run.cloud.shared.races.lock().unwrap().met(),
         verdict.written,
         verdict.skipped,
         verdict.dead,

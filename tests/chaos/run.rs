@@ -6,27 +6,27 @@
 
 use std::sync::Arc;
 
-use aws_sdk_sqs::types::Message;
 use chrono::Utc;
 use futures_util::future::join_all;
 use futures_util::{StreamExt, stream};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
-use stage::events::{delivery, schedule};
+use stage::events::schedule;
 use stage::lambda::Function;
 use tokio::sync::watch;
 
 use crate::cloud::{Cloud, TABLE, WEBHOOK_SECRET};
 use crate::corpus::{self, Corpus, People, Size};
 use crate::defect::Defect;
-use crate::faults::{Faults, Strike};
-use crate::plan::{Cell, Mode, Plan};
+use crate::faults::Faults;
+use crate::invoking::{deliver, list, work};
+use crate::plan::Mode;
 use crate::private::Private;
-use crate::queue::receive_count;
+use crate::race::Races;
 use crate::station::Shared;
 use crate::time::Time;
-use crate::worker::{Worker, event_of, succeeded};
+use crate::worker::Worker;
 
 /// What a run is like.
 #[derive(Debug, Clone, Copy)]
@@ -40,9 +40,6 @@ pub(crate) struct Shape {
     pub(crate) modes: [Mode; 3],
     pub(crate) defect: Option<Defect>,
 }
-
-/// Messages that Lambda waits for before it invokes a worker that found the queue empty; its batching window does the same.
-const BATCH: u64 = 10;
 
 /// What happens in a round besides deliveries and work.
 #[derive(Debug, Clone, Copy, Default)]
@@ -79,8 +76,9 @@ impl Run {
         let shared = Arc::new(Shared::new(shape.defect, &time));
         let cloud = Cloud::start(Arc::clone(&shared)).await;
         let people = People::found(&cloud.twin);
-        let mut corpus = corpus::draw(shape.size, &people, &cloud.twin, Utc::now(), &mut rng);
+        let corpus = corpus::draw(shape.size, &people, &cloud.twin, Utc::now(), &mut rng);
         corpus.store(&cloud.twin);
+        *shared.races.lock().unwrap() = Races::of(cloud.twin.dataverse(), corpus.races());
         let stubborn = corpus.stubborn.iter();
         let stubborn = stubborn.map(|index| corpus.messages[*index].id.clone());
         shared.stubborn.lock().unwrap().extend(stubborn);
@@ -144,6 +142,7 @@ impl Run {
         self.faults.start();
         let each = self.left.len().div_ceil(self.shape.rounds);
         let mut round = 0;
+        self.arrivals_before(each);
         while !self.left.is_empty() {
             let chunk = self.left.split_off(self.left.len().saturating_sub(each));
             // Four times, and never in the same round.
@@ -158,6 +157,7 @@ impl Run {
             if self.rng.random_bool(0.5) {
                 self.refresh_token().await;
             }
+            self.arrivals_before(each);
             self.let_time_pass().await;
             round += 1;
         }
@@ -217,6 +217,18 @@ impl Run {
             self.findings.extend(result.err());
         }
         self.cloud.shared.idle().await;
+    }
+
+    /// Before the next deliveries, mail arrives, and rows of other clients come for some of it.
+    fn arrivals_before(&mut self, deliveries: usize) {
+        let next = self.left.iter().rev().take(deliveries).copied();
+        let next: Vec<usize> = next.collect();
+        self.corpus.arrive(&self.cloud.twin, &next);
+        let markers = next.iter().map(|index| {
+            let mail = self.corpus.messages[*index].mail;
+            self.corpus.mails[mail].marker.as_str()
+        });
+        self.cloud.shared.races.lock().unwrap().before(markers);
     }
 
     /// What the ledger no longer knows is delivered once more, as a backfill of history would do it.
@@ -291,103 +303,4 @@ async fn wipe_ledger(cloud: &Cloud, private: &Private) -> Vec<String> {
     let settled = history.settled();
     history.wiped();
     settled
-}
-
-/// Delivers messages; those that have to be delivered again.
-async fn deliver(
-    receiver: &mut Worker,
-    cloud: &Cloud,
-    corpus: &Corpus,
-    faults: &Faults,
-    chunk: Vec<usize>,
-    queued: &watch::Sender<(u64, bool)>,
-) -> Result<Vec<usize>, String> {
-    let mut again = Vec::new();
-    for index in chunk {
-        let notification = corpus.messages[index].notification(&mut receiver.rng);
-        let event = delivery(WEBHOOK_SECRET, &notification);
-        let plan = faults.for_delivery(&mut receiver.rng);
-        cloud.shared.figures.lock().unwrap().deliveries += 1;
-        let answer = receiver.invoke(event, plan, None).await?;
-        match answer.as_ref().map(|answer| answer["statusCode"].as_u64()) {
-            Some(Some(200)) => {}
-            None | Some(Some(503)) => again.push(index),
-            Some(_) => return Err(format!("the receiver answered {answer:?}")),
-        }
-        queued.send_modify(|(count, _)| *count += 1);
-    }
-    Ok(again)
-}
-
-/// One scheduled run of the backfill.
-pub(crate) async fn list(backfill: &mut Worker, faults: &Faults) -> Result<(), String> {
-    let plan = faults.for_listing(&mut backfill.rng);
-    let event = schedule(&Utc::now().to_rfc3339());
-    backfill
-        .invoke(event, plan, None)
-        .await
-        .map(drop)
-        .or_else(|error| {
-            // A run that cannot list the mailboxes at all fails, and the schedule comes again.
-            if error.contains("could not be listed") {
-                Ok(())
-            } else {
-                Err(error)
-            }
-        })
-}
-
-/// Takes batches from the queue until it shows nothing and no more deliveries come.
-async fn work(
-    worker: &mut Worker,
-    cloud: &Cloud,
-    faults: &Faults,
-    queued: &watch::Sender<(u64, bool)>,
-) -> Result<(), String> {
-    let mut deliveries = queued.subscribe();
-    loop {
-        // Marked as seen before the queue is asked, so that what arrives meanwhile is not missed.
-        let (count, done) = *deliveries.borrow_and_update();
-        let most = worker.rng.random_range(3..=10);
-        let batch = cloud.queue.receive(most).await;
-        if !batch.is_empty() {
-            cloud.shared.figures.lock().unwrap().invocations += 1;
-            let tried = batch.iter().map(receive_count).max().unwrap_or(1);
-            let drawn = faults.for_batch(worker.seat.mode, tried, &mut worker.rng);
-            strike(worker, cloud, &batch, drawn).await?;
-        } else if done {
-            return Ok(());
-        }
-        if batch.len() < usize::try_from(most).unwrap() && !done {
-            // As many as make a batch, or what there is.
-            let enough = count + BATCH;
-            let more = deliveries.wait_for(|(count, done)| *done || *count >= enough);
-            more.await.unwrap();
-        }
-    }
-}
-
-/// One invocation for a batch, and what Lambda does afterwards.
-pub(crate) async fn strike(
-    worker: &mut Worker,
-    cloud: &Cloud,
-    batch: &[Message],
-    Strike { plan, short }: Strike,
-) -> Result<(), String> {
-    let mode = worker.seat.mode;
-    let killed = |cell| cloud.shared.figures.lock().unwrap().killed(mode, cell);
-    let dies_after = plan
-        .kill
-        .is_some_and(|(cell, _)| cell == Cell::BeforeDeletion);
-    let plan = if dies_after { Plan::default() } else { plan };
-    match worker.invoke(event_of(batch), plan, short).await? {
-        None if short.is_some() => killed(None),
-        None => {}
-        Some(_) if dies_after => {
-            killed(Some(Cell::BeforeDeletion));
-            worker.kill().await;
-        }
-        Some(answer) => cloud.queue.delete(&succeeded(batch, &answer)).await,
-    }
-    Ok(())
 }

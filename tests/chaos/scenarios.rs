@@ -9,9 +9,10 @@ use aws_sdk_sqs::types::Message;
 
 use crate::faults::Strike;
 use crate::figures::Figures;
+use crate::invoking::strike;
 use crate::plan::{Cell, Mode, Plan, Release};
 use crate::queue::VISIBILITY;
-use crate::run::{Run, strike};
+use crate::run::Run;
 use crate::worker::{Held, Worker, event_of, holding, succeeded};
 
 /// What scenarios there are.

@@ -8,6 +8,7 @@ use serde_json::Value;
 use stage::lambda::Killer;
 use tokio::sync::watch;
 
+use crate::asked::{Asked, asked_of_dataverse, nylas_refusal, target, update_item, without_delay};
 use crate::chronicle::Chronicle;
 use crate::defect::Defect;
 use crate::figures::Figures;
@@ -16,6 +17,7 @@ use crate::http::Message;
 use crate::line::{After, Before};
 use crate::plan::{Cell, Loss, Mode, Plan, Release, Service};
 use crate::queue::Book;
+use crate::race::Races;
 use crate::time::Time;
 
 /// What all lines share.
@@ -32,6 +34,8 @@ pub(crate) struct Shared {
     pub(crate) storm: Mutex<(u64, Option<u64>)>,
     pub(crate) defect: Option<Defect>,
     pub(crate) chronicle: Chronicle,
+    pub(crate) races: Mutex<Races>,
+    time: Time,
     /// Requests on their way.
     busy: watch::Sender<usize>,
 }
@@ -47,6 +51,8 @@ impl Shared {
             storm: Mutex::default(),
             defect,
             chronicle: Chronicle::keeping(time.clone()),
+            races: Mutex::default(),
+            time: time.clone(),
             busy: watch::Sender::new(0),
         }
     }
@@ -190,7 +196,15 @@ impl Station {
                 };
             }
         }
+        if self.carries_rows(request) {
+            self.shared.races.lock().unwrap().at_write(&request.body);
+        }
         Before::Forward
+    }
+
+    fn carries_rows(&self, request: &Message) -> bool {
+        self.service == Service::Dataverse
+            && matches!(asked_of_dataverse(request), Asked::Write | Asked::Create)
     }
 
     /// Lets a request through the gate of its service, and notes what came of it.
@@ -234,6 +248,11 @@ impl Station {
         answer: &Message,
         loss: Option<Loss>,
     ) -> After {
+        if self.carries_rows(request) && answer.status() < 300 {
+            let now = self.shared.time.now();
+            let mut races = self.shared.races.lock().unwrap();
+            races.at_commit(&request.body, now);
+        }
         for cell in self.cells_after(request, answer) {
             if self.kill(cell).await {
                 return After::Cut;
@@ -338,68 +357,5 @@ impl Station {
             }
             _ => {}
         }
-    }
-}
-
-/// One of the ways in which Nylas puts callers off; which, the request's length decides.
-fn nylas_refusal(request: &Message) -> Message {
-    match request.start().len() % 3 {
-        0 => Message::nylas_error(429, "rate_limit_error", Some(40)),
-        1 => Message::nylas_error(429, "rate_limit_error", None),
-        _ => Message::nylas_error(503, "service_unavailable", None),
-    }
-}
-
-/// The operation of a call in the JSON of the AWS services.
-fn target(request: &Message) -> &str {
-    let target = request.header("x-amz-target").unwrap_or_default();
-    target.rsplit('.').next().unwrap_or_default()
-}
-
-fn update_item(request: &Message) -> Option<Value> {
-    (target(request) == "UpdateItem")
-        .then(|| serde_json::from_slice(&request.body).ok())
-        .flatten()
-}
-
-/// A delayed message has no receipt by which it could be called back, so that time could not pass for it. It is delivered early instead, which a queue may do.
-fn without_delay(request: &mut Message) {
-    if target(request) == "SendMessage"
-        && let Ok(mut call) = serde_json::from_slice::<Value>(&request.body)
-        && call["DelaySeconds"].as_u64().is_some_and(|delay| delay > 0)
-    {
-        call["DelaySeconds"] = Value::from(0);
-        request.replace_body(call.to_string().into_bytes());
-    }
-}
-
-/// What a request to Dataverse is about.
-enum Asked {
-    /// A batch of queries.
-    LookUp,
-    /// A batch of change sets.
-    Write,
-    /// A row, alone.
-    Create,
-    /// Its completion, alone.
-    Complete,
-    Other,
-}
-
-fn asked_of_dataverse(request: &Message) -> Asked {
-    let start = request.start();
-    if start.contains("/$batch ") {
-        // As text, because the standard library's search is fast even where nothing is optimised.
-        let writes = String::from_utf8_lossy(&request.body).contains("\r\nPOST /api/");
-        return if writes { Asked::Write } else { Asked::LookUp };
-    }
-    if start.starts_with("POST ") && start.contains("/emails ") {
-        Asked::Create
-    } else if start.starts_with("PATCH ")
-        && String::from_utf8_lossy(&request.body).contains("statecode")
-    {
-        Asked::Complete
-    } else {
-        Asked::Other
     }
 }

@@ -74,6 +74,12 @@ impl Run {
         let by = until.saturating_sub(self.time.now()) + Duration::from_millis(1);
         self.time.pass(by);
         self.cloud.shared.figures.lock().unwrap().jumps += 1;
+        self.cloud
+            .shared
+            .races
+            .lock()
+            .unwrap()
+            .come_by(self.time.now());
         let by = i64::try_from(by.as_millis()).unwrap();
         self.end_leases(by).await;
         self.end_pause(by).await;

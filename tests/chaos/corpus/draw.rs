@@ -1,5 +1,7 @@
 //! How mail is drawn.
 
+use std::collections::HashSet;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -7,63 +9,12 @@ use rand::seq::{IndexedRandom, SliceRandom};
 use serde_json::{Value, json};
 use twin::Twin;
 
+use crate::race::{Moment, Race};
+
+use super::kind::Kind;
 use super::{
-    BODY, Copy, Corpus, Expected, FILE, LONGEST_SUBJECT, Mail, NAME, Party, People, Reference,
-    SUBJECT, Size,
+    BODY, Copy, Corpus, FILE, LONGEST_SUBJECT, Mail, NAME, Party, People, Reference, SUBJECT, Size,
 };
-
-/// What a mail is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Ordinary,
-    WithoutMessageId,
-    /// Another client has written it before.
-    Theirs,
-    Spam,
-    Draft,
-    Trash,
-    Internal,
-    Refused,
-    Gone,
-}
-
-impl Kind {
-    fn draw(rng: &mut StdRng) -> Self {
-        match rng.random_range(0..100) {
-            0..3 => Self::Spam,
-            3..5 => Self::Draft,
-            5..7 => Self::Trash,
-            7..11 => Self::Internal,
-            11..13 => Self::Refused,
-            13 => Self::Gone,
-            14..16 => Self::Theirs,
-            16..21 => Self::WithoutMessageId,
-            _ => Self::Ordinary,
-        }
-    }
-
-    fn expected(self) -> Expected {
-        match self {
-            Self::Ordinary | Self::WithoutMessageId | Self::Theirs => Expected::Written,
-            Self::Spam => Expected::Skipped("spam"),
-            Self::Draft => Expected::Skipped("draft"),
-            Self::Trash => Expected::Skipped("trash"),
-            Self::Internal => Expected::Skipped("internal_only"),
-            Self::Refused => Expected::Dead,
-            Self::Gone => Expected::Skipped("gone"),
-        }
-    }
-
-    fn folder(self, outgoing: bool) -> &'static str {
-        match self {
-            Self::Spam => "\\Junk",
-            Self::Draft => "\\Drafts",
-            Self::Trash => "\\Trash",
-            _ if outgoing => "\\Sent",
-            _ => "\\Inbox",
-        }
-    }
-}
 
 /// Who is on a mail.
 #[derive(Default)]
@@ -88,6 +39,7 @@ pub(crate) fn draw(
         stubborn: Vec::new(),
         single: Vec::new(),
         pairs: Vec::new(),
+        arrived: HashSet::new(),
     };
     let mut threads: Vec<Earlier> = Vec::new();
     while corpus.messages.len() < size.messages {
@@ -111,20 +63,10 @@ fn add_mail(
     now: DateTime<Utc>,
     rng: &mut StdRng,
 ) {
-    let kind = Kind::draw(rng);
     let number = corpus.mails.len();
+    let kind = Kind::of(number, rng);
     let marker = format!("{SUBJECT}{number:05}x");
-    let one_copy = matches!(
-        kind,
-        Kind::WithoutMessageId | Kind::Draft | Kind::Gone | Kind::Theirs
-    );
-    let copies = match rng.random_range(0..20) {
-        _ if one_copy => 1,
-        0..10 => 1,
-        10..15 => 2,
-        15..18 => 3,
-        _ => 4,
-    };
+    let copies = kind.copies(rng);
     let mut mailboxes = people.mailboxes.clone();
     mailboxes.shuffle(rng);
     mailboxes.truncate(copies);
@@ -150,12 +92,7 @@ fn add_mail(
         message_id: message_id.clone(),
         thread: thread.clone(),
     });
-    let recent = rng.random_bool(1.0 / 3.0);
-    let age = if recent {
-        rng.random_range(3_600..20 * 3_600)
-    } else {
-        rng.random_range(2 * 86_400..20 * 86_400)
-    };
+    let (recent, age) = kind.age(rng);
     let body = format!("<p>{BODY} {number}</p>");
     let files = files(kind, size, number, rng);
     let listed = |addresses: &[String]| -> Vec<Value> {
@@ -201,6 +138,17 @@ fn add_mail(
             json!({"subject": subject, "messageid": message_id, "statecode": 1, "statuscode": 4});
         twin.dataverse().insert("email", row).unwrap()
     });
+    let race = (kind == Kind::Raced).then(|| {
+        let before = corpus.mails.iter().filter(|mail| mail.race.is_some());
+        race(
+            before.count(),
+            &subject,
+            &message_id,
+            &envelope,
+            people,
+            rng,
+        )
+    });
     corpus.mails.push(Mail {
         marker,
         body,
@@ -210,6 +158,7 @@ fn add_mail(
         answers,
         files,
         theirs,
+        race,
     });
 }
 
@@ -280,7 +229,8 @@ fn rng_of(address: &str) -> bool {
 }
 
 fn files(kind: Kind, size: Size, number: usize, rng: &mut StdRng) -> Vec<(String, Vec<u8>)> {
-    if !size.with_files || kind != Kind::Ordinary || !rng.random_bool(0.15) {
+    let may_have = matches!(kind, Kind::Ordinary | Kind::Raced);
+    if !size.with_files || !may_have || !rng.random_bool(0.15) {
         return Vec::new();
     }
     (0..rng.random_range(1..=3))
@@ -289,6 +239,31 @@ fn files(kind: Kind, size: Size, number: usize, rng: &mut StdRng) -> Vec<(String
             (format!("{FILE}-{n}.pdf"), content.into_bytes())
         })
         .collect()
+}
+
+/// The row of another client: another kind of moment each time, every other time with a regarding of its own.
+fn race(
+    number: usize,
+    subject: &str,
+    message_id: &str,
+    envelope: &Envelope,
+    people: &People,
+    rng: &mut StdRng,
+) -> Race {
+    let mut columns = json!({"subject": subject});
+    let mut addresses = people.outside.choose_multiple(rng, 10);
+    let somebody = addresses.find_map(|address| people.row(address));
+    let own = somebody.filter(|_| number / 4 % 2 == 1);
+    if let Some((table, id)) = &own {
+        columns["regardingobjectid"] = json!({"table": table, "id": id});
+    }
+    Race {
+        moment: Moment::of(number, rng.random()),
+        message_id: message_id.to_owned(),
+        sender: envelope.from.to_lowercase(),
+        columns,
+        own,
+    }
 }
 
 fn roles(envelope: &Envelope) -> impl Iterator<Item = (i64, &String)> {

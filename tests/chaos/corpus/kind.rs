@@ -1,0 +1,105 @@
+//! What a mail of the corpus is, and what has to become of it.
+
+use rand::Rng;
+use rand::rngs::StdRng;
+
+use super::Expected;
+
+/// Of so many mails one is raced for, so that a small corpus has some of each moment.
+const RACED: usize = 8;
+
+/// What a mail is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Ordinary,
+    WithoutMessageId,
+    /// Another client has written it before.
+    Theirs,
+    /// Another client writes it about when we do.
+    Raced,
+    Spam,
+    Draft,
+    Trash,
+    Internal,
+    Refused,
+    Gone,
+}
+
+impl Kind {
+    /// What the mail of this number is.
+    pub(super) fn of(number: usize, rng: &mut StdRng) -> Self {
+        let drawn = Self::draw(rng);
+        if number % RACED == RACED / 2 {
+            Self::Raced
+        } else {
+            drawn
+        }
+    }
+
+    /// In how many mailboxes it lies.
+    pub(super) fn copies(self, rng: &mut StdRng) -> usize {
+        let one_copy = match self {
+            Self::WithoutMessageId | Self::Draft | Self::Gone | Self::Theirs => true,
+            // A second copy would find the other client's row without the list.
+            Self::Raced => rng.random_bool(0.7),
+            _ => false,
+        };
+        match rng.random_range(0..20) {
+            _ if one_copy => 1,
+            0..10 => 1,
+            10..15 => 2,
+            15..18 => 3,
+            _ => 4,
+        }
+    }
+
+    /// Whether it is recent, so that the schedule lists it, and its age in seconds.
+    pub(super) fn age(self, rng: &mut StdRng) -> (bool, i64) {
+        // The rows of other clients that come after ours are found where the mail is listed.
+        let recent = rng.random_bool(1.0 / 3.0) || self == Self::Raced;
+        let age = if recent {
+            rng.random_range(3_600..20 * 3_600)
+        } else {
+            rng.random_range(2 * 86_400..20 * 86_400)
+        };
+        (recent, age)
+    }
+
+    fn draw(rng: &mut StdRng) -> Self {
+        match rng.random_range(0..100) {
+            0..3 => Self::Spam,
+            3..5 => Self::Draft,
+            5..7 => Self::Trash,
+            7..11 => Self::Internal,
+            11..13 => Self::Refused,
+            13 => Self::Gone,
+            14..16 => Self::Theirs,
+            16..21 => Self::WithoutMessageId,
+            _ => Self::Ordinary,
+        }
+    }
+
+    pub(super) fn expected(self) -> Expected {
+        match self {
+            Self::Ordinary | Self::WithoutMessageId | Self::Theirs | Self::Raced => {
+                Expected::Written
+            }
+            Self::Spam => Expected::Skipped("spam"),
+            Self::Draft => Expected::Skipped("draft"),
+            Self::Trash => Expected::Skipped("trash"),
+            Self::Internal => Expected::Skipped("internal_only"),
+            Self::Refused => Expected::Dead,
+            Self::Gone => Expected::Skipped("gone"),
+        }
+    }
+
+    pub(super) fn folder(self, outgoing: bool) -> &'static str {
+        match self {
+            Self::Spam => "\\Junk",
+            Self::Draft => "\\Drafts",
+            Self::Trash => "\\Trash",
+            _ if outgoing => "\\Sent",
+            _ => "\\Inbox",
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! What invokes the functions: Nylas, the schedule, and Lambda's poller of the queue.
+
+use aws_sdk_sqs::types::Message;
+use chrono::Utc;
+use rand::Rng;
+use stage::events::{delivery, schedule};
+use tokio::sync::watch;
+
+use crate::cloud::{Cloud, WEBHOOK_SECRET};
+use crate::corpus::Corpus;
+use crate::faults::{Faults, Strike};
+use crate::plan::{Cell, Plan};
+use crate::queue::receive_count;
+use crate::worker::{Worker, event_of, succeeded};
+
+/// Messages that Lambda waits for before it invokes a worker that found the queue empty; its batching window does the same.
+const BATCH: u64 = 10;
+
+/// Delivers messages; those that have to be delivered again.
+pub(crate) async fn deliver(
+    receiver: &mut Worker,
+    cloud: &Cloud,
+    corpus: &Corpus,
+    faults: &Faults,
+    chunk: Vec<usize>,
+    queued: &watch::Sender<(u64, bool)>,
+) -> Result<Vec<usize>, String> {
+    let mut again = Vec::new();
+    for index in chunk {
+        let notification = corpus.messages[index].notification(&mut receiver.rng);
+        let event = delivery(WEBHOOK_SECRET, &notification);
+        let plan = faults.for_delivery(&mut receiver.rng);
+        cloud.shared.figures.lock().unwrap().deliveries += 1;
+        let answer = receiver.invoke(event, plan, None).await?;
+        match answer.as_ref().map(|answer| answer["statusCode"].as_u64()) {
+            Some(Some(200)) => {}
+            None | Some(Some(503)) => again.push(index),
+            Some(_) => return Err(format!("the receiver answered {answer:?}")),
+        }
+        queued.send_modify(|(count, _)| *count += 1);
+    }
+    Ok(again)
+}
+
+/// One scheduled run of the backfill.
+pub(crate) async fn list(backfill: &mut Worker, faults: &Faults) -> Result<(), String> {
+    let plan = faults.for_listing(&mut backfill.rng);
+    let event = schedule(&Utc::now().to_rfc3339());
+    backfill
+        .invoke(event, plan, None)
+        .await
+        .map(drop)
+        .or_else(|error| {
+            // A run that cannot list the mailboxes at all fails, and the schedule comes again.
+            if error.contains("could not be listed") {
+                Ok(())
+            } else {
+                Err(error)
+            }
+        })
+}
+
+/// Takes batches from the queue until it shows nothing and no more deliveries come.
+pub(crate) async fn work(
+    worker: &mut Worker,
+    cloud: &Cloud,
+    faults: &Faults,
+    queued: &watch::Sender<(u64, bool)>,
+) -> Result<(), String> {
+    let mut deliveries = queued.subscribe();
+    loop {
+        // Marked as seen before the queue is asked, so that what arrives meanwhile is not missed.
+        let (count, done) = *deliveries.borrow_and_update();
+        let most = worker.rng.random_range(3..=10);
+        let batch = cloud.queue.receive(most).await;
+        if !batch.is_empty() {
+            cloud.shared.figures.lock().unwrap().invocations += 1;
+            let tried = batch.iter().map(receive_count).max().unwrap_or(1);
+            let drawn = faults.for_batch(worker.seat.mode, tried, &mut worker.rng);
+            strike(worker, cloud, &batch, drawn).await?;
+        } else if done {
+            return Ok(());
+        }
+        if batch.len() < usize::try_from(most).unwrap() && !done {
+            // As many as make a batch, or what there is.
+            let enough = count + BATCH;
+            let more = deliveries.wait_for(|(count, done)| *done || *count >= enough);
+            more.await.unwrap();
+        }
+    }
+}
+
+/// One invocation for a batch, and what Lambda does afterwards.
+pub(crate) async fn strike(
+    worker: &mut Worker,
+    cloud: &Cloud,
+    batch: &[Message],
+    Strike { plan, short }: Strike,
+) -> Result<(), String> {
+    let mode = worker.seat.mode;
+    let killed = |cell| cloud.shared.figures.lock().unwrap().killed(mode, cell);
+    let dies_after = plan
+        .kill
+        .is_some_and(|(cell, _)| cell == Cell::BeforeDeletion);
+    let plan = if dies_after { Plan::default() } else { plan };
+    match worker.invoke(event_of(batch), plan, short).await? {
+        None if short.is_some() => killed(None),
+        None => {}
+        Some(_) if dies_after => {
+            killed(Some(Cell::BeforeDeletion));
+            worker.kill().await;
+        }
+        Some(answer) => cloud.queue.delete(&succeeded(batch, &answer)).await,
+    }
+    Ok(())
+}
