@@ -132,10 +132,13 @@ impl History {
         }
     }
 
-    /// Keys that are settled for good.
-    pub(crate) fn settled(&self) -> Vec<String> {
-        let settled = self.keys.iter().filter(|(_, life)| life.settled.is_some());
-        let mut keys: Vec<String> = settled.map(|(key, _)| key.clone()).collect();
+    /// Keys that the ledger knows: settled for good, or held. What is neither is still on the queue.
+    pub(crate) fn known(&self) -> Vec<String> {
+        let known = self
+            .keys
+            .iter()
+            .filter(|(_, life)| life.settled.is_some() || life.holder.is_some());
+        let mut keys: Vec<String> = known.map(|(key, _)| key.clone()).collect();
         keys.sort_unstable();
         keys
     }
@@ -278,7 +281,7 @@ mod tests {
         }
         assert_eq!((history.two_holders.len(), history.stale.len()), (0, 0));
         assert_eq!((history.claims, history.settlements), (3, 2));
-        assert_eq!(history.settled(), ["g/m"]);
+        assert_eq!(history.known(), ["g/m"]);
     }
 
     #[test]

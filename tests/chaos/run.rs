@@ -285,7 +285,8 @@ impl Run {
     }
 }
 
-/// The ledger loses every item, while workers are at work. The keys of what was settled.
+/// The ledger loses every item, while workers are at work. The keys that it knew: who died on a last delivery left one to the
+/// dead letters that is not settled.
 async fn wipe_ledger(cloud: &Cloud, private: &Private) -> Vec<String> {
     let mut history = cloud.shared.history.lock().await;
     let items = cloud.items().await;
@@ -300,7 +301,7 @@ async fn wipe_ledger(cloud: &Cloud, private: &Private) -> Vec<String> {
     deletes.buffered(10).collect::<Vec<()>>().await;
     cloud.shared.figures.lock().unwrap().faults += 1;
     cloud.shared.chronicle.tell_of_all("the ledger is emptied");
-    let settled = history.settled();
+    let known = history.known();
     history.wiped();
-    settled
+    known
 }

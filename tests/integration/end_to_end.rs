@@ -10,6 +10,7 @@ mod events;
 mod explaining;
 mod flow;
 mod operating;
+mod throttled;
 mod trouble;
 mod what_if;
 

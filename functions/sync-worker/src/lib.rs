@@ -13,8 +13,10 @@
 pub mod config;
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use aws_lambda_events::sqs::{BatchItemFailure, SqsBatchResponse, SqsEvent, SqsMessage};
+use chrono::Utc;
 use mailverse::ids::MessageKey;
 use mailverse::pipeline::{Fate, Handled, Pipeline, Run, Work};
 use mailverse::queue::SyncQueue;
@@ -97,14 +99,8 @@ impl<Q: SyncQueue> Worker<Q> {
             Some(
                 Fate::Written { .. } | Fate::Skipped { .. } | Fate::Dead { gave_up: false, .. },
             ) => true,
-            // The queue would move it to the dead-letter queue now, for no fault of its own. Should the process die between the two steps,
-            // there is one request too many, which the ledger makes harmless.
             Some(Fate::Waiting { delay, .. }) if delivery.receive_count >= RECEIVE_LIMIT => {
-                let queued = self.queue.send(&delivery.request, *delay).await;
-                if let Err(error) = &queued {
-                    tracing::error!("sync.key" = %delivery.request.key, %error, "message could not be queued anew");
-                }
-                queued.is_ok()
+                self.queue_anew(&delivery.request, *delay).await
             }
             Some(Fate::Waiting { delay, .. }) => {
                 if let Some(receipt) = &delivery.receipt
@@ -117,6 +113,26 @@ impl<Q: SyncQueue> Worker<Q> {
             }
             Some(Fate::Dead { gave_up: true, .. }) | None => false,
         }
+    }
+}
+
+impl<Q: SyncQueue> Worker<Q> {
+    /// The queue would move the message to the dead-letter queue now, for no fault of its own. Whether it is on the queue once more.
+    ///
+    /// Should the process die before that, the ledger says that it was given up, and the dead-letter queue has it; after it, there is one request too many,
+    /// which the ledger makes harmless.
+    async fn queue_anew(&self, request: &SyncRequest, delay: Duration) -> bool {
+        let key = &request.key;
+        if let Err(error) = self.queue.send(request, delay).await {
+            tracing::error!("sync.key" = %key, %error, "message could not be queued anew");
+            return false;
+        }
+        let retry_at = Utc::now() + delay;
+        if let Err(error) = self.pipeline.ledger.queued_anew(key, retry_at).await {
+            // Its delivery claims it all the same.
+            tracing::warn!("sync.key" = %key, %error, "the ledger could not be told that the message is queued anew");
+        }
+        true
     }
 }
 

@@ -112,6 +112,34 @@ impl Ledger {
         took_effect(call.send().await)
     }
 
+    /// Notes that a message that was given up is on the sync queue once more and is to be tried then: it waits. Whether it was given up, and nobody was at it.
+    ///
+    /// # Errors
+    /// [`LedgerError::Unavailable`]: nothing is known; it can be claimed either way.
+    pub async fn queued_anew(
+        &self,
+        key: &MessageKey,
+        retry_at: DateTime<Utc>,
+    ) -> Result<bool, LedgerError> {
+        let call = self
+            .client
+            .update_item()
+            .table_name(&self.table)
+            .set_key(Some(item_key(key)))
+            .update_expression(
+                "SET #state = :waiting, attention = :waiting, retry_at_ms = :retry_at REMOVE gave_up",
+            )
+            .condition_expression(
+                "#state = :dead AND gave_up = :true AND attribute_not_exists(claim_token)",
+            )
+            .expression_attribute_names("#state", "state")
+            .expression_attribute_values(":waiting", text(State::Waiting.as_str()))
+            .expression_attribute_values(":dead", text(State::Dead.as_str()))
+            .expression_attribute_values(":true", AttributeValue::Bool(true))
+            .expression_attribute_values(":retry_at", milliseconds(retry_at));
+        took_effect(call.send().await)
+    }
+
     /// Allows a dead message, whatever killed it, to be claimed again. Whether it was dead.
     ///
     /// It stays dead until somebody names it: put a request on the sync queue afterwards.

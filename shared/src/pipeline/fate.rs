@@ -111,6 +111,11 @@ pub enum Fate {
         delay: Duration,
         /// The failure.
         reason: String,
+        /// It was postponed at the last delivery that its queue makes: put it on the queue anew, then tell [`Ledger::queued_anew`]. Until then the ledger says
+        /// that it was given up, as it has to should nobody come to that.
+        ///
+        /// [`Ledger::queued_anew`]: crate::dedupe::ledger::Ledger::queued_anew
+        last_delivery: bool,
     },
     /// It cannot be written.
     Dead {
@@ -188,13 +193,22 @@ impl Fate {
         let Failure { advice, reason } = failure;
         match redelivery_delay(advice, receive_count, run.jitter_percent_of(key)) {
             Some(delay) if matches!(advice, RetryAdvice::Postpone(_)) => {
-                Self::Waiting { delay, reason }
+                let last_delivery = receive_count >= RECEIVE_LIMIT;
+                Self::Waiting {
+                    delay,
+                    reason,
+                    last_delivery,
+                }
             }
             Some(_) if receive_count >= RECEIVE_LIMIT => Self::Dead {
                 reason: format!("gave up after {receive_count} deliveries: {reason}"),
                 gave_up: true,
             },
-            Some(delay) => Self::Waiting { delay, reason },
+            Some(delay) => Self::Waiting {
+                delay,
+                reason,
+                last_delivery: false,
+            },
             None => Self::Dead {
                 reason,
                 gave_up: false,
@@ -207,7 +221,15 @@ impl Fate {
             Self::Written { activity_id, note } => Settlement::Written { activity_id, note },
             Self::Skipped { rule } => Settlement::Skipped { rule },
             Self::Dead { reason, gave_up } => Settlement::Dead { reason, gave_up },
-            Self::Waiting { delay, reason } => {
+            Self::Waiting {
+                reason,
+                last_delivery: true,
+                ..
+            } => Settlement::Dead {
+                reason,
+                gave_up: true,
+            },
+            Self::Waiting { delay, reason, .. } => {
                 let delay = TimeDelta::from_std(delay).unwrap_or(TimeDelta::days(1));
                 Settlement::Released {
                     retry_at: now + delay,
@@ -399,10 +421,12 @@ mod tests {
     fn a_postponed_delivery_is_never_the_last_one() {
         let postponed = RetryAdvice::Postpone(Duration::from_secs(7));
         for receive_count in [1, RECEIVE_LIMIT, RECEIVE_LIMIT + 1] {
-            assert!(matches!(
-                fate(postponed, receive_count),
-                Fate::Waiting { .. }
-            ));
+            let is_last = receive_count >= RECEIVE_LIMIT;
+            let fate = fate(postponed, receive_count);
+            assert!(
+                matches!(fate, Fate::Waiting { last_delivery, .. } if last_delivery == is_last),
+                "{fate:?}"
+            );
         }
     }
 

@@ -198,51 +198,6 @@ async fn a_throttled_message_is_hidden_for_the_time_and_written_later() {
 }
 
 #[tokio::test]
-async fn however_long_dataverse_throttles_no_message_goes_to_the_dead_letters() {
-    let cloud = Cloud::start(10).await;
-    cloud.store_secrets().await;
-    cloud.refresh_token().await;
-    for id in ["m1", "m2"] {
-        cloud.put_mail(id);
-    }
-    let mut worker = cloud.function("sync-worker").await;
-    cloud.twin.dataverse().fail_next(Fault::Status {
-        status: 429,
-        code: "0x80072322".to_owned(),
-        message: "slow down".to_owned(),
-        retry_after_seconds: Some(240),
-    });
-    cloud.send(&request("m1")).await;
-    let first = cloud.receive().await;
-    cloud.work(&mut worker, &first).await;
-    let requests = cloud.twin.dataverse().requests().total;
-
-    // Another message comes while the pause lasts, and as often as the queue delivers it.
-    cloud.send(&request("m2")).await;
-    for delivery in 1..=10 {
-        let batch = cloud.receive().await;
-        let failed = cloud.work(&mut worker, &batch).await;
-        if delivery < 10 {
-            assert_eq!(failed.len(), 1, "delivery {delivery}");
-            cloud.make_visible(&batch[0]).await;
-        } else {
-            assert_eq!(failed, [""; 0], "queued anew, and acknowledged");
-        }
-    }
-    assert_eq!(
-        cloud.twin.dataverse().requests().total,
-        requests,
-        "untouched"
-    );
-    assert_eq!(
-        cloud.queue_length().await,
-        ("0".to_owned(), "1".to_owned()),
-        "the first one hidden, the second one delayed"
-    );
-    assert!(cloud.receive_from(&cloud.dead_letters).await.is_empty());
-}
-
-#[tokio::test]
 async fn messages_wait_for_the_first_token_and_for_the_next_one() {
     let cloud = Cloud::start(10).await;
     cloud.store_secrets().await;

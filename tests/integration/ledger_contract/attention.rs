@@ -17,6 +17,7 @@ contract! {
     no_more_are_listed_than_asked_for
     a_dead_message_may_be_redriven_and_is_then_claimed
     only_the_dead_are_redriven
+    what_was_given_up_waits_again_once_it_is_queued_anew
     what_nobody_is_at_and_no_queue_delivers_is_stranded
 }
 
@@ -136,6 +137,31 @@ async fn only_the_dead_are_redriven(bench: Bench) {
         assert!(!bench.ledger.redrive(&key()).await.unwrap());
         assert_eq!(bench.item().await, before);
     }
+}
+
+async fn what_was_given_up_waits_again_once_it_is_queued_anew(bench: Bench) {
+    bench.settled_as("given-up", minutes(0), &given_up()).await;
+    bench.settled_as("refused", minutes(0), &dead()).await;
+    bench.settled_as("written", minutes(0), &written()).await;
+    bench.settled_as("taken-up", minutes(0), &given_up()).await;
+    bench.claim_of("taken-up", minutes(1)).await;
+    let queued_anew = async |message: &str| {
+        let key = key_of("grant-1", message);
+        bench.ledger.queued_anew(&key, minutes(5)).await.unwrap()
+    };
+    for message in ["refused", "written", "taken-up", "unknown"] {
+        assert!(!queued_anew(message).await, "{message}");
+    }
+    assert!(queued_anew("given-up").await);
+    assert_eq!(
+        ids(&bench.listed(State::Dead, minutes(9)).await),
+        ["refused"]
+    );
+    let waiting = bench.listed(State::Waiting, minutes(9)).await;
+    assert_eq!(ids(&waiting), ["given-up", "taken-up"]);
+    assert_eq!(waiting[0].entry.retry_at, Some(minutes(5)));
+    assert!(!waiting[0].entry.gave_up);
+    bench.claim_of("given-up", minutes(6)).await;
 }
 
 async fn what_nobody_is_at_and_no_queue_delivers_is_stranded(bench: Bench) {

@@ -228,9 +228,22 @@ async fn a_last_delivery_that_is_throttled_does_not_give_the_message_up() {
         "dataverse asked for a pause",
     ] {
         assert_eq!(waiting(&world.run(last()).await[0].fate).1, reason);
+        // As long as nobody has queued it anew, this is the truth.
         let entry = world.entry(ADA, "m1").await.unwrap();
-        assert_eq!((entry.state, entry.gave_up), (State::Waiting, false));
+        assert_eq!((entry.state, entry.gave_up), (State::Dead, true));
     }
+    let later = world.now + TimeDelta::seconds(60);
+    let key = created(ADA, "m1").request.key;
+    assert!(
+        world
+            .pipeline
+            .ledger
+            .queued_anew(&key, later)
+            .await
+            .unwrap()
+    );
+    let entry = world.entry(ADA, "m1").await.unwrap();
+    assert_eq!((entry.state, entry.gave_up), (State::Waiting, false));
     world.pause_over();
     written(&world.run(last()).await[0].fate);
 }

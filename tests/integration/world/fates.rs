@@ -19,7 +19,7 @@ pub(crate) fn written(fate: &Fate) -> (Uuid, Option<&str>) {
 #[track_caller]
 pub(crate) fn waiting(fate: &Fate) -> (Duration, &str) {
     match fate {
-        Fate::Waiting { delay, reason } => (*delay, reason),
+        Fate::Waiting { delay, reason, .. } => (*delay, reason),
         other => panic!("not waiting: {other:?}"),
     }
 }
