@@ -10,7 +10,7 @@
 //! | `app` | the contacts outside have one open opportunity, case or custom row; else their companies and the accounts outside have one | when they have several |
 //! | `lead` | an open lead has an address outside | |
 //! | `contact` | a contact has an address outside | |
-//! | `account` | several contacts of one address share a company, or an account has an address outside | |
+//! | `account` | all contacts of an address outside have the same company, or an account has an address outside | |
 //!
 //! Nothing of these: empty, never a guess. Where several records are found and no rule tells them apart, the source is recorded as ambiguous and the next one
 //! is asked. A record of a table that no email can concern is passed over and recorded.
@@ -235,7 +235,7 @@ fn account(mail: &Mail<'_>) -> Option<Record> {
     })
 }
 
-/// The one company of several active contacts that share an address.
+/// The one company of the active contacts that have an address, be it one or several.
 fn company_of_namesakes(people: &[Person]) -> Option<Record> {
     let mut companies = people
         .iter()

@@ -2,9 +2,17 @@
 //!
 //! A new case is two files and no code. What is given: the message object as Nylas shows it, the connected mailboxes, the rows that the
 //! look-up found, the mailbox's user (`owner`), and the text of each file. What has to come out was written by hand from the column table
-//! of `shared/src/mapping.rs`; ids are UUIDv5, calculated with another program. What a case may say of people, besides: `mapping/people.rs`.
+//! of `shared/src/mapping.rs`; ids are UUIDv5, calculated with another program.
+//!
+//! | Question | File |
+//! | --- | --- |
+//! | What may a case say of people, besides? | `mapping/people.rs` |
+//! | What is a case that goes through the whole pipeline, with policy, folders, tokens and threads? | `mapping/stories.rs` |
+//! | Has every rule its cases? | `../fixtures/mapping/README.md`, `mapping/table.rs` |
 
 mod people;
+mod stories;
+mod table;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
@@ -29,19 +37,19 @@ use uuid::Uuid;
 
 /// A case by its name, with both of its files.
 fn cases() -> BTreeMap<String, (Value, Value)> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/mapping");
     let mut names = BTreeSet::new();
-    for entry in std::fs::read_dir(&folder).unwrap() {
-        let file = entry.unwrap().file_name().into_string().unwrap();
-        let name = file
+    for path in fixtures() {
+        let file = path.file_name().unwrap().to_str().unwrap();
+        let half = file
             .strip_suffix(".email.json")
             .or_else(|| file.strip_suffix(".activity.json"));
-        names.insert(
-            name.unwrap_or_else(|| panic!("{file} is neither half of a case"))
-                .to_owned(),
-        );
+        match half {
+            Some(name) => drop(names.insert(name.to_owned())),
+            None if file == "README.md" || file.ends_with(".story.json") => {}
+            None => panic!("{file} is no part of a case"),
+        }
     }
-    let half = |name: &str, half: &str| read(&folder.join(format!("{name}.{half}.json")));
+    let half = |name: &str, half: &str| read(&folder().join(format!("{name}.{half}.json")));
     let case = |name: String| {
         let both = (half(&name, "email"), half(&name, "activity"));
         (name, both)
@@ -49,7 +57,17 @@ fn cases() -> BTreeMap<String, (Value, Value)> {
     names.into_iter().map(case).collect()
 }
 
-fn read(path: &PathBuf) -> Value {
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/mapping")
+}
+
+/// Every file of the cases.
+fn fixtures() -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder()).unwrap();
+    entries.map(|entry| entry.unwrap().path()).collect()
+}
+
+fn read(path: &Path) -> Value {
     let text = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     serde_json::from_slice(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }

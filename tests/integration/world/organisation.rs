@@ -34,30 +34,39 @@ pub(super) fn found(twin: &Twin) -> People {
         });
     }
     let insert = |table: &str, row: Value| twin.dataverse().insert(table, row).unwrap();
-    let user = |name: &str, email: &str| {
+    // Keys that the golden cases can name.
+    let user = |key: &str, name: &str, email: &str| {
         insert(
             "systemuser",
-            json!({"lastname": name, "internalemailaddress": email, "isdisabled": false}),
+            json!({"systemuserid": key, "lastname": name, "internalemailaddress": email, "isdisabled": false}),
         )
     };
     let kites = insert(
         "account",
-        json!({"name": "Kites", "emailaddress1": "info@kites.example"}),
+        json!({"accountid": "0000000d-0000-4000-8000-000000000003", "name": "Kites", "emailaddress1": "info@kites.example"}),
     );
     People {
-        ada: user("Ada", "ada@ours.example"),
-        ben: user("Ben", "ben@ours.example"),
+        ada: user(
+            "0000000a-0000-4000-8000-000000000001",
+            "Ada",
+            "ada@ours.example",
+        ),
+        ben: user(
+            "0000000b-0000-4000-8000-000000000001",
+            "Ben",
+            "ben@ours.example",
+        ),
         carol: insert(
             "contact",
             json!({
-                "lastname": "Carol", "emailaddress1": "carol@kites.example",
+                "contactid": "0000000c-0000-4000-8000-000000000002", "lastname": "Carol", "emailaddress1": "carol@kites.example",
                 "parentcustomerid": {"table": "account", "id": kites},
             }),
         ),
         kites,
         lea: insert(
             "lead",
-            json!({"lastname": "Lea", "emailaddress1": "lea@prospects.example"}),
+            json!({"leadid": "0000000e-0000-4000-8000-000000000004", "lastname": "Lea", "emailaddress1": "lea@prospects.example"}),
         ),
     }
 }
