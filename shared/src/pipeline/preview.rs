@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use super::ground::Ground;
 use super::job::{Candidate, Job};
 use super::newcomers::newcomers;
-use super::{Fate, Pipeline, Prepared, Run, findings};
+use super::{Fate, Pipeline, Prepared, Run, all_failed, findings};
 use crate::dataverse::look_up::Found;
 use crate::decision::DecisionRecord;
 use crate::dedupe::kept::DecidedRow;
@@ -51,7 +51,7 @@ pub enum Foreseen {
 }
 
 impl Pipeline {
-    /// What would become of these messages, each of which is named once.
+    /// What would become of these messages, each of which is named once. While Dataverse wants a pause it is not asked, and nobody can tell.
     pub async fn preview(&self, messages: Vec<Message>, run: &Run) -> Vec<Preview> {
         let jobs = messages.into_iter().map(|message| Job {
             key: message.key.clone(),
@@ -61,8 +61,13 @@ impl Pipeline {
             made: BTreeSet::new(),
         });
         let mut ended = Vec::new();
-        // Boxed, because nested this deep the future's type is more than the compiler lays out.
-        let prepared = Box::pin(self.prepare(jobs.collect(), run, &mut ended)).await;
+        let prepared = if let Some(failure) = self.not_now(run).await {
+            ended.extend(all_failed(jobs, &failure, run));
+            None
+        } else {
+            // Boxed, because nested this deep the future's type is more than the compiler lays out.
+            Box::pin(self.prepare(jobs.collect(), run, &mut ended)).await
+        };
         let mut previews: Vec<Preview> = Vec::new();
         if let Some(mut prepared) = prepared {
             for (tracked, mut found) in std::mem::take(&mut prepared.groups) {

@@ -295,6 +295,16 @@ impl Cloud {
         }
     }
 
+    /// Dataverse asked a worker for a pause that has not ended.
+    pub(super) async fn begin_pause(&self) {
+        let text = |value: &str| AttributeValue::S(value.to_owned());
+        let client = dynamo::client(&self.dynamo);
+        let item = client.put_item().table_name(TABLE);
+        let item = item.item("pk", text("pause")).item("sk", text("dataverse"));
+        let year_2500 = AttributeValue::N("16725225600000".to_owned());
+        item.item("until_ms", year_2500).send().await.unwrap();
+    }
+
     /// The pause that Dataverse asked for ends, as if its time had passed.
     pub(super) async fn end_pause(&self) {
         let key = |value: &str| AttributeValue::S(value.to_owned());

@@ -203,3 +203,18 @@ async fn what_cannot_be_asked_or_told_is_said() {
     assert_eq!(report["unknown"].as_array().unwrap().len(), 4, "{report:#}");
     assert_eq!(report["unchanged"], 1);
 }
+
+#[tokio::test]
+async fn while_dataverse_wants_a_pause_nothing_is_asked_and_until_when_is_said() {
+    let office = office().await;
+    office.0.begin_pause().await;
+    let before = office.0.twin.dataverse().requests();
+    let seen = ask(&office, &Plan::of(&json!({})), &[]).await;
+    assert_eq!((seen.status, seen.out.as_str()), (Some(2), ""));
+    let said = "Dataverse asked for a pause until 2500-01-01T00:00:00+00:00: ask again then";
+    assert!(seen.err.contains(said), "{}", seen.err);
+    assert_eq!(office.0.twin.dataverse().requests(), before);
+    office.0.end_pause().await;
+    let seen = ask(&office, &Plan::of(&json!({})), &[]).await;
+    assert_eq!(seen.status, Some(0), "{}", seen.err);
+}

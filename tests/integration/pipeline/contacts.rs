@@ -24,6 +24,7 @@ in_both_write_modes!(
     somebody_at_a_free_mail_provider_has_no_company,
     only_those_we_wrote_to_become_contacts_when_the_setting_says_so,
     roles_bulk_mail_and_long_addresses_become_no_contacts,
+    nobody_whom_the_policy_strips_becomes_a_contact,
     a_contact_that_is_refused_leaves_the_address_and_not_the_mail,
     a_company_that_is_refused_leaves_the_contact_alone,
     a_contact_that_fails_for_now_makes_its_mails_wait_and_no_others,
@@ -333,6 +334,33 @@ fn refuse(world: &World, mode: WriteMode, contact: bool, fault: Fault) {
         WriteMode::Stepwise if contact => world.fail_dataverse_at(CONTACT, fault),
         WriteMode::Stepwise => world.fail_dataverse_at("POST /api/data/v9.2/accounts HTTP", fault),
     }
+}
+
+async fn nobody_whom_the_policy_strips_becomes_a_contact(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
+    world.set(&json!({
+        "create_contacts": CreateContacts::All,
+        "block": [{"address": "eve@wind.example", "action": "strip"}, {"domain": "storm.example", "action": "strip"}],
+    }));
+    let others = [
+        "eve@wind.example",
+        "eve+news@wind.example",
+        "x@storm.example",
+    ];
+    let mut from_jane = from_jane("m1");
+    from_jane["to"] = people(&["ada@ours.example"]);
+    from_jane["cc"] = people(&others);
+    world.put(ADA, from_jane);
+    let mut from_eve = mail("m2", &json!({"from": people(&others[..1])}));
+    from_eve["cc"] = people(&["lea@prospects.example"]);
+    world.put(ADA, from_eve);
+    for id in ["m1", "m2"] {
+        written(&world.deliver_one(ADA, id).await);
+    }
+    assert_eq!(contact(&world)["contactid"], json!(id(JANE)), "she alone");
+    let accounts = accounts(&world);
+    assert_eq!(accounts.len(), 1, "no company of who is stripped");
+    assert_eq!(accounts[0]["name"], "wind.example");
 }
 
 async fn a_contact_that_is_refused_leaves_the_address_and_not_the_mail(mode: WriteMode) {

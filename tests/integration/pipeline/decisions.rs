@@ -1,13 +1,13 @@
 //! What is kept of a decision, and what is not?
 
-use mailverse::decision::{Asked, DecisionRecord, LONGEST, Row};
+use mailverse::decision::{Asked, CandidatePart, ChosenPart, DecisionRecord, LONGEST, Row};
 use mailverse::dedupe::kept::DecidedRow;
 use mailverse::sync_request::Trigger;
 use serde_json::{Value, json};
 use twin::Fault;
 
 use crate::world::{
-    ADA, BEN, CREATE, World, assert_skipped, id_of, key, mail, people, policy, waiting,
+    ADA, BEN, CREATE, World, assert_skipped, id_of, key, mail, people, policy, to_row, waiting,
     with_a_mail, work, written,
 };
 
@@ -138,6 +138,51 @@ async fn what_is_written_keeps_by_what_each_person_was_found_and_what_the_mail_c
     assert_eq!(chosen.record, Row::of("contact", world.people.carol));
     let hit = regarding.candidates.iter().find(|one| one.outcome == "hit");
     assert_eq!(hit.expect("evidence").records, [chosen.record]);
+}
+
+#[tokio::test]
+async fn what_an_earlier_mail_said_is_kept_with_that_mail() {
+    let mut world = World::start().await;
+    let kites = to_row("account", world.people.kites);
+    let earlier = |more: Value| {
+        let mut row =
+            json!({"subject": "x", "statecode": 1, "statuscode": 4, "regardingobjectid": kites});
+        row.as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        world.insert("email", row)
+    };
+    let answered =
+        earlier(json!({"messageid": "<m0@kites.example>", "sender": "carol@kites.example"}));
+    let named = earlier(json!({"trackingtoken": "CRM:0001234"}));
+    let headers = json!([
+        {"name": "Message-ID", "value": "<m1@kites.example>"}, {"name": "In-Reply-To", "value": "<m0@kites.example>"},
+    ]);
+    world.put(ADA, mail("thread", &json!({"headers": headers})));
+    let with_token = json!({"subject": "Re: Kites CRM:0001234"});
+    world.put(ADA, mail("token", &with_token));
+    let kites = Row::of("account", world.people.kites);
+    for (id, source, email, is_answer) in [
+        ("thread", "thread", answered, true),
+        ("token", "tracking_token", named, false),
+    ] {
+        written(&world.deliver_one(ADA, id).await);
+        let regarding = world.record(ADA, id).await.regarding.expect("it was asked");
+        let email = mailverse::ids::ActivityId::new(email);
+        let evidence = CandidatePart {
+            source: source.to_owned(),
+            outcome: "hit".to_owned(),
+            records: vec![kites.clone()],
+            emails: vec![email],
+        };
+        assert_eq!(regarding.candidates, [evidence]);
+        let chosen = ChosenPart {
+            source: source.to_owned(),
+            record: kites.clone(),
+            parent: is_answer.then_some(email),
+        };
+        assert_eq!(regarding.chosen, Some(chosen));
+    }
 }
 
 #[tokio::test]

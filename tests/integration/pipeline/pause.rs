@@ -9,6 +9,7 @@ use chrono::TimeDelta;
 use mailverse::dataverse::write::WriteMode;
 use mailverse::dedupe::State;
 use mailverse::pipeline::Fate;
+use mailverse::pipeline::preview::Foreseen;
 use mailverse::retry::RECEIVE_LIMIT;
 use mailverse::sync_request::Trigger;
 use serde_json::json;
@@ -284,4 +285,29 @@ async fn an_invocation_whose_time_runs_out_returns_what_it_has_not_begun_and_kee
             "the invocation had no time left for it"
         );
     }
+}
+
+#[tokio::test]
+async fn while_the_pause_lasts_nobody_asks_dataverse_what_would_become_of_a_mail() {
+    let mut world = four_mails(WriteMode::ChangeSet, 0).await;
+    let message = world.twin.nylas().message(ADA, "m1").unwrap();
+    let message = mailverse::nylas::wire::message(&ADA.parse().unwrap(), &message).unwrap();
+    let ledger = &world.pipeline.ledger;
+    let until = world.now + TimeDelta::minutes(1);
+    ledger.pause(until).await.unwrap();
+    let run = world.begin();
+    let previews = world.pipeline.preview(vec![message.clone()], &run).await;
+    let untold = Foreseen::Unknown {
+        reason: "dataverse asked for a pause".to_owned(),
+    };
+    assert_eq!(previews.len(), 1);
+    assert_eq!(
+        (&previews[0].key, &previews[0].outcome),
+        (&message.key, &untold)
+    );
+    assert_eq!(world.twin.dataverse().requests().total, 0);
+    world.pause_over();
+    let run = world.begin();
+    let previews = world.pipeline.preview(vec![message], &run).await;
+    assert!(matches!(previews[0].outcome, Foreseen::Tracked { .. }));
 }

@@ -2,7 +2,7 @@
 
 use chrono::TimeDelta;
 use mailverse::dataverse::write::WriteMode;
-use mailverse::policy::document::{App, CustomTable, FolderRegarding, RegardingSource};
+use mailverse::policy::document::{Ambiguous, App, CustomTable, FolderRegarding, RegardingSource};
 use mailverse::sync_request::Trigger;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -24,6 +24,7 @@ in_both_write_modes!(
     an_app_whose_table_is_not_there_keeps_no_mail_out,
     an_inherited_custom_record_is_bound_by_the_name_that_was_read,
     a_record_that_no_email_can_concern_is_passed_over,
+    of_several_contacts_the_setting_decides_what_the_mail_concerns,
     a_regarding_that_a_user_chose_survives_whatever_is_delivered_again,
     a_draft_that_a_user_gave_a_regarding_keeps_it_when_it_is_completed,
 );
@@ -338,6 +339,45 @@ async fn a_record_that_no_email_can_concern_is_passed_over(mode: WriteMode) {
         row["regardingobjectid"],
         to_row("contact", world.people.carol)
     );
+}
+
+async fn of_several_contacts_the_setting_decides_what_the_mail_concerns(mode: WriteMode) {
+    for ambiguous in [Ambiguous::Unresolved, Ambiguous::MostRecent, Ambiguous::All] {
+        let mut world = World::start_in(mode).await;
+        world.set(&json!({"ambiguous": ambiguous, "regarding": {"app": App::Sales}}));
+        let contact = |modified: &str| {
+            let row = json!({"lastname": "Twin", "emailaddress1": "twin@else.example", "modifiedon": modified});
+            world.insert("contact", row)
+        };
+        let older = contact("2026-11-01T00:00:00Z");
+        let newer = contact("2026-11-02T00:00:00Z");
+        world.put(
+            ADA,
+            mail("m1", &json!({"from": people(&["twin@else.example"])})),
+        );
+        let row = world.row_of("m1").await;
+        let expected = match ambiguous {
+            Ambiguous::MostRecent => to_row("contact", newer),
+            // Each of them is on it, and nobody can tell which it concerns.
+            Ambiguous::Unresolved | Ambiguous::All => Value::Null,
+        };
+        assert_eq!(row["regardingobjectid"], expected, "{ambiguous:?}");
+        let of = |name: &str, contact| {
+            let row = json!({"name": name, "parentcontactid": to_row("contact", contact)});
+            world.insert("opportunity", row)
+        };
+        let (_, of_newer) = (of("Autumn", older), of("Spring", newer));
+        world.put(
+            ADA,
+            mail("m2", &json!({"from": people(&["twin@else.example"])})),
+        );
+        let row = world.row_of("m2").await;
+        let expected = match ambiguous {
+            Ambiguous::MostRecent => to_row("opportunity", of_newer),
+            Ambiguous::Unresolved | Ambiguous::All => Value::Null,
+        };
+        assert_eq!(row["regardingobjectid"], expected, "{ambiguous:?}");
+    }
 }
 
 async fn a_regarding_that_a_user_chose_survives_whatever_is_delivered_again(mode: WriteMode) {
