@@ -11,11 +11,17 @@ use serde_json::{Value, json};
 use super::people::Names;
 use crate::terminal::printable;
 
-/// Without addresses, whoever reads it.
+/// Without addresses, whoever reads it. The decision that wrote a row of ours which is no more has the row `gave_way`.
 pub(super) fn json(kept: &Kept) -> Value {
     // As it is kept: what a later build added is not lost.
     let decision = kept.decision.as_deref();
-    let decision: Option<Value> = decision.and_then(|text| serde_json::from_str(text).ok());
+    let mut decision: Option<Value> = decision.and_then(|text| serde_json::from_str(text).ok());
+    if kept.gave_way.is_some()
+        && let Some(row) = decision.as_mut().and_then(|it| it.get_mut("row"))
+        && *row == json!(DecidedRow::Ours)
+    {
+        *row = json!("gave_way");
+    }
     json!({
         "grant_id": kept.key.grant_id,
         "message_id": kept.key.message_id,
@@ -27,6 +33,7 @@ pub(super) fn json(kept: &Kept) -> Value {
         "until": kept.until.map(rfc3339),
         "changed_at": kept.changed_at.map(rfc3339),
         "activity_id": kept.entry.activity_id,
+        "gave_way": kept.gave_way,
         "decision": decision,
     })
 }
@@ -39,6 +46,10 @@ pub(super) fn print(out: &mut impl Write, kept: &Kept, names: &Names) -> io::Res
     }
     if let Some(row) = kept.entry.activity_id {
         line(out, "row", &format!("email {row}"))?;
+    }
+    if let Some(ours) = kept.gave_way {
+        let text = format!("another client's; email {ours} carried it before and gave way to it");
+        line(out, "", &text)?;
     }
     match kept.decision.as_deref().map(DecisionRecord::parse) {
         None => line(out, "decision", "none is recorded")?,

@@ -85,6 +85,8 @@ pub struct Kept {
     pub until: Option<DateTime<Utc>>,
     /// The last write.
     pub changed_at: Option<DateTime<Utc>>,
+    /// The row of ours that carried it before it gave way to another client's, which carries it now.
+    pub gave_way: Option<ActivityId>,
     /// The record of its decision: of the one that stands; while it waits, of the one that was tried, if any was.
     pub decision: Option<String>,
 }
@@ -112,6 +114,9 @@ impl Ledger {
                 .map(|(_, until)| until)
                 .or_else(|| time("retry_at_ms")),
             changed_at: time("changed_at_ms"),
+            gave_way: text_of(item, "gave_way")
+                .and_then(|text| text.parse().ok())
+                .map(ActivityId::new),
             decision: record.map(str::to_owned),
             entry,
         }))

@@ -15,6 +15,7 @@
 //! | `since_ms` | N | since when it has been so, Unix milliseconds; there together with `attention` |
 //! | `reason` | S | the rule or the error, without content |
 //! | `activity_id` | S | the row in Dataverse, once written. Key of the index by row ([`super::kept`]) |
+//! | `gave_way` | S | the row of ours that carried it before, once another client's does ([`super::survivor`]) |
 //! | `decision` | S | how it was decided, as JSON without content ([`crate::decision`]); once in a final state |
 //! | `tried` | S | while waiting or dead: the decision by which the row may have been written ([`super::kept`]) |
 //! | `changed_at_ms` | N | the last write, Unix milliseconds |

@@ -1,4 +1,6 @@
 //! A settled message whose row gave way to another client's row of the same mail.
+//!
+//! Its decision record stays as it was written, so it still says that the decision wrote our row. That this row is no more is said beside it, in `gave_way`.
 
 use aws_sdk_dynamodb::types::ReturnValuesOnConditionCheckFailure;
 
@@ -21,6 +23,12 @@ impl Ledger {
         now_carried_by: ActivityId,
         note: &str,
     ) -> Result<bool, LedgerError> {
+        // Where both rows stay, ours carries it still.
+        let update = if was == now_carried_by {
+            "SET activity_id = :now, reason = :note"
+        } else {
+            "SET activity_id = :now, reason = :note, gave_way = :was"
+        };
         let call = self
             .client
             .update_item()
@@ -28,7 +36,7 @@ impl Ledger {
             .set_key(Some(item_key(key)))
             .condition_expression("#state = :written AND activity_id = :was")
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::None)
-            .update_expression("SET activity_id = :now, reason = :note")
+            .update_expression(update)
             .expression_attribute_names("#state", "state")
             .expression_attribute_values(":written", text(State::Written.as_str()))
             .expression_attribute_values(":was", text(was.to_string()))

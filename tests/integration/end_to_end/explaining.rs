@@ -1,5 +1,6 @@
 //! `mailverse explain`, compiled: what it finds, what it shows to whom, and what it does not change.
 
+use mailverse::ids::ActivityId;
 use serde_json::{Value, json};
 use twin::Grant;
 
@@ -132,6 +133,36 @@ async fn a_mail_is_explained_from_every_name_that_it_has_and_every_copy_with_it(
     assert_eq!(texts.len(), 1, "whatever it is called: {texts:#?}");
     assert_eq!(office.0.twin.dataverse().requests().writes, writes);
     assert_eq!(office.0.ledger_items().await, ledger);
+}
+
+#[tokio::test]
+async fn a_row_of_ours_that_gave_way_to_another_clients_is_told_as_such() {
+    let office = Office::open().await;
+    let ours = office.0.emails()[0]["activityid"].clone();
+    let ours = ours.as_str().unwrap();
+    let row = |text: &str| ActivityId::new(text.parse().unwrap());
+    let theirs = "77777777-0000-4000-8000-000000000000";
+    let ledger = office.0.ledger();
+    let note = "another client's row carries it; ours was withdrawn";
+    for message in ["grant-1/m1", "grant-2/AAMk/copy="] {
+        let key = message.parse().unwrap();
+        let told = ledger.carried_by(&key, row(ours), row(theirs), note).await;
+        assert!(told.unwrap(), "{message}");
+    }
+    let settings = office.all_settings();
+    let seen = run(&["explain", theirs], &settings).await;
+    seen.assert_shows(&[
+        &format!("email {theirs}"),
+        &format!("another client's; email {ours} carried it before and gave way to it"),
+        note,
+        "draft passes",
+    ]);
+    let json = run(&["explain", theirs, "--json"], &settings).await;
+    let messages = json.messages();
+    let rows: Vec<&Value> = messages.iter().map(|it| &it["decision"]["row"]).collect();
+    assert_eq!(rows, ["gave_way", "found"]);
+    assert!(messages.iter().all(|it| it["gave_way"] == ours));
+    assert_silent("the report for programs", &json.out, &[]);
 }
 
 #[tokio::test]

@@ -229,6 +229,9 @@ async fn a_row_that_gave_way_to_anothers_is_replaced_and_nothing_else(bench: Ben
     bench.settled(&written()).await;
     let before = bench.entry().await;
     let theirs = ActivityId::new(Uuid::from_u128(77));
+    let gave_way = || async { bench.ledger.kept(&key()).await.unwrap().unwrap().gave_way };
+    assert!(told(&bench, activity(), "both stay").await);
+    assert_eq!(gave_way().await, None);
     assert!(told(&bench, theirs, "theirs").await);
     let expected = Entry {
         activity_id: Some(theirs),
@@ -236,6 +239,7 @@ async fn a_row_that_gave_way_to_anothers_is_replaced_and_nothing_else(bench: Ben
         ..before
     };
     assert_eq!(bench.entry().await, expected);
+    assert_eq!(gave_way().await, Some(activity()));
     let again = told(&bench, theirs, "again").await;
     assert!(!again, "the item names another row meanwhile");
     assert_eq!(bench.entry().await, expected);

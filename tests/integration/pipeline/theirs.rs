@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::world::{
-    ADA, BEN, CREATE, World, id_of, mail, status, to_row, waiting, with_a_mail_in, written,
+    ADA, BEN, CREATE, World, id_of, key, mail, status, to_row, waiting, with_a_mail_in, written,
 };
 
 in_both_write_modes!(
@@ -58,6 +58,12 @@ impl World {
         let entry = self.entry(grant, id).await.unwrap();
         let carrier = entry.activity_id.map(ActivityId::uuid);
         (carrier.unwrap(), entry.reason.unwrap_or_default())
+    }
+
+    /// The row of ours that carried the message before.
+    async fn gave_way(&self, grant: &str, id: &str) -> Option<Uuid> {
+        let kept = self.pipeline.ledger.kept(&key(grant, id)).await.unwrap();
+        kept.unwrap().gave_way.map(ActivityId::uuid)
     }
 
     fn attach_to(&self, email: Uuid, name: &str) {
@@ -132,7 +138,7 @@ async fn theirs_that_comes_between_look_up_and_write_survives(mode: WriteMode) {
 
 async fn theirs_that_comes_after_survives_and_gets_the_regarding_of_ours(mode: WriteMode) {
     let mut world = with_a_mail_in(mode).await;
-    written(&world.deliver_one(ADA, "m1").await);
+    let ours = written(&world.deliver_one(ADA, "m1").await).0;
     world.later(TimeDelta::minutes(5));
     let theirs = world.theirs(&json!({}));
     world.next_list().await;
@@ -146,6 +152,7 @@ async fn theirs_that_comes_after_survives_and_gets_the_regarding_of_ours(mode: W
         world.carrier(ADA, "m1").await,
         (theirs, WITHDRAWN.to_owned())
     );
+    assert_eq!(world.gave_way(ADA, "m1").await, Some(ours));
     let before = world.twin.dataverse().requests();
     world.next_list().await;
     assert_eq!(
