@@ -104,6 +104,43 @@ fn every_published_document_can_be_used() {
     }
 }
 
+/// What the published schema says of the same documents: `tools/test_policy_schema.py`.
+#[test]
+fn whatever_the_schema_refuses_is_refused_and_what_only_makes_no_sense_too() {
+    let documents = published("tests/fixtures/policy/documents.json");
+    let documents: Vec<Value> = serde_json::from_str(&documents).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("policy.json");
+    for Document { what, text, by } in documents.iter().map(Document::of) {
+        std::fs::write(&file, text).unwrap();
+        let checked = policy(&["check", &file.display().to_string()]);
+        let refused = by.contains(&"check");
+        let status = checked.status.code();
+        assert_eq!(status, Some(i32::from(refused)), "{what}: {checked:?}");
+        assert!(refused || !by.contains(&"schema"), "{what}");
+    }
+    let default = json!({"what": "the default document", "refused_by": [], "document": Policy::default().document()});
+    assert!(documents.contains(&default), "{default:#}");
+}
+
+/// A document of the fixture, and who refuses it.
+struct Document<'a> {
+    what: &'a str,
+    text: String,
+    by: Vec<&'a str>,
+}
+
+impl<'a> Document<'a> {
+    fn of(entry: &'a Value) -> Self {
+        let by = entry["refused_by"].as_array().unwrap().iter();
+        Self {
+            what: entry["what"].as_str().unwrap(),
+            text: entry["document"].to_string(),
+            by: by.map(|name| name.as_str().unwrap()).collect(),
+        }
+    }
+}
+
 /// The settings of the schema, by their paths: those of the organisation.
 fn settings() -> Vec<String> {
     let schema: Value = serde_json::from_str(&published("docs/policy.schema.json")).unwrap();
