@@ -22,6 +22,7 @@ mod claiming;
 mod deciding;
 mod fate;
 mod ground;
+mod handled;
 mod job;
 mod newcomers;
 pub mod preview;
@@ -33,8 +34,9 @@ mod writing;
 use futures_util::{StreamExt, stream};
 
 use self::fate::Failure;
-pub use self::fate::{Fate, Handled, Run, Summary, Work};
+pub use self::fate::{Fate, Run, Work};
 use self::ground::Ground;
+pub use self::handled::{Handled, Summary};
 use self::job::{Candidate, Ended, Job};
 use self::writing::Mail;
 use crate::dataverse::DataverseClient;

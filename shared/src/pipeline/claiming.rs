@@ -6,7 +6,8 @@ use chrono::TimeDelta;
 use futures_util::{StreamExt, stream};
 
 use super::Pipeline;
-use super::fate::{Failure, Fate, Handled, Run, Work};
+use super::fate::{Failure, Fate, Run, Work};
+use super::handled::Handled;
 use super::job::{Ended, Job};
 use crate::dataverse::error::DataverseError;
 use crate::dataverse::session::Session;

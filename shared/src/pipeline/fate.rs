@@ -5,20 +5,17 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::dataverse::error::DataverseError;
-use crate::dataverse::rows::Target;
 use crate::dedupe::ledger::Settlement;
 use crate::dedupe::{ClaimToken, Entry, State};
 use crate::entra::TokenError;
 use crate::ids::{ActivityId, MessageKey};
-use crate::mapping::Direction;
 use crate::message::Message;
 use crate::nylas::error::NylasError;
-use crate::parties::Party;
+use crate::policy::Rule;
 use crate::policy::source::PolicyError;
-use crate::policy::{Decision, Rule};
 use crate::retry::{FIRST_STEP, RECEIVE_LIMIT, RetryAdvice, redelivery_delay};
 use crate::sync_request::SyncRequest;
-use crate::telemetry::{Count, count};
+use crate::telemetry::Count;
 
 /// A message to bring to a final state.
 pub struct Work {
@@ -148,7 +145,7 @@ impl Fate {
         }
     }
 
-    const fn counted_as(&self) -> Count {
+    pub(super) const fn counted_as(&self) -> Count {
         match self {
             Self::Written { .. } => Count::Written,
             Self::Skipped { .. } => Count::Skipped,
@@ -238,63 +235,6 @@ impl Fate {
             }
         }
     }
-}
-
-/// A message that a run has dealt with.
-pub struct Handled {
-    /// Which.
-    pub key: MessageKey,
-    /// What became of it.
-    pub fate: Fate,
-    /// It was in this state before the run.
-    pub settled_before: bool,
-    /// When that was, if so.
-    pub settled_at: Option<DateTime<Utc>>,
-    /// What the policy said of it, rule by rule; `None` when the run did not get to ask. Holds no content.
-    pub decision: Option<Decision>,
-    /// What it looks like, for people; never logged. `None` when the run did not get to read it.
-    pub summary: Option<Summary>,
-}
-
-impl Handled {
-    /// One log line and one count for each message; a final state of an earlier run is not counted again.
-    pub(super) fn report(&self) {
-        let Handled {
-            key,
-            fate,
-            settled_before,
-            ..
-        } = self;
-        let (state, reason) = (fate.state().as_str(), fate.reason().unwrap_or_default());
-        if *settled_before {
-            tracing::info!("sync.key" = %key, state, reason, "message was settled before");
-            return;
-        }
-        match fate {
-            Fate::Written { .. } | Fate::Skipped { .. } => {
-                tracing::info!("sync.key" = %key, state, reason, "message settled");
-            }
-            Fate::Waiting { delay, .. } => {
-                tracing::warn!("sync.key" = %key, state, reason, delay_ms = delay.as_millis(), "message goes back to the queue");
-            }
-            Fate::Dead { .. } => {
-                tracing::error!("sync.key" = %key, state, reason, "message cannot be written");
-            }
-        }
-        count(fate.counted_as(), 1);
-    }
-}
-
-/// What a message looks like in Dynamics 365. Holds content: for the command's table only.
-pub struct Summary {
-    /// Its subject.
-    pub subject: String,
-    /// Which way it went; `None` when nobody had to know.
-    pub direction: Option<Direction>,
-    /// Who is on it; empty when nobody had to know.
-    pub parties: Vec<Party>,
-    /// The record that it concerns.
-    pub regarding: Option<Target>,
 }
 
 /// A failed step: what to do next and what to tell the ledger. One failed call can fail many messages.

@@ -3,7 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::fate::{Failure, Fate, Run, Summary};
+use super::fate::{Failure, Fate, Run};
+use super::handled::Summary;
 use super::regard::Clues;
 use crate::dataverse::rows::Record;
 use crate::decision::DecisionRecord;

@@ -18,7 +18,8 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::fate::{Failure, Handled, Run};
+use super::fate::{Failure, Run};
+use super::handled::Handled;
 use super::job::{Ended, Job};
 use super::{Fate, Pipeline};
 use crate::dataverse::error::DataverseError;

@@ -1,0 +1,60 @@
+//! Whether a text is a policy document at all.
+
+use serde_path_to_error::Segment;
+
+use super::{Problem, name};
+use crate::policy::document::Document;
+
+/// Longest document. A DynamoDB item holds 400 KB, and there has to be room for what stands beside it.
+const LONGEST_DOCUMENT: usize = 350_000;
+
+/// Reads a document.
+pub(in crate::policy) fn read(text: &str) -> Result<Document, Problem> {
+    if text.len() > LONGEST_DOCUMENT {
+        return Err(Problem {
+            place: "the document".to_owned(),
+            what: format!(
+                "{} bytes long; {LONGEST_DOCUMENT} can be stored",
+                text.len()
+            ),
+        });
+    }
+    let mut json = serde_json::Deserializer::from_str(text);
+    let document = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let path = path(error.path());
+        problem(&path, error.inner())
+    })?;
+    json.end().map_err(|error| problem("", &error))?;
+    Ok(document)
+}
+
+fn problem(path: &str, error: &serde_json::Error) -> Problem {
+    let (line, column) = (error.line(), error.column());
+    let what = error.to_string();
+    let place_again = format!(" at line {line} column {column}");
+    Problem {
+        place: match path {
+            "" => format!("line {line}, column {column}"),
+            path => format!("line {line}, column {column}, {path}"),
+        },
+        what: what.strip_suffix(&place_again).unwrap_or(&what).to_owned(),
+    }
+}
+
+/// `mailboxes."ada@example.com".block[0]`
+fn path(path: &serde_path_to_error::Path) -> String {
+    let mut text = String::new();
+    for segment in path {
+        match segment {
+            Segment::Seq { index } => text.push_str(&format!("[{index}]")),
+            Segment::Map { key } | Segment::Enum { variant: key } => {
+                if !text.is_empty() {
+                    text.push('.');
+                }
+                text.push_str(&name(key));
+            }
+            Segment::Unknown => {}
+        }
+    }
+    text
+}

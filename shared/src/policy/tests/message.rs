@@ -1,0 +1,137 @@
+//! The rules that a message and its folders decide.
+
+use serde_json::{Value, json};
+
+use super::*;
+
+#[test]
+fn drafts_spam_and_trash_are_skipped_whatever_the_policy_says() {
+    let all = json!({"track": {"received": "all", "sent": "all"}, "folders": {"only": ["Entwürfe", "Werbung", "Papierkorb"]}});
+    for (folder, rule) in [
+        ("drafts", Rule::Draft),
+        ("junk", Rule::Spam),
+        ("bin", Rule::Trash),
+    ] {
+        let lying_there = with(mail(CAROL, &[ADA]), "folders", json!(["in", folder]));
+        assert_refused(rule, &default(), &lying_there);
+        assert_refused(rule, &all, &lying_there);
+    }
+    assert_tracked(
+        &default(),
+        &with(mail(CAROL, &[ADA]), "folders", json!(["in"])),
+    );
+}
+
+#[test]
+fn only_the_named_folders_or_all_but_the_named_are_tracked() {
+    let lying_in = |folders: &[&str]| with(mail(CAROL, &[ADA]), "folders", json!(folders));
+    for name in ["CRM", "crm", "\\Inbox"] {
+        let (only, except) = (
+            json!({"folders": {"only": [name]}}),
+            json!({"folders": {"except": [name]}}),
+        );
+        let (within, without) = if name == "\\Inbox" {
+            ("in", "kites")
+        } else {
+            ("kites", "in")
+        };
+        assert_tracked(&only, &lying_in(&[within]));
+        assert_tracked(&only, &lying_in(&[within, without]));
+        assert_refused(Rule::Folder, &only, &lying_in(&[without]));
+        assert_refused(Rule::Folder, &only, &lying_in(&[]));
+        assert_tracked(&except, &lying_in(&[without]));
+        assert_tracked(&except, &lying_in(&[]));
+        assert_refused(Rule::Folder, &except, &lying_in(&[within]));
+        assert_refused(Rule::Folder, &except, &lying_in(&[within, without]));
+    }
+}
+
+#[test]
+fn a_direction_of_which_none_is_tracked_is_refused_as_early_as_it_is_known() {
+    let (sent, received) = (mail(ADA, &[CAROL]), mail(CAROL, &[ADA]));
+    let by_user = mail("user@crm.example", &[CAROL]);
+    let none_sent = json!({"track": {"sent": "none"}});
+    assert_refused(Rule::TrackNone, &none_sent, &sent);
+    assert_tracked(&none_sent, &received);
+    // Only the look-up tells that the sender is a user.
+    assert_eq!(verdicts(&none_sent, &by_user)[0], Verdict::Open);
+    assert_skipped(Rule::TrackNone, &none_sent, &by_user);
+    let none_received = json!({"track": {"received": "none"}});
+    assert_tracked(&none_received, &sent);
+    assert_tracked(&none_received, &by_user);
+    assert_skipped(Rule::TrackNone, &none_received, &received);
+    let from_nobody = with(received.clone(), "from", Value::Null);
+    assert_refused(Rule::TrackNone, &none_received, &from_nobody);
+    let neither = json!({"track": {"received": "none", "sent": "none"}});
+    for mail in [&sent, &received, &by_user] {
+        assert_refused(Rule::TrackNone, &neither, mail);
+    }
+}
+
+#[test]
+fn a_mail_that_names_somebody_blocked_is_dropped_in_whatever_role() {
+    let block = json!({"block": [{"address": STRANGER, "action": "drop"}, {"domain": "bad.example", "action": "drop"}]});
+    for blocked in [STRANGER, "eve+news@outside.example", "x@sub.bad.example"] {
+        assert_refused(Rule::Blocked, &block, &mail(blocked, &[ADA]));
+        assert_refused(Rule::Blocked, &block, &mail(ADA, &[CAROL, blocked]));
+        let bcc = with(mail(ADA, &[CAROL]), "bcc", json!([{"email": blocked}]));
+        assert_refused(Rule::Blocked, &block, &bcc);
+    }
+    for other in ["steve@outside.example", "x@notbad.example"] {
+        assert_tracked(&block, &mail(other, &[ADA]));
+    }
+}
+
+#[test]
+fn who_is_stripped_does_not_count_but_does_not_stop_the_mail() {
+    let block = json!({"block": [{"address": STRANGER, "action": "strip"}]});
+    assert_tracked(&block, &mail(STRANGER, &[ADA, CAROL]));
+    assert_skipped(Rule::InternalOnly, &block, &mail(STRANGER, &[ADA]));
+    assert_skipped(Rule::InternalOnly, &block, &mail(ADA, &[STRANGER]));
+    assert_refused(Rule::Nobody, &block, &mail(STRANGER, &[STRANGER]));
+    let both = json!({"block": [{"address": STRANGER, "action": "strip"}, {"domain": "outside.example", "action": "drop"}]});
+    assert_refused(Rule::Blocked, &both, &mail(STRANGER, &[ADA, CAROL]));
+}
+
+#[test]
+fn bulk_mail_is_refused_where_the_policy_says_so() {
+    let skip = json!({"skip_bulk": true});
+    for header in [
+        ("List-Id", "<kites>"),
+        ("List-Unsubscribe", "<mailto:u@x>"),
+        ("Precedence", "bulk"),
+        ("Auto-Submitted", "auto-replied"),
+    ] {
+        assert_refused(Rule::Bulk, &skip, &with_headers(&[header]));
+        assert_tracked(&default(), &with_headers(&[header]));
+    }
+    for header in [("Precedence", "first-class"), ("Auto-Submitted", "no")] {
+        assert_tracked(&skip, &with_headers(&[header]));
+    }
+    assert_refused(Rule::Bulk, &skip, &mail("no-reply@kites.example", &[ADA]));
+    assert_tracked(&skip, &mail(ADA, &["no-reply@kites.example"]));
+}
+
+#[test]
+fn a_mail_that_answers_another_is_not_the_first_of_its_thread() {
+    let first = json!({"first_of_thread_only": true});
+    for header in ["In-Reply-To", "References"] {
+        let answer = with_headers(&[(header, "<a@x>")]);
+        assert_refused(Rule::LaterInThread, &first, &answer);
+        assert_tracked(&default(), &answer);
+    }
+    assert_tracked(
+        &first,
+        &with_headers(&[("Message-ID", "<a@x>"), ("In-Reply-To", "")]),
+    );
+}
+
+#[test]
+fn mail_without_any_usable_address_is_skipped_by_name() {
+    let nobody = json!({"id": "m", "to": [{"email": "undisclosed recipients"}]});
+    assert_refused(Rule::Nobody, &default(), &nobody);
+    assert_tracked(
+        &default(),
+        &with(nobody, "from", json!([{"email": STRANGER}])),
+    );
+}

@@ -1,0 +1,119 @@
+//! The rules about who takes part.
+
+use serde_json::{Value, json};
+
+use super::*;
+
+#[test]
+fn mail_among_mailboxes_aliases_users_and_internal_domains_is_internal() {
+    let among_us = [
+        "sales@alias.example",
+        "user@crm.example",
+        "anyone@domain.example",
+    ];
+    assert_skipped(
+        Rule::InternalOnly,
+        &default(),
+        &mail("ADA@ours.example", &among_us),
+    );
+    assert_refused(
+        Rule::InternalOnly,
+        &default(),
+        &mail(ADA, &["sales@alias.example", "x@domain.example"]),
+    );
+    assert_tracked(&json!({"skip_internal": false}), &mail(ADA, &among_us));
+}
+
+#[test]
+fn one_participant_outside_is_enough_to_track() {
+    assert_tracked(&default(), &mail(ADA, &["user@crm.example", STRANGER]));
+    assert_tracked(&default(), &mail(STRANGER, &[ADA]));
+    let bcc = with(mail(ADA, &[]), "bcc", json!([{"email": STRANGER}]));
+    assert_tracked(&default(), &bcc);
+    // A disabled user, and a domain below an internal one, are outside.
+    assert_tracked(&default(), &mail(ADA, &["former@crm.example"]));
+    assert_tracked(&default(), &mail(ADA, &["x@sub.domain.example"]));
+}
+
+#[test]
+fn somebody_unknown_may_be_outside() {
+    let from_nobody = with(mail(ADA, &[ADA]), "from", Value::Null);
+    assert_tracked(&default(), &from_nobody);
+    assert_tracked(
+        &default(),
+        &mail(ADA, &["user@crm.example", "the whole team"]),
+    );
+}
+
+#[test]
+fn with_a_list_of_domains_only_those_outside_count() {
+    let allow = json!({"allow": ["kites.example"]});
+    assert_tracked(&allow, &mail("any@kites.example", &[ADA]));
+    assert_tracked(&allow, &mail(ADA, &[STRANGER, "any@eu.kites.example"]));
+    assert_refused(Rule::NotAllowed, &allow, &mail(STRANGER, &[ADA]));
+    assert_refused(
+        Rule::NotAllowed,
+        &allow,
+        &mail(ADA, &["x@notkites.example"]),
+    );
+    assert_refused(Rule::NotAllowed, &allow, &mail(ADA, &["the whole team"]));
+    // What concerns us alone is for the other rule.
+    assert_refused(
+        Rule::InternalOnly,
+        &allow,
+        &mail(ADA, &["x@domain.example"]),
+    );
+    let internal_too = json!({"allow": ["kites.example"], "skip_internal": false});
+    assert_tracked(&internal_too, &mail(ADA, &["user@crm.example"]));
+    assert_skipped(
+        Rule::NotAllowed,
+        &internal_too,
+        &mail(ADA, &["user@crm.example", STRANGER]),
+    );
+}
+
+#[test]
+fn where_replies_are_tracked_only_an_answer_to_a_tracked_mail_is() {
+    let replies = json!({"track": {"received": "replies"}});
+    let answer_to = |id: &str| with_headers(&[("References", id)]);
+    assert_tracked(&replies, &answer_to("<other@x> <tracked@x> <nearer@x>"));
+    assert_skipped(Rule::AnswersUntracked, &replies, &answer_to("<other@x>"));
+    assert_eq!(
+        verdicts(&replies, &answer_to("<other@x>"))[0],
+        Verdict::Open
+    );
+    assert_skipped(Rule::NotAReply, &replies, &with_headers(&[]));
+    assert_tracked(&replies, &mail(ADA, &[CAROL]));
+    let both = json!({"track": {"received": "replies", "sent": "replies"}});
+    assert_refused(Rule::NotAReply, &both, &mail(ADA, &[CAROL]));
+    assert_refused(Rule::NotAReply, &both, &mail(CAROL, &[ADA]));
+}
+
+#[test]
+fn where_known_people_are_tracked_one_of_them_outside_is_enough() {
+    let known = json!({"track": {"received": "known", "sent": "known"}});
+    for person in [CAROL, "info@kites.example", "lea@leads.example"] {
+        assert_tracked(&known, &mail(person, &[ADA]));
+        assert_tracked(&known, &mail(ADA, &[STRANGER, person]));
+    }
+    assert_skipped(Rule::NobodyKnown, &known, &mail(STRANGER, &[ADA]));
+    // A disabled user is outside, and no customer.
+    assert_skipped(
+        Rule::NobodyKnown,
+        &known,
+        &mail("former@crm.example", &[ADA]),
+    );
+    let stripped =
+        json!({"track": {"received": "known"}, "block": [{"address": CAROL, "action": "strip"}]});
+    assert_skipped(Rule::NobodyKnown, &stripped, &mail(STRANGER, &[ADA, CAROL]));
+    let uncounted = json!({"track": {"received": "known"}, "allow": ["outside.example"]});
+    assert_skipped(
+        Rule::NobodyKnown,
+        &uncounted,
+        &mail(STRANGER, &[ADA, CAROL]),
+    );
+    assert_tracked(
+        &json!({"track": {"sent": "known"}}),
+        &mail(STRANGER, &[ADA]),
+    );
+}

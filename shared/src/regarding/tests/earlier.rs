@@ -1,0 +1,154 @@
+//! By a tracking token, and by the thread.
+
+use super::*;
+
+#[test]
+fn a_token_inherits_the_one_record_of_the_mails_that_have_it() {
+    let mut case = Case::from_eve();
+    case.earlier(7, &[], Some(target("opportunity", 3)));
+    case.tokens = vec!["CRM:7".to_owned()];
+    let decision = case.decision();
+    let choice = decision.choice.unwrap();
+    assert_eq!(
+        (choice.target, choice.source, choice.parent),
+        (target("opportunity", 3), TrackingToken, None)
+    );
+    assert_eq!(
+        decision.candidates[0].emails,
+        [ActivityId::new(Uuid::from_u128(7))]
+    );
+    case.tokens = vec!["crm:7".to_owned()];
+    assert_eq!(
+        case.target(),
+        Some(target("opportunity", 3)),
+        "as Dataverse compares"
+    );
+    case.tokens = vec!["CRM:8".to_owned()];
+    assert_eq!(case.outcomes(), [(Contact, Outcome::Hit)]);
+}
+
+#[test]
+fn a_token_of_two_records_or_of_none_is_passed_over() {
+    let mut case = Case::from_eve();
+    case.tokens = vec!["CRM:7".to_owned()];
+    case.earlier(7, &[], None);
+    assert_eq!(
+        case.outcomes(),
+        [
+            (TrackingToken, Outcome::NoRegarding),
+            (Contact, Outcome::Hit)
+        ]
+    );
+    for (number, account) in [(17, 3), (27, 4)] {
+        let email = EarlierEmail {
+            completed: true,
+            activity_id: ActivityId::new(Uuid::from_u128(number)),
+            regarding: Some(target("account", account)),
+            people: Vec::new(),
+        };
+        case.found.add_earlier(email, None, Some("CRM:7"));
+    }
+    assert_eq!(
+        case.outcomes(),
+        [(TrackingToken, Outcome::Ambiguous), (Contact, Outcome::Hit)]
+    );
+    assert_eq!(case.decision().candidates[0].records.len(), 2);
+}
+
+#[test]
+fn an_answer_inherits_from_the_nearest_mail_that_concerns_a_record() {
+    let mut case = Case::from_eve();
+    case.earlier(6, &["eve@out.example"], Some(target("account", 4)));
+    case.earlier(7, &["eve@out.example"], Some(target("incident", 3)));
+    case.earlier(8, &["eve@out.example"], None);
+    case.ancestors = vec!["9@x", "8@x", "7@x", "6@x"];
+    let decision = case.decision();
+    assert_eq!(
+        case.outcomes(),
+        [(Thread, Outcome::NoRegarding), (Thread, Outcome::Hit)]
+    );
+    let choice = decision.choice.unwrap();
+    assert_eq!(choice.target, target("incident", 3));
+    assert_eq!(choice.parent, Some(ActivityId::new(Uuid::from_u128(7))));
+    assert_eq!(choice.names.regarding, "regardingobjectid_incident_email");
+}
+
+#[test]
+fn a_forward_to_strangers_does_not_inherit_but_one_old_acquaintance_is_enough() {
+    let mut case = Case::of("ada@ours.example", &["new@else.example"], &[]);
+    case.earlier(
+        7,
+        &["eve@out.example", "ada@ours.example"],
+        Some(target("account", 3)),
+    );
+    case.ancestors = vec!["7@x"];
+    assert_eq!(case.outcomes(), [(Thread, Outcome::OtherPeople)]);
+    case.to.push("EVE@out.example");
+    assert_eq!(case.target(), Some(target("account", 3)));
+}
+
+#[test]
+fn another_address_of_the_same_contact_is_the_same_person() {
+    let eve = person(Table::Contact, 1, None);
+    let mut case = Case::of(
+        "eve@private.example",
+        &["ada@ours.example"],
+        &[("eve@private.example", eve)],
+    );
+    let contact = Some(target("contact", 1));
+    let email = |contact: Option<Target>| EarlierEmail {
+        completed: true,
+        activity_id: ActivityId::new(Uuid::from_u128(7)),
+        regarding: Some(target("account", 3)),
+        people: vec![(Some(address("eve@out.example")), contact)],
+    };
+    case.ancestors = vec!["7@x"];
+    case.found
+        .add_earlier(email(contact), Some(id("7@x")), None);
+    assert_eq!(case.target(), Some(target("account", 3)));
+    let mut other = Case::of("eve@private.example", &["ada@ours.example"], &[]);
+    other.ancestors = vec!["7@x"];
+    other
+        .found
+        .add_earlier(email(Some(target("contact", 2))), Some(id("7@x")), None);
+    assert_eq!(other.target(), None);
+}
+
+#[test]
+fn a_discussion_among_insiders_belongs_to_its_thread() {
+    let mut case = Case::of("ada@ours.example", &["ben@ours.example"], &[]);
+    case.earlier(7, &["eve@out.example"], Some(target("account", 3)));
+    case.ancestors = vec!["7@x"];
+    assert_eq!(case.target(), Some(target("account", 3)));
+}
+
+#[test]
+fn two_rows_of_the_answered_mail_with_different_records_are_no_basis_for_a_guess() {
+    let mut case = Case::from_eve();
+    case.earlier(7, &["eve@out.example"], Some(target("account", 3)));
+    let other = EarlierEmail {
+        completed: true,
+        activity_id: ActivityId::new(Uuid::from_u128(70)),
+        regarding: Some(target("account", 4)),
+        people: vec![(Some(address("eve@out.example")), None)],
+    };
+    case.found.add_earlier(other, Some(id("7@x")), None);
+    case.earlier(6, &["eve@out.example"], Some(target("account", 5)));
+    case.ancestors = vec!["7@x", "6@x"];
+    assert_eq!(
+        case.outcomes(),
+        [(Thread, Outcome::Ambiguous), (Contact, Outcome::Hit)]
+    );
+}
+
+#[test]
+fn whether_a_mail_answers_tracked_mail_does_not_depend_on_its_record() {
+    let mut case = Case::from_eve();
+    case.earlier(7, &[], None);
+    let object = json!({"id": "m"});
+    let mut message =
+        wire::message(&"g".parse().unwrap(), &object).unwrap_or_else(|e| panic!("{e}"));
+    assert!(!case.found.answers_tracked_mail(&message));
+    message.ancestors = vec![id("6@x"), id("7@x")];
+    assert!(case.found.answers_tracked_mail(&message));
+}
