@@ -380,6 +380,10 @@ async fn while_the_stored_policy_cannot_be_used_messages_wait_and_nothing_is_fet
         );
     }
     assert_eq!(world.twin.nylas().requests(), before);
+    // The last delivery of a queue message is no end of the message: the worker queues it anew, and tells the ledger.
+    let key = created(ADA, "m1").request.key;
+    let ledger = &world.pipeline.ledger;
+    assert!(ledger.queued_anew(&key, world.now).await.unwrap());
     assert_eq!(world.entry(ADA, "m1").await.unwrap().state, State::Waiting);
     // Once it is mended, nobody waits for the five minutes.
     let ledger = &world.pipeline.ledger;
