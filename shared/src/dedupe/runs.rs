@@ -6,7 +6,7 @@
 //! | --- | --- | --- |
 //! | `pk` | S | `run#` and the run's id |
 //! | `sk` | S | `run` |
-//! | `request` | S | what was asked for, as JSON: times and a flag |
+//! | `asked_for` | S | what was asked for, as JSON: times and a flag |
 //! | `expires_at` | N | when the table's TTL may remove it, Unix seconds |
 //!
 //! and one for each mailbox of a run, the operator's and the schedule's alike:
@@ -268,8 +268,8 @@ impl Ledger {
             .update_item()
             .table_name(&self.table)
             .set_key(Some(run_key(run_id)))
-            .update_expression("SET request = :request, expires_at = :expiry")
-            .expression_attribute_values(":request", text(request))
+            .update_expression("SET asked_for = :asked, expires_at = :expiry")
+            .expression_attribute_values(":asked", text(request))
             .expression_attribute_values(":expiry", seconds(now + KEPT));
         took_effect(call.send().await).map(drop)
     }
@@ -302,7 +302,7 @@ impl Ledger {
                     })?;
                     tasks.push((grant, read_progress(&item)?));
                 }
-                None => request = text_of(&item, "request").map(str::to_owned),
+                None => request = text_of(&item, "asked_for").map(str::to_owned),
             }
         }
         Ok(request.map(|request| (request, tasks)))
@@ -338,7 +338,9 @@ impl Ledger {
         }
         let call = call
             .update_expression(update)
-            .condition_expression("attribute_not_exists(#state) OR NOT #state IN (:done, :failed)")
+            .condition_expression(
+                "attribute_not_exists(#state) OR NOT (#state IN (:done, :failed))",
+            )
             .expression_attribute_values(":done", text(TaskState::Done.as_str()))
             .expression_attribute_values(":failed", text(TaskState::Failed.as_str()))
             .expression_attribute_values(":state", text(state.as_str()))
