@@ -164,7 +164,10 @@ impl<Q: SyncQueue> Backfill<Q> {
                     field: "run_id".to_owned(),
                     problem: "no run has this id, or it was long ago".to_owned(),
                 })?;
-                Ok(Answer::new(run_id, is_dry_run(&request), tasks))
+                let asked = serde_json::from_str(&request).map_err(|_| {
+                    LedgerError::Unavailable("a run's item says not what was asked for".to_owned())
+                })?;
+                Ok(Answer::new(run_id, asked, tasks))
             }
         }
     }
@@ -174,8 +177,10 @@ impl<Q: SyncQueue> Backfill<Q> {
         let grants = self.grants().await?;
         let tasks = wanted.tasks(&grants, run_id, run.now)?;
         let ledger = &self.pipeline.ledger;
-        let request = json!({"dry_run": wanted.is_dry_run()}).to_string();
-        ledger.open_run(run_id, &request, run.now).await?;
+        let asked = wanted.asked();
+        ledger
+            .open_run(run_id, &json!(asked).to_string(), run.now)
+            .await?;
         let begun = stream::iter(tasks).map(async |(task, can_be_read)| {
             let body = task.to_body();
             let state = if can_be_read {
@@ -200,8 +205,8 @@ impl<Q: SyncQueue> Backfill<Q> {
             Ok::<_, BackfillError>((task.grant_id, progress))
         });
         let begun: Vec<_> = begun.buffered(plan::SENDS).try_collect().await?;
-        tracing::info!(%run_id, mailboxes = begun.len(), dry_run = wanted.is_dry_run(), "run begun");
-        Ok(Answer::new(run_id, wanted.is_dry_run(), begun))
+        tracing::info!(%run_id, mailboxes = begun.len(), dry_run = asked.dry_run, "run begun");
+        Ok(Answer::new(run_id, asked, begun))
     }
 
     async fn grants(&self) -> Result<Vec<Grant>, BackfillError> {
@@ -248,11 +253,6 @@ impl Backfill<MemoryQueue> {
     pub fn left(&self) -> usize {
         self.tasks.hidden().len()
     }
-}
-
-fn is_dry_run(request: &str) -> bool {
-    let request: Value = serde_json::from_str(request).unwrap_or_default();
-    request.get("dry_run") == Some(&Value::Bool(true))
 }
 
 /// An empty id, of a record that came without one, makes Lambda keep the whole batch: nothing is lost.

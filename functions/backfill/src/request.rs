@@ -90,6 +90,8 @@ pub struct Answer {
     pub run_id: RunId,
     /// Nothing is written.
     pub dry_run: bool,
+    /// Since when mail is listed, Unix seconds.
+    pub received_after: i64,
     /// Every mailbox was listed to its end, or has failed. A parked one has not ended: it waits for somebody to sign in again.
     pub ended: bool,
     /// Each mailbox.
@@ -113,6 +115,8 @@ pub struct TaskAnswer {
     pub grant_id: GrantId,
     /// Where the work stands.
     pub state: TaskState,
+    /// The list goes back in time, and has come to here, Unix seconds; `None` before the first page.
+    pub reached: Option<i64>,
     /// Why it failed, or is parked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -167,11 +171,23 @@ impl Request {
     }
 }
 
+/// What is kept of a request, for those who ask how it goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asked {
+    /// Nothing is written.
+    pub dry_run: bool,
+    /// Since when mail is listed, Unix seconds.
+    pub received_after: i64,
+}
+
 impl Wanted {
-    /// Write nothing.
+    /// What is kept of it.
     #[must_use]
-    pub const fn is_dry_run(&self) -> bool {
-        self.dry_run
+    pub const fn asked(&self) -> Asked {
+        Asked {
+            dry_run: self.dry_run,
+            received_after: self.received_after,
+        }
     }
 
     /// A task for each mailbox that is meant, and whether it can be read now.
@@ -213,13 +229,14 @@ impl Wanted {
 impl Answer {
     /// How a run goes.
     #[must_use]
-    pub fn new(run_id: RunId, dry_run: bool, tasks: Vec<(GrantId, Progress)>) -> Self {
+    pub fn new(run_id: RunId, asked: Asked, tasks: Vec<(GrantId, Progress)>) -> Self {
         let all = tasks.iter().fold(Coverage::default(), |sum, (_, task)| {
             sum.plus(&task.coverage)
         });
         Self {
             run_id,
-            dry_run,
+            dry_run: asked.dry_run,
+            received_after: asked.received_after,
             ended: tasks.iter().all(|(_, task)| task.state.is_final()),
             synced: all.written,
             skipped: all.skipped,
@@ -231,6 +248,7 @@ impl Answer {
                 .map(|(grant_id, task)| TaskAnswer {
                     grant_id,
                     state: task.state,
+                    reached: task.position.oldest,
                     reason: task.reason,
                     coverage: task.coverage,
                 })
