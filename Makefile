@@ -14,7 +14,7 @@ export SAM_CLI_TELEMETRY := 0
 # Nothing here talks to AWS; without this, its tools look for credentials on the network first.
 export AWS_EC2_METADATA_DISABLED := true
 
-.PHONY: help demo test peers ledger-local chaos chaos-short chaos-defects bench-requests build deny rust-components
+.PHONY: help demo test peers ledger-local chaos chaos-short chaos-defects history history-short history-defects bench-requests build deny rust-components
 
 help: ## Lists these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,7 +43,7 @@ test: rust-components $(TOOLS_READY) $(PEERS_READY) ## Everything that has to ho
 	@cargo test --locked --workspace
 	$(call step,peers: other people's clients at work on the twin)
 	@python3 tests/peers/run.py
-	@$(MAKE) --no-print-directory chaos-short chaos-defects
+	@$(MAKE) --no-print-directory chaos-short chaos-defects history-short
 	$(call step,all passed)
 
 peers: $(PEERS_READY) ## Runs other people's Dataverse clients against our stand-in for Dataverse
@@ -74,6 +74,27 @@ chaos-defects: $(TOOLS_READY) ## The same with each guard against duplicates bro
 		$(CHAOS) --seed 1 --break $$guard > $(CHAOS).$$guard.txt; \
 		if [ $$? -ne 1 ]; then cat $(CHAOS).$$guard.txt; echo "the broken $$guard was not seen"; exit 1; fi; \
 		echo "$$guard broken, and seen: $$(head -n 1 $(CHAOS).$$guard.txt)"; \
+	done
+
+HISTORY := target/debug/examples/history
+history_built = @cargo build --quiet --locked --workspace --bins && cargo build --quiet --locked --package integration-tests --example history
+
+history: $(TOOLS_READY) ## Takes 5,000 messages of eighteen months through the compiled backfill, cut and killed
+	$(history_built)
+	@$(HISTORY) --seed 1
+
+history-short: $(TOOLS_READY) ## The same with fewer messages
+	$(call step,history: the backfill, cut and killed)
+	$(history_built)
+	@$(HISTORY) --seed 1 --short
+
+# Exit status 1 says that the audit saw what was broken.
+history-defects: $(TOOLS_READY) ## The same with what it rests on broken: the audit has to see it
+	$(history_built)
+	@for what in cursor redelivery; do \
+		$(HISTORY) --seed 1 --break $$what > $(HISTORY).$$what.txt; \
+		if [ $$? -ne 1 ]; then cat $(HISTORY).$$what.txt; echo "the broken $$what was not seen"; exit 1; fi; \
+		echo "$$what broken, and seen: $$(tail -n 1 $(HISTORY).$$what.txt)"; \
 	done
 
 bench-requests: ## Counts the requests to Dataverse that a hundred new mails take, against those of one-by-one writing

@@ -49,6 +49,9 @@ def constant(file, declaration):
 LEASE_SECONDS = constant("shared/src/dedupe.rs", r"const LEASE: TimeDelta = TimeDelta::seconds")
 RECEIVE_LIMIT = constant("shared/src/retry.rs", r"const RECEIVE_LIMIT: u32 =")
 
+# How long the backfill keeps a mailbox.
+TASK_LEASE_SECONDS = constant("shared/src/dedupe/mailbox.rs", r"const TASK_LEASE: TimeDelta = TimeDelta::seconds")
+
 # SQS hides a message for 12 hours at most.
 LONGEST_HIDE_SECONDS = 43_200
 
@@ -89,11 +92,16 @@ CALLS = {
         "sqs:SendMessage": ["SYNC_QUEUE_URL"],
     },
     BACKFILL: {
+        "dynamodb:BatchGetItem": ["LEDGER_TABLE"],
         "dynamodb:GetItem": ["LEDGER_TABLE"],
-        "dynamodb:Query": ["LEDGER_TABLE/index/attention"],
+        "dynamodb:Query": ["LEDGER_TABLE", "LEDGER_TABLE/index/attention"],
         "dynamodb:UpdateItem": ["LEDGER_TABLE"],
         "secretsmanager:GetSecretValue": ["TOKEN_SECRET_ID", "NYLAS_API_KEY_SECRET_ID"],
-        "sqs:SendMessage": ["SYNC_QUEUE_URL"],
+        "sqs:ChangeMessageVisibility": ["BACKFILL_QUEUE_URL"],
+        "sqs:DeleteMessage": ["BACKFILL_QUEUE_URL"],
+        "sqs:GetQueueAttributes": ["BACKFILL_QUEUE_URL"],
+        "sqs:ReceiveMessage": ["BACKFILL_QUEUE_URL"],
+        "sqs:SendMessage": ["SYNC_QUEUE_URL", "BACKFILL_QUEUE_URL"],
     },
     REFRESHER: {
         "secretsmanager:GetSecretValue": ["ENTRA_SECRET_ID"],
@@ -215,12 +223,31 @@ def schedules_are_grammatical(resources):
 
 
 def a_worker_ends_before_its_lease_and_the_lease_before_redelivery(resources):
-    worker = functions(resources)[WORKER]
-    queue = target(worker["Environment"]["Variables"].get("SYNC_QUEUE_URL"))
-    timeout = worker["Timeout"]
-    visibility = resources[queue]["Properties"].get("VisibilityTimeout", 30) if queue in resources else 0
-    if not timeout < LEASE_SECONDS < visibility:
-        yield f"{WORKER}: not true that Timeout {timeout} < lease {LEASE_SECONDS} < VisibilityTimeout {visibility}"
+    for name, setting, lease in [
+        (WORKER, "SYNC_QUEUE_URL", LEASE_SECONDS),
+        (BACKFILL, "BACKFILL_QUEUE_URL", TASK_LEASE_SECONDS),
+    ]:
+        worker = functions(resources)[name]
+        queue = target(worker["Environment"]["Variables"].get(setting))
+        timeout = worker["Timeout"]
+        visibility = resources[queue]["Properties"].get("VisibilityTimeout", 30) if queue in resources else 0
+        if not timeout < lease < visibility:
+            yield f"{name}: not true that Timeout {timeout} < lease {lease} < VisibilityTimeout {visibility}"
+
+
+def only_nylas_may_call_without_iam(resources):
+    receiver = [name for name, f in of_type(resources, "AWS::Lambda::Function").items() if folder_name(f) == RECEIVER]
+    for name, url in of_type(resources, "AWS::Lambda::Url").items():
+        if url.get("AuthType") != "AWS_IAM" and target(url["TargetFunctionArn"]) not in receiver:
+            yield f"{name}: anybody may call it"
+
+
+def a_task_comes_alone(resources):
+    """A task takes what time there is: a second one in the batch would get none."""
+    tasks = target(functions(resources)[BACKFILL]["Environment"]["Variables"].get("BACKFILL_QUEUE_URL"))
+    for name, mapping in of_type(resources, "AWS::Lambda::EventSourceMapping").items():
+        if target(mapping.get("EventSourceArn")) == tasks and mapping.get("BatchSize") != 1:
+            yield f"{name}: BatchSize is {mapping.get('BatchSize')}, not 1"
 
 
 def the_receiver_answers_while_nylas_listens(resources):
@@ -330,7 +357,9 @@ def watched_queues(resources):
 def a_message_gets_all_its_deliveries(resources):
     """The queue gives a message up when the code does, not before and not by letting it grow old."""
     queues = of_type(resources, "AWS::SQS::Queue")
-    for name in {target(f["Environment"]["Variables"].get("SYNC_QUEUE_URL")) for f in functions(resources).values()}:
+    settings = ("SYNC_QUEUE_URL", "BACKFILL_QUEUE_URL")
+    variables = [f["Environment"]["Variables"] for f in functions(resources).values()]
+    for name in sorted({target(v.get(setting)) or "" for v in variables for setting in settings}):
         queue = queues.get(name, {})
         receives = queue.get("RedrivePolicy", {}).get("maxReceiveCount")
         if name and receives != RECEIVE_LIMIT:
@@ -398,6 +427,8 @@ RULES = [
     every_function_builds_its_own_folder,
     schedules_are_grammatical,
     a_worker_ends_before_its_lease_and_the_lease_before_redelivery,
+    only_nylas_may_call_without_iam,
+    a_task_comes_alone,
     the_receiver_answers_while_nylas_listens,
     queue_readers_report_message_by_message,
     settings_go_to_their_readers,

@@ -72,6 +72,28 @@ class PlantedFaults(unittest.TestCase):
     def test_a_worker_that_outlives_its_lease(self):
         self.assert_found("Timeout 180 < lease", self.set("SyncWorker", "Timeout", 180))
 
+    def test_a_backfill_that_outlives_the_mailbox_it_keeps(self):
+        self.assert_found("backfill: not true that Timeout 900 < lease", self.set("Backfill", "Timeout", 900))
+        self.assert_found("VisibilityTimeout 900", self.set("BackfillQueue", "VisibilityTimeout", 900))
+
+    def test_a_url_that_anybody_may_call(self):
+        def plant(resources):
+            resources["Backfill"]["Properties"]["FunctionUrlConfig"]["AuthType"] = "NONE"
+
+        self.assert_found("anybody may call it", plant)
+
+    def test_two_tasks_in_one_batch(self):
+        def plant(resources):
+            resources["Backfill"]["Properties"]["Events"]["BackfillQueue"]["Properties"]["BatchSize"] = 2
+
+        self.assert_found("BatchSize is 2", plant)
+
+    def test_a_task_that_is_given_up_too_early(self):
+        def plant(resources):
+            resources["BackfillQueue"]["Properties"]["RedrivePolicy"]["maxReceiveCount"] = 5
+
+        self.assert_found("BackfillQueue: maxReceiveCount is 5", plant)
+
     def test_a_redelivery_before_the_lease_ends(self):
         self.assert_found("VisibilityTimeout 180", self.set("SyncQueue", "VisibilityTimeout", 180))
 
@@ -150,7 +172,7 @@ class PlantedFaults(unittest.TestCase):
 
     def test_a_second_writer_of_the_token(self):
         def plant(resources):
-            first_statements(resources, "BackfillRole")[3]["Action"] = [
+            first_statements(resources, "BackfillRole")[-1]["Action"] = [
                 "secretsmanager:GetSecretValue",
                 "secretsmanager:PutSecretValue",
             ]

@@ -3,6 +3,7 @@
 //! | Verb | Question |
 //! | --- | --- |
 //! | `replay` | What would become of these saved events? |
+//! | `backfill` | What lies in the mailboxes from before? |
 //! | `policy` | What is tracked? |
 //! | `what-if` | What would another policy change? |
 //! | `explain` | What became of this message, and why? |
@@ -10,6 +11,7 @@
 //! | `redrive` | Would it work now? |
 
 mod aws;
+mod backfill;
 mod explain;
 mod policy;
 mod redrive;
@@ -35,6 +37,7 @@ struct Command {
 #[derive(Subcommand)]
 enum Verb {
     Replay(replay::Arguments),
+    Backfill(backfill::Arguments),
     Policy(policy::Arguments),
     WhatIf(what_if::Arguments),
     Explain(explain::Arguments),
@@ -47,6 +50,7 @@ async fn main() -> ExitCode {
     let command = Command::parse();
     let result: Result<ExitCode, Box<dyn std::error::Error>> = match command.verb {
         Verb::Replay(arguments) => replay::run(arguments).await.map_err(Into::into),
+        Verb::Backfill(arguments) => backfill::run(arguments).await.map_err(Into::into),
         Verb::Policy(arguments) => policy::run(arguments).await.map_err(Into::into),
         Verb::WhatIf(arguments) => what_if::run(arguments).await.map_err(Into::into),
         Verb::Explain(arguments) => explain::run(arguments).await.map_err(Into::into),

@@ -22,9 +22,9 @@ use clap::Args;
 use mailverse::dedupe::ledger::LedgerError;
 use mailverse::env::{self, Settings, SettingsError};
 use mailverse::message::Message;
-use mailverse::nylas::Headers;
 use mailverse::nylas::error::NylasError;
 use mailverse::nylas::wire::Grant;
+use mailverse::nylas::{Filter, Headers, LARGEST_PAGE};
 use mailverse::pipeline::preview::Preview;
 use mailverse::pipeline::settings::PipelineSettings;
 use mailverse::pipeline::{Pipeline, Run};
@@ -169,11 +169,17 @@ impl Asker {
         let mut page_token: Option<String> = None;
         let mut seen = HashSet::new();
         loop {
-            let page = self.pipeline.nylas.most_messages(
+            let filter = Filter {
+                received_after: report.since.timestamp(),
+                ..Filter::default()
+            };
+            // As many a page as Nylas gives: a command has room for their bodies, and should not ask more often than it must.
+            let page = self.pipeline.nylas.messages(
                 &mailbox.id,
-                report.since.timestamp(),
+                &filter,
                 page_token.as_deref(),
                 headers,
+                LARGEST_PAGE,
             );
             let mut page = match page.await {
                 Ok(page) => page,

@@ -34,7 +34,9 @@
 pub mod attention;
 pub mod kept;
 pub mod ledger;
+pub mod mailbox;
 pub mod pause;
+pub mod runs;
 pub mod stored_policy;
 pub mod survivor;
 pub mod table;

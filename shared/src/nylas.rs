@@ -24,11 +24,8 @@ use crate::retry::retry_after;
 use crate::secrets::SecretSource;
 use crate::sync_request::json_problem;
 
-/// Messages a page. Bodies come with the page, so fewer than [`LARGEST_PAGE`] keep a function's memory bounded.
-const PAGE_LIMIT: u32 = 50;
-
 /// Most messages a page (Nylas facts §7).
-const LARGEST_PAGE: u32 = 200;
+pub const LARGEST_PAGE: u32 = 200;
 
 /// Grants a page. The default is 10 and the maximum unknown (Nylas facts §11).
 const GRANT_PAGE: usize = 50;
@@ -66,6 +63,35 @@ pub enum Fetched {
     Message(Box<Message>),
     /// It is no longer there, or never was.
     Gone,
+}
+
+/// Which messages of a mailbox a list means.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Filter<'a> {
+    /// Received at or after this, Unix seconds. Whether the bound is inclusive is unknown (Nylas facts §7), so ask a second early.
+    pub received_after: i64,
+    /// Received at or before this, Unix seconds; the same holds.
+    pub received_before: Option<i64>,
+    /// The id of the folder that they lie in.
+    pub folder: Option<&'a str>,
+    /// Ask the mail server itself, beyond the 90 days that Nylas keeps of the IMAP family. Needs a folder; never for other providers (Nylas facts §16).
+    pub query_imap: bool,
+}
+
+impl Filter<'_> {
+    fn write(&self, path: &mut String) {
+        path.push_str(&format!("&received_after={}", self.received_after));
+        if let Some(before) = self.received_before {
+            path.push_str(&format!("&received_before={before}"));
+        }
+        if let Some(folder) = self.folder {
+            path.push_str("&in=");
+            path.push_str(&encoded(folder));
+        }
+        if self.query_imap {
+            path.push_str("&query_imap=true");
+        }
+    }
 }
 
 /// One page of a mailbox's messages.
@@ -124,56 +150,51 @@ impl NylasClient {
         }
     }
 
-    /// A page of the messages received at or after `received_after` (Unix seconds), newest first.
-    ///
-    /// Whether the bound is inclusive is unknown (Nylas facts §7), so ask a second early.
+    /// A page of up to `limit` messages, newest first.
     ///
     /// # Errors
-    /// [`NylasError`].
+    /// [`NylasError`]; with a `page_token`, [`NylasError::Rejected`] with 400 may mean that Nylas no longer knows it.
     pub async fn messages(
         &self,
         grant_id: &GrantId,
-        received_after: i64,
-        page_token: Option<&str>,
-        headers: Headers,
-    ) -> Result<Page, NylasError> {
-        self.list(grant_id, received_after, page_token, headers, PAGE_LIMIT)
-            .await
-    }
-
-    /// The same, as many a page as Nylas gives: for a command, which has room for their bodies and should not ask more often than it must.
-    ///
-    /// # Errors
-    /// [`NylasError`].
-    pub async fn most_messages(
-        &self,
-        grant_id: &GrantId,
-        received_after: i64,
-        page_token: Option<&str>,
-        headers: Headers,
-    ) -> Result<Page, NylasError> {
-        self.list(grant_id, received_after, page_token, headers, LARGEST_PAGE)
-            .await
-    }
-
-    async fn list(
-        &self,
-        grant_id: &GrantId,
-        received_after: i64,
+        filter: &Filter<'_>,
         page_token: Option<&str>,
         headers: Headers,
         limit: u32,
     ) -> Result<Page, NylasError> {
+        let page = self.messages_within(grant_id, filter, page_token, headers, limit, usize::MAX);
+        page.await?
+            .ok_or_else(|| unreadable(&"a page without an end"))
+    }
+
+    /// The same; `None` when the page has more than `most_bytes`, most of which are bodies: ask for fewer messages.
+    ///
+    /// # Errors
+    /// Those of [`NylasClient::messages`].
+    pub async fn messages_within(
+        &self,
+        grant_id: &GrantId,
+        filter: &Filter<'_>,
+        page_token: Option<&str>,
+        headers: Headers,
+        limit: u32,
+        most_bytes: usize,
+    ) -> Result<Option<Page>, NylasError> {
         let mut path = format!(
-            "/v3/grants/{}/messages?fields={}&limit={limit}&received_after={received_after}",
+            "/v3/grants/{}/messages?fields={}&limit={limit}",
             encoded(grant_id.as_str()),
             headers.fields()
         );
+        filter.write(&mut path);
         if let Some(token) = page_token {
             path.push_str("&page_token=");
             path.push_str(&encoded(token));
         }
-        let answer = self.get(&path).await?;
+        let Some(body) = body_within(self.send(&path).await?, most_bytes).await? else {
+            return Ok(None);
+        };
+        let answer = wire::json(&body).map_err(|error| unreadable(&json_problem(&error)))?;
+        drop(body);
         let objects = listed(&answer)?;
         let messages: Vec<Message> = objects
             .iter()
@@ -185,11 +206,11 @@ impl NylasClient {
         if next.is_some() && next.as_deref() == page_token {
             return Err(unreadable(&"a page of messages that was read before"));
         }
-        Ok(Page {
+        Ok(Some(Page {
             unreadable: objects.len() - messages.len(),
             messages,
             next,
-        })
+        }))
     }
 
     /// All grants of the application, without aliases unless Nylas volunteers them.
@@ -286,19 +307,11 @@ impl NylasClient {
             encoded(id.as_str()),
             encoded(key.message_id.as_str())
         );
-        let mut answer = match self.send(&path).await {
-            Ok(answer) => answer,
-            Err(NylasError::Rejected { status: 404, .. }) => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        let mut bytes = Vec::new();
-        while let Some(chunk) = answer.chunk().await? {
-            if bytes.len() + chunk.len() > limit {
-                return Ok(None);
-            }
-            bytes.extend_from_slice(&chunk);
+        match self.send(&path).await {
+            Ok(answer) => body_within(answer, limit).await,
+            Err(NylasError::Rejected { status: 404, .. }) => Ok(None),
+            Err(error) => Err(error),
         }
-        Ok(Some(bytes))
     }
 
     async fn get(&self, path: &str) -> Result<Value, NylasError> {
@@ -332,6 +345,21 @@ impl NylasClient {
         let body = answer.bytes().await.unwrap_or_default();
         Err(NylasError::from_answer(status, wait, &body))
     }
+}
+
+/// The answer's body; `None` when it has more bytes.
+async fn body_within(
+    mut answer: reqwest::Response,
+    most: usize,
+) -> Result<Option<Vec<u8>>, NylasError> {
+    let mut bytes = Vec::new();
+    while let Some(chunk) = answer.chunk().await? {
+        if chunk.len() > most - bytes.len() {
+            return Ok(None);
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(Some(bytes))
 }
 
 /// The objects of a list. Null counts as empty, as some of Nylas' lists print it (Nylas facts §17); an answer without `data` is no list, and

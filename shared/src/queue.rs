@@ -1,4 +1,4 @@
-//! The sync queue: SQS, or one in memory for `replay`.
+//! The sync queue and the backfill queue: SQS, or one in memory for `replay`.
 //!
 //! The one trait of this project, because it has two real implementations. Receiving is no part of it: Lambda receives
 //! from SQS for us and hands the worker a batch.
@@ -17,7 +17,7 @@ const LONGEST_DELAY: Duration = Duration::from_secs(15 * 60);
 
 /// The queue could not be reached or refused the call. Answer 503, or let the batch come back: nothing was lost.
 #[derive(Debug, thiserror::Error)]
-#[error("the sync queue did not take the call: {source}")]
+#[error("the queue did not take the call: {source}")]
 pub struct QueueError {
     #[source]
     source: Box<dyn std::error::Error + Send + Sync>,
@@ -32,7 +32,7 @@ impl QueueError {
     }
 }
 
-/// Where sync requests wait for the worker.
+/// Where requests wait for the worker, and tasks for the backfill.
 pub trait SyncQueue: Send + Sync {
     /// Adds a request, to be delivered after `delay` (SQS: 15 minutes at most, and no more is waited). Once this returns `Ok`, the request will be delivered at least once.
     ///
@@ -41,6 +41,18 @@ pub trait SyncQueue: Send + Sync {
     fn send(
         &self,
         request: &SyncRequest,
+        delay: Duration,
+    ) -> impl Future<Output = Result<(), QueueError>> + Send {
+        self.send_body(request.to_body(), delay)
+    }
+
+    /// The same for another queue's messages, which are no sync requests.
+    ///
+    /// # Errors
+    /// [`QueueError`]: the message may or may not be queued; send it again.
+    fn send_body(
+        &self,
+        body: String,
         delay: Duration,
     ) -> impl Future<Output = Result<(), QueueError>> + Send;
 
@@ -55,7 +67,7 @@ pub trait SyncQueue: Send + Sync {
     ) -> impl Future<Output = Result<(), QueueError>> + Send;
 }
 
-/// The sync queue on Amazon SQS.
+/// A queue on Amazon SQS.
 #[derive(Debug, Clone)]
 pub struct SqsQueue {
     client: aws_sdk_sqs::Client,
@@ -71,13 +83,13 @@ impl SqsQueue {
 }
 
 impl SyncQueue for SqsQueue {
-    async fn send(&self, request: &SyncRequest, delay: Duration) -> Result<(), QueueError> {
+    async fn send_body(&self, body: String, delay: Duration) -> Result<(), QueueError> {
         let delay = i32::try_from(delay.min(LONGEST_DELAY).as_secs()).unwrap_or_default();
         let call = self
             .client
             .send_message()
             .queue_url(&self.url)
-            .message_body(request.to_body())
+            .message_body(body)
             .delay_seconds(delay);
         call.send()
             .await
@@ -166,12 +178,12 @@ impl MemoryQueue {
 }
 
 impl SyncQueue for MemoryQueue {
-    async fn send(&self, request: &SyncRequest, delay: Duration) -> Result<(), QueueError> {
+    async fn send_body(&self, body: String, delay: Duration) -> Result<(), QueueError> {
         let mut queue = self.lock();
         queue.sent += 1;
         let receipt = queue.sent.to_string();
         let message = Received {
-            body: request.to_body(),
+            body,
             receipt,
             receive_count: 0,
         };

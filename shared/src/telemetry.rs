@@ -72,6 +72,12 @@ pub enum Count {
     RequestUnreadable,
     /// The stored token was replaced.
     TokenRefreshed,
+    /// The backfill's list of a mailbox showed a message.
+    Listed,
+    /// A listed message has a state.
+    Accounted,
+    /// A listed message had no state before: nothing had told of it.
+    Repaired,
 }
 
 impl Count {
@@ -88,6 +94,9 @@ impl Count {
             Self::Dead => "Dead",
             Self::RequestUnreadable => "RequestUnreadable",
             Self::TokenRefreshed => "TokenRefreshed",
+            Self::Listed => "Listed",
+            Self::Accounted => "Accounted",
+            Self::Repaired => "Repaired",
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use aws_sdk_sqs::types::QueueAttributeName;
+use aws_sdk_sqs::types::{Message, MessageSystemAttributeName, QueueAttributeName};
 use mailverse::dedupe::table;
 use serde_json::{Value, json};
 use stage::dynamo;
@@ -23,6 +23,8 @@ pub(crate) const WEBHOOK_SECRET: &str = "zq7-webhook-secret-90c1";
 pub(crate) struct Cloud {
     pub(crate) twin: Twin,
     pub(crate) queue: Queue,
+    /// The backfill queue.
+    tasks: String,
     pub(crate) ledger: aws_sdk_dynamodb::Client,
     pub(crate) shared: Arc<Shared>,
     secrets: aws_sdk_secretsmanager::Client,
@@ -72,6 +74,7 @@ impl Cloud {
             (QueueAttributeName::RedrivePolicy, redrive.to_string()),
         ];
         let url = create("sync", &attributes).await;
+        let tasks = create("backfill", &[]).await;
         let values = [
             ("webhook", Some(WEBHOOK_SECRET.to_owned())),
             ("nylas", Some(twin.nylas().api_key())),
@@ -92,6 +95,7 @@ impl Cloud {
                 dead_letters,
                 shared: Arc::clone(&shared),
             },
+            tasks,
             twin,
             ledger,
             shared,
@@ -131,6 +135,9 @@ impl Cloud {
             ("NYLAS_API_KEY_SECRET_ID", "nylas".to_owned()),
             ("LEDGER_TABLE", TABLE.to_owned()),
         ]);
+        if mode == Mode::Backfill {
+            settings.push(("BACKFILL_QUEUE_URL", self.tasks.clone()));
+        }
         if mode == Mode::Stepwise {
             settings.push(("WRITE_MODE", "stepwise".to_owned()));
         }
@@ -172,6 +179,36 @@ impl Cloud {
         let text = call.send().await.ok()?.secret_string?;
         let token: Value = serde_json::from_str(&text).ok()?;
         token["access_token"].as_str().map(str::to_owned)
+    }
+
+    /// A task of the backfill queue. What is not [done](Self::task_done) stays hidden for good: the schedule's next run plans the same again.
+    pub(crate) async fn task(&self) -> Option<Message> {
+        let _alone = self.shared.queue_gate.lock().await;
+        let call = self.queue.client.receive_message().queue_url(&self.tasks);
+        let call = call.message_system_attribute_names(MessageSystemAttributeName::All);
+        call.send().await.unwrap().messages?.pop()
+    }
+
+    /// Deletes a task that was worked on.
+    pub(crate) async fn task_done(&self, task: &Message) {
+        let _alone = self.shared.queue_gate.lock().await;
+        let call = self.queue.client.delete_message().queue_url(&self.tasks);
+        let call = call.receipt_handle(task.receipt_handle().unwrap());
+        call.send().await.unwrap();
+    }
+
+    /// No mailbox is kept any more for a worker that listed it: so much time passes between two runs of the schedule.
+    pub(crate) async fn free_mailboxes(&self) {
+        for item in self.items().await {
+            if item["sk"] == AttributeValue::S("backfill".to_owned()) {
+                let call = self.ledger.update_item().table_name(TABLE);
+                let call = call
+                    .key("pk", item["pk"].clone())
+                    .key("sk", item["sk"].clone());
+                let call = call.update_expression("REMOVE lease_task, lease_token, lease_until_ms");
+                call.send().await.unwrap();
+            }
+        }
     }
 
     /// All items of the ledger.

@@ -18,7 +18,7 @@ impl Run {
         // What a backfill claimed and left when it died, the next one takes up; its request may be among the dead letters by then.
         self.let_time_pass_until(self.time.now() + VISIBILITY).await;
         self.cloud.shared.races.lock().unwrap().come_all();
-        let listed = list(&mut self.backfill, &self.faults).await;
+        let listed = list(&mut self.backfill, &self.cloud, &self.faults).await;
         self.findings.extend(listed.err());
         self.drain("the last listing").await;
         self.redrive().await;

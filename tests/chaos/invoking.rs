@@ -43,21 +43,31 @@ pub(crate) async fn deliver(
 }
 
 /// One scheduled run of the backfill.
-pub(crate) async fn list(backfill: &mut Worker, faults: &Faults) -> Result<(), String> {
-    let plan = faults.for_listing(&mut backfill.rng);
+pub(crate) async fn list(
+    backfill: &mut Worker,
+    cloud: &Cloud,
+    faults: &Faults,
+) -> Result<(), String> {
+    cloud.free_mailboxes().await;
     let event = schedule(&Utc::now().to_rfc3339());
-    backfill
-        .invoke(event, plan, None)
-        .await
-        .map(drop)
-        .or_else(|error| {
-            // A run that cannot list the mailboxes at all fails, and the schedule comes again.
-            if error.contains("could not be listed") {
-                Ok(())
-            } else {
-                Err(error)
-            }
-        })
+    let planned = backfill.invoke(event, Plan::default(), None).await;
+    planned.map(drop).or_else(|error| {
+        // A run that cannot list the mailboxes at all fails, and the schedule comes again.
+        if error.contains("could not be listed") {
+            Ok(())
+        } else {
+            Err(error)
+        }
+    })?;
+    while let Some(task) = cloud.task().await {
+        let batch = std::slice::from_ref(&task);
+        let plan = faults.for_listing(&mut backfill.rng);
+        let answer = backfill.invoke(event_of(batch), plan, None).await?;
+        if answer.is_some_and(|answer| !succeeded(batch, &answer).is_empty()) {
+            cloud.task_done(&task).await;
+        }
+    }
+    Ok(())
 }
 
 /// Takes batches from the queue until it shows nothing and no more deliveries come.

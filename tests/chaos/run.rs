@@ -187,7 +187,7 @@ impl Run {
         };
         let listed = async {
             if besides.listing {
-                list(backfill, faults).await
+                list(backfill, cloud, faults).await
             } else {
                 Ok(())
             }

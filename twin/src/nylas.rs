@@ -26,7 +26,7 @@ use uuid::Uuid;
 pub use mailbox::Grant;
 
 use crate::clock::Clock;
-use crate::fault::{Fault, Faults};
+use crate::fault::{Fault, FaultPlan, Faults, Injected};
 use crate::lock::lock;
 use crate::server::{Incoming, Outgoing, Service};
 use mailbox::Mailbox;
@@ -47,6 +47,8 @@ pub struct Nylas {
 struct State {
     mailboxes: Vec<Mailbox>,
     requests: u64,
+    /// Lists of messages that were answered with a page.
+    pages: u64,
     /// Lists that came to their end, which decides how the next one says so.
     endings: u64,
 }
@@ -192,6 +194,23 @@ impl Nylas {
         lock(&self.state).requests
     }
 
+    /// Pages of messages so far.
+    #[must_use]
+    pub fn pages(&self) -> u64 {
+        lock(&self.state).pages
+    }
+
+    /// Injects faults by chance from here on, of those that meet whole requests. Those that were queued come first.
+    pub fn set_fault_plan(&self, plan: FaultPlan) {
+        self.faults.follow(plan);
+    }
+
+    /// What the plan has done since it was set.
+    #[must_use]
+    pub fn injected(&self) -> Injected {
+        self.faults.injected()
+    }
+
     /// Makes one coming request fail. Faults queue up.
     pub fn fail_next(&self, fault: Fault) {
         self.faults.push(fault);
@@ -256,6 +275,9 @@ impl Nylas {
         };
         if matches!(below, ["messages" | "folders"]) {
             state.endings += 1;
+        }
+        if matches!(below, ["messages"]) && reply.is_ok() {
+            state.pages += 1;
         }
         reply
     }

@@ -5,7 +5,8 @@ mod table;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
-use backfill::{BackfillError, Outcome as Listed};
+use backfill::BackfillError;
+use backfill::plan::Planned;
 use mailverse::dedupe::State;
 use mailverse::ids::MessageKey;
 use mailverse::pipeline::{Fate, Handled, Summary};
@@ -109,28 +110,23 @@ impl Report {
     pub(crate) fn listed(
         &mut self,
         file: &str,
-        result: Result<(Listed, Vec<Handled>), BackfillError>,
+        result: Result<(Planned, Vec<Handled>, usize), BackfillError>,
     ) {
         match result {
-            Ok((listed, handled)) => {
+            Ok((planned, handled, left)) => {
                 let fresh = handled
                     .iter()
                     .filter(|handled| !handled.settled_before)
                     .count();
                 let text = format!(
                     "{} messages in {} mailboxes, {fresh} not settled before",
-                    listed.listed, listed.mailboxes
+                    handled.len(),
+                    planned.mailboxes
                 );
-                if listed.failed_mailboxes > 0 || listed.cut_short {
-                    let failed = listed.failed_mailboxes;
-                    let short = if listed.cut_short {
-                        ", and time ran out"
-                    } else {
-                        ""
-                    };
+                if left > 0 {
                     self.refused(
                         file,
-                        &format!("{failed} mailboxes could not be listed{short}; {text}"),
+                        &format!("{left} mailboxes could not be listed; {text}"),
                     );
                 } else {
                     self.other(file, "listed", &text);

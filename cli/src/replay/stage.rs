@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use aws_config::BehaviorVersion;
 use aws_lambda_events::sqs::{SqsEvent, SqsMessage};
-use backfill::{Backfill, BackfillError, Outcome};
+use backfill::plan::Planned;
+use backfill::{Backfill, BackfillError};
 use chrono::{TimeDelta, Utc};
 use lambda_http::http::HeaderValue;
 use mailverse::dataverse::DataverseClient;
@@ -142,7 +143,7 @@ impl Stage {
             nylas: for_worker.nylas.clone(),
             receiver: Receiver::new(queue.clone(), WebhookSecrets::fixed(key.clone(), None)),
             worker: Worker::new(for_worker, queue.clone()),
-            backfill: Backfill::new(for_backfill, queue.clone()),
+            backfill: Backfill::new(for_backfill, queue.clone(), MemoryQueue::default()),
             queue,
             key,
             offline,
@@ -200,12 +201,14 @@ impl Stage {
         worked
     }
 
-    /// Runs the backfill for a schedule event.
+    /// Runs the backfill for a schedule event: what it planned, each message that its tasks dealt with, and how many tasks were left.
     pub(crate) async fn backfill(
         &self,
         event: &Value,
-    ) -> Result<(Outcome, Vec<Handled>), BackfillError> {
-        self.backfill.run(event, begin).await
+    ) -> Result<(Planned, Vec<Handled>, usize), BackfillError> {
+        let left_before = self.backfill.left();
+        let (planned, handled) = self.backfill.run_through(event, &begin).await?;
+        Ok((planned, handled, self.backfill.left() - left_before))
     }
 
     /// Requests sent to Dataverse and to Nylas.

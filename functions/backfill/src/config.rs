@@ -10,6 +10,8 @@ pub struct Config {
     pub pipeline: PipelineSettings,
     /// `SYNC_QUEUE_URL`: where a message goes that has to be tried again.
     pub sync_queue_url: String,
+    /// `BACKFILL_QUEUE_URL`: where tasks go, and come from.
+    pub backfill_queue_url: String,
     /// `RUST_LOG`
     pub log_filter: Option<String>,
 }
@@ -24,6 +26,7 @@ impl Config {
         let config = Self {
             pipeline: PipelineSettings::read(&mut settings),
             sync_queue_url: settings.required("SYNC_QUEUE_URL"),
+            backfill_queue_url: settings.required("BACKFILL_QUEUE_URL"),
             log_filter: settings.optional("RUST_LOG"),
         };
         settings.finish().map(|()| config)
@@ -43,6 +46,7 @@ mod tests {
             "NYLAS_API_KEY_SECRET_ID",
             "LEDGER_TABLE",
             "SYNC_QUEUE_URL",
+            "BACKFILL_QUEUE_URL",
         ] {
             assert!(
                 text.contains(&format!("{name} is missing")),

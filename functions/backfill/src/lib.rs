@@ -1,271 +1,263 @@
-//! backfill: on a schedule, lists each mailbox's last 24 hours page by page and takes every page through the pipeline.
+//! backfill: lists mailboxes and takes what it finds through the pipeline: recent mail on a schedule, history when an operator asks for it.
 //!
-//! It repairs what webhooks missed, takes up what is waiting in the ledger, and looks for rows that other clients brought after ours. What waits is taken
-//! up within that window by its list, and beyond it when it is stranded, which is a message that nobody is at and that no queue has delivered for an hour
-//! after it should have. A message that cannot be settled now becomes a request on the sync queue; the page goes on.
-//! A mailbox that cannot be listed does not stop the others. A run that is short of time stops between two pages; the next run's window covers the rest.
+//! | Event | What it does | File |
+//! | --- | --- | --- |
+//! | the schedule's | plans: a task for each mailbox on the backfill queue | `plan.rs` |
+//! | an operator's, direct or to the function's URL | the same for the mailboxes that are named; or tells how a run goes | `request.rs` |
+//! | the backfill queue's | works on a task, page by page, and puts it on the queue again when time is short | `work.rs`, `page.rs` |
+//!
+//! The schedule's runs repair what webhooks missed, take up what is waiting in the ledger, and look for rows that other clients brought after ours. What waits
+//! is taken up by its list, and beyond that when it is stranded, which is a message that nobody is at and that no queue has delivered for an hour after it
+//! should have. A mailbox that cannot be listed does not stop the others.
 
 pub mod config;
+mod event;
+mod page;
 pub mod plan;
+pub mod request;
+pub mod task;
+pub mod work;
 
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
-use mailverse::dedupe::State;
-use mailverse::dedupe::attention::OVERDUE;
-use mailverse::ids::MessageKey;
-use mailverse::message::Message;
+use aws_lambda_events::sqs::{BatchItemFailure, SqsBatchResponse, SqsMessage};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use mailverse::dedupe::ledger::LedgerError;
+use mailverse::dedupe::runs::{Progress, RunId, TaskState};
 use mailverse::nylas::error::NylasError;
-use mailverse::pipeline::theirs::Listed;
-use mailverse::pipeline::{Fate, Handled, Pipeline, Run, Work};
-use mailverse::queue::SyncQueue;
-use mailverse::sync_request::{SyncRequest, Trigger};
-use serde::Serialize;
-use serde_json::Value;
+use mailverse::nylas::wire::Grant;
+use mailverse::pipeline::{Handled, Pipeline, Run};
+use mailverse::queue::{MemoryQueue, QueueError, SyncQueue};
+use mailverse::retry::RECEIVE_LIMIT;
+use serde_json::{Value, json};
 
-use self::plan::{NotASchedule, Task};
-
-/// Time that a page may take; a run that has less left starts none.
-const PAGE_TIME: TimeDelta = TimeDelta::seconds(60);
-
-/// Stranded messages that one run takes up; the next run finds the others.
-const MOST_STRANDED: usize = 1_000;
-
-/// Messages of a page that are claimed together, as many as a worker takes.
-const AT_ONCE: usize = 10;
+use self::event::Event;
+pub use self::event::NotAnEvent;
+use self::plan::Planned;
+use self::request::{Answer, Invalid, Request, Wanted};
+use self::task::Task;
+use self::work::Next;
 
 /// The handler.
 pub struct Backfill<Q> {
     pipeline: Pipeline,
-    queue: Q,
+    /// For messages that have to be tried again.
+    sync: Q,
+    /// For tasks.
+    tasks: Q,
 }
 
-/// What a run came to, as the invocation's answer and in the log. Holds no content.
-#[derive(Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Outcome {
-    /// Mailboxes listed to the end.
-    pub mailboxes: usize,
-    /// Mailboxes that could not be listed.
-    pub failed_mailboxes: usize,
-    /// Messages that the lists showed.
-    pub listed: usize,
-    /// Of these, in Dataverse.
-    pub written: usize,
-    /// Left out by the policy.
-    pub skipped: usize,
-    /// Handed to the sync queue.
-    pub waiting: usize,
-    /// Found stranded, and handed to the sync queue.
-    pub stranded: usize,
-    /// Cannot be written.
-    pub dead: usize,
-    /// The run ended before the last page: for want of time, or because Dataverse wants a pause.
-    pub cut_short: bool,
-}
-
-/// A run that did nothing.
+/// An invocation that did not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
 pub enum BackfillError {
     /// Not an event for this function.
     #[error(transparent)]
-    NotASchedule(#[from] NotASchedule),
-    /// The mailboxes could not be listed: the schedule comes again.
+    NotAnEvent(#[from] NotAnEvent),
+    /// The request cannot be meant.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// The mailboxes could not be listed: the schedule comes again, an operator asks again.
     #[error("the connected mailboxes could not be listed: {0}")]
     Grants(#[source] NylasError),
+    /// The ledger did not answer.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// Not all tasks are on the queue.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
 }
 
 impl<Q: SyncQueue> Backfill<Q> {
-    /// A backfill that hands what has to be tried again to `queue`.
-    pub fn new(pipeline: Pipeline, queue: Q) -> Self {
-        Self { pipeline, queue }
+    /// A backfill that hands messages that have to be tried again to `sync`, and tasks to `tasks`.
+    pub fn new(pipeline: Pipeline, sync: Q, tasks: Q) -> Self {
+        Self {
+            pipeline,
+            sync,
+            tasks,
+        }
     }
 
-    /// Runs for one schedule event. `begin` draws time and chance for each page; no page starts within a minute of the run's deadline, or
-    /// while Dataverse wants a pause.
+    /// Answers any event of the function. `begin` draws time and chance for each step; no step begins within a minute of the invocation's deadline.
     ///
     /// # Errors
-    /// [`BackfillError`]: nothing was done.
-    pub async fn run(
+    /// [`BackfillError`]. To an HTTP call, what is wrong is answered.
+    pub async fn handle(
         &self,
         event: &Value,
-        begin: impl Fn() -> Run,
-    ) -> Result<(Outcome, Vec<Handled>), BackfillError> {
-        let scheduled = plan::scheduled_time(event)?;
-        let grants = self
-            .pipeline
-            .nylas
-            .grants()
-            .await
-            .map_err(BackfillError::Grants)?;
-        let mut outcome = Outcome::default();
-        self.take_up_stranded(begin().now, &mut outcome).await;
-        let mut handled = Vec::new();
-        for task in plan::tasks(&grants, scheduled) {
-            match self.list(&task, &begin, &mut outcome, &mut handled).await {
-                Ok(()) => outcome.mailboxes += 1,
-                Err(error) => {
-                    outcome.failed_mailboxes += 1;
-                    tracing::warn!(grant_id = %task.grant_id, %error, "mailbox could not be listed");
-                }
-            }
-        }
-        tracing::info!(?outcome, "backfill ended");
-        Ok((outcome, handled))
-    }
-
-    /// Puts what is stranded on the sync queue once more.
-    async fn take_up_stranded(&self, now: DateTime<Utc>, outcome: &mut Outcome) {
-        let waiting =
-            self.pipeline
-                .ledger
-                .needing_attention(State::Waiting, now - OVERDUE, MOST_STRANDED);
-        let waiting = match waiting.await {
-            Ok(waiting) => waiting,
-            // The next run looks again.
-            Err(error) => return tracing::warn!(%error, "stranded messages could not be listed"),
-        };
-        for message in waiting
-            .into_iter()
-            .filter(|message| message.is_stranded(now))
-        {
-            match self.queue_again(&message.key, now).await {
-                Ok(true) => {
-                    outcome.stranded += 1;
-                    tracing::warn!("sync.key" = %message.key, "message was stranded, and is queued again");
-                }
-                Ok(false) => {}
-                Err(error) => {
-                    tracing::warn!("sync.key" = %message.key, %error, "stranded message could not be queued");
-                }
-            }
-        }
-    }
-
-    async fn queue_again(
-        &self,
-        key: &MessageKey,
-        now: DateTime<Utc>,
-    ) -> Result<bool, Box<dyn std::error::Error + Send + Sync>> {
-        if !self.pipeline.ledger.expect_delivery(key, now).await? {
-            return Ok(false);
-        }
-        let request = SyncRequest {
-            key: key.clone(),
-            trigger: Trigger::Backfill,
-        };
-        self.queue.send(&request, Duration::ZERO).await?;
-        Ok(true)
-    }
-
-    /// Lists one mailbox to the end, or until time is short.
-    async fn list(
-        &self,
-        task: &Task,
         begin: &impl Fn() -> Run,
-        outcome: &mut Outcome,
-        handled: &mut Vec<Handled>,
-    ) -> Result<(), NylasError> {
-        let mut cursor = None;
-        let headers = self.pipeline.headers(&task.grant_id, begin().now).await;
-        loop {
-            if self.must_stop(&begin()).await {
-                outcome.cut_short = true;
-                return Ok(());
-            }
-            let page = self
-                .pipeline
-                .nylas
-                .messages(
-                    &task.grant_id,
-                    task.received_after,
-                    cursor.as_deref(),
-                    headers,
-                )
-                .await?;
-            if page.unreadable > 0 {
-                tracing::warn!(grant_id = %task.grant_id, messages = page.unreadable, "listed messages without a usable id");
-            }
-            outcome.listed += page.messages.len();
-            let listed: Vec<Listed> = page.messages.iter().filter_map(Listed::of).collect();
-            let begun_with = handled.len();
-            // A few at a time, each with claims of its own: a page of large attachments may take longer than a lease.
-            let mut messages = page.messages.into_iter().map(in_hand).peekable();
-            while messages.peek().is_some() {
-                let some = messages.by_ref().take(AT_ONCE).collect();
-                let done = self.pipeline.run(some, begin()).await;
-                for message in &done {
-                    self.account_for(message, outcome).await;
+    ) -> Result<Value, BackfillError> {
+        match Event::read(event)? {
+            Event::Schedule(schedule) => Ok(json!(self.plan(&schedule, begin).await?)),
+            Event::Tasks(records) => {
+                let mut response = SqsBatchResponse::default();
+                for record in records {
+                    if !self.deliver(&record, begin, &mut drop).await {
+                        response.batch_item_failures.push(failure(record));
+                    }
                 }
-                handled.extend(done);
+                Ok(json!(response))
             }
-            let of_page = handled.get(begun_with..).unwrap_or_default();
-            self.reconcile(listed, of_page, &begin()).await;
-            match page.next {
-                Some(next) => cursor = Some(next),
-                None => return Ok(()),
+            Event::Request(body) => Ok(json!(self.answer(&body, begin).await?)),
+            Event::Http(body) => {
+                let answer = match body {
+                    Ok(body) => self.answer(&body, begin).await,
+                    Err(invalid) => Err(invalid.into()),
+                };
+                Ok(event::http_answer(&answer))
             }
         }
     }
 
-    /// Looks for other clients' rows of the page's mails that were written lately.
-    async fn reconcile(&self, listed: Vec<Listed>, handled: &[Handled], run: &Run) {
-        let is_due = |listed: &Listed| {
-            let done = handled.iter().find(|done| done.key == *listed.key());
-            done.is_some_and(|done| listed.is_due(done, run.now))
-        };
-        let due: Vec<Listed> = listed.into_iter().filter(is_due).collect();
-        self.pipeline.reconcile(&due, run).await;
-    }
-
-    /// Whether a page that is begun now would only go on the sync queue, or not be settled in time.
-    async fn must_stop(&self, run: &Run) -> bool {
-        let paused = self.pipeline.ledger.paused_until(run.now).await;
-        run.now + PAGE_TIME > run.deadline || matches!(paused, Ok(Some(_)))
-    }
-
-    async fn account_for(&self, message: &Handled, outcome: &mut Outcome) {
-        match message.fate.state() {
-            State::Written => outcome.written += 1,
-            State::Skipped => outcome.skipped += 1,
-            State::Dead => outcome.dead += 1,
-            State::Waiting => {
-                outcome.waiting += 1;
-                if let Err(error) = self.hand_over(message).await {
-                    // The ledger says that it waits, and the next run lists it again.
-                    tracing::warn!("sync.key" = %message.key, %error, "message could not be handed to the sync queue");
-                }
-            }
-        }
-    }
-
-    /// Puts a message that has to be tried again on the sync queue, unless an earlier try has put it there.
-    async fn hand_over(
+    /// Whether the queue may forget a message of the backfill queue.
+    async fn deliver(
         &self,
-        message: &Handled,
-    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        let Fate::Waiting { delay, .. } = &message.fate else {
-            return Ok(());
+        record: &SqsMessage,
+        begin: &impl Fn() -> Run,
+        seen: &mut impl FnMut(Handled),
+    ) -> bool {
+        let task = match Task::from_body(record.body.as_deref().unwrap_or_default()) {
+            Ok(task) => task,
+            Err(error) => {
+                tracing::error!(sqs_message_id = record.message_id, %error, "queue message cannot be read");
+                return false;
+            }
         };
-        let entry = self.pipeline.ledger.entry(&message.key).await?;
-        if entry.is_some_and(|entry| entry.attempts > 1) {
-            return Ok(());
+        // Absent only in events made by hand.
+        let receive_count = record
+            .attributes
+            .get("ApproximateReceiveCount")
+            .and_then(|n| n.parse().ok())
+            .unwrap_or(1);
+        match self.work(&task, receive_count, begin, seen).await {
+            Next::Done => true,
+            // The queue would move it to the dead-letter queue now, for no fault of its own.
+            Next::Later {
+                delay,
+                postponed: true,
+            } if receive_count >= RECEIVE_LIMIT => {
+                self.tasks.send_body(task.to_body(), delay).await.is_ok()
+            }
+            Next::Later { delay, .. } => {
+                if let Some(receipt) = &record.receipt_handle
+                    && let Err(error) = self.tasks.hide(receipt, delay).await
+                {
+                    // It comes back after the queue's own visibility timeout instead.
+                    tracing::warn!(task = %task.key(), %error, "task could not be hidden");
+                }
+                false
+            }
         }
-        let request = SyncRequest {
-            key: message.key.clone(),
-            trigger: Trigger::Backfill,
-        };
-        Ok(self.queue.send(&request, *delay).await?)
+    }
+
+    /// Begins a run, or tells how one goes.
+    async fn answer(
+        &self,
+        body: &Value,
+        begin: &impl Fn() -> Run,
+    ) -> Result<Answer, BackfillError> {
+        let run = begin();
+        match Request::read(body, run.now)? {
+            Request::Begin(wanted) => self.open(&wanted, &run).await,
+            Request::Ask(run_id) => {
+                let found = self.pipeline.ledger.run(run_id).await?;
+                let (request, tasks) = found.ok_or_else(|| Invalid {
+                    field: "run_id".to_owned(),
+                    problem: "no run has this id, or it was long ago".to_owned(),
+                })?;
+                let asked = serde_json::from_str(&request).map_err(|_| {
+                    LedgerError::Unavailable("a run's item says not what was asked for".to_owned())
+                })?;
+                Ok(Answer::new(run_id, asked, tasks))
+            }
+        }
+    }
+
+    async fn open(&self, wanted: &Wanted, run: &Run) -> Result<Answer, BackfillError> {
+        let run_id = RunId::from(run.token);
+        let grants = self.grants().await?;
+        let tasks = wanted.tasks(&grants, run_id, run.now)?;
+        let ledger = &self.pipeline.ledger;
+        let asked = wanted.asked();
+        ledger
+            .open_run(run_id, &json!(asked).to_string(), run.now)
+            .await?;
+        let begun = stream::iter(tasks).map(async |(task, can_be_read)| {
+            let body = task.to_body();
+            let state = if can_be_read {
+                // In this order, so that whoever asks finds every mailbox of the run.
+                ledger
+                    .set_task(&task.key(), TaskState::Queued, None, run.now)
+                    .await?;
+                self.queue_body(body).await?;
+                TaskState::Queued
+            } else {
+                ledger.park(&task.grant_id, &body).await?;
+                let reason = Some("the mailbox needs signing in again");
+                ledger
+                    .set_task(&task.key(), TaskState::Parked, reason, run.now)
+                    .await?;
+                TaskState::Parked
+            };
+            let progress = Progress {
+                state,
+                ..Progress::none()
+            };
+            Ok::<_, BackfillError>((task.grant_id, progress))
+        });
+        let begun: Vec<_> = begun.buffered(plan::SENDS).try_collect().await?;
+        tracing::info!(%run_id, mailboxes = begun.len(), dry_run = asked.dry_run, "run begun");
+        Ok(Answer::new(run_id, asked, begun))
+    }
+
+    async fn grants(&self) -> Result<Vec<Grant>, BackfillError> {
+        let grants = self.pipeline.nylas.grants().await;
+        grants.map_err(BackfillError::Grants)
+    }
+
+    async fn queue_body(&self, body: String) -> Result<(), BackfillError> {
+        Ok(self.tasks.send_body(body, Duration::ZERO).await?)
     }
 }
 
-fn in_hand(message: Message) -> Work {
-    let request = SyncRequest {
-        key: message.key.clone(),
-        trigger: Trigger::Backfill,
-    };
-    Work {
-        request,
-        message: Some(message),
-        receive_count: 1,
+/// For the command and the tests, where the queues are in this process.
+impl Backfill<MemoryQueue> {
+    /// A run of the schedule, planned and worked through: what was planned, and each message that was dealt with. A task that goes back to its queue stays
+    /// there, hidden.
+    ///
+    /// # Errors
+    /// [`BackfillError`]: nothing was listed.
+    pub async fn run_through(
+        &self,
+        event: &Value,
+        begin: &impl Fn() -> Run,
+    ) -> Result<(Planned, Vec<Handled>), BackfillError> {
+        let Event::Schedule(schedule) = Event::read(event)? else {
+            return Err(NotAnEvent("it is no event of the schedule").into());
+        };
+        let planned = self.plan(&schedule, begin).await?;
+        let mut handled = Vec::new();
+        while let Some(received) = self.tasks.receive(1).pop() {
+            let mut record = SqsMessage::default();
+            record.receipt_handle = Some(received.receipt.clone());
+            record.body = Some(received.body);
+            let seen = &mut |message| handled.push(message);
+            if self.deliver(&record, begin, seen).await {
+                self.tasks.delete(&received.receipt);
+            }
+        }
+        Ok((planned, handled))
     }
+
+    /// How many tasks could not be ended: they wait, hidden, on the queue.
+    #[must_use]
+    pub fn left(&self) -> usize {
+        self.tasks.hidden().len()
+    }
+}
+
+/// An empty id, of a record that came without one, makes Lambda keep the whole batch: nothing is lost.
+fn failure(record: SqsMessage) -> BatchItemFailure {
+    let mut failure = BatchItemFailure::default();
+    failure.item_identifier = record.message_id.unwrap_or_default();
+    failure
 }

@@ -14,16 +14,14 @@ async fn main() -> Result<(), Error> {
     let config = Config::from_lookup(env::process)?;
     telemetry::init(config.log_filter.as_deref());
     let aws = aws_config::load_defaults(BehaviorVersion::v2026_01_12()).await;
-    let queue = SqsQueue::new(aws_sdk_sqs::Client::new(&aws), config.sync_queue_url);
-    let backfill = Backfill::new(config.pipeline.connect(&aws)?, queue);
+    let sqs = aws_sdk_sqs::Client::new(&aws);
+    let sync = SqsQueue::new(sqs.clone(), config.sync_queue_url);
+    let tasks = SqsQueue::new(sqs, config.backfill_queue_url);
+    let backfill = Backfill::new(config.pipeline.connect(&aws)?, sync, tasks);
     run(service_fn(async |event: LambdaEvent<Value>| {
         let deadline = event.context.deadline().into();
-        Ok::<_, Error>(
-            backfill
-                .run(&event.payload, || Run::begin(deadline))
-                .await?
-                .0,
-        )
+        let begin = || Run::begin(deadline);
+        Ok::<_, Error>(backfill.handle(&event.payload, &begin).await?)
     }))
     .await
 }

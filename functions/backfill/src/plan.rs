@@ -1,90 +1,196 @@
-//! What a schedule event asks for: which mailboxes, since when. Pure.
+//! Which mailboxes a run of the schedule lists, since when.
+//!
+//! | The schedule | lists each valid mailbox since | and finds |
+//! | --- | --- | --- |
+//! | every 15 minutes | its watermark, less [`OVERLAP`]; a day ago without one | what no webhook told of, however long that went on |
+//! | once a day | as many days ago as the event's `detail` says: `{"days": 7}` | what came into the list late, with an old date |
+//!
+//! The watermark (`shared/src/dedupe/mailbox.rs`) is the moment up to which everything was listed. It moves when a list came to its end, so after an outage of
+//! any kind, a grant that had expired included, the next run covers the gap. A mailbox that needs signing in again gets no task; what an operator asked of it
+//! is parked, and queued by the first run that finds it valid.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use mailverse::ids::GrantId;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use mailverse::dedupe::mailbox::MailboxRecord;
+use mailverse::dedupe::runs::RunId;
 use mailverse::nylas::wire::Grant;
-use serde::Deserialize;
+use mailverse::pipeline::Run;
+use mailverse::queue::SyncQueue;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// How far back a scheduled run looks: long enough to repair what webhooks lost in a day's outage.
-const WINDOW: TimeDelta = TimeDelta::hours(24);
+use crate::task::{Kind, Task};
+use crate::{Backfill, BackfillError};
 
-/// The event is none that this function knows.
-#[derive(Debug, thiserror::Error)]
-#[error("not a schedule event: {0}")]
-pub struct NotASchedule(&'static str);
+/// How far before the watermark a list begins: longer than Nylas lags behind a mail server, and than other clients take to bring their rows.
+pub const OVERLAP: TimeDelta = TimeDelta::hours(2);
 
-/// One mailbox to list.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Task {
-    /// Which.
-    pub grant_id: GrantId,
-    /// Messages received since then, in Unix seconds.
-    pub received_after: i64,
+/// How far back the first list of a mailbox reaches. Older mail is for an operator to ask for.
+const FIRST_WINDOW: TimeDelta = TimeDelta::hours(24);
+
+/// Queue messages on their way at once.
+pub(crate) const SENDS: usize = 10;
+
+/// What the schedule asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Schedule {
+    /// When it meant this run to start. A run that it repeats late still covers the window that it was meant for.
+    pub time: DateTime<Utc>,
+    /// Since how many days ago; `None` since the watermark.
+    pub days: Option<i64>,
+}
+
+/// What a run of the schedule has put on the queue.
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Planned {
+    /// The run.
+    pub run_id: String,
+    /// Mailboxes to be listed.
+    pub mailboxes: usize,
+    /// Mailboxes that need signing in again.
+    pub not_valid: usize,
+    /// Tasks that had been parked, and are queued again.
+    pub unparked: usize,
+    /// Messages that were found stranded, and handed to the sync queue.
+    pub stranded: usize,
 }
 
 #[derive(Deserialize)]
 struct Event {
-    source: String,
     time: String,
+    #[serde(default)]
+    detail: Value,
 }
 
-/// When the schedule meant this run to start. A run that Scheduler repeats late still covers the window that it was meant for.
-///
-/// # Errors
-/// [`NotASchedule`]: the event comes from somewhere else, and nothing was done.
-pub fn scheduled_time(event: &Value) -> Result<DateTime<Utc>, NotASchedule> {
-    let event = Event::deserialize(event)
-        .map_err(|_| NotASchedule("source or time is missing or no text"))?;
-    if !matches!(event.source.as_str(), "aws.scheduler" | "aws.events") {
-        return Err(NotASchedule(
-            "its source is neither aws.scheduler nor aws.events",
-        ));
+impl Schedule {
+    /// Reads an event of EventBridge.
+    ///
+    /// # Errors
+    /// What is wrong with it; nothing was done.
+    pub fn from_event(event: &Value) -> Result<Self, &'static str> {
+        let Event { time, detail } =
+            Event::deserialize(event).map_err(|_| "its time is missing or no text")?;
+        let time = DateTime::parse_from_rfc3339(&time).map_err(|_| "its time is none")?;
+        let days = match detail.get("days").map(Value::as_i64) {
+            None => None,
+            Some(Some(days)) if (1..=36_500).contains(&days) => Some(days),
+            Some(_) => return Err("its detail's days are no number from 1 to 36500"),
+        };
+        let time = time.to_utc();
+        let window = days.map_or(FIRST_WINDOW, TimeDelta::days);
+        // Before the first message there was; what is left keeps clear of the ends of the calendar.
+        if time.timestamp() < window.num_seconds() {
+            return Err("its time is before 1970");
+        }
+        Ok(Self { time, days })
     }
-    let time =
-        DateTime::parse_from_rfc3339(&event.time).map_err(|_| NotASchedule("its time is none"))?;
-    // Before the first message there was; what is left keeps clear of the ends of the calendar.
-    if time.timestamp() < WINDOW.num_seconds() {
-        return Err(NotASchedule("its time is before 1970"));
+
+    fn kind(&self) -> Kind {
+        if self.days.is_some() {
+            Kind::Days
+        } else {
+            Kind::Recent
+        }
     }
-    Ok(time.to_utc())
+
+    /// Since when a mailbox is listed, Unix seconds.
+    #[must_use]
+    pub fn received_after(&self, listed_until: Option<DateTime<Utc>>) -> i64 {
+        let since = match (self.days, listed_until) {
+            (Some(days), _) => self.time - TimeDelta::days(days),
+            // A watermark ahead of the schedule's time is one of a run that came later, and this one has been overtaken.
+            (None, Some(until)) => until.min(self.time) - OVERLAP,
+            (None, None) => self.time - FIRST_WINDOW,
+        };
+        // Whether the bound is inclusive is unknown (Nylas facts §7), so it is put a second early.
+        (since.timestamp() - 1).max(0)
+    }
 }
 
-/// One task for each valid mailbox. A grant that needs signing in again cannot be listed and is left out.
-#[must_use]
-pub fn tasks(grants: &[Grant], scheduled: DateTime<Utc>) -> Vec<Task> {
-    // Whether the bound is inclusive is unknown (Nylas facts §7), so it is put a second early.
-    let received_after = (scheduled - WINDOW).timestamp() - 1;
-    let readable = grants
-        .iter()
-        .filter(|grant| grant.valid && grant.address.is_some());
-    readable
-        .map(|grant| Task {
-            grant_id: grant.id.clone(),
-            received_after,
-        })
-        .collect()
+/// A grant that is a mailbox, and can be read now.
+pub(crate) fn is_readable(grant: &Grant) -> bool {
+    grant.valid && grant.address.is_some()
+}
+
+impl<Q: SyncQueue> Backfill<Q> {
+    /// Puts a task for each mailbox on the queue.
+    ///
+    /// # Errors
+    /// [`BackfillError`]: some of them may be queued; the next run of the schedule plans all of them.
+    pub async fn plan(
+        &self,
+        schedule: &Schedule,
+        begin: &impl Fn() -> Run,
+    ) -> Result<Planned, BackfillError> {
+        let run = begin();
+        let run_id = RunId::from(run.token);
+        let grants = self.grants().await?;
+        let mut planned = Planned {
+            run_id: run_id.to_string(),
+            ..Planned::default()
+        };
+        if schedule.days.is_none() {
+            planned.stranded = self.take_up_stranded(run.now).await;
+        }
+        let (readable, others): (Vec<Grant>, Vec<Grant>) =
+            grants.into_iter().partition(is_readable);
+        planned.not_valid = others.iter().filter(|it| it.address.is_some()).count();
+        let ids: Vec<_> = readable.iter().map(|grant| grant.id.clone()).collect();
+        let records = self.pipeline.ledger.mailbox_records(&ids).await?;
+        let sends = stream::iter(readable).map(async |grant| {
+            let record = records.get(&grant.id).cloned().unwrap_or_default();
+            let unparked = record.parked.len();
+            self.queue_mailbox(schedule, run_id, &grant, record, run.now)
+                .await
+                .map(|()| unparked)
+        });
+        let unparked: Vec<usize> = sends.buffered(SENDS).try_collect().await?;
+        planned.mailboxes = unparked.len();
+        planned.unparked = unparked.iter().sum();
+        tracing::info!(?planned, "backfill planned");
+        Ok(planned)
+    }
+
+    async fn queue_mailbox(
+        &self,
+        schedule: &Schedule,
+        run_id: RunId,
+        grant: &Grant,
+        record: MailboxRecord,
+        now: DateTime<Utc>,
+    ) -> Result<(), BackfillError> {
+        for parked in record.parked {
+            // In this order: should the process die between the two, the task is queued twice, and the second finds it worked through.
+            self.queue_body(parked.clone()).await?;
+            self.pipeline.ledger.unpark(&grant.id, &parked).await?;
+        }
+        let received_after = schedule.received_after(record.listed_until);
+        // Late or repeated, a run speaks for the time that it was meant for.
+        let now = schedule.time.min(now);
+        let task = Task::new(run_id, schedule.kind(), grant, received_after, now);
+        self.queue_body(task.to_body()).await
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use mailverse::nylas::wire;
     use serde_json::json;
 
     use super::*;
 
     #[test]
-    fn a_schedule_event_is_known_by_its_source() {
-        let event = |source: &str| json!({"version": "0", "source": source, "time": "2026-11-20T06:00:00Z", "detail": "{}"});
-        assert_eq!(
-            scheduled_time(&event("aws.scheduler")).unwrap().timestamp(),
-            1_795_154_400
-        );
-        assert!(scheduled_time(&event("aws.events")).is_ok());
-        assert_eq!(
-            scheduled_time(&event("aws.s3")).unwrap_err().to_string(),
-            "not a schedule event: its source is neither aws.scheduler nor aws.events"
-        );
+    fn a_schedule_event_has_a_time_and_may_name_a_number_of_days() {
+        let event = |detail: Value| json!({"source": "aws.scheduler", "time": "2026-11-20T06:00:00Z", "detail": detail});
+        for detail in [json!("{}"), json!({}), Value::Null] {
+            let schedule = Schedule::from_event(&event(detail)).unwrap();
+            assert_eq!(schedule.time.timestamp(), 1_795_154_400);
+            assert_eq!(schedule.days, None);
+        }
+        let daily = Schedule::from_event(&event(json!({"days": 7}))).unwrap();
+        assert_eq!(daily.days, Some(7));
+        for days in [json!(0), json!("7"), json!(1.5), json!(99_999)] {
+            assert!(Schedule::from_event(&event(json!({ "days": days }))).is_err());
+        }
         for time in [
             "-262143-01-01T00:00:00Z",
             "1969-12-31T00:00:00Z",
@@ -92,27 +198,30 @@ mod tests {
             "",
         ] {
             let event = json!({"source": "aws.scheduler", "time": time});
-            assert!(scheduled_time(&event).is_err(), "{time}");
+            assert!(Schedule::from_event(&event).is_err(), "{time}");
         }
-        assert!(scheduled_time(&json!({"source": "aws.scheduler"})).is_err());
-        assert!(scheduled_time(&json!(null)).is_err());
+        assert!(Schedule::from_event(&json!({"source": "aws.scheduler"})).is_err());
     }
 
     #[test]
-    fn each_valid_mailbox_is_listed_for_a_day() {
-        let grants: Vec<Grant> = [
-            json!({"id": "a", "email": "a@example.com", "grant_status": "valid"}),
-            json!({"id": "b", "email": "b@example.com", "grant_status": "invalid"}),
-            json!({"id": "c", "grant_status": "valid"}),
-        ]
-        .iter()
-        .filter_map(wire::grant)
-        .collect();
-        let scheduled = DateTime::from_timestamp(1_000_000, 0).unwrap();
-        let expected = Task {
-            grant_id: "a".parse().unwrap(),
-            received_after: 1_000_000 - 86_400 - 1,
-        };
-        assert_eq!(tasks(&grants, scheduled), [expected]);
+    fn a_list_begins_before_the_watermark_and_a_day_back_without_one() {
+        let now = 1_795_154_400;
+        let time = DateTime::from_timestamp(now, 0).unwrap();
+        let recent = Schedule { time, days: None };
+        assert_eq!(recent.received_after(None), now - 86_400 - 1);
+        let watermark = time - TimeDelta::days(30);
+        assert_eq!(
+            recent.received_after(Some(watermark)),
+            watermark.timestamp() - 7_200 - 1,
+            "a month's outage covers itself"
+        );
+        assert_eq!(
+            recent.received_after(Some(time + TimeDelta::hours(9))),
+            now - 7_200 - 1,
+            "a run that is late covers its own window"
+        );
+        let days = Some(7);
+        let daily = Schedule { time, days };
+        assert_eq!(daily.received_after(Some(time)), now - 604_800 - 1);
     }
 }

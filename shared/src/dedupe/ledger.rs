@@ -21,7 +21,8 @@
 //! | `changed_at_ms` | N | the last write, Unix milliseconds |
 //! | `expires_at` | N | when the table's TTL may remove it, Unix seconds; absent while waiting or dead |
 //!
-//! The table has one more item, the pause of [`super::pause`].
+//! The table has further items: the pause of [`super::pause`], the policy of [`super::stored_policy`], one for each mailbox ([`super::mailbox`]), and those
+//! of the backfill's runs ([`super::runs`]).
 //!
 //! An item that TTL removed costs nothing but a look-up: the activity id still refuses the second row.
 
@@ -31,7 +32,9 @@ use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::update_item::{UpdateItemError, UpdateItemOutput};
 use aws_sdk_dynamodb::types::error::ConditionalCheckFailedException;
-use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
+use aws_sdk_dynamodb::types::{
+    AttributeValue, KeysAndAttributes, ReturnValuesOnConditionCheckFailure,
+};
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::kept::{self, Decided};
@@ -44,6 +47,12 @@ const KEPT: TimeDelta = TimeDelta::days(3 * 365);
 
 /// The reason of a message that is being tried for the last time, until the try has an end.
 pub const LAST_DELIVERY_UNFINISHED: &str = "the last delivery did not come to an end";
+
+/// Most keys of one call for many items. Source: Amazon DynamoDB API Reference, BatchGetItem.
+const MOST_KEYS: usize = 100;
+
+/// Calls for that many items after which the table counts as unavailable: an answer has room for the largest of our items fifty times.
+const MOST_CALLS: usize = 8;
 
 /// Longest reason that is kept, in bytes.
 const LONGEST_REASON: usize = 500;
@@ -303,6 +312,59 @@ impl Ledger {
         item.as_ref().map(read_entry).transpose()
     }
 
+    /// What the ledger says of many messages, as it was a moment ago; nothing of one that has never been claimed. What is in a final state is in it to stay.
+    ///
+    /// It costs a fraction of as many claims that are refused: a refused write is paid by the size of the item it met.
+    ///
+    /// # Errors
+    /// [`LedgerError::Unavailable`].
+    pub async fn entries(
+        &self,
+        keys: &[MessageKey],
+    ) -> Result<HashMap<MessageKey, Entry>, LedgerError> {
+        let mut entries = HashMap::new();
+        for item in self.items(keys.iter().map(item_key)).await? {
+            if let Some(key) = key_of(&item) {
+                entries.insert(key, read_entry(&item)?);
+            }
+        }
+        Ok(entries)
+    }
+
+    /// Many items of the table as they were a moment ago, each named once; those that are there, in any order.
+    pub(super) async fn items(
+        &self,
+        keys: impl Iterator<Item = HashMap<String, AttributeValue>>,
+    ) -> Result<Vec<HashMap<String, AttributeValue>>, LedgerError> {
+        let keys: Vec<_> = keys.collect();
+        let mut found = Vec::new();
+        for some in keys.chunks(MOST_KEYS) {
+            let mut asked = some.to_vec();
+            let mut calls = 0;
+            // What one answer has no room for is left over.
+            while !asked.is_empty() {
+                calls += 1;
+                if calls > MOST_CALLS {
+                    return Err(LedgerError::Unavailable(
+                        "it left items over too often".to_owned(),
+                    ));
+                }
+                let wanted = KeysAndAttributes::builder().set_keys(Some(asked)).build();
+                let wanted = wanted.map_err(|error| LedgerError::Unavailable(error.to_string()))?;
+                let call = self
+                    .client
+                    .batch_get_item()
+                    .request_items(&self.table, wanted);
+                let mut answer = call.send().await.map_err(|error| unavailable(&error))?;
+                let items = answer.responses.take().unwrap_or_default().into_values();
+                found.extend(items.flatten());
+                let left = answer.unprocessed_keys.unwrap_or_default().into_values();
+                asked = left.flat_map(|left| left.keys).collect();
+            }
+        }
+        Ok(found)
+    }
+
     /// An item of the table as it is now.
     pub(super) async fn item(
         &self,
@@ -393,7 +455,9 @@ pub(super) fn read_entry(item: &HashMap<String, AttributeValue>) -> Result<Entry
 }
 
 /// The refusal of a conditional write.
-fn refusal(error: &SdkError<UpdateItemError>) -> Option<&ConditionalCheckFailedException> {
+pub(super) fn refusal(
+    error: &SdkError<UpdateItemError>,
+) -> Option<&ConditionalCheckFailedException> {
     match error.as_service_error()? {
         UpdateItemError::ConditionalCheckFailedException(refusal) => Some(refusal),
         _ => None,

@@ -166,6 +166,12 @@ impl Grant {
         matches!(self.provider.as_str(), "google" | "microsoft")
     }
 
+    /// Whether Nylas keeps its last 90 days only, and has to ask the mail server for what is older. Source: Nylas facts §7 and §16.
+    #[must_use]
+    pub fn is_of_imap_family(&self) -> bool {
+        matches!(self.provider.as_str(), "imap" | "yahoo" | "icloud")
+    }
+
     /// Whether `fields=include_headers` shows the headers of the mail itself. The others would show only those that Nylas makes, and no Message-ID.
     /// Source: Nylas facts §7 (verified for these and for agent accounts; that an agent account is a grant of the provider `nylas` is inferred, so it
     /// is not counted).

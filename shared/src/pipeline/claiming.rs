@@ -57,20 +57,13 @@ impl Pipeline {
                     });
                     continue;
                 }
-                Ok(Claim::Settled(entry)) => match (entry.changed_at, Fate::of_entry(entry)) {
-                    (settled_at, Some(fate)) => {
-                        handled.push(Handled {
-                            key,
-                            fate,
-                            settled_before: true,
-                            decision: None,
-                            settled_at,
-                            summary: None,
-                        });
+                Ok(Claim::Settled(entry)) => {
+                    if let Some(settled) = Handled::settled_before(key.clone(), entry) {
+                        handled.push(settled);
                         continue;
                     }
-                    (_, None) => Failure::soon("the ledger's item is incomplete"),
-                },
+                    Failure::soon("the ledger's item is incomplete")
+                }
                 Ok(Claim::HeldUntil(until)) => {
                     let wait = (until - run.now).to_std().unwrap_or_default();
                     Failure::postponed(wait, "another worker is at it")

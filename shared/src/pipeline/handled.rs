@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 
 use super::fate::Fate;
 use crate::dataverse::rows::Target;
+use crate::dedupe::Entry;
 use crate::ids::MessageKey;
 use crate::mapping::Direction;
 use crate::parties::Party;
@@ -27,6 +28,20 @@ pub struct Handled {
 }
 
 impl Handled {
+    /// What an earlier run settled; `None` when the entry is not settled, or incomplete.
+    #[must_use]
+    pub fn settled_before(key: MessageKey, entry: Entry) -> Option<Self> {
+        let settled_at = entry.changed_at;
+        Some(Self {
+            key,
+            fate: Fate::of_entry(entry)?,
+            settled_before: true,
+            settled_at,
+            decision: None,
+            summary: None,
+        })
+    }
+
     /// One log line and one count for each message; a final state of an earlier run is not counted again.
     pub(super) fn report(&self) {
         let Handled {

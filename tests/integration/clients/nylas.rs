@@ -3,7 +3,7 @@
 use mailverse::ids::{AttachmentId, GrantId};
 use mailverse::message::Message;
 use mailverse::nylas::error::NylasError;
-use mailverse::nylas::{Fetched, Headers, NylasClient};
+use mailverse::nylas::{Fetched, Filter, Headers, NylasClient};
 use mailverse::retry::RetryAdvice;
 use mailverse::secrets::SecretSource;
 use serde_json::{Value, json};
@@ -205,7 +205,7 @@ async fn an_answer_without_data_is_an_outage_and_no_empty_list() {
     bench.twin.nylas().fail_next(empty());
     let messages = bench
         .client
-        .messages(&grant(), 0, None, Headers::Basic)
+        .messages(&grant(), &Filter::default(), None, Headers::Basic, 50)
         .await;
     assert!(
         matches!(messages, Err(NylasError::Unavailable { .. })),
@@ -240,18 +240,17 @@ async fn a_mailbox_is_listed_page_by_page_newest_first_each_message_once() {
                 .nylas()
                 .add_message(GRANT, mail(&id, &json!({"date": 1_795_000_000 + n})));
         }
+        let filter = Filter {
+            received_after: 1_795_000_000 + 5,
+            ..Filter::default()
+        };
         let mut listed = Vec::new();
         let mut pages = 0;
         let mut cursor = None;
         loop {
             let page = bench
                 .client
-                .messages(
-                    &grant(),
-                    1_795_000_000 + 5,
-                    cursor.as_deref(),
-                    Headers::Basic,
-                )
+                .messages(&grant(), &filter, cursor.as_deref(), Headers::Basic, 50)
                 .await
                 .unwrap();
             assert_eq!(page.unreadable, 0);

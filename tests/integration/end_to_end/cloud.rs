@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_sqs::types::{Message, MessageSystemAttributeName, QueueAttributeName};
 use mailverse::dedupe::ledger::Ledger;
+use mailverse::dedupe::runs::{TaskKey, TaskState};
 use mailverse::dedupe::table;
 use serde_json::{Value, json};
 use twin::{Grant, Twin};
@@ -27,6 +28,8 @@ pub(super) struct Cloud {
     pub(super) secrets: aws_sdk_secretsmanager::Client,
     pub(super) queue: String,
     pub(super) dead_letters: String,
+    /// The backfill queue.
+    pub(super) tasks: String,
     dynamo: String,
     /// The functions' way to DynamoDB.
     pub(super) to_ledger: Tripwire,
@@ -71,6 +74,8 @@ impl Cloud {
             (QueueAttributeName::RedrivePolicy, redrive.to_string()),
         ];
         let queue = create_queue(&sqs, "sync", &attributes).await;
+        let visibility = (QueueAttributeName::VisibilityTimeout, "960".to_owned());
+        let tasks = create_queue(&sqs, "backfill", &[visibility]).await;
         for name in ["webhook", "entra", "token", "nylas"] {
             secrets.create_secret().name(name).send().await.unwrap();
         }
@@ -80,6 +85,7 @@ impl Cloud {
             secrets,
             queue,
             dead_letters,
+            tasks,
             to_ledger: Tripwire::before(&dynamo).await,
             dynamo,
             moto,
@@ -143,17 +149,25 @@ impl Cloud {
                 ("ENTRA_SECRET_ID", "entra".to_owned()),
                 ("TOKEN_SECRET_ID", "token".to_owned()),
             ],
-            "sync-worker" | "backfill" => vec![
-                ("DATAVERSE_URL", self.twin.dataverse().url()),
-                ("TOKEN_SECRET_ID", "token".to_owned()),
-                ("NYLAS_API_URL", self.twin.nylas().url()),
-                ("NYLAS_API_KEY_SECRET_ID", "nylas".to_owned()),
-                ("LEDGER_TABLE", TABLE.to_owned()),
-                ("SYNC_QUEUE_URL", self.queue.clone()),
-            ],
+            "sync-worker" => self.pipeline_settings(),
+            "backfill" => {
+                let queue = ("BACKFILL_QUEUE_URL", self.tasks.clone());
+                [self.pipeline_settings(), vec![queue]].concat()
+            }
             other => panic!("there is no function {other}"),
         };
         Function::start(name, &[self.aws_settings(), own].concat()).await
+    }
+
+    fn pipeline_settings(&self) -> Vec<(&'static str, String)> {
+        vec![
+            ("DATAVERSE_URL", self.twin.dataverse().url()),
+            ("TOKEN_SECRET_ID", "token".to_owned()),
+            ("NYLAS_API_URL", self.twin.nylas().url()),
+            ("NYLAS_API_KEY_SECRET_ID", "nylas".to_owned()),
+            ("LEDGER_TABLE", TABLE.to_owned()),
+            ("SYNC_QUEUE_URL", self.queue.clone()),
+        ]
     }
 
     /// How to reach AWS, and the logs that a function can write.
@@ -197,6 +211,16 @@ impl Cloud {
 
     /// What Lambda does with a batch: one invocation, then everything that was not reported failed is deleted. The failed ones' ids.
     pub(super) async fn work(&self, worker: &mut Function, batch: &[Message]) -> Vec<String> {
+        self.work_from(&self.queue, worker, batch).await
+    }
+
+    /// The same for another queue.
+    async fn work_from(
+        &self,
+        queue: &str,
+        worker: &mut Function,
+        batch: &[Message],
+    ) -> Vec<String> {
         let response = worker.succeed(sqs_event(batch)).await;
         let failures = response["batchItemFailures"]
             .as_array()
@@ -207,7 +231,7 @@ impl Cloud {
             .collect();
         for message in batch {
             if !failed.contains(&message.message_id().unwrap().to_owned()) {
-                let call = self.sqs.delete_message().queue_url(&self.queue);
+                let call = self.sqs.delete_message().queue_url(queue);
                 call.receipt_handle(message.receipt_handle().unwrap())
                     .send()
                     .await
@@ -215,6 +239,40 @@ impl Cloud {
             }
         }
         failed
+    }
+
+    /// What Lambda does with the backfill queue, one task at a time, until it shows nothing. How many invocations that took, and how many tasks went back.
+    pub(super) async fn work_tasks(&self, backfill: &mut Function) -> (usize, usize) {
+        let (mut invocations, mut back) = (0, 0);
+        loop {
+            let batch = self.receive_from(&self.tasks).await;
+            if batch.is_empty() {
+                return (invocations, back);
+            }
+            for task in batch {
+                invocations += 1;
+                let failed = self.work_from(&self.tasks, backfill, &[task]).await;
+                back += failed.len();
+            }
+        }
+    }
+
+    /// The schedule fires: the backfill plans, and works on what it planned.
+    pub(super) async fn reconcile(&self, backfill: &mut Function, time: &str) -> Value {
+        let planned = backfill.succeed(schedule(time)).await;
+        assert_eq!(self.work_tasks(backfill).await.1, 0, "no task goes back");
+        planned
+    }
+
+    /// What the schedule's run found in the mailbox.
+    pub(super) async fn coverage(&self, planned: &Value) -> Value {
+        let key = TaskKey {
+            run_id: planned["run_id"].as_str().unwrap().parse().unwrap(),
+            grant_id: GRANT.parse().unwrap(),
+        };
+        let progress = self.ledger().progress(&key).await.unwrap();
+        assert_eq!(progress.state, TaskState::Done);
+        json!(progress.coverage)
     }
 
     /// Makes a message visible again, as its time-out would.

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::canary::{self, assert_silent};
 use super::cloud::{Cloud, GRANT};
-use super::events::{delivery, http_event, schedule, signature};
+use super::events::{delivery, http_event, signature};
 
 /// What is on the queue for a message.
 fn request(id: &str) -> Value {
@@ -155,18 +155,24 @@ async fn the_schedule_finds_a_message_whose_webhook_was_lost_and_writes_none_twi
         cloud.put_mail(&format!("m{n}"));
     }
     let mut backfill = cloud.function("backfill").await;
-    for round in 1..=2 {
-        let outcome = backfill.succeed(schedule("2026-11-20T06:00:00Z")).await;
+    for (round, repaired) in [(1, 60), (2, 0)] {
+        let planned = cloud.reconcile(&mut backfill, "2026-11-20T06:00:00Z").await;
+        assert_eq!(
+            (&planned["mailboxes"], &planned["stranded"]),
+            (&json!(1), &json!(0))
+        );
         let expected = json!({
-            "mailboxes": 1, "failed_mailboxes": 0, "listed": 61, "written": 61, "skipped": 0, "waiting": 0, "stranded": 0, "dead": 0, "cut_short": false,
+            "listed": 61, "written": 61, "skipped": 0, "waiting": 0, "dead": 0, "repaired": repaired,
         });
-        assert_eq!(outcome, expected, "round {round}");
+        assert_eq!(cloud.coverage(&planned).await, expected, "round {round}");
         assert_eq!(cloud.emails().len(), 61);
     }
     assert_eq!(cloud.queue_length().await, ("0".to_owned(), "0".to_owned()));
-    // A day later they are out of the window.
-    let outcome = backfill.succeed(schedule("2026-11-21T06:00:00Z")).await;
-    assert_eq!(outcome["listed"], 0);
+    // The first run of the next day lists since the last one, and the second nothing but the overlap.
+    for listed in [61, 0] {
+        let planned = cloud.reconcile(&mut backfill, "2026-11-21T06:00:00Z").await;
+        assert_eq!(cloud.coverage(&planned).await["listed"], listed);
+    }
     let secrets = cloud.secret_texts().await;
     assert_silent("the backfill's output", &backfill.stop().await, &secrets);
     assert_silent("the worker's output", &worker.stop().await, &secrets);
@@ -193,11 +199,9 @@ async fn a_message_that_no_queue_holds_any_more_is_queued_again_by_the_schedule_
     assert_eq!(claim.unwrap(), Claim::Won);
     let mut backfill = cloud.function("backfill").await;
     for stranded in [1, 0] {
-        let outcome = backfill.succeed(schedule("2026-12-20T06:00:00Z")).await;
-        assert_eq!(
-            (&outcome["listed"], &outcome["stranded"]),
-            (&json!(0), &json!(stranded))
-        );
+        let planned = cloud.reconcile(&mut backfill, "2026-12-20T06:00:00Z").await;
+        assert_eq!(planned["stranded"], stranded);
+        assert_eq!(cloud.coverage(&planned).await["listed"], 0);
     }
     let mut worker = cloud.function("sync-worker").await;
     let batch = cloud.receive().await;

@@ -313,7 +313,7 @@ async fn a_wrong_client_secret_fails_loudly_and_the_old_token_stays() {
 }
 
 #[tokio::test]
-async fn backfill_refuses_an_event_that_is_no_schedule() {
+async fn backfill_refuses_an_event_that_is_not_for_it() {
     let cloud = Cloud::start(10).await;
     cloud.store_secrets().await;
     let mut backfill = cloud.function("backfill").await;
@@ -327,7 +327,7 @@ async fn backfill_refuses_an_event_that_is_no_schedule() {
             error["errorMessage"]
                 .as_str()
                 .unwrap()
-                .starts_with("not a schedule event"),
+                .starts_with("not an event of the schedule, the backfill queue or an operator"),
             "{error}"
         );
     }
@@ -369,6 +369,7 @@ async fn a_function_without_its_settings_does_not_start_and_names_all_of_them() 
                 "NYLAS_API_KEY_SECRET_ID",
                 "LEDGER_TABLE",
                 "SYNC_QUEUE_URL",
+                "BACKFILL_QUEUE_URL",
             ],
         ),
     ] {

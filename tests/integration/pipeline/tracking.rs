@@ -160,9 +160,10 @@ async fn a_message_that_a_list_brought_with_too_few_headers_is_fetched_again() {
         .nylas
         .messages(
             &ADA.parse().unwrap(),
-            0,
+            &mailverse::nylas::Filter::default(),
             None,
             mailverse::nylas::Headers::Basic,
+            50,
         )
         .await
         .unwrap();

@@ -1,0 +1,122 @@
+//! How a run goes, for people: a bar for each mailbox, and one line at the end.
+//!
+//! Nobody knows beforehand how many messages there are. But a list goes back in time, so how far it has come, of the time that it has to go back, is what a
+//! bar shows, and what the time left is reckoned from.
+
+use std::collections::HashMap;
+
+use backfill::request::{Answer, TaskAnswer};
+use chrono::Utc;
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use mailverse::dedupe::runs::TaskState;
+use mailverse::ids::GrantId;
+
+/// A bar for each mailbox, on standard error, and only on a terminal.
+pub(crate) struct Bars {
+    all: MultiProgress,
+    each: HashMap<GrantId, ProgressBar>,
+}
+
+impl Bars {
+    pub(crate) fn new() -> Self {
+        Self {
+            all: MultiProgress::new(),
+            each: HashMap::new(),
+        }
+    }
+
+    pub(crate) fn show(&mut self, answer: &Answer) {
+        let whole = span(Utc::now().timestamp(), answer.received_after);
+        for task in &answer.tasks {
+            let bar = self
+                .each
+                .entry(task.grant_id.clone())
+                .or_insert_with(|| self.all.add(bar(&task.grant_id, whole)));
+            bar.set_message(told(task));
+            match task.state {
+                TaskState::Done | TaskState::Failed if !bar.is_finished() => bar.finish(),
+                TaskState::Done | TaskState::Failed | TaskState::Parked => {}
+                TaskState::Queued => {
+                    let reached = task.reached.unwrap_or(answer.received_after);
+                    if task.reached.is_some() {
+                        bar.set_position(
+                            whole.saturating_sub(span(reached, answer.received_after)),
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes the bars away.
+    pub(crate) fn clear(&self) {
+        // A terminal that cannot be cleared keeps them.
+        self.all.clear().ok();
+    }
+}
+
+fn span(later: i64, earlier: i64) -> u64 {
+    u64::try_from(later - earlier).unwrap_or_default()
+}
+
+fn bar(grant: &GrantId, whole: u64) -> ProgressBar {
+    let bar = ProgressBar::new(whole);
+    if let Ok(style) =
+        ProgressStyle::with_template("{prefix:.bold} {bar:20} {percent:>3} %, {eta} left: {msg}")
+    {
+        bar.set_style(style);
+    }
+    let id: String = grant.as_str().chars().take(12).collect();
+    bar.with_prefix(id)
+}
+
+/// What was found in a mailbox so far.
+fn told(task: &TaskAnswer) -> String {
+    let found = &task.coverage;
+    let mut text = format!(
+        "{} listed, {} written, {} skipped",
+        found.listed, found.written, found.skipped
+    );
+    for (what, number) in [("waiting", found.waiting), ("dead", found.dead)] {
+        if number > 0 {
+            text.push_str(&format!(", {number} {what}"));
+        }
+    }
+    match task.state {
+        TaskState::Queued => {}
+        TaskState::Done => text.push_str("; done"),
+        TaskState::Parked => text.push_str("; parked until somebody has signed in again"),
+        TaskState::Failed => text.push_str("; failed"),
+    }
+    text
+}
+
+/// One line for the run, and one for each mailbox that did not come to its end.
+pub(crate) fn summary(answer: &Answer, seconds: Option<f64>) -> String {
+    let verb = if answer.dry_run {
+        "would be written"
+    } else {
+        "written"
+    };
+    let mut text = format!(
+        "{} messages in {} mailboxes: {} {verb}, {} skipped, {} waiting, {} dead",
+        answer.total_emails,
+        answer.tasks.len(),
+        answer.synced,
+        answer.skipped,
+        answer.waiting,
+        answer.dead
+    );
+    if let Some(seconds) = seconds.filter(|seconds| *seconds >= 1.0) {
+        #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+        let rate = answer.total_emails as f64 / seconds;
+        text.push_str(&format!(", {rate:.0} a second"));
+    }
+    for task in &answer.tasks {
+        if let Some(reason) = &task.reason {
+            let state = task.state.as_str();
+            text.push_str(&format!("\n{}: {state}: {reason}", task.grant_id));
+        }
+    }
+    text
+}

@@ -1,0 +1,159 @@
+//! Which of its events an invocation brings, and what an HTTP call is answered.
+
+use aws_lambda_events::sqs::{SqsEvent, SqsMessage};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::BackfillError;
+use crate::plan::Schedule;
+use crate::request::{Answer, Invalid};
+
+/// An event that this function does not know.
+#[derive(Debug, thiserror::Error)]
+#[error("not an event of the schedule, the backfill queue or an operator: {0}")]
+pub struct NotAnEvent(pub(crate) &'static str);
+
+/// What an invocation brings.
+pub(crate) enum Event {
+    Schedule(Schedule),
+    Tasks(Vec<SqsMessage>),
+    /// A direct invocation.
+    Request(Value),
+    /// A call to the function's URL, which AWS has authenticated.
+    Http(Result<Value, Invalid>),
+}
+
+impl Event {
+    pub(crate) fn read(event: &Value) -> Result<Self, NotAnEvent> {
+        if event.get("Records").is_some() {
+            let batch = SqsEvent::deserialize(event)
+                .map_err(|_| NotAnEvent("its records are none of SQS"))?;
+            return Ok(Self::Tasks(batch.records));
+        }
+        if let Some(context) = event.get("requestContext") {
+            return Ok(Self::Http(body(event, context)));
+        }
+        if let Some(source) = event.get("source") {
+            return match source.as_str() {
+                Some("aws.scheduler" | "aws.events") => Schedule::from_event(event)
+                    .map(Self::Schedule)
+                    .map_err(NotAnEvent),
+                _ => Err(NotAnEvent(
+                    "its source is neither aws.scheduler nor aws.events",
+                )),
+            };
+        }
+        if ["mailboxes", "run_id"]
+            .iter()
+            .any(|name| event.get(name).is_some())
+        {
+            return Ok(Self::Request(event.clone()));
+        }
+        Err(NotAnEvent(
+            "it has neither source, Records, requestContext, mailboxes nor run_id",
+        ))
+    }
+}
+
+/// The JSON of a call to the function's URL. Source: AWS Lambda Developer Guide, "Invoking Lambda function URLs".
+fn body(event: &Value, context: &Value) -> Result<Value, Invalid> {
+    let invalid = |field: &str, problem: &str| Invalid {
+        field: field.to_owned(),
+        problem: problem.to_owned(),
+    };
+    if context.pointer("/http/method") != Some(&json!("POST")) {
+        return Err(invalid("method", "only POST is answered"));
+    }
+    let text = event
+        .get("body")
+        .and_then(Value::as_str)
+        .unwrap_or_default();
+    let bytes = if event.get("isBase64Encoded") == Some(&Value::Bool(true)) {
+        STANDARD.decode(text).unwrap_or_default()
+    } else {
+        text.as_bytes().to_vec()
+    };
+    serde_json::from_slice(&bytes).map_err(|_| invalid("body", "it is no JSON"))
+}
+
+/// 200 with the answer, 400 with the field that is wrong, 503 when a service did not answer.
+pub(crate) fn http_answer(answer: &Result<Answer, BackfillError>) -> Value {
+    let (status, body) = match answer {
+        Ok(answer) => (200, json!(answer)),
+        Err(BackfillError::Invalid(invalid)) => (
+            400,
+            json!({"error": invalid.to_string(), "field": invalid.field}),
+        ),
+        Err(error) => {
+            tracing::error!(%error, "request could not be answered");
+            (503, json!({"error": error.to_string()}))
+        }
+    };
+    json!({
+        "statusCode": status,
+        "headers": {"content-type": "application/json"},
+        "body": body.to_string(),
+        "isBase64Encoded": false,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn http(method: &str, body: &str, base64: bool) -> Value {
+        json!({"version": "2.0", "requestContext": {"http": {"method": method}}, "body": body, "isBase64Encoded": base64})
+    }
+
+    fn request(event: &Value) -> Result<Value, Invalid> {
+        match Event::read(event) {
+            Ok(Event::Http(body)) => body,
+            _ => panic!("no call to the function's URL"),
+        }
+    }
+
+    #[test]
+    fn an_event_is_known_by_what_only_its_kind_has() {
+        let schedule =
+            json!({"source": "aws.events", "time": "2026-11-20T06:00:00Z", "detail": {}});
+        assert!(matches!(Event::read(&schedule), Ok(Event::Schedule(_))));
+        assert!(matches!(
+            Event::read(&json!({"Records": []})),
+            Ok(Event::Tasks(_))
+        ));
+        for direct in [json!({"mailboxes": 7}), json!({"run_id": ""})] {
+            assert!(matches!(Event::read(&direct), Ok(Event::Request(_))));
+        }
+        for other in [
+            Value::Null,
+            json!({}),
+            json!({"source": "aws.s3"}),
+            json!([]),
+        ] {
+            let error = Event::read(&other).err().unwrap().to_string();
+            assert!(error.starts_with("not an event of"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_call_to_the_url_is_a_post_of_json_packed_or_not() {
+        assert_eq!(
+            request(&http("POST", r#"{"run_id":"x"}"#, false)),
+            Ok(json!({"run_id": "x"}))
+        );
+        assert_eq!(
+            request(&http("POST", "eyJydW5faWQiOiJ4In0=", true)),
+            Ok(json!({"run_id": "x"}))
+        );
+        assert_eq!(
+            request(&http("GET", "", false)).unwrap_err().field,
+            "method"
+        );
+        assert_eq!(
+            request(&http("POST", "<xml>", false)).unwrap_err().field,
+            "body"
+        );
+    }
+}

@@ -1,0 +1,221 @@
+//! What is on the backfill queue: one mailbox to list, by ids and times.
+//!
+//! ```json
+//! {"version":1,"run_id":"…","kind":"history","grant_id":"1e3288f6-…","received_after":1700000000,"received_before":null,"folder":null,
+//!  "past_cache":false,"dry_run":false,"planned_at":1795154400}
+//! ```
+//!
+//! A folder is named by a digest of what the operator called it: with the IMAP family a folder's id is its name, and names are not queued.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use mailverse::dedupe::runs::{RunId, TaskKey};
+use mailverse::ids::GrantId;
+use mailverse::nylas::wire::{Folder, Grant};
+use mailverse::sync_request::json_problem;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+/// The version that this build writes and reads.
+const VERSION: u8 = 1;
+
+/// What Nylas keeps of a mailbox of the IMAP family (Nylas facts §16), less a day: what is older is asked of the mail server itself.
+pub const CACHE: TimeDelta = TimeDelta::days(89);
+
+/// Why a mailbox is listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// The schedule, since the watermark.
+    Recent,
+    /// The schedule, for as many days as it says.
+    Days,
+    /// An operator asked for it.
+    History,
+}
+
+impl Kind {
+    /// The schedule comes again by itself: a task that fails may be dropped.
+    #[must_use]
+    pub const fn is_scheduled(self) -> bool {
+        matches!(self, Self::Recent | Self::Days)
+    }
+}
+
+/// One mailbox to list. Times are Unix seconds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Task {
+    /// The run that it belongs to.
+    pub run_id: RunId,
+    /// Why.
+    pub kind: Kind,
+    /// Which mailbox.
+    pub grant_id: GrantId,
+    /// Messages received since then.
+    pub received_after: i64,
+    /// And before that, if it matters.
+    pub received_before: Option<i64>,
+    /// [`digest`] of the folder that they lie in; all folders without it.
+    pub folder: Option<String>,
+    /// It reaches beyond what Nylas keeps of the IMAP family.
+    pub past_cache: bool,
+    /// Say what would become of the messages, and write none.
+    pub dry_run: bool,
+    /// When it was planned.
+    pub planned_at: i64,
+}
+
+#[derive(Deserialize)]
+struct Version {
+    version: u8,
+}
+
+/// Why a queue message is no task: report it as failed, so that it ends in the dead-letter queue unchanged.
+#[derive(Debug, thiserror::Error)]
+pub enum TaskError {
+    /// Not the JSON of a task.
+    #[error("not a backfill task: {0}")]
+    Unreadable(String),
+    /// Written by another version of mailverse.
+    #[error("a backfill task of version {0}; this build reads version {VERSION}")]
+    UnknownVersion(u8),
+}
+
+impl Task {
+    /// A list of this mailbox since `received_after`, for a run that is planned now.
+    #[must_use]
+    pub fn new(
+        run_id: RunId,
+        kind: Kind,
+        grant: &Grant,
+        received_after: i64,
+        now: DateTime<Utc>,
+    ) -> Self {
+        Self {
+            run_id,
+            kind,
+            grant_id: grant.id.clone(),
+            received_after,
+            received_before: None,
+            folder: None,
+            past_cache: grant.is_of_imap_family() && received_after < (now - CACHE).timestamp(),
+            dry_run: false,
+            planned_at: now.timestamp(),
+        }
+    }
+
+    /// The names of its item in the ledger.
+    #[must_use]
+    pub fn key(&self) -> TaskKey {
+        TaskKey {
+            run_id: self.run_id,
+            grant_id: self.grant_id.clone(),
+        }
+    }
+
+    /// The queue message's body.
+    #[must_use]
+    pub fn to_body(&self) -> String {
+        let mut body = json!(self);
+        if let Some(fields) = body.as_object_mut() {
+            fields.insert("version".to_owned(), json!(VERSION));
+        }
+        body.to_string()
+    }
+
+    /// Reads a queue message's body.
+    ///
+    /// # Errors
+    /// [`TaskError`], without a word of the body.
+    pub fn from_body(body: &str) -> Result<Self, TaskError> {
+        let unreadable = |error: serde_json::Error| TaskError::Unreadable(json_problem(&error));
+        let value: Value = serde_json::from_str(body).map_err(unreadable)?;
+        let Version { version } = Version::deserialize(&value).map_err(unreadable)?;
+        if version != VERSION {
+            return Err(TaskError::UnknownVersion(version));
+        }
+        Self::deserialize(&value).map_err(unreadable)
+    }
+}
+
+/// What stands for a folder on the queue and in the ledger: the first 32 hexadecimal digits of the SHA-256 of its name, id or attribute in lower case.
+#[must_use]
+pub fn digest(text: &str) -> String {
+    let mut digits = hex::encode(Sha256::digest(text.trim().to_lowercase()));
+    digits.truncate(32);
+    digits
+}
+
+/// Whether somebody who named a folder by `wanted`, a digest, meant this one: by its id, its name or an attribute such as `sent`.
+#[must_use]
+pub fn is_meant(folder: &Folder, wanted: &str) -> bool {
+    let attributes = folder.attributes.iter().map(String::as_str);
+    [folder.id.as_str(), folder.name.as_str()]
+        .into_iter()
+        .chain(attributes)
+        .any(|name| digest(name) == wanted)
+}
+
+#[cfg(test)]
+mod tests {
+    use mailverse::nylas::wire;
+
+    use super::*;
+
+    fn grant(provider: &str) -> Grant {
+        wire::grant(&json!({"id": "g", "provider": provider})).unwrap()
+    }
+
+    fn task(provider: &str, days: i64) -> Task {
+        let now = DateTime::from_timestamp(1_795_154_400, 0).unwrap();
+        let after = (now - TimeDelta::days(days)).timestamp();
+        let run_id = RunId::new("11111111-2222-4333-8444-555555555555".parse().unwrap());
+        Task::new(run_id, Kind::History, &grant(provider), after, now)
+    }
+
+    #[test]
+    fn a_task_survives_the_queue_and_one_of_another_version_is_refused() {
+        let task = Task {
+            folder: Some(digest("Sent")),
+            ..task("google", 500)
+        };
+        assert_eq!(Task::from_body(&task.to_body()).unwrap(), task);
+        let newer = task.to_body().replace(r#""version":1"#, r#""version":2"#);
+        assert_eq!(
+            Task::from_body(&newer).unwrap_err().to_string(),
+            "a backfill task of version 2; this build reads version 1"
+        );
+        for body in ["", "[]", "{}", r#"{"version":1}"#, r#""Subject: x""#] {
+            let error = Task::from_body(body).unwrap_err().to_string();
+            assert!(error.starts_with("not a backfill task: "), "{error}");
+        }
+    }
+
+    #[test]
+    fn only_old_mail_of_the_imap_family_is_beyond_what_nylas_keeps() {
+        for (provider, days, past) in [
+            ("imap", 100, true),
+            ("yahoo", 100, true),
+            ("icloud", 89, false),
+            ("imap", 10, false),
+            ("google", 100, false),
+            ("microsoft", 1_000, false),
+            ("ews", 1_000, false),
+        ] {
+            assert_eq!(task(provider, days).past_cache, past, "{provider} {days}");
+        }
+    }
+
+    #[test]
+    fn a_folder_is_found_by_its_id_its_name_or_what_it_is_for() {
+        let folder = wire::folder(
+            &json!({"id": "AQMkAD1=", "name": "Sent Items", "attributes": ["\\Sent"]}),
+        )
+        .unwrap();
+        for name in ["AQMkAD1=", "sent items", "Sent", " sent "] {
+            assert!(is_meant(&folder, &digest(name)), "{name}");
+        }
+        assert!(!is_meant(&folder, &digest("Inbox")));
+        assert!(!task("imap", 1).to_body().contains("Sent"));
+    }
+}

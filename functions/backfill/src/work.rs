@@ -1,0 +1,555 @@
+//! How is a mailbox's history worked through?
+//!
+//! A task on the backfill queue is one mailbox of one run. Working it, the same for recent mail and for history:
+//!
+//! 1. **Keep the mailbox** ([`mailverse::dedupe::mailbox`]): one worker at a time lists it.
+//! 2. **Read the position** ([`mailverse::dedupe::runs`]): where the list goes on.
+//! 3. **List** a page, with bodies and basic headers.
+//! 4. **Settle** it (`page.rs`): what the ledger has settled is only counted, the rest goes through the pipeline.
+//! 5. **Save** the position, and what the page showed, in one conditional write. Back to 3.
+//! 6. After the last page, **say so**: the task is done, the watermark moves, the coverage is published.
+//!
+//! With less than a minute left, the task goes on the queue again and this invocation ends.
+//!
+//! # What if the process dies here?
+//!
+//! | Between | Then |
+//! | --- | --- |
+//! | 1 and 5 | the queue delivers the task again when the lease has run out; the page is listed again, and what is settled costs one read of the ledger |
+//! | 5 and 3 | the same, from the next page on |
+//! | 5 and 6 | the task is done; the watermark stays, and the next run of the schedule lists a little more |
+//! | queueing itself and being acknowledged | two queue messages for one task: the second waits for the mailbox, and goes on from what the first one saved |
+//!
+//! # Parts of a mailbox
+//!
+//! One list shows a whole mailbox, but for the IMAP family, of which Nylas keeps 90 days: what is older is asked of the mail server, folder by folder
+//! (`query_imap`; Nylas facts §7 and §16). Parts are worked through in the order of their names, which are digests; a position names its part.
+//!
+//! # A cursor that is no longer known
+//!
+//! How long one lives is unknown (Nylas facts §1). One that Nylas refuses with 400, or that is older than [`CURSOR_LIVES`], is dropped, and the list begins
+//! anew below the oldest message that was settled. Lists come newest first (Nylas facts §7), though not strictly, so it begins [`STEP_BACK`] above.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use mailverse::dedupe::ledger::LedgerError;
+use mailverse::dedupe::mailbox::{Lease, TASK_LEASE};
+use mailverse::dedupe::runs::{Coverage, Position, Progress, Saved, Settled, TaskState};
+use mailverse::nylas::error::NylasError;
+use mailverse::nylas::{Filter, Headers, LARGEST_PAGE, Page};
+use mailverse::pipeline::{Handled, Run};
+use mailverse::queue::{QueueError, SyncQueue};
+use mailverse::retry::{RetryAdvice, redelivery_delay};
+use mailverse::telemetry::{Count, count};
+
+use crate::Backfill;
+use crate::task::{CACHE, Task, digest, is_meant};
+
+/// Time that settling a batch may take: with less left, nothing is begun.
+pub(crate) const BATCH_TIME: TimeDelta = TimeDelta::seconds(60);
+
+/// After this long a cursor is not tried any more.
+const CURSOR_LIVES: TimeDelta = TimeDelta::hours(24);
+
+/// How far above the oldest settled message a list begins anew, in seconds.
+const STEP_BACK: i64 = 24 * 60 * 60;
+
+/// Most bytes of a page that are taken into memory at once; a page with more is asked for in smaller ones.
+const MOST_BYTES: usize = 32 << 20;
+
+/// Deliveries after which a task of the schedule is left to the schedule's next run.
+const SCHEDULED_TRIES: u32 = 3;
+
+/// Longest time for which SQS delays a new message.
+const LONGEST_DELAY: TimeDelta = TimeDelta::minutes(15);
+
+/// What becomes of the queue message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// It is done with: acknowledged.
+    Done,
+    /// It comes back after this long.
+    Later {
+        /// How long.
+        delay: Duration,
+        /// For no fault of the task: the delivery does not count.
+        postponed: bool,
+    },
+}
+
+/// Why the work on a task ended before the last page.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Trouble {
+    #[error("there was no time left")]
+    NoTime,
+    #[error("dataverse asked for a pause")]
+    Paused(DateTime<Utc>),
+    #[error("another worker lists the mailbox")]
+    Busy(DateTime<Utc>),
+    #[error("another worker has gone on with the task")]
+    Overtaken,
+    #[error(transparent)]
+    Nylas(#[from] NylasError),
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    #[error("the mailbox has no folder of that name")]
+    NoFolder,
+}
+
+/// A part of a mailbox that one list shows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Part {
+    /// `None` for the first, in which a list begins.
+    name: Option<String>,
+    folder: Option<String>,
+    query_imap: bool,
+}
+
+impl<Q: SyncQueue> Backfill<Q> {
+    /// Works on a task for as long as there is time. `begin` draws time and chance for each step; `seen` gets every message that was dealt with.
+    pub async fn work(
+        &self,
+        task: &Task,
+        receive_count: u32,
+        begin: &impl Fn() -> Run,
+        seen: &mut impl FnMut(Handled),
+    ) -> Next {
+        let run = begin();
+        if run.now + BATCH_TIME > run.deadline {
+            tracing::error!(task = %task.key(), "the function's timeout leaves no time to work");
+            return soon(receive_count);
+        }
+        let ledger = &self.pipeline.ledger;
+        let kept_for = task.key().to_string();
+        let lease = ledger.lease_mailbox(&task.grant_id, &kept_for, run.token, run.now);
+        let trouble = match lease.await {
+            Ok(Lease::Won) => {
+                let worked = self.list(task, receive_count, &run, begin, seen);
+                // Boxed, because nested this deep the future's type is more than the compiler lays out.
+                Box::pin(worked).await.err()
+            }
+            Ok(Lease::HeldUntil(until)) => Some(Trouble::Busy(until)),
+            Err(error) => Some(error.into()),
+        };
+        let next = self
+            .after(task, trouble.as_ref(), receive_count, begin().now)
+            .await;
+        if !matches!(trouble, Some(Trouble::Busy(_))) {
+            self.leave(task, &run, trouble.as_ref(), next, begin().now)
+                .await;
+        }
+        if matches!(trouble, Some(Trouble::NoTime)) {
+            // Only now, when the mailbox is kept for the task and no longer for this invocation.
+            return match self.queue_body(task.to_body()).await {
+                Ok(()) => Next::Done,
+                Err(_) => Next::Later {
+                    delay: Duration::ZERO,
+                    postponed: false,
+                },
+            };
+        }
+        next
+    }
+
+    /// Leaves the mailbox: kept for a task that comes back soon, free otherwise.
+    async fn leave(
+        &self,
+        task: &Task,
+        run: &Run,
+        trouble: Option<&Trouble>,
+        next: Next,
+        now: DateTime<Utc>,
+    ) {
+        let comes_back_after = match (trouble, next) {
+            (Some(Trouble::NoTime), _) => Some(TimeDelta::zero()),
+            (_, Next::Later { delay, .. }) => TimeDelta::from_std(delay)
+                .ok()
+                .filter(|delay| *delay <= LONGEST_DELAY),
+            (_, Next::Done) => None,
+        };
+        let kept_until = comes_back_after.map(|delay| now + delay + TASK_LEASE);
+        let ledger = &self.pipeline.ledger;
+        if let Err(error) = ledger
+            .leave_mailbox(&task.grant_id, run.token, kept_until)
+            .await
+        {
+            tracing::warn!(task = %task.key(), %error, "the mailbox stays kept until the lease has run out");
+        }
+    }
+
+    /// Lists until the end of the mailbox.
+    async fn list(
+        &self,
+        task: &Task,
+        receive_count: u32,
+        first: &Run,
+        begin: &impl Fn() -> Run,
+        seen: &mut impl FnMut(Handled),
+    ) -> Result<(), Trouble> {
+        let ledger = &self.pipeline.ledger;
+        let mut progress = ledger.progress(&task.key()).await?;
+        if progress.state.is_final() {
+            return Ok(());
+        }
+        if progress.state == TaskState::Parked {
+            ledger
+                .set_task(&task.key(), TaskState::Queued, None, first.now)
+                .await?;
+        }
+        let parts = self.parts(task).await?;
+        let headers = self.pipeline.headers(&task.grant_id, first.now).await;
+        let mut limit = page_limit(receive_count);
+        forget_old_cursor(&mut progress.position, task, first.now);
+        loop {
+            self.go_on(&begin()).await?;
+            let (part, next_part) = part_at(&parts, progress.position.part.as_deref());
+            let listed = self.page(task, part, &progress.position, headers, limit);
+            let page = match listed.await {
+                Ok(Some(page)) => page,
+                Ok(None) => {
+                    limit = (limit / 4).max(1);
+                    continue;
+                }
+                Err(NylasError::Rejected { status: 400, kind })
+                    if progress.position.cursor.is_some() =>
+                {
+                    tracing::warn!(task = %task.key(), kind, "nylas refused the cursor; the list begins anew below what is settled");
+                    forget_cursor(&mut progress.position, task);
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            let next_cursor = page.next.clone();
+            let (coverage, oldest) = self.settle_page(task, page, begin, seen).await?;
+            let now = begin().now;
+            let at_the_end = next_cursor.is_none() && next_part.is_none();
+            let position = advanced(&progress.position, next_cursor, next_part, oldest, now);
+            let settled = Settled {
+                after: progress.pages,
+                position: &position,
+                coverage: &coverage,
+                state: if at_the_end {
+                    TaskState::Done
+                } else {
+                    TaskState::Queued
+                },
+                scheduled: task.kind.is_scheduled(),
+            };
+            match ledger
+                .save_page(&task.key(), &settled, first.token, now)
+                .await?
+            {
+                Saved::Saved => {}
+                Saved::Overtaken => return Err(Trouble::Overtaken),
+            }
+            publish(task, &coverage);
+            progress = Progress {
+                pages: progress.pages + 1,
+                position,
+                coverage: progress.coverage.plus(&coverage),
+                ..progress
+            };
+            if at_the_end {
+                return self.ended(task, &progress.coverage).await;
+            }
+        }
+    }
+
+    /// Whether a step may begin now.
+    pub(crate) async fn go_on(&self, run: &Run) -> Result<(), Trouble> {
+        if run.now + BATCH_TIME > run.deadline {
+            return Err(Trouble::NoTime);
+        }
+        match self.pipeline.ledger.paused_until(run.now).await {
+            Ok(Some(until)) => Err(Trouble::Paused(until)),
+            // A ledger that does not answer says so once more when it is asked for a message.
+            Ok(None) | Err(_) => Ok(()),
+        }
+    }
+
+    /// The lists that show all of what the task asks for.
+    async fn parts(&self, task: &Task) -> Result<Vec<Part>, Trouble> {
+        let whole = Part {
+            name: None,
+            folder: None,
+            query_imap: false,
+        };
+        if task.folder.is_none() && !task.past_cache {
+            return Ok(vec![whole]);
+        }
+        let folders = self.pipeline.nylas.folders(&task.grant_id).await?;
+        let mut folders: Vec<String> = folders
+            .into_iter()
+            .filter(|it| {
+                let wanted = task.folder.as_deref();
+                wanted.is_none_or(|wanted| is_meant(it, wanted))
+            })
+            .map(|folder| folder.id)
+            .collect();
+        folders.sort_by_cached_key(|id| digest(id));
+        let first = match &task.folder {
+            None => whole,
+            Some(_) => Part {
+                folder: Some(folders.first().cloned().ok_or(Trouble::NoFolder)?),
+                ..whole
+            },
+        };
+        if task.folder.is_some() {
+            folders.truncate(1);
+        }
+        let older = folders.into_iter().filter(|_| task.past_cache);
+        let older = older.map(|id| Part {
+            name: Some(digest(&id)),
+            folder: Some(id),
+            query_imap: true,
+        });
+        Ok(std::iter::once(first).chain(older).collect())
+    }
+
+    /// One page; `None` when it is too large.
+    async fn page(
+        &self,
+        task: &Task,
+        part: &Part,
+        position: &Position,
+        headers: Headers,
+        limit: u32,
+    ) -> Result<Option<Page>, NylasError> {
+        let kept_by_nylas = task.planned_at - CACHE.num_seconds();
+        // Overlapping by a day what the first part shows.
+        let older = part.query_imap.then_some(kept_by_nylas + STEP_BACK);
+        let bounds = [task.received_before, position.before, older];
+        let filter = Filter {
+            received_after: task.received_after,
+            received_before: bounds.into_iter().flatten().min(),
+            folder: part.folder.as_deref(),
+            query_imap: part.query_imap,
+        };
+        let cursor = position.cursor.as_ref().map(|(cursor, _)| cursor.as_str());
+        // One message alone is taken as large as it is.
+        let most = if limit > 1 { MOST_BYTES } else { usize::MAX };
+        self.pipeline
+            .nylas
+            .messages_within(&task.grant_id, &filter, cursor, headers, limit, most)
+            .await
+    }
+
+    /// The last page is saved.
+    async fn ended(&self, task: &Task, coverage: &Coverage) -> Result<(), Trouble> {
+        let Coverage {
+            listed,
+            written,
+            skipped,
+            waiting,
+            dead,
+            repaired,
+        } = coverage;
+        let accounted = coverage.accounted();
+        tracing::info!(
+            task = %task.key(), kind = ?task.kind, listed, accounted, written, skipped, waiting, dead, repaired, dry_run = task.dry_run,
+            "mailbox listed to the end"
+        );
+        let whole = task.folder.is_none() && task.received_before.is_none();
+        // A page without a usable id has messages that nobody accounts for; they come with every list, so they hold nothing up.
+        if task.kind.is_scheduled()
+            && whole
+            && let Some(until) = DateTime::from_timestamp(task.planned_at, 0)
+        {
+            let ledger = &self.pipeline.ledger;
+            ledger.listed_until(&task.grant_id, until).await?;
+        }
+        Ok(())
+    }
+
+    /// What becomes of the queue message, and what the ledger is told of the task.
+    async fn after(
+        &self,
+        task: &Task,
+        trouble: Option<&Trouble>,
+        receive_count: u32,
+        now: DateTime<Utc>,
+    ) -> Next {
+        let Some(trouble) = trouble else {
+            return Next::Done;
+        };
+        let verdict = judge(task, trouble, receive_count, now);
+        let ledger = &self.pipeline.ledger;
+        let (key, reason) = (task.key(), trouble.to_string());
+        let told = match verdict {
+            Verdict::Again => return Next::Done,
+            Verdict::Leave => {
+                tracing::info!(task = %key, reason, "task is left to the schedule's next run");
+                return Next::Done;
+            }
+            Verdict::Later(next) => {
+                tracing::warn!(task = %key, reason, ?next, "task goes back to the queue");
+                return next;
+            }
+            Verdict::Park => match ledger.park(&task.grant_id, &task.to_body()).await {
+                Ok(()) => {
+                    tracing::warn!(task = %key, reason, "task is parked until somebody has signed in again");
+                    ledger
+                        .set_task(&key, TaskState::Parked, Some(&reason), now)
+                        .await
+                }
+                Err(error) => Err(error),
+            },
+            Verdict::Fail => {
+                tracing::error!(task = %key, reason, "mailbox cannot be listed");
+                ledger
+                    .set_task(&key, TaskState::Failed, Some(&reason), now)
+                    .await
+            }
+        };
+        match told {
+            Ok(()) => Next::Done,
+            // The next delivery comes to the same end, and tells of it.
+            Err(_) => soon(receive_count),
+        }
+    }
+}
+
+/// What to do about a trouble.
+#[derive(Debug, PartialEq, Eq)]
+enum Verdict {
+    /// The task goes on the queue again, and this message of it is acknowledged.
+    Again,
+    /// Somebody else does it.
+    Leave,
+    Later(Next),
+    Park,
+    Fail,
+}
+
+/// | Trouble | The schedule's task | An operator's |
+/// | --- | --- | --- |
+/// | no time left | goes on the queue again | the same |
+/// | the mailbox is kept for another task | is dropped; the daily one waits | waits |
+/// | Dataverse's pause, a 429 with a time | goes back for that long | the same |
+/// | nobody has signed in | is dropped: the watermark covers it | is parked |
+/// | refused, or no such folder | is dropped | has failed |
+/// | anything else | goes back for the backoff's step, is dropped after three tries | goes back, to the dead-letter queue after ten |
+fn judge(task: &Task, trouble: &Trouble, receive_count: u32, now: DateTime<Utc>) -> Verdict {
+    let scheduled = task.kind.is_scheduled();
+    let postponed = |until: DateTime<Utc>| {
+        Verdict::Later(Next::Later {
+            delay: (until - now).to_std().unwrap_or_default(),
+            postponed: true,
+        })
+    };
+    let tired = scheduled && receive_count >= SCHEDULED_TRIES;
+    match trouble {
+        Trouble::NoTime => Verdict::Again,
+        Trouble::Overtaken => Verdict::Leave,
+        Trouble::Busy(_) if task.kind == crate::task::Kind::Recent => Verdict::Leave,
+        Trouble::Busy(until) | Trouble::Paused(until) => postponed(*until),
+        Trouble::Nylas(NylasError::SignInNeeded { .. } | NylasError::Rejected { .. })
+        | Trouble::NoFolder
+            if scheduled =>
+        {
+            Verdict::Leave
+        }
+        Trouble::Nylas(NylasError::SignInNeeded { .. }) => Verdict::Park,
+        Trouble::NoFolder => Verdict::Fail,
+        _ if tired => Verdict::Leave,
+        Trouble::Nylas(error) => match error.retry_advice() {
+            RetryAdvice::Never => Verdict::Fail,
+            RetryAdvice::Postpone(wait) => Verdict::Later(Next::Later {
+                delay: wait,
+                postponed: true,
+            }),
+            RetryAdvice::After(delay) => Verdict::Later(Next::Later {
+                delay,
+                postponed: false,
+            }),
+            RetryAdvice::Soon => Verdict::Later(soon(receive_count)),
+        },
+        Trouble::Ledger(_) | Trouble::Queue(_) => Verdict::Later(soon(receive_count)),
+    }
+}
+
+fn soon(receive_count: u32) -> Next {
+    Next::Later {
+        delay: redelivery_delay(RetryAdvice::Soon, receive_count, 0).unwrap_or_default(),
+        postponed: false,
+    }
+}
+
+/// Fewer messages a page once it has failed several times: Nylas advises 20 when it throttles, and a provider that is slow may manage these in time
+/// (Nylas facts §7). That a cursor may be continued with another limit is inferred; one that may not is refused, and dropped.
+const fn page_limit(receive_count: u32) -> u32 {
+    match receive_count {
+        0..=2 => LARGEST_PAGE,
+        3..=4 => 50,
+        _ => 20,
+    }
+}
+
+/// The part that a position is in, and the name of the one after it. A folder that went meanwhile leaves its place to the next one.
+fn part_at<'a>(parts: &'a [Part], name: Option<&str>) -> (&'a Part, Option<String>) {
+    const NOTHING: &Part = &Part {
+        name: None,
+        folder: None,
+        query_imap: false,
+    };
+    let at = parts
+        .iter()
+        .position(|part| part.name.as_deref() >= name)
+        .unwrap_or_else(|| parts.len().saturating_sub(1));
+    let next = parts.get(at + 1).and_then(|part| part.name.clone());
+    (parts.get(at).unwrap_or(NOTHING), next)
+}
+
+/// Where the list goes on after a page.
+fn advanced(
+    position: &Position,
+    next_cursor: Option<String>,
+    next_part: Option<String>,
+    oldest: Option<i64>,
+    now: DateTime<Utc>,
+) -> Position {
+    match (next_cursor, next_part) {
+        (Some(cursor), _) => Position {
+            cursor: Some((cursor, now)),
+            oldest: position.oldest.into_iter().chain(oldest).min(),
+            ..position.clone()
+        },
+        (None, Some(part)) => Position {
+            part: Some(part),
+            ..Position::default()
+        },
+        (None, None) => Position {
+            cursor: None,
+            ..position.clone()
+        },
+    }
+}
+
+fn forget_old_cursor(position: &mut Position, task: &Task, now: DateTime<Utc>) {
+    let is_old = |(_, at): &(String, DateTime<Utc>)| *at + CURSOR_LIVES < now;
+    if position.cursor.as_ref().is_some_and(is_old) {
+        forget_cursor(position, task);
+    }
+}
+
+/// The list begins anew, below what is settled.
+fn forget_cursor(position: &mut Position, task: &Task) {
+    position.cursor = None;
+    let below = position
+        .oldest
+        .map(|oldest| oldest.saturating_add(STEP_BACK));
+    position.before = task.received_before.into_iter().chain(below).min();
+}
+
+fn publish(task: &Task, coverage: &Coverage) {
+    if task.dry_run {
+        return;
+    }
+    let number = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+    count(Count::Listed, number(coverage.listed));
+    count(Count::Accounted, number(coverage.accounted()));
+    count(Count::Repaired, number(coverage.repaired));
+}

@@ -1,0 +1,144 @@
+//! What must hold in the end.
+
+use std::collections::HashMap;
+
+use serde_json::{Value, json};
+
+use crate::Shape;
+use crate::world::{MAILBOXES, World};
+
+/// Requests to Dataverse for each message, at most.
+const MOST_DATAVERSE_REQUESTS: f64 = 0.05;
+
+/// Messages for which Nylas may be asked for one page.
+const MESSAGES_A_PAGE: usize = 100;
+
+/// What the audit found.
+#[derive(Debug, Default)]
+pub(crate) struct Verdict {
+    pub(crate) messages: usize,
+    pub(crate) written: usize,
+    pub(crate) skipped: usize,
+    pub(crate) dead: usize,
+    pub(crate) lost: usize,
+    pub(crate) twice: usize,
+    pub(crate) dataverse_requests_a_message: f64,
+    /// Pages that Nylas answered; failed requests are none.
+    pub(crate) pages: u64,
+    pub(crate) findings: Vec<String>,
+}
+
+/// Looks at every message, every row and every figure. `answer` is what the operator was told in the end.
+pub(crate) async fn audit(world: &World, shape: &Shape, answer: Option<&Value>) -> Verdict {
+    let mut verdict = Verdict {
+        messages: MAILBOXES * shape.messages,
+        ..Verdict::default()
+    };
+    let states = states(world).await;
+    for mailbox in 0..MAILBOXES {
+        for number in 0..shape.messages {
+            let key = format!("grant-{mailbox}/m{number:05}");
+            match states.get(&key).map(String::as_str) {
+                Some("written") => verdict.written += 1,
+                Some("skipped") => verdict.skipped += 1,
+                Some("dead") => {
+                    verdict.dead += 1;
+                    verdict.findings.push(format!("{key} is dead"));
+                }
+                other => {
+                    verdict.lost += 1;
+                    if verdict.lost <= 10 {
+                        let state = other.unwrap_or("no state");
+                        verdict.findings.push(format!("{key} has {state}"));
+                    }
+                }
+            }
+        }
+    }
+    rows(world, &mut verdict);
+    told(&mut verdict, answer);
+    budgets(world, &mut verdict);
+    if world.receive(&world.dead).await.is_some() {
+        let finding = "something is in the dead-letter queue".to_owned();
+        verdict.findings.push(finding);
+    }
+    verdict
+}
+
+/// The state of every message, by grant and id.
+async fn states(world: &World) -> HashMap<String, String> {
+    let items = world.items().await;
+    let state = |item: &HashMap<String, aws_sdk_dynamodb::types::AttributeValue>| {
+        let grant = item["pk"].as_s().unwrap().strip_prefix("mailbox#")?;
+        let id = item["sk"].as_s().unwrap().strip_prefix("message#")?;
+        let state = item["state"].as_s().unwrap().clone();
+        Some((format!("{grant}/{id}"), state))
+    };
+    items.iter().filter_map(state).collect()
+}
+
+/// One completed row for each mail, however many mailboxes have it.
+fn rows(world: &World, verdict: &mut Verdict) {
+    let mut rows: HashMap<String, usize> = HashMap::new();
+    for row in world.twin.dataverse().rows("email") {
+        let id = row["messageid"].as_str().unwrap().to_owned();
+        if row["statecode"] != json!(1) {
+            verdict
+                .findings
+                .push(format!("the row of {id} is not completed"));
+        }
+        *rows.entry(id).or_default() += 1;
+    }
+    for (id, count) in &rows {
+        if *count > 1 {
+            verdict.twice += 1;
+            verdict.findings.push(format!("{id} has {count} rows"));
+        }
+    }
+    if verdict.written > 0 && rows.is_empty() {
+        verdict.findings.push("nothing is in Dataverse".to_owned());
+    }
+}
+
+/// The operator was told what the ledger says, but for what was handed over and settled since.
+fn told(verdict: &mut Verdict, answer: Option<&Value>) {
+    let Some(answer) = answer else {
+        verdict
+            .findings
+            .push("nobody said how the run went".to_owned());
+        return;
+    };
+    if answer["ended"] != json!(true) {
+        verdict
+            .findings
+            .push(format!("the run has not ended: {answer}"));
+    }
+    let number = |name: &str| usize::try_from(answer[name].as_u64().unwrap()).unwrap();
+    let all = number("synced") + number("skipped") + number("waiting") + number("dead");
+    if number("total_emails") < verdict.messages || all != number("total_emails") {
+        verdict.findings.push(format!(
+            "of {} messages, {} were listed and {all} accounted for",
+            verdict.messages,
+            number("total_emails")
+        ));
+    }
+}
+
+fn budgets(world: &World, verdict: &mut Verdict) {
+    #[expect(clippy::cast_precision_loss, reason = "thousands")]
+    let each = world.twin.dataverse().requests().total as f64 / verdict.messages as f64;
+    verdict.dataverse_requests_a_message = each;
+    if each > MOST_DATAVERSE_REQUESTS {
+        verdict.findings.push(format!(
+            "{each:.3} requests to Dataverse for each message, more than {MOST_DATAVERSE_REQUESTS}"
+        ));
+    }
+    verdict.pages = world.twin.nylas().pages();
+    let most = u64::try_from(verdict.messages.div_ceil(MESSAGES_A_PAGE)).unwrap();
+    if verdict.pages > most {
+        verdict.findings.push(format!(
+            "Nylas was asked for {} pages, more than {most}",
+            verdict.pages
+        ));
+    }
+}

@@ -1,0 +1,251 @@
+//! What Lambda does for the functions, and what goes wrong: cuts, kills, and the time that passes between.
+
+use std::time::Duration;
+
+use aws_sdk_sqs::types::Message;
+use chrono::{TimeDelta, Utc};
+use futures_util::future::join_all;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use serde_json::{Value, json};
+use stage::events::sqs_event;
+use stage::lambda::{Ended, Function};
+use tokio::sync::{Mutex, watch};
+
+use crate::world::World;
+use crate::{Defect, Shape};
+
+/// Invocations at once: the template's concurrency is four, for machines with more than two cores.
+const SEATS: usize = 3;
+
+/// After this long an invocation is killed, whatever it is doing.
+const CUT: Duration = Duration::from_secs(20);
+
+/// With less than this left, the backfill begins nothing.
+const RESERVE: TimeDelta = TimeDelta::seconds(60);
+
+/// Rounds that the messages that were handed over may take.
+const LONGEST_DRAIN: usize = 50;
+
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Figures {
+    pub(crate) invocations: u64,
+    pub(crate) cut: u64,
+    pub(crate) killed: u64,
+    /// Requests to Nylas that the plan failed.
+    pub(crate) failed_requests: u64,
+}
+
+pub(crate) struct Run<'a> {
+    shape: &'a Shape,
+    world: &'a World,
+    pub(crate) figures: Figures,
+    pub(crate) findings: Vec<String>,
+}
+
+/// How an invocation for a task ended.
+enum Fate {
+    Done,
+    /// The function gave the task back.
+    Back,
+    Killed,
+}
+
+/// What the seats share.
+struct Shared {
+    figures: Figures,
+    findings: Vec<String>,
+    /// Every seat in turn counts as working while it has a task.
+    working: watch::Sender<usize>,
+}
+
+impl<'a> Run<'a> {
+    pub(crate) fn new(shape: &'a Shape, world: &'a World) -> Self {
+        Self {
+            shape,
+            world,
+            figures: Figures::default(),
+            findings: Vec::new(),
+        }
+    }
+
+    /// An operator asks for the history of all mailboxes; the tasks are worked through; the answer in the end.
+    pub(crate) async fn history(&mut self) -> Option<Value> {
+        let mut function = self.world.function("backfill").await;
+        // One request in a hundred fails, and an operator asks again then.
+        let mut begun = function.invoke(World::request(Utc::now())).await;
+        if begun.is_err() {
+            begun = function.invoke(World::request(Utc::now())).await;
+        }
+        let begun = begun.expect("a run");
+        let shared = Mutex::new(Shared {
+            figures: Figures::default(),
+            findings: Vec::new(),
+            working: watch::Sender::new(0),
+        });
+        let mut rng = StdRng::seed_from_u64(self.shape.seed);
+        let seats = (0..SEATS).map(|_| {
+            let rng = StdRng::seed_from_u64(rng.random());
+            seat(self.world, self.shape, &shared, rng)
+        });
+        join_all(seats).await;
+        let shared = shared.into_inner();
+        self.figures = shared.figures;
+        self.findings.extend(shared.findings);
+        let answer = function
+            .invoke(json!({"run_id": begun["run_id"]}))
+            .await
+            .ok();
+        function.stop().await;
+        answer
+    }
+
+    /// What was handed to the sync queue is worked on, as soon as its delay is over; without faults.
+    pub(crate) async fn drain(&mut self) {
+        let nylas = self.world.twin.nylas();
+        let injected = nylas.injected();
+        self.figures.failed_requests = injected.server_errors + injected.resets_before;
+        nylas.set_fault_plan(twin::FaultPlan::default());
+        let waiting = waiting(self.world).await;
+        let mut handed_over = self.world.delayed(&self.world.sync).await;
+        while self.world.receive(&self.world.sync).await.is_some() {
+            handed_over += 1;
+        }
+        if handed_over < waiting.len() {
+            self.findings.push(format!(
+                "{} messages wait, and {handed_over} requests are on the sync queue",
+                waiting.len()
+            ));
+        }
+        let mut worker = self.world.function("sync-worker").await;
+        for _ in 0..LONGEST_DRAIN {
+            let waiting = self::waiting(self.world).await;
+            if waiting.is_empty() {
+                break;
+            }
+            for some in waiting.chunks(10) {
+                worker.succeed(delivered(some)).await;
+            }
+        }
+        worker.stop().await;
+    }
+}
+
+/// The messages that wait, by grant and id.
+async fn waiting(world: &World) -> Vec<(String, String)> {
+    let text = |value: &aws_sdk_dynamodb::types::AttributeValue| value.as_s().unwrap().clone();
+    let items = world.items().await;
+    let waiting = items.iter().filter_map(|item| {
+        let grant = text(&item["pk"]).strip_prefix("mailbox#")?.to_owned();
+        let id = text(&item["sk"]).strip_prefix("message#")?.to_owned();
+        (text(&item["state"]) == "waiting").then_some((grant, id))
+    });
+    waiting.collect()
+}
+
+/// A batch of the sync queue, whose delay is over.
+fn delivered(messages: &[(String, String)]) -> Value {
+    let records = messages.iter().enumerate().map(|(n, (grant, id))| {
+        let body = json!({"version": 1, "grant_id": grant, "message_id": id, "trigger": "backfill"});
+        json!({
+            "messageId": n.to_string(), "receiptHandle": "r", "body": body.to_string(), "attributes": {"ApproximateReceiveCount": "1"},
+            "messageAttributes": {}, "eventSource": "aws:sqs", "awsRegion": "eu-north-1",
+        })
+    });
+    json!({"Records": records.collect::<Vec<_>>()})
+}
+
+/// One seat takes tasks until there are none, also none that another seat might still queue.
+async fn seat(world: &World, shape: &Shape, shared: &Mutex<Shared>, mut rng: StdRng) {
+    let mut function = world.function("backfill").await;
+    let mut working = shared.lock().await.working.subscribe();
+    loop {
+        let task = {
+            // Held while the queue is asked, so that nobody takes a task unseen between the question and the count.
+            let shared = shared.lock().await;
+            let task = world.receive(&world.tasks).await;
+            if task.is_some() {
+                shared.working.send_modify(|n| *n += 1);
+            } else if *shared.working.borrow() == 0 {
+                break;
+            }
+            working.mark_unchanged();
+            task
+        };
+        let Some(task) = task else {
+            // Somebody may queue a task again when it is done with it.
+            working.changed().await.unwrap();
+            continue;
+        };
+        let fate = invoke(world, shape, shared, &mut function, &task, &mut rng).await;
+        match fate {
+            Fate::Done => world.delete(&world.tasks, &task).await,
+            Fate::Back => world.bring_back(&world.tasks, &task).await,
+            Fate::Killed if shape.defect == Some(Defect::Redelivery) => {
+                world.delete(&world.tasks, &task).await;
+            }
+            Fate::Killed => {
+                // The lease runs out before the queue shows the task again.
+                let body: Value = serde_json::from_str(task.body().unwrap()).unwrap();
+                world.end_leases(body["grant_id"].as_str().unwrap()).await;
+                world.bring_back(&world.tasks, &task).await;
+            }
+        }
+        if shape.defect == Some(Defect::Cursor) {
+            world.forget_cursors().await;
+        }
+        shared.lock().await.working.send_modify(|n| *n -= 1);
+    }
+    function.stop().await;
+}
+
+/// One invocation, which is cut or killed now and then.
+async fn invoke(
+    world: &World,
+    shape: &Shape,
+    shared: &Mutex<Shared>,
+    function: &mut Function,
+    task: &Message,
+    rng: &mut StdRng,
+) -> Fate {
+    let work = rng.random_range(shape.work / 2.0..shape.work);
+    let deadline =
+        Utc::now() + RESERVE + TimeDelta::from_std(Duration::from_secs_f64(work)).unwrap();
+    let killed_after = rng
+        .random_bool(shape.kills)
+        .then(|| Duration::from_secs_f64(rng.random_range(0.5..shape.work)));
+    let time = killed_after.map_or(CUT, |time| time.min(CUT));
+    let running = function.run(sqs_event(std::slice::from_ref(task)), deadline);
+    let ended = tokio::time::timeout(time, running).await;
+    let mut shared = shared.lock().await;
+    shared.figures.invocations += 1;
+    let answer = match ended {
+        Ok(Ended::Answered(answer)) => answer,
+        Ok(Ended::Died(status)) => {
+            shared
+                .findings
+                .push(format!("backfill ended with {status}"));
+            *function = world.function("backfill").await;
+            return Fate::Killed;
+        }
+        Err(_) => {
+            if killed_after.is_some() {
+                shared.figures.killed += 1;
+            } else {
+                shared.figures.cut += 1;
+            }
+            drop(shared);
+            function.killer().kill().await;
+            *function = world.function("backfill").await;
+            return Fate::Killed;
+        }
+    };
+    match answer {
+        Ok(answer) if answer["batchItemFailures"] == json!([]) => Fate::Done,
+        Ok(_) => Fate::Back,
+        Err(error) => {
+            shared.findings.push(format!("backfill reported {error}"));
+            Fate::Back
+        }
+    }
+}
