@@ -14,6 +14,7 @@
 //! | `regardingobjectid_…_email` | thread, folder, people outside | [`crate::regarding`] |
 //! | `parentactivityid` | In-Reply-To, References | the mail that is answered, when the thread told what this one concerns; on create only |
 //! | `ownerid` | the mailbox's user | when there is one |
+//! | `overriddencreatedon` | date | on request, for history; on create only ([`crate::pipeline::created_on`]) |
 //! | `notifications` | | 1 when an attachment could not be kept |
 //! | `statecode`, `statuscode` | direction | afterwards, by PATCH: 1 with 3 (sent) or 4 (received) |
 //!
@@ -32,6 +33,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use chrono::{DateTime, Utc};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
@@ -124,7 +126,7 @@ pub fn email(message: &Message, findings: &Findings) -> EmailWrite {
         Value::from(to_recipients(&message.to)),
     );
     if let Some(date) = message.date {
-        let date = date.format("%Y-%m-%dT%H:%M:%SZ").to_string();
+        let date = date_time(date);
         for column in ["actualstart", "actualend", "sortdate"] {
             row.insert(column.to_owned(), Value::from(date.clone()));
         }
@@ -172,12 +174,31 @@ pub fn email(message: &Message, findings: &Findings) -> EmailWrite {
     }
 }
 
+fn date_time(date: DateTime<Utc>) -> String {
+    date.format("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
 /// The name that binds the owner.
 const OWNER: &str = "ownerid@odata.bind";
 
 /// Leaves the owner to Dataverse, which then takes the application user. Says whether there was one to leave out.
 pub fn without_owner(email: &mut EmailWrite) -> bool {
     email.row.remove(OWNER).is_some()
+}
+
+/// The name of the column that says when a row was made.
+const CREATED_ON: &str = "overriddencreatedon";
+
+/// Makes the row say that it was made at this time.
+pub fn set_created_on(email: &mut EmailWrite, date: DateTime<Utc>) {
+    email
+        .row
+        .insert(CREATED_ON.to_owned(), Value::from(date_time(date)));
+}
+
+/// Leaves it to Dataverse to say when the row was made. Says whether there was something to leave out.
+pub fn without_created_on(email: &mut EmailWrite) -> bool {
+    email.row.remove(CREATED_ON).is_some()
 }
 
 /// Records in Dataverse that not all attachments were kept.

@@ -19,6 +19,7 @@
 
 mod asking;
 mod claiming;
+pub mod created_on;
 mod deciding;
 mod fate;
 mod ground;
@@ -33,6 +34,7 @@ mod writing;
 
 use futures_util::{StreamExt, stream};
 
+use self::created_on::Backdating;
 use self::fate::Failure;
 pub use self::fate::{Fate, Run, Work};
 use self::ground::Ground;
@@ -72,6 +74,8 @@ pub struct Pipeline {
     pub tokens: TokenSource,
     /// In how many calls a mail is written.
     pub write_mode: WriteMode,
+    /// When the row of an old mail says that it was made.
+    pub created_on: Backdating,
     /// What is tracked.
     pub policy: PolicySource,
 }
@@ -237,7 +241,8 @@ impl Pipeline {
             return Mapped::ended(job.was_there(activity_id, &message, findings));
         }
         let begun = ours.is_some();
-        let mail = Mail::new(job, message, findings, begun);
+        let created_on = self.created_on.date(&message, run.now);
+        let mail = Mail::new(job, message, findings, created_on, begun);
         Mapped::Mail(Box::new(mail))
     }
 

@@ -12,6 +12,7 @@
 //! | What if a service does not answer? | `outages.rs` |
 //! | What if Dataverse asks for time halfway through a batch? | `pause.rs` |
 //! | Does a batch stay within what Dataverse takes? | `limits.rs` |
+//! | When does a row say that it was made? | `created_on.rs` |
 //! | What if the process dies? | `crashes.rs` |
 //! | What is kept of a decision? | `decisions.rs` |
 //! | What do the settings of the policy do to mail on its way? | `tracking.rs` |
@@ -23,6 +24,7 @@
 mod attachments;
 mod contacts;
 mod crashes;
+mod created_on;
 mod decisions;
 mod delivery;
 mod error_table;

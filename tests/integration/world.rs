@@ -33,6 +33,7 @@ use mailverse::entra::request::EntraClient;
 use mailverse::entra::{Origin, TokenSource};
 use mailverse::mailboxes::MailboxDirectory;
 use mailverse::nylas::NylasClient;
+use mailverse::pipeline::created_on::Backdating;
 use mailverse::pipeline::{Fate, Handled, Pipeline, Run, Work};
 use mailverse::policy::Policy;
 use mailverse::policy::source::PolicySource;
@@ -369,5 +370,6 @@ fn connect(
         tokens: TokenSource::new(Origin::Entra(entra)),
         policy: PolicySource::given(policy(&serde_json::json!({}))),
         write_mode,
+        created_on: Backdating::default(),
     }
 }

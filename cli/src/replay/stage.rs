@@ -18,6 +18,7 @@ use mailverse::env::{self, Settings, SettingsError};
 use mailverse::http;
 use mailverse::mailboxes::MailboxDirectory;
 use mailverse::nylas::NylasClient;
+use mailverse::pipeline::created_on::Backdating;
 use mailverse::pipeline::settings::PipelineSettings;
 use mailverse::pipeline::{Handled, Pipeline, Run};
 use mailverse::policy::Policy;
@@ -292,6 +293,7 @@ fn offline_pipeline(
         tokens: TokenSource::new(Origin::Entra(entra)),
         policy: PolicySource::given(policy.clone()),
         write_mode: WriteMode::default(),
+        created_on: Backdating::default(),
     })
 }
 

@@ -53,6 +53,12 @@ impl ErrorCode {
         )
     }
 
+    /// Whether the application user lacks a privilege for the operation.
+    #[must_use]
+    pub const fn concerns_privilege(self) -> bool {
+        matches!(self.0, 0x8004_0220 | 0x8004_8306 | 0x8004_8405)
+    }
+
     const fn class(self) -> Class {
         match self.0 {
             // Service protection limits and their neighbours (§11.1).
@@ -92,7 +98,7 @@ impl ErrorCode {
             0x8004_4A04 => "an attachment is empty",
             0x8004_4A08 => "an attachment's file name holds a character that is not allowed",
             0x8004_3E09 => "an attachment's type is blocked in this organisation",
-            0x8004_0220 | 0x8004_8306 | 0x8004_8405 => {
+            _ if self.concerns_privilege() => {
                 "a privilege is missing: give the application user's role the right that the operation needs"
             }
             0x8007_2560 => {
@@ -182,6 +188,19 @@ impl fmt::Display for Meaning {
 }
 
 impl DataverseError {
+    /// The code of a refusal, if it has one.
+    #[must_use]
+    pub const fn code(&self) -> Option<ErrorCode> {
+        match self {
+            Self::Rejected { code, .. } => *code,
+            Self::Throttled { .. }
+            | Self::Unavailable { .. }
+            | Self::TokenRejected
+            | Self::Stale { .. }
+            | Self::TooLarge => None,
+        }
+    }
+
     /// Whether, and when, the same call is worth repeating.
     #[must_use]
     pub fn retry_advice(&self) -> RetryAdvice {

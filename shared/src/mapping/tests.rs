@@ -212,3 +212,16 @@ proptest! {
         prop_assert!(length(&subject(&text)) <= SUBJECT_LENGTH && !subject(&text).is_empty());
     }
 }
+
+#[test]
+fn a_row_says_when_it_was_made_only_where_that_was_set() {
+    let mail = message(&json!({"id": "m", "date": "2024-02-29T23:59:59-05:00"}));
+    let mut row = email(&mail, &findings(Direction::Incoming));
+    assert!(!row.row.contains_key("overriddencreatedon"));
+    assert!(!without_created_on(&mut row));
+    set_created_on(&mut row, mail.date.unwrap());
+    assert_eq!(row.row["overriddencreatedon"], "2024-03-01T04:59:59Z");
+    assert_eq!(row.row["overriddencreatedon"], row.row["actualend"]);
+    assert!(without_created_on(&mut row));
+    assert!(!row.row.contains_key("overriddencreatedon"));
+}

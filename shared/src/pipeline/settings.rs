@@ -4,6 +4,7 @@ use aws_config::SdkConfig;
 use url::Url;
 
 use super::Pipeline;
+use super::created_on::CreatedOn;
 use crate::dataverse::DataverseClient;
 use crate::dataverse::write::WriteMode;
 use crate::dedupe::ledger::Ledger;
@@ -31,6 +32,8 @@ pub struct PipelineSettings {
     pub ledger_table: String,
     /// `WRITE_MODE`
     pub write_mode: WriteMode,
+    /// `CREATED_ON`
+    pub created_on: CreatedOn,
 }
 
 impl PipelineSettings {
@@ -43,6 +46,7 @@ impl PipelineSettings {
             nylas_api_key_secret_id: settings.required("NYLAS_API_KEY_SECRET_ID"),
             ledger_table: settings.required("LEDGER_TABLE"),
             write_mode: settings.one_of("WRITE_MODE", &WriteMode::NAMED),
+            created_on: settings.one_of("CREATED_ON", &CreatedOn::NAMED),
         }
     }
 
@@ -69,6 +73,7 @@ impl PipelineSettings {
             ))),
             policy: PolicySource::ledger(),
             write_mode: self.write_mode,
+            created_on: self.created_on.into(),
         })
     }
 }

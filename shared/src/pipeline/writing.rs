@@ -3,14 +3,25 @@
 //! Mails without attachments are written together. Those with attachments are written one after the other, because their files would not all fit in memory,
 //! and step by step where they would not fit in one request. In the write mode `stepwise`, all mails are.
 //!
-//! A concession leaves out what Dataverse refuses, once, rather than give up the mail: the owner, or an attachment. It is recorded with the message.
+//! A concession leaves out what Dataverse refuses, once, rather than give up the mail: the date of its making, the owner, or an attachment. The last two are
+//! recorded with the message; the first is left out of all that follow as well ([`super::created_on`]).
+//!
+//! | Refused for want of a privilege, with | The next try is | Should that pass |
+//! | --- | --- | --- |
+//! | date and owner | without the date | the date was it |
+//! | owner, the date having been left out | without the owner, with the date | the owner was it |
+//! | date, no owner | without the date | the date was it |
+//!
+//! A refusal of another kind begins with the owner.
 
 use std::collections::HashSet;
+
+use chrono::{DateTime, Utc};
 
 use super::fate::Failure;
 use super::job::{Ended, Job, summary};
 use super::{Fate, Pipeline, Run};
-use crate::dataverse::error::DataverseError;
+use crate::dataverse::error::{DataverseError, ErrorCode};
 use crate::dataverse::rows::RowState;
 use crate::dataverse::session::Session;
 use crate::dataverse::write::{CreateOutcome, EmailWrite, WriteMode};
@@ -36,14 +47,27 @@ pub(super) struct Mail {
     findings: Findings,
     email: EmailWrite,
     omissions: Vec<Omission>,
+    /// What the row is to say of its making.
+    created_on: Option<DateTime<Utc>>,
+    /// The last try was refused, and differed from this one in the date alone.
+    blames_date: bool,
     /// An Open row of this mail is there: an earlier run died between its steps.
     begun: bool,
 }
 
 impl Mail {
     /// A mail to write, as far as the policy lets it be stored.
-    pub(super) fn new(job: Job, message: Message, findings: Findings, begun: bool) -> Self {
+    pub(super) fn new(
+        job: Job,
+        message: Message,
+        findings: Findings,
+        created_on: Option<DateTime<Utc>>,
+        begun: bool,
+    ) -> Self {
         let mut email = mapping::email(&message, &findings);
+        if let Some(date) = created_on {
+            mapping::set_created_on(&mut email, date);
+        }
         let mut omissions = message.omissions.clone();
         if message.internet_message_id.is_some() && !email.row.contains_key("messageid") {
             omissions.push(Omission::LongMessageId);
@@ -57,6 +81,8 @@ impl Mail {
             findings,
             email,
             omissions,
+            created_on,
+            blames_date: false,
             begun,
         }
     }
@@ -100,13 +126,23 @@ impl Mail {
         }
     }
 
-    /// Leaves the owner out, if there is one to leave out.
-    fn without_owner(&mut self) -> bool {
-        let left_out = mapping::without_owner(&mut self.email);
-        if left_out {
-            self.omissions.push(Omission::Owner);
+    /// Leaves out what may be the cause of a refusal. Says whether anything was left.
+    fn concede(&mut self, code: Option<ErrorCode>) -> bool {
+        let was_tried_without_date = std::mem::take(&mut self.blames_date);
+        let is_privilege = code.is_some_and(ErrorCode::concerns_privilege);
+        if is_privilege && mapping::without_created_on(&mut self.email) {
+            self.blames_date = true;
+            return true;
         }
-        left_out
+        if mapping::without_owner(&mut self.email) {
+            self.omissions.push(Omission::Owner);
+            // It was not the date, or not the date alone.
+            if let Some(date) = self.created_on.filter(|_| was_tried_without_date) {
+                mapping::set_created_on(&mut self.email, date);
+            }
+            return true;
+        }
+        false
     }
 }
 
@@ -172,12 +208,15 @@ impl Pipeline {
         ended: &mut Vec<Ended>,
     ) {
         while !mails.is_empty() {
+            for mail in &mut mails {
+                self.heed_refused_date(mail);
+            }
             let emails: Vec<EmailWrite> = mails.iter().map(|mail| mail.email.clone()).collect();
             let results = self.dataverse.write(session, &emails).await;
             let mut again = Vec::new();
             for (mut mail, result) in mails.into_iter().zip(results) {
                 match result {
-                    Ok(CreateOutcome::Created) => ended.push(mail.written()),
+                    Ok(CreateOutcome::Created) => ended.push(self.written(mail)),
                     // Another worker, or this one before it died: whatever is missing is added.
                     Ok(CreateOutcome::AlreadyExisted) => {
                         ended.push(self.write_stepwise(session, mail, run).await);
@@ -191,7 +230,7 @@ impl Pipeline {
                     Err(DataverseError::TooLarge) if !mail.email.attachments.is_empty() => {
                         ended.push(self.write_stepwise(session, mail, run).await);
                     }
-                    Err(DataverseError::Rejected { .. }) if mail.without_owner() => {
+                    Err(DataverseError::Rejected { code, .. }) if mail.concede(code) => {
                         again.push(mail);
                     }
                     Err(error) => ended.push(self.refused(mail, error, run).await),
@@ -203,17 +242,18 @@ impl Pipeline {
 
     async fn write_stepwise(&self, session: &Session, mut mail: Mail, run: &Run) -> Ended {
         loop {
+            self.heed_refused_date(&mut mail);
             match self.dataverse.write_stepwise(session, &mail.email).await {
                 Ok(refused) => {
                     mail.omissions
                         .extend(std::iter::repeat_n(Omission::Attachment, refused));
-                    return mail.written();
+                    return self.written(mail);
                 }
                 Err(refusal @ DataverseError::Rejected { .. }) => {
                     match self.state_of_row(session, &mail).await {
                         // A completed row takes nothing more: another worker, with another mailbox's copy, was faster.
                         Ok(Some(RowState::Completed)) => return mail.was_there(),
-                        Ok(None) if mail.without_owner() => {}
+                        Ok(None) if mail.concede(refusal.code()) => {}
                         Ok(_) => return self.refused(mail, refusal, run).await,
                         // What the refusal means cannot be found out now.
                         Err(error) => return self.refused(mail, error, run).await,
@@ -222,6 +262,20 @@ impl Pipeline {
                 Err(error) => return self.refused(mail, error, run).await,
             }
         }
+    }
+
+    /// A mail that was mapped before another one's date was refused.
+    fn heed_refused_date(&self, mail: &mut Mail) {
+        if self.created_on.is_refused() {
+            mapping::without_created_on(&mut mail.email);
+        }
+    }
+
+    fn written(&self, mail: Mail) -> Ended {
+        if mail.blames_date {
+            self.created_on.refuse();
+        }
+        mail.written()
     }
 
     /// The state of a mail's row; `None` when there is none, or none that we may read.

@@ -38,6 +38,10 @@ pub enum Setting {
     /// Longest body of an HTTP request, in bytes: what is longer is 413 / 0x8004418A. The real number is not known; here
     /// it is 134,217,728 at first, and more is never read.
     LargestRequest(usize),
+    /// Whether callers have the privilege to say when a row was made; they have at first. Without it, `overriddencreatedon`
+    /// on create is 403 / 0x80040220 (inferred: the privilege from general documents, Dataverse facts §16; the code is that of
+    /// any missing privilege, §12).
+    MayOverrideCreatedOn(bool),
     /// Seconds during which an alternate key that was posted is Pending; 0 at first: Active at once.
     KeyIndexSeconds(u32),
 }
@@ -54,6 +58,7 @@ pub(crate) struct Settings {
     pub(crate) operation_ms: u64,
     pub(crate) largest_request: usize,
     pub(crate) key_index: TimeDelta,
+    pub(crate) may_override_created_on: bool,
 }
 
 impl Settings {
@@ -73,6 +78,7 @@ impl Settings {
             Setting::NetworkMilliseconds(time) => self.network_ms = time,
             Setting::OperationMilliseconds(time) => self.operation_ms = time,
             Setting::LargestRequest(size) => self.largest_request = size,
+            Setting::MayOverrideCreatedOn(may) => self.may_override_created_on = may,
             Setting::KeyIndexSeconds(seconds) => {
                 self.key_index = TimeDelta::seconds(seconds.into());
             }
@@ -100,6 +106,7 @@ impl Default for Settings {
             operation_ms: 0,
             largest_request: LONGEST_BODY,
             key_index: TimeDelta::zero(),
+            may_override_created_on: true,
         }
     }
 }

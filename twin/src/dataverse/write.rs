@@ -41,6 +41,10 @@ impl Work<'_> {
             .filter(|value| !value.is_null())
             .cloned()
         {
+            if !self.org.settings.may_override_created_on {
+                let message = "Principal user is missing prvOverrideCreatedOnCreatedBy privilege.";
+                return Err(Refusal::new(403, "0x80040220", message));
+            }
             // The row shows the wished time as its creation, and keeps the real one (inferred).
             values.insert("createdon".to_owned(), created);
             values.insert("overriddencreatedon".to_owned(), self.now_text());

@@ -2,7 +2,7 @@
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use twin::SeedError;
+use twin::{SeedError, Setting};
 
 use super::world::{World, error};
 
@@ -208,6 +208,25 @@ async fn the_creation_time_can_be_chosen_at_creation() {
         .await
         .id();
     assert_eq!(world.stored(id, "createdon"), "2020-02-03T04:05:06Z");
+}
+
+#[tokio::test]
+async fn the_creation_time_can_be_chosen_with_the_privilege_for_it_only() {
+    let world = World::new().await;
+    world
+        .twin
+        .dataverse()
+        .set_setting(Setting::MayOverrideCreatedOn(false));
+    let dated = json!({"overriddencreatedon": "2020-02-03T04:05:06Z"});
+    let refused = world.post("emails", dated.clone()).await;
+    assert_eq!(refused.error(), error(403, "0x80040220"));
+    assert_eq!(world.twin.dataverse().rows("email"), [Value::Null; 0]);
+    let nothing = json!({"overriddencreatedon": null});
+    let id = world.post("emails", nothing).await.id();
+    // On update it is dropped whoever asks.
+    let answer = world.patch(&format!("emails({id})"), dated).await;
+    assert_eq!(answer.status, 204);
+    assert_ne!(world.stored(id, "createdon"), "2020-02-03T04:05:06Z");
 }
 
 #[tokio::test]
