@@ -6,6 +6,7 @@
 //! | `backfill` | What lies in the mailboxes from before? |
 //! | `policy` | What is tracked? |
 //! | `what-if` | What would another policy change? |
+//! | `import` | What was saved before there was a sync? |
 //! | `explain` | What became of this message, and why? |
 //! | `status` | What needs somebody's attention? |
 //! | `redrive` | Would it work now? |
@@ -13,6 +14,7 @@
 mod aws;
 mod backfill;
 mod explain;
+mod import;
 mod policy;
 mod redrive;
 mod replay;
@@ -40,6 +42,7 @@ enum Verb {
     Backfill(backfill::Arguments),
     Policy(policy::Arguments),
     WhatIf(what_if::Arguments),
+    Import(import::Arguments),
     Explain(explain::Arguments),
     Status(status::Arguments),
     Redrive(redrive::Arguments),
@@ -53,6 +56,7 @@ async fn main() -> ExitCode {
         Verb::Backfill(arguments) => backfill::run(arguments).await.map_err(Into::into),
         Verb::Policy(arguments) => policy::run(arguments).await.map_err(Into::into),
         Verb::WhatIf(arguments) => what_if::run(arguments).await.map_err(Into::into),
+        Verb::Import(arguments) => import::run(arguments).await.map_err(Into::into),
         Verb::Explain(arguments) => explain::run(arguments).await.map_err(Into::into),
         Verb::Status(arguments) => status::run(arguments).await.map_err(Into::into),
         Verb::Redrive(arguments) => redrive::run(arguments).await.map_err(Into::into),

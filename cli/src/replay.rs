@@ -8,7 +8,7 @@
 //! Exit status: 0 when every message was written or skipped; 1 when one was not, or an event was refused; 2 for bad usage or a path that cannot be read.
 
 mod event;
-mod ledger;
+pub(crate) mod ledger;
 mod mailboxes;
 mod report;
 mod stage;

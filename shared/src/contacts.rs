@@ -32,6 +32,7 @@
 //! row. The tag is left out of a contact's address because the next mail may carry another; a tagged address finds the plain one ([`crate::parties`]).
 //! Owner is the application user. That a row which somebody deleted can be made again under the same key is *inferred*.
 
+pub mod card;
 pub mod company;
 pub mod name;
 
@@ -312,15 +313,19 @@ fn contact(address: &EmailAddress, name: &Name, company: Option<Uuid>) -> NewCon
 
 /// The row of a new company; `None` when no column holds its domain.
 fn account(domain: &str) -> Option<NewRow> {
+    account_of(domain, &readable_domain(domain))
+}
+
+/// The row of a new company that people call so; `None` when no column holds its domain.
+fn account_of(domain: &str, name: &str) -> Option<NewRow> {
     let id = account_id(domain);
     let website = format!("https://{domain}");
     if length(&website) > LONGEST_WEBSITE {
         return None;
     }
-    let readable = readable_domain(domain);
     let row = [
         ("accountid", json!(id)),
-        ("name", json!(cut(&readable, LONGEST_COMPANY_NAME))),
+        ("name", json!(cut(name, LONGEST_COMPANY_NAME))),
         ("websiteurl", json!(website)),
     ];
     Some(NewRow {

@@ -5,6 +5,7 @@
 //! What is written and how: [`mod@write`]. The wire form of batches: [`batch`]. What can come back: [`error`].
 
 pub mod batch;
+pub mod cards;
 mod carriers;
 mod companies;
 pub mod earlier;
@@ -14,6 +15,7 @@ pub mod further;
 pub mod look_up;
 pub mod names;
 pub mod query;
+pub mod rehearsal;
 pub mod rows;
 pub mod session;
 pub mod withdraw;
@@ -30,6 +32,7 @@ use url::Url;
 
 use self::batch::{Answer, BOUNDARY, Operation};
 use self::error::DataverseError;
+use self::rehearsal::Rehearsal;
 use self::session::Session;
 use crate::retry::retry_after;
 
@@ -44,6 +47,7 @@ pub struct DataverseClient {
     api: String,
     sent: Arc<AtomicU64>,
     names: names::NamesRead,
+    rehearsal: Option<Rehearsal>,
 }
 
 impl DataverseClient {
@@ -58,6 +62,16 @@ impl DataverseClient {
             ),
             sent: Arc::default(),
             names: names::NamesRead::default(),
+            rehearsal: None,
+        }
+    }
+
+    /// A client that notes its writes and sends none.
+    #[must_use]
+    pub fn rehearsing(self, rehearsal: Rehearsal) -> Self {
+        Self {
+            rehearsal: Some(rehearsal),
+            ..self
         }
     }
 
@@ -67,12 +81,19 @@ impl DataverseClient {
         self.sent.load(Ordering::Relaxed)
     }
 
-    /// One `$batch`; for each operation the answers of its parts.
+    /// One `$batch`, of queries or of change sets; for each operation the answers of its parts.
     async fn batch(
         &self,
         session: &Session,
         operations: &[Operation],
     ) -> Result<Vec<Vec<Answer>>, DataverseError> {
+        if let Some(done) = self
+            .rehearsal
+            .as_ref()
+            .and_then(|it| it.note_all(operations))
+        {
+            return Ok(done);
+        }
         let call = self
             .http
             .post(format!("{}$batch", self.api))
@@ -109,6 +130,10 @@ impl DataverseClient {
         if_match: Option<&str>,
         body: Option<&Map<String, Value>>,
     ) -> Result<Vec<u8>, DataverseError> {
+        if let Some(rehearsal) = self.rehearsal.as_ref().filter(|_| method != Method::GET) {
+            rehearsal.note(method.as_str(), path, body.cloned().unwrap_or_default());
+            return Ok(Vec::new());
+        }
         let mut call = self.http.request(method, format!("{}{path}", self.api));
         if let Some(etag) = if_match {
             call = call.header(header::IF_MATCH, etag);

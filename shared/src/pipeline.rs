@@ -17,6 +17,7 @@
 //! | the steps of a mail that is written step by step | the next run finds the Open row, adds what is missing and completes it |
 //! | settle and the queue's acknowledgement | the next delivery finds the final state and is acknowledged |
 
+pub mod address_book;
 mod asking;
 mod claiming;
 pub mod created_on;

@@ -5,6 +5,7 @@
 //! | Does a message become the right row, once? | `delivery.rs` |
 //! | Who is on it, what does it concern, who owns it? | `people.rs` |
 //! | Who becomes a contact, of which company? | `contacts.rs` |
+//! | What becomes of the cards of an address book? | `address_book.rs` |
 //! | Which record does it concern, and what does finding out cost? | `regarding.rs` |
 //! | What if another client writes the same mail? | `theirs.rs` |
 //! | What is left out, and by which rule? | `policy.rs` |
@@ -21,6 +22,7 @@
 //! | What if the mail itself is odd? | `odd_mail.rs` |
 //! | What if two things look alike, or one is in the way? | `guards.rs` |
 
+mod address_book;
 mod attachments;
 mod contacts;
 mod crashes;

@@ -57,6 +57,12 @@ impl Name {
         }
     }
 
+    /// Of somebody whose names stand apart.
+    #[must_use]
+    pub fn of_parts(first: &str, last: &str) -> Self {
+        Self::new(&tidy(first), &tidy(last))
+    }
+
     fn new(first: &str, last: &str) -> Self {
         let part = |text: &str| cut(text.trim(), LONGEST).trim_end().to_owned();
         let (first, last) = (part(first), part(last));
@@ -99,7 +105,7 @@ fn usable(display: &str, address: &EmailAddress) -> Option<String> {
 }
 
 /// One line, single blanks, nothing that is not seen.
-fn tidy(display: &str) -> String {
+pub(super) fn tidy(display: &str) -> String {
     let unseen = |c: char| matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}');
     let seen: String = without_forbidden(display)
         .chars()

@@ -3,6 +3,7 @@
 //! Sources: Nylas facts §7 (message), §9 (folders), §11 (grants), §16 (published samples with duplicate keys). The JSON is
 //! read into [`Value`] first because a derived struct would refuse a whole message for one such field.
 
+mod contact;
 mod headers;
 
 use std::collections::HashMap;
@@ -10,6 +11,7 @@ use std::collections::HashMap;
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 
+pub use self::contact::contact;
 use self::headers::{ancestors, bulk, header, is_beyond_basic};
 use crate::ids::{AttachmentId, EmailAddress, GrantId, InternetMessageId, MessageId, MessageKey};
 use crate::message::{Attachment, Message, Omission};

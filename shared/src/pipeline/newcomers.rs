@@ -38,10 +38,10 @@ use crate::policy::document::Ambiguous;
 
 /// What became of one person.
 #[derive(Clone)]
-enum Made {
+pub(super) enum Made {
     There,
     WithoutCompany,
-    Refused,
+    Refused(DataverseError),
     Failed(DataverseError),
 }
 
@@ -111,7 +111,7 @@ impl Pipeline {
     }
 
     /// The companies of some domains. None are known where Dataverse refuses the question, which then costs the contacts their company and no mail.
-    async fn companies(
+    pub(super) async fn companies(
         &self,
         session: &Session,
         domains: &BTreeSet<String>,
@@ -128,7 +128,7 @@ impl Pipeline {
         }
     }
 
-    async fn make(
+    pub(super) async fn make(
         &self,
         session: &Session,
         plan: contacts::Plan,
@@ -183,7 +183,9 @@ impl Pipeline {
     async fn outcome<T>(&self, result: Result<T, DataverseError>, success: Made) -> Made {
         match result {
             Ok(_) => success,
-            Err(DataverseError::Rejected { .. } | DataverseError::TooLarge) => Made::Refused,
+            Err(error @ (DataverseError::Rejected { .. } | DataverseError::TooLarge)) => {
+                Made::Refused(error)
+            }
             Err(error) => {
                 self.forget_refused(&error).await;
                 Made::Failed(error)
@@ -231,7 +233,7 @@ fn omissions(mail: &[Newcomer], made: &HashMap<Uuid, Made>) -> Result<Vec<Omissi
         match made.get(&contacts::contact_id(&newcomer.address)) {
             Some(Made::There) | None => {}
             Some(Made::WithoutCompany) => omissions.push(Omission::Company),
-            Some(Made::Refused) => omissions.push(Omission::Contact),
+            Some(Made::Refused(_)) => omissions.push(Omission::Contact),
             Some(Made::Failed(error)) => return Err(error.clone().into()),
         }
     }

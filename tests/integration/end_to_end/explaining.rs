@@ -54,7 +54,7 @@ impl Office {
     }
 
     /// The worker takes up these messages, in this order.
-    async fn work(&self, messages: &[(&str, &str)]) {
+    pub(super) async fn work(&self, messages: &[(&str, &str)]) {
         for (grant, id) in messages {
             let request =
                 json!({"version": 1, "grant_id": grant, "message_id": id, "trigger": "created"});

@@ -1,0 +1,233 @@
+//! Saved messages: each with the name that its copies share, if it can be had, then through the pipeline.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use futures_util::{StreamExt, stream};
+use indicatif::ProgressBar;
+use mailverse::dedupe::{Entry, State};
+use mailverse::ids::{GrantId, InternetMessageId, MessageKey};
+use mailverse::message::Message;
+use mailverse::nylas::error::NylasError;
+use mailverse::nylas::wire;
+use mailverse::nylas::{Fetched, Headers};
+use mailverse::pipeline::{Handled, Work};
+use mailverse::sync_request::{SyncRequest, Trigger};
+use serde_json::Value;
+
+use super::report::{At, Report};
+use super::saved::{Kind, SavedFile};
+use super::{ImportError, Importer};
+
+/// Messages claimed together: many enough for few requests, few enough that their files are fetched before a claim ends.
+const AT_ONCE: usize = 20;
+
+/// Requests to Nylas in flight, of the four that Microsoft allows for one mailbox (Nylas facts §14).
+const FETCHES: usize = 3;
+
+/// How long Nylas is left alone when it does not say how long it wants to be.
+const NYLAS_PAUSE: Duration = Duration::from_secs(60);
+
+/// What is to be done with a message.
+enum Ready {
+    /// Through the pipeline.
+    Run(Box<Message>),
+    /// It was settled before; a dry run looks no further.
+    Settled(Entry),
+    /// It cannot be brought in now, or never.
+    Not(String),
+    /// Nylas wants no more requests.
+    Left,
+}
+
+impl Importer {
+    /// Brings in the messages of all files, in their order.
+    pub(super) async fn bring_in_messages(
+        &mut self,
+        files: &[SavedFile],
+        report: &mut Report,
+        progress: &ProgressBar,
+    ) -> Result<(), ImportError> {
+        let mut seen: HashSet<MessageKey> = HashSet::new();
+        let mut headers = HashMap::new();
+        let mut left: usize = files.iter().map(|file| file.count(Kind::Message)).sum();
+        if report.is_paused() {
+            report.left(left);
+            return Ok(());
+        }
+        let mut some: Vec<(At, Message)> = Vec::with_capacity(AT_ONCE);
+        for (file, saved) in files.iter().enumerate() {
+            for (index, object) in saved.objects(Kind::Message) {
+                let at = At { file, index };
+                match self.read(&object) {
+                    Err(why) => {
+                        report.messages.not_imported += 1;
+                        report.note(at, "not imported", &why);
+                        left -= 1;
+                        progress.inc(1);
+                    }
+                    Ok(message) if !seen.insert(message.key.clone()) => {
+                        report.messages.repeated += 1;
+                        left -= 1;
+                        progress.inc(1);
+                    }
+                    Ok(message) => some.push((at, message)),
+                }
+                if some.len() == AT_ONCE {
+                    left -= some.len();
+                    progress.inc(some.len() as u64);
+                    let step = std::mem::take(&mut some);
+                    self.bring_in(step, &mut headers, report).await;
+                    if self.must_stop(report).await? {
+                        report.left(left);
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        progress.inc(some.len() as u64);
+        self.bring_in(some, &mut headers, report).await;
+        self.must_stop(report).await.map(drop)
+    }
+
+    fn read(&self, object: &Value) -> Result<Message, String> {
+        let grant = self.mailbox_of(object)?;
+        wire::message(&grant, object).map_err(|error| error.to_string())
+    }
+
+    /// The mailbox that an object names, if it is connected, or else the one that the operator names.
+    fn mailbox_of(&self, object: &Value) -> Result<GrantId, String> {
+        const SAY: &str = "--mailbox says whose mailbox it is";
+        let named = object.get("grant_id").and_then(Value::as_str);
+        let named = named.filter(|id| !id.is_empty());
+        let connected = |id: &str| self.mailboxes.iter().find(|it| it.id.as_str() == id);
+        match (named, &self.mailbox) {
+            (Some(id), given) => match (connected(id), given) {
+                (Some(grant), _) => Ok(grant.id.clone()),
+                (None, Some(given)) => Ok(given.clone()),
+                (None, None) => Err(format!("Nylas has no mailbox {id}: {SAY}")),
+            },
+            (None, Some(given)) => Ok(given.clone()),
+            (None, None) => Err(format!("it names no mailbox: {SAY}")),
+        }
+    }
+
+    async fn bring_in(
+        &self,
+        some: Vec<(At, Message)>,
+        headers: &mut HashMap<GrantId, Headers>,
+        report: &mut Report,
+    ) {
+        for (_, message) in &some {
+            let grant = &message.key.grant_id;
+            if !headers.contains_key(grant) {
+                let needed = self.pipeline.headers(grant, Utc::now()).await;
+                headers.insert(grant.clone(), needed);
+            }
+        }
+        let places: HashMap<MessageKey, At> = some
+            .iter()
+            .map(|(at, message)| (message.key.clone(), *at))
+            .collect();
+        let stop = OnceLock::new();
+        let ready = stream::iter(some).map(async |(at, message)| {
+            let needed = headers.get(&message.key.grant_id);
+            let key = message.key.clone();
+            (at, key, self.ready(message, needed.copied(), &stop).await)
+        });
+        let ready: Vec<_> = ready.buffered(FETCHES).collect().await;
+        let mut work = Vec::new();
+        for (at, key, ready) in ready {
+            match ready {
+                Ready::Run(message) => work.push(in_hand(*message)),
+                Ready::Settled(entry) => report.settled(at, &key, &entry),
+                Ready::Left => report.left(1),
+                Ready::Not(why) => {
+                    report.messages.not_imported += 1;
+                    report.about(at, &key, "not imported", &why);
+                }
+            }
+        }
+        if let Some(until) = stop.get() {
+            report.paused("Nylas", *until);
+        }
+        let handled: Vec<Handled> = self.pipeline.run(work, Self::begin()).await;
+        for message in handled {
+            if let Some(at) = places.get(&message.key) {
+                report.handled(*at, &message);
+            }
+        }
+    }
+
+    /// Gives a message the headers that it lacks, from Nylas, unless it is settled already.
+    async fn ready(
+        &self,
+        saved: Message,
+        headers: Option<Headers>,
+        stop: &OnceLock<DateTime<Utc>>,
+    ) -> Ready {
+        let headers = headers.unwrap_or(Headers::Basic);
+        let lacks_headers = saved.internet_message_id.is_none()
+            || (headers == Headers::All && !saved.has_all_headers);
+        if !lacks_headers && self.dry.is_none() {
+            return Ready::Run(Box::new(saved));
+        }
+        match self.ledger.entry(&saved.key).await {
+            Err(error) => return Ready::Not(error.to_string()),
+            Ok(Some(entry)) if entry.state == State::Written || entry.state == State::Dead => {
+                // The pipeline would say so too; in a dry run its ledger is empty.
+                return match self.dry {
+                    Some(_) => Ready::Settled(entry),
+                    None => Ready::Run(Box::new(saved)),
+                };
+            }
+            Ok(_) if !lacks_headers => return Ready::Run(Box::new(saved)),
+            Ok(_) => {}
+        }
+        if self.as_saved {
+            return Ready::Run(Box::new(as_it_is(saved)));
+        }
+        if stop.get().is_some() {
+            return Ready::Left;
+        }
+        match self.pipeline.nylas.message(&saved.key, headers).await {
+            Ok(Fetched::Message(message)) => Ready::Run(message),
+            Ok(Fetched::Gone) => Ready::Run(Box::new(as_it_is(saved))),
+            Err(NylasError::Throttled { retry_after }) => {
+                // Of several that are refused, the first says how long.
+                stop.get_or_init(|| Utc::now() + retry_after.unwrap_or(NYLAS_PAUSE));
+                Ready::Left
+            }
+            Err(error) => Ready::Not(error.to_string()),
+        }
+    }
+}
+
+/// A message of which no more can be had.
+///
+/// IMAP mailboxes call a message by its Message-ID, brackets included (Nylas facts §8, where another source has a hash): an id of that form is taken for one,
+/// since a copy in another mailbox has the same.
+fn as_it_is(mut message: Message) -> Message {
+    let id = message.key.message_id.as_str();
+    let is_message_id = id.starts_with('<') && id.ends_with('>') && id.contains('@');
+    if message.internet_message_id.is_none() && is_message_id {
+        message.internet_message_id = InternetMessageId::from_header(id);
+    }
+    // All that there are: the pipeline need not ask for more.
+    message.has_all_headers = true;
+    message
+}
+
+/// As the backfill brings what it listed.
+fn in_hand(message: Message) -> Work {
+    Work {
+        request: SyncRequest {
+            key: message.key.clone(),
+            trigger: Trigger::Backfill,
+        },
+        message: Some(message),
+        receive_count: 1,
+    }
+}

@@ -1,0 +1,122 @@
+//! Saved contacts: the cards of all files as one address book, some people at a time.
+
+use indicatif::ProgressBar;
+use mailverse::contacts::card::{Card, NoAddress, Place, people};
+use mailverse::nylas::wire;
+use mailverse::pipeline::address_book::{CardFate, CompaniesMade};
+
+use super::report::{At, Report, card_outcome};
+use super::saved::{Kind, SavedFile};
+use super::{ImportError, Importer};
+
+/// People looked up and written together.
+const AT_ONCE: usize = 50;
+
+impl Importer {
+    /// Brings in the contacts of all files.
+    pub(super) async fn bring_in_people(
+        &mut self,
+        files: &[SavedFile],
+        report: &mut Report,
+        progress: &ProgressBar,
+    ) -> Result<(), ImportError> {
+        let (mut places, mut cards) = (Vec::new(), Vec::new());
+        for (file, saved) in files.iter().enumerate() {
+            for (index, object) in saved.objects(Kind::Contact) {
+                let at = At { file, index };
+                match usable(&object) {
+                    Ok(card) => {
+                        places.push(at);
+                        cards.push(card);
+                    }
+                    Err(why) => {
+                        progress.inc(1);
+                        no_address(report, at, why);
+                    }
+                }
+            }
+        }
+        let (people, of) = people(cards);
+        let mut first_cards: Vec<Option<At>> = vec![None; people.len()];
+        for (at, place) in places.into_iter().zip(of) {
+            let first = match place {
+                Place::Person(person) => first_cards.get_mut(person),
+                Place::Several => None,
+            };
+            match first {
+                Some(first @ None) => *first = Some(at),
+                Some(Some(first)) => {
+                    report.people.merged += 1;
+                    report.merged(at, *first);
+                    progress.inc(1);
+                }
+                None => {
+                    report.people.ambiguous += 1;
+                    report.note(
+                        at,
+                        "ambiguous",
+                        "it has addresses of several cards: nothing is changed",
+                    );
+                    progress.inc(1);
+                }
+            }
+        }
+        let mut made = CompaniesMade::default();
+        let mut rest = people.as_slice();
+        let mut first_cards = first_cards.into_iter().flatten();
+        while !rest.is_empty() {
+            let (some, later) = rest.split_at(rest.len().min(AT_ONCE));
+            rest = later;
+            let run = Self::begin();
+            let fates = self.pipeline.bring_in_people(some, &mut made, &run).await;
+            for (fate, at) in fates.into_iter().zip(&mut first_cards) {
+                tell(report, at, &fate);
+            }
+            progress.inc(some.len() as u64);
+            if self.must_stop(report).await? {
+                report.left(rest.len());
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+}
+
+fn usable(object: &serde_json::Value) -> Result<Card, NoAddress> {
+    let mut card = wire::contact(object);
+    card.keep_usable().map(|()| card)
+}
+
+fn no_address(report: &mut Report, at: At, why: NoAddress) {
+    let (count, why) = match why {
+        NoAddress::None => (
+            &mut report.people.without_address,
+            "it has no email address, so nothing would tell the same person the next time",
+        ),
+        NoAddress::Role => (&mut report.people.role, "its address is that of a role"),
+        NoAddress::TooLong => (
+            &mut report.people.without_address,
+            "its address is longer than a contact holds (100)",
+        ),
+    };
+    *count += 1;
+    report.note(at, "not imported", why);
+}
+
+fn tell(report: &mut Report, at: At, fate: &CardFate) {
+    let people = &mut report.people;
+    let count = match fate {
+        CardFate::Created { .. } => &mut people.created,
+        CardFate::Filled { .. } => &mut people.filled,
+        CardFate::Complete { .. } => &mut people.complete,
+        CardFate::Ambiguous { .. } => &mut people.ambiguous,
+        CardFate::Inside => &mut people.inside,
+        CardFate::Known { .. } => &mut people.known,
+        CardFate::Failed { .. } => &mut people.failed,
+    };
+    *count += 1;
+    let (outcome, why) = card_outcome(fate);
+    if let Some(why) = why {
+        report.note(at, outcome, &why);
+    }
+}

@@ -1,0 +1,364 @@
+//! What became of the objects of saved files, as lines for people or as JSON for programs. Places, ids, states and reasons; no content.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use mailverse::dedupe::{Entry, State};
+use mailverse::ids::MessageKey;
+use mailverse::pipeline::Handled;
+use mailverse::pipeline::address_book::CardFate;
+use serde_json::{Value, json};
+
+use super::saved::SavedFile;
+use crate::terminal::printable;
+
+/// Lines that people are shown; `--json` has them all.
+const MOST_LINES: usize = 50;
+
+/// Where an object stands.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct At {
+    /// Of the files, in the order of the command line.
+    pub(super) file: usize,
+    /// In its list, from 0.
+    pub(super) index: usize,
+}
+
+/// Messages by what became of them.
+#[derive(Default)]
+pub(super) struct Messages {
+    written: usize,
+    there_before: usize,
+    skipped: BTreeMap<String, usize>,
+    waiting: usize,
+    dead: usize,
+    pub(super) repeated: usize,
+    pub(super) not_imported: usize,
+}
+
+/// Contacts by what became of them.
+#[derive(Default)]
+pub(super) struct People {
+    pub(super) created: usize,
+    pub(super) filled: usize,
+    pub(super) complete: usize,
+    pub(super) merged: usize,
+    pub(super) ambiguous: usize,
+    pub(super) inside: usize,
+    pub(super) role: usize,
+    pub(super) known: usize,
+    pub(super) without_address: usize,
+    pub(super) failed: usize,
+}
+
+struct Note {
+    at: At,
+    key: Option<MessageKey>,
+    outcome: &'static str,
+    reason: String,
+}
+
+impl Note {
+    /// People are shown what did not become what they wanted.
+    fn is_trouble(&self) -> bool {
+        !matches!(self.outcome, "filled" | "merged" | "inside")
+    }
+}
+
+/// The outcome.
+pub(super) struct Report {
+    files: Vec<String>,
+    pub(super) messages: Messages,
+    pub(super) people: People,
+    /// Objects that are neither messages nor contacts.
+    others: usize,
+    notes: Vec<Note>,
+    /// The service that wants no more, and until when.
+    pause: Option<(&'static str, DateTime<Utc>)>,
+    left: usize,
+    /// Dataverse does not let rows say when they were made.
+    pub(super) created_on_refused: bool,
+}
+
+impl Report {
+    /// Begins with what no kind of object is.
+    pub(super) fn new(files: &[SavedFile]) -> Self {
+        let name = |file: &SavedFile| file.path.display().to_string();
+        let mut report = Self {
+            files: files.iter().map(name).collect(),
+            messages: Messages::default(),
+            people: People::default(),
+            others: 0,
+            notes: Vec::new(),
+            pause: None,
+            left: 0,
+            created_on_refused: false,
+        };
+        for (file, saved) in files.iter().enumerate() {
+            for index in saved.others() {
+                report.others += 1;
+                let why = "it is neither a message nor a contact, or no JSON";
+                report.note(At { file, index }, "not imported", why);
+            }
+        }
+        report
+    }
+
+    /// Everything was brought in, or left out by a rule.
+    pub(super) fn is_success(&self) -> bool {
+        let Messages {
+            waiting,
+            dead,
+            not_imported,
+            ..
+        } = self.messages;
+        let lost = waiting + dead + not_imported + self.people.failed + self.others + self.left;
+        lost == 0 && self.pause.is_none()
+    }
+
+    pub(super) fn note(&mut self, at: At, outcome: &'static str, reason: &str) {
+        self.push(at, None, outcome, reason);
+    }
+
+    pub(super) fn about(&mut self, at: At, key: &MessageKey, outcome: &'static str, reason: &str) {
+        self.push(at, Some(key.clone()), outcome, reason);
+    }
+
+    fn push(&mut self, at: At, key: Option<MessageKey>, outcome: &'static str, reason: &str) {
+        self.notes.push(Note {
+            at,
+            key,
+            outcome,
+            reason: reason.to_owned(),
+        });
+    }
+
+    /// A card that shares an address with an earlier one.
+    pub(super) fn merged(&mut self, at: At, first: At) {
+        let reason = format!("shares an address with {}", self.place(first));
+        self.note(at, "merged", &reason);
+    }
+
+    pub(super) fn handled(&mut self, at: At, message: &Handled) {
+        let state = message.fate.state();
+        let reason = message.fate.reason();
+        self.count(at, &message.key, state, reason, message.settled_before);
+    }
+
+    pub(super) fn settled(&mut self, at: At, key: &MessageKey, entry: &Entry) {
+        self.count(at, key, entry.state, entry.reason.as_deref(), true);
+    }
+
+    fn count(
+        &mut self,
+        at: At,
+        key: &MessageKey,
+        state: State,
+        reason: Option<&str>,
+        before: bool,
+    ) {
+        let reason = reason.unwrap_or_default();
+        match state {
+            State::Written if before => self.messages.there_before += 1,
+            State::Written => self.messages.written += 1,
+            State::Skipped => *self.messages.skipped.entry(reason.to_owned()).or_default() += 1,
+            State::Waiting => {
+                self.messages.waiting += 1;
+                self.about(at, key, "waiting", reason);
+            }
+            State::Dead => {
+                self.messages.dead += 1;
+                self.about(at, key, "dead", reason);
+            }
+        }
+    }
+
+    /// A service wants no more before this.
+    pub(super) fn paused(&mut self, service: &'static str, until: DateTime<Utc>) {
+        self.pause.get_or_insert((service, until));
+    }
+
+    /// So many objects were not begun.
+    pub(super) fn left(&mut self, objects: usize) {
+        self.left += objects;
+    }
+
+    pub(super) fn is_paused(&self) -> bool {
+        self.pause.is_some()
+    }
+
+    fn place(&self, at: At) -> String {
+        let file = self.files.get(at.file).map_or("", String::as_str);
+        format!("{file}[{}]", at.index)
+    }
+
+    pub(super) fn json(&self) -> Value {
+        let note = |note: &Note| {
+            json!({
+                "file": self.files.get(note.at.file), "index": note.at.index, "outcome": note.outcome, "reason": note.reason,
+                "grant_id": note.key.as_ref().map(|key| &key.grant_id), "message_id": note.key.as_ref().map(|key| &key.message_id),
+            })
+        };
+        let Messages {
+            written,
+            there_before,
+            skipped,
+            waiting,
+            dead,
+            repeated,
+            not_imported,
+        } = &self.messages;
+        let People {
+            created,
+            filled,
+            complete,
+            merged,
+            ambiguous,
+            inside,
+            role,
+            known,
+            without_address,
+            failed,
+        } = &self.people;
+        json!({
+            "messages": {
+                "written": written, "there_before": there_before, "skipped": skipped, "waiting": waiting, "dead": dead,
+                "repeated": repeated, "not_imported": not_imported,
+            },
+            "contacts": {
+                "created": created, "filled": filled, "complete": complete, "merged": merged, "ambiguous": ambiguous, "inside": inside,
+                "role": role, "known": known, "without_address": without_address, "failed": failed,
+            },
+            "others": self.others,
+            "left": self.left,
+            "paused_by": self.pause.map(|(service, _)| service),
+            "paused_until": self.pause.map(|(_, until)| until.to_rfc3339_opts(SecondsFormat::Secs, true)),
+            "created_on_refused": self.created_on_refused,
+            "notes": self.notes.iter().map(note).collect::<Vec<_>>(),
+        })
+    }
+
+    pub(super) fn print(&self, out: &mut impl Write, dry: bool) -> io::Result<()> {
+        let trouble: Vec<&Note> = self.notes.iter().filter(|note| note.is_trouble()).collect();
+        for note in trouble.iter().take(MOST_LINES) {
+            let place = printable(&self.place(note.at));
+            let key = note
+                .key
+                .as_ref()
+                .map(|key| format!(" {}", printable(&key.to_string())));
+            let key = key.unwrap_or_default();
+            writeln!(
+                out,
+                "{place}{key}: {}: {}",
+                note.outcome,
+                printable(&note.reason)
+            )?;
+        }
+        let more = trouble.len().saturating_sub(MOST_LINES);
+        if more > 0 {
+            writeln!(out, "… and {more} more, all of which --json shows")?;
+        }
+        let would = if dry { "would be " } else { "" };
+        let Messages {
+            written,
+            there_before,
+            skipped,
+            waiting,
+            dead,
+            repeated,
+            not_imported,
+        } = &self.messages;
+        let all_skipped: usize = skipped.values().sum();
+        writeln!(
+            out,
+            "Messages: {written} {would}written, {there_before} there before, {all_skipped} skipped{}, {waiting} waiting, {dead} dead, {repeated} named twice, {not_imported} not imported.",
+            rules(skipped)
+        )?;
+        let People {
+            created,
+            filled,
+            complete,
+            merged,
+            ambiguous,
+            inside,
+            role,
+            known,
+            without_address,
+            failed,
+        } = &self.people;
+        writeln!(
+            out,
+            "Contacts: {created} {would}created, {filled} {would}filled, {complete} complete, {merged} merged, {ambiguous} ambiguous, {inside} inside, {role} roles, \
+             {known} known as lead or account, {without_address} without a usable address, {failed} failed.",
+        )?;
+        if let Some((service, until)) = self.pause {
+            writeln!(
+                out,
+                "{service} asked for a pause until {}: {} objects were not begun. Run the same command again then.",
+                until.format("%F %T UTC"),
+                self.left
+            )?;
+        } else if self.messages.waiting + self.people.failed > 0 {
+            writeln!(
+                out,
+                "Run the same command again: what was brought in is not brought in twice."
+            )?;
+        }
+        if self.created_on_refused {
+            writeln!(
+                out,
+                "Dataverse does not let rows say when they were made: the application user lacks a privilege."
+            )?;
+        }
+        Ok(())
+    }
+}
+
+fn rules(skipped: &BTreeMap<String, usize>) -> String {
+    let rules: Vec<String> = skipped
+        .iter()
+        .map(|(rule, count)| format!("{count} {}", printable(rule)))
+        .collect();
+    if rules.is_empty() {
+        return String::new();
+    }
+    format!(" ({})", rules.join(", "))
+}
+
+/// What to say of a contact beyond its count.
+pub(super) fn card_outcome(fate: &CardFate) -> (&'static str, Option<String>) {
+    match fate {
+        CardFate::Created {
+            contact,
+            without_company,
+        } => {
+            let without = || format!("contact {contact} has no company: Dataverse refused its row");
+            ("created", without_company.then(without))
+        }
+        CardFate::Filled { contact, columns } => {
+            let columns = columns.join(", ");
+            ("filled", Some(format!("contact {contact}: {columns}")))
+        }
+        CardFate::Complete { .. } => ("complete", None),
+        CardFate::Ambiguous { contacts } => {
+            let contacts: Vec<String> = contacts.iter().map(ToString::to_string).collect();
+            let contacts = contacts.join(", ");
+            (
+                "ambiguous",
+                Some(format!(
+                    "nothing is changed: contacts {contacts} have its addresses"
+                )),
+            )
+        }
+        CardFate::Inside => (
+            "inside",
+            Some("it is one of yours: contacts are people outside".to_owned()),
+        ),
+        CardFate::Known { table } => (
+            "known",
+            Some(format!("a row of {} has its address", table.name())),
+        ),
+        CardFate::Failed { reason } => ("failed", Some(reason.clone())),
+    }
+}

@@ -1,0 +1,381 @@
+//! Bringing the people of an address book in as contacts. What becomes of a card's columns: [`crate::contacts::card`].
+//!
+//! For some people at once: **look up** their addresses, as for mail → **read** the contacts that have them → find the **companies** → **make** what is not
+//! there, with the code that makes contacts of mail → **fill** what is empty in what is there.
+//!
+//! | An address of the person belongs to | Then |
+//! | --- | --- |
+//! | a mailbox of ours, an internal domain, a user or a queue | the person is inside and becomes no contact |
+//! | one active contact, or else one inactive one | that one is filled |
+//! | several of these | nothing is changed: nobody can tell which |
+//! | no contact, but a lead or an account | nothing is made: the address is known |
+//! | nobody | a contact is made |
+//!
+//! Nothing is kept in the ledger. What makes a second run harmless is what the first one wrote: the contacts are found, and what they have is not written
+//! again. A row is filled only as the version that was read, so what somebody enters meanwhile stays.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use uuid::Uuid;
+
+use super::Pipeline;
+use super::fate::{Failure, Run};
+use super::ground::Ground;
+use super::newcomers::Made;
+use crate::contacts::card::{
+    Card, CardCompany, add_company, company, lacks_company, missing, new_contact,
+};
+use crate::contacts::company::Companies;
+use crate::contacts::{NewRow, Plan, contact_id};
+use crate::dataverse::cards::{ContactRow, Fill};
+use crate::dataverse::error::DataverseError;
+use crate::dataverse::look_up::Questions;
+use crate::dataverse::rows::{Person, Record, Table};
+use crate::dataverse::session::Session;
+use crate::policy::Inside;
+use crate::policy::document::Ambiguous;
+use crate::retry::RetryAdvice;
+
+/// What became of a person. Holds ids and names of columns, and no content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CardFate {
+    /// A contact was made, or was there under its key.
+    Created {
+        /// The row.
+        contact: Uuid,
+        /// Dataverse refused the row of its company.
+        without_company: bool,
+    },
+    /// A contact was there, and these columns of it were empty.
+    Filled {
+        /// The row.
+        contact: Uuid,
+        /// Their names.
+        columns: Vec<String>,
+    },
+    /// A contact was there, and nothing that the card has was missing.
+    Complete {
+        /// The row.
+        contact: Uuid,
+    },
+    /// Several contacts have its addresses.
+    Ambiguous {
+        /// The rows.
+        contacts: Vec<Uuid>,
+    },
+    /// It is one of ours.
+    Inside,
+    /// A lead or an account has its address.
+    Known {
+        /// The table.
+        table: Table,
+    },
+    /// It could not be brought in now.
+    Failed {
+        /// The failure.
+        reason: String,
+    },
+}
+
+/// Companies that this import has made, by name in lower case.
+#[derive(Default)]
+pub struct CompaniesMade(HashMap<String, BTreeSet<Uuid>>);
+
+/// What is to be done for a person.
+enum Step {
+    Create,
+    Fill(Uuid),
+    Over(CardFate),
+}
+
+impl Step {
+    /// The contact that is there.
+    fn contact(&self) -> Option<Uuid> {
+        match self {
+            Self::Fill(contact) => Some(*contact),
+            Self::Create | Self::Over(_) => None,
+        }
+    }
+}
+
+impl Pipeline {
+    /// Brings some people in; what became of each, in order. No two of them share an address ([`crate::contacts::card::people`]).
+    ///
+    /// One whose data Dataverse refuses does not stop the others. A failure of the whole is that of each, and the same call does the rest later.
+    pub async fn bring_in_people(
+        &self,
+        people: &[Card],
+        made: &mut CompaniesMade,
+        run: &Run,
+    ) -> Vec<CardFate> {
+        let (ground, session) = match self.begin_people(run).await {
+            Ok(begun) => begun,
+            Err(failure) => return all_failed(people, &failure),
+        };
+        let mut fates = Vec::with_capacity(people.len());
+        let together = self.together(&session, people, &ground, made).await;
+        match together {
+            Ok(done) => fates.extend(done),
+            // Nothing was written yet, and it may be one of them that is refused.
+            Err(failure) if failure.advice == RetryAdvice::Never && people.len() > 1 => {
+                for one in people.chunks(1) {
+                    let alone = self.together(&session, one, &ground, made).await;
+                    fates.extend(alone.unwrap_or_else(|failure| all_failed(one, &failure)));
+                }
+            }
+            Err(failure) => fates.extend(all_failed(people, &failure)),
+        }
+        if let Some(error) = session.ended_by() {
+            self.forget_refused(error).await;
+        }
+        self.share_pause(&session, run).await;
+        fates
+    }
+
+    async fn begin_people(&self, run: &Run) -> Result<(Ground, Session), Failure> {
+        if let Some(failure) = self.not_now(run).await {
+            return Err(failure);
+        }
+        // Boxed, because nested this deep the future's type is more than the compiler lays out.
+        let ground = Box::pin(self.ground(&[], run.now)).await?;
+        Ok((ground, Session::new(self.tokens.token(run.now).await?)))
+    }
+
+    /// Fails only before anything is written.
+    async fn together(
+        &self,
+        session: &Session,
+        people: &[Card],
+        ground: &Ground,
+        made: &mut CompaniesMade,
+    ) -> Result<Vec<CardFate>, Failure> {
+        let addresses = people
+            .iter()
+            .flat_map(|card| card.addresses.iter().cloned());
+        let questions = Questions {
+            addresses: addresses.collect(),
+            ..Questions::default()
+        };
+        let mut found = self.dataverse.look_up(session, &questions).await?;
+        let inside = ground.inside(&found);
+        let steps: Vec<Step> = people.iter().map(|card| step(card, &inside)).collect();
+        let to_fill = steps.iter().filter_map(Step::contact).collect();
+        let rows = self.dataverse.contact_rows(session, &to_fill).await?;
+        let work: Vec<(&Card, Step)> = people.iter().zip(steps).collect();
+        let ambiguous = ground.policy.document().defaults.ambiguous;
+        let wanted = self.companies_of(session, &work, &rows, ambiguous, made);
+        let Wanted {
+            mut companies,
+            accounts,
+        } = wanted.await?;
+
+        let contacts = work
+            .iter()
+            .zip(&companies)
+            .filter_map(|((card, step), company)| {
+                let contact = || new_contact(card, *company);
+                matches!(step, Step::Create).then(contact).flatten()
+            });
+        let plan = Plan {
+            contacts: contacts.collect(),
+            accounts: accounts.values().map(|(_, row)| row.clone()).collect(),
+        };
+        let created = self.make(session, plan, &mut found).await;
+        for (id, (name, account)) in accounts {
+            if found.was_made(account.record) {
+                made.0.entry(name).or_default().insert(id);
+            } else {
+                // A contact that is there can do without.
+                for company in &mut companies {
+                    company.take_if(|company| *company == id);
+                }
+            }
+        }
+        let mut fates = Vec::with_capacity(work.len());
+        let mut fills = Vec::new();
+        for ((card, step), company) in work.into_iter().zip(companies) {
+            let fate = match step {
+                Step::Over(fate) => fate,
+                Step::Create => of_created(card, &created),
+                Step::Fill(contact) => match rows
+                    .get(&contact)
+                    .map(|row| fill(card, contact, row, company))
+                {
+                    None => failed(format!(
+                        "contact {contact} was removed a moment ago, or cannot be read"
+                    )),
+                    Some(fill) if fill.columns.is_empty() => CardFate::Complete { contact },
+                    Some(fill) => {
+                        let columns = fill.columns.keys().map(|name| column(name)).collect();
+                        fills.push((fates.len(), fill));
+                        CardFate::Filled { contact, columns }
+                    }
+                },
+            };
+            fates.push(fate);
+        }
+        let (places, fills): (Vec<usize>, Vec<Fill>) = fills.into_iter().unzip();
+        let results = self.dataverse.fill(session, &fills, self.write_mode).await;
+        for (place, result) in places.into_iter().zip(results) {
+            if let (Err(error), Some(fate)) = (result, fates.get_mut(place)) {
+                *fate = failed(error.to_string());
+            }
+        }
+        Ok(fates)
+    }
+
+    /// Which company each of these is to have, and which of them have to be made.
+    async fn companies_of(
+        &self,
+        session: &Session,
+        work: &[(&Card, Step)],
+        rows: &HashMap<Uuid, ContactRow>,
+        ambiguous: Ambiguous,
+        made: &CompaniesMade,
+    ) -> Result<Wanted, DataverseError> {
+        let lacks = |step: &Step| match step {
+            Step::Create => true,
+            Step::Fill(contact) => rows
+                .get(contact)
+                .is_some_and(|row| lacks_company(&row.columns)),
+            Step::Over(_) => false,
+        };
+        let lacking = || {
+            work.iter()
+                .filter(|(_, step)| lacks(step))
+                .map(|(card, _)| *card)
+                .filter(|card| card.company().is_some())
+        };
+        let asked: BTreeSet<String> = lacking().filter_map(Card::company).collect();
+        let (mut named, companies) = match self.dataverse.accounts_named(session, &asked).await {
+            Ok(named) => {
+                let domains = lacking().filter_map(Card::domain).collect();
+                (named, self.companies(session, &domains).await?)
+            }
+            Err(error @ (DataverseError::Rejected { .. } | DataverseError::TooLarge)) => {
+                tracing::warn!(reason = %error, "companies cannot be looked up by name; contacts get none");
+                (HashMap::new(), Companies::default())
+            }
+            Err(error) => return Err(error),
+        };
+        for (name, ids) in &made.0 {
+            named.entry(name.clone()).or_default().extend(ids);
+        }
+        let mut wanted = Wanted {
+            companies: Vec::with_capacity(work.len()),
+            accounts: BTreeMap::new(),
+        };
+        let nobody = BTreeSet::new();
+        for (card, step) in work {
+            let name = card.company().unwrap_or_default().to_lowercase();
+            let choice = if lacks(step) {
+                let named = named.get(&name).unwrap_or(&nobody);
+                company(card, named, &companies, ambiguous)
+            } else {
+                CardCompany::None
+            };
+            wanted.companies.push(match choice {
+                CardCompany::There(id) => Some(id),
+                CardCompany::New(account) => {
+                    let id = account.record.id;
+                    named.entry(name.clone()).or_default().insert(id);
+                    wanted.accounts.entry(id).or_insert((name, account));
+                    Some(id)
+                }
+                CardCompany::None => None,
+            });
+        }
+        Ok(wanted)
+    }
+}
+
+/// The companies of some people.
+struct Wanted {
+    /// For each person, in order.
+    companies: Vec<Option<Uuid>>,
+    /// Those that have to be made, by key, with their names in lower case.
+    accounts: BTreeMap<Uuid, (String, NewRow)>,
+}
+
+fn step(card: &Card, inside: &Inside<'_>) -> Step {
+    if card
+        .addresses
+        .iter()
+        .any(|address| inside.contains(address))
+    {
+        return Step::Over(CardFate::Inside);
+    }
+    let people = card
+        .addresses
+        .iter()
+        .flat_map(|address| inside.found.people(address));
+    let is_contact = |person: &&Person| person.record.table == Table::Contact;
+    let contacts = |active: bool| -> BTreeSet<Uuid> {
+        let contacts = people.clone().filter(is_contact);
+        contacts
+            .filter(|person| person.active == active)
+            .map(|person| person.record.id)
+            .collect()
+    };
+    let mut of = contacts(true);
+    if of.is_empty() {
+        of = contacts(false);
+    }
+    match (of.first(), of.len()) {
+        (Some(contact), 1) => Step::Fill(*contact),
+        (Some(_), _) => Step::Over(CardFate::Ambiguous {
+            contacts: of.into_iter().collect(),
+        }),
+        (None, _) => match people.clone().next() {
+            Some(person) => Step::Over(CardFate::Known {
+                table: person.record.table,
+            }),
+            None => Step::Create,
+        },
+    }
+}
+
+fn fill(card: &Card, contact: Uuid, row: &ContactRow, company: Option<Uuid>) -> Fill {
+    let mut columns = missing(card, &row.columns);
+    if let Some(company) = company {
+        add_company(&mut columns, company);
+    }
+    Fill {
+        record: Record {
+            table: Table::Contact,
+            id: contact,
+        },
+        etag: row.etag.clone(),
+        columns,
+    }
+}
+
+/// The column that a name in a body writes: a lookup is bound by a longer name.
+fn column(name: &str) -> String {
+    let name = name.split('@').next().unwrap_or_default();
+    name.trim_end_matches("_account").to_owned()
+}
+
+fn of_created(card: &Card, created: &HashMap<Uuid, Made>) -> CardFate {
+    // Those who come here have an address.
+    let contact = card.addresses.first().map(contact_id).unwrap_or_default();
+    match created.get(&contact) {
+        Some(made @ (Made::There | Made::WithoutCompany)) => CardFate::Created {
+            contact,
+            without_company: matches!(made, Made::WithoutCompany),
+        },
+        Some(Made::Refused(error) | Made::Failed(error)) => failed(error.to_string()),
+        None => failed("it has no address".to_owned()),
+    }
+}
+
+fn failed(reason: String) -> CardFate {
+    CardFate::Failed { reason }
+}
+
+fn all_failed(people: &[Card], failure: &Failure) -> Vec<CardFate> {
+    people
+        .iter()
+        .map(|_| failed(failure.reason.clone()))
+        .collect()
+}

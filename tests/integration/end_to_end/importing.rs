@@ -1,0 +1,480 @@
+//! `mailverse import`, compiled, on saved files: what is written, once, and what a dry run shows of it.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+use twin::{Grant, Setting};
+use uuid::Uuid;
+
+use super::cloud::{Cloud, GRANT};
+use super::command::{Seen, run};
+use super::explaining::Office;
+use crate::replay::project;
+use crate::tripwire::Tripwire;
+
+fn fixture(name: &str) -> String {
+    let path = project().join("tests/fixtures/import").join(name);
+    path.display().to_string()
+}
+
+/// An organisation with Carol of Kites, whom mail and cards name, and nothing in its ledger.
+async fn desk() -> Office {
+    let cloud = Cloud::start(10).await;
+    cloud.store_secrets().await;
+    cloud.refresh_token().await;
+    let dataverse = cloud.twin.dataverse();
+    let kites = json!({"name": "KITES", "websiteurl": "https://elsewhere.example"});
+    dataverse.insert("account", kites).unwrap();
+    let carol =
+        json!({"firstname": "Carol", "emailaddress1": "carol@kites.example", "telephone1": "110"});
+    dataverse.insert("contact", carol).unwrap();
+    Office(cloud)
+}
+
+impl Office {
+    async fn import(&self, files: &[&str], more: &[&str]) -> Seen {
+        let files: Vec<String> = files.iter().map(|name| fixture(name)).collect();
+        let files: Vec<&str> = files.iter().map(String::as_str).collect();
+        let arguments = [&["import"], files.as_slice(), more].concat();
+        run(&arguments, &self.all_settings()).await
+    }
+
+    async fn imported(&self, files: &[&str], more: &[&str]) -> Value {
+        let seen = self
+            .import(files, &[&["--yes", "--json"], more].concat())
+            .await;
+        assert!(seen.status.is_some_and(|status| status < 2), "{}", seen.err);
+        seen.json()
+    }
+
+    /// The saved message is in the mailbox still, where it has a Message-ID.
+    fn keep_in_mailbox(&self, id: &str) {
+        let saved = std::fs::read_to_string(fixture("cli-messages.json")).unwrap();
+        let saved: Vec<Value> = serde_json::from_str(&saved).unwrap();
+        let mut message = saved.into_iter().find(|one| one["id"] == id).unwrap();
+        let message_id = format!("<{id}@kites.example>");
+        message["headers"] = json!([{"name": "Message-ID", "value": message_id}]);
+        message["date"] = json!(1_706_710_500);
+        message["folders"] = json!(["INBOX"]);
+        let file = json!({"id": "file-1", "filename": "order.txt", "content_type": "text/plain", "size": 5});
+        let nylas = self.0.twin.nylas();
+        nylas.add_attachment(GRANT, id, file, b"order".to_vec());
+        nylas.add_message(GRANT, message);
+    }
+
+    fn rows(&self, table: &str) -> Vec<Value> {
+        self.0.twin.dataverse().rows(table)
+    }
+
+    fn contact(&self, address: &str) -> Value {
+        let contacts = self.rows("contact");
+        let found = contacts.iter().find(|row| row["emailaddress1"] == address);
+        found
+            .unwrap_or_else(|| panic!("no {address}: {contacts:#?}"))
+            .clone()
+    }
+}
+
+#[tokio::test]
+async fn saved_mail_is_written_once_by_the_name_that_its_copies_share() {
+    let office = desk().await;
+    office.keep_in_mailbox("cli-1");
+    let outcome = office.imported(&["cli-messages.json"], &[]).await;
+    assert_eq!(outcome["messages"]["written"], 2, "{outcome:#}");
+    assert_eq!(outcome["messages"]["skipped"], json!({"nobody": 1}));
+    let mut emails = office.0.emails();
+    emails.sort_by_key(|row| row["actualend"].to_string());
+    let named: Vec<&Value> = emails.iter().map(|row| &row["messageid"]).collect();
+    assert_eq!(named, [&json!("<cli-1@kites.example>"), &Value::Null]);
+    let id: Uuid = serde_json::from_value(emails[0]["activityid"].clone()).unwrap();
+    assert_eq!(office.0.twin.dataverse().attachments(id).len(), 1);
+    assert_eq!(
+        emails[1]["actualend"], "2024-02-29T14:15:00Z",
+        "as the file has it, in UTC"
+    );
+
+    // The same command again, and live copies of what it wrote: of the same mailbox and of another.
+    let again = office.imported(&["cli-messages.json"], &[]).await;
+    assert_eq!(
+        (
+            &again["messages"]["written"],
+            &again["messages"]["there_before"]
+        ),
+        (&json!(0), &json!(2))
+    );
+    office.0.twin.nylas().add_grant(Grant {
+        id: "grant-2".to_owned(),
+        email: "bob@ours.example".to_owned(),
+        provider: "microsoft".to_owned(),
+        aliases: Vec::new(),
+        status: "valid".to_owned(),
+    });
+    let mut copy = office.0.twin.nylas().message(GRANT, "cli-1").unwrap();
+    copy["id"] = json!("copy");
+    copy["attachments"] = json!([]);
+    office.0.twin.nylas().add_message("grant-2", copy);
+    office
+        .work(&[(GRANT, "cli-1"), (GRANT, "cli-2"), ("grant-2", "copy")])
+        .await;
+    assert_eq!(office.0.emails().len(), 2);
+}
+
+#[tokio::test]
+async fn nylas_is_asked_for_mail_without_a_message_id_only_and_not_at_all_on_request() {
+    let office = desk().await;
+    for id in ["cli-1", "cli-2", "cli-3"] {
+        office.keep_in_mailbox(id);
+    }
+    let nylas = office.0.twin.nylas();
+    let before = nylas.requests();
+    let outcome = office.imported(&["api-messages.json"], &[]).await;
+    assert_eq!(outcome["messages"]["written"], 1, "{outcome:#}");
+    assert_eq!(outcome["messages"]["skipped"], json!({"internal_only": 1}));
+    let ground = nylas.requests() - before;
+    let before = nylas.requests();
+    let saved = office
+        .imported(&["cli-messages.json"], &["--as-saved"])
+        .await;
+    assert_eq!(saved["messages"]["written"], 2, "{saved:#}");
+    // The one file is downloaded.
+    assert_eq!(nylas.requests() - before, ground + 1);
+    let unnamed = office
+        .0
+        .emails()
+        .iter()
+        .filter(|row| row["messageid"].is_null())
+        .count();
+    assert_eq!(unnamed, 2);
+}
+
+#[tokio::test]
+async fn saved_contacts_are_made_or_filled_and_a_second_run_changes_nothing() {
+    let office = desk().await;
+    let twin =
+        ["One", "Two"].map(|name| json!({"lastname": name, "emailaddress2": "twin@kites.example"}));
+    for row in twin {
+        office.0.twin.dataverse().insert("contact", row).unwrap();
+    }
+    let files = ["cli-contacts.json", "api-contacts.json"];
+    let outcome = office.imported(&files, &[]).await;
+    let expected = json!({
+        "created": 1, "filled": 1, "complete": 0, "merged": 1, "ambiguous": 1, "inside": 1, "role": 1, "known": 0, "without_address": 1, "failed": 0,
+    });
+    assert_eq!(outcome["contacts"], expected, "{outcome:#}");
+    let jane = office.contact("jane@lanterns.example");
+    for (column, value) in [
+        ("firstname", "Jane"),
+        ("lastname", "Doe"),
+        ("jobtitle", "Buyer"),
+        ("emailaddress2", "jane.doe@gmail.com"),
+        ("emailaddress3", "jd@lanterns.example"),
+        ("telephone1", "+1-555-555-5555"),
+        ("mobilephone", "+1-555-555-5556"),
+    ] {
+        assert_eq!(jane[column], value, "{column}");
+    }
+    let accounts = office.rows("account");
+    let lanterns = accounts
+        .iter()
+        .find(|row| row["name"] == "Lanterns Ltd")
+        .unwrap();
+    assert_eq!(lanterns["websiteurl"], "https://lanterns.example");
+    assert_eq!(jane["parentcustomerid"]["id"], lanterns["accountid"]);
+    let carol = office.contact("carol@kites.example");
+    let kites = accounts.iter().find(|row| row["name"] == "KITES").unwrap();
+    assert_eq!(
+        carol["parentcustomerid"]["id"], kites["accountid"],
+        "by its name"
+    );
+    assert_eq!(
+        (&carol["telephone1"], &carol["mobilephone"]),
+        (&json!("110"), &json!("+1-555-555-0001"))
+    );
+    assert_eq!(
+        (&carol["lastname"], &carol["jobtitle"]),
+        (&json!("Kite"), &json!("Chief"))
+    );
+    assert_eq!(accounts.len(), 2);
+
+    let (writes, rows) = (
+        office.0.twin.dataverse().requests().writes,
+        office.rows("contact"),
+    );
+    let again = office.imported(&files, &[]).await;
+    assert_eq!(
+        (&again["contacts"]["complete"], &again["contacts"]["filled"]),
+        (&json!(2), &json!(0))
+    );
+    assert_eq!(office.0.twin.dataverse().requests().writes, writes);
+    assert_eq!(office.rows("contact"), rows);
+    assert_eq!(office.0.twin.dataverse().dropped(), []);
+}
+
+/// The rows of a dry run, by table and id.
+fn printed(seen: &Seen) -> BTreeMap<(String, String), Vec<Value>> {
+    let mut rows: BTreeMap<_, Vec<Value>> = BTreeMap::new();
+    for line in seen.out.lines() {
+        let row: Value = serde_json::from_str(line).unwrap();
+        let text = |key: &str| row[key].as_str().unwrap().to_owned();
+        rows.entry((text("table"), text("id")))
+            .or_default()
+            .push(row);
+    }
+    rows
+}
+
+#[tokio::test]
+async fn a_dry_run_shows_the_rows_of_the_real_one_and_writes_nothing() {
+    let office = desk().await;
+    office.keep_in_mailbox("cli-1");
+    let files = [
+        "cli-contacts.json",
+        "api-contacts.json",
+        "cli-messages.json",
+        "api-messages.json",
+    ];
+    let dataverse = office.0.twin.dataverse();
+    let (writes, export) = (dataverse.requests().writes, dataverse.export());
+    let seen = office
+        .import(&files, &["--dry-run", "--created-on", "original"])
+        .await;
+    assert_eq!(seen.status, Some(0), "{}", seen.err);
+    assert!(
+        seen.err.contains("Messages: 3 would be written"),
+        "{}",
+        seen.err
+    );
+    assert!(
+        seen.err
+            .contains("Contacts: 2 would be created, 1 would be filled"),
+        "{}",
+        seen.err
+    );
+    assert_eq!(dataverse.requests().writes, writes);
+    assert_eq!(dataverse.export(), export);
+    assert!(office.0.ledger_items().await.is_empty());
+    let rows = printed(&seen);
+
+    let outcome = office.imported(&files, &["--created-on", "original"]).await;
+    assert_eq!(outcome["messages"]["written"], 3, "{outcome:#}");
+    let mut shown = 0;
+    for (table, key) in [
+        ("contact", "contactid"),
+        ("account", "accountid"),
+        ("email", "activityid"),
+        ("activitymimeattachment", "activitymimeattachmentid"),
+    ] {
+        for row in office.rows(table) {
+            let id = row[key].as_str().unwrap().to_owned();
+            let before = export.to_string().contains(&id);
+            let Some(writes) = rows.get(&(table.to_owned(), id)) else {
+                assert!(before, "not shown: {row:#}");
+                continue;
+            };
+            shown += 1;
+            assert_eq!(writes[0]["write"], if before { "update" } else { "create" });
+            for (column, value) in writes
+                .iter()
+                .flat_map(|write| write["columns"].as_object().unwrap())
+            {
+                // A lookup is stored under its own name, and what was chosen as the time of making is shown as that.
+                match column.as_str() {
+                    "overriddencreatedon" => assert_eq!(row["createdon"], *value),
+                    column if row.get(column).is_some() => {
+                        assert_eq!(row[column], *value, "{column}");
+                    }
+                    column => assert!(
+                        column.contains('@') || column.ends_with("parties"),
+                        "{column} of {row:#}"
+                    ),
+                }
+            }
+        }
+    }
+    assert_eq!(shown, rows.len(), "each row that was shown is there");
+    assert_eq!(
+        shown,
+        3 + 1 + 2 + 1 + 1,
+        "mails, file, contacts made, account, contact filled"
+    );
+
+    // What is there is not shown again.
+    let seen = office.import(&files, &["--dry-run"]).await;
+    assert_eq!(
+        (seen.status, seen.out.as_str()),
+        (Some(0), ""),
+        "{}",
+        seen.err
+    );
+}
+
+#[tokio::test]
+async fn old_mail_says_when_it_came_and_a_refusal_is_said() {
+    let office = desk().await;
+    let outcome = office
+        .imported(&["api-messages.json"], &["--created-on", "original"])
+        .await;
+    assert_eq!(outcome["created_on_refused"], false);
+    assert_eq!(office.0.emails()[0]["createdon"], "2024-02-29T09:46:40Z");
+    let dataverse = office.0.twin.dataverse();
+    dataverse.set_setting(Setting::MayOverrideCreatedOn(false));
+    let more = ["--created-on", "original", "--yes"];
+    let seen = office.import(&["cli-messages.json"], &more).await;
+    assert_eq!(seen.status, Some(0), "{}", seen.err);
+    seen.assert_shows(&["Messages: 2 written", "lacks a privilege"]);
+    assert_eq!(office.0.emails().len(), 3);
+}
+
+#[tokio::test]
+async fn what_cannot_be_used_is_said_and_the_rest_goes_on() {
+    let office = desk().await;
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let settings = office.all_settings();
+    let threads = json!([{"object": "thread", "id": "t", "subject": "x"}]).to_string();
+    for (text, expected) in [
+        ("hello", "is no JSON"),
+        ("[{", "is no JSON: it ends in the middle"),
+        (threads.as_str(), "holds neither messages nor contacts"),
+        (r#"{"error": "unauthorized"}"#, "holds an error"),
+    ] {
+        let file = write("unusable.json", text);
+        let seen = run(
+            &["import", &fixture("cli-messages.json"), &file, "--yes"],
+            &settings,
+        )
+        .await;
+        assert_eq!((seen.status, seen.out.as_str()), (Some(2), ""));
+        assert!(
+            seen.err.contains(expected) && seen.err.contains("unusable.json"),
+            "{}",
+            seen.err
+        );
+    }
+    let seen = office.import(&["cli-messages.json"], &[]).await;
+    assert_eq!(seen.status, Some(2));
+    assert!(seen.err.contains("say --yes"), "{}", seen.err);
+    let seen = office
+        .import(
+            &["cli-messages.json"],
+            &["--mailbox", "eve@ours.example", "--yes"],
+        )
+        .await;
+    assert_eq!(seen.status, Some(2));
+    assert!(
+        seen.err.contains("Nylas has no mailbox eve@ours.example"),
+        "{}",
+        seen.err
+    );
+    assert_eq!(office.0.emails(), [Value::Null; 0], "nothing was begun");
+
+    let message = |id: &Value, grant: &Value| {
+        json!({"id": id, "grant_id": grant, "object": "message", "subject": "x", "date": 1_709_200_000, "body": 7,
+               "from": [{"email": "carol@kites.example"}], "to": "nobody", "headers": [{"name": "Message-ID", "value": format!("<{id}>")}]})
+    };
+    let list = json!([
+        message(&json!("good"), &json!(GRANT)),
+        message(&json!("elsewhere"), &json!("grant-9")),
+        message(&json!("nowhere"), &Value::Null),
+        message(&Value::Null, &json!(GRANT)),
+        message(&json!("good"), &json!(GRANT)),
+        {"object": "thread"},
+    ]);
+    let file = write("mixed.txt", &list.to_string());
+    let seen = run(&["import", &file, "--yes"], &settings).await;
+    assert_eq!(seen.status, Some(1), "{}", seen.err);
+    seen.assert_shows(&[
+        "mixed.txt[1]: not imported: Nylas has no mailbox grant-9: --mailbox says whose mailbox it is",
+        "mixed.txt[2]: not imported: it names no mailbox: --mailbox says whose mailbox it is",
+        "mixed.txt[3]: not imported: a message object has no usable id",
+        "mixed.txt[5]: not imported: it is neither a message nor a contact",
+        "Messages: 1 written, 0 there before, 0 skipped, 0 waiting, 0 dead, 1 named twice, 3 not imported.",
+    ]);
+    let seen = run(
+        &[
+            "import",
+            &file,
+            "--yes",
+            "--json",
+            "--mailbox",
+            "Ada@ours.example",
+        ],
+        &settings,
+    )
+    .await;
+    let outcome = seen.json();
+    assert_eq!(outcome["messages"]["written"], 2, "{outcome:#}");
+    assert_eq!(outcome["messages"]["there_before"], 1);
+}
+
+#[tokio::test]
+async fn when_nylas_asks_for_a_pause_no_more_is_asked_of_it() {
+    let office = desk().await;
+    let folder = tempfile::tempdir().unwrap();
+    let saved = std::fs::read_to_string(fixture("cli-messages.json")).unwrap();
+    let saved: Vec<Value> = serde_json::from_str(&saved).unwrap();
+    let many = (0..50).map(|n| {
+        let mut message = saved[1].clone();
+        message["id"] = json!(format!("many-{n}"));
+        message
+    });
+    let file = folder.path().join("many.json");
+    std::fs::write(&file, json!(many.collect::<Vec<_>>()).to_string()).unwrap();
+    let arguments = ["import", file.to_str().unwrap(), "--yes", "--json"];
+    let line = Tripwire::before(&office.0.twin.nylas().url()).await;
+    let nylas = office.0.twin.nylas().clone();
+    line.at("/messages/many-3?", async move {
+        nylas.fail_next(twin::Fault::Status {
+            status: 429,
+            code: "rate_limit_error".to_owned(),
+            message: String::new(),
+            retry_after_seconds: Some(60),
+        });
+    });
+    let mut settings = office.all_settings();
+    settings.push(("NYLAS_API_URL", line.url().to_owned()));
+    let seen = run(&arguments, &settings).await;
+    assert_eq!(seen.status, Some(1), "{}", seen.err);
+    let outcome = seen.json();
+    assert_eq!(outcome["paused_by"], "Nylas", "{outcome:#}");
+    let written = outcome["messages"]["written"].as_u64().unwrap();
+    assert!(written < 20, "{outcome:#}");
+    assert_eq!(outcome["left"], 50 - written);
+    let rest = run(&arguments, &office.all_settings()).await.json();
+    assert_eq!(rest["messages"]["written"], 50 - written, "{rest:#}");
+    assert_eq!(office.0.emails().len(), 50);
+}
+
+#[tokio::test]
+async fn a_pause_that_dataverse_asks_for_ends_the_import_and_the_same_command_does_the_rest() {
+    let office = desk().await;
+    let dataverse = office.0.twin.dataverse();
+    dataverse.fail_next(twin::Fault::Status {
+        status: 429,
+        code: "0x80072322".to_owned(),
+        message: String::new(),
+        retry_after_seconds: Some(60),
+    });
+    let files = ["cli-contacts.json", "cli-messages.json"];
+    let seen = office.import(&files, &["--yes"]).await;
+    assert_eq!(seen.status, Some(1), "{}", seen.err);
+    seen.assert_shows(&[
+        "Dataverse asked for a pause until",
+        ": 3 objects were not begun.",
+    ]);
+    let seen = office.import(&files, &["--yes"]).await;
+    assert_eq!(seen.status, Some(2), "{}", seen.out);
+    office.0.end_pause().await;
+    let outcome = office.imported(&files, &[]).await;
+    assert_eq!(
+        (
+            &outcome["messages"]["written"],
+            &outcome["contacts"]["created"]
+        ),
+        (&json!(2), &json!(1))
+    );
+}

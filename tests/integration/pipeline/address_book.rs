@@ -1,0 +1,239 @@
+//! What becomes of the people of an address book, with other people and other clients about?
+
+use mailverse::contacts::card::Card;
+use mailverse::dataverse::rows::Table;
+use mailverse::dataverse::write::WriteMode;
+use mailverse::nylas::wire;
+use mailverse::pipeline::address_book::{CardFate, CompaniesMade};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::world::{World, status, to_row};
+
+in_both_write_modes!(
+    what_somebody_enters_meanwhile_stays,
+    a_person_whom_dataverse_refuses_does_not_cost_the_others,
+    a_refused_company_costs_the_company_alone,
+    of_several_contacts_the_active_one_counts,
+    whoever_is_known_otherwise_or_is_ours_becomes_no_contact,
+    one_company_is_made_for_all_who_name_it,
+);
+
+fn cards(cards: &Value) -> Vec<Card> {
+    let read = |object: &Value| {
+        let mut card = wire::contact(object);
+        assert_eq!(card.keep_usable(), Ok(()));
+        card
+    };
+    cards.as_array().unwrap().iter().map(read).collect()
+}
+
+fn jane(address: &str) -> Value {
+    json!({"given_name": "Jane", "surname": "Doe", "job_title": "Buyer", "emails": [{"email": address}]})
+}
+
+async fn bring_in(world: &mut World, people: &Value) -> Vec<CardFate> {
+    bring_in_with(world, people, &mut CompaniesMade::default()).await
+}
+
+async fn bring_in_with(
+    world: &mut World,
+    people: &Value,
+    made: &mut CompaniesMade,
+) -> Vec<CardFate> {
+    let run = world.begin();
+    let people = cards(people);
+    let fates = world.pipeline.bring_in_people(&people, made, &run).await;
+    assert_eq!(fates.len(), people.len());
+    fates
+}
+
+fn contact(world: &World, id: Uuid) -> Value {
+    world.twin.dataverse().row("contact", id).unwrap()
+}
+
+#[track_caller]
+fn created(fate: &CardFate) -> (Uuid, bool) {
+    match fate {
+        CardFate::Created {
+            contact,
+            without_company,
+        } => (*contact, *without_company),
+        other => panic!("not created: {other:?}"),
+    }
+}
+
+async fn what_somebody_enters_meanwhile_stays(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
+    let people = json!([jane("carol@kites.example"), jane("new@lanterns.example")]);
+    let carol = world.people.carol;
+    let url = format!(
+        "{}/api/data/v9.2/contacts({carol})",
+        world.twin.dataverse().url()
+    );
+    let token = world
+        .twin
+        .entra()
+        .issue_token(&world.twin.dataverse().url(), 600);
+    world.before_dataverse_gets(
+        &format!("PATCH /api/data/v9.2/contacts({carol})"),
+        async move {
+            let call = reqwest::Client::new().patch(url).bearer_auth(token);
+            let call = call
+                .header("OData-Version", "4.0")
+                .header("OData-MaxVersion", "4.0");
+            let answer = call
+                .json(&json!({"jobtitle": "Owner"}))
+                .send()
+                .await
+                .unwrap();
+            assert_eq!(answer.status(), 204);
+        },
+    );
+    let fates = bring_in(&mut world, &people).await;
+    let CardFate::Failed { reason } = &fates[0] else {
+        panic!("{fates:?}")
+    };
+    assert!(reason.contains("dataverse changed in between"), "{reason}");
+    assert_eq!(contact(&world, carol)["jobtitle"], "Owner");
+    created(&fates[1]);
+    let again = bring_in(&mut world, &people).await;
+    // Her first name is not filled either: she is no Doe.
+    assert_eq!(again[0], CardFate::Complete { contact: carol });
+}
+
+async fn a_person_whom_dataverse_refuses_does_not_cost_the_others(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
+    let dataverse = world.twin.dataverse().clone();
+    dataverse.set_max_length("contact", "jobtitle", 10).unwrap();
+    let mut long = jane("long@lanterns.example");
+    long["job_title"] = json!("Chief buyer of lanterns");
+    let mut carol = jane("carol@kites.example");
+    carol["job_title"] = long["job_title"].clone();
+    let people = json!([long, jane("good@lanterns.example"), carol]);
+    let fates = bring_in(&mut world, &people).await;
+    for refused in [&fates[0], &fates[2]] {
+        let CardFate::Failed { reason } = refused else {
+            panic!("{fates:?}")
+        };
+        assert!(reason.contains("0x80044331"), "{reason}");
+    }
+    created(&fates[1]);
+
+    // A look-up that is refused because of one of them is repeated for each.
+    if mode == WriteMode::ChangeSet {
+        for _ in 0..2 {
+            world.fail_dataverse_at("odd%40lanterns.example", status(400, "0x80060888"));
+        }
+        let people = json!([
+            jane("odd@lanterns.example"),
+            jane("better@lanterns.example")
+        ]);
+        let fates = bring_in(&mut world, &people).await;
+        assert!(matches!(fates[0], CardFate::Failed { .. }), "{fates:?}");
+        created(&fates[1]);
+    }
+}
+
+async fn a_refused_company_costs_the_company_alone(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
+    let dataverse = world.twin.dataverse().clone();
+    dataverse.set_max_length("account", "name", 5).unwrap();
+    let known = world.insert(
+        "contact",
+        json!({"lastname": "Roe", "emailaddress1": "roe@lanterns.example"}),
+    );
+    let mut new = jane("jane@lanterns.example");
+    new["company_name"] = json!("Lanterns Ltd");
+    let mut roe = json!({"job_title": "Seller", "emails": [{"email": "roe@lanterns.example"}]});
+    roe["company_name"] = json!("Lanterns Ltd");
+    let fates = bring_in(&mut world, &json!([new, roe])).await;
+    let (jane, without_company) = created(&fates[0]);
+    assert!(without_company);
+    assert_eq!(contact(&world, jane).get("parentcustomerid"), None);
+    let filled = CardFate::Filled {
+        contact: known,
+        columns: vec!["jobtitle".to_owned()],
+    };
+    assert_eq!(fates[1], filled);
+    assert_eq!(dataverse.rows("account").len(), 1);
+}
+
+async fn of_several_contacts_the_active_one_counts(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
+    let row = |state: u8| json!({"lastname": "Doe", "emailaddress2": "jane@lanterns.example", "statecode": state, "statuscode": state + 1});
+    let old = world.insert("contact", row(1));
+    let people = json!([jane("jane@lanterns.example")]);
+    let fates = bring_in(&mut world, &people).await;
+    let columns = vec!["firstname".to_owned(), "jobtitle".to_owned()];
+    let filled = |contact| CardFate::Filled {
+        contact,
+        columns: columns.clone(),
+    };
+    assert_eq!(fates, [filled(old)]);
+    let one = world.insert("contact", row(0));
+    assert_eq!(bring_in(&mut world, &people).await, [filled(one)]);
+    let other = world.insert("contact", row(0));
+    let mut contacts = vec![one, other];
+    contacts.sort_unstable();
+    let fates = bring_in(&mut world, &people).await;
+    assert_eq!(fates, [CardFate::Ambiguous { contacts }]);
+    assert_eq!(contact(&world, other).get("firstname"), None);
+}
+
+async fn whoever_is_known_otherwise_or_is_ours_becomes_no_contact(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
+    let people = json!([
+        jane("lea@prospects.example"),
+        jane("sales+x@ours.example"),
+        jane("eve@partner.example"),
+    ]);
+    // sales@ is an alias of Ada's, but a role's name: such a card has no usable address.
+    let mut first = wire::contact(&people[1]);
+    assert!(first.keep_usable().is_err());
+    let people = json!([people[0], jane("ada@ours.example"), people[2]]);
+    let writes = world.twin.dataverse().requests().writes;
+    let fates = bring_in(&mut world, &people).await;
+    let known = CardFate::Known { table: Table::Lead };
+    assert_eq!(fates, [known, CardFate::Inside, CardFate::Inside]);
+    assert_eq!(world.twin.dataverse().requests().writes, writes);
+}
+
+async fn one_company_is_made_for_all_who_name_it(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
+    let of = |address: &str, company: &str| {
+        let mut card = jane(address);
+        card["company_name"] = json!(company);
+        card
+    };
+    let mut companies = CompaniesMade::default();
+    let people = json!([
+        of("a@lanterns.example", "Lanterns Ltd"),
+        of("b@gmail.com", "LANTERNS LTD"),
+        of("c@gmail.com", "Freelance"),
+        of("d@gmail.com", "kites"),
+    ]);
+    let mut fates = bring_in_with(&mut world, &people, &mut companies).await;
+    let later = json!([of("e@gmail.com", "Lanterns Ltd")]);
+    fates.extend(bring_in_with(&mut world, &later, &mut companies).await);
+    let accounts = world.twin.dataverse().rows("account");
+    assert_eq!(accounts.len(), 2, "{accounts:#?}");
+    let lanterns = accounts
+        .iter()
+        .find(|row| row["name"] == "Lanterns Ltd")
+        .unwrap();
+    let lanterns: Uuid = serde_json::from_value(lanterns["accountid"].clone()).unwrap();
+    let kites = world.people.kites;
+    let expected = [
+        Some(lanterns),
+        Some(lanterns),
+        None,
+        Some(kites),
+        Some(lanterns),
+    ];
+    for (fate, company) in fates.iter().zip(expected) {
+        let row = contact(&world, created(fate).0);
+        let company = company.map(|id| to_row("account", id));
+        assert_eq!(row.get("parentcustomerid").cloned(), company, "{row:#}");
+    }
+}
