@@ -11,7 +11,7 @@
 //! | `mobilephone`, `telephone1`, `telephone2` | the first three numbers | by type: mobile, work, home; any other type, or a second number of a type, in the first that is free of `telephone1`, `mobilephone`, `telephone2`, `telephone3` |
 //! | `fax` | a number of these whose type says so | |
 //! | `jobtitle` | job title | cut at 100 |
-//! | `parentcustomerid` | company name | [`company`] |
+//! | `parentcustomerid` | company name | [`company()`] |
 //!
 //! An address is usable that is no role's and fits its column; a number, that fits its column. Lengths and columns: Dataverse facts §15.1.
 //!
@@ -50,7 +50,7 @@ const ADDRESSES: [&str; 3] = ["emailaddress1", "emailaddress2", "emailaddress3"]
 const NUMBERS: [&str; 4] = ["telephone1", "mobilephone", "telephone2", "telephone3"];
 
 /// Every column that a card may fill, and the company.
-pub(crate) const COLUMNS: [&str; 12] = [
+pub const COLUMNS: [&str; 12] = [
     "firstname",
     "lastname",
     "emailaddress1",
