@@ -126,7 +126,7 @@ impl Call {
 struct BrokenQueue;
 
 impl SyncQueue for BrokenQueue {
-    async fn send(&self, _: &SyncRequest, _: Duration) -> Result<(), QueueError> {
+    async fn send_body(&self, _: String, _: Duration) -> Result<(), QueueError> {
         Err(QueueError::new("out of order"))
     }
 
