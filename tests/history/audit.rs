@@ -29,7 +29,12 @@ pub(crate) struct Verdict {
 }
 
 /// Looks at every message, every row and every figure. `answer` is what the operator was told in the end.
-pub(crate) async fn audit(world: &World, shape: &Shape, answer: Option<&Value>) -> Verdict {
+pub(crate) async fn audit(
+    world: &World,
+    shape: &Shape,
+    invocations: u64,
+    answer: Option<&Value>,
+) -> Verdict {
     let mut verdict = Verdict {
         messages: MAILBOXES * shape.messages,
         ..Verdict::default()
@@ -57,7 +62,9 @@ pub(crate) async fn audit(world: &World, shape: &Shape, answer: Option<&Value>) 
     }
     rows(world, &mut verdict);
     told(&mut verdict, answer);
-    budgets(world, &mut verdict);
+    // A mailbox of one page has no room for the page that an invocation was cut in, and that is listed again.
+    let again = if shape.short { invocations } else { 0 };
+    budgets(world, again, &mut verdict);
     if world.receive(&world.dead).await.is_some() {
         let finding = "something is in the dead-letter queue".to_owned();
         verdict.findings.push(finding);
@@ -124,7 +131,7 @@ fn told(verdict: &mut Verdict, answer: Option<&Value>) {
     }
 }
 
-fn budgets(world: &World, verdict: &mut Verdict) {
+fn budgets(world: &World, again: u64, verdict: &mut Verdict) {
     #[expect(clippy::cast_precision_loss, reason = "thousands")]
     let each = world.twin.dataverse().requests().total as f64 / verdict.messages as f64;
     verdict.dataverse_requests_a_message = each;
@@ -134,7 +141,7 @@ fn budgets(world: &World, verdict: &mut Verdict) {
         ));
     }
     verdict.pages = world.twin.nylas().pages();
-    let most = u64::try_from(verdict.messages.div_ceil(MESSAGES_A_PAGE)).unwrap();
+    let most = again + u64::try_from(verdict.messages.div_ceil(MESSAGES_A_PAGE)).unwrap();
     if verdict.pages > most {
         verdict.findings.push(format!(
             "Nylas was asked for {} pages, more than {most}",

@@ -62,8 +62,9 @@ struct Shape {
     messages: usize,
     /// Seconds of work that an invocation is told it has, at most.
     work: f64,
-    /// The share of invocations that are killed at a random moment.
-    kills: f64,
+    /// How many invocations are killed at a random moment, at most.
+    kills: u64,
+    short: bool,
     defect: Option<Defect>,
 }
 
@@ -71,16 +72,17 @@ struct Shape {
 async fn main() -> ExitCode {
     let options = Options::parse();
     let (messages, work, kills) = match (options.defect, options.short) {
-        (Some(Defect::Redelivery), _) => (100, 3.0, 0.5),
-        (Some(Defect::Cursor), _) => (600, 4.0, 0.0),
-        (None, true) => (200, 16.0, 0.15),
-        (None, false) => (1_000, 14.0, 0.3),
+        (Some(Defect::Redelivery), _) => (100, 3.0, 5),
+        (Some(Defect::Cursor), _) => (600, 4.0, 0),
+        (None, true) => (200, 16.0, 2),
+        (None, false) => (1_000, 16.0, 12),
     };
     let shape = Shape {
         seed: options.seed,
         messages,
         work,
         kills,
+        short: options.short,
         defect: options.defect,
     };
     let begun = Instant::now();
@@ -88,7 +90,7 @@ async fn main() -> ExitCode {
     let mut run = Run::new(&shape, &world);
     let answer = run.history().await;
     run.drain().await;
-    let verdict = audit::audit(&world, &shape, answer.as_ref()).await;
+    let verdict = audit::audit(&world, &shape, run.figures.invocations, answer.as_ref()).await;
     let figures = &run.figures;
     println!(
         "history seed {}: mailboxes {}, messages {}, invocations {}, cut {}, killed {}, failed requests {}, written {}, skipped {}, dead {}, lost {}, twice {}, \
