@@ -12,7 +12,8 @@
 //! application user does not allow it, both rows stay and the ledger says so.
 //!
 //! Theirs may come second. So for the last hour's mails that a list shows and that we wrote, the backfill asks once more, a page of them in one `$batch`
-//! ([`Pipeline::reconcile`]). Server-side sync reads mailboxes within minutes; who comes later is not looked for.
+//! ([`Pipeline::reconcile`]). Server-side sync reads mailboxes within minutes; who comes later is not looked for,
+//! nor who comes after us for a mail that was old when we wrote it: the schedule's list, which shows two hours, does not show that one again.
 //!
 //! A crash after the withdrawal costs nothing: the next look finds their row alone.
 

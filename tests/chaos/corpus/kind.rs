@@ -55,9 +55,11 @@ impl Kind {
 
     /// Whether it is recent, so that the schedule lists it, and its age in seconds.
     pub(super) fn age(self, rng: &mut StdRng) -> (bool, i64) {
-        // The rows of other clients that come after ours are found where the mail is listed.
         let recent = rng.random_bool(1.0 / 3.0) || self == Self::Raced;
-        let age = if recent {
+        let age = if self == Self::Raced {
+            // The rows of other clients that come after ours are found where every run of the schedule lists the mail: it has just come.
+            rng.random_range(60..3_600)
+        } else if recent {
             rng.random_range(3_600..20 * 3_600)
         } else {
             rng.random_range(2 * 86_400..20 * 86_400)
