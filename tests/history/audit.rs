@@ -5,10 +5,14 @@ use std::collections::HashMap;
 use serde_json::{Value, json};
 
 use crate::Shape;
+use crate::run::Figures;
 use crate::world::{MAILBOXES, World};
 
 /// Requests to Dataverse for each message, at most.
 const MOST_DATAVERSE_REQUESTS: f64 = 0.05;
+
+/// Requests to Dataverse that a batch takes, with those of a new process.
+const REQUESTS_OF_A_BATCH: u64 = 4;
 
 /// Messages for which Nylas may be asked for one page.
 const MESSAGES_A_PAGE: usize = 100;
@@ -32,7 +36,7 @@ pub(crate) struct Verdict {
 pub(crate) async fn audit(
     world: &World,
     shape: &Shape,
-    invocations: u64,
+    figures: Figures,
     answer: Option<&Value>,
 ) -> Verdict {
     let mut verdict = Verdict {
@@ -62,8 +66,9 @@ pub(crate) async fn audit(
     }
     rows(world, &mut verdict);
     told(&mut verdict, answer);
-    // A mailbox of one page has no room for the page that an invocation was cut in, and that is listed again.
-    let again = if shape.short { invocations } else { 0 };
+    // So few messages have no room for what is asked again after an invocation was ended in the middle of it.
+    let (ended, killed) = (figures.invocations, figures.cut + figures.killed);
+    let again = if shape.short { (ended, killed) } else { (0, 0) };
     budgets(world, again, &mut verdict);
     if world.receive(&world.dead).await.is_some() {
         let finding = "something is in the dead-letter queue".to_owned();
@@ -131,9 +136,10 @@ fn told(verdict: &mut Verdict, answer: Option<&Value>) {
     }
 }
 
-fn budgets(world: &World, again: u64, verdict: &mut Verdict) {
+fn budgets(world: &World, (ended, killed): (u64, u64), verdict: &mut Verdict) {
+    let requests = world.twin.dataverse().requests().total - REQUESTS_OF_A_BATCH * killed;
     #[expect(clippy::cast_precision_loss, reason = "thousands")]
-    let each = world.twin.dataverse().requests().total as f64 / verdict.messages as f64;
+    let each = requests as f64 / verdict.messages as f64;
     verdict.dataverse_requests_a_message = each;
     if each > MOST_DATAVERSE_REQUESTS {
         verdict.findings.push(format!(
@@ -141,7 +147,7 @@ fn budgets(world: &World, again: u64, verdict: &mut Verdict) {
         ));
     }
     verdict.pages = world.twin.nylas().pages();
-    let most = again + u64::try_from(verdict.messages.div_ceil(MESSAGES_A_PAGE)).unwrap();
+    let most = ended + u64::try_from(verdict.messages.div_ceil(MESSAGES_A_PAGE)).unwrap();
     if verdict.pages > most {
         verdict.findings.push(format!(
             "Nylas was asked for {} pages, more than {most}",

@@ -90,7 +90,7 @@ async fn main() -> ExitCode {
     let mut run = Run::new(&shape, &world);
     let answer = run.history().await;
     run.drain().await;
-    let verdict = audit::audit(&world, &shape, run.figures.invocations, answer.as_ref()).await;
+    let verdict = audit::audit(&world, &shape, run.figures, answer.as_ref()).await;
     let figures = &run.figures;
     println!(
         "history seed {}: mailboxes {}, messages {}, invocations {}, cut {}, killed {}, failed requests {}, written {}, skipped {}, dead {}, lost {}, twice {}, \

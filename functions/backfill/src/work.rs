@@ -523,6 +523,7 @@ fn advanced(
         },
         (None, None) => Position {
             cursor: None,
+            oldest: position.oldest.into_iter().chain(oldest).min(),
             ..position.clone()
         },
     }
