@@ -10,9 +10,11 @@
 //! | `explain` | What became of this message, and why? |
 //! | `status` | What needs somebody's attention? |
 //! | `redrive` | Would it work now? |
+//! | `webhook` | Do notifications come, and verify? |
 
 mod aws;
 mod backfill;
+mod doctor;
 mod explain;
 mod import;
 mod policy;
@@ -21,6 +23,7 @@ mod replay;
 mod services;
 mod status;
 mod terminal;
+mod webhook;
 mod what_if;
 
 use std::process::ExitCode;
@@ -46,6 +49,7 @@ enum Verb {
     Explain(explain::Arguments),
     Status(status::Arguments),
     Redrive(redrive::Arguments),
+    Webhook(webhook::Arguments),
 }
 
 #[tokio::main]
@@ -60,6 +64,7 @@ async fn main() -> ExitCode {
         Verb::Explain(arguments) => explain::run(arguments).await.map_err(Into::into),
         Verb::Status(arguments) => status::run(arguments).await.map_err(Into::into),
         Verb::Redrive(arguments) => redrive::run(arguments).await.map_err(Into::into),
+        Verb::Webhook(arguments) => webhook::run(arguments).await.map_err(Into::into),
     };
     result.unwrap_or_else(|error| {
         eprintln!("mailverse: {error}");

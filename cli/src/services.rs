@@ -19,11 +19,16 @@ pub(crate) struct NylasSettings {
 impl NylasSettings {
     /// `None` when the environment does not name the key's secret.
     pub(crate) fn read<L: Fn(&str) -> Option<String>>(settings: &mut Settings<L>) -> Option<Self> {
-        let key = settings.optional("NYLAS_API_KEY_SECRET_ID")?;
-        Some(Self {
+        settings.optional("NYLAS_API_KEY_SECRET_ID")?;
+        Some(Self::required(settings))
+    }
+
+    /// For a verb that does nothing without Nylas.
+    pub(crate) fn required<L: Fn(&str) -> Option<String>>(settings: &mut Settings<L>) -> Self {
+        Self {
             url: settings.service_url("NYLAS_API_URL", Some("https://api.us.nylas.com")),
-            key,
-        })
+            key: settings.required("NYLAS_API_KEY_SECRET_ID"),
+        }
     }
 
     /// Nothing is called yet.

@@ -1,16 +1,17 @@
-//! The Nylas v3 client: messages, attachments, grants, folders.
+//! The Nylas v3 client: messages, attachments, grants, folders; webhook destinations: [`webhooks`].
 //!
 //! One attempt a call, no waiting. Ids are percent-encoded once, because ids of the IMAP family hold `<>/+=` (Nylas facts §8).
 //! Messages are asked for with `fields=include_basic_headers`: without it there is no Message-ID (Nylas facts §5, §7). All headers are asked for only
 //! where the policy needs them.
 
 pub mod error;
+pub mod webhooks;
 pub mod wire;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use reqwest::{StatusCode, header};
+use reqwest::{Method, RequestBuilder, StatusCode, header};
 use secrecy::ExposeSecret;
 use serde_json::Value;
 use url::Url;
@@ -307,7 +308,7 @@ impl NylasClient {
             encoded(id.as_str()),
             encoded(key.message_id.as_str())
         );
-        match self.send(&path).await {
+        match self.send(self.call(Method::GET, &path)).await {
             Ok(answer) => body_within(answer, limit).await,
             Err(NylasError::Rejected { status: 404, .. }) => Ok(None),
             Err(error) => Err(error),
@@ -315,11 +316,19 @@ impl NylasClient {
     }
 
     async fn get(&self, path: &str) -> Result<Value, NylasError> {
-        let body = self.send(path).await?.bytes().await?;
+        self.json(self.call(Method::GET, path)).await
+    }
+
+    fn call(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http.request(method, format!("{}{path}", self.base))
+    }
+
+    async fn json(&self, call: RequestBuilder) -> Result<Value, NylasError> {
+        let body = self.send(call).await?.bytes().await?;
         wire::json(&body).map_err(|error| unreadable(&json_problem(&error)))
     }
 
-    async fn send(&self, path: &str) -> Result<reqwest::Response, NylasError> {
+    async fn send(&self, call: RequestBuilder) -> Result<reqwest::Response, NylasError> {
         let api_key = self
             .api_key
             .get()
@@ -328,7 +337,6 @@ impl NylasClient {
                 what: error.to_string(),
             })?;
         self.sent.fetch_add(1, Ordering::Relaxed);
-        let call = self.http.get(format!("{}{path}", self.base));
         let answer = call
             .bearer_auth(api_key.expose_secret())
             .header(header::ACCEPT, "application/json")

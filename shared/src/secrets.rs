@@ -17,6 +17,8 @@ pub enum Stage {
     Current,
     /// The one before it.
     Previous,
+    /// What a rotation that is under way has announced; once it has ended, the value in force.
+    Pending,
 }
 
 /// What a secret's version amounts to.
@@ -97,6 +99,7 @@ pub async fn read(client: &Client, id: &str, stage: Stage) -> Result<Stored, Sec
     let label = match stage {
         Stage::Current => "AWSCURRENT",
         Stage::Previous => "AWSPREVIOUS",
+        Stage::Pending => "AWSPENDING",
     };
     match client
         .get_secret_value()

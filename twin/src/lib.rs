@@ -21,7 +21,7 @@ pub use clock::Clock;
 pub use dataverse::{Dataverse, Dropped, Requests, SeedError, Setting};
 pub use entra::Entra;
 pub use fault::{Fault, FaultPlan, Injected};
-pub use nylas::{Grant, Nylas};
+pub use nylas::{Delivery, Grant, Nylas};
 
 use server::{Server, Socket};
 

@@ -1,4 +1,4 @@
-//! The Nylas application: grants and their mail, read only.
+//! The Nylas application: grants and their mail, read only; webhook destinations.
 //!
 //! | Question                                    | File          |
 //! | ------------------------------------------- | ------------- |
@@ -8,6 +8,7 @@
 //! | How are grants shown?                       | `grants.rs`   |
 //! | How are folders and attachments shown?      | `folders.rs`  |
 //! | How are query parameters read?              | `query.rs`    |
+//! | How is a webhook made, and what does it deliver? | `webhooks.rs` |
 
 mod folders;
 mod grants;
@@ -15,6 +16,7 @@ mod mailbox;
 mod messages;
 mod query;
 mod reply;
+mod webhooks;
 
 use std::sync::{Arc, Mutex};
 
@@ -24,6 +26,7 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 pub use mailbox::Grant;
+pub use webhooks::Delivery;
 
 use crate::clock::Clock;
 use crate::fault::{Fault, FaultPlan, Faults, Injected};
@@ -46,6 +49,7 @@ pub struct Nylas {
 #[derive(Default)]
 struct State {
     mailboxes: Vec<Mailbox>,
+    destinations: Vec<webhooks::Destination>,
     requests: u64,
     /// Lists of messages that were answered with a page.
     pages: u64,
@@ -232,7 +236,7 @@ impl Nylas {
         }
     }
 
-    fn route(&self, incoming: &Incoming) -> Reply {
+    async fn route(&self, incoming: &Incoming) -> Reply {
         let key = incoming
             .header("authorization")
             .and_then(|value| value.strip_prefix("Bearer "));
@@ -241,9 +245,17 @@ impl Nylas {
         }
         let no_route = || Failure::no_route(incoming.method.as_str(), &incoming.path);
         let segments: Vec<&str> = incoming.path.trim_start_matches('/').split('/').collect();
+        if let ["v3", "webhooks", below @ ..] = segments.as_slice() {
+            return self.webhooks(incoming, below).await;
+        }
         let ["v3", "grants", below @ ..] = segments.as_slice() else {
             return Err(no_route());
         };
+        self.grants(incoming, below)
+    }
+
+    fn grants(&self, incoming: &Incoming, below: &[&str]) -> Reply {
+        let no_route = || Failure::no_route(incoming.method.as_str(), &incoming.path);
         if incoming.method != Method::GET {
             return Err(no_route());
         }
@@ -301,7 +313,7 @@ impl Service for Nylas {
     }
 
     async fn answer(&self, incoming: &Incoming) -> Outgoing {
-        reply::outgoing(self.route(incoming), self.requests())
+        reply::outgoing(self.route(incoming).await, self.requests())
     }
 }
 

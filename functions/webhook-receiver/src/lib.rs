@@ -11,6 +11,7 @@
 //! | `POST` of a type that nobody handles | 200, counted | |
 //! | a body over 8 MiB, also once unpacked | 413 | no |
 //! | no signature, or a wrong one | 401 | no |
+//! | a wrong one, while a new secret may be on its way to us | 503 | yes |
 //! | verified and unreadable | 400, counted, the reason in the log | no |
 //! | the secret or the queue cannot be reached | 503 | yes |
 //! | any other method | 405 | |
@@ -90,6 +91,9 @@ pub enum Refusal {
     /// Signed with another secret, or changed on the way.
     #[error("the signature does not match")]
     WrongSignature,
+    /// Signed with a secret that we do not have, or do not have yet.
+    #[error("the signature does not match, and a new webhook secret may not have been read yet")]
+    UndecidedSignature,
     /// Verified, but packed in a way that Nylas does not use.
     #[error("the content encoding is neither gzip nor none")]
     UnknownEncoding,
@@ -121,7 +125,9 @@ impl Refusal {
             | Self::UnknownEncoding
             | Self::Packed(InflateError::NotGzip)
             | Self::Unreadable(_) => StatusCode::BAD_REQUEST,
-            Self::Secrets(_) | Self::Queue(_) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::UndecidedSignature | Self::Secrets(_) | Self::Queue(_) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
         }
     }
 
@@ -135,14 +141,16 @@ impl Refusal {
             Self::UnknownEncoding | Self::Packed(InflateError::NotGzip) | Self::Unreadable(_) => {
                 "unreadable"
             }
-            Self::Secrets(_) | Self::Queue(_) => "unavailable",
+            Self::UndecidedSignature | Self::Secrets(_) | Self::Queue(_) => "unavailable",
         }
     }
 
     fn count(&self) -> Option<Count> {
         match self {
             Self::Method | Self::NoChallenge | Self::TooLarge { .. } => None,
-            Self::NoSignature | Self::WrongSignature => Some(Count::SignatureRefused),
+            Self::NoSignature | Self::WrongSignature | Self::UndecidedSignature => {
+                Some(Count::SignatureRefused)
+            }
             Self::UnknownEncoding | Self::Packed(_) | Self::Unreadable(_) => {
                 Some(Count::NotificationUnreadable)
             }
@@ -225,6 +233,7 @@ impl<Q: SyncQueue> Receiver<Q> {
         let verified = match self.secrets.check(&signature, raw, now).await? {
             Checked::Genuine(body) => unpacked(body, request)?,
             Checked::Forged => return Err(Refusal::WrongSignature),
+            Checked::Undecided => return Err(Refusal::UndecidedSignature),
         };
         match notification::parse(&verified)? {
             Notification::Message(request) => {
@@ -273,7 +282,7 @@ fn report(outcome: &Outcome) {
                 count(what, 1);
             }
             let status = refusal.status().as_u16();
-            if status == StatusCode::SERVICE_UNAVAILABLE {
+            if matches!(refusal, Refusal::Secrets(_) | Refusal::Queue(_)) {
                 tracing::error!(status, reason = %refusal, "request not accepted, Nylas will send it again");
             } else {
                 tracing::warn!(status, reason = %refusal, "request refused");

@@ -21,6 +21,12 @@ use crate::signature::VerifiedBody;
 /// What Nylas appends to a type to say how the payload was changed.
 const SUFFIXES: [&str; 4] = ["truncated", "transformed", "cleaned", "metadata"];
 
+/// The types that become a request: what a webhook destination has to be subscribed to.
+pub const HANDLED: [(&str, Trigger); 2] = [
+    ("message.created", Trigger::Created),
+    ("message.updated", Trigger::Updated),
+];
+
 /// Longest part of an unknown type that is kept for the log.
 const LONGEST_KIND: usize = 80;
 
@@ -102,11 +108,8 @@ fn trigger(kind: &str) -> Option<Trigger> {
     {
         base = rest;
     }
-    match base {
-        "message.created" => Some(Trigger::Created),
-        "message.updated" => Some(Trigger::Updated),
-        _ => None,
-    }
+    let handled = HANDLED.iter().find(|(kind, _)| *kind == base);
+    handled.map(|(_, trigger)| *trigger)
 }
 
 fn message_key(envelope: &Map<String, Value>) -> Result<MessageKey, NotificationError> {

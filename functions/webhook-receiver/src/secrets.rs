@@ -5,11 +5,16 @@
 //! neither may mean that the secret was rotated since, so the secret is then read again, at most once a minute, and the
 //! same delivery is checked once more.
 //!
+//! Nylas signs with a new secret from the moment that it has made one, and what it is told with 401 it never sends again. So
+//! nothing is called forged while the new secret may be on its way to the store: `mailverse webhook rotate` marks the
+//! rotation there (a version `AWSPENDING` that differs from the current one) before it asks Nylas.
+//!
 //! | State | Answer |
 //! | --- | --- |
 //! | a secret matches | go on |
-//! | none matches, and they were read within the last minute | 401, which Nylas does not send again |
-//! | the store does not answer | 503, which Nylas sends again: it may be the rotated secret that we cannot see |
+//! | none matches, they were read for this very delivery, and no rotation is under way | 401, which Nylas does not send again |
+//! | none matches, and a rotation is under way, or the secrets were read for an earlier delivery of the last minute | 503, which Nylas sends again |
+//! | the store does not answer | 503: it may be the rotated secret that we cannot see |
 //! | no secret yet, a blank one, or the one of Nylas' test events | 503, and an error in the log: our side is not set up |
 
 use std::ops::Range;
@@ -17,13 +22,16 @@ use std::ops::Range;
 use aws_sdk_secretsmanager::Client;
 use chrono::{DateTime, TimeDelta, Utc};
 use mailverse::secrets::{SecretError, Stage, Stored, read};
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Mutex;
 
 use crate::signature::{Key, Keys, SecretProblem, Signature, VerifiedBody};
 
-/// How long a secret counts as fresh after it was read again. Whoever sends wrong signatures costs one reading in this time.
+/// How long nothing is read again after it was. Whoever sends wrong signatures costs one reading in this time.
 const FRESH: Range<TimeDelta> = TimeDelta::zero()..TimeDelta::seconds(60);
+
+/// The same while a rotation is under way, which takes seconds: genuine deliveries wait for its end.
+const FRESH_IN_ROTATION: Range<TimeDelta> = TimeDelta::zero()..TimeDelta::seconds(5);
 
 /// What the check of a signature found.
 pub enum Checked<'a> {
@@ -31,6 +39,8 @@ pub enum Checked<'a> {
     Genuine(VerifiedBody<'a>),
     /// Not signed with any of them.
     Forged,
+    /// Not signed with any that we know, and there may be one that we do not know yet.
+    Undecided,
 }
 
 /// The secrets could not be had. Answer 503.
@@ -63,7 +73,24 @@ enum Source {
 #[derive(Default)]
 struct Cache {
     keys: Option<Keys>,
-    read_again_at: Option<DateTime<Utc>>,
+    read_again: Option<Reading>,
+}
+
+/// When the secrets were read because none matched, and whether a rotation was under way.
+struct Reading {
+    at: DateTime<Utc>,
+    in_rotation: bool,
+}
+
+impl Reading {
+    fn is_fresh(&self, now: DateTime<Utc>) -> bool {
+        let fresh = if self.in_rotation {
+            FRESH_IN_ROTATION
+        } else {
+            FRESH
+        };
+        fresh.contains(&(now - self.at))
+    }
 }
 
 impl WebhookSecrets {
@@ -94,49 +121,58 @@ impl WebhookSecrets {
         now: DateTime<Utc>,
     ) -> Result<Checked<'a>, SecretsUnavailable> {
         let (client, id, cache) = match &self.0 {
-            Source::Fixed(keys) => return Ok(checked(keys, signature, body)),
+            Source::Fixed(keys) => {
+                let verified = keys.verify(signature, body);
+                return Ok(verified.map_or(Checked::Forged, Checked::Genuine));
+            }
             Source::Stored { client, id, cache } => (client, id, cache),
         };
         let mut cache = cache.lock().await;
         if let Some(keys) = &cache.keys {
-            let fresh = cache
-                .read_again_at
-                .is_some_and(|at| FRESH.contains(&(now - at)));
-            let known = checked(keys, signature, body);
-            if fresh || matches!(known, Checked::Genuine(_)) {
-                return Ok(known);
+            if let Some(verified) = keys.verify(signature, body) {
+                return Ok(Checked::Genuine(verified));
             }
-            // When this fails, the known secrets stay, and the next wrong signature tries again.
-            let keys = keys_in(client, id).await?;
-            let known = checked(&keys, signature, body);
-            *cache = Cache {
-                keys: Some(keys),
-                read_again_at: Some(now),
-            };
-            return Ok(known);
+            if cache.read_again.as_ref().is_some_and(|it| it.is_fresh(now)) {
+                return Ok(Checked::Undecided);
+            }
         }
-        let keys = keys_in(client, id).await?;
-        let known = checked(&keys, signature, body);
+        // When this fails, the known secrets stay, and the next wrong signature tries again.
+        let first = cache.keys.is_none();
+        let (current, keys) = keys_in(client, id).await?;
+        let verified = keys.verify(signature, body);
         cache.keys = Some(keys);
-        Ok(known)
+        if let Some(verified) = verified {
+            return Ok(Checked::Genuine(verified));
+        }
+        // After the secrets, and it is enough: a rotation that began since then signed nothing that is here already, and one that ended since then
+        // leaves a version that differs from what was read.
+        let in_rotation = match read(client, id, Stage::Pending).await? {
+            Stored::Value(pending) => pending.expose_secret() != current.expose_secret(),
+            Stored::Nothing => false,
+        };
+        cache.read_again = (!first).then_some(Reading {
+            at: now,
+            in_rotation,
+        });
+        Ok(if in_rotation {
+            Checked::Undecided
+        } else {
+            Checked::Forged
+        })
     }
 }
 
-fn checked<'a>(keys: &Keys, signature: &Signature, body: &'a [u8]) -> Checked<'a> {
-    keys.verify(signature, body)
-        .map_or(Checked::Forged, Checked::Genuine)
-}
-
-async fn keys_in(client: &Client, id: &str) -> Result<Keys, SecretsUnavailable> {
-    let Stored::Value(current) = read(client, id, Stage::Current).await? else {
+/// The value in force, and the keys of it and of the one before.
+async fn keys_in(client: &Client, id: &str) -> Result<(SecretString, Keys), SecretsUnavailable> {
+    let Stored::Value(value) = read(client, id, Stage::Current).await? else {
         return Err(SecretsUnavailable::Missing);
     };
-    let current = Key::new(&current)?;
+    let current = Key::new(&value)?;
     let previous = match read(client, id, Stage::Previous).await? {
         Stored::Value(secret) => usable_previous(&secret),
         Stored::Nothing => None,
     };
-    Ok(Keys { current, previous })
+    Ok((value, Keys { current, previous }))
 }
 
 // A previous version that is no secret is what a first set-up leaves behind (the template's empty value, say).

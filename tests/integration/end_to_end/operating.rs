@@ -2,6 +2,7 @@
 
 mod redrive;
 mod status;
+mod webhook;
 
 use chrono::{SubsecRound, TimeDelta, Utc};
 use mailverse::dedupe::ledger::Settlement;

@@ -24,6 +24,8 @@ struct Store(Arc<Mutex<Contents>>);
 #[derive(Default)]
 struct Contents {
     versions: HashMap<&'static str, &'static str>,
+    /// What a rotation has announced.
+    pending: Option<&'static str>,
     down: bool,
     asked: usize,
 }
@@ -35,6 +37,10 @@ impl Store {
         contents
             .versions
             .extend(previous.map(|text| ("AWSPREVIOUS", text)));
+    }
+
+    fn announces(&self, pending: Option<&'static str>) {
+        self.0.lock().unwrap().pending = pending;
     }
 
     fn is_down(&self, down: bool) {
@@ -73,10 +79,11 @@ async fn answer(State(store): State<Store>, body: String) -> Response {
         )
             .into_response();
     }
-    match contents
-        .versions
-        .get(call["VersionStage"].as_str().unwrap())
-    {
+    let version = match call["VersionStage"].as_str().unwrap() {
+        "AWSPENDING" => contents.pending.as_ref(),
+        stage => contents.versions.get(stage),
+    };
+    match version {
         Some(text) => json!({"Name": "webhook", "SecretString": text})
             .to_string()
             .into_response(),
@@ -100,14 +107,34 @@ fn at(seconds: i64) -> DateTime<Utc> {
     Utc.with_ymd_and_hms(2026, 11, 22, 10, 0, 0).unwrap() + TimeDelta::seconds(seconds)
 }
 
-/// What the check of a signature by `secret` comes to: genuine or not, or why it could not be said.
+/// What a check amounts to, without the body.
+#[derive(Debug, PartialEq)]
+enum Verdict {
+    Genuine,
+    Forged,
+    Undecided,
+}
+
+/// What the check of a signature by `secret` comes to, or why it could not be said.
+async fn verdict(
+    secrets: &WebhookSecrets,
+    secret: &str,
+    now: DateTime<Utc>,
+) -> Result<Verdict, SecretsUnavailable> {
+    Ok(match secrets.check(&by(secret), BODY, now).await? {
+        Checked::Genuine(_) => Verdict::Genuine,
+        Checked::Forged => Verdict::Forged,
+        Checked::Undecided => Verdict::Undecided,
+    })
+}
+
+/// Whether a signature by `secret` is genuine.
 async fn check(
     secrets: &WebhookSecrets,
     secret: &str,
     now: DateTime<Utc>,
 ) -> Result<bool, SecretsUnavailable> {
-    let checked = secrets.check(&by(secret), BODY, now).await?;
-    Ok(matches!(checked, Checked::Genuine(_)))
+    Ok(verdict(secrets, secret, now).await? == Verdict::Genuine)
 }
 
 #[tokio::test]
@@ -141,18 +168,18 @@ async fn wrong_signatures_cost_one_reading_a_minute() {
     let store = Store::default();
     store.holds("right", Some("before"));
     let secrets = store.secrets().await;
-    assert!(!check(&secrets, "wrong", at(0)).await.unwrap());
-    assert_eq!(
-        store.asked(),
-        2,
-        "the first reading is fresh enough to refuse by"
-    );
-    for second in 1..=60 {
-        assert!(!check(&secrets, "wrong", at(second)).await.unwrap());
+    let forged = verdict(&secrets, "wrong", at(0)).await.unwrap();
+    assert_eq!((forged, store.asked()), (Verdict::Forged, 3));
+    // The reading of the first delivery was its own; from here on there is one a minute.
+    let forged = verdict(&secrets, "wrong", at(1)).await.unwrap();
+    assert_eq!((forged, store.asked()), (Verdict::Forged, 6));
+    for second in 2..=60 {
+        let unsaid = verdict(&secrets, "wrong", at(second)).await.unwrap();
+        assert_eq!(unsaid, Verdict::Undecided, "nothing was read for it");
     }
-    assert_eq!(store.asked(), 4);
-    assert!(!check(&secrets, "wrong", at(61)).await.unwrap());
     assert_eq!(store.asked(), 6);
+    let forged = verdict(&secrets, "wrong", at(61)).await.unwrap();
+    assert_eq!((forged, store.asked()), (Verdict::Forged, 9));
     // A clock that was set back does not keep a rotated secret from being found.
     store.holds("rotated", None);
     assert!(check(&secrets, "rotated", at(-3_600)).await.unwrap());
@@ -208,4 +235,37 @@ async fn a_secret_that_is_missing_or_known_to_everybody_leaves_it_open() {
     // Stored at last: no restart is needed.
     store.holds("real", Some("mock-webhook-secret"));
     assert!(check(&secrets, "real", at(1)).await.unwrap());
+}
+
+#[tokio::test]
+async fn nothing_is_forged_while_a_rotation_is_under_way() {
+    let store = Store::default();
+    store.holds("first", None);
+    let secrets = store.secrets().await;
+    assert!(check(&secrets, "first", at(0)).await.unwrap());
+    store.announces(Some("a rotation is under way"));
+    for (second, asked) in [(1, 5), (2, 5), (5, 5), (6, 8)] {
+        let early = verdict(&secrets, "second", at(second)).await.unwrap();
+        assert_eq!((early, store.asked()), (Verdict::Undecided, asked));
+        assert!(check(&secrets, "first", at(second)).await.unwrap());
+    }
+    store.holds("second", Some("first"));
+    store.announces(Some("second"));
+    assert!(check(&secrets, "second", at(11)).await.unwrap());
+    // What was announced is in force: the rotation is over.
+    let forged = verdict(&secrets, "wrong", at(12)).await.unwrap();
+    assert_eq!(forged, Verdict::Forged);
+}
+
+#[tokio::test]
+async fn the_very_first_delivery_of_a_process_may_fall_into_a_rotation() {
+    let store = Store::default();
+    store.holds("first", None);
+    store.announces(Some("a rotation is under way"));
+    let secrets = store.secrets().await;
+    let early = verdict(&secrets, "second", at(0)).await.unwrap();
+    assert_eq!(early, Verdict::Undecided);
+    store.holds("second", Some("first"));
+    store.announces(Some("second"));
+    assert!(check(&secrets, "second", at(1)).await.unwrap());
 }

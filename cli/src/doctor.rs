@@ -1,0 +1,3 @@
+//! Whether what the sync needs is there.
+
+pub(crate) mod check;

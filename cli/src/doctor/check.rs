@@ -1,0 +1,176 @@
+//! A check as data, and a list of them as text or JSON. Pure.
+
+use std::fmt;
+use std::io::{self, Write};
+
+use serde_json::{Value, json};
+
+use crate::terminal::printable;
+
+/// What a check came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// As it should be.
+    Well,
+    /// Not as it should be, and what to do about it.
+    Broken { remedy: String },
+    /// It could not be looked at, because something that it needs is broken or is not named.
+    Skipped,
+}
+
+/// One question, and what was seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Check {
+    /// What was looked at.
+    pub(crate) name: String,
+    /// What that came to.
+    pub(crate) verdict: Verdict,
+    /// What was seen: ids, states, numbers; never content or a secret.
+    pub(crate) seen: String,
+}
+
+impl Check {
+    pub(crate) fn well(name: impl Into<String>, seen: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            verdict: Verdict::Well,
+            seen: seen.into(),
+        }
+    }
+
+    pub(crate) fn broken(
+        name: impl Into<String>,
+        seen: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            verdict: Verdict::Broken {
+                remedy: remedy.into(),
+            },
+            seen: seen.into(),
+        }
+    }
+
+    /// `needs` is the name of the check that has to be well first.
+    pub(crate) fn skipped(name: impl Into<String>, needs: &str) -> Self {
+        Self {
+            name: name.into(),
+            verdict: Verdict::Skipped,
+            seen: format!("not looked at: needs {needs}"),
+        }
+    }
+
+    pub(crate) fn is_broken(&self) -> bool {
+        matches!(self.verdict, Verdict::Broken { .. })
+    }
+
+    fn json(&self) -> Value {
+        let (verdict, remedy) = match &self.verdict {
+            Verdict::Well => ("well", None),
+            Verdict::Broken { remedy } => ("broken", Some(remedy)),
+            Verdict::Skipped => ("skipped", None),
+        };
+        json!({"name": self.name, "verdict": verdict, "seen": self.seen, "remedy": remedy})
+    }
+}
+
+/// Broken ones by a test: `seen` when it is well, else what is wrong and what to do.
+pub(crate) fn judged(name: &str, seen: String, problem: Option<(String, String)>) -> Check {
+    match problem {
+        None => Check::well(name, seen),
+        Some((seen, remedy)) => Check::broken(name, seen, remedy),
+    }
+}
+
+/// All checks of a run, in their order.
+#[derive(Debug, Default)]
+pub(crate) struct Report(pub(crate) Vec<Check>);
+
+impl Report {
+    pub(crate) fn is_healthy(&self) -> bool {
+        !self.0.iter().any(Check::is_broken)
+    }
+
+    /// One object: `healthy`, and `checks` with `name`, `verdict` (`well`, `broken`, `skipped`), `seen` and `remedy` (or null).
+    pub(crate) fn json(&self) -> Value {
+        let checks: Vec<Value> = self.0.iter().map(Check::json).collect();
+        json!({"healthy": self.is_healthy(), "checks": checks})
+    }
+
+    /// The lines, and as JSON where that is asked for.
+    pub(crate) fn print(&self, out: &mut impl Write, json: bool) -> io::Result<()> {
+        if json {
+            writeln!(out, "{}", self.json())
+        } else {
+            write!(out, "{self}")
+        }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let width = self.0.iter().map(|it| it.name.chars().count()).max();
+        let width = width.unwrap_or_default();
+        for check in &self.0 {
+            let sign = match check.verdict {
+                Verdict::Well => '✔',
+                Verdict::Broken { .. } => '✘',
+                Verdict::Skipped => '–',
+            };
+            let (name, seen) = (printable(&check.name), printable(&check.seen));
+            writeln!(f, "{sign} {name:width$}  {seen}")?;
+            if let Verdict::Broken { remedy } = &check.verdict {
+                writeln!(f, "  {:width$}  → {}", "", printable(remedy))?;
+            }
+        }
+        let count = |wanted: fn(&Check) -> bool| self.0.iter().filter(|it| wanted(it)).count();
+        let broken = count(Check::is_broken);
+        let skipped = count(|it| it.verdict == Verdict::Skipped);
+        match (broken, skipped) {
+            (0, 0) => writeln!(f, "All {} checks are well.", self.0.len()),
+            (0, _) => writeln!(f, "Nothing is broken; {skipped} not looked at."),
+            (_, 0) => writeln!(f, "{broken} broken."),
+            (_, _) => writeln!(f, "{broken} broken, {skipped} not looked at."),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_check_is_a_line_and_what_is_broken_says_what_to_do() {
+        let report = Report(vec![
+            Check::well("token", "ends in 40 minutes"),
+            Check::broken("mailbox", "invalid\u{1b}[2J", "let its owner sign in again"),
+            Check::skipped("read emails", "WhoAmI"),
+        ]);
+        let text = report.to_string();
+        let expected = "✔ token        ends in 40 minutes\n\
+                        ✘ mailbox      invalid [2J\n\
+                        \u{20}              → let its owner sign in again\n\
+                        – read emails  not looked at: needs WhoAmI\n\
+                        1 broken, 1 not looked at.\n";
+        assert_eq!(text, expected);
+        assert!(!report.is_healthy());
+        assert_eq!(
+            report.json()["checks"][1]["remedy"],
+            "let its owner sign in again"
+        );
+    }
+
+    #[test]
+    fn what_was_not_looked_at_is_not_broken() {
+        let well = Report(vec![Check::well("a", "b")]);
+        assert_eq!(well.to_string(), "✔ a  b\nAll 1 checks are well.\n");
+        let skipped = Report(vec![Check::well("a", "b"), Check::skipped("c", "a")]);
+        assert!(skipped.is_healthy());
+        assert!(
+            skipped
+                .to_string()
+                .ends_with("Nothing is broken; 1 not looked at.\n")
+        );
+    }
+}

@@ -1,0 +1,271 @@
+//! `mailverse webhook`: the destination at Nylas that sends its notifications to webhook-receiver, and the secret that both share.
+//!
+//! The secret is never printed: it goes from Nylas' answer into the secret store. Lost on the way, it is replaced by a rotation.
+//! In which order things happen, and what is left when the process dies: [`rotation`].
+//!
+//! Exit status: 0 when it was done, or all is well; 1 when `verify` found something broken; 2 for bad usage, or when a service refused or did not answer.
+
+pub(crate) mod rotation;
+pub(crate) mod verify;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use aws_config::SdkConfig;
+use clap::{Args, Subcommand};
+use mailverse::env::{self, Settings, SettingsError};
+use mailverse::http;
+use mailverse::nylas::NylasClient;
+use mailverse::nylas::error::NylasError;
+use mailverse::nylas::webhooks::{Destination, NewDestination, Shown};
+use serde_json::{Value, json};
+use url::Url;
+
+use self::rotation::{Announced, StoreError, StoredSecret};
+use crate::aws::{self, AwsError};
+use crate::doctor::check::Report;
+use crate::services::NylasSettings;
+use crate::terminal::{self, printable};
+
+/// Makes, lists and checks the webhook destination at Nylas, and rotates its secret.
+///
+/// Needs WEBHOOK_URL (the output WebhookUrl of the stack), WEBHOOK_SECRET_ID, NYLAS_API_KEY_SECRET_ID, NYLAS_API_URL, and AWS's own variables. Rotate from one
+/// place at a time.
+#[derive(Args)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Makes the destination for WEBHOOK_URL and stores its secret.
+    Create {
+        /// What people see at Nylas.
+        #[arg(long, value_name = "TEXT", default_value = "mailverse")]
+        description: String,
+        /// Who gets Nylas' mail about failing deliveries; may be given several times.
+        #[arg(long, value_name = "EMAIL")]
+        notify: Vec<String>,
+    },
+    /// Lists all destinations of the Nylas application.
+    List {
+        /// Print one JSON array.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Gives the destination of WEBHOOK_URL another secret and stores it; no delivery is lost.
+    Rotate,
+    /// Checks that notifications arrive: the destination, its secret, and the receiver.
+    Verify {
+        /// Print one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Nothing more was done.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WebhookError {
+    #[error("{0}")]
+    Settings(#[from] SettingsError),
+    #[error("WEBHOOK_URL is no https address (http only on the loopback interface)")]
+    Url,
+    #[error(transparent)]
+    Aws(#[from] AwsError),
+    #[error(transparent)]
+    Http(#[from] reqwest::Error),
+    #[error(transparent)]
+    Nylas(#[from] NylasError),
+    #[error(
+        "Nylas took no destination for this URL ({0}); it takes none whose challenge is not answered within 10 seconds: try `mailverse webhook verify`"
+    )]
+    NotCreated(NylasError),
+    #[error(
+        "a destination for this URL is there: {0}. Where its secret is lost, run `mailverse webhook rotate`"
+    )]
+    Exists(String),
+    #[error("no destination has this URL: run `mailverse webhook create`")]
+    NoDestination,
+    #[error(
+        "{0}. Whether Nylas made another secret is not known: run `mailverse webhook rotate` now (`mailverse webhook create` where `mailverse webhook list` shows no destination)"
+    )]
+    Unsure(NylasError),
+    #[error(
+        "destination {id} has a new secret, and it could not be stored: {source}. Deliveries are refused, and sent again for 10 to 20 minutes: \
+         mend it and run `mailverse webhook rotate` now"
+    )]
+    NotStored { id: String, source: StoreError },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the report cannot be printed: {0}")]
+    Print(#[source] std::io::Error),
+}
+
+pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, WebhookError> {
+    let line = match arguments.verb {
+        Verb::Create {
+            description,
+            notify,
+        } => {
+            Webhook::connect()
+                .await?
+                .create(&description, &notify)
+                .await?
+        }
+        Verb::Rotate => Webhook::connect().await?.rotate().await?,
+        Verb::List { json } => return list(json).await,
+        Verb::Verify { json } => {
+            let report = Webhook::connect().await?.verify().await?;
+            let printed = report.print(&mut std::io::stdout().lock(), json);
+            terminal::printed(printed).map_err(WebhookError::Print)?;
+            return Ok(ExitCode::from(u8::from(!report.is_healthy())));
+        }
+    };
+    let printed = writeln!(std::io::stdout(), "{line}");
+    terminal::printed(printed).map_err(WebhookError::Print)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Whether Nylas may send to this address: HTTPS, or the loopback interface of a test.
+pub(crate) fn is_receiver(url: &str) -> bool {
+    let loopback = |url: &Url| matches!(url.host_str(), Some("127.0.0.1" | "localhost" | "[::1]"));
+    Url::parse(url).is_ok_and(|url| {
+        url.host_str().is_some()
+            && (url.scheme() == "https" || url.scheme() == "http" && loopback(&url))
+    })
+}
+
+/// The Nylas application.
+async fn nylas(
+    mut settings: Settings<impl Fn(&str) -> Option<String>>,
+) -> Result<(NylasClient, SdkConfig), WebhookError> {
+    let nylas = NylasSettings::required(&mut settings);
+    settings.finish()?;
+    let aws = aws::connect().await?;
+    Ok((nylas.connect(&aws)?, aws))
+}
+
+async fn list(as_json: bool) -> Result<ExitCode, WebhookError> {
+    let (nylas, _) = nylas(Settings::new(env::process)).await?;
+    let found = nylas.webhooks().await?;
+    let text = if as_json {
+        let all: Vec<Value> = found.iter().map(shown).collect();
+        format!("{}\n", Value::Array(all))
+    } else {
+        let line = |one: &Destination| {
+            let triggers = one.triggers.join(",");
+            let line = format!("{}  {}  {}  {triggers}", one.id, one.status, one.url);
+            format!("{}\n", printable(&line))
+        };
+        found.iter().map(line).collect()
+    };
+    let printed = write!(std::io::stdout(), "{text}");
+    terminal::printed(printed).map_err(WebhookError::Print)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn shown(one: &Destination) -> Value {
+    json!({"id": one.id, "status": one.status, "webhook_url": one.url, "trigger_types": one.triggers})
+}
+
+struct Webhook {
+    nylas: NylasClient,
+    http: reqwest::Client,
+    store: StoredSecret,
+    url: String,
+}
+
+impl Webhook {
+    async fn connect() -> Result<Self, WebhookError> {
+        let mut settings = Settings::new(env::process);
+        let url = settings.required("WEBHOOK_URL");
+        let secret = settings.required("WEBHOOK_SECRET_ID");
+        let (nylas, aws) = nylas(settings).await?;
+        if !is_receiver(&url) {
+            return Err(WebhookError::Url);
+        }
+        let secrets = aws_sdk_secretsmanager::Client::new(&aws);
+        Ok(Self {
+            nylas,
+            http: http::client()?,
+            store: StoredSecret::new(secrets, secret),
+            url,
+        })
+    }
+
+    async fn create(&self, description: &str, notify: &[String]) -> Result<String, WebhookError> {
+        let there = self.nylas.webhooks().await?;
+        if let Some(found) = verify::ours(&there, &self.url) {
+            return Err(WebhookError::Exists(found.id.clone()));
+        }
+        let announced = self.store.announce().await?;
+        let wished = NewDestination {
+            url: &self.url,
+            triggers: &verify::triggers(),
+            description,
+            notify,
+        };
+        let made = self.nylas.create_webhook(&wished).await;
+        let id = self
+            .keep(made, announced)
+            .await
+            .map_err(|error| match error {
+                WebhookError::Nylas(error @ NylasError::Rejected { status: 400, .. }) => {
+                    WebhookError::NotCreated(error)
+                }
+                other => other,
+            })?;
+        Ok(format!(
+            "Destination {id} is active; its secret is stored. Try: mailverse webhook verify"
+        ))
+    }
+
+    async fn rotate(&self) -> Result<String, WebhookError> {
+        let there = self.nylas.webhooks().await?;
+        let found = verify::ours(&there, &self.url).ok_or(WebhookError::NoDestination)?;
+        let announced = self.store.announce().await?;
+        let made = self.nylas.rotate_webhook_secret(&found.id).await;
+        let id = self.keep(made, announced).await?;
+        Ok(format!(
+            "Destination {id} has a new secret, and it is stored; deliveries signed with the one before it pass as well."
+        ))
+    }
+
+    /// What follows Nylas' answer: the secret is stored and the announcement ended. The destination's id.
+    async fn keep(
+        &self,
+        made: Result<Shown, NylasError>,
+        announced: Option<Announced>,
+    ) -> Result<String, WebhookError> {
+        let made = match made {
+            Ok(made) => made,
+            // Nylas may have done it: the receiver goes on waiting.
+            Err(error @ NylasError::Unavailable { .. }) => return Err(WebhookError::Unsure(error)),
+            Err(error) => {
+                if let Some(announced) = announced {
+                    self.store.take_back(announced).await?;
+                }
+                return Err(error.into());
+            }
+        };
+        let id = made.destination.id;
+        let stored = match self.store.store(&made.secret).await {
+            Ok(stored) => stored,
+            Err(source) => return Err(WebhookError::NotStored { id, source }),
+        };
+        if let Some(announced) = announced {
+            self.store.end(announced, stored).await?;
+        }
+        Ok(id)
+    }
+
+    async fn verify(&self) -> Result<Report, WebhookError> {
+        let there = self.nylas.webhooks().await?;
+        Ok(Report(vec![
+            verify::destination(&there, &self.url),
+            verify::secret(&self.store).await,
+            verify::receiver(&self.http, &self.url).await,
+        ]))
+    }
+}

@@ -1,0 +1,128 @@
+//! The stored webhook secret, and the order in which another one takes its place.
+//!
+//! Nylas signs with a new secret from the moment that it has made it, with no overlap (Nylas facts §2), and shows it once. So:
+//!
+//! 1. *announce*: a version of the secret that is only a notice gets the label `AWSPENDING`. From here on the receiver answers what it cannot verify with
+//!    503, which Nylas sends again, instead of 401, which it does not.
+//! 2. Nylas makes the new secret.
+//! 3. *store*: the new value becomes `AWSCURRENT`, and the one before it `AWSPREVIOUS`, by which deliveries that are under way still verify.
+//! 4. *end*: `AWSPENDING` moves to the new value, which means that the rotation is over.
+//!
+//! | The process dies after | Left behind | Mended by |
+//! | --- | --- | --- |
+//! | announce | the old secret in force, and the notice: forged deliveries get 503 instead of 401 | rotating again |
+//! | Nylas | a secret that nobody knows: deliveries get 503; Nylas sends each up to twice more, 10 to 20 minutes long, then the backfill finds the mail | rotating again |
+//! | store | everything works; the notice as above | rotating again |
+
+use aws_sdk_secretsmanager::Client;
+use aws_sdk_secretsmanager::error::{ProvideErrorMetadata, SdkError};
+use mailverse::aws;
+use mailverse::secrets::{self, SecretError, Stage, Stored};
+use secrecy::{ExposeSecret, SecretString};
+
+/// The label of a rotation that is under way, as AWS's own rotations use it.
+const PENDING: &str = "AWSPENDING";
+
+/// What the announced version holds. It is no secret: nothing is verified by it.
+const NOTICE: &str = "a rotation of the webhook secret is under way";
+
+/// The secret store refused, or did not answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StoreError {
+    #[error(transparent)]
+    Read(#[from] SecretError),
+    #[error("secret {id}: {cause}")]
+    Call { id: String, cause: String },
+}
+
+/// The secret named by `WEBHOOK_SECRET_ID`.
+pub(crate) struct StoredSecret {
+    client: Client,
+    id: String,
+}
+
+/// What is known of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Held {
+    /// A value is in force.
+    pub(crate) value: bool,
+    /// A rotation was announced, and its end was not.
+    pub(crate) in_rotation: bool,
+}
+
+/// A notice, to be taken back.
+pub(crate) struct Announced {
+    version: String,
+}
+
+impl StoredSecret {
+    pub(crate) fn new(client: Client, id: String) -> Self {
+        Self { client, id }
+    }
+
+    /// What the store holds.
+    pub(crate) async fn held(&self) -> Result<Held, StoreError> {
+        let current = secrets::read(&self.client, &self.id, Stage::Current).await?;
+        let pending = secrets::read(&self.client, &self.id, Stage::Pending).await?;
+        Ok(match (current, pending) {
+            (Stored::Value(current), Stored::Value(pending)) => Held {
+                value: true,
+                in_rotation: current.expose_secret() != pending.expose_secret(),
+            },
+            (Stored::Value(_), Stored::Nothing) => Held {
+                value: true,
+                in_rotation: false,
+            },
+            (Stored::Nothing, _) => Held {
+                value: false,
+                in_rotation: false,
+            },
+        })
+    }
+
+    /// Step 1. Fails where there is no such secret, before Nylas is asked for anything. `None` where no value is in force: the receiver then
+    /// answers 503 anyway, and the notice would become the value.
+    pub(crate) async fn announce(&self) -> Result<Option<Announced>, StoreError> {
+        let described = self.client.describe_secret().secret_id(&self.id).send();
+        described.await.map_err(|error| self.failed(&error))?;
+        if !self.held().await?.value {
+            return Ok(None);
+        }
+        let put = self.client.put_secret_value().secret_id(&self.id);
+        let put = put.secret_string(NOTICE).version_stages(PENDING).send();
+        let put = put.await.map_err(|error| self.failed(&error))?;
+        Ok(put.version_id.map(|version| Announced { version }))
+    }
+
+    /// Instead of the steps 3 and 4, when Nylas made no other secret.
+    pub(crate) async fn take_back(&self, announced: Announced) -> Result<(), StoreError> {
+        let call = self.client.update_secret_version_stage();
+        let call = call.secret_id(&self.id).version_stage(PENDING);
+        let call = call.remove_from_version_id(announced.version).send();
+        call.await.map(drop).map_err(|error| self.failed(&error))
+    }
+
+    /// Step 3. The version that holds the new value.
+    pub(crate) async fn store(&self, value: &SecretString) -> Result<String, StoreError> {
+        let put = self.client.put_secret_value().secret_id(&self.id);
+        let put = put.secret_string(value.expose_secret()).send();
+        let put = put.await.map_err(|error| self.failed(&error))?;
+        Ok(put.version_id.unwrap_or_default())
+    }
+
+    /// Step 4.
+    pub(crate) async fn end(&self, announced: Announced, stored: String) -> Result<(), StoreError> {
+        let call = self.client.update_secret_version_stage();
+        let call = call.secret_id(&self.id).version_stage(PENDING);
+        let call = call.remove_from_version_id(announced.version);
+        let call = call.move_to_version_id(stored).send();
+        call.await.map(drop).map_err(|error| self.failed(&error))
+    }
+
+    fn failed<E: ProvideErrorMetadata>(&self, error: &SdkError<E>) -> StoreError {
+        StoreError::Call {
+            id: self.id.clone(),
+            cause: aws::describe(error),
+        }
+    }
+}
