@@ -1,3 +1,181 @@
-//! Whether what the sync needs is there.
+//! `mailverse doctor`: whether what the sync needs is there, one line for each check, and what to do where it is not.
+//!
+//! | Question | File |
+//! | --- | --- |
+//! | What is a check, how is it shown? | `doctor/check.rs` |
+//! | Is the ledger's table right, are the queues there and the dead letters few? | `doctor/aws.rs` |
+//! | Does Nylas take the key, are the mailboxes signed in? | `doctor/nylas.rs` |
+//! | Do notifications come? | `webhook/verify.rs` |
+//! | Does Dataverse let us in, what does the role allow, what does the organisation hold? | `doctor/dataverse.rs`, `doctor/privileges.rs` |
+//! | Does a whole mail pass, and by which write mode? (`--probe-write`) | `doctor/probe.rs` |
+//!
+//! A check that needs a broken one is skipped, so that one cause is one broken line. Without `--probe-write` nothing is changed anywhere: writes are tried in
+//! change sets that are taken back (`shared/src/dataverse/probe.rs`). The Entra credential is not looked at: only token-refresher may read it.
+//!
+//! Exit status: 0 when nothing is broken; 1 when something is; 2 for bad usage.
 
+mod aws;
 pub(crate) mod check;
+mod dataverse;
+mod nylas;
+mod privileges;
+mod probe;
+
+use std::process::ExitCode;
+
+use clap::Args;
+use mailverse::env::{self, Settings};
+use mailverse::http;
+
+use self::check::{Check, Report};
+use crate::services::{DataverseSettings, NylasSettings};
+use crate::terminal;
+use crate::webhook::rotation::StoredSecret;
+use crate::webhook::{is_receiver, verify};
+
+/// Checks that everything is there that the sync needs: settings, secrets, Nylas, the webhook, Dataverse, table and queues.
+///
+/// Reads what the environment names: the settings of the functions and WEBHOOK_URL, with AWS's own variables. Changes nothing, unless --probe-write says so.
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// Write one marked email to Dynamics 365, read it back and delete it: says which WRITE_MODE to use.
+    #[arg(long)]
+    probe_write: bool,
+    /// Print one JSON object instead of the lines.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Nothing could be looked at, or shown.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DoctorError {
+    #[error(transparent)]
+    Http(#[from] reqwest::Error),
+    #[error("the report cannot be printed: {0}")]
+    Print(#[source] std::io::Error),
+}
+
+pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, DoctorError> {
+    let report = Report(examine(arguments.probe_write).await?);
+    let printed = report.print(&mut std::io::stdout().lock(), arguments.json);
+    terminal::printed(printed).map_err(DoctorError::Print)?;
+    Ok(ExitCode::from(u8::from(!report.is_healthy())))
+}
+
+const SETTINGS: &str = "settings";
+const AWS: &str = "aws";
+
+/// What the environment names, as far as it is in order.
+struct Named {
+    nylas: Option<NylasSettings>,
+    webhook_url: Option<String>,
+    webhook_secret: Option<String>,
+    dataverse: Option<DataverseSettings>,
+    table: Option<String>,
+    queue: Option<String>,
+}
+
+impl Named {
+    fn read(checks: &mut Vec<Check>) -> Self {
+        let named = Self {
+            nylas: group(checks, NylasSettings::required),
+            webhook_url: group(checks, |it| it.required("WEBHOOK_URL")),
+            webhook_secret: group(checks, |it| it.required("WEBHOOK_SECRET_ID")),
+            dataverse: group(checks, DataverseSettings::required),
+            table: group(checks, |it| it.required("LEDGER_TABLE")),
+            queue: group(checks, |it| it.required("SYNC_QUEUE_URL")),
+        };
+        if checks.is_empty() {
+            checks.push(Check::well(SETTINGS, "everything is named"));
+        }
+        named
+    }
+}
+
+type Environment = Settings<fn(&str) -> Option<String>>;
+
+/// One group of settings; a broken check for each that is not in order.
+fn group<T>(checks: &mut Vec<Check>, read: impl FnOnce(&mut Environment) -> T) -> Option<T> {
+    let mut settings: Environment = Settings::new(env::process);
+    let value = read(&mut settings);
+    match settings.finish() {
+        Ok(()) => Some(value),
+        Err(error) => {
+            let remedy =
+                "set it as the function's configuration and the outputs of the stack have it";
+            checks.push(Check::broken(SETTINGS, error.to_string(), remedy));
+            None
+        }
+    }
+}
+
+async fn examine(probe_write: bool) -> Result<Vec<Check>, DoctorError> {
+    let mut checks = Vec::new();
+    let named = Named::read(&mut checks);
+    let aws = match crate::aws::connect().await {
+        Ok(aws) => aws,
+        Err(error) => {
+            checks.push(Check::broken(
+                AWS,
+                error.to_string(),
+                "see above; nothing else can be looked at",
+            ));
+            return Ok(checks);
+        }
+    };
+    let region = aws.region().map(ToString::to_string).unwrap_or_default();
+    checks.push(Check::well(AWS, format!("credentials for {region}")));
+    let http = http::client()?;
+
+    match named.table {
+        Some(table) => aws::table(&aws, &table, &mut checks).await,
+        None => skip(&mut checks, &aws::TABLE_CHECKS, SETTINGS),
+    }
+    match named.queue {
+        Some(url) => aws::queues(&aws, &url, &mut checks).await,
+        None => skip(&mut checks, &aws::QUEUE_CHECKS, SETTINGS),
+    }
+    let nylas = if let Some(settings) = named.nylas {
+        nylas::examine(&settings.connect(&aws)?, &mut checks).await
+    } else {
+        skip(&mut checks, &[nylas::KEY, nylas::MAILBOXES], SETTINGS);
+        Err(SETTINGS)
+    };
+    let url = named.webhook_url.filter(|url| {
+        if !is_receiver(url) {
+            let seen = "WEBHOOK_URL is no https address";
+            checks.push(Check::broken(
+                SETTINGS,
+                seen,
+                "set it to the output WebhookUrl of the stack",
+            ));
+        }
+        is_receiver(url)
+    });
+    match (nylas, &url) {
+        (Ok(nylas), Some(url)) => checks.push(match nylas.webhooks().await {
+            Ok(there) => verify::destination(&there, url),
+            Err(error) => Check::broken(verify::DESTINATION, error.to_string(), "try again"),
+        }),
+        (Err(needs), _) => checks.push(Check::skipped(verify::DESTINATION, needs)),
+        (Ok(_), None) => checks.push(Check::skipped(verify::DESTINATION, SETTINGS)),
+    }
+    checks.push(match &url {
+        Some(url) => verify::receiver(&http, url).await,
+        None => Check::skipped(verify::RECEIVER, SETTINGS),
+    });
+    checks.push(match named.webhook_secret {
+        Some(id) => {
+            let secrets = aws_sdk_secretsmanager::Client::new(&aws);
+            verify::secret(&StoredSecret::new(secrets, id)).await
+        }
+        None => Check::skipped(verify::SECRET, SETTINGS),
+    });
+    dataverse::examine(named.dataverse, &aws, probe_write, &mut checks).await?;
+    Ok(checks)
+}
+
+/// Checks that are not made, because something that they need is broken.
+fn skip(checks: &mut Vec<Check>, names: &[&str], needs: &str) {
+    checks.extend(names.iter().map(|name| Check::skipped(*name, needs)));
+}

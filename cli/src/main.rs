@@ -10,6 +10,7 @@
 //! | `explain` | What became of this message, and why? |
 //! | `status` | What needs somebody's attention? |
 //! | `redrive` | Would it work now? |
+//! | `doctor` | Is everything there that the sync needs? |
 //! | `webhook` | Do notifications come, and verify? |
 
 mod aws;
@@ -49,6 +50,7 @@ enum Verb {
     Explain(explain::Arguments),
     Status(status::Arguments),
     Redrive(redrive::Arguments),
+    Doctor(doctor::Arguments),
     Webhook(webhook::Arguments),
 }
 
@@ -64,6 +66,7 @@ async fn main() -> ExitCode {
         Verb::Explain(arguments) => explain::run(arguments).await.map_err(Into::into),
         Verb::Status(arguments) => status::run(arguments).await.map_err(Into::into),
         Verb::Redrive(arguments) => redrive::run(arguments).await.map_err(Into::into),
+        Verb::Doctor(arguments) => doctor::run(arguments).await.map_err(Into::into),
         Verb::Webhook(arguments) => webhook::run(arguments).await.map_err(Into::into),
     };
     result.unwrap_or_else(|error| {

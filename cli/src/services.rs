@@ -52,10 +52,21 @@ impl DataverseSettings {
         if names.iter().all(|name| settings.optional(name).is_none()) {
             return None;
         }
-        Some(Self {
+        Some(Self::required(settings))
+    }
+
+    /// For a verb that does nothing without Dataverse.
+    pub(crate) fn required<L: Fn(&str) -> Option<String>>(settings: &mut Settings<L>) -> Self {
+        Self {
             url: settings.service_url("DATAVERSE_URL", None),
             token: settings.required("TOKEN_SECRET_ID"),
-        })
+        }
+    }
+
+    /// The stored token by itself.
+    pub(crate) fn tokens(&self, aws: &SdkConfig) -> TokenStore {
+        let secrets = aws_sdk_secretsmanager::Client::new(aws);
+        TokenStore::new(secrets, self.token.clone())
     }
 
     /// Nothing is called yet.
@@ -63,8 +74,7 @@ impl DataverseSettings {
         self,
         aws: &SdkConfig,
     ) -> Result<(DataverseClient, TokenSource), reqwest::Error> {
-        let secrets = aws_sdk_secretsmanager::Client::new(aws);
-        let tokens = TokenSource::new(Origin::Store(TokenStore::new(secrets, self.token)));
+        let tokens = TokenSource::new(Origin::Store(self.tokens(aws)));
         Ok((DataverseClient::new(http::client()?, &self.url), tokens))
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! One attempt a call, no waiting; what the calls of a run share, the token above all, is an argument of each: [`session`].
 //! What is asked beforehand: [`look_up`]; about companies: `companies`; where it depends on an answer: [`further`]. By which names a row is bound: [`names`].
-//! What is written and how: [`mod@write`]. The wire form of batches: [`batch`]. What can come back: [`error`].
+//! What is written and how: [`mod@write`]. What a doctor asks: [`probe`]. The wire form of batches: [`batch`]. What can come back: [`error`].
 
 pub mod batch;
 pub mod cards;
@@ -14,6 +14,7 @@ pub mod found;
 pub mod further;
 pub mod look_up;
 pub mod names;
+pub mod probe;
 pub mod query;
 pub mod rehearsal;
 pub mod rows;

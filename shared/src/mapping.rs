@@ -54,6 +54,20 @@ const FILE_NAME_LENGTH: usize = 255;
 const MEDIA_TYPE_LENGTH: usize = 256;
 const CONTENT_ID_LENGTH: usize = 250;
 
+/// The longest text that goes into each column, in UTF-16 code units: table, column, length. An organisation with a shorter column refuses what is longer.
+pub const LENGTHS: [(&str, &str, usize); 6] = [
+    ("email", "subject", SUBJECT_LENGTH),
+    ("email", "sender", SENDER_LENGTH),
+    ("email", "torecipients", TO_RECIPIENTS_LENGTH),
+    ("activitymimeattachment", "filename", FILE_NAME_LENGTH),
+    ("activitymimeattachment", "mimetype", MEDIA_TYPE_LENGTH),
+    (
+        "activitymimeattachment",
+        "attachmentcontentid",
+        CONTENT_ID_LENGTH,
+    ),
+];
+
 /// Which way a mail went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {

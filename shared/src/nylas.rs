@@ -191,7 +191,9 @@ impl NylasClient {
             path.push_str("&page_token=");
             path.push_str(&encoded(token));
         }
-        let Some(body) = body_within(self.send(&path).await?, most_bytes).await? else {
+        let Some(body) =
+            body_within(self.send(self.call(Method::GET, &path)).await?, most_bytes).await?
+        else {
             return Ok(None);
         };
         let answer = wire::json(&body).map_err(|error| unreadable(&json_problem(&error)))?;

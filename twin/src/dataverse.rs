@@ -15,6 +15,7 @@
 //! | What does a query understand?                    | `options.rs`, `tokens.rs`, `filter.rs`, `matching.rs`, `pattern.rs`, `read.rs` |
 //! | What can a client learn about tables, and change?| `definitions.rs` and the files below it, `csdl.rs` |
 //! | How much may a caller ask for?                   | `protection.rs`          |
+//! | What does the caller's role allow?               | `privileges.rs`          |
 //! | What can a test change?                          | `settings.rs`, `customise.rs` |
 //! | How does a batch behave?                         | `batch.rs`, `multipart.rs` |
 //! | What does an error look like?                    | `refusal.rs`             |
@@ -39,6 +40,7 @@ mod parties;
 mod path;
 mod pattern;
 mod payload;
+mod privileges;
 mod protection;
 mod read;
 mod refusal;
@@ -60,6 +62,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 pub use org::{Dropped, Requests};
+pub use privileges::Privilege;
 pub use seed::SeedError;
 pub use settings::Setting;
 

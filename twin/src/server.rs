@@ -145,7 +145,7 @@ async fn handle<S: Service>(service: &S, line: &Line, request: Request) -> Respo
             .map(Vec::from),
     };
     service.count();
-    let outgoing = match service.faults().next() {
+    let mut outgoing = match service.faults().next() {
         None => service.answer(&incoming).await,
         Some(Injection::Slow(time)) => {
             service.clock().pass(time).await;
@@ -182,6 +182,9 @@ async fn handle<S: Service>(service: &S, line: &Line, request: Request) -> Respo
             return Response::default();
         }
     };
+    // HTTP servers say what time it is to them.
+    let date = service.clock().now().format("%a, %d %b %Y %H:%M:%S GMT");
+    outgoing.headers.push(("Date", date.to_string()));
     respond(outgoing)
 }
 

@@ -25,6 +25,7 @@ mod rules {
     pub(crate) mod nylas_messages;
     pub(crate) mod parties;
     pub(crate) mod plans;
+    pub(crate) mod privileges;
     pub(crate) mod protection;
     pub(crate) mod queries;
     pub(crate) mod regarding;

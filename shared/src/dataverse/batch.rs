@@ -36,13 +36,13 @@ pub(super) fn gets<About>(queries: &[(About, String)]) -> Vec<Operation> {
 
 /// One write of a change set.
 pub struct Change {
-    /// `POST` or `PATCH`.
+    /// `POST`, `PATCH`, or `DELETE`.
     pub method: &'static str,
     /// Below `/api/data/v9.2/`.
     pub path: String,
     /// `If-Match`: `*` to update only, or a row's etag.
     pub if_match: Option<String>,
-    /// The row.
+    /// The row; null where there is none to send.
     pub body: Value,
 }
 
@@ -117,11 +117,16 @@ fn encode_change(out: &mut String, change: &Change, index: usize, content_id: u3
     out.push_str(&format!(
         "Content-ID: {content_id}\r\n\r\n{method} /api/data/v9.2/{path} HTTP/1.1\r\n"
     ));
-    out.push_str("Content-Type: application/json; type=entry\r\n");
+    if !body.is_null() {
+        out.push_str("Content-Type: application/json; type=entry\r\n");
+    }
     if let Some(etag) = if_match {
         out.push_str(&format!("If-Match: {etag}\r\n"));
     }
-    out.push_str(&format!("\r\n{body}\r\n"));
+    out.push_str("\r\n");
+    if !body.is_null() {
+        out.push_str(&format!("{body}\r\n"));
+    }
 }
 
 /// The parts of a batch answer: for each operation the answers of its parts, one for a GET, one or more for a change set.

@@ -36,6 +36,9 @@ impl ErrorCode {
     /// A row with this primary key exists (412).
     pub(super) const DUPLICATE_KEY: Self = Self(0x8004_0237);
 
+    /// No row of this id (404).
+    pub(super) const NO_ROW: Self = Self(0x8004_0217);
+
     /// Reads the text of `error.code`; `None` when it is empty or no hexadecimal number.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {

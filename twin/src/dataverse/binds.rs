@@ -5,6 +5,7 @@ use uuid::Uuid;
 
 use super::org::Work;
 use super::path::{self, Key};
+use super::privileges::Privilege;
 use super::refusal::Refusal;
 use super::schema::{Navigation, Table};
 use super::store::lookup_value;
@@ -47,6 +48,14 @@ impl Work<'_> {
         }
         if !self.org.store.contains(&bound_table, id) {
             return Err(Refusal::no_row(&bound_table, id));
+        }
+        if navigation.column == "ownerid" {
+            if id != self.org.caller.user {
+                self.require(Privilege::Assign, &table.name)?;
+            }
+        } else {
+            self.require(Privilege::Append, &table.name)?;
+            self.require(Privilege::AppendTo, &bound_table)?;
         }
         Ok(lookup_value(&bound_table, id))
     }

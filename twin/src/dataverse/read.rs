@@ -13,6 +13,7 @@ use super::matching::{self, Condition};
 use super::options::{Expand, LARGEST_PAGE, Options, Prefer};
 use super::org::Work;
 use super::path::ROOT;
+use super::privileges::Privilege;
 use super::refusal::Refusal;
 use super::schema::{Column, Kind, Table};
 use super::store::Row;
@@ -33,6 +34,7 @@ impl Work<'_> {
         options: &Options,
         prefer: &Prefer,
     ) -> Result<Value, Refusal> {
+        self.require(Privilege::Read, &table.name)?;
         self.check_names(table, options)?;
         let row = self
             .org
@@ -56,6 +58,7 @@ impl Work<'_> {
         options: &Options,
         prefer: &Prefer,
     ) -> Result<Value, Refusal> {
+        self.require(Privilege::Read, &table.name)?;
         self.check_names(table, options)?;
         let rows = select_rows(table, self.org.store.rows(&table.name), options)?;
         let (start, size) = match &options.skip_token {
@@ -103,6 +106,7 @@ impl Work<'_> {
 
     /// How many rows meet the condition, as `$count` says it; 5,000 at most.
     pub(crate) fn count(&self, table: &Table, options: &Options) -> Result<usize, Refusal> {
+        self.require(Privilege::Read, &table.name)?;
         Ok(
             select_rows(table, self.org.store.rows(&table.name), options)?
                 .len()

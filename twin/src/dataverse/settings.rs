@@ -2,6 +2,7 @@
 
 use chrono::TimeDelta;
 
+use super::privileges::Privilege;
 use super::protection::Limits;
 use crate::server::LONGEST_BODY;
 
@@ -42,6 +43,9 @@ pub enum Setting {
     /// on create is 403 / 0x80040220 (inferred: the privilege from general documents, Dataverse facts §16; the code is that of
     /// any missing privilege, §12).
     MayOverrideCreatedOn(bool),
+    /// Privileges that the caller's role lacks, with the table each is about; none at first. Activities, their parties and attachments are one
+    /// table, `activity` (Dataverse facts §16).
+    Withheld(Vec<(Privilege, &'static str)>),
     /// Seconds during which an alternate key that was posted is Pending; 0 at first: Active at once.
     KeyIndexSeconds(u32),
 }
@@ -59,6 +63,7 @@ pub(crate) struct Settings {
     pub(crate) largest_request: usize,
     pub(crate) key_index: TimeDelta,
     pub(crate) may_override_created_on: bool,
+    pub(crate) withheld: Vec<(Privilege, &'static str)>,
 }
 
 impl Settings {
@@ -79,6 +84,7 @@ impl Settings {
             Setting::OperationMilliseconds(time) => self.operation_ms = time,
             Setting::LargestRequest(size) => self.largest_request = size,
             Setting::MayOverrideCreatedOn(may) => self.may_override_created_on = may,
+            Setting::Withheld(withheld) => self.withheld = withheld,
             Setting::KeyIndexSeconds(seconds) => {
                 self.key_index = TimeDelta::seconds(seconds.into());
             }
@@ -107,6 +113,7 @@ impl Default for Settings {
             largest_request: LONGEST_BODY,
             key_index: TimeDelta::zero(),
             may_override_created_on: true,
+            withheld: Vec::new(),
         }
     }
 }

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::defaults::add_computed;
 use super::org::Work;
 use super::payload::{self, Payload};
+use super::privileges::Privilege;
 use super::refusal::Refusal;
 use super::schema::{Column, Table};
 use super::state;
@@ -23,6 +24,7 @@ impl Work<'_> {
         id: Option<Uuid>,
     ) -> Result<Uuid, Refusal> {
         let payload = payload::read(table, body)?;
+        self.require(Privilege::Create, &table.name)?;
         let chosen = payload
             .value(&table.key)
             .and_then(Value::as_str)
@@ -72,6 +74,7 @@ impl Work<'_> {
         body: &Value,
     ) -> Result<(), Refusal> {
         let payload = payload::read(table, body)?;
+        self.require(Privilege::Write, &table.name)?;
         refuse_parties(table, &payload)?;
         refuse_closed(table, id, row, &payload)?;
         let mut values = self.writable(table, &payload, "update")?;
@@ -120,6 +123,7 @@ impl Work<'_> {
             .store
             .get(&table.name, id)
             .ok_or_else(|| Refusal::no_row(&table.name, id))?;
+        self.require(Privilege::Delete, &table.name)?;
         if table.name == "activitymimeattachment" {
             self.refuse_closed_owner(&row.values)?;
         }

@@ -12,6 +12,7 @@ use chrono::{TimeDelta, Utc};
 use mailverse::queue::SqsQueue;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 use twin::{Delivery, Fault, Nylas};
 use webhook_receiver::secrets::WebhookSecrets;
 use webhook_receiver::{Receiver, event};
@@ -28,6 +29,7 @@ pub(in crate::end_to_end) struct Front {
     /// Seconds that have passed.
     passed: Arc<AtomicI64>,
     pub(in crate::end_to_end) url: String,
+    server: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
 impl Front {
@@ -39,10 +41,19 @@ impl Front {
             receiver: Arc::new(Receiver::new(queue, secrets)),
             passed: Arc::default(),
             url: format!("http://{}/", listener.local_addr().unwrap()),
+            server: Arc::default(),
         };
         let app = Router::new().fallback(answer).with_state(front.clone());
-        tokio::spawn(async move { axum::serve(listener, app).await });
+        let server = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+        *front.server.lock().unwrap() = Some(server);
         front
+    }
+
+    /// Nobody answers any more.
+    pub(in crate::end_to_end) async fn close(&self) {
+        let server = self.server.lock().unwrap().take().unwrap();
+        server.abort();
+        assert!(server.await.unwrap_err().is_cancelled());
     }
 
     fn pass(&self, seconds: i64) {
@@ -283,7 +294,7 @@ async fn what_a_rotation_left_half_done_is_said_and_rotating_again_mends_it() {
     to_store.at("PutSecretValue", async {});
     to_store.at("PutSecretValue", async {
         reached.send(()).unwrap();
-        std::future::pending().await
+        std::future::pending::<()>().await;
     });
     // The process dies when Nylas has made the secret and the store has not got it.
     tokio::select! {

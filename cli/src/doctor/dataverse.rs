@@ -1,0 +1,189 @@
+//! The organisation: the token, who we are there, the clock, its settings and columns.
+
+use std::collections::BTreeSet;
+
+use aws_config::SdkConfig;
+use chrono::{DateTime, TimeDelta, Utc};
+use mailverse::dataverse::DataverseClient;
+use mailverse::dataverse::error::DataverseError;
+use mailverse::dataverse::probe::WhoAmI;
+use mailverse::dataverse::session::Session;
+use mailverse::mapping::LENGTHS;
+use serde_json::Value;
+
+use super::check::{Check, judged};
+use super::{DoctorError, SETTINGS, privileges, probe, skip};
+use crate::services::DataverseSettings;
+
+const TOKEN: &str = "dataverse token";
+pub(super) const WHO: &str = "dataverse user";
+const CLOCK: &str = "clock";
+const FILES: &str = "file limits";
+const LENGTH: &str = "column lengths";
+
+/// The largest file that is sent, as base64: Dataverse's default.
+const LARGEST_FILE: i64 = 5_242_880;
+
+/// How far two clocks may be apart before leases, tokens and signatures of requests begin to suffer.
+const SKEW: TimeDelta = TimeDelta::seconds(60);
+
+pub(super) async fn examine(
+    settings: Option<DataverseSettings>,
+    aws: &SdkConfig,
+    probe_write: bool,
+    checks: &mut Vec<Check>,
+) -> Result<(), DoctorError> {
+    let rest = |checks: &mut Vec<Check>, needs: &str| {
+        skip(checks, &[CLOCK], needs);
+        privileges::skip_all(checks, needs);
+        skip(checks, &[FILES, LENGTH], needs);
+        if probe_write {
+            skip(checks, &[probe::WRITE], needs);
+        }
+    };
+    let Some(settings) = settings else {
+        skip(checks, &[TOKEN, WHO], SETTINGS);
+        rest(checks, SETTINGS);
+        return Ok(());
+    };
+    let now = Utc::now();
+    let token = match settings.tokens(aws).read().await {
+        Ok(token) if token.expires_at > now => {
+            let left = (token.expires_at - now).num_minutes();
+            checks.push(Check::well(TOKEN, format!("stored, ends in {left} min")));
+            token.access_token
+        }
+        other => {
+            let seen = match other {
+                Ok(token) => format!("ended {} min ago", (now - token.expires_at).num_minutes()),
+                Err(error) => error.to_string(),
+            };
+            let remedy = "invoke token-refresher; where it fails, its log names Entra's reason and what to do. Check TOKEN_SECRET_ID as well";
+            checks.push(Check::broken(TOKEN, seen, remedy));
+            skip(checks, &[WHO], TOKEN);
+            rest(checks, TOKEN);
+            return Ok(());
+        }
+    };
+    let (client, _) = settings.connect(aws)?;
+    let session = Session::new(token);
+    let who = match client.who_am_i(&session).await {
+        Ok(who) => who,
+        Err(error) => {
+            checks.push(Check::broken(WHO, error.to_string(), let_in(&error)));
+            rest(checks, WHO);
+            return Ok(());
+        }
+    };
+    let seen = format!("{} of organisation {}", who.user, who.organization);
+    checks.push(Check::well(WHO, seen));
+    checks.push(clock(who.now, Utc::now()));
+    privileges::examine(&client, &session, &who, checks).await;
+    checks.push(files(&client, &session).await);
+    checks.push(lengths(&client, &session).await);
+    if probe_write {
+        probe::write(&client, &session, checks).await;
+    }
+    Ok(())
+}
+
+/// What to do when WhoAmI is refused.
+fn let_in(error: &DataverseError) -> &'static str {
+    match error {
+        DataverseError::TokenRejected => {
+            "the token is for another organisation, or was made before the credential changed: check DATAVERSE_URL here and at token-refresher, then invoke token-refresher"
+        }
+        DataverseError::Rejected { status: 403, .. } => {
+            "in the Power Platform admin center, add the app registration as an application user with a security role"
+        }
+        DataverseError::Throttled { .. } => "wait some minutes and try again",
+        DataverseError::Rejected { .. }
+        | DataverseError::Unavailable { .. }
+        | DataverseError::Stale { .. }
+        | DataverseError::TooLarge => "check DATAVERSE_URL; where it is right, try again later",
+    }
+}
+
+fn clock(theirs: Option<DateTime<Utc>>, ours: DateTime<Utc>) -> Check {
+    let Some(theirs) = theirs else {
+        return Check::skipped(CLOCK, "a Date header of Dataverse");
+    };
+    let apart = ours - theirs;
+    let seconds = apart.num_seconds();
+    let problem = (apart.abs() > SKEW).then(|| {
+        let side = if seconds > 0 { "ahead of" } else { "behind" };
+        let remedy = "set this machine's clock; tokens and signed requests are refused otherwise";
+        (
+            format!("{} s {side} Dataverse", seconds.abs()),
+            remedy.to_owned(),
+        )
+    });
+    judged(CLOCK, "within a minute of Dataverse's".to_owned(), problem)
+}
+
+/// What an attachment may be; what is more is left out of its mail, so nothing here is broken.
+async fn files(client: &DataverseClient, session: &Session) -> Check {
+    let query = "organizations?$select=maxuploadfilesize,blockedattachments".to_owned();
+    let rows = client.query_each(session, &[query]).await;
+    let rows = rows.and_then(|mut all| all.pop().unwrap_or_else(|| Ok(Vec::new())));
+    let Ok([organisation, ..]) = rows.as_deref() else {
+        return Check::skipped(FILES, "the right to read the organization row");
+    };
+    let largest = organisation
+        .get("maxuploadfilesize")
+        .and_then(Value::as_i64);
+    let blocked = organisation
+        .get("blockedattachments")
+        .and_then(Value::as_str);
+    let blocked = blocked
+        .unwrap_or_default()
+        .split(';')
+        .filter(|it| !it.trim().is_empty());
+    let largest = largest.unwrap_or(LARGEST_FILE);
+    let note = if largest < LARGEST_FILE {
+        "; larger ones are refused one by one and left out"
+    } else {
+        ""
+    };
+    let seen = format!(
+        "{} bytes of base64, {} blocked types{note}",
+        largest.min(LARGEST_FILE),
+        blocked.count()
+    );
+    Check::well(FILES, seen)
+}
+
+/// Columns that hold less here than what is written to them.
+async fn lengths(client: &DataverseClient, session: &Session) -> Check {
+    let mut short = Vec::new();
+    let tables: BTreeSet<&str> = LENGTHS.iter().map(|(table, ..)| *table).collect();
+    for table in tables {
+        let Ok(columns) = client.lengths(session, table).await else {
+            return Check::skipped(LENGTH, "the right to read definitions of tables");
+        };
+        for (_, name, needed) in LENGTHS.iter().filter(|(of, ..)| *of == table) {
+            let held = columns.iter().find(|(column, _)| column == name);
+            if let Some((_, held)) = held.filter(|(_, held)| held < needed) {
+                short.push(format!("{table}.{name} holds {held}, not {needed}"));
+            }
+        }
+    }
+    judged(
+        LENGTH,
+        format!("{} columns hold what is written to them", LENGTHS.len()),
+        (!short.is_empty()).then(|| {
+            let remedy = "make these columns as long again: a mail with a longer text ends dead with 0x80044331";
+            (short.join("; "), remedy.to_owned())
+        }),
+    )
+}
+
+/// What the calls below say of a failed request as a whole.
+pub(super) fn failed(name: &str, error: &DataverseError) -> Check {
+    Check::broken(name, error.to_string(), "try again later")
+}
+
+/// Who the checks of privileges are about.
+pub(super) fn is_self(who: &WhoAmI, user: &str) -> bool {
+    user.eq_ignore_ascii_case(&who.user.to_string())
+}

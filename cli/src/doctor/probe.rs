@@ -1,0 +1,161 @@
+//! `--probe-write`: one marked email, as the sync writes them, read back and deleted.
+//!
+//! Its key is always the same, so what a run that died has left is found and deleted by the next.
+
+use chrono::{DateTime, Utc};
+use mailverse::dataverse::DataverseClient;
+use mailverse::dataverse::error::DataverseError;
+use mailverse::dataverse::rows::RowState;
+use mailverse::dataverse::session::Session;
+use mailverse::dataverse::write::{CreateOutcome, EmailWrite};
+use mailverse::ids::ActivityId;
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use super::check::Check;
+
+pub(super) const WRITE: &str = "write mode";
+const CREATED_ON: &str = "created-on";
+const REMOVED: &str = "probe deleted";
+
+/// "mailverse doctor", as an id.
+const KEY: Uuid = Uuid::from_u128(0x6d61_696c_7665_4d73_a520_646f_6374_6f72);
+
+/// The wished time of creation: the start of a day, since whether the time of day is kept is unknown (Dataverse facts §20).
+const WISHED: &str = "2020-02-02T00:00:00Z";
+
+const COLUMN: &str = "overriddencreatedon";
+
+fn mail(with_created_on: bool) -> EmailWrite {
+    let id = ActivityId::new(KEY);
+    let mut row = fields(json!({
+        "activityid": id, "subject": "mailverse doctor: to be deleted", "description": "Written by mailverse doctor --probe-write.",
+        "directioncode": false, "sender": "doctor@mailverse.invalid", "torecipients": "probe@mailverse.invalid",
+        "actualstart": WISHED, "actualend": WISHED, "sortdate": WISHED, "messageid": "<doctor@mailverse.invalid>",
+        "email_activity_parties": [
+            {"participationtypemask": 1, "addressused": "doctor@mailverse.invalid"},
+            {"participationtypemask": 2, "addressused": "probe@mailverse.invalid"},
+        ],
+    }));
+    if with_created_on {
+        row.insert(COLUMN.to_owned(), Value::from(WISHED));
+    }
+    let file = json!({
+        "activitymimeattachmentid": Uuid::new_v4(), "objectid_activitypointer@odata.bind": format!("/activitypointers({id})"),
+        "objecttypecode": "email", "filename": "doctor.txt", "mimetype": "text/plain", "body": "ZG9jdG9y",
+    });
+    EmailWrite {
+        activity_id: id,
+        row,
+        attachments: vec![fields(file)],
+        completion: fields(json!({"statecode": 1, "statuscode": 4})),
+    }
+}
+
+fn fields(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(fields) => fields,
+        _ => Map::new(),
+    }
+}
+
+/// How the mail went in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    ChangeSet,
+    Stepwise,
+}
+
+pub(super) async fn write(client: &DataverseClient, session: &Session, checks: &mut Vec<Check>) {
+    let id = ActivityId::new(KEY);
+    match client.remove(session, id).await {
+        Ok(()) | Err(DataverseError::Stale { .. }) => {}
+        Err(error) => {
+            let remedy = "give the role Delete on Activity, and where an earlier probe is left, delete the email \"mailverse doctor: to be deleted\"";
+            checks.push(Check::broken(WRITE, error.to_string(), remedy));
+            return;
+        }
+    }
+    let (way, with_created_on) = match try_all(client, session).await {
+        Ok(found) => found,
+        Err(error) => {
+            let remedy = "an email passes neither in one change set nor step by step: see the lines above, and look up the code";
+            checks.push(Check::broken(WRITE, error.to_string(), remedy));
+            // Step by step, a draft may have stayed.
+            let _gone = client.remove(session, id).await;
+            return;
+        }
+    };
+    checks.push(match way {
+        Way::ChangeSet => Check::well(WRITE, "changeset: the three steps pass in one change set"),
+        Way::Stepwise => Check::broken(
+            WRITE,
+            "the three steps pass one by one, and not in one change set",
+            "set WRITE_MODE (template parameter WriteMode) to stepwise",
+        ),
+    });
+    checks.push(created_on(client, session, with_created_on).await);
+    let state = client.existing(session, id).await.map(|found| found.state);
+    checks.push(match (state, client.remove(session, id).await) {
+        (Ok(RowState::Completed), Ok(())) => {
+            Check::well(REMOVED, "it was there, completed, and is gone")
+        }
+        (Ok(state), Ok(())) => Check::broken(
+            REMOVED,
+            format!("it was {state:?}, not completed"),
+            "a plug-in or a workflow changes emails here: find out which",
+        ),
+        (Err(error), Ok(())) => Check::broken(
+            REMOVED,
+            format!("it could not be read back: {error}"),
+            "give the role Read on Activity",
+        ),
+        (_, Err(error)) => Check::broken(
+            REMOVED,
+            error.to_string(),
+            format!("delete the email {KEY} by hand, and give the role Delete on Activity"),
+        ),
+    });
+}
+
+/// In one change set if that passes, else step by step; with the wished time of creation if that passes.
+async fn try_all(
+    client: &DataverseClient,
+    session: &Session,
+) -> Result<(Way, bool), DataverseError> {
+    for with_created_on in [true, false] {
+        let results = client.write(session, &[mail(with_created_on)]).await;
+        if let Some(Ok(CreateOutcome::Created)) = results.first() {
+            return Ok((Way::ChangeSet, with_created_on));
+        }
+    }
+    client.write_stepwise(session, &mail(false)).await?;
+    Ok((Way::Stepwise, false))
+}
+
+/// What became of the wished time. Nothing needs it, so nothing is broken without.
+async fn created_on(client: &DataverseClient, session: &Session, sent: bool) -> Check {
+    if !sent {
+        return Check::well(
+            CREATED_ON,
+            "refused: CREATED_ON=original has no effect, unless the role gets prvOverrideCreatedOnCreatedBy",
+        );
+    }
+    let query = format!("emails?$select=createdon&$filter=activityid%20eq%20{KEY}");
+    let rows = client.query_each(session, &[query]).await;
+    let rows = rows.ok().and_then(|mut all| all.pop()).and_then(Result::ok);
+    let created = rows.and_then(|rows| {
+        let text = rows.first()?.get("createdon")?.as_str()?.to_owned();
+        text.parse::<DateTime<Utc>>().ok()
+    });
+    match created {
+        None => Check::skipped(CREATED_ON, "the email to be read back"),
+        Some(time) if time.date_naive().to_string() == "2020-02-02" => {
+            Check::well(CREATED_ON, "taken: CREATED_ON can be original")
+        }
+        Some(_) => Check::well(
+            CREATED_ON,
+            "taken, and ignored: CREATED_ON=original has no effect",
+        ),
+    }
+}

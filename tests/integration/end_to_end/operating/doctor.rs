@@ -1,0 +1,589 @@
+//! `mailverse doctor`, compiled: a healthy installation, and each thing broken in turn, as its operator sees it.
+
+use std::time::Duration;
+
+use aws_sdk_dynamodb::types::TimeToLiveSpecification;
+use serde_json::{Value, json};
+use twin::{Fault, Privilege, Setting};
+
+use super::webhook::Front;
+use crate::dynamo;
+use crate::end_to_end::canary;
+use crate::end_to_end::cloud::{Cloud, GRANT, TABLE};
+use crate::end_to_end::command::{Seen, run};
+use crate::tripwire::Tripwire;
+
+/// An installation where everything is as it should be.
+struct Installed {
+    cloud: Cloud,
+    settings: Vec<(&'static str, String)>,
+}
+
+impl Installed {
+    async fn new() -> Self {
+        let cloud = Cloud::start(10).await;
+        cloud.store_secrets().await;
+        for (table, row) in [
+            ("account", json!({"name": "Kites"})),
+            ("lead", json!({"subject": "A lead", "lastname": "L"})),
+        ] {
+            cloud.twin.dataverse().insert(table, row).unwrap();
+        }
+        let front = Front::before(&cloud).await;
+        let own = vec![
+            ("WEBHOOK_URL", front.url),
+            ("WEBHOOK_SECRET_ID", "webhook".to_owned()),
+            ("NYLAS_API_URL", cloud.twin.nylas().url()),
+            ("NYLAS_API_KEY_SECRET_ID", "nylas".to_owned()),
+            ("DATAVERSE_URL", cloud.twin.dataverse().url()),
+            ("TOKEN_SECRET_ID", "token".to_owned()),
+            ("LEDGER_TABLE", TABLE.to_owned()),
+            ("SYNC_QUEUE_URL", cloud.queue.clone()),
+        ];
+        let settings = [cloud.aws_settings(), own].concat();
+        let installed = Self { cloud, settings };
+        installed.store_token(3_600).await;
+        let made = run(&["webhook", "create"], &installed.settings).await;
+        assert_eq!(made.status, Some(0), "{}", made.err);
+        installed
+    }
+
+    /// A genuine token, and when its stored end is, from now.
+    async fn store_token(&self, seconds: i64) {
+        let (entra, dataverse) = (self.cloud.twin.entra(), self.cloud.twin.dataverse());
+        let token = entra.issue_token(&dataverse.url(), 7_200);
+        let ends = chrono::Utc::now().timestamp() + seconds;
+        let stored = json!({"access_token": token, "expires_at": ends});
+        self.cloud.store("token", &stored.to_string()).await;
+    }
+
+    async fn doctor(&self, arguments: &[&str]) -> Seen {
+        let seen = run(&[&["doctor"], arguments].concat(), &self.settings).await;
+        let mut secrets = self.cloud.secret_texts().await;
+        secrets.extend(self.cloud.stored("webhook").await);
+        canary::assert_silent("standard output", &seen.out, &secrets);
+        canary::assert_silent("standard error", &seen.err, &secrets);
+        assert_eq!(seen.err, "");
+        seen
+    }
+
+    async fn doctor_with(&mut self, name: &'static str, value: Option<&str>) -> Seen {
+        let before = self.settings.clone();
+        self.settings.retain(|(known, _)| *known != name);
+        self.settings
+            .extend(value.map(|value| (name, value.to_owned())));
+        let seen = self.doctor(&[]).await;
+        self.settings = before;
+        seen
+    }
+
+    /// A destination of its own with these triggers, whose receiver then may go away.
+    async fn destination(&self, triggers: &[&str]) -> Front {
+        let front = Front::before(&self.cloud).await;
+        let nylas = self.cloud.twin.nylas();
+        let call = reqwest::Client::new()
+            .post(format!("{}/v3/webhooks", nylas.url()))
+            .bearer_auth(nylas.api_key())
+            .json(&json!({"webhook_url": front.url, "trigger_types": triggers}));
+        assert_eq!(call.send().await.unwrap().status(), 200);
+        front
+    }
+
+    fn withhold(&self, withheld: &[(Privilege, &'static str)]) {
+        let setting = Setting::Withheld(withheld.to_vec());
+        self.cloud.twin.dataverse().set_setting(setting);
+    }
+
+    async fn time_to_live(&self, enabled: bool) {
+        let specification = TimeToLiveSpecification::builder()
+            .attribute_name("expires_at")
+            .enabled(enabled);
+        let dynamo = dynamo::client(self.setting("AWS_ENDPOINT_URL_DYNAMODB"));
+        let call = dynamo.update_time_to_live().table_name(TABLE);
+        let call = call.time_to_live_specification(specification.build().unwrap());
+        call.send().await.unwrap();
+    }
+
+    fn setting(&self, name: &str) -> &str {
+        let found = self.settings.iter().find(|(known, _)| *known == name);
+        &found.unwrap().1
+    }
+}
+
+/// Exactly this check is broken, says this and this remedy; what needs it is skipped, and everything else is well.
+fn assert_broken(case: &str, seen: &Seen, name: &str, what: &str, remedy: &str) {
+    assert_eq!(seen.status, Some(1), "{case}:\n{}", seen.out);
+    let lines: Vec<&str> = seen.out.lines().collect();
+    let broken: Vec<usize> = (0..lines.len())
+        .filter(|at| lines[*at].starts_with('✘'))
+        .collect();
+    assert_eq!(broken.len(), 1, "{case}:\n{}", seen.out);
+    let (line, below) = (lines[broken[0]], lines[broken[0] + 1]);
+    let named = line.strip_prefix("✘ ").unwrap();
+    assert!(named.starts_with(&format!("{name} ")), "{case}: {line}");
+    assert!(line.contains(what), "{case}: {line}");
+    assert!(
+        below.contains("→") && below.contains(remedy),
+        "{case}: {below}"
+    );
+    assert!(lines.last().unwrap().starts_with("1 broken"), "{case}");
+}
+
+fn assert_healthy(seen: &Seen) {
+    assert_eq!(seen.status, Some(0), "{}{}", seen.out, seen.err);
+    assert!(!seen.out.contains(['✘', '–']), "{}", seen.out);
+}
+
+#[tokio::test]
+async fn a_healthy_installation_is_called_so_and_nothing_is_changed() {
+    let installed = Installed::new().await;
+    let before = installed.cloud.twin.dataverse().export();
+    let seen = installed.doctor(&[]).await;
+    println!("{}", seen.out);
+    assert_healthy(&seen);
+    assert!(seen.out.ends_with("checks are well.\n"), "{}", seen.out);
+    assert_eq!(installed.cloud.twin.dataverse().export(), before);
+    let report = installed.doctor(&["--json"]).await;
+    assert_eq!(
+        (report.status, &report.json()["healthy"]),
+        (Some(0), &json!(true))
+    );
+    let checks = report.json()["checks"].as_array().unwrap().clone();
+    assert_eq!(checks.len(), seen.out.lines().count() - 1);
+    let first = json!({"name": "settings", "verdict": "well", "seen": "everything is named", "remedy": Value::Null});
+    assert_eq!(checks[0], first);
+    let bad = run(&["doctor", "--fix"], &installed.settings).await;
+    assert_eq!(bad.status, Some(2));
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_setting_a_secret_or_aws_is_one_line_with_its_remedy() {
+    let mut installed = Installed::new().await;
+    let other = installed.cloud.sqs.create_queue().queue_name("other");
+    let other = other.send().await.unwrap().queue_url.unwrap();
+    installed
+        .cloud
+        .secrets
+        .create_secret()
+        .name("empty")
+        .send()
+        .await
+        .unwrap();
+    let unknown = installed.cloud.queue.replace("sync", "unknown");
+    let outputs = "outputs of the stack";
+    for (name, value, broken, what, remedy) in [
+        (
+            "LEDGER_TABLE",
+            None,
+            "settings",
+            "LEDGER_TABLE is missing",
+            outputs,
+        ),
+        (
+            "WEBHOOK_URL",
+            None,
+            "settings",
+            "WEBHOOK_URL is missing",
+            outputs,
+        ),
+        (
+            "WEBHOOK_URL",
+            Some("ftp://x.example"),
+            "settings",
+            "no https",
+            "WebhookUrl",
+        ),
+        (
+            "DATAVERSE_URL",
+            Some("http://x.example"),
+            "settings",
+            "DATAVERSE_URL must be",
+            outputs,
+        ),
+        ("AWS_REGION", None, "aws", "no AWS region", "nothing else"),
+        (
+            "LEDGER_TABLE",
+            Some("elsewhere"),
+            "ledger table",
+            "ResourceNotFound",
+            "LEDGER_TABLE",
+        ),
+        (
+            "SYNC_QUEUE_URL",
+            Some(unknown.as_str()),
+            "sync queue",
+            "NonExistentQueue",
+            "SYNC_QUEUE_URL",
+        ),
+        (
+            "SYNC_QUEUE_URL",
+            Some(other.as_str()),
+            "sync queue",
+            "none receives",
+            "template",
+        ),
+        (
+            "NYLAS_API_KEY_SECRET_ID",
+            Some("empty"),
+            "nylas key",
+            "no value yet",
+            "put the API key",
+        ),
+        (
+            "NYLAS_API_URL",
+            Some("http://127.0.0.1:9"),
+            "nylas key",
+            "unavailable",
+            "check NYLAS_API_URL",
+        ),
+        (
+            "WEBHOOK_SECRET_ID",
+            Some("empty"),
+            "webhook secret",
+            "no value",
+            "webhook rotate",
+        ),
+        (
+            "TOKEN_SECRET_ID",
+            Some("empty"),
+            "dataverse token",
+            "no token yet",
+            "invoke token-refresher",
+        ),
+        (
+            "DATAVERSE_URL",
+            Some("http://127.0.0.1:9"),
+            "dataverse user",
+            "unavailable",
+            "check DATAVERSE_URL",
+        ),
+    ] {
+        let seen = installed.doctor_with(name, value).await;
+        assert_broken(&format!("{name} {value:?}"), &seen, broken, what, remedy);
+    }
+    assert_healthy(&installed.doctor(&[]).await);
+
+    let cloud = &installed.cloud;
+    let letter = cloud
+        .sqs
+        .send_message()
+        .queue_url(&cloud.dead_letters)
+        .message_body("{}");
+    letter.send().await.unwrap();
+    let seen = installed.doctor(&[]).await;
+    assert_broken(
+        "a dead letter",
+        &seen,
+        "dead letters",
+        "about 1",
+        "mailverse status",
+    );
+    cloud
+        .sqs
+        .purge_queue()
+        .queue_url(&cloud.dead_letters)
+        .send()
+        .await
+        .unwrap();
+    installed.time_to_live(false).await;
+    let seen = installed.doctor(&[]).await;
+    assert_broken("no TTL", &seen, "ledger TTL", "off", "expires_at");
+    installed.time_to_live(true).await;
+    assert_healthy(&installed.doctor(&[]).await);
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_nylas_is_one_line_with_its_remedy() {
+    let mut installed = Installed::new().await;
+    let nylas = installed.cloud.twin.nylas().clone();
+    nylas.set_grant_status(GRANT, "invalid");
+    let seen = installed.doctor(&[]).await;
+    assert_broken(
+        "an expired grant",
+        &seen,
+        "mailbox grant-1",
+        "signing in again",
+        "72 hours",
+    );
+    nylas.set_grant_status(GRANT, "valid");
+    for (status, remedy) in [
+        ("pause", "active again"),
+        ("failing", "see its log"),
+        ("failed", "active again"),
+    ] {
+        nylas.set_webhook_status(status);
+        let seen = installed.doctor(&[]).await;
+        assert_broken(
+            status,
+            &seen,
+            "webhook destination",
+            &format!("is {status}"),
+            remedy,
+        );
+    }
+    nylas.set_webhook_status("active");
+    let unregistered = Front::before(&installed.cloud).await;
+    let seen = installed
+        .doctor_with("WEBHOOK_URL", Some(&unregistered.url))
+        .await;
+    assert_broken(
+        "no destination",
+        &seen,
+        "webhook destination",
+        "none of 1",
+        "webhook create",
+    );
+    let lacking = installed.destination(&["message.created"]).await;
+    let seen = installed
+        .doctor_with("WEBHOOK_URL", Some(&lacking.url))
+        .await;
+    assert_broken(
+        "a trigger",
+        &seen,
+        "webhook destination",
+        "lacks message.updated",
+        "subscribe",
+    );
+    let gone = installed
+        .destination(&["message.created", "message.updated"])
+        .await;
+    gone.close().await;
+    let seen = installed.doctor_with("WEBHOOK_URL", Some(&gone.url)).await;
+    assert_broken(
+        "a dead receiver",
+        &seen,
+        "webhook receiver",
+        "",
+        "webhook-receiver",
+    );
+
+    let put = installed
+        .cloud
+        .secrets
+        .put_secret_value()
+        .secret_id("webhook");
+    let put = put.secret_string("a notice").version_stages("AWSPENDING");
+    let pending = put.send().await.unwrap().version_id.unwrap();
+    let seen = installed.doctor(&[]).await;
+    assert_broken(
+        "half a rotation",
+        &seen,
+        "webhook secret",
+        "did not end",
+        "webhook rotate",
+    );
+    let end = installed
+        .cloud
+        .secrets
+        .update_secret_version_stage()
+        .secret_id("webhook");
+    let end = end
+        .version_stage("AWSPENDING")
+        .remove_from_version_id(pending);
+    end.send().await.unwrap();
+
+    installed.cloud.store("nylas", "nyk_canary-9f31").await;
+    let seen = installed.doctor(&[]).await;
+    assert_broken("a wrong key", &seen, "nylas key", "refused", "other region");
+    assert!(!seen.out.contains("nyk_canary-9f31"));
+    installed.cloud.store("nylas", &nylas.api_key()).await;
+    assert_healthy(&installed.doctor(&[]).await);
+}
+
+#[tokio::test]
+async fn what_is_wrong_in_dynamics_is_one_line_with_its_remedy() {
+    let installed = Installed::new().await;
+    let dataverse = installed.cloud.twin.dataverse().clone();
+    for (privilege, table, name, right) in [
+        (
+            Privilege::Read,
+            "activity",
+            "read emails",
+            "Read on Activity",
+        ),
+        (
+            Privilege::Read,
+            "contact",
+            "read contacts",
+            "Read on Contact",
+        ),
+        (
+            Privilege::Read,
+            "account",
+            "read accounts",
+            "Read on Account",
+        ),
+        (Privilege::Read, "lead", "", ""),
+        (Privilege::Read, "queue", "", ""),
+        (Privilege::Read, "systemuser", "read users", "Read on User"),
+        (
+            Privilege::Create,
+            "activity",
+            "create emails",
+            "Create on Activity",
+        ),
+        (
+            Privilege::Write,
+            "activity",
+            "three steps in one change set",
+            "Write and Append on Activity",
+        ),
+        (
+            Privilege::Delete,
+            "activity",
+            "delete emails",
+            "Delete on Activity",
+        ),
+        (
+            Privilege::AppendTo,
+            "contact",
+            "append to contacts",
+            "Append To on Contact",
+        ),
+        (
+            Privilege::AppendTo,
+            "account",
+            "append to accounts",
+            "Append To on Account",
+        ),
+        (
+            Privilege::AppendTo,
+            "lead",
+            "append to leads",
+            "Append To on Lead",
+        ),
+        (
+            Privilege::AppendTo,
+            "systemuser",
+            "append to users",
+            "Append To on User",
+        ),
+        (
+            Privilege::Assign,
+            "activity",
+            "assign emails",
+            "Assign on Activity",
+        ),
+    ] {
+        installed.withhold(&[(privilege, table)]);
+        let seen = installed.doctor(&[]).await;
+        let case = format!("{privilege:?} on {table}");
+        if name.is_empty() {
+            assert_eq!(seen.status, Some(0), "{case}: {}", seen.out);
+            assert!(seen.out.contains("done without"), "{case}: {}", seen.out);
+        } else {
+            assert_broken(&case, &seen, name, "0x80040220", right);
+        }
+        assert_eq!(dataverse.rows("email"), [] as [Value; 0], "{case}");
+    }
+    installed.withhold(&[]);
+    dataverse.set_max_length("email", "subject", 200).unwrap();
+    let seen = installed.doctor(&[]).await;
+    assert_broken(
+        "a short column",
+        &seen,
+        "column lengths",
+        "email.subject holds 200, not 800",
+        "0x80044331",
+    );
+    dataverse.set_max_length("email", "subject", 800).unwrap();
+    dataverse.set_setting(Setting::MaxUploadFileSize(1_000_000));
+    let seen = installed.doctor(&[]).await;
+    assert_healthy(&seen);
+    assert!(seen.out.contains("1000000 bytes of base64"), "{}", seen.out);
+    assert_eq!(dataverse.rows("email"), [] as [Value; 0]);
+
+    installed.store_token(-60).await;
+    let seen = installed.doctor(&[]).await;
+    assert_broken(
+        "an ended token",
+        &seen,
+        "dataverse token",
+        "ended 1 min ago",
+        "invoke token-refresher",
+    );
+    let foreign = json!({"access_token": "canary-token", "expires_at": chrono::Utc::now().timestamp() + 3_600});
+    installed.cloud.store("token", &foreign.to_string()).await;
+    let seen = installed.doctor(&[]).await;
+    assert_broken(
+        "a refused token",
+        &seen,
+        "dataverse user",
+        "refused the token",
+        "DATAVERSE_URL",
+    );
+    installed.store_token(3_600).await;
+    installed
+        .cloud
+        .twin
+        .clock()
+        .advance(Duration::from_secs(600));
+    let seen = installed.doctor(&[]).await;
+    assert_broken(
+        "a clock that is late",
+        &seen,
+        "clock",
+        "s behind Dataverse",
+        "this machine's clock",
+    );
+    dataverse.remove_application_user();
+    let seen = installed.doctor(&[]).await;
+    assert_broken(
+        "no user",
+        &seen,
+        "dataverse user",
+        "0x80072560",
+        "application user with a security role",
+    );
+}
+
+#[tokio::test]
+async fn the_probe_writes_one_email_says_which_mode_passes_and_leaves_nothing() {
+    let installed = Installed::new().await;
+    let dataverse = installed.cloud.twin.dataverse().clone();
+    let seen = installed.doctor(&["--probe-write"]).await;
+    println!("{}", seen.out);
+    assert_healthy(&seen);
+    for part in [
+        "changeset: the three steps pass",
+        "CREATED_ON can be original",
+        "completed, and is gone",
+    ] {
+        assert!(seen.out.contains(part), "{part}: {}", seen.out);
+    }
+    assert_eq!(dataverse.rows("email"), [] as [Value; 0]);
+    assert_eq!(dataverse.dropped(), []);
+
+    dataverse.set_setting(Setting::MayOverrideCreatedOn(false));
+    let seen = installed.doctor(&["--probe-write"]).await;
+    assert_healthy(&seen);
+    assert!(
+        seen.out.contains("prvOverrideCreatedOnCreatedBy"),
+        "{}",
+        seen.out
+    );
+    dataverse.set_setting(Setting::MayOverrideCreatedOn(true));
+
+    // An organisation that refuses the last step when it comes with the others.
+    let line = Tripwire::before(&dataverse.url()).await;
+    for _ in 0..2 {
+        let dataverse = dataverse.clone();
+        line.at("Written by mailverse doctor", async move {
+            dataverse.fail_operation(
+                2,
+                Fault::Status {
+                    status: 400,
+                    code: "0x80048408".to_owned(),
+                    message: "not together".to_owned(),
+                    retry_after_seconds: None,
+                },
+            );
+        });
+    }
+    let mut settings = installed.settings.clone();
+    settings.push(("DATAVERSE_URL", line.url().to_owned()));
+    // The token is for the organisation's own address.
+    let seen = run(&["doctor", "--probe-write"], &settings).await;
+    assert_broken("stepwise", &seen, "write mode", "one by one", "stepwise");
+    assert_eq!(dataverse.rows("email"), [] as [Value; 0]);
+}

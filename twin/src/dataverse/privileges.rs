@@ -1,0 +1,50 @@
+//! What the caller's role allows (Dataverse facts §12 and §16). A caller has every privilege but those that a test withholds.
+//!
+//! Inferred: which privilege an operation needs where the facts only name them, that `AppendTo` is asked of the table that a binding leads to, and that the
+//! code is 0x80040220, the first of the three that §12 lists for a missing privilege.
+
+use super::org::Work;
+use super::refusal::Refusal;
+
+/// What a role allows with the rows of a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Privilege {
+    /// To make them.
+    Create,
+    /// To see them.
+    Read,
+    /// To change them.
+    Write,
+    /// To remove them.
+    Delete,
+    /// To bind them to others.
+    Append,
+    /// To bind others to them.
+    AppendTo,
+    /// To give them to another owner.
+    Assign,
+}
+
+impl Work<'_> {
+    /// Refuses what the caller's role lacks.
+    pub(crate) fn require(&self, privilege: Privilege, table: &str) -> Result<(), Refusal> {
+        let (privilege, table) = match (privilege, table) {
+            // A file changes the activity that it is added to.
+            (Privilege::Create | Privilege::Delete, "activitymimeattachment") => {
+                (Privilege::Write, "activity")
+            }
+            (_, "email" | "appointment" | "activityparty" | "activitymimeattachment") => {
+                (privilege, "activity")
+            }
+            other => other,
+        };
+        if !self.org.settings.withheld.contains(&(privilege, table)) {
+            return Ok(());
+        }
+        let message = format!(
+            "Principal user (Id={}) is missing the privilege to {privilege:?} {table}.",
+            self.org.caller.user
+        );
+        Err(Refusal::new(403, "0x80040220", message))
+    }
+}
