@@ -156,22 +156,23 @@ async fn a_healthy_installation_is_called_so_and_nothing_is_changed() {
     assert_eq!(bad.status, Some(2));
 }
 
+/// A setting, the value in its place, the check that is broken, what it says, and the remedy.
+type Misnamed<'a> = (&'static str, Option<&'a str>, &'a str, &'a str, &'a str);
+
+impl Installed {
+    async fn assert_each_is_seen(&mut self, cases: &[Misnamed<'_>]) {
+        for (name, value, broken, what, remedy) in cases {
+            let seen = self.doctor_with(name, *value).await;
+            assert_broken(&format!("{name} {value:?}"), &seen, broken, what, remedy);
+        }
+        assert_healthy(&self.doctor(&[]).await);
+    }
+}
+
 #[tokio::test]
-async fn what_is_wrong_with_a_setting_a_secret_or_aws_is_one_line_with_its_remedy() {
-    let mut installed = Installed::new().await;
-    let other = installed.cloud.sqs.create_queue().queue_name("other");
-    let other = other.send().await.unwrap().queue_url.unwrap();
-    installed
-        .cloud
-        .secrets
-        .create_secret()
-        .name("empty")
-        .send()
-        .await
-        .unwrap();
-    let unknown = installed.cloud.queue.replace("sync", "unknown");
+async fn a_setting_that_is_missing_or_malformed_is_one_line_with_its_remedy() {
     let outputs = "outputs of the stack";
-    for (name, value, broken, what, remedy) in [
+    let cases = [
         (
             "LEDGER_TABLE",
             None,
@@ -201,6 +202,21 @@ async fn what_is_wrong_with_a_setting_a_secret_or_aws_is_one_line_with_its_remed
             outputs,
         ),
         ("AWS_REGION", None, "aws", "no AWS region", "nothing else"),
+    ];
+    Installed::new().await.assert_each_is_seen(&cases).await;
+}
+
+#[tokio::test]
+async fn a_setting_that_names_something_else_is_one_line_with_its_remedy() {
+    let mut installed = Installed::new().await;
+    let cloud = &installed.cloud;
+    let other = cloud.sqs.create_queue().queue_name("other").send().await;
+    let other = other.unwrap().queue_url.unwrap();
+    let empty = cloud.secrets.create_secret().name("empty").send();
+    empty.await.unwrap();
+    let unknown = cloud.queue.replace("sync", "unknown");
+    let nowhere = Some("http://127.0.0.1:9");
+    let cases = [
         (
             "LEDGER_TABLE",
             Some("elsewhere"),
@@ -231,7 +247,7 @@ async fn what_is_wrong_with_a_setting_a_secret_or_aws_is_one_line_with_its_remed
         ),
         (
             "NYLAS_API_URL",
-            Some("http://127.0.0.1:9"),
+            nowhere,
             "nylas key",
             "unavailable",
             "check NYLAS_API_URL",
@@ -252,17 +268,18 @@ async fn what_is_wrong_with_a_setting_a_secret_or_aws_is_one_line_with_its_remed
         ),
         (
             "DATAVERSE_URL",
-            Some("http://127.0.0.1:9"),
+            nowhere,
             "dataverse user",
             "unavailable",
             "check DATAVERSE_URL",
         ),
-    ] {
-        let seen = installed.doctor_with(name, value).await;
-        assert_broken(&format!("{name} {value:?}"), &seen, broken, what, remedy);
-    }
-    assert_healthy(&installed.doctor(&[]).await);
+    ];
+    installed.assert_each_is_seen(&cases).await;
+}
 
+#[tokio::test]
+async fn a_dead_letter_and_a_table_that_forgets_nothing_are_one_line_with_its_remedy() {
+    let installed = Installed::new().await;
     let cloud = &installed.cloud;
     let letter = cloud
         .sqs
@@ -391,7 +408,7 @@ async fn what_is_wrong_with_nylas_is_one_line_with_its_remedy() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_in_dynamics_is_one_line_with_its_remedy() {
+async fn a_privilege_that_the_role_lacks_is_one_line_with_its_name() {
     let installed = Installed::new().await;
     let dataverse = installed.cloud.twin.dataverse().clone();
     for (privilege, table, name, right) in [
@@ -477,6 +494,13 @@ async fn what_is_wrong_in_dynamics_is_one_line_with_its_remedy() {
         assert_eq!(dataverse.rows("email"), [] as [Value; 0], "{case}");
     }
     installed.withhold(&[]);
+    assert_healthy(&installed.doctor(&[]).await);
+}
+
+#[tokio::test]
+async fn what_else_is_wrong_in_dynamics_is_one_line_with_its_remedy() {
+    let installed = Installed::new().await;
+    let dataverse = installed.cloud.twin.dataverse().clone();
     dataverse.set_max_length("email", "subject", 200).unwrap();
     let seen = installed.doctor(&[]).await;
     assert_broken(
