@@ -23,7 +23,7 @@ async fn each_operation_needs_its_privilege_and_no_other() {
     let to_contact = json!({"email_activity_parties": party});
     let file = json!({
         "objectid_activitypointer@odata.bind": format!("/activitypointers({email})"), "objecttypecode": "email",
-        "filename": "a.txt", "body": "YQ==",
+        "filename": "a.txt", "mimetype": "text/plain", "body": "YQ==",
     });
     let one = format!("emails({email})");
     let post = |set: &str, body: Value| (Method::POST, set.to_owned(), Some(body));
