@@ -13,6 +13,7 @@
 //! | What if a service does not answer? | `outages.rs` |
 //! | What if Dataverse asks for time halfway through a batch? | `pause.rs` |
 //! | Does a batch stay within what Dataverse takes? | `limits.rs` |
+//! | How is a mailbox's history worked through? | `history.rs` |
 //! | When does a row say that it was made? | `created_on.rs` |
 //! | What if the process dies? | `crashes.rs` |
 //! | What is kept of a decision? | `decisions.rs` |
@@ -31,6 +32,7 @@ mod decisions;
 mod delivery;
 mod error_table;
 mod guards;
+mod history;
 mod limits;
 mod odd_mail;
 mod outages;
