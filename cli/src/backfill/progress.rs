@@ -12,6 +12,8 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use mailverse::dedupe::runs::TaskState;
 use mailverse::ids::GrantId;
 
+use crate::terminal::counted;
+
 /// A bar for each mailbox, on standard error, and only on a terminal.
 pub(crate) struct Bars {
     all: MultiProgress,
@@ -110,6 +112,14 @@ fn told(task: &TaskAnswer, rate: Option<u64>) -> String {
     text
 }
 
+/// How many mailboxes a run has.
+pub(crate) fn mailboxes(answer: &Answer) -> String {
+    match answer.tasks.len() {
+        1 => "1 mailbox".to_owned(),
+        number => format!("{number} mailboxes"),
+    }
+}
+
 /// One line for the run, and one for each mailbox that did not come to its end.
 pub(crate) fn summary(answer: &Answer, seconds: Option<f64>) -> String {
     let verb = if answer.dry_run {
@@ -118,9 +128,12 @@ pub(crate) fn summary(answer: &Answer, seconds: Option<f64>) -> String {
         "written"
     };
     let mut text = format!(
-        "{} messages in {} mailboxes: {} {verb}, {} skipped, {} waiting, {} dead",
-        answer.total_emails,
-        answer.tasks.len(),
+        "{} in {}: {} {verb}, {} skipped, {} waiting, {} dead",
+        counted(
+            usize::try_from(answer.total_emails).unwrap_or(usize::MAX),
+            "message"
+        ),
+        mailboxes(answer),
         answer.synced,
         answer.skipped,
         answer.waiting,
