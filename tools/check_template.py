@@ -69,6 +69,8 @@ READERS = {
     "SYNC_QUEUE_URL": {RECEIVER, WORKER, BACKFILL},
     "BACKFILL_QUEUE_URL": {BACKFILL},
     "WRITE_MODE": {WORKER, BACKFILL},
+    "DATAVERSE_BUDGET": {WORKER, BACKFILL},
+    "DATAVERSE_IDENTITIES": {BACKFILL},
     "RUST_LOG": {RECEIVER, WORKER, BACKFILL, REFRESHER},
 }
 
@@ -93,6 +95,7 @@ CALLS = {
         "dynamodb:Query": ["LEDGER_TABLE/index/attention"],
         "dynamodb:UpdateItem": ["LEDGER_TABLE"],
         "secretsmanager:GetSecretValue": ["TOKEN_SECRET_ID", "NYLAS_API_KEY_SECRET_ID"],
+        "sqs:GetQueueAttributes": ["SYNC_QUEUE_URL"],
         "sqs:SendMessage": ["SYNC_QUEUE_URL"],
     },
     REFRESHER: {

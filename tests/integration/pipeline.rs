@@ -11,6 +11,7 @@
 //! | What becomes of files? | `attachments.rs` |
 //! | What if a service does not answer? | `outages.rs` |
 //! | What if Dataverse asks for time halfway through a batch? | `pause.rs` |
+//! | Do history and live mail keep to one budget? | `governor.rs` |
 //! | Does a batch stay within what Dataverse takes? | `limits.rs` |
 //! | What if the process dies? | `crashes.rs` |
 //! | What is kept of a decision? | `decisions.rs` |
@@ -26,6 +27,7 @@ mod crashes;
 mod decisions;
 mod delivery;
 mod error_table;
+mod governor;
 mod guards;
 mod limits;
 mod odd_mail;

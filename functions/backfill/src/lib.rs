@@ -31,9 +31,6 @@ const PAGE_TIME: TimeDelta = TimeDelta::seconds(60);
 /// Stranded messages that one run takes up; the next run finds the others.
 const MOST_STRANDED: usize = 1_000;
 
-/// Messages of a page that are claimed together, as many as a worker takes.
-const AT_ONCE: usize = 10;
-
 /// The handler.
 pub struct Backfill<Q> {
     pipeline: Pipeline,
@@ -188,18 +185,19 @@ impl<Q: SyncQueue> Backfill<Q> {
             outcome.listed += page.messages.len();
             let listed: Vec<Listed> = page.messages.iter().filter_map(Listed::of).collect();
             let begun_with = handled.len();
-            // A few at a time, each with claims of its own: a page of large attachments may take longer than a lease.
-            let mut messages = page.messages.into_iter().map(in_hand).peekable();
-            while messages.peek().is_some() {
-                let some = messages.by_ref().take(AT_ONCE).collect();
-                let done = self.pipeline.run(some, begin()).await;
-                for message in &done {
-                    self.account_for(message, outcome).await;
-                }
-                handled.extend(done);
+            let work = page.messages.into_iter().map(in_hand).collect();
+            // Boxed, because its future is large.
+            let done = Box::pin(self.pipeline.history(work, &self.queue, begin)).await;
+            for message in &done.handled {
+                self.account_for(message, outcome).await;
             }
+            handled.extend(done.handled);
             let of_page = handled.get(begun_with..).unwrap_or_default();
             self.reconcile(listed, of_page, &begin()).await;
+            if done.left.is_some() {
+                outcome.cut_short = true;
+                return Ok(());
+            }
             match page.next {
                 Some(next) => cursor = Some(next),
                 None => return Ok(()),
@@ -219,8 +217,8 @@ impl<Q: SyncQueue> Backfill<Q> {
 
     /// Whether a page that is begun now would only go on the sync queue, or not be settled in time.
     async fn must_stop(&self, run: &Run) -> bool {
-        let paused = self.pipeline.ledger.paused_until(run.now).await;
-        run.now + PAGE_TIME > run.deadline || matches!(paused, Ok(Some(_)))
+        let waits = self.pipeline.history_waits_until(&self.queue, run.now);
+        run.now + PAGE_TIME > run.deadline || waits.await.is_some()
     }
 
     async fn account_for(&self, message: &Handled, outcome: &mut Outcome) {

@@ -21,7 +21,7 @@
 //! | `changed_at_ms` | N | the last write, Unix milliseconds |
 //! | `expires_at` | N | when the table's TTL may remove it, Unix seconds; absent while waiting or dead |
 //!
-//! The table has one more item, the pause of [`super::pause`].
+//! The table has one more item for each Dataverse user: [`super::pause`].
 //!
 //! An item that TTL removed costs nothing but a look-up: the activity id still refuses the second row.
 
@@ -393,7 +393,9 @@ pub(super) fn read_entry(item: &HashMap<String, AttributeValue>) -> Result<Entry
 }
 
 /// The refusal of a conditional write.
-fn refusal(error: &SdkError<UpdateItemError>) -> Option<&ConditionalCheckFailedException> {
+pub(super) fn refusal(
+    error: &SdkError<UpdateItemError>,
+) -> Option<&ConditionalCheckFailedException> {
     match error.as_service_error()? {
         UpdateItemError::ConditionalCheckFailedException(refusal) => Some(refusal),
         _ => None,
