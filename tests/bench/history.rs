@@ -103,10 +103,11 @@ async fn bring(
     messages: &mut usize,
     postponed: &mut usize,
 ) -> (Vec<Work>, Duration) {
-    // An invocation that is near its end begins nothing more.
-    let remaining = measured.end.saturating_duration_since(Instant::now());
-    let deadline = Utc::now() + TimeDelta::from_std(remaining).unwrap() + TimeDelta::seconds(30);
-    let begin = || Run::begin(deadline);
+    // What is begun before the end has time enough; after it, nothing is begun.
+    let begin = || {
+        let is_over = Instant::now() >= measured.end;
+        Run::begin(Utc::now() + TimeDelta::minutes(if is_over { 0 } else { 2 }))
+    };
     let page = Box::pin(pipeline.history(work, &company.queue, &begin)).await;
     for handled in &page.handled {
         if let Fate::Waiting { delay, reason, .. } = &handled.fate {
