@@ -182,7 +182,7 @@ impl Budget {
         TimeDelta::from_std(self.window / 50).unwrap_or_default()
     }
 
-    /// What the calls of a batch of history should take: [`LONGEST_BATCH`], and of a small budget a sixty-fourth part, so that it can be spent evenly.
+    /// What the calls of a batch of history should take: ten seconds, and of a small budget a sixty-fourth part, so that it can be spent evenly.
     #[must_use]
     pub fn batch_time(&self) -> Duration {
         LONGEST_BATCH.min(self.execution / 64)
