@@ -13,7 +13,9 @@
 //! assert_eq!(settings.finish().unwrap_err().to_string(), "the settings are incomplete: SYNC_QUEUE_URL is missing");
 //! ```
 
+use std::collections::HashSet;
 use std::fmt;
+use std::str::FromStr;
 
 use url::Url;
 
@@ -101,6 +103,37 @@ impl<L: Fn(&str) -> Option<String>> Settings<L> {
             allowed.join(", ")
         ));
         T::default()
+    }
+
+    /// A value that is written as text; the type's default when the variable is missing.
+    ///
+    /// The default also stands in for a text that cannot be read until [`Self::finish`].
+    pub fn parsed<T: FromStr<Err: fmt::Display> + Default>(&mut self, name: &str) -> T {
+        let Some(text) = self.optional(name) else {
+            return T::default();
+        };
+        text.parse().unwrap_or_else(|error| {
+            self.problems.push(format!("{name} {error}"));
+            T::default()
+        })
+    }
+
+    /// Names, separated by commas, that can be part of another name: letters, digits, `-` and `_`. None when the variable is missing.
+    pub fn names(&mut self, name: &str) -> Vec<String> {
+        let text = self.optional(name).unwrap_or_default();
+        let names: Vec<String> = text
+            .split(',')
+            .map(|one| one.trim().to_owned())
+            .filter(|one| !one.is_empty())
+            .collect();
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+        let distinct: HashSet<&String> = names.iter().collect();
+        if distinct.len() < names.len() || !names.iter().all(|one| one.chars().all(is_plain)) {
+            self.problems.push(format!(
+                "{name} must be different names of letters, digits, - and _, separated by commas"
+            ));
+        }
+        names
     }
 
     /// Ends the reading.

@@ -7,6 +7,8 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use aws_sdk_sqs::types::QueueAttributeName;
+
 use crate::aws;
 use crate::sync_request::SyncRequest;
 
@@ -65,6 +67,12 @@ pub trait SyncQueue: Send + Sync {
         receipt: &str,
         delay: Duration,
     ) -> impl Future<Output = Result<(), QueueError>> + Send;
+
+    /// About how many messages wait for a worker now; those that are hidden or being worked on do not count.
+    ///
+    /// # Errors
+    /// [`QueueError`]: nothing is known.
+    fn waiting(&self) -> impl Future<Output = Result<usize, QueueError>> + Send;
 }
 
 /// A queue on Amazon SQS.
@@ -106,6 +114,17 @@ impl SyncQueue for SqsQueue {
             .await
             .map(drop)
             .map_err(|e| QueueError::new(aws::describe(&e)))
+    }
+
+    async fn waiting(&self) -> Result<usize, QueueError> {
+        const WAITING: QueueAttributeName = QueueAttributeName::ApproximateNumberOfMessages;
+        let call = self.client.get_queue_attributes().queue_url(&self.url);
+        let answer = call.attribute_names(WAITING).send().await;
+        let answer = answer.map_err(|e| QueueError::new(aws::describe(&e)))?;
+        let waiting = answer.attributes().and_then(|all| all.get(&WAITING));
+        waiting
+            .and_then(|n| n.parse().ok())
+            .ok_or_else(|| QueueError::new("it did not say how many messages wait"))
     }
 }
 
@@ -209,5 +228,9 @@ impl SyncQueue for MemoryQueue {
         let message = queue.in_flight.swap_remove(at);
         queue.hidden.push((message, delay));
         Ok(())
+    }
+
+    async fn waiting(&self) -> Result<usize, QueueError> {
+        Ok(self.visible())
     }
 }

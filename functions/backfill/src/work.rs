@@ -83,7 +83,7 @@ pub enum Next {
 pub(crate) enum Trouble {
     #[error("there was no time left")]
     NoTime,
-    #[error("dataverse asked for a pause")]
+    #[error("dataverse asked for a pause, its budget is spent, or live mail goes first")]
     Paused(DateTime<Utc>),
     #[error("another worker lists the mailbox")]
     Busy(DateTime<Utc>),
@@ -263,11 +263,10 @@ impl<Q: SyncQueue> Backfill<Q> {
         if run.now + BATCH_TIME > run.deadline {
             return Err(Trouble::NoTime);
         }
-        match self.pipeline.ledger.paused_until(run.now).await {
-            Ok(Some(until)) => Err(Trouble::Paused(until)),
-            // A ledger that does not answer says so once more when it is asked for a message.
-            Ok(None) | Err(_) => Ok(()),
-        }
+        let waits = self.pipeline.history_waits_until(&self.sync, run.now);
+        waits
+            .await
+            .map_or(Ok(()), |until| Err(Trouble::Paused(until)))
     }
 
     /// The lists that show all of what the task asks for.

@@ -135,6 +135,15 @@ impl Cloud {
 
     /// Starts a function with the settings that the template gives it, and all logs that it can write.
     pub(super) async fn function(&self, name: &'static str) -> Function {
+        self.function_with(name, &[]).await
+    }
+
+    /// The same, with further settings.
+    pub(super) async fn function_with(
+        &self,
+        name: &'static str,
+        further: &[(&'static str, String)],
+    ) -> Function {
         let entra = self.twin.entra();
         let own: Vec<(&str, String)> = match name {
             "webhook-receiver" => vec![
@@ -156,7 +165,7 @@ impl Cloud {
             }
             other => panic!("there is no function {other}"),
         };
-        Function::start(name, &[self.aws_settings(), own].concat()).await
+        Function::start(name, &[&self.aws_settings(), &own[..], further].concat()).await
     }
 
     fn pipeline_settings(&self) -> Vec<(&'static str, String)> {
