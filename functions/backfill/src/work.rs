@@ -27,8 +27,8 @@
 //!
 //! # A cursor that is no longer known
 //!
-//! How long one lives is unknown (Nylas facts §1). One that Nylas refuses with 400, or that is older than [`CURSOR_LIVES`], is dropped, and the list begins
-//! anew below the oldest message that was settled. Lists come newest first (Nylas facts §7), though not strictly, so it begins [`STEP_BACK`] above.
+//! How long one lives is unknown (Nylas facts §1). One that Nylas refuses with 400, or that is older than `CURSOR_LIVES`, is dropped, and the list begins
+//! anew below the oldest message that was settled. Lists come newest first (Nylas facts §7), though not strictly, so it begins `STEP_BACK` above.
 
 use std::time::Duration;
 
