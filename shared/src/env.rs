@@ -217,6 +217,23 @@ mod tests {
     }
 
     #[test]
+    fn a_budget_and_names_that_cannot_be_read_are_reported_with_what_they_should_be() {
+        let mut settings = settings(&[("B", "6000"), ("N", "one,two/"), ("T", "one, one")]);
+        settings.parsed::<crate::governor::Budget>("B");
+        settings.names("N");
+        settings.names("T");
+        assert_eq!(settings.names("U"), [""; 0]);
+        let text = settings.finish().unwrap_err().to_string();
+        for part in [
+            "B must be three numbers",
+            "N must be different names",
+            "T must be different names",
+        ] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+    }
+
+    #[test]
     fn an_unencrypted_service_is_accepted_on_the_loopback_interface_only() {
         let mut here = settings(&[("U", "http://127.0.0.1:8080")]);
         assert_eq!(here.service_url("U", None).port(), Some(8080));
