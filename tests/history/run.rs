@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use stage::events::sqs_event;
 use stage::lambda::{Ended, Function};
 use tokio::sync::{Mutex, watch};
+use twin::{Fault, FaultPlan};
 
 use crate::world::World;
 use crate::{Defect, Shape};
@@ -107,8 +108,9 @@ impl<'a> Run<'a> {
     pub(crate) async fn drain(&mut self) {
         let nylas = self.world.twin.nylas();
         let injected = nylas.injected();
-        self.figures.failed_requests = injected.server_errors + injected.resets_before;
-        nylas.set_fault_plan(twin::FaultPlan::default());
+        self.figures.failed_requests =
+            injected.server_errors + injected.resets_before + SEATS as u64;
+        nylas.set_fault_plan(FaultPlan::default());
         let waiting = waiting(self.world).await;
         let mut handed_over = self.world.delayed(&self.world.sync).await;
         while self.world.receive(&self.world.sync).await.is_some() {
@@ -161,6 +163,13 @@ fn delivered(messages: &[(String, String)]) -> Value {
 /// One seat takes tasks until there are none, also none that another seat might still queue.
 async fn seat(world: &World, shape: &Shape, shared: &Mutex<Shared>, mut rng: StdRng) {
     let mut function = world.function("backfill").await;
+    // Chance may spare so few requests: one fails for each seat in any case.
+    let mut fault = Some(Fault::Status {
+        status: 503,
+        code: "provider_error".to_owned(),
+        message: "as the harness asked".to_owned(),
+        retry_after_seconds: None,
+    });
     let mut working = shared.lock().await.working.subscribe();
     loop {
         let task = {
@@ -181,6 +190,9 @@ async fn seat(world: &World, shape: &Shape, shared: &Mutex<Shared>, mut rng: Std
             continue;
         };
         let fate = invoke(world, shape, shared, &mut function, &task, &mut rng).await;
+        if let Some(fault) = fault.take() {
+            world.twin.nylas().fail_next(fault);
+        }
         match fate {
             Fate::Done => world.delete(&world.tasks, &task).await,
             Fate::Back => world.bring_back(&world.tasks, &task).await,

@@ -14,6 +14,7 @@
 //! | What if Dataverse asks for time halfway through a batch? | `pause.rs` |
 //! | Do history and live mail keep to one budget? | `governor.rs` |
 //! | Does a batch stay within what Dataverse takes? | `limits.rs` |
+//! | How is a mailbox's history worked through? | `history.rs` |
 //! | When does a row say that it was made? | `created_on.rs` |
 //! | What if the process dies? | `crashes.rs` |
 //! | What is kept of a decision? | `decisions.rs` |
@@ -33,6 +34,7 @@ mod delivery;
 mod error_table;
 mod governor;
 mod guards;
+mod history;
 mod limits;
 mod odd_mail;
 mod outages;

@@ -277,7 +277,7 @@ impl Nylas {
             return Err(Failure::expired_grant());
         }
         let reply = match below {
-            ["messages"] => messages::list(mailbox, &query, endings),
+            ["messages"] => messages::list(mailbox, &query, endings, self.clock.now().timestamp()),
             ["messages", id] => messages::get(mailbox, &object_id(id)?, &query),
             ["folders"] => folders::list(mailbox, &query, endings),
             ["folders", id] => folders::get(mailbox, &object_id(id)?, &query),

@@ -235,6 +235,11 @@ impl Backfill<MemoryQueue> {
             return Err(NotAnEvent("it is no event of the schedule").into());
         };
         let planned = self.plan(&schedule, begin).await?;
+        Ok((planned, self.work_off(begin).await))
+    }
+
+    /// Works on what is on the queue, until it shows nothing: each message that was dealt with.
+    pub async fn work_off(&self, begin: &impl Fn() -> Run) -> Vec<Handled> {
         let mut handled = Vec::new();
         while let Some(received) = self.tasks.receive(1).pop() {
             let mut record = SqsMessage::default();
@@ -245,7 +250,7 @@ impl Backfill<MemoryQueue> {
                 self.tasks.delete(&received.receipt);
             }
         }
-        Ok((planned, handled))
+        handled
     }
 
     /// How many tasks could not be ended: they wait, hidden, on the queue.

@@ -209,3 +209,51 @@ async fn a_message_that_no_queue_holds_any_more_is_queued_again_by_the_schedule_
     assert_eq!(cloud.work(&mut worker, &batch).await, [""; 0]);
     assert_eq!(cloud.emails().len(), 1);
 }
+
+#[tokio::test]
+async fn one_reconciliation_accounts_for_dropped_webhooks_and_for_an_hour_without_a_receiver() {
+    const MESSAGES: i64 = 100;
+    let cloud = Cloud::start(10).await;
+    cloud.store_secrets().await;
+    cloud.refresh_token().await;
+    let mut receiver = cloud.function("webhook-receiver").await;
+    let mut worker = cloud.function("sync-worker").await;
+    // The last six hours before the schedule fires; in the fourth of them nobody received, and one notification of a hundred was dropped elsewhere.
+    let start = 1_795_154_400 - 6 * 3_600;
+    let mut missed = 0;
+    for n in 0..MESSAGES {
+        let mut notification = cloud.put_mail(&format!("m{n}"));
+        let age = n * 6 * 3_600 / MESSAGES;
+        let object = &mut notification["data"]["object"];
+        object["date"] = json!(start + age);
+        cloud.twin.nylas().add_message(GRANT, object.clone());
+        if (3 * 3_600..4 * 3_600).contains(&age) || n == 7 {
+            missed += 1;
+            continue;
+        }
+        let answer = receiver.succeed(delivery(&notification)).await;
+        assert_eq!(answer["statusCode"], 200);
+    }
+    loop {
+        let batch = cloud.receive().await;
+        if batch.is_empty() {
+            break;
+        }
+        assert_eq!(cloud.work(&mut worker, &batch).await, [""; 0]);
+    }
+    let rows = usize::try_from(MESSAGES - missed).unwrap();
+    assert_eq!(cloud.emails().len(), rows, "{missed} are missing");
+    let mut backfill = cloud.function("backfill").await;
+    for repaired in [missed, 0] {
+        let planned = cloud.reconcile(&mut backfill, "2026-11-20T06:00:00Z").await;
+        let coverage = cloud.coverage(&planned).await;
+        assert_eq!(coverage["repaired"], repaired);
+        if repaired > 0 {
+            assert_eq!(
+                (&coverage["listed"], &coverage["written"]),
+                (&json!(MESSAGES), &json!(MESSAGES))
+            );
+        }
+        assert_eq!(cloud.emails().len(), 100);
+    }
+}

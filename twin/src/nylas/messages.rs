@@ -18,7 +18,7 @@ const LARGEST_LIMIT: usize = 200;
 const MOST_ADDRESSES: usize = 25;
 
 /// Parameters that decide which messages are meant; a cursor belongs to one set of them.
-const FILTERS: [&str; 13] = [
+const FILTERS: [&str; 14] = [
     "subject",
     "any_email",
     "to",
@@ -26,6 +26,7 @@ const FILTERS: [&str; 13] = [
     "cc",
     "bcc",
     "in",
+    "query_imap",
     "thread_id",
     "unread",
     "starred",
@@ -35,11 +36,10 @@ const FILTERS: [&str; 13] = [
 ];
 
 /// A page of messages, newest first.
-pub(crate) fn list(mailbox: &Mailbox, query: &Query, ending: u64) -> Reply {
+pub(crate) fn list(mailbox: &Mailbox, query: &Query, ending: u64, now: i64) -> Reply {
     for name in [
         "search_query_native",
         "metadata_pair",
-        "query_imap",
         "shared_from",
         "shared_folder_id",
     ] {
@@ -50,6 +50,7 @@ pub(crate) fn list(mailbox: &Mailbox, query: &Query, ending: u64) -> Reply {
     let fields = Fields::read(query)?;
     let limit = query.limit(DEFAULT_LIMIT, LARGEST_LIMIT)?;
     let wanted = Wanted::read(mailbox, query)?;
+    let place = Place::read(mailbox, query, now)?;
     let after = query
         .get("page_token")
         .map(|token| read_cursor(token, query))
@@ -57,7 +58,7 @@ pub(crate) fn list(mailbox: &Mailbox, query: &Query, ending: u64) -> Reply {
     let mut found: Vec<&Map<String, Value>> = mailbox
         .messages
         .values()
-        .filter(|message| wanted.includes(message))
+        .filter(|message| wanted.includes(message) && place.holds(message))
         .collect();
     found.sort_by_key(|message| Reverse(position(message)));
     let rest = found.iter().filter(|message| {
@@ -78,7 +79,7 @@ pub(crate) fn list(mailbox: &Mailbox, query: &Query, ending: u64) -> Reply {
     }
     let data = page
         .into_iter()
-        .map(|message| query.select(fields.show(mailbox, message)))
+        .map(|message| query.select(place.show(fields.show(mailbox, message))))
         .collect();
     Ok(Answer::Data {
         data: Value::Array(data),
@@ -241,6 +242,55 @@ fn raw_mime(mailbox: &Mailbox, message: &Map<String, Value>) -> Map<String, Valu
 
 fn clone_pair((name, value): (&String, &Value)) -> (String, Value) {
     (name.clone(), value.clone())
+}
+
+/// How long a message of the IMAP family is kept (Nylas facts §16).
+const KEPT_SECONDS: i64 = 90 * 24 * 60 * 60;
+
+/// Where a list is read from (Nylas facts §7 and §16).
+enum Place {
+    /// What Nylas has.
+    Nylas {
+        /// Of the IMAP family, nothing older.
+        since: Option<i64>,
+    },
+    /// The mail server, which shows one folder and no other that the message lies in.
+    Server {
+        /// Its id.
+        folder: String,
+    },
+}
+
+impl Place {
+    /// `query_imap` on other providers is ignored or refused, which of the two is not known: it is refused here.
+    fn read(mailbox: &Mailbox, query: &Query, now: i64) -> Result<Self, Failure> {
+        let imap = matches!(mailbox.grant.provider.as_str(), "imap" | "yahoo" | "icloud");
+        if !query.boolean("query_imap")?.unwrap_or_default() {
+            let since = imap.then_some(now - KEPT_SECONDS);
+            return Ok(Self::Nylas { since });
+        }
+        if !imap {
+            return Err(Failure::invalid("query_imap is for IMAP grants only"));
+        }
+        let folder = query.get("in").map(str::to_owned);
+        folder
+            .map(|folder| Self::Server { folder })
+            .ok_or_else(|| Failure::invalid("query_imap needs the parameter in"))
+    }
+
+    fn holds(&self, message: &Map<String, Value>) -> bool {
+        match self {
+            Self::Nylas { since: Some(since) } => position(message).0 >= *since,
+            Self::Nylas { since: None } | Self::Server { .. } => true,
+        }
+    }
+
+    fn show(&self, mut message: Map<String, Value>) -> Map<String, Value> {
+        if let Self::Server { folder } = self {
+            message.insert("folders".to_owned(), json!([folder]));
+        }
+        message
+    }
 }
 
 /// Which messages a query means.

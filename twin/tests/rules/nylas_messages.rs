@@ -258,3 +258,31 @@ async fn select_keeps_nothing_but_what_it_names() {
     let listed = mail.get("/g/messages?select=id,date").await.json()["data"][0].clone();
     assert_eq!(listed, json!({"id": "a", "date": 1}));
 }
+
+#[tokio::test]
+async fn mail_of_the_imap_family_that_is_older_than_90_days_is_on_its_server_only() {
+    let mail = Mail::new().await;
+    let days = |days: i64| chrono::Utc::now().timestamp() - days * 86_400;
+    for (id, age) in [("new", 89), ("old", 91), ("older", 500)] {
+        mail.add("i", id, days(age));
+        mail.add("g", id, days(age));
+    }
+    assert_eq!(ids(&mail.get("/i/messages").await), ["new"]);
+    assert_eq!(ids(&mail.get("/g/messages").await), ["new", "old", "older"]);
+    let old = mail
+        .get("/i/messages?query_imap=true&in=INBOX&limit=2")
+        .await;
+    assert_eq!(ids(&old), ["new", "old"]);
+    let cursor = old.json()["next_cursor"].as_str().unwrap().to_owned();
+    let rest = format!("/i/messages?query_imap=true&in=INBOX&limit=2&page_token={cursor}");
+    assert_eq!(ids(&mail.get(&rest).await), ["older"]);
+    let sent = mail.get("/i/messages?query_imap=true&in=Sent").await;
+    assert_eq!(ids(&sent), [""; 0]);
+    for refused in [
+        "/i/messages?query_imap=true",
+        "/i/messages?query_imap=yes&in=INBOX",
+        "/g/messages?query_imap=true&in=INBOX",
+    ] {
+        assert_eq!(mail.get(refused).await.status, 400, "{refused}");
+    }
+}

@@ -1,0 +1,266 @@
+//! How is a mailbox's history worked through? An operator asks, and the tasks are worked on, with the queues in this process.
+
+use backfill::Backfill;
+use chrono::TimeDelta;
+use mailverse::dedupe::ClaimToken;
+use mailverse::queue::MemoryQueue;
+use serde_json::{Value, json};
+use twin::{Fault, Grant};
+use uuid::Uuid;
+
+use crate::world::{ADA, BEN, World, mail, status};
+
+/// An old moment: long before the 90 days that Nylas keeps of the IMAP family.
+const OLD: i64 = 1_700_000_000;
+
+/// The function, and its queue.
+struct History {
+    backfill: Backfill<MemoryQueue>,
+    tasks: MemoryQueue,
+}
+
+impl History {
+    async fn of(world: &World) -> Self {
+        let tasks = MemoryQueue::default();
+        let pipeline = world.another_pipeline().await;
+        Self {
+            backfill: Backfill::new(pipeline, MemoryQueue::default(), tasks.clone()),
+            tasks,
+        }
+    }
+
+    async fn handle(&self, world: &mut World, event: &Value) -> Value {
+        let run = world.begin();
+        self.backfill.handle(event, &|| run).await.unwrap()
+    }
+
+    /// An operator asks for the history of a mailbox; the run's id.
+    async fn ask(&self, world: &mut World, mailbox: &str) -> Value {
+        let request = json!({"mailboxes": [mailbox], "received_after": OLD - 1});
+        self.handle(world, &request).await["run_id"].clone()
+    }
+
+    async fn work_off(&self, world: &mut World) -> usize {
+        let run = world.begin();
+        self.backfill.work_off(&|| run).await.len()
+    }
+
+    /// How a run goes.
+    async fn answer(&self, world: &mut World, run_id: &Value) -> Value {
+        self.handle(world, &json!({"run_id": run_id})).await
+    }
+}
+
+/// Old mails of a mailbox, each in the folder.
+fn fill(world: &World, grant: &str, prefix: &str, count: i64, folder: &str) {
+    for n in 0..count {
+        let message = mail(
+            &format!("{prefix}{n}"),
+            &json!({"date": OLD + n * 60, "folders": [folder]}),
+        );
+        world.put(grant, message);
+    }
+}
+
+fn numbers(answer: &Value) -> [u64; 5] {
+    ["total_emails", "synced", "skipped", "waiting", "dead"]
+        .map(|name| answer[name].as_u64().unwrap())
+}
+
+#[tokio::test]
+async fn old_mail_of_the_imap_family_comes_from_its_server_folder_by_folder() {
+    const IMAP: &str = "grant-imap";
+    let mut world = World::start().await;
+    world.twin.nylas().add_grant(Grant {
+        id: IMAP.to_owned(),
+        email: "cyd@ours.example".to_owned(),
+        provider: "imap".to_owned(),
+        aliases: Vec::new(),
+        status: "valid".to_owned(),
+    });
+    let folder = json!({"id": "Canary Clients", "name": "Canary Clients"});
+    world.twin.nylas().add_folder(IMAP, folder);
+    fill(&world, IMAP, "inbox", 5, "INBOX");
+    fill(&world, IMAP, "client", 205, "Canary Clients");
+    let history = History::of(&world).await;
+    let run_id = history.ask(&mut world, "cyd@ours.example").await;
+    let queued = history.tasks.receive(1).remove(0);
+    assert!(!queued.body.contains("Canary") && !queued.body.contains("cyd"));
+    history.tasks.delete(&queued.receipt);
+    history.ask(&mut world, IMAP).await;
+    history.work_off(&mut world).await;
+    assert_eq!(world.emails().len(), 210);
+    // The first request is on no queue any more, so it has not ended; asked again, it finds everything settled.
+    assert_eq!(
+        history.answer(&mut world, &run_id).await["ended"],
+        json!(false)
+    );
+    let one_folder =
+        json!({"mailboxes": [IMAP], "received_after": OLD - 1, "folder": "canary clients"});
+    let run_id = history.handle(&mut world, &one_folder).await["run_id"].clone();
+    history.work_off(&mut world).await;
+    let answer = history.answer(&mut world, &run_id).await;
+    assert_eq!(answer["ended"], json!(true));
+    assert_eq!(numbers(&answer), [205, 205, 0, 0, 0]);
+}
+
+#[tokio::test]
+async fn a_cursor_that_nylas_refuses_costs_one_list_and_no_request_to_dataverse() {
+    let mut world = World::start().await;
+    fill(&world, ADA, "m", 410, "INBOX");
+    let history = History::of(&world).await;
+    let run_id = history.ask(&mut world, ADA).await;
+    world.fail_nylas_at("page_token=", status(400, "invalid_request_error"));
+    history.work_off(&mut world).await;
+    let answer = history.answer(&mut world, &run_id).await;
+    assert_eq!(answer["ended"], json!(true), "{answer}");
+    assert_eq!(answer["tasks"][0]["repaired"], 410, "each was settled once");
+    assert_eq!(world.emails().len(), 410);
+    // Nine batches, of two requests each.
+    assert!(world.twin.dataverse().requests().total <= 20);
+}
+
+#[tokio::test]
+async fn what_is_settled_is_listed_again_without_a_request_to_dataverse() {
+    let mut world = World::start().await;
+    fill(&world, ADA, "m", 60, "INBOX");
+    let history = History::of(&world).await;
+    history.ask(&mut world, ADA).await;
+    assert_eq!(history.work_off(&mut world).await, 60);
+    let before = world.twin.dataverse().requests().total;
+    history.ask(&mut world, ADA).await;
+    assert_eq!(history.work_off(&mut world).await, 60);
+    assert_eq!(world.twin.dataverse().requests().total, before);
+}
+
+#[tokio::test]
+async fn history_of_a_mailbox_that_needs_signing_in_is_parked_and_taken_up_by_the_schedule() {
+    let mut world = World::start().await;
+    fill(&world, ADA, "m", 3, "INBOX");
+    let history = History::of(&world).await;
+    let schedule = json!({"source": "aws.scheduler", "time": world.now.to_rfc3339()});
+    // One is asked for while the grant is valid, the other when it is not any more.
+    let first = history.ask(&mut world, ADA).await;
+    world.twin.nylas().set_grant_status(ADA, "invalid");
+    let second = history.ask(&mut world, ADA).await;
+    assert_eq!(history.work_off(&mut world).await, 0);
+    for run_id in [&first, &second] {
+        let answer = history.answer(&mut world, run_id).await;
+        assert_eq!(
+            (&answer["ended"], &answer["tasks"][0]["state"]),
+            (&json!(false), &json!("parked"))
+        );
+    }
+    let planned = history.handle(&mut world, &schedule).await;
+    assert_eq!(
+        (&planned["unparked"], &planned["not_valid"]),
+        (&json!(0), &json!(1))
+    );
+    history.work_off(&mut world).await;
+    world.twin.nylas().set_grant_status(ADA, "valid");
+    let planned = history.handle(&mut world, &schedule).await;
+    assert_eq!(planned["unparked"], 2);
+    history.work_off(&mut world).await;
+    for run_id in [&first, &second] {
+        let answer = history.answer(&mut world, run_id).await;
+        assert_eq!(
+            (&answer["ended"], numbers(&answer)),
+            (&json!(true), [3, 3, 0, 0, 0])
+        );
+    }
+    let planned = history.handle(&mut world, &schedule).await;
+    assert_eq!(planned["unparked"], 0, "once");
+}
+
+#[tokio::test]
+async fn a_mailbox_that_another_worker_lists_is_left_to_it() {
+    let mut world = World::start().await;
+    fill(&world, ADA, "m", 3, "INBOX");
+    let history = History::of(&world).await;
+    let other = ClaimToken::new(Uuid::from_u128(1_000_000));
+    let ledger = world.pipeline.ledger.clone();
+    let ada = ADA.parse().unwrap();
+    ledger
+        .lease_mailbox(&ada, "another run", other, world.now)
+        .await
+        .unwrap();
+    history.ask(&mut world, ADA).await;
+    assert_eq!(history.work_off(&mut world).await, 0);
+    let hidden = history.tasks.hidden();
+    assert_eq!(hidden.len(), 1, "it waits until the lease has run out");
+    assert_eq!(hidden[0].1.as_secs(), 900);
+    // The schedule's task is dropped: the next run plans the same.
+    let schedule = json!({"source": "aws.scheduler", "time": world.now.to_rfc3339()});
+    history.handle(&mut world, &schedule).await;
+    history.work_off(&mut world).await;
+    assert_eq!(history.tasks.hidden().len(), 1);
+    world.later(TimeDelta::seconds(901));
+    history.ask(&mut world, ADA).await;
+    assert_eq!(history.work_off(&mut world).await, 3);
+}
+
+#[tokio::test]
+async fn a_throttled_list_comes_back_after_the_time_that_nylas_says() {
+    let mut world = World::start().await;
+    fill(&world, ADA, "m", 3, "INBOX");
+    let history = History::of(&world).await;
+    history.ask(&mut world, ADA).await;
+    let throttled = Fault::Status {
+        status: 429,
+        code: "rate_limit_error".to_owned(),
+        message: "slow down".to_owned(),
+        retry_after_seconds: Some(77),
+    };
+    world.fail_nylas_at("/messages?", throttled);
+    assert_eq!(history.work_off(&mut world).await, 0);
+    assert_eq!(history.tasks.hidden()[0].1.as_secs(), 77);
+}
+
+#[tokio::test]
+async fn a_dry_run_says_what_would_become_of_the_mail_and_writes_none() {
+    let mut world = World::start().await;
+    fill(&world, BEN, "m", 3, "INBOX");
+    let junk = world.twin.nylas().folder_id(BEN, "\\Junk").unwrap();
+    fill(&world, BEN, "spam", 2, &junk);
+    let history = History::of(&world).await;
+    let request = json!({"mailboxes": "all", "received_after": OLD - 1, "dry_run": true});
+    let run_id = history.handle(&mut world, &request).await["run_id"].clone();
+    history.work_off(&mut world).await;
+    let answer = history.answer(&mut world, &run_id).await;
+    assert_eq!(
+        (&answer["dry_run"], &answer["ended"]),
+        (&json!(true), &json!(true))
+    );
+    assert_eq!(numbers(&answer), [5, 3, 2, 0, 0]);
+    assert_eq!(world.emails().len(), 0);
+    assert_eq!(world.entry(BEN, "m0").await, None);
+}
+
+#[tokio::test]
+async fn a_call_to_the_url_is_answered_with_json_or_with_the_field_that_is_wrong() {
+    let mut world = World::start().await;
+    let history = History::of(&world).await;
+    let call = |body: &Value| json!({"requestContext": {"http": {"method": "POST"}}, "body": body.to_string()});
+    let good = json!({"mailboxes": [ADA], "received_after": OLD});
+    let answer = history.handle(&mut world, &call(&good)).await;
+    assert_eq!(answer["statusCode"], 200);
+    let body: Value = serde_json::from_str(answer["body"].as_str().unwrap()).unwrap();
+    assert_eq!(body["tasks"][0]["grant_id"], ADA);
+    for (wrong, field) in [
+        (json!({"mailboxes": [ADA]}), "received_after"),
+        (
+            json!({"mailboxes": ["eve@nowhere.example"], "received_after": OLD}),
+            "mailboxes[0]",
+        ),
+        (
+            json!({"run_id": "11111111-2222-4333-8444-555555555555"}),
+            "run_id",
+        ),
+    ] {
+        let answer = history.handle(&mut world, &call(&wrong)).await;
+        assert_eq!(answer["statusCode"], 400);
+        let body: Value = serde_json::from_str(answer["body"].as_str().unwrap()).unwrap();
+        assert_eq!(body["field"], field, "{body}");
+        assert!(!body.to_string().contains("eve"), "{body}");
+    }
+}
