@@ -176,6 +176,8 @@ impl Cloud {
             ("NYLAS_API_KEY_SECRET_ID", "nylas".to_owned()),
             ("LEDGER_TABLE", TABLE.to_owned()),
             ("SYNC_QUEUE_URL", self.queue.clone()),
+            // More than anybody uses: else it would be up to the machine's speed whether history has to wait for its turn.
+            ("DATAVERSE_BUDGET", "1000000,1000000,1".to_owned()),
         ]
     }
 
