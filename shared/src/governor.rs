@@ -22,7 +22,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 
 /// How much of the limits is used, live mail and history together. The rest is for what could not be booked in advance.
-pub const SHARE_PERCENT: u32 = 96;
+pub const SHARE_PERCENT: u32 = 97;
 
 /// Fewest messages of a batch of history.
 pub const SMALLEST: u32 = 10;
@@ -30,7 +30,7 @@ pub const SMALLEST: u32 = 10;
 /// Most messages of a batch of history: change sets in one request.
 pub const LARGEST: u32 = 100;
 
-/// Messages of a process's first batch of history.
+/// Messages of a process's first batch of history, where as many are expected to take no longer than they should.
 const FIRST: u32 = 50;
 
 /// Longest time for the calls of a batch of history: within the client's 15 seconds of silence, and far within Dataverse's two minutes and the lease.
@@ -175,11 +175,18 @@ impl Budget {
         TimeDelta::microseconds(i64::try_from(micros).unwrap_or(i64::MAX / 2))
     }
 
-    /// Time that nobody used can be used later, so much of it: a fiftieth of the window. With it, [`SHARE_PERCENT`] of the limits, and a batch that begins
+    /// Time that nobody used can be used later, so much of it: a hundredth of the window. With it, [`SHARE_PERCENT`] of the limits, and a batch that begins
     /// at the last moment, the limits are just not reached in any window.
     #[must_use]
     pub fn kept(&self) -> TimeDelta {
-        TimeDelta::from_std(self.window / 50).unwrap_or_default()
+        TimeDelta::from_std(self.window / 100).unwrap_or_default()
+    }
+
+    /// Nothing is booked for longer ahead than a window: what was sent before it no limit counts. So a time in which Dataverse answers nobody, and every call takes
+    /// until it is given up, does not keep history waiting for long after its end.
+    #[must_use]
+    pub fn ahead(&self) -> TimeDelta {
+        TimeDelta::from_std(self.window).unwrap_or_default()
     }
 
     /// What the calls of a batch of history should take: ten seconds, and of a small budget a sixty-fourth part, so that it can be spent evenly.
@@ -207,11 +214,11 @@ impl Standing {
         self.paused_until.filter(|until| *until > now)
     }
 
-    /// When history may begin a batch; `None` when it may now.
+    /// When history may begin a batch that books `owed` along; `None` when it may now.
     #[must_use]
-    pub fn free_at(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        let booked = self.booked_until.filter(|until| *until > now);
-        self.pause(now).max(booked)
+    pub fn free_at(&self, owed: TimeDelta, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let booked = self.booked_until.map(|until| until + owed);
+        self.pause(now).max(booked.filter(|until| *until > now))
     }
 
     /// How many batches one invocation has under way at the same time.
@@ -246,8 +253,10 @@ impl Pace {
             requests: 0,
             time: FIRST_GUESS,
         };
+        let fitting = budget.batch_time().as_millis() / FIRST_GUESS.as_millis();
+        let fitting = u32::try_from(fitting).unwrap_or(FIRST);
         Self {
-            size: FIRST,
+            size: fitting.clamp(SMALLEST, FIRST),
             for_each: budget.taken_by(guess),
             owed: TimeDelta::zero(),
         }
@@ -257,6 +266,12 @@ impl Pace {
     #[must_use]
     pub fn size(&self) -> usize {
         usize::try_from(self.size).unwrap_or(1)
+    }
+
+    /// What earlier runs took up beyond what they booked; less than nothing when they booked too much.
+    #[must_use]
+    pub const fn owed(&self) -> TimeDelta {
+        self.owed
     }
 
     /// What a run over so many messages books: what it is expected to take up, and what is owed. What is booked and then not used is [returned](Self::settle).
@@ -303,8 +318,10 @@ impl Pace {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use = "what was booked is settled, or cancelled"]
 pub struct Booking {
-    expected: TimeDelta,
-    owed: TimeDelta,
+    /// What the run is expected to take up.
+    pub expected: TimeDelta,
+    /// What earlier runs of the process took up beyond what they booked. The time is free when what they really took has passed.
+    pub owed: TimeDelta,
 }
 
 impl Booking {

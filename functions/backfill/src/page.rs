@@ -137,10 +137,11 @@ impl<Q: SyncQueue> Backfill<Q> {
         let stopped = match done.left {
             Some(left) if left.not_before <= run.now => Some(Trouble::NoTime),
             Some(left) => Some(Trouble::Paused(left.not_before)),
-            None => match self.go_on(&run).await {
-                Err(trouble @ Trouble::Paused(_)) => Some(trouble),
-                _ => None,
-            },
+            None if self.pipeline.is_paused(run.now).await => {
+                let waits = self.pipeline.history_waits_until(&self.sync, run.now);
+                Some(Trouble::Paused(waits.await.unwrap_or(run.now)))
+            }
+            None => None,
         };
         let mut is_settled = true;
         for handled in done.handled {

@@ -38,6 +38,7 @@ use mailverse::dedupe::mailbox::{Lease, TASK_LEASE};
 use mailverse::dedupe::runs::{Coverage, Position, Progress, Saved, Settled, TaskState};
 use mailverse::nylas::error::NylasError;
 use mailverse::nylas::{Filter, Headers, LARGEST_PAGE, Page};
+use mailverse::pipeline::history::NEAR;
 use mailverse::pipeline::{Handled, Run};
 use mailverse::queue::{QueueError, SyncQueue};
 use mailverse::retry::{RetryAdvice, redelivery_delay};
@@ -204,7 +205,12 @@ impl<Q: SyncQueue> Backfill<Q> {
         let mut limit = page_limit(receive_count);
         forget_old_cursor(&mut progress.position, task, first.now);
         loop {
-            self.go_on(&begin()).await?;
+            let run = begin();
+            match self.go_on(&run).await {
+                // The page waits for its turn by itself.
+                Err(Trouble::Paused(until)) if !task.dry_run && until - run.now <= NEAR => {}
+                may => may?,
+            }
             let (part, next_part) = part_at(&parts, progress.position.part.as_deref());
             let listed = self.page(task, part, &progress.position, headers, limit);
             let page = match listed.await {

@@ -50,11 +50,11 @@ fn the_documented_limits_are_the_default_and_a_text_can_name_others() {
 #[test]
 fn of_the_two_limits_the_one_counts_that_is_used_up_more() {
     let budget = Budget::default();
-    // 9.6 s of execution of 1,152 in 300 s, and 2 requests.
-    let by_time = budget.taken_by(spent(2, 9_660));
+    // 9.7 s of execution of 1,164 in 300 s, and 2 requests.
+    let by_time = budget.taken_by(spent(2, 9_760));
     assert_eq!(by_time.num_milliseconds(), 2_500);
-    // 96 requests of 5,760 in 300 s, beyond the two that every run has, and each hardly more than its way.
-    let by_requests = budget.taken_by(spent(98, 98 * 40));
+    // 97 requests of 5,820 in 300 s, beyond the two that every run has, and each hardly more than its way.
+    let by_requests = budget.taken_by(spent(99, 99 * 40));
     assert_eq!(by_requests.num_milliseconds(), 5_000);
 }
 
@@ -66,13 +66,19 @@ fn history_waits_for_what_is_booked_and_everybody_for_the_pause() {
         suggested: None,
     };
     let now = at(0);
-    assert_eq!(standing(-1, 0).free_at(now), None);
-    assert_eq!(standing(-1, 70).free_at(now), Some(at(70)));
+    let free_at = |standing: Standing, owed| standing.free_at(TimeDelta::milliseconds(owed), now);
+    assert_eq!(free_at(standing(-1, 0), 0), None);
+    assert_eq!(free_at(standing(-1, 70), 0), Some(at(70)));
     assert_eq!(standing(-1, 70).pause(now), None, "live mail does not wait");
-    assert_eq!(standing(90, 70).free_at(now), Some(at(90)));
-    assert_eq!(standing(90, 170).free_at(now), Some(at(170)));
+    assert_eq!(free_at(standing(90, 70), 0), Some(at(90)));
+    assert_eq!(free_at(standing(90, 170), 0), Some(at(170)));
     assert_eq!(standing(90, 170).pause(now), Some(at(90)));
-    assert_eq!(Standing::default().free_at(now), None);
+    assert_eq!(free_at(Standing::default(), 0), None);
+    // What was booked and not used is free, and what is owed is not.
+    assert_eq!(free_at(standing(-1, 70), -70), None);
+    assert_eq!(free_at(standing(-1, 70), -20), Some(at(50)));
+    assert_eq!(free_at(standing(-1, 0), 20), Some(at(20)));
+    assert_eq!(free_at(standing(90, 70), -70), Some(at(90)));
 }
 
 #[test]
@@ -109,6 +115,15 @@ fn a_batch_grows_to_what_takes_the_target_time_and_stays_there() {
         *sizes(500, 5_000, target, 8).last().unwrap(),
         10,
         "no smaller"
+    );
+}
+
+#[test]
+fn the_first_batch_is_as_large_as_one_that_should_take_no_longer_than_the_target() {
+    let first = |budget: &str| Pace::new(&budget.parse().unwrap()).size();
+    assert_eq!(
+        ["6000,1200,300", "1000,200,50", "200,40,10"].map(first),
+        [50, 31, 10]
     );
 }
 
@@ -166,7 +181,8 @@ fn most_in_a_window(budget: &Budget, batches: &[(u64, i64)]) -> (TimeDelta, Time
             booked_until: Some(booked),
             ..Standing::default()
         };
-        now = standing.free_at(now).unwrap_or(now) + TimeDelta::milliseconds(*late);
+        now = standing.free_at(TimeDelta::zero(), now).unwrap_or(now)
+            + TimeDelta::milliseconds(*late);
         let takes = budget.taken_by(spent(0, *ms));
         booked = booked.max(now - budget.kept()) + takes;
         begun.push((now, takes));

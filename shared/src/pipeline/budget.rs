@@ -140,7 +140,8 @@ impl Pipeline {
         }
         let identity = self.identities.of(run);
         let booking = identity.known().pace.book(messages);
-        let standing = self.ledger.book(&identity.user, booking.time(), run.now);
+        let budget = &self.identities.budget;
+        let standing = self.ledger.book(&identity.user, &booking, budget, run.now);
         // A ledger that does not answer says so once more when it is asked for a claim.
         let Ok(standing) = standing.await else {
             return Ok(booking);
@@ -176,12 +177,33 @@ impl Pipeline {
         let mut soonest: Option<DateTime<Utc>> = None;
         for number in self.identities.by_turns() {
             let identity = self.identities.numbered(number);
-            // A ledger that does not answer says so once more when it is asked to book.
-            let standing = self.ledger.standing(&identity.user).await;
-            let until = standing.unwrap_or_default().free_at(now)?;
+            let (left_out, owed) = {
+                let known = identity.known();
+                (known.left_out_until, known.pace.owed())
+            };
+            let until = if let Some(until) = left_out.filter(|until| *until > now) {
+                until
+            } else {
+                // A ledger that does not answer says so once more when it is asked to book.
+                let standing = self.ledger.standing(&identity.user).await;
+                standing.unwrap_or_default().free_at(owed, now)?
+            };
             soonest = Some(soonest.map_or(until, |soonest| soonest.min(until)));
         }
         soonest
+    }
+
+    /// Whether one of the users has to pause, as far as can be told.
+    pub async fn is_paused(&self, now: DateTime<Utc>) -> bool {
+        let Identities {
+            primary, further, ..
+        } = &self.identities;
+        for identity in std::iter::once(primary).chain(further) {
+            if let Ok(Some(_)) = self.ledger.paused_until(&identity.user, now).await {
+                return true;
+            }
+        }
+        false
     }
 
     /// Books a batch of history of at most so many messages with the first user whose time is free.
@@ -212,9 +234,9 @@ impl Pipeline {
                 let size = messages.div_ceil(batches);
                 (size, known.pace.book(size))
             };
-            let booked =
-                self.ledger
-                    .book_if_free(&identity.user, booking.time(), budget.kept(), now);
+            let booked = self
+                .ledger
+                .book_if_free(&identity.user, &booking, budget, now);
             let standing = match booked.await {
                 Ok(Ok(standing)) => standing,
                 Ok(Err(until)) => {
@@ -250,7 +272,7 @@ impl Pipeline {
         Some(until)
     }
 
-    /// Puts right what was booked for a run, now that it is known what the run traffic.
+    /// Puts right what was booked for a run, now that it is known what the run asked for.
     pub(super) fn put_right(&self, booking: &Booking, traffic: Traffic, run: &Run) {
         let Traffic { spent, messages } = traffic;
         let mut known = self.identities.of(run).known();

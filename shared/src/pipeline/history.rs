@@ -1,12 +1,13 @@
 //! History: a page of listed messages through the story, as the [governor](crate::governor) lets it.
 //!
 //! The page is divided into batches, each with claims of its own, and several are under way at the same time. A batch begins when there is time for it in the
-//! budget; until then, the batches that are under way go on. When nothing is under way, nobody waits for time to pass: the page stops, and what is left of it is
-//! to be brought again.
+//! budget; until then, the batches that are under way go on. When nothing is under way, the page waits for its turn, if that is near; else it stops, and what is
+//! left of it is to be brought again. This is the only place where anything waits for time to pass: a page that is brought again has to be listed again, and when
+//! as many invocations share a budget as it has room for, each of them would stop after every other batch.
 
 use std::pin::pin;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::StreamExt;
 use futures_util::future::{Either, select};
 use futures_util::stream::FuturesUnordered;
@@ -21,6 +22,9 @@ use crate::queue::SyncQueue;
 
 /// A message with files counts for so many without: its files are fetched and sent for themselves, and the batch has to be over before its claims are.
 const WITH_FILES: usize = 10;
+
+/// For so long a page waits for its turn: about as long as a batch of somebody else has booked.
+pub const NEAR: TimeDelta = TimeDelta::seconds(4);
 
 /// How far a page got.
 pub struct Page {
@@ -54,6 +58,7 @@ impl Pipeline {
         let mut under_way = FuturesUnordered::new();
         let mut lanes = 1;
         let mut not_before = None;
+        let mut waited_at = None;
         while !rest.is_empty() {
             let mut run = begin();
             let free_at = if run.is_nearly_over() || under_way.len() >= lanes {
@@ -73,8 +78,15 @@ impl Pipeline {
                 }
             };
             if under_way.is_empty() {
-                not_before = Some(free_at.unwrap_or(run.now));
-                break;
+                let turn = free_at.filter(|until| *until - run.now <= NEAR);
+                // A clock that stands still says that nobody is to wait.
+                let Some(turn) = turn.filter(|_| waited_at < Some(run.now)) else {
+                    not_before = Some(free_at.unwrap_or(run.now));
+                    break;
+                };
+                waited_at = Some(run.now);
+                wait_until(turn, run.now).await;
+                continue;
             }
             let ended = under_way.next();
             let ended = match free_at.map(|until| (until - run.now).to_std().unwrap_or_default()) {
@@ -105,6 +117,14 @@ impl Pipeline {
         self.adapt(traffic, &run);
         handled
     }
+}
+
+async fn wait_until(turn: DateTime<Utc>, now: DateTime<Utc>) {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "nothing is tried again here: it waits for its turn, which is cheaper than to list the page again"
+    )]
+    tokio::time::sleep((turn - now).to_std().unwrap_or_default()).await;
 }
 
 /// Waits for the one, while the others go on.

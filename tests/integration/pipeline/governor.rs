@@ -1,11 +1,12 @@
 //! Do history and live mail keep to one budget for each user? The clock of the services is stopped, and moves by what calls take.
 
-use std::sync::OnceLock;
+use std::cell::OnceCell;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use mailverse::dedupe::ClaimToken;
-use mailverse::governor::{Budget, User};
+use mailverse::governor::{Booking, Budget, User};
 use mailverse::pipeline::history::Page;
 use mailverse::pipeline::{Pipeline, Run, Work};
 use mailverse::queue::{MemoryQueue, SyncQueue};
@@ -30,12 +31,43 @@ async fn history(pipeline: &Pipeline, work: Vec<Work>, run: Run) -> Page {
     pipeline.history(work, &queue, &|| run).await
 }
 
-/// The clock of the services of the one test that needs it, and where it stood on the machine's.
-static CLOCK: OnceLock<(Clock, DateTime<Utc>, Instant)> = OnceLock::new();
+thread_local! {
+    /// The clock of a test's services, and where it stood on the machine's. Each test has a thread.
+    static CLOCK: OnceCell<(Clock, DateTime<Utc>, Instant)> = const { OnceCell::new() };
+}
 
 fn by_the_services_clock() -> Instant {
-    let (clock, then, instant) = CLOCK.get().unwrap();
-    *instant + (clock.now() - *then).to_std().unwrap()
+    CLOCK.with(|clock| {
+        let (clock, then, instant) = clock.get().unwrap();
+        *instant + (clock.now() - *then).to_std().unwrap()
+    })
+}
+
+/// Stops the clock of the services, which from then on moves by what calls take: 30 ms, and this many for each operation.
+fn stop_clock(world: &World, operation_ms: u64) -> Clock {
+    for setting in [
+        Setting::OperationMilliseconds(operation_ms),
+        Setting::NetworkMilliseconds(30),
+    ] {
+        world.twin.dataverse().set_setting(setting);
+    }
+    let clock = world.twin.clock().clone();
+    clock.stop();
+    let stopped = (clock.clone(), clock.now(), Instant::now());
+    CLOCK.with(|one| assert!(one.set(stopped).is_ok()));
+    clock
+}
+
+fn begin_by(clock: &Clock) -> Run {
+    Run {
+        token: ClaimToken::new(Uuid::new_v4()),
+        now: clock.now(),
+        begun: by_the_services_clock(),
+        clock: by_the_services_clock,
+        deadline: clock.now() + TimeDelta::hours(1),
+        identity: 0,
+        jitter_percent: 0,
+    }
 }
 
 #[tokio::test]
@@ -45,25 +77,13 @@ async fn history_stays_below_the_limits_however_much_of_it_there_is() {
     for setting in [
         Setting::ProtectionWindowSeconds(60),
         Setting::ExecutionMilliseconds(6_000),
-        Setting::OperationMilliseconds(40),
-        Setting::NetworkMilliseconds(30),
     ] {
         world.twin.dataverse().set_setting(setting);
     }
     world.keep_to("10000,5,60".parse().unwrap());
-    let clock = world.twin.clock().clone();
-    clock.stop();
+    let clock = stop_clock(&world, 40);
     let started = clock.now();
-    CLOCK.set((clock.clone(), started, Instant::now())).unwrap();
-    let begin = || Run {
-        token: ClaimToken::new(Uuid::new_v4()),
-        now: clock.now(),
-        begun: by_the_services_clock(),
-        clock: by_the_services_clock,
-        deadline: clock.now() + TimeDelta::hours(1),
-        identity: 0,
-        jitter_percent: 0,
-    };
+    let begin = || begin_by(&clock);
     let queue = MemoryQueue::default();
     let mut work = page(&world, 120);
     let mut times = 0;
@@ -88,17 +108,82 @@ async fn history_stays_below_the_limits_however_much_of_it_there_is() {
     );
 }
 
+/// How many requests two hundred messages of history take, if each operation takes so long: two for each batch.
+async fn requests_at(operation_ms: u64) -> u64 {
+    let mut world = World::start().await;
+    world.keep_to("1000000,1000000,300".parse().unwrap());
+    let dataverse = world.twin.dataverse().clone();
+    dataverse.set_setting(Setting::ExecutionMilliseconds(1_000_000_000));
+    // One batch at a time.
+    dataverse.set_setting(Setting::ParallelismHint(1));
+    let ledger = world.pipeline.ledger.clone();
+    let clock = stop_clock(&world, operation_ms);
+    let user = User::primary();
+    ledger.keep_suggestion(&user, 1, clock.now()).await.unwrap();
+    let work = page(&world, 200);
+    let queue = MemoryQueue::default();
+    let page = world
+        .pipeline
+        .history(work, &queue, &|| begin_by(&clock))
+        .await;
+    assert_eq!((page.handled.len(), page.left.is_none()), (200, true));
+    assert_eq!(world.emails().len(), 200);
+    dataverse.requests().total
+}
+
+#[tokio::test]
+async fn batches_grow_while_dataverse_is_fast() {
+    // 50, and 75 twice.
+    assert_eq!(Box::pin(requests_at(1)).await, 6);
+}
+
+#[tokio::test]
+async fn batches_shrink_while_dataverse_is_slow_but_not_below_ten_messages() {
+    // 50, 25, 12, and the other 113 in twelve batches.
+    assert_eq!(Box::pin(requests_at(2_000)).await, 30);
+}
+
+#[tokio::test]
+async fn a_page_waits_for_its_turn_when_that_is_near_and_time_passes() {
+    let mut world = World::start().await;
+    let work = page(&world, 30);
+    let booking = Booking {
+        expected: TimeDelta::milliseconds(20),
+        owed: TimeDelta::zero(),
+    };
+    let ledger = world.pipeline.ledger.clone();
+    let (user, budget) = (User::primary(), Budget::default());
+    ledger
+        .book(&user, &booking, &budget, world.now)
+        .await
+        .unwrap();
+    let run = world.begin();
+    let left = history(&world.pipeline, work, run).await.left.unwrap();
+    assert_eq!(left.not_before, run.now + TimeDelta::milliseconds(20));
+    let steps = AtomicI64::new(0);
+    let begin = || Run {
+        now: run.now + TimeDelta::milliseconds(8 * steps.fetch_add(1, Ordering::Relaxed)),
+        ..run
+    };
+    let queue = MemoryQueue::default();
+    let page = world.pipeline.history(left.work, &queue, &begin).await;
+    assert_eq!((page.handled.len(), page.left.is_none()), (30, true));
+    assert_eq!(steps.into_inner(), 4, "after 24 ms");
+}
+
 #[tokio::test]
 async fn live_mail_does_not_wait_for_what_history_has_booked() {
     let mut world = World::start().await;
     let user = User::primary();
     let far = TimeDelta::minutes(4);
-    world
-        .pipeline
-        .ledger
-        .book(&user, far, world.now)
-        .await
-        .unwrap();
+    let booking = Booking {
+        expected: far,
+        owed: TimeDelta::zero(),
+    };
+    let ledger = &world.pipeline.ledger;
+    let budget = Budget::default();
+    let booked = ledger.book(&user, &booking, &budget, world.now);
+    booked.await.unwrap();
     let work = page(&world, 3);
     let run = world.begin();
     let left = history(&world.pipeline, work, run).await.left.unwrap();
