@@ -53,7 +53,10 @@ pub(crate) fn allowed() -> f64 {
 /// Everything that the phases share.
 pub(crate) struct Company {
     pub(crate) twin: Twin,
+    /// The sync queue.
     pub(crate) queue: Queue,
+    /// The backfill queue.
+    pub(crate) tasks: Queue,
     ledger: Ledger,
     arrived: AtomicU64,
 }
@@ -98,6 +101,7 @@ impl Company {
         Self {
             twin,
             queue: Queue::default(),
+            tasks: Queue::default(),
             ledger: Ledger::new(database, "ledger".to_owned()),
             arrived: AtomicU64::new(0),
         }

@@ -104,7 +104,7 @@ fn start(company: &Company, done: &Done) -> JoinSet<()> {
 
 /// One invocation of a worker, and what Lambda does before and after it.
 async fn invoke(worker: &Worker<Queue>, queue: &Queue, done: &Done) {
-    let batch = queue.receive().await;
+    let batch = queue.receive(10).await;
     let mut event = SqsEvent::default();
     event.records = batch.iter().map(record).collect();
     let run = Run::begin(Utc::now() + TimeDelta::seconds(120));

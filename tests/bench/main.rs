@@ -1,6 +1,6 @@
 //! Does history use what Dataverse allows, and does live mail notice? `make bench` runs it, in real time, in less than three minutes.
 //!
-//! The real handlers, in this process: receiver, four workers, and three invocations of history, each with a pipeline of its own, over the embedded DynamoDB.
+//! The real handlers, in this process: receiver, four workers, and four invocations of the backfill, each with a pipeline of its own, over the embedded DynamoDB.
 //! The twin has the documented limits in a window of 10 seconds instead of 300 (200 requests, 40 seconds of execution, 52 in flight) and needs 40 ms for each
 //! operation and 30 ms for each way. Three phases: live mail alone, history alone, both.
 //!
@@ -54,6 +54,7 @@ async fn main() -> ExitCode {
         seconds / 3
     );
     let alone = measure(&company, Some(seed), false, whole).await;
+    history::ask(&company).await;
     let history = measure(&company, None, true, whole / 3).await;
     let both = measure(&company, Some(seed), true, whole).await;
     company.drain().await;

@@ -1,4 +1,4 @@
-//! The sync queue, as SQS is for the workers: what is hidden or delayed comes back when its time is up.
+//! The queues, as SQS is for the functions: what is hidden or delayed comes back when its time is up, counted in whole seconds.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -27,8 +27,8 @@ struct Inner {
 }
 
 impl Queue {
-    /// Up to ten messages, as soon as there is one.
-    pub(crate) async fn receive(&self) -> Vec<Message> {
+    /// Up to so many messages, as soon as there is one.
+    pub(crate) async fn receive(&self, most: usize) -> Vec<Message> {
         loop {
             let sent = self.0.sent.notified();
             let wait = {
@@ -38,7 +38,7 @@ impl Queue {
                     .iter_mut()
                     .filter(|one| !one.in_flight && one.visible_at <= now);
                 let batch: Vec<Message> = due
-                    .take(10)
+                    .take(most)
                     .map(|one| {
                         one.in_flight = true;
                         one.receive_count += 1;
@@ -63,10 +63,22 @@ impl Queue {
         messages.retain(|one| !ids.contains(&one.id));
     }
 
+    /// Its worker has hidden it.
+    pub(crate) fn is_hidden(&self, id: u64) -> bool {
+        let messages = self.0.messages.lock().unwrap();
+        messages.iter().any(|one| one.id == id && !one.in_flight)
+    }
+
     /// Nothing is left.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.messages.lock().unwrap().is_empty()
     }
+}
+
+/// In whole seconds, rounded up.
+fn after(delay: Duration) -> Instant {
+    let seconds = delay.as_secs() + u64::from(delay.subsec_nanos() > 0);
+    Instant::now() + Duration::from_secs(seconds)
 }
 
 impl SyncQueue for Queue {
@@ -77,7 +89,7 @@ impl SyncQueue for Queue {
             id,
             body,
             receive_count: 0,
-            visible_at: Instant::now() + delay,
+            visible_at: after(delay),
             in_flight: false,
         });
         self.0.sent.notify_one();
@@ -89,7 +101,7 @@ impl SyncQueue for Queue {
         let mut messages = self.0.messages.lock().unwrap();
         let hidden = messages.iter_mut().filter(|one| one.id == id);
         for message in hidden {
-            message.visible_at = Instant::now() + delay;
+            message.visible_at = after(delay);
             message.in_flight = false;
         }
         self.0.sent.notify_one();
