@@ -18,17 +18,23 @@ pub(crate) struct Phase {
     /// Of each live mail, from webhook to completed activity.
     pub(crate) live: Live,
     pub(crate) worked: Worked,
+    /// By how much a timer was late.
+    pub(crate) late: Vec<Duration>,
 }
 
 impl Phase {
-    /// The nearest rank.
+    /// Of the time from webhook to completed activity.
     fn percentile(&self, percent: usize) -> Duration {
-        let mut sorted = self.live.latencies.clone();
-        sorted.sort_unstable();
-        let rank = (sorted.len() * percent).div_ceil(100);
-        let found = rank.checked_sub(1).and_then(|n| sorted.get(n));
-        found.copied().unwrap_or_default()
+        nearest_rank(&self.live.latencies, percent)
     }
+}
+
+fn nearest_rank(times: &[Duration], percent: usize) -> Duration {
+    let mut sorted = times.to_vec();
+    sorted.sort_unstable();
+    let rank = (sorted.len() * percent).div_ceil(100);
+    let found = rank.checked_sub(1).and_then(|n| sorted.get(n));
+    found.copied().unwrap_or_default()
 }
 
 pub(crate) struct Figures {
@@ -145,6 +151,9 @@ impl fmt::Display for Figures {
                 .saturating_sub(phase.live.latencies.len());
             let pages = 100.0 * phase.worked.pages as f64 / emails as f64;
             with_history(phase, format!("{pages:.1}"))
+        })?;
+        row("the machine: a timer was late, p99, ms", &|phase| {
+            Some(nearest_rank(&phase.late, 99).as_millis().to_string())
         })?;
         let states: Vec<String> = self
             .states
