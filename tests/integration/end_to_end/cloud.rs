@@ -226,7 +226,7 @@ impl Cloud {
     }
 
     /// The same for another queue.
-    async fn work_from(
+    pub(super) async fn work_from(
         &self,
         queue: &str,
         worker: &mut Function,
@@ -288,7 +288,12 @@ impl Cloud {
 
     /// Makes a message visible again, as its time-out would.
     pub(super) async fn make_visible(&self, message: &Message) {
-        let call = self.sqs.change_message_visibility().queue_url(&self.queue);
+        self.make_visible_in(&self.queue, message).await;
+    }
+
+    /// The same for another queue.
+    pub(super) async fn make_visible_in(&self, queue: &str, message: &Message) {
+        let call = self.sqs.change_message_visibility().queue_url(queue);
         let call = call
             .receipt_handle(message.receipt_handle().unwrap())
             .visibility_timeout(0);
