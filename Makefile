@@ -14,7 +14,7 @@ export SAM_CLI_TELEMETRY := 0
 # Nothing here talks to AWS; without this, its tools look for credentials on the network first.
 export AWS_EC2_METADATA_DISABLED := true
 
-.PHONY: help demo test peers ledger-local chaos chaos-short chaos-defects history history-short history-defects bench-requests build deny rust-components
+.PHONY: help demo test peers ledger-local chaos chaos-short chaos-defects history history-short history-defects bench bench-requests build deny rust-components
 
 help: ## Lists these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -96,6 +96,9 @@ history-defects: $(TOOLS_READY) ## The same with what it rests on broken: the au
 		if [ $$? -ne 1 ]; then cat $(HISTORY).$$what.txt; echo "the broken $$what was not seen"; exit 1; fi; \
 		echo "$$what broken, and seen: $$(tail -n 1 $(HISTORY).$$what.txt)"; \
 	done
+
+bench: ## Measures, in under four minutes of real time, history and live mail on one budget of Dataverse
+	@cargo run --quiet --locked --package integration-tests --example bench
 
 bench-requests: ## Counts the requests to Dataverse that a hundred new mails take, against those of one-by-one writing
 	@cargo run --quiet --locked --package integration-tests --example bench-requests

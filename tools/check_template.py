@@ -73,6 +73,8 @@ READERS = {
     "BACKFILL_QUEUE_URL": {BACKFILL},
     "WRITE_MODE": {WORKER, BACKFILL},
     "CREATED_ON": {WORKER, BACKFILL},
+    "DATAVERSE_BUDGET": {WORKER, BACKFILL},
+    "DATAVERSE_IDENTITIES": {BACKFILL},
     "RUST_LOG": {RECEIVER, WORKER, BACKFILL, REFRESHER},
 }
 
@@ -100,7 +102,7 @@ CALLS = {
         "secretsmanager:GetSecretValue": ["TOKEN_SECRET_ID", "NYLAS_API_KEY_SECRET_ID"],
         "sqs:ChangeMessageVisibility": ["BACKFILL_QUEUE_URL"],
         "sqs:DeleteMessage": ["BACKFILL_QUEUE_URL"],
-        "sqs:GetQueueAttributes": ["BACKFILL_QUEUE_URL"],
+        "sqs:GetQueueAttributes": ["SYNC_QUEUE_URL", "BACKFILL_QUEUE_URL"],
         "sqs:ReceiveMessage": ["BACKFILL_QUEUE_URL"],
         "sqs:SendMessage": ["SYNC_QUEUE_URL", "BACKFILL_QUEUE_URL"],
     },

@@ -30,6 +30,7 @@ use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use mailverse::dedupe::ledger::{Ledger, LedgerError};
 use mailverse::env::{self, Settings, SettingsError};
+use mailverse::governor::User;
 use mailverse::ids::{EmailAddress, GrantId};
 use mailverse::nylas::error::NylasError;
 use mailverse::nylas::wire::Grant;
@@ -196,7 +197,7 @@ impl Importer {
         let ledger = aws::ledger(&aws, &settings.ledger_table);
         let mut pipeline = settings.connect(&aws)?;
         let now = Utc::now();
-        let paused = ledger.paused_until(now).await;
+        let paused = ledger.paused_until(&User::primary(), now).await;
         let table = settings.ledger_table.clone();
         let failed = |source| ImportError::Ledger {
             table: table.clone(),
@@ -251,7 +252,11 @@ impl Importer {
             let printed = dry.rows.print(&mut std::io::stdout().lock());
             terminal::printed(printed).map_err(ImportError::Print)?;
         }
-        let paused = self.pipeline.ledger.paused_until(Utc::now()).await;
+        let paused = self
+            .pipeline
+            .ledger
+            .paused_until(&User::primary(), Utc::now())
+            .await;
         let paused = paused.map_err(|source| ImportError::Ledger {
             table: self.table.clone(),
             source,

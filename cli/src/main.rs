@@ -58,7 +58,8 @@ enum Verb {
 async fn main() -> ExitCode {
     let command = Command::parse();
     let result: Result<ExitCode, Box<dyn std::error::Error>> = match command.verb {
-        Verb::Replay(arguments) => replay::run(arguments).await.map_err(Into::into),
+        // Boxed, because its future is large.
+        Verb::Replay(arguments) => Box::pin(replay::run(arguments)).await.map_err(Into::into),
         Verb::Backfill(arguments) => backfill::run(arguments).await.map_err(Into::into),
         Verb::Policy(arguments) => policy::run(arguments).await.map_err(Into::into),
         Verb::WhatIf(arguments) => what_if::run(arguments).await.map_err(Into::into),

@@ -19,6 +19,7 @@ use mailverse::dedupe::State;
 use mailverse::dedupe::attention::Attention;
 use mailverse::dedupe::ledger::LedgerError;
 use mailverse::env::{self, Settings, SettingsError};
+use mailverse::governor::User;
 
 use self::age::Age;
 use self::report::Report;
@@ -75,7 +76,10 @@ async fn read(table: &str, older_than: Age, now: DateTime<Utc>) -> Result<Report
         table: table.to_owned(),
         source,
     };
-    let paused_until = ledger.paused_until(now).await.map_err(failed)?;
+    let paused_until = ledger
+        .paused_until(&User::primary(), now)
+        .await
+        .map_err(failed)?;
     // Whatever a worker's clock said when it died.
     let dead = ledger.needing_attention(State::Dead, DateTime::<Utc>::MAX_UTC, usize::MAX);
     let dead = dead.await.map_err(failed)?.into_iter();

@@ -21,6 +21,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use clap::Args;
 use mailverse::dedupe::ledger::LedgerError;
 use mailverse::env::{self, Settings, SettingsError};
+use mailverse::governor::User;
 use mailverse::message::Message;
 use mailverse::nylas::error::NylasError;
 use mailverse::nylas::wire::Grant;
@@ -101,7 +102,11 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, WhatIfError> {
     };
     let ledger = aws::ledger(&aws, &pipeline.ledger_table);
     let now = Utc::now();
-    if let Some(until) = ledger.paused_until(now).await.map_err(failed)? {
+    if let Some(until) = ledger
+        .paused_until(&User::primary(), now)
+        .await
+        .map_err(failed)?
+    {
         return Err(WhatIfError::Paused(until));
     }
     let before = match ledger.stored_policy().await.map_err(failed)? {

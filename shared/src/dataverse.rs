@@ -170,6 +170,7 @@ impl DataverseClient {
             return Err(error.clone());
         }
         self.sent.fetch_add(1, Ordering::Relaxed);
+        let begun = session.begin();
         let answer = call
             .bearer_auth(session.bearer())
             .header("OData-Version", "4.0")
@@ -178,7 +179,10 @@ impl DataverseClient {
             // Keeps answers out of caches on the way, as Microsoft recommends.
             .header(header::IF_NONE_MATCH, "null")
             .send()
-            .await?;
+            .await;
+        session.end(begun);
+        let answer = answer?;
+        session.read_suggestion(answer.headers());
         let status = answer.status();
         if status.is_success() {
             return Ok(answer);

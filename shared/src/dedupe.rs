@@ -32,6 +32,7 @@
 //! `template.yaml`. The backfill runs for longer, and so claims a few messages at a time, shortly before it works on them.
 
 pub mod attention;
+pub mod bookings;
 pub mod kept;
 pub mod ledger;
 pub mod mailbox;

@@ -13,7 +13,9 @@
 //! assert_eq!(settings.finish().unwrap_err().to_string(), "the settings are incomplete: SYNC_QUEUE_URL is missing");
 //! ```
 
+use std::collections::HashSet;
 use std::fmt;
+use std::str::FromStr;
 
 use url::Url;
 
@@ -103,6 +105,37 @@ impl<L: Fn(&str) -> Option<String>> Settings<L> {
         T::default()
     }
 
+    /// A value that is written as text; the type's default when the variable is missing.
+    ///
+    /// The default also stands in for a text that cannot be read until [`Self::finish`].
+    pub fn parsed<T: FromStr<Err: fmt::Display> + Default>(&mut self, name: &str) -> T {
+        let Some(text) = self.optional(name) else {
+            return T::default();
+        };
+        text.parse().unwrap_or_else(|error| {
+            self.problems.push(format!("{name} {error}"));
+            T::default()
+        })
+    }
+
+    /// Names, separated by commas, that can be part of another name: letters, digits, `-` and `_`. None when the variable is missing.
+    pub fn names(&mut self, name: &str) -> Vec<String> {
+        let text = self.optional(name).unwrap_or_default();
+        let names: Vec<String> = text
+            .split(',')
+            .map(|one| one.trim().to_owned())
+            .filter(|one| !one.is_empty())
+            .collect();
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+        let distinct: HashSet<&String> = names.iter().collect();
+        if distinct.len() < names.len() || !names.iter().all(|one| one.chars().all(is_plain)) {
+            self.problems.push(format!(
+                "{name} must be different names of letters, digits, - and _, separated by commas"
+            ));
+        }
+        names
+    }
+
     /// Ends the reading.
     ///
     /// # Errors
@@ -178,6 +211,23 @@ mod tests {
             "U must be an https address",
             "P must be",
             "V is missing",
+        ] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+    }
+
+    #[test]
+    fn a_budget_and_names_that_cannot_be_read_are_reported_with_what_they_should_be() {
+        let mut settings = settings(&[("B", "6000"), ("N", "one,two/"), ("T", "one, one")]);
+        settings.parsed::<crate::governor::Budget>("B");
+        settings.names("N");
+        settings.names("T");
+        assert_eq!(settings.names("U"), [""; 0]);
+        let text = settings.finish().unwrap_err().to_string();
+        for part in [
+            "B must be three numbers",
+            "N must be different names",
+            "T must be different names",
         ] {
             assert!(text.contains(part), "{part} in {text}");
         }

@@ -14,6 +14,7 @@
 //! | Who becomes a contact, and of which company? | [`contacts`] |
 //! | How is a duplicate prevented? | [`dedupe`] |
 //! | What happens on 429, or on any failure? | [`retry`] |
+//! | How much is asked of Dataverse at a time? | [`governor`] |
 //! | What can Dataverse answer, and how do we read it? | [`dataverse::error`] |
 //! | What is on the queue? | [`sync_request`] |
 
@@ -24,6 +25,7 @@ pub mod decision;
 pub mod dedupe;
 pub mod entra;
 pub mod env;
+pub mod governor;
 pub mod http;
 pub mod ids;
 pub mod mailboxes;

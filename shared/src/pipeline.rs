@@ -19,12 +19,14 @@
 
 pub mod address_book;
 mod asking;
+pub mod budget;
 mod claiming;
 pub mod created_on;
 mod deciding;
 mod fate;
 mod ground;
 mod handled;
+pub mod history;
 mod job;
 mod newcomers;
 pub mod preview;
@@ -35,6 +37,7 @@ mod writing;
 
 use futures_util::{StreamExt, stream};
 
+use self::budget::{Identities, Traffic};
 use self::created_on::Backdating;
 use self::fate::Failure;
 pub use self::fate::{Fate, Run, Work};
@@ -43,13 +46,12 @@ pub use self::handled::{Handled, Summary};
 use self::job::{Candidate, Ended, Job};
 use self::writing::Mail;
 use crate::dataverse::DataverseClient;
-use crate::dataverse::error::DataverseError;
 use crate::dataverse::look_up::Found;
 use crate::dataverse::rows::{RowState, Table};
 use crate::dataverse::session::Session;
 use crate::dataverse::write::WriteMode;
 use crate::dedupe::ledger::Ledger;
-use crate::entra::TokenSource;
+use crate::governor::Booking;
 use crate::mailboxes::MailboxDirectory;
 use crate::mapping::{self, Direction, Findings};
 use crate::message::Message;
@@ -71,8 +73,8 @@ pub struct Pipeline {
     pub mailboxes: MailboxDirectory,
     /// Where messages go.
     pub dataverse: DataverseClient,
-    /// The token for it.
-    pub tokens: TokenSource,
+    /// As whom, and how much may be asked as each.
+    pub identities: Identities,
     /// In how many calls a mail is written.
     pub write_mode: WriteMode,
     /// When the row of an old mail says that it was made.
@@ -82,34 +84,49 @@ pub struct Pipeline {
 }
 
 impl Pipeline {
-    /// Brings a batch of messages as far as it goes now. The answer has each message once, however often the batch names it.
+    /// Brings a batch of messages as far as it goes now, live mail's way: at once. The answer has each message once, however often the batch names it.
     ///
     /// While Dataverse wants a pause, or when the invocation is nearly over, everything goes back as it came.
     pub async fn run(&self, work: Vec<Work>, run: Run) -> Vec<Handled> {
-        if let Some(failure) = self.not_now(&run).await {
-            let handled = claiming::untouched(work, &failure, &run);
-            handled.iter().for_each(Handled::report);
-            return handled;
+        match self.book(work.len(), &run).await {
+            Ok(booking) => self.story(work, &run, &booking).await.0,
+            Err(failure) => {
+                let handled = claiming::untouched(work, &failure, &run);
+                handled.iter().for_each(Handled::report);
+                handled
+            }
         }
-        let (jobs, mut handled) = self.claim(work, &run).await;
+    }
+
+    /// The story of a batch whose time is booked.
+    async fn story(
+        &self,
+        work: Vec<Work>,
+        run: &Run,
+        booking: &Booking,
+    ) -> (Vec<Handled>, Traffic) {
+        let (jobs, mut handled) = self.claim(work, run).await;
         let mut ended = Vec::new();
+        let mut traffic = Traffic::default();
         if !jobs.is_empty() {
             // Boxed, because nested this deep the future's type is more than the compiler lays out.
-            Box::pin(self.bring_in(jobs, &run, &mut ended)).await;
+            traffic = Box::pin(self.bring_in(jobs, run, &mut ended)).await;
         }
-        handled.extend(self.settle(ended, &run).await);
+        self.put_right(booking, traffic, run);
+        handled.extend(self.settle(ended, run).await);
         handled.iter().for_each(Handled::report);
-        handled
+        (handled, traffic)
     }
 
     /// Everything between claim and settle.
-    async fn bring_in(&self, jobs: Vec<Job>, run: &Run, ended: &mut Vec<Ended>) {
+    async fn bring_in(&self, jobs: Vec<Job>, run: &Run, ended: &mut Vec<Ended>) -> Traffic {
         let Some(prepared) = self.prepare(jobs, run, ended).await else {
-            return;
+            return Traffic::default();
         };
         let Prepared {
             ground,
             session,
+            messages,
             groups,
         } = prepared;
         let mut mails = Vec::new();
@@ -125,7 +142,8 @@ impl Pipeline {
             }
         }
         self.write(&session, mails, run, ended).await;
-        self.share_pause(&session, run).await;
+        self.share(&session, run).await;
+        Traffic::of(&session, messages)
     }
 
     /// The steps that only read: until it is decided what is tracked. `None` when nothing is.
@@ -144,8 +162,9 @@ impl Pipeline {
             return None;
         }
         let back = |candidates: Vec<Candidate>| candidates.into_iter().map(|one| one.job);
-        let session = match self.tokens.token(run.now).await {
-            Ok(token) => Session::new(token),
+        let token = self.identities.of(run).tokens.token(run.now);
+        let session = match token.await {
+            Ok(token) => Session::timed_by(token, run.clock),
             Err(error) => {
                 ended.extend(all_failed(back(candidates), &error.into(), run));
                 return None;
@@ -156,6 +175,7 @@ impl Pipeline {
             ended.extend(all_failed(back(candidates), &failure, run));
             return None;
         }
+        let messages = candidates.len();
         let looked_up = self.look_up(&session, candidates, &ground, run, ended);
         let groups = looked_up.await.into_iter().map(|(group, found)| {
             let tracked = deciding::finally(group, &found, &ground, ended);
@@ -165,6 +185,7 @@ impl Pipeline {
             groups: groups.collect(),
             ground,
             session,
+            messages,
         })
     }
 
@@ -181,7 +202,12 @@ impl Pipeline {
             let suffices = |message: &Message| headers == Headers::Basic || message.has_all_headers;
             let fetched = match job.message.take().filter(suffices) {
                 Some(message) => Ok(Fetched::Message(Box::new(message))),
-                None => self.nylas.message(&job.key, headers).await,
+                None if run.is_nearly_over() => Err(Failure::no_time_left()),
+                None => self
+                    .nylas
+                    .message(&job.key, headers)
+                    .await
+                    .map_err(Failure::from),
             };
             (job, fetched)
         });
@@ -191,7 +217,7 @@ impl Pipeline {
             match result {
                 Ok(Fetched::Message(message)) => in_hand.push((job, *message)),
                 Ok(Fetched::Gone) => ended.push(job.gone(run)),
-                Err(error) => ended.push(job.failed(error.into(), run)),
+                Err(failure) => ended.push(job.failed(failure, run)),
             }
         }
         in_hand
@@ -246,12 +272,6 @@ impl Pipeline {
         let mail = Mail::new(job, message, findings, created_on, begun);
         Mapped::Mail(Box::new(mail))
     }
-
-    async fn forget_refused(&self, error: &DataverseError) {
-        if matches!(error, DataverseError::TokenRejected) {
-            self.tokens.forget().await;
-        }
-    }
 }
 
 /// Who is on it, what it concerns, whose it is.
@@ -292,6 +312,8 @@ fn findings(
 struct Prepared {
     ground: Ground,
     session: Session,
+    /// How many messages Dataverse was asked about.
+    messages: usize,
     /// What is tracked, with what was found about it.
     groups: Vec<(Vec<Candidate>, Found)>,
 }

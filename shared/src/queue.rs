@@ -7,6 +7,8 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use aws_sdk_sqs::types::QueueAttributeName;
+
 use crate::aws;
 use crate::sync_request::SyncRequest;
 
@@ -56,7 +58,7 @@ pub trait SyncQueue: Send + Sync {
         delay: Duration,
     ) -> impl Future<Output = Result<(), QueueError>> + Send;
 
-    /// Hides a message that is being worked on, named by its receipt handle, for `delay` (whole seconds, at most 12 hours).
+    /// Hides a message that is being worked on, named by its receipt handle, for `delay` (whole seconds, rounded up, at most 12 hours).
     ///
     /// # Errors
     /// [`QueueError`]: the message comes back after the queue's own visibility timeout instead.
@@ -65,6 +67,12 @@ pub trait SyncQueue: Send + Sync {
         receipt: &str,
         delay: Duration,
     ) -> impl Future<Output = Result<(), QueueError>> + Send;
+
+    /// About how many messages wait for a worker now; those that are hidden or being worked on do not count.
+    ///
+    /// # Errors
+    /// [`QueueError`]: nothing is known.
+    fn waiting(&self) -> impl Future<Output = Result<usize, QueueError>> + Send;
 }
 
 /// A queue on Amazon SQS.
@@ -84,7 +92,7 @@ impl SqsQueue {
 
 impl SyncQueue for SqsQueue {
     async fn send_body(&self, body: String, delay: Duration) -> Result<(), QueueError> {
-        let delay = i32::try_from(delay.min(LONGEST_DELAY).as_secs()).unwrap_or_default();
+        let delay = whole_seconds(delay.min(LONGEST_DELAY));
         let call = self
             .client
             .send_message()
@@ -98,15 +106,31 @@ impl SyncQueue for SqsQueue {
     }
 
     async fn hide(&self, receipt: &str, delay: Duration) -> Result<(), QueueError> {
-        let seconds = i32::try_from(delay.as_secs()).unwrap_or(i32::MAX);
         let call = self.client.change_message_visibility().queue_url(&self.url);
         call.receipt_handle(receipt)
-            .visibility_timeout(seconds)
+            .visibility_timeout(whole_seconds(delay))
             .send()
             .await
             .map(drop)
             .map_err(|e| QueueError::new(aws::describe(&e)))
     }
+
+    async fn waiting(&self) -> Result<usize, QueueError> {
+        const WAITING: QueueAttributeName = QueueAttributeName::ApproximateNumberOfMessages;
+        let call = self.client.get_queue_attributes().queue_url(&self.url);
+        let answer = call.attribute_names(WAITING).send().await;
+        let answer = answer.map_err(|e| QueueError::new(aws::describe(&e)))?;
+        let waiting = answer.attributes().and_then(|all| all.get(&WAITING));
+        waiting
+            .and_then(|n| n.parse().ok())
+            .ok_or_else(|| QueueError::new("it did not say how many messages wait"))
+    }
+}
+
+/// What SQS counts in, rounded up: what comes back too early would only have to wait once more.
+fn whole_seconds(delay: Duration) -> i32 {
+    let seconds = delay.as_secs() + u64::from(delay.subsec_nanos() > 0);
+    i32::try_from(seconds).unwrap_or(i32::MAX)
 }
 
 /// A message as [`MemoryQueue::receive`] hands it out.
@@ -209,5 +233,9 @@ impl SyncQueue for MemoryQueue {
         let message = queue.in_flight.swap_remove(at);
         queue.hidden.push((message, delay));
         Ok(())
+    }
+
+    async fn waiting(&self) -> Result<usize, QueueError> {
+        Ok(self.visible())
     }
 }

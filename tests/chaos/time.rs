@@ -145,31 +145,20 @@ impl Run {
         }
     }
 
-    /// The pause that workers share, where there is one, ends so much earlier.
+    /// The pause that workers share ends so much earlier, and so does what is booked.
     async fn end_pause(&self, by: i64) {
         let ledger = &self.cloud.ledger;
         let key = |name: &str| AttributeValue::S(name.to_owned());
-        let call = ledger.get_item().table_name(TABLE);
-        let found = call
-            .key("pk", key("pause"))
-            .key("sk", key("dataverse"))
-            .send();
-        let found = found.await.unwrap();
-        let until = found
-            .item()
-            .and_then(|item| item.get("until_ms")?.as_n().ok());
-        let Some(until) = until.and_then(|until| until.parse::<i64>().ok()) else {
-            return;
-        };
-        let call = ledger.update_item().table_name(TABLE);
-        let call = call
-            .key("pk", key("pause"))
-            .key("sk", key("dataverse"))
-            .update_expression("SET until_ms = :new")
-            .condition_expression("until_ms = :old")
-            .expression_attribute_values(":new", AttributeValue::N((until - by).to_string()))
-            .expression_attribute_values(":old", AttributeValue::N(until.to_string()));
-        // Somebody made a new one meanwhile.
-        call.send().await.ok();
+        for attribute in ["until_ms", "booked_until_ms"] {
+            let call = ledger.update_item().table_name(TABLE);
+            let call = call
+                .key("pk", key("pause"))
+                .key("sk", key("dataverse"))
+                .update_expression(format!("SET {attribute} = {attribute} - :by"))
+                .condition_expression(format!("attribute_exists({attribute})"))
+                .expression_attribute_values(":by", AttributeValue::N(by.to_string()));
+            // There may be none.
+            call.send().await.ok();
+        }
     }
 }

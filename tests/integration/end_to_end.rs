@@ -9,6 +9,7 @@ mod command;
 mod events;
 mod explaining;
 mod flow;
+mod identities;
 mod importing;
 mod invoking;
 mod operating;

@@ -4,6 +4,7 @@
 //! which [`contract!`] knows a way to make one: the embedded DynamoDB, and DynamoDB Local with `make ledger-local`.
 
 mod attention;
+mod bookings;
 mod claims;
 mod kept;
 mod line;

@@ -12,6 +12,7 @@
 //! | What becomes of files? | `attachments.rs` |
 //! | What if a service does not answer? | `outages.rs` |
 //! | What if Dataverse asks for time halfway through a batch? | `pause.rs` |
+//! | Do history and live mail keep to one budget? | `governor.rs` |
 //! | Does a batch stay within what Dataverse takes? | `limits.rs` |
 //! | How is a mailbox's history worked through? | `history.rs` |
 //! | When does a row say that it was made? | `created_on.rs` |
@@ -31,6 +32,7 @@ mod created_on;
 mod decisions;
 mod delivery;
 mod error_table;
+mod governor;
 mod guards;
 mod history;
 mod limits;

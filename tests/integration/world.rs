@@ -31,8 +31,10 @@ use mailverse::dedupe::ledger::Ledger;
 use mailverse::dedupe::{ClaimToken, Entry, table};
 use mailverse::entra::request::EntraClient;
 use mailverse::entra::{Origin, TokenSource};
+use mailverse::governor::Budget;
 use mailverse::mailboxes::MailboxDirectory;
 use mailverse::nylas::NylasClient;
+use mailverse::pipeline::budget::Identities;
 use mailverse::pipeline::created_on::Backdating;
 use mailverse::pipeline::{Fate, Handled, Pipeline, Run, Work};
 use mailverse::policy::Policy;
@@ -128,6 +130,11 @@ impl World {
         self.pipeline.policy = PolicySource::given(policy(changes));
     }
 
+    /// From here on, the pipeline keeps to this budget.
+    pub(crate) fn keep_to(&mut self, budget: Budget) {
+        self.pipeline.identities = Identities::new(budget, tokens(&self.twin), Vec::new());
+    }
+
     /// The ledger is gone, as if the process had died before it settled anything.
     pub(crate) async fn lose_ledger(&mut self) {
         self.ledgers += 1;
@@ -191,6 +198,7 @@ impl World {
             begun: Instant::now(),
             clock: Instant::now,
             deadline: self.now + self.invocation,
+            identity: 0,
             jitter_percent: 0,
         }
     }
@@ -354,22 +362,28 @@ fn connect(
     let url = |text: &str| text.parse().unwrap();
     let key = SecretSource::Given(twin.nylas().api_key().into());
     let nylas = NylasClient::new(http.clone(), &url(to_nylas.url()), key);
+    Pipeline {
+        ledger,
+        mailboxes: MailboxDirectory::new(nylas.clone()),
+        nylas,
+        dataverse: DataverseClient::new(http, &url(to_dataverse.url())),
+        identities: Identities::new(Budget::default(), tokens(twin), Vec::new()),
+        policy: PolicySource::given(policy(&serde_json::json!({}))),
+        write_mode,
+        created_on: Backdating::default(),
+    }
+}
+
+fn tokens(twin: &Twin) -> TokenSource {
+    let http = mailverse::http::client().unwrap();
+    let url = |text: &str| text.parse().unwrap();
     let entra = EntraClient::new(
-        http.clone(),
+        http,
         &url(&twin.entra().authority()),
         &twin.entra().tenant_id(),
         twin.entra().client_id(),
         twin.entra().client_secret().into(),
         &url(&twin.dataverse().url()),
     );
-    Pipeline {
-        ledger,
-        mailboxes: MailboxDirectory::new(nylas.clone()),
-        nylas,
-        dataverse: DataverseClient::new(http, &url(to_dataverse.url())),
-        tokens: TokenSource::new(Origin::Entra(entra)),
-        policy: PolicySource::given(policy(&serde_json::json!({}))),
-        write_mode,
-        created_on: Backdating::default(),
-    }
+    TokenSource::new(Origin::Entra(entra))
 }

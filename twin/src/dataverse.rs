@@ -375,7 +375,12 @@ impl Service for Dataverse {
         };
         let (caller, _flight) = match admitted {
             Ok(admitted) => admitted,
-            Err(refusal) => return http::turn_away(&refusal, incoming),
+            Err(refusal) => {
+                if refusal.status == 429 {
+                    lock(&self.org).requests.throttled += 1;
+                }
+                return http::turn_away(&refusal, incoming);
+            }
         };
         self.traffic.pass().await;
         let (outgoing, spent_ms) = http::answer(&mut lock(&self.org), caller, incoming);

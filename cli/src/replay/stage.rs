@@ -15,9 +15,11 @@ use mailverse::dataverse::write::WriteMode;
 use mailverse::entra::request::EntraClient;
 use mailverse::entra::{Origin, TokenSource};
 use mailverse::env::{self, Settings, SettingsError};
+use mailverse::governor::Budget;
 use mailverse::http;
 use mailverse::mailboxes::MailboxDirectory;
 use mailverse::nylas::NylasClient;
+use mailverse::pipeline::budget::Identities;
 use mailverse::pipeline::created_on::Backdating;
 use mailverse::pipeline::settings::PipelineSettings;
 use mailverse::pipeline::{Handled, Pipeline, Run};
@@ -290,7 +292,11 @@ fn offline_pipeline(
         mailboxes: MailboxDirectory::new(nylas.clone()),
         nylas,
         dataverse: DataverseClient::new(http, &organisation),
-        tokens: TokenSource::new(Origin::Entra(entra)),
+        identities: Identities::new(
+            Budget::boundless(),
+            TokenSource::new(Origin::Entra(entra)),
+            Vec::new(),
+        ),
         policy: PolicySource::given(policy.clone()),
         write_mode: WriteMode::default(),
         created_on: Backdating::default(),

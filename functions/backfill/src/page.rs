@@ -1,7 +1,7 @@
 //! How a listed page is settled: every message of it ends with a state in the ledger, or on the sync queue, or the page counts as not settled.
 //!
 //! The ledger is read for the whole page first. What is in a final state there is only counted, without a claim and without a call to Dataverse. The rest goes
-//! through the pipeline, [`AT_ONCE`] messages at a time; what fails in it becomes a request on the sync queue, and the page goes on.
+//! through the pipeline, within the budget of Dataverse and behind live mail; what fails in it becomes a request on the sync queue, and the page goes on.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -23,7 +23,7 @@ use crate::Backfill;
 use crate::task::Task;
 use crate::work::Trouble;
 
-/// Messages that are claimed together. A batch takes two requests to Dataverse, however many it has, and must be settled well within the lease (180 s) of its claims.
+/// Messages that a dry run looks at together.
 const AT_ONCE: usize = 50;
 
 /// Stranded messages that one run takes up; the next run finds the others.
@@ -146,28 +146,43 @@ impl<Q: SyncQueue> Backfill<Q> {
         coverage: &mut Coverage,
         seen: &mut impl FnMut(Handled),
     ) -> Result<(), Trouble> {
-        let mut fresh = fresh.into_iter().map(in_hand).peekable();
-        while fresh.peek().is_some() {
-            self.go_on(&begin()).await?;
-            let some = fresh.by_ref().take(AT_ONCE).collect();
-            let done = self.pipeline.run(some, begin()).await;
-            let pause = self.go_on(&begin()).await;
-            for handled in done {
-                if let Fate::Waiting { delay, .. } = &handled.fate {
-                    if let Err(trouble @ Trouble::Paused(_)) = pause {
-                        // Dataverse stopped the whole batch. The page comes again after the pause; the sync queue is for what fails alone.
-                        return Err(trouble);
-                    }
-                    // The schedule lists a message again and again, and leaves it to the request that is there.
-                    if !(task.kind.is_scheduled() && queued.contains(&handled.key)) {
-                        self.hand_over(&handled.key, *delay).await?;
-                    }
-                }
-                add(coverage, &handled.fate);
-                seen(handled);
-            }
+        if fresh.is_empty() {
+            return Ok(());
         }
-        Ok(())
+        let work = fresh.into_iter().map(in_hand).collect();
+        // Boxed, because its future is large.
+        let done = Box::pin(self.pipeline.history(work, &self.sync, begin)).await;
+        let run = begin();
+        let is_left = done.left.is_some();
+        let stopped = match done.left {
+            Some(left) if left.not_before <= run.now => Some(Trouble::NoTime),
+            Some(left) => Some(Trouble::Paused(left.not_before)),
+            None if self.pipeline.is_paused(run.now).await => {
+                let waits = self.pipeline.history_waits_until(&self.sync, run.now);
+                Some(Trouble::Paused(waits.await.unwrap_or(run.now)))
+            }
+            None => None,
+        };
+        let mut is_settled = true;
+        for handled in done.handled {
+            if let Fate::Waiting { delay, .. } = &handled.fate {
+                if stopped.is_some() {
+                    // Dataverse stopped the whole batch. The page comes again after the pause; the sync queue is for what fails alone.
+                    is_settled = false;
+                    continue;
+                }
+                // The schedule lists a message again and again, and leaves it to the request that is there.
+                if !(task.kind.is_scheduled() && queued.contains(&handled.key)) {
+                    self.hand_over(&handled.key, *delay).await?;
+                }
+            }
+            add(coverage, &handled.fate);
+            seen(handled);
+        }
+        match stopped {
+            Some(trouble) if !is_settled || is_left => Err(trouble),
+            _ => Ok(()),
+        }
     }
 
     /// The same for a dry run, which writes nothing.

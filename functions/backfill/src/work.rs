@@ -38,6 +38,7 @@ use mailverse::dedupe::mailbox::{Lease, TASK_LEASE};
 use mailverse::dedupe::runs::{Coverage, Position, Progress, Saved, Settled, TaskState};
 use mailverse::nylas::error::NylasError;
 use mailverse::nylas::{Filter, Headers, LARGEST_PAGE, Page};
+use mailverse::pipeline::history::NEAR;
 use mailverse::pipeline::{Handled, Run};
 use mailverse::queue::{QueueError, SyncQueue};
 use mailverse::retry::{RetryAdvice, redelivery_delay};
@@ -83,7 +84,7 @@ pub enum Next {
 pub(crate) enum Trouble {
     #[error("there was no time left")]
     NoTime,
-    #[error("dataverse asked for a pause")]
+    #[error("dataverse asked for a pause, its budget is spent, or live mail goes first")]
     Paused(DateTime<Utc>),
     #[error("another worker lists the mailbox")]
     Busy(DateTime<Utc>),
@@ -210,7 +211,11 @@ impl<Q: SyncQueue> Backfill<Q> {
             if run.now + took + BATCH_TIME > run.deadline {
                 return Err(Trouble::NoTime);
             }
-            self.go_on(&run).await?;
+            match self.go_on(&run).await {
+                // The page waits for its turn by itself.
+                Err(Trouble::Paused(until)) if !task.dry_run && until - run.now <= NEAR => {}
+                may => may?,
+            }
             let (part, next_part) = part_at(&parts, progress.position.part.as_deref());
             let listed = self.page(task, part, &progress.position, headers, limit);
             let page = match listed.await {
@@ -270,11 +275,10 @@ impl<Q: SyncQueue> Backfill<Q> {
         if run.now + BATCH_TIME > run.deadline {
             return Err(Trouble::NoTime);
         }
-        match self.pipeline.ledger.paused_until(run.now).await {
-            Ok(Some(until)) => Err(Trouble::Paused(until)),
-            // A ledger that does not answer says so once more when it is asked for a message.
-            Ok(None) | Err(_) => Ok(()),
-        }
+        let waits = self.pipeline.history_waits_until(&self.sync, run.now);
+        waits
+            .await
+            .map_or(Ok(()), |until| Err(Trouble::Paused(until)))
     }
 
     /// The lists that show all of what the task asks for.

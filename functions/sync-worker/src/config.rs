@@ -70,10 +70,14 @@ mod tests {
             "RUST_LOG" | "CREATED_ON" => None,
             "NYLAS_API_URL" => Some("https://api.eu.nylas.com".to_owned()),
             "WRITE_MODE" => Some("stepwise".to_owned()),
+            "DATAVERSE_BUDGET" => Some("3000,600,300".to_owned()),
+            "DATAVERSE_IDENTITIES" => Some("two, three".to_owned()),
             other => Some(other.to_lowercase()),
         })
         .unwrap();
         assert_eq!(config.pipeline.ledger_table, "ledger_table");
         assert_eq!(config.pipeline.write_mode, WriteMode::Stepwise);
+        assert_eq!(config.pipeline.budget, "3000,600,300".parse().unwrap());
+        assert_eq!(config.pipeline.identities, ["two", "three"]);
     }
 }

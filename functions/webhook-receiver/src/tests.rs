@@ -133,6 +133,10 @@ impl SyncQueue for BrokenQueue {
     async fn hide(&self, _: &str, _: Duration) -> Result<(), QueueError> {
         Err(QueueError::new("out of order"))
     }
+
+    async fn waiting(&self) -> Result<usize, QueueError> {
+        Err(QueueError::new("out of order"))
+    }
 }
 
 fn now() -> DateTime<Utc> {

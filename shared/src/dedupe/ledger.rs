@@ -21,7 +21,7 @@
 //! | `changed_at_ms` | N | the last write, Unix milliseconds |
 //! | `expires_at` | N | when the table's TTL may remove it, Unix seconds; absent while waiting or dead |
 //!
-//! The table has further items: the pause of [`super::pause`], the policy of [`super::stored_policy`], one for each mailbox ([`super::mailbox`]), and those
+//! The table has further items: one for each Dataverse user ([`super::pause`]), the policy of [`super::stored_policy`], one for each mailbox ([`super::mailbox`]), and those
 //! of the backfill's runs ([`super::runs`]).
 //!
 //! An item that TTL removed costs nothing but a look-up: the activity id still refuses the second row.

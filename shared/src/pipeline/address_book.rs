@@ -19,6 +19,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use uuid::Uuid;
 
 use super::Pipeline;
+use super::budget::Traffic;
 use super::fate::{Failure, Run};
 use super::ground::Ground;
 use super::newcomers::Made;
@@ -108,9 +109,16 @@ impl Pipeline {
         made: &mut CompaniesMade,
         run: &Run,
     ) -> Vec<CardFate> {
+        let booking = match self.book(people.len(), run).await {
+            Ok(booking) => booking,
+            Err(failure) => return all_failed(people, &failure),
+        };
         let (ground, session) = match self.begin_people(run).await {
             Ok(begun) => begun,
-            Err(failure) => return all_failed(people, &failure),
+            Err(failure) => {
+                self.put_right(&booking, Traffic::default(), run);
+                return all_failed(people, &failure);
+            }
         };
         let mut fates = Vec::with_capacity(people.len());
         let together = self.together(&session, people, &ground, made).await;
@@ -125,20 +133,16 @@ impl Pipeline {
             }
             Err(failure) => fates.extend(all_failed(people, &failure)),
         }
-        if let Some(error) = session.ended_by() {
-            self.forget_refused(error).await;
-        }
-        self.share_pause(&session, run).await;
+        self.put_right(&booking, Traffic::of(&session, people.len()), run);
+        self.share(&session, run).await;
         fates
     }
 
     async fn begin_people(&self, run: &Run) -> Result<(Ground, Session), Failure> {
-        if let Some(failure) = self.not_now(run).await {
-            return Err(failure);
-        }
         // Boxed, because nested this deep the future's type is more than the compiler lays out.
         let ground = Box::pin(self.ground(&[], run.now)).await?;
-        Ok((ground, Session::new(self.tokens.token(run.now).await?)))
+        let token = self.identities.of(run).tokens.token(run.now).await?;
+        Ok((ground, Session::timed_by(token, run.clock)))
     }
 
     /// Fails only before anything is written.

@@ -2,19 +2,16 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use chrono::TimeDelta;
 use futures_util::{StreamExt, stream};
 
 use super::Pipeline;
 use super::fate::{Failure, Fate, Run, Work};
 use super::handled::Handled;
 use super::job::{Ended, Job};
-use crate::dataverse::error::DataverseError;
-use crate::dataverse::session::Session;
 use crate::dedupe::ledger::LedgerError;
 use crate::dedupe::{Claim, ClaimRequest};
 use crate::ids::MessageKey;
-use crate::retry::{LONGEST_HIDE, RECEIVE_LIMIT};
+use crate::retry::RECEIVE_LIMIT;
 use crate::sync_request::Trigger;
 
 /// Ledger calls in flight.
@@ -75,33 +72,6 @@ impl Pipeline {
         (jobs, handled)
     }
 
-    /// Why nothing should be begun now, if so: Dataverse asked for a pause, or the invocation is nearly over.
-    pub(super) async fn not_now(&self, run: &Run) -> Option<Failure> {
-        if run.is_nearly_over() {
-            return Some(Failure::no_time_left());
-        }
-        // A ledger that does not answer says so once more when it is asked for a claim.
-        let until = self.ledger.paused_until(run.now).await.ok()??;
-        let wait = (until - run.now).to_std().unwrap_or_default();
-        Some(Failure::postponed(wait, "dataverse asked for a pause"))
-    }
-
-    /// Tells the other workers of a pause that Dataverse asked for.
-    pub(super) async fn share_pause(&self, session: &Session, run: &Run) {
-        let Some(DataverseError::Throttled {
-            retry_after: Some(wait),
-        }) = session.ended_by()
-        else {
-            return;
-        };
-        let wait = TimeDelta::from_std((*wait).min(LONGEST_HIDE)).unwrap_or_default();
-        let until = run.time() + wait;
-        if let Err(error) = self.ledger.pause(until).await {
-            // Each of the others is then refused once before it knows.
-            tracing::warn!(%error, "the pause could not be shared");
-        }
-    }
-
     /// Ends the claims. A claim that another worker took over is that worker's to end.
     pub(super) async fn settle(&self, ended: Vec<Ended>, run: &Run) -> Vec<Handled> {
         let settled = stream::iter(ended).map(async |ended| {
@@ -160,7 +130,7 @@ fn unclaimed(key: MessageKey, failure: Failure, receive_count: u32, run: &Run) -
 }
 
 /// Each message once: the batch may name it several times. A reason to look again wins, so that an update is not lost behind a creation.
-fn once_each(work: Vec<Work>) -> Vec<Work> {
+pub(super) fn once_each(work: Vec<Work>) -> Vec<Work> {
     let mut places: HashMap<MessageKey, usize> = HashMap::new();
     let mut once: Vec<Work> = Vec::new();
     for item in work {

@@ -46,6 +46,8 @@ pub struct Run {
     pub clock: fn() -> Instant,
     /// When the process is ended, whatever it is doing.
     pub deadline: DateTime<Utc>,
+    /// With which of the pipeline's users of Dataverse it sends: 0 is the primary one, with which all live mail goes.
+    pub identity: usize,
     /// By how much a delay is lengthened at most, 0 to 25; by how much, the token and the message's id decide, so that failed messages do not all
     /// come back at once.
     pub jitter_percent: u32,
@@ -61,6 +63,7 @@ impl Run {
             begun: Instant::now(),
             clock: Instant::now,
             deadline,
+            identity: 0,
             jitter_percent: 25,
         }
     }
@@ -331,6 +334,7 @@ mod tests {
             begun: Instant::now(),
             clock: Instant::now,
             deadline: DateTime::UNIX_EPOCH,
+            identity: 0,
             jitter_percent: 25,
         }
     }

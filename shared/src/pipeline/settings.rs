@@ -4,6 +4,7 @@ use aws_config::SdkConfig;
 use url::Url;
 
 use super::Pipeline;
+use super::budget::Identities;
 use super::created_on::CreatedOn;
 use crate::dataverse::DataverseClient;
 use crate::dataverse::write::WriteMode;
@@ -11,6 +12,7 @@ use crate::dedupe::ledger::Ledger;
 use crate::entra::store::TokenStore;
 use crate::entra::{Origin, TokenSource};
 use crate::env::Settings;
+use crate::governor::{Budget, User};
 use crate::http;
 use crate::mailboxes::MailboxDirectory;
 use crate::nylas::NylasClient;
@@ -34,6 +36,10 @@ pub struct PipelineSettings {
     pub write_mode: WriteMode,
     /// `CREATED_ON`
     pub created_on: CreatedOn,
+    /// `DATAVERSE_BUDGET`
+    pub budget: Budget,
+    /// `DATAVERSE_IDENTITIES`: the names of further application users, which help with history.
+    pub identities: Vec<String>,
 }
 
 impl PipelineSettings {
@@ -47,6 +53,8 @@ impl PipelineSettings {
             ledger_table: settings.required("LEDGER_TABLE"),
             write_mode: settings.one_of("WRITE_MODE", &WriteMode::NAMED),
             created_on: settings.one_of("CREATED_ON", &CreatedOn::NAMED),
+            budget: settings.parsed("DATAVERSE_BUDGET"),
+            identities: settings.names("DATAVERSE_IDENTITIES"),
         }
     }
 
@@ -59,6 +67,11 @@ impl PipelineSettings {
         let secrets = aws_sdk_secretsmanager::Client::new(aws);
         let api_key = SecretSource::stored(secrets.clone(), self.nylas_api_key_secret_id.clone());
         let nylas = NylasClient::new(http.clone(), &self.nylas_api_url, api_key);
+        let further = self.identities.iter().map(|name| {
+            let user = User::named(name.clone());
+            let tokens = self.tokens_of(&secrets, &user);
+            (user, tokens)
+        });
         Ok(Pipeline {
             ledger: Ledger::new(
                 aws_sdk_dynamodb::Client::new(aws),
@@ -67,13 +80,20 @@ impl PipelineSettings {
             mailboxes: MailboxDirectory::new(nylas.clone()),
             nylas,
             dataverse: DataverseClient::new(http, &self.dataverse_url),
-            tokens: TokenSource::new(Origin::Store(TokenStore::new(
-                secrets,
-                self.token_secret_id.clone(),
-            ))),
+            identities: Identities::new(
+                self.budget,
+                self.tokens_of(&secrets, &User::primary()),
+                further.collect(),
+            ),
             policy: PolicySource::ledger(),
             write_mode: self.write_mode,
             created_on: self.created_on.into(),
         })
+    }
+
+    /// The token of a user: in the secret `TOKEN_SECRET_ID`, of a further one in that with `-` and its name behind.
+    fn tokens_of(&self, secrets: &aws_sdk_secretsmanager::Client, user: &User) -> TokenSource {
+        let id = format!("{}{}", self.token_secret_id, user.suffix('-'));
+        TokenSource::new(Origin::Store(TokenStore::new(secrets.clone(), id)))
     }
 }

@@ -19,6 +19,7 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 
+use super::budget::Traffic;
 use super::fate::{Failure, Run};
 use super::handled::Handled;
 use super::job::{Ended, Job};
@@ -111,7 +112,7 @@ impl Pipeline {
                 Ok(false) => {
                     note = "put there by another client; its empty regarding could not be filled";
                 }
-                Err(error) => return self.look_again(job, error, run).await,
+                Err(error) => return job.failed(Failure::from(error), run),
             }
         }
         let files = i64::try_from(message.attachments.len()).unwrap_or(i64::MAX);
@@ -141,25 +142,23 @@ impl Pipeline {
             Ok(Union::Theirs(note)) => Ok(job.found(theirs.activity_id, note, message, findings)),
             Ok(Union::Both(_)) if ours.state == RowState::Open => Err(Box::new((job, findings))),
             Ok(Union::Both(note)) => Ok(job.found(ours.activity_id, note, message, findings)),
-            Err(error) => Ok(self.look_again(job, error, run).await),
+            Err(error) => Ok(job.failed(Failure::from(error), run)),
         }
-    }
-
-    async fn look_again(&self, job: Job, error: DataverseError, run: &Run) -> Ended {
-        self.forget_refused(&error).await;
-        job.failed(Failure::from(error), run)
     }
 
     /// Looks for rows that other clients brought after ours, for the messages of a listed page that [`Listed::is_due`] chose: one `$batch` of queries, and none
     /// without messages. What could not be done now is done when the next list shows them.
     pub async fn reconcile(&self, due: &[Listed], run: &Run) {
-        if due.is_empty() || self.not_now(run).await.is_some() {
+        if due.is_empty() {
             return;
         }
-        let Ok(token) = self.tokens.token(run.now).await else {
+        let Ok(booking) = self.book(1, run).await else {
             return;
         };
-        let session = Session::new(token);
+        let Ok(token) = self.identities.of(run).tokens.token(run.now).await else {
+            return self.put_right(&booking, Traffic::default(), run);
+        };
+        let session = Session::timed_by(token, run.clock);
         let emails = due.iter().map(|it| (it.ours, Some(it.message_id.clone())));
         let questions = Questions {
             emails: emails.collect(),
@@ -173,10 +172,11 @@ impl Pipeline {
             }
             Err(error) => {
                 tracing::warn!(%error, "rows of other clients could not be looked for");
-                self.forget_refused(&error).await;
             }
         }
-        self.share_pause(&session, run).await;
+        let traffic = Traffic::of(&session, 0);
+        self.put_right(&booking, traffic, run);
+        self.share(&session, run).await;
     }
 
     async fn reconcile_one(&self, session: &Session, listed: &Listed, found: &Found) {
@@ -197,7 +197,7 @@ impl Pipeline {
                 Ok(Union::Both(note)) => (*ours, note),
                 Err(error) => {
                     tracing::warn!("sync.key" = %key, %error, "two rows of one mail were left for now");
-                    return self.forget_refused(&error).await;
+                    return;
                 }
             },
         };

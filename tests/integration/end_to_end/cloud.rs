@@ -135,6 +135,15 @@ impl Cloud {
 
     /// Starts a function with the settings that the template gives it, and all logs that it can write.
     pub(super) async fn function(&self, name: &'static str) -> Function {
+        self.function_with(name, &[]).await
+    }
+
+    /// The same, with further settings.
+    pub(super) async fn function_with(
+        &self,
+        name: &'static str,
+        further: &[(&'static str, String)],
+    ) -> Function {
         let entra = self.twin.entra();
         let own: Vec<(&str, String)> = match name {
             "webhook-receiver" => vec![
@@ -156,7 +165,7 @@ impl Cloud {
             }
             other => panic!("there is no function {other}"),
         };
-        Function::start(name, &[self.aws_settings(), own].concat()).await
+        Function::start(name, &[&self.aws_settings(), &own[..], further].concat()).await
     }
 
     fn pipeline_settings(&self) -> Vec<(&'static str, String)> {
@@ -167,6 +176,8 @@ impl Cloud {
             ("NYLAS_API_KEY_SECRET_ID", "nylas".to_owned()),
             ("LEDGER_TABLE", TABLE.to_owned()),
             ("SYNC_QUEUE_URL", self.queue.clone()),
+            // More than anybody uses: else it would be up to the machine's speed whether history has to wait for its turn.
+            ("DATAVERSE_BUDGET", "1000000,1000000,1".to_owned()),
         ]
     }
 
@@ -215,7 +226,7 @@ impl Cloud {
     }
 
     /// The same for another queue.
-    async fn work_from(
+    pub(super) async fn work_from(
         &self,
         queue: &str,
         worker: &mut Function,
@@ -277,7 +288,12 @@ impl Cloud {
 
     /// Makes a message visible again, as its time-out would.
     pub(super) async fn make_visible(&self, message: &Message) {
-        let call = self.sqs.change_message_visibility().queue_url(&self.queue);
+        self.make_visible_in(&self.queue, message).await;
+    }
+
+    /// The same for another queue.
+    pub(super) async fn make_visible_in(&self, queue: &str, message: &Message) {
+        let call = self.sqs.change_message_visibility().queue_url(queue);
         let call = call
             .receipt_handle(message.receipt_handle().unwrap())
             .visibility_timeout(0);
@@ -340,9 +356,11 @@ impl Cloud {
         let ledger = dynamo::client(&self.dynamo);
         let items = ledger.scan().table_name(TABLE).send().await.unwrap();
         for mut item in items.items.unwrap() {
-            let long_ago = AttributeValue::N("0".to_owned());
-            item.insert("lease_until_ms".to_owned(), long_ago)
-                .expect("a claim");
+            let Some(lease) = item.get_mut("lease_until_ms") else {
+                // How it stands with the user of Dataverse.
+                continue;
+            };
+            *lease = AttributeValue::N("0".to_owned());
             ledger
                 .put_item()
                 .table_name(TABLE)

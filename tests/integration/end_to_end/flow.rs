@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::canary::{self, assert_silent};
 use super::cloud::{Cloud, GRANT};
-use super::events::{delivery, http_event, signature};
+use super::events::{delivery, http_event, schedule, signature};
 
 /// What is on the queue for a message.
 fn request(id: &str) -> Value {
@@ -177,6 +177,33 @@ async fn the_schedule_finds_a_message_whose_webhook_was_lost_and_writes_none_twi
     assert_silent("the backfill's output", &backfill.stop().await, &secrets);
     assert_silent("the worker's output", &worker.stop().await, &secrets);
     assert_silent("the ledger", &cloud.ledger_text().await, &secrets);
+}
+
+#[tokio::test]
+async fn history_makes_room_while_more_live_mail_waits_than_a_worker_takes() {
+    let cloud = Cloud::start(10).await;
+    cloud.store_secrets().await;
+    cloud.refresh_token().await;
+    for n in 0..12 {
+        cloud.put_mail(&format!("m{n}"));
+    }
+    for n in 0..11 {
+        cloud.send(&request(&format!("m{n}")).to_string()).await;
+    }
+    let mut backfill = cloud.function("backfill").await;
+    backfill.succeed(schedule("2026-11-20T06:00:00Z")).await;
+    let task = cloud.receive_from(&cloud.tasks).await;
+    let back = cloud.work_from(&cloud.tasks, &mut backfill, &task).await;
+    assert_eq!(back, [task[0].message_id().unwrap()]);
+    assert_eq!(cloud.twin.dataverse().requests().total, 0);
+    // A worker takes ten of them, and one need not wait for history.
+    let mut worker = cloud.function("sync-worker").await;
+    let batch = cloud.receive().await;
+    assert_eq!(batch.len(), 10);
+    assert_eq!(cloud.work(&mut worker, &batch).await, [""; 0]);
+    cloud.make_visible_in(&cloud.tasks, &task[0]).await;
+    assert_eq!(cloud.work_tasks(&mut backfill).await, (1, 0));
+    assert_eq!(cloud.emails().len(), 12);
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! The pause that all workers keep.
 
 use chrono::TimeDelta;
+use mailverse::governor::User;
 
 use super::{Bench, contract, now};
 
@@ -12,29 +13,51 @@ contract! {
 }
 
 async fn nobody_pauses_unless_told_to(bench: Bench) {
-    assert_eq!(bench.ledger.paused_until(now()).await.unwrap(), None);
+    assert_eq!(
+        bench
+            .ledger
+            .paused_until(&User::primary(), now())
+            .await
+            .unwrap(),
+        None
+    );
 }
 
 async fn a_pause_ends_by_itself(bench: Bench) {
     let until = now() + TimeDelta::seconds(40);
-    bench.ledger.pause(until).await.unwrap();
+    bench.ledger.pause(&User::primary(), until).await.unwrap();
     let just_before = until - TimeDelta::milliseconds(1);
     for during in [now(), just_before] {
         assert_eq!(
-            bench.ledger.paused_until(during).await.unwrap(),
+            bench
+                .ledger
+                .paused_until(&User::primary(), during)
+                .await
+                .unwrap(),
             Some(until)
         );
     }
-    assert_eq!(bench.ledger.paused_until(until).await.unwrap(), None);
+    assert_eq!(
+        bench
+            .ledger
+            .paused_until(&User::primary(), until)
+            .await
+            .unwrap(),
+        None
+    );
 }
 
 async fn a_shorter_pause_does_not_end_a_longer_one(bench: Bench) {
     let longer = now() + TimeDelta::seconds(90);
     for until in [longer, now() + TimeDelta::seconds(20), longer] {
-        bench.ledger.pause(until).await.unwrap();
+        bench.ledger.pause(&User::primary(), until).await.unwrap();
     }
     assert_eq!(
-        bench.ledger.paused_until(now()).await.unwrap(),
+        bench
+            .ledger
+            .paused_until(&User::primary(), now())
+            .await
+            .unwrap(),
         Some(longer)
     );
 }
@@ -42,8 +65,12 @@ async fn a_shorter_pause_does_not_end_a_longer_one(bench: Bench) {
 async fn a_new_pause_follows_one_that_ended(bench: Bench) {
     for seconds in [10, 700] {
         let until = now() + TimeDelta::seconds(seconds);
-        bench.ledger.pause(until).await.unwrap();
-        let paused = bench.ledger.paused_until(until - TimeDelta::seconds(1));
-        assert_eq!(paused.await.unwrap(), Some(until));
+        bench.ledger.pause(&User::primary(), until).await.unwrap();
+        let just_before = until - TimeDelta::seconds(1);
+        let paused = bench
+            .ledger
+            .paused_until(&User::primary(), just_before)
+            .await;
+        assert_eq!(paused.unwrap(), Some(until));
     }
 }

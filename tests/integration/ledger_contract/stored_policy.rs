@@ -1,6 +1,7 @@
 //! The stored policy document.
 
 use mailverse::dedupe::stored_policy::{Pushed, StoredPolicy};
+use mailverse::governor::User;
 
 use super::{Bench, contract, now};
 
@@ -59,6 +60,13 @@ async fn a_repeated_push_is_the_same_push(bench: Bench) {
 
 async fn a_document_keeps_off_the_messages(bench: Bench) {
     push(&bench, "{}", "v1", None).await;
-    assert_eq!(bench.ledger.paused_until(now()).await.unwrap(), None);
+    assert_eq!(
+        bench
+            .ledger
+            .paused_until(&User::primary(), now())
+            .await
+            .unwrap(),
+        None
+    );
     assert_eq!(bench.ledger.entry(&super::key()).await.unwrap(), None);
 }

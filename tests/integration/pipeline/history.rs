@@ -3,12 +3,13 @@
 use backfill::Backfill;
 use chrono::TimeDelta;
 use mailverse::dedupe::{Claim, ClaimRequest, ClaimToken};
+use mailverse::governor::{Booking, Budget, User};
 use mailverse::queue::MemoryQueue;
 use serde_json::{Value, json};
 use twin::{Fault, Grant};
 use uuid::Uuid;
 
-use crate::world::{ADA, BEN, LOOK_UP, World, assert_skipped, key, mail, status, waiting};
+use crate::world::{ADA, BEN, CREATE, LOOK_UP, World, assert_skipped, key, mail, status, waiting};
 
 /// An old moment: long before the 90 days that Nylas keeps of the IMAP family.
 const OLD: i64 = 1_700_000_000;
@@ -120,6 +121,31 @@ async fn a_cursor_that_nylas_refuses_costs_one_list_and_no_request_to_dataverse(
     assert_eq!(world.emails().len(), 410);
     // Nine batches, of two requests each.
     assert!(world.twin.dataverse().requests().total <= 20);
+}
+
+#[tokio::test]
+async fn a_message_that_fails_alone_is_handed_over_although_others_have_booked_the_time() {
+    let mut world = World::start().await;
+    fill(&world, ADA, "m", 4, "INBOX");
+    let file = json!({"id": "a1", "filename": "Offer.pdf", "content_type": "application/pdf"});
+    let nylas = world.twin.nylas().clone();
+    nylas.add_attachment(ADA, "m1", file, b"%PDF".to_vec());
+    world.fail_nylas_at("/attachments/", status(504, "provider_error"));
+    let (ledger, now) = (world.pipeline.ledger.clone(), world.now);
+    world.before_dataverse_gets(CREATE, async move {
+        let booking = Booking {
+            expected: TimeDelta::minutes(1),
+            owed: TimeDelta::zero(),
+        };
+        let (user, budget) = (User::primary(), Budget::default());
+        ledger.book(&user, &booking, &budget, now).await.unwrap();
+    });
+    let history = History::of(&world).await;
+    let run_id = history.ask(&mut world, ADA).await;
+    history.work_off(&mut world).await;
+    let answer = history.answer(&mut world, &run_id).await;
+    assert_eq!(answer["ended"], json!(true), "{answer}");
+    assert_eq!(numbers(&answer), [4, 3, 0, 1, 0]);
 }
 
 #[tokio::test]

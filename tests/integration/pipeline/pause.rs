@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use chrono::TimeDelta;
 use mailverse::dataverse::write::WriteMode;
 use mailverse::dedupe::State;
+use mailverse::governor::User;
 use mailverse::pipeline::Fate;
 use mailverse::pipeline::preview::Foreseen;
 use mailverse::retry::RECEIVE_LIMIT;
@@ -294,7 +295,7 @@ async fn while_the_pause_lasts_nobody_asks_dataverse_what_would_become_of_a_mail
     let message = mailverse::nylas::wire::message(&ADA.parse().unwrap(), &message).unwrap();
     let ledger = &world.pipeline.ledger;
     let until = world.now + TimeDelta::minutes(1);
-    ledger.pause(until).await.unwrap();
+    ledger.pause(&User::primary(), until).await.unwrap();
     let run = world.begin();
     let previews = world.pipeline.preview(vec![message.clone()], &run).await;
     let untold = Foreseen::Unknown {

@@ -24,6 +24,8 @@ use crate::fault::Faults;
 pub struct Requests {
     /// HTTP requests, whatever became of them.
     pub total: u64,
+    /// Those that service protection refused as a whole.
+    pub throttled: u64,
     /// Operations: each request that is no batch, and each part of a batch.
     pub operations: u64,
     /// Operations by POST, PATCH, PUT or DELETE.

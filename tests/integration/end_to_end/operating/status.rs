@@ -1,6 +1,7 @@
 //! `mailverse status`: what is listed, how it is shown, and when it is quiet.
 
 use chrono::{DateTime, TimeDelta, Utc};
+use mailverse::governor::User;
 use serde_json::json;
 
 use super::{GAVE_UP, REFUSED, THROTTLED, ids, key, refused, released};
@@ -127,7 +128,7 @@ async fn the_json_is_as_the_readme_has_it() {
         .message("m1", TimeDelta::hours(3), Some(refused()))
         .await;
     let pause: DateTime<Utc> = "2100-01-01T00:00:00Z".parse().unwrap();
-    cloud.ledger().pause(pause).await.unwrap();
+    cloud.ledger().pause(&User::primary(), pause).await.unwrap();
     let report = cloud.command(&["status", "--json"]).await.json();
     let since: DateTime<Utc> = report["messages"][0]["since"]
         .as_str()

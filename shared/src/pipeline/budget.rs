@@ -1,0 +1,338 @@
+//! The budget that every run keeps to: it books beforehand what its calls will take of the Dataverse user's time, and puts right afterwards what they took.
+//! The rules: [`crate::governor`].
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::Pipeline;
+use super::fate::{Failure, Run};
+use crate::dataverse::error::DataverseError;
+use crate::dataverse::session::Session;
+use crate::entra::TokenSource;
+use crate::governor::{self, Booking, Budget, Pace, Spent, Standing, User};
+use crate::queue::SyncQueue;
+use crate::retry::LONGEST_HIDE;
+
+/// For so long history does without a user whose token could not be read.
+const LEFT_OUT: TimeDelta = TimeDelta::minutes(5);
+
+/// A user of Dataverse, as a pipeline sends with it.
+pub struct Identity {
+    /// Which.
+    pub user: User,
+    /// Its token.
+    pub tokens: TokenSource,
+    known: Mutex<Known>,
+}
+
+/// What this process knows of a user.
+struct Known {
+    pace: Pace,
+    suggested: Option<u32>,
+    left_out_until: Option<DateTime<Utc>>,
+}
+
+impl Identity {
+    /// A user of which nothing is known yet.
+    #[must_use]
+    pub fn new(user: User, tokens: TokenSource, budget: &Budget) -> Self {
+        let known = Known {
+            pace: Pace::new(budget),
+            suggested: None,
+            left_out_until: None,
+        };
+        Self {
+            user,
+            tokens,
+            known: Mutex::new(known),
+        }
+    }
+
+    // A panic elsewhere leaves it whole: each change here is one assignment.
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The users of Dataverse with which a pipeline sends, each with a budget of its own. Live mail keeps to the first.
+pub struct Identities {
+    budget: Budget,
+    primary: Identity,
+    further: Vec<Identity>,
+    /// By turns.
+    next: AtomicUsize,
+}
+
+impl Identities {
+    /// The primary user, whose token is this, and users who help with history.
+    #[must_use]
+    pub fn new(budget: Budget, primary: TokenSource, further: Vec<(User, TokenSource)>) -> Self {
+        let further = further.into_iter();
+        Self {
+            primary: Identity::new(User::primary(), primary, &budget),
+            further: further
+                .map(|(user, tokens)| Identity::new(user, tokens, &budget))
+                .collect(),
+            budget,
+            next: AtomicUsize::new(0),
+        }
+    }
+
+    /// The one of a run.
+    pub(super) fn of(&self, run: &Run) -> &Identity {
+        self.numbered(run.identity)
+    }
+
+    fn numbered(&self, number: usize) -> &Identity {
+        let further = number.checked_sub(1);
+        further
+            .and_then(|n| self.further.get(n))
+            .unwrap_or(&self.primary)
+    }
+
+    /// All of them, as [`Run::identity`] counts them, each time beginning with another.
+    fn by_turns(&self) -> impl Iterator<Item = usize> + use<> {
+        let count = 1 + self.further.len();
+        let first = self.next.fetch_add(1, Ordering::Relaxed);
+        (0..count).map(move |n| first.wrapping_add(n) % count)
+    }
+}
+
+/// A batch of history that may begin.
+pub(super) struct Admitted {
+    /// With whose token.
+    pub(super) identity: usize,
+    /// Messages, at most.
+    pub(super) size: usize,
+    /// What was booked for it.
+    pub(super) booking: Booking,
+    /// How many batches there may be at the same time.
+    pub(super) lanes: usize,
+}
+
+/// What a run asked of Dataverse.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Traffic {
+    pub(super) spent: Spent,
+    /// Messages that it was about.
+    pub(super) messages: usize,
+}
+
+impl Traffic {
+    pub(super) fn of(session: &Session, messages: usize) -> Self {
+        Self {
+            spent: session.spent(),
+            messages,
+        }
+    }
+}
+
+impl Pipeline {
+    /// Books the time of a run over so many messages that does not wait for its turn.
+    ///
+    /// # Errors
+    /// Why nothing should be begun now: Dataverse asked for a pause, or the invocation is nearly over.
+    pub(super) async fn book(&self, messages: usize, run: &Run) -> Result<Booking, Failure> {
+        if run.is_nearly_over() {
+            return Err(Failure::no_time_left());
+        }
+        let identity = self.identities.of(run);
+        let booking = identity.known().pace.book(messages);
+        let budget = &self.identities.budget;
+        let standing = self.ledger.book(&identity.user, &booking, budget, run.now);
+        // A ledger that does not answer says so once more when it is asked for a claim.
+        let Ok(standing) = standing.await else {
+            return Ok(booking);
+        };
+        identity.known().suggested = standing.suggested;
+        let Some(until) = standing.pause(run.now) else {
+            return Ok(booking);
+        };
+        self.put_right(&booking, Traffic::default(), run);
+        Err(paused(until, run))
+    }
+
+    /// The same for a look that books nothing, because it may write nothing.
+    pub(super) async fn not_now(&self, run: &Run) -> Option<Failure> {
+        if run.is_nearly_over() {
+            return Some(Failure::no_time_left());
+        }
+        let user = &self.identities.of(run).user;
+        let until = self.ledger.paused_until(user, run.now).await.ok()??;
+        Some(paused(until, run))
+    }
+
+    /// Until when history should wait, as far as can be told without booking anything: while live mail waits in `queue`, and until a user's time is free.
+    /// `None` when a batch may begin.
+    pub async fn history_waits_until<Q: SyncQueue>(
+        &self,
+        queue: &Q,
+        now: DateTime<Utc>,
+    ) -> Option<DateTime<Utc>> {
+        if let Some(until) = yields(queue, now).await {
+            return Some(until);
+        }
+        let mut soonest: Option<DateTime<Utc>> = None;
+        for number in self.identities.by_turns() {
+            let identity = self.identities.numbered(number);
+            let (left_out, owed) = {
+                let known = identity.known();
+                (known.left_out_until, known.pace.owed())
+            };
+            let until = if let Some(until) = left_out.filter(|until| *until > now) {
+                until
+            } else {
+                // A ledger that does not answer says so once more when it is asked to book.
+                let standing = self.ledger.standing(&identity.user).await;
+                standing.unwrap_or_default().free_at(owed, now)?
+            };
+            soonest = Some(soonest.map_or(until, |soonest| soonest.min(until)));
+        }
+        soonest
+    }
+
+    /// Whether one of the users has to pause, as far as can be told.
+    pub async fn is_paused(&self, now: DateTime<Utc>) -> bool {
+        let Identities {
+            primary, further, ..
+        } = &self.identities;
+        for identity in std::iter::once(primary).chain(further) {
+            if let Ok(Some(_)) = self.ledger.paused_until(&identity.user, now).await {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Books a batch of history of at most so many messages with the first user whose time is free.
+    ///
+    /// # Errors
+    /// The moment from which on it is worth asking again.
+    pub(super) async fn admit<Q: SyncQueue>(
+        &self,
+        messages: usize,
+        queue: &Q,
+        now: DateTime<Utc>,
+    ) -> Result<Admitted, DateTime<Utc>> {
+        if let Some(until) = yields(queue, now).await {
+            return Err(until);
+        }
+        let budget = &self.identities.budget;
+        let mut soonest = now + LEFT_OUT;
+        for number in self.identities.by_turns() {
+            let identity = self.identities.numbered(number);
+            if let Some(until) = self.left_out(identity, now).await {
+                soonest = soonest.min(until);
+                continue;
+            }
+            let (size, booking) = {
+                let mut known = identity.known();
+                // Of equal size, rather than a large one and the one message that is left.
+                let batches = messages.div_ceil(known.pace.size()).max(1);
+                let size = messages.div_ceil(batches);
+                (size, known.pace.book(size))
+            };
+            let booked = self
+                .ledger
+                .book_if_free(&identity.user, &booking, budget, now);
+            let standing = match booked.await {
+                Ok(Ok(standing)) => standing,
+                Ok(Err(until)) => {
+                    identity.known().pace.cancel(&booking);
+                    soonest = soonest.min(until);
+                    continue;
+                }
+                // It says so once more when it is asked for a claim.
+                Err(_) => Standing::default(),
+            };
+            identity.known().suggested = standing.suggested;
+            return Ok(Admitted {
+                identity: number,
+                size,
+                booking,
+                lanes: standing.lanes(),
+            });
+        }
+        Err(soonest)
+    }
+
+    /// Until when history does without a user, because its token cannot be read.
+    async fn left_out(&self, identity: &Identity, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let left_out = identity.known().left_out_until;
+        if let Some(until) = left_out.filter(|until| *until > now) {
+            return Some(until);
+        }
+        let error = identity.tokens.token(now).await.err()?;
+        let user = &identity.user;
+        tracing::warn!(%user, %error, "history does without this user: no token can be read");
+        let until = now + LEFT_OUT;
+        identity.known().left_out_until = Some(until);
+        Some(until)
+    }
+
+    /// Puts right what was booked for a run, now that it is known what the run asked for.
+    pub(super) fn put_right(&self, booking: &Booking, traffic: Traffic, run: &Run) {
+        let Traffic { spent, messages } = traffic;
+        let mut known = self.identities.of(run).known();
+        let budget = &self.identities.budget;
+        known.pace.settle(budget, booking, spent, messages);
+    }
+
+    /// Adapts the size of the batches of history to what one took.
+    pub(super) fn adapt(&self, traffic: Traffic, run: &Run) {
+        let target = self.identities.budget.batch_time();
+        let mut known = self.identities.of(run).known();
+        known
+            .pace
+            .adapt(traffic.messages, traffic.spent.time, target);
+    }
+
+    /// Tells the others who send with the same user what Dataverse asked for: a pause, or another parallelism than before.
+    pub(super) async fn share(&self, session: &Session, run: &Run) {
+        let identity = self.identities.of(run);
+        let user = &identity.user;
+        if let Some(DataverseError::Throttled {
+            retry_after: Some(wait),
+        }) = session.ended_by()
+        {
+            let wait = TimeDelta::from_std((*wait).min(LONGEST_HIDE)).unwrap_or_default();
+            if let Err(error) = self.ledger.pause(user, run.time() + wait).await {
+                // Each of the others is then refused once before it knows.
+                tracing::warn!(%user, %error, "the pause could not be shared");
+            }
+        }
+        self.forget_refused(session, run).await;
+        let known = identity.known().suggested;
+        if let Some(suggested) = session.suggested().filter(|now| known != Some(*now)) {
+            identity.known().suggested = Some(suggested);
+            if let Err(error) = self.ledger.keep_suggestion(user, suggested, run.now).await {
+                tracing::warn!(%user, %error, "the suggested parallelism could not be kept");
+            }
+        }
+    }
+
+    /// Forgets a token that Dataverse refused, so that the next run reads a fresh one.
+    pub(super) async fn forget_refused(&self, session: &Session, run: &Run) {
+        if let Some(DataverseError::TokenRejected) = session.ended_by() {
+            self.identities.of(run).tokens.forget().await;
+        }
+    }
+}
+
+fn paused(until: DateTime<Utc>, run: &Run) -> Failure {
+    let wait = (until - run.now).to_std().unwrap_or_default();
+    Failure::postponed(wait, "dataverse asked for a pause")
+}
+
+async fn yields<Q: SyncQueue>(queue: &Q, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    match queue.waiting().await {
+        Ok(waiting) => governor::yields(waiting, now),
+        // Live mail has the better half of the budget all the same.
+        Err(error) => {
+            tracing::warn!(%error, "it could not be told whether live mail waits");
+            None
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! The twin with its limits, the people, the mailboxes, the ledger and the queue.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use mailverse::dataverse::DataverseClient;
+use mailverse::dataverse::write::WriteMode;
+use mailverse::dedupe::ledger::Ledger;
+use mailverse::dedupe::table;
+use mailverse::entra::request::EntraClient;
+use mailverse::entra::{Origin, TokenSource};
+use mailverse::ids::MessageKey;
+use mailverse::mailboxes::MailboxDirectory;
+use mailverse::nylas::NylasClient;
+use mailverse::pipeline::Pipeline;
+use mailverse::pipeline::budget::Identities;
+use mailverse::pipeline::created_on::Backdating;
+use mailverse::policy::Policy;
+use mailverse::policy::source::PolicySource;
+use mailverse::secrets::SecretSource;
+use serde_json::{Value, json};
+use stage::dynamo;
+use twin::{Grant, Setting, Twin};
+
+use crate::queue::Queue;
+
+/// Of the limits.
+const WINDOW: Duration = Duration::from_secs(10);
+/// The beginning of a phase is not measured: processes ask what they ask once, batches find their size, and the window fills.
+pub(crate) const WARM_UP: Duration = Duration::from_secs(8);
+/// Execution that they allow in the window, in milliseconds: as in 300 seconds, scaled.
+const EXECUTION_MS: u64 = 40_000;
+/// Work of an operation, in milliseconds.
+const OPERATION_MS: u64 = 40;
+/// The limits as the functions are told them.
+const BUDGET: &str = "200,40,10";
+/// The mailbox of live mail.
+pub(crate) const LIVE: &str = "grant-live";
+/// Mailboxes of history.
+pub(crate) const MAILBOXES: usize = 9;
+/// Messages in each.
+const IN_EACH: usize = 900;
+/// Who writes.
+const PEOPLE: usize = 40;
+
+/// Operations a second that the limits allow.
+#[expect(clippy::cast_precision_loss, reason = "small numbers")]
+pub(crate) fn allowed() -> f64 {
+    EXECUTION_MS as f64 / OPERATION_MS as f64 / WINDOW.as_secs_f64()
+}
+
+/// Everything that the phases share.
+pub(crate) struct Company {
+    pub(crate) twin: Twin,
+    /// The sync queue.
+    pub(crate) queue: Queue,
+    /// The backfill queue.
+    pub(crate) tasks: Queue,
+    ledger: Ledger,
+    arrived: AtomicU64,
+}
+
+impl Company {
+    pub(crate) async fn found() -> Self {
+        let twin = Twin::start().await.unwrap();
+        let dataverse = twin.dataverse();
+        for person in 0..PEOPLE {
+            let row = json!({"lastname": "Known", "emailaddress1": address(person)});
+            dataverse.insert("contact", row).unwrap();
+        }
+        let history = (0..MAILBOXES).map(mailbox);
+        for (n, grant) in history.chain([LIVE.to_owned()]).enumerate() {
+            let email = format!("user{n}@ours.example");
+            let row =
+                json!({"lastname": "User", "internalemailaddress": email, "isdisabled": false});
+            dataverse.insert("systemuser", row).unwrap();
+            twin.nylas().add_grant(Grant {
+                id: grant.clone(),
+                email: email.clone(),
+                provider: "google".to_owned(),
+                aliases: Vec::new(),
+                status: "valid".to_owned(),
+            });
+            for number in (0..IN_EACH).filter(|_| grant != LIVE) {
+                let mail = mail(&format!("h{n}-{number}"), number % PEOPLE, &email);
+                twin.nylas().add_message(&grant, mail);
+            }
+        }
+        for setting in [
+            Setting::ProtectionWindowSeconds(10),
+            Setting::RequestsPerFiveMinutes(200),
+            Setting::ExecutionMilliseconds(EXECUTION_MS),
+            Setting::OperationMilliseconds(OPERATION_MS),
+            Setting::NetworkMilliseconds(30),
+        ] {
+            dataverse.set_setting(setting);
+        }
+        let database = dynamo::client(&dynamo::start().await);
+        table::create(&database, "ledger").await.unwrap();
+        Self {
+            twin,
+            queue: Queue::default(),
+            tasks: Queue::default(),
+            ledger: Ledger::new(database, "ledger".to_owned()),
+            arrived: AtomicU64::new(0),
+        }
+    }
+
+    /// A pipeline as a process of its own has it.
+    pub(crate) fn pipeline(&self) -> Pipeline {
+        let twin = &self.twin;
+        let http = mailverse::http::client().unwrap();
+        let url = |text: String| text.parse().unwrap();
+        let key = SecretSource::Given(twin.nylas().api_key().into());
+        let nylas = NylasClient::new(http.clone(), &url(twin.nylas().url()), key);
+        let entra = EntraClient::new(
+            http.clone(),
+            &url(twin.entra().authority()),
+            &twin.entra().tenant_id(),
+            twin.entra().client_id(),
+            twin.entra().client_secret().into(),
+            &url(twin.dataverse().url()),
+        );
+        let tokens = TokenSource::new(Origin::Entra(entra));
+        Pipeline {
+            ledger: self.ledger.clone(),
+            mailboxes: MailboxDirectory::new(nylas.clone()),
+            nylas,
+            dataverse: DataverseClient::new(http, &url(twin.dataverse().url())),
+            identities: Identities::new(BUDGET.parse().unwrap(), tokens, Vec::new()),
+            policy: PolicySource::given(Policy::default()),
+            write_mode: WriteMode::default(),
+            created_on: Backdating::default(),
+        }
+    }
+
+    /// Puts a new mail into the live mailbox; its id.
+    pub(crate) fn put_new_mail(&self) -> String {
+        let number = self.arrived.fetch_add(1, Ordering::Relaxed);
+        let id = format!("live-{number}");
+        let person = usize::try_from(number).unwrap() % PEOPLE;
+        let to = format!("user{MAILBOXES}@ours.example");
+        self.twin.nylas().add_message(LIVE, mail(&id, person, &to));
+        id
+    }
+
+    /// Operations that Dataverse has run.
+    pub(crate) fn operations(&self) -> u64 {
+        self.twin.dataverse().requests().operations
+    }
+
+    /// Lets the queue run empty.
+    pub(crate) async fn drain(&self) {
+        let workers = crate::live::workers(self);
+        while !self.queue.is_empty() {
+            pass(Duration::from_millis(100)).await;
+        }
+        drop(workers);
+    }
+
+    /// How many messages are in which state, of those that were begun.
+    pub(crate) async fn states(&self) -> BTreeMap<&'static str, usize> {
+        let mut states = BTreeMap::new();
+        let live =
+            (0..self.arrived.load(Ordering::Relaxed)).map(|n| key(LIVE, &format!("live-{n}")));
+        let history = (0..MAILBOXES).flat_map(|n| {
+            (0..IN_EACH).map(move |number| key(&mailbox(n), &format!("h{n}-{number}")))
+        });
+        for key in live.chain(history) {
+            // History has no end here; what it did not come to is nobody's concern.
+            if let Some(entry) = self.ledger.entry(&key).await.unwrap() {
+                *states.entry(entry.state.as_str()).or_default() += 1;
+            }
+        }
+        states
+    }
+}
+
+/// The mailbox of history with this number.
+pub(crate) fn mailbox(number: usize) -> String {
+    format!("grant-{number}")
+}
+
+fn key(grant: &str, id: &str) -> MessageKey {
+    MessageKey {
+        grant_id: grant.parse().unwrap(),
+        message_id: id.parse().unwrap(),
+    }
+}
+
+fn address(person: usize) -> String {
+    format!("person{person}@customer{}.example", person / 2)
+}
+
+fn mail(id: &str, person: usize, to: &str) -> Value {
+    json!({
+        "id": id, "subject": "Kites for spring", "body": "<p>Two red ones, please.</p>", "date": 1_795_150_000,
+        "from": [{"name": "Known", "email": address(person)}], "to": [{"email": to}],
+        "cc": [{"email": address((person + 1) % PEOPLE)}], "folders": [],
+        "headers": [{"name": "Message-ID", "value": format!("<{id}@customer.example>")}],
+    })
+}
+
+/// Real time: this is what is measured.
+pub(crate) async fn pass(time: Duration) {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a benchmark plays the passing of time; no handler of the product waits here"
+    )]
+    tokio::time::sleep(time).await;
+}

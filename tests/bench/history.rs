@@ -1,0 +1,114 @@
+//! History: an operator has asked for nine mailboxes, and Lambda runs four invocations of the backfill at the same time, each with a task of its queue.
+
+use std::time::{Duration, Instant};
+
+use backfill::Backfill;
+use chrono::{TimeDelta, Utc};
+use mailverse::pipeline::Run;
+use mailverse::queue::SyncQueue;
+use serde_json::{Value, json};
+
+use crate::company::{Company, MAILBOXES, WARM_UP, mailbox, pass};
+use crate::queue::{Message, Queue};
+
+/// Invocations at the same time, as in the template.
+const INVOCATIONS: usize = 4;
+
+/// What history came to after the warm-up.
+#[derive(Default)]
+pub(crate) struct Worked {
+    /// For how long it was measured.
+    pub(crate) time: Duration,
+    /// Emails that were written for everybody.
+    pub(crate) emails: usize,
+    /// Operations that Dataverse ran for everybody.
+    pub(crate) operations: u64,
+    /// Requests that Dataverse refused because a limit was reached, everybody's.
+    pub(crate) throttled: u64,
+    /// Pages that were listed.
+    pub(crate) pages: u64,
+}
+
+impl Worked {
+    /// What everything has come to until now.
+    fn so_far(company: &Company) -> Self {
+        let requests = company.twin.dataverse().requests();
+        Self {
+            time: Duration::ZERO,
+            emails: company.twin.dataverse().rows("email").len(),
+            operations: requests.operations,
+            throttled: requests.throttled,
+            pages: company.twin.nylas().pages(),
+        }
+    }
+}
+
+/// An operator asks for the history of all but the live mailbox.
+pub(crate) async fn ask(company: &Company) {
+    let mailboxes: Vec<String> = (0..MAILBOXES).map(mailbox).collect();
+    let request = json!({"mailboxes": mailboxes, "received_after": 1_795_000_000});
+    let begin = || Run::begin(Utc::now() + TimeDelta::minutes(14));
+    let answer = function(company).handle(&request, &begin).await.unwrap();
+    let tasks = answer.get("tasks").and_then(Value::as_array);
+    assert_eq!(tasks.map(Vec::len), Some(MAILBOXES));
+}
+
+/// Works for so long, after the warm-up.
+pub(crate) async fn run(company: &Company, time: Duration) -> Worked {
+    let end = Instant::now() + WARM_UP + time;
+    let invocations = (0..INVOCATIONS).map(|_| invocations(company, end));
+    let measured = async {
+        pass(WARM_UP).await;
+        let before = Worked::so_far(company);
+        pass(time).await;
+        let after = Worked::so_far(company);
+        Worked {
+            time,
+            emails: after.emails - before.emails,
+            operations: after.operations - before.operations,
+            throttled: after.throttled - before.throttled,
+            pages: after.pages - before.pages,
+        }
+    };
+    let invocations = futures_util::future::join_all(invocations);
+    let (worked, _ended) = tokio::join!(measured, invocations);
+    assert!(!company.tasks.is_empty(), "history has run out of mail");
+    worked
+}
+
+fn function(company: &Company) -> Backfill<Queue> {
+    let (sync, tasks) = (company.queue.clone(), company.tasks.clone());
+    Backfill::new(company.pipeline(), sync, tasks)
+}
+
+/// Invocation after invocation in one process, as Lambda has it.
+async fn invocations(company: &Company, end: Instant) {
+    let backfill = function(company);
+    while let Some(left) = end.checked_duration_since(Instant::now()) {
+        let received = tokio::time::timeout(left, company.tasks.receive(1)).await;
+        for task in received.unwrap_or_default() {
+            invoke(&backfill, &company.tasks, &task, end).await;
+        }
+    }
+}
+
+async fn invoke(backfill: &Backfill<Queue>, tasks: &Queue, task: &Message, end: Instant) {
+    let id = task.id.to_string();
+    let event = json!({"Records": [{
+        "messageId": id, "receiptHandle": id, "body": task.body, "attributes": {"ApproximateReceiveCount": task.receive_count.to_string()},
+        "messageAttributes": {}, "eventSource": "aws:sqs", "awsRegion": "eu-north-1",
+    }]});
+    // What is begun before the end has time enough; after it, nothing is begun.
+    let deadline = Utc::now() + TimeDelta::minutes(14);
+    let begin = || {
+        let is_over = Instant::now() >= end;
+        Run::begin(if is_over { Utc::now() } else { deadline })
+    };
+    let response = Box::pin(backfill.handle(&event, &begin)).await.unwrap();
+    if response.get("batchItemFailures") == Some(&json!([])) {
+        tasks.delete(&[task.id]);
+    } else if !tasks.is_hidden(task.id) {
+        // It was not hidden, so it would come back after the queue's own time.
+        tasks.hide(&id, Duration::from_secs(960)).await.unwrap();
+    }
+}

@@ -1,0 +1,170 @@
+//! The time of a Dataverse user, which everybody books.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use mailverse::governor::{Booking, Budget, Standing, User};
+
+use super::{Bench, contract, now};
+
+contract! {
+    live_mail_books_whatever_is_booked_and_is_told_how_it_stands
+    history_books_only_when_what_was_booked_has_passed
+    time_that_nobody_booked_is_kept_for_a_while
+    history_does_not_book_during_a_pause
+    what_was_not_used_can_be_returned
+    history_need_not_wait_for_what_its_own_process_has_not_used
+    history_waits_for_what_its_own_process_owes
+    nothing_is_booked_for_longer_ahead_than_a_window
+    each_user_has_a_time_of_its_own
+    of_two_that_find_the_time_free_one_books_first
+    a_suggestion_is_kept_and_leaves_the_rest_alone
+}
+
+fn at(seconds: i64) -> DateTime<Utc> {
+    now() + TimeDelta::seconds(seconds)
+}
+
+fn booking(expected: i64, owed: i64) -> Booking {
+    Booking {
+        expected: TimeDelta::seconds(expected),
+        owed: TimeDelta::seconds(owed),
+    }
+}
+
+async fn live(bench: &Bench, seconds: i64) -> Standing {
+    let booking = booking(seconds, 0);
+    let (user, budget) = (User::primary(), Budget::default());
+    let booked = bench.ledger.book(&user, &booking, &budget, now());
+    booked.await.unwrap()
+}
+
+/// Up to when it is booked then, or when to ask again.
+async fn history(bench: &Bench, seconds: i64, when: i64) -> Result<DateTime<Utc>, DateTime<Utc>> {
+    history_of(bench, &User::primary(), booking(seconds, 0), when).await
+}
+
+async fn history_of(
+    bench: &Bench,
+    user: &User,
+    booking: Booking,
+    when: i64,
+) -> Result<DateTime<Utc>, DateTime<Utc>> {
+    let budget = Budget::default();
+    let booked = bench
+        .ledger
+        .book_if_free(user, &booking, &budget, at(when))
+        .await;
+    booked
+        .unwrap()
+        .map(|standing| standing.booked_until.unwrap())
+}
+
+async fn live_mail_books_whatever_is_booked_and_is_told_how_it_stands(bench: Bench) {
+    assert_eq!(live(&bench, 10).await.booked_until, Some(at(10)));
+    let pause = at(50);
+    bench.ledger.pause(&User::primary(), pause).await.unwrap();
+    let standing = live(&bench, 5).await;
+    assert_eq!(standing.booked_until, Some(at(15)));
+    assert_eq!(standing.pause(now()), Some(pause));
+}
+
+async fn history_books_only_when_what_was_booked_has_passed(bench: Bench) {
+    live(&bench, 10).await;
+    assert_eq!(history(&bench, 4, 9).await, Err(at(10)));
+    assert_eq!(history(&bench, 4, 10).await, Ok(at(14)));
+    assert_eq!(history(&bench, 4, 10).await, Err(at(14)));
+    assert_eq!(
+        history(&bench, 4, 17).await,
+        Ok(at(18)),
+        "three seconds are kept"
+    );
+}
+
+async fn time_that_nobody_booked_is_kept_for_a_while(bench: Bench) {
+    assert_eq!(history(&bench, 1, 0).await, Ok(at(1 - 3)), "nothing yet");
+    assert_eq!(
+        history(&bench, 1, 1_000).await,
+        Ok(at(1_001 - 3)),
+        "long ago"
+    );
+}
+
+async fn history_does_not_book_during_a_pause(bench: Bench) {
+    let user = User::primary();
+    bench.ledger.pause(&user, at(40)).await.unwrap();
+    assert_eq!(history(&bench, 1, 0).await, Err(at(40)));
+    let standing = bench.ledger.standing(&user).await.unwrap();
+    assert_eq!(standing.booked_until, None);
+    assert_eq!(history(&bench, 1, 40).await, Ok(at(38)));
+}
+
+async fn what_was_not_used_can_be_returned(bench: Bench) {
+    live(&bench, 30).await;
+    assert_eq!(live(&bench, -25).await.booked_until, Some(at(5)));
+    assert_eq!(history(&bench, 1, 5).await, Ok(at(6)));
+}
+
+async fn history_need_not_wait_for_what_its_own_process_has_not_used(bench: Bench) {
+    let user = User::primary();
+    live(&bench, 10).await;
+    let returns = booking(4, -3);
+    assert_eq!(history_of(&bench, &user, returns, 6).await, Err(at(7)));
+    assert_eq!(history_of(&bench, &user, returns, 7).await, Ok(at(11)));
+    assert_eq!(
+        history_of(&bench, &user, returns, 1_000).await,
+        Ok(at(1_004 - 3)),
+        "there is nothing to return any more"
+    );
+}
+
+async fn history_waits_for_what_its_own_process_owes(bench: Bench) {
+    let user = User::primary();
+    live(&bench, 10).await;
+    let owes = booking(4, 3);
+    assert_eq!(history_of(&bench, &user, owes, 12).await, Err(at(13)));
+    assert_eq!(history_of(&bench, &user, owes, 13).await, Ok(at(17)));
+}
+
+async fn nothing_is_booked_for_longer_ahead_than_a_window(bench: Bench) {
+    live(&bench, 299).await;
+    assert_eq!(live(&bench, 1).await.booked_until, Some(at(300)));
+    live(&bench, 1_000).await;
+    assert_eq!(history(&bench, 4, 299).await, Err(at(300)));
+    assert_eq!(history(&bench, 4, 300).await, Ok(at(304)));
+}
+
+async fn each_user_has_a_time_of_its_own(bench: Bench) {
+    live(&bench, 30).await;
+    let other = User::named("two".to_owned());
+    assert_eq!(history(&bench, 1, 0).await, Err(at(30)));
+    assert_eq!(
+        history_of(&bench, &other, booking(7, 0), 0).await,
+        Ok(at(4))
+    );
+    bench.ledger.pause(&other, at(90)).await.unwrap();
+    let paused = bench.ledger.paused_until(&User::primary(), now()).await;
+    assert_eq!(paused.unwrap(), None);
+    let paused = bench.ledger.paused_until(&other, now()).await;
+    assert_eq!(paused.unwrap(), Some(at(90)));
+}
+
+async fn of_two_that_find_the_time_free_one_books_first(bench: Bench) {
+    let both = futures_util::join!(history(&bench, 10, 0), history(&bench, 10, 0));
+    let expected = [Ok(at(7)), Err(at(7))];
+    assert!(
+        expected == [both.0, both.1] || expected == [both.1, both.0],
+        "{both:?}"
+    );
+}
+
+async fn a_suggestion_is_kept_and_leaves_the_rest_alone(bench: Bench) {
+    let user = User::primary();
+    live(&bench, 30).await;
+    bench.ledger.pause(&user, at(20)).await.unwrap();
+    bench.ledger.keep_suggestion(&user, 6, now()).await.unwrap();
+    let expected = Standing {
+        paused_until: Some(at(20)),
+        booked_until: Some(at(30)),
+        suggested: Some(6),
+    };
+    assert_eq!(bench.ledger.standing(&user).await.unwrap(), expected);
+}

@@ -1,0 +1,290 @@
+//! Do history and live mail keep to one budget for each user? The clock of the services is stopped, and moves by what calls take.
+
+use std::cell::OnceCell;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use mailverse::dedupe::ClaimToken;
+use mailverse::governor::{Booking, Budget, User};
+use mailverse::pipeline::history::Page;
+use mailverse::pipeline::{Pipeline, Run, Work};
+use mailverse::queue::{MemoryQueue, SyncQueue};
+use mailverse::sync_request::Trigger;
+use serde_json::json;
+use twin::{Clock, Setting};
+use uuid::Uuid;
+
+use crate::world::{ADA, CREATE, World, mail, throttled, waiting, work, written};
+
+fn page(world: &World, messages: usize) -> Vec<Work> {
+    let message = |n| {
+        let id = format!("m{n}");
+        world.put(ADA, mail(&id, &json!({})));
+        work(ADA, &id, Trigger::Backfill, 1)
+    };
+    (0..messages).map(message).collect()
+}
+
+async fn history(pipeline: &Pipeline, work: Vec<Work>, run: Run) -> Page {
+    let queue = MemoryQueue::default();
+    pipeline.history(work, &queue, &|| run).await
+}
+
+thread_local! {
+    /// The clock of a test's services, and where it stood on the machine's. Each test has a thread.
+    static CLOCK: OnceCell<(Clock, DateTime<Utc>, Instant)> = const { OnceCell::new() };
+}
+
+fn by_the_services_clock() -> Instant {
+    CLOCK.with(|clock| {
+        let (clock, then, instant) = clock.get().unwrap();
+        *instant + (clock.now() - *then).to_std().unwrap()
+    })
+}
+
+/// Stops the clock of the services, which from then on moves by what calls take: 30 ms, and this many for each operation.
+fn stop_clock(world: &World, operation_ms: u64) -> Clock {
+    for setting in [
+        Setting::OperationMilliseconds(operation_ms),
+        Setting::NetworkMilliseconds(30),
+    ] {
+        world.twin.dataverse().set_setting(setting);
+    }
+    let clock = world.twin.clock().clone();
+    clock.stop();
+    let stopped = (clock.clone(), clock.now(), Instant::now());
+    CLOCK.with(|one| assert!(one.set(stopped).is_ok()));
+    clock
+}
+
+fn begin_by(clock: &Clock) -> Run {
+    Run {
+        token: ClaimToken::new(Uuid::new_v4()),
+        now: clock.now(),
+        begun: by_the_services_clock(),
+        clock: by_the_services_clock,
+        deadline: clock.now() + TimeDelta::hours(1),
+        identity: 0,
+        jitter_percent: 0,
+    }
+}
+
+#[tokio::test]
+async fn history_stays_below_the_limits_however_much_of_it_there_is() {
+    let mut world = World::start().await;
+    // 120 messages take 10 seconds of execution.
+    for setting in [
+        Setting::ProtectionWindowSeconds(60),
+        Setting::ExecutionMilliseconds(6_000),
+    ] {
+        world.twin.dataverse().set_setting(setting);
+    }
+    world.keep_to("10000,5,60".parse().unwrap());
+    let clock = stop_clock(&world, 40);
+    let started = clock.now();
+    let begin = || begin_by(&clock);
+    let queue = MemoryQueue::default();
+    let mut work = page(&world, 120);
+    let mut times = 0;
+    while !work.is_empty() {
+        times += 1;
+        let page = world.pipeline.history(work, &queue, &begin).await;
+        for done in &page.handled {
+            written(&done.fate);
+        }
+        work = Vec::new();
+        if let Some(left) = page.left {
+            // Until the queue brings it again.
+            clock.advance((left.not_before - clock.now()).to_std().unwrap_or_default());
+            work = left.work;
+        }
+    }
+    assert_eq!(world.emails().len(), 120);
+    let took = clock.now() - started;
+    assert!(
+        times > 1 && took > TimeDelta::seconds(60),
+        "{times} times, {took}"
+    );
+}
+
+/// How many requests two hundred messages of history take, if each operation takes so long: two for each batch.
+async fn requests_at(operation_ms: u64) -> u64 {
+    let mut world = World::start().await;
+    world.keep_to("1000000,1000000,300".parse().unwrap());
+    let dataverse = world.twin.dataverse().clone();
+    dataverse.set_setting(Setting::ExecutionMilliseconds(1_000_000_000));
+    // One batch at a time.
+    dataverse.set_setting(Setting::ParallelismHint(1));
+    let ledger = world.pipeline.ledger.clone();
+    let clock = stop_clock(&world, operation_ms);
+    let user = User::primary();
+    ledger.keep_suggestion(&user, 1, clock.now()).await.unwrap();
+    let work = page(&world, 200);
+    let queue = MemoryQueue::default();
+    let page = world
+        .pipeline
+        .history(work, &queue, &|| begin_by(&clock))
+        .await;
+    assert_eq!((page.handled.len(), page.left.is_none()), (200, true));
+    assert_eq!(world.emails().len(), 200);
+    dataverse.requests().total
+}
+
+#[tokio::test]
+async fn batches_grow_while_dataverse_is_fast() {
+    // 50, and 75 twice.
+    assert_eq!(Box::pin(requests_at(1)).await, 6);
+}
+
+#[tokio::test]
+async fn batches_shrink_while_dataverse_is_slow_but_not_below_ten_messages() {
+    // 50, 25, 12, and the other 113 in twelve batches.
+    assert_eq!(Box::pin(requests_at(2_000)).await, 30);
+}
+
+#[tokio::test]
+async fn a_page_waits_for_its_turn_when_that_is_near_and_time_passes() {
+    let mut world = World::start().await;
+    let work = page(&world, 30);
+    let booking = Booking {
+        expected: TimeDelta::milliseconds(20),
+        owed: TimeDelta::zero(),
+    };
+    let ledger = world.pipeline.ledger.clone();
+    let (user, budget) = (User::primary(), Budget::default());
+    ledger
+        .book(&user, &booking, &budget, world.now)
+        .await
+        .unwrap();
+    let run = world.begin();
+    let left = history(&world.pipeline, work, run).await.left.unwrap();
+    assert_eq!(left.not_before, run.now + TimeDelta::milliseconds(20));
+    let steps = AtomicI64::new(0);
+    let begin = || Run {
+        now: run.now + TimeDelta::milliseconds(8 * steps.fetch_add(1, Ordering::Relaxed)),
+        ..run
+    };
+    let queue = MemoryQueue::default();
+    let page = world.pipeline.history(left.work, &queue, &begin).await;
+    assert_eq!((page.handled.len(), page.left.is_none()), (30, true));
+    assert_eq!(steps.into_inner(), 4, "after 24 ms");
+}
+
+#[tokio::test]
+async fn live_mail_does_not_wait_for_what_history_has_booked() {
+    let mut world = World::start().await;
+    let user = User::primary();
+    let far = TimeDelta::minutes(4);
+    let booking = Booking {
+        expected: far,
+        owed: TimeDelta::zero(),
+    };
+    let ledger = &world.pipeline.ledger;
+    let budget = Budget::default();
+    let booked = ledger.book(&user, &booking, &budget, world.now);
+    booked.await.unwrap();
+    let work = page(&world, 3);
+    let run = world.begin();
+    let left = history(&world.pipeline, work, run).await.left.unwrap();
+    assert_eq!((left.work.len(), left.not_before), (3, world.now + far));
+    assert_eq!(world.twin.dataverse().requests().total, 0);
+    assert_eq!(world.entry(ADA, "m0").await, None, "not even claimed");
+    written(&world.deliver_one(ADA, "m0").await);
+    world.later(TimeDelta::minutes(5));
+    let run = world.begin();
+    let page = history(&world.pipeline, left.work, run).await;
+    assert!(page.left.is_none());
+    for done in &page.handled {
+        written(&done.fate);
+    }
+}
+
+#[tokio::test]
+async fn what_a_delivery_books_and_does_not_need_the_next_one_returns() {
+    let mut world = World::start().await;
+    page(&world, 1);
+    let mut booked = Vec::new();
+    for _ in 0..3 {
+        // Settled by the first, so that the others ask Dataverse nothing.
+        written(&world.deliver_one(ADA, "m0").await);
+        let standing = world.pipeline.ledger.standing(&User::primary()).await;
+        booked.push(standing.unwrap().booked_until.unwrap());
+    }
+    // The second booked for a message and asked nothing.
+    assert_eq!(booked[2], booked[1]);
+}
+
+#[tokio::test]
+async fn history_makes_room_while_live_mail_waits_in_its_queue() {
+    let mut world = World::start().await;
+    let queue = MemoryQueue::default();
+    let work = page(&world, 30);
+    for one in work.iter().take(11) {
+        queue.send(&one.request, Duration::ZERO).await.unwrap();
+    }
+    let run = world.begin();
+    let left = world
+        .pipeline
+        .history(work, &queue, &|| run)
+        .await
+        .left
+        .unwrap();
+    assert_eq!(left.work.len(), 30);
+    assert!(left.not_before > world.now);
+    assert_eq!(world.twin.dataverse().requests().total, 0);
+    // A worker takes them.
+    assert_eq!(queue.receive(10).len(), 10);
+    let page = world.pipeline.history(left.work, &queue, &|| run).await;
+    assert_eq!((page.handled.len(), page.left.is_none()), (30, true));
+}
+
+#[tokio::test]
+async fn history_stops_at_a_429_and_brings_the_rest_of_the_page_untouched() {
+    let mut world = World::start().await;
+    world.keep_to(Budget::boundless());
+    world.fail_dataverse_at(CREATE, throttled("0x80072321", 77));
+    // One at a time.
+    let user = User::primary();
+    world
+        .pipeline
+        .ledger
+        .keep_suggestion(&user, 1, world.now)
+        .await
+        .unwrap();
+    let work = page(&world, 100);
+    let run = world.begin();
+    let page = history(&world.pipeline, work, run).await;
+    assert_eq!(page.handled.len(), 50);
+    for done in &page.handled {
+        assert_eq!(waiting(&done.fate).0.as_secs(), 77);
+    }
+    let left = page.left.unwrap();
+    assert_eq!(left.work.len(), 50);
+    assert!(left.not_before >= world.now + TimeDelta::seconds(77));
+    assert_eq!(world.twin.dataverse().requests().total, 2);
+    assert_eq!(world.entry(ADA, "m50").await, None, "not even claimed");
+}
+
+#[tokio::test]
+async fn as_many_batches_are_under_way_as_dataverse_suggests() {
+    let mut world = World::start().await;
+    world.keep_to(Budget::boundless());
+    let dataverse = world.twin.dataverse().clone();
+    dataverse.set_setting(Setting::ParallelismHint(2));
+    // The first answer suggests it.
+    let work = page(&world, 200);
+    written(&world.deliver_one(ADA, "m0").await);
+    dataverse.hold_requests();
+    let run = world.begin();
+    let looked_at = async {
+        dataverse.wait_for_in_flight(2).await;
+        let claimed = [world.entry(ADA, "m1").await, world.entry(ADA, "m99").await];
+        assert!(claimed.iter().all(Option::is_some));
+        assert_eq!(world.entry(ADA, "m100").await, None, "two batches of fifty");
+        dataverse.release_requests();
+    };
+    let (page, ()) = futures_util::join!(history(&world.pipeline, work, run), looked_at);
+    assert_eq!(page.handled.len(), 200);
+    assert!(page.left.is_none());
+}
