@@ -247,9 +247,10 @@ impl Pipeline {
         Mapped::Mail(Box::new(mail))
     }
 
-    async fn forget_refused(&self, error: &DataverseError) {
-        if matches!(error, DataverseError::TokenRejected) {
-            self.tokens.forget().await;
+    /// Drops a token that Dataverse refused, so that the next run reads another one.
+    async fn forget_refused(&self, session: &Session) {
+        if let Some(DataverseError::TokenRejected) = session.ended_by() {
+            self.tokens.refused(session.token()).await;
         }
     }
 }

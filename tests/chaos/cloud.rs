@@ -175,7 +175,11 @@ impl Cloud {
 
     /// The token in force.
     pub(crate) async fn token(&self) -> Option<String> {
-        let call = self.secrets.get_secret_value().secret_id("token");
+        let call = self
+            .secrets
+            .get_secret_value()
+            .secret_id("token")
+            .version_stage("AWSCURRENT");
         let text = call.send().await.ok()?.secret_string?;
         let token: Value = serde_json::from_str(&text).ok()?;
         token["access_token"].as_str().map(str::to_owned)

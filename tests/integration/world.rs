@@ -29,7 +29,7 @@ use mailverse::dataverse::DataverseClient;
 use mailverse::dataverse::write::WriteMode;
 use mailverse::dedupe::ledger::Ledger;
 use mailverse::dedupe::{ClaimToken, Entry, table};
-use mailverse::entra::request::EntraClient;
+use mailverse::entra::request::{Credential, EntraClient};
 use mailverse::entra::{Origin, TokenSource};
 use mailverse::mailboxes::MailboxDirectory;
 use mailverse::nylas::NylasClient;
@@ -359,7 +359,7 @@ fn connect(
         &url(&twin.entra().authority()),
         &twin.entra().tenant_id(),
         twin.entra().client_id(),
-        twin.entra().client_secret().into(),
+        Credential::Secret(twin.entra().client_secret().into()),
         &url(&twin.dataverse().url()),
     );
     Pipeline {

@@ -134,8 +134,8 @@ impl<Q: SyncQueue> Backfill<Q> {
             let pause = self.go_on(&begin()).await;
             for handled in done {
                 if let Fate::Waiting { delay, .. } = &handled.fate {
-                    if let Err(trouble @ Trouble::Paused(_)) = pause {
-                        // Dataverse stopped the whole batch. The page comes again after the pause; the sync queue is for what fails alone.
+                    if let Err(trouble @ (Trouble::Paused(_) | Trouble::NoToken(_))) = pause {
+                        // Dataverse stopped the whole batch. The page comes again later; the sync queue is for what fails alone.
                         return Err(trouble);
                     }
                     self.hand_over(task, &handled.key, *delay).await?;

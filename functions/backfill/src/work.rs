@@ -36,6 +36,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use mailverse::dedupe::ledger::LedgerError;
 use mailverse::dedupe::mailbox::{Lease, TASK_LEASE};
 use mailverse::dedupe::runs::{Coverage, Position, Progress, Saved, Settled, TaskState};
+use mailverse::entra::TokenError;
 use mailverse::nylas::error::NylasError;
 use mailverse::nylas::{Filter, Headers, LARGEST_PAGE, Page};
 use mailverse::pipeline::{Handled, Run};
@@ -85,6 +86,8 @@ pub(crate) enum Trouble {
     NoTime,
     #[error("dataverse asked for a pause")]
     Paused(DateTime<Utc>),
+    #[error(transparent)]
+    NoToken(#[from] TokenError),
     #[error("another worker lists the mailbox")]
     Busy(DateTime<Utc>),
     #[error("another worker has gone on with the task")]
@@ -263,6 +266,8 @@ impl<Q: SyncQueue> Backfill<Q> {
         if run.now + BATCH_TIME > run.deadline {
             return Err(Trouble::NoTime);
         }
+        // What is listed without a token would all go on the sync queue.
+        self.pipeline.tokens.token(run.now).await?;
         match self.pipeline.ledger.paused_until(run.now).await {
             Ok(Some(until)) => Err(Trouble::Paused(until)),
             // A ledger that does not answer says so once more when it is asked for a message.
@@ -429,6 +434,7 @@ enum Verdict {
 /// | no time left | goes on the queue again | the same |
 /// | the mailbox is kept for another task | is dropped; the daily one waits | waits |
 /// | Dataverse's pause, a 429 with a time | goes back for that long | the same |
+/// | no token | goes back for five minutes | the same |
 /// | nobody has signed in | is dropped: the watermark covers it | is parked |
 /// | refused, or no such folder | is dropped | has failed |
 /// | anything else | goes back for the backoff's step, is dropped after three tries | goes back, to the dead-letter queue after ten |
@@ -446,6 +452,7 @@ fn judge(task: &Task, trouble: &Trouble, receive_count: u32, now: DateTime<Utc>)
         Trouble::Overtaken => Verdict::Leave,
         Trouble::Busy(_) if task.kind == crate::task::Kind::Recent => Verdict::Leave,
         Trouble::Busy(until) | Trouble::Paused(until) => postponed(*until),
+        Trouble::NoToken(_) => postponed(now + TokenError::WAIT),
         Trouble::Nylas(NylasError::SignInNeeded { .. } | NylasError::Rejected { .. })
         | Trouble::NoFolder
             if scheduled =>

@@ -33,6 +33,12 @@ impl Session {
         self.ended_by.get()
     }
 
+    /// The token of every call.
+    #[must_use]
+    pub fn token(&self) -> &AccessToken {
+        &self.token
+    }
+
     pub(super) fn bearer(&self) -> &str {
         self.token.expose_secret()
     }

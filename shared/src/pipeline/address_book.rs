@@ -125,9 +125,6 @@ impl Pipeline {
             }
             Err(failure) => fates.extend(all_failed(people, &failure)),
         }
-        if let Some(error) = session.ended_by() {
-            self.forget_refused(error).await;
-        }
         self.share_pause(&session, run).await;
         fates
     }

@@ -33,7 +33,6 @@ impl Pipeline {
                     groups.extend(group.into_iter().map(|one| vec![one]));
                 }
                 Err(error) => {
-                    self.forget_refused(&error).await;
                     let jobs = group.into_iter().map(|candidate| candidate.job);
                     ended.extend(all_failed(jobs, &error.into(), run));
                 }

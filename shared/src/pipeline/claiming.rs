@@ -16,6 +16,7 @@ use crate::dedupe::{Claim, ClaimRequest};
 use crate::ids::MessageKey;
 use crate::retry::{LONGEST_HIDE, RECEIVE_LIMIT};
 use crate::sync_request::Trigger;
+use crate::telemetry::{Count, count};
 
 /// Ledger calls in flight.
 const LEDGER_CALLS: usize = 10;
@@ -75,10 +76,14 @@ impl Pipeline {
         (jobs, handled)
     }
 
-    /// Why nothing should be begun now, if so: Dataverse asked for a pause, or the invocation is nearly over.
+    /// Why nothing should be begun now, if so: there is no token, Dataverse asked for a pause, or the invocation is nearly over.
     pub(super) async fn not_now(&self, run: &Run) -> Option<Failure> {
         if run.is_nearly_over() {
             return Some(Failure::no_time_left());
+        }
+        if let Err(error) = self.tokens.token(run.now).await {
+            count(Count::TokenMissing, 1);
+            return Some(error.into());
         }
         // A ledger that does not answer says so once more when it is asked for a claim.
         let until = self.ledger.paused_until(run.now).await.ok()??;
@@ -86,8 +91,9 @@ impl Pipeline {
         Some(Failure::postponed(wait, "dataverse asked for a pause"))
     }
 
-    /// Tells the other workers of a pause that Dataverse asked for.
+    /// Tells the other workers of a pause that Dataverse asked for, and this one's next run of a token that it refused.
     pub(super) async fn share_pause(&self, session: &Session, run: &Run) {
+        self.forget_refused(session).await;
         let Some(DataverseError::Throttled {
             retry_after: Some(wait),
         }) = session.ended_by()

@@ -97,7 +97,6 @@ impl Pipeline {
         {
             Ok(companies) => companies,
             Err(error) => {
-                self.forget_refused(&error).await;
                 let outcome = |mail: &Vec<Newcomer>| match mail.as_slice() {
                     [] => Ok(Vec::new()),
                     _ => Err(error.clone().into()),
@@ -164,7 +163,7 @@ impl Pipeline {
             if result.is_err() && lacks_company && contact.without_company() {
                 again.push(contact);
             } else {
-                let outcome = self.outcome(result, Made::There).await;
+                let outcome = outcome(result, Made::There);
                 settle(&contact, outcome, found, &mut made);
             }
         }
@@ -174,23 +173,20 @@ impl Pipeline {
             .create_rows(session, &rows, self.write_mode)
             .await;
         for (contact, result) in again.into_iter().zip(results) {
-            let outcome = self.outcome(result, Made::WithoutCompany).await;
+            let outcome = outcome(result, Made::WithoutCompany);
             settle(&contact, outcome, found, &mut made);
         }
         made
     }
+}
 
-    async fn outcome<T>(&self, result: Result<T, DataverseError>, success: Made) -> Made {
-        match result {
-            Ok(_) => success,
-            Err(error @ (DataverseError::Rejected { .. } | DataverseError::TooLarge)) => {
-                Made::Refused(error)
-            }
-            Err(error) => {
-                self.forget_refused(&error).await;
-                Made::Failed(error)
-            }
+fn outcome<T>(result: Result<T, DataverseError>, success: Made) -> Made {
+    match result {
+        Ok(_) => success,
+        Err(error @ (DataverseError::Rejected { .. } | DataverseError::TooLarge)) => {
+            Made::Refused(error)
         }
+        Err(error) => Made::Failed(error),
     }
 }
 

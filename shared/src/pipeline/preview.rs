@@ -81,6 +81,7 @@ impl Pipeline {
                     previews.push(foreseen(candidate, &findings, &found, ground));
                 }
             }
+            self.forget_refused(&prepared.session).await;
         }
         previews.extend(ended.into_iter().map(|ended| Preview {
             outcome: match ended.fate {

@@ -93,13 +93,7 @@ impl Pipeline {
                 let asked = self
                     .dataverse
                     .look_up_further(session, &further, app, found);
-                match asked.await {
-                    Ok(()) => None,
-                    Err(error) => {
-                        self.forget_refused(&error).await;
-                        Some(Failure::from(error))
-                    }
-                }
+                asked.await.err().map(Failure::from)
             };
             if let Some(failure) = failure {
                 let failed = waiting.into_iter().map(|candidate| candidate.job);

@@ -111,7 +111,7 @@ impl Pipeline {
                 Ok(false) => {
                     note = "put there by another client; its empty regarding could not be filled";
                 }
-                Err(error) => return self.look_again(job, error, run).await,
+                Err(error) => return job.failed(Failure::from(error), run),
             }
         }
         let files = i64::try_from(message.attachments.len()).unwrap_or(i64::MAX);
@@ -141,13 +141,8 @@ impl Pipeline {
             Ok(Union::Theirs(note)) => Ok(job.found(theirs.activity_id, note, message, findings)),
             Ok(Union::Both(_)) if ours.state == RowState::Open => Err(Box::new((job, findings))),
             Ok(Union::Both(note)) => Ok(job.found(ours.activity_id, note, message, findings)),
-            Err(error) => Ok(self.look_again(job, error, run).await),
+            Err(error) => Ok(job.failed(Failure::from(error), run)),
         }
-    }
-
-    async fn look_again(&self, job: Job, error: DataverseError, run: &Run) -> Ended {
-        self.forget_refused(&error).await;
-        job.failed(Failure::from(error), run)
     }
 
     /// Looks for rows that other clients brought after ours, for the messages of a listed page that [`Listed::is_due`] chose: one `$batch` of queries, and none
@@ -173,7 +168,6 @@ impl Pipeline {
             }
             Err(error) => {
                 tracing::warn!(%error, "rows of other clients could not be looked for");
-                self.forget_refused(&error).await;
             }
         }
         self.share_pause(&session, run).await;
@@ -197,7 +191,7 @@ impl Pipeline {
                 Ok(Union::Both(note)) => (*ours, note),
                 Err(error) => {
                     tracing::warn!("sync.key" = %key, %error, "two rows of one mail were left for now");
-                    return self.forget_refused(&error).await;
+                    return;
                 }
             },
         };

@@ -116,6 +116,11 @@ impl Mail {
         self.ended(DecidedRow::None, failure, run)
     }
 
+    /// By Dataverse, when something of it may have been written.
+    fn refused(self, error: DataverseError, run: &Run) -> Ended {
+        self.ended(DecidedRow::Ours, error.into(), run)
+    }
+
     fn ended(self, row: DecidedRow, failure: Failure, run: &Run) -> Ended {
         let record = self.record(row);
         let ended = self.job.failed(failure, run);
@@ -233,7 +238,7 @@ impl Pipeline {
                     Err(DataverseError::Rejected { code, .. }) if mail.concede(code) => {
                         again.push(mail);
                     }
-                    Err(error) => ended.push(self.refused(mail, error, run).await),
+                    Err(error) => ended.push(mail.refused(error, run)),
                 }
             }
             mails = again;
@@ -254,12 +259,12 @@ impl Pipeline {
                         // A completed row takes nothing more: another worker, with another mailbox's copy, was faster.
                         Ok(Some(RowState::Completed)) => return mail.was_there(),
                         Ok(None) if mail.concede(refusal.code()) => {}
-                        Ok(_) => return self.refused(mail, refusal, run).await,
+                        Ok(_) => return mail.refused(refusal, run),
                         // What the refusal means cannot be found out now.
-                        Err(error) => return self.refused(mail, error, run).await,
+                        Err(error) => return mail.refused(error, run),
                     }
                 }
-                Err(error) => return self.refused(mail, error, run).await,
+                Err(error) => return mail.refused(error, run),
             }
         }
     }
@@ -292,11 +297,6 @@ impl Pipeline {
         }
     }
 
-    async fn refused(&self, mail: Mail, error: DataverseError, run: &Run) -> Ended {
-        self.forget_refused(&error).await;
-        mail.ended(DecidedRow::Ours, error.into(), run)
-    }
-
     /// Downloads the files and adds their rows. A file that is gone or too large is left out and the row says so. What the row of an earlier run
     /// has already is neither fetched nor sent again.
     async fn add_attachments(&self, session: &Session, mail: &mut Mail) -> Result<(), Failure> {
@@ -306,10 +306,7 @@ impl Pipeline {
                 Ok(there) => there,
                 // That they can be listed so is inferred. Each of them is sent, then, and those that are there answer 412.
                 Err(DataverseError::Rejected { .. }) => HashSet::new(),
-                Err(error) => {
-                    self.forget_refused(&error).await;
-                    return Err(error.into());
-                }
+                Err(error) => return Err(error.into()),
             }
         } else {
             HashSet::new()

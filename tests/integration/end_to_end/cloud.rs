@@ -114,6 +114,7 @@ impl Cloud {
             .secrets
             .get_secret_value()
             .secret_id(secret)
+            .version_stage("AWSCURRENT")
             .send()
             .await;
         found.ok().and_then(|found| found.secret_string)

@@ -213,6 +213,9 @@ async fn messages_wait_for_the_first_token_and_for_the_next_one() {
         "no token yet"
     );
     cloud.refresh_token().await;
+    // Another process: this one does not ask for the token again within a minute.
+    worker.stop().await;
+    let mut worker = cloud.function("sync-worker").await;
     cloud.make_visible(&batch[0]).await;
     assert_eq!(
         cloud.work(&mut worker, &cloud.receive().await).await,
