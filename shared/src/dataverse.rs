@@ -1,7 +1,7 @@
 //! The Dataverse Web API client.
 //!
 //! One attempt a call, no waiting; what the calls of a run share, the token above all, is an argument of each: [`session`].
-//! What is asked beforehand: [`look_up`]; about companies: `companies`; where it depends on an answer: [`further`]. By which names a row is bound: [`names`].
+//! What is asked beforehand: [`look_up`]; about companies: `companies`; where it depends on an answer: [`further`]. By which names a row is bound: [`names`]; how long a text may be: [`lengths`].
 //! What is written and how: [`mod@write`]. What a doctor asks: [`probe`]. The wire form of batches: [`batch`]. What can come back: [`error`].
 
 pub mod batch;
@@ -12,6 +12,7 @@ pub mod earlier;
 pub mod error;
 pub mod found;
 pub mod further;
+pub mod lengths;
 pub mod look_up;
 pub mod names;
 pub mod probe;
@@ -48,6 +49,7 @@ pub struct DataverseClient {
     api: String,
     sent: Arc<AtomicU64>,
     names: names::NamesRead,
+    lengths: lengths::LengthsRead,
     rehearsal: Option<Rehearsal>,
 }
 
@@ -63,6 +65,7 @@ impl DataverseClient {
             ),
             sent: Arc::default(),
             names: names::NamesRead::default(),
+            lengths: lengths::LengthsRead::default(),
             rehearsal: None,
         }
     }

@@ -1,14 +1,12 @@
 //! The organisation: the token, who we are there, the clock, its settings and columns.
 
-use std::collections::BTreeSet;
-
 use aws_config::SdkConfig;
 use chrono::{DateTime, TimeDelta, Utc};
 use mailverse::dataverse::DataverseClient;
 use mailverse::dataverse::error::DataverseError;
 use mailverse::dataverse::probe::WhoAmI;
 use mailverse::dataverse::session::Session;
-use mailverse::mapping::LENGTHS;
+use mailverse::mapping::{self, LENGTHS};
 use serde_json::Value;
 
 use super::check::{Check, judged};
@@ -153,29 +151,25 @@ async fn files(client: &DataverseClient, session: &Session) -> Check {
     Check::well(FILES, seen)
 }
 
-/// Columns that hold less here than what is written to them.
+/// How long texts may be here. Shorter columns are not broken: what goes into them is cut.
 async fn lengths(client: &DataverseClient, session: &Session) -> Check {
-    let mut short = Vec::new();
-    let tables: BTreeSet<&str> = LENGTHS.iter().map(|(table, ..)| *table).collect();
-    for table in tables {
-        let Ok(columns) = client.lengths(session, table).await else {
-            return Check::skipped(LENGTH, "the right to read definitions of tables");
-        };
-        for (_, name, needed) in LENGTHS.iter().filter(|(of, ..)| *of == table) {
-            let held = columns.iter().find(|(column, _)| column == name);
-            if let Some((_, held)) = held.filter(|(_, held)| held < needed) {
-                short.push(format!("{table}.{name} holds {held}, not {needed}"));
-            }
+    let lengths = match client.read_lengths(session, &mapping::TABLES).await {
+        Ok(lengths) => lengths,
+        Err(error) => {
+            let remedy = "give the role of the application user the right to read definitions (Customization: Read on Entity and Attribute); without it, a mail with a text that is longer than a shortened column ends dead with 0x80044331";
+            return Check::broken(LENGTH, error.to_string(), remedy);
         }
-    }
-    judged(
-        LENGTH,
-        format!("{} columns hold what is written to them", LENGTHS.len()),
-        (!short.is_empty()).then(|| {
-            let remedy = "make these columns as long again: a mail with a longer text ends dead with 0x80044331";
-            (short.join("; "), remedy.to_owned())
-        }),
-    )
+    };
+    let shorter = LENGTHS.iter().filter_map(|(table, column, usual)| {
+        let held = lengths.of(table, column).filter(|held| held < usual)?;
+        Some(format!("{table}.{column} holds {held}, not {usual}"))
+    });
+    let shorter: Vec<String> = shorter.collect();
+    let seen = match shorter.as_slice() {
+        [] => format!("{} columns hold what is written to them", LENGTHS.len()),
+        some => format!("{}: longer texts are cut to that", some.join("; ")),
+    };
+    Check::well(LENGTH, seen)
 }
 
 /// What the calls below say of a failed request as a whole.

@@ -56,6 +56,12 @@ impl ErrorCode {
         )
     }
 
+    /// Whether a text is longer than its column.
+    #[must_use]
+    pub const fn concerns_length(self) -> bool {
+        matches!(self.0, 0x8004_4331)
+    }
+
     /// Whether the application user lacks a privilege for the operation.
     #[must_use]
     pub const fn concerns_privilege(self) -> bool {

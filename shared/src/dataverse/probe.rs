@@ -145,31 +145,6 @@ impl DataverseClient {
         let call = self.call(session, Method::DELETE, &path, None, None);
         call.await.map(drop)
     }
-
-    /// How many UTF-16 code units each text column of a table holds here, by column name.
-    ///
-    /// # Errors
-    /// [`DataverseError`].
-    pub async fn lengths(
-        &self,
-        session: &Session,
-        table: &str,
-    ) -> Result<Vec<(String, usize)>, DataverseError> {
-        let path = format!(
-            "EntityDefinitions(LogicalName='{table}')/Attributes/Microsoft.Dynamics.CRM.StringAttributeMetadata?$select=LogicalName,MaxLength"
-        );
-        let body = self.call(session, Method::GET, &path, None, None).await?;
-        let page: Value =
-            serde_json::from_slice(&body).map_err(|_| unreadable("the columns of a table"))?;
-        let columns = page.get("value").and_then(Value::as_array);
-        let columns = columns.ok_or_else(|| unreadable("the columns of a table"))?;
-        let column = |column: &Value| {
-            let name = column.get("LogicalName")?.as_str()?.to_owned();
-            let length = column.get("MaxLength")?.as_u64()?;
-            Some((name, usize::try_from(length).ok()?))
-        };
-        Ok(columns.iter().filter_map(column).collect())
-    }
 }
 
 /// An operation that cannot succeed: a change of a row that was never made, and must not be made by it.

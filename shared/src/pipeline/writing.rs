@@ -13,6 +13,9 @@
 //! | date, no owner | without the date | the date was it |
 //!
 //! A refusal of another kind begins with the owner.
+//!
+//! A text that is refused for its length is no concession: the lengths of this organisation's columns are read, and the mail is sent again cut to them
+//! ([`crate::dataverse::lengths`]). All that is written later is cut to them beforehand.
 
 use std::collections::HashSet;
 
@@ -22,6 +25,7 @@ use super::fate::Failure;
 use super::job::{Ended, Job, summary};
 use super::{Fate, Pipeline, Run};
 use crate::dataverse::error::{DataverseError, ErrorCode};
+use crate::dataverse::lengths::Lengths;
 use crate::dataverse::rows::RowState;
 use crate::dataverse::session::Session;
 use crate::dataverse::write::{CreateOutcome, EmailWrite, WriteMode};
@@ -131,6 +135,16 @@ impl Mail {
         }
     }
 
+    /// Makes it fit this organisation's columns. Says whether there was anything to do.
+    fn fit(&mut self, lengths: &Lengths) -> bool {
+        let had_id = self.email.row.contains_key("messageid");
+        let cut = mapping::fit(&mut self.email, lengths);
+        if had_id && !self.email.row.contains_key("messageid") {
+            self.omissions.push(Omission::LongMessageId);
+        }
+        cut
+    }
+
     /// Leaves out what may be the cause of a refusal. Says whether anything was left.
     fn concede(&mut self, code: Option<ErrorCode>) -> bool {
         let was_tried_without_date = std::mem::take(&mut self.blames_date);
@@ -214,7 +228,7 @@ impl Pipeline {
     ) {
         while !mails.is_empty() {
             for mail in &mut mails {
-                self.heed_refused_date(mail);
+                self.heed(mail);
             }
             let emails: Vec<EmailWrite> = mails.iter().map(|mail| mail.email.clone()).collect();
             let results = self.dataverse.write(session, &emails).await;
@@ -235,8 +249,13 @@ impl Pipeline {
                     Err(DataverseError::TooLarge) if !mail.email.attachments.is_empty() => {
                         ended.push(self.write_stepwise(session, mail, run).await);
                     }
-                    Err(DataverseError::Rejected { code, .. }) if mail.concede(code) => {
-                        again.push(mail);
+                    Err(refusal @ DataverseError::Rejected { .. }) => {
+                        let code = refusal.code();
+                        if self.cut(session, &mut mail, code).await || mail.concede(code) {
+                            again.push(mail);
+                        } else {
+                            ended.push(mail.refused(refusal, run));
+                        }
                     }
                     Err(error) => ended.push(mail.refused(error, run)),
                 }
@@ -247,7 +266,7 @@ impl Pipeline {
 
     async fn write_stepwise(&self, session: &Session, mut mail: Mail, run: &Run) -> Ended {
         loop {
-            self.heed_refused_date(&mut mail);
+            self.heed(&mut mail);
             match self.dataverse.write_stepwise(session, &mail.email).await {
                 Ok(refused) => {
                     mail.omissions
@@ -255,10 +274,12 @@ impl Pipeline {
                     return self.written(mail);
                 }
                 Err(refusal @ DataverseError::Rejected { .. }) => {
+                    let code = refusal.code();
                     match self.state_of_row(session, &mail).await {
                         // A completed row takes nothing more: another worker, with another mailbox's copy, was faster.
                         Ok(Some(RowState::Completed)) => return mail.was_there(),
-                        Ok(None) if mail.concede(refusal.code()) => {}
+                        Ok(_) if self.cut(session, &mut mail, code).await => {}
+                        Ok(None) if mail.concede(code) => {}
                         Ok(_) => return mail.refused(refusal, run),
                         // What the refusal means cannot be found out now.
                         Err(error) => return mail.refused(error, run),
@@ -269,10 +290,32 @@ impl Pipeline {
         }
     }
 
-    /// A mail that was mapped before another one's date was refused.
-    fn heed_refused_date(&self, mail: &mut Mail) {
+    /// What another mail's refusal taught since this one was mapped.
+    fn heed(&self, mail: &mut Mail) {
         if self.created_on.is_refused() {
             mapping::without_created_on(&mut mail.email);
+        }
+        if let Some(lengths) = self.dataverse.known_lengths() {
+            mail.fit(&lengths);
+        }
+    }
+
+    /// Cuts what was refused for its length. Says whether there was anything to cut.
+    async fn cut(&self, session: &Session, mail: &mut Mail, code: Option<ErrorCode>) -> bool {
+        if !code.is_some_and(ErrorCode::concerns_length) {
+            return false;
+        }
+        // Another mail of the same batch may have made the lengths known meanwhile.
+        let known = self.dataverse.known_lengths();
+        if known.is_some_and(|lengths| mail.fit(&lengths)) {
+            return true;
+        }
+        match self.dataverse.read_lengths(session, &mapping::TABLES).await {
+            Ok(lengths) => mail.fit(&lengths),
+            Err(error) => {
+                tracing::warn!(reason = %error, "a text is too long, and how long it may be cannot be read: the role lacks the right to read definitions");
+                false
+            }
         }
     }
 

@@ -503,14 +503,20 @@ async fn what_else_is_wrong_in_dynamics_is_one_line_with_its_remedy() {
     let dataverse = installed.cloud.twin.dataverse().clone();
     dataverse.set_max_length("email", "subject", 200).unwrap();
     let seen = installed.doctor(&[]).await;
+    assert_healthy(&seen);
+    let cut = "email.subject holds 200, not 800: longer texts are cut to that";
+    assert!(seen.out.contains(cut), "{}", seen.out);
+    dataverse.set_max_length("email", "subject", 800).unwrap();
+    installed.withhold(&[(Privilege::Read, "attribute")]);
+    let seen = installed.doctor(&[]).await;
     assert_broken(
-        "a short column",
+        "definitions that may not be read",
         &seen,
         "column lengths",
-        "email.subject holds 200, not 800",
-        "0x80044331",
+        "0x80040220",
+        "Read on Entity and Attribute",
     );
-    dataverse.set_max_length("email", "subject", 800).unwrap();
+    installed.withhold(&[]);
     dataverse.set_setting(Setting::MaxUploadFileSize(1_000_000));
     let seen = installed.doctor(&[]).await;
     assert_healthy(&seen);
