@@ -33,6 +33,7 @@ mod delivery;
 mod error_table;
 mod guards;
 mod history;
+mod impersonation;
 mod lengths;
 mod limits;
 mod odd_mail;

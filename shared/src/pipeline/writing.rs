@@ -3,8 +3,8 @@
 //! Mails without attachments are written together. Those with attachments are written one after the other, because their files would not all fit in memory,
 //! and step by step where they would not fit in one request. In the write mode `stepwise`, all mails are.
 //!
-//! A concession leaves out what Dataverse refuses, once, rather than give up the mail: the date of its making, the owner, or an attachment. The last two are
-//! recorded with the message; the first is left out of all that follow as well ([`super::created_on`]).
+//! A concession leaves out what Dataverse refuses, once, rather than give up the mail: the date of its making, the owner's name, the owner, or an attachment. The last
+//! three are recorded with the message; the first is left out of all that follow as well ([`super::created_on`]).
 //!
 //! | Refused for want of a privilege, with | The next try is | Should that pass |
 //! | --- | --- | --- |
@@ -12,7 +12,8 @@
 //! | owner, the date having been left out | without the owner, with the date | the owner was it |
 //! | date, no owner | without the date | the date was it |
 //!
-//! A refusal of another kind begins with the owner.
+//! Where the mail is written in its owner's name, that is left out before the owner is, and the date with which it was refused stands again. A refusal of
+//! another kind begins there.
 //!
 //! A text that is refused for its length is no concession: the lengths of this organisation's columns are read, and the mail is sent again cut to them
 //! ([`crate::dataverse::lengths`]). All that is written later is cut to them beforehand.
@@ -20,12 +21,14 @@
 use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
+use uuid::Uuid;
 
 use super::fate::Failure;
 use super::job::{Ended, Job, summary};
 use super::{Fate, Pipeline, Run};
 use crate::dataverse::error::{DataverseError, ErrorCode};
 use crate::dataverse::lengths::Lengths;
+use crate::dataverse::look_up::Found;
 use crate::dataverse::rows::RowState;
 use crate::dataverse::session::Session;
 use crate::dataverse::write::{CreateOutcome, EmailWrite, WriteMode};
@@ -35,6 +38,7 @@ use crate::ids::ActivityId;
 use crate::mapping::{self, Findings};
 use crate::message::{Attachment, Message, Omission, omissions_note};
 use crate::nylas::error::NylasError;
+use crate::policy::document::Impersonate;
 use crate::retry::RECEIVE_LIMIT;
 
 /// Longest attachment, in bytes of the file. The organisation's limit (`maxuploadfilesize`, 5 MiB unless changed) counts base64, four bytes for three
@@ -51,6 +55,8 @@ pub(super) struct Mail {
     findings: Findings,
     email: EmailWrite,
     omissions: Vec<Omission>,
+    /// The user in whose name it is written, by the Entra object id.
+    caller: Option<Uuid>,
     /// What the row is to say of its making.
     created_on: Option<DateTime<Utc>>,
     /// The last try was refused, and differed from this one in the date alone.
@@ -65,6 +71,7 @@ impl Mail {
         job: Job,
         message: Message,
         findings: Findings,
+        caller: Caller,
         created_on: Option<DateTime<Utc>>,
         begun: bool,
     ) -> Self {
@@ -79,12 +86,16 @@ impl Mail {
         if omissions.contains(&Omission::Attachment) {
             mapping::note_missing_attachment(&mut email);
         }
+        if caller == Caller::OwnerWithoutEntraId {
+            omissions.push(Omission::Impersonation);
+        }
         Self {
             job,
             message,
             findings,
             email,
             omissions,
+            caller: caller.id(),
             created_on,
             blames_date: false,
             begun,
@@ -145,6 +156,22 @@ impl Mail {
         cut
     }
 
+    fn give_up_name(&mut self) -> bool {
+        let had_name = self.caller.take().is_some();
+        if had_name {
+            self.omissions.push(Omission::Impersonation);
+        }
+        had_name
+    }
+
+    fn give_up_owner(&mut self) -> bool {
+        let had_owner = mapping::without_owner(&mut self.email);
+        if had_owner {
+            self.omissions.push(Omission::Owner);
+        }
+        had_owner
+    }
+
     /// Leaves out what may be the cause of a refusal. Says whether anything was left.
     fn concede(&mut self, code: Option<ErrorCode>) -> bool {
         let was_tried_without_date = std::mem::take(&mut self.blames_date);
@@ -153,8 +180,7 @@ impl Mail {
             self.blames_date = true;
             return true;
         }
-        if mapping::without_owner(&mut self.email) {
-            self.omissions.push(Omission::Owner);
+        if self.give_up_name() || self.give_up_owner() {
             // It was not the date, or not the date alone.
             if let Some(date) = self.created_on.filter(|_| was_tried_without_date) {
                 mapping::set_created_on(&mut self.email, date);
@@ -162,6 +188,36 @@ impl Mail {
             return true;
         }
         false
+    }
+}
+
+/// In whose name a mail is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Caller {
+    /// The application user's own.
+    Application,
+    /// The owner's, by the Entra object id.
+    Owner(Uuid),
+    /// The owner's, if only that user were known to Entra: the application user's own.
+    OwnerWithoutEntraId,
+}
+
+impl Caller {
+    /// Nobody's mailbox has nobody's name.
+    pub(super) fn new(impersonate: Impersonate, owner: Option<Uuid>, found: &Found) -> Self {
+        match (impersonate, owner) {
+            (Impersonate::Owner, Some(owner)) => found
+                .entra_id(owner)
+                .map_or(Self::OwnerWithoutEntraId, Self::Owner),
+            (Impersonate::Owner, None) | (Impersonate::Nobody, _) => Self::Application,
+        }
+    }
+
+    const fn id(self) -> Option<Uuid> {
+        match self {
+            Self::Owner(id) => Some(id),
+            Self::Application | Self::OwnerWithoutEntraId => None,
+        }
     }
 }
 
@@ -218,7 +274,7 @@ impl Pipeline {
         }
     }
 
-    /// One `$batch`, and a second one for the mails that needed a concession.
+    /// One `$batch` for each name that mails are written in, and a second one for those that needed a concession.
     async fn write_together(
         &self,
         session: &Session,
@@ -230,8 +286,14 @@ impl Pipeline {
             for mail in &mut mails {
                 self.heed(mail);
             }
-            let emails: Vec<EmailWrite> = mails.iter().map(|mail| mail.email.clone()).collect();
-            let results = self.dataverse.write(session, &emails).await;
+            mails.sort_by_key(|mail| mail.caller);
+            let mut results = Vec::with_capacity(mails.len());
+            for some in mails.chunk_by(|one, other| one.caller == other.caller) {
+                let emails: Vec<EmailWrite> = some.iter().map(|mail| mail.email.clone()).collect();
+                let caller = some.first().and_then(|mail| mail.caller);
+                let dataverse = self.dataverse.in_the_name_of(caller);
+                results.extend(dataverse.write(session, &emails).await);
+            }
             let mut again = Vec::new();
             for (mut mail, result) in mails.into_iter().zip(results) {
                 match result {
@@ -267,7 +329,8 @@ impl Pipeline {
     async fn write_stepwise(&self, session: &Session, mut mail: Mail, run: &Run) -> Ended {
         loop {
             self.heed(&mut mail);
-            match self.dataverse.write_stepwise(session, &mail.email).await {
+            let dataverse = self.dataverse.in_the_name_of(mail.caller);
+            match dataverse.write_stepwise(session, &mail.email).await {
                 Ok(refused) => {
                     mail.omissions
                         .extend(std::iter::repeat_n(Omission::Attachment, refused));
@@ -279,6 +342,8 @@ impl Pipeline {
                         // A completed row takes nothing more: another worker, with another mailbox's copy, was faster.
                         Ok(Some(RowState::Completed)) => return mail.was_there(),
                         Ok(_) if self.cut(session, &mut mail, code).await => {}
+                        // What was begun can be ended in another name.
+                        Ok(Some(RowState::Open)) if mail.give_up_name() => {}
                         Ok(None) if mail.concede(code) => {}
                         Ok(_) => return mail.refused(refusal, run),
                         // What the refusal means cannot be found out now.
