@@ -3,10 +3,11 @@
 //! | Question | File |
 //! | --- | --- |
 //! | What is a check, how is it shown? | `doctor/check.rs` |
-//! | Is the ledger's table right, are the queues there and the dead letters few? | `doctor/aws.rs` |
+//! | Is the ledger's table right, can its policy be used, are the queues there and without dead letters? | `doctor/aws.rs` |
 //! | Does Nylas take the key, are the mailboxes signed in? | `doctor/nylas.rs` |
 //! | Do notifications come? | `webhook/verify.rs` |
 //! | Does Dataverse let us in, what does the role allow, what does the organisation hold? | `doctor/dataverse.rs`, `doctor/privileges.rs` |
+//! | What do policy and settings ask for that needs more? | `doctor/wants.rs` |
 //! | Does a whole mail pass, and by which write mode? (`--probe-write`) | `doctor/probe.rs` |
 //!
 //! A check that needs a broken one is skipped, so that one cause is one broken line. Without `--probe-write` nothing is changed anywhere: writes are tried in
@@ -20,14 +21,18 @@ mod dataverse;
 mod nylas;
 mod privileges;
 mod probe;
+mod wants;
 
 use std::process::ExitCode;
 
 use clap::Args;
+use mailverse::dataverse::write::WriteMode;
 use mailverse::env::{self, Settings};
 use mailverse::http;
+use mailverse::pipeline::created_on::CreatedOn;
 
 use self::check::{Check, Report};
+use self::wants::Wants;
 use crate::services::{DataverseSettings, NylasSettings};
 use crate::terminal;
 use crate::webhook::rotation::StoredSecret;
@@ -73,10 +78,17 @@ struct Named {
     dataverse: Option<DataverseSettings>,
     table: Option<String>,
     queue: Option<String>,
+    tasks: Option<String>,
+    wants: Wants,
 }
 
 impl Named {
     fn read(checks: &mut Vec<Check>) -> Self {
+        let wants = group(checks, |it| {
+            let write_mode = it.one_of("WRITE_MODE", &WriteMode::NAMED);
+            let created_on = it.one_of("CREATED_ON", &CreatedOn::NAMED);
+            Wants::new(write_mode, created_on)
+        });
         let named = Self {
             nylas: group(checks, NylasSettings::required),
             webhook_url: group(checks, |it| it.required("WEBHOOK_URL")),
@@ -84,6 +96,8 @@ impl Named {
             dataverse: group(checks, DataverseSettings::required),
             table: group(checks, |it| it.required("LEDGER_TABLE")),
             queue: group(checks, |it| it.required("SYNC_QUEUE_URL")),
+            tasks: group(checks, |it| it.required("BACKFILL_QUEUE_URL")),
+            wants: wants.unwrap_or_default(),
         };
         if checks.is_empty() {
             checks.push(Check::well(SETTINGS, "everything is named"));
@@ -127,16 +141,24 @@ async fn examine(probe_write: bool) -> Result<Vec<Check>, DoctorError> {
     checks.push(Check::well(AWS, format!("credentials for {region}")));
     let http = http::client()?;
 
+    let mut wants = named.wants;
     match named.table {
-        Some(table) => aws::table(&aws, &table, &mut checks).await,
+        Some(table) => {
+            if let Some(policy) = aws::table(&aws, &table, &mut checks).await {
+                wants.add(&policy.document().defaults);
+            }
+        }
         None => skip(&mut checks, &aws::TABLE_CHECKS, SETTINGS),
     }
-    match named.queue {
-        Some(url) => aws::queues(&aws, &url, &mut checks).await,
-        None => skip(&mut checks, &aws::QUEUE_CHECKS, SETTINGS),
+    for (queue, url) in [(aws::SYNC, named.queue), (aws::BACKFILL, named.tasks)] {
+        match url {
+            Some(url) => aws::queue(&aws, &queue, &url, &mut checks).await,
+            None => skip(&mut checks, &queue.checks(), SETTINGS),
+        }
     }
     let nylas = if let Some(settings) = named.nylas {
-        nylas::examine(&settings.connect(&aws)?, &mut checks).await
+        let url = settings.url().clone();
+        nylas::examine(&settings.connect(&aws)?, &url, &mut checks).await
     } else {
         skip(&mut checks, &[nylas::KEY, nylas::MAILBOXES], SETTINGS);
         Err(SETTINGS)
@@ -171,7 +193,7 @@ async fn examine(probe_write: bool) -> Result<Vec<Check>, DoctorError> {
         }
         None => Check::skipped(verify::SECRET, SETTINGS),
     });
-    dataverse::examine(named.dataverse, &aws, probe_write, &mut checks).await?;
+    dataverse::examine(named.dataverse, &aws, &wants, probe_write, &mut checks).await?;
     Ok(checks)
 }
 

@@ -10,6 +10,7 @@ use mailverse::mapping::{self, LENGTHS};
 use serde_json::Value;
 
 use super::check::{Check, judged};
+use super::wants::Wants;
 use super::{DoctorError, SETTINGS, privileges, probe, skip};
 use crate::services::DataverseSettings;
 
@@ -28,24 +29,29 @@ const SKEW: TimeDelta = TimeDelta::seconds(60);
 pub(super) async fn examine(
     settings: Option<DataverseSettings>,
     aws: &SdkConfig,
+    wants: &Wants,
     probe_write: bool,
     checks: &mut Vec<Check>,
 ) -> Result<(), DoctorError> {
     let rest = |checks: &mut Vec<Check>, needs: &str| {
-        skip(checks, &[CLOCK], needs);
-        privileges::skip_all(checks, needs);
+        privileges::skip_all(wants, checks, needs);
         skip(checks, &[FILES, LENGTH], needs);
         if probe_write {
             skip(checks, &[probe::WRITE], needs);
         }
     };
     let Some(settings) = settings else {
-        skip(checks, &[TOKEN, WHO], SETTINGS);
+        skip(checks, &[CLOCK, TOKEN, WHO], SETTINGS);
         rest(checks, SETTINGS);
         return Ok(());
     };
-    let now = Utc::now();
-    let token = match settings.tokens(aws).read().await {
+    let tokens = settings.tokens(aws);
+    let (client, _) = settings.connect(aws)?;
+    // Before the token, whose end a wrong clock misjudges.
+    let theirs = client.now().await;
+    checks.push(clock(theirs, Utc::now()));
+    let now = theirs.unwrap_or_else(Utc::now);
+    let token = match tokens.read().await {
         Ok(token) if token.expires_at > now => {
             let left = (token.expires_at - now).num_minutes();
             checks.push(Check::well(TOKEN, format!("stored, ends in {left} min")));
@@ -56,14 +62,13 @@ pub(super) async fn examine(
                 Ok(token) => format!("ended {} min ago", (now - token.expires_at).num_minutes()),
                 Err(error) => error.to_string(),
             };
-            let remedy = "invoke token-refresher; where it fails, its log names Entra's reason and what to do. Check TOKEN_SECRET_ID as well";
+            let remedy = "run `mailverse token refresh`: where it fails, it names Entra's reason and what to do. Check TOKEN_SECRET_ID as well";
             checks.push(Check::broken(TOKEN, seen, remedy));
             skip(checks, &[WHO], TOKEN);
             rest(checks, TOKEN);
             return Ok(());
         }
     };
-    let (client, _) = settings.connect(aws)?;
     let session = Session::new(token);
     let who = match client.who_am_i(&session).await {
         Ok(who) => who,
@@ -75,12 +80,11 @@ pub(super) async fn examine(
     };
     let seen = format!("{} of organisation {}", who.user, who.organization);
     checks.push(Check::well(WHO, seen));
-    checks.push(clock(who.now, Utc::now()));
-    privileges::examine(&client, &session, &who, checks).await;
+    privileges::examine(&client, &session, &who, wants, checks).await;
     checks.push(files(&client, &session).await);
     checks.push(lengths(&client, &session).await);
     if probe_write {
-        probe::write(&client, &session, checks).await;
+        probe::write(&client, &session, wants, checks).await;
     }
     Ok(())
 }
@@ -89,7 +93,7 @@ pub(super) async fn examine(
 fn let_in(error: &DataverseError) -> &'static str {
     match error {
         DataverseError::TokenRejected => {
-            "the token is for another organisation, or was made before the credential changed: check DATAVERSE_URL here and at token-refresher, then invoke token-refresher"
+            "the token is for another organisation, or was made before the credential changed: check DATAVERSE_URL here and at token-refresher, then run `mailverse token refresh`"
         }
         DataverseError::Rejected { status: 403, .. } => {
             "in the Power Platform admin center, add the app registration as an application user with a security role"
@@ -104,7 +108,7 @@ fn let_in(error: &DataverseError) -> &'static str {
 
 fn clock(theirs: Option<DateTime<Utc>>, ours: DateTime<Utc>) -> Check {
     let Some(theirs) = theirs else {
-        return Check::skipped(CLOCK, "a Date header of Dataverse");
+        return Check::skipped(CLOCK, "Dataverse to say what time it is");
     };
     let apart = ours - theirs;
     let seconds = apart.num_seconds();

@@ -4,6 +4,8 @@ use mailverse::nylas::NylasClient;
 use mailverse::nylas::error::NylasError;
 use mailverse::nylas::wire::Grant;
 
+use url::Url;
+
 use super::check::Check;
 
 pub(super) const KEY: &str = "nylas key";
@@ -12,6 +14,7 @@ pub(super) const MAILBOXES: &str = "mailboxes";
 /// The client, for what else needs the key; otherwise the check that is broken.
 pub(super) async fn examine(
     nylas: &NylasClient,
+    url: &Url,
     checks: &mut Vec<Check>,
 ) -> Result<NylasClient, &'static str> {
     let grants = match nylas.grants().await {
@@ -23,7 +26,9 @@ pub(super) async fn examine(
             return Err(KEY);
         }
     };
-    checks.push(Check::well(KEY, "accepted"));
+    // An application lives in one region, which is part of the address.
+    let host = url.host_str().unwrap_or_default();
+    checks.push(Check::well(KEY, format!("accepted by {host}")));
     // A virtual calendar is a grant without mail.
     let mailboxes: Vec<&Grant> = grants.iter().filter(|it| it.address.is_some()).collect();
     if mailboxes.is_empty() {

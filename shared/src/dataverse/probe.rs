@@ -25,8 +25,6 @@ pub struct WhoAmI {
     pub user: Uuid,
     /// The organisation.
     pub organization: Uuid,
-    /// The clock of the service: the `Date` header.
-    pub now: Option<DateTime<Utc>>,
 }
 
 /// A write that is taken back.
@@ -65,17 +63,21 @@ impl DataverseClient {
     pub async fn who_am_i(&self, session: &Session) -> Result<WhoAmI, DataverseError> {
         let call = self.http.get(format!("{}WhoAmI", self.api));
         let answer = self.send(session, call).await?;
-        let date = answer.headers().get(header::DATE);
-        let date = date
-            .and_then(|value| value.to_str().ok())
-            .and_then(|text| DateTime::parse_from_rfc2822(text).ok());
         let body: Value = answer.json().await?;
         let id = |name| guid(&body, name).ok_or_else(|| unreadable("the answer of WhoAmI"));
         Ok(WhoAmI {
             user: id("UserId")?,
             organization: id("OrganizationId")?,
-            now: date.map(|date| date.to_utc()),
         })
+    }
+
+    /// What time the service has: the `Date` header of any answer, also of the refusal of a request without a token. `None` where it has none or does not answer.
+    pub async fn now(&self) -> Option<DateTime<Utc>> {
+        let answer = self.http.get(format!("{}WhoAmI", self.api)).send().await;
+        let answer = answer.ok()?;
+        let date = answer.headers().get(header::DATE)?.to_str().ok()?;
+        let date = DateTime::parse_from_rfc2822(date).ok()?;
+        Some(date.to_utc())
     }
 
     /// Queries, each given by its path and query; the rows of the first page of each, or why there are none. One request.
