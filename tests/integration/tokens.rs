@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use aws_sdk_secretsmanager::Client;
 use aws_sdk_secretsmanager::config::interceptors::BeforeTransmitInterceptorContextRef;
 use aws_sdk_secretsmanager::config::retry::RetryConfig;
-use aws_sdk_secretsmanager::config::{ConfigBag, Intercept, RuntimeComponents};
+use aws_sdk_secretsmanager::config::{Builder, ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_secretsmanager::error::BoxError;
 use chrono::{DateTime, TimeDelta, Utc};
 use mailverse::entra::store::TokenStore;
@@ -87,13 +87,22 @@ impl Office {
     /// A reader of the primary token, and the number of calls that it makes. It does not try a call twice.
     fn reader(&self) -> (TokenStore, Calls) {
         let calls = Calls::default();
-        let config = self.secrets.config().to_builder();
-        let config = config
-            .interceptor(calls.clone())
-            .retry_config(RetryConfig::disabled());
-        let store = TokenStore::new(Client::from_conf(config.build()), TOKEN.to_owned());
+        let store = reader_with(self.secrets.config().to_builder(), &calls);
         (store, calls)
     }
+
+    /// The same of a store that nobody can reach.
+    fn dead_reader(&self, calls: &Calls) -> TokenStore {
+        let config = self.secrets.config().to_builder();
+        reader_with(config.endpoint_url("http://127.0.0.1:1"), calls)
+    }
+}
+
+fn reader_with(config: Builder, calls: &Calls) -> TokenStore {
+    let config = config
+        .interceptor(calls.clone())
+        .retry_config(RetryConfig::disabled());
+    TokenStore::new(Client::from_conf(config.build()), TOKEN.to_owned())
 }
 
 /// Counts calls of the SDK.

@@ -348,7 +348,7 @@ impl Service for Entra {
         let number = code
             .strip_prefix("AADSTS")
             .and_then(|number| number.parse().ok());
-        let error = number.map_or(code, |_| "invalid_request");
+        let error = number.map_or(code, |number| error_of(number));
         OAuthError {
             status,
             error: error.to_owned(),
@@ -380,6 +380,17 @@ fn json_answer(status: u16, body: &Value) -> Outgoing {
         status,
         headers,
         body: body.to_string().into_bytes(),
+    }
+}
+
+/// The OAuth error that comes with a number (Dataverse facts §16).
+fn error_of(number: u32) -> &'static str {
+    match number {
+        7_000_215 | 7_000_222 | 700_027 => "invalid_client",
+        700_016 => "unauthorized_client",
+        70_011 => "invalid_scope",
+        500_011 => "invalid_resource",
+        _ => "invalid_request",
     }
 }
 

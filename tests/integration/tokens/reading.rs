@@ -13,7 +13,7 @@ use secrecy::ExposeSecret;
 use serde_json::json;
 use twin::Twin;
 
-use super::{Calls, Office, TOKEN, after, now};
+use super::{Calls, Office, after, now};
 use crate::world::{ADA, World, created, mail, waiting, written};
 
 /// Two workers of one world, each with a reader of the stored token.
@@ -191,20 +191,87 @@ async fn many_who_need_a_token_at_once_read_the_store_once() {
 async fn a_store_that_cannot_be_read_is_asked_once_a_minute_and_takes_no_token_away() {
     let twin = Twin::start().await.unwrap();
     let office = Office::open(&twin).await;
-    let (_, calls) = office.reader();
-    let dead = office.secrets.config().to_builder();
-    let dead = dead
-        .endpoint_url("http://127.0.0.1:1")
-        .interceptor(calls.clone())
-        .retry_config(aws_sdk_secretsmanager::config::retry::RetryConfig::disabled());
-    let dead = aws_sdk_secretsmanager::Client::from_conf(dead.build());
-    let source = TokenSource::new(Origin::Store(TokenStore::new(dead, TOKEN.to_owned())));
+    let calls = Calls::default();
+    let source = TokenSource::new(Origin::Store(office.dead_reader(&calls)));
     for (seconds, asked) in [(0, 1), (1, 1), (59, 1), (60, 2), (119, 2)] {
         let error = source.token(now() + TimeDelta::seconds(seconds)).await;
         let text = error.unwrap_err().to_string();
         assert_eq!(text, "secret token: not reachable");
         assert_eq!(calls.made(), asked, "after {seconds} s");
     }
+}
+
+#[tokio::test]
+async fn while_the_store_cannot_be_read_messages_wait_and_all_are_written_afterwards() {
+    let mut workers = TwoWorkers::start().await;
+    workers.refresh().await;
+    for n in 0..20 {
+        workers.world.put(ADA, mail(&format!("m{n}"), &json!({})));
+    }
+    let (living, _) = workers.office.reader();
+    let calls = Calls::default();
+    let dead = workers.office.dead_reader(&calls);
+    workers.world.pipeline.tokens = TokenSource::new(Origin::Store(dead.clone()));
+    workers.other.tokens = TokenSource::new(Origin::Store(dead));
+    for _ in 0..5 {
+        for fate in workers.both().await {
+            let told = ("secret token: not reachable", TokenError::WAIT);
+            assert_eq!((waiting(&fate).1, waiting(&fate).0), told);
+        }
+        workers.world.later(TimeDelta::seconds(10));
+    }
+    assert_eq!(workers.requests(), 0);
+    assert_eq!(calls.made(), 2, "once a minute for each process");
+    workers.world.later(TimeDelta::minutes(5));
+    workers.world.pipeline.tokens = TokenSource::new(Origin::Store(living.clone()));
+    workers.other.tokens = TokenSource::new(Origin::Store(living));
+    for fate in workers.both().await {
+        written(&fate);
+    }
+    assert_eq!(workers.world.emails().len(), 20);
+}
+
+/// Two hours of a worker whose clock is wrong, with a mail and a delivery every minute; how many mails had to come back.
+async fn two_hours_with_a_clock_that_is_off_by(off: TimeDelta) -> (usize, usize) {
+    let mut workers = TwoWorkers::start().await;
+    let clock = workers.world.twin.clock().clone();
+    clock.stop();
+    let (mut came_back, mut again) = (0, None);
+    for minute in 0..120 {
+        if minute % 20 == 0 {
+            // The refresher's clock is right.
+            workers.office.refresh_at(clock.now()).await.unwrap();
+        }
+        workers.world.now = clock.now() + off;
+        let id = format!("m{minute}");
+        workers.world.put(ADA, mail(&id, &json!({})));
+        for id in [again.take(), Some(id)].into_iter().flatten() {
+            let fate = workers.world.deliver_one(ADA, &id).await;
+            if let Fate::Waiting { reason, .. } = &fate {
+                assert_eq!(reason, "dataverse refused the token");
+                came_back += 1;
+                again = Some(id);
+            } else {
+                written(&fate);
+            }
+        }
+        clock.advance(Duration::from_secs(60));
+    }
+    assert_eq!(again, None);
+    assert_eq!(workers.world.emails().len(), 120);
+    (came_back, workers.calls()[0])
+}
+
+#[tokio::test]
+async fn a_clock_that_is_ten_minutes_off_costs_a_delivery_now_and_then_and_no_message() {
+    // Ahead, the token seems to end early, and there is a newer one by then.
+    let (came_back, reads) = two_hours_with_a_clock_that_is_off_by(TimeDelta::minutes(10)).await;
+    assert_eq!(came_back, 0);
+    assert!(reads <= 5, "{reads}");
+    // Behind, it is used beyond its end: refused once, and the store has a newer one.
+    let (came_back, reads) = two_hours_with_a_clock_that_is_off_by(TimeDelta::minutes(-10)).await;
+    assert!((1..=2).contains(&came_back), "{came_back}");
+    assert!(reads <= 5, "{reads}");
 }
 
 #[tokio::test]
