@@ -108,19 +108,41 @@ impl Named {
 
 type Environment = Settings<fn(&str) -> Option<String>>;
 
-/// One group of settings; a broken check for each that is not in order.
+/// One group of settings; a broken check for each variable that is not in order.
 fn group<T>(checks: &mut Vec<Check>, read: impl FnOnce(&mut Environment) -> T) -> Option<T> {
     let mut settings: Environment = Settings::new(env::process);
     let value = read(&mut settings);
     match settings.finish() {
         Ok(()) => Some(value),
         Err(error) => {
-            let remedy =
-                "set it as the function's configuration and the outputs of the stack have it";
-            checks.push(Check::broken(SETTINGS, error.to_string(), remedy));
+            checks.extend(error.problems().iter().map(|problem| {
+                let name = problem.split(' ').next().unwrap_or_default();
+                Check::broken(SETTINGS, problem, where_from(name))
+            }));
             None
         }
     }
+}
+
+/// Where the value of a setting is to be had.
+fn where_from(setting: &str) -> String {
+    let output = match setting {
+        "WEBHOOK_URL" => "WebhookUrl",
+        "WEBHOOK_SECRET_ID" => "WebhookSecretArn",
+        "NYLAS_API_KEY_SECRET_ID" => "NylasApiKeyArn",
+        "TOKEN_SECRET_ID" => "DataverseTokenArn",
+        "LEDGER_TABLE" => "LedgerTable",
+        "SYNC_QUEUE_URL" => "SyncQueueUrl",
+        "BACKFILL_QUEUE_URL" => "BackfillQueueUrl",
+        "DATAVERSE_URL" => {
+            return "set it to the address of your organisation, such as https://yourorg.crm.dynamics.com".to_owned();
+        }
+        "NYLAS_API_URL" => {
+            return "set it to https://api.us.nylas.com or https://api.eu.nylas.com, where your Nylas application lives".to_owned();
+        }
+        _ => return "set it as sync-worker has it, or not at all".to_owned(),
+    };
+    format!("set it to the output {output} of the stack (`sam list stack-outputs --stack-name …`)")
 }
 
 async fn examine(probe_write: bool) -> Result<Vec<Check>, DoctorError> {
@@ -129,11 +151,8 @@ async fn examine(probe_write: bool) -> Result<Vec<Check>, DoctorError> {
     let aws = match crate::aws::connect().await {
         Ok(aws) => aws,
         Err(error) => {
-            checks.push(Check::broken(
-                AWS,
-                error.to_string(),
-                "see above; nothing else can be looked at",
-            ));
+            let remedy = format!("{}; nothing else can be looked at before", error.remedy());
+            checks.push(Check::broken(AWS, error.problem(), remedy));
             return Ok(checks);
         }
     };
@@ -166,11 +185,7 @@ async fn examine(probe_write: bool) -> Result<Vec<Check>, DoctorError> {
     let url = named.webhook_url.filter(|url| {
         if !is_receiver(url) {
             let seen = "WEBHOOK_URL is no https address";
-            checks.push(Check::broken(
-                SETTINGS,
-                seen,
-                "set it to the output WebhookUrl of the stack",
-            ));
+            checks.push(Check::broken(SETTINGS, seen, where_from("WEBHOOK_URL")));
         }
         is_receiver(url)
     });

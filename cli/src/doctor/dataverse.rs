@@ -6,6 +6,7 @@ use mailverse::dataverse::DataverseClient;
 use mailverse::dataverse::error::DataverseError;
 use mailverse::dataverse::probe::WhoAmI;
 use mailverse::dataverse::session::Session;
+use mailverse::entra::store::TokenStoreError;
 use mailverse::mapping::{self, LENGTHS};
 use serde_json::Value;
 
@@ -58,11 +59,18 @@ pub(super) async fn examine(
             token.access_token
         }
         other => {
-            let seen = match other {
-                Ok(token) => format!("ended {} min ago", (now - token.expires_at).num_minutes()),
-                Err(error) => error.to_string(),
+            let refresh = "run `mailverse token refresh`: where it fails, it names Entra's reason and what to do";
+            let (seen, remedy) = match other {
+                Ok(token) => {
+                    let ago = (now - token.expires_at).num_minutes();
+                    (format!("ended {ago} min ago"), refresh)
+                }
+                Err(error @ TokenStoreError::NoToken { .. }) => (error.to_string(), refresh),
+                Err(error @ TokenStoreError::Secret(_)) => {
+                    let remedy = "check TOKEN_SECRET_ID, AWS_REGION, and the right secretsmanager:GetSecretValue";
+                    (error.to_string(), remedy)
+                }
             };
-            let remedy = "run `mailverse token refresh`: where it fails, it names Entra's reason and what to do. Check TOKEN_SECRET_ID as well";
             checks.push(Check::broken(TOKEN, seen, remedy));
             skip(checks, &[WHO], TOKEN);
             rest(checks, TOKEN);

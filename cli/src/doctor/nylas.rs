@@ -59,7 +59,7 @@ fn mailbox(grant: &Grant) -> Check {
 fn remedy(error: &NylasError) -> &'static str {
     match error {
         NylasError::NoKey { .. } => {
-            "put the API key into the secret that NYLAS_API_KEY_SECRET_ID names, and allow secretsmanager:GetSecretValue on it"
+            "put the API key into the secret that NYLAS_API_KEY_SECRET_ID names; where it is in there, check AWS_REGION and the right secretsmanager:GetSecretValue"
         }
         NylasError::SignInNeeded { .. } => {
             "store the application's API key; where it is right, the application lives in the other region: set NYLAS_API_URL to https://api.us.nylas.com or https://api.eu.nylas.com"

@@ -243,6 +243,8 @@ mod tests {
 
     #[test]
     fn who_changes_a_row_that_was_made_in_their_name_has_worked_with_it() {
+        const APPLICATION: u128 = 1;
+        const ADA: u128 = 2;
         let of = |made: (u128, Option<u128>), changed: (u128, Option<u128>)| {
             let id = |number: u128| Uuid::from_u128(number);
             let row = json!({
@@ -251,8 +253,6 @@ mod tests {
             });
             existing_email(&row).unwrap().changed_by_another
         };
-        const APPLICATION: u128 = 1;
-        const ADA: u128 = 2;
         assert!(!of((APPLICATION, None), (APPLICATION, None)));
         assert!(of((APPLICATION, None), (ADA, None)));
         assert!(!of((ADA, Some(APPLICATION)), (ADA, Some(APPLICATION))));

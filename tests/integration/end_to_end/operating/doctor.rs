@@ -169,6 +169,30 @@ async fn a_healthy_installation_is_called_so_and_nothing_is_changed() {
     assert_eq!(bad.status, Some(2));
 }
 
+#[tokio::test]
+async fn nothing_but_a_region_set_each_setting_is_named_with_the_output_that_has_it() {
+    let template = concat!(env!("CARGO_MANIFEST_DIR"), "/../template.yaml");
+    let template = std::fs::read_to_string(template).unwrap();
+    let (_, outputs) = template.split_once("\nOutputs:\n").unwrap();
+    let cloud = Cloud::start(10).await;
+    let seen = run(&["doctor"], &cloud.aws_settings()).await;
+    assert_eq!(seen.status, Some(1), "{}", seen.out);
+    let remedies: Vec<&str> = seen.out.lines().filter(|it| it.contains("→")).collect();
+    assert_eq!(remedies.len(), 8, "{}", seen.out);
+    let named = remedies
+        .iter()
+        .filter_map(|it| it.split_once("the output "));
+    let named: Vec<&str> = named.map(|(_, it)| it.split_once(' ').unwrap().0).collect();
+    assert_eq!(named.len(), 7, "{}", seen.out);
+    for output in named {
+        assert!(
+            outputs.contains(&format!("\n  {output}:\n"))
+                || outputs.starts_with(&format!("  {output}:")),
+            "{output}"
+        );
+    }
+}
+
 /// A setting, the value in its place, the check that is broken, what it says, and the remedy.
 type Misnamed<'a> = (&'static str, Option<&'a str>, &'a str, &'a str, &'a str);
 
@@ -184,35 +208,34 @@ impl Installed {
 
 #[tokio::test]
 async fn a_setting_that_is_missing_or_malformed_is_one_line_with_its_remedy() {
-    let outputs = "outputs of the stack";
     let cases = [
         (
             "LEDGER_TABLE",
             None,
             "settings",
             "LEDGER_TABLE is missing",
-            outputs,
+            "the output LedgerTable",
         ),
         (
             "WEBHOOK_URL",
             None,
             "settings",
             "WEBHOOK_URL is missing",
-            outputs,
+            "the output WebhookUrl",
         ),
         (
             "BACKFILL_QUEUE_URL",
             None,
             "settings",
             "BACKFILL_QUEUE_URL is missing",
-            outputs,
+            "the output BackfillQueueUrl",
         ),
         (
             "WRITE_MODE",
             Some("fast"),
             "settings",
             "WRITE_MODE must be",
-            outputs,
+            "as sync-worker has it",
         ),
         (
             "WEBHOOK_URL",
@@ -226,9 +249,9 @@ async fn a_setting_that_is_missing_or_malformed_is_one_line_with_its_remedy() {
             Some("http://x.example"),
             "settings",
             "DATAVERSE_URL must be",
-            outputs,
+            "address of your organisation",
         ),
-        ("AWS_REGION", None, "aws", "no AWS region", "nothing else"),
+        ("AWS_REGION", None, "aws", "no AWS region", "set AWS_REGION"),
     ];
     Installed::new().await.assert_each_is_seen(&cases).await;
 }
