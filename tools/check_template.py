@@ -107,8 +107,9 @@ CALLS = {
         "sqs:SendMessage": ["SYNC_QUEUE_URL", "BACKFILL_QUEUE_URL"],
     },
     REFRESHER: {
-        "secretsmanager:GetSecretValue": ["ENTRA_SECRET_ID"],
+        "secretsmanager:GetSecretValue": ["ENTRA_SECRET_ID", "TOKEN_SECRET_ID"],
         "secretsmanager:PutSecretValue": ["TOKEN_SECRET_ID"],
+        "secretsmanager:UpdateSecretVersionStage": ["TOKEN_SECRET_ID"],
     },
 }
 

@@ -12,7 +12,6 @@ use std::io::Write;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use aws_sdk_lambda::primitives::Blob;
 use backfill::request::Answer;
 use chrono::Utc;
 use clap::Args;
@@ -23,8 +22,8 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use self::moment::Moment;
 use self::progress::{Bars, mailboxes, summary};
-use crate::aws::{self, AwsError};
-use crate::terminal::{self, printable};
+use crate::function::{Function, FunctionError};
+use crate::terminal;
 
 /// How often the function is asked how a run goes.
 const EVERY: Duration = Duration::from_secs(2);
@@ -67,22 +66,19 @@ pub(crate) enum BackfillCommandError {
     #[error("{0} (the name of the backfill function: the stack's output BackfillFunction)")]
     Settings(#[from] SettingsError),
     #[error(transparent)]
-    Aws(#[from] AwsError),
+    Function(#[from] FunctionError),
     #[error("--{0} is before all calendars")]
     Moment(&'static str),
-    #[error("the function cannot be asked: {0}")]
-    Call(String),
-    #[error("the function refused: {0}")]
-    Refused(String),
-    #[error("the function's answer cannot be read: {0}")]
-    Answer(#[source] serde_json::Error),
     #[error("the report cannot be printed: {0}")]
     Print(#[source] std::io::Error),
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, BackfillCommandError> {
-    let function = Function::connect().await?;
-    let mut answer = match arguments.run {
+    let mut settings = Settings::new(env::process);
+    let name = settings.required("BACKFILL_FUNCTION");
+    settings.finish()?;
+    let function = Function::connect(name).await?;
+    let mut answer: Answer = match arguments.run {
         Some(run_id) => function.ask(&json!({ "run_id": run_id })).await?,
         None => function.ask(&request(&arguments)?).await?,
     };
@@ -169,42 +165,6 @@ async fn wait(function: &Function, mut answer: Answer) -> Result<Answer, Backfil
             return Ok(answer);
         }
         answer = function.ask(&json!({ "run_id": answer.run_id })).await?;
-    }
-}
-
-/// The backfill function.
-struct Function {
-    client: aws_sdk_lambda::Client,
-    name: String,
-}
-
-impl Function {
-    async fn connect() -> Result<Self, BackfillCommandError> {
-        let mut settings = Settings::new(env::process);
-        let name = settings.required("BACKFILL_FUNCTION");
-        settings.finish()?;
-        let aws = aws::connect().await?;
-        Ok(Self {
-            client: aws_sdk_lambda::Client::new(&aws),
-            name,
-        })
-    }
-
-    async fn ask(&self, request: &Value) -> Result<Answer, BackfillCommandError> {
-        let call = self.client.invoke().function_name(&self.name);
-        let call = call.payload(Blob::new(request.to_string()));
-        let answer = call
-            .send()
-            .await
-            .map_err(|error| BackfillCommandError::Call(mailverse::aws::describe(&error)))?;
-        let payload = answer.payload.map(Blob::into_inner).unwrap_or_default();
-        if answer.function_error.is_some() {
-            let error: Value = serde_json::from_slice(&payload).unwrap_or_default();
-            let text = error.get("errorMessage").and_then(Value::as_str);
-            let text = printable(text.unwrap_or("it ended without a word"));
-            return Err(BackfillCommandError::Refused(text));
-        }
-        serde_json::from_slice(&payload).map_err(BackfillCommandError::Answer)
     }
 }
 

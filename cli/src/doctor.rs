@@ -3,10 +3,11 @@
 //! | Question | File |
 //! | --- | --- |
 //! | What is a check, how is it shown? | `doctor/check.rs` |
-//! | Is the ledger's table right, are the queues there and the dead letters few? | `doctor/aws.rs` |
+//! | Is the ledger's table right, can its policy be used, are the queues there and without dead letters? | `doctor/aws.rs` |
 //! | Does Nylas take the key, are the mailboxes signed in? | `doctor/nylas.rs` |
 //! | Do notifications come? | `webhook/verify.rs` |
 //! | Does Dataverse let us in, what does the role allow, what does the organisation hold? | `doctor/dataverse.rs`, `doctor/privileges.rs` |
+//! | What do policy and settings ask for that needs more? | `doctor/wants.rs` |
 //! | Does a whole mail pass, and by which write mode? (`--probe-write`) | `doctor/probe.rs` |
 //!
 //! A check that needs a broken one is skipped, so that one cause is one broken line. Without `--probe-write` nothing is changed anywhere: writes are tried in
@@ -20,14 +21,18 @@ mod dataverse;
 mod nylas;
 mod privileges;
 mod probe;
+mod wants;
 
 use std::process::ExitCode;
 
 use clap::Args;
+use mailverse::dataverse::write::WriteMode;
 use mailverse::env::{self, Settings};
 use mailverse::http;
+use mailverse::pipeline::created_on::CreatedOn;
 
 use self::check::{Check, Report};
+use self::wants::Wants;
 use crate::services::{DataverseSettings, NylasSettings};
 use crate::terminal;
 use crate::webhook::rotation::StoredSecret;
@@ -73,10 +78,17 @@ struct Named {
     dataverse: Option<DataverseSettings>,
     table: Option<String>,
     queue: Option<String>,
+    tasks: Option<String>,
+    wants: Wants,
 }
 
 impl Named {
     fn read(checks: &mut Vec<Check>) -> Self {
+        let wants = group(checks, |it| {
+            let write_mode = it.one_of("WRITE_MODE", &WriteMode::NAMED);
+            let created_on = it.one_of("CREATED_ON", &CreatedOn::NAMED);
+            Wants::new(write_mode, created_on)
+        });
         let named = Self {
             nylas: group(checks, NylasSettings::required),
             webhook_url: group(checks, |it| it.required("WEBHOOK_URL")),
@@ -84,6 +96,8 @@ impl Named {
             dataverse: group(checks, DataverseSettings::required),
             table: group(checks, |it| it.required("LEDGER_TABLE")),
             queue: group(checks, |it| it.required("SYNC_QUEUE_URL")),
+            tasks: group(checks, |it| it.required("BACKFILL_QUEUE_URL")),
+            wants: wants.unwrap_or_default(),
         };
         if checks.is_empty() {
             checks.push(Check::well(SETTINGS, "everything is named"));
@@ -94,19 +108,41 @@ impl Named {
 
 type Environment = Settings<fn(&str) -> Option<String>>;
 
-/// One group of settings; a broken check for each that is not in order.
+/// One group of settings; a broken check for each variable that is not in order.
 fn group<T>(checks: &mut Vec<Check>, read: impl FnOnce(&mut Environment) -> T) -> Option<T> {
     let mut settings: Environment = Settings::new(env::process);
     let value = read(&mut settings);
     match settings.finish() {
         Ok(()) => Some(value),
         Err(error) => {
-            let remedy =
-                "set it as the function's configuration and the outputs of the stack have it";
-            checks.push(Check::broken(SETTINGS, error.to_string(), remedy));
+            checks.extend(error.problems().iter().map(|problem| {
+                let name = problem.split(' ').next().unwrap_or_default();
+                Check::broken(SETTINGS, problem, where_from(name))
+            }));
             None
         }
     }
+}
+
+/// Where the value of a setting is to be had.
+fn where_from(setting: &str) -> String {
+    let output = match setting {
+        "WEBHOOK_URL" => "WebhookUrl",
+        "WEBHOOK_SECRET_ID" => "WebhookSecretArn",
+        "NYLAS_API_KEY_SECRET_ID" => "NylasApiKeyArn",
+        "TOKEN_SECRET_ID" => "DataverseTokenArn",
+        "LEDGER_TABLE" => "LedgerTable",
+        "SYNC_QUEUE_URL" => "SyncQueueUrl",
+        "BACKFILL_QUEUE_URL" => "BackfillQueueUrl",
+        "DATAVERSE_URL" => {
+            return "set it to the address of your organisation, such as https://yourorg.crm.dynamics.com".to_owned();
+        }
+        "NYLAS_API_URL" => {
+            return "set it to https://api.us.nylas.com or https://api.eu.nylas.com, where your Nylas application lives".to_owned();
+        }
+        _ => return "set it as sync-worker has it, or not at all".to_owned(),
+    };
+    format!("set it to the output {output} of the stack (`sam list stack-outputs --stack-name …`)")
 }
 
 async fn examine(probe_write: bool) -> Result<Vec<Check>, DoctorError> {
@@ -115,11 +151,8 @@ async fn examine(probe_write: bool) -> Result<Vec<Check>, DoctorError> {
     let aws = match crate::aws::connect().await {
         Ok(aws) => aws,
         Err(error) => {
-            checks.push(Check::broken(
-                AWS,
-                error.to_string(),
-                "see above; nothing else can be looked at",
-            ));
+            let remedy = format!("{}; nothing else can be looked at before", error.remedy());
+            checks.push(Check::broken(AWS, error.problem(), remedy));
             return Ok(checks);
         }
     };
@@ -127,16 +160,24 @@ async fn examine(probe_write: bool) -> Result<Vec<Check>, DoctorError> {
     checks.push(Check::well(AWS, format!("credentials for {region}")));
     let http = http::client()?;
 
+    let mut wants = named.wants;
     match named.table {
-        Some(table) => aws::table(&aws, &table, &mut checks).await,
+        Some(table) => {
+            if let Some(policy) = aws::table(&aws, &table, &mut checks).await {
+                wants.add(&policy.document().defaults);
+            }
+        }
         None => skip(&mut checks, &aws::TABLE_CHECKS, SETTINGS),
     }
-    match named.queue {
-        Some(url) => aws::queues(&aws, &url, &mut checks).await,
-        None => skip(&mut checks, &aws::QUEUE_CHECKS, SETTINGS),
+    for (queue, url) in [(aws::SYNC, named.queue), (aws::BACKFILL, named.tasks)] {
+        match url {
+            Some(url) => aws::queue(&aws, &queue, &url, &mut checks).await,
+            None => skip(&mut checks, &queue.checks(), SETTINGS),
+        }
     }
     let nylas = if let Some(settings) = named.nylas {
-        nylas::examine(&settings.connect(&aws)?, &mut checks).await
+        let url = settings.url().clone();
+        nylas::examine(&settings.connect(&aws)?, &url, &mut checks).await
     } else {
         skip(&mut checks, &[nylas::KEY, nylas::MAILBOXES], SETTINGS);
         Err(SETTINGS)
@@ -144,11 +185,7 @@ async fn examine(probe_write: bool) -> Result<Vec<Check>, DoctorError> {
     let url = named.webhook_url.filter(|url| {
         if !is_receiver(url) {
             let seen = "WEBHOOK_URL is no https address";
-            checks.push(Check::broken(
-                SETTINGS,
-                seen,
-                "set it to the output WebhookUrl of the stack",
-            ));
+            checks.push(Check::broken(SETTINGS, seen, where_from("WEBHOOK_URL")));
         }
         is_receiver(url)
     });
@@ -171,7 +208,7 @@ async fn examine(probe_write: bool) -> Result<Vec<Check>, DoctorError> {
         }
         None => Check::skipped(verify::SECRET, SETTINGS),
     });
-    dataverse::examine(named.dataverse, &aws, probe_write, &mut checks).await?;
+    dataverse::examine(named.dataverse, &aws, &wants, probe_write, &mut checks).await?;
     Ok(checks)
 }
 

@@ -12,11 +12,13 @@
 //! | `redrive` | Would it work now? |
 //! | `doctor` | Is everything there that the sync needs? |
 //! | `webhook` | Do notifications come, and verify? |
+//! | `token` | Can a token be had now? |
 
 mod aws;
 mod backfill;
 mod doctor;
 mod explain;
+mod function;
 mod import;
 mod policy;
 mod redrive;
@@ -24,6 +26,7 @@ mod replay;
 mod services;
 mod status;
 mod terminal;
+mod token;
 mod webhook;
 mod what_if;
 
@@ -52,6 +55,7 @@ enum Verb {
     Redrive(redrive::Arguments),
     Doctor(doctor::Arguments),
     Webhook(webhook::Arguments),
+    Token(token::Arguments),
 }
 
 #[tokio::main]
@@ -69,6 +73,7 @@ async fn main() -> ExitCode {
         Verb::Redrive(arguments) => redrive::run(arguments).await.map_err(Into::into),
         Verb::Doctor(arguments) => doctor::run(arguments).await.map_err(Into::into),
         Verb::Webhook(arguments) => webhook::run(arguments).await.map_err(Into::into),
+        Verb::Token(arguments) => token::run(arguments).await.map_err(Into::into),
     };
     result.unwrap_or_else(|error| {
         eprintln!("mailverse: {error}");

@@ -31,6 +31,11 @@ impl NylasSettings {
         }
     }
 
+    /// Where Nylas is.
+    pub(crate) fn url(&self) -> &Url {
+        &self.url
+    }
+
     /// Nothing is called yet.
     pub(crate) fn connect(self, aws: &SdkConfig) -> Result<NylasClient, reqwest::Error> {
         let secrets = aws_sdk_secretsmanager::Client::new(aws);

@@ -1,13 +1,26 @@
 //! The access token for Dataverse: where it comes from, where it is kept, how readers get it.
 //!
 //! token-refresher is the only function that may read the Entra credential and the only writer of the stored token. Everyone else
-//! reads the stored token through [`TokenSource`] and keeps it in the process until five minutes before its end. A token that Dataverse refused
-//! is forgotten, so that the next batch reads the store again.
+//! reads the stored token through [`TokenSource`], which asks the store no more than it must:
+//!
+//! | The token in the process | Then |
+//! | --- | --- |
+//! | has more than five minutes | is used |
+//! | has less | the store is asked, once a minute; until it has another, the token is used to its end and beyond, since Dataverse knows better than our clock |
+//! | was refused by Dataverse (401) | is dropped; the store is asked at once, and if it has the same token, once a minute until it has another |
+//! | is none, and the store has none or does not answer | the store is asked once a minute |
+//!
+//! Without a token the messages go back to the queue untouched, for [`TokenError::WAIT`].
 
+pub mod certificate;
 pub mod request;
 pub mod store;
 
+use std::ops::Range;
+use std::time::Duration;
+
 use chrono::{DateTime, TimeDelta, Utc};
+use secrecy::ExposeSecret;
 use tokio::sync::Mutex;
 
 use self::request::{EntraClient, EntraError};
@@ -17,8 +30,11 @@ use crate::dataverse::AccessToken;
 /// Life that a token must have left to be used: longer than any invocation that starts with it may need it.
 const REMAINING_LIFE: TimeDelta = TimeDelta::minutes(5);
 
+/// For so long after it was asked, the origin is not asked again, whatever it answered.
+const QUIET: Range<TimeDelta> = TimeDelta::zero()..TimeDelta::minutes(1);
+
 /// No token can be had now: let the messages come back.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum TokenError {
     /// The store could not be read, or holds no usable token.
     #[error(transparent)]
@@ -26,6 +42,16 @@ pub enum TokenError {
     /// Entra did not give one.
     #[error(transparent)]
     Entra(#[from] EntraError),
+    /// The only token there is was refused.
+    #[error(
+        "dataverse refused the stored token, and there is no other yet: run `mailverse token refresh`, or see the log of token-refresher"
+    )]
+    Refused,
+}
+
+impl TokenError {
+    /// For so long messages go back to the queue: a refresh is seen soon, and a day without a token costs a message 300 deliveries that ask nothing of anybody.
+    pub const WAIT: Duration = Duration::from_secs(5 * 60);
 }
 
 /// Where a token is read from.
@@ -36,10 +62,20 @@ pub enum Origin {
     Entra(EntraClient),
 }
 
-/// Reads the token through a cache in the process.
+/// Reads the token of one application user through a cache in the process.
 pub struct TokenSource {
     origin: Origin,
-    kept: Mutex<Option<StoredToken>>,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Default)]
+struct Kept {
+    token: Option<StoredToken>,
+    refused: Option<AccessToken>,
+    /// When the origin was asked last.
+    asked_at: Option<DateTime<Utc>>,
+    /// Why it gave no token then.
+    problem: Option<TokenError>,
 }
 
 impl TokenSource {
@@ -48,34 +84,142 @@ impl TokenSource {
     pub fn new(origin: Origin) -> Self {
         Self {
             origin,
-            kept: Mutex::new(None),
+            kept: Mutex::default(),
         }
     }
 
-    /// A token with at least five minutes to live, or the last one there is.
+    /// A token with more than five minutes to live, or the last one there is.
     ///
     /// # Errors
     /// [`TokenError`]: no token; let the messages come back.
     pub async fn token(&self, now: DateTime<Utc>) -> Result<AccessToken, TokenError> {
         // Held across the read, so that many waiting tasks read once.
         let mut kept = self.kept.lock().await;
-        if let Some(token) = kept
-            .as_ref()
-            .filter(|token| token.expires_at - now > REMAINING_LIFE)
-        {
-            return Ok(token.access_token.clone());
+        if !kept.suffices(now) {
+            let read = match &self.origin {
+                // Boxed, because the SDK's future, nested below a handler, is more than the compiler lays out.
+                Origin::Store(store) => Box::pin(store.read()).await.map_err(TokenError::from),
+                Origin::Entra(entra) => entra.request(now).await.map_err(TokenError::from),
+            };
+            kept.take_in(read, now);
         }
-        let fresh = match &self.origin {
-            Origin::Store(store) => store.read().await?,
-            Origin::Entra(entra) => entra.request(now).await?,
-        };
-        let token = fresh.access_token.clone();
-        *kept = Some(fresh);
-        Ok(token)
+        match (&kept.token, &kept.problem) {
+            (Some(token), _) => Ok(token.access_token.clone()),
+            (None, Some(problem)) => Err(problem.clone()),
+            (None, None) => Err(TokenError::Refused),
+        }
     }
 
-    /// Forgets the token, because Dataverse refused it.
-    pub async fn forget(&self) {
-        *self.kept.lock().await = None;
+    /// Drops `token`, because Dataverse refused it. Another one that was read meanwhile stays.
+    pub async fn refused(&self, token: &AccessToken) {
+        self.kept.lock().await.refuse(token);
+    }
+}
+
+impl Kept {
+    fn suffices(&self, now: DateTime<Utc>) -> bool {
+        let lives = |token: &StoredToken| token.expires_at - now > REMAINING_LIFE;
+        self.token.as_ref().is_some_and(lives)
+            || self.asked_at.is_some_and(|at| QUIET.contains(&(now - at)))
+    }
+
+    fn take_in(&mut self, read: Result<StoredToken, TokenError>, now: DateTime<Utc>) {
+        self.asked_at = Some(now);
+        match read {
+            Ok(token) if same(self.refused.as_ref(), &token.access_token) => {
+                (self.token, self.problem) = (None, Some(TokenError::Refused));
+            }
+            Ok(token) => (self.token, self.problem) = (Some(token), None),
+            Err(problem) => {
+                tracing::warn!(%problem, "no token could be read");
+                self.problem = Some(problem);
+            }
+        }
+    }
+
+    fn refuse(&mut self, token: &AccessToken) {
+        let kept = self.token.as_ref().map(|kept| &kept.access_token);
+        if same(kept, token) {
+            *self = Self {
+                refused: Some(token.clone()),
+                ..Self::default()
+            };
+        }
+    }
+}
+
+fn same(one: Option<&AccessToken>, other: &AccessToken) -> bool {
+    one.is_some_and(|one| one.expose_secret() == other.expose_secret())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: i64) -> DateTime<Utc> {
+        DateTime::UNIX_EPOCH + TimeDelta::seconds(seconds)
+    }
+
+    fn token(text: &str, ends: i64) -> StoredToken {
+        StoredToken {
+            access_token: text.into(),
+            expires_at: at(ends),
+            requested_at: at(0),
+        }
+    }
+
+    fn read(text: &str, ends: i64, now: i64) -> Kept {
+        let mut kept = Kept::default();
+        kept.take_in(Ok(token(text, ends)), at(now));
+        kept
+    }
+
+    fn text(kept: &Kept) -> Option<&str> {
+        kept.token
+            .as_ref()
+            .map(|token| token.access_token.expose_secret())
+    }
+
+    #[test]
+    fn near_its_end_a_token_is_used_on_and_the_store_asked_once_a_minute() {
+        let kept = read("a", 3_600, 0);
+        assert!(kept.suffices(at(3_299)) && !kept.suffices(at(3_300)));
+        let kept = read("a", 3_600, 3_300);
+        assert!(kept.suffices(at(3_359)) && !kept.suffices(at(3_360)));
+        assert_eq!(text(&kept), Some("a"));
+    }
+
+    #[test]
+    fn a_store_that_does_not_answer_leaves_the_token_that_is_there() {
+        let mut kept = read("a", 3_600, 0);
+        kept.take_in(Err(TokenError::Refused), at(3_300));
+        assert_eq!(text(&kept), Some("a"));
+        assert!(kept.suffices(at(3_359)));
+    }
+
+    #[test]
+    fn a_refused_token_is_not_taken_from_the_store_again_and_the_store_is_left_in_peace() {
+        let mut kept = read("a", 3_600, 0);
+        kept.refuse(&"a".into());
+        assert!(!kept.suffices(at(1)), "the store is asked at once");
+        kept.take_in(Ok(token("a", 3_600)), at(1));
+        assert!(text(&kept).is_none() && kept.suffices(at(60)) && !kept.suffices(at(61)));
+        kept.take_in(Ok(token("a", 3_600)), at(61));
+        assert_eq!(text(&kept), None);
+        kept.take_in(Ok(token("b", 4_800)), at(121));
+        assert_eq!(text(&kept), Some("b"));
+    }
+
+    #[test]
+    fn a_late_refusal_of_the_former_token_costs_the_new_one_nothing() {
+        let mut kept = read("b", 3_600, 0);
+        kept.refuse(&"a".into());
+        assert_eq!(text(&kept), Some("b"));
+    }
+
+    #[test]
+    fn a_clock_that_is_put_back_does_not_keep_the_store_from_being_asked() {
+        let kept = read("a", 100, 50);
+        assert!(!kept.suffices(at(49)));
     }
 }

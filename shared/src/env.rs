@@ -25,6 +25,14 @@ pub struct SettingsError {
     problems: Vec<String>,
 }
 
+impl SettingsError {
+    /// What is wrong, one text for each variable, whose name it begins with.
+    #[must_use]
+    pub fn problems(&self) -> &[String] {
+        &self.problems
+    }
+}
+
 impl fmt::Display for SettingsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(

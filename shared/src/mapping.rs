@@ -28,7 +28,8 @@
 //! | `participants` | `(not stored)` | empty | none |
 //!
 //! Attachments become rows of `activitymimeattachment` ([`attachment_row`]). Lengths count UTF-16 code units, as SQL Server does (inferred); a cut falls on a
-//! character boundary. Characters that XML cannot hold are left out, because Dataverse refuses them (0x80040278; inferred for these columns).
+//! character boundary. The lengths above are Dataverse's; where an organisation has made a column shorter, [`fit`] makes the text so. Characters that XML
+//! cannot hold are left out, because Dataverse refuses them (0x80040278; inferred for these columns).
 //! Nothing that the facts call read-only (§1.2, §2.1) is sent: Dataverse would drop it without a word.
 
 use base64::Engine;
@@ -37,7 +38,8 @@ use chrono::{DateTime, Utc};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use crate::dataverse::look_up::fits_its_column;
+use crate::dataverse::lengths::Lengths;
+use crate::dataverse::look_up::{LONGEST_MESSAGE_ID, fits_its_column};
 use crate::dataverse::rows::{Record, Table};
 use crate::dataverse::write::{EmailWrite, SOME_ATTACHMENTS_NOT_SAVED};
 use crate::dedupe;
@@ -54,18 +56,21 @@ const FILE_NAME_LENGTH: usize = 255;
 const MEDIA_TYPE_LENGTH: usize = 256;
 const CONTENT_ID_LENGTH: usize = 250;
 
+const EMAIL: &str = "email";
+const FILE: &str = "activitymimeattachment";
+
+/// The tables of [`LENGTHS`].
+pub const TABLES: [&str; 2] = [EMAIL, FILE];
+
 /// The longest text that goes into each column, in UTF-16 code units: table, column, length. An organisation with a shorter column refuses what is longer.
-pub const LENGTHS: [(&str, &str, usize); 6] = [
-    ("email", "subject", SUBJECT_LENGTH),
-    ("email", "sender", SENDER_LENGTH),
-    ("email", "torecipients", TO_RECIPIENTS_LENGTH),
-    ("activitymimeattachment", "filename", FILE_NAME_LENGTH),
-    ("activitymimeattachment", "mimetype", MEDIA_TYPE_LENGTH),
-    (
-        "activitymimeattachment",
-        "attachmentcontentid",
-        CONTENT_ID_LENGTH,
-    ),
+pub const LENGTHS: [(&str, &str, usize); 7] = [
+    (EMAIL, "subject", SUBJECT_LENGTH),
+    (EMAIL, "messageid", LONGEST_MESSAGE_ID),
+    (EMAIL, "sender", SENDER_LENGTH),
+    (EMAIL, "torecipients", TO_RECIPIENTS_LENGTH),
+    (FILE, "filename", FILE_NAME_LENGTH),
+    (FILE, "mimetype", MEDIA_TYPE_LENGTH),
+    (FILE, "attachmentcontentid", CONTENT_ID_LENGTH),
 ];
 
 /// Which way a mail went.
@@ -315,14 +320,58 @@ pub fn file_name(name: &str, position: usize) -> String {
     if name.is_empty() {
         return format!("attachment-{}", position + 1);
     }
+    cut_name(&name, FILE_NAME_LENGTH)
+}
+
+/// At most `limit` of a file's name, with its extension.
+fn cut_name(name: &str, limit: usize) -> String {
     match name.rsplit_once('.') {
-        Some((stem, extension)) if length(&name) > FILE_NAME_LENGTH && length(extension) < 32 => {
-            format!(
-                "{}.{extension}",
-                cut(stem, FILE_NAME_LENGTH - length(extension) - 1)
-            )
+        Some((stem, extension)) if length(name) > limit && length(extension) < limit.min(32) => {
+            format!("{}.{extension}", cut(stem, limit - length(extension) - 1))
         }
-        _ => cut(&name, FILE_NAME_LENGTH).to_owned(),
+        _ => cut(name, limit).to_owned(),
+    }
+}
+
+/// Makes every text fit its column in this organisation, by the rules of the table above. Says whether there was anything to do.
+///
+/// The key of an attachment stays that of its whole name, so that every worker finds it, whatever it knows of the columns.
+pub fn fit(email: &mut EmailWrite, lengths: &Lengths) -> bool {
+    let mut changed = false;
+    for (table, column, _) in LENGTHS {
+        let Some(limit) = lengths.of(table, column) else {
+            continue;
+        };
+        let rows = match table {
+            EMAIL => std::slice::from_mut(&mut email.row),
+            _ => &mut email.attachments[..],
+        };
+        for row in rows {
+            let text = row.get(column).and_then(Value::as_str);
+            let Some(text) = text.filter(|text| length(text) > limit) else {
+                continue;
+            };
+            match shortened(column, text, limit) {
+                Some(short) => row.insert(column.to_owned(), Value::from(short)),
+                None => row.remove(column),
+            };
+            changed = true;
+        }
+    }
+    changed
+}
+
+/// What is left of a text that is longer than its column; `None` where half of it would be another thing.
+fn shortened(column: &str, text: &str, limit: usize) -> Option<String> {
+    match column {
+        "subject" | "mimetype" => Some(cut(text, limit).to_owned()),
+        "filename" => Some(cut_name(text, limit)),
+        // Whole addresses; the separator may stand just beyond the end.
+        "torecipients" => {
+            let (whole, _) = cut(text, limit + 1).rsplit_once(';')?;
+            Some(whole.to_owned())
+        }
+        _ => None,
     }
 }
 

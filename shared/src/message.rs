@@ -94,6 +94,8 @@ pub enum Omission {
     Attachment,
     /// The owner was refused by Dataverse.
     Owner,
+    /// It is not written in its owner's name, which the policy asks for: Dataverse refused that, or the user has no Entra object id.
+    Impersonation,
     /// The Message-ID is longer than its column; the activity id still carries it.
     LongMessageId,
     /// Somebody became no contact, because Dataverse refused the row.
@@ -109,6 +111,7 @@ impl fmt::Display for Omission {
             Self::Address => "address",
             Self::Attachment => "attachment",
             Self::Owner => "owner refused",
+            Self::Impersonation => "owner's name",
             Self::LongMessageId => "long Message-ID",
             Self::Contact => "contact refused",
             Self::Company => "company refused",

@@ -349,7 +349,7 @@ impl NylasClient {
             return Ok(answer);
         }
         if status == StatusCode::UNAUTHORIZED {
-            self.api_key.forget().await;
+            self.api_key.refused().await;
         }
         let wait = retry_after(answer.headers());
         let body = answer.bytes().await.unwrap_or_default();

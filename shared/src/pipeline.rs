@@ -44,7 +44,7 @@ pub use self::fate::{Fate, Run, Work};
 use self::ground::Ground;
 pub use self::handled::{Handled, Summary};
 use self::job::{Candidate, Ended, Job};
-use self::writing::Mail;
+use self::writing::{Caller, Mail};
 use crate::dataverse::DataverseClient;
 use crate::dataverse::look_up::Found;
 use crate::dataverse::rows::{RowState, Table};
@@ -269,7 +269,8 @@ impl Pipeline {
         }
         let begun = ours.is_some();
         let created_on = self.created_on.date(&message, run.now);
-        let mail = Mail::new(job, message, findings, created_on, begun);
+        let caller = Caller::new(effective.impersonate, findings.owner, found);
+        let mail = Mail::new(job, message, findings, caller, created_on, begun);
         Mapped::Mail(Box::new(mail))
     }
 }

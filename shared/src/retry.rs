@@ -14,6 +14,7 @@
 //! | 5xx, time-out, connection lost, unreadable answer | `Soon` | hidden for the backoff step |
 //! | Dataverse says that a row changed, went or came | `Soon` | the next try looks everything up again |
 //! | Dataverse 401 | `Soon` | the cached token is dropped; the next try reads the stored one |
+//! | no token: none stored yet, the stored one refused, the store does not answer | `Postpone(5 min)` | goes back untouched |
 //! | Nylas 401 (grant expired, key refused) | `After(6 h)` | somebody has to sign in again |
 //! | another worker holds the claim | `Postpone(rest of its lease)` | looked at again then |
 //! | 400, 403, 413 for one message, unmappable mail | `Never` | settled `dead` with the code; the message is acknowledged |

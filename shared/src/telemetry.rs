@@ -70,7 +70,7 @@ pub enum Count {
     Dead,
     /// A queue message could not be read.
     RequestUnreadable,
-    /// The stored token was replaced.
+    /// A stored token was replaced.
     TokenRefreshed,
     /// The backfill's list of a mailbox showed a message.
     Listed,
@@ -78,6 +78,12 @@ pub enum Count {
     Accounted,
     /// A listed message had no state before: nothing had told of it.
     Repaired,
+    /// Entra refused a credential: a person has to change something.
+    TokenRefused,
+    /// Entra, or the store, could not be reached to replace a token.
+    TokenNotRefreshed,
+    /// A batch went back because there is no token.
+    TokenMissing,
 }
 
 impl Count {
@@ -97,6 +103,9 @@ impl Count {
             Self::Listed => "Listed",
             Self::Accounted => "Accounted",
             Self::Repaired => "Repaired",
+            Self::TokenRefused => "TokenRefused",
+            Self::TokenNotRefreshed => "TokenNotRefreshed",
+            Self::TokenMissing => "TokenMissing",
         }
     }
 }

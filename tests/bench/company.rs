@@ -8,7 +8,7 @@ use mailverse::dataverse::DataverseClient;
 use mailverse::dataverse::write::WriteMode;
 use mailverse::dedupe::ledger::Ledger;
 use mailverse::dedupe::table;
-use mailverse::entra::request::EntraClient;
+use mailverse::entra::request::{Credential, EntraClient};
 use mailverse::entra::{Origin, TokenSource};
 use mailverse::ids::MessageKey;
 use mailverse::mailboxes::MailboxDirectory;
@@ -119,7 +119,7 @@ impl Company {
             &url(twin.entra().authority()),
             &twin.entra().tenant_id(),
             twin.entra().client_id(),
-            twin.entra().client_secret().into(),
+            Credential::Secret(twin.entra().client_secret().into()),
             &url(twin.dataverse().url()),
         );
         let tokens = TokenSource::new(Origin::Entra(entra));

@@ -9,6 +9,7 @@
 //! | What if somebody wants the sync to fail? | `hostile.rs` |
 //! | What does a person see who replays saved events? | `replay.rs` |
 //! | What does a person see who checks, pushes or reads a policy? | `policy_command.rs` |
+//! | Is there always a token, and what if not? | `tokens.rs` |
 //! | Do the compiled functions do all that, as Lambda runs them? | `end_to_end.rs` |
 //! | What do the people see and do who operate it? | `end_to_end/operating.rs` |
 //! | What do those tests run against? | `world.rs`, `tripwire.rs`; what the functions run against: `../stage/` |
@@ -55,6 +56,7 @@ mod mapping;
 mod pipeline;
 mod policy_command;
 mod replay;
+mod tokens;
 mod tripwire;
 mod world;
 

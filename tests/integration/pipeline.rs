@@ -35,6 +35,8 @@ mod error_table;
 mod governor;
 mod guards;
 mod history;
+mod impersonation;
+mod lengths;
 mod limits;
 mod odd_mail;
 mod outages;

@@ -29,7 +29,7 @@ use mailverse::dataverse::DataverseClient;
 use mailverse::dataverse::write::WriteMode;
 use mailverse::dedupe::ledger::Ledger;
 use mailverse::dedupe::{ClaimToken, Entry, table};
-use mailverse::entra::request::EntraClient;
+use mailverse::entra::request::{Credential, EntraClient};
 use mailverse::entra::{Origin, TokenSource};
 use mailverse::governor::Budget;
 use mailverse::mailboxes::MailboxDirectory;
@@ -382,7 +382,7 @@ fn tokens(twin: &Twin) -> TokenSource {
         &url(&twin.entra().authority()),
         &twin.entra().tenant_id(),
         twin.entra().client_id(),
-        twin.entra().client_secret().into(),
+        Credential::Secret(twin.entra().client_secret().into()),
         &url(&twin.dataverse().url()),
     );
     TokenSource::new(Origin::Entra(entra))

@@ -45,6 +45,16 @@ impl Clock {
         }
     }
 
+    /// Moves the clock back, so that a machine's own is ahead of it.
+    pub fn put_back(&self, by: Duration) {
+        let by = TimeDelta::from_std(by).unwrap_or_default();
+        let mut time = lock(&self.0);
+        match &mut time.stopped {
+            Some(stopped) => *stopped -= by,
+            None => time.ahead -= by,
+        }
+    }
+
     /// Lets this much time go by.
     pub(crate) async fn pass(&self, time: Duration) {
         if time.is_zero() {

@@ -1,18 +1,20 @@
-//! What Entra answers when an application asks for a token with its secret.
+//! What Entra answers when an application asks for a token with its secret or with a certificate.
 //!
 //! | Request                                    | Answer                       | Dataverse facts §16 |
 //! | ------------------------------------------ | ---------------------------- | ------------------- |
 //! | right                                      | 200, a fresh token, 3599 s   | verified            |
 //! | wrong secret                               | 401 `invalid_client` 7000215 | status inferred     |
+//! | secret that has expired                    | 401 `invalid_client` 7000222 | status inferred     |
+//! | assertion: see `entra/assertion.rs`        | 401 `invalid_client` 700027, 700024, 50027 | inferred |
 //! | unknown application                        | 400 `unauthorized_client` 700016 | verified        |
 //! | unknown tenant                             | 400 `invalid_request` 90002  | verified            |
 //! | scope that is not `<resource>/.default`    | 400 `invalid_scope` 70011    | verified            |
 //! | scope for an organisation nobody knows     | 400 `invalid_resource` 500011| inferred            |
 //! | a field missing, another grant type        | 400, 900144 or 70003         | inferred            |
-//!
-//! Certificates are not imitated: an assertion is refused as a bad one (700027).
 
-use std::collections::HashMap;
+mod assertion;
+
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 
 use axum::http::Method;
@@ -31,13 +33,12 @@ use crate::server::{Incoming, Outgoing, Service};
 /// Lifetime of a token that was asked for over HTTP, in seconds (Dataverse facts §16: "about 3599").
 const LIFETIME_SECONDS: i64 = 3599;
 
-/// The Entra tenant, with one registered application. Clones are handles of the same tenant.
+/// The Entra tenant, with an application registered, and more on demand. Clones are handles of the same tenant.
 #[derive(Clone)]
 pub struct Entra {
     url: String,
     tenant_id: String,
     client_id: String,
-    client_secret: String,
     state: Arc<Mutex<State>>,
     faults: Faults,
     clock: Clock,
@@ -46,9 +47,31 @@ pub struct Entra {
 struct State {
     /// Resources that tokens may be asked for, without a final slash.
     resources: Vec<String>,
+    /// Registered applications, by their ids in lower case.
+    applications: HashMap<String, Application>,
     /// Every token that still counts.
     tokens: HashMap<String, Issued>,
+    /// Ids of assertions that were taken.
+    assertions: HashSet<String>,
     requests: u64,
+}
+
+struct Application {
+    secret: String,
+    secret_expired: bool,
+    /// DER of the uploaded certificates.
+    certificates: Vec<Vec<u8>>,
+}
+
+impl Application {
+    fn new() -> Self {
+        Self {
+            // With characters that a form must encode: a client that does not will be refused.
+            secret: format!("twin+{}/=~&%", Uuid::new_v4().simple()),
+            secret_expired: false,
+            certificates: Vec::new(),
+        }
+    }
 }
 
 struct Issued {
@@ -59,17 +82,18 @@ struct Issued {
 
 impl Entra {
     pub(crate) fn new(url: String, resource_url: &str, clock: Clock) -> Self {
+        let client_id = Uuid::new_v4().to_string();
         let state = State {
             resources: vec![trimmed(resource_url)],
+            applications: HashMap::from([(client_id.clone(), Application::new())]),
             tokens: HashMap::new(),
+            assertions: HashSet::new(),
             requests: 0,
         };
         Self {
             url,
             tenant_id: Uuid::new_v4().to_string(),
-            client_id: Uuid::new_v4().to_string(),
-            // With characters that a form must encode: a client that does not will be refused.
-            client_secret: format!("twin+{}/=~&%", Uuid::new_v4().simple()),
+            client_id,
             state: Arc::new(Mutex::new(state)),
             faults: Faults::default(),
             clock,
@@ -88,16 +112,49 @@ impl Entra {
         self.tenant_id.clone()
     }
 
-    /// The id of the registered application.
+    /// The id of the application that is registered from the beginning.
     #[must_use]
     pub fn client_id(&self) -> String {
         self.client_id.clone()
     }
 
-    /// The secret of the registered application. It holds characters that a form must percent-encode.
+    /// Its secret. It holds characters that a form must percent-encode.
     #[must_use]
     pub fn client_secret(&self) -> String {
-        self.client_secret.clone()
+        self.client_secret_of(&self.client_id).unwrap_or_default()
+    }
+
+    /// Registers another application; its id.
+    #[must_use]
+    pub fn register(&self) -> String {
+        let client_id = Uuid::new_v4().to_string();
+        let mut state = lock(&self.state);
+        state
+            .applications
+            .insert(client_id.clone(), Application::new());
+        client_id
+    }
+
+    /// The secret of a registered application.
+    #[must_use]
+    pub fn client_secret_of(&self, client_id: &str) -> Option<String> {
+        let state = lock(&self.state);
+        let application = state.applications.get(&client_id.to_ascii_lowercase());
+        application.map(|application| application.secret.clone())
+    }
+
+    /// The secret of a registered application expires.
+    pub fn expire_secret(&self, client_id: &str) {
+        if let Some(application) = lock(&self.state).applications.get_mut(client_id) {
+            application.secret_expired = true;
+        }
+    }
+
+    /// Uploads a certificate, in DER, for a registered application.
+    pub fn upload_certificate(&self, client_id: &str, der: &[u8]) {
+        if let Some(application) = lock(&self.state).applications.get_mut(client_id) {
+            application.certificates.push(der.to_vec());
+        }
     }
 
     /// A token without the round trip. A negative lifetime gives one that has expired.
@@ -200,36 +257,58 @@ impl Entra {
                 ));
             }
         }
-        self.check_client(&form)?;
+        let client_id = self.check_client(&form)?;
         let resource = self.resource(form.required("scope")?)?;
-        let token = self.issue_token(&resource, LIFETIME_SECONDS);
+        let token = self.issue_token_for(&client_id, &resource, LIFETIME_SECONDS);
         Ok(json!({
             "token_type": "Bearer", "expires_in": LIFETIME_SECONDS, "ext_expires_in": LIFETIME_SECONDS,
             "access_token": token,
         }))
     }
 
-    fn check_client(&self, form: &Form) -> Result<(), OAuthError> {
-        let client_id = form.required("client_id")?;
-        if !client_id.eq_ignore_ascii_case(&self.client_id) {
+    /// The application that asks.
+    fn check_client(&self, form: &Form) -> Result<String, OAuthError> {
+        let client_id = form.required("client_id")?.to_ascii_lowercase();
+        let mut state = lock(&self.state);
+        let State {
+            applications,
+            assertions,
+            ..
+        } = &mut *state;
+        let Some(application) = applications.get(&client_id) else {
             let text = format!(
                 "Application with identifier '{client_id}' was not found in the directory '{}'.",
                 self.tenant_id
             );
             return Err(OAuthError::new(400, "unauthorized_client", 700_016, &text));
+        };
+        if let Some(assertion) = form.value("client_assertion") {
+            if form.required("client_assertion_type")? != assertion::TYPE {
+                let text = "The request has an unsupported 'client_assertion_type'.";
+                return Err(OAuthError::new(400, "invalid_request", 900_144, text));
+            }
+            let expected = assertion::Expected {
+                certificates: &application.certificates,
+                client_id: &client_id,
+                audience: &format!("{}/{}/oauth2/v2.0/token", self.url, self.tenant_id),
+                now: self.clock.now(),
+            };
+            expected.check(assertion, assertions)?;
+            return Ok(client_id);
         }
-        if form.value("client_assertion").is_some() {
-            let text = "The certificate with identifier used to sign the client assertion is not registered on application.";
-            return Err(OAuthError::new(401, "invalid_client", 700_027, text));
-        }
-        if form.required("client_secret")? != self.client_secret {
+        if form.required("client_secret")? != application.secret {
             let text = format!(
                 "Invalid client secret provided. Ensure the secret being sent in the request is the client secret value, \
                  not the client secret ID, for a secret added to app '{client_id}'."
             );
             return Err(OAuthError::new(401, "invalid_client", 7_000_215, &text));
         }
-        Ok(())
+        if application.secret_expired {
+            let text =
+                format!("The provided client secret keys for app '{client_id}' are expired.");
+            return Err(OAuthError::new(401, "invalid_client", 7_000_222, &text));
+        }
+        Ok(client_id)
     }
 
     fn resource(&self, scope: &str) -> Result<String, OAuthError> {
@@ -265,10 +344,15 @@ impl Service for Entra {
     }
 
     fn refuse(&self, status: u16, code: &str, message: &str) -> Outgoing {
+        // A fault's code is an OAuth error, or a number as `AADSTS50196`.
+        let number = code
+            .strip_prefix("AADSTS")
+            .and_then(|number| number.parse().ok());
+        let error = number.map_or(code, |number| error_of(number));
         OAuthError {
             status,
-            error: code.to_owned(),
-            number: None,
+            error: error.to_owned(),
+            number,
             text: message.to_owned(),
         }
         .outgoing()
@@ -296,6 +380,17 @@ fn json_answer(status: u16, body: &Value) -> Outgoing {
         status,
         headers,
         body: body.to_string().into_bytes(),
+    }
+}
+
+/// The OAuth error that comes with a number (Dataverse facts §16).
+fn error_of(number: u32) -> &'static str {
+    match number {
+        7_000_215 | 7_000_222 | 700_027 => "invalid_client",
+        700_016 => "unauthorized_client",
+        70_011 => "invalid_scope",
+        500_011 => "invalid_resource",
+        _ => "invalid_request",
     }
 }
 

@@ -9,6 +9,7 @@
 
 mod rules {
     pub(crate) mod answers;
+    pub(crate) mod assertions;
     pub(crate) mod attachments;
     pub(crate) mod batches;
     pub(crate) mod calls;

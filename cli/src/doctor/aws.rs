@@ -1,11 +1,14 @@
 //! The ledger's table and the queues.
 
-use std::time::Duration;
-
 use aws_config::SdkConfig;
 use aws_sdk_dynamodb::types::{KeySchemaElement, TableDescription, TimeToLiveStatus};
 use aws_sdk_sqs::types::QueueAttributeName;
+use chrono::TimeDelta;
 use mailverse::aws::describe;
+use mailverse::dedupe::LEASE;
+use mailverse::dedupe::ledger::Ledger;
+use mailverse::dedupe::mailbox::TASK_LEASE;
+use mailverse::policy::Policy;
 use mailverse::retry::RECEIVE_LIMIT;
 use serde_json::Value;
 
@@ -13,18 +16,49 @@ use super::check::{Check, judged};
 
 const TABLE: &str = "ledger table";
 const TTL: &str = "ledger TTL";
-const QUEUE: &str = "sync queue";
-const DEAD_LETTERS: &str = "dead letters";
-pub(super) const TABLE_CHECKS: [&str; 2] = [TABLE, TTL];
-pub(super) const QUEUE_CHECKS: [&str; 2] = [QUEUE, DEAD_LETTERS];
+const POLICY: &str = "policy";
+pub(super) const TABLE_CHECKS: [&str; 3] = [TABLE, TTL, POLICY];
+
+/// A queue of ours, with the queue of its dead letters.
+pub(super) struct Queue {
+    name: &'static str,
+    setting: &'static str,
+    /// How long a worker keeps what it took: a message must stay hidden for longer, or its redelivery meets that worker.
+    lease: TimeDelta,
+    dead_letters: &'static str,
+    /// What to do about these.
+    redrive: &'static str,
+}
+
+/// New mail, and what has to be tried again.
+pub(super) const SYNC: Queue = Queue {
+    name: "sync queue",
+    setting: "SYNC_QUEUE_URL",
+    lease: LEASE,
+    dead_letters: "sync dead letters",
+    redrive: "`mailverse status` says why; mend that, then redrive the dead-letter queue with SQS's own redrive",
+};
+
+/// Mailboxes to list.
+pub(super) const BACKFILL: Queue = Queue {
+    name: "backfill queue",
+    setting: "BACKFILL_QUEUE_URL",
+    lease: TASK_LEASE,
+    dead_letters: "backfill dead letters",
+    redrive: "the log of the backfill says why its tasks failed ten times; mend that, then redrive the dead-letter queue with SQS's own redrive: they go on where they were",
+};
+
+impl Queue {
+    pub(super) const fn checks(&self) -> [&'static str; 2] {
+        [self.name, self.dead_letters]
+    }
+}
 
 /// The indexes that `status`, `explain` and the backfill ask.
 const INDEXES: [&str; 2] = ["attention", "activity"];
 
-/// The lease of a claim: a message must stay hidden for longer, or its redelivery meets the claim.
-const LEASE: Duration = Duration::from_secs(180);
-
-pub(super) async fn table(aws: &SdkConfig, name: &str, checks: &mut Vec<Check>) {
+/// The table, and the policy that it holds; `None` where that is not known.
+pub(super) async fn table(aws: &SdkConfig, name: &str, checks: &mut Vec<Check>) -> Option<Policy> {
     let dynamo = aws_sdk_dynamodb::Client::new(aws);
     let described = match dynamo.describe_table().table_name(name).send().await {
         Ok(described) => described.table,
@@ -32,7 +66,8 @@ pub(super) async fn table(aws: &SdkConfig, name: &str, checks: &mut Vec<Check>) 
             let remedy = "check LEDGER_TABLE, AWS_REGION, and the right dynamodb:DescribeTable";
             checks.push(Check::broken(TABLE, describe(&error), remedy));
             checks.push(Check::skipped(TTL, TABLE));
-            return;
+            checks.push(Check::skipped(POLICY, TABLE));
+            return None;
         }
     };
     let problem = described.as_ref().and_then(table_problem).map(|seen| {
@@ -42,6 +77,38 @@ pub(super) async fn table(aws: &SdkConfig, name: &str, checks: &mut Vec<Check>) 
     let seen = format!("{name}, keys and {} indexes", INDEXES.len());
     checks.push(judged(TABLE, seen, problem));
     checks.push(ttl(&dynamo, name).await);
+    let (check, policy) = policy(dynamo, name).await;
+    checks.push(check);
+    policy
+}
+
+async fn policy(dynamo: aws_sdk_dynamodb::Client, table: &str) -> (Check, Option<Policy>) {
+    let stored = match Ledger::new(dynamo, table.to_owned()).stored_policy().await {
+        Ok(stored) => stored,
+        Err(error) => {
+            let remedy = "allow dynamodb:GetItem on the table; where it is allowed, push the policy anew: mailverse policy push FILE";
+            return (Check::broken(POLICY, error.to_string(), remedy), None);
+        }
+    };
+    let Some(stored) = stored else {
+        let seen = "none is stored: the defaults hold";
+        return (Check::well(POLICY, seen), Some(Policy::default()));
+    };
+    match Policy::parse(&stored.document) {
+        Ok(policy) => {
+            let seen = format!("version {}", policy.version());
+            (Check::well(POLICY, seen), Some(policy))
+        }
+        Err(problems) => {
+            let seen = format!(
+                "version {} cannot be used: {} problems; messages wait",
+                stored.version,
+                problems.len()
+            );
+            let remedy = "`mailverse policy show` names each; push one that can be used: mailverse policy push FILE";
+            (Check::broken(POLICY, seen, remedy), None)
+        }
+    }
 }
 
 fn table_problem(table: &TableDescription) -> Option<String> {
@@ -90,7 +157,7 @@ async fn ttl(dynamo: &aws_sdk_dynamodb::Client, name: &str) -> Check {
     )
 }
 
-pub(super) async fn queues(aws: &SdkConfig, url: &str, checks: &mut Vec<Check>) {
+pub(super) async fn queue(aws: &SdkConfig, queue: &Queue, url: &str, checks: &mut Vec<Check>) {
     let sqs = aws_sdk_sqs::Client::new(aws);
     let call = sqs
         .get_queue_attributes()
@@ -99,16 +166,19 @@ pub(super) async fn queues(aws: &SdkConfig, url: &str, checks: &mut Vec<Check>) 
     let found = match call.send().await {
         Ok(found) => found.attributes.unwrap_or_default(),
         Err(error) => {
-            let remedy = "check SYNC_QUEUE_URL, AWS_REGION, and the right sqs:GetQueueAttributes";
-            checks.push(Check::broken(QUEUE, describe(&error), remedy));
-            checks.push(Check::skipped(DEAD_LETTERS, QUEUE));
+            let remedy = format!(
+                "check {}, AWS_REGION, and the right sqs:GetQueueAttributes",
+                queue.setting
+            );
+            checks.push(Check::broken(queue.name, describe(&error), remedy));
+            checks.push(Check::skipped(queue.dead_letters, queue.name));
             return;
         }
     };
     let number = |name| {
         found
             .get(&name)
-            .and_then(|text| text.parse::<u64>().ok())
+            .and_then(|text| text.parse::<i64>().ok())
             .unwrap_or_default()
     };
     let redrive = found.get(&QueueAttributeName::RedrivePolicy);
@@ -123,17 +193,17 @@ pub(super) async fn queues(aws: &SdkConfig, url: &str, checks: &mut Vec<Check>) 
         Some(format!(
             "its redrive policy allows {count} receives, not {RECEIVE_LIMIT}"
         ))
-    } else if hidden <= LEASE.as_secs() {
+    } else if TimeDelta::seconds(hidden) <= queue.lease {
         Some(format!(
             "a message is hidden for {hidden} s, not longer than the lease of {} s",
-            LEASE.as_secs()
+            queue.lease.num_seconds()
         ))
     } else {
         None
     };
     let waiting = number(QueueAttributeName::ApproximateNumberOfMessages);
     checks.push(judged(
-        QUEUE,
+        queue.name,
         format!("there; about {waiting} waiting"),
         problem.map(|seen| {
             (
@@ -144,16 +214,16 @@ pub(super) async fn queues(aws: &SdkConfig, url: &str, checks: &mut Vec<Check>) 
     ));
     let target = field("deadLetterTargetArn").and_then(Value::as_str);
     match target.and_then(|arn| arn.rsplit(':').next()) {
-        Some(name) => checks.push(dead_letters(&sqs, name).await),
-        None => checks.push(Check::skipped(DEAD_LETTERS, QUEUE)),
+        Some(name) => checks.push(dead_letters(&sqs, queue, name).await),
+        None => checks.push(Check::skipped(queue.dead_letters, queue.name)),
     }
 }
 
-async fn dead_letters(sqs: &aws_sdk_sqs::Client, name: &str) -> Check {
+async fn dead_letters(sqs: &aws_sdk_sqs::Client, queue: &Queue, name: &str) -> Check {
     let rights = "check that the dead-letter queue is there, and the rights sqs:GetQueueUrl and sqs:GetQueueAttributes on it";
     let url = match sqs.get_queue_url().queue_name(name).send().await {
         Ok(found) => found.queue_url.unwrap_or_default(),
-        Err(error) => return Check::broken(DEAD_LETTERS, describe(&error), rights),
+        Err(error) => return Check::broken(queue.dead_letters, describe(&error), rights),
     };
     let count = QueueAttributeName::ApproximateNumberOfMessages;
     let call = sqs
@@ -162,15 +232,12 @@ async fn dead_letters(sqs: &aws_sdk_sqs::Client, name: &str) -> Check {
         .attribute_names(count.clone());
     let found = match call.send().await {
         Ok(found) => found.attributes.unwrap_or_default(),
-        Err(error) => return Check::broken(DEAD_LETTERS, describe(&error), rights),
+        Err(error) => return Check::broken(queue.dead_letters, describe(&error), rights),
     };
     let held = found.get(&count).map_or("0", String::as_str);
     judged(
-        DEAD_LETTERS,
+        queue.dead_letters,
         "none".to_owned(),
-        (held != "0").then(|| {
-            let remedy = "`mailverse status` says why; mend that, then redrive the dead-letter queue with SQS's own redrive";
-            (format!("about {held}"), remedy.to_owned())
-        }),
+        (held != "0").then(|| (format!("about {held}"), queue.redrive.to_owned())),
     )
 }

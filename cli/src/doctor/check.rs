@@ -112,13 +112,23 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let width = self.0.iter().map(|it| it.name.chars().count()).max();
         let width = width.unwrap_or_default();
-        for check in &self.0 {
+        // What is skipped for the same reason is one line.
+        let same = |one: &Check, other: &Check| {
+            [one, other].iter().all(|it| it.verdict == Verdict::Skipped) && one.seen == other.seen
+        };
+        for checks in self.0.chunk_by(same) {
+            let [check, others @ ..] = checks else {
+                continue;
+            };
             let sign = match check.verdict {
                 Verdict::Well => '✔',
                 Verdict::Broken { .. } => '✘',
                 Verdict::Skipped => '–',
             };
-            let (name, seen) = (printable(&check.name), printable(&check.seen));
+            let (mut name, seen) = (printable(&check.name), printable(&check.seen));
+            if !others.is_empty() {
+                name = format!("{name} and {} more", others.len());
+            }
             writeln!(f, "{sign} {name:width$}  {seen}")?;
             if let Verdict::Broken { remedy } = &check.verdict {
                 writeln!(f, "  {:width$}  → {}", "", printable(remedy))?;
@@ -159,6 +169,22 @@ mod tests {
             report.json()["checks"][1]["remedy"],
             "let its owner sign in again"
         );
+    }
+
+    #[test]
+    fn what_was_not_looked_at_for_one_reason_is_one_line() {
+        let skip = |name: &str| Check::skipped(name, "token");
+        let report = Report(vec![
+            skip("a"),
+            skip("b"),
+            skip("c"),
+            Check::skipped("d", "a"),
+        ]);
+        let expected = "– a and 2 more  not looked at: needs token\n\
+                        – d  not looked at: needs a\n\
+                        Nothing is broken; 4 not looked at.\n";
+        assert_eq!(report.to_string(), expected);
+        assert_eq!(report.json()["checks"].as_array().unwrap().len(), 4);
     }
 
     #[test]

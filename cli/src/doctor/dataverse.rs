@@ -1,17 +1,17 @@
 //! The organisation: the token, who we are there, the clock, its settings and columns.
 
-use std::collections::BTreeSet;
-
 use aws_config::SdkConfig;
 use chrono::{DateTime, TimeDelta, Utc};
 use mailverse::dataverse::DataverseClient;
 use mailverse::dataverse::error::DataverseError;
 use mailverse::dataverse::probe::WhoAmI;
 use mailverse::dataverse::session::Session;
-use mailverse::mapping::LENGTHS;
+use mailverse::entra::store::TokenStoreError;
+use mailverse::mapping::{self, LENGTHS};
 use serde_json::Value;
 
 use super::check::{Check, judged};
+use super::wants::Wants;
 use super::{DoctorError, SETTINGS, privileges, probe, skip};
 use crate::services::DataverseSettings;
 
@@ -30,42 +30,53 @@ const SKEW: TimeDelta = TimeDelta::seconds(60);
 pub(super) async fn examine(
     settings: Option<DataverseSettings>,
     aws: &SdkConfig,
+    wants: &Wants,
     probe_write: bool,
     checks: &mut Vec<Check>,
 ) -> Result<(), DoctorError> {
     let rest = |checks: &mut Vec<Check>, needs: &str| {
-        skip(checks, &[CLOCK], needs);
-        privileges::skip_all(checks, needs);
+        privileges::skip_all(wants, checks, needs);
         skip(checks, &[FILES, LENGTH], needs);
         if probe_write {
             skip(checks, &[probe::WRITE], needs);
         }
     };
     let Some(settings) = settings else {
-        skip(checks, &[TOKEN, WHO], SETTINGS);
+        skip(checks, &[CLOCK, TOKEN, WHO], SETTINGS);
         rest(checks, SETTINGS);
         return Ok(());
     };
-    let now = Utc::now();
-    let token = match settings.tokens(aws).read().await {
+    let tokens = settings.tokens(aws);
+    let (client, _) = settings.connect(aws)?;
+    // Before the token, whose end a wrong clock misjudges.
+    let theirs = client.now().await;
+    checks.push(clock(theirs, Utc::now()));
+    let now = theirs.unwrap_or_else(Utc::now);
+    let token = match tokens.read().await {
         Ok(token) if token.expires_at > now => {
             let left = (token.expires_at - now).num_minutes();
             checks.push(Check::well(TOKEN, format!("stored, ends in {left} min")));
             token.access_token
         }
         other => {
-            let seen = match other {
-                Ok(token) => format!("ended {} min ago", (now - token.expires_at).num_minutes()),
-                Err(error) => error.to_string(),
+            let refresh = "run `mailverse token refresh`: where it fails, it names Entra's reason and what to do";
+            let (seen, remedy) = match other {
+                Ok(token) => {
+                    let ago = (now - token.expires_at).num_minutes();
+                    (format!("ended {ago} min ago"), refresh)
+                }
+                Err(error @ TokenStoreError::NoToken { .. }) => (error.to_string(), refresh),
+                Err(error @ TokenStoreError::Secret(_)) => {
+                    let remedy = "check TOKEN_SECRET_ID, AWS_REGION, and the right secretsmanager:GetSecretValue";
+                    (error.to_string(), remedy)
+                }
             };
-            let remedy = "invoke token-refresher; where it fails, its log names Entra's reason and what to do. Check TOKEN_SECRET_ID as well";
             checks.push(Check::broken(TOKEN, seen, remedy));
             skip(checks, &[WHO], TOKEN);
             rest(checks, TOKEN);
             return Ok(());
         }
     };
-    let (client, _) = settings.connect(aws)?;
     let session = Session::new(token);
     let who = match client.who_am_i(&session).await {
         Ok(who) => who,
@@ -77,12 +88,11 @@ pub(super) async fn examine(
     };
     let seen = format!("{} of organisation {}", who.user, who.organization);
     checks.push(Check::well(WHO, seen));
-    checks.push(clock(who.now, Utc::now()));
-    privileges::examine(&client, &session, &who, checks).await;
+    privileges::examine(&client, &session, &who, wants, checks).await;
     checks.push(files(&client, &session).await);
     checks.push(lengths(&client, &session).await);
     if probe_write {
-        probe::write(&client, &session, checks).await;
+        probe::write(&client, &session, wants, checks).await;
     }
     Ok(())
 }
@@ -91,7 +101,7 @@ pub(super) async fn examine(
 fn let_in(error: &DataverseError) -> &'static str {
     match error {
         DataverseError::TokenRejected => {
-            "the token is for another organisation, or was made before the credential changed: check DATAVERSE_URL here and at token-refresher, then invoke token-refresher"
+            "the token is for another organisation, or was made before the credential changed: check DATAVERSE_URL here and at token-refresher, then run `mailverse token refresh`"
         }
         DataverseError::Rejected { status: 403, .. } => {
             "in the Power Platform admin center, add the app registration as an application user with a security role"
@@ -106,7 +116,7 @@ fn let_in(error: &DataverseError) -> &'static str {
 
 fn clock(theirs: Option<DateTime<Utc>>, ours: DateTime<Utc>) -> Check {
     let Some(theirs) = theirs else {
-        return Check::skipped(CLOCK, "a Date header of Dataverse");
+        return Check::skipped(CLOCK, "Dataverse to say what time it is");
     };
     let apart = ours - theirs;
     let seconds = apart.num_seconds();
@@ -153,29 +163,25 @@ async fn files(client: &DataverseClient, session: &Session) -> Check {
     Check::well(FILES, seen)
 }
 
-/// Columns that hold less here than what is written to them.
+/// How long texts may be here. Shorter columns are not broken: what goes into them is cut.
 async fn lengths(client: &DataverseClient, session: &Session) -> Check {
-    let mut short = Vec::new();
-    let tables: BTreeSet<&str> = LENGTHS.iter().map(|(table, ..)| *table).collect();
-    for table in tables {
-        let Ok(columns) = client.lengths(session, table).await else {
-            return Check::skipped(LENGTH, "the right to read definitions of tables");
-        };
-        for (_, name, needed) in LENGTHS.iter().filter(|(of, ..)| *of == table) {
-            let held = columns.iter().find(|(column, _)| column == name);
-            if let Some((_, held)) = held.filter(|(_, held)| held < needed) {
-                short.push(format!("{table}.{name} holds {held}, not {needed}"));
-            }
+    let lengths = match client.read_lengths(session, &mapping::TABLES).await {
+        Ok(lengths) => lengths,
+        Err(error) => {
+            let remedy = "give the role of the application user the right to read definitions (Customization: Read on Entity and Attribute); without it, a mail with a text that is longer than a shortened column ends dead with 0x80044331";
+            return Check::broken(LENGTH, error.to_string(), remedy);
         }
-    }
-    judged(
-        LENGTH,
-        format!("{} columns hold what is written to them", LENGTHS.len()),
-        (!short.is_empty()).then(|| {
-            let remedy = "make these columns as long again: a mail with a longer text ends dead with 0x80044331";
-            (short.join("; "), remedy.to_owned())
-        }),
-    )
+    };
+    let shorter = LENGTHS.iter().filter_map(|(table, column, usual)| {
+        let held = lengths.of(table, column).filter(|held| held < usual)?;
+        Some(format!("{table}.{column} holds {held}, not {usual}"))
+    });
+    let shorter: Vec<String> = shorter.collect();
+    let seen = match shorter.as_slice() {
+        [] => format!("{} columns hold what is written to them", LENGTHS.len()),
+        some => format!("{}: longer texts are cut to that", some.join("; ")),
+    };
+    Check::well(LENGTH, seen)
 }
 
 /// What the calls below say of a failed request as a whole.

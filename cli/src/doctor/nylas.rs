@@ -4,6 +4,8 @@ use mailverse::nylas::NylasClient;
 use mailverse::nylas::error::NylasError;
 use mailverse::nylas::wire::Grant;
 
+use url::Url;
+
 use super::check::Check;
 
 pub(super) const KEY: &str = "nylas key";
@@ -12,6 +14,7 @@ pub(super) const MAILBOXES: &str = "mailboxes";
 /// The client, for what else needs the key; otherwise the check that is broken.
 pub(super) async fn examine(
     nylas: &NylasClient,
+    url: &Url,
     checks: &mut Vec<Check>,
 ) -> Result<NylasClient, &'static str> {
     let grants = match nylas.grants().await {
@@ -23,7 +26,9 @@ pub(super) async fn examine(
             return Err(KEY);
         }
     };
-    checks.push(Check::well(KEY, "accepted"));
+    // An application lives in one region, which is part of the address.
+    let host = url.host_str().unwrap_or_default();
+    checks.push(Check::well(KEY, format!("accepted by {host}")));
     // A virtual calendar is a grant without mail.
     let mailboxes: Vec<&Grant> = grants.iter().filter(|it| it.address.is_some()).collect();
     if mailboxes.is_empty() {
@@ -54,7 +59,7 @@ fn mailbox(grant: &Grant) -> Check {
 fn remedy(error: &NylasError) -> &'static str {
     match error {
         NylasError::NoKey { .. } => {
-            "put the API key into the secret that NYLAS_API_KEY_SECRET_ID names, and allow secretsmanager:GetSecretValue on it"
+            "put the API key into the secret that NYLAS_API_KEY_SECRET_ID names; where it is in there, check AWS_REGION and the right secretsmanager:GetSecretValue"
         }
         NylasError::SignInNeeded { .. } => {
             "store the application's API key; where it is right, the application lives in the other region: set NYLAS_API_URL to https://api.us.nylas.com or https://api.eu.nylas.com"

@@ -1,24 +1,31 @@
 //! What the role of the application user has to allow, each found out by a request that changes nothing.
+//!
+//! Some of it only where the policy or the settings ask for it: [`Wants`]. Which writes are tried: [`trials`](mod@trials).
+
+pub(super) mod trials;
 
 use mailverse::dataverse::DataverseClient;
 use mailverse::dataverse::error::DataverseError;
 use mailverse::dataverse::probe::{Step, WhoAmI};
+use mailverse::dataverse::query::rows;
 use mailverse::dataverse::session::Session;
-use mailverse::ids::ActivityId;
-use serde_json::{Map, Value, json};
-use uuid::Uuid;
+use serde_json::Value;
 
+use self::trials::{
+    ACCOUNTS, ACT, ASSIGN, CONTACTS, CREATE, CREATED_ON, DELETE, Trial, WRITE, appends, trials,
+};
 use super::check::Check;
 use super::dataverse::{failed, is_self};
+use super::wants::Wants;
 
 /// A table that the sync reads.
-struct Read {
-    name: &'static str,
+pub(super) struct Read {
+    pub(super) name: &'static str,
     /// As the role's editor calls it.
-    table: &'static str,
-    query: &'static str,
+    pub(super) table: &'static str,
+    pub(super) query: &'static str,
     /// Done without where it may not be read, or is not there.
-    optional: bool,
+    pub(super) optional: bool,
 }
 
 const READS: [Read; 6] = [
@@ -42,9 +49,9 @@ const READS: [Read; 6] = [
     ),
     read("read leads", "Lead", "leads?$select=leadid&$top=1", true),
     read(
-        "read users",
+        USERS,
         "User",
-        "systemusers?$select=systemuserid&$filter=isdisabled%20eq%20false&$top=2",
+        "systemusers?$select=systemuserid,azureactivedirectoryobjectid&$filter=isdisabled%20eq%20false%20and%20applicationid%20eq%20null&$top=50",
         false,
     ),
     read(
@@ -69,64 +76,64 @@ const fn read(
     }
 }
 
-const CREATE: &str = "create emails";
-const WRITE: &str = "three steps in one change set";
-const DELETE: &str = "delete emails";
-const ASSIGN: &str = "assign emails";
+const USERS: &str = "read users";
 const REST: &str = "nothing left behind";
 
-/// Tables whose rows are on mails: the check, the read that finds a row, its key, its set, and the party's binding.
-const APPENDS: [(&str, &str, &str, &str, &str); 4] = [
-    (
-        "append to contacts",
-        "read contacts",
-        "contactid",
-        "contacts",
-        "partyid_contact@odata.bind",
-    ),
-    (
-        "append to accounts",
-        "read accounts",
-        "accountid",
-        "accounts",
-        "partyid_account@odata.bind",
-    ),
-    (
-        "append to leads",
-        "read leads",
-        "leadid",
-        "leads",
-        "partyid_lead@odata.bind",
-    ),
-    (
-        "append to users",
-        "read users",
-        "systemuserid",
-        "systemusers",
-        "partyid_systemuser@odata.bind",
-    ),
-];
+pub(super) fn skip_all(wants: &Wants, checks: &mut Vec<Check>, needs: &str) {
+    let mut names: Vec<&str> = reads(wants).map(|it| it.name).collect();
+    names.extend([CREATE, WRITE, DELETE]);
+    names.extend(appends(wants).map(|it| it.name));
+    names.push(ASSIGN);
+    let asked = [
+        (wants.is_backdated(), CREATED_ON),
+        (wants.contacts, ACCOUNTS),
+        (wants.contacts, CONTACTS),
+        (wants.impersonate, ACT),
+    ];
+    names.extend(
+        asked
+            .into_iter()
+            .filter_map(|(it, name)| it.then_some(name)),
+    );
+    names.push(REST);
+    checks.extend(names.into_iter().map(|name| Check::skipped(name, needs)));
+}
 
-pub(super) fn skip_all(checks: &mut Vec<Check>, needs: &str) {
-    let reads = READS.iter().map(|it| it.name);
-    let appends = APPENDS.iter().map(|it| it.0);
-    let writes = [CREATE, WRITE, DELETE]
-        .into_iter()
-        .chain(appends)
-        .chain([ASSIGN, REST]);
-    checks.extend(reads.chain(writes).map(|name| Check::skipped(name, needs)));
+fn reads(wants: &Wants) -> impl Iterator<Item = &Read> {
+    READS.iter().chain(wants.app.map(|app| &app.read))
 }
 
 /// What was read of a table: `None` where it could not be.
 type Rows = Option<Vec<Value>>;
 
+/// What was read, by the name of the read.
+struct Found(Vec<(&'static str, Rows)>);
+
+impl Found {
+    fn rows(&self, of: &str) -> Option<&[Value]> {
+        let (_, rows) = self.0.iter().find(|(name, _)| *name == of)?;
+        rows.as_deref()
+    }
+
+    /// The users but the application's.
+    fn users<'a>(&'a self, who: &'a WhoAmI) -> impl Iterator<Item = &'a Value> {
+        let users = self.rows(USERS).unwrap_or_default().iter();
+        users.filter(|user| text(user, "systemuserid").is_some_and(|id| !is_self(who, id)))
+    }
+}
+
+fn text<'a>(row: &'a Value, column: &str) -> Option<&'a str> {
+    row.get(column)?.as_str()
+}
+
 pub(super) async fn examine(
     client: &DataverseClient,
     session: &Session,
     who: &WhoAmI,
+    wants: &Wants,
     checks: &mut Vec<Check>,
 ) {
-    let queries: Vec<String> = READS.iter().map(|it| it.query.to_owned()).collect();
+    let queries: Vec<String> = reads(wants).map(|it| it.query.to_owned()).collect();
     let answers = match client.query_each(session, &queries).await {
         Ok(answers) => answers,
         Err(error) => {
@@ -134,13 +141,13 @@ pub(super) async fn examine(
             return;
         }
     };
-    let mut found: Vec<(&str, Rows)> = Vec::new();
-    for (read, answer) in READS.iter().zip(answers) {
+    let mut found = Found(Vec::new());
+    for (read, answer) in reads(wants).zip(answers) {
         let (check, rows) = judge_read(read, answer);
         checks.push(check);
-        found.push((read.name, rows));
+        found.0.push((read.name, rows));
     }
-    writes(client, session, who, &found, checks).await;
+    writes(client, session, who, &found, wants, checks).await;
 }
 
 fn judge_read(read: &Read, answer: Result<Vec<Value>, DataverseError>) -> (Check, Rows) {
@@ -175,134 +182,15 @@ fn remedy(error: &DataverseError, right: &str) -> String {
     }
 }
 
-/// A write that is tried: the check, the steps, and the right that it needs.
-struct Trial {
-    name: &'static str,
-    id: ActivityId,
-    steps: Vec<Step>,
-    right: &'static str,
-}
-
-fn email(extra: &[(&str, Value)]) -> (ActivityId, Map<String, Value>) {
-    let id = ActivityId::new(Uuid::new_v4());
-    let mut row = Map::new();
-    row.insert("activityid".to_owned(), json!(id));
-    row.insert(
-        "subject".to_owned(),
-        json!("mailverse doctor: to be taken back"),
-    );
-    row.extend(
-        extra
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), value.clone())),
-    );
-    (id, row)
-}
-
-fn object(value: Value) -> Map<String, Value> {
-    match value {
-        Value::Object(fields) => fields,
-        _ => Map::new(),
-    }
-}
-
-fn trials(who: &WhoAmI, found: &[(&str, Rows)]) -> (Vec<Trial>, Vec<Check>) {
-    let mut trials = Vec::new();
-    let mut skipped = Vec::new();
-    let (id, row) = email(&[]);
-    trials.push(Trial {
-        name: CREATE,
-        id,
-        steps: vec![Step::Create("emails", row)],
-        right: "Create on Activity",
-    });
-    let (id, row) = email(&[]);
-    let file = json!({
-        "activitymimeattachmentid": Uuid::new_v4(), "objectid_activitypointer@odata.bind": format!("/activitypointers({id})"),
-        "objecttypecode": "email", "filename": "doctor.txt", "mimetype": "text/plain", "body": "ZG9jdG9y",
-    });
-    let done = json!({"statecode": 1, "statuscode": 4});
-    let steps = vec![
-        Step::Create("emails", row),
-        Step::Create("activitymimeattachments", object(file)),
-        Step::Update(id, object(done)),
-    ];
-    trials.push(Trial {
-        name: WRITE,
-        id,
-        steps,
-        right: "Write and Append on Activity",
-    });
-    let (id, row) = email(&[]);
-    let steps = vec![Step::Create("emails", row), Step::Delete(id)];
-    trials.push(Trial {
-        name: DELETE,
-        id,
-        steps,
-        right: "Delete on Activity",
-    });
-    let rows = |of: &str| {
-        found
-            .iter()
-            .find(|(name, _)| *name == of)
-            .and_then(|(_, rows)| rows.as_ref())
-    };
-    for (name, from, key, set, binding) in APPENDS {
-        let first = rows(from).and_then(|rows| rows.first()?.get(key)?.as_str());
-        let Some(target) = first else {
-            let needs = if rows(from).is_some() {
-                "a row to try it with"
-            } else {
-                from
-            };
-            skipped.push(Check::skipped(name, needs));
-            continue;
-        };
-        let party = json!([{"participationtypemask": 2, "addressused": "doctor@mailverse.invalid", binding: format!("/{set}({target})")}]);
-        let (id, row) = email(&[("email_activity_parties", party)]);
-        let right = match name {
-            "append to contacts" => "Append on Activity, Append To on Contact",
-            "append to accounts" => "Append on Activity, Append To on Account",
-            "append to leads" => "Append on Activity, Append To on Lead",
-            _ => "Append on Activity, Append To on User",
-        };
-        trials.push(Trial {
-            name,
-            id,
-            steps: vec![Step::Create("emails", row)],
-            right,
-        });
-    }
-    let other = rows("read users").and_then(|users| {
-        let ids = users
-            .iter()
-            .filter_map(|it| it.get("systemuserid")?.as_str());
-        ids.into_iter().find(|id| !is_self(who, id))
-    });
-    match other {
-        Some(user) => {
-            let owner = json!(format!("/systemusers({user})"));
-            let (id, row) = email(&[("ownerid@odata.bind", owner)]);
-            trials.push(Trial {
-                name: ASSIGN,
-                id,
-                steps: vec![Step::Create("emails", row)],
-                right: "Assign on Activity",
-            });
-        }
-        None => skipped.push(Check::skipped(ASSIGN, "another user to try it with")),
-    }
-    (trials, skipped)
-}
-
 async fn writes(
     client: &DataverseClient,
     session: &Session,
     who: &WhoAmI,
-    found: &[(&str, Rows)],
+    found: &Found,
+    wants: &Wants,
     checks: &mut Vec<Check>,
 ) {
-    let (trials, skipped) = trials(who, found);
+    let (mut trials, skipped) = trials(who, found, wants);
     let steps: Vec<Vec<Step>> = trials.iter().map(|it| it.steps.clone()).collect();
     let answers = match client.would_pass(session, &steps).await {
         Ok(answers) => answers,
@@ -311,45 +199,122 @@ async fn writes(
             return;
         }
     };
-    let may_create = answers.first().is_some_and(Result::is_ok);
+    let refused: Vec<&str> = trials
+        .iter()
+        .zip(&answers)
+        .filter_map(|(trial, answer)| answer.is_err().then_some(trial.name))
+        .collect();
     for (trial, answer) in trials.iter().zip(answers) {
-        checks.push(match answer {
-            Ok(()) => Check::well(trial.name, "allowed"),
-            // All of them begin with a new email.
-            Err(_) if trial.name != CREATE && !may_create => Check::skipped(trial.name, CREATE),
-            Err(error) if trial.name == ASSIGN && !is_privilege(&error) => {
-                // A user may be none who can own an email; the sync then leaves the owner out.
-                Check::well(ASSIGN, format!("not for the user that was tried: {error}"))
-            }
-            Err(error) if trial.name == WRITE && !is_privilege(&error) => {
-                Check::broken(WRITE, error.to_string(), "set WRITE_MODE (template parameter WriteMode) to stepwise, after `mailverse doctor --probe-write` says so")
-            }
-            Err(error) => Check::broken(trial.name, error.to_string(), remedy(&error, trial.right)),
+        let needs = trial.needs.filter(|needs| refused.contains(needs));
+        checks.push(match (answer, needs) {
+            (Ok(()), _) => Check::well(trial.name, "allowed"),
+            (Err(_), Some(needs)) => Check::skipped(trial.name, needs),
+            (Err(error), None) => judge_refusal(trial, &error, wants),
         });
     }
     checks.extend(skipped);
+    if wants.impersonate {
+        let (check, tried) = act_for_users(client, session, who, found).await;
+        checks.push(check);
+        trials.extend(tried);
+    }
     checks.push(left_behind(client, session, &trials).await);
+}
+
+fn judge_refusal(trial: &Trial, error: &DataverseError, wants: &Wants) -> Check {
+    let seen = error.to_string();
+    if is_privilege(error) {
+        return Check::broken(trial.name, seen, remedy(error, trial.right));
+    }
+    match trial.name {
+        // A user may be none who can own an email; the sync then leaves the owner out.
+        ASSIGN => Check::well(ASSIGN, format!("not for the user that was tried: {seen}")),
+        WRITE if wants.is_stepwise() => Check::well(
+            WRITE,
+            format!("refused, and WRITE_MODE is stepwise: {seen}"),
+        ),
+        WRITE => Check::broken(
+            WRITE,
+            seen,
+            "set WRITE_MODE (template parameter WriteMode) to stepwise, after `mailverse doctor --probe-write` says so",
+        ),
+        name => Check::broken(name, seen, remedy(error, trial.right)),
+    }
 }
 
 fn is_privilege(error: &DataverseError) -> bool {
     matches!(error, DataverseError::Rejected { code: Some(code), .. } if code.concerns_privilege())
 }
 
+/// Whether an email may be made in another user's name: tried for one user who is known to Entra. What was tried comes with it.
+async fn act_for_users(
+    client: &DataverseClient,
+    session: &Session,
+    who: &WhoAmI,
+    found: &Found,
+) -> (Check, Option<Trial>) {
+    let of_entra = |user: &Value| {
+        let entra_id = text(user, "azureactivedirectoryobjectid")?.parse().ok()?;
+        Some((text(user, "systemuserid")?.to_owned(), entra_id))
+    };
+    let Some((user, entra_id)) = found.users(who).find_map(of_entra) else {
+        let needs = "a user with an Entra object id to try it with";
+        return (Check::skipped(ACT, needs), None);
+    };
+    let trial = Trial::email(ACT, "", &[], |_| Vec::new());
+    let steps = std::slice::from_ref(&trial.steps);
+    let answer = client
+        .in_the_name_of(Some(entra_id))
+        .would_pass(session, steps)
+        .await;
+    let check = match answer.map(|mut all| all.pop()) {
+        Ok(Some(Ok(()))) => Check::well(ACT, format!("allowed, tried for user {user}")),
+        Ok(Some(Err(error))) => Check::broken(
+            ACT,
+            format!("user {user}: {error}"),
+            "give that user's role Create, Read, Write and Append on Activity; until then, such mails are written in the application user's name",
+        ),
+        Err(error) => Check::broken(
+            ACT,
+            error.to_string(),
+            "give the role of the application user prvActOnBehalfOfAnotherUser (the role Delegate has it), or take impersonate out of the policy; until then, mails are written in the application user's name",
+        ),
+        Ok(None) => Check::skipped(ACT, CREATE),
+    };
+    (check, Some(trial))
+}
+
 /// That change sets are all or nothing here is what the trials rest on.
 async fn left_behind(client: &DataverseClient, session: &Session, trials: &[Trial]) -> Check {
-    let ids: Vec<String> = trials
-        .iter()
-        .map(|it| format!("activityid%20eq%20{}", it.id))
-        .collect();
-    let query = format!("emails?$select=activityid&$filter={}", ids.join("%20or%20"));
-    let rows = client.query_each(session, &[query]).await;
-    match rows.map(|mut all| all.pop()) {
-        Ok(Some(Ok(rows))) if rows.is_empty() => Check::well(REST, "every trial was taken back"),
-        Ok(Some(Ok(rows))) => Check::broken(
-            REST,
-            format!("{} emails of the trials are there", rows.len()),
-            "delete the emails with the subject \"mailverse doctor: to be taken back\", and report it: change sets are not all or nothing here",
-        ),
-        _ => Check::skipped(REST, "read emails"),
+    let mut queries = Vec::new();
+    for of_one in trials.chunk_by(|one, other| one.row.0 == other.row.0) {
+        let terms: Vec<String> = of_one
+            .iter()
+            .map(|it| format!("{} eq {}", it.row.1, it.row.2))
+            .collect();
+        if let Some(Trial {
+            row: (set, key, _), ..
+        }) = of_one.first()
+        {
+            queries.push(rows(set, key, &terms.join(" or ")));
+        }
     }
+    let Ok(answers) = client.query_each(session, &queries).await else {
+        return Check::skipped(REST, "read emails");
+    };
+    let mut left = 0;
+    for answer in answers {
+        match answer {
+            Ok(rows) => left += rows.len(),
+            Err(_) => return Check::skipped(REST, "the right to read what was tried"),
+        }
+    }
+    if left == 0 {
+        return Check::well(REST, "every trial was taken back");
+    }
+    Check::broken(
+        REST,
+        format!("{left} rows of the trials are there"),
+        "delete the rows with the subject or name \"mailverse doctor: to be taken back\", and report it: change sets are not all or nothing here",
+    )
 }

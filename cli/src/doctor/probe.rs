@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::check::Check;
+use super::wants::Wants;
 
 pub(super) const WRITE: &str = "write mode";
 const CREATED_ON: &str = "created-on";
@@ -66,7 +67,12 @@ enum Way {
     Stepwise,
 }
 
-pub(super) async fn write(client: &DataverseClient, session: &Session, checks: &mut Vec<Check>) {
+pub(super) async fn write(
+    client: &DataverseClient,
+    session: &Session,
+    wants: &Wants,
+    checks: &mut Vec<Check>,
+) {
     let id = ActivityId::new(KEY);
     match client.remove(session, id).await {
         Ok(()) | Err(DataverseError::Stale { .. }) => {}
@@ -87,7 +93,14 @@ pub(super) async fn write(client: &DataverseClient, session: &Session, checks: &
         }
     };
     checks.push(match way {
+        Way::ChangeSet if wants.is_stepwise() => Check::well(
+            WRITE,
+            "stepwise, and changeset would pass: it needs far fewer requests",
+        ),
         Way::ChangeSet => Check::well(WRITE, "changeset: the three steps pass in one change set"),
+        Way::Stepwise if wants.is_stepwise() => {
+            Check::well(WRITE, "stepwise: the three steps pass one by one only")
+        }
         Way::Stepwise => Check::broken(
             WRITE,
             "the three steps pass one by one, and not in one change set",

@@ -12,7 +12,7 @@ use lambda_http::http::HeaderValue;
 use mailverse::dataverse::DataverseClient;
 use mailverse::dataverse::rows::Target;
 use mailverse::dataverse::write::WriteMode;
-use mailverse::entra::request::EntraClient;
+use mailverse::entra::request::{Credential, EntraClient};
 use mailverse::entra::{Origin, TokenSource};
 use mailverse::env::{self, Settings, SettingsError};
 use mailverse::governor::Budget;
@@ -284,7 +284,7 @@ fn offline_pipeline(
         &Url::parse(&twin.entra().authority())?,
         &twin.entra().tenant_id(),
         twin.entra().client_id(),
-        SecretString::from(twin.entra().client_secret()),
+        Credential::Secret(twin.entra().client_secret().into()),
         &organisation,
     );
     Ok(Pipeline {

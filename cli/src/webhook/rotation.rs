@@ -65,11 +65,11 @@ impl StoredSecret {
         let current = secrets::read(&self.client, &self.id, Stage::Current).await?;
         let pending = secrets::read(&self.client, &self.id, Stage::Pending).await?;
         Ok(match (current, pending) {
-            (Stored::Value(current), Stored::Value(pending)) => Held {
+            (Stored::Value { text: current, .. }, Stored::Value { text: pending, .. }) => Held {
                 value: true,
                 in_rotation: current.expose_secret() != pending.expose_secret(),
             },
-            (Stored::Value(_), Stored::Nothing) => Held {
+            (Stored::Value { .. }, Stored::Nothing) => Held {
                 value: true,
                 in_rotation: false,
             },

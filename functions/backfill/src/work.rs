@@ -84,7 +84,9 @@ pub enum Next {
 pub(crate) enum Trouble {
     #[error("there was no time left")]
     NoTime,
-    #[error("dataverse asked for a pause, its budget is spent, or live mail goes first")]
+    #[error(
+        "dataverse asked for a pause, its budget is spent, live mail goes first, or there is no token"
+    )]
     Paused(DateTime<Utc>),
     #[error("another worker lists the mailbox")]
     Busy(DateTime<Utc>),
@@ -439,7 +441,7 @@ enum Verdict {
 /// | --- | --- | --- |
 /// | no time left | goes on the queue again | the same |
 /// | the mailbox is kept for another task | is dropped; the daily one waits | waits |
-/// | Dataverse's pause, a 429 with a time | goes back for that long | the same |
+/// | Dataverse's pause, no token, a 429 with a time | goes back for that long | the same |
 /// | nobody has signed in | is dropped: the watermark covers it | is parked |
 /// | refused, or no such folder | is dropped | has failed |
 /// | anything else | goes back for the backoff's step, is dropped after three tries | goes back, to the dead-letter queue after ten |

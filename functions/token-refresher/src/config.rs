@@ -4,7 +4,7 @@ use mailverse::env::{Settings, SettingsError};
 use url::Url;
 
 /// Everything that the function is told by its environment.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// `DATAVERSE_URL`: the organisation that the token is for.
     pub dataverse_url: Url,

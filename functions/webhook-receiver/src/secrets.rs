@@ -147,7 +147,9 @@ impl WebhookSecrets {
         // After the secrets, and it is enough: a rotation that began since then signed nothing that is here already, and one that ended since then
         // leaves a version that differs from what was read.
         let in_rotation = match read(client, id, Stage::Pending).await? {
-            Stored::Value(pending) => pending.expose_secret() != current.expose_secret(),
+            Stored::Value { text: pending, .. } => {
+                pending.expose_secret() != current.expose_secret()
+            }
             Stored::Nothing => false,
         };
         cache.read_again = (!first).then_some(Reading {
@@ -164,12 +166,12 @@ impl WebhookSecrets {
 
 /// The value in force, and the keys of it and of the one before.
 async fn keys_in(client: &Client, id: &str) -> Result<(SecretString, Keys), SecretsUnavailable> {
-    let Stored::Value(value) = read(client, id, Stage::Current).await? else {
+    let Stored::Value { text: value, .. } = read(client, id, Stage::Current).await? else {
         return Err(SecretsUnavailable::Missing);
     };
     let current = Key::new(&value)?;
     let previous = match read(client, id, Stage::Previous).await? {
-        Stored::Value(secret) => usable_previous(&secret),
+        Stored::Value { text, .. } => usable_previous(&text),
         Stored::Nothing => None,
     };
     Ok((value, Keys { current, previous }))

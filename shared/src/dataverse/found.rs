@@ -41,6 +41,7 @@ pub struct Found {
     open_rows: HashMap<Record, OpenRows>,
     names: HashMap<String, Option<TableNames>>,
     there: HashMap<Target, bool>,
+    entra_ids: HashMap<Uuid, Uuid>,
 }
 
 impl Found {
@@ -158,6 +159,12 @@ impl Found {
         self.there.get(record).copied()
     }
 
+    /// The Entra object id of a user; `None` for one that has none.
+    #[must_use]
+    pub fn entra_id(&self, user: Uuid) -> Option<Uuid> {
+        self.entra_ids.get(&user).copied()
+    }
+
     /// Adds what an app has open of a customer, in place of what was known.
     pub fn set_open_rows(&mut self, customer: Record, rows: OpenRows) {
         self.open_rows.insert(customer, rows);
@@ -245,6 +252,9 @@ impl Found {
                     row.get("statecode").and_then(Value::as_i64) == Some(0)
                 }
             };
+            if let Some(entra_id) = guid(row, "azureactivedirectoryobjectid") {
+                self.entra_ids.insert(id, entra_id);
+            }
             let parent = "_parentcustomerid_value";
             let of_company = row
                 .get(format!("{parent}@Microsoft.Dynamics.CRM.lookuplogicalname"))

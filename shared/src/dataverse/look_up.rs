@@ -165,7 +165,7 @@ fn queries(questions: &Questions) -> Vec<(About, String)> {
                 .collect()
         });
         let state = match table {
-            Table::SystemUser => "isdisabled",
+            Table::SystemUser => "isdisabled,azureactivedirectoryobjectid",
             Table::Contact => "statecode,_parentcustomerid_value",
             Table::Queue | Table::Account | Table::Lead => "statecode",
         };

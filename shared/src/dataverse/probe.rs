@@ -25,8 +25,6 @@ pub struct WhoAmI {
     pub user: Uuid,
     /// The organisation.
     pub organization: Uuid,
-    /// The clock of the service: the `Date` header.
-    pub now: Option<DateTime<Utc>>,
 }
 
 /// A write that is taken back.
@@ -65,17 +63,21 @@ impl DataverseClient {
     pub async fn who_am_i(&self, session: &Session) -> Result<WhoAmI, DataverseError> {
         let call = self.http.get(format!("{}WhoAmI", self.api));
         let answer = self.send(session, call).await?;
-        let date = answer.headers().get(header::DATE);
-        let date = date
-            .and_then(|value| value.to_str().ok())
-            .and_then(|text| DateTime::parse_from_rfc2822(text).ok());
         let body: Value = answer.json().await?;
         let id = |name| guid(&body, name).ok_or_else(|| unreadable("the answer of WhoAmI"));
         Ok(WhoAmI {
             user: id("UserId")?,
             organization: id("OrganizationId")?,
-            now: date.map(|date| date.to_utc()),
         })
+    }
+
+    /// What time the service has: the `Date` header of any answer, also of the refusal of a request without a token. `None` where it has none or does not answer.
+    pub async fn now(&self) -> Option<DateTime<Utc>> {
+        let answer = self.http.get(format!("{}WhoAmI", self.api)).send().await;
+        let answer = answer.ok()?;
+        let date = answer.headers().get(header::DATE)?.to_str().ok()?;
+        let date = DateTime::parse_from_rfc2822(date).ok()?;
+        Some(date.to_utc())
     }
 
     /// Queries, each given by its path and query; the rows of the first page of each, or why there are none. One request.
@@ -144,31 +146,6 @@ impl DataverseClient {
         let path = row("emails", id.uuid());
         let call = self.call(session, Method::DELETE, &path, None, None);
         call.await.map(drop)
-    }
-
-    /// How many UTF-16 code units each text column of a table holds here, by column name.
-    ///
-    /// # Errors
-    /// [`DataverseError`].
-    pub async fn lengths(
-        &self,
-        session: &Session,
-        table: &str,
-    ) -> Result<Vec<(String, usize)>, DataverseError> {
-        let path = format!(
-            "EntityDefinitions(LogicalName='{table}')/Attributes/Microsoft.Dynamics.CRM.StringAttributeMetadata?$select=LogicalName,MaxLength"
-        );
-        let body = self.call(session, Method::GET, &path, None, None).await?;
-        let page: Value =
-            serde_json::from_slice(&body).map_err(|_| unreadable("the columns of a table"))?;
-        let columns = page.get("value").and_then(Value::as_array);
-        let columns = columns.ok_or_else(|| unreadable("the columns of a table"))?;
-        let column = |column: &Value| {
-            let name = column.get("LogicalName")?.as_str()?.to_owned();
-            let length = column.get("MaxLength")?.as_u64()?;
-            Some((name, usize::try_from(length).ok()?))
-        };
-        Ok(columns.iter().filter_map(column).collect())
     }
 }
 

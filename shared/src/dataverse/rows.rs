@@ -206,7 +206,9 @@ pub(super) fn existing_email(row: &Value) -> Option<ExistingEmail> {
             .unwrap_or_default(),
         changed_by_another: guid(row, "_createdby_value")
             .zip(guid(row, "_modifiedby_value"))
-            .is_some_and(|(made, changed)| made != changed),
+            .is_some_and(|(made, changed)| made != changed)
+            // Made in somebody's name, and changed by that user without us.
+            || guid(row, "_createdonbehalfby_value") != guid(row, "_modifiedonbehalfby_value"),
         etag: row
             .get("@odata.etag")
             .and_then(Value::as_str)
@@ -216,7 +218,7 @@ pub(super) fn existing_email(row: &Value) -> Option<ExistingEmail> {
 
 /// What is read of an email.
 pub(super) const EMAIL_COLUMNS: &str = "activityid,messageid,sender,statecode,attachmentcount,_regardingobjectid_value,\
-     _createdby_value,_modifiedby_value";
+     _createdby_value,_modifiedby_value,_createdonbehalfby_value,_modifiedonbehalfby_value";
 
 /// The record that an email concerns, as a query names it.
 pub(super) const REGARDING: &str = "_regardingobjectid_value";
@@ -231,4 +233,30 @@ pub(super) fn changed(row: &Value) -> Option<DateTime<Utc>> {
     ["modifiedon", "createdon"]
         .iter()
         .find_map(|column| row.get(*column)?.as_str()?.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn who_changes_a_row_that_was_made_in_their_name_has_worked_with_it() {
+        const APPLICATION: u128 = 1;
+        const ADA: u128 = 2;
+        let of = |made: (u128, Option<u128>), changed: (u128, Option<u128>)| {
+            let id = |number: u128| Uuid::from_u128(number);
+            let row = json!({
+                "activityid": id(9), "_createdby_value": id(made.0), "_createdonbehalfby_value": made.1.map(id),
+                "_modifiedby_value": id(changed.0), "_modifiedonbehalfby_value": changed.1.map(id),
+            });
+            existing_email(&row).unwrap().changed_by_another
+        };
+        assert!(!of((APPLICATION, None), (APPLICATION, None)));
+        assert!(of((APPLICATION, None), (ADA, None)));
+        assert!(!of((ADA, Some(APPLICATION)), (ADA, Some(APPLICATION))));
+        assert!(of((ADA, Some(APPLICATION)), (ADA, None)));
+        assert!(of((ADA, Some(APPLICATION)), (APPLICATION, None)));
+    }
 }

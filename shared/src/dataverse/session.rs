@@ -69,6 +69,12 @@ impl Session {
         Some(self.suggested.load(Ordering::Relaxed)).filter(|suggested| *suggested > 0)
     }
 
+    /// The token of every call.
+    #[must_use]
+    pub fn token(&self) -> &AccessToken {
+        &self.token
+    }
+
     pub(super) fn bearer(&self) -> &str {
         self.token.expose_secret()
     }

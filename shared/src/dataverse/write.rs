@@ -126,8 +126,8 @@ impl DataverseClient {
             rest = later;
             match self.write_together(session, some).await {
                 Ok(outcomes) => results.extend(outcomes),
-                Err(DataverseError::TooLarge | DataverseError::Rejected { .. })
-                    if some.len() > 1 =>
+                Err(error @ (DataverseError::TooLarge | DataverseError::Rejected { .. }))
+                    if some.len() > 1 && !self.may_be_refused_for_its_caller(&error) =>
                 {
                     for email in some {
                         results.push(
@@ -148,6 +148,11 @@ impl DataverseClient {
             }
         }
         results
+    }
+
+    /// One by one, the mails would meet the same refusal.
+    fn may_be_refused_for_its_caller(&self, error: &DataverseError) -> bool {
+        self.caller.is_some() && error.code().is_some_and(ErrorCode::concerns_caller)
     }
 
     async fn write_together(

@@ -1,4 +1,4 @@
-//! Asking Entra for a token: client credentials with a secret.
+//! Asking Entra for a token: client credentials, with a secret or with a certificate.
 //!
 //! `POST {authority}/{tenant}/oauth2/v2.0/token`, form-encoded (verified, Dataverse facts §16).
 
@@ -7,12 +7,23 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::Value;
 use url::Url;
+use uuid::Uuid;
 
+use super::certificate::{CertificateError, ClientCertificate};
 use super::store::StoredToken;
 use crate::http;
 
+/// How an application proves who it is.
+#[derive(Debug, Clone)]
+pub enum Credential {
+    /// By a secret that Entra made.
+    Secret(SecretString),
+    /// By a signature.
+    Certificate(ClientCertificate),
+}
+
 /// A token that Entra did not give.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum EntraError {
     /// Not reachable, throttling, or broken for now: the stored token stays, try at the next run.
     #[error("entra is unavailable: {what}")]
@@ -28,24 +39,44 @@ pub enum EntraError {
         /// The number after `AADSTS`; 0 when the answer has none.
         code: u64,
     },
+    /// The same, found out before Entra was asked.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
 }
 
-/// The plain meaning of a documented code, with the remedy. Source: Dataverse facts §16.
+impl EntraError {
+    /// Whether asking again helps only after a person has changed something.
+    #[must_use]
+    pub const fn is_permanent(&self) -> bool {
+        match self {
+            Self::Unavailable { .. } => false,
+            Self::Refused { .. } | Self::Certificate(_) => true,
+        }
+    }
+}
+
+/// The plain meaning of a code, with the remedy. Source: Dataverse facts §16; 700024 is not in it (inferred: what Entra is known to answer to an assertion
+/// whose `nbf` or `exp` does not fit its clock).
 fn meaning(code: u64) -> &'static str {
     match code {
         7_000_215 => {
             "the client secret is wrong: put the secret's value, not its id, into ENTRA_SECRET_ID"
         }
         7_000_222 => {
-            "the client secret has expired: make a new one at the app registration and store it"
+            "the client secret has expired: make a new one at the app registration and put its value into ENTRA_SECRET_ID"
         }
         700_016 => {
             "the application is not in this tenant: check ENTRA_CLIENT_ID and ENTRA_TENANT_ID"
         }
-        700_027 => {
-            "the certificate's signature was refused: check that its public part is at the app registration"
+        700_024 => {
+            "the assertion's time does not fit Entra's clock: set the clock of the machine that asks"
         }
-        90_002 => "there is no such tenant: check ENTRA_TENANT_ID and ENTRA_AUTHORITY",
+        700_027 => {
+            "the certificate or its signature was refused: upload the public part of the certificate in ENTRA_SECRET_ID at the app registration"
+        }
+        90_002 => {
+            "there is no such tenant: check ENTRA_TENANT_ID and, in a national cloud, ENTRA_AUTHORITY"
+        }
         70_011 => "the scope is wrong: check DATAVERSE_URL",
         500_011 => "the tenant knows no organisation at this address: check DATAVERSE_URL",
         _ => "see Microsoft's list of AADSTS codes",
@@ -58,13 +89,13 @@ pub struct EntraClient {
     http: reqwest::Client,
     token_url: String,
     client_id: String,
-    client_secret: SecretString,
+    credential: Credential,
     scope: String,
 }
 
 #[derive(Deserialize)]
 struct Granted {
-    access_token: String,
+    access_token: SecretString,
     expires_in: i64,
 }
 
@@ -76,7 +107,7 @@ impl EntraClient {
         authority: &Url,
         tenant_id: &str,
         client_id: String,
-        client_secret: SecretString,
+        credential: Credential,
         organisation: &Url,
     ) -> Self {
         let authority = authority.as_str().trim_end_matches('/');
@@ -85,26 +116,36 @@ impl EntraClient {
             http,
             token_url: format!("{authority}/{tenant_id}/oauth2/v2.0/token"),
             client_id,
-            client_secret,
+            credential,
             scope: format!("{organisation}/.default"),
         }
     }
 
-    /// Asks for a token.
+    /// Asks for a token. Its end is `now` and the life that Entra tells, so that it holds on the clock of this machine, right or wrong.
     ///
     /// # Errors
     /// - [`EntraError::Unavailable`]: try at the next run.
-    /// - [`EntraError::Refused`]: raise an alarm; the text says what to change.
+    /// - [`EntraError::Refused`], [`EntraError::Certificate`]: raise an alarm; the text says what to change.
     pub async fn request(&self, now: DateTime<Utc>) -> Result<StoredToken, EntraError> {
-        let form = [
-            ("grant_type", "client_credentials"),
-            ("client_id", &self.client_id),
-            ("client_secret", self.client_secret.expose_secret()),
-            ("scope", &self.scope),
-        ];
         let unavailable = |error: reqwest::Error| EntraError::Unavailable {
             what: http::describe(error),
         };
+        let proof = self.proof(now)?;
+        let mut form = vec![
+            ("grant_type", "client_credentials"),
+            ("client_id", &self.client_id),
+            ("scope", &self.scope),
+        ];
+        match &self.credential {
+            Credential::Secret(_) => form.push(("client_secret", proof.expose_secret())),
+            Credential::Certificate(_) => form.extend([
+                (
+                    "client_assertion_type",
+                    "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
+                ),
+                ("client_assertion", proof.expose_secret()),
+            ]),
+        }
         let answer = self
             .http
             .post(&self.token_url)
@@ -114,18 +155,30 @@ impl EntraClient {
             .map_err(unavailable)?;
         let status = answer.status();
         let body = answer.bytes().await.map_err(unavailable)?;
-        if status.is_success() {
-            let granted: Granted =
-                serde_json::from_slice(&body).map_err(|_| EntraError::Unavailable {
-                    what: "an answer without a token".to_owned(),
-                })?;
-            let expires_at = now + TimeDelta::seconds(granted.expires_in.clamp(0, 86_400));
-            return Ok(StoredToken {
-                access_token: granted.access_token.into(),
-                expires_at,
-            });
+        if !status.is_success() {
+            return Err(refusal(status.as_u16(), &body));
         }
-        Err(refusal(status.as_u16(), &body))
+        let granted = serde_json::from_slice(&body)
+            .ok()
+            .filter(|granted: &Granted| granted.expires_in > 0);
+        let granted = granted.ok_or_else(|| EntraError::Unavailable {
+            what: "an answer without a token".to_owned(),
+        })?;
+        Ok(StoredToken {
+            access_token: granted.access_token,
+            expires_at: now + TimeDelta::seconds(granted.expires_in.min(86_400)),
+            requested_at: now,
+        })
+    }
+
+    /// The secret, or a signature for this one request.
+    fn proof(&self, now: DateTime<Utc>) -> Result<SecretString, CertificateError> {
+        match &self.credential {
+            Credential::Secret(secret) => Ok(secret.clone()),
+            Credential::Certificate(certificate) => {
+                certificate.assertion(&self.client_id, &self.token_url, Uuid::new_v4(), now)
+            }
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use crate::entra::TokenSource;
 use crate::governor::{self, Booking, Budget, Pace, Spent, Standing, User};
 use crate::queue::SyncQueue;
 use crate::retry::LONGEST_HIDE;
+use crate::telemetry::{Count, count};
 
 /// For so long history does without a user whose token could not be read.
 const LEFT_OUT: TimeDelta = TimeDelta::minutes(5);
@@ -133,12 +134,13 @@ impl Pipeline {
     /// Books the time of a run over so many messages that does not wait for its turn.
     ///
     /// # Errors
-    /// Why nothing should be begun now: Dataverse asked for a pause, or the invocation is nearly over.
+    /// Why nothing should be begun now: there is no token, Dataverse asked for a pause, or the invocation is nearly over.
     pub(super) async fn book(&self, messages: usize, run: &Run) -> Result<Booking, Failure> {
         if run.is_nearly_over() {
             return Err(Failure::no_time_left());
         }
         let identity = self.identities.of(run);
+        has_token(identity, run).await?;
         let booking = identity.known().pace.book(messages);
         let budget = &self.identities.budget;
         let standing = self.ledger.book(&identity.user, &booking, budget, run.now);
@@ -159,7 +161,11 @@ impl Pipeline {
         if run.is_nearly_over() {
             return Some(Failure::no_time_left());
         }
-        let user = &self.identities.of(run).user;
+        let identity = self.identities.of(run);
+        if let Err(failure) = has_token(identity, run).await {
+            return Some(failure);
+        }
+        let user = &identity.user;
         let until = self.ledger.paused_until(user, run.now).await.ok()??;
         Some(paused(until, run))
     }
@@ -177,13 +183,10 @@ impl Pipeline {
         let mut soonest: Option<DateTime<Utc>> = None;
         for number in self.identities.by_turns() {
             let identity = self.identities.numbered(number);
-            let (left_out, owed) = {
-                let known = identity.known();
-                (known.left_out_until, known.pace.owed())
-            };
-            let until = if let Some(until) = left_out.filter(|until| *until > now) {
+            let until = if let Some(until) = self.left_out(identity, now).await {
                 until
             } else {
+                let owed = identity.known().pace.owed();
                 // A ledger that does not answer says so once more when it is asked to book.
                 let standing = self.ledger.standing(&identity.user).await;
                 standing.unwrap_or_default().free_at(owed, now)?
@@ -265,6 +268,7 @@ impl Pipeline {
             return Some(until);
         }
         let error = identity.tokens.token(now).await.err()?;
+        count(Count::TokenMissing, 1);
         let user = &identity.user;
         tracing::warn!(%user, %error, "history does without this user: no token can be read");
         let until = now + LEFT_OUT;
@@ -289,7 +293,8 @@ impl Pipeline {
             .adapt(traffic.messages, traffic.spent.time, target);
     }
 
-    /// Tells the others who send with the same user what Dataverse asked for: a pause, or another parallelism than before.
+    /// Tells the others who send with the same user what Dataverse asked for: a pause, or another parallelism than before. Tells this one's next run of a token
+    /// that it refused.
     pub(super) async fn share(&self, session: &Session, run: &Run) {
         let identity = self.identities.of(run);
         let user = &identity.user;
@@ -313,12 +318,21 @@ impl Pipeline {
         }
     }
 
-    /// Forgets a token that Dataverse refused, so that the next run reads a fresh one.
+    /// Drops a token that Dataverse refused, so that the next run reads another one.
     pub(super) async fn forget_refused(&self, session: &Session, run: &Run) {
         if let Some(DataverseError::TokenRejected) = session.ended_by() {
-            self.identities.of(run).tokens.forget().await;
+            let tokens = &self.identities.of(run).tokens;
+            tokens.refused(session.token()).await;
         }
     }
+}
+
+async fn has_token(identity: &Identity, run: &Run) -> Result<(), Failure> {
+    let token = identity.tokens.token(run.now).await;
+    token.map(drop).map_err(|error| {
+        count(Count::TokenMissing, 1);
+        error.into()
+    })
 }
 
 fn paused(until: DateTime<Utc>, run: &Run) -> Failure {

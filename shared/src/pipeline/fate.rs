@@ -297,12 +297,10 @@ impl From<DataverseError> for Failure {
     }
 }
 
+// For no fault of the message, however long it takes until somebody has put the credential right.
 impl From<TokenError> for Failure {
     fn from(error: TokenError) -> Self {
-        Self {
-            advice: RetryAdvice::Soon,
-            reason: error.to_string(),
-        }
+        Self::postponed(TokenError::WAIT, error.to_string())
     }
 }
 

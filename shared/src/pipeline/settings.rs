@@ -67,10 +67,10 @@ impl PipelineSettings {
         let secrets = aws_sdk_secretsmanager::Client::new(aws);
         let api_key = SecretSource::stored(secrets.clone(), self.nylas_api_key_secret_id.clone());
         let nylas = NylasClient::new(http.clone(), &self.nylas_api_url, api_key);
+        let tokens = TokenStore::new(secrets, self.token_secret_id.clone());
         let further = self.identities.iter().map(|name| {
-            let user = User::named(name.clone());
-            let tokens = self.tokens_of(&secrets, &user);
-            (user, tokens)
+            let of = Origin::Store(tokens.clone().of(name.clone()));
+            (User::named(name.clone()), TokenSource::new(of))
         });
         Ok(Pipeline {
             ledger: Ledger::new(
@@ -82,18 +82,12 @@ impl PipelineSettings {
             dataverse: DataverseClient::new(http, &self.dataverse_url),
             identities: Identities::new(
                 self.budget,
-                self.tokens_of(&secrets, &User::primary()),
+                TokenSource::new(Origin::Store(tokens.clone())),
                 further.collect(),
             ),
             policy: PolicySource::ledger(),
             write_mode: self.write_mode,
             created_on: self.created_on.into(),
         })
-    }
-
-    /// The token of a user: in the secret `TOKEN_SECRET_ID`, of a further one in that with `-` and its name behind.
-    fn tokens_of(&self, secrets: &aws_sdk_secretsmanager::Client, user: &User) -> TokenSource {
-        let id = format!("{}{}", self.token_secret_id, user.suffix('-'));
-        TokenSource::new(Origin::Store(TokenStore::new(secrets.clone(), id)))
     }
 }

@@ -3,8 +3,8 @@
 //! Mails without attachments are written together. Those with attachments are written one after the other, because their files would not all fit in memory,
 //! and step by step where they would not fit in one request. In the write mode `stepwise`, all mails are.
 //!
-//! A concession leaves out what Dataverse refuses, once, rather than give up the mail: the date of its making, the owner, or an attachment. The last two are
-//! recorded with the message; the first is left out of all that follow as well ([`super::created_on`]).
+//! A concession leaves out what Dataverse refuses, once, rather than give up the mail: the date of its making, the owner's name, the owner, or an attachment. The last
+//! three are recorded with the message; the first is left out of all that follow as well ([`super::created_on`]).
 //!
 //! | Refused for want of a privilege, with | The next try is | Should that pass |
 //! | --- | --- | --- |
@@ -12,16 +12,23 @@
 //! | owner, the date having been left out | without the owner, with the date | the owner was it |
 //! | date, no owner | without the date | the date was it |
 //!
-//! A refusal of another kind begins with the owner.
+//! Where the mail is written in its owner's name, that is left out before the owner is, and the date with which it was refused stands again. A refusal of
+//! another kind begins there.
+//!
+//! A text that is refused for its length is no concession: the lengths of this organisation's columns are read, and the mail is sent again cut to them
+//! ([`crate::dataverse::lengths`]). All that is written later is cut to them beforehand.
 
 use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
+use uuid::Uuid;
 
 use super::fate::Failure;
 use super::job::{Ended, Job, summary};
 use super::{Fate, Pipeline, Run};
 use crate::dataverse::error::{DataverseError, ErrorCode};
+use crate::dataverse::lengths::Lengths;
+use crate::dataverse::look_up::Found;
 use crate::dataverse::rows::RowState;
 use crate::dataverse::session::Session;
 use crate::dataverse::write::{CreateOutcome, EmailWrite, WriteMode};
@@ -31,6 +38,7 @@ use crate::ids::ActivityId;
 use crate::mapping::{self, Findings};
 use crate::message::{Attachment, Message, Omission, omissions_note};
 use crate::nylas::error::NylasError;
+use crate::policy::document::Impersonate;
 use crate::retry::RECEIVE_LIMIT;
 
 /// Longest attachment, in bytes of the file. The organisation's limit (`maxuploadfilesize`, 5 MiB unless changed) counts base64, four bytes for three
@@ -47,6 +55,8 @@ pub(super) struct Mail {
     findings: Findings,
     email: EmailWrite,
     omissions: Vec<Omission>,
+    /// The user in whose name it is written, by the Entra object id.
+    caller: Option<Uuid>,
     /// What the row is to say of its making.
     created_on: Option<DateTime<Utc>>,
     /// The last try was refused, and differed from this one in the date alone.
@@ -61,6 +71,7 @@ impl Mail {
         job: Job,
         message: Message,
         findings: Findings,
+        caller: Caller,
         created_on: Option<DateTime<Utc>>,
         begun: bool,
     ) -> Self {
@@ -75,12 +86,16 @@ impl Mail {
         if omissions.contains(&Omission::Attachment) {
             mapping::note_missing_attachment(&mut email);
         }
+        if caller == Caller::OwnerWithoutEntraId {
+            omissions.push(Omission::Impersonation);
+        }
         Self {
             job,
             message,
             findings,
             email,
             omissions,
+            caller: caller.id(),
             created_on,
             blames_date: false,
             begun,
@@ -131,6 +146,32 @@ impl Mail {
         }
     }
 
+    /// Makes it fit this organisation's columns. Says whether there was anything to do.
+    fn fit(&mut self, lengths: &Lengths) -> bool {
+        let had_id = self.email.row.contains_key("messageid");
+        let cut = mapping::fit(&mut self.email, lengths);
+        if had_id && !self.email.row.contains_key("messageid") {
+            self.omissions.push(Omission::LongMessageId);
+        }
+        cut
+    }
+
+    fn give_up_name(&mut self) -> bool {
+        let had_name = self.caller.take().is_some();
+        if had_name {
+            self.omissions.push(Omission::Impersonation);
+        }
+        had_name
+    }
+
+    fn give_up_owner(&mut self) -> bool {
+        let had_owner = mapping::without_owner(&mut self.email);
+        if had_owner {
+            self.omissions.push(Omission::Owner);
+        }
+        had_owner
+    }
+
     /// Leaves out what may be the cause of a refusal. Says whether anything was left.
     fn concede(&mut self, code: Option<ErrorCode>) -> bool {
         let was_tried_without_date = std::mem::take(&mut self.blames_date);
@@ -139,8 +180,7 @@ impl Mail {
             self.blames_date = true;
             return true;
         }
-        if mapping::without_owner(&mut self.email) {
-            self.omissions.push(Omission::Owner);
+        if self.give_up_name() || self.give_up_owner() {
             // It was not the date, or not the date alone.
             if let Some(date) = self.created_on.filter(|_| was_tried_without_date) {
                 mapping::set_created_on(&mut self.email, date);
@@ -148,6 +188,36 @@ impl Mail {
             return true;
         }
         false
+    }
+}
+
+/// In whose name a mail is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Caller {
+    /// The application user's own.
+    Application,
+    /// The owner's, by the Entra object id.
+    Owner(Uuid),
+    /// The owner's, if only that user were known to Entra: the application user's own.
+    OwnerWithoutEntraId,
+}
+
+impl Caller {
+    /// Nobody's mailbox has nobody's name.
+    pub(super) fn new(impersonate: Impersonate, owner: Option<Uuid>, found: &Found) -> Self {
+        match (impersonate, owner) {
+            (Impersonate::Owner, Some(owner)) => found
+                .entra_id(owner)
+                .map_or(Self::OwnerWithoutEntraId, Self::Owner),
+            (Impersonate::Owner, None) | (Impersonate::Nobody, _) => Self::Application,
+        }
+    }
+
+    const fn id(self) -> Option<Uuid> {
+        match self {
+            Self::Owner(id) => Some(id),
+            Self::Application | Self::OwnerWithoutEntraId => None,
+        }
     }
 }
 
@@ -204,7 +274,7 @@ impl Pipeline {
         }
     }
 
-    /// One `$batch`, and a second one for the mails that needed a concession.
+    /// One `$batch` for each name that mails are written in, and a second one for those that needed a concession.
     async fn write_together(
         &self,
         session: &Session,
@@ -214,10 +284,16 @@ impl Pipeline {
     ) {
         while !mails.is_empty() {
             for mail in &mut mails {
-                self.heed_refused_date(mail);
+                self.heed(mail);
             }
-            let emails: Vec<EmailWrite> = mails.iter().map(|mail| mail.email.clone()).collect();
-            let results = self.dataverse.write(session, &emails).await;
+            mails.sort_by_key(|mail| mail.caller);
+            let mut results = Vec::with_capacity(mails.len());
+            for some in mails.chunk_by(|one, other| one.caller == other.caller) {
+                let emails: Vec<EmailWrite> = some.iter().map(|mail| mail.email.clone()).collect();
+                let caller = some.first().and_then(|mail| mail.caller);
+                let dataverse = self.dataverse.in_the_name_of(caller);
+                results.extend(dataverse.write(session, &emails).await);
+            }
             let mut again = Vec::new();
             for (mut mail, result) in mails.into_iter().zip(results) {
                 match result {
@@ -235,8 +311,13 @@ impl Pipeline {
                     Err(DataverseError::TooLarge) if !mail.email.attachments.is_empty() => {
                         ended.push(self.write_stepwise(session, mail, run).await);
                     }
-                    Err(DataverseError::Rejected { code, .. }) if mail.concede(code) => {
-                        again.push(mail);
+                    Err(refusal @ DataverseError::Rejected { .. }) => {
+                        let code = refusal.code();
+                        if self.cut(session, &mut mail, code).await || mail.concede(code) {
+                            again.push(mail);
+                        } else {
+                            ended.push(mail.refused(refusal, run));
+                        }
                     }
                     Err(error) => ended.push(mail.refused(error, run)),
                 }
@@ -247,18 +328,23 @@ impl Pipeline {
 
     async fn write_stepwise(&self, session: &Session, mut mail: Mail, run: &Run) -> Ended {
         loop {
-            self.heed_refused_date(&mut mail);
-            match self.dataverse.write_stepwise(session, &mail.email).await {
+            self.heed(&mut mail);
+            let dataverse = self.dataverse.in_the_name_of(mail.caller);
+            match dataverse.write_stepwise(session, &mail.email).await {
                 Ok(refused) => {
                     mail.omissions
                         .extend(std::iter::repeat_n(Omission::Attachment, refused));
                     return self.written(mail);
                 }
                 Err(refusal @ DataverseError::Rejected { .. }) => {
+                    let code = refusal.code();
                     match self.state_of_row(session, &mail).await {
                         // A completed row takes nothing more: another worker, with another mailbox's copy, was faster.
                         Ok(Some(RowState::Completed)) => return mail.was_there(),
-                        Ok(None) if mail.concede(refusal.code()) => {}
+                        Ok(_) if self.cut(session, &mut mail, code).await => {}
+                        // What was begun can be ended in another name.
+                        Ok(Some(RowState::Open)) if mail.give_up_name() => {}
+                        Ok(None) if mail.concede(code) => {}
                         Ok(_) => return mail.refused(refusal, run),
                         // What the refusal means cannot be found out now.
                         Err(error) => return mail.refused(error, run),
@@ -269,10 +355,32 @@ impl Pipeline {
         }
     }
 
-    /// A mail that was mapped before another one's date was refused.
-    fn heed_refused_date(&self, mail: &mut Mail) {
+    /// What another mail's refusal taught since this one was mapped.
+    fn heed(&self, mail: &mut Mail) {
         if self.created_on.is_refused() {
             mapping::without_created_on(&mut mail.email);
+        }
+        if let Some(lengths) = self.dataverse.known_lengths() {
+            mail.fit(&lengths);
+        }
+    }
+
+    /// Cuts what was refused for its length. Says whether there was anything to cut.
+    async fn cut(&self, session: &Session, mail: &mut Mail, code: Option<ErrorCode>) -> bool {
+        if !code.is_some_and(ErrorCode::concerns_length) {
+            return false;
+        }
+        // Another mail of the same batch may have made the lengths known meanwhile.
+        let known = self.dataverse.known_lengths();
+        if known.is_some_and(|lengths| mail.fit(&lengths)) {
+            return true;
+        }
+        match self.dataverse.read_lengths(session, &mapping::TABLES).await {
+            Ok(lengths) => mail.fit(&lengths),
+            Err(error) => {
+                tracing::warn!(reason = %error, "a text is too long, and how long it may be cannot be read: the role lacks the right to read definitions");
+                false
+            }
         }
     }
 

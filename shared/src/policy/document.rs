@@ -55,6 +55,8 @@ pub struct Settings {
     pub create_contacts: CreateContacts,
     /// Which record a mail concerns.
     pub regarding: Regarding,
+    /// In whose name the row of a mail is written.
+    pub impersonate: Impersonate,
 }
 
 impl Default for Settings {
@@ -73,6 +75,7 @@ impl Default for Settings {
             ambiguous: Ambiguous::default(),
             create_contacts: CreateContacts::default(),
             regarding: Regarding::default(),
+            impersonate: Impersonate::default(),
         }
     }
 }
@@ -255,6 +258,17 @@ pub enum CreateContacts {
     Sent,
     /// Everybody outside.
     All,
+}
+
+/// In whose name the row of a mail is written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Impersonate {
+    /// In the application user's own.
+    #[default]
+    Nobody,
+    /// In that of the mailbox's user, who owns it.
+    Owner,
 }
 
 /// Which record a mail concerns.

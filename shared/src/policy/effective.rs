@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 use super::document::{
-    Ambiguous, Block, BlockAction, Content, CreateContacts, FolderRegarding, Folders, Override,
-    Regarding, Settings, TrackWhat,
+    Ambiguous, Block, BlockAction, Content, CreateContacts, FolderRegarding, Folders, Impersonate,
+    Override, Regarding, Settings, TrackWhat,
 };
 use crate::ids::EmailAddress;
 
@@ -42,6 +42,8 @@ pub struct Effective {
     pub create_contacts: CreateContacts,
     /// Which record a mail concerns.
     pub regarding: Regarding,
+    /// In whose name the row of a mail is written.
+    pub impersonate: Impersonate,
 }
 
 impl Effective {
@@ -65,6 +67,7 @@ impl Effective {
             ambiguous: settings.ambiguous,
             create_contacts: settings.create_contacts,
             regarding: settings.regarding.clone(),
+            impersonate: settings.impersonate,
         }
     }
 

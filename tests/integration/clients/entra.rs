@@ -1,7 +1,7 @@
 //! The Entra client, and the token that is kept.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use mailverse::entra::request::{EntraClient, EntraError};
+use mailverse::entra::request::{Credential, EntraClient, EntraError};
 use mailverse::entra::{Origin, TokenSource};
 use secrecy::ExposeSecret;
 use twin::{Fault, Twin};
@@ -32,7 +32,7 @@ impl Told {
             &twin.entra().authority().parse().unwrap(),
             &self.tenant,
             self.client_id.clone(),
-            self.secret.clone().into(),
+            Credential::Secret(self.secret.clone().into()),
             &self.organisation.parse().unwrap(),
         )
     }
@@ -84,8 +84,7 @@ async fn what_is_set_up_wrong_is_named_with_the_setting_to_change() {
             .client(&twin)
             .request(now())
             .await
-            .err()
-            .expect("a refusal");
+            .expect_err("a refusal");
         let EntraError::Refused { code, .. } = error else {
             panic!("{error}");
         };
@@ -112,8 +111,7 @@ async fn a_429_a_5xx_and_a_broken_connection_are_outages() {
             .client(&twin)
             .request(now())
             .await
-            .err()
-            .expect("a failure");
+            .expect_err("a failure");
         assert!(
             matches!(error, EntraError::Unavailable { .. }),
             "{what}: {error}"
@@ -129,8 +127,7 @@ async fn an_answer_without_a_token_is_an_outage() {
         .client(&twin)
         .request(now())
         .await
-        .err()
-        .expect("a failure");
+        .expect_err("a failure");
     assert!(matches!(error, EntraError::Unavailable { .. }), "{error}");
 }
 
@@ -149,7 +146,7 @@ async fn a_token_is_kept_until_five_minutes_before_its_end_or_until_it_is_refuse
     assert_eq!(seen[0], seen[1]);
     assert_ne!(seen[1], seen[2], "five minutes are left");
     assert_eq!(seen[2], seen[3]);
-    source.forget().await;
+    source.refused(&seen[3].clone().into()).await;
     let fresh = source
         .token(now() + TimeDelta::seconds(3_301))
         .await

@@ -74,8 +74,15 @@ impl Cloud {
             (QueueAttributeName::RedrivePolicy, redrive.to_string()),
         ];
         let queue = create_queue(&sqs, "sync", &attributes).await;
-        let visibility = (QueueAttributeName::VisibilityTimeout, "960".to_owned());
-        let tasks = create_queue(&sqs, "backfill", &[visibility]).await;
+        create_queue(&sqs, "dead-tasks", &[]).await;
+        let redrive = json!({
+            "deadLetterTargetArn": "arn:aws:sqs:eu-north-1:123456789012:dead-tasks", "maxReceiveCount": "10",
+        });
+        let attributes = [
+            (QueueAttributeName::VisibilityTimeout, "960".to_owned()),
+            (QueueAttributeName::RedrivePolicy, redrive.to_string()),
+        ];
+        let tasks = create_queue(&sqs, "backfill", &attributes).await;
         for name in ["webhook", "entra", "token", "nylas"] {
             secrets.create_secret().name(name).send().await.unwrap();
         }
@@ -114,6 +121,7 @@ impl Cloud {
             .secrets
             .get_secret_value()
             .secret_id(secret)
+            .version_stage("AWSCURRENT")
             .send()
             .await;
         found.ok().and_then(|found| found.secret_string)

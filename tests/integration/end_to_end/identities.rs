@@ -24,10 +24,10 @@ async fn second_user(cloud: &Cloud) -> (Value, String) {
     let url = cloud.twin.dataverse().url();
     let token = cloud.twin.entra().issue_token_for(CLIENT, &url, 3_600);
     let expires_at = (Utc::now() + TimeDelta::hours(1)).timestamp();
-    let create = cloud.secrets.create_secret().name("token-two");
-    create.send().await.unwrap();
-    let stored = json!({"access_token": token, "expires_at": expires_at});
-    cloud.store("token-two", &stored.to_string()).await;
+    let stored = cloud.stored("token").await.unwrap();
+    let mut stored: Value = serde_json::from_str(&stored).unwrap();
+    stored["identities"] = json!({"two": {"access_token": token, "expires_at": expires_at}});
+    cloud.store("token", &stored.to_string()).await;
     (json!(user), token)
 }
 

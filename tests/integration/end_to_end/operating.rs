@@ -1,9 +1,10 @@
-//! The commands of the people who operate it: `mailverse status` and `mailverse redrive`, compiled, on the ledger and the queue that the functions use.
+//! The commands of the people who operate it: `mailverse status`, `redrive`, `doctor`, `webhook` and `token`, compiled, on the ledger and the queue that the functions use.
 
 mod backfill;
 mod doctor;
 mod redrive;
 mod status;
+mod token;
 mod webhook;
 
 use chrono::{SubsecRound, TimeDelta, Utc};

@@ -213,6 +213,10 @@ async fn messages_wait_for_the_first_token_and_for_the_next_one() {
         "no token yet"
     );
     cloud.refresh_token().await;
+    // Another process: this one does not ask for the token again within a minute.
+    let printed = worker.stop().await;
+    assert!(printed.contains(r#""TokenMissing":1"#), "{printed}");
+    let mut worker = cloud.function("sync-worker").await;
     cloud.make_visible(&batch[0]).await;
     assert_eq!(
         cloud.work(&mut worker, &cloud.receive().await).await,
@@ -309,7 +313,9 @@ async fn a_wrong_client_secret_fails_loudly_and_the_old_token_stays() {
         vec!["canary-wrong-secret".to_owned()],
     ]
     .concat();
-    assert_silent("the refresher's output", &refresher.stop().await, &secrets);
+    let printed = refresher.stop().await;
+    assert_silent("the refresher's output", &printed, &secrets);
+    assert!(printed.contains(r#""TokenRefused":1"#), "{printed}");
 }
 
 #[tokio::test]

@@ -33,7 +33,7 @@ const LARGEST: usize = 3_932_160;
 const ONE_LEFT_OUT: Option<&str> = Some("left out: attachment");
 
 impl World {
-    fn attach(&self, grant: &str, message: &str, id: &str, name: &str, bytes: &[u8]) {
+    pub(super) fn attach(&self, grant: &str, message: &str, id: &str, name: &str, bytes: &[u8]) {
         let object = json!({"id": id, "filename": name, "content_type": "application/pdf"});
         self.twin
             .nylas()

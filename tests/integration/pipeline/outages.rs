@@ -5,6 +5,7 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use mailverse::dataverse::write::WriteMode;
 use mailverse::dedupe::State;
+use mailverse::entra::TokenError;
 use mailverse::pipeline::Fate;
 use mailverse::sync_request::Trigger;
 use serde_json::json;
@@ -94,10 +95,15 @@ async fn retry_after_of_nylas_is_a_floor() {
 #[tokio::test]
 async fn an_outage_of_entra_costs_time() {
     for fault in [status(503, "temporarily_unavailable"), Fault::ResetBefore] {
-        let world = with_a_mail().await;
+        let mut world = with_a_mail().await;
         let what = format!("{fault:?}");
         world.twin.entra().fail_next(fault);
-        waits_and_is_then_written(world, FIRST_STEP, &what).await;
+        let fate = world.deliver_one(ADA, "m1").await;
+        assert_eq!(waiting(&fate).0, TokenError::WAIT, "{what}");
+        assert_eq!(world.entry(ADA, "m1").await, None, "{what}: untouched");
+        assert_eq!(world.pipeline.nylas.requests(), 0, "{what}");
+        world.later(TimeDelta::minutes(5));
+        written(&world.deliver_one(ADA, "m1").await);
     }
 }
 

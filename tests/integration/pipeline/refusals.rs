@@ -5,6 +5,7 @@ use mailverse::dedupe::State;
 use mailverse::nylas::wire;
 use mailverse::pipeline::Fate;
 use serde_json::json;
+use twin::{Privilege, Setting};
 
 use crate::world::{
     ADA, BEN, World, created, dead, key, mail, people, status, throttled, waiting, with_a_mail,
@@ -20,11 +21,10 @@ async fn what_dataverse_refuses_for_good_is_dead_with_its_code_and_does_not_harm
     mode: WriteMode,
 ) {
     let mut world = World::start_in(mode).await;
-    world
-        .twin
-        .dataverse()
-        .set_max_length("email", "subject", 200)
-        .unwrap();
+    let dataverse = world.twin.dataverse();
+    dataverse.set_max_length("email", "subject", 200).unwrap();
+    // How long it may be cannot be read.
+    dataverse.set_setting(Setting::Withheld(vec![(Privilege::Read, "attribute")]));
     world.put(ADA, mail("good1", &json!({})));
     world.put(ADA, mail("poison", &json!({"subject": "x".repeat(201)})));
     world.put(

@@ -38,7 +38,10 @@ pub(super) fn found(twin: &Twin) -> People {
     let user = |key: &str, name: &str, email: &str| {
         insert(
             "systemuser",
-            json!({"systemuserid": key, "lastname": name, "internalemailaddress": email, "isdisabled": false}),
+            json!({
+                "systemuserid": key, "lastname": name, "internalemailaddress": email, "isdisabled": false,
+                "azureactivedirectoryobjectid": key.replace("0000-4000", "eeee-4000"),
+            }),
         )
     };
     let kites = insert(

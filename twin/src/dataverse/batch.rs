@@ -91,8 +91,14 @@ fn run_change_set(org: &mut Org, parts: &[Part], outer: &str, text: &mut String)
 }
 
 fn run_part(org: &mut Org, part: &Part, references: &References) -> Answer {
-    operation::run(org, &part.operation, references)
-        .unwrap_or_else(|refusal| Answer::refusal(&refusal, &part.operation.prefer()))
+    let name = "callerobjectid";
+    let answer = match part.operation.header(name) {
+        Some(_) => Err(Refusal::not_imitated(format!(
+            "{name} in a part of a batch"
+        ))),
+        None => operation::run(org, &part.operation, references),
+    };
+    answer.unwrap_or_else(|refusal| Answer::refusal(&refusal, &part.operation.prefer()))
 }
 
 fn push_change_set(text: &mut String, outer: &str, boundary: &str, inner: &str) {

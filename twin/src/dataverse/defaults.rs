@@ -21,6 +21,11 @@ impl Work<'_> {
         fill("modifiedon", self.now_text());
         fill("createdby", user.clone());
         fill("modifiedby", user.clone());
+        if let Some(application) = self.org.caller.on_behalf {
+            let application = lookup_value("systemuser", application);
+            fill("createdonbehalfby", application.clone());
+            fill("modifiedonbehalfby", application);
+        }
         if !matches!(
             table.name.as_str(),
             "activityparty" | "activitymimeattachment"

@@ -26,6 +26,7 @@ use uuid::Uuid;
 use super::operation::{Answer, Operation};
 use super::options::Options;
 use super::org::Work;
+use super::privileges::Privilege;
 use super::refusal::Refusal;
 use super::rows::allow;
 use super::schema::{AlternateKey, Column, Kind, Table};
@@ -122,6 +123,9 @@ impl Work<'_> {
         operation: &Operation,
         options: &Options,
     ) -> Result<Answer, Refusal> {
+        if collection == "Attributes" {
+            self.require(Privilege::Read, "attribute")?;
+        }
         match (collection, rest) {
             ("Keys", []) => {
                 allow(operation, &[Method::GET, Method::POST])?;

@@ -9,6 +9,9 @@
 //! | an address of at most 32,768 characters      | 414 (inferred)                 |
 //! | `OData-Version: 4.0`, `OData-MaxVersion: 4.0`| 400 (inferred)                 |
 //! | a body that is not too large                 | 413 / 0x8004418A               |
+//!
+//! `CallerObjectId` names the user for whom the application acts, in the whole of the request, batches included (that a batch passes it on to its parts is
+//! inferred). Without the privilege it is 403 / 0x80040220, and a user that is not there or disabled 403 / 0x80072560 (both inferred).
 
 use axum::http::Method;
 use uuid::Uuid;
@@ -18,6 +21,7 @@ use super::operation::{self, Answer, Body, LONGEST_URL, Operation};
 use super::options::Prefer;
 use super::org::{Caller, Org, References};
 use super::path;
+use super::privileges::Privilege;
 use super::refusal::Refusal;
 use crate::entra::Entra;
 use crate::server::{Incoming, Outgoing};
@@ -43,12 +47,37 @@ pub(crate) fn admit(org: &mut Org, entra: &Entra, incoming: &Incoming) -> Result
             None
         }
     };
+    let named = named(org, incoming)?;
     Ok(Caller {
         client_id,
-        user,
+        user: named.unwrap_or(user),
+        on_behalf: named.and(Some(user)),
         parts_refused,
         spent_ms: 0,
     })
+}
+
+/// The user for whom the application acts.
+fn named(org: &Org, incoming: &Incoming) -> Result<Option<Uuid>, Refusal> {
+    let Some(text) = incoming.header("callerobjectid") else {
+        return Ok(None);
+    };
+    let acting = (Privilege::ActOnBehalf, "systemuser");
+    if org.settings.withheld.contains(&acting) {
+        let message = "Principal user is missing prvActOnBehalfOfAnotherUser privilege.";
+        return Err(Refusal::new(403, "0x80040220", message));
+    }
+    let user = Uuid::try_parse(text)
+        .ok()
+        .and_then(|id| org.user_of_entra(id));
+    let user = user.ok_or_else(|| {
+        Refusal::new(
+            403,
+            "0x80072560",
+            "The user is not a member of the organization.",
+        )
+    })?;
+    Ok(Some(user))
 }
 
 /// The token of a request.
@@ -111,10 +140,8 @@ fn check_form(incoming: &Incoming, largest: usize) -> Result<String, Refusal> {
             return Err(Refusal::query(format!("The header {name} must be 4.0.")));
         }
     }
-    for name in ["mscrmcallerid", "callerobjectid"] {
-        if incoming.header(name).is_some() {
-            return Err(Refusal::not_imitated(format!("impersonation by {name}")));
-        }
+    if incoming.header("mscrmcallerid").is_some() {
+        return Err(Refusal::not_imitated("impersonation by mscrmcallerid"));
     }
     let fits = |body: &Vec<u8>| body.len() <= largest;
     if !incoming.body.as_ref().is_some_and(fits) {

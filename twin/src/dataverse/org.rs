@@ -59,7 +59,10 @@ pub(crate) struct OrgMark {
 pub(crate) struct Caller {
     /// The application.
     pub(crate) client_id: String,
+    /// The user who acts: the application's, or the one for whom it acts.
     pub(crate) user: Uuid,
+    /// The application's user, while it acts for another.
+    pub(crate) on_behalf: Option<Uuid>,
     /// The refusal of every part of the batch that was let in all the same.
     pub(crate) parts_refused: Option<Refusal>,
     /// Milliseconds of all operations so far.
@@ -204,6 +207,16 @@ impl Org {
         users
             .filter(|(_, row)| row.get("isdisabled").as_bool() != Some(true))
             .find(|(_, row)| row.text("applicationid").is_some_and(same))
+            .map(|(id, _)| id)
+    }
+
+    /// The user with this Entra object id: one that is not disabled.
+    pub(crate) fn user_of_entra(&self, object_id: Uuid) -> Option<Uuid> {
+        let same = |text: &str| Uuid::try_parse(text).is_ok_and(|id| id == object_id);
+        let users = self.store.rows("systemuser").into_iter();
+        users
+            .filter(|(_, row)| row.get("isdisabled").as_bool() != Some(true))
+            .find(|(_, row)| row.text("azureactivedirectoryobjectid").is_some_and(same))
             .map(|(id, _)| id)
     }
 

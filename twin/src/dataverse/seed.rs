@@ -228,7 +228,7 @@ pub(crate) fn import(org: &mut Org, mut state: Value) -> Result<(), SeedError> {
     }
     org.store.clear();
     (org.user, org.business_unit, org.organization) = (user, business_unit, organization);
-    org.caller.user = user;
+    (org.caller.user, org.caller.on_behalf) = (user, None);
     for (table, id, values) in read {
         org.store.set(&table, id, Some(values));
     }

@@ -46,6 +46,8 @@ pub enum Setting {
     /// Privileges that the caller's role lacks, with the table each is about; none at first. Activities, their parties and attachments are one
     /// table, `activity` (Dataverse facts §16).
     Withheld(Vec<(Privilege, &'static str)>),
+    /// Privileges that the roles of all users lack for whom an application acts; none at first.
+    WithheldFromUsers(Vec<(Privilege, &'static str)>),
     /// Seconds during which an alternate key that was posted is Pending; 0 at first: Active at once.
     KeyIndexSeconds(u32),
 }
@@ -64,6 +66,7 @@ pub(crate) struct Settings {
     pub(crate) key_index: TimeDelta,
     pub(crate) may_override_created_on: bool,
     pub(crate) withheld: Vec<(Privilege, &'static str)>,
+    pub(crate) withheld_from_users: Vec<(Privilege, &'static str)>,
 }
 
 impl Settings {
@@ -85,6 +88,7 @@ impl Settings {
             Setting::LargestRequest(size) => self.largest_request = size,
             Setting::MayOverrideCreatedOn(may) => self.may_override_created_on = may,
             Setting::Withheld(withheld) => self.withheld = withheld,
+            Setting::WithheldFromUsers(withheld) => self.withheld_from_users = withheld,
             Setting::KeyIndexSeconds(seconds) => {
                 self.key_index = TimeDelta::seconds(seconds.into());
             }
@@ -114,6 +118,7 @@ impl Default for Settings {
             key_index: TimeDelta::zero(),
             may_override_created_on: true,
             withheld: Vec::new(),
+            withheld_from_users: Vec::new(),
         }
     }
 }

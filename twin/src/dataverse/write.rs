@@ -93,6 +93,14 @@ impl Work<'_> {
             let user = lookup_value("systemuser", self.org.caller.user);
             after.insert("modifiedby".to_owned(), user);
         }
+        if table.columns.contains_key("modifiedonbehalfby") {
+            let application = self.org.caller.on_behalf;
+            let application = application.map(|user| lookup_value("systemuser", user));
+            after.insert(
+                "modifiedonbehalfby".to_owned(),
+                application.unwrap_or_default(),
+            );
+        }
         add_computed(table, &mut after);
         self.check_alternate_keys(table, id, &after)?;
         if table.name == "activitymimeattachment" {

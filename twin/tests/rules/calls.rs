@@ -2,7 +2,8 @@
 
 use reqwest::Method;
 use serde_json::json;
-use twin::Fault;
+use twin::{Fault, Privilege, Setting};
+use uuid::Uuid;
 
 use super::world::{World, error};
 
@@ -200,12 +201,82 @@ async fn errors_carry_details_when_annotations_are_asked_for() {
     assert_eq!(plain.as_object().unwrap().len(), 2);
 }
 
+/// A user with an Entra object id.
+fn user(world: &World, entra_id: &str) -> Uuid {
+    let row = json!({"lastname": "Ada", "azureactivedirectoryobjectid": entra_id});
+    world.twin.dataverse().insert("systemuser", row).unwrap()
+}
+
+const ADA: &str = "00000000-0000-4000-8000-00000000000a";
+
 #[tokio::test]
-async fn impersonation_is_refused_because_it_would_change_nothing_here() {
+async fn an_application_acts_for_the_user_whose_entra_object_id_it_names() {
     let world = World::new().await;
-    let request = world
-        .request(Method::GET, "WhoAmI")
-        .header("CallerObjectId", "x");
+    let ada = user(&world, ADA);
+    let application = world.get("WhoAmI").await.json()["UserId"].clone();
+    let request = world.request(Method::GET, "WhoAmI");
+    let request = request.header("CallerObjectId", ADA.to_uppercase());
+    assert_eq!(world.send(request).await.json()["UserId"], json!(ada));
+
+    let request = world.request(Method::POST, "emails");
+    let request = request.header("CallerObjectId", ADA).json(&json!({}));
+    let email = world.send(request).await.id();
+    let row = world.twin.dataverse().row("email", email).unwrap();
+    for (column, expected) in [
+        ("createdby", json!(ada)),
+        ("ownerid", json!(ada)),
+        ("createdonbehalfby", application.clone()),
+        ("modifiedonbehalfby", application.clone()),
+    ] {
+        assert_eq!(row[column]["id"], expected, "{column}");
+    }
+    let path = format!("emails({email})");
+    let change = world.patch(&path, json!({"subject": "x"})).await;
+    assert_eq!(change.status, 204);
+    let row = world.twin.dataverse().row("email", email).unwrap();
+    assert_eq!(row["modifiedby"]["id"], application);
+    assert_eq!(row["modifiedonbehalfby"], json!(null));
+    assert_eq!(row["createdby"]["id"], json!(ada));
+}
+
+#[tokio::test]
+async fn acting_for_another_needs_the_privilege_a_user_and_the_rights_of_both() {
+    let world = World::new().await;
+    let dataverse = world.twin.dataverse();
+    user(&world, ADA);
+    let gone = "00000000-0000-4000-8000-00000000000b";
+    let row = json!({"lastname": "B", "isdisabled": true, "azureactivedirectoryobjectid": gone});
+    dataverse.insert("systemuser", row).unwrap();
+    let as_user = async |id: &str| {
+        let request = world.request(Method::POST, "emails");
+        let request = request.header("CallerObjectId", id).json(&json!({}));
+        world.send(request).await
+    };
+    for nobody in [gone, "x", "00000000-0000-4000-8000-00000000000c"] {
+        let refused = as_user(nobody).await;
+        assert_eq!(refused.error(), error(403, "0x80072560"), "{nobody}");
+    }
+    let create = vec![(Privilege::Create, "activity")];
+    for setting in [
+        Setting::Withheld(vec![(Privilege::ActOnBehalf, "systemuser")]),
+        Setting::Withheld(create.clone()),
+        Setting::WithheldFromUsers(create),
+    ] {
+        let what = format!("{setting:?}");
+        dataverse.set_setting(setting);
+        let refused = as_user(ADA).await;
+        assert_eq!(refused.error(), error(403, "0x80040220"), "{what}");
+        dataverse.set_setting(Setting::Withheld(Vec::new()));
+    }
+    // What users lack is no matter of the application's own.
+    assert_eq!(world.post("emails", json!({})).await.status, 204);
+}
+
+#[tokio::test]
+async fn another_way_to_act_for_somebody_is_not_imitated() {
+    let world = World::new().await;
+    let request = world.request(Method::GET, "WhoAmI");
+    let request = request.header("MSCRMCallerID", ADA);
     assert_eq!(world.send(request).await.error(), error(501, "twin"));
 }
 

@@ -103,13 +103,6 @@ async fn each_mistake_has_its_own_error() {
         ("client_id", None, 400, "invalid_request", 900_144),
         ("client_secret", None, 400, "invalid_request", 900_144),
         ("scope", None, 400, "invalid_request", 900_144),
-        (
-            "client_assertion",
-            Some("a.b.c"),
-            401,
-            "invalid_client",
-            700_027,
-        ),
     ] {
         let (got, body) = ask_with(&world, name, value).await;
         assert_eq!(

@@ -3,6 +3,7 @@
 use chrono::TimeDelta;
 use mailverse::dedupe::State;
 use serde_json::{Value, json};
+use twin::{Privilege, Setting};
 
 use super::{key, refused, run};
 use crate::end_to_end::canary::{self, assert_silent};
@@ -21,6 +22,9 @@ async fn a_refused_message_is_written_once_the_cause_is_gone_and_it_is_redriven(
             .unwrap();
     };
     limit(5);
+    // How long it may be cannot be read.
+    let withheld = Setting::Withheld(vec![(Privilege::Read, "attribute")]);
+    cloud.twin.dataverse().set_setting(withheld);
     cloud
         .send(
             &json!({"version": 1, "grant_id": GRANT, "message_id": "m1", "trigger": "created"})

@@ -1,0 +1,184 @@
+//! In whose name is a row written? In the application user's, unless the policy says in its owner's; and no mail is lost for it.
+
+use mailverse::dataverse::write::WriteMode;
+use serde_json::json;
+use twin::{Privilege, Setting};
+use uuid::Uuid;
+
+use crate::world::{ADA, BEN, CREATE, World, mail, people, status, written};
+
+in_both_write_modes!(
+    by_default_rows_are_written_in_the_name_of_the_application,
+    on_request_a_row_is_written_in_the_name_of_its_owner,
+    without_the_privilege_a_mail_is_written_in_the_name_of_the_application_and_says_so,
+    a_user_who_may_not_do_it_costs_the_name_and_nothing_else,
+    a_draft_that_the_owner_may_not_complete_is_completed_by_the_application,
+    an_owner_whom_entra_does_not_know_costs_the_name,
+    a_mailbox_without_a_user_has_nobody_in_whose_name_to_write,
+);
+
+/// What is noted with a mail that should have been written in its owner's name.
+const NAME_LEFT_OUT: Option<&str> = Some("left out: owner's name");
+
+/// With one mail in each of the two mailboxes, and the policy.
+async fn world(mode: WriteMode) -> World {
+    let mut world = World::start_in(mode).await;
+    world.set(&json!({"impersonate": "owner"}));
+    world.put(ADA, mail("m1", &json!({})));
+    let to_ben = json!({"to": people(&["ben@ours.example"])});
+    world.put(BEN, mail("m2", &to_ben));
+    world
+}
+
+impl World {
+    /// Who wrote the row of a mail, in whose stead, and whose it is.
+    fn written_by(&self, id: &str) -> [Option<Uuid>; 3] {
+        let message_id = json!(format!("<{id}@kites.example>"));
+        let emails = self.emails();
+        let row = emails.iter().find(|row| row["messageid"] == message_id);
+        let row = row.unwrap_or_else(|| panic!("no row of {id}"));
+        assert_eq!(row["statecode"], 1, "{id}");
+        let user = |column: &str| row[column]["id"].as_str().map(|id| id.parse().unwrap());
+        ["createdby", "createdonbehalfby", "ownerid"].map(user)
+    }
+
+    fn application(&self) -> Uuid {
+        let users = self.twin.dataverse().rows("systemuser");
+        let user = users.iter().find(|row| row["applicationid"].is_string());
+        user.unwrap()["systemuserid"]
+            .as_str()
+            .unwrap()
+            .parse()
+            .unwrap()
+    }
+
+    fn withhold(&self, withheld: Setting) {
+        self.twin.dataverse().set_setting(withheld);
+    }
+}
+
+async fn by_default_rows_are_written_in_the_name_of_the_application(mode: WriteMode) {
+    let mut world = world(mode).await;
+    world.set(&json!({}));
+    written(&world.deliver_one(ADA, "m1").await);
+    let (application, ada) = (world.application(), world.people.ada);
+    assert_eq!(world.written_by("m1"), [Some(application), None, Some(ada)]);
+}
+
+async fn on_request_a_row_is_written_in_the_name_of_its_owner(mode: WriteMode) {
+    let mut world = world(mode).await;
+    world.put(ADA, mail("m3", &json!({})));
+    let before = world.twin.dataverse().requests().total;
+    let fates = world
+        .deliver(&[(ADA, "m1"), (BEN, "m2"), (ADA, "m3")])
+        .await;
+    for fate in &fates {
+        assert_eq!(written(fate).1, None);
+    }
+    if mode == WriteMode::ChangeSet {
+        let requests = world.twin.dataverse().requests().total - before;
+        assert_eq!(requests, 3, "a look-up, and a batch for each name");
+    }
+    let application = Some(world.application());
+    let (ada, ben) = (Some(world.people.ada), Some(world.people.ben));
+    assert_eq!(world.written_by("m1"), [ada, application, ada]);
+    assert_eq!(world.written_by("m2"), [ben, application, ben]);
+    assert_eq!(world.written_by("m3"), [ada, application, ada]);
+}
+
+async fn without_the_privilege_a_mail_is_written_in_the_name_of_the_application_and_says_so(
+    mode: WriteMode,
+) {
+    let mut world = world(mode).await;
+    let privilege = (Privilege::ActOnBehalf, "systemuser");
+    world.withhold(Setting::Withheld(vec![privilege]));
+    world.put(ADA, mail("m3", &json!({})));
+    let before = world.twin.dataverse().requests().total;
+    let fates = world.deliver(&[(ADA, "m1"), (ADA, "m3")]).await;
+    for fate in &fates {
+        assert_eq!(written(fate).1, NAME_LEFT_OUT);
+    }
+    if mode == WriteMode::ChangeSet {
+        let requests = world.twin.dataverse().requests().total - before;
+        assert_eq!(
+            requests, 3,
+            "a look-up, a refusal of all, and another batch"
+        );
+    }
+    let (application, ada) = (world.application(), world.people.ada);
+    for id in ["m1", "m3"] {
+        assert_eq!(world.written_by(id), [Some(application), None, Some(ada)]);
+    }
+}
+
+async fn a_user_who_may_not_do_it_costs_the_name_and_nothing_else(mode: WriteMode) {
+    let mut world = world(mode).await;
+    let create = (Privilege::Create, "activity");
+    world.withhold(Setting::WithheldFromUsers(vec![create]));
+    let fate = world.deliver_one(ADA, "m1").await;
+    assert_eq!(written(&fate).1, NAME_LEFT_OUT);
+    let (application, ada) = (world.application(), world.people.ada);
+    assert_eq!(world.written_by("m1"), [Some(application), None, Some(ada)]);
+}
+
+async fn a_draft_that_the_owner_may_not_complete_is_completed_by_the_application(mode: WriteMode) {
+    let mut world = world(mode).await;
+    let write = (Privilege::Write, "activity");
+    world.withhold(Setting::WithheldFromUsers(vec![write]));
+    let fate = world.deliver_one(ADA, "m1").await;
+    assert_eq!(written(&fate).1, NAME_LEFT_OUT);
+    assert_eq!(world.emails().len(), 1);
+    let [_, _, owner] = world.written_by("m1");
+    assert_eq!(owner, Some(world.people.ada));
+}
+
+async fn an_owner_whom_entra_does_not_know_costs_the_name(mode: WriteMode) {
+    let mut world = world(mode).await;
+    world.twin.nylas().add_grant(twin::Grant {
+        id: "grant-eve".to_owned(),
+        email: "eve@ours.example".to_owned(),
+        provider: "imap".to_owned(),
+        aliases: Vec::new(),
+        status: "valid".to_owned(),
+    });
+    let row = json!({"lastname": "Eve", "internalemailaddress": "eve@ours.example"});
+    let eve = world.insert("systemuser", row);
+    let application = world.application();
+    world.put("grant-eve", mail("m4", &json!({})));
+    let fate = world.deliver_one("grant-eve", "m4").await;
+    assert_eq!(written(&fate).1, NAME_LEFT_OUT);
+    assert_eq!(world.written_by("m4"), [Some(application), None, Some(eve)]);
+}
+
+async fn a_mailbox_without_a_user_has_nobody_in_whose_name_to_write(mode: WriteMode) {
+    let mut world = world(mode).await;
+    world.twin.nylas().add_grant(twin::Grant {
+        id: "office".to_owned(),
+        email: "office@ours.example".to_owned(),
+        provider: "imap".to_owned(),
+        aliases: Vec::new(),
+        status: "valid".to_owned(),
+    });
+    world.put("office", mail("m5", &json!({})));
+    let fate = world.deliver_one("office", "m5").await;
+    assert_eq!(written(&fate).1, None);
+    let application = Some(world.application());
+    assert_eq!(world.written_by("m5"), [application, None, application]);
+}
+
+#[tokio::test]
+async fn a_refusal_that_is_not_the_names_is_no_reason_to_lose_a_neighbour() {
+    let mut world = world(WriteMode::ChangeSet).await;
+    world.put(ADA, mail("m3", &json!({})));
+    // The whole batch for its size: it is repeated mail by mail, in the same name.
+    world.fail_dataverse_at(CREATE, status(413, "0x8004418A"));
+    let fates = world.deliver(&[(ADA, "m1"), (ADA, "m3")]).await;
+    for fate in &fates {
+        assert_eq!(written(fate).1, None);
+    }
+    let ada = Some(world.people.ada);
+    assert_eq!(
+        [world.written_by("m1")[0], world.written_by("m3")[0]],
+        [ada; 2]
+    );
+}

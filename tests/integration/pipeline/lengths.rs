@@ -1,0 +1,84 @@
+//! What if an organisation has made its columns shorter? Its mail is cut to them, and reading their lengths costs one request once.
+
+use mailverse::dataverse::write::WriteMode;
+use serde_json::{Value, json};
+
+use crate::world::{ADA, World, mail, people, written};
+
+in_both_write_modes!(
+    a_mail_is_cut_to_the_columns_of_this_organisation_and_not_refused,
+    the_lengths_are_read_once_and_everything_later_is_cut_beforehand,
+);
+
+fn shorten(world: &World, columns: &[(&str, &str, usize)]) {
+    for (table, column, length) in columns {
+        let dataverse = world.twin.dataverse();
+        dataverse.set_max_length(table, column, *length).unwrap();
+    }
+}
+
+async fn a_mail_is_cut_to_the_columns_of_this_organisation_and_not_refused(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
+    shorten(
+        &world,
+        &[
+            ("email", "subject", 10),
+            ("email", "sender", 5),
+            ("email", "messageid", 6),
+            ("email", "torecipients", 33),
+            ("activitymimeattachment", "filename", 12),
+        ],
+    );
+    let to = people(&["ada@ours.example", "ben@ours.example", "x@y.example"]);
+    let long = json!({"subject": "Red kites, please", "to": to});
+    world.put(ADA, mail("m1", &long));
+    world.attach(ADA, "m1", "f1", "a long name.pdf", b"abc");
+    let fate = world.deliver_one(ADA, "m1").await;
+    let (_, note) = written(&fate);
+    assert_eq!(note, Some("left out: long Message-ID"));
+    let email = world.email();
+    assert_eq!(email["subject"], "Red kites,");
+    assert_eq!(email["torecipients"], "ada@ours.example;ben@ours.example");
+    assert_eq!(email["sender"], Value::Null, "half an address is another");
+    assert_eq!(email["messageid"], Value::Null);
+    assert_eq!(world.attachments()[0]["filename"], "a long n.pdf");
+    assert_eq!(email["statecode"], 1);
+    // Cut for one worker, it is found by another that knows nothing of the columns.
+    world.lose_ledger().await;
+    world.pipeline = world.another_pipeline().await;
+    written(&world.deliver_one(ADA, "m1").await);
+    assert_eq!(world.attachments().len(), 1);
+}
+
+async fn the_lengths_are_read_once_and_everything_later_is_cut_beforehand(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
+    for n in 0..6 {
+        let long = json!({"subject": "x".repeat(100 + n)});
+        world.put(ADA, mail(&format!("m{n}"), &long));
+    }
+    let reads = |world: &World| world.twin.dataverse().requests().reads;
+    let batch = |range: std::ops::Range<usize>| range.map(|n| format!("m{n}"));
+    let deliver = async |world: &mut World, range| {
+        let ids: Vec<String> = batch(range).collect();
+        let mails: Vec<(&str, &str)> = ids.iter().map(|id| (ADA, id.as_str())).collect();
+        let before = (reads(world), world.twin.dataverse().requests().writes);
+        for fate in world.deliver(&mails).await {
+            written(&fate);
+        }
+        let after = world.twin.dataverse().requests();
+        (after.reads - before.0, after.writes - before.1)
+    };
+    let usual = deliver(&mut world, 0..2).await;
+    shorten(&world, &[("email", "subject", 50)]);
+    let (learning, _) = deliver(&mut world, 2..4).await;
+    assert!(learning > usual.0, "two definitions were read");
+    let knowing = deliver(&mut world, 4..6).await;
+    assert_eq!(knowing, usual, "nothing is refused any more");
+    let cut = world.emails();
+    let cut = cut.iter().filter(|row| row["subject"] == "x".repeat(50));
+    assert_eq!(cut.count(), 4);
+    // Shortened once more under a process that knows the former length.
+    shorten(&world, &[("email", "subject", 20)]);
+    world.put(ADA, mail("m9", &json!({"subject": "x".repeat(100)})));
+    written(&world.deliver_one(ADA, "m9").await);
+}

@@ -1,0 +1,140 @@
+//! The token on its way: asked for by token-refresher, stored, read by those who use it. In one process, so that a test tells the time.
+
+mod reading;
+mod refreshing;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use aws_sdk_secretsmanager::Client;
+use aws_sdk_secretsmanager::config::interceptors::BeforeTransmitInterceptorContextRef;
+use aws_sdk_secretsmanager::config::retry::RetryConfig;
+use aws_sdk_secretsmanager::config::{Builder, ConfigBag, Intercept, RuntimeComponents};
+use aws_sdk_secretsmanager::error::BoxError;
+use chrono::{DateTime, TimeDelta, Utc};
+use mailverse::entra::store::TokenStore;
+use serde_json::{Value, json};
+use stage::moto::Moto;
+use token_refresher::config::Config;
+use token_refresher::{RefreshError, Refreshed, refresh};
+use twin::{Clock, Entra, Twin};
+
+const CREDENTIAL: &str = "entra";
+const TOKEN: &str = "token";
+
+/// Two empty secrets, Entra, and the settings of token-refresher.
+struct Office {
+    entra: Entra,
+    clock: Clock,
+    config: Config,
+    secrets: Client,
+    moto: Moto,
+}
+
+impl Office {
+    async fn open(twin: &Twin) -> Self {
+        let moto = Moto::start().await;
+        let secrets = moto.secrets();
+        for name in [CREDENTIAL, TOKEN] {
+            secrets.create_secret().name(name).send().await.unwrap();
+        }
+        let config = Config {
+            dataverse_url: twin.dataverse().url().parse().unwrap(),
+            entra_authority: twin.entra().authority().parse().unwrap(),
+            entra_tenant_id: twin.entra().tenant_id(),
+            entra_client_id: twin.entra().client_id(),
+            entra_secret_id: CREDENTIAL.to_owned(),
+            token_secret_id: TOKEN.to_owned(),
+            log_filter: None,
+        };
+        let office = Self {
+            entra: twin.entra().clone(),
+            clock: twin.clock().clone(),
+            config,
+            secrets,
+            moto,
+        };
+        let secret = office.entra.client_secret();
+        office
+            .put(CREDENTIAL, &json!({"client_secret": secret}))
+            .await;
+        office
+    }
+
+    async fn put(&self, secret: &str, value: &Value) {
+        let call = self.secrets.put_secret_value().secret_id(secret);
+        call.secret_string(value.to_string()).send().await.unwrap();
+    }
+
+    async fn refresh_at(&self, now: DateTime<Utc>) -> Result<Refreshed, RefreshError> {
+        refresh(&self.config, &self.secrets, now).await
+    }
+
+    /// What is stored.
+    async fn tokens(&self) -> Value {
+        let call = self.secrets.get_secret_value().secret_id(TOKEN);
+        // Moto knows what is in force only by its label.
+        let text = call
+            .version_stage("AWSCURRENT")
+            .send()
+            .await
+            .unwrap()
+            .secret_string
+            .unwrap();
+        serde_json::from_str(&text).unwrap()
+    }
+
+    /// A reader of the primary token, and the number of calls that it makes. It does not try a call twice.
+    fn reader(&self) -> (TokenStore, Calls) {
+        let calls = Calls::default();
+        let store = reader_with(self.secrets.config().to_builder(), &calls);
+        (store, calls)
+    }
+
+    /// The same of a store that nobody can reach.
+    fn dead_reader(&self, calls: &Calls) -> TokenStore {
+        let config = self.secrets.config().to_builder();
+        reader_with(config.endpoint_url("http://127.0.0.1:1"), calls)
+    }
+}
+
+fn reader_with(config: Builder, calls: &Calls) -> TokenStore {
+    let config = config
+        .interceptor(calls.clone())
+        .retry_config(RetryConfig::disabled());
+    TokenStore::new(Client::from_conf(config.build()), TOKEN.to_owned())
+}
+
+/// Counts calls of the SDK.
+#[derive(Debug, Clone, Default)]
+struct Calls(Arc<AtomicUsize>);
+
+impl Calls {
+    fn made(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Intercept for Calls {
+    fn name(&self) -> &'static str {
+        "calls"
+    }
+
+    fn read_before_transmit(
+        &self,
+        _context: &BeforeTransmitInterceptorContextRef<'_>,
+        _components: &RuntimeComponents,
+        _config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+fn now() -> DateTime<Utc> {
+    DateTime::from_timestamp(1_795_154_400, 0).unwrap()
+}
+
+fn after(minutes: i64) -> DateTime<Utc> {
+    now() + TimeDelta::minutes(minutes)
+}

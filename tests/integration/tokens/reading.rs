@@ -1,0 +1,309 @@
+//! What readers make of a token that ends, is refused, or is not there: no message is lost, and nobody is stormed.
+
+use std::time::Duration;
+
+use backfill::Backfill;
+use chrono::TimeDelta;
+use futures_util::future::join_all;
+use mailverse::entra::store::TokenStore;
+use mailverse::entra::{Origin, TokenError, TokenSource};
+use mailverse::governor::Budget;
+use mailverse::pipeline::budget::Identities;
+use mailverse::pipeline::{Fate, Handled, Pipeline};
+use mailverse::queue::{MemoryQueue, SyncQueue};
+use secrecy::ExposeSecret;
+use serde_json::json;
+use twin::Twin;
+
+use super::{Calls, Office, after, now};
+use crate::world::{ADA, World, created, mail, waiting, written};
+
+/// The one user, whose token is read there.
+fn reading(store: TokenStore) -> Identities {
+    let tokens = TokenSource::new(Origin::Store(store));
+    Identities::new(Budget::default(), tokens, Vec::new())
+}
+
+/// Two workers of one world, each with a reader of the stored token.
+struct TwoWorkers {
+    world: World,
+    other: Pipeline,
+    office: Office,
+    calls: [Calls; 2],
+}
+
+impl TwoWorkers {
+    async fn start() -> Self {
+        let mut world = World::start().await;
+        let office = Office::open(&world.twin).await;
+        let mut other = world.another_pipeline().await;
+        let (one, first) = office.reader();
+        let (two, second) = office.reader();
+        world.pipeline.identities = reading(one);
+        other.identities = reading(two);
+        Self {
+            world,
+            other,
+            office,
+            calls: [first, second],
+        }
+    }
+
+    async fn refresh(&self) {
+        self.office.refresh_at(self.world.now).await.unwrap();
+    }
+
+    /// One run of each worker over ten mails of its own.
+    async fn both(&mut self) -> Vec<Fate> {
+        let batch = |range: std::ops::Range<usize>| {
+            range
+                .map(|n| created(ADA, &format!("m{n}")))
+                .collect::<Vec<_>>()
+        };
+        let (one, two) = (self.world.begin(), self.world.begin());
+        let (one, two) = tokio::join!(
+            self.world.pipeline.run(batch(0..10), one),
+            self.other.run(batch(10..20), two),
+        );
+        let handled = one.into_iter().chain(two);
+        handled.map(|done| done.fate).collect()
+    }
+
+    fn calls(&self) -> [usize; 2] {
+        [self.calls[0].made(), self.calls[1].made()]
+    }
+
+    fn requests(&self) -> u64 {
+        self.world.twin.dataverse().requests().total
+    }
+}
+
+#[tokio::test]
+async fn two_workers_that_meet_an_ended_token_lose_no_message_and_storm_nobody() {
+    let mut workers = TwoWorkers::start().await;
+    workers.refresh().await;
+    for n in 0..20 {
+        workers.world.put(ADA, mail(&format!("m{n}"), &json!({})));
+    }
+    // It ends before its time.
+    workers.office.entra.revoke_all();
+    for fate in workers.both().await {
+        assert_eq!(waiting(&fate).1, "dataverse refused the token");
+    }
+    assert_eq!(workers.requests(), 2, "each shows it once");
+    assert_eq!(workers.calls(), [1, 1]);
+    let nylas = workers.world.pipeline.nylas.requests();
+    // Five times within the minute they are delivered again, and the store has the same token.
+    for _ in 0..5 {
+        for fate in workers.both().await {
+            let (delay, reason) = waiting(&fate);
+            assert_eq!(delay, TokenError::WAIT);
+            assert!(
+                reason.starts_with("dataverse refused the stored token"),
+                "{reason}"
+            );
+        }
+        workers.world.later(TimeDelta::seconds(10));
+    }
+    assert_eq!(workers.requests(), 2, "it is not shown again");
+    assert_eq!(workers.calls(), [2, 2], "and the store was asked once more");
+    assert_eq!(
+        workers.world.pipeline.nylas.requests(),
+        nylas,
+        "nothing was fetched"
+    );
+
+    workers.world.later(TimeDelta::minutes(5));
+    workers.refresh().await;
+    for fate in workers.both().await {
+        written(&fate);
+    }
+    assert_eq!(workers.calls(), [3, 3]);
+    assert_eq!(workers.world.emails().len(), 20);
+}
+
+#[tokio::test]
+async fn a_token_that_ends_in_the_middle_of_the_history_costs_time_and_no_message() {
+    let workers = TwoWorkers::start().await;
+    workers.refresh().await;
+    for n in 0..120 {
+        let date = workers.world.now.timestamp() - n;
+        let message = mail(&format!("m{n}"), &json!({"date": date}));
+        workers.world.put(ADA, message);
+    }
+    // It ends while the second batch of fifty is under way: before the people and mails of it are looked up.
+    let entra = workers.office.entra.clone();
+    let revoked = async move { entra.revoke_all() };
+    workers.world.before_dataverse_gets("m60", revoked);
+    let TwoWorkers {
+        mut world,
+        other,
+        office,
+        ..
+    } = workers;
+    let (sync, tasks) = (MemoryQueue::default(), MemoryQueue::default());
+    let backfill = Backfill::new(other, sync.clone(), tasks.clone());
+    let first = list(&backfill, &mut world).await;
+    assert_eq!(world.emails().len(), 50);
+    assert_eq!(first.len(), 50, "nothing was begun after the second batch");
+    assert_eq!(sync.hidden().len() + sync.visible(), 0, "all of it");
+    let mut hidden = tasks.hidden();
+    let (task, delay) = hidden.remove(0);
+    assert_eq!(
+        (hidden.len(), delay),
+        (0, TokenError::WAIT),
+        "the page comes again"
+    );
+
+    world.later(TimeDelta::minutes(5));
+    office.refresh_at(world.now).await.unwrap();
+    tasks.send_body(task.body, Duration::ZERO).await.unwrap();
+    list(&backfill, &mut world).await;
+    assert_eq!(world.emails().len(), 120);
+}
+
+async fn list(backfill: &Backfill<MemoryQueue>, world: &mut World) -> Vec<Handled> {
+    let run = world.begin();
+    let event = json!({"source": "aws.scheduler", "time": world.now.to_rfc3339()});
+    backfill.run_through(&event, &|| run).await.unwrap().1
+}
+
+#[tokio::test]
+async fn many_who_need_a_token_at_once_read_the_store_once() {
+    let twin = Twin::start().await.unwrap();
+    let office = Office::open(&twin).await;
+    office.refresh_at(now()).await.unwrap();
+    let (store, calls) = office.reader();
+    let source = TokenSource::new(Origin::Store(store));
+    let tokens = join_all((0..20).map(|_| source.token(now()))).await;
+    let first = tokens[0].as_ref().unwrap();
+    assert!(
+        tokens
+            .iter()
+            .all(|token| token.as_ref().unwrap().expose_secret() == first.expose_secret())
+    );
+    assert_eq!(calls.made(), 1);
+    // All of them are refused, and the store has another by then.
+    office.refresh_at(after(1)).await.unwrap();
+    join_all((0..20).map(|_| source.refused(first))).await;
+    let tokens = join_all((0..20).map(|_| source.token(after(1)))).await;
+    assert!(
+        tokens
+            .iter()
+            .all(|token| token.as_ref().unwrap().expose_secret() != first.expose_secret())
+    );
+    assert_eq!(calls.made(), 2);
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_be_read_is_asked_once_a_minute_and_takes_no_token_away() {
+    let twin = Twin::start().await.unwrap();
+    let office = Office::open(&twin).await;
+    let calls = Calls::default();
+    let source = TokenSource::new(Origin::Store(office.dead_reader(&calls)));
+    for (seconds, asked) in [(0, 1), (1, 1), (59, 1), (60, 2), (119, 2)] {
+        let error = source.token(now() + TimeDelta::seconds(seconds)).await;
+        let text = error.unwrap_err().to_string();
+        assert_eq!(text, "secret token: not reachable");
+        assert_eq!(calls.made(), asked, "after {seconds} s");
+    }
+}
+
+#[tokio::test]
+async fn while_the_store_cannot_be_read_messages_wait_and_all_are_written_afterwards() {
+    let mut workers = TwoWorkers::start().await;
+    workers.refresh().await;
+    for n in 0..20 {
+        workers.world.put(ADA, mail(&format!("m{n}"), &json!({})));
+    }
+    let (living, _) = workers.office.reader();
+    let calls = Calls::default();
+    let dead = workers.office.dead_reader(&calls);
+    workers.world.pipeline.identities = reading(dead.clone());
+    workers.other.identities = reading(dead);
+    for _ in 0..5 {
+        for fate in workers.both().await {
+            let told = ("secret token: not reachable", TokenError::WAIT);
+            assert_eq!((waiting(&fate).1, waiting(&fate).0), told);
+        }
+        workers.world.later(TimeDelta::seconds(10));
+    }
+    assert_eq!(workers.requests(), 0);
+    assert_eq!(calls.made(), 2, "once a minute for each process");
+    workers.world.later(TimeDelta::minutes(5));
+    workers.world.pipeline.identities = reading(living.clone());
+    workers.other.identities = reading(living);
+    for fate in workers.both().await {
+        written(&fate);
+    }
+    assert_eq!(workers.world.emails().len(), 20);
+}
+
+/// Two hours of a worker whose clock is wrong, with a mail and a delivery every minute; how many mails had to come back.
+async fn two_hours_with_a_clock_that_is_off_by(off: TimeDelta) -> (usize, usize) {
+    let mut workers = TwoWorkers::start().await;
+    let clock = workers.world.twin.clock().clone();
+    clock.stop();
+    let (mut came_back, mut again) = (0, None);
+    for minute in 0..120 {
+        if minute % 20 == 0 {
+            // The refresher's clock is right.
+            workers.office.refresh_at(clock.now()).await.unwrap();
+        }
+        workers.world.now = clock.now() + off;
+        let id = format!("m{minute}");
+        workers.world.put(ADA, mail(&id, &json!({})));
+        for id in [again.take(), Some(id)].into_iter().flatten() {
+            let fate = workers.world.deliver_one(ADA, &id).await;
+            if let Fate::Waiting { reason, .. } = &fate {
+                assert_eq!(reason, "dataverse refused the token");
+                came_back += 1;
+                again = Some(id);
+            } else {
+                written(&fate);
+            }
+        }
+        clock.advance(Duration::from_secs(60));
+    }
+    assert_eq!(again, None);
+    assert_eq!(workers.world.emails().len(), 120);
+    (came_back, workers.calls()[0])
+}
+
+#[tokio::test]
+async fn a_clock_that_is_ten_minutes_off_costs_a_delivery_now_and_then_and_no_message() {
+    // Ahead, the token seems to end early, and there is a newer one by then.
+    let (came_back, reads) = two_hours_with_a_clock_that_is_off_by(TimeDelta::minutes(10)).await;
+    assert_eq!(came_back, 0);
+    assert!(reads <= 5, "{reads}");
+    // Behind, it is used beyond its end: refused once, and the store has a newer one.
+    let (came_back, reads) = two_hours_with_a_clock_that_is_off_by(TimeDelta::minutes(-10)).await;
+    assert!((1..=2).contains(&came_back), "{came_back}");
+    assert!(reads <= 5, "{reads}");
+}
+
+#[tokio::test]
+async fn each_application_user_has_its_own_token_in_the_one_secret() {
+    let twin = Twin::start().await.unwrap();
+    let office = Office::open(&twin).await;
+    let second = office.entra.register();
+    let credential = json!({
+        "client_secret": office.entra.client_secret(),
+        "identities": {"second": {"client_id": second, "client_secret": office.entra.client_secret_of(&second)}},
+    });
+    office.put(super::CREDENTIAL, &credential).await;
+    office.refresh_at(now()).await.unwrap();
+    let read = async |store: TokenStore| store.read().await.map(|token| token.access_token);
+    let primary = read(office.reader().0).await.unwrap();
+    let other = read(office.reader().0.of("second".to_owned()))
+        .await
+        .unwrap();
+    assert_ne!(primary.expose_secret(), other.expose_secret());
+    let nobody = read(office.reader().0.of("third".to_owned())).await;
+    assert!(
+        nobody
+            .unwrap_err()
+            .to_string()
+            .contains("holds no token yet")
+    );
+}

@@ -1,0 +1,312 @@
+//! What token-refresher makes of each answer of Entra.
+
+use std::time::Duration;
+
+use rcgen::{CertificateParams, KeyPair, PKCS_RSA_SHA256, date_time_ymd};
+use serde_json::{Value, json};
+use token_refresher::config::Config;
+use twin::{Fault, Twin};
+
+use super::{CREDENTIAL, Office, after, now};
+use crate::tripwire::Tripwire;
+use crate::world::{status, throttled};
+
+/// With the services that it needs alive.
+async fn office() -> (Office, Twin) {
+    let twin = Twin::start().await.unwrap();
+    (Office::open(&twin).await, twin)
+}
+
+/// A certificate that is good until the end of that year; its PEM, that of its key, and its DER.
+fn certificate(last_year: i32) -> (Value, Vec<u8>) {
+    let key = KeyPair::generate_for(&PKCS_RSA_SHA256).unwrap();
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    params.not_after = date_time_ymd(last_year + 1, 1, 1);
+    let certificate = params.self_signed(&key).unwrap();
+    let pem = json!({"certificate_pem": certificate.pem(), "private_key_pem": key.serialize_pem()});
+    (pem, certificate.der().to_vec())
+}
+
+/// The text of a run that has to fail, in which no secret stands.
+async fn failure(office: &Office, minutes: i64) -> String {
+    let error = office.refresh_at(after(minutes)).await.unwrap_err();
+    let text = error.to_string();
+    assert!(!text.contains(&office.entra.client_secret()), "{text}");
+    text
+}
+
+/// What is wrong when Entra refuses.
+enum Wrong {
+    /// The credential.
+    Credential(Value),
+    /// The credential is right, and has expired.
+    Expired,
+    /// A setting.
+    Setting(fn(&mut Config)),
+    /// Nothing here leads to it: the scope is made by the code, and the last code is none of the table.
+    Answer(&'static str),
+}
+
+/// The refusals of the error table, row by row (Dataverse facts §16), and one that it does not have; the outages of the table are in the next test.
+fn refusals() -> [(&'static str, &'static str, Wrong); 8] {
+    [
+        (
+            "invalid_client AADSTS7000215",
+            "put the secret's value, not its id",
+            Wrong::Credential(json!({"client_secret": "wrong"})),
+        ),
+        (
+            "invalid_client AADSTS7000222",
+            "the client secret has expired: make a new one",
+            Wrong::Expired,
+        ),
+        (
+            "unauthorized_client AADSTS700016",
+            "check ENTRA_CLIENT_ID",
+            Wrong::Setting(|config| config.entra_client_id = String::from("nobody")),
+        ),
+        (
+            "invalid_client AADSTS700027",
+            "upload the public part",
+            Wrong::Credential(certificate(4000).0),
+        ),
+        (
+            "invalid_request AADSTS90002",
+            "check ENTRA_TENANT_ID",
+            Wrong::Setting(|config| config.entra_tenant_id = String::from("nowhere")),
+        ),
+        (
+            "invalid_scope AADSTS70011",
+            "the scope is wrong: check DATAVERSE_URL",
+            Wrong::Answer("AADSTS70011"),
+        ),
+        (
+            "invalid_resource AADSTS500011",
+            "no organisation at this address: check DATAVERSE_URL",
+            Wrong::Setting(|config| {
+                config.dataverse_url = "https://other.crm.dynamics.com".parse().unwrap();
+            }),
+        ),
+        (
+            "invalid_request AADSTS53003",
+            "Microsoft's list",
+            Wrong::Answer("AADSTS53003"),
+        ),
+    ]
+}
+
+#[tokio::test]
+async fn a_refusal_fails_at_once_with_its_meaning_and_leaves_the_token() {
+    for (code, remedy, wrong) in refusals() {
+        let (mut office, _twin) = office().await;
+        office.refresh_at(now()).await.unwrap();
+        let before = office.tokens().await;
+        match wrong {
+            Wrong::Credential(credential) => office.put(CREDENTIAL, &credential).await,
+            Wrong::Expired => office.entra.expire_secret(&office.entra.client_id()),
+            Wrong::Setting(change) => change(&mut office.config),
+            Wrong::Answer(code) => office.entra.fail_next(status(400, code)),
+        }
+        let asked = office.entra.requests();
+        let text = failure(&office, 1).await;
+        let told = format!("primary: entra refused the credential: {code}, ");
+        assert!(text.starts_with(&told), "{code}: {text}");
+        assert!(text.contains(remedy), "{code}: {text}");
+        assert_eq!(office.entra.requests(), asked + 1, "asked once");
+        assert_eq!(office.tokens().await, before, "{code}");
+    }
+}
+
+#[tokio::test]
+async fn an_outage_fails_only_when_the_stored_token_may_not_outlive_it() {
+    let (office, _twin) = office().await;
+    let outages = || {
+        [
+            throttled("temporarily_unavailable", 9),
+            status(503, ""),
+            status(400, "AADSTS50196"),
+            Fault::ResetBefore,
+        ]
+    };
+    for fault in outages() {
+        let what = format!("{fault:?}");
+        office.entra.fail_next(fault);
+        let text = failure(&office, 0).await;
+        assert!(
+            text.contains("entra is unavailable"),
+            "{what}, no token yet: {text}"
+        );
+    }
+    office.refresh_at(now()).await.unwrap();
+    let before = office.tokens().await;
+    for fault in outages() {
+        let what = format!("{fault:?}");
+        office.entra.fail_next(fault.clone());
+        let kept = office.refresh_at(after(20)).await.unwrap();
+        assert!(!kept.tokens[0].renewed, "{what}");
+        office.entra.fail_next(fault);
+        failure(&office, 40).await;
+        assert_eq!(office.tokens().await, before, "{what}");
+    }
+    assert!(office.refresh_at(after(60)).await.unwrap().tokens[0].renewed);
+    assert_ne!(office.tokens().await, before);
+}
+
+#[tokio::test]
+async fn a_certificate_gets_a_token_as_a_secret_does() {
+    let (office, _twin) = office().await;
+    let (pem, der) = certificate(4000);
+    let entra = &office.entra;
+    entra.upload_certificate(&entra.client_id(), &der);
+    office.put(CREDENTIAL, &pem).await;
+    for minutes in [0, 20] {
+        // The twin's clock is the machine's.
+        let now = office.clock.now() + chrono::TimeDelta::minutes(minutes);
+        office
+            .clock
+            .advance(Duration::from_secs(60 * minutes.unsigned_abs()));
+        let refreshed = office.refresh_at(now).await.unwrap();
+        assert!(refreshed.tokens[0].renewed);
+    }
+    assert_eq!(entra.requests(), 2, "each with a signature of its own");
+}
+
+#[tokio::test]
+async fn a_certificate_that_cannot_work_is_named_before_entra_is_asked() {
+    let (office, _twin) = office().await;
+    let ((expired, _), (one, _), (other, _)) =
+        (certificate(2024), certificate(4000), certificate(4000));
+    let mismatched = json!({
+        "certificate_pem": one["certificate_pem"], "private_key_pem": other["private_key_pem"],
+    });
+    for (credential, expected) in [
+        (expired, "the certificate has expired, on 2025-01-01"),
+        (
+            mismatched,
+            "private_key_pem is not the key of certificate_pem",
+        ),
+    ] {
+        office.put(CREDENTIAL, &credential).await;
+        let text = failure(&office, 0).await;
+        assert!(text.contains(expected), "{text}");
+    }
+    assert_eq!(office.entra.requests(), 0);
+}
+
+#[tokio::test]
+async fn a_clock_that_is_ten_minutes_off_is_named_and_harms_no_secret() {
+    let (office, _twin) = office().await;
+    let (pem, der) = certificate(4000);
+    let entra = &office.entra;
+    entra.upload_certificate(&entra.client_id(), &der);
+    let secret = json!({"client_secret": entra.client_secret()});
+    office.clock.stop();
+    for minutes in [-10, 10] {
+        let ours = office.clock.now() + chrono::TimeDelta::minutes(minutes);
+        office.put(CREDENTIAL, &pem).await;
+        let error = office.refresh_at(ours).await.unwrap_err().to_string();
+        assert!(
+            error.contains("AADSTS700024") && error.contains("set the clock"),
+            "{error}"
+        );
+        office.put(CREDENTIAL, &secret).await;
+        let refreshed = office.refresh_at(ours).await.unwrap();
+        let end = ours + chrono::TimeDelta::seconds(3_599);
+        assert_eq!(refreshed.tokens[0].expires_at, end, "on our clock");
+    }
+}
+
+#[tokio::test]
+async fn each_application_user_is_renewed_for_itself() {
+    let (office, _twin) = office().await;
+    let entra = &office.entra;
+    let second = entra.register();
+    let credential = |secret: &str| {
+        json!({
+            "client_secret": entra.client_secret(),
+            "identities": {"second": {"client_id": second, "client_secret": secret}},
+        })
+    };
+    let secret = entra.client_secret_of(&second).unwrap();
+    office.put(CREDENTIAL, &credential(&secret)).await;
+    let names: Vec<String> = office
+        .refresh_at(now())
+        .await
+        .unwrap()
+        .tokens
+        .into_iter()
+        .map(|token| token.identity)
+        .collect();
+    assert_eq!(names, ["primary", "second"]);
+    let before = office.tokens().await;
+    assert_ne!(
+        before["access_token"],
+        before["identities"]["second"]["access_token"]
+    );
+
+    office.put(CREDENTIAL, &credential("wrong")).await;
+    let text = failure(&office, 20).await;
+    assert!(
+        text.starts_with("second: ") && text.contains("AADSTS7000215"),
+        "{text}"
+    );
+    let then = office.tokens().await;
+    assert_eq!(then["identities"], before["identities"], "kept");
+    assert_ne!(then["access_token"], before["access_token"], "renewed");
+
+    office
+        .put(CREDENTIAL, &json!({"client_secret": entra.client_secret()}))
+        .await;
+    office.refresh_at(after(40)).await.unwrap();
+    assert!(
+        office.tokens().await.get("identities").is_none(),
+        "it has no credential any more"
+    );
+}
+
+#[tokio::test]
+async fn a_token_that_was_asked_for_earlier_never_replaces_a_later_one() {
+    let (office, _twin) = office().await;
+    office.refresh_at(after(1)).await.unwrap();
+    let later = office.tokens().await;
+    assert!(!office.refresh_at(now()).await.unwrap().tokens[0].renewed);
+    assert_eq!(office.tokens().await, later);
+}
+
+#[tokio::test]
+async fn of_two_that_refresh_at_once_the_later_token_stays_whoever_writes_last() {
+    let (office, _twin) = office().await;
+    office.refresh_at(after(-20)).await.unwrap();
+    let line = Tripwire::before(&office.moto.endpoint).await;
+    let slow = office
+        .secrets
+        .config()
+        .to_builder()
+        .endpoint_url(line.url());
+    let slow = aws_sdk_secretsmanager::Client::from_conf(slow.build());
+    // The slow one has read the old token and written its own beside it when the other one does all of its work.
+    let (config, secrets) = (office.config.clone(), office.secrets.clone());
+    line.at("UpdateSecretVersionStage", async move {
+        token_refresher::refresh(&config, &secrets, after(1))
+            .await
+            .unwrap();
+    });
+    let refreshed = token_refresher::refresh(&office.config, &slow, now())
+        .await
+        .unwrap();
+    assert_eq!(line.left(), [""; 0]);
+    assert!(!refreshed.tokens[0].renewed);
+    let requested_at = office.tokens().await["requested_at"].as_i64();
+    assert_eq!(requested_at, Some(after(1).timestamp_millis()));
+}
+
+#[tokio::test]
+async fn a_token_that_cannot_be_stored_is_a_failure_that_names_the_secret() {
+    let (mut office, _twin) = office().await;
+    office.config.token_secret_id = "nowhere".to_owned();
+    let text = failure(&office, 0).await;
+    assert!(
+        text.contains("secret nowhere: 404 ResourceNotFoundException"),
+        "{text}"
+    );
+}
