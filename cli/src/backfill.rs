@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use tokio::time::{MissedTickBehavior, interval};
 
 use self::moment::Moment;
-use self::progress::{Bars, summary};
+use self::progress::{Bars, mailboxes, summary};
 use crate::function::{Function, FunctionError};
 use crate::terminal;
 
@@ -85,19 +85,24 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, BackfillComman
     let begun = Instant::now();
     let mut waited = None;
     if arguments.wait {
-        if arguments.run.is_none() && !arguments.json {
-            say(&format!("run {}", answer.run_id))?;
-        }
         let run_id = answer.run_id;
-        tokio::select! {
-            ended = wait(&function, answer) => {
-                answer = ended?;
-                // A run that was going on before tells nothing of its rate.
-                waited = arguments.run.is_none().then(|| begun.elapsed().as_secs_f64());
+        let waiting = async {
+            if arguments.run.is_none() && !arguments.json {
+                say(&format!("run {run_id}"))?;
             }
+            wait(&function, answer).await
+        };
+        tokio::select! {
+            // Ctrl-C first, so that it is listened for before anything is printed.
+            biased;
             _ = tokio::signal::ctrl_c() => {
                 eprintln!("The run goes on. How it goes: mailverse backfill --run {run_id} --wait");
                 return Ok(ExitCode::SUCCESS);
+            }
+            ended = waiting => {
+                answer = ended?;
+                // A run that was going on before tells nothing of its rate.
+                waited = arguments.run.is_none().then(|| begun.elapsed().as_secs_f64());
             }
         }
     }
@@ -107,9 +112,9 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, BackfillComman
         say(&summary(&answer, waited))?;
     } else {
         say(&format!(
-            "run {}: {} mailboxes queued. How it goes: mailverse backfill --run {} --wait",
+            "run {}: {} queued. How it goes: mailverse backfill --run {} --wait",
             answer.run_id,
-            answer.tasks.len(),
+            mailboxes(&answer),
             answer.run_id
         ))?;
     }

@@ -105,7 +105,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, RedriveError> 
     if !arguments.yes {
         let what = format!(
             "This puts {} on the sync queue again.",
-            count(messages.len())
+            terminal::counted(messages.len(), "message")
         );
         match terminal::ask(&what).map_err(RedriveError::Answer)? {
             Answer::Yes => {}
@@ -179,7 +179,10 @@ impl Redrive {
             };
             eprintln!("mailverse: {} {why}", printable(&key.to_string()));
         }
-        say(&format!("{queued} of {} queued.", count(all)))?;
+        say(&format!(
+            "{queued} of {} queued.",
+            terminal::counted(all, "message")
+        ))?;
         match failure {
             Some(error) => Err(error),
             None => Ok(ExitCode::from(u8::from(queued < all))),
@@ -219,13 +222,6 @@ fn not_dead(state: State) -> &'static str {
         State::Written => "is written: left alone",
         State::Skipped => "was skipped by the policy: left alone",
         State::Dead => "died a moment ago: run the same command again",
-    }
-}
-
-fn count(messages: usize) -> String {
-    match messages {
-        1 => "1 message".to_owned(),
-        n => format!("{n} messages"),
     }
 }
 

@@ -13,6 +13,14 @@ pub(crate) fn printable(text: &str) -> String {
         .collect()
 }
 
+/// So many of something whose plural is regular.
+pub(crate) fn counted(number: usize, what: &str) -> String {
+    match number {
+        1 => format!("1 {what}"),
+        _ => format!("{number} {what}s"),
+    }
+}
+
 /// What came of a question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Answer {

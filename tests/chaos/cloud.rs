@@ -1,6 +1,6 @@
 //! What is around the processes: the emulators, the twin, and the settings that each process gets.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_sqs::types::{Message, MessageSystemAttributeName, QueueAttributeName};
@@ -17,6 +17,9 @@ use crate::queue::{Queue, VISIBILITY};
 use crate::station::{Seat, Shared, Station};
 
 pub(crate) const TABLE: &str = "ledger";
+/// The longest time for which SQS hides a message, in seconds.
+const LONGEST_VISIBILITY: u32 = 43_200;
+
 pub(crate) const WEBHOOK_SECRET: &str = "zq7-webhook-secret-90c1";
 
 /// Everything around the processes.
@@ -25,6 +28,8 @@ pub(crate) struct Cloud {
     pub(crate) queue: Queue,
     /// The backfill queue.
     tasks: String,
+    /// Receipts of its tasks that were not worked through.
+    undone: Mutex<Vec<String>>,
     pub(crate) ledger: aws_sdk_dynamodb::Client,
     pub(crate) shared: Arc<Shared>,
     secrets: aws_sdk_secretsmanager::Client,
@@ -76,7 +81,12 @@ impl Cloud {
             (QueueAttributeName::RedrivePolicy, redrive.to_string()),
         ];
         let url = create("sync", &attributes).await;
-        let tasks = create("backfill", &[]).await;
+        // Nothing comes back by itself while a run lasts: the harness says when.
+        let hidden = (
+            QueueAttributeName::VisibilityTimeout,
+            LONGEST_VISIBILITY.to_string(),
+        );
+        let tasks = create("backfill", &[hidden]).await;
         let values = [
             ("webhook", Some(WEBHOOK_SECRET.to_owned())),
             ("nylas", Some(twin.nylas().api_key())),
@@ -98,6 +108,7 @@ impl Cloud {
                 shared: Arc::clone(&shared),
             },
             tasks,
+            undone: Mutex::default(),
             twin,
             ledger,
             shared,
@@ -187,7 +198,7 @@ impl Cloud {
         token["access_token"].as_str().map(str::to_owned)
     }
 
-    /// A task of the backfill queue. What is not [done](Self::task_done) stays hidden for good: the schedule's next run plans the same again.
+    /// A task of the backfill queue.
     pub(crate) async fn task(&self) -> Option<Message> {
         let _alone = self.shared.queue_gate.lock().await;
         let call = self.queue.client.receive_message().queue_url(&self.tasks);
@@ -201,6 +212,24 @@ impl Cloud {
         let call = self.queue.client.delete_message().queue_url(&self.tasks);
         let call = call.receipt_handle(task.receipt_handle().unwrap());
         call.send().await.unwrap();
+    }
+
+    /// Notes that a task was not worked through, and stays hidden until [`Self::tasks_come_back`].
+    pub(crate) fn task_undone(&self, task: &Message) {
+        let receipt = task.receipt_handle().unwrap().to_owned();
+        self.undone.lock().unwrap().push(receipt);
+    }
+
+    /// The time that hides undone tasks is over. How many they were.
+    pub(crate) async fn tasks_come_back(&self) -> usize {
+        let undone = std::mem::take(&mut *self.undone.lock().unwrap());
+        let _alone = self.shared.queue_gate.lock().await;
+        for receipt in &undone {
+            let call = self.queue.client.change_message_visibility();
+            let call = call.queue_url(&self.tasks).receipt_handle(receipt);
+            call.visibility_timeout(0).send().await.unwrap();
+        }
+        undone.len()
     }
 
     /// No mailbox is kept any more for a worker that listed it: so much time passes between two runs of the schedule.

@@ -1,4 +1,4 @@
-//! How a run ends: faults stop, the queues drain, and an operator sends the dead letters once more.
+//! How a run ends: faults stop, the queues drain, the schedule takes up what is stranded, and an operator sends the dead letters once more.
 
 use serde_json::Value;
 
@@ -21,6 +21,11 @@ impl Run {
         let listed = list(&mut self.backfill, &self.cloud, &self.faults).await;
         self.findings.extend(listed.err());
         self.drain("the last listing").await;
+        // What waits with no request behind it, because who claimed it died on a last delivery, the schedule queues once that is overdue.
+        self.let_what_waits_become_overdue().await;
+        let listed = list(&mut self.backfill, &self.cloud, &self.faults).await;
+        self.findings.extend(listed.err());
+        self.drain("what was stranded").await;
         self.redrive().await;
     }
 

@@ -18,6 +18,8 @@ pub(crate) struct Figures {
     /// How often time was let pass.
     pub(crate) jumps: u64,
     pub(crate) dead_letters: u64,
+    /// Messages that the schedule found stranded and queued again.
+    pub(crate) stranded: u64,
     /// How often each scenario came to its end.
     pub(crate) scenarios: HashMap<&'static str, u64>,
 }

@@ -42,29 +42,33 @@ pub(crate) async fn deliver(
     Ok(again)
 }
 
-/// One scheduled run of the backfill.
+/// One scheduled run of the backfill, before which the tasks of the last one that were not worked through come back.
 pub(crate) async fn list(
     backfill: &mut Worker,
     cloud: &Cloud,
     faults: &Faults,
 ) -> Result<(), String> {
     cloud.free_mailboxes().await;
+    cloud.tasks_come_back().await;
     let event = schedule(&Utc::now().to_rfc3339());
     let planned = backfill.invoke(event, Plan::default(), None).await;
-    planned.map(drop).or_else(|error| {
-        // A run that cannot list the mailboxes at all fails, and the schedule comes again.
-        if error.contains("could not be listed") {
-            Ok(())
-        } else {
-            Err(error)
+    match planned {
+        Ok(planned) => {
+            let stranded = planned.and_then(|planned| planned["stranded"].as_u64());
+            cloud.shared.figures.lock().unwrap().stranded += stranded.unwrap_or_default();
         }
-    })?;
+        // A run that cannot list the mailboxes at all fails, and the schedule comes again.
+        Err(error) if error.contains("could not be listed") => {}
+        Err(error) => return Err(error),
+    }
     while let Some(task) = cloud.task().await {
         let batch = std::slice::from_ref(&task);
         let plan = faults.for_listing(&mut backfill.rng);
         let answer = backfill.invoke(event_of(batch), plan, None).await?;
         if answer.is_some_and(|answer| !succeeded(batch, &answer).is_empty()) {
             cloud.task_done(&task).await;
+        } else {
+            cloud.task_undone(&task);
         }
     }
     Ok(())

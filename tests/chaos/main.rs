@@ -131,8 +131,8 @@ async fn main() -> ExitCode {
     if options.verbose || (!verdict.findings.is_empty() && options.defect.is_none()) {
         println!("{}", figures.matrix());
         println!(
-            "time passed {} times, dead letters {}, scenarios {:?}",
-            figures.jumps, figures.dead_letters, figures.scenarios
+            "time passed {} times, dead letters {}, stranded {}, scenarios {:?}",
+            figures.jumps, figures.dead_letters, figures.stranded, figures.scenarios
         );
         let seen = run.private.seen();
         println!(

@@ -7,9 +7,12 @@ use std::time::{Duration, Instant};
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::{StreamExt, stream};
+use mailverse::dedupe::LEASE;
+use mailverse::dedupe::attention::OVERDUE;
 use rand::Rng;
 
 use crate::cloud::TABLE;
+use crate::queue::VISIBILITY;
 use crate::run::Run;
 
 /// Clones are handles of the same time.
@@ -84,6 +87,37 @@ impl Run {
         self.end_leases(by).await;
         self.end_pause(by).await;
         self.cloud.queue.bring_back().await;
+    }
+
+    /// So long that no delivery that has not come by then is believed in any more. Nobody may be at work.
+    pub(crate) async fn let_what_waits_become_overdue(&mut self) {
+        let time = (OVERDUE + LEASE).to_std().unwrap() + VISIBILITY;
+        self.let_time_pass_until(self.time.now() + time).await;
+        let by = i64::try_from(time.as_millis()).unwrap();
+        for item in self.cloud.items().await {
+            if item
+                .get("attention")
+                .and_then(|it| it.as_s().ok())
+                .map(String::as_str)
+                != Some("waiting")
+            {
+                continue;
+            }
+            for name in ["since_ms", "retry_at_ms"] {
+                let at = item
+                    .get(name)
+                    .and_then(|it| it.as_n().ok()?.parse::<i64>().ok());
+                let Some(at) = at else { continue };
+                let call = self.cloud.ledger.update_item().table_name(TABLE);
+                let call = call
+                    .key("pk", item["pk"].clone())
+                    .key("sk", item["sk"].clone())
+                    .update_expression("SET #name = :new")
+                    .expression_attribute_names("#name", name)
+                    .expression_attribute_values(":new", AttributeValue::N((at - by).to_string()));
+                call.send().await.unwrap();
+            }
+        }
     }
 
     /// Every lease ends so much earlier. Conditional on what was there, so that no worker's write is lost.

@@ -70,6 +70,17 @@ pub(crate) async fn audit(
     let (ended, killed) = (figures.invocations, figures.cut + figures.killed);
     let again = if shape.short { (ended, killed) } else { (0, 0) };
     budgets(world, again, &mut verdict);
+    if shape.defect.is_none() && figures.killed < shape.kills {
+        verdict.findings.push(format!(
+            "{} invocations were killed, and {} should have been",
+            figures.killed, shape.kills
+        ));
+    }
+    if figures.failed_requests == 0 {
+        verdict
+            .findings
+            .push("no request to Nylas failed".to_owned());
+    }
     if world.receive(&world.dead).await.is_some() {
         let finding = "something is in the dead-letter queue".to_owned();
         verdict.findings.push(finding);

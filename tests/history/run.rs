@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use aws_sdk_sqs::types::Message;
+use aws_sdk_sqs::types::{Message, MessageSystemAttributeName};
 use chrono::{TimeDelta, Utc};
 use futures_util::future::join_all;
 use rand::rngs::StdRng;
@@ -23,7 +23,14 @@ const SEATS: usize = 3;
 const CUT: Duration = Duration::from_secs(20);
 
 /// The share of invocations that are killed, while there is one to be killed.
-const KILLED: f64 = 0.3;
+const KILLED: f64 = 0.8;
+
+/// An invocation that is killed lives through fewer requests to Dataverse than this, whoever sends them: by progress and not by time, so that a fast
+/// machine kills as many as a slow one.
+const LIVES: u64 = 12;
+
+/// How often it is looked whether enough requests have come.
+const LOOK: Duration = Duration::from_millis(2);
 
 /// With less than this left, the backfill begins nothing.
 const RESERVE: TimeDelta = TimeDelta::seconds(60);
@@ -108,8 +115,9 @@ impl<'a> Run<'a> {
     pub(crate) async fn drain(&mut self) {
         let nylas = self.world.twin.nylas();
         let injected = nylas.injected();
-        self.figures.failed_requests =
-            injected.server_errors + injected.resets_before + SEATS as u64;
+        // Each seat queues one besides those of the plan.
+        let queued = (SEATS - nylas.faults_left()) as u64;
+        self.figures.failed_requests = injected.server_errors + injected.resets_before + queued;
         nylas.set_fault_plan(FaultPlan::default());
         let waiting = waiting(self.world).await;
         let mut handed_over = self.world.delayed(&self.world.sync).await;
@@ -133,6 +141,28 @@ impl<'a> Run<'a> {
             }
         }
         worker.stop().await;
+    }
+}
+
+/// For the how manieth time the queue shows it.
+fn receive_count(task: &Message) -> u32 {
+    let count = MessageSystemAttributeName::ApproximateReceiveCount;
+    task.attributes().unwrap()[&count].parse().unwrap()
+}
+
+/// Requests that Dataverse has had.
+fn requests(world: &World) -> u64 {
+    world.twin.dataverse().requests().total
+}
+
+/// Ends when Dataverse has had so many requests; never, without a number.
+async fn reached(world: &World, number: Option<u64>) {
+    let Some(number) = number else {
+        return std::future::pending().await;
+    };
+    let mut looks = tokio::time::interval(LOOK);
+    while requests(world) < number {
+        looks.tick().await;
     }
 }
 
@@ -227,25 +257,29 @@ async fn invoke(
     let deadline =
         Utc::now() + RESERVE + TimeDelta::from_std(Duration::from_secs_f64(work)).unwrap();
     // As many as the budget of requests has room for, however slow the machine is.
-    let may_kill = shared.lock().await.figures.killed < shape.kills;
-    let killed_after = (may_kill && rng.random_bool(KILLED))
-        .then(|| Duration::from_secs_f64(rng.random_range(0.5..shape.work)));
-    let time = killed_after.map_or(CUT, |time| time.min(CUT));
+    let may_kill = shared.lock().await.figures.killed < shape.kills
+        // A third delivery asks for smaller pages, of which there would be too many.
+        && receive_count(task) < 2;
+    let killed_at =
+        (may_kill && rng.random_bool(KILLED)).then(|| requests(world) + rng.random_range(1..LIVES));
     let running = function.run(sqs_event(std::slice::from_ref(task)), deadline);
-    let ended = tokio::time::timeout(time, running).await;
+    let ended = tokio::select! {
+        ended = tokio::time::timeout(CUT, running) => ended.ok(),
+        () = reached(world, killed_at) => None,
+    };
     let mut shared = shared.lock().await;
     shared.figures.invocations += 1;
     let answer = match ended {
-        Ok(Ended::Answered(answer)) => answer,
-        Ok(Ended::Died(status)) => {
+        Some(Ended::Answered(answer)) => answer,
+        Some(Ended::Died(status)) => {
             shared
                 .findings
                 .push(format!("backfill ended with {status}"));
             *function = world.function("backfill").await;
             return Fate::Killed;
         }
-        Err(_) => {
-            if killed_after.is_some() {
+        None => {
+            if killed_at.is_some_and(|at| requests(world) >= at) {
                 shared.figures.killed += 1;
             } else {
                 shared.figures.cut += 1;

@@ -10,6 +10,7 @@ mod events;
 mod explaining;
 mod flow;
 mod importing;
+mod invoking;
 mod operating;
 mod throttled;
 mod trouble;

@@ -113,6 +113,10 @@ impl Faults {
         state.injected = Injected::default();
     }
 
+    pub(crate) fn left(&self) -> usize {
+        lock(&self.0).queue.len()
+    }
+
     pub(crate) fn injected(&self) -> Injected {
         lock(&self.0).injected
     }

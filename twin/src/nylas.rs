@@ -220,6 +220,12 @@ impl Nylas {
         self.faults.push(fault);
     }
 
+    /// Queued faults that have met no request yet.
+    #[must_use]
+    pub fn faults_left(&self) -> usize {
+        self.faults.left()
+    }
+
     #[expect(
         clippy::panic,
         reason = "seeding a mailbox that was never connected is a mistake of the caller"

@@ -4,6 +4,7 @@
 //! bar shows, and what the time left is reckoned from.
 
 use std::collections::HashMap;
+use std::time::Instant;
 
 use backfill::request::{Answer, TaskAnswer};
 use chrono::Utc;
@@ -11,10 +12,19 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use mailverse::dedupe::runs::TaskState;
 use mailverse::ids::GrantId;
 
+use crate::terminal::counted;
+
 /// A bar for each mailbox, on standard error, and only on a terminal.
 pub(crate) struct Bars {
     all: MultiProgress,
-    each: HashMap<GrantId, ProgressBar>,
+    each: HashMap<GrantId, Mailbox>,
+    begun: Instant,
+}
+
+struct Mailbox {
+    bar: ProgressBar,
+    /// Messages that were listed when we began to look: a run may have gone on for long before.
+    listed_before: u64,
 }
 
 impl Bars {
@@ -22,17 +32,24 @@ impl Bars {
         Self {
             all: MultiProgress::new(),
             each: HashMap::new(),
+            begun: Instant::now(),
         }
     }
 
     pub(crate) fn show(&mut self, answer: &Answer) {
         let whole = span(Utc::now().timestamp(), answer.received_after);
+        let seconds = self.begun.elapsed().as_secs();
         for task in &answer.tasks {
-            let bar = self
+            let listed = task.coverage.listed;
+            let Mailbox { bar, listed_before } = self
                 .each
                 .entry(task.grant_id.clone())
-                .or_insert_with(|| self.all.add(bar(&task.grant_id, whole)));
-            bar.set_message(told(task));
+                .or_insert_with(|| Mailbox {
+                    bar: self.all.add(bar(&task.grant_id, whole)),
+                    listed_before: listed,
+                });
+            let rate = listed.saturating_sub(*listed_before).checked_div(seconds);
+            bar.set_message(told(task, rate));
             match task.state {
                 TaskState::Done | TaskState::Failed if !bar.is_finished() => bar.finish(),
                 TaskState::Done | TaskState::Failed | TaskState::Parked => {}
@@ -70,8 +87,8 @@ fn bar(grant: &GrantId, whole: u64) -> ProgressBar {
     bar.with_prefix(id)
 }
 
-/// What was found in a mailbox so far.
-fn told(task: &TaskAnswer) -> String {
+/// What was found in a mailbox so far, and how many messages a second are being listed.
+fn told(task: &TaskAnswer, rate: Option<u64>) -> String {
     let found = &task.coverage;
     let mut text = format!(
         "{} listed, {} written, {} skipped",
@@ -83,12 +100,24 @@ fn told(task: &TaskAnswer) -> String {
         }
     }
     match task.state {
-        TaskState::Queued => {}
+        TaskState::Queued => {
+            if let Some(rate) = rate.filter(|rate| *rate > 0) {
+                text.push_str(&format!(", {rate} a second"));
+            }
+        }
         TaskState::Done => text.push_str("; done"),
         TaskState::Parked => text.push_str("; parked until somebody has signed in again"),
         TaskState::Failed => text.push_str("; failed"),
     }
     text
+}
+
+/// How many mailboxes a run has.
+pub(crate) fn mailboxes(answer: &Answer) -> String {
+    match answer.tasks.len() {
+        1 => "1 mailbox".to_owned(),
+        number => format!("{number} mailboxes"),
+    }
 }
 
 /// One line for the run, and one for each mailbox that did not come to its end.
@@ -99,9 +128,12 @@ pub(crate) fn summary(answer: &Answer, seconds: Option<f64>) -> String {
         "written"
     };
     let mut text = format!(
-        "{} messages in {} mailboxes: {} {verb}, {} skipped, {} waiting, {} dead",
-        answer.total_emails,
-        answer.tasks.len(),
+        "{} in {}: {} {verb}, {} skipped, {} waiting, {} dead",
+        counted(
+            usize::try_from(answer.total_emails).unwrap_or(usize::MAX),
+            "message"
+        ),
+        mailboxes(answer),
         answer.synced,
         answer.skipped,
         answer.waiting,

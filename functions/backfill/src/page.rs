@@ -29,6 +29,18 @@ const AT_ONCE: usize = 50;
 /// Stranded messages that one run takes up; the next run finds the others.
 const MOST_STRANDED: usize = 1_000;
 
+/// The messages of a page.
+#[derive(Default)]
+struct Sorted {
+    /// Those that the ledger has settled.
+    settled: Vec<(Message, Handled)>,
+    /// The others.
+    fresh: Vec<Message>,
+    /// Of the others, those that somebody tried and released, after which there is a request on the sync queue. One that is claimed is not among them: who
+    /// claimed it may be a list, and if it died, it left no request behind.
+    queued: HashSet<MessageKey>,
+}
+
 impl<Q: SyncQueue> Backfill<Q> {
     /// Settles a page. What it showed, and the date of its oldest message.
     ///
@@ -59,7 +71,11 @@ impl<Q: SyncQueue> Backfill<Q> {
         // One that stands on the page twice counts once.
         let twice = known.len().abs_diff(messages.len());
         coverage.listed -= u64::try_from(twice).unwrap_or_default();
-        let (settled, fresh) = self.sorted(task, messages, &begin(), &mut coverage).await?;
+        let Sorted {
+            settled,
+            fresh,
+            queued,
+        } = self.sorted(task, messages, &begin(), &mut coverage).await?;
         if task.kind.is_scheduled() {
             self.look_for_theirs(&settled, begin).await;
         }
@@ -69,8 +85,8 @@ impl<Q: SyncQueue> Backfill<Q> {
         if task.dry_run {
             self.foresee(fresh, begin, &mut coverage).await?;
         } else {
-            self.bring_in(task, fresh, begin, &mut coverage, seen)
-                .await?;
+            let work = self.bring_in(task, fresh, &queued, begin, &mut coverage, seen);
+            work.await?;
         }
         Ok((coverage, oldest))
     }
@@ -82,7 +98,7 @@ impl<Q: SyncQueue> Backfill<Q> {
         messages: Vec<Message>,
         run: &Run,
         coverage: &mut Coverage,
-    ) -> Result<(Vec<(Message, Handled)>, Vec<Message>), Trouble> {
+    ) -> Result<Sorted, Trouble> {
         let keys: Vec<MessageKey> = messages.iter().map(|it| it.key.clone()).collect();
         let mut entries = self.pipeline.ledger.entries(&keys).await?;
         // The claim of a message that a list shows, as the pipeline makes it.
@@ -90,13 +106,16 @@ impl<Q: SyncQueue> Backfill<Q> {
             revisit: true,
             ..ClaimRequest::new(run.token, run.now)
         };
-        let (mut settled, mut fresh) = (Vec::new(), Vec::new());
+        let mut sorted = Sorted::default();
         for mut message in messages {
             let entry = entries.remove(&message.key);
             if entry.is_none() {
                 coverage.repaired += 1;
             }
             let claim = decide_claim(entry.as_ref(), &request);
+            if entry.is_some_and(|it| it.state == State::Waiting && it.held.is_none()) {
+                sorted.queued.insert(message.key.clone());
+            }
             let before = match claim {
                 Claim::Settled(entry) => Handled::settled_before(message.key.clone(), entry),
                 Claim::Won | Claim::HeldUntil(_) => None,
@@ -106,15 +125,15 @@ impl<Q: SyncQueue> Backfill<Q> {
                     add(coverage, &handled.fate);
                     // Its body has no more use, and the others' need the room.
                     message.body = String::new();
-                    settled.push((message, handled));
+                    sorted.settled.push((message, handled));
                 }
-                None => fresh.push(message),
+                None => sorted.fresh.push(message),
             }
         }
         if coverage.repaired > 0 && task.kind.is_scheduled() && !task.dry_run {
             tracing::info!(task = %task.key(), messages = coverage.repaired, "listed messages that nothing had told of");
         }
-        Ok((settled, fresh))
+        Ok(sorted)
     }
 
     /// Takes messages through the pipeline, a few at a time, each with claims of its own.
@@ -122,6 +141,7 @@ impl<Q: SyncQueue> Backfill<Q> {
         &self,
         task: &Task,
         fresh: Vec<Message>,
+        queued: &HashSet<MessageKey>,
         begin: &impl Fn() -> Run,
         coverage: &mut Coverage,
         seen: &mut impl FnMut(Handled),
@@ -138,7 +158,10 @@ impl<Q: SyncQueue> Backfill<Q> {
                         // Dataverse stopped the whole batch. The page comes again later; the sync queue is for what fails alone.
                         return Err(trouble);
                     }
-                    self.hand_over(task, &handled.key, *delay).await?;
+                    // The schedule lists a message again and again, and leaves it to the request that is there.
+                    if !(task.kind.is_scheduled() && queued.contains(&handled.key)) {
+                        self.hand_over(&handled.key, *delay).await?;
+                    }
                 }
                 add(coverage, &handled.fate);
                 seen(handled);
@@ -180,20 +203,8 @@ impl<Q: SyncQueue> Backfill<Q> {
         self.pipeline.reconcile(&due, &run).await;
     }
 
-    /// Puts a message that has to be tried again on the sync queue. The schedule, which lists it again and again, leaves it to the request that an earlier
-    /// try has put there.
-    async fn hand_over(
-        &self,
-        task: &Task,
-        key: &MessageKey,
-        delay: Duration,
-    ) -> Result<(), Trouble> {
-        if task.kind.is_scheduled() {
-            let entry = self.pipeline.ledger.entry(key).await?;
-            if entry.is_some_and(|entry| entry.attempts > 1) {
-                return Ok(());
-            }
-        }
+    /// Puts a message that has to be tried again on the sync queue.
+    async fn hand_over(&self, key: &MessageKey, delay: Duration) -> Result<(), Trouble> {
         let request = SyncRequest {
             key: key.clone(),
             trigger: Trigger::Backfill,

@@ -206,8 +206,14 @@ impl<Q: SyncQueue> Backfill<Q> {
         let headers = self.pipeline.headers(&task.grant_id, first.now).await;
         let mut limit = page_limit(receive_count);
         forget_old_cursor(&mut progress.position, task, first.now);
+        // What the last page took: one that there is no time for would be listed in vain.
+        let mut took = TimeDelta::zero();
         loop {
-            self.go_on(&begin()).await?;
+            let run = begin();
+            if run.now + took + BATCH_TIME > run.deadline {
+                return Err(Trouble::NoTime);
+            }
+            self.go_on(&run).await?;
             let (part, next_part) = part_at(&parts, progress.position.part.as_deref());
             let listed = self.page(task, part, &progress.position, headers, limit);
             let page = match listed.await {
@@ -248,6 +254,7 @@ impl<Q: SyncQueue> Backfill<Q> {
                 Saved::Saved => {}
                 Saved::Overtaken => return Err(Trouble::Overtaken),
             }
+            took = now - run.now;
             publish(task, &coverage);
             progress = Progress {
                 pages: progress.pages + 1,

@@ -1,5 +1,6 @@
 //! The commands of the people who operate it: `mailverse status`, `redrive`, `doctor`, `webhook` and `token`, compiled, on the ledger and the queue that the functions use.
 
+mod backfill;
 mod doctor;
 mod redrive;
 mod status;

@@ -2,30 +2,32 @@
 
 use backfill::Backfill;
 use chrono::TimeDelta;
-use mailverse::dedupe::ClaimToken;
+use mailverse::dedupe::{Claim, ClaimRequest, ClaimToken};
 use mailverse::queue::MemoryQueue;
 use serde_json::{Value, json};
 use twin::{Fault, Grant};
 use uuid::Uuid;
 
-use crate::world::{ADA, BEN, World, mail, status};
+use crate::world::{ADA, BEN, LOOK_UP, World, assert_skipped, key, mail, status, waiting};
 
 /// An old moment: long before the 90 days that Nylas keeps of the IMAP family.
 const OLD: i64 = 1_700_000_000;
 
-/// The function, and its queue.
+/// The function, and its queues.
 struct History {
     backfill: Backfill<MemoryQueue>,
     tasks: MemoryQueue,
+    sync: MemoryQueue,
 }
 
 impl History {
     async fn of(world: &World) -> Self {
-        let tasks = MemoryQueue::default();
+        let (tasks, sync) = (MemoryQueue::default(), MemoryQueue::default());
         let pipeline = world.another_pipeline().await;
         Self {
-            backfill: Backfill::new(pipeline, MemoryQueue::default(), tasks.clone()),
+            backfill: Backfill::new(pipeline, sync.clone(), tasks.clone()),
             tasks,
+            sync,
         }
     }
 
@@ -197,6 +199,35 @@ async fn a_mailbox_that_another_worker_lists_is_left_to_it() {
     world.later(TimeDelta::seconds(901));
     history.ask(&mut world, ADA).await;
     assert_eq!(history.work_off(&mut world).await, 3);
+}
+
+#[tokio::test]
+async fn a_listed_message_that_has_to_wait_is_queued_unless_somebody_has_queued_it_already() {
+    let mut world = World::start().await;
+    let junk = world.twin.nylas().folder_id(ADA, "\\Junk").unwrap();
+    world.put(ADA, mail("tried", &json!({})));
+    world.put(ADA, mail("revisited", &json!({"folders": [junk]})));
+    // One was released by a worker, which leaves its request on the queue. One was skipped, and then claimed anew by a list that died.
+    world.fail_dataverse_at(LOOK_UP, status(503, "0x80072321"));
+    let fates = world.deliver(&[(ADA, "tried"), (ADA, "revisited")]).await;
+    waiting(&fates[0]);
+    assert_skipped(&fates[1], "spam");
+    let claim = ClaimRequest {
+        revisit: true,
+        ..ClaimRequest::new(ClaimToken::new(Uuid::from_u128(1_000_000)), world.now)
+    };
+    let ledger = world.pipeline.ledger.clone();
+    let claimed = ledger.claim(&key(ADA, "revisited"), &claim).await;
+    assert_eq!(claimed.unwrap(), Claim::Won);
+    let history = History::of(&world).await;
+    let schedule = json!({"source": "aws.scheduler", "time": world.now.to_rfc3339()});
+    history.handle(&mut world, &schedule).await;
+    world.fail_dataverse_at(LOOK_UP, status(503, "0x80072321"));
+    assert_eq!(history.work_off(&mut world).await, 2);
+    let queued = history.sync.hidden();
+    assert_eq!(queued.len(), 1, "{queued:?}");
+    assert!(queued[0].0.body.contains("revisited"), "{queued:?}");
+    assert_eq!(queued[0].1.as_secs(), 180, "once the claim has run out");
 }
 
 #[tokio::test]

@@ -1,0 +1,134 @@
+//! `mailverse backfill`: a person asks for history, waits, goes away, and asks how it went.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::Command;
+
+use super::{Cloud, run};
+use crate::end_to_end::canary::assert_silent;
+use crate::end_to_end::invoking;
+use crate::replay;
+
+/// A cloud with mail, and the settings of a person who may invoke its backfill.
+async fn with_mail(count: usize) -> (Cloud, Vec<(&'static str, String)>) {
+    let cloud = Cloud::start(10).await;
+    cloud.store_secrets().await;
+    cloud.refresh_token().await;
+    for n in 0..count {
+        cloud.put_mail(&format!("m{n}"));
+    }
+    let own = vec![("BACKFILL_FUNCTION", invoking::NAME.to_owned())];
+    let function = invoking::settings(cloud.function("backfill").await).await;
+    let settings = [cloud.aws_settings(), own, function].concat();
+    (cloud, settings)
+}
+
+#[tokio::test]
+async fn history_is_queued_waited_for_and_told() {
+    let (cloud, settings) = with_mail(3).await;
+    let begun = run(&["backfill", "--since", "2020-01-01", "--json"], &settings).await;
+    let answer = begun.json();
+    assert_eq!(
+        (&begun.status, &answer["ended"], &answer["total_emails"]),
+        (&Some(0), &json!(false), &json!(0)),
+        "{answer}"
+    );
+    let run_id = answer["run_id"].as_str().unwrap();
+    let asked = run(&["backfill", "--run", run_id], &settings).await;
+    assert_eq!(asked.status, Some(0), "{}", asked.err);
+    let mut worker = cloud.function("backfill").await;
+    assert_eq!(cloud.work_tasks(&mut worker).await.1, 0);
+    let ended = run(&["backfill", "--run", run_id, "--wait"], &settings).await;
+    ended.assert_ended(
+        0,
+        "3 messages in 1 mailbox: 3 written, 0 skipped, 0 waiting, 0 dead",
+    );
+    assert_eq!(cloud.emails().len(), 3);
+    let printed = [begun, asked, ended].map(|seen| seen.out + &seen.err);
+    assert_silent(
+        "what the commands print",
+        &printed.concat(),
+        &cloud.secret_texts().await,
+    );
+}
+
+#[tokio::test]
+async fn who_stops_waiting_stops_no_run_and_can_take_it_up_again() {
+    let (cloud, settings) = with_mail(2).await;
+    let mut waiting = Command::new(replay::command())
+        .args(["backfill", "--since", "2020-01-01", "--wait"])
+        .env_clear()
+        .env("AWS_EC2_METADATA_DISABLED", "true")
+        .envs(settings.iter().map(|(name, value)| (name, value)))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    // It waits from here on, as nobody works on the task.
+    let mut out = BufReader::new(waiting.stdout.take().unwrap()).lines();
+    let first = out.next_line().await.unwrap().unwrap();
+    let run_id = first.strip_prefix("run ").unwrap().to_owned();
+    let id = waiting.id().unwrap().to_string();
+    let signalled = Command::new("kill").args(["-INT", &id]).status().await;
+    assert!(signalled.unwrap().success());
+    let ended = tokio::time::timeout(Duration::from_secs(60), waiting.wait_with_output());
+    let ended = ended.await.unwrap().unwrap();
+    let told = String::from_utf8(ended.stderr).unwrap();
+    assert_eq!(ended.status.code(), Some(0), "{told}");
+    assert!(
+        told.contains(&format!("mailverse backfill --run {run_id} --wait")),
+        "{told}"
+    );
+    let mut worker = cloud.function("backfill").await;
+    assert_eq!(cloud.work_tasks(&mut worker).await.1, 0);
+    let again = run(&["backfill", "--run", &run_id, "--wait"], &settings).await;
+    again.assert_ended(
+        0,
+        "2 messages in 1 mailbox: 2 written, 0 skipped, 0 waiting, 0 dead",
+    );
+}
+
+#[tokio::test]
+async fn a_mailbox_that_is_not_connected_and_a_function_that_is_not_there_are_said() {
+    let (_cloud, settings) = with_mail(0).await;
+    let arguments = [
+        "backfill",
+        "--since",
+        "30d",
+        "--mailbox",
+        "eve@nowhere.example",
+    ];
+    let seen = run(&arguments, &settings).await;
+    assert_eq!(seen.status, Some(2), "{}", seen.out);
+    assert!(seen.err.contains("mailboxes[0]"), "{}", seen.err);
+    let elsewhere: Vec<_> = settings
+        .iter()
+        .map(|(name, value)| match *name {
+            "BACKFILL_FUNCTION" => (*name, "nobody".to_owned()),
+            _ => (*name, value.clone()),
+        })
+        .collect();
+    let seen = run(&["backfill", "--since", "30d"], &elsewhere).await;
+    assert_eq!(seen.status, Some(2), "{}", seen.out);
+    assert!(
+        seen.err.contains("ResourceNotFoundException"),
+        "{}",
+        seen.err
+    );
+    let unnamed: Vec<_> = settings
+        .into_iter()
+        .filter(|(name, _)| *name != "BACKFILL_FUNCTION")
+        .collect();
+    let seen = run(&["backfill", "--since", "30d"], &unnamed).await;
+    assert_eq!(seen.status, Some(2), "{}", seen.out);
+    assert!(
+        seen.err.contains("BACKFILL_FUNCTION is missing"),
+        "{}",
+        seen.err
+    );
+}
