@@ -13,6 +13,7 @@ use mailverse::retry::RECEIVE_LIMIT;
 use serde_json::Value;
 
 use super::check::{Check, judged};
+use crate::terminal::counted;
 
 const TABLE: &str = "ledger table";
 const TTL: &str = "ledger TTL";
@@ -101,9 +102,9 @@ async fn policy(dynamo: aws_sdk_dynamodb::Client, table: &str) -> (Check, Option
         }
         Err(problems) => {
             let seen = format!(
-                "version {} cannot be used: {} problems; messages wait",
+                "version {} cannot be used: {}; messages wait",
                 stored.version,
-                problems.len()
+                counted(problems.len(), "problem")
             );
             let remedy = "`mailverse policy show` names each; push one that can be used: mailverse policy push FILE";
             (Check::broken(POLICY, seen, remedy), None)

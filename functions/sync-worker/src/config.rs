@@ -67,7 +67,7 @@ mod tests {
     fn a_complete_environment_is_read() {
         let config = Config::from_lookup(|name| match name {
             "DATAVERSE_URL" => Some("https://contoso.crm.dynamics.com".to_owned()),
-            "RUST_LOG" => None,
+            "RUST_LOG" | "CREATED_ON" => None,
             "NYLAS_API_URL" => Some("https://api.eu.nylas.com".to_owned()),
             "WRITE_MODE" => Some("stepwise".to_owned()),
             "DATAVERSE_BUDGET" => Some("3000,600,300".to_owned()),

@@ -379,7 +379,7 @@ async fn a_policy_that_cannot_be_used_is_one_line_with_its_remedy() {
         "unusable",
         &seen,
         "policy",
-        "1 problems; messages wait",
+        "1 problem; messages wait",
         remedy,
     );
     assert!(!seen.out.contains("canary-rule"), "{}", seen.out);

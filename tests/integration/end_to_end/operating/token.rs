@@ -1,55 +1,19 @@
 //! What `mailverse token refresh` prints, with the function that it invokes behind Lambda's API.
 
-use std::sync::Arc;
-
-use axum::Router;
-use axum::extract::{Path, State};
-use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
-use axum::routing::post;
-use serde_json::{Value, json};
-use tokio::net::TcpListener;
-use tokio::sync::Mutex;
+use serde_json::Value;
 
 use super::{Cloud, Seen, run};
 use crate::end_to_end::canary::assert_silent;
-use stage::lambda::Function;
+use crate::end_to_end::invoking::{self, NAME};
 
-const NAME: &str = "the-refresher";
+type Lambda = Vec<(&'static str, String)>;
 
-/// Lambda's `Invoke`, as the AWS Lambda API Reference has it, for the one function.
-async fn lambda(refresher: Function) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    let router = Router::new()
-        .route("/2015-03-31/functions/{name}/invocations", post(invoke))
-        .with_state(Arc::new(Mutex::new(refresher)));
-    tokio::spawn(async move { axum::serve(listener, router).await });
-    url
+async fn lambda(cloud: &Cloud) -> Lambda {
+    invoking::settings(cloud.function("token-refresher").await).await
 }
 
-async fn invoke(
-    State(refresher): State<Arc<Mutex<Function>>>,
-    Path(name): Path<String>,
-    event: String,
-) -> Response {
-    if name != NAME {
-        let headers = [("x-amzn-errortype", "ResourceNotFoundException")];
-        let body = json!({"Type": "User", "Message": "Function not found"});
-        return (StatusCode::NOT_FOUND, headers, body.to_string()).into_response();
-    }
-    let event: Value = serde_json::from_str(&event).unwrap();
-    match refresher.lock().await.invoke(event).await {
-        Ok(answer) => answer.to_string().into_response(),
-        Err(error) => ([("x-amz-function-error", "Unhandled")], error.to_string()).into_response(),
-    }
-}
-
-async fn refresh(cloud: &Cloud, lambda: &str, arguments: &[&str]) -> Seen {
-    let settings = [
-        cloud.aws_settings(),
-        vec![("AWS_ENDPOINT_URL_LAMBDA", lambda.to_owned())],
-    ];
+async fn refresh(cloud: &Cloud, lambda: &Lambda, arguments: &[&str]) -> Seen {
+    let settings = [cloud.aws_settings(), lambda.clone()];
     run(
         &[&["token", "refresh"], arguments].concat(),
         &settings.concat(),
@@ -61,7 +25,7 @@ async fn refresh(cloud: &Cloud, lambda: &str, arguments: &[&str]) -> Seen {
 async fn a_refresh_on_demand_tells_how_long_the_token_is_good_or_what_to_change() {
     let cloud = Cloud::start(10).await;
     cloud.store_secrets().await;
-    let lambda = lambda(cloud.function("token-refresher").await).await;
+    let lambda = lambda(&cloud).await;
     let name = ["--function", NAME];
 
     let seen = refresh(&cloud, &lambda, &name).await;
@@ -103,7 +67,7 @@ async fn a_refresh_on_demand_tells_how_long_the_token_is_good_or_what_to_change(
 #[tokio::test]
 async fn a_function_that_is_not_there_or_not_named_is_bad_usage() {
     let cloud = Cloud::start(10).await;
-    let lambda = lambda(cloud.function("token-refresher").await).await;
+    let lambda = lambda(&cloud).await;
     for (arguments, expected) in [
         (
             vec!["--function", "nobody"],
