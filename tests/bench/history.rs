@@ -1,5 +1,6 @@
 //! History: an operator has asked for nine mailboxes, and Lambda runs four invocations of the backfill at the same time, each with a task of its queue.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use backfill::Backfill;
@@ -7,6 +8,7 @@ use chrono::{TimeDelta, Utc};
 use mailverse::pipeline::Run;
 use mailverse::queue::SyncQueue;
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 
 use crate::company::{Company, MAILBOXES, WARM_UP, mailbox, pass};
 use crate::queue::{Message, Queue};
@@ -54,26 +56,25 @@ pub(crate) async fn ask(company: &Company) {
 }
 
 /// Works for so long, after the warm-up.
-pub(crate) async fn run(company: &Company, time: Duration) -> Worked {
+pub(crate) async fn run(company: &Arc<Company>, time: Duration) -> Worked {
     let end = Instant::now() + WARM_UP + time;
-    let invocations = (0..INVOCATIONS).map(|_| invocations(company, end));
-    let measured = async {
-        pass(WARM_UP).await;
-        let before = Worked::so_far(company);
-        pass(time).await;
-        let after = Worked::so_far(company);
-        Worked {
-            time,
-            emails: after.emails - before.emails,
-            operations: after.operations - before.operations,
-            throttled: after.throttled - before.throttled,
-            pages: after.pages - before.pages,
-        }
-    };
-    let invocations = futures_util::future::join_all(invocations);
-    let (worked, _ended) = tokio::join!(measured, invocations);
+    let mut processes = JoinSet::new();
+    for _ in 0..INVOCATIONS {
+        processes.spawn(invocations(Arc::clone(company), end));
+    }
+    pass(WARM_UP).await;
+    let before = Worked::so_far(company);
+    pass(time).await;
+    let after = Worked::so_far(company);
+    processes.join_all().await;
     assert!(!company.tasks.is_empty(), "history has run out of mail");
-    worked
+    Worked {
+        time,
+        emails: after.emails - before.emails,
+        operations: after.operations - before.operations,
+        throttled: after.throttled - before.throttled,
+        pages: after.pages - before.pages,
+    }
 }
 
 fn function(company: &Company) -> Backfill<Queue> {
@@ -82,8 +83,8 @@ fn function(company: &Company) -> Backfill<Queue> {
 }
 
 /// Invocation after invocation in one process, as Lambda has it.
-async fn invocations(company: &Company, end: Instant) {
-    let backfill = function(company);
+async fn invocations(company: Arc<Company>, end: Instant) {
+    let backfill = function(&company);
     while let Some(left) = end.checked_duration_since(Instant::now()) {
         let received = tokio::time::timeout(left, company.tasks.receive(1)).await;
         for task in received.unwrap_or_default() {

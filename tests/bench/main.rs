@@ -28,6 +28,7 @@ mod queue;
 
 use std::convert::Infallible;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
@@ -47,10 +48,11 @@ struct Arguments {
     seconds: u64,
 }
 
-#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
+// A thread for each process that it plays, so that the machine's scheduler divides its time among them.
+#[tokio::main(flavor = "multi_thread", worker_threads = 12)]
 async fn main() -> ExitCode {
     let Arguments { seed, seconds } = Arguments::parse();
-    let company = Company::found().await;
+    let company = Arc::new(Company::found().await);
     let whole = Duration::from_secs(seconds);
     println!(
         "seed {seed}; three phases of {seconds}, {} and {seconds} s",
@@ -76,7 +78,12 @@ async fn main() -> ExitCode {
 }
 
 /// One phase.
-async fn measure(company: &Company, seed: Option<u64>, history: bool, time: Duration) -> Phase {
+async fn measure(
+    company: &Arc<Company>,
+    seed: Option<u64>,
+    history: bool,
+    time: Duration,
+) -> Phase {
     let live = async {
         match seed {
             Some(seed) => live::arrive(company, seed, time).await,

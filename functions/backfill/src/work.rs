@@ -130,7 +130,7 @@ impl<Q: SyncQueue> Backfill<Q> {
         let lease = ledger.lease_mailbox(&task.grant_id, &kept_for, run.token, run.now);
         let trouble = match lease.await {
             Ok(Lease::Won) => {
-                let worked = self.list(task, receive_count, &run, begin, seen);
+                let worked = self.list(task, &run, begin, seen);
                 // Boxed, because nested this deep the future's type is more than the compiler lays out.
                 Box::pin(worked).await.err()
             }
@@ -187,7 +187,6 @@ impl<Q: SyncQueue> Backfill<Q> {
     async fn list(
         &self,
         task: &Task,
-        receive_count: u32,
         first: &Run,
         begin: &impl Fn() -> Run,
         seen: &mut impl FnMut(Handled),
@@ -204,7 +203,7 @@ impl<Q: SyncQueue> Backfill<Q> {
         }
         let parts = self.parts(task).await?;
         let headers = self.pipeline.headers(&task.grant_id, first.now).await;
-        let mut limit = page_limit(receive_count);
+        let mut limit = page_limit(progress.nylas_failures);
         forget_old_cursor(&mut progress.position, task, first.now);
         // What the last page took: one that there is no time for would be listed in vain.
         let mut took = TimeDelta::zero();
@@ -264,6 +263,7 @@ impl<Q: SyncQueue> Backfill<Q> {
                 pages: progress.pages + 1,
                 position,
                 coverage: progress.coverage.plus(&coverage),
+                nylas_failures: 0,
                 ..progress
             };
             if at_the_end {
@@ -399,6 +399,12 @@ impl<Q: SyncQueue> Backfill<Q> {
             }
             Verdict::Later(next) => {
                 tracing::warn!(task = %key, reason, ?next, "task goes back to the queue");
+                if matches!(trouble, Trouble::Nylas(_))
+                    && let Err(error) = ledger.note_nylas_failure(&key, now).await
+                {
+                    // The next try asks for as much as this one.
+                    tracing::warn!(task = %key, %error, "the failure could not be noted");
+                }
                 return next;
             }
             Verdict::Park => match ledger.park(&task.grant_id, &task.to_body()).await {
@@ -491,12 +497,12 @@ fn soon(receive_count: u32) -> Next {
     }
 }
 
-/// Fewer messages a page once it has failed several times: Nylas advises 20 when it throttles, and a provider that is slow may manage these in time
+/// Fewer messages a page once Nylas has failed several times: it advises 20 when it throttles, and a provider that is slow may manage these in time
 /// (Nylas facts §7). That a cursor may be continued with another limit is inferred; one that may not is refused, and dropped.
-const fn page_limit(receive_count: u32) -> u32 {
-    match receive_count {
-        0..=2 => LARGEST_PAGE,
-        3..=4 => 50,
+const fn page_limit(failures: u64) -> u32 {
+    match failures {
+        0..=1 => LARGEST_PAGE,
+        2..=3 => 50,
         _ => 20,
     }
 }

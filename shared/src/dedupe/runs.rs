@@ -22,6 +22,7 @@
 //! | `before` | N | the upper bound that the cursor belongs to, Unix seconds; absent without one |
 //! | `oldest` | N | the date of the oldest message that was settled in this part, Unix seconds |
 //! | `listed`, `written`, `skipped`, `waiting`, `dead`, `repaired` | N | what was found: [`Coverage`] |
+//! | `nylas_failures` | N | how often Nylas failed since a page was settled last; absent when it has not |
 //! | `reason` | S | why it failed, without content |
 //! | `changed_at_ms` | N | the last write, Unix milliseconds |
 //! | `expires_at` | N | when the table's TTL may remove it, Unix seconds |
@@ -207,6 +208,8 @@ pub struct Progress {
     pub position: Position,
     /// What was found so far.
     pub coverage: Coverage,
+    /// How often Nylas failed since a page was settled last.
+    pub nylas_failures: u64,
     /// Why it failed.
     pub reason: Option<String>,
     /// The last write; `None` where the item does not say.
@@ -222,6 +225,7 @@ impl Progress {
             pages: 0,
             position: Position::default(),
             coverage: Coverage::default(),
+            nylas_failures: 0,
             reason: None,
             changed_at: None,
         }
@@ -372,7 +376,8 @@ impl Ledger {
         let mut set = "SET #state = :state, pages = :next, saved_by = :by, changed_at_ms = :now, \
                        expires_at = if_not_exists(expires_at, :expiry)"
             .to_owned();
-        let (mut add, mut remove) = (Vec::new(), Vec::new());
+        let mut add = Vec::new();
+        let mut remove = vec!["nylas_failures".to_owned()];
         let mut call = self.update_task(task);
         // Some of these names are words of DynamoDB's own.
         for (name, value) in places {
@@ -389,9 +394,7 @@ impl Ledger {
             add.push(format!("{name} :{name}"));
             call = call.expression_attribute_values(format!(":{name}"), whole(number));
         }
-        if !remove.is_empty() {
-            set.push_str(&format!(" REMOVE {}", remove.join(", ")));
-        }
+        set.push_str(&format!(" REMOVE {}", remove.join(", ")));
         call = if settled.after == 0 {
             call.condition_expression("attribute_not_exists(pages)")
         } else {
@@ -428,6 +431,28 @@ impl Ledger {
         } else {
             Saved::Overtaken
         })
+    }
+
+    /// Notes that Nylas failed while a page was listed.
+    ///
+    /// # Errors
+    /// [`LedgerError::Unavailable`]: it may or may not be noted.
+    pub async fn note_nylas_failure(
+        &self,
+        task: &TaskKey,
+        now: DateTime<Utc>,
+    ) -> Result<(), LedgerError> {
+        // Of an operator's task there is an item already, which is kept for longer.
+        let call = self.update_task(task).update_expression(
+            "SET #state = if_not_exists(#state, :queued), changed_at_ms = :now, \
+             expires_at = if_not_exists(expires_at, :expiry) ADD nylas_failures :one",
+        );
+        let call = call
+            .expression_attribute_values(":queued", text(TaskState::Queued.as_str()))
+            .expression_attribute_values(":now", milliseconds(now))
+            .expression_attribute_values(":expiry", seconds(now + SCHEDULED_KEPT))
+            .expression_attribute_values(":one", whole(1_u64));
+        took_effect(call.send().await).map(drop)
     }
 
     fn update_task(&self, task: &TaskKey) -> UpdateItemFluentBuilder {
@@ -492,6 +517,7 @@ fn read_progress(item: &HashMap<String, AttributeValue>) -> Result<Progress, Led
             dead: counted(item, "dead"),
             repaired: counted(item, "repaired"),
         },
+        nylas_failures: counted(item, "nylas_failures"),
         reason: text_of(item, "reason").map(str::to_owned),
         changed_at: time("changed_at_ms"),
     })

@@ -273,6 +273,35 @@ async fn a_throttled_list_comes_back_after_the_time_that_nylas_says() {
     assert_eq!(history.tasks.hidden()[0].1.as_secs(), 77);
 }
 
+/// The task that is on the queue, delivered for the time after this many.
+async fn deliver(history: &History, world: &mut World, task: &str, before: u32) -> Value {
+    let event = json!({"Records": [{
+        "messageId": "1", "receiptHandle": "r", "body": task, "attributes": {"ApproximateReceiveCount": (before + 1).to_string()},
+        "messageAttributes": {}, "eventSource": "aws:sqs", "awsRegion": "eu-north-1",
+    }]});
+    world.later(TimeDelta::minutes(1));
+    history.handle(world, &event).await
+}
+
+#[tokio::test]
+async fn pages_become_smaller_when_nylas_fails_and_not_for_how_often_a_task_was_delivered() {
+    let mut world = World::start().await;
+    fill(&world, ADA, "m", 3, "INBOX");
+    let history = History::of(&world).await;
+    history.ask(&mut world, ADA).await;
+    let task = history.tasks.receive(1).remove(0).body;
+    // Eight times it was postponed.
+    for (before, limit) in [(8, 200), (9, 200), (0, 50), (1, 50), (2, 20)] {
+        let asked = format!("limit={limit}");
+        world.fail_nylas_at(&asked, status(503, "provider_error"));
+        let answer = deliver(&history, &mut world, &task, before).await;
+        assert_ne!(answer["batchItemFailures"], json!([]), "{limit}");
+    }
+    let answer = deliver(&history, &mut world, &task, 3).await;
+    assert_eq!(answer["batchItemFailures"], json!([]));
+    assert_eq!(world.emails().len(), 3);
+}
+
 #[tokio::test]
 async fn a_dry_run_says_what_would_become_of_the_mail_and_writes_none() {
     let mut world = World::start().await;
