@@ -196,12 +196,15 @@ impl Pipeline {
         soonest
     }
 
-    /// Whether one of the users has to pause, as far as can be told.
+    /// Whether one of the users has to pause, or has no token, as far as can be told.
     pub async fn is_paused(&self, now: DateTime<Utc>) -> bool {
         let Identities {
             primary, further, ..
         } = &self.identities;
         for identity in std::iter::once(primary).chain(further) {
+            if self.left_out(identity, now).await.is_some() {
+                return true;
+            }
             if let Ok(Some(_)) = self.ledger.paused_until(&identity.user, now).await {
                 return true;
             }

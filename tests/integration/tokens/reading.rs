@@ -128,13 +128,16 @@ async fn a_token_that_ends_in_the_middle_of_the_history_costs_time_and_no_messag
     workers.refresh().await;
     for n in 0..120 {
         let date = workers.world.now.timestamp() - n;
-        let message = mail(&format!("m{n}"), &json!({"date": date}));
+        let message = json!({"date": date, "subject": format!("Kites number {n}.")});
+        let message = mail(&format!("m{n}"), &message);
         workers.world.put(ADA, message);
     }
-    // It ends while the second batch of fifty is under way: before the people and mails of it are looked up.
+    // It ends while the second of three batches is being written; what becomes of the others, which are under way as well, is up to chance.
     let entra = workers.office.entra.clone();
     let revoked = async move { entra.revoke_all() };
-    workers.world.before_dataverse_gets("m60", revoked);
+    workers
+        .world
+        .before_dataverse_gets("Kites number 60.", revoked);
     let TwoWorkers {
         mut world,
         other,
@@ -144,8 +147,8 @@ async fn a_token_that_ends_in_the_middle_of_the_history_costs_time_and_no_messag
     let (sync, tasks) = (MemoryQueue::default(), MemoryQueue::default());
     let backfill = Backfill::new(other, sync.clone(), tasks.clone());
     let first = list(&backfill, &mut world).await;
-    assert_eq!(world.emails().len(), 50);
-    assert_eq!(first.len(), 50, "nothing was begun after the second batch");
+    assert!([0, 40, 80].contains(&first.len()), "{}", first.len());
+    assert_eq!(world.emails().len(), first.len());
     assert_eq!(sync.hidden().len() + sync.visible(), 0, "all of it");
     let mut hidden = tasks.hidden();
     let (task, delay) = hidden.remove(0);
