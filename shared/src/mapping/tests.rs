@@ -225,3 +225,62 @@ fn a_row_says_when_it_was_made_only_where_that_was_set() {
     assert!(without_created_on(&mut row));
     assert!(!row.row.contains_key("overriddencreatedon"));
 }
+
+#[test]
+fn what_is_longer_than_its_column_here_is_cut_by_the_columns_rule() {
+    let fitted = |column: &str, text: &str, limit: usize| {
+        let (table, ..) = LENGTHS
+            .into_iter()
+            .find(|(_, it, _)| *it == column)
+            .unwrap();
+        let mut lengths = Lengths::default();
+        lengths.set(table, column, limit);
+        let row = Map::from_iter([(column.to_owned(), Value::from(text))]);
+        let of = |table: &str| {
+            if table == EMAIL {
+                row.clone()
+            } else {
+                Map::new()
+            }
+        };
+        let mut email = EmailWrite {
+            activity_id: ActivityId::new(Uuid::nil()),
+            row: of(table),
+            attachments: if table == FILE {
+                vec![row.clone()]
+            } else {
+                Vec::new()
+            },
+            completion: Map::new(),
+        };
+        let changed = fit(&mut email, &lengths);
+        let row = email.attachments.first().unwrap_or(&email.row);
+        let left = row.get(column).and_then(Value::as_str).map(str::to_owned);
+        assert_eq!(changed, left.as_deref() != Some(text));
+        assert!(left.as_deref().is_none_or(|left| length(left) <= limit));
+        assert!(!fit(&mut email, &lengths), "once is enough");
+        left
+    };
+    for (column, text, limit, expected) in [
+        ("subject", "Kites", 5, Some("Kites")),
+        ("subject", "Kites", 4, Some("Kite")),
+        ("subject", "Ki🪁", 3, Some("Ki")),
+        ("torecipients", "a@x;b@x;c@x", 8, Some("a@x;b@x")),
+        ("torecipients", "a@x;b@x;c@x", 7, Some("a@x;b@x")),
+        ("torecipients", "a@x;b@x;c@x", 6, Some("a@x")),
+        ("torecipients", "a@x;b@x", 2, None),
+        ("sender", "a@x", 2, None),
+        ("messageid", "<a@x>", 4, None),
+        ("filename", "kites.pdf", 7, Some("kit.pdf")),
+        ("filename", "kites.pdf", 3, Some("kit")),
+        ("filename", "kites", 3, Some("kit")),
+        ("mimetype", "text/plain", 4, Some("text")),
+        ("attachmentcontentid", "logo@kites", 4, None),
+    ] {
+        assert_eq!(
+            fitted(column, text, limit).as_deref(),
+            expected,
+            "{column} {limit}"
+        );
+    }
+}
