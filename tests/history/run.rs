@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use aws_sdk_sqs::types::{Message, MessageSystemAttributeName};
+use aws_sdk_sqs::types::Message;
 use chrono::{TimeDelta, Utc};
 use futures_util::future::join_all;
 use rand::rngs::StdRng;
@@ -27,7 +27,7 @@ const KILLED: f64 = 0.8;
 
 /// An invocation that is killed lives through fewer requests to Dataverse than this, whoever sends them: by progress and not by time, so that a fast
 /// machine kills as many as a slow one.
-const LIVES: u64 = 12;
+const LIVES: u64 = 8;
 
 /// How often it is looked whether enough requests have come.
 const LOOK: Duration = Duration::from_millis(2);
@@ -144,12 +144,6 @@ impl<'a> Run<'a> {
     }
 }
 
-/// For the how manieth time the queue shows it.
-fn receive_count(task: &Message) -> u32 {
-    let count = MessageSystemAttributeName::ApproximateReceiveCount;
-    task.attributes().unwrap()[&count].parse().unwrap()
-}
-
 /// Requests that Dataverse has had.
 fn requests(world: &World) -> u64 {
     world.twin.dataverse().requests().total
@@ -257,9 +251,7 @@ async fn invoke(
     let deadline =
         Utc::now() + RESERVE + TimeDelta::from_std(Duration::from_secs_f64(work)).unwrap();
     // As many as the budget of requests has room for, however slow the machine is.
-    let may_kill = shared.lock().await.figures.killed < shape.kills
-        // A third delivery asks for smaller pages, of which there would be too many.
-        && receive_count(task) < 2;
+    let may_kill = shared.lock().await.figures.killed < shape.kills;
     let killed_at =
         (may_kill && rng.random_bool(KILLED)).then(|| requests(world) + rng.random_range(1..LIVES));
     let running = function.run(sqs_event(std::slice::from_ref(task)), deadline);
