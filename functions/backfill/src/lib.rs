@@ -14,8 +14,10 @@ pub mod config;
 mod event;
 mod page;
 pub mod plan;
+mod position;
 pub mod request;
 pub mod task;
+pub mod trouble;
 pub mod work;
 
 use std::time::Duration;
@@ -36,7 +38,7 @@ pub use self::event::NotAnEvent;
 use self::plan::Planned;
 use self::request::{Answer, Invalid, Request, Wanted};
 use self::task::Task;
-use self::work::Next;
+use self::trouble::Next;
 
 /// The handler.
 pub struct Backfill<Q> {

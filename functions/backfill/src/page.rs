@@ -21,7 +21,7 @@ use mailverse::sync_request::{SyncRequest, Trigger};
 
 use crate::Backfill;
 use crate::task::Task;
-use crate::work::Trouble;
+use crate::trouble::Trouble;
 
 /// Messages that a dry run looks at together.
 const AT_ONCE: usize = 50;

@@ -27,89 +27,34 @@
 //!
 //! # A cursor that is no longer known
 //!
-//! How long one lives is unknown (Nylas facts §1). One that Nylas refuses with 400, or that is older than `CURSOR_LIVES`, is dropped, and the list begins
-//! anew below the oldest message that was settled. Lists come newest first (Nylas facts §7), though not strictly, so it begins `STEP_BACK` above.
+//! How long one lives is unknown (Nylas facts §1). One that Nylas refuses with 400, or that is older than 24 hours, is dropped, and the list begins
+//! anew below the oldest message that was settled. Lists come newest first (Nylas facts §7), though not strictly, so it begins a day above.
 
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use mailverse::dedupe::ledger::LedgerError;
 use mailverse::dedupe::mailbox::{Lease, TASK_LEASE};
 use mailverse::dedupe::runs::{Coverage, Position, Progress, Saved, Settled, TaskState};
 use mailverse::nylas::error::NylasError;
 use mailverse::nylas::{Filter, Headers, LARGEST_PAGE, Page};
 use mailverse::pipeline::history::NEAR;
 use mailverse::pipeline::{Handled, Run};
-use mailverse::queue::{QueueError, SyncQueue};
-use mailverse::retry::{RetryAdvice, redelivery_delay};
+use mailverse::queue::SyncQueue;
 use mailverse::telemetry::{Count, count};
 
 use crate::Backfill;
+use crate::position::{Part, STEP_BACK, advanced, forget_cursor, forget_old_cursor, part_at};
 use crate::task::{CACHE, Task, digest, is_meant};
+use crate::trouble::{Next, Trouble, Verdict, judge, soon};
 
 /// Time that settling a batch may take: with less left, nothing is begun.
 pub(crate) const BATCH_TIME: TimeDelta = TimeDelta::seconds(60);
 
-/// After this long a cursor is not tried any more.
-const CURSOR_LIVES: TimeDelta = TimeDelta::hours(24);
-
-/// How far above the oldest settled message a list begins anew, in seconds.
-const STEP_BACK: i64 = 24 * 60 * 60;
-
 /// Most bytes of a page that are taken into memory at once; a page with more is asked for in smaller ones.
 const MOST_BYTES: usize = 32 << 20;
 
-/// Deliveries after which a task of the schedule is left to the schedule's next run.
-const SCHEDULED_TRIES: u32 = 3;
-
 /// Longest time for which SQS delays a new message.
 const LONGEST_DELAY: TimeDelta = TimeDelta::minutes(15);
-
-/// What becomes of the queue message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Next {
-    /// It is done with: acknowledged.
-    Done,
-    /// It comes back after this long.
-    Later {
-        /// How long.
-        delay: Duration,
-        /// For no fault of the task: the delivery does not count.
-        postponed: bool,
-    },
-}
-
-/// Why the work on a task ended before the last page.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Trouble {
-    #[error("there was no time left")]
-    NoTime,
-    #[error(
-        "dataverse asked for a pause, its budget is spent, live mail goes first, or there is no token"
-    )]
-    Paused(DateTime<Utc>),
-    #[error("another worker lists the mailbox")]
-    Busy(DateTime<Utc>),
-    #[error("another worker has gone on with the task")]
-    Overtaken,
-    #[error(transparent)]
-    Nylas(#[from] NylasError),
-    #[error(transparent)]
-    Ledger(#[from] LedgerError),
-    #[error(transparent)]
-    Queue(#[from] QueueError),
-    #[error("the mailbox has no folder of that name")]
-    NoFolder,
-}
-
-/// A part of a mailbox that one list shows.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Part {
-    /// `None` for the first, in which a list begins.
-    name: Option<String>,
-    folder: Option<String>,
-    query_imap: bool,
-}
 
 impl<Q: SyncQueue> Backfill<Q> {
     /// Works on a task for as long as there is time. `begin` draws time and chance for each step; `seen` gets every message that was dealt with.
@@ -431,72 +376,6 @@ impl<Q: SyncQueue> Backfill<Q> {
     }
 }
 
-/// What to do about a trouble.
-#[derive(Debug, PartialEq, Eq)]
-enum Verdict {
-    /// The task goes on the queue again, and this message of it is acknowledged.
-    Again,
-    /// Somebody else does it.
-    Leave,
-    Later(Next),
-    Park,
-    Fail,
-}
-
-/// | Trouble | The schedule's task | An operator's |
-/// | --- | --- | --- |
-/// | no time left | goes on the queue again | the same |
-/// | the mailbox is kept for another task | is dropped; the daily one waits | waits |
-/// | Dataverse's pause, no token, a 429 with a time | goes back for that long | the same |
-/// | nobody has signed in | is dropped: the watermark covers it | is parked |
-/// | refused, or no such folder | is dropped | has failed |
-/// | anything else | goes back for the backoff's step, is dropped after three tries | goes back, to the dead-letter queue after ten |
-fn judge(task: &Task, trouble: &Trouble, receive_count: u32, now: DateTime<Utc>) -> Verdict {
-    let scheduled = task.kind.is_scheduled();
-    let postponed = |until: DateTime<Utc>| {
-        Verdict::Later(Next::Later {
-            delay: (until - now).to_std().unwrap_or_default(),
-            postponed: true,
-        })
-    };
-    let tired = scheduled && receive_count >= SCHEDULED_TRIES;
-    match trouble {
-        Trouble::NoTime => Verdict::Again,
-        Trouble::Overtaken => Verdict::Leave,
-        Trouble::Busy(_) if task.kind == crate::task::Kind::Recent => Verdict::Leave,
-        Trouble::Busy(until) | Trouble::Paused(until) => postponed(*until),
-        Trouble::Nylas(NylasError::SignInNeeded { .. } | NylasError::Rejected { .. })
-        | Trouble::NoFolder
-            if scheduled =>
-        {
-            Verdict::Leave
-        }
-        Trouble::Nylas(NylasError::SignInNeeded { .. }) => Verdict::Park,
-        Trouble::NoFolder => Verdict::Fail,
-        _ if tired => Verdict::Leave,
-        Trouble::Nylas(error) => match error.retry_advice() {
-            RetryAdvice::Never => Verdict::Fail,
-            RetryAdvice::Postpone(wait) => Verdict::Later(Next::Later {
-                delay: wait,
-                postponed: true,
-            }),
-            RetryAdvice::After(delay) => Verdict::Later(Next::Later {
-                delay,
-                postponed: false,
-            }),
-            RetryAdvice::Soon => Verdict::Later(soon(receive_count)),
-        },
-        Trouble::Ledger(_) | Trouble::Queue(_) => Verdict::Later(soon(receive_count)),
-    }
-}
-
-fn soon(receive_count: u32) -> Next {
-    Next::Later {
-        delay: redelivery_delay(RetryAdvice::Soon, receive_count, 0).unwrap_or_default(),
-        postponed: false,
-    }
-}
-
 /// Fewer messages a page once Nylas has failed several times: it advises 20 when it throttles, and a provider that is slow may manage these in time
 /// (Nylas facts §7). That a cursor may be continued with another limit is inferred; one that may not is refused, and dropped.
 const fn page_limit(failures: u64) -> u32 {
@@ -505,63 +384,6 @@ const fn page_limit(failures: u64) -> u32 {
         2..=3 => 50,
         _ => 20,
     }
-}
-
-/// The part that a position is in, and the name of the one after it. A folder that went meanwhile leaves its place to the next one.
-fn part_at<'a>(parts: &'a [Part], name: Option<&str>) -> (&'a Part, Option<String>) {
-    const NOTHING: &Part = &Part {
-        name: None,
-        folder: None,
-        query_imap: false,
-    };
-    let at = parts
-        .iter()
-        .position(|part| part.name.as_deref() >= name)
-        .unwrap_or_else(|| parts.len().saturating_sub(1));
-    let next = parts.get(at + 1).and_then(|part| part.name.clone());
-    (parts.get(at).unwrap_or(NOTHING), next)
-}
-
-/// Where the list goes on after a page.
-fn advanced(
-    position: &Position,
-    next_cursor: Option<String>,
-    next_part: Option<String>,
-    oldest: Option<i64>,
-    now: DateTime<Utc>,
-) -> Position {
-    match (next_cursor, next_part) {
-        (Some(cursor), _) => Position {
-            cursor: Some((cursor, now)),
-            oldest: position.oldest.into_iter().chain(oldest).min(),
-            ..position.clone()
-        },
-        (None, Some(part)) => Position {
-            part: Some(part),
-            ..Position::default()
-        },
-        (None, None) => Position {
-            cursor: None,
-            oldest: position.oldest.into_iter().chain(oldest).min(),
-            ..position.clone()
-        },
-    }
-}
-
-fn forget_old_cursor(position: &mut Position, task: &Task, now: DateTime<Utc>) {
-    let is_old = |(_, at): &(String, DateTime<Utc>)| *at + CURSOR_LIVES < now;
-    if position.cursor.as_ref().is_some_and(is_old) {
-        forget_cursor(position, task);
-    }
-}
-
-/// The list begins anew, below what is settled.
-fn forget_cursor(position: &mut Position, task: &Task) {
-    position.cursor = None;
-    let below = position
-        .oldest
-        .map(|oldest| oldest.saturating_add(STEP_BACK));
-    position.before = task.received_before.into_iter().chain(below).min();
 }
 
 fn publish(task: &Task, coverage: &Coverage) {

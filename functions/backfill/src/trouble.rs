@@ -1,0 +1,122 @@
+//! What becomes of a task that did not come to its end?
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use mailverse::dedupe::ledger::LedgerError;
+use mailverse::nylas::error::NylasError;
+use mailverse::queue::QueueError;
+use mailverse::retry::{RetryAdvice, redelivery_delay};
+
+use crate::task::{Kind, Task};
+
+/// Deliveries after which a task of the schedule is left to the schedule's next run.
+const SCHEDULED_TRIES: u32 = 3;
+
+/// What becomes of the queue message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// It is done with: acknowledged.
+    Done,
+    /// It comes back after this long.
+    Later {
+        /// How long.
+        delay: Duration,
+        /// For no fault of the task: the delivery does not count.
+        postponed: bool,
+    },
+}
+
+/// Why the work on a task ended before the last page.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Trouble {
+    #[error("there was no time left")]
+    NoTime,
+    #[error(
+        "dataverse asked for a pause, its budget is spent, live mail goes first, or there is no token"
+    )]
+    Paused(DateTime<Utc>),
+    #[error("another worker lists the mailbox")]
+    Busy(DateTime<Utc>),
+    #[error("another worker has gone on with the task")]
+    Overtaken,
+    #[error(transparent)]
+    Nylas(#[from] NylasError),
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    #[error("the mailbox has no folder of that name")]
+    NoFolder,
+}
+
+/// What to do about a trouble.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// The task goes on the queue again, and this message of it is acknowledged.
+    Again,
+    /// Somebody else does it.
+    Leave,
+    Later(Next),
+    Park,
+    Fail,
+}
+
+/// | Trouble | The schedule's task | An operator's |
+/// | --- | --- | --- |
+/// | no time left | goes on the queue again | the same |
+/// | the mailbox is kept for another task | is dropped; the daily one waits | waits |
+/// | Dataverse's pause, no token, a 429 with a time | goes back for that long | the same |
+/// | nobody has signed in | is dropped: the watermark covers it | is parked |
+/// | refused, or no such folder | is dropped | has failed |
+/// | anything else | goes back for the backoff's step, is dropped after three tries | goes back, to the dead-letter queue after ten |
+pub(crate) fn judge(
+    task: &Task,
+    trouble: &Trouble,
+    receive_count: u32,
+    now: DateTime<Utc>,
+) -> Verdict {
+    let scheduled = task.kind.is_scheduled();
+    let postponed = |until: DateTime<Utc>| {
+        Verdict::Later(Next::Later {
+            delay: (until - now).to_std().unwrap_or_default(),
+            postponed: true,
+        })
+    };
+    let tired = scheduled && receive_count >= SCHEDULED_TRIES;
+    match trouble {
+        Trouble::NoTime => Verdict::Again,
+        Trouble::Overtaken => Verdict::Leave,
+        Trouble::Busy(_) if task.kind == Kind::Recent => Verdict::Leave,
+        Trouble::Busy(until) | Trouble::Paused(until) => postponed(*until),
+        Trouble::Nylas(NylasError::SignInNeeded { .. } | NylasError::Rejected { .. })
+        | Trouble::NoFolder
+            if scheduled =>
+        {
+            Verdict::Leave
+        }
+        Trouble::Nylas(NylasError::SignInNeeded { .. }) => Verdict::Park,
+        Trouble::NoFolder => Verdict::Fail,
+        _ if tired => Verdict::Leave,
+        Trouble::Nylas(error) => match error.retry_advice() {
+            RetryAdvice::Never => Verdict::Fail,
+            RetryAdvice::Postpone(wait) => Verdict::Later(Next::Later {
+                delay: wait,
+                postponed: true,
+            }),
+            RetryAdvice::After(delay) => Verdict::Later(Next::Later {
+                delay,
+                postponed: false,
+            }),
+            RetryAdvice::Soon => Verdict::Later(soon(receive_count)),
+        },
+        Trouble::Ledger(_) | Trouble::Queue(_) => Verdict::Later(soon(receive_count)),
+    }
+}
+
+pub(crate) fn soon(receive_count: u32) -> Next {
+    Next::Later {
+        delay: redelivery_delay(RetryAdvice::Soon, receive_count, 0).unwrap_or_default(),
+        postponed: false,
+    }
+}
