@@ -14,19 +14,29 @@ impl Run {
     pub(crate) async fn end(&mut self) {
         self.faults.mailbox_is_lost(false);
         self.calm().await;
+        self.begin_anew().await;
         self.drain("the drain").await;
         // What a backfill claimed and left when it died, the next one takes up; its request may be among the dead letters by then.
         self.let_time_pass_until(self.time.now() + VISIBILITY).await;
+        self.begin_anew().await;
         self.cloud.shared.races.lock().unwrap().come_all();
         let listed = list(&mut self.backfill, &self.cloud, &self.faults).await;
         self.findings.extend(listed.err());
         self.drain("the last listing").await;
         // What waits with no request behind it, because who claimed it died on a last delivery, the schedule queues once that is overdue.
         self.let_what_waits_become_overdue().await;
+        self.begin_anew().await;
         let listed = list(&mut self.backfill, &self.cloud, &self.faults).await;
         self.findings.extend(listed.err());
         self.drain("what was stranded").await;
         self.redrive().await;
+    }
+
+    /// New processes for all: those that were there run on the machine's clock, and would remember for minutes of it that a token was refused.
+    async fn begin_anew(&mut self) {
+        for worker in self.workers.iter_mut().chain([&mut self.backfill]) {
+            worker.kill().await;
+        }
     }
 
     /// Without faults, until the queue is empty.

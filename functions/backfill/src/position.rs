@@ -76,3 +76,105 @@ pub(crate) fn forget_cursor(position: &mut Position, task: &Task) {
         .map(|oldest| oldest.saturating_add(STEP_BACK));
     position.before = task.received_before.into_iter().chain(below).min();
 }
+
+#[cfg(test)]
+mod tests {
+    use mailverse::nylas::wire;
+    use serde_json::json;
+
+    use super::*;
+    use crate::task::Kind;
+
+    fn at(seconds: i64) -> DateTime<Utc> {
+        DateTime::UNIX_EPOCH + TimeDelta::seconds(seconds)
+    }
+
+    fn part(name: Option<&str>) -> Part {
+        Part {
+            name: name.map(str::to_owned),
+            folder: None,
+            query_imap: name.is_some(),
+        }
+    }
+
+    fn task(received_before: Option<i64>) -> Task {
+        let grant = wire::grant(&json!({"id": "g", "provider": "imap"})).unwrap();
+        let run_id = "11111111-2222-4333-8444-555555555555".parse().unwrap();
+        Task {
+            received_before,
+            ..Task::new(run_id, Kind::History, &grant, 0, at(0))
+        }
+    }
+
+    #[test]
+    fn parts_follow_each_other_and_a_folder_that_went_leaves_its_place_to_the_next() {
+        let parts = [part(None), part(Some("b")), part(Some("d"))];
+        for (name, found, next) in [
+            (None, None, Some("b")),
+            (Some("b"), Some("b"), Some("d")),
+            (Some("c"), Some("d"), None),
+            (Some("d"), Some("d"), None),
+            (Some("e"), Some("d"), None),
+        ] {
+            let (part, after) = part_at(&parts, name);
+            assert_eq!(
+                (part.name.as_deref(), after.as_deref()),
+                (found, next),
+                "{name:?}"
+            );
+        }
+        assert_eq!(part_at(&[], None), (&part(None), None));
+    }
+
+    #[test]
+    fn a_position_keeps_the_oldest_date_of_its_part_and_a_new_part_begins_anew() {
+        let first = advanced(
+            &Position::default(),
+            Some("c1".to_owned()),
+            None,
+            Some(50),
+            at(1),
+        );
+        assert_eq!(
+            (first.oldest, first.cursor.clone()),
+            (Some(50), Some(("c1".to_owned(), at(1))))
+        );
+        // Lists are not strictly ordered, and a page may have no date at all.
+        for (oldest, expected) in [(Some(60), 50), (Some(40), 40), (None, 50)] {
+            let second = advanced(&first, Some("c2".to_owned()), None, oldest, at(2));
+            assert_eq!(second.oldest, Some(expected));
+        }
+        let next_part = advanced(&first, None, Some("b".to_owned()), Some(10), at(3));
+        let expected = Position {
+            part: Some("b".to_owned()),
+            ..Position::default()
+        };
+        assert_eq!(next_part, expected);
+        assert_eq!(advanced(&first, None, None, Some(10), at(3)).cursor, None);
+    }
+
+    #[test]
+    fn a_list_without_its_cursor_begins_a_day_above_the_oldest_and_never_above_what_was_asked_for()
+    {
+        let old = Position {
+            cursor: Some(("c".to_owned(), at(0))),
+            oldest: Some(1_000_000),
+            ..Position::default()
+        };
+        let a_day = 24 * 60 * 60;
+        let mut position = old.clone();
+        forget_old_cursor(&mut position, &task(None), at(a_day));
+        assert_eq!(position, old, "a day is not too old");
+        forget_old_cursor(&mut position, &task(None), at(a_day + 1));
+        assert_eq!(
+            (position.cursor, position.before),
+            (None, Some(1_000_000 + a_day))
+        );
+        let mut bounded = old;
+        forget_cursor(&mut bounded, &task(Some(1_000_100)));
+        assert_eq!(bounded.before, Some(1_000_100));
+        let mut nothing_settled = Position::default();
+        forget_cursor(&mut nothing_settled, &task(None));
+        assert_eq!(nothing_settled.before, None);
+    }
+}

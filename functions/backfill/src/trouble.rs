@@ -120,3 +120,90 @@ pub(crate) fn soon(receive_count: u32) -> Next {
         postponed: false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use chrono::TimeDelta;
+    use mailverse::nylas::wire;
+    use serde_json::json;
+
+    use super::*;
+
+    const NOW: DateTime<Utc> = DateTime::UNIX_EPOCH;
+
+    fn task(kind: Kind) -> Task {
+        let grant = wire::grant(&json!({"id": "g", "provider": "google"})).unwrap();
+        let run_id = "11111111-2222-4333-8444-555555555555".parse().unwrap();
+        Task::new(run_id, kind, &grant, 0, NOW)
+    }
+
+    fn verdicts(trouble: &Trouble, receive_count: u32) -> [Verdict; 3] {
+        [Kind::Recent, Kind::Days, Kind::History]
+            .map(|kind| judge(&task(kind), trouble, receive_count, NOW))
+    }
+
+    fn later(seconds: u64, postponed: bool) -> Verdict {
+        Verdict::Later(Next::Later {
+            delay: Duration::from_secs(seconds),
+            postponed,
+        })
+    }
+
+    #[test]
+    fn what_is_nobodys_fault_does_not_count_as_a_delivery() {
+        let until = NOW + TimeDelta::seconds(77);
+        let waits = || later(77, true);
+        assert_eq!(
+            verdicts(&Trouble::Paused(until), 9),
+            [waits(), waits(), waits()]
+        );
+        assert_eq!(
+            verdicts(&Trouble::Busy(until), 9),
+            [Verdict::Leave, waits(), waits()]
+        );
+        let throttled = NylasError::Throttled {
+            retry_after: Some(Duration::from_secs(77)),
+        };
+        assert_eq!(
+            verdicts(&Trouble::Nylas(throttled), 1),
+            [waits(), waits(), waits()]
+        );
+        for end in verdicts(&Trouble::NoTime, 9) {
+            assert_eq!(end, Verdict::Again);
+        }
+    }
+
+    #[test]
+    fn the_schedule_drops_what_its_next_run_plans_again_and_an_operators_task_is_kept_or_has_failed()
+     {
+        use Verdict::{Fail, Leave, Park};
+        let signed_out = NylasError::SignInNeeded {
+            kind: "unauthorized".to_owned(),
+        };
+        assert_eq!(
+            verdicts(&Trouble::Nylas(signed_out), 1),
+            [Leave, Leave, Park]
+        );
+        let refused = NylasError::Rejected {
+            status: 404,
+            kind: "not_found_error".to_owned(),
+        };
+        assert_eq!(verdicts(&Trouble::Nylas(refused), 1), [Leave, Leave, Fail]);
+        assert_eq!(verdicts(&Trouble::NoFolder, 1), [Leave, Leave, Fail]);
+    }
+
+    #[test]
+    fn an_outage_is_tried_three_times_by_the_schedule_and_on_for_an_operator() {
+        let outage = || {
+            Trouble::Nylas(NylasError::Unavailable {
+                what: "503".to_owned(),
+            })
+        };
+        for end in verdicts(&outage(), SCHEDULED_TRIES - 1) {
+            assert_eq!(end, Verdict::Later(soon(SCHEDULED_TRIES - 1)));
+        }
+        let [recent, days, history] = verdicts(&outage(), SCHEDULED_TRIES);
+        assert_eq!((recent, days), (Verdict::Leave, Verdict::Leave));
+        assert_eq!(history, Verdict::Later(soon(SCHEDULED_TRIES)));
+    }
+}

@@ -1,6 +1,7 @@
 //! The budget that every run keeps to: it books beforehand what its calls will take of the Dataverse user's time, and puts right afterwards what they took.
 //! The rules: [`crate::governor`].
 
+use std::mem;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -10,14 +11,11 @@ use super::Pipeline;
 use super::fate::{Failure, Run};
 use crate::dataverse::error::DataverseError;
 use crate::dataverse::session::Session;
-use crate::entra::TokenSource;
+use crate::entra::{TokenError, TokenSource};
 use crate::governor::{self, Booking, Budget, Pace, Spent, Standing, User};
 use crate::queue::SyncQueue;
 use crate::retry::LONGEST_HIDE;
 use crate::telemetry::{Count, count};
-
-/// For so long history does without a user whose token could not be read.
-const LEFT_OUT: TimeDelta = TimeDelta::minutes(5);
 
 /// A user of Dataverse, as a pipeline sends with it.
 pub struct Identity {
@@ -32,7 +30,8 @@ pub struct Identity {
 struct Known {
     pace: Pace,
     suggested: Option<u32>,
-    left_out_until: Option<DateTime<Utc>>,
+    /// History does without it, as it has no token.
+    is_left_out: bool,
 }
 
 impl Identity {
@@ -42,7 +41,7 @@ impl Identity {
         let known = Known {
             pace: Pace::new(budget),
             suggested: None,
-            left_out_until: None,
+            is_left_out: false,
         };
         Self {
             user,
@@ -226,7 +225,7 @@ impl Pipeline {
             return Err(until);
         }
         let budget = &self.identities.budget;
-        let mut soonest = now + LEFT_OUT;
+        let mut soonest = now + TokenError::WAIT;
         for number in self.identities.by_turns() {
             let identity = self.identities.numbered(number);
             if let Some(until) = self.left_out(identity, now).await {
@@ -264,19 +263,17 @@ impl Pipeline {
         Err(soonest)
     }
 
-    /// Until when history does without a user, because its token cannot be read.
+    /// When it is worth asking again for a user without a token, whom history does without. Its source asks the store once a minute, and is asked each time.
     async fn left_out(&self, identity: &Identity, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        let left_out = identity.known().left_out_until;
-        if let Some(until) = left_out.filter(|until| *until > now) {
-            return Some(until);
+        let token = identity.tokens.token(now).await;
+        let was_left_out = mem::replace(&mut identity.known().is_left_out, token.is_err());
+        let error = token.err()?;
+        if !was_left_out {
+            count(Count::TokenMissing, 1);
+            let user = &identity.user;
+            tracing::warn!(%user, %error, "history does without this user: it has no token");
         }
-        let error = identity.tokens.token(now).await.err()?;
-        count(Count::TokenMissing, 1);
-        let user = &identity.user;
-        tracing::warn!(%user, %error, "history does without this user: no token can be read");
-        let until = now + LEFT_OUT;
-        identity.known().left_out_until = Some(until);
-        Some(until)
+        Some(now + TokenError::WAIT)
     }
 
     /// Puts right what was booked for a run, now that it is known what the run asked for.
