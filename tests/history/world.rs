@@ -253,7 +253,7 @@ impl World {
                     .key("pk", item["pk"].clone())
                     .key("sk", item["sk"].clone());
                 let call = call
-                    .update_expression("REMOVE #cursor, oldest")
+                    .update_expression("REMOVE #cursor, reached")
                     .expression_attribute_names("#cursor", "cursor");
                 call.send().await.unwrap();
             }

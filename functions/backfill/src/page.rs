@@ -42,7 +42,7 @@ struct Sorted {
 }
 
 impl<Q: SyncQueue> Backfill<Q> {
-    /// Settles a page. What it showed, and the date of its oldest message.
+    /// Settles a page. What it showed, and the date of its newest message.
     ///
     /// # Errors
     /// [`Trouble`]: the page is not settled, and has to be listed again.
@@ -60,8 +60,9 @@ impl<Q: SyncQueue> Backfill<Q> {
         if page.unreadable > 0 {
             tracing::warn!(task = %task.key(), messages = page.unreadable, "listed messages without a usable id");
         }
-        let oldest = page.messages.iter().filter_map(|it| it.date).min();
-        let oldest = oldest.map(|date| date.timestamp());
+        // Not the oldest: one mail with a date of long ago would have the rest skipped, if the list has to begin anew.
+        let newest = page.messages.iter().filter_map(|it| it.date).max();
+        let newest = newest.map(|date| date.timestamp());
         let mut known = HashSet::new();
         let messages: Vec<Message> = page
             .messages
@@ -88,7 +89,7 @@ impl<Q: SyncQueue> Backfill<Q> {
             let work = self.bring_in(task, fresh, &queued, begin, &mut coverage, seen);
             work.await?;
         }
-        Ok((coverage, oldest))
+        Ok((coverage, newest))
     }
 
     /// What the ledger has settled, and the rest.

@@ -3,7 +3,7 @@
 //! | The schedule | lists each valid mailbox since | and finds |
 //! | --- | --- | --- |
 //! | every 15 minutes | its watermark, less [`OVERLAP`]; a day ago without one | what no webhook told of, however long that went on |
-//! | once a day | as many days ago as the event's `detail` says: `{"days": 7}` | what came into the list late, with an old date |
+//! | once a day | as many days ago as the event's `detail` says: `{"days": 7}`, or its watermark, less [`OVERLAP`], if that is earlier | what came into the list late, with an old date |
 //!
 //! The watermark (`shared/src/dedupe/mailbox.rs`) is the moment up to which everything was listed. It moves when a list came to its end, so after an outage of
 //! any kind, a grant that had expired included, the next run covers the gap. A mailbox that needs signing in again gets no task; what an operator asked of it
@@ -97,7 +97,11 @@ impl Schedule {
     #[must_use]
     pub fn received_after(&self, listed_until: Option<DateTime<Utc>>) -> i64 {
         let since = match (self.days, listed_until) {
-            (Some(days), _) => self.time - TimeDelta::days(days),
+            // Never after the watermark, which this list moves as well.
+            (Some(days), until) => {
+                let since = self.time - TimeDelta::days(days);
+                until.map_or(since, |until| since.min(until - OVERLAP))
+            }
             // A watermark ahead of the schedule's time is one of a run that came later, and this one has been overtaken.
             (None, Some(until)) => until.min(self.time) - OVERLAP,
             (None, None) => self.time - FIRST_WINDOW,
@@ -223,5 +227,11 @@ mod tests {
         let days = Some(7);
         let daily = Schedule { time, days };
         assert_eq!(daily.received_after(Some(time)), now - 604_800 - 1);
+        assert_eq!(daily.received_after(None), now - 604_800 - 1);
+        assert_eq!(
+            daily.received_after(Some(watermark)),
+            watermark.timestamp() - 7_200 - 1,
+            "a gap that is longer than its days is not left behind"
+        );
     }
 }

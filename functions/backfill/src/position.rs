@@ -8,8 +8,8 @@ use crate::task::Task;
 /// After this long a cursor is not tried any more.
 const CURSOR_LIVES: TimeDelta = TimeDelta::hours(24);
 
-/// How far above the oldest settled message a list begins anew, in seconds.
-pub(crate) const STEP_BACK: i64 = 24 * 60 * 60;
+/// How far above the newest message of the last settled page a list begins anew, in seconds.
+const STEP_BACK: i64 = 24 * 60 * 60;
 
 /// A part of a mailbox that one list shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,13 +40,13 @@ pub(crate) fn advanced(
     position: &Position,
     next_cursor: Option<String>,
     next_part: Option<String>,
-    oldest: Option<i64>,
+    newest: Option<i64>,
     now: DateTime<Utc>,
 ) -> Position {
     match (next_cursor, next_part) {
         (Some(cursor), _) => Position {
             cursor: Some((cursor, now)),
-            oldest: position.oldest.into_iter().chain(oldest).min(),
+            reached: position.reached.into_iter().chain(newest).min(),
             ..position.clone()
         },
         (None, Some(part)) => Position {
@@ -55,7 +55,7 @@ pub(crate) fn advanced(
         },
         (None, None) => Position {
             cursor: None,
-            oldest: position.oldest.into_iter().chain(oldest).min(),
+            reached: position.reached.into_iter().chain(newest).min(),
             ..position.clone()
         },
     }
@@ -72,8 +72,8 @@ pub(crate) fn forget_old_cursor(position: &mut Position, task: &Task, now: DateT
 pub(crate) fn forget_cursor(position: &mut Position, task: &Task) {
     position.cursor = None;
     let below = position
-        .oldest
-        .map(|oldest| oldest.saturating_add(STEP_BACK));
+        .reached
+        .map(|reached| reached.saturating_add(STEP_BACK));
     position.before = task.received_before.into_iter().chain(below).min();
 }
 
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn a_position_keeps_the_oldest_date_of_its_part_and_a_new_part_begins_anew() {
+    fn a_position_never_comes_up_again_within_its_part_and_a_new_part_begins_anew() {
         let first = advanced(
             &Position::default(),
             Some("c1".to_owned()),
@@ -136,13 +136,13 @@ mod tests {
             at(1),
         );
         assert_eq!(
-            (first.oldest, first.cursor.clone()),
+            (first.reached, first.cursor.clone()),
             (Some(50), Some(("c1".to_owned(), at(1))))
         );
         // Lists are not strictly ordered, and a page may have no date at all.
-        for (oldest, expected) in [(Some(60), 50), (Some(40), 40), (None, 50)] {
-            let second = advanced(&first, Some("c2".to_owned()), None, oldest, at(2));
-            assert_eq!(second.oldest, Some(expected));
+        for (newest, expected) in [(Some(60), 50), (Some(40), 40), (None, 50)] {
+            let second = advanced(&first, Some("c2".to_owned()), None, newest, at(2));
+            assert_eq!(second.reached, Some(expected));
         }
         let next_part = advanced(&first, None, Some("b".to_owned()), Some(10), at(3));
         let expected = Position {
@@ -154,11 +154,11 @@ mod tests {
     }
 
     #[test]
-    fn a_list_without_its_cursor_begins_a_day_above_the_oldest_and_never_above_what_was_asked_for()
-    {
+    fn a_list_without_its_cursor_begins_a_day_above_where_it_was_and_never_above_what_was_asked_for()
+     {
         let old = Position {
             cursor: Some(("c".to_owned(), at(0))),
-            oldest: Some(1_000_000),
+            reached: Some(1_000_000),
             ..Position::default()
         };
         let a_day = 24 * 60 * 60;

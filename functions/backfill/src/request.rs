@@ -248,7 +248,7 @@ impl Answer {
                 .map(|(grant_id, task)| TaskAnswer {
                     grant_id,
                     state: task.state,
-                    reached: task.position.oldest,
+                    reached: task.position.reached,
                     reason: task.reason,
                     coverage: task.coverage,
                 })

@@ -8,6 +8,7 @@
 //! A folder is named by a digest of what the operator called it: with the IMAP family a folder's id is its name, and names are not queued.
 
 use chrono::{DateTime, TimeDelta, Utc};
+use mailverse::dedupe::mailbox::Lists;
 use mailverse::dedupe::runs::{RunId, TaskKey};
 use mailverse::ids::GrantId;
 use mailverse::nylas::wire::{Folder, Grant};
@@ -20,7 +21,22 @@ use sha2::{Digest, Sha256};
 const VERSION: u8 = 1;
 
 /// What Nylas keeps of a mailbox of the IMAP family (Nylas facts §16), less a day: what is older is asked of the mail server itself.
-pub const CACHE: TimeDelta = TimeDelta::days(89);
+const CACHE: TimeDelta = TimeDelta::days(89);
+
+/// How much of it may have passed out of the cache by the time that a task is worked on: one that is parked waits for somebody to sign in.
+const PARKED: TimeDelta = TimeDelta::days(30);
+
+/// How far what the folders of the server are asked for reaches into the cache.
+const INTO_CACHE: TimeDelta = TimeDelta::days(1);
+
+/// Before when mail of the IMAP family is asked of the mail server, Unix seconds: the end of a day, so that a list that goes on from a cursor has the same bounds
+/// as before.
+#[must_use]
+pub fn beyond_cache(now: DateTime<Utc>) -> i64 {
+    const DAY: i64 = 24 * 60 * 60;
+    let bound = (now - CACHE + INTO_CACHE).timestamp();
+    (bound.div_euclid(DAY) + 1) * DAY
+}
 
 /// Why a mailbox is listed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +56,16 @@ impl Kind {
     pub const fn is_scheduled(self) -> bool {
         matches!(self, Self::Recent | Self::Days)
     }
+
+    /// For whom the mailbox is listed.
+    #[must_use]
+    pub const fn lists(self) -> Lists {
+        if self.is_scheduled() {
+            Lists::Schedule
+        } else {
+            Lists::Operator
+        }
+    }
 }
 
 /// One mailbox to list. Times are Unix seconds.
@@ -57,7 +83,7 @@ pub struct Task {
     pub received_before: Option<i64>,
     /// [`digest`] of the folder that they lie in; all folders without it.
     pub folder: Option<String>,
-    /// It reaches beyond what Nylas keeps of the IMAP family.
+    /// It reaches beyond what Nylas keeps of the IMAP family, or will by the time that it is worked on.
     pub past_cache: bool,
     /// Say what would become of the messages, and write none.
     pub dry_run: bool,
@@ -98,7 +124,8 @@ impl Task {
             received_after,
             received_before: None,
             folder: None,
-            past_cache: grant.is_of_imap_family() && received_after < (now - CACHE).timestamp(),
+            past_cache: grant.is_of_imap_family()
+                && received_after < (now - CACHE + PARKED).timestamp(),
             dry_run: false,
             planned_at: now.timestamp(),
         }
@@ -196,7 +223,8 @@ mod tests {
         for (provider, days, past) in [
             ("imap", 100, true),
             ("yahoo", 100, true),
-            ("icloud", 89, false),
+            ("icloud", 60, true),
+            ("icloud", 58, false),
             ("imap", 10, false),
             ("google", 100, false),
             ("microsoft", 1_000, false),
@@ -204,6 +232,19 @@ mod tests {
         ] {
             assert_eq!(task(provider, days).past_cache, past, "{provider} {days}");
         }
+    }
+
+    #[test]
+    fn what_the_server_is_asked_for_overlaps_what_nylas_keeps_by_a_day_or_two_and_moves_once_a_day()
+    {
+        let at = |seconds| DateTime::from_timestamp(seconds, 0).unwrap();
+        let (midnight, day) = (1_795_132_800, 86_400);
+        assert_eq!(midnight % day, 0);
+        for seconds in [0, 1, day - 1] {
+            let bound = beyond_cache(at(midnight + seconds));
+            assert_eq!(bound, midnight - 87 * day, "{seconds}");
+        }
+        assert_eq!(beyond_cache(at(midnight + day)), midnight - 86 * day);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use mailverse::dedupe::ledger::LedgerError;
 use mailverse::nylas::error::NylasError;
 use mailverse::queue::QueueError;
-use mailverse::retry::{RetryAdvice, redelivery_delay};
+use mailverse::retry::{RECEIVE_LIMIT, RetryAdvice, redelivery_delay};
 
 use crate::task::{Kind, Task};
 
@@ -62,6 +62,8 @@ pub(crate) enum Verdict {
     Fail,
 }
 
+/// What to do about a trouble that was met so often: Nylas' failures are counted since the last page, others by the queue.
+///
 /// | Trouble | The schedule's task | An operator's |
 /// | --- | --- | --- |
 /// | no time left | goes on the queue again | the same |
@@ -70,12 +72,7 @@ pub(crate) enum Verdict {
 /// | nobody has signed in | is dropped: the watermark covers it | is parked |
 /// | refused, or no such folder | is dropped | has failed |
 /// | anything else | goes back for the backoff's step, is dropped after three tries | goes back, to the dead-letter queue after ten |
-pub(crate) fn judge(
-    task: &Task,
-    trouble: &Trouble,
-    receive_count: u32,
-    now: DateTime<Utc>,
-) -> Verdict {
+pub(crate) fn judge(task: &Task, trouble: &Trouble, tries: u32, now: DateTime<Utc>) -> Verdict {
     let scheduled = task.kind.is_scheduled();
     let postponed = |until: DateTime<Utc>| {
         Verdict::Later(Next::Later {
@@ -83,7 +80,7 @@ pub(crate) fn judge(
             postponed: true,
         })
     };
-    let tired = scheduled && receive_count >= SCHEDULED_TRIES;
+    let tired = scheduled && tries >= SCHEDULED_TRIES;
     match trouble {
         Trouble::NoTime => Verdict::Again,
         Trouble::Overtaken => Verdict::Leave,
@@ -104,13 +101,20 @@ pub(crate) fn judge(
                 delay: wait,
                 postponed: true,
             }),
+            // Counted for itself, so that the deliveries that were postponed do not make it the last one.
             RetryAdvice::After(delay) => Verdict::Later(Next::Later {
                 delay,
-                postponed: false,
+                postponed: tries < RECEIVE_LIMIT,
             }),
-            RetryAdvice::Soon => Verdict::Later(soon(receive_count)),
+            RetryAdvice::Soon => Verdict::Later(match soon(tries) {
+                Next::Later { delay, .. } => Next::Later {
+                    delay,
+                    postponed: tries < RECEIVE_LIMIT,
+                },
+                done @ Next::Done => done,
+            }),
         },
-        Trouble::Ledger(_) | Trouble::Queue(_) => Verdict::Later(soon(receive_count)),
+        Trouble::Ledger(_) | Trouble::Queue(_) => Verdict::Later(soon(tries)),
     }
 }
 
@@ -199,11 +203,17 @@ mod tests {
                 what: "503".to_owned(),
             })
         };
+        let after = |tries, postponed| match soon(tries) {
+            Next::Later { delay, .. } => Verdict::Later(Next::Later { delay, postponed }),
+            Next::Done => panic!("it comes again"),
+        };
         for end in verdicts(&outage(), SCHEDULED_TRIES - 1) {
-            assert_eq!(end, Verdict::Later(soon(SCHEDULED_TRIES - 1)));
+            assert_eq!(end, after(SCHEDULED_TRIES - 1, true));
         }
         let [recent, days, history] = verdicts(&outage(), SCHEDULED_TRIES);
         assert_eq!((recent, days), (Verdict::Leave, Verdict::Leave));
-        assert_eq!(history, Verdict::Later(soon(SCHEDULED_TRIES)));
+        assert_eq!(history, after(SCHEDULED_TRIES, true));
+        let [.., history] = verdicts(&outage(), RECEIVE_LIMIT);
+        assert_eq!(history, after(RECEIVE_LIMIT, false), "it ends at the tenth");
     }
 }

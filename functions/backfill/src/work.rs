@@ -2,7 +2,7 @@
 //!
 //! A task on the backfill queue is one mailbox of one run. Working it, the same for recent mail and for history:
 //!
-//! 1. **Keep the mailbox** ([`mailverse::dedupe::mailbox`]): one worker at a time lists it.
+//! 1. **Keep the mailbox** ([`mailverse::dedupe::mailbox`]): one worker at a time lists it for the schedule, and one for operators.
 //! 2. **Read the position** ([`mailverse::dedupe::runs`]): where the list goes on.
 //! 3. **List** a page, with bodies and basic headers.
 //! 4. **Settle** it (`page.rs`): what the ledger has settled is only counted, the rest goes through the pipeline.
@@ -28,7 +28,7 @@
 //! # A cursor that is no longer known
 //!
 //! How long one lives is unknown (Nylas facts §1). One that Nylas refuses with 400, or that is older than 24 hours, is dropped, and the list begins
-//! anew below the oldest message that was settled. Lists come newest first (Nylas facts §7), though not strictly, so it begins a day above.
+//! anew below the newest message of the last page that was settled. Lists come newest first (Nylas facts §7), though not strictly, so it begins a day above.
 
 use std::time::Duration;
 
@@ -43,8 +43,8 @@ use mailverse::queue::SyncQueue;
 use mailverse::telemetry::{Count, count};
 
 use crate::Backfill;
-use crate::position::{Part, STEP_BACK, advanced, forget_cursor, forget_old_cursor, part_at};
-use crate::task::{CACHE, Task, digest, is_meant};
+use crate::position::{Part, advanced, forget_cursor, forget_old_cursor, part_at};
+use crate::task::{Task, beyond_cache, digest, is_meant};
 use crate::trouble::{Next, Trouble, Verdict, judge, soon};
 
 /// Time that settling a batch may take: with less left, nothing is begun.
@@ -72,7 +72,8 @@ impl<Q: SyncQueue> Backfill<Q> {
         }
         let ledger = &self.pipeline.ledger;
         let kept_for = task.key().to_string();
-        let lease = ledger.lease_mailbox(&task.grant_id, &kept_for, run.token, run.now);
+        let (grant, lists) = (&task.grant_id, task.kind.lists());
+        let lease = ledger.lease_mailbox(grant, lists, &kept_for, run.token, run.now);
         let trouble = match lease.await {
             Ok(Lease::Won) => {
                 let worked = self.list(task, &run, begin, seen);
@@ -121,7 +122,7 @@ impl<Q: SyncQueue> Backfill<Q> {
         let kept_until = comes_back_after.map(|delay| now + delay + TASK_LEASE);
         let ledger = &self.pipeline.ledger;
         if let Err(error) = ledger
-            .leave_mailbox(&task.grant_id, run.token, kept_until)
+            .leave_mailbox(&task.grant_id, task.kind.lists(), run.token, kept_until)
             .await
         {
             tracing::warn!(task = %task.key(), %error, "the mailbox stays kept until the lease has run out");
@@ -146,7 +147,7 @@ impl<Q: SyncQueue> Backfill<Q> {
                 .set_task(&task.key(), TaskState::Queued, None, first.now)
                 .await?;
         }
-        let parts = self.parts(task).await?;
+        let parts = self.parts(task, first.now).await?;
         let headers = self.pipeline.headers(&task.grant_id, first.now).await;
         let mut limit = page_limit(progress.nylas_failures);
         forget_old_cursor(&mut progress.position, task, first.now);
@@ -163,7 +164,14 @@ impl<Q: SyncQueue> Backfill<Q> {
                 may => may?,
             }
             let (part, next_part) = part_at(&parts, progress.position.part.as_deref());
-            let listed = self.page(task, part, &progress.position, headers, limit);
+            if part.name != progress.position.part {
+                // Its folder went. What is known of that one's list says nothing of this one's.
+                progress.position = Position {
+                    part: part.name.clone(),
+                    ..Position::default()
+                };
+            }
+            let listed = self.page(task, part, &progress.position, headers, limit, run.now);
             let page = match listed.await {
                 Ok(Some(page)) => page,
                 Ok(None) => {
@@ -180,10 +188,10 @@ impl<Q: SyncQueue> Backfill<Q> {
                 Err(error) => return Err(error.into()),
             };
             let next_cursor = page.next.clone();
-            let (coverage, oldest) = self.settle_page(task, page, begin, seen).await?;
+            let (coverage, newest) = self.settle_page(task, page, begin, seen).await?;
             let now = begin().now;
             let at_the_end = next_cursor.is_none() && next_part.is_none();
-            let position = advanced(&progress.position, next_cursor, next_part, oldest, now);
+            let position = advanced(&progress.position, next_cursor, next_part, newest, now);
             let settled = Settled {
                 after: progress.pages,
                 position: &position,
@@ -229,13 +237,14 @@ impl<Q: SyncQueue> Backfill<Q> {
     }
 
     /// The lists that show all of what the task asks for.
-    async fn parts(&self, task: &Task) -> Result<Vec<Part>, Trouble> {
+    async fn parts(&self, task: &Task, now: DateTime<Utc>) -> Result<Vec<Part>, Trouble> {
         let whole = Part {
             name: None,
             folder: None,
             query_imap: false,
         };
-        if task.folder.is_none() && !task.past_cache {
+        let past_cache = task.past_cache && task.received_after < beyond_cache(now);
+        if task.folder.is_none() && !past_cache {
             return Ok(vec![whole]);
         }
         let folders = self.pipeline.nylas.folders(&task.grant_id).await?;
@@ -258,7 +267,7 @@ impl<Q: SyncQueue> Backfill<Q> {
         if task.folder.is_some() {
             folders.truncate(1);
         }
-        let older = folders.into_iter().filter(|_| task.past_cache);
+        let older = folders.into_iter().filter(|_| past_cache);
         let older = older.map(|id| Part {
             name: Some(digest(&id)),
             folder: Some(id),
@@ -275,10 +284,9 @@ impl<Q: SyncQueue> Backfill<Q> {
         position: &Position,
         headers: Headers,
         limit: u32,
+        now: DateTime<Utc>,
     ) -> Result<Option<Page>, NylasError> {
-        let kept_by_nylas = task.planned_at - CACHE.num_seconds();
-        // Overlapping by a day what the first part shows.
-        let older = part.query_imap.then_some(kept_by_nylas + STEP_BACK);
+        let older = part.query_imap.then(|| beyond_cache(now));
         let bounds = [task.received_before, position.before, older];
         let filter = Filter {
             received_after: task.received_after,
@@ -333,9 +341,19 @@ impl<Q: SyncQueue> Backfill<Q> {
         let Some(trouble) = trouble else {
             return Next::Done;
         };
-        let verdict = judge(task, trouble, receive_count, now);
         let ledger = &self.pipeline.ledger;
         let (key, reason) = (task.key(), trouble.to_string());
+        let tries = match trouble {
+            Trouble::Nylas(_) => match ledger.note_nylas_failure(&key, now).await {
+                Ok(failures) => u32::try_from(failures).unwrap_or(u32::MAX),
+                Err(error) => {
+                    tracing::warn!(task = %key, %error, "the failure could not be noted");
+                    receive_count
+                }
+            },
+            _ => receive_count,
+        };
+        let verdict = judge(task, trouble, tries, now);
         let told = match verdict {
             Verdict::Again => return Next::Done,
             Verdict::Leave => {
@@ -344,12 +362,6 @@ impl<Q: SyncQueue> Backfill<Q> {
             }
             Verdict::Later(next) => {
                 tracing::warn!(task = %key, reason, ?next, "task goes back to the queue");
-                if matches!(trouble, Trouble::Nylas(_))
-                    && let Err(error) = ledger.note_nylas_failure(&key, now).await
-                {
-                    // The next try asks for as much as this one.
-                    tracing::warn!(task = %key, %error, "the failure could not be noted");
-                }
                 return next;
             }
             Verdict::Park => match ledger.park(&task.grant_id, &task.to_body()).await {

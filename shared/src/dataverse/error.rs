@@ -26,7 +26,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::http;
-use crate::retry::RetryAdvice;
+use crate::retry::{FIRST_STEP, RetryAdvice};
 
 /// A Dataverse error code such as `0x80040217`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -246,9 +246,10 @@ impl DataverseError {
             Self::Throttled {
                 retry_after: Some(wait),
             } => RetryAdvice::Postpone(*wait),
+            // No fault of the message: with another token it goes through, and without one it is not tried.
+            Self::TokenRejected => RetryAdvice::Postpone(FIRST_STEP),
             Self::Throttled { retry_after: None }
             | Self::Unavailable { .. }
-            | Self::TokenRejected
             | Self::Stale { .. } => RetryAdvice::Soon,
             // One message that is too large alone stays too large; a batch was split before it came to this.
             Self::TooLarge | Self::Rejected { .. } => RetryAdvice::Never,

@@ -2,14 +2,15 @@
 //!
 //! | Attribute | Type | Meaning |
 //! | --- | --- | --- |
-//! | `pk`, `sk` | S | `mailbox#` and the grant id; `backfill` |
+//! | `pk`, `sk` | S | `mailbox#` and the grant id; `backfill`. A second item, `history`, has the lease of operators' tasks alone |
 //! | `listed_until_ms` | N | the watermark: every message up to then was listed and has a state, Unix milliseconds |
 //! | `lease_task` | S | the task that the mailbox is kept for |
 //! | `lease_token` | S | who works on it; absent while the task is on the queue |
 //! | `lease_until_ms` | N | until when it is kept, Unix milliseconds |
 //! | `parked` | SS | tasks that wait until somebody has signed in again, as they were queued |
 //!
-//! One worker at a time lists a mailbox. A task that goes back to its queue keeps the mailbox, so that no other one slips in between two of its
+//! One worker at a time lists a mailbox for the schedule, and one for an operator: history may take days, and the mail of today does not wait for it. Two lists
+//! of one mailbox harm nobody, since every message is claimed. A task that goes back to its queue keeps the mailbox, so that no other one slips in between two of its
 //! invocations; whoever dies keeps nobody waiting for longer than [`TASK_LEASE`].
 //!
 //! The watermark makes every outage cover itself: the schedule lists from there, whether it was our own, Nylas', or a mailbox that needed signing in.
@@ -35,6 +36,15 @@ pub struct MailboxRecord {
     pub listed_until: Option<DateTime<Utc>>,
     /// Tasks that wait until somebody has signed in again.
     pub parked: Vec<String>,
+}
+
+/// For whom a mailbox is listed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lists {
+    /// The schedule.
+    Schedule,
+    /// Somebody who asked for history.
+    Operator,
 }
 
 /// What came of asking for a mailbox.
@@ -79,6 +89,7 @@ impl Ledger {
     pub async fn lease_mailbox(
         &self,
         grant: &GrantId,
+        lists: Lists,
         task: &str,
         token: ClaimToken,
         now: DateTime<Utc>,
@@ -87,7 +98,7 @@ impl Ledger {
             .client
             .update_item()
             .table_name(&self.table)
-            .set_key(Some(item_key(grant)))
+            .set_key(Some(lease_key(grant, lists)))
             .update_expression("SET lease_task = :task, lease_token = :token, lease_until_ms = :until")
             .condition_expression(
                 "attribute_not_exists(lease_until_ms) OR lease_until_ms <= :now OR lease_token = :token \
@@ -118,6 +129,7 @@ impl Ledger {
     pub async fn leave_mailbox(
         &self,
         grant: &GrantId,
+        lists: Lists,
         token: ClaimToken,
         kept_until: Option<DateTime<Utc>>,
     ) -> Result<(), LedgerError> {
@@ -125,7 +137,7 @@ impl Ledger {
             .client
             .update_item()
             .table_name(&self.table)
-            .set_key(Some(item_key(grant)))
+            .set_key(Some(lease_key(grant, lists)))
             .condition_expression("lease_token = :token")
             .expression_attribute_values(":token", text(token.to_string()));
         let call = match kept_until {
@@ -190,6 +202,14 @@ impl Ledger {
             .expression_attribute_values(":task", AttributeValue::Ss(vec![task.to_owned()]));
         took_effect(call.send().await).map(drop)
     }
+}
+
+fn lease_key(grant: &GrantId, lists: Lists) -> HashMap<String, AttributeValue> {
+    let mut key = item_key(grant);
+    if lists == Lists::Operator {
+        key.insert("sk".to_owned(), text("history"));
+    }
+    key
 }
 
 fn item_key(grant: &GrantId) -> HashMap<String, AttributeValue> {

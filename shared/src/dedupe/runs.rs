@@ -20,7 +20,7 @@
 //! | `part` | S | which part of the mailbox is being listed; absent in the first |
 //! | `cursor`, `cursor_at_ms` | S, N | Nylas' cursor of the next page, and when it was given; absent at the beginning of a part |
 //! | `before` | N | the upper bound that the cursor belongs to, Unix seconds; absent without one |
-//! | `oldest` | N | the date of the oldest message that was settled in this part, Unix seconds |
+//! | `reached` | N | how far back the list of this part has come: the date of the newest message of the last settled page, Unix seconds |
 //! | `listed`, `written`, `skipped`, `waiting`, `dead`, `repaired` | N | what was found: [`Coverage`] |
 //! | `nylas_failures` | N | how often Nylas failed since a page was settled last; absent when it has not |
 //! | `reason` | S | why it failed, without content |
@@ -30,7 +30,7 @@
 use std::collections::HashMap;
 
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
-use aws_sdk_dynamodb::types::{AttributeValue, ReturnValuesOnConditionCheckFailure};
+use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure};
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 
@@ -193,8 +193,8 @@ pub struct Position {
     pub cursor: Option<(String, DateTime<Utc>)>,
     /// The upper bound that the cursor belongs to, Unix seconds.
     pub before: Option<i64>,
-    /// The date of the oldest message that was settled in this part, Unix seconds.
-    pub oldest: Option<i64>,
+    /// How far back the list of this part has come: the date of the newest message of the last settled page, Unix seconds.
+    pub reached: Option<i64>,
 }
 
 /// How far the list of a mailbox has come.
@@ -371,7 +371,7 @@ impl Ledger {
             ("cursor", cursor.map(text)),
             ("cursor_at_ms", cursor_at.map(milliseconds)),
             ("before", position.before.map(whole)),
-            ("oldest", position.oldest.map(whole)),
+            ("reached", position.reached.map(whole)),
         ];
         let mut set = "SET #state = :state, pages = :next, saved_by = :by, changed_at_ms = :now, \
                        expires_at = if_not_exists(expires_at, :expiry)"
@@ -433,7 +433,7 @@ impl Ledger {
         })
     }
 
-    /// Notes that Nylas failed while a page was listed.
+    /// Notes that Nylas failed while a page was listed. How often it has since the last page.
     ///
     /// # Errors
     /// [`LedgerError::Unavailable`]: it may or may not be noted.
@@ -441,7 +441,7 @@ impl Ledger {
         &self,
         task: &TaskKey,
         now: DateTime<Utc>,
-    ) -> Result<(), LedgerError> {
+    ) -> Result<u64, LedgerError> {
         // Of an operator's task there is an item already, which is kept for longer.
         let call = self.update_task(task).update_expression(
             "SET #state = if_not_exists(#state, :queued), changed_at_ms = :now, \
@@ -451,8 +451,13 @@ impl Ledger {
             .expression_attribute_values(":queued", text(TaskState::Queued.as_str()))
             .expression_attribute_values(":now", milliseconds(now))
             .expression_attribute_values(":expiry", seconds(now + SCHEDULED_KEPT))
-            .expression_attribute_values(":one", whole(1_u64));
-        took_effect(call.send().await).map(drop)
+            .expression_attribute_values(":one", whole(1_u64))
+            .return_values(ReturnValue::UpdatedNew);
+        let answer = call.send().await.map_err(|error| unavailable(&error))?;
+        let failures = answer
+            .attributes()
+            .and_then(|it| number(it, "nylas_failures"));
+        Ok(failures.and_then(|it| u64::try_from(it).ok()).unwrap_or(1))
     }
 
     fn update_task(&self, task: &TaskKey) -> UpdateItemFluentBuilder {
@@ -507,7 +512,7 @@ fn read_progress(item: &HashMap<String, AttributeValue>) -> Result<Progress, Led
             part: text_of(item, "part").map(str::to_owned),
             cursor: cursor.zip(time("cursor_at_ms")),
             before: number(item, "before"),
-            oldest: number(item, "oldest"),
+            reached: number(item, "reached"),
         },
         coverage: Coverage {
             listed: counted(item, "listed"),

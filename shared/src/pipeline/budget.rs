@@ -195,20 +195,19 @@ impl Pipeline {
         soonest
     }
 
-    /// Whether one of the users has to pause, or has no token, as far as can be told.
+    /// Whether every user has to pause, or has no token, as far as can be told.
     pub async fn is_paused(&self, now: DateTime<Utc>) -> bool {
         let Identities {
             primary, further, ..
         } = &self.identities;
         for identity in std::iter::once(primary).chain(further) {
-            if self.left_out(identity, now).await.is_some() {
-                return true;
-            }
-            if let Ok(Some(_)) = self.ledger.paused_until(&identity.user, now).await {
-                return true;
+            let paused = self.ledger.paused_until(&identity.user, now);
+            if self.left_out(identity, now).await.is_none() && !matches!(paused.await, Ok(Some(_)))
+            {
+                return false;
             }
         }
-        false
+        true
     }
 
     /// Books a batch of history of at most so many messages with the first user whose time is free.
