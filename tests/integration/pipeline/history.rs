@@ -1,7 +1,9 @@
 //! How is a mailbox's history worked through? An operator asks, and the tasks are worked on, with the queues in this process.
 
 use backfill::Backfill;
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
+use futures_util::{StreamExt, stream};
+use mailverse::dedupe::ledger::Settlement;
 use mailverse::dedupe::{Claim, ClaimRequest, ClaimToken};
 use mailverse::governor::{Booking, Budget, User};
 use mailverse::queue::MemoryQueue;
@@ -351,4 +353,35 @@ async fn a_call_to_the_url_is_answered_with_json_or_with_the_field_that_is_wrong
         assert_eq!(body["field"], field, "{body}");
         assert!(!body.to_string().contains("eve"), "{body}");
     }
+}
+
+#[tokio::test]
+async fn what_waits_for_its_retry_does_not_hide_what_is_stranded() {
+    // More than one run takes up.
+    const WAITING: usize = 1_001;
+    let mut world = World::start().await;
+    let history = History::of(&world).await;
+    let ledger = &world.pipeline.ledger;
+    let now = world.now;
+    let released = async |id: String, at: DateTime<Utc>, retry_at: DateTime<Utc>| {
+        let (key, token) = (key(ADA, &id), ClaimToken::new(Uuid::from_u128(77)));
+        let claim = ledger.claim(&key, &ClaimRequest::new(token, at)).await;
+        assert_eq!(claim.unwrap(), Claim::Won);
+        let reason = "dataverse throttled the call".to_owned();
+        let settlement = Settlement::Released { retry_at, reason };
+        let settled = ledger.settle(&key, token, at, &settlement).await;
+        settled.unwrap();
+    };
+    let day_ago = now - TimeDelta::days(1);
+    let waiting = (0..WAITING).map(|n| released(format!("w{n}"), day_ago, now));
+    let waiting = stream::iter(waiting).buffer_unordered(50);
+    waiting.collect::<()>().await;
+    let later = day_ago + TimeDelta::hours(1);
+    released("stranded".to_owned(), later, later).await;
+    let schedule = json!({"source": "aws.scheduler", "time": now.to_rfc3339()});
+    let planned = history.handle(&mut world, &schedule).await;
+    assert_eq!(planned["stranded"], 1);
+    let queued = history.sync.receive(10);
+    assert_eq!(queued.len(), 1);
+    assert!(queued[0].body.contains("stranded"), "{}", queued[0].body);
 }
