@@ -102,7 +102,7 @@ async fn lengths_that_cannot_be_read_now_cost_time_and_neither_the_owner_nor_the
         let what = format!("{fault:?}");
         world.fail_dataverse_at("EntityDefinitions(", fault);
         waiting(&world.deliver_one(ADA, "m1").await);
-        assert_eq!(world.emails(), [json!({}); 0], "{what}");
+        assert!(world.emails().is_empty(), "{what}");
         world.pause_over();
         let fate = world.deliver_one(ADA, "m1").await;
         assert_eq!(written(&fate).1, None, "{what}");
