@@ -2,7 +2,6 @@
 
 use aws_sdk_lambda::Client;
 use aws_sdk_lambda::primitives::Blob;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -29,13 +28,6 @@ pub(crate) struct Function {
     name: String,
 }
 
-/// What Lambda tells of a function that failed.
-#[derive(Deserialize)]
-struct Failed {
-    #[serde(rename = "errorMessage")]
-    message: Option<String>,
-}
-
 impl Function {
     /// Nothing is called yet.
     pub(crate) async fn connect(name: String) -> Result<Self, FunctionError> {
@@ -43,7 +35,7 @@ impl Function {
         Ok(Self { client, name })
     }
 
-    /// What the function answers.
+    /// What the function answers. An `error` in it counts as a refusal, as does an invocation that failed.
     pub(crate) async fn ask<T: DeserializeOwned>(
         &self,
         request: &Value,
@@ -55,12 +47,16 @@ impl Function {
             what: mailverse::aws::describe(&error),
         })?;
         let payload = answer.payload.map(Blob::into_inner).unwrap_or_default();
-        if answer.function_error.is_some() {
-            let failed: Option<Failed> = serde_json::from_slice(&payload).ok();
-            let text = failed.and_then(|failed| failed.message);
-            let text = printable(text.as_deref().unwrap_or("it ended without a word"));
-            return Err(FunctionError::Refused(text));
+        let told: Result<Value, _> = serde_json::from_slice(&payload);
+        let text = |name: &str| told.as_ref().ok()?.get(name)?.as_str();
+        let refusal = match answer.function_error {
+            Some(_) => Some(text("errorMessage").unwrap_or("it ended without a word")),
+            None => text("error"),
+        };
+        if let Some(refusal) = refusal {
+            return Err(FunctionError::Refused(printable(refusal)));
         }
-        serde_json::from_slice(&payload).map_err(FunctionError::Answer)
+        told.and_then(serde_json::from_value)
+            .map_err(FunctionError::Answer)
     }
 }

@@ -15,6 +15,7 @@ use chrono::{DateTime, Utc};
 use clap::Args;
 use futures_util::{StreamExt, stream};
 use mailverse::dedupe::State;
+use mailverse::dedupe::attention::Attention;
 use mailverse::dedupe::ledger::{Ledger, LedgerError};
 use mailverse::env::{self, Settings, SettingsError};
 use mailverse::ids::MessageKey;
@@ -143,15 +144,15 @@ impl Redrive {
     async fn dead(&self, text: Option<&str>) -> Result<Vec<MessageKey>, RedriveError> {
         let text = text.unwrap_or_default().to_lowercase();
         let now = Utc::now();
-        let dead = self
-            .ledger
-            .needing_attention(State::Dead, DateTime::<Utc>::MAX_UTC, usize::MAX);
-        let dead = dead.await.map_err(|error| self.ledger_failed(error))?;
-        let meant = dead.into_iter().filter(|one| {
+        let meant = |one: &Attention| {
             let reason = one.entry.reason.as_deref().unwrap_or_default();
             !is_being_tried(one, now) && reason.to_lowercase().contains(&text)
-        });
-        Ok(meant.map(|one| one.key).collect())
+        };
+        let dead =
+            self.ledger
+                .needing_attention(State::Dead, DateTime::<Utc>::MAX_UTC, usize::MAX, meant);
+        let dead = dead.await.map_err(|error| self.ledger_failed(error))?;
+        Ok(dead.into_iter().map(|one| one.key).collect())
     }
 
     /// Redrives them and tells what became of each that was not queued, until AWS fails.

@@ -81,10 +81,12 @@ async fn read(table: &str, older_than: Age, now: DateTime<Utc>) -> Result<Report
         .await
         .map_err(failed)?;
     // Whatever a worker's clock said when it died.
-    let dead = ledger.needing_attention(State::Dead, DateTime::<Utc>::MAX_UTC, usize::MAX);
-    let dead = dead.await.map_err(failed)?.into_iter();
-    let dead = dead.filter(|one| !is_being_tried(one, now)).collect();
-    let waiting = ledger.needing_attention(State::Waiting, now - older_than.time(), usize::MAX);
+    let dead = ledger.needing_attention(State::Dead, DateTime::<Utc>::MAX_UTC, usize::MAX, |one| {
+        !is_being_tried(one, now)
+    });
+    let dead = dead.await.map_err(failed)?;
+    let long = now - older_than.time();
+    let waiting = ledger.needing_attention(State::Waiting, long, usize::MAX, |_| true);
     Ok(Report {
         dead,
         waiting: waiting.await.map_err(failed)?,

@@ -95,9 +95,29 @@ fn table(refreshed: &Refreshed) -> String {
         let what = if token.renewed {
             "renewed, good"
         } else {
-            "not renewed since Entra does not answer, good"
+            "left as it is (a newer one was there, or Entra does not answer: see the function's log), good"
         };
         format!("{}: {what} until {}\n", token.identity, token.expires_at)
     });
     lines.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_that_was_left_as_it_is_is_not_blamed_on_entra_alone() {
+        let token = |identity: &str, renewed| Token {
+            identity: identity.to_owned(),
+            renewed,
+            expires_at: "2026-11-22T16:48:11Z".to_owned(),
+        };
+        let tokens = vec![token("primary", true), token("h1", false)];
+        let table = table(&Refreshed { tokens });
+        let (first, second) = table.split_once('\n').unwrap();
+        assert_eq!(first, "primary: renewed, good until 2026-11-22T16:48:11Z");
+        assert!(second.starts_with("h1: left as it is (a newer one was there, or"));
+        assert!(second.ends_with("good until 2026-11-22T16:48:11Z\n"));
+    }
 }

@@ -21,7 +21,7 @@ use mailverse::nylas::webhooks::{Destination, NewDestination, Shown};
 use serde_json::{Value, json};
 use url::Url;
 
-use self::rotation::{Announced, StoreError, StoredSecret};
+use self::rotation::{Announced, StoreError, StoredSecret, TakenBack};
 use crate::aws::{self, AwsError};
 use crate::doctor::check::Report;
 use crate::services::NylasSettings;
@@ -96,6 +96,17 @@ pub(crate) enum WebhookError {
          mend it and run `mailverse webhook rotate` now"
     )]
     NotStored { id: String, source: StoreError },
+    #[error(
+        "{0}. A rotation that began before is still open, and deliveries are answered with 503 until it has ended: mend this and run the command again"
+    )]
+    StillOpen(NylasError),
+    #[error(
+        "{nylas}. The announcement of another secret could not be taken back: {store}. Forged deliveries are answered with 503 until then: mend both and run the command again"
+    )]
+    NotTakenBack {
+        nylas: NylasError,
+        store: StoreError,
+    },
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("the report cannot be printed: {0}")]
@@ -242,12 +253,7 @@ impl Webhook {
             Ok(made) => made,
             // Nylas may have done it: the receiver goes on waiting.
             Err(error @ NylasError::Unavailable { .. }) => return Err(WebhookError::Unsure(error)),
-            Err(error) => {
-                if let Some(announced) = announced {
-                    self.store.take_back(announced).await?;
-                }
-                return Err(error.into());
-            }
+            Err(error) => return Err(self.refused(error, announced).await),
         };
         let id = made.destination.id;
         let stored = match self.store.store(&made.secret).await {
@@ -258,6 +264,18 @@ impl Webhook {
             self.store.end(announced, stored).await?;
         }
         Ok(id)
+    }
+
+    /// What follows Nylas' refusal: the announcement is taken back.
+    async fn refused(&self, nylas: NylasError, announced: Option<Announced>) -> WebhookError {
+        let Some(announced) = announced else {
+            return nylas.into();
+        };
+        match self.store.take_back(announced).await {
+            Ok(TakenBack::Yes) => nylas.into(),
+            Ok(TakenBack::StillOpen) => WebhookError::StillOpen(nylas),
+            Err(store) => WebhookError::NotTakenBack { nylas, store },
+        }
     }
 
     async fn verify(&self) -> Result<Report, WebhookError> {

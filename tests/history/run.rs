@@ -85,10 +85,11 @@ impl<'a> Run<'a> {
         let mut function = self.world.function("backfill").await;
         // One request in a hundred fails, and an operator asks again then.
         let mut begun = function.invoke(World::request(Utc::now())).await;
-        if begun.is_err() {
+        if begun.as_ref().is_ok_and(|it| it.get("error").is_some()) {
             begun = function.invoke(World::request(Utc::now())).await;
         }
-        let begun = begun.expect("a run");
+        let begun = begun.expect("an answer");
+        assert!(begun["run_id"].is_string(), "a run: {begun}");
         let shared = Mutex::new(Shared {
             figures: Figures::default(),
             findings: Vec::new(),

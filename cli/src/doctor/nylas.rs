@@ -52,7 +52,7 @@ fn mailbox(grant: &Grant) -> Check {
     Check::broken(
         name,
         format!("needs signing in again, {}", grant.provider),
-        "let its owner sign in again at Nylas, within 72 hours: what changed until then is notified later, what changed after is not",
+        "let its owner sign in again at Nylas: the next scheduled backfill then lists the mailbox since its watermark, so no mail of the time between is missing",
     )
 }
 

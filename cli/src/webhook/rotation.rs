@@ -13,6 +13,8 @@
 //! | announce | the old secret in force, and the notice: forged deliveries get 503 instead of 401 | rotating again |
 //! | Nylas | a secret that nobody knows: deliveries get 503; Nylas sends each up to twice more, 10 to 20 minutes long, then the backfill finds the mail | rotating again |
 //! | store | everything works; the notice as above | rotating again |
+//!
+//! Where Nylas refuses, it made no other secret, and the notice is taken back. One that an earlier rotation left stays: that one's secret may be what Nylas signs with.
 
 use aws_sdk_secretsmanager::Client;
 use aws_sdk_secretsmanager::error::{ProvideErrorMetadata, SdkError};
@@ -50,9 +52,19 @@ pub(crate) struct Held {
     pub(crate) in_rotation: bool,
 }
 
-/// A notice, to be taken back.
+/// A notice.
 pub(crate) struct Announced {
     version: String,
+    /// It took the place of one that an earlier rotation had left.
+    was_open: bool,
+}
+
+/// What became of a notice without a new secret.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TakenBack {
+    Yes,
+    /// It stays for the rotation that was open before.
+    StillOpen,
 }
 
 impl StoredSecret {
@@ -85,21 +97,29 @@ impl StoredSecret {
     pub(crate) async fn announce(&self) -> Result<Option<Announced>, StoreError> {
         let described = self.client.describe_secret().secret_id(&self.id).send();
         described.await.map_err(|error| self.failed(&error))?;
-        if !self.held().await?.value {
+        let held = self.held().await?;
+        if !held.value {
             return Ok(None);
         }
         let put = self.client.put_secret_value().secret_id(&self.id);
         let put = put.secret_string(NOTICE).version_stages(PENDING).send();
         let put = put.await.map_err(|error| self.failed(&error))?;
-        Ok(put.version_id.map(|version| Announced { version }))
+        Ok(put.version_id.map(|version| Announced {
+            version,
+            was_open: held.in_rotation,
+        }))
     }
 
     /// Instead of the steps 3 and 4, when Nylas made no other secret.
-    pub(crate) async fn take_back(&self, announced: Announced) -> Result<(), StoreError> {
+    pub(crate) async fn take_back(&self, announced: Announced) -> Result<TakenBack, StoreError> {
+        if announced.was_open {
+            return Ok(TakenBack::StillOpen);
+        }
         let call = self.client.update_secret_version_stage();
         let call = call.secret_id(&self.id).version_stage(PENDING);
         let call = call.remove_from_version_id(announced.version).send();
-        call.await.map(drop).map_err(|error| self.failed(&error))
+        call.await.map_err(|error| self.failed(&error))?;
+        Ok(TakenBack::Yes)
     }
 
     /// Step 3. The version that holds the new value.

@@ -45,7 +45,7 @@ pub(crate) fn destination(destinations: &[Destination], url: &str) -> Check {
                 "the receiver refuses deliveries or does not answer: see its log; Nylas goes on for 72 hours, then it stops"
             }
             _ => {
-                "set the destination active again at Nylas; nothing is sent for the time between: what is older than the backfill's 24 hours is missing"
+                "set the destination active again at Nylas; nothing is sent for the time between, and the scheduled backfill finds that mail, since it lists each mailbox since its watermark"
             }
         };
         Some((

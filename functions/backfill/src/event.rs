@@ -1,4 +1,4 @@
-//! Which of its events an invocation brings, and what an HTTP call is answered.
+//! Which of its events an invocation brings, and what an operator is answered.
 
 use aws_lambda_events::sqs::{SqsEvent, SqsMessage};
 use base64::Engine;
@@ -78,9 +78,25 @@ fn body(event: &Value, context: &Value) -> Result<Value, Invalid> {
     serde_json::from_slice(&bytes).map_err(|_| invalid("body", "it is no JSON"))
 }
 
-/// 200 with the answer, 400 with the field that is wrong, 503 when a service did not answer.
+/// The answer, or `{"error": …}`, with `"field"` where one is wrong. The invocation succeeds all the same: of an asynchronous one that failed, Lambda would keep
+/// the request, with the addresses in it, on a queue.
+pub(crate) fn direct_answer(answer: &Result<Answer, BackfillError>) -> Value {
+    told(answer).1
+}
+
+/// The same in HTTP: 200, 400 with the field that is wrong, 503 when a service did not answer.
 pub(crate) fn http_answer(answer: &Result<Answer, BackfillError>) -> Value {
-    let (status, body) = match answer {
+    let (status, body) = told(answer);
+    json!({
+        "statusCode": status,
+        "headers": {"content-type": "application/json"},
+        "body": body.to_string(),
+        "isBase64Encoded": false,
+    })
+}
+
+fn told(answer: &Result<Answer, BackfillError>) -> (u16, Value) {
+    match answer {
         Ok(answer) => (200, json!(answer)),
         Err(BackfillError::Invalid(invalid)) => (
             400,
@@ -90,13 +106,7 @@ pub(crate) fn http_answer(answer: &Result<Answer, BackfillError>) -> Value {
             tracing::error!(%error, "request could not be answered");
             (503, json!({"error": error.to_string()}))
         }
-    };
-    json!({
-        "statusCode": status,
-        "headers": {"content-type": "application/json"},
-        "body": body.to_string(),
-        "isBase64Encoded": false,
-    })
+    }
 }
 
 #[cfg(test)]

@@ -82,7 +82,7 @@ impl<Q: SyncQueue> Backfill<Q> {
     /// Answers any event of the function. `begin` draws time and chance for each step; no step begins within a minute of the invocation's deadline.
     ///
     /// # Errors
-    /// [`BackfillError`]. To an HTTP call, what is wrong is answered.
+    /// [`BackfillError`]. To an operator, what is wrong is answered.
     pub async fn handle(
         &self,
         event: &Value,
@@ -99,7 +99,7 @@ impl<Q: SyncQueue> Backfill<Q> {
                 }
                 Ok(json!(response))
             }
-            Event::Request(body) => Ok(json!(self.answer(&body, begin).await?)),
+            Event::Request(body) => Ok(event::direct_answer(&self.answer(&body, begin).await)),
             Event::Http(body) => {
                 let answer = match body {
                     Ok(body) => self.answer(&body, begin).await,

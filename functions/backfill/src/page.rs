@@ -230,12 +230,14 @@ impl<Q: SyncQueue> Backfill<Q> {
 
     /// Puts what is stranded on the sync queue once more. How many messages that were.
     pub(crate) async fn take_up_stranded(&self, now: DateTime<Utc>) -> usize {
-        let waiting =
-            self.pipeline
-                .ledger
-                .needing_attention(State::Waiting, now - OVERDUE, MOST_STRANDED);
-        let waiting = match waiting.await {
-            Ok(waiting) => waiting,
+        let stranded = self.pipeline.ledger.needing_attention(
+            State::Waiting,
+            now - OVERDUE,
+            MOST_STRANDED,
+            |message| message.is_stranded(now),
+        );
+        let stranded = match stranded.await {
+            Ok(stranded) => stranded,
             Err(error) => {
                 // The next run looks again.
                 tracing::warn!(%error, "stranded messages could not be listed");
@@ -243,10 +245,7 @@ impl<Q: SyncQueue> Backfill<Q> {
             }
         };
         let mut taken_up = 0;
-        for message in waiting
-            .into_iter()
-            .filter(|message| message.is_stranded(now))
-        {
+        for message in stranded {
             match self.queue_again(&message.key, now).await {
                 Ok(true) => {
                     taken_up += 1;

@@ -6,8 +6,8 @@
 //! ```
 //!
 //! `mailboxes` is a list of addresses and grant ids, or `"all"`. Times are RFC 3339 or Unix seconds. All but `mailboxes` and `received_after` may be left out.
-//! The answer names the run; `{"run_id": "…"}` asks how it goes. What cannot be meant is refused, with the name of the field: HTTP 400, or an error of the
-//! invocation. An address stands in no answer, log or queue message: a mailbox is told by its place in the list.
+//! The answer names the run; `{"run_id": "…"}` asks how it goes. What cannot be meant is refused:
+//! `{"error": "…", "field": "…"}`, over HTTP with status 400; what a service kept from being done is `{"error": "…"}`, with status 503. An address stands in no answer, log or queue message: a mailbox is told by its place in the list.
 
 use chrono::{DateTime, Utc};
 use mailverse::dedupe::runs::{Coverage, Progress, RunId, TaskState};

@@ -45,7 +45,8 @@ impl Attention {
 }
 
 impl Ledger {
-    /// The messages that have been waiting, or dead, since before `before`: the longest first, `limit` at most.
+    /// Those that are `wanted` of the messages that have been waiting, or dead, since before `before`: the longest first, `limit` at most. What is not wanted is
+    /// read and passed over.
     ///
     /// The index follows the table within moments; whoever acts on an entry looks at the item again.
     ///
@@ -56,6 +57,7 @@ impl Ledger {
         state: State,
         before: DateTime<Utc>,
         limit: usize,
+        wanted: impl Fn(&Attention) -> bool,
     ) -> Result<Vec<Attention>, LedgerError> {
         let mut items = self
             .client
@@ -82,7 +84,10 @@ impl Ledger {
                     "an item of the index has no message id or no time".to_owned(),
                 ));
             };
-            found.push(Attention { key, since, entry });
+            let message = Attention { key, since, entry };
+            if wanted(&message) {
+                found.push(message);
+            }
         }
         Ok(found)
     }

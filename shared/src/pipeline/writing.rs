@@ -313,10 +313,11 @@ impl Pipeline {
                     }
                     Err(refusal @ DataverseError::Rejected { .. }) => {
                         let code = refusal.code();
-                        if self.cut(session, &mut mail, code).await || mail.concede(code) {
-                            again.push(mail);
-                        } else {
-                            ended.push(mail.refused(refusal, run));
+                        match self.cut(session, &mut mail, code).await {
+                            Ok(cut) if cut || mail.concede(code) => again.push(mail),
+                            Ok(_) => ended.push(mail.refused(refusal, run)),
+                            // Nothing is given up for what may pass.
+                            Err(error) => ended.push(mail.refused(error, run)),
                         }
                     }
                     Err(error) => ended.push(mail.refused(error, run)),
@@ -338,15 +339,19 @@ impl Pipeline {
                 }
                 Err(refusal @ DataverseError::Rejected { .. }) => {
                     let code = refusal.code();
-                    match self.state_of_row(session, &mail).await {
+                    let state = match self.state_of_row(session, &mail).await {
                         // A completed row takes nothing more: another worker, with another mailbox's copy, was faster.
                         Ok(Some(RowState::Completed)) => return mail.was_there(),
-                        Ok(_) if self.cut(session, &mut mail, code).await => {}
-                        // What was begun can be ended in another name.
-                        Ok(Some(RowState::Open)) if mail.give_up_name() => {}
-                        Ok(None) if mail.concede(code) => {}
-                        Ok(_) => return mail.refused(refusal, run),
+                        Ok(state) => state,
                         // What the refusal means cannot be found out now.
+                        Err(error) => return mail.refused(error, run),
+                    };
+                    match self.cut(session, &mut mail, code).await {
+                        Ok(true) => {}
+                        // What was begun can be ended in another name.
+                        Ok(false) if state.is_some() && mail.give_up_name() => {}
+                        Ok(false) if state.is_none() && mail.concede(code) => {}
+                        Ok(false) => return mail.refused(refusal, run),
                         Err(error) => return mail.refused(error, run),
                     }
                 }
@@ -365,22 +370,31 @@ impl Pipeline {
         }
     }
 
-    /// Cuts what was refused for its length. Says whether there was anything to cut.
-    async fn cut(&self, session: &Session, mail: &mut Mail, code: Option<ErrorCode>) -> bool {
+    /// Cuts what was refused for its length. Says whether there was anything to cut; nothing, where the lengths may not be read.
+    ///
+    /// # Errors
+    /// The lengths cannot be read now.
+    async fn cut(
+        &self,
+        session: &Session,
+        mail: &mut Mail,
+        code: Option<ErrorCode>,
+    ) -> Result<bool, DataverseError> {
         if !code.is_some_and(ErrorCode::concerns_length) {
-            return false;
+            return Ok(false);
         }
         // Another mail of the same batch may have made the lengths known meanwhile.
         let known = self.dataverse.known_lengths();
         if known.is_some_and(|lengths| mail.fit(&lengths)) {
-            return true;
+            return Ok(true);
         }
         match self.dataverse.read_lengths(session, &mapping::TABLES).await {
-            Ok(lengths) => mail.fit(&lengths),
-            Err(error) => {
-                tracing::warn!(reason = %error, "a text is too long, and how long it may be cannot be read: the role lacks the right to read definitions");
-                false
+            Ok(lengths) => Ok(mail.fit(&lengths)),
+            Err(error @ DataverseError::Rejected { .. }) => {
+                tracing::warn!(reason = %error, "a text is too long, and Dataverse refuses to tell how long it may be: the role needs Read on Entity and Attribute");
+                Ok(false)
             }
+            Err(error) => Err(error),
         }
     }
 

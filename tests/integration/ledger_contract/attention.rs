@@ -15,6 +15,7 @@ contract! {
     what_is_written_or_skipped_needs_nobody
     the_dead_are_listed_with_their_reasons
     no_more_are_listed_than_asked_for
+    what_is_not_wanted_takes_no_place_from_what_is
     a_dead_message_may_be_redriven_and_is_then_claimed
     only_the_dead_are_redriven
     what_was_given_up_waits_again_once_it_is_queued_anew
@@ -37,7 +38,9 @@ impl Bench {
     }
 
     async fn listed(&self, state: State, before: DateTime<Utc>) -> Vec<Attention> {
-        let listed = self.ledger.needing_attention(state, before, 1_000);
+        let listed = self
+            .ledger
+            .needing_attention(state, before, 1_000, |_| true);
         listed.await.unwrap()
     }
 }
@@ -108,8 +111,20 @@ async fn no_more_are_listed_than_asked_for(bench: Bench) {
     }
     let some = bench
         .ledger
-        .needing_attention(State::Waiting, minutes(60), 2);
+        .needing_attention(State::Waiting, minutes(60), 2, |_| true);
     assert_eq!(ids(&some.await.unwrap()), ["m0", "m1"]);
+}
+
+async fn what_is_not_wanted_takes_no_place_from_what_is(bench: Bench) {
+    for n in 0..5 {
+        bench.claim_of(&format!("m{n}"), minutes(n)).await;
+    }
+    let some = bench
+        .ledger
+        .needing_attention(State::Waiting, minutes(60), 2, |one| {
+            one.since >= minutes(2)
+        });
+    assert_eq!(ids(&some.await.unwrap()), ["m2", "m3"]);
 }
 
 async fn a_dead_message_may_be_redriven_and_is_then_claimed(bench: Bench) {

@@ -1,7 +1,9 @@
 //! How is a mailbox's history worked through? An operator asks, and the tasks are worked on, with the queues in this process.
 
-use backfill::Backfill;
-use chrono::TimeDelta;
+use backfill::{Backfill, BackfillError};
+use chrono::{DateTime, TimeDelta, Utc};
+use futures_util::{StreamExt, stream};
+use mailverse::dedupe::ledger::Settlement;
 use mailverse::dedupe::mailbox::Lists;
 use mailverse::dedupe::{Claim, ClaimRequest, ClaimToken};
 use mailverse::governor::{Booking, Budget, User};
@@ -363,4 +365,74 @@ async fn a_call_to_the_url_is_answered_with_json_or_with_the_field_that_is_wrong
         assert_eq!(body["field"], field, "{body}");
         assert!(!body.to_string().contains("eve"), "{body}");
     }
+}
+
+#[tokio::test]
+async fn a_direct_request_that_cannot_be_done_is_answered_and_no_invocation_fails() {
+    let mut world = World::start().await;
+    let history = History::of(&world).await;
+    let eve = json!({"mailboxes": ["eve@nowhere.example"], "received_after": OLD});
+    for (wrong, field) in [
+        (json!({"mailboxes": [ADA]}), "received_after"),
+        (eve.clone(), "mailboxes[0]"),
+        (
+            json!({"run_id": "11111111-2222-4333-8444-555555555555"}),
+            "run_id",
+        ),
+    ] {
+        let answer = history.handle(&mut world, &wrong).await;
+        assert_eq!(answer["field"], field, "{answer}");
+        let error = answer["error"].as_str().unwrap();
+        assert!(error.starts_with(field), "{answer}");
+        assert!(!answer.to_string().contains("eve"), "{answer}");
+    }
+    let schedule = json!({"source": "aws.scheduler", "time": world.now.to_rfc3339()});
+    world.fail_nylas_at("/v3/grants?", status(503, ""));
+    let answer = history.handle(&mut world, &eve).await;
+    let error = answer["error"].as_str().unwrap();
+    assert!(
+        error.starts_with("the connected mailboxes could not be listed") && !error.contains("eve"),
+        "{answer}"
+    );
+    assert_eq!(answer.get("field"), None, "{answer}");
+    // The schedule's run fails, so that Lambda keeps it and the alarm rings.
+    world.fail_nylas_at("/v3/grants?", status(503, ""));
+    let run = world.begin();
+    let failed = history.backfill.handle(&schedule, &|| run).await;
+    assert!(matches!(failed, Err(BackfillError::Grants(_))));
+    world.drop_ledger().await;
+    let ada = json!({"mailboxes": [ADA], "received_after": OLD});
+    let answer = history.handle(&mut world, &ada).await;
+    assert!(answer["error"].is_string(), "{answer}");
+}
+
+#[tokio::test]
+async fn what_waits_for_its_retry_does_not_hide_what_is_stranded() {
+    // More than one run takes up.
+    const WAITING: usize = 1_001;
+    let mut world = World::start().await;
+    let history = History::of(&world).await;
+    let ledger = &world.pipeline.ledger;
+    let now = world.now;
+    let released = async |id: String, at: DateTime<Utc>, retry_at: DateTime<Utc>| {
+        let (key, token) = (key(ADA, &id), ClaimToken::new(Uuid::from_u128(77)));
+        let claim = ledger.claim(&key, &ClaimRequest::new(token, at)).await;
+        assert_eq!(claim.unwrap(), Claim::Won);
+        let reason = "dataverse throttled the call".to_owned();
+        let settlement = Settlement::Released { retry_at, reason };
+        let settled = ledger.settle(&key, token, at, &settlement).await;
+        settled.unwrap();
+    };
+    let day_ago = now - TimeDelta::days(1);
+    let waiting = (0..WAITING).map(|n| released(format!("w{n}"), day_ago, now));
+    let waiting = stream::iter(waiting).buffer_unordered(50);
+    waiting.collect::<()>().await;
+    let later = day_ago + TimeDelta::hours(1);
+    released("stranded".to_owned(), later, later).await;
+    let schedule = json!({"source": "aws.scheduler", "time": now.to_rfc3339()});
+    let planned = history.handle(&mut world, &schedule).await;
+    assert_eq!(planned["stranded"], 1);
+    let queued = history.sync.receive(10);
+    assert_eq!(queued.len(), 1);
+    assert!(queued[0].body.contains("stranded"), "{}", queued[0].body);
 }

@@ -2,12 +2,16 @@
 
 use mailverse::dataverse::write::WriteMode;
 use serde_json::{Value, json};
+use twin::Fault;
 
-use crate::world::{ADA, World, mail, people, written};
+use crate::world::{
+    ADA, World, mail, people, status, throttled, to_row, waiting, with_a_mail_in, written,
+};
 
 in_both_write_modes!(
     a_mail_is_cut_to_the_columns_of_this_organisation_and_not_refused,
     the_lengths_are_read_once_and_everything_later_is_cut_beforehand,
+    lengths_that_cannot_be_read_now_cost_time_and_neither_the_owner_nor_the_mail,
 );
 
 fn shorten(world: &World, columns: &[(&str, &str, usize)]) {
@@ -81,4 +85,33 @@ async fn the_lengths_are_read_once_and_everything_later_is_cut_beforehand(mode: 
     shorten(&world, &[("email", "subject", 20)]);
     world.put(ADA, mail("m9", &json!({"subject": "x".repeat(100)})));
     written(&world.deliver_one(ADA, "m9").await);
+}
+
+async fn lengths_that_cannot_be_read_now_cost_time_and_neither_the_owner_nor_the_mail(
+    mode: WriteMode,
+) {
+    for fault in [
+        status(503, ""),
+        status(401, ""),
+        throttled("0x80072322", 7),
+        Fault::ResetBefore,
+    ] {
+        let mut world = with_a_mail_in(mode).await;
+        world.set(&json!({"impersonate": "owner"}));
+        shorten(&world, &[("email", "subject", 5)]);
+        let what = format!("{fault:?}");
+        world.fail_dataverse_at("EntityDefinitions(", fault);
+        waiting(&world.deliver_one(ADA, "m1").await);
+        assert!(world.emails().is_empty(), "{what}");
+        world.pause_over();
+        let fate = world.deliver_one(ADA, "m1").await;
+        assert_eq!(written(&fate).1, None, "{what}");
+        let (email, ada) = (world.email(), to_row("systemuser", world.people.ada));
+        assert_eq!(email["subject"].as_str().unwrap().len(), 5, "{what}");
+        assert_eq!(
+            [&email["createdby"], &email["ownerid"]],
+            [&ada, &ada],
+            "{what}"
+        );
+    }
 }

@@ -105,7 +105,8 @@ async fn a_mailbox_that_is_not_connected_and_a_function_that_is_not_there_are_sa
     ];
     let seen = run(&arguments, &settings).await;
     assert_eq!(seen.status, Some(2), "{}", seen.out);
-    assert!(seen.err.contains("mailboxes[0]"), "{}", seen.err);
+    let refused = "the function refused: mailboxes[0]: no connected mailbox";
+    assert!(seen.err.contains(refused), "{}", seen.err);
     let elsewhere: Vec<_> = settings
         .iter()
         .map(|(name, value)| match *name {

@@ -431,11 +431,11 @@ async fn what_is_wrong_with_nylas_is_one_line_with_its_remedy() {
         &seen,
         "mailbox grant-1",
         "signing in again",
-        "72 hours",
+        "since its watermark",
     );
     nylas.set_grant_status(GRANT, "valid");
     for (status, remedy) in [
-        ("pause", "active again"),
+        ("pause", "since its watermark"),
         ("failing", "see its log"),
         ("failed", "active again"),
     ] {

@@ -119,6 +119,20 @@ impl Operator {
         run(&["webhook", verb], &self.settings).await
     }
 
+    /// Begins a rotation that dies when Nylas has made the secret and the store has not got it.
+    async fn rotate_and_die(&self, to_store: &Tripwire) {
+        let (reached, store_is_reached) = tokio::sync::oneshot::channel();
+        to_store.at("PutSecretValue", async {});
+        to_store.at("PutSecretValue", async {
+            reached.send(()).unwrap();
+            std::future::pending::<()>().await;
+        });
+        tokio::select! {
+            seen = self.run("rotate") => panic!("{}{}", seen.out, seen.err),
+            reached = store_is_reached => reached.unwrap(),
+        }
+    }
+
     async fn succeed(&self, verb: &str) -> String {
         let seen = self.run(verb).await;
         assert_eq!(seen.status, Some(0), "{}{}", seen.out, seen.err);
@@ -290,17 +304,7 @@ async fn what_a_rotation_left_half_done_is_said_and_rotating_again_mends_it() {
     operator.succeed("create").await;
     let to_store = Tripwire::before(operator.setting("AWS_ENDPOINT_URL_SECRETS_MANAGER")).await;
     let operator = operator.with("AWS_ENDPOINT_URL_SECRETS_MANAGER", to_store.url());
-    let (reached, store_is_reached) = tokio::sync::oneshot::channel();
-    to_store.at("PutSecretValue", async {});
-    to_store.at("PutSecretValue", async {
-        reached.send(()).unwrap();
-        std::future::pending::<()>().await;
-    });
-    // The process dies when Nylas has made the secret and the store has not got it.
-    tokio::select! {
-        seen = operator.run("rotate") => panic!("{}{}", seen.out, seen.err),
-        reached = store_is_reached => reached.unwrap(),
-    }
+    operator.rotate_and_die(&to_store).await;
     let mut early = cloud.twin.nylas().deliveries(&notification("m0")).remove(0);
     early.attempt().await;
     assert!(!early.is_lost(), "{:?}", early.answers);
@@ -334,6 +338,73 @@ async fn what_a_rotation_left_half_done_is_said_and_rotating_again_mends_it() {
     }
 }
 
+/// Nylas answers the next rotation with this.
+fn refuse_rotation(cloud: &Cloud, to_nylas: &Tripwire, status: u16, code: &'static str) {
+    let nylas = cloud.twin.nylas().clone();
+    to_nylas.at("rotate-secret", async move {
+        nylas.fail_next(Fault::Status {
+            status,
+            code: code.to_owned(),
+            message: "no".to_owned(),
+            retry_after_seconds: None,
+        });
+    });
+}
+
+#[tokio::test]
+async fn a_rotation_that_nylas_refuses_while_another_is_open_leaves_that_open_and_loses_nothing() {
+    let (cloud, front, operator) = set_up().await;
+    operator.succeed("create").await;
+    let to_store = Tripwire::before(operator.setting("AWS_ENDPOINT_URL_SECRETS_MANAGER")).await;
+    let to_nylas = Tripwire::before(&cloud.twin.nylas().url()).await;
+    let operator = operator
+        .with("AWS_ENDPOINT_URL_SECRETS_MANAGER", to_store.url())
+        .with("NYLAS_API_URL", to_nylas.url());
+    operator.rotate_and_die(&to_store).await;
+    for (status, code) in [
+        (429, "rate_limit_error"),
+        (401, "unauthorized"),
+        (403, "insufficient_scopes"),
+    ] {
+        refuse_rotation(&cloud, &to_nylas, status, code);
+        let seen = operator.run("rotate").await;
+        assert_eq!(seen.status, Some(2), "{status}");
+        assert!(seen.err.contains("nylas"), "{status}: {}", seen.err);
+        assert!(seen.err.contains("is still open"), "{status}: {}", seen.err);
+        // The receiver reads the secrets anew.
+        front.pass(120);
+        let id = status.to_string();
+        let mut delivery = cloud.twin.nylas().deliveries(&notification(&id)).remove(0);
+        delivery.attempt().await;
+        assert_eq!(delivery.answers, [503], "{status}");
+    }
+    operator.succeed("rotate").await;
+    operator.succeed("verify").await;
+}
+
+#[tokio::test]
+async fn nylas_refusal_is_told_also_when_the_store_fails_after_it() {
+    let (cloud, _front, operator) = set_up().await;
+    operator.succeed("create").await;
+    let to_store = Tripwire::before(operator.setting("AWS_ENDPOINT_URL_SECRETS_MANAGER")).await;
+    let to_nylas = Tripwire::before(&cloud.twin.nylas().url()).await;
+    let operator = operator
+        .with("AWS_ENDPOINT_URL_SECRETS_MANAGER", to_store.url())
+        .with("NYLAS_API_URL", to_nylas.url());
+    refuse_rotation(&cloud, &to_nylas, 403, "insufficient_scopes");
+    let secrets = cloud.secrets.clone();
+    to_store.at("UpdateSecretVersionStage", async move {
+        let delete = secrets.delete_secret().secret_id("webhook");
+        let deleted = delete.force_delete_without_recovery(true).send().await;
+        deleted.unwrap();
+    });
+    let seen = operator.run("rotate").await;
+    assert_eq!(seen.status, Some(2), "{}", seen.out);
+    for part in ["403 insufficient_scopes", "ResourceNotFoundException"] {
+        assert!(seen.err.contains(part), "{}", seen.err);
+    }
+}
+
 #[tokio::test]
 async fn a_rotation_that_nylas_refuses_leaves_no_trace_and_one_that_is_open_does() {
     let (cloud, _front, operator) = set_up().await;
@@ -342,15 +413,7 @@ async fn a_rotation_that_nylas_refuses_leaves_no_trace_and_one_that_is_open_does
     let to_nylas = Tripwire::before(&cloud.twin.nylas().url()).await;
     let verifying = operator.with("NYLAS_API_URL", to_nylas.url());
     for (status, code, verdict) in [(403, "insufficient_scopes", 0), (503, "internal_error", 1)] {
-        let nylas = cloud.twin.nylas().clone();
-        to_nylas.at("rotate-secret", async move {
-            nylas.fail_next(Fault::Status {
-                status,
-                code: code.to_owned(),
-                message: "no".to_owned(),
-                retry_after_seconds: None,
-            });
-        });
+        refuse_rotation(&cloud, &to_nylas, status, code);
         let seen = verifying.run("rotate").await;
         assert_eq!(seen.status, Some(2), "{status}");
         assert_eq!(cloud.stored("webhook").await, before, "{status}");
