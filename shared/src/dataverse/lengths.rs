@@ -47,7 +47,8 @@ impl DataverseClient {
     /// Reads the lengths of the text columns of these tables, and keeps them. One request; that definitions may be read in a batch is inferred.
     ///
     /// # Errors
-    /// [`DataverseError`]; refused where the role may not read definitions. What was kept before stays.
+    /// [`DataverseError`]; refused where the role may not read definitions: that this takes Read on Entity and Attribute is inferred, and `mailverse doctor` tries
+    /// it. What was kept before stays.
     pub async fn read_lengths(
         &self,
         session: &Session,
