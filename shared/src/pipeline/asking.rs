@@ -27,8 +27,9 @@ impl Pipeline {
                 .await
             {
                 Ok(answer) => found.push((group, answer)),
-                Err(DataverseError::Rejected { .. } | DataverseError::TooLarge)
-                    if group.len() > 1 =>
+                // One by one, they would meet the same refusal of the caller.
+                Err(error @ (DataverseError::Rejected { .. } | DataverseError::TooLarge))
+                    if group.len() > 1 && !error.may_concern_caller() =>
                 {
                     groups.extend(group.into_iter().map(|one| vec![one]));
                 }

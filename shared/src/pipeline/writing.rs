@@ -25,7 +25,7 @@ use uuid::Uuid;
 
 use super::fate::Failure;
 use super::job::{Ended, Job, summary};
-use super::{Fate, Pipeline, Run};
+use super::{Fate, Pipeline, Run, refusals};
 use crate::dataverse::error::{DataverseError, ErrorCode};
 use crate::dataverse::lengths::Lengths;
 use crate::dataverse::look_up::Found;
@@ -109,6 +109,9 @@ impl Mail {
         };
         Ended {
             record: self.record(DecidedRow::Ours),
+            tries: self.job.tries,
+            refusal: None,
+            wrote: true,
             key: self.job.key,
             fate,
             decision: self.job.decision,
@@ -259,12 +262,14 @@ impl Pipeline {
             .partition(|mail| stepwise || mail.begun || !mail.message.attachments.is_empty());
         self.write_together(session, together, run, ended).await;
         for mut mail in alone {
-            if let Some(error) = session.ended_by() {
+            if let Some(refused) = refusals::of_everybody(ended) {
+                ended.push(mail.failed(refused, run));
+            } else if let Some(error) = session.ended_by() {
                 // Its files would be fetched for nothing.
                 ended.push(mail.failed(error.clone().into(), run));
             } else if run.is_nearly_over() {
                 ended.push(mail.failed(Failure::no_time_left(), run));
-            } else if let Err(failure) = self.add_attachments(session, &mut mail).await {
+            } else if let Err(failure) = self.add_attachments(session, &mut mail, run).await {
                 ended.push(mail.failed(failure, run));
             } else if stepwise || mail.begun || mail.email.size() > LARGEST_CHANGE_SET {
                 ended.push(self.write_stepwise(session, mail, run).await);
@@ -421,7 +426,12 @@ impl Pipeline {
 
     /// Downloads the files and adds their rows. A file that is gone or too large is left out and the row says so. What the row of an earlier run
     /// has already is neither fetched nor sent again.
-    async fn add_attachments(&self, session: &Session, mail: &mut Mail) -> Result<(), Failure> {
+    async fn add_attachments(
+        &self,
+        session: &Session,
+        mail: &mut Mail,
+        run: &Run,
+    ) -> Result<(), Failure> {
         let activity = mail.email.activity_id;
         let there = if mail.begun && !mail.message.attachments.is_empty() {
             match self.dataverse.attachments(session, activity).await {
@@ -445,7 +455,7 @@ impl Pipeline {
             let bytes = if hopeless {
                 None
             } else {
-                self.download(&mail.job, attachment).await?
+                self.download(&mail.job, attachment, run).await?
             };
             match bytes.filter(|bytes| !bytes.is_empty()) {
                 Some(bytes) => {
@@ -468,6 +478,7 @@ impl Pipeline {
         &self,
         job: &Job,
         attachment: &Attachment,
+        run: &Run,
     ) -> Result<Option<Vec<u8>>, Failure> {
         match self
             .nylas
@@ -476,8 +487,13 @@ impl Pipeline {
         {
             Ok(bytes) => Ok(bytes),
             Err(NylasError::Rejected { .. }) => Ok(None),
-            Err(NylasError::Unavailable { .. }) if job.receive_count >= RECEIVE_LIMIT => Ok(None),
-            Err(error) => Err(error.into()),
+            Err(NylasError::Unavailable { .. }) if job.tries.failures + 1 >= RECEIVE_LIMIT => {
+                Ok(None)
+            }
+            Err(error) => {
+                self.note_throttled(&job.key.grant_id, &error, run).await;
+                Err(error.into())
+            }
         }
     }
 }
