@@ -11,6 +11,7 @@ mod explaining;
 mod flow;
 mod identities;
 mod importing;
+mod incidents;
 mod invoking;
 mod operating;
 mod throttled;

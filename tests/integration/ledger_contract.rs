@@ -10,6 +10,7 @@ mod kept;
 mod line;
 mod outages;
 mod pause;
+mod refusals;
 mod settlements;
 mod stored_policy;
 mod walk;

@@ -139,13 +139,44 @@ impl Ledger {
         let items = self.items(scopes.iter().map(Scope::key)).await?;
         let pauses = items.iter().filter_map(|item| {
             let scope = by_name.get(text_of(item, "sk")?)?;
-            let pause = Pause {
-                until: number(item, "until_ms").and_then(DateTime::from_timestamp_millis),
-                refused: read_refusals(item),
-            };
-            Some(((*scope).clone(), pause))
+            Some(((*scope).clone(), read_pause(item)))
         });
         Ok(pauses.collect())
+    }
+}
+
+impl Ledger {
+    /// Who pauses because everybody was refused, by name (`dataverse`, `nylas`, `nylas#` and a grant id),
+    /// and why; in the order of the names.
+    ///
+    /// # Errors
+    /// [`LedgerError::Unavailable`].
+    pub async fn refused(&self) -> Result<Vec<(String, Pause)>, LedgerError> {
+        let mut items = self
+            .client
+            .query()
+            .table_name(&self.table)
+            .key_condition_expression("pk = :pause")
+            .expression_attribute_values(":pause", text("pause"))
+            .into_paginator()
+            .items()
+            .send();
+        let mut refused = Vec::new();
+        while let Some(item) = items.next().await {
+            let item = item.map_err(|error| unavailable(&error))?;
+            let pause = read_pause(&item);
+            if let (Some(name), Some(_)) = (text_of(&item, "sk"), &pause.refused.cause) {
+                refused.push((name.to_owned(), pause));
+            }
+        }
+        Ok(refused)
+    }
+}
+
+fn read_pause(item: &HashMap<String, AttributeValue>) -> Pause {
+    Pause {
+        until: number(item, "until_ms").and_then(DateTime::from_timestamp_millis),
+        refused: read_refusals(item),
     }
 }
 

@@ -47,7 +47,7 @@ impl Cloud {
         [self.aws_settings(), own].concat()
     }
 
-    async fn command(&self, arguments: &[&str]) -> Seen {
+    pub(super) async fn command(&self, arguments: &[&str]) -> Seen {
         run(arguments, &self.operators_settings()).await
     }
 
