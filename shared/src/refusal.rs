@@ -7,6 +7,7 @@
 //!
 //! | [`Blame`] | Another message of the run was written | [`IN_A_ROW`] different messages met the code | Another one was written since the message waits | None of these |
 //! | --- | --- | --- | --- | --- |
+//! | a text of the message | the message | the caller | the message | the message |
 //! | the row | the message | the caller | the message | open |
 //! | the row or the caller | open | the caller | open | the caller |
 //! | the caller | open | the caller | the caller | the caller |
@@ -34,6 +35,8 @@ const PAUSES: [Duration; 4] = [
 /// Whom the code of a refusal blames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Blame {
+    /// A text or a value of this message: too long, or with characters that are not allowed.
+    Content,
     /// The row or the message; and every code that no table lists.
     Row,
     /// A privilege is missing: for this row, or for all of them.
@@ -105,10 +108,11 @@ pub const fn judge(blame: Blame, others: Others) -> Verdict {
         in_a_row,
     } = others;
     match blame {
-        Blame::Row if one_passed_now => Verdict::Message,
+        Blame::Content | Blame::Row if one_passed_now => Verdict::Message,
         Blame::RowOrCaller | Blame::Caller if one_passed_now => Verdict::Open,
         Blame::Caller => Verdict::Caller,
-        Blame::Row | Blame::RowOrCaller if in_a_row >= IN_A_ROW => Verdict::Caller,
+        Blame::Content | Blame::Row | Blame::RowOrCaller if in_a_row >= IN_A_ROW => Verdict::Caller,
+        Blame::Content => Verdict::Message,
         Blame::Row if one_passed_since => Verdict::Message,
         Blame::RowOrCaller if one_passed_since => Verdict::Open,
         Blame::Row => Verdict::Open,
@@ -144,8 +148,15 @@ mod tests {
 
     #[test]
     fn the_verdicts_are_the_table() {
-        use Blame::{Caller, Row, RowOrCaller};
+        use Blame::{Caller, Content, Row, RowOrCaller};
         for (blame, now, in_a_row, since, neither) in [
+            (
+                Content,
+                Verdict::Message,
+                Verdict::Caller,
+                Verdict::Message,
+                Verdict::Message,
+            ),
             (
                 Row,
                 Verdict::Message,

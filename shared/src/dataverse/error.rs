@@ -81,13 +81,15 @@ impl ErrorCode {
             | 0x8004_A104 | 0x8004_A107 | 0x8004_415C | 0x8004_415D | 0x8004_415F | 0x8004_0276
             // Its storage is full.
             | 0x8004_B057 => Blame::Caller,
+            // A text that is too long, a choice out of its range, characters that are not allowed.
+            0x8004_4331 | 0x8004_431A | 0x8004_0278 => Blame::Content,
             _ => Blame::Row,
         }
     }
 
     /// Whether it may be that the caller, or who it acts for, is refused and not the row.
     pub(super) const fn concerns_caller(self) -> bool {
-        !matches!(self.blame(), Blame::Row)
+        matches!(self.blame(), Blame::RowOrCaller | Blame::Caller)
     }
 
     /// Whether the application user lacks a privilege for the operation.
@@ -494,8 +496,11 @@ mod tests {
         for code in ["0x80040220", "0x80048306", "0x80048405"] {
             assert_eq!(blame(code), Blame::RowOrCaller, "{code}");
         }
-        for code in ["0x80040265", "0x80044331", "0x80099999"] {
+        for code in ["0x80040265", "0x80048d19", "0x80099999"] {
             assert_eq!(blame(code), Blame::Row, "{code}");
+        }
+        for code in ["0x80044331", "0x80040278"] {
+            assert_eq!(blame(code), Blame::Content, "{code}");
         }
     }
 

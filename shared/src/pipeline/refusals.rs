@@ -189,7 +189,9 @@ impl Pipeline {
         }
         let what = match (scope, refusal.blame) {
             (Scope::Dataverse(_), Blame::RowOrCaller) => Count::PrivilegeMissing,
-            (Scope::Dataverse(_), Blame::Caller | Blame::Row) => Count::CallerRefused,
+            (Scope::Dataverse(_), Blame::Caller | Blame::Row | Blame::Content) => {
+                Count::CallerRefused
+            }
             (Scope::Nylas, _) => Count::ApiKeyRefused,
             (Scope::Mailbox(_), _) => Count::MailboxRefused,
         };
@@ -201,7 +203,7 @@ impl Pipeline {
 }
 
 fn is_of_caller(refusal: &Refusal) -> bool {
-    refusal.blame != Blame::Row
+    matches!(refusal.blame, Blame::Caller | Blame::RowOrCaller)
 }
 
 fn verdict(end: &Ended, refusals: &Refusals<'_>, in_a_row: &BTreeMap<String, usize>) -> Verdict {
