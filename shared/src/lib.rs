@@ -13,6 +13,7 @@
 //! | How is it told later why that was decided? | [`decision`] |
 //! | Who becomes a contact, and of which company? | [`contacts`] |
 //! | How is a duplicate prevented? | [`dedupe`] |
+//! | Do a mail and a row that share a Message-ID belong together? | [`same_mail`] |
 //! | What happens on 429, or on any failure? | [`retry`] |
 //! | How much is asked of Dataverse at a time? | [`governor`] |
 //! | What can Dataverse answer, and how do we read it? | [`dataverse::error`] |
@@ -40,6 +41,7 @@ pub mod queue;
 pub mod regarding;
 pub mod retry;
 pub mod role_address;
+pub mod same_mail;
 pub mod secrets;
 pub mod sync_request;
 pub mod telemetry;
