@@ -4,7 +4,8 @@
 //!
 //! 1. **A claim** in the ledger, one item for each message of each mailbox ([`ledger`]). One conditional write; the loser gets
 //!    the item it lost to.
-//! 2. **A key that Dataverse enforces**: [`activity_id`]. A second row with the same key is refused with 412, so a crash
+//! 2. **A key that Dataverse enforces**: [`activity_id`], and [`activity_id_by_content`] for a mail whose Message-ID
+//!    another mail of its sender has ([`crate::same_mail`]). A second row with the same key is refused with 412, so a crash
 //!    between write and settle, a wiped ledger, two workers racing or one mail in five mailboxes all end in one row.
 //! 3. **A look-up by Message-ID** before the write finds what server-side sync or a person put there.
 //! 4. **One run looks at one message once**, however often its batch names it (the pipeline's first step).
@@ -78,6 +79,33 @@ pub fn activity_id(
         &NAMESPACE,
         format!("{kind}\0{first}\0{second}").as_bytes(),
     ))
+}
+
+/// The key of a mail that shares Message-ID and sender with another one, whose row has the key of [`activity_id`].
+///
+/// UUIDv5 of Message-ID, sender and content ([`crate::same_mail::content`]); of the grant and the message id where there
+/// is no content to tell it by. The grant and the message id alone would do for one mailbox. But a mail that went to five
+/// mailboxes would then have five rows, with nothing that refuses the other four: such a row has no `messageid` either,
+/// which the other row may have for itself. With the content, its copies share a row that Dataverse enforces, as those of
+/// every other mail do, a redelivery finds it by its key, and two mails of different content never share one. The price:
+/// a copy that a list or a gateway added text to has a row of its own.
+#[must_use]
+pub fn activity_id_by_content(
+    key: &MessageKey,
+    internet_message_id: &InternetMessageId,
+    sender: Option<&EmailAddress>,
+    content: Option<[u8; 32]>,
+) -> ActivityId {
+    let Some(content) = content else {
+        return activity_id(key, None, None);
+    };
+    let (id, sender) = (
+        internet_message_id.as_str(),
+        sender.map_or("", EmailAddress::normal),
+    );
+    let mut name = format!("content\0{id}\0{sender}\0").into_bytes();
+    name.extend(content);
+    ActivityId::new(Uuid::new_v5(&NAMESPACE, &name))
 }
 
 /// The key of a mail's attachment: by its place and name, since provider ids differ from copy to copy.
@@ -343,6 +371,23 @@ mod tests {
         ];
         let distinct: std::collections::HashSet<_> = ids.iter().collect();
         assert_eq!(distinct.len(), ids.len());
+    }
+
+    #[test]
+    fn mails_that_share_a_message_id_have_a_key_for_each_content_in_every_mailbox() {
+        let ada = EmailAddress::parse("ada@example.com");
+        let of = |grant: &str, content| {
+            activity_id_by_content(&key(grant, "m1"), &header("a@x"), ada.as_ref(), content)
+        };
+        assert_eq!(of("g1", Some([1; 32])), of("g2", Some([1; 32])));
+        assert_ne!(of("g1", Some([1; 32])), of("g1", Some([2; 32])));
+        // Nothing tells it from the others: it has a row for each mailbox.
+        assert_eq!(of("g1", None), activity_id(&key("g1", "m1"), None, None));
+        // Pinned: a change of derivation would write such mails again.
+        assert_eq!(
+            of("g1", Some([1; 32])).to_string(),
+            "e94448e9-590a-5fa4-b912-cfe3066e8cba"
+        );
     }
 
     #[test]

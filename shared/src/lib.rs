@@ -13,6 +13,7 @@
 //! | How is it told later why that was decided? | [`decision`] |
 //! | Who becomes a contact, and of which company? | [`contacts`] |
 //! | How is a duplicate prevented? | [`dedupe`] |
+//! | Do a mail and a row that share a Message-ID belong together? | [`same_mail`] |
 //! | What happens on 429, or on any failure? | [`retry`] |
 //! | Does a refusal concern one message or everybody? | [`refusal`] |
 //! | How much is asked of Dataverse at a time? | [`governor`] |
@@ -42,6 +43,7 @@ pub mod refusal;
 pub mod regarding;
 pub mod retry;
 pub mod role_address;
+pub mod same_mail;
 pub mod secrets;
 pub mod sync_request;
 pub mod telemetry;

@@ -1,7 +1,7 @@
 //! What happens to a message, in order. One story, for a batch of messages:
 //!
 //! **claim** each in the ledger → **fetch** those not yet in hand → **decide** by the policy → **look up** all people and mails of the batch in one
-//! `$batch` of queries → **decide** what only that can tell → **make** contacts where the policy says so → **regard** → **map** → **write** one `$batch` with one
+//! `$batch` of queries → **decide** what only that can tell → **tell apart** what shares a Message-ID → **make** contacts where the policy says so → **regard** → **map** → **write** one `$batch` with one
 //! change set for each mail → **settle** each claim.
 //!
 //! Decisions are pure ([`crate::policy`], [`crate::parties`], [`crate::regarding`], [`crate::mapping`]); this file does the calls between them. A message
@@ -34,6 +34,7 @@ mod newcomers;
 pub mod preview;
 mod refusals;
 mod regard;
+mod reused;
 pub mod settings;
 pub mod theirs;
 mod writing;
@@ -157,6 +158,7 @@ impl Pipeline {
             messages,
             groups,
         } = prepared;
+        let groups = self.tell_apart(&session, groups, run, ended).await;
         let mut mails = Vec::new();
         for (tracked, mut found) in groups {
             let peopled = self.make_contacts(&session, tracked, &mut found, &ground, run, ended);
@@ -243,6 +245,7 @@ impl Pipeline {
             mut job,
             mut message,
             effective,
+            by_content,
             ..
         } = candidate;
         mapping::limit(&mut message, effective.content);
@@ -276,7 +279,8 @@ impl Pipeline {
         let begun = ours.is_some();
         let created_on = self.created_on.date(&message, run.now);
         let caller = Caller::new(effective.impersonate, findings.owner, found);
-        let mail = Mail::new(job, message, findings, caller, created_on, begun);
+        let mut mail = Mail::new(job, message, findings, caller, created_on, begun);
+        mail.know_key_by_content(by_content);
         Mapped::Mail(Box::new(mail))
     }
 }

@@ -14,6 +14,7 @@ mod importing;
 mod incidents;
 mod invoking;
 mod operating;
+mod reused;
 mod throttled;
 mod trouble;
 mod what_if;

@@ -11,8 +11,8 @@
 //! | 413 | [`DataverseError::TooLarge`] | send less at once |
 //! | 403 and every other refusal | [`DataverseError::Rejected`] | settle the message `dead` with the code, or wait, if it may concern everybody ([`crate::refusal`]) |
 //!
-//! 412 with 0x80040237 (the primary key is there already) is no error but [`super::write::CreateOutcome::AlreadyExisted`]: the key is ours, so the row
-//! is the mail. 412 with 0x80060892 (an alternate key that the organisation has put on a column, such as `messageid`) names no row, and the one that is
+//! 412 with 0x80040237 (a row with matching key values is there already) is no error but [`super::write::CreateOutcome::AlreadyExisted`]. Which key that is,
+//! the code does not say: the primary key, or `messageid` (facts §7.3). So the row is read by its id before it counts as ours. 412 with 0x80060892 (an alternate key that the organisation has put on a column, such as `messageid`) names no row, and the one that is
 //! in the way may be a draft or another mail. So it counts as news: the look-up of the next try asks for the Message-ID and ends the message as `written`
 //! with the row that carries it, or, if none does, the tries run out.
 //!
@@ -277,6 +277,16 @@ impl fmt::Display for Meaning {
 }
 
 impl DataverseError {
+    /// A row is refused because of a key that is not its primary key.
+    #[must_use]
+    pub const fn of_another_key() -> Self {
+        Self::Rejected {
+            status: 412,
+            code: Some(ErrorCode::DUPLICATE_KEY),
+            privilege: None,
+        }
+    }
+
     /// The code of a refusal, if it has one.
     #[must_use]
     pub const fn code(&self) -> Option<ErrorCode> {

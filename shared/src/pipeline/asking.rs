@@ -51,6 +51,7 @@ fn questions(group: &[Candidate], ground: &Ground) -> Questions {
         message,
         effective,
         clues,
+        by_content,
         ..
     } in group
     {
@@ -65,9 +66,10 @@ fn questions(group: &[Candidate], ground: &Ground) -> Questions {
         questions
             .addresses
             .extend(ground.mailboxes.address(&job.key.grant_id).cloned());
+        let keys = std::iter::once(message.activity_id()).chain(*by_content);
         questions
             .emails
-            .push((message.activity_id(), message.internet_message_id.clone()));
+            .push((keys.collect(), message.internet_message_id.clone()));
         clues.ask(message, effective, &mut questions);
     }
     questions

@@ -41,6 +41,7 @@ impl Pipeline {
                 Verdict::Skip(rule) => ended.push(job.skipped(rule, &message)),
                 Verdict::Track | Verdict::Open => candidates.push(Candidate {
                     clues: Clues::of(&message, &effective, &folders),
+                    by_content: message.key_by_content(),
                     job,
                     message,
                     effective,

@@ -41,6 +41,8 @@ pub(super) struct Candidate {
     pub(super) folders: Arc<Folders>,
     /// What it says of its regarding by itself.
     pub(super) clues: Clues,
+    /// The key of its row where another mail has its Message-ID ([`Message::key_by_content`]).
+    pub(super) by_content: Option<ActivityId>,
 }
 
 /// A message whose story is over, before it is settled.

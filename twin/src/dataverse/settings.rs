@@ -52,6 +52,9 @@ pub enum Setting {
     RefusedEmails(Option<RefusedEmails>),
     /// Seconds during which an alternate key that was posted is Pending; 0 at first: Active at once.
     KeyIndexSeconds(u32),
+    /// Whether two emails may not have one `messageid`, as server-side synchronization relies on (Dataverse facts §7.3). On
+    /// at first. The second one is refused with 412 / 0x80040237, whoever writes it; the code is not known.
+    UniqueMessageIds(bool),
 }
 
 /// Which emails are refused, and how.
@@ -81,6 +84,7 @@ pub(crate) struct Settings {
     pub(crate) withheld: Vec<(Privilege, &'static str)>,
     pub(crate) withheld_from_users: Vec<(Privilege, &'static str)>,
     pub(crate) refused_emails: Option<RefusedEmails>,
+    pub(crate) unique_message_ids: bool,
 }
 
 impl Settings {
@@ -107,6 +111,7 @@ impl Settings {
             Setting::KeyIndexSeconds(seconds) => {
                 self.key_index = TimeDelta::seconds(seconds.into());
             }
+            Setting::UniqueMessageIds(unique) => self.unique_message_ids = unique,
         }
     }
 }
@@ -135,6 +140,7 @@ impl Default for Settings {
             withheld: Vec::new(),
             withheld_from_users: Vec::new(),
             refused_emails: None,
+            unique_message_ids: true,
         }
     }
 }

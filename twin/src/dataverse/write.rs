@@ -104,6 +104,7 @@ impl Work<'_> {
         }
         add_computed(table, &mut after);
         self.check_alternate_keys(table, id, &after)?;
+        self.check_message_id(table, id, &after)?;
         if table.name == "activitymimeattachment" {
             self.complete_attachment(&mut after)?;
         }
