@@ -15,6 +15,7 @@ mod invoking;
 mod operating;
 mod throttled;
 mod trouble;
+mod webhook_path;
 mod what_if;
 
 use stage::{lambda, moto};
