@@ -219,19 +219,18 @@ fn ids(all: &[&str]) -> HashSet<String> {
 }
 
 #[tokio::test]
-async fn a_destination_is_made_uncompressed_and_its_deliveries_arrive_through_a_gateway_that_unpacks()
- {
+async fn a_destination_is_made_uncompressed_so_a_gateway_that_unpacks_spoils_nothing() {
     for front_end in [FrontEnd::RestApi, FrontEnd::AsText, FrontEnd::Faithful] {
         let installed = Installed::behind(front_end).await;
         let made = installed.webhook(&["create"]).await;
         assert_eq!(made.status, Some(0), "{}{}", made.out, made.err);
-        assert!(made.out.contains("A signed delivery arrives."));
-        let listed = installed.webhook(&["list", "--json"]).await.json();
-        assert_eq!(listed[0]["compressed_delivery"], false);
         let answers = installed
             .deliver(&notification("m1", "message.created"))
             .await;
         assert_eq!(answers, [200]);
+        assert!(made.out.contains("A signed delivery arrives."));
+        let listed = installed.webhook(&["list", "--json"]).await.json();
+        assert_eq!(listed[0]["compressed_delivery"], false);
         let verified = installed.webhook(&["verify", "--json"]).await;
         assert_eq!(verified.status, Some(0), "{}", verified.out);
         for seen in [verified, installed.doctor().await] {
