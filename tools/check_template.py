@@ -68,6 +68,7 @@ READERS = {
     "NYLAS_API_URL": {WORKER, BACKFILL},
     "NYLAS_API_KEY_SECRET_ID": {WORKER, BACKFILL},
     "WEBHOOK_SECRET_ID": {RECEIVER},
+    "NYLAS_APPLICATION_ID": {RECEIVER},
     "LEDGER_TABLE": {WORKER, BACKFILL},
     "SYNC_QUEUE_URL": {RECEIVER, WORKER, BACKFILL},
     "BACKFILL_QUEUE_URL": {BACKFILL},
@@ -260,6 +261,14 @@ def the_receiver_answers_while_nylas_listens(resources):
         yield f"{RECEIVER}: Timeout {timeout}, but Nylas waits 10 seconds"
 
 
+def the_receiver_has_a_share_of_its_own_and_is_never_stopped(resources):
+    """Reserved by a parameter, and not at all where that is 0: a reservation of 0 would stop the function."""
+    reserved = functions(resources)[RECEIVER].get("ReservedConcurrentExecutions")
+    choice = reserved.get("Fn::If") if isinstance(reserved, dict) else None
+    if not choice or target(choice[1]) is None or choice[2] != {"Ref": "AWS::NoValue"}:
+        yield f"{RECEIVER}: ReservedConcurrentExecutions {json.dumps(reserved)} is not a parameter with 0 for none"
+
+
 def queue_readers_report_message_by_message(resources):
     for name, mapping in of_type(resources, "AWS::Lambda::EventSourceMapping").items():
         if mapping.get("FunctionResponseTypes") != ["ReportBatchItemFailures"]:
@@ -434,6 +443,7 @@ RULES = [
     only_nylas_may_call_without_iam,
     a_task_comes_alone,
     the_receiver_answers_while_nylas_listens,
+    the_receiver_has_a_share_of_its_own_and_is_never_stopped,
     queue_readers_report_message_by_message,
     settings_go_to_their_readers,
     policies_name_what_they_allow,

@@ -100,6 +100,11 @@ class PlantedFaults(unittest.TestCase):
     def test_a_receiver_slower_than_nylas(self):
         self.assert_found("Nylas waits", self.set("WebhookReceiver", "Timeout", 10))
 
+    def test_a_receiver_without_a_share_of_its_own(self):
+        for value in (None, 0, 20, {"Ref": "ReceiverConcurrency"}):
+            plant = self.set("WebhookReceiver", "ReservedConcurrentExecutions", value)
+            self.assert_found("with 0 for none", plant)
+
     def test_a_batch_that_fails_as_one(self):
         def plant(resources):
             del resources["SyncWorker"]["Properties"]["Events"]["SyncQueue"]["Properties"]["FunctionResponseTypes"]

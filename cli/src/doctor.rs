@@ -5,7 +5,7 @@
 //! | What is a check, how is it shown? | `doctor/check.rs` |
 //! | Is the ledger's table right, can its policy be used, are the queues there and without dead letters? | `doctor/aws.rs` |
 //! | Does Nylas take the key, are the mailboxes signed in? | `doctor/nylas.rs` |
-//! | Do notifications come? | `webhook/verify.rs` |
+//! | Do notifications come, as they were sent? | `webhook/verify.rs`, `webhook/probe.rs` |
 //! | Does Dataverse let us in, what does the role allow, what does the organisation hold? | `doctor/dataverse.rs`, `doctor/privileges.rs` |
 //! | What do policy and settings ask for that needs more? | `doctor/wants.rs` |
 //! | Does a whole mail pass, and by which write mode? (`--probe-write`) | `doctor/probe.rs` |
@@ -67,7 +67,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, DoctorError> {
     Ok(ExitCode::from(u8::from(!report.is_healthy())))
 }
 
-const SETTINGS: &str = "settings";
+pub(crate) const SETTINGS: &str = "settings";
 const AWS: &str = "aws";
 
 /// What the environment names, as far as it is in order.
@@ -189,25 +189,24 @@ async fn examine(probe_write: bool) -> Result<Vec<Check>, DoctorError> {
         }
         is_receiver(url)
     });
+    let mut compressed = false;
     match (nylas, &url) {
         (Ok(nylas), Some(url)) => checks.push(match nylas.webhooks().await {
-            Ok(there) => verify::destination(&there, url),
+            Ok(there) => {
+                compressed = verify::ours(&there, url).is_some_and(|found| found.compressed);
+                verify::destination(&there, url)
+            }
             Err(error) => Check::broken(verify::DESTINATION, error.to_string(), "try again"),
         }),
         (Err(needs), _) => checks.push(Check::skipped(verify::DESTINATION, needs)),
         (Ok(_), None) => checks.push(Check::skipped(verify::DESTINATION, SETTINGS)),
     }
-    checks.push(match &url {
-        Some(url) => verify::receiver(&http, url).await,
-        None => Check::skipped(verify::RECEIVER, SETTINGS),
+    let store = named.webhook_secret.map(|id| {
+        let secrets = aws_sdk_secretsmanager::Client::new(&aws);
+        StoredSecret::new(secrets, id)
     });
-    checks.push(match named.webhook_secret {
-        Some(id) => {
-            let secrets = aws_sdk_secretsmanager::Client::new(&aws);
-            verify::secret(&StoredSecret::new(secrets, id)).await
-        }
-        None => Check::skipped(verify::SECRET, SETTINGS),
-    });
+    let path = verify::delivery_path(&http, url.as_deref(), store.as_ref(), compressed).await;
+    checks.extend(path);
     dataverse::examine(named.dataverse, &aws, &wants, probe_write, &mut checks).await?;
     Ok(checks)
 }

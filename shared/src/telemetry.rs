@@ -54,8 +54,18 @@ pub enum Count {
     NotificationQueued,
     /// A notification whose type nobody handles was answered 200.
     NotificationIgnored,
+    /// A notification whose type has a suffix that we do not know was queued all the same.
+    NotificationSuffixUnknown,
+    /// A notification of another Nylas application was answered 200 and not queued.
+    NotificationOfAnotherApplication,
+    /// A notification that is older than a week was answered 200 and not queued.
+    NotificationTooOld,
+    /// A notification that this process has queued within a day was answered 200 and not queued again.
+    NotificationDuplicate,
     /// A delivery was refused for its signature.
     SignatureRefused,
+    /// A delivery was refused for its signature, and its body shows that something changed it on its way.
+    DeliveryAltered,
     /// A delivery was verified but could not be read.
     NotificationUnreadable,
     /// The queue or the secret store did not answer the receiver.
@@ -99,7 +109,12 @@ impl Count {
         match self {
             Self::NotificationQueued => "NotificationQueued",
             Self::NotificationIgnored => "NotificationIgnored",
+            Self::NotificationSuffixUnknown => "NotificationSuffixUnknown",
+            Self::NotificationOfAnotherApplication => "NotificationOfAnotherApplication",
+            Self::NotificationTooOld => "NotificationTooOld",
+            Self::NotificationDuplicate => "NotificationDuplicate",
             Self::SignatureRefused => "SignatureRefused",
+            Self::DeliveryAltered => "DeliveryAltered",
             Self::NotificationUnreadable => "NotificationUnreadable",
             Self::ReceiverUnavailable => "ReceiverUnavailable",
             Self::Written => "Written",

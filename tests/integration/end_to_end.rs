@@ -17,6 +17,7 @@ mod operating;
 mod reused;
 mod throttled;
 mod trouble;
+mod webhook_path;
 mod what_if;
 
 use stage::{lambda, moto};

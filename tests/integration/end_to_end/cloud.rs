@@ -457,7 +457,7 @@ impl Cloud {
         self.twin.nylas().add_message(GRANT, object.clone());
         json!({
             "specversion": "1.0", "type": "message.created", "source": "/google/emails/realtime", "id": format!("notification-{id}"),
-            "time": 1_795_150_010, "webhook_delivery_attempt": 1, "data": {"application_id": "app", "object": object},
+            "time": chrono::Utc::now().timestamp(), "webhook_delivery_attempt": 1, "data": {"application_id": "app", "object": object},
         })
     }
 }
