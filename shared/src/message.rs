@@ -90,7 +90,7 @@ pub enum Omission {
     Date,
     /// An address that is none.
     Address,
-    /// An attachment too large, of a refused type, or no longer there.
+    /// An attachment too large, of a refused type, no longer there, or not to be had for long.
     Attachment,
     /// The owner was refused by Dataverse.
     Owner,
@@ -102,6 +102,13 @@ pub enum Omission {
     Contact,
     /// Somebody's contact has no company, because Dataverse refused the company's row.
     Company,
+    /// Part of the body, or all of it but the provider's snippet: it is longer than its column, or larger than a worker
+    /// holds.
+    Body,
+    /// A person who was not looked up, because the message names more than are: the party is its address alone.
+    Resolution,
+    /// A recipient who is no party, because the message has more than one row is given.
+    Recipient,
 }
 
 impl fmt::Display for Omission {
@@ -115,6 +122,9 @@ impl fmt::Display for Omission {
             Self::LongMessageId => "long Message-ID",
             Self::Contact => "contact refused",
             Self::Company => "company refused",
+            Self::Body => "part of the body",
+            Self::Resolution => "record of a recipient",
+            Self::Recipient => "recipient",
         })
     }
 }

@@ -1,6 +1,6 @@
 //! What happens to a message, in order. One story, for a batch of messages:
 //!
-//! **claim** each in the ledger → **fetch** those not yet in hand → **decide** by the policy → **look up** all people and mails of the batch in one
+//! **claim** each in the ledger → **fetch** those not yet in hand, as many as may be held at a time → **decide** by the policy → **look up** all people and mails of the batch in one
 //! `$batch` of queries → **decide** what only that can tell → **make** contacts where the policy says so → **regard** → **map** → **write** one `$batch` with one
 //! change set for each mail → **settle** each claim.
 //!
@@ -19,6 +19,7 @@
 
 pub mod address_book;
 mod asking;
+mod attachments;
 pub mod budget;
 mod claiming;
 pub mod created_on;
@@ -29,14 +30,19 @@ mod handled;
 pub mod history;
 mod job;
 mod newcomers;
+pub mod people_limit;
+mod portions;
 pub mod preview;
 mod regard;
 pub mod settings;
 pub mod theirs;
 mod writing;
 
+use std::collections::VecDeque;
+
 use futures_util::{StreamExt, stream};
 
+use self::asking::LookedUp;
 use self::budget::{Identities, Traffic};
 use self::created_on::Backdating;
 use self::fate::Failure;
@@ -44,6 +50,8 @@ pub use self::fate::{Fate, Run, Work};
 use self::ground::Ground;
 pub use self::handled::{Handled, Summary};
 use self::job::{Candidate, Ended, Job};
+use self::people_limit::ResolvedPeopleLimit;
+use self::portions::MemoryInUse;
 use self::writing::{Caller, Mail};
 use crate::dataverse::DataverseClient;
 use crate::dataverse::look_up::Found;
@@ -81,6 +89,8 @@ pub struct Pipeline {
     pub created_on: Backdating,
     /// What is tracked.
     pub policy: PolicySource,
+    /// How many people of one message are looked up.
+    pub people_limit: ResolvedPeopleLimit,
 }
 
 impl Pipeline {
@@ -118,100 +128,109 @@ impl Pipeline {
         (handled, traffic)
     }
 
-    /// Everything between claim and settle.
+    /// Everything between claim and settle, portion by portion ([`portions`]).
     async fn bring_in(&self, jobs: Vec<Job>, run: &Run, ended: &mut Vec<Ended>) -> Traffic {
-        let Some(prepared) = self.prepare(jobs, run, ended).await else {
-            return Traffic::default();
+        let (ground, session) = match self.begin(&jobs, run).await {
+            Ok(begun) => begun,
+            Err(failure) => {
+                ended.extend(all_failed(jobs, &failure, run));
+                return Traffic::default();
+            }
         };
-        let Prepared {
-            ground,
-            session,
-            messages,
-            groups,
-        } = prepared;
-        let mut mails = Vec::new();
-        for (tracked, mut found) in groups {
-            let peopled = self.make_contacts(&session, tracked, &mut found, &ground, run, ended);
+        let mut messages = 0;
+        portions::each(jobs, run, ended, async |mut portion, ended| {
+            let candidates = self.prepare(&mut portion, &ground, run, ended).await;
+            messages += candidates.len();
+            self.track(&session, candidates, &ground, run, ended).await;
+            portion
+        })
+        .await;
+        if messages > 0 {
+            self.share(&session, run).await;
+        }
+        Traffic::of(&session, messages)
+    }
+
+    /// What all messages of a run stand on, and the calls that they share.
+    async fn begin(&self, jobs: &[Job], run: &Run) -> Result<(Ground, Session), Failure> {
+        let grants: Vec<_> = jobs.iter().map(|job| &job.key.grant_id).collect();
+        let ground = self.ground(&grants, run.now).await?;
+        let token = self.identities.of(run).tokens.token(run.now).await?;
+        Ok((ground, Session::timed_by(token, run.clock)))
+    }
+
+    /// Takes as many messages from `jobs` as may be held, until the policy needs to know what Dataverse knows of them.
+    async fn prepare(
+        &self,
+        jobs: &mut Vec<Job>,
+        ground: &Ground,
+        run: &Run,
+        ended: &mut Vec<Ended>,
+    ) -> Vec<Candidate> {
+        let fetched = self.fetch(jobs, ground, run, ended).await;
+        self.decide(fetched, ground, run, ended).await
+    }
+
+    /// From the look-up to the row, group by group ([`asking`]).
+    async fn track(
+        &self,
+        session: &Session,
+        candidates: Vec<Candidate>,
+        ground: &Ground,
+        run: &Run,
+        ended: &mut Vec<Ended>,
+    ) {
+        let mut groups = asking::groups(candidates, self.dataverse.queries_a_batch());
+        while !groups.is_empty() {
+            let looked_up = self.look_up(session, &mut groups, ground, run, ended);
+            let LookedUp::Found(group, mut found) = looked_up.await else {
+                continue;
+            };
+            let tracked = deciding::finally(group, &found, ground, ended);
+            let peopled = self.make_contacts(session, tracked, &mut found, ground, run, ended);
             let peopled = peopled.await;
-            let regarded = self.regard(&session, peopled, &mut found, &ground, run, ended);
+            let regarded = self.regard(session, peopled, &mut found, ground, run, ended);
+            let mut mails = Vec::new();
             for regarded in regarded.await {
-                match self.map(&session, regarded, &found, &ground, run).await {
+                match self.map(session, regarded, &found, ground, run).await {
                     Mapped::Mail(mail) => mails.push(*mail),
                     Mapped::Ended(end) => ended.push(*end),
                 }
             }
+            self.write(session, mails, run, ended).await;
         }
-        self.write(&session, mails, run, ended).await;
-        self.share(&session, run).await;
-        Traffic::of(&session, messages)
     }
 
-    /// The steps that only read: until it is decided what is tracked. `None` when nothing is.
-    async fn prepare(&self, jobs: Vec<Job>, run: &Run, ended: &mut Vec<Ended>) -> Option<Prepared> {
-        let grants: Vec<_> = jobs.iter().map(|job| &job.key.grant_id).collect();
-        let ground = match self.ground(&grants, run.now).await {
-            Ok(ground) => ground,
-            Err(failure) => {
-                ended.extend(all_failed(jobs, &failure, run));
-                return None;
-            }
-        };
-        let fetched = self.fetch(jobs, &ground, run, ended).await;
-        let candidates = self.decide(fetched, &ground, run, ended).await;
-        if candidates.is_empty() {
-            return None;
-        }
-        let back = |candidates: Vec<Candidate>| candidates.into_iter().map(|one| one.job);
-        let token = self.identities.of(run).tokens.token(run.now);
-        let session = match token.await {
-            Ok(token) => Session::timed_by(token, run.clock),
-            Err(error) => {
-                ended.extend(all_failed(back(candidates), &error.into(), run));
-                return None;
-            }
-        };
-        if run.is_nearly_over() {
-            let failure = Failure::no_time_left();
-            ended.extend(all_failed(back(candidates), &failure, run));
-            return None;
-        }
-        let messages = candidates.len();
-        let looked_up = self.look_up(&session, candidates, &ground, run, ended);
-        let groups = looked_up.await.into_iter().map(|(group, found)| {
-            let tracked = deciding::finally(group, &found, &ground, ended);
-            (tracked, found)
-        });
-        Some(Prepared {
-            groups: groups.collect(),
-            ground,
-            session,
-            messages,
-        })
-    }
-
-    /// Fetches what is not in hand, or lacks headers that the policy needs. A message that stays gone is skipped.
+    /// Fetches what is not in hand, or lacks headers that the policy needs, while there is room in memory. A message that stays gone is skipped.
     async fn fetch(
         &self,
-        jobs: Vec<Job>,
+        jobs: &mut Vec<Job>,
         ground: &Ground,
         run: &Run,
         ended: &mut Vec<Ended>,
     ) -> Vec<(Job, Message)> {
-        let fetches = stream::iter(jobs).map(async |mut job| {
+        let memory = MemoryInUse::default();
+        let mut waiting = VecDeque::from(std::mem::take(jobs));
+        let next = std::iter::from_fn(|| waiting.pop_front_if(|_| memory.has_room()));
+        let fetches = stream::iter(next).map(async |mut job| {
             let headers = ground.headers(&job.key.grant_id);
             let suffices = |message: &Message| headers == Headers::Basic || message.has_all_headers;
             let fetched = match job.message.take().filter(suffices) {
-                Some(message) => Ok(Fetched::Message(Box::new(message))),
+                Some(message) => {
+                    memory.add(&message);
+                    Ok(Fetched::Message(Box::new(message)))
+                }
                 None if run.is_nearly_over() => Err(Failure::no_time_left()),
                 None => self
                     .nylas
-                    .message(&job.key, headers)
+                    .message_counted(&job.key, headers, memory.counter())
                     .await
                     .map_err(Failure::from),
             };
             (job, fetched)
         });
         let answers: Vec<_> = fetches.buffered(FETCHES).collect().await;
+        *jobs = waiting.into();
         let mut in_hand = Vec::new();
         for (job, result) in answers {
             match result {
@@ -240,6 +259,8 @@ impl Pipeline {
             ..
         } = candidate;
         mapping::limit(&mut message, effective.content);
+        let left_out = people_limit::left_out(&message, &findings.parties);
+        message.omissions.extend(left_out);
         let activity_id = message.activity_id();
         let ours = found.by_key(activity_id);
         let theirs = found.by_mail(&message);
@@ -286,6 +307,7 @@ fn findings(
         job,
         message,
         effective,
+        people,
         ..
     } = candidate;
     let inside = ground.inside(found);
@@ -303,20 +325,10 @@ fn findings(
         } else {
             Direction::Incoming
         },
-        parties: parties::of_message(message, &inside, effective.ambiguous),
+        parties: people.limit(parties::of_message(message, &inside, effective.ambiguous)),
         regarding,
         owner,
     }
-}
-
-/// What the steps that only read came to.
-struct Prepared {
-    ground: Ground,
-    session: Session,
-    /// How many messages Dataverse was asked about.
-    messages: usize,
-    /// What is tracked, with what was found about it.
-    groups: Vec<(Vec<Candidate>, Found)>,
 }
 
 /// What mapping a message came to.

@@ -48,6 +48,8 @@ impl Pipeline {
                     jobs.push(Job {
                         key,
                         receive_count,
+                        failures: receive_count.saturating_sub(1),
+                        waiting_since: run.now,
                         message,
                         decision: None,
                         made: BTreeSet::new(),

@@ -3,8 +3,11 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
+
 use super::fate::{Failure, Fate, Run};
 use super::handled::Summary;
+use super::people_limit::PeopleLookedUp;
 use super::regard::Clues;
 use crate::dataverse::rows::Record;
 use crate::decision::DecisionRecord;
@@ -23,6 +26,10 @@ const GONE_AFTER: u32 = 5;
 pub(super) struct Job {
     pub(super) key: MessageKey,
     pub(super) receive_count: u32,
+    /// Deliveries before this one that failed.
+    pub(super) failures: u32,
+    /// When it was claimed first.
+    pub(super) waiting_since: DateTime<Utc>,
     pub(super) message: Option<Message>,
     /// What the policy said last.
     pub(super) decision: Option<Decision>,
@@ -40,6 +47,8 @@ pub(super) struct Candidate {
     pub(super) folders: Arc<Folders>,
     /// What it says of its regarding by itself.
     pub(super) clues: Clues,
+    /// Who of its people is looked up.
+    pub(super) people: PeopleLookedUp,
 }
 
 /// A message whose story is over, before it is settled.
@@ -63,6 +72,17 @@ impl Ended {
 }
 
 impl Job {
+    /// The same message, to be fetched and decided once more.
+    pub(super) fn from_the_start(&self) -> Self {
+        Self {
+            key: self.key.clone(),
+            message: None,
+            decision: None,
+            made: BTreeSet::new(),
+            ..*self
+        }
+    }
+
     /// What the policy said, to be kept, and what was made.
     pub(super) fn record(&self) -> Option<DecisionRecord> {
         let decision = self.decision.as_ref()?;

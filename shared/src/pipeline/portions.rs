@@ -1,0 +1,259 @@
+//! In which portions a batch goes through the steps, so that no message costs its neighbours a delivery.
+//!
+//! | A message that | Goes through the steps |
+//! | --- | --- |
+//! | is like any other | together with its neighbours, as many at a time as the memory has room for |
+//! | failed [`ALONE_AFTER`] times already | alone, when its neighbours are through |
+//! | was in a portion at which the program panicked, and has no outcome yet | alone, when its neighbours are through |
+//! | made the program panic alone | no more: the delivery has failed, like one that met an error |
+//!
+//! Every step can be repeated (see [`super`]), so a message that goes through them again may have been written the first
+//! time. A panic is a fault of ours. What it says may quote the message, so it is dropped here, and logged by its place in
+//! the program ([`crate::telemetry::init`]).
+
+use std::collections::{HashSet, VecDeque};
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use futures_util::FutureExt;
+
+use super::fate::{Failure, Run};
+use super::job::{Ended, Job};
+use crate::ids::MessageKey;
+use crate::message::Message;
+
+/// Failures after which a message is no longer processed together with others: it may be the one at which they fail.
+const ALONE_AFTER: u32 = 2;
+
+/// Bytes of messages that may be held when another fetch begins.
+///
+/// Three fetches are under way at a time, so at most three messages of [`crate::nylas::LARGEST_MESSAGE`] come on top. While
+/// one of them is read or written, it is in memory about three times. Measured: `docs/limits.md`.
+const FETCH_WHILE_BELOW: usize = 48 * 1024 * 1024;
+
+/// The bytes of the messages that a portion holds, or that are arriving for it.
+#[derive(Default)]
+pub(super) struct MemoryInUse(AtomicUsize);
+
+impl MemoryInUse {
+    /// Whether another fetch may begin.
+    pub(super) fn has_room(&self) -> bool {
+        self.0.load(Ordering::Relaxed) < FETCH_WHILE_BELOW
+    }
+
+    /// Adds a message that a list brought along.
+    pub(super) fn add(&self, message: &Message) {
+        let bytes = message.body.len() + message.snippet.len();
+        self.0.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// What a fetch counts its bytes in.
+    pub(super) const fn counter(&self) -> &AtomicUsize {
+        &self.0
+    }
+}
+
+/// Takes jobs through `step` in portions, until each has ended. `step` gives back those that it had no room for; they come
+/// next.
+pub(super) async fn each<S>(jobs: Vec<Job>, run: &Run, ended: &mut Vec<Ended>, mut step: S)
+where
+    S: AsyncFnMut(Vec<Job>, &mut Vec<Ended>) -> Vec<Job>,
+{
+    let (suspects, together): (Vec<_>, Vec<_>) = jobs.into_iter().partition(is_suspect);
+    let mut portions = VecDeque::from([together]);
+    portions.extend(suspects.into_iter().map(|job| vec![job]));
+    while let Some(portion) = portions.pop_front() {
+        if portion.is_empty() {
+            continue;
+        }
+        let again: Vec<Job> = portion.iter().map(Job::from_the_start).collect();
+        let was_alone = again.len() == 1;
+        // What the steps share with later portions is whole after a panic: caches replace what they keep as one value, and
+        // an outcome is pushed as one value.
+        match AssertUnwindSafe(step(portion, ended)).catch_unwind().await {
+            Ok(rest) => portions.push_front(rest),
+            Err(_) if was_alone => {
+                let panicked = without_outcome(again, ended);
+                ended.extend(
+                    panicked
+                        .into_iter()
+                        .map(|job| job.failed(panicked_alone(), run)),
+                );
+            }
+            Err(_) => {
+                tracing::error!(
+                    messages = again.len(),
+                    "the program panicked at one of these messages: each goes on alone"
+                );
+                let open = without_outcome(again, ended);
+                portions.extend(open.into_iter().map(|job| vec![job]));
+            }
+        }
+    }
+}
+
+fn is_suspect(job: &Job) -> bool {
+    job.failures >= ALONE_AFTER
+}
+
+fn panicked_alone() -> Failure {
+    Failure::soon("the program panicked at this message, which is a fault of the program")
+}
+
+fn without_outcome(jobs: Vec<Job>, ended: &[Ended]) -> Vec<Job> {
+    let over: HashSet<&MessageKey> = ended.iter().map(|ended| &ended.key).collect();
+    let open = jobs.into_iter().filter(|job| !over.contains(&job.key));
+    open.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::time::Instant;
+
+    use chrono::DateTime;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::dedupe::ClaimToken;
+    use crate::pipeline::fate::Fate;
+
+    fn job(id: &str, failures: u32) -> Job {
+        Job {
+            key: MessageKey {
+                grant_id: "g".parse().unwrap(),
+                message_id: id.parse().unwrap(),
+            },
+            receive_count: 1 + failures,
+            failures,
+            waiting_since: DateTime::UNIX_EPOCH,
+            message: None,
+            decision: None,
+            made: BTreeSet::new(),
+        }
+    }
+
+    fn run() -> Run {
+        Run {
+            token: ClaimToken::new(Uuid::nil()),
+            now: DateTime::UNIX_EPOCH,
+            begun: Instant::now(),
+            clock: Instant::now,
+            deadline: DateTime::UNIX_EPOCH,
+            identity: 0,
+            jitter_percent: 0,
+        }
+    }
+
+    fn id(key: &MessageKey) -> &str {
+        key.message_id.as_str()
+    }
+
+    fn ids(jobs: &[Job]) -> Vec<String> {
+        jobs.iter().map(|job| id(&job.key).to_owned()).collect()
+    }
+
+    /// Skipped stands for any outcome.
+    fn over(job: Job) -> Ended {
+        Ended {
+            key: job.key,
+            fate: Fate::Skipped {
+                rule: "gone".to_owned(),
+            },
+            decision: None,
+            record: None,
+            summary: None,
+        }
+    }
+
+    /// The portions that a step gets that takes `room` jobs at a time and panics at the job `bad`, before anything of that
+    /// portion ends or after; and what became of each message.
+    async fn portions(
+        jobs: Vec<Job>,
+        room: usize,
+        bad: &str,
+        late: bool,
+    ) -> (Vec<Vec<String>>, Vec<Ended>) {
+        let (mut seen, mut ended) = (Vec::new(), Vec::new());
+        let step = async |mut portion: Vec<Job>, ended: &mut Vec<Ended>| {
+            let rest = portion.split_off(room.min(portion.len()));
+            seen.push(ids(&portion));
+            tokio::task::yield_now().await;
+            for job in portion {
+                let is_bad = id(&job.key) == bad;
+                assert!(late || !is_bad, "a private subject");
+                if !is_bad {
+                    ended.push(over(job));
+                }
+            }
+            assert!(!late || !seen.last().unwrap().iter().any(|id| id == bad));
+            rest
+        };
+        each(jobs, &run(), &mut ended, step).await;
+        (seen, ended)
+    }
+
+    fn all(names: &[&str]) -> Vec<Job> {
+        names.iter().map(|name| job(name, 0)).collect()
+    }
+
+    #[tokio::test]
+    async fn what_there_was_no_room_for_comes_next() {
+        let (seen, ended) = portions(all(&["a", "b", "c"]), 2, "", false).await;
+        assert_eq!(seen, [vec!["a", "b"], vec!["c"]]);
+        assert_eq!(ended.len(), 3);
+    }
+
+    #[tokio::test]
+    async fn a_message_that_failed_twice_goes_alone_after_its_neighbours() {
+        let jobs = vec![job("a", 2), job("b", 1), job("c", 7), job("d", 0)];
+        let (seen, _) = portions(jobs, 10, "", false).await;
+        assert_eq!(seen, [vec!["b", "d"], vec!["a"], vec!["c"]]);
+    }
+
+    #[tokio::test]
+    async fn a_panic_at_one_message_leaves_its_neighbours_untouched_and_fails_its_delivery() {
+        for late in [false, true] {
+            let (seen, ended) = portions(all(&["a", "b", "c"]), 10, "b", late).await;
+            // Those that had ended before the panic are not processed again.
+            let alone: Vec<&str> = seen[1..]
+                .iter()
+                .map(|portion| portion[0].as_str())
+                .collect();
+            assert_eq!(alone, if late { vec!["b"] } else { vec!["b", "c"] });
+            assert_eq!(ended.len(), 3, "each message once");
+            for Ended { key, fate, .. } in &ended {
+                match fate {
+                    Fate::Waiting { reason, .. } if id(key) == "b" => {
+                        assert!(reason.contains("panicked"), "{reason}");
+                        assert!(!reason.contains("private"), "{reason}");
+                    }
+                    Fate::Skipped { .. } if id(key) != "b" => {}
+                    other => panic!("{key}: {other:?}"),
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_message_that_made_the_program_panic_is_given_up_like_one_that_met_errors() {
+        let last = Job {
+            receive_count: crate::retry::RECEIVE_LIMIT,
+            ..job("a", crate::retry::RECEIVE_LIMIT - 1)
+        };
+        let (_, ended) = portions(vec![last], 10, "a", false).await;
+        assert!(matches!(ended[0].fate, Fate::Dead { gave_up: true, .. }));
+    }
+
+    #[test]
+    fn another_fetch_begins_while_there_is_room() {
+        let memory = MemoryInUse::default();
+        assert!(memory.has_room());
+        memory
+            .counter()
+            .fetch_add(FETCH_WHILE_BELOW - 1, Ordering::Relaxed);
+        assert!(memory.has_room());
+        memory.counter().fetch_add(1, Ordering::Relaxed);
+        assert!(!memory.has_room());
+    }
+}
