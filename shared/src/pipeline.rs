@@ -51,7 +51,7 @@ use self::ground::Ground;
 pub use self::handled::{Handled, Summary};
 use self::job::{Candidate, Ended, Job};
 use self::people_limit::ResolvedPeopleLimit;
-use self::portions::MemoryInUse;
+use self::portions::{MemoryInUse, Portions};
 use self::writing::{Caller, Mail};
 use crate::dataverse::DataverseClient;
 use crate::dataverse::look_up::Found;
@@ -138,13 +138,14 @@ impl Pipeline {
             }
         };
         let mut messages = 0;
-        portions::each(jobs, run, ended, async |mut portion, ended| {
-            let candidates = self.prepare(&mut portion, &ground, run, ended).await;
-            messages += candidates.len();
-            self.track(&session, candidates, &ground, run, ended).await;
-            portion
-        })
-        .await;
+        let mut portions = Portions::of(jobs);
+        while let Some(portion) = portions.next() {
+            let steps = self.portion(&session, portion, &ground, run, &mut messages, ended);
+            match portions::caught(steps).await {
+                Some(rest) => portions.put_back(rest),
+                None => portions.panicked(ended, run),
+            }
+        }
         if messages > 0 {
             self.share(&session, run).await;
         }
@@ -157,6 +158,27 @@ impl Pipeline {
         let ground = self.ground(&grants, run.now).await?;
         let token = self.identities.of(run).tokens.token(run.now).await?;
         Ok((ground, Session::timed_by(token, run.clock)))
+    }
+
+    /// Takes as many messages of a portion as may be held through all steps. Gives back the others.
+    async fn portion(
+        &self,
+        session: &Session,
+        mut portion: Vec<Job>,
+        ground: &Ground,
+        run: &Run,
+        looked_up: &mut usize,
+        ended: &mut Vec<Ended>,
+    ) -> Vec<Job> {
+        if let Some(error) = session.ended_by() {
+            // They would be fetched for nothing.
+            ended.extend(all_failed(portion, &error.clone().into(), run));
+            return Vec::new();
+        }
+        let candidates = self.prepare(&mut portion, ground, run, ended).await;
+        *looked_up += candidates.len();
+        self.track(session, candidates, ground, run, ended).await;
+        portion
     }
 
     /// Takes as many messages from `jobs` as may be held, until the policy needs to know what Dataverse knows of them.

@@ -53,43 +53,65 @@ impl MemoryInUse {
     }
 }
 
-/// Takes jobs through `step` in portions, until each has ended. `step` gives back those that it had no room for; they come
-/// next.
-pub(super) async fn each<S>(jobs: Vec<Job>, run: &Run, ended: &mut Vec<Ended>, mut step: S)
-where
-    S: AsyncFnMut(Vec<Job>, &mut Vec<Ended>) -> Vec<Job>,
-{
-    let (suspects, together): (Vec<_>, Vec<_>) = jobs.into_iter().partition(is_suspect);
-    let mut portions = VecDeque::from([together]);
-    portions.extend(suspects.into_iter().map(|job| vec![job]));
-    while let Some(portion) = portions.pop_front() {
-        if portion.is_empty() {
-            continue;
-        }
-        let again: Vec<Job> = portion.iter().map(Job::from_the_start).collect();
-        let was_alone = again.len() == 1;
-        // What the steps share with later portions is whole after a panic: caches replace what they keep as one value, and
-        // an outcome is pushed as one value.
-        match AssertUnwindSafe(step(portion, ended)).catch_unwind().await {
-            Ok(rest) => portions.push_front(rest),
-            Err(_) if was_alone => {
-                let panicked = without_outcome(again, ended);
-                ended.extend(
-                    panicked
-                        .into_iter()
-                        .map(|job| job.failed(panicked_alone(), run)),
-                );
-            }
-            Err(_) => {
-                tracing::error!(
-                    messages = again.len(),
-                    "the program panicked at one of these messages: each goes on alone"
-                );
-                let open = without_outcome(again, ended);
-                portions.extend(open.into_iter().map(|job| vec![job]));
-            }
+/// Jobs that wait for their turn.
+pub(super) struct Portions {
+    waiting: VecDeque<Vec<Job>>,
+    /// The jobs of the portion that has its turn, as they were before.
+    at_work: Vec<Job>,
+}
+
+impl Portions {
+    pub(super) fn of(jobs: Vec<Job>) -> Self {
+        let (suspects, together): (Vec<_>, Vec<_>) = jobs.into_iter().partition(is_suspect);
+        let mut waiting = VecDeque::from([together]);
+        waiting.extend(suspects.into_iter().map(|job| vec![job]));
+        Self {
+            waiting,
+            at_work: Vec::new(),
         }
     }
+
+    /// The next portion; `None` when each job had its turn.
+    pub(super) fn next(&mut self) -> Option<Vec<Job>> {
+        let portion = std::iter::from_fn(|| self.waiting.pop_front()).find(|it| !it.is_empty())?;
+        self.at_work = portion.iter().map(Job::from_the_start).collect();
+        Some(portion)
+    }
+
+    /// What the portion had no room for comes next.
+    pub(super) fn put_back(&mut self, rest: Vec<Job>) {
+        self.waiting.push_front(rest);
+    }
+
+    /// The program panicked at the portion: those of its jobs that have no outcome go on alone. One that was alone has
+    /// failed.
+    pub(super) fn panicked(&mut self, ended: &mut Vec<Ended>, run: &Run) {
+        let at_work = std::mem::take(&mut self.at_work);
+        let was_alone = at_work.len() == 1;
+        let over: HashSet<&MessageKey> = ended.iter().map(|ended| &ended.key).collect();
+        let open = at_work.into_iter().filter(|job| !over.contains(&job.key));
+        let open: Vec<Job> = open.collect();
+        if was_alone {
+            ended.extend(
+                open.into_iter()
+                    .map(|job| job.failed(panicked_alone(), run)),
+            );
+        } else {
+            tracing::error!(
+                messages = open.len(),
+                "the program panicked at one of these messages: each goes on alone"
+            );
+            self.waiting.extend(open.into_iter().map(|job| vec![job]));
+        }
+    }
+}
+
+/// Takes a portion through the steps; `None` when the program panicked.
+///
+/// What the steps share with later portions is whole after a panic: caches replace what they keep as one value, and an
+/// outcome is pushed as one value.
+pub(super) async fn caught<T>(steps: impl Future<Output = T>) -> Option<T> {
+    AssertUnwindSafe(steps).catch_unwind().await.ok()
 }
 
 fn is_suspect(job: &Job) -> bool {
@@ -98,12 +120,6 @@ fn is_suspect(job: &Job) -> bool {
 
 fn panicked_alone() -> Failure {
     Failure::soon("the program panicked at this message, which is a fault of the program")
-}
-
-fn without_outcome(jobs: Vec<Job>, ended: &[Ended]) -> Vec<Job> {
-    let over: HashSet<&MessageKey> = ended.iter().map(|ended| &ended.key).collect();
-    let open = jobs.into_iter().filter(|job| !over.contains(&job.key));
-    open.collect()
 }
 
 #[cfg(test)]
@@ -175,21 +191,27 @@ mod tests {
         late: bool,
     ) -> (Vec<Vec<String>>, Vec<Ended>) {
         let (mut seen, mut ended) = (Vec::new(), Vec::new());
-        let step = async |mut portion: Vec<Job>, ended: &mut Vec<Ended>| {
+        let mut portions = Portions::of(jobs);
+        while let Some(mut portion) = portions.next() {
             let rest = portion.split_off(room.min(portion.len()));
             seen.push(ids(&portion));
-            tokio::task::yield_now().await;
-            for job in portion {
-                let is_bad = id(&job.key) == bad;
-                assert!(late || !is_bad, "a private subject");
-                if !is_bad {
-                    ended.push(over(job));
+            let steps = async {
+                tokio::task::yield_now().await;
+                let has_bad = portion.iter().any(|job| id(&job.key) == bad);
+                for job in portion {
+                    assert!(late || id(&job.key) != bad, "a private subject");
+                    if id(&job.key) != bad {
+                        ended.push(over(job));
+                    }
                 }
+                assert!(!has_bad, "a private subject");
+                rest
+            };
+            match caught(steps).await {
+                Some(rest) => portions.put_back(rest),
+                None => portions.panicked(&mut ended, &run()),
             }
-            assert!(!late || !seen.last().unwrap().iter().any(|id| id == bad));
-            rest
-        };
-        each(jobs, &run(), &mut ended, step).await;
+        }
         (seen, ended)
     }
 

@@ -355,10 +355,8 @@ async fn a_message_too_large_to_be_held_comes_with_its_snippet_in_place_of_its_b
     let body = "x".repeat(LARGEST_MESSAGE);
     let large = json!({"body": body, "snippet": "Two red ones"});
     bench.twin.nylas().add_message(GRANT, mail("m1", &large));
-    let held = AtomicUsize::new(7);
-    let fetched = bench
-        .client
-        .message_counted(&key(GRANT, "m1"), Headers::Basic, &held);
+    let (held, key) = (AtomicUsize::new(7), key(GRANT, "m1"));
+    let fetched = bench.client.message_counted(&key, Headers::Basic, &held);
     let Fetched::Message(message) = fetched.await.unwrap() else {
         panic!("it is there");
     };

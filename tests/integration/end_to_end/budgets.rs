@@ -1,6 +1,5 @@
 //! One message never costs its neighbours a delivery: messages with very many recipients, and messages that failed before.
 
-use aws_sdk_dynamodb::types::AttributeValue;
 use serde_json::{Value, json};
 use twin::Setting;
 

@@ -4,7 +4,6 @@ use chrono::Utc;
 use serde_json::json;
 
 use super::cloud::{Cloud, GRANT};
-use crate::tripwire::Tripwire;
 
 fn request(id: &str) -> String {
     json!({"version": 1, "grant_id": GRANT, "message_id": id, "trigger": "created"}).to_string()

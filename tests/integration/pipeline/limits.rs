@@ -200,22 +200,6 @@ async fn a_body_longer_than_its_column_in_this_organisation_is_cut_and_noted() {
     }
 }
 
-#[tokio::test]
-async fn ten_large_messages_are_all_written_though_not_all_are_held_at_once() {
-    let mut world = World::start().await;
-    let ids: Vec<String> = (0..10).map(|n| format!("m{n}")).collect();
-    for id in &ids {
-        let body = "x".repeat(12 * 1024 * 1024);
-        world.put(ADA, mail(id, &json!({"body": body})));
-    }
-    let messages: Vec<(&str, &str)> = ids.iter().map(|id| (ADA, id.as_str())).collect();
-    for fate in world.deliver(&messages).await {
-        assert_eq!(written(&fate).1, None);
-    }
-    let look_ups = world.twin.dataverse().requests().total - 10;
-    assert!(look_ups > 1, "one portion: {look_ups}");
-}
-
 /// As long as an address may be, of characters that are nine each in a URL.
 fn long_address(start: &str) -> String {
     let rest = 320 - start.len() - "@kites.example".len();
