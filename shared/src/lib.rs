@@ -14,6 +14,7 @@
 //! | Who becomes a contact, and of which company? | [`contacts`] |
 //! | How is a duplicate prevented? | [`dedupe`] |
 //! | What happens on 429, or on any failure? | [`retry`] |
+//! | Does a refusal concern one message or everybody? | [`refusal`] |
 //! | How much is asked of Dataverse at a time? | [`governor`] |
 //! | What can Dataverse answer, and how do we read it? | [`dataverse::error`] |
 //! | What is on the queue? | [`sync_request`] |
@@ -37,6 +38,7 @@ pub mod pipeline;
 
 pub mod policy;
 pub mod queue;
+pub mod refusal;
 pub mod regarding;
 pub mod retry;
 pub mod role_address;

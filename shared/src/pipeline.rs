@@ -25,33 +25,34 @@ mod claiming;
 pub mod created_on;
 mod deciding;
 mod fate;
+mod fetching;
 mod ground;
 mod handled;
 pub mod history;
 mod job;
+mod mailbox_pauses;
 mod newcomers;
 pub mod people_limit;
 mod portions;
 pub mod preview;
+mod refusals;
 mod regard;
 pub mod settings;
 pub mod theirs;
 mod writing;
 
-use std::collections::VecDeque;
-
-use futures_util::{StreamExt, stream};
-
 use self::asking::LookedUp;
-use self::budget::{Identities, Traffic};
+use self::budget::{Booked, Identities, Probe, Traffic};
 use self::created_on::Backdating;
 use self::fate::Failure;
 pub use self::fate::{Fate, Run, Work};
 use self::ground::Ground;
 pub use self::handled::{Handled, Summary};
 use self::job::{Candidate, Ended, Job};
+use self::mailbox_pauses::Pauses;
 use self::people_limit::ResolvedPeopleLimit;
-use self::portions::{MemoryInUse, Portions};
+use self::portions::Portions;
+use self::refusals::Aftermath;
 use self::writing::{Caller, Mail};
 use crate::dataverse::DataverseClient;
 use crate::dataverse::look_up::Found;
@@ -59,17 +60,14 @@ use crate::dataverse::rows::{RowState, Table};
 use crate::dataverse::session::Session;
 use crate::dataverse::write::WriteMode;
 use crate::dedupe::ledger::Ledger;
-use crate::governor::Booking;
+use crate::ids::GrantId;
 use crate::mailboxes::MailboxDirectory;
 use crate::mapping::{self, Direction, Findings};
-use crate::message::Message;
-use crate::nylas::{Fetched, Headers, NylasClient};
+use crate::nylas::NylasClient;
 use crate::parties;
 use crate::policy::source::PolicySource;
 use crate::regarding::Decision;
-
-/// Messages fetched at the same time: Microsoft allows four calls at once for each mailbox (Nylas facts §14).
-const FETCHES: usize = 3;
+use crate::retry::FIRST_STEP;
 
 /// Everything that the story needs.
 pub struct Pipeline {
@@ -98,23 +96,46 @@ impl Pipeline {
     ///
     /// While Dataverse wants a pause, or when the invocation is nearly over, everything goes back as it came.
     pub async fn run(&self, work: Vec<Work>, run: Run) -> Vec<Handled> {
-        match self.book(work.len(), &run).await {
-            Ok(booking) => self.story(work, &run, &booking).await.0,
-            Err(failure) => {
-                let handled = claiming::untouched(work, &failure, &run);
-                handled.iter().for_each(Handled::report);
-                handled
-            }
+        match self.book(work.len(), &run, Probe::MayBe).await {
+            Ok(booked) if booked.is_probe => self.probe(work, &run, &booked).await,
+            Ok(booked) => self.story(work, &run, &booked).await.handled,
+            Err(failure) => untouched(work, &failure, &run),
         }
     }
 
+    /// The first message alone, and the others after it, if it passes.
+    async fn probe(&self, work: Vec<Work>, run: &Run, booked: &Booked) -> Vec<Handled> {
+        let mut work = claiming::once_each(work);
+        let rest = work.split_off(work.len().min(1));
+        let Story {
+            mut handled,
+            aftermath,
+            passed,
+            ..
+        } = self.story(work, run, booked).await;
+        if rest.is_empty() {
+            return handled;
+        }
+        handled.extend(match aftermath {
+            Aftermath::Pause(until) => {
+                let cause = booked.refused.cause.as_deref();
+                untouched(rest, &budget::paused(until, cause, run), run)
+            }
+            Aftermath::GoOn if passed && !run.is_nearly_over() => {
+                self.story(rest, run, &Booked::default()).await.handled
+            }
+            // It told nothing; another message is the next probe.
+            Aftermath::GoOn => untouched(
+                rest,
+                &Failure::postponed(FIRST_STEP, "a probe is under way"),
+                run,
+            ),
+        });
+        handled
+    }
+
     /// The story of a batch whose time is booked.
-    async fn story(
-        &self,
-        work: Vec<Work>,
-        run: &Run,
-        booking: &Booking,
-    ) -> (Vec<Handled>, Traffic) {
+    async fn story(&self, work: Vec<Work>, run: &Run, booked: &Booked) -> Story {
         let (jobs, mut handled) = self.claim(work, run).await;
         let mut ended = Vec::new();
         let mut traffic = Traffic::default();
@@ -122,62 +143,102 @@ impl Pipeline {
             // Boxed, because nested this deep the future's type is more than the compiler lays out.
             traffic = Box::pin(self.bring_in(jobs, run, &mut ended)).await;
         }
-        self.put_right(booking, traffic, run);
+        self.put_right(&booked.booking, traffic, run);
+        let aftermath = self.judge_run(&mut ended, booked, run).await;
+        let passed = ended.iter().any(|end| end.wrote);
         handled.extend(self.settle(ended, run).await);
         handled.iter().for_each(Handled::report);
-        (handled, traffic)
+        Story {
+            handled,
+            traffic,
+            aftermath,
+            passed,
+        }
     }
 
     /// Everything between claim and settle, portion by portion ([`portions`]).
     async fn bring_in(&self, jobs: Vec<Job>, run: &Run, ended: &mut Vec<Ended>) -> Traffic {
-        let (ground, session) = match self.begin(&jobs, run).await {
-            Ok(begun) => begun,
-            Err(failure) => {
-                ended.extend(all_failed(jobs, &failure, run));
-                return Traffic::default();
-            }
+        let Some((mut begun, jobs)) = self.begin(jobs, Looks::Write, run, ended).await else {
+            return Traffic::default();
         };
         let mut messages = 0;
         let mut portions = Portions::of(jobs);
+        let mut is_first = true;
         while let Some(portion) = portions.next() {
-            let steps = self.portion(&session, portion, &ground, run, &mut messages, ended);
+            if !std::mem::take(&mut is_first) {
+                // The portions before may have begun or ended some.
+                begun.pauses = self.mailbox_pauses(&grants_of(&portion)).await;
+            }
+            let steps = self.portion(portion, &begun, run, &mut messages, ended);
             match portions::caught(steps).await {
                 Some(rest) => portions.put_back(rest),
                 None => portions.panicked(ended, run),
             }
         }
         if messages > 0 {
-            self.share(&session, run).await;
+            self.share(&begun.session, run).await;
         }
-        Traffic::of(&session, messages)
+        Traffic::of(&begun.session, messages)
     }
 
-    /// What all messages of a run stand on, and the calls that they share.
-    async fn begin(&self, jobs: &[Job], run: &Run) -> Result<(Ground, Session), Failure> {
-        let grants: Vec<_> = jobs.iter().map(|job| &job.key.grant_id).collect();
-        let ground = self.ground(&grants, run.now).await?;
-        let token = self.identities.of(run).tokens.token(run.now).await?;
-        Ok((ground, Session::timed_by(token, run.clock)))
+    /// Reads what all messages of a run stand on. `None` when nothing can be begun: the messages have ended.
+    async fn begin(
+        &self,
+        jobs: Vec<Job>,
+        looks: Looks,
+        run: &Run,
+        ended: &mut Vec<Ended>,
+    ) -> Option<(Begun, Vec<Job>)> {
+        let grants = grants_of(&jobs);
+        let pauses = self.mailbox_pauses(&grants).await;
+        if let Some(failure) = pauses.of_nylas(run) {
+            ended.extend(all_failed(jobs, &failure, run));
+            return None;
+        }
+        let ground = match self.ground(&grants, run.now).await {
+            Ok(ground) => ground,
+            Err(failure) => {
+                let failed: Vec<Ended> = all_failed(jobs, &failure, run).collect();
+                ended.extend(self.without_mailboxes(failed, &pauses, looks, run).await);
+                return None;
+            }
+        };
+        let token = self.identities.of(run).tokens.token(run.now);
+        let session = match token.await {
+            Ok(token) => Session::timed_by(token, run.clock),
+            Err(error) => {
+                ended.extend(all_failed(jobs, &error.into(), run));
+                return None;
+            }
+        };
+        let begun = Begun {
+            ground,
+            session,
+            pauses,
+        };
+        Some((begun, jobs))
     }
 
     /// Takes as many messages of a portion as may be held through all steps. Gives back the others.
     async fn portion(
         &self,
-        session: &Session,
         mut portion: Vec<Job>,
-        ground: &Ground,
+        begun: &Begun,
         run: &Run,
         looked_up: &mut usize,
         ended: &mut Vec<Ended>,
     ) -> Vec<Job> {
-        if let Some(error) = session.ended_by() {
+        let stopped = begun.session.ended_by().map(|error| error.clone().into());
+        if let Some(failure) = refusals::of_everybody(ended).or(stopped) {
             // They would be fetched for nothing.
-            ended.extend(all_failed(portion, &error.clone().into(), run));
+            ended.extend(all_failed(portion, &failure, run));
             return Vec::new();
         }
-        let candidates = self.prepare(&mut portion, ground, run, ended).await;
+        let candidates = self
+            .prepare(&mut portion, begun, Looks::Write, run, ended)
+            .await;
         *looked_up += candidates.len();
-        self.track(session, candidates, ground, run, ended).await;
+        self.track(candidates, begun, run, ended).await;
         portion
     }
 
@@ -185,23 +246,27 @@ impl Pipeline {
     async fn prepare(
         &self,
         jobs: &mut Vec<Job>,
-        ground: &Ground,
+        begun: &Begun,
+        looks: Looks,
         run: &Run,
         ended: &mut Vec<Ended>,
     ) -> Vec<Candidate> {
-        let fetched = self.fetch(jobs, ground, run, ended).await;
+        let Begun { ground, pauses, .. } = begun;
+        let fetched = self.fetch(jobs, pauses, looks, ground, run, ended).await;
         self.decide(fetched, ground, run, ended).await
     }
 
     /// From the look-up to the row, group by group ([`asking`]).
     async fn track(
         &self,
-        session: &Session,
         candidates: Vec<Candidate>,
-        ground: &Ground,
+        begun: &Begun,
         run: &Run,
         ended: &mut Vec<Ended>,
     ) {
+        let Begun {
+            ground, session, ..
+        } = begun;
         let mut groups = asking::groups(candidates, self.dataverse.queries_a_batch());
         while !groups.is_empty() {
             let looked_up = self.look_up(session, &mut groups, ground, run, ended);
@@ -221,47 +286,6 @@ impl Pipeline {
             }
             self.write(session, mails, run, ended).await;
         }
-    }
-
-    /// Fetches what is not in hand, or lacks headers that the policy needs, while there is room in memory. A message that stays gone is skipped.
-    async fn fetch(
-        &self,
-        jobs: &mut Vec<Job>,
-        ground: &Ground,
-        run: &Run,
-        ended: &mut Vec<Ended>,
-    ) -> Vec<(Job, Message)> {
-        let memory = MemoryInUse::default();
-        let mut waiting = VecDeque::from(std::mem::take(jobs));
-        let next = std::iter::from_fn(|| waiting.pop_front_if(|_| memory.has_room()));
-        let fetches = stream::iter(next).map(async |mut job| {
-            let headers = ground.headers(&job.key.grant_id);
-            let suffices = |message: &Message| headers == Headers::Basic || message.has_all_headers;
-            let fetched = match job.message.take().filter(suffices) {
-                Some(message) => {
-                    memory.add(&message);
-                    Ok(Fetched::Message(Box::new(message)))
-                }
-                None if run.is_nearly_over() => Err(Failure::no_time_left()),
-                None => self
-                    .nylas
-                    .message_counted(&job.key, headers, memory.counter())
-                    .await
-                    .map_err(Failure::from),
-            };
-            (job, fetched)
-        });
-        let answers: Vec<_> = fetches.buffered(FETCHES).collect().await;
-        *jobs = waiting.into();
-        let mut in_hand = Vec::new();
-        for (job, result) in answers {
-            match result {
-                Ok(Fetched::Message(message)) => in_hand.push((job, *message)),
-                Ok(Fetched::Gone) => ended.push(job.gone(run)),
-                Err(failure) => ended.push(job.failed(failure, run)),
-            }
-        }
-        in_hand
     }
 
     /// What is there already, and the rows to write.
@@ -353,6 +377,37 @@ fn findings(
     }
 }
 
+/// Whether the pauses of mailboxes are written as well as read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Looks {
+    /// A preview, which writes nothing.
+    Only,
+    Write,
+}
+
+/// How a batch ended.
+struct Story {
+    handled: Vec<Handled>,
+    traffic: Traffic,
+    aftermath: Aftermath,
+    /// A message of it was written.
+    passed: bool,
+}
+
+fn untouched(work: Vec<Work>, failure: &Failure, run: &Run) -> Vec<Handled> {
+    let handled = claiming::untouched(work, failure, run);
+    handled.iter().for_each(Handled::report);
+    handled
+}
+
+/// What all messages of a run stand on, and the calls that they share.
+struct Begun {
+    ground: Ground,
+    session: Session,
+    /// The pauses of the mailboxes, as they were read last.
+    pauses: Pauses,
+}
+
 /// What mapping a message came to.
 enum Mapped {
     Mail(Box<Mail>),
@@ -363,6 +418,10 @@ impl Mapped {
     fn ended(ended: Ended) -> Self {
         Self::Ended(Box::new(ended))
     }
+}
+
+fn grants_of(jobs: &[Job]) -> Vec<&GrantId> {
+    jobs.iter().map(|job| &job.key.grant_id).collect()
 }
 
 fn all_failed(

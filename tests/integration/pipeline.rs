@@ -36,6 +36,7 @@ mod governor;
 mod guards;
 mod history;
 mod impersonation;
+mod incidents;
 mod lengths;
 mod limits;
 mod odd_mail;

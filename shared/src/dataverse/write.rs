@@ -128,7 +128,8 @@ impl DataverseClient {
             match self.write_together(session, some).await {
                 Ok(outcomes) => results.extend(outcomes),
                 Err(error @ (DataverseError::TooLarge | DataverseError::Rejected { .. }))
-                    if some.len() > 1 && !self.may_be_refused_for_its_caller(&error) =>
+                    // One by one, they would meet the same refusal.
+                    if some.len() > 1 && !error.may_concern_caller() =>
                 {
                     for email in some {
                         results.push(
@@ -149,11 +150,6 @@ impl DataverseClient {
             }
         }
         results
-    }
-
-    /// One by one, the mails would meet the same refusal.
-    fn may_be_refused_for_its_caller(&self, error: &DataverseError) -> bool {
-        self.caller.is_some() && error.code().is_some_and(ErrorCode::concerns_caller)
     }
 
     async fn write_together<E: Borrow<EmailWrite>>(
@@ -353,7 +349,8 @@ fn is_duplicate(error: &DataverseError) -> bool {
         error,
         DataverseError::Rejected {
             status: 412,
-            code: Some(ErrorCode::DUPLICATE_KEY)
+            code: Some(ErrorCode::DUPLICATE_KEY),
+            ..
         }
     )
 }

@@ -9,11 +9,10 @@
 
 use std::collections::VecDeque;
 
-use super::Pipeline;
-use super::all_failed;
 use super::fate::{Failure, Run};
 use super::ground::Ground;
 use super::job::{Candidate, Ended};
+use super::{Pipeline, all_failed, refusals};
 use crate::dataverse::error::DataverseError;
 use crate::dataverse::look_up::{Found, Questions};
 use crate::dataverse::session::Session;
@@ -91,6 +90,9 @@ impl Pipeline {
             ended.extend(all_failed(jobs, &failure, run));
             LookedUp::Nothing
         };
+        if let Some(refused) = refusals::of_everybody(ended) {
+            return fail(candidates, refused, ended);
+        }
         if run.is_nearly_over() {
             return fail(candidates, Failure::no_time_left(), ended);
         }
@@ -101,8 +103,11 @@ impl Pipeline {
             Err(error) => error,
         };
         let timed_out = session.timeouts() > timeouts;
-        let smaller = match error {
-            DataverseError::Rejected { .. } | DataverseError::TooLarge if candidates.len() > 1 => {
+        let smaller = match &error {
+            // One by one, they would meet the same refusal of the caller.
+            DataverseError::Rejected { .. } | DataverseError::TooLarge
+                if candidates.len() > 1 && !error.may_concern_caller() =>
+            {
                 alone(candidates)
             }
             DataverseError::Unavailable { .. } if timed_out && is_half && candidates.len() > 1 => {
@@ -110,7 +115,7 @@ impl Pipeline {
             }
             // One message is asked about once more, in smaller batches.
             DataverseError::Unavailable { .. } if timed_out && !is_half => halves(candidates),
-            error => return fail(candidates, error.into(), ended),
+            _ => return fail(candidates, error.into(), ended),
         };
         smaller
             .into_iter()

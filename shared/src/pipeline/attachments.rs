@@ -165,16 +165,18 @@ impl Pipeline {
                 let reason = "nylas does not find a file of the message".to_owned();
                 (Trouble::Missing, reason)
             }
-            // 404 is left for a grant that is not there, which concerns more than the file.
-            Err(NylasError::Rejected { status, .. }) if status != 404 => {
+            Err(error @ NylasError::Rejected { .. }) if !error.concerns_mailbox() => {
                 return Ok(Download::LeftOut);
             }
             Err(error @ NylasError::Unavailable { .. }) => {
                 (Trouble::Failing, format!("a file of the message: {error}"))
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => {
+                self.note_throttled(&job.key.grant_id, &error, run).await;
+                return Err(error.into());
+            }
         };
-        match wait(trouble, received, job.waiting_since, run.time()) {
+        match wait(trouble, received, job.tries.since, run.time()) {
             Some(wait) => Err(Failure::postponed(wait, reason)),
             None => Ok(Download::LeftOut),
         }

@@ -22,6 +22,9 @@ impl Pipeline {
         let mut candidates = Vec::new();
         for (mut job, mut message) in fetched {
             let folders = self.mailboxes.folders(&message, run.now).await;
+            if let Err(error) = &folders {
+                self.note_throttled(&job.key.grant_id, error, run).await;
+            }
             let judged_by = folders
                 .map_err(Failure::from)
                 .and_then(|folders| Ok((folders, ground.effective(&job.key.grant_id)?)));

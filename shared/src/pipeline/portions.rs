@@ -115,7 +115,7 @@ pub(super) async fn caught<T>(steps: impl Future<Output = T>) -> Option<T> {
 }
 
 fn is_suspect(job: &Job) -> bool {
-    job.failures >= ALONE_AFTER
+    job.tries.failures >= ALONE_AFTER
 }
 
 fn panicked_alone() -> Failure {
@@ -132,7 +132,7 @@ mod tests {
 
     use super::*;
     use crate::dedupe::ClaimToken;
-    use crate::pipeline::fate::Fate;
+    use crate::pipeline::fate::{Fate, Tries};
 
     fn job(id: &str, failures: u32) -> Job {
         Job {
@@ -140,9 +140,10 @@ mod tests {
                 grant_id: "g".parse().unwrap(),
                 message_id: id.parse().unwrap(),
             },
-            receive_count: 1 + failures,
-            failures,
-            waiting_since: DateTime::UNIX_EPOCH,
+            tries: Tries {
+                failures,
+                ..Tries::first(DateTime::UNIX_EPOCH)
+            },
             message: None,
             decision: None,
             made: BTreeSet::new(),
@@ -173,9 +174,12 @@ mod tests {
     fn over(job: Job) -> Ended {
         Ended {
             key: job.key,
+            tries: job.tries,
             fate: Fate::Skipped {
                 rule: "gone".to_owned(),
             },
+            refusal: None,
+            wrote: false,
             decision: None,
             record: None,
             summary: None,
@@ -259,11 +263,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_message_that_made_the_program_panic_is_given_up_like_one_that_met_errors() {
-        let last = Job {
-            receive_count: crate::retry::RECEIVE_LIMIT,
-            ..job("a", crate::retry::RECEIVE_LIMIT - 1)
-        };
-        let (_, ended) = portions(vec![last], 10, "a", false).await;
+        let last = vec![job("a", crate::retry::RECEIVE_LIMIT - 1)];
+        let (_, ended) = portions(last, 10, "a", false).await;
         assert!(matches!(ended[0].fate, Fate::Dead { gave_up: true, .. }));
     }
 

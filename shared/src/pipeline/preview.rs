@@ -7,12 +7,12 @@ use std::collections::BTreeSet;
 
 use super::asking::{self, LookedUp};
 use super::deciding;
+use super::fate::Tries;
 use super::ground::Ground;
 use super::job::{Candidate, Ended, Job};
 use super::newcomers::newcomers;
-use super::{Fate, Pipeline, Run, all_failed, findings};
+use super::{Begun, Fate, Looks, Pipeline, Run, all_failed, findings};
 use crate::dataverse::look_up::Found;
-use crate::dataverse::session::Session;
 use crate::decision::DecisionRecord;
 use crate::dedupe::kept::DecidedRow;
 use crate::ids::MessageKey;
@@ -58,9 +58,7 @@ impl Pipeline {
     pub async fn preview(&self, messages: Vec<Message>, run: &Run) -> Vec<Preview> {
         let jobs = messages.into_iter().map(|message| Job {
             key: message.key.clone(),
-            receive_count: 1,
-            failures: 0,
-            waiting_since: run.now,
+            tries: Tries::first(run.now),
             message: Some(message),
             decision: None,
             made: BTreeSet::new(),
@@ -68,17 +66,15 @@ impl Pipeline {
         let jobs: Vec<Job> = jobs.collect();
         let mut ended = Vec::new();
         let mut previews: Vec<Preview> = Vec::new();
-        // Boxed, because nested this deep the future's type is more than the compiler lays out.
-        let begun = match self.not_now(run).await {
-            Some(failure) => Err(failure),
-            None => Box::pin(self.begin(&jobs, run)).await,
-        };
-        match begun {
-            Err(failure) => ended.extend(all_failed(jobs, &failure, run)),
-            Ok((ground, session)) => {
-                let looking = self.foresee(&session, jobs, &ground, run, &mut ended);
+        if let Some(failure) = self.not_now(run).await {
+            ended.extend(all_failed(jobs, &failure, run));
+        } else {
+            // Boxed, because nested this deep the future's type is more than the compiler lays out.
+            let begun = Box::pin(self.begin(jobs, Looks::Only, run, &mut ended)).await;
+            if let Some((begun, jobs)) = begun {
+                let looking = self.foresee(&begun, jobs, run, &mut ended);
                 previews.extend(Box::pin(looking).await);
-                self.forget_refused(&session, run).await;
+                self.forget_refused(&begun.session, run).await;
             }
         }
         previews.extend(ended.into_iter().map(|ended| Preview {
@@ -102,15 +98,19 @@ impl Pipeline {
     /// The steps of a run that only read.
     async fn foresee(
         &self,
-        session: &Session,
+        begun: &Begun,
         mut jobs: Vec<Job>,
-        ground: &Ground,
         run: &Run,
         ended: &mut Vec<Ended>,
     ) -> Vec<Preview> {
+        let Begun {
+            ground, session, ..
+        } = begun;
         let mut previews = Vec::new();
         while !jobs.is_empty() {
-            let candidates = self.prepare(&mut jobs, ground, run, ended).await;
+            let candidates = self
+                .prepare(&mut jobs, begun, Looks::Only, run, ended)
+                .await;
             let mut groups = asking::groups(candidates, self.dataverse.queries_a_batch());
             while !groups.is_empty() {
                 let looked_up = self.look_up(session, &mut groups, ground, run, ended);

@@ -25,7 +25,7 @@ use uuid::Uuid;
 
 use super::fate::Failure;
 use super::job::{Ended, Job, summary};
-use super::{Fate, Pipeline, Run};
+use super::{Fate, Pipeline, Run, refusals};
 use crate::dataverse::error::{DataverseError, ErrorCode};
 use crate::dataverse::lengths::Lengths;
 use crate::dataverse::look_up::Found;
@@ -105,6 +105,9 @@ impl Mail {
         };
         Ended {
             record: self.record(DecidedRow::Ours),
+            tries: self.job.tries,
+            refusal: None,
+            wrote: true,
             key: self.job.key,
             fate,
             decision: self.job.decision,
@@ -259,7 +262,9 @@ impl Pipeline {
             .partition(|mail| stepwise || mail.begun || !mail.message.attachments.is_empty());
         self.write_together(session, together, run, ended).await;
         for mut mail in alone {
-            if let Some(error) = session.ended_by() {
+            if let Some(refused) = refusals::of_everybody(ended) {
+                ended.push(mail.failed(refused, run));
+            } else if let Some(error) = session.ended_by() {
                 // Its files would be fetched for nothing.
                 ended.push(mail.failed(error.clone().into(), run));
             } else if run.is_nearly_over() {
