@@ -14,7 +14,7 @@ export SAM_CLI_TELEMETRY := 0
 # Nothing here talks to AWS; without this, its tools look for credentials on the network first.
 export AWS_EC2_METADATA_DISABLED := true
 
-.PHONY: help demo test peers ledger-local chaos chaos-short chaos-defects history history-short history-defects bench bench-requests outage outage-short build deny rust-components
+.PHONY: help demo test peers ledger-local chaos chaos-short chaos-defects history history-short history-defects bench bench-requests outage outage-short memory build deny rust-components
 
 help: ## Lists these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -112,6 +112,12 @@ bench: ## Measures, in under four minutes of real time, history and live mail on
 
 bench-requests: ## Counts the requests to Dataverse that a hundred new mails take, against those of one-by-one writing
 	@cargo run --quiet --locked --package integration-tests --example bench-requests
+
+# The unoptimised worker, as the end-to-end tests run it; the deployed one is smaller and holds the same bodies.
+memory: $(TOOLS_READY) ## Measures the worker's peak memory on the largest batches, and fails above what the function has
+	@cargo build --quiet --locked --package sync-worker
+	@cargo build --quiet --locked --package integration-tests --example memory
+	@target/debug/examples/memory
 
 build: $(TOOLS_READY) ## Builds the four functions for AWS, into .aws-sam/build
 	$(call step,sam build (a first build takes several minutes))

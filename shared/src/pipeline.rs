@@ -1,6 +1,6 @@
 //! What happens to a message, in order. One story, for a batch of messages:
 //!
-//! **claim** each in the ledger → **fetch** those not yet in hand → **decide** by the policy → **look up** all people and mails of the batch in one
+//! **claim** each in the ledger → **fetch** those not yet in hand, as many as may be held at a time → **decide** by the policy → **look up** all people and mails of the batch in one
 //! `$batch` of queries → **decide** what only that can tell → **tell apart** what shares a Message-ID → **make** contacts where the policy says so → **regard** → **map** → **write** one `$batch` with one
 //! change set for each mail → **settle** each claim.
 //!
@@ -19,6 +19,7 @@
 
 pub mod address_book;
 mod asking;
+mod attachments;
 pub mod budget;
 mod claiming;
 pub mod created_on;
@@ -31,6 +32,8 @@ pub mod history;
 mod job;
 mod mailbox_pauses;
 mod newcomers;
+pub mod people_limit;
+mod portions;
 pub mod preview;
 mod refusals;
 mod regard;
@@ -39,6 +42,7 @@ pub mod settings;
 pub mod theirs;
 mod writing;
 
+use self::asking::LookedUp;
 use self::budget::{Booked, Identities, Probe, Traffic};
 use self::created_on::Backdating;
 use self::fate::Failure;
@@ -46,6 +50,9 @@ pub use self::fate::{Fate, Run, Work};
 use self::ground::Ground;
 pub use self::handled::{Handled, Summary};
 use self::job::{Candidate, Ended, Job};
+use self::mailbox_pauses::Pauses;
+use self::people_limit::ResolvedPeopleLimit;
+use self::portions::Portions;
 use self::refusals::Aftermath;
 use self::writing::{Caller, Mail};
 use crate::dataverse::DataverseClient;
@@ -54,6 +61,7 @@ use crate::dataverse::rows::{RowState, Table};
 use crate::dataverse::session::Session;
 use crate::dataverse::write::WriteMode;
 use crate::dedupe::ledger::Ledger;
+use crate::ids::GrantId;
 use crate::mailboxes::MailboxDirectory;
 use crate::mapping::{self, Direction, Findings};
 use crate::nylas::NylasClient;
@@ -80,6 +88,8 @@ pub struct Pipeline {
     pub created_on: Backdating,
     /// What is tracked.
     pub policy: PolicySource,
+    /// How many people of one message are looked up.
+    pub people_limit: ResolvedPeopleLimit,
 }
 
 impl Pipeline {
@@ -147,44 +157,40 @@ impl Pipeline {
         }
     }
 
-    /// Everything between claim and settle.
+    /// Everything between claim and settle, portion by portion ([`portions`]).
     async fn bring_in(&self, jobs: Vec<Job>, run: &Run, ended: &mut Vec<Ended>) -> Traffic {
-        let Some(prepared) = self.prepare(jobs, Looks::Write, run, ended).await else {
+        let Some((mut begun, jobs)) = self.begin(jobs, Looks::Write, run, ended).await else {
             return Traffic::default();
         };
-        let Prepared {
-            ground,
-            session,
-            messages,
-            groups,
-        } = prepared;
-        let groups = self.tell_apart(&session, groups, run, ended).await;
-        let mut mails = Vec::new();
-        for (tracked, mut found) in groups {
-            let peopled = self.make_contacts(&session, tracked, &mut found, &ground, run, ended);
-            let peopled = peopled.await;
-            let regarded = self.regard(&session, peopled, &mut found, &ground, run, ended);
-            for regarded in regarded.await {
-                match self.map(&session, regarded, &found, &ground, run).await {
-                    Mapped::Mail(mail) => mails.push(*mail),
-                    Mapped::Ended(end) => ended.push(*end),
-                }
+        let mut messages = 0;
+        let mut portions = Portions::of(jobs);
+        let mut is_first = true;
+        while let Some(portion) = portions.next() {
+            if !std::mem::take(&mut is_first) {
+                // The portions before may have begun or ended some.
+                begun.pauses = self.mailbox_pauses(&grants_of(&portion)).await;
+            }
+            let steps = self.portion(portion, &begun, run, &mut messages, ended);
+            match portions::caught(steps).await {
+                Some(rest) => portions.put_back(rest),
+                None => portions.panicked(ended, run),
             }
         }
-        self.write(&session, mails, run, ended).await;
-        self.share(&session, run).await;
-        Traffic::of(&session, messages)
+        if messages > 0 {
+            self.share(&begun.session, run).await;
+        }
+        Traffic::of(&begun.session, messages)
     }
 
-    /// The steps that only read: until it is decided what is tracked. `None` when nothing is.
-    async fn prepare(
+    /// Reads what all messages of a run stand on. `None` when nothing can be begun: the messages have ended.
+    async fn begin(
         &self,
         jobs: Vec<Job>,
         looks: Looks,
         run: &Run,
         ended: &mut Vec<Ended>,
-    ) -> Option<Prepared> {
-        let grants: Vec<_> = jobs.iter().map(|job| &job.key.grant_id).collect();
+    ) -> Option<(Begun, Vec<Job>)> {
+        let grants = grants_of(&jobs);
         let pauses = self.mailbox_pauses(&grants).await;
         if let Some(failure) = pauses.of_nylas(run) {
             ended.extend(all_failed(jobs, &failure, run));
@@ -198,37 +204,91 @@ impl Pipeline {
                 return None;
             }
         };
-        let fetched = self.fetch(jobs, &pauses, looks, &ground, run, ended).await;
-        let candidates = self.decide(fetched, &ground, run, ended).await;
-        if candidates.is_empty() {
-            return None;
-        }
-        let back = |candidates: Vec<Candidate>| candidates.into_iter().map(|one| one.job);
         let token = self.identities.of(run).tokens.token(run.now);
         let session = match token.await {
             Ok(token) => Session::timed_by(token, run.clock),
             Err(error) => {
-                ended.extend(all_failed(back(candidates), &error.into(), run));
+                ended.extend(all_failed(jobs, &error.into(), run));
                 return None;
             }
         };
-        if run.is_nearly_over() {
-            let failure = Failure::no_time_left();
-            ended.extend(all_failed(back(candidates), &failure, run));
-            return None;
-        }
-        let messages = candidates.len();
-        let looked_up = self.look_up(&session, candidates, &ground, run, ended);
-        let groups = looked_up.await.into_iter().map(|(group, found)| {
-            let tracked = deciding::finally(group, &found, &ground, ended);
-            (tracked, found)
-        });
-        Some(Prepared {
-            groups: groups.collect(),
+        let begun = Begun {
             ground,
             session,
-            messages,
-        })
+            pauses,
+        };
+        Some((begun, jobs))
+    }
+
+    /// Takes as many messages of a portion as may be held through all steps. Gives back the others.
+    async fn portion(
+        &self,
+        mut portion: Vec<Job>,
+        begun: &Begun,
+        run: &Run,
+        looked_up: &mut usize,
+        ended: &mut Vec<Ended>,
+    ) -> Vec<Job> {
+        let stopped = begun.session.ended_by().map(|error| error.clone().into());
+        if let Some(failure) = refusals::of_everybody(ended).or(stopped) {
+            // They would be fetched for nothing.
+            ended.extend(all_failed(portion, &failure, run));
+            return Vec::new();
+        }
+        let candidates = self
+            .prepare(&mut portion, begun, Looks::Write, run, ended)
+            .await;
+        *looked_up += candidates.len();
+        self.track(candidates, begun, run, ended).await;
+        portion
+    }
+
+    /// Takes as many messages from `jobs` as may be held, until the policy needs to know what Dataverse knows of them.
+    async fn prepare(
+        &self,
+        jobs: &mut Vec<Job>,
+        begun: &Begun,
+        looks: Looks,
+        run: &Run,
+        ended: &mut Vec<Ended>,
+    ) -> Vec<Candidate> {
+        let Begun { ground, pauses, .. } = begun;
+        let fetched = self.fetch(jobs, pauses, looks, ground, run, ended).await;
+        self.decide(fetched, ground, run, ended).await
+    }
+
+    /// From the look-up to the row, group by group ([`asking`]).
+    async fn track(
+        &self,
+        candidates: Vec<Candidate>,
+        begun: &Begun,
+        run: &Run,
+        ended: &mut Vec<Ended>,
+    ) {
+        let Begun {
+            ground, session, ..
+        } = begun;
+        let mut groups = asking::groups(candidates, self.dataverse.queries_a_batch());
+        while !groups.is_empty() {
+            let looked_up = self.look_up(session, &mut groups, ground, run, ended);
+            let LookedUp::Found(group, mut found) = looked_up.await else {
+                continue;
+            };
+            let mut tracked = deciding::finally(group, &found, ground, ended);
+            self.tell_apart(session, &mut tracked, &mut found, run, ended)
+                .await;
+            let peopled = self.make_contacts(session, tracked, &mut found, ground, run, ended);
+            let peopled = peopled.await;
+            let regarded = self.regard(session, peopled, &mut found, ground, run, ended);
+            let mut mails = Vec::new();
+            for regarded in regarded.await {
+                match self.map(session, regarded, &found, ground, run).await {
+                    Mapped::Mail(mail) => mails.push(*mail),
+                    Mapped::Ended(end) => ended.push(*end),
+                }
+            }
+            self.write(session, mails, run, ended).await;
+        }
     }
 
     /// What is there already, and the rows to write.
@@ -249,6 +309,8 @@ impl Pipeline {
             ..
         } = candidate;
         mapping::limit(&mut message, effective.content);
+        let left_out = people_limit::left_out(&message, &findings.parties);
+        message.omissions.extend(left_out);
         let activity_id = message.activity_id();
         let ours = found.by_key(activity_id);
         let theirs = found.by_mail(&message);
@@ -296,6 +358,7 @@ fn findings(
         job,
         message,
         effective,
+        people,
         ..
     } = candidate;
     let inside = ground.inside(found);
@@ -313,7 +376,7 @@ fn findings(
         } else {
             Direction::Incoming
         },
-        parties: parties::of_message(message, &inside, effective.ambiguous),
+        parties: people.limit(parties::of_message(message, &inside, effective.ambiguous)),
         regarding,
         owner,
     }
@@ -342,14 +405,12 @@ fn untouched(work: Vec<Work>, failure: &Failure, run: &Run) -> Vec<Handled> {
     handled
 }
 
-/// What the steps that only read came to.
-struct Prepared {
+/// What all messages of a run stand on, and the calls that they share.
+struct Begun {
     ground: Ground,
     session: Session,
-    /// How many messages Dataverse was asked about.
-    messages: usize,
-    /// What is tracked, with what was found about it.
-    groups: Vec<(Vec<Candidate>, Found)>,
+    /// The pauses of the mailboxes, as they were read last.
+    pauses: Pauses,
 }
 
 /// What mapping a message came to.
@@ -362,6 +423,10 @@ impl Mapped {
     fn ended(ended: Ended) -> Self {
         Self::Ended(Box::new(ended))
     }
+}
+
+fn grants_of(jobs: &[Job]) -> Vec<&GrantId> {
+    jobs.iter().map(|job| &job.key.grant_id).collect()
 }
 
 fn all_failed(

@@ -19,7 +19,10 @@ static PRINTS_COUNTS: AtomicBool = AtomicBool::new(false);
 /// Starts logging for a function. `filter` is the text of `RUST_LOG`; an absent or malformed one means `info`.
 ///
 /// Other crates may log what they transport when they are asked to be verbose, so they are held to `info` whatever the filter says.
+///
+/// From here on, panics are logged by [`report_panics`].
 pub fn init(filter: Option<&str>) {
+    report_panics();
     PRINTS_COUNTS.store(true, Ordering::Relaxed);
     let chosen = filter
         .and_then(|text| EnvFilter::try_new(text).ok())
@@ -36,6 +39,21 @@ pub fn init(filter: Option<&str>) {
     let _ = tracing_subscriber::registry()
         .with(lines.with_filter(chosen.and(ours)))
         .try_init();
+}
+
+/// From here on, a panic is logged by its place in the program alone. What it says may quote a message: a text that was cut
+/// at the wrong byte, for one, is printed with the panic.
+fn report_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location();
+        let file = place.map_or("unknown", std::panic::Location::file);
+        let line = place.map_or(0, std::panic::Location::line);
+        tracing::error!(
+            code.file = file,
+            code.line = line,
+            "the program panicked, which is a fault of the program"
+        );
+    }));
 }
 
 /// Targets that may log below `info`: our own crates.

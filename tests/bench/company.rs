@@ -16,6 +16,7 @@ use mailverse::nylas::NylasClient;
 use mailverse::pipeline::Pipeline;
 use mailverse::pipeline::budget::Identities;
 use mailverse::pipeline::created_on::Backdating;
+use mailverse::pipeline::people_limit::ResolvedPeopleLimit;
 use mailverse::policy::Policy;
 use mailverse::policy::source::PolicySource;
 use mailverse::secrets::SecretSource;
@@ -132,6 +133,7 @@ impl Company {
             policy: PolicySource::given(Policy::default()),
             write_mode: WriteMode::default(),
             created_on: Backdating::default(),
+            people_limit: ResolvedPeopleLimit::default(),
         }
     }
 

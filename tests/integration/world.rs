@@ -36,6 +36,7 @@ use mailverse::mailboxes::MailboxDirectory;
 use mailverse::nylas::NylasClient;
 use mailverse::pipeline::budget::Identities;
 use mailverse::pipeline::created_on::Backdating;
+use mailverse::pipeline::people_limit::ResolvedPeopleLimit;
 use mailverse::pipeline::{Fate, Handled, Pipeline, Run, Work};
 use mailverse::policy::Policy;
 use mailverse::policy::source::PolicySource;
@@ -387,6 +388,7 @@ fn connect(
         policy: PolicySource::given(policy(&serde_json::json!({}))),
         write_mode,
         created_on: Backdating::default(),
+        people_limit: ResolvedPeopleLimit::default(),
     }
 }
 

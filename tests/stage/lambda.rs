@@ -50,6 +50,7 @@ struct RuntimeApi {
 /// A function that runs until it is dropped.
 pub struct Function {
     name: &'static str,
+    process: Option<u32>,
     killer: Killer,
     invocations: mpsc::Sender<Invocation>,
     api: Arc<RuntimeApi>,
@@ -120,6 +121,7 @@ impl Function {
         ];
         Self {
             name,
+            process: process.id(),
             killer: watch_over(process),
             invocations,
             api,
@@ -175,6 +177,12 @@ impl Function {
             Ok(response) => response,
             Err(error) => panic!("{} failed: {error}", self.name),
         }
+    }
+
+    /// The id that the process had when it started.
+    #[must_use]
+    pub const fn process(&self) -> Option<u32> {
+        self.process
     }
 
     /// The handle that ends the process.

@@ -21,6 +21,7 @@ use mailverse::mailboxes::MailboxDirectory;
 use mailverse::nylas::NylasClient;
 use mailverse::pipeline::budget::Identities;
 use mailverse::pipeline::created_on::Backdating;
+use mailverse::pipeline::people_limit::ResolvedPeopleLimit;
 use mailverse::pipeline::settings::PipelineSettings;
 use mailverse::pipeline::{Handled, Pipeline, Run};
 use mailverse::policy::Policy;
@@ -300,6 +301,7 @@ fn offline_pipeline(
         policy: PolicySource::given(policy.clone()),
         write_mode: WriteMode::default(),
         created_on: Backdating::default(),
+        people_limit: ResolvedPeopleLimit::default(),
     })
 }
 

@@ -36,7 +36,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use mailverse::dedupe::mailbox::{Lease, TASK_LEASE};
 use mailverse::dedupe::runs::{Coverage, Position, Progress, Saved, Settled, TaskState};
 use mailverse::nylas::error::NylasError;
-use mailverse::nylas::{Filter, Headers, LARGEST_PAGE, Page};
+use mailverse::nylas::{Filter, Headers, LARGEST_MESSAGE, LARGEST_PAGE, Page};
 use mailverse::pipeline::history::NEAR;
 use mailverse::pipeline::{Handled, Run};
 use mailverse::queue::SyncQueue;
@@ -304,8 +304,12 @@ impl<Q: SyncQueue> Backfill<Q> {
             query_imap: part.query_imap,
         };
         let cursor = position.cursor.as_ref().map(|(cursor, _)| cursor.as_str());
-        // One message alone is taken as large as it is.
-        let most = if limit > 1 { MOST_BYTES } else { usize::MAX };
+        // One message alone may be larger than a page.
+        let most = if limit > 1 {
+            MOST_BYTES
+        } else {
+            LARGEST_MESSAGE
+        };
         self.pipeline
             .nylas
             .messages_within(&task.grant_id, &filter, cursor, headers, limit, most)

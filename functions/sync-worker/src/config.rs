@@ -70,6 +70,7 @@ mod tests {
             "RUST_LOG" | "CREATED_ON" => None,
             "NYLAS_API_URL" => Some("https://api.eu.nylas.com".to_owned()),
             "WRITE_MODE" => Some("stepwise".to_owned()),
+            "RESOLVED_PEOPLE_LIMIT" => Some("100".to_owned()),
             "DATAVERSE_BUDGET" => Some("3000,600,300".to_owned()),
             "DATAVERSE_IDENTITIES" => Some("two, three".to_owned()),
             other => Some(other.to_lowercase()),
@@ -77,6 +78,7 @@ mod tests {
         .unwrap();
         assert_eq!(config.pipeline.ledger_table, "ledger_table");
         assert_eq!(config.pipeline.write_mode, WriteMode::Stepwise);
+        assert_eq!(config.pipeline.people_limit.to_string(), "100");
         assert_eq!(config.pipeline.budget, "3000,600,300".parse().unwrap());
         assert_eq!(config.pipeline.identities, ["two", "three"]);
     }

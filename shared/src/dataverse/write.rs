@@ -11,6 +11,7 @@
 //! Every row is named by a key that is known beforehand, so each step can be repeated: what is there already answers 412. An attachment has no other key, so
 //! there 412 means that it is there.
 
+use std::borrow::Borrow;
 use std::collections::HashSet;
 
 use serde_json::{Map, Value};
@@ -116,10 +117,10 @@ impl DataverseClient {
     /// Writes mails, each as one change set, as many in one request as fit. One result for each mail, in order.
     ///
     /// A request that is refused for its size, or as a whole, is repeated mail by mail, so that one mail never costs its neighbours.
-    pub async fn write(
+    pub async fn write<E: Borrow<EmailWrite>>(
         &self,
         session: &Session,
-        emails: &[EmailWrite],
+        emails: &[E],
     ) -> Vec<Result<CreateOutcome, DataverseError>> {
         let mut results = Vec::with_capacity(emails.len());
         let mut rest = emails;
@@ -153,12 +154,15 @@ impl DataverseClient {
         results
     }
 
-    async fn write_together(
+    async fn write_together<E: Borrow<EmailWrite>>(
         &self,
         session: &Session,
-        emails: &[EmailWrite],
+        emails: &[E],
     ) -> Result<Vec<Result<CreateOutcome, DataverseError>>, DataverseError> {
-        let operations: Vec<Operation> = emails.iter().map(EmailWrite::change_set).collect();
+        let operations: Vec<Operation> = emails
+            .iter()
+            .map(|email| email.borrow().change_set())
+            .collect();
         let answers = self.batch(session, &operations).await?;
         Ok(answers.iter().map(|parts| outcome(parts)).collect())
     }
@@ -344,9 +348,10 @@ impl DataverseClient {
 pub const SOME_ATTACHMENTS_NOT_SAVED: i64 = 1;
 
 /// How many mails, at least one, go into the next request.
-fn how_many_fit(emails: &[EmailWrite]) -> usize {
+fn how_many_fit<E: Borrow<EmailWrite>>(emails: &[E]) -> usize {
     let mut bytes = 0;
     let fitting = emails.iter().take(CHANGE_SETS).take_while(|email| {
+        let email: &EmailWrite = (*email).borrow();
         bytes += email.size();
         bytes <= BATCH_BYTES
     });

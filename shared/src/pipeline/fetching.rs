@@ -1,7 +1,7 @@
 //! **Fetch**: what is not in hand, or lacks headers that the policy needs, while its mailbox may be asked
-//! ([`super::mailbox_pauses`]).
+//! ([`super::mailbox_pauses`]) and there is room in memory ([`super::portions`]).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 
 use futures_util::{StreamExt, stream};
@@ -10,6 +10,7 @@ use super::fate::{Failure, Run};
 use super::ground::Ground;
 use super::job::{Ended, Job};
 use super::mailbox_pauses::{Admission, Pauses, paused};
+use super::portions::MemoryInUse;
 use super::refusals::{Aftermath, Refusals};
 use super::{Looks, Pipeline};
 use crate::dedupe::pause::Scope;
@@ -25,11 +26,11 @@ const FETCHES: usize = 3;
 type Stopped = Mutex<HashMap<GrantId, Failure>>;
 
 impl Pipeline {
-    /// Fetches what is not in hand. A message that stays gone is skipped; one of a mailbox that pauses
-    /// waits.
+    /// Fetches what is not in hand, and leaves in `jobs` what there is no room for. A message that stays
+    /// gone is skipped; one of a mailbox that pauses waits.
     pub(super) async fn fetch(
         &self,
-        jobs: Vec<Job>,
+        jobs: &mut Vec<Job>,
         pauses: &Pauses,
         looks: Looks,
         ground: &Ground,
@@ -37,13 +38,15 @@ impl Pipeline {
         ended: &mut Vec<Ended>,
     ) -> Vec<(Job, Message)> {
         // What a list brought along and suffices is in hand already.
-        let (in_hand, missing): (Vec<Job>, Vec<Job>) = jobs
+        let (in_hand, missing): (Vec<Job>, Vec<Job>) = std::mem::take(jobs)
             .into_iter()
             .map(|job| without_what_lacks_headers(job, ground))
             .partition(|job| job.message.is_some());
+        let memory = MemoryInUse::default();
         let mut fetched = Vec::new();
         for mut job in in_hand {
             if let Some(message) = job.message.take() {
+                memory.add(&message);
                 fetched.push((job, message));
             }
         }
@@ -57,7 +60,14 @@ impl Pipeline {
         };
         let Admission { mut free, probes } = admission;
         for (scope, probe, followers) in probes {
-            let came = self.fetch_some(vec![probe], ground, run).await;
+            let mut probe = VecDeque::from([probe]);
+            let came = self.fetch_some(&mut probe, &memory, ground, run).await;
+            if came.is_empty() {
+                // There is no room for it now.
+                free.extend(probe);
+                free.extend(followers);
+                continue;
+            }
             let group = Group {
                 scope,
                 is_probe: true,
@@ -73,7 +83,9 @@ impl Pipeline {
                 }
             }
         }
-        let came = self.fetch_some(free, ground, run).await;
+        let mut free = VecDeque::from(free);
+        let came = self.fetch_some(&mut free, &memory, ground, run).await;
+        jobs.extend(free);
         if looks == Looks::Only {
             self.sort(came, run, &mut fetched, ended);
             return fetched;
@@ -99,10 +111,18 @@ impl Pipeline {
         came.iter().any(|(_, answer)| is_401(answer)) && self.nylas.refuses_key().await
     }
 
-    /// A few at a time. Once a mailbox is throttled or refused, nothing more is asked of it.
-    async fn fetch_some(&self, jobs: Vec<Job>, ground: &Ground, run: &Run) -> Vec<Came> {
+    /// A few at a time, as many as there is room for. Once a mailbox is throttled or refused, nothing more
+    /// is asked of it.
+    async fn fetch_some(
+        &self,
+        jobs: &mut VecDeque<Job>,
+        memory: &MemoryInUse,
+        ground: &Ground,
+        run: &Run,
+    ) -> Vec<Came> {
         let stopped = Stopped::default();
-        let fetches = stream::iter(jobs).map(async |job| {
+        let next = std::iter::from_fn(|| jobs.pop_front_if(|_| memory.has_room()));
+        let fetches = stream::iter(next).map(async |job| {
             let grant_id = &job.key.grant_id;
             let known = lock(&stopped).get(grant_id).cloned();
             if let Some(failure) = known {
@@ -112,7 +132,10 @@ impl Pipeline {
                 return (job, Err(Missed::NotAsked(Failure::no_time_left())));
             }
             let headers = ground.headers(grant_id);
-            let answer = self.nylas.message(&job.key, headers).await;
+            let message = self
+                .nylas
+                .message_counted(&job.key, headers, memory.counter());
+            let answer = message.await;
             if let Err(error) = &answer
                 && (error.concerns_mailbox() || matches!(error, NylasError::Throttled { .. }))
             {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::fate::{Failure, Fate, Run, Tries};
 use super::handled::Summary;
+use super::people_limit::PeopleLookedUp;
 use super::regard::Clues;
 use crate::dataverse::rows::Record;
 use crate::decision::DecisionRecord;
@@ -43,6 +44,8 @@ pub(super) struct Candidate {
     pub(super) clues: Clues,
     /// The key of its row where another mail has its Message-ID ([`Message::key_by_content`]).
     pub(super) by_content: Option<ActivityId>,
+    /// Who of its people is looked up.
+    pub(super) people: PeopleLookedUp,
 }
 
 /// A message whose story is over, before it is settled.
@@ -71,6 +74,17 @@ impl Ended {
 }
 
 impl Job {
+    /// The same message, to be fetched and decided once more.
+    pub(super) fn from_the_start(&self) -> Self {
+        Self {
+            key: self.key.clone(),
+            message: None,
+            decision: None,
+            made: BTreeSet::new(),
+            ..*self
+        }
+    }
+
     /// What the policy said, to be kept, and what was made.
     pub(super) fn record(&self) -> Option<DecisionRecord> {
         let decision = self.decision.as_ref()?;

@@ -6,6 +6,7 @@ use url::Url;
 use super::Pipeline;
 use super::budget::Identities;
 use super::created_on::CreatedOn;
+use super::people_limit::ResolvedPeopleLimit;
 use crate::dataverse::DataverseClient;
 use crate::dataverse::write::WriteMode;
 use crate::dedupe::ledger::Ledger;
@@ -36,6 +37,8 @@ pub struct PipelineSettings {
     pub write_mode: WriteMode,
     /// `CREATED_ON`
     pub created_on: CreatedOn,
+    /// `RESOLVED_PEOPLE_LIMIT`: how many people of one message are looked up.
+    pub people_limit: ResolvedPeopleLimit,
     /// `DATAVERSE_BUDGET`
     pub budget: Budget,
     /// `DATAVERSE_IDENTITIES`: the names of further application users, which help with history.
@@ -53,6 +56,7 @@ impl PipelineSettings {
             ledger_table: settings.required("LEDGER_TABLE"),
             write_mode: settings.one_of("WRITE_MODE", &WriteMode::NAMED),
             created_on: settings.one_of("CREATED_ON", &CreatedOn::NAMED),
+            people_limit: settings.parsed("RESOLVED_PEOPLE_LIMIT"),
             budget: settings.parsed("DATAVERSE_BUDGET"),
             identities: settings.names("DATAVERSE_IDENTITIES"),
         }
@@ -88,6 +92,7 @@ impl PipelineSettings {
             policy: PolicySource::ledger(),
             write_mode: self.write_mode,
             created_on: self.created_on.into(),
+            people_limit: self.people_limit,
         })
     }
 }
