@@ -37,7 +37,7 @@ pub(crate) struct Size {
     pub(crate) with_files: bool,
     /// Messages that Nylas cannot give until they were given up.
     pub(crate) stubborn: usize,
-    /// Mails of one copy, and mails of two, that are kept for the scenarios.
+    /// Mails of one copy, and mails of two, that are kept for what is done on purpose: so many at least.
     pub(crate) kept: (usize, usize),
 }
 

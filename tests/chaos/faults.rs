@@ -81,6 +81,7 @@ impl Faults {
     pub(crate) fn stop(&self) {
         self.on.store(false, Ordering::SeqCst);
         *self.shared.storm.lock().unwrap() = (0, None);
+        self.mailbox_is_lost(false);
         self.count();
         self.dataverse.set_fault_plan(FaultPlan::default());
     }

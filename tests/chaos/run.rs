@@ -37,6 +37,8 @@ pub(crate) struct Shape {
     pub(crate) rounds: usize,
     /// How often each scenario is played.
     pub(crate) scenarios: usize,
+    /// How often each boundary and each scenario has to come about.
+    pub(crate) wanted: u64,
     pub(crate) modes: [Mode; 3],
     pub(crate) defect: Option<Defect>,
 }
@@ -161,7 +163,7 @@ impl Run {
             self.let_time_pass().await;
             round += 1;
         }
-        self.kill_where_nobody_was_killed().await;
+        self.meet_demands().await;
         self.end().await;
     }
 

@@ -1,7 +1,7 @@
 //! What stands on a line: it knows the requests of its service, tells which boundary of the pipeline each one is, and does there what is planned.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
@@ -80,6 +80,8 @@ pub(crate) struct Seat {
     number: AtomicU64,
     killer: Mutex<Option<Killer>>,
     pub(crate) plan: Mutex<Plan>,
+    /// Whether the process was told that its token or key does not hold.
+    refused: AtomicBool,
 }
 
 impl Seat {
@@ -89,6 +91,7 @@ impl Seat {
             number: AtomicU64::new(0),
             killer: Mutex::default(),
             plan: Mutex::default(),
+            refused: AtomicBool::new(false),
         }
     }
 
@@ -96,6 +99,12 @@ impl Seat {
     pub(crate) fn next(&self) {
         self.number.fetch_add(1, Ordering::SeqCst);
         *self.plan.lock().unwrap() = Plan::default();
+        self.refused.store(false, Ordering::SeqCst);
+    }
+
+    /// Whether the process may still hold back because it was refused: that it remembers on the machine's clock, which nobody lets pass.
+    pub(crate) fn was_refused(&self) -> bool {
+        self.refused.load(Ordering::SeqCst)
     }
 
     pub(crate) fn taken_by(&self, killer: Killer) {
@@ -262,6 +271,14 @@ impl Station {
             return After::Cut;
         }
         After::Relay
+    }
+
+    /// The process is about to hear an answer.
+    pub(crate) fn hears(&self, answer: &Message) {
+        let refuses = matches!(answer.status(), 401 | 403);
+        if refuses && self.plan(|_| ()).is_some() {
+            self.seat.refused.store(true, Ordering::SeqCst);
+        }
     }
 
     fn cells_before(&self, request: &Message) -> Vec<Cell> {

@@ -59,7 +59,8 @@ impl Run {
         self.let_time_pass_until(until).await;
     }
 
-    /// Nothing goes wrong from now on, and workers do not wait for a pause that something before asked for.
+    /// Nothing goes wrong from now on, and workers do not wait for what something before asked for: neither for a pause, nor for a token to be
+    /// replaced that was refused. Who was refused looks for another a minute later by the machine's clock, so a new process has its seat.
     pub(crate) async fn calm(&mut self) {
         self.faults.stop();
         let key = |name: &str| AttributeValue::S(name.to_owned());
@@ -70,6 +71,12 @@ impl Run {
             .await
             .unwrap();
         self.refresh_token().await;
+        for worker in self.workers.iter_mut().chain([&mut self.backfill]) {
+            if worker.seat.was_refused() {
+                worker.kill().await;
+            }
+        }
+        self.cloud.shared.idle().await;
     }
 
     /// Lets time pass, for the leases and for the queue alike.

@@ -11,7 +11,7 @@ use twin::Twin;
 
 use crate::race::{Moment, Race};
 
-use super::kind::Kind;
+use super::kind::{Kind, Outline};
 use super::{
     BODY, Copy, Corpus, FILE, LONGEST_SUBJECT, Mail, NAME, Party, People, Reference, SUBJECT, Size,
 };
@@ -23,6 +23,15 @@ struct Envelope {
     to: Vec<String>,
     cc: Vec<String>,
     bcc: Vec<String>,
+}
+
+/// What a mail is drawn for.
+#[derive(Clone, Copy)]
+struct Around<'a> {
+    size: Size,
+    people: &'a People,
+    twin: &'a Twin,
+    now: DateTime<Utc>,
 }
 
 /// Draws a corpus. The people and the folders are those of `twin`, in which the rows of other clients are put as well.
@@ -42,8 +51,34 @@ pub(crate) fn draw(
         arrived: HashSet::new(),
     };
     let mut threads: Vec<Earlier> = Vec::new();
+    let around = Around {
+        size,
+        people,
+        twin,
+        now,
+    };
     while corpus.messages.len() < size.messages {
-        add_mail(&mut corpus, &mut threads, size, people, twin, now, rng);
+        let outline = Outline::of(corpus.mails.len(), rng);
+        add_mail(&mut corpus, &mut threads, around, outline, rng);
+    }
+    // What is done on purpose has to find its mail, whatever chance has drawn.
+    while corpus.single.len() < size.kept.0 + size.stubborn {
+        add_mail(
+            &mut corpus,
+            &mut threads,
+            around,
+            Outline::kept(1, rng),
+            rng,
+        );
+    }
+    while corpus.pairs.len() < size.kept.1 {
+        add_mail(
+            &mut corpus,
+            &mut threads,
+            around,
+            Outline::kept(2, rng),
+            rng,
+        );
     }
     corpus.single.shuffle(rng);
     corpus.pairs.shuffle(rng);
@@ -57,16 +92,22 @@ pub(crate) fn draw(
 fn add_mail(
     corpus: &mut Corpus,
     threads: &mut Vec<Earlier>,
-    size: Size,
-    people: &People,
-    twin: &Twin,
-    now: DateTime<Utc>,
+    Around {
+        size,
+        people,
+        twin,
+        now,
+    }: Around<'_>,
+    Outline {
+        kind,
+        copies,
+        recent,
+        age,
+    }: Outline,
     rng: &mut StdRng,
 ) {
     let number = corpus.mails.len();
-    let kind = Kind::of(number, rng);
     let marker = format!("{SUBJECT}{number:05}x");
-    let copies = kind.copies(rng);
     let mut mailboxes = people.mailboxes.clone();
     mailboxes.shuffle(rng);
     mailboxes.truncate(copies);
@@ -92,7 +133,6 @@ fn add_mail(
         message_id: message_id.clone(),
         thread: thread.clone(),
     });
-    let (recent, age) = kind.age(rng);
     let body = format!("<p>{BODY} {number}</p>");
     let files = files(kind, size, number, rng);
     let listed = |addresses: &[String]| -> Vec<Value> {

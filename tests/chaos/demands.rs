@@ -1,0 +1,98 @@
+//! What a run has to bring about, or its verdict means little: a kill at each boundary in each kind of worker, and each scenario, twice.
+//!
+//! Chance does most of it while the run is under way. What is missing in the end is brought about on purpose while nothing else goes wrong: a mail that was
+//! kept for it is delivered, and the worker that takes it is struck. That goes on until nothing is missing or there is no kept mail left, so it is bounded
+//! by work and not by time, and a slow machine takes longer and ends the same.
+
+use std::fmt;
+
+use crate::figures::Figures;
+use crate::plan::{Cell, Mode};
+use crate::run::Run;
+use crate::scenarios::{SCENARIOS, Scenario};
+
+/// How often something is tried for each time that it is wanted. On purpose it comes about the first time, unless something is wrong.
+const TRIES: u64 = 4;
+
+/// Something that has to come about.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Demand {
+    Kill(Mode, Cell),
+    Play(Scenario),
+}
+
+impl Demand {
+    fn all() -> impl Iterator<Item = Self> {
+        let kills = Mode::WORKERS.into_iter().flat_map(|mode| {
+            let cells = Cell::MATRIX.into_iter();
+            let met = cells.filter(move |cell| cell.is_met_by(mode));
+            met.map(move |cell| Self::Kill(mode, cell))
+        });
+        kills.chain(SCENARIOS.map(Self::Play))
+    }
+
+    fn met(self, figures: &Figures) -> u64 {
+        match self {
+            Self::Kill(mode, cell) => figures.kills_at(mode, cell),
+            Self::Play(scenario) => {
+                let played = figures.scenarios.get(scenario.name());
+                played.copied().unwrap_or(0)
+            }
+        }
+    }
+}
+
+impl fmt::Display for Demand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kill(mode, cell) => write!(f, "a kill {cell} ({mode:?})"),
+            Self::Play(scenario) => f.write_str(scenario.name()),
+        }
+    }
+}
+
+/// What came about less than `wanted` times, in words.
+pub(crate) fn unmet(figures: &Figures, wanted: u64) -> Vec<String> {
+    let short = Demand::all().filter(|demand| demand.met(figures) < wanted);
+    short
+        .map(|demand| format!("{demand}: {} of {wanted}", demand.met(figures)))
+        .collect()
+}
+
+impl Run {
+    /// Brings about what is missing. What was kept and not needed is delivered like the rest.
+    pub(crate) async fn meet_demands(&mut self) {
+        self.calm().await;
+        let mut number = self.shape.scenarios * SCENARIOS.len();
+        for demand in Demand::all() {
+            for _ in 0..TRIES * self.shape.wanted {
+                if !self.is_missing(demand) || !self.has_mail_for(demand) {
+                    break;
+                }
+                let tried = match demand {
+                    Demand::Kill(mode, cell) => self.kill_at(mode, cell).await,
+                    Demand::Play(scenario) => self.play_scenario(scenario, number).await,
+                };
+                // Another pair of workers the next time.
+                number += SCENARIOS.len();
+                self.findings.extend(tried.err());
+                self.cloud.shared.figures.lock().unwrap().on_purpose += 1;
+            }
+        }
+        let kept = self.corpus.single.drain(..);
+        let kept = kept.chain(self.corpus.pairs.drain(..).flatten());
+        self.left.extend(kept);
+    }
+
+    fn is_missing(&self, demand: Demand) -> bool {
+        demand.met(&self.cloud.shared.figures.lock().unwrap()) < self.shape.wanted
+    }
+
+    fn has_mail_for(&self, demand: Demand) -> bool {
+        if matches!(demand, Demand::Play(Scenario::TwoCopies)) {
+            !self.corpus.pairs.is_empty()
+        } else {
+            !self.corpus.single.is_empty()
+        }
+    }
+}
