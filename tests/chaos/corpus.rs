@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use twin::Twin;
 use uuid::Uuid;
 
+use crate::incident::{Incident, Incidents};
 use crate::race::Race;
 
 pub(crate) use self::draw::draw;
@@ -37,8 +38,14 @@ pub(crate) struct Size {
     pub(crate) with_files: bool,
     /// Messages that Nylas cannot give until they were given up.
     pub(crate) stubborn: usize,
-    /// Mails of one copy, and mails of two, that are kept for what is done on purpose: so many at least.
+    /// Mails of one copy, and mails of two, that are kept for what is done on purpose: so many at
+    /// least.
     pub(crate) kept: (usize, usize),
+    /// Mails of each kind that an incident is about.
+    pub(crate) late_files: usize,
+    pub(crate) broken_files: usize,
+    pub(crate) crowds: usize,
+    pub(crate) large_bodies: usize,
 }
 
 /// A table and a row of it.
@@ -64,6 +71,8 @@ pub(crate) struct Mail {
     pub(crate) theirs: Option<Uuid>,
     /// The row that another client puts there about when we do.
     pub(crate) race: Option<Race>,
+    /// The incident that it is for.
+    pub(crate) incident: Option<Incident>,
 }
 
 /// What has to become of a message.
@@ -147,6 +156,22 @@ impl Corpus {
         races.collect()
     }
 
+    /// The first file of some mails is not there yet, or never can be had.
+    pub(crate) fn mark_files(&self, incidents: &mut Incidents) {
+        for (number, copy) in self.messages.iter().enumerate() {
+            let file = file_id(0, copy);
+            match self.mails[copy.mail].incident {
+                Some(Incident::LateFiles) => {
+                    let requests = u32::try_from(number % 3 + 1).unwrap();
+                    incidents.late.insert(file, requests);
+                }
+                Some(Incident::BrokenFiles) => drop(incidents.broken.insert(file)),
+                _ => continue,
+            }
+            incidents.mails.push(copy.key());
+        }
+    }
+
     /// Puts everything where it belongs before the first delivery, but for what [arrives](Self::arrive) later.
     pub(crate) fn store(&self, twin: &Twin) {
         let mails = &self.mails;
@@ -171,10 +196,14 @@ impl Corpus {
             let mail = &self.mails[copy.mail];
             twin.nylas().add_message(&copy.grant, copy.object.clone());
             for (n, (name, bytes)) in mail.files.iter().enumerate() {
-                let object = json!({"id": format!("file-{n}-of-{}", copy.id), "filename": name, "content_type": "application/pdf"});
+                let object = json!({"id": file_id(n, copy), "filename": name, "content_type": "application/pdf"});
                 twin.nylas()
                     .add_attachment(&copy.grant, &copy.id, object, bytes.clone());
             }
         }
     }
+}
+
+fn file_id(position: usize, copy: &Copy) -> String {
+    format!("file-{position}-of-{}", copy.id)
 }

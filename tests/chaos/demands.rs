@@ -1,8 +1,11 @@
-//! What a run has to bring about, or its verdict means little: a kill at each boundary in each kind of worker, and each scenario, twice.
+//! What a run has to bring about, or its verdict means little: a kill at each boundary in each kind
+//! of worker, and each scenario, twice.
 //!
-//! Chance does most of it while the run is under way. What is missing in the end is brought about on purpose while nothing else goes wrong: a mail that was
-//! kept for it is delivered, and the worker that takes it is struck. That goes on until nothing is missing or there is no kept mail left, so it is bounded
-//! by work and not by time, and a slow machine takes longer and ends the same.
+//! Chance does most of it while the run is under way. What is missing in the end is brought about
+//! on purpose while nothing else goes wrong: a mail that was kept for it is delivered, and the
+//! worker that takes it is struck. That goes on until nothing is missing or there is no kept mail
+//! left, so it is bounded by work and not by time, and a slow machine takes longer and ends the
+//! same.
 
 use std::fmt;
 
@@ -11,7 +14,8 @@ use crate::plan::{Cell, Mode};
 use crate::run::Run;
 use crate::scenarios::{SCENARIOS, Scenario};
 
-/// How often something is tried for each time that it is wanted. On purpose it comes about the first time, unless something is wrong.
+/// How often something is tried for each time that it is wanted. On purpose it comes about the
+/// first time, unless something is wrong.
 const TRIES: u64 = 4;
 
 /// Something that has to come about.
@@ -94,5 +98,41 @@ impl Run {
         } else {
             !self.corpus.single.is_empty()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_came_about_too_seldom_is_unmet_and_nothing_else() {
+        let mut figures = Figures::default();
+        for demand in Demand::all() {
+            for _ in 0..2 {
+                match demand {
+                    Demand::Kill(mode, cell) => figures.killed(mode, Some(cell)),
+                    Demand::Play(scenario) => {
+                        *figures.scenarios.entry(scenario.name()).or_default() += 1;
+                    }
+                }
+            }
+        }
+        assert_eq!(unmet(&figures, 2), [""; 0]);
+        *figures
+            .scenarios
+            .get_mut(Scenario::TwoCopies.name())
+            .unwrap() -= 1;
+        assert_eq!(unmet(&figures, 2), ["two copies at once: 1 of 2"]);
+        assert_eq!(unmet(&figures, 1), [""; 0]);
+    }
+
+    #[test]
+    fn a_worker_that_writes_in_one_go_is_not_struck_between_steps() {
+        let between = Demand::all().filter(
+            |demand| matches!(demand, Demand::Kill(_, cell) if *cell == Cell::BetweenSteps),
+        );
+        let modes: Vec<String> = between.map(|demand| demand.to_string()).collect();
+        assert_eq!(modes, ["a kill between the steps of a write (Stepwise)"]);
     }
 }

@@ -6,6 +6,7 @@
 //! | In which order does what happen? When does time pass? | `run.rs`, `ending.rs`; `time.rs` |
 //! | Who invokes the functions? | `invoking.rs` |
 //! | What goes wrong by chance? | `faults.rs` |
+//! | What goes wrong for everybody, or for long? | `incident.rs`, `stretch.rs`, `scenes.rs` |
 //! | What is played on purpose? | `scenarios.rs`; what has to come about, and what if it does not? `demands.rs` |
 //! | Where can a process be killed, and how? | `plan.rs`, `station.rs` |
 //! | What does a request ask for? | `asked.rs` |
@@ -40,6 +41,7 @@ mod faults;
 mod figures;
 mod history;
 mod http;
+mod incident;
 mod invoking;
 mod line;
 mod plan;
@@ -48,7 +50,9 @@ mod queue;
 mod race;
 mod run;
 mod scenarios;
+mod scenes;
 mod station;
+mod stretch;
 mod time;
 mod worker;
 
@@ -60,6 +64,7 @@ use crate::audit::Verdict;
 use crate::chronicle::Chronicle;
 use crate::corpus::Size;
 use crate::defect::Defect;
+use crate::incident::Incident;
 use crate::plan::Mode;
 use crate::run::{Run, Shape};
 
@@ -75,10 +80,16 @@ struct Options {
     /// Breaks a guard, which the audit then has to see.
     #[arg(long = "break", value_name = "GUARD")]
     defect: Option<Defect>,
+    /// Switches an incident on, as often as it is named; without it, those that are on by default.
+    #[arg(long = "fault", value_name = "INCIDENT")]
+    incidents: Vec<Incident>,
     /// Prints the kill matrix as well.
     #[arg(long)]
     verbose: bool,
 }
+
+/// What `template.yaml` gives the sync-worker, in MB.
+const WORKER_MEMORY: u64 = 512;
 
 /// How many findings are printed.
 const SHOWN: usize = 40;
@@ -90,7 +101,7 @@ const TOLD: usize = 5;
 async fn main() -> ExitCode {
     let options = Options::parse();
     let shape = shape(&options);
-    let mut run = Run::prepare(shape).await;
+    let mut run = Run::prepare(shape.clone()).await;
     run.play().await;
     run.stop().await;
     let mut verdict = run.audit().await;
@@ -102,6 +113,22 @@ async fn main() -> ExitCode {
             figures.on_purpose,
             unmet.join("; ")
         );
+        verdict.findings.push(finding);
+    }
+    let incidents = run.cloud.shared.incidents.lock().unwrap();
+    for incident in &shape.incidents {
+        let in_mails = matches!(incident, Incident::Crowds | Incident::LargeBodies);
+        if !in_mails && incidents.met(*incident) == 0 {
+            let finding = format!("{} was switched on, and met nothing", incident.name());
+            verdict.findings.push(finding);
+        }
+    }
+    drop(incidents);
+    let memory = run.workers.iter().map(|worker| worker.peak_memory).max();
+    let memory = memory.unwrap_or_default() >> 20;
+    let heavy = [Incident::Crowds, Incident::LargeBodies];
+    if memory > WORKER_MEMORY && heavy.iter().any(|it| shape.incidents.contains(it)) {
+        let finding = format!("a worker took {memory} MB, and a function has {WORKER_MEMORY}");
         verdict.findings.push(finding);
     }
     println!(
@@ -125,7 +152,7 @@ async fn main() -> ExitCode {
     if options.verbose || (!verdict.findings.is_empty() && options.defect.is_none()) {
         println!("{}", figures.matrix());
         println!(
-            "time passed {} times, dead letters {}, stranded {}, scenarios {:?}, tried on purpose {}",
+            "time passed {} times, dead letters {}, stranded {}, scenarios {:?}, tried on purpose {}, memory of a worker {memory} MB",
             figures.jumps,
             figures.dead_letters,
             figures.stranded,
@@ -138,7 +165,8 @@ async fn main() -> ExitCode {
             seen.log_lines, seen.bytes
         );
     }
-    // A moment passes when the answer to the write is lost, and cannot be brought about for that mail again.
+    // A moment passes when the answer to the write is lost, and cannot be brought about for that
+    // mail again.
     let unmet = run.cloud.shared.races.lock().unwrap().unmet();
     if !unmet.is_empty() {
         println!(
@@ -160,6 +188,17 @@ fn shape(options: &Options) -> Shape {
         };
     // Broken keys are kept consistent within a request, which steps of one mail in several requests are not.
     let whole = options.defect == Some(Defect::Key);
+    let mut incidents = options.incidents.clone();
+    if incidents.is_empty() && options.defect.is_none() {
+        incidents.extend(Incident::BY_DEFAULT);
+    }
+    let of = |incident, number| {
+        if incidents.contains(&incident) {
+            number
+        } else {
+            0
+        }
+    };
     Shape {
         seed: options.seed,
         size: Size {
@@ -167,6 +206,10 @@ fn shape(options: &Options) -> Shape {
             with_files: !whole,
             stubborn,
             kept,
+            late_files: of(Incident::LateFiles, messages / 40),
+            broken_files: of(Incident::BrokenFiles, messages / 80),
+            crowds: of(Incident::Crowds, 2),
+            large_bodies: of(Incident::LargeBodies, 4),
         },
         rounds,
         scenarios,
@@ -181,6 +224,7 @@ fn shape(options: &Options) -> Shape {
             Mode::ChangeSet,
         ],
         defect: options.defect,
+        incidents,
     }
 }
 

@@ -111,8 +111,9 @@ impl Run {
         struck.map(|()| true)
     }
 
-    /// A worker takes what the queue shows, so that what is delivered next is what the next batch holds.
-    async fn empty_the_queue(&mut self) -> Result<(), String> {
+    /// A worker takes what the queue shows, so that what is delivered next is what the next batch
+    /// holds.
+    pub(crate) async fn empty_the_queue(&mut self) -> Result<(), String> {
         let mut workers = std::mem::take(&mut self.workers);
         let emptied = self.finish(&mut workers[0]).await;
         self.workers = workers;
@@ -179,7 +180,8 @@ impl Run {
             let until = self.time.now() + VISIBILITY + Duration::from_secs(1);
             self.let_time_pass_until(until).await;
             let successor = self.finish(quick).await;
-            // A worker waits for an answer for some seconds only. On a very busy machine it may have given up.
+            // A worker waits for an answer for some seconds only. On a very busy machine it may
+            // have given up.
             let early = answer.as_mut().now_or_never();
             held.release.send(release).ok();
             let played = early.is_none();

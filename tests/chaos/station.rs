@@ -14,6 +14,7 @@ use crate::defect::Defect;
 use crate::figures::Figures;
 use crate::history::{History, Write};
 use crate::http::Message;
+use crate::incident::{Incidents, Instead};
 use crate::line::{After, Before};
 use crate::plan::{Cell, Loss, Mode, Plan, Release, Service};
 use crate::queue::Book;
@@ -35,6 +36,7 @@ pub(crate) struct Shared {
     pub(crate) defect: Option<Defect>,
     pub(crate) chronicle: Chronicle,
     pub(crate) races: Mutex<Races>,
+    pub(crate) incidents: Mutex<Incidents>,
     time: Time,
     /// Requests on their way.
     busy: watch::Sender<usize>,
@@ -52,6 +54,7 @@ impl Shared {
             defect,
             chronicle: Chronicle::keeping(time.clone()),
             races: Mutex::default(),
+            incidents: Mutex::default(),
             time: time.clone(),
             busy: watch::Sender::new(0),
         }
@@ -102,7 +105,8 @@ impl Seat {
         self.refused.store(false, Ordering::SeqCst);
     }
 
-    /// Whether the process may still hold back because it was refused: that it remembers on the machine's clock, which nobody lets pass.
+    /// Whether the process may still hold back because it was refused: that it remembers on the
+    /// machine's clock, which nobody lets pass.
     pub(crate) fn was_refused(&self) -> bool {
         self.refused.load(Ordering::SeqCst)
     }
@@ -180,6 +184,11 @@ impl Station {
         {
             return Before::Answer(answer);
         }
+        match self.instead(request) {
+            Some(Instead::Answer(answer)) => return Before::Answer(answer),
+            Some(Instead::Silence) => return Before::Cut,
+            None => {}
+        }
         if self.service == Service::Queue {
             without_delay(request);
         }
@@ -209,6 +218,12 @@ impl Station {
             self.shared.races.lock().unwrap().at_write(&request.body);
         }
         Before::Forward
+    }
+
+    fn instead(&self, request: &Message) -> Option<Instead> {
+        let now = self.shared.time.now();
+        let mut incidents = self.shared.incidents.lock().unwrap();
+        incidents.instead(self.service, request, now)
     }
 
     fn carries_rows(&self, request: &Message) -> bool {
@@ -257,6 +272,11 @@ impl Station {
         answer: &Message,
         loss: Option<Loss>,
     ) -> After {
+        self.shared
+            .incidents
+            .lock()
+            .unwrap()
+            .answered(self.service, answer);
         if self.carries_rows(request) && answer.status() < 300 {
             let now = self.shared.time.now();
             let mut races = self.shared.races.lock().unwrap();

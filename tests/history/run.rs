@@ -251,8 +251,9 @@ async fn invoke(
     let work = rng.random_range(shape.work / 2.0..shape.work);
     let deadline =
         Utc::now() + RESERVE + TimeDelta::from_std(Duration::from_secs_f64(work)).unwrap();
-    // As many as are wanted and as the budget of requests has room for, however slow the machine is: the next invocation is doomed until enough are killed or
-    // on their way to it. One that ends before its time leaves its place to another.
+    // As many as are wanted and as the budget of requests has room for, however slow the machine
+    // is: the next invocation is doomed until enough are killed or on their way to it. One that
+    // ends before its time leaves its place to another.
     let killed_at = {
         let mut shared = shared.lock().await;
         let doomed = shared.figures.killed + shared.doomed < shape.kills;

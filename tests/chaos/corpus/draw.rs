@@ -9,11 +9,13 @@ use rand::seq::{IndexedRandom, SliceRandom};
 use serde_json::{Value, json};
 use twin::Twin;
 
+use crate::incident::Incident;
 use crate::race::{Moment, Race};
 
 use super::kind::{Kind, Outline};
 use super::{
-    BODY, Copy, Corpus, FILE, LONGEST_SUBJECT, Mail, NAME, Party, People, Reference, SUBJECT, Size,
+    ADDRESS, BODY, Copy, Corpus, FILE, LONGEST_SUBJECT, Mail, NAME, Party, People, Reference,
+    SUBJECT, Size,
 };
 
 /// Who is on a mail.
@@ -24,6 +26,12 @@ struct Envelope {
     cc: Vec<String>,
     bcc: Vec<String>,
 }
+
+/// Recipients of a mail to a crowd.
+const CROWD: usize = 3_000;
+
+/// Length of a large body in bytes.
+const LARGE_BODY: usize = 3 * 1024 * 1024;
 
 /// What a mail is drawn for.
 #[derive(Clone, Copy)]
@@ -60,6 +68,18 @@ pub(crate) fn draw(
     while corpus.messages.len() < size.messages {
         let outline = Outline::of(corpus.mails.len(), rng);
         add_mail(&mut corpus, &mut threads, around, outline, rng);
+    }
+    let incidents = [
+        (Incident::LateFiles, size.late_files),
+        (Incident::BrokenFiles, size.broken_files),
+        (Incident::Crowds, size.crowds),
+        (Incident::LargeBodies, size.large_bodies),
+    ];
+    for (incident, number) in incidents {
+        for _ in 0..number {
+            let outline = Outline::for_incident(incident, rng);
+            add_mail(&mut corpus, &mut threads, around, outline, rng);
+        }
     }
     // What is done on purpose has to find its mail, whatever chance has drawn.
     while corpus.single.len() < size.kept.0 + size.stubborn {
@@ -133,7 +153,7 @@ fn add_mail(
         message_id: message_id.clone(),
         thread: thread.clone(),
     });
-    let body = format!("<p>{BODY} {number}</p>");
+    let body = body(kind, number);
     let files = files(kind, size, number, rng);
     let listed = |addresses: &[String]| -> Vec<Value> {
         let person =
@@ -199,6 +219,7 @@ fn add_mail(
         files,
         theirs,
         race,
+        incident: kind.incident(),
     });
 }
 
@@ -240,6 +261,10 @@ fn address(
     if rng.random_bool(0.2) {
         cc.push(people.colleague.clone());
     }
+    if kind == Kind::Of(Incident::Crowds) {
+        let crowd = (0..CROWD).map(|n| format!("{ADDRESS}-crowd{n}@many.example"));
+        cc.extend(crowd);
+    }
     let first = outside.pop().into_iter().collect::<Vec<_>>();
     if outgoing {
         let mut to = first;
@@ -263,6 +288,14 @@ fn address(
     }
 }
 
+fn body(kind: Kind, number: usize) -> String {
+    let body = format!("<p>{BODY} {number}</p>");
+    if kind == Kind::Of(Incident::LargeBodies) {
+        return body.repeat(LARGE_BODY / body.len());
+    }
+    body
+}
+
 /// One address of ten, always the same ones.
 fn rng_of(address: &str) -> bool {
     address.contains("7@")
@@ -270,15 +303,21 @@ fn rng_of(address: &str) -> bool {
 
 fn files(kind: Kind, size: Size, number: usize, rng: &mut StdRng) -> Vec<(String, Vec<u8>)> {
     let may_have = matches!(kind, Kind::Ordinary | Kind::Raced);
+    let must_have = matches!(kind, Kind::Of(Incident::LateFiles | Incident::BrokenFiles));
+    if must_have {
+        return (0..2).map(|n| file(n, number, rng)).collect();
+    }
     if !size.with_files || !may_have || !rng.random_bool(0.15) {
         return Vec::new();
     }
     (0..rng.random_range(1..=3))
-        .map(|n| {
-            let content = format!("{FILE} {n} of {number} ").repeat(rng.random_range(5..60));
-            (format!("{FILE}-{n}.pdf"), content.into_bytes())
-        })
+        .map(|n| file(n, number, rng))
         .collect()
+}
+
+fn file(n: usize, number: usize, rng: &mut StdRng) -> (String, Vec<u8>) {
+    let content = format!("{FILE} {n} of {number} ").repeat(rng.random_range(5..60));
+    (format!("{FILE}-{n}.pdf"), content.into_bytes())
 }
 
 /// The row of another client: another kind of moment each time, every other time with a regarding of its own.

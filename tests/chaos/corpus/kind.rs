@@ -4,6 +4,7 @@ use rand::Rng;
 use rand::rngs::StdRng;
 
 use super::Expected;
+use crate::incident::Incident;
 
 /// Of so many mails one is raced for, so that a small corpus has some of each moment.
 const RACED: usize = 8;
@@ -23,6 +24,8 @@ pub(super) enum Kind {
     Internal,
     Refused,
     Gone,
+    /// What an incident is about: written like an ordinary one.
+    Of(Incident),
 }
 
 /// A mail to be made.
@@ -48,6 +51,16 @@ impl Outline {
             copies,
             recent,
             age,
+        }
+    }
+
+    /// One that an incident is about: it has just come.
+    pub(super) fn for_incident(incident: Incident, rng: &mut StdRng) -> Self {
+        Self {
+            kind: Kind::Of(incident),
+            copies: 1,
+            recent: true,
+            age: rng.random_range(60..600),
         }
     }
 
@@ -123,9 +136,16 @@ impl Kind {
         }
     }
 
+    pub(super) fn incident(self) -> Option<Incident> {
+        match self {
+            Self::Of(incident) => Some(incident),
+            _ => None,
+        }
+    }
+
     pub(super) fn expected(self) -> Expected {
         match self {
-            Self::Ordinary | Self::WithoutMessageId | Self::Theirs | Self::Raced => {
+            Self::Ordinary | Self::WithoutMessageId | Self::Theirs | Self::Raced | Self::Of(_) => {
                 Expected::Written
             }
             Self::Spam => Expected::Skipped("spam"),

@@ -48,6 +48,10 @@ pub enum Setting {
     Withheld(Vec<(Privilege, &'static str)>),
     /// Privileges that the roles of all users lack for whom an application acts; none at first.
     WithheldFromUsers(Vec<(Privilege, &'static str)>),
+    /// Status and code by which everything is refused that makes, changes or removes an activity;
+    /// none at first. For a refusal that no privilege explains, such as one that no list of codes
+    /// has.
+    RefusedWrites(Option<(u16, &'static str)>),
     /// Seconds during which an alternate key that was posted is Pending; 0 at first: Active at once.
     KeyIndexSeconds(u32),
 }
@@ -67,6 +71,7 @@ pub(crate) struct Settings {
     pub(crate) may_override_created_on: bool,
     pub(crate) withheld: Vec<(Privilege, &'static str)>,
     pub(crate) withheld_from_users: Vec<(Privilege, &'static str)>,
+    pub(crate) refused_writes: Option<(u16, &'static str)>,
 }
 
 impl Settings {
@@ -89,6 +94,7 @@ impl Settings {
             Setting::MayOverrideCreatedOn(may) => self.may_override_created_on = may,
             Setting::Withheld(withheld) => self.withheld = withheld,
             Setting::WithheldFromUsers(withheld) => self.withheld_from_users = withheld,
+            Setting::RefusedWrites(refusal) => self.refused_writes = refusal,
             Setting::KeyIndexSeconds(seconds) => {
                 self.key_index = TimeDelta::seconds(seconds.into());
             }
@@ -119,6 +125,7 @@ impl Default for Settings {
             may_override_created_on: true,
             withheld: Vec::new(),
             withheld_from_users: Vec::new(),
+            refused_writes: None,
         }
     }
 }
