@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use twin::Twin;
 use uuid::Uuid;
 
-use crate::incident::{Incident, Incidents};
+use crate::incident::{Incident, Incidents, Late};
 use crate::race::Race;
 
 pub(crate) use self::draw::draw;
@@ -163,7 +163,7 @@ impl Corpus {
             match self.mails[copy.mail].incident {
                 Some(Incident::LateFiles) => {
                     let requests = u32::try_from(number % 3 + 1).unwrap();
-                    incidents.late.insert(file, requests);
+                    incidents.late.insert(file, Late::by(requests));
                 }
                 Some(Incident::BrokenFiles) => drop(incidents.broken.insert(file)),
                 _ => continue,

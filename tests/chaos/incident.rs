@@ -86,6 +86,9 @@ pub(crate) const UNLISTED: &str = "0x80099999";
 /// With [`Incident::Crowds`], what Dataverse takes for an operation of a look-up.
 const OPERATION: Duration = Duration::from_millis(20);
 
+/// So long after the first request for it, every file is there.
+const LATEST: Duration = Duration::from_secs(10 * 60);
+
 /// A client hears nothing for so long and gives up. Nobody waits for it here: the connection breaks
 /// at once.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -102,8 +105,8 @@ pub(crate) enum Instead {
 pub(crate) struct Incidents {
     /// That of the stretch that is under way.
     pub(crate) stretch: Option<Incident>,
-    /// By id of the file: how many requests it is not there for yet.
-    pub(crate) late: HashMap<String, u32>,
+    /// By id of the file.
+    pub(crate) late: HashMap<String, Late>,
     /// Ids of files.
     pub(crate) broken: HashSet<String>,
     /// Keys of the messages with such files: what they wait for comes nearer as time passes.
@@ -112,6 +115,30 @@ pub(crate) struct Incidents {
     pub(crate) throttle: Option<Throttle>,
     /// How often each incident met a request.
     met: HashMap<Incident, u64>,
+}
+
+/// A file that is not there yet: for so many requests, and not for long.
+pub(crate) struct Late {
+    requests: u32,
+    /// On the harness' clock; none before the first request.
+    until: Option<Duration>,
+}
+
+impl Late {
+    pub(crate) fn by(requests: u32) -> Self {
+        Self {
+            requests,
+            until: None,
+        }
+    }
+
+    /// Whether a request comes too soon.
+    fn is_missing(&mut self, now: Duration) -> bool {
+        let until = *self.until.get_or_insert(now + LATEST);
+        let is_missing = self.requests > 0 && now < until;
+        self.requests = self.requests.saturating_sub(1);
+        is_missing
+    }
 }
 
 /// The pause that Nylas asks for, for [`MAILBOX`].
@@ -209,8 +236,10 @@ impl Incidents {
             self.meets(Incident::BrokenFiles);
             return Some(Message::nylas_error(500, "internal_server_error", None));
         }
-        let left = self.late.get_mut(file).filter(|left| **left > 0)?;
-        *left -= 1;
+        let late = self.late.get_mut(file)?;
+        if !late.is_missing(now) {
+            return None;
+        }
         self.meets(Incident::LateFiles);
         Some(Message::nylas_error(404, "not_found_error", None))
     }
@@ -274,17 +303,24 @@ mod tests {
     #[tokio::test]
     async fn a_late_file_is_there_after_so_many_requests_and_others_at_once() {
         let mut incidents = Incidents::default();
-        incidents.late.insert("file-0-of-m1".to_owned(), 2);
+        let names = ["file-0-of-m1", "file-2-of-m1"].map(str::to_owned);
+        incidents.late.extend(names.map(|name| (name, Late::by(2))));
         let path =
             |n| format!("GET /v3/grants/grant-1/attachments/file-{n}-of-m1/download?message_id=m1");
         let (late, other) = (request(&path(0)).await, request(&path(1)).await);
         let mut ask =
-            |request: &Message| status(incidents.instead(Service::Nylas, request, AT_ONCE));
+            |request: &Message, now| status(incidents.instead(Service::Nylas, request, now));
         assert_eq!(
-            [ask(&late), ask(&other), ask(&late), ask(&late)],
+            [&late, &other, &late, &late].map(|request| ask(request, AT_ONCE)),
             [Some(404), None, Some(404), None]
         );
-        assert_eq!(incidents.met(Incident::LateFiles), 2);
+        let once = request(&path(2)).await;
+        assert_eq!(
+            [ask(&once, AT_ONCE), ask(&once, LATEST)],
+            [Some(404), None],
+            "long after the first request"
+        );
+        assert_eq!(incidents.met(Incident::LateFiles), 3);
     }
 
     #[tokio::test]

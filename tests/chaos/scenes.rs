@@ -7,7 +7,9 @@ use std::time::Duration;
 use mailverse::retry::RECEIVE_LIMIT;
 
 use crate::incident::{Incident, MAILBOX, Throttle};
+use crate::plan::Plan;
 use crate::run::{Besides, Run};
+use crate::worker::{event_of, succeeded};
 
 /// Messages of the throttled mailbox that come at once.
 const BURST: usize = 30;
@@ -118,7 +120,7 @@ impl Run {
                 .lock()
                 .unwrap()
                 .extend(ids.clone());
-            self.empty_the_queue().await?;
+            self.pass().await?;
             self.cloud
                 .shared
                 .stubborn
@@ -129,7 +131,7 @@ impl Run {
             self.wait_for(&keys).await;
         }
         self.postpone(&keys).await?;
-        self.empty_the_queue().await?;
+        self.pass().await?;
         let items = self.ledger_by_key().await;
         for key in &keys {
             let item = items.get(key);
@@ -150,7 +152,7 @@ impl Run {
     async fn postpone(&mut self, keys: &[String]) -> Result<(), String> {
         for _ in 1..RECEIVE_LIMIT {
             *self.cloud.shared.storm.lock().unwrap() = (u64::MAX, Some(THROTTLED));
-            self.empty_the_queue().await?;
+            self.pass().await?;
             self.cloud
                 .shared
                 .incidents
@@ -160,6 +162,27 @@ impl Run {
             self.wait_for(keys).await;
         }
         *self.cloud.shared.storm.lock().unwrap() = (0, None);
+        Ok(())
+    }
+
+    /// Delivers what the queue shows, each once. What is queued anew meanwhile is for the next
+    /// time: a queue would delay it.
+    async fn pass(&mut self) -> Result<(), String> {
+        let mut batches = Vec::new();
+        loop {
+            let batch = self.cloud.queue.receive(10).await;
+            if batch.is_empty() {
+                break;
+            }
+            batches.push(batch);
+        }
+        for batch in &batches {
+            let invoked = self.workers[0].invoke(event_of(batch), Plan::default(), None);
+            if let Some(answer) = invoked.await? {
+                let done = succeeded(batch, &answer);
+                self.cloud.queue.delete(&done).await;
+            }
+        }
         Ok(())
     }
 

@@ -54,13 +54,18 @@ impl Outline {
         }
     }
 
-    /// One that an incident is about: it has just come.
+    /// One that an incident is about. It has just come, unless that a file cannot be had is no news
+    /// any more.
     pub(super) fn for_incident(incident: Incident, rng: &mut StdRng) -> Self {
         Self {
             kind: Kind::Of(incident),
             copies: 1,
             recent: true,
-            age: rng.random_range(60..600),
+            age: if incident == Incident::BrokenFiles {
+                rng.random_range(8 * 3_600..20 * 3_600)
+            } else {
+                rng.random_range(30..60)
+            },
         }
     }
 
