@@ -30,6 +30,9 @@ const FILE: &str = "zq7file";
 /// Longest subject that the organisation takes; some mails have a longer one and are refused for good.
 pub(crate) const LONGEST_SUBJECT: usize = 200;
 
+/// A notification with more than this has no body (Nylas facts §5).
+const LONGEST_NOTIFICATION: usize = 1_000_000;
+
 /// How large the corpus is, and what it holds.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Size {
@@ -104,6 +107,8 @@ pub(crate) struct Corpus {
     pub(crate) single: Vec<usize>,
     /// The same of mails with two copies.
     pub(crate) pairs: Vec<[usize; 2]>,
+    /// Indexes of messages with large bodies, for the scene that is about them.
+    pub(crate) large: Vec<usize>,
     /// Indexes of messages that have arrived.
     arrived: HashSet<usize>,
 }
@@ -118,7 +123,12 @@ impl Copy {
     pub(crate) fn notification(&self, rng: &mut StdRng) -> Value {
         use rand::Rng;
         let mut object = self.object.clone();
-        let kind = match rng.random_range(0..10) {
+        let body = object["body"].as_str().unwrap_or_default();
+        let drawn = match rng.random_range(0..10) {
+            _ if body.len() > LONGEST_NOTIFICATION => 1,
+            drawn => drawn,
+        };
+        let kind = match drawn {
             0 => "message.updated",
             1 => {
                 if let Some(fields) = object.as_object_mut() {
@@ -142,6 +152,7 @@ impl Corpus {
             .single
             .iter()
             .chain(self.pairs.iter().flatten())
+            .chain(&self.large)
             .copied()
             .collect();
         left.retain(|index| !reserved.contains(index));

@@ -26,8 +26,11 @@ pub(crate) enum Demand {
 }
 
 impl Demand {
-    fn all() -> impl Iterator<Item = Self> {
-        let kills = Mode::WORKERS.into_iter().flat_map(|mode| {
+    /// Of a run with workers of these kinds.
+    fn all(modes: &[Mode]) -> impl Iterator<Item = Self> {
+        let there = Mode::WORKERS.into_iter();
+        let there = there.filter(|mode| modes.contains(mode));
+        let kills = there.flat_map(|mode| {
             let cells = Cell::MATRIX.into_iter();
             let met = cells.filter(move |cell| cell.is_met_by(mode));
             met.map(move |cell| Self::Kill(mode, cell))
@@ -56,8 +59,8 @@ impl fmt::Display for Demand {
 }
 
 /// What came about less than `wanted` times, in words.
-pub(crate) fn unmet(figures: &Figures, wanted: u64) -> Vec<String> {
-    let short = Demand::all().filter(|demand| demand.met(figures) < wanted);
+pub(crate) fn unmet(figures: &Figures, modes: &[Mode], wanted: u64) -> Vec<String> {
+    let short = Demand::all(modes).filter(|demand| demand.met(figures) < wanted);
     short
         .map(|demand| format!("{demand}: {} of {wanted}", demand.met(figures)))
         .collect()
@@ -68,7 +71,8 @@ impl Run {
     pub(crate) async fn meet_demands(&mut self) {
         self.calm().await;
         let mut number = self.shape.scenarios * SCENARIOS.len();
-        for demand in Demand::all() {
+        let modes = self.shape.modes;
+        for demand in Demand::all(&modes) {
             for _ in 0..TRIES * self.shape.wanted {
                 if !self.is_missing(demand) || !self.has_mail_for(demand) {
                     break;
@@ -108,7 +112,7 @@ mod tests {
     #[test]
     fn what_came_about_too_seldom_is_unmet_and_nothing_else() {
         let mut figures = Figures::default();
-        for demand in Demand::all() {
+        for demand in Demand::all(&Mode::WORKERS) {
             for _ in 0..2 {
                 match demand {
                     Demand::Kill(mode, cell) => figures.killed(mode, Some(cell)),
@@ -118,6 +122,7 @@ mod tests {
                 }
             }
         }
+        let unmet = |figures: &Figures, wanted| unmet(figures, &Mode::WORKERS, wanted);
         assert_eq!(unmet(&figures, 2), [""; 0]);
         *figures
             .scenarios
@@ -129,10 +134,19 @@ mod tests {
 
     #[test]
     fn a_worker_that_writes_in_one_go_is_not_struck_between_steps() {
-        let between = Demand::all().filter(
+        let between = Demand::all(&Mode::WORKERS).filter(
             |demand| matches!(demand, Demand::Kill(_, cell) if *cell == Cell::BetweenSteps),
         );
         let modes: Vec<String> = between.map(|demand| demand.to_string()).collect();
         assert_eq!(modes, ["a kill between the steps of a write (Stepwise)"]);
+    }
+
+    #[test]
+    fn nobody_is_struck_who_is_not_there() {
+        let demands: Vec<String> = Demand::all(&[Mode::ChangeSet])
+            .map(|demand| demand.to_string())
+            .collect();
+        assert!(demands.iter().all(|demand| !demand.contains("Stepwise")));
+        assert_eq!(demands.len(), Cell::MATRIX.len() - 1 + SCENARIOS.len());
     }
 }

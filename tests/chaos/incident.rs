@@ -8,7 +8,7 @@
 //! | `late-files` | a file is 404 for its first requests | files of some young mails |
 //! | `broken-files` | a file is 500 for the whole run | the same |
 //! | `crowds` | a mail has thousands of recipients, while Dataverse takes long for each operation | some mails |
-//! | `large-bodies` | a mail is some megabytes long | some mails |
+//! | `large-bodies` | ten mails in a batch are 15 MB long each | a scene |
 //! | `postponements` | pauses use up the queue's receive count several times around a few real failures | a scene ([`crate::scenes`]) |
 //! | `throttled-mailbox` | Nylas asks for a pause for one mailbox | a scene |
 //!
@@ -43,7 +43,7 @@ pub(crate) enum Incident {
     BrokenFiles,
     /// Mails with thousands of recipients.
     Crowds,
-    /// Mails of some megabytes.
+    /// Mails of many megabytes, ten in a batch.
     LargeBodies,
     /// Many postponed deliveries around few real failures.
     Postponements,

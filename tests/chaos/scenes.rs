@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use mailverse::retry::RECEIVE_LIMIT;
 
+use crate::corpus::Copy;
 use crate::incident::{Incident, MAILBOX, Throttle};
 use crate::plan::Plan;
 use crate::run::{Besides, Run};
@@ -42,6 +43,7 @@ impl Run {
             // While most mail has not been delivered yet.
             0 if on(Incident::ThrottledMailbox) => self.throttled_mailbox().await,
             1 if on(Incident::Postponements) => self.postponements().await,
+            2 if on(Incident::LargeBodies) => self.large_bodies().await,
             _ => return,
         };
         self.findings.extend(played.err());
@@ -144,6 +146,40 @@ impl Run {
                     reason.unwrap_or_default()
                 ));
             }
+        }
+        Ok(())
+    }
+
+    /// A batch is more than a worker's memory can hold at once. What does not fit comes back.
+    async fn large_bodies(&mut self) -> Result<(), String> {
+        self.calm().await;
+        self.empty_the_queue().await?;
+        let large = std::mem::take(&mut self.corpus.large);
+        let copies = large.iter().map(|index| &self.corpus.messages[*index]);
+        let keys: Vec<String> = copies.map(Copy::key).collect();
+        for index in &large {
+            self.deliver_now(*index).await;
+        }
+        for _ in &large {
+            self.pass().await?;
+            self.cloud
+                .shared
+                .incidents
+                .lock()
+                .unwrap()
+                .meets(Incident::LargeBodies);
+            if self
+                .cloud
+                .shared
+                .book
+                .lock()
+                .unwrap()
+                .due_of(&keys)
+                .is_empty()
+            {
+                break;
+            }
+            self.wait_for(&keys).await;
         }
         Ok(())
     }

@@ -31,7 +31,7 @@ struct Envelope {
 const CROWD: usize = 3_000;
 
 /// Length of a large body in bytes.
-const LARGE_BODY: usize = 3 * 1024 * 1024;
+const LARGE_BODY: usize = 15 * 1024 * 1024;
 
 /// What a mail is drawn for.
 #[derive(Clone, Copy)]
@@ -56,6 +56,7 @@ pub(crate) fn draw(
         stubborn: Vec::new(),
         single: Vec::new(),
         pairs: Vec::new(),
+        large: Vec::new(),
         arrived: HashSet::new(),
     };
     let mut threads: Vec<Earlier> = Vec::new();
@@ -186,6 +187,9 @@ fn add_mail(
         });
     }
     let first = corpus.messages.len() - copies;
+    if kind == Kind::Of(Incident::LargeBodies) {
+        corpus.large.push(first);
+    }
     if kind == Kind::Ordinary && !recent && !spam_of_one {
         match copies {
             1 => corpus.single.push(first),

@@ -55,17 +55,18 @@ impl Outline {
     }
 
     /// One that an incident is about. It has just come, unless that a file cannot be had is no news
-    /// any more.
+    /// any more, or the scene of large bodies has it.
     pub(super) fn for_incident(incident: Incident, rng: &mut StdRng) -> Self {
+        let age = match incident {
+            Incident::BrokenFiles => rng.random_range(8 * 3_600..20 * 3_600),
+            Incident::LargeBodies => Kind::old(rng),
+            _ => rng.random_range(30..60),
+        };
         Self {
             kind: Kind::Of(incident),
             copies: 1,
-            recent: true,
-            age: if incident == Incident::BrokenFiles {
-                rng.random_range(8 * 3_600..20 * 3_600)
-            } else {
-                rng.random_range(30..60)
-            },
+            recent: incident != Incident::LargeBodies,
+            age,
         }
     }
 
