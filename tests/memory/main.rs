@@ -81,13 +81,6 @@ fn loads() -> Vec<Load> {
 }
 
 /// The worker's peak, in kilobytes.
-fn peak_kb(process: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmHWM:"));
-    let line = line.unwrap_or_else(|| panic!("no VmHWM in {status}"));
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
-
 async fn measure(load: Load) -> u64 {
     let twin = Twin::start().await.unwrap();
     twin.nylas().add_grant(Grant {
@@ -153,7 +146,7 @@ async fn measure(load: Load) -> u64 {
     let batch = receive(&sqs, &queue).await;
     assert_eq!(batch.len(), count, "one batch");
     let response = worker.succeed(events::sqs_event(&batch)).await;
-    let peak = peak_kb(worker.process().unwrap());
+    let peak = worker.peak_memory().unwrap() / 1024;
     let printed = worker.stop().await;
     let failures = response["batchItemFailures"].as_array().unwrap().len();
     assert_eq!(failures, 0, "each message is written\n{printed}");

@@ -50,6 +50,10 @@ pub enum Setting {
     WithheldFromUsers(Vec<(Privilege, &'static str)>),
     /// Emails whose creation is refused, as by a plug-in of the organisation; none at first.
     RefusedEmails(Option<RefusedEmails>),
+    /// Status and code by which everything is refused that makes, changes or removes an activity;
+    /// none at first. For a refusal that no privilege explains, such as one that no list of codes
+    /// has.
+    RefusedWrites(Option<(u16, &'static str)>),
     /// Seconds during which an alternate key that was posted is Pending; 0 at first: Active at once.
     KeyIndexSeconds(u32),
     /// Whether two emails may not have one `messageid`, as server-side synchronization relies on (Dataverse facts §7.3). On
@@ -85,6 +89,7 @@ pub(crate) struct Settings {
     pub(crate) withheld_from_users: Vec<(Privilege, &'static str)>,
     pub(crate) refused_emails: Option<RefusedEmails>,
     pub(crate) unique_message_ids: bool,
+    pub(crate) refused_writes: Option<(u16, &'static str)>,
 }
 
 impl Settings {
@@ -108,6 +113,7 @@ impl Settings {
             Setting::Withheld(withheld) => self.withheld = withheld,
             Setting::WithheldFromUsers(withheld) => self.withheld_from_users = withheld,
             Setting::RefusedEmails(refused) => self.refused_emails = refused,
+            Setting::RefusedWrites(refusal) => self.refused_writes = refusal,
             Setting::KeyIndexSeconds(seconds) => {
                 self.key_index = TimeDelta::seconds(seconds.into());
             }
@@ -141,6 +147,7 @@ impl Default for Settings {
             withheld_from_users: Vec::new(),
             refused_emails: None,
             unique_message_ids: true,
+            refused_writes: None,
         }
     }
 }
