@@ -1,6 +1,8 @@
 //! What happens to a message, in order. One story, for a batch of messages:
 //!
-//! **claim** each in the ledger → **fetch** those not yet in hand → **decide** by the policy → **look up** all people and mails of the batch in one
+//! **claim** each in the ledger → leave out what lies in a mailbox that does not **take part** →
+//! **fetch** those not yet in hand → **decide** by the policy → **look up** all people and mails of
+//! the batch in one
 //! `$batch` of queries → **decide** what only that can tell → **make** contacts where the policy says so → **regard** → **map** → **write** one `$batch` with one
 //! change set for each mail → **settle** each claim.
 //!
@@ -156,6 +158,7 @@ impl Pipeline {
                 return None;
             }
         };
+        let jobs = ground.take_part(jobs, run, ended);
         let fetched = self.fetch(jobs, &ground, run, ended).await;
         let candidates = self.decide(fetched, &ground, run, ended).await;
         if candidates.is_empty() {

@@ -13,6 +13,7 @@ mod identities;
 mod importing;
 mod invoking;
 mod operating;
+mod participation;
 mod throttled;
 mod trouble;
 mod what_if;

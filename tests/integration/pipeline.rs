@@ -8,6 +8,7 @@
 //! | What becomes of the cards of an address book? | `address_book.rs` |
 //! | Which record does it concern, and what does finding out cost? | `regarding.rs` |
 //! | What if another client writes the same mail? | `theirs.rs` |
+//! | Which mailboxes take part? | `participation.rs` |
 //! | What is left out, and by which rule? | `policy.rs` |
 //! | What becomes of files? | `attachments.rs` |
 //! | What if a service does not answer? | `outages.rs` |
@@ -40,6 +41,7 @@ mod lengths;
 mod limits;
 mod odd_mail;
 mod outages;
+mod participation;
 mod pause;
 mod people;
 mod policy;
