@@ -19,6 +19,7 @@ use mailverse::dedupe::ledger::{Ledger, LedgerError};
 use mailverse::entra::TokenSource;
 use mailverse::ids::{ActivityId, GrantId, InternetMessageId, MessageId, MessageKey};
 use mailverse::mailboxes::AllowList;
+use mailverse::nylas::error::NylasError;
 use mailverse::nylas::{Fetched, Headers, NylasClient};
 use mailverse::policy::Rule;
 use uuid::Uuid;
@@ -111,7 +112,8 @@ impl Finder {
             return None;
         }
         let nylas = self.nylas.as_ref()?;
-        if !self.may_read(nylas, &kept.key.grant_id).await {
+        // Without it, this copy is still told of.
+        if !self.may_read(nylas, &kept.key.grant_id).await.ok()? {
             return None;
         }
         match nylas.message(&kept.key, Headers::Basic).await {
@@ -123,16 +125,21 @@ impl Finder {
 
     /// Whether mail of this mailbox may be fetched: it takes part, as far as the environment says
     /// which mailboxes do.
-    pub(super) async fn may_read(&self, nylas: &NylasClient, grant_id: &GrantId) -> bool {
+    ///
+    /// # Errors
+    /// [`NylasError`]: that cannot be told now, so nothing may be fetched.
+    pub(super) async fn may_read(
+        &self,
+        nylas: &NylasClient,
+        grant_id: &GrantId,
+    ) -> Result<bool, NylasError> {
         match &self.allowed {
-            None | Some(AllowList::All) => true,
-            Some(allowed) => match nylas.grants().await {
-                Ok(grants) => {
-                    let found = grants.iter().find(|grant| grant.id == *grant_id);
-                    found.is_some_and(|grant| allowed.admits(grant))
-                }
-                Err(_) => false,
-            },
+            None | Some(AllowList::All) => Ok(true),
+            Some(allowed) => {
+                let grants = nylas.grants().await?;
+                let found = grants.iter().find(|grant| grant.id == *grant_id);
+                Ok(found.is_some_and(|grant| allowed.admits(grant)))
+            }
         }
     }
 

@@ -74,7 +74,7 @@ async fn work_off(cloud: &Cloud, worker: &mut Function) {
     assert_eq!(cloud.queue_length().await, ("0".to_owned(), "0".to_owned()));
 }
 
-fn subjects_of(cloud: &Cloud) -> Vec<String> {
+fn message_ids_of(cloud: &Cloud) -> Vec<String> {
     let emails = cloud.emails();
     let mut ids: Vec<String> = emails
         .iter()
@@ -112,7 +112,7 @@ async fn of_two_companies_in_one_application_only_the_admitted_one_is_written_or
     }
     work_off(&cloud, &mut worker).await;
     let written = ["<m1@kites.example>", "<m2@kites.example>"];
-    assert_eq!(subjects_of(&cloud), written);
+    assert_eq!(message_ids_of(&cloud), written);
     let excluded = entry(&cloud, EVE, "e1").await.unwrap();
     assert_eq!(excluded.state, State::Skipped);
     assert_eq!(excluded.reason.as_deref(), Some("mailbox_excluded"));
@@ -136,7 +136,7 @@ async fn of_two_companies_in_one_application_only_the_admitted_one_is_written_or
     assert_eq!(answer["tasks"].as_array().unwrap().len(), 1, "{answer}");
     assert_eq!(cloud.work_tasks(&mut backfill).await.1, 0);
 
-    assert_eq!(subjects_of(&cloud), written);
+    assert_eq!(message_ids_of(&cloud), written);
     assert!(entry(&cloud, EVE, "e2").await.is_none());
     assert_eq!(asked_of_eve(&cloud, 0), [""; 0]);
     let printed = worker.stop().await;
@@ -161,7 +161,7 @@ async fn a_mailbox_that_is_admitted_later_brings_in_what_came_before() {
     let planned = cloud.reconcile(&mut backfill, "2026-11-20T06:00:00Z").await;
     let counts = (&planned["mailboxes"], &planned["excluded"]);
     assert_eq!(counts, (&json!(2), &json!(0)));
-    assert_eq!(subjects_of(&cloud), ["<e1@kites.example>"]);
+    assert_eq!(message_ids_of(&cloud), ["<e1@kites.example>"]);
 }
 
 #[tokio::test]
@@ -222,7 +222,7 @@ async fn a_mailbox_that_nylas_does_not_list_is_waited_for_and_then_let_go_withou
     put(&cloud, EVE, "e1", canary::ADDRESS, "eve@theirs.example");
     let mut backfill = cloud.function_with("backfill", &everybody).await;
     cloud.reconcile(&mut backfill, "2026-11-20T06:00:00Z").await;
-    assert_eq!(subjects_of(&cloud), ["<e1@kites.example>"]);
+    assert_eq!(message_ids_of(&cloud), ["<e1@kites.example>"]);
 }
 
 #[tokio::test]
@@ -249,7 +249,7 @@ async fn a_setting_that_cannot_be_meant_stops_the_functions_with_every_other_gap
     }
 }
 
-/// The settings of a person at a terminal, and a file for the command.
+/// A file for the command.
 fn file(folder: &tempfile::TempDir, name: &str, value: &Value) -> String {
     let path = folder.path().join(name);
     std::fs::write(&path, value.to_string()).unwrap();
