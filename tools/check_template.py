@@ -34,6 +34,7 @@ EXAMPLES = {
     "DataverseUrl": "https://yourorg.crm.dynamics.com",
     "EntraTenantId": "00000000-0000-0000-0000-000000000000",
     "EntraClientId": "00000000-0000-0000-0000-000000000000",
+    "Mailboxes": "example.com",
 }
 
 
@@ -69,6 +70,7 @@ READERS = {
     "NYLAS_API_KEY_SECRET_ID": {WORKER, BACKFILL},
     "WEBHOOK_SECRET_ID": {RECEIVER},
     "NYLAS_APPLICATION_ID": {RECEIVER},
+    "MAILBOXES": {WORKER, BACKFILL},
     "LEDGER_TABLE": {WORKER, BACKFILL},
     "SYNC_QUEUE_URL": {RECEIVER, WORKER, BACKFILL},
     "BACKFILL_QUEUE_URL": {BACKFILL},
@@ -437,6 +439,11 @@ def the_ledger_is_as_the_code_has_it_and_survives(resources):
             yield f"{name}: goes when the stack goes"
 
 
+def whose_mail_is_read_is_for_a_person_to_say(parameters):
+    if "Default" in parameters.get("Mailboxes", {"Default": None}):
+        yield "Mailboxes: is no parameter, or has a default; whoever deploys has to name the mailboxes"
+
+
 RULES = [
     every_function_builds_its_own_folder,
     schedules_are_grammatical,
@@ -461,7 +468,8 @@ def broken_rules(expanded):
     strangers = functions(resources).keys() ^ CALLS.keys()
     if strangers:
         return [f"{name}: a function here or in the template, not in both" for name in sorted(strangers)]
-    return [problem for rule in RULES for problem in rule(resources)]
+    problems = [problem for rule in RULES for problem in rule(resources)]
+    return problems + list(whose_mail_is_read_is_for_a_person_to_say(expanded["Parameters"]))
 
 
 def main(template_file, expanded_file):

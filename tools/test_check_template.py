@@ -111,6 +111,15 @@ class PlantedFaults(unittest.TestCase):
 
         self.assert_found("ReportBatchItemFailures", plant)
 
+    def test_mailboxes_that_nobody_has_named(self):
+        for function, name in (("SyncWorker", "sync-worker"), ("Backfill", "backfill")):
+            self.assert_found(f"{name}: lacks MAILBOXES", lambda r: variables(r, function).pop("MAILBOXES"))
+        template = copy.deepcopy(TEMPLATE)
+        template["Parameters"]["Mailboxes"]["Default"] = "all"
+        problems = check_template.broken_rules(check_template.expand(template))
+        self.assertEqual(len(problems), 1)
+        self.assertIn("Mailboxes: is no parameter, or has a default", problems[0])
+
     def test_a_setting_that_is_missing(self):
         self.assert_found("sync-worker: lacks LEDGER_TABLE", lambda r: variables(r, "SyncWorker").pop("LEDGER_TABLE"))
 

@@ -202,16 +202,19 @@ pub struct Entry {
 }
 
 /// The rules whose answer a later change can undo: the message leaves the spam folder, is sent, is moved into a tracked folder, or the mail that it
-/// answers is tracked after it (a list shows the newest first).
+/// answers is tracked after it (a list shows the newest first). Its mailbox is admitted, or Nylas
+/// lists it at last.
 ///
 /// What was skipped for its people stays so: every message that is read or starred changes too, and would be fetched again.
-pub const SKIPPED_FOR_NOW: [&str; 6] = [
+pub const SKIPPED_FOR_NOW: [&str; 8] = [
     "draft",
     "spam",
     "trash",
     "folder",
     "answers_untracked",
     "gone",
+    "mailbox_excluded",
+    "mailbox_unknown",
 ];
 
 fn was_skipped_for_now(entry: &Entry) -> bool {

@@ -1,6 +1,8 @@
 //! What happens to a message, in order. One story, for a batch of messages:
 //!
-//! **claim** each in the ledger → **fetch** those not yet in hand, as many as may be held at a time → **decide** by the policy → **look up** all people and mails of the batch in one
+//! **claim** each in the ledger → leave out what lies in a mailbox that does not **take part** →
+//! **fetch** those not yet in hand, as many as may be held at a time → **decide** by the policy →
+//! **look up** all people and mails of the batch in one
 //! `$batch` of queries → **decide** what only that can tell → **tell apart** what shares a Message-ID → **make** contacts where the policy says so → **regard** → **map** → **write** one `$batch` with one
 //! change set for each mail → **settle** each claim.
 //!
@@ -204,6 +206,10 @@ impl Pipeline {
                 return None;
             }
         };
+        let jobs = ground.take_part(jobs, run, ended);
+        if jobs.is_empty() {
+            return None;
+        }
         let token = self.identities.of(run).tokens.token(run.now);
         let session = match token.await {
             Ok(token) => Session::timed_by(token, run.clock),

@@ -90,8 +90,12 @@ pub enum Count {
     ReceiverUnavailable,
     /// A message reached `written`.
     Written,
-    /// A message reached `skipped`.
+    /// A message reached `skipped`, and not for its mailbox.
     Skipped,
+    /// A message was skipped because its mailbox does not take part.
+    MailboxExcluded,
+    /// A message was skipped because Nylas does not list its mailbox.
+    MailboxUnknown,
     /// A message goes back to the queue.
     Waiting,
     /// A message reached `dead`.
@@ -137,6 +141,8 @@ impl Count {
             Self::ReceiverUnavailable => "ReceiverUnavailable",
             Self::Written => "Written",
             Self::Skipped => "Skipped",
+            Self::MailboxExcluded => "MailboxExcluded",
+            Self::MailboxUnknown => "MailboxUnknown",
             Self::Waiting => "Waiting",
             Self::Dead => "Dead",
             Self::RequestUnreadable => "RequestUnreadable",

@@ -11,7 +11,7 @@ use mailverse::dedupe::table;
 use mailverse::entra::request::{Credential, EntraClient};
 use mailverse::entra::{Origin, TokenSource};
 use mailverse::ids::MessageKey;
-use mailverse::mailboxes::MailboxDirectory;
+use mailverse::mailboxes::{AllowList, MailboxDirectory};
 use mailverse::nylas::NylasClient;
 use mailverse::pipeline::Pipeline;
 use mailverse::pipeline::budget::Identities;
@@ -126,7 +126,7 @@ impl Company {
         let tokens = TokenSource::new(Origin::Entra(entra));
         Pipeline {
             ledger: self.ledger.clone(),
-            mailboxes: MailboxDirectory::new(nylas.clone()),
+            mailboxes: MailboxDirectory::new(nylas.clone(), AllowList::All),
             nylas,
             dataverse: DataverseClient::new(http, &url(twin.dataverse().url())),
             identities: Identities::new(BUDGET.parse().unwrap(), tokens, Vec::new()),

@@ -148,6 +148,7 @@ impl Cloud {
             ("TOKEN_SECRET_ID", "token".to_owned()),
             ("NYLAS_API_URL", lines.nylas.url.clone()),
             ("NYLAS_API_KEY_SECRET_ID", "nylas".to_owned()),
+            ("MAILBOXES", "all".to_owned()),
             ("LEDGER_TABLE", TABLE.to_owned()),
         ]);
         if mode == Mode::Backfill {

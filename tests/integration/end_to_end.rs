@@ -16,6 +16,7 @@ mod importing;
 mod incidents;
 mod invoking;
 mod operating;
+mod participation;
 mod reused;
 mod throttled;
 mod trouble;

@@ -52,6 +52,8 @@ struct State {
     destinations: Vec<webhooks::Destination>,
     key_is_revoked: bool,
     requests: u64,
+    /// What was asked for, in order: path and query.
+    log: Vec<String>,
     /// Lists of messages that were answered with a page.
     pages: u64,
     /// Lists that came to their end, which decides how the next one says so.
@@ -124,6 +126,26 @@ impl Nylas {
         self.change(grant_id, |mailbox| {
             status.clone_into(&mut mailbox.grant.status);
         });
+    }
+
+    /// Moves a grant into a workspace. A new one is in the application's default workspace, `workspace-default`.
+    ///
+    /// # Panics
+    /// When there is no such grant.
+    pub fn set_workspace(&self, grant_id: &str, workspace_id: &str) {
+        self.change(grant_id, |mailbox| {
+            workspace_id.clone_into(&mut mailbox.workspace_id);
+        });
+    }
+
+    /// Deletes a grant with its mail: Nylas lists it no more and knows none of its objects.
+    ///
+    /// # Panics
+    /// When there is no such grant.
+    pub fn remove_grant(&self, grant_id: &str) {
+        self.change(grant_id, |_| {});
+        let mailboxes = &mut lock(&self.state).mailboxes;
+        mailboxes.retain(|mailbox| mailbox.grant.id != grant_id);
     }
 
     /// Adds a folder; one with the same id is replaced.
@@ -207,6 +229,13 @@ impl Nylas {
     #[must_use]
     pub fn requests(&self) -> u64 {
         lock(&self.state).requests
+    }
+
+    /// What was asked for so far, in order: path and query as they were sent. A request that a fault kept from being
+    /// looked at is not among them.
+    #[must_use]
+    pub fn requested(&self) -> Vec<String> {
+        lock(&self.state).log.clone()
     }
 
     /// Pages of messages so far.
@@ -330,6 +359,8 @@ impl Service for Nylas {
     }
 
     async fn answer(&self, incoming: &Incoming) -> Outgoing {
+        let asked = format!("{}?{}", incoming.path, incoming.query);
+        lock(&self.state).log.push(asked);
         reply::outgoing(self.route(incoming).await, self.requests())
     }
 }

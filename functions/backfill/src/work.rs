@@ -4,7 +4,7 @@
 //!
 //! 1. **Keep the mailbox** ([`mailverse::dedupe::mailbox`]): one worker at a time lists it for the schedule, and one for operators.
 //! 2. **Read the position** ([`mailverse::dedupe::runs`]): where the list goes on.
-//! 3. **List** a page, with bodies and basic headers.
+//! 3. **List** a page, with bodies and basic headers, if the mailbox still takes part.
 //! 4. **Settle** it (`page.rs`): what the ledger has settled is only counted, the rest goes through the pipeline.
 //! 5. **Save** the position, and what the page showed, in one conditional write. Back to 3.
 //! 6. After the last page, **say so**: the task is done, the watermark moves, the coverage is published.
@@ -35,6 +35,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use mailverse::dedupe::mailbox::{Lease, TASK_LEASE};
 use mailverse::dedupe::runs::{Coverage, Position, Progress, Saved, Settled, TaskState};
+use mailverse::mailboxes::Participation;
 use mailverse::nylas::error::NylasError;
 use mailverse::nylas::{Filter, Headers, LARGEST_MESSAGE, LARGEST_PAGE, Page};
 use mailverse::pipeline::history::NEAR;
@@ -147,6 +148,7 @@ impl<Q: SyncQueue> Backfill<Q> {
                 .set_task(&task.key(), TaskState::Queued, None, first.now)
                 .await?;
         }
+        self.must_take_part(task, first.now).await?;
         let parts = self.parts(task, first.now).await?;
         let headers = self.pipeline.headers(&task.grant_id, first.now).await;
         let mut limit = page_limit(progress.nylas_failures);
@@ -163,6 +165,8 @@ impl<Q: SyncQueue> Backfill<Q> {
                 Err(Trouble::Paused(until)) if !task.dry_run && until - run.now <= NEAR => {}
                 may => may?,
             }
+            // A run takes minutes, in which the mailbox may have moved out.
+            self.must_take_part(task, run.now).await?;
             let paused = self.pipeline.mailbox_paused_until(&task.grant_id, run.now);
             if let Some(until) = paused.await {
                 return Err(Trouble::MailboxPaused(until));
@@ -231,6 +235,15 @@ impl<Q: SyncQueue> Backfill<Q> {
             if at_the_end {
                 return self.ended(task, &progress.coverage).await;
             }
+        }
+    }
+
+    /// Nothing is asked of a mailbox that does not take part, whatever a task of earlier says.
+    async fn must_take_part(&self, task: &Task, now: DateTime<Utc>) -> Result<(), Trouble> {
+        match self.pipeline.participation(&task.grant_id, now).await? {
+            Participation::In => Ok(()),
+            Participation::Excluded => Err(Trouble::Excluded),
+            Participation::Unlisted => Err(Trouble::Unlisted),
         }
     }
 

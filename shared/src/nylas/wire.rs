@@ -167,6 +167,8 @@ pub struct Grant {
     pub provider: String,
     /// Whether Nylas can read the mailbox now.
     pub valid: bool,
+    /// The Nylas workspace that it is in; `None` when the answer did not say.
+    pub workspace_id: Option<String>,
 }
 
 impl Grant {
@@ -216,6 +218,9 @@ pub fn grant(object: &Value) -> Option<Grant> {
         }),
         provider: text(object, "provider").unwrap_or_default().to_owned(),
         valid: text(object, "grant_status") == Some("valid"),
+        workspace_id: text(object, "workspace_id")
+            .filter(|id| !id.is_empty())
+            .map(str::to_owned),
     })
 }
 

@@ -151,9 +151,13 @@ impl Fate {
         }
     }
 
-    pub(super) const fn counted_as(&self) -> Count {
+    pub(super) fn counted_as(&self) -> Count {
         match self {
             Self::Written { .. } => Count::Written,
+            Self::Skipped { rule } if rule == Rule::MailboxExcluded.name() => {
+                Count::MailboxExcluded
+            }
+            Self::Skipped { rule } if rule == Rule::MailboxUnknown.name() => Count::MailboxUnknown,
             Self::Skipped { .. } => Count::Skipped,
             Self::Waiting { .. } => Count::Waiting,
             Self::Dead { .. } => Count::Dead,
@@ -394,6 +398,17 @@ mod tests {
             assert_eq!(dead.counted_as(), Count::Dead);
         }
         assert_eq!(fate(RetryAdvice::Soon, 1).counted_as(), Count::Waiting);
+    }
+
+    #[test]
+    fn mail_of_mailboxes_that_take_no_part_is_counted_for_itself() {
+        for (rule, count) in [
+            (Rule::MailboxExcluded, Count::MailboxExcluded),
+            (Rule::MailboxUnknown, Count::MailboxUnknown),
+            (Rule::Gone, Count::Skipped),
+        ] {
+            assert_eq!(Fate::skipped(rule).counted_as(), count);
+        }
     }
 
     #[test]

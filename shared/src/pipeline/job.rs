@@ -18,7 +18,8 @@ use crate::policy::effective::Effective;
 use crate::policy::{Decision, Rule};
 use crate::refusal::Refusal;
 
-/// Tries, over three quarters of an hour, after which a message that cannot be found counts as gone.
+/// Tries, over three quarters of an hour, after which a message that cannot be found counts as gone,
+/// and a mailbox that is not listed as unknown.
 const GONE_AFTER: u32 = 5;
 
 /// A message that we hold the claim of.
@@ -112,12 +113,31 @@ impl Job {
         if self.tries.failures + 1 < GONE_AFTER {
             return self.failed(Failure::soon("nylas does not find the message"), run);
         }
+        self.left_out(Rule::Gone)
+    }
+
+    /// Its mailbox does not take part: nothing was read, and nothing is decided.
+    pub(super) fn excluded(self) -> Ended {
+        self.left_out(Rule::MailboxExcluded)
+    }
+
+    /// Nylas does not list its mailbox. One that was connected a moment ago is not believed to be
+    /// missing at once; should a list of it show the message later, it is taken up again. One that
+    /// was deleted, or is another application's, must not come back for ever.
+    pub(super) fn unlisted(self, run: &Run) -> Ended {
+        if self.tries.failures + 1 < GONE_AFTER {
+            return self.failed(Failure::soon("nylas does not list the mailbox"), run);
+        }
+        self.left_out(Rule::MailboxUnknown)
+    }
+
+    fn left_out(self, rule: Rule) -> Ended {
         Ended {
             key: self.key,
             tries: self.tries,
             wrote: false,
             refusal: None,
-            fate: Fate::skipped(Rule::Gone),
+            fate: Fate::skipped(rule),
             decision: None,
             record: None,
             summary: None,

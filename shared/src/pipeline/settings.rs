@@ -15,7 +15,7 @@ use crate::entra::{Origin, TokenSource};
 use crate::env::Settings;
 use crate::governor::{Budget, User};
 use crate::http;
-use crate::mailboxes::MailboxDirectory;
+use crate::mailboxes::{AllowList, MailboxDirectory};
 use crate::nylas::NylasClient;
 use crate::policy::source::PolicySource;
 use crate::secrets::SecretSource;
@@ -31,6 +31,8 @@ pub struct PipelineSettings {
     pub nylas_api_url: Url,
     /// `NYLAS_API_KEY_SECRET_ID`
     pub nylas_api_key_secret_id: String,
+    /// `MAILBOXES`
+    pub mailboxes: AllowList,
     /// `LEDGER_TABLE`
     pub ledger_table: String,
     /// `WRITE_MODE`
@@ -53,6 +55,7 @@ impl PipelineSettings {
             token_secret_id: settings.required("TOKEN_SECRET_ID"),
             nylas_api_url: settings.service_url("NYLAS_API_URL", Some("https://api.us.nylas.com")),
             nylas_api_key_secret_id: settings.required("NYLAS_API_KEY_SECRET_ID"),
+            mailboxes: AllowList::read(settings),
             ledger_table: settings.required("LEDGER_TABLE"),
             write_mode: settings.one_of("WRITE_MODE", &WriteMode::NAMED),
             created_on: settings.one_of("CREATED_ON", &CreatedOn::NAMED),
@@ -81,7 +84,7 @@ impl PipelineSettings {
                 aws_sdk_dynamodb::Client::new(aws),
                 self.ledger_table.clone(),
             ),
-            mailboxes: MailboxDirectory::new(nylas.clone()),
+            mailboxes: MailboxDirectory::new(nylas.clone(), self.mailboxes.clone()),
             nylas,
             dataverse: DataverseClient::new(http, &self.dataverse_url),
             identities: Identities::new(

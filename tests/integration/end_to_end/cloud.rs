@@ -182,6 +182,7 @@ impl Cloud {
             ("TOKEN_SECRET_ID", "token".to_owned()),
             ("NYLAS_API_URL", self.twin.nylas().url()),
             ("NYLAS_API_KEY_SECRET_ID", "nylas".to_owned()),
+            ("MAILBOXES", "ours.example".to_owned()),
             ("LEDGER_TABLE", TABLE.to_owned()),
             ("SYNC_QUEUE_URL", self.queue.clone()),
             // More than anybody uses: else it would be up to the machine's speed whether history has to wait for its turn.
