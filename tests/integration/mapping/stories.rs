@@ -7,6 +7,7 @@
 //! | `mailbox` | the grant whose mailbox the message lies in | Ada's |
 //! | `folders` | folders of that mailbox, as Nylas lists them, beside those that every mailbox has | none |
 //! | `custom_table` | a table `new_project` with a lookup to contacts and accounts; `has_activities` says whether mail can concern its rows | none |
+//! | `unique_message_ids` | `false`: two emails may have one Message-ID | they may not |
 //! | `organisation` | rows beside the world's, as `table` and `row`: earlier emails with their `trackingtoken` or `messageid`, opportunities, cases, … | none |
 //! | `message` | what differs from [`mail`]: Carol writes to Ada | nothing |
 //! | `files` | the text of each file, by its id | none |
@@ -31,6 +32,7 @@ use mailverse::decision::DecisionRecord;
 use mailverse::policy::Policy;
 use mailverse::policy::source::PolicySource;
 use serde_json::{Map, Value, json};
+use twin::Setting;
 
 use super::{fixtures, read};
 use crate::world::{ADA, World, assert_skipped, key, mail, written};
@@ -124,6 +126,10 @@ async fn told(story: &Value) -> Value {
         added
             .add_table("new_project", customer, has_activities)
             .unwrap();
+    }
+    if let Some(unique) = story["unique_message_ids"].as_bool() {
+        let dataverse = world.twin.dataverse();
+        dataverse.set_setting(Setting::UniqueMessageIds(unique));
     }
     for row in list(story, "organisation") {
         world.insert(row["table"].as_str().unwrap(), row["row"].clone());
