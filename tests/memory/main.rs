@@ -110,7 +110,8 @@ async fn measure(load: Load) -> u64 {
     let moto = moto::Moto::start().await;
     let (sqs, secrets) = (moto.sqs(), moto.secrets());
     let database = dynamo::start().await;
-    let table = mailverse::dedupe::table::create(&dynamo::client(&database), "ledger");
+    let client = dynamo::client(&database);
+    let table = mailverse::dedupe::table::create(&client, "ledger");
     table.await.unwrap();
     let queue = sqs.create_queue().queue_name("sync").send().await.unwrap();
     let queue = queue.queue_url.unwrap();
