@@ -14,7 +14,7 @@ export SAM_CLI_TELEMETRY := 0
 # Nothing here talks to AWS; without this, its tools look for credentials on the network first.
 export AWS_EC2_METADATA_DISABLED := true
 
-.PHONY: help demo test peers ledger-local chaos chaos-short chaos-defects history history-short history-defects bench bench-requests build deny rust-components
+.PHONY: help demo test peers ledger-local chaos chaos-short chaos-defects history history-short history-defects bench bench-requests outage outage-short memory build deny rust-components
 
 help: ## Lists these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,7 +43,7 @@ test: rust-components $(TOOLS_READY) $(PEERS_READY) ## Everything that has to ho
 	@cargo test --locked --workspace
 	$(call step,peers: other people's clients at work on the twin)
 	@python3 tests/peers/run.py
-	@$(MAKE) --no-print-directory chaos-short chaos-defects history-short
+	@$(MAKE) --no-print-directory outage-short chaos-short chaos-defects history-short
 	$(call step,all passed)
 
 peers: $(PEERS_READY) ## Runs other people's Dataverse clients against our stand-in for Dataverse
@@ -97,11 +97,27 @@ history-defects: $(TOOLS_READY) ## The same with what it rests on broken: the au
 		echo "$$what broken, and seen: $$(tail -n 1 $(HISTORY).$$what.txt)"; \
 	done
 
+outage: ## Plays an hour in which Dataverse refuses everybody, in simulated time (about five minutes)
+	@cargo run --quiet --locked --package integration-tests --example outage
+
+outage-short: ## The same with fewer messages, for each cause
+	$(call step,outage: an hour in which everybody is refused)
+	@cargo build --quiet --locked --package integration-tests --example outage
+	@set -e; for cause in disabled-user missing-privilege unlisted-code; do \
+		target/debug/examples/outage --cause $$cause --per-second 1 --minutes 20; \
+	done
+
 bench: ## Measures, in under four minutes of real time, history and live mail on one budget of Dataverse
 	@cargo run --quiet --locked --package integration-tests --example bench
 
 bench-requests: ## Counts the requests to Dataverse that a hundred new mails take, against those of one-by-one writing
 	@cargo run --quiet --locked --package integration-tests --example bench-requests
+
+# The unoptimised worker, as the end-to-end tests run it; the deployed one is smaller and holds the same bodies.
+memory: $(TOOLS_READY) ## Measures the worker's peak memory on the largest batches, and fails above what the function has
+	@cargo build --quiet --locked --package sync-worker
+	@cargo build --quiet --locked --package integration-tests --example memory
+	@target/debug/examples/memory
 
 build: $(TOOLS_READY) ## Builds the four functions for AWS, into .aws-sam/build
 	$(call step,sam build (a first build takes several minutes))

@@ -34,6 +34,7 @@ EXAMPLES = {
     "DataverseUrl": "https://yourorg.crm.dynamics.com",
     "EntraTenantId": "00000000-0000-0000-0000-000000000000",
     "EntraClientId": "00000000-0000-0000-0000-000000000000",
+    "Mailboxes": "example.com",
 }
 
 
@@ -68,11 +69,14 @@ READERS = {
     "NYLAS_API_URL": {WORKER, BACKFILL},
     "NYLAS_API_KEY_SECRET_ID": {WORKER, BACKFILL},
     "WEBHOOK_SECRET_ID": {RECEIVER},
+    "NYLAS_APPLICATION_ID": {RECEIVER},
+    "MAILBOXES": {WORKER, BACKFILL},
     "LEDGER_TABLE": {WORKER, BACKFILL},
     "SYNC_QUEUE_URL": {RECEIVER, WORKER, BACKFILL},
     "BACKFILL_QUEUE_URL": {BACKFILL},
     "WRITE_MODE": {WORKER, BACKFILL},
     "CREATED_ON": {WORKER, BACKFILL},
+    "RESOLVED_PEOPLE_LIMIT": {WORKER, BACKFILL},
     "DATAVERSE_BUDGET": {WORKER, BACKFILL},
     "DATAVERSE_IDENTITIES": {BACKFILL},
     "RUST_LOG": {RECEIVER, WORKER, BACKFILL, REFRESHER},
@@ -260,6 +264,14 @@ def the_receiver_answers_while_nylas_listens(resources):
         yield f"{RECEIVER}: Timeout {timeout}, but Nylas waits 10 seconds"
 
 
+def the_receiver_has_a_share_of_its_own_and_is_never_stopped(resources):
+    """Reserved by a parameter, and not at all where that is 0: a reservation of 0 would stop the function."""
+    reserved = functions(resources)[RECEIVER].get("ReservedConcurrentExecutions")
+    choice = reserved.get("Fn::If") if isinstance(reserved, dict) else None
+    if not choice or target(choice[1]) is None or choice[2] != {"Ref": "AWS::NoValue"}:
+        yield f"{RECEIVER}: ReservedConcurrentExecutions {json.dumps(reserved)} is not a parameter with 0 for none"
+
+
 def queue_readers_report_message_by_message(resources):
     for name, mapping in of_type(resources, "AWS::Lambda::EventSourceMapping").items():
         if mapping.get("FunctionResponseTypes") != ["ReportBatchItemFailures"]:
@@ -427,6 +439,11 @@ def the_ledger_is_as_the_code_has_it_and_survives(resources):
             yield f"{name}: goes when the stack goes"
 
 
+def whose_mail_is_read_is_for_a_person_to_say(parameters):
+    if "Default" in parameters.get("Mailboxes", {"Default": None}):
+        yield "Mailboxes: is no parameter, or has a default; whoever deploys has to name the mailboxes"
+
+
 RULES = [
     every_function_builds_its_own_folder,
     schedules_are_grammatical,
@@ -434,6 +451,7 @@ RULES = [
     only_nylas_may_call_without_iam,
     a_task_comes_alone,
     the_receiver_answers_while_nylas_listens,
+    the_receiver_has_a_share_of_its_own_and_is_never_stopped,
     queue_readers_report_message_by_message,
     settings_go_to_their_readers,
     policies_name_what_they_allow,
@@ -450,7 +468,8 @@ def broken_rules(expanded):
     strangers = functions(resources).keys() ^ CALLS.keys()
     if strangers:
         return [f"{name}: a function here or in the template, not in both" for name in sorted(strangers)]
-    return [problem for rule in RULES for problem in rule(resources)]
+    problems = [problem for rule in RULES for problem in rule(resources)]
+    return problems + list(whose_mail_is_read_is_for_a_person_to_say(expanded["Parameters"]))
 
 
 def main(template_file, expanded_file):

@@ -100,11 +100,25 @@ class PlantedFaults(unittest.TestCase):
     def test_a_receiver_slower_than_nylas(self):
         self.assert_found("Nylas waits", self.set("WebhookReceiver", "Timeout", 10))
 
+    def test_a_receiver_without_a_share_of_its_own(self):
+        for value in (None, 0, 20, {"Ref": "ReceiverConcurrency"}):
+            plant = self.set("WebhookReceiver", "ReservedConcurrentExecutions", value)
+            self.assert_found("with 0 for none", plant)
+
     def test_a_batch_that_fails_as_one(self):
         def plant(resources):
             del resources["SyncWorker"]["Properties"]["Events"]["SyncQueue"]["Properties"]["FunctionResponseTypes"]
 
         self.assert_found("ReportBatchItemFailures", plant)
+
+    def test_mailboxes_that_nobody_has_named(self):
+        for function, name in (("SyncWorker", "sync-worker"), ("Backfill", "backfill")):
+            self.assert_found(f"{name}: lacks MAILBOXES", lambda r: variables(r, function).pop("MAILBOXES"))
+        template = copy.deepcopy(TEMPLATE)
+        template["Parameters"]["Mailboxes"]["Default"] = "all"
+        problems = check_template.broken_rules(check_template.expand(template))
+        self.assertEqual(len(problems), 1)
+        self.assertIn("Mailboxes: is no parameter, or has a default", problems[0])
 
     def test_a_setting_that_is_missing(self):
         self.assert_found("sync-worker: lacks LEDGER_TABLE", lambda r: variables(r, "SyncWorker").pop("LEDGER_TABLE"))

@@ -5,7 +5,8 @@
 //! | What is a check, how is it shown? | `doctor/check.rs` |
 //! | Is the ledger's table right, can its policy be used, are the queues there and without dead letters? | `doctor/aws.rs` |
 //! | Does Nylas take the key, are the mailboxes signed in? | `doctor/nylas.rs` |
-//! | Do notifications come? | `webhook/verify.rs` |
+//! | Which mailboxes take part, and why? | `doctor/mailboxes.rs` |
+//! | Do notifications come, as they were sent? | `webhook/verify.rs`, `webhook/probe.rs` |
 //! | Does Dataverse let us in, what does the role allow, what does the organisation hold? | `doctor/dataverse.rs`, `doctor/privileges.rs` |
 //! | What do policy and settings ask for that needs more? | `doctor/wants.rs` |
 //! | Does a whole mail pass, and by which write mode? (`--probe-write`) | `doctor/probe.rs` |
@@ -18,6 +19,7 @@
 mod aws;
 pub(crate) mod check;
 mod dataverse;
+mod mailboxes;
 mod nylas;
 mod privileges;
 mod probe;
@@ -29,6 +31,7 @@ use clap::Args;
 use mailverse::dataverse::write::WriteMode;
 use mailverse::env::{self, Settings};
 use mailverse::http;
+use mailverse::mailboxes::AllowList;
 use mailverse::pipeline::created_on::CreatedOn;
 
 use self::check::{Check, Report};
@@ -67,12 +70,13 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, DoctorError> {
     Ok(ExitCode::from(u8::from(!report.is_healthy())))
 }
 
-const SETTINGS: &str = "settings";
+pub(crate) const SETTINGS: &str = "settings";
 const AWS: &str = "aws";
 
 /// What the environment names, as far as it is in order.
 struct Named {
     nylas: Option<NylasSettings>,
+    mailboxes: Option<AllowList>,
     webhook_url: Option<String>,
     webhook_secret: Option<String>,
     dataverse: Option<DataverseSettings>,
@@ -91,6 +95,7 @@ impl Named {
         });
         let named = Self {
             nylas: group(checks, NylasSettings::required),
+            mailboxes: group(checks, AllowList::read),
             webhook_url: group(checks, |it| it.required("WEBHOOK_URL")),
             webhook_secret: group(checks, |it| it.required("WEBHOOK_SECRET_ID")),
             dataverse: group(checks, DataverseSettings::required),
@@ -134,6 +139,9 @@ fn where_from(setting: &str) -> String {
         "LEDGER_TABLE" => "LedgerTable",
         "SYNC_QUEUE_URL" => "SyncQueueUrl",
         "BACKFILL_QUEUE_URL" => "BackfillQueueUrl",
+        "MAILBOXES" => {
+            return "name the mailboxes that take part, as the template parameter Mailboxes does: addresses, domains, workspace:ID, or all".to_owned();
+        }
         "DATAVERSE_URL" => {
             return "set it to the address of your organisation, such as https://yourorg.crm.dynamics.com".to_owned();
         }
@@ -177,9 +185,10 @@ async fn examine(probe_write: bool) -> Result<Vec<Check>, DoctorError> {
     }
     let nylas = if let Some(settings) = named.nylas {
         let url = settings.url().clone();
-        nylas::examine(&settings.connect(&aws)?, &url, &mut checks).await
+        let allowed = named.mailboxes.as_ref();
+        nylas::examine(&settings.connect(&aws)?, &url, allowed, &mut checks).await
     } else {
-        skip(&mut checks, &[nylas::KEY, nylas::MAILBOXES], SETTINGS);
+        skip(&mut checks, &[nylas::KEY, mailboxes::MAILBOXES], SETTINGS);
         Err(SETTINGS)
     };
     let url = named.webhook_url.filter(|url| {
@@ -189,25 +198,24 @@ async fn examine(probe_write: bool) -> Result<Vec<Check>, DoctorError> {
         }
         is_receiver(url)
     });
+    let mut compressed = false;
     match (nylas, &url) {
         (Ok(nylas), Some(url)) => checks.push(match nylas.webhooks().await {
-            Ok(there) => verify::destination(&there, url),
+            Ok(there) => {
+                compressed = verify::ours(&there, url).is_some_and(|found| found.compressed);
+                verify::destination(&there, url)
+            }
             Err(error) => Check::broken(verify::DESTINATION, error.to_string(), "try again"),
         }),
         (Err(needs), _) => checks.push(Check::skipped(verify::DESTINATION, needs)),
         (Ok(_), None) => checks.push(Check::skipped(verify::DESTINATION, SETTINGS)),
     }
-    checks.push(match &url {
-        Some(url) => verify::receiver(&http, url).await,
-        None => Check::skipped(verify::RECEIVER, SETTINGS),
+    let store = named.webhook_secret.map(|id| {
+        let secrets = aws_sdk_secretsmanager::Client::new(&aws);
+        StoredSecret::new(secrets, id)
     });
-    checks.push(match named.webhook_secret {
-        Some(id) => {
-            let secrets = aws_sdk_secretsmanager::Client::new(&aws);
-            verify::secret(&StoredSecret::new(secrets, id)).await
-        }
-        None => Check::skipped(verify::SECRET, SETTINGS),
-    });
+    let path = verify::delivery_path(&http, url.as_deref(), store.as_ref(), compressed).await;
+    checks.extend(path);
     dataverse::examine(named.dataverse, &aws, &wants, probe_write, &mut checks).await?;
     Ok(checks)
 }

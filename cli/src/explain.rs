@@ -18,6 +18,7 @@ use mailverse::dataverse::error::DataverseError;
 use mailverse::dedupe::ledger::LedgerError;
 use mailverse::entra::TokenError;
 use mailverse::env::{self, Settings, SettingsError};
+use mailverse::mailboxes::{self, AllowList};
 use mailverse::nylas::error::NylasError;
 use serde_json::json;
 
@@ -30,7 +31,8 @@ use crate::terminal::{self, printable};
 /// Tells what became of a message, and why: its state, the rules that were asked, its people and the record that it concerns.
 ///
 /// Reads the ledger's table, which LEDGER_TABLE names, with AWS's own variables. With NYLAS_API_KEY_SECRET_ID (and NYLAS_API_URL), a bare message id is looked
-/// for in every mailbox, and people are shown with their addresses. With DATAVERSE_URL and TOKEN_SECRET_ID, a Message-ID can be found.
+/// for in every mailbox, and people are shown with their addresses; with MAILBOXES too, only those
+/// of mailboxes that take part. With DATAVERSE_URL and TOKEN_SECRET_ID, a Message-ID can be found.
 #[derive(Args)]
 pub(crate) struct Arguments {
     /// mailbox/message, as sync.key in the logs; the provider's message id; the activity's id in Dynamics 365; or the mail's Message-ID.
@@ -67,11 +69,14 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, ExplainError> 
     let table = settings.required("LEDGER_TABLE");
     let nylas = NylasSettings::read(&mut settings);
     let dataverse = DataverseSettings::read(&mut settings);
+    let says_who = settings.optional(mailboxes::SETTING).is_some();
+    let allowed = says_who.then(|| AllowList::read(&mut settings));
     settings.finish()?;
     let aws = aws::connect().await?;
     let finder = Finder {
         ledger: aws::ledger(&aws, &table),
         table,
+        allowed,
         nylas: nylas.map(|nylas| nylas.connect(&aws)).transpose()?,
         dataverse: dataverse
             .map(|dataverse| dataverse.connect(&aws))

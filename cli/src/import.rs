@@ -38,6 +38,7 @@ use mailverse::pipeline::created_on::CreatedOn;
 use mailverse::pipeline::settings::PipelineSettings;
 use mailverse::pipeline::{Pipeline, Run};
 use mailverse::policy::source::{PolicyError, PolicySource};
+use serde_json::Value;
 
 use self::report::Report;
 use self::rows::Rows;
@@ -111,6 +112,8 @@ pub(crate) enum ImportError {
     Grants(#[source] NylasError),
     #[error("Nylas has no mailbox {0}")]
     NoMailbox(String),
+    #[error("the mailbox {0} does not take part: MAILBOXES does not name it")]
+    Excluded(String),
     #[error(
         "import writes to the real organisation: say --yes, or run it on a terminal and answer"
     )]
@@ -174,8 +177,10 @@ struct Importer {
     /// The real one, also in a dry run.
     ledger: Ledger,
     table: String,
-    /// Those that are connected.
+    /// Those that are connected and take part.
     mailboxes: Vec<Grant>,
+    /// Those that are connected and do not.
+    excluded: Vec<Grant>,
     /// Whose mailbox it is where a message does not say.
     mailbox: Option<GrantId>,
     as_saved: bool,
@@ -208,13 +213,21 @@ impl Importer {
         }
         let mailboxes = pipeline.nylas.grants().await;
         let mailboxes = mailboxes.map_err(ImportError::Grants)?;
+        let takes_part = |grant: &Grant| pipeline.mailboxes.admits(grant);
+        let (mailboxes, excluded): (Vec<Grant>, Vec<Grant>) =
+            mailboxes.into_iter().partition(takes_part);
         let mailbox = arguments.mailbox.as_deref().map(|name| {
             let address = EmailAddress::parse(name);
             let is = |grant: &&Grant| {
                 grant.id.as_str() == name || (address.is_some() && grant.address == address)
             };
-            let found = mailboxes.iter().find(is).map(|grant| grant.id.clone());
-            found.ok_or_else(|| ImportError::NoMailbox(printable(name)))
+            match mailboxes.iter().find(is) {
+                Some(grant) => Ok(grant.id.clone()),
+                None if excluded.iter().any(|grant| is(&grant)) => {
+                    Err(ImportError::Excluded(printable(name)))
+                }
+                None => Err(ImportError::NoMailbox(printable(name))),
+            }
         });
         let dry = if arguments.dry_run {
             let policy = pipeline.policy.policy(&ledger, now).await?;
@@ -236,9 +249,17 @@ impl Importer {
             table,
             mailbox: mailbox.transpose()?,
             mailboxes,
+            excluded,
             as_saved: arguments.as_saved,
             dry,
         })
+    }
+
+    /// Why an object must not be brought in: the mailbox that it names does not take part.
+    fn refusal(&self, object: &Value) -> Option<String> {
+        let id = object.get("grant_id")?.as_str()?;
+        let excluded = self.excluded.iter().any(|grant| grant.id.as_str() == id);
+        excluded.then(|| format!("the mailbox {id} does not take part: MAILBOXES does not name it"))
     }
 
     /// Time and chance of one step.

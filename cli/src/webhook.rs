@@ -3,8 +3,13 @@
 //! The secret is never printed: it goes from Nylas' answer into the secret store. Lost on the way, it is replaced by a rotation.
 //! In which order things happen, and what is left when the process dies: [`rotation`].
 //!
-//! Exit status: 0 when it was done, or all is well; 1 when `verify` found something broken; 2 for bad usage, or when a service refused or did not answer.
+//! What stands between Nylas and the receiver may change a body, and then no signature matches: `create` and `verify` send a signed probe through the
+//! public address ([`probe`]), and compression is refused where a front end is known to undo it ([`front_end`]).
+//!
+//! Exit status: 0 when it was done, or all is well; 1 when `verify`, or `create` afterwards, found something broken; 2 for bad usage, or when a service refused or did not answer.
 
+mod front_end;
+mod probe;
 pub(crate) mod rotation;
 pub(crate) mod verify;
 
@@ -21,9 +26,10 @@ use mailverse::nylas::webhooks::{Destination, NewDestination, Shown};
 use serde_json::{Value, json};
 use url::Url;
 
+use self::front_end::RestApi;
 use self::rotation::{Announced, StoreError, StoredSecret, TakenBack};
 use crate::aws::{self, AwsError};
-use crate::doctor::check::Report;
+use crate::doctor::check::{Check, Report};
 use crate::services::NylasSettings;
 use crate::terminal::{self, printable};
 
@@ -47,6 +53,9 @@ enum Verb {
         /// Who gets Nylas' mail about failing deliveries; may be given several times.
         #[arg(long, value_name = "EMAIL")]
         notify: Vec<String>,
+        /// Let Nylas compress deliveries. Not through an API Gateway REST API, which unpacks them, so that no signature matches.
+        #[arg(long)]
+        compressed: bool,
     },
     /// Lists all destinations of the Nylas application.
     List {
@@ -56,7 +65,7 @@ enum Verb {
     },
     /// Gives the destination of WEBHOOK_URL another secret and stores it; no delivery is lost.
     Rotate,
-    /// Checks that notifications arrive: the destination, its secret, and the receiver.
+    /// Checks that notifications arrive: the destination, its secret, the receiver, and a signed probe through WEBHOOK_URL.
     Verify {
         /// Print one JSON object.
         #[arg(long)]
@@ -85,6 +94,11 @@ pub(crate) enum WebhookError {
         "a destination for this URL is there: {0}. Where its secret is lost, run `mailverse webhook rotate`"
     )]
     Exists(String),
+    #[error(
+        "{0}. A REST API unpacks a compressed body before its signature can be checked, so every notification would be refused and lost. \
+         Leave --compressed out, or give Nylas the URL of the function itself (the output WebhookUrl of the stack) or of an HTTP API at its root"
+    )]
+    CompressedRestApi(RestApi),
     #[error("no destination has this URL: run `mailverse webhook create`")]
     NoDestination,
     #[error(
@@ -114,28 +128,45 @@ pub(crate) enum WebhookError {
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, WebhookError> {
-    let line = match arguments.verb {
+    let (line, report) = match arguments.verb {
         Verb::Create {
             description,
             notify,
+            compressed,
         } => {
-            Webhook::connect()
-                .await?
-                .create(&description, &notify)
-                .await?
+            let wished = Wished {
+                description: &description,
+                notify: &notify,
+                compressed,
+            };
+            Webhook::connect().await?.create(&wished).await?
         }
-        Verb::Rotate => Webhook::connect().await?.rotate().await?,
+        Verb::Rotate => (Webhook::connect().await?.rotate().await?, Report::default()),
         Verb::List { json } => return list(json).await,
         Verb::Verify { json } => {
             let report = Webhook::connect().await?.verify().await?;
-            let printed = report.print(&mut std::io::stdout().lock(), json);
-            terminal::printed(printed).map_err(WebhookError::Print)?;
-            return Ok(ExitCode::from(u8::from(!report.is_healthy())));
+            return print_report(&report, json);
         }
     };
     let printed = writeln!(std::io::stdout(), "{line}");
     terminal::printed(printed).map_err(WebhookError::Print)?;
-    Ok(ExitCode::SUCCESS)
+    if report.is_healthy() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    print_report(&report, false)
+}
+
+fn print_report(report: &Report, json: bool) -> Result<ExitCode, WebhookError> {
+    let printed = report.print(&mut std::io::stdout().lock(), json);
+    terminal::printed(printed).map_err(WebhookError::Print)?;
+    Ok(ExitCode::from(u8::from(!report.is_healthy())))
+}
+
+/// What an operator chooses about a new destination.
+struct Wished<'a> {
+    description: &'a str,
+    notify: &'a [String],
+    compressed: bool,
 }
 
 /// Whether Nylas may send to this address: HTTPS, or the loopback interface of a test.
@@ -177,7 +208,10 @@ async fn list(as_json: bool) -> Result<ExitCode, WebhookError> {
 }
 
 fn shown(one: &Destination) -> Value {
-    json!({"id": one.id, "status": one.status, "webhook_url": one.url, "trigger_types": one.triggers})
+    json!({
+        "id": one.id, "status": one.status, "webhook_url": one.url, "trigger_types": one.triggers,
+        "compressed_delivery": one.compressed,
+    })
 }
 
 struct Webhook {
@@ -205,19 +239,26 @@ impl Webhook {
         })
     }
 
-    async fn create(&self, description: &str, notify: &[String]) -> Result<String, WebhookError> {
+    /// What was made, and what the probes found that were sent to it.
+    async fn create(&self, wished: &Wished<'_>) -> Result<(String, Report), WebhookError> {
         let there = self.nylas.webhooks().await?;
         if let Some(found) = verify::ours(&there, &self.url) {
             return Err(WebhookError::Exists(found.id.clone()));
         }
+        if wished.compressed
+            && let Some(rest_api) = self.rest_api().await
+        {
+            return Err(WebhookError::CompressedRestApi(rest_api));
+        }
         let announced = self.store.announce().await?;
-        let wished = NewDestination {
+        let destination = NewDestination {
             url: &self.url,
             triggers: &verify::triggers(),
-            description,
-            notify,
+            description: wished.description,
+            notify: wished.notify,
+            compressed: wished.compressed,
         };
-        let made = self.nylas.create_webhook(&wished).await;
+        let made = self.nylas.create_webhook(&destination).await;
         let id = self
             .keep(made, announced)
             .await
@@ -227,9 +268,27 @@ impl Webhook {
                 }
                 other => other,
             })?;
-        Ok(format!(
-            "Destination {id} is active; its secret is stored. Try: mailverse webhook verify"
-        ))
+        let report = Report(self.path(wished.compressed).await);
+        let next = if report.is_healthy() {
+            "A signed delivery arrives."
+        } else {
+            "But deliveries do not arrive as they are sent; once this is fixed, run `mailverse webhook verify`:"
+        };
+        let line = format!("Destination {id} is active; its secret is stored. {next}");
+        Ok((line, report))
+    }
+
+    /// Whether the URL is, or may be, that of a REST API. One that does not answer is asked by Nylas next, which takes no such URL.
+    async fn rest_api(&self) -> Option<RestApi> {
+        if let Some(found) = front_end::rest_api_by_address(&self.url) {
+            return Some(found);
+        }
+        let answer = verify::ask(&self.http, &self.url, "front-end").await.ok()?;
+        front_end::rest_api_by_answer(answer.headers())
+    }
+
+    async fn path(&self, compressed: bool) -> Vec<Check> {
+        verify::delivery_path(&self.http, Some(&self.url), Some(&self.store), compressed).await
     }
 
     async fn rotate(&self) -> Result<String, WebhookError> {
@@ -280,10 +339,9 @@ impl Webhook {
 
     async fn verify(&self) -> Result<Report, WebhookError> {
         let there = self.nylas.webhooks().await?;
-        Ok(Report(vec![
-            verify::destination(&there, &self.url),
-            verify::secret(&self.store).await,
-            verify::receiver(&self.http, &self.url).await,
-        ]))
+        let compressed = verify::ours(&there, &self.url).is_some_and(|found| found.compressed);
+        let mut checks = vec![verify::destination(&there, &self.url)];
+        checks.extend(self.path(compressed).await);
+        Ok(Report(checks))
     }
 }

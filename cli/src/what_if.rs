@@ -78,6 +78,8 @@ pub(crate) enum WhatIfError {
     Paused(DateTime<Utc>),
     #[error("the mailboxes cannot be listed: {0}")]
     Grants(#[source] NylasError),
+    #[error("the mailbox {0} does not take part: MAILBOXES does not name it")]
+    Excluded(String),
     #[error("there is no mailbox {0} that Nylas can read")]
     NoMailbox(String),
     #[error("the report cannot be printed: {0}")]
@@ -151,8 +153,13 @@ impl Asker {
             grant.id.as_str() == name
                 || address.is_some_and(|address| address.as_str() == name.trim().to_lowercase())
         };
+        let takes_part = |grant: &Grant| self.pipeline.mailboxes.admits(grant);
+        let (grants, excluded): (Vec<Grant>, Vec<Grant>) = grants.into_iter().partition(takes_part);
         let valid: Vec<Grant> = grants.into_iter().filter(|grant| grant.valid).collect();
         for name in wanted {
+            if excluded.iter().any(|grant| is(grant, name)) {
+                return Err(WhatIfError::Excluded(printable(name)));
+            }
             if !valid.iter().any(|grant| is(grant, name)) {
                 return Err(WhatIfError::NoMailbox(printable(name)));
             }

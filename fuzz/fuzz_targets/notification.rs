@@ -21,15 +21,18 @@ fuzz_target!(|body: &[u8]| {
     let signature = Signature::from_headers(&headers).expect("64 hex digits");
     let verified = KEYS.verify(&signature, body).expect("signed above");
     match parse(&verified) {
-        Ok(Notification::Message(request)) => {
-            for id in [
-                request.key.grant_id.as_str(),
-                request.key.message_id.as_str(),
-            ] {
+        Ok(Notification::Message(notification)) => {
+            let key = &notification.request.key;
+            for id in [key.grant_id.as_str(), key.message_id.as_str()] {
                 assert!(!id.is_empty() && id.len() <= 1_000 && id != "." && id != "..");
                 assert!(!id.chars().any(char::is_control));
             }
+            if let Some(suffix) = &notification.unknown_suffix {
+                let text = suffix.text();
+                assert!(text.len() <= 32 && text.is_ascii() && !text.contains('@'));
+            }
         }
+        Ok(Notification::Probe) => {}
         Ok(Notification::Other { kind }) => assert!(kind.chars().count() <= 80),
         Err(error) => assert!(error.to_string().len() < 200, "a reason quotes the body"),
     }

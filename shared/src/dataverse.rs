@@ -1,7 +1,7 @@
 //! The Dataverse Web API client.
 //!
 //! One attempt a call, no waiting; what the calls of a run share, the token above all, is an argument of each: [`session`].
-//! What is asked beforehand: [`look_up`]; about companies: `companies`; where it depends on an answer: [`further`]. By which names a row is bound: [`names`]; how long a text may be: [`lengths`].
+//! What is asked beforehand: [`look_up`]; about companies: `companies`; where it depends on an answer: [`further`]. By which names a row is bound: [`names`]; how long a text may be: [`lengths`]; how much is asked at a time: `pace`.
 //! What is written and how: [`mod@write`]. What a doctor asks: [`probe`]. The wire form of batches: [`batch`]. What can come back: [`error`].
 
 pub mod batch;
@@ -15,6 +15,7 @@ pub mod further;
 pub mod lengths;
 pub mod look_up;
 pub mod names;
+mod pace;
 pub mod probe;
 pub mod query;
 pub mod rehearsal;
@@ -51,6 +52,7 @@ pub struct DataverseClient {
     sent: Arc<AtomicU64>,
     names: names::NamesRead,
     lengths: lengths::LengthsRead,
+    pace: pace::Paced,
     caller: Option<Uuid>,
     rehearsal: Option<Rehearsal>,
 }
@@ -68,6 +70,7 @@ impl DataverseClient {
             sent: Arc::default(),
             names: names::NamesRead::default(),
             lengths: lengths::LengthsRead::default(),
+            pace: pace::Paced::default(),
             caller: None,
             rehearsal: None,
         }

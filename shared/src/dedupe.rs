@@ -38,6 +38,7 @@ pub mod kept;
 pub mod ledger;
 pub mod mailbox;
 pub mod pause;
+pub mod refusals;
 pub mod runs;
 pub mod stored_policy;
 pub mod survivor;
@@ -182,8 +183,16 @@ pub struct Entry {
     pub retry_at: Option<DateTime<Utc>>,
     /// How often it was claimed.
     pub attempts: u32,
+    /// How many tries failed, or did not come to an end. A postponed try is not among them; the try
+    /// that holds the claim is, until it ends otherwise.
+    pub failures: u32,
+    /// Since when it has been waiting, or dead; `None` in the other two states.
+    pub since: Option<DateTime<Utc>>,
     /// Dead only because it was tried often enough, or is being tried for the last time.
     pub gave_up: bool,
+    /// Given up while its queue message had deliveries left. They are left alone, so that the queue
+    /// moves that message to its dead-letter queue.
+    pub awaits_dead_letter: bool,
     /// The rule that skipped it, the error that killed or delayed it, what was left out of it. Never content.
     pub reason: Option<String>,
     /// The row that carries it.
@@ -193,16 +202,19 @@ pub struct Entry {
 }
 
 /// The rules whose answer a later change can undo: the message leaves the spam folder, is sent, is moved into a tracked folder, or the mail that it
-/// answers is tracked after it (a list shows the newest first).
+/// answers is tracked after it (a list shows the newest first). Its mailbox is admitted, or Nylas
+/// lists it at last.
 ///
 /// What was skipped for its people stays so: every message that is read or starred changes too, and would be fetched again.
-pub const SKIPPED_FOR_NOW: [&str; 6] = [
+pub const SKIPPED_FOR_NOW: [&str; 8] = [
     "draft",
     "spam",
     "trash",
     "folder",
     "answers_untracked",
     "gone",
+    "mailbox_excluded",
+    "mailbox_unknown",
 ];
 
 fn was_skipped_for_now(entry: &Entry) -> bool {
@@ -217,11 +229,24 @@ fn was_skipped_for_now(entry: &Entry) -> bool {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Claim {
     /// It is ours until the lease runs out.
-    Won,
+    Won {
+        /// How many tries failed before this one.
+        failures: u32,
+        /// Since when the message has been waiting.
+        since: DateTime<Utc>,
+    },
     /// Another worker holds it until then.
     HeldUntil(DateTime<Utc>),
     /// It is in a final state already.
     Settled(Entry),
+}
+
+impl Claim {
+    /// Whether the message is ours.
+    #[must_use]
+    pub const fn is_won(&self) -> bool {
+        matches!(self, Self::Won { .. })
+    }
 }
 
 /// What a worker asks for when it claims a message.
@@ -233,6 +258,8 @@ pub struct ClaimRequest {
     pub now: DateTime<Utc>,
     /// What it was skipped for may have changed.
     pub revisit: bool,
+    /// The queue has delivered this request before.
+    pub redelivery: bool,
     /// The queue will not deliver it again.
     pub last_delivery: bool,
 }
@@ -245,6 +272,7 @@ impl ClaimRequest {
             token,
             now,
             revisit: false,
+            redelivery: false,
             last_delivery: false,
         }
     }
@@ -259,22 +287,32 @@ impl ClaimRequest {
 /// | so, held by this very token (the SDK repeated the call) | won |
 /// | so, and its lease has run out | won |
 /// | so, and its lease still runs | held |
+/// | given up, and this delivery is one that its queue message had left (`redelivery`) | settled |
 /// | skipped for what may have changed ([`SKIPPED_FOR_NOW`]), and the message changed or a list showed it since (`revisit`) | won |
 /// | written, skipped, dead | settled |
 ///
-/// What was given up is named again only by a redrive or by the backfill, which is why it may be claimed.
+/// A message that was given up is named again by a redrive, by the backfill or by a notification,
+/// which is why it may be claimed.
 #[must_use]
 pub fn decide_claim(existing: Option<&Entry>, request: &ClaimRequest) -> Claim {
     let Some(entry) = existing else {
-        return Claim::Won;
+        return Claim::Won {
+            failures: 0,
+            since: request.now,
+        };
     };
-    let unfinished = entry.state == State::Waiting || entry.gave_up;
+    let won = Claim::Won {
+        failures: entry.failures,
+        since: entry.since.unwrap_or(request.now),
+    };
+    let unfinished = entry.state == State::Waiting
+        || (entry.gave_up && !(entry.awaits_dead_letter && request.redelivery));
     match entry.held {
         Some((holder, until)) if unfinished && holder != request.token && until > request.now => {
             Claim::HeldUntil(until)
         }
-        _ if unfinished => Claim::Won,
-        _ if request.revisit && was_skipped_for_now(entry) => Claim::Won,
+        _ if unfinished => won,
+        _ if request.revisit && was_skipped_for_now(entry) => won,
         _ => Claim::Settled(entry.clone()),
     }
 }
@@ -374,7 +412,10 @@ mod tests {
             held,
             retry_at: None,
             attempts: 1,
+            failures: 1,
+            since: None,
             gave_up: false,
+            awaits_dead_letter: false,
             reason: None,
             activity_id: None,
             changed_at: None,
@@ -395,16 +436,23 @@ mod tests {
         };
         let decide = |entry: &Entry, revisit| decide_claim(Some(entry), &request(revisit));
 
-        assert_eq!(decide_claim(None, &request(false)), Claim::Won);
-        assert_eq!(decide(&entry(State::Waiting, None), false), Claim::Won);
-        assert_eq!(
-            decide(&entry(State::Waiting, Some((mine, later))), false),
-            Claim::Won
-        );
-        assert_eq!(
-            decide(&entry(State::Waiting, Some((other, past))), false),
-            Claim::Won
-        );
+        let first = Claim::Won {
+            failures: 0,
+            since: now,
+        };
+        assert_eq!(decide_claim(None, &request(false)), first);
+        let failed_twice = Entry {
+            failures: 2,
+            since: Some(DateTime::UNIX_EPOCH),
+            ..entry(State::Waiting, None)
+        };
+        let third = Claim::Won {
+            failures: 2,
+            since: DateTime::UNIX_EPOCH,
+        };
+        assert_eq!(decide(&failed_twice, false), third);
+        assert!(decide(&entry(State::Waiting, Some((mine, later))), false).is_won());
+        assert!(decide(&entry(State::Waiting, Some((other, past))), false).is_won());
         assert_eq!(
             decide(&entry(State::Waiting, Some((other, later))), true),
             Claim::HeldUntil(later)
@@ -414,14 +462,34 @@ mod tests {
                 reason: Some(rule.to_owned()),
                 ..entry(State::Skipped, None)
             };
-            assert_eq!(decide(&skipped, true), Claim::Won);
+            assert!(decide(&skipped, true).is_won());
             assert_eq!(decide(&skipped, false), Claim::Settled(skipped.clone()));
         }
         let given_up = Entry {
             gave_up: true,
             ..entry(State::Dead, None)
         };
-        assert_eq!(decide(&given_up, false), Claim::Won);
+        assert!(decide(&given_up, false).is_won());
+        let awaits_dead_letter = Entry {
+            awaits_dead_letter: true,
+            ..given_up.clone()
+        };
+        assert!(
+            decide(&awaits_dead_letter, false).is_won(),
+            "it is named again"
+        );
+        let redelivery = ClaimRequest {
+            redelivery: true,
+            ..request(true)
+        };
+        assert_eq!(
+            decide_claim(Some(&awaits_dead_letter), &redelivery),
+            Claim::Settled(awaits_dead_letter.clone())
+        );
+        assert!(
+            decide_claim(Some(&given_up), &redelivery).is_won(),
+            "it was redriven"
+        );
         let tried_for_the_last_time = |until| Entry {
             gave_up: true,
             ..entry(State::Dead, Some((other, until)))
@@ -430,7 +498,7 @@ mod tests {
             decide(&tried_for_the_last_time(later), false),
             Claim::HeldUntil(later)
         );
-        assert_eq!(decide(&tried_for_the_last_time(past), false), Claim::Won);
+        assert!(decide(&tried_for_the_last_time(past), false).is_won());
         let internal = Entry {
             reason: Some("internal_only".to_owned()),
             ..entry(State::Skipped, None)

@@ -126,6 +126,26 @@ impl<L: Fn(&str) -> Option<String>> Settings<L> {
         })
     }
 
+    /// A value that is written as text and has to be there; `None` for a missing or unreadable one.
+    /// `what` says what to write.
+    pub fn required_parsed<T: FromStr<Err: fmt::Display>>(
+        &mut self,
+        name: &str,
+        what: &str,
+    ) -> Option<T> {
+        let Some(text) = self.optional(name) else {
+            self.problems.push(format!("{name} is missing: {what}"));
+            return None;
+        };
+        match text.parse() {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.problems.push(format!("{name} {error}"));
+                None
+            }
+        }
+    }
+
     /// Names, separated by commas, that can be part of another name: letters, digits, `-` and `_`. None when the variable is missing.
     pub fn names(&mut self, name: &str) -> Vec<String> {
         let text = self.optional(name).unwrap_or_default();

@@ -15,6 +15,7 @@
 //! | How is a duplicate prevented? | [`dedupe`] |
 //! | Do a mail and a row that share a Message-ID belong together? | [`same_mail`] |
 //! | What happens on 429, or on any failure? | [`retry`] |
+//! | Does a refusal concern one message or everybody? | [`refusal`] |
 //! | How much is asked of Dataverse at a time? | [`governor`] |
 //! | What can Dataverse answer, and how do we read it? | [`dataverse::error`] |
 //! | What is on the queue? | [`sync_request`] |
@@ -38,6 +39,7 @@ pub mod pipeline;
 
 pub mod policy;
 pub mod queue;
+pub mod refusal;
 pub mod regarding;
 pub mod retry;
 pub mod role_address;

@@ -1,7 +1,12 @@
-//! Which mailboxes are connected, whose addresses they have, and what their folders are.
+//! Which mailboxes are connected and take part, whose addresses they have, and what their folders
+//! are.
 //!
 //! Read from Nylas and kept in the process for a while, since every message needs both and neither changes often.
+//!
+//! Which of the application's grants take part is a setting ([`AllowList`]). Of the others, nothing
+//! but their line in the list of grants is ever asked for, and none of their addresses is our own.
 
+mod allow_list;
 mod folders;
 
 use std::collections::{HashMap, HashSet};
@@ -11,6 +16,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::sync::Mutex;
 
+pub use self::allow_list::{Admission, AllowList, AllowListError, Entry, SETTING};
 pub use self::folders::{Folders, Place};
 use crate::ids::{EmailAddress, GrantId};
 use crate::message::Message;
@@ -27,9 +33,23 @@ const REREAD_AFTER: TimeDelta = TimeDelta::minutes(1);
 /// Grants that are asked for their aliases at the same time, of the 50 a second that Nylas allows (Nylas facts §14).
 const ALIAS_CALLS: usize = 4;
 
-/// The connected mailboxes at one moment.
+/// Whether a mailbox takes part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Participation {
+    /// It does.
+    In,
+    /// The application has it, and the setting does not name it.
+    Excluded,
+    /// Nylas does not list it: it was connected a moment ago, was deleted, or is another
+    /// application's.
+    Unlisted,
+}
+
+/// The mailboxes that take part, at one moment.
 #[derive(Default)]
 pub struct Mailboxes {
+    /// Every grant that Nylas lists, and whether it takes part.
+    listed: HashMap<GrantId, bool>,
     addresses: HashMap<GrantId, EmailAddress>,
     /// Each address and alias, with the main address of its mailbox; an alias of a mailbox that has no address of its own stands for itself.
     own: HashMap<EmailAddress, EmailAddress>,
@@ -37,9 +57,20 @@ pub struct Mailboxes {
 }
 
 impl Mailboxes {
-    /// The mailboxes of these grants.
+    /// The mailboxes of these grants, all of which take part.
     #[must_use]
     pub fn new(grants: &[Grant]) -> Self {
+        Self::selected(grants, &[])
+    }
+
+    /// The mailboxes of `grants`, which take part, beside `excluded`, which do not.
+    #[must_use]
+    pub fn selected(grants: &[Grant], excluded: &[Grant]) -> Self {
+        let ids = |grants: &[Grant], takes_part| {
+            let ids = grants.iter().map(|grant| (grant.id.clone(), takes_part));
+            ids.collect::<Vec<_>>()
+        };
+        let listed = [ids(excluded, false), ids(grants, true)].concat();
         let addresses: HashMap<_, _> = grants
             .iter()
             .filter_map(|grant| Some((grant.id.clone(), grant.address.clone()?)))
@@ -61,9 +92,30 @@ impl Mailboxes {
             .map(|grant| grant.id.clone())
             .collect();
         Self {
+            listed: listed.into_iter().collect(),
             addresses,
             own,
             with_all_headers,
+        }
+    }
+
+    /// Whether the mailbox takes part.
+    #[must_use]
+    pub fn participation(&self, grant_id: &GrantId) -> Participation {
+        match self.listed.get(grant_id) {
+            Some(true) => Participation::In,
+            Some(false) => Participation::Excluded,
+            None => Participation::Unlisted,
+        }
+    }
+
+    /// Whether the list says all that there is to know of a mailbox: one that takes part has an
+    /// address.
+    fn is_known(&self, grant_id: &GrantId) -> bool {
+        match self.participation(grant_id) {
+            Participation::In => self.addresses.contains_key(grant_id),
+            Participation::Excluded => true,
+            Participation::Unlisted => false,
         }
     }
 
@@ -79,14 +131,16 @@ impl Mailboxes {
         self.with_all_headers.contains(grant_id)
     }
 
-    /// The main address of the connected mailbox that has this address, as its own or an alias, with or without a tag.
+    /// The main address of the mailbox taking part that has this address, as its own or an alias,
+    /// with or without a tag.
     #[must_use]
     pub fn main_address(&self, address: &EmailAddress) -> Option<&EmailAddress> {
         let exactly = self.own.get(address);
         exactly.or_else(|| self.own.get(&address.without_tag()?))
     }
 
-    /// Whether this is the address, or an alias, of any connected mailbox, with or without a tag.
+    /// Whether this is the address, or an alias, of any mailbox that takes part, with or without a
+    /// tag.
     #[must_use]
     pub fn is_own(&self, address: &EmailAddress) -> bool {
         self.main_address(address).is_some()
@@ -99,24 +153,34 @@ type Kept<T> = (DateTime<Utc>, Arc<T>);
 /// Reads mailboxes and folders through a cache in the process.
 pub struct MailboxDirectory {
     nylas: NylasClient,
+    allowed: AllowList,
     mailboxes: Mutex<Option<Kept<Mailboxes>>>,
     aliases: Mutex<HashMap<GrantId, Kept<Vec<EmailAddress>>>>,
     folders: Mutex<HashMap<GrantId, Kept<Folders>>>,
 }
 
 impl MailboxDirectory {
-    /// A directory that has read nothing yet.
+    /// A directory that has read nothing yet, for the mailboxes that `allowed` names.
     #[must_use]
-    pub fn new(nylas: NylasClient) -> Self {
+    pub fn new(nylas: NylasClient, allowed: AllowList) -> Self {
         Self {
             nylas,
+            allowed,
             mailboxes: Mutex::new(None),
             aliases: Mutex::new(HashMap::new()),
             folders: Mutex::new(HashMap::new()),
         }
     }
 
-    /// The connected mailboxes. Read again when old, or when one of `wanted` is not among them and the list is over a minute old.
+    /// Whether a grant takes part, by what the grant itself says.
+    #[must_use]
+    pub fn admits(&self, grant: &Grant) -> bool {
+        self.allowed.admits(grant)
+    }
+
+    /// The connected mailboxes. Read again when old, or when one of `wanted` is not among them and
+    /// the list is over a minute old. So a mailbox that was added is known after a minute; one that
+    /// was moved, renamed or deleted, after half an hour.
     ///
     /// # Errors
     /// [`NylasError`]: nobody can tell inside from outside without the list, so the messages have to wait.
@@ -128,20 +192,21 @@ impl MailboxDirectory {
         // Held across the calls, so that a burst of work reads the list once.
         let mut kept = self.mailboxes.lock().await;
         if let Some((read_at, mailboxes)) = kept.as_ref() {
-            let complete = wanted
-                .iter()
-                .all(|grant| mailboxes.addresses.contains_key(grant));
+            let complete = wanted.iter().all(|grant| mailboxes.is_known(grant));
             if now - *read_at < if complete { KEEP } else { REREAD_AFTER } {
                 return Ok(Arc::clone(mailboxes));
             }
         }
-        let grants = self.nylas.grants().await?;
+        let listed = self.nylas.grants().await?;
+        // Before anybody is asked for aliases.
+        let (grants, excluded): (Vec<Grant>, Vec<Grant>) =
+            listed.into_iter().partition(|grant| self.admits(grant));
         let grants: Vec<Grant> = stream::iter(grants)
             .map(|grant| self.with_aliases(grant, now))
             .buffered(ALIAS_CALLS)
             .try_collect()
             .await?;
-        let fresh = Arc::new(Mailboxes::new(&grants));
+        let fresh = Arc::new(Mailboxes::selected(&grants, &excluded));
         *kept = Some((now, Arc::clone(&fresh)));
         Ok(fresh)
     }
@@ -225,6 +290,25 @@ mod tests {
             is_own("ada@example.com") && is_own("SALES@example.com") && !is_own("bob@example.com")
         );
         assert_eq!(mailboxes.address(&"h".parse().unwrap()), None);
+    }
+
+    #[test]
+    fn what_is_excluded_is_known_and_is_not_our_own() {
+        let grants = |email| wire::grant(&json!({"id": email, "email": email})).into_iter();
+        let ours: Vec<Grant> = grants("ada@ours.example").collect();
+        let theirs: Vec<Grant> = grants("eve@theirs.example").collect();
+        let mailboxes = Mailboxes::selected(&ours, &theirs);
+        let of = |id: &str| mailboxes.participation(&id.parse().unwrap());
+        assert_eq!(of("ada@ours.example"), Participation::In);
+        assert_eq!(of("eve@theirs.example"), Participation::Excluded);
+        assert_eq!(of("sam@else.example"), Participation::Unlisted);
+        let eve = EmailAddress::parse("eve@theirs.example").unwrap();
+        assert!(!mailboxes.is_own(&eve));
+        assert_eq!(
+            mailboxes.address(&"eve@theirs.example".parse().unwrap()),
+            None
+        );
+        assert!(mailboxes.is_known(&"eve@theirs.example".parse().unwrap()));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! | --- | --- | --- |
 //! | `activityid` | Message-ID and sender; the content as well, where another mail of the sender has the Message-ID | [`crate::dedupe`] |
 //! | `subject` | subject | line breaks become blanks; empty becomes `(no subject)`; cut at 800 |
-//! | `description` | body | as it is, HTML or text |
+//! | `description` | body | as it is, HTML or text; cut at 1,073,741,823, which no body that a worker holds comes near |
 //! | `sender` | sender's address | left out when longer than 250 |
 //! | `torecipients` | To addresses | joined by `;`, whole addresses only, at most 500 |
 //! | `directioncode` | sender | inside: `true`, outgoing; otherwise `false`, incoming |
@@ -51,6 +51,7 @@ use crate::regarding::Decision;
 use crate::same_mail::{NO_SUBJECT, NOT_STORED};
 
 const SUBJECT_LENGTH: usize = 800;
+const BODY_LENGTH: usize = 1_073_741_823;
 const SENDER_LENGTH: usize = 250;
 const TO_RECIPIENTS_LENGTH: usize = 500;
 const FILE_NAME_LENGTH: usize = 255;
@@ -60,12 +61,16 @@ const CONTENT_ID_LENGTH: usize = 250;
 const EMAIL: &str = "email";
 const FILE: &str = "activitymimeattachment";
 
+/// The name of the column that holds the body.
+const BODY: &str = "description";
+
 /// The tables of [`LENGTHS`].
 pub const TABLES: [&str; 2] = [EMAIL, FILE];
 
 /// The longest text that goes into each column, in UTF-16 code units: table, column, length. An organisation with a shorter column refuses what is longer.
-pub const LENGTHS: [(&str, &str, usize); 7] = [
+pub const LENGTHS: [(&str, &str, usize); 8] = [
     (EMAIL, "subject", SUBJECT_LENGTH),
+    (EMAIL, BODY, BODY_LENGTH),
     (EMAIL, "messageid", LONGEST_MESSAGE_ID),
     (EMAIL, "sender", SENDER_LENGTH),
     (EMAIL, "torecipients", TO_RECIPIENTS_LENGTH),
@@ -109,7 +114,7 @@ pub fn limit(message: &mut Message, content: Content) {
     // Nothing that was to be stored is missing.
     message
         .omissions
-        .retain(|omission| *omission != Omission::Attachment);
+        .retain(|omission| !matches!(omission, Omission::Attachment | Omission::Body));
     if content == Content::Participants {
         NOT_STORED.clone_into(&mut message.subject);
     }
@@ -123,7 +128,7 @@ pub fn email(message: &Message, findings: &Findings) -> EmailWrite {
     row.insert("activityid".to_owned(), json!(activity_id));
     row.insert("subject".to_owned(), Value::from(subject(&message.subject)));
     row.insert(
-        "description".to_owned(),
+        BODY.to_owned(),
         Value::from(without_forbidden(&message.body)),
     );
     row.insert(
@@ -222,6 +227,13 @@ fn file_owner(activity: ActivityId) -> Value {
 
 fn date_time(date: DateTime<Utc>) -> String {
     date.format("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// The body as it is stored.
+#[must_use]
+pub fn body(email: &EmailWrite) -> &str {
+    let body = email.row.get(BODY).and_then(Value::as_str);
+    body.unwrap_or_default()
 }
 
 /// The name that binds the owner.
@@ -372,7 +384,8 @@ pub fn fit(email: &mut EmailWrite, lengths: &Lengths) -> bool {
         };
         for row in rows {
             let text = row.get(column).and_then(Value::as_str);
-            let Some(text) = text.filter(|text| length(text) > limit) else {
+            // A text has at least as many bytes as UTF-16 code units, and counting those of a large body takes time.
+            let Some(text) = text.filter(|text| text.len() > limit && length(text) > limit) else {
                 continue;
             };
             match shortened(column, text, limit) {
@@ -388,7 +401,7 @@ pub fn fit(email: &mut EmailWrite, lengths: &Lengths) -> bool {
 /// What is left of a text that is longer than its column; `None` where half of it would be another thing.
 fn shortened(column: &str, text: &str, limit: usize) -> Option<String> {
     match column {
-        "subject" | "mimetype" => Some(cut(text, limit).to_owned()),
+        "subject" | BODY | "mimetype" => Some(cut(text, limit).to_owned()),
         "filename" => Some(cut_name(text, limit)),
         // Whole addresses; the separator may stand just beyond the end.
         "torecipients" => {

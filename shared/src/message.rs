@@ -105,7 +105,7 @@ pub enum Omission {
     Date,
     /// An address that is none.
     Address,
-    /// An attachment too large, of a refused type, or no longer there.
+    /// An attachment too large, of a refused type, no longer there, or not to be had for long.
     Attachment,
     /// The owner was refused by Dataverse.
     Owner,
@@ -119,6 +119,13 @@ pub enum Omission {
     Company,
     /// The Message-ID stands in the row of another mail, so this row is without it ([`IdUse`]).
     MessageIdReused,
+    /// Part of the body, or all of it but the provider's snippet: it is longer than its column, or larger than a worker
+    /// holds.
+    Body,
+    /// A person who was not looked up, because the message names more than are: the party is its address alone.
+    Resolution,
+    /// A recipient who is no party, because the message has more than one row is given.
+    Recipient,
 }
 
 impl fmt::Display for Omission {
@@ -133,6 +140,9 @@ impl fmt::Display for Omission {
             Self::Contact => "contact refused",
             Self::Company => "company refused",
             Self::MessageIdReused => "message_id_reused",
+            Self::Body => "part of the body",
+            Self::Resolution => "record of a recipient",
+            Self::Recipient => "recipient",
         })
     }
 }

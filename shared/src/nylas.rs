@@ -9,7 +9,7 @@ pub mod webhooks;
 pub mod wire;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use reqwest::{Method, RequestBuilder, StatusCode, header};
 use secrecy::ExposeSecret;
@@ -20,13 +20,24 @@ use self::error::NylasError;
 use self::wire::{Folder, Grant};
 use crate::http::encoded;
 use crate::ids::{AttachmentId, GrantId, MessageKey};
-use crate::message::Message;
+use crate::message::{Message, Omission};
 use crate::retry::retry_after;
 use crate::secrets::SecretSource;
 use crate::sync_request::json_problem;
 
 /// Most messages a page (Nylas facts §7).
 pub const LARGEST_PAGE: u32 = 200;
+
+/// Largest answer with one message, in bytes, that is held: most of it is the body. What is larger is written without its
+/// body. Nylas publishes no limit on reading (facts §7); mail servers stop far below this for what is no attachment.
+///
+/// Twice as many bytes, as UTF-16, still fit where Dataverse keeps a body (128,000 KB, Dataverse facts §2.1; that it
+/// counts them so is inferred).
+pub const LARGEST_MESSAGE: usize = 48 * 1024 * 1024;
+
+/// The fields of a message without its body.
+const ALL_BUT_THE_BODY: &str =
+    "id,grant_id,subject,from,to,cc,bcc,date,folders,snippet,attachments,headers";
 
 /// Grants a page. The default is 10 and the maximum unknown (Nylas facts §11).
 const GRANT_PAGE: usize = 50;
@@ -64,6 +75,17 @@ pub enum Fetched {
     Message(Box<Message>),
     /// It is no longer there, or never was.
     Gone,
+}
+
+/// What came of asking for a file.
+#[derive(Debug, PartialEq, Eq)]
+pub enum FetchedFile {
+    /// It is there; may be empty.
+    Bytes(Vec<u8>),
+    /// It has more bytes than were allowed.
+    TooLarge,
+    /// There is no such file: not yet, or no longer (providers answer 404 for minutes after the notification).
+    Missing,
 }
 
 /// Which messages of a mailbox a list means.
@@ -128,27 +150,71 @@ impl NylasClient {
     /// # Errors
     /// [`NylasError`]; an unknown grant is [`NylasError::Rejected`], not [`Fetched::Gone`].
     pub async fn message(&self, key: &MessageKey, headers: Headers) -> Result<Fetched, NylasError> {
+        self.message_counted(key, headers, &AtomicUsize::new(0))
+            .await
+    }
+
+    /// The same. The bytes that have arrived are added to `held` as they arrive; an answer without a message takes its own
+    /// away again.
+    ///
+    /// A message of more than [`LARGEST_MESSAGE`] bytes comes without its body, with the snippet in its place, and with
+    /// [`Omission::Body`].
+    ///
+    /// # Errors
+    /// Those of [`NylasClient::message`].
+    pub async fn message_counted(
+        &self,
+        key: &MessageKey,
+        headers: Headers,
+        held: &AtomicUsize,
+    ) -> Result<Fetched, NylasError> {
         let path = format!(
             "/v3/grants/{}/messages/{}?fields={}",
             encoded(key.grant_id.as_str()),
             encoded(key.message_id.as_str()),
             headers.fields()
         );
-        match self.get(&path).await {
-            Ok(answer) => {
-                let object = answer.get("data").unwrap_or(&Value::Null);
-                let message = wire::message(&key.grant_id, object).map_err(|e| unreadable(&e))?;
-                // The ledger and the queue know the message by the id that it was asked for.
-                Ok(Fetched::Message(Box::new(Message {
-                    key: key.clone(),
-                    ..message
-                })))
-            }
-            Err(NylasError::Rejected { status: 404, kind }) if kind != "grant.not_found" => {
-                Ok(Fetched::Gone)
-            }
-            Err(error) => Err(error),
+        if let Some(fetched) = self.message_at(&path, key, held).await? {
+            return Ok(fetched);
         }
+        let path = format!("{path}&select={ALL_BUT_THE_BODY}");
+        match self.message_at(&path, key, held).await? {
+            Some(Fetched::Message(message)) => {
+                Ok(Fetched::Message(Box::new(without_body(*message))))
+            }
+            Some(Fetched::Gone) => Ok(Fetched::Gone),
+            None => Err(unreadable(&"a message without its body, and too large")),
+        }
+    }
+
+    /// The message at this path; `None` when the answer has more than [`LARGEST_MESSAGE`] bytes.
+    async fn message_at(
+        &self,
+        path: &str,
+        key: &MessageKey,
+        held: &AtomicUsize,
+    ) -> Result<Option<Fetched>, NylasError> {
+        let answer = match self.send(self.call(Method::GET, path)).await {
+            Ok(answer) => answer,
+            Err(NylasError::Rejected { status: 404, kind }) if kind != "grant.not_found" => {
+                return Ok(Some(Fetched::Gone));
+            }
+            Err(error) => return Err(error),
+        };
+        let mut arrived = Arrived { held, bytes: 0 };
+        let Some(body) = body_counted(answer, LARGEST_MESSAGE, &mut arrived).await? else {
+            return Ok(None);
+        };
+        let mut answer = wire::json(&body).map_err(|error| unreadable(&json_problem(&error)))?;
+        drop(body);
+        let object = answer.get_mut("data").map(Value::take).unwrap_or_default();
+        let message = wire::message_of(&key.grant_id, object).map_err(|e| unreadable(&e))?;
+        arrived.stay();
+        // The ledger and the queue know the message by the id that it was asked for.
+        Ok(Some(Fetched::Message(Box::new(Message {
+            key: key.clone(),
+            ..message
+        }))))
     }
 
     /// A page of up to `limit` messages, newest first.
@@ -168,7 +234,8 @@ impl NylasClient {
             .ok_or_else(|| unreadable(&"a page without an end"))
     }
 
-    /// The same; `None` when the page has more than `most_bytes`, most of which are bodies: ask for fewer messages.
+    /// The same; `None` when the page has more than `most_bytes`, most of which are bodies: ask for fewer messages. One message that alone has more comes
+    /// without its body, as in [`NylasClient::message_counted`].
     ///
     /// # Errors
     /// Those of [`NylasClient::messages`].
@@ -191,26 +258,54 @@ impl NylasClient {
             path.push_str("&page_token=");
             path.push_str(&encoded(token));
         }
-        let Some(body) =
-            body_within(self.send(self.call(Method::GET, &path)).await?, most_bytes).await?
-        else {
+        if let Some(page) = self
+            .page_at(&path, grant_id, page_token, most_bytes)
+            .await?
+        {
+            return Ok(Some(page));
+        }
+        if limit > 1 {
+            return Ok(None);
+        }
+        let path = format!("{path}&select={ALL_BUT_THE_BODY}");
+        let page = self.page_at(&path, grant_id, page_token, most_bytes);
+        Ok(page.await?.map(|page| Page {
+            messages: page.messages.into_iter().map(without_body).collect(),
+            ..page
+        }))
+    }
+
+    /// The page at this path; `None` when it has more than `most_bytes`.
+    async fn page_at(
+        &self,
+        path: &str,
+        grant_id: &GrantId,
+        page_token: Option<&str>,
+        most_bytes: usize,
+    ) -> Result<Option<Page>, NylasError> {
+        let answer = self.send(self.call(Method::GET, path)).await?;
+        let Some(body) = body_within(answer, most_bytes).await? else {
             return Ok(None);
         };
-        let answer = wire::json(&body).map_err(|error| unreadable(&json_problem(&error)))?;
+        let mut answer = wire::json(&body).map_err(|error| unreadable(&json_problem(&error)))?;
         drop(body);
-        let objects = listed(&answer)?;
-        let messages: Vec<Message> = objects
-            .iter()
-            .filter_map(|object| wire::message(grant_id, object).ok())
-            .collect();
         let next = wire::text(&answer, "next_cursor")
             .filter(|cursor| !cursor.is_empty())
             .map(str::to_owned);
         if next.is_some() && next.as_deref() == page_token {
             return Err(unreadable(&"a page of messages that was read before"));
         }
+        let listed = listed(&answer)?.len();
+        let objects = match answer.get_mut("data").map(Value::take) {
+            Some(Value::Array(objects)) => objects,
+            _ => Vec::new(),
+        };
+        let messages: Vec<Message> = objects
+            .into_iter()
+            .filter_map(|object| wire::message_of(grant_id, object).ok())
+            .collect();
         Ok(Some(Page {
-            unreadable: objects.len() - messages.len(),
+            unreadable: listed - messages.len(),
             messages,
             next,
         }))
@@ -248,6 +343,14 @@ impl NylasClient {
                 return Ok(grants);
             }
         }
+    }
+
+    /// Whether Nylas refuses the API key: on a path that needs no mailbox, so that a mailbox to which
+    /// nobody is signed in is told from a key that was revoked. An answer that tells nothing counts as
+    /// no.
+    pub async fn refuses_key(&self) -> bool {
+        let answer = self.get("/v3/grants?limit=1").await;
+        matches!(answer, Err(NylasError::SignInNeeded { .. }))
     }
 
     /// One grant with its aliases.
@@ -294,16 +397,16 @@ impl NylasClient {
         }
     }
 
-    /// An attachment's bytes; `None` when it is no longer there, or has more than `limit` bytes.
+    /// An attachment's bytes, of which there may be `limit`.
     ///
     /// # Errors
-    /// [`NylasError`].
+    /// [`NylasError`]; an unknown grant is [`NylasError::Rejected`], not [`FetchedFile::Missing`].
     pub async fn attachment(
         &self,
         key: &MessageKey,
         id: &AttachmentId,
         limit: usize,
-    ) -> Result<Option<Vec<u8>>, NylasError> {
+    ) -> Result<FetchedFile, NylasError> {
         let path = format!(
             "/v3/grants/{}/attachments/{}/download?message_id={}",
             encoded(key.grant_id.as_str()),
@@ -311,8 +414,13 @@ impl NylasClient {
             encoded(key.message_id.as_str())
         );
         match self.send(self.call(Method::GET, &path)).await {
-            Ok(answer) => body_within(answer, limit).await,
-            Err(NylasError::Rejected { status: 404, .. }) => Ok(None),
+            Ok(answer) => Ok(match body_within(answer, limit).await? {
+                Some(bytes) => FetchedFile::Bytes(bytes),
+                None => FetchedFile::TooLarge,
+            }),
+            Err(NylasError::Rejected { status: 404, kind }) if kind != "grant.not_found" => {
+                Ok(FetchedFile::Missing)
+            }
             Err(error) => Err(error),
         }
     }
@@ -357,16 +465,61 @@ impl NylasClient {
     }
 }
 
+/// A message that was asked for without its body: the snippet stands in its place.
+fn without_body(mut message: Message) -> Message {
+    message.body = std::mem::take(&mut message.snippet);
+    message.omissions.push(Omission::Body);
+    message
+}
+
+/// Bytes that have arrived and count as held, until they stay or are dropped.
+struct Arrived<'a> {
+    held: &'a AtomicUsize,
+    bytes: usize,
+}
+
+impl Arrived<'_> {
+    fn add(&mut self, bytes: usize) {
+        self.held.fetch_add(bytes, Ordering::Relaxed);
+        self.bytes += bytes;
+    }
+
+    /// They became something that is kept.
+    fn stay(mut self) {
+        self.bytes = 0;
+    }
+}
+
+impl Drop for Arrived<'_> {
+    fn drop(&mut self) {
+        self.held.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
 /// The answer's body; `None` when it has more bytes.
 async fn body_within(
+    answer: reqwest::Response,
+    most: usize,
+) -> Result<Option<Vec<u8>>, NylasError> {
+    let nowhere = AtomicUsize::new(0);
+    let mut arrived = Arrived {
+        held: &nowhere,
+        bytes: 0,
+    };
+    body_counted(answer, most, &mut arrived).await
+}
+
+async fn body_counted(
     mut answer: reqwest::Response,
     most: usize,
+    arrived: &mut Arrived<'_>,
 ) -> Result<Option<Vec<u8>>, NylasError> {
     let mut bytes = Vec::new();
     while let Some(chunk) = answer.chunk().await? {
         if chunk.len() > most - bytes.len() {
             return Ok(None);
         }
+        arrived.add(chunk.len());
         bytes.extend_from_slice(&chunk);
     }
     Ok(Some(bytes))

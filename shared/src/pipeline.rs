@@ -1,6 +1,8 @@
 //! What happens to a message, in order. One story, for a batch of messages:
 //!
-//! **claim** each in the ledger → **fetch** those not yet in hand → **decide** by the policy → **look up** all people and mails of the batch in one
+//! **claim** each in the ledger → leave out what lies in a mailbox that does not **take part** →
+//! **fetch** those not yet in hand, as many as may be held at a time → **decide** by the policy →
+//! **look up** all people and mails of the batch in one
 //! `$batch` of queries → **decide** what only that can tell → **tell apart** what shares a Message-ID → **make** contacts where the policy says so → **regard** → **map** → **write** one `$batch` with one
 //! change set for each mail → **settle** each claim.
 //!
@@ -19,32 +21,41 @@
 
 pub mod address_book;
 mod asking;
+mod attachments;
 pub mod budget;
 mod claiming;
 pub mod created_on;
 mod deciding;
 mod fate;
+mod fetching;
 mod ground;
 mod handled;
 pub mod history;
 mod job;
+mod mailbox_pauses;
 mod newcomers;
+pub mod people_limit;
+mod portions;
 pub mod preview;
+mod refusals;
 mod regard;
 mod reused;
 pub mod settings;
 pub mod theirs;
 mod writing;
 
-use futures_util::{StreamExt, stream};
-
-use self::budget::{Identities, Traffic};
+use self::asking::LookedUp;
+use self::budget::{Booked, Identities, Probe, Traffic};
 use self::created_on::Backdating;
 use self::fate::Failure;
 pub use self::fate::{Fate, Run, Work};
 use self::ground::Ground;
 pub use self::handled::{Handled, Summary};
 use self::job::{Candidate, Ended, Job};
+use self::mailbox_pauses::Pauses;
+use self::people_limit::ResolvedPeopleLimit;
+use self::portions::Portions;
+use self::refusals::Aftermath;
 use self::writing::{Caller, Mail};
 use crate::dataverse::DataverseClient;
 use crate::dataverse::look_up::Found;
@@ -52,17 +63,14 @@ use crate::dataverse::rows::{RowState, Table};
 use crate::dataverse::session::Session;
 use crate::dataverse::write::WriteMode;
 use crate::dedupe::ledger::Ledger;
-use crate::governor::Booking;
+use crate::ids::GrantId;
 use crate::mailboxes::MailboxDirectory;
 use crate::mapping::{self, Direction, Findings};
-use crate::message::Message;
-use crate::nylas::{Fetched, Headers, NylasClient};
+use crate::nylas::NylasClient;
 use crate::parties;
 use crate::policy::source::PolicySource;
 use crate::regarding::Decision;
-
-/// Messages fetched at the same time: Microsoft allows four calls at once for each mailbox (Nylas facts §14).
-const FETCHES: usize = 3;
+use crate::retry::FIRST_STEP;
 
 /// Everything that the story needs.
 pub struct Pipeline {
@@ -82,6 +90,8 @@ pub struct Pipeline {
     pub created_on: Backdating,
     /// What is tracked.
     pub policy: PolicySource,
+    /// How many people of one message are looked up.
+    pub people_limit: ResolvedPeopleLimit,
 }
 
 impl Pipeline {
@@ -89,23 +99,46 @@ impl Pipeline {
     ///
     /// While Dataverse wants a pause, or when the invocation is nearly over, everything goes back as it came.
     pub async fn run(&self, work: Vec<Work>, run: Run) -> Vec<Handled> {
-        match self.book(work.len(), &run).await {
-            Ok(booking) => self.story(work, &run, &booking).await.0,
-            Err(failure) => {
-                let handled = claiming::untouched(work, &failure, &run);
-                handled.iter().for_each(Handled::report);
-                handled
-            }
+        match self.book(work.len(), &run, Probe::MayBe).await {
+            Ok(booked) if booked.is_probe => self.probe(work, &run, &booked).await,
+            Ok(booked) => self.story(work, &run, &booked).await.handled,
+            Err(failure) => untouched(work, &failure, &run),
         }
     }
 
+    /// The first message alone, and the others after it, if it passes.
+    async fn probe(&self, work: Vec<Work>, run: &Run, booked: &Booked) -> Vec<Handled> {
+        let mut work = claiming::once_each(work);
+        let rest = work.split_off(work.len().min(1));
+        let Story {
+            mut handled,
+            aftermath,
+            passed,
+            ..
+        } = self.story(work, run, booked).await;
+        if rest.is_empty() {
+            return handled;
+        }
+        handled.extend(match aftermath {
+            Aftermath::Pause(until) => {
+                let cause = booked.refused.cause.as_deref();
+                untouched(rest, &budget::paused(until, cause, run), run)
+            }
+            Aftermath::GoOn if passed && !run.is_nearly_over() => {
+                self.story(rest, run, &Booked::default()).await.handled
+            }
+            // It told nothing; another message is the next probe.
+            Aftermath::GoOn => untouched(
+                rest,
+                &Failure::postponed(FIRST_STEP, "a probe is under way"),
+                run,
+            ),
+        });
+        handled
+    }
+
     /// The story of a batch whose time is booked.
-    async fn story(
-        &self,
-        work: Vec<Work>,
-        run: &Run,
-        booking: &Booking,
-    ) -> (Vec<Handled>, Traffic) {
+    async fn story(&self, work: Vec<Work>, run: &Run, booked: &Booked) -> Story {
         let (jobs, mut handled) = self.claim(work, run).await;
         let mut ended = Vec::new();
         let mut traffic = Traffic::default();
@@ -113,116 +146,155 @@ impl Pipeline {
             // Boxed, because nested this deep the future's type is more than the compiler lays out.
             traffic = Box::pin(self.bring_in(jobs, run, &mut ended)).await;
         }
-        self.put_right(booking, traffic, run);
+        self.put_right(&booked.booking, traffic, run);
+        let aftermath = self.judge_run(&mut ended, booked, run).await;
+        let passed = ended.iter().any(|end| end.wrote);
         handled.extend(self.settle(ended, run).await);
         handled.iter().for_each(Handled::report);
-        (handled, traffic)
+        Story {
+            handled,
+            traffic,
+            aftermath,
+            passed,
+        }
     }
 
-    /// Everything between claim and settle.
+    /// Everything between claim and settle, portion by portion ([`portions`]).
     async fn bring_in(&self, jobs: Vec<Job>, run: &Run, ended: &mut Vec<Ended>) -> Traffic {
-        let Some(prepared) = self.prepare(jobs, run, ended).await else {
+        let Some((mut begun, jobs)) = self.begin(jobs, Looks::Write, run, ended).await else {
             return Traffic::default();
         };
-        let Prepared {
-            ground,
-            session,
-            messages,
-            groups,
-        } = prepared;
-        let groups = self.tell_apart(&session, groups, run, ended).await;
-        let mut mails = Vec::new();
-        for (tracked, mut found) in groups {
-            let peopled = self.make_contacts(&session, tracked, &mut found, &ground, run, ended);
-            let peopled = peopled.await;
-            let regarded = self.regard(&session, peopled, &mut found, &ground, run, ended);
-            for regarded in regarded.await {
-                match self.map(&session, regarded, &found, &ground, run).await {
-                    Mapped::Mail(mail) => mails.push(*mail),
-                    Mapped::Ended(end) => ended.push(*end),
-                }
+        let mut messages = 0;
+        let mut portions = Portions::of(jobs);
+        let mut is_first = true;
+        while let Some(portion) = portions.next() {
+            if !std::mem::take(&mut is_first) {
+                // The portions before may have begun or ended some.
+                begun.pauses = self.mailbox_pauses(&grants_of(&portion)).await;
+            }
+            let steps = self.portion(portion, &begun, run, &mut messages, ended);
+            match portions::caught(steps).await {
+                Some(rest) => portions.put_back(rest),
+                None => portions.panicked(ended, run),
             }
         }
-        self.write(&session, mails, run, ended).await;
-        self.share(&session, run).await;
-        Traffic::of(&session, messages)
+        if messages > 0 {
+            self.share(&begun.session, run).await;
+        }
+        Traffic::of(&begun.session, messages)
     }
 
-    /// The steps that only read: until it is decided what is tracked. `None` when nothing is.
-    async fn prepare(&self, jobs: Vec<Job>, run: &Run, ended: &mut Vec<Ended>) -> Option<Prepared> {
-        let grants: Vec<_> = jobs.iter().map(|job| &job.key.grant_id).collect();
+    /// Reads what all messages of a run stand on. `None` when nothing can be begun: the messages have ended.
+    async fn begin(
+        &self,
+        jobs: Vec<Job>,
+        looks: Looks,
+        run: &Run,
+        ended: &mut Vec<Ended>,
+    ) -> Option<(Begun, Vec<Job>)> {
+        let grants = grants_of(&jobs);
+        let pauses = self.mailbox_pauses(&grants).await;
+        if let Some(failure) = pauses.of_nylas(run) {
+            ended.extend(all_failed(jobs, &failure, run));
+            return None;
+        }
         let ground = match self.ground(&grants, run.now).await {
             Ok(ground) => ground,
             Err(failure) => {
-                ended.extend(all_failed(jobs, &failure, run));
+                let failed: Vec<Ended> = all_failed(jobs, &failure, run).collect();
+                ended.extend(self.without_mailboxes(failed, &pauses, looks, run).await);
                 return None;
             }
         };
-        let fetched = self.fetch(jobs, &ground, run, ended).await;
-        let candidates = self.decide(fetched, &ground, run, ended).await;
-        if candidates.is_empty() {
+        let jobs = ground.take_part(jobs, run, ended);
+        if jobs.is_empty() {
             return None;
         }
-        let back = |candidates: Vec<Candidate>| candidates.into_iter().map(|one| one.job);
         let token = self.identities.of(run).tokens.token(run.now);
         let session = match token.await {
             Ok(token) => Session::timed_by(token, run.clock),
             Err(error) => {
-                ended.extend(all_failed(back(candidates), &error.into(), run));
+                ended.extend(all_failed(jobs, &error.into(), run));
                 return None;
             }
         };
-        if run.is_nearly_over() {
-            let failure = Failure::no_time_left();
-            ended.extend(all_failed(back(candidates), &failure, run));
-            return None;
-        }
-        let messages = candidates.len();
-        let looked_up = self.look_up(&session, candidates, &ground, run, ended);
-        let groups = looked_up.await.into_iter().map(|(group, found)| {
-            let tracked = deciding::finally(group, &found, &ground, ended);
-            (tracked, found)
-        });
-        Some(Prepared {
-            groups: groups.collect(),
+        let begun = Begun {
             ground,
             session,
-            messages,
-        })
+            pauses,
+        };
+        Some((begun, jobs))
     }
 
-    /// Fetches what is not in hand, or lacks headers that the policy needs. A message that stays gone is skipped.
-    async fn fetch(
+    /// Takes as many messages of a portion as may be held through all steps. Gives back the others.
+    async fn portion(
         &self,
-        jobs: Vec<Job>,
-        ground: &Ground,
+        mut portion: Vec<Job>,
+        begun: &Begun,
+        run: &Run,
+        looked_up: &mut usize,
+        ended: &mut Vec<Ended>,
+    ) -> Vec<Job> {
+        let stopped = begun.session.ended_by().map(|error| error.clone().into());
+        if let Some(failure) = refusals::of_everybody(ended).or(stopped) {
+            // They would be fetched for nothing.
+            ended.extend(all_failed(portion, &failure, run));
+            return Vec::new();
+        }
+        let candidates = self
+            .prepare(&mut portion, begun, Looks::Write, run, ended)
+            .await;
+        *looked_up += candidates.len();
+        self.track(candidates, begun, run, ended).await;
+        portion
+    }
+
+    /// Takes as many messages from `jobs` as may be held, until the policy needs to know what Dataverse knows of them.
+    async fn prepare(
+        &self,
+        jobs: &mut Vec<Job>,
+        begun: &Begun,
+        looks: Looks,
         run: &Run,
         ended: &mut Vec<Ended>,
-    ) -> Vec<(Job, Message)> {
-        let fetches = stream::iter(jobs).map(async |mut job| {
-            let headers = ground.headers(&job.key.grant_id);
-            let suffices = |message: &Message| headers == Headers::Basic || message.has_all_headers;
-            let fetched = match job.message.take().filter(suffices) {
-                Some(message) => Ok(Fetched::Message(Box::new(message))),
-                None if run.is_nearly_over() => Err(Failure::no_time_left()),
-                None => self
-                    .nylas
-                    .message(&job.key, headers)
-                    .await
-                    .map_err(Failure::from),
+    ) -> Vec<Candidate> {
+        let Begun { ground, pauses, .. } = begun;
+        let fetched = self.fetch(jobs, pauses, looks, ground, run, ended).await;
+        self.decide(fetched, ground, run, ended).await
+    }
+
+    /// From the look-up to the row, group by group ([`asking`]).
+    async fn track(
+        &self,
+        candidates: Vec<Candidate>,
+        begun: &Begun,
+        run: &Run,
+        ended: &mut Vec<Ended>,
+    ) {
+        let Begun {
+            ground, session, ..
+        } = begun;
+        let mut groups = asking::groups(candidates, self.dataverse.queries_a_batch());
+        while !groups.is_empty() {
+            let looked_up = self.look_up(session, &mut groups, ground, run, ended);
+            let LookedUp::Found(group, mut found) = looked_up.await else {
+                continue;
             };
-            (job, fetched)
-        });
-        let answers: Vec<_> = fetches.buffered(FETCHES).collect().await;
-        let mut in_hand = Vec::new();
-        for (job, result) in answers {
-            match result {
-                Ok(Fetched::Message(message)) => in_hand.push((job, *message)),
-                Ok(Fetched::Gone) => ended.push(job.gone(run)),
-                Err(failure) => ended.push(job.failed(failure, run)),
+            let mut tracked = deciding::finally(group, &found, ground, ended);
+            self.tell_apart(session, &mut tracked, &mut found, run, ended)
+                .await;
+            let peopled = self.make_contacts(session, tracked, &mut found, ground, run, ended);
+            let peopled = peopled.await;
+            let regarded = self.regard(session, peopled, &mut found, ground, run, ended);
+            let mut mails = Vec::new();
+            for regarded in regarded.await {
+                match self.map(session, regarded, &found, ground, run).await {
+                    Mapped::Mail(mail) => mails.push(*mail),
+                    Mapped::Ended(end) => ended.push(*end),
+                }
             }
+            self.write(session, mails, run, ended).await;
         }
-        in_hand
     }
 
     /// What is there already, and the rows to write.
@@ -243,6 +315,8 @@ impl Pipeline {
             ..
         } = candidate;
         mapping::limit(&mut message, effective.content);
+        let left_out = people_limit::left_out(&message, &findings.parties);
+        message.omissions.extend(left_out);
         let activity_id = message.activity_id();
         let ours = found.by_key(activity_id);
         let theirs = found.by_mail(&message);
@@ -290,6 +364,7 @@ fn findings(
         job,
         message,
         effective,
+        people,
         ..
     } = candidate;
     let inside = ground.inside(found);
@@ -307,20 +382,41 @@ fn findings(
         } else {
             Direction::Incoming
         },
-        parties: parties::of_message(message, &inside, effective.ambiguous),
+        parties: people.limit(parties::of_message(message, &inside, effective.ambiguous)),
         regarding,
         owner,
     }
 }
 
-/// What the steps that only read came to.
-struct Prepared {
+/// Whether the pauses of mailboxes are written as well as read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Looks {
+    /// A preview, which writes nothing.
+    Only,
+    Write,
+}
+
+/// How a batch ended.
+struct Story {
+    handled: Vec<Handled>,
+    traffic: Traffic,
+    aftermath: Aftermath,
+    /// A message of it was written.
+    passed: bool,
+}
+
+fn untouched(work: Vec<Work>, failure: &Failure, run: &Run) -> Vec<Handled> {
+    let handled = claiming::untouched(work, failure, run);
+    handled.iter().for_each(Handled::report);
+    handled
+}
+
+/// What all messages of a run stand on, and the calls that they share.
+struct Begun {
     ground: Ground,
     session: Session,
-    /// How many messages Dataverse was asked about.
-    messages: usize,
-    /// What is tracked, with what was found about it.
-    groups: Vec<(Vec<Candidate>, Found)>,
+    /// The pauses of the mailboxes, as they were read last.
+    pauses: Pauses,
 }
 
 /// What mapping a message came to.
@@ -333,6 +429,10 @@ impl Mapped {
     fn ended(ended: Ended) -> Self {
         Self::Ended(Box::new(ended))
     }
+}
+
+fn grants_of(jobs: &[Job]) -> Vec<&GrantId> {
+    jobs.iter().map(|job| &job.key.grant_id).collect()
 }
 
 fn all_failed(

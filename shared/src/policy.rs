@@ -20,7 +20,11 @@
 //! | `answers_untracked` | mail that answers mail which is not in Dynamics 365 | yes |
 //! | `nobody_known` | mail with nobody outside whom Dynamics 365 knows | yes |
 //!
-//! A message that Nylas cannot find five times is skipped as `gone`: somebody deleted it before it was read. Everything else is tracked.
+//! A message that Nylas cannot find five times is skipped as `gone`: somebody deleted it before it
+//! was read. Before any rule is asked, and before the message is fetched, its mailbox is looked at:
+//! one that does not take part has its mail skipped as `mailbox_excluded`, one that Nylas does not
+//! list five times as `mailbox_unknown` (`shared/src/mailboxes/allow_list.rs`). Everything else is
+//! tracked.
 //!
 //! The rules are asked twice: before the look-up, when a rule may leave its answer open, and after it, when none does. A message that some rule skips
 //! whatever the look-up would find is skipped at once, and nobody on it is looked up.

@@ -1,6 +1,9 @@
 //! Reading and writing AWS Secrets Manager.
 //!
 //! Environment variables hold the name of a secret; its value is a [`SecretString`] from the moment it is read.
+//! How long a store that does not answer is left in peace: [`failure`].
+
+pub mod failure;
 
 use std::ops::Range;
 
@@ -12,6 +15,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Mutex;
 
+use self::failure::RecentFailure;
 use crate::aws;
 
 /// For so long a secret that was read is taken for the one in force.
@@ -86,8 +90,16 @@ pub enum SecretSource {
         /// Name or ARN.
         id: String,
         /// What was read. Held while the store is asked, so that those who wait ask once.
-        kept: Mutex<Option<Kept>>,
+        kept: Mutex<Known>,
     },
+}
+
+/// What is known of a stored secret.
+#[derive(Default)]
+pub struct Known {
+    kept: Option<Kept>,
+    /// The last reading, if it failed while no value was known.
+    failed: Option<RecentFailure>,
 }
 
 /// A secret that was read.
@@ -140,42 +152,52 @@ impl SecretSource {
         Self::Stored {
             client,
             id,
-            kept: Mutex::new(None),
+            kept: Mutex::default(),
         }
     }
 
     /// The value. Of a store that does not answer, the last value that is known.
     ///
     /// # Errors
-    /// [`SecretError`]: let the messages come back.
+    /// [`SecretError`]: let the messages come back. For five seconds after a failure the store is not asked again.
     pub async fn get(&self) -> Result<SecretString, SecretError> {
-        let (client, id, kept) = match self {
+        let (client, id, known) = match self {
             Self::Given(value) => return Ok(value.clone()),
             Self::Stored { client, id, kept } => (client, id, kept),
         };
+        let mut known = known.lock().await;
+        // After the wait for the lock: another may have asked the store meanwhile.
         let now = Utc::now();
-        let mut kept = kept.lock().await;
-        if let Some(known) = kept.as_ref().filter(|kept| kept.suffices(now)) {
-            return Ok(known.value.clone());
+        if let Some(kept) = known.kept.as_ref().filter(|kept| kept.suffices(now)) {
+            return Ok(kept.value.clone());
+        }
+        let failed = known.failed.as_ref();
+        if let Some(error) = failed.and_then(|failure| failure.error_at(now)) {
+            return Err(error.clone());
         }
         // Boxed, because the SDK's future, nested below a handler, is more than the compiler lays out.
         let read = Box::pin(read_required(client, id)).await;
-        let known = match kept.take() {
-            Some(known) => known.after(read, now),
-            None => Kept {
-                value: read?,
+        let kept = match (known.kept.take(), read) {
+            (Some(kept), read) => kept.after(read, now),
+            (None, Ok(value)) => Kept {
+                value,
                 read_at: now,
                 doubtful: false,
                 asked_again_at: None,
             },
+            (None, Err(error)) => {
+                known.failed = Some(RecentFailure::new(error.clone(), Utc::now()));
+                return Err(error);
+            }
         };
-        Ok(kept.insert(known).value.clone())
+        known.failed = None;
+        Ok(known.kept.insert(kept).value.clone())
     }
 
     /// The value was refused: it is read again, if that was not done within the last minute.
     pub async fn refused(&self) {
         if let Self::Stored { kept, .. } = self
-            && let Some(kept) = kept.lock().await.as_mut()
+            && let Some(kept) = kept.lock().await.kept.as_mut()
         {
             kept.doubtful = true;
         }

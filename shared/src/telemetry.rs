@@ -19,7 +19,10 @@ static PRINTS_COUNTS: AtomicBool = AtomicBool::new(false);
 /// Starts logging for a function. `filter` is the text of `RUST_LOG`; an absent or malformed one means `info`.
 ///
 /// Other crates may log what they transport when they are asked to be verbose, so they are held to `info` whatever the filter says.
+///
+/// From here on, panics are logged by [`report_panics`].
 pub fn init(filter: Option<&str>) {
+    report_panics();
     PRINTS_COUNTS.store(true, Ordering::Relaxed);
     let chosen = filter
         .and_then(|text| EnvFilter::try_new(text).ok())
@@ -38,6 +41,21 @@ pub fn init(filter: Option<&str>) {
         .try_init();
 }
 
+/// From here on, a panic is logged by its place in the program alone. What it says may quote a message: a text that was cut
+/// at the wrong byte, for one, is printed with the panic.
+fn report_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location();
+        let file = place.map_or("unknown", std::panic::Location::file);
+        let line = place.map_or(0, std::panic::Location::line);
+        tracing::error!(
+            code.file = file,
+            code.line = line,
+            "the program panicked, which is a fault of the program"
+        );
+    }));
+}
+
 /// Targets that may log below `info`: our own crates.
 const OURS: [&str; 5] = [
     "mailverse",
@@ -54,16 +72,30 @@ pub enum Count {
     NotificationQueued,
     /// A notification whose type nobody handles was answered 200.
     NotificationIgnored,
+    /// A notification whose type has a suffix that we do not know was queued all the same.
+    NotificationSuffixUnknown,
+    /// A notification of another Nylas application was answered 200 and not queued.
+    NotificationOfAnotherApplication,
+    /// A notification that is older than a week was answered 200 and not queued.
+    NotificationTooOld,
+    /// A notification that this process has queued within a day was answered 200 and not queued again.
+    NotificationDuplicate,
     /// A delivery was refused for its signature.
     SignatureRefused,
+    /// A delivery was refused for its signature, and its body shows that something changed it on its way.
+    DeliveryAltered,
     /// A delivery was verified but could not be read.
     NotificationUnreadable,
     /// The queue or the secret store did not answer the receiver.
     ReceiverUnavailable,
     /// A message reached `written`.
     Written,
-    /// A message reached `skipped`.
+    /// A message reached `skipped`, and not for its mailbox.
     Skipped,
+    /// A message was skipped because its mailbox does not take part.
+    MailboxExcluded,
+    /// A message was skipped because Nylas does not list its mailbox.
+    MailboxUnknown,
     /// A message goes back to the queue.
     Waiting,
     /// A message reached `dead`.
@@ -84,6 +116,14 @@ pub enum Count {
     TokenNotRefreshed,
     /// A batch went back because there is no token.
     TokenMissing,
+    /// Dataverse refused messages for want of a privilege.
+    PrivilegeMissing,
+    /// Dataverse refused everybody who asks as its user, and everybody pauses.
+    CallerRefused,
+    /// Nylas refused the API key, and everybody pauses.
+    ApiKeyRefused,
+    /// Nylas refused a mailbox, and everybody who asks for it pauses.
+    MailboxRefused,
 }
 
 impl Count {
@@ -91,11 +131,18 @@ impl Count {
         match self {
             Self::NotificationQueued => "NotificationQueued",
             Self::NotificationIgnored => "NotificationIgnored",
+            Self::NotificationSuffixUnknown => "NotificationSuffixUnknown",
+            Self::NotificationOfAnotherApplication => "NotificationOfAnotherApplication",
+            Self::NotificationTooOld => "NotificationTooOld",
+            Self::NotificationDuplicate => "NotificationDuplicate",
             Self::SignatureRefused => "SignatureRefused",
+            Self::DeliveryAltered => "DeliveryAltered",
             Self::NotificationUnreadable => "NotificationUnreadable",
             Self::ReceiverUnavailable => "ReceiverUnavailable",
             Self::Written => "Written",
             Self::Skipped => "Skipped",
+            Self::MailboxExcluded => "MailboxExcluded",
+            Self::MailboxUnknown => "MailboxUnknown",
             Self::Waiting => "Waiting",
             Self::Dead => "Dead",
             Self::RequestUnreadable => "RequestUnreadable",
@@ -106,6 +153,10 @@ impl Count {
             Self::TokenRefused => "TokenRefused",
             Self::TokenNotRefreshed => "TokenNotRefreshed",
             Self::TokenMissing => "TokenMissing",
+            Self::PrivilegeMissing => "PrivilegeMissing",
+            Self::CallerRefused => "CallerRefused",
+            Self::ApiKeyRefused => "ApiKeyRefused",
+            Self::MailboxRefused => "MailboxRefused",
         }
     }
 }

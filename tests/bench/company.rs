@@ -11,11 +11,12 @@ use mailverse::dedupe::table;
 use mailverse::entra::request::{Credential, EntraClient};
 use mailverse::entra::{Origin, TokenSource};
 use mailverse::ids::MessageKey;
-use mailverse::mailboxes::MailboxDirectory;
+use mailverse::mailboxes::{AllowList, MailboxDirectory};
 use mailverse::nylas::NylasClient;
 use mailverse::pipeline::Pipeline;
 use mailverse::pipeline::budget::Identities;
 use mailverse::pipeline::created_on::Backdating;
+use mailverse::pipeline::people_limit::ResolvedPeopleLimit;
 use mailverse::policy::Policy;
 use mailverse::policy::source::PolicySource;
 use mailverse::secrets::SecretSource;
@@ -125,13 +126,14 @@ impl Company {
         let tokens = TokenSource::new(Origin::Entra(entra));
         Pipeline {
             ledger: self.ledger.clone(),
-            mailboxes: MailboxDirectory::new(nylas.clone()),
+            mailboxes: MailboxDirectory::new(nylas.clone(), AllowList::All),
             nylas,
             dataverse: DataverseClient::new(http, &url(twin.dataverse().url())),
             identities: Identities::new(BUDGET.parse().unwrap(), tokens, Vec::new()),
             policy: PolicySource::given(Policy::default()),
             write_mode: WriteMode::default(),
             created_on: Backdating::default(),
+            people_limit: ResolvedPeopleLimit::default(),
         }
     }
 

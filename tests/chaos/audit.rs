@@ -1,6 +1,7 @@
 //! What has to hold when the queues are empty, found out from the ledger and from Dataverse.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use base64::Engine;
@@ -8,7 +9,8 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::corpus::{Copy, Expected, Mail, Reference};
+use crate::corpus::{Copy, Expected, Mail, Party, Reference};
+use crate::incident::Incident;
 use crate::race::Race;
 use crate::run::Run;
 
@@ -18,7 +20,8 @@ pub(crate) struct Verdict {
     pub(crate) written: usize,
     pub(crate) skipped: usize,
     pub(crate) dead: usize,
-    /// Messages without their row or their final state.
+    /// Messages without their row or their final state, and those that an incident made dead, even
+    /// for a while.
     pub(crate) lost: usize,
     /// Rows of a mail beyond the first.
     pub(crate) duplicated: usize,
@@ -29,6 +32,9 @@ pub(crate) struct Verdict {
     pub(crate) findings: Vec<String>,
 }
 
+/// For so long a mail may be hidden in all because one of its files cannot be had.
+const LONGEST_FOR_A_FILE: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// Stands for the marker of a row that has none of ours.
 const NOBODYS: &str = "nobody's";
 
@@ -37,7 +43,7 @@ pub(crate) struct Item {
     pub(crate) state: String,
     pub(crate) reason: Option<String>,
     activity: Option<String>,
-    held: bool,
+    pub(crate) held: bool,
 }
 
 impl Run {
@@ -45,6 +51,7 @@ impl Run {
     pub(crate) async fn audit(&mut self) -> Verdict {
         let mut verdict = Verdict {
             findings: std::mem::take(&mut self.findings),
+            lost: self.died,
             ..Verdict::default()
         };
         let rows = self.rows_by_marker();
@@ -70,6 +77,9 @@ impl Run {
                 .get(mail.marker.as_str())
                 .map_or(&[][..], Vec::as_slice);
             judge_message(copy, items.get(&copy.key()), found, &mut verdict);
+            if mail.incident == Some(Incident::BrokenFiles) {
+                self.judge_omission(copy, items.get(&copy.key()), &mut verdict);
+            }
         }
         let known: HashSet<String> = self.corpus.messages.iter().map(Copy::key).collect();
         for key in items.keys().filter(|key| !known.contains(*key)) {
@@ -138,6 +148,32 @@ impl Run {
             items.insert(format!("{grant}/{message}"), found);
         }
         items
+    }
+
+    /// A mail with a file that cannot be had did not wait for it for long, and the ledger says what
+    /// is missing.
+    fn judge_omission(&self, copy: &Copy, item: Option<&Item>, verdict: &mut Verdict) {
+        let key = copy.key();
+        if item.is_some_and(|item| item.reason.is_none()) {
+            let finding = format!("{key}: nothing says that a file was left out");
+            verdict.findings.push(finding);
+        }
+        let asked = self
+            .cloud
+            .shared
+            .book
+            .lock()
+            .unwrap()
+            .asked
+            .get(&key)
+            .copied();
+        let asked = Duration::from_secs(asked.unwrap_or_default());
+        if asked > LONGEST_FOR_A_FILE {
+            verdict.findings.push(format!(
+                "{key}: a file held it back for {} hours",
+                asked.as_secs() / 3_600
+            ));
+        }
     }
 
     /// The rows of one mail: as many as there should be, completed, with everybody and everything on them.
@@ -244,7 +280,11 @@ impl Run {
         (!same).then(|| {
             format!(
                 "expected {:?}, found {row}",
-                (&mail.body, mail.outgoing, &mail.regarding)
+                (
+                    &mail.body.get(..200).unwrap_or(&mail.body),
+                    mail.outgoing,
+                    &mail.regarding
+                )
             )
         })
     }
@@ -265,6 +305,14 @@ impl Run {
         let mut expected = mail.parties.clone();
         found.sort();
         expected.sort();
+        if mail.incident == Some(Incident::Crowds) {
+            // Some of a crowd stand for all: who wrote it, and nobody who is not on it.
+            let is_on_it = |party: &Party| expected.contains(party) || is_unresolved(mail, party);
+            let stranger = found.iter().find(|party| !is_on_it(party));
+            let from = found.iter().any(|(mask, _, _)| *mask == 1);
+            return (!from || stranger.is_some())
+                .then(|| format!("{} parties, with {stranger:?}", found.len()));
+        }
         (found != expected).then(|| format!("expected {expected:?}, found {found:?}"))
     }
 
@@ -278,9 +326,11 @@ impl Run {
             .iter()
             .map(|file| (text(file, "filename"), text(file, "body")))
             .collect();
+        let broken = usize::from(mail.incident == Some(Incident::BrokenFiles));
         let mut expected: Vec<(String, String)> = mail
             .files
             .iter()
+            .skip(broken)
             .map(|(name, bytes)| (name.clone(), STANDARD.encode(bytes)))
             .collect();
         found.sort();
@@ -354,6 +404,12 @@ fn judge_message(copy: &Copy, item: Option<&Item>, rows: &[Value], verdict: &mut
     if item.held {
         find("it is still claimed".to_owned());
     }
+}
+
+/// Whether somebody stands on the row by the address alone, and the mail has it.
+fn is_unresolved(mail: &Mail, (mask, address, row): &Party) -> bool {
+    let mut parties = mail.parties.iter();
+    row.is_none() && parties.any(|(m, a, _)| (m, a) == (mask, address))
 }
 
 fn id_of(row: &Value) -> Uuid {

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use twin::Twin;
 use uuid::Uuid;
 
+use crate::incident::{Incident, Incidents, Late};
 use crate::race::Race;
 
 pub(crate) use self::draw::draw;
@@ -29,6 +30,9 @@ const FILE: &str = "zq7file";
 /// Longest subject that the organisation takes; some mails have a longer one and are refused for good.
 pub(crate) const LONGEST_SUBJECT: usize = 200;
 
+/// A notification with more than this has no body (Nylas facts §5).
+const LONGEST_NOTIFICATION: usize = 1_000_000;
+
 /// How large the corpus is, and what it holds.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Size {
@@ -37,8 +41,14 @@ pub(crate) struct Size {
     pub(crate) with_files: bool,
     /// Messages that Nylas cannot give until they were given up.
     pub(crate) stubborn: usize,
-    /// Mails of one copy, and mails of two, that are kept for the scenarios.
+    /// Mails of one copy, and mails of two, that are kept for what is done on purpose: so many at
+    /// least.
     pub(crate) kept: (usize, usize),
+    /// Mails of each kind that an incident is about.
+    pub(crate) late_files: usize,
+    pub(crate) broken_files: usize,
+    pub(crate) crowds: usize,
+    pub(crate) large_bodies: usize,
 }
 
 /// A table and a row of it.
@@ -64,6 +74,8 @@ pub(crate) struct Mail {
     pub(crate) theirs: Option<Uuid>,
     /// The row that another client puts there about when we do.
     pub(crate) race: Option<Race>,
+    /// The incident that it is for.
+    pub(crate) incident: Option<Incident>,
 }
 
 /// What has to become of a message.
@@ -95,6 +107,8 @@ pub(crate) struct Corpus {
     pub(crate) single: Vec<usize>,
     /// The same of mails with two copies.
     pub(crate) pairs: Vec<[usize; 2]>,
+    /// Indexes of messages with large bodies, for the scene that is about them.
+    pub(crate) large: Vec<usize>,
     /// Indexes of messages that have arrived.
     arrived: HashSet<usize>,
 }
@@ -109,7 +123,12 @@ impl Copy {
     pub(crate) fn notification(&self, rng: &mut StdRng) -> Value {
         use rand::Rng;
         let mut object = self.object.clone();
-        let kind = match rng.random_range(0..10) {
+        let body = object["body"].as_str().unwrap_or_default();
+        let drawn = match rng.random_range(0..10) {
+            _ if body.len() > LONGEST_NOTIFICATION => 1,
+            drawn => drawn,
+        };
+        let kind = match drawn {
             0 => "message.updated",
             1 => {
                 if let Some(fields) = object.as_object_mut() {
@@ -121,7 +140,8 @@ impl Copy {
         };
         json!({
             "specversion": "1.0", "type": kind, "source": "/google/emails/realtime", "id": format!("{:016x}", rng.random::<u64>()),
-            "time": 1_795_150_010, "webhook_delivery_attempt": 1, "data": {"application_id": "app", "object": object},
+            // Of now, whenever the mail is from: what is older than a week is not taken.
+            "time": chrono::Utc::now().timestamp(), "webhook_delivery_attempt": 1, "data": {"application_id": "app", "object": object},
         })
     }
 }
@@ -133,6 +153,7 @@ impl Corpus {
             .single
             .iter()
             .chain(self.pairs.iter().flatten())
+            .chain(&self.large)
             .copied()
             .collect();
         left.retain(|index| !reserved.contains(index));
@@ -145,6 +166,22 @@ impl Corpus {
             Some((mail.marker.clone(), race))
         });
         races.collect()
+    }
+
+    /// The first file of some mails is not there yet, or never can be had.
+    pub(crate) fn mark_files(&self, incidents: &mut Incidents) {
+        for (number, copy) in self.messages.iter().enumerate() {
+            let file = file_id(0, copy);
+            match self.mails[copy.mail].incident {
+                Some(Incident::LateFiles) => {
+                    let requests = u32::try_from(number % 3 + 1).unwrap();
+                    incidents.late.insert(file, Late::by(requests));
+                }
+                Some(Incident::BrokenFiles) => drop(incidents.broken.insert(file)),
+                _ => continue,
+            }
+            incidents.mails.push(copy.key());
+        }
     }
 
     /// Puts everything where it belongs before the first delivery, but for what [arrives](Self::arrive) later.
@@ -171,10 +208,14 @@ impl Corpus {
             let mail = &self.mails[copy.mail];
             twin.nylas().add_message(&copy.grant, copy.object.clone());
             for (n, (name, bytes)) in mail.files.iter().enumerate() {
-                let object = json!({"id": format!("file-{n}-of-{}", copy.id), "filename": name, "content_type": "application/pdf"});
+                let object = json!({"id": file_id(n, copy), "filename": name, "content_type": "application/pdf"});
                 twin.nylas()
                     .add_attachment(&copy.grant, &copy.id, object, bytes.clone());
             }
         }
     }
+}
+
+fn file_id(position: usize, copy: &Copy) -> String {
+    format!("file-{position}-of-{}", copy.id)
 }

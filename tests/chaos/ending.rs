@@ -12,7 +12,6 @@ const LONGEST_DRAIN: usize = 300;
 impl Run {
     /// From the last fault to the moment at which nothing is left to do.
     pub(crate) async fn end(&mut self) {
-        self.faults.mailbox_is_lost(false);
         self.calm().await;
         self.begin_anew().await;
         self.drain("the drain").await;

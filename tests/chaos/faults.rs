@@ -1,15 +1,17 @@
 //! What goes wrong by chance, drawn from the seed.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mailverse::retry::RECEIVE_LIMIT;
 use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
-use twin::{Dataverse, FaultPlan, Nylas, Twin};
+use twin::{Dataverse, FaultPlan, Nylas, Privilege, Setting, Twin};
 
+use crate::cloud::WITHHELD;
+use crate::incident::{Incident, UNLISTED};
 use crate::plan::{Cell, Cut, Loss, Mode, Plan, Service};
 use crate::run::Shape;
 use crate::station::Shared;
@@ -43,6 +45,8 @@ pub(crate) struct Faults {
     nylas: Nylas,
     shared: Arc<Shared>,
     on: AtomicBool,
+    /// What the present stretch of the run has.
+    stretch: Mutex<Option<Incident>>,
     /// How often the services' plan was begun, so that it never begins with the same faults.
     begun: AtomicU64,
 }
@@ -55,6 +59,7 @@ impl Faults {
             nylas: twin.nylas().clone(),
             shared,
             on: AtomicBool::new(false),
+            stretch: Mutex::default(),
             begun: AtomicU64::new(0),
         }
     }
@@ -64,6 +69,7 @@ impl Faults {
         self.on.store(true, Ordering::SeqCst);
         let begun = self.begun.fetch_add(1, Ordering::SeqCst);
         self.count();
+        self.play(*self.stretch.lock().unwrap());
         self.dataverse.set_fault_plan(FaultPlan {
             seed: self.seed.wrapping_mul(1_000).wrapping_add(begun),
             server_error: 16,
@@ -81,8 +87,28 @@ impl Faults {
     pub(crate) fn stop(&self) {
         self.on.store(false, Ordering::SeqCst);
         *self.shared.storm.lock().unwrap() = (0, None);
+        self.play(None);
+        self.mailbox_is_lost(false);
         self.count();
         self.dataverse.set_fault_plan(FaultPlan::default());
+    }
+
+    /// From now on, while things go wrong, this does for everybody; or nothing does.
+    pub(crate) fn stretch(&self, incident: Option<Incident>) {
+        *self.stretch.lock().unwrap() = incident;
+        self.play(incident.filter(|_| self.are_on()));
+    }
+
+    fn play(&self, incident: Option<Incident>) {
+        self.shared.incidents.lock().unwrap().stretch = incident;
+        let mut withheld = WITHHELD.to_vec();
+        withheld.extend(
+            (incident == Some(Incident::MissingPrivilege))
+                .then_some((Privilege::Create, "activity")),
+        );
+        self.dataverse.set_setting(Setting::Withheld(withheld));
+        let refusal = (incident == Some(Incident::UnlistedRefusal)).then_some((400, UNLISTED));
+        self.dataverse.set_setting(Setting::RefusedWrites(refusal));
     }
 
     /// Adds what the services' plan did, before it begins anew.

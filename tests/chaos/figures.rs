@@ -20,7 +20,9 @@ pub(crate) struct Figures {
     pub(crate) dead_letters: u64,
     /// Messages that the schedule found stranded and queued again.
     pub(crate) stranded: u64,
-    /// How often each scenario came to its end.
+    /// Strikes and scenarios for what chance had not brought about in the end.
+    pub(crate) on_purpose: u64,
+    /// How often each scenario came to its point.
     pub(crate) scenarios: HashMap<&'static str, u64>,
 }
 
@@ -63,16 +65,5 @@ impl Figures {
             others(Mode::Receiver)
         ));
         text
-    }
-
-    /// Cells of the matrix that no kill met.
-    pub(crate) fn unmet(&self) -> Vec<String> {
-        let cells = Mode::WORKERS
-            .into_iter()
-            .flat_map(|mode| Cell::MATRIX.map(|cell| (mode, cell)));
-        cells
-            .filter(|(mode, cell)| cell.is_met_by(*mode) && self.kills_at(*mode, *cell) == 0)
-            .map(|(mode, cell)| format!("{cell} ({mode:?})"))
-            .collect()
     }
 }

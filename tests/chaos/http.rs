@@ -36,6 +36,12 @@ impl Message {
         Self::json(429, body, Some(seconds))
     }
 
+    /// Dataverse refuses a request as a whole.
+    pub(crate) fn dataverse_refuses(status: u16, code: &str) -> Self {
+        let body = format!(r#"{{"error":{{"code":"{code}","message":"as the harness asked"}}}}"#);
+        Self::json(status, &body, None)
+    }
+
     /// Dataverse is not there for a while.
     pub(crate) fn dataverse_unavailable() -> Self {
         Self::json(503, "", None)

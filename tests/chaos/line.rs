@@ -84,6 +84,7 @@ async fn serve(client: TcpStream, upstream: &str, station: &Station) -> io::Resu
             }
             Before::Answer(answer) => answer,
         };
+        station.hears(&answer);
         to_client.write_all(&answer.bytes()).await?;
         if answer.is_last() {
             return Ok(());

@@ -6,7 +6,8 @@
 //! | In which order does what happen? When does time pass? | `run.rs`, `ending.rs`; `time.rs` |
 //! | Who invokes the functions? | `invoking.rs` |
 //! | What goes wrong by chance? | `faults.rs` |
-//! | What is played on purpose? | `scenarios.rs` |
+//! | What goes wrong for everybody, or for long? | `incident.rs`, `stretch.rs`, `scenes.rs` |
+//! | What is played on purpose? | `scenarios.rs`; what has to come about, and what if it does not? `demands.rs` |
 //! | Where can a process be killed, and how? | `plan.rs`, `station.rs` |
 //! | What does a request ask for? | `asked.rs` |
 //! | How does a request or its answer get lost? | `line.rs`, `http.rs` |
@@ -34,11 +35,13 @@ mod chronicle;
 mod cloud;
 mod corpus;
 mod defect;
+mod demands;
 mod ending;
 mod faults;
 mod figures;
 mod history;
 mod http;
+mod incident;
 mod invoking;
 mod line;
 mod plan;
@@ -47,7 +50,9 @@ mod queue;
 mod race;
 mod run;
 mod scenarios;
+mod scenes;
 mod station;
+mod stretch;
 mod time;
 mod worker;
 
@@ -59,6 +64,7 @@ use crate::audit::Verdict;
 use crate::chronicle::Chronicle;
 use crate::corpus::Size;
 use crate::defect::Defect;
+use crate::incident::Incident;
 use crate::plan::Mode;
 use crate::run::{Run, Shape};
 
@@ -74,10 +80,16 @@ struct Options {
     /// Breaks a guard, which the audit then has to see.
     #[arg(long = "break", value_name = "GUARD")]
     defect: Option<Defect>,
+    /// Switches an incident on, as often as it is named; without it, those that are on by default.
+    #[arg(long = "fault", value_name = "INCIDENT")]
+    incidents: Vec<Incident>,
     /// Prints the kill matrix as well.
     #[arg(long)]
     verbose: bool,
 }
+
+/// What `template.yaml` gives the sync-worker, in MB.
+const WORKER_MEMORY: u64 = 512;
 
 /// How many findings are printed.
 const SHOWN: usize = 40;
@@ -89,26 +101,35 @@ const TOLD: usize = 5;
 async fn main() -> ExitCode {
     let options = Options::parse();
     let shape = shape(&options);
-    let mut run = Run::prepare(shape).await;
+    let mut run = Run::prepare(shape.clone()).await;
     run.play().await;
     run.stop().await;
     let mut verdict = run.audit().await;
     let figures = run.cloud.shared.figures.lock().unwrap();
-    if options.defect.is_none() {
-        let (unmet, unplayed) = (figures.unmet(), scenarios::unplayed(&figures));
-        if !unmet.is_empty() {
-            let finding = format!("no kill met: {}", unmet.join("; "));
+    let unmet = demands::unmet(&figures, &shape.modes, shape.wanted);
+    if options.defect.is_none() && !unmet.is_empty() {
+        let finding = format!(
+            "demanded, and not brought about although it was tried on purpose {} times: {}",
+            figures.on_purpose,
+            unmet.join("; ")
+        );
+        verdict.findings.push(finding);
+    }
+    let incidents = run.cloud.shared.incidents.lock().unwrap();
+    for incident in &shape.incidents {
+        // What Dataverse takes for a crowd meets nobody who asks for few people at a time.
+        if *incident != Incident::Crowds && incidents.met(*incident) == 0 {
+            let finding = format!("{} was switched on, and met nothing", incident.name());
             verdict.findings.push(finding);
         }
-        let unmet = run.cloud.shared.races.lock().unwrap().unmet();
-        if !unmet.is_empty() {
-            let finding = format!("no row of another client came: {}", unmet.join("; "));
-            verdict.findings.push(finding);
-        }
-        if !unplayed.is_empty() {
-            let finding = format!("never played: {}", unplayed.join("; "));
-            verdict.findings.push(finding);
-        }
+    }
+    drop(incidents);
+    let memory = run.workers.iter().map(|worker| worker.peak_memory).max();
+    let memory = memory.unwrap_or_default() >> 20;
+    let heavy = [Incident::Crowds, Incident::LargeBodies];
+    if memory > WORKER_MEMORY && heavy.iter().any(|it| shape.incidents.contains(it)) {
+        let finding = format!("a worker took {memory} MB, and a function has {WORKER_MEMORY}");
+        verdict.findings.push(finding);
     }
     println!(
         "chaos seed {}: messages {}, deliveries {}, invocations {}, kills {}, faults {}, races {}, written {}, skipped {}, dead {}, lost {}, duplicated {}, \
@@ -119,7 +140,7 @@ async fn main() -> ExitCode {
         figures.invocations,
         figures.kills(),
         figures.faults + figures.cuts,
-        run.cloud.shared.races.lock().unwrap().met(),
+        run.cloud.shared.races.lock().unwrap().come(),
         verdict.written,
         verdict.skipped,
         verdict.dead,
@@ -131,13 +152,26 @@ async fn main() -> ExitCode {
     if options.verbose || (!verdict.findings.is_empty() && options.defect.is_none()) {
         println!("{}", figures.matrix());
         println!(
-            "time passed {} times, dead letters {}, stranded {}, scenarios {:?}",
-            figures.jumps, figures.dead_letters, figures.stranded, figures.scenarios
+            "time passed {} times, dead letters {}, stranded {}, scenarios {:?}, tried on purpose {}, memory of a worker {memory} MB",
+            figures.jumps,
+            figures.dead_letters,
+            figures.stranded,
+            figures.scenarios,
+            figures.on_purpose
         );
         let seen = run.private.seen();
         println!(
             "searched for private texts: {} lines of logs, {} bytes in all",
             seen.log_lines, seen.bytes
+        );
+    }
+    // A moment passes when the answer to the write is lost, and cannot be brought about for that
+    // mail again.
+    let unmet = run.cloud.shared.races.lock().unwrap().unmet();
+    if !unmet.is_empty() {
+        println!(
+            "not met, and not demanded: a row of another client that comes {}",
+            unmet.join(", ")
         );
     }
     drop(figures);
@@ -146,13 +180,25 @@ async fn main() -> ExitCode {
 
 fn shape(options: &Options) -> Shape {
     // Many small rounds, because moto becomes slow with the number of messages in a queue.
-    let (messages, rounds, scenarios, stubborn, kept) = match (options.defect, options.short) {
-        (Some(_), _) => (100, 4, 2, 0, (12, 6)),
-        (None, true) => (250, 8, 2, 2, (30, 6)),
-        (None, false) => (2_000, 64, 6, 5, (60, 16)),
-    };
+    let (messages, rounds, scenarios, wanted, stubborn, kept) =
+        match (options.defect, options.short) {
+            (Some(_), _) => (100, 4, 2, 1, 0, (12, 6)),
+            (None, true) => (250, 8, 2, 2, 2, (56, 8)),
+            (None, false) => (2_000, 64, 6, 2, 5, (80, 24)),
+        };
     // Broken keys are kept consistent within a request, which steps of one mail in several requests are not.
     let whole = options.defect == Some(Defect::Key);
+    let mut incidents = options.incidents.clone();
+    if incidents.is_empty() && options.defect.is_none() {
+        incidents.extend(Incident::BY_DEFAULT);
+    }
+    let of = |incident, number| {
+        if incidents.contains(&incident) {
+            number
+        } else {
+            0
+        }
+    };
     Shape {
         seed: options.seed,
         size: Size {
@@ -160,9 +206,14 @@ fn shape(options: &Options) -> Shape {
             with_files: !whole,
             stubborn,
             kept,
+            late_files: of(Incident::LateFiles, messages / 40),
+            broken_files: of(Incident::BrokenFiles, messages / 80),
+            crowds: of(Incident::Crowds, 2),
+            large_bodies: of(Incident::LargeBodies, 10),
         },
         rounds,
         scenarios,
+        wanted,
         modes: [
             Mode::ChangeSet,
             if whole {
@@ -173,6 +224,7 @@ fn shape(options: &Options) -> Shape {
             Mode::ChangeSet,
         ],
         defect: options.defect,
+        incidents,
     }
 }
 

@@ -8,6 +8,7 @@ use aws_sdk_sqs::types::{
     ChangeMessageVisibilityBatchRequestEntry, DeleteMessageBatchRequestEntry, Message,
     MessageSystemAttributeName,
 };
+use serde_json::Value;
 
 use crate::station::Shared;
 use crate::time::Time;
@@ -23,6 +24,10 @@ pub(crate) struct Book {
     hidden: HashMap<String, (String, Duration)>,
     /// Message ids by receipt, also by receipts that are no longer the last.
     receipts: HashMap<String, String>,
+    /// What each message id is about, as the ledger names it.
+    keys: HashMap<String, String>,
+    /// By key: for how many seconds it was hidden on request, in all.
+    pub(crate) asked: HashMap<String, u64>,
     /// Every body that was sent or received, each once for each time.
     pub(crate) bodies: Vec<String>,
 }
@@ -46,12 +51,31 @@ impl Book {
             && let Some((_, hidden)) = self.hidden.get_mut(id)
         {
             *hidden = until;
+            if let Some(key) = self.keys.get(id) {
+                *self.asked.entry(key.clone()).or_default() += seconds;
+            }
         }
+    }
+
+    /// When those come back that are about these keys, the earliest first.
+    pub(crate) fn due_of(&self, keys: &[String]) -> Vec<Duration> {
+        let about = |id: &String| self.keys.get(id).is_some_and(|key| keys.contains(key));
+        let hidden = self.hidden.iter().filter(|(id, _)| about(id));
+        let mut due: Vec<Duration> = hidden.map(|(_, (_, until))| *until).collect();
+        due.sort_unstable();
+        due
     }
 
     fn received(&mut self, message: &Message) {
         let (id, receipt) = (id_of(message), receipt_of(message));
         self.receipts.insert(receipt.clone(), id.clone());
+        let body = message.body().unwrap_or_default();
+        if let Ok(body) = serde_json::from_str::<Value>(body)
+            && let (Some(grant), Some(of)) =
+                (body["grant_id"].as_str(), body["message_id"].as_str())
+        {
+            self.keys.insert(id.clone(), format!("{grant}/{of}"));
+        }
         self.hidden
             .insert(id, (receipt, self.time.now() + VISIBILITY));
         self.bodies.push(format!("{message:?}"));

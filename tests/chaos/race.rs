@@ -75,6 +75,9 @@ pub(crate) struct Races {
     rows: HashMap<String, Uuid>,
     /// The mails that they left to us, because our row was there.
     left_to_us: HashSet<String>,
+    /// All that came.
+    come: u64,
+    /// How often a row came at its moment.
     met: HashMap<&'static str, u64>,
 }
 
@@ -91,7 +94,7 @@ impl Races {
     pub(crate) fn before<'a>(&mut self, markers: impl Iterator<Item = &'a str>) {
         for marker in markers {
             if self.moment(marker) == Some(Moment::Before) {
-                self.put(marker);
+                self.put(marker, true);
             }
         }
     }
@@ -100,7 +103,7 @@ impl Races {
     pub(crate) fn at_write(&mut self, body: &[u8]) {
         for marker in self.carried(body) {
             if self.moment(&marker) == Some(Moment::AtWrite) {
-                self.put(&marker);
+                self.put(&marker, true);
             }
         }
     }
@@ -109,7 +112,7 @@ impl Races {
     pub(crate) fn at_commit(&mut self, body: &[u8], now: Duration) {
         for marker in self.carried(body) {
             match self.moment(&marker) {
-                Some(Moment::AtCommit) => self.put(&marker),
+                Some(Moment::AtCommit) => self.put(&marker, true),
                 Some(Moment::After(wait)) if !self.due.iter().any(|(_, due)| *due == marker) => {
                     self.due.push((now + wait, marker));
                 }
@@ -122,7 +125,7 @@ impl Races {
     pub(crate) fn come_by(&mut self, now: Duration) {
         let due: Vec<_> = self.due.extract_if(.., |(when, _)| *when <= now).collect();
         for (_, marker) in due {
-            self.put(&marker);
+            self.put(&marker, true);
         }
     }
 
@@ -130,7 +133,7 @@ impl Races {
     pub(crate) fn come_all(&mut self) {
         let left: Vec<String> = self.left.keys().cloned().collect();
         for marker in left {
-            self.put(&marker);
+            self.put(&marker, false);
         }
     }
 
@@ -144,15 +147,17 @@ impl Races {
         self.left_to_us.contains(marker)
     }
 
-    /// How often each moment was met.
-    pub(crate) fn met(&self) -> u64 {
-        self.met.values().sum()
+    /// How many rows came.
+    pub(crate) fn come(&self) -> u64 {
+        self.come
     }
 
     /// Moments at which no row came.
     pub(crate) fn unmet(&self) -> Vec<&'static str> {
         let unmet = MOMENTS.into_iter();
-        unmet.filter(|name| !self.met.contains_key(name)).collect()
+        unmet
+            .filter(|name| self.met.get(name).is_none_or(|met| *met == 0))
+            .collect()
     }
 
     fn moment(&self, marker: &str) -> Option<Moment> {
@@ -169,7 +174,8 @@ impl Races {
         markers.cloned().collect()
     }
 
-    fn put(&mut self, marker: &str) {
+    /// Puts their row there, at its moment or without one.
+    fn put(&mut self, marker: &str, at_its_moment: bool) {
         let (Some(race), Some(dataverse)) = (self.left.remove(marker), &self.dataverse) else {
             return;
         };
@@ -184,6 +190,7 @@ impl Races {
             }
             Err(error) => panic!("another client's row cannot be put in: {error}"),
         }
-        *self.met.entry(race.moment.name()).or_default() += 1;
+        self.come += 1;
+        *self.met.entry(race.moment.name()).or_default() += u64::from(at_its_moment);
     }
 }

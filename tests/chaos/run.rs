@@ -21,16 +21,18 @@ use crate::cloud::{Cloud, TABLE, WEBHOOK_SECRET};
 use crate::corpus::{self, Corpus, People, Size};
 use crate::defect::Defect;
 use crate::faults::Faults;
+use crate::incident::Incident;
 use crate::invoking::{deliver, list, work};
 use crate::plan::Mode;
 use crate::private::Private;
 use crate::race::Races;
 use crate::station::Shared;
+use crate::stretch::Stretch;
 use crate::time::Time;
 use crate::worker::Worker;
 
 /// What a run is like.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Shape {
     pub(crate) seed: u64,
     pub(crate) size: Size,
@@ -38,8 +40,11 @@ pub(crate) struct Shape {
     pub(crate) rounds: usize,
     /// How often each scenario is played.
     pub(crate) scenarios: usize,
+    /// How often each boundary and each scenario has to come about.
+    pub(crate) wanted: u64,
     pub(crate) modes: [Mode; 3],
     pub(crate) defect: Option<Defect>,
+    pub(crate) incidents: Vec<Incident>,
 }
 
 /// What happens in a round besides deliveries and work.
@@ -68,6 +73,9 @@ pub(crate) struct Run {
     pub(crate) rng: StdRng,
     /// Indexes of messages that Nylas still has to deliver.
     pub(crate) left: Vec<usize>,
+    pub(crate) stretch: Option<Stretch>,
+    /// Messages that died of an incident.
+    pub(crate) died: usize,
 }
 
 impl Run {
@@ -87,6 +95,7 @@ impl Run {
         let stubborn = corpus.stubborn.iter();
         let stubborn = stubborn.map(|index| corpus.messages[*index].id.clone());
         shared.stubborn.lock().unwrap().extend(stubborn);
+        corpus.mark_files(&mut shared.incidents.lock().unwrap());
         let private = Arc::new(Private::default());
         private.add_secrets([
             WEBHOOK_SECRET.to_owned(),
@@ -123,10 +132,11 @@ impl Run {
         }
         left.shuffle(&mut rng);
         corpus.reserve(&mut left);
+        let faults = Faults::new(&shape, &cloud.twin, Arc::clone(&shared));
         let mut run = Self {
             shape,
             time,
-            faults: Faults::new(&shape, &cloud.twin, Arc::clone(&shared)),
+            faults,
             cloud,
             corpus,
             workers: seats,
@@ -137,6 +147,8 @@ impl Run {
             refresher,
             rng,
             left,
+            stretch: None,
+            died: 0,
         };
         run.refresh_token().await;
         run
@@ -149,6 +161,7 @@ impl Run {
         let mut round = 0;
         self.arrivals_before(each);
         while !self.left.is_empty() {
+            self.begin_stretch(round).await;
             let chunk = self.left.split_off(self.left.len().saturating_sub(each));
             // Four times, and never in the same round.
             let quarter = self.shape.rounds / 4;
@@ -159,6 +172,7 @@ impl Run {
             };
             self.round(chunk, besides).await;
             self.scenarios(round).await;
+            self.scenes(round).await;
             if self.rng.random_bool(0.5) {
                 self.refresh_token().await;
             }
@@ -166,7 +180,8 @@ impl Run {
             self.let_time_pass().await;
             round += 1;
         }
-        self.kill_where_nobody_was_killed().await;
+        self.end_stretch().await;
+        self.meet_demands().await;
         self.end().await;
     }
 
@@ -306,6 +321,8 @@ async fn wipe_ledger(cloud: &Cloud, private: &Private) -> Vec<String> {
     deletes.buffered(10).collect::<Vec<()>>().await;
     cloud.shared.figures.lock().unwrap().faults += 1;
     cloud.shared.chronicle.tell_of_all("the ledger is emptied");
+    // With it goes every pause.
+    cloud.shared.incidents.lock().unwrap().throttle = None;
     let known = history.known();
     history.wiped();
     known

@@ -6,9 +6,9 @@
 use std::time::Duration;
 
 use aws_sdk_sqs::types::Message;
+use futures_util::FutureExt;
 
 use crate::faults::Strike;
-use crate::figures::Figures;
 use crate::invoking::strike;
 use crate::plan::{Cell, Mode, Plan, Release};
 use crate::queue::VISIBILITY;
@@ -17,7 +17,7 @@ use crate::worker::{Held, Worker, event_of, holding, succeeded};
 
 /// What scenarios there are.
 #[derive(Debug, Clone, Copy)]
-enum Scenario {
+pub(crate) enum Scenario {
     /// A worker's lease ends while its write is on its way, its successor finishes, then the write fails: the worker wants to release the message.
     OverrunAndFail,
     /// The same, and the write goes through.
@@ -28,10 +28,10 @@ enum Scenario {
     TwoCopies,
 }
 
-/// How often a scenario that does not come to its point is begun anew: faults that a service has in store come to meet it.
+/// How often a scenario that does not come to its point is begun anew.
 const TRIES: usize = 4;
 
-const SCENARIOS: [Scenario; 4] = [
+pub(crate) const SCENARIOS: [Scenario; 4] = [
     Scenario::OverrunAndFail,
     Scenario::OverrunAndWrite,
     Scenario::TwoDeliveries,
@@ -39,7 +39,7 @@ const SCENARIOS: [Scenario; 4] = [
 ];
 
 impl Scenario {
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::OverrunAndFail => "lease overrun, write fails",
             Self::OverrunAndWrite => "lease overrun, write goes through",
@@ -65,69 +65,59 @@ impl Run {
         for number in from..to {
             let scenario = SCENARIOS[number % SCENARIOS.len()];
             for _ in 0..TRIES {
-                let played = match scenario {
-                    Scenario::OverrunAndFail => self.overrun(number, Release::Cut).await,
-                    Scenario::OverrunAndWrite => self.overrun(number, Release::Forward).await,
-                    Scenario::TwoDeliveries => self.two_deliveries(number).await,
-                    Scenario::TwoCopies => self.two_copies(number).await,
-                };
-                self.cloud.shared.idle().await;
-                let played = played.unwrap_or_else(|finding| {
-                    self.findings.push(finding);
-                    false
-                });
-                if played {
-                    let mut figures = self.cloud.shared.figures.lock().unwrap();
-                    *figures.scenarios.entry(scenario.name()).or_default() += 1;
-                    break;
+                match self.play_scenario(scenario, number).await {
+                    Ok(true) => break,
+                    Ok(false) => {}
+                    Err(finding) => self.findings.push(finding),
                 }
             }
         }
         self.faults.start();
     }
 
-    /// Kills a worker at each boundary at which chance killed none.
-    pub(crate) async fn kill_where_nobody_was_killed(&mut self) {
-        self.calm().await;
-        for number in 0..self.workers.len() {
-            let mode = self.workers[number].seat.mode;
-            let cells = Cell::MATRIX.into_iter().filter(|cell| cell.is_met_by(mode));
-            for cell in cells.flat_map(|cell| [cell; TRIES]) {
-                let met = self
-                    .cloud
-                    .shared
-                    .figures
-                    .lock()
-                    .unwrap()
-                    .kills_at(mode, cell)
-                    > 0;
-                if !met && let Err(finding) = self.kill_at(number, cell).await {
-                    self.findings.push(finding);
-                }
-            }
+    /// Plays a scenario once, and counts it. Whether it came to its point.
+    pub(crate) async fn play_scenario(
+        &mut self,
+        scenario: Scenario,
+        number: usize,
+    ) -> Result<bool, String> {
+        self.empty_the_queue().await?;
+        let played = match scenario {
+            Scenario::OverrunAndFail => self.overrun(number, Release::Cut).await,
+            Scenario::OverrunAndWrite => self.overrun(number, Release::Forward).await,
+            Scenario::TwoDeliveries => self.two_deliveries(number).await,
+            Scenario::TwoCopies => self.two_copies(number).await,
+        };
+        self.cloud.shared.idle().await;
+        let mut figures = self.cloud.shared.figures.lock().unwrap();
+        if played == Ok(true) {
+            *figures.scenarios.entry(scenario.name()).or_default() += 1;
         }
-        // What was kept and not needed is delivered like the rest.
-        let kept = self
-            .corpus
-            .single
-            .drain(..)
-            .chain(self.corpus.pairs.drain(..).flatten());
-        self.left.extend(kept);
+        played
     }
 
-    async fn kill_at(&mut self, number: usize, cell: Cell) -> Result<(), String> {
+    /// Kills a worker of this kind when it comes to `cell` with a kept mail, if there is one.
+    pub(crate) async fn kill_at(&mut self, mode: Mode, cell: Cell) -> Result<bool, String> {
+        self.empty_the_queue().await?;
         let Some(index) = self.kept_single() else {
-            return Ok(());
+            return Ok(false);
         };
         self.deliver_now(index).await;
         let batch = self.cloud.queue.receive(10).await;
-        strike(
-            &mut self.workers[number],
-            &self.cloud,
-            &batch,
-            Strike::killed_at(cell, 0),
-        )
-        .await
+        let of_its_kind = |worker: &&mut Worker| worker.seat.mode == mode;
+        let worker = self.workers.iter_mut().find(of_its_kind).unwrap();
+        let struck = strike(worker, &self.cloud, &batch, Strike::killed_at(cell, 0)).await;
+        self.cloud.shared.idle().await;
+        struck.map(|()| true)
+    }
+
+    /// A worker takes what the queue shows, so that what is delivered next is what the next batch
+    /// holds.
+    pub(crate) async fn empty_the_queue(&mut self) -> Result<(), String> {
+        let mut workers = std::mem::take(&mut self.workers);
+        let emptied = self.finish(&mut workers[0]).await;
+        self.workers = workers;
+        emptied
     }
 
     /// A message that was not delivered yet; it will be once more.
@@ -184,17 +174,23 @@ impl Run {
             answer = &mut answer => Err(answer),
             arrived = held.arrived => Ok(arrived),
         };
-        let played = arrived.is_ok();
-        let answer = if let Err(answer) = arrived {
-            answer
+        let (answer, played) = if let Err(answer) = arrived {
+            (answer, false)
         } else {
             let until = self.time.now() + VISIBILITY + Duration::from_secs(1);
             self.let_time_pass_until(until).await;
             let successor = self.finish(quick).await;
+            // A worker waits for an answer for some seconds only. On a very busy machine it may
+            // have given up.
+            let early = answer.as_mut().now_or_never();
             held.release.send(release).ok();
-            let answer = answer.await;
+            let played = early.is_none();
+            let answer = match early {
+                Some(answer) => answer,
+                None => answer.await,
+            };
             successor?;
-            answer
+            (answer, played)
         };
         if let Some(answer) = answer? {
             self.cloud.queue.delete(&succeeded(batch, &answer)).await;
@@ -263,12 +259,4 @@ impl Run {
         }
         Ok(played)
     }
-}
-
-/// Scenarios that never came to their point.
-pub(crate) fn unplayed(figures: &Figures) -> Vec<&'static str> {
-    let names = SCENARIOS.map(Scenario::name).into_iter();
-    names
-        .filter(|name| !figures.scenarios.contains_key(name))
-        .collect()
 }

@@ -1,7 +1,7 @@
 //! What stands on a line: it knows the requests of its service, tells which boundary of the pipeline each one is, and does there what is planned.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
@@ -14,6 +14,7 @@ use crate::defect::Defect;
 use crate::figures::Figures;
 use crate::history::{History, Write};
 use crate::http::Message;
+use crate::incident::{Incidents, Instead};
 use crate::line::{After, Before};
 use crate::plan::{Cell, Loss, Mode, Plan, Release, Service};
 use crate::queue::Book;
@@ -35,6 +36,7 @@ pub(crate) struct Shared {
     pub(crate) defect: Option<Defect>,
     pub(crate) chronicle: Chronicle,
     pub(crate) races: Mutex<Races>,
+    pub(crate) incidents: Mutex<Incidents>,
     time: Time,
     /// Requests on their way.
     busy: watch::Sender<usize>,
@@ -52,6 +54,7 @@ impl Shared {
             defect,
             chronicle: Chronicle::keeping(time.clone()),
             races: Mutex::default(),
+            incidents: Mutex::default(),
             time: time.clone(),
             busy: watch::Sender::new(0),
         }
@@ -80,6 +83,8 @@ pub(crate) struct Seat {
     number: AtomicU64,
     killer: Mutex<Option<Killer>>,
     pub(crate) plan: Mutex<Plan>,
+    /// Whether the process was told that its token or key does not hold.
+    refused: AtomicBool,
 }
 
 impl Seat {
@@ -89,6 +94,7 @@ impl Seat {
             number: AtomicU64::new(0),
             killer: Mutex::default(),
             plan: Mutex::default(),
+            refused: AtomicBool::new(false),
         }
     }
 
@@ -96,6 +102,13 @@ impl Seat {
     pub(crate) fn next(&self) {
         self.number.fetch_add(1, Ordering::SeqCst);
         *self.plan.lock().unwrap() = Plan::default();
+        self.refused.store(false, Ordering::SeqCst);
+    }
+
+    /// Whether the process may still hold back because it was refused: that it remembers on the
+    /// machine's clock, which nobody lets pass.
+    pub(crate) fn was_refused(&self) -> bool {
+        self.refused.load(Ordering::SeqCst)
     }
 
     pub(crate) fn taken_by(&self, killer: Killer) {
@@ -171,6 +184,11 @@ impl Station {
         {
             return Before::Answer(answer);
         }
+        match self.instead(request) {
+            Some(Instead::Answer(answer)) => return Before::Answer(answer),
+            Some(Instead::Silence) => return Before::Cut,
+            None => {}
+        }
         if self.service == Service::Queue {
             without_delay(request);
         }
@@ -200,6 +218,12 @@ impl Station {
             self.shared.races.lock().unwrap().at_write(&request.body);
         }
         Before::Forward
+    }
+
+    fn instead(&self, request: &Message) -> Option<Instead> {
+        let now = self.shared.time.now();
+        let mut incidents = self.shared.incidents.lock().unwrap();
+        incidents.instead(self.service, request, now)
     }
 
     fn carries_rows(&self, request: &Message) -> bool {
@@ -248,6 +272,11 @@ impl Station {
         answer: &Message,
         loss: Option<Loss>,
     ) -> After {
+        self.shared
+            .incidents
+            .lock()
+            .unwrap()
+            .answered(self.service, answer);
         if self.carries_rows(request) && answer.status() < 300 {
             let now = self.shared.time.now();
             let mut races = self.shared.races.lock().unwrap();
@@ -262,6 +291,14 @@ impl Station {
             return After::Cut;
         }
         After::Relay
+    }
+
+    /// The process is about to hear an answer.
+    pub(crate) fn hears(&self, answer: &Message) {
+        let refuses = matches!(answer.status(), 401 | 403);
+        if refuses && self.plan(|_| ()).is_some() {
+            self.seat.refused.store(true, Ordering::SeqCst);
+        }
     }
 
     fn cells_before(&self, request: &Message) -> Vec<Cell> {

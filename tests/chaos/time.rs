@@ -2,6 +2,7 @@
 //!
 //! The processes run on the machine's clock. Time passes for them by moving what they wait for: leases and pauses end earlier, hidden messages come back.
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -59,17 +60,23 @@ impl Run {
         self.let_time_pass_until(until).await;
     }
 
-    /// Nothing goes wrong from now on, and workers do not wait for a pause that something before asked for.
+    /// Nothing goes wrong from now on, and workers do not wait for what something before asked for:
+    /// neither for a pause, nor for a token to be replaced that was refused. Who was refused looks
+    /// for another a minute later by the machine's clock, so a new process has its seat.
     pub(crate) async fn calm(&mut self) {
         self.faults.stop();
-        let key = |name: &str| AttributeValue::S(name.to_owned());
-        let call = self.cloud.ledger.delete_item().table_name(TABLE);
-        call.key("pk", key("pause"))
-            .key("sk", key("dataverse"))
-            .send()
-            .await
-            .unwrap();
+        for pause in self.pauses().await {
+            let call = self.cloud.ledger.delete_item().table_name(TABLE);
+            let call = call.key("pk", pause["pk"].clone());
+            call.key("sk", pause["sk"].clone()).send().await.unwrap();
+        }
         self.refresh_token().await;
+        for worker in self.workers.iter_mut().chain([&mut self.backfill]) {
+            if worker.seat.was_refused() {
+                worker.kill().await;
+            }
+        }
+        self.cloud.shared.idle().await;
     }
 
     /// Lets time pass, for the leases and for the queue alike.
@@ -85,7 +92,8 @@ impl Run {
             .come_by(self.time.now());
         let by = i64::try_from(by.as_millis()).unwrap();
         self.end_leases(by).await;
-        self.end_pause(by).await;
+        self.end_pauses(by).await;
+        self.age_mails_with_files(by).await;
         self.cloud.queue.bring_back().await;
     }
 
@@ -145,19 +153,68 @@ impl Run {
         }
     }
 
-    /// The pause that workers share ends so much earlier, and so does what is booked.
-    async fn end_pause(&self, by: i64) {
-        let ledger = &self.cloud.ledger;
-        let key = |name: &str| AttributeValue::S(name.to_owned());
-        for attribute in ["until_ms", "booked_until_ms"] {
-            let call = ledger.update_item().table_name(TABLE);
+    /// The pauses that workers share: of a user of Dataverse, of a mailbox, or whatever else has
+    /// one.
+    async fn pauses(&self) -> Vec<HashMap<String, AttributeValue>> {
+        let is_pause = |item: &HashMap<String, AttributeValue>| {
+            let pk = item.get("pk").and_then(|pk| pk.as_s().ok());
+            pk.is_some_and(|pk| pk.starts_with("pause"))
+        };
+        let items = self.cloud.items().await;
+        items.into_iter().filter(is_pause).collect()
+    }
+
+    /// Each pause ends so much earlier, and so does what is booked.
+    async fn end_pauses(&self, by: i64) {
+        for pause in self.pauses().await {
+            let ends = pause.keys().filter(|name| name.ends_with("until_ms"));
+            self.move_back(&pause, ends, by).await;
+        }
+    }
+
+    /// Mails with files that cannot be had have waited for so much longer, since whatever moment it
+    /// is that the ledger notes.
+    async fn age_mails_with_files(&self, by: i64) {
+        let mails = self.cloud.shared.incidents.lock().unwrap().mails.clone();
+        if mails.is_empty() {
+            return;
+        }
+        for item in self.cloud.items().await {
+            let text = |name: &str| item.get(name).and_then(|value| value.as_s().ok());
+            let (Some(pk), Some(sk)) = (text("pk"), text("sk")) else {
+                continue;
+            };
+            let key = pk.strip_prefix("mailbox#").zip(sk.strip_prefix("message#"));
+            let is_one = key.is_some_and(|(grant, id)| mails.contains(&format!("{grant}/{id}")));
+            if is_one && !item.contains_key("claim_token") {
+                let moments = item.keys().filter(|name| name.ends_with("_ms"));
+                self.move_back(&item, moments, by).await;
+            }
+        }
+    }
+
+    /// Moves moments of an item, those that are still what they were.
+    async fn move_back(
+        &self,
+        item: &HashMap<String, AttributeValue>,
+        moments: impl Iterator<Item = &String>,
+        by: i64,
+    ) {
+        for name in moments {
+            let Some(AttributeValue::N(old)) = item.get(name) else {
+                continue;
+            };
+            let new = old.parse::<i64>().unwrap() - by;
+            let call = self.cloud.ledger.update_item().table_name(TABLE);
             let call = call
-                .key("pk", key("pause"))
-                .key("sk", key("dataverse"))
-                .update_expression(format!("SET {attribute} = {attribute} - :by"))
-                .condition_expression(format!("attribute_exists({attribute})"))
-                .expression_attribute_values(":by", AttributeValue::N(by.to_string()));
-            // There may be none.
+                .key("pk", item["pk"].clone())
+                .key("sk", item["sk"].clone())
+                .update_expression("SET #moment = :new")
+                .condition_expression("#moment = :old")
+                .expression_attribute_names("#moment", name)
+                .expression_attribute_values(":old", AttributeValue::N(old.clone()))
+                .expression_attribute_values(":new", AttributeValue::N(new.to_string()));
+            // Somebody may have moved it on meanwhile.
             call.send().await.ok();
         }
     }

@@ -31,6 +31,8 @@ pub(crate) struct Worker {
     name: &'static str,
     settings: Vec<(&'static str, String)>,
     function: Option<Function>,
+    /// The most that one of its processes has had after an invocation, in bytes.
+    pub(crate) peak_memory: u64,
     private: Arc<Private>,
 }
 
@@ -61,6 +63,7 @@ impl Worker {
             rng,
             name,
             function: None,
+            peak_memory: 0,
             private: Arc::clone(private),
         };
         worker.replace().await;
@@ -102,6 +105,8 @@ impl Worker {
             Some(time) => tokio::time::timeout(time, function.run(event, deadline)).await,
             None => Ok(function.run(event, deadline).await),
         };
+        let memory = function.peak_memory().unwrap_or_default();
+        self.peak_memory = self.peak_memory.max(memory);
         let plan = std::mem::take(&mut *self.seat.plan.lock().unwrap());
         match ended {
             Ok(Ended::Answered(Ok(answer))) => Ok(Some(answer)),

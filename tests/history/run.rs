@@ -22,9 +22,6 @@ const SEATS: usize = 3;
 /// After this long an invocation is killed, whatever it is doing.
 const CUT: Duration = Duration::from_secs(20);
 
-/// The share of invocations that are killed, while there is one to be killed.
-const KILLED: f64 = 0.8;
-
 /// An invocation that is killed lives through fewer requests to Dataverse than this, whoever sends them: by progress and not by time, so that a fast
 /// machine kills as many as a slow one.
 const LIVES: u64 = 8;
@@ -65,6 +62,8 @@ enum Fate {
 /// What the seats share.
 struct Shared {
     figures: Figures,
+    /// Invocations under way that are to be killed.
+    doomed: u64,
     findings: Vec<String>,
     /// Every seat in turn counts as working while it has a task.
     working: watch::Sender<usize>,
@@ -92,6 +91,7 @@ impl<'a> Run<'a> {
         assert!(begun["run_id"].is_string(), "a run: {begun}");
         let shared = Mutex::new(Shared {
             figures: Figures::default(),
+            doomed: 0,
             findings: Vec::new(),
             working: watch::Sender::new(0),
         });
@@ -251,10 +251,15 @@ async fn invoke(
     let work = rng.random_range(shape.work / 2.0..shape.work);
     let deadline =
         Utc::now() + RESERVE + TimeDelta::from_std(Duration::from_secs_f64(work)).unwrap();
-    // As many as the budget of requests has room for, however slow the machine is.
-    let may_kill = shared.lock().await.figures.killed < shape.kills;
-    let killed_at =
-        (may_kill && rng.random_bool(KILLED)).then(|| requests(world) + rng.random_range(1..LIVES));
+    // As many as are wanted and as the budget of requests has room for, however slow the machine
+    // is: the next invocation is doomed until enough are killed or on their way to it. One that
+    // ends before its time leaves its place to another.
+    let killed_at = {
+        let mut shared = shared.lock().await;
+        let doomed = shared.figures.killed + shared.doomed < shape.kills;
+        shared.doomed += u64::from(doomed);
+        doomed.then(|| requests(world) + rng.random_range(1..LIVES))
+    };
     let running = function.run(sqs_event(std::slice::from_ref(task)), deadline);
     let ended = tokio::select! {
         ended = tokio::time::timeout(CUT, running) => ended.ok(),
@@ -262,6 +267,7 @@ async fn invoke(
     };
     let mut shared = shared.lock().await;
     shared.figures.invocations += 1;
+    shared.doomed -= u64::from(killed_at.is_some());
     let answer = match ended {
         Some(Ended::Answered(answer)) => answer,
         Some(Ended::Died(status)) => {

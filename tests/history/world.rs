@@ -178,6 +178,7 @@ impl World {
             settings.extend([
                 ("NYLAS_API_URL", self.twin.nylas().url()),
                 ("NYLAS_API_KEY_SECRET_ID", "nylas".to_owned()),
+                ("MAILBOXES", "all".to_owned()),
                 ("LEDGER_TABLE", TABLE.to_owned()),
                 ("SYNC_QUEUE_URL", self.sync.clone()),
                 ("BACKFILL_QUEUE_URL", self.tasks.clone()),

@@ -3,6 +3,7 @@
 mod dataverse;
 mod entra;
 mod nylas;
+pub(crate) mod secrets;
 
 use std::time::Duration;
 

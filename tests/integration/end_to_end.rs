@@ -3,19 +3,24 @@
 //! Each function is a process with an environment of its own. It speaks the Lambda Runtime API with `stage/lambda.rs`, SQS and Secrets Manager
 //! with moto (`cloud.rs`), DynamoDB with the embedded one, and Dataverse, Nylas and Entra with the twin, each over its real protocol.
 
+mod budgets;
 mod canary;
 mod cloud;
 mod command;
 mod events;
 mod explaining;
+mod files;
 mod flow;
 mod identities;
 mod importing;
+mod incidents;
 mod invoking;
 mod operating;
+mod participation;
 mod reused;
 mod throttled;
 mod trouble;
+mod webhook_path;
 mod what_if;
 
 use stage::{lambda, moto};

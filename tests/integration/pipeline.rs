@@ -9,6 +9,7 @@
 //! | Which record does it concern, and what does finding out cost? | `regarding.rs` |
 //! | What if another client writes the same mail? | `theirs.rs` |
 //! | What if two mails have one Message-ID? | `reused.rs` |
+//! | Which mailboxes take part? | `participation.rs` |
 //! | What is left out, and by which rule? | `policy.rs` |
 //! | What becomes of files? | `attachments.rs` |
 //! | What if a service does not answer? | `outages.rs` |
@@ -37,10 +38,12 @@ mod governor;
 mod guards;
 mod history;
 mod impersonation;
+mod incidents;
 mod lengths;
 mod limits;
 mod odd_mail;
 mod outages;
+mod participation;
 mod pause;
 mod people;
 mod policy;

@@ -27,15 +27,16 @@ use backfill::Backfill;
 use chrono::{DateTime, TimeDelta, Utc};
 use mailverse::dataverse::DataverseClient;
 use mailverse::dataverse::write::WriteMode;
-use mailverse::dedupe::ledger::Ledger;
-use mailverse::dedupe::{ClaimToken, Entry, table};
+use mailverse::dedupe::ledger::{Ledger, Settlement};
+use mailverse::dedupe::{ClaimRequest, ClaimToken, Entry, table};
 use mailverse::entra::request::{Credential, EntraClient};
 use mailverse::entra::{Origin, TokenSource};
 use mailverse::governor::Budget;
-use mailverse::mailboxes::MailboxDirectory;
+use mailverse::mailboxes::{AllowList, MailboxDirectory};
 use mailverse::nylas::NylasClient;
 use mailverse::pipeline::budget::Identities;
 use mailverse::pipeline::created_on::Backdating;
+use mailverse::pipeline::people_limit::ResolvedPeopleLimit;
 use mailverse::pipeline::{Fate, Handled, Pipeline, Run, Work};
 use mailverse::policy::Policy;
 use mailverse::policy::source::PolicySource;
@@ -71,6 +72,8 @@ pub(crate) struct World {
     pub(crate) twin: Twin,
     pub(crate) people: People,
     pub(crate) pipeline: Pipeline,
+    /// The mailboxes that take part.
+    allowed: AllowList,
     /// The time of the next run; it passes only when a test says so.
     pub(crate) now: DateTime<Utc>,
     /// How long a run may take.
@@ -96,11 +99,20 @@ impl World {
         let to_nylas = Tripwire::before(&twin.nylas().url()).await;
         let database = dynamo::client(&dynamo::start().await);
         let ledger = ledger(&database, 0).await;
-        let pipeline = connect(&twin, &to_dataverse, &to_nylas, ledger, mode);
+        let allowed = AllowList::All;
+        let pipeline = connect(
+            &twin,
+            &to_dataverse,
+            &to_nylas,
+            ledger,
+            mode,
+            allowed.clone(),
+        );
         Self {
             twin,
             people,
             pipeline,
+            allowed,
             now: DateTime::from_timestamp(1_795_154_400, 0).unwrap(),
             invocation: TimeDelta::hours(1),
             to_dataverse,
@@ -121,8 +133,23 @@ impl World {
         };
         Pipeline {
             policy,
-            ..connect(&self.twin, &self.to_dataverse, &self.to_nylas, ledger, mode)
+            ..connect(
+                &self.twin,
+                &self.to_dataverse,
+                &self.to_nylas,
+                ledger,
+                mode,
+                self.allowed.clone(),
+            )
         }
+    }
+
+    /// From here on, the mailboxes that `setting` names take part, as a process that starts now
+    /// reads it.
+    pub(crate) fn admit(&mut self, setting: &str) {
+        self.allowed = setting.parse().unwrap();
+        let nylas = self.pipeline.nylas.clone();
+        self.pipeline.mailboxes = MailboxDirectory::new(nylas, self.allowed.clone());
     }
 
     /// From here on, the policy of the stories but for these changes.
@@ -187,6 +214,22 @@ impl World {
         let nylas = self.twin.nylas().clone();
         self.to_nylas
             .at(text, async move { nylas.fail_next(fault) });
+    }
+
+    /// The ledger says that so many tries of a message have failed.
+    pub(crate) async fn has_failed(&mut self, grant: &str, id: &str, times: u32) {
+        for _ in 0..times {
+            let Run { token, now, .. } = self.begin();
+            let (key, ledger) = (key(grant, id), &self.pipeline.ledger);
+            let claim = ledger.claim(&key, &ClaimRequest::new(token, now)).await;
+            assert!(claim.unwrap().is_won());
+            let failure = Settlement::Released {
+                retry_at: now,
+                reason: "an earlier try failed".to_owned(),
+                counted: true,
+            };
+            ledger.settle(&key, token, now, &failure).await.unwrap();
+        }
     }
 
     /// Time and chance of the next run.
@@ -357,6 +400,7 @@ fn connect(
     to_nylas: &Tripwire,
     ledger: Ledger,
     write_mode: WriteMode,
+    allowed: AllowList,
 ) -> Pipeline {
     let http = mailverse::http::client().unwrap();
     let url = |text: &str| text.parse().unwrap();
@@ -364,13 +408,14 @@ fn connect(
     let nylas = NylasClient::new(http.clone(), &url(to_nylas.url()), key);
     Pipeline {
         ledger,
-        mailboxes: MailboxDirectory::new(nylas.clone()),
+        mailboxes: MailboxDirectory::new(nylas.clone(), allowed),
         nylas,
         dataverse: DataverseClient::new(http, &url(to_dataverse.url())),
         identities: Identities::new(Budget::default(), tokens(twin), Vec::new()),
         policy: PolicySource::given(policy(&serde_json::json!({}))),
         write_mode,
         created_on: Backdating::default(),
+        people_limit: ResolvedPeopleLimit::default(),
     }
 }
 

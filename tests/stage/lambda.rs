@@ -50,6 +50,8 @@ struct RuntimeApi {
 /// A function that runs until it is dropped.
 pub struct Function {
     name: &'static str,
+    /// Its process id.
+    process: u32,
     killer: Killer,
     invocations: mpsc::Sender<Invocation>,
     api: Arc<RuntimeApi>,
@@ -120,6 +122,7 @@ impl Function {
         ];
         Self {
             name,
+            process: process.id().expect("it has just been started"),
             killer: watch_over(process),
             invocations,
             api,
@@ -181,6 +184,17 @@ impl Function {
     #[must_use]
     pub fn killer(&self) -> Killer {
         self.killer.clone()
+    }
+
+    /// The most memory that the process has had so far, in bytes; `None` once it has ended.
+    #[must_use]
+    pub fn peak_memory(&self) -> Option<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process)).ok()?;
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmHWM:"))?;
+        let kilobytes: u64 = line.trim().trim_end_matches("kB").trim().parse().ok()?;
+        Some(kilobytes * 1024)
     }
 
     /// Waits for a function that ends by itself; how it ended, and what it printed.

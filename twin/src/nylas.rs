@@ -50,7 +50,10 @@ pub struct Nylas {
 struct State {
     mailboxes: Vec<Mailbox>,
     destinations: Vec<webhooks::Destination>,
+    key_is_revoked: bool,
     requests: u64,
+    /// What was asked for, in order: path and query.
+    log: Vec<String>,
     /// Lists of messages that were answered with a page.
     pages: u64,
     /// Lists that came to their end, which decides how the next one says so.
@@ -92,6 +95,16 @@ impl Nylas {
         self.api_key.clone()
     }
 
+    /// From now on, every call answers 401, whatever it is about.
+    pub fn revoke_api_key(&self) {
+        lock(&self.state).key_is_revoked = true;
+    }
+
+    /// The key is valid again.
+    pub fn restore_api_key(&self) {
+        lock(&self.state).key_is_revoked = false;
+    }
+
     /// Connects a mailbox, with the folders that its provider makes. Connecting one again, by the same grant id, keeps
     /// its mail, as signing in again does.
     pub fn add_grant(&self, grant: Grant) {
@@ -113,6 +126,26 @@ impl Nylas {
         self.change(grant_id, |mailbox| {
             status.clone_into(&mut mailbox.grant.status);
         });
+    }
+
+    /// Moves a grant into a workspace. A new one is in the application's default workspace, `workspace-default`.
+    ///
+    /// # Panics
+    /// When there is no such grant.
+    pub fn set_workspace(&self, grant_id: &str, workspace_id: &str) {
+        self.change(grant_id, |mailbox| {
+            workspace_id.clone_into(&mut mailbox.workspace_id);
+        });
+    }
+
+    /// Deletes a grant with its mail: Nylas lists it no more and knows none of its objects.
+    ///
+    /// # Panics
+    /// When there is no such grant.
+    pub fn remove_grant(&self, grant_id: &str) {
+        self.change(grant_id, |_| {});
+        let mailboxes = &mut lock(&self.state).mailboxes;
+        mailboxes.retain(|mailbox| mailbox.grant.id != grant_id);
     }
 
     /// Adds a folder; one with the same id is replaced.
@@ -198,6 +231,13 @@ impl Nylas {
         lock(&self.state).requests
     }
 
+    /// What was asked for so far, in order: path and query as they were sent. A request that a fault kept from being
+    /// looked at is not among them.
+    #[must_use]
+    pub fn requested(&self) -> Vec<String> {
+        lock(&self.state).log.clone()
+    }
+
     /// Pages of messages so far.
     #[must_use]
     pub fn pages(&self) -> u64 {
@@ -246,7 +286,7 @@ impl Nylas {
         let key = incoming
             .header("authorization")
             .and_then(|value| value.strip_prefix("Bearer "));
-        if key != Some(self.api_key.as_str()) {
+        if lock(&self.state).key_is_revoked || key != Some(self.api_key.as_str()) {
             return Err(Failure::bad_key());
         }
         let no_route = || Failure::no_route(incoming.method.as_str(), &incoming.path);
@@ -319,6 +359,8 @@ impl Service for Nylas {
     }
 
     async fn answer(&self, incoming: &Incoming) -> Outgoing {
+        let asked = format!("{}?{}", incoming.path, incoming.query);
+        lock(&self.state).log.push(asked);
         reply::outgoing(self.route(incoming).await, self.requests())
     }
 }

@@ -5,7 +5,10 @@ use std::io::{self, Write};
 
 use serde_json::{Value, json};
 
-use crate::terminal::printable;
+use crate::terminal::{counted, printable};
+
+/// Columns of the terminal that a warning keeps to.
+const COLUMNS: usize = 80;
 
 /// What a check came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,6 +17,8 @@ pub(crate) enum Verdict {
     Well,
     /// Not as it should be, and what to do about it.
     Broken { remedy: String },
+    /// Nothing is broken, and it may not be what was meant: what to look at.
+    Warning { remedy: String },
     /// It could not be looked at, because something that it needs is broken or is not named.
     Skipped,
 }
@@ -52,6 +57,20 @@ impl Check {
         }
     }
 
+    pub(crate) fn warning(
+        name: impl Into<String>,
+        seen: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            verdict: Verdict::Warning {
+                remedy: remedy.into(),
+            },
+            seen: seen.into(),
+        }
+    }
+
     /// `needs` is the name of the check that has to be well first.
     pub(crate) fn skipped(name: impl Into<String>, needs: &str) -> Self {
         Self {
@@ -65,10 +84,15 @@ impl Check {
         matches!(self.verdict, Verdict::Broken { .. })
     }
 
+    fn is_warning(&self) -> bool {
+        matches!(self.verdict, Verdict::Warning { .. })
+    }
+
     fn json(&self) -> Value {
         let (verdict, remedy) = match &self.verdict {
             Verdict::Well => ("well", None),
             Verdict::Broken { remedy } => ("broken", Some(remedy)),
+            Verdict::Warning { remedy } => ("warning", Some(remedy)),
             Verdict::Skipped => ("skipped", None),
         };
         json!({"name": self.name, "verdict": verdict, "seen": self.seen, "remedy": remedy})
@@ -92,7 +116,8 @@ impl Report {
         !self.0.iter().any(Check::is_broken)
     }
 
-    /// One object: `healthy`, and `checks` with `name`, `verdict` (`well`, `broken`, `skipped`), `seen` and `remedy` (or null).
+    /// One object: `healthy`, and `checks` with `name`, `verdict` (`well`, `broken`, `warning`,
+    /// `skipped`), `seen` and `remedy` (or null).
     pub(crate) fn json(&self) -> Value {
         let checks: Vec<Value> = self.0.iter().map(Check::json).collect();
         json!({"healthy": self.is_healthy(), "checks": checks})
@@ -123,6 +148,7 @@ impl fmt::Display for Report {
             let sign = match check.verdict {
                 Verdict::Well => '✔',
                 Verdict::Broken { .. } => '✘',
+                Verdict::Warning { .. } => '!',
                 Verdict::Skipped => '–',
             };
             let (mut name, seen) = (printable(&check.name), printable(&check.seen));
@@ -133,17 +159,46 @@ impl fmt::Display for Report {
             if let Verdict::Broken { remedy } = &check.verdict {
                 writeln!(f, "  {:width$}  → {}", "", printable(remedy))?;
             }
+            if let Verdict::Warning { remedy } = &check.verdict {
+                let mut arrow = '→';
+                for line in folded(&printable(remedy), COLUMNS.saturating_sub(width + 6)) {
+                    writeln!(f, "  {:width$}  {arrow} {line}", "")?;
+                    arrow = ' ';
+                }
+            }
         }
         let count = |wanted: fn(&Check) -> bool| self.0.iter().filter(|it| wanted(it)).count();
         let broken = count(Check::is_broken);
+        let warnings = match count(Check::is_warning) {
+            0 => String::new(),
+            number => format!(", {}", counted(number, "warning")),
+        };
         let skipped = count(|it| it.verdict == Verdict::Skipped);
         match (broken, skipped) {
-            (0, 0) => writeln!(f, "All {} checks are well.", self.0.len()),
-            (0, _) => writeln!(f, "Nothing is broken; {skipped} not looked at."),
-            (_, 0) => writeln!(f, "{broken} broken."),
-            (_, _) => writeln!(f, "{broken} broken, {skipped} not looked at."),
+            (0, 0) if warnings.is_empty() => {
+                writeln!(f, "All {} checks are well.", self.0.len())
+            }
+            (0, 0) => writeln!(f, "Nothing is broken{warnings}."),
+            (0, _) => writeln!(f, "Nothing is broken{warnings}; {skipped} not looked at."),
+            (_, 0) => writeln!(f, "{broken} broken{warnings}."),
+            (_, _) => writeln!(f, "{broken} broken{warnings}, {skipped} not looked at."),
         }
     }
+}
+
+/// Lines of whole words, of at most `width` characters where a single word is not longer.
+fn folded(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
 }
 
 #[cfg(test)]
@@ -169,6 +224,28 @@ mod tests {
             report.json()["checks"][1]["remedy"],
             "let its owner sign in again"
         );
+    }
+
+    #[test]
+    fn a_warning_breaks_nothing_and_is_folded_to_eighty_columns() {
+        let name = "mailbox 11111111-2222-4333-8444-555555555555";
+        let remedy = "correct the entry, connect its mailboxes at Nylas, or leave it out";
+        let report = Report(vec![
+            Check::well(name, "in by entry 1, google"),
+            Check::warning("MAILBOXES entry 2", "a domain: no mailbox", remedy),
+        ]);
+        let text = report.to_string();
+        let expected = "✔ mailbox 11111111-2222-4333-8444-555555555555  in by entry 1, google\n\
+                        ! MAILBOXES entry 2                             a domain: no mailbox\n\
+                        \u{20}                                               → correct the entry, connect its\n\
+                        \u{20}                                                 mailboxes at Nylas, or leave\n\
+                        \u{20}                                                 it out\n\
+                        Nothing is broken, 1 warning.\n";
+        assert_eq!(text, expected);
+        assert!(text.lines().all(|line| line.chars().count() <= 80));
+        assert!(report.is_healthy());
+        assert_eq!(report.json()["checks"][1]["verdict"], "warning");
+        assert_eq!(report.json()["checks"][1]["remedy"], remedy);
     }
 
     #[test]

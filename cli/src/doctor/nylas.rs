@@ -1,20 +1,22 @@
-//! The Nylas application: its key, and whether its mailboxes are signed in.
+//! The Nylas application: its key. Which of its mailboxes take part, and whether these are signed
+//! in: `mailboxes.rs`.
 
+use mailverse::mailboxes::AllowList;
 use mailverse::nylas::NylasClient;
 use mailverse::nylas::error::NylasError;
-use mailverse::nylas::wire::Grant;
 
 use url::Url;
 
 use super::check::Check;
+use super::mailboxes::{self, MAILBOXES};
 
 pub(super) const KEY: &str = "nylas key";
-pub(super) const MAILBOXES: &str = "mailboxes";
 
 /// The client, for what else needs the key; otherwise the check that is broken.
 pub(super) async fn examine(
     nylas: &NylasClient,
     url: &Url,
+    allowed: Option<&AllowList>,
     checks: &mut Vec<Check>,
 ) -> Result<NylasClient, &'static str> {
     let grants = match nylas.grants().await {
@@ -29,31 +31,8 @@ pub(super) async fn examine(
     // An application lives in one region, which is part of the address.
     let host = url.host_str().unwrap_or_default();
     checks.push(Check::well(KEY, format!("accepted by {host}")));
-    // A virtual calendar is a grant without mail.
-    let mailboxes: Vec<&Grant> = grants.iter().filter(|it| it.address.is_some()).collect();
-    if mailboxes.is_empty() {
-        let remedy = "connect the first mailbox at Nylas";
-        checks.push(Check::broken(MAILBOXES, "none is connected", remedy));
-    } else {
-        checks.push(Check::well(
-            MAILBOXES,
-            format!("{} connected", mailboxes.len()),
-        ));
-    }
-    checks.extend(mailboxes.into_iter().map(mailbox));
+    mailboxes::examine(&grants, allowed, checks);
     Ok(nylas.clone())
-}
-
-fn mailbox(grant: &Grant) -> Check {
-    let name = format!("mailbox {}", grant.id);
-    if grant.valid {
-        return Check::well(name, format!("signed in, {}", grant.provider));
-    }
-    Check::broken(
-        name,
-        format!("needs signing in again, {}", grant.provider),
-        "let its owner sign in again at Nylas: the next scheduled backfill then lists the mailbox since its watermark, so no mail of the time between is missing",
-    )
 }
 
 fn remedy(error: &NylasError) -> &'static str {

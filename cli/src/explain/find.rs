@@ -17,8 +17,11 @@ use mailverse::dataverse::session::Session;
 use mailverse::dedupe::kept::Kept;
 use mailverse::dedupe::ledger::{Ledger, LedgerError};
 use mailverse::entra::TokenSource;
-use mailverse::ids::{ActivityId, InternetMessageId, MessageId, MessageKey};
+use mailverse::ids::{ActivityId, GrantId, InternetMessageId, MessageId, MessageKey};
+use mailverse::mailboxes::AllowList;
+use mailverse::nylas::error::NylasError;
 use mailverse::nylas::{Fetched, Headers, NylasClient};
+use mailverse::policy::Rule;
 use uuid::Uuid;
 
 use super::ExplainError;
@@ -28,6 +31,8 @@ pub(super) struct Finder {
     pub(super) table: String,
     pub(super) ledger: Ledger,
     pub(super) nylas: Option<NylasClient>,
+    /// Which mailboxes take part; `None` where the environment does not say.
+    pub(super) allowed: Option<AllowList>,
     pub(super) dataverse: Option<(DataverseClient, TokenSource)>,
 }
 
@@ -96,11 +101,45 @@ impl Finder {
         if kept.entry.activity_id.is_some() {
             return kept.entry.activity_id;
         }
-        let fetched = self.nylas.as_ref()?.message(&kept.key, Headers::Basic);
-        match fetched.await {
+        // The mail of a mailbox that takes no part is not read, not even to explain that.
+        let no_part = [Rule::MailboxExcluded, Rule::MailboxUnknown].map(Rule::name);
+        if kept
+            .entry
+            .reason
+            .as_deref()
+            .is_some_and(|reason| no_part.contains(&reason))
+        {
+            return None;
+        }
+        let nylas = self.nylas.as_ref()?;
+        // Without it, this copy is still told of.
+        if !self.may_read(nylas, &kept.key.grant_id).await.ok()? {
+            return None;
+        }
+        match nylas.message(&kept.key, Headers::Basic).await {
             Ok(Fetched::Message(message)) => Some(message.activity_id()),
             // Without it, this copy is still told of.
             Ok(Fetched::Gone) | Err(_) => None,
+        }
+    }
+
+    /// Whether mail of this mailbox may be fetched: it takes part, as far as the environment says
+    /// which mailboxes do.
+    ///
+    /// # Errors
+    /// [`NylasError`]: that cannot be told now, so nothing may be fetched.
+    pub(super) async fn may_read(
+        &self,
+        nylas: &NylasClient,
+        grant_id: &GrantId,
+    ) -> Result<bool, NylasError> {
+        match &self.allowed {
+            None | Some(AllowList::All) => Ok(true),
+            Some(allowed) => {
+                let grants = nylas.grants().await?;
+                let found = grants.iter().find(|grant| grant.id == *grant_id);
+                Ok(found.is_some_and(|grant| allowed.admits(grant)))
+            }
         }
     }
 

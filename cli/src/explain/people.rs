@@ -33,6 +33,11 @@ impl Names {
         let Some(nylas) = &finder.nylas else {
             return Self::Unknown("addresses are shown with NYLAS_API_KEY_SECRET_ID set");
         };
+        match finder.may_read(nylas, &kept.key.grant_id).await {
+            Ok(true) => {}
+            Ok(false) => return Self::Unknown("the mailbox takes no part now: no addresses"),
+            Err(_) => return Self::Unknown("the mail cannot be fetched now: no addresses"),
+        }
         let mut message = match nylas.message(&kept.key, Headers::Basic).await {
             Ok(Fetched::Message(message)) => *message,
             Ok(Fetched::Gone) => {

@@ -100,6 +100,10 @@ impl Importer {
     /// The mailbox that an object names, if it is connected, or else the one that the operator names.
     fn mailbox_of(&self, object: &Value) -> Result<GrantId, String> {
         const SAY: &str = "--mailbox says whose mailbox it is";
+        // Whatever mailbox the operator names: it is the mail of one that is left alone.
+        if let Some(why) = self.refusal(object) {
+            return Err(why);
+        }
         let named = object.get("grant_id").and_then(Value::as_str);
         let named = named.filter(|id| !id.is_empty());
         let connected = |id: &str| self.mailboxes.iter().find(|it| it.id.as_str() == id);

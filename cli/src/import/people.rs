@@ -24,6 +24,12 @@ impl Importer {
         for (file, saved) in files.iter().enumerate() {
             for (index, object) in saved.objects(Kind::Contact) {
                 let at = At { file, index };
+                if let Some(why) = self.refusal(&object) {
+                    progress.inc(1);
+                    report.people.excluded += 1;
+                    report.note(at, "not imported", &why);
+                    continue;
+                }
                 match usable(&object) {
                     Ok(card) => {
                         places.push(at);

@@ -49,6 +49,8 @@ pub(super) struct People {
     pub(super) role: usize,
     pub(super) known: usize,
     pub(super) without_address: usize,
+    /// Cards of a mailbox that does not take part.
+    pub(super) excluded: usize,
     pub(super) failed: usize,
 }
 
@@ -113,7 +115,8 @@ impl Report {
             not_imported,
             ..
         } = self.messages;
-        let lost = waiting + dead + not_imported + self.people.failed + self.others + self.left;
+        let people = self.people.failed + self.people.excluded;
+        let lost = waiting + dead + not_imported + people + self.others + self.left;
         lost == 0 && self.pause.is_none()
     }
 
@@ -219,6 +222,7 @@ impl Report {
             role,
             known,
             without_address,
+            excluded,
             failed,
         } = &self.people;
         json!({
@@ -228,7 +232,7 @@ impl Report {
             },
             "contacts": {
                 "created": created, "filled": filled, "complete": complete, "merged": merged, "ambiguous": ambiguous, "inside": inside,
-                "role": role, "known": known, "without_address": without_address, "failed": failed,
+                "role": role, "known": known, "without_address": without_address, "excluded": excluded, "failed": failed,
             },
             "others": self.others,
             "left": self.left,
@@ -285,6 +289,7 @@ impl Report {
             role,
             known,
             without_address,
+            excluded,
             failed,
         } = &self.people;
         writeln!(
@@ -292,6 +297,12 @@ impl Report {
             "Contacts: {created} {would}created, {filled} {would}filled, {complete} complete, {merged} merged, {ambiguous} ambiguous, {inside} inside, {role} roles, \
              {known} known as lead or account, {without_address} without a usable address, {failed} failed.",
         )?;
+        if *excluded > 0 {
+            writeln!(
+                out,
+                "Contacts of mailboxes that take no part, left alone: {excluded}."
+            )?;
+        }
         if let Some((service, until)) = self.pause {
             writeln!(
                 out,

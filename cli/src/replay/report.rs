@@ -77,6 +77,8 @@ impl Report {
             Ok((_, Outcome::Ignored { kind })) => {
                 self.other(file, "ignored", &format!("nothing to do for {kind}"));
             }
+            Ok((_, Outcome::NotQueued { why, .. })) => self.other(file, "ignored", why.text()),
+            Ok((_, Outcome::Probe)) => self.other(file, "answered", "a probe of this command"),
             Ok((_, Outcome::Challenge(_))) => {
                 self.other(file, "answered", "the challenge of a new webhook");
             }

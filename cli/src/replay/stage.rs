@@ -17,10 +17,11 @@ use mailverse::entra::{Origin, TokenSource};
 use mailverse::env::{self, Settings, SettingsError};
 use mailverse::governor::Budget;
 use mailverse::http;
-use mailverse::mailboxes::MailboxDirectory;
+use mailverse::mailboxes::{AllowList, MailboxDirectory};
 use mailverse::nylas::NylasClient;
 use mailverse::pipeline::budget::Identities;
 use mailverse::pipeline::created_on::Backdating;
+use mailverse::pipeline::people_limit::ResolvedPeopleLimit;
 use mailverse::pipeline::settings::PipelineSettings;
 use mailverse::pipeline::{Handled, Pipeline, Run};
 use mailverse::policy::Policy;
@@ -289,7 +290,8 @@ fn offline_pipeline(
     );
     Ok(Pipeline {
         ledger: ledger.ledger.clone(),
-        mailboxes: MailboxDirectory::new(nylas.clone()),
+        // All that the stand-in has are the mailboxes of the events.
+        mailboxes: MailboxDirectory::new(nylas.clone(), AllowList::All),
         nylas,
         dataverse: DataverseClient::new(http, &organisation),
         identities: Identities::new(
@@ -300,6 +302,7 @@ fn offline_pipeline(
         policy: PolicySource::given(policy.clone()),
         write_mode: WriteMode::default(),
         created_on: Backdating::default(),
+        people_limit: ResolvedPeopleLimit::default(),
     })
 }
 

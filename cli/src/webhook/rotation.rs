@@ -44,10 +44,9 @@ pub(crate) struct StoredSecret {
 }
 
 /// What is known of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Held {
-    /// A value is in force.
-    pub(crate) value: bool,
+    /// The value in force, if there is one.
+    pub(crate) value: Option<SecretString>,
     /// A rotation was announced, and its end was not.
     pub(crate) in_rotation: bool,
 }
@@ -76,19 +75,19 @@ impl StoredSecret {
     pub(crate) async fn held(&self) -> Result<Held, StoreError> {
         let current = secrets::read(&self.client, &self.id, Stage::Current).await?;
         let pending = secrets::read(&self.client, &self.id, Stage::Pending).await?;
-        Ok(match (current, pending) {
-            (Stored::Value { text: current, .. }, Stored::Value { text: pending, .. }) => Held {
-                value: true,
-                in_rotation: current.expose_secret() != pending.expose_secret(),
-            },
-            (Stored::Value { .. }, Stored::Nothing) => Held {
-                value: true,
+        let Stored::Value { text: current, .. } = current else {
+            return Ok(Held {
+                value: None,
                 in_rotation: false,
-            },
-            (Stored::Nothing, _) => Held {
-                value: false,
-                in_rotation: false,
-            },
+            });
+        };
+        let in_rotation = match pending {
+            Stored::Value { text, .. } => text.expose_secret() != current.expose_secret(),
+            Stored::Nothing => false,
+        };
+        Ok(Held {
+            value: Some(current),
+            in_rotation,
         })
     }
 
@@ -98,7 +97,7 @@ impl StoredSecret {
         let described = self.client.describe_secret().secret_id(&self.id).send();
         described.await.map_err(|error| self.failed(&error))?;
         let held = self.held().await?;
-        if !held.value {
+        if held.value.is_none() {
             return Ok(None);
         }
         let put = self.client.put_secret_value().secret_id(&self.id);

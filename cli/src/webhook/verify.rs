@@ -1,10 +1,15 @@
-//! Whether Nylas' notifications arrive: the destination, its secret, and the receiver behind the URL.
+//! Whether Nylas' notifications arrive: the destination, its secret, the receiver behind the URL, and the way there.
+//!
+//! A probe (`probe.rs`) needs the secret and a receiver that answers; where one of them is broken it is skipped.
 
 use mailverse::nylas::webhooks::Destination;
 use uuid::Uuid;
 use webhook_receiver::notification::HANDLED;
+use webhook_receiver::signature::Key;
 
+use super::probe;
 use super::rotation::{StoreError, StoredSecret};
+use crate::doctor::SETTINGS;
 use crate::doctor::check::{Check, judged};
 
 pub(crate) const DESTINATION: &str = "webhook destination";
@@ -60,16 +65,58 @@ pub(crate) fn destination(destinations: &[Destination], url: &str) -> Check {
             "subscribe the destination to these triggers at Nylas".to_owned(),
         ))
     };
-    let seen = format!("{} is active, with {}", found.id, triggers().join(", "));
+    let packed = if found.compressed { ", compressed" } else { "" };
+    let seen = format!(
+        "{} is active, with {}{packed}",
+        found.id,
+        triggers().join(", ")
+    );
     judged(DESTINATION, seen, problem)
 }
 
+/// The receiver, the secret and what is sent between: a plain probe, and a packed one for a destination that is `compressed`.
+/// `None` where a setting is missing.
+pub(crate) async fn delivery_path(
+    http: &reqwest::Client,
+    url: Option<&str>,
+    store: Option<&StoredSecret>,
+    compressed: bool,
+) -> Vec<Check> {
+    let answers = match url {
+        Some(url) => receiver(http, url).await,
+        None => Check::skipped(RECEIVER, SETTINGS),
+    };
+    let (stored, key) = match store {
+        Some(store) => secret(store).await,
+        None => (Check::skipped(SECRET, SETTINGS), None),
+    };
+    let mut needs = if url.is_none() || store.is_none() {
+        SETTINGS
+    } else if answers.is_broken() {
+        RECEIVER
+    } else {
+        SECRET
+    };
+    let mut reachable = !answers.is_broken();
+    let mut checks = vec![answers, stored];
+    for packing in probe::packings(compressed) {
+        let check = match (url, &key) {
+            (Some(url), Some(key)) if reachable => probe::probe(http, url, key, *packing).await,
+            _ => Check::skipped(packing.check(), needs),
+        };
+        if reachable && check.is_broken() {
+            // A packed one fares no better than a plain one.
+            (reachable, needs) = (false, packing.check());
+        }
+        checks.push(check);
+    }
+    checks
+}
+
 /// Whether the receiver answers a challenge as Nylas wants it: 200, the very value, not chunked (Nylas facts §2).
-pub(crate) async fn receiver(http: &reqwest::Client, url: &str) -> Check {
+async fn receiver(http: &reqwest::Client, url: &str) -> Check {
     let challenge = Uuid::new_v4().to_string();
-    let separator = if url.contains('?') { '&' } else { '?' };
-    let call = http.get(format!("{url}{separator}challenge={challenge}"));
-    let problem = match call.send().await {
+    let problem = match ask(http, url, &challenge).await {
         Err(error) => Some(mailverse::http::describe(error)),
         Ok(answer) if answer.status().as_u16() != 200 => {
             Some(format!("answers a challenge with {}", answer.status()))
@@ -90,24 +137,38 @@ pub(crate) async fn receiver(http: &reqwest::Client, url: &str) -> Check {
     )
 }
 
-/// The stored secret. Whether it is the one that Nylas signs with, only a delivery can tell.
-pub(crate) async fn secret(store: &StoredSecret) -> Check {
+/// Asks for the answer to a challenge, as Nylas does.
+///
+/// # Errors
+/// No answer.
+pub(crate) async fn ask(
+    http: &reqwest::Client,
+    url: &str,
+    challenge: &str,
+) -> Result<reqwest::Response, reqwest::Error> {
+    let separator = if url.contains('?') { '&' } else { '?' };
+    let call = http.get(format!("{url}{separator}challenge={challenge}"));
+    call.send().await
+}
+
+/// The stored secret, and the key that it makes. Whether it is the one that Nylas signs with, only a delivery can tell.
+async fn secret(store: &StoredSecret) -> (Check, Option<Key>) {
     let held = match store.held().await {
         Ok(held) => held,
         Err(error @ (StoreError::Read(_) | StoreError::Call { .. })) => {
-            return Check::broken(
-                SECRET,
-                error.to_string(),
-                "check WEBHOOK_SECRET_ID and the right secretsmanager:GetSecretValue",
-            );
+            let remedy = "check WEBHOOK_SECRET_ID and the right secretsmanager:GetSecretValue";
+            return (Check::broken(SECRET, error.to_string(), remedy), None);
         }
     };
-    let problem = if !held.value {
-        Some((
-            "no value is stored".to_owned(),
-            "run `mailverse webhook create`; where the destination is there already: `mailverse webhook rotate`".to_owned(),
-        ))
-    } else if held.in_rotation {
+    let renew = "run `mailverse webhook create`; where the destination is there already: `mailverse webhook rotate`";
+    let Some(value) = held.value else {
+        return (Check::broken(SECRET, "no value is stored", renew), None);
+    };
+    let key = match Key::new(&value) {
+        Ok(key) => key,
+        Err(problem) => return (Check::broken(SECRET, problem.to_string(), renew), None),
+    };
+    let problem = if held.in_rotation {
         Some((
             "a rotation began and did not end".to_owned(),
             "run `mailverse webhook rotate` again, unless somebody is at it now".to_owned(),
@@ -115,7 +176,8 @@ pub(crate) async fn secret(store: &StoredSecret) -> Check {
     } else {
         None
     };
-    judged(SECRET, "stored, no rotation under way".to_owned(), problem)
+    let seen = "stored, no rotation under way".to_owned();
+    (judged(SECRET, seen, problem), Some(key))
 }
 
 #[cfg(test)]
@@ -129,6 +191,7 @@ mod tests {
             url: "https://x.example/".to_owned(),
             triggers: triggers.iter().map(|it| (*it).to_owned()).collect(),
             status: status.to_owned(),
+            compressed: false,
         };
         destination(&[found], "https://x.example")
     }

@@ -44,6 +44,7 @@ mod tests {
             "DATAVERSE_URL",
             "TOKEN_SECRET_ID",
             "NYLAS_API_KEY_SECRET_ID",
+            "MAILBOXES",
             "LEDGER_TABLE",
             "SYNC_QUEUE_URL",
             "BACKFILL_QUEUE_URL",

@@ -176,8 +176,8 @@ impl<Q: SyncQueue> Backfill<Q> {
 
     async fn open(&self, wanted: &Wanted, run: &Run) -> Result<Answer, BackfillError> {
         let run_id = RunId::from(run.token);
-        let grants = self.grants().await?;
-        let tasks = wanted.tasks(&grants, run_id, run.now)?;
+        let (grants, excluded) = self.grants().await?;
+        let tasks = wanted.tasks(&grants, &excluded, run_id, run.now)?;
         let ledger = &self.pipeline.ledger;
         let asked = wanted.asked();
         ledger
@@ -211,9 +211,12 @@ impl<Q: SyncQueue> Backfill<Q> {
         Ok(Answer::new(run_id, asked, begun))
     }
 
-    async fn grants(&self) -> Result<Vec<Grant>, BackfillError> {
+    /// The mailboxes that take part, and those that do not.
+    async fn grants(&self) -> Result<(Vec<Grant>, Vec<Grant>), BackfillError> {
         let grants = self.pipeline.nylas.grants().await;
-        grants.map_err(BackfillError::Grants)
+        let grants = grants.map_err(BackfillError::Grants)?;
+        let takes_part = |grant: &Grant| self.pipeline.mailboxes.admits(grant);
+        Ok(grants.into_iter().partition(takes_part))
     }
 
     async fn queue_body(&self, body: String) -> Result<(), BackfillError> {

@@ -7,7 +7,9 @@
 //!
 //! The watermark (`shared/src/dedupe/mailbox.rs`) is the moment up to which everything was listed. It moves when a list came to its end, so after an outage of
 //! any kind, a grant that had expired included, the next run covers the gap. A mailbox that needs signing in again gets no task; what an operator asked of it
-//! is parked, and queued by the first run that finds it valid.
+//! is parked, and queued by the first run that finds it valid. A mailbox that does not take part
+//! gets no task either, and keeps its watermark: once it is admitted, the next run covers the time
+//! since it last took part.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -49,6 +51,8 @@ pub struct Planned {
     pub mailboxes: usize,
     /// Mailboxes that need signing in again.
     pub not_valid: usize,
+    /// Mailboxes that do not take part.
+    pub excluded: usize,
     /// Tasks that had been parked, and are queued again.
     pub unparked: usize,
     /// Messages that were found stranded, and handed to the sync queue.
@@ -128,7 +132,7 @@ impl<Q: SyncQueue> Backfill<Q> {
     ) -> Result<Planned, BackfillError> {
         let run = begin();
         let run_id = RunId::from(run.token);
-        let grants = self.grants().await?;
+        let (grants, excluded) = self.grants().await?;
         let mut planned = Planned {
             run_id: run_id.to_string(),
             ..Planned::default()
@@ -138,6 +142,7 @@ impl<Q: SyncQueue> Backfill<Q> {
         }
         let (readable, others): (Vec<Grant>, Vec<Grant>) =
             grants.into_iter().partition(is_readable);
+        planned.excluded = excluded.iter().filter(|it| it.address.is_some()).count();
         planned.not_valid = others.iter().filter(|it| it.address.is_some()).count();
         let ids: Vec<_> = readable.iter().map(|grant| grant.id.clone()).collect();
         let records = self.pipeline.ledger.mailbox_records(&ids).await?;

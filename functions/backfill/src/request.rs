@@ -5,7 +5,8 @@
 //!  "folder": "Sent", "dry_run": false}
 //! ```
 //!
-//! `mailboxes` is a list of addresses and grant ids, or `"all"`. Times are RFC 3339 or Unix seconds. All but `mailboxes` and `received_after` may be left out.
+//! `mailboxes` is a list of addresses and grant ids, or `"all"`, which is all that take part. Times
+//! are RFC 3339 or Unix seconds. All but `mailboxes` and `received_after` may be left out.
 //! The answer names the run; `{"run_id": "…"}` asks how it goes. What cannot be meant is refused:
 //! `{"error": "…", "field": "…"}`, over HTTP with status 400; what a service kept from being done is `{"error": "…"}`, with status 503. An address stands in no answer, log or queue message: a mailbox is told by its place in the list.
 
@@ -57,7 +58,7 @@ pub enum Request {
 /// What a run is to list.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Wanted {
-    /// Which mailboxes; `None` for all.
+    /// Which mailboxes; `None` for all that take part.
     mailboxes: Option<Vec<Named>>,
     /// Since when, Unix seconds.
     received_after: i64,
@@ -190,23 +191,27 @@ impl Wanted {
         }
     }
 
-    /// A task for each mailbox that is meant, and whether it can be read now.
+    /// A task for each mailbox that is meant, and whether it can be read now. `grants` take part,
+    /// `excluded` do not.
     ///
     /// # Errors
-    /// [`Invalid`]: somebody named a mailbox that is not connected.
+    /// [`Invalid`]: somebody named a mailbox that is not connected, or does not take part.
     pub fn tasks(
         &self,
         grants: &[Grant],
+        excluded: &[Grant],
         run_id: RunId,
         now: DateTime<Utc>,
     ) -> Result<Vec<(Task, bool)>, Invalid> {
         for (place, named) in self.mailboxes.iter().flatten().enumerate() {
             if !grants.iter().any(|grant| named.is(grant)) {
                 let field = format!("mailboxes[{place}]");
-                return Err(invalid(
-                    &field,
-                    "no connected mailbox has this address or grant id",
-                ));
+                let problem = if excluded.iter().any(|grant| named.is(grant)) {
+                    "this mailbox does not take part: the setting MAILBOXES does not name it"
+                } else {
+                    "no connected mailbox has this address or grant id"
+                };
+                return Err(invalid(&field, problem));
             }
         }
         let meant = |grant: &&Grant| match &self.mailboxes {
@@ -397,10 +402,12 @@ mod tests {
         .iter()
         .filter_map(wire::grant)
         .collect();
+        let theirs = wire::grant(&json!({"id": "d", "email": "dan@theirs.example"}));
+        let excluded: Vec<Grant> = theirs.into_iter().collect();
         let run_id = RunId::new("11111111-2222-4333-8444-555555555555".parse().unwrap());
         let tasks = |mailboxes: Value| {
             let wanted = wanted(&json!({"mailboxes": mailboxes, "received_after": 1}));
-            let tasks = wanted.tasks(&grants, run_id, now())?;
+            let tasks = wanted.tasks(&grants, &excluded, run_id, now())?;
             let shown = tasks
                 .iter()
                 .map(|(task, now)| (task.grant_id.to_string(), *now));
@@ -417,5 +424,11 @@ mod tests {
             unknown.to_string(),
             "mailboxes[1]: no connected mailbox has this address or grant id"
         );
+        for excluded in ["Dan@theirs.example", "d"] {
+            let error = tasks(json!([excluded])).unwrap_err();
+            assert_eq!(error.field, "mailboxes[0]");
+            assert!(error.problem.contains("does not take part"), "{error}");
+            assert!(!error.to_string().contains("theirs"), "{error}");
+        }
     }
 }

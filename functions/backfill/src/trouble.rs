@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use mailverse::dedupe::ledger::LedgerError;
 use mailverse::nylas::error::NylasError;
 use mailverse::queue::QueueError;
@@ -12,6 +12,13 @@ use crate::task::{Kind, Task};
 
 /// Deliveries after which a task of the schedule is left to the schedule's next run.
 const SCHEDULED_TRIES: u32 = 3;
+
+/// A longer pause of a mailbox is left to the schedule's next run.
+const SHORT_PAUSE: TimeDelta = TimeDelta::minutes(5);
+
+/// Deliveries after which a mailbox that Nylas does not list is believed to be gone: over a minute,
+/// which is how long a list of mailboxes is kept when one is missing from it.
+const UNLISTED_TRIES: u32 = 3;
 
 /// What becomes of the queue message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +43,8 @@ pub(crate) enum Trouble {
         "dataverse asked for a pause, its budget is spent, live mail goes first, or there is no token"
     )]
     Paused(DateTime<Utc>),
+    #[error("nylas asked for a pause, or refuses the mailbox")]
+    MailboxPaused(DateTime<Utc>),
     #[error("another worker lists the mailbox")]
     Busy(DateTime<Utc>),
     #[error("another worker has gone on with the task")]
@@ -48,6 +57,10 @@ pub(crate) enum Trouble {
     Queue(#[from] QueueError),
     #[error("the mailbox has no folder of that name")]
     NoFolder,
+    #[error("the mailbox does not take part: the setting MAILBOXES does not name it")]
+    Excluded,
+    #[error("nylas does not list the mailbox")]
+    Unlisted,
 }
 
 /// What to do about a trouble.
@@ -68,9 +81,11 @@ pub(crate) enum Verdict {
 /// | --- | --- | --- |
 /// | no time left | goes on the queue again | the same |
 /// | the mailbox is kept for another task | is dropped; the daily one waits | waits |
-/// | Dataverse's pause, no token, a 429 with a time | goes back for that long | the same |
-/// | nobody has signed in | is dropped: the watermark covers it | is parked |
-/// | refused, or no such folder | is dropped | has failed |
+/// | Dataverse's pause, no token, a 429 | goes back for that long | the same |
+/// | the mailbox pauses | goes back for that long; is dropped if that is longer than five minutes: the watermark covers it | goes back for that long |
+/// | nobody has signed in, or a scope is missing | is dropped: the watermark covers it | is parked |
+/// | refused, no such folder, or the mailbox does not take part | is dropped | has failed |
+/// | Nylas does not list the mailbox (yet) | is dropped | goes back for the backoff's step, has failed after three tries |
 /// | anything else | goes back for the backoff's step, is dropped after three tries | goes back, to the dead-letter queue after ten |
 pub(crate) fn judge(task: &Task, trouble: &Trouble, tries: u32, now: DateTime<Utc>) -> Verdict {
     let scheduled = task.kind.is_scheduled();
@@ -85,15 +100,22 @@ pub(crate) fn judge(task: &Task, trouble: &Trouble, tries: u32, now: DateTime<Ut
         Trouble::NoTime => Verdict::Again,
         Trouble::Overtaken => Verdict::Leave,
         Trouble::Busy(_) if task.kind == Kind::Recent => Verdict::Leave,
-        Trouble::Busy(until) | Trouble::Paused(until) => postponed(*until),
+        Trouble::MailboxPaused(until) if scheduled && *until - now > SHORT_PAUSE => Verdict::Leave,
+        Trouble::Busy(until) | Trouble::Paused(until) | Trouble::MailboxPaused(until) => {
+            postponed(*until)
+        }
         Trouble::Nylas(NylasError::SignInNeeded { .. } | NylasError::Rejected { .. })
         | Trouble::NoFolder
+        | Trouble::Excluded
+        | Trouble::Unlisted
             if scheduled =>
         {
             Verdict::Leave
         }
-        Trouble::Nylas(NylasError::SignInNeeded { .. }) => Verdict::Park,
-        Trouble::NoFolder => Verdict::Fail,
+        Trouble::Nylas(error) if error.concerns_mailbox() => Verdict::Park,
+        Trouble::NoFolder | Trouble::Excluded => Verdict::Fail,
+        Trouble::Unlisted if tries >= UNLISTED_TRIES => Verdict::Fail,
+        Trouble::Unlisted => Verdict::Later(soon(tries)),
         _ if tired => Verdict::Leave,
         Trouble::Nylas(error) => match error.retry_advice() {
             RetryAdvice::Never => Verdict::Fail,
@@ -127,7 +149,6 @@ pub(crate) fn soon(receive_count: u32) -> Next {
 
 #[cfg(test)]
 mod tests {
-    use chrono::TimeDelta;
     use mailverse::nylas::wire;
     use serde_json::json;
 
@@ -194,6 +215,26 @@ mod tests {
         };
         assert_eq!(verdicts(&Trouble::Nylas(refused), 1), [Leave, Leave, Fail]);
         assert_eq!(verdicts(&Trouble::NoFolder, 1), [Leave, Leave, Fail]);
+    }
+
+    #[test]
+    fn a_mailbox_that_takes_no_part_is_not_tried_again_and_one_that_is_not_listed_is_for_a_while() {
+        use Verdict::{Fail, Leave};
+        assert_eq!(verdicts(&Trouble::Excluded, 1), [Leave, Leave, Fail]);
+        let waits = Verdict::Later(soon(1));
+        assert_eq!(verdicts(&Trouble::Unlisted, 1), [Leave, Leave, waits]);
+        let [.., history] = verdicts(&Trouble::Unlisted, UNLISTED_TRIES);
+        assert_eq!(history, Fail);
+        let before: u64 = (1..UNLISTED_TRIES)
+            .map(|tries| match soon(tries) {
+                Next::Later { delay, .. } => delay.as_secs(),
+                Next::Done => panic!("it comes again"),
+            })
+            .sum();
+        assert!(
+            before > 60,
+            "the list of mailboxes was read again: {before} s"
+        );
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //!
 //! 1. **Keep the mailbox** ([`mailverse::dedupe::mailbox`]): one worker at a time lists it for the schedule, and one for operators.
 //! 2. **Read the position** ([`mailverse::dedupe::runs`]): where the list goes on.
-//! 3. **List** a page, with bodies and basic headers.
+//! 3. **List** a page, with bodies and basic headers, if the mailbox still takes part.
 //! 4. **Settle** it (`page.rs`): what the ledger has settled is only counted, the rest goes through the pipeline.
 //! 5. **Save** the position, and what the page showed, in one conditional write. Back to 3.
 //! 6. After the last page, **say so**: the task is done, the watermark moves, the coverage is published.
@@ -35,8 +35,9 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use mailverse::dedupe::mailbox::{Lease, TASK_LEASE};
 use mailverse::dedupe::runs::{Coverage, Position, Progress, Saved, Settled, TaskState};
+use mailverse::mailboxes::Participation;
 use mailverse::nylas::error::NylasError;
-use mailverse::nylas::{Filter, Headers, LARGEST_PAGE, Page};
+use mailverse::nylas::{Filter, Headers, LARGEST_MESSAGE, LARGEST_PAGE, Page};
 use mailverse::pipeline::history::NEAR;
 use mailverse::pipeline::{Handled, Run};
 use mailverse::queue::SyncQueue;
@@ -147,6 +148,7 @@ impl<Q: SyncQueue> Backfill<Q> {
                 .set_task(&task.key(), TaskState::Queued, None, first.now)
                 .await?;
         }
+        self.must_take_part(task, first.now).await?;
         let parts = self.parts(task, first.now).await?;
         let headers = self.pipeline.headers(&task.grant_id, first.now).await;
         let mut limit = page_limit(progress.nylas_failures);
@@ -162,6 +164,12 @@ impl<Q: SyncQueue> Backfill<Q> {
                 // The page waits for its turn by itself.
                 Err(Trouble::Paused(until)) if !task.dry_run && until - run.now <= NEAR => {}
                 may => may?,
+            }
+            // A run takes minutes, in which the mailbox may have moved out.
+            self.must_take_part(task, run.now).await?;
+            let paused = self.pipeline.mailbox_paused_until(&task.grant_id, run.now);
+            if let Some(until) = paused.await {
+                return Err(Trouble::MailboxPaused(until));
             }
             let (part, next_part) = part_at(&parts, progress.position.part.as_deref());
             if part.name != progress.position.part {
@@ -185,7 +193,12 @@ impl<Q: SyncQueue> Backfill<Q> {
                     forget_cursor(&mut progress.position, task);
                     continue;
                 }
-                Err(error) => return Err(error.into()),
+                Err(error) => {
+                    self.pipeline
+                        .note_throttled(&task.grant_id, &error, &run)
+                        .await;
+                    return Err(error.into());
+                }
             };
             let next_cursor = page.next.clone();
             let (coverage, newest) = self.settle_page(task, page, begin, seen).await?;
@@ -222,6 +235,15 @@ impl<Q: SyncQueue> Backfill<Q> {
             if at_the_end {
                 return self.ended(task, &progress.coverage).await;
             }
+        }
+    }
+
+    /// Nothing is asked of a mailbox that does not take part, whatever a task of earlier says.
+    async fn must_take_part(&self, task: &Task, now: DateTime<Utc>) -> Result<(), Trouble> {
+        match self.pipeline.participation(&task.grant_id, now).await? {
+            Participation::In => Ok(()),
+            Participation::Excluded => Err(Trouble::Excluded),
+            Participation::Unlisted => Err(Trouble::Unlisted),
         }
     }
 
@@ -295,8 +317,12 @@ impl<Q: SyncQueue> Backfill<Q> {
             query_imap: part.query_imap,
         };
         let cursor = position.cursor.as_ref().map(|(cursor, _)| cursor.as_str());
-        // One message alone is taken as large as it is.
-        let most = if limit > 1 { MOST_BYTES } else { usize::MAX };
+        // One message alone may be larger than a page.
+        let most = if limit > 1 {
+            MOST_BYTES
+        } else {
+            LARGEST_MESSAGE
+        };
         self.pipeline
             .nylas
             .messages_within(&task.grant_id, &filter, cursor, headers, limit, most)

@@ -43,6 +43,7 @@ mod tests {
             "DATAVERSE_URL",
             "TOKEN_SECRET_ID",
             "NYLAS_API_KEY_SECRET_ID",
+            "MAILBOXES",
             "LEDGER_TABLE",
             "SYNC_QUEUE_URL",
         ] {
@@ -64,19 +65,35 @@ mod tests {
     }
 
     #[test]
+    fn an_entry_that_names_no_mailbox_is_refused_by_its_place_and_not_quoted() {
+        let mailboxes = |name: &str| (name == "MAILBOXES").then(|| "a.example,canary".to_owned());
+        let text = Config::from_lookup(mailboxes).unwrap_err().to_string();
+        assert!(
+            text.contains("MAILBOXES must be addresses, domains"),
+            "{text}"
+        );
+        assert!(text.contains("entry 2 is none of these"), "{text}");
+        assert!(!text.contains("canary"), "{text}");
+    }
+
+    #[test]
     fn a_complete_environment_is_read() {
         let config = Config::from_lookup(|name| match name {
             "DATAVERSE_URL" => Some("https://contoso.crm.dynamics.com".to_owned()),
+            "MAILBOXES" => Some("contoso.example, workspace:w-1".to_owned()),
             "RUST_LOG" | "CREATED_ON" => None,
             "NYLAS_API_URL" => Some("https://api.eu.nylas.com".to_owned()),
             "WRITE_MODE" => Some("stepwise".to_owned()),
+            "RESOLVED_PEOPLE_LIMIT" => Some("100".to_owned()),
             "DATAVERSE_BUDGET" => Some("3000,600,300".to_owned()),
             "DATAVERSE_IDENTITIES" => Some("two, three".to_owned()),
             other => Some(other.to_lowercase()),
         })
         .unwrap();
         assert_eq!(config.pipeline.ledger_table, "ledger_table");
+        assert_eq!(config.pipeline.mailboxes.entries().len(), 2);
         assert_eq!(config.pipeline.write_mode, WriteMode::Stepwise);
+        assert_eq!(config.pipeline.people_limit.to_string(), "100");
         assert_eq!(config.pipeline.budget, "3000,600,300".parse().unwrap());
         assert_eq!(config.pipeline.identities, ["two", "three"]);
     }

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `WEBHOOK_SECRET_ID` | the Secrets Manager secret with the webhook secret as plain text |
 //! | `SYNC_QUEUE_URL` | the queue for sync requests |
+//! | `NYLAS_APPLICATION_ID` | optional: notifications of another Nylas application are acknowledged and not queued |
 //! | `RUST_LOG` | optional log filter, default `info` |
 //!
 //! Nothing is read from Secrets Manager at the start: the secret comes into being only after the receiver has answered
@@ -18,6 +19,8 @@ pub struct Config {
     pub webhook_secret_id: String,
     /// Where sync requests go.
     pub sync_queue_url: String,
+    /// The Nylas application whose notifications are queued; `None` means any.
+    pub nylas_application_id: Option<String>,
     /// What to log; `None` means `info`.
     pub log_filter: Option<String>,
 }
@@ -32,6 +35,7 @@ impl Config {
         let config = Self {
             webhook_secret_id: settings.required("WEBHOOK_SECRET_ID"),
             sync_queue_url: settings.required("SYNC_QUEUE_URL"),
+            nylas_application_id: settings.optional("NYLAS_APPLICATION_ID"),
             log_filter: settings.optional("RUST_LOG"),
         };
         settings.finish().map(|()| config)
@@ -53,6 +57,21 @@ mod tests {
                 .unwrap();
         assert_eq!(config.webhook_secret_id, "the WEBHOOK_SECRET_ID");
         assert_eq!(config.sync_queue_url, "the SYNC_QUEUE_URL");
+        let application = config.nylas_application_id.as_deref();
+        assert_eq!(application, Some("the NYLAS_APPLICATION_ID"));
         assert_eq!(config.log_filter, None);
+    }
+
+    #[test]
+    fn an_empty_application_id_is_none() {
+        let config = Config::from_lookup(|name| {
+            let value = if name == "NYLAS_APPLICATION_ID" {
+                " "
+            } else {
+                "x"
+            };
+            Some(value.to_owned())
+        });
+        assert_eq!(config.unwrap().nylas_application_id, None);
     }
 }

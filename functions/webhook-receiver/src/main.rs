@@ -10,6 +10,7 @@ use lambda_http::{Request, service_fn};
 use mailverse::queue::SqsQueue;
 use webhook_receiver::Receiver;
 use webhook_receiver::config::Config;
+use webhook_receiver::filter::Filter;
 use webhook_receiver::secrets::WebhookSecrets;
 
 /// Longest call to AWS. A delivery makes three at most (two versions of the secret, one message), and Nylas hangs up after
@@ -31,7 +32,8 @@ async fn main() -> Result<(), lambda_http::Error> {
     let queue = SqsQueue::new(aws_sdk_sqs::Client::new(&aws), config.sync_queue_url);
     let store = aws_sdk_secretsmanager::Client::new(&aws);
     let secrets = WebhookSecrets::stored(store, config.webhook_secret_id);
-    let receiver = &Receiver::new(queue, secrets);
+    let filter = Filter::live(config.nylas_application_id);
+    let receiver = &Receiver::new(queue, secrets).with_filter(filter);
     lambda_http::run(service_fn(move |request: Request| async move {
         Ok::<_, Infallible>(receiver.handle(request, Utc::now()).await)
     }))

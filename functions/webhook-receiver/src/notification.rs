@@ -1,24 +1,29 @@
 //! What a delivery asks for.
 //!
-//! Of a notification only the type and two ids are read; the message itself is fetched later, by id, so that a truncated or
-//! customised notification is worth as much as a whole one.
+//! Of a notification only the type, two ids and a few fields of the envelope are read; the message itself is fetched later, by
+//! id, so that a truncated or customised notification is worth as much as a whole one.
 //!
 //! | Type, without its suffixes | Becomes |
 //! | --- | --- |
 //! | `message.created` | a request, new |
 //! | `message.updated` | a request, changed |
+//! | `mailverse.probe` | nothing: our own probe ([`crate::probe`]) |
 //! | anything else (`message.deleted`, `message.opened`, `grant.expired`, `thread.replied`, …) | nothing, counted |
 //!
-//! The suffixes `.truncated`, `.transformed`, `.cleaned` and `.metadata` come in any order and number. Source: Nylas facts §4, §5.
+//! Nylas appends suffixes to a type, known ones (`.truncated`, `.transformed`, `.cleaned`, `.metadata`) in any order and number,
+//! and may have new ones tomorrow. A suffix says how the payload was changed, and the payload is not read: so whatever follows
+//! the base is taken, and a suffix that is not known is counted. Source: Nylas facts §4, §5: "match on the base".
 
+use chrono::{DateTime, Utc};
 use mailverse::ids::{GrantId, IdError, MessageId, MessageKey};
 use mailverse::nylas::wire;
 use mailverse::sync_request::{SyncRequest, Trigger};
 use serde_json::{Map, Value};
 
+use crate::probe;
 use crate::signature::VerifiedBody;
 
-/// What Nylas appends to a type to say how the payload was changed.
+/// What Nylas is known to append to a type to say how the payload was changed.
 const SUFFIXES: [&str; 4] = ["truncated", "transformed", "cleaned", "metadata"];
 
 /// The types that become a request: what a webhook destination has to be subscribed to.
@@ -27,6 +32,9 @@ pub const HANDLED: [(&str, Trigger); 2] = [
     ("message.updated", Trigger::Updated),
 ];
 
+/// Longest suffix that is shown as it is.
+const LONGEST_SUFFIX: usize = 32;
+
 /// Longest part of an unknown type that is kept for the log.
 const LONGEST_KIND: usize = 80;
 
@@ -34,12 +42,48 @@ const LONGEST_KIND: usize = 80;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notification {
     /// Look at this message.
-    Message(SyncRequest),
+    Message(MessageNotification),
+    /// Our own probe: answer it, and nothing else.
+    Probe,
     /// Nothing that we handle.
     Other {
         /// The type, at most 80 characters of it.
         kind: String,
     },
+}
+
+/// A notification about a message. Everything beside the request is `None` where it is missing or is something else than
+/// the facts say: no mail is refused for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MessageNotification {
+    /// Which message to look at.
+    pub request: SyncRequest,
+    /// The envelope's id, which a retry repeats (Nylas facts §4).
+    pub id: Option<String>,
+    /// When Nylas made the notification: the envelope's `time`, Unix seconds or RFC 3339 (Nylas facts §4).
+    pub time: Option<DateTime<Utc>>,
+    /// The Nylas application: `data.application_id`.
+    pub application_id: Option<String>,
+    /// The first suffix that we do not know.
+    pub unknown_suffix: Option<UnknownSuffix>,
+}
+
+/// A suffix that Nylas appended to a type and that we do not know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnknownSuffix(String);
+
+impl UnknownSuffix {
+    fn new(text: &str) -> Self {
+        let harmless = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+        let shown = !text.is_empty() && text.len() <= LONGEST_SUFFIX && text.chars().all(harmless);
+        Self(if shown { text } else { "(not shown)" }.to_owned())
+    }
+
+    /// At most 32 letters, digits, `_` and `-`; `(not shown)` for anything else.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.0
+    }
 }
 
 /// Why a verified body is no notification. Names the field and its type, never its content.
@@ -92,24 +136,53 @@ pub fn parse(body: &VerifiedBody<'_>) -> Result<Notification, NotificationError>
     let value = wire::json(text.as_bytes()).map_err(NotificationError::NotJson)?;
     let envelope = as_object(&value, "the notification")?;
     let kind = as_text(present(envelope, "type", "type")?, "type")?;
-    let Some(trigger) = trigger(kind) else {
+    if kind == probe::KIND {
+        return Ok(Notification::Probe);
+    }
+    let Some((trigger, suffixes)) = trigger(kind) else {
         return Ok(Notification::Other {
             kind: kind.chars().take(LONGEST_KIND).collect(),
         });
     };
     let key = message_key(envelope)?;
-    Ok(Notification::Message(SyncRequest { key, trigger }))
+    Ok(Notification::Message(MessageNotification {
+        request: SyncRequest { key, trigger },
+        id: some_text(envelope.get("id")),
+        time: envelope.get("time").and_then(moment),
+        application_id: some_text(value.pointer("/data/application_id")),
+        unknown_suffix: unknown_suffix(suffixes),
+    }))
 }
 
-fn trigger(kind: &str) -> Option<Trigger> {
-    let mut base = kind;
-    while let Some((rest, last)) = base.rsplit_once('.')
-        && SUFFIXES.contains(&last)
-    {
-        base = rest;
+/// What a type asks for, and what follows its base.
+fn trigger(kind: &str) -> Option<(Trigger, &str)> {
+    HANDLED.iter().find_map(|(base, trigger)| {
+        let suffixes = kind.strip_prefix(base)?;
+        let whole = suffixes.is_empty() || suffixes.starts_with('.');
+        whole.then_some((*trigger, suffixes))
+    })
+}
+
+/// The first suffix that is not known, of the text that follows a base: empty, or a dot before each suffix.
+fn unknown_suffix(suffixes: &str) -> Option<UnknownSuffix> {
+    let mut all = suffixes.split('.').skip(1);
+    all.find(|suffix| !SUFFIXES.contains(suffix))
+        .map(UnknownSuffix::new)
+}
+
+fn some_text(value: Option<&Value>) -> Option<String> {
+    let text = value?.as_str()?.trim();
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
+fn moment(value: &Value) -> Option<DateTime<Utc>> {
+    match value {
+        Value::Number(seconds) => DateTime::from_timestamp(seconds.as_i64()?, 0),
+        Value::String(text) => DateTime::parse_from_rfc3339(text)
+            .ok()
+            .map(|at| at.to_utc()),
+        _ => None,
     }
-    let handled = HANDLED.iter().find(|(kind, _)| *kind == base);
-    handled.map(|(_, trigger)| *trigger)
 }
 
 fn message_key(envelope: &Map<String, Value>) -> Result<MessageKey, NotificationError> {
@@ -211,13 +284,26 @@ mod tests {
     }
 
     fn request(grant: &str, message: &str, trigger: Trigger) -> Notification {
-        Notification::Message(SyncRequest {
-            key: MessageKey {
-                grant_id: grant.parse().unwrap(),
-                message_id: message.parse().unwrap(),
+        Notification::Message(MessageNotification {
+            request: SyncRequest {
+                key: MessageKey {
+                    grant_id: grant.parse().unwrap(),
+                    message_id: message.parse().unwrap(),
+                },
+                trigger,
             },
-            trigger,
+            id: None,
+            time: None,
+            application_id: None,
+            unknown_suffix: None,
         })
+    }
+
+    fn message(text: &str) -> MessageNotification {
+        match read(text.as_bytes()).unwrap() {
+            Notification::Message(message) => message,
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
@@ -238,15 +324,83 @@ mod tests {
     }
 
     #[test]
+    fn a_suffix_that_is_not_known_makes_no_difference_and_is_named_where_it_is_harmless() {
+        let long = format!("message.created.{}", "x".repeat(33));
+        for (kind, trigger, suffix) in [
+            ("message.created.redacted", Trigger::Created, "redacted"),
+            ("message.created.v2.truncated", Trigger::Created, "v2"),
+            ("message.updated.truncated.v2", Trigger::Updated, "v2"),
+            ("message.updated.legacy", Trigger::Updated, "legacy"),
+            ("message.created.truncatedx", Trigger::Created, "truncatedx"),
+            ("message.created.", Trigger::Created, "(not shown)"),
+            ("message.created..cleaned", Trigger::Created, "(not shown)"),
+            (
+                "message.created.ada@x.example",
+                Trigger::Created,
+                "(not shown)",
+            ),
+            (&long, Trigger::Created, "(not shown)"),
+        ] {
+            let Notification::Message(found) = of_kind(kind) else {
+                panic!("{kind}");
+            };
+            assert_eq!(found.request.key.to_string(), "g/m", "{kind}");
+            assert_eq!(found.request.trigger, trigger, "{kind}");
+            let shown = found.unknown_suffix.as_ref().map(UnknownSuffix::text);
+            assert_eq!(shown, Some(suffix), "{kind}");
+        }
+        // A type that we would take is not dropped silently when it lacks its ids.
+        let without = r#"{"type":"message.created.redacted","data":{"object":null}}"#;
+        assert_eq!(reason(without), "data.object is null, not an object");
+    }
+
+    #[test]
+    fn a_probe_is_told_by_its_type_alone() {
+        let probe = crate::probe::body("p", DateTime::UNIX_EPOCH);
+        assert_eq!(read(&probe).unwrap(), Notification::Probe);
+        assert_eq!(of_kind("mailverse.probe"), Notification::Probe);
+    }
+
+    #[test]
+    fn of_the_envelope_id_time_and_application_are_read_and_never_refused() {
+        let envelope = |fields: &str| {
+            message(&format!(
+                r#"{{"type":"message.created",{fields}"data":{{"application_id":"a","object":{{"id":"m","grant_id":"g"}}}}}}"#
+            ))
+        };
+        let found = envelope(r#""id":"n","time":1795150010,"#);
+        assert_eq!(found.id.as_deref(), Some("n"));
+        assert_eq!(found.application_id.as_deref(), Some("a"));
+        let time = DateTime::from_timestamp(1_795_150_010, 0);
+        assert_eq!(found.time, time);
+        let text = envelope(r#""time":"2026-11-20T05:46:50+01:00","#);
+        assert_eq!(text.time, time);
+        for fields in [
+            "",
+            r#""id":null,"time":null,"#,
+            r#""id":"","time":"soon","#,
+            r#""id":7,"time":1e300,"#,
+            r#""id":[],"time":{},"#,
+        ] {
+            let found = envelope(fields);
+            assert_eq!((found.id, found.time), (None, None), "{fields}");
+        }
+        let without = r#"{"type":"message.created","data":{"application_id":7,"object":{"id":"m","grant_id":"g"}}}"#;
+        assert_eq!(message(without).application_id, None);
+    }
+
+    #[test]
     fn a_type_that_nobody_handles_is_no_error_whatever_else_the_body_holds() {
         for kind in [
             "",
             "message",
             "created",
             "truncated",
-            "message.created.",
-            "message.created.truncatedx",
-            "message.created.legacy",
+            "message.createdtruncated",
+            "message.created ",
+            "message.create",
+            "xmessage.created",
+            "mailverse.probe.more",
             "Message.Created",
             "message.deleted",
             "message.send_success",

@@ -14,13 +14,14 @@
 //! | a secret matches | go on |
 //! | none matches, they were read for this very delivery, and no rotation is under way | 401, which Nylas does not send again |
 //! | none matches, and a rotation is under way, or the secrets were read for an earlier delivery of the last minute | 503, which Nylas sends again |
-//! | the store does not answer | 503: it may be the rotated secret that we cannot see |
+//! | the store does not answer, or did not within the last 5 seconds | 503: it may be the rotated secret that we cannot see |
 //! | no secret yet, a blank one, or the one of Nylas' test events | 503, and an error in the log: our side is not set up |
 
 use std::ops::Range;
 
 use aws_sdk_secretsmanager::Client;
 use chrono::{DateTime, TimeDelta, Utc};
+use mailverse::secrets::failure::RecentFailure;
 use mailverse::secrets::{SecretError, Stage, Stored, read};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Mutex;
@@ -74,6 +75,8 @@ enum Source {
 struct Cache {
     keys: Option<Keys>,
     read_again: Option<Reading>,
+    /// The last reading, if the store did not answer.
+    failed: Option<RecentFailure>,
 }
 
 /// When the secrets were read because none matched, and whether a rotation was under way.
@@ -136,11 +139,34 @@ impl WebhookSecrets {
                 return Ok(Checked::Undecided);
             }
         }
-        // When this fails, the known secrets stay, and the next wrong signature tries again.
-        let first = cache.keys.is_none();
+        let failed = cache.failed.as_ref();
+        if let Some(error) = failed.and_then(|failure| failure.error_at(now)) {
+            return Err(error.clone().into());
+        }
+        let checked = cache.read_and_check(client, id, signature, body, now).await;
+        cache.failed = match &checked {
+            Err(SecretsUnavailable::Store(error)) => Some(RecentFailure::new(error.clone(), now)),
+            // A secret that is missing or unusable is asked for again at once: somebody may be storing it.
+            Err(SecretsUnavailable::Missing | SecretsUnavailable::Unusable(_)) | Ok(_) => None,
+        };
+        checked
+    }
+}
+
+impl Cache {
+    /// Asks the store and checks once more. When that fails, the known secrets stay.
+    async fn read_and_check<'a>(
+        &mut self,
+        client: &Client,
+        id: &str,
+        signature: &Signature,
+        body: &'a [u8],
+        now: DateTime<Utc>,
+    ) -> Result<Checked<'a>, SecretsUnavailable> {
+        let first = self.keys.is_none();
         let (current, keys) = keys_in(client, id).await?;
         let verified = keys.verify(signature, body);
-        cache.keys = Some(keys);
+        self.keys = Some(keys);
         if let Some(verified) = verified {
             return Ok(Checked::Genuine(verified));
         }
@@ -152,7 +178,7 @@ impl WebhookSecrets {
             }
             Stored::Nothing => false,
         };
-        cache.read_again = (!first).then_some(Reading {
+        self.read_again = (!first).then_some(Reading {
             at: now,
             in_rotation,
         });

@@ -370,7 +370,7 @@ async fn a_verified_body_that_cannot_be_read_is_refused_for_good() {
 }
 
 #[tokio::test]
-async fn two_megabytes_are_read_and_more_than_eight_are_not_packed_or_unpacked() {
+async fn two_megabytes_are_read_and_more_than_four_packed_or_eight_unpacked_are_not() {
     let large = |bytes: usize| CREATED.replace("private", &"x".repeat(bytes));
     let receiver = receiver();
     assert_eq!(
@@ -381,14 +381,11 @@ async fn two_megabytes_are_read_and_more_than_eight_are_not_packed_or_unpacked()
     assert_eq!(status(&packed.to(&receiver).await), 200);
     assert_eq!(queued(&receiver).len(), 2);
 
-    assert_eq!(
-        status(
-            &Call::unsigned(vec![b'x'; LARGEST_BODY + 1])
-                .to(&receiver)
-                .await
-        ),
-        413
-    );
+    for bytes in [LARGEST_DELIVERY, LARGEST_DELIVERY + 1] {
+        let answer = Call::unsigned(vec![b'x'; bytes]).to(&receiver).await;
+        let expected = if bytes > LARGEST_DELIVERY { 413 } else { 401 };
+        assert_eq!(status(&answer), expected, "{bytes}");
+    }
     let bomb = gzip(&vec![b' '; 64 * 1024 * 1024]);
     assert!(bomb.len() < 100_000);
     let bomb = Call::signed(bomb).with("content-encoding", "gzip");
@@ -422,4 +419,172 @@ async fn nylas_is_asked_to_send_again_when_our_side_fails() {
     assert_eq!(queued(&no_secret), []);
     // Without a signature there is nothing to look up.
     assert_eq!(status(&Call::unsigned(CREATED).to(&no_secret).await), 401);
+}
+
+#[tokio::test]
+async fn a_body_that_is_announced_as_too_large_is_refused_before_its_signature_is_looked_at() {
+    // Looking at the signature would be 503: nobody answers for the secrets.
+    let receiver = Receiver::new(MemoryQueue::default(), unreachable_secrets());
+    for (announced, expected) in [
+        ("4194305", 413),
+        ("18446744073709551615", 413),
+        ("4194304", 503),
+        (" 90 ", 503),
+        // What is no number says nothing.
+        ("-1", 503),
+        ("many", 503),
+    ] {
+        let call = Call::signed(CREATED).with("content-length", announced);
+        for front_end in FRONT_ENDS {
+            let answer = call.through(front_end, false, &receiver).await;
+            assert_eq!(status(&answer), expected, "{announced}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_type_with_a_suffix_that_nobody_knows_is_queued() {
+    for suffix in ["redacted", "v2.truncated", "truncated.v2"] {
+        let receiver = receiver();
+        let body = CREATED.replace("message.created", &format!("message.created.{suffix}"));
+        let answer = Call::signed(body).to(&receiver).await;
+        assert_eq!((status(&answer), text(&answer)), (200, "ok"), "{suffix}");
+        assert_eq!(queued(&receiver).len(), 1, "{suffix}");
+    }
+}
+
+#[tokio::test]
+async fn a_probe_is_answered_only_when_it_is_signed_and_is_never_queued() {
+    let receiver = Receiver::new(MemoryQueue::default(), secrets())
+        .with_filter(Filter::live(Some("app".to_owned())));
+    let body = probe::body("p", now());
+    let packed = Call::signed(probe::gzip(&body)).with("content-encoding", "gzip");
+    for call in [Call::signed(body.clone()), packed] {
+        for _ in 1..=2 {
+            let answer = call.to(&receiver).await;
+            assert_eq!((status(&answer), text(&answer)), (200, probe::ANSWER));
+            assert!(matches!(answer.outcome, Outcome::Probe));
+        }
+    }
+    let forged = Call::unsigned(body.clone()).with("x-nylas-signature", &"0".repeat(64));
+    for call in [Call::unsigned(body), forged] {
+        assert_eq!(status(&call.to(&receiver).await), 401);
+    }
+    // Whatever else it holds.
+    let with_ids = CREATED.replace("message.created", probe::KIND);
+    let answer = Call::signed(with_ids).to(&receiver).await;
+    assert_eq!(text(&answer), probe::ANSWER);
+    assert_eq!(queued(&receiver), []);
+}
+
+#[tokio::test]
+async fn a_delivery_that_was_visibly_changed_on_its_way_is_sent_again_and_not_called_forged() {
+    let receiver = receiver();
+    let packed = gzip(CREATED.as_bytes());
+    let signature = key("current").sign(&packed);
+    // A gateway unpacked it; a front end made text of it.
+    let spoilt = String::from_utf8_lossy(&packed).into_owned();
+    for body in [CREATED.to_owned(), spoilt, String::new()] {
+        let call = Call::unsigned(body.clone()).with("x-nylas-signature", &signature);
+        let answer = call
+            .clone()
+            .with("Content-Encoding", " GZIP ")
+            .to(&receiver)
+            .await;
+        assert_eq!(
+            (status(&answer), text(&answer)),
+            (503, "unavailable"),
+            "{body}"
+        );
+        assert!(matches!(answer.outcome, Outcome::Refused(Refusal::Altered)));
+        // Nothing shows it where the header is gone, and nothing is let in either way.
+        assert_eq!(status(&call.to(&receiver).await), 401);
+        let unsigned = Call::unsigned(body).with("content-encoding", "gzip");
+        assert_eq!(status(&unsigned.to(&receiver).await), 401);
+    }
+    let changed = [packed.as_slice(), b"x"].concat();
+    let changed = Call::unsigned(changed)
+        .with("x-nylas-signature", &signature)
+        .with("content-encoding", "gzip");
+    assert_eq!(status(&changed.to(&receiver).await), 401);
+    assert_eq!(queued(&receiver), []);
+}
+
+/// A notification with an envelope.
+fn enveloped(id: &str, message: &str, days_old: i64, application: &str) -> Call {
+    let time = (now() - chrono::TimeDelta::days(days_old)).timestamp();
+    let body = json!({
+        "type": "message.created", "id": id, "time": time,
+        "data": {"application_id": application, "object": {"id": message, "grant_id": "g-1"}},
+    });
+    Call::signed(body.to_string())
+}
+
+#[tokio::test]
+async fn what_is_of_another_application_too_old_or_known_is_acknowledged_and_not_queued() {
+    let receiver = Receiver::new(MemoryQueue::default(), secrets())
+        .with_filter(Filter::live(Some("app".to_owned())));
+    for (call, expected) in [
+        (enveloped("n-1", "m-1", 0, "app"), None),
+        (enveloped("n-1", "m-1", 0, "app"), Some(Unwanted::Duplicate)),
+        (enveloped("n-2", "m-1", 0, "app"), None),
+        // One id and two messages: both.
+        (enveloped("n-1", "m-2", 0, "app"), None),
+        (enveloped("n-3", "m-3", 6, "app"), None),
+        (enveloped("n-4", "m-4", 8, "app"), Some(Unwanted::TooOld)),
+        (
+            enveloped("n-5", "m-5", 0, "other"),
+            Some(Unwanted::AnotherApplication),
+        ),
+        (Call::signed(CREATED), None),
+        (Call::signed(CREATED), None),
+    ] {
+        let answer = call.to(&receiver).await;
+        assert_eq!((status(&answer), text(&answer)), (200, "ok"));
+        let why = match answer.outcome {
+            Outcome::Queued(_) => None,
+            Outcome::NotQueued { why, .. } => Some(why),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(why, expected);
+    }
+    assert_eq!(queued(&receiver).len(), 6);
+}
+
+/// A queue that takes nothing while it is down.
+#[derive(Default)]
+struct Fragile {
+    queue: MemoryQueue,
+    down: std::sync::atomic::AtomicBool,
+}
+
+impl SyncQueue for Fragile {
+    async fn send_body(&self, body: String, delay: Duration) -> Result<(), QueueError> {
+        if self.down.load(std::sync::atomic::Ordering::Relaxed) {
+            return Err(QueueError::new("down"));
+        }
+        self.queue.send_body(body, delay).await
+    }
+
+    async fn hide(&self, receipt: &str, delay: Duration) -> Result<(), QueueError> {
+        self.queue.hide(receipt, delay).await
+    }
+
+    async fn waiting(&self) -> Result<usize, QueueError> {
+        self.queue.waiting().await
+    }
+}
+
+#[tokio::test]
+async fn a_retry_of_what_the_queue_did_not_take_is_no_duplicate() {
+    let queue = Fragile::default();
+    queue.down.store(true, std::sync::atomic::Ordering::Relaxed);
+    let receiver = Receiver::new(queue, secrets()).with_filter(Filter::live(None));
+    let call = enveloped("n-1", "m-1", 0, "app");
+    assert_eq!(status(&call.to(&receiver).await), 503);
+    let down = &receiver.queue().down;
+    down.store(false, std::sync::atomic::Ordering::Relaxed);
+    let answer = call.to(&receiver).await;
+    assert!(matches!(answer.outcome, Outcome::Queued(_)));
+    assert_eq!(receiver.queue().queue.receive(10).len(), 1);
 }

@@ -6,6 +6,8 @@
 //! Nothing that is sent can break the framing: a part is a request line with a percent-encoded URL, fixed headers, and one line of JSON, in which
 //! line breaks are escaped. So no line of a part can begin with the boundary, whatever a mail holds, and the boundary need not be random.
 
+use std::fmt::Write as _;
+
 use serde_json::Value;
 
 /// The boundary of the whole batch.
@@ -125,7 +127,8 @@ fn encode_change(out: &mut String, change: &Change, index: usize, content_id: u3
     }
     out.push_str("\r\n");
     if !body.is_null() {
-        out.push_str(&format!("{body}\r\n"));
+        // In place, because a body can be large.
+        let _always_fits = write!(out, "{body}\r\n");
     }
 }
 

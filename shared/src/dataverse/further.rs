@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::DataverseClient;
-use super::batch::{Answer, MOST_OPERATIONS, gets};
+use super::batch::Answer;
 use super::error::DataverseError;
 use super::look_up::{Found, OpenRows};
 use super::names::{self, TableNames, is_name};
@@ -169,8 +169,11 @@ impl DataverseClient {
         }
         let queries = self.further_queries(questions, table.as_ref(), found);
         let mut definition = None;
-        for some in queries.chunks(MOST_OPERATIONS) {
-            let answers = self.batch(session, &gets(some)).await?;
+        let mut rest = queries.as_slice();
+        while !rest.is_empty() {
+            let answers = self.first_of(session, rest).await?;
+            let (some, later) = rest.split_at(answers.len());
+            rest = later;
             for ((about, _), parts) in some.iter().zip(answers) {
                 let Some(answer) = parts.first() else {
                     return Err(super::unreadable("an answer without parts"));

@@ -54,15 +54,18 @@ impl DataverseClient {
         session: &Session,
         tables: &[&str],
     ) -> Result<Arc<Lengths>, DataverseError> {
-        let query = |table: &&str| {
+        let of = |table: &str, kind: &str| {
             format!(
-                "EntityDefinitions(LogicalName='{table}')/Attributes/Microsoft.Dynamics.CRM.StringAttributeMetadata?$select=LogicalName,MaxLength"
+                "EntityDefinitions(LogicalName='{table}')/Attributes/Microsoft.Dynamics.CRM.{kind}AttributeMetadata?$select=LogicalName,MaxLength"
             )
         };
-        let queries: Vec<String> = tables.iter().map(query).collect();
+        // A body is a Memo, everything else a String.
+        let both = |table: &&'_ str| ["String", "Memo"].map(|kind| of(table, kind));
+        let queries: Vec<String> = tables.iter().flat_map(both).collect();
         let answers = self.query_each(session, &queries).await?;
         let mut lengths = Lengths::default();
-        for (table, columns) in tables.iter().zip(answers) {
+        let twice = tables.iter().flat_map(|table| [table, table]);
+        for (table, columns) in twice.zip(answers) {
             for (column, length) in columns?.iter().filter_map(length) {
                 lengths.set(table, column, length);
             }

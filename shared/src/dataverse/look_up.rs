@@ -1,11 +1,12 @@
-//! Everything that the writing of some messages has to know beforehand, in one `$batch` of queries. What comes of it: [`Found`].
+//! Everything that the writing of some messages has to know beforehand, in one `$batch` of queries, or several where one would take too long. What comes of it:
+//! [`Found`].
 
 use std::collections::{BTreeSet, HashSet};
 
 use serde_json::Value;
 
 use super::DataverseClient;
-use super::batch::{Answer, MOST_OPERATIONS, gets};
+use super::batch::Answer;
 use super::earlier;
 use super::error::DataverseError;
 pub use super::found::{Found, OpenRows};
@@ -85,8 +86,11 @@ impl DataverseClient {
                 .into_iter()
                 .map(|(table, names, path)| (About::Records(table, names), path)),
         );
-        for some in queries.chunks(MOST_OPERATIONS) {
-            let answers = self.batch(session, &gets(some)).await?;
+        let mut rest = queries.as_slice();
+        while !rest.is_empty() {
+            let answers = self.first_of(session, rest).await?;
+            let (some, later) = rest.split_at(answers.len());
+            rest = later;
             for ((about, _), parts) in some.iter().zip(answers) {
                 for answer in &parts {
                     if about.goes_without(answer.status) {

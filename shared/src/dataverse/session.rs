@@ -24,6 +24,7 @@ pub struct Session {
     ended_by: OnceLock<DataverseError>,
     requests: AtomicU32,
     microseconds: AtomicU64,
+    timeouts: AtomicU32,
     /// 0 when nothing was suggested.
     suggested: AtomicU32,
 }
@@ -44,6 +45,7 @@ impl Session {
             ended_by: OnceLock::new(),
             requests: AtomicU32::new(0),
             microseconds: AtomicU64::new(0),
+            timeouts: AtomicU32::new(0),
             suggested: AtomicU32::new(0),
         }
     }
@@ -69,6 +71,21 @@ impl Session {
         Some(self.suggested.load(Ordering::Relaxed)).filter(|suggested| *suggested > 0)
     }
 
+    /// How many batches of queries had no answer in time.
+    #[must_use]
+    pub fn timeouts(&self) -> u32 {
+        self.timeouts.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn note_timeout(&self) {
+        self.timeouts.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The time on this session's clock.
+    pub(super) fn now(&self) -> Instant {
+        (self.clock)()
+    }
+
     /// The token of every call.
     #[must_use]
     pub fn token(&self) -> &AccessToken {
@@ -77,6 +94,11 @@ impl Session {
 
     pub(super) fn bearer(&self) -> &str {
         self.token.expose_secret()
+    }
+
+    /// Ends the session with a refusal that concerns everybody who asks.
+    pub fn end_refused(&self, refusal: &DataverseError) {
+        let _ended_before = self.ended_by.set(refusal.clone());
     }
 
     /// Ends the session if the failure is of a kind that meets every request.

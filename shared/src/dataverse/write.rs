@@ -11,6 +11,7 @@
 //! Every row is named by a key that is known beforehand, so each step can be repeated: what is there already answers 412. An attachment has no other key, so
 //! there 412 means that it is there.
 
+use std::borrow::Borrow;
 use std::collections::HashSet;
 
 use serde_json::{Map, Value};
@@ -116,10 +117,10 @@ impl DataverseClient {
     /// Writes mails, each as one change set, as many in one request as fit. One result for each mail, in order.
     ///
     /// A request that is refused for its size, or as a whole, is repeated mail by mail, so that one mail never costs its neighbours.
-    pub async fn write(
+    pub async fn write<E: Borrow<EmailWrite>>(
         &self,
         session: &Session,
-        emails: &[EmailWrite],
+        emails: &[E],
     ) -> Vec<Result<CreateOutcome, DataverseError>> {
         let mut results = Vec::with_capacity(emails.len());
         let mut rest = emails;
@@ -129,7 +130,8 @@ impl DataverseClient {
             match self.write_together(session, some).await {
                 Ok(outcomes) => results.extend(outcomes),
                 Err(error @ (DataverseError::TooLarge | DataverseError::Rejected { .. }))
-                    if some.len() > 1 && !self.may_be_refused_for_its_caller(&error) =>
+                    // One by one, they would meet the same refusal.
+                    if some.len() > 1 && !error.may_concern_caller() =>
                 {
                     for email in some {
                         results.push(
@@ -152,17 +154,15 @@ impl DataverseClient {
         results
     }
 
-    /// One by one, the mails would meet the same refusal.
-    fn may_be_refused_for_its_caller(&self, error: &DataverseError) -> bool {
-        self.caller.is_some() && error.code().is_some_and(ErrorCode::concerns_caller)
-    }
-
-    async fn write_together(
+    async fn write_together<E: Borrow<EmailWrite>>(
         &self,
         session: &Session,
-        emails: &[EmailWrite],
+        emails: &[E],
     ) -> Result<Vec<Result<CreateOutcome, DataverseError>>, DataverseError> {
-        let operations: Vec<Operation> = emails.iter().map(EmailWrite::change_set).collect();
+        let operations: Vec<Operation> = emails
+            .iter()
+            .map(|email| email.borrow().change_set())
+            .collect();
         let answers = self.batch(session, &operations).await?;
         Ok(answers.iter().map(|parts| outcome(parts)).collect())
     }
@@ -348,9 +348,10 @@ impl DataverseClient {
 pub const SOME_ATTACHMENTS_NOT_SAVED: i64 = 1;
 
 /// How many mails, at least one, go into the next request.
-fn how_many_fit(emails: &[EmailWrite]) -> usize {
+fn how_many_fit<E: Borrow<EmailWrite>>(emails: &[E]) -> usize {
     let mut bytes = 0;
     let fitting = emails.iter().take(CHANGE_SETS).take_while(|email| {
+        let email: &EmailWrite = (*email).borrow();
         bytes += email.size();
         bytes <= BATCH_BYTES
     });
@@ -374,7 +375,8 @@ fn is_duplicate(error: &DataverseError) -> bool {
         error,
         DataverseError::Rejected {
             status: 412,
-            code: Some(ErrorCode::DUPLICATE_KEY)
+            code: Some(ErrorCode::DUPLICATE_KEY),
+            ..
         }
     )
 }

@@ -6,7 +6,7 @@
 mod contact;
 mod headers;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
@@ -75,6 +75,19 @@ pub fn message(grant_id: &GrantId, object: &Value) -> Result<Message, NoId> {
     })
 }
 
+/// The same for an object that is not needed any more: its body is moved and not copied, since bodies are large.
+///
+/// # Errors
+/// [`NoId`].
+pub fn message_of(grant_id: &GrantId, mut object: Value) -> Result<Message, NoId> {
+    let body = object.get_mut("body").map(Value::take);
+    let message = message(grant_id, &object)?;
+    Ok(match body {
+        Some(Value::String(body)) => Message { body, ..message },
+        _ => message,
+    })
+}
+
 /// The display name of each address that has one.
 fn names(object: &Value) -> HashMap<EmailAddress, String> {
     let mut names = HashMap::new();
@@ -106,9 +119,10 @@ fn date(value: &Value) -> Option<DateTime<Utc>> {
 /// The usable addresses under `key`, each once.
 fn people(object: &Value, key: &str, omissions: &mut Vec<Omission>) -> Vec<EmailAddress> {
     let mut addresses = Vec::new();
+    let mut seen = HashSet::new();
     for person in array(object, key) {
         match text(person, "email").and_then(EmailAddress::parse) {
-            Some(address) if addresses.contains(&address) => {}
+            Some(address) if !seen.insert(address.clone()) => {}
             Some(address) => addresses.push(address),
             None => omissions.push(Omission::Address),
         }
@@ -153,6 +167,8 @@ pub struct Grant {
     pub provider: String,
     /// Whether Nylas can read the mailbox now.
     pub valid: bool,
+    /// The Nylas workspace that it is in; `None` when the answer did not say.
+    pub workspace_id: Option<String>,
 }
 
 impl Grant {
@@ -202,6 +218,9 @@ pub fn grant(object: &Value) -> Option<Grant> {
         }),
         provider: text(object, "provider").unwrap_or_default().to_owned(),
         valid: text(object, "grant_status") == Some("valid"),
+        workspace_id: text(object, "workspace_id")
+            .filter(|id| !id.is_empty())
+            .map(str::to_owned),
     })
 }
 

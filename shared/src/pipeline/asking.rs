@@ -1,45 +1,147 @@
 //! **Look up**: what has to be known about some messages, and asking for it.
+//!
+//! | A group of messages | Then |
+//! | --- | --- |
+//! | is answered | it goes on |
+//! | is refused as a whole | each of its messages is asked about alone |
+//! | has no answer in time | its halves are asked about, in smaller batches ([`crate::dataverse`]); then each message alone |
+//! | fails otherwise, or is one message | it fails |
 
-use super::fate::Run;
+use std::collections::VecDeque;
+
+use super::fate::{Failure, Run};
 use super::ground::Ground;
 use super::job::{Candidate, Ended};
-use super::{Pipeline, all_failed};
+use super::{Pipeline, all_failed, refusals};
 use crate::dataverse::error::DataverseError;
 use crate::dataverse::look_up::{Found, Questions};
 use crate::dataverse::session::Session;
 
+/// Batches of queries, each of a few seconds, that one group may take. An invocation has time for several groups.
+const BATCHES_A_GROUP: usize = 4;
+
+/// Messages that are looked up together.
+pub(super) struct Group {
+    candidates: Vec<Candidate>,
+    /// It is half of a group that had no answer in time.
+    is_half: bool,
+}
+
+/// What came of looking up the next group.
+pub(super) enum LookedUp {
+    /// The messages, and what was found about them.
+    Found(Vec<Candidate>, Found),
+    /// Nothing: the messages have ended, or are asked about in smaller groups.
+    Nothing,
+}
+
+/// Divides messages into groups, each of which is looked up in a time that can be told beforehand.
+pub(super) fn groups(candidates: Vec<Candidate>, queries_a_batch: usize) -> VecDeque<Group> {
+    let room = queries_a_batch.saturating_mul(BATCHES_A_GROUP);
+    let mut groups: VecDeque<Group> = VecDeque::new();
+    let mut held = 0;
+    for candidate in candidates {
+        let queries = about_how_many_queries(&candidate);
+        match groups.back_mut() {
+            Some(group) if held + queries <= room => {
+                group.candidates.push(candidate);
+                held += queries;
+            }
+            _ => {
+                groups.push_back(Group {
+                    candidates: vec![candidate],
+                    is_half: false,
+                });
+                held = queries;
+            }
+        }
+    }
+    groups
+}
+
+/// Five tables are asked for the people, fifteen at a time.
+fn about_how_many_queries(candidate: &Candidate) -> usize {
+    let Candidate {
+        message, people, ..
+    } = candidate;
+    let people = message.participants().filter(|one| people.contains(one));
+    people.count() / 3
+}
+
 impl Pipeline {
-    /// One `$batch` of queries for all. Where Dataverse refuses it, one for each message, so that one odd address does not cost its neighbours.
+    /// Looks up the first of these groups. What it is divided into comes first afterwards.
     pub(super) async fn look_up(
         &self,
         session: &Session,
-        candidates: Vec<Candidate>,
+        groups: &mut VecDeque<Group>,
         ground: &Ground,
         run: &Run,
         ended: &mut Vec<Ended>,
-    ) -> Vec<(Vec<Candidate>, Found)> {
-        let mut groups = vec![candidates];
-        let mut found = Vec::new();
-        while let Some(group) = groups.pop() {
-            match self
-                .dataverse
-                .look_up(session, &questions(&group, ground))
-                .await
-            {
-                Ok(answer) => found.push((group, answer)),
-                Err(DataverseError::Rejected { .. } | DataverseError::TooLarge)
-                    if group.len() > 1 =>
-                {
-                    groups.extend(group.into_iter().map(|one| vec![one]));
-                }
-                Err(error) => {
-                    let jobs = group.into_iter().map(|candidate| candidate.job);
-                    ended.extend(all_failed(jobs, &error.into(), run));
-                }
-            }
+    ) -> LookedUp {
+        let Some(Group {
+            candidates,
+            is_half,
+        }) = groups.pop_front()
+        else {
+            return LookedUp::Nothing;
+        };
+        let fail = |candidates: Vec<Candidate>, failure: Failure, ended: &mut Vec<Ended>| {
+            let jobs = candidates.into_iter().map(|candidate| candidate.job);
+            ended.extend(all_failed(jobs, &failure, run));
+            LookedUp::Nothing
+        };
+        if let Some(refused) = refusals::of_everybody(ended) {
+            return fail(candidates, refused, ended);
         }
-        found
+        if run.is_nearly_over() {
+            return fail(candidates, Failure::no_time_left(), ended);
+        }
+        let timeouts = session.timeouts();
+        let questions = questions(&candidates, ground);
+        let error = match self.dataverse.look_up(session, &questions).await {
+            Ok(found) => return LookedUp::Found(candidates, found),
+            Err(error) => error,
+        };
+        let timed_out = session.timeouts() > timeouts;
+        let smaller = match &error {
+            // One by one, they would meet the same refusal of the caller.
+            DataverseError::Rejected { .. } | DataverseError::TooLarge
+                if candidates.len() > 1 && !error.may_concern_caller() =>
+            {
+                alone(candidates)
+            }
+            DataverseError::Unavailable { .. } if timed_out && is_half && candidates.len() > 1 => {
+                alone(candidates)
+            }
+            // One message is asked about once more, in smaller batches.
+            DataverseError::Unavailable { .. } if timed_out && !is_half => halves(candidates),
+            _ => return fail(candidates, error.into(), ended),
+        };
+        smaller
+            .into_iter()
+            .rev()
+            .for_each(|group| groups.push_front(group));
+        LookedUp::Nothing
     }
+}
+
+fn alone(candidates: Vec<Candidate>) -> Vec<Group> {
+    let alone = candidates.into_iter().map(|candidate| Group {
+        candidates: vec![candidate],
+        is_half: true,
+    });
+    alone.collect()
+}
+
+fn halves(mut candidates: Vec<Candidate>) -> Vec<Group> {
+    let second = candidates.split_off(candidates.len().div_ceil(2));
+    let halves = [candidates, second].into_iter();
+    let halves = halves.filter(|half| !half.is_empty());
+    let halves = halves.map(|candidates| Group {
+        candidates,
+        is_half: true,
+    });
+    halves.collect()
 }
 
 /// What has to be known about these. Nobody whom the policy takes out of a mail is asked for but its author, by whom its direction is told.
@@ -51,14 +153,15 @@ fn questions(group: &[Candidate], ground: &Ground) -> Questions {
         effective,
         clues,
         by_content,
+        people,
         ..
     } in group
     {
-        let people = message
+        let asked = message
             .participants()
-            .filter(|address| !effective.strips(address))
+            .filter(|address| !effective.strips(address) && people.contains(address))
             .chain(message.author());
-        questions.addresses.extend(people.flat_map(|address| {
+        questions.addresses.extend(asked.flat_map(|address| {
             let main = ground.mailboxes.main_address(address);
             std::iter::once(address).chain(main).cloned()
         }));

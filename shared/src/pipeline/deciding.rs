@@ -4,9 +4,10 @@ use super::Pipeline;
 use super::fate::{Failure, Run};
 use super::ground::Ground;
 use super::job::{Candidate, Ended, Job};
+use super::people_limit::PeopleLookedUp;
 use super::regard::Clues;
 use crate::dataverse::look_up::Found;
-use crate::message::Message;
+use crate::message::{Message, Omission};
 use crate::policy::Verdict;
 
 impl Pipeline {
@@ -19,8 +20,11 @@ impl Pipeline {
         ended: &mut Vec<Ended>,
     ) -> Vec<Candidate> {
         let mut candidates = Vec::new();
-        for (mut job, message) in fetched {
+        for (mut job, mut message) in fetched {
             let folders = self.mailboxes.folders(&message, run.now).await;
+            if let Err(error) = &folders {
+                self.note_throttled(&job.key.grant_id, error, run).await;
+            }
             let judged_by = folders
                 .map_err(Failure::from)
                 .and_then(|folders| Ok((folders, ground.effective(&job.key.grant_id)?)));
@@ -36,14 +40,28 @@ impl Pipeline {
             job.decision = Some(decision);
             match verdict {
                 Verdict::Skip(rule) => ended.push(job.skipped(rule, &message)),
-                Verdict::Track | Verdict::Open => candidates.push(Candidate {
-                    clues: Clues::of(&message, &effective, &folders),
-                    by_content: message.key_by_content(),
-                    job,
-                    message,
-                    effective,
-                    folders,
-                }),
+                Verdict::Track | Verdict::Open => {
+                    let nothing = Found::default();
+                    let inside = ground.inside(&nothing);
+                    let (people, unresolved) = PeopleLookedUp::of(
+                        &message,
+                        self.people_limit,
+                        |address| inside.contains(address),
+                        |address| effective.strips(address),
+                    );
+                    message
+                        .omissions
+                        .extend(std::iter::repeat_n(Omission::Resolution, unresolved));
+                    candidates.push(Candidate {
+                        clues: Clues::of(&message, &effective, &folders),
+                        by_content: message.key_by_content(),
+                        job,
+                        message,
+                        effective,
+                        folders,
+                        people,
+                    });
+                }
             }
         }
         candidates

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 
 use super::Pipeline;
-use super::fate::Failure;
+use super::fate::{Failure, Run};
+use super::job::{Ended, Job};
 use crate::dataverse::look_up::Found;
 use crate::ids::GrantId;
-use crate::mailboxes::{Folders, Mailboxes};
+use crate::mailboxes::{Folders, Mailboxes, Participation};
 use crate::message::Message;
 use crate::nylas::Headers;
+use crate::nylas::error::NylasError;
 use crate::policy::effective::Effective;
 use crate::policy::source::PolicyError;
 use crate::policy::{Case, Decision, Inside, Policy};
@@ -32,6 +34,20 @@ impl Ground {
             return Err(Failure::soon("nylas does not list the mailbox yet"));
         }
         Ok(self.policy.for_mailbox(address))
+    }
+
+    /// The messages whose mailboxes take part. The others end here, before anything of them is
+    /// asked for.
+    pub(super) fn take_part(&self, jobs: Vec<Job>, run: &Run, ended: &mut Vec<Ended>) -> Vec<Job> {
+        let mut taking_part = Vec::with_capacity(jobs.len());
+        for job in jobs {
+            match self.mailboxes.participation(&job.key.grant_id) {
+                Participation::In => taking_part.push(job),
+                Participation::Excluded => ended.push(job.excluded()),
+                Participation::Unlisted => ended.push(job.unlisted(run)),
+            }
+        }
+        taking_part
     }
 
     /// Which headers of a mailbox's messages are needed, of those that can be had.
@@ -89,8 +105,30 @@ impl Pipeline {
         }
         Ok(Ground {
             policy: policy?,
-            mailboxes: self.mailboxes.mailboxes(grants, now).await?,
+            mailboxes: match self.mailboxes.mailboxes(grants, now).await {
+                Ok(mailboxes) => mailboxes,
+                Err(error) => {
+                    let refusal = error.refusal();
+                    return Err(Failure {
+                        refusal,
+                        ..Failure::from(error)
+                    });
+                }
+            },
         })
+    }
+
+    /// Whether the mailbox takes part, as the kept list of mailboxes says.
+    ///
+    /// # Errors
+    /// [`NylasError`]: the list cannot be read, so nothing may be asked of the mailbox now.
+    pub async fn participation(
+        &self,
+        grant_id: &GrantId,
+        now: DateTime<Utc>,
+    ) -> Result<Participation, NylasError> {
+        let mailboxes = self.mailboxes.mailboxes(&[grant_id], now).await?;
+        Ok(mailboxes.participation(grant_id))
     }
 
     /// Which headers a list of this mailbox should bring along. The basic ones where that cannot be told now: what lacks some is fetched once more.

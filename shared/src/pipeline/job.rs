@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::fate::{Failure, Fate, Run};
+use super::fate::{Failure, Fate, Run, Tries};
 use super::handled::Summary;
+use super::people_limit::PeopleLookedUp;
 use super::regard::Clues;
 use crate::dataverse::rows::Record;
 use crate::decision::DecisionRecord;
@@ -15,14 +16,16 @@ use crate::mapping::Findings;
 use crate::message::Message;
 use crate::policy::effective::Effective;
 use crate::policy::{Decision, Rule};
+use crate::refusal::Refusal;
 
-/// Deliveries, over three quarters of an hour, after which a message that cannot be found counts as gone.
+/// Tries, over three quarters of an hour, after which a message that cannot be found counts as gone,
+/// and a mailbox that is not listed as unknown.
 const GONE_AFTER: u32 = 5;
 
 /// A message that we hold the claim of.
 pub(super) struct Job {
     pub(super) key: MessageKey,
-    pub(super) receive_count: u32,
+    pub(super) tries: Tries,
     pub(super) message: Option<Message>,
     /// What the policy said last.
     pub(super) decision: Option<Decision>,
@@ -42,12 +45,19 @@ pub(super) struct Candidate {
     pub(super) clues: Clues,
     /// The key of its row where another mail has its Message-ID ([`Message::key_by_content`]).
     pub(super) by_content: Option<ActivityId>,
+    /// Who of its people is looked up.
+    pub(super) people: PeopleLookedUp,
 }
 
 /// A message whose story is over, before it is settled.
 pub(super) struct Ended {
     pub(super) key: MessageKey,
+    pub(super) tries: Tries,
     pub(super) fate: Fate,
+    /// The refusal that it met, until it is known whom that concerns.
+    pub(super) refusal: Option<Refusal>,
+    /// This run wrote its row.
+    pub(super) wrote: bool,
     pub(super) decision: Option<Decision>,
     /// What the ledger keeps of the decision; `None` when nothing was decided.
     pub(super) record: Option<DecisionRecord>,
@@ -65,6 +75,17 @@ impl Ended {
 }
 
 impl Job {
+    /// The same message, to be fetched and decided once more.
+    pub(super) fn from_the_start(&self) -> Self {
+        Self {
+            key: self.key.clone(),
+            message: None,
+            decision: None,
+            made: BTreeSet::new(),
+            ..*self
+        }
+    }
+
     /// What the policy said, to be kept, and what was made.
     pub(super) fn record(&self) -> Option<DecisionRecord> {
         let decision = self.decision.as_ref()?;
@@ -72,10 +93,14 @@ impl Job {
     }
 
     pub(super) fn failed(self, failure: Failure, run: &Run) -> Ended {
-        let fate = Fate::of_failure(&self.key, failure, self.receive_count, run);
+        let refusal = failure.refusal.clone();
+        let fate = Fate::of_failure(&self.key, failure, self.tries, run);
         Ended {
             record: self.record(),
             key: self.key,
+            tries: self.tries,
+            wrote: false,
+            refusal,
             fate,
             decision: self.decision,
             summary: None,
@@ -85,12 +110,34 @@ impl Job {
     /// Nylas has no such message. That may pass (its servers cannot always find a valid id, Nylas facts §16), so it is not
     /// believed at once; should a list show the message later, it is taken up again.
     pub(super) fn gone(self, run: &Run) -> Ended {
-        if self.receive_count < GONE_AFTER {
+        if self.tries.failures + 1 < GONE_AFTER {
             return self.failed(Failure::soon("nylas does not find the message"), run);
         }
+        self.left_out(Rule::Gone)
+    }
+
+    /// Its mailbox does not take part: nothing was read, and nothing is decided.
+    pub(super) fn excluded(self) -> Ended {
+        self.left_out(Rule::MailboxExcluded)
+    }
+
+    /// Nylas does not list its mailbox. One that was connected a moment ago is not believed to be
+    /// missing at once; should a list of it show the message later, it is taken up again. One that
+    /// was deleted, or is another application's, must not come back for ever.
+    pub(super) fn unlisted(self, run: &Run) -> Ended {
+        if self.tries.failures + 1 < GONE_AFTER {
+            return self.failed(Failure::soon("nylas does not list the mailbox"), run);
+        }
+        self.left_out(Rule::MailboxUnknown)
+    }
+
+    fn left_out(self, rule: Rule) -> Ended {
         Ended {
             key: self.key,
-            fate: Fate::skipped(Rule::Gone),
+            tries: self.tries,
+            wrote: false,
+            refusal: None,
+            fate: Fate::skipped(rule),
             decision: None,
             record: None,
             summary: None,
@@ -107,6 +154,9 @@ impl Job {
         Ended {
             record: self.record(),
             key: self.key,
+            tries: self.tries,
+            wrote: false,
+            refusal: None,
             fate: Fate::skipped(rule),
             decision: self.decision,
             summary: Some(summary),
@@ -140,6 +190,9 @@ impl Job {
         Ended {
             record,
             key: self.key,
+            tries: self.tries,
+            wrote: false,
+            refusal: None,
             fate,
             decision: self.decision,
             summary: Some(summary(message, findings)),

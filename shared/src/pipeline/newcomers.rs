@@ -197,7 +197,11 @@ pub(super) fn newcomers(candidate: &Candidate, found: &Found, ground: &Ground) -
         return Vec::new();
     }
     let create = candidate.effective.create_contacts;
-    contacts::newcomers(message, &ground.inside(found), create, is_bulk(message))
+    let mut newcomers =
+        contacts::newcomers(message, &ground.inside(found), create, is_bulk(message));
+    // Who was not looked up may have a row.
+    newcomers.retain(|newcomer| candidate.people.contains(&newcomer.address));
+    newcomers
 }
 
 fn settle(contact: &NewContact, outcome: Made, found: &mut Found, made: &mut HashMap<Uuid, Made>) {

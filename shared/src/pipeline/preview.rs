@@ -5,10 +5,13 @@
 
 use std::collections::BTreeSet;
 
+use super::asking::{self, LookedUp};
+use super::deciding;
+use super::fate::Tries;
 use super::ground::Ground;
-use super::job::{Candidate, Job};
+use super::job::{Candidate, Ended, Job};
 use super::newcomers::newcomers;
-use super::{Fate, Pipeline, Prepared, Run, all_failed, findings};
+use super::{Begun, Fate, Looks, Pipeline, Run, all_failed, findings};
 use crate::dataverse::look_up::Found;
 use crate::decision::DecisionRecord;
 use crate::dedupe::kept::DecidedRow;
@@ -55,33 +58,24 @@ impl Pipeline {
     pub async fn preview(&self, messages: Vec<Message>, run: &Run) -> Vec<Preview> {
         let jobs = messages.into_iter().map(|message| Job {
             key: message.key.clone(),
-            receive_count: 1,
+            tries: Tries::first(run.now),
             message: Some(message),
             decision: None,
             made: BTreeSet::new(),
         });
+        let jobs: Vec<Job> = jobs.collect();
         let mut ended = Vec::new();
-        let prepared = if let Some(failure) = self.not_now(run).await {
+        let mut previews: Vec<Preview> = Vec::new();
+        if let Some(failure) = self.not_now(run).await {
             ended.extend(all_failed(jobs, &failure, run));
-            None
         } else {
             // Boxed, because nested this deep the future's type is more than the compiler lays out.
-            Box::pin(self.prepare(jobs.collect(), run, &mut ended)).await
-        };
-        let mut previews: Vec<Preview> = Vec::new();
-        if let Some(mut prepared) = prepared {
-            for (tracked, mut found) in std::mem::take(&mut prepared.groups) {
-                found.forget_rows();
-                let Prepared {
-                    session, ground, ..
-                } = &prepared;
-                let regarded = self.regard(session, tracked, &mut found, ground, run, &mut ended);
-                for (candidate, regarding) in regarded.await {
-                    let findings = findings(&candidate, regarding, &found, ground);
-                    previews.push(foreseen(candidate, &findings, &found, ground));
-                }
+            let begun = Box::pin(self.begin(jobs, Looks::Only, run, &mut ended)).await;
+            if let Some((begun, jobs)) = begun {
+                let looking = self.foresee(&begun, jobs, run, &mut ended);
+                previews.extend(Box::pin(looking).await);
+                self.forget_refused(&begun.session, run).await;
             }
-            self.forget_refused(&prepared.session, run).await;
         }
         previews.extend(ended.into_iter().map(|ended| Preview {
             outcome: match ended.fate {
@@ -98,6 +92,40 @@ impl Pipeline {
             record: ended.record,
         }));
         previews.sort_by(|one, other| one.key.cmp(&other.key));
+        previews
+    }
+
+    /// The steps of a run that only read.
+    async fn foresee(
+        &self,
+        begun: &Begun,
+        mut jobs: Vec<Job>,
+        run: &Run,
+        ended: &mut Vec<Ended>,
+    ) -> Vec<Preview> {
+        let Begun {
+            ground, session, ..
+        } = begun;
+        let mut previews = Vec::new();
+        while !jobs.is_empty() {
+            let candidates = self
+                .prepare(&mut jobs, begun, Looks::Only, run, ended)
+                .await;
+            let mut groups = asking::groups(candidates, self.dataverse.queries_a_batch());
+            while !groups.is_empty() {
+                let looked_up = self.look_up(session, &mut groups, ground, run, ended);
+                let LookedUp::Found(group, mut found) = looked_up.await else {
+                    continue;
+                };
+                let tracked = deciding::finally(group, &found, ground, ended);
+                found.forget_rows();
+                let regarded = self.regard(session, tracked, &mut found, ground, run, ended);
+                for (candidate, regarding) in regarded.await {
+                    let findings = findings(&candidate, regarding, &found, ground);
+                    previews.push(foreseen(candidate, &findings, &found, ground));
+                }
+            }
+        }
         previews
     }
 }

@@ -51,36 +51,34 @@ pub(super) enum Taken {
 }
 
 impl Pipeline {
-    /// Tells mails from rows, and from mails of the same batch, that have their Message-ID and sender and are other mails.
+    /// Tells mails from rows, and from mails of the same group, that have their Message-ID and sender and are other mails.
+    ///
+    /// A mail of an earlier group is written by now, so its row was found.
     pub(super) async fn tell_apart(
         &self,
         session: &Session,
-        groups: Vec<(Vec<Candidate>, Found)>,
+        group: &mut Vec<Candidate>,
+        found: &mut Found,
         run: &Run,
         ended: &mut Vec<Ended>,
-    ) -> Vec<(Vec<Candidate>, Found)> {
+    ) {
         let mut bodies = Bodies::default();
-        let mut told: Vec<(Vec<Candidate>, Found)> = Vec::with_capacity(groups.len());
-        for (group, mut found) in groups {
-            let mut kept: Vec<Candidate> = Vec::with_capacity(group.len());
-            for mut candidate in group {
-                let earlier = told.iter().flat_map(|(group, _)| group).chain(&kept);
-                let is_second = found.by_key(candidate.message.activity_id()).is_none()
-                    && is_second(&candidate.message, earlier);
-                let rows = self.look_at_rows(session, &mut candidate, &mut found, &mut bodies);
-                match rows.await {
-                    Ok(()) => {
-                        if is_second {
-                            candidate.have_row_of_its_own();
-                        }
-                        kept.push(candidate);
+        let mut kept: Vec<Candidate> = Vec::with_capacity(group.len());
+        for mut candidate in group.drain(..) {
+            let is_second = found.by_key(candidate.message.activity_id()).is_none()
+                && is_second(&candidate.message, kept.iter());
+            let rows = self.look_at_rows(session, &mut candidate, found, &mut bodies);
+            match rows.await {
+                Ok(()) => {
+                    if is_second {
+                        candidate.have_row_of_its_own();
                     }
-                    Err(error) => ended.push(candidate.job.failed(Failure::from(error), run)),
+                    kept.push(candidate);
                 }
+                Err(error) => ended.push(candidate.job.failed(Failure::from(error), run)),
             }
-            told.push((kept, found));
         }
-        told
+        *group = kept;
     }
 
     async fn look_at_rows(

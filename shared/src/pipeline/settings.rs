@@ -6,6 +6,7 @@ use url::Url;
 use super::Pipeline;
 use super::budget::Identities;
 use super::created_on::CreatedOn;
+use super::people_limit::ResolvedPeopleLimit;
 use crate::dataverse::DataverseClient;
 use crate::dataverse::write::WriteMode;
 use crate::dedupe::ledger::Ledger;
@@ -14,7 +15,7 @@ use crate::entra::{Origin, TokenSource};
 use crate::env::Settings;
 use crate::governor::{Budget, User};
 use crate::http;
-use crate::mailboxes::MailboxDirectory;
+use crate::mailboxes::{AllowList, MailboxDirectory};
 use crate::nylas::NylasClient;
 use crate::policy::source::PolicySource;
 use crate::secrets::SecretSource;
@@ -30,12 +31,16 @@ pub struct PipelineSettings {
     pub nylas_api_url: Url,
     /// `NYLAS_API_KEY_SECRET_ID`
     pub nylas_api_key_secret_id: String,
+    /// `MAILBOXES`
+    pub mailboxes: AllowList,
     /// `LEDGER_TABLE`
     pub ledger_table: String,
     /// `WRITE_MODE`
     pub write_mode: WriteMode,
     /// `CREATED_ON`
     pub created_on: CreatedOn,
+    /// `RESOLVED_PEOPLE_LIMIT`: how many people of one message are looked up.
+    pub people_limit: ResolvedPeopleLimit,
     /// `DATAVERSE_BUDGET`
     pub budget: Budget,
     /// `DATAVERSE_IDENTITIES`: the names of further application users, which help with history.
@@ -50,9 +55,11 @@ impl PipelineSettings {
             token_secret_id: settings.required("TOKEN_SECRET_ID"),
             nylas_api_url: settings.service_url("NYLAS_API_URL", Some("https://api.us.nylas.com")),
             nylas_api_key_secret_id: settings.required("NYLAS_API_KEY_SECRET_ID"),
+            mailboxes: AllowList::read(settings),
             ledger_table: settings.required("LEDGER_TABLE"),
             write_mode: settings.one_of("WRITE_MODE", &WriteMode::NAMED),
             created_on: settings.one_of("CREATED_ON", &CreatedOn::NAMED),
+            people_limit: settings.parsed("RESOLVED_PEOPLE_LIMIT"),
             budget: settings.parsed("DATAVERSE_BUDGET"),
             identities: settings.names("DATAVERSE_IDENTITIES"),
         }
@@ -77,7 +84,7 @@ impl PipelineSettings {
                 aws_sdk_dynamodb::Client::new(aws),
                 self.ledger_table.clone(),
             ),
-            mailboxes: MailboxDirectory::new(nylas.clone()),
+            mailboxes: MailboxDirectory::new(nylas.clone(), self.mailboxes.clone()),
             nylas,
             dataverse: DataverseClient::new(http, &self.dataverse_url),
             identities: Identities::new(
@@ -88,6 +95,7 @@ impl PipelineSettings {
             policy: PolicySource::ledger(),
             write_mode: self.write_mode,
             created_on: self.created_on.into(),
+            people_limit: self.people_limit,
         })
     }
 }

@@ -24,7 +24,7 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::budget::Traffic;
+use super::budget::{Probe, Traffic};
 use super::fate::{Failure, Run};
 use super::handled::Handled;
 use super::job::{Ended, Job};
@@ -173,11 +173,11 @@ impl Pipeline {
         if due.is_empty() {
             return;
         }
-        let Ok(booking) = self.book(1, run).await else {
+        let Ok(booked) = self.book(1, run, Probe::IsNone).await else {
             return;
         };
         let Ok(token) = self.identities.of(run).tokens.token(run.now).await else {
-            return self.put_right(&booking, Traffic::default(), run);
+            return self.put_right(&booked.booking, Traffic::default(), run);
         };
         let session = Session::timed_by(token, run.clock);
         let emails = due
@@ -198,7 +198,7 @@ impl Pipeline {
             }
         }
         let traffic = Traffic::of(&session, 0);
-        self.put_right(&booking, traffic, run);
+        self.put_right(&booked.booking, traffic, run);
         self.share(&session, run).await;
     }
 

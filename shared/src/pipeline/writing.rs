@@ -1,4 +1,4 @@
-//! The step **write**: attachments, concessions, and what to do with a row that is there already.
+//! The step **write**: concessions, and what to do with a row that is there already. Its files: `attachments`.
 //!
 //! Mails without attachments are written together. Those with attachments are written one after the other, because their files would not all fit in memory,
 //! and step by step where they would not fit in one request. In the write mode `stepwise`, all mails are.
@@ -26,7 +26,7 @@ use uuid::Uuid;
 use super::fate::Failure;
 use super::job::{Ended, Job, summary};
 use super::reused::Taken;
-use super::{Fate, Pipeline, Run};
+use super::{Fate, Pipeline, Run, refusals};
 use crate::dataverse::error::{DataverseError, ErrorCode};
 use crate::dataverse::lengths::Lengths;
 use crate::dataverse::look_up::Found;
@@ -37,25 +37,20 @@ use crate::decision::DecisionRecord;
 use crate::dedupe::kept::DecidedRow;
 use crate::ids::{ActivityId, InternetMessageId};
 use crate::mapping::{self, Findings};
-use crate::message::{Attachment, IdUse, Message, Omission, omissions_note};
-use crate::nylas::error::NylasError;
+use crate::message::{IdUse, Message, Omission, omissions_note};
 use crate::policy::document::Impersonate;
-use crate::retry::RECEIVE_LIMIT;
-
-/// Longest attachment, in bytes of the file. The organisation's limit (`maxuploadfilesize`, 5 MiB unless changed) counts base64, four bytes for three
-/// (Dataverse facts §1.8); an organisation with a lower one refuses the file, which is then left out.
-const LONGEST_ATTACHMENT: usize = 5_242_880 / 4 * 3;
 
 /// Largest mail, in bytes of its rows, that is written as one change set.
 const LARGEST_CHANGE_SET: usize = 8 * 1024 * 1024;
 
 /// A mail on its way into Dataverse.
 pub(super) struct Mail {
-    job: Job,
-    message: Message,
+    pub(super) job: Job,
+    /// Without its body, which is in the row alone: bodies are large.
+    pub(super) message: Message,
     findings: Findings,
-    email: EmailWrite,
-    omissions: Vec<Omission>,
+    pub(super) email: EmailWrite,
+    pub(super) omissions: Vec<Omission>,
     /// The user in whose name it is written, by the Entra object id.
     caller: Option<Uuid>,
     /// What the row is to say of its making.
@@ -63,7 +58,7 @@ pub(super) struct Mail {
     /// The last try was refused, and differed from this one in the date alone.
     blames_date: bool,
     /// An Open row of this mail is there: an earlier run died between its steps.
-    begun: bool,
+    pub(super) begun: bool,
     /// The key of its row where another mail has its Message-ID.
     by_content: Option<ActivityId>,
 }
@@ -72,13 +67,14 @@ impl Mail {
     /// A mail to write, as far as the policy lets it be stored.
     pub(super) fn new(
         job: Job,
-        message: Message,
+        mut message: Message,
         findings: Findings,
         caller: Caller,
         created_on: Option<DateTime<Utc>>,
         begun: bool,
     ) -> Self {
         let mut email = mapping::email(&message, &findings);
+        message.body = String::new();
         if let Some(date) = created_on {
             mapping::set_created_on(&mut email, date);
         }
@@ -160,6 +156,9 @@ impl Mail {
         };
         Ended {
             record: self.record(DecidedRow::Ours),
+            tries: self.job.tries,
+            refusal: None,
+            wrote: true,
             key: self.job.key,
             fate,
             decision: self.job.decision,
@@ -200,9 +199,13 @@ impl Mail {
     /// Makes it fit this organisation's columns. Says whether there was anything to do.
     fn fit(&mut self, lengths: &Lengths) -> bool {
         let had_id = self.email.row.contains_key("messageid");
+        let body = mapping::body(&self.email).len();
         let cut = mapping::fit(&mut self.email, lengths);
         if had_id && !self.email.row.contains_key("messageid") {
             self.omissions.push(Omission::LongMessageId);
+        }
+        if mapping::body(&self.email).len() < body && !self.omissions.contains(&Omission::Body) {
+            self.omissions.push(Omission::Body);
         }
         cut
     }
@@ -310,12 +313,14 @@ impl Pipeline {
             .partition(|mail| stepwise || mail.begun || !mail.message.attachments.is_empty());
         self.write_together(session, together, run, ended).await;
         for mut mail in alone {
-            if let Some(error) = session.ended_by() {
+            if let Some(refused) = refusals::of_everybody(ended) {
+                ended.push(mail.failed(refused, run));
+            } else if let Some(error) = session.ended_by() {
                 // Its files would be fetched for nothing.
                 ended.push(mail.failed(error.clone().into(), run));
             } else if run.is_nearly_over() {
                 ended.push(mail.failed(Failure::no_time_left(), run));
-            } else if let Err(failure) = self.add_attachments(session, &mut mail).await {
+            } else if let Err(failure) = self.add_attachments(session, &mut mail, run).await {
                 ended.push(mail.failed(failure, run));
             } else if stepwise || mail.begun || mail.email.size() > LARGEST_CHANGE_SET {
                 ended.push(self.write_stepwise(session, mail, run).await);
@@ -340,7 +345,7 @@ impl Pipeline {
             mails.sort_by_key(|mail| mail.caller);
             let mut results = Vec::with_capacity(mails.len());
             for some in mails.chunk_by(|one, other| one.caller == other.caller) {
-                let emails: Vec<EmailWrite> = some.iter().map(|mail| mail.email.clone()).collect();
+                let emails: Vec<&EmailWrite> = some.iter().map(|mail| &mail.email).collect();
                 let caller = some.first().and_then(|mail| mail.caller);
                 let dataverse = self.dataverse.in_the_name_of(caller);
                 results.extend(dataverse.write(session, &emails).await);
@@ -528,68 +533,6 @@ impl Pipeline {
             Ok(row) => Ok(Some(row.state)),
             Err(DataverseError::Stale { .. } | DataverseError::Rejected { .. }) => Ok(None),
             Err(error) => Err(error),
-        }
-    }
-
-    /// Downloads the files and adds their rows. A file that is gone or too large is left out and the row says so. What the row of an earlier run
-    /// has already is neither fetched nor sent again.
-    async fn add_attachments(&self, session: &Session, mail: &mut Mail) -> Result<(), Failure> {
-        let activity = mail.email.activity_id;
-        let there = if mail.begun && !mail.message.attachments.is_empty() {
-            match self.dataverse.attachments(session, activity).await {
-                Ok(there) => there,
-                // That they can be listed so is inferred. Each of them is sent, then, and those that are there answer 412.
-                Err(DataverseError::Rejected { .. }) => HashSet::new(),
-                Err(error) => return Err(error.into()),
-            }
-        } else {
-            HashSet::new()
-        };
-        let mut missing = 0;
-        for (position, attachment) in mail.message.attachments.iter().enumerate() {
-            if there.contains(&mapping::attachment_key(activity, position, attachment)) {
-                continue;
-            }
-            // The provider's size is an estimate that includes the encoding, so it is trusted only when it is far off.
-            let hopeless = attachment
-                .size
-                .is_some_and(|size| size > 2 * LONGEST_ATTACHMENT as u64);
-            let bytes = if hopeless {
-                None
-            } else {
-                self.download(&mail.job, attachment).await?
-            };
-            match bytes.filter(|bytes| !bytes.is_empty()) {
-                Some(bytes) => {
-                    let row = mapping::attachment_row(activity, position, attachment, &bytes);
-                    mail.email.attachments.push(row);
-                }
-                None => missing += 1,
-            }
-        }
-        if missing > 0 {
-            mapping::note_missing_attachment(&mut mail.email);
-            mail.omissions
-                .extend(std::iter::repeat_n(Omission::Attachment, missing));
-        }
-        Ok(())
-    }
-
-    /// A file's bytes; `None` when it cannot be had. A file that fails to the last delivery costs itself and not the mail.
-    async fn download(
-        &self,
-        job: &Job,
-        attachment: &Attachment,
-    ) -> Result<Option<Vec<u8>>, Failure> {
-        match self
-            .nylas
-            .attachment(&job.key, &attachment.id, LONGEST_ATTACHMENT)
-            .await
-        {
-            Ok(bytes) => Ok(bytes),
-            Err(NylasError::Rejected { .. }) => Ok(None),
-            Err(NylasError::Unavailable { .. }) if job.receive_count >= RECEIVE_LIMIT => Ok(None),
-            Err(error) => Err(error.into()),
         }
     }
 }

@@ -7,12 +7,12 @@ use crate::dataverse::rows::Table;
 use crate::ids::EmailAddress;
 use crate::mailboxes::Mailboxes;
 
-/// Who is inside: the addresses and aliases of every connected mailbox, of every enabled user and every active queue, and of the
-/// internal domains.
+/// Who is inside: the addresses and aliases of every mailbox that takes part, of every enabled user
+/// and every active queue, and of the internal domains.
 ///
 /// It never depends on which mailbox's copy of a mail is looked at.
 pub struct Inside<'a> {
-    /// The connected mailboxes.
+    /// The mailboxes that take part.
     pub mailboxes: &'a Mailboxes,
     /// What the look-up found of users and queues.
     pub found: &'a Found,

@@ -41,6 +41,10 @@ pub enum Rule {
     NobodyKnown,
     /// The mailbox no longer has it.
     Gone,
+    /// Its mailbox does not take part.
+    MailboxExcluded,
+    /// Nylas does not list its mailbox.
+    MailboxUnknown,
 }
 
 impl Rule {
@@ -63,6 +67,8 @@ impl Rule {
             Self::AnswersUntracked => "answers_untracked",
             Self::NobodyKnown => "nobody_known",
             Self::Gone => "gone",
+            Self::MailboxExcluded => "mailbox_excluded",
+            Self::MailboxUnknown => "mailbox_unknown",
         }
     }
 
@@ -93,8 +99,8 @@ impl Rule {
                 case.answer_if_asked(TrackWhat::Replies, || case.answers_untracked())
             }
             Self::NobodyKnown => case.answer_if_asked(TrackWhat::Known, || case.nobody_known()),
-            // Found out by the fetch.
-            Self::Gone => Answer::Passes,
+            // Found out by the fetch, or before it.
+            Self::Gone | Self::MailboxExcluded | Self::MailboxUnknown => Answer::Passes,
         }
     }
 }

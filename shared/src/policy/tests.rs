@@ -191,6 +191,8 @@ fn what_a_later_change_undoes_are_the_rules_about_place_and_order() {
         Rule::Folder,
         Rule::AnswersUntracked,
         Rule::Gone,
+        Rule::MailboxExcluded,
+        Rule::MailboxUnknown,
     ];
     assert_eq!(
         rules.map(|rule| rule.to_string()),

@@ -9,11 +9,13 @@ use rand::seq::{IndexedRandom, SliceRandom};
 use serde_json::{Value, json};
 use twin::Twin;
 
+use crate::incident::Incident;
 use crate::race::{Moment, Race};
 
-use super::kind::Kind;
+use super::kind::{Kind, Outline};
 use super::{
-    BODY, Copy, Corpus, FILE, LONGEST_SUBJECT, Mail, NAME, Party, People, Reference, SUBJECT, Size,
+    ADDRESS, BODY, Copy, Corpus, FILE, LONGEST_SUBJECT, Mail, NAME, Party, People, Reference,
+    SUBJECT, Size,
 };
 
 /// Who is on a mail.
@@ -23,6 +25,21 @@ struct Envelope {
     to: Vec<String>,
     cc: Vec<String>,
     bcc: Vec<String>,
+}
+
+/// Recipients of a mail to a crowd.
+const CROWD: usize = 3_000;
+
+/// Length of a large body in bytes.
+const LARGE_BODY: usize = 15 * 1024 * 1024;
+
+/// What a mail is drawn for.
+#[derive(Clone, Copy)]
+struct Around<'a> {
+    size: Size,
+    people: &'a People,
+    twin: &'a Twin,
+    now: DateTime<Utc>,
 }
 
 /// Draws a corpus. The people and the folders are those of `twin`, in which the rows of other clients are put as well.
@@ -39,11 +56,50 @@ pub(crate) fn draw(
         stubborn: Vec::new(),
         single: Vec::new(),
         pairs: Vec::new(),
+        large: Vec::new(),
         arrived: HashSet::new(),
     };
     let mut threads: Vec<Earlier> = Vec::new();
+    let around = Around {
+        size,
+        people,
+        twin,
+        now,
+    };
     while corpus.messages.len() < size.messages {
-        add_mail(&mut corpus, &mut threads, size, people, twin, now, rng);
+        let outline = Outline::of(corpus.mails.len(), rng);
+        add_mail(&mut corpus, &mut threads, around, outline, rng);
+    }
+    let incidents = [
+        (Incident::LateFiles, size.late_files),
+        (Incident::BrokenFiles, size.broken_files),
+        (Incident::Crowds, size.crowds),
+        (Incident::LargeBodies, size.large_bodies),
+    ];
+    for (incident, number) in incidents {
+        for _ in 0..number {
+            let outline = Outline::for_incident(incident, rng);
+            add_mail(&mut corpus, &mut threads, around, outline, rng);
+        }
+    }
+    // What is done on purpose has to find its mail, whatever chance has drawn.
+    while corpus.single.len() < size.kept.0 + size.stubborn {
+        add_mail(
+            &mut corpus,
+            &mut threads,
+            around,
+            Outline::kept(1, rng),
+            rng,
+        );
+    }
+    while corpus.pairs.len() < size.kept.1 {
+        add_mail(
+            &mut corpus,
+            &mut threads,
+            around,
+            Outline::kept(2, rng),
+            rng,
+        );
     }
     corpus.single.shuffle(rng);
     corpus.pairs.shuffle(rng);
@@ -57,16 +113,22 @@ pub(crate) fn draw(
 fn add_mail(
     corpus: &mut Corpus,
     threads: &mut Vec<Earlier>,
-    size: Size,
-    people: &People,
-    twin: &Twin,
-    now: DateTime<Utc>,
+    Around {
+        size,
+        people,
+        twin,
+        now,
+    }: Around<'_>,
+    Outline {
+        kind,
+        copies,
+        recent,
+        age,
+    }: Outline,
     rng: &mut StdRng,
 ) {
     let number = corpus.mails.len();
-    let kind = Kind::of(number, rng);
     let marker = format!("{SUBJECT}{number:05}x");
-    let copies = kind.copies(rng);
     let mut mailboxes = people.mailboxes.clone();
     mailboxes.shuffle(rng);
     mailboxes.truncate(copies);
@@ -92,8 +154,7 @@ fn add_mail(
         message_id: message_id.clone(),
         thread: thread.clone(),
     });
-    let (recent, age) = kind.age(rng);
-    let body = format!("<p>{BODY} {number}</p>");
+    let body = body(kind, number);
     let files = files(kind, size, number, rng);
     let listed = |addresses: &[String]| -> Vec<Value> {
         let person =
@@ -126,6 +187,9 @@ fn add_mail(
         });
     }
     let first = corpus.messages.len() - copies;
+    if kind == Kind::Of(Incident::LargeBodies) {
+        corpus.large.push(first);
+    }
     if kind == Kind::Ordinary && !recent && !spam_of_one {
         match copies {
             1 => corpus.single.push(first),
@@ -159,6 +223,7 @@ fn add_mail(
         files,
         theirs,
         race,
+        incident: kind.incident(),
     });
 }
 
@@ -200,6 +265,10 @@ fn address(
     if rng.random_bool(0.2) {
         cc.push(people.colleague.clone());
     }
+    if kind == Kind::Of(Incident::Crowds) {
+        let crowd = (0..CROWD).map(|n| format!("{ADDRESS}-crowd{n}@many.example"));
+        cc.extend(crowd);
+    }
     let first = outside.pop().into_iter().collect::<Vec<_>>();
     if outgoing {
         let mut to = first;
@@ -223,6 +292,14 @@ fn address(
     }
 }
 
+fn body(kind: Kind, number: usize) -> String {
+    let body = format!("<p>{BODY} {number}</p>");
+    if kind == Kind::Of(Incident::LargeBodies) {
+        return body.repeat(LARGE_BODY / body.len());
+    }
+    body
+}
+
 /// One address of ten, always the same ones.
 fn rng_of(address: &str) -> bool {
     address.contains("7@")
@@ -230,15 +307,21 @@ fn rng_of(address: &str) -> bool {
 
 fn files(kind: Kind, size: Size, number: usize, rng: &mut StdRng) -> Vec<(String, Vec<u8>)> {
     let may_have = matches!(kind, Kind::Ordinary | Kind::Raced);
+    let must_have = matches!(kind, Kind::Of(Incident::LateFiles | Incident::BrokenFiles));
+    if must_have {
+        return (0..2).map(|n| file(n, number, rng)).collect();
+    }
     if !size.with_files || !may_have || !rng.random_bool(0.15) {
         return Vec::new();
     }
     (0..rng.random_range(1..=3))
-        .map(|n| {
-            let content = format!("{FILE} {n} of {number} ").repeat(rng.random_range(5..60));
-            (format!("{FILE}-{n}.pdf"), content.into_bytes())
-        })
+        .map(|n| file(n, number, rng))
         .collect()
+}
+
+fn file(n: usize, number: usize, rng: &mut StdRng) -> (String, Vec<u8>) {
+    let content = format!("{FILE} {n} of {number} ").repeat(rng.random_range(5..60));
+    (format!("{FILE}-{n}.pdf"), content.into_bytes())
 }
 
 /// The row of another client: another kind of moment each time, every other time with a regarding of its own.

@@ -4,6 +4,7 @@ use rand::Rng;
 use rand::rngs::StdRng;
 
 use super::Expected;
+use crate::incident::Incident;
 
 /// Of so many mails one is raced for, so that a small corpus has some of each moment.
 const RACED: usize = 8;
@@ -23,11 +24,66 @@ pub(super) enum Kind {
     Internal,
     Refused,
     Gone,
+    /// What an incident is about: written like an ordinary one.
+    Of(Incident),
+}
+
+/// A mail to be made.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Outline {
+    pub(super) kind: Kind,
+    /// In how many mailboxes it lies.
+    pub(super) copies: usize,
+    /// Whether the schedule lists it.
+    pub(super) recent: bool,
+    /// In seconds.
+    pub(super) age: i64,
+}
+
+impl Outline {
+    /// The mail of this number.
+    pub(super) fn of(number: usize, rng: &mut StdRng) -> Self {
+        let kind = Kind::of(number, rng);
+        let copies = kind.copies(rng);
+        let (recent, age) = kind.age(rng);
+        Self {
+            kind,
+            copies,
+            recent,
+            age,
+        }
+    }
+
+    /// One that an incident is about. It has just come, unless that a file cannot be had is no news
+    /// any more, or the scene of large bodies has it.
+    pub(super) fn for_incident(incident: Incident, rng: &mut StdRng) -> Self {
+        let age = match incident {
+            Incident::BrokenFiles => rng.random_range(8 * 3_600..20 * 3_600),
+            Incident::LargeBodies => Kind::old(rng),
+            _ => rng.random_range(30..60),
+        };
+        Self {
+            kind: Kind::Of(incident),
+            copies: 1,
+            recent: incident != Incident::LargeBodies,
+            age,
+        }
+    }
+
+    /// One that can be kept for what is done on purpose: it is written, and nobody lists it before.
+    pub(super) fn kept(copies: usize, rng: &mut StdRng) -> Self {
+        Self {
+            kind: Kind::Ordinary,
+            copies,
+            recent: false,
+            age: Kind::old(rng),
+        }
+    }
 }
 
 impl Kind {
     /// What the mail of this number is.
-    pub(super) fn of(number: usize, rng: &mut StdRng) -> Self {
+    fn of(number: usize, rng: &mut StdRng) -> Self {
         let drawn = Self::draw(rng);
         if number % RACED == RACED / 2 {
             Self::Raced
@@ -37,7 +93,7 @@ impl Kind {
     }
 
     /// In how many mailboxes it lies.
-    pub(super) fn copies(self, rng: &mut StdRng) -> usize {
+    fn copies(self, rng: &mut StdRng) -> usize {
         let one_copy = match self {
             Self::WithoutMessageId | Self::Draft | Self::Gone | Self::Theirs => true,
             // A second copy would find the other client's row without the list.
@@ -54,7 +110,7 @@ impl Kind {
     }
 
     /// Whether it is recent, so that the schedule lists it, and its age in seconds.
-    pub(super) fn age(self, rng: &mut StdRng) -> (bool, i64) {
+    fn age(self, rng: &mut StdRng) -> (bool, i64) {
         let recent = rng.random_bool(1.0 / 3.0) || self == Self::Raced;
         let age = if self == Self::Raced {
             // The rows of other clients that come after ours are found where every run of the schedule lists the mail: it has just come.
@@ -62,9 +118,14 @@ impl Kind {
         } else if recent {
             rng.random_range(3_600..20 * 3_600)
         } else {
-            rng.random_range(2 * 86_400..20 * 86_400)
+            Self::old(rng)
         };
         (recent, age)
+    }
+
+    /// An age at which no run of the schedule lists a mail.
+    fn old(rng: &mut StdRng) -> i64 {
+        rng.random_range(2 * 86_400..20 * 86_400)
     }
 
     fn draw(rng: &mut StdRng) -> Self {
@@ -81,9 +142,16 @@ impl Kind {
         }
     }
 
+    pub(super) fn incident(self) -> Option<Incident> {
+        match self {
+            Self::Of(incident) => Some(incident),
+            _ => None,
+        }
+    }
+
     pub(super) fn expected(self) -> Expected {
         match self {
-            Self::Ordinary | Self::WithoutMessageId | Self::Theirs | Self::Raced => {
+            Self::Ordinary | Self::WithoutMessageId | Self::Theirs | Self::Raced | Self::Of(_) => {
                 Expected::Written
             }
             Self::Spam => Expected::Skipped("spam"),

@@ -1,9 +1,11 @@
 //! The Nylas client.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use mailverse::ids::{AttachmentId, GrantId};
-use mailverse::message::Message;
+use mailverse::message::{Message, Omission};
 use mailverse::nylas::error::NylasError;
-use mailverse::nylas::{Fetched, Filter, Headers, NylasClient};
+use mailverse::nylas::{Fetched, FetchedFile, Filter, Headers, LARGEST_MESSAGE, NylasClient};
 use mailverse::retry::RetryAdvice;
 use mailverse::secrets::SecretSource;
 use serde_json::{Value, json};
@@ -109,7 +111,8 @@ async fn a_404_for_a_message_means_gone_and_a_404_for_a_mailbox_does_not() {
     let Err(error @ NylasError::Rejected { status: 404, .. }) = unknown else {
         panic!("an unknown mailbox passed for an empty one");
     };
-    assert_eq!(error.retry_advice(), RetryAdvice::Never);
+    assert_eq!(error.retry_advice(), after(15 * 60));
+    assert!(error.concerns_mailbox(), "{error}");
 }
 
 #[tokio::test]
@@ -119,11 +122,7 @@ async fn a_429_waits_as_long_as_it_says() {
     assert!(matches!(error, NylasError::Throttled { .. }), "{error}");
     assert_eq!(error.retry_advice(), after(23));
     let error = bench.failing(status(429, "rate_limit_error")).await;
-    assert_eq!(
-        error.retry_advice(),
-        RetryAdvice::Soon,
-        "without the header"
-    );
+    assert_eq!(error.retry_advice(), after(30), "without the header");
 }
 
 #[tokio::test]
@@ -149,6 +148,16 @@ async fn a_5xx_a_time_out_and_a_broken_connection_are_outages() {
 }
 
 #[tokio::test]
+async fn a_refused_key_is_told_from_a_mailbox_to_which_nobody_is_signed_in() {
+    let bench = Bench::start().await;
+    bench.twin.nylas().set_grant_status(GRANT, "invalid");
+    assert!(!bench.client.refuses_key().await);
+    assert!(client(&bench.twin, "nyk_wrong").refuses_key().await);
+    bench.twin.nylas().fail_next(status(500, "internal_error"));
+    assert!(!bench.client.refuses_key().await, "it tells nothing");
+}
+
+#[tokio::test]
 async fn a_401_waits_until_somebody_signed_in() {
     let bench = Bench::start().await;
     bench.twin.nylas().set_grant_status(GRANT, "invalid");
@@ -163,10 +172,7 @@ async fn a_401_waits_until_somebody_signed_in() {
         .await;
     for error in [expired, wrong_key.err().expect("an error")] {
         assert!(matches!(error, NylasError::SignInNeeded { .. }), "{error}");
-        assert_eq!(
-            error.retry_advice(),
-            RetryAdvice::After(std::time::Duration::from_secs(6 * 3_600))
-        );
+        assert_eq!(error.retry_advice(), after(15 * 60));
         assert!(!error.to_string().contains("nyk_"), "{error}");
     }
 }
@@ -315,7 +321,7 @@ async fn every_folder_is_listed_however_many_there_are() {
 }
 
 #[tokio::test]
-async fn a_download_ends_at_the_limit_and_a_file_that_is_gone_is_none() {
+async fn a_download_ends_at_the_limit_and_a_file_that_is_gone_is_told_from_one_that_is_too_large() {
     let bench = Bench::start().await;
     bench
         .twin
@@ -335,14 +341,78 @@ async fn a_download_ends_at_the_limit_and_a_file_that_is_gone_is_none() {
     };
     assert_eq!(
         download("a+/=1", 1_000).await.unwrap(),
-        Some(vec![7; 1_000])
+        FetchedFile::Bytes(vec![7; 1_000])
     );
-    assert_eq!(download("a+/=1", 999).await.unwrap(), None);
-    assert_eq!(download("a2", 999).await.unwrap(), None);
+    assert_eq!(download("a+/=1", 999).await.unwrap(), FetchedFile::TooLarge);
+    assert_eq!(download("a2", 999).await.unwrap(), FetchedFile::Missing);
     bench
         .twin
         .nylas()
         .fail_next(throttled("rate_limit_error", 5));
     let error = download("a+/=1", 1_000).await.unwrap_err();
     assert_eq!(error.retry_advice(), after(5));
+}
+
+#[tokio::test]
+async fn a_message_too_large_to_be_held_comes_with_its_snippet_in_place_of_its_body() {
+    let bench = Bench::start().await;
+    let body = "x".repeat(LARGEST_MESSAGE);
+    let large = json!({"body": body, "snippet": "Two red ones"});
+    bench.twin.nylas().add_message(GRANT, mail("m1", &large));
+    let (held, key) = (AtomicUsize::new(7), key(GRANT, "m1"));
+    let fetched = bench.client.message_counted(&key, Headers::Basic, &held);
+    let Fetched::Message(message) = fetched.await.unwrap() else {
+        panic!("it is there");
+    };
+    assert_eq!(message.body, "Two red ones");
+    assert_eq!(message.omissions, [Omission::Body]);
+    assert!(message.internet_message_id.is_some() && message.from.is_some());
+    let held = held.into_inner();
+    assert!(held < 10_000, "what was not kept does not count: {held}");
+}
+
+#[tokio::test]
+async fn what_arrives_of_a_message_counts_as_held_and_what_brings_none_does_not() {
+    let bench = Bench::start().await;
+    let changes = json!({"body": "x".repeat(100_000)});
+    bench.twin.nylas().add_message(GRANT, mail("m1", &changes));
+    let held = AtomicUsize::new(0);
+    let fetch = async |id: &str| {
+        let key = key(GRANT, id);
+        bench
+            .client
+            .message_counted(&key, Headers::Basic, &held)
+            .await
+    };
+    fetch("m1").await.unwrap();
+    let first = held.load(Ordering::Relaxed);
+    assert!((100_000..110_000).contains(&first), "{first}");
+    assert!(matches!(fetch("m2").await.unwrap(), Fetched::Gone));
+    bench.twin.nylas().fail_next(Fault::ResetBefore);
+    fetch("m1").await.err().unwrap();
+    assert_eq!(held.load(Ordering::Relaxed), first);
+}
+
+#[tokio::test]
+async fn a_listed_message_that_alone_is_too_large_comes_with_its_snippet() {
+    let bench = Bench::start().await;
+    for id in ["m1", "m2"] {
+        let large = json!({"body": "x".repeat(10_000), "snippet": "Two red ones"});
+        bench.twin.nylas().add_message(GRANT, mail(id, &large));
+    }
+    let list = async |limit| {
+        let grant: GrantId = GRANT.parse().unwrap();
+        let filter = Filter::default();
+        let page =
+            bench
+                .client
+                .messages_within(&grant, &filter, None, Headers::Basic, limit, 9_000);
+        page.await.unwrap()
+    };
+    assert!(list(2).await.is_none(), "ask for fewer");
+    let page = list(1).await.unwrap();
+    assert_eq!((page.messages.len(), page.unreadable), (1, 0));
+    assert!(page.next.is_some());
+    assert_eq!(page.messages[0].body, "Two red ones");
+    assert_eq!(page.messages[0].omissions, [Omission::Body]);
 }

@@ -80,6 +80,7 @@ impl Office {
             ("TOKEN_SECRET_ID", "token".to_owned()),
             ("NYLAS_API_URL", self.0.twin.nylas().url()),
             ("NYLAS_API_KEY_SECRET_ID", "nylas".to_owned()),
+            ("MAILBOXES", "ours.example".to_owned()),
         ];
         [self.ledger_only(), more].concat()
     }

@@ -5,7 +5,7 @@ use std::io::Write;
 use chrono::{TimeDelta, Utc};
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use mailverse::dedupe::{Claim, ClaimRequest, ClaimToken};
+use mailverse::dedupe::{ClaimRequest, ClaimToken};
 use mailverse::ids::MessageKey;
 use serde_json::{Value, json};
 
@@ -31,7 +31,7 @@ async fn a_signed_notification_becomes_a_completed_email_once_and_leaves_no_cont
         (&json!(200), &json!("a b+c"))
     );
     assert_eq!(answer["headers"]["content-length"], "5");
-    let notification = cloud.put_mail("m1");
+    let mut notification = cloud.put_mail("m1");
     assert_eq!(
         receiver.succeed(delivery(&notification)).await["statusCode"],
         503
@@ -45,10 +45,11 @@ async fn a_signed_notification_becomes_a_completed_email_once_and_leaves_no_cont
         "{token}"
     );
 
-    // Nylas delivers at least once.
+    // Nylas delivers at least once; a duplicate that a provider makes has an id of its own.
     let mut queued = String::new();
     let mut worker = cloud.function("sync-worker").await;
     for round in 1..=2 {
+        notification["id"] = json!(format!("notification-{round}"));
         let answer = receiver.succeed(delivery(&notification)).await;
         assert_eq!(
             (&answer["statusCode"], &answer["body"]),
@@ -63,6 +64,10 @@ async fn a_signed_notification_becomes_a_completed_email_once_and_leaves_no_cont
             "ids and nothing else"
         );
         queued.push_str(&format!("{:?}", batch[0]));
+        // A retry of what the queue has is acknowledged, and that is all.
+        let again = receiver.succeed(delivery(&notification)).await;
+        assert_eq!(again["statusCode"], 200);
+        assert_eq!(cloud.queue_length().await.0, "0", "round {round}");
         assert_eq!(cloud.work(&mut worker, &batch).await, [""; 0]);
         assert_eq!(cloud.queue_length().await, ("0".to_owned(), "0".to_owned()));
     }
@@ -223,7 +228,7 @@ async fn a_message_that_no_queue_holds_any_more_is_queued_again_by_the_schedule_
         .ledger()
         .claim(&key, &ClaimRequest::new(died, then))
         .await;
-    assert_eq!(claim.unwrap(), Claim::Won);
+    assert!(claim.unwrap().is_won());
     let mut backfill = cloud.function("backfill").await;
     for stranded in [1, 0] {
         let planned = cloud.reconcile(&mut backfill, "2026-12-20T06:00:00Z").await;

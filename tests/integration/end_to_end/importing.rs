@@ -158,7 +158,7 @@ async fn saved_contacts_are_made_or_filled_and_a_second_run_changes_nothing() {
     let files = ["cli-contacts.json", "api-contacts.json"];
     let outcome = office.imported(&files, &[]).await;
     let expected = json!({
-        "created": 1, "filled": 1, "complete": 0, "merged": 1, "ambiguous": 1, "inside": 1, "role": 1, "known": 0, "without_address": 1, "failed": 0,
+        "created": 1, "filled": 1, "complete": 0, "merged": 1, "ambiguous": 1, "inside": 1, "role": 1, "known": 0, "without_address": 1, "excluded": 0, "failed": 0,
     });
     assert_eq!(outcome["contacts"], expected, "{outcome:#}");
     let jane = office.contact("jane@lanterns.example");

@@ -2,12 +2,14 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use chrono::TimeDelta;
 use mailverse::dataverse::write::WriteMode;
 use serde_json::{Value, json};
 use twin::{Fault, Setting};
 
 use crate::world::{
-    ADA, ATTACH, BEN, CREATE, UPDATE, World, id_of, mail, people, throttled, waiting, written,
+    ADA, ATTACH, BEN, CREATE, UPDATE, World, id_of, mail, people, status, throttled, waiting,
+    written,
 };
 
 in_both_write_modes!(
@@ -16,7 +18,7 @@ in_both_write_modes!(
     a_file_that_says_it_is_far_too_large_is_not_downloaded,
     a_file_that_dataverse_refuses_is_left_out_and_its_neighbours_are_kept,
     an_organisation_may_allow_less,
-    a_file_that_is_empty_or_no_longer_there_is_left_out,
+    a_file_that_is_empty_or_that_an_old_message_has_lost_is_left_out,
     a_file_name_that_dataverse_would_refuse_is_made_one_that_it_takes,
     a_mail_that_is_too_large_for_one_request_is_written_step_by_step,
     a_mail_whose_writing_broke_off_between_two_steps_is_found_and_completed,
@@ -24,6 +26,9 @@ in_both_write_modes!(
     a_mail_that_broke_off_is_completed_from_another_mailbox_without_a_second_file,
     a_file_that_is_found_missing_only_when_an_open_row_is_completed_is_noted_on_the_row,
     a_download_that_is_throttled_costs_time_and_no_file,
+    a_file_that_is_not_there_yet_postpones_a_young_message_until_it_is,
+    a_file_that_never_comes_is_left_out_an_hour_after_the_first_claim,
+    a_file_that_fails_for_another_reason_is_waited_for_and_left_out_twelve_hours_after_the_first_claim,
 );
 
 /// Largest file that fits the organisation's limit once it is base64.
@@ -156,8 +161,10 @@ async fn an_organisation_may_allow_less(mode: WriteMode) {
     assert_eq!(world.file_names(), ["fits.bin"]);
 }
 
-async fn a_file_that_is_empty_or_no_longer_there_is_left_out(mode: WriteMode) {
+async fn a_file_that_is_empty_or_that_an_old_message_has_lost_is_left_out(mode: WriteMode) {
     let mut world = World::start_in(mode).await;
+    // Of an old message, so that it is not waited for.
+    world.later(TimeDelta::days(1));
     let named =
         json!({"id": "a1", "filename": "gone.pdf", "content_type": "application/pdf", "size": 10});
     world.put(ADA, mail("m1", &json!({"attachments": [named]})));
@@ -312,6 +319,58 @@ async fn a_download_that_is_throttled_costs_time_and_no_file(mode: WriteMode) {
     let fate = world.deliver_one(ADA, "m1").await;
     assert_eq!(waiting(&fate).0.as_secs(), 17);
     assert!(world.emails().is_empty(), "nothing without its file");
+    world.pause_over();
     assert_eq!(written(&world.deliver_one(ADA, "m1").await).1, None);
     assert_eq!(world.file_names(), ["offer.pdf"]);
+}
+
+/// A message whose file Nylas does not find.
+async fn with_a_missing_file(mode: WriteMode) -> World {
+    let world = World::start_in(mode).await;
+    let named = json!({"id": "a1", "filename": "offer.pdf", "content_type": "application/pdf"});
+    world.put(ADA, mail("m1", &json!({"attachments": [named]})));
+    world
+}
+
+async fn a_file_that_is_not_there_yet_postpones_a_young_message_until_it_is(mode: WriteMode) {
+    let mut world = with_a_missing_file(mode).await;
+    let fate = world.deliver_one(ADA, "m1").await;
+    let (delay, reason) = waiting(&fate);
+    assert_eq!(delay.as_secs(), 60);
+    assert_eq!(reason, "nylas does not find a file of the message");
+    assert!(world.emails().is_empty(), "nothing without its file");
+    world.later(TimeDelta::minutes(1));
+    world.attach(ADA, "m1", "a1", "offer.pdf", b"offer");
+    assert_eq!(written(&world.deliver_one(ADA, "m1").await).1, None);
+    assert_eq!(world.file_names(), ["offer.pdf"]);
+}
+
+async fn a_file_that_never_comes_is_left_out_an_hour_after_the_first_claim(mode: WriteMode) {
+    let mut world = with_a_missing_file(mode).await;
+    waiting(&world.deliver_one(ADA, "m1").await);
+    world.later(TimeDelta::minutes(59));
+    assert_eq!(waiting(&world.deliver_one(ADA, "m1").await).0.as_secs(), 60);
+    world.later(TimeDelta::minutes(1));
+    assert_eq!(written(&world.deliver_one(ADA, "m1").await).1, ONE_LEFT_OUT);
+    assert_eq!(world.email()["notifications"], 1);
+}
+
+async fn a_file_that_fails_for_another_reason_is_waited_for_and_left_out_twelve_hours_after_the_first_claim(
+    mode: WriteMode,
+) {
+    let mut world = World::start_in(mode).await;
+    world.put(ADA, mail("m1", &json!({})));
+    world.attach(ADA, "m1", "a1", "offer.pdf", b"offer");
+    for (hours, seconds) in [(0, 60), (6, 3_600), (5, 3_600)] {
+        world.later(TimeDelta::hours(hours));
+        world.fail_nylas_at("/attachments/a1/download", status(503, "provider_error"));
+        let fate = world.deliver_one(ADA, "m1").await;
+        let (delay, reason) = waiting(&fate);
+        assert_eq!(delay.as_secs(), seconds);
+        assert!(reason.starts_with("a file of the message: nylas is unavailable"));
+    }
+    world.later(TimeDelta::hours(1));
+    world.fail_nylas_at("/attachments/a1/download", Fault::ResetBefore);
+    assert_eq!(written(&world.deliver_one(ADA, "m1").await).1, ONE_LEFT_OUT);
+    assert_eq!(world.email()["notifications"], 1);
 }

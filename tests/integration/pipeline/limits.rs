@@ -1,13 +1,22 @@
 //! Does a batch stay within what Dataverse takes, however large it is? The twin refuses what is longer than the documented limits.
 
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use chrono::TimeDelta;
 use mailverse::dataverse::write::WriteMode;
+use mailverse::pipeline::Run;
 use serde_json::{Value, json};
+use twin::Fault;
 
 use crate::world::hundred::{self, MAILS, MOST_REQUESTS};
-use crate::world::{ADA, World, mail, people, to_row, written};
+use crate::world::{ADA, LOOK_UP, World, created, key, mail, people, to_row, waiting, written};
 
 in_both_write_modes!(
     six_hundred_recipients_are_all_parties_and_the_text_holds_whole_addresses,
+    of_many_recipients_the_sender_and_people_inside_are_resolved_first_and_the_rest_are_addresses,
+    nobody_who_was_not_looked_up_becomes_a_contact,
     a_look_up_of_long_addresses_stays_within_the_limits_of_a_url,
 );
 
@@ -38,7 +47,10 @@ async fn six_hundred_recipients_are_all_parties_and_the_text_holds_whole_address
         .map(|n| format!("person{n}@kites.example"))
         .collect();
     world.put(ADA, mail("m1", &json!({"to": people(&recipients)})));
-    assert_eq!(written(&world.deliver_one(ADA, "m1").await).1, None);
+    let fate = world.deliver_one(ADA, "m1").await;
+    // The sender and 249 of them are looked up.
+    let note = "left out: 351 × record of a recipient";
+    assert_eq!(written(&fate).1, Some(note));
     let to: Vec<String> = world
         .parties()
         .into_iter()
@@ -57,6 +69,137 @@ async fn six_hundred_recipients_are_all_parties_and_the_text_holds_whole_address
     assert_eq!(held, recipients[..held.len()]);
 }
 
+/// So many people outside of whom nothing is known, an account as number 500, and at the end somebody inside.
+fn crowd(outside: usize) -> Vec<String> {
+    let mut crowd: Vec<String> = (0..outside)
+        .map(|n| format!("person{n}@kites.example"))
+        .collect();
+    crowd.insert(500, "info@kites.example".to_owned());
+    crowd.push("ben@ours.example".to_owned());
+    crowd
+}
+
+async fn of_many_recipients_the_sender_and_people_inside_are_resolved_first_and_the_rest_are_addresses(
+    mode: WriteMode,
+) {
+    let mut world = World::start_in(mode).await;
+    world.put(ADA, mail("m1", &json!({"to": people(&crowd(1_500))})));
+    world.put(
+        ADA,
+        mail("m2", &json!({"to": people(&["info@kites.example"])})),
+    );
+    let fates = world.deliver(&[(ADA, "m1"), (ADA, "m2")]).await;
+    let (id, note) = written(&fates[0]);
+    let expected = "left out: 1253 × record of a recipient, 503 × recipient";
+    assert_eq!(note, Some(expected));
+    assert_eq!(written(&fates[1]).1, None);
+    let parties = world.twin.dataverse().parties(id);
+    let parties: Vec<&Value> = parties
+        .iter()
+        .filter(|party| party["participationtypemask"].as_i64() <= Some(4))
+        .collect();
+    assert_eq!(parties.len(), 1_000);
+    let of = |address: &str| {
+        let mut found = parties
+            .iter()
+            .filter(|party| party["addressused"] == address);
+        found.next().map(|party| party["partyid"].clone())
+    };
+    assert_eq!(
+        of("carol@kites.example"),
+        Some(to_row("contact", world.people.carol))
+    );
+    assert_eq!(
+        of("ben@ours.example"),
+        Some(to_row("systemuser", world.people.ben))
+    );
+    assert_eq!(of("person0@kites.example"), Some(Value::Null));
+    assert_eq!(of("person996@kites.example"), Some(Value::Null));
+    assert_eq!(of("person997@kites.example"), None, "there is no more room");
+    // The neighbour's look-up found the account; whether a message has a neighbour must not matter.
+    assert_eq!(of("info@kites.example"), Some(Value::Null));
+}
+
+async fn nobody_who_was_not_looked_up_becomes_a_contact(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
+    world.set(&json!({"create_contacts": "all"}));
+    let before = world.twin.dataverse().rows("contact").len();
+    world.put(ADA, mail("m1", &json!({"to": people(&crowd(600))})));
+    written(&world.deliver_one(ADA, "m1").await);
+    let made = world.twin.dataverse().rows("contact").len() - before;
+    assert_eq!(made, 250 - 2, "all that were looked up but Carol and Ben");
+}
+
+/// A clock on which every reading comes six seconds after the last, so that no answer comes in time.
+fn slow_clock() -> Instant {
+    static BEGUN: OnceLock<Instant> = OnceLock::new();
+    static READINGS: AtomicU64 = AtomicU64::new(0);
+    let seconds = 6 * READINGS.fetch_add(1, Ordering::Relaxed);
+    *BEGUN.get_or_init(Instant::now) + Duration::from_secs(seconds)
+}
+
+#[tokio::test]
+async fn a_look_up_without_an_answer_is_halved_and_the_message_at_which_it_hangs_waits_alone() {
+    let mut world = World::start().await;
+    world.invocation = TimeDelta::days(1);
+    for n in 1..=6 {
+        let from = people(&[format!("sender{n}@kites.example")]);
+        world.put(ADA, mail(&format!("m{n}"), &json!({"from": from})));
+    }
+    // The batch, the half that it is in, and alone.
+    for _ in 0..3 {
+        world.fail_dataverse_at("sender2%40kites.example", Fault::ResetBefore);
+    }
+    let ids: Vec<String> = (1..=6).map(|n| format!("m{n}")).collect();
+    let run = Run {
+        clock: slow_clock,
+        begun: slow_clock(),
+        ..world.begin()
+    };
+    let work = ids.iter().map(|id| created(ADA, id)).collect();
+    for handled in world.pipeline.run(work, run).await {
+        if handled.key == key(ADA, "m2") {
+            waiting(&handled.fate);
+        } else {
+            written(&handled.fate);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_failure_that_comes_at_once_is_not_asked_about_again() {
+    let mut world = World::start().await;
+    for id in ["m1", "m2"] {
+        world.put(ADA, mail(id, &json!({})));
+    }
+    world.fail_dataverse_at(LOOK_UP, Fault::ResetBefore);
+    for fate in world.deliver(&[(ADA, "m1"), (ADA, "m2")]).await {
+        waiting(&fate);
+    }
+    assert_eq!(world.twin.dataverse().requests().total, 1);
+}
+
+#[tokio::test]
+async fn a_body_longer_than_its_column_in_this_organisation_is_cut_and_noted() {
+    let mut world = World::start().await;
+    let dataverse = world.twin.dataverse().clone();
+    dataverse
+        .set_max_length("email", "description", 1_000)
+        .unwrap();
+    for id in ["m1", "m2"] {
+        world.put(ADA, mail(id, &json!({"body": "ä".repeat(2_000)})));
+    }
+    // The first one is refused; the second one is cut beforehand.
+    for id in ["m1", "m2"] {
+        let fate = world.deliver_one(ADA, id).await;
+        let (row, note) = written(&fate);
+        assert_eq!(note, Some("left out: part of the body"), "{id}");
+        let email = dataverse.row("email", row).unwrap();
+        assert_eq!(email["description"], "ä".repeat(1_000), "{id}");
+        assert_eq!(email["statecode"], 1, "{id}");
+    }
+}
+
 /// As long as an address may be, of characters that are nine each in a URL.
 fn long_address(start: &str) -> String {
     let rest = 320 - start.len() - "@kites.example".len();
@@ -73,7 +216,7 @@ async fn a_look_up_of_long_addresses_stays_within_the_limits_of_a_url(mode: Writ
     world.put(ADA, mail("m2", &json!({})));
     let fates = world.deliver(&[(ADA, "m1"), (ADA, "m2")]).await;
     let (id, note) = written(&fates[0]);
-    assert_eq!(note, None, "nothing is left out");
+    assert_eq!(note, Some("left out: 351 × record of a recipient"));
     written(&fates[1]);
     let email = world.twin.dataverse().row("email", id).unwrap();
     assert_eq!(email["messageid"], long_id);

@@ -41,6 +41,16 @@ impl Work<'_> {
             other => other,
         };
         let settings = &self.org.settings;
+        let writes = matches!(
+            privilege,
+            Privilege::Create | Privilege::Write | Privilege::Delete
+        );
+        if writes
+            && table == "activity"
+            && let Some((status, code)) = settings.refused_writes
+        {
+            return Err(Refusal::new(status, code, "as the test asked".to_owned()));
+        }
         let is_in = |withheld: &[(Privilege, &str)]| withheld.contains(&(privilege, table));
         // The application needs what it does for another user, and so does that user (Dataverse facts §13).
         let for_another = self.org.caller.on_behalf.is_some();

@@ -48,11 +48,28 @@ pub enum Setting {
     Withheld(Vec<(Privilege, &'static str)>),
     /// Privileges that the roles of all users lack for whom an application acts; none at first.
     WithheldFromUsers(Vec<(Privilege, &'static str)>),
+    /// Emails whose creation is refused, as by a plug-in of the organisation; none at first.
+    RefusedEmails(Option<RefusedEmails>),
+    /// Status and code by which everything is refused that makes, changes or removes an activity;
+    /// none at first. For a refusal that no privilege explains, such as one that no list of codes
+    /// has.
+    RefusedWrites(Option<(u16, &'static str)>),
     /// Seconds during which an alternate key that was posted is Pending; 0 at first: Active at once.
     KeyIndexSeconds(u32),
     /// Whether two emails may not have one `messageid`, as server-side synchronization relies on (Dataverse facts §7.3). On
     /// at first. The second one is refused with 412 / 0x80040237, whoever writes it; the code is not known.
     UniqueMessageIds(bool),
+}
+
+/// Which emails are refused, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusedEmails {
+    /// The HTTP status.
+    pub status: u16,
+    /// The hexadecimal code.
+    pub code: &'static str,
+    /// A text that their subject holds; all of them when it is empty.
+    pub subject: &'static str,
 }
 
 /// The settings of an organisation.
@@ -70,7 +87,9 @@ pub(crate) struct Settings {
     pub(crate) may_override_created_on: bool,
     pub(crate) withheld: Vec<(Privilege, &'static str)>,
     pub(crate) withheld_from_users: Vec<(Privilege, &'static str)>,
+    pub(crate) refused_emails: Option<RefusedEmails>,
     pub(crate) unique_message_ids: bool,
+    pub(crate) refused_writes: Option<(u16, &'static str)>,
 }
 
 impl Settings {
@@ -93,6 +112,8 @@ impl Settings {
             Setting::MayOverrideCreatedOn(may) => self.may_override_created_on = may,
             Setting::Withheld(withheld) => self.withheld = withheld,
             Setting::WithheldFromUsers(withheld) => self.withheld_from_users = withheld,
+            Setting::RefusedEmails(refused) => self.refused_emails = refused,
+            Setting::RefusedWrites(refusal) => self.refused_writes = refusal,
             Setting::KeyIndexSeconds(seconds) => {
                 self.key_index = TimeDelta::seconds(seconds.into());
             }
@@ -124,7 +145,9 @@ impl Default for Settings {
             may_override_created_on: true,
             withheld: Vec::new(),
             withheld_from_users: Vec::new(),
+            refused_emails: None,
             unique_message_ids: true,
+            refused_writes: None,
         }
     }
 }

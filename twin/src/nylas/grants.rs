@@ -24,6 +24,7 @@ pub(crate) fn list(mailboxes: &[Mailbox], query: &Query) -> Reply {
         is("grant_status", &grant.status)
             && is("email", &grant.email)
             && is("provider", &grant.provider)
+            && is("workspace_id", &mailbox.workspace_id)
     });
     let data = found
         .skip(offset)
@@ -47,6 +48,7 @@ pub(crate) fn show(mailbox: &Mailbox, with_aliases: bool) -> Map<String, Value> 
     object.insert("provider".to_owned(), json!(grant.provider));
     object.insert("grant_status".to_owned(), json!(grant.status));
     object.insert("email".to_owned(), json!(grant.email));
+    object.insert("workspace_id".to_owned(), json!(mailbox.workspace_id));
     object.insert("created_at".to_owned(), json!(mailbox.created_at));
     object.insert("updated_at".to_owned(), json!(mailbox.created_at));
     if matches!(grant.provider.as_str(), "google" | "microsoft") {

@@ -8,6 +8,9 @@ use base64::engine::general_purpose::URL_SAFE;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
+/// The workspace of a grant that was put into no other.
+pub(crate) const DEFAULT_WORKSPACE: &str = "workspace-default";
+
 /// A mailbox that the application may read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
@@ -26,6 +29,7 @@ pub struct Grant {
 /// A grant and its mail.
 pub(crate) struct Mailbox {
     pub(crate) grant: Grant,
+    pub(crate) workspace_id: String,
     pub(crate) created_at: i64,
     pub(crate) folders: Vec<Map<String, Value>>,
     pub(crate) messages: BTreeMap<String, Map<String, Value>>,
@@ -38,6 +42,7 @@ impl Mailbox {
         let folders = default_folders(&grant);
         Self {
             grant,
+            workspace_id: DEFAULT_WORKSPACE.to_owned(),
             created_at,
             folders,
             messages: BTreeMap::new(),

@@ -8,6 +8,7 @@
 //! | the secret is shown by the creation and by a rotation, and never again | |
 //! | a rotation ends the old secret at once | |
 //! | no destination of this id | 404 |
+//! | a destination is sent the types that it is subscribed to, with whatever suffixes Nylas appends (facts §5) | |
 //!
 //! What an update or a removal of a destination looks like is not in the facts: 501.
 
@@ -197,7 +198,7 @@ impl Nylas {
         let state = lock(&self.state);
         let subscribed = state.destinations.iter().filter(|one| {
             matches!(one.status.as_str(), "active" | "failing")
-                && one.triggers.iter().any(|trigger| trigger == kind)
+                && one.triggers.iter().any(|trigger| is_of(kind, trigger))
         });
         subscribed
             .map(|one| {
@@ -309,6 +310,12 @@ impl Nylas {
             changed_at: now,
         })
     }
+}
+
+/// Whether a notification's type is this trigger, or this trigger with suffixes.
+fn is_of(kind: &str, trigger: &str) -> bool {
+    let suffixes = kind.strip_prefix(trigger);
+    suffixes.is_some_and(|it| it.is_empty() || it.starts_with('.'))
 }
 
 fn check_url(text: &str) -> Result<(), Failure> {

@@ -118,6 +118,31 @@ async fn grants_are_listed_with_limit_and_offset_instead_of_a_cursor() {
 }
 
 #[tokio::test]
+async fn a_grant_is_in_one_workspace_and_the_list_can_be_asked_for_one() {
+    let mail = Mail::new().await;
+    let nylas = mail.twin.nylas();
+    let workspace =
+        async |id: &str| mail.get(&format!("/{id}")).await.json()["data"]["workspace_id"].clone();
+    assert_eq!(workspace("g").await, "workspace-default");
+    nylas.set_workspace("m", "workspace-kites");
+    assert_eq!(workspace("m").await, "workspace-kites");
+    assert_eq!(ids(&mail.get("?workspace_id=workspace-kites").await), ["m"]);
+    let asked = nylas.requested();
+    assert_eq!(asked[0], "/v3/grants/g?");
+    assert_eq!(asked[2], "/v3/grants?workspace_id=workspace-kites");
+}
+
+#[tokio::test]
+async fn a_grant_that_was_deleted_is_listed_no_more_and_its_mail_is_unknown() {
+    let mail = Mail::new().await;
+    mail.add("m", "a", 1);
+    mail.twin.nylas().remove_grant("m");
+    assert_eq!(ids(&mail.get("").await), ["i", "g"]);
+    let unknown = (404, "grant.not_found".to_owned());
+    assert_eq!(error(&mail.get("/m/messages/a").await), unknown);
+}
+
+#[tokio::test]
 async fn a_grant_is_found_by_id_or_address_and_shows_aliases_on_request() {
     let mail = Mail::new().await;
     for slot in ["g", "grant:g", "g@example.com", "email:G@Example.com"] {

@@ -94,3 +94,27 @@ async fn each_operation_needs_its_privilege_and_no_other() {
         );
     }
 }
+
+#[tokio::test]
+async fn writes_can_be_refused_by_any_code_while_reads_go_on() {
+    let world = World::new().await;
+    let dataverse = world.twin.dataverse();
+    let email = dataverse
+        .insert("email", json!({"subject": "Kites"}))
+        .unwrap();
+    let one = format!("emails({email})");
+    dataverse.set_setting(Setting::RefusedWrites(Some((400, "0x80099999"))));
+    let refused = [
+        world.post("emails", json!({"subject": "Gulls"})).await,
+        world.patch(&one, json!({"subject": "x"})).await,
+        world.delete(&one).await,
+    ];
+    for answer in refused {
+        assert_eq!(answer.error(), error(400, "0x80099999"));
+    }
+    let row = world.get(&one).await;
+    assert_eq!(row.json()["subject"], "Kites");
+    dataverse.set_setting(Setting::RefusedWrites(None));
+    let made = world.post("emails", json!({"subject": "Gulls"})).await;
+    assert!(made.status < 300, "{}", made.body);
+}

@@ -154,6 +154,15 @@ async fn what_is_not_active_or_not_subscribed_is_not_delivered_to() {
             .deliveries(&json!({"type": "message.updated"}))
             .is_empty()
     );
+    for (kind, count) in [
+        ("message.created.truncated", 1),
+        ("message.created.v2.redacted", 1),
+        ("message.createdx", 0),
+        ("message.updated.truncated", 0),
+    ] {
+        let deliveries = twin.nylas().deliveries(&json!({"type": kind}));
+        assert_eq!(deliveries.len(), count, "{kind}");
+    }
     for (status, count) in [("active", 1), ("failing", 1), ("pause", 0), ("failed", 0)] {
         twin.nylas().set_webhook_status(status);
         assert_eq!(twin.nylas().deliveries(&created()).len(), count, "{status}");

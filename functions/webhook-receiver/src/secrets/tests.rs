@@ -199,23 +199,35 @@ async fn deliveries_that_arrive_together_read_the_secret_once() {
 }
 
 #[tokio::test]
-async fn a_store_that_does_not_answer_leaves_it_open_and_is_asked_again() {
+async fn a_store_that_does_not_answer_leaves_it_open_and_is_asked_again_after_five_seconds() {
     let store = Store::default();
     store.holds("first", None);
     store.is_down(true);
     let secrets = store.secrets().await;
-    let unknown = check(&secrets, "first", at(0)).await;
+    // A burst, and one call.
+    for second in [0, 0, 1, 4] {
+        let unknown = check(&secrets, "first", at(second)).await;
+        assert!(matches!(unknown, Err(SecretsUnavailable::Store(_))));
+    }
+    assert_eq!(store.asked(), 1);
+    let unknown = check(&secrets, "first", at(5)).await;
     assert!(matches!(unknown, Err(SecretsUnavailable::Store(_))));
+    assert_eq!(store.asked(), 2);
     store.is_down(false);
-    assert!(check(&secrets, "first", at(1)).await.unwrap());
+    assert!(check(&secrets, "first", at(10)).await.unwrap());
 
     // The same once a secret is known: the signature may be by the rotated one that cannot be seen.
     store.is_down(true);
     store.holds("second", Some("first"));
-    let unknown = check(&secrets, "second", at(2)).await;
-    assert!(matches!(unknown, Err(SecretsUnavailable::Store(_))));
+    for second in [11, 12] {
+        let unknown = check(&secrets, "second", at(second)).await;
+        assert!(matches!(unknown, Err(SecretsUnavailable::Store(_))));
+        // What is known needs no store.
+        assert!(check(&secrets, "first", at(second)).await.unwrap());
+    }
+    assert_eq!(store.asked(), 5, "one more");
     store.is_down(false);
-    assert!(check(&secrets, "second", at(3)).await.unwrap());
+    assert!(check(&secrets, "second", at(16)).await.unwrap());
 }
 
 #[tokio::test]

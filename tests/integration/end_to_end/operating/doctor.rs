@@ -36,6 +36,7 @@ impl Installed {
             ("WEBHOOK_SECRET_ID", "webhook".to_owned()),
             ("NYLAS_API_URL", cloud.twin.nylas().url()),
             ("NYLAS_API_KEY_SECRET_ID", "nylas".to_owned()),
+            ("MAILBOXES", "ours.example".to_owned()),
             ("DATAVERSE_URL", cloud.twin.dataverse().url()),
             ("TOKEN_SECRET_ID", "token".to_owned()),
             ("LEDGER_TABLE", TABLE.to_owned()),
@@ -178,7 +179,7 @@ async fn nothing_but_a_region_set_each_setting_is_named_with_the_output_that_has
     let seen = run(&["doctor"], &cloud.aws_settings()).await;
     assert_eq!(seen.status, Some(1), "{}", seen.out);
     let remedies: Vec<&str> = seen.out.lines().filter(|it| it.contains("→")).collect();
-    assert_eq!(remedies.len(), 8, "{}", seen.out);
+    assert_eq!(remedies.len(), 9, "{}", seen.out);
     let named = remedies
         .iter()
         .filter_map(|it| it.split_once("the output "));
@@ -243,6 +244,20 @@ async fn a_setting_that_is_missing_or_malformed_is_one_line_with_its_remedy() {
             "settings",
             "no https",
             "WebhookUrl",
+        ),
+        (
+            "MAILBOXES",
+            None,
+            "settings",
+            "MAILBOXES is missing",
+            "the template parameter Mailboxes",
+        ),
+        (
+            "MAILBOXES",
+            Some("all,ours.example"),
+            "settings",
+            "beside others",
+            "the template parameter Mailboxes",
         ),
         (
             "DATAVERSE_URL",
@@ -421,6 +436,65 @@ async fn the_transcript_of_the_readme_is_what_is_printed() {
 }
 
 #[tokio::test]
+async fn each_mailbox_is_in_or_out_with_the_reason_and_an_entry_without_mailbox_is_a_warning() {
+    const THEIRS: &str = "1e3288f6-0000-4000-8000-00000000000e";
+    let mut installed = Installed::new().await;
+    installed.cloud.twin.nylas().add_grant(twin::Grant {
+        id: THEIRS.to_owned(),
+        email: "eve@theirs.example".to_owned(),
+        provider: "google".to_owned(),
+        aliases: Vec::new(),
+        // Nobody need sign in to a mailbox that takes no part.
+        status: "invalid".to_owned(),
+    });
+    let seen = installed.doctor(&[]).await;
+    assert_healthy(&seen);
+    let out = format!("✔ mailbox {THEIRS}  out, no entry matches");
+    let line = |text: &str| seen.out.lines().find(|line| line.contains(text)).unwrap();
+    assert_eq!(line(THEIRS), out);
+    assert!(line("mailboxes ").ends_with("1 of 2 take part"));
+    assert!(line("mailbox grant-1").ends_with("in by entry 1, google"));
+    assert!(line("MAILBOXES entry 1").ends_with("ours.example: 1 mailbox"));
+
+    let setting = "typo.example,workspace:workspace-default,eve@theirs.example";
+    let seen = installed.doctor_with("MAILBOXES", Some(setting)).await;
+    assert_eq!(
+        seen.status,
+        Some(1),
+        "Eve is in, and signed out: {}",
+        seen.out
+    );
+    assert!(!seen.out.contains("eve@theirs"), "{}", seen.out);
+    let about = |line: &&str| line.contains("ailbox") || line.contains("MAILBOXES");
+    for line in seen
+        .out
+        .lines()
+        .filter(about)
+        .filter(|line| !line.contains("let its owner"))
+    {
+        assert!(line.chars().count() <= 80, "{line}");
+    }
+    assert!(seen.out.contains("! MAILBOXES entry 1"), "{}", seen.out);
+    assert!(
+        seen.out.contains("typo.example: no mailbox"),
+        "{}",
+        seen.out
+    );
+    assert!(seen.out.ends_with("1 broken, 1 warning.\n"), "{}", seen.out);
+
+    let seen = installed
+        .doctor_with("MAILBOXES", Some("typo.example"))
+        .await;
+    assert_eq!(seen.status, Some(0), "{}", seen.out);
+    assert!(seen.out.contains("0 of 2 take part"), "{}", seen.out);
+    assert!(
+        seen.out.ends_with("Nothing is broken, 2 warnings.\n"),
+        "{}",
+        seen.out
+    );
+}
+
+#[tokio::test]
 async fn what_is_wrong_with_nylas_is_one_line_with_its_remedy() {
     let mut installed = Installed::new().await;
     let nylas = installed.cloud.twin.nylas().clone();
@@ -430,7 +504,7 @@ async fn what_is_wrong_with_nylas_is_one_line_with_its_remedy() {
         "an expired grant",
         &seen,
         "mailbox grant-1",
-        "signing in again",
+        "in by entry 1, signed out",
         "since its watermark",
     );
     nylas.set_grant_status(GRANT, "valid");

@@ -1,0 +1,178 @@
+//! Which readable notifications of messages are acknowledged and not queued.
+//!
+//! | Notification | Why nothing is lost |
+//! | --- | --- |
+//! | of another Nylas application than the configured one | it is none of our mail |
+//! | older than seven days by the envelope's `time` | the daily backfill has listed that week |
+//! | queued by this process within a day | the queue has it |
+//!
+//! What cannot be told is queued: a notification without an application id, a time or an id of its own.
+
+use std::sync::{Mutex, PoisonError};
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use crate::notification::MessageNotification;
+use crate::recent::{Fingerprint, RecentNotifications};
+
+/// A notification that is older is not queued. The daily backfill lists as many days (`template.yaml`, `Daily`).
+const LONGEST_AGE: TimeDelta = TimeDelta::days(7);
+
+/// Why a notification is not queued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unwanted {
+    /// It names another application.
+    AnotherApplication,
+    /// It is older than a week.
+    TooOld,
+    /// It was queued before.
+    Duplicate,
+}
+
+impl Unwanted {
+    /// For the log.
+    #[must_use]
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::AnotherApplication => "it is of another Nylas application",
+            Self::TooOld => "it is older than seven days",
+            Self::Duplicate => "it was queued within the last day",
+        }
+    }
+}
+
+/// What is not queued.
+#[derive(Debug, Default)]
+pub struct Filter {
+    application_id: Option<String>,
+    live: Option<Mutex<RecentNotifications>>,
+}
+
+impl Filter {
+    /// Queues everything: for saved events, which are old and are replayed as often as one likes.
+    #[must_use]
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// For deliveries of this moment, by the application `application_id` where one is configured.
+    #[must_use]
+    pub fn live(application_id: Option<String>) -> Self {
+        Self {
+            application_id,
+            live: Some(Mutex::default()),
+        }
+    }
+
+    /// Why `notification` is not queued; `None` if it is.
+    #[must_use]
+    pub fn unwanted(
+        &self,
+        notification: &MessageNotification,
+        now: DateTime<Utc>,
+    ) -> Option<Unwanted> {
+        if let (Some(ours), Some(named)) = (&self.application_id, &notification.application_id)
+            && !ours.eq_ignore_ascii_case(named)
+        {
+            return Some(Unwanted::AnotherApplication);
+        }
+        let recent = self.live.as_ref()?;
+        if notification.time.is_some_and(|at| now - at > LONGEST_AGE) {
+            return Some(Unwanted::TooOld);
+        }
+        let fingerprint = fingerprint(notification)?;
+        let recent = recent.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = recent.holds(fingerprint, now);
+        known.then_some(Unwanted::Duplicate)
+    }
+
+    /// The queue has taken everything of `notification`.
+    pub fn queued(&self, notification: &MessageNotification, now: DateTime<Utc>) {
+        if let (Some(recent), Some(fingerprint)) = (&self.live, fingerprint(notification)) {
+            let mut recent = recent.lock().unwrap_or_else(PoisonError::into_inner);
+            recent.add(fingerprint, now);
+        }
+    }
+}
+
+fn fingerprint(notification: &MessageNotification) -> Option<Fingerprint> {
+    let id = notification.id.as_ref()?;
+    Some(Fingerprint::new(id, &notification.request))
+}
+
+#[cfg(test)]
+mod tests {
+    use mailverse::ids::MessageKey;
+    use mailverse::sync_request::{SyncRequest, Trigger};
+
+    use super::*;
+
+    fn now() -> DateTime<Utc> {
+        DateTime::UNIX_EPOCH + TimeDelta::days(20_000)
+    }
+
+    fn notification() -> MessageNotification {
+        MessageNotification {
+            request: SyncRequest {
+                key: MessageKey {
+                    grant_id: "g".parse().unwrap(),
+                    message_id: "m".parse().unwrap(),
+                },
+                trigger: Trigger::Created,
+            },
+            id: Some("n".to_owned()),
+            time: Some(now()),
+            application_id: Some("app".to_owned()),
+            unknown_suffix: None,
+        }
+    }
+
+    #[test]
+    fn only_a_notification_that_names_another_application_is_of_another() {
+        let configured = Filter::live(Some("APP".to_owned()));
+        let mut notification = notification();
+        assert_eq!(configured.unwanted(&notification, now()), None);
+        notification.application_id = Some("other".to_owned());
+        let unwanted = configured.unwanted(&notification, now());
+        assert_eq!(unwanted, Some(Unwanted::AnotherApplication));
+        assert_eq!(Filter::live(None).unwanted(&notification, now()), None);
+        notification.application_id = None;
+        assert_eq!(configured.unwanted(&notification, now()), None);
+    }
+
+    #[test]
+    fn a_notification_is_too_old_after_seven_days_and_never_without_a_time() {
+        let filter = Filter::live(None);
+        let mut notification = notification();
+        for (days, minutes, expected) in [
+            (7, 0, None),
+            (7, 1, Some(Unwanted::TooOld)),
+            (400, 0, Some(Unwanted::TooOld)),
+            (-400, 0, None),
+        ] {
+            notification.time = Some(now() - TimeDelta::days(days) - TimeDelta::minutes(minutes));
+            assert_eq!(filter.unwanted(&notification, now()), expected, "{days}");
+            assert_eq!(Filter::none().unwanted(&notification, now()), None);
+        }
+        notification.time = None;
+        assert_eq!(filter.unwanted(&notification, now()), None);
+    }
+
+    #[test]
+    fn a_notification_is_a_duplicate_only_once_the_queue_has_it() {
+        let filter = Filter::live(None);
+        let notification = notification();
+        assert_eq!(filter.unwanted(&notification, now()), None);
+        assert_eq!(filter.unwanted(&notification, now()), None);
+        filter.queued(&notification, now());
+        let unwanted = filter.unwanted(&notification, now());
+        assert_eq!(unwanted, Some(Unwanted::Duplicate));
+        let mut nameless = notification.clone();
+        nameless.id = None;
+        filter.queued(&nameless, now());
+        assert_eq!(filter.unwanted(&nameless, now()), None);
+        let none = Filter::none();
+        none.queued(&notification, now());
+        assert_eq!(none.unwanted(&notification, now()), None);
+    }
+}

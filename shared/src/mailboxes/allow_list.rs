@@ -1,0 +1,342 @@
+//! Which of the application's grants take part: the setting `MAILBOXES`.
+//!
+//! One Nylas application may hold mailboxes of several companies. Only those that the setting names
+//! are read, and only their addresses are internal.
+//!
+//! | Entry | Matches |
+//! | --- | --- |
+//! | `ada@example.com` | the grant whose main address this is, as [`EmailAddress`] compares: in any case, an international domain in either form. Not an alias |
+//! | `example.com` | the grants whose main address is in exactly this domain. A subdomain needs an entry of its own |
+//! | `workspace:ID` | the grants of this Nylas workspace; ids are compared as they are |
+//! | `all` | every grant of the application. Stands alone |
+//!
+//! Entries are separated by commas. There is no default: whoever wants all mailboxes has to write
+//! so.
+//!
+//! That a grant in the list of grants always carries its `workspace_id` is inferred (Nylas facts
+//! §11). One without it matches no workspace.
+
+use std::str::FromStr;
+
+use crate::env::Settings;
+use crate::ids::{EmailAddress, normal_domain};
+use crate::nylas::wire::Grant;
+
+/// The setting's name.
+pub const SETTING: &str = "MAILBOXES";
+
+/// What an entry may be, for whoever has to write one.
+const ALLOWED: &str = "addresses, domains and workspace:ID, separated by commas, or all";
+
+const WORKSPACE: &str = "workspace:";
+
+/// The mailboxes that take part.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AllowList {
+    /// Every grant of the application.
+    All,
+    /// Those that an entry matches; none of them when there is no entry.
+    Entries(Vec<Entry>),
+}
+
+/// One entry of the list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Entry {
+    /// One mailbox.
+    Address(EmailAddress),
+    /// The mailboxes of a domain, in the form of [`EmailAddress::domain`].
+    Domain(String),
+    /// The mailboxes of a Nylas workspace.
+    Workspace(String),
+}
+
+/// Why a mailbox takes part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Admission {
+    /// All do.
+    All,
+    /// The entry at this place, from 1, is the first that matches it.
+    Entry(usize),
+}
+
+/// What is wrong with the setting. Entries are named by their place, since an address must not
+/// reach a log.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum AllowListError {
+    /// It names nothing.
+    #[error("names no mailbox: it must be {ALLOWED}")]
+    Empty,
+    /// An entry is none of those that there are.
+    #[error("must be {ALLOWED}, and entry {place} is {problem}")]
+    Entry {
+        /// Which entry, from 1.
+        place: usize,
+        /// What it is instead.
+        problem: &'static str,
+    },
+    /// `all` has company.
+    #[error("has entry {place} `all` beside others: `all` must stand alone")]
+    NotAlone {
+        /// Which entry, from 1.
+        place: usize,
+    },
+}
+
+impl AllowList {
+    /// Reads the setting, which has to be there. An empty list stands in for a missing or malformed
+    /// one until [`Settings::finish`].
+    pub fn read<L: Fn(&str) -> Option<String>>(settings: &mut Settings<L>) -> Self {
+        let missing = format!("name the mailboxes that take part: {ALLOWED}");
+        let read = settings.required_parsed(SETTING, &missing);
+        read.unwrap_or(Self::Entries(Vec::new()))
+    }
+
+    /// The entries, in the order of the setting; none for `all`.
+    #[must_use]
+    pub fn entries(&self) -> &[Entry] {
+        match self {
+            Self::All => &[],
+            Self::Entries(entries) => entries,
+        }
+    }
+
+    /// Why the grant takes part; `None` when it does not.
+    #[must_use]
+    pub fn admission(&self, grant: &Grant) -> Option<Admission> {
+        match self {
+            Self::All => Some(Admission::All),
+            Self::Entries(entries) => {
+                let place = entries.iter().position(|entry| entry.matches(grant))?;
+                Some(Admission::Entry(place + 1))
+            }
+        }
+    }
+
+    /// Whether the grant takes part.
+    #[must_use]
+    pub fn admits(&self, grant: &Grant) -> bool {
+        self.admission(grant).is_some()
+    }
+}
+
+impl Entry {
+    /// Whether it names this grant.
+    #[must_use]
+    pub fn matches(&self, grant: &Grant) -> bool {
+        match self {
+            Self::Address(address) => grant.address.as_ref() == Some(address),
+            Self::Domain(domain) => match &grant.address {
+                Some(address) => address.domain() == domain,
+                None => false,
+            },
+            Self::Workspace(id) => grant.workspace_id.as_ref() == Some(id),
+        }
+    }
+
+    fn read(text: &str) -> Result<Self, &'static str> {
+        if let Some(id) = text.strip_prefix(WORKSPACE) {
+            let id = id.trim();
+            let is_id = !id.is_empty() && id.chars().all(|c| c.is_ascii_graphic());
+            return if is_id {
+                Ok(Self::Workspace(id.to_owned()))
+            } else {
+                Err("`workspace:` without an id")
+            };
+        }
+        if let Some(address) = EmailAddress::parse(text) {
+            return Ok(Self::Address(address));
+        }
+        if text.starts_with('@') {
+            return Err("a domain with an @ before it, which it must not have");
+        }
+        if text.contains('*') {
+            return Err("a pattern, and `*` is not known: each subdomain needs an entry");
+        }
+        match plain_domain(text) {
+            Some(domain) => Ok(Self::Domain(domain)),
+            None => Err("none of these"),
+        }
+    }
+}
+
+impl FromStr for AllowList {
+    type Err = AllowListError;
+
+    /// Blank entries are passed over, so that a comma at the end does no harm.
+    fn from_str(text: &str) -> Result<Self, AllowListError> {
+        let texts: Vec<&str> = text
+            .split(',')
+            .map(str::trim)
+            .filter(|entry| !entry.is_empty())
+            .collect();
+        if texts == ["all"] {
+            return Ok(Self::All);
+        }
+        let read = |(index, text): (usize, &&str)| {
+            let place = index + 1;
+            if *text == "all" {
+                return Err(AllowListError::NotAlone { place });
+            }
+            Entry::read(text).map_err(|problem| AllowListError::Entry { place, problem })
+        };
+        let entries: Vec<Entry> = texts
+            .iter()
+            .enumerate()
+            .map(read)
+            .collect::<Result<_, _>>()?;
+        if entries.is_empty() {
+            return Err(AllowListError::Empty);
+        }
+        Ok(Self::Entries(entries))
+    }
+}
+
+/// The domain in the form of [`EmailAddress::domain`]; `None` for a text that is no domain of mail:
+/// it has two labels at least, so that a word that was meant for something else is not taken for
+/// one.
+fn plain_domain(text: &str) -> Option<String> {
+    let domain = normal_domain(text);
+    let is_label = |label: &str| {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+        !label.is_empty()
+            && label.len() <= 63
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.chars().all(plain)
+    };
+    let is_domain = domain.len() <= 253 && domain.contains('.') && domain.split('.').all(is_label);
+    is_domain.then_some(domain)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::nylas::wire;
+
+    fn list(text: &str) -> AllowList {
+        text.parse().unwrap()
+    }
+
+    fn error(text: &str) -> String {
+        text.parse::<AllowList>().unwrap_err().to_string()
+    }
+
+    fn grant(email: &str, workspace: &str) -> Grant {
+        let grant = json!({"id": "g", "email": email, "workspace_id": workspace,
+                           "email_aliases": ["alias@kites.example"]});
+        wire::grant(&grant).unwrap()
+    }
+
+    #[test]
+    fn a_mailbox_takes_part_by_its_address_its_domain_or_its_workspace() {
+        let allowed = list(" Ada@Ours.example, KITES.example ,workspace:W-1,");
+        let by = |email: &str, workspace: &str| allowed.admission(&grant(email, workspace));
+        assert_eq!(by("ada@ours.EXAMPLE", "x"), Some(Admission::Entry(1)));
+        assert_eq!(by("Ben@Kites.Example", "x"), Some(Admission::Entry(2)));
+        assert_eq!(by("eve@else.example", "W-1"), Some(Admission::Entry(3)));
+        assert_eq!(by("ben@ours.example", "x"), None);
+        assert_eq!(
+            allowed.entries().len(),
+            3,
+            "the comma at the end does no harm"
+        );
+    }
+
+    #[test]
+    fn a_subdomain_an_alias_a_tag_and_another_case_of_a_workspace_are_not_meant() {
+        let allowed = list("kites.example,ada@ours.example,workspace:W-1");
+        for (email, workspace) in [
+            ("ben@mail.kites.example", "x"),
+            ("ben@notkites.example", "x"),
+            ("ada+x@ours.example", "x"),
+            ("eve@else.example", "w-1"),
+        ] {
+            assert!(
+                !allowed.admits(&grant(email, workspace)),
+                "{email} {workspace}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_international_domain_is_matched_in_either_form() {
+        for text in [
+            "bücher.example",
+            "xn--bcher-kva.example",
+            "Ada@BÜCHER.example",
+        ] {
+            for email in ["ada@bücher.example", "ada@xn--bcher-kva.example"] {
+                assert!(list(text).admits(&grant(email, "x")), "{text} {email}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_grant_without_address_or_workspace_is_matched_by_none_but_all() {
+        let bare = wire::grant(&json!({"id": "g"})).unwrap();
+        assert!(!list("ours.example,a@ours.example,workspace:W-1").admits(&bare));
+        assert_eq!(list(" all ,").admission(&bare), Some(Admission::All));
+        assert_eq!(list("all").entries(), []);
+        assert!(!AllowList::Entries(Vec::new()).admits(&grant("a@ours.example", "x")));
+    }
+
+    #[test]
+    fn what_is_no_entry_is_refused_by_its_place_and_never_quoted() {
+        for (text, place, problem) in [
+            ("everybody", 1, "none of these"),
+            ("ours.example,a b@ours.example", 2, "none of these"),
+            ("ours.example,,.example", 2, "none of these"),
+            ("ours..example", 1, "none of these"),
+            ("-ours.example", 1, "none of these"),
+            ("https://ours.example", 1, "none of these"),
+            ("Ada <ada@ours.example>", 1, "none of these"),
+            ("workspace: ", 1, "`workspace:` without an id"),
+            ("@ours.example", 1, "an @ before it"),
+            ("*.ours.example", 1, "a pattern"),
+        ] {
+            let error = error(text);
+            assert!(error.contains(&format!("entry {place} is ")), "{error}");
+            assert!(error.contains(problem), "{error}");
+            assert!(!error.contains("ours"), "{error}");
+        }
+        assert!(error(" , ").starts_with("names no mailbox: it must be addresses, domains"));
+    }
+
+    #[test]
+    fn all_stands_alone() {
+        for (text, place) in [
+            ("all,ours.example", 1),
+            ("ours.example,all", 2),
+            ("all,all", 1),
+        ] {
+            assert_eq!(
+                error(text),
+                format!("has entry {place} `all` beside others: `all` must stand alone")
+            );
+        }
+        assert!(error("ALL").contains("entry 1 is none of these"));
+    }
+
+    #[test]
+    fn the_setting_has_to_be_there() {
+        let mut missing = Settings::new(|_| None);
+        assert_eq!(
+            AllowList::read(&mut missing),
+            AllowList::Entries(Vec::new())
+        );
+        let text = missing.finish().unwrap_err().to_string();
+        assert!(
+            text.contains("MAILBOXES is missing: name the mailboxes"),
+            "{text}"
+        );
+        let mut wrong = Settings::new(|_| Some("all,ours.example".to_owned()));
+        AllowList::read(&mut wrong);
+        let text = wrong.finish().unwrap_err().to_string();
+        assert!(
+            text.contains("MAILBOXES has entry 1 `all` beside others"),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,302 @@
+//! How many people of one message are looked up, and how many become parties of its row.
+//!
+//! Looking up a person takes a share of five queries, and a message may name ten thousand. Without a limit, one such
+//! message would use up the time of its whole batch.
+//!
+//! | Of a message with more people | Are |
+//! | --- | --- |
+//! | the sender, then people inside, then the others in the message's order, up to the limit | looked up, and may become contacts |
+//! | the others | parties with their address alone ([`Omission::Resolution`]) |
+//! | those beyond [`MOST_PARTIES`] | no parties ([`Omission::Recipient`]) |
+//!
+//! Who is inside is told here by mailboxes and internal domains: users and queues are known only once they are looked up.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::str::FromStr;
+
+use crate::ids::EmailAddress;
+use crate::message::{Message, Omission};
+use crate::parties::{Choice, Match, Party, Resolution};
+
+/// Most parties that the row of a message is given.
+///
+/// Dataverse documents no limit (facts §5). Exchange Online takes at most 1,000 recipients for a message, so mail that its
+/// own synchronisation writes has no more. Source: Microsoft, "Exchange Online limits"; that more would pass is unknown.
+pub const MOST_PARTIES: usize = 1_000;
+
+/// How many people of one message are looked up: 1 to [`MOST_PARTIES`], 250 unless set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ResolvedPeopleLimit(usize);
+
+impl Default for ResolvedPeopleLimit {
+    fn default() -> Self {
+        Self(250)
+    }
+}
+
+/// No number of people that can be looked up.
+#[derive(Debug, thiserror::Error)]
+#[error("must be a whole number from 1 to {MOST_PARTIES}, and {given} is none")]
+pub struct InvalidLimit {
+    given: String,
+}
+
+impl FromStr for ResolvedPeopleLimit {
+    type Err = InvalidLimit;
+
+    fn from_str(text: &str) -> Result<Self, InvalidLimit> {
+        match text.parse() {
+            Ok(number) if (1..=MOST_PARTIES).contains(&number) => Ok(Self(number)),
+            _ => Err(InvalidLimit {
+                given: text.to_owned(),
+            }),
+        }
+    }
+}
+
+impl fmt::Display for ResolvedPeopleLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// The people of a message who are looked up.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct PeopleLookedUp {
+    /// `None`: all of them. Those with a tag are here without it too, as they are asked for.
+    only: Option<HashSet<EmailAddress>>,
+}
+
+impl PeopleLookedUp {
+    /// Chooses them, and how many are not. `is_out`: whom the policy takes out of the message; of them, the author alone
+    /// is looked up.
+    pub(super) fn of(
+        message: &Message,
+        limit: ResolvedPeopleLimit,
+        is_inside: impl Fn(&EmailAddress) -> bool,
+        is_out: impl Fn(&EmailAddress) -> bool,
+    ) -> (Self, usize) {
+        let author = message.author();
+        let others = message.participants().filter(|address| !is_out(address));
+        let mut seen = HashSet::new();
+        let mut people: Vec<&EmailAddress> = author
+            .into_iter()
+            .chain(others)
+            .filter(|address| seen.insert(*address))
+            .collect();
+        let unresolved = people.len().saturating_sub(limit.0);
+        if unresolved == 0 {
+            return (Self::default(), 0);
+        }
+        // A stable sort: within each rank, the order of the message.
+        people.sort_by_key(|address| match author {
+            Some(author) if author == *address => 0,
+            _ if is_inside(address) => 1,
+            _ => 2,
+        });
+        people.truncate(limit.0);
+        let only = people
+            .into_iter()
+            .flat_map(|address| [Some(address.clone()), address.without_tag()]);
+        let only = Some(only.flatten().collect());
+        (Self { only }, unresolved)
+    }
+
+    /// Whether this person is looked up.
+    pub(super) fn contains(&self, address: &EmailAddress) -> bool {
+        self.only.as_ref().is_none_or(|only| only.contains(address))
+    }
+
+    /// The parties of the message, of which there are at most [`MOST_PARTIES`]: first choice have those who were looked
+    /// up. The order stays. Who was not looked up is an address alone, also where a neighbour's look-up found a row.
+    pub(super) fn limit(&self, parties: Vec<Party>) -> Vec<Party> {
+        let mut parties = if self.only.is_some() {
+            self.without_chance_finds(parties)
+        } else {
+            parties
+        };
+        let mut room = MOST_PARTIES;
+        let mut kept = vec![false; parties.len()];
+        for first_choice in [true, false] {
+            for (party, keep) in parties.iter().zip(&mut kept) {
+                if self.contains(&party.address) == first_choice && room > 0 {
+                    *keep = true;
+                    room -= 1;
+                }
+            }
+        }
+        let mut kept = kept.into_iter();
+        parties.retain(|_| kept.next() == Some(true));
+        parties
+    }
+
+    fn without_chance_finds(&self, parties: Vec<Party>) -> Vec<Party> {
+        let same =
+            |one: &Party, other: &Party| one.role == other.role && one.address == other.address;
+        let persons = parties.chunk_by(same).flat_map(|rows| match rows {
+            [first, ..] if !self.contains(&first.address) => vec![Party {
+                record: None,
+                resolution: Resolution {
+                    matched: Match::Exact,
+                    choice: Choice::Unknown,
+                    candidates: Vec::new(),
+                },
+                ..first.clone()
+            }],
+            rows => rows.to_vec(),
+        });
+        persons.collect()
+    }
+}
+
+/// An omission for each person of the message who is no party.
+pub(super) fn left_out(
+    message: &Message,
+    parties: &[Party],
+) -> impl Iterator<Item = Omission> + use<> {
+    let same = |one: &Party, other: &Party| one.role == other.role && one.address == other.address;
+    let people = parties.chunk_by(same).count();
+    let left = message.participants().count().saturating_sub(people);
+    std::iter::repeat_n(Omission::Recipient, left)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::parties::Role;
+
+    fn people(names: &[String]) -> Value {
+        names.iter().map(|name| json!({"email": name})).collect()
+    }
+
+    fn outside(count: usize) -> Vec<String> {
+        (0..count).map(|n| format!("p{n}@x.example")).collect()
+    }
+
+    fn message(from: &str, to: &[String]) -> Message {
+        let object = json!({"id": "m", "from": [{"email": from}], "to": people(to)});
+        crate::nylas::wire::message(&"g".parse().unwrap(), &object).unwrap()
+    }
+
+    fn address(text: &str) -> EmailAddress {
+        EmailAddress::parse(text).unwrap()
+    }
+
+    fn limit(number: usize) -> ResolvedPeopleLimit {
+        number.to_string().parse().unwrap()
+    }
+
+    fn is_inside(address: &EmailAddress) -> bool {
+        address.domain() == "ours.example"
+    }
+
+    fn looked_up(message: &Message, most: usize) -> (PeopleLookedUp, usize) {
+        PeopleLookedUp::of(message, limit(most), is_inside, |_| false)
+    }
+
+    #[test]
+    fn a_message_within_the_limit_has_everybody_looked_up() {
+        let message = message("s@x.example", &outside(9));
+        assert_eq!(looked_up(&message, 10), (PeopleLookedUp::default(), 0));
+    }
+
+    #[test]
+    fn beyond_the_limit_the_sender_comes_first_then_people_inside_then_the_order_of_the_message() {
+        let mut to = outside(5);
+        to.push("ada@ours.example".to_owned());
+        let message = message("s@x.example", &to);
+        let (people, unresolved) = looked_up(&message, 3);
+        assert_eq!(unresolved, 4);
+        for chosen in ["s@x.example", "ada@ours.example", "p0@x.example"] {
+            assert!(people.contains(&address(chosen)), "{chosen}");
+        }
+        assert!(!people.contains(&address("p1@x.example")));
+    }
+
+    #[test]
+    fn a_sender_outside_comes_before_people_inside() {
+        let message = message("s@x.example", &["ada@ours.example".to_owned()]);
+        let (people, _) = looked_up(&message, 1);
+        assert!(people.contains(&address("s@x.example")));
+        assert!(!people.contains(&address("ada@ours.example")));
+    }
+
+    #[test]
+    fn whom_the_policy_takes_out_uses_up_no_room() {
+        let mut to = vec!["gone@x.example".to_owned()];
+        to.extend(outside(3));
+        let message = message("s@x.example", &to);
+        let gone = address("gone@x.example");
+        let (people, unresolved) =
+            PeopleLookedUp::of(&message, limit(3), is_inside, |address| *address == gone);
+        assert_eq!(unresolved, 1);
+        assert!(people.contains(&address("p1@x.example")) && !people.contains(&gone));
+    }
+
+    fn party(text: &str) -> Party {
+        Party {
+            role: Role::To,
+            address: address(text),
+            record: Some(crate::dataverse::rows::Record {
+                table: crate::dataverse::rows::Table::Contact,
+                id: uuid::Uuid::from_u128(1),
+            }),
+            resolution: Resolution {
+                matched: Match::Exact,
+                choice: Choice::All,
+                candidates: Vec::new(),
+            },
+        }
+    }
+
+    #[test]
+    fn who_was_not_looked_up_is_one_address_alone_whatever_a_neighbour_found() {
+        let message = message("s@x.example", &outside(2));
+        let (people, _) = looked_up(&message, 2);
+        let both = [
+            "p0@x.example",
+            "p0@x.example",
+            "p1@x.example",
+            "p1@x.example",
+        ];
+        let limited = people.limit(both.map(party).into());
+        let resolved: Vec<bool> = limited.iter().map(|party| party.record.is_some()).collect();
+        assert_eq!(resolved, [true, true, false]);
+    }
+
+    #[test]
+    fn of_more_parties_than_a_row_takes_those_looked_up_stay_and_the_others_fill_the_room_in_order()
+    {
+        let mut to = outside(MOST_PARTIES + 10);
+        to.push("ada@ours.example".to_owned());
+        let message = message("s@x.example", &to);
+        let (people, unresolved) = looked_up(&message, 2);
+        assert_eq!(unresolved, MOST_PARTIES + 10);
+        let parties: Vec<Party> = to.iter().map(|text| party(text)).collect();
+        let limited = people.limit(parties);
+        assert_eq!(limited.len(), MOST_PARTIES);
+        assert_eq!(limited[0].address, address("p0@x.example"));
+        assert_eq!(
+            limited[MOST_PARTIES - 1].address,
+            address("ada@ours.example")
+        );
+        // The sender is no party here, the ten and one recipients are.
+        assert_eq!(left_out(&message, &limited).count(), 12);
+    }
+
+    #[test]
+    fn a_limit_is_a_number_that_a_row_has_room_for() {
+        assert_eq!(ResolvedPeopleLimit::default().to_string(), "250");
+        for wrong in ["0", "1001", "-1", "many", ""] {
+            assert!(wrong.parse::<ResolvedPeopleLimit>().is_err(), "{wrong}");
+        }
+        let error = "many".parse::<ResolvedPeopleLimit>().unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "must be a whole number from 1 to 1000, and many is none"
+        );
+    }
+}

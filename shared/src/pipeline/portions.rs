@@ -1,0 +1,282 @@
+//! In which portions a batch goes through the steps, so that no message costs its neighbours a delivery.
+//!
+//! | A message that | Goes through the steps |
+//! | --- | --- |
+//! | is like any other | together with its neighbours, as many at a time as the memory has room for |
+//! | failed [`ALONE_AFTER`] times already | alone, when its neighbours are through |
+//! | was in a portion at which the program panicked, and has no outcome yet | alone, when its neighbours are through |
+//! | made the program panic alone | no more: the delivery has failed, like one that met an error |
+//!
+//! Every step can be repeated (see [`super`]), so a message that goes through them again may have been written the first
+//! time. A panic is a fault of ours. What it says may quote the message, so it is dropped here, and logged by its place in
+//! the program ([`crate::telemetry::init`]).
+
+use std::collections::{HashSet, VecDeque};
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use futures_util::FutureExt;
+
+use super::fate::{Failure, Run};
+use super::job::{Ended, Job};
+use crate::ids::MessageKey;
+use crate::message::Message;
+
+/// Failures after which a message is no longer processed together with others: it may be the one at which they fail.
+const ALONE_AFTER: u32 = 2;
+
+/// Bytes of messages that may be held when another fetch begins.
+///
+/// Three fetches are under way at a time, so at most three messages of [`crate::nylas::LARGEST_MESSAGE`] come on top. While
+/// one of them is read or written, it is in memory about three times. Measured: `docs/limits.md`.
+const FETCH_WHILE_BELOW: usize = 48 * 1024 * 1024;
+
+/// The bytes of the messages that a portion holds, or that are arriving for it.
+#[derive(Default)]
+pub(super) struct MemoryInUse(AtomicUsize);
+
+impl MemoryInUse {
+    /// Whether another fetch may begin.
+    pub(super) fn has_room(&self) -> bool {
+        self.0.load(Ordering::Relaxed) < FETCH_WHILE_BELOW
+    }
+
+    /// Adds a message that a list brought along.
+    pub(super) fn add(&self, message: &Message) {
+        let bytes = message.body.len() + message.snippet.len();
+        self.0.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// What a fetch counts its bytes in.
+    pub(super) const fn counter(&self) -> &AtomicUsize {
+        &self.0
+    }
+}
+
+/// Jobs that wait for their turn.
+pub(super) struct Portions {
+    waiting: VecDeque<Vec<Job>>,
+    /// The jobs of the portion that has its turn, as they were before.
+    at_work: Vec<Job>,
+}
+
+impl Portions {
+    pub(super) fn of(jobs: Vec<Job>) -> Self {
+        let (suspects, together): (Vec<_>, Vec<_>) = jobs.into_iter().partition(is_suspect);
+        let mut waiting = VecDeque::from([together]);
+        waiting.extend(suspects.into_iter().map(|job| vec![job]));
+        Self {
+            waiting,
+            at_work: Vec::new(),
+        }
+    }
+
+    /// The next portion; `None` when each job had its turn.
+    pub(super) fn next(&mut self) -> Option<Vec<Job>> {
+        let portion = std::iter::from_fn(|| self.waiting.pop_front()).find(|it| !it.is_empty())?;
+        self.at_work = portion.iter().map(Job::from_the_start).collect();
+        Some(portion)
+    }
+
+    /// What the portion had no room for comes next.
+    pub(super) fn put_back(&mut self, rest: Vec<Job>) {
+        self.waiting.push_front(rest);
+    }
+
+    /// The program panicked at the portion: those of its jobs that have no outcome go on alone. One that was alone has
+    /// failed.
+    pub(super) fn panicked(&mut self, ended: &mut Vec<Ended>, run: &Run) {
+        let at_work = std::mem::take(&mut self.at_work);
+        let was_alone = at_work.len() == 1;
+        let over: HashSet<&MessageKey> = ended.iter().map(|ended| &ended.key).collect();
+        let open = at_work.into_iter().filter(|job| !over.contains(&job.key));
+        let open: Vec<Job> = open.collect();
+        if was_alone {
+            ended.extend(
+                open.into_iter()
+                    .map(|job| job.failed(panicked_alone(), run)),
+            );
+        } else {
+            tracing::error!(
+                messages = open.len(),
+                "the program panicked at one of these messages: each goes on alone"
+            );
+            self.waiting.extend(open.into_iter().map(|job| vec![job]));
+        }
+    }
+}
+
+/// Takes a portion through the steps; `None` when the program panicked.
+///
+/// What the steps share with later portions is whole after a panic: caches replace what they keep as one value, and an
+/// outcome is pushed as one value.
+pub(super) async fn caught<T>(steps: impl Future<Output = T>) -> Option<T> {
+    AssertUnwindSafe(steps).catch_unwind().await.ok()
+}
+
+fn is_suspect(job: &Job) -> bool {
+    job.tries.failures >= ALONE_AFTER
+}
+
+fn panicked_alone() -> Failure {
+    Failure::soon("the program panicked at this message, which is a fault of the program")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::time::Instant;
+
+    use chrono::DateTime;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::dedupe::ClaimToken;
+    use crate::pipeline::fate::{Fate, Tries};
+
+    fn job(id: &str, failures: u32) -> Job {
+        Job {
+            key: MessageKey {
+                grant_id: "g".parse().unwrap(),
+                message_id: id.parse().unwrap(),
+            },
+            tries: Tries {
+                failures,
+                ..Tries::first(DateTime::UNIX_EPOCH)
+            },
+            message: None,
+            decision: None,
+            made: BTreeSet::new(),
+        }
+    }
+
+    fn run() -> Run {
+        Run {
+            token: ClaimToken::new(Uuid::nil()),
+            now: DateTime::UNIX_EPOCH,
+            begun: Instant::now(),
+            clock: Instant::now,
+            deadline: DateTime::UNIX_EPOCH,
+            identity: 0,
+            jitter_percent: 0,
+        }
+    }
+
+    fn id(key: &MessageKey) -> &str {
+        key.message_id.as_str()
+    }
+
+    fn ids(jobs: &[Job]) -> Vec<String> {
+        jobs.iter().map(|job| id(&job.key).to_owned()).collect()
+    }
+
+    /// Skipped stands for any outcome.
+    fn over(job: Job) -> Ended {
+        Ended {
+            key: job.key,
+            tries: job.tries,
+            fate: Fate::Skipped {
+                rule: "gone".to_owned(),
+            },
+            refusal: None,
+            wrote: false,
+            decision: None,
+            record: None,
+            summary: None,
+        }
+    }
+
+    /// The portions that a step gets that takes `room` jobs at a time and panics at the job `bad`, before anything of that
+    /// portion ends or after; and what became of each message.
+    async fn portions(
+        jobs: Vec<Job>,
+        room: usize,
+        bad: &str,
+        late: bool,
+    ) -> (Vec<Vec<String>>, Vec<Ended>) {
+        let (mut seen, mut ended) = (Vec::new(), Vec::new());
+        let mut portions = Portions::of(jobs);
+        while let Some(mut portion) = portions.next() {
+            let rest = portion.split_off(room.min(portion.len()));
+            seen.push(ids(&portion));
+            let steps = async {
+                tokio::task::yield_now().await;
+                let has_bad = portion.iter().any(|job| id(&job.key) == bad);
+                for job in portion {
+                    assert!(late || id(&job.key) != bad, "a private subject");
+                    if id(&job.key) != bad {
+                        ended.push(over(job));
+                    }
+                }
+                assert!(!has_bad, "a private subject");
+                rest
+            };
+            match caught(steps).await {
+                Some(rest) => portions.put_back(rest),
+                None => portions.panicked(&mut ended, &run()),
+            }
+        }
+        (seen, ended)
+    }
+
+    fn all(names: &[&str]) -> Vec<Job> {
+        names.iter().map(|name| job(name, 0)).collect()
+    }
+
+    #[tokio::test]
+    async fn what_there_was_no_room_for_comes_next() {
+        let (seen, ended) = portions(all(&["a", "b", "c"]), 2, "", false).await;
+        assert_eq!(seen, [vec!["a", "b"], vec!["c"]]);
+        assert_eq!(ended.len(), 3);
+    }
+
+    #[tokio::test]
+    async fn a_message_that_failed_twice_goes_alone_after_its_neighbours() {
+        let jobs = vec![job("a", 2), job("b", 1), job("c", 7), job("d", 0)];
+        let (seen, _) = portions(jobs, 10, "", false).await;
+        assert_eq!(seen, [vec!["b", "d"], vec!["a"], vec!["c"]]);
+    }
+
+    #[tokio::test]
+    async fn a_panic_at_one_message_leaves_its_neighbours_untouched_and_fails_its_delivery() {
+        for late in [false, true] {
+            let (seen, ended) = portions(all(&["a", "b", "c"]), 10, "b", late).await;
+            // Those that had ended before the panic are not processed again.
+            let alone: Vec<&str> = seen[1..]
+                .iter()
+                .map(|portion| portion[0].as_str())
+                .collect();
+            assert_eq!(alone, if late { vec!["b"] } else { vec!["b", "c"] });
+            assert_eq!(ended.len(), 3, "each message once");
+            for Ended { key, fate, .. } in &ended {
+                match fate {
+                    Fate::Waiting { reason, .. } if id(key) == "b" => {
+                        assert!(reason.contains("panicked"), "{reason}");
+                        assert!(!reason.contains("private"), "{reason}");
+                    }
+                    Fate::Skipped { .. } if id(key) != "b" => {}
+                    other => panic!("{key}: {other:?}"),
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_message_that_made_the_program_panic_is_given_up_like_one_that_met_errors() {
+        let last = vec![job("a", crate::retry::RECEIVE_LIMIT - 1)];
+        let (_, ended) = portions(last, 10, "a", false).await;
+        assert!(matches!(ended[0].fate, Fate::Dead { gave_up: true, .. }));
+    }
+
+    #[test]
+    fn another_fetch_begins_while_there_is_room() {
+        let memory = MemoryInUse::default();
+        assert!(memory.has_room());
+        memory
+            .counter()
+            .fetch_add(FETCH_WHILE_BELOW - 1, Ordering::Relaxed);
+        assert!(memory.has_room());
+        memory.counter().fetch_add(1, Ordering::Relaxed);
+        assert!(!memory.has_room());
+    }
+}

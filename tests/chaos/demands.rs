@@ -1,0 +1,152 @@
+//! What a run has to bring about, or its verdict means little: a kill at each boundary in each kind
+//! of worker, and each scenario, twice.
+//!
+//! Chance does most of it while the run is under way. What is missing in the end is brought about
+//! on purpose while nothing else goes wrong: a mail that was kept for it is delivered, and the
+//! worker that takes it is struck. That goes on until nothing is missing or there is no kept mail
+//! left, so it is bounded by work and not by time, and a slow machine takes longer and ends the
+//! same.
+
+use std::fmt;
+
+use crate::figures::Figures;
+use crate::plan::{Cell, Mode};
+use crate::run::Run;
+use crate::scenarios::{SCENARIOS, Scenario};
+
+/// How often something is tried for each time that it is wanted. On purpose it comes about the
+/// first time, unless something is wrong.
+const TRIES: u64 = 4;
+
+/// Something that has to come about.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Demand {
+    Kill(Mode, Cell),
+    Play(Scenario),
+}
+
+impl Demand {
+    /// Of a run with workers of these kinds.
+    fn all(modes: &[Mode]) -> impl Iterator<Item = Self> {
+        let there = Mode::WORKERS.into_iter();
+        let there = there.filter(|mode| modes.contains(mode));
+        let kills = there.flat_map(|mode| {
+            let cells = Cell::MATRIX.into_iter();
+            let met = cells.filter(move |cell| cell.is_met_by(mode));
+            met.map(move |cell| Self::Kill(mode, cell))
+        });
+        kills.chain(SCENARIOS.map(Self::Play))
+    }
+
+    fn met(self, figures: &Figures) -> u64 {
+        match self {
+            Self::Kill(mode, cell) => figures.kills_at(mode, cell),
+            Self::Play(scenario) => {
+                let played = figures.scenarios.get(scenario.name());
+                played.copied().unwrap_or(0)
+            }
+        }
+    }
+}
+
+impl fmt::Display for Demand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kill(mode, cell) => write!(f, "a kill {cell} ({mode:?})"),
+            Self::Play(scenario) => f.write_str(scenario.name()),
+        }
+    }
+}
+
+/// What came about less than `wanted` times, in words.
+pub(crate) fn unmet(figures: &Figures, modes: &[Mode], wanted: u64) -> Vec<String> {
+    let short = Demand::all(modes).filter(|demand| demand.met(figures) < wanted);
+    short
+        .map(|demand| format!("{demand}: {} of {wanted}", demand.met(figures)))
+        .collect()
+}
+
+impl Run {
+    /// Brings about what is missing. What was kept and not needed is delivered like the rest.
+    pub(crate) async fn meet_demands(&mut self) {
+        self.calm().await;
+        let mut number = self.shape.scenarios * SCENARIOS.len();
+        let modes = self.shape.modes;
+        for demand in Demand::all(&modes) {
+            for _ in 0..TRIES * self.shape.wanted {
+                if !self.is_missing(demand) || !self.has_mail_for(demand) {
+                    break;
+                }
+                let tried = match demand {
+                    Demand::Kill(mode, cell) => self.kill_at(mode, cell).await,
+                    Demand::Play(scenario) => self.play_scenario(scenario, number).await,
+                };
+                // Another pair of workers the next time.
+                number += SCENARIOS.len();
+                self.findings.extend(tried.err());
+                self.cloud.shared.figures.lock().unwrap().on_purpose += 1;
+            }
+        }
+        let kept = self.corpus.single.drain(..);
+        let kept = kept.chain(self.corpus.pairs.drain(..).flatten());
+        self.left.extend(kept);
+    }
+
+    fn is_missing(&self, demand: Demand) -> bool {
+        demand.met(&self.cloud.shared.figures.lock().unwrap()) < self.shape.wanted
+    }
+
+    fn has_mail_for(&self, demand: Demand) -> bool {
+        if matches!(demand, Demand::Play(Scenario::TwoCopies)) {
+            !self.corpus.pairs.is_empty()
+        } else {
+            !self.corpus.single.is_empty()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_came_about_too_seldom_is_unmet_and_nothing_else() {
+        let mut figures = Figures::default();
+        for demand in Demand::all(&Mode::WORKERS) {
+            for _ in 0..2 {
+                match demand {
+                    Demand::Kill(mode, cell) => figures.killed(mode, Some(cell)),
+                    Demand::Play(scenario) => {
+                        *figures.scenarios.entry(scenario.name()).or_default() += 1;
+                    }
+                }
+            }
+        }
+        let unmet = |figures: &Figures, wanted| unmet(figures, &Mode::WORKERS, wanted);
+        assert_eq!(unmet(&figures, 2), [""; 0]);
+        *figures
+            .scenarios
+            .get_mut(Scenario::TwoCopies.name())
+            .unwrap() -= 1;
+        assert_eq!(unmet(&figures, 2), ["two copies at once: 1 of 2"]);
+        assert_eq!(unmet(&figures, 1), [""; 0]);
+    }
+
+    #[test]
+    fn a_worker_that_writes_in_one_go_is_not_struck_between_steps() {
+        let between = Demand::all(&Mode::WORKERS).filter(
+            |demand| matches!(demand, Demand::Kill(_, cell) if *cell == Cell::BetweenSteps),
+        );
+        let modes: Vec<String> = between.map(|demand| demand.to_string()).collect();
+        assert_eq!(modes, ["a kill between the steps of a write (Stepwise)"]);
+    }
+
+    #[test]
+    fn nobody_is_struck_who_is_not_there() {
+        let demands: Vec<String> = Demand::all(&[Mode::ChangeSet])
+            .map(|demand| demand.to_string())
+            .collect();
+        assert!(demands.iter().all(|demand| !demand.contains("Stepwise")));
+        assert_eq!(demands.len(), Cell::MATRIX.len() - 1 + SCENARIOS.len());
+    }
+}

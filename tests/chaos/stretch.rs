@@ -1,0 +1,103 @@
+//! Incidents that last for a stretch of the run: some rounds of deliveries, then some in which only
+//! time passes, then all is well again.
+//!
+//! Whatever was refused in the meantime waits. So at the end of a stretch nobody is dead who was
+//! not before, but for what Dataverse refuses anyway.
+
+use std::collections::HashSet;
+
+use crate::corpus::Expected;
+use crate::incident::Incident;
+use crate::run::{Besides, Run};
+
+/// The longest stretch, in rounds with deliveries.
+const LONGEST: usize = 3;
+
+/// Of how many messages that died it is told which.
+const TOLD: usize = 5;
+
+/// The stretch that is under way.
+pub(crate) struct Stretch {
+    incident: Incident,
+    /// Keys of messages that were dead before.
+    dead: HashSet<String>,
+}
+
+impl Run {
+    /// The incident of this round, if it has one: each in turn, from the second round on.
+    fn stretch_of(&self, round: usize) -> Option<Incident> {
+        let on = Incident::STRETCHES.into_iter();
+        let on: Vec<Incident> = on.filter(|it| self.shape.incidents.contains(it)).collect();
+        let room = self.shape.rounds.saturating_sub(2);
+        let each = (room / on.len().max(1)).clamp(1, LONGEST);
+        on.get(round.checked_sub(1)? / each).copied()
+    }
+
+    /// Ends the stretch of the round before and begins that of this one, where they differ.
+    pub(crate) async fn begin_stretch(&mut self, round: usize) {
+        let next = self.stretch_of(round);
+        if self.stretch.as_ref().map(|stretch| stretch.incident) == next {
+            return;
+        }
+        self.end_stretch().await;
+        if let Some(incident) = next {
+            let what = format!("{} begins", incident.name());
+            self.cloud.shared.chronicle.tell_of_all(&what);
+            let dead = self.dead_of_no_fault().await;
+            self.stretch = Some(Stretch {
+                incident,
+                dead: dead.into_iter().map(|(key, _)| key).collect(),
+            });
+            self.faults.stretch(next);
+        }
+    }
+
+    /// Lets it last, looks at who died of it, and ends it.
+    pub(crate) async fn end_stretch(&mut self) {
+        let Some(stretch) = self.stretch.take() else {
+            return;
+        };
+        let name = stretch.incident.name();
+        for _ in 0..stretch.incident.idle_rounds() {
+            let last = self.cloud.shared.book.lock().unwrap().due().pop();
+            if let Some(last) = last {
+                self.let_time_pass_until(last).await;
+            }
+            self.round(Vec::new(), Besides::default()).await;
+        }
+        let dead = self.dead_of_no_fault().await;
+        let died: Vec<_> = dead
+            .iter()
+            .filter(|(key, _)| !stretch.dead.contains(key))
+            .collect();
+        self.died += died.len();
+        for (key, reason) in died.iter().take(TOLD) {
+            let finding = format!("{key} died of {name}: {reason}");
+            self.findings.push(finding);
+        }
+        if died.len() > TOLD {
+            let finding = format!("{} messages in all died of {name}", died.len());
+            self.findings.push(finding);
+        }
+        self.faults.stretch(None);
+        let what = format!("{name} is over");
+        self.cloud.shared.chronicle.tell_of_all(&what);
+    }
+
+    /// Messages that the ledger calls dead although nothing is wrong with them, and why. What
+    /// somebody still holds is not settled yet.
+    pub(crate) async fn dead_of_no_fault(&self) -> Vec<(String, String)> {
+        let items = self.ledger_by_key().await;
+        let stubborn = &self.corpus.stubborn;
+        let messages = self.corpus.messages.iter().enumerate();
+        let sound = messages
+            .filter(|(index, copy)| copy.expected != Expected::Dead && !stubborn.contains(index));
+        sound
+            .filter_map(|(_, copy)| {
+                let item = items.get(&copy.key())?;
+                let reason = item.reason.clone().unwrap_or_default();
+                (item.state == "dead" && !item.held).then(|| (copy.key(), reason))
+            })
+            .collect()
+    }
+}
