@@ -20,6 +20,7 @@
 //!
 //! A mail that is written without `messageid` is noted as [`Omission::MessageIdReused`](crate::message::Omission).
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 
 use super::Pipeline;
@@ -158,11 +159,11 @@ impl Pipeline {
         let mut of_row = Traits::of_row(row, None);
         let mut verdict = same_mail::compare(mail, &of_row);
         if verdict == Verdict::ReadBody {
-            if !bodies.0.contains_key(&id) {
-                let body = self.dataverse.body(session, id).await?;
-                bodies.0.insert(id, body);
-            }
-            of_row.body = Some(bodies.0.get(&id).map_or("", String::as_str));
+            let body = match bodies.0.entry(id) {
+                Entry::Occupied(read) => read.into_mut(),
+                Entry::Vacant(unread) => unread.insert(self.dataverse.body(session, id).await?),
+            };
+            of_row.body = Some(body);
             verdict = same_mail::compare(mail, &of_row);
         }
         if verdict == Verdict::ReadNames {

@@ -359,7 +359,8 @@ impl Pipeline {
                             // Another worker, or this one before it died: whatever is missing is added.
                             Ok(Taken::Ours(row)) => {
                                 let end = self.write_from(session, mail, Some(row.state), run);
-                                ended.push(end.await);
+                                // Boxed, because it happens seldom and would make every write's future larger.
+                                ended.push(Box::pin(end).await);
                             }
                             Ok(Taken::Theirs(row)) => {
                                 ended.push(self.adopt_late(session, mail, &row, run).await);
@@ -472,8 +473,8 @@ impl Pipeline {
             findings,
             ..
         } = mail;
-        self.adopt(session, job, &message, findings, theirs, run)
-            .await
+        // Boxed, because it happens seldom and would make every write's future larger.
+        Box::pin(self.adopt(session, job, &message, findings, theirs, run)).await
     }
 
     /// What another mail's refusal taught since this one was mapped.
