@@ -9,6 +9,7 @@ mod command;
 mod events;
 mod explaining;
 mod flow;
+mod guessed_tokens;
 mod identities;
 mod importing;
 mod invoking;
