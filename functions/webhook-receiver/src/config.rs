@@ -5,6 +5,7 @@
 //! | `WEBHOOK_SECRET_ID` | the Secrets Manager secret with the webhook secret as plain text |
 //! | `SYNC_QUEUE_URL` | the queue for sync requests |
 //! | `RUST_LOG` | optional log filter, default `info` |
+//! | `STACK_NAME` | optional, the dimension of every count |
 //!
 //! Nothing is read from Secrets Manager at the start: the secret comes into being only after the receiver has answered
 //! the challenge.
@@ -20,6 +21,8 @@ pub struct Config {
     pub sync_queue_url: String,
     /// What to log; `None` means `info`.
     pub log_filter: Option<String>,
+    /// `STACK_NAME`, the dimension of every count; `None` means no dimension.
+    pub stack_name: Option<String>,
 }
 
 impl Config {
@@ -33,6 +36,7 @@ impl Config {
             webhook_secret_id: settings.required("WEBHOOK_SECRET_ID"),
             sync_queue_url: settings.required("SYNC_QUEUE_URL"),
             log_filter: settings.optional("RUST_LOG"),
+            stack_name: settings.optional("STACK_NAME"),
         };
         settings.finish().map(|()| config)
     }
