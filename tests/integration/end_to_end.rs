@@ -14,6 +14,7 @@ mod identities;
 mod importing;
 mod invoking;
 mod operating;
+mod stack;
 mod throttled;
 mod trouble;
 mod what_if;
