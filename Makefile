@@ -14,7 +14,7 @@ export SAM_CLI_TELEMETRY := 0
 # Nothing here talks to AWS; without this, its tools look for credentials on the network first.
 export AWS_EC2_METADATA_DISABLED := true
 
-.PHONY: help demo test peers ledger-local fuzz-smoke chaos chaos-short chaos-defects history history-short history-defects bench bench-requests build deny rust-components
+.PHONY: help demo test peers ledger-local fuzz-smoke chaos chaos-short chaos-defects history history-short history-defects bench bench-requests outage outage-short build deny rust-components
 
 help: ## Lists these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,7 +45,7 @@ test: rust-components $(TOOLS_READY) $(PEERS_READY) ## Everything that has to ho
 	@$(MAKE) --no-print-directory fuzz-smoke
 	$(call step,peers: other people's clients at work on the twin)
 	@python3 tests/peers/run.py
-	@$(MAKE) --no-print-directory chaos-short chaos-defects history-short
+	@$(MAKE) --no-print-directory outage-short chaos-short chaos-defects history-short
 	$(call step,all passed)
 
 peers: $(PEERS_READY) ## Runs other people's Dataverse clients against our stand-in for Dataverse
@@ -102,6 +102,16 @@ history-defects: $(TOOLS_READY) ## The same with what it rests on broken: the au
 		$(HISTORY) --seed 1 --break $$what > $(HISTORY).$$what.txt; \
 		if [ $$? -ne 1 ]; then cat $(HISTORY).$$what.txt; echo "the broken $$what was not seen"; exit 1; fi; \
 		echo "$$what broken, and seen: $$(tail -n 1 $(HISTORY).$$what.txt)"; \
+	done
+
+outage: ## Plays an hour in which Dataverse refuses everybody, in simulated time (about five minutes)
+	@cargo run --quiet --locked --package integration-tests --example outage
+
+outage-short: ## The same with fewer messages, for each cause
+	$(call step,outage: an hour in which everybody is refused)
+	@cargo build --quiet --locked --package integration-tests --example outage
+	@set -e; for cause in disabled-user missing-privilege unlisted-code; do \
+		target/debug/examples/outage --cause $$cause --per-second 1 --minutes 20; \
 	done
 
 bench: ## Measures, in under four minutes of real time, history and live mail on one budget of Dataverse

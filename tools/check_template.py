@@ -87,6 +87,7 @@ CALLS = {
         "sqs:SendMessage": ["SYNC_QUEUE_URL"],
     },
     WORKER: {
+        "dynamodb:BatchGetItem": ["LEDGER_TABLE"],
         "dynamodb:GetItem": ["LEDGER_TABLE"],
         "dynamodb:UpdateItem": ["LEDGER_TABLE"],
         "secretsmanager:GetSecretValue": ["TOKEN_SECRET_ID", "NYLAS_API_KEY_SECRET_ID"],

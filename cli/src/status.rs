@@ -5,6 +5,8 @@
 //! | dead | always, unless its last try is under way at this moment |
 //! | waiting | when it was first claimed longer ago than `--older-than` |
 //!
+//! A service that refuses everybody is named with the cause, as long as it does.
+//!
 //! Exit status: 0 when nothing needs attention; 1 when something does; 2 for bad usage, or when AWS does not answer.
 
 pub(crate) mod age;
@@ -80,6 +82,7 @@ async fn read(table: &str, older_than: Age, now: DateTime<Utc>) -> Result<Report
         .paused_until(&User::primary(), now)
         .await
         .map_err(failed)?;
+    let refused = ledger.refused().await.map_err(failed)?;
     // Whatever a worker's clock said when it died.
     let dead = ledger.needing_attention(State::Dead, DateTime::<Utc>::MAX_UTC, usize::MAX, |one| {
         !is_being_tried(one, now)
@@ -92,6 +95,7 @@ async fn read(table: &str, older_than: Age, now: DateTime<Utc>) -> Result<Report
         waiting: waiting.await.map_err(failed)?,
         older_than,
         paused_until,
+        refused,
     })
 }
 

@@ -28,8 +28,8 @@
 //! | `name` | the registrable domain, as people write it |
 //! | `websiteurl` | `https://` and the registrable domain |
 //!
-//! Ids are derived, so two workers that meet the same new person make one row: the second is told that the key is there (412, 0x80040237), and means that
-//! row. The tag is left out of a contact's address because the next mail may carry another; a tagged address finds the plain one ([`crate::parties`]).
+//! Ids are derived, so two workers that meet the same new person make one row: the second is told that the key is there (412, 0x80040237), and, once
+//! it has read the row by its id, means that one: the code may stand for another key of the organisation as well. The tag is left out of a contact's address because the next mail may carry another; a tagged address finds the plain one ([`crate::parties`]).
 //! Owner is the application user. That a row which somebody deleted can be made again under the same key is *inferred*.
 
 pub mod card;

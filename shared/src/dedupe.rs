@@ -4,7 +4,8 @@
 //!
 //! 1. **A claim** in the ledger, one item for each message of each mailbox ([`ledger`]). One conditional write; the loser gets
 //!    the item it lost to.
-//! 2. **A key that Dataverse enforces**: [`activity_id`]. A second row with the same key is refused with 412, so a crash
+//! 2. **A key that Dataverse enforces**: [`activity_id`], and [`activity_id_by_content`] for a mail whose Message-ID
+//!    another mail of its sender has ([`crate::same_mail`]). A second row with the same key is refused with 412, so a crash
 //!    between write and settle, a wiped ledger, two workers racing or one mail in five mailboxes all end in one row.
 //! 3. **A look-up by Message-ID** before the write finds what server-side sync or a person put there.
 //! 4. **One run looks at one message once**, however often its batch names it (the pipeline's first step).
@@ -37,6 +38,7 @@ pub mod kept;
 pub mod ledger;
 pub mod mailbox;
 pub mod pause;
+pub mod refusals;
 pub mod runs;
 pub mod stored_policy;
 pub mod survivor;
@@ -77,6 +79,33 @@ pub fn activity_id(
         &NAMESPACE,
         format!("{kind}\0{first}\0{second}").as_bytes(),
     ))
+}
+
+/// The key of a mail that shares Message-ID and sender with another one, whose row has the key of [`activity_id`].
+///
+/// UUIDv5 of Message-ID, sender and content ([`crate::same_mail::content`]); of the grant and the message id where there
+/// is no content to tell it by. The grant and the message id alone would do for one mailbox. But a mail that went to five
+/// mailboxes would then have five rows, with nothing that refuses the other four: such a row has no `messageid` either,
+/// which the other row may have for itself. With the content, its copies share a row that Dataverse enforces, as those of
+/// every other mail do, a redelivery finds it by its key, and two mails of different content never share one. The price:
+/// a copy that a list or a gateway added text to has a row of its own.
+#[must_use]
+pub fn activity_id_by_content(
+    key: &MessageKey,
+    internet_message_id: &InternetMessageId,
+    sender: Option<&EmailAddress>,
+    content: Option<[u8; 32]>,
+) -> ActivityId {
+    let Some(content) = content else {
+        return activity_id(key, None, None);
+    };
+    let (id, sender) = (
+        internet_message_id.as_str(),
+        sender.map_or("", EmailAddress::normal),
+    );
+    let mut name = format!("content\0{id}\0{sender}\0").into_bytes();
+    name.extend(content);
+    ActivityId::new(Uuid::new_v5(&NAMESPACE, &name))
 }
 
 /// The key of a mail's attachment: by its place and name, since provider ids differ from copy to copy.
@@ -154,8 +183,16 @@ pub struct Entry {
     pub retry_at: Option<DateTime<Utc>>,
     /// How often it was claimed.
     pub attempts: u32,
+    /// How many tries failed, or did not come to an end. A postponed try is not among them; the try
+    /// that holds the claim is, until it ends otherwise.
+    pub failures: u32,
+    /// Since when it has been waiting, or dead; `None` in the other two states.
+    pub since: Option<DateTime<Utc>>,
     /// Dead only because it was tried often enough, or is being tried for the last time.
     pub gave_up: bool,
+    /// Given up while its queue message had deliveries left. They are left alone, so that the queue
+    /// moves that message to its dead-letter queue.
+    pub awaits_dead_letter: bool,
     /// The rule that skipped it, the error that killed or delayed it, what was left out of it. Never content.
     pub reason: Option<String>,
     /// The row that carries it.
@@ -189,11 +226,24 @@ fn was_skipped_for_now(entry: &Entry) -> bool {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Claim {
     /// It is ours until the lease runs out.
-    Won,
+    Won {
+        /// How many tries failed before this one.
+        failures: u32,
+        /// Since when the message has been waiting.
+        since: DateTime<Utc>,
+    },
     /// Another worker holds it until then.
     HeldUntil(DateTime<Utc>),
     /// It is in a final state already.
     Settled(Entry),
+}
+
+impl Claim {
+    /// Whether the message is ours.
+    #[must_use]
+    pub const fn is_won(&self) -> bool {
+        matches!(self, Self::Won { .. })
+    }
 }
 
 /// What a worker asks for when it claims a message.
@@ -205,6 +255,8 @@ pub struct ClaimRequest {
     pub now: DateTime<Utc>,
     /// What it was skipped for may have changed.
     pub revisit: bool,
+    /// The queue has delivered this request before.
+    pub redelivery: bool,
     /// The queue will not deliver it again.
     pub last_delivery: bool,
 }
@@ -217,6 +269,7 @@ impl ClaimRequest {
             token,
             now,
             revisit: false,
+            redelivery: false,
             last_delivery: false,
         }
     }
@@ -231,22 +284,32 @@ impl ClaimRequest {
 /// | so, held by this very token (the SDK repeated the call) | won |
 /// | so, and its lease has run out | won |
 /// | so, and its lease still runs | held |
+/// | given up, and this delivery is one that its queue message had left (`redelivery`) | settled |
 /// | skipped for what may have changed ([`SKIPPED_FOR_NOW`]), and the message changed or a list showed it since (`revisit`) | won |
 /// | written, skipped, dead | settled |
 ///
-/// What was given up is named again only by a redrive or by the backfill, which is why it may be claimed.
+/// A message that was given up is named again by a redrive, by the backfill or by a notification,
+/// which is why it may be claimed.
 #[must_use]
 pub fn decide_claim(existing: Option<&Entry>, request: &ClaimRequest) -> Claim {
     let Some(entry) = existing else {
-        return Claim::Won;
+        return Claim::Won {
+            failures: 0,
+            since: request.now,
+        };
     };
-    let unfinished = entry.state == State::Waiting || entry.gave_up;
+    let won = Claim::Won {
+        failures: entry.failures,
+        since: entry.since.unwrap_or(request.now),
+    };
+    let unfinished = entry.state == State::Waiting
+        || (entry.gave_up && !(entry.awaits_dead_letter && request.redelivery));
     match entry.held {
         Some((holder, until)) if unfinished && holder != request.token && until > request.now => {
             Claim::HeldUntil(until)
         }
-        _ if unfinished => Claim::Won,
-        _ if request.revisit && was_skipped_for_now(entry) => Claim::Won,
+        _ if unfinished => won,
+        _ if request.revisit && was_skipped_for_now(entry) => won,
         _ => Claim::Settled(entry.clone()),
     }
 }
@@ -311,6 +374,23 @@ mod tests {
     }
 
     #[test]
+    fn mails_that_share_a_message_id_have_a_key_for_each_content_in_every_mailbox() {
+        let ada = EmailAddress::parse("ada@example.com");
+        let of = |grant: &str, content| {
+            activity_id_by_content(&key(grant, "m1"), &header("a@x"), ada.as_ref(), content)
+        };
+        assert_eq!(of("g1", Some([1; 32])), of("g2", Some([1; 32])));
+        assert_ne!(of("g1", Some([1; 32])), of("g1", Some([2; 32])));
+        // Nothing tells it from the others: it has a row for each mailbox.
+        assert_eq!(of("g1", None), activity_id(&key("g1", "m1"), None, None));
+        // Pinned: a change of derivation would write such mails again.
+        assert_eq!(
+            of("g1", Some([1; 32])).to_string(),
+            "e94448e9-590a-5fa4-b912-cfe3066e8cba"
+        );
+    }
+
+    #[test]
     fn two_attachments_of_one_name_have_ids_of_their_own() {
         let activity = ActivityId::new(Uuid::from_u128(7));
         assert_ne!(
@@ -329,7 +409,10 @@ mod tests {
             held,
             retry_at: None,
             attempts: 1,
+            failures: 1,
+            since: None,
             gave_up: false,
+            awaits_dead_letter: false,
             reason: None,
             activity_id: None,
             changed_at: None,
@@ -350,16 +433,23 @@ mod tests {
         };
         let decide = |entry: &Entry, revisit| decide_claim(Some(entry), &request(revisit));
 
-        assert_eq!(decide_claim(None, &request(false)), Claim::Won);
-        assert_eq!(decide(&entry(State::Waiting, None), false), Claim::Won);
-        assert_eq!(
-            decide(&entry(State::Waiting, Some((mine, later))), false),
-            Claim::Won
-        );
-        assert_eq!(
-            decide(&entry(State::Waiting, Some((other, past))), false),
-            Claim::Won
-        );
+        let first = Claim::Won {
+            failures: 0,
+            since: now,
+        };
+        assert_eq!(decide_claim(None, &request(false)), first);
+        let failed_twice = Entry {
+            failures: 2,
+            since: Some(DateTime::UNIX_EPOCH),
+            ..entry(State::Waiting, None)
+        };
+        let third = Claim::Won {
+            failures: 2,
+            since: DateTime::UNIX_EPOCH,
+        };
+        assert_eq!(decide(&failed_twice, false), third);
+        assert!(decide(&entry(State::Waiting, Some((mine, later))), false).is_won());
+        assert!(decide(&entry(State::Waiting, Some((other, past))), false).is_won());
         assert_eq!(
             decide(&entry(State::Waiting, Some((other, later))), true),
             Claim::HeldUntil(later)
@@ -369,14 +459,34 @@ mod tests {
                 reason: Some(rule.to_owned()),
                 ..entry(State::Skipped, None)
             };
-            assert_eq!(decide(&skipped, true), Claim::Won);
+            assert!(decide(&skipped, true).is_won());
             assert_eq!(decide(&skipped, false), Claim::Settled(skipped.clone()));
         }
         let given_up = Entry {
             gave_up: true,
             ..entry(State::Dead, None)
         };
-        assert_eq!(decide(&given_up, false), Claim::Won);
+        assert!(decide(&given_up, false).is_won());
+        let awaits_dead_letter = Entry {
+            awaits_dead_letter: true,
+            ..given_up.clone()
+        };
+        assert!(
+            decide(&awaits_dead_letter, false).is_won(),
+            "it is named again"
+        );
+        let redelivery = ClaimRequest {
+            redelivery: true,
+            ..request(true)
+        };
+        assert_eq!(
+            decide_claim(Some(&awaits_dead_letter), &redelivery),
+            Claim::Settled(awaits_dead_letter.clone())
+        );
+        assert!(
+            decide_claim(Some(&given_up), &redelivery).is_won(),
+            "it was redriven"
+        );
         let tried_for_the_last_time = |until| Entry {
             gave_up: true,
             ..entry(State::Dead, Some((other, until)))
@@ -385,7 +495,7 @@ mod tests {
             decide(&tried_for_the_last_time(later), false),
             Claim::HeldUntil(later)
         );
-        assert_eq!(decide(&tried_for_the_last_time(past), false), Claim::Won);
+        assert!(decide(&tried_for_the_last_time(past), false).is_won());
         let internal = Entry {
             reason: Some("internal_only".to_owned()),
             ..entry(State::Skipped, None)

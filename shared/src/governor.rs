@@ -21,6 +21,8 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
+use crate::refusal::RefusalState;
+
 /// How much of the limits is used, live mail and history together. The rest is for what could not be booked in advance.
 pub const SHARE_PERCENT: u32 = 97;
 
@@ -197,7 +199,7 @@ impl Budget {
 }
 
 /// How it stands with one user.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Standing {
     /// Until when nothing is sent, because Dataverse said so. It may have passed.
     pub paused_until: Option<DateTime<Utc>>,
@@ -205,6 +207,8 @@ pub struct Standing {
     pub booked_until: Option<DateTime<Utc>>,
     /// How many requests at the same time Dataverse suggested last.
     pub suggested: Option<u32>,
+    /// What is known of refusals that may concern everybody.
+    pub refused: RefusalState,
 }
 
 impl Standing {
@@ -315,7 +319,7 @@ impl Pace {
 }
 
 /// What a run has booked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[must_use = "what was booked is settled, or cancelled"]
 pub struct Booking {
     /// What the run is expected to take up.

@@ -13,7 +13,9 @@
 //! | How is it told later why that was decided? | [`decision`] |
 //! | Who becomes a contact, and of which company? | [`contacts`] |
 //! | How is a duplicate prevented? | [`dedupe`] |
+//! | Do a mail and a row that share a Message-ID belong together? | [`same_mail`] |
 //! | What happens on 429, or on any failure? | [`retry`] |
+//! | Does a refusal concern one message or everybody? | [`refusal`] |
 //! | How much is asked of Dataverse at a time? | [`governor`] |
 //! | What can Dataverse answer, and how do we read it? | [`dataverse::error`] |
 //! | What is on the queue? | [`sync_request`] |
@@ -37,9 +39,11 @@ pub mod pipeline;
 
 pub mod policy;
 pub mod queue;
+pub mod refusal;
 pub mod regarding;
 pub mod retry;
 pub mod role_address;
+pub mod same_mail;
 pub mod secrets;
 pub mod sync_request;
 pub mod telemetry;

@@ -2,14 +2,14 @@
 //!
 //! | Column of `email` | From | Rule |
 //! | --- | --- | --- |
-//! | `activityid` | Message-ID and sender | [`crate::dedupe::activity_id`] |
+//! | `activityid` | Message-ID and sender; the content as well, where another mail of the sender has the Message-ID | [`crate::dedupe`] |
 //! | `subject` | subject | line breaks become blanks; empty becomes `(no subject)`; cut at 800 |
 //! | `description` | body | as it is, HTML or text |
 //! | `sender` | sender's address | left out when longer than 250 |
 //! | `torecipients` | To addresses | joined by `;`, whole addresses only, at most 500 |
 //! | `directioncode` | sender | inside: `true`, outgoing; otherwise `false`, incoming |
 //! | `actualstart`, `actualend`, `sortdate` | date | UTC; left out when the mail has no date |
-//! | `messageid` | Message-ID | with angle brackets; left out when longer than 320 |
+//! | `messageid` | Message-ID | with angle brackets; left out when longer than 320, or when another mail's row has it ([`IdUse`]) |
 //! | `email_activity_parties` | all people | [`crate::parties`] |
 //! | `regardingobjectid_…_email` | thread, folder, people outside | [`crate::regarding`] |
 //! | `parentactivityid` | In-Reply-To, References | the mail that is answered, when the thread told what this one concerns; on create only |
@@ -44,10 +44,11 @@ use crate::dataverse::rows::{Record, Table};
 use crate::dataverse::write::{EmailWrite, SOME_ATTACHMENTS_NOT_SAVED};
 use crate::dedupe;
 use crate::ids::{ActivityId, EmailAddress};
-use crate::message::{Attachment, Message, Omission};
+use crate::message::{Attachment, IdUse, Message, Omission};
 use crate::parties::Party;
 use crate::policy::document::Content;
 use crate::regarding::Decision;
+use crate::same_mail::{NO_SUBJECT, NOT_STORED};
 
 const SUBJECT_LENGTH: usize = 800;
 const SENDER_LENGTH: usize = 250;
@@ -93,9 +94,6 @@ pub struct Findings {
     /// The mailbox's user.
     pub owner: Option<Uuid>,
 }
-
-/// The subject of a mail whose subject is not stored.
-const NOT_STORED: &str = "(not stored)";
 
 /// Takes out of a mail what the policy does not let be stored.
 pub fn limit(message: &mut Message, content: Content) {
@@ -153,7 +151,7 @@ pub fn email(message: &Message, findings: &Findings) -> EmailWrite {
     if let Some(id) = message
         .internet_message_id
         .as_ref()
-        .filter(|id| fits_its_column(id))
+        .filter(|id| fits_its_column(id) && message.id_use == IdUse::Own)
     {
         row.insert(
             "messageid".to_owned(),
@@ -191,6 +189,35 @@ pub fn email(message: &Message, findings: &Findings) -> EmailWrite {
         attachments: Vec::new(),
         completion: completion(findings.direction),
     }
+}
+
+/// Gives a mail, with the files that it has, a row of another key.
+pub fn move_to(email: &mut EmailWrite, message: &Message, key: ActivityId) {
+    let old = std::mem::replace(&mut email.activity_id, key);
+    email.row.insert("activityid".to_owned(), json!(key));
+    for row in &mut email.attachments {
+        let id = row.get(FILE_KEY).cloned();
+        let mut files = message.attachments.iter().enumerate();
+        let file = files.find(|(at, file)| id == Some(json!(attachment_key(old, *at, file))));
+        if let Some((at, file)) = file {
+            row.insert(FILE_KEY.to_owned(), json!(attachment_key(key, at, file)));
+            row.insert(FILE_OWNER.to_owned(), file_owner(key));
+        }
+    }
+}
+
+/// Leaves the Message-ID out.
+pub fn without_message_id(email: &mut EmailWrite) {
+    email.row.remove("messageid");
+}
+
+const FILE_KEY: &str = "activitymimeattachmentid";
+
+/// The name that binds a file to its email.
+const FILE_OWNER: &str = "objectid_activitypointer@odata.bind";
+
+fn file_owner(activity: ActivityId) -> Value {
+    Value::from(format!("/activitypointers({activity})"))
 }
 
 fn date_time(date: DateTime<Utc>) -> String {
@@ -276,13 +303,10 @@ pub fn attachment_row(
     let name = file_name(&attachment.file_name, position);
     let mut row = Map::new();
     row.insert(
-        "activitymimeattachmentid".to_owned(),
+        FILE_KEY.to_owned(),
         json!(attachment_key(activity, position, attachment)),
     );
-    row.insert(
-        "objectid_activitypointer@odata.bind".to_owned(),
-        Value::from(format!("/activitypointers({activity})")),
-    );
+    row.insert(FILE_OWNER.to_owned(), file_owner(activity));
     row.insert("objecttypecode".to_owned(), Value::from("email"));
     row.insert("filename".to_owned(), Value::from(name));
     row.insert(
@@ -381,7 +405,7 @@ fn subject(text: &str) -> String {
         .map(|c| if c.is_control() { ' ' } else { c })
         .collect();
     match line.trim() {
-        "" => "(no subject)".to_owned(),
+        "" => NO_SUBJECT.to_owned(),
         line => cut(line, SUBJECT_LENGTH).to_owned(),
     }
 }

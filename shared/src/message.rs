@@ -10,6 +10,7 @@ use chrono::{DateTime, Utc};
 
 use crate::dedupe;
 use crate::ids::{ActivityId, AttachmentId, EmailAddress, InternetMessageId, MessageKey};
+use crate::same_mail;
 
 /// How far back a thread is followed. A longer list of References names mails that the nearer ones stand for.
 pub const MOST_ANCESTORS: usize = 10;
@@ -51,8 +52,22 @@ pub struct Message {
     pub has_all_headers: bool,
     /// The sender, once [`Message::strip`] has taken them out: part of the mail's key still, and of nothing that is stored.
     pub stripped_sender: Option<EmailAddress>,
+    /// Whether its row is found by its Message-ID.
+    pub id_use: IdUse,
     /// What could not be read.
     pub omissions: Vec<Omission>,
+}
+
+/// What the Message-ID of a mail is good for, beside the rows that are there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum IdUse {
+    /// It gives the row its key, and stands in it.
+    #[default]
+    Own,
+    /// It gives the row its key. Another client's row, of another mail or not completed, has it in its column already.
+    Taken,
+    /// Another mail of the same sender has it. The row has this key instead ([`Message::key_by_content`]).
+    Reused(ActivityId),
 }
 
 /// A file on a mail; its content is downloaded when the mail is written.
@@ -102,6 +117,8 @@ pub enum Omission {
     Contact,
     /// Somebody's contact has no company, because Dataverse refused the company's row.
     Company,
+    /// The Message-ID stands in the row of another mail, so this row is without it ([`IdUse`]).
+    MessageIdReused,
 }
 
 impl fmt::Display for Omission {
@@ -115,6 +132,7 @@ impl fmt::Display for Omission {
             Self::LongMessageId => "long Message-ID",
             Self::Contact => "contact refused",
             Self::Company => "company refused",
+            Self::MessageIdReused => "message_id_reused",
         })
     }
 }
@@ -143,7 +161,34 @@ impl Message {
     /// The key of its row in Dataverse.
     #[must_use]
     pub fn activity_id(&self) -> ActivityId {
-        dedupe::activity_id(&self.key, self.internet_message_id.as_ref(), self.author())
+        match self.id_use {
+            IdUse::Reused(key) => key,
+            IdUse::Own | IdUse::Taken => {
+                dedupe::activity_id(&self.key, self.internet_message_id.as_ref(), self.author())
+            }
+        }
+    }
+
+    /// The key of its row where another mail of the same sender has its Message-ID; `None` for a mail without one. To be
+    /// asked before the policy takes subject and body out.
+    #[must_use]
+    pub fn key_by_content(&self) -> Option<ActivityId> {
+        let id = self.internet_message_id.as_ref()?;
+        let content = same_mail::content(self);
+        Some(dedupe::activity_id_by_content(
+            &self.key,
+            id,
+            self.author(),
+            content,
+        ))
+    }
+
+    /// From here on its row is without the Message-ID, which another row has, and that is recorded once.
+    pub fn give_up_id(&mut self, id_use: IdUse) {
+        self.id_use = id_use;
+        if !self.omissions.contains(&Omission::MessageIdReused) {
+            self.omissions.push(Omission::MessageIdReused);
+        }
     }
 
     /// Who sent it, even where the policy takes the sender out of what is stored.

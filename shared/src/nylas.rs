@@ -250,6 +250,14 @@ impl NylasClient {
         }
     }
 
+    /// Whether Nylas refuses the API key: on a path that needs no mailbox, so that a mailbox to which
+    /// nobody is signed in is told from a key that was revoked. An answer that tells nothing counts as
+    /// no.
+    pub async fn refuses_key(&self) -> bool {
+        let answer = self.get("/v3/grants?limit=1").await;
+        matches!(answer, Err(NylasError::SignInNeeded { .. }))
+    }
+
     /// One grant with its aliases.
     ///
     /// # Errors

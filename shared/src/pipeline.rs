@@ -1,7 +1,7 @@
 //! What happens to a message, in order. One story, for a batch of messages:
 //!
 //! **claim** each in the ledger → **fetch** those not yet in hand → **decide** by the policy → **look up** all people and mails of the batch in one
-//! `$batch` of queries → **decide** what only that can tell → **make** contacts where the policy says so → **regard** → **map** → **write** one `$batch` with one
+//! `$batch` of queries → **decide** what only that can tell → **tell apart** what shares a Message-ID → **make** contacts where the policy says so → **regard** → **map** → **write** one `$batch` with one
 //! change set for each mail → **settle** each claim.
 //!
 //! Decisions are pure ([`crate::policy`], [`crate::parties`], [`crate::regarding`], [`crate::mapping`]); this file does the calls between them. A message
@@ -24,26 +24,29 @@ mod claiming;
 pub mod created_on;
 mod deciding;
 mod fate;
+mod fetching;
 mod ground;
 mod handled;
 pub mod history;
 mod job;
+mod mailbox_pauses;
 mod newcomers;
 pub mod preview;
+mod refusals;
 mod regard;
+mod reused;
 pub mod settings;
 pub mod theirs;
 mod writing;
 
-use futures_util::{StreamExt, stream};
-
-use self::budget::{Identities, Traffic};
+use self::budget::{Booked, Identities, Probe, Traffic};
 use self::created_on::Backdating;
 use self::fate::Failure;
 pub use self::fate::{Fate, Run, Work};
 use self::ground::Ground;
 pub use self::handled::{Handled, Summary};
 use self::job::{Candidate, Ended, Job};
+use self::refusals::Aftermath;
 use self::writing::{Caller, Mail};
 use crate::dataverse::DataverseClient;
 use crate::dataverse::look_up::Found;
@@ -51,17 +54,13 @@ use crate::dataverse::rows::{RowState, Table};
 use crate::dataverse::session::Session;
 use crate::dataverse::write::WriteMode;
 use crate::dedupe::ledger::Ledger;
-use crate::governor::Booking;
 use crate::mailboxes::MailboxDirectory;
 use crate::mapping::{self, Direction, Findings};
-use crate::message::Message;
-use crate::nylas::{Fetched, Headers, NylasClient};
+use crate::nylas::NylasClient;
 use crate::parties;
 use crate::policy::source::PolicySource;
 use crate::regarding::Decision;
-
-/// Messages fetched at the same time: Microsoft allows four calls at once for each mailbox (Nylas facts §14).
-const FETCHES: usize = 3;
+use crate::retry::FIRST_STEP;
 
 /// Everything that the story needs.
 pub struct Pipeline {
@@ -88,23 +87,46 @@ impl Pipeline {
     ///
     /// While Dataverse wants a pause, or when the invocation is nearly over, everything goes back as it came.
     pub async fn run(&self, work: Vec<Work>, run: Run) -> Vec<Handled> {
-        match self.book(work.len(), &run).await {
-            Ok(booking) => self.story(work, &run, &booking).await.0,
-            Err(failure) => {
-                let handled = claiming::untouched(work, &failure, &run);
-                handled.iter().for_each(Handled::report);
-                handled
-            }
+        match self.book(work.len(), &run, Probe::MayBe).await {
+            Ok(booked) if booked.is_probe => self.probe(work, &run, &booked).await,
+            Ok(booked) => self.story(work, &run, &booked).await.handled,
+            Err(failure) => untouched(work, &failure, &run),
         }
     }
 
+    /// The first message alone, and the others after it, if it passes.
+    async fn probe(&self, work: Vec<Work>, run: &Run, booked: &Booked) -> Vec<Handled> {
+        let mut work = claiming::once_each(work);
+        let rest = work.split_off(work.len().min(1));
+        let Story {
+            mut handled,
+            aftermath,
+            passed,
+            ..
+        } = self.story(work, run, booked).await;
+        if rest.is_empty() {
+            return handled;
+        }
+        handled.extend(match aftermath {
+            Aftermath::Pause(until) => {
+                let cause = booked.refused.cause.as_deref();
+                untouched(rest, &budget::paused(until, cause, run), run)
+            }
+            Aftermath::GoOn if passed && !run.is_nearly_over() => {
+                self.story(rest, run, &Booked::default()).await.handled
+            }
+            // It told nothing; another message is the next probe.
+            Aftermath::GoOn => untouched(
+                rest,
+                &Failure::postponed(FIRST_STEP, "a probe is under way"),
+                run,
+            ),
+        });
+        handled
+    }
+
     /// The story of a batch whose time is booked.
-    async fn story(
-        &self,
-        work: Vec<Work>,
-        run: &Run,
-        booking: &Booking,
-    ) -> (Vec<Handled>, Traffic) {
+    async fn story(&self, work: Vec<Work>, run: &Run, booked: &Booked) -> Story {
         let (jobs, mut handled) = self.claim(work, run).await;
         let mut ended = Vec::new();
         let mut traffic = Traffic::default();
@@ -112,15 +134,22 @@ impl Pipeline {
             // Boxed, because nested this deep the future's type is more than the compiler lays out.
             traffic = Box::pin(self.bring_in(jobs, run, &mut ended)).await;
         }
-        self.put_right(booking, traffic, run);
+        self.put_right(&booked.booking, traffic, run);
+        let aftermath = self.judge_run(&mut ended, booked, run).await;
+        let passed = ended.iter().any(|end| end.wrote);
         handled.extend(self.settle(ended, run).await);
         handled.iter().for_each(Handled::report);
-        (handled, traffic)
+        Story {
+            handled,
+            traffic,
+            aftermath,
+            passed,
+        }
     }
 
     /// Everything between claim and settle.
     async fn bring_in(&self, jobs: Vec<Job>, run: &Run, ended: &mut Vec<Ended>) -> Traffic {
-        let Some(prepared) = self.prepare(jobs, run, ended).await else {
+        let Some(prepared) = self.prepare(jobs, Looks::Write, run, ended).await else {
             return Traffic::default();
         };
         let Prepared {
@@ -129,6 +158,7 @@ impl Pipeline {
             messages,
             groups,
         } = prepared;
+        let groups = self.tell_apart(&session, groups, run, ended).await;
         let mut mails = Vec::new();
         for (tracked, mut found) in groups {
             let peopled = self.make_contacts(&session, tracked, &mut found, &ground, run, ended);
@@ -147,16 +177,28 @@ impl Pipeline {
     }
 
     /// The steps that only read: until it is decided what is tracked. `None` when nothing is.
-    async fn prepare(&self, jobs: Vec<Job>, run: &Run, ended: &mut Vec<Ended>) -> Option<Prepared> {
+    async fn prepare(
+        &self,
+        jobs: Vec<Job>,
+        looks: Looks,
+        run: &Run,
+        ended: &mut Vec<Ended>,
+    ) -> Option<Prepared> {
         let grants: Vec<_> = jobs.iter().map(|job| &job.key.grant_id).collect();
+        let pauses = self.mailbox_pauses(&grants).await;
+        if let Some(failure) = pauses.of_nylas(run) {
+            ended.extend(all_failed(jobs, &failure, run));
+            return None;
+        }
         let ground = match self.ground(&grants, run.now).await {
             Ok(ground) => ground,
             Err(failure) => {
-                ended.extend(all_failed(jobs, &failure, run));
+                let failed: Vec<Ended> = all_failed(jobs, &failure, run).collect();
+                ended.extend(self.without_mailboxes(failed, &pauses, looks, run).await);
                 return None;
             }
         };
-        let fetched = self.fetch(jobs, &ground, run, ended).await;
+        let fetched = self.fetch(jobs, &pauses, looks, &ground, run, ended).await;
         let candidates = self.decide(fetched, &ground, run, ended).await;
         if candidates.is_empty() {
             return None;
@@ -189,40 +231,6 @@ impl Pipeline {
         })
     }
 
-    /// Fetches what is not in hand, or lacks headers that the policy needs. A message that stays gone is skipped.
-    async fn fetch(
-        &self,
-        jobs: Vec<Job>,
-        ground: &Ground,
-        run: &Run,
-        ended: &mut Vec<Ended>,
-    ) -> Vec<(Job, Message)> {
-        let fetches = stream::iter(jobs).map(async |mut job| {
-            let headers = ground.headers(&job.key.grant_id);
-            let suffices = |message: &Message| headers == Headers::Basic || message.has_all_headers;
-            let fetched = match job.message.take().filter(suffices) {
-                Some(message) => Ok(Fetched::Message(Box::new(message))),
-                None if run.is_nearly_over() => Err(Failure::no_time_left()),
-                None => self
-                    .nylas
-                    .message(&job.key, headers)
-                    .await
-                    .map_err(Failure::from),
-            };
-            (job, fetched)
-        });
-        let answers: Vec<_> = fetches.buffered(FETCHES).collect().await;
-        let mut in_hand = Vec::new();
-        for (job, result) in answers {
-            match result {
-                Ok(Fetched::Message(message)) => in_hand.push((job, *message)),
-                Ok(Fetched::Gone) => ended.push(job.gone(run)),
-                Err(failure) => ended.push(job.failed(failure, run)),
-            }
-        }
-        in_hand
-    }
-
     /// What is there already, and the rows to write.
     async fn map(
         &self,
@@ -237,6 +245,7 @@ impl Pipeline {
             mut job,
             mut message,
             effective,
+            by_content,
             ..
         } = candidate;
         mapping::limit(&mut message, effective.content);
@@ -270,7 +279,8 @@ impl Pipeline {
         let begun = ours.is_some();
         let created_on = self.created_on.date(&message, run.now);
         let caller = Caller::new(effective.impersonate, findings.owner, found);
-        let mail = Mail::new(job, message, findings, caller, created_on, begun);
+        let mut mail = Mail::new(job, message, findings, caller, created_on, begun);
+        mail.know_key_by_content(by_content);
         Mapped::Mail(Box::new(mail))
     }
 }
@@ -307,6 +317,29 @@ fn findings(
         regarding,
         owner,
     }
+}
+
+/// Whether the pauses of mailboxes are written as well as read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Looks {
+    /// A preview, which writes nothing.
+    Only,
+    Write,
+}
+
+/// How a batch ended.
+struct Story {
+    handled: Vec<Handled>,
+    traffic: Traffic,
+    aftermath: Aftermath,
+    /// A message of it was written.
+    passed: bool,
+}
+
+fn untouched(work: Vec<Work>, failure: &Failure, run: &Run) -> Vec<Handled> {
+    let handled = claiming::untouched(work, failure, run);
+    handled.iter().for_each(Handled::report);
+    handled
 }
 
 /// What the steps that only read came to.

@@ -6,8 +6,8 @@
 //!
 //! | Failure | Advice | Then |
 //! | --- | --- | --- |
-//! | 429 with `Retry-After: n` | `Postpone(n s)` | hidden for at least n s; from Dataverse also a pause for all workers |
-//! | 429 without the header | `Soon` | hidden for the backoff step |
+//! | 429 with `Retry-After: n` | `Postpone(n s)` | hidden for at least n s; a pause for all workers with that user of Dataverse, or for that mailbox of Nylas |
+//! | 429 without the header | `Postpone(30 s)` | the same |
 //! | whatever of the same run comes after a Dataverse 429 or 401 | the same | goes back without another request |
 //! | a pause that another worker was told | `Postpone(rest of it)` | goes back untouched |
 //! | the invocation's time is nearly over | `Postpone(30 s)` | what was not begun goes back untouched |
@@ -15,17 +15,21 @@
 //! | Dataverse says that a row changed, went or came | `Soon` | the next try looks everything up again |
 //! | Dataverse 401 | `Soon` | the cached token is dropped; the next try reads the stored one |
 //! | no token: none stored yet, the stored one refused, the store does not answer | `Postpone(5 min)` | goes back untouched |
-//! | Nylas 401 (grant expired, key refused) | `After(6 h)` | somebody has to sign in again |
+//! | a refusal that concerns everybody ([`crate::refusal`]): disabled user, missing privilege, licence, API key; of one mailbox: nobody signed in, missing scopes | `Postpone(the pause)` | a pause for all workers; then one message goes as a probe |
+//! | a refusal of which that is not known yet | `Soon` | hidden for the backoff step |
 //! | another worker holds the claim | `Postpone(rest of its lease)` | looked at again then |
-//! | 400, 403, 413 for one message, unmappable mail | `Never` | settled `dead` with the code; the message is acknowledged |
+//! | 400, 403, 413 for one message while others get through, unmappable mail | `Never` | settled `dead` with the code; the message is acknowledged |
+//! | the ledger does not answer | `Postpone(30 s)` | goes back untouched |
 //!
-//! After [`RECEIVE_LIMIT`] deliveries a message that could still be retried is settled `dead` too, and the queue moves it to
-//! its dead-letter queue, from where an operator sends it again. A delivery that was postponed says nothing against the message:
-//! should it be the last one, the worker queues the message anew, and however long Dataverse throttles, it costs no mail.
+//! After [`RECEIVE_LIMIT`] failures a message that could still be retried is settled `dead` too, and the queue moves it to
+//! its dead-letter queue, from where an operator sends it again. The ledger counts the failures. The queue counts deliveries, and
+//! a postponed one says nothing against the message: if it is the last one, the worker queues the message again, and however
+//! long Dataverse throttles, it costs no mail.
 
 use std::time::Duration;
 
-/// How often the sync queue delivers a message before it moves it to the dead-letter queue.
+/// How often the sync queue delivers a message before it moves it to the dead-letter queue, and after how
+/// many failures a message is given up.
 ///
 /// Equals `maxReceiveCount` in `template.yaml`; a test compares the two.
 pub const RECEIVE_LIMIT: u32 = 10;
@@ -60,21 +64,22 @@ pub enum RetryAdvice {
 
 /// How long the queue should hide a message before its next delivery.
 ///
-/// `receive_count` is SQS's `ApproximateReceiveCount` (1 on first delivery). `jitter_percent` (0 to 25, drawn by the
-/// caller) only ever lengthens the delay, so that a `Retry-After` value is never undercut.
+/// `failures` is how many tries failed, this one included: 1 at the first failure. A postponed try
+/// is none. `jitter_percent` (0 to 25, drawn by the caller) only ever lengthens the delay, so that a
+/// `Retry-After` value is never undercut.
 ///
 /// Returns `None` for [`RetryAdvice::Never`].
 #[must_use]
 pub fn redelivery_delay(
     advice: RetryAdvice,
-    receive_count: u32,
+    failures: u32,
     jitter_percent: u32,
 ) -> Option<Duration> {
     let base = match advice {
         RetryAdvice::Never => return None,
         RetryAdvice::After(wait) | RetryAdvice::Postpone(wait) => wait.min(LONGEST_HIDE),
         RetryAdvice::Soon => {
-            let steps = receive_count.saturating_sub(1).min(10);
+            let steps = failures.saturating_sub(1).min(10);
             FIRST_STEP
                 .saturating_mul(GROWTH.pow(steps))
                 .min(LONGEST_HIDE)

@@ -95,6 +95,14 @@ pub enum Count {
     TokenNotRefreshed,
     /// A batch went back because there is no token.
     TokenMissing,
+    /// Dataverse refused messages for want of a privilege.
+    PrivilegeMissing,
+    /// Dataverse refused everybody who asks as its user, and everybody pauses.
+    CallerRefused,
+    /// Nylas refused the API key, and everybody pauses.
+    ApiKeyRefused,
+    /// Nylas refused a mailbox, and everybody who asks for it pauses.
+    MailboxRefused,
     /// The stored policy is older than one that this process has read before.
     PolicyVersionBackwards,
 }
@@ -119,6 +127,10 @@ impl Count {
             Self::TokenRefused => "TokenRefused",
             Self::TokenNotRefreshed => "TokenNotRefreshed",
             Self::TokenMissing => "TokenMissing",
+            Self::PrivilegeMissing => "PrivilegeMissing",
+            Self::CallerRefused => "CallerRefused",
+            Self::ApiKeyRefused => "ApiKeyRefused",
+            Self::MailboxRefused => "MailboxRefused",
             Self::PolicyVersionBackwards => "PolicyVersionBackwards",
         }
     }

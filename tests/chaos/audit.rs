@@ -152,7 +152,10 @@ impl Run {
             }
             return;
         }
-        if let Some(race) = &mail.race {
+        let races = self.cloud.shared.races.lock().unwrap();
+        let left_to_us = races.was_left_to_us(&mail.marker);
+        drop(races);
+        if let Some(race) = mail.race.as_ref().filter(|_| !left_to_us) {
             return self.judge_race(mail, race, rows, verdict);
         }
         if rows.len() > 1 {

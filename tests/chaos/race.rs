@@ -1,13 +1,14 @@
 //! Server-side sync tracks some of the mail as well: its row comes between five minutes before ours and five minutes after it.
 //!
 //! Whenever it comes, whatever fails meanwhile, their row survives, with a regarding, and ours is gone; both stay only where ours has a file that theirs
-//! lacks. Time that passes for the queue passes for them.
+//! lacks. Where the organisation lets no two emails have one Message-ID, which it does for odd seeds, whoever is second gives way instead: ours is refused and
+//! theirs adopted, or theirs is refused and it leaves the mail to us. Time that passes for the queue passes for them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use serde_json::Value;
-use twin::Dataverse;
+use twin::{Dataverse, SeedError};
 use uuid::Uuid;
 
 use crate::corpus::Reference;
@@ -72,6 +73,8 @@ pub(crate) struct Races {
     /// When those come whose moment is known, on the harness' clock.
     due: Vec<(Duration, String)>,
     rows: HashMap<String, Uuid>,
+    /// The mails that they left to us, because our row was there.
+    left_to_us: HashSet<String>,
     met: HashMap<&'static str, u64>,
 }
 
@@ -136,6 +139,11 @@ impl Races {
         self.rows.get(marker).copied()
     }
 
+    /// Whether ours was first, in an organisation that lets theirs not be second.
+    pub(crate) fn was_left_to_us(&self, marker: &str) -> bool {
+        self.left_to_us.contains(marker)
+    }
+
     /// How often each moment was met.
     pub(crate) fn met(&self) -> u64 {
         self.met.values().sum()
@@ -167,7 +175,15 @@ impl Races {
         };
         let row =
             dataverse.track_by_server_side_sync(&race.message_id, &race.sender, &race.columns);
-        self.rows.insert(marker.to_owned(), row.unwrap());
+        match row {
+            Ok(row) => {
+                self.rows.insert(marker.to_owned(), row);
+            }
+            Err(SeedError::Duplicate { .. }) => {
+                self.left_to_us.insert(marker.to_owned());
+            }
+            Err(error) => panic!("another client's row cannot be put in: {error}"),
+        }
         *self.met.entry(race.moment.name()).or_default() += 1;
     }
 }

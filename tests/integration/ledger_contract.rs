@@ -10,6 +10,7 @@ mod kept;
 mod line;
 mod outages;
 mod pause;
+mod refusals;
 mod settlements;
 mod stored_policy;
 mod walk;
@@ -64,7 +65,7 @@ impl Bench {
 
     /// Claims and settles.
     async fn settled(&self, settlement: &Settlement) {
-        assert_eq!(self.claim(worker(90), now()).await, Claim::Won);
+        assert!(self.claim(worker(90), now()).await.is_won());
         self.settle(worker(90), settlement).await.unwrap();
     }
 
@@ -156,7 +157,7 @@ fn dead() -> Settlement {
 
 fn given_up() -> Settlement {
     Settlement::Dead {
-        reason: "gave up after 10 deliveries".to_owned(),
+        reason: "gave up after 10 failures".to_owned(),
         gave_up: true,
     }
 }
@@ -165,6 +166,22 @@ fn released() -> Settlement {
     Settlement::Released {
         retry_at: now() + TimeDelta::seconds(30),
         reason: "dataverse throttled the call".to_owned(),
+        counted: true,
+    }
+}
+
+fn postponed() -> Settlement {
+    Settlement::Released {
+        retry_at: now() + TimeDelta::seconds(30),
+        reason: "dataverse throttled the call".to_owned(),
+        counted: false,
+    }
+}
+
+fn requeued(counted: bool) -> Settlement {
+    Settlement::Requeued {
+        reason: "dataverse throttled the call".to_owned(),
+        counted,
     }
 }
 

@@ -8,6 +8,7 @@
 //! | What becomes of the cards of an address book? | `address_book.rs` |
 //! | Which record does it concern, and what does finding out cost? | `regarding.rs` |
 //! | What if another client writes the same mail? | `theirs.rs` |
+//! | What if two mails have one Message-ID? | `reused.rs` |
 //! | What is left out, and by which rule? | `policy.rs` |
 //! | What becomes of files? | `attachments.rs` |
 //! | What if a service does not answer? | `outages.rs` |
@@ -36,6 +37,7 @@ mod governor;
 mod guards;
 mod history;
 mod impersonation;
+mod incidents;
 mod lengths;
 mod limits;
 mod odd_mail;
@@ -45,5 +47,6 @@ mod people;
 mod policy;
 mod refusals;
 mod regarding;
+mod reused;
 mod theirs;
 mod tracking;

@@ -27,8 +27,8 @@ use backfill::Backfill;
 use chrono::{DateTime, TimeDelta, Utc};
 use mailverse::dataverse::DataverseClient;
 use mailverse::dataverse::write::WriteMode;
-use mailverse::dedupe::ledger::Ledger;
-use mailverse::dedupe::{ClaimToken, Entry, table};
+use mailverse::dedupe::ledger::{Ledger, Settlement};
+use mailverse::dedupe::{ClaimRequest, ClaimToken, Entry, table};
 use mailverse::entra::request::{Credential, EntraClient};
 use mailverse::entra::{Origin, TokenSource};
 use mailverse::governor::Budget;
@@ -187,6 +187,22 @@ impl World {
         let nylas = self.twin.nylas().clone();
         self.to_nylas
             .at(text, async move { nylas.fail_next(fault) });
+    }
+
+    /// The ledger says that so many tries of a message have failed.
+    pub(crate) async fn has_failed(&mut self, grant: &str, id: &str, times: u32) {
+        for _ in 0..times {
+            let Run { token, now, .. } = self.begin();
+            let (key, ledger) = (key(grant, id), &self.pipeline.ledger);
+            let claim = ledger.claim(&key, &ClaimRequest::new(token, now)).await;
+            assert!(claim.unwrap().is_won());
+            let failure = Settlement::Released {
+                retry_at: now,
+                reason: "an earlier try failed".to_owned(),
+                counted: true,
+            };
+            ledger.settle(&key, token, now, &failure).await.unwrap();
+        }
     }
 
     /// Time and chance of the next run.

@@ -64,7 +64,7 @@ use uuid::Uuid;
 pub use org::{Dropped, Requests};
 pub use privileges::Privilege;
 pub use seed::SeedError;
-pub use settings::Setting;
+pub use settings::{RefusedEmails, Setting};
 
 use crate::clock::Clock;
 use crate::entra::Entra;
@@ -240,6 +240,11 @@ impl Dataverse {
     /// From now on the calling application has no user in the organisation: 403 / 0x80072560.
     pub fn remove_application_user(&self) {
         lock(&self.org).has_application_user = false;
+    }
+
+    /// It has one again.
+    pub fn add_application_user(&self) {
+        lock(&self.org).has_application_user = true;
     }
 
     /// Changes a setting of the organisation.

@@ -18,7 +18,7 @@ mod server;
 use std::io;
 
 pub use clock::Clock;
-pub use dataverse::{Dataverse, Dropped, Privilege, Requests, SeedError, Setting};
+pub use dataverse::{Dataverse, Dropped, Privilege, RefusedEmails, Requests, SeedError, Setting};
 pub use entra::Entra;
 pub use fault::{Fault, FaultPlan, Injected};
 pub use nylas::{Delivery, Grant, Nylas};

@@ -18,6 +18,7 @@ enum Command {
     /// A text column of a table, and an alternate key over it.
     AddKey(String, String),
     BareChangeSetErrors(bool),
+    UniqueMessageIds(bool),
     Look,
 }
 
@@ -54,6 +55,7 @@ fn obey(dataverse: &Dataverse, command: Command) -> Result<(), Box<dyn Error>> {
             dataverse.add_alternate_key(&table, &[&column])?;
         }
         Command::BareChangeSetErrors(on) => dataverse.set_setting(Setting::BareChangeSetErrors(on)),
+        Command::UniqueMessageIds(on) => dataverse.set_setting(Setting::UniqueMessageIds(on)),
         Command::Look => {}
     }
     Ok(())

@@ -50,6 +50,7 @@ pub struct Nylas {
 struct State {
     mailboxes: Vec<Mailbox>,
     destinations: Vec<webhooks::Destination>,
+    key_is_revoked: bool,
     requests: u64,
     /// Lists of messages that were answered with a page.
     pages: u64,
@@ -90,6 +91,16 @@ impl Nylas {
     #[must_use]
     pub fn api_key(&self) -> String {
         self.api_key.clone()
+    }
+
+    /// From now on, every call answers 401, whatever it is about.
+    pub fn revoke_api_key(&self) {
+        lock(&self.state).key_is_revoked = true;
+    }
+
+    /// The key is valid again.
+    pub fn restore_api_key(&self) {
+        lock(&self.state).key_is_revoked = false;
     }
 
     /// Connects a mailbox, with the folders that its provider makes. Connecting one again, by the same grant id, keeps
@@ -246,7 +257,7 @@ impl Nylas {
         let key = incoming
             .header("authorization")
             .and_then(|value| value.strip_prefix("Bearer "));
-        if key != Some(self.api_key.as_str()) {
+        if lock(&self.state).key_is_revoked || key != Some(self.api_key.as_str()) {
             return Err(Failure::bad_key());
         }
         let no_route = || Failure::no_route(incoming.method.as_str(), &incoming.path);

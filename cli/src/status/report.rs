@@ -6,6 +6,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
 use mailverse::dedupe::State;
 use mailverse::dedupe::attention::Attention;
+use mailverse::dedupe::pause::Pause;
 use serde_json::{Value, json};
 
 use super::age::Age;
@@ -22,11 +23,13 @@ pub(crate) struct Report {
     pub(crate) older_than: Age,
     /// Until when nothing is sent to Dataverse.
     pub(crate) paused_until: Option<DateTime<Utc>>,
+    /// Who is refused whatever is asked, and why: `dataverse`, `nylas`, `nylas#` and a grant id.
+    pub(crate) refused: Vec<(String, Pause)>,
 }
 
 impl Report {
     pub(crate) fn is_quiet(&self) -> bool {
-        self.dead.is_empty() && self.waiting.is_empty()
+        self.dead.is_empty() && self.waiting.is_empty() && self.refused.is_empty()
     }
 
     /// The first `limit` messages. The dead come first, since nobody but a person helps them.
@@ -46,13 +49,25 @@ impl Report {
                 "reason": one.entry.reason,
             })
         };
-        json!({
+        let refused = |(who, pause): &(String, Pause)| {
+            json!({
+                "who": who,
+                "cause": pause.refused.cause,
+                "pauses": pause.refused.times,
+                "next_probe": pause.until.map(rfc3339),
+            })
+        };
+        let mut report = json!({
             "dead": self.dead.len(),
             "waiting": self.waiting.len(),
             "older_than_seconds": self.older_than.time().num_seconds(),
             "dataverse_paused_until": self.paused_until.map(rfc3339),
             "messages": self.listed(limit).map(message).collect::<Vec<_>>(),
-        })
+        });
+        if !self.refused.is_empty() {
+            report["refused"] = self.refused.iter().map(refused).collect();
+        }
+        report
     }
 
     pub(crate) fn print(&self, out: &mut impl Write, limit: usize) -> io::Result<()> {
@@ -60,7 +75,11 @@ impl Report {
         if listed > 0 {
             writeln!(out, "{}", self.table(limit))?;
         }
-        if let Some(until) = self.paused_until {
+        for (who, pause) in &self.refused {
+            writeln!(out, "{}", refused_line(who, pause))?;
+        }
+        let is_refused = self.refused.iter().any(|(who, _)| who == "dataverse");
+        if let Some(until) = self.paused_until.filter(|_| !is_refused) {
             writeln!(
                 out,
                 "Dataverse asked for a pause: nothing is sent to it before {} UTC.",
@@ -97,6 +116,9 @@ impl Report {
                 "Nothing needs attention: no message is dead, and none has been waiting for longer than {age}."
             );
         }
+        if dead + waiting == 0 {
+            return "No message is dead. Mail waits until the refusal above is mended.".to_owned();
+        }
         let mut line = format!("{dead} dead, {waiting} waiting for longer than {age}");
         if listed < dead + waiting {
             line.push_str(&format!("; {listed} shown (--limit)"));
@@ -108,6 +130,24 @@ impl Report {
         });
         line
     }
+}
+
+/// Who refuses, why, and when that is looked at again.
+fn refused_line(who: &str, pause: &Pause) -> String {
+    let what = match who.split_once('#') {
+        None if who == "dataverse" => "Dataverse refuses all mail".to_owned(),
+        Some(("dataverse", user)) => format!("Dataverse refuses all mail of user {user}"),
+        Some((_, grant)) => format!("Nylas refuses the mailbox {grant}"),
+        None => "Nylas refuses the API key".to_owned(),
+    };
+    let cause = pause.refused.cause.as_deref().unwrap_or_default();
+    let probe = pause.until.map_or_else(String::new, |until| {
+        format!(
+            "\n  It waits, and none is lost. Next probe: {} UTC.",
+            until.format("%F %T")
+        )
+    });
+    format!("{}: {}.{probe}", printable(&what), printable(cause))
 }
 
 fn cells(one: &Attention) -> [String; 4] {

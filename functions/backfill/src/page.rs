@@ -119,7 +119,7 @@ impl<Q: SyncQueue> Backfill<Q> {
             }
             let before = match claim {
                 Claim::Settled(entry) => Handled::settled_before(message.key.clone(), entry),
-                Claim::Won | Claim::HeldUntil(_) => None,
+                Claim::Won { .. } | Claim::HeldUntil(_) => None,
             };
             match before {
                 Some(handled) => {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use mailverse::dedupe::ledger::LedgerError;
 use mailverse::nylas::error::NylasError;
 use mailverse::queue::QueueError;
@@ -12,6 +12,9 @@ use crate::task::{Kind, Task};
 
 /// Deliveries after which a task of the schedule is left to the schedule's next run.
 const SCHEDULED_TRIES: u32 = 3;
+
+/// A longer pause of a mailbox is left to the schedule's next run.
+const SHORT_PAUSE: TimeDelta = TimeDelta::minutes(5);
 
 /// What becomes of the queue message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +39,8 @@ pub(crate) enum Trouble {
         "dataverse asked for a pause, its budget is spent, live mail goes first, or there is no token"
     )]
     Paused(DateTime<Utc>),
+    #[error("nylas asked for a pause, or refuses the mailbox")]
+    MailboxPaused(DateTime<Utc>),
     #[error("another worker lists the mailbox")]
     Busy(DateTime<Utc>),
     #[error("another worker has gone on with the task")]
@@ -68,8 +73,9 @@ pub(crate) enum Verdict {
 /// | --- | --- | --- |
 /// | no time left | goes on the queue again | the same |
 /// | the mailbox is kept for another task | is dropped; the daily one waits | waits |
-/// | Dataverse's pause, no token, a 429 with a time | goes back for that long | the same |
-/// | nobody has signed in | is dropped: the watermark covers it | is parked |
+/// | Dataverse's pause, no token, a 429 | goes back for that long | the same |
+/// | the mailbox pauses | goes back for that long; is dropped if that is longer than five minutes: the watermark covers it | goes back for that long |
+/// | nobody has signed in, or a scope is missing | is dropped: the watermark covers it | is parked |
 /// | refused, or no such folder | is dropped | has failed |
 /// | anything else | goes back for the backoff's step, is dropped after three tries | goes back, to the dead-letter queue after ten |
 pub(crate) fn judge(task: &Task, trouble: &Trouble, tries: u32, now: DateTime<Utc>) -> Verdict {
@@ -85,14 +91,17 @@ pub(crate) fn judge(task: &Task, trouble: &Trouble, tries: u32, now: DateTime<Ut
         Trouble::NoTime => Verdict::Again,
         Trouble::Overtaken => Verdict::Leave,
         Trouble::Busy(_) if task.kind == Kind::Recent => Verdict::Leave,
-        Trouble::Busy(until) | Trouble::Paused(until) => postponed(*until),
+        Trouble::MailboxPaused(until) if scheduled && *until - now > SHORT_PAUSE => Verdict::Leave,
+        Trouble::Busy(until) | Trouble::Paused(until) | Trouble::MailboxPaused(until) => {
+            postponed(*until)
+        }
         Trouble::Nylas(NylasError::SignInNeeded { .. } | NylasError::Rejected { .. })
         | Trouble::NoFolder
             if scheduled =>
         {
             Verdict::Leave
         }
-        Trouble::Nylas(NylasError::SignInNeeded { .. }) => Verdict::Park,
+        Trouble::Nylas(error) if error.concerns_mailbox() => Verdict::Park,
         Trouble::NoFolder => Verdict::Fail,
         _ if tired => Verdict::Leave,
         Trouble::Nylas(error) => match error.retry_advice() {
@@ -127,7 +136,6 @@ pub(crate) fn soon(receive_count: u32) -> Next {
 
 #[cfg(test)]
 mod tests {
-    use chrono::TimeDelta;
     use mailverse::nylas::wire;
     use serde_json::json;
 

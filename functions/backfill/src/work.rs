@@ -163,6 +163,10 @@ impl<Q: SyncQueue> Backfill<Q> {
                 Err(Trouble::Paused(until)) if !task.dry_run && until - run.now <= NEAR => {}
                 may => may?,
             }
+            let paused = self.pipeline.mailbox_paused_until(&task.grant_id, run.now);
+            if let Some(until) = paused.await {
+                return Err(Trouble::MailboxPaused(until));
+            }
             let (part, next_part) = part_at(&parts, progress.position.part.as_deref());
             if part.name != progress.position.part {
                 // Its folder went. What is known of that one's list says nothing of this one's.
@@ -185,7 +189,12 @@ impl<Q: SyncQueue> Backfill<Q> {
                     forget_cursor(&mut progress.position, task);
                     continue;
                 }
-                Err(error) => return Err(error.into()),
+                Err(error) => {
+                    self.pipeline
+                        .note_throttled(&task.grant_id, &error, &run)
+                        .await;
+                    return Err(error.into());
+                }
             };
             let next_cursor = page.next.clone();
             let (coverage, newest) = self.settle_page(task, page, begin, seen).await?;

@@ -4,8 +4,8 @@
 //! | --- | --- |
 //! | reached `written`, `skipped` or `dead` | acknowledged |
 //! | is `waiting` | hidden for the advised delay and reported failed, so that it is delivered again |
-//! | is `waiting` although this was its last delivery, since it was only postponed | queued anew, and acknowledged |
-//! | was tried [`mailverse::retry::RECEIVE_LIMIT`] times | settled `dead` and reported failed, so that it moves to the dead-letter queue |
+//! | is `waiting` although this was its last delivery | queued again, and acknowledged |
+//! | failed [`mailverse::retry::RECEIVE_LIMIT`] times | settled `dead` and reported failed, so that it moves to the dead-letter queue; what is left of its deliveries comes at once and is left alone |
 //! | cannot be read | reported failed, and ends in the dead-letter queue unchanged |
 //!
 //! The event source has to be set to `ReportBatchItemFailures`; without it a failed message would be acknowledged with its batch.
@@ -103,21 +103,31 @@ impl<Q: SyncQueue> Worker<Q> {
                 self.queue_anew(&delivery.request, *delay).await
             }
             Some(Fate::Waiting { delay, .. }) => {
-                if let Some(receipt) = &delivery.receipt
-                    && let Err(error) = self.queue.hide(receipt, *delay).await
-                {
-                    // It comes back after the queue's own visibility timeout instead.
-                    tracing::warn!("sync.key" = %delivery.request.key, %error, "message could not be hidden");
-                }
+                self.hide(delivery, *delay).await;
                 false
             }
-            Some(Fate::Dead { gave_up: true, .. }) | None => false,
+            // Its failures are used up and its deliveries may not be: the sooner they are, the sooner
+            // the queue moves it to the dead-letter queue.
+            Some(Fate::Dead { gave_up: true, .. }) => {
+                self.hide(delivery, Duration::ZERO).await;
+                false
+            }
+            None => false,
         }
     }
 }
 
 impl<Q: SyncQueue> Worker<Q> {
-    /// The queue would move the message to the dead-letter queue now, for no fault of its own. Whether it is on the queue once more.
+    async fn hide(&self, delivery: &Delivery, delay: Duration) {
+        if let Some(receipt) = &delivery.receipt
+            && let Err(error) = self.queue.hide(receipt, delay).await
+        {
+            // It comes back after the queue's own visibility timeout instead.
+            tracing::warn!("sync.key" = %delivery.request.key, %error, "message could not be hidden");
+        }
+    }
+
+    /// The queue would move the message to the dead-letter queue now, although it may still be tried. Whether it is on the queue once more.
     ///
     /// Should the process die before that, the ledger says that it was given up, and the dead-letter queue has it; after it, there is one request too many,
     /// which the ledger makes harmless.

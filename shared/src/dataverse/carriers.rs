@@ -1,19 +1,20 @@
-//! Which rows carry a mail of this Message-ID: for people who ask about one.
+//! Which rows have this Message-ID, and what a row holds: for people who ask about a mail, and where a row is in the way.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 
 use serde_json::Value;
+use uuid::Uuid;
 
 use super::DataverseClient;
 use super::error::DataverseError;
-use super::look_up::fits_its_column;
-use super::query::{literal, rows};
-use super::rows::guid;
+use super::look_up::with_message_id;
+use super::query::{row, rows};
+use super::rows::{EMAIL_COLUMNS, ExistingEmail, existing_email};
 use super::session::Session;
 use crate::ids::{ActivityId, InternetMessageId};
 
 impl DataverseClient {
-    /// The rows of this Message-ID, whoever wrote them and whatever became of them. None where it is longer than its column: it was not stored, then.
+    /// The keys of [`Self::rows_with_message_id`].
     ///
     /// # Errors
     /// [`DataverseError`]: it is not known which.
@@ -22,39 +23,79 @@ impl DataverseClient {
         session: &Session,
         id: &InternetMessageId,
     ) -> Result<BTreeSet<ActivityId>, DataverseError> {
-        let mut found = BTreeSet::new();
-        if !fits_its_column(id) {
-            return Ok(found);
+        let found = self.rows_with_message_id(session, id).await?;
+        Ok(found.into_iter().map(|email| email.activity_id).collect())
+    }
+
+    /// The rows of this Message-ID, whoever wrote them and whatever became of them. None where it is longer than its
+    /// column: it was not stored, then.
+    ///
+    /// # Errors
+    /// [`DataverseError`]: it is not known which.
+    pub async fn rows_with_message_id(
+        &self,
+        session: &Session,
+        id: &InternetMessageId,
+    ) -> Result<Vec<ExistingEmail>, DataverseError> {
+        let terms = with_message_id(id);
+        if terms.is_empty() {
+            return Ok(Vec::new());
         }
-        // With angle brackets by us and, it is inferred, by server-side sync; other importers leave them out.
-        let names = [id.in_brackets(), id.as_str().to_owned()];
-        let terms = names.map(|name| format!("messageid eq {}", literal(&name)));
-        let path = rows("emails", "activityid,messageid", &terms.join(" or "));
+        let path = rows("emails", EMAIL_COLUMNS, &terms.join(" or "));
+        let first = self.read_json(session, &path).await?;
+        let found = self.pages_from(session, first).await?;
+        // Dataverse compares without case, and Message-IDs differ by case.
+        let same = |row: &&Value| {
+            let stored = row.get("messageid").and_then(Value::as_str);
+            stored.and_then(InternetMessageId::from_header).as_ref() == Some(id)
+        };
+        Ok(found
+            .iter()
+            .filter(same)
+            .filter_map(existing_email)
+            .collect())
+    }
+
+    /// The body of a row; empty where it has none, or may not be read.
+    ///
+    /// # Errors
+    /// [`DataverseError`]: it may be readable later.
+    pub async fn body(&self, session: &Session, id: ActivityId) -> Result<String, DataverseError> {
+        let path = format!("{}?$select=description", row("emails", id.uuid()));
+        let body = match self.read_json(session, &path).await {
+            Ok(found) => found
+                .get("description")
+                .and_then(Value::as_str)
+                .map(str::to_owned),
+            Err(DataverseError::Rejected { .. } | DataverseError::Stale { .. }) => None,
+            Err(error) => return Err(error),
+        };
+        Ok(body.unwrap_or_default())
+    }
+
+    /// Whether a row is there, as far as it may be read: one that may not be, counts as there.
+    ///
+    /// # Errors
+    /// [`DataverseError`]: it is not known now.
+    pub(super) async fn is_there(
+        &self,
+        session: &Session,
+        set: &str,
+        key: &str,
+        id: Uuid,
+    ) -> Result<bool, DataverseError> {
+        let path = format!("{}?$select={key}", row(set, id));
+        match self.read_json(session, &path).await {
+            Ok(_) | Err(DataverseError::Rejected { .. }) => Ok(true),
+            Err(DataverseError::Stale { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn read_json(&self, session: &Session, path: &str) -> Result<Value, DataverseError> {
         let answer = self
-            .call(session, reqwest::Method::GET, &path, None, None)
+            .call(session, reqwest::Method::GET, path, None, None)
             .await?;
-        let mut page: Value =
-            serde_json::from_slice(&answer).map_err(|_| super::unreadable("a query's answer"))?;
-        let mut seen = HashSet::new();
-        loop {
-            let listed = page.get("value").and_then(Value::as_array);
-            let listed = listed.ok_or_else(|| super::unreadable("a query's answer"))?;
-            // Dataverse compares without case, and Message-IDs differ by case.
-            let same = |row: &&Value| {
-                let stored = row.get("messageid").and_then(Value::as_str);
-                stored.and_then(InternetMessageId::from_header).as_ref() == Some(id)
-            };
-            let ids = listed.iter().filter(same);
-            found.extend(
-                ids.filter_map(|row| guid(row, "activityid"))
-                    .map(ActivityId::new),
-            );
-            match page.get("@odata.nextLink").and_then(Value::as_str) {
-                Some(next) if seen.insert(next.to_owned()) => {
-                    page = self.next_page(session, next).await?;
-                }
-                _ => return Ok(found),
-            }
-        }
+        serde_json::from_slice(&answer).map_err(|_| super::unreadable("a query's answer"))
     }
 }

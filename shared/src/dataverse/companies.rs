@@ -57,6 +57,9 @@ impl DataverseClient {
     }
 
     /// Makes rows that are not there. One result for each, in order; a later one may name an earlier one. One that fails changes nothing for the others.
+    ///
+    /// [`CreateOutcome::AlreadyExisted`] is said of a row only once it was read by its key: 0x80040237 may stand for another
+    /// key that the organisation has (Dataverse facts §12), and is a refusal then.
     pub async fn create_rows(
         &self,
         session: &Session,
@@ -77,6 +80,17 @@ impl DataverseClient {
                     }
                 }
                 Some(Err(error)) => results.extend(some.iter().map(|_| Err(error.clone()))),
+            }
+        }
+        for (NewRow { record, .. }, result) in rows.iter().zip(&mut results) {
+            if *result != Ok(CreateOutcome::AlreadyExisted) {
+                continue;
+            }
+            let (set, key) = (record.table.set(), record.table.key());
+            match self.is_there(session, set, key, record.id).await {
+                Ok(true) => {}
+                Ok(false) => *result = Err(DataverseError::of_another_key()),
+                Err(error) => *result = Err(error),
             }
         }
         results

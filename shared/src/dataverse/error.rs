@@ -9,10 +9,10 @@
 //! | 401 | [`DataverseError::TokenRejected`] | drop the cached token, then repeat |
 //! | 404 for a row that a write names, 412 row version, 412 alternate key | [`DataverseError::Stale`] | repeat: it looks everything up again |
 //! | 413 | [`DataverseError::TooLarge`] | send less at once |
-//! | 403 and every other refusal | [`DataverseError::Rejected`] | settle the message `dead` with the code |
+//! | 403 and every other refusal | [`DataverseError::Rejected`] | settle the message `dead` with the code, or wait, if it may concern everybody ([`crate::refusal`]) |
 //!
-//! 412 with 0x80040237 (the primary key is there already) is no error but [`super::write::CreateOutcome::AlreadyExisted`]: the key is ours, so the row
-//! is the mail. 412 with 0x80060892 (an alternate key that the organisation has put on a column, such as `messageid`) names no row, and the one that is
+//! 412 with 0x80040237 (a row with matching key values is there already) is no error but [`super::write::CreateOutcome::AlreadyExisted`]. Which key that is,
+//! the code does not say: the primary key, or `messageid` (facts §7.3). So the row is read by its id before it counts as ours. 412 with 0x80060892 (an alternate key that the organisation has put on a column, such as `messageid`) names no row, and the one that is
 //! in the way may be a draft or another mail. So it counts as news: the look-up of the next try asks for the Message-ID and ends the message as `written`
 //! with the row that carries it, or, if none does, the tries run out.
 //!
@@ -26,6 +26,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::http;
+use crate::refusal::{Blame, Refusal};
 use crate::retry::{FIRST_STEP, RetryAdvice};
 
 /// A Dataverse error code such as `0x80040217`.
@@ -65,9 +66,30 @@ impl ErrorCode {
         matches!(self.0, 0x8004_4331)
     }
 
+    /// Whom a refusal with this code blames.
+    ///
+    /// Facts §12 lists the privileges and 0x80072560. The others come from the list of error codes
+    /// (`error_codes.csv`), by their names; with which status Dataverse sends them is unknown.
+    #[must_use]
+    pub const fn blame(self) -> Blame {
+        match self.0 {
+            _ if self.concerns_privilege() => Blame::RowOrCaller,
+            // Not a member of the organisation; the user is disabled, in three words; no licence.
+            0x8007_2560 | 0x8004_0225 | 0x8004_A112 | 0x8004_A113 | 0x8004_D24B
+            // The organisation is disabled, its servers are, its trial or its registration has ended,
+            // its licence is invalid, creating is switched off for it.
+            | 0x8004_A104 | 0x8004_A107 | 0x8004_415C | 0x8004_415D | 0x8004_415F | 0x8004_0276
+            // Its storage is full.
+            | 0x8004_B057 => Blame::Caller,
+            // A text that is too long, a choice out of its range, characters that are not allowed.
+            0x8004_4331 | 0x8004_431A | 0x8004_0278 => Blame::Content,
+            _ => Blame::Row,
+        }
+    }
+
     /// Whether it may be that the caller, or who it acts for, is refused and not the row.
     pub(super) const fn concerns_caller(self) -> bool {
-        self.concerns_privilege() || matches!(self.0, 0x8007_2560)
+        matches!(self.blame(), Blame::RowOrCaller | Blame::Caller)
     }
 
     /// Whether the application user lacks a privilege for the operation.
@@ -110,6 +132,17 @@ impl ErrorCode {
             | 0x8004_8306
             | 0x8004_8405
             | 0x8007_2560
+            | 0x8004_0225
+            | 0x8004_A112
+            | 0x8004_A113
+            | 0x8004_D24B
+            | 0x8004_A104
+            | 0x8004_A107
+            | 0x8004_415C
+            | 0x8004_415D
+            | 0x8004_415F
+            | 0x8004_0276
+            | 0x8004_B057
             | 0x8004_0227
             | 0x8004_0237
             | 0x8004_0333
@@ -142,6 +175,15 @@ impl ErrorCode {
             0x8007_2560 => {
                 "the application is no user of this organisation: add it as an application user with a security role"
             }
+            0x8004_0225 | 0x8004_A112 => "the application user is disabled",
+            0x8004_A113 => "the organisation is in administration mode",
+            0x8004_D24B => "the application user has no licence",
+            0x8004_A104 | 0x8004_A107 => "the organisation is disabled",
+            0x8004_415C | 0x8004_415D | 0x8004_415F => {
+                "the organisation's trial, registration or licence has ended"
+            }
+            0x8004_0276 => "creating is switched off for the organisation",
+            0x8004_B057 => "the organisation's storage is full",
             0x8004_0333 => "a duplicate-detection rule of this organisation refused the row",
             0x8004_0217 => "a row that the write names does not exist",
             0x8004_418A => "the request is too large",
@@ -199,21 +241,30 @@ pub enum DataverseError {
     #[error("dataverse refused the request for its size")]
     TooLarge,
     /// The same call will be refused again.
-    #[error("dataverse refused the row: {status}{}{}", Detail(*code), Meaning(*code))]
+    #[error("dataverse refused the row: {status}{}{}{}", Detail(*code), Missing(privilege.as_deref()), Meaning(*code))]
     Rejected {
         /// HTTP status.
         status: u16,
         /// `None` when the answer has none.
         code: Option<ErrorCode>,
+        /// The privilege that is missing, such as `prvCreateActivity`, where the answer names it.
+        privilege: Option<String>,
     },
 }
 
 struct Detail(Option<ErrorCode>);
+struct Missing<'a>(Option<&'a str>);
 struct Meaning(Option<ErrorCode>);
 
 impl fmt::Display for Detail {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.map_or(Ok(()), |code| write!(f, " {code}"))
+    }
+}
+
+impl fmt::Display for Missing<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |privilege| write!(f, " {privilege}"))
     }
 }
 
@@ -226,6 +277,16 @@ impl fmt::Display for Meaning {
 }
 
 impl DataverseError {
+    /// A row is refused because of a key that is not its primary key.
+    #[must_use]
+    pub const fn of_another_key() -> Self {
+        Self::Rejected {
+            status: 412,
+            code: Some(ErrorCode::DUPLICATE_KEY),
+            privilege: None,
+        }
+    }
+
     /// The code of a refusal, if it has one.
     #[must_use]
     pub const fn code(&self) -> Option<ErrorCode> {
@@ -239,18 +300,41 @@ impl DataverseError {
         }
     }
 
+    /// The refusal, if it is one, for finding out whom it concerns.
+    #[must_use]
+    pub fn refusal(&self) -> Option<Refusal> {
+        let Self::Rejected {
+            status,
+            code,
+            privilege,
+        } = self
+        else {
+            return None;
+        };
+        let privilege = Missing(privilege.as_deref());
+        Some(Refusal {
+            cause: format!("{status}{}{privilege}{}", Detail(*code), Meaning(*code)),
+            blame: code.map_or(Blame::Row, ErrorCode::blame),
+        })
+    }
+
+    /// Whether it may be that the caller is refused, so that others would be refused as well.
+    #[must_use]
+    pub fn may_concern_caller(&self) -> bool {
+        self.code().is_some_and(ErrorCode::concerns_caller)
+    }
+
     /// Whether, and when, the same call is worth repeating.
     #[must_use]
     pub fn retry_advice(&self) -> RetryAdvice {
         match self {
-            Self::Throttled {
-                retry_after: Some(wait),
-            } => RetryAdvice::Postpone(*wait),
+            // No fault of the message either, however often it is told so.
+            Self::Throttled { retry_after } => {
+                RetryAdvice::Postpone(retry_after.unwrap_or(FIRST_STEP))
+            }
             // No fault of the message: with another token it goes through, and without one it is not tried.
             Self::TokenRejected => RetryAdvice::Postpone(FIRST_STEP),
-            Self::Throttled { retry_after: None }
-            | Self::Unavailable { .. }
-            | Self::Stale { .. } => RetryAdvice::Soon,
+            Self::Unavailable { .. } | Self::Stale { .. } => RetryAdvice::Soon,
             // One message that is too large alone stays too large; a batch was split before it came to this.
             Self::TooLarge | Self::Rejected { .. } => RetryAdvice::Never,
         }
@@ -276,7 +360,13 @@ impl DataverseError {
             Class::Unlisted if status < 400 => Self::Unavailable { what: what() },
             Class::Unlisted if status >= 500 && status != 501 => Self::Unavailable { what: what() },
             Class::Unlisted if status == 404 || status == 408 => Self::Unavailable { what: what() },
-            Class::Permanent | Class::Unlisted => Self::Rejected { status, code },
+            Class::Permanent | Class::Unlisted => Self::Rejected {
+                status,
+                code,
+                privilege: code
+                    .filter(|code| code.concerns_privilege())
+                    .and_then(|_| missing_privilege(body)),
+            },
         }
     }
 }
@@ -294,6 +384,23 @@ impl From<reqwest::Error> for DataverseError {
 pub fn error_code(body: &[u8]) -> Option<ErrorCode> {
     let body: Value = serde_json::from_slice(body).ok()?;
     ErrorCode::parse(body.get("error")?.get("code")?.as_str()?)
+}
+
+/// The name of a privilege in the message of an error, such as `prvCreateActivity`: "Principal user
+/// (Id=…) is missing prvCreateActivity privilege …". That the message has this form is inferred. The
+/// rest of it is dropped, and so is what is no name.
+fn missing_privilege(body: &[u8]) -> Option<String> {
+    const LONGEST: usize = 80;
+    let body: Value = serde_json::from_slice(body).ok()?;
+    let message = body.get("error")?.get("message")?.as_str()?;
+    let words = message.split(|c: char| !c.is_ascii_alphanumeric());
+    words
+        .filter(|word| word.len() <= LONGEST)
+        .find(|word| {
+            let name = word.strip_prefix("prv").unwrap_or_default();
+            name.starts_with(|first: char| first.is_ascii_uppercase())
+        })
+        .map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -374,6 +481,37 @@ mod tests {
             answer(403, "0x80072560"),
             DataverseError::Rejected { status: 403, .. }
         ));
+    }
+
+    #[test]
+    fn a_missing_privilege_is_named_and_the_rest_of_the_message_is_not() {
+        let body = br#"{"error":{"code":"0x80040220","message":"Principal user (Id=7, Ada) is missing prvCreateActivity privilege (Id=8) on OTC=4200"}}"#;
+        let error = DataverseError::from_answer(403, None, body);
+        assert_eq!(
+            error.refusal().unwrap().cause,
+            "403 0x80040220 prvCreateActivity, a privilege is missing: give the application user's role the right that the operation needs"
+        );
+        assert!(!error.to_string().contains("Ada"), "{error}");
+        let of_a_row = br#"{"error":{"code":"0x80040265","message":"prvSecret is a subject"}}"#;
+        let error = DataverseError::from_answer(400, None, of_a_row);
+        assert!(!error.to_string().contains("prvSecret"), "{error}");
+    }
+
+    #[test]
+    fn a_code_blames_the_row_unless_it_speaks_of_the_caller() {
+        let blame = |code: &str| ErrorCode::parse(code).unwrap().blame();
+        for code in ["0x80072560", "0x8004A112", "0x8004A104", "0x8004415C"] {
+            assert_eq!(blame(code), Blame::Caller, "{code}");
+        }
+        for code in ["0x80040220", "0x80048306", "0x80048405"] {
+            assert_eq!(blame(code), Blame::RowOrCaller, "{code}");
+        }
+        for code in ["0x80040265", "0x80048d19", "0x80099999"] {
+            assert_eq!(blame(code), Blame::Row, "{code}");
+        }
+        for code in ["0x80044331", "0x80040278"] {
+            assert_eq!(blame(code), Blame::Content, "{code}");
+        }
     }
 
     #[test]

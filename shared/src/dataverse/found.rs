@@ -8,10 +8,9 @@ use uuid::Uuid;
 use super::earlier::{self, EarlierEmail};
 use super::names::TableNames;
 use super::rows::{
-    ExistingEmail, Person, Record, RowState, Table, Target, addresses, changed, existing_email,
-    guid,
+    ExistingEmail, Person, Record, Table, Target, addresses, changed, existing_email, guid,
 };
-use crate::ids::{ActivityId, EmailAddress, InternetMessageId};
+use crate::ids::{ActivityId, EmailAddress, InternetMessageId, MessageKey};
 use crate::message::Message;
 
 /// The open rows that an app has of one customer.
@@ -36,6 +35,8 @@ pub struct Found {
     made: HashSet<Record>,
     by_key: HashMap<ActivityId, ExistingEmail>,
     by_message_id: HashMap<String, Vec<ExistingEmail>>,
+    /// Rows that share a Message-ID with a message and hold another mail.
+    of_other_mails: HashSet<(MessageKey, ActivityId)>,
     earlier: HashMap<InternetMessageId, Vec<EarlierEmail>>,
     with_token: HashMap<String, Vec<EarlierEmail>>,
     open_rows: HashMap<Record, OpenRows>,
@@ -90,31 +91,37 @@ impl Found {
         self.by_key.get(&id)
     }
 
-    /// A completed row of the same mail under another key: put there by server-side sync or by a person.
+    /// Completed rows of the same Message-ID and sender under other keys: put there by server-side sync, by a person, or
+    /// for another mail.
     ///
     /// Message-IDs are chosen by senders, so a row of another sender is another mail, whoever wrote it; one that names no sender, or a mail
     /// without one, is taken at its Message-ID.
-    #[must_use]
     pub fn by_message_id(
         &self,
         id: &InternetMessageId,
         sender: Option<&EmailAddress>,
         ours: ActivityId,
-    ) -> Option<&ExistingEmail> {
-        let same_sender = |email: &ExistingEmail| match (&email.sender, sender) {
-            (Some(theirs), Some(ours)) => theirs == ours,
-            _ => true,
-        };
-        self.by_message_id.get(id.as_str())?.iter().find(|email| {
-            email.activity_id != ours && email.state == RowState::Completed && same_sender(email)
-        })
+    ) -> impl Iterator<Item = &ExistingEmail> {
+        let rows = self.by_message_id.get(id.as_str());
+        rows.into_iter()
+            .flatten()
+            .filter(move |email| email.activity_id != ours && email.may_hold_mail_of(sender))
     }
 
-    /// [`Self::by_message_id`] of a message.
+    /// A completed row of the same mail under another key ([`Self::by_message_id`]), but none that holds another mail.
     #[must_use]
     pub fn by_mail(&self, message: &Message) -> Option<&ExistingEmail> {
         let id = message.internet_message_id.as_ref()?;
-        self.by_message_id(id, message.author(), message.activity_id())
+        let mut rows = self.by_message_id(id, message.author(), message.activity_id());
+        rows.find(|email| {
+            let row = (message.key.clone(), email.activity_id);
+            !self.of_other_mails.contains(&row)
+        })
+    }
+
+    /// Notes that a row holds another mail than this message, with whose Message-ID.
+    pub fn note_other_mail(&mut self, message: &MessageKey, row: ActivityId) {
+        self.of_other_mails.insert((message.clone(), row));
     }
 
     /// The earlier mails of this Message-ID, compared with case; cancelled ones are left out.
@@ -371,6 +378,7 @@ mod tests {
         let ours = ActivityId::new(Uuid::from_u128(ours));
         found
             .by_message_id(&id, sender.as_ref(), ours)
+            .next()
             .map(|email| email.activity_id.uuid().as_u128())
     }
 

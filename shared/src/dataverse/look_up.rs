@@ -24,8 +24,8 @@ pub const LONGEST_MESSAGE_ID: usize = 320;
 pub struct Questions {
     /// Whose are these?
     pub addresses: BTreeSet<EmailAddress>,
-    /// Are these mails there already?
-    pub emails: Vec<(ActivityId, Option<InternetMessageId>)>,
+    /// Are these mails there already? Each by the keys that its row may have, and by its Message-ID.
+    pub emails: Vec<(Vec<ActivityId>, Option<InternetMessageId>)>,
     /// Are these mails, which others answer, there?
     pub ancestors: BTreeSet<InternetMessageId>,
     /// Which mails have these tracking tokens?
@@ -180,8 +180,9 @@ fn queries(questions: &Questions) -> Vec<(About, String)> {
                 .map(|filter| (About::People(table), rows(table.set(), &select, filter))),
         );
     }
-    let terms = questions.emails.iter().map(|(activity_id, message_id)| {
-        let mut terms = vec![format!("activityid eq {activity_id}")];
+    let terms = questions.emails.iter().map(|(keys, message_id)| {
+        let keys = keys.iter().map(|key| format!("activityid eq {key}"));
+        let mut terms: Vec<String> = keys.collect();
         terms.extend(message_id.iter().flat_map(with_message_id));
         terms
     });
@@ -203,7 +204,7 @@ pub(super) fn with_message_id(id: &InternetMessageId) -> Vec<String> {
     if !fits_its_column(id) {
         return Vec::new();
     }
-    // Written with angle brackets by us and, it is inferred, by server-side sync; other importers leave them out.
+    // Written with angle brackets by us and by server-side sync (Dataverse facts §2.1); other importers leave them out.
     vec![
         format!("messageid eq {}", literal(&id.in_brackets())),
         format!("messageid eq {}", literal(id.as_str())),
@@ -235,7 +236,7 @@ mod tests {
             emails: (0..100)
                 .map(|n| {
                     (
-                        ActivityId::new(Uuid::from_u128(n)),
+                        vec![ActivityId::new(Uuid::from_u128(n))],
                         InternetMessageId::from_header(&format!("<{n}@x>")),
                     )
                 })
@@ -314,7 +315,7 @@ mod tests {
     fn a_long_message_id_is_looked_for_by_its_activity_id_only() {
         let id = InternetMessageId::from_header(&"x".repeat(400));
         let asked = queries(&Questions {
-            emails: vec![(ActivityId::new(Uuid::nil()), id)],
+            emails: vec![(vec![ActivityId::new(Uuid::nil())], id)],
             ..Questions::default()
         });
         assert_eq!(asked.len(), 1);

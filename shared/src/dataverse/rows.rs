@@ -164,6 +164,10 @@ pub struct ExistingEmail {
     pub state: RowState,
     /// Who sent it, as far as the row says so.
     pub sender: Option<EmailAddress>,
+    /// May be empty.
+    pub subject: String,
+    /// The dates that it gives for the mail: those that we write, and the one that server-side sync writes.
+    pub dates: Vec<DateTime<Utc>>,
     /// Whether it has a regarding record.
     pub has_regarding: bool,
     /// That record, where the answer says of which table it is: answers to batches of queries do.
@@ -174,6 +178,18 @@ pub struct ExistingEmail {
     pub changed_by_another: bool,
     /// Its version.
     pub etag: Option<String>,
+}
+
+impl ExistingEmail {
+    /// Whether it can be a mail of this sender: it is completed, and names no other sender.
+    #[must_use]
+    pub fn may_hold_mail_of(&self, sender: Option<&EmailAddress>) -> bool {
+        let same_sender = match (&self.sender, sender) {
+            (Some(theirs), Some(ours)) => theirs == ours,
+            _ => true,
+        };
+        self.state == RowState::Completed && same_sender
+    }
 }
 
 /// Which of a row's address columns hold which address.
@@ -198,6 +214,15 @@ pub(super) fn existing_email(row: &Value) -> Option<ExistingEmail> {
             .get("sender")
             .and_then(Value::as_str)
             .and_then(EmailAddress::parse),
+        subject: row
+            .get("subject")
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_owned(),
+        dates: ["actualstart", "sortdate", "senton"]
+            .iter()
+            .filter_map(|column| row.get(*column)?.as_str()?.parse().ok())
+            .collect(),
         has_regarding: guid(row, REGARDING).is_some(),
         regarding: target(row, REGARDING),
         attachments: row
@@ -217,7 +242,7 @@ pub(super) fn existing_email(row: &Value) -> Option<ExistingEmail> {
 }
 
 /// What is read of an email.
-pub(super) const EMAIL_COLUMNS: &str = "activityid,messageid,sender,statecode,attachmentcount,_regardingobjectid_value,\
+pub(super) const EMAIL_COLUMNS: &str = "activityid,messageid,sender,subject,actualstart,sortdate,senton,statecode,attachmentcount,_regardingobjectid_value,\
      _createdby_value,_modifiedby_value,_createdonbehalfby_value,_modifiedonbehalfby_value";
 
 /// The record that an email concerns, as a query names it.

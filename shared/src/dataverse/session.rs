@@ -79,6 +79,11 @@ impl Session {
         self.token.expose_secret()
     }
 
+    /// Ends the session with a refusal that concerns everybody who asks.
+    pub fn end_refused(&self, refusal: &DataverseError) {
+        let _ended_before = self.ended_by.set(refusal.clone());
+    }
+
     /// Ends the session if the failure is of a kind that meets every request.
     pub(super) fn note(&self, error: &DataverseError) {
         if matches!(

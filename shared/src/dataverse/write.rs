@@ -8,7 +8,8 @@
 //! - **Step by step** ([`DataverseClient::write_stepwise`]): for a mail whose attachments are too large for one request or were refused, and for every
 //!   mail where the setting says so ([`WriteMode`]). A crash in the middle leaves an Open row, which the next try finds by its key, completes and closes.
 //!
-//! Every row is named by a key that is known beforehand, so each step can be repeated: what is there already answers 412.
+//! Every row is named by a key that is known beforehand, so each step can be repeated: what is there already answers 412. An attachment has no other key, so
+//! there 412 means that it is there.
 
 use std::collections::HashSet;
 
@@ -99,7 +100,8 @@ impl EmailWrite {
 pub enum CreateOutcome {
     /// A new row was written.
     Created,
-    /// A row with this primary key was there before; nothing was written.
+    /// A row with one of its keys was there before; nothing was written. That it is the primary key is to be found out
+    /// ([`DataverseClient::existing`]): the code is the same for `messageid` (Dataverse facts §7.3).
     AlreadyExisted,
 }
 
@@ -127,7 +129,8 @@ impl DataverseClient {
             match self.write_together(session, some).await {
                 Ok(outcomes) => results.extend(outcomes),
                 Err(error @ (DataverseError::TooLarge | DataverseError::Rejected { .. }))
-                    if some.len() > 1 && !self.may_be_refused_for_its_caller(&error) =>
+                    // One by one, they would meet the same refusal.
+                    if some.len() > 1 && !error.may_concern_caller() =>
                 {
                     for email in some {
                         results.push(
@@ -150,11 +153,6 @@ impl DataverseClient {
         results
     }
 
-    /// One by one, the mails would meet the same refusal.
-    fn may_be_refused_for_its_caller(&self, error: &DataverseError) -> bool {
-        self.caller.is_some() && error.code().is_some_and(ErrorCode::concerns_caller)
-    }
-
     async fn write_together(
         &self,
         session: &Session,
@@ -174,12 +172,35 @@ impl DataverseClient {
         session: &Session,
         email: &EmailWrite,
     ) -> Result<usize, DataverseError> {
-        let key = email.activity_id.uuid();
-        if self.create(session, "emails", &email.row).await? == CreateOutcome::AlreadyExisted
+        if self.begin(session, email).await? == CreateOutcome::AlreadyExisted
             && self.existing(session, email.activity_id).await?.state != RowState::Open
         {
             return Ok(0);
         }
+        self.finish(session, email).await
+    }
+
+    /// The first step: the row of the mail, without its files and still Open.
+    ///
+    /// # Errors
+    /// [`DataverseError`].
+    pub async fn begin(
+        &self,
+        session: &Session,
+        email: &EmailWrite,
+    ) -> Result<CreateOutcome, DataverseError> {
+        self.create(session, "emails", &email.row).await
+    }
+
+    /// The other steps, for a row that is there and Open. Returns how many attachments Dataverse refused.
+    ///
+    /// # Errors
+    /// [`DataverseError`]: repeat; what is there already is kept.
+    pub async fn finish(
+        &self,
+        session: &Session,
+        email: &EmailWrite,
+    ) -> Result<usize, DataverseError> {
         let mut refused = 0;
         for attachment in &email.attachments {
             if self.attach(session, attachment).await? == Attached::Refused {
@@ -195,6 +216,7 @@ impl DataverseClient {
                 Value::from(SOME_ATTACHMENTS_NOT_SAVED),
             );
         }
+        let key = email.activity_id.uuid();
         self.update(session, key, "*", &completion).await?;
         Ok(refused)
     }
@@ -348,7 +370,8 @@ fn is_duplicate(error: &DataverseError) -> bool {
         error,
         DataverseError::Rejected {
             status: 412,
-            code: Some(ErrorCode::DUPLICATE_KEY)
+            code: Some(ErrorCode::DUPLICATE_KEY),
+            ..
         }
     )
 }

@@ -157,7 +157,7 @@ impl Ledger {
             .update_item()
             .table_name(&self.table)
             .set_key(Some(item_key(key)))
-            .update_expression("SET gave_up = :true")
+            .update_expression("SET gave_up = :true REMOVE awaits_dead_letter")
             .condition_expression("#state = :dead")
             .expression_attribute_names("#state", "state")
             .expression_attribute_values(":dead", text(State::Dead.as_str()))

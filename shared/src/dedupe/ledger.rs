@@ -10,7 +10,9 @@
 //! | `settled_by` | S | whose claim ended last; absent while claimed. By it, a settlement whose answer was lost is recognised |
 //! | `retry_at_ms` | N | when the queue delivers it again, Unix milliseconds; while released |
 //! | `attempts` | N | how often it was claimed |
+//! | `failures` | N | how many tries failed or did not come to an end; a claim counts its try beforehand, and a settlement takes it back where the try was only postponed. Absent once in a final state |
 //! | `gave_up` | BOOL | while dead: it could have been tried again, and may be |
+//! | `awaits_dead_letter` | BOOL | while given up: what its queue message has left of deliveries is left alone |
 //! | `attention` | S | `waiting` or `dead`, like `state`; absent in the other two. Key of the sparse index ([`super::attention`]) |
 //! | `since_ms` | N | since when it has been so, Unix milliseconds; there together with `attention` |
 //! | `reason` | S | the rule or the error, without content |
@@ -33,7 +35,7 @@ use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::update_item::{UpdateItemError, UpdateItemOutput};
 use aws_sdk_dynamodb::types::error::ConditionalCheckFailedException;
 use aws_sdk_dynamodb::types::{
-    AttributeValue, KeysAndAttributes, ReturnValuesOnConditionCheckFailure,
+    AttributeValue, KeysAndAttributes, ReturnValue, ReturnValuesOnConditionCheckFailure,
 };
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -96,7 +98,38 @@ pub enum Settlement {
         retry_at: DateTime<Utc>,
         /// The error that delayed it.
         reason: String,
+        /// The try counts as a failure of the message; one that was only postponed does not.
+        counted: bool,
     },
+    /// The same at the last delivery that its queue message has. It counts as given up until it is
+    /// on the queue again ([`Ledger::queued_anew`]), in case nobody puts it there.
+    Requeued {
+        /// The error that delayed it.
+        reason: String,
+        /// As of [`Settlement::Released`].
+        counted: bool,
+    },
+}
+
+impl Settlement {
+    const fn state(&self) -> State {
+        match self {
+            Self::Written { .. } => State::Written,
+            Self::Skipped { .. } => State::Skipped,
+            Self::Dead { .. } | Self::Requeued { .. } => State::Dead,
+            Self::Released { .. } => State::Waiting,
+        }
+    }
+
+    fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Written { note, .. } => note.as_deref(),
+            Self::Skipped { rule } => Some(rule),
+            Self::Dead { reason, .. }
+            | Self::Released { reason, .. }
+            | Self::Requeued { reason, .. } => Some(reason),
+        }
+    }
 }
 
 /// The ledger on one DynamoDB table.
@@ -126,21 +159,30 @@ impl Ledger {
             token,
             now,
             revisit,
+            redelivery,
             last_delivery,
         } = *request;
         // The transcription of `decide_claim`.
-        let mut condition =
-            "attribute_not_exists(pk) OR ((#state = :waiting OR gave_up = :true) AND \
+        let given_up = if redelivery {
+            "(gave_up = :true AND attribute_not_exists(awaits_dead_letter))"
+        } else {
+            "gave_up = :true"
+        };
+        let mut condition = format!(
+            "attribute_not_exists(pk) OR ((#state = :waiting OR {given_up}) AND \
              (attribute_not_exists(claim_token) OR claim_token = :token OR lease_until_ms <= :now))"
-                .to_owned();
+        );
         let mut update =
             "SET #state = :state, attention = :state, since_ms = if_not_exists(since_ms, :now), \
              claim_token = :token, lease_until_ms = :until, changed_at_ms = :now"
                 .to_owned();
         update.push_str(if last_delivery {
-            ", gave_up = :true, reason = :last REMOVE settled_by, retry_at_ms, expires_at ADD attempts :one"
+            ", gave_up = :true, reason = :last \
+             REMOVE settled_by, retry_at_ms, expires_at, awaits_dead_letter \
+             ADD attempts :one, failures :one"
         } else {
-            " REMOVE settled_by, retry_at_ms, expires_at, gave_up ADD attempts :one"
+            " REMOVE settled_by, retry_at_ms, expires_at, awaits_dead_letter, gave_up \
+             ADD attempts :one, failures :one"
         });
         let state = if last_delivery {
             State::Dead
@@ -160,7 +202,8 @@ impl Ledger {
             .expression_attribute_values(":token", text(token.to_string()))
             .expression_attribute_values(":until", milliseconds(now + LEASE))
             .expression_attribute_values(":now", milliseconds(now))
-            .expression_attribute_values(":one", AttributeValue::N("1".to_owned()))
+            .expression_attribute_values(":one", one())
+            .return_values(ReturnValue::UpdatedNew)
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
         if last_delivery {
             call = call.expression_attribute_values(":last", text(LAST_DELIVERY_UNFINISHED));
@@ -178,8 +221,9 @@ impl Ledger {
                 call = call.expression_attribute_values(name, text(rule));
             }
         }
-        let Err(error) = call.condition_expression(condition).send().await else {
-            return Ok(Claim::Won);
+        let error = match call.condition_expression(condition).send().await {
+            Ok(claimed) => return Ok(won(claimed.attributes(), now)),
+            Err(error) => error,
         };
         let Some(refusal) = refusal(&error) else {
             return Err(unavailable(&error));
@@ -189,7 +233,7 @@ impl Ledger {
         })?;
         match decide_claim(Some(&read_entry(winner)?), request) {
             // Our clock and the stored lease agree with the condition, so this is an item between two writes: try later.
-            Claim::Won => Ok(Claim::HeldUntil(now + LEASE)),
+            Claim::Won { .. } => Ok(Claim::HeldUntil(now + LEASE)),
             lost => Ok(lost),
         }
     }
@@ -221,19 +265,35 @@ impl Ledger {
         settlement: &Settlement,
         decided: Option<&Decided>,
     ) -> Result<(), LedgerError> {
-        let (state, reason, activity_id, retry_at) = match settlement {
-            Settlement::Written { activity_id, note } => {
-                (State::Written, note.as_deref(), Some(*activity_id), None)
+        let (state, reason) = (settlement.state(), settlement.reason());
+        let (mut activity_id, mut retry_at) = (None, None);
+        // What becomes of the count of failures, which has this try in it.
+        let (mut takes_back, mut forgets) = (false, true);
+        let (mut gave_up, mut awaits_dead_letter) = (false, false);
+        match settlement {
+            Settlement::Written {
+                activity_id: row, ..
+            } => activity_id = Some(*row),
+            Settlement::Skipped { .. } => {}
+            Settlement::Dead { gave_up: true, .. } => {
+                (gave_up, awaits_dead_letter) = (true, true);
             }
-            Settlement::Skipped { rule } => (State::Skipped, Some(rule.as_str()), None, None),
-            Settlement::Dead { reason, .. } => (State::Dead, Some(reason.as_str()), None, None),
-            Settlement::Released { retry_at, reason } => {
-                (State::Waiting, Some(reason.as_str()), None, Some(*retry_at))
+            Settlement::Dead { gave_up: false, .. } => {}
+            Settlement::Released {
+                retry_at: at,
+                counted,
+                ..
+            } => {
+                retry_at = Some(*at);
+                (takes_back, forgets) = (!counted, false);
             }
-        };
+            Settlement::Requeued { counted, .. } => {
+                gave_up = true;
+                (takes_back, forgets) = (!counted, false);
+            }
+        }
         let expires_at =
             matches!(state, State::Written | State::Skipped).then(|| (now + KEPT).timestamp());
-        let gave_up = matches!(settlement, Settlement::Dead { gave_up: true, .. });
         let attention = matches!(state, State::Waiting | State::Dead).then(|| text(state.as_str()));
         let written = [
             ("attention", attention),
@@ -241,6 +301,10 @@ impl Ledger {
             ("activity_id", activity_id.map(|id| text(id.to_string()))),
             ("retry_at_ms", retry_at.map(milliseconds)),
             ("gave_up", gave_up.then_some(AttributeValue::Bool(true))),
+            (
+                "awaits_dead_letter",
+                awaits_dead_letter.then_some(AttributeValue::Bool(true)),
+            ),
             (
                 "expires_at",
                 expires_at.map(|seconds| AttributeValue::N(seconds.to_string())),
@@ -261,6 +325,13 @@ impl Ledger {
                 }
                 None => remove.push_str(&format!(", {name}")),
             }
+        }
+        if takes_back {
+            set.push_str(", failures = failures - :one");
+            call = call.expression_attribute_values(":one", one());
+        }
+        if forgets {
+            remove.push_str(", failures");
         }
         if let Some(decided) = decided {
             let keep = decided.keep(state);
@@ -417,6 +488,32 @@ pub(super) fn number(item: &HashMap<String, AttributeValue>, name: &str) -> Opti
         .and_then(|n| n.parse().ok())
 }
 
+fn count_of(item: &HashMap<String, AttributeValue>, name: &str) -> u32 {
+    number(item, name)
+        .and_then(|n| u32::try_from(n).ok())
+        .unwrap_or_default()
+}
+
+fn is_true(item: &HashMap<String, AttributeValue>, name: &str) -> bool {
+    item.get(name).and_then(|value| value.as_bool().ok()) == Some(&true)
+}
+
+fn one() -> AttributeValue {
+    AttributeValue::N("1".to_owned())
+}
+
+/// A claim that took effect, by what it wrote. The try that begins is counted already.
+fn won(written: Option<&HashMap<String, AttributeValue>>, now: DateTime<Utc>) -> Claim {
+    let failures = written.map_or(1, |item| count_of(item, "failures"));
+    let since = written.and_then(|item| number(item, "since_ms"));
+    Claim::Won {
+        failures: failures.saturating_sub(1),
+        since: since
+            .and_then(DateTime::from_timestamp_millis)
+            .unwrap_or(now),
+    }
+}
+
 /// The opposite of [`item_key`].
 pub(super) fn key_of(item: &HashMap<String, AttributeValue>) -> Option<MessageKey> {
     Some(MessageKey {
@@ -442,10 +539,11 @@ pub(super) fn read_entry(item: &HashMap<String, AttributeValue>) -> Result<Entry
         state,
         held: token.zip(until),
         retry_at: number(item, "retry_at_ms").and_then(DateTime::from_timestamp_millis),
-        attempts: number(item, "attempts")
-            .and_then(|n| u32::try_from(n).ok())
-            .unwrap_or_default(),
-        gave_up: item.get("gave_up").and_then(|value| value.as_bool().ok()) == Some(&true),
+        attempts: count_of(item, "attempts"),
+        failures: count_of(item, "failures"),
+        since: number(item, "since_ms").and_then(DateTime::from_timestamp_millis),
+        gave_up: is_true(item, "gave_up"),
+        awaits_dead_letter: is_true(item, "awaits_dead_letter"),
         reason: text("reason").map(str::to_owned),
         activity_id: text("activity_id")
             .and_then(|id| id.parse().ok())

@@ -63,7 +63,7 @@ fn history_waits_for_what_is_booked_and_everybody_for_the_pause() {
     let standing = |paused, booked| Standing {
         paused_until: Some(at(paused)),
         booked_until: Some(at(booked)),
-        suggested: None,
+        ..Standing::default()
     };
     let now = at(0);
     let free_at = |standing: Standing, owed| standing.free_at(TimeDelta::milliseconds(owed), now);

@@ -4,8 +4,9 @@
 //! | --- | --- | --- |
 //! | 429 | [`NylasError::Throttled`] | wait, then repeat |
 //! | 5xx, time-out, connection lost, unreadable body | [`NylasError::Unavailable`] | repeat |
-//! | 401 | [`NylasError::SignInNeeded`] | repeat later: a person has to sign in again, or the key is wrong |
-//! | other 4xx | [`NylasError::Rejected`] | settle the message `dead` |
+//! | 401 | [`NylasError::SignInNeeded`] | everybody who asks for the mailbox pauses: a person has to sign in again, or the key is wrong |
+//! | 403 for want of a scope, a grant that is not there | [`NylasError::Rejected`] | the same |
+//! | other 4xx | [`NylasError::Rejected`] | settle the message `dead`, if others get through ([`crate::refusal`]) |
 //!
 //! A 404 for one message is no error: see [`super::Fetched::Gone`]. Source: Nylas facts §13 and §14. The type of an error is
 //! compared with any `api.` prefix dropped; the message text is not kept, since it may quote the request.
@@ -16,12 +17,15 @@ use reqwest::StatusCode;
 use serde_json::Value;
 
 use crate::http;
-use crate::retry::RetryAdvice;
+use crate::refusal::{Blame, Refusal};
+use crate::retry::{FIRST_STEP, RetryAdvice};
 
-/// How long a message waits for somebody to sign in again.
-///
-/// The body of a 401 for an expired grant is unknown (Nylas facts §11), so every 401 waits alike.
-const SIGN_IN_WAIT: Duration = Duration::from_secs(6 * 60 * 60);
+/// How long everybody who asks for a mailbox pauses when Nylas refuses it: somebody has to sign in
+/// again. The body of a 401 for an expired grant is unknown (Nylas facts §11), so every 401 waits alike.
+pub const MAILBOX_WAIT: Duration = Duration::from_secs(15 * 60);
+
+/// How long messages wait for an API key that can be read.
+const KEY_WAIT: Duration = Duration::from_secs(5 * 60);
 
 /// A call that did not bring what was asked for.
 #[derive(Debug, thiserror::Error)]
@@ -68,14 +72,45 @@ impl NylasError {
     #[deny(clippy::wildcard_enum_match_arm)]
     pub fn retry_advice(&self) -> RetryAdvice {
         match self {
-            Self::Throttled {
-                retry_after: Some(wait),
-            } => RetryAdvice::Postpone(*wait),
-            Self::Throttled { retry_after: None }
-            | Self::Unavailable { .. }
-            | Self::NoKey { .. } => RetryAdvice::Soon,
-            Self::SignInNeeded { .. } => RetryAdvice::After(SIGN_IN_WAIT),
+            // Nylas' own limit names no time (Nylas facts §14).
+            Self::Throttled { retry_after } => {
+                RetryAdvice::Postpone(retry_after.unwrap_or(FIRST_STEP))
+            }
+            Self::Unavailable { .. } => RetryAdvice::Soon,
+            Self::NoKey { .. } => RetryAdvice::Postpone(KEY_WAIT),
+            Self::SignInNeeded { .. } => RetryAdvice::Postpone(MAILBOX_WAIT),
+            Self::Rejected { .. } if self.concerns_mailbox() => RetryAdvice::Postpone(MAILBOX_WAIT),
             Self::Rejected { .. } => RetryAdvice::Never,
+        }
+    }
+
+    /// The refusal, if it is one, for finding out whom it concerns.
+    #[must_use]
+    #[deny(clippy::wildcard_enum_match_arm)]
+    pub fn refusal(&self) -> Option<Refusal> {
+        let cause = match self {
+            Self::SignInNeeded { kind } => format!("401 {kind}"),
+            Self::Rejected { status, kind } => format!("{status} {kind}"),
+            Self::Throttled { .. } | Self::Unavailable { .. } | Self::NoKey { .. } => return None,
+        };
+        let blame = if self.concerns_mailbox() {
+            Blame::Caller
+        } else {
+            Blame::Row
+        };
+        Some(Refusal { cause, blame })
+    }
+
+    /// Whether the mailbox is refused, and so every message of it (Nylas facts §13).
+    #[must_use]
+    #[deny(clippy::wildcard_enum_match_arm)]
+    pub fn concerns_mailbox(&self) -> bool {
+        match self {
+            Self::SignInNeeded { .. } => true,
+            Self::Rejected { kind, .. } => {
+                kind == "insufficient_scopes" || kind.starts_with("grant.")
+            }
+            Self::Throttled { .. } | Self::Unavailable { .. } | Self::NoKey { .. } => false,
         }
     }
 
@@ -135,7 +170,10 @@ mod tests {
 
     #[test]
     fn every_status_has_its_next_move() {
-        assert_eq!(answer(429, "").retry_advice(), RetryAdvice::Soon);
+        assert_eq!(
+            answer(429, "").retry_advice(),
+            RetryAdvice::Postpone(FIRST_STEP)
+        );
         for status in [408, 500, 502, 503, 504] {
             assert_eq!(
                 answer(status, "<html>").retry_advice(),
@@ -145,8 +183,11 @@ mod tests {
         }
         assert_eq!(
             answer(401, "{}").retry_advice(),
-            RetryAdvice::After(SIGN_IN_WAIT)
+            RetryAdvice::Postpone(MAILBOX_WAIT)
         );
+        let no_scopes = answer(403, r#"{"error":{"type":"insufficient_scopes"}}"#);
+        assert_eq!(no_scopes.refusal().unwrap().blame, Blame::Caller);
+        assert_eq!(answer(403, "").refusal().unwrap().blame, Blame::Row);
         for status in [400, 403, 404, 423] {
             assert_eq!(
                 answer(status, "").retry_advice(),

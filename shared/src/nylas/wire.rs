@@ -14,7 +14,7 @@ use serde_json::Value;
 pub use self::contact::contact;
 use self::headers::{ancestors, bulk, header, is_beyond_basic};
 use crate::ids::{AttachmentId, EmailAddress, GrantId, InternetMessageId, MessageId, MessageKey};
-use crate::message::{Attachment, Message, Omission};
+use crate::message::{Attachment, IdUse, Message, Omission};
 
 /// A message object without a usable id: there is nothing to call it by.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -70,6 +70,7 @@ pub fn message(grant_id: &GrantId, object: &Value) -> Result<Message, NoId> {
         bulk: bulk(object),
         has_all_headers: array(object, "headers").iter().any(is_beyond_basic),
         stripped_sender: None,
+        id_use: IdUse::Own,
         omissions,
     })
 }

@@ -19,7 +19,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use uuid::Uuid;
 
 use super::Pipeline;
-use super::budget::Traffic;
+use super::budget::{Probe, Traffic};
 use super::fate::{Failure, Run};
 use super::ground::Ground;
 use super::newcomers::Made;
@@ -109,8 +109,8 @@ impl Pipeline {
         made: &mut CompaniesMade,
         run: &Run,
     ) -> Vec<CardFate> {
-        let booking = match self.book(people.len(), run).await {
-            Ok(booking) => booking,
+        let booking = match self.book(people.len(), run, Probe::IsNone).await {
+            Ok(booked) => booked.booking,
             Err(failure) => return all_failed(people, &failure),
         };
         let (ground, session) = match self.begin_people(run).await {

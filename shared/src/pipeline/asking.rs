@@ -27,8 +27,9 @@ impl Pipeline {
                 .await
             {
                 Ok(answer) => found.push((group, answer)),
-                Err(DataverseError::Rejected { .. } | DataverseError::TooLarge)
-                    if group.len() > 1 =>
+                // One by one, they would meet the same refusal of the caller.
+                Err(error @ (DataverseError::Rejected { .. } | DataverseError::TooLarge))
+                    if group.len() > 1 && !error.may_concern_caller() =>
                 {
                     groups.extend(group.into_iter().map(|one| vec![one]));
                 }
@@ -50,6 +51,7 @@ fn questions(group: &[Candidate], ground: &Ground) -> Questions {
         message,
         effective,
         clues,
+        by_content,
         ..
     } in group
     {
@@ -64,9 +66,10 @@ fn questions(group: &[Candidate], ground: &Ground) -> Questions {
         questions
             .addresses
             .extend(ground.mailboxes.address(&job.key.grant_id).cloned());
+        let keys = std::iter::once(message.activity_id()).chain(*by_content);
         questions
             .emails
-            .push((message.activity_id(), message.internet_message_id.clone()));
+            .push((keys.collect(), message.internet_message_id.clone()));
         clues.ask(message, effective, &mut questions);
     }
     questions

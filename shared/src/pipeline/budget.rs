@@ -11,10 +11,13 @@ use super::Pipeline;
 use super::fate::{Failure, Run};
 use crate::dataverse::error::DataverseError;
 use crate::dataverse::session::Session;
+use crate::dedupe::LEASE;
+use crate::dedupe::pause::Scope;
 use crate::entra::{TokenError, TokenSource};
 use crate::governor::{self, Booking, Budget, Pace, Spent, Standing, User};
 use crate::queue::SyncQueue;
-use crate::retry::LONGEST_HIDE;
+use crate::refusal::RefusalState;
+use crate::retry::{FIRST_STEP, LONGEST_HIDE};
 use crate::telemetry::{Count, count};
 
 /// A user of Dataverse, as a pipeline sends with it.
@@ -100,6 +103,25 @@ impl Identities {
     }
 }
 
+/// Whether a run may be the probe of a pause.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Probe {
+    MayBe,
+    /// It writes no message, so it would tell nothing.
+    IsNone,
+}
+
+/// A run whose time is booked.
+#[derive(Default)]
+pub(super) struct Booked {
+    /// What was booked for it.
+    pub(super) booking: Booking,
+    /// What was known of refusals before.
+    pub(super) refused: RefusalState,
+    /// It is the one probe of a pause that is over: it may send one message.
+    pub(super) is_probe: bool,
+}
+
 /// A batch of history that may begin.
 pub(super) struct Admitted {
     /// With whose token.
@@ -107,7 +129,7 @@ pub(super) struct Admitted {
     /// Messages, at most.
     pub(super) size: usize,
     /// What was booked for it.
-    pub(super) booking: Booking,
+    pub(super) booked: Booked,
     /// How many batches there may be at the same time.
     pub(super) lanes: usize,
 }
@@ -134,7 +156,12 @@ impl Pipeline {
     ///
     /// # Errors
     /// Why nothing should be begun now: there is no token, Dataverse asked for a pause, or the invocation is nearly over.
-    pub(super) async fn book(&self, messages: usize, run: &Run) -> Result<Booking, Failure> {
+    pub(super) async fn book(
+        &self,
+        messages: usize,
+        run: &Run,
+        probe: Probe,
+    ) -> Result<Booked, Failure> {
         if run.is_nearly_over() {
             return Err(Failure::no_time_left());
         }
@@ -145,14 +172,41 @@ impl Pipeline {
         let standing = self.ledger.book(&identity.user, &booking, budget, run.now);
         // A ledger that does not answer says so once more when it is asked for a claim.
         let Ok(standing) = standing.await else {
-            return Ok(booking);
+            return Ok(Booked {
+                booking,
+                ..Booked::default()
+            });
         };
         identity.known().suggested = standing.suggested;
-        let Some(until) = standing.pause(run.now) else {
-            return Ok(booking);
+        let paused_until = match (standing.pause(run.now), probe) {
+            (Some(until), _) => Some(until),
+            (None, _) if standing.refused.cause.is_none() => None,
+            (None, Probe::MayBe) => self.take_probe(&identity.user, run.now).await.err(),
+            (None, Probe::IsNone) => Some(run.now + LEASE),
         };
-        self.put_right(&booking, Traffic::default(), run);
-        Err(paused(until, run))
+        if let Some(until) = paused_until {
+            self.put_right(&booking, Traffic::default(), run);
+            return Err(paused(until, standing.refused.cause.as_deref(), run));
+        }
+        Ok(Booked {
+            booking,
+            is_probe: standing.refused.cause.is_some(),
+            refused: standing.refused,
+        })
+    }
+
+    /// Takes the one probe of a pause for a refusal whose time is over.
+    ///
+    /// # Errors
+    /// Somebody else has it, or that cannot be told: until when to wait.
+    async fn take_probe(&self, user: &User, now: DateTime<Utc>) -> Result<(), DateTime<Utc>> {
+        // Longer than the run may take: a worker that dies with the probe costs one more pause.
+        let until = now + LEASE;
+        let scope = Scope::Dataverse(user.clone());
+        match self.ledger.take_probe(&scope, now, until).await {
+            Ok(true) => Ok(()),
+            Ok(false) | Err(_) => Err(until),
+        }
     }
 
     /// The same for a look that books nothing, because it may write nothing.
@@ -165,8 +219,9 @@ impl Pipeline {
             return Some(failure);
         }
         let user = &identity.user;
-        let until = self.ledger.paused_until(user, run.now).await.ok()??;
-        Some(paused(until, run))
+        let standing = self.ledger.standing(user).await.ok()?;
+        let until = standing.pause(run.now)?;
+        Some(paused(until, standing.refused.cause.as_deref(), run))
     }
 
     /// Until when history should wait, as far as can be told without booking anything: while live mail waits in `queue`, and until a user's time is free.
@@ -252,11 +307,21 @@ impl Pipeline {
                 Err(_) => Standing::default(),
             };
             identity.known().suggested = standing.suggested;
+            let is_probe = standing.refused.cause.is_some();
+            if is_probe && let Err(until) = self.take_probe(&identity.user, now).await {
+                identity.known().pace.cancel(&booking);
+                soonest = soonest.min(until);
+                continue;
+            }
             return Ok(Admitted {
                 identity: number,
-                size,
-                booking,
-                lanes: standing.lanes(),
+                size: if is_probe { 1 } else { size },
+                lanes: if is_probe { 1 } else { standing.lanes() },
+                booked: Booked {
+                    booking,
+                    refused: standing.refused,
+                    is_probe,
+                },
             });
         }
         Err(soonest)
@@ -297,11 +362,9 @@ impl Pipeline {
     pub(super) async fn share(&self, session: &Session, run: &Run) {
         let identity = self.identities.of(run);
         let user = &identity.user;
-        if let Some(DataverseError::Throttled {
-            retry_after: Some(wait),
-        }) = session.ended_by()
-        {
-            let wait = TimeDelta::from_std((*wait).min(LONGEST_HIDE)).unwrap_or_default();
+        if let Some(DataverseError::Throttled { retry_after }) = session.ended_by() {
+            let wait = retry_after.unwrap_or(FIRST_STEP).min(LONGEST_HIDE);
+            let wait = TimeDelta::from_std(wait).unwrap_or_default();
             if let Err(error) = self.ledger.pause(user, run.time() + wait).await {
                 // Each of the others is then refused once before it knows.
                 tracing::warn!(%user, %error, "the pause could not be shared");
@@ -334,9 +397,14 @@ async fn has_token(identity: &Identity, run: &Run) -> Result<(), Failure> {
     })
 }
 
-fn paused(until: DateTime<Utc>, run: &Run) -> Failure {
+/// What waits for the end of a pause: one that Dataverse asked for, or one for a refusal.
+pub(super) fn paused(until: DateTime<Utc>, cause: Option<&str>, run: &Run) -> Failure {
     let wait = (until - run.now).to_std().unwrap_or_default();
-    Failure::postponed(wait, "dataverse asked for a pause")
+    let reason = match cause {
+        Some(cause) => format!("dataverse refuses everybody: {cause}"),
+        None => "dataverse asked for a pause".to_owned(),
+    };
+    Failure::postponed(wait, reason)
 }
 
 async fn yields<Q: SyncQueue>(queue: &Q, now: DateTime<Utc>) -> Option<DateTime<Utc>> {

@@ -5,13 +5,13 @@ use std::collections::{BTreeSet, HashMap};
 use futures_util::{StreamExt, stream};
 
 use super::Pipeline;
-use super::fate::{Failure, Fate, Run, Work};
+use super::fate::{Failure, Fate, Run, Tries, Work};
 use super::handled::Handled;
 use super::job::{Ended, Job};
 use crate::dedupe::ledger::LedgerError;
 use crate::dedupe::{Claim, ClaimRequest};
 use crate::ids::MessageKey;
-use crate::retry::RECEIVE_LIMIT;
+use crate::retry::{FIRST_STEP, RECEIVE_LIMIT};
 use crate::sync_request::Trigger;
 
 /// Ledger calls in flight.
@@ -26,6 +26,7 @@ impl Pipeline {
                 now: run.now,
                 // What a list shows, or Nylas calls changed, may have left the folder that it was skipped for.
                 revisit: work.request.trigger != Trigger::Created,
+                redelivery: work.receive_count > 1,
                 last_delivery: work.receive_count >= RECEIVE_LIMIT,
             };
             let claim = self.ledger.claim(&work.request.key, &request).await;
@@ -44,10 +45,15 @@ impl Pipeline {
         {
             let key = request.key;
             let failure = match claim {
-                Ok(Claim::Won) => {
+                Ok(Claim::Won { failures, since }) => {
+                    let tries = Tries {
+                        receive_count,
+                        failures,
+                        since,
+                    };
                     jobs.push(Job {
                         key,
-                        receive_count,
+                        tries,
                         message,
                         decision: None,
                         made: BTreeSet::new(),
@@ -59,13 +65,14 @@ impl Pipeline {
                         handled.push(settled);
                         continue;
                     }
-                    Failure::soon("the ledger's item is incomplete")
+                    Failure::postponed(FIRST_STEP, "the ledger's item is incomplete")
                 }
                 Ok(Claim::HeldUntil(until)) => {
                     let wait = (until - run.now).to_std().unwrap_or_default();
                     Failure::postponed(wait, "another worker is at it")
                 }
-                Err(error) => Failure::soon(error.to_string()),
+                // Nothing is known of the message, so nothing speaks against it.
+                Err(error) => Failure::postponed(FIRST_STEP, error.to_string()),
             };
             handled.push(unclaimed(key, failure, receive_count, run));
         }
@@ -77,10 +84,12 @@ impl Pipeline {
         let settled = stream::iter(ended).map(async |ended| {
             let Ended {
                 key,
+                tries: Tries { receive_count, .. },
                 fate,
                 decision,
                 record,
                 summary,
+                ..
             } = ended;
             // A record that could not be made costs an explanation, and no message.
             let decided = record.and_then(|record| record.decided(run.now).ok());
@@ -93,7 +102,8 @@ impl Pipeline {
                 Ok(()) => fate,
                 // The next delivery finds what the other worker, or the row in Dataverse, says.
                 Err(error @ (LedgerError::ClaimLost | LedgerError::Unavailable(_))) => {
-                    Fate::of_failure(&key, Failure::soon(error.to_string()), 1, run)
+                    let failure = Failure::postponed(FIRST_STEP, error.to_string());
+                    Fate::of_failure(&key, failure, unknown(receive_count, run), run)
                 }
             };
             Handled {
@@ -118,7 +128,7 @@ pub(super) fn untouched(work: Vec<Work>, failure: &Failure, run: &Run) -> Vec<Ha
 }
 
 fn unclaimed(key: MessageKey, failure: Failure, receive_count: u32, run: &Run) -> Handled {
-    let fate = Fate::of_failure(&key, failure, receive_count, run);
+    let fate = Fate::of_failure(&key, failure, unknown(receive_count, run), run);
     Handled {
         key,
         fate,
@@ -126,6 +136,14 @@ fn unclaimed(key: MessageKey, failure: Failure, receive_count: u32, run: &Run) -
         decision: None,
         settled_at: None,
         summary: None,
+    }
+}
+
+/// The tries of a message that was not claimed, of which the ledger was not asked.
+const fn unknown(receive_count: u32, run: &Run) -> Tries {
+    Tries {
+        receive_count,
+        ..Tries::first(run.now)
     }
 }
 

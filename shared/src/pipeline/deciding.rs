@@ -21,6 +21,9 @@ impl Pipeline {
         let mut candidates = Vec::new();
         for (mut job, message) in fetched {
             let folders = self.mailboxes.folders(&message, run.now).await;
+            if let Err(error) = &folders {
+                self.note_throttled(&job.key.grant_id, error, run).await;
+            }
             let judged_by = folders
                 .map_err(Failure::from)
                 .and_then(|folders| Ok((folders, ground.effective(&job.key.grant_id)?)));
@@ -38,6 +41,7 @@ impl Pipeline {
                 Verdict::Skip(rule) => ended.push(job.skipped(rule, &message)),
                 Verdict::Track | Verdict::Open => candidates.push(Candidate {
                     clues: Clues::of(&message, &effective, &folders),
+                    by_content: message.key_by_content(),
                     job,
                     message,
                     effective,

@@ -13,6 +13,7 @@ use crate::message::Message;
 use crate::nylas::error::NylasError;
 use crate::policy::Rule;
 use crate::policy::source::PolicyError;
+use crate::refusal::Refusal;
 use crate::retry::{FIRST_STEP, RECEIVE_LIMIT, RetryAdvice, redelivery_delay};
 use crate::sync_request::SyncRequest;
 use crate::telemetry::Count;
@@ -111,7 +112,9 @@ pub enum Fate {
         delay: Duration,
         /// The failure.
         reason: String,
-        /// It was postponed at the last delivery that its queue makes: put it on the queue anew, then tell [`Ledger::queued_anew`]. Until then the ledger says
+        /// The try does not count as a failure of the message.
+        postponed: bool,
+        /// It is to be tried again after the last delivery that its queue makes: put it on the queue anew, then tell [`Ledger::queued_anew`]. Until then the ledger says
         /// that it was given up, as it has to should nobody come to that.
         ///
         /// [`Ledger::queued_anew`]: crate::dedupe::ledger::Ledger::queued_anew
@@ -165,6 +168,7 @@ impl Fate {
 
     /// The fate that an earlier run settled; `None` for one that is not settled.
     pub(super) fn of_entry(entry: Entry) -> Option<Self> {
+        let gave_up = entry.gave_up;
         let reason = entry
             .reason
             .clone()
@@ -175,44 +179,34 @@ impl Fate {
                 note: entry.reason,
             }),
             State::Skipped => Some(Self::Skipped { rule: reason }),
-            State::Dead => Some(Self::Dead {
-                reason,
-                gave_up: false,
-            }),
+            State::Dead => Some(Self::Dead { reason, gave_up }),
             State::Waiting => None,
         }
     }
 
-    /// The fate of a failure: waiting, or dead when waiting does not help or has been done often enough.
-    pub(super) fn of_failure(
-        key: &MessageKey,
-        failure: Failure,
-        receive_count: u32,
-        run: &Run,
-    ) -> Self {
-        let Failure { advice, reason } = failure;
-        match redelivery_delay(advice, receive_count, run.jitter_percent_of(key)) {
-            Some(delay) if matches!(advice, RetryAdvice::Postpone(_)) => {
-                let last_delivery = receive_count >= RECEIVE_LIMIT;
-                Self::Waiting {
-                    delay,
-                    reason,
-                    last_delivery,
-                }
-            }
-            Some(_) if receive_count >= RECEIVE_LIMIT => Self::Dead {
-                reason: format!("gave up after {receive_count} deliveries: {reason}"),
-                gave_up: true,
-            },
-            Some(delay) => Self::Waiting {
-                delay,
-                reason,
-                last_delivery: false,
-            },
-            None => Self::Dead {
+    /// The fate of a failure: waiting, or dead when waiting does not help or has been done often
+    /// enough.
+    pub(super) fn of_failure(key: &MessageKey, failure: Failure, tries: Tries, run: &Run) -> Self {
+        let Failure { advice, reason, .. } = failure;
+        let failures = tries.failures + 1;
+        let Some(delay) = redelivery_delay(advice, failures, run.jitter_percent_of(key)) else {
+            return Self::Dead {
                 reason,
                 gave_up: false,
-            },
+            };
+        };
+        let postponed = matches!(advice, RetryAdvice::Postpone(_));
+        if !postponed && failures >= RECEIVE_LIMIT {
+            return Self::Dead {
+                reason: format!("gave up after {failures} failures: {reason}"),
+                gave_up: true,
+            };
+        }
+        Self::Waiting {
+            delay,
+            reason,
+            postponed,
+            last_delivery: tries.receive_count >= RECEIVE_LIMIT,
         }
     }
 
@@ -223,19 +217,49 @@ impl Fate {
             Self::Dead { reason, gave_up } => Settlement::Dead { reason, gave_up },
             Self::Waiting {
                 reason,
+                postponed,
                 last_delivery: true,
                 ..
-            } => Settlement::Dead {
+            } => Settlement::Requeued {
                 reason,
-                gave_up: true,
+                counted: !postponed,
             },
-            Self::Waiting { delay, reason, .. } => {
+            Self::Waiting {
+                delay,
+                reason,
+                postponed,
+                ..
+            } => {
                 let delay = TimeDelta::from_std(delay).unwrap_or(TimeDelta::days(1));
                 Settlement::Released {
                     retry_at: now + delay,
                     reason,
+                    counted: !postponed,
                 }
             }
+        }
+    }
+}
+
+/// How often a message was tried before this try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Tries {
+    /// How often its queue message was delivered, this time included. Postponed deliveries are among
+    /// them: it only tells whether the queue delivers the message again.
+    pub receive_count: u32,
+    /// How many tries failed before this one.
+    pub failures: u32,
+    /// Since when it has been waiting.
+    pub since: DateTime<Utc>,
+}
+
+impl Tries {
+    /// Of a message that is tried for the first time.
+    pub(super) const fn first(now: DateTime<Utc>) -> Self {
+        Self {
+            receive_count: 1,
+            failures: 0,
+            since: now,
         }
     }
 }
@@ -245,22 +269,26 @@ impl Fate {
 pub(super) struct Failure {
     pub advice: RetryAdvice,
     pub reason: String,
+    /// The refusal that it is, if it is one; whom it concerns is found out later.
+    pub refusal: Option<Refusal>,
 }
 
 impl Failure {
-    pub(super) fn soon(reason: impl Into<String>) -> Self {
+    pub(super) fn new(advice: RetryAdvice, reason: impl Into<String>) -> Self {
         Self {
-            advice: RetryAdvice::Soon,
+            advice,
             reason: reason.into(),
+            refusal: None,
         }
+    }
+
+    pub(super) fn soon(reason: impl Into<String>) -> Self {
+        Self::new(RetryAdvice::Soon, reason)
     }
 
     /// For no fault of the message.
     pub(super) fn postponed(wait: Duration, reason: impl Into<String>) -> Self {
-        Self {
-            advice: RetryAdvice::Postpone(wait),
-            reason: reason.into(),
-        }
+        Self::new(RetryAdvice::Postpone(wait), reason)
     }
 
     pub(super) fn no_time_left() -> Self {
@@ -284,6 +312,7 @@ impl From<NylasError> for Failure {
         Self {
             advice: error.retry_advice(),
             reason: error.to_string(),
+            refusal: None,
         }
     }
 }
@@ -293,6 +322,7 @@ impl From<DataverseError> for Failure {
         Self {
             advice: error.retry_advice(),
             reason: error.to_string(),
+            refusal: error.refusal(),
         }
     }
 }
@@ -317,12 +347,19 @@ mod tests {
         }
     }
 
-    fn fate(advice: RetryAdvice, receive_count: u32) -> Fate {
-        let failure = Failure {
-            advice,
-            reason: "x".to_owned(),
+    /// The fate of a message whose try number `failures` failed, at this delivery of the queue.
+    fn fate_at(advice: RetryAdvice, failures: u32, receive_count: u32) -> Fate {
+        let failure = Failure::new(advice, "x");
+        let tries = Tries {
+            receive_count,
+            failures: failures - 1,
+            since: DateTime::UNIX_EPOCH,
         };
-        Fate::of_failure(&key("m"), failure, receive_count, &run())
+        Fate::of_failure(&key("m"), failure, tries, &run())
+    }
+
+    fn fate(advice: RetryAdvice, failures: u32) -> Fate {
+        fate_at(advice, failures, 1)
     }
 
     fn run() -> Run {
@@ -360,20 +397,38 @@ mod tests {
     }
 
     #[test]
-    fn a_postponed_delivery_is_never_the_last_one() {
+    fn the_last_delivery_of_a_queue_message_is_not_the_last_try() {
         let postponed = RetryAdvice::Postpone(Duration::from_secs(7));
-        for receive_count in [1, RECEIVE_LIMIT, RECEIVE_LIMIT + 1] {
-            let is_last = receive_count >= RECEIVE_LIMIT;
-            let fate = fate(postponed, receive_count);
-            assert!(
-                matches!(fate, Fate::Waiting { last_delivery, .. } if last_delivery == is_last),
-                "{fate:?}"
-            );
+        for advice in [postponed, RetryAdvice::Soon] {
+            for receive_count in [1, RECEIVE_LIMIT, RECEIVE_LIMIT + 1] {
+                let is_last = receive_count >= RECEIVE_LIMIT;
+                let fate = fate_at(advice, 2, receive_count);
+                assert!(
+                    matches!(fate, Fate::Waiting { last_delivery, .. } if last_delivery == is_last),
+                    "{fate:?}"
+                );
+            }
         }
     }
 
     #[test]
-    fn a_failure_waits_until_the_last_delivery_and_is_then_dead() {
+    fn a_postponed_try_is_no_failure_however_many_there_were() {
+        let postponed = RetryAdvice::Postpone(Duration::from_secs(7));
+        let fate = fate(postponed, RECEIVE_LIMIT + 1);
+        assert!(
+            matches!(
+                fate,
+                Fate::Waiting {
+                    postponed: true,
+                    ..
+                }
+            ),
+            "{fate:?}"
+        );
+    }
+
+    #[test]
+    fn a_message_waits_after_nine_failures_and_is_dead_after_ten() {
         assert!(matches!(fate(RetryAdvice::Soon, 1), Fate::Waiting { .. }));
         assert!(matches!(
             fate(RetryAdvice::Soon, RECEIVE_LIMIT - 1),

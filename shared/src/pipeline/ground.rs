@@ -89,7 +89,16 @@ impl Pipeline {
         }
         Ok(Ground {
             policy: policy?,
-            mailboxes: self.mailboxes.mailboxes(grants, now).await?,
+            mailboxes: match self.mailboxes.mailboxes(grants, now).await {
+                Ok(mailboxes) => mailboxes,
+                Err(error) => {
+                    let refusal = error.refusal();
+                    return Err(Failure {
+                        refusal,
+                        ..Failure::from(error)
+                    });
+                }
+            },
         })
     }
 

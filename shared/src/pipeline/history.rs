@@ -12,11 +12,11 @@ use futures_util::StreamExt;
 use futures_util::future::{Either, select};
 use futures_util::stream::FuturesUnordered;
 
-use super::Pipeline;
 use super::budget::Admitted;
 use super::claiming::once_each;
 use super::fate::{Run, Work};
 use super::handled::Handled;
+use super::{Pipeline, Story};
 use crate::dedupe::LEASE;
 use crate::queue::SyncQueue;
 
@@ -112,8 +112,10 @@ impl Pipeline {
     async fn batch(&self, mut work: Vec<Work>, run: Run, admitted: Admitted) -> Vec<Handled> {
         work.reverse();
         // Boxed, because several of them are under way in one invocation.
-        let story = Box::pin(self.story(work, &run, &admitted.booking));
-        let (handled, traffic) = story.await;
+        let story = Box::pin(self.story(work, &run, &admitted.booked));
+        let Story {
+            handled, traffic, ..
+        } = story.await;
         self.adapt(traffic, &run);
         handled
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::fate::{Failure, Fate, Run};
+use super::fate::{Failure, Fate, Run, Tries};
 use super::handled::Summary;
 use super::regard::Clues;
 use crate::dataverse::rows::Record;
@@ -15,14 +15,15 @@ use crate::mapping::Findings;
 use crate::message::Message;
 use crate::policy::effective::Effective;
 use crate::policy::{Decision, Rule};
+use crate::refusal::Refusal;
 
-/// Deliveries, over three quarters of an hour, after which a message that cannot be found counts as gone.
+/// Tries, over three quarters of an hour, after which a message that cannot be found counts as gone.
 const GONE_AFTER: u32 = 5;
 
 /// A message that we hold the claim of.
 pub(super) struct Job {
     pub(super) key: MessageKey,
-    pub(super) receive_count: u32,
+    pub(super) tries: Tries,
     pub(super) message: Option<Message>,
     /// What the policy said last.
     pub(super) decision: Option<Decision>,
@@ -40,12 +41,19 @@ pub(super) struct Candidate {
     pub(super) folders: Arc<Folders>,
     /// What it says of its regarding by itself.
     pub(super) clues: Clues,
+    /// The key of its row where another mail has its Message-ID ([`Message::key_by_content`]).
+    pub(super) by_content: Option<ActivityId>,
 }
 
 /// A message whose story is over, before it is settled.
 pub(super) struct Ended {
     pub(super) key: MessageKey,
+    pub(super) tries: Tries,
     pub(super) fate: Fate,
+    /// The refusal that it met, until it is known whom that concerns.
+    pub(super) refusal: Option<Refusal>,
+    /// This run wrote its row.
+    pub(super) wrote: bool,
     pub(super) decision: Option<Decision>,
     /// What the ledger keeps of the decision; `None` when nothing was decided.
     pub(super) record: Option<DecisionRecord>,
@@ -70,10 +78,14 @@ impl Job {
     }
 
     pub(super) fn failed(self, failure: Failure, run: &Run) -> Ended {
-        let fate = Fate::of_failure(&self.key, failure, self.receive_count, run);
+        let refusal = failure.refusal.clone();
+        let fate = Fate::of_failure(&self.key, failure, self.tries, run);
         Ended {
             record: self.record(),
             key: self.key,
+            tries: self.tries,
+            wrote: false,
+            refusal,
             fate,
             decision: self.decision,
             summary: None,
@@ -83,11 +95,14 @@ impl Job {
     /// Nylas has no such message. That may pass (its servers cannot always find a valid id, Nylas facts §16), so it is not
     /// believed at once; should a list show the message later, it is taken up again.
     pub(super) fn gone(self, run: &Run) -> Ended {
-        if self.receive_count < GONE_AFTER {
+        if self.tries.failures + 1 < GONE_AFTER {
             return self.failed(Failure::soon("nylas does not find the message"), run);
         }
         Ended {
             key: self.key,
+            tries: self.tries,
+            wrote: false,
+            refusal: None,
             fate: Fate::skipped(Rule::Gone),
             decision: None,
             record: None,
@@ -105,6 +120,9 @@ impl Job {
         Ended {
             record: self.record(),
             key: self.key,
+            tries: self.tries,
+            wrote: false,
+            refusal: None,
             fate: Fate::skipped(rule),
             decision: self.decision,
             summary: Some(summary),
@@ -138,6 +156,9 @@ impl Job {
         Ended {
             record,
             key: self.key,
+            tries: self.tries,
+            wrote: false,
+            refusal: None,
             fate,
             decision: self.decision,
             summary: Some(summary(message, findings)),

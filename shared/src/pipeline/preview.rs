@@ -5,10 +5,11 @@
 
 use std::collections::BTreeSet;
 
+use super::fate::Tries;
 use super::ground::Ground;
 use super::job::{Candidate, Job};
 use super::newcomers::newcomers;
-use super::{Fate, Pipeline, Prepared, Run, all_failed, findings};
+use super::{Fate, Looks, Pipeline, Prepared, Run, all_failed, findings};
 use crate::dataverse::look_up::Found;
 use crate::decision::DecisionRecord;
 use crate::dedupe::kept::DecidedRow;
@@ -55,7 +56,7 @@ impl Pipeline {
     pub async fn preview(&self, messages: Vec<Message>, run: &Run) -> Vec<Preview> {
         let jobs = messages.into_iter().map(|message| Job {
             key: message.key.clone(),
-            receive_count: 1,
+            tries: Tries::first(run.now),
             message: Some(message),
             decision: None,
             made: BTreeSet::new(),
@@ -66,7 +67,7 @@ impl Pipeline {
             None
         } else {
             // Boxed, because nested this deep the future's type is more than the compiler lays out.
-            Box::pin(self.prepare(jobs.collect(), run, &mut ended)).await
+            Box::pin(self.prepare(jobs.collect(), Looks::Only, run, &mut ended)).await
         };
         let mut previews: Vec<Preview> = Vec::new();
         if let Some(mut prepared) = prepared {

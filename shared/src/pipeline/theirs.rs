@@ -15,11 +15,16 @@
 //! ([`Pipeline::reconcile`]). Server-side sync reads mailboxes within minutes; who comes later is not looked for,
 //! nor who comes after us for a mail that was old when we wrote it: the schedule's list, which shows two hours, does not show that one again.
 //!
+//! A row of another mail, with the same Message-ID and sender, is none of theirs ([`super::reused`]).
+//!
+//! Where Dataverse lets no two emails have one `messageid` (expected, Dataverse facts §7.3), theirs cannot come after ours that has it, nor ours after theirs:
+//! ours is refused, and theirs adopted ([`super::reused`]). What is said of two rows here is for organisations that let them be.
+//!
 //! A crash after the withdrawal costs nothing: the next look finds their row alone.
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::budget::Traffic;
+use super::budget::{Probe, Traffic};
 use super::fate::{Failure, Run};
 use super::handled::Handled;
 use super::job::{Ended, Job};
@@ -33,6 +38,7 @@ use crate::dataverse::withdraw::{File, Withdrawn};
 use crate::ids::{ActivityId, EmailAddress, InternetMessageId, MessageKey};
 use crate::mapping::{self, Findings};
 use crate::message::Message;
+use crate::same_mail::{self, Traits, Verdict};
 
 /// For how long after it was settled a message is looked at for another client's row.
 const RECENT: TimeDelta = TimeDelta::hours(1);
@@ -42,6 +48,8 @@ pub struct Listed {
     key: MessageKey,
     message_id: InternetMessageId,
     sender: Option<EmailAddress>,
+    date: Option<DateTime<Utc>>,
+    subject: String,
     ours: ActivityId,
 }
 
@@ -53,6 +61,8 @@ impl Listed {
             key: message.key.clone(),
             message_id: message.internet_message_id.clone()?,
             sender: message.author().cloned(),
+            date: message.date,
+            subject: message.subject.clone(),
             ours: message.activity_id(),
         })
     }
@@ -61,6 +71,17 @@ impl Listed {
     #[must_use]
     pub fn key(&self) -> &MessageKey {
         &self.key
+    }
+
+    /// As far as date and subject say.
+    fn may_be_held_by(&self, row: &ExistingEmail) -> bool {
+        let mail = Traits {
+            dates: self.date.into_iter().collect(),
+            subject: &self.subject,
+            body: Some(""),
+            ..Traits::default()
+        };
+        same_mail::compare(&mail, &Traits::of_row(row, Some(""))) == Verdict::Same
     }
 
     /// Whether our row carries the message, and so recently that another client may still bring its own. `handled` is what the run said of it.
@@ -152,14 +173,16 @@ impl Pipeline {
         if due.is_empty() {
             return;
         }
-        let Ok(booking) = self.book(1, run).await else {
+        let Ok(booked) = self.book(1, run, Probe::IsNone).await else {
             return;
         };
         let Ok(token) = self.identities.of(run).tokens.token(run.now).await else {
-            return self.put_right(&booking, Traffic::default(), run);
+            return self.put_right(&booked.booking, Traffic::default(), run);
         };
         let session = Session::timed_by(token, run.clock);
-        let emails = due.iter().map(|it| (it.ours, Some(it.message_id.clone())));
+        let emails = due
+            .iter()
+            .map(|it| (vec![it.ours], Some(it.message_id.clone())));
         let questions = Questions {
             emails: emails.collect(),
             ..Questions::default()
@@ -175,7 +198,7 @@ impl Pipeline {
             }
         }
         let traffic = Traffic::of(&session, 0);
-        self.put_right(&booking, traffic, run);
+        self.put_right(&booked.booking, traffic, run);
         self.share(&session, run).await;
     }
 
@@ -185,11 +208,32 @@ impl Pipeline {
             message_id,
             sender,
             ours,
+            ..
         } = listed;
-        let Some(theirs) = found.by_message_id(message_id, sender.as_ref(), *ours) else {
+        let mut theirs = None;
+        let own = found.by_key(*ours);
+        for row in found.by_message_id(message_id, sender.as_ref(), *ours) {
+            let same = match own {
+                Some(own) => self.hold_the_same(session, own, row).await,
+                // Ours gave way to theirs already, so there is no body to compare.
+                None => Ok(listed.may_be_held_by(row)),
+            };
+            match same {
+                Ok(true) => {
+                    theirs = Some(row);
+                    break;
+                }
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::warn!("sync.key" = %key, %error, "two rows of one Message-ID could not be compared");
+                    return;
+                }
+            }
+        }
+        let Some(theirs) = theirs else {
             return;
         };
-        let (carrier, note) = match found.by_key(*ours) {
+        let (carrier, note) = match own {
             // Another mailbox's copy of the mail came here first.
             None => (theirs.activity_id, THEIRS),
             Some(row) => match self.unite(session, row, theirs, None, &[]).await {

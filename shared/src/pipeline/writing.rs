@@ -25,18 +25,19 @@ use uuid::Uuid;
 
 use super::fate::Failure;
 use super::job::{Ended, Job, summary};
-use super::{Fate, Pipeline, Run};
+use super::reused::Taken;
+use super::{Fate, Pipeline, Run, refusals};
 use crate::dataverse::error::{DataverseError, ErrorCode};
 use crate::dataverse::lengths::Lengths;
 use crate::dataverse::look_up::Found;
-use crate::dataverse::rows::RowState;
+use crate::dataverse::rows::{ExistingEmail, RowState};
 use crate::dataverse::session::Session;
 use crate::dataverse::write::{CreateOutcome, EmailWrite, WriteMode};
 use crate::decision::DecisionRecord;
 use crate::dedupe::kept::DecidedRow;
-use crate::ids::ActivityId;
+use crate::ids::{ActivityId, InternetMessageId};
 use crate::mapping::{self, Findings};
-use crate::message::{Attachment, Message, Omission, omissions_note};
+use crate::message::{Attachment, IdUse, Message, Omission, omissions_note};
 use crate::nylas::error::NylasError;
 use crate::policy::document::Impersonate;
 use crate::retry::RECEIVE_LIMIT;
@@ -63,6 +64,8 @@ pub(super) struct Mail {
     blames_date: bool,
     /// An Open row of this mail is there: an earlier run died between its steps.
     begun: bool,
+    /// The key of its row where another mail has its Message-ID.
+    by_content: Option<ActivityId>,
 }
 
 impl Mail {
@@ -80,7 +83,8 @@ impl Mail {
             mapping::set_created_on(&mut email, date);
         }
         let mut omissions = message.omissions.clone();
-        if message.internet_message_id.is_some() && !email.row.contains_key("messageid") {
+        let has_id = message.internet_message_id.is_some() && message.id_use == IdUse::Own;
+        if has_id && !email.row.contains_key("messageid") {
             omissions.push(Omission::LongMessageId);
         }
         if omissions.contains(&Omission::Attachment) {
@@ -99,6 +103,53 @@ impl Mail {
             created_on,
             blames_date: false,
             begun,
+            by_content: None,
+        }
+    }
+
+    /// To be written under this key, should another mail turn out to have its Message-ID.
+    pub(super) fn know_key_by_content(&mut self, key: Option<ActivityId>) {
+        self.by_content = key;
+    }
+
+    pub(super) fn activity_id(&self) -> ActivityId {
+        self.email.activity_id
+    }
+
+    pub(super) fn is_begun(&self) -> bool {
+        self.begun
+    }
+
+    pub(super) fn message(&self) -> &Message {
+        &self.message
+    }
+
+    /// The Message-ID that its row is to have.
+    pub(super) fn stored_id(&self) -> Option<InternetMessageId> {
+        let id = self.message.internet_message_id.clone();
+        id.filter(|_| self.email.row.contains_key("messageid"))
+    }
+
+    /// Goes without the Message-ID, which another row has.
+    pub(super) fn give_up_id(&mut self) {
+        self.without_id(IdUse::Taken);
+    }
+
+    /// Another mail has the row of its key. Says whether it has a key of its own beside.
+    pub(super) fn have_row_of_its_own(&mut self) -> bool {
+        let Some(key) = self.by_content else {
+            return false;
+        };
+        self.without_id(IdUse::Reused(key));
+        mapping::move_to(&mut self.email, &self.message, key);
+        true
+    }
+
+    fn without_id(&mut self, id_use: IdUse) {
+        self.message.give_up_id(id_use);
+        mapping::without_message_id(&mut self.email);
+        if !self.omissions.contains(&Omission::MessageIdReused) {
+            self.omissions.push(Omission::MessageIdReused);
         }
     }
 
@@ -109,6 +160,9 @@ impl Mail {
         };
         Ended {
             record: self.record(DecidedRow::Ours),
+            tries: self.job.tries,
+            refusal: None,
+            wrote: true,
             key: self.job.key,
             fate,
             decision: self.job.decision,
@@ -259,12 +313,14 @@ impl Pipeline {
             .partition(|mail| stepwise || mail.begun || !mail.message.attachments.is_empty());
         self.write_together(session, together, run, ended).await;
         for mut mail in alone {
-            if let Some(error) = session.ended_by() {
+            if let Some(refused) = refusals::of_everybody(ended) {
+                ended.push(mail.failed(refused, run));
+            } else if let Some(error) = session.ended_by() {
                 // Its files would be fetched for nothing.
                 ended.push(mail.failed(error.clone().into(), run));
             } else if run.is_nearly_over() {
                 ended.push(mail.failed(Failure::no_time_left(), run));
-            } else if let Err(failure) = self.add_attachments(session, &mut mail).await {
+            } else if let Err(failure) = self.add_attachments(session, &mut mail, run).await {
                 ended.push(mail.failed(failure, run));
             } else if stepwise || mail.begun || mail.email.size() > LARGEST_CHANGE_SET {
                 ended.push(self.write_stepwise(session, mail, run).await);
@@ -298,9 +354,19 @@ impl Pipeline {
             for (mut mail, result) in mails.into_iter().zip(results) {
                 match result {
                     Ok(CreateOutcome::Created) => ended.push(self.written(mail)),
-                    // Another worker, or this one before it died: whatever is missing is added.
                     Ok(CreateOutcome::AlreadyExisted) => {
-                        ended.push(self.write_stepwise(session, mail, run).await);
+                        match self.who_is_there(session, &mut mail).await {
+                            // Another worker, or this one before it died: whatever is missing is added.
+                            Ok(Taken::Ours(row)) => {
+                                let end = self.write_from(session, mail, Some(row.state), run);
+                                ended.push(end.await);
+                            }
+                            Ok(Taken::Theirs(row)) => {
+                                ended.push(self.adopt_late(session, mail, &row, run).await);
+                            }
+                            Ok(Taken::ByAnother) => again.push(mail),
+                            Err(error) => ended.push(mail.refused(error, run)),
+                        }
                     }
                     Err(DataverseError::Rejected {
                         code: Some(code), ..
@@ -327,11 +393,43 @@ impl Pipeline {
         }
     }
 
-    async fn write_stepwise(&self, session: &Session, mut mail: Mail, run: &Run) -> Ended {
+    async fn write_stepwise(&self, session: &Session, mail: Mail, run: &Run) -> Ended {
+        self.write_from(session, mail, None, run).await
+    }
+
+    /// Step by step, from where it stands: `there` is the state of its row, where it was just read.
+    async fn write_from(
+        &self,
+        session: &Session,
+        mut mail: Mail,
+        mut there: Option<RowState>,
+        run: &Run,
+    ) -> Ended {
         loop {
             self.heed(&mut mail);
             let dataverse = self.dataverse.in_the_name_of(mail.caller);
-            match dataverse.write_stepwise(session, &mail.email).await {
+            let mut begun = Ok(CreateOutcome::AlreadyExisted);
+            if there.is_none() {
+                begun = dataverse.begin(session, &mail.email).await;
+                if begun == Ok(CreateOutcome::AlreadyExisted) {
+                    match self.who_is_there(session, &mut mail).await {
+                        Ok(Taken::Ours(row)) => there = Some(row.state),
+                        Ok(Taken::Theirs(row)) => {
+                            return self.adopt_late(session, mail, &row, run).await;
+                        }
+                        Ok(Taken::ByAnother) => continue,
+                        Err(error) => return mail.refused(error, run),
+                    }
+                }
+            }
+            if there.take().is_some_and(|state| state != RowState::Open) {
+                return mail.written();
+            }
+            let steps = match begun {
+                Ok(_) => dataverse.finish(session, &mail.email).await,
+                Err(error) => Err(error),
+            };
+            match steps {
                 Ok(refused) => {
                     mail.omissions
                         .extend(std::iter::repeat_n(Omission::Attachment, refused));
@@ -358,6 +456,24 @@ impl Pipeline {
                 Err(error) => return mail.refused(error, run),
             }
         }
+    }
+
+    /// Another client's row came between look-up and write, and keeps ours out.
+    async fn adopt_late(
+        &self,
+        session: &Session,
+        mail: Mail,
+        theirs: &ExistingEmail,
+        run: &Run,
+    ) -> Ended {
+        let Mail {
+            job,
+            message,
+            findings,
+            ..
+        } = mail;
+        self.adopt(session, job, &message, findings, theirs, run)
+            .await
     }
 
     /// What another mail's refusal taught since this one was mapped.
@@ -421,7 +537,12 @@ impl Pipeline {
 
     /// Downloads the files and adds their rows. A file that is gone or too large is left out and the row says so. What the row of an earlier run
     /// has already is neither fetched nor sent again.
-    async fn add_attachments(&self, session: &Session, mail: &mut Mail) -> Result<(), Failure> {
+    async fn add_attachments(
+        &self,
+        session: &Session,
+        mail: &mut Mail,
+        run: &Run,
+    ) -> Result<(), Failure> {
         let activity = mail.email.activity_id;
         let there = if mail.begun && !mail.message.attachments.is_empty() {
             match self.dataverse.attachments(session, activity).await {
@@ -445,7 +566,7 @@ impl Pipeline {
             let bytes = if hopeless {
                 None
             } else {
-                self.download(&mail.job, attachment).await?
+                self.download(&mail.job, attachment, run).await?
             };
             match bytes.filter(|bytes| !bytes.is_empty()) {
                 Some(bytes) => {
@@ -468,6 +589,7 @@ impl Pipeline {
         &self,
         job: &Job,
         attachment: &Attachment,
+        run: &Run,
     ) -> Result<Option<Vec<u8>>, Failure> {
         match self
             .nylas
@@ -476,8 +598,13 @@ impl Pipeline {
         {
             Ok(bytes) => Ok(bytes),
             Err(NylasError::Rejected { .. }) => Ok(None),
-            Err(NylasError::Unavailable { .. }) if job.receive_count >= RECEIVE_LIMIT => Ok(None),
-            Err(error) => Err(error.into()),
+            Err(NylasError::Unavailable { .. }) if job.tries.failures + 1 >= RECEIVE_LIMIT => {
+                Ok(None)
+            }
+            Err(error) => {
+                self.note_throttled(&job.key.grant_id, &error, run).await;
+                Err(error.into())
+            }
         }
     }
 }

@@ -109,7 +109,8 @@ async fn a_404_for_a_message_means_gone_and_a_404_for_a_mailbox_does_not() {
     let Err(error @ NylasError::Rejected { status: 404, .. }) = unknown else {
         panic!("an unknown mailbox passed for an empty one");
     };
-    assert_eq!(error.retry_advice(), RetryAdvice::Never);
+    assert_eq!(error.retry_advice(), after(15 * 60));
+    assert!(error.concerns_mailbox(), "{error}");
 }
 
 #[tokio::test]
@@ -119,11 +120,7 @@ async fn a_429_waits_as_long_as_it_says() {
     assert!(matches!(error, NylasError::Throttled { .. }), "{error}");
     assert_eq!(error.retry_advice(), after(23));
     let error = bench.failing(status(429, "rate_limit_error")).await;
-    assert_eq!(
-        error.retry_advice(),
-        RetryAdvice::Soon,
-        "without the header"
-    );
+    assert_eq!(error.retry_advice(), after(30), "without the header");
 }
 
 #[tokio::test]
@@ -149,6 +146,16 @@ async fn a_5xx_a_time_out_and_a_broken_connection_are_outages() {
 }
 
 #[tokio::test]
+async fn a_refused_key_is_told_from_a_mailbox_to_which_nobody_is_signed_in() {
+    let bench = Bench::start().await;
+    bench.twin.nylas().set_grant_status(GRANT, "invalid");
+    assert!(!bench.client.refuses_key().await);
+    assert!(client(&bench.twin, "nyk_wrong").refuses_key().await);
+    bench.twin.nylas().fail_next(status(500, "internal_error"));
+    assert!(!bench.client.refuses_key().await, "it tells nothing");
+}
+
+#[tokio::test]
 async fn a_401_waits_until_somebody_signed_in() {
     let bench = Bench::start().await;
     bench.twin.nylas().set_grant_status(GRANT, "invalid");
@@ -163,10 +170,7 @@ async fn a_401_waits_until_somebody_signed_in() {
         .await;
     for error in [expired, wrong_key.err().expect("an error")] {
         assert!(matches!(error, NylasError::SignInNeeded { .. }), "{error}");
-        assert_eq!(
-            error.retry_advice(),
-            RetryAdvice::After(std::time::Duration::from_secs(6 * 3_600))
-        );
+        assert_eq!(error.retry_advice(), after(15 * 60));
         assert!(!error.to_string().contains("nyk_"), "{error}");
     }
 }

@@ -398,6 +398,44 @@ impl Cloud {
         item.item("until_ms", year_2500).send().await.unwrap();
     }
 
+    /// The time of every pause is over, as if it had passed.
+    pub(super) async fn end_pause_times(&self) {
+        let ledger = dynamo::client(&self.dynamo);
+        let items = ledger.scan().table_name(TABLE).send().await.unwrap();
+        for mut item in items.items.unwrap() {
+            if let Some(until) = item.get_mut("until_ms") {
+                *until = AttributeValue::N("1".to_owned());
+                let put = ledger.put_item().table_name(TABLE).set_item(Some(item));
+                put.send().await.unwrap();
+            }
+        }
+    }
+
+    /// Everything that the ledger knew is gone.
+    pub(super) async fn lose_ledger(&self) {
+        let ledger = dynamo::client(&self.dynamo);
+        let items = ledger.scan().table_name(TABLE).send().await.unwrap();
+        for mut item in items.items.unwrap() {
+            let mut call = ledger.delete_item().table_name(TABLE);
+            for key in ["pk", "sk"] {
+                call = call.key(key, item.remove(key).unwrap());
+            }
+            call.send().await.unwrap();
+        }
+    }
+
+    /// Somebody deletes an email in Dataverse.
+    pub(super) async fn delete_email(&self, id: &str) {
+        let url = self.twin.dataverse().url();
+        let token = self.twin.entra().issue_token(&url, 600);
+        let call = reqwest::Client::new()
+            .delete(format!("{url}/api/data/v9.2/emails({id})"))
+            .bearer_auth(token)
+            .header("OData-Version", "4.0")
+            .header("OData-MaxVersion", "4.0");
+        assert_eq!(call.send().await.unwrap().status(), 204);
+    }
+
     /// The pause that Dataverse asked for ends, as if its time had passed.
     pub(super) async fn end_pause(&self) {
         let key = |value: &str| AttributeValue::S(value.to_owned());

@@ -27,7 +27,7 @@ impl Bench {
         let key = key_of("grant-1", message);
         let request = ClaimRequest::new(worker(1), at);
         let claim = self.ledger.claim(&key, &request).await;
-        assert_eq!(claim.unwrap(), Claim::Won);
+        assert!(claim.unwrap().is_won());
     }
 
     async fn settled_as(&self, message: &str, at: DateTime<Utc>, settlement: &Settlement) {
@@ -140,7 +140,7 @@ async fn a_dead_message_may_be_redriven_and_is_then_claimed(bench: Bench) {
         (State::Dead, Some("0x80044331")),
         "until somebody names it"
     );
-    assert_eq!(bench.claim(worker(2), now()).await, Claim::Won);
+    assert!(bench.claim(worker(2), now()).await.is_won());
 }
 
 async fn only_the_dead_are_redriven(bench: Bench) {

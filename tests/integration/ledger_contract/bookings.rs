@@ -165,6 +165,7 @@ async fn a_suggestion_is_kept_and_leaves_the_rest_alone(bench: Bench) {
         paused_until: Some(at(20)),
         booked_until: Some(at(30)),
         suggested: Some(6),
+        ..Standing::default()
     };
     assert_eq!(bench.ledger.standing(&user).await.unwrap(), expected);
 }

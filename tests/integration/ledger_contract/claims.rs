@@ -2,17 +2,20 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::join_all;
-use mailverse::dedupe::ledger::{LAST_DELIVERY_UNFINISHED, LedgerError};
+use mailverse::dedupe::ledger::{LAST_DELIVERY_UNFINISHED, LedgerError, Settlement};
 use mailverse::dedupe::{Claim, ClaimRequest, Entry, LEASE, State};
 
 use super::{
-    Bench, activity, contract, dead, given_up, internal, key, key_of, last, now, released, skipped,
-    worker, written,
+    Bench, activity, contract, dead, given_up, internal, key, key_of, last, now, postponed,
+    released, requeued, skipped, worker, written,
 };
 
 contract! {
     the_first_claim_wins_and_is_the_first_attempt
     a_message_that_nobody_claimed_has_no_item
+    a_claim_tells_how_often_the_message_failed_and_since_when_it_waits
+    a_postponed_try_is_taken_back_and_one_that_came_to_no_end_is_not
+    deliveries_that_are_left_of_a_message_that_was_given_up_are_left_alone_until_it_is_redriven
     a_second_claim_loses_and_learns_until_when_the_first_one_holds
     a_claim_holds_until_the_last_millisecond_of_its_lease
     a_lease_that_ran_out_is_taken_over
@@ -31,18 +34,71 @@ contract! {
 }
 
 async fn the_first_claim_wins_and_is_the_first_attempt(bench: Bench) {
-    assert_eq!(bench.claim(worker(1), now()).await, Claim::Won);
+    assert!(bench.claim(worker(1), now()).await.is_won());
     let expected = Entry {
         state: State::Waiting,
         held: Some((worker(1), now() + LEASE)),
         retry_at: None,
         attempts: 1,
+        failures: 1,
+        since: Some(now()),
         gave_up: false,
+        awaits_dead_letter: false,
         reason: None,
         activity_id: None,
         changed_at: Some(now()),
     };
     assert_eq!(bench.entry().await, expected);
+}
+
+async fn a_claim_tells_how_often_the_message_failed_and_since_when_it_waits(bench: Bench) {
+    let tries = |failures| Claim::Won {
+        failures,
+        since: now(),
+    };
+    assert_eq!(bench.claim(worker(1), now()).await, tries(0));
+    bench.settle(worker(1), &released()).await.unwrap();
+    let later = now() + TimeDelta::hours(1);
+    assert_eq!(bench.claim(worker(2), later).await, tries(1));
+    bench.settle(worker(2), &released()).await.unwrap();
+    assert_eq!(bench.entry().await.failures, 2);
+}
+
+async fn a_postponed_try_is_taken_back_and_one_that_came_to_no_end_is_not(bench: Bench) {
+    let failures = async |settlement: &Settlement| {
+        bench.settled(settlement).await;
+        bench.entry().await.failures
+    };
+    assert_eq!(failures(&released()).await, 1);
+    assert_eq!(failures(&postponed()).await, 1, "postponed");
+    assert_eq!(failures(&requeued(false)).await, 1, "postponed at the last");
+    assert_eq!(failures(&requeued(true)).await, 2, "failed at the last");
+    assert!(bench.claim(worker(1), now()).await.is_won());
+    let died = bench.claim(worker(2), now() + LEASE).await;
+    assert!(matches!(died, Claim::Won { failures: 3, .. }), "{died:?}");
+    bench.settle(worker(2), &given_up()).await.unwrap();
+    assert_eq!(bench.entry().await.failures, 0, "it begins again");
+}
+
+async fn deliveries_that_are_left_of_a_message_that_was_given_up_are_left_alone_until_it_is_redriven(
+    bench: Bench,
+) {
+    let delivered_again = ClaimRequest {
+        redelivery: true,
+        ..ClaimRequest::new(worker(2), now())
+    };
+    let claim = async || bench.ledger.claim(&key(), &delivered_again).await.unwrap();
+    bench.settled(&released()).await;
+    assert!(claim().await.is_won(), "it waits");
+    bench.settle(worker(2), &given_up()).await.unwrap();
+    assert_eq!(claim().await, Claim::Settled(bench.entry().await));
+    assert!(bench.ledger.redrive(&key()).await.unwrap());
+    assert!(claim().await.is_won(), "it was redriven");
+    bench.settle(worker(2), &given_up()).await.unwrap();
+    assert!(
+        bench.claim(worker(1), now()).await.is_won(),
+        "it is named again"
+    );
 }
 
 async fn a_message_that_nobody_claimed_has_no_item(bench: Bench) {
@@ -74,7 +130,7 @@ async fn a_claim_holds_until_the_last_millisecond_of_its_lease(bench: Bench) {
 
 async fn a_lease_that_ran_out_is_taken_over(bench: Bench) {
     bench.claim(worker(1), now()).await;
-    assert_eq!(bench.claim(worker(2), now() + LEASE).await, Claim::Won);
+    assert!(bench.claim(worker(2), now() + LEASE).await.is_won());
     let entry = bench.entry().await;
     assert_eq!(entry.held, Some((worker(2), now() + LEASE + LEASE)));
     assert_eq!(entry.attempts, 2);
@@ -89,14 +145,14 @@ async fn a_released_message_is_free_at_once(bench: Bench) {
         Some("dataverse throttled the call")
     );
     // The queue decides when it comes back; the ledger does not stand in the way before.
-    assert_eq!(bench.claim(worker(2), now()).await, Claim::Won);
+    assert!(bench.claim(worker(2), now()).await.is_won());
     assert_eq!(bench.entry().await.attempts, 2);
 }
 
 async fn a_repeated_claim_of_the_same_worker_wins_again(bench: Bench) {
     bench.claim(worker(1), now()).await;
     let later = now() + TimeDelta::seconds(1);
-    assert_eq!(bench.claim(worker(1), later).await, Claim::Won);
+    assert!(bench.claim(worker(1), later).await.is_won());
     assert_eq!(bench.entry().await.held, Some((worker(1), later + LEASE)));
     bench.settle(worker(1), &written()).await.unwrap();
 }
@@ -109,7 +165,10 @@ async fn a_written_or_dead_message_is_final(bench: Bench) {
         held: None,
         retry_at: None,
         attempts: 1,
+        failures: 0,
+        since: None,
         gave_up: false,
+        awaits_dead_letter: false,
         reason: Some("left out: date".to_owned()),
         activity_id: Some(activity()),
         changed_at: Some(now()),
@@ -159,7 +218,7 @@ async fn a_message_that_was_only_tried_often_enough_is_claimed_when_it_is_named_
 ) {
     bench.settled(&given_up()).await;
     assert!(bench.entry().await.gave_up);
-    assert_eq!(bench.claim(worker(2), now()).await, Claim::Won);
+    assert!(bench.claim(worker(2), now()).await.is_won());
     assert!(!bench.entry().await.gave_up);
     bench.settle(worker(2), &dead()).await.unwrap();
     assert!(matches!(
@@ -170,7 +229,7 @@ async fn a_message_that_was_only_tried_often_enough_is_claimed_when_it_is_named_
 
 async fn a_message_on_its_last_delivery_is_dead_until_the_try_has_an_end(bench: Bench) {
     let claim = bench.ledger.claim(&key(), &last(worker(1), now())).await;
-    assert_eq!(claim.unwrap(), Claim::Won);
+    assert!(claim.unwrap().is_won());
     let entry = bench.entry().await;
     assert_eq!(
         (entry.state, entry.gave_up, entry.reason.as_deref()),
@@ -181,7 +240,7 @@ async fn a_message_on_its_last_delivery_is_dead_until_the_try_has_an_end(bench: 
     let entry = bench.entry().await;
     assert_eq!((entry.state, entry.gave_up), (State::Waiting, false));
     let claim = bench.ledger.claim(&key(), &last(worker(2), now())).await;
-    assert_eq!(claim.unwrap(), Claim::Won);
+    assert!(claim.unwrap().is_won());
     bench.settle(worker(2), &written()).await.unwrap();
     let entry = bench.entry().await;
     assert_eq!((entry.state, entry.gave_up), (State::Written, false));
@@ -189,13 +248,13 @@ async fn a_message_on_its_last_delivery_is_dead_until_the_try_has_an_end(bench: 
 
 async fn a_message_on_its_last_delivery_is_held_like_any_other(bench: Bench) {
     let claim = bench.ledger.claim(&key(), &last(worker(1), now())).await;
-    assert_eq!(claim.unwrap(), Claim::Won);
+    assert!(claim.unwrap().is_won());
     assert_eq!(
         bench.claim(worker(2), now()).await,
         Claim::HeldUntil(now() + LEASE)
     );
     // Its worker died, and somebody named it again.
-    assert_eq!(bench.claim(worker(2), now() + LEASE).await, Claim::Won);
+    assert!(bench.claim(worker(2), now() + LEASE).await.is_won());
     assert_eq!(bench.entry().await.state, State::Waiting);
     let late = bench.settle(worker(1), &written()).await;
     assert!(matches!(late, Err(LedgerError::ClaimLost)), "{late:?}");
@@ -210,7 +269,7 @@ async fn a_message_skipped_for_its_place_is_claimed_again_only_when_it_changed(b
         (entry.state, entry.reason.as_deref()),
         (State::Skipped, Some("spam"))
     );
-    assert_eq!(bench.revisit(worker(2), now()).await, Claim::Won);
+    assert!(bench.revisit(worker(2), now()).await.is_won());
     // From then on it is a claim like any other.
     assert_eq!(
         bench.revisit(worker(3), now()).await,
@@ -240,7 +299,7 @@ async fn of_many_racers_one_takes_over_a_lease_that_ran_out(bench: Bench) {
 
 async fn race(bench: &Bench, at: DateTime<Utc>) {
     let claims = join_all((1..=32).map(|n| bench.claim(worker(n), at))).await;
-    let winners: Vec<usize> = (0..32).filter(|n| claims[*n] == Claim::Won).collect();
+    let winners: Vec<usize> = (0..32).filter(|n| claims[*n].is_won()).collect();
     assert_eq!(winners.len(), 1, "winners: {winners:?}");
     let losers = claims
         .iter()
@@ -262,7 +321,7 @@ async fn messages_differ_by_mailbox_and_by_letter_case(bench: Bench) {
             .claim(&key, &ClaimRequest::new(worker(1), now()))
             .await
             .unwrap();
-        assert_eq!(claim, Claim::Won);
+        assert!(claim.is_won());
         let entry = bench.ledger.entry(&key).await.unwrap().unwrap();
         assert_eq!(entry.attempts, 1, "{key} was somebody else's");
     }
@@ -275,5 +334,5 @@ async fn the_longest_id_has_an_item(bench: Bench) {
         .claim(&key, &ClaimRequest::new(worker(1), now()))
         .await
         .unwrap();
-    assert_eq!(claim, Claim::Won);
+    assert!(claim.is_won());
 }

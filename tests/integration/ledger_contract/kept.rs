@@ -2,7 +2,7 @@
 
 use mailverse::dedupe::kept::{Decided, DecidedRow, Kept};
 use mailverse::dedupe::ledger::Settlement;
-use mailverse::dedupe::{Claim, ClaimRequest, State};
+use mailverse::dedupe::{ClaimRequest, State};
 use mailverse::ids::ActivityId;
 use uuid::Uuid;
 
@@ -23,9 +23,8 @@ contract! {
 impl Bench {
     /// Claims and settles with a record of this text.
     async fn decided(&self, settlement: &Settlement, text: &str, row: DecidedRow) {
-        assert_eq!(
-            self.revisit(worker(90), now()).await,
-            Claim::Won,
+        assert!(
+            self.revisit(worker(90), now()).await.is_won(),
             "{settlement:?}"
         );
         let decided = Decided {
@@ -112,8 +111,8 @@ async fn a_decision_stays_until_another_one_replaces_it(bench: Bench) {
         .await
         .unwrap();
     assert_eq!(
-        (claim, bench.decision().await.as_deref()),
-        (Claim::Won, Some("dead")),
+        (claim.is_won(), bench.decision().await.as_deref()),
+        (true, Some("dead")),
         "tried once more"
     );
 }

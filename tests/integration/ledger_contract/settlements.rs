@@ -67,7 +67,10 @@ async fn a_settlement_is_kept_with_its_reason_and_row(bench: Bench) {
         held: None,
         retry_at: None,
         attempts: 2,
+        failures: 0,
+        since: None,
         gave_up: false,
+        awaits_dead_letter: false,
         reason: Some("left out: date".to_owned()),
         activity_id: Some(activity()),
         changed_at: Some(now()),
@@ -150,7 +153,13 @@ async fn an_item_holds_the_documented_attributes_and_no_others(bench: Bench) {
     bench.claim(worker(90), now()).await;
     assert_eq!(
         names(bench.item().await),
-        expected(&["claim_token", "lease_until_ms", "attention", "since_ms"])
+        expected(&[
+            "claim_token",
+            "lease_until_ms",
+            "failures",
+            "attention",
+            "since_ms"
+        ])
     );
     bench.settle(worker(90), &released()).await.unwrap();
     assert_eq!(
@@ -159,6 +168,7 @@ async fn an_item_holds_the_documented_attributes_and_no_others(bench: Bench) {
             "settled_by",
             "reason",
             "retry_at_ms",
+            "failures",
             "attention",
             "since_ms"
         ])

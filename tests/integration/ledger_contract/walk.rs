@@ -25,7 +25,8 @@ use proptest::test_runner::{RngSeed, TestRunner};
 use tokio::runtime::Handle;
 
 use super::{
-    Bench, contract, dead, given_up, internal, key_of, now, released, skipped, worker, written,
+    Bench, contract, dead, given_up, internal, key_of, now, postponed, released, requeued, skipped,
+    worker, written,
 };
 
 contract! {
@@ -42,6 +43,7 @@ enum Step {
     Claim {
         worker: usize,
         revisit: bool,
+        redelivery: bool,
         last_delivery: bool,
     },
     Settle {
@@ -63,6 +65,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     // Seldom for good, or there would be little to walk through.
     let settlement = prop_oneof![
         4 => Just(released()),
+        2 => Just(postponed()),
+        1 => any::<bool>().prop_map(requeued),
         2 => Just(given_up()),
         2 => Just(skipped()),
         1 => Just(internal()),
@@ -71,9 +75,11 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     ];
     let step = prop_oneof![
         2 => pass.prop_map(Step::Pass),
-        6 => (0..WORKERS, any::<bool>(), prop::bool::weighted(0.2)).prop_map(|(worker, revisit, last_delivery)| {
-            Step::Claim { worker, revisit, last_delivery }
-        }),
+        6 => (0..WORKERS, any::<bool>(), any::<bool>(), prop::bool::weighted(0.2)).prop_map(
+            |(worker, revisit, redelivery, last_delivery)| {
+                Step::Claim { worker, revisit, redelivery, last_delivery }
+            }
+        ),
         4 => (0..WORKERS, settlement).prop_map(|(worker, settlement)| Step::Settle { worker, settlement }),
         1 => (0..WORKERS).prop_map(Step::Crash),
     ];
@@ -91,7 +97,7 @@ struct Model {
 impl Model {
     fn claim(&mut self, request: &ClaimRequest) -> Claim {
         let claim = decide_claim(self.entry.as_ref(), request);
-        if claim == Claim::Won {
+        if let Claim::Won { failures, since } = claim {
             self.ended = None;
             let before = self.entry.take();
             let last = request.last_delivery;
@@ -102,7 +108,10 @@ impl Model {
                 held: Some((request.token, request.now + LEASE)),
                 retry_at: None,
                 attempts: before.as_ref().map_or(0, |entry| entry.attempts) + 1,
+                failures: failures + 1,
+                since: Some(since),
                 gave_up: last,
+                awaits_dead_letter: false,
                 reason: if last {
                     Some(LAST_DELIVERY_UNFINISHED.to_owned())
                 } else {
@@ -120,7 +129,9 @@ impl Model {
         let (state, reason, activity_id) = match settlement.clone() {
             Settlement::Written { activity_id, note } => (State::Written, note, Some(activity_id)),
             Settlement::Skipped { rule } => (State::Skipped, Some(rule), None),
-            Settlement::Dead { reason, .. } => (State::Dead, Some(reason), None),
+            Settlement::Dead { reason, .. } | Settlement::Requeued { reason, .. } => {
+                (State::Dead, Some(reason), None)
+            }
             Settlement::Released { reason, .. } => (State::Waiting, Some(reason), None),
         };
         let end = Some((token, state, now));
@@ -140,7 +151,24 @@ impl Model {
                 _ => None,
             },
             attempts: entry.attempts,
-            gave_up: matches!(settlement, Settlement::Dead { gave_up: true, .. }),
+            failures: match settlement {
+                Settlement::Released { counted: true, .. }
+                | Settlement::Requeued { counted: true, .. } => entry.failures,
+                Settlement::Released { .. } | Settlement::Requeued { .. } => entry.failures - 1,
+                Settlement::Written { .. }
+                | Settlement::Skipped { .. }
+                | Settlement::Dead { .. } => 0,
+            },
+            since: match state {
+                State::Waiting => entry.since,
+                State::Dead => Some(now),
+                State::Written | State::Skipped => None,
+            },
+            gave_up: matches!(
+                settlement,
+                Settlement::Dead { gave_up: true, .. } | Settlement::Requeued { .. }
+            ),
+            awaits_dead_letter: matches!(settlement, Settlement::Dead { gave_up: true, .. }),
             reason,
             activity_id,
             changed_at: Some(now),
@@ -189,10 +217,12 @@ impl Walk {
             Step::Claim {
                 worker,
                 revisit,
+                redelivery,
                 last_delivery,
             } => {
                 let request = ClaimRequest {
                     revisit: *revisit,
+                    redelivery: *redelivery,
                     last_delivery: *last_delivery,
                     ..ClaimRequest::new(self.token(*worker), self.now())
                 };
@@ -216,7 +246,7 @@ impl Walk {
         let ClaimRequest { token, now, .. } = *request;
         let before = self.model.entry.clone();
         let answer = self.model.claim(request);
-        if answer != Claim::Won {
+        if !answer.is_won() {
             prop_assert_eq!(&before, &self.model.entry, "a lost claim changed the item");
             self.met.insert(match answer {
                 Claim::HeldUntil(_) => "held",
@@ -236,7 +266,7 @@ impl Walk {
             });
         }
         if let Some(entry) = before.filter(|entry| entry.state != State::Waiting) {
-            let way = left_by(&entry, request.revisit);
+            let way = left_by(&entry, request);
             prop_assert!(way.is_some(), "{:?} was not final", entry);
             self.met.extend(way);
         }
@@ -274,11 +304,12 @@ impl Walk {
 }
 
 /// By which line of the claim rule's table a claim leaves this final state.
-fn left_by(entry: &Entry, revisit: bool) -> Option<&'static str> {
+fn left_by(entry: &Entry, request: &ClaimRequest) -> Option<&'static str> {
     let reason = entry.reason.as_deref().unwrap_or_default();
     match entry.state {
-        State::Skipped if revisit && SKIPPED_FOR_NOW.contains(&reason) => Some("revisited"),
-        State::Dead if entry.gave_up => Some("tried anew"),
+        State::Skipped if request.revisit && SKIPPED_FOR_NOW.contains(&reason) => Some("revisited"),
+        State::Dead if entry.gave_up && !entry.awaits_dead_letter => Some("tried anew"),
+        State::Dead if entry.gave_up && !request.redelivery => Some("named again"),
         _ => None,
     }
 }
@@ -313,6 +344,7 @@ fn take_walks(cases: u32, check: impl Fn(u32, &mut Walk, &[Step]) -> Result<(), 
         "settled",
         "taken over",
         "tried anew",
+        "named again",
     ];
     let (_, met) = taken.into_inner();
     assert_eq!(met, expected.into(), "seed {seed}: what the walks met");

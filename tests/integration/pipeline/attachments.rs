@@ -312,6 +312,7 @@ async fn a_download_that_is_throttled_costs_time_and_no_file(mode: WriteMode) {
     let fate = world.deliver_one(ADA, "m1").await;
     assert_eq!(waiting(&fate).0.as_secs(), 17);
     assert!(world.emails().is_empty(), "nothing without its file");
+    world.pause_over();
     assert_eq!(written(&world.deliver_one(ADA, "m1").await).1, None);
     assert_eq!(world.file_names(), ["offer.pdf"]);
 }

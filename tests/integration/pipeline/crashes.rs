@@ -1,7 +1,7 @@
 //! What if the process dies, or somebody else was faster?
 
 use mailverse::dataverse::write::WriteMode;
-use mailverse::dedupe::{Claim, ClaimRequest, ClaimToken, LEASE};
+use mailverse::dedupe::{ClaimRequest, ClaimToken, LEASE};
 use serde_json::json;
 use twin::Fault;
 use uuid::Uuid;
@@ -67,7 +67,7 @@ async fn a_worker_that_overran_its_lease_does_not_overwrite_its_successor(mode: 
         let claim = ledger
             .claim(&key(ADA, "m1"), &ClaimRequest::new(successor, at))
             .await;
-        assert_eq!(claim.unwrap(), Claim::Won);
+        assert!(claim.unwrap().is_won());
     });
     let fate = world.deliver_one(ADA, "m1").await;
     assert_eq!(waiting(&fate).1, "another worker took the message over");

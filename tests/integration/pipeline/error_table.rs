@@ -151,10 +151,6 @@ async fn what_will_be_refused_again_is_dead_and_calls_a_person() {
         (400, "0x80040200"),
         (400, "0x80040278"),
         (400, "0x80040265"),
-        (403, "0x80040220"),
-        (403, "0x80048306"),
-        (403, "0x80048405"),
-        (403, "0x80072560"),
         (405, "0x80040227"),
         (412, "0x80040333"),
         (500, "0x80040333"),
@@ -235,6 +231,31 @@ async fn what_passes_waits_for_the_backoff_step_and_is_then_written() {
         (504, ""),
     ];
     waits_alone_and_is_then_written(&rows, "dataverse is unavailable: ").await;
+}
+
+/// The caller was refused once, while the neighbours' rows went through.
+#[tokio::test]
+async fn a_refusal_of_the_caller_kills_no_mail_even_while_others_get_through() {
+    let rows = [
+        (403, "0x80040220"),
+        (403, "0x80048306"),
+        (403, "0x80048405"),
+        (403, "0x80072560"),
+        (403, "0x8004A104"),
+    ];
+    for met in WAYS.into_iter().filter(|met| *met != Met::ByTheBatch) {
+        let mut table = Table::start(met).await;
+        for (http, code) in rows {
+            let three = table.deliver(status(http, code)).await;
+            let (second, neighbours) = three.split();
+            let (delay, reason) = waiting(second);
+            assert_eq!(delay.as_secs(), FIRST_STEP, "{}", three.row);
+            let named = format!("{http} {}", code.to_lowercase());
+            assert!(reason.to_lowercase().contains(&named), "{}", three.row);
+            are_written(neighbours);
+            table.is_written_at_the_next_delivery(&three).await;
+        }
+    }
 }
 
 #[tokio::test]

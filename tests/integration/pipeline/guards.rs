@@ -58,8 +58,9 @@ async fn a_message_that_was_given_up_is_written_when_it_is_sent_again(mode: Writ
     let mut world = World::start_in(mode).await;
     world.put(ADA, mail("m1", &json!({})));
     world.fail_dataverse_at(CREATE, status(503, ""));
-    let last = world.run(vec![work(ADA, "m1", Trigger::Created, 10)]).await;
-    assert!(dead(&last[0].fate).starts_with("gave up after 10 deliveries"));
+    world.has_failed(ADA, "m1", 9).await;
+    let last = world.deliver_one(ADA, "m1").await;
+    assert!(dead(&last).starts_with("gave up after 10 failures"));
     written(&world.deliver_one(ADA, "m1").await);
     world.email();
 }
@@ -70,8 +71,8 @@ async fn a_message_that_a_list_shows_is_not_gone() {
     world.put(ADA, mail("m1", &json!({})));
     let message = world.twin.nylas().message(ADA, "m1").unwrap();
     world.twin.nylas().remove_message(ADA, "m1");
-    let gone = world.run(vec![work(ADA, "m1", Trigger::Created, 5)]).await;
-    assert_skipped(&gone[0].fate, "gone");
+    world.has_failed(ADA, "m1", 4).await;
+    assert_skipped(&world.deliver_one(ADA, "m1").await, "gone");
     world.put(ADA, message);
     let listed = world.run(vec![work(ADA, "m1", Trigger::Backfill, 1)]).await;
     written(&listed[0].fate);
@@ -105,9 +106,10 @@ async fn a_file_that_cannot_be_had_to_the_last_costs_itself_and_not_the_mail(mod
     world.put(ADA, mail("m1", &json!({})));
     attach_a_file(&world);
     world.fail_nylas_at("/attachments/", status(504, "provider_error"));
-    waiting(&world.run(vec![work(ADA, "m1", Trigger::Created, 9)]).await[0].fate);
+    waiting(&world.deliver_one(ADA, "m1").await);
+    world.has_failed(ADA, "m1", 8).await;
     world.fail_nylas_at("/attachments/", status(504, "provider_error"));
-    written(&world.run(vec![work(ADA, "m1", Trigger::Created, 10)]).await[0].fate);
+    written(&world.deliver_one(ADA, "m1").await);
 }
 
 async fn a_row_of_somebody_else_carries_the_mail_even_if_its_regarding_cannot_be_filled(
@@ -201,12 +203,10 @@ async fn a_draft_that_a_key_of_the_organisation_keeps_in_our_way_is_given_up_in_
     let mut world = with_a_key(mode).await;
     world.insert("email", json!({"messageid": SAME_ID, "subject": "a draft"}));
     waiting(&world.deliver_one(ADA, "m1").await);
-    let last = world.run(vec![work(ADA, "m1", Trigger::Created, 10)]).await;
-    let reason = dead(&last[0].fate);
-    assert!(
-        reason.starts_with("gave up after 10 deliveries"),
-        "{reason}"
-    );
+    world.has_failed(ADA, "m1", 8).await;
+    let last = world.deliver_one(ADA, "m1").await;
+    let reason = dead(&last);
+    assert!(reason.starts_with("gave up after 10 failures"), "{reason}");
     assert!(reason.contains("0x80060892"), "{reason}");
     assert_eq!(world.email()["statecode"], 0, "the draft is as it was");
 }

@@ -4,7 +4,7 @@ use mailverse::dedupe::State;
 use mailverse::sync_request::Trigger;
 use serde_json::json;
 
-use crate::world::{ADA, BEN, World, assert_skipped, dead, mail, people, work, written};
+use crate::world::{ADA, BEN, World, assert_skipped, mail, people, waiting, work, written};
 
 #[tokio::test]
 async fn drafts_spam_and_trash_are_skipped_by_name_on_every_provider() {
@@ -153,19 +153,17 @@ async fn a_message_that_cannot_be_found_five_times_is_skipped_as_gone() {
     let mut world = World::start().await;
     world.put(ADA, mail("m1", &json!({})));
     world.twin.nylas().remove_message(ADA, "m1");
-    for receive_count in 1..=4 {
-        let handled = world
-            .run(vec![work(ADA, "m1", Trigger::Created, receive_count)])
-            .await;
-        assert_eq!(handled[0].fate.state(), State::Waiting);
+    for _ in 1..=4 {
+        let fate = world.deliver_one(ADA, "m1").await;
+        assert_eq!(fate.state(), State::Waiting);
     }
-    let handled = world.run(vec![work(ADA, "m1", Trigger::Created, 5)]).await;
-    assert_skipped(&handled[0].fate, "gone");
+    assert_skipped(&world.deliver_one(ADA, "m1").await, "gone");
 }
 
 #[tokio::test]
-async fn a_message_of_a_mailbox_that_nylas_does_not_know_is_dead_and_not_gone() {
+async fn a_message_of_a_mailbox_that_nylas_does_not_know_waits_and_is_not_gone() {
     let mut world = World::start().await;
     let fate = world.deliver_one("no-such-grant", "m1").await;
-    assert_eq!(dead(&fate), "nylas refused the call: 404 grant.not_found");
+    let reason = "nylas refused the call: 404 grant.not_found";
+    assert_eq!(waiting(&fate).1, reason);
 }

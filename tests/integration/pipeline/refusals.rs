@@ -14,7 +14,7 @@ use crate::world::{
 
 in_both_write_modes!(
     what_dataverse_refuses_for_good_is_dead_with_its_code_and_does_not_harm_its_neighbours,
-    an_application_without_a_user_is_told_what_is_missing,
+    an_application_without_a_user_waits_and_is_told_what_is_missing,
 );
 
 async fn what_dataverse_refuses_for_good_is_dead_with_its_code_and_does_not_harm_its_neighbours(
@@ -125,13 +125,15 @@ async fn a_message_that_nylas_cannot_give_does_not_harm_its_neighbours() {
     written(fate("m3"));
 }
 
-async fn an_application_without_a_user_is_told_what_is_missing(mode: WriteMode) {
+async fn an_application_without_a_user_waits_and_is_told_what_is_missing(mode: WriteMode) {
     let mut world = with_a_mail_in(mode).await;
     world.twin.dataverse().remove_application_user();
     let fate = world.deliver_one(ADA, "m1").await;
+    let (delay, reason) = waiting(&fate);
+    assert_eq!(delay.as_secs_f64().round() as u64, 60, "the pause");
     assert!(
-        dead(&fate).contains("0x80072560, the application is no user of this organisation"),
-        "{fate:?}"
+        reason.contains("0x80072560, the application is no user of this organisation"),
+        "{reason}"
     );
 }
 
@@ -166,9 +168,10 @@ async fn a_mail_whose_completion_is_refused_within_its_batch_leaves_no_open_row(
         dataverse.fail_operation(LOOK_UP_QUERIES + skip, status(400, "0x80040265"));
     }
     let fate = world.deliver_one(ADA, "m1").await;
+    let (_, reason) = waiting(&fate);
     assert!(
-        dead(&fate).contains("0x80040265, a plug-in of this organisation refused the row"),
-        "{fate:?}"
+        reason.contains("0x80040265, a plug-in of this organisation refused the row"),
+        "{reason}"
     );
     assert!(world.emails().is_empty());
 }

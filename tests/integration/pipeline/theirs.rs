@@ -4,6 +4,7 @@ use chrono::TimeDelta;
 use mailverse::dataverse::write::WriteMode;
 use mailverse::ids::ActivityId;
 use serde_json::{Value, json};
+use twin::Setting;
 use uuid::Uuid;
 
 use crate::world::{
@@ -33,7 +34,18 @@ const DELETE: &str = "DELETE /api/data/v9.2/emails(";
 const FILL: &str = "PATCH /api/data/v9.2/emails(";
 
 impl World {
-    /// Server-side sync tracks the mail of this Message-ID, `m1` unless a test says otherwise.
+    /// The same beside a row of ours, which only an organisation lets it do that lets two emails have one Message-ID.
+    fn theirs_too(&self, changes: &Value) -> Uuid {
+        self.let_two_rows_be();
+        self.theirs(changes)
+    }
+
+    fn let_two_rows_be(&self) {
+        let dataverse = self.twin.dataverse();
+        dataverse.set_setting(Setting::UniqueMessageIds(false));
+    }
+
+    /// Server-side sync tracks the mail of the Message-ID of `m1`.
     fn theirs(&self, changes: &Value) -> Uuid {
         let dataverse = self.twin.dataverse();
         dataverse
@@ -45,7 +57,7 @@ impl World {
     fn theirs_beside(&self, changes: &Value) -> Uuid {
         let mut changes = changes.clone();
         changes["sender"] = Value::Null;
-        self.theirs(&changes)
+        self.theirs_too(&changes)
     }
 
     /// A quarter of an hour later, the schedule lists the mailboxes.
@@ -119,6 +131,7 @@ async fn theirs_before_ours_carries_the_mail(mode: WriteMode) {
 
 async fn theirs_that_comes_between_look_up_and_write_survives(mode: WriteMode) {
     let mut world = with_a_mail_in(mode).await;
+    world.let_two_rows_be();
     let dataverse = world.twin.dataverse().clone();
     world.before_dataverse_gets(CREATE, async move {
         dataverse
@@ -140,7 +153,7 @@ async fn theirs_that_comes_after_survives_and_gets_the_regarding_of_ours(mode: W
     let mut world = with_a_mail_in(mode).await;
     let ours = written(&world.deliver_one(ADA, "m1").await).0;
     world.later(TimeDelta::minutes(5));
-    let theirs = world.theirs(&json!({}));
+    let theirs = world.theirs_too(&json!({}));
     world.next_list().await;
     let email = world.email();
     assert_eq!(id_of(&email), theirs);
@@ -165,7 +178,7 @@ async fn theirs_that_comes_after_survives_and_gets_the_regarding_of_ours(mode: W
 async fn theirs_that_comes_while_ours_is_a_draft_survives(mode: WriteMode) {
     let mut world = with_a_mail_in(mode).await;
     let ours = world.draft();
-    let theirs = world.theirs(&json!({}));
+    let theirs = world.theirs_too(&json!({}));
     let fate = world.deliver_one(ADA, "m1").await;
     assert_eq!(written(&fate), (theirs, Some(WITHDRAWN)));
     assert!(!world.is_there(ours));
@@ -209,7 +222,7 @@ async fn a_regarding_of_theirs_is_kept_when_ours_goes(mode: WriteMode) {
     let mut world = with_a_mail_in(mode).await;
     written(&world.deliver_one(ADA, "m1").await);
     let kites = to_row("account", world.people.kites);
-    let theirs = world.theirs(&json!({"regardingobjectid": kites}));
+    let theirs = world.theirs_too(&json!({"regardingobjectid": kites}));
     world.next_list().await;
     let email = world.email();
     assert_eq!(
@@ -258,7 +271,7 @@ async fn ours_goes_where_theirs_has_every_file(mode: WriteMode) {
     let mut world = World::start_in(mode).await;
     world.mail_with_a_file();
     written(&world.deliver_one(ADA, "m1").await);
-    let theirs = world.theirs(&json!({"statecode": null, "statuscode": null}));
+    let theirs = world.theirs_too(&json!({"statecode": null, "statuscode": null}));
     world.attach_to(theirs, "offer.PDF");
     world.complete(theirs).await;
     world.next_list().await;
@@ -310,7 +323,7 @@ async fn the_other_mailbox_learns_which_row_survived(mode: WriteMode) {
     let mut world = World::start_in(mode).await;
     two_copies(&world);
     world.deliver(&[(ADA, "m1"), (BEN, "m2")]).await;
-    let theirs = world.theirs(&json!({}));
+    let theirs = world.theirs_too(&json!({}));
     world.next_list().await;
     for (grant, id) in [(ADA, "m1"), (BEN, "m2")] {
         assert_eq!(world.carrier(grant, id).await.0, theirs, "{grant}");
@@ -322,7 +335,7 @@ async fn a_copy_that_is_delivered_later_settles_it_without_the_list(mode: WriteM
     let mut world = World::start_in(mode).await;
     two_copies(&world);
     written(&world.deliver_one(ADA, "m1").await);
-    let theirs = world.theirs(&json!({}));
+    let theirs = world.theirs_too(&json!({}));
     let fate = world.deliver_one(BEN, "m2").await;
     assert_eq!(written(&fate), (theirs, Some(WITHDRAWN)));
     assert_eq!(
@@ -353,7 +366,7 @@ async fn a_row_that_changed_under_our_eyes_is_left_for_the_next_list(mode: Write
 async fn theirs_of_another_sender_or_still_a_draft_is_none_of_ours(mode: WriteMode) {
     let mut world = with_a_mail_in(mode).await;
     let ours = written(&world.deliver_one(ADA, "m1").await).0;
-    world.theirs(&json!({"sender": "mallory@outside.example"}));
+    world.theirs_too(&json!({"sender": "mallory@outside.example"}));
     world.theirs_beside(&json!({"statecode": 0, "statuscode": 1}));
     world.next_list().await;
     assert_eq!(world.emails().len(), 3);

@@ -54,10 +54,11 @@ impl Dataverse {
     }
 
     /// Puts an email into the organisation as server-side sync does when it tracks a received mail: complete at once, with its Message-ID in angle brackets
-    /// (inferred) and without a regarding record. `changes` add or replace columns; null takes one away.
+    /// and without a regarding record. `changes` add or replace columns; null takes one away.
     ///
     /// # Errors
-    /// When a column is unknown or a value does not fit it.
+    /// When a column is unknown, a value does not fit it, or another email has the Message-ID
+    /// ([`Setting::UniqueMessageIds`](super::Setting::UniqueMessageIds)): it then leaves the mail alone.
     pub fn track_by_server_side_sync(
         &self,
         message_id: &str,

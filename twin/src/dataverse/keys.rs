@@ -10,7 +10,7 @@ use super::org::{Org, Work};
 use super::path::Key;
 use super::refusal::Refusal;
 use super::schema::{KeyStatus, Table};
-use super::store::{Row, Values};
+use super::store::{MESSAGE_ID, Row, Values};
 
 impl Org {
     /// Builds the indexes whose time has come. Rows that have the same values make an index fail (inferred).
@@ -109,17 +109,33 @@ impl Work<'_> {
         values: Values,
     ) -> Result<(), Refusal> {
         // All activities share one base table, so their ids are unique across it.
-        let taken = self.org.store.contains(&table.name, id)
+        let is_taken = self.org.store.contains(&table.name, id)
             || (table.is_activity() && self.activity_table(id).is_some());
-        if taken {
-            return Err(Refusal::new(
-                412,
-                "0x80040237",
-                "A record with matching key values already exists.",
-            ));
+        if is_taken {
+            return Err(taken());
         }
         self.check_alternate_keys(table, id, &values)?;
+        self.check_message_id(table, id, &values)?;
         self.org.store.set(&table.name, id, Some(values));
+        Ok(())
+    }
+
+    /// Refuses a `messageid` that another email has, whatever its state (Dataverse facts §7.3 and §19 rule 5; that it holds
+    /// for a plain create, that it is compared without case, and the code are inferred).
+    pub(crate) fn check_message_id(
+        &self,
+        table: &Table,
+        id: Uuid,
+        values: &Values,
+    ) -> Result<(), Refusal> {
+        let message_id = values.get(MESSAGE_ID).and_then(Value::as_str);
+        let Some(message_id) = message_id.filter(|text| !text.is_empty()) else {
+            return Ok(());
+        };
+        let is_unique = table.name == "email" && self.org.settings.unique_message_ids;
+        if is_unique && self.org.store.has_message_id(message_id, id) {
+            return Err(taken());
+        }
         Ok(())
     }
 
@@ -164,6 +180,12 @@ impl Work<'_> {
         }
         Ok(())
     }
+}
+
+/// The refusal of a row whose key another row has. Its text speaks of key values in general (Dataverse facts §7.1).
+fn taken() -> Refusal {
+    let message = "A record with matching key values already exists.";
+    Refusal::new(412, "0x80040237", message)
 }
 
 /// The columns that a key in an address names: a lookup goes by its property there (Dataverse facts §7.2).

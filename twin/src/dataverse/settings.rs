@@ -48,8 +48,24 @@ pub enum Setting {
     Withheld(Vec<(Privilege, &'static str)>),
     /// Privileges that the roles of all users lack for whom an application acts; none at first.
     WithheldFromUsers(Vec<(Privilege, &'static str)>),
+    /// Emails whose creation is refused, as by a plug-in of the organisation; none at first.
+    RefusedEmails(Option<RefusedEmails>),
     /// Seconds during which an alternate key that was posted is Pending; 0 at first: Active at once.
     KeyIndexSeconds(u32),
+    /// Whether two emails may not have one `messageid`, as server-side synchronization relies on (Dataverse facts §7.3). On
+    /// at first. The second one is refused with 412 / 0x80040237, whoever writes it; the code is not known.
+    UniqueMessageIds(bool),
+}
+
+/// Which emails are refused, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusedEmails {
+    /// The HTTP status.
+    pub status: u16,
+    /// The hexadecimal code.
+    pub code: &'static str,
+    /// A text that their subject holds; all of them when it is empty.
+    pub subject: &'static str,
 }
 
 /// The settings of an organisation.
@@ -67,6 +83,8 @@ pub(crate) struct Settings {
     pub(crate) may_override_created_on: bool,
     pub(crate) withheld: Vec<(Privilege, &'static str)>,
     pub(crate) withheld_from_users: Vec<(Privilege, &'static str)>,
+    pub(crate) refused_emails: Option<RefusedEmails>,
+    pub(crate) unique_message_ids: bool,
 }
 
 impl Settings {
@@ -89,9 +107,11 @@ impl Settings {
             Setting::MayOverrideCreatedOn(may) => self.may_override_created_on = may,
             Setting::Withheld(withheld) => self.withheld = withheld,
             Setting::WithheldFromUsers(withheld) => self.withheld_from_users = withheld,
+            Setting::RefusedEmails(refused) => self.refused_emails = refused,
             Setting::KeyIndexSeconds(seconds) => {
                 self.key_index = TimeDelta::seconds(seconds.into());
             }
+            Setting::UniqueMessageIds(unique) => self.unique_message_ids = unique,
         }
     }
 }
@@ -119,6 +139,8 @@ impl Default for Settings {
             may_override_created_on: true,
             withheld: Vec::new(),
             withheld_from_users: Vec::new(),
+            refused_emails: None,
+            unique_message_ids: true,
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Every change goes through [`Store::set`], which notes what was there before. A change set, and each operation
 //! within it, takes a [`Mark`] first and rolls back to it on failure, so nothing of a failed change set stays.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
@@ -48,6 +48,9 @@ impl Row {
     }
 }
 
+/// The column of `email` that holds a Message-ID.
+pub(crate) const MESSAGE_ID: &str = "messageid";
+
 /// Reads a stored lookup.
 pub(crate) fn lookup(value: &Value) -> Option<(String, Uuid)> {
     let table = value.get("table")?.as_str()?;
@@ -67,6 +70,8 @@ pub(crate) struct Mark(usize);
 struct Shelf {
     rows: HashMap<Uuid, Arc<Row>>,
     places: BTreeMap<u64, Uuid>,
+    /// The rows that have a Message-ID, by it in lower case.
+    message_ids: HashMap<String, HashSet<Uuid>>,
     /// Parties and attachments by the activity they belong to: an organisation may hold many thousands.
     children: HashMap<Uuid, BTreeMap<u64, Uuid>>,
 }
@@ -105,6 +110,13 @@ impl Store {
             .values()
             .filter_map(|id| Some((*id, held.rows.get(id)?.clone())))
             .collect()
+    }
+
+    /// Whether an email other than this one has the Message-ID, compared without case.
+    pub(crate) fn has_message_id(&self, message_id: &str, than: Uuid) -> bool {
+        let emails = self.shelves.get("email");
+        let known = emails.and_then(|held| held.message_ids.get(&message_id.to_lowercase()));
+        known.is_some_and(|ids| ids.iter().any(|id| *id != than))
     }
 
     /// The parties or attachments of one activity, in the order they were made.
@@ -170,6 +182,11 @@ impl Store {
         let held = self.shelves.entry(table.to_owned()).or_default();
         if let Some(old) = held.rows.remove(&id) {
             held.places.remove(&old.place);
+            if let Some(message_id) = old.text(MESSAGE_ID).map(str::to_lowercase)
+                && let Some(known) = held.message_ids.get_mut(&message_id)
+            {
+                known.remove(&id);
+            }
             if let Some(siblings) = old
                 .parent()
                 .and_then(|parent| held.children.get_mut(&parent))
@@ -179,6 +196,9 @@ impl Store {
         }
         if let Some(row) = row {
             held.places.insert(row.place, id);
+            if let Some(message_id) = row.text(MESSAGE_ID).map(str::to_lowercase) {
+                held.message_ids.entry(message_id).or_default().insert(id);
+            }
             if let Some(parent) = row.parent() {
                 held.children
                     .entry(parent)

@@ -25,6 +25,7 @@ impl Work<'_> {
     ) -> Result<Uuid, Refusal> {
         let payload = payload::read(table, body)?;
         self.require(Privilege::Create, &table.name)?;
+        self.refuse_email(table, body)?;
         let chosen = payload
             .value(&table.key)
             .and_then(Value::as_str)
@@ -103,6 +104,7 @@ impl Work<'_> {
         }
         add_computed(table, &mut after);
         self.check_alternate_keys(table, id, &after)?;
+        self.check_message_id(table, id, &after)?;
         if table.name == "activitymimeattachment" {
             self.complete_attachment(&mut after)?;
         }
@@ -122,6 +124,17 @@ impl Work<'_> {
     ) -> Result<(), Refusal> {
         refuse_parties(table, &payload::read(table, body)?)?;
         self.create(table, body, Some(id)).map(|_| ())
+    }
+
+    /// As a plug-in of the organisation refuses an email.
+    fn refuse_email(&self, table: &Table, body: &Value) -> Result<(), Refusal> {
+        let subject = body["subject"].as_str().unwrap_or_default();
+        match &self.org.settings.refused_emails {
+            Some(refused) if table.name == "email" && subject.contains(refused.subject) => Err(
+                Refusal::new(refused.status, refused.code, "A plug-in refused the email."),
+            ),
+            _ => Ok(()),
+        }
     }
 
     /// Removes a row, and of an activity also its parties and attachments.

@@ -4,6 +4,8 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use twin::{SeedError, Setting};
+
 use super::world::{World, error};
 
 #[tokio::test]
@@ -295,4 +297,56 @@ async fn a_patch_does_not_take_parties() {
             .await;
         assert_eq!(answer.error(), error(400, "0x80048d19"));
     }
+}
+
+#[tokio::test]
+async fn no_two_emails_have_one_message_id_whoever_brings_the_second() {
+    let world = World::new().await;
+    let dataverse = world.twin.dataverse();
+    let first = world
+        .post("emails", json!({"messageid": "<a@x.example>"}))
+        .await
+        .id();
+    for same in ["<a@x.example>", "<A@X.example>"] {
+        let answer = world.post("emails", json!({"messageid": same})).await;
+        assert_eq!(answer.error(), error(412, "0x80040237"), "{same}");
+    }
+    let theirs = dataverse.track_by_server_side_sync("<a@x.example>", "a@x.example", &json!({}));
+    assert!(matches!(theirs, Err(SeedError::Duplicate { .. })));
+    // Nor by a change, and a row may keep its own.
+    let second = world.post("emails", json!({})).await.id();
+    world.post("emails", json!({"messageid": ""})).await.id();
+    world.post("emails", json!({"messageid": ""})).await.id();
+    let change = json!({"messageid": "<a@x.example>"});
+    let path = format!("emails({second})");
+    let answer = world.patch(&path, change.clone()).await;
+    assert_eq!(answer.error(), error(412, "0x80040237"));
+    let path = format!("emails({first})");
+    assert_eq!(world.patch(&path, change).await.status, 204);
+    // What is deleted, or loses it, leaves it free.
+    assert_eq!(
+        world
+            .patch(&path, json!({"messageid": "<b@x.example>"}))
+            .await
+            .status,
+        204
+    );
+    world
+        .post("emails", json!({"messageid": "<a@x.example>"}))
+        .await
+        .id();
+}
+
+#[tokio::test]
+async fn an_organisation_that_lets_two_emails_have_one_message_id_has_both() {
+    let world = World::new().await;
+    let dataverse = world.twin.dataverse();
+    dataverse.set_setting(Setting::UniqueMessageIds(false));
+    for _ in 0..2 {
+        world
+            .post("emails", json!({"messageid": "<a@x.example>"}))
+            .await
+            .id();
+    }
+    assert_eq!(dataverse.rows("email").len(), 2);
 }

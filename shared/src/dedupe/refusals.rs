@@ -1,0 +1,191 @@
+//! What the ledger holds of refusals that may concern everybody ([`crate::refusal`]), on the item of a
+//! pause ([`super::pause`]).
+//!
+//! | Attribute | Type | Meaning |
+//! | --- | --- | --- |
+//! | `cause` | S | why everybody pauses: the refusal's status and code, without content. Absent for a pause that the service asked for |
+//! | `refusals` | N | how many refusals of the caller there were in a row |
+//! | `refused_code` | S | the code that different messages met in a row; absent when the last one passed |
+//! | `refused_messages` | SS | which, as digests |
+//! | `passed_ms` | N | when a message passed after others had been refused, Unix milliseconds |
+//!
+//! A pause with a cause ends in two steps. When its time is over, one worker takes the probe
+//! ([`Ledger::take_probe`]), which moves the end on for everybody else; if the probe passes, the pause
+//! is removed ([`Ledger::passed`]). A worker that dies with the probe costs one more pause.
+//!
+//! Nothing of this is written while messages pass.
+
+use std::collections::{BTreeSet, HashMap};
+
+use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue};
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::ledger::{
+    Ledger, LedgerError, milliseconds, number, refusal, shortened, text, text_of, took_effect,
+    unavailable,
+};
+use super::pause::{Scope, expiry};
+use crate::ids::MessageKey;
+use crate::refusal::RefusalState;
+
+/// The namespace of the digests.
+const NAMESPACE: Uuid = Uuid::from_u128(0x6d61_696c_7665_5273_8000_7265_6675_7365);
+
+/// What an item says of refusals.
+pub(super) fn read_refusals(item: &HashMap<String, AttributeValue>) -> RefusalState {
+    let count = |name| number(item, name).and_then(|n| u32::try_from(n).ok());
+    let messages = item
+        .get("refused_messages")
+        .and_then(|set| set.as_ss().ok());
+    RefusalState {
+        cause: text_of(item, "cause").map(str::to_owned),
+        times: count("refusals").unwrap_or_default(),
+        code: text_of(item, "refused_code").map(str::to_owned),
+        messages: messages.map_or(0, Vec::len),
+        passed_at: number(item, "passed_ms").and_then(DateTime::from_timestamp_millis),
+    }
+}
+
+impl Ledger {
+    /// Everybody pauses until then, because the caller was refused for the time number `times`. A
+    /// longer pause that the service asked for stays.
+    ///
+    /// # Errors
+    /// [`LedgerError::Unavailable`]: the others find out for themselves.
+    pub async fn pause_refused(
+        &self,
+        scope: &Scope,
+        cause: &str,
+        times: u32,
+        until: DateTime<Utc>,
+    ) -> Result<(), LedgerError> {
+        let call = self
+            .client
+            .update_item()
+            .table_name(&self.table)
+            .set_key(Some(scope.key()))
+            .update_expression(
+                "SET until_ms = :until, cause = :cause, refusals = :times, expires_at = :seconds \
+                 REMOVE refused_code, refused_messages",
+            )
+            // What a probe met replaces the time that it was given.
+            .condition_expression(
+                "attribute_not_exists(until_ms) OR until_ms < :until OR attribute_exists(cause)",
+            )
+            .expression_attribute_values(":until", milliseconds(until))
+            .expression_attribute_values(":cause", text(shortened(cause)))
+            .expression_attribute_values(":times", AttributeValue::N(times.to_string()))
+            .expression_attribute_values(":seconds", expiry(until));
+        took_effect(call.send().await).map(drop)
+    }
+
+    /// Takes the one probe of a pause whose time is over. Whether it is ours; until `until`, nobody
+    /// else sends anything.
+    ///
+    /// # Errors
+    /// [`LedgerError::Unavailable`]: it may or may not be ours; send nothing.
+    pub async fn take_probe(
+        &self,
+        scope: &Scope,
+        now: DateTime<Utc>,
+        until: DateTime<Utc>,
+    ) -> Result<bool, LedgerError> {
+        let call = self
+            .client
+            .update_item()
+            .table_name(&self.table)
+            .set_key(Some(scope.key()))
+            .update_expression("SET until_ms = :until, expires_at = :seconds")
+            .condition_expression("attribute_exists(cause) AND until_ms <= :now")
+            .expression_attribute_values(":until", milliseconds(until))
+            .expression_attribute_values(":now", milliseconds(now))
+            .expression_attribute_values(":seconds", expiry(until));
+        took_effect(call.send().await)
+    }
+
+    /// A probe that told nothing: the next one may be taken at once.
+    ///
+    /// # Errors
+    /// [`LedgerError::Unavailable`]: the next probe comes after the pause.
+    pub async fn return_probe(&self, scope: &Scope, now: DateTime<Utc>) -> Result<(), LedgerError> {
+        let call = self
+            .client
+            .update_item()
+            .table_name(&self.table)
+            .set_key(Some(scope.key()))
+            .update_expression("SET until_ms = :now")
+            .condition_expression("attribute_exists(cause)")
+            .expression_attribute_values(":now", milliseconds(now));
+        took_effect(call.send().await).map(drop)
+    }
+
+    /// A message passed: nobody pauses for a refusal any more, and those that were refused are looked
+    /// at again in its light.
+    ///
+    /// # Errors
+    /// [`LedgerError::Unavailable`]: the next message that passes says so again.
+    pub async fn passed(&self, scope: &Scope, now: DateTime<Utc>) -> Result<(), LedgerError> {
+        let call = self
+            .client
+            .update_item()
+            .table_name(&self.table)
+            .set_key(Some(scope.key()))
+            .update_expression(
+                "SET passed_ms = :now, expires_at = :seconds \
+                 REMOVE until_ms, cause, refusals, refused_code, refused_messages",
+            )
+            // A pause that the service asked for stands.
+            .condition_expression("attribute_exists(cause) OR attribute_exists(refused_code)")
+            .expression_attribute_values(":now", milliseconds(now))
+            .expression_attribute_values(":seconds", expiry(now));
+        took_effect(call.send().await).map(drop)
+    }
+
+    /// Notes which messages met a code. How many different ones met it in a row, these included.
+    ///
+    /// # Errors
+    /// [`LedgerError::Unavailable`]: they may or may not be noted.
+    pub async fn note_refused(
+        &self,
+        scope: &Scope,
+        code: &str,
+        messages: &[&MessageKey],
+        now: DateTime<Utc>,
+    ) -> Result<usize, LedgerError> {
+        let digests: BTreeSet<String> = messages.iter().map(|key| digest(key)).collect();
+        let digests = AttributeValue::Ss(digests.into_iter().collect());
+        let call = || {
+            self.client
+                .update_item()
+                .table_name(&self.table)
+                .set_key(Some(scope.key()))
+                .expression_attribute_values(":code", text(shortened(code)))
+                .expression_attribute_values(":messages", digests.clone())
+                .expression_attribute_values(":seconds", expiry(now))
+                .return_values(ReturnValue::AllNew)
+        };
+        let more = call()
+            .update_expression("SET expires_at = :seconds ADD refused_messages :messages")
+            .condition_expression("refused_code = :code");
+        let noted = match more.send().await {
+            Ok(noted) => noted,
+            // Another code than that of the messages before, or the first refusal.
+            Err(error) if refusal(&error).is_some() => {
+                let first = call().update_expression(
+                    "SET refused_code = :code, refused_messages = :messages, expires_at = :seconds",
+                );
+                first.send().await.map_err(|error| unavailable(&error))?
+            }
+            Err(error) => return Err(unavailable(&error)),
+        };
+        let state = noted.attributes().map(read_refusals);
+        Ok(state.map_or(0, |state| state.messages))
+    }
+}
+
+fn digest(key: &MessageKey) -> String {
+    Uuid::new_v5(&NAMESPACE, key.to_string().as_bytes())
+        .simple()
+        .to_string()
+}

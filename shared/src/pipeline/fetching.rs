@@ -1,0 +1,255 @@
+//! **Fetch**: what is not in hand, or lacks headers that the policy needs, while its mailbox may be asked
+//! ([`super::mailbox_pauses`]).
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use futures_util::{StreamExt, stream};
+
+use super::fate::{Failure, Run};
+use super::ground::Ground;
+use super::job::{Ended, Job};
+use super::mailbox_pauses::{Admission, Pauses, paused};
+use super::refusals::{Aftermath, Refusals};
+use super::{Looks, Pipeline};
+use crate::dedupe::pause::Scope;
+use crate::ids::GrantId;
+use crate::message::Message;
+use crate::nylas::error::NylasError;
+use crate::nylas::{Fetched, Headers};
+
+/// Messages fetched at the same time: Microsoft allows four calls at once for each mailbox (Nylas facts §14).
+const FETCHES: usize = 3;
+
+/// Mailboxes that were throttled or refused in this run, and until when nothing more is asked of each.
+type Stopped = Mutex<HashMap<GrantId, Failure>>;
+
+impl Pipeline {
+    /// Fetches what is not in hand. A message that stays gone is skipped; one of a mailbox that pauses
+    /// waits.
+    pub(super) async fn fetch(
+        &self,
+        jobs: Vec<Job>,
+        pauses: &Pauses,
+        looks: Looks,
+        ground: &Ground,
+        run: &Run,
+        ended: &mut Vec<Ended>,
+    ) -> Vec<(Job, Message)> {
+        // What a list brought along and suffices is in hand already.
+        let (in_hand, missing): (Vec<Job>, Vec<Job>) = jobs
+            .into_iter()
+            .map(|job| without_what_lacks_headers(job, ground))
+            .partition(|job| job.message.is_some());
+        let mut fetched = Vec::new();
+        for mut job in in_hand {
+            if let Some(message) = job.message.take() {
+                fetched.push((job, message));
+            }
+        }
+        let admission = if looks == Looks::Write {
+            self.admit_fetches(missing, pauses, run, ended).await
+        } else {
+            Admission {
+                free: missing,
+                probes: Vec::new(),
+            }
+        };
+        let Admission { mut free, probes } = admission;
+        for (scope, probe, followers) in probes {
+            let came = self.fetch_some(vec![probe], ground, run).await;
+            let group = Group {
+                scope,
+                is_probe: true,
+                key_is_refused: self.refuses_key(&came).await,
+                came,
+            };
+            match self.told(group, pauses, run, &mut fetched, ended).await {
+                Aftermath::GoOn => free.extend(followers),
+                Aftermath::Pause(until) => {
+                    let failure = paused(until, run);
+                    let followers = followers.into_iter();
+                    ended.extend(followers.map(|job| job.failed(failure.clone(), run)));
+                }
+            }
+        }
+        let came = self.fetch_some(free, ground, run).await;
+        if looks == Looks::Only {
+            self.sort(came, run, &mut fetched, ended);
+            return fetched;
+        }
+        let key_is_refused = self.refuses_key(&came).await;
+        for (scope, came) in by_mailbox(came) {
+            let group = Group {
+                scope,
+                is_probe: false,
+                key_is_refused,
+                came,
+            };
+            self.told(group, pauses, run, &mut fetched, ended).await;
+        }
+        fetched
+    }
+
+    /// Whether it is the key that Nylas refuses, where a mailbox answered 401.
+    async fn refuses_key(&self, came: &[Came]) -> bool {
+        let is_401 = |answer: &Result<Fetched, Missed>| {
+            matches!(answer, Err(Missed::Failed(NylasError::SignInNeeded { .. })))
+        };
+        came.iter().any(|(_, answer)| is_401(answer)) && self.nylas.refuses_key().await
+    }
+
+    /// A few at a time. Once a mailbox is throttled or refused, nothing more is asked of it.
+    async fn fetch_some(&self, jobs: Vec<Job>, ground: &Ground, run: &Run) -> Vec<Came> {
+        let stopped = Stopped::default();
+        let fetches = stream::iter(jobs).map(async |job| {
+            let grant_id = &job.key.grant_id;
+            let known = lock(&stopped).get(grant_id).cloned();
+            if let Some(failure) = known {
+                return (job, Err(Missed::NotAsked(failure)));
+            }
+            if run.is_nearly_over() {
+                return (job, Err(Missed::NotAsked(Failure::no_time_left())));
+            }
+            let headers = ground.headers(grant_id);
+            let answer = self.nylas.message(&job.key, headers).await;
+            if let Err(error) = &answer
+                && (error.concerns_mailbox() || matches!(error, NylasError::Throttled { .. }))
+            {
+                let failure = Failure::new(error.retry_advice(), error.to_string());
+                lock(&stopped).entry(grant_id.clone()).or_insert(failure);
+            }
+            (job, answer.map_err(Missed::Failed))
+        });
+        fetches.buffered(FETCHES).collect().await
+    }
+
+    /// Sorts what came of fetching messages that pause together, and tells everybody of a pause, or of
+    /// its end.
+    async fn told(
+        &self,
+        group: Group,
+        pauses: &Pauses,
+        run: &Run,
+        fetched: &mut Vec<(Job, Message)>,
+        ended: &mut Vec<Ended>,
+    ) -> Aftermath {
+        let Group {
+            scope,
+            is_probe,
+            key_is_refused,
+            came,
+        } = group;
+        let throttled = came.iter().find_map(|(job, answer)| match answer {
+            Err(Missed::Failed(error @ NylasError::Throttled { .. })) => {
+                Some((job.key.grant_id.clone(), error))
+            }
+            _ => None,
+        });
+        let mut until = None;
+        if let Some((grant_id, error)) = &throttled {
+            until = self.note_throttled(grant_id, error, run).await;
+        }
+        let is_401 = |(_, answer): &Came| {
+            matches!(answer, Err(Missed::Failed(NylasError::SignInNeeded { .. })))
+        };
+        let scope = if key_is_refused && came.iter().any(is_401) {
+            Scope::Nylas
+        } else {
+            scope
+        };
+        let is_of_scope =
+            |job: &Job| matches!(&scope, Scope::Mailbox(grant) if *grant == job.key.grant_id);
+        let passed = came.iter().any(|(_, answer)| answer.is_ok())
+            || fetched.iter().any(|(job, _)| is_of_scope(job));
+        let mut failed = Vec::new();
+        self.sort(came, run, fetched, &mut failed);
+        let state = pauses.refused(&scope);
+        let refusals = Refusals {
+            scope: &scope,
+            state: &state,
+            is_probe,
+            passed,
+        };
+        let aftermath = self.judge(&refusals, &mut failed, run).await;
+        for end in &mut failed {
+            // It is judged; what Dataverse refuses is judged for itself.
+            end.refusal = None;
+        }
+        ended.extend(failed);
+        match until {
+            Some(until) if aftermath == Aftermath::GoOn => Aftermath::Pause(until),
+            _ => aftermath,
+        }
+    }
+
+    fn sort(
+        &self,
+        came: Vec<Came>,
+        run: &Run,
+        fetched: &mut Vec<(Job, Message)>,
+        ended: &mut Vec<Ended>,
+    ) {
+        for (job, answer) in came {
+            match answer {
+                Ok(Fetched::Message(message)) => fetched.push((job, *message)),
+                Ok(Fetched::Gone) => ended.push(job.gone(run)),
+                Err(Missed::NotAsked(failure)) => ended.push(job.failed(failure, run)),
+                Err(Missed::Failed(error)) => {
+                    let refusal = error.refusal();
+                    let failure = Failure {
+                        refusal,
+                        ..Failure::from(error)
+                    };
+                    ended.push(job.failed(failure, run));
+                }
+            }
+        }
+    }
+}
+
+/// What came of fetching messages that pause together.
+struct Group {
+    scope: Scope,
+    /// It is the one probe of a pause.
+    is_probe: bool,
+    /// Nylas refuses the API key, whatever the mailbox.
+    key_is_refused: bool,
+    came: Vec<Came>,
+}
+
+/// A message, or why there is none.
+type Came = (Job, Result<Fetched, Missed>);
+
+enum Missed {
+    /// Its mailbox pauses, or there was no time left.
+    NotAsked(Failure),
+    Failed(NylasError),
+}
+
+/// Drops a message that a list brought along without the headers that the policy needs.
+fn without_what_lacks_headers(mut job: Job, ground: &Ground) -> Job {
+    let headers = ground.headers(&job.key.grant_id);
+    job.message = job
+        .message
+        .filter(|message| headers == Headers::Basic || message.has_all_headers);
+    job
+}
+
+/// By who pauses together, each mailbox in the order of its first message.
+fn by_mailbox(came: Vec<Came>) -> Vec<(Scope, Vec<Came>)> {
+    let mut groups: Vec<(Scope, Vec<Came>)> = Vec::new();
+    for one in came {
+        let scope = Scope::Mailbox(one.0.key.grant_id.clone());
+        match groups.iter_mut().find(|(known, _)| *known == scope) {
+            Some((_, group)) => group.push(one),
+            None => groups.push((scope, vec![one])),
+        }
+    }
+    groups
+}
+
+fn lock(stopped: &Stopped) -> std::sync::MutexGuard<'_, HashMap<GrantId, Failure>> {
+    // A panic elsewhere leaves it whole: each change is one insertion.
+    stopped.lock().unwrap_or_else(PoisonError::into_inner)
+}

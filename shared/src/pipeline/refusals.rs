@@ -1,0 +1,245 @@
+//! Whom the refusals of a run concern, and what follows from it. The rule: [`crate::refusal`].
+//!
+//! Until this step, a message that was refused is `dead` in the run only. What is told here is what the
+//! ledger is told.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::fate::{Failure, Fate, Run};
+use super::job::Ended;
+use super::{Pipeline, budget::Booked};
+use crate::dedupe::pause::Scope;
+use crate::ids::MessageKey;
+use crate::nylas::error::MAILBOX_WAIT;
+use crate::refusal::{self, Blame, Others, Refusal, RefusalState, Verdict};
+use crate::retry::RetryAdvice;
+use crate::telemetry::{Count, count};
+
+/// The refusals of those who pause together.
+pub(super) struct Refusals<'a> {
+    /// Who pauses.
+    pub scope: &'a Scope,
+    /// What was known of refusals before.
+    pub state: &'a RefusalState,
+    /// The run was the one probe of a pause.
+    pub is_probe: bool,
+    /// A message passed.
+    pub passed: bool,
+}
+
+/// What follows for the rest of the run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Aftermath {
+    /// Messages pass, or nothing is known to the contrary.
+    GoOn,
+    /// Everybody pauses until then.
+    Pause(DateTime<Utc>),
+}
+
+impl Pipeline {
+    /// Judges what Dataverse refused in a run.
+    pub(super) async fn judge_run(
+        &self,
+        ended: &mut [Ended],
+        booked: &Booked,
+        run: &Run,
+    ) -> Aftermath {
+        let scope = Scope::Dataverse(self.identities.of(run).user.clone());
+        let refusals = Refusals {
+            scope: &scope,
+            state: &booked.refused,
+            is_probe: booked.is_probe,
+            passed: ended.iter().any(|end| end.wrote),
+        };
+        self.judge(&refusals, ended, run).await
+    }
+
+    /// Judges refusals: gives each of the messages that met one its fate, tells the others of a pause
+    /// or of its end.
+    pub(super) async fn judge(
+        &self,
+        refusals: &Refusals<'_>,
+        ended: &mut [Ended],
+        run: &Run,
+    ) -> Aftermath {
+        let Refusals {
+            scope,
+            state,
+            is_probe,
+            passed,
+        } = *refusals;
+        if passed && state.is_open() {
+            if let Err(error) = self.ledger.passed(scope, run.time()).await {
+                tracing::warn!(%scope, %error, "the end of a pause could not be stored; the next message that passes stores it");
+            } else if let Some(cause) = &state.cause {
+                tracing::info!(%scope, cause, "messages get through again");
+            }
+        }
+        let mut refused: Vec<&mut Ended> = ended
+            .iter_mut()
+            .filter(|end| end.refusal.is_some())
+            .collect();
+        if refused.is_empty() {
+            if is_probe && !passed {
+                self.return_probe(scope, run).await;
+            }
+            return Aftermath::GoOn;
+        }
+        let in_a_row = if passed {
+            BTreeMap::new()
+        } else {
+            self.in_a_row(refusals, &refused, run).await
+        };
+        let verdicts: Vec<Verdict> = refused
+            .iter()
+            .map(|end| verdict(end, refusals, &in_a_row))
+            .collect();
+        let of_caller = refused
+            .iter()
+            .zip(&verdicts)
+            .find(|(_, verdict)| **verdict == Verdict::Caller);
+        let of_caller = of_caller.and_then(|(end, _)| end.refusal.clone());
+        let pause = match &of_caller {
+            Some(refusal) => Some(self.pause_refused(scope, state, refusal, run).await),
+            None => None,
+        };
+        if pause.is_none() && is_probe && !passed {
+            self.return_probe(scope, run).await;
+        }
+        for (end, verdict) in refused.iter_mut().zip(verdicts) {
+            let advice = match (verdict, pause) {
+                (Verdict::Message, _) => continue,
+                (Verdict::Caller | Verdict::Open, Some(until)) => {
+                    RetryAdvice::Postpone((until - run.time()).to_std().unwrap_or_default())
+                }
+                (Verdict::Caller | Verdict::Open, None) => RetryAdvice::Soon,
+            };
+            if pause.is_none() && end.refusal.as_ref().is_some_and(is_of_caller) {
+                count(Count::PrivilegeMissing, 1);
+            }
+            let reason = end.fate.reason().unwrap_or_default().to_owned();
+            let failure = Failure::new(advice, reason);
+            end.fate = Fate::of_failure(&end.key, failure, end.tries, run);
+        }
+        pause.map_or(Aftermath::GoOn, Aftermath::Pause)
+    }
+
+    async fn return_probe(&self, scope: &Scope, run: &Run) {
+        if let Err(error) = self.ledger.return_probe(scope, run.time()).await {
+            tracing::warn!(%scope, %error, "a probe that told nothing could not be returned; the next one comes after the pause");
+        }
+    }
+
+    /// For each cause that messages of the run met, how many different ones met it in a row.
+    async fn in_a_row(
+        &self,
+        refusals: &Refusals<'_>,
+        refused: &[&mut Ended],
+        run: &Run,
+    ) -> BTreeMap<String, usize> {
+        let mut by_cause: BTreeMap<String, Vec<&MessageKey>> = BTreeMap::new();
+        for end in refused {
+            if let Some(refusal) = &end.refusal {
+                by_cause
+                    .entry(refusal.cause.clone())
+                    .or_default()
+                    .push(&end.key);
+            }
+        }
+        let mut in_a_row: BTreeMap<String, usize> = BTreeMap::new();
+        // The most frequent one last, so that the item ends with it.
+        let mut causes: Vec<(String, Vec<&MessageKey>)> = by_cause.into_iter().collect();
+        causes.sort_by_key(|(_, keys)| keys.len());
+        for (cause, keys) in causes {
+            let noted = self
+                .ledger
+                .note_refused(refusals.scope, &cause, &keys, run.time());
+            let number = match noted.await {
+                Ok(number) => number,
+                Err(error) => {
+                    tracing::warn!(scope = %refusals.scope, %error, "refused messages could not be counted");
+                    keys.len()
+                }
+            };
+            in_a_row.insert(cause, number.max(keys.len()));
+        }
+        in_a_row
+    }
+
+    /// Stores the pause after a refusal of the caller, and calls a person. Until when it lasts.
+    async fn pause_refused(
+        &self,
+        scope: &Scope,
+        state: &RefusalState,
+        refusal: &Refusal,
+        run: &Run,
+    ) -> DateTime<Utc> {
+        let wait = match scope {
+            Scope::Dataverse(_) => refusal::pause(state.times),
+            // Somebody has to sign in, or to change the key: that takes longer.
+            Scope::Mailbox(_) | Scope::Nylas => MAILBOX_WAIT,
+        };
+        let until = run.time() + TimeDelta::from_std(wait).unwrap_or_default();
+        let cause = &refusal.cause;
+        let times = state.times.saturating_add(1);
+        if let Err(error) = self.ledger.pause_refused(scope, cause, times, until).await {
+            tracing::warn!(%scope, %error, "the pause could not be stored; each worker finds out for itself");
+        }
+        let what = match (scope, refusal.blame) {
+            (Scope::Dataverse(_), Blame::RowOrCaller) => Count::PrivilegeMissing,
+            (Scope::Dataverse(_), Blame::Caller | Blame::Row | Blame::Content) => {
+                Count::CallerRefused
+            }
+            (Scope::Nylas, _) => Count::ApiKeyRefused,
+            (Scope::Mailbox(_), _) => Count::MailboxRefused,
+        };
+        count(what, 1);
+        let wait_ms = wait.as_millis();
+        tracing::error!(%scope, cause, wait_ms, "everybody is refused, so messages wait; one is sent as a probe after the pause");
+        until
+    }
+}
+
+fn is_of_caller(refusal: &Refusal) -> bool {
+    matches!(refusal.blame, Blame::Caller | Blame::RowOrCaller)
+}
+
+fn verdict(end: &Ended, refusals: &Refusals<'_>, in_a_row: &BTreeMap<String, usize>) -> Verdict {
+    let Some(Refusal { cause, blame }) = &end.refusal else {
+        return Verdict::Message;
+    };
+    let state = refusals.state;
+    // The probe met what the pause is for.
+    let is_met_again = refusals.is_probe && state.cause.as_deref() == Some(cause.as_str());
+    let in_a_row = if is_met_again {
+        refusal::IN_A_ROW
+    } else {
+        in_a_row.get(cause).copied().unwrap_or_default()
+    };
+    let others = Others {
+        one_passed_now: refusals.passed,
+        one_passed_since: state.passed_at.is_some_and(|at| at > end.tries.since),
+        in_a_row,
+    };
+    refusal::judge(*blame, others)
+}
+
+/// Whether what is left of a run would only be refused as well: nothing of it was written, and the
+/// caller was refused, or a privilege was missing twice.
+pub(super) fn of_everybody(ended: &[Ended]) -> Option<Failure> {
+    if ended.iter().any(|end| end.wrote) {
+        return None;
+    }
+    let refused = || ended.iter().filter_map(|end| end.refusal.as_ref());
+    let privileges = refused().filter(|refusal| refusal.blame == Blame::RowOrCaller);
+    let refusal = refused()
+        .find(|refusal| refusal.blame == Blame::Caller)
+        .or_else(|| privileges.skip(1).last())?;
+    Some(Failure {
+        advice: RetryAdvice::Never,
+        reason: format!("dataverse refused the row: {}", refusal.cause),
+        refusal: Some(refusal.clone()),
+    })
+}

@@ -1,0 +1,274 @@
+//! Message-IDs that several mails have: which row holds which mail ([`crate::same_mail`]).
+//!
+//! | Met | Then |
+//! | --- | --- |
+//! | a row of ours with the mail's key holds another mail | the mail gets a row of its own, under the key by its content |
+//! | so does another mail of the same batch, of which nothing is written yet | the same |
+//! | a row of another client with the Message-ID holds another mail | it is not adopted |
+//! | the row by its content is there | it is this mail's, whatever the other rows hold |
+//!
+//! That is found out after the look-up ([`Pipeline::tell_apart`]), without a request where date and subject settle it. A row that
+//! comes between look-up and write answers 412 / 0x80040237, which says of no key in particular that it is taken (Dataverse
+//! facts §7.3, §12). Then the row is read ([`Pipeline::who_is_there`]):
+//!
+//! | The row of the mail's key | Then |
+//! | --- | --- |
+//! | holds this mail | it is the mail's row: completed, or to be |
+//! | holds another mail | written under the key by its content, without `messageid` |
+//! | is not there, and a completed row with the Message-ID holds this mail | that one is adopted |
+//! | is not there, and there is none such | written once more, without `messageid`, because a row that we do not see has it |
+//!
+//! A mail that is written without `messageid` is noted as [`Omission::MessageIdReused`](crate::message::Omission).
+
+use std::collections::{HashMap, HashSet};
+
+use super::Pipeline;
+use super::fate::{Failure, Run};
+use super::job::{Candidate, Ended};
+use super::writing::Mail;
+use crate::dataverse::error::DataverseError;
+use crate::dataverse::look_up::Found;
+use crate::dataverse::rows::ExistingEmail;
+use crate::dataverse::session::Session;
+use crate::ids::ActivityId;
+use crate::mapping;
+use crate::message::{IdUse, Message};
+use crate::same_mail::{self, Traits, Verdict};
+
+/// The bodies of rows, each read once.
+#[derive(Default)]
+pub(super) struct Bodies(HashMap<ActivityId, String>);
+
+/// Why Dataverse refused a key.
+pub(super) enum Taken {
+    /// The row of the mail's key holds the mail.
+    Ours(ExistingEmail),
+    /// Another client's row holds it.
+    Theirs(ExistingEmail),
+    /// By a row of another mail. This mail is to be written again, as it is now.
+    ByAnother,
+}
+
+impl Pipeline {
+    /// Tells mails from rows, and from mails of the same batch, that have their Message-ID and sender and are other mails.
+    pub(super) async fn tell_apart(
+        &self,
+        session: &Session,
+        groups: Vec<(Vec<Candidate>, Found)>,
+        run: &Run,
+        ended: &mut Vec<Ended>,
+    ) -> Vec<(Vec<Candidate>, Found)> {
+        let mut bodies = Bodies::default();
+        let mut told: Vec<(Vec<Candidate>, Found)> = Vec::with_capacity(groups.len());
+        for (group, mut found) in groups {
+            let mut kept: Vec<Candidate> = Vec::with_capacity(group.len());
+            for mut candidate in group {
+                let earlier = told.iter().flat_map(|(group, _)| group).chain(&kept);
+                let is_second = found.by_key(candidate.message.activity_id()).is_none()
+                    && is_second(&candidate.message, earlier);
+                let rows = self.look_at_rows(session, &mut candidate, &mut found, &mut bodies);
+                match rows.await {
+                    Ok(()) => {
+                        if is_second {
+                            candidate.have_row_of_its_own();
+                        }
+                        kept.push(candidate);
+                    }
+                    Err(error) => ended.push(candidate.job.failed(Failure::from(error), run)),
+                }
+            }
+            told.push((kept, found));
+        }
+        told
+    }
+
+    async fn look_at_rows(
+        &self,
+        session: &Session,
+        candidate: &mut Candidate,
+        found: &mut Found,
+        bodies: &mut Bodies,
+    ) -> Result<(), DataverseError> {
+        let message = &candidate.message;
+        let Some(id) = message.internet_message_id.clone() else {
+            return Ok(());
+        };
+        let by_id = message.activity_id();
+        let by_content = candidate
+            .by_content
+            .filter(|key| found.by_key(*key).is_some());
+        let mut holds_another = by_content.is_some();
+        if let Some(row) = found.by_key(by_id).filter(|_| !holds_another) {
+            holds_another = !self.holds(session, row, message, bodies).await?;
+        }
+        let mut others = Vec::new();
+        let theirs = found.by_message_id(&id, message.author(), by_id);
+        for row in theirs.filter(|row| Some(row.activity_id) != by_content) {
+            if !self.holds(session, row, message, bodies).await? {
+                others.push(row.activity_id);
+            }
+        }
+        for row in others {
+            found.note_other_mail(&message.key, row);
+        }
+        if holds_another {
+            // No longer the row of its key, it would pass for another client's row of the mail.
+            found.note_other_mail(&message.key, by_id);
+            candidate.have_row_of_its_own();
+        }
+        Ok(())
+    }
+
+    /// Whether a row holds the mail. Its body is read only where date and subject do not settle it.
+    pub(super) async fn holds(
+        &self,
+        session: &Session,
+        row: &ExistingEmail,
+        message: &Message,
+        bodies: &mut Bodies,
+    ) -> Result<bool, DataverseError> {
+        self.holds_what(session, row, &traits(message), bodies)
+            .await
+    }
+
+    /// Whether two rows hold one mail.
+    pub(super) async fn hold_the_same(
+        &self,
+        session: &Session,
+        one: &ExistingEmail,
+        other: &ExistingEmail,
+    ) -> Result<bool, DataverseError> {
+        if same_mail::compare(&Traits::of_row(one, None), &Traits::of_row(other, None))
+            == Verdict::Same
+        {
+            return Ok(true);
+        }
+        let body = self.dataverse.body(session, one.activity_id).await?;
+        let one = Traits::of_row(one, Some(&body));
+        self.holds_what(session, other, &one, &mut Bodies::default())
+            .await
+    }
+
+    async fn holds_what(
+        &self,
+        session: &Session,
+        row: &ExistingEmail,
+        mail: &Traits<'_>,
+        bodies: &mut Bodies,
+    ) -> Result<bool, DataverseError> {
+        let id = row.activity_id;
+        let mut of_row = Traits::of_row(row, None);
+        let mut verdict = same_mail::compare(mail, &of_row);
+        if verdict == Verdict::ReadBody {
+            if !bodies.0.contains_key(&id) {
+                let body = self.dataverse.body(session, id).await?;
+                bodies.0.insert(id, body);
+            }
+            of_row.body = Some(bodies.0.get(&id).map_or("", String::as_str));
+            verdict = same_mail::compare(mail, &of_row);
+        }
+        if verdict == Verdict::ReadNames {
+            of_row.names = Some(self.names_of_files(session, id).await?);
+            verdict = same_mail::compare(mail, &of_row);
+        }
+        Ok(verdict != Verdict::Other)
+    }
+
+    /// In lower case; none where they may not be read.
+    async fn names_of_files(
+        &self,
+        session: &Session,
+        row: ActivityId,
+    ) -> Result<HashSet<String>, DataverseError> {
+        match self.dataverse.files(session, &[row]).await {
+            Ok(mut files) => {
+                let files = files.remove(&row).unwrap_or_default();
+                Ok(files
+                    .into_iter()
+                    .map(|(name, _)| name.to_lowercase())
+                    .collect())
+            }
+            Err(DataverseError::Rejected { .. }) => Ok(HashSet::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What is in the way of a mail whose row was refused with 412 / 0x80040237. See the second table above.
+    ///
+    /// # Errors
+    /// [`DataverseError`]: it cannot be found out now, or nothing that is left could be in the way.
+    pub(super) async fn who_is_there(
+        &self,
+        session: &Session,
+        mail: &mut Mail,
+    ) -> Result<Taken, DataverseError> {
+        let mut bodies = Bodies::default();
+        match self.dataverse.existing(session, mail.activity_id()).await {
+            Ok(row) => {
+                // The key by the content says itself which mail it is.
+                let is_ours = matches!(mail.message().id_use, IdUse::Reused(_))
+                    || self
+                        .holds(session, &row, mail.message(), &mut bodies)
+                        .await?;
+                if is_ours {
+                    return Ok(Taken::Ours(row));
+                }
+                // A draft of its own was there, whose files were not fetched again, or it has no other key.
+                if mail.is_begun() || !mail.have_row_of_its_own() {
+                    let what = "412 0x80040237, and the row is another mail's by now".to_owned();
+                    return Err(DataverseError::Stale { what });
+                }
+                return Ok(Taken::ByAnother);
+            }
+            Err(DataverseError::Stale { .. }) => {}
+            Err(error) => return Err(error),
+        }
+        let Some(id) = mail.stored_id() else {
+            let what = "412 0x80040237, and no row has the key".to_owned();
+            return Err(DataverseError::Stale { what });
+        };
+        for row in self.dataverse.rows_with_message_id(session, &id).await? {
+            if row.may_hold_mail_of(mail.message().author())
+                && self
+                    .holds(session, &row, mail.message(), &mut bodies)
+                    .await?
+            {
+                return Ok(Taken::Theirs(row));
+            }
+        }
+        mail.give_up_id();
+        Ok(Taken::ByAnother)
+    }
+}
+
+impl Candidate {
+    /// Another mail has the row that its Message-ID stands for.
+    fn have_row_of_its_own(&mut self) {
+        if let Some(key) = self.by_content {
+            self.message.give_up_id(IdUse::Reused(key));
+        }
+    }
+}
+
+/// Whether an earlier message of the batch has the same key and is another mail.
+fn is_second<'a>(message: &Message, mut earlier: impl Iterator<Item = &'a Candidate>) -> bool {
+    message.internet_message_id.is_some()
+        && earlier.any(|first| {
+            let first = &first.message;
+            first.activity_id() == message.activity_id()
+                && same_mail::compare_mails(&traits(message), &traits(first)) == Verdict::Other
+        })
+}
+
+/// What is compared of a message, with the names that its files have in a row.
+fn traits(message: &Message) -> Traits<'_> {
+    let files = message.attachments.iter().enumerate();
+    let names = files.map(|(at, file)| {
+        let named = !file.file_name.trim().is_empty();
+        named.then(|| mapping::file_name(&file.file_name, at).to_lowercase())
+    });
+    Traits {
+        names: names.collect(),
+        ..Traits::from(message)
+    }
+}

@@ -1,0 +1,394 @@
+//! Mails that share Message-ID and sender, and rows of other clients that have the Message-ID: as the compiled functions
+//! write them, in both write modes, and whether or not the organisation lets two emails have one `messageid`.
+
+use serde_json::{Value, json};
+use twin::{Grant, Setting};
+
+use super::cloud::{Cloud, GRANT};
+use super::lambda::Function;
+use crate::tripwire::Tripwire;
+use crate::world::CREATE;
+
+const OTHER: &str = "grant-2";
+const SENDER: &str = "billing@kites.example";
+const MESSAGE_ID: &str = "<invoice@kites.example>";
+const JANUARY: i64 = 1_767_258_000;
+const FEBRUARY: i64 = 1_770_000_000;
+const NOTE: &str = "left out: message_id_reused";
+
+/// What a test finds, and how it writes.
+#[derive(Debug, Clone, Copy)]
+struct Way {
+    mode: &'static str,
+    unique: bool,
+}
+
+/// Runs each test in every way.
+macro_rules! in_every_way {
+    ($($test:ident),+ $(,)?) => {
+        mod change_set_unique { $(#[tokio::test] async fn $test() { super::$test(super::Way { mode: "changeset", unique: true }).await; })+ }
+        mod change_set_not_unique { $(#[tokio::test] async fn $test() { super::$test(super::Way { mode: "changeset", unique: false }).await; })+ }
+        mod stepwise_unique { $(#[tokio::test] async fn $test() { super::$test(super::Way { mode: "stepwise", unique: true }).await; })+ }
+        mod stepwise_not_unique { $(#[tokio::test] async fn $test() { super::$test(super::Way { mode: "stepwise", unique: false }).await; })+ }
+    };
+}
+
+in_every_way!(
+    the_second_mail_of_a_message_id_has_a_row_of_its_own_in_every_mailbox_together,
+    two_mails_of_a_message_id_that_come_together_are_two_rows,
+    copies_that_were_moved_or_came_through_a_list_share_the_row,
+    scans_that_differ_in_their_files_alone_are_rows_of_their_own,
+    a_row_of_another_client_that_comes_first_is_adopted_where_it_is_the_mail,
+    a_row_of_another_client_that_is_another_mail_is_left_alone,
+    the_first_of_two_workers_has_the_key_and_the_second_mail_is_written_all_the_same,
+);
+
+struct Story {
+    cloud: Cloud,
+    worker: Function,
+    to_dataverse: Tripwire,
+}
+
+impl Story {
+    async fn begin(way: Way) -> Self {
+        let cloud = Cloud::start(10).await;
+        cloud.store_secrets().await;
+        cloud.refresh_token().await;
+        let (twin, dataverse) = (&cloud.twin, cloud.twin.dataverse());
+        dataverse.set_setting(Setting::UniqueMessageIds(way.unique));
+        twin.nylas().add_grant(Grant {
+            id: OTHER.to_owned(),
+            email: "bob@ours.example".to_owned(),
+            provider: "microsoft".to_owned(),
+            aliases: Vec::new(),
+            status: "valid".to_owned(),
+        });
+        let contact = json!({"lastname": "Billing", "emailaddress1": SENDER});
+        dataverse.insert("contact", contact).unwrap();
+        let to_dataverse = Tripwire::before(&dataverse.url()).await;
+        let settings = [
+            ("WRITE_MODE", way.mode.to_owned()),
+            ("DATAVERSE_URL", to_dataverse.url().to_owned()),
+        ];
+        let worker = cloud.function_with("sync-worker", &settings).await;
+        Self {
+            cloud,
+            worker,
+            to_dataverse,
+        }
+    }
+
+    fn put(&self, grant: &str, id: &str, date: i64, subject: &str, body: &str) {
+        let message = json!({
+            "id": id, "grant_id": grant, "object": "message", "subject": subject, "body": body, "date": date,
+            "from": [{"name": "Billing", "email": SENDER}], "to": [{"email": "ada@ours.example"}, {"email": "bob@ours.example"}],
+            "folders": [], "headers": [{"name": "Message-ID", "value": MESSAGE_ID}],
+        });
+        self.cloud.twin.nylas().add_message(grant, message);
+    }
+
+    /// The first mail of the Message-ID.
+    fn put_january(&self, grant: &str, id: &str) {
+        self.put(grant, id, JANUARY, "Invoice 1001", "<p>Please pay 40.</p>");
+    }
+
+    /// The second one.
+    fn put_february(&self, grant: &str, id: &str) {
+        self.put(grant, id, FEBRUARY, "Invoice 1002", "<p>Please pay 50.</p>");
+    }
+
+    /// The worker takes these up together.
+    async fn work(&mut self, messages: &[(&str, &str)]) {
+        for (grant, id) in messages {
+            let request =
+                json!({"version": 1, "grant_id": grant, "message_id": id, "trigger": "created"});
+            self.cloud.send(&request.to_string()).await;
+        }
+        let batch = self.cloud.receive().await;
+        assert_eq!(batch.len(), messages.len());
+        assert_eq!(self.cloud.work(&mut self.worker, &batch).await, [""; 0]);
+    }
+
+    /// Subject and Message-ID of each row, all of which are completed.
+    fn rows(&self) -> Vec<(String, Option<String>)> {
+        let emails = self.cloud.emails();
+        let rows = emails.iter().map(|row| {
+            assert_eq!(row["statecode"], 1, "{row:#}");
+            let subject = row["subject"].as_str().unwrap().to_owned();
+            (subject, row["messageid"].as_str().map(str::to_owned))
+        });
+        rows.collect()
+    }
+
+    fn row_of(&self, subject: &str) -> String {
+        let emails = self.cloud.emails();
+        let mut rows = emails.iter().filter(|row| row["subject"] == subject);
+        let row = rows.next().expect("a row of this subject");
+        assert!(rows.next().is_none(), "one row of this subject");
+        row["activityid"].as_str().unwrap().to_owned()
+    }
+
+    /// The row that carries a message by the ledger, and what is noted with it.
+    async fn settled(&self, grant: &str, id: &str) -> (String, Option<String>) {
+        let key = mailverse::ids::MessageKey {
+            grant_id: grant.parse().unwrap(),
+            message_id: id.parse().unwrap(),
+        };
+        let kept = self.cloud.ledger().kept(&key).await.unwrap().unwrap();
+        (
+            kept.entry.activity_id.unwrap().to_string(),
+            kept.entry.reason,
+        )
+    }
+
+    /// What the ledger keeps of the decision, as text.
+    async fn decision(&self, id: &str) -> String {
+        let items = self.cloud.ledger_items().await;
+        let of_message = items.iter().map(|item| format!("{item:?}"));
+        of_message.filter(|text| text.contains(id)).collect()
+    }
+
+    fn theirs(&self, columns: &Value) -> String {
+        let dataverse = self.cloud.twin.dataverse();
+        let row = dataverse.track_by_server_side_sync(MESSAGE_ID, SENDER, columns);
+        row.unwrap().to_string()
+    }
+}
+
+fn both() -> Vec<(String, Option<String>)> {
+    vec![
+        ("Invoice 1001".to_owned(), Some(MESSAGE_ID.to_owned())),
+        ("Invoice 1002".to_owned(), None),
+    ]
+}
+
+async fn the_second_mail_of_a_message_id_has_a_row_of_its_own_in_every_mailbox_together(way: Way) {
+    let mut story = Story::begin(way).await;
+    story.put_january(GRANT, "jan-a");
+    story.put_february(GRANT, "feb-a");
+    story.put_february(OTHER, "feb-b");
+    story.work(&[(GRANT, "jan-a")]).await;
+    story.work(&[(GRANT, "feb-a")]).await;
+    assert_eq!(story.rows(), both());
+    let february = story.row_of("Invoice 1002");
+    let noted = (february.clone(), Some(NOTE.to_owned()));
+    assert_eq!(story.settled(GRANT, "feb-a").await, noted);
+    assert!(story.decision("feb-a").await.contains("message_id_reused"));
+    assert!(!story.decision("jan-a").await.contains("message_id_reused"));
+    // The copy in the other mailbox shares the row.
+    story.work(&[(OTHER, "feb-b")]).await;
+    assert_eq!(story.settled(OTHER, "feb-b").await.0, february);
+    // What is delivered again, with nobody left who knows, finds its own row. So it does when the first one's is gone.
+    let january = story.row_of("Invoice 1001");
+    for gone in [false, true] {
+        if gone {
+            story.cloud.delete_email(&january).await;
+        }
+        story.cloud.lose_ledger().await;
+        story.work(&[(GRANT, "feb-a"), (OTHER, "feb-b")]).await;
+        let there = (february.clone(), Some("was there already".to_owned()));
+        assert_eq!(story.settled(GRANT, "feb-a").await, there);
+        assert_eq!(story.settled(OTHER, "feb-b").await, there);
+        assert_eq!(story.rows().len(), if gone { 1 } else { 2 });
+    }
+}
+
+async fn two_mails_of_a_message_id_that_come_together_are_two_rows(way: Way) {
+    let mut story = Story::begin(way).await;
+    story.put_january(GRANT, "jan-a");
+    story.put_january(OTHER, "jan-b");
+    story.put_february(GRANT, "feb-a");
+    story.put_february(OTHER, "feb-b");
+    // A program that repeats an id may send several mails in one second.
+    story.put(
+        GRANT,
+        "now-a",
+        JANUARY,
+        "Reminder",
+        "<p>You did not pay.</p>",
+    );
+    let all = [
+        (GRANT, "jan-a"),
+        (GRANT, "feb-a"),
+        (OTHER, "jan-b"),
+        (OTHER, "feb-b"),
+        (GRANT, "now-a"),
+    ];
+    story.work(&all).await;
+    for (subject, ids) in [
+        ("Invoice 1001", vec![(GRANT, "jan-a"), (OTHER, "jan-b")]),
+        ("Invoice 1002", vec![(GRANT, "feb-a"), (OTHER, "feb-b")]),
+        ("Reminder", vec![(GRANT, "now-a")]),
+    ] {
+        let row = story.row_of(subject);
+        for (grant, id) in ids {
+            assert_eq!(story.settled(grant, id).await.0, row, "{id}");
+        }
+    }
+    assert_eq!(story.rows().len(), 3);
+    story.cloud.lose_ledger().await;
+    story.work(&all).await;
+    assert_eq!(story.rows().len(), 3);
+}
+
+async fn copies_that_were_moved_or_came_through_a_list_share_the_row(way: Way) {
+    let mut story = Story::begin(way).await;
+    story.put_january(GRANT, "jan-a");
+    story.work(&[(GRANT, "jan-a")]).await;
+    let body = "<p>Please pay 40.</p>";
+    story.put(GRANT, "moved", FEBRUARY, "Invoice 1001", body);
+    story.put(OTHER, "copy", JANUARY + 40, "Invoice 1001", body);
+    let footer = format!("{body}<p>You are on the list billing.</p>");
+    let subject = "[billing] Invoice 1001";
+    story.put(OTHER, "list", JANUARY + 9_000, subject, &footer);
+    let copies = [(GRANT, "moved"), (OTHER, "copy"), (OTHER, "list")];
+    story.work(&copies).await;
+    let row = story.row_of("Invoice 1001");
+    for (grant, id) in copies {
+        let there = (row.clone(), Some("was there already".to_owned()));
+        assert_eq!(story.settled(grant, id).await, there, "{id}");
+    }
+    assert_eq!(story.rows().len(), 1);
+}
+
+async fn scans_that_differ_in_their_files_alone_are_rows_of_their_own(way: Way) {
+    let mut story = Story::begin(way).await;
+    let scans = [
+        ("scan-1", 0, "scan_0001.pdf"),
+        ("scan-2", 1, "scan_0002.pdf"),
+        ("scan-3", 2, "scan_0003.pdf"),
+        ("moved", 9, "scan_0001.pdf"),
+    ];
+    for (id, days, name) in scans {
+        let date = JANUARY + days * 86_400;
+        story.put(GRANT, id, date, "Scan", "<p>See the file.</p>");
+        let file = json!({"id": "a1", "filename": name, "content_type": "application/pdf"});
+        let nylas = story.cloud.twin.nylas();
+        nylas.add_attachment(GRANT, id, file, b"%PDF".to_vec());
+    }
+    for _ in 0..2 {
+        for (id, _, _) in scans {
+            story.work(&[(GRANT, id)]).await;
+        }
+        let dataverse = story.cloud.twin.dataverse();
+        let files = dataverse.rows("activitymimeattachment");
+        let names: Vec<&str> = files
+            .iter()
+            .map(|file| file["filename"].as_str().unwrap())
+            .collect();
+        assert_eq!(names, ["scan_0001.pdf", "scan_0002.pdf", "scan_0003.pdf"]);
+        assert_eq!(story.rows().len(), 3);
+        let first = story.settled(GRANT, "scan-1").await.0;
+        assert_eq!(story.settled(GRANT, "moved").await.0, first);
+        story.cloud.lose_ledger().await;
+    }
+}
+
+async fn a_row_of_another_client_that_comes_first_is_adopted_where_it_is_the_mail(way: Way) {
+    let mut story = Story::begin(way).await;
+    story.put_january(GRANT, "jan-a");
+    let theirs = json!({
+        "subject": "Invoice 1001 CRM:0001001", "description": "<html><p>Please pay 40.</p></html>",
+        "actualstart": "2026-01-01T09:00:03Z",
+    });
+    let dataverse = story.cloud.twin.dataverse().clone();
+    // After the look-up, so that only the refusal tells.
+    story.to_dataverse.at(CREATE, async move {
+        let row = dataverse.track_by_server_side_sync(MESSAGE_ID, SENDER, &theirs);
+        row.unwrap();
+    });
+    story.work(&[(GRANT, "jan-a")]).await;
+    let theirs = story.row_of("Invoice 1001 CRM:0001001");
+    if way.unique {
+        let row = story.cloud.emails().remove(0);
+        assert_eq!(row["regardingobjectid"]["table"], "contact", "it had none");
+        assert_eq!(story.rows().len(), 1);
+        let (carrier, note) = story.settled(GRANT, "jan-a").await;
+        assert_eq!(carrier, theirs);
+        assert!(note.unwrap().starts_with("put there by another client"));
+    } else {
+        // Both are there until the next list shows the mail (`pipeline/theirs.rs`).
+        assert_eq!(story.rows().len(), 2);
+    }
+    story.cloud.lose_ledger().await;
+    story.work(&[(GRANT, "jan-a")]).await;
+    assert_eq!(story.settled(GRANT, "jan-a").await.0, theirs);
+    assert_eq!(story.rows().len(), 1);
+}
+
+async fn a_row_of_another_client_that_is_another_mail_is_left_alone(way: Way) {
+    let mut story = Story::begin(way).await;
+    let theirs = story.theirs(&json!({
+        "subject": "Invoice 1001", "description": "<p>Please pay 40.</p>", "actualstart": "2026-01-01T09:00:00Z",
+    }));
+    story.put_february(GRANT, "feb-a");
+    story.put_february(OTHER, "feb-b");
+    story.work(&[(GRANT, "feb-a"), (OTHER, "feb-b")]).await;
+    let row = story.row_of("Invoice 1002");
+    assert_ne!(row, theirs);
+    for (grant, id) in [(GRANT, "feb-a"), (OTHER, "feb-b")] {
+        assert_eq!(story.settled(grant, id).await.0, row);
+    }
+    let mut rows = both();
+    if !way.unique {
+        // Nothing keeps the Message-ID out of the second row.
+        rows[1].1 = Some(MESSAGE_ID.to_owned());
+    }
+    assert_eq!(story.rows(), rows);
+    let noted = story.decision("feb-a").await.contains("message_id_reused");
+    assert_eq!(noted, way.unique);
+    story.cloud.lose_ledger().await;
+    story.work(&[(GRANT, "feb-a"), (OTHER, "feb-b")]).await;
+    assert_eq!(story.rows(), rows);
+}
+
+async fn the_first_of_two_workers_has_the_key_and_the_second_mail_is_written_all_the_same(
+    way: Way,
+) {
+    let mut story = Story::begin(way).await;
+    story.put_february(GRANT, "feb-a");
+    let file = json!({"id": "a1", "filename": "invoice.pdf", "content_type": "application/pdf"});
+    let nylas = story.cloud.twin.nylas();
+    nylas.add_attachment(GRANT, "feb-a", file, b"%PDF".to_vec());
+    story.put_january(OTHER, "jan-b");
+    // Another worker writes the first mail between look-up and write of the second.
+    let settings = [("WRITE_MODE", way.mode.to_owned())];
+    let mut other = story.cloud.function_with("sync-worker", &settings).await;
+    let request =
+        json!({"version": 1, "grant_id": OTHER, "message_id": "jan-b", "trigger": "created"});
+    story.cloud.send(&request.to_string()).await;
+    let batch = story.cloud.receive().await;
+    let event = super::events::sqs_event(&batch);
+    for message in &batch {
+        let call = story
+            .cloud
+            .sqs
+            .delete_message()
+            .queue_url(&story.cloud.queue);
+        let call = call.receipt_handle(message.receipt_handle().unwrap());
+        call.send().await.unwrap();
+    }
+    story.to_dataverse.at(CREATE, async move {
+        let answer = other.succeed(event).await;
+        assert_eq!(answer["batchItemFailures"], json!([]));
+    });
+    story.work(&[(GRANT, "feb-a")]).await;
+    assert_eq!(story.rows(), both());
+    let row = story.row_of("Invoice 1002");
+    assert_eq!(
+        story.settled(GRANT, "feb-a").await,
+        (row.clone(), Some(NOTE.to_owned()))
+    );
+    let dataverse = story.cloud.twin.dataverse().clone();
+    let files = |row: &str| dataverse.attachments(row.parse().unwrap()).len();
+    assert_eq!(files(&row), 1);
+    assert_eq!(
+        files(&story.row_of("Invoice 1001")),
+        0,
+        "not on the other mail"
+    );
+    story.cloud.lose_ledger().await;
+    story.work(&[(GRANT, "feb-a"), (OTHER, "jan-b")]).await;
+    assert_eq!(story.rows(), both());
+    assert_eq!(dataverse.rows("activitymimeattachment").len(), 1);
+}

@@ -1,0 +1,149 @@
+//! What the ledger holds of refusals that concern everybody, and how such a pause ends.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use mailverse::dedupe::pause::{Pause, Scope};
+use mailverse::governor::User;
+use mailverse::refusal::RefusalState;
+
+use super::{Bench, contract, key_of, now};
+
+contract! {
+    a_refusal_pauses_everybody_and_says_why
+    of_many_workers_one_takes_the_probe_of_a_pause_that_is_over
+    what_a_probe_met_replaces_the_time_that_it_was_given
+    a_probe_that_told_nothing_is_followed_by_the_next_one
+    a_message_that_passes_ends_the_pause_and_the_row_of_refusals
+    a_pause_that_the_service_asked_for_is_not_ended_by_a_message_that_passes
+    only_different_messages_in_a_row_with_one_code_count
+    mailboxes_and_users_pause_for_themselves
+}
+
+fn at(seconds: i64) -> DateTime<Utc> {
+    now() + TimeDelta::seconds(seconds)
+}
+
+fn user() -> Scope {
+    Scope::Dataverse(User::primary())
+}
+
+fn mailbox(grant: &str) -> Scope {
+    Scope::Mailbox(grant.parse().unwrap())
+}
+
+impl Bench {
+    async fn pause_of(&self, scope: &Scope) -> Pause {
+        let scopes = [scope.clone()];
+        let mut pauses = self.ledger.pauses(&scopes).await.unwrap();
+        pauses.remove(scope).unwrap_or_default()
+    }
+
+    async fn refuse(&self, times: u32, until: DateTime<Utc>) {
+        let scope = user();
+        let refused = self.ledger.pause_refused(&scope, "403 x", times, until);
+        refused.await.unwrap();
+    }
+
+    async fn takes_probe(&self, seconds: i64) -> bool {
+        let (scope, until) = (user(), at(seconds + 180));
+        let taken = self.ledger.take_probe(&scope, at(seconds), until);
+        taken.await.unwrap()
+    }
+
+    async fn in_a_row(&self, code: &str, messages: &[&str]) -> usize {
+        let keys: Vec<_> = messages.iter().map(|id| key_of("grant-1", id)).collect();
+        let keys: Vec<_> = keys.iter().collect();
+        let scope = user();
+        let noted = self.ledger.note_refused(&scope, code, &keys, now());
+        noted.await.unwrap()
+    }
+}
+
+async fn a_refusal_pauses_everybody_and_says_why(bench: Bench) {
+    assert_eq!(bench.pause_of(&user()).await, Pause::default());
+    bench.refuse(1, at(60)).await;
+    let expected = Pause {
+        until: Some(at(60)),
+        refused: RefusalState {
+            cause: Some("403 x".to_owned()),
+            times: 1,
+            ..RefusalState::default()
+        },
+    };
+    assert_eq!(bench.pause_of(&user()).await, expected);
+    let standing = bench.ledger.standing(&User::primary()).await.unwrap();
+    assert_eq!(standing.pause(now()), Some(at(60)));
+    assert_eq!(standing.refused, expected.refused);
+    let listed = bench.ledger.refused().await.unwrap();
+    assert_eq!(listed, [("dataverse".to_owned(), expected)]);
+}
+
+async fn of_many_workers_one_takes_the_probe_of_a_pause_that_is_over(bench: Bench) {
+    assert!(!bench.takes_probe(0).await, "there is no pause");
+    bench.refuse(1, at(60)).await;
+    assert!(!bench.takes_probe(59).await, "it is not over");
+    let all = [
+        bench.takes_probe(60),
+        bench.takes_probe(60),
+        bench.takes_probe(60),
+    ];
+    let taken = futures_util::future::join_all(all).await;
+    assert_eq!(taken.iter().filter(|taken| **taken).count(), 1);
+    assert_eq!(bench.pause_of(&user()).await.until, Some(at(240)));
+    assert!(bench.takes_probe(240).await, "who had it died");
+}
+
+async fn what_a_probe_met_replaces_the_time_that_it_was_given(bench: Bench) {
+    bench.refuse(1, at(60)).await;
+    assert!(bench.takes_probe(60).await);
+    bench.refuse(2, at(180)).await;
+    let pause = bench.pause_of(&user()).await;
+    assert_eq!((pause.until, pause.refused.times), (Some(at(180)), 2));
+}
+
+async fn a_probe_that_told_nothing_is_followed_by_the_next_one(bench: Bench) {
+    bench.refuse(1, at(60)).await;
+    assert!(bench.takes_probe(60).await);
+    bench.ledger.return_probe(&user(), at(61)).await.unwrap();
+    assert!(bench.takes_probe(61).await);
+}
+
+async fn a_message_that_passes_ends_the_pause_and_the_row_of_refusals(bench: Bench) {
+    bench.refuse(1, at(60)).await;
+    bench.ledger.passed(&user(), at(61)).await.unwrap();
+    let pause = bench.pause_of(&user()).await;
+    let expected = RefusalState {
+        passed_at: Some(at(61)),
+        ..RefusalState::default()
+    };
+    assert_eq!((pause.until, pause.refused), (None, expected.clone()));
+    assert_eq!(bench.in_a_row("400 y", &["m1", "m2"]).await, 2);
+    bench.ledger.passed(&user(), at(61)).await.unwrap();
+    assert_eq!(bench.pause_of(&user()).await.refused, expected);
+}
+
+async fn a_pause_that_the_service_asked_for_is_not_ended_by_a_message_that_passes(bench: Bench) {
+    bench.ledger.pause_all(&user(), at(90)).await.unwrap();
+    bench.ledger.passed(&user(), at(1)).await.unwrap();
+    assert_eq!(bench.pause_of(&user()).await.until, Some(at(90)));
+    assert_eq!(bench.ledger.refused().await.unwrap(), []);
+}
+
+async fn only_different_messages_in_a_row_with_one_code_count(bench: Bench) {
+    assert_eq!(bench.in_a_row("400 y", &["m1"]).await, 1);
+    assert_eq!(bench.in_a_row("400 y", &["m1"]).await, 1, "the same again");
+    assert_eq!(bench.in_a_row("400 y", &["m2", "m3"]).await, 3);
+    assert_eq!(bench.in_a_row("400 z", &["m4"]).await, 1, "another code");
+    assert_eq!(bench.in_a_row("400 y", &["m5"]).await, 1);
+}
+
+async fn mailboxes_and_users_pause_for_themselves(bench: Bench) {
+    let scopes = [mailbox("g1"), mailbox("g2"), Scope::Nylas, user()];
+    bench.ledger.pause_all(&scopes[0], at(10)).await.unwrap();
+    bench.ledger.pause_all(&scopes[2], at(20)).await.unwrap();
+    let pauses = bench.ledger.pauses(&scopes).await.unwrap();
+    let until = |scope| pauses.get(scope).and_then(|pause: &Pause| pause.until);
+    assert_eq!(
+        scopes.each_ref().map(until),
+        [Some(at(10)), None, Some(at(20)), None]
+    );
+}

@@ -1,0 +1,272 @@
+//! What if everybody is refused? Mail waits, nothing dies of it, and few requests are sent meanwhile.
+
+use chrono::TimeDelta;
+use mailverse::dataverse::write::WriteMode;
+use mailverse::dedupe::State;
+use mailverse::dedupe::pause::Scope;
+use mailverse::governor::User;
+use mailverse::pipeline::Fate;
+use mailverse::refusal::RefusalState;
+use serde_json::json;
+use twin::{Privilege, RefusedEmails, Setting};
+
+use crate::world::{ADA, BEN, World, dead, mail, people, throttled, waiting, written};
+
+in_both_write_modes!(
+    a_disabled_application_user_costs_no_message_and_one_request_a_pause,
+    a_privilege_that_is_removed_is_named_and_costs_no_message,
+    a_code_that_no_table_lists_pauses_everybody_once_five_messages_met_it,
+    a_message_that_is_refused_alone_dies_when_another_one_gets_through,
+);
+
+const IDS: [&str; 10] = ["m0", "m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8", "m9"];
+
+async fn ten_mails(mode: WriteMode) -> World {
+    let world = World::start_in(mode).await;
+    for id in IDS {
+        world.put(ADA, mail(id, &json!({})));
+    }
+    world
+}
+
+async fn deliver(world: &mut World) -> Vec<Fate> {
+    world.deliver(&IDS.map(|id| (ADA, id))).await
+}
+
+fn refuse(world: &World, status: u16, code: &'static str, subject: &'static str) {
+    let refused = RefusedEmails {
+        status,
+        code,
+        subject,
+    };
+    let dataverse = world.twin.dataverse();
+    dataverse.set_setting(Setting::RefusedEmails(Some(refused)));
+}
+
+impl World {
+    fn sent(&self) -> u64 {
+        self.twin.dataverse().requests().total
+    }
+
+    async fn refusals(&self) -> RefusalState {
+        let standing = self.pipeline.ledger.standing(&User::primary()).await;
+        standing.unwrap().refused
+    }
+
+    async fn all_are_written(&mut self) {
+        self.later(TimeDelta::minutes(6));
+        for fate in deliver(self).await {
+            written(&fate);
+        }
+        assert_eq!(self.emails().len(), IDS.len());
+        assert_eq!(self.refusals().await.cause, None, "nobody pauses any more");
+    }
+}
+
+/// All wait, and no try counts.
+async fn all_wait(world: &World, fates: &[Fate]) {
+    for (fate, id) in fates.iter().zip(IDS) {
+        let Fate::Waiting { postponed, .. } = fate else {
+            panic!("{id}: {fate:?}");
+        };
+        assert!(postponed, "{id}");
+        if let Some(entry) = world.entry(ADA, id).await {
+            assert_eq!((entry.state, entry.failures), (State::Waiting, 0), "{id}");
+        }
+    }
+}
+
+async fn a_disabled_application_user_costs_no_message_and_one_request_a_pause(mode: WriteMode) {
+    let mut world = ten_mails(mode).await;
+    world.twin.dataverse().remove_application_user();
+    let fates = deliver(&mut world).await;
+    all_wait(&world, &fates).await;
+    assert_eq!(world.sent(), 1, "the look-up of the batch");
+    let cause = world.refusals().await.cause.unwrap();
+    assert!(cause.contains("0x80072560"), "{cause}");
+    // While the pause lasts, nothing is sent; after it, one probe, by whichever worker is first.
+    for (minutes, sent) in [(0, 1), (2, 2), (0, 2), (3, 3), (5, 4)] {
+        world.later(TimeDelta::minutes(minutes));
+        let fates = deliver(&mut world).await;
+        all_wait(&world, &fates).await;
+        assert_eq!(world.sent(), sent, "{minutes} minutes later");
+    }
+    world.twin.dataverse().add_application_user();
+    world.all_are_written().await;
+}
+
+async fn a_privilege_that_is_removed_is_named_and_costs_no_message(mode: WriteMode) {
+    let mut world = ten_mails(mode).await;
+    let dataverse = world.twin.dataverse().clone();
+    dataverse.set_setting(Setting::Withheld(vec![(Privilege::Create, "activity")]));
+    let fates = deliver(&mut world).await;
+    all_wait(&world, &fates).await;
+    let refusals = world.refusals().await;
+    let cause = refusals.cause.unwrap();
+    assert!(cause.contains("0x80040220"), "{cause}");
+    assert_eq!(refusals.times, 1);
+    let before = world.sent();
+    world.later(TimeDelta::minutes(2));
+    let fates = deliver(&mut world).await;
+    all_wait(&world, &fates).await;
+    assert!(
+        world.sent() - before <= 5,
+        "{} requests",
+        world.sent() - before
+    );
+    assert_eq!(world.refusals().await.times, 2);
+    dataverse.set_setting(Setting::Withheld(Vec::new()));
+    world.all_are_written().await;
+}
+
+async fn a_code_that_no_table_lists_pauses_everybody_once_five_messages_met_it(mode: WriteMode) {
+    let mut world = ten_mails(mode).await;
+    refuse(&world, 400, "0x80099999", "");
+    // One by one, as in a quiet hour: it cannot be told yet whether it is the message.
+    for id in &IDS[..4] {
+        let fate = world.deliver_one(ADA, id).await;
+        assert!(
+            matches!(
+                fate,
+                Fate::Waiting {
+                    postponed: false,
+                    ..
+                }
+            ),
+            "{fate:?}"
+        );
+    }
+    assert_eq!(world.refusals().await.messages, 4);
+    // The same message again is no other message.
+    waiting(&world.deliver_one(ADA, IDS[0]).await);
+    assert_eq!(world.refusals().await.cause, None);
+    let fate = world.deliver_one(ADA, IDS[4]).await;
+    assert!(
+        matches!(
+            fate,
+            Fate::Waiting {
+                postponed: true,
+                ..
+            }
+        ),
+        "{fate:?}"
+    );
+    let cause = world.refusals().await.cause.unwrap();
+    assert!(cause.contains("0x80099999"), "{cause}");
+    let before = world.sent();
+    deliver(&mut world).await;
+    assert_eq!(world.sent(), before, "everybody pauses");
+    let dataverse = world.twin.dataverse();
+    dataverse.set_setting(Setting::RefusedEmails(None));
+    world.all_are_written().await;
+}
+
+async fn a_message_that_is_refused_alone_dies_when_another_one_gets_through(mode: WriteMode) {
+    let mut world = ten_mails(mode).await;
+    world.put(
+        ADA,
+        mail("bad", &json!({"subject": "Invoice for a plug-in"})),
+    );
+    refuse(&world, 400, "0x80040265", "plug-in");
+    let fate = world.deliver_one(ADA, "bad").await;
+    let (_, reason) = waiting(&fate);
+    assert!(reason.contains("0x80040265"), "{reason}");
+    world.later(TimeDelta::minutes(1));
+    written(&world.deliver_one(ADA, "m0").await);
+    world.later(TimeDelta::minutes(1));
+    let fate = world.deliver_one(ADA, "bad").await;
+    assert!(dead(&fate).contains("0x80040265"), "{fate:?}");
+}
+
+#[tokio::test]
+async fn a_mailbox_that_nylas_throttles_is_asked_for_nothing_more_until_then() {
+    let mut world = ten_mails(WriteMode::ChangeSet).await;
+    let of_ben = json!({"to": people(&["ben@ours.example"])});
+    world.put(BEN, mail("b1", &of_ben));
+    world.put(BEN, mail("b2", &of_ben));
+    // Mailboxes and folders are known then.
+    world.put(ADA, mail("before", &json!({})));
+    written(&world.deliver_one(ADA, "before").await);
+    world.fail_nylas_at("/messages/m0?", throttled("rate_limit_error", 120));
+    let asked = |world: &World| world.twin.nylas().requests();
+    let before = asked(&world);
+    let fates = deliver(&mut world).await;
+    // A few calls are under way when the first answer comes.
+    let first = asked(&world) - before;
+    assert!(first <= 3, "{first} requests");
+    let waits = fates
+        .iter()
+        .filter(|fate| matches!(fate, Fate::Waiting { .. }))
+        .count();
+    assert!(waits >= 8, "{fates:?}");
+    let before = asked(&world);
+    // Another worker, another message of the mailbox, and one of another mailbox.
+    let another = world.another_pipeline().await;
+    let run = world.begin();
+    let work = vec![
+        crate::world::created(ADA, "m9"),
+        crate::world::created(BEN, "b1"),
+    ];
+    let handled = another.run(work, run).await;
+    let fate = |id: &str| {
+        let done = handled
+            .iter()
+            .find(|done| done.key.message_id.as_str() == id);
+        &done.unwrap().fate
+    };
+    let (delay, _) = waiting(fate("m9"));
+    assert!((110..=120).contains(&delay.as_secs()), "{delay:?}");
+    written(fate("b1"));
+    let most = 2 + 2 + 1 + 1;
+    assert!(
+        asked(&world) - before <= most,
+        "grants and their aliases, a message and its folders"
+    );
+    world.later(TimeDelta::minutes(3));
+    for fate in deliver(&mut world).await {
+        written(&fate);
+    }
+}
+
+#[tokio::test]
+async fn a_revoked_key_pauses_every_mailbox_and_one_that_nobody_signed_in_to_pauses_itself() {
+    let mut world = ten_mails(WriteMode::ChangeSet).await;
+    world.put(
+        BEN,
+        mail("b1", &json!({"to": people(&["ben@ours.example"])})),
+    );
+    written(&world.deliver_one(ADA, "m0").await);
+    world.twin.nylas().set_grant_status(ADA, "invalid");
+    let fates = world.deliver(&[(ADA, "m1"), (BEN, "b1")]).await;
+    waiting(&fates[0]);
+    written(&fates[1]);
+    let pauses = async |world: &World| {
+        let scopes = [Scope::Nylas, Scope::Mailbox(ADA.parse().unwrap())];
+        let pauses = world.pipeline.ledger.pauses(&scopes).await.unwrap();
+        scopes.map(|scope| pauses.get(&scope).and_then(|it| it.refused.cause.clone()))
+    };
+    let [key, mailbox] = pauses(&world).await;
+    assert_eq!(key, None);
+    assert!(mailbox.unwrap().starts_with("401"));
+    world.twin.nylas().set_grant_status(ADA, "valid");
+    world.later(TimeDelta::minutes(16));
+    world.twin.nylas().revoke_api_key();
+    let fates = world
+        .deliver(&[(ADA, "m1"), (ADA, "m2"), (ADA, "m3")])
+        .await;
+    for fate in &fates {
+        waiting(fate);
+    }
+    assert!(pauses(&world).await[0].is_some(), "the key");
+    let before = world.twin.nylas().requests();
+    for fate in deliver(&mut world).await.iter().skip(1) {
+        waiting(fate);
+    }
+    assert_eq!(world.twin.nylas().requests(), before);
+    world.twin.nylas().restore_api_key();
+    world.later(TimeDelta::minutes(16));
+    for fate in deliver(&mut world).await {
+        written(&fate);
+    }
+    assert_eq!(pauses(&world).await, [None, None]);
+}

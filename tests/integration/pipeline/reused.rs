@@ -1,0 +1,228 @@
+//! What if two mails have one Message-ID and one sender? (`end_to_end/reused.rs` asks the same of the compiled functions.)
+
+use chrono::TimeDelta;
+use mailverse::dataverse::write::WriteMode;
+use mailverse::policy::document::CreateContacts;
+use serde_json::{Value, json};
+use twin::Setting;
+use uuid::Uuid;
+
+use crate::world::{ADA, BEN, CREATE, World, key, mail, status, waiting, written};
+
+in_both_write_modes!(
+    a_draft_of_the_first_mail_is_not_completed_with_the_second,
+    a_row_whose_subject_somebody_changed_is_still_the_mails,
+    a_policy_that_stores_subjects_only_keeps_two_mails_apart_by_date_and_subject,
+    a_policy_that_stores_neither_subject_nor_body_takes_them_for_one,
+    another_clients_row_of_another_mail_is_not_united_with_ours,
+    another_clients_draft_that_has_the_message_id_keeps_no_mail_out,
+    an_organisation_with_a_key_of_its_own_on_message_ids_has_both_mails,
+    a_refusal_for_a_key_that_nobody_can_see_waits_once_the_message_id_was_given_up,
+    a_contact_that_is_refused_for_another_key_is_none,
+);
+
+const ID: &str = "<m1@kites.example>";
+const FIRST_DATE: i64 = 1_795_150_000;
+const DAY: i64 = 86_400;
+
+/// Another mail of Carol's with the Message-ID of `m1`.
+fn second(id: &str, changes: &Value) -> Value {
+    let mut second = mail(
+        id,
+        &json!({
+            "subject": "Kites for autumn", "body": "<p>Not one of the red ones flies.</p>", "date": FIRST_DATE + 3 * DAY,
+            "headers": [{"name": "Message-ID", "value": ID}],
+        }),
+    );
+    let fields = second.as_object_mut().unwrap();
+    fields.extend(changes.as_object().unwrap().clone());
+    second
+}
+
+impl World {
+    /// The row of `m1`, as it is when Dataverse has it and nobody else knows.
+    fn row_of_m1(&self, changes: &Value) -> Uuid {
+        let message = self.twin.nylas().message(ADA, "m1").unwrap();
+        let message = mailverse::nylas::wire::message(&ADA.parse().unwrap(), &message).unwrap();
+        let mut row = json!({
+            "activityid": message.activity_id(), "subject": message.subject, "messageid": ID, "sender": "carol@kites.example",
+            "description": message.body, "actualstart": "2026-11-20T04:46:40Z", "sortdate": "2026-11-20T04:46:40Z",
+        });
+        assert_eq!(
+            message.date.unwrap().to_rfc3339(),
+            "2026-11-20T04:46:40+00:00"
+        );
+        let fields = row.as_object_mut().unwrap();
+        fields.extend(changes.as_object().unwrap().clone());
+        self.insert("email", row)
+    }
+
+    fn states(&self) -> Vec<Value> {
+        let emails = self.emails();
+        emails
+            .iter()
+            .map(|email| email["statecode"].clone())
+            .collect()
+    }
+}
+
+async fn a_draft_of_the_first_mail_is_not_completed_with_the_second(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
+    world.put(ADA, mail("m1", &json!({})));
+    world.put(ADA, second("m2", &json!({})));
+    let draft = world.row_of_m1(&json!({}));
+    let fate = world.deliver_one(ADA, "m2").await;
+    let (row, note) = written(&fate);
+    assert_ne!(row, draft);
+    assert_eq!(note, Some("left out: message_id_reused"));
+    assert_eq!(world.states(), [0, 1]);
+    assert_eq!(written(&world.deliver_one(ADA, "m1").await).0, draft);
+    assert_eq!(world.states(), [1, 1]);
+}
+
+async fn a_row_whose_subject_somebody_changed_is_still_the_mails(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
+    world.put(ADA, mail("m1", &json!({})));
+    let headers = json!([{"name": "Message-ID", "value": ID}]);
+    world.put(
+        BEN,
+        mail("m2", &json!({"headers": headers, "date": FIRST_DATE + 30})),
+    );
+    let row =
+        world.row_of_m1(&json!({"statecode": 1, "statuscode": 4, "subject": "Filed under K"}));
+    for (grant, id, requests) in [(ADA, "m1", 1), (BEN, "m2", 2)] {
+        let before = world.twin.dataverse().requests().total;
+        let fate = world.deliver_one(grant, id).await;
+        assert_eq!(written(&fate), (row, Some("was there already")));
+        let asked = world.twin.dataverse().requests().total - before;
+        assert_eq!(
+            asked, requests,
+            "the body is read where the date is another"
+        );
+    }
+    world.email();
+}
+
+async fn a_policy_that_stores_subjects_only_keeps_two_mails_apart_by_date_and_subject(
+    mode: WriteMode,
+) {
+    let mut world = World::start_in(mode).await;
+    world.set(&json!({"content": "subject"}));
+    world.put(ADA, mail("m1", &json!({})));
+    world.put(ADA, second("m2", &json!({})));
+    written(&world.deliver_one(ADA, "m1").await);
+    written(&world.deliver_one(ADA, "m2").await);
+    assert_eq!(world.emails().len(), 2);
+    world.lose_ledger().await;
+    world.deliver(&[(ADA, "m2"), (ADA, "m1")]).await;
+    assert_eq!(world.emails().len(), 2);
+}
+
+async fn a_policy_that_stores_neither_subject_nor_body_takes_them_for_one(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
+    world.set(&json!({"content": "participants"}));
+    world.put(ADA, mail("m1", &json!({})));
+    world.put(ADA, second("m2", &json!({})));
+    let row = written(&world.deliver_one(ADA, "m1").await).0;
+    assert_eq!(written(&world.deliver_one(ADA, "m2").await).0, row);
+    world.email();
+}
+
+async fn another_clients_row_of_another_mail_is_not_united_with_ours(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
+    world.put(ADA, mail("m1", &json!({})));
+    let ours = written(&world.deliver_one(ADA, "m1").await).0;
+    let dataverse = world.twin.dataverse();
+    dataverse.set_setting(Setting::UniqueMessageIds(false));
+    let columns = json!({
+        "subject": "Kites for autumn", "description": "<p>Not one of the red ones flies.</p>",
+        "actualstart": "2026-11-23T04:46:40Z", "sender": null,
+    });
+    let theirs = dataverse.track_by_server_side_sync(ID, "carol@kites.example", &columns);
+    let theirs = theirs.unwrap();
+    world.later(TimeDelta::minutes(15));
+    world.list_mailboxes().await;
+    assert_eq!(world.emails().len(), 2);
+    let entry = world.entry(ADA, "m1").await.unwrap();
+    assert_eq!(entry.activity_id.unwrap().uuid(), ours);
+    let row = world.twin.dataverse().row("email", theirs).unwrap();
+    assert_eq!(row.get("regardingobjectid"), None, "it is none of ours");
+    // Nor when the mail is delivered again.
+    world.lose_ledger().await;
+    assert_eq!(written(&world.deliver_one(ADA, "m1").await).0, ours);
+    assert_eq!(world.emails().len(), 2);
+}
+
+async fn another_clients_draft_that_has_the_message_id_keeps_no_mail_out(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
+    world.put(ADA, mail("m1", &json!({})));
+    world.insert("email", json!({"messageid": ID, "subject": "a draft"}));
+    let fate = world.deliver_one(ADA, "m1").await;
+    let (row, note) = written(&fate);
+    assert_eq!(note, Some("left out: message_id_reused"));
+    assert_eq!(world.states(), [0, 1]);
+    let kept = world.pipeline.ledger.kept(&key(ADA, "m1")).await.unwrap();
+    let record = kept.unwrap().decision.unwrap();
+    let record: Value = serde_json::from_str(&record).unwrap();
+    assert_eq!(record["omissions"], json!({"message_id_reused": 1}));
+    world.lose_ledger().await;
+    assert_eq!(written(&world.deliver_one(ADA, "m1").await).0, row);
+}
+
+async fn an_organisation_with_a_key_of_its_own_on_message_ids_has_both_mails(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
+    let dataverse = world.twin.dataverse();
+    dataverse.set_setting(Setting::UniqueMessageIds(false));
+    dataverse
+        .add_alternate_key("email", &["messageid"])
+        .unwrap();
+    world.put(ADA, mail("m1", &json!({})));
+    world.put(ADA, second("m2", &json!({})));
+    written(&world.deliver_one(ADA, "m1").await);
+    written(&world.deliver_one(ADA, "m2").await);
+    assert_eq!(world.states(), [1, 1]);
+}
+
+async fn a_refusal_for_a_key_that_nobody_can_see_waits_once_the_message_id_was_given_up(
+    mode: WriteMode,
+) {
+    let mut world = World::start_in(mode).await;
+    // The first try is refused without a row in sight: it is made again without the Message-ID, and passes.
+    world.put(ADA, mail("m1", &json!({})));
+    refuse_keys(&world, &[0]);
+    let fate = world.deliver_one(ADA, "m1").await;
+    assert_eq!(written(&fate).1, Some("left out: message_id_reused"));
+    assert_eq!(world.email().get("messageid"), None);
+    // And where that is refused as well, it is not called written. Two questions are asked between the tries.
+    world.put(ADA, mail("m9", &json!({})));
+    refuse_keys(&world, &[0, 3]);
+    let fate = world.deliver_one(ADA, "m9").await;
+    let reason = "dataverse changed in between: 412 0x80040237, and no row has the key";
+    assert_eq!(waiting(&fate).1, reason);
+    written(&world.deliver_one(ADA, "m9").await);
+    assert_eq!(world.emails().len(), 2);
+}
+
+/// Refuses operations for a key that is taken, counted from the next create of an email.
+fn refuse_keys(world: &World, operations: &'static [u64]) {
+    let dataverse = world.twin.dataverse().clone();
+    world.before_dataverse_gets(CREATE, async move {
+        for skip in operations {
+            dataverse.fail_operation(*skip, status(412, "0x80040237"));
+        }
+    });
+}
+
+async fn a_contact_that_is_refused_for_another_key_is_none(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
+    world.set(&json!({"create_contacts": CreateContacts::All}));
+    let from = json!([{"name": "Dora Vance", "email": "dora.vance@gmail.com"}]);
+    world.put(ADA, mail("m1", &json!({"from": from})));
+    let dataverse = world.twin.dataverse().clone();
+    world.before_dataverse_gets("POST /api/data/v9.2/contacts HTTP", async move {
+        dataverse.fail_operation(0, status(412, "0x80040237"));
+    });
+    let fate = world.deliver_one(ADA, "m1").await;
+    assert_eq!(written(&fate).1, Some("left out: contact refused"));
+    world.email();
+}
