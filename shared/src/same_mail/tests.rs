@@ -311,11 +311,7 @@ fn copies_have_one_content_and_other_mails_another() {
     };
     let first = content("Scan", "<p>See the file.</p>", &["a.pdf", "b.pdf"]);
     // Pinned: a change of derivation would write such mails again.
-    let hex: String = first
-        .unwrap()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let hex = hex::encode(first.unwrap());
     assert_eq!(
         hex,
         "315176e2661622e1853864d5d9e447eb4c4986b34fa39e3a8adf7fe24a7daee0"

@@ -395,6 +395,15 @@ impl Cloud {
         }
     }
 
+    /// The policy's item is gone, as if somebody had deleted it.
+    pub(super) async fn delete_policy(&self) {
+        let key = |value: &str| AttributeValue::S(value.to_owned());
+        let client = dynamo::client(&self.dynamo);
+        let call = client.delete_item().table_name(TABLE);
+        let call = call.key("pk", key("policy")).key("sk", key("current"));
+        call.send().await.unwrap();
+    }
+
     /// Dataverse asked a worker for a pause that has not ended.
     pub(super) async fn begin_pause(&self) {
         let text = |value: &str| AttributeValue::S(value.to_owned());

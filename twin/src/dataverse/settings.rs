@@ -74,6 +74,10 @@ pub struct RefusedEmails {
 
 /// The settings of an organisation.
 #[derive(Debug, Clone)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a setting of its own, and every combination of them can be had"
+)]
 pub(crate) struct Settings {
     pub(crate) max_upload: usize,
     pub(crate) blocked: Vec<String>,
