@@ -28,7 +28,7 @@ static PRINTS_COUNTS: AtomicBool = AtomicBool::new(false);
 ///
 /// Other crates may log what they transport when they are asked to be verbose, so they are held to `info` whatever the filter says.
 ///
-/// From here on, panics are logged by [`report_panics`].
+/// From here on, panics are logged by `report_panics`.
 pub fn init(filter: Option<&str>, stack: Option<&str>) {
     report_panics();
     PRINTS_COUNTS.store(true, Ordering::Relaxed);
