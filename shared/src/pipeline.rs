@@ -99,12 +99,17 @@ impl Pipeline {
     ///
     /// While Dataverse wants a pause, or when the invocation is nearly over, everything goes back as it came.
     pub async fn run(&self, work: Vec<Work>, run: Run) -> Vec<Handled> {
-        match self.book(work.len(), &run, Probe::MayBe).await {
+        let (work, mut handled) = self.hold_back(work, &run).await;
+        if work.is_empty() {
+            return handled;
+        }
+        handled.extend(match self.book(work.len(), &run, Probe::MayBe).await {
             // Boxed, because it is seldom and large.
             Ok(booked) if booked.is_probe => Box::pin(self.probe(work, &run, &booked)).await,
             Ok(booked) => self.story(work, &run, &booked).await.handled,
             Err(failure) => untouched(work, &failure, &run),
-        }
+        });
+        handled
     }
 
     /// The first message alone, and the others after it, if it passes.

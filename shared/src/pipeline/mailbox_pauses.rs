@@ -14,10 +14,11 @@ use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::fate::{Failure, Run};
+use super::fate::{Failure, Run, Work};
+use super::handled::Handled;
 use super::job::{Ended, Job};
 use super::refusals::Refusals;
-use super::{Looks, Pipeline};
+use super::{Looks, Pipeline, untouched};
 use crate::dedupe::LEASE;
 use crate::dedupe::pause::{Pause, Scope};
 use crate::ids::GrantId;
@@ -83,6 +84,29 @@ impl Pipeline {
                 Pauses::default()
             }
         }
+    }
+
+    /// Sends what would have to be fetched from a mailbox that pauses back as it came. It is not even
+    /// claimed: a worker that dies with it then leaves a message that waits, and none that counts as
+    /// given up.
+    pub(super) async fn hold_back(&self, work: Vec<Work>, run: &Run) -> (Vec<Work>, Vec<Handled>) {
+        let grants: Vec<&GrantId> = work.iter().map(|it| &it.request.key.grant_id).collect();
+        let pauses = self.mailbox_pauses(&grants).await;
+        let now = run.time();
+        let (mut free, mut held) = (Vec::new(), Vec::new());
+        for work in work {
+            let mailbox = Scope::Mailbox(work.request.key.grant_id.clone());
+            let until = pauses
+                .until(&mailbox, now)
+                .max(pauses.until(&Scope::Nylas, now));
+            match until {
+                Some(until) if work.message.is_none() => {
+                    held.extend(untouched(vec![work], &paused(until, run), run));
+                }
+                _ => free.push(work),
+            }
+        }
+        (free, held)
     }
 
     /// Sorts out what may be fetched now. The rest waits until the pause is over.

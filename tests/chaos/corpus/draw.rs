@@ -173,8 +173,10 @@ fn add_mail(
             .nylas()
             .folder_id(grant, kind.folder(outgoing && n == 0));
         let id = format!("m{number}c{n}");
+        // As much as providers give.
+        let snippet: String = body.chars().take(200).collect();
         let object = json!({
-            "id": id, "grant_id": grant, "object": "message", "thread_id": thread, "subject": subject, "body": body, "snippet": body,
+            "id": id, "grant_id": grant, "object": "message", "thread_id": thread, "subject": subject, "body": body, "snippet": snippet,
             "from": listed(std::slice::from_ref(&envelope.from)), "to": listed(&envelope.to), "cc": listed(&envelope.cc), "bcc": listed(&envelope.bcc),
             "date": (now - TimeDelta::seconds(age)).timestamp(), "folders": [folder], "headers": headers,
         });
