@@ -74,6 +74,10 @@ pub struct RefusedEmails {
 
 /// The settings of an organisation.
 #[derive(Debug, Clone)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each says something of its own, as in the service's settings"
+)]
 pub(crate) struct Settings {
     pub(crate) max_upload: usize,
     pub(crate) blocked: Vec<String>,
