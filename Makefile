@@ -14,7 +14,7 @@ export SAM_CLI_TELEMETRY := 0
 # Nothing here talks to AWS; without this, its tools look for credentials on the network first.
 export AWS_EC2_METADATA_DISABLED := true
 
-.PHONY: help demo test peers ledger-local chaos chaos-short chaos-defects history history-short history-defects bench bench-requests outage outage-short memory build deny rust-components
+.PHONY: help demo test peers ledger-local fuzz-smoke chaos chaos-short chaos-defects history history-short history-defects bench bench-requests outage outage-short memory build deny rust-components
 
 help: ## Lists these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,8 +31,9 @@ test: rust-components $(TOOLS_READY) $(PEERS_READY) ## Everything that has to ho
 	@sam validate --lint --template template.yaml
 	$(call step,template: cfn-lint and our rules on what SAM makes of it)
 	@python tools/check_template.py template.yaml .tools/template.expanded.json
-	$(call step,template: every rule finds its fault)
+	$(call step,template and dependencies: every rule finds its fault)
 	@python -m unittest discover --start-directory tools
+	@$(MAKE) --no-print-directory deny
 	$(call step,clippy)
 	@cargo clippy --locked --workspace --all-targets -- -D warnings
 	$(call step,documentation)
@@ -41,6 +42,7 @@ test: rust-components $(TOOLS_READY) $(PEERS_READY) ## Everything that has to ho
 	@cargo build --locked --workspace --bins
 	$(call step,tests)
 	@cargo test --locked --workspace
+	@$(MAKE) --no-print-directory fuzz-smoke
 	$(call step,peers: other people's clients at work on the twin)
 	@python3 tests/peers/run.py
 	@$(MAKE) --no-print-directory outage-short chaos-short chaos-defects history-short
@@ -52,6 +54,11 @@ peers: $(PEERS_READY) ## Runs other people's Dataverse clients against our stand
 
 ledger-local: $(PEERS_READY) ## Runs the ledger's contract against AWS's own DynamoDB Local (needs Java)
 	@$(PEERS)/bin/python tools/ledger_local.py
+
+fuzz-smoke: ## Runs the fuzz targets for some seconds, on stable Rust, with a new seed each time
+	$(call step,fuzz targets: a smoke run)
+	@cargo build --quiet --locked --workspace --example fuzz-smoke
+	@target/debug/examples/fuzz-smoke
 
 # What the harness runs, and what its processes are.
 CHAOS := target/debug/examples/chaos
@@ -124,10 +131,9 @@ build: $(TOOLS_READY) ## Builds the four functions for AWS, into .aws-sam/build
 	@sam build
 	@ls -l .aws-sam/build/*/bootstrap
 
-deny: ## Checks licences and origin of all dependencies (needs cargo-deny)
-	@cargo deny --version >/dev/null 2>&1 || { \
-		echo "cargo-deny is missing: cargo install --locked cargo-deny --version 0.20.2"; exit 1; }
-	@cargo deny --locked check licenses bans sources
+deny: $(TOOLS_READY) ## Checks licences, bans and sources of all dependencies, and advisories where their database can be reached
+	$(call step,dependencies)
+	@python tools/check_dependencies.py
 
 # Made anew as a whole whenever a pin changes, so that what is in it never depends on what was there before.
 $(TOOLS_READY): tools/requirements.txt tools/constraints.txt

@@ -12,6 +12,7 @@ Three steps, each stricter than the one before:
 Prints one line for each problem and exits 1 if there is one. test_check_template.py plants each fault.
 """
 
+import fnmatch
 import json
 import logging
 import os
@@ -79,6 +80,7 @@ READERS = {
     "RESOLVED_PEOPLE_LIMIT": {WORKER, BACKFILL},
     "DATAVERSE_BUDGET": {WORKER, BACKFILL},
     "DATAVERSE_IDENTITIES": {BACKFILL},
+    "STACK_NAME": {RECEIVER, WORKER, BACKFILL, REFRESHER},
     "RUST_LOG": {RECEIVER, WORKER, BACKFILL, REFRESHER},
 }
 
@@ -89,6 +91,7 @@ CALLS = {
         "sqs:SendMessage": ["SYNC_QUEUE_URL"],
     },
     WORKER: {
+        "dynamodb:BatchGetItem": ["LEDGER_TABLE"],
         "dynamodb:GetItem": ["LEDGER_TABLE"],
         "dynamodb:UpdateItem": ["LEDGER_TABLE"],
         "secretsmanager:GetSecretValue": ["TOKEN_SECRET_ID", "NYLAS_API_KEY_SECRET_ID"],
@@ -116,6 +119,29 @@ CALLS = {
         "secretsmanager:UpdateSecretVersionStage": ["TOKEN_SECRET_ID"],
     },
 }
+
+# What SQS, DynamoDB and Secrets Manager need of whoever calls them, for a customer managed key.
+KEY_CALLS = ("kms:Decrypt", "kms:GenerateDataKey")
+
+# The partition keys of the ledger that a function writes: `#` stands before an id. Nobody but an operator writes `policy`.
+WRITES = {
+    WORKER: ["mailbox#", "pause"],
+    BACKFILL: ["mailbox#", "run#", "pause"],
+}
+POLICY_KEY = "policy"
+
+# What changes an item. PartiQL is a way around the others.
+WRITE_ACTIONS = {
+    f"dynamodb:{action}"
+    for action in (
+        "UpdateItem PutItem DeleteItem BatchWriteItem PartiQLUpdate PartiQLInsert PartiQLDelete".split()
+    )
+}
+
+# The metrics that the code counts.
+METRICS = set(
+    re.findall(r'Self::\w+ => "(\w+)"', (PROJECT / "shared/src/telemetry.rs").read_text(encoding="utf-8"))
+)
 
 # The indexes of the ledger.
 ATTENTION = {
@@ -180,6 +206,9 @@ def of_type(resources, kind):
 def target(reference):
     """The resource that a Ref or Fn::GetAtt names, or the part of one that a Fn::Sub names (`Ledger/index/x`), or None."""
     if isinstance(reference, dict):
+        # A setting that is empty by default: what holds without it.
+        if reference.get("Fn::If", [None])[0] in ("HasLedgerTable", "HasKmsKey"):
+            return target(reference["Fn::If"][2])
         if "Ref" in reference:
             return reference["Ref"]
         if "Fn::GetAtt" in reference:
@@ -346,6 +375,8 @@ def functions_may_do_what_they_do_and_no_more(resources):
                 needed[action] |= {resource + slash + part} if resource else set()
         for action in ("logs:CreateLogStream", "logs:PutLogEvents"):
             needed[action] = {target(properties["LoggingConfig"]["LogGroup"])}
+        for action in KEY_CALLS:
+            needed[action] = {"KmsKeyArn"}
         if failed_runs.get(name):
             needed["sqs:SendMessage"].add(failed_runs[name])
         allowed = defaultdict(set)
@@ -444,6 +475,88 @@ def whose_mail_is_read_is_for_a_person_to_say(parameters):
         yield "Mailboxes: is no parameter, or has a default; whoever deploys has to name the mailboxes"
 
 
+def role_of(resources, function):
+    return target(functions(resources)[function]["Role"])
+
+
+def only_an_operator_writes_the_policy(resources):
+    """Whoever may write to the ledger may write the items that it has to, and not the policy."""
+    for roles, statement in statements(resources):
+        actions = set(as_list(statement.get("Action", []))) & WRITE_ACTIONS
+        if not actions or statement["Effect"] != "Allow":
+            continue
+        where = f"{', '.join(sorted(roles))}: {', '.join(sorted(actions))}"
+        condition = statement.get("Condition", {}).get("ForAllValues:StringLike", {})
+        keys = as_list(condition.get("dynamodb:LeadingKeys", []))
+        if not keys:
+            yield f"{where} without a condition on dynamodb:LeadingKeys: it may write the policy"
+        for key in keys:
+            if fnmatch.fnmatchcase(POLICY_KEY, key):
+                yield f"{where}: {key!r} lets it write the policy"
+        for function, written in WRITES.items():
+            if keys and role_of(resources, function) in roles:
+                for key in written:
+                    if not any(fnmatch.fnmatchcase(key + "1" * key.endswith("#"), pattern) for pattern in keys):
+                        yield f"{function}: may not write the items of {key}, but has to"
+                for pattern in keys:
+                    if not any(fnmatch.fnmatchcase(key + "1" * key.endswith("#"), pattern) for key in written):
+                        yield f"{function}: may write the items of {pattern}, but never has to"
+
+
+def a_named_ledger_takes_the_place_of_the_own_everywhere(resources):
+    """The parameter LedgerTableName: the setting and the rights go to one table, be it the stack's or another."""
+    table = "arn:${AWS::Partition}:dynamodb:${AWS::Region}:${AWS::AccountId}:table/${LedgerTableName}"
+    uses = []
+    for function, properties in functions(resources).items():
+        value = properties["Environment"]["Variables"].get("LEDGER_TABLE")
+        if value:
+            uses.append((f"{function}: LEDGER_TABLE", value, {"Ref": "LedgerTableName"}))
+    for roles, statement in statements(resources):
+        for resource in as_list(statement.get("Resource", [])):
+            name, slash, part = str(target(resource)).partition("/")
+            if resources.get(name, {}).get("Type") == "AWS::DynamoDB::Table":
+                uses.append((f"{', '.join(sorted(roles))}: Resource", resource, {"Fn::Sub": table + slash + part}))
+    for where, value, expected in uses:
+        condition, other, _ = value.get("Fn::If", [None, None, None])
+        if condition != "HasLedgerTable" or other != expected:
+            yield f"{where} stays with the stack's own table when LedgerTableName names another"
+
+
+def with_a_key_of_ones_own_everything_is_under_it(resources):
+    """The parameter KmsKeyArn. Where EventBridge Scheduler sends, its own role would need rights of the key: left out."""
+    own = {"Fn::If": ["HasKmsKey", {"Ref": "KmsKeyArn"}, {"Ref": "AWS::NoValue"}]}
+    failed_runs = set(failed_runs_go_to(resources).values())
+    for kind, where in [
+        ("AWS::SQS::Queue", ["KmsMasterKeyId"]),
+        ("AWS::DynamoDB::Table", ["SSESpecification", "KMSMasterKeyId"]),
+        ("AWS::SecretsManager::Secret", ["KmsKeyId"]),
+        ("AWS::Logs::LogGroup", ["KmsKeyId"]),
+    ]:
+        for name, properties in of_type(resources, kind).items():
+            key = properties
+            for part in where:
+                key = key.get(part, {})
+            if name in failed_runs:
+                if key or properties.get("SqsManagedSseEnabled") is not True:
+                    yield f"{name}: EventBridge Scheduler could not send to it, or it is not encrypted"
+            elif key != own:
+                yield f"{name}: is not under the key of KmsKeyArn"
+
+
+def metrics_and_alarms_are_of_this_stack(resources):
+    """Two stacks in one account share the namespace: without the dimension one rings for the other."""
+    stack = {"Ref": "AWS::StackName"}
+    for function, properties in functions(resources).items():
+        if properties["Environment"]["Variables"].get("STACK_NAME") != stack:
+            yield f"{function}: STACK_NAME is not the stack's name"
+    for name, alarm in of_type(resources, "AWS::CloudWatch::Alarm").items():
+        if alarm.get("Namespace") == "mailverse":
+            if alarm.get("Dimensions") != [{"Name": "Stack", "Value": stack}]:
+                yield f"{name}: its metric is not that of this stack: the dimension `Stack` is missing"
+            if alarm["MetricName"] not in METRICS:
+                yield f"{name}: nobody counts {alarm['MetricName']} (shared/src/telemetry.rs)"
+
+
 RULES = [
     every_function_builds_its_own_folder,
     schedules_are_grammatical,
@@ -460,6 +573,10 @@ RULES = [
     nothing_leaves_a_queue_unseen,
     no_run_fails_unseen,
     the_ledger_is_as_the_code_has_it_and_survives,
+    only_an_operator_writes_the_policy,
+    a_named_ledger_takes_the_place_of_the_own_everywhere,
+    with_a_key_of_ones_own_everything_is_under_it,
+    metrics_and_alarms_are_of_this_stack,
 ]
 
 

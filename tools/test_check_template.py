@@ -78,7 +78,7 @@ class PlantedFaults(unittest.TestCase):
 
     def test_a_url_that_anybody_may_call(self):
         def plant(resources):
-            resources["Backfill"]["Properties"]["FunctionUrlConfig"]["AuthType"] = "NONE"
+            resources["BackfillUrl"]["Properties"]["AuthType"] = "NONE"
 
         self.assert_found("anybody may call it", plant)
 
@@ -243,6 +243,57 @@ class PlantedFaults(unittest.TestCase):
     def test_a_ledger_that_can_be_lost(self):
         self.assert_found("goes when the stack goes", lambda r: r["Ledger"].pop("DeletionPolicy"))
         self.assert_found("no recovery", lambda r: r["Ledger"]["Properties"].pop("PointInTimeRecoverySpecification"))
+
+    def test_a_function_that_may_write_the_policy(self):
+        def update(resources, role):
+            statements = first_statements(resources, role)
+            return next(s for s in statements if s["Action"] == "dynamodb:UpdateItem")
+
+        def keys(role, *patterns):
+            condition = {"ForAllValues:StringLike": {"dynamodb:LeadingKeys": list(patterns)}}
+            return lambda resources: update(resources, role).update(Condition=condition)
+
+        for role in ("SyncWorkerRole", "BackfillRole"):
+            self.assert_found("it may write the policy", lambda r: update(r, role).pop("Condition"))
+            self.assert_found("'p*' lets it write the policy", keys(role, "mailbox#*", "run#*", "p*"))
+        another = {"StringNotLike": {"dynamodb:LeadingKeys": ["policy"]}}
+        self.assert_found("it may write the policy", lambda r: update(r, "BackfillRole").update(Condition=another))
+        self.assert_found("backfill: may not write the items of run#", keys("BackfillRole", "mailbox#*", "pause"))
+        self.assert_found("sync-worker: may not write the items of mailbox#", keys("SyncWorkerRole", "mailbox#", "pause"))
+        self.assert_found(
+            "sync-worker: may write the items of run#*", keys("SyncWorkerRole", "mailbox#*", "run#*", "pause")
+        )
+
+    def test_a_named_ledger_that_is_not_used_everywhere(self):
+        own = {"Fn::GetAtt": ["Ledger", "Arn"]}
+        self.assert_found(
+            "sync-worker: LEDGER_TABLE stays with",
+            lambda r: variables(r, "SyncWorker").update(LEDGER_TABLE={"Ref": "Ledger"}),
+        )
+        self.assert_found(
+            "SyncWorkerRole: Resource stays with",
+            lambda r: first_statements(r, "SyncWorkerRole")[1].update(Resource=own),
+        )
+
+    def test_a_resource_that_is_not_under_the_own_key(self):
+        for resource, prop in [
+            ("SyncQueue", "KmsMasterKeyId"),
+            ("BackfillDeadLetters", "KmsMasterKeyId"),
+            ("Ledger", "SSESpecification"),
+            ("EntraCredential", "KmsKeyId"),
+            ("Logs", "KmsKeyId"),
+        ]:
+            self.assert_found(f"{resource}: is not under the key", lambda r: r[resource]["Properties"].pop(prop))
+        key = {"Ref": "KmsKeyArn"}
+        self.assert_found("Scheduler could not send", self.set("MissedRuns", "KmsMasterKeyId", key))
+        self.assert_found("sync-worker: may not kms:Decrypt", lambda r: r["KeyPolicy"]["Properties"]["Roles"].pop(1))
+
+    def test_an_alarm_for_another_stack(self):
+        self.assert_found("the dimension `Stack` is missing", lambda r: r["DeadMailAlarm"]["Properties"].pop("Dimensions"))
+        self.assert_found("nobody counts Deaf", self.set("DeadMailAlarm", "MetricName", "Deaf"))
+        self.assert_found(
+            "backfill: STACK_NAME is not", lambda r: variables(r, "Backfill").update(STACK_NAME="mailverse")
+        )
 
     def test_a_queue_that_gives_up_before_the_code(self):
         def plant(resources):

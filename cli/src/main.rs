@@ -66,7 +66,7 @@ async fn main() -> ExitCode {
         Verb::Replay(arguments) => Box::pin(replay::run(arguments)).await.map_err(Into::into),
         Verb::Backfill(arguments) => backfill::run(arguments).await.map_err(Into::into),
         Verb::Policy(arguments) => policy::run(arguments).await.map_err(Into::into),
-        Verb::WhatIf(arguments) => what_if::run(arguments).await.map_err(Into::into),
+        Verb::WhatIf(arguments) => Box::pin(what_if::run(arguments)).await.map_err(Into::into),
         Verb::Import(arguments) => import::run(arguments).await.map_err(Into::into),
         Verb::Explain(arguments) => explain::run(arguments).await.map_err(Into::into),
         Verb::Status(arguments) => status::run(arguments).await.map_err(Into::into),

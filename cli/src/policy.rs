@@ -218,7 +218,11 @@ fn origin(stored: Option<&StoredPolicy>) -> String {
     let pushed_at = stored
         .pushed_at
         .map_or_else(|| "nobody knows when".to_owned(), |time| time.to_rfc3339());
-    format!("Version {}, pushed {pushed_at}", stored.version)
+    let revision = match stored.revision {
+        0 => String::new(),
+        revision => format!(", revision {revision}"),
+    };
+    format!("Version {}{revision}, pushed {pushed_at}", stored.version)
 }
 
 fn print<T: serde::Serialize>(value: &T) -> Result<(), PolicyError> {

@@ -1,12 +1,5 @@
-//! A file that somebody saved as the event of a function URL or of API Gateway, whatever it is.
+//! For libFuzzer: what the target does is in `fuzz/targets/src/saved_event.rs`.
 
 #![no_main]
 
-use libfuzzer_sys::fuzz_target;
-use webhook_receiver::event::request;
-
-fuzz_target!(|event: &[u8]| {
-    if let Ok(event) = std::str::from_utf8(event) {
-        let _ = request(event);
-    }
-});
+libfuzzer_sys::fuzz_target!(|input: &[u8]| fuzz_targets::saved_event::run(input));

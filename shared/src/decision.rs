@@ -63,8 +63,16 @@ pub struct DecisionRecord {
 pub struct PolicyPart {
     /// [`policy::Policy::version`]
     pub version: String,
+    /// [`policy::Policy::revision`]. Of two decisions, the later policy has the higher one.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub revision: u64,
     /// The rules that were asked, in order. The last one decided, if it skips.
     pub path: Vec<Asked>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde calls")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// A rule that was asked.
@@ -207,6 +215,7 @@ impl DecisionRecord {
             format: FORMAT,
             policy: PolicyPart {
                 version: decision.policy.clone(),
+                revision: decision.revision,
                 path: decision.path.iter().map(asked).collect(),
             },
             ..Self::default()

@@ -100,7 +100,8 @@ impl Pipeline {
     /// While Dataverse wants a pause, or when the invocation is nearly over, everything goes back as it came.
     pub async fn run(&self, work: Vec<Work>, run: Run) -> Vec<Handled> {
         match self.book(work.len(), &run, Probe::MayBe).await {
-            Ok(booked) if booked.is_probe => self.probe(work, &run, &booked).await,
+            // Boxed, because it is seldom and large.
+            Ok(booked) if booked.is_probe => Box::pin(self.probe(work, &run, &booked)).await,
             Ok(booked) => self.story(work, &run, &booked).await.handled,
             Err(failure) => untouched(work, &failure, &run),
         }
@@ -147,7 +148,8 @@ impl Pipeline {
             traffic = Box::pin(self.bring_in(jobs, run, &mut ended)).await;
         }
         self.put_right(&booked.booking, traffic, run);
-        let aftermath = self.judge_run(&mut ended, booked, run).await;
+        // Boxed, because there is seldom anything to judge.
+        let aftermath = Box::pin(self.judge_run(&mut ended, booked, run)).await;
         let passed = ended.iter().any(|end| end.wrote);
         handled.extend(self.settle(ended, run).await);
         handled.iter().for_each(Handled::report);
@@ -173,7 +175,7 @@ impl Pipeline {
                 begun.pauses = self.mailbox_pauses(&grants_of(&portion)).await;
             }
             let steps = self.portion(portion, &begun, run, &mut messages, ended);
-            match portions::caught(steps).await {
+            match portions::caught(Box::pin(steps)).await {
                 Some(rest) => portions.put_back(rest),
                 None => portions.panicked(ended, run),
             }

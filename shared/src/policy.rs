@@ -88,6 +88,8 @@ pub struct Decision {
     pub path: Vec<Step>,
     /// [`Policy::version`]
     pub policy: String,
+    /// [`Policy::revision`]
+    pub revision: u64,
 }
 
 /// The rules, in the order in which they are asked.
@@ -113,6 +115,7 @@ pub const RULES: [Rule; 14] = [
 pub struct Policy {
     document: Document,
     version: String,
+    revision: u64,
     internal_domains: HashSet<String>,
     organisation: Effective,
     parts: HashMap<EmailAddress, Override>,
@@ -151,6 +154,7 @@ impl Policy {
             organisation: Effective::organisation(&document.defaults),
             parts: parts.collect(),
             version,
+            revision: 0,
             document,
         }
     }
@@ -165,6 +169,19 @@ impl Policy {
     #[must_use]
     pub fn version(&self) -> &str {
         &self.version
+    }
+
+    /// Counts the pushes of the stored document; 0 for one that was not pushed, or was by an earlier build.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// The same, as the document of this push.
+    #[must_use]
+    pub fn of_revision(mut self, revision: u64) -> Self {
+        self.revision = revision;
+        self
     }
 
     /// The domains, in lower case, whose addresses are inside although no mailbox or user has them.
@@ -209,6 +226,7 @@ impl Policy {
             verdict,
             path,
             policy: self.version.clone(),
+            revision: self.revision,
         }
     }
 }

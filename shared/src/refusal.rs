@@ -110,13 +110,12 @@ pub const fn judge(blame: Blame, others: Others) -> Verdict {
     match blame {
         Blame::Content | Blame::Row if one_passed_now => Verdict::Message,
         Blame::RowOrCaller | Blame::Caller if one_passed_now => Verdict::Open,
-        Blame::Caller => Verdict::Caller,
-        Blame::Content | Blame::Row | Blame::RowOrCaller if in_a_row >= IN_A_ROW => Verdict::Caller,
+        Blame::Content | Blame::Row if in_a_row >= IN_A_ROW => Verdict::Caller,
         Blame::Content => Verdict::Message,
         Blame::Row if one_passed_since => Verdict::Message,
-        Blame::RowOrCaller if one_passed_since => Verdict::Open,
         Blame::Row => Verdict::Open,
-        Blame::RowOrCaller => Verdict::Caller,
+        Blame::RowOrCaller if one_passed_since && in_a_row < IN_A_ROW => Verdict::Open,
+        Blame::RowOrCaller | Blame::Caller => Verdict::Caller,
     }
 }
 

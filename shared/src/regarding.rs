@@ -4,8 +4,8 @@
 //!
 //! | Source | Hits when | Never |
 //! | --- | --- | --- |
-//! | `tracking_token` | the earlier mails with a token of the subject concern one record | when they concern several |
 //! | `thread` | the nearest mail that this one answers, and that concerns a record, has one of the people outside on it | for strangers to that mail, as in a forward |
+//! | `tracking_token` | the newest email with a token of the subject concerns a record, and has one of the people outside on it | for strangers to that mail |
 //! | `folder` | the mail lies in a folder that the policy ties to a record, and the record is there | |
 //! | `app` | the contacts outside have one open opportunity, case or custom row; else their companies and the accounts outside have one | when they have several |
 //! | `lead` | an open lead has an address outside | |

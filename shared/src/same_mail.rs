@@ -355,7 +355,7 @@ fn words(text: &str) -> Vec<String> {
 /// The content of a mail, as far as its copies share it: a digest of the words of subject and body and of the names of
 /// its files. The same for every copy that nothing was added to. `None` for a mail without any of these.
 ///
-/// Changing this, or [`each_word`], writes mails that share a Message-ID a second time, should the ledger be lost.
+/// Changing this, or `each_word`, writes mails that share a Message-ID a second time, should the ledger be lost.
 #[must_use]
 pub fn content(message: &Message) -> Option<[u8; 32]> {
     let mut digest = Sha256::new();

@@ -1,7 +1,7 @@
 //! Reading and writing AWS Secrets Manager.
 //!
 //! Environment variables hold the name of a secret; its value is a [`SecretString`] from the moment it is read.
-//! How long a store that does not answer is left in peace: [`failure`].
+//! How long a store that does not answer is left in peace: [`mod@failure`].
 
 pub mod failure;
 

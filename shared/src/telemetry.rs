@@ -4,6 +4,7 @@
 //! metric, so that counting costs no call. Neither ever holds a subject, body, name, address or token; every line about one
 //! message carries `sync.key` (grant id and message id).
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tracing::Level;
@@ -13,17 +14,27 @@ use tracing_subscriber::prelude::*;
 /// The CloudWatch namespace of every count.
 const NAMESPACE: &str = "mailverse";
 
+/// The dimension of every count: several stacks of one account share the namespace, and each has alarms of its own.
+const STACK: &str = "Stack";
+
+/// The stack's name, from `STACK_NAME`. Without it, counts have no dimension.
+static STACK_NAME: OnceLock<String> = OnceLock::new();
+
 /// Whether counts are printed: yes in a function, no in the command, whose standard output is for people.
 static PRINTS_COUNTS: AtomicBool = AtomicBool::new(false);
 
 /// Starts logging for a function. `filter` is the text of `RUST_LOG`; an absent or malformed one means `info`.
+/// `stack` is the text of `STACK_NAME`, the dimension of every count; without it, counts have none.
 ///
 /// Other crates may log what they transport when they are asked to be verbose, so they are held to `info` whatever the filter says.
 ///
-/// From here on, panics are logged by [`report_panics`].
-pub fn init(filter: Option<&str>) {
+/// From here on, panics are logged by `report_panics`.
+pub fn init(filter: Option<&str>, stack: Option<&str>) {
     report_panics();
     PRINTS_COUNTS.store(true, Ordering::Relaxed);
+    if let Some(stack) = stack {
+        STACK_NAME.get_or_init(|| stack.to_owned());
+    }
     let chosen = filter
         .and_then(|text| EnvFilter::try_new(text).ok())
         .unwrap_or_else(|| EnvFilter::default().add_directive(LevelFilter::INFO.into()));
@@ -124,6 +135,8 @@ pub enum Count {
     ApiKeyRefused,
     /// Nylas refused a mailbox, and everybody who asks for it pauses.
     MailboxRefused,
+    /// The stored policy is older than one that this process has read before.
+    PolicyVersionBackwards,
 }
 
 impl Count {
@@ -157,6 +170,7 @@ impl Count {
             Self::CallerRefused => "CallerRefused",
             Self::ApiKeyRefused => "ApiKeyRefused",
             Self::MailboxRefused => "MailboxRefused",
+            Self::PolicyVersionBackwards => "PolicyVersionBackwards",
         }
     }
 }
@@ -164,23 +178,34 @@ impl Count {
 /// Adds `by` to a count.
 pub fn count(what: Count, by: usize) {
     if by > 0 && PRINTS_COUNTS.load(Ordering::Relaxed) {
-        println!(
-            "{}",
-            embedded_metric(what, by, chrono::Utc::now().timestamp_millis())
-        );
+        let stack = STACK_NAME.get().map(String::as_str);
+        let now_ms = chrono::Utc::now().timestamp_millis();
+        println!("{}", embedded_metric(what, by, stack, now_ms));
     }
 }
 
 /// Source: Amazon CloudWatch User Guide, "Specification: Embedded metric format".
-fn embedded_metric(what: Count, by: usize, now_ms: i64) -> serde_json::Value {
+fn embedded_metric(what: Count, by: usize, stack: Option<&str>, now_ms: i64) -> serde_json::Value {
     let name = what.name();
-    serde_json::json!({
+    let dimensions: &[&str] = match stack {
+        Some(_) => &[STACK],
+        None => &[],
+    };
+    let mut metric = serde_json::json!({
         "_aws": {
             "Timestamp": now_ms,
-            "CloudWatchMetrics": [{"Namespace": NAMESPACE, "Dimensions": [[]], "Metrics": [{"Name": name, "Unit": "Count"}]}],
+            "CloudWatchMetrics": [{
+                "Namespace": NAMESPACE,
+                "Dimensions": [dimensions],
+                "Metrics": [{"Name": name, "Unit": "Count"}],
+            }],
         },
         name: by,
-    })
+    });
+    if let (Some(stack), Some(metric)) = (stack, metric.as_object_mut()) {
+        metric.insert(STACK.to_owned(), stack.into());
+    }
+    metric
 }
 
 #[cfg(test)]
@@ -189,12 +214,25 @@ mod tests {
 
     #[test]
     fn a_count_is_one_line_of_the_embedded_metric_format() {
-        let line = embedded_metric(Count::Dead, 2, 1_700_000_000_000);
+        let line = embedded_metric(Count::Dead, 2, None, 1_700_000_000_000);
         assert_eq!(line["Dead"], 2);
         assert_eq!(line["_aws"]["Timestamp"], 1_700_000_000_000_i64);
         assert_eq!(
             line["_aws"]["CloudWatchMetrics"][0]["Metrics"][0]["Name"],
             "Dead"
+        );
+        let dimensions = &line["_aws"]["CloudWatchMetrics"][0]["Dimensions"];
+        assert_eq!(dimensions, &serde_json::json!([[]]));
+    }
+
+    #[test]
+    fn a_count_of_a_stack_has_its_name_as_the_dimension() {
+        let line = embedded_metric(Count::Dead, 2, Some("north"), 0);
+        let dimensions = &line["_aws"]["CloudWatchMetrics"][0]["Dimensions"];
+        assert_eq!(dimensions, &serde_json::json!([["Stack"]]));
+        assert_eq!(
+            (&line["Stack"], &line["Dead"]),
+            (&"north".into(), &2.into())
         );
     }
 }

@@ -286,7 +286,12 @@ mod tests {
     use super::*;
 
     async fn request(start: &str) -> Message {
-        let text = format!("{start} HTTP/1.1\r\nContent-Length: 0\r\n\r\n");
+        with_body(start, "").await
+    }
+
+    async fn with_body(start: &str, body: &str) -> Message {
+        let length = body.len();
+        let text = format!("{start} HTTP/1.1\r\nContent-Length: {length}\r\n\r\n{body}");
         let mut reader = tokio::io::BufReader::new(text.as_bytes());
         crate::http::read(&mut reader).await.unwrap().unwrap()
     }
@@ -372,5 +377,23 @@ mod tests {
             ];
             assert_eq!(answers, expected, "{stretch:?}");
         }
+    }
+    #[tokio::test]
+    async fn a_look_up_of_a_crowd_takes_longer_than_anybody_waits_and_one_of_few_does_not() {
+        let mut incidents = Incidents {
+            crowds: true,
+            ..Incidents::default()
+        };
+        let mut asked = Vec::new();
+        for queries in [200, 1_000] {
+            let body = "\r\nGET /api/data/v9.2/contacts HTTP/1.1\r\n".repeat(queries);
+            let request = with_body("POST /api/data/v9.2/$batch", &body).await;
+            asked.push(status(incidents.instead(
+                Service::Dataverse,
+                &request,
+                AT_ONCE,
+            )));
+        }
+        assert_eq!(asked, [None, Some(0)]);
     }
 }

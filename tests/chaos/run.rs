@@ -95,7 +95,11 @@ impl Run {
         let stubborn = corpus.stubborn.iter();
         let stubborn = stubborn.map(|index| corpus.messages[*index].id.clone());
         shared.stubborn.lock().unwrap().extend(stubborn);
-        corpus.mark_files(&mut shared.incidents.lock().unwrap());
+        {
+            let mut incidents = shared.incidents.lock().unwrap();
+            corpus.mark_files(&mut incidents);
+            incidents.crowds = shape.incidents.contains(&Incident::Crowds);
+        }
         let private = Arc::new(Private::default());
         private.add_secrets([
             WEBHOOK_SECRET.to_owned(),

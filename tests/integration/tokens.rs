@@ -46,6 +46,7 @@ impl Office {
             entra_secret_id: CREDENTIAL.to_owned(),
             token_secret_id: TOKEN.to_owned(),
             log_filter: None,
+            stack_name: None,
         };
         let office = Self {
             entra: twin.entra().clone(),

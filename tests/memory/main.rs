@@ -6,7 +6,6 @@
 
 #![expect(
     clippy::unwrap_used,
-    clippy::panic,
     clippy::indexing_slicing,
     clippy::print_stdout,
     reason = "a measurement: a value that is not as expected is the failure to report"
@@ -38,7 +37,7 @@ struct Load {
     files: (usize, usize),
 }
 
-fn message(id: usize, body: String, recipients: usize) -> Value {
+fn message(id: usize, body: &str, recipients: usize) -> Value {
     let to: Vec<Value> = (0..recipients)
         .map(
             |n| json!({"name": format!("Person {n}"), "email": format!("person{n}@crowd.example")}),
@@ -60,14 +59,14 @@ fn body(bytes: usize) -> String {
 fn loads() -> Vec<Load> {
     let ten = |what, bytes: usize, files| Load {
         what,
-        messages: (0..10).map(|n| message(n, body(bytes), 1)).collect(),
+        messages: (0..10).map(|n| message(n, &body(bytes), 1)).collect(),
         files,
     };
     vec![
         ten("ten small messages", 1_000, (0, 0)),
         Load {
             what: "one message with 10,000 recipients",
-            messages: vec![message(0, body(1_000), 10_000)],
+            messages: vec![message(0, &body(1_000), 10_000)],
             files: (0, 0),
         },
         ten("ten messages of 25 MB", 25 * MEGABYTE, (0, 0)),

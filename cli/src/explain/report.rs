@@ -82,7 +82,11 @@ fn state(kept: &Kept) -> String {
 fn print_decision(out: &mut impl Write, record: &DecisionRecord, names: &Names) -> io::Result<()> {
     let at = DateTime::from_timestamp(record.at, 0).map_or_else(String::new, readable);
     let version = printable(&record.policy.version);
-    line(out, "decided", &format!("{at}, policy {version}"))?;
+    let revision = match record.policy.revision {
+        0 => String::new(),
+        revision => format!(", revision {revision}"),
+    };
+    line(out, "decided", &format!("{at}, policy {version}{revision}"))?;
     for asked in &record.policy.path {
         line(
             out,

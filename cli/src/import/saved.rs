@@ -65,7 +65,8 @@ impl SavedFile {
         })
     }
 
-    fn of(path: &Path, bytes: Vec<u8>) -> Result<Self, Why> {
+    /// Takes the bytes of a file apart.
+    pub(super) fn of(path: &Path, bytes: Vec<u8>) -> Result<Self, Why> {
         let places = objects(&bytes)?;
         let objects: Vec<_> = places
             .into_iter()

@@ -64,8 +64,9 @@ impl Report {
             "dataverse_paused_until": self.paused_until.map(rfc3339),
             "messages": self.listed(limit).map(message).collect::<Vec<_>>(),
         });
-        if !self.refused.is_empty() {
-            report["refused"] = self.refused.iter().map(refused).collect();
+        let refused: Vec<Value> = self.refused.iter().map(refused).collect();
+        if let (Some(report), false) = (report.as_object_mut(), refused.is_empty()) {
+            report.insert("refused".to_owned(), Value::Array(refused));
         }
         report
     }

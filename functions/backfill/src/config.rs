@@ -14,6 +14,8 @@ pub struct Config {
     pub backfill_queue_url: String,
     /// `RUST_LOG`
     pub log_filter: Option<String>,
+    /// `STACK_NAME`, the dimension of every count; `None` means no dimension.
+    pub stack_name: Option<String>,
 }
 
 impl Config {
@@ -28,6 +30,7 @@ impl Config {
             sync_queue_url: settings.required("SYNC_QUEUE_URL"),
             backfill_queue_url: settings.required("BACKFILL_QUEUE_URL"),
             log_filter: settings.optional("RUST_LOG"),
+            stack_name: settings.optional("STACK_NAME"),
         };
         settings.finish().map(|()| config)
     }

@@ -12,7 +12,7 @@ use serde_json::Value;
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     let config = Config::from_lookup(env::process)?;
-    telemetry::init(config.log_filter.as_deref());
+    telemetry::init(config.log_filter.as_deref(), config.stack_name.as_deref());
     let aws = aws_config::load_defaults(BehaviorVersion::v2026_01_12()).await;
     let sqs = aws_sdk_sqs::Client::new(&aws);
     let sync = SqsQueue::new(sqs.clone(), config.sync_queue_url);

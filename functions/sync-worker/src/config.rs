@@ -12,6 +12,8 @@ pub struct Config {
     pub sync_queue_url: String,
     /// `RUST_LOG`
     pub log_filter: Option<String>,
+    /// `STACK_NAME`, the dimension of every count; `None` means no dimension.
+    pub stack_name: Option<String>,
 }
 
 impl Config {
@@ -25,6 +27,7 @@ impl Config {
             pipeline: PipelineSettings::read(&mut settings),
             sync_queue_url: settings.required("SYNC_QUEUE_URL"),
             log_filter: settings.optional("RUST_LOG"),
+            stack_name: settings.optional("STACK_NAME"),
         };
         settings.finish().map(|()| config)
     }

@@ -12,7 +12,7 @@ use sync_worker::config::Config;
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     let config = Config::from_lookup(env::process)?;
-    telemetry::init(config.log_filter.as_deref());
+    telemetry::init(config.log_filter.as_deref(), config.stack_name.as_deref());
     let aws = aws_config::load_defaults(BehaviorVersion::v2026_01_12()).await;
     let queue = SqsQueue::new(aws_sdk_sqs::Client::new(&aws), config.sync_queue_url);
     let worker = Worker::new(config.pipeline.connect(&aws)?, queue);

@@ -20,6 +20,8 @@ pub struct Config {
     pub token_secret_id: String,
     /// `RUST_LOG`
     pub log_filter: Option<String>,
+    /// `STACK_NAME`, the dimension of every count; `None` means no dimension.
+    pub stack_name: Option<String>,
 }
 
 impl Config {
@@ -38,6 +40,7 @@ impl Config {
             entra_secret_id: settings.required("ENTRA_SECRET_ID"),
             token_secret_id: settings.required("TOKEN_SECRET_ID"),
             log_filter: settings.optional("RUST_LOG"),
+            stack_name: settings.optional("STACK_NAME"),
         };
         settings.finish().map(|()| config)
     }

@@ -10,7 +10,7 @@ use token_refresher::refresh;
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     let config = Config::from_lookup(env::process)?;
-    telemetry::init(config.log_filter.as_deref());
+    telemetry::init(config.log_filter.as_deref(), config.stack_name.as_deref());
     let aws = aws_config::load_defaults(BehaviorVersion::v2026_01_12()).await;
     let secrets = aws_sdk_secretsmanager::Client::new(&aws);
     // Whatever invokes it, the schedule or a person, asks for the same.

@@ -6,6 +6,7 @@
 //! | `SYNC_QUEUE_URL` | the queue for sync requests |
 //! | `NYLAS_APPLICATION_ID` | optional: notifications of another Nylas application are acknowledged and not queued |
 //! | `RUST_LOG` | optional log filter, default `info` |
+//! | `STACK_NAME` | optional, the dimension of every count |
 //!
 //! Nothing is read from Secrets Manager at the start: the secret comes into being only after the receiver has answered
 //! the challenge.
@@ -23,6 +24,8 @@ pub struct Config {
     pub nylas_application_id: Option<String>,
     /// What to log; `None` means `info`.
     pub log_filter: Option<String>,
+    /// `STACK_NAME`, the dimension of every count; `None` means no dimension.
+    pub stack_name: Option<String>,
 }
 
 impl Config {
@@ -37,6 +40,7 @@ impl Config {
             sync_queue_url: settings.required("SYNC_QUEUE_URL"),
             nylas_application_id: settings.optional("NYLAS_APPLICATION_ID"),
             log_filter: settings.optional("RUST_LOG"),
+            stack_name: settings.optional("STACK_NAME"),
         };
         settings.finish().map(|()| config)
     }

@@ -20,7 +20,7 @@ const CALL_TIMEOUT: Duration = Duration::from_millis(2_500);
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), lambda_http::Error> {
     let config = Config::from_lookup(mailverse::env::process)?;
-    mailverse::telemetry::init(config.log_filter.as_deref());
+    mailverse::telemetry::init(config.log_filter.as_deref(), config.stack_name.as_deref());
     let aws = aws_config::defaults(BehaviorVersion::v2026_01_12())
         .timeout_config(
             TimeoutConfig::builder()

@@ -3,15 +3,22 @@
 //! Their people come along in the same query (`$expand`, Dataverse facts §5), because a mail that only strangers to the earlier one take part in
 //! does not belong to its record.
 
+use chrono::{DateTime, Utc};
 use serde_json::Value;
 
 use super::query::{any_of, literal, rows};
 use super::rows::{REGARDING, Target, guid, target};
 use crate::dataverse::look_up::{Questions, with_message_id};
+use crate::http::encoded;
 use crate::ids::{ActivityId, EmailAddress, InternetMessageId};
 
 /// Longest `trackingtoken`, in UTF-16 code units (Dataverse facts §2.1).
 pub const LONGEST_TOKEN: usize = 50;
+
+/// How many of the emails with one token are read, the newest first. Tokens repeat (Dataverse facts
+/// §18) and every answer carries one, so a token may stand on hundreds of rows. Only the newest is
+/// believed; the others show whether the token was used for another record too.
+const EMAILS_A_TOKEN: usize = 10;
 
 /// An email that is in Dataverse and that a new one may belong to. Cancelled ones are left out.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +27,8 @@ pub struct EarlierEmail {
     pub activity_id: ActivityId,
     /// Whether it is completed, and not a draft.
     pub completed: bool,
+    /// When its row was created (`createdon`), by which the newest email with a token is told.
+    pub created: Option<DateTime<Utc>>,
     /// The record that it concerns.
     pub regarding: Option<Target>,
     /// Sender, To, Cc and Bcc: address and row, as far as each is known.
@@ -48,16 +57,24 @@ pub(super) fn normal(token: &str) -> String {
 }
 
 pub(super) fn queries(questions: &Questions) -> Vec<String> {
-    let select = format!("activityid,messageid,sender,statecode,trackingtoken,{REGARDING}");
+    let select =
+        format!("activityid,createdon,messageid,sender,statecode,trackingtoken,{REGARDING}");
     let people = "email_activity_parties($select=participationtypemask,addressused,_partyid_value)";
     let ancestors = questions.ancestors.iter().map(with_message_id);
     let ancestors = ancestors.filter(|terms| !terms.is_empty());
-    let tokens = questions.tokens.iter();
-    let tokens = tokens.map(|token| vec![format!("trackingtoken eq {}", literal(token))]);
-    any_of(ancestors.chain(tokens))
+    let mut queries: Vec<String> = any_of(ancestors)
         .iter()
         .map(|filter| format!("{}&$expand={people}", rows("emails", &select, filter)))
-        .collect()
+        .collect();
+    let newest_first = encoded("createdon desc");
+    for token in &questions.tokens {
+        let filter = format!("trackingtoken eq {} and statecode ne 2", literal(token));
+        let emails = rows("emails", &select, &filter);
+        queries.push(format!(
+            "{emails}&$expand={people}&$orderby={newest_first}&$top={EMAILS_A_TOKEN}"
+        ));
+    }
+    queries
 }
 
 /// Reads a row; `None` for one that is cancelled or has no key.
@@ -87,6 +104,7 @@ pub(super) fn read(row: &Value) -> Option<(EarlierEmail, Names)> {
     let email = EarlierEmail {
         activity_id: guid(row, "activityid").map(ActivityId::new)?,
         completed: row.get("statecode").and_then(Value::as_i64) == Some(1),
+        created: text("createdon").and_then(|time| time.parse().ok()),
         regarding: target(row, REGARDING),
         people: people
             .chain(sender.map(|sender| (Some(sender), None)))

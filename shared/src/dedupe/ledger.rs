@@ -132,6 +132,58 @@ impl Settlement {
     }
 }
 
+/// What becomes of the count of failures, which has the try in it that ends.
+enum Failures {
+    Counted,
+    TakenBack,
+    Forgotten,
+}
+
+impl Settlement {
+    const fn failures(&self) -> Failures {
+        match self {
+            Self::Released { counted: true, .. } | Self::Requeued { counted: true, .. } => {
+                Failures::Counted
+            }
+            Self::Released { .. } | Self::Requeued { .. } => Failures::TakenBack,
+            Self::Written { .. } | Self::Skipped { .. } | Self::Dead { .. } => Failures::Forgotten,
+        }
+    }
+
+    /// The attributes that depend on it; those without a value are removed.
+    fn attributes(&self, now: DateTime<Utc>) -> [(&'static str, Option<AttributeValue>); 7] {
+        let state = self.state();
+        let is_final = matches!(state, State::Written | State::Skipped);
+        let activity_id = match self {
+            Self::Written { activity_id, .. } => Some(text(activity_id.to_string())),
+            _ => None,
+        };
+        let retry_at = match self {
+            Self::Released { retry_at, .. } => Some(milliseconds(*retry_at)),
+            _ => None,
+        };
+        let awaits_dead_letter = matches!(self, Self::Dead { gave_up: true, .. });
+        let gave_up = awaits_dead_letter || matches!(self, Self::Requeued { .. });
+        let is_true = |it: bool| it.then_some(AttributeValue::Bool(true));
+        let expires_at = is_final.then(|| (now + KEPT).timestamp());
+        [
+            ("attention", (!is_final).then(|| text(state.as_str()))),
+            (
+                "reason",
+                self.reason().map(|reason| text(shortened(reason))),
+            ),
+            ("activity_id", activity_id),
+            ("retry_at_ms", retry_at),
+            ("gave_up", is_true(gave_up)),
+            ("awaits_dead_letter", is_true(awaits_dead_letter)),
+            (
+                "expires_at",
+                expires_at.map(|seconds| AttributeValue::N(seconds.to_string())),
+            ),
+        ]
+    }
+}
+
 /// The ledger on one DynamoDB table.
 #[derive(Debug, Clone)]
 pub struct Ledger {
@@ -265,51 +317,8 @@ impl Ledger {
         settlement: &Settlement,
         decided: Option<&Decided>,
     ) -> Result<(), LedgerError> {
-        let (state, reason) = (settlement.state(), settlement.reason());
-        let (mut activity_id, mut retry_at) = (None, None);
-        // What becomes of the count of failures, which has this try in it.
-        let (mut takes_back, mut forgets) = (false, true);
-        let (mut gave_up, mut awaits_dead_letter) = (false, false);
-        match settlement {
-            Settlement::Written {
-                activity_id: row, ..
-            } => activity_id = Some(*row),
-            Settlement::Skipped { .. } => {}
-            Settlement::Dead { gave_up: true, .. } => {
-                (gave_up, awaits_dead_letter) = (true, true);
-            }
-            Settlement::Dead { gave_up: false, .. } => {}
-            Settlement::Released {
-                retry_at: at,
-                counted,
-                ..
-            } => {
-                retry_at = Some(*at);
-                (takes_back, forgets) = (!counted, false);
-            }
-            Settlement::Requeued { counted, .. } => {
-                gave_up = true;
-                (takes_back, forgets) = (!counted, false);
-            }
-        }
-        let expires_at =
-            matches!(state, State::Written | State::Skipped).then(|| (now + KEPT).timestamp());
-        let attention = matches!(state, State::Waiting | State::Dead).then(|| text(state.as_str()));
-        let written = [
-            ("attention", attention),
-            ("reason", reason.map(|reason| text(shortened(reason)))),
-            ("activity_id", activity_id.map(|id| text(id.to_string()))),
-            ("retry_at_ms", retry_at.map(milliseconds)),
-            ("gave_up", gave_up.then_some(AttributeValue::Bool(true))),
-            (
-                "awaits_dead_letter",
-                awaits_dead_letter.then_some(AttributeValue::Bool(true)),
-            ),
-            (
-                "expires_at",
-                expires_at.map(|seconds| AttributeValue::N(seconds.to_string())),
-            ),
-        ];
+        let state = settlement.state();
+        let failures = settlement.failures();
         let mut set = "SET #state = :state, changed_at_ms = :now, settled_by = :token".to_owned();
         let mut remove = "REMOVE claim_token, lease_until_ms".to_owned();
         let mut call = self
@@ -317,7 +326,7 @@ impl Ledger {
             .update_item()
             .table_name(&self.table)
             .set_key(Some(item_key(key)));
-        for (name, value) in written {
+        for (name, value) in settlement.attributes(now) {
             match value {
                 Some(value) => {
                     set.push_str(&format!(", {name} = :{name}"));
@@ -326,12 +335,13 @@ impl Ledger {
                 None => remove.push_str(&format!(", {name}")),
             }
         }
-        if takes_back {
-            set.push_str(", failures = failures - :one");
-            call = call.expression_attribute_values(":one", one());
-        }
-        if forgets {
-            remove.push_str(", failures");
+        match failures {
+            Failures::Counted => {}
+            Failures::TakenBack => {
+                set.push_str(", failures = failures - :one");
+                call = call.expression_attribute_values(":one", one());
+            }
+            Failures::Forgotten => remove.push_str(", failures"),
         }
         if let Some(decided) = decided {
             let keep = decided.keep(state);

@@ -7,6 +7,7 @@
 //! | `document` | S | the document, as it was written |
 //! | `version` | S | [`crate::policy::version_of`] the document |
 //! | `pushed_at_ms` | N | when it was stored, Unix milliseconds |
+//! | `revision` | N | counts the pushes, from 1; items of an earlier build have none, which counts as 0 |
 //!
 //! What stands in it, and what holds without one: [`crate::policy`].
 
@@ -26,6 +27,8 @@ pub struct StoredPolicy {
     pub version: String,
     /// When it was stored; `None` where the item does not say.
     pub pushed_at: Option<DateTime<Utc>>,
+    /// Counts the pushes: a later document has a higher one, whatever stands in it.
+    pub revision: u64,
 }
 
 /// What came of storing a document.
@@ -53,6 +56,9 @@ impl Ledger {
             document: document.to_owned(),
             version: text_of(&item, "version").unwrap_or_default().to_owned(),
             pushed_at: number(&item, "pushed_at_ms").and_then(DateTime::from_timestamp_millis),
+            revision: number(&item, "revision")
+                .and_then(|it| it.try_into().ok())
+                .unwrap_or(0),
         }))
     }
 
@@ -72,12 +78,16 @@ impl Ledger {
             .update_item()
             .table_name(&self.table)
             .set_key(Some(item_key()))
-            .update_expression("SET document = :document, #version = :version, pushed_at_ms = :now")
+            .update_expression(
+                "SET document = :document, #version = :version, pushed_at_ms = :now \
+                 ADD revision :one",
+            )
+            .expression_attribute_values(":one", AttributeValue::N("1".to_owned()))
             .expression_attribute_names("#version", "version")
             .expression_attribute_values(":document", text(document))
             .expression_attribute_values(":version", text(version))
             .expression_attribute_values(":now", milliseconds(now));
-        // The SDK may repeat a call whose answer was lost, and then meets what it has stored.
+        // The SDK may repeat a call whose answer was lost, and then meets what it has stored. It then counts twice, which does no harm: revisions only rise.
         let call = match seen {
             None => call.condition_expression("attribute_not_exists(pk) OR #version = :version"),
             Some(seen) => call

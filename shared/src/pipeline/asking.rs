@@ -30,7 +30,7 @@ pub(super) struct Group {
 /// What came of looking up the next group.
 pub(super) enum LookedUp {
     /// The messages, and what was found about them.
-    Found(Vec<Candidate>, Found),
+    Found(Vec<Candidate>, Box<Found>),
     /// Nothing: the messages have ended, or are asked about in smaller groups.
     Nothing,
 }
@@ -99,7 +99,7 @@ impl Pipeline {
         let timeouts = session.timeouts();
         let questions = questions(&candidates, ground);
         let error = match self.dataverse.look_up(session, &questions).await {
-            Ok(found) => return LookedUp::Found(candidates, found),
+            Ok(found) => return LookedUp::Found(candidates, Box::new(found)),
             Err(error) => error,
         };
         let timed_out = session.timeouts() > timeouts;

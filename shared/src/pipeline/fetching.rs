@@ -87,7 +87,7 @@ impl Pipeline {
         let came = self.fetch_some(&mut free, &memory, ground, run).await;
         jobs.extend(free);
         if looks == Looks::Only {
-            self.sort(came, run, &mut fetched, ended);
+            sort(came, run, &mut fetched, ended);
             return fetched;
         }
         let key_is_refused = self.refuses_key(&came).await;
@@ -186,7 +186,7 @@ impl Pipeline {
         let passed = came.iter().any(|(_, answer)| answer.is_ok())
             || fetched.iter().any(|(job, _)| is_of_scope(job));
         let mut failed = Vec::new();
-        self.sort(came, run, fetched, &mut failed);
+        sort(came, run, fetched, &mut failed);
         let state = pauses.refused(&scope);
         let refusals = Refusals {
             scope: &scope,
@@ -205,27 +205,21 @@ impl Pipeline {
             _ => aftermath,
         }
     }
+}
 
-    fn sort(
-        &self,
-        came: Vec<Came>,
-        run: &Run,
-        fetched: &mut Vec<(Job, Message)>,
-        ended: &mut Vec<Ended>,
-    ) {
-        for (job, answer) in came {
-            match answer {
-                Ok(Fetched::Message(message)) => fetched.push((job, *message)),
-                Ok(Fetched::Gone) => ended.push(job.gone(run)),
-                Err(Missed::NotAsked(failure)) => ended.push(job.failed(failure, run)),
-                Err(Missed::Failed(error)) => {
-                    let refusal = error.refusal();
-                    let failure = Failure {
-                        refusal,
-                        ..Failure::from(error)
-                    };
-                    ended.push(job.failed(failure, run));
-                }
+fn sort(came: Vec<Came>, run: &Run, fetched: &mut Vec<(Job, Message)>, ended: &mut Vec<Ended>) {
+    for (job, answer) in came {
+        match answer {
+            Ok(Fetched::Message(message)) => fetched.push((job, *message)),
+            Ok(Fetched::Gone) => ended.push(job.gone(run)),
+            Err(Missed::NotAsked(failure)) => ended.push(job.failed(failure, run)),
+            Err(Missed::Failed(error)) => {
+                let refusal = error.refusal();
+                let failure = Failure {
+                    refusal,
+                    ..Failure::from(error)
+                };
+                ended.push(job.failed(failure, run));
             }
         }
     }

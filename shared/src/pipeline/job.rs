@@ -76,7 +76,7 @@ impl Ended {
 
 impl Job {
     /// The same message, to be fetched and decided once more.
-    pub(super) fn from_the_start(&self) -> Self {
+    pub(super) fn at_the_start(&self) -> Self {
         Self {
             key: self.key.clone(),
             message: None,

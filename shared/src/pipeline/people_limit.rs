@@ -112,7 +112,7 @@ impl PeopleLookedUp {
     /// up. The order stays. Who was not looked up is an address alone, also where a neighbour's look-up found a row.
     pub(super) fn limit(&self, parties: Vec<Party>) -> Vec<Party> {
         let mut parties = if self.only.is_some() {
-            self.without_chance_finds(parties)
+            self.without_chance_finds(&parties)
         } else {
             parties
         };
@@ -131,7 +131,7 @@ impl PeopleLookedUp {
         parties
     }
 
-    fn without_chance_finds(&self, parties: Vec<Party>) -> Vec<Party> {
+    fn without_chance_finds(&self, parties: &[Party]) -> Vec<Party> {
         let same =
             |one: &Party, other: &Party| one.role == other.role && one.address == other.address;
         let persons = parties.chunk_by(same).flat_map(|rows| match rows {

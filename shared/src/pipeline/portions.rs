@@ -74,7 +74,7 @@ impl Portions {
     /// The next portion; `None` when each job had its turn.
     pub(super) fn next(&mut self) -> Option<Vec<Job>> {
         let portion = std::iter::from_fn(|| self.waiting.pop_front()).find(|it| !it.is_empty())?;
-        self.at_work = portion.iter().map(Job::from_the_start).collect();
+        self.at_work = portion.iter().map(Job::at_the_start).collect();
         Some(portion)
     }
 

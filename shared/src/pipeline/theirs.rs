@@ -15,10 +15,10 @@
 //! ([`Pipeline::reconcile`]). Server-side sync reads mailboxes within minutes; who comes later is not looked for,
 //! nor who comes after us for a mail that was old when we wrote it: the schedule's list, which shows two hours, does not show that one again.
 //!
-//! A row of another mail, with the same Message-ID and sender, is none of theirs ([`super::reused`]).
+//! A row of another mail, with the same Message-ID and sender, is none of theirs (`reused.rs`).
 //!
 //! Where Dataverse lets no two emails have one `messageid` (expected, Dataverse facts §7.3), theirs cannot come after ours that has it, nor ours after theirs:
-//! ours is refused, and theirs adopted ([`super::reused`]). What is said of two rows here is for organisations that let them be.
+//! ours is refused, and theirs adopted (`reused.rs`). What is said of two rows here is for organisations that let them be.
 //!
 //! A crash after the withdrawal costs nothing: the next look finds their row alone.
 

@@ -287,8 +287,8 @@ impl Default for Regarding {
     fn default() -> Self {
         Self {
             order: vec![
-                RegardingSource::TrackingToken,
                 RegardingSource::Thread,
+                RegardingSource::TrackingToken,
                 RegardingSource::Folder,
                 RegardingSource::App,
                 RegardingSource::Lead,
@@ -305,7 +305,7 @@ impl Default for Regarding {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RegardingSource {
-    /// The earlier mail that has the token of the subject.
+    /// The newest earlier mail that has the token of the subject, if somebody outside is on both.
     TrackingToken,
     /// An earlier mail of the thread.
     Thread,

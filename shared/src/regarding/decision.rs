@@ -64,6 +64,8 @@ pub enum Outcome {
     NoRegarding,
     /// Everybody outside is a stranger to the earlier mail.
     OtherPeople,
+    /// Older emails with the same tracking token concern other records; only the newest counts.
+    Repeated,
     /// The record is not there.
     Missing,
     /// No email can concern a row of that table.

@@ -8,15 +8,51 @@ use crate::dataverse::rows::Target;
 use crate::ids::ActivityId;
 use crate::policy::document::RegardingSource;
 
-/// The record of the earlier mails with a token of the subject; the first token that tells.
+/// The record of the newest email that has a token of the subject.
+///
+/// Tokens repeat, because their counter starts again after 999 emails of a user, and anybody can
+/// guess one (Dataverse facts §18; that they need a second sign is inferred). So a token counts only
+/// as a thread does, when somebody outside is on both emails, and only for the newest email that has
+/// it. Other records of older emails are recorded as [`Outcome::Repeated`]. If the tokens of one
+/// subject name different records, none of them is taken.
 pub(super) fn by_token(mail: &Mail<'_>, candidates: &mut Vec<Candidate>) -> Option<Hit> {
+    let first = candidates.len();
     for token in mail.tokens {
-        let earlier: Vec<&EarlierEmail> = others(mail, mail.found.with_token(token)).collect();
-        if let Some((target, _)) = concerned(RegardingSource::TrackingToken, &earlier, candidates) {
-            return Some((target, None));
-        }
+        let emails: Vec<&EarlierEmail> = others(mail, mail.found.with_token(token)).collect();
+        let Some(newest) = emails.iter().map(|email| email.created).max() else {
+            continue;
+        };
+        let (newest, older): (Vec<_>, Vec<_>) = emails
+            .into_iter()
+            .partition(|email| email.created == newest);
+        candidates.extend(repeated(&newest, &older));
+        of_acquaintances(mail, RegardingSource::TrackingToken, newest, candidates);
+    }
+    let hits = candidates.iter_mut().skip(first);
+    let mut hits: Vec<&mut Candidate> = hits.filter(|one| one.outcome == Outcome::Hit).collect();
+    let target = hits.first()?.records.first()?.clone();
+    if hits.iter().all(|one| one.records.first() == Some(&target)) {
+        return Some((target, None));
+    }
+    for candidate in &mut hits {
+        candidate.outcome = Outcome::Ambiguous;
     }
     None
+}
+
+/// The records that only older emails with the token concern; `None` if there are none.
+fn repeated(newest: &[&EarlierEmail], older: &[&EarlierEmail]) -> Option<Candidate> {
+    let current = records_of(newest);
+    let mut candidate = Candidate::of(RegardingSource::TrackingToken, Outcome::Repeated);
+    for email in older {
+        match &email.regarding {
+            Some(record) if !current.contains(record) => candidate.emails.push(email.activity_id),
+            _ => {}
+        }
+    }
+    let before = records_of(older);
+    candidate.records = before.difference(&current).copied().cloned().collect();
+    (!candidate.records.is_empty()).then_some(candidate)
 }
 
 /// The record of the nearest mail that this one answers and that tells.
@@ -26,25 +62,41 @@ pub(super) fn by_token(mail: &Mail<'_>, candidates: &mut Vec<Candidate>) -> Opti
 pub(super) fn by_thread(mail: &Mail<'_>, candidates: &mut Vec<Candidate>) -> Option<Hit> {
     for id in &mail.message.ancestors {
         let earlier: Vec<&EarlierEmail> = others(mail, mail.found.earlier(id)).collect();
-        let (known, strange): (Vec<_>, Vec<_>) = earlier
-            .into_iter()
-            .partition(|email| shares_people(mail, email));
-        if known.is_empty() && !strange.is_empty() {
-            let mut candidate = Candidate::of(RegardingSource::Thread, Outcome::OtherPeople);
-            candidate.emails = strange.iter().map(|email| email.activity_id).collect();
-            candidates.push(candidate);
-            continue;
-        }
-        match concerned(RegardingSource::Thread, &known, candidates) {
+        match of_acquaintances(mail, RegardingSource::Thread, earlier, candidates) {
             Some((target, email)) => return Some((target, Some(email))),
             // An older mail would be no better than a guess between the records of the nearer one.
-            None if candidates.last().map(|c| c.outcome) == Some(Outcome::Ambiguous) => {
-                return None;
-            }
-            None => {}
+            None => match candidates.last() {
+                Some(last)
+                    if last.source == RegardingSource::Thread
+                        && last.outcome == Outcome::Ambiguous =>
+                {
+                    return None;
+                }
+                _ => {}
+            },
         }
     }
     None
+}
+
+/// What those of some earlier emails concern that somebody outside is on; recorded if all of them
+/// are strangers'.
+fn of_acquaintances(
+    mail: &Mail<'_>,
+    source: RegardingSource,
+    emails: Vec<&EarlierEmail>,
+    candidates: &mut Vec<Candidate>,
+) -> Option<(Target, ActivityId)> {
+    let (known, strange): (Vec<_>, Vec<_>) = emails
+        .into_iter()
+        .partition(|email| shares_people(mail, email));
+    if known.is_empty() && !strange.is_empty() {
+        let mut candidate = Candidate::of(source, Outcome::OtherPeople);
+        candidate.emails = strange.iter().map(|email| email.activity_id).collect();
+        candidates.push(candidate);
+        return None;
+    }
+    concerned(source, &known, candidates)
 }
 
 /// Not the mail itself, whose own row may be there as a draft.
@@ -68,6 +120,11 @@ fn shares_people(mail: &Mail<'_>, earlier: &EarlierEmail) -> bool {
     })
 }
 
+fn records_of<'a>(emails: &[&'a EarlierEmail]) -> BTreeSet<&'a Target> {
+    let records = emails.iter().filter_map(|email| email.regarding.as_ref());
+    records.collect()
+}
+
 /// The one record that all of these mails concern, and the first mail that does; what was found goes to the candidates.
 fn concerned(
     source: RegardingSource,
@@ -77,10 +134,7 @@ fn concerned(
     if emails.is_empty() {
         return None;
     }
-    let records: BTreeSet<&Target> = emails
-        .iter()
-        .filter_map(|email| email.regarding.as_ref())
-        .collect();
+    let records = records_of(emails);
     let outcome = match records.len() {
         0 => Outcome::NoRegarding,
         1 => Outcome::Hit,

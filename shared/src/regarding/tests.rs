@@ -91,6 +91,7 @@ impl Case {
     fn earlier(&mut self, number: u128, people: &[&str], regarding: Option<Target>) {
         let email = EarlierEmail {
             completed: true,
+            created: None,
             activity_id: ActivityId::new(Uuid::from_u128(number)),
             regarding,
             people: people.iter().map(|it| (Some(address(it)), None)).collect(),

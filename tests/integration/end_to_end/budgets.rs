@@ -1,7 +1,7 @@
 //! One message never costs its neighbours a delivery: messages with very many recipients, and messages that failed before.
 
 use serde_json::{Value, json};
-use twin::Setting;
+use twin::{Fault, Setting};
 
 use super::cloud::{Cloud, GRANT};
 
@@ -80,4 +80,28 @@ async fn the_setting_says_how_many_people_of_a_message_are_looked_up() {
         printed.contains("RESOLVED_PEOPLE_LIMIT must be a whole number"),
         "{printed}"
     );
+}
+
+#[tokio::test]
+async fn a_message_that_failed_twice_has_a_look_up_and_a_write_of_its_own() {
+    let cloud = with_messages(&[("m1", 1)]).await;
+    let mut worker = cloud.function("sync-worker").await;
+    for _ in 0..2 {
+        cloud.twin.dataverse().fail_next(Fault::ResetBefore);
+        let batch = cloud.receive().await;
+        assert_eq!(cloud.work(&mut worker, &batch).await.len(), 1);
+        cloud.make_visible(&batch[0]).await;
+    }
+    for id in ["m2", "m3"] {
+        put(&cloud, id, 1);
+        cloud.send(&request(id)).await;
+    }
+    let before = cloud.twin.dataverse().requests().total;
+    let batch = cloud.receive().await;
+    assert_eq!(batch.len(), 3);
+    assert_eq!(cloud.work(&mut worker, &batch).await, [""; 0]);
+    let requests = cloud.twin.dataverse().requests().total - before;
+    assert_eq!(requests, 4, "two for its neighbours, two for itself");
+    let emails = cloud.emails();
+    assert_eq!(emails.last().unwrap()["sender"], "m1@kites.example");
 }

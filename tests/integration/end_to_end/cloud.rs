@@ -380,6 +380,30 @@ impl Cloud {
         }
     }
 
+    /// All messages were claimed first so many hours ago, as if that time had passed.
+    pub(super) async fn claimed_first(&self, hours_ago: i64) {
+        let since = chrono::Utc::now() - chrono::TimeDelta::hours(hours_ago);
+        let since = AttributeValue::N(since.timestamp_millis().to_string());
+        let ledger = dynamo::client(&self.dynamo);
+        let items = ledger.scan().table_name(TABLE).send().await.unwrap();
+        for mut item in items.items.unwrap() {
+            if item.contains_key("since_ms") {
+                item.insert("since_ms".to_owned(), since.clone());
+                let put = ledger.put_item().table_name(TABLE);
+                put.set_item(Some(item)).send().await.unwrap();
+            }
+        }
+    }
+
+    /// The policy's item is gone, as if somebody had deleted it.
+    pub(super) async fn delete_policy(&self) {
+        let key = |value: &str| AttributeValue::S(value.to_owned());
+        let client = dynamo::client(&self.dynamo);
+        let call = client.delete_item().table_name(TABLE);
+        let call = call.key("pk", key("policy")).key("sk", key("current"));
+        call.send().await.unwrap();
+    }
+
     /// Dataverse asked a worker for a pause that has not ended.
     pub(super) async fn begin_pause(&self) {
         let text = |value: &str| AttributeValue::S(value.to_owned());

@@ -1,9 +1,13 @@
 //! A file that cannot be had yet is waited for, and not for ever.
 
 use chrono::Utc;
+use mailverse::dedupe::State;
+use mailverse::ids::MessageKey;
 use serde_json::json;
+use twin::Fault;
 
 use super::cloud::{Cloud, GRANT};
+use crate::tripwire::Tripwire;
 
 fn request(id: &str) -> String {
     json!({"version": 1, "grant_id": GRANT, "message_id": id, "trigger": "created"}).to_string()
@@ -52,6 +56,13 @@ async fn a_file_that_nylas_does_not_have_yet_is_written_with_its_message_later()
     let batch = cloud.receive().await;
     assert_eq!(cloud.work(&mut worker, &batch).await.len(), 1, "it waits");
     assert!(cloud.emails().is_empty(), "nothing without its file");
+    let key = MessageKey {
+        grant_id: GRANT.parse().unwrap(),
+        message_id: "m1".parse().unwrap(),
+    };
+    let entry = cloud.ledger().entry(&key).await.unwrap().unwrap();
+    assert_eq!(entry.state, State::Waiting);
+    assert_eq!(entry.failures, 0, "the wait is no failure of the message");
     cloud.put_file();
     cloud.make_visible(&batch[0]).await;
     let batch = cloud.receive().await;
@@ -65,6 +76,53 @@ async fn an_old_message_that_has_lost_its_file_is_written_without_it_at_once() {
     let mut worker = cloud.function("sync-worker").await;
     let batch = cloud.receive().await;
     assert_eq!(cloud.work(&mut worker, &batch).await, [""; 0]);
+    assert_eq!(cloud.files(), (vec![], json!(1)));
+    assert!(cloud.ledger_text().await.contains("left out: attachment"));
+}
+
+#[tokio::test]
+async fn a_file_that_never_comes_is_left_out_an_hour_after_the_first_claim() {
+    let cloud = with_a_file_to_come(30).await;
+    let mut worker = cloud.function("sync-worker").await;
+    let batch = cloud.receive().await;
+    assert_eq!(cloud.work(&mut worker, &batch).await.len(), 1);
+    cloud.claimed_first(1).await;
+    cloud.make_visible(&batch[0]).await;
+    let batch = cloud.receive().await;
+    assert_eq!(cloud.work(&mut worker, &batch).await, [""; 0]);
+    assert_eq!(cloud.files(), (vec![], json!(1)));
+}
+
+#[tokio::test]
+async fn a_file_that_fails_does_not_hold_its_message_for_more_than_twelve_hours() {
+    let cloud = with_a_file_to_come(30).await;
+    cloud.put_file();
+    let to_nylas = Tripwire::before(&cloud.twin.nylas().url()).await;
+    let url = ("NYLAS_API_URL", to_nylas.url().to_owned());
+    let mut worker = cloud.function_with("sync-worker", &[url]).await;
+    let mut failed = 1;
+    for hours in [0, 11, 12] {
+        let nylas = cloud.twin.nylas().clone();
+        to_nylas.at("/attachments/a1/download", async move {
+            nylas.fail_next(Fault::Status {
+                status: 504,
+                code: "provider_error".to_owned(),
+                message: "try later".to_owned(),
+                retry_after_seconds: None,
+            });
+        });
+        cloud.claimed_first(hours).await;
+        let batch = cloud.receive().await;
+        assert_eq!(batch.len(), 1, "after {hours} hours");
+        failed = cloud.work(&mut worker, &batch).await.len();
+        assert_eq!(to_nylas.left(), [""; 0], "the file was asked for");
+        if hours < 12 {
+            assert_eq!(failed, 1, "it waits after {hours} hours");
+            assert!(cloud.emails().is_empty());
+            cloud.make_visible(&batch[0]).await;
+        }
+    }
+    assert_eq!(failed, 0);
     assert_eq!(cloud.files(), (vec![], json!(1)));
     assert!(cloud.ledger_text().await.contains("left out: attachment"));
 }

@@ -81,11 +81,7 @@ async fn of_many_workers_one_takes_the_probe_of_a_pause_that_is_over(bench: Benc
     assert!(!bench.takes_probe(0).await, "there is no pause");
     bench.refuse(1, at(60)).await;
     assert!(!bench.takes_probe(59).await, "it is not over");
-    let all = [
-        bench.takes_probe(60),
-        bench.takes_probe(60),
-        bench.takes_probe(60),
-    ];
+    let all = (0..3).map(|_| bench.takes_probe(60));
     let taken = futures_util::future::join_all(all).await;
     assert_eq!(taken.iter().filter(|taken| **taken).count(), 1);
     assert_eq!(bench.pause_of(&user()).await.until, Some(at(240)));

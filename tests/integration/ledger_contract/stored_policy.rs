@@ -34,6 +34,7 @@ async fn what_was_pushed_is_read_as_it_was(bench: Bench) {
         document: document.to_owned(),
         version: "v1".to_owned(),
         pushed_at: Some(now()),
+        revision: 1,
     };
     assert_eq!(stored(&bench).await, expected);
 }
@@ -41,7 +42,12 @@ async fn what_was_pushed_is_read_as_it_was(bench: Bench) {
 async fn whoever_has_seen_the_last_document_may_replace_it(bench: Bench) {
     push(&bench, "{}", "v1", None).await;
     assert_eq!(push(&bench, "{ }", "v2", Some("v1")).await, Pushed::Stored);
-    assert_eq!(stored(&bench).await.version, "v2");
+    let second = stored(&bench).await;
+    assert_eq!((second.version.as_str(), second.revision), ("v2", 2));
+    // The first document again is a later one than the second.
+    push(&bench, "{}", "v1", Some("v2")).await;
+    let third = stored(&bench).await;
+    assert_eq!((third.version.as_str(), third.revision), ("v1", 3));
 }
 
 async fn a_document_that_somebody_else_pushed_meanwhile_is_not_replaced(bench: Bench) {

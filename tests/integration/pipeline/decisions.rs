@@ -17,7 +17,7 @@ impl World {
         kept.expect("an item").decision
     }
 
-    async fn record(&self, grant: &str, id: &str) -> DecisionRecord {
+    pub(super) async fn record(&self, grant: &str, id: &str) -> DecisionRecord {
         let text = self.record_text(grant, id).await.expect("a record");
         DecisionRecord::parse(&text).unwrap()
     }
@@ -154,7 +154,7 @@ async fn what_an_earlier_mail_said_is_kept_with_that_mail() {
     };
     let answered =
         earlier(json!({"messageid": "<m0@kites.example>", "sender": "carol@kites.example"}));
-    let named = earlier(json!({"trackingtoken": "CRM:0001234"}));
+    let named = earlier(json!({"trackingtoken": "CRM:0001234", "sender": "carol@kites.example"}));
     let headers = json!([
         {"name": "Message-ID", "value": "<m1@kites.example>"}, {"name": "In-Reply-To", "value": "<m0@kites.example>"},
     ]);

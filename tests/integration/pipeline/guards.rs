@@ -13,7 +13,6 @@ in_both_write_modes!(
     whoever_repeats_a_message_id_does_not_swallow_another_mail,
     a_message_that_was_given_up_is_written_when_it_is_sent_again,
     a_file_that_nylas_refuses_costs_itself_and_not_the_mail,
-    a_file_that_cannot_be_had_to_the_last_costs_itself_and_not_the_mail,
     a_row_of_somebody_else_carries_the_mail_even_if_its_regarding_cannot_be_filled,
     a_draft_of_somebody_else_carries_no_mail,
     a_row_that_another_client_wrote_meanwhile_is_found_although_a_key_of_the_organisation_refuses_ours,
@@ -99,17 +98,6 @@ async fn a_file_that_nylas_refuses_costs_itself_and_not_the_mail(mode: WriteMode
         .map(str::to_owned);
     assert_eq!(note.as_deref(), Some("left out: attachment"));
     assert_eq!(world.email()["notifications"], 1);
-}
-
-async fn a_file_that_cannot_be_had_to_the_last_costs_itself_and_not_the_mail(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
-    world.put(ADA, mail("m1", &json!({})));
-    attach_a_file(&world);
-    world.fail_nylas_at("/attachments/", status(504, "provider_error"));
-    waiting(&world.deliver_one(ADA, "m1").await);
-    world.has_failed(ADA, "m1", 8).await;
-    world.fail_nylas_at("/attachments/", status(504, "provider_error"));
-    written(&world.deliver_one(ADA, "m1").await);
 }
 
 async fn a_row_of_somebody_else_carries_the_mail_even_if_its_regarding_cannot_be_filled(

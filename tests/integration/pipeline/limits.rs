@@ -126,8 +126,12 @@ async fn nobody_who_was_not_looked_up_becomes_a_contact(mode: WriteMode) {
     let before = world.twin.dataverse().rows("contact").len();
     world.put(ADA, mail("m1", &json!({"to": people(&crowd(600))})));
     written(&world.deliver_one(ADA, "m1").await);
-    let made = world.twin.dataverse().rows("contact").len() - before;
-    assert_eq!(made, 250 - 2, "all that were looked up but Carol and Ben");
+    let contacts = world.twin.dataverse().rows("contact").len() - before;
+    assert_eq!(
+        contacts,
+        250 - 2,
+        "all that were looked up but Carol and Ben"
+    );
 }
 
 /// A clock on which every reading comes six seconds after the last, so that no answer comes in time.

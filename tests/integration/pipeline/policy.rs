@@ -4,7 +4,7 @@ use mailverse::dedupe::State;
 use mailverse::sync_request::Trigger;
 use serde_json::json;
 
-use crate::world::{ADA, BEN, World, assert_skipped, mail, people, waiting, work, written};
+use crate::world::{ADA, BEN, World, assert_skipped, mail, people, work, written};
 
 #[tokio::test]
 async fn drafts_spam_and_trash_are_skipped_by_name_on_every_provider() {
@@ -158,12 +158,4 @@ async fn a_message_that_cannot_be_found_five_times_is_skipped_as_gone() {
         assert_eq!(fate.state(), State::Waiting);
     }
     assert_skipped(&world.deliver_one(ADA, "m1").await, "gone");
-}
-
-#[tokio::test]
-async fn a_message_of_a_mailbox_that_nylas_does_not_know_waits_and_is_not_gone() {
-    let mut world = World::start().await;
-    let fate = world.deliver_one("no-such-grant", "m1").await;
-    let reason = "nylas refused the call: 404 grant.not_found";
-    assert_eq!(waiting(&fate).1, reason);
 }

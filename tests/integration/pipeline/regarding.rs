@@ -15,6 +15,8 @@ in_both_write_modes!(
     an_answer_concerns_what_the_answered_mail_concerns_now,
     a_forward_to_strangers_is_no_part_of_the_thread,
     a_token_in_the_subject_leads_to_the_record_of_the_mail_that_has_it,
+    a_guessed_token_files_a_strangers_mail_nowhere,
+    a_token_of_hundreds_of_mails_is_read_no_further_than_its_newest,
     a_token_that_no_mail_has_leads_nowhere,
     a_folder_is_tied_to_its_record_while_that_is_there,
     a_folder_can_be_tied_to_a_row_of_a_custom_table,
@@ -129,7 +131,7 @@ async fn a_token_in_the_subject_leads_to_the_record_of_the_mail_that_has_it(mode
     let mut world = World::start_in(mode).await;
     let opportunity = world.opportunity("Spring");
     let earlier = json!({
-        "subject": "x", "trackingtoken": "CRM:0001234", "statecode": 1, "statuscode": 3,
+        "subject": "x", "sender": "carol@kites.example", "trackingtoken": "CRM:0001234", "statecode": 1, "statuscode": 3,
         "regardingobjectid": to_row("opportunity", opportunity),
     });
     world.insert("email", earlier);
@@ -141,12 +143,60 @@ async fn a_token_in_the_subject_leads_to_the_record_of_the_mail_that_has_it(mode
     assert_eq!(row["regardingobjectid"], to_row("opportunity", opportunity));
     assert_eq!(row["parentactivityid"], Value::Null);
     let kites = to_row("account", world.people.kites);
-    let earlier = json!({"subject": "x", "trackingtoken": "#1234", "regardingobjectid": kites});
+    let earlier = json!({
+        "subject": "x", "sender": "carol@kites.example", "trackingtoken": "#1234", "regardingobjectid": kites,
+    });
     world.insert("email", earlier);
     let subject = json!({"subject": "Re: #1234 CRM:0001234"});
     world.set(&json!({"regarding": {"tracking_token": "#[0-9]+"}}));
     world.put(ADA, mail("m2", &subject));
     assert_eq!(world.row_of("m2").await["regardingobjectid"], kites);
+}
+
+async fn a_guessed_token_files_a_strangers_mail_nowhere(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
+    let carol = to_row("contact", world.people.carol);
+    let earlier = json!({
+        "subject": "x", "sender": "carol@kites.example", "trackingtoken": "CRM:0001001", "statecode": 1, "statuscode": 4,
+        "regardingobjectid": carol,
+    });
+    world.insert("email", earlier);
+    let from = people(&["mallory@else.example"]);
+    let guess = json!({"subject": "Urgent CRM:0001001", "from": from});
+    world.put(ADA, mail("m1", &guess));
+    assert_eq!(world.row_of("m1").await["regardingobjectid"], Value::Null);
+    let copied = json!({"subject": "Urgent CRM:0001001", "from": from, "cc": people(&["carol@kites.example"])});
+    world.put(ADA, mail("m2", &copied));
+    assert_eq!(world.row_of("m2").await["regardingobjectid"], carol);
+}
+
+/// A counter of three digits starts again after 999 emails, and every answer carries the token.
+async fn a_token_of_hundreds_of_mails_is_read_no_further_than_its_newest(mode: WriteMode) {
+    let mut world = World::start_in(mode).await;
+    let kites = to_row("account", world.people.kites);
+    let opportunity = world.opportunity("Spring");
+    for day in 0..300 {
+        let concerns = match day {
+            299 => to_row("opportunity", opportunity),
+            _ => kites.clone(),
+        };
+        let created = chrono::DateTime::from_timestamp(1_700_000_000 + day * 86_400, 0).unwrap();
+        let earlier = json!({
+            "subject": "x", "sender": "carol@kites.example", "trackingtoken": "CRM:0001001", "statecode": 1, "statuscode": 4,
+            "regardingobjectid": concerns, "createdon": created.to_rfc3339_opts(chrono::SecondsFormat::Secs, true),
+        });
+        world.insert("email", earlier);
+    }
+    world.put(ADA, mail("m1", &json!({"subject": "Re: CRM:0001001"})));
+    let row = world.row_of("m1").await;
+    assert_eq!(row["regardingobjectid"], to_row("opportunity", opportunity));
+    let regarding = world.record(ADA, "m1").await.regarding.unwrap();
+    let looked_at: Vec<(&str, usize)> = regarding
+        .candidates
+        .iter()
+        .map(|one| (one.outcome.as_str(), one.emails.len()))
+        .collect();
+    assert_eq!(looked_at, [("repeated", 9), ("hit", 1)]);
 }
 
 async fn a_token_that_no_mail_has_leads_nowhere(mode: WriteMode) {

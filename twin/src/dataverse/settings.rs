@@ -76,7 +76,7 @@ pub struct RefusedEmails {
 #[derive(Debug, Clone)]
 #[expect(
     clippy::struct_excessive_bools,
-    reason = "each says something of its own, as in the service's settings"
+    reason = "each is a setting of its own, and every combination of them can be had"
 )]
 pub(crate) struct Settings {
     pub(crate) max_upload: usize,

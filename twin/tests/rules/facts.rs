@@ -112,11 +112,15 @@ async fn attachments_are_not_taken_within_their_email() {
 }
 
 #[tokio::test]
-async fn two_emails_may_have_one_message_id() {
-    let world = World::new().await;
-    for _ in 0..2 {
-        let body = json!({"messageid": "<kites@example.com>"});
-        assert_eq!(world.post("emails", body).await.status, 204);
+async fn two_emails_may_have_one_message_id_only_where_the_organisation_lets_them() {
+    for (unique, second) in [(true, 412), (false, 204)] {
+        let world = World::new().await;
+        let dataverse = world.twin.dataverse();
+        dataverse.set_setting(Setting::UniqueMessageIds(unique));
+        for status in [204, second] {
+            let body = json!({"messageid": "<kites@example.com>"});
+            assert_eq!(world.post("emails", body).await.status, status);
+        }
     }
 }
 

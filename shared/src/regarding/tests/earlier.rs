@@ -2,10 +2,26 @@
 
 use super::*;
 
+impl Case {
+    /// An email with the token `CRM:7` that Eve is on, created in this second.
+    fn with_token(&mut self, number: u128, second: i64, people: &[&str], record: Option<Target>) {
+        let email = EarlierEmail {
+            completed: true,
+            created: chrono::DateTime::from_timestamp(second, 0),
+            activity_id: ActivityId::new(Uuid::from_u128(number)),
+            regarding: record,
+            people: people.iter().map(|it| (Some(address(it)), None)).collect(),
+        };
+        self.found.add_earlier(email, None, Some("CRM:7"));
+    }
+}
+
+const EVE: &[&str] = &["eve@out.example"];
+
 #[test]
-fn a_token_inherits_the_one_record_of_the_mails_that_have_it() {
+fn a_token_inherits_the_record_of_the_email_that_has_it() {
     let mut case = Case::from_eve();
-    case.earlier(7, &[], Some(target("opportunity", 3)));
+    case.with_token(7, 1, EVE, Some(target("opportunity", 3)));
     case.tokens = vec!["CRM:7".to_owned()];
     let decision = case.decision();
     let choice = decision.choice.unwrap();
@@ -28,31 +44,95 @@ fn a_token_inherits_the_one_record_of_the_mails_that_have_it() {
 }
 
 #[test]
-fn a_token_of_two_records_or_of_none_is_passed_over() {
+fn a_stranger_with_a_guessed_token_inherits_nothing() {
+    let mut case = Case::of("mallory@else.example", &["ada@ours.example"], &[]);
+    case.with_token(
+        7,
+        1,
+        &["eve@out.example", "ada@ours.example"],
+        Some(target("contact", 1)),
+    );
+    case.tokens = vec!["CRM:7".to_owned()];
+    assert_eq!(case.outcomes(), [(TrackingToken, Outcome::OtherPeople)]);
+    assert_eq!(case.target(), None);
+    case.to.push("eve@out.example");
+    assert_eq!(case.target(), Some(target("contact", 1)));
+}
+
+#[test]
+fn of_a_token_that_repeats_only_the_newest_email_counts_and_the_others_are_recorded() {
     let mut case = Case::from_eve();
     case.tokens = vec!["CRM:7".to_owned()];
-    case.earlier(7, &[], None);
+    case.with_token(9, 1, EVE, Some(target("account", 3)));
+    case.with_token(8, 3, EVE, Some(target("account", 4)));
+    case.with_token(7, 2, EVE, Some(target("account", 4)));
+    let hit = [
+        (TrackingToken, Outcome::Repeated),
+        (TrackingToken, Outcome::Hit),
+    ];
+    assert_eq!(case.target(), Some(target("account", 4)));
+    assert_eq!(case.outcomes(), hit);
+    let repeated = case.decision().candidates.swap_remove(0);
+    assert_eq!(repeated.records, [target("account", 3)]);
+    assert_eq!(repeated.emails, [ActivityId::new(Uuid::from_u128(9))]);
+    // The newest is another conversation's now: an older one is no better than a guess.
+    case.with_token(6, 4, &["zoe@else.example"], Some(target("account", 5)));
     assert_eq!(
         case.outcomes(),
         [
-            (TrackingToken, Outcome::NoRegarding),
+            (TrackingToken, Outcome::Repeated),
+            (TrackingToken, Outcome::OtherPeople),
             (Contact, Outcome::Hit)
         ]
     );
-    for (number, account) in [(17, 3), (27, 4)] {
-        let email = EarlierEmail {
-            completed: true,
-            activity_id: ActivityId::new(Uuid::from_u128(number)),
-            regarding: Some(target("account", account)),
-            people: Vec::new(),
-        };
-        case.found.add_earlier(email, None, Some("CRM:7"));
-    }
+    case.with_token(5, 5, EVE, None);
+    let outcomes = case.outcomes();
+    assert_eq!(outcomes[1], (TrackingToken, Outcome::NoRegarding));
+}
+
+#[test]
+fn newest_emails_of_one_moment_with_different_records_are_no_basis_for_a_guess() {
+    let mut case = Case::from_eve();
+    case.tokens = vec!["CRM:7".to_owned()];
+    case.with_token(7, 1, EVE, Some(target("account", 3)));
+    case.with_token(8, 1, EVE, Some(target("account", 4)));
     assert_eq!(
         case.outcomes(),
         [(TrackingToken, Outcome::Ambiguous), (Contact, Outcome::Hit)]
     );
     assert_eq!(case.decision().candidates[0].records.len(), 2);
+}
+
+#[test]
+fn tokens_of_one_subject_that_name_different_records_are_no_basis_for_a_guess() {
+    let mut case = Case::from_eve();
+    case.tokens = vec!["CRM:7".to_owned(), "CRM:8".to_owned()];
+    case.earlier(7, EVE, Some(target("account", 3)));
+    case.earlier(8, EVE, Some(target("account", 3)));
+    assert_eq!(case.target(), Some(target("account", 3)));
+    case.earlier(9, EVE, Some(target("account", 4)));
+    case.tokens.push("CRM:9".to_owned());
+    let ambiguous = (TrackingToken, Outcome::Ambiguous);
+    assert_eq!(
+        case.outcomes(),
+        [ambiguous, ambiguous, ambiguous, (Contact, Outcome::Hit)]
+    );
+}
+
+#[test]
+fn the_thread_is_asked_before_a_token_and_an_ambiguous_token_does_not_end_the_thread() {
+    let mut case = Case::from_eve();
+    case.earlier(6, EVE, Some(target("account", 5)));
+    case.with_token(7, 1, EVE, Some(target("account", 3)));
+    case.with_token(8, 1, EVE, Some(target("account", 4)));
+    case.tokens = vec!["CRM:7".to_owned()];
+    case.ancestors = vec!["5@x", "6@x"];
+    assert_eq!(case.outcomes(), [(Thread, Outcome::Hit)]);
+    case.settings.order = vec![TrackingToken, Thread];
+    assert_eq!(
+        case.outcomes(),
+        [(TrackingToken, Outcome::Ambiguous), (Thread, Outcome::Hit)]
+    );
 }
 
 #[test]
@@ -98,6 +178,7 @@ fn another_address_of_the_same_contact_is_the_same_person() {
     let contact = Some(target("contact", 1));
     let email = |contact: Option<Target>| EarlierEmail {
         completed: true,
+        created: None,
         activity_id: ActivityId::new(Uuid::from_u128(7)),
         regarding: Some(target("account", 3)),
         people: vec![(Some(address("eve@out.example")), contact)],
@@ -128,6 +209,7 @@ fn two_rows_of_the_answered_mail_with_different_records_are_no_basis_for_a_guess
     case.earlier(7, &["eve@out.example"], Some(target("account", 3)));
     let other = EarlierEmail {
         completed: true,
+        created: None,
         activity_id: ActivityId::new(Uuid::from_u128(70)),
         regarding: Some(target("account", 4)),
         people: vec![(Some(address("eve@out.example")), None)],

@@ -300,7 +300,7 @@ async fn a_rotation_in_the_middle_of_a_stream_of_deliveries_loses_none() {
 
 #[tokio::test]
 async fn what_a_rotation_left_half_done_is_said_and_rotating_again_mends_it() {
-    let (cloud, _front, operator) = set_up().await;
+    let (cloud, front, operator) = set_up().await;
     operator.succeed("create").await;
     let to_store = Tripwire::before(operator.setting("AWS_ENDPOINT_URL_SECRETS_MANAGER")).await;
     let operator = operator.with("AWS_ENDPOINT_URL_SECRETS_MANAGER", to_store.url());
@@ -318,6 +318,8 @@ async fn what_a_rotation_left_half_done_is_said_and_rotating_again_mends_it() {
         verified.out
     );
     operator.succeed("rotate").await;
+    // The receiver reads the secrets again.
+    front.pass(120);
     operator.succeed("verify").await;
     let mut delivery = cloud.twin.nylas().deliveries(&notification("m1")).remove(0);
     delivery.attempt().await;
@@ -379,6 +381,7 @@ async fn a_rotation_that_nylas_refuses_while_another_is_open_leaves_that_open_an
         assert_eq!(delivery.answers, [503], "{status}");
     }
     operator.succeed("rotate").await;
+    front.pass(120);
     operator.succeed("verify").await;
 }
 

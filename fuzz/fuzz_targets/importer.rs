@@ -1,0 +1,5 @@
+//! For libFuzzer: what the target does is in `fuzz/targets/src/importer.rs`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| fuzz_targets::importer::run(input));

@@ -1,0 +1,67 @@
+//! A tracking token in a subject, compiled: what it leads to, for whom, and what `explain` shows.
+
+use serde_json::json;
+
+use super::canary;
+use super::cloud::GRANT;
+use super::command::run;
+use super::explaining::Office;
+
+#[tokio::test]
+async fn a_strangers_mail_with_a_guessed_token_is_filed_under_nothing_and_an_acquaintances_under_the_newest()
+ {
+    let office = Office::open().await;
+    let dataverse = office.0.twin.dataverse();
+    let contact = dataverse.rows("contact")[0]["contactid"].clone();
+    let contact = contact.as_str().unwrap();
+    let account = dataverse.insert("account", json!({"name": "Kites"}));
+    let account = account.unwrap().to_string();
+    for (created, table, id) in [
+        ("2026-01-02T03:04:05Z", "account", account.as_str()),
+        ("2026-02-02T03:04:05Z", "contact", contact),
+    ] {
+        let row = json!({
+            "subject": "x", "trackingtoken": "CRM:0001001", "sender": canary::ADDRESS, "createdon": created,
+            "regardingobjectid": {"table": table, "id": id}, "statecode": 1, "statuscode": 4,
+        });
+        dataverse.insert("email", row).unwrap();
+    }
+    for (id, from) in [
+        ("stranger", "mallory@else.example"),
+        ("carol", canary::ADDRESS),
+    ] {
+        let mut mail = office.0.put_mail("m2")["data"]["object"].clone();
+        mail["id"] = json!(id);
+        mail["subject"] = json!("Please read CRM:0001001");
+        mail["from"] = json!([{"email": from}]);
+        mail["headers"] = json!([{"name": "Message-ID", "value": format!("<{id}@else.example>")}]);
+        office.0.twin.nylas().add_message(GRANT, mail);
+        office.work(&[(GRANT, id)]).await;
+    }
+    let settings = office.all_settings();
+    let stranger = run(&["explain", "grant-1/stranger"], &settings).await;
+    stranger.assert_shows(&[
+        "regarding  nothing",
+        "tracking_token: other_people, seen in email/",
+    ]);
+    let carol = run(&["explain", "grant-1/carol"], &settings).await;
+    carol.assert_shows(&[
+        &format!("regarding  contact/{contact} by tracking_token"),
+        &format!("tracking_token: repeated account/{account}, seen in email/"),
+    ]);
+    let concerns: Vec<_> = office
+        .0
+        .emails()
+        .iter()
+        .filter(|row| row["subject"] == "Please read CRM:0001001")
+        .map(|row| (row["sender"].clone(), row["regardingobjectid"].clone()))
+        .collect();
+    assert_eq!(concerns.len(), 2, "{concerns:#?}");
+    for (sender, regarding) in concerns {
+        if sender == canary::ADDRESS {
+            assert_eq!(regarding, json!({"table": "contact", "id": contact}));
+        } else {
+            assert_eq!(regarding, json!(null), "{sender}");
+        }
+    }
+}
