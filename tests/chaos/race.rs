@@ -182,13 +182,12 @@ impl Races {
         let row =
             dataverse.track_by_server_side_sync(&race.message_id, &race.sender, &race.columns);
         match row {
-            Ok(row) => {
-                self.rows.insert(marker.to_owned(), row);
-            }
             Err(SeedError::Duplicate { .. }) => {
                 self.left_to_us.insert(marker.to_owned());
             }
-            Err(error) => panic!("another client's row cannot be put in: {error}"),
+            row => {
+                self.rows.insert(marker.to_owned(), row.unwrap());
+            }
         }
         self.come += 1;
         *self.met.entry(race.moment.name()).or_default() += u64::from(at_its_moment);

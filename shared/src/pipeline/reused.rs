@@ -119,7 +119,7 @@ impl Pipeline {
     }
 
     /// Whether a row holds the mail. Its body is read only where date and subject do not settle it.
-    pub(super) async fn holds(
+    async fn holds(
         &self,
         session: &Session,
         row: &ExistingEmail,
@@ -127,6 +127,21 @@ impl Pipeline {
         bodies: &mut Bodies,
     ) -> Result<bool, DataverseError> {
         self.holds_what(session, row, &traits(message), bodies)
+            .await
+    }
+
+    /// The same of a mail that is mapped already, so that its body is in its row alone.
+    async fn holds_mail(
+        &self,
+        session: &Session,
+        row: &ExistingEmail,
+        mail: &Mail,
+    ) -> Result<bool, DataverseError> {
+        let mail = Traits {
+            body: Some(mail.body()),
+            ..traits(mail.message())
+        };
+        self.holds_what(session, row, &mail, &mut Bodies::default())
             .await
     }
 
@@ -201,14 +216,11 @@ impl Pipeline {
         session: &Session,
         mail: &mut Mail,
     ) -> Result<Taken, DataverseError> {
-        let mut bodies = Bodies::default();
         match self.dataverse.existing(session, mail.activity_id()).await {
             Ok(row) => {
                 // The key by the content says itself which mail it is.
                 let is_ours = matches!(mail.message().id_use, IdUse::Reused(_))
-                    || self
-                        .holds(session, &row, mail.message(), &mut bodies)
-                        .await?;
+                    || self.holds_mail(session, &row, mail).await?;
                 if is_ours {
                     return Ok(Taken::Ours(row));
                 }
@@ -228,9 +240,7 @@ impl Pipeline {
         };
         for row in self.dataverse.rows_with_message_id(session, &id).await? {
             if row.may_hold_mail_of(mail.message().author())
-                && self
-                    .holds(session, &row, mail.message(), &mut bodies)
-                    .await?
+                && self.holds_mail(session, &row, mail).await?
             {
                 return Ok(Taken::Theirs(row));
             }

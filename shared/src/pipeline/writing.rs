@@ -120,6 +120,10 @@ impl Mail {
         &self.message
     }
 
+    pub(super) fn body(&self) -> &str {
+        mapping::body(&self.email)
+    }
+
     /// The Message-ID that its row is to have.
     pub(super) fn stored_id(&self) -> Option<InternetMessageId> {
         let id = self.message.internet_message_id.clone();

@@ -2,16 +2,18 @@
 
 use chrono::TimeDelta;
 use mailverse::dataverse::write::WriteMode;
+use mailverse::dedupe::ClaimToken;
 use mailverse::policy::document::CreateContacts;
 use serde_json::{Value, json};
 use twin::Setting;
 use uuid::Uuid;
 
-use crate::world::{ADA, BEN, CREATE, World, key, mail, status, waiting, written};
+use crate::world::{ADA, BEN, CREATE, World, created, key, mail, status, waiting, written};
 
 in_both_write_modes!(
     a_draft_of_the_first_mail_is_not_completed_with_the_second,
     a_row_whose_subject_somebody_changed_is_still_the_mails,
+    a_row_that_another_worker_wrote_meanwhile_is_compared_by_its_body_too,
     a_policy_that_stores_subjects_only_keeps_two_mails_apart_by_date_and_subject,
     a_policy_that_stores_neither_subject_nor_body_takes_them_for_one,
     another_clients_row_of_another_mail_is_not_united_with_ours,
@@ -101,6 +103,29 @@ async fn a_row_whose_subject_somebody_changed_is_still_the_mails(mode: WriteMode
         );
     }
     world.email();
+}
+
+async fn a_row_that_another_worker_wrote_meanwhile_is_compared_by_its_body_too(mode: WriteMode) {
+    for (id, changes, rows) in [
+        // Half a minute later, which says nothing: another mail by subject and body.
+        ("m2", json!({"date": FIRST_DATE + 30}), 2),
+        // Days later, and another subject, but the same body: the same mail, filed anew.
+        ("m3", json!({"body": "<p>Two red ones, please.</p>"}), 1),
+    ] {
+        let mut world = World::start_in(mode).await;
+        world.put(BEN, mail("m1", &json!({})));
+        world.put(ADA, second(id, &changes));
+        let other = world.another_pipeline().await;
+        let mut run = world.begin();
+        run.token = ClaimToken::new(Uuid::from_u128(99));
+        world.before_dataverse_gets(CREATE, async move {
+            let handled = other.run(vec![created(BEN, "m1")], run).await;
+            written(&handled[0].fate);
+        });
+        written(&world.deliver_one(ADA, id).await);
+        assert_eq!(world.emails().len(), rows, "{id}");
+        assert_eq!(world.states(), vec![json!(1); rows]);
+    }
 }
 
 async fn a_policy_that_stores_subjects_only_keeps_two_mails_apart_by_date_and_subject(
