@@ -14,7 +14,7 @@ export SAM_CLI_TELEMETRY := 0
 # Nothing here talks to AWS; without this, its tools look for credentials on the network first.
 export AWS_EC2_METADATA_DISABLED := true
 
-.PHONY: help demo test peers ledger-local fuzz-smoke chaos chaos-short chaos-defects history history-short history-defects bench bench-requests outage outage-short memory build deny rust-components
+.PHONY: help demo test peers ledger-local fuzz-smoke chaos chaos-short chaos-incidents chaos-defects history history-short history-defects bench bench-requests outage outage-short memory build deny rust-components
 
 help: ## Lists these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -73,6 +73,16 @@ chaos-short: $(TOOLS_READY) ## The same for one seed and a small corpus
 	$(chaos_built)
 	@$(CHAOS) --seed 1 --short
 
+INCIDENTS := disabled-user missing-privilege unlisted-refusal nylas-scopes nylas-key late-files broken-files crowds \
+	large-bodies postponements throttled-mailbox
+
+chaos-incidents: $(TOOLS_READY) ## The same, small, with one incident that lasts at a time: nothing is lost, nothing twice
+	$(chaos_built)
+	@for incident in $(INCIDENTS); do \
+		echo "$$incident"; $(CHAOS) --seed 1 --short --fault $$incident > $(CHAOS).incident.txt || { cat $(CHAOS).incident.txt; exit 1; }; \
+		head -n 1 $(CHAOS).incident.txt; \
+	done
+
 # Exit status 1 says that the audit saw the broken guard; anything else, that it did not.
 chaos-defects: $(TOOLS_READY) ## The same with each guard against duplicates broken: the audit has to see it
 	$(call step,chaos: a broken guard is seen)
@@ -122,8 +132,8 @@ bench-requests: ## Counts the requests to Dataverse that a hundred new mails tak
 
 # The unoptimised worker, as the end-to-end tests run it; the deployed one is smaller and holds the same bodies.
 memory: $(TOOLS_READY) ## Measures the worker's peak memory on the largest batches, and fails above what the function has
-	@cargo build --quiet --locked --package sync-worker
-	@cargo build --quiet --locked --package integration-tests --example memory
+	@cargo build --quiet --locked --workspace --bins
+	@cargo build --quiet --locked --workspace --example memory
 	@target/debug/examples/memory
 
 build: $(TOOLS_READY) ## Builds the four functions for AWS, into .aws-sam/build

@@ -25,7 +25,6 @@
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
-    clippy::panic,
     clippy::indexing_slicing,
     reason = "as in the tests: a value that is not as expected is the failure to report"
 )]

@@ -75,7 +75,6 @@ fn loads() -> Vec<Load> {
             2 * MEGABYTE,
             (8, 3_900_000),
         ),
-        ten("ten messages of 45 MB", 45 * MEGABYTE, (0, 0)),
     ]
 }
 
