@@ -73,7 +73,8 @@ impl<Q: SyncQueue> Worker<Q> {
         }
         count(Count::RequestUnreadable, unreadable.len());
         let work = deliveries.iter().map(Delivery::work).collect();
-        let handled = self.pipeline.run(work, run).await;
+        // Boxed, because the handler's own layers on top make the type deeper than the compiler lays out.
+        let handled = Box::pin(self.pipeline.run(work, run)).await;
         let fates: HashMap<&MessageKey, &Fate> =
             handled.iter().map(|done| (&done.key, &done.fate)).collect();
         for delivery in deliveries {
