@@ -1,14 +1,17 @@
-//! How a duplicate is prevented.
+//! Prevents duplicate rows.
 //!
-//! Four guards, each of which holds when the ones before it fail:
+//! There are four guards. Each one works even if the guards before it fail:
 //!
-//! 1. **A claim** in the ledger, one item for each message of each mailbox ([`ledger`]). One conditional write; the loser gets
-//!    the item it lost to.
-//! 2. **A key that Dataverse enforces**: [`activity_id`], and [`activity_id_by_content`] for a mail whose Message-ID
-//!    another mail of its sender has ([`crate::same_mail`]). A second row with the same key is refused with 412, so a crash
-//!    between write and settle, a wiped ledger, two workers racing or one mail in five mailboxes all end in one row.
-//! 3. **A look-up by Message-ID** before the write finds what server-side sync or a person put there.
-//! 4. **One run looks at one message once**, however often its batch names it (the pipeline's first step).
+//! 1. **A claim** in the ledger, which has one item for each message of each mailbox ([`ledger`]).
+//!    A claim is one conditional write; the loser gets the item that it lost to.
+//! 2. **A key that Dataverse enforces**: [`activity_id`], or [`activity_id_by_content`] for a
+//!    message whose Message-ID another message of the same sender has ([`crate::same_mail`]).
+//!    Dataverse rejects a second row with the same key with 412. So a crash between write and
+//!    settle, a wiped ledger, two racing workers or an email in five mailboxes all end in one row.
+//! 3. **A lookup by Message-ID** before the write finds rows that server-side synchronization or a
+//!    user created.
+//! 4. **An invocation processes a message once**, however often its batch names it (the pipeline's
+//!    first step).
 //!
 //! # States of a message
 //!
@@ -16,21 +19,25 @@
 //!            claim                      settle
 //! (absent) ────────▶ waiting, claimed ─────────▶ written    final
 //!                     ▲  │   ▲      │
-//!       lease run out │  │   │      ├──────────▶ skipped    claimed again when the message changed
+//!       lease expired │  │   │      ├──────────▶ skipped    claimed again if the message changed
 //!       or released   │  │   │      │
-//!                     │  ▼   │      └──────────▶ dead       claimed again when it was only tried often enough
+//!                     │  ▼   │      └──────────▶ dead       claimed again if only its attempts ran
+//!                     out
 //!                    waiting, free ◀── release (a failure that may pass)
 //! ```
 //!
-//! The claim of a message's last delivery says `dead` from the start: should the process die on it, the queue moves the message to its
-//! dead-letter queue with nobody left to say so. Whatever the try comes to replaces it.
+//! The claim of a message's last delivery stores `dead` from the start: if the process dies, the
+//! queue moves the message to its dead-letter queue and no worker is left to record it. The outcome
+//! of the attempt replaces that state.
 //!
-//! A claim carries a token and a lease. Every later write is conditional on the token, so a worker that overran its lease
-//! cannot overwrite its successor. Whether a lease has run out is decided by comparing times; the table's TTL only tidies up.
+//! A claim has a token and a lease. Every later write is conditional on the token, so a worker that
+//! exceeded its lease cannot overwrite its successor. Whether a lease has expired is decided by
+//! comparing timestamps; the table's TTL is only housekeeping.
 //!
-//! Function timeout (120 s) < lease ([`LEASE`]) < visibility timeout of the queue (300 s): a worker is gone before its
-//! claims can be taken over, and a message does not come back while its claim still stands. A check reads
-//! `template.yaml`. The backfill runs for longer, and so claims a few messages at a time, shortly before it works on them.
+//! Function timeout (120 s) < lease ([`LEASE`]) < visibility timeout of the queue (300 s): a worker
+//! has stopped before another one can take over its claims, and a message is not delivered again
+//! while its claim is held. A check reads `template.yaml`. The backfill runs longer, so it claims a
+//! few messages at a time, shortly before it processes them.
 
 pub mod attention;
 pub mod bookings;
@@ -49,17 +56,18 @@ use uuid::Uuid;
 
 use crate::ids::{ActivityId, EmailAddress, InternetMessageId, MessageKey};
 
-/// How long a claim holds.
+/// How long a claim is held.
 pub const LEASE: TimeDelta = TimeDelta::seconds(180);
 
-/// The namespace of all activity ids. Changing it would write every mail a second time.
+/// The namespace of all activity ids. A change would write every message a second time.
 const NAMESPACE: Uuid = Uuid::from_u128(0x6d61_696c_7665_5273_8000_6163_7469_7669);
 
-/// The key under which Dataverse holds this mail: the same for every copy of it in every mailbox.
+/// Returns the `activityid` of an email: the same for every copy of it in every mailbox.
 ///
-/// UUIDv5 of the Message-ID and the sender, both normalised; of the grant and the message id where there is no Message-ID.
-/// The sender is part of it because Message-IDs are chosen by senders: nobody can occupy the key of someone else's mail
-/// by repeating its Message-ID. Source: Dataverse facts §7.1 (a client-chosen `activityid` is accepted; verified).
+/// It is the UUIDv5 of the Message-ID and the sender, both normalised; without a Message-ID, of the
+/// grant id and the message id. The sender is included because senders choose Message-IDs: a sender
+/// cannot occupy the key of another sender's email by repeating its Message-ID. Source: Dataverse
+/// facts §7.1 (a client-chosen `activityid` is accepted; verified).
 #[must_use]
 pub fn activity_id(
     key: &MessageKey,
@@ -74,21 +82,24 @@ pub fn activity_id(
         ),
         None => ("provider", key.grant_id.as_str(), key.message_id.as_str()),
     };
-    // None of the parts can hold a control character, so the separator is unambiguous.
+    // No part can contain a control character, so the separator is unambiguous.
     ActivityId::new(Uuid::new_v5(
         &NAMESPACE,
         format!("{kind}\0{first}\0{second}").as_bytes(),
     ))
 }
 
-/// The key of a mail that shares Message-ID and sender with another one, whose row has the key of [`activity_id`].
+/// Returns the `activityid` of an email that shares Message-ID and sender with another email, whose
+/// row has the key of [`activity_id`].
 ///
-/// UUIDv5 of Message-ID, sender and content ([`crate::same_mail::content`]); of the grant and the message id where there
-/// is no content to tell it by. The grant and the message id alone would do for one mailbox. But a mail that went to five
-/// mailboxes would then have five rows, with nothing that refuses the other four: such a row has no `messageid` either,
-/// which the other row may have for itself. With the content, its copies share a row that Dataverse enforces, as those of
-/// every other mail do, a redelivery finds it by its key, and two mails of different content never share one. The price:
-/// a copy that a list or a gateway added text to has a row of its own.
+/// It is the UUIDv5 of Message-ID, sender and content ([`crate::same_mail::content`]); of the grant
+/// id and the message id if there is no content to distinguish it by. Grant id and message id alone
+/// would be enough for one mailbox. But an email in five mailboxes would then have five rows, and
+/// nothing would reject the other four: such a row has no `messageid` either, because only the
+/// other row may have it. With the content in the key, all copies share one row that Dataverse
+/// enforces, as for every other email; a redelivery finds it by its key; and two emails with
+/// different content never share a row. The price: a copy to which a mailing list or a gateway
+/// added text has a separate row.
 #[must_use]
 pub fn activity_id_by_content(
     key: &MessageKey,
@@ -108,7 +119,8 @@ pub fn activity_id_by_content(
     ActivityId::new(Uuid::new_v5(&NAMESPACE, &name))
 }
 
-/// The key of a mail's attachment: by its place and name, since provider ids differ from copy to copy.
+/// Returns the id of an attachment's row: from its position and name, since provider ids differ
+/// from copy to copy.
 #[must_use]
 pub fn attachment_id(activity: ActivityId, position: usize, file_name: &str) -> Uuid {
     Uuid::new_v5(
@@ -117,18 +129,18 @@ pub fn attachment_id(activity: ActivityId, position: usize, file_name: &str) -> 
     )
 }
 
-/// Proves that a write comes from the holder of a claim. One for each invocation.
+/// Proves that a write comes from the holder of a claim. Each invocation has one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClaimToken(Uuid);
 
 impl ClaimToken {
-    /// A token of this value, drawn at random by the caller.
+    /// Creates a token from a value that the caller drew at random.
     #[must_use]
     pub const fn new(value: Uuid) -> Self {
         Self(value)
     }
 
-    /// Reads back what [`std::fmt::Display`] printed.
+    /// Parses what [`std::fmt::Display`] printed.
     fn parse(text: &str) -> Option<Self> {
         Uuid::parse_str(text).ok().map(Self)
     }
@@ -140,21 +152,21 @@ impl std::fmt::Display for ClaimToken {
     }
 }
 
-/// What the ledger says of a message.
+/// The state of a message in the ledger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
-    /// Claimed, or free to be tried again.
+    /// Claimed, or free to be claimed for another attempt.
     Waiting,
-    /// One completed email activity carries it.
+    /// One completed email activity holds it.
     Written,
-    /// The policy left it out.
+    /// A policy rule excluded it.
     Skipped,
     /// It cannot be written.
     Dead,
 }
 
 impl State {
-    /// The text in the ledger and in the command's output.
+    /// Returns the text that the ledger stores and the command prints.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -172,40 +184,42 @@ impl State {
     }
 }
 
-/// One item of the ledger.
+/// The state of one message, read from its ledger item.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Where the message stands.
+    /// The state of the message.
     pub state: State,
-    /// Who works on it, and until when; `None` when nobody does.
+    /// The holder of the claim and the end of its lease; `None` if no worker holds it.
     pub held: Option<(ClaimToken, DateTime<Utc>)>,
-    /// When the queue delivers it again; `None` unless it was released.
+    /// When the queue delivers it again; `None` unless it was released for another attempt.
     pub retry_at: Option<DateTime<Utc>>,
     /// How often it was claimed.
     pub attempts: u32,
-    /// How many tries failed, or did not come to an end. A postponed try is not among them; the try
-    /// that holds the claim is, until it ends otherwise.
+    /// How many attempts failed or did not finish. A postponed attempt does not count; the attempt
+    /// that holds the claim counts until it ends in another way.
     pub failures: u32,
-    /// Since when it has been waiting, or dead; `None` in the other two states.
+    /// Since when it has been waiting or dead; `None` in the other two states.
     pub since: Option<DateTime<Utc>>,
-    /// Dead only because it was tried often enough, or is being tried for the last time.
+    /// Dead only because its attempts ran out, or during its last attempt. It may be claimed again.
     pub gave_up: bool,
-    /// Given up while its queue message had deliveries left. They are left alone, so that the queue
-    /// moves that message to its dead-letter queue.
+    /// Its attempts ran out while its queue message had deliveries left. Those deliveries do not
+    /// claim it, so that the queue moves the message to its dead-letter queue.
     pub awaits_dead_letter: bool,
-    /// The rule that skipped it, the error that killed or delayed it, what was left out of it. Never content.
+    /// The rule that skipped it, the error that made it dead or delayed it, or the omissions of its
+    /// row. Never content.
     pub reason: Option<String>,
-    /// The row that carries it.
+    /// The row that holds it; `None` unless written.
     pub activity_id: Option<ActivityId>,
-    /// The last write of the item.
+    /// The time of the last write of the item; `None` if the item does not record it.
     pub changed_at: Option<DateTime<Utc>>,
 }
 
-/// The rules whose answer a later change can undo: the message leaves the spam folder, is sent, is moved into a tracked folder, or the mail that it
-/// answers is tracked after it (a list shows the newest first). Its mailbox is admitted, or Nylas
-/// lists it at last.
+/// The skip rules whose result a later change can reverse. The message leaves the spam folder, is
+/// sent or is moved into a tracked folder; the message that it answers is tracked later (a list
+/// returns the newest first); its mailbox is admitted; or Nylas finally lists it.
 ///
-/// What was skipped for its people stays so: every message that is read or starred changes too, and would be fetched again.
+/// A message that was skipped because of its activity parties stays skipped: every message that is
+/// read or starred changes too, and would be fetched again.
 pub const SKIPPED_FOR_NOW: [&str; 8] = [
     "draft",
     "spam",
@@ -225,38 +239,38 @@ fn was_skipped_for_now(entry: &Entry) -> bool {
             .is_some_and(|reason| SKIPPED_FOR_NOW.contains(&reason))
 }
 
-/// What came of a claim.
+/// The result of a claim.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Claim {
-    /// It is ours until the lease runs out.
+    /// The caller holds the message until the lease expires.
     Won {
-        /// How many tries failed before this one.
+        /// How many attempts failed before this one.
         failures: u32,
         /// Since when the message has been waiting.
         since: DateTime<Utc>,
     },
-    /// Another worker holds it until then.
+    /// Another worker holds the message until this time.
     HeldUntil(DateTime<Utc>),
-    /// It is in a final state already.
+    /// The message has a final state already, or must not be claimed by this delivery.
     Settled(Entry),
 }
 
 impl Claim {
-    /// Whether the message is ours.
+    /// Returns whether the caller holds the message.
     #[must_use]
     pub const fn is_won(&self) -> bool {
         matches!(self, Self::Won { .. })
     }
 }
 
-/// What a worker asks for when it claims a message.
+/// The parameters of a claim.
 #[derive(Debug, Clone, Copy)]
 pub struct ClaimRequest {
-    /// Who asks.
+    /// The token of the worker that claims.
     pub token: ClaimToken,
-    /// When. The claim holds for [`LEASE`] from here.
+    /// The current time. The claim is held for [`LEASE`] from here.
     pub now: DateTime<Utc>,
-    /// What it was skipped for may have changed.
+    /// The message changed or was listed, so the reason for skipping it may no longer apply.
     pub revisit: bool,
     /// The queue has delivered this request before.
     pub redelivery: bool,
@@ -265,7 +279,7 @@ pub struct ClaimRequest {
 }
 
 impl ClaimRequest {
-    /// A request for a message that is new, or should be.
+    /// Returns a request for a message that is new or is expected to be new.
     #[must_use]
     pub const fn new(token: ClaimToken, now: DateTime<Utc>) -> Self {
         Self {
@@ -278,21 +292,23 @@ impl ClaimRequest {
     }
 }
 
-/// The claim rule. The condition of [`ledger::Ledger::claim`] is its transcription.
+/// Decides a claim. The condition of [`ledger::Ledger::claim`] is a transcription of this rule.
 ///
-/// | Ledger says | Claim |
+/// *Unfinished* means: waiting, or dead because its attempts ran out.
+///
+/// | State in the ledger | Claim |
 /// | --- | --- |
-/// | nothing | won |
-/// | waiting, or dead because it was tried often enough; nobody holds it | won |
-/// | so, held by this very token (the SDK repeated the call) | won |
-/// | so, and its lease has run out | won |
-/// | so, and its lease still runs | held |
-/// | given up, and this delivery is one that its queue message had left (`redelivery`) | settled |
-/// | skipped for what may have changed ([`SKIPPED_FOR_NOW`]), and the message changed or a list showed it since (`revisit`) | won |
+/// | no item | won |
+/// | unfinished, and no worker holds it | won |
+/// | unfinished, and held by this very token (the SDK repeated the call) | won |
+/// | unfinished, and the lease has expired | won |
+/// | unfinished, and another worker's lease has not expired | held |
+/// | its attempts ran out, and this is a delivery that its queue message had left (`redelivery`) | settled |
+/// | skipped by a rule of [`SKIPPED_FOR_NOW`], and the message changed or was listed since (`revisit`) | won |
 /// | written, skipped, dead | settled |
 ///
-/// A message that was given up is named again by a redrive, by the backfill or by a notification,
-/// which is why it may be claimed.
+/// A message whose attempts ran out may be claimed because a redrive, the backfill or a
+/// notification requests it again.
 #[must_use]
 pub fn decide_claim(existing: Option<&Entry>, request: &ClaimRequest) -> Claim {
     let Some(entry) = existing else {
@@ -342,7 +358,7 @@ mod tests {
             EmailAddress::parse("ada@example.com").as_ref(),
         );
         assert_eq!(one, two);
-        // Pinned: a change of derivation would write every mail again.
+        // Pinned: a change of the derivation would write every message again.
         assert_eq!(one.to_string(), "1a2265b9-1c53-5c96-b593-6ecd884c829f");
     }
 
@@ -356,7 +372,7 @@ mod tests {
         assert_eq!(id("Ada@Bücher.example"), wire);
         assert_eq!(id("\"ada\"@bücher.example"), wire);
         assert_ne!(id("ada+x@bücher.example"), wire);
-        // Pinned with the form that mail servers carry, whose key is the one that it always had.
+        // Pinned with the domain in ASCII form (Punycode), whose key must not change.
         assert_eq!(wire.to_string(), "ee506ead-a066-56d6-bbaf-eb661452632e");
     }
 
@@ -384,9 +400,9 @@ mod tests {
         };
         assert_eq!(of("g1", Some([1; 32])), of("g2", Some([1; 32])));
         assert_ne!(of("g1", Some([1; 32])), of("g1", Some([2; 32])));
-        // Nothing tells it from the others: it has a row for each mailbox.
+        // Nothing distinguishes it from the others, so it has a row for each mailbox.
         assert_eq!(of("g1", None), activity_id(&key("g1", "m1"), None, None));
-        // Pinned: a change of derivation would write such mails again.
+        // Pinned: a change of the derivation would write such messages again.
         assert_eq!(
             of("g1", Some([1; 32])).to_string(),
             "e94448e9-590a-5fa4-b912-cfe3066e8cba"
@@ -476,7 +492,7 @@ mod tests {
         };
         assert!(
             decide(&awaits_dead_letter, false).is_won(),
-            "it is named again"
+            "a new request may claim it"
         );
         let redelivery = ClaimRequest {
             redelivery: true,
@@ -488,7 +504,7 @@ mod tests {
         );
         assert!(
             decide_claim(Some(&given_up), &redelivery).is_won(),
-            "it was redriven"
+            "a redrive allowed the claim"
         );
         let tried_for_the_last_time = |until| Entry {
             gave_up: true,

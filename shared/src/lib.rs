@@ -1,24 +1,25 @@
-//! mailverse: email from any mailbox that Nylas reaches, as completed email activities in Dynamics 365.
+//! mailverse: tracks email from any mailbox that Nylas can read as completed email activities in
+//! Dynamics 365.
 //!
 //! The functions and the command are thin shells around this crate. Dependencies point one way:
-//! `ids`, `retry`, `env` ← `message`, `dataverse`, `nylas`, `dedupe`, `queue` ← `policy`, `parties`, `contacts`,
-//! `regarding`, `mapping` ← `pipeline`.
+//! `ids`, `retry`, `env` ← `message`, `dataverse`, `nylas`, `dedupe`, `queue` ← `policy`,
+//! `parties`, `contacts`, `regarding`, `mapping` ← `pipeline`.
 //!
 //! | Question | Module |
 //! | --- | --- |
 //! | What happens to a message, in order? | [`pipeline`] |
 //! | How is an email mapped? | [`mapping`] |
-//! | What is tracked, and why was this one not? | [`policy`] |
-//! | Who is this address, which record does it concern? | [`parties`], [`regarding`] |
-//! | How is it told later why that was decided? | [`decision`] |
-//! | Who becomes a contact, and of which company? | [`contacts`] |
-//! | How is a duplicate prevented? | [`dedupe`] |
-//! | Do a mail and a row that share a Message-ID belong together? | [`same_mail`] |
+//! | Which messages are tracked, and why was a message skipped? | [`policy`] |
+//! | Which row has this address, and which record does the email concern? | [`parties`], [`regarding`] |
+//! | How is a decision explained later? | [`decision`] |
+//! | For which addresses are contacts created, and for which company? | [`contacts`] |
+//! | How are duplicates prevented? | [`dedupe`] |
+//! | Do a message and a row that share a Message-ID belong together? | [`same_mail`] |
 //! | What happens on 429, or on any failure? | [`retry`] |
-//! | Does a refusal concern one message or everybody? | [`refusal`] |
-//! | How much is asked of Dataverse at a time? | [`governor`] |
-//! | What can Dataverse answer, and how do we read it? | [`dataverse::error`] |
-//! | What is on the queue? | [`sync_request`] |
+//! | Does a refusal concern one message or the caller? | [`refusal`] |
+//! | How much is sent to Dataverse at a time? | [`governor`] |
+//! | What can Dataverse answer, and how is it classified? | [`dataverse::error`] |
+//! | What does a queue message contain? | [`sync_request`] |
 
 pub mod aws;
 pub mod contacts;

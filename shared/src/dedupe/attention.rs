@@ -1,7 +1,8 @@
-//! What needs attention: messages that wait for too long, and dead ones.
+//! Messages that need attention: those that wait too long, and dead ones.
 //!
-//! Such items have the attribute `attention`, and only they are in the index [`INDEX`], whose keys are `attention` and `since_ms`: what is written or
-//! skipped, nearly everything, costs it nothing to read.
+//! Such items have the attribute `attention`, and only they are in the sparse index [`INDEX`],
+//! whose keys are `attention` and `since_ms`. Written and skipped messages, which are nearly all,
+//! are not read.
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -13,25 +14,26 @@ use super::ledger::{
 use super::{Entry, State};
 use crate::ids::MessageKey;
 
-/// The sparse index, which has all attributes of its items.
+/// The sparse index. It contains all attributes of its items.
 pub const INDEX: &str = "attention";
 
-/// How much later than expected a delivery may be before nobody believes in it any more.
+/// How late an expected delivery may be before the message counts as stranded.
 pub const OVERDUE: TimeDelta = TimeDelta::hours(1);
 
-/// A message that needs somebody's attention.
+/// A message that needs attention.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attention {
-    /// Which.
+    /// The message.
     pub key: MessageKey,
     /// Since when it has been waiting, or dead.
     pub since: DateTime<Utc>,
-    /// What the ledger says of it.
+    /// Its state in the ledger.
     pub entry: Entry,
 }
 
 impl Attention {
-    /// Nobody is at it and the queue should have delivered it long ago: a process died that no queue message stood behind, as that of a
+    /// Returns whether no worker and no queue has the message: it waits, no lease runs, and its
+    /// delivery is overdue. Either a process died that had no queue message behind it, such as a
     /// scheduled run, or the queue message is gone.
     #[must_use]
     pub fn is_stranded(&self, now: DateTime<Utc>) -> bool {
@@ -45,10 +47,12 @@ impl Attention {
 }
 
 impl Ledger {
-    /// Those that are `wanted` of the messages that have been waiting, or dead, since before `before`: the longest first, `limit` at most. What is not wanted is
-    /// read and passed over.
+    /// Returns messages in `state` that have been waiting or dead since before `before`, the
+    /// longest first. Returns at most `limit` messages for which `wanted` is true; others are read
+    /// and skipped.
     ///
-    /// The index follows the table within moments; whoever acts on an entry looks at the item again.
+    /// The index is eventually consistent with the table. Before acting on an entry, check the item
+    /// again, as [`Ledger::expect_delivery`] does.
     ///
     /// # Errors
     /// [`LedgerError::Unavailable`].
@@ -81,7 +85,7 @@ impl Ledger {
                 number(&item, "since_ms").and_then(DateTime::from_timestamp_millis),
             ) else {
                 return Err(LedgerError::Unavailable(
-                    "an item of the index has no message id or no time".to_owned(),
+                    "an item of the attention index has no message id or no `since_ms`".to_owned(),
                 ));
             };
             let message = Attention { key, since, entry };
@@ -92,11 +96,13 @@ impl Ledger {
         Ok(found)
     }
 
-    /// Notes that a waiting message that nobody is at is about to be queued again, so that it is not queued once more before that delivery is
-    /// overdue as well. Whether it was still waiting so.
+    /// Records that a waiting, unclaimed message is about to be queued again, so that it is not
+    /// queued again before that delivery is overdue too.
+    ///
+    /// Returns whether it was still waiting and unclaimed.
     ///
     /// # Errors
-    /// [`LedgerError::Unavailable`]: nothing is known; leave it to the next look.
+    /// [`LedgerError::Unavailable`]: the state is unknown; leave the message to the next check.
     pub async fn expect_delivery(
         &self,
         key: &MessageKey,
@@ -117,10 +123,13 @@ impl Ledger {
         took_effect(call.send().await)
     }
 
-    /// Notes that a message that was given up is on the sync queue once more and is to be tried then: it waits. Whether it was given up, and nobody was at it.
+    /// Records that a message whose attempts ran out is on the sync queue again, and waits for the
+    /// attempt at `retry_at`.
+    ///
+    /// Returns whether its attempts had run out and no worker held it.
     ///
     /// # Errors
-    /// [`LedgerError::Unavailable`]: nothing is known; it can be claimed either way.
+    /// [`LedgerError::Unavailable`]: the state is unknown; the message can be claimed either way.
     pub async fn queued_anew(
         &self,
         key: &MessageKey,
@@ -145,12 +154,13 @@ impl Ledger {
         took_effect(call.send().await)
     }
 
-    /// Allows a dead message, whatever killed it, to be claimed again. Whether it was dead.
+    /// Allows a dead message to be claimed again, whatever the cause of death. Returns whether it
+    /// was dead.
     ///
-    /// It stays dead until somebody names it: put a request on the sync queue afterwards.
+    /// It stays dead until a request names it: put one on the sync queue afterwards.
     ///
     /// # Errors
-    /// [`LedgerError::Unavailable`]: nothing is known; ask again.
+    /// [`LedgerError::Unavailable`]: the state is unknown; call it again.
     pub async fn redrive(&self, key: &MessageKey) -> Result<bool, LedgerError> {
         let call = self
             .client

@@ -1,8 +1,13 @@
-//! Booking a Dataverse user's time, on the item of [`super::pause`]. What the time is and who waits for it: [`crate::governor`].
+//! Stores the rate limiter state of each Dataverse user on the item of [`super::pause`]: the GCRA's
+//! theoretical arrival time (TAT), in `booked_until_ms`. How usage becomes time, and who waits for
+//! it: [`crate::governor`].
 //!
-//! Live mail moves the moment on and takes no heed of it; the same call tells of a pause, so it costs no further one, unless more is booked than counts
-//! ([`Budget::ahead`]). History moves it on only if it has passed and nobody has to pause: one conditional write, and a second one after a time in which nobody
-//! sent anything. All processes have one moment, so a clock that is wrong by a second is a second of the window.
+//! Live mail always advances the TAT and never waits for it. The same call returns the pause, so a
+//! reservation reads it without another call. A second call follows only if the TAT is further
+//! ahead than the limit ([`Budget::ahead`]). Backfill advances the TAT only if it has passed and
+//! the user is not paused: one conditional write, and a second one after an idle time. All
+//! processes share one timestamp, so a clock that is wrong by a second affects one second of the
+//! window.
 
 use aws_sdk_dynamodb::operation::update_item::builders::UpdateItemFluentBuilder;
 use aws_sdk_dynamodb::types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure};
@@ -12,17 +17,17 @@ use super::ledger::{Ledger, LedgerError, milliseconds, refusal, unavailable};
 use super::pause::{expiry, item_key, read_standing};
 use crate::governor::{Booking, Budget, Standing, User};
 
-/// How often history tries to book against others who do so at the same moment.
+/// How often backfill tries to reserve while other processes reserve at the same time.
 const TRIES: usize = 3;
 
-/// When nobody else books, a later moment than this is one that others have moved on meanwhile.
+/// How long backfill waits after losing all [`TRIES`] to other reservations.
 const BUSY: TimeDelta = TimeDelta::milliseconds(100);
 
 impl Ledger {
-    /// Books for live mail, and tells how it stands with the user then.
+    /// Reserves for live mail and returns the limiter state after the reservation.
     ///
     /// # Errors
-    /// [`LedgerError::Unavailable`]: it may or may not be booked.
+    /// [`LedgerError::Unavailable`]: the reservation may or may not be stored.
     pub async fn book(
         &self,
         user: &User,
@@ -46,18 +51,19 @@ impl Ledger {
                 .update_expression("SET booked_until_ms = :most, expires_at = :seconds")
                 .condition_expression("booked_until_ms > :most")
                 .expression_attribute_values(":most", milliseconds(most));
-            // Should it fail, the next one who books comes to the same.
+            // If it fails, the next reservation reduces the TAT in the same way.
             let _unbooked = call.send().await;
         }
         Ok(standing)
     }
 
-    /// Books for history if it may begin a batch now. Of what was not booked before now, only the last bit ([`Budget::kept`]) can be booked still.
+    /// Reserves for backfill if it may start a batch now. Of the capacity that was unused before
+    /// now, only the burst ([`Budget::kept`]) can still be used.
     ///
-    /// The inner error is the moment from which on it is worth asking again.
+    /// The inner error is the earliest time at which another try can succeed.
     ///
     /// # Errors
-    /// [`LedgerError::Unavailable`]: it may or may not be booked.
+    /// [`LedgerError::Unavailable`]: the reservation may or may not be stored.
     pub async fn book_if_free(
         &self,
         user: &User,
@@ -65,7 +71,7 @@ impl Ledger {
         budget: &Budget,
         now: DateTime<Utc>,
     ) -> Result<Result<Standing, DateTime<Utc>>, LedgerError> {
-        // Up to when others may have booked, so that with what is owed the time is free.
+        // The range of the TAT in which a batch may start now, including the usage that is owed.
         let (least, most) = (now - budget.kept() - booking.owed, now - booking.owed);
         for _ in 0..TRIES {
             let call = self
@@ -92,7 +98,7 @@ impl Ledger {
             if let Some(free_at) = standing.free_at(booking.owed, now) {
                 return Ok(Err(free_at));
             }
-            // Nobody has booked anything for a while.
+            // No process has reserved for a while, so the TAT starts again at `least`.
             let call = self
                 .booking(user, now)
                 .update_expression("SET booked_until_ms = :begun, expires_at = :seconds")
@@ -105,7 +111,7 @@ impl Ledger {
                 .expression_attribute_values(":least", milliseconds(least));
             match call.send().await {
                 Ok(booked) => return Ok(Ok(read_standing(booked.attributes()))),
-                // Somebody else was faster.
+                // Another process was faster.
                 Err(error) if refusal(&error).is_some() => {}
                 Err(error) => return Err(unavailable(&error)),
             }
@@ -113,10 +119,10 @@ impl Ledger {
         Ok(Err(now + BUSY))
     }
 
-    /// Keeps how many requests at the same time Dataverse suggests.
+    /// Stores the concurrency that Dataverse suggests.
     ///
     /// # Errors
-    /// [`LedgerError::Unavailable`]: the next answer suggests it again.
+    /// [`LedgerError::Unavailable`]: the next response suggests it again.
     pub async fn keep_suggestion(
         &self,
         user: &User,

@@ -1,16 +1,21 @@
-//! Everything that the ledger keeps of a message, for people who ask why; and how its decision record ([`crate::decision`]) is kept.
+//! Everything that the ledger stores about a message, for operators who ask why, and the rules for
+//! storing its decision record ([`crate::decision`]).
 //!
-//! | A settlement | `decision` | `tried` |
+//! The attribute `tried` is the attempted decision: the one by which the row may have been written.
+//!
+//! | Settled as | `decision` | `tried` |
 //! | --- | --- | --- |
-//! | without a record | stays | stays |
-//! | `waiting`, after the row may have been written | stays | is this one |
-//! | `waiting`, before that | stays | stays |
-//! | `dead`, after the row may have been written | is this one | is this one |
-//! | `dead`, before that; `skipped` | is this one | stays while dead, else goes |
-//! | `written`, by this decision | is this one | goes |
-//! | `written`, because the row was there already | is `tried` where there is one, else this one | goes |
+//! | anything, without a record | unchanged | unchanged |
+//! | `waiting`, after the row may have been written | unchanged | set to this record |
+//! | `waiting`, before that | unchanged | unchanged |
+//! | `dead`, after the row may have been written | set to this record | set to this record |
+//! | `dead`, before that | set to this record | unchanged |
+//! | `skipped` | set to this record | removed |
+//! | `written`, by this decision | set to this record | removed |
+//! | `written`, because the row existed already | set to `tried` if there is one, else to this record | removed |
 //!
-//! So a row whose write was not answered is explained by the decision that wrote it, and not by the one that found it. A claim leaves both alone.
+//! So if the response to a write was lost, the row is explained by the decision that wrote it, not
+//! by the later one that found it. A claim changes neither attribute.
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use chrono::{DateTime, Utc};
@@ -22,41 +27,43 @@ use super::ledger::{
 use super::{Entry, State};
 use crate::ids::{ActivityId, MessageKey};
 
-/// The index by the row in Dataverse. It has the keys of the items and nothing else.
+/// The index by the row in Dataverse. It contains only the keys of the items.
 pub const INDEX: &str = "activity";
 
-/// What a decision has to do with the row in Dataverse.
+/// How a decision relates to the row in Dataverse.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DecidedRow {
-    /// There is none: the mail was left out, or something failed before it could be written.
+    /// There is no row: the message was skipped, or a step failed before the row could be written.
     #[default]
     None,
-    /// It was written by this decision, or may have been: where a call's answer was lost, nobody knows.
+    /// This decision wrote the row, or may have: if the response to the call was lost, it is
+    /// unknown.
     Ours,
-    /// It was there before, by another decision: of another mailbox's copy, of a run that did not come to its end, or of another client.
+    /// The row existed before, from another decision: for another mailbox's copy, by a run that did
+    /// not finish, or by another client.
     Found,
 }
 
-/// A decision record on its way into the ledger.
+/// A decision record to be stored in the ledger.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decided {
-    /// The record. Without content.
+    /// The record, without content.
     pub text: String,
-    /// What it has to do with the row.
+    /// How the decision relates to the row.
     pub row: DecidedRow,
 }
 
-/// How an update keeps a record, whose text is `:decision`.
+/// How an update stores a record, whose text is `:decision`.
 pub(super) struct Keep {
-    /// Assignments; empty when the update does not mention the record.
+    /// Assignments; empty if the update does not change the record.
     pub(super) set: &'static str,
-    /// `tried` goes.
+    /// Whether the update removes `tried`.
     pub(super) forget_tried: bool,
 }
 
 impl Decided {
-    /// The module's table.
+    /// Looks up the table in the module's documentation.
     pub(super) const fn keep(&self, state: State) -> Keep {
         let set = match (state, self.row) {
             (State::Waiting, DecidedRow::Ours) => "tried = :decision",
@@ -72,27 +79,27 @@ impl Decided {
     }
 }
 
-/// What the ledger keeps of one message.
+/// Everything that the ledger stores about one message, for the commands that explain it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kept {
-    /// Which.
+    /// The message.
     pub key: MessageKey,
-    /// Where it stands.
+    /// Its state.
     pub entry: Entry,
-    /// Since when it has been waiting, or dead.
+    /// Since when it has been waiting or dead; `None` in the other two states.
     pub since: Option<DateTime<Utc>>,
-    /// Until when somebody works on it, or when the queue delivers it again.
+    /// The end of its lease, or when the queue delivers it again; `None` if neither applies.
     pub until: Option<DateTime<Utc>>,
-    /// The last write.
+    /// The time of the last write.
     pub changed_at: Option<DateTime<Utc>>,
-    /// The row of ours that carried it before it gave way to another client's, which carries it now.
+    /// Our row that held it, if another client's row has replaced it.
     pub gave_way: Option<ActivityId>,
-    /// The record of its decision: of the one that stands; while it waits, of the one that was tried, if any was.
+    /// Its decision record: the settled one or, while it waits, the attempted one if there is one.
     pub decision: Option<String>,
 }
 
 impl Ledger {
-    /// Everything that is kept of one message; `None` when it has never been claimed.
+    /// Returns everything stored about one message; `None` if it has never been claimed.
     ///
     /// # Errors
     /// [`LedgerError::Unavailable`].
@@ -122,9 +129,10 @@ impl Ledger {
         }))
     }
 
-    /// The messages that this row carries: a mail in several mailboxes is one message in each, in order.
+    /// Returns the messages that this row holds, sorted: an email in several mailboxes is one
+    /// message in each.
     ///
-    /// The index follows the table within moments.
+    /// The index is eventually consistent with the table.
     ///
     /// # Errors
     /// [`LedgerError::Unavailable`].
@@ -149,7 +157,7 @@ impl Ledger {
     }
 }
 
-/// The value of `:decision`.
+/// Returns the value of `:decision`.
 pub(super) fn value(decided: &Decided) -> AttributeValue {
     text(decided.text.as_str())
 }

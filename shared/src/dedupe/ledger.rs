@@ -5,28 +5,30 @@
 //! | `pk` | S | `mailbox#` and the grant id |
 //! | `sk` | S | `message#` and the provider's message id |
 //! | `state` | S | `waiting`, `written`, `skipped` or `dead` |
-//! | `claim_token` | S | who works on it; absent when nobody does |
-//! | `lease_until_ms` | N | until when, Unix milliseconds; there together with `claim_token` |
-//! | `settled_by` | S | whose claim ended last; absent while claimed. By it, a settlement whose answer was lost is recognised |
-//! | `retry_at_ms` | N | when the queue delivers it again, Unix milliseconds; while released |
-//! | `attempts` | N | how often it was claimed |
-//! | `failures` | N | how many tries failed or did not come to an end; a claim counts its try beforehand, and a settlement takes it back where the try was only postponed. Absent once in a final state |
-//! | `gave_up` | BOOL | while dead: it could have been tried again, and may be |
-//! | `awaits_dead_letter` | BOOL | while given up: what its queue message has left of deliveries is left alone |
-//! | `attention` | S | `waiting` or `dead`, like `state`; absent in the other two. Key of the sparse index ([`super::attention`]) |
-//! | `since_ms` | N | since when it has been so, Unix milliseconds; there together with `attention` |
-//! | `reason` | S | the rule or the error, without content |
+//! | `claim_token` | S | the token of the worker that holds the claim; absent if unclaimed |
+//! | `lease_until_ms` | N | the end of the lease, Unix milliseconds; present together with `claim_token` |
+//! | `settled_by` | S | the token of the claim that ended last; absent while claimed. It identifies a settlement whose response was lost |
+//! | `retry_at_ms` | N | when the queue delivers the message again, Unix milliseconds; only while released |
+//! | `attempts` | N | how often the message was claimed |
+//! | `failures` | N | how many attempts failed or did not finish. A claim counts its attempt in advance; settling it as postponed subtracts it again. Absent when written, skipped or settled as dead |
+//! | `gave_up` | BOOL | while dead: its attempts ran out, or the last one is running; it may be claimed again |
+//! | `awaits_dead_letter` | BOOL | while `gave_up`: the deliveries that its queue message has left do not claim it |
+//! | `attention` | S | `waiting` or `dead`, like `state`; absent in the other two states. Key of the sparse index ([`super::attention`]) |
+//! | `since_ms` | N | since when it has been waiting or dead, Unix milliseconds; present together with `attention` |
+//! | `reason` | S | the rule, the error or the omissions, without content |
 //! | `activity_id` | S | the row in Dataverse, once written. Key of the index by row ([`super::kept`]) |
-//! | `gave_way` | S | the row of ours that carried it before, once another client's does ([`super::survivor`]) |
-//! | `decision` | S | how it was decided, as JSON without content ([`crate::decision`]); once in a final state |
+//! | `gave_way` | S | our row that held the message, if another client's row has replaced it ([`super::survivor`]) |
+//! | `decision` | S | the decision record, as JSON without content ([`crate::decision`]); in a final state |
 //! | `tried` | S | while waiting or dead: the decision by which the row may have been written ([`super::kept`]) |
 //! | `changed_at_ms` | N | the last write, Unix milliseconds |
-//! | `expires_at` | N | when the table's TTL may remove it, Unix seconds; absent while waiting or dead |
+//! | `expires_at` | N | when the table's TTL may remove the item, Unix seconds; absent while waiting or dead |
 //!
-//! The table has further items: one for each Dataverse user ([`super::pause`]), the policy of [`super::stored_policy`], one for each mailbox ([`super::mailbox`]), and those
-//! of the backfill's runs ([`super::runs`]).
+//! The table has further items: one for each Dataverse user and further pauses ([`super::pause`]),
+//! the policy ([`super::stored_policy`]), up to two for each mailbox ([`super::mailbox`]), and
+//! those of backfill runs ([`super::runs`]).
 //!
-//! An item that TTL removed costs nothing but a look-up: the activity id still refuses the second row.
+//! If TTL has removed an item, the message only needs another lookup: the activity id still
+//! prevents a second row.
 
 use std::collections::HashMap;
 
@@ -44,43 +46,46 @@ use super::{Claim, ClaimRequest, ClaimToken, Entry, LEASE, SKIPPED_FOR_NOW, Stat
 use crate::aws;
 use crate::ids::{ActivityId, MessageKey};
 
-/// How long a final state is kept: past the longest backfill, so that history is not looked at twice.
+/// How long a final state is stored: longer than the longest backfill, so that it processes no
+/// message twice.
 const KEPT: TimeDelta = TimeDelta::days(3 * 365);
 
-/// The reason of a message that is being tried for the last time, until the try has an end.
-pub const LAST_DELIVERY_UNFINISHED: &str = "the last delivery did not come to an end";
+/// The reason of a message during its last attempt, until the attempt ends.
+pub const LAST_DELIVERY_UNFINISHED: &str = "the last delivery did not finish";
 
-/// Most keys of one call for many items. Source: Amazon DynamoDB API Reference, BatchGetItem.
+/// The most keys of one BatchGetItem call. Source: Amazon DynamoDB API Reference, BatchGetItem.
 const MOST_KEYS: usize = 100;
 
-/// Calls for that many items after which the table counts as unavailable: an answer has room for the largest of our items fifty times.
+/// The most BatchGetItem calls for one set of keys, after which the table counts as unavailable. A
+/// response has room for fifty of our largest items.
 const MOST_CALLS: usize = 8;
 
-/// Longest reason that is kept, in bytes.
+/// The longest stored reason, in bytes. A longer one is cut.
 const LONGEST_REASON: usize = 500;
 
-/// Why the ledger did not do what it was asked to.
+/// Why a ledger operation failed.
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
-    /// The table could not be reached, throttled the call, or holds something unreadable: try the message again later.
-    #[error("the ledger did not answer: {0}")]
+    /// The table could not be reached, throttled the call, or contains something unreadable: try
+    /// the message again later.
+    #[error("the ledger is unavailable: {0}")]
     Unavailable(String),
-    /// Another worker has taken the message over: leave it alone, its state is now that worker's to write.
-    #[error("another worker took the message over")]
+    /// Another worker has taken over the message. Do not write its state; that worker will.
+    #[error("the claim was lost: another worker took over the message")]
     ClaimLost,
 }
 
-/// How a claim ends.
+/// How a claim ends: the outcome of the attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Settlement {
-    /// One completed email activity carries the message; `note` says what had to be left out of it.
+    /// One completed email activity holds the message.
     Written {
         /// The row.
         activity_id: ActivityId,
-        /// What was left out, or how the row came to be there.
+        /// Its omissions, or how the row came to exist.
         note: Option<String>,
     },
-    /// The policy left it out.
+    /// A policy rule excluded it.
     Skipped {
         /// The rule.
         rule: String,
@@ -89,24 +94,25 @@ pub enum Settlement {
     Dead {
         /// The error.
         reason: String,
-        /// It was only tried often enough: whoever names it again may try again.
+        /// Its attempts ran out, so a new request may claim it again.
         gave_up: bool,
     },
-    /// It may be claimed again at once; the queue delivers it at about `retry_at`.
+    /// It may be claimed again immediately; the queue delivers it at about `retry_at`.
     Released {
         /// When the queue delivers it again.
         retry_at: DateTime<Utc>,
         /// The error that delayed it.
         reason: String,
-        /// The try counts as a failure of the message; one that was only postponed does not.
+        /// The attempt counts as a failure of the message; a postponed attempt does not.
         counted: bool,
     },
-    /// The same at the last delivery that its queue message has. It counts as given up until it is
-    /// on the queue again ([`Ledger::queued_anew`]), in case nobody puts it there.
+    /// Like [`Settlement::Released`], on the last delivery of its queue message. It is stored as
+    /// dead and claimable until it is on the queue again ([`Ledger::queued_anew`]), in case the
+    /// worker dies before it queues it.
     Requeued {
         /// The error that delayed it.
         reason: String,
-        /// As of [`Settlement::Released`].
+        /// See [`Settlement::Released`].
         counted: bool,
     },
 }
@@ -132,7 +138,7 @@ impl Settlement {
     }
 }
 
-/// What becomes of the count of failures, which has the try in it that ends.
+/// What a settlement does with the failure count, which includes the attempt that ends.
 enum Failures {
     Counted,
     TakenBack,
@@ -150,7 +156,7 @@ impl Settlement {
         }
     }
 
-    /// The attributes that depend on it; those without a value are removed.
+    /// Returns the attributes that depend on the outcome; those without a value are removed.
     fn attributes(&self, now: DateTime<Utc>) -> [(&'static str, Option<AttributeValue>); 7] {
         let state = self.state();
         let is_final = matches!(state, State::Written | State::Skipped);
@@ -192,7 +198,7 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// The ledger in the table of this name, which has the string keys `pk` and `sk`.
+    /// Creates a ledger on the table of this name, which has the string keys `pk` and `sk`.
     #[must_use]
     pub fn new(client: Client, table: String) -> Self {
         Self { client, table }
@@ -201,7 +207,8 @@ impl Ledger {
     /// Claims `key` for [`LEASE`].
     ///
     /// # Errors
-    /// [`LedgerError::Unavailable`]: nothing is known; let the queue deliver the message again.
+    /// [`LedgerError::Unavailable`]: the claim may or may not be stored; let the queue deliver the
+    /// message again.
     pub async fn claim(
         &self,
         key: &MessageKey,
@@ -214,7 +221,7 @@ impl Ledger {
             redelivery,
             last_delivery,
         } = *request;
-        // The transcription of `decide_claim`.
+        // A transcription of `decide_claim`.
         let given_up = if redelivery {
             "(gave_up = :true AND attribute_not_exists(awaits_dead_letter))"
         } else {
@@ -281,20 +288,23 @@ impl Ledger {
             return Err(unavailable(&error));
         };
         let winner = refusal.item().ok_or_else(|| {
-            LedgerError::Unavailable("a refused claim came without its item".to_owned())
+            LedgerError::Unavailable("a rejected claim came without the stored item".to_owned())
         })?;
         match decide_claim(Some(&read_entry(winner)?), request) {
-            // Our clock and the stored lease agree with the condition, so this is an item between two writes: try later.
+            // The stored item contradicts the condition that just failed, so it was read between
+            // two writes: try later.
             Claim::Won { .. } => Ok(Claim::HeldUntil(now + LEASE)),
             lost => Ok(lost),
         }
     }
 
-    /// Ends a claim.
+    /// Ends a claim with an outcome.
     ///
     /// # Errors
-    /// - [`LedgerError::ClaimLost`] if `token` no longer holds `key`.
-    /// - [`LedgerError::Unavailable`]: the claim may still stand; the message is claimed anew after its lease.
+    /// - [`LedgerError::ClaimLost`] if `token` no longer holds `key`: leave the message to the
+    ///   worker that holds it.
+    /// - [`LedgerError::Unavailable`]: the claim may still be held; the message can be claimed
+    ///   again after its lease.
     pub async fn settle(
         &self,
         key: &MessageKey,
@@ -305,10 +315,10 @@ impl Ledger {
         self.settle_decided(key, token, now, settlement, None).await
     }
 
-    /// Ends a claim, and keeps the record of the decision as [`super::kept`] says.
+    /// Ends a claim with an outcome and stores the decision record by the rules of [`super::kept`].
     ///
     /// # Errors
-    /// Those of [`Ledger::settle`].
+    /// The same as [`Ledger::settle`].
     pub async fn settle_decided(
         &self,
         key: &MessageKey,
@@ -355,7 +365,7 @@ impl Ledger {
             }
         }
         match state {
-            // Since it was first claimed, however often it has been tried.
+            // `since_ms` keeps the time of the first claim, however many attempts follow.
             State::Waiting => {}
             State::Dead => set.push_str(", since_ms = :now"),
             State::Written | State::Skipped => remove.push_str(", since_ms"),
@@ -371,7 +381,7 @@ impl Ledger {
         let Err(error) = call.send().await else {
             return Ok(());
         };
-        // The answer to the first try was lost, and the SDK repeated it: what it finds is our own doing.
+        // If the response to the first call was lost, the SDK repeated it and met our own write.
         let is_ours = |item: &HashMap<_, _>| {
             text_of(item, "settled_by") == Some(token.to_string().as_str())
                 && text_of(item, "state") == Some(state.as_str())
@@ -384,7 +394,7 @@ impl Ledger {
         }
     }
 
-    /// What the ledger says of one message; `None` when it has never been claimed.
+    /// Returns the state of one message; `None` if it has never been claimed.
     ///
     /// # Errors
     /// [`LedgerError::Unavailable`].
@@ -393,9 +403,11 @@ impl Ledger {
         item.as_ref().map(read_entry).transpose()
     }
 
-    /// What the ledger says of many messages, as it was a moment ago; nothing of one that has never been claimed. What is in a final state is in it to stay.
+    /// Returns the states of many messages, eventually consistent, without those that have never
+    /// been claimed. A final state in the result is reliable; other states may be outdated.
     ///
-    /// It costs a fraction of as many claims that are refused: a refused write is paid by the size of the item it met.
+    /// This costs a fraction of as many rejected claims: a rejected write is billed by the size of
+    /// the item that it met.
     ///
     /// # Errors
     /// [`LedgerError::Unavailable`].
@@ -412,7 +424,8 @@ impl Ledger {
         Ok(entries)
     }
 
-    /// Many items of the table as they were a moment ago, each named once; those that are there, in any order.
+    /// Reads many items of the table, eventually consistent. The keys must be distinct. Returns the
+    /// items that exist, in any order.
     pub(super) async fn items(
         &self,
         keys: impl Iterator<Item = HashMap<String, AttributeValue>>,
@@ -422,12 +435,12 @@ impl Ledger {
         for some in keys.chunks(MOST_KEYS) {
             let mut asked = some.to_vec();
             let mut calls = 0;
-            // What one answer has no room for is left over.
+            // A response returns the keys that it had no room for as unprocessed.
             while !asked.is_empty() {
                 calls += 1;
                 if calls > MOST_CALLS {
                     return Err(LedgerError::Unavailable(
-                        "it left items over too often".to_owned(),
+                        "BatchGetItem returned unprocessed keys too many times".to_owned(),
                     ));
                 }
                 let wanted = KeysAndAttributes::builder().set_keys(Some(asked)).build();
@@ -446,7 +459,7 @@ impl Ledger {
         Ok(found)
     }
 
-    /// An item of the table as it is now.
+    /// Reads an item of the table with strong consistency; `None` if it does not exist.
     pub(super) async fn item(
         &self,
         key: HashMap<String, AttributeValue>,
@@ -512,7 +525,7 @@ fn one() -> AttributeValue {
     AttributeValue::N("1".to_owned())
 }
 
-/// A claim that took effect, by what it wrote. The try that begins is counted already.
+/// Returns the claim of a successful write. `failures` as stored already counts the new attempt.
 fn won(written: Option<&HashMap<String, AttributeValue>>, now: DateTime<Utc>) -> Claim {
     let failures = written.map_or(1, |item| count_of(item, "failures"));
     let since = written.and_then(|item| number(item, "since_ms"));
@@ -524,7 +537,8 @@ fn won(written: Option<&HashMap<String, AttributeValue>>, now: DateTime<Utc>) ->
     }
 }
 
-/// The opposite of [`item_key`].
+/// Parses the key of an item, the inverse of [`item_key`]; `None` for an item that is not a
+/// message.
 pub(super) fn key_of(item: &HashMap<String, AttributeValue>) -> Option<MessageKey> {
     Some(MessageKey {
         grant_id: text_of(item, "pk")?
@@ -541,7 +555,7 @@ pub(super) fn key_of(item: &HashMap<String, AttributeValue>) -> Option<MessageKe
 pub(super) fn read_entry(item: &HashMap<String, AttributeValue>) -> Result<Entry, LedgerError> {
     let text = |name| text_of(item, name);
     let state = text("state").and_then(State::parse).ok_or_else(|| {
-        LedgerError::Unavailable("an item has no state that this build knows".to_owned())
+        LedgerError::Unavailable("an item has no state or an unknown one".to_owned())
     })?;
     let token = text("claim_token").and_then(ClaimToken::parse);
     let until = number(item, "lease_until_ms").and_then(DateTime::from_timestamp_millis);
@@ -562,7 +576,7 @@ pub(super) fn read_entry(item: &HashMap<String, AttributeValue>) -> Result<Entry
     })
 }
 
-/// The refusal of a conditional write.
+/// Returns the failed condition of a conditional write; `None` if it failed for another reason.
 pub(super) fn refusal(
     error: &SdkError<UpdateItemError>,
 ) -> Option<&ConditionalCheckFailedException> {
@@ -572,7 +586,7 @@ pub(super) fn refusal(
     }
 }
 
-/// Whether a conditional write took effect; if not, the item is not as its condition wants it.
+/// Returns whether a conditional write was applied; `false` if the item did not meet its condition.
 pub(super) fn took_effect(
     written: Result<UpdateItemOutput, SdkError<UpdateItemError>>,
 ) -> Result<bool, LedgerError> {

@@ -1,19 +1,23 @@
-//! What the backfill knows of a mailbox as a whole: one item of the ledger's table.
+//! What the backfill knows about a mailbox as a whole: its watermark, its leases and its parked
+//! tasks, in two items of the ledger's table.
 //!
 //! | Attribute | Type | Meaning |
 //! | --- | --- | --- |
-//! | `pk`, `sk` | S | `mailbox#` and the grant id; `backfill`. A second item, `history`, has the lease of operators' tasks alone |
-//! | `listed_until_ms` | N | the watermark: every message up to then was listed and has a state, Unix milliseconds |
-//! | `lease_task` | S | the task that the mailbox is kept for |
-//! | `lease_token` | S | who works on it; absent while the task is on the queue |
-//! | `lease_until_ms` | N | until when it is kept, Unix milliseconds |
-//! | `parked` | SS | tasks that wait until somebody has signed in again, as they were queued |
+//! | `pk`, `sk` | S | `mailbox#` and the grant id; `backfill`. A second item, `history`, has only the lease of operators' tasks |
+//! | `listed_until_ms` | N | the watermark: every message up to this time was listed and has a state, Unix milliseconds |
+//! | `lease_task` | S | the task that holds the mailbox |
+//! | `lease_token` | S | the token of the worker that runs the task; absent while the task is on the queue |
+//! | `lease_until_ms` | N | the end of the lease, Unix milliseconds |
+//! | `parked` | SS | tasks that wait until the mailbox is signed in again, as they were queued |
 //!
-//! One worker at a time lists a mailbox for the schedule, and one for an operator: history may take days, and the mail of today does not wait for it. Two lists
-//! of one mailbox harm nobody, since every message is claimed. A task that goes back to its queue keeps the mailbox, so that no other one slips in between two of its
-//! invocations; whoever dies keeps nobody waiting for longer than [`TASK_LEASE`].
+//! One worker at a time lists a mailbox for the schedule, and another one for an operator: an
+//! operator's backfill may take days, and today's mail must not wait for it. Two concurrent lists
+//! of one mailbox are safe, since every message is claimed. A task that returns to its queue keeps
+//! the lease, so that no other task starts between two of its invocations. If a worker dies, others
+//! wait no longer than [`TASK_LEASE`].
 //!
-//! The watermark makes every outage cover itself: the schedule lists from there, whether it was our own, Nylas', or a mailbox that needed signing in.
+//! The schedule lists from the watermark, so it recovers from any outage: our own, Nylas', or that
+//! of a mailbox that had to be signed in again.
 
 use std::collections::HashMap;
 
@@ -26,38 +30,40 @@ use super::ledger::{
 };
 use crate::ids::GrantId;
 
-/// How long a worker keeps a mailbox: longer than the function runs, shorter than the queue hides the task. A check reads `template.yaml`.
+/// How long a worker leases a mailbox: longer than the function runs, and shorter than the queue
+/// hides the task. A check reads `template.yaml`.
 pub const TASK_LEASE: TimeDelta = TimeDelta::seconds(900);
 
-/// What the backfill knows of a mailbox.
+/// The watermark and the parked tasks of a mailbox.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MailboxRecord {
-    /// Every message up to then was listed and has a state; `None` when the mailbox was never listed to the end.
+    /// The watermark: every message up to this time was listed and has a state. `None` if the
+    /// mailbox was never listed completely.
     pub listed_until: Option<DateTime<Utc>>,
-    /// Tasks that wait until somebody has signed in again.
+    /// Tasks that wait until the mailbox is signed in again.
     pub parked: Vec<String>,
 }
 
-/// For whom a mailbox is listed.
+/// The kinds of lists, each of which has a separate lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lists {
     /// The schedule.
     Schedule,
-    /// Somebody who asked for history.
+    /// An operator who requested a backfill.
     Operator,
 }
 
-/// What came of asking for a mailbox.
+/// The result of leasing a mailbox.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lease {
-    /// It is ours.
+    /// The caller holds the lease.
     Won,
-    /// It is kept for another worker until then.
+    /// Another task holds the lease until this time.
     HeldUntil(DateTime<Utc>),
 }
 
 impl Ledger {
-    /// What is known of these mailboxes; nothing of one that no run has come to.
+    /// Returns the records of these mailboxes, without those that no run has reached.
     ///
     /// # Errors
     /// [`LedgerError::Unavailable`].
@@ -82,7 +88,7 @@ impl Ledger {
         Ok(records)
     }
 
-    /// Keeps a mailbox for `task` for [`TASK_LEASE`], with this worker on it.
+    /// Leases a mailbox to `task` for [`TASK_LEASE`], with this worker as the holder.
     ///
     /// # Errors
     /// [`LedgerError::Unavailable`].
@@ -122,10 +128,11 @@ impl Ledger {
         Ok(Lease::HeldUntil(until.unwrap_or(now + TASK_LEASE)))
     }
 
-    /// Ends the work of `token` on a mailbox. `kept_until` keeps it for the same task, which comes back by then; `None` leaves it to anybody.
+    /// Ends the work of `token` on a mailbox. `kept_until` keeps the lease for the same task, which
+    /// returns by then; `None` releases the mailbox.
     ///
     /// # Errors
-    /// [`LedgerError::Unavailable`]: the mailbox is free once the lease has run out.
+    /// [`LedgerError::Unavailable`]: the mailbox is free once the lease has expired.
     pub async fn leave_mailbox(
         &self,
         grant: &GrantId,
@@ -149,10 +156,10 @@ impl Ledger {
         took_effect(call.send().await).map(drop)
     }
 
-    /// Moves the watermark of a mailbox on to `until`, and never back.
+    /// Advances the watermark of a mailbox to `until`. It never moves back.
     ///
     /// # Errors
-    /// [`LedgerError::Unavailable`]: the next run lists more than it would have to.
+    /// [`LedgerError::Unavailable`]: the next run lists more than necessary.
     pub async fn listed_until(
         &self,
         grant: &GrantId,
@@ -171,7 +178,7 @@ impl Ledger {
         took_effect(call.send().await).map(drop)
     }
 
-    /// Keeps a task until the mailbox can be read again.
+    /// Parks a task until the mailbox can be read again.
     ///
     /// # Errors
     /// [`LedgerError::Unavailable`]: leave the task on its queue.
@@ -179,10 +186,10 @@ impl Ledger {
         self.change_parked(grant, "ADD parked :task", task).await
     }
 
-    /// Forgets a task that was parked and is on the queue again.
+    /// Removes a parked task that is on the queue again.
     ///
     /// # Errors
-    /// [`LedgerError::Unavailable`]: it is queued once more, which costs one look at it.
+    /// [`LedgerError::Unavailable`]: the task is queued again, which only adds one check of it.
     pub async fn unpark(&self, grant: &GrantId, task: &str) -> Result<(), LedgerError> {
         self.change_parked(grant, "DELETE parked :task", task).await
     }

@@ -1,19 +1,22 @@
-//! The pauses that everybody keeps: one item of the ledger's table for each Dataverse user, for all who
-//! send with it; one for each mailbox, for all who ask Nylas for it; and one for all of Nylas.
+//! Shared pauses: one item of the ledger's table for each Dataverse user, for all processes that
+//! send as that user; one for each mailbox, for all that request it from Nylas; and one for all of
+//! Nylas.
 //!
 //! | Attribute | Type | Meaning |
 //! | --- | --- | --- |
 //! | `pk` | S | `pause` |
-//! | `sk` | S | `dataverse`; of a further user `dataverse#` and its name; `nylas#` and the grant id; `nylas` |
-//! | `until_ms` | N | nothing is sent before, Unix milliseconds; absent before the first pause |
-//! | `booked_until_ms` | N | up to when the user's time is booked, Unix milliseconds ([`super::bookings`]) |
-//! | `suggested` | N | the parallelism that Dataverse suggested last ([`super::bookings`]) |
-//! | `expires_at` | N | when the table's TTL may remove it, Unix seconds |
+//! | `sk` | S | `dataverse`; for a further application user `dataverse#` and its name; `nylas#` and the grant id; `nylas` |
+//! | `until_ms` | N | nothing is sent before this time, Unix milliseconds; absent before the first pause |
+//! | `booked_until_ms` | N | the theoretical arrival time: the user's capacity is reserved up to it, Unix milliseconds ([`super::bookings`]) |
+//! | `suggested` | N | the concurrency that Dataverse suggested last ([`super::bookings`]) |
+//! | `expires_at` | N | when the table's TTL may remove the item, Unix seconds |
 //!
-//! Why everybody pauses when a service refused the caller, and how such a pause ends: [`super::refusals`].
+//! Why all processes pause when a service refused the caller, and how such a pause ends:
+//! [`super::refusals`].
 //!
-//! Dataverse counts what one user sends, whichever worker it comes from, and every refused request lengthens the wait (Dataverse facts §11.1).
-//! A pause only ever grows: of two workers that are refused, the one that has to wait for longer speaks for both.
+//! Dataverse counts what one user sends, from whichever worker, and every refused request lengthens
+//! the wait (Dataverse facts §11.1). A pause only ever grows: if two workers are refused, the
+//! longer wait applies to both.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -29,17 +32,17 @@ use crate::governor::{Standing, User};
 use crate::ids::GrantId;
 use crate::refusal::RefusalState;
 
-/// How long the item is kept after it has lost its meaning.
+/// How long the item is stored after it has become irrelevant.
 const KEPT: TimeDelta = TimeDelta::days(1);
 
-/// Who pauses together.
+/// What a pause applies to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Scope {
-    /// Whoever sends to Dataverse as this user.
+    /// All requests to Dataverse as this user.
     Dataverse(User),
-    /// Whoever asks Nylas for anything.
+    /// All requests to Nylas.
     Nylas,
-    /// Whoever asks Nylas for something of this mailbox.
+    /// All requests to Nylas for this mailbox.
     Mailbox(GrantId),
 }
 
@@ -62,28 +65,29 @@ impl fmt::Display for Scope {
     }
 }
 
-/// How it stands with a mailbox, or with Nylas.
+/// The pause of a mailbox or of Nylas.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Pause {
-    /// Until when nobody asks for anything. It may have passed.
+    /// Nothing is requested before this time. It may have passed; `None` if there is no pause.
     pub until: Option<DateTime<Utc>>,
-    /// What is known of refusals.
+    /// The recent refusals.
     pub refused: RefusalState,
 }
 
 impl Ledger {
-    /// Nobody sends anything to Dataverse as `user` before `until`, unless somebody has been told to wait for longer already.
+    /// Pauses all requests to Dataverse as `user` until `until`. A longer pause that is already
+    /// stored stays.
     ///
     /// # Errors
-    /// [`LedgerError::Unavailable`]: the others find out for themselves.
+    /// [`LedgerError::Unavailable`]: other processes are refused too and then store a pause.
     pub async fn pause(&self, user: &User, until: DateTime<Utc>) -> Result<(), LedgerError> {
         self.pause_all(&Scope::Dataverse(user.clone()), until).await
     }
 
-    /// The same for whoever pauses together.
+    /// Pauses all requests of a scope until `until`. A longer pause that is already stored stays.
     ///
     /// # Errors
-    /// [`LedgerError::Unavailable`]: the others find out for themselves.
+    /// [`LedgerError::Unavailable`]: other processes are refused too and then store a pause.
     pub async fn pause_all(&self, scope: &Scope, until: DateTime<Utc>) -> Result<(), LedgerError> {
         let call = self
             .client
@@ -97,7 +101,7 @@ impl Ledger {
         took_effect(call.send().await).map(drop)
     }
 
-    /// Until when nothing may be sent as `user`; `None` when it may.
+    /// Returns until when nothing may be sent as `user`; `None` if requests are allowed now.
     ///
     /// # Errors
     /// [`LedgerError::Unavailable`].
@@ -109,7 +113,7 @@ impl Ledger {
         Ok(self.standing(user).await?.pause(now))
     }
 
-    /// How it stands with `user`.
+    /// Returns the limiter state of `user`, eventually consistent.
     ///
     /// # Errors
     /// [`LedgerError::Unavailable`].
@@ -125,7 +129,8 @@ impl Ledger {
 }
 
 impl Ledger {
-    /// How it stands with these, each named once; only those that have an item, as it was a moment ago.
+    /// Returns the pauses of these scopes, eventually consistent, without those that have no item.
+    /// Each scope must be named once.
     ///
     /// # Errors
     /// [`LedgerError::Unavailable`].
@@ -146,8 +151,8 @@ impl Ledger {
 }
 
 impl Ledger {
-    /// Who pauses because everybody was refused, by name (`dataverse`, `nylas`, `nylas#` and a grant id),
-    /// and why; in the order of the names.
+    /// Returns the pauses that followed refusals of the caller, with the name of the scope
+    /// (`dataverse`, `nylas`, `nylas#` and a grant id), in the order of the names.
     ///
     /// # Errors
     /// [`LedgerError::Unavailable`].
@@ -184,7 +189,7 @@ pub(super) fn item_key(user: &User) -> HashMap<String, AttributeValue> {
     Scope::Dataverse(user.clone()).key()
 }
 
-/// Of an item that matters until then.
+/// Returns `expires_at` for an item that matters until `until`.
 pub(super) fn expiry(until: DateTime<Utc>) -> AttributeValue {
     AttributeValue::N((until + KEPT).timestamp().to_string())
 }

@@ -1,19 +1,20 @@
-//! What the ledger holds of refusals that may concern everybody ([`crate::refusal`]), on the item of a
-//! pause ([`super::pause`]).
+//! Refusals that may concern the caller instead of one message ([`crate::refusal`]), stored on the
+//! item of a pause ([`super::pause`]).
 //!
 //! | Attribute | Type | Meaning |
 //! | --- | --- | --- |
-//! | `cause` | S | why everybody pauses: the refusal's status and code, without content. Absent for a pause that the service asked for |
+//! | `cause` | S | why all processes pause: the refusal's status and code, without content. Absent for a pause that the service asked for |
 //! | `refusals` | N | how many refusals of the caller there were in a row |
-//! | `refused_code` | S | the code that different messages met in a row; absent when the last one passed |
-//! | `refused_messages` | SS | which, as digests |
+//! | `refused_code` | S | the code that different messages met in a row; absent if the last one passed |
+//! | `refused_messages` | SS | digests of these messages |
 //! | `passed_ms` | N | when a message passed after others had been refused, Unix milliseconds |
 //!
-//! A pause with a cause ends in two steps. When its time is over, one worker takes the probe
-//! ([`Ledger::take_probe`]), which moves the end on for everybody else; if the probe passes, the pause
-//! is removed ([`Ledger::passed`]). A worker that dies with the probe costs one more pause.
+//! A pause with a cause ends in two steps. When its time has passed, one worker takes the probe
+//! ([`Ledger::take_probe`]), which extends the pause for all other workers. If the probe passes,
+//! the pause is removed ([`Ledger::passed`]). If a worker dies during the probe, the others wait
+//! one pause longer.
 //!
-//! Nothing of this is written while messages pass.
+//! While messages pass, nothing of this is written.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -29,10 +30,10 @@ use super::pause::{Scope, expiry};
 use crate::ids::MessageKey;
 use crate::refusal::RefusalState;
 
-/// The namespace of the digests.
+/// The namespace of the message digests.
 const NAMESPACE: Uuid = Uuid::from_u128(0x6d61_696c_7665_5273_8000_7265_6675_7365);
 
-/// What an item says of refusals.
+/// Reads the refusal state from an item.
 pub(super) fn read_refusals(item: &HashMap<String, AttributeValue>) -> RefusalState {
     let count = |name| number(item, name).and_then(|n| u32::try_from(n).ok());
     let messages = item
@@ -48,11 +49,11 @@ pub(super) fn read_refusals(item: &HashMap<String, AttributeValue>) -> RefusalSt
 }
 
 impl Ledger {
-    /// Everybody pauses until then, because the caller was refused for the time number `times`. A
-    /// longer pause that the service asked for stays.
+    /// Pauses a scope until `until` because the caller was refused for the `times`-th time in a
+    /// row. A longer pause that the service asked for stays.
     ///
     /// # Errors
-    /// [`LedgerError::Unavailable`]: the others find out for themselves.
+    /// [`LedgerError::Unavailable`]: other processes are refused too and then store a pause.
     pub async fn pause_refused(
         &self,
         scope: &Scope,
@@ -69,7 +70,7 @@ impl Ledger {
                 "SET until_ms = :until, cause = :cause, refusals = :times, expires_at = :seconds \
                  REMOVE refused_code, refused_messages",
             )
-            // What a probe met replaces the time that it was given.
+            // The result of a probe replaces the end that the probe had set.
             .condition_expression(
                 "attribute_not_exists(until_ms) OR until_ms < :until OR attribute_exists(cause)",
             )
@@ -80,11 +81,11 @@ impl Ledger {
         took_effect(call.send().await).map(drop)
     }
 
-    /// Takes the one probe of a pause whose time is over. Whether it is ours; until `until`, nobody
-    /// else sends anything.
+    /// Takes the single probe of a pause whose time has passed, and extends the pause to `until`
+    /// for all other workers. Returns whether the caller has the probe.
     ///
     /// # Errors
-    /// [`LedgerError::Unavailable`]: it may or may not be ours; send nothing.
+    /// [`LedgerError::Unavailable`]: the caller may or may not have the probe; send nothing.
     pub async fn take_probe(
         &self,
         scope: &Scope,
@@ -104,10 +105,10 @@ impl Ledger {
         took_effect(call.send().await)
     }
 
-    /// A probe that told nothing: the next one may be taken at once.
+    /// Returns a probe that gave no result: the next one may be taken immediately.
     ///
     /// # Errors
-    /// [`LedgerError::Unavailable`]: the next probe comes after the pause.
+    /// [`LedgerError::Unavailable`]: the next probe follows after the pause.
     pub async fn return_probe(&self, scope: &Scope, now: DateTime<Utc>) -> Result<(), LedgerError> {
         let call = self
             .client
@@ -120,11 +121,11 @@ impl Ledger {
         took_effect(call.send().await).map(drop)
     }
 
-    /// A message passed: nobody pauses for a refusal any more, and those that were refused are looked
-    /// at again in its light.
+    /// Records that a message passed: a pause with a cause ends, and refused messages are judged
+    /// again with this knowledge.
     ///
     /// # Errors
-    /// [`LedgerError::Unavailable`]: the next message that passes says so again.
+    /// [`LedgerError::Unavailable`]: the next message that passes records it.
     pub async fn passed(&self, scope: &Scope, now: DateTime<Utc>) -> Result<(), LedgerError> {
         let call = self
             .client
@@ -135,17 +136,18 @@ impl Ledger {
                 "SET passed_ms = :now, expires_at = :seconds \
                  REMOVE until_ms, cause, refusals, refused_code, refused_messages",
             )
-            // A pause that the service asked for stands.
+            // A pause that the service asked for stays.
             .condition_expression("attribute_exists(cause) OR attribute_exists(refused_code)")
             .expression_attribute_values(":now", milliseconds(now))
             .expression_attribute_values(":seconds", expiry(now));
         took_effect(call.send().await).map(drop)
     }
 
-    /// Notes which messages met a code. How many different ones met it in a row, these included.
+    /// Records which messages met a code. Returns how many different messages met it in a row,
+    /// these included.
     ///
     /// # Errors
-    /// [`LedgerError::Unavailable`]: they may or may not be noted.
+    /// [`LedgerError::Unavailable`]: they may or may not be recorded.
     pub async fn note_refused(
         &self,
         scope: &Scope,
@@ -170,7 +172,7 @@ impl Ledger {
             .condition_expression("refused_code = :code");
         let noted = match more.send().await {
             Ok(noted) => noted,
-            // Another code than that of the messages before, or the first refusal.
+            // The messages before met another code, or this is the first refusal.
             Err(error) if refusal(&error).is_some() => {
                 let first = call().update_expression(
                     "SET refused_code = :code, refused_messages = :messages, expires_at = :seconds",

@@ -1,31 +1,31 @@
-//! Runs of the backfill: what was asked for, and how far the list of each mailbox has come.
+//! Backfill runs: what was requested, and the progress of each mailbox.
 //!
-//! One item for each run that an operator asked for:
+//! There is one item for each run that an operator requested:
 //!
 //! | Attribute | Type | Meaning |
 //! | --- | --- | --- |
 //! | `pk` | S | `run#` and the run's id |
 //! | `sk` | S | `run` |
-//! | `asked_for` | S | what was asked for, as JSON: times and a flag |
-//! | `expires_at` | N | when the table's TTL may remove it, Unix seconds |
+//! | `asked_for` | S | the request, as JSON: times and a flag |
+//! | `expires_at` | N | when the table's TTL may remove the item, Unix seconds |
 //!
-//! and one for each mailbox of a run, the operator's and the schedule's alike:
+//! and one for each mailbox of a run, whether an operator or the schedule started it:
 //!
 //! | Attribute | Type | Meaning |
 //! | --- | --- | --- |
 //! | `pk`, `sk` | S | `run#` and the run's id; `mailbox#` and the grant id |
 //! | `state` | S | `queued`, `parked`, `done` or `failed` |
-//! | `pages` | N | pages that were settled. Whoever saves names the number that it began with, so that of two workers one cannot set the other back |
-//! | `saved_by` | S | who saved last; by it, a save whose answer was lost is recognised |
-//! | `part` | S | which part of the mailbox is being listed; absent in the first |
-//! | `cursor`, `cursor_at_ms` | S, N | Nylas' cursor of the next page, and when it was given; absent at the beginning of a part |
+//! | `pages` | N | the number of settled pages. A save is conditional on the number that the worker started with, so that of two workers neither can undo the other's progress |
+//! | `saved_by` | S | the token of the worker that saved last. It identifies a save whose response was lost |
+//! | `part` | S | the part of the mailbox that is being listed; absent in the first |
+//! | `cursor`, `cursor_at_ms` | S, N | Nylas' cursor of the next page, and when it was issued; absent at the start of a part |
 //! | `before` | N | the upper bound that the cursor belongs to, Unix seconds; absent without one |
-//! | `reached` | N | how far back the list of this part has come: the date of the newest message of the last settled page, Unix seconds |
-//! | `listed`, `written`, `skipped`, `waiting`, `dead`, `repaired` | N | what was found: [`Coverage`] |
-//! | `nylas_failures` | N | how often Nylas failed since a page was settled last; absent when it has not |
-//! | `reason` | S | why it failed, without content |
+//! | `reached` | N | how far back this part has been listed: the date of the newest message of the last settled page, Unix seconds |
+//! | `listed`, `written`, `skipped`, `waiting`, `dead`, `repaired` | N | the counts of [`Coverage`] |
+//! | `nylas_failures` | N | how often Nylas failed since the last settled page; absent if it has not failed |
+//! | `reason` | S | why the task failed, without content |
 //! | `changed_at_ms` | N | the last write, Unix milliseconds |
-//! | `expires_at` | N | when the table's TTL may remove it, Unix seconds |
+//! | `expires_at` | N | when the table's TTL may remove the item, Unix seconds |
 
 use std::collections::HashMap;
 
@@ -41,26 +41,26 @@ use super::ledger::{
 };
 use crate::ids::GrantId;
 
-/// How long a run can be asked about.
+/// How long an operator's run is stored.
 const KEPT: TimeDelta = TimeDelta::days(90);
 
-/// How long what the schedule's runs found is kept: there are a hundred a day.
+/// How long the results of the schedule's runs are stored: there are a hundred runs a day.
 const SCHEDULED_KEPT: TimeDelta = TimeDelta::days(7);
 
-/// Names a run: a UUID.
+/// The id of a run: a UUID.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct RunId(uuid::Uuid);
 
 impl RunId {
-    /// A run of this id, drawn at random by the caller.
+    /// Creates a run id from a value that the caller drew at random.
     #[must_use]
     pub const fn new(value: uuid::Uuid) -> Self {
         Self(value)
     }
 }
 
-/// The run that begins with this invocation.
+/// The id of a run that starts with this invocation.
 impl From<ClaimToken> for RunId {
     fn from(token: ClaimToken) -> Self {
         Self(token.0)
@@ -81,12 +81,12 @@ impl std::str::FromStr for RunId {
     }
 }
 
-/// One mailbox of a run.
+/// Identifies a task: one mailbox of one run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TaskKey {
-    /// Which run.
+    /// The run.
     pub run_id: RunId,
-    /// Which mailbox.
+    /// The mailbox.
     pub grant_id: GrantId,
 }
 
@@ -96,22 +96,22 @@ impl std::fmt::Display for TaskKey {
     }
 }
 
-/// Where the work on a mailbox stands.
+/// The state of a task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TaskState {
-    /// On the queue, or being worked on.
+    /// On the queue, or running.
     Queued,
-    /// The mailbox needs signing in again; the schedule queues the task once that is done.
+    /// The mailbox must be signed in again; the schedule queues the task after that.
     Parked,
-    /// Listed to the end.
+    /// The mailbox was listed completely.
     Done,
-    /// It cannot be listed; the reason says why.
+    /// The mailbox cannot be listed; the reason is recorded.
     Failed,
 }
 
 impl TaskState {
-    /// The text in the ledger and in answers.
+    /// Returns the text that the ledger stores and responses contain.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -128,38 +128,41 @@ impl TaskState {
             .find(|state| state.as_str() == text)
     }
 
-    /// Nothing more will be done.
+    /// Returns whether nothing more will be done.
     #[must_use]
     pub const fn is_final(self) -> bool {
         matches!(self, Self::Done | Self::Failed)
     }
 }
 
-/// What a list showed, and what the ledger says of it. A message that two pages show counts twice.
+/// Counts of listed messages and of their states in the ledger. A message on two pages counts
+/// twice.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Coverage {
-    /// Messages that the list showed.
+    /// Messages in the list.
     pub listed: u64,
-    /// Of these, in Dataverse; in a dry run, those that would be.
+    /// Of these, in Dataverse; in a dry run, those that would be written.
     pub written: u64,
-    /// Left out by the policy.
+    /// Excluded by a policy rule.
     pub skipped: u64,
-    /// To be tried again when their page was worked on; in a dry run, those of which nobody can tell.
+    /// Waiting for another attempt when their page was processed; in a dry run, those whose outcome
+    /// cannot be predicted.
     pub waiting: u64,
-    /// Cannot be written.
+    /// Messages that cannot be written.
     pub dead: u64,
-    /// Had no state in the ledger before.
+    /// Messages that had no state in the ledger before.
     pub repaired: u64,
 }
 
 impl Coverage {
-    /// Messages that have a state. All that were listed, or somebody has to look.
+    /// Returns the number of messages that have a state. If it differs from `listed`, an operator
+    /// has to check.
     #[must_use]
     pub const fn accounted(&self) -> u64 {
         self.written + self.skipped + self.waiting + self.dead
     }
 
-    /// Both together.
+    /// Returns the sum of both counts.
     #[must_use]
     pub const fn plus(&self, other: &Self) -> Self {
         Self {
@@ -184,40 +187,41 @@ impl Coverage {
     }
 }
 
-/// Where the list of a mailbox goes on.
+/// Where listing a mailbox continues.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Position {
-    /// Which part of the mailbox; `None` is the first.
+    /// The part of the mailbox; `None` is the first.
     pub part: Option<String>,
-    /// Nylas' cursor of the next page, and when it was given; `None` at the beginning of a part.
+    /// Nylas' cursor of the next page, and when it was issued; `None` at the start of a part.
     pub cursor: Option<(String, DateTime<Utc>)>,
-    /// The upper bound that the cursor belongs to, Unix seconds.
+    /// The upper bound that the cursor belongs to, Unix seconds; `None` without one.
     pub before: Option<i64>,
-    /// How far back the list of this part has come: the date of the newest message of the last settled page, Unix seconds.
+    /// How far back this part has been listed: the date of the newest message of the last settled
+    /// page, Unix seconds; `None` before the first.
     pub reached: Option<i64>,
 }
 
-/// How far the list of a mailbox has come.
+/// The progress of a task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Progress {
-    /// Where the work stands.
+    /// The state of the task.
     pub state: TaskState,
     /// Pages settled so far.
     pub pages: u64,
-    /// Where it goes on.
+    /// Where listing continues.
     pub position: Position,
-    /// What was found so far.
+    /// The counts so far.
     pub coverage: Coverage,
-    /// How often Nylas failed since a page was settled last.
+    /// How often Nylas failed since the last settled page.
     pub nylas_failures: u64,
-    /// Why it failed.
+    /// Why the task failed; `None` if it has not.
     pub reason: Option<String>,
-    /// The last write; `None` where the item does not say.
+    /// The time of the last write; `None` if the item does not record it.
     pub changed_at: Option<DateTime<Utc>>,
 }
 
 impl Progress {
-    /// Nothing is done yet.
+    /// Returns the progress of a task that has not started.
     #[must_use]
     pub fn none() -> Self {
         Self {
@@ -232,35 +236,35 @@ impl Progress {
     }
 }
 
-/// A page that was settled.
+/// A settled page of a list.
 #[derive(Debug, Clone, Copy)]
 pub struct Settled<'a> {
-    /// How many pages were settled before it.
+    /// The number of pages settled before it.
     pub after: u64,
-    /// Where the list goes on.
+    /// Where listing continues.
     pub position: &'a Position,
-    /// What it showed.
+    /// The counts of this page.
     pub coverage: &'a Coverage,
-    /// [`TaskState::Done`] with the last page.
+    /// The new state of the task: [`TaskState::Done`] with the last page.
     pub state: TaskState,
-    /// It belongs to a run of the schedule, of which nobody asks for long.
+    /// Whether the page belongs to a run of the schedule, which is stored for a shorter time.
     pub scheduled: bool,
 }
 
-/// What came of saving.
+/// The result of saving a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Saved {
-    /// It is kept.
+    /// The page is saved.
     Saved,
-    /// Another worker has gone on from there: leave the task to it.
+    /// Another worker has saved this page already: leave the task to that worker.
     Overtaken,
 }
 
 impl Ledger {
-    /// Notes what an operator asked for.
+    /// Stores an operator's request.
     ///
     /// # Errors
-    /// [`LedgerError::Unavailable`]: nothing was begun.
+    /// [`LedgerError::Unavailable`]: the run was not started.
     pub async fn open_run(
         &self,
         run_id: RunId,
@@ -278,7 +282,8 @@ impl Ledger {
         took_effect(call.send().await).map(drop)
     }
 
-    /// What was asked for, and every mailbox of the run; `None` for a run that nobody knows.
+    /// Returns the request and the progress of every mailbox of a run; `None` if the run is
+    /// unknown.
     ///
     /// # Errors
     /// [`LedgerError::Unavailable`].
@@ -302,7 +307,9 @@ impl Ledger {
             match text_of(&item, "sk").and_then(|sk| sk.strip_prefix("mailbox#")) {
                 Some(grant) => {
                     let grant = grant.parse().map_err(|_| {
-                        LedgerError::Unavailable("a run's item has no grant id".to_owned())
+                        LedgerError::Unavailable(
+                            "an item of a backfill run has no grant id".to_owned(),
+                        )
                     })?;
                     tasks.push((grant, read_progress(&item)?));
                 }
@@ -312,7 +319,7 @@ impl Ledger {
         Ok(request.map(|request| (request, tasks)))
     }
 
-    /// How far a task has come.
+    /// Returns the progress of a task.
     ///
     /// # Errors
     /// [`LedgerError::Unavailable`].
@@ -321,7 +328,8 @@ impl Ledger {
         item.as_ref().map_or(Ok(Progress::none()), read_progress)
     }
 
-    /// Notes where a task stands, other than by a page that was settled. One that has ended stays as it is.
+    /// Sets the state of a task for any reason other than a settled page. A finished task stays as
+    /// it is.
     ///
     /// # Errors
     /// [`LedgerError::Unavailable`].
@@ -353,10 +361,11 @@ impl Ledger {
         took_effect(call.send().await).map(drop)
     }
 
-    /// Keeps a page that was settled, unless another worker has gone on meanwhile.
+    /// Saves a settled page, unless another worker has saved it already.
     ///
     /// # Errors
-    /// [`LedgerError::Unavailable`]: it may be kept or not. The page may be listed once more; its messages are settled.
+    /// [`LedgerError::Unavailable`]: the page may or may not be saved. It may be listed again; its
+    /// messages are settled.
     pub async fn save_page(
         &self,
         task: &TaskKey,
@@ -379,7 +388,7 @@ impl Ledger {
         let mut add = Vec::new();
         let mut remove = vec!["nylas_failures".to_owned()];
         let mut call = self.update_task(task);
-        // Some of these names are words of DynamoDB's own.
+        // Some of these names are reserved words of DynamoDB.
         for (name, value) in places {
             call = call.expression_attribute_names(format!("#{name}"), name);
             match value {
@@ -421,7 +430,7 @@ impl Ledger {
         let Some(refusal) = refusal(&error) else {
             return Err(unavailable(&error));
         };
-        // The answer to the first try was lost, and the SDK repeated it: what it finds is our own doing.
+        // If the response to the first call was lost, the SDK repeated it and met our own write.
         let is_ours = |item: &HashMap<_, _>| {
             text_of(item, "saved_by") == Some(by.to_string().as_str())
                 && counted(item, "pages") == settled.after + 1
@@ -433,16 +442,17 @@ impl Ledger {
         })
     }
 
-    /// Notes that Nylas failed while a page was listed. How often it has since the last page.
+    /// Records that Nylas failed while a page was listed. Returns how often it has failed since the
+    /// last settled page.
     ///
     /// # Errors
-    /// [`LedgerError::Unavailable`]: it may or may not be noted.
+    /// [`LedgerError::Unavailable`]: the failure may or may not be recorded.
     pub async fn note_nylas_failure(
         &self,
         task: &TaskKey,
         now: DateTime<Utc>,
     ) -> Result<u64, LedgerError> {
-        // Of an operator's task there is an item already, which is kept for longer.
+        // An operator's task has an item already, which is stored for longer.
         let call = self.update_task(task).update_expression(
             "SET #state = if_not_exists(#state, :queued), changed_at_ms = :now, \
              expires_at = if_not_exists(expires_at, :expiry) ADD nylas_failures :one",
@@ -501,7 +511,7 @@ fn read_progress(item: &HashMap<String, AttributeValue>) -> Result<Progress, Led
     let state = text_of(item, "state")
         .and_then(TaskState::parse)
         .ok_or_else(|| {
-            LedgerError::Unavailable("a task has no state that this build knows".to_owned())
+            LedgerError::Unavailable("a task has no state or an unknown one".to_owned())
         })?;
     let time = |name| number(item, name).and_then(DateTime::from_timestamp_millis);
     let cursor = text_of(item, "cursor").map(str::to_owned);

@@ -1,15 +1,15 @@
-//! The policy document: one item of the ledger's table, for all functions.
+//! Stores the policy document: one item of the ledger's table, for all functions.
 //!
 //! | Attribute | Type | Meaning |
 //! | --- | --- | --- |
 //! | `pk` | S | `policy` |
 //! | `sk` | S | `current` |
-//! | `document` | S | the document, as it was written |
+//! | `document` | S | the document, as it was pushed |
 //! | `version` | S | [`crate::policy::version_of`] the document |
 //! | `pushed_at_ms` | N | when it was stored, Unix milliseconds |
 //! | `revision` | N | counts the pushes, from 1; items of an earlier build have none, which counts as 0 |
 //!
-//! What stands in it, and what holds without one: [`crate::policy`].
+//! The content of the document, and the defaults without one: [`crate::policy`].
 
 use std::collections::HashMap;
 
@@ -21,36 +21,37 @@ use super::ledger::{Ledger, LedgerError, milliseconds, number, text, text_of, to
 /// A stored document.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredPolicy {
-    /// The document, as it was written.
+    /// The document, as it was pushed.
     pub document: String,
     /// Its version.
     pub version: String,
-    /// When it was stored; `None` where the item does not say.
+    /// When it was stored; `None` if the item does not record it.
     pub pushed_at: Option<DateTime<Utc>>,
-    /// Counts the pushes: a later document has a higher one, whatever stands in it.
+    /// Counts the pushes: a later document has a higher revision, whatever its content.
     pub revision: u64,
 }
 
-/// What came of storing a document.
+/// The result of storing a document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pushed {
     /// It is stored.
     Stored,
-    /// Somebody else has stored another one meanwhile: look at it first.
+    /// Another document was stored since the caller read it: look at that one first.
     Changed,
 }
 
 impl Ledger {
-    /// The stored document; `None` when there is none.
+    /// Returns the stored document; `None` if there is none.
     ///
     /// # Errors
-    /// [`LedgerError::Unavailable`]: also when the item is there and lacks its document. It is not known what holds.
+    /// [`LedgerError::Unavailable`], also if the item exists but lacks its document: which policy
+    /// applies is unknown, so decide nothing.
     pub async fn stored_policy(&self) -> Result<Option<StoredPolicy>, LedgerError> {
         let Some(item) = self.item(item_key()).await? else {
             return Ok(None);
         };
         let document = text_of(&item, "document").ok_or_else(|| {
-            LedgerError::Unavailable("the policy's item has no document".to_owned())
+            LedgerError::Unavailable("the policy item has no document".to_owned())
         })?;
         Ok(Some(StoredPolicy {
             document: document.to_owned(),
@@ -62,10 +63,10 @@ impl Ledger {
         }))
     }
 
-    /// Stores a document in place of the one with the version `seen`; `None` where there was none.
+    /// Stores a document if the current one still has the version `seen`; `None` if there was none.
     ///
     /// # Errors
-    /// [`LedgerError::Unavailable`]: it may be stored or not.
+    /// [`LedgerError::Unavailable`]: the document may or may not be stored.
     pub async fn push_policy(
         &self,
         document: &str,
@@ -87,7 +88,8 @@ impl Ledger {
             .expression_attribute_values(":document", text(document))
             .expression_attribute_values(":version", text(version))
             .expression_attribute_values(":now", milliseconds(now));
-        // The SDK may repeat a call whose answer was lost, and then meets what it has stored. It then counts twice, which does no harm: revisions only rise.
+        // If the response to the first call was lost, the SDK repeats it and meets its own write.
+        // The push then counts twice, which is harmless: revisions only increase.
         let call = match seen {
             None => call.condition_expression("attribute_not_exists(pk) OR #version = :version"),
             Some(seen) => call

@@ -1,6 +1,7 @@
-//! A settled message whose row gave way to another client's row of the same mail.
+//! Records that another client's row of the same message has replaced our row after settlement.
 //!
-//! Its decision record stays as it was written, so it still says that the decision wrote our row. That this row is no more is said beside it, in `gave_way`.
+//! The decision record stays as it was written, so it still reports that the decision wrote our
+//! row. The attribute `gave_way` records that this row has been replaced.
 
 use aws_sdk_dynamodb::types::ReturnValuesOnConditionCheckFailure;
 
@@ -9,13 +10,15 @@ use super::ledger::{Ledger, LedgerError, item_key, shortened, text, took_effect}
 use crate::ids::{ActivityId, MessageKey};
 
 impl Ledger {
-    /// Says that the row `now_carried_by` carries a message that was settled as `written` with the row `was`, and why. Whether anything was changed: not when
-    /// the item says something else meanwhile.
+    /// Records that the row `now_carried_by` holds a message that was settled as `written` with the
+    /// row `was`, and why.
     ///
-    /// When the message was settled stays as it is, so that it is not looked at for ever.
+    /// Returns whether the item was changed; it is not if it no longer is `written` with the row
+    /// `was`. The settlement time stays as it is, so that the message is not reconciled forever.
     ///
     /// # Errors
-    /// [`LedgerError::Unavailable`]: the row in Dataverse is right, and the next look at it says so again.
+    /// [`LedgerError::Unavailable`]: the row in Dataverse is right, and the next reconciliation
+    /// records it.
     pub async fn carried_by(
         &self,
         key: &MessageKey,
@@ -23,7 +26,7 @@ impl Ledger {
         now_carried_by: ActivityId,
         note: &str,
     ) -> Result<bool, LedgerError> {
-        // Where both rows stay, ours carries it still.
+        // If both rows are kept, ours still holds the message.
         let update = if was == now_carried_by {
             "SET activity_id = :now, reason = :note"
         } else {

@@ -1,4 +1,5 @@
-//! The ledger's table where no template makes it: for `replay` and the tests, on an embedded DynamoDB.
+//! Creates the ledger's table where no template does: for `replay` and the tests, on an embedded
+//! DynamoDB.
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::BuildError;
@@ -12,10 +13,11 @@ use super::ledger::LedgerError;
 use super::{attention, kept};
 use crate::aws;
 
-/// Creates the table `name` with the keys, the indexes and the TTL attribute that the template gives it; one that is there stays.
+/// Creates the table `name` with the keys, the indexes and the TTL attribute of the template. An
+/// existing table is left unchanged.
 ///
 /// # Errors
-/// [`LedgerError::Unavailable`].
+/// [`LedgerError::Unavailable`]: the table may or may not exist; call it again.
 pub async fn create(client: &Client, name: &str) -> Result<(), LedgerError> {
     let index = |name, keys, projection| {
         GlobalSecondaryIndex::builder()
@@ -88,7 +90,7 @@ fn keys(names: &[&str]) -> Result<Vec<KeySchemaElement>, BuildError> {
 
 #[expect(
     clippy::needless_pass_by_value,
-    reason = "it is given to `map_err` by name"
+    reason = "`map_err` passes the error by value"
 )]
 fn not_built(error: BuildError) -> LedgerError {
     LedgerError::Unavailable(error.to_string())

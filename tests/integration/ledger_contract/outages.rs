@@ -59,7 +59,7 @@ fn told(error: &LedgerError) -> String {
     for all in [&text, &format!("{error:?}")] {
         assert!(!all.contains(PRIVATE) && !all.contains(&token), "{all}");
     }
-    text.strip_prefix("the ledger did not answer: ")
+    text.strip_prefix("the ledger is unavailable: ")
         .unwrap()
         .to_owned()
 }
@@ -199,7 +199,10 @@ async fn a_refusal_without_its_item_tells_a_claim_nothing_and_a_settlement_enoug
     let faults = || [refusal(400, "ConditionalCheckFailedException")];
     let line = Line::new(&bench, faults());
     let refused = claim(&line.ledger, 1).await.unwrap_err();
-    assert_eq!(told(&refused), "a refused claim came without its item");
+    assert_eq!(
+        told(&refused),
+        "a rejected claim came without the stored item"
+    );
     let line = Line::new(&bench, faults());
     let error = settle(&line.ledger).await.unwrap_err();
     assert!(matches!(error, LedgerError::ClaimLost), "{error:?}");
@@ -220,6 +223,6 @@ async fn an_item_of_a_later_build_is_an_outage(bench: Bench) {
     );
     let look = line.ledger.entry(&key()).await.unwrap_err();
     for error in [claim, look] {
-        assert_eq!(told(&error), "an item has no state that this build knows");
+        assert_eq!(told(&error), "an item has no state or an unknown one");
     }
 }

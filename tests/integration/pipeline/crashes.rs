@@ -70,7 +70,10 @@ async fn a_worker_that_overran_its_lease_does_not_overwrite_its_successor(mode: 
         assert!(claim.unwrap().is_won());
     });
     let fate = world.deliver_one(ADA, "m1").await;
-    assert_eq!(waiting(&fate).1, "another worker took the message over");
+    assert_eq!(
+        waiting(&fate).1,
+        "the claim was lost: another worker took over the message"
+    );
     let entry = world.entry(ADA, "m1").await.unwrap();
     assert_eq!(
         entry.held,

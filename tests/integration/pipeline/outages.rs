@@ -149,7 +149,7 @@ async fn a_ledger_that_does_not_answer_stops_everything_before_it_begins() {
     let fate = world.deliver_one(ADA, "m1").await;
     let (delay, reason) = waiting(&fate);
     assert_eq!(delay.as_secs(), FIRST_STEP);
-    assert!(reason.starts_with("the ledger did not answer"), "{reason}");
+    assert!(reason.starts_with("the ledger is unavailable"), "{reason}");
     assert_eq!(world.twin.nylas().requests(), 0);
     assert!(world.emails().is_empty());
 }
