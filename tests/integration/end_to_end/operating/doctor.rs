@@ -420,14 +420,14 @@ fn masked(line: &str) -> String {
 }
 
 #[tokio::test]
-async fn the_transcript_of_the_readme_is_what_is_printed() {
+async fn the_transcript_of_the_manual_is_what_is_printed() {
     let installed = Installed::new().await;
     let seen = installed.doctor(&["--probe-write"]).await;
     println!("{}", seen.out);
     assert_healthy(&seen);
-    let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
-    let readme = std::fs::read_to_string(readme).unwrap();
-    let (_, shown) = readme
+    let manual = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/operations.md");
+    let manual = std::fs::read_to_string(manual).unwrap();
+    let (_, shown) = manual
         .split_once("$ mailverse doctor --probe-write\n")
         .unwrap();
     let (shown, _) = shown.split_once("```").unwrap();

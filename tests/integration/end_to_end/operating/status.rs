@@ -122,7 +122,7 @@ async fn age_and_number_are_what_the_caller_says_and_all_are_counted() {
 }
 
 #[tokio::test]
-async fn the_json_is_as_the_readme_has_it() {
+async fn the_json_is_as_the_manual_has_it() {
     let cloud = Cloud::start(10).await;
     cloud
         .message("m1", TimeDelta::hours(3), Some(refused()))
