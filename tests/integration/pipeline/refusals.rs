@@ -132,7 +132,7 @@ async fn an_application_without_a_user_waits_and_is_told_what_is_missing(mode: W
     let (delay, reason) = waiting(&fate);
     assert!((59..=60).contains(&delay.as_secs()), "the pause: {delay:?}");
     assert!(
-        reason.contains("0x80072560, the application is no user of this organisation"),
+        reason.contains("0x80072560, the application is not a user of this organisation"),
         "{reason}"
     );
 }
