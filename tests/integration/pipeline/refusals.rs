@@ -120,7 +120,7 @@ async fn a_message_that_nylas_cannot_give_does_not_harm_its_neighbours() {
     written(fate("m1"));
     assert_eq!(
         dead(fate("m2")),
-        "nylas refused the call: 400 invalid_request_error"
+        "nylas rejected the call: 400 invalid_request_error"
     );
     written(fate("m3"));
 }
