@@ -187,7 +187,7 @@ async fn any_other_4xx_is_refused_for_good() {
         assert_eq!(error.retry_advice(), RetryAdvice::Never, "{code}");
         assert_eq!(
             error.to_string(),
-            format!("nylas refused the call: {code} invalid_request_error")
+            format!("nylas rejected the call: {code} invalid_request_error")
         );
     }
 }

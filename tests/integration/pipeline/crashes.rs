@@ -108,7 +108,7 @@ async fn a_row_of_server_side_sync_that_changed_meanwhile_is_looked_at_again(mod
     });
     let fate = world.deliver_one(ADA, "m1").await;
     assert!(
-        waiting(&fate).1.starts_with("dataverse changed in between"),
+        waiting(&fate).1.starts_with("a dataverse row changed"),
         "{fate:?}"
     );
     assert_eq!(written(&world.deliver_one(ADA, "m1").await).0, theirs);

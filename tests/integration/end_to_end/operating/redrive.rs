@@ -81,7 +81,7 @@ async fn a_redrive_that_ended_between_ledger_and_queue_is_done_by_the_next() {
     seen.assert_ended(2, "0 of 1 message queued.");
     assert!(
         seen.err
-            .contains("-that-is-not-there: the queue did not take the call")
+            .contains("-that-is-not-there: the queue did not answer or rejected the call")
             && seen.err.contains("run the same command again"),
         "{}",
         seen.err

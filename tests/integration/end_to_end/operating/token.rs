@@ -48,7 +48,7 @@ async fn a_refresh_on_demand_tells_how_long_the_token_is_good_or_what_to_change(
     let seen = refresh(&cloud, &lambda, &name).await;
     assert_eq!(seen.status, Some(1), "{}{}", seen.out, seen.err);
     assert!(
-        seen.out.starts_with("not renewed: primary: entra refused the credential: invalid_client AADSTS7000215, the client secret is wrong"),
+        seen.out.starts_with("not renewed: primary: entra rejected the credential: invalid_client AADSTS7000215, the client secret is wrong"),
         "{}",
         seen.out
     );
