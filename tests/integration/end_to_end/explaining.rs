@@ -115,7 +115,7 @@ async fn a_mail_is_explained_from_every_name_that_it_has_and_every_copy_with_it(
             "policy default",
             "draft passes",
             "nobody_known passes",
-            "was there already",
+            "already existed",
             &format!("from 1 ({}): contact/", canary::ADDRESS),
             "to 1 (ada@ours.example): systemuser/",
         ]);

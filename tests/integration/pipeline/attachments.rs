@@ -274,7 +274,7 @@ async fn a_completion_whose_answer_was_lost_is_found_done(mode: WriteMode) {
     world.fail_dataverse_at(UPDATE, Fault::ResetAfterCommit);
     waiting(&world.deliver_one(ADA, "m1").await);
     let fate = world.deliver_one(ADA, "m1").await;
-    assert_eq!(written(&fate).1, Some("was there already"));
+    assert_eq!(written(&fate).1, Some("already existed"));
     assert_eq!(world.file_names(), ALL_THREE);
 }
 
@@ -289,7 +289,7 @@ async fn a_mail_that_broke_off_is_completed_from_another_mailbox_without_a_secon
     assert_eq!(world.file_names(), ALL_THREE);
     assert_eq!(world.email()["statecode"], 1);
     let fate = world.deliver_one(ADA, "m1").await;
-    assert_eq!(written(&fate).1, Some("was there already"));
+    assert_eq!(written(&fate).1, Some("already existed"));
 }
 
 async fn a_file_that_is_found_missing_only_when_an_open_row_is_completed_is_noted_on_the_row(

@@ -150,7 +150,7 @@ async fn a_mail_that_another_worker_completed_meanwhile_is_written() {
     let (id, note) = written(&fate);
     assert_eq!(
         (id, note),
-        (id_of(&world.email()), Some("was there already"))
+        (id_of(&world.email()), Some("already existed"))
     );
 }
 
