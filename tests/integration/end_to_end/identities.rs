@@ -85,7 +85,7 @@ async fn a_user_without_a_token_is_left_out_and_told_of() {
     assert_eq!(coverage["written"], 1, "{coverage}");
     let told = printed
         .lines()
-        .find(|line| line.contains("does without this user"));
+        .find(|line| line.contains("backfill continues without it"));
     let told = told.expect("a warning");
     assert!(told.contains("WARN") && told.contains("nobody"), "{told}");
 }

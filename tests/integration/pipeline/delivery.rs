@@ -178,7 +178,10 @@ async fn two_workers_with_one_ledger_do_not_work_on_the_same_message(mode: Write
         .find(|fate| fate.state() == State::Waiting)
         .unwrap();
     let (delay, reason) = waiting(waits);
-    assert_eq!((delay.as_secs(), reason), (180, "another worker is processing it"));
+    assert_eq!(
+        (delay.as_secs(), reason),
+        (180, "another worker is processing it")
+    );
     world.email();
 }
 

@@ -148,10 +148,7 @@ async fn a_mail_that_another_worker_completed_meanwhile_is_written() {
     });
     let fate = world.deliver_one(ADA, "m1").await;
     let (id, note) = written(&fate);
-    assert_eq!(
-        (id, note),
-        (id_of(&world.email()), Some("already existed"))
-    );
+    assert_eq!((id, note), (id_of(&world.email()), Some("already existed")));
 }
 
 /// A world whose organisation lets no two emails have one Message-ID, with a mail.
