@@ -144,7 +144,7 @@ async fn a_row_of_ours_that_gave_way_to_another_clients_is_told_as_such() {
     let row = |text: &str| ActivityId::new(text.parse().unwrap());
     let theirs = "77777777-0000-4000-8000-000000000000";
     let ledger = office.0.ledger();
-    let note = "another client's row carries it; ours was withdrawn";
+    let note = "another client wrote a row for it; ours was deleted";
     for message in ["grant-1/m1", "grant-2/AAMk/copy="] {
         let key = message.parse().unwrap();
         let told = ledger.carried_by(&key, row(ours), row(theirs), note).await;

@@ -305,7 +305,7 @@ async fn a_row_of_another_client_that_comes_first_is_adopted_where_it_is_the_mai
         assert_eq!(story.rows().len(), 1);
         let (carrier, note) = story.settled(GRANT, "jan-a").await;
         assert_eq!(carrier, theirs);
-        assert!(note.unwrap().starts_with("put there by another client"));
+        assert!(note.unwrap().starts_with("written by another client"));
     } else {
         // Both are there until the next list shows the mail (`pipeline/theirs.rs`).
         assert_eq!(story.rows().len(), 2);

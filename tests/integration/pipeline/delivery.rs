@@ -225,7 +225,7 @@ async fn a_row_of_server_side_sync_is_taken_for_the_mail_and_its_regarding_is_fi
         world.put(ADA, mail("m1", &json!({})));
         let theirs = world.insert("email", json!({"subject": "Kites for spring", "messageid": form, "statecode": 1, "statuscode": 4}));
         let fate = world.deliver_one(ADA, "m1").await;
-        let note = "put there by another client, found by its Message-ID";
+        let note = "written by another client, found by its Message-ID";
         assert_eq!(written(&fate), (theirs, Some(note)), "{form}");
         let email = world.email();
         assert_eq!(

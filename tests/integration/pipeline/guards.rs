@@ -177,7 +177,7 @@ async fn a_row_that_another_client_wrote_meanwhile_is_found_although_a_key_of_th
     let reason = "dataverse changed in between: 412 0x80060892";
     assert_eq!(waiting(&fate).1, reason);
     let fate = world.deliver_one(ADA, "m1").await;
-    let note = Some("put there by another client, found by its Message-ID");
+    let note = Some("written by another client, found by its Message-ID");
     assert_eq!(written(&fate), (theirs, note));
     world.email();
 }
