@@ -190,7 +190,7 @@ mod tests {
         }
     }
 
-    /// Runs a step that takes `room` jobs at a time and panics at the job `bad`: on reaching it, or,
+    /// Runs a step that takes `room` jobs at a time and panics at the job `bad`: on reaching it, or
     /// if `late`, after the other jobs of the portion ended. Returns the portions that the step
     /// received, and the outcome of each message.
     async fn portions(

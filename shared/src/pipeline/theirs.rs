@@ -180,8 +180,8 @@ impl Pipeline {
     /// Looks for rows that other clients created after ours, for the messages of a listed page that
     /// [`Listed::is_due`] chose.
     ///
-    /// This takes one `$batch` of queries, and none if there are no messages. Failures are only
-    /// logged: they are retried when the next list shows the messages.
+    /// This takes one `$batch` of queries, and none if there are no messages. After a
+    /// failure, messages are checked again when the next list shows them.
     pub async fn reconcile(&self, due: &[Listed], run: &Run) {
         if due.is_empty() {
             return;
