@@ -95,7 +95,7 @@ async fn a_row_whose_subject_somebody_changed_is_still_the_mails(mode: WriteMode
     for (grant, id, requests) in [(ADA, "m1", 1), (BEN, "m2", 2)] {
         let before = world.twin.dataverse().requests().total;
         let fate = world.deliver_one(grant, id).await;
-        assert_eq!(written(&fate), (row, Some("was there already")));
+        assert_eq!(written(&fate), (row, Some("already existed")));
         let asked = world.twin.dataverse().requests().total - before;
         assert_eq!(
             asked, requests,
