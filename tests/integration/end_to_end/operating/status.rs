@@ -149,7 +149,6 @@ async fn the_json_is_as_the_readme_has_it() {
     });
     assert_eq!(report, expected);
     let seen = cloud.command(&["status"]).await;
-    let pause =
-        "Dataverse asked for a pause: nothing is sent before 2100-01-01 00:00:00 UTC.";
+    let pause = "Dataverse asked for a pause: nothing is sent before 2100-01-01 00:00:00 UTC.";
     assert!(seen.out.contains(pause), "{}", seen.out);
 }
