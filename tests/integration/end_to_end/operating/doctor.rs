@@ -571,7 +571,7 @@ async fn what_is_wrong_with_nylas_is_one_line_with_its_remedy() {
         "half a rotation",
         &seen,
         "webhook secret",
-        "did not end",
+        "not finished",
         "webhook rotate",
     );
     let end = installed
