@@ -42,7 +42,8 @@ pub(crate) struct Arguments {
     /// time (2025-05-01T08:00:00Z). A date means midnight UTC.
     #[arg(long, value_name = "WHEN", required_unless_present = "run")]
     since: Option<Moment>,
-    /// Import only messages received before then, in the same format as --since. Default: now.
+    /// Import only messages received before then, in the same format as --since. Default: no
+    /// limit.
     #[arg(long, value_name = "WHEN", conflicts_with = "run")]
     until: Option<Moment>,
     /// Import only this mailbox: its address or grant id. May be given several times. Default: all

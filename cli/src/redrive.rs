@@ -71,7 +71,9 @@ pub(crate) enum RedriveError {
     Settings(#[from] SettingsError),
     #[error(transparent)]
     Aws(#[from] AwsError),
-    #[error("the ledger table {table} failed: {source}; run the same command again")]
+    #[error(
+        "failed to read or change the ledger table {table}: {source}; run the same command again"
+    )]
     Ledger { table: String, source: LedgerError },
     #[error("failed to send to the queue {url}: {source}; run the same command again")]
     Queue { url: String, source: QueueError },

@@ -191,7 +191,7 @@ pub(super) async fn queue(aws: &SdkConfig, queue: &Queue, url: &str, checks: &mu
     let redrive: Option<Value> = redrive.and_then(|text| serde_json::from_str(text).ok());
     let hidden = number(QueueAttributeName::VisibilityTimeout);
     let field = |name| redrive.as_ref().and_then(|it| it.get(name));
-    // SQS returns a number, some emulators a string.
+    // The count may be a JSON number or a string.
     let receives =
         field("maxReceiveCount").and_then(|it| it.as_u64().or_else(|| it.as_str()?.parse().ok()));
     let problem = if receives != Some(RECEIVE_LIMIT.into()) {

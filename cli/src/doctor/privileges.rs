@@ -158,7 +158,7 @@ fn judge_read(read: &Read, answer: Result<Vec<Value>, DataverseError>) -> (Check
     match answer {
         Ok(rows) => (Check::well(read.name, "allowed"), Some(rows)),
         Err(error) if read.optional && is_done_without(&error) => {
-            let seen = format!("optional, skipped by the sync: {error}");
+            let seen = format!("optional, not readable: {error}");
             (Check::well(read.name, seen), None)
         }
         Err(error) => {
@@ -168,8 +168,9 @@ fn judge_read(read: &Read, answer: Result<Vec<Value>, DataverseError>) -> (Check
     }
 }
 
-/// Returns whether the lookup of the sync skips the table after this error, too: the table does not
-/// exist, or it may not be read.
+/// Returns whether the error means that an optional table does not exist or may not be read.
+///
+/// The lookup of the sync skips a table that does not exist, and queues that may not be read.
 fn is_done_without(error: &DataverseError) -> bool {
     match error {
         DataverseError::Rejected { status, .. } => matches!(status, 403 | 404),

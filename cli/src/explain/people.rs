@@ -17,7 +17,7 @@ use super::find::Finder;
 pub(super) enum Names {
     /// The addresses by role, in the order of the decision record.
     Known(HashMap<&'static str, Vec<EmailAddress>>),
-    /// The reason why they are unknown; empty if the record has no people.
+    /// The reason why they are unknown; empty if there are no people to show.
     Unknown(&'static str),
 }
 

@@ -92,7 +92,7 @@ async fn a_privilege_that_the_role_lacks_is_one_line_with_its_name() {
         if name.is_empty() {
             assert_eq!(seen.status, Some(0), "{case}: {}", seen.out);
             assert!(
-                seen.out.contains("optional, skipped"),
+                seen.out.contains("optional, not readable"),
                 "{case}: {}",
                 seen.out
             );
