@@ -160,7 +160,7 @@ async fn a_row_of_ours_that_gave_way_to_another_clients_is_told_as_such() {
     let seen = run(&["explain", theirs], &settings).await;
     seen.assert_shows(&[
         &format!("email {theirs}"),
-        &format!("another client's; email {ours} carried it before and gave way to it"),
+        &format!("written by another client; it replaced our email {ours}"),
         note,
         "draft passes",
     ]);
@@ -194,7 +194,7 @@ async fn without_the_mailbox_people_are_places_and_what_could_not_be_asked_is_sa
         let seen = run(&["explain", name], &settings).await;
         assert_eq!((seen.status, seen.out.as_str()), (Some(1), ""), "{name}");
         assert!(
-            seen.err.starts_with("mailverse: nothing is known of"),
+            seen.err.starts_with("mailverse: no message found for"),
             "{}",
             seen.err
         );
@@ -253,7 +253,7 @@ async fn a_mail_that_was_left_out_says_by_which_rule_and_one_that_waits_until_wh
         ", until ",
         "1 try",
         "nylas does not find the message",
-        "none is recorded",
+        "not recorded",
     ]);
 }
 
@@ -281,12 +281,12 @@ async fn bad_usage_and_services_that_do_not_answer_are_no_unknown_message() {
         (
             &["explain", "m1"],
             with("NYLAS_API_URL", "http://127.0.0.1:9"),
-            "the mailboxes cannot be listed",
+            "failed to list the mailboxes",
         ),
         (
             &["explain", "a@x"],
             with("DATAVERSE_URL", "http://127.0.0.1:9"),
-            "Dataverse cannot be asked",
+            "failed to look up the Message-ID in Dataverse",
         ),
         (
             &["explain", "a@x"],
@@ -309,5 +309,5 @@ async fn bad_usage_and_services_that_do_not_answer_are_no_unknown_message() {
     )
     .await;
     assert_eq!(seen.status, Some(0));
-    seen.assert_shows(&["the mail cannot be fetched now"]);
+    seen.assert_shows(&["no addresses: failed to fetch the message"]);
 }
