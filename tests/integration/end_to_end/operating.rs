@@ -228,11 +228,11 @@ async fn an_aws_that_does_not_answer_or_has_no_such_table_is_no_quiet_one() {
     for (settings, expected) in [
         (
             elsewhere,
-            "mailverse: table elsewhere: the ledger did not answer: 400 ResourceNotFoundException",
+            "mailverse: failed to read the ledger table elsewhere: the ledger did not answer: 400 ResourceNotFoundException",
         ),
         (
             nowhere,
-            "mailverse: table ledger: the ledger did not answer: not reachable",
+            "mailverse: failed to read the ledger table ledger: the ledger did not answer: not reachable",
         ),
     ] {
         for arguments in [&["status"] as &[&str], &["redrive", "--all", "--yes"]] {

@@ -206,7 +206,7 @@ async fn a_clock_that_is_ten_minutes_off_is_named_and_harms_no_secret() {
         office.put(CREDENTIAL, &pem).await;
         let error = office.refresh_at(ours).await.unwrap_err().to_string();
         assert!(
-            error.contains("AADSTS700024") && error.contains("set the clock"),
+            error.contains("AADSTS700024") && error.contains("correct the clock"),
             "{error}"
         );
         office.put(CREDENTIAL, &secret).await;

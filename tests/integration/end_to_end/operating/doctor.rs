@@ -586,7 +586,13 @@ async fn what_is_wrong_with_nylas_is_one_line_with_its_remedy() {
 
     installed.cloud.store("nylas", "nyk_canary-9f31").await;
     let seen = installed.doctor(&[]).await;
-    assert_broken("a wrong key", &seen, "nylas key", "refused", "other region");
+    assert_broken(
+        "a wrong key",
+        &seen,
+        "nylas key",
+        "rejected",
+        "region of NYLAS_API_URL",
+    );
     assert!(!seen.out.contains("nyk_canary-9f31"));
     installed.cloud.store("nylas", &nylas.api_key()).await;
     assert_healthy(&installed.doctor(&[]).await);
