@@ -48,7 +48,7 @@ impl TokenPattern {
 /// What is wrong with it, for people.
 pub fn check(pattern: &str) -> Result<(), String> {
     match Regex::new(pattern) {
-        Err(error) => Err(format!("is no regular expression: {error}")),
+        Err(error) => Err(format!("is not a regular expression: {error}")),
         Ok(pattern) if pattern.is_match("") => Err("matches every subject".to_owned()),
         Ok(_) => Ok(()),
     }
