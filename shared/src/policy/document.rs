@@ -322,7 +322,7 @@ pub enum RegardingSource {
     Lead,
     /// An external participant who is a contact.
     Contact,
-    /// An external participant that is an account.
+    /// The company that an external participant is, or that all contacts with its address share.
     Account,
 }
 
