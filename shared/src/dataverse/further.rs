@@ -1,4 +1,5 @@
-//! The second look-up: what can only be asked once the first one is answered, in one `$batch`, and only for the messages that need it.
+//! The second lookup: questions that depend on the answers of the first one, in one `$batch`, and
+//! only for the messages that need it.
 
 use std::collections::BTreeSet;
 
@@ -14,25 +15,25 @@ use super::rows::{Record, Table, Target, guid};
 use super::session::Session;
 use crate::policy::document::{App, CustomTable};
 
-/// What is asked.
+/// What to look up.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Further {
-    /// Which open rows of the app have these customers? Contacts and accounts.
+    /// Contacts and accounts: which open rows of the app do they have?
     pub customers: BTreeSet<Record>,
-    /// By which names are rows of these tables bound?
+    /// Tables: by which names are their rows bound?
     pub tables: BTreeSet<String>,
-    /// Are these rows there?
+    /// Records: do they exist?
     pub records: BTreeSet<Target>,
 }
 
 impl Further {
-    /// Nothing is asked.
+    /// Returns whether there is nothing to look up.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.customers.is_empty() && self.tables.is_empty() && self.records.is_empty()
     }
 
-    /// Asks for what `other` asks, too.
+    /// Adds the questions of `other`.
     pub fn add(&mut self, other: Self) {
         self.customers.extend(other.customers);
         self.tables.extend(other.tables);
@@ -40,12 +41,14 @@ impl Further {
     }
 }
 
-/// The table whose open rows an app works on. Columns: Dataverse facts do not list those of opportunity and incident; theirs are inferred from general
-/// documentation, as are their open states, 0 for all.
+/// The table whose open rows an app works on.
+///
+/// Dataverse facts do not list the columns of opportunity and incident. They are inferred from
+/// general documentation, as are the open states: 0 for all.
 struct AppTable {
     set: String,
     key: String,
-    /// Lookups to a contact, and to an account.
+    /// The lookup columns that refer to a contact, and those that refer to an account.
     contact: Vec<String>,
     account: Vec<String>,
 }
@@ -70,7 +73,8 @@ impl AppTable {
             App::Custom(CustomTable {
                 set, key, customer, ..
             }) => {
-                // What is no name cannot be asked for; the policy's own check says so where it was written.
+                // An invalid name cannot be used in a query; the check of the policy reports it
+                // when the policy is written.
                 if ![set, key, customer].into_iter().all(|name| is_name(name)) {
                     return None;
                 }
@@ -116,7 +120,7 @@ impl AppTable {
             .collect()
     }
 
-    /// Gives each row to the customers that it belongs to.
+    /// Adds each row to the customers that it belongs to.
     fn read(&self, page: &[Value], customers: &BTreeSet<Record>, found: &mut Found) {
         for row in page {
             let Some(id) = guid(row, &self.key) else {
@@ -141,17 +145,19 @@ enum About {
 }
 
 impl DataverseClient {
-    /// The names of a table, if they are documented or were read before.
+    /// Returns the names of a table, if they are documented or were read before.
     #[must_use]
     pub fn known_names(&self, table: &str) -> Option<TableNames> {
         self.names.get(table)
     }
 
-    /// Asks, and adds the answers to `found`. What Dataverse refuses for good counts as answered too: a setting that names a table which the organisation
-    /// does not have must not keep mail out.
+    /// Looks up the questions and adds the answers to `found`.
+    ///
+    /// A permanent rejection counts as an answer too: a setting with a table that the organisation
+    /// does not have must not prevent messages from being written.
     ///
     /// # Errors
-    /// [`DataverseError`] that may pass: the messages that needed the answer have to wait.
+    /// A [`DataverseError`] that may go away: the messages that need the answer have to wait.
     pub async fn look_up_further(
         &self,
         session: &Session,
@@ -161,7 +167,7 @@ impl DataverseClient {
     ) -> Result<(), DataverseError> {
         let table = AppTable::of(app);
         for customer in &questions.customers {
-            // Nothing is there until a row says otherwise.
+            // A customer has no open rows until the query returns one.
             found.set_open_rows(*customer, OpenRows::default());
         }
         if table.is_none() {
@@ -236,7 +242,8 @@ impl DataverseClient {
         queries
     }
 
-    /// Queries that show which of these rows are there, as far as the names of their tables are known; until the answer, none is.
+    /// Returns queries for these rows, if the names of their tables are known. Marks the rows as
+    /// missing until the answer shows that they exist.
     pub(super) fn record_queries(
         &self,
         records: &BTreeSet<Target>,
@@ -262,7 +269,7 @@ impl DataverseClient {
     }
 }
 
-/// The body of an answer; `None` for a refusal that stays one.
+/// Returns the body of an answer; `None` for a permanent rejection.
 fn readable(answer: &Answer) -> Result<Option<Value>, DataverseError> {
     if answer.is_success() {
         let body = serde_json::from_slice(&answer.body);
@@ -271,11 +278,11 @@ fn readable(answer: &Answer) -> Result<Option<Value>, DataverseError> {
             .map_err(|_| super::unreadable("a query's answer"));
     }
     match super::part_error(answer) {
-        // 404 for a table that is not there counts by its code as something that changed.
+        // The code of a 404 for a missing table is classified as stale.
         DataverseError::Rejected { .. } | DataverseError::Stale { .. } => {
             tracing::warn!(
                 status = answer.status,
-                "dataverse refused a query about what a mail concerns"
+                "dataverse rejected a query for regarding records; continuing without its rows"
             );
             Ok(None)
         }

@@ -1,4 +1,4 @@
-//! **Decide**: what the policy says of each message, before the look-up and after it.
+//! The step **decide**: applies the policy to each message, before and after the lookup.
 
 use super::Pipeline;
 use super::fate::{Failure, Run};
@@ -11,7 +11,8 @@ use crate::message::{Message, Omission};
 use crate::policy::Verdict;
 
 impl Pipeline {
-    /// What the policy refuses whatever Dataverse knows goes no further, and nobody on it is looked up.
+    /// Applies the rules that need no lookup. A message that they skip ends here, and its people
+    /// are not looked up.
     pub(super) async fn decide(
         &self,
         fetched: Vec<(Job, Message)>,
@@ -68,7 +69,8 @@ impl Pipeline {
     }
 }
 
-/// The rest of the policy, now that everything is known. What is tracked goes on without the people whom the policy takes out.
+/// Applies the remaining rules with the lookup result. People whom the policy removes are stripped
+/// from tracked messages.
 pub(super) fn finally(
     group: Vec<Candidate>,
     found: &Found,

@@ -1,4 +1,4 @@
-//! Does history go on with further application users of Dataverse?
+//! Tests that backfill continues with further application users of Dataverse.
 
 use chrono::{TimeDelta, Utc};
 use mailverse::governor::User;
@@ -8,7 +8,8 @@ use super::cloud::{Cloud, GRANT};
 
 const CLIENT: &str = "33333333-2222-4333-8444-555555555555";
 
-/// A mail of today in the mailbox, and what a scheduled run with these further users found and printed.
+/// Puts a message of today into the mailbox. Returns what a scheduled run with these further users
+/// found and printed.
 async fn scheduled_run(cloud: &Cloud, identities: &str) -> (Value, String) {
     cloud.put_mail("m1");
     let setting = [("DATAVERSE_IDENTITIES", identities.to_owned())];
@@ -17,7 +18,7 @@ async fn scheduled_run(cloud: &Cloud, identities: &str) -> (Value, String) {
     (cloud.coverage(&planned).await, backfill.stop().await)
 }
 
-/// A second application user, whose token is stored: the user's id, and the token.
+/// Creates a second application user with a stored token. Returns the user's id and the token.
 async fn second_user(cloud: &Cloud) -> (Value, String) {
     let user = json!({"lastname": "Two", "applicationid": CLIENT});
     let user = cloud.twin.dataverse().insert("systemuser", user).unwrap();
@@ -85,7 +86,7 @@ async fn a_user_without_a_token_is_left_out_and_told_of() {
     assert_eq!(coverage["written"], 1, "{coverage}");
     let told = printed
         .lines()
-        .find(|line| line.contains("does without this user"));
-    let told = told.expect("a warning");
+        .find(|line| line.contains("backfill continues without it"));
+    let told = told.expect("the function should log a warning");
     assert!(told.contains("WARN") && told.contains("nobody"), "{told}");
 }

@@ -150,7 +150,8 @@ async fn where_nothing_is_wrong_both_commands_say_so() {
     cloud
         .message("written", TimeDelta::hours(2), Some(written()))
         .await;
-    let quiet = "Nothing needs attention: no message is dead, and none has been waiting for longer than 1h.";
+    let quiet =
+        "Nothing needs attention: no message is dead or has been waiting for longer than 1h.";
     cloud.command(&["status"]).await.assert_ended(0, quiet);
     let report = cloud.command(&["status", "--json"]).await;
     assert_eq!((report.status, ids(&report.json()).len()), (Some(0), 0));

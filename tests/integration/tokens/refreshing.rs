@@ -109,7 +109,7 @@ async fn a_refusal_fails_at_once_with_its_meaning_and_leaves_the_token() {
         }
         let asked = office.entra.requests();
         let text = failure(&office, 1).await;
-        let told = format!("primary: entra refused the credential: {code}, ");
+        let told = format!("primary: entra rejected the credential: {code}, ");
         assert!(text.starts_with(&told), "{code}: {text}");
         assert!(text.contains(remedy), "{code}: {text}");
         assert_eq!(office.entra.requests(), asked + 1, "asked once");
@@ -180,7 +180,7 @@ async fn a_certificate_that_cannot_work_is_named_before_entra_is_asked() {
         "certificate_pem": one["certificate_pem"], "private_key_pem": other["private_key_pem"],
     });
     for (credential, expected) in [
-        (expired, "the certificate has expired, on 2025-01-01"),
+        (expired, "the certificate expired on 2025-01-01"),
         (
             mismatched,
             "private_key_pem is not the key of certificate_pem",
