@@ -1,19 +1,23 @@
-//! The company that an address belongs to: the domain that a company registered, and the account that stands for it. Pure.
+//! Finds the company of an address: the domain that the company registered, and its account. Pure.
 //!
-//! The registrable domain is what stands before the public suffix (<https://publicsuffix.org>, whose list the crate `psl` holds), with it: `kites.example`
-//! for `jane@mail.kites.example`, `kites.co.uk` for `jane@kites.co.uk`. None for an address of a free or disposable mail provider
-//! (`shared/data/free-mail.txt`, with its source and date), for one at a public suffix itself and for one at an IP address.
+//! The registrable domain is the public suffix (<https://publicsuffix.org>, whose list is in the
+//! crate `psl`) with the label before it: `kites.example` for `jane@mail.kites.example`,
+//! `kites.co.uk` for `jane@kites.co.uk`. There is no company for an address of a free or disposable
+//! mail provider (`shared/data/free-mail.txt`, with its source and date), at a public suffix
+//! itself, or at an IP address.
 //!
-//! The account of a domain, in this order; the first that finds any decides:
+//! The account of a domain is searched in this order; the first search that finds any account
+//! decides:
 //!
 //! | Found by | How |
 //! | --- | --- |
-//! | `websiteurl` | its host lies in the domain, alone or behind `www.`, with or without `http://`, `https://` and a path |
-//! | `emailaddress1` of the account | its domain is or lies in the domain |
-//! | its contacts | the companies of active contacts whose `emailaddress1` is or lies in the domain |
+//! | `websiteurl` | its host is in the domain, alone or after `www.`, with or without `http://`, `https://` and a path |
+//! | `emailaddress1` of the account | its domain is the domain or below it |
+//! | its contacts | the companies of active contacts whose `emailaddress1` is in the domain or below it |
 //!
-//! Active accounts come before inactive ones. Of several, `ambiguous` = `most_recent` takes the one that was changed last; otherwise none is taken, since a
-//! contact has one company, and none is made either, since there are some.
+//! Active accounts come before inactive ones. If there are several, `ambiguous` = `most_recent`
+//! takes the one that was changed last. Otherwise none is taken, since a contact has one company,
+//! and none is created, since accounts exist.
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
@@ -33,7 +37,8 @@ static FREE_MAIL: LazyLock<HashSet<&'static str>> = LazyLock::new(|| {
         .collect()
 });
 
-/// The registrable domain of a company's address, in A-labels; `None` for an address that tells of no company.
+/// Returns the registrable domain of a company's address, in A-labels; `None` if the address does
+/// not identify a company.
 #[must_use]
 pub fn domain(address: &EmailAddress) -> Option<String> {
     let host = address.domain();
@@ -53,12 +58,12 @@ fn registrable(host: &str) -> Option<&str> {
     psl::domain_str(host).filter(|_| is_name)
 }
 
-/// Whether a host, or an address, lies in a registrable domain.
+/// Returns whether a host, or the domain of an address, belongs to a registrable domain.
 pub(crate) fn lies_in(host: &str, domain: &str) -> bool {
     registrable(host) == Some(domain)
 }
 
-/// The host of what people write as the address of a website, in A-labels.
+/// Returns the host of a website as people write it, in A-labels.
 pub(crate) fn host_of_website(text: &str) -> String {
     let text = text.trim();
     let behind = text.split_once("://").map_or(text, |(_, behind)| behind);
@@ -72,33 +77,34 @@ pub(crate) fn host_of_website(text: &str) -> String {
 /// The company of a new contact.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Company {
-    /// It is there.
+    /// The account exists.
     There(Uuid),
-    /// Several are, and nobody can tell which.
+    /// Several accounts exist, and it is unknown which one is meant.
     Ambiguous,
-    /// There is none yet.
+    /// No account exists yet.
     New,
-    /// Nobody could ask, so none is made.
+    /// The domain could not be looked up, so no account is created.
     Unknown,
 }
 
 /// The accounts of one domain.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Accounts {
-    /// By `websiteurl`.
+    /// Found by `websiteurl`.
     pub by_website: Vec<Person>,
-    /// By `emailaddress1`.
+    /// Found by `emailaddress1`.
     pub by_address: Vec<Person>,
-    /// Companies of contacts.
+    /// Found as companies of contacts.
     pub of_contacts: Vec<Person>,
 }
 
-/// The accounts that were found, by registrable domain. A domain that is not in it could not be asked for.
+/// The accounts that were found, by registrable domain. A domain that is not in the map could not
+/// be looked up.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Companies(pub BTreeMap<String, Accounts>);
 
 impl Companies {
-    /// The company that has this domain.
+    /// Returns the company that has this domain.
     #[must_use]
     pub fn company(&self, domain: &str, ambiguous: Ambiguous) -> Company {
         let Some(accounts) = self.0.get(domain) else {
@@ -147,9 +153,9 @@ mod tests {
             ("jane@example.co.uk", "example.co.uk"),
             ("jane@mail.example.co.uk", "example.co.uk"),
             ("jane@bücher.example", "xn--bcher-kva.example"),
-            // A public suffix in letters that are not ASCII.
+            // A public suffix with non-ASCII letters.
             ("jane@mail.example.公司.cn", "example.xn--55qx5d.cn"),
-            // Sites of different people under one company's domain.
+            // Websites of different people below one company's domain.
             ("jane@one.github.io", "one.github.io"),
         ] {
             assert_eq!(of(address).as_deref(), Some(domain), "{address}");
@@ -255,7 +261,7 @@ mod tests {
         assert_eq!(
             found(&accounts),
             Company::Ambiguous,
-            "and nothing further is asked"
+            "later searches must not decide"
         );
         accounts.by_address.clear();
         assert_eq!(found(&accounts), Company::There(Uuid::from_u128(4)));

@@ -1,4 +1,5 @@
-//! The one open row that an app has of the people outside: an opportunity, a case, or a row of a custom table.
+//! Finds the only open row of an app for the external participants: an opportunity, a case, or a
+//! row of a custom table.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +9,8 @@ use crate::dataverse::look_up::OpenRows;
 use crate::dataverse::rows::{Record, Table, Target};
 use crate::policy::document::{App, RegardingSource};
 
-/// First the contacts, whose own row says more than their company's; then the companies and accounts.
+/// Finds the open row. Checks the contacts first, since their rows are more specific than those of
+/// their companies, and then the companies and accounts.
 pub(super) fn decide(
     mail: &Mail<'_>,
     candidates: &mut Vec<Candidate>,
@@ -29,7 +31,7 @@ pub(super) fn decide(
         .collect();
     if !unanswered.is_empty() {
         further.customers.extend(unanswered);
-        // Its names, which a hit will need, are read along with its rows.
+        // A match will need the names of the table, so they are read together with the rows.
         if mail.found.names(table).is_none() {
             further.tables.insert(table.to_owned());
         }
@@ -71,7 +73,7 @@ pub(super) fn decide(
     None
 }
 
-/// The contacts outside; and the accounts outside, with the companies of the contacts.
+/// Returns the external contacts; and the external accounts with the companies of the contacts.
 fn customers(mail: &Mail<'_>) -> [BTreeSet<Record>; 2] {
     let account = |id| Record {
         table: Table::Account,

@@ -1,4 +1,4 @@
-//! By the one open row of an app.
+//! Tests the source that looks for the only open row of an app.
 
 use super::*;
 
@@ -26,13 +26,17 @@ fn of_several_open_rows_none_is_taken() {
 #[test]
 fn open_rows_are_asked_for_only_when_the_app_and_the_earlier_sources_want_it() {
     let mut case = Case::from_eve();
-    assert_eq!(case.target(), Some(target("contact", 1)), "no app");
+    assert_eq!(case.target(), Some(target("contact", 1)), "no app is set");
     case.settings.app = App::Service;
     let customers = [record(Table::Contact, 1), record(Table::Account, 9)];
     assert_eq!(case.ask().customers, customers.into());
     case.earlier(7, &["eve@out.example"], Some(target("account", 3)));
     case.ancestors = vec!["7@x"];
-    assert_eq!(case.target(), Some(target("account", 3)), "the thread knew");
+    assert_eq!(
+        case.target(),
+        Some(target("account", 3)),
+        "the thread comes first"
+    );
     let mut stranger = Case::of("x@out.example", &["ada@ours.example"], &[]);
     stranger.settings.app = App::Service;
     assert_eq!(stranger.decision(), Decision::default());
