@@ -44,7 +44,8 @@ def steps(files, start):
                                 "--pattern", "test_docs.py"]
     if any(map(is_rust, files)):
         yield "clippy", ["cargo", "clippy", "--quiet", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"]
-        yield "unit tests", ["cargo", "test", "--quiet", "--locked", "--workspace", "--lib", "--bins"]
+        yield "unit tests", ["cargo", "test", "--quiet", "--locked", "--workspace", "--exclude", "fuzz-targets",
+                              "--lib", "--bins"]
         yield "layers", ["cargo", "test", "--quiet", "--locked", "--workspace", "--test", "layers"]
 
 

@@ -44,18 +44,19 @@ pub mod name;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, json};
 use uuid::Uuid;
 
-use self::company::{Companies, Company};
+use self::company::Company;
 use self::name::Name;
-use crate::dataverse::rows::{Person, Record, Table};
+use crate::dataverse::companies::Companies;
+use crate::dataverse::rows::{NewRow, Person, Record, Table};
 use crate::ids::{EmailAddress, readable_domain};
-use crate::mapping::{cut, length};
 use crate::message::Message;
 use crate::policy::Inside;
 use crate::policy::document::{Ambiguous, CreateContacts};
 use crate::role_address::is_role_address;
+use crate::text::{cut, length};
 
 /// The namespace of contact ids. Changing it would create a second contact for every person.
 const CONTACTS: Uuid = Uuid::from_u128(0x6d61_696c_7665_5273_8000_636f_6e74_6163);
@@ -192,15 +193,6 @@ pub fn why_not(
     }
 }
 
-/// A row to create, unless it exists.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NewRow {
-    /// The table and id of the row.
-    pub record: Record,
-    /// The body of the POST.
-    pub row: Map<String, Value>,
-}
-
 /// A contact to create, unless it exists.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewContact {
@@ -275,7 +267,7 @@ pub fn plan<'a>(
     let mut contacts = Vec::new();
     for (address, name) in people {
         let company = company::domain(address).and_then(|domain| {
-            match companies.company(&domain, ambiguous) {
+            match company::of_domain(companies, &domain, ambiguous) {
                 Company::There(id) => Some(id),
                 Company::New => {
                     let account = account(&domain)?;

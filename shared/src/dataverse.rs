@@ -17,7 +17,7 @@
 pub mod batch;
 pub mod cards;
 mod carriers;
-mod companies;
+pub mod companies;
 pub mod earlier;
 pub mod error;
 pub mod found;

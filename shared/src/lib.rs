@@ -21,6 +21,7 @@
 //! | What is on the queue? | [`sync_request`] |
 
 pub mod aws;
+pub mod contact_card;
 pub mod contacts;
 pub mod dataverse;
 pub mod decision;
@@ -30,6 +31,7 @@ pub mod env;
 pub mod governor;
 pub mod http;
 pub mod ids;
+pub mod keys;
 pub mod mailboxes;
 pub mod mapping;
 pub mod message;
@@ -47,3 +49,4 @@ pub mod same_mail;
 pub mod secrets;
 pub mod sync_request;
 pub mod telemetry;
+pub(crate) mod text;

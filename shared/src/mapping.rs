@@ -46,13 +46,14 @@ use crate::dataverse::lengths::Lengths;
 use crate::dataverse::look_up::{LONGEST_MESSAGE_ID, fits_its_column};
 use crate::dataverse::rows::{Record, Table};
 use crate::dataverse::write::{EmailWrite, SOME_ATTACHMENTS_NOT_SAVED};
-use crate::dedupe;
 use crate::ids::{ActivityId, EmailAddress};
+use crate::keys;
 use crate::message::{Attachment, IdUse, Message, Omission};
 use crate::parties::Party;
 use crate::policy::document::Content;
 use crate::regarding::Decision;
 use crate::same_mail::{NO_SUBJECT, NOT_STORED};
+use crate::text::{cut, length, without_forbidden};
 
 const SUBJECT_LENGTH: usize = 800;
 const BODY_LENGTH: usize = 1_073_741_823;
@@ -304,7 +305,7 @@ fn party(party: &Party) -> Value {
 /// Returns the key of the row that [`attachment_row`] returns.
 #[must_use]
 pub fn attachment_key(activity: ActivityId, position: usize, attachment: &Attachment) -> Uuid {
-    dedupe::attachment_id(
+    keys::attachment_id(
         activity,
         position,
         &file_name(&attachment.file_name, position),
@@ -453,27 +454,6 @@ fn to_recipients(addresses: &[EmailAddress]) -> String {
         text.push_str(address);
     }
     text
-}
-
-/// Removes the characters that XML 1.0 cannot hold; keeps line breaks and tabs.
-pub(crate) fn without_forbidden(text: &str) -> String {
-    let allowed = |c: &char| !matches!(c, '\0'..='\x08' | '\x0b' | '\x0c' | '\x0e'..='\x1f' | '\u{fffe}' | '\u{ffff}');
-    text.chars().filter(allowed).collect()
-}
-
-pub(crate) fn length(text: &str) -> usize {
-    text.encode_utf16().count()
-}
-
-/// Returns the longest prefix of at most `limit` UTF-16 code units that ends at a character
-/// boundary.
-pub(crate) fn cut(text: &str, limit: usize) -> &str {
-    let mut units = 0;
-    let over = text.char_indices().find(|(_, c)| {
-        units += c.len_utf16();
-        units > limit
-    });
-    over.and_then(|(at, _)| text.get(..at)).unwrap_or(text)
 }
 
 #[cfg(test)]

@@ -38,6 +38,7 @@ pub mod effective;
 mod inside;
 mod rules;
 pub mod source;
+pub mod token_pattern;
 
 use std::collections::{HashMap, HashSet};
 

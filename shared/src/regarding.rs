@@ -26,10 +26,9 @@
 //! row that it resolves to. An email without external participants has no strangers, and belongs to
 //! its thread.
 
-mod app;
+pub mod app;
 mod decision;
 mod earlier;
-pub mod token;
 
 use crate::dataverse::further::Further;
 use crate::dataverse::look_up::Found;
@@ -57,7 +56,7 @@ pub struct Mail<'a> {
     pub settings: &'a Regarding,
     /// How to resolve an address that several rows have.
     pub ambiguous: Ambiguous,
-    /// The tracking tokens in its subject ([`token::TokenPattern::in_subject`]).
+    /// The tracking tokens in its subject ([`crate::policy::token_pattern::TokenPattern::in_subject`]).
     pub tokens: &'a [String],
 }
 

@@ -2,7 +2,8 @@
 //! batches.
 
 use indicatif::ProgressBar;
-use mailverse::contacts::card::{Card, NoAddress, Place, people};
+use mailverse::contact_card::Card;
+use mailverse::contacts::card::{NoAddress, Place, people};
 use mailverse::nylas::wire;
 use mailverse::pipeline::address_book::{CardFate, CompaniesMade};
 

@@ -29,16 +29,16 @@ use std::collections::{BTreeSet, HashMap};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::company::{self, Companies, Company};
+use super::company::{self, Company};
 use super::name::{Name, tidy};
-use super::{
-    COMPANY, LONGEST_ADDRESS, LONGEST_COMPANY_NAME, NewContact, NewRow, account_of, contact,
-};
-use crate::dataverse::rows::{Record, Table};
+use super::{COMPANY, LONGEST_ADDRESS, LONGEST_COMPANY_NAME, NewContact, account_of, contact};
+use crate::contact_card::Card;
+use crate::dataverse::companies::Companies;
+use crate::dataverse::rows::{NewRow, Record, Table};
 use crate::ids::EmailAddress;
-use crate::mapping::{cut, length};
 use crate::policy::document::Ambiguous;
 use crate::role_address::is_role_address;
+use crate::text::{cut, length};
 
 /// The maximum number of addresses, and of numbers, that a contact takes from a card.
 const MOST: usize = 3;
@@ -52,22 +52,6 @@ const ADDRESSES: [&str; 3] = ["emailaddress1", "emailaddress2", "emailaddress3"]
 /// The columns that hold numbers, in the order in which they are filled.
 const NUMBERS: [&str; 4] = ["telephone1", "mobilephone", "telephone2", "telephone3"];
 
-/// Every column that a card may fill, including the company.
-pub const COLUMNS: [&str; 12] = [
-    "firstname",
-    "lastname",
-    "emailaddress1",
-    "emailaddress2",
-    "emailaddress3",
-    "telephone1",
-    "mobilephone",
-    "telephone2",
-    "telephone3",
-    "fax",
-    "jobtitle",
-    "_parentcustomerid_value",
-];
-
 /// Returns whether a contact belongs to no company and to no other contact.
 #[must_use]
 pub fn lacks_company(there: &Map<String, Value>) -> bool {
@@ -79,32 +63,6 @@ pub fn add_company(added: &mut Map<String, Value>, company: Uuid) {
     let table = Table::Account;
     let company = Record { table, id: company };
     set(added, COMPANY, &company.binding());
-}
-
-/// A telephone number.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Number {
-    /// The number as people wrote it.
-    pub number: String,
-    /// The type, such as `work` or `mobile`; may be empty.
-    pub kind: String,
-}
-
-/// A person in an address book. Every text may be empty.
-#[derive(Clone, Default)]
-pub struct Card {
-    /// The field `given_name`.
-    pub given_name: String,
-    /// The field `surname`.
-    pub surname: String,
-    /// The email addresses, in the card's order, each once.
-    pub addresses: Vec<EmailAddress>,
-    /// The telephone numbers, in the card's order.
-    pub numbers: Vec<Number>,
-    /// The field `job_title`.
-    pub job_title: String,
-    /// The field `company_name`.
-    pub company_name: String,
 }
 
 /// Why a card has no address that can identify a contact. If the addresses were removed for
@@ -256,7 +214,7 @@ pub fn company(
     let Some(domain) = card.domain() else {
         return CardCompany::None;
     };
-    match companies.company(&domain, ambiguous) {
+    match company::of_domain(companies, &domain, ambiguous) {
         Company::There(id) => CardCompany::There(id),
         Company::New => account_of(&domain, &name).map_or(CardCompany::None, CardCompany::New),
         Company::Ambiguous | Company::Unknown => CardCompany::None,

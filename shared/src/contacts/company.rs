@@ -19,14 +19,13 @@
 //! takes the one that was changed last. Otherwise none is taken, since a contact has one company,
 //! and none is created, since accounts exist.
 
-use std::collections::{BTreeMap, HashSet};
-use std::net::IpAddr;
+use std::collections::HashSet;
 use std::sync::LazyLock;
 
 use uuid::Uuid;
 
-use crate::dataverse::rows::Person;
-use crate::ids::{EmailAddress, normal_domain};
+use crate::dataverse::companies::{Companies, registrable};
+use crate::ids::EmailAddress;
 use crate::parties::{self, Choice};
 use crate::policy::document::Ambiguous;
 
@@ -49,31 +48,6 @@ pub fn domain(address: &EmailAddress) -> Option<String> {
     (!is_free).then(|| registrable.to_owned())
 }
 
-fn registrable(host: &str) -> Option<&str> {
-    let is_name = host
-        .bytes()
-        .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.'))
-        && host.split('.').all(|label| !label.is_empty())
-        && host.parse::<IpAddr>().is_err();
-    psl::domain_str(host).filter(|_| is_name)
-}
-
-/// Returns whether a host, or the domain of an address, belongs to a registrable domain.
-pub(crate) fn lies_in(host: &str, domain: &str) -> bool {
-    registrable(host) == Some(domain)
-}
-
-/// Returns the host of a website as people write it, in A-labels.
-pub(crate) fn host_of_website(text: &str) -> String {
-    let text = text.trim();
-    let behind = text.split_once("://").map_or(text, |(_, behind)| behind);
-    let host = behind
-        .split(['/', '?', '#', ':'])
-        .next()
-        .unwrap_or_default();
-    normal_domain(host)
-}
-
 /// The company of a new contact.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Company {
@@ -87,59 +61,45 @@ pub enum Company {
     Unknown,
 }
 
-/// The accounts of one domain.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Accounts {
-    /// Found by `websiteurl`.
-    pub by_website: Vec<Person>,
-    /// Found by `emailaddress1`.
-    pub by_address: Vec<Person>,
-    /// Found as companies of contacts.
-    pub of_contacts: Vec<Person>,
-}
-
-/// The accounts that were found, by registrable domain. A domain that is not in the map could not
-/// be looked up.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Companies(pub BTreeMap<String, Accounts>);
-
-impl Companies {
-    /// Returns the company that has this domain.
-    #[must_use]
-    pub fn company(&self, domain: &str, ambiguous: Ambiguous) -> Company {
-        let Some(accounts) = self.0.get(domain) else {
-            return Company::Unknown;
-        };
-        let found = [
-            &accounts.by_website,
-            &accounts.by_address,
-            &accounts.of_contacts,
-        ];
-        let Some(first) = found.into_iter().find(|accounts| !accounts.is_empty()) else {
-            return Company::New;
-        };
-        let ambiguous = match ambiguous {
-            Ambiguous::MostRecent => Ambiguous::MostRecent,
-            // A contact has one company.
-            Ambiguous::Unresolved | Ambiguous::All => Ambiguous::Unresolved,
-        };
-        match parties::choose(first, ambiguous) {
-            (Choice::Only | Choice::MostRecent, chosen) => {
-                chosen.first().map_or(Company::Ambiguous, |account| {
-                    Company::There(account.record.id)
-                })
-            }
-            (Choice::Unknown | Choice::Ambiguous | Choice::All, _) => Company::Ambiguous,
+/// Returns the company that has this domain.
+#[must_use]
+pub fn of_domain(companies: &Companies, domain: &str, ambiguous: Ambiguous) -> Company {
+    let Some(accounts) = companies.0.get(domain) else {
+        return Company::Unknown;
+    };
+    let found = [
+        &accounts.by_website,
+        &accounts.by_address,
+        &accounts.of_contacts,
+    ];
+    let Some(first) = found.into_iter().find(|accounts| !accounts.is_empty()) else {
+        return Company::New;
+    };
+    let ambiguous = match ambiguous {
+        Ambiguous::MostRecent => Ambiguous::MostRecent,
+        // A contact has one company.
+        Ambiguous::Unresolved | Ambiguous::All => Ambiguous::Unresolved,
+    };
+    match parties::choose(first, ambiguous) {
+        (Choice::Only | Choice::MostRecent, chosen) => {
+            chosen.first().map_or(Company::Ambiguous, |account| {
+                Company::There(account.record.id)
+            })
         }
+        (Choice::Unknown | Choice::Ambiguous | Choice::All, _) => Company::Ambiguous,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use chrono::DateTime;
 
     use super::*;
-    use crate::dataverse::rows::{Record, Table};
+    use crate::dataverse::companies::Accounts;
+    use crate::dataverse::rows::{Person, Record, Table};
+    use crate::ids::normal_domain;
 
     fn of(address: &str) -> Option<String> {
         domain(&EmailAddress::parse(address).unwrap())
@@ -197,40 +157,6 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_website_is_a_host_however_it_is_written() {
-        for text in [
-            "kites.example",
-            "https://Kites.example/",
-            " http://kites.example:8080/a?b#c",
-            "kites.example/de",
-            "//kites.example",
-        ] {
-            let expected = if text.starts_with("//") {
-                ""
-            } else {
-                "kites.example"
-            };
-            assert_eq!(host_of_website(text), expected, "{text}");
-        }
-        assert!(lies_in(
-            &host_of_website("www.kites.example"),
-            "kites.example"
-        ));
-        assert!(lies_in(
-            &host_of_website("https://www.bücher.example"),
-            "xn--bcher-kva.example"
-        ));
-        assert!(!lies_in(
-            &host_of_website("https://mykites.example"),
-            "kites.example"
-        ));
-        assert!(!lies_in(
-            &host_of_website("https://directory.example/kites.example"),
-            "kites.example"
-        ));
-    }
-
     fn account(id: u128, active: bool, seconds: i64) -> Person {
         Person {
             record: Record {
@@ -244,8 +170,8 @@ mod tests {
     }
 
     fn company(accounts: Accounts, ambiguous: Ambiguous) -> Company {
-        Companies(BTreeMap::from([("kites.example".to_owned(), accounts)]))
-            .company("kites.example", ambiguous)
+        let companies = Companies(BTreeMap::from([("kites.example".to_owned(), accounts)]));
+        of_domain(&companies, "kites.example", ambiguous)
     }
 
     #[test]
@@ -308,7 +234,11 @@ mod tests {
     #[test]
     fn a_domain_that_nobody_could_ask_for_has_no_company_and_gets_none() {
         assert_eq!(
-            Companies::default().company("kites.example", Ambiguous::MostRecent),
+            of_domain(
+                &Companies::default(),
+                "kites.example",
+                Ambiguous::MostRecent
+            ),
             Company::Unknown
         );
     }

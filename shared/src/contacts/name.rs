@@ -15,7 +15,7 @@
 //! boundary (Dataverse facts §15.1).
 
 use crate::ids::EmailAddress;
-use crate::mapping::{cut, without_forbidden};
+use crate::text::{cut, without_forbidden};
 
 /// Maximum length of `contact.firstname` and `contact.lastname`, in UTF-16 code units.
 const LONGEST: usize = 50;

@@ -3,8 +3,10 @@
 
 use std::collections::HashSet;
 
-use super::company::Accounts;
+use serde_json::Value;
+
 use super::*;
+use crate::dataverse::companies::{Accounts, Companies};
 use crate::dataverse::look_up::Found;
 use crate::mailboxes::Mailboxes;
 use crate::nylas::wire;

@@ -13,7 +13,22 @@ use super::rows::{Record, guid};
 use super::session::Session;
 use super::write::WriteMode;
 use super::{DataverseClient, part_error, unreadable};
-use crate::contacts::card::COLUMNS;
+
+/// The columns of a contact that a card may fill, including the company.
+pub const COLUMNS: [&str; 12] = [
+    "firstname",
+    "lastname",
+    "emailaddress1",
+    "emailaddress2",
+    "emailaddress3",
+    "telephone1",
+    "mobilephone",
+    "telephone2",
+    "telephone3",
+    "fax",
+    "jobtitle",
+    "_parentcustomerid_value",
+];
 
 /// A contact that exists.
 #[derive(Debug, Clone)]

@@ -7,6 +7,7 @@
 //! `endswith` has the same wildcards is inferred).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use serde_json::Value;
 
@@ -14,16 +15,30 @@ use super::DataverseClient;
 use super::batch::{Answer, Change, MOST_OPERATIONS, Operation};
 use super::error::DataverseError;
 use super::query::{literal, rows};
-use super::rows::{Person, Record, Table, changed, guid};
+use super::rows::{NewRow, Person, Record, Table, changed, guid};
 use super::session::Session;
 use super::write::{CreateOutcome, WriteMode, outcome};
-use crate::contacts::NewRow;
-use crate::contacts::company::{Accounts, Companies, host_of_website, lies_in};
 use crate::http::encoded;
-use crate::ids::{EmailAddress, readable_domain};
+use crate::ids::{EmailAddress, normal_domain, readable_domain};
 
 /// How many contacts of one domain are read to find their companies, most recently changed first.
 const MOST_CONTACTS: usize = 50;
+
+/// The accounts of one domain.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Accounts {
+    /// Found by `websiteurl`.
+    pub by_website: Vec<Person>,
+    /// Found by `emailaddress1`.
+    pub by_address: Vec<Person>,
+    /// Found as companies of contacts.
+    pub of_contacts: Vec<Person>,
+}
+
+/// The accounts that were found, by registrable domain. A domain that is not in the map could not
+/// be looked up.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Companies(pub BTreeMap<String, Accounts>);
 
 impl DataverseClient {
     /// Looks up the accounts of these registrable domains.
@@ -235,6 +250,33 @@ fn address_in(row: &Value, domain: &str) -> bool {
     address.is_some_and(|address| lies_in(address.domain(), domain))
 }
 
+/// Returns the registrable domain of a host: the public suffix with the label before it. `None` for
+/// an IP address, a public suffix itself, and whatever is no domain name.
+pub(crate) fn registrable(host: &str) -> Option<&str> {
+    let is_name = host
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.'))
+        && host.split('.').all(|label| !label.is_empty())
+        && host.parse::<IpAddr>().is_err();
+    psl::domain_str(host).filter(|_| is_name)
+}
+
+/// Returns whether a host, or the domain of an address, belongs to a registrable domain.
+fn lies_in(host: &str, domain: &str) -> bool {
+    registrable(host) == Some(domain)
+}
+
+/// Returns the host of a website as people write it, in A-labels.
+fn host_of_website(text: &str) -> String {
+    let text = text.trim();
+    let behind = text.split_once("://").map_or(text, |(_, behind)| behind);
+    let host = behind
+        .split(['/', '?', '#', ':'])
+        .next()
+        .unwrap_or_default();
+    normal_domain(host)
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -251,6 +293,40 @@ mod tests {
 
     fn row(id: u128, website: &str, address: &str) -> Value {
         json!({"accountid": Uuid::from_u128(id), "websiteurl": website, "emailaddress1": address, "statecode": 0})
+    }
+
+    #[test]
+    fn a_website_is_a_host_however_it_is_written() {
+        for text in [
+            "kites.example",
+            "https://Kites.example/",
+            " http://kites.example:8080/a?b#c",
+            "kites.example/de",
+            "//kites.example",
+        ] {
+            let expected = if text.starts_with("//") {
+                ""
+            } else {
+                "kites.example"
+            };
+            assert_eq!(host_of_website(text), expected, "{text}");
+        }
+        assert!(lies_in(
+            &host_of_website("www.kites.example"),
+            "kites.example"
+        ));
+        assert!(lies_in(
+            &host_of_website("https://www.bücher.example"),
+            "xn--bcher-kva.example"
+        ));
+        assert!(!lies_in(
+            &host_of_website("https://mykites.example"),
+            "kites.example"
+        ));
+        assert!(!lies_in(
+            &host_of_website("https://directory.example/kites.example"),
+            "kites.example"
+        ));
     }
 
     #[test]

@@ -13,7 +13,6 @@ use super::names::{self, TableNames, is_name};
 use super::query::{any_of, rows};
 use super::rows::{Record, Table, Target, guid};
 use super::session::Session;
-use crate::policy::document::{App, CustomTable};
 
 /// What to look up.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -41,53 +40,23 @@ impl Further {
     }
 }
 
-/// The table whose open rows an app works on.
+/// Where to find the open rows of a customer.
 ///
 /// Dataverse facts do not list the columns of opportunity and incident. They are inferred from
 /// general documentation, as are the open states: 0 for all.
-struct AppTable {
-    set: String,
-    key: String,
-    /// The lookup columns that refer to a contact, and those that refer to an account.
-    contact: Vec<String>,
-    account: Vec<String>,
+#[derive(Debug, Clone)]
+pub struct OpenRowsQuery {
+    /// The entity set of the table.
+    pub set: String,
+    /// The column of its primary key.
+    pub key: String,
+    /// The lookup columns that refer to a contact.
+    pub contact: Vec<String>,
+    /// The lookup columns that refer to an account.
+    pub account: Vec<String>,
 }
 
-impl AppTable {
-    fn of(app: &App) -> Option<Self> {
-        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-        Some(match app {
-            App::None => return None,
-            App::Sales => Self {
-                set: "opportunities".to_owned(),
-                key: "opportunityid".to_owned(),
-                contact: names(&["customerid", "parentcontactid"]),
-                account: names(&["customerid", "parentaccountid"]),
-            },
-            App::Service => Self {
-                set: "incidents".to_owned(),
-                key: "incidentid".to_owned(),
-                contact: names(&["customerid", "primarycontactid"]),
-                account: names(&["customerid"]),
-            },
-            App::Custom(CustomTable {
-                set, key, customer, ..
-            }) => {
-                // An invalid name cannot be used in a query; the check of the policy reports it
-                // when the policy is written.
-                if ![set, key, customer].into_iter().all(|name| is_name(name)) {
-                    return None;
-                }
-                Self {
-                    set: set.clone(),
-                    key: key.clone(),
-                    contact: vec![customer.clone()],
-                    account: vec![customer.clone()],
-                }
-            }
-        })
-    }
-
+impl OpenRowsQuery {
     fn lookups(&self, customer: &Record) -> &[String] {
         if customer.table == Table::Contact {
             &self.contact
@@ -162,18 +131,17 @@ impl DataverseClient {
         &self,
         session: &Session,
         questions: &Further,
-        app: &App,
+        open_rows: Option<&OpenRowsQuery>,
         found: &mut Found,
     ) -> Result<(), DataverseError> {
-        let table = AppTable::of(app);
         for customer in &questions.customers {
             // A customer has no open rows until the query returns one.
             found.set_open_rows(*customer, OpenRows::default());
         }
-        if table.is_none() {
+        if open_rows.is_none() {
             refuse_app(questions, found);
         }
-        let queries = self.further_queries(questions, table.as_ref(), found);
+        let queries = self.further_queries(questions, open_rows, found);
         let mut definition = None;
         let mut rest = queries.as_slice();
         while !rest.is_empty() {
@@ -186,7 +154,7 @@ impl DataverseClient {
                 };
                 let body = readable(answer)?;
                 match about {
-                    About::App => match (body, &table) {
+                    About::App => match (body, open_rows) {
                         (Some(body), Some(table)) => {
                             let all = self.pages_from(session, body).await?;
                             table.read(&all, &questions.customers, found);
@@ -220,7 +188,7 @@ impl DataverseClient {
     fn further_queries(
         &self,
         questions: &Further,
-        table: Option<&AppTable>,
+        table: Option<&OpenRowsQuery>,
         found: &mut Found,
     ) -> Vec<(About, String)> {
         let mut queries = Vec::new();
@@ -301,6 +269,8 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::policy::document::App;
+    use crate::regarding::app::open_rows_query;
 
     fn customers() -> BTreeSet<Record> {
         let record = |table, id| Record {
@@ -312,7 +282,7 @@ mod tests {
 
     #[test]
     fn open_rows_are_asked_for_by_each_lookup_that_leads_to_the_customer() {
-        let table = AppTable::of(&App::Sales).unwrap();
+        let table = open_rows_query(&App::Sales).unwrap();
         let asked = table.queries(&customers());
         assert_eq!(asked.len(), 1);
         let filter = percent_encoding::percent_decode_str(&asked[0])
@@ -324,19 +294,5 @@ mod tests {
              (_customerid_value eq {one} or _parentcontactid_value eq {one} or _customerid_value eq {two} or _parentaccountid_value eq {two})"
         );
         assert_eq!(filter, expected);
-    }
-
-    #[test]
-    fn a_custom_table_whose_names_are_none_is_not_asked() {
-        let custom = |set: &str| {
-            App::Custom(CustomTable {
-                table: "new_project".to_owned(),
-                set: set.to_owned(),
-                key: "new_projectid".to_owned(),
-                customer: "new_customerid".to_owned(),
-            })
-        };
-        assert!(AppTable::of(&custom("new_projects")).is_some());
-        assert!(AppTable::of(&custom("new_projects?$top=1")).is_none());
     }
 }

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::ids::{ActivityId, EmailAddress};
@@ -262,6 +262,15 @@ pub(super) fn changed(row: &Value) -> Option<DateTime<Utc>> {
     ["modifiedon", "createdon"]
         .iter()
         .find_map(|column| row.get(*column)?.as_str()?.parse().ok())
+}
+
+/// A row to create, unless it exists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewRow {
+    /// The table and id of the row.
+    pub record: Record,
+    /// The body of the POST.
+    pub row: Map<String, Value>,
 }
 
 #[cfg(test)]

@@ -17,7 +17,15 @@ use secrecy::ExposeSecret;
 
 use super::AccessToken;
 use super::error::DataverseError;
-use crate::governor::Spent;
+
+/// The usage of some calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// The number of HTTP requests.
+    pub requests: u32,
+    /// Their durations, as the client measured them, added up.
+    pub time: Duration,
+}
 
 /// The state that the calls of one batch of messages share.
 pub struct Session {
@@ -60,8 +68,8 @@ impl Session {
 
     /// Returns the requests and execution time of all calls so far, including failed ones.
     #[must_use]
-    pub fn spent(&self) -> Spent {
-        Spent {
+    pub fn usage(&self) -> Usage {
+        Usage {
             requests: self.requests.load(Ordering::Relaxed),
             time: Duration::from_micros(self.microseconds.load(Ordering::Relaxed)),
         }

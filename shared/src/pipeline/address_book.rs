@@ -26,14 +26,16 @@ use super::budget::{Probe, Traffic};
 use super::fate::{Failure, Run};
 use super::ground::Ground;
 use super::newcomers::Made;
+use crate::contact_card::Card;
 use crate::contacts::card::{
-    Card, CardCompany, add_company, company, lacks_company, missing, new_contact,
+    CardCompany, add_company, company, lacks_company, missing, new_contact,
 };
-use crate::contacts::company::Companies;
-use crate::contacts::{NewRow, Plan, contact_id};
+use crate::contacts::{Plan, contact_id};
 use crate::dataverse::cards::{ContactRow, Fill};
+use crate::dataverse::companies::Companies;
 use crate::dataverse::error::DataverseError;
 use crate::dataverse::look_up::Questions;
+use crate::dataverse::rows::NewRow;
 use crate::dataverse::rows::{Person, Record, Table};
 use crate::dataverse::session::Session;
 use crate::policy::Inside;

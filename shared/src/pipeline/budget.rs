@@ -11,10 +11,11 @@ use super::Pipeline;
 use super::fate::{Failure, Run};
 use crate::dataverse::error::DataverseError;
 use crate::dataverse::session::Session;
+use crate::dataverse::session::Usage;
 use crate::dedupe::LEASE;
 use crate::dedupe::pause::Scope;
 use crate::entra::{TokenError, TokenSource};
-use crate::governor::{self, Booking, Budget, Pace, Spent, Standing, User};
+use crate::governor::{self, Booking, Budget, Pace, Standing, User};
 use crate::queue::SyncQueue;
 use crate::refusal::RefusalState;
 use crate::retry::{FIRST_STEP, LONGEST_HIDE};
@@ -140,7 +141,7 @@ pub(super) struct Admitted {
 /// The usage of a run: its requests to Dataverse, their time, and the number of messages.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Traffic {
-    pub(super) spent: Spent,
+    pub(super) spent: Usage,
     /// The number of messages that were looked up.
     pub(super) messages: usize,
 }
@@ -148,7 +149,7 @@ pub(super) struct Traffic {
 impl Traffic {
     pub(super) fn of(session: &Session, messages: usize) -> Self {
         Self {
-            spent: session.spent(),
+            spent: session.usage(),
             messages,
         }
     }

@@ -9,6 +9,7 @@ use super::regard::Clues;
 use crate::dataverse::look_up::Found;
 use crate::message::{Message, Omission};
 use crate::policy::Verdict;
+use crate::same_mail;
 
 impl Pipeline {
     /// Applies the rules that need no lookup. A message that they skip ends here, and its people
@@ -55,7 +56,7 @@ impl Pipeline {
                         .extend(std::iter::repeat_n(Omission::Resolution, unresolved));
                     candidates.push(Candidate {
                         clues: Clues::of(&message, &effective, &folders),
-                        by_content: message.key_by_content(),
+                        by_content: same_mail::key_by_content(&message),
                         job,
                         message,
                         effective,

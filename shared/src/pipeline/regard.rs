@@ -14,7 +14,7 @@ use crate::mailboxes::Folders;
 use crate::message::Message;
 use crate::policy::document::RegardingSource;
 use crate::policy::effective::Effective;
-use crate::regarding::token::TokenPattern;
+use crate::policy::token_pattern::TokenPattern;
 use crate::regarding::{self, Decision, Step};
 
 /// The most rounds of queries: the names of a custom table, whether its row exists, and one spare
@@ -92,14 +92,15 @@ impl Pipeline {
             }
             // A mailbox override cannot set its own app.
             let app = &ground.policy.document().defaults.regarding.app;
+            let open_rows = regarding::app::open_rows_query(app);
             let failure = if round == MOST_ROUNDS {
                 Some(Failure::soon(
                     "the regarding record could not be determined",
                 ))
             } else {
-                let asked = self
-                    .dataverse
-                    .look_up_further(session, &further, app, found);
+                let asked =
+                    self.dataverse
+                        .look_up_further(session, &further, open_rows.as_ref(), found);
                 asked.await.err().map(Failure::from)
             };
             if let Some(failure) = failure {

@@ -379,9 +379,8 @@ impl Pipeline {
             ..Default::default()
         };
         let mut found = Found::default();
-        let none = crate::policy::document::App::None;
         self.dataverse
-            .look_up_further(session, &further, &none, &mut found)
+            .look_up_further(session, &further, None, &mut found)
             .await?;
         Ok(found.names(&target.table).flatten())
     }

@@ -4,10 +4,49 @@
 use std::collections::BTreeSet;
 
 use super::{Candidate, Hit, Mail, Outcome, company_of_namesakes, outside, resolved};
-use crate::dataverse::further::Further;
+use crate::dataverse::further::{Further, OpenRowsQuery};
 use crate::dataverse::look_up::OpenRows;
+use crate::dataverse::names::is_name;
 use crate::dataverse::rows::{Record, Table, Target};
-use crate::policy::document::{App, RegardingSource};
+use crate::policy::document::{App, CustomTable, RegardingSource};
+
+/// Returns where to find the open rows of an app; `None` if the policy has no app.
+///
+/// The columns of opportunity and incident are *inferred*: Dataverse facts do not list them.
+#[must_use]
+pub fn open_rows_query(app: &App) -> Option<OpenRowsQuery> {
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    Some(match app {
+        App::None => return None,
+        App::Sales => OpenRowsQuery {
+            set: "opportunities".to_owned(),
+            key: "opportunityid".to_owned(),
+            contact: names(&["customerid", "parentcontactid"]),
+            account: names(&["customerid", "parentaccountid"]),
+        },
+        App::Service => OpenRowsQuery {
+            set: "incidents".to_owned(),
+            key: "incidentid".to_owned(),
+            contact: names(&["customerid", "primarycontactid"]),
+            account: names(&["customerid"]),
+        },
+        App::Custom(CustomTable {
+            set, key, customer, ..
+        }) => {
+            // An invalid name cannot be used in a query; the check of the policy reports it when
+            // the policy is written.
+            if ![set, key, customer].into_iter().all(|name| is_name(name)) {
+                return None;
+            }
+            OpenRowsQuery {
+                set: set.clone(),
+                key: key.clone(),
+                contact: vec![customer.clone()],
+                account: vec![customer.clone()],
+            }
+        }
+    })
+}
 
 /// Finds the open row. Checks the contacts first, since their rows are more specific than those of
 /// their companies, and then the companies and accounts.

@@ -228,17 +228,22 @@ async fn an_aws_that_does_not_answer_or_has_no_such_table_is_no_quiet_one() {
     for (settings, expected) in [
         (
             elsewhere,
-            "mailverse: failed to read the ledger table elsewhere: the ledger did not answer: 400 ResourceNotFoundException",
+            "ledger table elsewhere: the ledger did not answer: 400 ResourceNotFoundException",
         ),
         (
             nowhere,
-            "mailverse: failed to read the ledger table ledger: the ledger did not answer: not reachable",
+            "ledger table ledger: the ledger did not answer: not reachable",
         ),
     ] {
         for arguments in [&["status"] as &[&str], &["redrive", "--all", "--yes"]] {
             let seen = run(arguments, &settings).await;
             assert_eq!((seen.status, seen.out.as_str()), (Some(2), ""));
-            assert!(seen.err.starts_with(expected), "{}", seen.err);
+            assert!(
+                seen.err.starts_with("mailverse: failed to read"),
+                "{}",
+                seen.err
+            );
+            assert!(seen.err.contains(expected), "{}", seen.err);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What becomes of the people of an address book, with other people and other clients about?
 
-use mailverse::contacts::card::Card;
+use mailverse::contact_card::Card;
 use mailverse::dataverse::rows::Table;
 use mailverse::dataverse::write::WriteMode;
 use mailverse::nylas::wire;

@@ -3,8 +3,8 @@ use std::collections::BTreeMap;
 use serde_json::json;
 
 use super::*;
-use crate::contacts::company::Accounts;
 use crate::contacts::{account_id, contact_id};
+use crate::dataverse::companies::Accounts;
 use crate::nylas::wire;
 
 fn card(object: &Value) -> Card {

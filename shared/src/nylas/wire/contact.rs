@@ -4,7 +4,7 @@
 use serde_json::Value;
 
 use super::{array, text};
-use crate::contacts::card::{Card, Number};
+use crate::contact_card::{Card, Number};
 use crate::ids::EmailAddress;
 
 /// Reads a contact object. A field of the wrong type counts as missing, so any object gives a

@@ -9,7 +9,7 @@ use crate::policy::document::{
     Folders, Override, RegardingSource, Settings,
 };
 use crate::policy::effective::{domain, is_within};
-use crate::regarding::token;
+use crate::policy::token_pattern;
 
 /// The tables that an email can regard, besides the custom table of the document itself: those
 /// whose navigation properties are known (Dataverse facts §6).
@@ -298,7 +298,7 @@ impl Checks {
             }
         }
         let setting = format!("{place}.tracking_token");
-        if let Err(what) = token::check(&regarding.tracking_token) {
+        if let Err(what) = token_pattern::check(&regarding.tracking_token) {
             self.found(&setting, what);
         }
         if regarding.app != App::None && !regarding.order.contains(&RegardingSource::App) {

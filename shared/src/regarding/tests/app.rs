@@ -1,6 +1,7 @@
 //! Tests the source that looks for the only open row of an app.
 
 use super::*;
+use crate::regarding::app::open_rows_query;
 
 #[test]
 fn the_one_open_row_of_the_contact_then_of_the_company_is_the_regarding() {
@@ -59,4 +60,18 @@ fn an_app_that_dataverse_does_not_answer_for_keeps_no_mail_out() {
         case.outcomes(),
         [(AppSource, Outcome::Refused), (Contact, Outcome::Hit)]
     );
+}
+
+#[test]
+fn a_custom_table_whose_names_are_none_is_not_asked() {
+    let custom = |set: &str| {
+        App::Custom(CustomTable {
+            table: "new_project".to_owned(),
+            set: set.to_owned(),
+            key: "new_projectid".to_owned(),
+            customer: "new_customerid".to_owned(),
+        })
+    };
+    assert!(open_rows_query(&custom("new_projects")).is_some());
+    assert!(open_rows_query(&custom("new_projects?$top=1")).is_none());
 }

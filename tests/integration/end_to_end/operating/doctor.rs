@@ -591,7 +591,7 @@ async fn what_is_wrong_with_nylas_is_one_line_with_its_remedy() {
         &seen,
         "nylas key",
         "rejected",
-        "region of NYLAS_API_URL",
+        "other region",
     );
     assert!(!seen.out.contains("nyk_canary-9f31"));
     installed.cloud.store("nylas", &nylas.api_key()).await;
