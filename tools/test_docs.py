@@ -24,12 +24,6 @@ READ = re.compile(
     r"|const SETTING: &str = \"([A-Z][A-Z0-9_]+)\""
 )
 
-# Names that the code does not have yet, by those that it has.
-RENAMED = {
-    "DATAVERSE_BUDGET": "DATAVERSE_LIMITS",
-    "DATAVERSE_IDENTITIES": "DATAVERSE_APPLICATION_USERS",
-}
-
 
 class Project:
     """The texts of a project by path, so that a fault can be planted into one of them."""
@@ -153,7 +147,7 @@ def broken_links(project):
 def settings_read(project):
     """The settings that the code reads, by the names that the documentation uses."""
     names = {name for text in project.code().values() for pair in READ.findall(text) for name in pair if name}
-    return {RENAMED.get(name, name) for name in names}
+    return set(names)
 
 
 def template_section(project, name):
@@ -166,7 +160,7 @@ def template_section(project, name):
 def template_variables(project):
     """The variables of the functions, of one or of all."""
     names = re.findall(r"^ {8}(?: {2})?([A-Z][A-Z0-9_]+): ", project.texts["template.yaml"], re.MULTILINE)
-    return {RENAMED.get(name, name) for name in names}
+    return set(names)
 
 
 def wrong_settings(project):

@@ -72,7 +72,7 @@ impl User {
         Self(None)
     }
 
-    /// One of `DATAVERSE_IDENTITIES`.
+    /// One of `DATAVERSE_APPLICATION_USERS`.
     #[must_use]
     pub const fn named(name: String) -> Self {
         Self(Some(name))

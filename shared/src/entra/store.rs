@@ -2,7 +2,7 @@
 //!
 //! ```json
 //! {"access_token": "…", "expires_at": 1795158000, "requested_at": 1795154401500,
-//!  "identities": {"second": {"access_token": "…", "expires_at": 1795158000,
+//!  "application_users": {"second": {"access_token": "…", "expires_at": 1795158000,
 //!                            "requested_at": 1795154401500}}}
 //! ```
 //!
@@ -174,7 +174,7 @@ fn replaced(
 
 fn parse(text: &SecretString) -> Tokens {
     let document: Value = serde_json::from_str(text.expose_secret()).unwrap_or_default();
-    let identities = document.get("identities").and_then(Value::as_object);
+    let identities = document.get("application_users").and_then(Value::as_object);
     let further = identities.into_iter().flatten();
     let all = further.map(|(name, token)| (Some(name.clone()), token));
     all.chain([(None, &document)])
@@ -198,7 +198,7 @@ fn text_of(tokens: &Tokens) -> SecretString {
         }
     }
     if !identities.is_empty() {
-        document.insert("identities".to_owned(), identities.into());
+        document.insert("application_users".to_owned(), identities.into());
     }
     Value::Object(document).to_string().into()
 }
@@ -264,12 +264,12 @@ mod tests {
 
     #[test]
     fn a_token_of_one_that_cannot_be_read_costs_the_others_nothing() {
-        let text = r#"{"access_token": 7, "expires_at": 9, "identities": {"bad": {}, "good": {"access_token": "t", "expires_at": 9}}}"#;
+        let text = r#"{"access_token": 7, "expires_at": 9, "application_users": {"bad": {}, "good": {"access_token": "t", "expires_at": 9}}}"#;
         assert_eq!(
             texts(&parse(&SecretString::from(text))),
             [(Some("good"), "t")]
         );
-        for text in ["", "no JSON", "[]", r#"{"identities": []}"#] {
+        for text in ["", "no JSON", "[]", r#"{"application_users": []}"#] {
             assert!(parse(&SecretString::from(text)).is_empty(), "{text}");
         }
     }

@@ -42,9 +42,9 @@ pub struct PipelineSettings {
     pub created_on: CreatedOn,
     /// `RESOLVED_PEOPLE_LIMIT`: the most people of one message that are looked up.
     pub people_limit: ResolvedPeopleLimit,
-    /// `DATAVERSE_BUDGET`
+    /// `DATAVERSE_LIMITS`
     pub budget: Budget,
-    /// `DATAVERSE_IDENTITIES`: the names of further application users, which backfill uses.
+    /// `DATAVERSE_APPLICATION_USERS`: the names of further application users, which backfill uses.
     pub identities: Vec<String>,
 }
 
@@ -61,8 +61,8 @@ impl PipelineSettings {
             write_mode: settings.one_of("WRITE_MODE", &WriteMode::NAMED),
             created_on: settings.one_of("CREATED_ON", &CreatedOn::NAMED),
             people_limit: settings.parsed("RESOLVED_PEOPLE_LIMIT"),
-            budget: settings.parsed("DATAVERSE_BUDGET"),
-            identities: settings.names("DATAVERSE_IDENTITIES"),
+            budget: settings.parsed("DATAVERSE_LIMITS"),
+            identities: settings.names("DATAVERSE_APPLICATION_USERS"),
         }
     }
 

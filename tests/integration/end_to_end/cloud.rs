@@ -189,7 +189,7 @@ impl Cloud {
             ("SYNC_QUEUE_URL", self.queue.clone()),
             // More than any test uses: otherwise it would depend on the speed of the machine
             // whether backfill has to wait for its turn.
-            ("DATAVERSE_BUDGET", "1000000,1000000,1".to_owned()),
+            ("DATAVERSE_LIMITS", "1000000,1000000,1".to_owned()),
         ]
     }
 

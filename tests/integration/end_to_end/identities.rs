@@ -12,7 +12,7 @@ const CLIENT: &str = "33333333-2222-4333-8444-555555555555";
 /// found and printed.
 async fn scheduled_run(cloud: &Cloud, identities: &str) -> (Value, String) {
     cloud.put_mail("m1");
-    let setting = [("DATAVERSE_IDENTITIES", identities.to_owned())];
+    let setting = [("DATAVERSE_APPLICATION_USERS", identities.to_owned())];
     let mut backfill = cloud.function_with("backfill", &setting).await;
     let planned = cloud.reconcile(&mut backfill, "2026-11-20T06:00:00Z").await;
     (cloud.coverage(&planned).await, backfill.stop().await)
@@ -27,7 +27,7 @@ async fn second_user(cloud: &Cloud) -> (Value, String) {
     let expires_at = (Utc::now() + TimeDelta::hours(1)).timestamp();
     let stored = cloud.stored("token").await.unwrap();
     let mut stored: Value = serde_json::from_str(&stored).unwrap();
-    stored["identities"] = json!({"two": {"access_token": token, "expires_at": expires_at}});
+    stored["application_users"] = json!({"two": {"access_token": token, "expires_at": expires_at}});
     cloud.store("token", &stored.to_string()).await;
     (json!(user), token)
 }
@@ -52,7 +52,7 @@ async fn history_takes_turns_with_the_further_user_and_live_mail_keeps_to_the_pr
         let request = json!({"version": 1, "grant_id": GRANT, "message_id": format!("m{n}"), "trigger": "created"});
         cloud.send(&request.to_string()).await;
     }
-    let setting = [("DATAVERSE_IDENTITIES", "two".to_owned())];
+    let setting = [("DATAVERSE_APPLICATION_USERS", "two".to_owned())];
     let mut worker = cloud.function_with("sync-worker", &setting).await;
     let batch = cloud.receive().await;
     assert_eq!(cloud.work(&mut worker, &batch).await, [""; 0]);

@@ -292,7 +292,7 @@ async fn each_application_user_has_its_own_token_in_the_one_secret() {
     let second = office.entra.register();
     let credential = json!({
         "client_secret": office.entra.client_secret(),
-        "identities": {"second": {"client_id": second, "client_secret": office.entra.client_secret_of(&second)}},
+        "application_users": {"second": {"client_id": second, "client_secret": office.entra.client_secret_of(&second)}},
     });
     office.put(super::CREDENTIAL, &credential).await;
     office.refresh_at(now()).await.unwrap();

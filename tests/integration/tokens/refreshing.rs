@@ -224,7 +224,7 @@ async fn each_application_user_is_renewed_for_itself() {
     let credential = |secret: &str| {
         json!({
             "client_secret": entra.client_secret(),
-            "identities": {"second": {"client_id": second, "client_secret": secret}},
+            "application_users": {"second": {"client_id": second, "client_secret": secret}},
         })
     };
     let secret = entra.client_secret_of(&second).unwrap();
@@ -241,7 +241,7 @@ async fn each_application_user_is_renewed_for_itself() {
     let before = office.tokens().await;
     assert_ne!(
         before["access_token"],
-        before["identities"]["second"]["access_token"]
+        before["application_users"]["second"]["access_token"]
     );
 
     office.put(CREDENTIAL, &credential("wrong")).await;
@@ -251,7 +251,10 @@ async fn each_application_user_is_renewed_for_itself() {
         "{text}"
     );
     let then = office.tokens().await;
-    assert_eq!(then["identities"], before["identities"], "kept");
+    assert_eq!(
+        then["application_users"], before["application_users"],
+        "kept"
+    );
     assert_ne!(then["access_token"], before["access_token"], "renewed");
 
     office
@@ -259,7 +262,7 @@ async fn each_application_user_is_renewed_for_itself() {
         .await;
     office.refresh_at(after(40)).await.unwrap();
     assert!(
-        office.tokens().await.get("identities").is_none(),
+        office.tokens().await.get("application_users").is_none(),
         "it has no credential any more"
     );
 }
