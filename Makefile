@@ -5,6 +5,8 @@ TOOLS := .venv
 TOOLS_READY := $(TOOLS)/ready
 PEERS := .peers
 PEERS_READY := $(PEERS)/ready
+# Where cargo puts the programs. It may lie elsewhere.
+TARGET := $(or $(CARGO_TARGET_DIR),target)
 step = @printf '==> %s\n' "$(1)"
 
 # In front: cargo-lambda looks for zig through the first python3 on PATH.
@@ -14,7 +16,7 @@ export SAM_CLI_TELEMETRY := 0
 # Nothing here talks to AWS; without this, its tools look for credentials on the network first.
 export AWS_EC2_METADATA_DISABLED := true
 
-.PHONY: help demo test peers ledger-local fuzz-smoke chaos chaos-short chaos-incidents chaos-defects history history-short history-defects bench bench-requests outage outage-short memory build deny rust-components
+.PHONY: help demo check test peers ledger-local fuzz-smoke chaos chaos-short chaos-incidents chaos-defects history history-short history-defects bench bench-requests outage outage-short memory build deny rust-components
 
 help: ## Lists these commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +26,12 @@ demo: ## Replays the saved events, offline, and shows what becomes of each
 	@cargo build --quiet --locked --bin mailverse
 	@cargo run --quiet --locked --bin mailverse -- replay events
 
+# The branch that a change is compared with. On it, only what is not committed counts.
+CHECK_BASE := main
+
+check: rust-components ## The fast loop: format, prose of the changed lines, clippy, unit tests of what changed
+	@python3 tools/check_changes.py $(CHECK_BASE)
+
 test: rust-components $(TOOLS_READY) $(PEERS_READY) ## Everything that has to hold before a change is pushed
 	$(call step,formatting)
 	@cargo fmt --all --check
@@ -31,7 +39,7 @@ test: rust-components $(TOOLS_READY) $(PEERS_READY) ## Everything that has to ho
 	@sam validate --lint --template template.yaml
 	$(call step,template: cfn-lint and our rules on what SAM makes of it)
 	@python tools/check_template.py template.yaml .tools/template.expanded.json
-	$(call step,template and dependencies: every rule finds its fault)
+	$(call step,template and dependencies and documentation: every rule finds its fault)
 	@python -m unittest discover --start-directory tools
 	@$(MAKE) --no-print-directory deny
 	$(call step,clippy)
@@ -58,10 +66,10 @@ ledger-local: $(PEERS_READY) ## Runs the ledger's contract against AWS's own Dyn
 fuzz-smoke: ## Runs the fuzz targets for some seconds, on stable Rust, with a new seed each time
 	$(call step,fuzz targets: a smoke run)
 	@cargo build --quiet --locked --workspace --example fuzz-smoke
-	@target/debug/examples/fuzz-smoke
+	@$(TARGET)/debug/examples/fuzz-smoke
 
 # What the harness runs, and what its processes are.
-CHAOS := target/debug/examples/chaos
+CHAOS := $(TARGET)/debug/examples/chaos
 chaos_built = @cargo build --quiet --locked --workspace --bins && cargo build --quiet --locked --package integration-tests --example chaos
 
 chaos: $(TOOLS_READY) ## Kills, cuts and overruns the compiled functions and audits every message, for three seeds
@@ -93,7 +101,7 @@ chaos-defects: $(TOOLS_READY) ## The same with each guard against duplicates bro
 		echo "$$guard broken, and seen: $$(head -n 1 $(CHAOS).$$guard.txt)"; \
 	done
 
-HISTORY := target/debug/examples/history
+HISTORY := $(TARGET)/debug/examples/history
 history_built = @cargo build --quiet --locked --workspace --bins && cargo build --quiet --locked --package integration-tests --example history
 
 history: $(TOOLS_READY) ## Takes 5,000 messages of eighteen months through the compiled backfill, cut and killed
@@ -121,7 +129,7 @@ outage-short: ## The same with fewer messages, for each cause
 	$(call step,outage: an hour in which everybody is refused)
 	@cargo build --quiet --locked --package integration-tests --example outage
 	@set -e; for cause in disabled-user missing-privilege unlisted-code; do \
-		target/debug/examples/outage --cause $$cause --per-second 1 --minutes 20; \
+		$(TARGET)/debug/examples/outage --cause $$cause --per-second 1 --minutes 20; \
 	done
 
 bench: ## Measures, in under four minutes of real time, history and live mail on one budget of Dataverse
@@ -134,7 +142,7 @@ bench-requests: ## Counts the requests to Dataverse that a hundred new mails tak
 memory: $(TOOLS_READY) ## Measures the worker's peak memory on the largest batches, and fails above what the function has
 	@cargo build --quiet --locked --workspace --bins
 	@cargo build --quiet --locked --workspace --example memory
-	@target/debug/examples/memory
+	@$(TARGET)/debug/examples/memory
 
 build: $(TOOLS_READY) ## Builds the four functions for AWS, into .aws-sam/build
 	$(call step,sam build (a first build takes several minutes))

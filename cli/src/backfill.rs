@@ -1,9 +1,11 @@
-//! `mailverse backfill`: history, and how it goes.
+//! `mailverse backfill`: starts a backfill run and shows its progress.
 //!
-//! Asks the backfill function, which does the work: the command may end at any moment, and be asked again with `--run`.
+//! The backfill function does the work. The command may end at any time; `--run` shows the run
+//! again.
 //!
-//! Exit status: 0 when a run was begun, or, with `--wait`, has ended with every mailbox listed to its end; 1 when a mailbox failed or is parked, or messages
-//! are dead; 2 for bad usage, or when the function does not answer.
+//! Exit status: 0 if a run was started or, with `--wait`, ended with every mailbox listed
+//! completely; 1 if a mailbox failed or is parked, or messages are dead; 2 for bad usage, or if the
+//! function does not answer.
 
 mod moment;
 mod progress;
@@ -25,34 +27,40 @@ use self::progress::{Bars, mailboxes, summary};
 use crate::function::{Function, FunctionError};
 use crate::terminal;
 
-/// How often the function is asked how a run goes.
+/// How often the function is asked for the progress of a run.
 const EVERY: Duration = Duration::from_secs(2);
 
-/// Takes the history of mailboxes through the pipeline.
+/// Imports the existing messages of mailboxes, and shows the progress.
 ///
-/// Asks the function that BACKFILL_FUNCTION names, with AWS's own variables; needs lambda:InvokeFunction on it. What the ledger has settled is left alone, so
-/// a run may be asked for again.
+/// Invokes the function that BACKFILL_FUNCTION names, with the standard AWS variables; the caller
+/// needs the right lambda:InvokeFunction. Messages that are already settled are skipped, so the
+/// same run can be started again. Exit status: 0 if the run was started or ended well, 1 if a
+/// mailbox failed or is parked or messages are dead, 2 if the command failed.
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// Mail that came since: 18mo, 2y, 30d, or 2025-05-01.
+    /// Import messages received since then: an age (30d, 12h, 18mo, 2y), a date (2025-05-01), or a
+    /// time (2025-05-01T08:00:00Z). A date means midnight UTC.
     #[arg(long, value_name = "WHEN", required_unless_present = "run")]
     since: Option<Moment>,
-    /// And before that.
+    /// Import only messages received before then, in the same format as --since. Default: no
+    /// limit.
     #[arg(long, value_name = "WHEN", conflicts_with = "run")]
     until: Option<Moment>,
-    /// This mailbox only: its address or grant id. May be repeated; all mailboxes without it.
+    /// Import only this mailbox: its address or grant id. May be given several times. Default: all
+    /// mailboxes that take part.
     #[arg(long, value_name = "MAILBOX", conflicts_with = "run")]
     mailbox: Vec<String>,
-    /// This folder only: its name, its id, or what it is for (inbox, sent, …).
+    /// Import only this folder: its name, its id, or its purpose (inbox, sent, …). Default: all
+    /// folders.
     #[arg(long, conflicts_with = "run")]
     folder: Option<String>,
-    /// Say what would become of the mail, and write nothing.
+    /// Write nothing; count what would be written.
     #[arg(long, conflicts_with = "run")]
     dry_run: bool,
-    /// How does this run go?
+    /// Show the progress of this run instead of starting one.
     #[arg(long, value_name = "RUN_ID", conflicts_with = "since")]
     run: Option<RunId>,
-    /// Wait until the run has ended, and show how it goes. Ctrl-C ends the waiting, not the run.
+    /// Wait until the run ends, and show its progress. Ctrl-C stops the waiting, not the run.
     #[arg(long)]
     wait: bool,
     /// Print one JSON object: the function's answer.
@@ -60,16 +68,16 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
-/// The function was not asked, or did not answer.
+/// The function was not invoked, or did not answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BackfillCommandError {
-    #[error("{0} (the name of the backfill function: the stack's output BackfillFunction)")]
+    #[error("{0}: set it to the output BackfillFunction of the stack")]
     Settings(#[from] SettingsError),
     #[error(transparent)]
     Function(#[from] FunctionError),
-    #[error("--{0} is before all calendars")]
+    #[error("--{0} is too far in the past")]
     Moment(&'static str),
-    #[error("the report cannot be printed: {0}")]
+    #[error("failed to print the report: {0}")]
     Print(#[source] std::io::Error),
 }
 
@@ -93,15 +101,17 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, BackfillComman
             wait(&function, answer).await
         };
         tokio::select! {
-            // Ctrl-C first, so that it is listened for before anything is printed.
+            // Polled first, so that Ctrl-C is handled before anything is printed.
             biased;
             _ = tokio::signal::ctrl_c() => {
-                eprintln!("The run goes on. How it goes: mailverse backfill --run {run_id} --wait");
+                eprintln!(
+                    "The run continues. To see its progress: mailverse backfill --run {run_id} --wait"
+                );
                 return Ok(ExitCode::SUCCESS);
             }
             ended = waiting => {
                 answer = ended?;
-                // A run that was going on before tells nothing of its rate.
+                // The rate is unknown for a run that was started earlier.
                 waited = arguments.run.is_none().then(|| begun.elapsed().as_secs_f64());
             }
         }
@@ -112,7 +122,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, BackfillComman
         say(&summary(&answer, waited))?;
     } else {
         say(&format!(
-            "run {}: {} queued. How it goes: mailverse backfill --run {} --wait",
+            "run {}: {} queued. To see its progress: mailverse backfill --run {} --wait",
             answer.run_id,
             mailboxes(&answer),
             answer.run_id
@@ -123,7 +133,10 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, BackfillComman
     Ok(ExitCode::from(u8::from(bad)))
 }
 
-/// What the function is asked for.
+/// Returns the request for a new run.
+///
+/// # Errors
+/// [`BackfillCommandError::Moment`]: a time cannot be calculated.
 fn request(arguments: &Arguments) -> Result<Value, BackfillCommandError> {
     let now = Utc::now();
     let time = |name: &'static str, moment: Option<Moment>| {
@@ -148,7 +161,8 @@ fn request(arguments: &Arguments) -> Result<Value, BackfillCommandError> {
     }))
 }
 
-/// Asks until the run has ended, or only waits for somebody to sign in.
+/// Shows the progress until no task is queued any more: each is done, failed, or parked until its
+/// mailbox is signed in again.
 async fn wait(function: &Function, mut answer: Answer) -> Result<Answer, BackfillCommandError> {
     let mut bars = Bars::new();
     let mut ticks = interval(EVERY);

@@ -1,20 +1,23 @@
-//! `mailverse doctor`: whether what the sync needs is there, one line for each check, and what to do where it is not.
+//! `mailverse doctor`: checks everything that the sync needs. Prints one line per check, and what
+//! to do if it fails.
 //!
 //! | Question | File |
 //! | --- | --- |
-//! | What is a check, how is it shown? | `doctor/check.rs` |
-//! | Is the ledger's table right, can its policy be used, are the queues there and without dead letters? | `doctor/aws.rs` |
-//! | Does Nylas take the key, are the mailboxes signed in? | `doctor/nylas.rs` |
+//! | What is a check, and how is it printed? | `doctor/check.rs` |
+//! | Is the ledger table set up correctly? Is the stored policy valid? Do the queues exist, without dead letters? | `doctor/aws.rs` |
+//! | Does Nylas accept the API key? Are the mailboxes signed in? | `doctor/nylas.rs` |
 //! | Which mailboxes take part, and why? | `doctor/mailboxes.rs` |
-//! | Do notifications come, as they were sent? | `webhook/verify.rs`, `webhook/probe.rs` |
-//! | Does Dataverse let us in, what does the role allow, what does the organisation hold? | `doctor/dataverse.rs`, `doctor/privileges.rs` |
-//! | What do policy and settings ask for that needs more? | `doctor/wants.rs` |
-//! | Does a whole mail pass, and by which write mode? (`--probe-write`) | `doctor/probe.rs` |
+//! | Do notifications arrive unchanged? | `webhook/verify.rs`, `webhook/probe.rs` |
+//! | Does Dataverse accept the token? What does the role allow? What are the organisation's limits? | `doctor/dataverse.rs`, `doctor/privileges.rs` |
+//! | Which further privileges do the policy and the settings need? | `doctor/wants.rs` |
+//! | Can a whole email be written, and in which write mode? (`--probe-write`) | `doctor/probe.rs` |
 //!
-//! A check that needs a broken one is skipped, so that one cause is one broken line. Without `--probe-write` nothing is changed anywhere: writes are tried in
-//! change sets that are taken back (`shared/src/dataverse/probe.rs`). The Entra credential is not looked at: only token-refresher may read it.
+//! A check that depends on a broken one is skipped, so that one cause gives one broken line.
+//! Without `--probe-write` nothing is changed anywhere: test writes are sent in change sets that
+//! Dataverse rolls back (`shared/src/dataverse/probe.rs`). The Entra credential is not checked,
+//! because only token-refresher may read it.
 //!
-//! Exit status: 0 when nothing is broken; 1 when something is; 2 for bad usage.
+//! Exit status: 0 if nothing is broken; 1 if something is; 2 for bad usage.
 
 mod aws;
 pub(crate) mod check;
@@ -41,25 +44,28 @@ use crate::terminal;
 use crate::webhook::rotation::StoredSecret;
 use crate::webhook::{is_receiver, verify};
 
-/// Checks that everything is there that the sync needs: settings, secrets, Nylas, the webhook, Dataverse, table and queues.
+/// Checks everything that the sync needs, from settings and secrets to Dataverse and the queues.
 ///
-/// Reads what the environment names: the settings of the functions and WEBHOOK_URL, with AWS's own variables. Changes nothing, unless --probe-write says so.
+/// Prints one line per check and what to do if it fails. Changes nothing without --probe-write.
+/// Reads the settings of the functions and WEBHOOK_URL from the environment, with the standard AWS
+/// variables. Exit status: 0 if nothing is broken, 1 if something is, 2 for bad usage.
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// Write one marked email to Dynamics 365, read it back and delete it: says which WRITE_MODE to use.
+    /// Write one marked email to Dynamics 365, read it back and delete it. Shows which WRITE_MODE
+    /// to use and whether CREATED_ON can be `original`.
     #[arg(long)]
     probe_write: bool,
-    /// Print one JSON object instead of the lines.
+    /// Print one JSON object instead of one line per check.
     #[arg(long)]
     json: bool,
 }
 
-/// Nothing could be looked at, or shown.
+/// The checks could not be run, or the report could not be printed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DoctorError {
     #[error(transparent)]
     Http(#[from] reqwest::Error),
-    #[error("the report cannot be printed: {0}")]
+    #[error("failed to print the report: {0}")]
     Print(#[source] std::io::Error),
 }
 
@@ -73,7 +79,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, DoctorError> {
 pub(crate) const SETTINGS: &str = "settings";
 const AWS: &str = "aws";
 
-/// What the environment names, as far as it is in order.
+/// The settings from the environment; `None` for each one that is missing or malformed.
 struct Named {
     nylas: Option<NylasSettings>,
     mailboxes: Option<AllowList>,
@@ -105,7 +111,7 @@ impl Named {
             wants: wants.unwrap_or_default(),
         };
         if checks.is_empty() {
-            checks.push(Check::well(SETTINGS, "everything is named"));
+            checks.push(Check::well(SETTINGS, "all settings are present"));
         }
         named
     }
@@ -113,7 +119,9 @@ impl Named {
 
 type Environment = Settings<fn(&str) -> Option<String>>;
 
-/// One group of settings; a broken check for each variable that is not in order.
+/// Reads one group of settings.
+///
+/// Returns `None` and adds a broken check for each variable if any is missing or malformed.
 fn group<T>(checks: &mut Vec<Check>, read: impl FnOnce(&mut Environment) -> T) -> Option<T> {
     let mut settings: Environment = Settings::new(env::process);
     let value = read(&mut settings);
@@ -129,7 +137,7 @@ fn group<T>(checks: &mut Vec<Check>, read: impl FnOnce(&mut Environment) -> T) -
     }
 }
 
-/// Where the value of a setting is to be had.
+/// Returns where the operator finds the value of a setting.
 fn where_from(setting: &str) -> String {
     let output = match setting {
         "WEBHOOK_URL" => "WebhookUrl",
@@ -140,15 +148,15 @@ fn where_from(setting: &str) -> String {
         "SYNC_QUEUE_URL" => "SyncQueueUrl",
         "BACKFILL_QUEUE_URL" => "BackfillQueueUrl",
         "MAILBOXES" => {
-            return "name the mailboxes that take part, as the template parameter Mailboxes does: addresses, domains, workspace:ID, or all".to_owned();
+            return "name the mailboxes that take part, as in the template parameter Mailboxes: addresses, domains, workspace:ID, or all".to_owned();
         }
         "DATAVERSE_URL" => {
             return "set it to the address of your organisation, such as https://yourorg.crm.dynamics.com".to_owned();
         }
         "NYLAS_API_URL" => {
-            return "set it to https://api.us.nylas.com or https://api.eu.nylas.com, where your Nylas application lives".to_owned();
+            return "set it to https://api.us.nylas.com or https://api.eu.nylas.com, the region of your Nylas application".to_owned();
         }
-        _ => return "set it as sync-worker has it, or not at all".to_owned(),
+        _ => return "set it to the same value as sync-worker has, or unset it".to_owned(),
     };
     format!("set it to the output {output} of the stack (`sam list stack-outputs --stack-name …`)")
 }
@@ -159,7 +167,7 @@ async fn examine(probe_write: bool) -> Result<Vec<Check>, DoctorError> {
     let aws = match crate::aws::connect().await {
         Ok(aws) => aws,
         Err(error) => {
-            let remedy = format!("{}; nothing else can be looked at before", error.remedy());
+            let remedy = format!("{}; nothing else can be checked until then", error.remedy());
             checks.push(Check::broken(AWS, error.problem(), remedy));
             return Ok(checks);
         }
@@ -193,7 +201,7 @@ async fn examine(probe_write: bool) -> Result<Vec<Check>, DoctorError> {
     };
     let url = named.webhook_url.filter(|url| {
         if !is_receiver(url) {
-            let seen = "WEBHOOK_URL is no https address";
+            let seen = "WEBHOOK_URL is not an https URL";
             checks.push(Check::broken(SETTINGS, seen, where_from("WEBHOOK_URL")));
         }
         is_receiver(url)
@@ -220,7 +228,7 @@ async fn examine(probe_write: bool) -> Result<Vec<Check>, DoctorError> {
     Ok(checks)
 }
 
-/// Checks that are not made, because something that they need is broken.
+/// Adds a skipped check for each of `names`, because the check `needs` is broken.
 fn skip(checks: &mut Vec<Check>, names: &[&str], needs: &str) {
     checks.extend(names.iter().map(|name| Check::skipped(*name, needs)));
 }

@@ -1,10 +1,12 @@
-//! `mailverse explain`: what became of a message, and why.
+//! `mailverse explain`: shows the outcome of a message and the reasons.
 //!
-//! 1. Find the message ([`find`]), and every other copy of the same mail.
-//! 2. Tell what the ledger keeps of each ([`report`]).
-//! 3. Where Nylas can be asked, name the people with their addresses ([`people`]); otherwise by role and place.
+//! 1. Find the message ([`find`]), and its copies in other mailboxes.
+//! 2. Print what the ledger has about each ([`report`]).
+//! 3. If Nylas is configured, show people with their addresses ([`people`]); otherwise only by role
+//!    and position.
 //!
-//! Exit status: 0 when it is known; 1 when it is not; 2 for bad usage, or when AWS or a service that was named does not answer.
+//! Exit status: 0 if the message was found; 1 if not; 2 for bad usage, or if AWS or a configured
+//! service does not answer.
 
 mod find;
 mod people;
@@ -28,39 +30,42 @@ use crate::aws::{self, AwsError};
 use crate::services::{DataverseSettings, NylasSettings};
 use crate::terminal::{self, printable};
 
-/// Tells what became of a message, and why: its state, the rules that were asked, its people and the record that it concerns.
+/// Shows the outcome of a message and why: state, policy rules, people and regarding.
 ///
-/// Reads the ledger's table, which LEDGER_TABLE names, with AWS's own variables. With NYLAS_API_KEY_SECRET_ID (and NYLAS_API_URL), a bare message id is looked
-/// for in every mailbox, and people are shown with their addresses; with MAILBOXES too, only those
-/// of mailboxes that take part. With DATAVERSE_URL and TOKEN_SECRET_ID, a Message-ID can be found.
+/// Reads the ledger (the table that LEDGER_TABLE names) with the standard AWS variables. With
+/// NYLAS_API_KEY_SECRET_ID (and NYLAS_API_URL), a bare message id is looked up in every mailbox,
+/// and people are shown with their addresses; if MAILBOXES is set too, only for mailboxes that take
+/// part. With DATAVERSE_URL and TOKEN_SECRET_ID, a Message-ID can be found. Exit status: 0 if the
+/// message was found, 1 if not, 2 if the command failed.
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// mailbox/message, as sync.key in the logs; the provider's message id; the activity's id in Dynamics 365; or the mail's Message-ID.
+    /// The message to explain: MAILBOX/MESSAGE (sync.key in the logs), the provider's message id,
+    /// the id of the email activity in Dynamics 365, or the Message-ID.
     #[arg(value_name = "MESSAGE")]
     message: String,
-    /// Print one JSON object, which never has addresses.
+    /// Print one JSON object. It never has addresses.
     #[arg(long)]
     json: bool,
 }
 
-/// Nothing is explained.
+/// The command failed; nothing is explained.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ExplainError {
     #[error("{0}")]
     Settings(#[from] SettingsError),
     #[error(transparent)]
     Aws(#[from] AwsError),
-    #[error("no HTTP client: {0}")]
+    #[error("failed to create an HTTP client: {0}")]
     Http(#[from] reqwest::Error),
-    #[error("table {table}: {source}")]
+    #[error("failed to read the ledger table {table}: {source}")]
     Ledger { table: String, source: LedgerError },
-    #[error("the mailboxes cannot be listed: {0}")]
+    #[error("failed to list the mailboxes: {0}")]
     Grants(#[source] NylasError),
-    #[error("no token for Dataverse: {0}")]
+    #[error("failed to read the Dataverse token: {0}")]
     Token(#[from] TokenError),
-    #[error("Dataverse cannot be asked for the Message-ID: {0}")]
+    #[error("failed to look up the Message-ID in Dataverse: {0}")]
     Dataverse(#[from] DataverseError),
-    #[error("the explanation cannot be printed: {0}")]
+    #[error("failed to print the explanation: {0}")]
     Print(#[source] std::io::Error),
 }
 
@@ -97,7 +102,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, ExplainError> 
     }
     if found.messages.is_empty() {
         eprintln!(
-            "mailverse: nothing is known of {}{}",
+            "mailverse: no message found for {}{}",
             printable(&arguments.message),
             found.unasked()
         );

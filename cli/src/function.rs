@@ -1,4 +1,6 @@
-//! A Lambda function that a verb invokes, and whose answer it waits for; with AWS's own variables, and the right lambda:InvokeFunction.
+//! Invokes a Lambda function and waits for its answer.
+//!
+//! Uses the standard AWS variables. The caller needs the right lambda:InvokeFunction.
 
 use aws_sdk_lambda::Client;
 use aws_sdk_lambda::primitives::Blob;
@@ -8,34 +10,41 @@ use serde_json::Value;
 use crate::aws::{self, AwsError};
 use crate::terminal::printable;
 
-/// The function was not asked, or has not done what it was asked to.
+/// The function could not be invoked, or it did not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FunctionError {
     #[error(transparent)]
     Aws(#[from] AwsError),
-    #[error("the function {name} cannot be asked: {what}")]
+    #[error("failed to invoke the function {name}: {what}")]
     Call { name: String, what: String },
-    /// The function's own words.
-    #[error("the function refused: {0}")]
+    /// The function reported an error; this is its text.
+    #[error("the function reported an error: {0}")]
     Refused(String),
-    #[error("the function's answer cannot be read: {0}")]
+    #[error("failed to parse the function's answer: {0}")]
     Answer(#[source] serde_json::Error),
 }
 
-/// By name or ARN.
+/// A Lambda function, named by its name or ARN.
 pub(crate) struct Function {
     client: Client,
     name: String,
 }
 
 impl Function {
-    /// Nothing is called yet.
+    /// Loads the AWS configuration. Does not invoke the function yet.
     pub(crate) async fn connect(name: String) -> Result<Self, FunctionError> {
         let client = Client::new(&aws::connect().await?);
         Ok(Self { client, name })
     }
 
-    /// What the function answers. An `error` in it counts as a refusal, as does an invocation that failed.
+    /// Invokes the function with `request` and returns its parsed answer.
+    ///
+    /// # Errors
+    /// - `Call`: Lambda refused or did not answer; check the name, the region and the right to
+    ///   invoke it.
+    /// - `Refused`: the answer has the field `error`, or the invocation itself failed.
+    /// - `Answer`: the answer is not JSON of the expected form; the command and the function may
+    ///   have different versions.
     pub(crate) async fn ask<T: DeserializeOwned>(
         &self,
         request: &Value,
@@ -50,7 +59,7 @@ impl Function {
         let told: Result<Value, _> = serde_json::from_slice(&payload);
         let text = |name: &str| told.as_ref().ok()?.get(name)?.as_str();
         let refusal = match answer.function_error {
-            Some(_) => Some(text("errorMessage").unwrap_or("it ended without a word")),
+            Some(_) => Some(text("errorMessage").unwrap_or("it ended without an error message")),
             None => text("error"),
         };
         if let Some(refusal) = refusal {

@@ -1,19 +1,24 @@
-//! `mailverse import`: saved messages through the pipeline, and saved contacts into Dataverse.
+//! `mailverse import`: runs saved messages through the pipeline and writes saved contacts to
+//! Dataverse.
 //!
-//! 1. Read the files ([`saved`]): nothing is begun before each of them is known to hold something.
-//! 2. People first ([`people`]), so that the mail finds them; then the mail ([`messages`]), as the backfill takes what it listed.
-//! 3. Tell what became of each object that was not brought in ([`report`]).
+//! 1. Read the files ([`saved`]). Nothing is written before every file was read and is usable.
+//! 2. Import the contacts first ([`people`]), so that the messages find them. Then import the
+//!    messages ([`messages`]), as the backfill processes a listed page.
+//! 3. Report the outcome of each object that was not imported ([`report`]).
 //!
-//! With `--dry-run` the same code runs on a client that notes its writes, and on a ledger in memory ([`rows`]).
+//! With `--dry-run` the same code runs on a client that records its writes, and on a ledger in
+//! memory ([`rows`]).
 //!
-//! # Nothing twice
+//! # Duplicates
 //!
-//! What the CLI prints has no headers, so no Message-ID, by which copies of a mail in other mailboxes are the same mail. A message without one is
-//! therefore asked for, one request each, and taken as Nylas has it. Only when Nylas has it no more, or with `--as-saved`, it is taken as it was saved:
-//! its own mailbox then knows it by its id, and a copy in another mailbox would be a second row.
+//! The output of the Nylas CLI has no headers, so it lacks the Message-ID by which copies of a
+//! message in several mailboxes share one row. A message without a Message-ID is therefore fetched
+//! from Nylas, with one request each. It is imported as it was saved only if Nylas no longer has
+//! it, or with `--as-saved`. Its key is then its mailbox and id, and a copy in another mailbox
+//! would become a second row.
 //!
-//! Exit status: 0 when every object was brought in, or left out by a rule; 1 when one was not; 2 for bad usage, a file that cannot be used, no yes, or a service
-//! that does not answer.
+//! Exit status: 0 if every object was imported or skipped by a rule; 1 if an object was not; 2 for
+//! bad usage, an unusable file, a missing confirmation, or a service that does not answer.
 
 mod messages;
 mod people;
@@ -47,38 +52,45 @@ use crate::aws::{self, AwsError};
 use crate::replay::ledger::{EmbeddedError, EmbeddedLedger};
 use crate::terminal::{self, Answer, printable};
 
-/// Time that some objects may take together: less than a claim lasts.
+/// The time limit of one batch: less than the lease of a claim.
 const STEP: TimeDelta = TimeDelta::seconds(150);
 
-/// Brings saved messages and contacts into Dynamics 365.
+/// Imports saved messages and contacts into Dynamics 365.
 ///
-/// Takes what `nylas email list --json` and `nylas contacts list --json` print, and list answers of the API, whatever the files are called. Needs the settings of
-/// the sync-worker, and AWS's own variables. Run it again when it was interrupted: nothing is written twice.
+/// Accepts the output of `nylas email list --json` and `nylas contacts list --json`, and list
+/// answers of the Nylas API. File names do not matter. Reads the settings of sync-worker from the
+/// environment, with the standard AWS variables. If it was interrupted, run it again: nothing is
+/// written twice. Exit status: 0 if every object was imported or skipped by a rule, 1 if not, 2 if
+/// the command failed.
 #[derive(Args)]
 #[expect(
     clippy::struct_excessive_bools,
     reason = "each is a switch of the command line"
 )]
 pub(crate) struct Arguments {
-    /// Saved files.
+    /// Files with saved messages or contacts.
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// Whose mailbox it is, by its address or grant id, where a message does not name one that is connected.
+    /// Address or grant id of the mailbox for messages that name no mailbox, or one that is not
+    /// connected.
     #[arg(long, value_name = "MAILBOX")]
     mailbox: Option<String>,
-    /// Take messages without a Message-ID as they are saved, without asking Nylas for each. A copy in another mailbox may then become a second row.
+    /// Import messages without a Message-ID as they were saved, without fetching each from Nylas. A
+    /// copy in another mailbox may then become a second row.
     #[arg(long)]
     as_saved: bool,
-    /// When the rows of old mail say that they were made; the default is the setting CREATED_ON.
+    /// The created-on of rows for messages older than a day: the time of the import (`now`), or
+    /// when the message was received (`original`). Default: the setting CREATED_ON.
     #[arg(long, value_enum, value_name = "WHEN")]
     created_on: Option<Made>,
-    /// Print the rows that would be written, a JSON object a line, and write none.
+    /// Write nothing; print the rows that would be written, one JSON object per line. They include
+    /// the content of messages.
     #[arg(long)]
     dry_run: bool,
-    /// Print one JSON object in place of the report.
+    /// Print one JSON object instead of the report.
     #[arg(long)]
     json: bool,
-    /// Do not ask.
+    /// Do not ask for confirmation.
     #[arg(long)]
     yes: bool,
 }
@@ -89,40 +101,40 @@ enum Made {
     Original,
 }
 
-/// Nothing was imported, or the import could not go on.
+/// Nothing was imported, or the import stopped. Running the same command again is safe.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ImportError {
     #[error(transparent)]
     File(#[from] FileError),
-    #[error("{0} (import reads the settings of the sync-worker)")]
+    #[error("{0} (import reads the settings of sync-worker)")]
     Settings(#[from] SettingsError),
     #[error(transparent)]
     Aws(#[from] AwsError),
-    #[error("no HTTP client: {0}")]
+    #[error("failed to create an HTTP client: {0}")]
     Http(#[from] reqwest::Error),
-    #[error("table {table}: {source}")]
+    #[error("failed to read the ledger table {table}: {source}")]
     Ledger { table: String, source: LedgerError },
     #[error("{0}")]
     Policy(#[from] PolicyError),
     #[error(transparent)]
     Embedded(#[from] EmbeddedError),
-    #[error("Dataverse asked for a pause until {}: import then", .0.to_rfc3339())]
+    #[error("Dataverse asked for a pause until {}: run the import again after that", .0.to_rfc3339())]
     Paused(DateTime<Utc>),
-    #[error("the mailboxes cannot be listed: {0}")]
+    #[error("failed to list the mailboxes: {0}")]
     Grants(#[source] NylasError),
     #[error("Nylas has no mailbox {0}")]
     NoMailbox(String),
     #[error("the mailbox {0} does not take part: MAILBOXES does not name it")]
     Excluded(String),
     #[error(
-        "import writes to the real organisation: say --yes, or run it on a terminal and answer"
+        "refusing to write to the live organisation without confirmation: pass --yes, or run in a terminal"
     )]
     NobodyToAsk,
     #[error("nothing was imported")]
     Declined,
-    #[error("the answer cannot be read: {0}")]
+    #[error("failed to read the answer: {0}")]
     Answer(#[source] std::io::Error),
-    #[error("the report cannot be printed: {0}")]
+    #[error("failed to print the report: {0}")]
     Print(#[source] std::io::Error),
 }
 
@@ -158,7 +170,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, ImportError> {
     Ok(ExitCode::from(u8::from(!report.is_success())))
 }
 
-/// Rows are for standard output; the report goes beside them.
+/// Prints the report. In a dry run it goes to standard error, because the rows go to standard
+/// output.
 fn print(report: &Report, arguments: &Arguments) -> Result<(), ImportError> {
     let mut out = std::io::stdout().lock();
     let printed = if arguments.json {
@@ -171,23 +184,23 @@ fn print(report: &Report, arguments: &Arguments) -> Result<(), ImportError> {
     terminal::printed(printed).map_err(ImportError::Print)
 }
 
-/// What an import works with.
+/// The services and options of an import.
 struct Importer {
     pipeline: Pipeline,
-    /// The real one, also in a dry run.
+    /// The real ledger, also in a dry run.
     ledger: Ledger,
     table: String,
-    /// Those that are connected and take part.
+    /// The connected mailboxes that take part.
     mailboxes: Vec<Grant>,
-    /// Those that are connected and do not.
+    /// The connected mailboxes that do not take part.
     excluded: Vec<Grant>,
-    /// Whose mailbox it is where a message does not say.
+    /// The mailbox for messages that name none that is connected, from `--mailbox`.
     mailbox: Option<GrantId>,
     as_saved: bool,
     dry: Option<Dry>,
 }
 
-/// What a dry run has in place of services that could be changed.
+/// What a dry run uses instead of services that it could change.
 struct Dry {
     rows: Rows,
     _ledger: EmbeddedLedger,
@@ -255,19 +268,23 @@ impl Importer {
         })
     }
 
-    /// Why an object must not be brought in: the mailbox that it names does not take part.
+    /// Returns why an object must not be imported: it names a mailbox that does not take part.
+    /// Otherwise `None`.
     fn refusal(&self, object: &Value) -> Option<String> {
         let id = object.get("grant_id")?.as_str()?;
         let excluded = self.excluded.iter().any(|grant| grant.id.as_str() == id);
         excluded.then(|| format!("the mailbox {id} does not take part: MAILBOXES does not name it"))
     }
 
-    /// Time and chance of one step.
+    /// Starts the invocation of one batch: its deadline and claim token.
     fn begin() -> Run {
         Run::begin(Utc::now() + STEP)
     }
 
-    /// After each step: prints what it would have written, and says whether a service wants no more.
+    /// Ends a batch: prints the rows of a dry run, and returns whether a service asked for a pause.
+    ///
+    /// # Errors
+    /// The rows cannot be printed, or the ledger cannot be read; the import stops.
     async fn must_stop(&mut self, report: &mut Report) -> Result<bool, ImportError> {
         if let Some(dry) = &mut self.dry {
             let printed = dry.rows.print(&mut std::io::stdout().lock());
@@ -291,7 +308,7 @@ impl Importer {
 
 fn ask(messages: usize, contacts: usize, organisation: &str) -> Result<(), ImportError> {
     let question =
-        format!("This brings {messages} messages and {contacts} contacts into {organisation}.");
+        format!("This imports {messages} messages and {contacts} contacts into {organisation}.");
     match terminal::ask(&question).map_err(ImportError::Answer)? {
         Answer::Yes => Ok(()),
         Answer::No => Err(ImportError::Declined),
@@ -299,7 +316,7 @@ fn ask(messages: usize, contacts: usize, organisation: &str) -> Result<(), Impor
     }
 }
 
-/// On standard error, and only on a terminal.
+/// Returns a progress bar, which is shown on standard error and only on a terminal.
 fn progress_bar(length: usize) -> ProgressBar {
     let bar = ProgressBar::new(length as u64);
     if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} objects, {eta} left") {

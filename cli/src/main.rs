@@ -1,18 +1,18 @@
-//! `mailverse`: the command for the people who run the sync.
+//! `mailverse`: the command-line tool for the operators of the sync.
 //!
-//! | Verb | Question |
+//! | Command | What it does |
 //! | --- | --- |
-//! | `replay` | What would become of these saved events? |
-//! | `backfill` | What lies in the mailboxes from before? |
-//! | `policy` | What is tracked? |
-//! | `what-if` | What would another policy change? |
-//! | `import` | What was saved before there was a sync? |
-//! | `explain` | What became of this message, and why? |
-//! | `status` | What needs somebody's attention? |
-//! | `redrive` | Would it work now? |
-//! | `doctor` | Is everything there that the sync needs? |
-//! | `webhook` | Do notifications come, and verify? |
-//! | `token` | Can a token be had now? |
+//! | `replay` | runs saved webhook events through the sync and reports what would be written |
+//! | `backfill` | imports the mail that is in the mailboxes already |
+//! | `policy` | checks, stores and shows the policy: what is tracked and how |
+//! | `what-if` | shows what another policy would change |
+//! | `import` | imports messages and contacts that an earlier integration saved |
+//! | `explain` | reports the outcome of a message and the reasons |
+//! | `status` | lists messages that need an operator |
+//! | `redrive` | queues dead messages again |
+//! | `doctor` | checks everything that the sync needs |
+//! | `webhook` | creates the webhook at Nylas, checks it and rotates its secret |
+//! | `token` | renews the stored Dataverse tokens |
 
 mod aws;
 mod backfill;
@@ -34,7 +34,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Email from any mailbox that Nylas reaches, as completed email activities in Dynamics 365.
+/// Tracks email from any mailbox that Nylas can read as completed email activities in Dynamics 365.
 #[derive(Parser)]
 #[command(name = "mailverse", version, about)]
 struct Command {
@@ -42,7 +42,7 @@ struct Command {
     verb: Verb,
 }
 
-// What each does, `--help` takes from its arguments.
+// `--help` takes the description of each command from the doc comment of its arguments.
 #[derive(Subcommand)]
 enum Verb {
     Replay(replay::Arguments),
@@ -62,7 +62,7 @@ enum Verb {
 async fn main() -> ExitCode {
     let command = Command::parse();
     let result: Result<ExitCode, Box<dyn std::error::Error>> = match command.verb {
-        // Boxed, because its future is large.
+        // Boxed because the future is large.
         Verb::Replay(arguments) => Box::pin(replay::run(arguments)).await.map_err(Into::into),
         Verb::Backfill(arguments) => backfill::run(arguments).await.map_err(Into::into),
         Verb::Policy(arguments) => policy::run(arguments).await.map_err(Into::into),

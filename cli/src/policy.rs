@@ -1,13 +1,14 @@
-//! `mailverse policy`: the document that says what is tracked.
+//! `mailverse policy`: manages the policy, the document that defines what is tracked.
 //!
-//! | Verb | Question |
+//! | Command | What it does |
 //! | --- | --- |
-//! | `check FILE` | Can this document be used, and if not, what is wrong with it and where? |
-//! | `push FILE` | What does it change? Then it holds, everywhere within five minutes. |
-//! | `show` | What holds now, with the defaults filled in; what holds for one mailbox? |
-//! | `schema` | What may stand in such a document? For editors. |
+//! | `check FILE` | checks a document and prints every problem with its position |
+//! | `push FILE` | prints what a document changes and stores it; it is in force everywhere within five minutes |
+//! | `show` | prints the policy in force with its defaults, for all mailboxes or for one |
+//! | `schema` | prints the JSON Schema of the document, for editors |
 //!
-//! Exit status: 0 when it was done; 1 when a document cannot be used; 2 for bad usage, or when a file or the table cannot be read or written.
+//! Exit status: 0 if the command succeeded; 1 if a document is invalid; 2 for bad usage, or if a
+//! file or the table cannot be read or written.
 
 mod changes;
 
@@ -25,7 +26,10 @@ use mailverse::policy::document::Document;
 use mailverse::policy::{Policy, Problem, version_of};
 use serde_json::{Value, json};
 
-/// Checks, stores and shows the policy: what is tracked, who is created, and what a mail is about.
+/// Checks, stores and shows the policy: what is tracked, and how contacts and regarding are set.
+///
+/// `push` and `show` use the ledger table that LEDGER_TABLE names, with the standard AWS variables.
+/// Exit status: 0 if the command succeeded, 1 if a document is invalid, 2 if the command failed.
 #[derive(Args)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
@@ -34,27 +38,28 @@ pub(crate) struct Arguments {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Checks a document and prints every problem with its place.
+    /// Checks a policy document and prints every problem with its position. Needs no services.
     Check {
-        /// The document.
+        /// The policy document, a JSON file.
         file: PathBuf,
     },
-    /// Checks a document, shows what it changes, and stores it in the ledger's table (setting LEDGER_TABLE).
+    /// Checks a policy document, prints what it changes, and stores it. It is in force everywhere
+    /// within five minutes.
     Push {
-        /// The document.
+        /// The policy document, a JSON file.
         file: PathBuf,
     },
-    /// Prints the stored document with its defaults filled in (setting LEDGER_TABLE).
+    /// Prints the stored policy with its defaults filled in, in a form that can be pushed again.
     Show {
-        /// Print what holds for this mailbox.
+        /// Print the settings in force for this mailbox instead of the whole policy.
         #[arg(long, value_name = "ADDRESS")]
         mailbox: Option<String>,
     },
-    /// Prints the JSON Schema of the document.
+    /// Prints the JSON Schema of the policy document, for editors.
     Schema,
 }
 
-/// A document that was named and cannot be used.
+/// A policy file that cannot be read or is invalid.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PolicyFileError {
     #[error("{}: {source}", path.display())]
@@ -77,7 +82,7 @@ fn listed(path: &Path, problems: &[Problem]) -> String {
     lines.join("\n")
 }
 
-/// Why nothing was done.
+/// The command failed. Nothing was stored.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PolicyError {
     #[error(transparent)]
@@ -86,17 +91,22 @@ pub(crate) enum PolicyError {
     Settings(#[from] SettingsError),
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    #[error("{0} is no address")]
+    #[error("--mailbox must be an email address (got {0})")]
     NoAddress(String),
-    #[error("somebody has pushed another policy meanwhile: look at it, and push again")]
+    #[error(
+        "another policy was pushed in the meantime: check it with `mailverse policy show`, then push again"
+    )]
     Changed,
-    #[error("the stored policy cannot be used, and messages wait:\n{0}")]
+    #[error("the stored policy is invalid, and messages wait until it is replaced:\n{0}")]
     Unusable(String),
-    #[error("cannot be printed: {0}")]
+    #[error("failed to write JSON: {0}")]
     Print(#[from] serde_json::Error),
 }
 
-/// Reads and checks a document.
+/// Reads and checks a policy document.
+///
+/// # Errors
+/// [`PolicyFileError`]: the file cannot be read, or names every problem of the document.
 pub(crate) fn from_file(path: &Path) -> Result<Policy, PolicyFileError> {
     Policy::parse(&read(path)?).map_err(|problems| PolicyFileError::Problems {
         path: path.to_owned(),
@@ -134,11 +144,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, PolicyError> {
 
 fn check(file: &Path) -> Result<(), PolicyError> {
     let policy = from_file(file)?;
-    println!(
-        "{}: version {} can be used",
-        file.display(),
-        policy.version()
-    );
+    println!("{}: version {} is valid", file.display(), policy.version());
     Ok(())
 }
 
@@ -150,13 +156,13 @@ async fn push(file: &Path) -> Result<(), PolicyError> {
     let seen = stored.as_ref().map(|stored| stored.version.as_str());
     let before = match &stored {
         None => {
-            println!("No policy is stored: the defaults hold until now.");
+            println!("No policy is stored: the defaults have applied so far.");
             Some(Policy::default())
         }
         Some(stored) => {
             let before = Policy::parse(&stored.document).ok();
             if before.is_none() {
-                println!("The stored policy cannot be used: everything is new.");
+                println!("The stored policy is invalid: all settings are shown as new.");
             }
             before
         }
@@ -174,7 +180,7 @@ async fn push(file: &Path) -> Result<(), PolicyError> {
         .await?
     {
         Pushed::Stored => {
-            println!("Version {version} is stored. It holds everywhere within five minutes.");
+            println!("Version {version} is stored. It is in force everywhere within five minutes.");
             Ok(())
         }
         Pushed::Changed => Err(PolicyError::Changed),
@@ -195,7 +201,7 @@ async fn show(mailbox: Option<&str>) -> Result<(), PolicyError> {
             PolicyError::Unusable(lines.join("\n"))
         })?,
     };
-    // Beside the document, so that what is printed can be pushed again.
+    // On standard error, so that the document on standard output can be pushed again.
     eprintln!("{}", origin(stored.as_ref()));
     match mailbox {
         None => print(policy.document()),
@@ -213,11 +219,11 @@ async fn show(mailbox: Option<&str>) -> Result<(), PolicyError> {
 
 fn origin(stored: Option<&StoredPolicy>) -> String {
     let Some(stored) = stored else {
-        return "No policy is stored: the defaults hold.".to_owned();
+        return "No policy is stored: the defaults apply.".to_owned();
     };
     let pushed_at = stored
         .pushed_at
-        .map_or_else(|| "nobody knows when".to_owned(), |time| time.to_rfc3339());
+        .map_or_else(|| "at an unknown time".to_owned(), |time| time.to_rfc3339());
     let revision = match stored.revision {
         0 => String::new(),
         revision => format!(", revision {revision}"),
@@ -230,7 +236,7 @@ fn print<T: serde::Serialize>(value: &T) -> Result<(), PolicyError> {
     Ok(())
 }
 
-/// The ledger's table, as the environment names it.
+/// Returns the ledger in the table that `LEDGER_TABLE` names.
 async fn ledger() -> Result<Ledger, PolicyError> {
     let mut settings = Settings::new(env::process);
     let table = settings.required("LEDGER_TABLE");

@@ -1,10 +1,12 @@
-//! `mailverse redrive`: dead messages are tried again.
+//! `mailverse redrive`: queues dead messages again.
 //!
-//! For each message, in this order: the ledger is told that it may be claimed again, then a request for it goes on the sync queue. Should the command
-//! end between the two, nothing has happened to the message but the permission, and the same command does the rest: a message that may be claimed
-//! is still dead until a worker takes it up. A request too many costs one look at the ledger.
+//! For each message, in this order: mark it in the ledger as claimable again, then send a sync
+//! request to the queue. If the command ends between the two, the message is claimable but not
+//! queued, and the same command does the rest: a claimable message stays dead until a worker claims
+//! it. A superfluous sync request only adds one read of the ledger.
 //!
-//! Exit status: 0 when every message was queued; 1 when one was not; 2 for bad usage, without a yes, or when AWS does not answer (what was queued before is counted).
+//! Exit status: 0 if every message was queued; 1 if a message was not; 2 for bad usage, a missing
+//! confirmation, or if AWS does not answer (the number of messages queued before is printed).
 
 use std::collections::HashSet;
 use std::io::Write;
@@ -26,26 +28,30 @@ use crate::aws::{self, AwsError};
 use crate::status::is_being_tried;
 use crate::terminal::{self, Answer, printable};
 
-/// Messages on their way at once.
+/// The number of messages processed at the same time.
 const IN_FLIGHT: usize = 10;
 
-/// Puts dead messages on the sync queue again, once the cause is mended.
+/// Queues dead messages again, after the cause is fixed.
 ///
-/// Reads and changes the ledger's table, which LEDGER_TABLE names, and sends to the queue of SYNC_QUEUE_URL, with AWS's own variables. A message that is
-/// not dead is left alone. Run it again when it was interrupted: a message is written once, however often it is queued.
+/// Reads and changes the ledger (the table that LEDGER_TABLE names) and sends to the queue
+/// SYNC_QUEUE_URL, with the standard AWS variables. Messages that are not dead are not changed. If
+/// it was interrupted, run it again: a message is written once, however often it is queued. Exit
+/// status: 0 if every message was queued, 1 if not, 2 if the command failed.
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// Messages, as `mailverse status` and sync.key in the logs name them: mailbox/message.
+    /// Messages to queue, as MAILBOX/MESSAGE: the form that `mailverse status` prints and that logs
+    /// have as sync.key.
     #[arg(
         value_name = "MESSAGE",
         required_unless_present = "all",
         conflicts_with = "all"
     )]
     messages: Vec<MessageKey>,
-    /// All dead messages.
+    /// Queue all dead messages.
     #[arg(long)]
     all: bool,
-    /// Only those whose reason contains TEXT, in whatever case: a code of Dataverse, for example.
+    /// Queue only dead messages whose reason contains TEXT, for example a Dataverse error code such
+    /// as 0x80044331. Ignores case.
     #[arg(
         long,
         value_name = "TEXT",
@@ -53,37 +59,42 @@ pub(crate) struct Arguments {
         conflicts_with = "messages"
     )]
     reason: Option<String>,
-    /// Do not ask.
+    /// Do not ask for confirmation.
     #[arg(long)]
     yes: bool,
 }
 
-/// Not everything was done; the same command does the rest.
+/// The command stopped early; running it again does the rest.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RedriveError {
-    #[error("{0} (the name of the ledger's table and the URL of the sync queue)")]
+    #[error("{0} (the name of the ledger table and the URL of the sync queue)")]
     Settings(#[from] SettingsError),
     #[error(transparent)]
     Aws(#[from] AwsError),
-    #[error("table {table}: {source}; run the same command again")]
+    #[error(
+        "failed to read or change the ledger table {table}: {source}; run the same command again"
+    )]
     Ledger { table: String, source: LedgerError },
-    #[error("queue {url}: {source}; run the same command again")]
+    #[error("failed to send to the queue {url}: {source}; run the same command again")]
     Queue { url: String, source: QueueError },
-    #[error("redrive queues messages again: say --yes, or run it on a terminal and answer")]
+    #[error(
+        "refusing to queue messages again without confirmation: pass --yes, or run in a terminal"
+    )]
     NobodyToAsk,
     #[error("nothing was queued")]
     Declined,
-    #[error("the answer cannot be read: {0}")]
+    #[error("failed to read the answer: {0}")]
     Answer(#[source] std::io::Error),
-    #[error("the report cannot be printed: {0}")]
+    #[error("failed to print the report: {0}")]
     Print(#[source] std::io::Error),
 }
 
-/// What became of a message.
+/// The result of redriving one message.
 enum Outcome {
     Queued,
-    /// It is in another state.
+    /// The message is in another state, and was not changed.
     NotDead(State),
+    /// The ledger has no such message.
     Unknown,
 }
 
@@ -98,14 +109,14 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, RedriveError> 
     messages.retain(|key| seen.insert(key.clone()));
     if messages.is_empty() {
         let which = arguments.reason.map_or_else(String::new, |text| {
-            format!(" for a reason that contains {}", printable(&text))
+            format!(" with a reason that contains {}", printable(&text))
         });
         say(&format!("Nothing to redrive: no message is dead{which}."))?;
         return Ok(ExitCode::SUCCESS);
     }
     if !arguments.yes {
         let what = format!(
-            "This puts {} on the sync queue again.",
+            "This sends {} to the sync queue again.",
             terminal::counted(messages.len(), "message")
         );
         match terminal::ask(&what).map_err(RedriveError::Answer)? {
@@ -117,7 +128,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, RedriveError> 
     redrive.all(messages).await
 }
 
-/// The two places that a redrive touches.
+/// The ledger and the queue that a redrive changes.
 struct Redrive {
     table: String,
     ledger: Ledger,
@@ -140,7 +151,8 @@ impl Redrive {
         })
     }
 
-    /// The dead whose reason contains `text`, those left out whose last try is under way.
+    /// Returns the dead messages whose reason contains `text`, ignoring case. Omits messages whose
+    /// last attempt is in progress.
     async fn dead(&self, text: Option<&str>) -> Result<Vec<MessageKey>, RedriveError> {
         let text = text.unwrap_or_default().to_lowercase();
         let now = Utc::now();
@@ -155,7 +167,8 @@ impl Redrive {
         Ok(dead.into_iter().map(|one| one.key).collect())
     }
 
-    /// Redrives them and tells what became of each that was not queued, until AWS fails.
+    /// Redrives the messages, and prints the reason for each one that was not queued. Stops if AWS
+    /// fails.
     async fn all(&self, messages: Vec<MessageKey>) -> Result<ExitCode, RedriveError> {
         let all = messages.len();
         let outcomes = stream::iter(messages).map(async |key| {
@@ -171,9 +184,10 @@ impl Redrive {
                     continue;
                 }
                 Ok(Outcome::NotDead(state)) => not_dead(state),
-                Ok(Outcome::Unknown) => "is unknown to the ledger: no worker has claimed it",
+                Ok(Outcome::Unknown) => "is not in the ledger: no worker has claimed it",
                 Err(error) => {
-                    // The next one would fail too. Some more may be queued already, which does no harm.
+                    // The next message would fail too. Later ones may be queued already, which is
+                    // harmless.
                     failure = Some(error);
                     break;
                 }
@@ -196,7 +210,7 @@ impl Redrive {
             let entry = self.ledger.entry(key).await.map_err(failed)?;
             return Ok(entry.map_or(Outcome::Unknown, |entry| Outcome::NotDead(entry.state)));
         }
-        // Like what a list of the mailbox shows: no worker takes it for new.
+        // The trigger of a listed message, so that no worker treats it as new.
         let request = SyncRequest {
             key: key.clone(),
             trigger: Trigger::Backfill,
@@ -219,10 +233,10 @@ impl Redrive {
 
 fn not_dead(state: State) -> &'static str {
     match state {
-        State::Waiting => "is waiting, and will be tried again by itself: left alone",
-        State::Written => "is written: left alone",
-        State::Skipped => "was skipped by the policy: left alone",
-        State::Dead => "died a moment ago: run the same command again",
+        State::Waiting => "is waiting and will be retried automatically: not queued",
+        State::Written => "is written already: not queued",
+        State::Skipped => "was skipped by the policy: not queued",
+        State::Dead => "died while this command ran: run the same command again",
     }
 }
 

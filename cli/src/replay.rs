@@ -1,11 +1,14 @@
-//! `mailverse replay`: saved events through the same handlers that run on Lambda.
+//! `mailverse replay`: runs saved events through the same handlers that run on Lambda.
 //!
 //! 1. Read the events ([`event`]).
-//! 2. Set the stage: offline services filled from the events, or the real ones ([`stage`], [`mailboxes`]).
-//! 3. Deliver each event, twice unless told otherwise, and work off the queue after every ten messages, as Lambda would.
-//! 4. Tell what became of each message ([`report`]).
+//! 2. Set up the services: emulators filled from the events, or the real ones ([`stage`],
+//!    [`mailboxes`]).
+//! 3. Deliver each event, twice unless `--once` is given, and process the queue whenever ten
+//!    messages wait, as Lambda would.
+//! 4. Report the outcome of each message ([`report`]).
 //!
-//! Exit status: 0 when every message was written or skipped; 1 when one was not, or an event was refused; 2 for bad usage or a path that cannot be read.
+//! Exit status: 0 if every message was written or skipped; 1 if a message was not, or an event was
+//! rejected; 2 for bad usage or a path that cannot be read.
 
 mod event;
 pub(crate) mod ledger;
@@ -30,49 +33,58 @@ use self::stage::{Stage, StageError};
 use crate::policy::PolicyFileError;
 use crate::terminal::{self, Answer};
 
-/// Messages that Lambda hands the worker at once; `BatchSize` in `template.yaml`.
+/// The number of messages that Lambda passes to the worker at once: `BatchSize` in
+/// `template.yaml`.
 const BATCH: usize = 10;
 
-/// Runs saved events through the real handlers and shows what becomes of each message.
+/// Runs saved events through the real handlers and shows the outcome of each message.
 ///
-/// Takes bare Nylas notifications, function URL and API Gateway events around one, SQS events and EventBridge Scheduler events, as JSON files. By default
-/// nothing leaves this machine: the services are stand-ins, filled with the messages that the events carry.
+/// Accepts JSON files with a Nylas notification, a function URL or API Gateway event that contains
+/// one, an SQS event, or an EventBridge Scheduler event. By default nothing leaves this machine:
+/// the services are local emulators, filled with the messages that the events contain. Exit status:
+/// 0 if every message was written or skipped, 1 if not, 2 if the command failed.
 #[derive(Args)]
 #[expect(
     clippy::struct_excessive_bools,
     reason = "each is a switch of the command line"
 )]
 pub(crate) struct Arguments {
-    /// Event files, and folders of them (every *.json below).
+    /// Event files, or folders of them. All *.json files in a folder and its subfolders are read.
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
-    /// Deliver each event once. Nylas may deliver an event more than once, so twice is the default.
+    /// Deliver each event once. The default is twice, because Nylas may deliver an event more than
+    /// once.
     #[arg(long)]
     once: bool,
     /// Print one JSON object instead of the table.
     #[arg(long)]
     json: bool,
-    /// Keep the ledger in FILE, and the offline organisation in FILE.organisation.json, between runs.
+    /// Keep the ledger in FILE and the emulated organisation in FILE.organisation.json between
+    /// runs. Default: both are lost when the command ends.
     #[arg(long, value_name = "FILE", conflicts_with = "org")]
     state: Option<PathBuf>,
-    /// Decide by the policy in FILE; the default is the documented default policy, with --org the stored one.
+    /// Use the policy in FILE. Default: the documented default policy, or the stored one with
+    /// --org.
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
-    /// The webhook secret that the events were signed with, for events that carry a signature.
+    /// Read the webhook secret from FILE, for events that have a signature. Events without one are
+    /// signed.
     #[arg(long, value_name = "FILE")]
     webhook_secret_file: Option<PathBuf>,
-    /// Sign events anew that carry a signature of a secret which is not at hand.
+    /// Sign all events again, for events that were signed with a secret you do not have.
     #[arg(long)]
     resign: bool,
-    /// Write to the real organisation, with the settings of the sync-worker from the environment. Asks first.
+    /// Write to the live organisation, with the settings of sync-worker from the environment. Asks
+    /// for confirmation.
     #[arg(long)]
     org: bool,
-    /// Do not ask.
+    /// Do not ask for confirmation.
     #[arg(long, requires = "org")]
     yes: bool,
 }
 
-/// Bad usage: nothing was replayed.
+/// The command failed. Except for `Print` and a state file that could not be written, nothing was
+/// replayed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ReplayError {
     #[error(transparent)]
@@ -85,13 +97,15 @@ pub(crate) enum ReplayError {
     Secret { path: PathBuf, problem: String },
     #[error(transparent)]
     Key(#[from] SecretProblem),
-    #[error("--org writes to the real organisation: say --yes, or run it on a terminal and answer")]
+    #[error(
+        "refusing to write to the live organisation without confirmation: pass --yes, or run in a terminal"
+    )]
     NobodyToAsk,
     #[error("nothing was replayed")]
     Declined,
-    #[error("the answer cannot be read: {0}")]
+    #[error("failed to read the answer: {0}")]
     Answer(#[source] std::io::Error),
-    #[error("the report cannot be printed: {0}")]
+    #[error("failed to print the report: {0}")]
     Print(#[source] std::io::Error),
 }
 
@@ -135,7 +149,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, ReplayError> {
     } else {
         report.print(&mut out, &stage)
     };
-    // Afterwards, so that a state that cannot be kept does not cost the report.
+    // After printing, so that the report is shown even if the state cannot be stored.
     stage.finish()?;
     terminal::printed(printed).map_err(ReplayError::Print)?;
     Ok(ExitCode::from(u8::from(!report.is_success())))
@@ -152,7 +166,7 @@ async fn deliver(stage: &Stage, event: &SavedEvent, resign: bool, report: &mut R
             report.worked(Some(&event.file), worked);
         }
         event::Kind::Schedule(event_json) => {
-            // What came before it on the queue comes first.
+            // Process what earlier events put on the queue first.
             work_off(stage, report).await;
             report.listed(&event.file, stage.backfill(event_json).await);
         }
@@ -166,7 +180,8 @@ async fn work_off(stage: &Stage, report: &mut Report) {
     }
 }
 
-/// The secret that events are signed and checked with: the given one, or one that lives as long as this run.
+/// Returns the key that signs and verifies events: from the given file, or a random one for this
+/// run.
 fn signing_key(arguments: &Arguments) -> Result<Key, ReplayError> {
     let secret = match &arguments.webhook_secret_file {
         Some(path) => std::fs::read_to_string(path).map_err(|error| ReplayError::Secret {
@@ -180,7 +195,7 @@ fn signing_key(arguments: &Arguments) -> Result<Key, ReplayError> {
 
 fn ask(organisation: &str) -> Result<(), ReplayError> {
     let question =
-        format!("This writes email activities into {organisation} and claims into the ledger.");
+        format!("This writes email activities to {organisation} and claims to the ledger.");
     match terminal::ask(&question).map_err(ReplayError::Answer)? {
         Answer::Yes => Ok(()),
         Answer::No => Err(ReplayError::Declined),
@@ -188,7 +203,7 @@ fn ask(organisation: &str) -> Result<(), ReplayError> {
     }
 }
 
-/// On standard error, and only on a terminal.
+/// Returns a progress bar, which is shown on standard error and only on a terminal.
 fn progress_bar(length: usize) -> ProgressBar {
     let bar = ProgressBar::new(length as u64);
     if let Ok(style) = ProgressStyle::with_template("{bar:40} {pos}/{len} deliveries, {eta} left") {

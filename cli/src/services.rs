@@ -1,4 +1,6 @@
-//! The services behind the ledger, as far as the environment names them: a verb that only reads does what it can without.
+//! Settings and clients of Nylas and Dataverse.
+//!
+//! Commands that only read treat both services as optional and report less without them.
 
 use aws_config::SdkConfig;
 use mailverse::dataverse::DataverseClient;
@@ -10,20 +12,22 @@ use mailverse::nylas::NylasClient;
 use mailverse::secrets::SecretSource;
 use url::Url;
 
-/// Where Nylas is, and the name of the secret with its key.
+/// The URL of Nylas and the name of the secret that holds the API key.
 pub(crate) struct NylasSettings {
     url: Url,
     key: String,
 }
 
 impl NylasSettings {
-    /// `None` when the environment does not name the key's secret.
+    /// Reads the settings; returns `None` if `NYLAS_API_KEY_SECRET_ID` is not set.
     pub(crate) fn read<L: Fn(&str) -> Option<String>>(settings: &mut Settings<L>) -> Option<Self> {
         settings.optional("NYLAS_API_KEY_SECRET_ID")?;
         Some(Self::required(settings))
     }
 
-    /// For a verb that does nothing without Nylas.
+    /// Reads the settings for a command that cannot work without Nylas.
+    ///
+    /// `settings` collects what is missing.
     pub(crate) fn required<L: Fn(&str) -> Option<String>>(settings: &mut Settings<L>) -> Self {
         Self {
             url: settings.service_url("NYLAS_API_URL", Some("https://api.us.nylas.com")),
@@ -31,12 +35,12 @@ impl NylasSettings {
         }
     }
 
-    /// Where Nylas is.
+    /// Returns the base URL of the Nylas API.
     pub(crate) fn url(&self) -> &Url {
         &self.url
     }
 
-    /// Nothing is called yet.
+    /// Creates the client. Makes no call yet, not even to read the secret.
     pub(crate) fn connect(self, aws: &SdkConfig) -> Result<NylasClient, reqwest::Error> {
         let secrets = aws_sdk_secretsmanager::Client::new(aws);
         let key = SecretSource::stored(secrets, self.key);
@@ -44,14 +48,16 @@ impl NylasSettings {
     }
 }
 
-/// Where Dataverse is, and the name of the secret with its token.
+/// The URL of Dataverse and the name of the secret that holds the token.
 pub(crate) struct DataverseSettings {
     url: Url,
     token: String,
 }
 
 impl DataverseSettings {
-    /// `None` when the environment names neither; naming one of them alone is a mistake.
+    /// Reads the settings; returns `None` if neither is set.
+    ///
+    /// If only one of them is set, `settings` records the other as missing.
     pub(crate) fn read<L: Fn(&str) -> Option<String>>(settings: &mut Settings<L>) -> Option<Self> {
         let names = ["DATAVERSE_URL", "TOKEN_SECRET_ID"];
         if names.iter().all(|name| settings.optional(name).is_none()) {
@@ -60,7 +66,9 @@ impl DataverseSettings {
         Some(Self::required(settings))
     }
 
-    /// For a verb that does nothing without Dataverse.
+    /// Reads the settings for a command that cannot work without Dataverse.
+    ///
+    /// `settings` collects what is missing.
     pub(crate) fn required<L: Fn(&str) -> Option<String>>(settings: &mut Settings<L>) -> Self {
         Self {
             url: settings.service_url("DATAVERSE_URL", None),
@@ -68,13 +76,13 @@ impl DataverseSettings {
         }
     }
 
-    /// The stored token by itself.
+    /// Returns the store that holds the token.
     pub(crate) fn tokens(&self, aws: &SdkConfig) -> TokenStore {
         let secrets = aws_sdk_secretsmanager::Client::new(aws);
         TokenStore::new(secrets, self.token.clone())
     }
 
-    /// Nothing is called yet.
+    /// Creates the client and its source of tokens. Makes no call yet.
     pub(crate) fn connect(
         self,
         aws: &SdkConfig,

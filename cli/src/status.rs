@@ -1,13 +1,15 @@
-//! `mailverse status`: what needs somebody's attention, from the ledger's sparse index.
+//! `mailverse status`: lists the messages that need an operator, from the attention index of the
+//! ledger.
 //!
 //! | Listed | When |
 //! | --- | --- |
-//! | dead | always, unless its last try is under way at this moment |
-//! | waiting | when it was first claimed longer ago than `--older-than` |
+//! | dead | always, unless its last attempt is in progress |
+//! | waiting | if it was first claimed longer ago than `--older-than` |
 //!
-//! A service that refuses everybody is named with the cause, as long as it does.
+//! A service that refuses every request is named with the cause, for as long as it refuses.
 //!
-//! Exit status: 0 when nothing needs attention; 1 when something does; 2 for bad usage, or when AWS does not answer.
+//! Exit status: 0 if nothing needs attention; 1 if something does; 2 for bad usage, or if AWS does
+//! not answer.
 
 pub(crate) mod age;
 mod report;
@@ -28,15 +30,18 @@ use self::report::Report;
 use crate::aws::{self, AwsError};
 use crate::terminal;
 
-/// Lists what needs attention: dead messages, and those that have been waiting for long.
+/// Lists what needs attention: dead messages, and messages that have been waiting too long.
 ///
-/// Reads the ledger's table, which LEDGER_TABLE names, with AWS's own variables.
+/// Also names a service that refuses every request, and a pause that Dataverse asked for. Reads the
+/// ledger (the table that LEDGER_TABLE names) with the standard AWS variables. Exit status: 0 if
+/// nothing needs attention, 1 if something does, 2 if the command failed.
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// List messages that have been waiting for longer than this: 30m, 1h, 2d.
+    /// List messages that have been waiting for longer than this: a number and a unit (s, m, h or
+    /// d), such as 30m, 1h or 2d.
     #[arg(long, value_name = "AGE", default_value = "1h")]
     older_than: Age,
-    /// List no more messages than this. All are counted.
+    /// List at most this many messages. The totals still count all of them.
     #[arg(long, value_name = "COUNT", default_value_t = 50)]
     limit: usize,
     /// Print one JSON object instead of the table.
@@ -44,16 +49,16 @@ pub(crate) struct Arguments {
     json: bool,
 }
 
-/// Nothing is known of the messages.
+/// The command failed; the state of the messages is unknown.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StatusError {
-    #[error("{0} (the name of the ledger's table)")]
+    #[error("{0} (the name of the ledger table)")]
     Settings(#[from] SettingsError),
     #[error(transparent)]
     Aws(#[from] AwsError),
-    #[error("table {table}: {source}")]
+    #[error("failed to read the ledger table {table}: {source}")]
     Ledger { table: String, source: LedgerError },
-    #[error("the report cannot be printed: {0}")]
+    #[error("failed to print the report: {0}")]
     Print(#[source] std::io::Error),
 }
 
@@ -83,7 +88,7 @@ async fn read(table: &str, older_than: Age, now: DateTime<Utc>) -> Result<Report
         .await
         .map_err(failed)?;
     let refused = ledger.refused().await.map_err(failed)?;
-    // Whatever a worker's clock said when it died.
+    // No upper limit: a worker that died may have had a clock that is ahead of ours.
     let dead = ledger.needing_attention(State::Dead, DateTime::<Utc>::MAX_UTC, usize::MAX, |one| {
         !is_being_tried(one, now)
     });
@@ -99,7 +104,9 @@ async fn read(table: &str, older_than: Age, now: DateTime<Utc>) -> Result<Report
     })
 }
 
-/// A message's last delivery says dead from the start, and something else, perhaps, a moment later.
+/// Returns whether a worker holds a claim on the message, so that its state may still change.
+///
+/// The claim of the last delivery is stored as dead from the start; the attempt may still succeed.
 pub(crate) fn is_being_tried(one: &Attention, now: DateTime<Utc>) -> bool {
     one.entry.held.is_some_and(|(_, until)| until > now)
 }

@@ -1,8 +1,12 @@
-//! What all verbs do alike: show text that strangers wrote, ask, and print to somebody who may have left.
+//! Terminal input and output that all commands share: safe printing of foreign text, questions to
+//! the operator, and output to a pipe that may be closed.
 
 use std::io::{self, ErrorKind, IsTerminal};
 
-/// Text that others wrote, for a terminal: without the characters that could move its cursor, turn its writing round, or worse.
+/// Replaces the characters in `text` that could control a terminal with spaces.
+///
+/// Used for text from outside. Control characters could move the cursor; bidirectional marks could
+/// reverse the direction of the text.
 pub(crate) fn printable(text: &str) -> String {
     let moves = |c: char| {
         c.is_control()
@@ -13,7 +17,7 @@ pub(crate) fn printable(text: &str) -> String {
         .collect()
 }
 
-/// So many of something whose plural is regular.
+/// Formats `number` with `what`, which must have a regular plural: `1 file`, `2 files`.
 pub(crate) fn counted(number: usize, what: &str) -> String {
     match number {
         1 => format!("1 {what}"),
@@ -21,21 +25,21 @@ pub(crate) fn counted(number: usize, what: &str) -> String {
     }
 }
 
-/// What came of a question.
+/// The answer to a yes-or-no question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Answer {
     Yes,
     No,
-    /// Standard input is no terminal: nothing was asked.
+    /// Standard input is not a terminal, so nothing was asked.
     NobodyThere,
 }
 
-/// Says what is about to happen and asks whether it may. Anything but `y` is a no.
+/// Prints what is about to happen and asks for confirmation. Any answer except `y` or `Y` is `No`.
 pub(crate) fn ask(what_happens: &str) -> io::Result<Answer> {
     if !io::stdin().is_terminal() {
         return Ok(Answer::NobodyThere);
     }
-    eprint!("{what_happens} Go on? [y/N] ");
+    eprint!("{what_happens} Continue? [y/N] ");
     let mut answer = String::new();
     io::stdin().read_line(&mut answer)?;
     Ok(if answer.trim().eq_ignore_ascii_case("y") {
@@ -45,7 +49,7 @@ pub(crate) fn ask(what_happens: &str) -> io::Result<Answer> {
     })
 }
 
-/// What came of printing; whoever reads us may have seen enough and left.
+/// Ignores the error of a closed pipe: the reader, such as `head`, may have read enough.
 pub(crate) fn printed(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),

@@ -1,9 +1,11 @@
-//! `mailverse token refresh`: renews the tokens now, instead of within 20 minutes.
+//! `mailverse token refresh`: renews the Dataverse tokens now instead of at the next scheduled run,
+//! which is at most 20 minutes away.
 //!
-//! It invokes token-refresher and waits for its answer: the command itself never reads the Entra credential, or a token.
+//! It invokes token-refresher and waits for its answer. The command itself reads neither the Entra
+//! credential nor a token.
 //!
-//! Exit status: 0 when each token was renewed or lives on; 1 when one could not be renewed, with what has to be changed; 2 for bad usage, or when the function could
-//! not be invoked.
+//! Exit status: 0 if each token was renewed or is still valid; 1 if a token could not be renewed
+//! (the output says what to change); 2 for bad usage, or if the function could not be invoked.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -16,7 +18,7 @@ use serde_json::{Value, json};
 use crate::function::{Function, FunctionError};
 use crate::terminal;
 
-/// Renews the Dataverse tokens.
+/// Renews the stored Dataverse tokens.
 #[derive(Args)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
@@ -28,27 +30,28 @@ enum Verb {
     Refresh(RefreshArguments),
 }
 
-/// Invokes token-refresher now and tells what came of it.
+/// Invokes token-refresher now and reports the result for each token.
 ///
-/// Needs the right lambda:InvokeFunction on it, with AWS's own variables.
+/// Without this command, the tokens are renewed every 20 minutes. Uses the standard AWS variables
+/// (AWS_REGION, AWS_PROFILE); the caller needs the right lambda:InvokeFunction on the function.
 #[derive(Args)]
 struct RefreshArguments {
-    /// The function's name or ARN. Without it, TOKEN_REFRESHER_FUNCTION tells it.
+    /// Name or ARN of the function. Default: the value of TOKEN_REFRESHER_FUNCTION.
     #[arg(long, value_name = "NAME")]
     function: Option<String>,
-    /// Print one JSON object: the function's answer, or its error.
+    /// Print one JSON object: the function's answer, or an object with `error`.
     #[arg(long)]
     json: bool,
 }
 
-/// Nothing is known of the tokens.
+/// The command failed; the state of the tokens is unknown.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TokenError {
-    #[error("{0} (the function's name; the stack's output TokenRefresherFunction tells it)")]
+    #[error("{0}: set it to the output TokenRefresherFunction of the stack, or pass --function")]
     Settings(#[from] SettingsError),
     #[error(transparent)]
     Function(#[from] FunctionError),
-    #[error("the answer cannot be printed: {0}")]
+    #[error("failed to print the answer: {0}")]
     Print(#[source] std::io::Error),
 }
 
@@ -93,9 +96,9 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, TokenError> {
 fn table(refreshed: &Refreshed) -> String {
     let lines = refreshed.tokens.iter().map(|token| {
         let what = if token.renewed {
-            "renewed, good"
+            "renewed, valid"
         } else {
-            "left as it is (a newer one was there, or Entra does not answer: see the function's log), good"
+            "kept (a newer one was stored already, or Entra did not answer: see the function's log), valid"
         };
         format!("{}: {what} until {}\n", token.identity, token.expires_at)
     });
@@ -116,8 +119,8 @@ mod tests {
         let tokens = vec![token("primary", true), token("h1", false)];
         let table = table(&Refreshed { tokens });
         let (first, second) = table.split_once('\n').unwrap();
-        assert_eq!(first, "primary: renewed, good until 2026-11-22T16:48:11Z");
-        assert!(second.starts_with("h1: left as it is (a newer one was there, or"));
-        assert!(second.ends_with("good until 2026-11-22T16:48:11Z\n"));
+        assert_eq!(first, "primary: renewed, valid until 2026-11-22T16:48:11Z");
+        assert!(second.starts_with("h1: kept (a newer one was stored already, or"));
+        assert!(second.ends_with("valid until 2026-11-22T16:48:11Z\n"));
     }
 }

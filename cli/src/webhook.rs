@@ -1,12 +1,17 @@
-//! `mailverse webhook`: the destination at Nylas that sends its notifications to webhook-receiver, and the secret that both share.
+//! `mailverse webhook`: manages the webhook destination at Nylas that sends notifications to
+//! webhook-receiver, and the secret that both share.
 //!
-//! The secret is never printed: it goes from Nylas' answer into the secret store. Lost on the way, it is replaced by a rotation.
-//! In which order things happen, and what is left when the process dies: [`rotation`].
+//! The secret is never printed: it is copied from Nylas' answer into Secrets Manager. If it is lost
+//! on the way, a rotation replaces it. [`rotation`] documents the order of the steps and what is
+//! left if the process dies.
 //!
-//! What stands between Nylas and the receiver may change a body, and then no signature matches: `create` and `verify` send a signed probe through the
-//! public address ([`probe`]), and compression is refused where a front end is known to undo it ([`front_end`]).
+//! A proxy or gateway between Nylas and the receiver may change a body, and then no signature
+//! matches. So `create` and `verify` send a signed probe through the public URL ([`probe`]), and
+//! compression is refused if a front end is known to decompress bodies ([`front_end`]).
 //!
-//! Exit status: 0 when it was done, or all is well; 1 when `verify`, or `create` afterwards, found something broken; 2 for bad usage, or when a service refused or did not answer.
+//! Exit status: 0 if the command succeeded and nothing is broken; 1 if `verify`, or `create` after
+//! it created the destination, found something broken; 2 for bad usage, or if a service refused or
+//! did not answer.
 
 mod front_end;
 mod probe;
@@ -33,10 +38,12 @@ use crate::doctor::check::{Check, Report};
 use crate::services::NylasSettings;
 use crate::terminal::{self, printable};
 
-/// Makes, lists and checks the webhook destination at Nylas, and rotates its secret.
+/// Creates, lists and checks the webhook destination at Nylas, and rotates its secret.
 ///
-/// Needs WEBHOOK_URL (the output WebhookUrl of the stack), WEBHOOK_SECRET_ID, NYLAS_API_KEY_SECRET_ID, NYLAS_API_URL, and AWS's own variables. Rotate from one
-/// place at a time.
+/// Reads WEBHOOK_URL (the output WebhookUrl of the stack), WEBHOOK_SECRET_ID,
+/// NYLAS_API_KEY_SECRET_ID and NYLAS_API_URL from the environment, with the standard AWS variables.
+/// Do not run two rotations at the same time. Exit status: 0 if the command succeeded, 1 if a check
+/// is broken, 2 if the command failed.
 #[derive(Args)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
@@ -45,40 +52,43 @@ pub(crate) struct Arguments {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Makes the destination for WEBHOOK_URL and stores its secret.
+    /// Creates the destination for WEBHOOK_URL, stores its secret and sends a signed probe.
     Create {
-        /// What people see at Nylas.
+        /// Description of the destination in the Nylas dashboard.
         #[arg(long, value_name = "TEXT", default_value = "mailverse")]
         description: String,
-        /// Who gets Nylas' mail about failing deliveries; may be given several times.
+        /// Address that Nylas notifies about failing deliveries. May be given several times.
         #[arg(long, value_name = "EMAIL")]
         notify: Vec<String>,
-        /// Let Nylas compress deliveries. Not through an API Gateway REST API, which unpacks them, so that no signature matches.
+        /// Let Nylas compress deliveries with gzip. Not possible behind an API Gateway REST API: it
+        /// decompresses them, so that no signature matches.
         #[arg(long)]
         compressed: bool,
     },
     /// Lists all destinations of the Nylas application.
     List {
-        /// Print one JSON array.
+        /// Print one JSON array instead of one line per destination.
         #[arg(long)]
         json: bool,
     },
-    /// Gives the destination of WEBHOOK_URL another secret and stores it; no delivery is lost.
+    /// Rotates the secret of the destination for WEBHOOK_URL and stores the new one. No delivery is
+    /// lost.
     Rotate,
-    /// Checks that notifications arrive: the destination, its secret, the receiver, and a signed probe through WEBHOOK_URL.
+    /// Checks that notifications arrive: destination, secret, receiver, and a signed probe through
+    /// WEBHOOK_URL.
     Verify {
-        /// Print one JSON object.
+        /// Print one JSON object instead of one line per check.
         #[arg(long)]
         json: bool,
     },
 }
 
-/// Nothing more was done.
+/// The command stopped. Each variant says what was done before and what to do next.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WebhookError {
     #[error("{0}")]
     Settings(#[from] SettingsError),
-    #[error("WEBHOOK_URL is no https address (http only on the loopback interface)")]
+    #[error("WEBHOOK_URL must be an https URL (http is allowed only for the loopback interface)")]
     Url,
     #[error(transparent)]
     Aws(#[from] AwsError),
@@ -87,35 +97,35 @@ pub(crate) enum WebhookError {
     #[error(transparent)]
     Nylas(#[from] NylasError),
     #[error(
-        "Nylas took no destination for this URL ({0}); it takes none whose challenge is not answered within 10 seconds: try `mailverse webhook verify`"
+        "Nylas rejected the destination ({0}); the URL must answer its challenge within 10 seconds: run `mailverse webhook verify`"
     )]
     NotCreated(NylasError),
     #[error(
-        "a destination for this URL is there: {0}. Where its secret is lost, run `mailverse webhook rotate`"
+        "a destination for this URL exists already: {0}. If its secret is lost, run `mailverse webhook rotate`"
     )]
     Exists(String),
     #[error(
-        "{0}. A REST API unpacks a compressed body before its signature can be checked, so every notification would be refused and lost. \
-         Leave --compressed out, or give Nylas the URL of the function itself (the output WebhookUrl of the stack) or of an HTTP API at its root"
+        "{0}. A REST API decompresses a body before its signature can be checked, so every notification would be rejected and lost. \
+         Omit --compressed, or use the URL of the function itself (the output WebhookUrl of the stack) or the root URL of an HTTP API"
     )]
     CompressedRestApi(RestApi),
-    #[error("no destination has this URL: run `mailverse webhook create`")]
+    #[error("no destination has the URL WEBHOOK_URL: run `mailverse webhook create`")]
     NoDestination,
     #[error(
-        "{0}. Whether Nylas made another secret is not known: run `mailverse webhook rotate` now (`mailverse webhook create` where `mailverse webhook list` shows no destination)"
+        "{0}. It is unknown whether Nylas made a new secret: run `mailverse webhook rotate` now (or `mailverse webhook create` if `mailverse webhook list` shows no destination)"
     )]
     Unsure(NylasError),
     #[error(
-        "destination {id} has a new secret, and it could not be stored: {source}. Deliveries are refused, and sent again for 10 to 20 minutes: \
-         mend it and run `mailverse webhook rotate` now"
+        "destination {id} has a new secret that could not be stored: {source}. Deliveries are rejected, and Nylas retries them for 10 to 20 minutes: \
+         fix the cause and run `mailverse webhook rotate` now"
     )]
     NotStored { id: String, source: StoreError },
     #[error(
-        "{0}. A rotation that began before is still open, and deliveries are answered with 503 until it has ended: mend this and run the command again"
+        "{0}. An earlier rotation is still open, and the receiver answers deliveries that it cannot verify with 503 until it ends: fix the cause and run the command again"
     )]
     StillOpen(NylasError),
     #[error(
-        "{nylas}. The announcement of another secret could not be taken back: {store}. Forged deliveries are answered with 503 until then: mend both and run the command again"
+        "{nylas}. The announcement of a new secret could not be removed: {store}. Until then, forged deliveries are answered with 503: fix both and run the command again"
     )]
     NotTakenBack {
         nylas: NylasError,
@@ -123,7 +133,7 @@ pub(crate) enum WebhookError {
     },
     #[error(transparent)]
     Store(#[from] StoreError),
-    #[error("the report cannot be printed: {0}")]
+    #[error("failed to print the report: {0}")]
     Print(#[source] std::io::Error),
 }
 
@@ -162,14 +172,14 @@ fn print_report(report: &Report, json: bool) -> Result<ExitCode, WebhookError> {
     Ok(ExitCode::from(u8::from(!report.is_healthy())))
 }
 
-/// What an operator chooses about a new destination.
+/// The operator's options for a new destination.
 struct Wished<'a> {
     description: &'a str,
     notify: &'a [String],
     compressed: bool,
 }
 
-/// Whether Nylas may send to this address: HTTPS, or the loopback interface of a test.
+/// Returns whether Nylas may send to this URL: HTTPS, or HTTP on the loopback interface for tests.
 pub(crate) fn is_receiver(url: &str) -> bool {
     let loopback = |url: &Url| matches!(url.host_str(), Some("127.0.0.1" | "localhost" | "[::1]"));
     Url::parse(url).is_ok_and(|url| {
@@ -178,7 +188,7 @@ pub(crate) fn is_receiver(url: &str) -> bool {
     })
 }
 
-/// The Nylas application.
+/// Returns a client for the Nylas application, and the AWS configuration.
 async fn nylas(
     mut settings: Settings<impl Fn(&str) -> Option<String>>,
 ) -> Result<(NylasClient, SdkConfig), WebhookError> {
@@ -239,7 +249,7 @@ impl Webhook {
         })
     }
 
-    /// What was made, and what the probes found that were sent to it.
+    /// Creates the destination and sends probes to it. Returns the line to print and their report.
     async fn create(&self, wished: &Wished<'_>) -> Result<(String, Report), WebhookError> {
         let there = self.nylas.webhooks().await?;
         if let Some(found) = verify::ours(&there, &self.url) {
@@ -270,15 +280,17 @@ impl Webhook {
             })?;
         let report = Report(self.path(wished.compressed).await);
         let next = if report.is_healthy() {
-            "A signed delivery arrives."
+            "A signed delivery arrives unchanged."
         } else {
-            "But deliveries do not arrive as they are sent; once this is fixed, run `mailverse webhook verify`:"
+            "But deliveries do not arrive unchanged; fix this and run `mailverse webhook verify`:"
         };
         let line = format!("Destination {id} is active; its secret is stored. {next}");
         Ok((line, report))
     }
 
-    /// Whether the URL is, or may be, that of a REST API. One that does not answer is asked by Nylas next, which takes no such URL.
+    /// Returns whether the URL belongs, or may belong, to a REST API.
+    ///
+    /// A URL that does not answer counts as none: Nylas challenges it next and rejects it.
     async fn rest_api(&self) -> Option<RestApi> {
         if let Some(found) = front_end::rest_api_by_address(&self.url) {
             return Some(found);
@@ -298,11 +310,12 @@ impl Webhook {
         let made = self.nylas.rotate_webhook_secret(&found.id).await;
         let id = self.keep(made, announced).await?;
         Ok(format!(
-            "Destination {id} has a new secret, and it is stored; deliveries signed with the one before it pass as well."
+            "Destination {id} has a new secret, and it is stored. Deliveries signed with the previous one are still accepted."
         ))
     }
 
-    /// What follows Nylas' answer: the secret is stored and the announcement ended. The destination's id.
+    /// Stores the secret from Nylas' answer and ends the announcement. Returns the id of the
+    /// destination.
     async fn keep(
         &self,
         made: Result<Shown, NylasError>,
@@ -310,7 +323,8 @@ impl Webhook {
     ) -> Result<String, WebhookError> {
         let made = match made {
             Ok(made) => made,
-            // Nylas may have done it: the receiver goes on waiting.
+            // Nylas may have made the secret, so the announcement stays: the receiver keeps
+            // answering 503 instead of 401.
             Err(error @ NylasError::Unavailable { .. }) => return Err(WebhookError::Unsure(error)),
             Err(error) => return Err(self.refused(error, announced).await),
         };
@@ -325,7 +339,7 @@ impl Webhook {
         Ok(id)
     }
 
-    /// What follows Nylas' refusal: the announcement is taken back.
+    /// Removes the announcement after Nylas rejected the request. Returns the error to report.
     async fn refused(&self, nylas: NylasError, announced: Option<Announced>) -> WebhookError {
         let Some(announced) = announced else {
             return nylas.into();

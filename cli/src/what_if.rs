@@ -1,13 +1,16 @@
-//! `mailverse what-if`: what another policy would have changed about the recent mail, with no write of any kind.
+//! `mailverse what-if`: shows what another policy would have changed for recent messages. Writes
+//! nothing.
 //!
-//! 1. Check the document, and read the stored one.
-//! 2. List the recent mail of the mailboxes, page by page.
-//! 3. Take each page through the steps of a run that only read, once under each policy.
-//! 4. Tell what differs ([`difference`], [`report`]).
+//! 1. Check the new document and read the stored policy.
+//! 2. List the recent messages of the mailboxes, page by page.
+//! 3. Run each page through the read-only steps of the pipeline, once under each policy.
+//! 4. Report the differences ([`difference`], [`report`]).
 //!
-//! What is written stays as it is when a policy is pushed; this says how mail like it would fare.
+//! Pushing a policy does not change rows that exist already. The report shows how similar messages
+//! would be processed from then on.
 //!
-//! Exit status: 0 when every message could be told; 1 when the document cannot be used, or some could not; 2 for bad usage, or when a service does not answer.
+//! Exit status: 0 if every message could be compared; 1 if the document is invalid, or a message or
+//! mailbox could not be compared; 2 for bad usage, or if a service does not answer.
 
 mod difference;
 mod report;
@@ -38,51 +41,55 @@ use crate::policy::{PolicyFileError, from_file};
 use crate::status::age::Age;
 use crate::terminal::{self, printable};
 
-/// Time that a page may take.
+/// The time limit of one page.
 const PAGE_TIME: TimeDelta = TimeDelta::hours(1);
 
-/// Tells what another policy would have changed about the recent mail. Nothing is written anywhere.
+/// Shows what another policy would have changed for recent messages. Writes nothing.
 ///
-/// Needs the settings of the sync-worker, and AWS's own variables. Compares with the stored policy.
+/// Compares the policy in a file with the stored policy. Reads the settings of sync-worker from the
+/// environment, with the standard AWS variables. Exit status: 0 if every message could be compared,
+/// 1 if not or if the document is invalid, 2 if the command failed.
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// The document that might be pushed.
+    /// The policy document to compare with the stored one, a JSON file.
     policy: PathBuf,
-    /// Look at the mail that came since: 12h, 7d.
+    /// Compare messages that were received within this time: a number and a unit (s, m, h or d),
+    /// such as 12h or 7d.
     #[arg(long, value_name = "AGE", default_value = "7d")]
     since: Age,
-    /// Look at this mailbox only: its address or grant id. May be repeated.
+    /// Compare only messages of this mailbox: its address or grant id. May be given several times.
+    /// Default: all mailboxes that take part.
     #[arg(long, value_name = "MAILBOX")]
     mailbox: Vec<String>,
-    /// Print one JSON object.
+    /// Print one JSON object instead of text.
     #[arg(long)]
     json: bool,
 }
 
-/// Nothing can be told.
+/// Nothing could be compared.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WhatIfError {
     #[error(transparent)]
     File(#[from] PolicyFileError),
-    #[error("{0} (what-if reads the settings of the sync-worker)")]
+    #[error("{0} (what-if reads the settings of sync-worker)")]
     Settings(#[from] SettingsError),
     #[error(transparent)]
     Aws(#[from] AwsError),
-    #[error("no HTTP client: {0}")]
+    #[error("failed to create an HTTP client: {0}")]
     Http(#[from] reqwest::Error),
-    #[error("table {table}: {source}")]
+    #[error("failed to read the ledger table {table}: {source}")]
     Ledger { table: String, source: LedgerError },
-    #[error("the stored policy cannot be used, so there is nothing to compare with:\n{0}")]
+    #[error("the stored policy is invalid, so there is nothing to compare with:\n{0}")]
     Stored(String),
-    #[error("Dataverse asked for a pause until {}: ask again then", .0.to_rfc3339())]
+    #[error("Dataverse asked for a pause until {}: run the command again after that", .0.to_rfc3339())]
     Paused(DateTime<Utc>),
-    #[error("the mailboxes cannot be listed: {0}")]
+    #[error("failed to list the mailboxes: {0}")]
     Grants(#[source] NylasError),
     #[error("the mailbox {0} does not take part: MAILBOXES does not name it")]
     Excluded(String),
-    #[error("there is no mailbox {0} that Nylas can read")]
+    #[error("Nylas has no mailbox {0} that is signed in")]
     NoMailbox(String),
-    #[error("the report cannot be printed: {0}")]
+    #[error("failed to print the report: {0}")]
     Print(#[source] std::io::Error),
 }
 
@@ -137,14 +144,20 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, WhatIfError> {
     Ok(ExitCode::from(u8::from(!report.is_complete())))
 }
 
-/// Asks one pipeline under both policies, so that mailboxes, folders and token are read once.
+/// Runs previews on one pipeline under both policies, so that mailboxes, folders and token are read
+/// only once.
 struct Asker {
     pipeline: Pipeline,
-    /// The stored one, and the other.
+    /// The stored policy and the new one.
     policies: [Policy; 2],
 }
 
 impl Asker {
+    /// Returns the mailboxes to compare: those in `wanted`, or all that take part and are signed
+    /// in.
+    ///
+    /// # Errors
+    /// The mailboxes cannot be listed, or a name in `wanted` is not one of them.
     async fn mailboxes(&self, wanted: &[String]) -> Result<Vec<Grant>, WhatIfError> {
         let grants = self.pipeline.nylas.grants().await;
         let grants = grants.map_err(WhatIfError::Grants)?;
@@ -168,7 +181,8 @@ impl Asker {
         Ok(valid.into_iter().filter(meant).collect())
     }
 
-    /// Lists a mailbox to its end. One that cannot be listed is noted, and does not stop the others.
+    /// Lists the recent messages of a mailbox and compares them. A mailbox that cannot be listed is
+    /// reported and does not stop the others.
     async fn look_at(&mut self, mailbox: &Grant, report: &mut Report) {
         report.mailboxes += 1;
         let mut headers = Headers::Basic;
@@ -185,7 +199,8 @@ impl Asker {
                 received_after: report.since.timestamp(),
                 ..Filter::default()
             };
-            // As many a page as Nylas gives: a command has room for their bodies, and should not ask more often than it must.
+            // The largest page that Nylas allows: a command has enough memory for the bodies, and
+            // should make few requests.
             let page = self.pipeline.nylas.messages(
                 &mailbox.id,
                 &filter,
@@ -197,7 +212,7 @@ impl Asker {
                 Ok(page) => page,
                 Err(error) => return report.not_listed(&mailbox.id, &error),
             };
-            // The list moves while it is read: a message may come twice.
+            // New messages shift the list while it is read, so a message may appear twice.
             page.messages
                 .retain(|message| seen.insert(message.key.clone()));
             self.compare(page.messages, report).await;

@@ -1,11 +1,12 @@
-//! Errors of the AWS SDK as text that may be logged.
+//! Describes errors of the AWS SDK in text that is safe to log.
 //!
-//! The SDK's own descriptions append the raw answer, and the answer of Secrets Manager is the secret. So a failure is told by its kind, its
-//! code and its HTTP status; the service's words are kept where access was denied, since they name the role and the right that is missing.
+//! The SDK's own descriptions append the raw response, and the response of Secrets Manager is the
+//! secret. So the text gives only the kind of failure, its code and its HTTP status. The service's
+//! message is kept for an access denial, because it names the role and the missing permission.
 
 use aws_sdk_sqs::error::{ProvideErrorMetadata, SdkError};
 
-/// A failed call as text, without anything that it carried.
+/// Describes a failed call without any content of the request or the response.
 #[must_use]
 pub fn describe<E: ProvideErrorMetadata>(error: &SdkError<E>) -> String {
     let status = || {
@@ -14,7 +15,7 @@ pub fn describe<E: ProvideErrorMetadata>(error: &SdkError<E>) -> String {
             .map_or(0, |answer| answer.status().as_u16())
     };
     match error {
-        SdkError::ConstructionFailure(_) => "the request could not be made".to_owned(),
+        SdkError::ConstructionFailure(_) => "the request could not be built".to_owned(),
         SdkError::TimeoutError(_) => "no answer in time".to_owned(),
         SdkError::DispatchFailure(failure) if failure.is_timeout() => {
             "no connection in time".to_owned()

@@ -1,36 +1,41 @@
-//! Who becomes a contact, and of which company. Pure: a mail and what the look-up found in, rows out.
+//! Decides which participants become contacts, and of which company. Pure: a message and the lookup
+//! result in, rows out.
 //!
-//! Nobody does unless the setting `create_contacts` says so. The first line that applies decides ([`NoContact`]):
+//! No contact is created unless the setting `create_contacts` allows it. The first line that
+//! applies decides ([`NoContact`]):
 //!
 //! | An address | becomes no contact because |
 //! | --- | --- |
-//! | of anybody, with `never`, the default | the setting says so |
-//! | with `sent`: of the sender, or on a mail from outside | nobody inside wrote to it |
-//! | that is inside | contacts are people outside |
+//! | of anyone, with `never`, the default | the setting does not allow it |
+//! | with `sent`: of the sender, or on a message from an external sender | no internal sender wrote to it |
+//! | that is internal | contacts are external people |
 //! | that any row has, active or not, with or without its tag | it is known |
-//! | on bulk mail | nobody wrote to anybody |
-//! | of a role ([`crate::role_address`]) | there is no one person behind it |
-//! | displayed as `Jane Doe via Kites` | it speaks for many, and their mail would land on one of them |
+//! | on bulk mail | bulk mail is not personal correspondence |
+//! | of a role ([`crate::role_address`]) | it does not belong to one person |
+//! | displayed as `Jane Doe via Kites` | it sends for many people, whose email would all be assigned to one contact |
 //! | longer than 100 UTF-16 code units | the column does not hold it |
 //!
-//! Everybody else does, once, whatever tags the address carries:
+//! Every other address becomes one contact, whatever tags it has:
 //!
-//! | Column of `contact` | Is |
+//! | Column of `contact` | Value |
 //! | --- | --- |
-//! | `contactid` | UUIDv5 of the normal form of the address without its tag |
+//! | `contactid` | UUIDv5 of the normalised address without its tag |
 //! | `firstname`, `lastname` | [`name`] |
-//! | `emailaddress1` | the address without its tag, spelt as the mail has it |
-//! | `parentcustomerid_account@odata.bind` | the company, when there is one |
+//! | `emailaddress1` | the address without its tag, spelt as in the message |
+//! | `parentcustomerid_account@odata.bind` | the company, if there is one |
 //!
-//! | Column of `account`, where a company's domain has none ([`company`]) | Is |
+//! | Column of `account`, if no account has the company's domain ([`company`]) | Value |
 //! | --- | --- |
 //! | `accountid` | UUIDv5 of the registrable domain |
 //! | `name` | the registrable domain, as people write it |
 //! | `websiteurl` | `https://` and the registrable domain |
 //!
-//! Ids are derived, so two workers that meet the same new person make one row: the second is told that the key is there (412, 0x80040237), and, once
-//! it has read the row by its id, means that one: the code may stand for another key of the organisation as well. The tag is left out of a contact's address because the next mail may carry another; a tagged address finds the plain one ([`crate::parties`]).
-//! Owner is the application user. That a row which somebody deleted can be made again under the same key is *inferred*.
+//! Ids are derived, so two workers that process the same new person create one row. The second gets
+//! 412 with 0x80040237: the key exists. It then reads the row by its id to make sure, because the
+//! code may also refer to another key of the organisation. A contact's address has no tag, because
+//! the next message may have another tag; a tagged address finds the row of the plain one
+//! ([`crate::parties`]). The owner is the application user. That a deleted row can be created again
+//! under the same key is *inferred*.
 
 pub mod card;
 pub mod company;
@@ -39,33 +44,35 @@ pub mod name;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, json};
 use uuid::Uuid;
 
-use self::company::{Companies, Company};
+use self::company::Company;
 use self::name::Name;
-use crate::dataverse::rows::{Person, Record, Table};
+use crate::dataverse::companies::Companies;
+use crate::dataverse::rows::{NewRow, Person, Record, Table};
 use crate::ids::{EmailAddress, readable_domain};
-use crate::mapping::{cut, length};
 use crate::message::Message;
 use crate::policy::Inside;
 use crate::policy::document::{Ambiguous, CreateContacts};
 use crate::role_address::is_role_address;
+use crate::text::{cut, length};
 
-/// The namespace of contacts' ids. Changing it would make everybody a second contact.
+/// The namespace of contact ids. Changing it would create a second contact for every person.
 const CONTACTS: Uuid = Uuid::from_u128(0x6d61_696c_7665_5273_8000_636f_6e74_6163);
 
-/// The namespace of accounts' ids.
+/// The namespace of account ids.
 const ACCOUNTS: Uuid = Uuid::from_u128(0x6d61_696c_7665_5273_8000_6163_636f_756e);
 
-/// `emailaddress1`, in UTF-16 code units (Dataverse facts §15.1).
+/// Maximum length of `emailaddress1`, in UTF-16 code units (Dataverse facts §15.1).
 const LONGEST_ADDRESS: usize = 100;
 
-/// `account.name` and `account.websiteurl`, in UTF-16 code units (Dataverse facts §15.1).
+/// Maximum lengths of `account.name` and `account.websiteurl`, in UTF-16 code units (Dataverse
+/// facts §15.1).
 const LONGEST_COMPANY_NAME: usize = 160;
 const LONGEST_WEBSITE: usize = 200;
 
-/// The key of the contact of an address; its tag, if it has one, does not matter.
+/// Returns the key of the contact with an address. The address's tag, if any, is ignored.
 #[must_use]
 pub fn contact_id(address: &EmailAddress) -> Uuid {
     let plain = address.without_tag();
@@ -73,7 +80,7 @@ pub fn contact_id(address: &EmailAddress) -> Uuid {
     Uuid::new_v5(&CONTACTS, plain.normal().as_bytes())
 }
 
-/// The key of the account of a registrable domain in A-labels.
+/// Returns the key of the account of a registrable domain in A-labels.
 #[must_use]
 pub fn account_id(domain: &str) -> Uuid {
     Uuid::new_v5(&ACCOUNTS, domain.as_bytes())
@@ -82,21 +89,21 @@ pub fn account_id(domain: &str) -> Uuid {
 /// Why an address becomes no contact.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NoContact {
-    /// The setting makes none.
+    /// The setting creates no contacts.
     Never,
-    /// The setting makes one of those that somebody inside wrote to only.
+    /// The setting only creates contacts for addresses that an internal sender wrote to.
     NotWrittenTo,
-    /// It is inside.
+    /// The address is internal.
     Inside,
-    /// A row has it.
+    /// A row has the address.
     Known,
-    /// The mail is bulk mail.
+    /// The message is bulk mail.
     Bulk,
-    /// It is that of a role.
+    /// The address is a role address.
     Role,
-    /// It speaks for others.
+    /// The address sends on behalf of others.
     OnBehalf,
-    /// No contact can hold it.
+    /// The address does not fit the column.
     TooLong,
 }
 
@@ -115,16 +122,17 @@ impl fmt::Display for NoContact {
     }
 }
 
-/// Somebody who is to become a contact.
+/// A participant for whom a contact will be created.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Newcomer {
-    /// Without a tag.
+    /// The address without a tag.
     pub address: EmailAddress,
-    /// As the mail displays it; may be empty.
+    /// The display name in the message; may be empty.
     pub name: String,
 }
 
-/// Those on a mail who are to become contacts, each once. `bulk`: whether it is bulk mail.
+/// Returns the participants of a message for whom contacts will be created, each once. `bulk`:
+/// whether it is bulk mail.
 #[must_use]
 pub fn newcomers(
     message: &Message,
@@ -145,7 +153,7 @@ pub fn newcomers(
         .collect()
 }
 
-/// Why an address on a mail becomes no contact; `None` when it does.
+/// Returns why an address on a message becomes no contact; `None` if it becomes one.
 #[must_use]
 pub fn why_not(
     address: &EmailAddress,
@@ -185,37 +193,28 @@ pub fn why_not(
     }
 }
 
-/// A row to make, if it is not there.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NewRow {
-    /// Which.
-    pub record: Record,
-    /// The body of the POST.
-    pub row: Map<String, Value>,
-}
-
-/// A contact to make, if it is not there.
+/// A contact to create, unless it exists.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewContact {
-    /// Whom the row is for.
+    /// The address that the contact is created for.
     pub address: EmailAddress,
-    /// The row.
+    /// The row to create.
     pub row: NewRow,
-    /// The account that the row names.
+    /// The account that the row is bound to; `None` if it is bound to none.
     pub company: Option<Uuid>,
 }
 
-/// The name that binds a contact's company (Dataverse facts §15.1).
+/// The property that binds a contact's company (Dataverse facts §15.1).
 const COMPANY: &str = "parentcustomerid_account@odata.bind";
 
 impl NewContact {
-    /// Leaves the company out. Says whether there was one to leave out.
+    /// Removes the company from the row. Returns whether there was one.
     pub fn without_company(&mut self) -> bool {
         self.row.row.remove(COMPANY);
         self.company.take().is_some()
     }
 
-    /// The contact, once it is there, as a look-up would find it.
+    /// Returns the created contact as a lookup would find it.
     #[must_use]
     pub fn person(&self) -> Person {
         Person {
@@ -227,16 +226,17 @@ impl NewContact {
     }
 }
 
-/// What is to be made for some mails: accounts first, since contacts name them.
+/// The rows to create for a batch of messages. Accounts are created first, since contacts are bound
+/// to them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// Each once.
+    /// Each account once.
     pub accounts: Vec<NewRow>,
-    /// Each once.
+    /// Each contact once.
     pub contacts: Vec<NewContact>,
 }
 
-/// The registrable domains whose companies have to be known before [`plan`].
+/// Returns the registrable domains whose companies have to be looked up before [`plan`].
 #[must_use]
 pub fn domains<'a>(newcomers: impl IntoIterator<Item = &'a Newcomer>) -> BTreeSet<String> {
     let newcomers = newcomers.into_iter();
@@ -245,7 +245,8 @@ pub fn domains<'a>(newcomers: impl IntoIterator<Item = &'a Newcomer>) -> BTreeSe
         .collect()
 }
 
-/// The rows to make for these people. Somebody who is named more than once has the first name that tells anything.
+/// Returns the rows to create for these participants. If an address occurs several times, its first
+/// usable name is taken.
 #[must_use]
 pub fn plan<'a>(
     newcomers: impl IntoIterator<Item = &'a Newcomer>,
@@ -266,7 +267,7 @@ pub fn plan<'a>(
     let mut contacts = Vec::new();
     for (address, name) in people {
         let company = company::domain(address).and_then(|domain| {
-            match companies.company(&domain, ambiguous) {
+            match company::of_domain(companies, &domain, ambiguous) {
                 Company::There(id) => Some(id),
                 Company::New => {
                     let account = account(&domain)?;
@@ -311,12 +312,12 @@ fn contact(address: &EmailAddress, name: &Name, company: Option<Uuid>) -> NewCon
     }
 }
 
-/// The row of a new company; `None` when no column holds its domain.
+/// Returns the row of a new company; `None` if its domain does not fit the column.
 fn account(domain: &str) -> Option<NewRow> {
     account_of(domain, &readable_domain(domain))
 }
 
-/// The row of a new company that people call so; `None` when no column holds its domain.
+/// Returns the row of a new company with this name; `None` if its domain does not fit the column.
 fn account_of(domain: &str, name: &str) -> Option<NewRow> {
     let id = account_id(domain);
     let website = format!("https://{domain}");

@@ -1,13 +1,23 @@
 //! The Dataverse Web API client.
 //!
-//! One attempt a call, no waiting; what the calls of a run share, the token above all, is an argument of each: [`session`].
-//! What is asked beforehand: [`look_up`]; about companies: `companies`; where it depends on an answer: [`further`]. By which names a row is bound: [`names`]; how long a text may be: [`lengths`]; how much is asked at a time: `pace`.
-//! What is written and how: [`mod@write`]. What a doctor asks: [`probe`]. The wire form of batches: [`batch`]. What can come back: [`error`].
+//! A call makes one attempt and never waits. The state that the calls of one batch of messages
+//! share, above all the token, is passed to each call as a [`session`].
+//!
+//! | Purpose | Module |
+//! | --- | --- |
+//! | lookup before a decision | [`look_up`]; accounts of mail domains in `companies`; questions that depend on an earlier answer in [`further`] |
+//! | names to bind a row by | [`names`] |
+//! | lengths of text columns | [`lengths`] |
+//! | how many queries one `$batch` holds | `pace` |
+//! | writing | [`mod@write`] |
+//! | checks of `mailverse doctor` | [`probe`] |
+//! | wire format of `$batch` | [`batch`] |
+//! | failures | [`error`] |
 
 pub mod batch;
 pub mod cards;
 mod carriers;
-mod companies;
+pub mod companies;
 pub mod earlier;
 pub mod error;
 pub mod found;
@@ -58,7 +68,7 @@ pub struct DataverseClient {
 }
 
 impl DataverseClient {
-    /// A client of the organisation at `organisation` (`https://yourorg.crm.dynamics.com`).
+    /// Creates a client of the organisation at `organisation` (`https://yourorg.crm.dynamics.com`).
     #[must_use]
     pub fn new(http: reqwest::Client, organisation: &Url) -> Self {
         Self {
@@ -76,7 +86,7 @@ impl DataverseClient {
         }
     }
 
-    /// A client that notes its writes and sends none.
+    /// Returns a client that records its writes instead of sending them.
     #[must_use]
     pub fn rehearsing(self, rehearsal: Rehearsal) -> Self {
         Self {
@@ -85,9 +95,11 @@ impl DataverseClient {
         }
     }
 
-    /// A client whose requests are made in the name of the user with this Entra object id; `None`: in the application user's own.
+    /// Returns a client that impersonates the user with this Entra object id; `None`: acts as the
+    /// application user.
     ///
-    /// That a batch is made in it as a whole, when the header is the batch's own, is inferred (Dataverse facts §9, §13).
+    /// That the header of a `$batch` applies to all its operations is inferred (Dataverse facts §9,
+    /// §13).
     #[must_use]
     pub fn in_the_name_of(&self, caller: Option<Uuid>) -> Self {
         Self {
@@ -96,13 +108,15 @@ impl DataverseClient {
         }
     }
 
-    /// How many HTTP requests this client and its clones have sent; a batch is one.
+    /// Returns how many HTTP requests this client and its clones have sent; a `$batch` is one
+    /// request.
     #[must_use]
     pub fn requests(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
     }
 
-    /// One `$batch`, of queries or of change sets; for each operation the answers of its parts.
+    /// Sends one `$batch`, of queries or of change sets. Returns the answers of its parts, by
+    /// operation.
     async fn batch(
         &self,
         session: &Session,
@@ -122,7 +136,7 @@ impl DataverseClient {
                 header::CONTENT_TYPE,
                 format!("multipart/mixed; boundary={BOUNDARY}"),
             )
-            // Each mail stands alone: without this, the first failure would end the batch.
+            // Messages are independent: without this, the first failure would end the batch.
             .header("Prefer", "odata.continue-on-error")
             .body(batch::encode(operations));
         let answer = self.send(session, call).await?;
@@ -142,7 +156,7 @@ impl DataverseClient {
         Ok(answers)
     }
 
-    /// One call outside a batch; its body.
+    /// Sends one request outside a `$batch` and returns the body of the answer.
     async fn call(
         &self,
         session: &Session,
@@ -165,8 +179,10 @@ impl DataverseClient {
         Ok(self.send(session, call).await?.bytes().await?.to_vec())
     }
 
-    /// The page that an `@odata.nextLink` names, with the annotations of the page before. The link is followed as it is, but never to another host:
-    /// the token goes with it.
+    /// Fetches the page of an `@odata.nextLink`, with the same annotations as the page before.
+    ///
+    /// Path and query of the link are used unchanged, but never its host, because the token is sent
+    /// along.
     async fn next_page(&self, session: &Session, link: &str) -> Result<Value, DataverseError> {
         let path = link
             .split_once("/api/data/v9.2/")
@@ -180,7 +196,8 @@ impl DataverseClient {
         serde_json::from_slice(&body).map_err(|_| unreadable("a page of rows"))
     }
 
-    /// Adds what every request carries (Dataverse facts §13) and reads a failure. Sends nothing once the session has ended.
+    /// Adds the headers of every request (Dataverse facts §13), sends it and classifies a failure.
+    /// Sends nothing once the session has ended.
     async fn send(
         &self,
         session: &Session,
@@ -200,7 +217,8 @@ impl DataverseClient {
             .header("OData-Version", "4.0")
             .header("OData-MaxVersion", "4.0")
             .header(header::ACCEPT, "application/json")
-            // Keeps answers out of caches on the way, as Microsoft recommends.
+            // Keeps caches between us and Dataverse from storing the answer, as Microsoft
+            // recommends.
             .header(header::IF_NONE_MATCH, "null")
             .send()
             .await;
@@ -219,7 +237,7 @@ impl DataverseClient {
     }
 }
 
-/// The failure of one part of a batch.
+/// Classifies the failure of one part of a `$batch`.
 fn part_error(part: &Answer) -> DataverseError {
     DataverseError::from_answer(
         part.status,

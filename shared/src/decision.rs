@@ -1,10 +1,11 @@
-//! The decision record: why a message was left out or tracked, who its people are and what it concerns, kept with its ledger item for
-//! `mailverse explain`.
+//! The decision record: why a message was skipped or tracked, how its participants were resolved,
+//! and what it regards. Stored with its ledger item for `mailverse explain`.
 //!
-//! It holds names of rules, places in lists, tables and ids, and nothing that a mail says: no address, name, subject or text. A person is named by a
-//! role and a place in that role's list, as the policy left the list, so only who may read the mailbox can tell who is meant.
+//! It holds names of rules, positions in lists, tables and ids, but no content: no address, name,
+//! subject or text. A participant is identified by a role and a position in that role's list, as
+//! the policy left the list. So only someone who can read the mailbox can determine who is meant.
 //!
-//! How it is written and read, and what one loses that is too long: `decision/text.rs`.
+//! How a record is written and read, and what is dropped if it is too long: `decision/text.rs`.
 
 mod text;
 
@@ -23,74 +24,80 @@ use crate::{policy, regarding};
 
 pub use self::text::{LONGEST, LeftOut};
 
-/// The format that this build writes. A reader takes fields that it does not know for those of a later one.
+/// The format that this build writes. A reader ignores unknown fields, which a later format may
+/// add.
 pub const FORMAT: u32 = 1;
 
-/// How a message was decided.
+/// The recorded decision on a message.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DecisionRecord {
-    /// [`FORMAT`]
+    /// The record's [`FORMAT`].
     pub format: u32,
-    /// When, in Unix seconds.
+    /// The time of the decision, in Unix seconds.
     pub at: i64,
-    /// The policy's part.
+    /// The policy's decision.
     pub policy: PolicyPart,
-    /// `incoming` or `outgoing`; `None` when nobody had to know.
+    /// Either `incoming` or `outgoing`; `None` if it was not determined.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub direction: Option<String>,
-    /// What it has to do with the row in Dataverse.
+    /// How the decision relates to the row in Dataverse.
     pub row: DecidedRow,
-    /// Who is on it: sender, To, Cc, Bcc. Empty when nobody had to know.
+    /// The participants: sender, To, Cc, Bcc. Empty if they were not resolved.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub people: Vec<PersonPart>,
-    /// What it concerns; `None` when nobody had to know.
+    /// The resolution of the regarding; `None` if it was not resolved.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub regarding: Option<RegardingPart>,
-    /// Contacts and accounts that were made for it, or for another mail of the same run.
+    /// The contacts and accounts that were created for this message, or for another message of the
+    /// same batch.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub made: Vec<Row>,
-    /// What was left out of the row, and how often.
+    /// What was left out of the row, by reason code, and how often.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub omissions: BTreeMap<String, usize>,
-    /// What this record itself lacks.
+    /// What was dropped from this record because it was too long.
     #[serde(skip_serializing_if = "LeftOut::is_nothing")]
     pub left_out: LeftOut,
 }
 
-/// What the policy said.
+/// The policy's decision.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PolicyPart {
-    /// [`policy::Policy::version`]
+    /// The policy's [`policy::Policy::version`].
     pub version: String,
-    /// [`policy::Policy::revision`]. Of two decisions, the later policy has the higher one.
+    /// The policy's [`policy::Policy::revision`]. Of two decisions, the one by the later policy has
+    /// the higher revision.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub revision: u64,
-    /// The rules that were asked, in order. The last one decided, if it skips.
+    /// The rules that were evaluated, in order. If the last one skips, it decided.
     pub path: Vec<Asked>,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde calls")]
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde calls it with a reference"
+)]
 fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
-/// A rule that was asked.
+/// A rule that was evaluated.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Asked {
-    /// Its name.
+    /// The rule's name.
     pub rule: String,
-    /// `passes`, `skips` or `open`.
+    /// The answer: `passes`, `skips` or `open`.
     pub answer: String,
 }
 
-/// A row, as `table/id`.
+/// A row reference, written as `table/id`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Row(pub String);
 
 impl Row {
-    /// The row of this table with this key.
+    /// Returns the reference to the row of this table with this key.
     #[must_use]
     pub fn of(table: &str, id: Uuid) -> Self {
         Self(format!("{table}/{id}"))
@@ -109,36 +116,36 @@ impl From<&Target> for Row {
     }
 }
 
-/// Somebody on the mail.
+/// A participant of the message.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PersonPart {
-    /// `from`, `to`, `cc` or `bcc`.
+    /// The role: `from`, `to`, `cc` or `bcc`.
     pub role: String,
-    /// The place in that list, from 0.
+    /// The position in that role's list, from 0.
     pub place: usize,
-    /// By what the rows were found.
+    /// How the rows were found, as in [`crate::parties::Match::as_str`]. Empty if no row was found.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub matched: String,
-    /// Which of them it is.
+    /// How a row was chosen, as in [`Choice::as_str`].
     #[serde(skip_serializing_if = "String::is_empty")]
     pub choice: String,
     /// The rows that were found and not chosen.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub others: Vec<Row>,
-    /// The rows that were chosen; none when the person stays an address.
+    /// The rows that were chosen; empty if the party holds only the address.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub chosen: Vec<Row>,
 }
 
-/// What the mail concerns.
+/// How the regarding of a message was resolved.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RegardingPart {
-    /// What was looked at, in order.
+    /// What was checked, in this order.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub candidates: Vec<CandidatePart>,
-    /// The record; `None` when no source had one.
+    /// The chosen record; `None` if no source matched.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chosen: Option<ChosenPart>,
 }
@@ -163,43 +170,43 @@ impl From<&regarding::Decision> for RegardingPart {
     }
 }
 
-/// As the policy document, or the type itself, spells it.
+/// Returns a value as the policy document, or its own type, spells it.
 fn name<T: Serialize>(value: &T) -> String {
     let value = serde_json::to_value(value).unwrap_or_default();
     value.as_str().unwrap_or_default().to_owned()
 }
 
-/// One thing that was looked at.
+/// Something that a source checked.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct CandidatePart {
-    /// Which source.
+    /// The source.
     pub source: String,
-    /// What came of it.
+    /// The result of the check.
     pub outcome: String,
     /// The records that were found.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub records: Vec<Row>,
-    /// The earlier mails that say so.
+    /// The earlier emails that the result is based on.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub emails: Vec<ActivityId>,
 }
 
-/// The record that the mail concerns.
+/// The record that was chosen as the regarding.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChosenPart {
-    /// Which source had it.
+    /// The source that matched.
     #[serde(default)]
     pub source: String,
     /// The record.
     pub record: Row,
-    /// The earlier mail that this one answers.
+    /// The earlier email that this one replies to, if the source is the thread.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<ActivityId>,
 }
 
 impl DecisionRecord {
-    /// What the policy said, when nothing else was decided.
+    /// Returns the record of a policy decision, with everything else left empty.
     #[must_use]
     pub fn of_policy(decision: &policy::Decision) -> Self {
         let asked = |step: &policy::Step| Asked {
@@ -222,14 +229,14 @@ impl DecisionRecord {
         }
     }
 
-    /// The same, with the rows that were made.
+    /// Returns the record with the rows that were created.
     #[must_use]
     pub fn with_made(mut self, made: &BTreeSet<Record>) -> Self {
         self.made = made.iter().map(|record| Row::from(*record)).collect();
         self
     }
 
-    /// The same, with what was found out about the mail.
+    /// Returns the record with the results of the steps after the policy decision.
     #[must_use]
     pub fn with_findings(
         mut self,
@@ -245,7 +252,7 @@ impl DecisionRecord {
         self.row = row;
         self.people = people(&findings.parties);
         let regarding = &findings.regarding;
-        // Nobody had to know what a mail concerns whose row is complete.
+        // The regarding is not resolved for a message whose row is already complete.
         let asked = row != DecidedRow::Found || *regarding != regarding::Decision::default();
         self.regarding = asked.then(|| RegardingPart::from(regarding));
         for omission in omissions {
@@ -255,7 +262,8 @@ impl DecisionRecord {
     }
 }
 
-/// The parties by person. Several parties in a row with one role and one address are one person who is several rows.
+/// Groups the parties by participant. Consecutive parties with the same role and address are one
+/// participant who resolves to several rows.
 fn people(parties: &[Party]) -> Vec<PersonPart> {
     let mut places: BTreeMap<Role, usize> = BTreeMap::new();
     let same = |one: &Party, other: &Party| one.role == other.role && one.address == other.address;
@@ -272,7 +280,7 @@ fn people(parties: &[Party]) -> Vec<PersonPart> {
             role: role_name(first.role).to_owned(),
             place,
             matched: match resolution.choice {
-                // Nothing was found, so by nothing.
+                // No row was found, so there is no way in which it was found.
                 Choice::Unknown => String::new(),
                 _ => resolution.matched.as_str().to_owned(),
             },
@@ -284,7 +292,7 @@ fn people(parties: &[Party]) -> Vec<PersonPart> {
     persons.collect()
 }
 
-/// As the header of a mail calls it.
+/// Returns the name of a role's header.
 #[must_use]
 pub const fn role_name(role: Role) -> &'static str {
     match role {

@@ -1,16 +1,17 @@
-//! The access token for Dataverse: where it comes from, where it is kept, how readers get it.
+//! The access token for Dataverse: where it comes from, where it is stored, and how it is read.
 //!
-//! token-refresher is the only function that may read the Entra credential and the only writer of the stored token. Everyone else
-//! reads the stored token through [`TokenSource`], which asks the store no more than it must:
+//! token-refresher is the only function that may read the Entra credential and the only writer of
+//! the stored token. All other functions read the stored token through [`TokenSource`], which reads
+//! the store as rarely as possible:
 //!
-//! | The token in the process | Then |
+//! | Cached token | Then |
 //! | --- | --- |
-//! | has more than five minutes | is used |
-//! | has less | the store is asked, once a minute; until it has another, the token is used to its end and beyond, since Dataverse knows better than our clock |
-//! | was refused by Dataverse (401) | is dropped; the store is asked at once, and if it has the same token, once a minute until it has another |
-//! | is none, and the store has none or does not answer | the store is asked once a minute |
+//! | valid for more than five minutes | it is used |
+//! | valid for less | the store is read once a minute; until it has another token, the cached one is used, even past its expiry, since Dataverse's clock decides and not ours |
+//! | rejected by Dataverse (401) | it is dropped; the store is read at once and, if it still has the same token, once a minute until it has another |
+//! | none, and the store has none or does not answer | the store is read once a minute |
 //!
-//! Without a token the messages go back to the queue untouched, for [`TokenError::WAIT`].
+//! Without a token, the messages go back to the queue untouched for [`TokenError::WAIT`].
 
 pub mod certificate;
 pub mod request;
@@ -27,30 +28,33 @@ use self::request::{EntraClient, EntraError};
 use self::store::{StoredToken, TokenStore, TokenStoreError};
 use crate::dataverse::AccessToken;
 
-/// Life that a token must have left to be used: longer than any invocation that starts with it may need it.
+/// The cached token is used without reading the store while it is valid for longer than this.
+/// Longer than any invocation needs a token.
 const REMAINING_LIFE: TimeDelta = TimeDelta::minutes(5);
 
-/// For so long after it was asked, the origin is not asked again, whatever it answered.
+/// The shortest time between two reads of the origin, whatever the first one returned.
 const QUIET: Range<TimeDelta> = TimeDelta::zero()..TimeDelta::minutes(1);
 
-/// No token can be had now: let the messages come back.
+/// No token is available now: let the messages be redelivered.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum TokenError {
-    /// The store could not be read, or holds no usable token.
+    /// The store could not be read, or contains no usable token.
     #[error(transparent)]
     Store(#[from] TokenStoreError),
-    /// Entra did not give one.
+    /// Entra did not issue a token.
     #[error(transparent)]
     Entra(#[from] EntraError),
-    /// The only token there is was refused.
+    /// Dataverse rejected the only token in the store.
     #[error(
-        "dataverse refused the stored token, and there is no other yet: run `mailverse token refresh`, or see the log of token-refresher"
+        "dataverse rejected the stored token, and there is no newer one yet: run `mailverse token refresh`, or see the log of token-refresher"
     )]
     Refused,
 }
 
 impl TokenError {
-    /// For so long messages go back to the queue: a refresh is seen soon, and a day without a token costs a message 300 deliveries that ask nothing of anybody.
+    /// How long messages go back to the queue. Short enough that a refreshed token is used soon; in
+    /// a day without a token a message is delivered about 300 times, without any request to a
+    /// service.
     pub const WAIT: Duration = Duration::from_secs(5 * 60);
 }
 
@@ -58,7 +62,7 @@ impl TokenError {
 pub enum Origin {
     /// The secret that token-refresher writes.
     Store(TokenStore),
-    /// Entra itself, for a command that has a credential of its own.
+    /// Entra itself, for a command that has its own credential.
     Entra(EntraClient),
 }
 
@@ -72,14 +76,14 @@ pub struct TokenSource {
 struct Kept {
     token: Option<StoredToken>,
     refused: Option<AccessToken>,
-    /// When the origin was asked last.
+    /// When the origin was last asked.
     asked_at: Option<DateTime<Utc>>,
-    /// Why it gave no token then.
+    /// Why it returned no token then.
     problem: Option<TokenError>,
 }
 
 impl TokenSource {
-    /// A source that has read nothing yet.
+    /// Creates a source that has read nothing yet.
     #[must_use]
     pub fn new(origin: Origin) -> Self {
         Self {
@@ -88,16 +92,17 @@ impl TokenSource {
         }
     }
 
-    /// A token with more than five minutes to live, or the last one there is.
+    /// Returns a token that is valid for more than five minutes, or else the last known one.
     ///
     /// # Errors
-    /// [`TokenError`]: no token; let the messages come back.
+    /// [`TokenError`]: no token; let the messages be redelivered.
     pub async fn token(&self, now: DateTime<Utc>) -> Result<AccessToken, TokenError> {
-        // Held across the read, so that many waiting tasks read once.
+        // Locked across the read, so that many waiting tasks cause one read.
         let mut kept = self.kept.lock().await;
         if !kept.suffices(now) {
             let read = match &self.origin {
-                // Boxed, because the SDK's future, nested below a handler, is more than the compiler lays out.
+                // Boxed, because the SDK's future, nested below a handler, is too deep for the
+                // compiler's layout computation.
                 Origin::Store(store) => Box::pin(store.read()).await.map_err(TokenError::from),
                 Origin::Entra(entra) => entra.request(now).await.map_err(TokenError::from),
             };
@@ -110,7 +115,8 @@ impl TokenSource {
         }
     }
 
-    /// Drops `token`, because Dataverse refused it. Another one that was read meanwhile stays.
+    /// Drops `token`, because Dataverse rejected it. A different token that was read meanwhile
+    /// stays.
     pub async fn refused(&self, token: &AccessToken) {
         self.kept.lock().await.refuse(token);
     }
@@ -131,7 +137,7 @@ impl Kept {
             }
             Ok(token) => (self.token, self.problem) = (Some(token), None),
             Err(problem) => {
-                tracing::warn!(%problem, "no token could be read");
+                tracing::warn!(%problem, "failed to read a token; keeping the cached one, if any");
                 self.problem = Some(problem);
             }
         }

@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
+use crate::dataverse::session::Usage;
 use crate::refusal::RefusalState;
 
 /// How much of the limits is used, live mail and history together. The rest is for what could not be booked in advance.
@@ -71,7 +72,7 @@ impl User {
         Self(None)
     }
 
-    /// One of `DATAVERSE_IDENTITIES`.
+    /// One of `DATAVERSE_APPLICATION_USERS`.
     #[must_use]
     pub const fn named(name: String) -> Self {
         Self(Some(name))
@@ -90,15 +91,6 @@ impl fmt::Display for User {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.0.as_deref().unwrap_or("primary"))
     }
-}
-
-/// What some calls took.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Spent {
-    /// HTTP requests.
-    pub requests: u32,
-    /// Their times, as the client saw them, added up.
-    pub time: Duration,
 }
 
 /// What Dataverse allows one user in a sliding window.
@@ -165,7 +157,7 @@ impl Budget {
     /// For how long nobody else could send anything if all that we use of the limits went into the calls of this run. Of the two limits, the one counts that
     /// they use up more of. Two requests are free, the look-up and the batch: it is not their number by which runs like that would meet a limit.
     #[must_use]
-    pub fn taken_by(&self, spent: Spent) -> TimeDelta {
+    pub fn taken_by(&self, spent: Usage) -> TimeDelta {
         let executed = spent
             .time
             .saturating_sub(WAY.saturating_mul(spent.requests));
@@ -253,7 +245,7 @@ impl Pace {
     /// Of a process that has seen nothing yet.
     #[must_use]
     pub fn new(budget: &Budget) -> Self {
-        let guess = Spent {
+        let guess = Usage {
             requests: 0,
             time: FIRST_GUESS,
         };
@@ -292,7 +284,7 @@ impl Pace {
     }
 
     /// What a run took that had booked this, and how many messages Dataverse heard of.
-    pub fn settle(&mut self, budget: &Budget, booking: &Booking, spent: Spent, messages: usize) {
+    pub fn settle(&mut self, budget: &Budget, booking: &Booking, spent: Usage, messages: usize) {
         let taken = budget.taken_by(spent);
         self.owed += taken - booking.expected;
         if let Some(messages) = i32::try_from(messages).ok().filter(|n| *n > 0) {

@@ -1,24 +1,29 @@
-//! The HTTP client that the clients of Dataverse, Nylas and Entra share.
+//! The HTTP client and URL encoding shared by the Dataverse, Nylas and Entra clients.
 
 use std::time::Duration;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-/// Longest whole call: what a large attachment may take.
+/// Limit for a whole call, long enough for a large attachment.
 const CALL_TIMEOUT: Duration = Duration::from_secs(50);
 
-/// Longest silence within a call. Ten messages of a batch, fetched three at a time from a service that hangs, and the calls that all share,
-/// stay below the worker's 120 seconds, so that a hanging service costs the messages a retry and not the invocation.
+/// Limit for the silence within a call (reqwest's read timeout).
+///
+/// A batch fetches ten messages, three at a time. Even if the service hangs on all of them, these
+/// fetches and the calls that the whole batch shares end within the worker's 120 seconds. So a
+/// hanging service makes the messages retry, and the invocation does not time out.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// Longest wait for a connection.
+/// Limit for opening a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A client without cookies (Dataverse's affinity cookie would pin all calls to one web server, Dataverse facts §11.1) and without redirects
-/// (a bearer token goes where the settings say and nowhere else).
+/// Builds a client without cookies and without redirects.
+///
+/// Dataverse's affinity cookie would pin all calls to one web server (Dataverse facts §11.1).
+/// Redirects are off so that a bearer token is sent only to the host in the settings.
 ///
 /// # Errors
-/// The TLS library could not be set up: refuse to start.
+/// The TLS library could not be initialised: refuse to start.
 pub fn client() -> Result<reqwest::Client, reqwest::Error> {
     reqwest::Client::builder()
         .timeout(CALL_TIMEOUT)
@@ -29,22 +34,22 @@ pub fn client() -> Result<reqwest::Client, reqwest::Error> {
         .build()
 }
 
-/// What may stand in a path segment or a query value as it is (RFC 3986, unreserved characters).
+/// The characters to percent-encode: all but the unreserved ones of RFC 3986.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
     .remove(b'_')
     .remove(b'~');
 
-/// Percent-encoded as a whole, for a path segment or a query value.
+/// Percent-encodes a whole text for a path segment or a query value.
 #[must_use]
 pub fn encoded(text: &str) -> String {
     utf8_percent_encode(text, RESERVED).to_string()
 }
 
-/// A failed call as text, with its causes, since reqwest's own text stops at the first.
+/// Describes a failed call with all its causes, since reqwest's own text has only the first.
 ///
-/// The URL is left out: it can hold a query with addresses.
+/// The URL is left out, because its query can contain addresses.
 #[must_use]
 pub fn describe(error: reqwest::Error) -> String {
     let error = error.without_url();

@@ -204,7 +204,7 @@ impl InternetMessageId {
     }
 }
 
-/// The primary key of an email activity in Dataverse. How it is derived: [`crate::dedupe::activity_id`].
+/// The primary key of an email activity in Dataverse. How it is derived: [`crate::keys::activity_id`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ActivityId(Uuid);

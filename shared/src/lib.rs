@@ -22,6 +22,7 @@
 //! | What does a queue message contain? | [`sync_request`] |
 
 pub mod aws;
+pub mod contact_card;
 pub mod contacts;
 pub mod dataverse;
 pub mod decision;
@@ -31,6 +32,7 @@ pub mod env;
 pub mod governor;
 pub mod http;
 pub mod ids;
+pub mod keys;
 pub mod mailboxes;
 pub mod mapping;
 pub mod message;
@@ -48,3 +50,4 @@ pub mod same_mail;
 pub mod secrets;
 pub mod sync_request;
 pub mod telemetry;
+pub(crate) mod text;

@@ -1,24 +1,26 @@
-//! How an email is mapped. Pure: a message and what was found about it in, rows out.
+//! Maps a message to the rows of an email. Pure: a message and what was found out about it in, rows
+//! out.
 //!
 //! | Column of `email` | From | Rule |
 //! | --- | --- | --- |
-//! | `activityid` | Message-ID and sender; the content as well, where another mail of the sender has the Message-ID | [`crate::dedupe`] |
+//! | `activityid` | Message-ID and sender; also the content, if another message of the sender has the same Message-ID | [`crate::dedupe`] |
 //! | `subject` | subject | line breaks become blanks; empty becomes `(no subject)`; cut at 800 |
-//! | `description` | body | as it is, HTML or text; cut at 1,073,741,823, which no body that a worker holds comes near |
+//! | `description` | body | unchanged, HTML or text; cut at 1,073,741,823, far more than a worker can hold |
 //! | `sender` | sender's address | left out when longer than 250 |
 //! | `torecipients` | To addresses | joined by `;`, whole addresses only, at most 500 |
-//! | `directioncode` | sender | inside: `true`, outgoing; otherwise `false`, incoming |
-//! | `actualstart`, `actualend`, `sortdate` | date | UTC; left out when the mail has no date |
-//! | `messageid` | Message-ID | with angle brackets; left out when longer than 320, or when another mail's row has it ([`IdUse`]) |
-//! | `email_activity_parties` | all people | [`crate::parties`] |
-//! | `regardingobjectid_…_email` | thread, folder, people outside | [`crate::regarding`] |
-//! | `parentactivityid` | In-Reply-To, References | the mail that is answered, when the thread told what this one concerns; on create only |
-//! | `ownerid` | the mailbox's user | when there is one |
-//! | `overriddencreatedon` | date | on request, for history; on create only ([`crate::pipeline::created_on`]) |
-//! | `notifications` | | 1 when an attachment could not be kept |
+//! | `directioncode` | sender | internal: `true`, outgoing; otherwise `false`, incoming |
+//! | `actualstart`, `actualend`, `sortdate` | date | UTC; left out when the message has no date |
+//! | `messageid` | Message-ID | with angle brackets; left out when longer than 320, or when another message's row has it ([`IdUse`]) |
+//! | `email_activity_parties` | all participants | [`crate::parties`] |
+//! | `regardingobjectid_…_email` | thread, folder, external participants | [`crate::regarding`] |
+//! | `parentactivityid` | In-Reply-To, References | the email that this one replies to, if the thread determined the regarding; on create only |
+//! | `ownerid` | the mailbox's user | if there is one |
+//! | `overriddencreatedon` | date | on request, for backfilled messages; on create only ([`crate::pipeline::created_on`]) |
+//! | `notifications` | | 1 when an attachment could not be stored |
 //! | `statecode`, `statuscode` | direction | afterwards, by PATCH: 1 with 3 (sent) or 4 (received) |
 //!
-//! Where the policy lets less than the full content be stored, [`limit`] takes the rest out first: what it takes is in no row, and no file is downloaded.
+//! If the policy allows less than the full content to be stored, [`limit`] removes the rest first.
+//! What it removes is in no row, and no file is downloaded.
 //!
 //! | `content` | `subject` | `description` | attachments |
 //! | --- | --- | --- | --- |
@@ -27,10 +29,12 @@
 //! | `subject` | subject | empty | none |
 //! | `participants` | `(not stored)` | empty | none |
 //!
-//! Attachments become rows of `activitymimeattachment` ([`attachment_row`]). Lengths count UTF-16 code units, as SQL Server does (inferred); a cut falls on a
-//! character boundary. The lengths above are Dataverse's; where an organisation has made a column shorter, [`fit`] makes the text so. Characters that XML
-//! cannot hold are left out, because Dataverse refuses them (0x80040278; inferred for these columns).
-//! Nothing that the facts call read-only (§1.2, §2.1) is sent: Dataverse would drop it without a word.
+//! Attachments become rows of `activitymimeattachment` ([`attachment_row`]). Lengths are in UTF-16
+//! code units, as in SQL Server (*inferred*), and texts are cut at a character boundary. The
+//! lengths above are the defaults of Dataverse; if an organisation has shortened a column, [`fit`]
+//! shortens the text. Characters that XML cannot hold are removed, because Dataverse rejects them
+//! (0x80040278; *inferred* for these columns). Columns that the facts call read-only (§1.2, §2.1)
+//! are never sent: Dataverse would silently ignore them.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -42,13 +46,14 @@ use crate::dataverse::lengths::Lengths;
 use crate::dataverse::look_up::{LONGEST_MESSAGE_ID, fits_its_column};
 use crate::dataverse::rows::{Record, Table};
 use crate::dataverse::write::{EmailWrite, SOME_ATTACHMENTS_NOT_SAVED};
-use crate::dedupe;
 use crate::ids::{ActivityId, EmailAddress};
+use crate::keys;
 use crate::message::{Attachment, IdUse, Message, Omission};
 use crate::parties::Party;
 use crate::policy::document::Content;
 use crate::regarding::Decision;
 use crate::same_mail::{NO_SUBJECT, NOT_STORED};
+use crate::text::{cut, length, without_forbidden};
 
 const SUBJECT_LENGTH: usize = 800;
 const BODY_LENGTH: usize = 1_073_741_823;
@@ -61,13 +66,14 @@ const CONTENT_ID_LENGTH: usize = 250;
 const EMAIL: &str = "email";
 const FILE: &str = "activitymimeattachment";
 
-/// The name of the column that holds the body.
+/// The column that holds the body.
 const BODY: &str = "description";
 
 /// The tables of [`LENGTHS`].
 pub const TABLES: [&str; 2] = [EMAIL, FILE];
 
-/// The longest text that goes into each column, in UTF-16 code units: table, column, length. An organisation with a shorter column refuses what is longer.
+/// The maximum length of the text for each column, in UTF-16 code units: table, column, length. An
+/// organisation with a shorter column rejects longer texts.
 pub const LENGTHS: [(&str, &str, usize); 8] = [
     (EMAIL, "subject", SUBJECT_LENGTH),
     (EMAIL, BODY, BODY_LENGTH),
@@ -79,28 +85,28 @@ pub const LENGTHS: [(&str, &str, usize); 8] = [
     (FILE, "attachmentcontentid", CONTENT_ID_LENGTH),
 ];
 
-/// Which way a mail went.
+/// The direction of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
-    /// Somebody inside wrote it.
+    /// The sender is internal.
     Outgoing,
-    /// Somebody outside, or nobody knows who.
+    /// The sender is external or unknown.
     Incoming,
 }
 
-/// What the earlier steps found out about a mail.
+/// The results of the earlier steps for a message.
 pub struct Findings {
-    /// Which way it went.
+    /// The direction.
     pub direction: Direction,
-    /// The people on it.
+    /// The activity parties.
     pub parties: Vec<Party>,
-    /// The record that it concerns.
+    /// The resolved regarding.
     pub regarding: Decision,
-    /// The mailbox's user.
+    /// The Dynamics user of the mailbox; `None` if there is none.
     pub owner: Option<Uuid>,
 }
 
-/// Takes out of a mail what the policy does not let be stored.
+/// Removes everything from a message that the policy does not allow to be stored.
 pub fn limit(message: &mut Message, content: Content) {
     if content == Content::Full {
         return;
@@ -111,7 +117,7 @@ pub fn limit(message: &mut Message, content: Content) {
     };
     message.snippet.clear();
     message.attachments.clear();
-    // Nothing that was to be stored is missing.
+    // Attachments and bodies that would not have been stored are not missing.
     message
         .omissions
         .retain(|omission| !matches!(omission, Omission::Attachment | Omission::Body));
@@ -120,7 +126,7 @@ pub fn limit(message: &mut Message, content: Content) {
     }
 }
 
-/// The rows of a mail, without attachments.
+/// Returns the rows of a message, without attachments.
 #[must_use]
 pub fn email(message: &Message, findings: &Findings) -> EmailWrite {
     let activity_id = message.activity_id();
@@ -196,7 +202,7 @@ pub fn email(message: &Message, findings: &Findings) -> EmailWrite {
     }
 }
 
-/// Gives a mail, with the files that it has, a row of another key.
+/// Moves the rows of an email, including its attachments, to another key.
 pub fn move_to(email: &mut EmailWrite, message: &Message, key: ActivityId) {
     let old = std::mem::replace(&mut email.activity_id, key);
     email.row.insert("activityid".to_owned(), json!(key));
@@ -211,14 +217,14 @@ pub fn move_to(email: &mut EmailWrite, message: &Message, key: ActivityId) {
     }
 }
 
-/// Leaves the Message-ID out.
+/// Removes the Message-ID from the row.
 pub fn without_message_id(email: &mut EmailWrite) {
     email.row.remove("messageid");
 }
 
 const FILE_KEY: &str = "activitymimeattachmentid";
 
-/// The name that binds a file to its email.
+/// The property that binds an attachment to its email.
 const FILE_OWNER: &str = "objectid_activitypointer@odata.bind";
 
 fn file_owner(activity: ActivityId) -> Value {
@@ -229,37 +235,39 @@ fn date_time(date: DateTime<Utc>) -> String {
     date.format("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
-/// The body as it is stored.
+/// Returns the body that will be stored.
 #[must_use]
 pub fn body(email: &EmailWrite) -> &str {
     let body = email.row.get(BODY).and_then(Value::as_str);
     body.unwrap_or_default()
 }
 
-/// The name that binds the owner.
+/// The property that binds the owner.
 const OWNER: &str = "ownerid@odata.bind";
 
-/// Leaves the owner to Dataverse, which then takes the application user. Says whether there was one to leave out.
+/// Removes the owner from the row; Dataverse then uses the application user. Returns whether there
+/// was an owner.
 pub fn without_owner(email: &mut EmailWrite) -> bool {
     email.row.remove(OWNER).is_some()
 }
 
-/// The name of the column that says when a row was made.
+/// The column with the creation time of a row.
 const CREATED_ON: &str = "overriddencreatedon";
 
-/// Makes the row say that it was made at this time.
+/// Sets the creation time of the row.
 pub fn set_created_on(email: &mut EmailWrite, date: DateTime<Utc>) {
     email
         .row
         .insert(CREATED_ON.to_owned(), Value::from(date_time(date)));
 }
 
-/// Leaves it to Dataverse to say when the row was made. Says whether there was something to leave out.
+/// Removes the creation time from the row; Dataverse then uses the current time. Returns whether
+/// there was one.
 pub fn without_created_on(email: &mut EmailWrite) -> bool {
     email.row.remove(CREATED_ON).is_some()
 }
 
-/// Records in Dataverse that not all attachments were kept.
+/// Records in the row that not all attachments were stored.
 pub fn note_missing_attachment(email: &mut EmailWrite) {
     email.row.insert(
         "notifications".to_owned(),
@@ -294,17 +302,17 @@ fn party(party: &Party) -> Value {
     Value::Object(row)
 }
 
-/// The key of the row that [`attachment_row`] makes.
+/// Returns the key of the row that [`attachment_row`] returns.
 #[must_use]
 pub fn attachment_key(activity: ActivityId, position: usize, attachment: &Attachment) -> Uuid {
-    dedupe::attachment_id(
+    keys::attachment_id(
         activity,
         position,
         &file_name(&attachment.file_name, position),
     )
 }
 
-/// The row of one attachment. `position` is its place on the mail.
+/// Returns the row of one attachment. `position` is its index in the message, from 0.
 #[must_use]
 pub fn attachment_row(
     activity: ActivityId,
@@ -342,7 +350,8 @@ pub fn attachment_row(
     row
 }
 
-/// The name of a file as Dataverse takes it: without `\ / : * ? " < > |` and control characters, within its length, its extension kept.
+/// Returns a file name that Dataverse accepts: without `\ / : * ? " < > |` and control characters,
+/// cut to the column's length, with its extension.
 #[must_use]
 pub fn file_name(name: &str, position: usize) -> String {
     let clean = |c: char| {
@@ -359,7 +368,7 @@ pub fn file_name(name: &str, position: usize) -> String {
     cut_name(&name, FILE_NAME_LENGTH)
 }
 
-/// At most `limit` of a file's name, with its extension.
+/// Cuts a file name to at most `limit` UTF-16 code units, keeping its extension.
 fn cut_name(name: &str, limit: usize) -> String {
     match name.rsplit_once('.') {
         Some((stem, extension)) if length(name) > limit && length(extension) < limit.min(32) => {
@@ -369,9 +378,11 @@ fn cut_name(name: &str, limit: usize) -> String {
     }
 }
 
-/// Makes every text fit its column in this organisation, by the rules of the table above. Says whether there was anything to do.
+/// Shortens every text to its column in this organisation, by the rules of the table above. Returns
+/// whether anything changed.
 ///
-/// The key of an attachment stays that of its whole name, so that every worker finds it, whatever it knows of the columns.
+/// The key of an attachment is still derived from its full name, so that every worker finds it,
+/// regardless of which column lengths it knows.
 pub fn fit(email: &mut EmailWrite, lengths: &Lengths) -> bool {
     let mut changed = false;
     for (table, column, _) in LENGTHS {
@@ -384,7 +395,8 @@ pub fn fit(email: &mut EmailWrite, lengths: &Lengths) -> bool {
         };
         for row in rows {
             let text = row.get(column).and_then(Value::as_str);
-            // A text has at least as many bytes as UTF-16 code units, and counting those of a large body takes time.
+            // Bytes are checked first: a text has at least as many bytes as UTF-16 code units, and
+            // counting the code units of a large body takes time.
             let Some(text) = text.filter(|text| text.len() > limit && length(text) > limit) else {
                 continue;
             };
@@ -398,12 +410,12 @@ pub fn fit(email: &mut EmailWrite, lengths: &Lengths) -> bool {
     changed
 }
 
-/// What is left of a text that is longer than its column; `None` where half of it would be another thing.
+/// Returns a text shortened to its column; `None` if a part of the text would mean something else.
 fn shortened(column: &str, text: &str, limit: usize) -> Option<String> {
     match column {
         "subject" | BODY | "mimetype" => Some(cut(text, limit).to_owned()),
         "filename" => Some(cut_name(text, limit)),
-        // Whole addresses; the separator may stand just beyond the end.
+        // Keep whole addresses; the separator may be just after the limit.
         "torecipients" => {
             let (whole, _) = cut(text, limit + 1).rsplit_once(';')?;
             Some(whole.to_owned())
@@ -423,7 +435,8 @@ fn subject(text: &str) -> String {
     }
 }
 
-/// As many whole addresses as fit, in order. One that holds the separator would read as two and is passed over.
+/// Returns as many whole addresses as fit, in order. An address that contains the separator is
+/// skipped, because it would read as two.
 fn to_recipients(addresses: &[EmailAddress]) -> String {
     let mut text = String::new();
     for address in addresses
@@ -441,26 +454,6 @@ fn to_recipients(addresses: &[EmailAddress]) -> String {
         text.push_str(address);
     }
     text
-}
-
-/// Without the characters that XML 1.0 cannot hold; line breaks and tabs stay.
-pub(crate) fn without_forbidden(text: &str) -> String {
-    let allowed = |c: &char| !matches!(c, '\0'..='\x08' | '\x0b' | '\x0c' | '\x0e'..='\x1f' | '\u{fffe}' | '\u{ffff}');
-    text.chars().filter(allowed).collect()
-}
-
-pub(crate) fn length(text: &str) -> usize {
-    text.encode_utf16().count()
-}
-
-/// The longest beginning of at most `limit` UTF-16 code units that ends on a character boundary.
-pub(crate) fn cut(text: &str, limit: usize) -> &str {
-    let mut units = 0;
-    let over = text.char_indices().find(|(_, c)| {
-        units += c.len_utf16();
-        units > limit
-    });
-    over.and_then(|(at, _)| text.get(..at)).unwrap_or(text)
 }
 
 #[cfg(test)]

@@ -8,9 +8,8 @@ use std::fmt;
 
 use chrono::{DateTime, Utc};
 
-use crate::dedupe;
 use crate::ids::{ActivityId, AttachmentId, EmailAddress, InternetMessageId, MessageKey};
-use crate::same_mail;
+use crate::keys;
 
 /// How far back a thread is followed. A longer list of References names mails that the nearer ones stand for.
 pub const MOST_ANCESTORS: usize = 10;
@@ -66,7 +65,7 @@ pub enum IdUse {
     Own,
     /// It gives the row its key. Another client's row, of another mail or not completed, has it in its column already.
     Taken,
-    /// Another mail of the same sender has it. The row has this key instead ([`Message::key_by_content`]).
+    /// Another mail of the same sender has it. The row has this key instead (`same_mail::key_by_content`).
     Reused(ActivityId),
 }
 
@@ -174,23 +173,9 @@ impl Message {
         match self.id_use {
             IdUse::Reused(key) => key,
             IdUse::Own | IdUse::Taken => {
-                dedupe::activity_id(&self.key, self.internet_message_id.as_ref(), self.author())
+                keys::activity_id(&self.key, self.internet_message_id.as_ref(), self.author())
             }
         }
-    }
-
-    /// The key of its row where another mail of the same sender has its Message-ID; `None` for a mail without one. To be
-    /// asked before the policy takes subject and body out.
-    #[must_use]
-    pub fn key_by_content(&self) -> Option<ActivityId> {
-        let id = self.internet_message_id.as_ref()?;
-        let content = same_mail::content(self);
-        Some(dedupe::activity_id_by_content(
-            &self.key,
-            id,
-            self.author(),
-            content,
-        ))
     }
 
     /// From here on its row is without the Message-ID, which another row has, and that is recorded once.

@@ -1,8 +1,10 @@
-//! The Nylas v3 client: messages, attachments, grants, folders; webhook destinations: [`webhooks`].
+//! The Nylas v3 client: messages, attachments, grants and folders. Webhook destinations are in
+//! [`webhooks`].
 //!
-//! One attempt a call, no waiting. Ids are percent-encoded once, because ids of the IMAP family hold `<>/+=` (Nylas facts §8).
-//! Messages are asked for with `fields=include_basic_headers`: without it there is no Message-ID (Nylas facts §5, §7). All headers are asked for only
-//! where the policy needs them.
+//! A call makes one attempt and never waits. Ids are percent-encoded once, because ids of the IMAP
+//! family contain `<>/+=` (Nylas facts §8). Messages are requested with
+//! `fields=include_basic_headers`, since without it there is no Message-ID (Nylas facts §5, §7).
+//! All headers are requested only where the policy needs them.
 
 pub mod error;
 pub mod webhooks;
@@ -25,21 +27,23 @@ use crate::retry::retry_after;
 use crate::secrets::SecretSource;
 use crate::sync_request::json_problem;
 
-/// Most messages a page (Nylas facts §7).
+/// The most messages in a page (Nylas facts §7).
 pub const LARGEST_PAGE: u32 = 200;
 
-/// Largest answer with one message, in bytes, that is held: most of it is the body. What is larger is written without its
-/// body. Nylas publishes no limit on reading (facts §7); mail servers stop far below this for what is no attachment.
+/// The largest answer with one message that is kept in memory, in bytes. Most of it is the body.
 ///
-/// Twice as many bytes, as UTF-16, still fit where Dataverse keeps a body (128,000 KB, Dataverse facts §2.1; that it
-/// counts them so is inferred).
+/// A larger message is written without its body. Nylas publishes no limit for reading (Nylas facts
+/// §7); mail servers stay far below this for everything that is not an attachment.
+///
+/// Twice as many bytes, as UTF-16, still fit into the Dataverse column for the body (128,000 KB,
+/// Dataverse facts §2.1; that Dataverse counts them as UTF-16 is inferred).
 pub const LARGEST_MESSAGE: usize = 48 * 1024 * 1024;
 
 /// The fields of a message without its body.
 const ALL_BUT_THE_BODY: &str =
     "id,grant_id,subject,from,to,cc,bcc,date,folders,snippet,attachments,headers";
 
-/// Grants a page. The default is 10 and the maximum unknown (Nylas facts §11).
+/// The number of grants per page. The default is 10 and the maximum unknown (Nylas facts §11).
 const GRANT_PAGE: usize = 50;
 
 /// The client. Cheap to clone.
@@ -51,12 +55,13 @@ pub struct NylasClient {
     sent: Arc<AtomicU64>,
 }
 
-/// Which headers come with a message.
+/// Which headers are requested with a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Headers {
     /// Message-ID, In-Reply-To and References, on every provider.
     Basic,
-    /// All of them. Only for mailboxes that show them ([`wire::Grant::shows_all_headers`]): the others would show no Message-ID.
+    /// All headers. Only for mailboxes that return the email's own headers
+    /// ([`wire::Grant::shows_all_headers`]): the others would return no Message-ID.
     All,
 }
 
@@ -69,35 +74,39 @@ impl Headers {
     }
 }
 
-/// What came of asking for one message.
+/// The result of fetching one message.
 pub enum Fetched {
-    /// It is there.
+    /// The message exists.
     Message(Box<Message>),
-    /// It is no longer there, or never was.
+    /// The message was deleted or never existed.
     Gone,
 }
 
-/// What came of asking for a file.
+/// The result of downloading an attachment.
 #[derive(Debug, PartialEq, Eq)]
 pub enum FetchedFile {
-    /// It is there; may be empty.
+    /// The content; may be empty.
     Bytes(Vec<u8>),
-    /// It has more bytes than were allowed.
+    /// The attachment has more bytes than the limit.
     TooLarge,
-    /// There is no such file: not yet, or no longer (providers answer 404 for minutes after the notification).
+    /// The attachment does not exist yet, or no longer (providers answer 404 for minutes after the
+    /// notification).
     Missing,
 }
 
-/// Which messages of a mailbox a list means.
+/// Which messages of a mailbox to list.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Filter<'a> {
-    /// Received at or after this, Unix seconds. Whether the bound is inclusive is unknown (Nylas facts §7), so ask a second early.
+    /// Received at or after this time, in Unix seconds. Whether the bound is inclusive is unknown
+    /// (Nylas facts §7), so set it one second early.
     pub received_after: i64,
-    /// Received at or before this, Unix seconds; the same holds.
+    /// Received at or before this time, in Unix seconds. Whether this bound is inclusive is unknown
+    /// too.
     pub received_before: Option<i64>,
-    /// The id of the folder that they lie in.
+    /// The id of the folder that contains the messages.
     pub folder: Option<&'a str>,
-    /// Ask the mail server itself, beyond the 90 days that Nylas keeps of the IMAP family. Needs a folder; never for other providers (Nylas facts §16).
+    /// Search on the mail server itself, beyond the 90 days that Nylas stores for the IMAP family.
+    /// Needs a folder; not allowed for other providers (Nylas facts §16).
     pub query_imap: bool,
 }
 
@@ -119,16 +128,16 @@ impl Filter<'_> {
 
 /// One page of a mailbox's messages.
 pub struct Page {
-    /// Newest first.
+    /// The messages, newest first.
     pub messages: Vec<Message>,
-    /// Objects without a usable id.
+    /// How many objects of the page had no usable id.
     pub unreadable: usize,
-    /// Pass it to the next call; `None` at the end.
+    /// The token for the next page; `None` at the end.
     pub next: Option<String>,
 }
 
 impl NylasClient {
-    /// A client of the API at `base` (`https://api.us.nylas.com` or `…eu…`).
+    /// Creates a client of the API at `base` (`https://api.us.nylas.com` or `…eu…`).
     #[must_use]
     pub fn new(http: reqwest::Client, base: &Url, api_key: SecretSource) -> Self {
         Self {
@@ -139,13 +148,13 @@ impl NylasClient {
         }
     }
 
-    /// How many requests this client and its clones have sent.
+    /// Returns how many requests this client and its clones have sent.
     #[must_use]
     pub fn requests(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
     }
 
-    /// One message with its Message-ID.
+    /// Fetches one message with its Message-ID.
     ///
     /// # Errors
     /// [`NylasError`]; an unknown grant is [`NylasError::Rejected`], not [`Fetched::Gone`].
@@ -154,11 +163,13 @@ impl NylasClient {
             .await
     }
 
-    /// The same. The bytes that have arrived are added to `held` as they arrive; an answer without a message takes its own
-    /// away again.
+    /// Fetches one message like [`NylasClient::message`] and counts its bytes.
     ///
-    /// A message of more than [`LARGEST_MESSAGE`] bytes comes without its body, with the snippet in its place, and with
-    /// [`Omission::Body`].
+    /// Bytes are added to `held` as they arrive. If the answer contains no message, its bytes are
+    /// subtracted again.
+    ///
+    /// A message of more than [`LARGEST_MESSAGE`] bytes is returned without its body. It then has
+    /// the snippet as its body, and [`Omission::Body`].
     ///
     /// # Errors
     /// Those of [`NylasClient::message`].
@@ -183,11 +194,13 @@ impl NylasClient {
                 Ok(Fetched::Message(Box::new(without_body(*message))))
             }
             Some(Fetched::Gone) => Ok(Fetched::Gone),
-            None => Err(unreadable(&"a message without its body, and too large")),
+            None => Err(unreadable(
+                &"a message that is too large even without its body",
+            )),
         }
     }
 
-    /// The message at this path; `None` when the answer has more than [`LARGEST_MESSAGE`] bytes.
+    /// Fetches the message at `path`; `None` if the answer has more than [`LARGEST_MESSAGE`] bytes.
     async fn message_at(
         &self,
         path: &str,
@@ -210,17 +223,18 @@ impl NylasClient {
         let object = answer.get_mut("data").map(Value::take).unwrap_or_default();
         let message = wire::message_of(&key.grant_id, object).map_err(|e| unreadable(&e))?;
         arrived.stay();
-        // The ledger and the queue know the message by the id that it was asked for.
+        // The ledger and the queue use the id that was requested, so the message keeps that id.
         Ok(Some(Fetched::Message(Box::new(Message {
             key: key.clone(),
             ..message
         }))))
     }
 
-    /// A page of up to `limit` messages, newest first.
+    /// Lists a page of up to `limit` messages, newest first.
     ///
     /// # Errors
-    /// [`NylasError`]; with a `page_token`, [`NylasError::Rejected`] with 400 may mean that Nylas no longer knows it.
+    /// [`NylasError`]. With a `page_token`, [`NylasError::Rejected`] with status 400 may mean that
+    /// Nylas no longer accepts the token.
     pub async fn messages(
         &self,
         grant_id: &GrantId,
@@ -231,11 +245,14 @@ impl NylasClient {
     ) -> Result<Page, NylasError> {
         let page = self.messages_within(grant_id, filter, page_token, headers, limit, usize::MAX);
         page.await?
-            .ok_or_else(|| unreadable(&"a page without an end"))
+            .ok_or_else(|| unreadable(&"a page larger than any limit"))
     }
 
-    /// The same; `None` when the page has more than `most_bytes`, most of which are bodies: ask for fewer messages. One message that alone has more comes
-    /// without its body, as in [`NylasClient::message_counted`].
+    /// Lists a page like [`NylasClient::messages`]; `None` if the page has more than `most_bytes`
+    /// bytes, most of which are bodies.
+    ///
+    /// After `None`, ask for fewer messages. If a single message (`limit` 1) is larger than that,
+    /// it is returned without its body, as in [`NylasClient::message_counted`].
     ///
     /// # Errors
     /// Those of [`NylasClient::messages`].
@@ -275,7 +292,7 @@ impl NylasClient {
         }))
     }
 
-    /// The page at this path; `None` when it has more than `most_bytes`.
+    /// Fetches the page at `path`; `None` if it has more than `most_bytes` bytes.
     async fn page_at(
         &self,
         path: &str,
@@ -293,7 +310,7 @@ impl NylasClient {
             .filter(|cursor| !cursor.is_empty())
             .map(str::to_owned);
         if next.is_some() && next.as_deref() == page_token {
-            return Err(unreadable(&"a page of messages that was read before"));
+            return Err(unreadable(&"a page of messages that was already read"));
         }
         let listed = listed(&answer)?.len();
         let objects = match answer.get_mut("data").map(Value::take) {
@@ -311,7 +328,7 @@ impl NylasClient {
         }))
     }
 
-    /// All grants of the application, without aliases unless Nylas volunteers them.
+    /// Lists all grants of the application. Aliases are missing unless Nylas adds them unasked.
     ///
     /// # Errors
     /// [`NylasError`].
@@ -319,7 +336,8 @@ impl NylasClient {
         let mut grants: Vec<Grant> = Vec::new();
         let mut offset = 0;
         loop {
-            // Oldest first, so that a grant made meanwhile comes last instead of moving the others by one place.
+            // Oldest first, so that a grant created meanwhile comes last and does not shift the
+            // others by one.
             let path = format!(
                 "/v3/grants?limit={GRANT_PAGE}&offset={offset}&sort_by=created_at&order_by=asc"
             );
@@ -330,11 +348,11 @@ impl NylasClient {
                 .first()
                 .is_some_and(|first| grants.iter().any(|known| known.id == first.id))
             {
-                return Err(unreadable(&"a page of grants that was read before"));
+                return Err(unreadable(&"a page of grants that was already read"));
             }
             grants.extend(page);
             offset += objects.len();
-            // A smaller limit than ours may be in force; the answer says which.
+            // Nylas may apply a smaller limit than ours; the answer contains it.
             let limit = answer
                 .get("limit")
                 .and_then(Value::as_u64)
@@ -345,15 +363,16 @@ impl NylasClient {
         }
     }
 
-    /// Whether Nylas refuses the API key: on a path that needs no mailbox, so that a mailbox to which
-    /// nobody is signed in is told from a key that was revoked. An answer that tells nothing counts as
-    /// no.
+    /// Returns whether Nylas rejects the API key.
+    ///
+    /// Calls a path that needs no mailbox, to distinguish a revoked key from a mailbox that is
+    /// signed out. Only a 401 counts as a rejection; any other failure does not.
     pub async fn refuses_key(&self) -> bool {
         let answer = self.get("/v3/grants?limit=1").await;
         matches!(answer, Err(NylasError::SignInNeeded { .. }))
     }
 
-    /// One grant with its aliases.
+    /// Fetches one grant with its aliases.
     ///
     /// # Errors
     /// [`NylasError`].
@@ -370,7 +389,7 @@ impl NylasClient {
             .ok_or_else(|| unreadable(&"a grant without an id"))
     }
 
-    /// All folders of a mailbox.
+    /// Lists all folders of a mailbox.
     ///
     /// # Errors
     /// [`NylasError`].
@@ -388,7 +407,7 @@ impl NylasClient {
                 Some(cursor) => {
                     let next = format!("&page_token={}", encoded(cursor));
                     if next == page_token {
-                        return Err(unreadable(&"a page of folders that was read before"));
+                        return Err(unreadable(&"a page of folders that was already read"));
                     }
                     page_token = next;
                 }
@@ -397,7 +416,7 @@ impl NylasClient {
         }
     }
 
-    /// An attachment's bytes, of which there may be `limit`.
+    /// Downloads an attachment of at most `limit` bytes.
     ///
     /// # Errors
     /// [`NylasError`]; an unknown grant is [`NylasError::Rejected`], not [`FetchedFile::Missing`].
@@ -465,14 +484,14 @@ impl NylasClient {
     }
 }
 
-/// A message that was asked for without its body: the snippet stands in its place.
+/// Puts the snippet in place of the body of a message that was fetched without it.
 fn without_body(mut message: Message) -> Message {
     message.body = std::mem::take(&mut message.snippet);
     message.omissions.push(Omission::Body);
     message
 }
 
-/// Bytes that have arrived and count as held, until they stay or are dropped.
+/// Counts received bytes as held until they are kept or dropped.
 struct Arrived<'a> {
     held: &'a AtomicUsize,
     bytes: usize,
@@ -484,7 +503,7 @@ impl Arrived<'_> {
         self.bytes += bytes;
     }
 
-    /// They became something that is kept.
+    /// Leaves the bytes counted, because the caller keeps what was made of them.
     fn stay(mut self) {
         self.bytes = 0;
     }
@@ -496,7 +515,7 @@ impl Drop for Arrived<'_> {
     }
 }
 
-/// The answer's body; `None` when it has more bytes.
+/// Reads the body of the answer; `None` if it has more than `most` bytes.
 async fn body_within(
     answer: reqwest::Response,
     most: usize,
@@ -525,8 +544,11 @@ async fn body_counted(
     Ok(Some(bytes))
 }
 
-/// The objects of a list. Null counts as empty, as some of Nylas' lists print it (Nylas facts §17); an answer without `data` is no list, and
-/// must not pass for a mailbox without mail or an application without mailboxes.
+/// Returns the objects of a list.
+///
+/// Null counts as empty, as in some of Nylas' lists (Nylas facts §17). An answer without `data` is
+/// not a list, and must not be taken for a mailbox without messages or an application without
+/// mailboxes.
 fn listed(answer: &Value) -> Result<&[Value], NylasError> {
     match answer.get("data") {
         Some(Value::Array(objects)) => Ok(objects),
@@ -547,7 +569,7 @@ mod tests {
 
     #[test]
     fn an_id_is_encoded_once_and_wholly() {
-        // The vector that Nylas' Python SDK asserts (Nylas facts §8).
+        // The test vector of Nylas' Python SDK (Nylas facts §8).
         let id = "<!&!AAAAAAAAAAAuAAAAAAAAABQ/wHZyqaNCptfKg5rnNAoBAMO2jhD3dRHOtM0AqgC7tuYAAAAAAA4AABAAAACTn3BxdTQ/T4N/0BgqPmf+AQAAAAA=@example.com>";
         assert_eq!(
             encoded(id),

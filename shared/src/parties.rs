@@ -1,31 +1,33 @@
-//! Who the people on a mail are: the activity parties. Pure.
+//! Resolves the participants of a message to activity parties. Pure.
 //!
-//! Each address becomes one party for each role (mask) that it has: sender 1, To 2, Cc 3, Bcc 4. Where the organisation knows the address,
-//! the party is bound to that row; where it does not, or where several rows claim it, the party is the address alone. So distribution lists and unknown
-//! people stay what they are.
+//! Each address becomes one party for each role (mask) that it has: sender 1, To 2, Cc 3, Bcc 4. If
+//! the organisation knows the address, the party is bound to that row. If it does not, or if
+//! several rows have the address, the party holds only the address. So distribution lists and
+//! unknown people remain plain addresses.
 //!
-//! How an address finds its rows ([`Match`]; the normal form in which addresses are compared is that of [`crate::ids::EmailAddress`]):
+//! How the rows of an address are found ([`Match`]; addresses are compared in the normalised form
+//! of [`crate::ids::EmailAddress`]):
 //!
 //! | An address that | has the rows of |
 //! | --- | --- |
 //! | is a connected mailbox's, an alias of one, or either with a tag | the mailbox's main address, if that has any |
 //! | has rows | itself |
-//! | has none and carries a tag (`ada+kites@…`) | the address without the tag |
+//! | has none and has a tag (`ada+kites@…`) | the address without the tag |
 //!
-//! Which of these rows it is ([`Choice`]):
+//! Which of these rows is chosen ([`Choice`]):
 //!
-//! | An address that is found on | is |
+//! | An address that is found on | resolves to |
 //! | --- | --- |
 //! | one active row of the first table that has any: user, queue, contact, lead, account | that row |
 //! | several active rows of that table | what the setting `ambiguous` says |
-//! | inactive rows only | the same, of these |
+//! | inactive rows only | the same, among these |
 //! | nothing | unresolved |
 //!
-//! | `ambiguous` | The address is |
+//! | `ambiguous` | The address resolves to |
 //! | --- | --- |
-//! | `unresolved`, the default | itself alone: nobody can tell which |
-//! | `most_recent` | the row that was changed last (`modifiedon`, else `createdon`; of two at the same moment the one with the lower key) |
-//! | `all` | each of them, as a party of its own; but a mail has one sender (0x80040B01, *inferred*), who is then the most recent one |
+//! | `unresolved`, the default | no row, since it is unknown which one is meant |
+//! | `most_recent` | the row that was changed last (`modifiedon`, else `createdon`; of two with the same time the one with the lower key) |
+//! | `all` | all of them, with one party for each; but an email has one sender (0x80040B01, *inferred*), who is then the most recent one |
 //!
 //! That several parties of one role may have the same `addressused` is *inferred*.
 
@@ -41,18 +43,18 @@ use crate::policy::document::Ambiguous;
 /// The role of a party, by its participation type mask (Dataverse facts §5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
-    /// 1
+    /// Mask 1.
     Sender,
-    /// 2
+    /// Mask 2.
     To,
-    /// 3
+    /// Mask 3.
     Cc,
-    /// 4
+    /// Mask 4.
     Bcc,
 }
 
 impl Role {
-    /// `participationtypemask`
+    /// Returns the value of `participationtypemask`.
     #[must_use]
     pub const fn mask(self) -> u8 {
         match self {
@@ -67,42 +69,42 @@ impl Role {
 /// One activity party.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Party {
-    /// Its role.
+    /// The party's role.
     pub role: Role,
-    /// `addressused`
+    /// The party's `addressused`.
     pub address: EmailAddress,
-    /// The row that it is; `None` when unresolved.
+    /// The row that the party is bound to; `None` if the address is unresolved.
     pub record: Option<Record>,
-    /// How that came about.
+    /// How the row was found and chosen.
     pub resolution: Resolution,
 }
 
-/// Why an address is the row that it is, or none. Holds no address, so that it can be recorded.
+/// Why an address resolves to a row, or to no row. Holds no address, so that it can be recorded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resolution {
-    /// By what its rows were found.
+    /// How its rows were found.
     pub matched: Match,
-    /// Which of them it is.
+    /// How one of them was chosen.
     pub choice: Choice,
     /// All rows that were found, in order of precedence: by table, active before inactive.
     pub candidates: Vec<Record>,
 }
 
-/// By what the rows of an address were found.
+/// How the rows of an address were found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Match {
-    /// By the address itself.
+    /// By the address as written.
     Exact,
     /// By the address without its tag.
     WithoutTag,
     /// By the main address of the mailbox that the address belongs to.
     Mailbox,
-    /// The row was made for this mail, or for another of the same run.
+    /// The row was created for this message, or for another message of the same batch.
     Made,
 }
 
 impl Match {
-    /// As the decision record names it.
+    /// Returns the name in the decision record.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -114,23 +116,23 @@ impl Match {
     }
 }
 
-/// Which row of several an address is.
+/// How a row was chosen from the rows that have an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Choice {
-    /// None has it.
+    /// No row has the address.
     Unknown,
-    /// One row of the deciding table.
+    /// There is one row in the deciding table.
     Only,
-    /// None of several: nobody can tell which.
+    /// There are several rows, and none was chosen, since it is unknown which one is meant.
     Ambiguous,
-    /// Of several, the one that was changed last.
+    /// There are several rows, and the one that was changed last was chosen.
     MostRecent,
-    /// Each of several.
+    /// There are several rows, and all of them were chosen.
     All,
 }
 
 impl Choice {
-    /// As the decision record names it.
+    /// Returns the name in the decision record.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -143,7 +145,7 @@ impl Choice {
     }
 }
 
-/// The parties of a mail: sender, To, Cc, Bcc, each in the mail's order.
+/// Returns the parties of a message: sender, To, Cc, Bcc, each in the order of the message.
 #[must_use]
 pub fn of_message(message: &Message, inside: &Inside<'_>, ambiguous: Ambiguous) -> Vec<Party> {
     let roles = [
@@ -190,7 +192,7 @@ fn of_address(
     records.map(party).collect()
 }
 
-/// The rows that an address has, and by what.
+/// Returns the rows that have an address, and how they were found.
 #[must_use]
 pub fn people_of<'a>(address: &EmailAddress, inside: &Inside<'a>) -> (Match, &'a [Person]) {
     let found: &'a Found = inside.found;
@@ -211,7 +213,7 @@ pub fn people_of<'a>(address: &EmailAddress, inside: &Inside<'a>) -> (Match, &'a
     (matched, people)
 }
 
-/// Which of the rows that have an address, in order of precedence, it is.
+/// Chooses from the rows that have an address, which are given in order of precedence.
 #[must_use]
 pub fn choose(people: &[Person], ambiguous: Ambiguous) -> (Choice, Vec<&Person>) {
     let Some(first) = people
@@ -240,7 +242,8 @@ pub fn choose(people: &[Person], ambiguous: Ambiguous) -> (Choice, Vec<&Person>)
     }
 }
 
-/// The one row that an address belongs to, of those that have it in order of precedence; none when several do.
+/// Returns the only row that an address resolves to, given its rows in order of precedence; `None`
+/// if there are none, or if the choice is ambiguous.
 #[must_use]
 pub fn resolve(people: &[Person]) -> Option<&Person> {
     choose(people, Ambiguous::Unresolved).1.first().copied()

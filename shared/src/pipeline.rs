@@ -1,22 +1,33 @@
-//! What happens to a message, in order. One story, for a batch of messages:
+//! Processes a batch of messages, from the claim to the settlement.
 //!
-//! **claim** each in the ledger → leave out what lies in a mailbox that does not **take part** →
-//! **fetch** those not yet in hand, as many as may be held at a time → **decide** by the policy →
-//! **look up** all people and mails of the batch in one
-//! `$batch` of queries → **decide** what only that can tell → **tell apart** what shares a Message-ID → **make** contacts where the policy says so → **regard** → **map** → **write** one `$batch` with one
-//! change set for each mail → **settle** each claim.
+//! The steps, in order:
 //!
-//! Decisions are pure ([`crate::policy`], [`crate::parties`], [`crate::regarding`], [`crate::mapping`]); this file does the calls between them. A message
-//! that leaves the story early takes its [`Fate`] along and is settled with the others at the end; it never stops its neighbours.
+//! 1. **claim**: claim each message in the ledger; drop messages of mailboxes that do not take
+//!    part.
+//! 2. **fetch**: fetch the messages that are not loaded yet, as many as memory allows at a time.
+//! 3. **decide**: apply the policy rules that need no data from Dataverse.
+//! 4. **look up**: look up all people and emails of the batch in one `$batch` of queries.
+//! 5. **decide** again: apply the policy rules that need the lookup result.
+//! 6. **tell apart**: find different messages that share a Message-ID.
+//! 7. **make contacts**: create contacts where the policy asks for it.
+//! 8. **regard**: choose the regarding record.
+//! 9. **map**: map the message to rows.
+//! 10. **write**: send one `$batch` with one change set for each message.
+//! 11. **settle**: end each claim with its outcome.
+//!
+//! Decisions are pure ([`crate::policy`], [`crate::parties`], [`crate::regarding`],
+//! [`crate::mapping`]); this file makes the calls between them. A message that leaves the pipeline
+//! early keeps its outcome ([`Fate`]) and is settled with the others at the end. It never stops the
+//! other messages.
 //!
 //! # What if the process dies here?
 //!
 //! | Between | Then |
 //! | --- | --- |
-//! | claim and settle | the queue delivers again after the visibility timeout; by then the lease has run out and the claim is won anew |
-//! | make contacts and write | the look-up of the next run finds the contacts |
-//! | write and settle | the look-up of the next run finds the row by its key: `written` |
-//! | the steps of a mail that is written step by step | the next run finds the Open row, adds what is missing and completes it |
+//! | claim and settle | the queue delivers again after the visibility timeout; by then the lease has run out and the message can be claimed again |
+//! | make contacts and write | the lookup of the next run finds the contacts |
+//! | write and settle | the lookup of the next run finds the row by its key: `written` |
+//! | the requests of a message that is written request by request | the next run finds the Open row, adds what is missing and completes it |
 //! | settle and the queue's acknowledgement | the next delivery finds the final state and is acknowledged |
 
 pub mod address_book;
@@ -72,39 +83,41 @@ use crate::policy::source::PolicySource;
 use crate::regarding::Decision;
 use crate::retry::FIRST_STEP;
 
-/// Everything that the story needs.
+/// The services and settings that the pipeline needs.
 pub struct Pipeline {
-    /// Where claims are kept.
+    /// The store of claims and outcomes.
     pub ledger: Ledger,
-    /// Where messages come from.
+    /// The client that fetches messages.
     pub nylas: NylasClient,
-    /// Which mailboxes are connected.
+    /// The list of connected mailboxes.
     pub mailboxes: MailboxDirectory,
-    /// Where messages go.
+    /// The client that looks up and writes rows.
     pub dataverse: DataverseClient,
-    /// As whom, and how much may be asked as each.
+    /// The application users that requests are sent as, each with its rate limit.
     pub identities: Identities,
-    /// In how many calls a mail is written.
+    /// Whether a message is written as one change set or request by request.
     pub write_mode: WriteMode,
-    /// When the row of an old mail says that it was made.
+    /// Whether the row of an old message gets its original date as `createdon`.
     pub created_on: Backdating,
-    /// What is tracked.
+    /// The source of the policy, which says what is tracked.
     pub policy: PolicySource,
-    /// How many people of one message are looked up.
+    /// The most people of one message that are looked up.
     pub people_limit: ResolvedPeopleLimit,
 }
 
 impl Pipeline {
-    /// Brings a batch of messages as far as it goes now, live mail's way: at once. The answer has each message once, however often the batch names it.
+    /// Processes a batch of live messages at once. Returns each message once, even if the batch
+    /// names it several times.
     ///
-    /// While Dataverse wants a pause, or when the invocation is nearly over, everything goes back as it came.
+    /// While Dataverse is paused, or if the invocation is nearly over, no message is claimed and
+    /// all return to the queue.
     pub async fn run(&self, work: Vec<Work>, run: Run) -> Vec<Handled> {
         let (work, mut handled) = self.hold_back(work, &run).await;
         if work.is_empty() {
             return handled;
         }
         handled.extend(match self.book(work.len(), &run, Probe::MayBe).await {
-            // Boxed, because it is seldom and large.
+            // Boxed, because it is rare and large.
             Ok(booked) if booked.is_probe => Box::pin(self.probe(work, &run, &booked)).await,
             Ok(booked) => self.story(work, &run, &booked).await.handled,
             Err(failure) => untouched(work, &failure, &run),
@@ -112,7 +125,7 @@ impl Pipeline {
         handled
     }
 
-    /// The first message alone, and the others after it, if it passes.
+    /// Processes the first message alone as a probe, and the others only if it was written.
     async fn probe(&self, work: Vec<Work>, run: &Run, booked: &Booked) -> Vec<Handled> {
         let mut work = claiming::once_each(work);
         let rest = work.split_off(work.len().min(1));
@@ -133,27 +146,29 @@ impl Pipeline {
             Aftermath::GoOn if passed && !run.is_nearly_over() => {
                 self.story(rest, run, &Booked::default()).await.handled
             }
-            // It told nothing; another message is the next probe.
+            // The probe proved nothing, or no time is left. If it proved nothing, another message
+            // is the next probe.
             Aftermath::GoOn => untouched(
                 rest,
-                &Failure::postponed(FIRST_STEP, "a probe is under way"),
+                &Failure::postponed(FIRST_STEP, "held back while a probe message was sent"),
                 run,
             ),
         });
         handled
     }
 
-    /// The story of a batch whose time is booked.
+    /// Processes a batch whose capacity is reserved, from claim to settlement.
     async fn story(&self, work: Vec<Work>, run: &Run, booked: &Booked) -> Story {
         let (jobs, mut handled) = self.claim(work, run).await;
         let mut ended = Vec::new();
         let mut traffic = Traffic::default();
         if !jobs.is_empty() {
-            // Boxed, because nested this deep the future's type is more than the compiler lays out.
+            // Boxed, because this deeply nested, the type of the future is too large for the
+            // compiler to lay out.
             traffic = Box::pin(self.bring_in(jobs, run, &mut ended)).await;
         }
         self.put_right(&booked.booking, traffic, run);
-        // Boxed, because there is seldom anything to judge.
+        // Boxed, because there is seldom a refusal to judge.
         let aftermath = Box::pin(self.judge_run(&mut ended, booked, run)).await;
         let passed = ended.iter().any(|end| end.wrote);
         handled.extend(self.settle(ended, run).await);
@@ -166,7 +181,7 @@ impl Pipeline {
         }
     }
 
-    /// Everything between claim and settle, portion by portion ([`portions`]).
+    /// Runs every step between claiming and settling, portion by portion ([`portions`]).
     async fn bring_in(&self, jobs: Vec<Job>, run: &Run, ended: &mut Vec<Ended>) -> Traffic {
         let Some((mut begun, jobs)) = self.begin(jobs, Looks::Write, run, ended).await else {
             return Traffic::default();
@@ -176,7 +191,7 @@ impl Pipeline {
         let mut is_first = true;
         while let Some(portion) = portions.next() {
             if !std::mem::take(&mut is_first) {
-                // The portions before may have begun or ended some.
+                // Earlier portions may have started or ended a pause.
                 begun.pauses = self.mailbox_pauses(&grants_of(&portion)).await;
             }
             let steps = self.portion(portion, &begun, run, &mut messages, ended);
@@ -191,7 +206,9 @@ impl Pipeline {
         Traffic::of(&begun.session, messages)
     }
 
-    /// Reads what all messages of a run stand on. `None` when nothing can be begun: the messages have ended.
+    /// Reads what all messages of a run need: pauses, policy, mailboxes and token.
+    ///
+    /// Returns `None` if no message can be processed; the outcomes are in `ended`.
     async fn begin(
         &self,
         jobs: Vec<Job>,
@@ -233,7 +250,7 @@ impl Pipeline {
         Some((begun, jobs))
     }
 
-    /// Takes as many messages of a portion as may be held through all steps. Gives back the others.
+    /// Runs all steps for as many messages of a portion as fit in memory. Returns the others.
     async fn portion(
         &self,
         mut portion: Vec<Job>,
@@ -244,7 +261,7 @@ impl Pipeline {
     ) -> Vec<Job> {
         let stopped = begun.session.ended_by().map(|error| error.clone().into());
         if let Some(failure) = refusals::of_everybody(ended).or(stopped) {
-            // They would be fetched for nothing.
+            // Fetching them would be wasted: they could not be written.
             ended.extend(all_failed(portion, &failure, run));
             return Vec::new();
         }
@@ -256,7 +273,8 @@ impl Pipeline {
         portion
     }
 
-    /// Takes as many messages from `jobs` as may be held, until the policy needs to know what Dataverse knows of them.
+    /// Fetches as many messages from `jobs` as fit in memory, and applies the policy rules that
+    /// need no lookup.
     async fn prepare(
         &self,
         jobs: &mut Vec<Job>,
@@ -270,7 +288,7 @@ impl Pipeline {
         self.decide(fetched, ground, run, ended).await
     }
 
-    /// From the look-up to the row, group by group ([`asking`]).
+    /// Runs the steps from lookup to write, group by group ([`asking`]).
     async fn track(
         &self,
         candidates: Vec<Candidate>,
@@ -304,7 +322,7 @@ impl Pipeline {
         }
     }
 
-    /// What is there already, and the rows to write.
+    /// Compares the message with existing rows and maps it to the rows to write.
     async fn map(
         &self,
         session: &Session,
@@ -360,7 +378,7 @@ impl Pipeline {
     }
 }
 
-/// Who is on it, what it concerns, whose it is.
+/// Resolves the direction, the activity parties, the regarding and the owner of a message.
 fn findings(
     candidate: &Candidate,
     regarding: Decision,
@@ -395,20 +413,20 @@ fn findings(
     }
 }
 
-/// Whether the pauses of mailboxes are written as well as read.
+/// Whether pauses of mailboxes are written or only read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Looks {
-    /// A preview, which writes nothing.
+    /// For a preview, which writes nothing.
     Only,
     Write,
 }
 
-/// How a batch ended.
+/// The result of a batch.
 struct Story {
     handled: Vec<Handled>,
     traffic: Traffic,
     aftermath: Aftermath,
-    /// A message of it was written.
+    /// At least one message of the batch was written.
     passed: bool,
 }
 
@@ -418,15 +436,15 @@ fn untouched(work: Vec<Work>, failure: &Failure, run: &Run) -> Vec<Handled> {
     handled
 }
 
-/// What all messages of a run stand on, and the calls that they share.
+/// What all messages of a run share: policy, mailboxes, Dataverse session and pauses.
 struct Begun {
     ground: Ground,
     session: Session,
-    /// The pauses of the mailboxes, as they were read last.
+    /// The pauses of the mailboxes, as last read.
     pauses: Pauses,
 }
 
-/// What mapping a message came to.
+/// The result of mapping a message: an email to write, or an outcome without a write.
 enum Mapped {
     Mail(Box<Mail>),
     Ended(Box<Ended>),

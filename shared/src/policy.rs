@@ -1,33 +1,35 @@
-//! What is tracked, and why a message was not. Pure: values in, a decision out.
+//! Decides whether a message is tracked, and records why not. Pure: values in, a decision out.
 //!
-//! The policy is one document ([`document`]) for the organisation; a mailbox may have a part of its own, which only ever narrows it ([`effective`]).
-//! Without a document, its defaults hold. The rules are asked in this order; the first that applies decides:
+//! The policy is one document ([`document`]) for the organisation. A mailbox may have an override,
+//! which can only restrict it ([`effective`]). Without a document, the defaults apply. The rules
+//! are evaluated in this order, and the first rule that applies decides:
 //!
-//! | Rule | Skips | Needs the look-up |
+//! | Rule | Skips | Needs the lookup |
 //! | --- | --- | --- |
-//! | `draft` | what lies in a drafts folder | |
-//! | `spam` | what lies in a spam folder | |
-//! | `trash` | what lies in the waste basket | |
-//! | `folder` | what does not lie in a folder that is tracked | |
-//! | `track_none` | everything of a direction that is not tracked | to tell the direction, at times |
-//! | `blocked` | mail that names somebody who is blocked | |
-//! | `bulk` | newsletters, automatic answers and other bulk mail | |
-//! | `later_in_thread` | mail that answers another | |
-//! | `nobody` | mail that names no usable address at all, so that nobody could find it again | |
-//! | `internal_only` | mail whose sender and recipients are all known, and all inside | to know the users |
-//! | `not_allowed` | mail with people outside none of whom is in a listed domain | to know the users |
-//! | `not_a_reply` | mail that answers none, where only answers are tracked | |
-//! | `answers_untracked` | mail that answers mail which is not in Dynamics 365 | yes |
-//! | `nobody_known` | mail with nobody outside whom Dynamics 365 knows | yes |
+//! | `draft` | messages in a drafts folder | |
+//! | `spam` | messages in a spam folder | |
+//! | `trash` | messages in the trash folder | |
+//! | `folder` | messages that are in no tracked folder | |
+//! | `track_none` | every message of a direction that is not tracked | sometimes, to determine the direction |
+//! | `blocked` | messages with a blocked participant | |
+//! | `bulk` | newsletters, automatic replies and other bulk mail | |
+//! | `later_in_thread` | messages that reply to another message | |
+//! | `nobody` | messages without a usable address, since no participant could find them again | |
+//! | `internal_only` | messages whose sender and recipients are all known and internal | to know the users |
+//! | `not_allowed` | messages with external participants, none of them in a listed domain | to know the users |
+//! | `not_a_reply` | messages that are not replies, if only replies are tracked | |
+//! | `answers_untracked` | replies to messages that are not in Dynamics 365 | yes |
+//! | `nobody_known` | messages without an external participant that Dynamics 365 knows | yes |
 //!
-//! A message that Nylas cannot find five times is skipped as `gone`: somebody deleted it before it
-//! was read. Before any rule is asked, and before the message is fetched, its mailbox is looked at:
-//! one that does not take part has its mail skipped as `mailbox_excluded`, one that Nylas does not
-//! list five times as `mailbox_unknown` (`shared/src/mailboxes/allow_list.rs`). Everything else is
-//! tracked.
+//! A message that Nylas cannot find five times is skipped as `gone`: it was deleted before it was
+//! read. The mailbox is checked before any rule is evaluated and before the message is fetched. A
+//! message of a mailbox that does not take part is skipped as `mailbox_excluded`; one of a mailbox
+//! that Nylas does not list five times is skipped as `mailbox_unknown`
+//! (`shared/src/mailboxes/allow_list.rs`). Everything else is tracked.
 //!
-//! The rules are asked twice: before the look-up, when a rule may leave its answer open, and after it, when none does. A message that some rule skips
-//! whatever the look-up would find is skipped at once, and nobody on it is looked up.
+//! The rules are evaluated twice: before the lookup, when a rule may leave its answer open, and
+//! after it, when every rule has an answer. A message that a rule skips whatever the lookup would
+//! find is skipped at once, and its participants are not looked up.
 
 pub mod bulk;
 mod check;
@@ -36,6 +38,7 @@ pub mod effective;
 mod inside;
 mod rules;
 pub mod source;
+pub mod token_pattern;
 
 use std::collections::{HashMap, HashSet};
 
@@ -48,51 +51,51 @@ pub use self::inside::Inside;
 pub use self::rules::{Case, Rule};
 use crate::ids::EmailAddress;
 
-/// What the policy says of a message.
+/// The policy's verdict on a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// It belongs in Dynamics 365.
+    /// The message belongs in Dynamics 365.
     Track,
-    /// It does not, by this rule.
+    /// The message is skipped by this rule.
     Skip(Rule),
-    /// Only the look-up can tell.
+    /// Cannot be determined before the lookup.
     Open,
 }
 
-/// What one rule says of a message.
+/// One rule's answer for a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
-    /// It does not apply.
+    /// The rule does not apply.
     Passes,
-    /// It leaves the message out.
+    /// The rule skips the message.
     Skips,
-    /// Only the look-up can tell.
+    /// Cannot be determined before the lookup.
     Open,
 }
 
-/// A rule that was asked.
+/// A rule that was evaluated, and its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Step {
-    /// Which.
+    /// The rule.
     pub rule: Rule,
-    /// What it said.
+    /// Its answer.
     pub answer: Answer,
 }
 
-/// What the policy says of a message, and how it came to that.
+/// The policy's decision on a message, with the rules that led to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decision {
-    /// The outcome.
+    /// The verdict.
     pub verdict: Verdict,
-    /// The rules that were asked, in order. The last of them decided, if any did.
+    /// The rules that were evaluated, in order. If a rule skipped the message, it is the last one.
     pub path: Vec<Step>,
-    /// [`Policy::version`]
+    /// The policy's [`Policy::version`].
     pub policy: String,
-    /// [`Policy::revision`]
+    /// The policy's [`Policy::revision`].
     pub revision: u64,
 }
 
-/// The rules, in the order in which they are asked.
+/// The rules in the order in which they are evaluated.
 pub const RULES: [Rule; 14] = [
     Rule::Draft,
     Rule::Spam,
@@ -110,7 +113,7 @@ pub const RULES: [Rule; 14] = [
     Rule::NobodyKnown,
 ];
 
-/// The organisation's policy: a document that has been checked.
+/// The organisation's policy: a document that passed all checks.
 #[derive(Debug, Clone)]
 pub struct Policy {
     document: Document,
@@ -122,17 +125,18 @@ pub struct Policy {
 }
 
 impl Default for Policy {
-    /// What holds where there is no document.
+    /// Returns the policy that applies without a document.
     fn default() -> Self {
         Self::of(Document::default(), "default".to_owned())
     }
 }
 
 impl Policy {
-    /// Reads and checks a document.
+    /// Parses and checks a document.
     ///
     /// # Errors
-    /// Every [`Problem`] that could be found, in the document's order: use no part of it. A text that is no such document has one.
+    /// Every [`Problem`] that was found, in the order of the document: do not use any part of it. A
+    /// text that cannot be parsed as a policy document has exactly one problem.
     pub fn parse(text: &str) -> Result<Self, Vec<Problem>> {
         let document = check::read(text).map_err(|problem| vec![problem])?;
         let problems = check::problems(&document);
@@ -159,44 +163,49 @@ impl Policy {
         }
     }
 
-    /// What it says, with the defaults filled in.
+    /// Returns the document, with the defaults filled in.
     #[must_use]
     pub fn document(&self) -> &Document {
         &self.document
     }
 
-    /// Twelve hexadecimal digits that tell this document from others; `default` where there is none.
+    /// Returns the version: twelve hexadecimal digits computed from the document's text, or
+    /// `default` if there is no document.
     #[must_use]
     pub fn version(&self) -> &str {
         &self.version
     }
 
-    /// Counts the pushes of the stored document; 0 for one that was not pushed, or was by an earlier build.
+    /// Returns how many times the stored document had been pushed; 0 for a document that was not
+    /// pushed, or was pushed by an earlier build.
     #[must_use]
     pub fn revision(&self) -> u64 {
         self.revision
     }
 
-    /// The same, as the document of this push.
+    /// Returns the same policy with this revision.
     #[must_use]
     pub fn of_revision(mut self, revision: u64) -> Self {
         self.revision = revision;
         self
     }
 
-    /// The domains, in lower case, whose addresses are inside although no mailbox or user has them.
+    /// Returns the domains, in lower case, whose addresses are internal even if no mailbox or user
+    /// has them.
     #[must_use]
     pub fn internal_domains(&self) -> &HashSet<String> {
         &self.internal_domains
     }
 
-    /// Whether any mailbox has a part of its own. Until it is known which mailbox a message lies in, nothing can be decided then.
+    /// Returns whether any mailbox has an override. If so, nothing can be decided about a message
+    /// until its mailbox is known.
     #[must_use]
     pub fn differs_by_mailbox(&self) -> bool {
         !self.parts.is_empty()
     }
 
-    /// What holds for the mailbox with this address of its own.
+    /// Returns the policy of the mailbox with this address. `None`, or an address without an
+    /// override, returns the organisation's.
     #[must_use]
     pub fn for_mailbox(&self, address: Option<&EmailAddress>) -> Effective {
         match address.and_then(|address| self.parts.get(address)) {
@@ -205,7 +214,7 @@ impl Policy {
         }
     }
 
-    /// Asks the rules about a message.
+    /// Evaluates the rules for a message.
     #[must_use]
     pub fn decide(&self, case: &Case<'_>) -> Decision {
         let mut path = Vec::new();
@@ -231,7 +240,7 @@ impl Policy {
     }
 }
 
-/// The version of a document: the beginning of its text's SHA-256.
+/// Returns the version of a document: the first six bytes of its text's SHA-256, in hexadecimal.
 #[must_use]
 pub fn version_of(text: &str) -> String {
     let digest = Sha256::digest(text.as_bytes());

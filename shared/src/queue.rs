@@ -1,7 +1,7 @@
-//! The sync queue and the backfill queue: SQS, or one in memory for `replay`.
+//! The sync queue and the backfill queue: on SQS, or in memory for `replay`.
 //!
-//! The one trait of this project, because it has two real implementations. Receiving is no part of it: Lambda receives
-//! from SQS for us and hands the worker a batch.
+//! [`SyncQueue`] is the only trait of this project, because it has two real implementations. It
+//! does not receive messages: Lambda receives from SQS and passes a batch to the worker.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,21 +12,23 @@ use aws_sdk_sqs::types::QueueAttributeName;
 use crate::aws;
 use crate::sync_request::SyncRequest;
 
-/// Longest delay of a new message.
+/// The longest delay of a new message.
 ///
 /// Source: Amazon SQS API Reference, SendMessage, `DelaySeconds`.
 const LONGEST_DELAY: Duration = Duration::from_secs(15 * 60);
 
-/// The queue could not be reached or refused the call. Answer 503, or let the batch come back: nothing was lost.
+/// The queue could not be reached or rejected the call.
+///
+/// Answer 503, or let the batch be redelivered: nothing is lost.
 #[derive(Debug, thiserror::Error)]
-#[error("the queue did not take the call: {source}")]
+#[error("the queue did not answer or rejected the call: {source}")]
 pub struct QueueError {
     #[source]
     source: Box<dyn std::error::Error + Send + Sync>,
 }
 
 impl QueueError {
-    /// The failure that `source` was.
+    /// Wraps the failure `source`.
     pub fn new(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self {
             source: source.into(),
@@ -34,9 +36,10 @@ impl QueueError {
     }
 }
 
-/// Where requests wait for the worker, and tasks for the backfill.
+/// A queue of sync requests for the worker, or of tasks for the backfill.
 pub trait SyncQueue: Send + Sync {
-    /// Adds a request, to be delivered after `delay` (SQS: 15 minutes at most, and no more is waited). Once this returns `Ok`, the request will be delivered at least once.
+    /// Adds a request, to be delivered after `delay`. SQS allows at most 15 minutes; a longer delay
+    /// is cut to that. Once this returns `Ok`, the request will be delivered at least once.
     ///
     /// # Errors
     /// [`QueueError`]: the request may or may not be queued; send it again.
@@ -48,7 +51,8 @@ pub trait SyncQueue: Send + Sync {
         self.send_body(request.to_body(), delay)
     }
 
-    /// The same for another queue's messages, which are no sync requests.
+    /// Adds a message that is not a sync request, such as a backfill task; otherwise like
+    /// [`Self::send`].
     ///
     /// # Errors
     /// [`QueueError`]: the message may or may not be queued; send it again.
@@ -58,20 +62,23 @@ pub trait SyncQueue: Send + Sync {
         delay: Duration,
     ) -> impl Future<Output = Result<(), QueueError>> + Send;
 
-    /// Hides a message that is being worked on, named by its receipt handle, for `delay` (whole seconds, rounded up, at most 12 hours).
+    /// Hides a received message, identified by its receipt handle, for `delay`.
+    ///
+    /// The delay is rounded up to whole seconds and is at most 12 hours.
     ///
     /// # Errors
-    /// [`QueueError`]: the message comes back after the queue's own visibility timeout instead.
+    /// [`QueueError`]: the message is redelivered after the queue's own visibility timeout instead.
     fn hide(
         &self,
         receipt: &str,
         delay: Duration,
     ) -> impl Future<Output = Result<(), QueueError>> + Send;
 
-    /// About how many messages wait for a worker now; those that are hidden or being worked on do not count.
+    /// Returns about how many messages are available to a worker now. Hidden messages and messages
+    /// in flight do not count.
     ///
     /// # Errors
-    /// [`QueueError`]: nothing is known.
+    /// [`QueueError`]: the number is unknown.
     fn waiting(&self) -> impl Future<Output = Result<usize, QueueError>> + Send;
 }
 
@@ -83,7 +90,7 @@ pub struct SqsQueue {
 }
 
 impl SqsQueue {
-    /// The queue at `url`.
+    /// Creates the queue at `url`.
     #[must_use]
     pub fn new(client: aws_sdk_sqs::Client, url: String) -> Self {
         Self { client, url }
@@ -123,28 +130,31 @@ impl SyncQueue for SqsQueue {
         let waiting = answer.attributes().and_then(|all| all.get(&WAITING));
         waiting
             .and_then(|n| n.parse().ok())
-            .ok_or_else(|| QueueError::new("it did not say how many messages wait"))
+            .ok_or_else(|| QueueError::new("the answer has no message count"))
     }
 }
 
-/// What SQS counts in, rounded up: what comes back too early would only have to wait once more.
+/// Converts to the whole seconds that SQS counts in. Rounds up, because a message that comes back
+/// too early would only have to wait again.
 fn whole_seconds(delay: Duration) -> i32 {
     let seconds = delay.as_secs() + u64::from(delay.subsec_nanos() > 0);
     i32::try_from(seconds).unwrap_or(i32::MAX)
 }
 
-/// A message as [`MemoryQueue::receive`] hands it out.
+/// A message as returned by [`MemoryQueue::receive`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Received {
-    /// A [`SyncRequest`] as text.
+    /// The JSON of a [`SyncRequest`].
     pub body: String,
-    /// Names this message to [`SyncQueue::hide`] and [`MemoryQueue::delete`].
+    /// Identifies this message to [`SyncQueue::hide`] and [`MemoryQueue::delete`].
     pub receipt: String,
-    /// 1 on first delivery.
+    /// The receive count: 1 on the first delivery.
     pub receive_count: u32,
 }
 
-/// A queue within the process; clones are the same queue. A hidden message stays hidden: nothing here waits for time to pass.
+/// A queue in the memory of the process. Clones share the same queue.
+///
+/// A hidden message stays hidden: the queue has no clock.
 #[derive(Debug, Clone, Default)]
 pub struct MemoryQueue {
     inner: Arc<Mutex<Messages>>,
@@ -159,7 +169,8 @@ struct Messages {
 }
 
 impl MemoryQueue {
-    /// Takes up to `max` messages, oldest first. Each stays in flight until it is deleted or hidden.
+    /// Receives up to `max` messages, oldest first. Each stays in flight until it is deleted or
+    /// hidden.
     #[must_use]
     pub fn receive(&self, max: usize) -> Vec<Received> {
         let mut queue = self.lock();
@@ -183,19 +194,19 @@ impl MemoryQueue {
             .retain(|message| message.receipt != receipt);
     }
 
-    /// How many messages wait to be received.
+    /// Returns how many messages can be received.
     #[must_use]
     pub fn visible(&self) -> usize {
         self.lock().visible.len()
     }
 
-    /// The messages that a worker hid or that were sent with a delay, and for how long.
+    /// Returns the messages that a worker hid or that were sent with a delay, with their delays.
     #[must_use]
     pub fn hidden(&self) -> Vec<(Received, Duration)> {
         self.lock().hidden.clone()
     }
 
-    // A panic elsewhere leaves the queue whole: each change here is one push or one removal.
+    // A panic elsewhere leaves the queue consistent: each change here is one push or one removal.
     fn lock(&self) -> MutexGuard<'_, Messages> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,30 +1,34 @@
-//! Which record a mail concerns. Pure: values in, a decision out that says what was looked at and why.
+//! Resolves the regarding of an email: the record that it concerns. Pure: values in, a decision out
+//! that records what was checked and why.
 //!
-//! Sources are asked in the order of the policy ([`Regarding::order`]); the first hit wins, and what comes after it is not looked at.
+//! The sources are checked in the order of the policy ([`Regarding::order`]). The first match wins,
+//! and later sources are not checked.
 //!
-//! | Source | Hits when | Never |
+//! | Source | Matches when | Never |
 //! | --- | --- | --- |
-//! | `thread` | the nearest mail that this one answers, and that concerns a record, has one of the people outside on it | for strangers to that mail, as in a forward |
-//! | `tracking_token` | the newest email with a token of the subject concerns a record, and has one of the people outside on it | for strangers to that mail |
-//! | `folder` | the mail lies in a folder that the policy ties to a record, and the record is there | |
-//! | `app` | the contacts outside have one open opportunity, case or custom row; else their companies and the accounts outside have one | when they have several |
-//! | `lead` | an open lead has an address outside | |
-//! | `contact` | a contact has an address outside | |
-//! | `account` | all contacts of an address outside have the same company, or an account has an address outside | |
+//! | `thread` | the nearest email that this one replies to, and that has a regarding, shares an external participant with this one | for strangers to that email, as in a forward |
+//! | `tracking_token` | the newest email with a token of the subject has a regarding, and shares an external participant with this one | for strangers to that email |
+//! | `folder` | the email is in a folder that the policy maps to a record, and the record exists | |
+//! | `app` | the external contacts have one open opportunity, case or custom row; else their companies and the external accounts have one | when they have several |
+//! | `lead` | an open lead has an external address | |
+//! | `contact` | a contact has an external address | |
+//! | `account` | all contacts with an external address have the same company, or an account has an external address | |
 //!
-//! Nothing of these: empty, never a guess. Where several records are found and no rule tells them apart, the source is recorded as ambiguous and the next one
-//! is asked. A record of a table that no email can concern is passed over and recorded.
+//! If no source matches, the regarding is empty; it is never guessed. If a source finds several
+//! records and no rule chooses between them, it is recorded as ambiguous and the next source is
+//! checked. A record of a table that no email can regard is skipped and recorded.
 //!
-//! People outside are taken in the order sender, To, Cc, Bcc, so the answer is the same for every mailbox's copy. Two things can differ: Bcc stands in the
-//! sender's copy only, so it is asked last, and each copy lies in a folder of its own; the copy that is written first decides.
+//! External participants are taken in the order sender, To, Cc, Bcc, so the result is the same for
+//! every mailbox's copy. Two things can differ. Only the sender's copy has the Bcc, so it is
+//! checked last. Each copy is in its own folder; the copy that is written first decides.
 //!
-//! Somebody is the same person as on an earlier mail by address, or by the row that the address belongs to. A mail that nobody outside takes part in has no
-//! strangers on it, and belongs to its thread.
+//! A participant is the same person as one on an earlier email if the address is the same, or the
+//! row that it resolves to. An email without external participants has no strangers, and belongs to
+//! its thread.
 
-mod app;
+pub mod app;
 mod decision;
 mod earlier;
-pub mod token;
 
 use crate::dataverse::further::Further;
 use crate::dataverse::look_up::Found;
@@ -38,34 +42,35 @@ use crate::policy::document::{Ambiguous, FolderRegarding, Regarding, RegardingSo
 
 pub use self::decision::{Candidate, Choice, Decision, Outcome};
 
-/// A mail, and all that the decision about it may depend on.
+/// An email, and everything that its regarding may depend on.
 pub struct Mail<'a> {
-    /// The mail.
+    /// The message.
     pub message: &'a Message,
-    /// What was looked up.
+    /// The lookup result.
     pub found: &'a Found,
-    /// Who is inside.
+    /// The internal addresses.
     pub inside: &'a Inside<'a>,
-    /// The record that the folder rule names ([`by_folder`]).
+    /// The record of the matching folder rule ([`by_folder`]).
     pub folder: Option<&'a Target>,
-    /// The policy.
+    /// The policy's settings.
     pub settings: &'a Regarding,
-    /// What an address is that several rows have.
+    /// How to resolve an address that several rows have.
     pub ambiguous: Ambiguous,
-    /// The tracking tokens of its subject ([`token::TokenPattern::in_subject`]).
+    /// The tracking tokens in its subject ([`crate::policy::token_pattern::TokenPattern::in_subject`]).
     pub tokens: &'a [String],
 }
 
-/// What deciding came to.
+/// The result of [`decide`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// It is decided.
+    /// The regarding is resolved.
     Decided(Decision),
-    /// It cannot be decided before this is answered.
+    /// The regarding cannot be resolved before these queries are answered.
     Ask(Further),
 }
 
-/// The record of the first folder rule that holds. `lies_in` says whether the mail lies in a folder, or below it, that is named so.
+/// Returns the record of the first folder rule that matches. `lies_in` returns whether the email is
+/// in the folder with this name, or in a subfolder of it.
 pub fn by_folder(rules: &[FolderRegarding], lies_in: impl Fn(&str) -> bool) -> Option<Target> {
     let rule = rules.iter().find(|rule| lies_in(&rule.folder))?;
     Some(Target {
@@ -74,7 +79,8 @@ pub fn by_folder(rules: &[FolderRegarding], lies_in: impl Fn(&str) -> bool) -> O
     })
 }
 
-/// Which record the mail concerns, or what has to be asked first. Everything that may be needed is asked for at once.
+/// Resolves the regarding of an email, or returns the queries that are needed first. All queries
+/// that may be needed are returned at once.
 #[must_use]
 pub fn decide(mail: &Mail<'_>) -> Step {
     let mut candidates = Vec::new();
@@ -99,7 +105,7 @@ pub fn decide(mail: &Mail<'_>) -> Step {
             Some(Some(names)) if further.is_empty() => {
                 return Step::Decided(chosen(candidates, *source, target, names, parent));
             }
-            // A sure hit, but an earlier source has not answered yet.
+            // This source matches, but an earlier source needs an answer first.
             Some(Some(_)) => return Step::Ask(further),
             Some(None) => {
                 for candidate in candidates.iter_mut().skip(from) {
@@ -142,7 +148,7 @@ fn chosen(
     }
 }
 
-/// A hit: the record, and for a thread the mail that is answered.
+/// A match: the record, and for a thread the email that this one replies to.
 type Hit = (Target, Option<ActivityId>);
 
 fn folder(
@@ -154,7 +160,7 @@ fn folder(
     let mut candidate = Candidate::of(RegardingSource::Folder, Outcome::Hit);
     candidate.records.push(target.clone());
     match (mail.found.names(&target.table), mail.found.is_there(target)) {
-        // What cannot be bound is noted by the caller.
+        // The caller records a table that no email can regard.
         (Some(None), _) | (Some(Some(_)), Some(true)) => {
             candidates.push(candidate);
             Some((target.clone(), None))
@@ -187,7 +193,7 @@ fn people(
     Some((target, None))
 }
 
-/// The addresses outside, in the order of the mail.
+/// Returns the external addresses, in the order of the message.
 fn outside<'a>(mail: &Mail<'a>) -> impl Iterator<Item = &'a EmailAddress> {
     let Mail {
         message, inside, ..
@@ -197,13 +203,14 @@ fn outside<'a>(mail: &Mail<'a>) -> impl Iterator<Item = &'a EmailAddress> {
         .filter(|address| !inside.contains(address))
 }
 
-/// What the addresses outside are resolved to, in the order of the mail.
+/// Returns the rows that the external addresses resolve to, in the order of the message.
 fn resolved<'a>(mail: &Mail<'a>) -> impl Iterator<Item = &'a Person> {
     outside(mail).filter_map(|address| row_of(mail, address))
 }
 
-/// The row that an address is. With the setting `all` an address is each of several rows as a party, and none of them here: nobody can tell which one
-/// the mail concerns.
+/// Returns the row that an address resolves to. With the setting `all`, an address is bound to
+/// several rows as a party, but returns `None` here, since it is unknown which of them the email
+/// regards.
 fn row_of<'a>(mail: &Mail<'a>, address: &EmailAddress) -> Option<&'a Person> {
     let (_, people) = parties::people_of(address, mail.inside);
     match parties::choose(people, mail.ambiguous) {
@@ -212,7 +219,8 @@ fn row_of<'a>(mail: &Mail<'a>, address: &EmailAddress) -> Option<&'a Person> {
     }
 }
 
-/// A qualified or disqualified lead is history: what became of it is the contact's, or nobody's.
+/// Returns the first open lead. A qualified or disqualified lead is closed: after a qualification
+/// the contact is the regarding, after a disqualification there is none.
 fn lead(mail: &Mail<'_>) -> Option<Record> {
     let mut leads = resolved(mail).filter(|person| person.active);
     leads
@@ -235,7 +243,7 @@ fn account(mail: &Mail<'_>) -> Option<Record> {
     })
 }
 
-/// The one company of the active contacts that have an address, be it one or several.
+/// Returns the company that all active contacts with an address have in common.
 fn company_of_namesakes(people: &[Person]) -> Option<Record> {
     let mut companies = people
         .iter()

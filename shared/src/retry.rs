@@ -1,52 +1,57 @@
-//! What happens after a failed call, in one place.
+//! Decides what happens after a failed call, in one place.
 //!
-//! The queue is the only retry loop. No client of Dataverse, Nylas or Entra repeats a call and nothing sleeps: a failure
-//! carries a [`RetryAdvice`], [`redelivery_delay`] turns it into a delay, and the worker asks the queue to hide the
-//! message for that long. (The AWS SDK repeats its own calls a few times within milliseconds; all of ours are safe to repeat.)
+//! The queue is the only retry loop. The clients of Dataverse, Nylas and Entra make one attempt per
+//! call, and nothing sleeps. A failure has a [`RetryAdvice`], [`redelivery_delay`] turns it into a
+//! delay, and the worker asks the queue to hide the message for that long. (The AWS SDK repeats its
+//! own calls a few times within milliseconds; all of ours are safe to repeat.)
 //!
 //! | Failure | Advice | Then |
 //! | --- | --- | --- |
-//! | 429 with `Retry-After: n` | `Postpone(n s)` | hidden for at least n s; a pause for all workers with that user of Dataverse, or for that mailbox of Nylas |
+//! | 429 with `Retry-After: n` | `Postpone(n s)` | hidden for at least n s; a pause for all workers that use the same Dataverse user, or for that Nylas mailbox |
 //! | 429 without the header | `Postpone(30 s)` | the same |
-//! | whatever of the same run comes after a Dataverse 429 or 401 | the same | goes back without another request |
-//! | a pause that another worker was told | `Postpone(rest of it)` | goes back untouched |
-//! | the invocation's time is nearly over | `Postpone(30 s)` | what was not begun goes back untouched |
-//! | 5xx, time-out, connection lost, unreadable answer | `Soon` | hidden for the backoff step |
-//! | Dataverse says that a row changed, went or came | `Soon` | the next try looks everything up again |
-//! | Dataverse 401 | `Soon` | the cached token is dropped; the next try reads the stored one |
-//! | no token: none stored yet, the stored one refused, the store does not answer | `Postpone(5 min)` | goes back untouched |
-//! | a refusal that concerns everybody ([`crate::refusal`]): disabled user, missing privilege, licence, API key; of one mailbox: nobody signed in, missing scopes | `Postpone(the pause)` | a pause for all workers; then one message goes as a probe |
-//! | a refusal of which that is not known yet | `Soon` | hidden for the backoff step |
-//! | another worker holds the claim | `Postpone(rest of its lease)` | looked at again then |
-//! | 400, 403, 413 for one message while others get through, unmappable mail | `Never` | settled `dead` with the code; the message is acknowledged |
-//! | the ledger does not answer | `Postpone(30 s)` | goes back untouched |
+//! | any later call of the same invocation after a Dataverse 429 or 401 | the same | returned to the queue without another request |
+//! | a pause that another worker stored | `Postpone(rest of it)` | returned to the queue untouched |
+//! | the invocation's time is nearly over | `Postpone(30 s)` | messages not started yet are returned to the queue untouched |
+//! | 5xx, timeout, connection lost, unreadable response | `Soon` | hidden for the current backoff step |
+//! | Dataverse reports that a row was changed, deleted or created meanwhile | `Soon` | the next attempt repeats the lookup |
+//! | Dataverse 401 | `Soon` | the cached token is dropped; the next attempt reads the stored one |
+//! | no token: none stored yet, the stored one was rejected, or the secret store does not answer | `Postpone(5 min)` | returned to the queue untouched |
+//! | a rejection that affects every message ([`crate::refusal`]): disabled user, missing privilege, licence, API key; or one mailbox: signed out, missing scopes | `Postpone(the pause)` | a pause for all workers; then one message is sent as a probe |
+//! | a rejection that is not yet known to affect every message | `Soon` | hidden for the current backoff step |
+//! | another worker holds the claim | `Postpone(rest of its lease)` | tried again then |
+//! | 400, 403, 413 for one message while others succeed, or a message that cannot be mapped | `Never` | settled as `dead` with the code; the message is acknowledged |
+//! | the ledger does not answer | `Postpone(30 s)` | returned to the queue untouched |
 //!
-//! After [`RECEIVE_LIMIT`] failures a message that could still be retried is settled `dead` too, and the queue moves it to
-//! its dead-letter queue, from where an operator sends it again. The ledger counts the failures. The queue counts deliveries, and
-//! a postponed one says nothing against the message: if it is the last one, the worker queues the message again, and however
-//! long Dataverse throttles, it costs no mail.
+//! After [`RECEIVE_LIMIT`] failures, a message that could still be retried is settled as `dead`
+//! too, and the queue moves it to its dead-letter queue. From there an operator can redrive it. The
+//! ledger counts failures, the queue counts deliveries. A postponed delivery is not a failure of
+//! the message: if it is the last one, the worker queues the message again. So no message is lost,
+//! however long Dataverse throttles.
 
 use std::time::Duration;
 
-/// How often the sync queue delivers a message before it moves it to the dead-letter queue, and after how
-/// many failures a message is given up.
+/// How often the sync queue delivers a message before it moves it to the dead-letter queue, and
+/// after how many failures a message is settled as `dead`.
 ///
 /// Equals `maxReceiveCount` in `template.yaml`; a test compares the two.
 pub const RECEIVE_LIMIT: u32 = 10;
 
-/// First step of the backoff.
+/// The first step of the backoff.
 pub const FIRST_STEP: Duration = Duration::from_secs(30);
 
-/// Each step of the backoff is so many times the one before.
+/// The factor from one backoff step to the next.
 ///
-/// Nine steps span two days: a credential that expires on a Friday evening costs no message before somebody is back.
-/// What recovers earlier is not kept waiting, because the scheduled backfill takes up whatever the ledger says is free.
+/// Nine steps span two days, so that no message is lost if a credential expires on a Friday evening
+/// and an operator fixes it after the weekend. If the service recovers earlier, messages do not
+/// have to wait, because the scheduled backfill processes every message whose claim the ledger
+/// reports as free.
 const GROWTH: u32 = 4;
 
-/// Longest time for which a message is hidden: a quarter of an hour less than the 12 hours that SQS allows.
+/// The longest time for which a message is hidden: 15 minutes less than the 12 hours of SQS.
 ///
-/// SQS counts its 12 hours from the delivery and refuses a longer total; by the time that a message is hidden, some of them have passed.
-/// Source: Amazon SQS Developer Guide, "Amazon SQS visibility timeout".
+/// SQS counts its 12 hours from the delivery and rejects a longer total. Part of them has passed by
+/// the time a message is hidden. Source: Amazon SQS Developer Guide, "Amazon SQS visibility
+/// timeout".
 pub const LONGEST_HIDE: Duration = Duration::from_secs(12 * 60 * 60 - 15 * 60);
 
 /// Whether, and when, a failed call is worth repeating.
@@ -54,21 +59,21 @@ pub const LONGEST_HIDE: Duration = Duration::from_secs(12 * 60 * 60 - 15 * 60);
 pub enum RetryAdvice {
     /// The same call will fail again.
     Never,
-    /// Not before this time has passed.
+    /// Repeat the call only after this time.
     After(Duration),
-    /// Not before this time has passed, and for no fault of the message: the delivery does not count.
+    /// Repeat the call only after this time. The message is not at fault: the delivery does not
+    /// count.
     Postpone(Duration),
-    /// At the next step of the backoff.
+    /// Repeat the call at the next step of the backoff.
     Soon,
 }
 
-/// How long the queue should hide a message before its next delivery.
+/// Returns how long the queue should hide a message before its next delivery, or `None` for
+/// [`RetryAdvice::Never`].
 ///
-/// `failures` is how many tries failed, this one included: 1 at the first failure. A postponed try
-/// is none. `jitter_percent` (0 to 25, drawn by the caller) only ever lengthens the delay, so that a
-/// `Retry-After` value is never undercut.
-///
-/// Returns `None` for [`RetryAdvice::Never`].
+/// `failures` counts the failed attempts including this one: 1 at the first failure. A postponed
+/// attempt is not a failure. `jitter_percent` (0 to 25, drawn by the caller) can only lengthen the
+/// delay, so that a `Retry-After` value is never undercut.
 #[must_use]
 pub fn redelivery_delay(
     advice: RetryAdvice,
@@ -89,7 +94,8 @@ pub fn redelivery_delay(
     Some((base + jitter).min(LONGEST_HIDE))
 }
 
-/// Reads a `Retry-After` header: whole seconds. A date, a fraction or anything else counts as absent.
+/// Reads a `Retry-After` header in whole seconds. A date, a fraction or anything else counts as
+/// absent.
 ///
 /// Source: Dataverse facts §11.1 and Nylas facts §14; both send seconds.
 #[must_use]

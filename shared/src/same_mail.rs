@@ -36,6 +36,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use sha2::{Digest, Sha256};
 
 use crate::dataverse::rows::ExistingEmail;
+use crate::ids::ActivityId;
+use crate::keys;
 use crate::message::Message;
 
 /// Two dates that are no further apart may be those of one mail in two mailboxes.
@@ -378,6 +380,19 @@ pub fn content(message: &Message) -> Option<[u8; 32]> {
         add(&name, b"\0");
     }
     (!is_empty).then(|| digest.finalize().into())
+}
+
+/// Returns the key of the row if another message of the same sender has the same Message-ID; `None`
+/// for a message without one. Ask before the policy removes subject and body.
+#[must_use]
+pub fn key_by_content(message: &Message) -> Option<ActivityId> {
+    let id = message.internet_message_id.as_ref()?;
+    Some(keys::activity_id_by_content(
+        &message.key,
+        id,
+        message.author(),
+        content(message),
+    ))
 }
 
 /// The words that a reader sees, in lower case: no tags, style sheets, scripts and comments. Addresses of pages are left

@@ -1,7 +1,7 @@
-//! Reading and writing AWS Secrets Manager.
+//! Reads and writes AWS Secrets Manager.
 //!
-//! Environment variables hold the name of a secret; its value is a [`SecretString`] from the moment it is read.
-//! How long a store that does not answer is left in peace: [`mod@failure`].
+//! Environment variables hold the name of a secret. Its value is a [`SecretString`] from the moment
+//! it is read. After a failure, the store is not asked again for a short time: see [`mod@failure`].
 
 pub mod failure;
 
@@ -18,50 +18,54 @@ use tokio::sync::Mutex;
 use self::failure::RecentFailure;
 use crate::aws;
 
-/// For so long a secret that was read is taken for the one in force.
+/// How long a secret that was read is used before it is read again.
 const FRESH: Range<TimeDelta> = TimeDelta::zero()..TimeDelta::hours(1);
 
-/// A secret that was refused is read again at most once in this time, and so is one that could not be read again.
+/// How long a doubtful secret is used before it is read again. A secret is doubtful after a service
+/// rejected it or after reading it again failed.
 const TRIED: Range<TimeDelta> = TimeDelta::zero()..TimeDelta::minutes(1);
 
-/// The label of a version that is about to become the one in force. Whoever writes next takes it along, so that versions without a label, which Secrets Manager
-/// deletes, are all that is left behind.
+/// The label of a version that is about to become the current one.
+///
+/// The next writer moves the label to its own version. An abandoned version is then left without a
+/// label, and Secrets Manager deletes versions without labels.
 const CANDIDATE: &str = "CANDIDATE";
 
-/// Which version of a secret.
+/// A version of a secret, by its staging label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
-    /// The value in force.
+    /// The value in force (`AWSCURRENT`).
     Current,
-    /// The one before it.
+    /// The value before it (`AWSPREVIOUS`).
     Previous,
-    /// What a rotation that is under way has announced; once it has ended, the value in force.
+    /// The new value of a rotation in progress (`AWSPENDING`); after the rotation, the value in
+    /// force.
     Pending,
 }
 
-/// What a secret's version amounts to.
+/// The result of reading one version of a secret.
 pub enum Stored {
-    /// This value.
+    /// The version exists.
     Value {
         /// The value.
         text: SecretString,
         /// The version's id.
         version: String,
     },
-    /// The secret exists without such a version, or does not exist.
+    /// The secret has no such version, or does not exist.
     Nothing,
 }
 
-/// Whether a value became the one in force.
+/// Whether a new value came into force.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Replaced {
     /// It did.
     Yes,
-    /// Another version has taken the place of the expected one meanwhile.
+    /// Another writer has replaced the expected version in the meantime.
     AnotherWasFaster,
 }
 
-/// The secret store could not be reached or refused the call.
+/// The secret store could not be reached or rejected the call.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("secret {id}: {cause}")]
 pub struct SecretError {
@@ -70,35 +74,37 @@ pub struct SecretError {
 }
 
 impl SecretError {
-    /// Others wrote it each time that we were about to.
+    /// Another writer replaced the secret at every attempt.
     pub(crate) fn contended(id: &str) -> Self {
         Self {
             id: id.to_owned(),
-            cause: "others replace it without a pause".to_owned(),
+            cause: "other writers replaced the value at every attempt".to_owned(),
         }
     }
 }
 
-/// A secret that a client needs for every call: given, or read from the store and kept in the process for an hour.
+/// A secret that a client needs for every call: a fixed value, or read from the store and cached in
+/// the process for an hour.
 pub enum SecretSource {
-    /// This value.
+    /// A fixed value.
     Given(SecretString),
-    /// The secret of this name in Secrets Manager.
+    /// The secret with this name in Secrets Manager.
     Stored {
         /// The store.
         client: Client,
         /// Name or ARN.
         id: String,
-        /// What was read. Held while the store is asked, so that those who wait ask once.
+        /// The cached value. Locked while the store is read, so that concurrent callers cause one
+        /// read.
         kept: Mutex<Known>,
     },
 }
 
-/// What is known of a stored secret.
+/// The cache of a stored secret.
 #[derive(Default)]
 pub struct Known {
     kept: Option<Kept>,
-    /// The last reading, if it failed while no value was known.
+    /// The last read, if it failed while no value was cached.
     failed: Option<RecentFailure>,
 }
 
@@ -106,15 +112,15 @@ pub struct Known {
 pub struct Kept {
     value: SecretString,
     read_at: DateTime<Utc>,
-    /// It was refused, or could not be read again.
+    /// A service rejected the value, or reading it again failed.
     doubtful: bool,
-    /// When doubt made the store be asked last.
+    /// When the value was last read again because it was doubtful.
     asked_again_at: Option<DateTime<Utc>>,
 }
 
 impl Kept {
     fn suffices(&self, now: DateTime<Utc>) -> bool {
-        // A clock that was put back makes an age negative, and the secret is read again.
+        // If the clock was set back, the age is negative and the secret is read again.
         if self.doubtful {
             self.asked_again_at
                 .is_some_and(|at| TRIED.contains(&(now - at)))
@@ -123,7 +129,7 @@ impl Kept {
         }
     }
 
-    /// What is known after the store was asked again.
+    /// Returns the new cache entry after the store was read again.
     fn after(self, read: Result<SecretString, SecretError>, now: DateTime<Utc>) -> Self {
         let asked_again_at = Some(now);
         match read {
@@ -134,7 +140,7 @@ impl Kept {
                 asked_again_at,
             },
             Err(error) => {
-                tracing::warn!(%error, "a secret could not be read again; the known one stays");
+                tracing::warn!(%error, "failed to read a secret again; keeping the cached value");
                 Self {
                     doubtful: true,
                     asked_again_at,
@@ -146,7 +152,7 @@ impl Kept {
 }
 
 impl SecretSource {
-    /// The secret `id` in the store, not read yet.
+    /// Creates a source for the secret `id` in the store. Reads nothing yet.
     #[must_use]
     pub fn stored(client: Client, id: String) -> Self {
         Self::Stored {
@@ -156,17 +162,19 @@ impl SecretSource {
         }
     }
 
-    /// The value. Of a store that does not answer, the last value that is known.
+    /// Returns the value. If the store does not answer, returns the cached value, whatever its age.
     ///
     /// # Errors
-    /// [`SecretError`]: let the messages come back. For five seconds after a failure the store is not asked again.
+    /// [`SecretError`]: let the messages be redelivered. For five seconds after a failure the store
+    /// is not asked again.
     pub async fn get(&self) -> Result<SecretString, SecretError> {
         let (client, id, known) = match self {
             Self::Given(value) => return Ok(value.clone()),
             Self::Stored { client, id, kept } => (client, id, kept),
         };
         let mut known = known.lock().await;
-        // After the wait for the lock: another may have asked the store meanwhile.
+        // Read the clock after waiting for the lock: another caller may have read the store
+        // meanwhile.
         let now = Utc::now();
         if let Some(kept) = known.kept.as_ref().filter(|kept| kept.suffices(now)) {
             return Ok(kept.value.clone());
@@ -175,7 +183,8 @@ impl SecretSource {
         if let Some(error) = failed.and_then(|failure| failure.error_at(now)) {
             return Err(error.clone());
         }
-        // Boxed, because the SDK's future, nested below a handler, is more than the compiler lays out.
+        // Boxed, because the SDK's future, nested below a handler, is too deep for the compiler's
+        // layout computation.
         let read = Box::pin(read_required(client, id)).await;
         let kept = match (known.kept.take(), read) {
             (Some(kept), read) => kept.after(read, now),
@@ -194,7 +203,8 @@ impl SecretSource {
         Ok(known.kept.insert(kept).value.clone())
     }
 
-    /// The value was refused: it is read again, if that was not done within the last minute.
+    /// Records that a service rejected the value. The next [`Self::get`] reads it again, unless
+    /// that was done within the last minute.
     pub async fn refused(&self) {
         if let Self::Stored { kept, .. } = self
             && let Some(kept) = kept.lock().await.kept.as_mut()
@@ -237,10 +247,10 @@ pub async fn read(client: &Client, id: &str, stage: Stage) -> Result<Stored, Sec
     }
 }
 
-/// Reads the value in force, for a program that cannot start without it.
+/// Reads the value in force and trims it, for a program that cannot start without it.
 ///
 /// # Errors
-/// [`SecretError`] also when the secret has no value yet.
+/// [`SecretError`], also if the secret has no value yet.
 pub async fn read_required(client: &Client, id: &str) -> Result<SecretString, SecretError> {
     match read(client, id, Stage::Current).await? {
         Stored::Value { text, .. } if !text.expose_secret().trim().is_empty() => {
@@ -248,13 +258,14 @@ pub async fn read_required(client: &Client, id: &str) -> Result<SecretString, Se
         }
         Stored::Value { .. } | Stored::Nothing => Err(SecretError {
             id: id.to_owned(),
-            cause: "it has no value yet; put one in with `aws secretsmanager put-secret-value`"
+            cause: "it has no value yet; store one with `aws secretsmanager put-secret-value`"
                 .to_owned(),
         }),
     }
 }
 
-/// Makes `value` the secret's value in force; the one before it stays readable as [`Stage::Previous`].
+/// Makes `value` the secret's value in force. The previous one stays readable as
+/// [`Stage::Previous`].
 ///
 /// # Errors
 /// [`SecretError`]: the old value is still in force.
@@ -269,11 +280,14 @@ pub async fn write(client: &Client, id: &str, value: &SecretString) -> Result<()
         .map_err(|error| failure(id, &error))
 }
 
-/// Makes `value` the secret's value in force, if the version `expected` still is. `None` expects that there is none; of two that write the first one at once,
-/// the later stays, since Secrets Manager puts a first version in force by itself.
+/// Makes `value` the secret's value in force, if the version `expected` still is.
 ///
-/// The version is written beside the one in force and then takes its label, which Secrets Manager moves only from the version that is named. Source: AWS Secrets
-/// Manager API Reference, `UpdateSecretVersionStage`, `RemoveFromVersionId`.
+/// `None` expects that the secret has no value yet. If two writers store the first value at the
+/// same time, the later one wins, since Secrets Manager puts a first version in force by itself.
+///
+/// The new version is first stored beside the one in force and then takes over its label. Secrets
+/// Manager moves the label only from the version that is named. Source: AWS Secrets Manager API
+/// Reference, `UpdateSecretVersionStage`, `RemoveFromVersionId`.
 ///
 /// # Errors
 /// [`SecretError`]: the old value is still in force.

@@ -1,11 +1,12 @@
-//! Prints how many requests to Dataverse a hundred new mails with two known people each take. `make bench-requests` runs it.
+//! Prints how many requests to Dataverse a hundred new messages with two known people each take.
+//! `make bench-requests` runs it.
 //!
-//! Exit status: 0 when a batch of them takes as few as promised, 1 when it takes more.
+//! Exit status: 0 if a batch of them takes at most the promised number, 1 if it takes more.
 
 #![expect(
     dead_code,
     unused_imports,
-    reason = "the world of the tests holds more than is measured here"
+    reason = "the test harness has more than this benchmark uses"
 )]
 #![expect(
     clippy::unwrap_used,
@@ -27,17 +28,17 @@ use world::hundred::{MAILS, MOST_REQUESTS, requests, requests_of_strangers};
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     println!(
-        "requests to Dataverse until {MAILS} new mails with two known people each are written"
+        "requests to Dataverse until {MAILS} new messages with two known people each are written"
     );
     let batch = requests(WriteMode::ChangeSet, MAILS).await;
-    println!("{batch:>6}  in a batch, as a change set each (at most {MOST_REQUESTS} are promised)");
+    println!("{batch:>6}  in a batch, one change set each (at most {MOST_REQUESTS} are promised)");
     let stepwise = requests(WriteMode::Stepwise, MAILS).await;
-    println!("{stepwise:>6}  in a batch, step by step");
+    println!("{stepwise:>6}  in a batch, request by request");
     let alone = requests(WriteMode::Stepwise, 1).await;
-    println!("{alone:>6}  one by one, step by step");
+    println!("{alone:>6}  one by one, request by request");
     let strangers = requests_of_strangers(WriteMode::ChangeSet, MAILS).await;
     println!(
-        "{strangers:>6}  in a batch, when both people are new and become contacts of a new company"
+        "{strangers:>6}  in a batch, if both people are new and become contacts of a new company"
     );
     if batch > MOST_REQUESTS {
         println!("more than promised");

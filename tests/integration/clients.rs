@@ -1,4 +1,5 @@
-//! Each client against a service that fails: one test for each status that we treat differently.
+//! Each client against a failing service: one test for each status that the client treats
+//! differently.
 
 mod dataverse;
 mod entra;
@@ -9,7 +10,7 @@ use std::time::Duration;
 
 use mailverse::retry::RetryAdvice;
 
-/// The advice of a 429 with `Retry-After`.
+/// The retry advice of a 429 with `Retry-After`.
 fn after(seconds: u64) -> RetryAdvice {
     RetryAdvice::Postpone(Duration::from_secs(seconds))
 }

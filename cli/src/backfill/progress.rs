@@ -1,7 +1,7 @@
-//! How a run goes, for people: a bar for each mailbox, and one line at the end.
+//! The progress of a backfill run: one bar for each mailbox, and a summary at the end.
 //!
-//! Nobody knows beforehand how many messages there are. But a list goes back in time, so how far it has come, of the time that it has to go back, is what a
-//! bar shows, and what the time left is reckoned from.
+//! The number of messages is not known in advance. But a mailbox is listed from new to old, so a
+//! bar shows how much of the time span was listed. The remaining time is estimated from that.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -14,7 +14,7 @@ use mailverse::ids::GrantId;
 
 use crate::terminal::counted;
 
-/// A bar for each mailbox, on standard error, and only on a terminal.
+/// One progress bar for each mailbox, shown on standard error and only on a terminal.
 pub(crate) struct Bars {
     all: MultiProgress,
     each: HashMap<GrantId, Mailbox>,
@@ -23,7 +23,8 @@ pub(crate) struct Bars {
 
 struct Mailbox {
     bar: ProgressBar,
-    /// Messages that were listed when we began to look: a run may have gone on for long before.
+    /// The number of messages that were listed before the first progress report. The run may have
+    /// started long before.
     listed_before: u64,
 }
 
@@ -36,6 +37,7 @@ impl Bars {
         }
     }
 
+    /// Updates the bars from an answer of the backfill function.
     pub(crate) fn show(&mut self, answer: &Answer) {
         let whole = span(Utc::now().timestamp(), answer.received_after);
         let seconds = self.begun.elapsed().as_secs();
@@ -65,9 +67,9 @@ impl Bars {
         }
     }
 
-    /// Takes the bars away.
+    /// Removes the bars.
     pub(crate) fn clear(&self) {
-        // A terminal that cannot be cleared keeps them.
+        // If the terminal cannot be cleared, the bars stay visible.
         self.all.clear().ok();
     }
 }
@@ -87,7 +89,7 @@ fn bar(grant: &GrantId, whole: u64) -> ProgressBar {
     bar.with_prefix(id)
 }
 
-/// What was found in a mailbox so far, and how many messages a second are being listed.
+/// Returns the counts of a mailbox so far, and the rate in messages per second.
 fn told(task: &TaskAnswer, rate: Option<u64>) -> String {
     let found = &task.coverage;
     let mut text = format!(
@@ -102,17 +104,17 @@ fn told(task: &TaskAnswer, rate: Option<u64>) -> String {
     match task.state {
         TaskState::Queued => {
             if let Some(rate) = rate.filter(|rate| *rate > 0) {
-                text.push_str(&format!(", {rate} a second"));
+                text.push_str(&format!(", {rate}/s"));
             }
         }
         TaskState::Done => text.push_str("; done"),
-        TaskState::Parked => text.push_str("; parked until somebody has signed in again"),
+        TaskState::Parked => text.push_str("; parked until its owner signs in again"),
         TaskState::Failed => text.push_str("; failed"),
     }
     text
 }
 
-/// How many mailboxes a run has.
+/// Returns the number of mailboxes of a run as text.
 pub(crate) fn mailboxes(answer: &Answer) -> String {
     match answer.tasks.len() {
         1 => "1 mailbox".to_owned(),
@@ -120,7 +122,9 @@ pub(crate) fn mailboxes(answer: &Answer) -> String {
     }
 }
 
-/// One line for the run, and one for each mailbox that did not come to its end.
+/// Returns one line for the run, and one for each mailbox whose task has a reason.
+///
+/// `seconds` is the duration of the run; `None` if it is unknown, and then no rate is shown.
 pub(crate) fn summary(answer: &Answer, seconds: Option<f64>) -> String {
     let verb = if answer.dry_run {
         "would be written"
@@ -140,9 +144,9 @@ pub(crate) fn summary(answer: &Answer, seconds: Option<f64>) -> String {
         answer.dead
     );
     if let Some(seconds) = seconds.filter(|seconds| *seconds >= 1.0) {
-        #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+        #[expect(clippy::cast_precision_loss, reason = "the rate is only displayed")]
         let rate = answer.total_emails as f64 / seconds;
-        text.push_str(&format!(", {rate:.0} a second"));
+        text.push_str(&format!(", {rate:.0} per second"));
     }
     for task in &answer.tasks {
         if let Some(reason) = &task.reason {

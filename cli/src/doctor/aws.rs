@@ -1,4 +1,4 @@
-//! The ledger's table and the queues.
+//! Checks of the ledger table, the stored policy and the queues.
 
 use aws_config::SdkConfig;
 use aws_sdk_dynamodb::types::{KeySchemaElement, TableDescription, TimeToLiveStatus};
@@ -20,51 +20,56 @@ const TTL: &str = "ledger TTL";
 const POLICY: &str = "policy";
 pub(super) const TABLE_CHECKS: [&str; 3] = [TABLE, TTL, POLICY];
 
-/// A queue of ours, with the queue of its dead letters.
+/// One of our SQS queues, with its dead-letter queue.
 pub(super) struct Queue {
     name: &'static str,
     setting: &'static str,
-    /// How long a worker keeps what it took: a message must stay hidden for longer, or its redelivery meets that worker.
+    /// The lease of a worker. The visibility timeout must be longer; otherwise a message is
+    /// delivered again while the first worker still holds the lease.
     lease: TimeDelta,
+    /// The name of the check of the dead-letter queue.
     dead_letters: &'static str,
-    /// What to do about these.
+    /// What to do about dead letters.
     redrive: &'static str,
 }
 
-/// New mail, and what has to be tried again.
+/// The queue with new messages and retries.
 pub(super) const SYNC: Queue = Queue {
     name: "sync queue",
     setting: "SYNC_QUEUE_URL",
     lease: LEASE,
     dead_letters: "sync dead letters",
-    redrive: "`mailverse status` says why; mend that, then redrive the dead-letter queue with SQS's own redrive",
+    redrive: "`mailverse status` shows the reasons; fix the cause, then use the SQS dead-letter queue redrive",
 };
 
-/// Mailboxes to list.
+/// The queue with backfill tasks: mailboxes to list.
 pub(super) const BACKFILL: Queue = Queue {
     name: "backfill queue",
     setting: "BACKFILL_QUEUE_URL",
     lease: TASK_LEASE,
     dead_letters: "backfill dead letters",
-    redrive: "the log of the backfill says why its tasks failed ten times; mend that, then redrive the dead-letter queue with SQS's own redrive: they go on where they were",
+    redrive: "the log of the backfill function says why its tasks failed ten times; fix the cause, then use the SQS dead-letter queue redrive: the tasks continue where they stopped",
 };
 
 impl Queue {
+    /// Returns the names of the checks of this queue.
     pub(super) const fn checks(&self) -> [&'static str; 2] {
         [self.name, self.dead_letters]
     }
 }
 
-/// The indexes that `status`, `explain` and the backfill ask.
+/// The indexes that `status`, `explain` and the backfill query.
 const INDEXES: [&str; 2] = ["attention", "activity"];
 
-/// The table, and the policy that it holds; `None` where that is not known.
+/// Checks the table, its TTL and the stored policy.
+///
+/// Returns the policy in force, or `None` if it could not be read or is invalid.
 pub(super) async fn table(aws: &SdkConfig, name: &str, checks: &mut Vec<Check>) -> Option<Policy> {
     let dynamo = aws_sdk_dynamodb::Client::new(aws);
     let described = match dynamo.describe_table().table_name(name).send().await {
         Ok(described) => described.table,
         Err(error) => {
-            let remedy = "check LEDGER_TABLE, AWS_REGION, and the right dynamodb:DescribeTable";
+            let remedy = "check LEDGER_TABLE, AWS_REGION and the right dynamodb:DescribeTable";
             checks.push(Check::broken(TABLE, describe(&error), remedy));
             checks.push(Check::skipped(TTL, TABLE));
             checks.push(Check::skipped(POLICY, TABLE));
@@ -72,7 +77,7 @@ pub(super) async fn table(aws: &SdkConfig, name: &str, checks: &mut Vec<Check>) 
         }
     };
     let problem = described.as_ref().and_then(table_problem).map(|seen| {
-        let remedy = "deploy the template, which has the table's keys and indexes; an index that is being built needs time";
+        let remedy = "deploy the template, which defines the table's keys and indexes; an index that is being built needs some time";
         (seen, remedy.to_owned())
     });
     let seen = format!("{name}, keys and {} indexes", INDEXES.len());
@@ -87,12 +92,12 @@ async fn policy(dynamo: aws_sdk_dynamodb::Client, table: &str) -> (Check, Option
     let stored = match Ledger::new(dynamo, table.to_owned()).stored_policy().await {
         Ok(stored) => stored,
         Err(error) => {
-            let remedy = "allow dynamodb:GetItem on the table; where it is allowed, push the policy anew: mailverse policy push FILE";
+            let remedy = "allow dynamodb:GetItem on the table; if it is allowed, push the policy again: mailverse policy push FILE";
             return (Check::broken(POLICY, error.to_string(), remedy), None);
         }
     };
     let Some(stored) = stored else {
-        let seen = "none is stored: the defaults hold";
+        let seen = "none stored, the defaults apply";
         return (Check::well(POLICY, seen), Some(Policy::default()));
     };
     match Policy::parse(&stored.document) {
@@ -102,11 +107,11 @@ async fn policy(dynamo: aws_sdk_dynamodb::Client, table: &str) -> (Check, Option
         }
         Err(problems) => {
             let seen = format!(
-                "version {} cannot be used: {}; messages wait",
+                "version {} is invalid: {}; messages wait",
                 stored.version,
                 counted(problems.len(), "problem")
             );
-            let remedy = "`mailverse policy show` names each; push one that can be used: mailverse policy push FILE";
+            let remedy = "`mailverse policy show` lists the problems; push a valid policy: mailverse policy push FILE";
             (Check::broken(POLICY, seen, remedy), None)
         }
     }
@@ -119,7 +124,7 @@ fn table_problem(table: &TableDescription) -> Option<String> {
         .map(KeySchemaElement::attribute_name)
         .collect();
     if keys != ["pk", "sk"] {
-        return Some(format!("its keys are {}, not pk, sk", keys.join(", ")));
+        return Some(format!("its keys are {}, expected pk, sk", keys.join(", ")));
     }
     let active = |wanted: &&&str| {
         table.global_secondary_indexes().iter().any(|index| {
@@ -135,7 +140,7 @@ fn table_problem(table: &TableDescription) -> Option<String> {
 }
 
 async fn ttl(dynamo: &aws_sdk_dynamodb::Client, name: &str) -> Check {
-    let remedy = "turn on time to live for the attribute expires_at, as the template does: without it, the table grows for ever";
+    let remedy = "turn on time to live for the attribute expires_at, as the template does: without it, the table grows without limit";
     let found = match dynamo.describe_time_to_live().table_name(name).send().await {
         Ok(found) => found.time_to_live_description,
         Err(error) => {
@@ -168,7 +173,7 @@ pub(super) async fn queue(aws: &SdkConfig, queue: &Queue, url: &str, checks: &mu
         Ok(found) => found.attributes.unwrap_or_default(),
         Err(error) => {
             let remedy = format!(
-                "check {}, AWS_REGION, and the right sqs:GetQueueAttributes",
+                "check {}, AWS_REGION and the right sqs:GetQueueAttributes",
                 queue.setting
             );
             checks.push(Check::broken(queue.name, describe(&error), remedy));
@@ -186,17 +191,17 @@ pub(super) async fn queue(aws: &SdkConfig, queue: &Queue, url: &str, checks: &mu
     let redrive: Option<Value> = redrive.and_then(|text| serde_json::from_str(text).ok());
     let hidden = number(QueueAttributeName::VisibilityTimeout);
     let field = |name| redrive.as_ref().and_then(|it| it.get(name));
-    // A number here and a text there.
+    // The count may be a JSON number or a string.
     let receives =
         field("maxReceiveCount").and_then(|it| it.as_u64().or_else(|| it.as_str()?.parse().ok()));
     let problem = if receives != Some(RECEIVE_LIMIT.into()) {
         let count = receives.map_or_else(|| "none".to_owned(), |count| count.to_string());
         Some(format!(
-            "its redrive policy allows {count} receives, not {RECEIVE_LIMIT}"
+            "its redrive policy allows {count} receives, expected {RECEIVE_LIMIT}"
         ))
     } else if TimeDelta::seconds(hidden) <= queue.lease {
         Some(format!(
-            "a message is hidden for {hidden} s, not longer than the lease of {} s",
+            "the visibility timeout is {hidden} s; it must be longer than the lease of {} s",
             queue.lease.num_seconds()
         ))
     } else {
@@ -205,11 +210,11 @@ pub(super) async fn queue(aws: &SdkConfig, queue: &Queue, url: &str, checks: &mu
     let waiting = number(QueueAttributeName::ApproximateNumberOfMessages);
     checks.push(judged(
         queue.name,
-        format!("there; about {waiting} waiting"),
+        format!("exists, about {waiting} waiting"),
         problem.map(|seen| {
             (
                 seen,
-                "deploy the template, which has the queue's settings".to_owned(),
+                "deploy the template, which defines the queue's settings".to_owned(),
             )
         }),
     ));
@@ -221,7 +226,7 @@ pub(super) async fn queue(aws: &SdkConfig, queue: &Queue, url: &str, checks: &mu
 }
 
 async fn dead_letters(sqs: &aws_sdk_sqs::Client, queue: &Queue, name: &str) -> Check {
-    let rights = "check that the dead-letter queue is there, and the rights sqs:GetQueueUrl and sqs:GetQueueAttributes on it";
+    let rights = "check that the dead-letter queue exists, and the rights sqs:GetQueueUrl and sqs:GetQueueAttributes on it";
     let url = match sqs.get_queue_url().queue_name(name).send().await {
         Ok(found) => found.queue_url.unwrap_or_default(),
         Err(error) => return Check::broken(queue.dead_letters, describe(&error), rights),

@@ -1,4 +1,4 @@
-//! A check as data, and a list of them as text or JSON. Pure.
+//! The result of one check, and the report of all checks as text or JSON. Pure.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -7,34 +7,35 @@ use serde_json::{Value, json};
 
 use crate::terminal::{counted, printable};
 
-/// Columns of the terminal that a warning keeps to.
+/// Width of the terminal in columns. The remedy of a warning is wrapped to it.
 const COLUMNS: usize = 80;
 
-/// What a check came to.
+/// The result of a check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// As it should be.
+    /// The check passed.
     Well,
-    /// Not as it should be, and what to do about it.
+    /// The check failed; `remedy` says what to do.
     Broken { remedy: String },
-    /// Nothing is broken, and it may not be what was meant: what to look at.
+    /// Nothing is broken, but it may not be what the operator meant; `remedy` says what to look at.
     Warning { remedy: String },
-    /// It could not be looked at, because something that it needs is broken or is not named.
+    /// The check was not made, because something that it needs is broken or not configured.
     Skipped,
 }
 
-/// One question, and what was seen.
+/// One check and its result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Check {
-    /// What was looked at.
+    /// What was checked.
     pub(crate) name: String,
-    /// What that came to.
+    /// The result.
     pub(crate) verdict: Verdict,
-    /// What was seen: ids, states, numbers; never content or a secret.
+    /// What was found: ids, states, numbers; never content or a secret.
     pub(crate) seen: String,
 }
 
 impl Check {
+    /// Returns a check that passed.
     pub(crate) fn well(name: impl Into<String>, seen: impl Into<String>) -> Self {
         Self {
             name: name.into(),
@@ -43,6 +44,7 @@ impl Check {
         }
     }
 
+    /// Returns a check that failed, with what to do.
     pub(crate) fn broken(
         name: impl Into<String>,
         seen: impl Into<String>,
@@ -57,6 +59,7 @@ impl Check {
         }
     }
 
+    /// Returns a check that found something that may be a mistake, with what to look at.
     pub(crate) fn warning(
         name: impl Into<String>,
         seen: impl Into<String>,
@@ -71,12 +74,13 @@ impl Check {
         }
     }
 
-    /// `needs` is the name of the check that has to be well first.
+    /// Returns a check that was not made. `needs` names the check that has to pass first, or what
+    /// is missing.
     pub(crate) fn skipped(name: impl Into<String>, needs: &str) -> Self {
         Self {
             name: name.into(),
             verdict: Verdict::Skipped,
-            seen: format!("not looked at: needs {needs}"),
+            seen: format!("not checked: needs {needs}"),
         }
     }
 
@@ -99,7 +103,8 @@ impl Check {
     }
 }
 
-/// Broken ones by a test: `seen` when it is well, else what is wrong and what to do.
+/// Returns a passed check with `seen`, or a broken one if there is a `problem`: what is wrong and
+/// what to do.
 pub(crate) fn judged(name: &str, seen: String, problem: Option<(String, String)>) -> Check {
     match problem {
         None => Check::well(name, seen),
@@ -107,23 +112,24 @@ pub(crate) fn judged(name: &str, seen: String, problem: Option<(String, String)>
     }
 }
 
-/// All checks of a run, in their order.
+/// All checks of a run, in the order in which they were made.
 #[derive(Debug, Default)]
 pub(crate) struct Report(pub(crate) Vec<Check>);
 
 impl Report {
+    /// Returns whether no check is broken. Warnings and skipped checks do not count.
     pub(crate) fn is_healthy(&self) -> bool {
         !self.0.iter().any(Check::is_broken)
     }
 
-    /// One object: `healthy`, and `checks` with `name`, `verdict` (`well`, `broken`, `warning`,
-    /// `skipped`), `seen` and `remedy` (or null).
+    /// Returns one object: `healthy`, and `checks` with `name`, `verdict` (`well`, `broken`,
+    /// `warning`, `skipped`), `seen` and `remedy` (or null).
     pub(crate) fn json(&self) -> Value {
         let checks: Vec<Value> = self.0.iter().map(Check::json).collect();
         json!({"healthy": self.is_healthy(), "checks": checks})
     }
 
-    /// The lines, and as JSON where that is asked for.
+    /// Prints one JSON object if `json` is true, otherwise one line per check.
     pub(crate) fn print(&self, out: &mut impl Write, json: bool) -> io::Result<()> {
         if json {
             writeln!(out, "{}", self.json())
@@ -137,7 +143,7 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let width = self.0.iter().map(|it| it.name.chars().count()).max();
         let width = width.unwrap_or_default();
-        // What is skipped for the same reason is one line.
+        // Consecutive checks that were skipped for the same reason share one line.
         let same = |one: &Check, other: &Check| {
             [one, other].iter().all(|it| it.verdict == Verdict::Skipped) && one.seen == other.seen
         };
@@ -176,17 +182,17 @@ impl fmt::Display for Report {
         let skipped = count(|it| it.verdict == Verdict::Skipped);
         match (broken, skipped) {
             (0, 0) if warnings.is_empty() => {
-                writeln!(f, "All {} checks are well.", self.0.len())
+                writeln!(f, "All {} checks passed.", self.0.len())
             }
             (0, 0) => writeln!(f, "Nothing is broken{warnings}."),
-            (0, _) => writeln!(f, "Nothing is broken{warnings}; {skipped} not looked at."),
+            (0, _) => writeln!(f, "Nothing is broken{warnings}; {skipped} not checked."),
             (_, 0) => writeln!(f, "{broken} broken{warnings}."),
-            (_, _) => writeln!(f, "{broken} broken{warnings}, {skipped} not looked at."),
+            (_, _) => writeln!(f, "{broken} broken{warnings}, {skipped} not checked."),
         }
     }
 }
 
-/// Lines of whole words, of at most `width` characters where a single word is not longer.
+/// Wraps `text` at spaces to lines of at most `width` characters. A longer word gets its own line.
 fn folded(text: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split_whitespace() {
@@ -209,37 +215,41 @@ mod tests {
     fn each_check_is_a_line_and_what_is_broken_says_what_to_do() {
         let report = Report(vec![
             Check::well("token", "ends in 40 minutes"),
-            Check::broken("mailbox", "invalid\u{1b}[2J", "let its owner sign in again"),
+            Check::broken(
+                "mailbox",
+                "invalid\u{1b}[2J",
+                "ask its owner to sign in again",
+            ),
             Check::skipped("read emails", "WhoAmI"),
         ]);
         let text = report.to_string();
         let expected = "✔ token        ends in 40 minutes\n\
                         ✘ mailbox      invalid [2J\n\
-                        \u{20}              → let its owner sign in again\n\
-                        – read emails  not looked at: needs WhoAmI\n\
-                        1 broken, 1 not looked at.\n";
+                        \u{20}              → ask its owner to sign in again\n\
+                        – read emails  not checked: needs WhoAmI\n\
+                        1 broken, 1 not checked.\n";
         assert_eq!(text, expected);
         assert!(!report.is_healthy());
         assert_eq!(
             report.json()["checks"][1]["remedy"],
-            "let its owner sign in again"
+            "ask its owner to sign in again"
         );
     }
 
     #[test]
     fn a_warning_breaks_nothing_and_is_folded_to_eighty_columns() {
         let name = "mailbox 11111111-2222-4333-8444-555555555555";
-        let remedy = "correct the entry, connect its mailboxes at Nylas, or leave it out";
+        let remedy = "correct the entry, connect its mailboxes at Nylas, or remove it";
         let report = Report(vec![
-            Check::well(name, "in by entry 1, google"),
+            Check::well(name, "included by entry 1, google"),
             Check::warning("MAILBOXES entry 2", "a domain: no mailbox", remedy),
         ]);
         let text = report.to_string();
-        let expected = "✔ mailbox 11111111-2222-4333-8444-555555555555  in by entry 1, google\n\
+        let expected = "✔ mailbox 11111111-2222-4333-8444-555555555555  included by entry 1, google\n\
                         ! MAILBOXES entry 2                             a domain: no mailbox\n\
                         \u{20}                                               → correct the entry, connect its\n\
-                        \u{20}                                                 mailboxes at Nylas, or leave\n\
-                        \u{20}                                                 it out\n\
+                        \u{20}                                                 mailboxes at Nylas, or remove\n\
+                        \u{20}                                                 it\n\
                         Nothing is broken, 1 warning.\n";
         assert_eq!(text, expected);
         assert!(text.lines().all(|line| line.chars().count() <= 80));
@@ -257,9 +267,9 @@ mod tests {
             skip("c"),
             Check::skipped("d", "a"),
         ]);
-        let expected = "– a and 2 more  not looked at: needs token\n\
-                        – d  not looked at: needs a\n\
-                        Nothing is broken; 4 not looked at.\n";
+        let expected = "– a and 2 more  not checked: needs token\n\
+                        – d  not checked: needs a\n\
+                        Nothing is broken; 4 not checked.\n";
         assert_eq!(report.to_string(), expected);
         assert_eq!(report.json()["checks"].as_array().unwrap().len(), 4);
     }
@@ -267,13 +277,13 @@ mod tests {
     #[test]
     fn what_was_not_looked_at_is_not_broken() {
         let well = Report(vec![Check::well("a", "b")]);
-        assert_eq!(well.to_string(), "✔ a  b\nAll 1 checks are well.\n");
+        assert_eq!(well.to_string(), "✔ a  b\nAll 1 checks passed.\n");
         let skipped = Report(vec![Check::well("a", "b"), Check::skipped("c", "a")]);
         assert!(skipped.is_healthy());
         assert!(
             skipped
                 .to_string()
-                .ends_with("Nothing is broken; 1 not looked at.\n")
+                .ends_with("Nothing is broken; 1 not checked.\n")
         );
     }
 }

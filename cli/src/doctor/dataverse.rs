@@ -1,4 +1,4 @@
-//! The organisation: the token, who we are there, the clock, its settings and columns.
+//! Checks of the Dataverse organisation: clock, token, user, file limits and column lengths.
 
 use aws_config::SdkConfig;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -21,12 +21,17 @@ const CLOCK: &str = "clock";
 const FILES: &str = "file limits";
 const LENGTH: &str = "column lengths";
 
-/// The largest file that is sent, as base64: Dataverse's default.
+/// The largest file that is sent, in bytes of base64. Dataverse's default limit.
 const LARGEST_FILE: i64 = 5_242_880;
 
-/// How far two clocks may be apart before leases, tokens and signatures of requests begin to suffer.
+/// The largest difference between two clocks. Beyond it, leases, tokens and request signatures may
+/// fail.
 const SKEW: TimeDelta = TimeDelta::seconds(60);
 
+/// Runs all checks of Dataverse. `settings` is `None` if a setting is missing.
+///
+/// # Errors
+/// The HTTP client could not be created. A call that fails is a broken check.
 pub(super) async fn examine(
     settings: Option<DataverseSettings>,
     aws: &SdkConfig,
@@ -48,26 +53,26 @@ pub(super) async fn examine(
     };
     let tokens = settings.tokens(aws);
     let (client, _) = settings.connect(aws)?;
-    // Before the token, whose end a wrong clock misjudges.
+    // Checked before the token, because a wrong clock misjudges when the token expires.
     let theirs = client.now().await;
     checks.push(clock(theirs, Utc::now()));
     let now = theirs.unwrap_or_else(Utc::now);
     let token = match tokens.read().await {
         Ok(token) if token.expires_at > now => {
             let left = (token.expires_at - now).num_minutes();
-            checks.push(Check::well(TOKEN, format!("stored, ends in {left} min")));
+            checks.push(Check::well(TOKEN, format!("stored, expires in {left} min")));
             token.access_token
         }
         other => {
-            let refresh = "run `mailverse token refresh`: where it fails, it names Entra's reason and what to do";
+            let refresh = "run `mailverse token refresh`: if it fails, it prints Entra's reason and what to do";
             let (seen, remedy) = match other {
                 Ok(token) => {
                     let ago = (now - token.expires_at).num_minutes();
-                    (format!("ended {ago} min ago"), refresh)
+                    (format!("expired {ago} min ago"), refresh)
                 }
                 Err(error @ TokenStoreError::NoToken { .. }) => (error.to_string(), refresh),
                 Err(error @ TokenStoreError::Secret(_)) => {
-                    let remedy = "check TOKEN_SECRET_ID, AWS_REGION, and the right secretsmanager:GetSecretValue";
+                    let remedy = "check TOKEN_SECRET_ID, AWS_REGION and the right secretsmanager:GetSecretValue";
                     (error.to_string(), remedy)
                 }
             };
@@ -97,32 +102,32 @@ pub(super) async fn examine(
     Ok(())
 }
 
-/// What to do when WhoAmI is refused.
+/// Returns what to do if Dataverse rejects `WhoAmI`.
 fn let_in(error: &DataverseError) -> &'static str {
     match error {
         DataverseError::TokenRejected => {
-            "the token is for another organisation, or was made before the credential changed: check DATAVERSE_URL here and at token-refresher, then run `mailverse token refresh`"
+            "the token is for another organisation, or was issued before the credential changed: check DATAVERSE_URL here and at token-refresher, then run `mailverse token refresh`"
         }
         DataverseError::Rejected { status: 403, .. } => {
             "in the Power Platform admin center, add the app registration as an application user with a security role"
         }
-        DataverseError::Throttled { .. } => "wait some minutes and try again",
+        DataverseError::Throttled { .. } => "wait a few minutes and try again",
         DataverseError::Rejected { .. }
         | DataverseError::Unavailable { .. }
         | DataverseError::Stale { .. }
-        | DataverseError::TooLarge => "check DATAVERSE_URL; where it is right, try again later",
+        | DataverseError::TooLarge => "check DATAVERSE_URL; if it is right, try again later",
     }
 }
 
 fn clock(theirs: Option<DateTime<Utc>>, ours: DateTime<Utc>) -> Check {
     let Some(theirs) = theirs else {
-        return Check::skipped(CLOCK, "Dataverse to say what time it is");
+        return Check::skipped(CLOCK, "the time from an answer of Dataverse");
     };
     let apart = ours - theirs;
     let seconds = apart.num_seconds();
     let problem = (apart.abs() > SKEW).then(|| {
         let side = if seconds > 0 { "ahead of" } else { "behind" };
-        let remedy = "set this machine's clock; tokens and signed requests are refused otherwise";
+        let remedy = "set this machine's clock; otherwise tokens and signed requests are rejected";
         (
             format!("{} s {side} Dataverse", seconds.abs()),
             remedy.to_owned(),
@@ -131,7 +136,7 @@ fn clock(theirs: Option<DateTime<Utc>>, ours: DateTime<Utc>) -> Check {
     judged(CLOCK, "within a minute of Dataverse's".to_owned(), problem)
 }
 
-/// What an attachment may be; what is more is left out of its mail, so nothing here is broken.
+/// Reports the limits for attachments. Files beyond them are left out, so this is never broken.
 async fn files(client: &DataverseClient, session: &Session) -> Check {
     let query = "organizations?$select=maxuploadfilesize,blockedattachments".to_owned();
     let rows = client.query_each(session, &[query]).await;
@@ -151,7 +156,7 @@ async fn files(client: &DataverseClient, session: &Session) -> Check {
         .filter(|it| !it.trim().is_empty());
     let largest = largest.unwrap_or(LARGEST_FILE);
     let note = if largest < LARGEST_FILE {
-        "; larger ones are refused one by one and left out"
+        "; larger files are rejected one by one and left out"
     } else {
         ""
     };
@@ -163,12 +168,13 @@ async fn files(client: &DataverseClient, session: &Session) -> Check {
     Check::well(FILES, seen)
 }
 
-/// How long texts may be here. Shorter columns are not broken: what goes into them is cut.
+/// Reports the text columns that are shorter than usual. Longer texts are cut, so this is broken
+/// only if the lengths cannot be read.
 async fn lengths(client: &DataverseClient, session: &Session) -> Check {
     let lengths = match client.read_lengths(session, &mapping::TABLES).await {
         Ok(lengths) => lengths,
         Err(error) => {
-            let remedy = "give the role of the application user the right to read definitions (Customization: Read on Entity and Attribute); without it, a mail with a text that is longer than a shortened column ends dead with 0x80044331";
+            let remedy = "give the role of the application user the right to read definitions (Customization: Read on Entity and Attribute); without it, an email with a text that is too long for a shortened column ends dead with 0x80044331";
             return Check::broken(LENGTH, error.to_string(), remedy);
         }
     };
@@ -178,18 +184,18 @@ async fn lengths(client: &DataverseClient, session: &Session) -> Check {
     });
     let shorter: Vec<String> = shorter.collect();
     let seen = match shorter.as_slice() {
-        [] => format!("{} columns hold what is written to them", LENGTHS.len()),
+        [] => format!("{} columns are long enough", LENGTHS.len()),
         some => format!("{}: longer texts are cut to that", some.join("; ")),
     };
     Check::well(LENGTH, seen)
 }
 
-/// What the calls below say of a failed request as a whole.
+/// Returns a broken check for a request that failed as a whole.
 pub(super) fn failed(name: &str, error: &DataverseError) -> Check {
     Check::broken(name, error.to_string(), "try again later")
 }
 
-/// Who the checks of privileges are about.
+/// Returns whether `user` is the id of the application user itself.
 pub(super) fn is_self(who: &WhoAmI, user: &str) -> bool {
     user.eq_ignore_ascii_case(&who.user.to_string())
 }

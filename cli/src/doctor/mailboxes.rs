@@ -1,8 +1,8 @@
-//! Which mailboxes take part, and why, and whether those that do are signed in. Pure.
+//! Checks which mailboxes take part, and whether those that do are signed in. Pure.
 //!
-//! A line for each entry of `MAILBOXES` and for each connected mailbox, each of which fits 80
-//! columns beside a grant id of 36 characters. Of an entry that is an address, only its place is
-//! shown: the report may be passed on.
+//! There is one line for each entry of `MAILBOXES` and one for each connected mailbox. Each line
+//! fits in 80 columns with a grant id of 36 characters. An entry that is an address is shown only
+//! by its position, because the report may be shared.
 
 use mailverse::mailboxes::{Admission, AllowList, Entry, SETTING};
 use mailverse::nylas::wire::Grant;
@@ -12,12 +12,12 @@ use super::check::Check;
 
 pub(super) const MAILBOXES: &str = "mailboxes";
 
-/// Characters of an entry that are shown.
+/// How many characters of an entry are shown at most.
 const ENTRY_SHOWN: usize = 18;
 
-/// `allowed` is `None` where the setting is not in order.
+/// Adds the checks of the mailboxes. `allowed` is `None` if `MAILBOXES` is missing or malformed.
 pub(super) fn examine(grants: &[Grant], allowed: Option<&AllowList>, checks: &mut Vec<Check>) {
-    // A virtual calendar is a grant without mail.
+    // A virtual calendar is a grant without an address and without mail.
     let mailboxes: Vec<&Grant> = grants.iter().filter(|it| it.address.is_some()).collect();
     let Some(allowed) = allowed else {
         checks.push(Check::skipped(MAILBOXES, SETTINGS));
@@ -43,7 +43,7 @@ fn summary(mailboxes: &[&Grant], allowed: &AllowList) -> Check {
         (_, 0) => Check::warning(
             MAILBOXES,
             format!("0 of {connected} take part"),
-            "no mail is read: name the mailboxes that take part in MAILBOXES",
+            "no mailbox is read: name the mailboxes that take part in MAILBOXES",
         ),
         (_, inside) => Check::well(MAILBOXES, format!("{inside} of {connected} take part")),
     }
@@ -57,7 +57,7 @@ fn line_of_entry(place: usize, entry: &Entry, matched: usize) -> Check {
         Entry::Workspace(id) => shortened(&format!("workspace:{id}")),
     };
     if matched == 0 {
-        let remedy = "correct the entry, connect its mailboxes at Nylas, or leave it out";
+        let remedy = "correct the entry, connect its mailboxes at Nylas, or remove it";
         return Check::warning(name, format!("{text}: no mailbox"), remedy);
     }
     let mailboxes = match matched {
@@ -70,9 +70,9 @@ fn line_of_entry(place: usize, entry: &Entry, matched: usize) -> Check {
 fn mailbox(grant: &Grant, allowed: &AllowList) -> Check {
     let name = format!("mailbox {}", grant.id);
     let why = match allowed.admission(grant) {
-        None => return Check::well(name, "out, no entry matches"),
-        Some(Admission::All) => "in by all".to_owned(),
-        Some(Admission::Entry(place)) => format!("in by entry {place}"),
+        None => return Check::well(name, "excluded, no entry matches"),
+        Some(Admission::All) => "included by all".to_owned(),
+        Some(Admission::Entry(place)) => format!("included by entry {place}"),
     };
     if grant.valid {
         return Check::well(name, format!("{why}, {}", grant.provider));
@@ -80,7 +80,7 @@ fn mailbox(grant: &Grant, allowed: &AllowList) -> Check {
     Check::broken(
         name,
         format!("{why}, signed out"),
-        "let its owner sign in again at Nylas: the next scheduled backfill then lists the mailbox since its watermark, so no mail of the time between is missing",
+        "ask its owner to sign in again at Nylas: the next scheduled backfill then lists the mailbox from its watermark, so no message is missing",
     )
 }
 
@@ -129,20 +129,20 @@ mod tests {
 ✔ mailboxes                                     2 of 3 take part
 ! MAILBOXES entry 1                             an address: no mailbox
                                                 → correct the entry, connect its
-                                                  mailboxes at Nylas, or leave
-                                                  it out
+                                                  mailboxes at Nylas, or remove
+                                                  it
 ! MAILBOXES entry 2                             a-very-long-name-…: no mailbox
                                                 → correct the entry, connect its
-                                                  mailboxes at Nylas, or leave
-                                                  it out
+                                                  mailboxes at Nylas, or remove
+                                                  it
 ✔ MAILBOXES entry 3                             an address: 1 mailbox
 ✔ MAILBOXES entry 4                             workspace:w-2: 1 mailbox
-✔ mailbox 11111111-2222-4333-8444-000000000001  in by entry 3, microsoft
-✘ mailbox 11111111-2222-4333-8444-000000000002  in by entry 4, signed out";
+✔ mailbox 11111111-2222-4333-8444-000000000001  included by entry 3, microsoft
+✘ mailbox 11111111-2222-4333-8444-000000000002  included by entry 4, signed out";
         let expected: Vec<&str> = expected.lines().collect();
         assert_eq!(lines[..expected.len()], expected);
         assert!(expected.iter().all(|line| line.chars().count() <= 80));
-        let out = "✔ mailbox 11111111-2222-4333-8444-000000000003  out, no entry matches";
+        let out = "✔ mailbox 11111111-2222-4333-8444-000000000003  excluded, no entry matches";
         assert_eq!(lines[expected.len() + 1], out);
         assert_eq!(lines[expected.len() + 2], "1 broken, 2 warnings.");
         assert!(!text.contains("ada@") && !text.contains("nobody@"));
@@ -161,7 +161,10 @@ mod tests {
             &[grant(1, "eve@theirs.example", "w", "invalid")],
             "ours.example",
         );
-        assert!(others.is_healthy(), "whoever is out need not be signed in");
+        assert!(
+            others.is_healthy(),
+            "an excluded mailbox need not be signed in"
+        );
         assert!(others.to_string().contains("0 of 1 take part"));
     }
 
@@ -170,7 +173,7 @@ mod tests {
         let all = report(&[grant(1, "eve@theirs.example", "w", "valid")], "all");
         let text = all.to_string();
         assert!(text.contains("1 of 1 take part"), "{text}");
-        assert!(text.contains("in by all, microsoft"), "{text}");
-        assert!(text.ends_with("All 2 checks are well.\n"), "{text}");
+        assert!(text.contains("included by all, microsoft"), "{text}");
+        assert!(text.ends_with("All 2 checks passed.\n"), "{text}");
     }
 }

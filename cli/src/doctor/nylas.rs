@@ -1,5 +1,4 @@
-//! The Nylas application: its key. Which of its mailboxes take part, and whether these are signed
-//! in: `mailboxes.rs`.
+//! Checks the API key of the Nylas application. `mailboxes.rs` checks its mailboxes.
 
 use mailverse::mailboxes::AllowList;
 use mailverse::nylas::NylasClient;
@@ -12,7 +11,12 @@ use super::mailboxes::{self, MAILBOXES};
 
 pub(super) const KEY: &str = "nylas key";
 
-/// The client, for what else needs the key; otherwise the check that is broken.
+/// Checks the API key, and with it the mailboxes.
+///
+/// Returns the client for the checks that need the key.
+///
+/// # Errors
+/// The name of the broken check, which the checks that need the key report as the reason.
 pub(super) async fn examine(
     nylas: &NylasClient,
     url: &Url,
@@ -28,7 +32,7 @@ pub(super) async fn examine(
             return Err(KEY);
         }
     };
-    // An application lives in one region, which is part of the address.
+    // A Nylas application belongs to one region, and the host name shows which.
     let host = url.host_str().unwrap_or_default();
     checks.push(Check::well(KEY, format!("accepted by {host}")));
     mailboxes::examine(&grants, allowed, checks);
@@ -38,14 +42,14 @@ pub(super) async fn examine(
 fn remedy(error: &NylasError) -> &'static str {
     match error {
         NylasError::NoKey { .. } => {
-            "put the API key into the secret that NYLAS_API_KEY_SECRET_ID names; where it is in there, check AWS_REGION and the right secretsmanager:GetSecretValue"
+            "put the API key into the secret that NYLAS_API_KEY_SECRET_ID names; if it is there, check AWS_REGION and the right secretsmanager:GetSecretValue"
         }
         NylasError::SignInNeeded { .. } => {
-            "store the application's API key; where it is right, the application lives in the other region: set NYLAS_API_URL to https://api.us.nylas.com or https://api.eu.nylas.com"
+            "store the application's API key; if it is right, the application is in the other region: set NYLAS_API_URL to https://api.us.nylas.com or https://api.eu.nylas.com"
         }
         NylasError::Throttled { .. } => "wait a minute and try again",
         NylasError::Unavailable { .. } | NylasError::Rejected { .. } => {
-            "check NYLAS_API_URL; where it is right, Nylas has a problem of its own: try again later"
+            "check NYLAS_API_URL; if it is right, Nylas has a problem: try again later"
         }
     }
 }

@@ -1,6 +1,8 @@
-//! What the role of the application user has to allow, each found out by a request that changes nothing.
+//! Checks the privileges that the role of the application user needs. Each check is a request that
+//! changes nothing.
 //!
-//! Some of it only where the policy or the settings ask for it: [`Wants`]. Which writes are tried: [`trials`](mod@trials).
+//! [`Wants`] lists the privileges that are needed only with certain policies or settings.
+//! [`trials`](mod@trials) lists the test writes.
 
 pub(super) mod trials;
 
@@ -21,10 +23,10 @@ use super::wants::Wants;
 /// A table that the sync reads.
 pub(super) struct Read {
     pub(super) name: &'static str,
-    /// As the role's editor calls it.
+    /// The table's name in the editor of security roles.
     pub(super) table: &'static str,
     pub(super) query: &'static str,
-    /// Done without where it may not be read, or is not there.
+    /// The sync works without the table if it may not be read or does not exist.
     pub(super) optional: bool,
 }
 
@@ -79,6 +81,7 @@ const fn read(
 const USERS: &str = "read users";
 const REST: &str = "nothing left behind";
 
+/// Adds a skipped check for each privilege, because the check `needs` is broken.
 pub(super) fn skip_all(wants: &Wants, checks: &mut Vec<Check>, needs: &str) {
     let mut names: Vec<&str> = reads(wants).map(|it| it.name).collect();
     names.extend([CREATE, WRITE, DELETE]);
@@ -103,10 +106,10 @@ fn reads(wants: &Wants) -> impl Iterator<Item = &Read> {
     READS.iter().chain(wants.app.map(|app| &app.read))
 }
 
-/// What was read of a table: `None` where it could not be.
+/// The rows that were read from a table; `None` if the read failed.
 type Rows = Option<Vec<Value>>;
 
-/// What was read, by the name of the read.
+/// The rows that were read, by the name of the read.
 struct Found(Vec<(&'static str, Rows)>);
 
 impl Found {
@@ -115,7 +118,7 @@ impl Found {
         rows.as_deref()
     }
 
-    /// The users but the application's.
+    /// Returns all users except the application user.
     fn users<'a>(&'a self, who: &'a WhoAmI) -> impl Iterator<Item = &'a Value> {
         let users = self.rows(USERS).unwrap_or_default().iter();
         users.filter(|user| text(user, "systemuserid").is_some_and(|id| !is_self(who, id)))
@@ -126,6 +129,7 @@ fn text<'a>(row: &'a Value, column: &str) -> Option<&'a str> {
     row.get(column)?.as_str()
 }
 
+/// Runs all checks of privileges.
 pub(super) async fn examine(
     client: &DataverseClient,
     session: &Session,
@@ -154,7 +158,7 @@ fn judge_read(read: &Read, answer: Result<Vec<Value>, DataverseError>) -> (Check
     match answer {
         Ok(rows) => (Check::well(read.name, "allowed"), Some(rows)),
         Err(error) if read.optional && is_done_without(&error) => {
-            let seen = format!("done without: {error}");
+            let seen = format!("optional, not readable: {error}");
             (Check::well(read.name, seen), None)
         }
         Err(error) => {
@@ -164,7 +168,9 @@ fn judge_read(read: &Read, answer: Result<Vec<Value>, DataverseError>) -> (Check
     }
 }
 
-/// As the look-up takes it: a table that is not there, or queues that may not be read.
+/// Returns whether the error means that an optional table does not exist or may not be read.
+///
+/// The lookup of the sync skips a table that does not exist, and queues that may not be read.
 fn is_done_without(error: &DataverseError) -> bool {
     match error {
         DataverseError::Rejected { status, .. } => matches!(status, 403 | 404),
@@ -178,7 +184,7 @@ fn remedy(error: &DataverseError, right: &str) -> String {
         DataverseError::Rejected { code: Some(code), .. } if code.concerns_privilege() => {
             format!("give the role of the application user the right: {right}")
         }
-        _ => "look up the code in Dataverse's documentation; a plug-in or a rule of the organisation may refuse it".to_owned(),
+        _ => "look up the code in the Dataverse documentation; a plug-in or a business rule of the organisation may have rejected it".to_owned(),
     }
 }
 
@@ -227,16 +233,16 @@ fn judge_refusal(trial: &Trial, error: &DataverseError, wants: &Wants) -> Check 
         return Check::broken(trial.name, seen, remedy(error, trial.right));
     }
     match trial.name {
-        // A user may be none who can own an email; the sync then leaves the owner out.
-        ASSIGN => Check::well(ASSIGN, format!("not for the user that was tried: {seen}")),
+        // Some users cannot own an email; the sync then leaves the owner out.
+        ASSIGN => Check::well(ASSIGN, format!("not to the user that was tested: {seen}")),
         WRITE if wants.is_stepwise() => Check::well(
             WRITE,
-            format!("refused, and WRITE_MODE is stepwise: {seen}"),
+            format!("rejected, but WRITE_MODE is stepwise: {seen}"),
         ),
         WRITE => Check::broken(
             WRITE,
             seen,
-            "set WRITE_MODE (template parameter WriteMode) to stepwise, after `mailverse doctor --probe-write` says so",
+            "run `mailverse doctor --probe-write`; if it recommends it, set WRITE_MODE (template parameter WriteMode) to stepwise",
         ),
         name => Check::broken(name, seen, remedy(error, trial.right)),
     }
@@ -246,7 +252,9 @@ fn is_privilege(error: &DataverseError) -> bool {
     matches!(error, DataverseError::Rejected { code: Some(code), .. } if code.concerns_privilege())
 }
 
-/// Whether an email may be made in another user's name: tried for one user who is known to Entra. What was tried comes with it.
+/// Checks impersonation: whether an email can be created as another user.
+///
+/// Tested with one user who has an Entra object id. Returns the test write too, if there was one.
 async fn act_for_users(
     client: &DataverseClient,
     session: &Session,
@@ -258,7 +266,7 @@ async fn act_for_users(
         Some((text(user, "systemuserid")?.to_owned(), entra_id))
     };
     let Some((user, entra_id)) = found.users(who).find_map(of_entra) else {
-        let needs = "a user with an Entra object id to try it with";
+        let needs = "a user with an Entra object id to test with";
         return (Check::skipped(ACT, needs), None);
     };
     let trial = Trial::email(ACT, "", &[], |_| Vec::new());
@@ -268,23 +276,25 @@ async fn act_for_users(
         .would_pass(session, steps)
         .await;
     let check = match answer.map(|mut all| all.pop()) {
-        Ok(Some(Ok(()))) => Check::well(ACT, format!("allowed, tried for user {user}")),
+        Ok(Some(Ok(()))) => Check::well(ACT, format!("allowed, tested with user {user}")),
         Ok(Some(Err(error))) => Check::broken(
             ACT,
             format!("user {user}: {error}"),
-            "give that user's role Create, Read, Write and Append on Activity; until then, such mails are written in the application user's name",
+            "give that user's role Create, Read, Write and Append on Activity; until then, the emails of such users are written as the application user",
         ),
         Err(error) => Check::broken(
             ACT,
             error.to_string(),
-            "give the role of the application user prvActOnBehalfOfAnotherUser (the role Delegate has it), or take impersonate out of the policy; until then, mails are written in the application user's name",
+            "give the role of the application user prvActOnBehalfOfAnotherUser (the role Delegate has it), or remove impersonate from the policy; until then, emails are written as the application user",
         ),
         Ok(None) => Check::skipped(ACT, CREATE),
     };
     (check, Some(trial))
 }
 
-/// That change sets are all or nothing here is what the trials rest on.
+/// Checks that no row of a test write remains.
+///
+/// The test writes rely on change sets being atomic in this organisation.
 async fn left_behind(client: &DataverseClient, session: &Session, trials: &[Trial]) -> Check {
     let mut queries = Vec::new();
     for of_one in trials.chunk_by(|one, other| one.row.0 == other.row.0) {
@@ -306,15 +316,15 @@ async fn left_behind(client: &DataverseClient, session: &Session, trials: &[Tria
     for answer in answers {
         match answer {
             Ok(rows) => left += rows.len(),
-            Err(_) => return Check::skipped(REST, "the right to read what was tried"),
+            Err(_) => return Check::skipped(REST, "the right to read the rows of the test writes"),
         }
     }
     if left == 0 {
-        return Check::well(REST, "every trial was taken back");
+        return Check::well(REST, "every test write was rolled back");
     }
     Check::broken(
         REST,
-        format!("{left} rows of the trials are there"),
-        "delete the rows with the subject or name \"mailverse doctor: to be taken back\", and report it: change sets are not all or nothing here",
+        format!("{left} rows of test writes remain"),
+        "delete the rows with the subject or name \"mailverse doctor: to be taken back\", and report this: change sets are not atomic in this organisation",
     )
 }

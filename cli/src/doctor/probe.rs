@@ -1,6 +1,6 @@
-//! `--probe-write`: one marked email, as the sync writes them, read back and deleted.
+//! `--probe-write`: writes one marked email as the sync does, reads it back and deletes it.
 //!
-//! Its key is always the same, so what a run that died has left is found and deleted by the next.
+//! The email always has the same key, so a run deletes what an earlier run left when it died.
 
 use chrono::{DateTime, Utc};
 use mailverse::dataverse::DataverseClient;
@@ -19,10 +19,11 @@ pub(super) const WRITE: &str = "write mode";
 const CREATED_ON: &str = "created-on";
 const REMOVED: &str = "probe deleted";
 
-/// "mailverse doctor", as an id.
+/// The key of the email: a UUID made from the text "mailverse doctor".
 const KEY: Uuid = Uuid::from_u128(0x6d61_696c_7665_4d73_a520_646f_6374_6f72);
 
-/// The wished time of creation: the start of a day, since whether the time of day is kept is unknown (Dataverse facts §20).
+/// The created-on that is requested: the start of a day, because it is unknown whether Dataverse
+/// keeps the time of day (Dataverse facts §20).
 const WISHED: &str = "2020-02-02T00:00:00Z";
 
 const COLUMN: &str = "overriddencreatedon";
@@ -60,13 +61,14 @@ fn fields(value: Value) -> Map<String, Value> {
     }
 }
 
-/// How the mail went in.
+/// How the email was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
     ChangeSet,
     Stepwise,
 }
 
+/// Deletes what an earlier run left, writes the email, reads it back and deletes it.
 pub(super) async fn write(
     client: &DataverseClient,
     session: &Session,
@@ -77,7 +79,7 @@ pub(super) async fn write(
     match client.remove(session, id).await {
         Ok(()) | Err(DataverseError::Stale { .. }) => {}
         Err(error) => {
-            let remedy = "give the role Delete on Activity, and where an earlier probe is left, delete the email \"mailverse doctor: to be deleted\"";
+            let remedy = "give the role Delete on Activity; if an email \"mailverse doctor: to be deleted\" of an earlier probe exists, delete it";
             checks.push(Check::broken(WRITE, error.to_string(), remedy));
             return;
         }
@@ -85,9 +87,9 @@ pub(super) async fn write(
     let (way, with_created_on) = match try_all(client, session).await {
         Ok(found) => found,
         Err(error) => {
-            let remedy = "an email passes neither in one change set nor step by step: see the lines above, and look up the code";
+            let remedy = "an email can be written neither in one change set nor step by step: see the lines above, and look up the code";
             checks.push(Check::broken(WRITE, error.to_string(), remedy));
-            // Step by step, a draft may have stayed.
+            // The stepwise attempt may have left a draft.
             let _gone = client.remove(session, id).await;
             return;
         }
@@ -95,15 +97,15 @@ pub(super) async fn write(
     checks.push(match way {
         Way::ChangeSet if wants.is_stepwise() => Check::well(
             WRITE,
-            "stepwise, and changeset would pass: it needs far fewer requests",
+            "stepwise, but changeset works here too and needs far fewer requests",
         ),
-        Way::ChangeSet => Check::well(WRITE, "changeset: the three steps pass in one change set"),
+        Way::ChangeSet => Check::well(WRITE, "changeset: all three steps work in one change set"),
         Way::Stepwise if wants.is_stepwise() => {
-            Check::well(WRITE, "stepwise: the three steps pass one by one only")
+            Check::well(WRITE, "stepwise: the three steps work only one by one")
         }
         Way::Stepwise => Check::broken(
             WRITE,
-            "the three steps pass one by one, and not in one change set",
+            "the three steps work one by one, but not in one change set",
             "set WRITE_MODE (template parameter WriteMode) to stepwise",
         ),
     });
@@ -111,27 +113,30 @@ pub(super) async fn write(
     let state = client.existing(session, id).await.map(|found| found.state);
     checks.push(match (state, client.remove(session, id).await) {
         (Ok(RowState::Completed), Ok(())) => {
-            Check::well(REMOVED, "it was there, completed, and is gone")
+            Check::well(REMOVED, "read back as completed, then deleted")
         }
         (Ok(state), Ok(())) => Check::broken(
             REMOVED,
-            format!("it was {state:?}, not completed"),
-            "a plug-in or a workflow changes emails here: find out which",
+            format!("the email was {state:?}, expected completed"),
+            "a plug-in or a workflow of the organisation changes emails: find out which",
         ),
         (Err(error), Ok(())) => Check::broken(
             REMOVED,
-            format!("it could not be read back: {error}"),
+            format!("failed to read the email back: {error}"),
             "give the role Read on Activity",
         ),
         (_, Err(error)) => Check::broken(
             REMOVED,
             error.to_string(),
-            format!("delete the email {KEY} by hand, and give the role Delete on Activity"),
+            format!("delete the email {KEY} manually, and give the role Delete on Activity"),
         ),
     });
 }
 
-/// In one change set if that passes, else step by step; with the wished time of creation if that passes.
+/// Writes the email in one change set, with the requested created-on if that works, otherwise
+/// without it. If both fail, writes it step by step.
+///
+/// Returns how it was written, and whether the created-on was accepted.
 async fn try_all(
     client: &DataverseClient,
     session: &Session,
@@ -146,12 +151,13 @@ async fn try_all(
     Ok((Way::Stepwise, false))
 }
 
-/// What became of the wished time. Nothing needs it, so nothing is broken without.
+/// Reports whether the organisation keeps a requested created-on. It is optional, so this is never
+/// broken.
 async fn created_on(client: &DataverseClient, session: &Session, sent: bool) -> Check {
     if !sent {
         return Check::well(
             CREATED_ON,
-            "refused: CREATED_ON=original has no effect, unless the role gets prvOverrideCreatedOnCreatedBy",
+            "rejected: CREATED_ON=original has no effect unless the role has prvOverrideCreatedOnCreatedBy",
         );
     }
     let query = format!("emails?$select=createdon&$filter=activityid%20eq%20{KEY}");
@@ -162,13 +168,13 @@ async fn created_on(client: &DataverseClient, session: &Session, sent: bool) -> 
         text.parse::<DateTime<Utc>>().ok()
     });
     match created {
-        None => Check::skipped(CREATED_ON, "the email to be read back"),
+        None => Check::skipped(CREATED_ON, "the right to read the email back"),
         Some(time) if time.date_naive().to_string() == "2020-02-02" => {
-            Check::well(CREATED_ON, "taken: CREATED_ON can be original")
+            Check::well(CREATED_ON, "accepted: CREATED_ON can be original")
         }
         Some(_) => Check::well(
             CREATED_ON,
-            "taken, and ignored: CREATED_ON=original has no effect",
+            "accepted but ignored: CREATED_ON=original has no effect",
         ),
     }
 }

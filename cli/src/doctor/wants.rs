@@ -1,4 +1,4 @@
-//! What the policy and the settings ask for that needs more than the sync does otherwise.
+//! The requirements of the policy and the settings beyond what the sync always needs.
 
 use mailverse::dataverse::write::WriteMode;
 use mailverse::pipeline::created_on::CreatedOn;
@@ -7,7 +7,7 @@ use mailverse::policy::document::{App, CreateContacts, Impersonate, RegardingSou
 use super::privileges::Read;
 use super::privileges::trials::Append;
 
-/// The table whose open rows mail concerns.
+/// A table whose open rows can be the regarding of an email.
 pub(super) struct AppTable {
     pub(super) read: Read,
     pub(super) append: Append,
@@ -47,23 +47,24 @@ const CASES: AppTable = AppTable {
     },
 };
 
-/// What is asked for.
+/// The features in use that need further privileges.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Wants {
-    /// Contacts and companies are made.
+    /// Contacts and accounts are created.
     pub(super) contacts: bool,
-    /// Mail concerns the open rows of this table. A custom one is not looked at: which rows it has is the policy's own business.
+    /// The regarding can be an open row of this table. A custom table is not checked, because only
+    /// the policy defines what its rows are.
     pub(super) app: Option<&'static AppTable>,
-    /// Rows are written in their owners' names.
+    /// Rows are written as their owners (impersonation).
     pub(super) impersonate: bool,
-    /// What rows say of when they were made.
+    /// The created-on of rows: now, or the original time.
     pub(super) created_on: CreatedOn,
-    /// In how many calls a mail is written.
+    /// Whether an email is written in one change set or step by step.
     pub(super) write_mode: WriteMode,
 }
 
 impl Wants {
-    /// Of the settings of the functions.
+    /// Returns the requirements of the functions' settings.
     pub(super) fn new(write_mode: WriteMode, created_on: CreatedOn) -> Self {
         Self {
             created_on,
@@ -80,7 +81,7 @@ impl Wants {
         self.created_on == CreatedOn::Original
     }
 
-    /// And of the policy. A mailbox's part asks for nothing more.
+    /// Adds the requirements of the policy's defaults. An override for a mailbox cannot need more.
     pub(super) fn add(&mut self, policy: &Settings) {
         self.contacts = policy.create_contacts != CreateContacts::Never;
         self.impersonate = policy.impersonate == Impersonate::Owner;

@@ -1,13 +1,14 @@
-//! Which messages of the ledger somebody means.
+//! Finds the messages in the ledger that an operator's text refers to.
 //!
-//! | What is given | How it is found |
+//! | The text is | Looked up in |
 //! | --- | --- |
 //! | an activity id | the ledger's index by row |
 //! | `mailbox/message` | the ledger |
-//! | a provider's message id | the ledger, in every mailbox that Nylas lists |
+//! | a provider's message id | the ledger, for every mailbox that Nylas lists |
 //! | a Message-ID | the rows in Dataverse that have it, then as an activity id |
 //!
-//! A text may be several of these (IMAP mailboxes have Message-IDs for message ids, and message ids may have slashes), so each that it may be is tried.
+//! A text may match several of these: IMAP mailboxes use Message-IDs as message ids, and message
+//! ids may contain slashes. So each possible meaning is tried.
 
 use std::collections::BTreeSet;
 
@@ -26,27 +27,27 @@ use uuid::Uuid;
 
 use super::ExplainError;
 
-/// Where a message is looked for.
+/// The services that are searched for a message.
 pub(super) struct Finder {
     pub(super) table: String,
     pub(super) ledger: Ledger,
     pub(super) nylas: Option<NylasClient>,
-    /// Which mailboxes take part; `None` where the environment does not say.
+    /// The mailboxes that take part; `None` if `MAILBOXES` is not set.
     pub(super) allowed: Option<AllowList>,
     pub(super) dataverse: Option<(DataverseClient, TokenSource)>,
 }
 
-/// What was found.
+/// The result of a search.
 #[derive(Default)]
 pub(super) struct Found {
-    /// In order of their keys.
+    /// The messages, sorted by key.
     pub(super) messages: Vec<Kept>,
-    /// Where it might be found besides, with the settings that say where that is.
+    /// Lookups that were not made, each with the settings that it needs.
     unasked: Vec<&'static str>,
 }
 
 impl Found {
-    /// What could not be asked, as the end of a sentence.
+    /// Returns the lookups that were not made, as the end of a sentence.
     pub(super) fn unasked(&self) -> String {
         let mut text = String::new();
         for what in &self.unasked {
@@ -58,7 +59,10 @@ impl Found {
 }
 
 impl Finder {
-    /// Every message that `text` may mean, with all copies of the same mail.
+    /// Finds every message that `text` may refer to, and its copies in other mailboxes.
+    ///
+    /// # Errors
+    /// [`ExplainError`]: a configured service does not answer; try again.
     pub(super) async fn find(&self, text: &str) -> Result<Found, ExplainError> {
         let mut found = Found::default();
         let mut keys = BTreeSet::new();
@@ -96,12 +100,15 @@ impl Finder {
         Ok(self.kept(&key).await?.map(|kept| kept.key))
     }
 
-    /// The row that carries the mail, or would: from the mail itself where the ledger names none, because its copy in another mailbox may have one.
+    /// Returns the id of the message's row, which its copies in other mailboxes share.
+    ///
+    /// If the ledger has no row for this copy, the id is derived from the message in the mailbox,
+    /// because a copy in another mailbox may have a row. `None` if the message cannot be read.
     async fn row_of(&self, kept: &Kept) -> Option<ActivityId> {
         if kept.entry.activity_id.is_some() {
             return kept.entry.activity_id;
         }
-        // The mail of a mailbox that takes no part is not read, not even to explain that.
+        // Messages of a mailbox that does not take part are not read, not even to explain that.
         let no_part = [Rule::MailboxExcluded, Rule::MailboxUnknown].map(Rule::name);
         if kept
             .entry
@@ -112,22 +119,22 @@ impl Finder {
             return None;
         }
         let nylas = self.nylas.as_ref()?;
-        // Without it, this copy is still told of.
+        // If this fails, this copy is still explained, but its other copies are not found.
         if !self.may_read(nylas, &kept.key.grant_id).await.ok()? {
             return None;
         }
         match nylas.message(&kept.key, Headers::Basic).await {
             Ok(Fetched::Message(message)) => Some(message.activity_id()),
-            // Without it, this copy is still told of.
+            // As above: this copy is still explained.
             Ok(Fetched::Gone) | Err(_) => None,
         }
     }
 
-    /// Whether mail of this mailbox may be fetched: it takes part, as far as the environment says
-    /// which mailboxes do.
+    /// Returns whether messages of this mailbox may be fetched: it takes part, or `MAILBOXES` is
+    /// not set.
     ///
     /// # Errors
-    /// [`NylasError`]: that cannot be told now, so nothing may be fetched.
+    /// [`NylasError`]: this could not be determined, so nothing may be fetched.
     pub(super) async fn may_read(
         &self,
         nylas: &NylasClient,
@@ -155,7 +162,7 @@ impl Finder {
         let Some(nylas) = &self.nylas else {
             found
                 .unasked
-                .push("as a provider's message id it is looked for with NYLAS_API_KEY_SECRET_ID set, or as mailbox/message");
+                .push("to look it up as a provider's message id, set NYLAS_API_KEY_SECRET_ID, or give it as mailbox/message");
             return Ok(());
         };
         let grants = nylas.grants().await.map_err(ExplainError::Grants)?;
@@ -172,14 +179,14 @@ impl Finder {
         keys: &mut BTreeSet<MessageKey>,
         found: &mut Found,
     ) -> Result<(), ExplainError> {
-        // All Message-IDs have one, and other ids of messages have none.
+        // Every Message-ID has an @, and no other id of a message does.
         let Some(id) = InternetMessageId::from_header(text).filter(|_| text.contains('@')) else {
             return Ok(());
         };
         let Some((dataverse, tokens)) = &self.dataverse else {
-            found.unasked.push(
-                "as a Message-ID it is looked for with DATAVERSE_URL and TOKEN_SECRET_ID set",
-            );
+            found
+                .unasked
+                .push("to look it up as a Message-ID, set DATAVERSE_URL and TOKEN_SECRET_ID");
             return Ok(());
         };
         let session = Session::new(tokens.token(Utc::now()).await?);
@@ -207,7 +214,9 @@ impl Finder {
     }
 }
 
-/// An activity id as Dynamics 365 prints it: with hyphens, perhaps in braces. Without hyphens, it may be a provider's message id.
+/// Parses an activity id as Dynamics 365 prints it: with hyphens, and possibly in braces.
+///
+/// Returns `None` for an id without hyphens, because it may be a provider's message id.
 fn activity(text: &str) -> Option<ActivityId> {
     let text = text.trim();
     let text = text
@@ -231,7 +240,7 @@ mod tests {
             "{1A2265B9-1C53-5C96-B593-6ECD884C829F}",
             &format!(" {id}\n"),
         ] {
-            let read = activity(text).expect("an activity id");
+            let read = activity(text).expect("the text is an activity id");
             assert_eq!(read.to_string(), id, "{text}");
         }
         for text in [

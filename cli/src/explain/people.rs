@@ -1,4 +1,5 @@
-//! Who stands at a place of a mail: from the mail itself, for the operator's own terminal.
+//! Reads the addresses of a message's people from its mailbox, to show them in the operator's
+//! terminal. The ledger has only roles and positions.
 
 use std::collections::HashMap;
 
@@ -12,16 +13,16 @@ use mailverse::policy::Policy;
 
 use super::find::Finder;
 
-/// The addresses of a mail's people, or why there are none.
+/// The addresses of a message's people, or why they are unknown.
 pub(super) enum Names {
-    /// By role, in the order in which the decision saw them.
+    /// The addresses by role, in the order of the decision record.
     Known(HashMap<&'static str, Vec<EmailAddress>>),
-    /// They cannot be told, and why.
+    /// The reason why they are unknown; empty if there are no people to show.
     Unknown(&'static str),
 }
 
 impl Names {
-    /// Reads them from the mail that the mailbox has now.
+    /// Reads the addresses from the message as it is in the mailbox now.
     pub(super) async fn read(finder: &Finder, kept: &Kept) -> Self {
         let record = kept
             .decision
@@ -31,26 +32,27 @@ impl Names {
             return Self::Unknown("");
         };
         let Some(nylas) = &finder.nylas else {
-            return Self::Unknown("addresses are shown with NYLAS_API_KEY_SECRET_ID set");
+            return Self::Unknown("set NYLAS_API_KEY_SECRET_ID to see addresses");
         };
         match finder.may_read(nylas, &kept.key.grant_id).await {
             Ok(true) => {}
-            Ok(false) => return Self::Unknown("the mailbox takes no part now: no addresses"),
-            Err(_) => return Self::Unknown("the mail cannot be fetched now: no addresses"),
+            Ok(false) => return Self::Unknown("no addresses: the mailbox does not take part"),
+            Err(_) => return Self::Unknown("no addresses: failed to fetch the message"),
         }
         let mut message = match nylas.message(&kept.key, Headers::Basic).await {
             Ok(Fetched::Message(message)) => *message,
             Ok(Fetched::Gone) => {
-                return Self::Unknown("the mailbox no longer has it: no addresses");
+                return Self::Unknown("no addresses: the mailbox no longer has the message");
             }
-            Err(_) => return Self::Unknown("the mail cannot be fetched now: no addresses"),
+            Err(_) => return Self::Unknown("no addresses: failed to fetch the message"),
         };
-        // Places count those whom the policy left on the mail.
+        // Positions in the record do not count addresses that the policy removed, so the same
+        // policy has to be applied here.
         let Some(policy) = policy_of(finder, &record).await else {
-            return Self::Unknown("another policy holds now: no addresses");
+            return Self::Unknown("no addresses: another policy is in force now");
         };
         let Ok(grants) = nylas.grants().await else {
-            return Self::Unknown("the mailboxes cannot be listed now: no addresses");
+            return Self::Unknown("no addresses: failed to list the mailboxes");
         };
         let grant = grants.iter().find(|grant| grant.id == kept.key.grant_id);
         let effective = policy.for_mailbox(grant.and_then(|grant| grant.address.as_ref()));
@@ -64,11 +66,11 @@ impl Names {
         if fits {
             Self::Known(lists)
         } else {
-            Self::Unknown("the mail names other people now: no addresses")
+            Self::Unknown("no addresses: the people of the message have changed")
         }
     }
 
-    /// The address at a place.
+    /// Returns the address at a position, from 0; `None` if it is unknown.
     pub(super) fn at(&self, role: &str, place: usize) -> Option<&str> {
         match self {
             Self::Known(lists) => Some(lists.get(role)?.get(place)?.as_str()),
@@ -76,7 +78,7 @@ impl Names {
         }
     }
 
-    /// Why there are no addresses; empty where none are missed.
+    /// Returns why there are no addresses; empty if none are missing.
     pub(super) fn missing(&self) -> &'static str {
         match self {
             Self::Known(_) => "",
@@ -85,7 +87,8 @@ impl Names {
     }
 }
 
-/// The policy that a decision was made by, if it still holds.
+/// Returns the policy of a decision if it is still in force; `None` if not, or if it cannot be
+/// read.
 async fn policy_of(finder: &Finder, record: &DecisionRecord) -> Option<Policy> {
     let policy = match finder.ledger.stored_policy().await.ok()? {
         None => Policy::default(),

@@ -1,4 +1,4 @@
-//! What is kept of a message, as lines for people or as JSON for programs.
+//! Prints what the ledger has about a message, as text or as JSON.
 
 use std::io::{self, Write};
 
@@ -11,9 +11,11 @@ use serde_json::{Value, json};
 use super::people::Names;
 use crate::terminal::printable;
 
-/// Without addresses, whoever reads it. The decision that wrote a row of ours which is no more has the row `gave_way`.
+/// Returns the stored state and decision of a message, never with addresses.
+///
+/// If our row was replaced by another client's row, `decision.row` is `gave_way` instead of `ours`.
 pub(super) fn json(kept: &Kept) -> Value {
-    // As it is kept: what a later build added is not lost.
+    // Passed through as it is stored, so that fields of a later build are not lost.
     let decision = kept.decision.as_deref();
     let mut decision: Option<Value> = decision.and_then(|text| serde_json::from_str(text).ok());
     if kept.gave_way.is_some()
@@ -38,6 +40,7 @@ pub(super) fn json(kept: &Kept) -> Value {
     })
 }
 
+/// Prints the state and the decision of a message.
 pub(super) fn print(out: &mut impl Write, kept: &Kept, names: &Names) -> io::Result<()> {
     writeln!(out, "{}", printable(&kept.key.to_string()))?;
     line(out, "state", &state(kept))?;
@@ -48,12 +51,16 @@ pub(super) fn print(out: &mut impl Write, kept: &Kept, names: &Names) -> io::Res
         line(out, "row", &format!("email {row}"))?;
     }
     if let Some(ours) = kept.gave_way {
-        let text = format!("another client's; email {ours} carried it before and gave way to it");
+        let text = format!("written by another client; it replaced our email {ours}");
         line(out, "", &text)?;
     }
     match kept.decision.as_deref().map(DecisionRecord::parse) {
-        None => line(out, "decision", "none is recorded")?,
-        Some(Err(_)) => line(out, "decision", "this version cannot read what is recorded")?,
+        None => line(out, "decision", "not recorded")?,
+        Some(Err(_)) => line(
+            out,
+            "decision",
+            "recorded in a form that this version cannot read",
+        )?,
         Some(Ok(record)) => print_decision(out, &record, names)?,
     }
     writeln!(out)
@@ -98,11 +105,7 @@ fn print_decision(out: &mut impl Write, record: &DecisionRecord, names: &Names) 
         line(out, "direction", &printable(direction))?;
     }
     if record.row == DecidedRow::Found {
-        line(
-            out,
-            "",
-            "the row was there before: another decision wrote it",
-        )?;
+        line(out, "", "the row existed before: another decision wrote it")?;
     }
     let mut label = "people";
     for person in &record.people {
@@ -116,7 +119,7 @@ fn print_decision(out: &mut impl Write, record: &DecisionRecord, names: &Names) 
         print_regarding(out, regarding)?;
     }
     if !record.made.is_empty() {
-        line(out, "made", &rows(&record.made))?;
+        line(out, "created", &rows(&record.made))?;
     }
     for (what, count) in &record.omissions {
         line(out, "left out", &format!("{count} × {}", printable(what)))?;
@@ -125,14 +128,14 @@ fn print_decision(out: &mut impl Write, record: &DecisionRecord, names: &Names) 
     if !lost.is_nothing() {
         let (candidates, made, people) = (lost.candidates, lost.made, lost.people);
         let text = format!(
-            "not recorded, for want of room: {people} people, {candidates} candidates, {made} rows made"
+            "not recorded, because the record is full: {people} people, {candidates} candidates, {made} created rows"
         );
         line(out, "", &text)?;
     }
     Ok(())
 }
 
-/// `to 2 (ada@ours.example): contact/… (only, exact); also contact/…`
+/// Describes a person: `to 2 (ada@ours.example): contact/… (only, exact); also contact/…`.
 fn described(person: &PersonPart, names: &Names) -> String {
     let mut text = format!("{} {}", printable(&person.role), person.place + 1);
     if let Some(address) = names.at(&person.role, person.place) {
@@ -180,7 +183,7 @@ fn print_regarding(out: &mut impl Write, regarding: &RegardingPart) -> io::Resul
     Ok(())
 }
 
-/// `thread: hit opportunity/…, as email/… says`
+/// Describes a candidate for the regarding: `thread: hit opportunity/…, seen in email/…`.
 fn evidence(candidate: &CandidatePart) -> String {
     let mut text = format!(
         "{}: {}",

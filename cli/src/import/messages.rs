@@ -1,4 +1,4 @@
-//! Saved messages: each with the name that its copies share, if it can be had, then through the pipeline.
+//! Imports saved messages: fetches headers that a message lacks, then runs it through the pipeline.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::OnceLock;
@@ -21,29 +21,33 @@ use super::report::{At, Report};
 use super::saved::{Kind, SavedFile};
 use super::{ImportError, Importer};
 
-/// Messages claimed together: many enough for few requests, few enough that their files are fetched before a claim ends.
+/// The batch size. Large enough to need few requests, small enough that the attachments are fetched
+/// before the claims expire.
 const AT_ONCE: usize = 20;
 
-/// Requests to Nylas in flight, of the four that Microsoft allows for one mailbox (Nylas facts §14).
+/// The number of concurrent requests to Nylas. Microsoft allows four per mailbox (Nylas facts §14).
 const FETCHES: usize = 3;
 
-/// How long Nylas is left alone when it does not say how long it wants to be.
+/// How long no request is sent to Nylas after a 429 without `Retry-After`.
 const NYLAS_PAUSE: Duration = Duration::from_secs(60);
 
-/// What is to be done with a message.
+/// What to do with a message.
 enum Ready {
-    /// Through the pipeline.
+    /// Run it through the pipeline.
     Run(Box<Message>),
-    /// It was settled before; a dry run looks no further.
+    /// It was settled before. Only a dry run returns this; it does nothing more.
     Settled(Entry),
-    /// It cannot be brought in now, or never.
+    /// It cannot be imported, now or at all; the text says why.
     Not(String),
-    /// Nylas wants no more requests.
+    /// Nylas asked for a pause, so it was not processed.
     Left,
 }
 
 impl Importer {
-    /// Brings in the messages of all files, in their order.
+    /// Imports the messages of all files, in the order of the files.
+    ///
+    /// # Errors
+    /// [`ImportError`]: the import stops. A message that fails alone is only reported.
     pub(super) async fn bring_in_messages(
         &mut self,
         files: &[SavedFile],
@@ -97,10 +101,14 @@ impl Importer {
         wire::message(&grant, object).map_err(|error| error.to_string())
     }
 
-    /// The mailbox that an object names, if it is connected, or else the one that the operator names.
+    /// Returns the mailbox that the object names if it is connected, otherwise the one that the
+    /// operator named with `--mailbox`.
+    ///
+    /// # Errors
+    /// The reason for the report: the mailbox does not take part, or is unknown.
     fn mailbox_of(&self, object: &Value) -> Result<GrantId, String> {
-        const SAY: &str = "--mailbox says whose mailbox it is";
-        // Whatever mailbox the operator names: it is the mail of one that is left alone.
+        const SAY: &str = "name its mailbox with --mailbox";
+        // Checked first: `--mailbox` must not import messages of a mailbox that does not take part.
         if let Some(why) = self.refusal(object) {
             return Err(why);
         }
@@ -165,7 +173,7 @@ impl Importer {
         }
     }
 
-    /// Gives a message the headers that it lacks, from Nylas, unless it is settled already.
+    /// Fetches the headers that a message lacks from Nylas, unless it is settled already.
     async fn ready(
         &self,
         saved: Message,
@@ -181,7 +189,7 @@ impl Importer {
         match self.ledger.entry(&saved.key).await {
             Err(error) => return Ready::Not(error.to_string()),
             Ok(Some(entry)) if entry.state == State::Written || entry.state == State::Dead => {
-                // The pipeline would say so too; in a dry run its ledger is empty.
+                // The pipeline would find this too, except in a dry run, where its ledger is empty.
                 return match self.dry {
                     Some(_) => Ready::Settled(entry),
                     None => Ready::Run(Box::new(saved)),
@@ -200,7 +208,7 @@ impl Importer {
             Ok(Fetched::Message(message)) => Ready::Run(message),
             Ok(Fetched::Gone) => Ready::Run(Box::new(as_it_is(saved))),
             Err(NylasError::Throttled { retry_after }) => {
-                // Of several that are refused, the first says how long.
+                // If several requests are throttled, the first one sets the pause.
                 stop.get_or_init(|| Utc::now() + retry_after.unwrap_or(NYLAS_PAUSE));
                 Ready::Left
             }
@@ -209,22 +217,24 @@ impl Importer {
     }
 }
 
-/// A message of which no more can be had.
+/// Returns the message as it was saved, because nothing more can be fetched.
 ///
-/// IMAP mailboxes call a message by its Message-ID, brackets included (Nylas facts §8, where another source has a hash): an id of that form is taken for one,
-/// since a copy in another mailbox has the same.
+/// In IMAP mailboxes the message id is the Message-ID with its brackets (Nylas facts §8, where
+/// another source has a hash). An id of that form is used as the Message-ID, so that a copy in
+/// another mailbox gets the same row.
 fn as_it_is(mut message: Message) -> Message {
     let id = message.key.message_id.as_str();
     let is_message_id = id.starts_with('<') && id.ends_with('>') && id.contains('@');
     if message.internet_message_id.is_none() && is_message_id {
         message.internet_message_id = InternetMessageId::from_header(id);
     }
-    // All that there are: the pipeline need not ask for more.
+    // There are no further headers, so the pipeline must not fetch the message again.
     message.has_all_headers = true;
     message
 }
 
-/// As the backfill brings what it listed.
+/// Returns the delivery of a message that is already fetched, as the backfill does for a listed
+/// message.
 fn in_hand(message: Message) -> Work {
     Work {
         request: SyncRequest {

@@ -1,7 +1,9 @@
-//! Saved contacts: the cards of all files as one address book, some people at a time.
+//! Imports saved contacts: merges the cards of all files into one address book, and writes it in
+//! batches.
 
 use indicatif::ProgressBar;
-use mailverse::contacts::card::{Card, NoAddress, Place, people};
+use mailverse::contact_card::Card;
+use mailverse::contacts::card::{NoAddress, Place, people};
 use mailverse::nylas::wire;
 use mailverse::pipeline::address_book::{CardFate, CompaniesMade};
 
@@ -9,11 +11,14 @@ use super::report::{At, Report, card_outcome};
 use super::saved::{Kind, SavedFile};
 use super::{ImportError, Importer};
 
-/// People looked up and written together.
+/// The batch size: how many people are looked up and written together.
 const AT_ONCE: usize = 50;
 
 impl Importer {
-    /// Brings in the contacts of all files.
+    /// Imports the contacts of all files.
+    ///
+    /// # Errors
+    /// [`ImportError`]: the import stops. A contact that fails alone is only reported.
     pub(super) async fn bring_in_people(
         &mut self,
         files: &[SavedFile],
@@ -61,7 +66,7 @@ impl Importer {
                     report.note(
                         at,
                         "ambiguous",
-                        "it has addresses of several cards: nothing is changed",
+                        "it shares addresses with several cards: nothing was changed",
                     );
                     progress.inc(1);
                 }
@@ -97,12 +102,15 @@ fn no_address(report: &mut Report, at: At, why: NoAddress) {
     let (count, why) = match why {
         NoAddress::None => (
             &mut report.people.without_address,
-            "it has no email address, so nothing would tell the same person the next time",
+            "it has no email address, so a second import could not recognise it",
         ),
-        NoAddress::Role => (&mut report.people.role, "its address is that of a role"),
+        NoAddress::Role => (
+            &mut report.people.role,
+            "its address is a role address, such as info@",
+        ),
         NoAddress::TooLong => (
             &mut report.people.without_address,
-            "its address is longer than a contact holds (100)",
+            "its address is too long for a contact (at most 100 characters)",
         ),
     };
     *count += 1;

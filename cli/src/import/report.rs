@@ -1,4 +1,5 @@
-//! What became of the objects of saved files, as lines for people or as JSON for programs. Places, ids, states and reasons; no content.
+//! The report of `mailverse import`, as text or as one JSON object. It has positions, ids, states
+//! and reasons, but no content.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -13,19 +14,19 @@ use serde_json::{Value, json};
 use super::saved::SavedFile;
 use crate::terminal::printable;
 
-/// Lines that people are shown; `--json` has them all.
+/// How many notes the text shows at most; `--json` has them all.
 const MOST_LINES: usize = 50;
 
-/// Where an object stands.
+/// The position of an object.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct At {
-    /// Of the files, in the order of the command line.
+    /// The index of its file in the order of the command line, from 0.
     pub(super) file: usize,
-    /// In its list, from 0.
+    /// The index of the object in its file, from 0.
     pub(super) index: usize,
 }
 
-/// Messages by what became of them.
+/// The numbers of messages by outcome.
 #[derive(Default)]
 pub(super) struct Messages {
     written: usize,
@@ -37,7 +38,7 @@ pub(super) struct Messages {
     pub(super) not_imported: usize,
 }
 
-/// Contacts by what became of them.
+/// The numbers of contacts by outcome.
 #[derive(Default)]
 pub(super) struct People {
     pub(super) created: usize,
@@ -49,7 +50,7 @@ pub(super) struct People {
     pub(super) role: usize,
     pub(super) known: usize,
     pub(super) without_address: usize,
-    /// Cards of a mailbox that does not take part.
+    /// Contacts of mailboxes that do not take part.
     pub(super) excluded: usize,
     pub(super) failed: usize,
 }
@@ -62,13 +63,13 @@ struct Note {
 }
 
 impl Note {
-    /// People are shown what did not become what they wanted.
+    /// Returns whether the text shows the note: the object was not imported as expected.
     fn is_trouble(&self) -> bool {
         !matches!(self.outcome, "filled" | "merged" | "inside")
     }
 }
 
-/// The outcome.
+/// The outcome of an import.
 pub(super) struct Report {
     files: Vec<String>,
     pub(super) messages: Messages,
@@ -76,15 +77,16 @@ pub(super) struct Report {
     /// Objects that are neither messages nor contacts.
     others: usize,
     notes: Vec<Note>,
-    /// The service that wants no more, and until when.
+    /// The service that asked for a pause, and when the pause ends.
     pause: Option<(&'static str, DateTime<Utc>)>,
+    /// The number of objects that were not processed because of the pause.
     left: usize,
-    /// Dataverse does not let rows say when they were made.
+    /// Whether Dataverse rejected an overridden created-on.
     pub(super) created_on_refused: bool,
 }
 
 impl Report {
-    /// Begins with what no kind of object is.
+    /// Starts the report with the objects that are neither messages nor contacts.
     pub(super) fn new(files: &[SavedFile]) -> Self {
         let name = |file: &SavedFile| file.path.display().to_string();
         let mut report = Self {
@@ -100,14 +102,14 @@ impl Report {
         for (file, saved) in files.iter().enumerate() {
             for index in saved.others() {
                 report.others += 1;
-                let why = "it is neither a message nor a contact, or no JSON";
+                let why = "it is neither a message nor a contact, or not valid JSON";
                 report.note(At { file, index }, "not imported", why);
             }
         }
         report
     }
 
-    /// Everything was brought in, or left out by a rule.
+    /// Returns whether every object was imported or skipped by a rule.
     pub(super) fn is_success(&self) -> bool {
         let Messages {
             waiting,
@@ -120,10 +122,12 @@ impl Report {
         lost == 0 && self.pause.is_none()
     }
 
+    /// Adds a note about an object.
     pub(super) fn note(&mut self, at: At, outcome: &'static str, reason: &str) {
         self.push(at, None, outcome, reason);
     }
 
+    /// Adds a note about a message whose key is known.
     pub(super) fn about(&mut self, at: At, key: &MessageKey, outcome: &'static str, reason: &str) {
         self.push(at, Some(key.clone()), outcome, reason);
     }
@@ -137,18 +141,20 @@ impl Report {
         });
     }
 
-    /// A card that shares an address with an earlier one.
+    /// Records a card that was merged with the earlier card at `first`.
     pub(super) fn merged(&mut self, at: At, first: At) {
         let reason = format!("shares an address with {}", self.place(first));
         self.note(at, "merged", &reason);
     }
 
+    /// Records the outcome of a message that went through the pipeline.
     pub(super) fn handled(&mut self, at: At, message: &Handled) {
         let state = message.fate.state();
         let reason = message.fate.reason();
         self.count(at, &message.key, state, reason, message.settled_before);
     }
 
+    /// Records a message that was settled before.
     pub(super) fn settled(&mut self, at: At, key: &MessageKey, entry: &Entry) {
         self.count(at, key, entry.state, entry.reason.as_deref(), true);
     }
@@ -177,12 +183,12 @@ impl Report {
         }
     }
 
-    /// A service wants no more before this.
+    /// Records that `service` asked for a pause until `until`. The first pause wins.
     pub(super) fn paused(&mut self, service: &'static str, until: DateTime<Utc>) {
         self.pause.get_or_insert((service, until));
     }
 
-    /// So many objects were not begun.
+    /// Adds `objects` to the number of objects that were not processed.
     pub(super) fn left(&mut self, objects: usize) {
         self.left += objects;
     }
@@ -261,7 +267,7 @@ impl Report {
         }
         let more = trouble.len().saturating_sub(MOST_LINES);
         if more > 0 {
-            writeln!(out, "… and {more} more, all of which --json shows")?;
+            writeln!(out, "… and {more} more; --json shows all")?;
         }
         let would = if dry { "would be " } else { "" };
         let Messages {
@@ -276,7 +282,7 @@ impl Report {
         let all_skipped: usize = skipped.values().sum();
         writeln!(
             out,
-            "Messages: {written} {would}written, {there_before} there before, {all_skipped} skipped{}, {waiting} waiting, {dead} dead, {repeated} named twice, {not_imported} not imported.",
+            "Messages: {written} {would}written, {there_before} written before, {all_skipped} skipped{}, {waiting} waiting, {dead} dead, {repeated} repeated, {not_imported} not imported.",
             rules(skipped)
         )?;
         let People {
@@ -294,32 +300,32 @@ impl Report {
         } = &self.people;
         writeln!(
             out,
-            "Contacts: {created} {would}created, {filled} {would}filled, {complete} complete, {merged} merged, {ambiguous} ambiguous, {inside} inside, {role} roles, \
+            "Contacts: {created} {would}created, {filled} {would}filled, {complete} complete, {merged} merged, {ambiguous} ambiguous, {inside} internal, {role} role addresses, \
              {known} known as lead or account, {without_address} without a usable address, {failed} failed.",
         )?;
         if *excluded > 0 {
             writeln!(
                 out,
-                "Contacts of mailboxes that take no part, left alone: {excluded}."
+                "Contacts of mailboxes that do not take part, not imported: {excluded}."
             )?;
         }
         if let Some((service, until)) = self.pause {
             writeln!(
                 out,
-                "{service} asked for a pause until {}: {} objects were not begun. Run the same command again then.",
+                "{service} asked for a pause until {}: {} objects were not processed. Run the same command again after that.",
                 until.format("%F %T UTC"),
                 self.left
             )?;
         } else if self.messages.waiting + self.people.failed > 0 {
             writeln!(
                 out,
-                "Run the same command again: what was brought in is not brought in twice."
+                "Run the same command again: nothing is imported twice."
             )?;
         }
         if self.created_on_refused {
             writeln!(
                 out,
-                "Dataverse does not let rows say when they were made: the application user lacks a privilege."
+                "Dataverse rejected the original created-on: the application user lacks a privilege."
             )?;
         }
         Ok(())
@@ -337,14 +343,15 @@ fn rules(skipped: &BTreeMap<String, usize>) -> String {
     format!(" ({})", rules.join(", "))
 }
 
-/// What to say of a contact beyond its count.
+/// Returns the outcome of a contact, and the reason if the report should have a note about it.
 pub(super) fn card_outcome(fate: &CardFate) -> (&'static str, Option<String>) {
     match fate {
         CardFate::Created {
             contact,
             without_company,
         } => {
-            let without = || format!("contact {contact} has no company: Dataverse refused its row");
+            let without =
+                || format!("contact {contact} has no company: Dataverse rejected the account");
             ("created", without_company.then(without))
         }
         CardFate::Filled { contact, columns } => {
@@ -358,17 +365,17 @@ pub(super) fn card_outcome(fate: &CardFate) -> (&'static str, Option<String>) {
             (
                 "ambiguous",
                 Some(format!(
-                    "nothing is changed: contacts {contacts} have its addresses"
+                    "nothing was changed: contacts {contacts} have its addresses"
                 )),
             )
         }
         CardFate::Inside => (
             "inside",
-            Some("it is one of yours: contacts are people outside".to_owned()),
+            Some("it is an internal address: contacts are external people".to_owned()),
         ),
         CardFate::Known { table } => (
             "known",
-            Some(format!("a row of {} has its address", table.name())),
+            Some(format!("a row of table {} has its address", table.name())),
         ),
         CardFate::Failed { reason } => ("failed", Some(reason.clone())),
     }

@@ -1,7 +1,9 @@
-//! What a dry run would have written, a JSON object a line: `write` (`create`, `update`, `delete`), `table`, `id`, `columns`.
+//! Prints the rows that a dry run would write, one JSON object per line: `write` (`create`,
+//! `update`, `delete`), `table`, `id`, `columns`.
 //!
-//! Each write once. A copy of a mail in another mailbox, or somebody whom two mails would make a contact, names the same row again; in earnest the
-//! second finds the first.
+//! Each write is printed once. In a dry run, a copy of a message in another mailbox, or a second
+//! message from the same new contact, writes the same row again. In a real import, the second write
+//! finds the row of the first.
 
 use std::collections::HashSet;
 use std::io::{self, Write};
@@ -17,7 +19,7 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    /// Prints what was noted since the last time.
+    /// Prints the writes that were recorded since the last call.
     pub(super) fn print(&mut self, out: &mut impl Write) -> io::Result<()> {
         for noted in self.rehearsal.take() {
             let (write, table, id) = named(&noted);
@@ -31,13 +33,13 @@ impl Rows {
     }
 }
 
-/// What a write does, to which table, to which row.
+/// Returns the kind of a write (`create`, `update` or `delete`), the table and the id of the row.
 fn named(noted: &NotedWrite) -> (&'static str, String, String) {
     let (set, id) = match noted.path.split_once('(') {
         Some((set, id)) => (set, Some(id.trim_end_matches(')').to_owned())),
         None => (noted.path.as_str(), None),
     };
-    // Of all tables that are written here, the plural is regular, and the key of an activity is the only irregular one.
+    // All tables written here have a regular plural. Only the key of an activity is irregular.
     let table = set.strip_suffix('s').unwrap_or(set).to_owned();
     let key = match table.as_str() {
         "email" => "activityid".to_owned(),

@@ -1,10 +1,12 @@
-//! Saved files, taken apart without taking them for anything: which objects they hold, and what each is.
+//! Splits saved files into objects and detects the kind of each.
 //!
-//! What a file may be, whatever its name: a bare array, as the Nylas CLI prints it (Nylas facts §17), or `null` for an empty one; an answer of the API,
-//! whose `data` is a list or one object; or one object.
+//! A file may be, whatever its name: a bare array, as the Nylas CLI prints it (Nylas facts §17), or
+//! `null` for an empty one; an answer of the API, whose `data` is a list or one object; or one
+//! object.
 //!
-//! A file is kept as it is, in memory, with the place of each object, and an object is read when its turn comes: so a file takes its own size and no more,
-//! and what cannot be read of one object costs that one.
+//! A file is kept in memory as raw bytes with the position of each object, and an object is parsed
+//! only when it is used. So a file needs no more memory than its size, and an object that cannot be
+//! parsed does not affect the others.
 
 use std::path::{Path, PathBuf};
 
@@ -26,27 +28,27 @@ pub(crate) enum FileError {
 /// Why a file cannot be imported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Why {
-    #[error("is no JSON (it is UTF-16, as PowerShell writes it: save it as UTF-8)")]
+    #[error("the file is UTF-16, as PowerShell writes it: save it as UTF-8")]
     Utf16,
-    #[error("is no JSON: {0}")]
+    #[error("the file is not valid JSON: {0}")]
     NotJson(&'static str),
-    #[error("holds an error that Nylas or its CLI reported, and no messages or contacts")]
+    #[error("the file holds an error from Nylas or its CLI instead of messages or contacts")]
     Error,
-    #[error("holds neither messages nor contacts")]
+    #[error("the file holds neither messages nor contacts")]
     Neither,
 }
 
-/// Where a value begins and ends.
+/// The byte range of a value in the file.
 type Span = std::ops::Range<usize>;
 
-/// What an object is.
+/// The kind of an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Message,
     Contact,
 }
 
-/// A file with the places of its objects.
+/// A file with the byte ranges of its objects.
 pub(super) struct SavedFile {
     pub(super) path: PathBuf,
     bytes: Vec<u8>,
@@ -54,6 +56,10 @@ pub(super) struct SavedFile {
 }
 
 impl SavedFile {
+    /// Reads a file and splits it into objects.
+    ///
+    /// # Errors
+    /// [`FileError`]: names the file and what is wrong with it. Nothing was imported yet.
     pub(super) fn read(path: &Path) -> Result<Self, FileError> {
         let bytes = std::fs::read(path).map_err(|source| FileError::Read {
             path: path.to_owned(),
@@ -65,7 +71,7 @@ impl SavedFile {
         })
     }
 
-    /// Takes the bytes of a file apart.
+    /// Splits the bytes of a file into objects.
     pub(super) fn of(path: &Path, bytes: Vec<u8>) -> Result<Self, Why> {
         let places = objects(&bytes)?;
         let objects: Vec<_> = places
@@ -85,13 +91,13 @@ impl SavedFile {
         })
     }
 
-    /// How many objects of a kind it holds.
+    /// Returns the number of objects of a kind.
     pub(super) fn count(&self, kind: Kind) -> usize {
         let kinds = self.objects.iter();
         kinds.filter(|(_, of)| *of == Some(kind)).count()
     }
 
-    /// The objects of a kind with their places in the list, from 0.
+    /// Returns the objects of a kind with their indexes in the file, from 0.
     pub(super) fn objects(&self, kind: Kind) -> impl Iterator<Item = (usize, Value)> {
         let all = self.objects.iter().enumerate();
         all.filter(move |(_, (_, of))| *of == Some(kind))
@@ -101,7 +107,7 @@ impl SavedFile {
             })
     }
 
-    /// The places of what is neither a message nor a contact, or no JSON at all.
+    /// Returns the indexes of objects that are neither messages nor contacts, or not valid JSON.
     pub(super) fn others(&self) -> impl Iterator<Item = usize> {
         let all = self.objects.iter().enumerate();
         all.filter(|(_, (_, kind))| kind.is_none())
@@ -109,13 +115,16 @@ impl SavedFile {
     }
 }
 
-/// What an object is, by its `object`, which the CLI leaves out when it is empty, or else by fields that only its kind has.
+/// Returns the kind of an object; `None` for any other kind.
+///
+/// The field `object` names it. The CLI omits that field if it is empty; then the kind is detected
+/// by fields that only this kind has.
 fn kind(object: &Value) -> Option<Kind> {
     let has = |key: &str| object.get(key).is_some();
     match object.get("object").and_then(Value::as_str) {
         Some("message") => Some(Kind::Message),
         Some("contact") => Some(Kind::Contact),
-        // Threads, drafts, events and folders have other fields in common with them.
+        // Threads, drafts, events and folders share some of the fields below.
         Some(other) if !other.is_empty() => None,
         _ if has("date") && (has("from") || has("body")) => Some(Kind::Message),
         _ if has("emails") || has("given_name") || has("surname") || has("phone_numbers") => {
@@ -125,7 +134,7 @@ fn kind(object: &Value) -> Option<Kind> {
     }
 }
 
-/// The places of a file's objects.
+/// Returns the byte ranges of the objects in a file.
 fn objects(bytes: &[u8]) -> Result<Vec<Span>, Why> {
     if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
         return Err(Why::Utf16);
@@ -139,7 +148,7 @@ fn objects(bytes: &[u8]) -> Result<Vec<Span>, Why> {
     let whole = scanner.value().map_err(Why::NotJson)?;
     scanner.skip_blanks();
     if scanner.at < bytes.len() {
-        return Err(Why::NotJson("there is more behind its end"));
+        return Err(Why::NotJson("there is more text after its end"));
     }
     match bytes.get(whole.start) {
         Some(b'[') => list(bytes, whole),
@@ -151,13 +160,14 @@ fn objects(bytes: &[u8]) -> Result<Vec<Span>, Why> {
             Err(if is_json {
                 Why::Neither
             } else {
-                Why::NotJson("it does not begin like any")
+                Why::NotJson("it does not start like a JSON value")
             })
         }
     }
 }
 
-/// An answer's list, its one object, or the object itself.
+/// Returns the byte ranges of the list or the one object in `data`, or of the object itself if it
+/// has no `data`.
 fn object(bytes: &[u8], whole: Span) -> Result<Vec<Span>, Why> {
     let (mut data, mut error) = (None, false);
     for (key, value) in members(bytes, whole.clone()).map_err(Why::NotJson)? {
@@ -194,7 +204,7 @@ fn list(bytes: &[u8], whole: Span) -> Result<Vec<Span>, Why> {
     Ok(items)
 }
 
-/// The keys, with their quotes, and the values of an object.
+/// Returns the byte ranges of the keys, including their quotes, and of the values of an object.
 fn members(bytes: &[u8], whole: Span) -> Result<Vec<(Span, Span)>, &'static str> {
     let mut scanner = Scanner {
         bytes,
@@ -211,7 +221,8 @@ fn members(bytes: &[u8], whole: Span) -> Result<Vec<(Span, Span)>, &'static str>
     Ok(members)
 }
 
-/// Finds where values end, and no more: whether they are JSON is found out when they are read.
+/// Finds where values end. It does not check that they are valid JSON; that happens when they are
+/// parsed.
 struct Scanner<'a> {
     bytes: &'a [u8],
     at: usize,
@@ -241,7 +252,7 @@ impl Scanner<'_> {
         }
     }
 
-    /// Takes one item after the other up to `close`, commas between them.
+    /// Reads items separated by commas up to `close`.
     fn each(
         &mut self,
         close: u8,
@@ -261,7 +272,7 @@ impl Scanner<'_> {
         }
     }
 
-    /// The value that begins after blanks. Nesting costs no stack.
+    /// Skips blanks and reads one value. Not recursive, so deep nesting cannot overflow the stack.
     fn value(&mut self) -> Result<Span, &'static str> {
         self.skip_blanks();
         let start = self.at;
@@ -377,8 +388,8 @@ mod tests {
             (r#"[{"a": "b\"#, CUT_OFF),
             ("[1 2]", "a comma is missing"),
             ("[1,]", "a value is missing"),
-            ("[] []", "there is more behind its end"),
-            ("hello", "it does not begin like any"),
+            ("[] []", "there is more text after its end"),
+            ("hello", "it does not start like a JSON value"),
             (r#"{"a" 1}"#, "a key has no value"),
         ] {
             assert_eq!(kinds(text), Err(Why::NotJson(why)), "{text}");

@@ -1,4 +1,4 @@
-//! What changes between two documents, setting by setting.
+//! Compares two policy documents setting by setting.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,7 +6,7 @@ use std::fmt;
 use mailverse::policy::document::Document;
 use serde_json::Value;
 
-/// A setting that two documents differ in.
+/// A setting that differs between two documents.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Change {
     place: String,
@@ -26,7 +26,10 @@ impl fmt::Display for Change {
     }
 }
 
-/// The settings that `after` has otherwise than `before`, defaults filled in, in order; all of them where nothing was before.
+/// Returns the settings that differ between `before` and `after`, with defaults filled in, sorted
+/// by path.
+///
+/// Returns all settings of `after` if `before` is `None`.
 pub(super) fn between(
     before: Option<&Document>,
     after: &Document,
@@ -51,7 +54,8 @@ pub(super) fn between(
         .collect())
 }
 
-/// Each value that is no object, by its path. A list is one value: its entries have no names.
+/// Collects each value that is not an object by its path. A list is one value, because its entries
+/// have no names.
 fn flatten(place: &str, value: Value, flat: &mut BTreeMap<String, Value>) {
     match value {
         Value::Object(fields) => {

@@ -1,11 +1,11 @@
-//! Saved events: files read and told apart.
+//! Reads saved events from files and detects their kind.
 //!
-//! | A file that holds | is |
+//! | Content of the file | Kind |
 //! | --- | --- |
 //! | an object with `requestContext` | an HTTP event: function URL, HTTP API or REST API |
 //! | an object whose `Records` come from `aws:sqs` | an SQS event |
 //! | an object whose `source` is `aws.scheduler` or `aws.events` | a schedule event |
-//! | anything else | the body of a delivery by Nylas, whatever it is: the receiver says whether it can be read |
+//! | anything else | the body of a delivery from Nylas; the receiver reports whether it is valid |
 
 use std::path::{Path, PathBuf};
 
@@ -19,19 +19,20 @@ use serde_json::{Value, json};
 use webhook_receiver::LARGEST_BODY;
 use webhook_receiver::inflate::gunzip;
 
-/// One event.
+/// One saved event.
 pub(crate) struct SavedEvent {
-    /// As given, or below the folder that was given.
+    /// The path of the file: as given, or below the folder that was given.
     pub(crate) file: String,
     pub(crate) kind: Kind,
 }
 
+/// The kind of an event, with its content.
 pub(crate) enum Kind {
-    /// The text of an HTTP event.
+    /// The JSON text of an HTTP event.
     Http(String),
     Sqs(SqsEvent),
     Schedule(Value),
-    /// None of these, and why.
+    /// The file looks like an SQS event but cannot be parsed; the text says why.
     Unreadable(String),
 }
 
@@ -40,11 +41,14 @@ pub(crate) enum Kind {
 pub(crate) enum LoadError {
     #[error("{}: {problem}", path.display())]
     Path { path: PathBuf, problem: String },
-    #[error("{}: no *.json file in it", .0.display())]
+    #[error("{}: the folder has no *.json files", .0.display())]
     Empty(PathBuf),
 }
 
-/// Reads the files, and those in the folders, in the order of their names.
+/// Reads files and folders in the given order. The files of a folder are sorted by path.
+///
+/// # Errors
+/// [`LoadError`]: a path cannot be read, or a folder has no `*.json` files.
 pub(crate) fn load(paths: &[PathBuf]) -> Result<Vec<SavedEvent>, LoadError> {
     let mut events = Vec::new();
     for path in paths {
@@ -73,7 +77,7 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), LoadError> {
     for entry in std::fs::read_dir(folder).map_err(|error| unreadable(folder, &error))? {
         let entry = entry.map_err(|error| unreadable(folder, &error))?;
         let path = entry.path();
-        // A linked folder is not followed, so that a circle of links ends.
+        // A symbolic link to a folder is not followed, so that a cycle of links cannot hang this.
         if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             collect(&path, files)?;
         } else if path
@@ -113,7 +117,7 @@ fn classify(bytes: &[u8]) -> Kind {
     }
 }
 
-/// The event that a function URL makes of a delivery with this body.
+/// Returns the event that a function URL creates for a delivery with this body.
 fn function_url_event(body: &[u8]) -> String {
     json!({
         "version": "2.0",
@@ -133,7 +137,8 @@ fn function_url_event(body: &[u8]) -> String {
 }
 
 impl SavedEvent {
-    /// The notification inside an HTTP event, if there is a readable one.
+    /// Returns the notification inside an HTTP event; `None` for other kinds, or if it is not valid
+    /// JSON.
     pub(crate) fn notification(&self) -> Option<Value> {
         let Kind::Http(event) = &self.kind else {
             return None;
@@ -151,7 +156,7 @@ impl SavedEvent {
         wire::json(&gunzip(body, LARGEST_BODY).ok()?).ok()
     }
 
-    /// The requests in an SQS event that can be read.
+    /// Returns the valid sync requests of an SQS event; empty for other kinds.
     pub(crate) fn requests(&self) -> Vec<SyncRequest> {
         let Kind::Sqs(event) = &self.kind else {
             return Vec::new();
@@ -206,7 +211,7 @@ mod tests {
     fn any_bytes_are_delivered_as_they_are() {
         let body = [0xff, 0x00, b'{'];
         let Kind::Http(event) = classify(&body) else {
-            panic!("no delivery")
+            panic!("expected an HTTP event")
         };
         let request = webhook_receiver::event::request(&event).unwrap();
         assert_eq!(request.body().as_ref(), body);

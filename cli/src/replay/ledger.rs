@@ -1,4 +1,5 @@
-//! The ledger without AWS: an embedded DynamoDB, in memory or in a file, spoken to over its own protocol.
+//! The ledger without AWS: an embedded DynamoDB, in memory or in a file, called through its HTTP
+//! API.
 
 use std::path::Path;
 
@@ -8,28 +9,32 @@ use mailverse::dedupe::ledger::{Ledger, LedgerError};
 use mailverse::dedupe::table;
 use tokio::sync::oneshot;
 
-/// The table's name; there is no other in the database.
+/// The name of the table, the only one in the database.
 const TABLE: &str = "mailverse-ledger";
 
 /// The embedded database could not be opened or served.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EmbeddedError {
-    #[error("the ledger cannot be opened: {0}")]
+    #[error("failed to open the embedded ledger: {0}")]
     Open(String),
-    #[error("the ledger has no port: {0}")]
+    #[error("failed to bind a port for the embedded ledger: {0}")]
     Port(#[from] std::io::Error),
     #[error(transparent)]
     Table(#[from] LedgerError),
 }
 
-/// A running embedded ledger. It stops when this value is dropped.
+/// A running embedded ledger. Dropping the value stops it.
 pub(crate) struct EmbeddedLedger {
     pub(crate) ledger: Ledger,
     _stop: oneshot::Sender<()>,
 }
 
 impl EmbeddedLedger {
-    /// Opens the database in `file`, or in memory.
+    /// Opens the database in `file`, or in memory for `None`, and creates the table.
+    ///
+    /// # Errors
+    /// The file cannot be opened, there is no free port, or the table cannot be created. The caller
+    /// cannot go on without a ledger.
     pub(crate) async fn start(file: Option<&Path>) -> Result<Self, EmbeddedError> {
         let opened = match file {
             Some(path) => Database::new(&path.to_string_lossy()),
@@ -43,7 +48,7 @@ impl EmbeddedLedger {
             listener,
             database,
             async {
-                // Either a signal or the drop of the sender.
+                // Returns when the sender is dropped.
                 let _ = stopped.await;
             },
         ));

@@ -1,14 +1,18 @@
-//! Mailboxes for the offline Nylas, made from the events themselves, so that any saved event of anyone can be replayed.
+//! Builds the mailboxes of the Nylas emulator from the events, so that any saved event can be
+//! replayed.
 //!
-//! Every message that an event carries is put where its grant says. Of several objects of one message the one with a body is taken, then the later one: a truncated notification has none.
-//! A message that is only named (on a queue) becomes a placeholder that says so. Whose mailbox a grant is, the events do not say; the likeliest address is taken:
+//! Each message in an event is put into the mailbox of its grant. If several events have an object
+//! of the same message, one with a body wins (a truncated notification has none), then the later
+//! one. A message that is only named, as on a queue, becomes a placeholder whose subject explains
+//! that. The events do not name the address of a grant, so the address with the highest weight is
+//! used:
 //!
-//! | Evidence | Weight |
+//! | Evidence for an address | Weight |
 //! | --- | --- |
 //! | a grant event names it | certain |
-//! | it sent what lies in the sent folder (told by Google's word for it) | 120 |
-//! | it is one of n recipients of another mail | 12 / n |
-//! | it sent another mail: a mail to many is likelier sent from the mailbox than received in it | 3 |
+//! | it is the sender of a message in the sent folder (recognised by Google's name `SENT`) | 120 |
+//! | it is one of n recipients of another message | 12 / n |
+//! | it is the sender of another message: one to many recipients was more likely sent from the mailbox than received in it | 3 |
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,11 +21,11 @@ use serde_json::{Value, json};
 
 use super::event::SavedEvent;
 
-/// Content for every attachment: events carry none.
+/// The content of every attachment, because events do not contain attachments.
 pub(crate) const PLACEHOLDER: &[u8] =
-    b"The saved event does not carry this attachment's content.\n";
+    b"The saved event does not contain this attachment's content.\n";
 
-/// One mailbox to connect.
+/// A mailbox to add to the Nylas emulator.
 pub(crate) struct Mailbox {
     pub(crate) grant_id: String,
     pub(crate) address: String,
@@ -36,7 +40,7 @@ struct Evidence {
     messages: BTreeMap<String, Value>,
 }
 
-/// The mailboxes that the events speak of, in the order of their grant ids.
+/// Returns the mailboxes that the events mention, sorted by grant id.
 pub(crate) fn from_events(events: &[SavedEvent]) -> Vec<Mailbox> {
     let mut grants: BTreeMap<String, Evidence> = BTreeMap::new();
     let mut named: BTreeSet<MessageKey> = BTreeSet::new();
@@ -163,7 +167,7 @@ fn weigh(object: &Value, weights: &mut BTreeMap<String, u32>) {
 fn placeholder(key: &MessageKey) -> Value {
     json!({
         "id": key.message_id, "grant_id": key.grant_id, "object": "message",
-        "subject": "(placeholder: the event names this message and carries nothing of it)",
+        "subject": "(placeholder: the event names this message but does not contain it)",
         "from": [{"email": "somebody@example.net"}], "date": 1_700_000_000, "folders": ["INBOX"],
     })
 }

@@ -1,4 +1,4 @@
-//! What became of the events: a table for people, or one JSON object for programs.
+//! The report of `mailverse replay`, as a table or as one JSON object.
 
 mod table;
 
@@ -19,31 +19,34 @@ use super::event::SavedEvent;
 use super::stage::Stage;
 use crate::terminal::printable;
 
-/// Collects what happened.
+/// Collects the results of all deliveries.
 pub(crate) struct Report {
     events: usize,
-    /// The files, by their place in the order of delivery.
+    /// The position of each file in the order of delivery.
     places: HashMap<String, usize>,
-    /// In the order in which the events named them.
+    /// The messages, in the order in which the events named them.
     messages: Vec<MessageKey>,
     story: HashMap<MessageKey, Story>,
-    /// Events that name no message, or not only messages: file, fate, reason.
+    /// Results of events apart from their messages: file, result, reason.
     others: Vec<(String, &'static str, String)>,
-    /// What `others` holds.
+    /// The files and results in `others`, to find repetitions.
     told: HashSet<(String, &'static str)>,
+    /// The files of rejected events.
     refused: HashSet<String>,
-    /// For an event that names messages of earlier events: these events.
+    /// For each event that names messages of earlier events: these earlier events.
     repeated: HashMap<String, BTreeSet<String>>,
-    /// Deliveries that named a message.
+    /// The number of deliveries that named a message.
     naming_deliveries: usize,
     requests: (u64, u64),
     activities: usize,
     elapsed: Duration,
 }
 
+/// A message with its outcome.
 struct Story {
+    /// The file of the first event that named the message.
     event: String,
-    /// `None` until a worker has dealt with it.
+    /// `None` until a worker has processed the message.
     fate: Option<Fate>,
     summary: Option<Summary>,
 }
@@ -70,21 +73,21 @@ impl Report {
         }
     }
 
-    /// The receiver answered.
+    /// Records the receiver's answer to an HTTP event.
     pub(crate) fn received(&mut self, file: &str, received: Result<Received, EventError>) {
         match received.map(|received| (received.response.status().as_u16(), received.outcome)) {
             Ok((_, Outcome::Queued(request))) => self.named(file, request.key),
             Ok((_, Outcome::Ignored { kind })) => {
-                self.other(file, "ignored", &format!("nothing to do for {kind}"));
+                self.other(file, "ignored", &format!("{kind} needs no action"));
             }
             Ok((_, Outcome::NotQueued { why, .. })) => self.other(file, "ignored", why.text()),
-            Ok((_, Outcome::Probe)) => self.other(file, "answered", "a probe of this command"),
+            Ok((_, Outcome::Probe)) => self.other(file, "answered", "a probe of `mailverse`"),
             Ok((_, Outcome::Challenge(_))) => {
                 self.other(file, "answered", "the challenge of a new webhook");
             }
             Ok((status, Outcome::Refused(refusal))) => {
                 let hint = if status == 401 {
-                    " (--webhook-secret-file gives the secret, --resign signs anew)"
+                    " (pass the secret with --webhook-secret-file, or sign again with --resign)"
                 } else {
                     ""
                 };
@@ -94,7 +97,8 @@ impl Report {
         }
     }
 
-    /// The worker has dealt with a batch: an event's own, or one from the queue, whose messages earlier events named.
+    /// Records the worker's results of a batch: from the SQS event `event`, or for `None` from the
+    /// queue, whose messages were named by earlier events.
     pub(crate) fn worked(&mut self, event: Option<&str>, worked: Worked) {
         let file = event.unwrap_or("the queue");
         for reason in worked.unreadable {
@@ -108,7 +112,7 @@ impl Report {
         }
     }
 
-    /// A schedule event has listed the mailboxes.
+    /// Records the result of a schedule event, which lists the mailboxes.
     pub(crate) fn listed(
         &mut self,
         file: &str,
@@ -121,15 +125,12 @@ impl Report {
                     .filter(|handled| !handled.settled_before)
                     .count();
                 let text = format!(
-                    "{} messages in {} mailboxes, {fresh} not settled before",
+                    "{} messages in {} mailboxes, {fresh} of them not settled before",
                     handled.len(),
                     planned.mailboxes
                 );
                 if left > 0 {
-                    self.refused(
-                        file,
-                        &format!("{left} mailboxes could not be listed; {text}"),
-                    );
+                    self.refused(file, &format!("failed to list {left} mailboxes; {text}"));
                 } else {
                     self.other(file, "listed", &text);
                 }
@@ -141,12 +142,13 @@ impl Report {
         }
     }
 
-    /// An event that nobody could take.
+    /// Records an event that was rejected.
     pub(crate) fn refused(&mut self, file: &str, reason: &str) {
         self.refused.insert(file.to_owned());
         self.other(file, "refused", reason);
     }
 
+    /// Records the numbers of requests and rows, and the time that the replay took.
     pub(crate) fn measure(&mut self, stage: &Stage, elapsed: Duration) {
         self.requests = stage.requests();
         let written = self.story.values().filter_map(|story| match &story.fate {
@@ -159,7 +161,7 @@ impl Report {
         self.elapsed = elapsed;
     }
 
-    /// Whether every message is where it belongs and every event was taken.
+    /// Returns whether every message was written or skipped and no event was rejected.
     pub(crate) fn is_success(&self) -> bool {
         let settled = |story: &Story| {
             matches!(
@@ -219,7 +221,8 @@ impl Report {
     fn handled(&mut self, file: &str, handled: Handled) {
         let story = self.story_of(file, handled.key);
         story.fate = Some(handled.fate);
-        // A second delivery finds the message settled and reads nothing of it.
+        // A second delivery finds the message settled and does not read it, so keep the first
+        // summary.
         story.summary = story.summary.take().or(handled.summary);
     }
 
@@ -234,7 +237,7 @@ impl Report {
         })
     }
 
-    /// Once for each event, however often it was delivered.
+    /// Records a result once per event, however often the event was delivered.
     fn other(&mut self, file: &str, fate: &'static str, reason: &str) {
         if self.told.insert((file.to_owned(), fate)) {
             self.others.push((file.to_owned(), fate, printable(reason)));
@@ -254,7 +257,8 @@ impl Report {
 }
 
 impl Story {
-    /// A message that no worker has dealt with is on the queue still.
+    /// Returns the state of the message. One that no worker has processed is still on the queue, so
+    /// it is waiting.
     fn state(&self) -> State {
         self.fate.as_ref().map_or(State::Waiting, Fate::state)
     }

@@ -1,4 +1,5 @@
-//! The stage that events are replayed on: the handlers of the functions, with a queue in memory, on offline or real services.
+//! The harness for replays: the handlers of the functions, with an in-memory queue, and emulated or
+//! real services.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -43,34 +44,35 @@ use super::event::SavedEvent;
 use super::ledger::{EmbeddedError, EmbeddedLedger};
 use super::mailboxes::{self, PLACEHOLDER};
 
-/// People and companies of the offline organisation; its users are made from the events.
+/// The contacts, accounts and leads of the emulated organisation. Its users are created from the
+/// events.
 const DEMO_ORGANISATION: &str = include_str!("../../data/demo-organisation.json");
 
-/// Time that an invocation may take.
+/// The time limit of an invocation.
 const INVOCATION: TimeDelta = TimeDelta::minutes(15);
 
-/// The stage could not be set.
+/// The services could not be set up, or the state could not be stored.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StageError {
-    #[error("{0} (--org reads the settings of the sync-worker from the environment)")]
+    #[error("{0} (--org reads the settings of sync-worker from the environment)")]
     Settings(#[from] SettingsError),
-    #[error("the demo organisation cannot be read: {0}")]
+    #[error("failed to parse the demo organisation: {0}")]
     Demo(#[source] serde_json::Error),
     #[error(transparent)]
     Ledger(#[from] EmbeddedError),
-    #[error("the offline services cannot be started: {0}")]
+    #[error("failed to start the emulators: {0}")]
     Twin(#[source] std::io::Error),
-    #[error("the offline organisation cannot be filled: {0}")]
+    #[error("failed to fill the emulated organisation: {0}")]
     Seed(#[from] SeedError),
     #[error("{}: {problem}", path.display())]
     State { path: PathBuf, problem: String },
-    #[error("no HTTP client: {0}")]
+    #[error("failed to create an HTTP client: {0}")]
     Http(#[from] reqwest::Error),
-    #[error("an offline service has no address: {0}")]
+    #[error("an emulator has an invalid URL: {0}")]
     Address(#[from] url::ParseError),
 }
 
-/// Handlers and services.
+/// The handlers of all functions and the services that they call.
 pub(crate) struct Stage {
     queue: MemoryQueue,
     receiver: Receiver<MemoryQueue>,
@@ -88,7 +90,10 @@ struct Offline {
     organisation_file: Option<PathBuf>,
 }
 
-/// The settings of the sync-worker, from the environment.
+/// Reads the settings of sync-worker from the environment.
+///
+/// # Errors
+/// [`StageError::Settings`]: names every setting that is missing or malformed.
 pub(crate) fn settings() -> Result<PipelineSettings, StageError> {
     let mut settings = Settings::new(env::process);
     let pipeline = PipelineSettings::read(&mut settings);
@@ -97,7 +102,7 @@ pub(crate) fn settings() -> Result<PipelineSettings, StageError> {
 }
 
 impl Stage {
-    /// The real services, with the stored policy unless another is given.
+    /// Connects to the real services. Uses the stored policy unless `policy` is given.
     pub(crate) async fn organisation(
         settings: &PipelineSettings,
         policy: Option<&Policy>,
@@ -113,7 +118,7 @@ impl Stage {
         Ok(Self::new(pipelines, key, None))
     }
 
-    /// Stand-ins on this machine, whose mailboxes hold what the events carry.
+    /// Starts emulators on this machine. Their mailboxes hold the messages of the events.
     pub(crate) async fn offline(
         events: &[SavedEvent],
         state: Option<&Path>,
@@ -121,7 +126,7 @@ impl Stage {
         key: Key,
     ) -> Result<Self, StageError> {
         let twin = Twin::start().await.map_err(StageError::Twin)?;
-        // Years of saved events in one go are nobody's idea of a client that misbehaves.
+        // A replay may send years of saved events at once, so the emulator must not throttle it.
         twin.dataverse()
             .set_setting(Setting::RequestsPerFiveMinutes(usize::MAX));
         let organisation_file = state.map(organisation_file);
@@ -154,12 +159,15 @@ impl Stage {
         }
     }
 
-    /// Delivers an HTTP event. One without a signature is signed; one with a signature keeps it unless `resign`.
+    /// Delivers an HTTP event to the receiver.
+    ///
+    /// An event without a signature is signed. One with a signature keeps it, unless `resign` is
+    /// true.
     pub(crate) async fn receive(&self, event: &str, resign: bool) -> Result<Received, EventError> {
         let mut request = webhook_receiver::event::request(event)?;
         if resign || !request.headers().contains_key(HEADER) {
             let signature = self.key.sign(request.body().as_ref());
-            // Hexadecimal digits always make a header.
+            // Hexadecimal digits are always a valid header value.
             if let Ok(value) = HeaderValue::from_str(&signature) {
                 request.headers_mut().insert(HEADER, value);
             }
@@ -167,17 +175,18 @@ impl Stage {
         Ok(self.receiver.handle(request, Utc::now()).await)
     }
 
-    /// Hands the worker a batch.
+    /// Passes a batch to the worker.
     pub(crate) async fn work(&self, batch: &SqsEvent) -> Worked {
         self.worker.work(batch.clone(), begin()).await
     }
 
-    /// How many requests wait on the queue.
+    /// Returns how many sync requests wait in the queue.
     pub(crate) fn queued(&self) -> usize {
         self.queue.visible()
     }
 
-    /// Hands the worker what is first on the queue, and deletes what it does not report as failed.
+    /// Passes the first `most` messages of the queue to the worker, and deletes those that it does
+    /// not report as failed.
     pub(crate) async fn work_queue(&self, most: usize) -> Worked {
         let received = self.queue.receive(most);
         let mut batch = SqsEvent::default();
@@ -205,7 +214,9 @@ impl Stage {
         worked
     }
 
-    /// Runs the backfill for a schedule event: what it planned, each message that its tasks dealt with, and how many tasks were left.
+    /// Runs the backfill for a schedule event.
+    ///
+    /// Returns what it planned, each message that its tasks processed, and how many tasks remain.
     pub(crate) async fn backfill(
         &self,
         event: &Value,
@@ -215,19 +226,21 @@ impl Stage {
         Ok((planned, handled, self.backfill.left() - left_before))
     }
 
-    /// Requests sent to Dataverse and to Nylas.
+    /// Returns the numbers of requests sent to Dataverse and to Nylas.
     pub(crate) fn requests(&self) -> (u64, u64) {
         (self.dataverse.requests(), self.nylas.requests())
     }
 
-    /// Email rows in the offline organisation; `None` on the real one, where they are not ours to count.
+    /// Returns the number of email rows in the emulated organisation; `None` for the live one,
+    /// whose rows are not counted.
     pub(crate) fn activities(&self) -> Option<usize> {
         self.offline
             .as_ref()
             .map(|offline| offline.twin.dataverse().rows("email").len())
     }
 
-    /// What a person would call a record: its name in the offline organisation, else its table.
+    /// Returns a readable name of a record: table and name in the emulated organisation, otherwise
+    /// only the table.
     pub(crate) fn name(&self, record: impl Into<Target>) -> String {
         let record = record.into();
         let (kind, column) = match record.table.as_str() {
@@ -245,7 +258,7 @@ impl Stage {
         name.map_or_else(|| kind.to_owned(), |name| format!("{kind} {name}"))
     }
 
-    /// Keeps the offline organisation for the next run, if asked to.
+    /// Stores the emulated organisation for the next run, if there is a state file.
     pub(crate) fn finish(&self) -> Result<(), StageError> {
         let Some((twin, path)) = self
             .offline
@@ -254,7 +267,8 @@ impl Stage {
         else {
             return Ok(());
         };
-        // Written beside and moved over, so that a crash leaves the old file or the new one.
+        // Written to a temporary file and renamed, so that a crash leaves either the old or the new
+        // file.
         let unfinished = path.with_extension("json.new");
         std::fs::write(&unfinished, twin.dataverse().export().to_string())
             .and_then(|()| std::fs::rename(&unfinished, path))
@@ -290,7 +304,7 @@ fn offline_pipeline(
     );
     Ok(Pipeline {
         ledger: ledger.ledger.clone(),
-        // All that the stand-in has are the mailboxes of the events.
+        // The emulator has only the mailboxes of the events.
         mailboxes: MailboxDirectory::new(nylas.clone(), AllowList::All),
         nylas,
         dataverse: DataverseClient::new(http, &organisation),
@@ -313,7 +327,8 @@ struct DemoRow {
     row: Value,
 }
 
-/// The organisation of the last run, or the demo organisation.
+/// Fills the organisation from the state file of the last run, or with the demo organisation if
+/// there is none.
 fn fill_organisation(twin: &Twin, file: Option<&Path>) -> Result<(), StageError> {
     if let Some(path) = file.filter(|path| path.exists()) {
         let problem = |problem: String| StageError::State {
@@ -331,7 +346,7 @@ fn fill_organisation(twin: &Twin, file: Option<&Path>) -> Result<(), StageError>
     Ok(())
 }
 
-/// A mailbox with its messages, and a user, for each grant that the events name.
+/// Adds a mailbox with its messages, and a user, for each grant in the events.
 fn fill_mailboxes(twin: &Twin, events: &[SavedEvent]) -> Result<(), StageError> {
     let users = twin.dataverse().rows("systemuser");
     for mailbox in mailboxes::from_events(events) {

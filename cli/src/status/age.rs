@@ -1,26 +1,28 @@
-//! How old something is: a number and a unit, as people write it.
+//! An age as an operator writes it: a number and a unit, such as `30m`.
 
 use std::fmt;
 use std::str::FromStr;
 
 use chrono::TimeDelta;
 
-/// Longer than anything has been waiting; a time that far back can still be reckoned with.
+/// The longest age allowed, 100 years: longer than any message waits, and safe to subtract from
+/// now.
 const LONGEST: TimeDelta = TimeDelta::days(36_500);
 
-/// The units and their seconds, the largest first.
+/// The units with their seconds, largest first.
 const UNITS: [(char, i64); 4] = [('d', 86_400), ('h', 3_600), ('m', 60), ('s', 1)];
 
 /// A span of time, in whole seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Age(TimeDelta);
 
-/// The text is no age.
+/// The text is not an age.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("write a number and a unit: 45s, 30m, 1h or 2d, a hundred years at most")]
+#[error("must be a number and a unit, such as 45s, 30m, 1h or 2d, and at most 36500d")]
 pub(crate) struct NoAge;
 
 impl Age {
+    /// Returns the age as a duration.
     pub(crate) fn time(self) -> TimeDelta {
         self.0
     }
@@ -35,7 +37,7 @@ impl FromStr for Age {
             .find(|(unit, _)| text.ends_with(*unit))
             .ok_or(NoAge)?;
         let number = text.strip_suffix(unit).ok_or(NoAge)?;
-        // `parse` would take a sign.
+        // `parse` would accept a sign.
         if !number.bytes().all(|digit| digit.is_ascii_digit()) {
             return Err(NoAge);
         }
@@ -45,7 +47,7 @@ impl FromStr for Age {
     }
 }
 
-/// In the largest unit that leaves nothing over.
+/// Writes the age in the largest unit that gives a whole number.
 impl fmt::Display for Age {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let all = self.0.num_seconds();

@@ -1,4 +1,4 @@
-//! What needs attention, as a table for people or as one JSON object for programs.
+//! The report of `mailverse status`, as a table or as one JSON object.
 
 use std::io::{self, Write};
 
@@ -12,27 +12,31 @@ use serde_json::{Value, json};
 use super::age::Age;
 use crate::terminal::printable;
 
-/// Width of the table where there is no terminal to ask.
+/// Width of the table in columns if the output is not a terminal.
 const WIDTH: u16 = 100;
 
-/// What needs attention, each kind with the oldest first.
+/// What needs attention. Each list starts with the oldest.
 pub(crate) struct Report {
     pub(crate) dead: Vec<Attention>,
     pub(crate) waiting: Vec<Attention>,
-    /// Younger ones are not in `waiting`.
+    /// Messages that have waited for less time than this are not in `waiting`.
     pub(crate) older_than: Age,
-    /// Until when nothing is sent to Dataverse.
+    /// The time until which nothing is sent to Dataverse as the first application user; `None`
+    /// without a pause.
     pub(crate) paused_until: Option<DateTime<Utc>>,
-    /// Who is refused whatever is asked, and why: `dataverse`, `nylas`, `nylas#` and a grant id.
+    /// The services that refuse every request, with the cause: `dataverse`, `dataverse#` and a
+    /// user, `nylas`, or `nylas#` and a grant id.
     pub(crate) refused: Vec<(String, Pause)>,
 }
 
 impl Report {
+    /// Returns whether nothing needs attention. A pause alone does not need any.
     pub(crate) fn is_quiet(&self) -> bool {
         self.dead.is_empty() && self.waiting.is_empty() && self.refused.is_empty()
     }
 
-    /// The first `limit` messages. The dead come first, since nobody but a person helps them.
+    /// Returns the first `limit` messages. Dead ones come first, because only an operator can help
+    /// them.
     fn listed(&self, limit: usize) -> impl Iterator<Item = &Attention> {
         self.dead.iter().chain(&self.waiting).take(limit)
     }
@@ -83,7 +87,7 @@ impl Report {
         if let Some(until) = self.paused_until.filter(|_| !is_refused) {
             writeln!(
                 out,
-                "Dataverse asked for a pause: nothing is sent to it before {} UTC.",
+                "Dataverse asked for a pause: nothing is sent before {} UTC.",
                 until.format("%F %T")
             )?;
         }
@@ -99,7 +103,7 @@ impl Report {
             table.set_width(WIDTH);
         }
         table.set_header(["since (UTC)", "state", "tries", "mailbox/message, and why"]);
-        // All room that is left belongs to the ids: one that is broken in two cannot be copied.
+        // The ids get all the remaining width: an id that is wrapped cannot be copied.
         for column in [0, 1, 2] {
             if let Some(column) = table.column_mut(column) {
                 column.set_constraint(ColumnConstraint::ContentWidth);
@@ -109,42 +113,43 @@ impl Report {
         table
     }
 
-    /// How many there are, and what to do.
+    /// Returns the totals and what to do next.
     fn last_line(&self, listed: usize) -> String {
         let (dead, waiting, age) = (self.dead.len(), self.waiting.len(), self.older_than);
         if self.is_quiet() {
             return format!(
-                "Nothing needs attention: no message is dead, and none has been waiting for longer than {age}."
+                "Nothing needs attention: no message is dead or has been waiting for longer than {age}."
             );
         }
         if dead + waiting == 0 {
-            return "No message is dead. Mail waits until the refusal above is mended.".to_owned();
+            return "No message is dead. Messages wait until the problem above is fixed."
+                .to_owned();
         }
         let mut line = format!("{dead} dead, {waiting} waiting for longer than {age}");
         if listed < dead + waiting {
             line.push_str(&format!("; {listed} shown (--limit)"));
         }
         line.push_str(if dead > 0 {
-            ". Once mended: mailverse redrive --all, or MESSAGE…"
+            ". Once the cause is fixed: mailverse redrive --all, or MESSAGE…"
         } else {
-            ". Mend what the reasons name: they are tried again by themselves."
+            ". Fix what the reasons name: the messages are retried automatically."
         });
         line
     }
 }
 
-/// Who refuses, why, and when that is looked at again.
+/// Returns which service refuses, why, and when it is tried again.
 fn refused_line(who: &str, pause: &Pause) -> String {
     let what = match who.split_once('#') {
-        None if who == "dataverse" => "Dataverse refuses all mail".to_owned(),
-        Some(("dataverse", user)) => format!("Dataverse refuses all mail of user {user}"),
-        Some((_, grant)) => format!("Nylas refuses the mailbox {grant}"),
+        None if who == "dataverse" => "Dataverse refuses every request".to_owned(),
+        Some(("dataverse", user)) => format!("Dataverse refuses every request of user {user}"),
+        Some((_, grant)) => format!("Nylas refuses access to mailbox {grant}"),
         None => "Nylas refuses the API key".to_owned(),
     };
     let cause = pause.refused.cause.as_deref().unwrap_or_default();
     let probe = pause.until.map_or_else(String::new, |until| {
         format!(
-            "\n  It waits, and none is lost. Next probe: {} UTC.",
+            "\n  Messages wait and none is lost. Next attempt: {} UTC.",
             until.format("%F %T")
         )
     });
@@ -158,8 +163,8 @@ fn cells(one: &Attention) -> [String; 4] {
         (state, _) => state.as_str(),
     };
     let reason = one.entry.reason.as_deref();
-    // Nothing has failed yet: a worker is at it, or died on it.
-    let reason = reason.unwrap_or("no try has come to an end");
+    // No reason yet: a worker is processing the message, or died while it did.
+    let reason = reason.unwrap_or("no attempt has finished yet");
     [
         one.since.format("%F %H:%M").to_string(),
         state.to_owned(),

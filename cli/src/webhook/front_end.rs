@@ -1,32 +1,34 @@
-//! What stands in front of the receiver, as far as it matters for compressed deliveries. Pure.
+//! Detects a front end of the receiver that breaks compressed deliveries. Pure.
 //!
-//! An API Gateway *REST* API unpacks a compressed body before anybody can check the signature over the packed bytes
-//! (Nylas facts §3). What a function URL or an HTTP API does with one is documented nowhere: the gzip probe tells
-//! (`probe.rs`).
+//! An API Gateway *REST* API decompresses a body before the receiver can check the signature over
+//! the compressed bytes (Nylas facts §3). It is not documented what a function URL or an HTTP API
+//! does with a compressed body: the gzip probe finds out (`probe.rs`).
 //!
 //! | Sign | Front end |
 //! | --- | --- |
-//! | host `….execute-api.…`, path with a first segment | perhaps a REST API: its path always begins with the stage |
+//! | host `….execute-api.…`, path with a first segment | possibly a REST API: its path always begins with the stage |
 //! | host `….execute-api.…`, no path | an HTTP API with its stage `$default`: a REST API has no such address |
-//! | the answer has the header `x-amz-apigw-id` | a REST API, whatever its host is called |
+//! | the answer has the header `x-amz-apigw-id` | a REST API, whatever its host name |
 //! | anything else | a function URL, an HTTP API, a proxy |
 //!
-//! An HTTP API may have a path too, a named stage or a route, and its address then looks like a REST API's. It is
-//! counted among them: refusing compression costs a few bytes, allowing it wrongly costs every notification.
+//! An HTTP API with a named stage or a route also has a path, and its URL then looks like that of a
+//! REST API. It is treated as one: refusing compression wastes a few bytes, allowing it by mistake
+//! loses every notification.
 //!
-//! Sources: Amazon API Gateway Developer Guide, "Invoke REST APIs" (`https://api-id.execute-api.region.amazonaws.com/stage`),
-//! "Stages for HTTP APIs" (`$default` is served from the base of the URL) and "CloudWatch log formats"
-//! (`x-amz-apigw-id`). That HTTP APIs do not send that header is *inferred*.
+//! Sources: Amazon API Gateway Developer Guide, "Invoke REST APIs"
+//! (`https://api-id.execute-api.region.amazonaws.com/stage`), "Stages for HTTP APIs" (`$default` is
+//! served from the base of the URL) and "CloudWatch log formats" (`x-amz-apigw-id`). That HTTP APIs
+//! do not send that header is *inferred*.
 
 use std::fmt;
 
 use reqwest::header::HeaderMap;
 use url::Url;
 
-/// Why an address is, or may be, that of a REST API.
+/// The reason why a URL belongs, or may belong, to a REST API.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum RestApi {
-    /// The path begins with what would be its stage.
+    /// The host is one of API Gateway, and the path begins with what would be the stage.
     ByAddress { stage: String },
     /// The answer has a header that only REST APIs send.
     ByAnswer,
@@ -38,15 +40,15 @@ impl fmt::Display for RestApi {
             Self::ByAddress { stage } => {
                 write!(
                     f,
-                    "the URL is that of an API Gateway API with the stage {stage}"
+                    "the URL belongs to an API Gateway API with the stage {stage}"
                 )
             }
-            Self::ByAnswer => f.write_str("the URL is answered by an API Gateway REST API"),
+            Self::ByAnswer => f.write_str("the URL belongs to an API Gateway REST API"),
         }
     }
 }
 
-/// By its address alone.
+/// Detects a REST API by its URL alone.
 pub(crate) fn rest_api_by_address(url: &str) -> Option<RestApi> {
     let url = Url::parse(url).ok()?;
     let is_gateway = url.host_str()?.split('.').nth(1) == Some("execute-api");
@@ -56,7 +58,7 @@ pub(crate) fn rest_api_by_address(url: &str) -> Option<RestApi> {
     })
 }
 
-/// By what it answered.
+/// Detects a REST API by the headers of its answer.
 pub(crate) fn rest_api_by_answer(headers: &HeaderMap) -> Option<RestApi> {
     headers
         .contains_key("x-amz-apigw-id")

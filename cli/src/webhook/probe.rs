@@ -1,8 +1,8 @@
-//! A signed probe through the public address: does a delivery arrive as it was sent?
+//! Sends a signed probe through the public URL, to check that a delivery arrives unchanged.
 //!
-//! Sent as Nylas sends (Nylas facts §3): the HMAC over the exact bytes, `Content-Type` JSON, and of a compressed one the
-//! packed bytes with `Content-Encoding: gzip`. It is signed with the stored secret; whether that is the one that Nylas
-//! signs with, only a delivery of Nylas can tell.
+//! It is sent as Nylas sends (Nylas facts §3): an HMAC over the exact bytes, `Content-Type` JSON,
+//! and a compressed one as gzip bytes with `Content-Encoding: gzip`. It is signed with the stored
+//! secret. Only a delivery from Nylas shows whether Nylas signs with the same secret.
 
 use std::time::Duration;
 
@@ -18,20 +18,22 @@ use crate::doctor::check::{Check, judged};
 pub(crate) const PLAIN: &str = "webhook probe";
 pub(crate) const GZIP: &str = "webhook gzip probe";
 
-/// As long as Nylas waits (Nylas facts §6).
+/// How long to wait for an answer: as long as Nylas does (Nylas facts §6).
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Most of an answer's text that is shown.
+/// How many characters of an answer's text are shown at most.
 const SHOWN: usize = 60;
 
-/// How a probe is sent.
+/// The encoding of a probe's body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Packing {
     Plain,
     Gzip,
 }
 
-/// The packings that a destination uses: a plain one is always tried, since it tells apart what is broken.
+/// Returns the probes to send to a destination.
+///
+/// The plain one is always sent, because it tells a problem with compression from other problems.
 pub(crate) fn packings(compressed: bool) -> &'static [Packing] {
     if compressed {
         &[Packing::Plain, Packing::Gzip]
@@ -41,7 +43,7 @@ pub(crate) fn packings(compressed: bool) -> &'static [Packing] {
 }
 
 impl Packing {
-    /// The name of its check.
+    /// Returns the name of the check for this probe.
     pub(crate) fn check(self) -> &'static str {
         match self {
             Self::Plain => PLAIN,
@@ -50,7 +52,7 @@ impl Packing {
     }
 }
 
-/// What came back.
+/// The answer to a probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Answer {
     Nothing {
@@ -63,12 +65,12 @@ enum Answer {
     },
 }
 
-/// Sends a probe to `url`, signed with `key`.
+/// Sends a probe signed with `key` to `url`, and checks the answer.
 pub(crate) async fn probe(http: &reqwest::Client, url: &str, key: &Key, packing: Packing) -> Check {
     let answer = send(http, url, key, packing).await;
     let seen = match packing {
-        Packing::Plain => "a signed delivery arrives as it was sent",
-        Packing::Gzip => "a compressed delivery arrives as it was sent",
+        Packing::Plain => "a signed delivery arrives unchanged",
+        Packing::Gzip => "a compressed delivery arrives unchanged",
     };
     judged(packing.check(), seen.to_owned(), problem(packing, &answer))
 }
@@ -106,11 +108,12 @@ async fn send(http: &reqwest::Client, url: &str, key: &Key, packing: Packing) ->
     }
 }
 
-/// What is wrong with an answer, and what to do.
+/// Returns what is wrong with an answer and what to do, or `None` if it is the receiver's answer to
+/// a probe.
 fn problem(packing: Packing, answer: &Answer) -> Option<(String, String)> {
     let (status, text, rest_api) = match answer {
         Answer::Nothing { problem } => {
-            let remedy = "nobody answers within the 10 seconds that Nylas waits: check WEBHOOK_URL and the receiver's log";
+            let remedy = "no answer within 10 seconds, which is how long Nylas waits: check WEBHOOK_URL and the receiver's log";
             return Some((problem.clone(), remedy.to_owned()));
         }
         Answer::Status {
@@ -128,21 +131,21 @@ fn problem(packing: Packing, answer: &Answer) -> Option<(String, String)> {
     };
     let shown: String = text.chars().take(SHOWN).collect();
     let seen = match shown.as_str() {
-        "" => format!("{kind} was answered {status}"),
-        text => format!("{kind} was answered {status}: {text}"),
+        "" => format!("{kind} was answered with {status}"),
+        text => format!("{kind} was answered with {status}: {text}"),
     };
     Some((seen, remedy(packing, status, rest_api)))
 }
 
 fn remedy(packing: Packing, status: u16, rest_api: Option<&RestApi>) -> String {
-    // The plain probe says what is wrong with everything else.
+    // Any other status is not about compression; the plain probe reports its cause.
     if packing == Packing::Gzip && matches!(status, 400 | 401 | 413 | 415 | 503) {
         let cause = match rest_api {
-            Some(rest_api) => format!("{rest_api}, which unpacks bodies before the signature can be checked"),
-            None => "if the plain probe passes, something on the way unpacks or changes compressed bodies".to_owned(),
+            Some(rest_api) => format!("{rest_api}, which decompresses bodies before the signature can be checked"),
+            None => "if the plain probe passes, a proxy or gateway decompresses or changes compressed bodies".to_owned(),
         };
         return format!(
-            "{cause}, and every compressed delivery is lost: turn compressed delivery off at Nylas, or delete the destination there and run `mailverse webhook create`, which leaves it off"
+            "{cause}, and every compressed delivery is lost: turn compressed delivery off at Nylas, or delete the destination there and run `mailverse webhook create` without --compressed"
         );
     }
     let text = match status {
@@ -150,19 +153,19 @@ fn remedy(packing: Packing, status: u16, rest_api: Option<&RestApi>) -> String {
             "something else answers, or a receiver older than this command: check WEBHOOK_URL (the output WebhookUrl of the stack) and deploy webhook-receiver"
         }
         401 => {
-            "the receiver reads another secret, or something on the way changes the body: check WEBHOOK_SECRET_ID (the output WebhookSecretArn of the stack) and what stands between WEBHOOK_URL and webhook-receiver; Nylas never sends again what is answered 401"
+            "the receiver reads another secret, or a proxy or gateway changes the body: check WEBHOOK_SECRET_ID (the output WebhookSecretArn of the stack) and what is between WEBHOOK_URL and webhook-receiver; Nylas does not retry a delivery that is answered with 401"
         }
         403 => {
-            "something before the receiver refuses: a firewall, or a function URL that wants IAM; Nylas cannot sign for IAM"
+            "something in front of the receiver rejects the call: a firewall, or a function URL that requires IAM; Nylas cannot sign for IAM"
         }
         429 => {
             "Lambda throttles the receiver: check its reserved concurrency (parameter ReceiverConcurrency) and the account's concurrency"
         }
         503 => {
-            "the receiver cannot read the secret, or a new secret is on its way to it: see its log, and try again in a minute"
+            "the receiver cannot read the secret, or does not have a new secret yet: see its log, and try again in a minute"
         }
         _ => {
-            "check WEBHOOK_URL (the output WebhookUrl of the stack), what stands between it and webhook-receiver, and the receiver's log"
+            "check WEBHOOK_URL (the output WebhookUrl of the stack), what is between it and webhook-receiver, and the receiver's log"
         }
     };
     text.to_owned()
@@ -186,19 +189,29 @@ mod tests {
         assert_eq!(problem(Packing::Plain, &well), None);
         assert_eq!(problem(Packing::Gzip, &well), None);
         for (status, text, seen, remedy) in [
-            (200, "ok", "answered 200: ok", "deploy webhook-receiver"),
-            (200, "", "answered 200", "something else answers"),
+            (
+                200,
+                "ok",
+                "answered with 200: ok",
+                "deploy webhook-receiver",
+            ),
+            (200, "", "answered with 200", "something else answers"),
             (
                 401,
                 "signature",
-                "answered 401: signature",
+                "answered with 401: signature",
                 "WEBHOOK_SECRET_ID",
             ),
-            (403, "", "answered 403", "IAM"),
-            (429, "", "answered 429", "ReceiverConcurrency"),
-            (503, "unavailable", "answered 503", "try again in a minute"),
-            (301, "", "answered 301", "check WEBHOOK_URL"),
-            (502, "", "answered 502", "the receiver's log"),
+            (403, "", "answered with 403", "IAM"),
+            (429, "", "answered with 429", "ReceiverConcurrency"),
+            (
+                503,
+                "unavailable",
+                "answered with 503",
+                "try again in a minute",
+            ),
+            (301, "", "answered with 301", "check WEBHOOK_URL"),
+            (502, "", "answered with 502", "the receiver's log"),
         ] {
             let found = problem(Packing::Plain, &answered(status, text, None)).unwrap();
             assert!(found.0.contains(seen), "{status}: {}", found.0);

@@ -1,20 +1,24 @@
-//! The stored webhook secret, and the order in which another one takes its place.
+//! The stored webhook secret, and the steps of its rotation.
 //!
-//! Nylas signs with a new secret from the moment that it has made it, with no overlap (Nylas facts §2), and shows it once. So:
+//! Nylas signs with a new secret as soon as it has made it, without an overlap, and shows it only
+//! once (Nylas facts §2). So the rotation has these steps:
 //!
-//! 1. *announce*: a version of the secret that is only a notice gets the label `AWSPENDING`. From here on the receiver answers what it cannot verify with
-//!    503, which Nylas sends again, instead of 401, which it does not.
+//! 1. *announce*: a version of the secret that is only a notice gets the label `AWSPENDING`. From
+//!    now on the receiver answers a delivery that it cannot verify with 503, which Nylas retries,
+//!    instead of 401, which it does not.
 //! 2. Nylas makes the new secret.
-//! 3. *store*: the new value becomes `AWSCURRENT`, and the one before it `AWSPREVIOUS`, by which deliveries that are under way still verify.
+//! 3. *store*: the new value becomes `AWSCURRENT` and the previous value `AWSPREVIOUS`, so that
+//!    deliveries that are already on the way still verify.
 //! 4. *end*: `AWSPENDING` moves to the new value, which means that the rotation is over.
 //!
-//! | The process dies after | Left behind | Mended by |
+//! | The process dies after | State that it leaves | Fixed by |
 //! | --- | --- | --- |
-//! | announce | the old secret in force, and the notice: forged deliveries get 503 instead of 401 | rotating again |
-//! | Nylas | a secret that nobody knows: deliveries get 503; Nylas sends each up to twice more, 10 to 20 minutes long, then the backfill finds the mail | rotating again |
-//! | store | everything works; the notice as above | rotating again |
+//! | announce | the old secret is in force, and the notice exists: forged deliveries get 503 instead of 401 | rotating again |
+//! | Nylas | the new secret is lost: deliveries get 503; Nylas sends each up to twice more, for 10 to 20 minutes, then the backfill finds the messages | rotating again |
+//! | store | everything works; the notice exists, as above | rotating again |
 //!
-//! Where Nylas refuses, it made no other secret, and the notice is taken back. One that an earlier rotation left stays: that one's secret may be what Nylas signs with.
+//! If Nylas rejects the request, it made no new secret, and the notice is removed. A notice from an
+//! earlier rotation stays, because Nylas may sign with the secret of that rotation.
 
 use aws_sdk_secretsmanager::Client;
 use aws_sdk_secretsmanager::error::{ProvideErrorMetadata, SdkError};
@@ -22,13 +26,13 @@ use mailverse::aws;
 use mailverse::secrets::{self, SecretError, Stage, Stored};
 use secrecy::{ExposeSecret, SecretString};
 
-/// The label of a rotation that is under way, as AWS's own rotations use it.
+/// The version label of a rotation in progress, as in rotations by Secrets Manager itself.
 const PENDING: &str = "AWSPENDING";
 
-/// What the announced version holds. It is no secret: nothing is verified by it.
+/// The value of the announced version. It is not a secret: nothing is verified with it.
 const NOTICE: &str = "a rotation of the webhook secret is under way";
 
-/// The secret store refused, or did not answer.
+/// Secrets Manager refused, or did not answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StoreError {
     #[error(transparent)]
@@ -43,26 +47,26 @@ pub(crate) struct StoredSecret {
     id: String,
 }
 
-/// What is known of it.
+/// The state of the stored secret.
 pub(crate) struct Held {
-    /// The value in force, if there is one.
+    /// The value in force; `None` if no value was stored yet.
     pub(crate) value: Option<SecretString>,
-    /// A rotation was announced, and its end was not.
+    /// Whether a rotation was announced and has not ended.
     pub(crate) in_rotation: bool,
 }
 
-/// A notice.
+/// The notice that announces a rotation.
 pub(crate) struct Announced {
     version: String,
-    /// It took the place of one that an earlier rotation had left.
+    /// Whether it replaced a notice that an earlier rotation left.
     was_open: bool,
 }
 
-/// What became of a notice without a new secret.
+/// The result of removing a notice when there is no new secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TakenBack {
     Yes,
-    /// It stays for the rotation that was open before.
+    /// The notice stays, because an earlier rotation is still open.
     StillOpen,
 }
 
@@ -71,7 +75,10 @@ impl StoredSecret {
         Self { client, id }
     }
 
-    /// What the store holds.
+    /// Reads the state of the secret.
+    ///
+    /// # Errors
+    /// [`StoreError`]: check the name of the secret and the right to read it, then try again.
     pub(crate) async fn held(&self) -> Result<Held, StoreError> {
         let current = secrets::read(&self.client, &self.id, Stage::Current).await?;
         let pending = secrets::read(&self.client, &self.id, Stage::Pending).await?;
@@ -91,8 +98,13 @@ impl StoredSecret {
         })
     }
 
-    /// Step 1. Fails where there is no such secret, before Nylas is asked for anything. `None` where no value is in force: the receiver then
-    /// answers 503 anyway, and the notice would become the value.
+    /// Step 1: stores the notice.
+    ///
+    /// Returns `None` without storing anything if no value is in force: the receiver then answers
+    /// 503 anyway, and the notice would become the value.
+    ///
+    /// # Errors
+    /// [`StoreError`], also if the secret does not exist. Nylas was not asked for anything yet.
     pub(crate) async fn announce(&self) -> Result<Option<Announced>, StoreError> {
         let described = self.client.describe_secret().secret_id(&self.id).send();
         described.await.map_err(|error| self.failed(&error))?;
@@ -109,7 +121,7 @@ impl StoredSecret {
         }))
     }
 
-    /// Instead of the steps 3 and 4, when Nylas made no other secret.
+    /// Removes the notice. Replaces steps 3 and 4 if Nylas made no new secret.
     pub(crate) async fn take_back(&self, announced: Announced) -> Result<TakenBack, StoreError> {
         if announced.was_open {
             return Ok(TakenBack::StillOpen);
@@ -121,7 +133,7 @@ impl StoredSecret {
         Ok(TakenBack::Yes)
     }
 
-    /// Step 3. The version that holds the new value.
+    /// Step 3: stores the new value. Returns the version that holds it.
     pub(crate) async fn store(&self, value: &SecretString) -> Result<String, StoreError> {
         let put = self.client.put_secret_value().secret_id(&self.id);
         let put = put.secret_string(value.expose_secret()).send();
@@ -129,7 +141,7 @@ impl StoredSecret {
         Ok(put.version_id.unwrap_or_default())
     }
 
-    /// Step 4.
+    /// Step 4: moves `AWSPENDING` from the notice to the version `stored`.
     pub(crate) async fn end(&self, announced: Announced, stored: String) -> Result<(), StoreError> {
         let call = self.client.update_secret_version_stage();
         let call = call.secret_id(&self.id).version_stage(PENDING);

@@ -1,6 +1,8 @@
-//! Whether Nylas' notifications arrive: the destination, its secret, the receiver behind the URL, and the way there.
+//! Checks that notifications from Nylas arrive: the destination, its secret, the receiver behind
+//! the URL, and everything between.
 //!
-//! A probe (`probe.rs`) needs the secret and a receiver that answers; where one of them is broken it is skipped.
+//! A probe (`probe.rs`) needs the secret and a receiver that answers. If one of them is broken, the
+//! probe is skipped.
 
 use mailverse::nylas::webhooks::Destination;
 use uuid::Uuid;
@@ -16,19 +18,19 @@ pub(crate) const DESTINATION: &str = "webhook destination";
 pub(crate) const RECEIVER: &str = "webhook receiver";
 pub(crate) const SECRET: &str = "webhook secret";
 
-/// The triggers that our destination has to have.
+/// Returns the triggers that our destination must have.
 pub(crate) fn triggers() -> Vec<&'static str> {
     HANDLED.iter().map(|(trigger, _)| *trigger).collect()
 }
 
-/// Which destination is the one of `url`. The root of a host is written with or without its slash.
+/// Returns the destination for `url`. A trailing slash makes no difference.
 pub(crate) fn ours<'d>(destinations: &'d [Destination], url: &str) -> Option<&'d Destination> {
     let plain = |url: &str| url.trim_end_matches('/').to_owned();
     let mut all = destinations.iter();
     all.find(|one| plain(&one.url) == plain(url))
 }
 
-/// The destination of `url` among those of the application.
+/// Checks that the application has an active destination for `url` with all triggers.
 pub(crate) fn destination(destinations: &[Destination], url: &str) -> Check {
     let Some(found) = ours(destinations, url) else {
         return Check::broken(
@@ -47,10 +49,10 @@ pub(crate) fn destination(destinations: &[Destination], url: &str) -> Check {
     let problem = if found.status != "active" {
         let remedy = match found.status.as_str() {
             "failing" => {
-                "the receiver refuses deliveries or does not answer: see its log; Nylas goes on for 72 hours, then it stops"
+                "the receiver rejects deliveries or does not answer: see its log; Nylas keeps trying for 72 hours, then it stops"
             }
             _ => {
-                "set the destination active again at Nylas; nothing is sent for the time between, and the scheduled backfill finds that mail, since it lists each mailbox since its watermark"
+                "set the destination active again at Nylas; it does not send what happened in the meantime, but the scheduled backfill finds those messages, because it lists each mailbox from its watermark"
             }
         };
         Some((
@@ -74,8 +76,10 @@ pub(crate) fn destination(destinations: &[Destination], url: &str) -> Check {
     judged(DESTINATION, seen, problem)
 }
 
-/// The receiver, the secret and what is sent between: a plain probe, and a packed one for a destination that is `compressed`.
-/// `None` where a setting is missing.
+/// Checks the receiver and the secret, and sends a plain probe. Sends a gzip probe too if the
+/// destination is `compressed`.
+///
+/// `url` and `store` are `None` if the setting is missing.
 pub(crate) async fn delivery_path(
     http: &reqwest::Client,
     url: Option<&str>,
@@ -105,7 +109,7 @@ pub(crate) async fn delivery_path(
             _ => Check::skipped(packing.check(), needs),
         };
         if reachable && check.is_broken() {
-            // A packed one fares no better than a plain one.
+            // If the plain probe fails, the gzip probe fails for the same reason.
             (reachable, needs) = (false, packing.check());
         }
         checks.push(check);
@@ -113,7 +117,8 @@ pub(crate) async fn delivery_path(
     checks
 }
 
-/// Whether the receiver answers a challenge as Nylas wants it: 200, the very value, not chunked (Nylas facts §2).
+/// Checks that the receiver answers a challenge as Nylas requires: status 200, exactly the value,
+/// not chunked (Nylas facts §2).
 async fn receiver(http: &reqwest::Client, url: &str) -> Check {
     let challenge = Uuid::new_v4().to_string();
     let problem = match ask(http, url, &challenge).await {
@@ -122,14 +127,14 @@ async fn receiver(http: &reqwest::Client, url: &str) -> Check {
             Some(format!("answers a challenge with {}", answer.status()))
         }
         Ok(answer) if answer.headers().contains_key("transfer-encoding") => {
-            Some("answers a challenge in chunks".to_owned())
+            Some("answers a challenge with a chunked body".to_owned())
         }
         Ok(answer) => match answer.bytes().await {
             Ok(body) if body == challenge.as_bytes() => None,
-            _ => Some("answers a challenge with something else".to_owned()),
+            _ => Some("answers a challenge with another value".to_owned()),
         },
     };
-    let remedy = "check WEBHOOK_URL (the output WebhookUrl of the stack) and that nothing stands between it and webhook-receiver; see the function's log";
+    let remedy = "check WEBHOOK_URL (the output WebhookUrl of the stack) and whatever is between it and webhook-receiver; see the function's log";
     judged(
         RECEIVER,
         "answers a challenge".to_owned(),
@@ -137,10 +142,10 @@ async fn receiver(http: &reqwest::Client, url: &str) -> Check {
     )
 }
 
-/// Asks for the answer to a challenge, as Nylas does.
+/// Sends a challenge, as Nylas does, and returns the answer.
 ///
 /// # Errors
-/// No answer.
+/// There was no answer; check the URL.
 pub(crate) async fn ask(
     http: &reqwest::Client,
     url: &str,
@@ -151,7 +156,9 @@ pub(crate) async fn ask(
     call.send().await
 }
 
-/// The stored secret, and the key that it makes. Whether it is the one that Nylas signs with, only a delivery can tell.
+/// Checks the stored secret. Returns the signing key too, if there is a valid one.
+///
+/// Only a delivery from Nylas shows whether Nylas signs with the same secret.
 async fn secret(store: &StoredSecret) -> (Check, Option<Key>) {
     let held = match store.held().await {
         Ok(held) => held,
@@ -160,7 +167,7 @@ async fn secret(store: &StoredSecret) -> (Check, Option<Key>) {
             return (Check::broken(SECRET, error.to_string(), remedy), None);
         }
     };
-    let renew = "run `mailverse webhook create`; where the destination is there already: `mailverse webhook rotate`";
+    let renew = "run `mailverse webhook create`; if the destination exists already, run `mailverse webhook rotate`";
     let Some(value) = held.value else {
         return (Check::broken(SECRET, "no value is stored", renew), None);
     };
@@ -170,13 +177,14 @@ async fn secret(store: &StoredSecret) -> (Check, Option<Key>) {
     };
     let problem = if held.in_rotation {
         Some((
-            "a rotation began and did not end".to_owned(),
-            "run `mailverse webhook rotate` again, unless somebody is at it now".to_owned(),
+            "a rotation was started and not finished".to_owned(),
+            "run `mailverse webhook rotate` again, unless another operator is rotating right now"
+                .to_owned(),
         ))
     } else {
         None
     };
-    let seen = "stored, no rotation under way".to_owned();
+    let seen = "stored, no rotation in progress".to_owned();
     (judged(SECRET, seen, problem), Some(key))
 }
 

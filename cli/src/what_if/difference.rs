@@ -1,30 +1,31 @@
-//! In what two previews of a message differ. Pure.
+//! Compares two previews of a message. Pure.
 
 use mailverse::decision::{DecisionRecord, Row};
 use mailverse::pipeline::preview::{Foreseen, Preview};
 use mailverse::policy::document::Content;
 use serde_json::json;
 
-/// What differs.
+/// The kind of a difference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum What {
-    /// It was left out, and would be tracked.
+    /// The message was skipped and would be tracked.
     Tracked,
-    /// It was tracked, and would be left out.
+    /// The message was tracked and would be skipped.
     LeftOut,
-    /// Another rule would leave it out.
+    /// The message would be skipped by another rule.
     Rule,
-    /// More of it would be stored, or less.
+    /// More or less of the message would be stored.
     Content,
-    /// Somebody would be another row, or no longer on it.
+    /// A party would be another row, or would be missing.
     People,
-    /// It would concern another record.
+    /// The regarding would be another record.
     Regarding,
-    /// Contacts would be made, or would not.
+    /// More or fewer contacts would be created.
     Contacts,
 }
 
 impl What {
+    /// Returns the code in the JSON report.
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Tracked => "newly_tracked",
@@ -38,17 +39,20 @@ impl What {
     }
 }
 
-/// One difference.
+/// One difference between two previews.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Difference {
     pub(super) what: What,
-    /// Under the stored policy: a rule, a setting, a record, a number. Never content.
+    /// The value under the stored policy: a rule, a setting, a record or a number. Never content.
     pub(super) before: String,
-    /// Under the other.
+    /// The value under the new policy.
     pub(super) after: String,
 }
 
-/// What differs between two previews of one message. `Err`: why it cannot be told.
+/// Returns the differences between two previews of one message.
+///
+/// # Errors
+/// The reason why one of the previews is unknown; the report lists it.
 pub(super) fn between(before: &Preview, after: &Preview) -> Result<Vec<Difference>, String> {
     let difference = |what, before: &str, after: &str| Difference {
         what,
@@ -104,7 +108,8 @@ fn name(content: Content) -> String {
     name.as_str().unwrap_or_default().to_owned()
 }
 
-/// How many people, and which rows they are.
+/// Returns the people of a message as text, with the rows chosen for each, so that they can be
+/// compared.
 fn people(preview: &Preview) -> String {
     let people = preview
         .record

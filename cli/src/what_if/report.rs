@@ -1,4 +1,5 @@
-//! What another policy would change, as lines for people or as JSON for programs. Rules, settings, ids and counts; no content.
+//! The report of `mailverse what-if`, as text or as JSON. It has rules, settings, ids and counts,
+//! but no content.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -13,7 +14,7 @@ use serde_json::{Value, json};
 use super::difference::{self, Difference, What};
 use crate::terminal::printable;
 
-/// What was found out.
+/// The differences between the stored policy and a new one.
 pub(super) struct Report {
     before: String,
     after: String,
@@ -22,9 +23,9 @@ pub(super) struct Report {
     messages: usize,
     unchanged: usize,
     changes: Vec<(MessageKey, Difference)>,
-    /// Messages that could not be told, and why.
+    /// Messages that could not be compared, and why.
     unknown: Vec<(MessageKey, String)>,
-    /// Mailboxes that could not be listed to their end, and why.
+    /// Mailboxes that could not be listed completely, and why.
     not_listed: Vec<(GrantId, String)>,
 }
 
@@ -44,11 +45,12 @@ impl Report {
         }
     }
 
-    /// Everything that was asked for could be told.
+    /// Returns whether every message and every mailbox could be compared.
     pub(super) fn is_complete(&self) -> bool {
         self.unknown.is_empty() && self.not_listed.is_empty()
     }
 
+    /// Compares two previews of a message and records the result.
     pub(super) fn add(&mut self, before: &Preview, after: &Preview) {
         self.messages += 1;
         match difference::between(before, after) {
@@ -62,11 +64,13 @@ impl Report {
         }
     }
 
+    /// Records a mailbox that could not be listed completely.
     pub(super) fn not_listed(&mut self, mailbox: &GrantId, error: &NylasError) {
         self.not_listed.push((mailbox.clone(), error.to_string()));
     }
 
-    /// How often each change comes, by what it is from and to. People and records are too many to be told apart.
+    /// Counts the changes by kind, and by the values before and after. Changes of people and
+    /// regarding are only counted as a whole, because there are too many different values.
     fn counts(&self) -> BTreeMap<What, BTreeMap<String, usize>> {
         let mut counts: BTreeMap<What, BTreeMap<String, usize>> = BTreeMap::new();
         for (_, difference) in &self.changes {
@@ -118,7 +122,7 @@ impl Report {
     pub(super) fn print(&self, out: &mut impl Write) -> io::Result<()> {
         writeln!(
             out,
-            "Policy {} in place of {}: {} messages of {} mailboxes since {}; {} as before.",
+            "Policy {} instead of {}: {} messages of {} mailboxes since {}; {} unchanged.",
             self.after,
             self.before,
             self.messages,
@@ -143,11 +147,11 @@ impl Report {
         }
         for (key, reason) in &self.unknown {
             let (key, reason) = (printable(&key.to_string()), printable(reason));
-            writeln!(out, "{key}: cannot be told: {reason}")?;
+            writeln!(out, "{key}: could not be compared: {reason}")?;
         }
         for (mailbox, reason) in &self.not_listed {
             let (mailbox, reason) = (printable(mailbox.as_str()), printable(reason));
-            writeln!(out, "{mailbox}: the mailbox cannot be listed: {reason}")?;
+            writeln!(out, "{mailbox}: failed to list the mailbox: {reason}")?;
         }
         Ok(())
     }
@@ -157,10 +161,10 @@ const fn label(what: What) -> &'static str {
     match what {
         What::Tracked => "newly tracked",
         What::LeftOut => "no longer tracked",
-        What::Rule => "left out by another rule",
-        What::Content => "other content",
-        What::People => "other people",
-        What::Regarding => "other regarding",
-        What::Contacts => "other contacts",
+        What::Rule => "skipped by another rule",
+        What::Content => "different content",
+        What::People => "different people",
+        What::Regarding => "different regarding",
+        What::Contacts => "different contacts",
     }
 }

@@ -88,8 +88,8 @@ mod tests {
             "NYLAS_API_URL" => Some("https://api.eu.nylas.com".to_owned()),
             "WRITE_MODE" => Some("stepwise".to_owned()),
             "RESOLVED_PEOPLE_LIMIT" => Some("100".to_owned()),
-            "DATAVERSE_BUDGET" => Some("3000,600,300".to_owned()),
-            "DATAVERSE_IDENTITIES" => Some("two, three".to_owned()),
+            "DATAVERSE_LIMITS" => Some("3000,600,300".to_owned()),
+            "DATAVERSE_APPLICATION_USERS" => Some("two, three".to_owned()),
             other => Some(other.to_lowercase()),
         })
         .unwrap();

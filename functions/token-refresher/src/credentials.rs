@@ -2,7 +2,7 @@
 //!
 //! ```json
 //! {"client_secret": "…",
-//!  "identities": {"second": {"client_id": "…", "certificate_pem": "-----BEGIN CERTIFICATE-----…", "private_key_pem": "-----BEGIN PRIVATE KEY-----…"}}}
+//!  "application_users": {"second": {"client_id": "…", "certificate_pem": "-----BEGIN CERTIFICATE-----…", "private_key_pem": "-----BEGIN PRIVATE KEY-----…"}}}
 //! ```
 //!
 //! Each application has a secret or a certificate with its key. The top level is the primary user's; `client_id` is `ENTRA_CLIENT_ID` where it is not told.
@@ -63,7 +63,7 @@ pub fn read(text: &SecretString) -> Result<Vec<Application>, CredentialError> {
         identity: None,
         proof: proof(&document),
     }];
-    match fields.get("identities") {
+    match fields.get("application_users") {
         None => {}
         Some(Value::Object(identities)) => {
             all.extend(identities.iter().map(|(name, document)| Application {
@@ -107,7 +107,7 @@ mod tests {
     #[test]
     fn one_application_or_several_are_read() {
         let all = read_text(
-            r#"{"client_secret": "s", "identities": {"second": {"client_id": "app", "client_secret": "t"}}}"#,
+            r#"{"client_secret": "s", "application_users": {"second": {"client_id": "app", "client_secret": "t"}}}"#,
         );
         let read: Vec<_> = all
             .iter()
@@ -138,7 +138,7 @@ mod tests {
         for text in [
             "the secret",
             "[]",
-            r#"{"client_secret": "s", "identities": []}"#,
+            r#"{"client_secret": "s", "application_users": []}"#,
         ] {
             let error = read(&SecretString::from(text)).err().unwrap();
             assert_eq!(error, CredentialError::Malformed, "{text}");
@@ -149,7 +149,7 @@ mod tests {
     #[test]
     fn a_certificate_that_cannot_be_read_is_named_and_the_others_stay() {
         let all = read_text(
-            r#"{"certificate_pem": "c", "private_key_pem": "k", "identities": {"second": {"client_secret": "t"}}}"#,
+            r#"{"certificate_pem": "c", "private_key_pem": "k", "application_users": {"second": {"client_secret": "t"}}}"#,
         );
         assert_eq!(
             all[0].proof.as_ref().unwrap_err(),

@@ -7,7 +7,7 @@ use mailverse::dataverse::earlier::LONGEST_TOKEN;
 use mailverse::ids::{GrantId, InternetMessageId};
 use mailverse::message::MOST_ANCESTORS;
 use mailverse::nylas::wire;
-use mailverse::regarding::token::{self, TokenPattern};
+use mailverse::policy::token_pattern::{self, TokenPattern};
 use serde_json::json;
 
 /// Longest pattern that is tried: what a long one costs is up to whoever writes the policy.
@@ -46,7 +46,10 @@ pub fn run(input: &[u8]) {
     message.internet_message_id.iter().for_each(assert_sound);
 
     tokens("CRM:[0-9]+", subject);
-    if !pattern.is_empty() && pattern.len() <= LONGEST_PATTERN && token::check(pattern).is_ok() {
+    if !pattern.is_empty()
+        && pattern.len() <= LONGEST_PATTERN
+        && token_pattern::check(pattern).is_ok()
+    {
         tokens(pattern, subject);
     }
 }

@@ -1,43 +1,46 @@
-//! What a card of somebody's address book makes of a contact. Pure.
+//! Maps a card of an address book to a contact. Pure.
 //!
-//! A contact that is not there gets all of these columns; one that is there gets those that are empty in it, and no other, so that nothing that people
-//! wrote is ever changed.
+//! A new contact gets all of these columns. An existing contact gets only those that are empty, so
+//! that nothing that people wrote is ever changed.
 //!
 //! | Column of `contact` | From | Rule |
 //! | --- | --- | --- |
-//! | `contactid` | the first address | as for contacts that are made of mail ([`super::contact_id`]): both ways meet at one row |
-//! | `firstname`, `lastname` | given name, surname | cut at 50. A new contact without a surname is `Unknown`. Into a contact that has one of the two, the other goes only if the card agrees with the one |
+//! | `contactid` | the first address | the same id as for contacts created from messages ([`super::contact_id`]), so both use one row |
+//! | `firstname`, `lastname` | given name, surname | cut at 50. A new contact without a surname is `Unknown`. If an existing contact has only one of the two, the other is added only if the card agrees with the existing one |
 //! | `emailaddress1` to `3` | the first three usable addresses | each without its tag, in the first column that is free; one that the contact has is not written again |
 //! | `mobilephone`, `telephone1`, `telephone2` | the first three numbers | by type: mobile, work, home; any other type, or a second number of a type, in the first that is free of `telephone1`, `mobilephone`, `telephone2`, `telephone3` |
-//! | `fax` | a number of these whose type says so | |
+//! | `fax` | a number among these whose type contains `fax` | |
 //! | `jobtitle` | job title | cut at 100 |
 //! | `parentcustomerid` | company name | [`company()`] |
 //!
-//! An address is usable that is no role's and fits its column; a number, that fits its column. Lengths and columns: Dataverse facts §15.1.
+//! An address is usable if it is not a role address and fits its column; a number, if it fits its
+//! column. Lengths and columns: Dataverse facts §15.1.
 //!
-//! A card without a company's name says nothing of a company. Otherwise it is, in this order:
+//! A card without a company name has no company. Otherwise the company is, in this order:
 //!
-//! 1. the one active account of exactly this name, whatever its case; none where several are;
-//! 2. the account of the address's registrable domain, where there is one ([`super::company`]);
-//! 3. a new account under the key of that domain, with the name that the card gives; never for a domain of free mail.
+//! 1. the only active account with exactly this name, ignoring case; no company if there are
+//!    several;
+//! 2. the account of the address's registrable domain, if there is one ([`super::company`]);
+//! 3. a new account with the key of that domain and the name on the card; never for a domain of a
+//!    free mail provider.
 
 use std::collections::{BTreeSet, HashMap};
 
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use super::company::{self, Companies, Company};
+use super::company::{self, Company};
 use super::name::{Name, tidy};
-use super::{
-    COMPANY, LONGEST_ADDRESS, LONGEST_COMPANY_NAME, NewContact, NewRow, account_of, contact,
-};
-use crate::dataverse::rows::{Record, Table};
+use super::{COMPANY, LONGEST_ADDRESS, LONGEST_COMPANY_NAME, NewContact, account_of, contact};
+use crate::contact_card::Card;
+use crate::dataverse::companies::Companies;
+use crate::dataverse::rows::{NewRow, Record, Table};
 use crate::ids::EmailAddress;
-use crate::mapping::{cut, length};
 use crate::policy::document::Ambiguous;
 use crate::role_address::is_role_address;
+use crate::text::{cut, length};
 
-/// Addresses and numbers that a contact takes.
+/// The maximum number of addresses, and of numbers, that a contact takes from a card.
 const MOST: usize = 3;
 
 const LONGEST_NUMBER: usize = 50;
@@ -49,77 +52,37 @@ const ADDRESSES: [&str; 3] = ["emailaddress1", "emailaddress2", "emailaddress3"]
 /// The columns that hold numbers, in the order in which they are filled.
 const NUMBERS: [&str; 4] = ["telephone1", "mobilephone", "telephone2", "telephone3"];
 
-/// Every column that a card may fill, and the company.
-pub const COLUMNS: [&str; 12] = [
-    "firstname",
-    "lastname",
-    "emailaddress1",
-    "emailaddress2",
-    "emailaddress3",
-    "telephone1",
-    "mobilephone",
-    "telephone2",
-    "telephone3",
-    "fax",
-    "jobtitle",
-    "_parentcustomerid_value",
-];
-
-/// Whether a contact has neither a company nor another contact that it belongs to.
+/// Returns whether a contact belongs to no company and to no other contact.
 #[must_use]
 pub fn lacks_company(there: &Map<String, Value>) -> bool {
     is_empty(there, "_parentcustomerid_value")
 }
 
-/// Adds a company to what is written into a contact.
+/// Adds a company to the columns that will be written to a contact.
 pub fn add_company(added: &mut Map<String, Value>, company: Uuid) {
     let table = Table::Account;
     let company = Record { table, id: company };
     set(added, COMPANY, &company.binding());
 }
 
-/// A telephone number.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Number {
-    /// As people wrote it.
-    pub number: String,
-    /// `work`, `mobile`, …; may be empty.
-    pub kind: String,
-}
-
-/// Somebody in an address book. Every text may be empty.
-#[derive(Clone, Default)]
-pub struct Card {
-    /// `given_name`
-    pub given_name: String,
-    /// `surname`
-    pub surname: String,
-    /// In order, each once.
-    pub addresses: Vec<EmailAddress>,
-    /// In order.
-    pub numbers: Vec<Number>,
-    /// `job_title`
-    pub job_title: String,
-    /// `company_name`
-    pub company_name: String,
-}
-
-/// Why a card has no address that a contact could be known by.
+/// Why a card has no address that can identify a contact. If the addresses were removed for
+/// different reasons, the reason of the last one is given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NoAddress {
-    /// It has none.
+    /// The card has no address.
     None,
-    /// All of them are roles'.
+    /// An address is a role address.
     Role,
-    /// No column holds them.
+    /// An address does not fit the column.
     TooLong,
 }
 
 impl Card {
-    /// Keeps the addresses that a contact may have, without their tags.
+    /// Keeps only the addresses that a contact may have, each once and without its tag.
     ///
     /// # Errors
-    /// [`NoAddress`]: there is nothing by which the same person would be known the next time.
+    /// [`NoAddress`]: no usable address is left. Skip the card, since the same person could not be
+    /// recognised the next time.
     pub fn keep_usable(&mut self) -> Result<(), NoAddress> {
         let mut why = NoAddress::None;
         let mut kept: Vec<EmailAddress> = Vec::new();
@@ -140,7 +103,7 @@ impl Card {
         Ok(())
     }
 
-    /// The name of its company; `None` when it names none.
+    /// Returns the name of the card's company; `None` if it has none.
     #[must_use]
     pub fn company(&self) -> Option<String> {
         let name = tidy(&self.company_name);
@@ -148,13 +111,14 @@ impl Card {
         (!name.is_empty()).then(|| name.to_owned())
     }
 
-    /// The registrable domain of its company: that of the first address that has one.
+    /// Returns the registrable domain of the card's company: that of the first address that has
+    /// one.
     #[must_use]
     pub fn domain(&self) -> Option<String> {
         self.addresses.iter().find_map(company::domain)
     }
 
-    /// Takes over what this card lacks from another of the same person.
+    /// Adds what this card lacks from another card of the same person.
     fn absorb(&mut self, other: Self) {
         if self.given_name.is_empty() && self.surname.is_empty() {
             (self.given_name, self.surname) = (other.given_name, other.surname);
@@ -176,18 +140,19 @@ impl Card {
     }
 }
 
-/// Which card of a book is told of which person.
+/// The person that a card of an address book belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
-    /// This one of the people.
+    /// The person at this index in the list of people.
     Person(usize),
-    /// It has addresses of several people, so nobody can tell whose card it is.
+    /// The card has addresses of several people, so it is unknown whose card it is.
     Several,
 }
 
-/// The people of an address book: cards that share an address are one person's. For each card, in order, whose it is.
+/// Merges the cards of an address book into people: cards that share an address belong to one
+/// person. Returns the people and, for each card in order, its person.
 ///
-/// The cards have been through [`Card::keep_usable`].
+/// The caller has applied [`Card::keep_usable`] to the cards.
 #[must_use]
 pub fn people(cards: Vec<Card>) -> (Vec<Card>, Vec<Place>) {
     let mut people: Vec<Card> = Vec::new();
@@ -219,18 +184,18 @@ pub fn people(cards: Vec<Card>) -> (Vec<Card>, Vec<Place>) {
     (people, places)
 }
 
-/// The company that a contact is to have.
+/// The company that a contact will have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CardCompany {
-    /// It is there.
+    /// The account exists.
     There(Uuid),
-    /// It has to be made.
+    /// The account has to be created.
     New(NewRow),
-    /// None, or nobody can tell which.
+    /// No company, or it is unknown which one is meant.
     None,
 }
 
-/// The company of a card. `named`: the active accounts of exactly the name that it gives.
+/// Returns the company of a card. `named`: the active accounts with exactly the name on the card.
 #[must_use]
 pub fn company(
     card: &Card,
@@ -249,14 +214,14 @@ pub fn company(
     let Some(domain) = card.domain() else {
         return CardCompany::None;
     };
-    match companies.company(&domain, ambiguous) {
+    match company::of_domain(companies, &domain, ambiguous) {
         Company::There(id) => CardCompany::There(id),
         Company::New => account_of(&domain, &name).map_or(CardCompany::None, CardCompany::New),
         Company::Ambiguous | Company::Unknown => CardCompany::None,
     }
 }
 
-/// The contact to make of a card with a usable address; `None` for one without.
+/// Returns the contact to create from a card; `None` if the card has no usable address.
 #[must_use]
 pub fn new_contact(card: &Card, company: Option<Uuid>) -> Option<NewContact> {
     let address = card.addresses.first()?;
@@ -268,7 +233,8 @@ pub fn new_contact(card: &Card, company: Option<Uuid>) -> Option<NewContact> {
     Some(made)
 }
 
-/// What a card can add to a contact that is there, but for its company. `there`: the values of [`COLUMNS`].
+/// Returns the columns that a card can add to an existing contact, except its company. `there`: the
+/// contact's values of [`COLUMNS`].
 #[must_use]
 pub fn missing(card: &Card, there: &Map<String, Value>) -> Map<String, Value> {
     let mut added = Map::new();
@@ -347,7 +313,8 @@ fn add_numbers(card: &Card, there: &Map<String, Value>, added: &mut Map<String, 
     }
 }
 
-/// The column of a type of number. The types are those that address books use; Nylas documents none (Nylas facts §12).
+/// Returns the column for a type of number. The types are those that address books use; Nylas
+/// documents none (Nylas facts §12).
 fn preferred(kind: &str) -> &'static [&'static str] {
     let kind = kind.to_lowercase();
     let says = |words: &[&str]| words.iter().any(|word| kind.contains(word));
@@ -372,7 +339,8 @@ fn value<'a>(row: &'a Map<String, Value>, column: &str) -> &'a str {
     row.get(column).and_then(Value::as_str).unwrap_or_default()
 }
 
-/// What is there and no text is not empty: it is not ours to judge.
+/// Returns whether a column is empty. A value that is not a text counts as present, since this
+/// module cannot judge it.
 fn is_empty(row: &Map<String, Value>, column: &str) -> bool {
     match row.get(column) {
         None | Some(Value::Null) => true,

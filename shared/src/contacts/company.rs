@@ -1,28 +1,31 @@
-//! The company that an address belongs to: the domain that a company registered, and the account that stands for it. Pure.
+//! Finds the company of an address: the domain that the company registered, and its account. Pure.
 //!
-//! The registrable domain is what stands before the public suffix (<https://publicsuffix.org>, whose list the crate `psl` holds), with it: `kites.example`
-//! for `jane@mail.kites.example`, `kites.co.uk` for `jane@kites.co.uk`. None for an address of a free or disposable mail provider
-//! (`shared/data/free-mail.txt`, with its source and date), for one at a public suffix itself and for one at an IP address.
+//! The registrable domain is the public suffix (<https://publicsuffix.org>, whose list is in the
+//! crate `psl`) with the label before it: `kites.example` for `jane@mail.kites.example`,
+//! `kites.co.uk` for `jane@kites.co.uk`. There is no company for an address of a free or disposable
+//! mail provider (`shared/data/free-mail.txt`, with its source and date), at a public suffix
+//! itself, or at an IP address.
 //!
-//! The account of a domain, in this order; the first that finds any decides:
+//! The account of a domain is searched in this order; the first search that finds any account
+//! decides:
 //!
 //! | Found by | How |
 //! | --- | --- |
-//! | `websiteurl` | its host lies in the domain, alone or behind `www.`, with or without `http://`, `https://` and a path |
-//! | `emailaddress1` of the account | its domain is or lies in the domain |
-//! | its contacts | the companies of active contacts whose `emailaddress1` is or lies in the domain |
+//! | `websiteurl` | its host is in the domain, alone or after `www.`, with or without `http://`, `https://` and a path |
+//! | `emailaddress1` of the account | its domain is the domain or below it |
+//! | its contacts | the companies of active contacts whose `emailaddress1` is in the domain or below it |
 //!
-//! Active accounts come before inactive ones. Of several, `ambiguous` = `most_recent` takes the one that was changed last; otherwise none is taken, since a
-//! contact has one company, and none is made either, since there are some.
+//! Active accounts come before inactive ones. If there are several, `ambiguous` = `most_recent`
+//! takes the one that was changed last. Otherwise none is taken, since a contact has one company,
+//! and none is created, since accounts exist.
 
-use std::collections::{BTreeMap, HashSet};
-use std::net::IpAddr;
+use std::collections::HashSet;
 use std::sync::LazyLock;
 
 use uuid::Uuid;
 
-use crate::dataverse::rows::Person;
-use crate::ids::{EmailAddress, normal_domain};
+use crate::dataverse::companies::{Companies, registrable};
+use crate::ids::EmailAddress;
 use crate::parties::{self, Choice};
 use crate::policy::document::Ambiguous;
 
@@ -33,7 +36,8 @@ static FREE_MAIL: LazyLock<HashSet<&'static str>> = LazyLock::new(|| {
         .collect()
 });
 
-/// The registrable domain of a company's address, in A-labels; `None` for an address that tells of no company.
+/// Returns the registrable domain of a company's address, in A-labels; `None` if the address does
+/// not identify a company.
 #[must_use]
 pub fn domain(address: &EmailAddress) -> Option<String> {
     let host = address.domain();
@@ -44,96 +48,58 @@ pub fn domain(address: &EmailAddress) -> Option<String> {
     (!is_free).then(|| registrable.to_owned())
 }
 
-fn registrable(host: &str) -> Option<&str> {
-    let is_name = host
-        .bytes()
-        .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.'))
-        && host.split('.').all(|label| !label.is_empty())
-        && host.parse::<IpAddr>().is_err();
-    psl::domain_str(host).filter(|_| is_name)
-}
-
-/// Whether a host, or an address, lies in a registrable domain.
-pub(crate) fn lies_in(host: &str, domain: &str) -> bool {
-    registrable(host) == Some(domain)
-}
-
-/// The host of what people write as the address of a website, in A-labels.
-pub(crate) fn host_of_website(text: &str) -> String {
-    let text = text.trim();
-    let behind = text.split_once("://").map_or(text, |(_, behind)| behind);
-    let host = behind
-        .split(['/', '?', '#', ':'])
-        .next()
-        .unwrap_or_default();
-    normal_domain(host)
-}
-
 /// The company of a new contact.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Company {
-    /// It is there.
+    /// The account exists.
     There(Uuid),
-    /// Several are, and nobody can tell which.
+    /// Several accounts exist, and it is unknown which one is meant.
     Ambiguous,
-    /// There is none yet.
+    /// No account exists yet.
     New,
-    /// Nobody could ask, so none is made.
+    /// The domain could not be looked up, so no account is created.
     Unknown,
 }
 
-/// The accounts of one domain.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Accounts {
-    /// By `websiteurl`.
-    pub by_website: Vec<Person>,
-    /// By `emailaddress1`.
-    pub by_address: Vec<Person>,
-    /// Companies of contacts.
-    pub of_contacts: Vec<Person>,
-}
-
-/// The accounts that were found, by registrable domain. A domain that is not in it could not be asked for.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Companies(pub BTreeMap<String, Accounts>);
-
-impl Companies {
-    /// The company that has this domain.
-    #[must_use]
-    pub fn company(&self, domain: &str, ambiguous: Ambiguous) -> Company {
-        let Some(accounts) = self.0.get(domain) else {
-            return Company::Unknown;
-        };
-        let found = [
-            &accounts.by_website,
-            &accounts.by_address,
-            &accounts.of_contacts,
-        ];
-        let Some(first) = found.into_iter().find(|accounts| !accounts.is_empty()) else {
-            return Company::New;
-        };
-        let ambiguous = match ambiguous {
-            Ambiguous::MostRecent => Ambiguous::MostRecent,
-            // A contact has one company.
-            Ambiguous::Unresolved | Ambiguous::All => Ambiguous::Unresolved,
-        };
-        match parties::choose(first, ambiguous) {
-            (Choice::Only | Choice::MostRecent, chosen) => {
-                chosen.first().map_or(Company::Ambiguous, |account| {
-                    Company::There(account.record.id)
-                })
-            }
-            (Choice::Unknown | Choice::Ambiguous | Choice::All, _) => Company::Ambiguous,
+/// Returns the company that has this domain.
+#[must_use]
+pub fn of_domain(companies: &Companies, domain: &str, ambiguous: Ambiguous) -> Company {
+    let Some(accounts) = companies.0.get(domain) else {
+        return Company::Unknown;
+    };
+    let found = [
+        &accounts.by_website,
+        &accounts.by_address,
+        &accounts.of_contacts,
+    ];
+    let Some(first) = found.into_iter().find(|accounts| !accounts.is_empty()) else {
+        return Company::New;
+    };
+    let ambiguous = match ambiguous {
+        Ambiguous::MostRecent => Ambiguous::MostRecent,
+        // A contact has one company.
+        Ambiguous::Unresolved | Ambiguous::All => Ambiguous::Unresolved,
+    };
+    match parties::choose(first, ambiguous) {
+        (Choice::Only | Choice::MostRecent, chosen) => {
+            chosen.first().map_or(Company::Ambiguous, |account| {
+                Company::There(account.record.id)
+            })
         }
+        (Choice::Unknown | Choice::Ambiguous | Choice::All, _) => Company::Ambiguous,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use chrono::DateTime;
 
     use super::*;
-    use crate::dataverse::rows::{Record, Table};
+    use crate::dataverse::companies::Accounts;
+    use crate::dataverse::rows::{Person, Record, Table};
+    use crate::ids::normal_domain;
 
     fn of(address: &str) -> Option<String> {
         domain(&EmailAddress::parse(address).unwrap())
@@ -147,9 +113,9 @@ mod tests {
             ("jane@example.co.uk", "example.co.uk"),
             ("jane@mail.example.co.uk", "example.co.uk"),
             ("jane@bücher.example", "xn--bcher-kva.example"),
-            // A public suffix in letters that are not ASCII.
+            // A public suffix with non-ASCII letters.
             ("jane@mail.example.公司.cn", "example.xn--55qx5d.cn"),
-            // Sites of different people under one company's domain.
+            // Websites of different people below one company's domain.
             ("jane@one.github.io", "one.github.io"),
         ] {
             assert_eq!(of(address).as_deref(), Some(domain), "{address}");
@@ -191,40 +157,6 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_website_is_a_host_however_it_is_written() {
-        for text in [
-            "kites.example",
-            "https://Kites.example/",
-            " http://kites.example:8080/a?b#c",
-            "kites.example/de",
-            "//kites.example",
-        ] {
-            let expected = if text.starts_with("//") {
-                ""
-            } else {
-                "kites.example"
-            };
-            assert_eq!(host_of_website(text), expected, "{text}");
-        }
-        assert!(lies_in(
-            &host_of_website("www.kites.example"),
-            "kites.example"
-        ));
-        assert!(lies_in(
-            &host_of_website("https://www.bücher.example"),
-            "xn--bcher-kva.example"
-        ));
-        assert!(!lies_in(
-            &host_of_website("https://mykites.example"),
-            "kites.example"
-        ));
-        assert!(!lies_in(
-            &host_of_website("https://directory.example/kites.example"),
-            "kites.example"
-        ));
-    }
-
     fn account(id: u128, active: bool, seconds: i64) -> Person {
         Person {
             record: Record {
@@ -238,8 +170,8 @@ mod tests {
     }
 
     fn company(accounts: Accounts, ambiguous: Ambiguous) -> Company {
-        Companies(BTreeMap::from([("kites.example".to_owned(), accounts)]))
-            .company("kites.example", ambiguous)
+        let companies = Companies(BTreeMap::from([("kites.example".to_owned(), accounts)]));
+        of_domain(&companies, "kites.example", ambiguous)
     }
 
     #[test]
@@ -255,7 +187,7 @@ mod tests {
         assert_eq!(
             found(&accounts),
             Company::Ambiguous,
-            "and nothing further is asked"
+            "later searches must not decide"
         );
         accounts.by_address.clear();
         assert_eq!(found(&accounts), Company::There(Uuid::from_u128(4)));
@@ -302,7 +234,11 @@ mod tests {
     #[test]
     fn a_domain_that_nobody_could_ask_for_has_no_company_and_gets_none() {
         assert_eq!(
-            Companies::default().company("kites.example", Ambiguous::MostRecent),
+            of_domain(
+                &Companies::default(),
+                "kites.example",
+                Ambiguous::MostRecent
+            ),
             Company::Unknown
         );
     }

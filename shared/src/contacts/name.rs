@@ -1,28 +1,30 @@
-//! First and last name out of a display name. Pure.
+//! Parses a display name into first and last name. Pure.
 //!
 //! | Display name | First | Last |
 //! | --- | --- | --- |
 //! | `Jane Doe`, `'Jane Doe'`, `"Jane Doe"` | Jane | Doe |
 //! | `Doe, Jane`, `Doe, Jane (Kites)`, `Doe, Jane, PhD` | Jane | Doe |
 //! | `Jane Doe, PhD`, `Jane Doe [External]`, `Jane Doe via Kites` | Jane | Doe |
-//! | `Ludwig van Beethoven`: from the first word in lower case on | Ludwig | van Beethoven |
+//! | `Ludwig van Beethoven`: from the first lower-case word on | Ludwig | van Beethoven |
 //! | `Mary Ann Doe`: the last word | Mary Ann | Doe |
 //! | `Jane` | Jane | Unknown |
 //! | nothing, the address itself, `jane.doe` at `jane.doe@…`, no letter in it | | Unknown |
 //!
-//! Names are of many kinds and this is a guess that people can mend: a name is written when the contact is made and never again. Each part is cut at 50
-//! UTF-16 code units, on a character (Dataverse facts §15.1).
+//! Names come in many forms, so this is a guess that people can correct: a name is written when the
+//! contact is created, and never again. Each part is cut to 50 UTF-16 code units, at a character
+//! boundary (Dataverse facts §15.1).
 
 use crate::ids::EmailAddress;
-use crate::mapping::{cut, without_forbidden};
+use crate::text::{cut, without_forbidden};
 
-/// `contact.firstname` and `contact.lastname`, in UTF-16 code units.
+/// Maximum length of `contact.firstname` and `contact.lastname`, in UTF-16 code units.
 const LONGEST: usize = 50;
 
-/// What stands for a last name that nobody told.
+/// The last name if none is known.
 const UNKNOWN: &str = "Unknown";
 
-/// What may follow a name after a comma and is no part of it, in lower case and without full stops.
+/// Suffixes that may follow a name after a comma and are not part of it, in lower case and without
+/// full stops.
 const SUFFIXES: [&str; 18] = [
     "cpa", "dds", "esq", "gmbh", "ii", "iii", "inc", "iv", "jd", "jr", "llc", "llp", "ltd", "mba",
     "md", "msc", "phd", "sr",
@@ -31,14 +33,14 @@ const SUFFIXES: [&str; 18] = [
 /// The name of a new contact.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Name {
-    /// `firstname`
+    /// The value of `firstname`; `None` if it is unknown.
     pub first: Option<String>,
-    /// `lastname`
+    /// The value of `lastname`; `Unknown` if it is unknown.
     pub last: String,
 }
 
 impl Name {
-    /// Of somebody who is displayed so, at this address.
+    /// Parses the display name of an address.
     #[must_use]
     pub fn of(display: &str, address: &EmailAddress) -> Self {
         let words = usable(display, address).unwrap_or_default();
@@ -57,7 +59,7 @@ impl Name {
         }
     }
 
-    /// Of somebody whose names stand apart.
+    /// Returns the name of a person whose first and last name are given separately.
     #[must_use]
     pub fn of_parts(first: &str, last: &str) -> Self {
         Self::new(&tidy(first), &tidy(last))
@@ -76,20 +78,21 @@ impl Name {
         }
     }
 
-    /// Whether anything is known of it.
+    /// Returns whether any part of the name is known.
     #[must_use]
     pub fn is_known(&self) -> bool {
         self.first.is_some() || self.last != UNKNOWN
     }
 }
 
-/// Whether an address is displayed as that of one who lets somebody else speak: `Jane Doe via Kites`. The address is then not Jane's.
+/// Returns whether an address is displayed as sending on behalf of someone else: `Jane Doe via
+/// Kites`. The address is then not Jane's.
 #[must_use]
 pub fn is_on_behalf(display: &str) -> bool {
     via(&tidy(display)).is_some()
 }
 
-/// The words of a display name, if they are somebody's name.
+/// Returns the cleaned display name; `None` if it is not the name of a person.
 fn usable(display: &str, address: &EmailAddress) -> Option<String> {
     let tidy = tidy(display);
     let name = via(&tidy).map_or(tidy.as_str(), |(name, _)| name);
@@ -104,7 +107,8 @@ fn usable(display: &str, address: &EmailAddress) -> Option<String> {
     is_name.then(|| name.to_owned())
 }
 
-/// One line, single blanks, nothing that is not seen.
+/// Returns the text in one line with single blanks, without invisible characters and surrounding
+/// quotes.
 pub(super) fn tidy(display: &str) -> String {
     let unseen = |c: char| matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}');
     let seen: String = without_forbidden(display)
@@ -116,13 +120,13 @@ pub(super) fn tidy(display: &str) -> String {
     unquoted(&words.join(" ")).to_owned()
 }
 
-/// What stands before and behind ` via `.
+/// Splits a name at ` via `; `None` if it is not there.
 fn via(name: &str) -> Option<(&str, &str)> {
     let at = name.to_ascii_lowercase().find(" via ")?;
     Some((name.get(..at)?, name.get(at + " via ".len()..)?))
 }
 
-/// Without quotes or angle brackets around the whole.
+/// Removes quotes or angle brackets around the whole name.
 fn unquoted(mut name: &str) -> &str {
     const PAIRS: [(char, char); 10] = [
         ('"', '"'),
@@ -148,7 +152,7 @@ fn unquoted(mut name: &str) -> &str {
     }
 }
 
-/// Without what stands in brackets; a bracket that is never closed takes the rest with it.
+/// Removes everything in brackets; an unclosed bracket removes the rest.
 fn without_brackets(name: &str) -> String {
     let mut depth = 0_u32;
     let mut kept = String::new();
@@ -168,7 +172,7 @@ fn is_suffix(part: &str) -> bool {
     SUFFIXES.contains(&plain.as_str())
 }
 
-/// A name as it is spoken: first names, then the last.
+/// Parses a name in spoken order: first names, then the last name.
 fn in_order(name: &str) -> Name {
     let words: Vec<&str> = name.split(' ').collect();
     let is_small = |word: &&str| word.chars().next().is_some_and(char::is_lowercase);
@@ -231,7 +235,7 @@ mod tests {
         is("Jane Doe, Ph.D., M.B.A.", "Jane", "Doe");
         is("John Doe, Jr.", "John", "Doe");
         is("Doe, Jane, MD", "Jane", "Doe");
-        // Not in the list, so it may be a name.
+        // `Phd-Jane` is not in the list, so it may be a name.
         is("Doe, Phd-Jane", "Phd-Jane", "Doe");
     }
 

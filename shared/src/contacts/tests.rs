@@ -1,16 +1,20 @@
-//! The tables of the module, line by line; whole rows are in the golden cases of `tests/fixtures/mapping`.
+//! Tests each line of the tables in the module's documentation. Whole rows are tested by the golden
+//! cases in `tests/fixtures/mapping`.
 
 use std::collections::HashSet;
 
-use super::company::Accounts;
+use serde_json::Value;
+
 use super::*;
+use crate::dataverse::companies::{Accounts, Companies};
 use crate::dataverse::look_up::Found;
 use crate::mailboxes::Mailboxes;
 use crate::nylas::wire;
 
 const OUTSIDE: &str = "jane@kites.example";
 
-/// A mail from `from` to `to` in an organisation that knows `known` and where `ours.example` is inside.
+/// A message from `from` to `to` in an organisation that knows `known`, where `ours.example` is
+/// internal.
 struct Case<'a> {
     from: &'a str,
     to: &'a [&'a str],
@@ -20,7 +24,7 @@ struct Case<'a> {
     name: &'a str,
 }
 
-/// Somebody inside wrote to somebody outside.
+/// A message from an internal sender to an external recipient.
 const SENT: Case<'static> = Case {
     from: "ada@ours.example",
     to: &[OUTSIDE],
@@ -30,7 +34,7 @@ const SENT: Case<'static> = Case {
     name: "Jane Doe",
 };
 
-/// Somebody outside wrote.
+/// A message from an external sender.
 const RECEIVED: Case<'static> = Case {
     from: OUTSIDE,
     to: &["ada@ours.example"],
@@ -132,7 +136,7 @@ fn somebody_whom_any_row_knows_does_not() {
     assert_eq!(
         known(&[OUTSIDE]),
         Some(NoContact::Known),
-        "inactive, and a lead"
+        "an inactive lead is known too"
     );
     assert_eq!(known(&["\"Jane\"@KITES.example"]), Some(NoContact::Known));
     assert_eq!(known(&["jane+x@kites.example", "jan@kites.example"]), None);
@@ -195,7 +199,11 @@ fn an_address_that_no_contact_holds_stays_an_address() {
     assert_eq!(SENT.why_not(&of_length(100)), None);
     assert_eq!(SENT.why_not(&of_length(101)), Some(NoContact::TooLong));
     let tagged = format!("jane+{}@kites.example", "x".repeat(100));
-    assert_eq!(SENT.why_not(&tagged), None, "without its tag it is short");
+    assert_eq!(
+        SENT.why_not(&tagged),
+        None,
+        "the address without its tag is short enough"
+    );
 }
 
 #[test]
@@ -236,7 +244,8 @@ fn ids_are_those_of_the_normal_form_and_pinned() {
         assert_eq!(id(same), id(OUTSIDE), "{same}");
     }
     assert_ne!(id("jan@kites.example"), id(OUTSIDE));
-    // Pinned: another derivation would make everybody, and every company, a second time.
+    // Pinned: with another derivation, every person and every company would be created a second
+    // time.
     assert_eq!(
         id(OUTSIDE).to_string(),
         "9b65fed9-de7d-526e-a26a-3987b034e2d0"

@@ -1,10 +1,12 @@
-//! `$batch` as multipart: what goes out and what comes back.
+//! The multipart format of a `$batch` request and its answer.
 //!
-//! A request is a list of operations: a GET, or a change set of writes that succeed or fail together. The answer has one entry for each
-//! operation, in order, because every batch is sent with `odata.continue-on-error`. Source: Dataverse facts §9 and §9a.
+//! A request is a list of operations. Each is a GET, or a change set of writes that succeed or fail
+//! together. The answer has one entry per operation, in order, because every batch is sent with
+//! `odata.continue-on-error`. Source: Dataverse facts §9 and §9a.
 //!
-//! Nothing that is sent can break the framing: a part is a request line with a percent-encoded URL, fixed headers, and one line of JSON, in which
-//! line breaks are escaped. So no line of a part can begin with the boundary, whatever a mail holds, and the boundary need not be random.
+//! No content can break the framing: a part consists of a request line with a percent-encoded URL,
+//! fixed headers, and one line of JSON, in which line breaks are escaped. So no line of a part can
+//! start with the boundary, whatever a message contains, and the boundary need not be random.
 
 use std::fmt::Write as _;
 
@@ -13,22 +15,23 @@ use serde_json::Value;
 /// The boundary of the whole batch.
 pub const BOUNDARY: &str = "batch_mailverse";
 
-/// What every query is asked to say beside its rows: of which table the row is that a lookup names.
+/// Asks Dataverse to annotate each lookup value with the table of the row that it refers to. Sent
+/// with every query.
 pub const ANNOTATIONS: &str =
     "odata.include-annotations=\"Microsoft.Dynamics.CRM.lookuplogicalname\"";
 
-/// The most operations that one batch may hold (Dataverse facts §9).
+/// The most operations in one batch (Dataverse facts §9).
 pub const MOST_OPERATIONS: usize = 1_000;
 
 /// One operation of a batch.
 pub enum Operation {
-    /// A query, by its path and query below `/api/data/v9.2/`, percent-encoded.
+    /// A query: path and query string below `/api/data/v9.2/`, percent-encoded.
     Get(String),
     /// Writes that succeed or fail together.
     ChangeSet(Vec<Change>),
 }
 
-/// Queries as operations, each given with what it is about.
+/// Converts queries to operations. Each query comes with a value that says what it asks for.
 pub(super) fn gets<About>(queries: &[(About, String)]) -> Vec<Operation> {
     queries
         .iter()
@@ -40,43 +43,44 @@ pub(super) fn gets<About>(queries: &[(About, String)]) -> Vec<Operation> {
 pub struct Change {
     /// `POST`, `PATCH`, or `DELETE`.
     pub method: &'static str,
-    /// Below `/api/data/v9.2/`.
+    /// The path below `/api/data/v9.2/`.
     pub path: String,
     /// `If-Match`: `*` to update only, or a row's etag.
     pub if_match: Option<String>,
-    /// The row; null where there is none to send.
+    /// The row; null if there is no body.
     pub body: Value,
 }
 
-/// What one part of the answer says.
+/// The answer of one part.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     /// HTTP status.
     pub status: u16,
-    /// Seconds, when the part carries `Retry-After`.
+    /// `Retry-After` of the part in seconds, if it has the header.
     pub retry_after_seconds: Option<u64>,
-    /// JSON, or nothing.
+    /// JSON, or empty.
     pub body: Vec<u8>,
 }
 
 impl Answer {
-    /// 2xx.
+    /// Returns whether the status is 2xx.
     #[must_use]
     pub const fn is_success(&self) -> bool {
         self.status >= 200 && self.status < 300
     }
 }
 
-/// The answer is not the multipart that its headers promise, or does not answer every operation.
+/// The answer is not the multipart that its headers announce, or lacks the answer of an operation.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the batch answer cannot be read: {0}")]
 pub struct BatchError(&'static str);
 
-/// The body of a batch request.
+/// Encodes the body of a batch request.
 #[must_use]
 pub fn encode(operations: &[Operation]) -> Vec<u8> {
     let mut out = String::new();
-    // Unique in the whole batch: some clients restart them in each change set, others hold that they must not (Dataverse facts §9a).
+    // Unique in the whole batch: some clients restart the numbering in each change set, others say
+    // that this is not allowed (Dataverse facts §9a).
     let mut content_id = 0_u32;
     for (index, operation) in operations.iter().enumerate() {
         out.push_str(&format!("--{BOUNDARY}\r\n"));
@@ -127,17 +131,19 @@ fn encode_change(out: &mut String, change: &Change, index: usize, content_id: u3
     }
     out.push_str("\r\n");
     if !body.is_null() {
-        // In place, because a body can be large.
+        // Written in place, because a body can be large.
         let _always_fits = write!(out, "{body}\r\n");
     }
 }
 
-/// The parts of a batch answer: for each operation the answers of its parts, one for a GET, one or more for a change set.
+/// Decodes a batch answer. Returns the answers of the parts by operation: one for a GET, one or
+/// more for a change set.
 ///
-/// A failed change set has one part, its failure, whether Dataverse wraps it in a multipart of its own or not (Dataverse facts §9a).
+/// A failed change set has one part, its failure, whether or not Dataverse wraps it in its own
+/// multipart (Dataverse facts §9a).
 ///
 /// # Errors
-/// [`BatchError`]: nothing is known of any operation; repeat the batch.
+/// [`BatchError`]: the result of every operation is unknown; repeat the batch.
 pub fn decode(
     content_type: &str,
     body: &[u8],
@@ -187,7 +193,7 @@ fn read_http(message: &[u8]) -> Result<Answer, BatchError> {
     })
 }
 
-/// The boundary parameter of a multipart content type, quoted or not.
+/// Returns the boundary parameter of a multipart content type, quoted or not.
 fn boundary(content_type: &str) -> Option<String> {
     let value = content_type.split(';').find_map(|parameter| {
         let (name, value) = parameter.split_once('=')?;
@@ -198,7 +204,7 @@ fn boundary(content_type: &str) -> Option<String> {
     (!value.is_empty()).then(|| value.to_owned())
 }
 
-/// The parts between the delimiter lines of a multipart body.
+/// Returns the parts between the delimiter lines of a multipart body.
 fn split<'a>(body: &'a [u8], boundary: &str) -> Result<Vec<&'a [u8]>, BatchError> {
     let delimiter = format!("--{boundary}");
     let mut parts = Vec::new();
@@ -222,11 +228,12 @@ fn split<'a>(body: &'a [u8], boundary: &str) -> Result<Vec<&'a [u8]>, BatchError
         }
         at += end;
     }
-    // Cut off in transit: what came after is unknown, so nothing is.
+    // The answer was cut off in transit. The missing results are unknown, so all are treated as
+    // unknown.
     Err(BatchError("no closing boundary"))
 }
 
-/// Splits at the first empty line.
+/// Splits a message at its first empty line into headers and body.
 fn head_and_rest(message: &[u8]) -> Result<(&str, &[u8]), BatchError> {
     let start = message
         .iter()
@@ -245,7 +252,7 @@ fn head_and_rest(message: &[u8]) -> Result<(&str, &[u8]), BatchError> {
         .min()
         .unwrap_or((message.len(), 0));
     let head = std::str::from_utf8(message.get(..at).unwrap_or_default())
-        .map_err(|_| BatchError("a head that is no text"))?;
+        .map_err(|_| BatchError("headers that are not text"))?;
     Ok((head, message.get(at + length..).unwrap_or_default()))
 }
 

@@ -1,4 +1,5 @@
-//! What the import of an address book asks of Dataverse and changes in it: contacts with the columns that a card may fill, accounts by name.
+//! The Dataverse calls of the address book import: reads contacts with the columns that an address
+//! book entry may fill, finds accounts by name, and fills columns.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -12,21 +13,36 @@ use super::rows::{Record, guid};
 use super::session::Session;
 use super::write::WriteMode;
 use super::{DataverseClient, part_error, unreadable};
-use crate::contacts::card::COLUMNS;
 
-/// A contact that is there.
+/// The columns of a contact that a card may fill, including the company.
+pub const COLUMNS: [&str; 12] = [
+    "firstname",
+    "lastname",
+    "emailaddress1",
+    "emailaddress2",
+    "emailaddress3",
+    "telephone1",
+    "mobilephone",
+    "telephone2",
+    "telephone3",
+    "fax",
+    "jobtitle",
+    "_parentcustomerid_value",
+];
+
+/// A contact that exists.
 #[derive(Debug, Clone)]
 pub struct ContactRow {
-    /// Its version.
+    /// Its version, for `If-Match`.
     pub etag: String,
-    /// The columns that a card may fill ([`COLUMNS`]).
+    /// The columns that an address book entry may fill ([`COLUMNS`]).
     pub columns: Map<String, Value>,
 }
 
-/// Columns to write into a row, if it is still this version of it.
+/// Columns to write into a row, if it still has this version.
 #[derive(Debug, Clone)]
 pub struct Fill {
-    /// Which row.
+    /// The row.
     pub record: Record,
     /// Its version when it was read.
     pub etag: String,
@@ -35,7 +51,8 @@ pub struct Fill {
 }
 
 impl DataverseClient {
-    /// Contacts by their keys. One that is gone, or whose version cannot be read, is not among them.
+    /// Reads contacts by their keys. A contact that was deleted, or whose version cannot be read,
+    /// is left out.
     ///
     /// # Errors
     /// [`DataverseError`] of the first query that failed.
@@ -50,7 +67,7 @@ impl DataverseClient {
         let read = |found: Value| {
             let id = guid(&found, "contactid")?;
             let etag = found.get("@odata.etag").and_then(Value::as_str)?;
-            // It goes into a header of its own.
+            // The etag becomes a header value.
             let sound = etag.bytes().all(|byte| byte.is_ascii_graphic());
             let etag = Some(etag).filter(|_| sound)?.to_owned();
             let Value::Object(columns) = found else {
@@ -61,7 +78,7 @@ impl DataverseClient {
         Ok(found.into_iter().filter_map(read).collect())
     }
 
-    /// The active accounts of these names, by name in lower case.
+    /// Returns the active accounts with these names, by name in lower case.
     ///
     /// # Errors
     /// [`DataverseError`] of the first query that failed.
@@ -105,9 +122,11 @@ impl DataverseClient {
         Ok(all)
     }
 
-    /// Writes columns into rows. One result for each, in order; one that fails changes nothing for the others.
+    /// Writes columns into rows. Returns one result per row, in order; a failed row does not affect
+    /// the others.
     ///
-    /// A row that somebody changed since it was read is [`DataverseError::Stale`], and stays as it is.
+    /// A row that was changed since it was read stays unchanged and is reported as
+    /// [`DataverseError::Stale`].
     pub async fn fill(
         &self,
         session: &Session,

@@ -1,4 +1,5 @@
-//! Which rows have this Message-ID, and what a row holds: for people who ask about a mail, and where a row is in the way.
+//! Reads the rows with a Message-ID and the body of a row: for operators who ask about a message,
+//! and to find a row that blocks a write.
 
 use std::collections::BTreeSet;
 
@@ -14,10 +15,10 @@ use super::session::Session;
 use crate::ids::{ActivityId, InternetMessageId};
 
 impl DataverseClient {
-    /// The keys of [`Self::rows_with_message_id`].
+    /// Returns the keys of [`Self::rows_with_message_id`].
     ///
     /// # Errors
-    /// [`DataverseError`]: it is not known which.
+    /// [`DataverseError`]: the rows are unknown.
     pub async fn carriers(
         &self,
         session: &Session,
@@ -27,11 +28,11 @@ impl DataverseClient {
         Ok(found.into_iter().map(|email| email.activity_id).collect())
     }
 
-    /// The rows of this Message-ID, whoever wrote them and whatever became of them. None where it is longer than its
-    /// column: it was not stored, then.
+    /// Returns the rows with this Message-ID, whichever client wrote them and whatever their state.
+    /// Empty if the id is longer than its column, since it was not stored then.
     ///
     /// # Errors
-    /// [`DataverseError`]: it is not known which.
+    /// [`DataverseError`]: the rows are unknown.
     pub async fn rows_with_message_id(
         &self,
         session: &Session,
@@ -44,7 +45,7 @@ impl DataverseClient {
         let path = rows("emails", EMAIL_COLUMNS, &terms.join(" or "));
         let first = self.read_json(session, &path).await?;
         let found = self.pages_from(session, first).await?;
-        // Dataverse compares without case, and Message-IDs differ by case.
+        // Dataverse compares without case, but Message-IDs may differ only in case.
         let same = |row: &&Value| {
             let stored = row.get("messageid").and_then(Value::as_str);
             stored.and_then(InternetMessageId::from_header).as_ref() == Some(id)
@@ -56,10 +57,10 @@ impl DataverseClient {
             .collect())
     }
 
-    /// The body of a row; empty where it has none, or may not be read.
+    /// Returns the body of a row; empty if it has none or may not be read.
     ///
     /// # Errors
-    /// [`DataverseError`]: it may be readable later.
+    /// [`DataverseError`]: the body may be readable later.
     pub async fn body(&self, session: &Session, id: ActivityId) -> Result<String, DataverseError> {
         let path = format!("{}?$select=description", row("emails", id.uuid()));
         let body = match self.read_json(session, &path).await {
@@ -73,10 +74,10 @@ impl DataverseClient {
         Ok(body.unwrap_or_default())
     }
 
-    /// Whether a row is there, as far as it may be read: one that may not be, counts as there.
+    /// Returns whether a row exists. A row that may not be read counts as existing.
     ///
     /// # Errors
-    /// [`DataverseError`]: it is not known now.
+    /// [`DataverseError`]: cannot be determined now.
     pub(super) async fn is_there(
         &self,
         session: &Session,

@@ -1,10 +1,13 @@
-//! The accounts that stand for mail domains, and the making of contacts and accounts.
+//! Looks up the accounts of mail domains, and creates contacts and accounts.
 //!
-//! Asked for in a `$batch` of its own, and only for people whom the first look-up did not find: the domain of somebody who is known does not matter, and
-//! searching for the end of an address reads a whole column. No text of a mail but a domain of letters, digits, hyphens and full stops
-//! gets into these queries, so `startswith` and `endswith` meet none of their wildcards (Dataverse facts §14; that `endswith` has the same is inferred).
+//! The lookup is a separate `$batch`, only for people whom the first lookup did not find: the
+//! domain of a known person does not matter, and searching for the end of an address scans a whole
+//! column. The only text of a message in these queries is a domain of letters, digits, hyphens and
+//! full stops, so `startswith` and `endswith` never see their wildcards (Dataverse facts §14; that
+//! `endswith` has the same wildcards is inferred).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use serde_json::Value;
 
@@ -12,19 +15,33 @@ use super::DataverseClient;
 use super::batch::{Answer, Change, MOST_OPERATIONS, Operation};
 use super::error::DataverseError;
 use super::query::{literal, rows};
-use super::rows::{Person, Record, Table, changed, guid};
+use super::rows::{NewRow, Person, Record, Table, changed, guid};
 use super::session::Session;
 use super::write::{CreateOutcome, WriteMode, outcome};
-use crate::contacts::NewRow;
-use crate::contacts::company::{Accounts, Companies, host_of_website, lies_in};
 use crate::http::encoded;
-use crate::ids::{EmailAddress, readable_domain};
+use crate::ids::{EmailAddress, normal_domain, readable_domain};
 
-/// Contacts of one domain whose companies are looked at, those first that were changed last.
+/// How many contacts of one domain are read to find their companies, most recently changed first.
 const MOST_CONTACTS: usize = 50;
 
+/// The accounts of one domain.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Accounts {
+    /// Found by `websiteurl`.
+    pub by_website: Vec<Person>,
+    /// Found by `emailaddress1`.
+    pub by_address: Vec<Person>,
+    /// Found as companies of contacts.
+    pub of_contacts: Vec<Person>,
+}
+
+/// The accounts that were found, by registrable domain. A domain that is not in the map could not
+/// be looked up.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Companies(pub BTreeMap<String, Accounts>);
+
 impl DataverseClient {
-    /// The accounts of these registrable domains.
+    /// Looks up the accounts of these registrable domains.
     ///
     /// # Errors
     /// [`DataverseError`] of the first query that failed.
@@ -56,10 +73,13 @@ impl DataverseClient {
         Ok(Companies(companies))
     }
 
-    /// Makes rows that are not there. One result for each, in order; a later one may name an earlier one. One that fails changes nothing for the others.
+    /// Creates rows that do not exist yet. Returns one result per row, in order.
     ///
-    /// [`CreateOutcome::AlreadyExisted`] is said of a row only once it was read by its key: 0x80040237 may stand for another
-    /// key that the organisation has (Dataverse facts §12), and is a refusal then.
+    /// A row may refer to an earlier one. A failed row does not affect the others.
+    ///
+    /// [`CreateOutcome::AlreadyExisted`] is returned only after the row was read by its key:
+    /// 0x80040237 may be about another key of the organisation (Dataverse facts §12), and is then a
+    /// rejection.
     pub async fn create_rows(
         &self,
         session: &Session,
@@ -96,8 +116,9 @@ impl DataverseClient {
         results
     }
 
-    /// A change set for each row, so that one which is there (412) does not roll the others back. The parts of a batch are carried out in order (verified,
-    /// Dataverse facts §9).
+    /// Sends one change set per row, so that a row that already exists (412) does not roll the
+    /// others back. Dataverse executes the parts of a batch in order (verified, Dataverse facts
+    /// §9).
     async fn create_together(
         &self,
         session: &Session,
@@ -117,7 +138,7 @@ impl DataverseClient {
     }
 }
 
-/// Both spellings of a domain, if there are two.
+/// Returns the ASCII and the readable spelling of a domain, or one if they are equal.
 fn spellings(domain: &str) -> Vec<String> {
     let mut spellings = vec![domain.to_owned(), readable_domain(domain)];
     spellings.dedup();
@@ -168,7 +189,8 @@ fn address_lies_in(domain: &str) -> [String; 2] {
     })
 }
 
-/// Compared here once more: a directory may have the domain in its own address.
+/// Reads the rows of accounts. The domain is compared again: a directory may have it in the path of
+/// its own address.
 fn read_accounts(accounts: &mut Accounts, domain: &str, rows: &[Value]) {
     for row in rows {
         let Some(id) = guid(row, "accountid") else {
@@ -201,7 +223,8 @@ fn read_contacts(accounts: &mut Accounts, domain: &str, rows: &[Value]) {
         let Some(id) = guid(row, PARENT).filter(|_| of_account) else {
             continue;
         };
-        // In the order of the query: the company of the contact that was changed last stands first.
+        // In the order of the query, so that the company of the most recently changed contact comes
+        // first.
         if !accounts
             .of_contacts
             .iter()
@@ -212,7 +235,7 @@ fn read_contacts(accounts: &mut Accounts, domain: &str, rows: &[Value]) {
                     table: Table::Account,
                     id,
                 },
-                // The row of the account was not asked for.
+                // The row of the account was not read.
                 active: true,
                 account: None,
                 changed: changed(row),
@@ -225,6 +248,33 @@ fn address_in(row: &Value, domain: &str) -> bool {
     let address = row.get("emailaddress1").and_then(Value::as_str);
     let address = address.and_then(EmailAddress::parse);
     address.is_some_and(|address| lies_in(address.domain(), domain))
+}
+
+/// Returns the registrable domain of a host: the public suffix with the label before it. `None` for
+/// an IP address, a public suffix itself, and whatever is no domain name.
+pub(crate) fn registrable(host: &str) -> Option<&str> {
+    let is_name = host
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.'))
+        && host.split('.').all(|label| !label.is_empty())
+        && host.parse::<IpAddr>().is_err();
+    psl::domain_str(host).filter(|_| is_name)
+}
+
+/// Returns whether a host, or the domain of an address, belongs to a registrable domain.
+fn lies_in(host: &str, domain: &str) -> bool {
+    registrable(host) == Some(domain)
+}
+
+/// Returns the host of a website as people write it, in A-labels.
+fn host_of_website(text: &str) -> String {
+    let text = text.trim();
+    let behind = text.split_once("://").map_or(text, |(_, behind)| behind);
+    let host = behind
+        .split(['/', '?', '#', ':'])
+        .next()
+        .unwrap_or_default();
+    normal_domain(host)
 }
 
 #[cfg(test)]
@@ -243,6 +293,40 @@ mod tests {
 
     fn row(id: u128, website: &str, address: &str) -> Value {
         json!({"accountid": Uuid::from_u128(id), "websiteurl": website, "emailaddress1": address, "statecode": 0})
+    }
+
+    #[test]
+    fn a_website_is_a_host_however_it_is_written() {
+        for text in [
+            "kites.example",
+            "https://Kites.example/",
+            " http://kites.example:8080/a?b#c",
+            "kites.example/de",
+            "//kites.example",
+        ] {
+            let expected = if text.starts_with("//") {
+                ""
+            } else {
+                "kites.example"
+            };
+            assert_eq!(host_of_website(text), expected, "{text}");
+        }
+        assert!(lies_in(
+            &host_of_website("www.kites.example"),
+            "kites.example"
+        ));
+        assert!(lies_in(
+            &host_of_website("https://www.bücher.example"),
+            "xn--bcher-kva.example"
+        ));
+        assert!(!lies_in(
+            &host_of_website("https://mykites.example"),
+            "kites.example"
+        ));
+        assert!(!lies_in(
+            &host_of_website("https://directory.example/kites.example"),
+            "kites.example"
+        ));
     }
 
     #[test]

@@ -1,7 +1,8 @@
-//! Earlier mails that a new one answers: found by the Message-ID of an ancestor, or by the tracking token of the subject.
+//! Earlier emails that a new message answers: found by the Message-ID of an ancestor, or by the
+//! tracking token in the subject.
 //!
-//! Their people come along in the same query (`$expand`, Dataverse facts §5), because a mail that only strangers to the earlier one take part in
-//! does not belong to its record.
+//! The same query returns their activity parties (`$expand`, Dataverse facts §5), because a message
+//! with none of the earlier email's people does not belong to its regarding record.
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
@@ -12,31 +13,34 @@ use crate::dataverse::look_up::{Questions, with_message_id};
 use crate::http::encoded;
 use crate::ids::{ActivityId, EmailAddress, InternetMessageId};
 
-/// Longest `trackingtoken`, in UTF-16 code units (Dataverse facts §2.1).
+/// The longest `trackingtoken`, in UTF-16 code units (Dataverse facts §2.1).
 pub const LONGEST_TOKEN: usize = 50;
 
-/// How many of the emails with one token are read, the newest first. Tokens repeat (Dataverse facts
-/// §18) and every answer carries one, so a token may stand on hundreds of rows. Only the newest is
-/// believed; the others show whether the token was used for another record too.
+/// How many emails with one token are read, newest first.
+///
+/// Tokens repeat (Dataverse facts §18) and every answer contains the token, so hundreds of rows may
+/// have it. Only the newest is trusted; the others show whether the token was also used for another
+/// record.
 const EMAILS_A_TOKEN: usize = 10;
 
-/// An email that is in Dataverse and that a new one may belong to. Cancelled ones are left out.
+/// An email in Dataverse that a new message may belong to. Cancelled emails are left out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EarlierEmail {
     /// Its primary key.
     pub activity_id: ActivityId,
-    /// Whether it is completed, and not a draft.
+    /// Whether it is completed, not a draft.
     pub completed: bool,
-    /// When its row was created (`createdon`), by which the newest email with a token is told.
+    /// When its row was created (`createdon`), which decides which email with a token is the
+    /// newest.
     pub created: Option<DateTime<Utc>>,
-    /// The record that it concerns.
+    /// The regarding record.
     pub regarding: Option<Target>,
-    /// Sender, To, Cc and Bcc: address and row, as far as each is known.
+    /// Sender, To, Cc and Bcc: address and row, each if known.
     pub people: Vec<(Option<EmailAddress>, Option<Target>)>,
 }
 
 impl EarlierEmail {
-    /// Whether somebody with this address, or this row, is on it.
+    /// Returns whether this address, or this row, is among its people.
     #[must_use]
     pub fn has(&self, address: &EmailAddress, row: Option<&Target>) -> bool {
         self.people.iter().any(|(known, known_row)| {
@@ -45,13 +49,14 @@ impl EarlierEmail {
     }
 }
 
-/// The names that a row is found by.
+/// The Message-ID and the tracking token by which a row is found.
 pub(super) struct Names {
     pub message_id: Option<InternetMessageId>,
     pub token: Option<String>,
 }
 
-/// In which form tokens are compared: Dataverse compares without case (Dataverse facts §14).
+/// Returns the form in which tokens are compared: Dataverse compares without case (Dataverse facts
+/// §14).
 pub(super) fn normal(token: &str) -> String {
     token.to_lowercase()
 }
@@ -77,7 +82,7 @@ pub(super) fn queries(questions: &Questions) -> Vec<String> {
     queries
 }
 
-/// Reads a row; `None` for one that is cancelled or has no key.
+/// Reads a row; `None` if it is cancelled or has no key.
 pub(super) fn read(row: &Value) -> Option<(EarlierEmail, Names)> {
     if row.get("statecode").and_then(Value::as_i64) == Some(2) {
         return None;
@@ -88,7 +93,8 @@ pub(super) fn read(row: &Value) -> Option<(EarlierEmail, Names)> {
         .and_then(Value::as_array)
         .into_iter()
         .flatten();
-    // The platform adds the regarding record and the owner as parties 8 and 9 (Dataverse facts §5): they wrote nothing and got nothing.
+    // The platform adds the regarding record and the owner as parties 8 and 9 (Dataverse facts §5);
+    // they are neither sender nor recipient.
     let wrote_or_got = parties.filter(|party| {
         let role = party.get("participationtypemask").and_then(Value::as_i64);
         role.is_some_and(|role| (1..=4).contains(&role))

@@ -1,22 +1,29 @@
-//! What Dataverse can answer, and how we read it.
+//! The failures of a Dataverse call, and how an answer is classified.
 //!
-//! Every code that Dataverse facts §12 lists is classified here, in `ErrorCode::class`. An unlisted code counts by its HTTP status.
+//! `ErrorCode::class` classifies every code that Dataverse facts §12 lists. For any other code, the
+//! HTTP status decides.
 //!
 //! | Answer | Variant | Next |
 //! | --- | --- | --- |
 //! | 429, or one of the throttling codes | [`DataverseError::Throttled`] | wait at least `Retry-After`, then repeat |
-//! | 5xx, time-out, connection lost, SQL time-out or deadlock, unreadable answer | [`DataverseError::Unavailable`] | repeat; a row may have been written, and the repeat finds it |
+//! | 5xx, timeout, connection lost, SQL timeout or deadlock, unreadable answer | [`DataverseError::Unavailable`] | repeat; a row may have been written, and the repeat finds it |
 //! | 401 | [`DataverseError::TokenRejected`] | drop the cached token, then repeat |
-//! | 404 for a row that a write names, 412 row version, 412 alternate key | [`DataverseError::Stale`] | repeat: it looks everything up again |
+//! | 404 for a row that a write refers to, 412 row version, 412 alternate key | [`DataverseError::Stale`] | repeat, including the lookup |
 //! | 413 | [`DataverseError::TooLarge`] | send less at once |
-//! | 403 and every other refusal | [`DataverseError::Rejected`] | settle the message `dead` with the code, or wait, if it may concern everybody ([`crate::refusal`]) |
+//! | 403 and every other rejection | [`DataverseError::Rejected`] | settle the message as `dead` with the code, or wait if the rejection may affect every message ([`crate::refusal`]) |
 //!
-//! 412 with 0x80040237 (a row with matching key values is there already) is no error but [`super::write::CreateOutcome::AlreadyExisted`]. Which key that is,
-//! the code does not say: the primary key, or `messageid` (facts §7.3). So the row is read by its id before it counts as ours. 412 with 0x80060892 (an alternate key that the organisation has put on a column, such as `messageid`) names no row, and the one that is
-//! in the way may be a draft or another mail. So it counts as news: the look-up of the next try asks for the Message-ID and ends the message as `written`
-//! with the row that carries it, or, if none does, the tries run out.
+//! 412 with 0x80040237 (a row with matching key values already exists) is not an error: see
+//! [`super::write::CreateOutcome::AlreadyExisted`]. The code does not tell which key matched, the
+//! primary key or `messageid` (Dataverse facts §7.3). So the row is read by its id before it counts
+//! as ours.
 //!
-//! The message text of an error is not kept: it can quote what was sent.
+//! 412 with 0x80060892 (an alternate key that the organisation defined on a column, such as
+//! `messageid`) names no row, and the conflicting row may be a draft or another email. So the
+//! answer counts as a change in Dataverse: the lookup of the next attempt searches for the
+//! Message-ID and settles the message as `written` with the row that has it. If no row has it, the
+//! attempts run out.
+//!
+//! The message text of an error is not kept, because it can quote the data that was sent.
 
 #![deny(clippy::wildcard_enum_match_arm)]
 
@@ -34,16 +41,17 @@ use crate::retry::{FIRST_STEP, RetryAdvice};
 pub struct ErrorCode(u32);
 
 impl ErrorCode {
-    /// A row with this primary key exists (412).
+    /// A row with a matching key value exists (412).
     pub(super) const DUPLICATE_KEY: Self = Self(0x8004_0237);
 
-    /// No row of this id (404).
+    /// No row with this id exists (404).
     pub(super) const NO_ROW: Self = Self(0x8004_0217);
 
-    /// The privilege to act on behalf of another user is missing. Not in §12 (inferred from its name in the list of codes; 0x80040220 is as likely).
+    /// The privilege to act on behalf of another user is missing. Not in §12 (inferred from its
+    /// name in the list of codes; 0x80040220 is as likely).
     const ACT_ON_BEHALF: u32 = 0x8004_A110;
 
-    /// Reads the text of `error.code`; `None` when it is empty or no hexadecimal number.
+    /// Parses the text of `error.code`; `None` if it is empty or not a hexadecimal number.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         u32::from_str_radix(text.trim().strip_prefix("0x")?, 16)
@@ -51,7 +59,8 @@ impl ErrorCode {
             .map(Self)
     }
 
-    /// Whether Dataverse refused an attachment and not the email: size, emptiness, name, blocked type (Dataverse facts §4.2).
+    /// Returns whether Dataverse rejected an attachment and not the email: too large, empty,
+    /// invalid name, or blocked type (Dataverse facts §4.2).
     #[must_use]
     pub const fn concerns_attachment(self) -> bool {
         matches!(
@@ -60,39 +69,42 @@ impl ErrorCode {
         )
     }
 
-    /// Whether a text is longer than its column.
+    /// Returns whether a text is longer than its column.
     #[must_use]
     pub const fn concerns_length(self) -> bool {
         matches!(self.0, 0x8004_4331)
     }
 
-    /// Whom a refusal with this code blames.
+    /// Returns what a rejection with this code blames: the caller, the row, or its content.
     ///
-    /// Facts §12 lists the privileges and 0x80072560. The others come from the list of error codes
-    /// (`error_codes.csv`), by their names; with which status Dataverse sends them is unknown.
+    /// Facts §12 lists the privileges and 0x80072560. The other codes were chosen by their names in
+    /// the list of error codes (`error_codes.csv`); the status with which Dataverse sends them is
+    /// unknown.
     #[must_use]
     pub const fn blame(self) -> Blame {
         match self.0 {
             _ if self.concerns_privilege() => Blame::RowOrCaller,
-            // Not a member of the organisation; the user is disabled, in three words; no licence.
+            // Not a member of the organisation; three codes for a disabled user; no licence.
             0x8007_2560 | 0x8004_0225 | 0x8004_A112 | 0x8004_A113 | 0x8004_D24B
-            // The organisation is disabled, its servers are, its trial or its registration has ended,
-            // its licence is invalid, creating is switched off for it.
+            // The organisation or its servers are disabled, its trial or registration has ended,
+            // its licence is invalid, creating rows is switched off for it.
             | 0x8004_A104 | 0x8004_A107 | 0x8004_415C | 0x8004_415D | 0x8004_415F | 0x8004_0276
-            // Its storage is full.
+            // The storage of the organisation is full.
             | 0x8004_B057 => Blame::Caller,
-            // A text that is too long, a choice out of its range, characters that are not allowed.
+            // A text that is too long, a choice value out of range, characters that are not
+            // allowed.
             0x8004_4331 | 0x8004_431A | 0x8004_0278 => Blame::Content,
             _ => Blame::Row,
         }
     }
 
-    /// Whether it may be that the caller, or who it acts for, is refused and not the row.
+    /// Returns whether Dataverse may have rejected the caller, or the user it acts for, instead of
+    /// the row.
     pub(super) const fn concerns_caller(self) -> bool {
         matches!(self.blame(), Blame::RowOrCaller | Blame::Caller)
     }
 
-    /// Whether the application user lacks a privilege for the operation.
+    /// Returns whether the application user lacks a privilege for the operation.
     #[must_use]
     pub const fn concerns_privilege(self) -> bool {
         matches!(
@@ -103,17 +115,19 @@ impl ErrorCode {
 
     const fn class(self) -> Class {
         match self.0 {
-            // Service protection limits and their neighbours (§11.1).
+            // The service protection limits and related codes (§11.1).
             0x8007_2322 | 0x8007_2321 | 0x8007_2326 | 0x8005_F103 => Class::Throttled,
-            // SQL time-out, generic SQL error (deadlocks), network to database, database limits, concurrent operation, server busy,
-            // plug-in time-out, unexpected error.
+            // SQL timeout, generic SQL error (deadlocks), network to the database, database limits,
+            // concurrent operation, server busy, plug-in timeout, unexpected error.
             0x8004_4151 | 0x8004_4150 | 0x8007_3000 | 0x8007_2323 | 0x8007_2324 | 0x8007_1154
             | 0x8004_A001 | 0x8008_1111 | 0x8004_0216 => Class::Passing,
-            // Row not found, no row for the alternate key, row version mismatch, another row with the alternate key.
+            // Row not found, no row with the alternate key, row version mismatch, another row with
+            // the alternate key.
             0x8004_0217 | 0x8006_0891 | 0x8006_0882 | 0x8006_0892 => Class::Stale,
             0x8004_418A => Class::TooLarge,
-            // Payload and query errors, invalid status, length, choice, argument, required field, characters, plug-in refusal,
-            // attachments, privileges, not a member, delete conflict, primary-key and rule duplicates.
+            // Payload and query errors, invalid status, length, choice, argument, required column,
+            // characters, plug-in rejection, attachments, privileges, not a member, delete
+            // conflict, duplicates by primary key or by rule.
             0x8004_8d19
             | 0x8006_0888
             | 0x8006_088A
@@ -151,7 +165,7 @@ impl ErrorCode {
         }
     }
 
-    /// What the code means, for people; `None` for one that the facts do not list.
+    /// Returns the meaning of the code for people; `None` for a code without a text here.
     #[must_use]
     pub const fn meaning(self) -> Option<&'static str> {
         Some(match self.0 {
@@ -163,17 +177,17 @@ impl ErrorCode {
             0x8004_4331 => "a text is longer than its column in this organisation",
             0x8004_431A => "a choice value is out of range",
             0x8004_0200 => "a required column is missing",
-            0x8004_0278 => "a text holds characters that Dataverse refuses",
+            0x8004_0278 => "a text contains characters that Dataverse does not allow",
             0x8004_0265 => "a plug-in of this organisation refused the row",
             0x8004_4A02 => "an attachment is larger than the organisation allows",
             0x8004_4A04 => "an attachment is empty",
-            0x8004_4A08 => "an attachment's file name holds a character that is not allowed",
+            0x8004_4A08 => "an attachment's file name has a character that is not allowed",
             0x8004_3E09 => "an attachment's type is blocked in this organisation",
             _ if self.concerns_privilege() => {
                 "a privilege is missing: give the application user's role the right that the operation needs"
             }
             0x8007_2560 => {
-                "the application is no user of this organisation: add it as an application user with a security role"
+                "the application is not a user of this organisation: add it as an application user with a security role"
             }
             0x8004_0225 | 0x8004_A112 => "the application user is disabled",
             0x8004_A113 => "the organisation is in administration mode",
@@ -185,7 +199,7 @@ impl ErrorCode {
             0x8004_0276 => "creating is switched off for the organisation",
             0x8004_B057 => "the organisation's storage is full",
             0x8004_0333 => "a duplicate-detection rule of this organisation refused the row",
-            0x8004_0217 => "a row that the write names does not exist",
+            0x8004_0217 => "a row that the write refers to does not exist",
             0x8004_418A => "the request is too large",
             _ => return None,
         })
@@ -213,41 +227,41 @@ enum Class {
     Unlisted,
 }
 
-/// A call, or one part of a batch, that did not succeed.
+/// The failure of a call or of one part of a `$batch`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DataverseError {
-    /// The organisation limits us.
+    /// Dataverse throttles us.
     #[error("dataverse throttled the call")]
     Throttled {
-        /// At least this long.
+        /// The shortest wait; `None` if the answer has no `Retry-After`.
         retry_after: Option<Duration>,
     },
-    /// Not reachable, or broken for now.
+    /// Dataverse cannot be reached or fails for now.
     #[error("dataverse is unavailable: {what}")]
     Unavailable {
-        /// Status, code or kind of failure.
+        /// The status, the code or the kind of failure.
         what: String,
     },
     /// The bearer token is missing, wrong or expired.
     #[error("dataverse refused the token")]
     TokenRejected,
-    /// What we knew of the organisation is no longer so.
-    #[error("dataverse changed in between: {what}")]
+    /// A row was changed, created or deleted since the lookup.
+    #[error("a dataverse row changed in the meantime: {what}")]
     Stale {
         /// Status and code.
         what: String,
     },
-    /// The request as a whole is larger than Dataverse takes.
-    #[error("dataverse refused the request for its size")]
+    /// The whole request is larger than Dataverse accepts.
+    #[error("dataverse refused the request: it is too large")]
     TooLarge,
-    /// The same call will be refused again.
+    /// The same call would be rejected again.
     #[error("dataverse refused the row: {status}{}{}{}", Detail(*code), Missing(privilege.as_deref()), Meaning(*code))]
     Rejected {
         /// HTTP status.
         status: u16,
-        /// `None` when the answer has none.
+        /// The error code; `None` if the answer has none.
         code: Option<ErrorCode>,
-        /// The privilege that is missing, such as `prvCreateActivity`, where the answer names it.
+        /// The missing privilege, such as `prvCreateActivity`, if the answer names it.
         privilege: Option<String>,
     },
 }
@@ -277,7 +291,7 @@ impl fmt::Display for Meaning {
 }
 
 impl DataverseError {
-    /// A row is refused because of a key that is not its primary key.
+    /// Returns the rejection of a row because of a key other than its primary key.
     #[must_use]
     pub const fn of_another_key() -> Self {
         Self::Rejected {
@@ -287,7 +301,7 @@ impl DataverseError {
         }
     }
 
-    /// The code of a refusal, if it has one.
+    /// Returns the code of a rejection, if it has one.
     #[must_use]
     pub const fn code(&self) -> Option<ErrorCode> {
         match self {
@@ -300,7 +314,7 @@ impl DataverseError {
         }
     }
 
-    /// The refusal, if it is one, for finding out whom it concerns.
+    /// Returns the rejection, if this is one, to find out whether it affects one message or all.
     #[must_use]
     pub fn refusal(&self) -> Option<Refusal> {
         let Self::Rejected {
@@ -318,29 +332,31 @@ impl DataverseError {
         })
     }
 
-    /// Whether it may be that the caller is refused, so that others would be refused as well.
+    /// Returns whether Dataverse may have rejected the caller, so that other messages would be
+    /// rejected as well.
     #[must_use]
     pub fn may_concern_caller(&self) -> bool {
         self.code().is_some_and(ErrorCode::concerns_caller)
     }
 
-    /// Whether, and when, the same call is worth repeating.
+    /// Returns whether, and when, the same call is worth repeating.
     #[must_use]
     pub fn retry_advice(&self) -> RetryAdvice {
         match self {
-            // No fault of the message either, however often it is told so.
+            // Throttling is not the fault of the message, however often it happens.
             Self::Throttled { retry_after } => {
                 RetryAdvice::Postpone(retry_after.unwrap_or(FIRST_STEP))
             }
-            // No fault of the message: with another token it goes through, and without one it is not tried.
+            // Not the fault of the message: with another token it succeeds, and without a token it
+            // is not sent.
             Self::TokenRejected => RetryAdvice::Postpone(FIRST_STEP),
             Self::Unavailable { .. } | Self::Stale { .. } => RetryAdvice::Soon,
-            // One message that is too large alone stays too large; a batch was split before it came to this.
+            // A single message that is too large stays too large; a batch was split before.
             Self::TooLarge | Self::Rejected { .. } => RetryAdvice::Never,
         }
     }
 
-    /// Reads an answer, or a part of a batch, that was no success.
+    /// Classifies an unsuccessful answer to a request or to a part of a `$batch`.
     #[must_use]
     pub fn from_answer(status: u16, retry_after: Option<Duration>, body: &[u8]) -> Self {
         let code = error_code(body);
@@ -356,7 +372,7 @@ impl DataverseError {
             Class::Unlisted if status == 503 && retry_after.is_some() => {
                 Self::Throttled { retry_after }
             }
-            // A redirect is an answer of somebody else and says nothing of the row.
+            // A redirect does not come from Dataverse itself and does not concern the row.
             Class::Unlisted if status < 400 => Self::Unavailable { what: what() },
             Class::Unlisted if status >= 500 && status != 501 => Self::Unavailable { what: what() },
             Class::Unlisted if status == 404 || status == 408 => Self::Unavailable { what: what() },
@@ -379,16 +395,19 @@ impl From<reqwest::Error> for DataverseError {
     }
 }
 
-/// The code of an error body: `{"error":{"code":"0x…","message":"…"}}`. The code can be an empty text (Dataverse facts §12).
+/// Returns the code of an error body: `{"error":{"code":"0x…","message":"…"}}`. The code can be an
+/// empty text (Dataverse facts §12).
 #[must_use]
 pub fn error_code(body: &[u8]) -> Option<ErrorCode> {
     let body: Value = serde_json::from_slice(body).ok()?;
     ErrorCode::parse(body.get("error")?.get("code")?.as_str()?)
 }
 
-/// The name of a privilege in the message of an error, such as `prvCreateActivity`: "Principal user
-/// (Id=…) is missing prvCreateActivity privilege …". That the message has this form is inferred. The
-/// rest of it is dropped, and so is what is no name.
+/// Returns the name of the missing privilege from the message of an error.
+///
+/// An example is `prvCreateActivity` in "Principal user (Id=…) is missing prvCreateActivity
+/// privilege …"; that the message has this form is inferred. The rest of the message is dropped,
+/// and so are words that cannot be a privilege.
 fn missing_privilege(body: &[u8]) -> Option<String> {
     const LONGEST: usize = 80;
     let body: Value = serde_json::from_slice(body).ok()?;

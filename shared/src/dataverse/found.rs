@@ -1,4 +1,4 @@
-//! What the look-ups found.
+//! The results of the lookups.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -13,12 +13,12 @@ use super::rows::{
 use crate::ids::{ActivityId, EmailAddress, InternetMessageId, MessageKey};
 use crate::message::Message;
 
-/// The open rows that an app has of one customer.
+/// The open rows that an app has for one customer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OpenRows {
-    /// These.
+    /// The keys of these rows.
     Rows(BTreeSet<Uuid>),
-    /// Dataverse refuses to say: the table or a column is not there, or not ours to read.
+    /// Dataverse rejected the query: the table or a column does not exist or may not be read.
     Refused,
 }
 
@@ -28,14 +28,14 @@ impl Default for OpenRows {
     }
 }
 
-/// What was found.
+/// The lookup result.
 #[derive(Default)]
 pub struct Found {
     people: HashMap<EmailAddress, Vec<Person>>,
     made: HashSet<Record>,
     by_key: HashMap<ActivityId, ExistingEmail>,
     by_message_id: HashMap<String, Vec<ExistingEmail>>,
-    /// Rows that share a Message-ID with a message and hold another mail.
+    /// Rows that have the Message-ID of a message but hold another email.
     of_other_mails: HashSet<(MessageKey, ActivityId)>,
     earlier: HashMap<InternetMessageId, Vec<EarlierEmail>>,
     with_token: HashMap<String, Vec<EarlierEmail>>,
@@ -46,8 +46,11 @@ pub struct Found {
 }
 
 impl Found {
-    /// The rows that have this address, in order of precedence: by table, active before inactive. Where none has an address with a tag, those that have
-    /// it without the tag.
+    /// Returns the rows with this address, in order of precedence: by table, then active before
+    /// inactive.
+    ///
+    /// If no row has an address with a tag (`ada+tag@…`), returns the rows that have it without the
+    /// tag.
     #[must_use]
     pub fn people(&self, address: &EmailAddress) -> &[Person] {
         let exactly = self.people.get(address);
@@ -56,46 +59,46 @@ impl Found {
             .map_or(&[], Vec::as_slice)
     }
 
-    /// Whether a row has the address as it is, tag included.
+    /// Returns whether a row has exactly this address, including its tag.
     #[must_use]
     pub fn knows_exactly(&self, address: &EmailAddress) -> bool {
         self.people.contains_key(address)
     }
 
-    /// Whether the row was made for a mail of this run.
+    /// Returns whether the row was created for a message of this invocation.
     #[must_use]
     pub fn was_made(&self, record: Record) -> bool {
         self.made.contains(&record)
     }
 
-    /// Forgets which mails have a row, as if none had.
+    /// Forgets which messages have a row, as if none had one.
     pub fn forget_rows(&mut self) {
         self.by_key.clear();
         self.by_message_id.clear();
     }
 
-    /// Notes that a row was made for a mail of this run.
+    /// Records that a row was created for a message of this invocation.
     pub fn note_made(&mut self, record: Record) {
         self.made.insert(record);
     }
 
-    /// Adds a contact that was made for a mail of this run.
+    /// Adds a contact that was created for a message of this invocation.
     pub fn add_made(&mut self, address: EmailAddress, contact: Person) {
         self.made.insert(contact.record);
         self.add_person(address, contact);
     }
 
-    /// The row of this key.
+    /// Returns the email row with this key.
     #[must_use]
     pub fn by_key(&self, id: ActivityId) -> Option<&ExistingEmail> {
         self.by_key.get(&id)
     }
 
-    /// Completed rows of the same Message-ID and sender under other keys: put there by server-side sync, by a person, or
-    /// for another mail.
+    /// Returns the completed rows with the same Message-ID and sender but another key. Server-side
+    /// synchronization or a person wrote them, or they hold another email.
     ///
-    /// Message-IDs are chosen by senders, so a row of another sender is another mail, whoever wrote it; one that names no sender, or a mail
-    /// without one, is taken at its Message-ID.
+    /// Senders choose Message-IDs, so a row with another sender is another email, whichever client
+    /// wrote it. If the row or the message has no sender, the Message-ID alone decides.
     pub fn by_message_id(
         &self,
         id: &InternetMessageId,
@@ -108,7 +111,8 @@ impl Found {
             .filter(move |email| email.activity_id != ours && email.may_hold_mail_of(sender))
     }
 
-    /// A completed row of the same mail under another key ([`Self::by_message_id`]), but none that holds another mail.
+    /// Returns a completed row of the same message under another key ([`Self::by_message_id`]),
+    /// leaving out rows that hold another email.
     #[must_use]
     pub fn by_mail(&self, message: &Message) -> Option<&ExistingEmail> {
         let id = message.internet_message_id.as_ref()?;
@@ -119,18 +123,19 @@ impl Found {
         })
     }
 
-    /// Notes that a row holds another mail than this message, with whose Message-ID.
+    /// Records that a row has the Message-ID of this message but holds another email.
     pub fn note_other_mail(&mut self, message: &MessageKey, row: ActivityId) {
         self.of_other_mails.insert((message.clone(), row));
     }
 
-    /// The earlier mails of this Message-ID, compared with case; cancelled ones are left out.
+    /// Returns the earlier emails with this Message-ID, compared with case, without cancelled ones.
     #[must_use]
     pub fn earlier(&self, id: &InternetMessageId) -> &[EarlierEmail] {
         self.earlier.get(id).map_or(&[], Vec::as_slice)
     }
 
-    /// Whether the mail answers one that is in Dataverse, completed, as far as its ancestors were asked for ([`super::look_up::Questions::ancestors`]).
+    /// Returns whether the message answers an email that is completed in Dataverse. Considers only
+    /// the ancestors that were looked up ([`super::look_up::Questions::ancestors`]).
     #[must_use]
     pub fn answers_tracked_mail(&self, message: &Message) -> bool {
         message
@@ -140,39 +145,40 @@ impl Found {
             .any(|email| email.completed)
     }
 
-    /// The earlier mails that have this tracking token, compared without case.
+    /// Returns the earlier emails with this tracking token, compared without case.
     #[must_use]
     pub fn with_token(&self, token: &str) -> &[EarlierEmail] {
         let token = earlier::normal(token);
         self.with_token.get(&token).map_or(&[], Vec::as_slice)
     }
 
-    /// What the app has open of a customer; `None` when nobody asked.
+    /// Returns the app's open rows of a customer; `None` if they were not looked up.
     #[must_use]
     pub fn open_rows(&self, customer: &Record) -> Option<&OpenRows> {
         self.open_rows.get(customer)
     }
 
-    /// The names of a table: `None` when nobody asked, `Some(None)` when no email can concern its rows.
+    /// Returns the names of a table: `None` if they were not looked up, `Some(None)` if no email
+    /// can be bound to its rows.
     #[must_use]
     pub fn names(&self, table: &str) -> Option<Option<TableNames>> {
         let read = self.names.get(table).cloned();
         read.or_else(|| TableNames::documented(table).map(Some))
     }
 
-    /// Whether a row is there; `None` when nobody asked.
+    /// Returns whether a row exists; `None` if it was not looked up.
     #[must_use]
     pub fn is_there(&self, record: &Target) -> Option<bool> {
         self.there.get(record).copied()
     }
 
-    /// The Entra object id of a user; `None` for one that has none.
+    /// Returns the Entra object id of a user; `None` if the user has none.
     #[must_use]
     pub fn entra_id(&self, user: Uuid) -> Option<Uuid> {
         self.entra_ids.get(&user).copied()
     }
 
-    /// Adds what an app has open of a customer, in place of what was known.
+    /// Sets the app's open rows of a customer, replacing those known before.
     pub fn set_open_rows(&mut self, customer: Record, rows: OpenRows) {
         self.open_rows.insert(customer, rows);
     }
@@ -184,17 +190,17 @@ impl Found {
         }
     }
 
-    /// Adds the names of a table.
+    /// Sets the names of a table; `None`: no email can be bound to its rows.
     pub fn set_names(&mut self, table: &str, names: Option<TableNames>) {
         self.names.insert(table.to_owned(), names);
     }
 
-    /// Adds whether a row is there.
+    /// Sets whether a row exists.
     pub fn set_there(&mut self, record: &Target, there: bool) {
         self.there.insert(record.clone(), there);
     }
 
-    /// Adds an earlier mail under its names.
+    /// Adds an earlier email under its Message-ID and its tracking token.
     pub fn add_earlier(
         &mut self,
         email: EarlierEmail,
@@ -232,7 +238,7 @@ impl Found {
         }
     }
 
-    /// Adds a row that has an address; for tests of the pure steps and for this module.
+    /// Adds a row with an address; for tests of the pure steps and for this module.
     pub fn add_person(&mut self, address: EmailAddress, person: Person) {
         let people = self.people.entry(address).or_default();
         if !people.iter().any(|known| known.record == person.record) {
@@ -287,7 +293,8 @@ impl Found {
                 continue;
             };
             let id = email.activity_id;
-            // Compared here with case once more: Dataverse compares without, and Message-IDs differ by case.
+            // Compared again with case: Dataverse compares without, but Message-IDs may differ only
+            // in case.
             if let Some(message_id) = row
                 .get("messageid")
                 .and_then(Value::as_str)
@@ -390,7 +397,7 @@ mod tests {
         assert_eq!(
             found(&rows, "A@x", "ada@example.com", 9),
             None,
-            "that is our own row"
+            "our own row is left out"
         );
     }
 
@@ -401,7 +408,7 @@ mod tests {
         assert_eq!(
             found(&rows, "<a@x>", "", 1),
             Some(9),
-            "nobody knows who sent it"
+            "without a sender, the Message-ID decides"
         );
         let silent = [row(9, "<a@x>", "", 1)];
         assert_eq!(found(&silent, "<a@x>", "ada@example.com", 1), Some(9));

@@ -1,4 +1,5 @@
-//! The second look-up: what can only be asked once the first one is answered, in one `$batch`, and only for the messages that need it.
+//! The second lookup: questions that depend on the answers of the first one, in one `$batch`, and
+//! only for the messages that need it.
 
 use std::collections::BTreeSet;
 
@@ -12,27 +13,26 @@ use super::names::{self, TableNames, is_name};
 use super::query::{any_of, rows};
 use super::rows::{Record, Table, Target, guid};
 use super::session::Session;
-use crate::policy::document::{App, CustomTable};
 
-/// What is asked.
+/// What to look up.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Further {
-    /// Which open rows of the app have these customers? Contacts and accounts.
+    /// Contacts and accounts: which open rows of the app do they have?
     pub customers: BTreeSet<Record>,
-    /// By which names are rows of these tables bound?
+    /// Tables: by which names are their rows bound?
     pub tables: BTreeSet<String>,
-    /// Are these rows there?
+    /// Records: do they exist?
     pub records: BTreeSet<Target>,
 }
 
 impl Further {
-    /// Nothing is asked.
+    /// Returns whether there is nothing to look up.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.customers.is_empty() && self.tables.is_empty() && self.records.is_empty()
     }
 
-    /// Asks for what `other` asks, too.
+    /// Adds the questions of `other`.
     pub fn add(&mut self, other: Self) {
         self.customers.extend(other.customers);
         self.tables.extend(other.tables);
@@ -40,50 +40,23 @@ impl Further {
     }
 }
 
-/// The table whose open rows an app works on. Columns: Dataverse facts do not list those of opportunity and incident; theirs are inferred from general
-/// documentation, as are their open states, 0 for all.
-struct AppTable {
-    set: String,
-    key: String,
-    /// Lookups to a contact, and to an account.
-    contact: Vec<String>,
-    account: Vec<String>,
+/// Where to find the open rows of a customer.
+///
+/// Dataverse facts do not list the columns of opportunity and incident. They are inferred from
+/// general documentation, as are the open states: 0 for all.
+#[derive(Debug, Clone)]
+pub struct OpenRowsQuery {
+    /// The entity set of the table.
+    pub set: String,
+    /// The column of its primary key.
+    pub key: String,
+    /// The lookup columns that refer to a contact.
+    pub contact: Vec<String>,
+    /// The lookup columns that refer to an account.
+    pub account: Vec<String>,
 }
 
-impl AppTable {
-    fn of(app: &App) -> Option<Self> {
-        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-        Some(match app {
-            App::None => return None,
-            App::Sales => Self {
-                set: "opportunities".to_owned(),
-                key: "opportunityid".to_owned(),
-                contact: names(&["customerid", "parentcontactid"]),
-                account: names(&["customerid", "parentaccountid"]),
-            },
-            App::Service => Self {
-                set: "incidents".to_owned(),
-                key: "incidentid".to_owned(),
-                contact: names(&["customerid", "primarycontactid"]),
-                account: names(&["customerid"]),
-            },
-            App::Custom(CustomTable {
-                set, key, customer, ..
-            }) => {
-                // What is no name cannot be asked for; the policy's own check says so where it was written.
-                if ![set, key, customer].into_iter().all(|name| is_name(name)) {
-                    return None;
-                }
-                Self {
-                    set: set.clone(),
-                    key: key.clone(),
-                    contact: vec![customer.clone()],
-                    account: vec![customer.clone()],
-                }
-            }
-        })
-    }
-
+impl OpenRowsQuery {
     fn lookups(&self, customer: &Record) -> &[String] {
         if customer.table == Table::Contact {
             &self.contact
@@ -116,7 +89,7 @@ impl AppTable {
             .collect()
     }
 
-    /// Gives each row to the customers that it belongs to.
+    /// Adds each row to the customers that it belongs to.
     fn read(&self, page: &[Value], customers: &BTreeSet<Record>, found: &mut Found) {
         for row in page {
             let Some(id) = guid(row, &self.key) else {
@@ -141,33 +114,34 @@ enum About {
 }
 
 impl DataverseClient {
-    /// The names of a table, if they are documented or were read before.
+    /// Returns the names of a table, if they are documented or were read before.
     #[must_use]
     pub fn known_names(&self, table: &str) -> Option<TableNames> {
         self.names.get(table)
     }
 
-    /// Asks, and adds the answers to `found`. What Dataverse refuses for good counts as answered too: a setting that names a table which the organisation
-    /// does not have must not keep mail out.
+    /// Looks up the questions and adds the answers to `found`.
+    ///
+    /// A permanent rejection counts as an answer too: a setting with a table that the organisation
+    /// does not have must not prevent messages from being written.
     ///
     /// # Errors
-    /// [`DataverseError`] that may pass: the messages that needed the answer have to wait.
+    /// A [`DataverseError`] that may go away: the messages that need the answer have to wait.
     pub async fn look_up_further(
         &self,
         session: &Session,
         questions: &Further,
-        app: &App,
+        open_rows: Option<&OpenRowsQuery>,
         found: &mut Found,
     ) -> Result<(), DataverseError> {
-        let table = AppTable::of(app);
         for customer in &questions.customers {
-            // Nothing is there until a row says otherwise.
+            // A customer has no open rows until the query returns one.
             found.set_open_rows(*customer, OpenRows::default());
         }
-        if table.is_none() {
+        if open_rows.is_none() {
             refuse_app(questions, found);
         }
-        let queries = self.further_queries(questions, table.as_ref(), found);
+        let queries = self.further_queries(questions, open_rows, found);
         let mut definition = None;
         let mut rest = queries.as_slice();
         while !rest.is_empty() {
@@ -180,7 +154,7 @@ impl DataverseClient {
                 };
                 let body = readable(answer)?;
                 match about {
-                    About::App => match (body, &table) {
+                    About::App => match (body, open_rows) {
                         (Some(body), Some(table)) => {
                             let all = self.pages_from(session, body).await?;
                             table.read(&all, &questions.customers, found);
@@ -214,7 +188,7 @@ impl DataverseClient {
     fn further_queries(
         &self,
         questions: &Further,
-        table: Option<&AppTable>,
+        table: Option<&OpenRowsQuery>,
         found: &mut Found,
     ) -> Vec<(About, String)> {
         let mut queries = Vec::new();
@@ -236,7 +210,8 @@ impl DataverseClient {
         queries
     }
 
-    /// Queries that show which of these rows are there, as far as the names of their tables are known; until the answer, none is.
+    /// Returns queries for these rows, if the names of their tables are known. Marks the rows as
+    /// missing until the answer shows that they exist.
     pub(super) fn record_queries(
         &self,
         records: &BTreeSet<Target>,
@@ -262,7 +237,7 @@ impl DataverseClient {
     }
 }
 
-/// The body of an answer; `None` for a refusal that stays one.
+/// Returns the body of an answer; `None` for a permanent rejection.
 fn readable(answer: &Answer) -> Result<Option<Value>, DataverseError> {
     if answer.is_success() {
         let body = serde_json::from_slice(&answer.body);
@@ -271,11 +246,11 @@ fn readable(answer: &Answer) -> Result<Option<Value>, DataverseError> {
             .map_err(|_| super::unreadable("a query's answer"));
     }
     match super::part_error(answer) {
-        // 404 for a table that is not there counts by its code as something that changed.
+        // The code of a 404 for a missing table is classified as stale.
         DataverseError::Rejected { .. } | DataverseError::Stale { .. } => {
             tracing::warn!(
                 status = answer.status,
-                "dataverse refused a query about what a mail concerns"
+                "dataverse rejected a query for regarding records; continuing without its rows"
             );
             Ok(None)
         }
@@ -294,6 +269,8 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::policy::document::App;
+    use crate::regarding::app::open_rows_query;
 
     fn customers() -> BTreeSet<Record> {
         let record = |table, id| Record {
@@ -305,7 +282,7 @@ mod tests {
 
     #[test]
     fn open_rows_are_asked_for_by_each_lookup_that_leads_to_the_customer() {
-        let table = AppTable::of(&App::Sales).unwrap();
+        let table = open_rows_query(&App::Sales).unwrap();
         let asked = table.queries(&customers());
         assert_eq!(asked.len(), 1);
         let filter = percent_encoding::percent_decode_str(&asked[0])
@@ -317,19 +294,5 @@ mod tests {
              (_customerid_value eq {one} or _parentcontactid_value eq {one} or _customerid_value eq {two} or _parentaccountid_value eq {two})"
         );
         assert_eq!(filter, expected);
-    }
-
-    #[test]
-    fn a_custom_table_whose_names_are_none_is_not_asked() {
-        let custom = |set: &str| {
-            App::Custom(CustomTable {
-                table: "new_project".to_owned(),
-                set: set.to_owned(),
-                key: "new_projectid".to_owned(),
-                customer: "new_customerid".to_owned(),
-            })
-        };
-        assert!(AppTable::of(&custom("new_projects")).is_some());
-        assert!(AppTable::of(&custom("new_projects?$top=1")).is_none());
     }
 }

@@ -1,8 +1,10 @@
-//! How long texts may be in this organisation.
+//! The lengths of the text columns of this organisation.
 //!
-//! Columns are as long as Dataverse makes them until somebody makes one shorter (Dataverse facts §15.1). Who writes goes by Dataverse's lengths and asks for the
-//! real ones only when a text was refused for its length (0x80044331): one request, of which nobody with the lengths of the first day ever pays any. What was
-//! read is kept for the life of the process, and read anew when a text is refused that fits it.
+//! Columns have Dataverse's default lengths until an administrator shortens one (Dataverse facts
+//! §15.1). A writer first uses the defaults and reads the real lengths only after a text was
+//! rejected for its length (0x80044331). That takes one request, and an organisation with the
+//! default lengths never needs it. The lengths are kept for the life of the process, and read again
+//! if a text is rejected that fits them.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,12 +15,13 @@ use super::DataverseClient;
 use super::error::DataverseError;
 use super::session::Session;
 
-/// How many UTF-16 code units the text columns of some tables hold (that SQL Server counts these is inferred).
+/// The lengths of the text columns of some tables, in UTF-16 code units (that SQL Server counts
+/// these is inferred).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Lengths(HashMap<String, HashMap<String, usize>>);
 
 impl Lengths {
-    /// The length of a column; `None` where it was not read, or is none of text.
+    /// Returns the length of a column; `None` if it was not read or is not a text column.
     #[must_use]
     pub fn of(&self, table: &str, column: &str) -> Option<usize> {
         self.0.get(table)?.get(column).copied()
@@ -31,24 +34,26 @@ impl Lengths {
     }
 }
 
-/// Lengths that were read, shared by all clones of a client.
+/// The lengths that were read, shared by all clones of a client.
 #[derive(Debug, Clone, Default)]
 pub(super) struct LengthsRead(Arc<Mutex<Option<Arc<Lengths>>>>);
 
 impl DataverseClient {
-    /// What was read of this organisation's columns, if anything.
+    /// Returns the lengths that were read, if any.
     #[must_use]
     pub fn known_lengths(&self) -> Option<Arc<Lengths>> {
-        // Nothing is ever left half-done under the lock.
+        // The value is consistent even after a panic: each change under the lock is one assignment.
         let read = self.lengths.0.lock();
         read.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Reads the lengths of the text columns of these tables, and keeps them. One request; that definitions may be read in a batch is inferred.
+    /// Reads the lengths of the text columns of these tables in one request, and keeps them. That
+    /// definitions may be read in a `$batch` is inferred.
     ///
     /// # Errors
-    /// [`DataverseError`]; refused where the role may not read definitions: that this takes Read on Entity and Attribute is inferred, and `mailverse doctor` tries
-    /// it. What was kept before stays.
+    /// [`DataverseError`]. Dataverse rejects the call if the role may not read definitions; that
+    /// this takes Read on Entity and Attribute is inferred, and `mailverse doctor` checks it.
+    /// Lengths that were kept before stay.
     pub async fn read_lengths(
         &self,
         session: &Session,
@@ -59,7 +64,7 @@ impl DataverseClient {
                 "EntityDefinitions(LogicalName='{table}')/Attributes/Microsoft.Dynamics.CRM.{kind}AttributeMetadata?$select=LogicalName,MaxLength"
             )
         };
-        // A body is a Memo, everything else a String.
+        // The body of an email is a Memo column, every other text a String column.
         let both = |table: &&'_ str| ["String", "Memo"].map(|kind| of(table, kind));
         let queries: Vec<String> = tables.iter().flat_map(both).collect();
         let answers = self.query_each(session, &queries).await?;

@@ -1,5 +1,6 @@
-//! Everything that the writing of some messages has to know beforehand, in one `$batch` of queries, or several where one would take too long. What comes of it:
-//! [`Found`].
+//! Looks up everything that has to be known before some messages are written.
+//!
+//! One `$batch` of queries, or several if one would take too long. The result is [`Found`].
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -16,26 +17,30 @@ use super::rows::{EMAIL_COLUMNS, Table, Target};
 use super::session::Session;
 use crate::ids::{ActivityId, EmailAddress, InternetMessageId};
 
-/// Longest Message-ID that the column `messageid` holds, in UTF-16 code units (Dataverse facts §2.1). A longer one is not written, so it is not
-/// searched for either: two different ids may agree in their first 320 characters.
+/// The longest Message-ID that the column `messageid` can hold, in UTF-16 code units (Dataverse
+/// facts §2.1).
+///
+/// A longer one is not written, and not searched for either: two different ids may agree in their
+/// first 320 characters.
 pub const LONGEST_MESSAGE_ID: usize = 320;
 
-/// What is asked.
+/// What to look up.
 #[derive(Default)]
 pub struct Questions {
-    /// Whose are these?
+    /// Addresses: which rows have them?
     pub addresses: BTreeSet<EmailAddress>,
-    /// Are these mails there already? Each by the keys that its row may have, and by its Message-ID.
+    /// Messages: do they have rows already? Each with the keys that its row may have, and with its
+    /// Message-ID.
     pub emails: Vec<(Vec<ActivityId>, Option<InternetMessageId>)>,
-    /// Are these mails, which others answer, there?
+    /// Message-IDs that other messages answer: do they have rows?
     pub ancestors: BTreeSet<InternetMessageId>,
-    /// Which mails have these tracking tokens?
+    /// Tracking tokens: which emails have them?
     pub tokens: BTreeSet<String>,
-    /// Are these rows there? Only those are asked for whose table's names are known.
+    /// Records: do they exist? Only records of tables with known names are looked up.
     pub records: BTreeSet<Target>,
 }
 
-/// What a query is about, so that its rows are read as such.
+/// What a query asks for, which decides how its rows are read.
 enum About {
     People(Table),
     Emails,
@@ -44,12 +49,15 @@ enum About {
 }
 
 impl About {
-    /// Whether a query may go without an answer.
+    /// Returns whether the lookup continues without the answer to this query.
     ///
-    /// Leads come with the sales app; an organisation without it answers 404 to the whole table (Dataverse facts §5, §12; the status is inferred). A query
-    /// that finds nothing answers 200. Every organisation has queues, but a role that was made for an earlier version may not read them: 403.
+    /// The table of leads comes with the sales app. An organisation without it answers 404 to the
+    /// whole table (Dataverse facts §5, §12; the status is inferred), while a query without matches
+    /// is answered with 200. Every organisation has queues, but a role from an earlier version may
+    /// not be allowed to read them: 403.
     ///
-    /// A record that the policy names is taken to be missing, whatever the refusal: it must not keep mail out.
+    /// A record that the policy names counts as missing, whatever the rejection: it must not
+    /// prevent messages from being written.
     fn goes_without(&self, status: u16) -> bool {
         match self {
             Self::People(Table::Lead) => status == 404,
@@ -69,10 +77,12 @@ impl About {
 }
 
 impl DataverseClient {
-    /// Looks up whose the addresses are and which mails are there already.
+    /// Looks up to which rows the addresses belong, which messages have rows already, and the other
+    /// questions.
     ///
     /// # Errors
-    /// [`DataverseError`] of the first query that failed: without its answer nothing can be decided.
+    /// [`DataverseError`] of the first query that failed: without its answer nothing can be
+    /// decided.
     pub async fn look_up(
         &self,
         session: &Session,
@@ -97,7 +107,7 @@ impl DataverseClient {
                         tracing::info!(
                             table = about.table(),
                             status = answer.status,
-                            "this organisation has no such table, or the application may not read it"
+                            "a table does not exist here, or the application may not read it; continuing without its rows"
                         );
                         continue;
                     }
@@ -114,7 +124,7 @@ impl DataverseClient {
         Ok(found)
     }
 
-    /// The rows of a query's answer, and of the pages that follow it.
+    /// Returns the rows of a query's answer and of all pages after it.
     pub(super) async fn all_rows(
         &self,
         session: &Session,
@@ -128,7 +138,7 @@ impl DataverseClient {
         self.pages_from(session, first).await
     }
 
-    /// The rows of a page and of those that follow it.
+    /// Returns the rows of a page and of all pages after it.
     pub(super) async fn pages_from(
         &self,
         session: &Session,
@@ -145,7 +155,7 @@ impl DataverseClient {
                 return Ok(all);
             };
             if !seen.insert(next.to_owned()) {
-                return Err(super::unreadable("a link to a page that was read before"));
+                return Err(super::unreadable("a link to a page that was already read"));
             }
             page = self.next_page(session, next).await?;
         }
@@ -203,19 +213,20 @@ fn queries(questions: &Questions) -> Vec<(About, String)> {
     queries
 }
 
-/// Comparisons with a Message-ID; none when it is longer than its column.
+/// Returns filter terms that match a Message-ID; none if it is longer than its column.
 pub(super) fn with_message_id(id: &InternetMessageId) -> Vec<String> {
     if !fits_its_column(id) {
         return Vec::new();
     }
-    // Written with angle brackets by us and by server-side sync (Dataverse facts §2.1); other importers leave them out.
+    // We and server-side synchronization write it in angle brackets (Dataverse facts §2.1); other
+    // importers omit them.
     vec![
         format!("messageid eq {}", literal(&id.in_brackets())),
         format!("messageid eq {}", literal(id.as_str())),
     ]
 }
 
-/// Whether `messageid` can hold it, brackets included.
+/// Returns whether the column `messageid` can hold the id with its angle brackets.
 #[must_use]
 pub fn fits_its_column(id: &InternetMessageId) -> bool {
     id.in_brackets().encode_utf16().count() <= LONGEST_MESSAGE_ID

@@ -1,12 +1,13 @@
-//! By which names an email is bound to what it concerns.
+//! The names by which an email is bound to its regarding record.
 //!
 //! | Table | Set | Binding name |
 //! | --- | --- | --- |
 //! | account, contact, lead, opportunity, incident | known (inferred for the last two) | `regardingobjectid_<table>_email` (verified) |
 //! | any other | read from its definition | read from its relationships to `email`, never guessed |
 //!
-//! Source: Dataverse facts §6 and §17. What was read is kept for the life of the process: names of tables do not change. That definitions may be read in a
-//! batch is inferred.
+//! Source: Dataverse facts §6 and §17. The names that were read are kept for the life of the
+//! process, since names of tables do not change. That definitions may be read in a `$batch` is
+//! inferred.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,19 +18,19 @@ use super::query::literal;
 use super::rows::Target;
 use crate::http::encoded;
 
-/// The names that a table is bound by.
+/// The names needed to bind rows of a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TableNames {
     /// Entity set name.
     pub set: String,
     /// Primary key column.
     pub key: String,
-    /// The navigation name of `email` that leads from `regardingobjectid` to this table.
+    /// The navigation property of `email` for `regardingobjectid` with this table.
     pub regarding: String,
 }
 
 impl TableNames {
-    /// The names of a table whose names are documented.
+    /// Returns the names of a table with documented names.
     #[must_use]
     pub fn documented(table: &str) -> Option<Self> {
         let set = match table {
@@ -47,7 +48,7 @@ impl TableNames {
         })
     }
 
-    /// Adds what makes an email concern `target`, a row of this table.
+    /// Sets `target`, a row of this table, as the regarding record of the email in `row`.
     pub fn bind(&self, target: &Target, row: &mut Map<String, Value>) {
         row.insert(
             format!("{}@odata.bind", self.regarding),
@@ -56,15 +57,16 @@ impl TableNames {
     }
 }
 
-/// Names that were read, shared by all clones of a client.
+/// The names that were read, shared by all clones of a client.
 #[derive(Debug, Clone, Default)]
 pub(super) struct NamesRead(Arc<Mutex<HashMap<String, TableNames>>>);
 
 impl NamesRead {
-    /// The names of a table, if they are documented or were read.
+    /// Returns the names of a table, if they are documented or were read.
     pub(super) fn get(&self, table: &str) -> Option<TableNames> {
         TableNames::documented(table).or_else(|| {
-            // Nothing is ever left half-done under the lock.
+            // The map is consistent even after a panic: each change under the lock is one
+            // insertion.
             let read = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             read.get(table).cloned()
         })
@@ -76,7 +78,7 @@ impl NamesRead {
     }
 }
 
-/// Whether a text can be the name of a table or column, so that it may stand in an address. Everything else names nothing.
+/// Returns whether a text can be the name of a table or column, and so is safe in a URL.
 #[must_use]
 pub fn is_name(text: &str) -> bool {
     !text.is_empty()
@@ -84,7 +86,7 @@ pub fn is_name(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
-/// The two queries that tell the names of a table.
+/// Returns the two queries that read the names of a table: its definition and its relationships.
 pub(super) fn queries(table: &str) -> [String; 2] {
     let definition = format!(
         "EntityDefinitions(LogicalName={})",
@@ -99,7 +101,8 @@ pub(super) fn queries(table: &str) -> [String; 2] {
     ]
 }
 
-/// Reads their answers; `None` when no email can concern a row of the table, because it has no activities.
+/// Reads the answers to these queries; `None` if an email cannot be bound to a row of the table,
+/// because the table has no activities.
 pub(super) fn read(definition: &Value, relationships: &Value) -> Option<TableNames> {
     let text = |name: &str| definition.get(name)?.as_str().map(str::to_owned);
     let all = relationships.get("value")?.as_array()?.iter();

@@ -1,10 +1,11 @@
-//! How many queries one `$batch` holds: as many as Dataverse answered in a few seconds lately.
+//! Decides how many queries one `$batch` holds: as many as Dataverse recently answered in a few
+//! seconds.
 //!
-//! The operations of a batch run one after another, so its time grows with their number, and an answer that does not come
-//! in time is lost as a whole ([`crate::http`]). The size is kept for the life of the process and shared by all clones of
-//! a client.
+//! The operations of a batch run one after another, so its time grows with their number, and an
+//! answer that exceeds the timeout is lost as a whole ([`crate::http`]). The size is kept for the
+//! life of the process and shared by all clones of a client.
 //!
-//! | A batch | The next ones hold |
+//! | A batch | Size of the next batches |
 //! | --- | --- |
 //! | took longer than [`TARGET`] | as many queries as would have taken that long |
 //! | was full and took less than half of it | twice as many |
@@ -21,15 +22,15 @@ use super::session::Session;
 /// How long a batch of queries should take.
 const TARGET: Duration = Duration::from_secs(5);
 
-/// From here on, a batch without an answer counts as too large: our HTTP client waits for 15 seconds, and a gateway may
-/// answer for Dataverse before that.
+/// A batch without an answer for this long counts as too large. Our HTTP client waits for 15
+/// seconds, and a gateway may answer in place of Dataverse before that.
 const TOO_LONG: Duration = Duration::from_secs(10);
 
-/// Before anything is known. At 15 ms a query, slow for an indexed column, it takes 4.5 seconds (the time is a guess:
-/// nothing is published).
+/// The first size. At 15 ms per query, which is slow for an indexed column, it takes 4.5 seconds.
+/// The 15 ms are a guess, since nothing is published.
 const FIRST: usize = 300;
 
-/// How many queries a batch holds.
+/// The number of queries per batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Pace {
     size: usize,
@@ -63,28 +64,30 @@ impl Pace {
     }
 }
 
-/// The pace that all clones of a client keep.
+/// The batch size that all clones of a client share.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Paced(Arc<Mutex<Pace>>);
 
 impl Paced {
-    // A panic elsewhere leaves it whole: each change is one assignment.
+    // A panic elsewhere leaves the value consistent: each change is one assignment.
     fn pace(&self) -> MutexGuard<'_, Pace> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl DataverseClient {
-    /// How many queries the next batch holds, at most.
+    /// Returns how many queries the next batch holds at most.
     #[must_use]
     pub fn queries_a_batch(&self) -> usize {
         self.pace.pace().size
     }
 
-    /// The answers to the first of these queries, as many as one batch should hold now.
+    /// Sends as many of these queries as one batch should hold now, from the start of the list.
+    /// Returns their answers.
     ///
     /// # Errors
-    /// [`DataverseError`]; where no answer came in time, [`Session::timeouts`] has counted it: ask for less at a time.
+    /// [`DataverseError`]. A timeout is also counted in [`Session::timeouts`]: ask for less at a
+    /// time.
     pub(super) async fn first_of<About>(
         &self,
         session: &Session,
@@ -102,7 +105,7 @@ impl DataverseClient {
                 tracing::warn!(
                     queries = some.len(),
                     duration_ms = time.as_millis(),
-                    "dataverse did not answer a batch of queries in time; the next ones are smaller"
+                    "dataverse did not answer a batch of queries in time; sending smaller batches from now on"
                 );
             }
             Err(_) => {}
@@ -127,7 +130,7 @@ mod tests {
     fn a_slow_batch_makes_the_next_one_as_large_as_fits_the_target() {
         assert_eq!(after(&[(300, 10_000)]), 150);
         assert_eq!(after(&[(30, 10_000)]), 15);
-        assert_eq!(after(&[(1, 60_000)]), 1, "never none");
+        assert_eq!(after(&[(1, 60_000)]), 1, "at least one query");
     }
 
     #[test]

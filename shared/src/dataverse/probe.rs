@@ -1,9 +1,13 @@
-//! What `mailverse doctor` asks of an organisation: who we are there, what it allows, and whether a write would pass.
+//! The checks of `mailverse doctor`: the own user, the settings of the organisation, and whether
+//! writes would be allowed.
 //!
-//! Whether a privilege is there is found out by using it, since no request that lists privileges is known (Dataverse facts §12, §16). A read is a query of
-//! one row. A write stands in a change set whose last operation names a row that does not exist: that one fails, and with it the change set, whose
-//! operations pass or fail together (§9). So nothing stays, and how far it came tells whether the rest was allowed: it fails with the last operation's
-//! 404 / 0x80040217, or with the refusal that we want to know. That privileges are checked before the change set is taken back is inferred.
+//! No request that lists privileges is known (Dataverse facts §12, §16), so a privilege is tested
+//! by using it. A read is tested with a query of one row. Writes are tested in a change set whose
+//! last operation refers to a row that does not exist. That operation fails, and the whole change
+//! set with it, since its operations succeed or fail together (§9). So nothing is stored. If the
+//! change set fails with the 404 / 0x80040217 of the last operation, the writes before it are
+//! allowed; otherwise it fails with the rejection that we want to know. That privileges are checked
+//! before the change set is rolled back is inferred.
 
 use chrono::{DateTime, Utc};
 use reqwest::{Method, header};
@@ -18,7 +22,7 @@ use super::session::Session;
 use super::{DataverseClient, part_error, unreadable};
 use crate::ids::ActivityId;
 
-/// Who the token belongs to in the organisation.
+/// The user and the organisation of a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WhoAmI {
     /// The application user.
@@ -27,14 +31,14 @@ pub struct WhoAmI {
     pub organization: Uuid,
 }
 
-/// A write that is taken back.
+/// A write that is rolled back.
 #[derive(Debug, Clone)]
 pub enum Step {
-    /// A new row in this entity set.
+    /// Creates a row in this entity set.
     Create(&'static str, Map<String, Value>),
-    /// A change of this email.
+    /// Changes this email.
     Update(ActivityId, Map<String, Value>),
-    /// The end of this email.
+    /// Deletes this email.
     Delete(ActivityId),
 }
 
@@ -56,10 +60,10 @@ impl Step {
 }
 
 impl DataverseClient {
-    /// The cheapest check of the whole chain (Dataverse facts §16).
+    /// Calls `WhoAmI`, the cheapest check of the whole connection (Dataverse facts §16).
     ///
     /// # Errors
-    /// [`DataverseError`]; 403 with 0x80072560 where the application has no user in the organisation.
+    /// [`DataverseError`]; 403 with 0x80072560 if the application has no user in the organisation.
     pub async fn who_am_i(&self, session: &Session) -> Result<WhoAmI, DataverseError> {
         let call = self.http.get(format!("{}WhoAmI", self.api));
         let answer = self.send(session, call).await?;
@@ -71,7 +75,8 @@ impl DataverseClient {
         })
     }
 
-    /// What time the service has: the `Date` header of any answer, also of the refusal of a request without a token. `None` where it has none or does not answer.
+    /// Returns the time of the service: the `Date` header of any answer, even of a request that was
+    /// rejected without a token. `None` if there is no such header or no answer.
     pub async fn now(&self) -> Option<DateTime<Utc>> {
         let answer = self.http.get(format!("{}WhoAmI", self.api)).send().await;
         let answer = answer.ok()?;
@@ -80,10 +85,11 @@ impl DataverseClient {
         Some(date.to_utc())
     }
 
-    /// Queries, each given by its path and query; the rows of the first page of each, or why there are none. One request.
+    /// Sends queries, given as path and query string, in one request. Returns the rows of the first
+    /// page of each query, or its failure.
     ///
     /// # Errors
-    /// [`DataverseError`]: of the request as a whole.
+    /// [`DataverseError`]: the request as a whole failed.
     pub async fn query_each(
         &self,
         session: &Session,
@@ -104,10 +110,11 @@ impl DataverseClient {
         Ok(answers.iter().map(read).collect())
     }
 
-    /// Takes writes as far as they are allowed, each list in a change set of its own, and leaves nothing of any. One request.
+    /// Tests whether writes are allowed, each list in its own change set, in one request. Stores
+    /// nothing.
     ///
     /// # Errors
-    /// [`DataverseError`]: of the request as a whole.
+    /// [`DataverseError`]: the request as a whole failed.
     pub async fn would_pass(
         &self,
         session: &Session,
@@ -125,7 +132,7 @@ impl DataverseClient {
         let verdict = |parts: &Vec<super::batch::Answer>| {
             let failure = parts.iter().find(|part| !part.is_success());
             let failure = failure.ok_or_else(|| DataverseError::Unavailable {
-                what: "a change set that had to fail passed".to_owned(),
+                what: "a change set that must fail succeeded".to_owned(),
             })?;
             let is_ours =
                 failure.status == 404 && error_code(&failure.body) == Some(ErrorCode::NO_ROW);
@@ -138,10 +145,10 @@ impl DataverseClient {
         Ok(answers.iter().map(verdict).collect())
     }
 
-    /// Removes an email, its parties and its attachments.
+    /// Deletes an email with its parties and attachments.
     ///
     /// # Errors
-    /// [`DataverseError`]: it is still there; [`DataverseError::Stale`]: it was not.
+    /// [`DataverseError`]: it still exists; [`DataverseError::Stale`]: it did not exist.
     pub async fn remove(&self, session: &Session, id: ActivityId) -> Result<(), DataverseError> {
         let path = row("emails", id.uuid());
         let call = self.call(session, Method::DELETE, &path, None, None);
@@ -149,7 +156,8 @@ impl DataverseClient {
     }
 }
 
-/// An operation that cannot succeed: a change of a row that was never made, and must not be made by it.
+/// Returns an operation that always fails: the update of a row that does not exist, with `If-Match`
+/// so that it is not created.
 fn stumble() -> Change {
     Change {
         method: "PATCH",

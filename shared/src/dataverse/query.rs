@@ -1,39 +1,44 @@
-//! Queries as URLs: literals, escaping, and how many terms one query holds.
+//! Builds queries as URLs: literals, escaping, and the number of terms per query.
 //!
-//! An address never stands in a key URL, where characters such as `+` and `/` break it (Dataverse facts §7.2), but always in a quoted literal of
-//! a `$filter`, percent-encoded as a whole (§14). Comparison with `eq` knows no wildcards; `contains` and `startswith` do and are not used.
+//! An address is never put into a key URL, where characters such as `+` and `/` break the path
+//! (Dataverse facts §7.2). It is always a quoted literal in a `$filter`, percent-encoded as a whole
+//! (§14). Comparison with `eq` has no wildcards; `contains` and `startswith` do, and are not used
+//! here.
 
 use uuid::Uuid;
 
 use crate::http::encoded;
 
-/// Values that one query compares with. No number is published; the facts advise tens of terms (§14), and a contact has three address columns.
+/// The most values in one query. No limit is published; the facts advise tens of terms (§14), and a
+/// contact has three address columns.
 const VALUES_A_QUERY: usize = 15;
 
-/// Longest `$filter` that one query gets, percent-encoded; the documented limit inside a batch is 65,536 for the whole URL (§9).
+/// The longest `$filter` of one query, in percent-encoded characters. The documented limit of the
+/// whole URL inside a batch is 65,536, or 32,768 by an older page (§9).
 const LONGEST_FILTER: usize = 30_000;
 
-/// A text literal: quoted, inner quotes doubled. Not yet percent-encoded.
+/// Returns a text literal: quoted, with inner quotes doubled. Not yet percent-encoded.
 #[must_use]
 pub fn literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
-/// `set?$select=…&$filter=…`, percent-encoded.
+/// Returns the path `set?$select=…&$filter=…`, percent-encoded.
 #[must_use]
 pub fn rows(set: &str, select: &str, filter: &str) -> String {
     format!("{set}?$select={select}&$filter={}", encoded(filter))
 }
 
-/// A path to one row by its primary key.
+/// Returns the path of one row by its primary key.
 #[must_use]
 pub fn row(set: &str, id: Uuid) -> String {
     format!("{set}({id})")
 }
 
-/// Filters that together compare every column with every value: as many as it takes to stay within the limits above.
+/// Joins comparisons to filters with `or`: to as many filters as the limits above require.
 ///
-/// `terms` are the comparisons of one value. A single value that is too long for a filter still gets one of its own.
+/// Each item of `values` has all comparisons of one value. A single value that is too long for a
+/// filter still gets its own filter.
 #[must_use]
 pub fn any_of(values: impl IntoIterator<Item = Vec<String>>) -> Vec<String> {
     let mut filters: Vec<String> = Vec::new();
@@ -104,7 +109,8 @@ mod tests {
         );
     }
 
-    /// The comparisons of a filter, read by the grammar of OData and nothing else: `name eq 'text'`, joined by `or`; in a text, a quote is two.
+    /// Reads the comparisons of a filter by the grammar of OData: `name eq 'text'`, joined by `or`;
+    /// a quote within a text is doubled.
     fn comparisons(filter: &str) -> Option<Vec<(String, String)>> {
         let mut found = Vec::new();
         let mut rest = filter;
@@ -140,7 +146,7 @@ mod tests {
     }
 
     proptest! {
-        // Each case is some tens of texts, made and read without optimisation.
+        // Each case creates and reads dozens of texts without compiler optimisation.
         #![proptest_config(ProptestConfig::with_cases(64))]
 
         #[test]
@@ -152,7 +158,7 @@ mod tests {
                 prop_assert!(path.len() < 65_536);
                 let encoded = path.strip_prefix("s?$select=c&$filter=").unwrap();
                 prop_assert!(encoded.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~%".contains(&b)));
-                // As a server takes an address apart, which knows `+` as a blank and `#` as the end.
+                // Parsed like a server does, for which `+` is a blank and `#` ends the query.
                 let url = url::Url::parse("https://org.example/").unwrap().join(&path).unwrap();
                 let seen = url.query_pairs().find(|(name, _)| name == "$filter").unwrap().1.into_owned();
                 prop_assert_eq!(&seen, &percent_decode_str(encoded).decode_utf8().unwrap());

@@ -1,7 +1,8 @@
-//! Writes that are noted instead of sent: what a run would do, from the code that does it.
+//! Records writes instead of sending them, so that a dry run executes the real code.
 //!
-//! Reads are sent as ever. A write counts as done, so a row that it would have made is not found afterwards; ids are derived and not drawn, so whoever
-//! would make it again names the same row.
+//! Reads are sent as usual. A write counts as successful, so a later read does not find the row
+//! that it would have created. Ids are derived, not random, so a second attempt to create the row
+//! uses the same id.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,21 +15,21 @@ use super::batch::{Answer, Operation};
 pub struct NotedWrite {
     /// `POST`, `PATCH` or `DELETE`.
     pub method: String,
-    /// Below `/api/data/v9.2/`: an entity set, or one of its rows.
+    /// The path below `/api/data/v9.2/`: an entity set, or one of its rows.
     pub path: String,
-    /// The row; empty for a removal.
+    /// The row; empty for a deletion.
     pub columns: Map<String, Value>,
 }
 
-/// Where a client notes its writes.
+/// The recorded writes of a client.
 #[derive(Debug, Clone, Default)]
 pub struct Rehearsal(Arc<Mutex<Vec<NotedWrite>>>);
 
 impl Rehearsal {
-    /// What was noted since this was asked last.
+    /// Returns the writes recorded since the last call.
     #[must_use]
     pub fn take(&self) -> Vec<NotedWrite> {
-        // Nothing is ever left half-done under the lock.
+        // The list is consistent even after a panic: each change under the lock is one operation.
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -42,7 +43,8 @@ impl Rehearsal {
         noted.push(write);
     }
 
-    /// What Dataverse would have answered to a batch of change sets, which are noted; `None` for a batch that holds none.
+    /// Records the writes of a batch of change sets and returns the answers of a Dataverse that
+    /// accepts them. `None` if the batch contains a query.
     pub(super) fn note_all(&self, operations: &[Operation]) -> Option<Vec<Vec<Answer>>> {
         let mut done = Vec::with_capacity(operations.len());
         for operation in operations {

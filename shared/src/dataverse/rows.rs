@@ -1,29 +1,29 @@
-//! The tables, columns and binding names that we use. Source: Dataverse facts §2, §5, §6 and §15.
+//! The tables, columns and binding names in use. Source: Dataverse facts §2, §5, §6 and §15.
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::ids::{ActivityId, EmailAddress};
 
-/// A table that an address can belong to, in order of precedence.
+/// A table with addresses, in order of precedence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Table {
     /// A user of the organisation.
     SystemUser,
-    /// A queue of the organisation: an address that several users answer for.
+    /// A queue of the organisation: an address that several users share.
     Queue,
-    /// A person outside.
+    /// A person outside the organisation.
     Contact,
-    /// Somebody who may become a contact.
+    /// A prospect, who may become a contact.
     Lead,
     /// A company.
     Account,
 }
 
 impl Table {
-    /// All of them, in order of precedence.
+    /// All tables, in order of precedence.
     pub const ALL: [Self; 5] = [
         Self::SystemUser,
         Self::Queue,
@@ -32,7 +32,7 @@ impl Table {
         Self::Account,
     ];
 
-    /// Logical name.
+    /// Returns the logical name.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -44,7 +44,7 @@ impl Table {
         }
     }
 
-    /// Entity set name.
+    /// Returns the entity set name.
     #[must_use]
     pub const fn set(self) -> &'static str {
         match self {
@@ -56,7 +56,7 @@ impl Table {
         }
     }
 
-    /// Primary key column.
+    /// Returns the primary key column.
     #[must_use]
     pub const fn key(self) -> &'static str {
         match self {
@@ -68,7 +68,7 @@ impl Table {
         }
     }
 
-    /// The columns that hold addresses.
+    /// Returns the columns that contain addresses.
     #[must_use]
     pub const fn address_columns(self) -> &'static [&'static str] {
         match self {
@@ -81,7 +81,7 @@ impl Table {
     }
 }
 
-/// One row, as a lookup names it.
+/// A reference to a row of a table with addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Record {
     /// Its table.
@@ -91,20 +91,21 @@ pub struct Record {
 }
 
 impl Record {
-    /// `/contacts(…)`, the value of a binding.
+    /// Returns the value of a binding: `/contacts(…)`.
     #[must_use]
     pub fn binding(self) -> String {
         format!("/{}({})", self.table.set(), self.id)
     }
 
-    /// `partyid_contact@odata.bind`.
+    /// Returns the name of the binding as an activity party: `partyid_contact@odata.bind`.
     #[must_use]
     pub fn party_binding_name(self) -> String {
         format!("partyid_{}@odata.bind", self.table.name())
     }
 }
 
-/// One row of any table: what a mail may concern. Its binding names are those of its table ([`super::names`]).
+/// A reference to a row of any table, such as a regarding record. For the names that bind it, see
+/// [`super::names`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 pub struct Target {
     /// Logical name of its table.
@@ -122,7 +123,8 @@ impl From<Record> for Target {
     }
 }
 
-/// The row that a lookup column leads to, and its table, which the annotation beside it names; `None` when either is missing.
+/// Reads the row that a lookup column refers to. Its table is in the annotation of the column;
+/// `None` if either is missing.
 pub(super) fn target(row: &Value, column: &str) -> Option<Target> {
     let table = row.get(format!("{column}@Microsoft.Dynamics.CRM.lookuplogicalname"))?;
     Some(Target {
@@ -131,57 +133,59 @@ pub(super) fn target(row: &Value, column: &str) -> Option<Target> {
     })
 }
 
-/// A row that has an address.
+/// A row with an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Person {
-    /// Which row.
+    /// The row.
     pub record: Record,
-    /// Not deactivated; for a user, enabled.
+    /// Whether the row is active; for a user, enabled.
     pub active: bool,
-    /// A contact's company.
+    /// The account of a contact.
     pub account: Option<Uuid>,
-    /// When it was changed last, or made where that is not known.
+    /// When it was last changed, or created if that is unknown.
     pub changed: Option<DateTime<Utc>>,
 }
 
-/// `statecode` of an activity (Dataverse facts §2.2).
+/// The `statecode` of an activity (Dataverse facts §2.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RowState {
-    /// A draft, as a crash between two calls leaves it.
+    /// A draft, such as a crash between two calls leaves behind.
     Open,
-    /// Done.
+    /// Completed.
     Completed,
-    /// Cancelled by somebody.
+    /// Cancelled.
     Canceled,
 }
 
-/// An email activity that is in Dataverse already.
+/// An email activity that exists in Dataverse.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExistingEmail {
     /// Its primary key.
     pub activity_id: ActivityId,
     /// Open, completed or cancelled.
     pub state: RowState,
-    /// Who sent it, as far as the row says so.
+    /// The sender, if the row contains one.
     pub sender: Option<EmailAddress>,
-    /// May be empty.
+    /// The subject; may be empty.
     pub subject: String,
-    /// The dates that it gives for the mail: those that we write, and the one that server-side sync writes.
+    /// The dates of the email: from the columns that we write and from the one that server-side
+    /// synchronization writes.
     pub dates: Vec<DateTime<Utc>>,
     /// Whether it has a regarding record.
     pub has_regarding: bool,
-    /// That record, where the answer says of which table it is: answers to batches of queries do.
+    /// That record, if the answer names its table: answers to batches of queries do.
     pub regarding: Option<Target>,
     /// How many attachments it has; computed by Dataverse.
     pub attachments: i64,
-    /// Who changed it last is not who made it: somebody worked with it.
+    /// Whether the last change was not made by the creator of the row: a user has worked with it.
     pub changed_by_another: bool,
-    /// Its version.
+    /// Its version, for `If-Match`.
     pub etag: Option<String>,
 }
 
 impl ExistingEmail {
-    /// Whether it can be a mail of this sender: it is completed, and names no other sender.
+    /// Returns whether the row can be an email of this sender: it is completed and has no other
+    /// sender.
     #[must_use]
     pub fn may_hold_mail_of(&self, sender: Option<&EmailAddress>) -> bool {
         let same_sender = match (&self.sender, sender) {
@@ -192,7 +196,7 @@ impl ExistingEmail {
     }
 }
 
-/// Which of a row's address columns hold which address.
+/// Returns the valid addresses in the address columns of a row.
 pub(super) fn addresses(row: &Value, table: Table) -> impl Iterator<Item = EmailAddress> {
     table
         .address_columns()
@@ -201,7 +205,7 @@ pub(super) fn addresses(row: &Value, table: Table) -> impl Iterator<Item = Email
         .filter_map(EmailAddress::parse)
 }
 
-/// Reads a row of `emails`; `None` without a key. The columns are [`EMAIL_COLUMNS`].
+/// Reads a row of `emails` with the columns [`EMAIL_COLUMNS`]; `None` without a key.
 pub(super) fn existing_email(row: &Value) -> Option<ExistingEmail> {
     Some(ExistingEmail {
         activity_id: guid(row, "activityid").map(ActivityId::new)?,
@@ -232,7 +236,7 @@ pub(super) fn existing_email(row: &Value) -> Option<ExistingEmail> {
         changed_by_another: guid(row, "_createdby_value")
             .zip(guid(row, "_modifiedby_value"))
             .is_some_and(|(made, changed)| made != changed)
-            // Made in somebody's name, and changed by that user without us.
+            // The row was created by impersonation, and the user has changed it without us.
             || guid(row, "_createdonbehalfby_value") != guid(row, "_modifiedonbehalfby_value"),
         etag: row
             .get("@odata.etag")
@@ -241,23 +245,32 @@ pub(super) fn existing_email(row: &Value) -> Option<ExistingEmail> {
     })
 }
 
-/// What is read of an email.
+/// The columns of an email that are read.
 pub(super) const EMAIL_COLUMNS: &str = "activityid,messageid,sender,subject,actualstart,sortdate,senton,statecode,attachmentcount,_regardingobjectid_value,\
      _createdby_value,_modifiedby_value,_createdonbehalfby_value,_modifiedonbehalfby_value";
 
-/// The record that an email concerns, as a query names it.
+/// The column with the regarding record of an email.
 pub(super) const REGARDING: &str = "_regardingobjectid_value";
 
-/// A key or the value of a lookup.
+/// Reads a key or the value of a lookup column.
 pub(super) fn guid(row: &Value, column: &str) -> Option<Uuid> {
     row.get(column)?.as_str()?.parse().ok()
 }
 
-/// When a row was changed last, or made where that is not known.
+/// Returns when a row was last changed, or created if that is unknown.
 pub(super) fn changed(row: &Value) -> Option<DateTime<Utc>> {
     ["modifiedon", "createdon"]
         .iter()
         .find_map(|column| row.get(*column)?.as_str()?.parse().ok())
+}
+
+/// A row to create, unless it exists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewRow {
+    /// The table and id of the row.
+    pub record: Record,
+    /// The body of the POST.
+    pub row: Map<String, Value>,
 }
 
 #[cfg(test)]

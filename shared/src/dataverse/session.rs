@@ -1,10 +1,12 @@
-//! The calls of one run: with one token, until Dataverse asks for time.
+//! The calls of one batch of messages, with one token, until Dataverse answers 429 or 401.
 //!
-//! After a 429, every further request would be refused too and would lengthen the wait (Dataverse facts §11.1); after a 401, every further one with that
-//! token. So the first such answer, of a request or of a part of a batch, ends the session: what is still asked of it gets the same failure, and with it
-//! the same advice, and is not sent.
+//! After a 429, every further request would be throttled too and would lengthen the wait (Dataverse
+//! facts §11.1). After a 401, every further request with that token would fail. So the first such
+//! answer, to a request or to a part of a `$batch`, ends the session: all later calls are not sent
+//! and return the same failure, with the same retry advice.
 //!
-//! It also adds up what its calls took, which is what the [budget](crate::governor) is counted in, and remembers how many requests at a time Dataverse suggests.
+//! The session also adds up the requests and the time of its calls, the units of the [rate
+//! limiter](crate::governor), and remembers the concurrency that Dataverse suggests.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -15,9 +17,17 @@ use secrecy::ExposeSecret;
 
 use super::AccessToken;
 use super::error::DataverseError;
-use crate::governor::Spent;
 
-/// What the calls of one run share.
+/// The usage of some calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// The number of HTTP requests.
+    pub requests: u32,
+    /// Their durations, as the client measured them, added up.
+    pub time: Duration,
+}
+
+/// The state that the calls of one batch of messages share.
 pub struct Session {
     token: AccessToken,
     clock: fn() -> Instant,
@@ -25,18 +35,18 @@ pub struct Session {
     requests: AtomicU32,
     microseconds: AtomicU64,
     timeouts: AtomicU32,
-    /// 0 when nothing was suggested.
+    /// 0 if Dataverse suggested nothing.
     suggested: AtomicU32,
 }
 
 impl Session {
-    /// A session of calls with this token.
+    /// Creates a session with this token.
     #[must_use]
     pub fn new(token: AccessToken) -> Self {
         Self::timed_by(token, Instant::now)
     }
 
-    /// The same, whose calls are timed by this clock.
+    /// Creates a session that measures its calls with this clock.
     #[must_use]
     pub fn timed_by(token: AccessToken, clock: fn() -> Instant) -> Self {
         Self {
@@ -50,28 +60,29 @@ impl Session {
         }
     }
 
-    /// The failure after which nothing more is sent.
+    /// Returns the failure that ended the session, if any. After it nothing is sent.
     #[must_use]
     pub fn ended_by(&self) -> Option<&DataverseError> {
         self.ended_by.get()
     }
 
-    /// What the calls took until now, those that failed included.
+    /// Returns the requests and execution time of all calls so far, including failed ones.
     #[must_use]
-    pub fn spent(&self) -> Spent {
-        Spent {
+    pub fn usage(&self) -> Usage {
+        Usage {
             requests: self.requests.load(Ordering::Relaxed),
             time: Duration::from_micros(self.microseconds.load(Ordering::Relaxed)),
         }
     }
 
-    /// How many requests at the same time Dataverse suggested last.
+    /// Returns the latest suggested concurrency: how many requests to send at the same time. `None`
+    /// if Dataverse suggested nothing.
     #[must_use]
     pub fn suggested(&self) -> Option<u32> {
         Some(self.suggested.load(Ordering::Relaxed)).filter(|suggested| *suggested > 0)
     }
 
-    /// How many batches of queries had no answer in time.
+    /// Returns how many `$batch` requests with queries timed out.
     #[must_use]
     pub fn timeouts(&self) -> u32 {
         self.timeouts.load(Ordering::Relaxed)
@@ -81,12 +92,12 @@ impl Session {
         self.timeouts.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The time on this session's clock.
+    /// Returns the time on this session's clock.
     pub(super) fn now(&self) -> Instant {
         (self.clock)()
     }
 
-    /// The token of every call.
+    /// Returns the token that every call uses.
     #[must_use]
     pub fn token(&self) -> &AccessToken {
         &self.token
@@ -96,36 +107,37 @@ impl Session {
         self.token.expose_secret()
     }
 
-    /// Ends the session with a refusal that concerns everybody who asks.
+    /// Ends the session because of a rejection that affects every message.
     pub fn end_refused(&self, refusal: &DataverseError) {
         let _ended_before = self.ended_by.set(refusal.clone());
     }
 
-    /// Ends the session if the failure is of a kind that meets every request.
+    /// Ends the session if every further request would meet the same failure.
     pub(super) fn note(&self, error: &DataverseError) {
         if matches!(
             error,
             DataverseError::Throttled { .. } | DataverseError::TokenRejected
         ) {
-            // A later failure changes nothing: the first one's advice went out already.
+            // A later failure does not replace the first one, whose advice was already returned.
             let _ended_before = self.ended_by.set(error.clone());
         }
     }
 
-    /// A request goes out now.
+    /// Counts a request that is sent now, and returns its start time.
     pub(super) fn begin(&self) -> Instant {
         self.requests.fetch_add(1, Ordering::Relaxed);
         (self.clock)()
     }
 
-    /// A request that went out at `begun` has its answer, or has none.
+    /// Adds the time of a request that started at `begun`, whether it was answered or not.
     pub(super) fn end(&self, begun: Instant) {
         let took = (self.clock)().saturating_duration_since(begun).as_micros();
         let took = u64::try_from(took).unwrap_or(u64::MAX);
         self.microseconds.fetch_add(took, Ordering::Relaxed);
     }
 
-    /// Reads `x-ms-dop-hint`. Its form is inferred: one whole number (Dataverse facts §11.1); anything else counts as absent.
+    /// Reads `x-ms-dop-hint`. Its form is inferred: one whole number (Dataverse facts §11.1).
+    /// Anything else counts as absent.
     pub(super) fn read_suggestion(&self, headers: &HeaderMap) {
         let suggested = headers
             .get("x-ms-dop-hint")

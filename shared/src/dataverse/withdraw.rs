@@ -1,4 +1,4 @@
-//! Taking one of our rows back, after another client's row of the same mail turned out to be there.
+//! Deletes or cancels one of our rows because another client's row of the same message exists.
 
 use std::collections::HashMap;
 
@@ -12,25 +12,30 @@ use super::rows::{ExistingEmail, RowState, guid};
 use super::session::Session;
 use crate::ids::ActivityId;
 
-/// A file of a row, as far as two rows can be compared by it.
+/// A file of a row, as far as files of two rows can be compared: name in lower case, and size in
+/// bytes if known.
 pub type File = (String, Option<i64>);
 
-/// How a row was taken back.
+/// How a row was removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Withdrawn {
-    /// It is gone, with its parties and attachments.
+    /// It was deleted, with its parties and attachments.
     Deleted,
-    /// It is cancelled: deleting was refused.
+    /// It was cancelled, because Dataverse rejected the deletion.
     Canceled,
 }
 
 impl DataverseClient {
-    /// Deletes a row of ours, if it is still the version that was looked at; that a completed one may be deleted, with the privilege, is inferred
-    /// (Dataverse facts §3.2). A draft that we may not delete is cancelled instead; a completed row takes no other state (the cautious reading, §3.2).
+    /// Deletes one of our rows, if it still has the version that was read.
+    ///
+    /// That a completed row may be deleted, with the privilege, is inferred (Dataverse facts §3.2).
+    /// A draft that we may not delete is cancelled instead. A completed row is not cancelled, since
+    /// we assume that it accepts no other state (the cautious reading, §3.2).
     ///
     /// # Errors
-    /// - [`DataverseError::Rejected`]: the row stays as it is.
-    /// - [`DataverseError::Stale`]: somebody changed or removed it meanwhile; look again.
+    /// - [`DataverseError::Rejected`]: the row is unchanged.
+    /// - [`DataverseError::Stale`]: another user or client changed or deleted it meanwhile; read it
+    ///   again.
     pub async fn withdraw(
         &self,
         session: &Session,
@@ -54,10 +59,10 @@ impl DataverseClient {
         }
     }
 
-    /// The files of some emails: name in lower case, and size.
+    /// Lists the files of some emails: name in lower case, and size in bytes.
     ///
     /// # Errors
-    /// [`DataverseError`]. That they can be listed so is inferred.
+    /// [`DataverseError`]. That files can be listed with this query is inferred.
     pub async fn files(
         &self,
         session: &Session,
@@ -92,7 +97,7 @@ impl DataverseClient {
                 return Ok(files);
             };
             if next.1 == path {
-                return Err(super::unreadable("a link to a page that was read before"));
+                return Err(super::unreadable("a link to a page that was already read"));
             }
             next.1.clone_into(&mut path);
         }

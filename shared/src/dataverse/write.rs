@@ -1,15 +1,20 @@
-//! Writing an email: created Open with its parties, its attachments added, then completed.
+//! Writes an email: creates it Open with its parties, adds its attachments, then completes it.
 //!
-//! An email can only be created Open, and a completed one is to be treated as read-only (Dataverse facts §1, §3). Three steps, then:
-//! POST the email, POST each attachment, PATCH `statecode` and `statuscode`. Two ways to take them:
+//! An email can only be created Open, and a completed one has to be treated as read-only (Dataverse
+//! facts §1, §3). So there are three steps: POST the email, POST each attachment, PATCH `statecode`
+//! and `statuscode`. They can be sent in two ways:
 //!
-//! - **One change set** ([`DataverseClient::write`]): all or nothing, many mails in one request. That the three steps pass together in one change
-//!   set is inferred; that each is legal there is verified (§9).
-//! - **Step by step** ([`DataverseClient::write_stepwise`]): for a mail whose attachments are too large for one request or were refused, and for every
-//!   mail where the setting says so ([`WriteMode`]). A crash in the middle leaves an Open row, which the next try finds by its key, completes and closes.
+//! - **As one change set** ([`DataverseClient::write`]): all or nothing, with many messages in one
+//!   request. That a change set may contain these three steps together is inferred; that it may
+//!   contain each of them is verified (§9).
+//! - **Stepwise** ([`DataverseClient::write_stepwise`]): for a message whose attachments are too
+//!   large for one request or were rejected, and for every message if the setting requires it
+//!   ([`WriteMode`]). A crash between the steps leaves an Open row. The next attempt finds it by
+//!   its key, adds what is missing and completes it.
 //!
-//! Every row is named by a key that is known beforehand, so each step can be repeated: what is there already answers 412. An attachment has no other key, so
-//! there 412 means that it is there.
+//! The key of every row is known in advance, so each step can be repeated: if the row exists, the
+//! answer is 412. An attachment has no other unique key, so for an attachment 412 always means that
+//! it exists.
 
 use std::borrow::Borrow;
 use std::collections::HashSet;
@@ -26,44 +31,47 @@ use super::session::Session;
 use super::{DataverseClient, part_error};
 use crate::ids::ActivityId;
 
-/// Change sets in one request.
+/// The most change sets in one request.
 const CHANGE_SETS: usize = 100;
 
-/// Bytes of rows in one request. No limit of `$batch` is documented; the facts advise a few tens of megabytes at most (§9).
+/// The most bytes of rows in one request. No limit of `$batch` is documented; the facts advise a
+/// few tens of megabytes at most (§9).
 const BATCH_BYTES: usize = 8 * 1024 * 1024;
 
-/// In how many calls a mail is written.
+/// How a message is written: in one request or in several.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum WriteMode {
-    /// `changeset`: in one change set, many mails in one request.
+    /// `changeset`: each message as one change set, with many messages in one request.
     #[default]
     ChangeSet,
-    /// `stepwise`: each step is a call of its own. For an organisation that turns out to refuse the three steps in one change set. It costs two calls
-    /// or more for each mail, and a mail whose completion is refused for good stays behind as a draft.
+    /// `stepwise`: each step in its own call.
+    ///
+    /// For an organisation that rejects the three steps in one change set. It needs at least two
+    /// calls per message, and a message whose completion is rejected leaves a draft behind.
     Stepwise,
 }
 
 impl WriteMode {
-    /// The modes by name, as the setting `WRITE_MODE` has them.
+    /// The modes by name, as in the setting `WRITE_MODE`.
     pub const NAMED: [(&str, Self); 2] =
         [("changeset", Self::ChangeSet), ("stepwise", Self::Stepwise)];
 }
 
-/// A mail as the rows that it becomes.
+/// The rows of one message.
 #[derive(Debug, Clone)]
 pub struct EmailWrite {
-    /// Its key, also in `row`.
+    /// The key of the email row, also contained in `row`.
     pub activity_id: ActivityId,
-    /// The body of the POST.
+    /// The body of the POST of the email.
     pub row: Map<String, Value>,
-    /// The bodies of the attachments' POSTs.
+    /// The bodies of the POSTs of the attachments.
     pub attachments: Vec<Map<String, Value>>,
-    /// The body of the PATCH that completes it.
+    /// The body of the PATCH that completes the email.
     pub completion: Map<String, Value>,
 }
 
 impl EmailWrite {
-    /// About how many bytes it adds to a request.
+    /// Returns about how many bytes the message adds to a request.
     #[must_use]
     pub fn size(&self) -> usize {
         let rows = std::iter::once(&self.row).chain(&self.attachments);
@@ -96,17 +104,19 @@ impl EmailWrite {
     }
 }
 
-/// What a create that did not fail amounted to.
+/// The result of a create that did not fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CreateOutcome {
     /// A new row was written.
     Created,
-    /// A row with one of its keys was there before; nothing was written. That it is the primary key is to be found out
-    /// ([`DataverseClient::existing`]): the code is the same for `messageid` (Dataverse facts §7.3).
+    /// A row with one of its keys already existed; nothing was written.
+    ///
+    /// Check whether that is the primary key ([`DataverseClient::existing`]): the code is the same
+    /// for `messageid` (Dataverse facts §7.3).
     AlreadyExisted,
 }
 
-/// What came of one attachment.
+/// The result of adding one attachment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Attached {
     There,
@@ -114,9 +124,11 @@ enum Attached {
 }
 
 impl DataverseClient {
-    /// Writes mails, each as one change set, as many in one request as fit. One result for each mail, in order.
+    /// Writes messages, each as one change set, with as many in one request as fit. Returns one
+    /// result per message, in order.
     ///
-    /// A request that is refused for its size, or as a whole, is repeated mail by mail, so that one mail never costs its neighbours.
+    /// If Dataverse rejects a request as a whole or because of its size, its messages are sent
+    /// again one by one, so that one message never makes others fail.
     pub async fn write<E: Borrow<EmailWrite>>(
         &self,
         session: &Session,
@@ -130,7 +142,8 @@ impl DataverseClient {
             match self.write_together(session, some).await {
                 Ok(outcomes) => results.extend(outcomes),
                 Err(error @ (DataverseError::TooLarge | DataverseError::Rejected { .. }))
-                    // One by one, they would meet the same refusal.
+                    // If the rejection may concern the caller, sending them one by one would not
+                    // help.
                     if some.len() > 1 && !error.may_concern_caller() =>
                 {
                     for email in some {
@@ -167,10 +180,11 @@ impl DataverseClient {
         Ok(answers.iter().map(|parts| outcome(parts)).collect())
     }
 
-    /// Writes one mail step by step, or finishes one that was begun. Returns how many attachments Dataverse refused.
+    /// Writes one message step by step, or completes one that was started. Returns how many
+    /// attachments Dataverse rejected.
     ///
     /// # Errors
-    /// [`DataverseError`]: repeat; what is there already is kept.
+    /// [`DataverseError`]: repeat the call; rows that exist already are kept.
     pub async fn write_stepwise(
         &self,
         session: &Session,
@@ -184,7 +198,7 @@ impl DataverseClient {
         self.finish(session, email).await
     }
 
-    /// The first step: the row of the mail, without its files and still Open.
+    /// Takes the first step: creates the email row, Open and without attachments.
     ///
     /// # Errors
     /// [`DataverseError`].
@@ -196,10 +210,11 @@ impl DataverseClient {
         self.create(session, "emails", &email.row).await
     }
 
-    /// The other steps, for a row that is there and Open. Returns how many attachments Dataverse refused.
+    /// Takes the remaining steps for a row that exists and is Open. Returns how many attachments
+    /// Dataverse rejected.
     ///
     /// # Errors
-    /// [`DataverseError`]: repeat; what is there already is kept.
+    /// [`DataverseError`]: repeat the call; rows that exist already are kept.
     pub async fn finish(
         &self,
         session: &Session,
@@ -212,9 +227,10 @@ impl DataverseClient {
             }
         }
         let mut completion = email.completion.clone();
-        // The row may stem from an earlier try, which had every attachment in hand.
+        // The row may be from an earlier attempt, which still had all attachments to add.
         if refused > 0 || email.row.contains_key("notifications") {
-            // That state and ordinary columns may be changed in one PATCH is inferred (Dataverse facts §3).
+            // That one PATCH may change the state and ordinary columns is inferred (Dataverse facts
+            // §3).
             completion.insert(
                 "notifications".to_owned(),
                 Value::from(SOME_ATTACHMENTS_NOT_SAVED),
@@ -243,7 +259,7 @@ impl DataverseClient {
         }
     }
 
-    /// The row of this key, which must be there.
+    /// Reads the row with this key, which must exist.
     ///
     /// # Errors
     /// [`DataverseError`].
@@ -263,7 +279,10 @@ impl DataverseClient {
             .ok_or_else(|| super::unreadable("a row"))
     }
 
-    /// The attachments that an email has, by key: the first page of them, which is thousands; what it lacks would answer 412.
+    /// Returns the keys of an email's attachments.
+    ///
+    /// Reads only the first page, which has room for thousands; adding an attachment that is not on
+    /// it would be answered with 412.
     ///
     /// # Errors
     /// [`DataverseError`].
@@ -285,11 +304,12 @@ impl DataverseClient {
         Ok(found.iter().filter_map(|row| guid(row, KEY)).collect())
     }
 
-    /// Sets the regarding record of a row that has none, if it is still the version that was looked at. Completed rows take this
-    /// (verified, Dataverse facts §3.2).
+    /// Sets the regarding record of a row that has none, if the row still has the version that was
+    /// read. Works for completed rows too (verified, Dataverse facts §3.2).
     ///
     /// # Errors
-    /// [`DataverseError::Stale`] when somebody changed the row meanwhile: look again.
+    /// [`DataverseError::Stale`] if another user or client changed the row meanwhile: read it
+    /// again.
     pub async fn fill_regarding(
         &self,
         session: &Session,
@@ -344,10 +364,11 @@ impl DataverseClient {
     }
 }
 
-/// The value of the column `notifications` that says so (Dataverse facts §2.1).
+/// The value of the column `notifications` for "some attachments were not saved" (Dataverse facts
+/// §2.1).
 pub const SOME_ATTACHMENTS_NOT_SAVED: i64 = 1;
 
-/// How many mails, at least one, go into the next request.
+/// Returns how many messages go into the next request: at least one.
 fn how_many_fit<E: Borrow<EmailWrite>>(emails: &[E]) -> usize {
     let mut bytes = 0;
     let fitting = emails.iter().take(CHANGE_SETS).take_while(|email| {

@@ -1,7 +1,9 @@
-//! The text of a decision record.
+//! Writes and reads the text of a decision record.
 //!
-//! It is JSON of [`LONGEST`] bytes at most. What is longer loses, in this order, until it fits: the candidates that were not chosen, the list of
-//! the rows that were made (the people say so too), the last people. How many of each is said in `left_out`.
+//! The text is JSON of at most [`LONGEST`] bytes. From a longer record, parts are dropped in this
+//! order until it fits: the candidates that were not chosen, the list of the created rows (the
+//! participants name them too), the last participants. `left_out` holds how many of each were
+//! dropped.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -9,23 +11,24 @@ use serde::{Deserialize, Serialize};
 use super::DecisionRecord;
 use crate::dedupe::kept::Decided;
 
-/// Longest record, in bytes. An item of the ledger is read and written as a whole.
+/// Maximum length of a record, in bytes. It is short because an item of the ledger is read and
+/// written as a whole.
 pub const LONGEST: usize = 8 * 1024;
 
-/// How much a record had to lose.
+/// How much was dropped from a record.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct LeftOut {
-    /// Candidates that were not chosen.
+    /// The number of candidates that were not chosen.
     pub candidates: usize,
-    /// Rows that were made.
+    /// The number of created rows.
     pub made: usize,
-    /// People, from the end.
+    /// The number of participants, from the end.
     pub people: usize,
 }
 
 impl LeftOut {
-    /// Nothing was lost.
+    /// Returns whether nothing was dropped.
     #[must_use]
     pub fn is_nothing(&self) -> bool {
         *self == Self::default()
@@ -33,18 +36,18 @@ impl LeftOut {
 }
 
 impl DecisionRecord {
-    /// Reads back what [`DecisionRecord::decided`] wrote.
+    /// Parses a text that [`DecisionRecord::decided`] wrote.
     ///
     /// # Errors
-    /// It is no such record: what it is cannot be told.
+    /// The text is not a decision record, so the decision is unknown.
     pub fn parse(text: &str) -> Result<Self, serde_json::Error> {
         serde_json::from_str(text)
     }
 
-    /// The record as the ledger takes it, of a decision of this moment.
+    /// Returns the record as it is stored in the ledger, with `at` as the time of the decision.
     ///
     /// # Errors
-    /// It cannot be written as JSON, which its types rule out.
+    /// The record cannot be serialised as JSON, which its types rule out.
     pub fn decided(mut self, at: DateTime<Utc>) -> Result<Decided, serde_json::Error> {
         self.at = at.timestamp();
         let row = self.row;
@@ -54,7 +57,7 @@ impl DecisionRecord {
         })
     }
 
-    /// Compact JSON of [`LONGEST`] bytes at most.
+    /// Returns the record as compact JSON of at most [`LONGEST`] bytes.
     fn text(mut self) -> Result<String, serde_json::Error> {
         let mut text = serde_json::to_string(&self)?;
         let mut lose = [Self::lose_candidates, Self::lose_made].into_iter();
@@ -103,7 +106,8 @@ mod tests {
         Row::of("contact", Uuid::from_u128(n))
     }
 
-    /// A record of a mail to so many people, each of whom is one of three rows.
+    /// Returns the record of a message to this number of recipients, each with three candidate
+    /// rows.
     fn record(people: usize) -> DecisionRecord {
         let person = |place| PersonPart {
             role: "to".to_owned(),
@@ -129,7 +133,7 @@ mod tests {
         let decided = record.clone().decided(DateTime::UNIX_EPOCH).unwrap();
         assert!(
             decided.text.len() <= LONGEST,
-            "{} bytes",
+            "the record must fit, but has {} bytes",
             decided.text.len()
         );
         DecisionRecord::parse(&decided.text).unwrap()

@@ -1,7 +1,10 @@
-//! A certificate as a credential: what an application signs with its private key instead of sending a secret.
+//! A certificate as the application's credential: instead of sending a secret, it signs with a
+//! private key.
 //!
-//! Entra knows the public part, which somebody uploaded at the app registration; certificate and key stand in the credential's secret as PEM. A request carries a
-//! JWT, the assertion: signed with PS256, with the certificate's SHA-256 as `x5t#S256`, good for five minutes and for one request (Dataverse facts §16).
+//! The certificate is uploaded at the app registration, so Entra knows the public part. The
+//! credential's secret contains certificate and key as PEM. A token request contains a JWT, the
+//! assertion: signed with PS256, with the certificate's SHA-256 as `x5t#S256`, valid for five
+//! minutes and one request (Dataverse facts §16).
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,41 +24,41 @@ use uuid::Uuid;
 use x509_cert::Certificate;
 use x509_cert::der::Decode;
 
-/// Life of an assertion.
+/// How long an assertion is valid.
 const LIFE: TimeDelta = TimeDelta::minutes(5);
 
-/// A certificate that cannot be used. Found out before Entra is asked.
+/// A certificate that cannot be used. Detected before any request to Entra.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CertificateError {
-    /// No certificate in it.
+    /// The text contains no certificate.
     #[error(
-        "certificate_pem holds no certificate: it has to begin with -----BEGIN CERTIFICATE-----"
+        "certificate_pem contains no certificate: it must begin with -----BEGIN CERTIFICATE-----"
     )]
     Certificate,
-    /// No key in it, or not one of RSA.
+    /// The text contains no key, or not an RSA key.
     #[error(
-        "private_key_pem holds no RSA key of 2048 bits or more: it has to begin with -----BEGIN PRIVATE KEY----- or -----BEGIN RSA PRIVATE KEY-----, without a passphrase"
+        "private_key_pem contains no RSA key of 2048 bits or more: it must begin with -----BEGIN PRIVATE KEY----- or -----BEGIN RSA PRIVATE KEY-----, without a passphrase"
     )]
     PrivateKey,
-    /// Two halves of different pairs.
+    /// Certificate and key belong to different key pairs.
     #[error(
-        "private_key_pem is not the key of certificate_pem: store the two that were made together"
+        "private_key_pem is not the key of certificate_pem: store a certificate and the key it was made with"
     )]
     Mismatch,
-    /// Too late.
+    /// The certificate has expired.
     #[error(
-        "the certificate has expired, on {ended}: make a new one, upload its public part at the app registration, and store it with its key"
+        "the certificate expired on {ended}: make a new one, upload its public part at the app registration, and store it with its key"
     )]
     Expired {
-        /// The last moment at which it was good.
+        /// The last moment at which it was valid.
         ended: DateTime<Utc>,
     },
-    /// Too early.
+    /// The certificate is not valid yet.
     #[error(
-        "the certificate is not good before {begins}: wait until then, or check the clock of this machine"
+        "the certificate is not valid before {begins}: wait until then, or check the clock of this machine"
     )]
     NotYet {
-        /// The first moment at which it is good.
+        /// The first moment at which it is valid.
         begins: DateTime<Utc>,
     },
 }
@@ -70,7 +73,7 @@ pub struct ClientCertificate {
     ends: DateTime<Utc>,
 }
 
-// The key stays out of it.
+// Leaves out the key.
 impl fmt::Debug for ClientCertificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ClientCertificate")
@@ -81,7 +84,8 @@ impl fmt::Debug for ClientCertificate {
 }
 
 impl ClientCertificate {
-    /// Reads the first certificate of `certificate` and the first key of `key`, both PEM; the key PKCS#8 or PKCS#1.
+    /// Reads the first certificate of `certificate` and the first key of `key`. Both are PEM; the
+    /// key is PKCS#8 or PKCS#1.
     ///
     /// # Errors
     /// [`CertificateError`]: the text says what to store instead.
@@ -107,10 +111,11 @@ impl ClientCertificate {
         })
     }
 
-    /// The assertion that the application `client_id` sends to `token_url`, once. `id` is drawn at random for each.
+    /// Signs the assertion that the application `client_id` sends to `token_url`. Valid for one
+    /// request; the caller draws `id` at random for each.
     ///
     /// # Errors
-    /// [`CertificateError`]: the certificate is not good now.
+    /// [`CertificateError`]: the certificate has expired or is not valid yet.
     pub fn assertion(
         &self,
         client_id: &str,
@@ -166,7 +171,7 @@ mod tests {
         public: Vec<u8>,
     }
 
-    /// Good in the years 2026 and 2027.
+    /// Valid in 2026 and 2027.
     fn pair() -> Pair {
         let key = rcgen::KeyPair::generate_for(&PKCS_RSA_SHA256).unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();

@@ -1,4 +1,4 @@
-//! Asking Entra for a token: client credentials, with a secret or with a certificate.
+//! Requests a token from Entra with client credentials: a secret or a certificate.
 //!
 //! `POST {authority}/{tenant}/oauth2/v2.0/token`, form-encoded (verified, Dataverse facts §16).
 
@@ -13,39 +13,40 @@ use super::certificate::{CertificateError, ClientCertificate};
 use super::store::StoredToken;
 use crate::http;
 
-/// How an application proves who it is.
+/// How the application authenticates.
 #[derive(Debug, Clone)]
 pub enum Credential {
-    /// By a secret that Entra made.
+    /// With a client secret that Entra generated.
     Secret(SecretString),
-    /// By a signature.
+    /// With a signed assertion.
     Certificate(ClientCertificate),
 }
 
-/// A token that Entra did not give.
+/// Entra issued no token.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum EntraError {
-    /// Not reachable, throttling, or broken for now: the stored token stays, try at the next run.
+    /// Entra cannot be reached, throttles, or fails for now: keep the stored token and try again at
+    /// the next run.
     #[error("entra is unavailable: {what}")]
     Unavailable {
         /// Status or kind of failure.
         what: String,
     },
-    /// A person has to change something; trying again does not help.
-    #[error("entra refused the credential: {error} AADSTS{code}, {}", meaning(*code))]
+    /// An operator has to change something; a retry does not help.
+    #[error("entra rejected the credential: {error} AADSTS{code}, {}", meaning(*code))]
     Refused {
-        /// OAuth error.
+        /// The OAuth error.
         error: String,
-        /// The number after `AADSTS`; 0 when the answer has none.
+        /// The number after `AADSTS`; 0 if the answer has none.
         code: u64,
     },
-    /// The same, found out before Entra was asked.
+    /// The same, detected before any request to Entra.
     #[error(transparent)]
     Certificate(#[from] CertificateError),
 }
 
 impl EntraError {
-    /// Whether asking again helps only after a person has changed something.
+    /// Returns whether an operator has to change something before a retry can succeed.
     #[must_use]
     pub const fn is_permanent(&self) -> bool {
         match self {
@@ -55,7 +56,9 @@ impl EntraError {
     }
 }
 
-/// The plain meaning of a code, with the remedy. Source: Dataverse facts §16; 700024 is not in it (inferred: what Entra is known to answer to an assertion
+/// Returns the plain meaning of an `AADSTS` code, with the remedy.
+///
+/// Source: Dataverse facts §16. 700024 is not in it (inferred: Entra's usual answer to an assertion
 /// whose `nbf` or `exp` does not fit its clock).
 fn meaning(code: u64) -> &'static str {
     match code {
@@ -69,21 +72,21 @@ fn meaning(code: u64) -> &'static str {
             "the application is not in this tenant: check ENTRA_CLIENT_ID and ENTRA_TENANT_ID"
         }
         700_024 => {
-            "the assertion's time does not fit Entra's clock: set the clock of the machine that asks"
+            "the assertion's time does not fit Entra's clock: correct the clock of the requesting machine"
         }
         700_027 => {
-            "the certificate or its signature was refused: upload the public part of the certificate in ENTRA_SECRET_ID at the app registration"
+            "the certificate or its signature was rejected: upload the public part of the certificate in ENTRA_SECRET_ID at the app registration"
         }
         90_002 => {
             "there is no such tenant: check ENTRA_TENANT_ID and, in a national cloud, ENTRA_AUTHORITY"
         }
         70_011 => "the scope is wrong: check DATAVERSE_URL",
-        500_011 => "the tenant knows no organisation at this address: check DATAVERSE_URL",
+        500_011 => "the tenant has no organisation at this address: check DATAVERSE_URL",
         _ => "see Microsoft's list of AADSTS codes",
     }
 }
 
-/// One application at one tenant, asking for one organisation.
+/// Requests tokens of one application in one tenant for one organisation.
 #[derive(Clone)]
 pub struct EntraClient {
     http: reqwest::Client,
@@ -100,7 +103,7 @@ struct Granted {
 }
 
 impl EntraClient {
-    /// A client for the organisation at `organisation`, through the login host `authority`.
+    /// Creates a client for the organisation at `organisation`, through the login host `authority`.
     #[must_use]
     pub fn new(
         http: reqwest::Client,
@@ -121,11 +124,15 @@ impl EntraClient {
         }
     }
 
-    /// Asks for a token. Its end is `now` and the life that Entra tells, so that it holds on the clock of this machine, right or wrong.
+    /// Requests a token.
+    ///
+    /// Its expiry is `now` plus the lifetime that Entra returns, so that it is right on the clock
+    /// of this machine, even if that clock is wrong.
     ///
     /// # Errors
-    /// - [`EntraError::Unavailable`]: try at the next run.
-    /// - [`EntraError::Refused`], [`EntraError::Certificate`]: raise an alarm; the text says what to change.
+    /// - [`EntraError::Unavailable`]: try again at the next run.
+    /// - [`EntraError::Refused`], [`EntraError::Certificate`]: raise an alarm; the text says what
+    ///   to change.
     pub async fn request(&self, now: DateTime<Utc>) -> Result<StoredToken, EntraError> {
         let unavailable = |error: reqwest::Error| EntraError::Unavailable {
             what: http::describe(error),
@@ -171,7 +178,7 @@ impl EntraClient {
         })
     }
 
-    /// The secret, or a signature for this one request.
+    /// Returns the client secret, or a new signed assertion for one request.
     fn proof(&self, now: DateTime<Utc>) -> Result<SecretString, CertificateError> {
         match &self.credential {
             Credential::Secret(secret) => Ok(secret.clone()),
@@ -189,7 +196,7 @@ fn refusal(status: u16, body: &[u8]) -> EntraError {
         .and_then(|codes| codes.get(0))
         .and_then(Value::as_u64)
         .unwrap_or(0);
-    // 50196 is Entra's guard against loops: throttling by another name.
+    // 50196 is Entra's protection against request loops, which is a kind of throttling.
     if status == 429 || status >= 500 || code == 50_196 {
         return EntraError::Unavailable {
             what: format!("{status} AADSTS{code}"),
@@ -217,7 +224,7 @@ mod tests {
         );
         assert_eq!(
             wrong.to_string(),
-            "entra refused the credential: invalid_client AADSTS7000215, the client secret is wrong: put the secret's value, not its id, into ENTRA_SECRET_ID"
+            "entra rejected the credential: invalid_client AADSTS7000215, the client secret is wrong: put the secret's value, not its id, into ENTRA_SECRET_ID"
         );
         for (status, body) in [
             (503, "<html>"),

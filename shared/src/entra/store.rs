@@ -2,13 +2,16 @@
 //!
 //! ```json
 //! {"access_token": "…", "expires_at": 1795158000, "requested_at": 1795154401500,
-//!  "identities": {"second": {"access_token": "…", "expires_at": 1795158000, "requested_at": 1795154401500}}}
+//!  "application_users": {"second": {"access_token": "…", "expires_at": 1795158000,
+//!                            "requested_at": 1795154401500}}}
 //! ```
 //!
-//! `expires_at` in Unix seconds, `requested_at` in Unix milliseconds. The top level is the primary user's, which is missing while only others have a token.
+//! `expires_at` is in Unix seconds, `requested_at` in Unix milliseconds. The top level has the
+//! primary user's token; it is missing if only other users have one.
 //!
-//! A token is replaced by one that was asked for later, and never by an older one: whoever replaces names the version of the secret that it has read, and begins
-//! anew when another was faster.
+//! A token is only ever replaced by one that was requested later. To ensure this, a writer names
+//! the version of the secret that it has read. If another writer has replaced that version, it
+//! reads and compares again.
 
 use std::collections::BTreeMap;
 
@@ -21,24 +24,25 @@ use serde_json::{Map, Value, json};
 use crate::dataverse::AccessToken;
 use crate::secrets::{self, Replaced, SecretError, Stage, Stored};
 
-/// How often it is tried to be the first to replace the tokens.
+/// How often a writer tries to replace the tokens before another writer does.
 const TRIES: usize = 5;
 
-/// A stored token that was asked for so much later than now was asked for by a clock that was wrong, and does not count as newer.
+/// A stored token whose request time is this far in the future does not count as newer: the clock
+/// of its writer was wrong.
 const WRONG_CLOCK: TimeDelta = TimeDelta::hours(1);
 
-/// A token and its end.
+/// A token with its expiry.
 #[derive(Debug, Clone)]
 pub struct StoredToken {
     /// The token.
     pub access_token: AccessToken,
-    /// When Entra says that it ends.
+    /// When the token expires, according to Entra.
     pub expires_at: DateTime<Utc>,
-    /// When Entra was asked for it.
+    /// When the token was requested from Entra.
     pub requested_at: DateTime<Utc>,
 }
 
-/// Tokens by the name of their application user; `None` is the primary one.
+/// Tokens by the name of their application user; `None` is the primary user.
 pub type Tokens = BTreeMap<Option<String>, StoredToken>;
 
 /// The stored token could not be read or written.
@@ -47,15 +51,15 @@ pub enum TokenStoreError {
     /// The secret store did not answer.
     #[error(transparent)]
     Secret(#[from] SecretError),
-    /// token-refresher has not run yet, or cannot.
-    #[error("the token secret {id} holds no token yet: see the log of token-refresher")]
+    /// token-refresher has not run yet, or fails.
+    #[error("the token secret {id} contains no token yet: see the log of token-refresher")]
     NoToken {
         /// The secret's name.
         id: String,
     },
 }
 
-/// The secret that holds the tokens, for a reader of one of them.
+/// The secret with the tokens, for a reader of one of them.
 #[derive(Debug, Clone)]
 pub struct TokenStore {
     client: Client,
@@ -67,13 +71,13 @@ pub struct TokenStore {
 struct Wire {
     access_token: SecretString,
     expires_at: i64,
-    // Absent in what was written before it was kept: older than anything.
+    // Absent in secrets that were written before this field existed: older than any other token.
     #[serde(default)]
     requested_at: i64,
 }
 
 impl TokenStore {
-    /// The primary user's token in the secret of this name or ARN.
+    /// Creates a reader of the primary user's token in the secret with this name or ARN.
     #[must_use]
     pub fn new(client: Client, id: String) -> Self {
         Self {
@@ -83,7 +87,7 @@ impl TokenStore {
         }
     }
 
-    /// The token of another application user, in the same secret.
+    /// Returns a reader of another application user's token in the same secret.
     #[must_use]
     pub fn of(self, identity: String) -> Self {
         Self {
@@ -95,7 +99,7 @@ impl TokenStore {
     /// Reads the token.
     ///
     /// # Errors
-    /// [`TokenStoreError`]: let the messages come back.
+    /// [`TokenStoreError`]: let the messages be redelivered.
     pub async fn read(&self) -> Result<StoredToken, TokenStoreError> {
         let mut tokens = self.read_all().await?;
         tokens
@@ -105,7 +109,7 @@ impl TokenStore {
             })
     }
 
-    /// Reads every token that is there. What is no token is left out.
+    /// Reads all stored tokens. An entry that is not a valid token is left out.
     ///
     /// # Errors
     /// [`TokenStoreError::Secret`]
@@ -116,7 +120,8 @@ impl TokenStore {
         }
     }
 
-    /// Puts each of these tokens in the place of one that was asked for earlier, and drops those whose user is not among `known` any more. What is stored then.
+    /// Stores each token of `fresh` that was requested later than the stored one, and drops the
+    /// tokens of users that are not in `known`. Returns the tokens that are stored afterwards.
     ///
     /// # Errors
     /// [`TokenStoreError::Secret`]: the old tokens are still in force.
@@ -145,7 +150,7 @@ impl TokenStore {
     }
 }
 
-/// What has to be stored; `None` when it is stored already.
+/// Returns the tokens to store, or `None` if the secret already has them.
 fn replaced(
     stored: &Tokens,
     fresh: &Tokens,
@@ -169,7 +174,7 @@ fn replaced(
 
 fn parse(text: &SecretString) -> Tokens {
     let document: Value = serde_json::from_str(text.expose_secret()).unwrap_or_default();
-    let identities = document.get("identities").and_then(Value::as_object);
+    let identities = document.get("application_users").and_then(Value::as_object);
     let further = identities.into_iter().flatten();
     let all = further.map(|(name, token)| (Some(name.clone()), token));
     all.chain([(None, &document)])
@@ -193,7 +198,7 @@ fn text_of(tokens: &Tokens) -> SecretString {
         }
     }
     if !identities.is_empty() {
-        document.insert("identities".to_owned(), identities.into());
+        document.insert("application_users".to_owned(), identities.into());
     }
     Value::Object(document).to_string().into()
 }
@@ -259,12 +264,12 @@ mod tests {
 
     #[test]
     fn a_token_of_one_that_cannot_be_read_costs_the_others_nothing() {
-        let text = r#"{"access_token": 7, "expires_at": 9, "identities": {"bad": {}, "good": {"access_token": "t", "expires_at": 9}}}"#;
+        let text = r#"{"access_token": 7, "expires_at": 9, "application_users": {"bad": {}, "good": {"access_token": "t", "expires_at": 9}}}"#;
         assert_eq!(
             texts(&parse(&SecretString::from(text))),
             [(Some("good"), "t")]
         );
-        for text in ["", "no JSON", "[]", r#"{"identities": []}"#] {
+        for text in ["", "no JSON", "[]", r#"{"application_users": []}"#] {
             assert!(parse(&SecretString::from(text)).is_empty(), "{text}");
         }
     }

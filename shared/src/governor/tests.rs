@@ -6,8 +6,8 @@ fn at(ms: i64) -> DateTime<Utc> {
     DateTime::from_timestamp_millis(1_795_154_400_000 + ms).unwrap()
 }
 
-fn spent(requests: u32, ms: u64) -> Spent {
-    Spent {
+fn spent(requests: u32, ms: u64) -> Usage {
+    Usage {
         requests,
         time: Duration::from_millis(ms),
     }
@@ -154,7 +154,7 @@ fn what_a_run_took_beyond_its_booking_is_booked_by_the_next_and_what_was_not_use
     assert_eq!(first.time() + second.time(), taken);
     // Nothing of a page had to be written.
     let third = pace.book(100);
-    pace.settle(&budget, &third, Spent::default(), 0);
+    pace.settle(&budget, &third, Usage::default(), 0);
     assert_eq!(third.time() + pace.book(0).time(), TimeDelta::zero());
 }
 

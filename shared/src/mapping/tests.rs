@@ -1,4 +1,5 @@
-//! The rules of the column table, one by one; whole rows are in the golden cases of `tests/fixtures/mapping`.
+//! Tests each rule of the column table. Whole rows are tested by the golden cases in
+//! `tests/fixtures/mapping`.
 
 use proptest::prelude::*;
 
@@ -61,11 +62,7 @@ fn an_empty_subject_says_so_and_a_long_one_is_cut_on_a_character() {
     assert_eq!(subject("Re: a\r\n b"), "Re: a   b");
     assert_eq!(length(&subject(&"x".repeat(900))), 800);
     let emoji = subject(&format!("{}{}", "x".repeat(799), "😀".repeat(9)));
-    assert_eq!(
-        emoji,
-        "x".repeat(799),
-        "a pair of surrogates is not cut in two"
-    );
+    assert_eq!(emoji, "x".repeat(799), "must not split a surrogate pair");
 }
 
 #[test]
@@ -197,7 +194,8 @@ proptest! {
     fn recipients_are_whole_addresses_and_as_many_as_fit(names in proptest::collection::vec("[a-zü'+%]{1,60}|😀{1,150}|\"[a;,b]{1,20}\"|x{230,306}", 0..40)) {
         let addresses: Vec<EmailAddress> = names.iter().filter_map(|name| EmailAddress::parse(&format!("{name}@example.com"))).collect();
         prop_assert_eq!(addresses.len(), names.len());
-        // Said in another way: of those that can stand in a list, the longest beginning that fits.
+        // The same rule in other words: of the addresses that can be in a list, the longest prefix
+        // that fits.
         let listed: Vec<&str> = addresses.iter().map(EmailAddress::as_str).filter(|address| !address.contains(';')).collect();
         let fitting = (0..=listed.len()).rev().map(|n| listed[..n].join(";")).find(|text| text.encode_utf16().count() <= 500);
         prop_assert_eq!(Some(to_recipients(&addresses)), fitting);
@@ -258,7 +256,10 @@ fn what_is_longer_than_its_column_here_is_cut_by_the_columns_rule() {
         let left = row.get(column).and_then(Value::as_str).map(str::to_owned);
         assert_eq!(changed, left.as_deref() != Some(text));
         assert!(left.as_deref().is_none_or(|left| length(left) <= limit));
-        assert!(!fit(&mut email, &lengths), "once is enough");
+        assert!(
+            !fit(&mut email, &lengths),
+            "a second call must change nothing"
+        );
         left
     };
     for (column, text, limit, expected) in [

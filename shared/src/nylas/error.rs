@@ -1,15 +1,16 @@
-//! What Nylas can answer when it does not answer with data, and what to do about it.
+//! The failures of a Nylas call, and what to do about each.
 //!
 //! | Status | Variant | Next |
 //! | --- | --- | --- |
 //! | 429 | [`NylasError::Throttled`] | wait, then repeat |
-//! | 5xx, time-out, connection lost, unreadable body | [`NylasError::Unavailable`] | repeat |
-//! | 401 | [`NylasError::SignInNeeded`] | everybody who asks for the mailbox pauses: a person has to sign in again, or the key is wrong |
-//! | 403 for want of a scope, a grant that is not there | [`NylasError::Rejected`] | the same |
-//! | other 4xx | [`NylasError::Rejected`] | settle the message `dead`, if others get through ([`crate::refusal`]) |
+//! | 5xx, timeout, connection lost, unreadable body | [`NylasError::Unavailable`] | repeat |
+//! | 401 | [`NylasError::SignInNeeded`] | all calls for the mailbox pause: a user has to sign in again, or the API key is wrong |
+//! | 403 because a scope is missing, or a grant that does not exist | [`NylasError::Rejected`] | the same |
+//! | other 4xx | [`NylasError::Rejected`] | settle the message as `dead` if other messages succeed ([`crate::refusal`]) |
 //!
-//! A 404 for one message is no error: see [`super::Fetched::Gone`]. Source: Nylas facts §13 and §14. The type of an error is
-//! compared with any `api.` prefix dropped; the message text is not kept, since it may quote the request.
+//! A 404 for one message is not an error: see [`super::Fetched::Gone`]. Source: Nylas facts §13 and
+//! §14. The type of an error is compared without its `api.` prefix. The message text is not kept,
+//! since it may quote the request.
 
 use std::time::Duration;
 
@@ -20,59 +21,62 @@ use crate::http;
 use crate::refusal::{Blame, Refusal};
 use crate::retry::{FIRST_STEP, RetryAdvice};
 
-/// How long everybody who asks for a mailbox pauses when Nylas refuses it: somebody has to sign in
-/// again. The body of a 401 for an expired grant is unknown (Nylas facts §11), so every 401 waits alike.
+/// How long all calls for a mailbox pause after Nylas rejected it: a user has to sign in again.
+///
+/// The body of a 401 for an expired grant is unknown (Nylas facts §11), so every 401 waits equally
+/// long.
 pub const MAILBOX_WAIT: Duration = Duration::from_secs(15 * 60);
 
-/// How long messages wait for an API key that can be read.
+/// How long messages wait until the API key can be read.
 const KEY_WAIT: Duration = Duration::from_secs(5 * 60);
 
-/// A call that did not bring what was asked for.
+/// A failed call to Nylas.
 #[derive(Debug, thiserror::Error)]
 pub enum NylasError {
-    /// Nylas or the provider behind it limits us.
+    /// Nylas or the provider behind it throttles us.
     #[error("nylas throttled the call")]
     Throttled {
-        /// At least this long.
+        /// The shortest wait; `None` if the answer has no `Retry-After`.
         retry_after: Option<Duration>,
     },
-    /// Not reachable, or broken for now.
+    /// Nylas cannot be reached or fails for now.
     #[error("nylas is unavailable: {what}")]
     Unavailable {
-        /// Status or kind of failure.
+        /// The status or the kind of failure.
         what: String,
     },
-    /// 401: the grant has expired, the API key is refused, or the application lives in the other region.
+    /// 401: the grant has expired, Nylas rejected the API key, or the application is in the other
+    /// region.
     #[error(
-        "nylas refused the sign-in ({kind}): check the grant's status, the API key and the region of NYLAS_API_URL"
+        "nylas rejected the authentication ({kind}): check the grant's status, the API key and the region of NYLAS_API_URL"
     )]
     SignInNeeded {
-        /// The error's type.
+        /// The type of the error.
         kind: String,
     },
     /// The secret with the API key could not be read, or has no value yet.
     #[error("no nylas API key: {what}")]
     NoKey {
-        /// Why.
+        /// The reason.
         what: String,
     },
-    /// The same call will be refused again.
-    #[error("nylas refused the call: {status} {kind}")]
+    /// The same call would be rejected again.
+    #[error("nylas rejected the call: {status} {kind}")]
     Rejected {
         /// HTTP status.
         status: u16,
-        /// The error's type.
+        /// The type of the error.
         kind: String,
     },
 }
 
 impl NylasError {
-    /// Whether, and when, the same call is worth repeating.
+    /// Returns whether, and when, the same call is worth repeating.
     #[must_use]
     #[deny(clippy::wildcard_enum_match_arm)]
     pub fn retry_advice(&self) -> RetryAdvice {
         match self {
-            // Nylas' own limit names no time (Nylas facts §14).
+            // A 429 of Nylas' own limit has no `Retry-After` (Nylas facts §14).
             Self::Throttled { retry_after } => {
                 RetryAdvice::Postpone(retry_after.unwrap_or(FIRST_STEP))
             }
@@ -84,7 +88,8 @@ impl NylasError {
         }
     }
 
-    /// The refusal, if it is one, for finding out whom it concerns.
+    /// Returns the rejection, if this is one, to find out whether it affects one message or the
+    /// whole mailbox.
     #[must_use]
     #[deny(clippy::wildcard_enum_match_arm)]
     pub fn refusal(&self) -> Option<Refusal> {
@@ -101,7 +106,7 @@ impl NylasError {
         Some(Refusal { cause, blame })
     }
 
-    /// Whether the mailbox is refused, and so every message of it (Nylas facts §13).
+    /// Returns whether Nylas rejects the mailbox, and so every message of it (Nylas facts §13).
     #[must_use]
     #[deny(clippy::wildcard_enum_match_arm)]
     pub fn concerns_mailbox(&self) -> bool {
@@ -114,7 +119,7 @@ impl NylasError {
         }
     }
 
-    /// Reads an answer that was no success.
+    /// Interprets an answer with a status other than 200.
     pub(super) fn from_answer(
         status: StatusCode,
         retry_after: Option<Duration>,
@@ -146,7 +151,8 @@ impl From<reqwest::Error> for NylasError {
     }
 }
 
-/// The type of an error body in any of its published shapes; `unknown` for an empty or foreign body.
+/// Returns the type of an error body in any of its published shapes, or `unknown` if the body is
+/// empty or has another shape.
 fn error_type(body: &[u8]) -> String {
     let body: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
     let wrapped = body.get("error").and_then(|error| error.get("type"));

@@ -1,6 +1,7 @@
-//! Webhook destinations: where Nylas sends its notifications (Nylas facts §2).
+//! Webhook destinations: the URLs to which Nylas sends its notifications (Nylas facts §2).
 //!
-//! The secret that deliveries are signed with is shown twice: when the destination is made, and when it is rotated. The old one stops at that moment.
+//! Nylas returns the secret that signs the deliveries only twice: when the destination is created,
+//! and when the secret is rotated. From then on the old secret is invalid.
 
 use reqwest::Method;
 use secrecy::SecretString;
@@ -10,46 +11,48 @@ use super::error::NylasError;
 use super::{NylasClient, listed, unreadable, wire};
 use crate::http::encoded;
 
-/// A destination as Nylas shows it.
+/// A destination as Nylas returns it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Destination {
     /// Its id.
     pub id: String,
-    /// Where deliveries go.
+    /// The URL to which Nylas delivers.
     pub url: String,
-    /// The triggers that it is subscribed to.
+    /// The subscribed triggers.
     pub triggers: Vec<String>,
-    /// `active`, `pause`, `failing`, `failed`, or what else Nylas says.
+    /// `active`, `pause`, `failing`, `failed`, or another status of Nylas.
     pub status: String,
-    /// Deliveries are compressed. That Nylas shows this field is *inferred*; without it, its default holds (Nylas facts §2).
+    /// Whether deliveries are compressed. That Nylas returns this field is *inferred*; without it,
+    /// the default applies: not compressed (Nylas facts §2).
     pub compressed: bool,
 }
 
-/// A destination that is to be made.
+/// A destination to be created.
 #[derive(Debug, Clone, Copy)]
 pub struct NewDestination<'a> {
-    /// Public HTTPS, not in use by another destination.
+    /// A public HTTPS URL that no other destination uses.
     pub url: &'a str,
-    /// What to subscribe to.
+    /// The triggers to subscribe to.
     pub triggers: &'a [&'a str],
-    /// For people.
+    /// A description for people.
     pub description: &'a str,
-    /// Who gets Nylas' mail about failing deliveries.
+    /// Addresses to which Nylas reports failing deliveries.
     pub notify: &'a [String],
-    /// Compress deliveries. Not where something on the way unpacks them, since the packed bytes are signed (Nylas facts §3).
+    /// Whether to compress deliveries. Do not compress if a proxy on the way decompresses them,
+    /// since the signature covers the compressed bytes (Nylas facts §3).
     pub compressed: bool,
 }
 
-/// A destination together with the secret that is shown only now.
+/// A destination with its secret, which Nylas returns only now.
 pub struct Shown {
     /// The destination.
     pub destination: Destination,
-    /// What its deliveries are signed with from now on.
+    /// The secret that signs its deliveries from now on.
     pub secret: SecretString,
 }
 
 impl NylasClient {
-    /// All destinations of the application.
+    /// Lists all destinations of the application.
     ///
     /// # Errors
     /// [`NylasError`].
@@ -59,24 +62,25 @@ impl NylasClient {
         loop {
             let answer = self.get(&format!("/v3/webhooks{query}")).await?;
             found.extend(listed(&answer)?.iter().filter_map(destination));
-            // That this list has pages is not said; a cursor is followed where there is one.
+            // Whether this list has pages is not documented; if there is a cursor, it is followed.
             let cursor = wire::text(&answer, "next_cursor").filter(|cursor| !cursor.is_empty());
             let Some(cursor) = cursor else {
                 return Ok(found);
             };
             let next = format!("?page_token={}", encoded(cursor));
             if next == query {
-                return Err(unreadable(&"a page of webhooks that was read before"));
+                return Err(unreadable(&"a page of webhooks that was already read"));
             }
             query = next;
         }
     }
 
-    /// Makes a destination. Nylas first asks its URL, once, for the answer to a challenge.
+    /// Creates a destination. Nylas first sends one challenge to its URL and expects the answer.
     ///
     /// # Errors
-    /// [`NylasError`]; [`NylasError::Rejected`] with status 400 also when the challenge was not answered as Nylas wants it. After
-    /// [`NylasError::Unavailable`] the destination may be there.
+    /// [`NylasError`]. [`NylasError::Rejected`] with status 400 may also mean that the challenge
+    /// was not answered as Nylas expects. After [`NylasError::Unavailable`] the destination may
+    /// exist.
     pub async fn create_webhook(&self, wished: &NewDestination<'_>) -> Result<Shown, NylasError> {
         let mut body = json!({
             "webhook_url": wished.url, "trigger_types": wished.triggers, "description": wished.description, "compressed_delivery": wished.compressed,
@@ -93,10 +97,11 @@ impl NylasClient {
         shown(&self.json(call).await?)
     }
 
-    /// Gives a destination another secret. The old one stops at once; there is no overlap.
+    /// Replaces the secret of a destination. The old secret is invalid at once; there is no
+    /// overlap.
     ///
     /// # Errors
-    /// [`NylasError`]. After [`NylasError::Unavailable`] the secret may be another one.
+    /// [`NylasError`]. After [`NylasError::Unavailable`] the secret may have been replaced.
     pub async fn rotate_webhook_secret(&self, id: &str) -> Result<Shown, NylasError> {
         let path = format!("/v3/webhooks/rotate-secret/{}", encoded(id));
         shown(&self.json(self.call(Method::POST, &path)).await?)
@@ -124,6 +129,6 @@ fn shown(answer: &Value) -> Result<Shown, NylasError> {
             destination,
             secret: secret.to_owned().into(),
         }),
-        _ => Err(unreadable(&"a webhook without its id or its secret")),
+        _ => Err(unreadable(&"a webhook without an id or a secret")),
     }
 }

@@ -1,7 +1,9 @@
-//! Nylas' JSON, read tolerantly: duplicate keys (the last wins), nulls, missing and mistyped fields.
+//! Reads Nylas' JSON tolerantly: duplicate keys (the last wins), nulls, missing fields and fields
+//! of the wrong type.
 //!
-//! Sources: Nylas facts §7 (message), §9 (folders), §11 (grants), §16 (published samples with duplicate keys). The JSON is
-//! read into [`Value`] first because a derived struct would refuse a whole message for one such field.
+//! Sources: Nylas facts §7 (message), §9 (folders), §11 (grants), §16 (published samples with
+//! duplicate keys). The JSON is first read into a [`Value`], because a derived struct would reject
+//! a whole message for one such field.
 
 mod contact;
 mod headers;
@@ -16,7 +18,7 @@ use self::headers::{ancestors, bulk, header, is_beyond_basic};
 use crate::ids::{AttachmentId, EmailAddress, GrantId, InternetMessageId, MessageId, MessageKey};
 use crate::message::{Attachment, IdUse, Message, Omission};
 
-/// A message object without a usable id: there is nothing to call it by.
+/// A message object without a usable id, so that it cannot be identified.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("a message object has no usable id")]
 pub struct NoId;
@@ -24,7 +26,7 @@ pub struct NoId;
 /// Reads a message object of the mailbox `grant_id`.
 ///
 /// # Errors
-/// [`NoId`]: count it; the mailbox's list will show it again.
+/// [`NoId`]: count it; the message appears again in the list of the mailbox.
 pub fn message(grant_id: &GrantId, object: &Value) -> Result<Message, NoId> {
     let message_id: MessageId = text(object, "id")
         .and_then(|id| id.parse().ok())
@@ -75,7 +77,8 @@ pub fn message(grant_id: &GrantId, object: &Value) -> Result<Message, NoId> {
     })
 }
 
-/// The same for an object that is not needed any more: its body is moved and not copied, since bodies are large.
+/// Reads a message object like [`message`] and consumes it. The body is moved instead of copied,
+/// since bodies are large.
 ///
 /// # Errors
 /// [`NoId`].
@@ -88,7 +91,7 @@ pub fn message_of(grant_id: &GrantId, mut object: Value) -> Result<Message, NoId
     })
 }
 
-/// The display name of each address that has one.
+/// Returns the display name of each address that has one.
 fn names(object: &Value) -> HashMap<EmailAddress, String> {
     let mut names = HashMap::new();
     for person in ["from", "to", "cc", "bcc"]
@@ -105,18 +108,19 @@ fn names(object: &Value) -> HashMap<EmailAddress, String> {
     names
 }
 
-/// Unix seconds, or an RFC 3339 text as the Nylas CLI prints it; within the years that Dataverse can hold.
+/// Reads Unix seconds, or RFC 3339 text as printed by the Nylas CLI. `None` outside the years 1970
+/// to 9999.
 fn date(value: &Value) -> Option<DateTime<Utc>> {
     let date = match value {
         Value::Number(seconds) => DateTime::from_timestamp(seconds.as_i64()?, 0)?,
         Value::String(text) => DateTime::parse_from_rfc3339(text).ok()?.to_utc(),
         _ => return None,
     };
-    // A SQL datetime starts in 1753; a mail before 1970 or after 9999 carries no date that means anything.
+    // A SQL datetime starts in 1753, but an email date before 1970 or after 9999 is meaningless.
     (date.timestamp() >= 0 && chrono::Datelike::year(&date) <= 9_999).then_some(date)
 }
 
-/// The usable addresses under `key`, each once.
+/// Returns the usable addresses under `key`, each once.
 fn people(object: &Value, key: &str, omissions: &mut Vec<Omission>) -> Vec<EmailAddress> {
     let mut addresses = Vec::new();
     let mut seen = HashSet::new();
@@ -132,7 +136,8 @@ fn people(object: &Value, key: &str, omissions: &mut Vec<Omission>) -> Vec<Email
 
 fn attachment(object: &Value) -> Option<Attachment> {
     let id: AttachmentId = text(object, "id")?.parse().ok()?;
-    // The raw header with its parameters, and empty when Google meets a file name beyond ASCII (Nylas facts §7).
+    // The raw header with its parameters; empty if a Google file name has characters beyond ASCII
+    // (Nylas facts §7).
     let media_type = text(object, "content_type")
         .unwrap_or_default()
         .split(';')
@@ -157,17 +162,18 @@ fn attachment(object: &Value) -> Option<Attachment> {
 /// A connected mailbox.
 #[derive(Clone)]
 pub struct Grant {
-    /// Its id.
+    /// The id of the grant.
     pub id: GrantId,
-    /// Its own address; `None` where the grant is no mailbox (virtual calendars) or the text is no address.
+    /// The mailbox's own address; `None` if the grant is not a mailbox (virtual calendars) or the
+    /// text is not an address.
     pub address: Option<EmailAddress>,
-    /// Further addresses, `None` when the answer did not say.
+    /// Further addresses; `None` if the answer has no list of them.
     pub aliases: Option<Vec<EmailAddress>>,
     /// `google`, `microsoft`, `imap`, …
     pub provider: String,
-    /// Whether Nylas can read the mailbox now.
+    /// Whether Nylas can access the mailbox now.
     pub valid: bool,
-    /// The Nylas workspace that it is in; `None` when the answer did not say.
+    /// The Nylas workspace of the grant; `None` if the answer does not name it.
     pub workspace_id: Option<String>,
 }
 
@@ -179,21 +185,25 @@ impl Grant {
         }
     }
 
-    /// Only Google and Microsoft grants have aliases that Nylas can list. Source: Nylas facts §5.
+    /// Returns whether Nylas can list aliases of this grant: only Google and Microsoft grants have
+    /// such aliases. Source: Nylas facts §5.
     #[must_use]
     pub fn may_have_aliases(&self) -> bool {
         matches!(self.provider.as_str(), "google" | "microsoft")
     }
 
-    /// Whether Nylas keeps its last 90 days only, and has to ask the mail server for what is older. Source: Nylas facts §7 and §16.
+    /// Returns whether Nylas stores only the last 90 days of the mailbox and has to ask the mail
+    /// server for older messages. Source: Nylas facts §7 and §16.
     #[must_use]
     pub fn is_of_imap_family(&self) -> bool {
         matches!(self.provider.as_str(), "imap" | "yahoo" | "icloud")
     }
 
-    /// Whether `fields=include_headers` shows the headers of the mail itself. The others would show only those that Nylas makes, and no Message-ID.
-    /// Source: Nylas facts §7 (verified for these and for agent accounts; that an agent account is a grant of the provider `nylas` is inferred, so it
-    /// is not counted).
+    /// Returns whether `fields=include_headers` returns the email's own headers.
+    ///
+    /// For the other providers it returns only headers that Nylas generates, without a Message-ID.
+    /// Source: Nylas facts §7 (verified for these providers and for agent accounts; that an agent
+    /// account is a grant of the provider `nylas` is inferred, so it is not counted).
     #[must_use]
     pub fn shows_all_headers(&self) -> bool {
         matches!(self.provider.as_str(), "google" | "microsoft" | "eas")
@@ -203,7 +213,8 @@ impl Grant {
 /// Reads a grant object; `None` without a usable id.
 #[must_use]
 pub fn grant(object: &Value) -> Option<Grant> {
-    // The name of the alias field is unknown to the facts; `email_aliases` is what public copies of answers show.
+    // The facts do not know the name of the alias field; public copies of answers have
+    // `email_aliases`.
     let aliases = ["email_aliases", "aliases"]
         .iter()
         .find_map(|name| object.get(name)?.as_array());
@@ -226,13 +237,13 @@ pub fn grant(object: &Value) -> Option<Grant> {
 
 /// A folder (label) of a mailbox.
 pub struct Folder {
-    /// As [`Message::folders`] names it.
+    /// The id, as used in [`Message::folders`].
     pub id: String,
-    /// What people call it; may hold the names of the folders that it lies in. May be empty.
+    /// The display name; may contain the names of the parent folders. May be empty.
     pub name: String,
-    /// The folder that it lies in, where the provider says so and not in the name.
+    /// The parent folder, if the provider returns it separately and not as part of the name.
     pub parent_id: Option<String>,
-    /// `\Drafts`, `\Junk`, …, in lower case and without the backslash.
+    /// `\Drafts`, `\Junk` and the like, in lower case and without the backslash.
     pub attributes: Vec<String>,
 }
 
@@ -257,13 +268,14 @@ pub fn folder(object: &Value) -> Option<Folder> {
     })
 }
 
-/// Reads an answer's JSON, or a notification's.
+/// Reads the JSON of an answer or a notification.
 ///
-/// Half of a surrogate pair, as a text cut inside an emoji leaves it, is no JSON to a strict reader; it becomes the replacement character, so that one
-/// cut snippet does not cost the message, or the page of messages that it stands on.
+/// A text that was cut inside an emoji ends with half of a surrogate pair, which a strict JSON
+/// reader rejects. It is replaced by the replacement character, so that one cut snippet does not
+/// make the message, or its whole page of messages, unreadable.
 ///
 /// # Errors
-/// The text is no JSON for another reason.
+/// The text is invalid JSON for another reason.
 pub fn json(bytes: &[u8]) -> Result<Value, serde_json::Error> {
     serde_json::from_slice(bytes).or_else(|error| match without_lone_surrogates(bytes) {
         Some(mended) => serde_json::from_slice(&mended),
@@ -271,7 +283,7 @@ pub fn json(bytes: &[u8]) -> Result<Value, serde_json::Error> {
     })
 }
 
-/// The text with `\\ufffd` for each escaped half of a surrogate pair; `None` when there is none.
+/// Replaces each escaped half of a surrogate pair by `\\ufffd`; `None` if there is none.
 fn without_lone_surrogates(bytes: &[u8]) -> Option<Vec<u8>> {
     let mut mended = Vec::with_capacity(bytes.len());
     let mut changed = false;
@@ -285,7 +297,8 @@ fn without_lone_surrogates(bytes: &[u8]) -> Option<Vec<u8>> {
                 rest = rest.get(6..).unwrap_or_default();
                 continue;
             }
-            // A backslash goes with what it escapes, so that the second of two is not taken for the first of an escape.
+            // A backslash is copied with the character that it escapes, so that the second of two
+            // backslashes is not taken for the start of an escape.
             _ if *first == b'\\' => 2.min(1 + tail.len()),
             _ => 1,
         };
@@ -295,7 +308,7 @@ fn without_lone_surrogates(bytes: &[u8]) -> Option<Vec<u8>> {
     changed.then_some(mended)
 }
 
-/// The UTF-16 code unit that `\\uXXXX` at the beginning of `bytes` stands for.
+/// Returns the UTF-16 code unit of the escape `\\uXXXX` at the start of `bytes`.
 fn escaped_unit(bytes: &[u8]) -> Option<u16> {
     let digits = bytes.get(..6)?.strip_prefix(br"\u")?;
     u16::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
@@ -373,7 +386,7 @@ mod tests {
         assert_eq!(
             mail.omissions,
             [Omission::Attachment],
-            "the one without an id cannot be downloaded"
+            "an attachment without an id cannot be downloaded"
         );
     }
 
@@ -407,7 +420,7 @@ mod tests {
         assert_eq!(
             snippet(r"\\ud83d \ud83d").unwrap(),
             "\\ud83d \u{fffd}",
-            "an escaped backslash begins no escape"
+            "an escaped backslash does not start an escape"
         );
         assert!(json(b"{\"s\":\"\\ud83d").is_err());
         assert!(json(b"").is_err());

@@ -1,4 +1,4 @@
-//! The tables of the module, line by line.
+//! Tests each line of the tables in the module's documentation.
 
 use std::collections::HashSet;
 
@@ -23,7 +23,8 @@ fn person(table: Table, id: u128, active: bool) -> Person {
     }
 }
 
-/// The parties of a mail from `from` to `to`, as mask, address and row, in an organisation where Ada's mailbox has an alias.
+/// Returns the parties of a message from `from` to `to`, in an organisation where Ada's mailbox has
+/// an alias.
 fn parties(from: &str, to: &[&str], known: &[(&str, Person)], ambiguous: Ambiguous) -> Vec<Party> {
     let to: Vec<_> = to.iter().map(|email| json!({"email": email})).collect();
     let message = wire::message(
@@ -81,7 +82,7 @@ fn what_several_rows_come_to_is_the_setting() {
         assert_eq!(
             candidates.collect::<Vec<_>>(),
             [1, 2, 3, 4],
-            "all of them are told"
+            "all rows are recorded as candidates"
         );
         (ids(&parties[1..]), resolution.choice)
     };
@@ -165,7 +166,7 @@ fn an_alias_is_the_user_of_its_mailbox_with_or_without_a_tag() {
     assert_eq!(
         parties[0].address.as_str(),
         "sales@ours.example",
-        "as the mail has it"
+        "the party has the address as written"
     );
 }
 

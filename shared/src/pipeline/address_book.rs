@@ -1,18 +1,21 @@
-//! Bringing the people of an address book in as contacts. What becomes of a card's columns: [`crate::contacts::card`].
+//! Imports the people of an address book as contacts. How a card becomes columns:
+//! [`crate::contacts::card`].
 //!
-//! For some people at once: **look up** their addresses, as for mail → **read** the contacts that have them → find the **companies** → **make** what is not
-//! there, with the code that makes contacts of mail → **fill** what is empty in what is there.
+//! For several people at once: **look up** their addresses, as for email → **read** the contacts
+//! that have them → find the **companies** → **create** what is missing, with the code that creates
+//! contacts for messages → **fill** empty columns of existing contacts.
 //!
 //! | An address of the person belongs to | Then |
 //! | --- | --- |
-//! | a mailbox of ours, an internal domain, a user or a queue | the person is inside and becomes no contact |
-//! | one active contact, or else one inactive one | that one is filled |
-//! | several of these | nothing is changed: nobody can tell which |
-//! | no contact, but a lead or an account | nothing is made: the address is known |
-//! | nobody | a contact is made |
+//! | one of our mailboxes, an internal domain, a user or a queue | the person is internal and does not become a contact |
+//! | one active contact, or else one inactive contact | that contact is filled |
+//! | several of these | nothing is changed, because the right one is unknown |
+//! | no contact, but a lead or an account | nothing is created: the address is known |
+//! | no row | a contact is created |
 //!
-//! Nothing is kept in the ledger. What makes a second run harmless is what the first one wrote: the contacts are found, and what they have is not written
-//! again. A row is filled only as the version that was read, so what somebody enters meanwhile stays.
+//! Nothing is stored in the ledger. A second run is idempotent because of what the first one wrote:
+//! the contacts are found, and columns that they have are not written again. A row is only updated
+//! if it is still the version that was read, so what a user enters meanwhile is kept.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -23,38 +26,40 @@ use super::budget::{Probe, Traffic};
 use super::fate::{Failure, Run};
 use super::ground::Ground;
 use super::newcomers::Made;
+use crate::contact_card::Card;
 use crate::contacts::card::{
-    Card, CardCompany, add_company, company, lacks_company, missing, new_contact,
+    CardCompany, add_company, company, lacks_company, missing, new_contact,
 };
-use crate::contacts::company::Companies;
-use crate::contacts::{NewRow, Plan, contact_id};
+use crate::contacts::{Plan, contact_id};
 use crate::dataverse::cards::{ContactRow, Fill};
+use crate::dataverse::companies::Companies;
 use crate::dataverse::error::DataverseError;
 use crate::dataverse::look_up::Questions;
+use crate::dataverse::rows::NewRow;
 use crate::dataverse::rows::{Person, Record, Table};
 use crate::dataverse::session::Session;
 use crate::policy::Inside;
 use crate::policy::document::Ambiguous;
 use crate::retry::RetryAdvice;
 
-/// What became of a person. Holds ids and names of columns, and no content.
+/// The result for a person. Holds ids and column names, and no content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CardFate {
-    /// A contact was made, or was there under its key.
+    /// A contact was created, or already existed under its key.
     Created {
         /// The row.
         contact: Uuid,
-        /// Dataverse refused the row of its company.
+        /// Dataverse rejected the row of its company.
         without_company: bool,
     },
-    /// A contact was there, and these columns of it were empty.
+    /// A contact existed, and these columns of it were empty and are now filled.
     Filled {
         /// The row.
         contact: Uuid,
-        /// Their names.
+        /// The names of the columns.
         columns: Vec<String>,
     },
-    /// A contact was there, and nothing that the card has was missing.
+    /// A contact existed, and already had everything that the card has.
     Complete {
         /// The row.
         contact: Uuid,
@@ -64,25 +69,25 @@ pub enum CardFate {
         /// The rows.
         contacts: Vec<Uuid>,
     },
-    /// It is one of ours.
+    /// The person is internal.
     Inside,
     /// A lead or an account has its address.
     Known {
         /// The table.
         table: Table,
     },
-    /// It could not be brought in now.
+    /// It could not be imported now.
     Failed {
         /// The failure.
         reason: String,
     },
 }
 
-/// Companies that this import has made, by name in lower case.
+/// The companies that this import has created, by name in lower case.
 #[derive(Default)]
 pub struct CompaniesMade(HashMap<String, BTreeSet<Uuid>>);
 
-/// What is to be done for a person.
+/// What to do for a person.
 enum Step {
     Create,
     Fill(Uuid),
@@ -90,7 +95,7 @@ enum Step {
 }
 
 impl Step {
-    /// The contact that is there.
+    /// Returns the existing contact to fill; `None` if there is none.
     fn contact(&self) -> Option<Uuid> {
         match self {
             Self::Fill(contact) => Some(*contact),
@@ -100,9 +105,11 @@ impl Step {
 }
 
 impl Pipeline {
-    /// Brings some people in; what became of each, in order. No two of them share an address ([`crate::contacts::card::people`]).
+    /// Imports some people and returns the result for each, in order. No two of them share an
+    /// address ([`crate::contacts::card::people`]).
     ///
-    /// One whose data Dataverse refuses does not stop the others. A failure of the whole is that of each, and the same call does the rest later.
+    /// A person whose data Dataverse rejects does not stop the others. If the whole call fails,
+    /// each person gets that failure; the same call later does the rest.
     pub async fn bring_in_people(
         &self,
         people: &[Card],
@@ -124,7 +131,7 @@ impl Pipeline {
         let together = self.together(&session, people, &ground, made).await;
         match together {
             Ok(done) => fates.extend(done),
-            // Nothing was written yet, and it may be one of them that is refused.
+            // Nothing was written yet, and the rejection may be caused by one of them.
             Err(failure) if failure.advice == RetryAdvice::Never && people.len() > 1 => {
                 for one in people.chunks(1) {
                     let alone = self.together(&session, one, &ground, made).await;
@@ -139,13 +146,17 @@ impl Pipeline {
     }
 
     async fn begin_people(&self, run: &Run) -> Result<(Ground, Session), Failure> {
-        // Boxed, because nested this deep the future's type is more than the compiler lays out.
+        // Boxed, because this deeply nested, the type of the future is too large for the compiler
+        // to lay out.
         let ground = Box::pin(self.ground(&[], run.now)).await?;
         let token = self.identities.of(run).tokens.token(run.now).await?;
         Ok((ground, Session::timed_by(token, run.clock)))
     }
 
-    /// Fails only before anything is written.
+    /// Imports people together.
+    ///
+    /// # Errors
+    /// [`Failure`]: nothing was written.
     async fn together(
         &self,
         session: &Session,
@@ -189,7 +200,7 @@ impl Pipeline {
             if found.was_made(account.record) {
                 made.0.entry(name).or_default().insert(id);
             } else {
-                // A contact that is there can do without.
+                // An existing contact is filled without a company.
                 for company in &mut companies {
                     company.take_if(|company| *company == id);
                 }
@@ -206,7 +217,7 @@ impl Pipeline {
                     .map(|row| fill(card, contact, row, company))
                 {
                     None => failed(format!(
-                        "contact {contact} was removed a moment ago, or cannot be read"
+                        "contact {contact} was just deleted, or cannot be read"
                     )),
                     Some(fill) if fill.columns.is_empty() => CardFate::Complete { contact },
                     Some(fill) => {
@@ -228,7 +239,7 @@ impl Pipeline {
         Ok(fates)
     }
 
-    /// Which company each of these is to have, and which of them have to be made.
+    /// Returns which company each person gets, and which companies have to be created.
     async fn companies_of(
         &self,
         session: &Session,
@@ -257,7 +268,7 @@ impl Pipeline {
                 (named, self.companies(session, &domains).await?)
             }
             Err(error @ (DataverseError::Rejected { .. } | DataverseError::TooLarge)) => {
-                tracing::warn!(reason = %error, "companies cannot be looked up by name; contacts get none");
+                tracing::warn!(reason = %error, "dataverse rejected the company lookup by name; contacts get no company");
                 (HashMap::new(), Companies::default())
             }
             Err(error) => return Err(error),
@@ -295,9 +306,9 @@ impl Pipeline {
 
 /// The companies of some people.
 struct Wanted {
-    /// For each person, in order.
+    /// For each person, in order; `None` for no company.
     companies: Vec<Option<Uuid>>,
-    /// Those that have to be made, by key, with their names in lower case.
+    /// The accounts to create, by key, with their names in lower case.
     accounts: BTreeMap<Uuid, (String, NewRow)>,
 }
 
@@ -354,14 +365,15 @@ fn fill(card: &Card, contact: Uuid, row: &ContactRow, company: Option<Uuid>) -> 
     }
 }
 
-/// The column that a name in a body writes: a lookup is bound by a longer name.
+/// Returns the column that a name in a request body writes. A lookup column is bound by a longer
+/// name.
 fn column(name: &str) -> String {
     let name = name.split('@').next().unwrap_or_default();
     name.trim_end_matches("_account").to_owned()
 }
 
 fn of_created(card: &Card, created: &HashMap<Uuid, Made>) -> CardFate {
-    // Those who come here have an address.
+    // A person that gets here has an address.
     let contact = card.addresses.first().map(contact_id).unwrap_or_default();
     match created.get(&contact) {
         Some(made @ (Made::There | Made::WithoutCompany)) => CardFate::Created {
@@ -369,7 +381,7 @@ fn of_created(card: &Card, created: &HashMap<Uuid, Made>) -> CardFate {
             without_company: matches!(made, Made::WithoutCompany),
         },
         Some(Made::Refused(error) | Made::Failed(error)) => failed(error.to_string()),
-        None => failed("it has no address".to_owned()),
+        None => failed("the card has no email address".to_owned()),
     }
 }
 

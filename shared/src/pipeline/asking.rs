@@ -1,11 +1,11 @@
-//! **Look up**: what has to be known about some messages, and asking for it.
+//! The step **look up**: collects what a group of messages needs to know, and queries Dataverse.
 //!
-//! | A group of messages | Then |
+//! | The lookup of a group of messages | Then |
 //! | --- | --- |
-//! | is answered | it goes on |
-//! | is refused as a whole | each of its messages is asked about alone |
-//! | has no answer in time | its halves are asked about, in smaller batches ([`crate::dataverse`]); then each message alone |
-//! | fails otherwise, or is one message | it fails |
+//! | succeeds | the group continues |
+//! | is refused as a whole | each of its messages is looked up alone |
+//! | times out | its halves are looked up in smaller batches ([`crate::dataverse`]); then each message alone |
+//! | fails otherwise, or the group is one message | the messages fail |
 
 use std::collections::VecDeque;
 
@@ -17,25 +17,26 @@ use crate::dataverse::error::DataverseError;
 use crate::dataverse::look_up::{Found, Questions};
 use crate::dataverse::session::Session;
 
-/// Batches of queries, each of a few seconds, that one group may take. An invocation has time for several groups.
+/// The most batches of queries for one group; each takes a few seconds. An invocation has time for
+/// several groups.
 const BATCHES_A_GROUP: usize = 4;
 
 /// Messages that are looked up together.
 pub(super) struct Group {
     candidates: Vec<Candidate>,
-    /// It is half of a group that had no answer in time.
+    /// It is part of a group that timed out or was refused.
     is_half: bool,
 }
 
-/// What came of looking up the next group.
+/// The result of looking up the next group.
 pub(super) enum LookedUp {
-    /// The messages, and what was found about them.
+    /// The messages and their lookup result.
     Found(Vec<Candidate>, Box<Found>),
-    /// Nothing: the messages have ended, or are asked about in smaller groups.
+    /// No result: the messages have ended, or will be looked up in smaller groups.
     Nothing,
 }
 
-/// Divides messages into groups, each of which is looked up in a time that can be told beforehand.
+/// Divides messages into groups whose lookups take a predictable time.
 pub(super) fn groups(candidates: Vec<Candidate>, queries_a_batch: usize) -> VecDeque<Group> {
     let room = queries_a_batch.saturating_mul(BATCHES_A_GROUP);
     let mut groups: VecDeque<Group> = VecDeque::new();
@@ -59,7 +60,7 @@ pub(super) fn groups(candidates: Vec<Candidate>, queries_a_batch: usize) -> VecD
     groups
 }
 
-/// Five tables are asked for the people, fifteen at a time.
+/// Estimates the queries for the people of a message: five tables, fifteen people per query.
 fn about_how_many_queries(candidate: &Candidate) -> usize {
     let Candidate {
         message, people, ..
@@ -69,7 +70,8 @@ fn about_how_many_queries(candidate: &Candidate) -> usize {
 }
 
 impl Pipeline {
-    /// Looks up the first of these groups. What it is divided into comes first afterwards.
+    /// Looks up the first of these groups. If it is divided, its parts go to the front of the
+    /// queue.
     pub(super) async fn look_up(
         &self,
         session: &Session,
@@ -104,7 +106,7 @@ impl Pipeline {
         };
         let timed_out = session.timeouts() > timeouts;
         let smaller = match &error {
-            // One by one, they would meet the same refusal of the caller.
+            // Looked up one by one, they would meet the same refusal of the caller.
             DataverseError::Rejected { .. } | DataverseError::TooLarge
                 if candidates.len() > 1 && !error.may_concern_caller() =>
             {
@@ -113,7 +115,7 @@ impl Pipeline {
             DataverseError::Unavailable { .. } if timed_out && is_half && candidates.len() > 1 => {
                 alone(candidates)
             }
-            // One message is asked about once more, in smaller batches.
+            // A single message is looked up again, in smaller batches.
             DataverseError::Unavailable { .. } if timed_out && !is_half => halves(candidates),
             _ => return fail(candidates, error.into(), ended),
         };
@@ -144,7 +146,8 @@ fn halves(mut candidates: Vec<Candidate>) -> Vec<Group> {
     halves.collect()
 }
 
-/// What has to be known about these. Nobody whom the policy takes out of a mail is asked for but its author, by whom its direction is told.
+/// Returns the queries that these messages need. People whom the policy removes from a message are
+/// not looked up, except the author, who determines the direction.
 fn questions(group: &[Candidate], ground: &Ground) -> Questions {
     let mut questions = Questions::default();
     for Candidate {

@@ -1,20 +1,21 @@
-//! The files of a message: downloaded when it is written, as rows beside its own.
+//! Downloads the attachments of a message when it is written, and adds a row for each.
 //!
 //! | A file that | Is |
 //! | --- | --- |
-//! | is on an earlier run's row already | neither fetched nor sent again |
-//! | is empty, too large, or refused by Nylas | left out at once |
-//! | Nylas does not find (404), on a young message | waited for: [`MISSING_FILE_WAIT`] after the first claim at most |
-//! | Nylas does not find, on another message | left out at once: an old message that a list shows has lost it |
-//! | cannot be had for another reason (5xx, time-out, connection lost) | waited for: [`FAILING_FILE_WAIT`] after the first claim at most |
+//! | is already on the row of an earlier run | neither fetched nor sent again |
+//! | is empty, too large, or refused by Nylas | omitted at once |
+//! | Nylas does not find (404), on a young message | waited for, up to [`MISSING_FILE_WAIT`] after the first claim |
+//! | Nylas does not find, on another message | omitted at once: an old message that a list shows has lost the file |
+//! | fails for another reason (5xx, timeout, connection lost) | waited for, up to [`FAILING_FILE_WAIT`] after the first claim |
 //! | is throttled, or needs a sign-in | waited for, as everything else of that mailbox is |
 //!
-//! A file that is left out is recorded with the message ([`Omission::Attachment`]) and on the row. Nothing of a message is
-//! written while it waits for a file, because a completed row takes no more files (Dataverse facts §3, unknown). The wait
-//! is no failure of the message: the delivery is postponed, and ends at a moment that the first claim sets, so it cannot
-//! go on for ever.
+//! An omitted file is recorded with the message ([`Omission::Attachment`]) and on the row. Nothing
+//! of a message is written while it waits for a file, because a completed row takes no more files
+//! (Dataverse facts §3, *unknown*). The wait is not a failure of the message: the delivery is
+//! postponed. It ends at a fixed time after the first claim, so it is bounded.
 //!
-//! That providers answer 404 for minutes after the notification was seen with 4 of 42 messages; the facts do not name it.
+//! Providers answered 404 for minutes after the notification with 4 of 42 messages; the facts do
+//! not mention it.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -32,39 +33,42 @@ use crate::message::{Attachment, Omission};
 use crate::nylas::FetchedFile;
 use crate::nylas::error::NylasError;
 
-/// Longest attachment, in bytes of the file. The organisation's limit (`maxuploadfilesize`, 5 MiB unless changed) counts base64, four bytes for three
-/// (Dataverse facts §1.8); an organisation with a lower one refuses the file, which is then left out.
+/// The largest attachment, in bytes of the file. The organisation's limit (`maxuploadfilesize`, 5
+/// MiB unless changed) counts base64, four bytes for three (Dataverse facts §1.8). An organisation
+/// with a lower limit rejects the file, which is then omitted.
 const LONGEST_ATTACHMENT: usize = 5_242_880 / 4 * 3;
 
-/// Bytes of all rows of files of one message, which are held until it is written. Mail servers stop at 150 MB.
+/// The most bytes of all attachment rows of one message, which are in memory until it is written.
+/// Mail servers stop at 150 MB.
 const LARGEST_FILES: usize = 160 * 1024 * 1024;
 
-/// A message is young for so long after the mail server received it: whatever delays a notification for longer is an
-/// outage, after which the provider has the file.
+/// A message is young for this long after the mail server received it. A notification that is
+/// delayed for longer means an outage, after which the provider has the file.
 const YOUNG: TimeDelta = TimeDelta::hours(24);
 
-/// For so long after its first claim a young message waits for a file that Nylas does not find.
+/// How long a young message waits, from its first claim, for a file that Nylas does not find.
 const MISSING_FILE_WAIT: TimeDelta = TimeDelta::hours(1);
 
-/// For so long after its first claim a message waits for a file that fails for another reason.
+/// How long a message waits, from its first claim, for a file that fails for another reason.
 const FAILING_FILE_WAIT: TimeDelta = TimeDelta::hours(12);
 
-/// Shortest time between two tries; later ones come when the wait so far has doubled.
+/// The shortest time between two attempts. Each wait is as long as the time since the first claim.
 const FIRST_TRY: TimeDelta = TimeDelta::minutes(1);
 
-/// Longest time between two tries.
+/// The longest time between two attempts.
 const LAST_TRIES: TimeDelta = TimeDelta::hours(1);
 
-/// Why a file was not to be had.
+/// Why a file could not be downloaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Trouble {
-    /// There is no such file.
+    /// Nylas does not find the file.
     Missing,
     /// The call failed.
     Failing,
 }
 
-/// For how long the message waits before its file is asked for again; `None` when it is written without.
+/// Returns how long the message waits before its file is requested again; `None` if it is written
+/// without the file.
 fn wait(
     trouble: Trouble,
     received: Option<DateTime<Utc>>,
@@ -74,7 +78,7 @@ fn wait(
     let waited = now - first_claimed;
     let longest = match trouble {
         Trouble::Failing => FAILING_FILE_WAIT,
-        // Of a message without a date, the claim alone tells how young it is.
+        // If a message has no date, its age is unknown, and only the time since the claim counts.
         Trouble::Missing if received.is_some_and(|received| now - received >= YOUNG) => {
             return None;
         }
@@ -87,17 +91,18 @@ fn wait(
     waited.clamp(FIRST_TRY, LAST_TRIES).min(left).to_std().ok()
 }
 
-/// What came of a download.
+/// The result of a download.
 enum Download {
     Bytes(Vec<u8>),
     LeftOut,
 }
 
 impl Pipeline {
-    /// Downloads the files and adds their rows. What the row of an earlier run has already is neither fetched nor sent again.
+    /// Downloads the files and adds their rows. A file that is already on the row of an earlier run
+    /// is neither fetched nor sent again.
     ///
     /// # Errors
-    /// The message has to wait, for a file or for a service; nothing of it is written.
+    /// [`Failure`]: nothing was written; the message has to wait for a file or a service.
     pub(super) async fn add_attachments(
         &self,
         session: &Session,
@@ -108,7 +113,8 @@ impl Pipeline {
         let there = if mail.begun && !mail.message.attachments.is_empty() {
             match self.dataverse.attachments(session, activity).await {
                 Ok(there) => there,
-                // That they can be listed so is inferred. Each of them is sent, then, and those that are there answer 412.
+                // That the files can be listed this way is *inferred*. If not, each file is sent,
+                // and those that exist answer 412.
                 Err(DataverseError::Rejected { .. }) => HashSet::new(),
                 Err(error) => return Err(error.into()),
             }
@@ -121,7 +127,8 @@ impl Pipeline {
             if there.contains(&mapping::attachment_key(activity, position, attachment)) {
                 continue;
             }
-            // The provider's size is an estimate that includes the encoding, so it is trusted only when it is far off.
+            // The provider's size is an estimate that includes the encoding, so a file is only
+            // omitted without a download if the size is far above the limit.
             let hopeless = attachment
                 .size
                 .is_some_and(|size| size > 2 * LONGEST_ATTACHMENT as u64);
@@ -162,14 +169,14 @@ impl Pipeline {
             Ok(FetchedFile::Bytes(bytes)) => return Ok(Download::Bytes(bytes)),
             Ok(FetchedFile::TooLarge) => return Ok(Download::LeftOut),
             Ok(FetchedFile::Missing) => {
-                let reason = "nylas does not find a file of the message".to_owned();
+                let reason = "nylas does not find an attachment of the message".to_owned();
                 (Trouble::Missing, reason)
             }
             Err(error @ NylasError::Rejected { .. }) if !error.concerns_mailbox() => {
                 return Ok(Download::LeftOut);
             }
             Err(error @ NylasError::Unavailable { .. }) => {
-                (Trouble::Failing, format!("a file of the message: {error}"))
+                (Trouble::Failing, format!("an attachment failed: {error}"))
             }
             Err(error) => {
                 self.note_throttled(&job.key.grant_id, &error, run).await;
@@ -189,7 +196,8 @@ mod tests {
 
     const NOW: i64 = 1_800_000_000;
 
-    /// In seconds, of a message that was received and claimed so many seconds ago.
+    /// Returns the wait in seconds for a message that was received and claimed the given seconds
+    /// ago.
     fn waits(trouble: Trouble, received: Option<i64>, claimed: i64) -> Option<u64> {
         let at = |ago: i64| DateTime::from_timestamp(NOW - ago, 0).unwrap();
         wait(trouble, received.map(at), at(claimed), at(0)).map(|wait| wait.as_secs())
@@ -203,7 +211,11 @@ mod tests {
         let missing = |claimed| waits(Trouble::Missing, Some(claimed + 10), claimed);
         assert_eq!(missing(0), Some(60));
         assert_eq!(missing(8 * MINUTE), Some(480));
-        assert_eq!(missing(50 * MINUTE), Some(600), "and no longer");
+        assert_eq!(
+            missing(50 * MINUTE),
+            Some(600),
+            "until the hour is over, not longer"
+        );
         assert_eq!(missing(HOUR), None);
     }
 
@@ -239,7 +251,7 @@ mod tests {
                 claimed += i64::try_from(wait).unwrap();
                 tries += 1;
             }
-            assert!(tries <= most, "{trouble:?}: {tries}");
+            assert!(tries <= most, "{trouble:?}: {tries} attempts");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! The budget that every run keeps to: it books beforehand what its calls will take of the Dataverse user's time, and puts right afterwards what they took.
-//! The rules: [`crate::governor`].
+//! The rate limit of every run: capacity of the Dataverse user is reserved before the calls and
+//! corrected to the actual usage afterwards. The rules: [`crate::governor`].
 
 use std::mem;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,20 +11,21 @@ use super::Pipeline;
 use super::fate::{Failure, Run};
 use crate::dataverse::error::DataverseError;
 use crate::dataverse::session::Session;
+use crate::dataverse::session::Usage;
 use crate::dedupe::LEASE;
 use crate::dedupe::pause::Scope;
 use crate::entra::{TokenError, TokenSource};
-use crate::governor::{self, Booking, Budget, Pace, Spent, Standing, User};
+use crate::governor::{self, Booking, Budget, Pace, Standing, User};
 use crate::queue::SyncQueue;
 use crate::refusal::RefusalState;
 use crate::retry::{FIRST_STEP, LONGEST_HIDE};
 use crate::telemetry::{Count, count};
 
-/// A user of Dataverse, as a pipeline sends with it.
+/// An application user of Dataverse that requests are sent as.
 pub struct Identity {
-    /// Which.
+    /// The user.
     pub user: User,
-    /// Its token.
+    /// The source of its token.
     pub tokens: TokenSource,
     known: Mutex<Known>,
 }
@@ -33,12 +34,12 @@ pub struct Identity {
 struct Known {
     pace: Pace,
     suggested: Option<u32>,
-    /// History does without it, as it has no token.
+    /// Backfill does not use this user now, because it has no token.
     is_left_out: bool,
 }
 
 impl Identity {
-    /// A user of which nothing is known yet.
+    /// Creates a user of which nothing is known yet.
     #[must_use]
     pub fn new(user: User, tokens: TokenSource, budget: &Budget) -> Self {
         let known = Known {
@@ -53,23 +54,25 @@ impl Identity {
         }
     }
 
-    // A panic elsewhere leaves it whole: each change here is one assignment.
+    // A panic elsewhere leaves the value consistent: each change here is one assignment.
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The users of Dataverse with which a pipeline sends, each with a budget of its own. Live mail keeps to the first.
+/// The application users that a pipeline sends as, each with its own rate limit. Live mail uses
+/// only the first.
 pub struct Identities {
     budget: Budget,
     primary: Identity,
     further: Vec<Identity>,
-    /// By turns.
+    /// The user that the next backfill batch asks first (round robin).
     next: AtomicUsize,
 }
 
 impl Identities {
-    /// The primary user, whose token is this, and users who help with history.
+    /// Creates the primary user with its token source, and the further users that only backfill
+    /// uses.
     #[must_use]
     pub fn new(budget: Budget, primary: TokenSource, further: Vec<(User, TokenSource)>) -> Self {
         let further = further.into_iter();
@@ -83,7 +86,7 @@ impl Identities {
         }
     }
 
-    /// The one of a run.
+    /// Returns the user of a run.
     pub(super) fn of(&self, run: &Run) -> &Identity {
         self.numbered(run.identity)
     }
@@ -95,7 +98,8 @@ impl Identities {
             .unwrap_or(&self.primary)
     }
 
-    /// All of them, as [`Run::identity`] counts them, each time beginning with another.
+    /// Returns the numbers of all users, as in [`Run::identity`], starting with a different one
+    /// each time.
     fn by_turns(&self) -> impl Iterator<Item = usize> + use<> {
         let count = 1 + self.further.len();
         let first = self.next.fetch_add(1, Ordering::Relaxed);
@@ -107,55 +111,56 @@ impl Identities {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Probe {
     MayBe,
-    /// It writes no message, so it would tell nothing.
+    /// It writes no message, so it would prove nothing.
     IsNone,
 }
 
-/// A run whose time is booked.
+/// A run whose capacity is reserved.
 #[derive(Default)]
 pub(super) struct Booked {
-    /// What was booked for it.
+    /// The reservation.
     pub(super) booking: Booking,
-    /// What was known of refusals before.
+    /// The refusals that were known before the run.
     pub(super) refused: RefusalState,
-    /// It is the one probe of a pause that is over: it may send one message.
+    /// It is the one probe after a pause: it may send one message.
     pub(super) is_probe: bool,
 }
 
-/// A batch of history that may begin.
+/// A backfill batch that may begin.
 pub(super) struct Admitted {
-    /// With whose token.
+    /// The number of the application user ([`Run::identity`]).
     pub(super) identity: usize,
-    /// Messages, at most.
+    /// The most messages that the batch may have.
     pub(super) size: usize,
-    /// What was booked for it.
+    /// The reservation for it.
     pub(super) booked: Booked,
-    /// How many batches there may be at the same time.
+    /// How many batches may run at the same time.
     pub(super) lanes: usize,
 }
 
-/// What a run asked of Dataverse.
+/// The usage of a run: its requests to Dataverse, their time, and the number of messages.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Traffic {
-    pub(super) spent: Spent,
-    /// Messages that it was about.
+    pub(super) spent: Usage,
+    /// The number of messages that were looked up.
     pub(super) messages: usize,
 }
 
 impl Traffic {
     pub(super) fn of(session: &Session, messages: usize) -> Self {
         Self {
-            spent: session.spent(),
+            spent: session.usage(),
             messages,
         }
     }
 }
 
 impl Pipeline {
-    /// Books the time of a run over so many messages that does not wait for its turn.
+    /// Reserves capacity for a run over `messages` messages that does not wait for its turn.
     ///
     /// # Errors
-    /// Why nothing should be begun now: there is no token, Dataverse asked for a pause, or the invocation is nearly over.
+    /// [`Failure`]: do not begin; return the messages to the queue. There is no token, Dataverse is
+    /// paused, or the invocation is nearly over.
     pub(super) async fn book(
         &self,
         messages: usize,
@@ -170,7 +175,7 @@ impl Pipeline {
         let booking = identity.known().pace.book(messages);
         let budget = &self.identities.budget;
         let standing = self.ledger.book(&identity.user, &booking, budget, run.now);
-        // A ledger that does not answer says so once more when it is asked for a claim.
+        // If the ledger does not answer, the claim that follows reports the failure.
         let Ok(standing) = standing.await else {
             return Ok(Booked {
                 booking,
@@ -195,12 +200,13 @@ impl Pipeline {
         })
     }
 
-    /// Takes the one probe of a pause for a refusal whose time is over.
+    /// Takes the one probe after a pause for a refusal.
     ///
     /// # Errors
-    /// Somebody else has it, or that cannot be told: until when to wait.
+    /// Another worker has the probe, or the ledger does not answer: the time until which to wait.
     async fn take_probe(&self, user: &User, now: DateTime<Utc>) -> Result<(), DateTime<Utc>> {
-        // Longer than the run may take: a worker that dies with the probe costs one more pause.
+        // Longer than the run may take: if the worker dies with the probe, the pause is repeated
+        // once.
         let until = now + LEASE;
         let scope = Scope::Dataverse(user.clone());
         match self.ledger.take_probe(&scope, now, until).await {
@@ -209,7 +215,8 @@ impl Pipeline {
         }
     }
 
-    /// The same for a look that books nothing, because it may write nothing.
+    /// Returns why a run that only reads may not begin now; `None` if it may. Reserves nothing,
+    /// because it must not write to the ledger.
     pub(super) async fn not_now(&self, run: &Run) -> Option<Failure> {
         if run.is_nearly_over() {
             return Some(Failure::no_time_left());
@@ -224,8 +231,10 @@ impl Pipeline {
         Some(paused(until, standing.refused.cause.as_deref(), run))
     }
 
-    /// Until when history should wait, as far as can be told without booking anything: while live mail waits in `queue`, and until a user's time is free.
-    /// `None` when a batch may begin.
+    /// Returns until when backfill should wait, without reserving anything: while live mail waits
+    /// in `queue`, and until a user has free capacity. The value is an estimate.
+    ///
+    /// `None` if a batch may begin.
     pub async fn history_waits_until<Q: SyncQueue>(
         &self,
         queue: &Q,
@@ -241,7 +250,7 @@ impl Pipeline {
                 until
             } else {
                 let owed = identity.known().pace.owed();
-                // A ledger that does not answer says so once more when it is asked to book.
+                // If the ledger does not answer, the reservation that follows reports the failure.
                 let standing = self.ledger.standing(&identity.user).await;
                 standing.unwrap_or_default().free_at(owed, now)?
             };
@@ -250,7 +259,8 @@ impl Pipeline {
         soonest
     }
 
-    /// Whether every user has to pause, or has no token, as far as can be told.
+    /// Returns whether every user is paused or has no token. A user whose state cannot be read
+    /// counts as not paused.
     pub async fn is_paused(&self, now: DateTime<Utc>) -> bool {
         let Identities {
             primary, further, ..
@@ -265,10 +275,11 @@ impl Pipeline {
         true
     }
 
-    /// Books a batch of history of at most so many messages with the first user whose time is free.
+    /// Reserves capacity for a backfill batch of at most `messages` messages, for the first user
+    /// that has free capacity.
     ///
     /// # Errors
-    /// The moment from which on it is worth asking again.
+    /// No user has free capacity, or live mail is waiting: the time at which to ask again.
     pub(super) async fn admit<Q: SyncQueue>(
         &self,
         messages: usize,
@@ -288,7 +299,8 @@ impl Pipeline {
             }
             let (size, booking) = {
                 let mut known = identity.known();
-                // Of equal size, rather than a large one and the one message that is left.
+                // Batches of equal size, rather than large ones and a last one with a single
+                // message.
                 let batches = messages.div_ceil(known.pace.size()).max(1);
                 let size = messages.div_ceil(batches);
                 (size, known.pace.book(size))
@@ -303,7 +315,7 @@ impl Pipeline {
                     soonest = soonest.min(until);
                     continue;
                 }
-                // It says so once more when it is asked for a claim.
+                // The claim that follows reports the failure.
                 Err(_) => Standing::default(),
             };
             identity.known().suggested = standing.suggested;
@@ -327,7 +339,9 @@ impl Pipeline {
         Err(soonest)
     }
 
-    /// When it is worth asking again for a user without a token, whom history does without. Its source asks the store once a minute, and is asked each time.
+    /// Returns when to ask again for a user without a token; `None` if the user has one. Backfill
+    /// skips a user without a token. The token is requested each time; its source reads the store
+    /// at most once a minute.
     async fn left_out(&self, identity: &Identity, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let token = identity.tokens.token(now).await;
         let was_left_out = mem::replace(&mut identity.known().is_left_out, token.is_err());
@@ -335,12 +349,12 @@ impl Pipeline {
         if !was_left_out {
             count(Count::TokenMissing, 1);
             let user = &identity.user;
-            tracing::warn!(%user, %error, "history does without this user: it has no token");
+            tracing::warn!(%user, %error, "no token for this application user; backfill continues without it");
         }
         Some(now + TokenError::WAIT)
     }
 
-    /// Puts right what was booked for a run, now that it is known what the run asked for.
+    /// Corrects the reservation of a run to its actual usage.
     pub(super) fn put_right(&self, booking: &Booking, traffic: Traffic, run: &Run) {
         let Traffic { spent, messages } = traffic;
         let mut known = self.identities.of(run).known();
@@ -348,7 +362,7 @@ impl Pipeline {
         known.pace.settle(budget, booking, spent, messages);
     }
 
-    /// Adapts the size of the batches of history to what one took.
+    /// Adapts the size of backfill batches to the time that a batch took.
     pub(super) fn adapt(&self, traffic: Traffic, run: &Run) {
         let target = self.identities.budget.batch_time();
         let mut known = self.identities.of(run).known();
@@ -357,8 +371,9 @@ impl Pipeline {
             .adapt(traffic.messages, traffic.spent.time, target);
     }
 
-    /// Tells the others who send with the same user what Dataverse asked for: a pause, or another parallelism than before. Tells this one's next run of a token
-    /// that it refused.
+    /// Stores what Dataverse asked for, for all workers with the same user: a pause, or a changed
+    /// suggested concurrency. Also drops a token that Dataverse refused, so that the next run of
+    /// this process reads another one.
     pub(super) async fn share(&self, session: &Session, run: &Run) {
         let identity = self.identities.of(run);
         let user = &identity.user;
@@ -366,8 +381,8 @@ impl Pipeline {
             let wait = retry_after.unwrap_or(FIRST_STEP).min(LONGEST_HIDE);
             let wait = TimeDelta::from_std(wait).unwrap_or_default();
             if let Err(error) = self.ledger.pause(user, run.time() + wait).await {
-                // Each of the others is then refused once before it knows.
-                tracing::warn!(%user, %error, "the pause could not be shared");
+                // Each of the other workers is then throttled once before it pauses.
+                tracing::warn!(%user, %error, "failed to store the pause; other workers will be throttled once before they pause");
             }
         }
         self.forget_refused(session, run).await;
@@ -375,7 +390,7 @@ impl Pipeline {
         if let Some(suggested) = session.suggested().filter(|now| known != Some(*now)) {
             identity.known().suggested = Some(suggested);
             if let Err(error) = self.ledger.keep_suggestion(user, suggested, run.now).await {
-                tracing::warn!(%user, %error, "the suggested parallelism could not be kept");
+                tracing::warn!(%user, %error, "failed to store the suggested concurrency; the stored value stays in use");
             }
         }
     }
@@ -397,11 +412,12 @@ async fn has_token(identity: &Identity, run: &Run) -> Result<(), Failure> {
     })
 }
 
-/// What waits for the end of a pause: one that Dataverse asked for, or one for a refusal.
+/// Returns the failure of messages that wait for the end of a pause: from `Retry-After`, or for a
+/// refusal (`cause`).
 pub(super) fn paused(until: DateTime<Utc>, cause: Option<&str>, run: &Run) -> Failure {
     let wait = (until - run.now).to_std().unwrap_or_default();
     let reason = match cause {
-        Some(cause) => format!("dataverse refuses everybody: {cause}"),
+        Some(cause) => format!("dataverse refuses all requests: {cause}"),
         None => "dataverse asked for a pause".to_owned(),
     };
     Failure::postponed(wait, reason)
@@ -410,9 +426,9 @@ pub(super) fn paused(until: DateTime<Utc>, cause: Option<&str>, run: &Run) -> Fa
 async fn yields<Q: SyncQueue>(queue: &Q, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
     match queue.waiting().await {
         Ok(waiting) => governor::yields(waiting, now),
-        // Live mail has the better half of the budget all the same.
+        // Live mail still has priority: it never waits for capacity.
         Err(error) => {
-            tracing::warn!(%error, "it could not be told whether live mail waits");
+            tracing::warn!(%error, "failed to read the sync queue depth; assuming no live mail is waiting");
             None
         }
     }

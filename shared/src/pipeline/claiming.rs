@@ -14,17 +14,19 @@ use crate::ids::MessageKey;
 use crate::retry::{FIRST_STEP, RECEIVE_LIMIT};
 use crate::sync_request::Trigger;
 
-/// Ledger calls in flight.
+/// The most ledger calls at the same time.
 const LEDGER_CALLS: usize = 10;
 
 impl Pipeline {
-    /// Claims each message. What somebody else holds, or has settled, is handled already.
+    /// Claims each message. A message that another worker holds, or that is already settled, is
+    /// returned as handled.
     pub(super) async fn claim(&self, work: Vec<Work>, run: &Run) -> (Vec<Job>, Vec<Handled>) {
         let claims = stream::iter(once_each(work)).map(async |work| {
             let request = ClaimRequest {
                 token: run.token,
                 now: run.now,
-                // What a list shows, or Nylas calls changed, may have left the folder that it was skipped for.
+                // A message that a list shows, or that Nylas reports as changed, may have left the
+                // folder for which it was skipped.
                 revisit: work.request.trigger != Trigger::Created,
                 redelivery: work.receive_count > 1,
                 last_delivery: work.receive_count >= RECEIVE_LIMIT,
@@ -65,13 +67,13 @@ impl Pipeline {
                         handled.push(settled);
                         continue;
                     }
-                    Failure::postponed(FIRST_STEP, "the ledger's item is incomplete")
+                    Failure::postponed(FIRST_STEP, "the ledger item is incomplete")
                 }
                 Ok(Claim::HeldUntil(until)) => {
                     let wait = (until - run.now).to_std().unwrap_or_default();
-                    Failure::postponed(wait, "another worker is at it")
+                    Failure::postponed(wait, "another worker is processing it")
                 }
-                // Nothing is known of the message, so nothing speaks against it.
+                // The state of the message is unknown, so the attempt does not count against it.
                 Err(error) => Failure::postponed(FIRST_STEP, error.to_string()),
             };
             handled.push(unclaimed(key, failure, receive_count, run));
@@ -79,7 +81,7 @@ impl Pipeline {
         (jobs, handled)
     }
 
-    /// Ends the claims. A claim that another worker took over is that worker's to end.
+    /// Settles the claims. If another worker took a claim over, that worker settles it.
     pub(super) async fn settle(&self, ended: Vec<Ended>, run: &Run) -> Vec<Handled> {
         let settled = stream::iter(ended).map(async |ended| {
             let Ended {
@@ -91,7 +93,8 @@ impl Pipeline {
                 summary,
                 ..
             } = ended;
-            // A record that could not be made costs an explanation, and no message.
+            // If the decision record cannot be built, only the explanation is lost; the message is
+            // settled anyway.
             let decided = record.and_then(|record| record.decided(run.now).ok());
             let settlement = fate.settlement(run.now);
             let fate = match self
@@ -100,7 +103,7 @@ impl Pipeline {
                 .await
             {
                 Ok(()) => fate,
-                // The next delivery finds what the other worker, or the row in Dataverse, says.
+                // The next delivery finds the outcome of the other worker, or the row in Dataverse.
                 Err(error @ (LedgerError::ClaimLost | LedgerError::Unavailable(_))) => {
                     let failure = Failure::postponed(FIRST_STEP, error.to_string());
                     Fate::of_failure(&key, failure, unknown(receive_count, run), run)
@@ -119,7 +122,8 @@ impl Pipeline {
     }
 }
 
-/// What becomes of each message when nothing is begun.
+/// Returns the outcome of each message if the batch is not started: it goes back to the queue
+/// unclaimed.
 pub(super) fn untouched(work: Vec<Work>, failure: &Failure, run: &Run) -> Vec<Handled> {
     let back = once_each(work)
         .into_iter()
@@ -139,7 +143,8 @@ fn unclaimed(key: MessageKey, failure: Failure, receive_count: u32, run: &Run) -
     }
 }
 
-/// The tries of a message that was not claimed, of which the ledger was not asked.
+/// The attempts of a message that was not claimed. The ledger was not read, so earlier failures are
+/// unknown.
 const fn unknown(receive_count: u32, run: &Run) -> Tries {
     Tries {
         receive_count,
@@ -147,7 +152,8 @@ const fn unknown(receive_count: u32, run: &Run) -> Tries {
     }
 }
 
-/// Each message once: the batch may name it several times. A reason to look again wins, so that an update is not lost behind a creation.
+/// Returns each message once, even if the batch names it several times. A trigger that revisits
+/// skipped messages wins, so that an update is not lost behind a creation.
 pub(super) fn once_each(work: Vec<Work>) -> Vec<Work> {
     let mut places: HashMap<MessageKey, usize> = HashMap::new();
     let mut once: Vec<Work> = Vec::new();

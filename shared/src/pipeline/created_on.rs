@@ -1,12 +1,16 @@
-//! When a row says that it was made: today, or on the day of its mail, so that history does not look as if it arrived today.
+//! Decides whether a row gets the date of its message as creation date, so that old messages do not
+//! look as if they arrived today.
 //!
-//! The setting `CREATED_ON` = `original` writes `overriddencreatedon` on create, for mail that is older than a day, whichever way it came: a list, a saved
-//! file, or a delivery that took long. It is a setting of the environment and not of the policy, because it hangs on a privilege of the application user and not
-//! on what people want to be tracked (the name of that privilege, prvOverrideCreatedOnCreatedBy, and that the column needs it are *inferred*: Dataverse facts §16).
-//! Whether Dataverse keeps the time of day, or the date alone, is unknown (§20.11); both are sent.
+//! With the setting `CREATED_ON` = `original`, a create sets `overriddencreatedon` for messages
+//! that are older than a day, whether they come from a list, a saved file or a late delivery. It is
+//! a setting of the environment and not of the policy, because it depends on a privilege of the
+//! application user and not on what users want to be tracked. The name of that privilege,
+//! prvOverrideCreatedOnCreatedBy, and that the column needs it are *inferred* (Dataverse facts
+//! §16). Whether Dataverse keeps the time of day or only the date is *unknown* (§20.11); both are
+//! sent.
 //!
-//! An organisation that refuses the column costs one more request: the mails of that batch are written without it, the process does not try again, and
-//! the log says so once.
+//! If an organisation refuses the column, this takes one more request: the messages of that batch
+//! are written without it, the process does not try it again, and one log line reports it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -14,19 +18,20 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::message::Message;
 
-/// Mail that is younger arrives, as far as anybody can tell, today.
+/// The age from which a message gets its original date. For a younger message, the time of writing
+/// is close enough.
 const HISTORY: TimeDelta = TimeDelta::days(1);
 
-/// 1990-01-01. What claims to be older comes from a clock that was never set.
+/// 1990-01-01, in seconds since 1970. An earlier date comes from a clock that was never set.
 const EARLIEST: i64 = 631_152_000;
 
-/// What the setting `CREATED_ON` says.
+/// The value of the setting `CREATED_ON`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum CreatedOn {
-    /// `now`: when the row was made.
+    /// `now`: the time when the row was created.
     #[default]
     Now,
-    /// `original`: when the mail was received, where that is longer ago than a day.
+    /// `original`: the time when the message was received, if it is older than a day.
     Original,
 }
 
@@ -35,7 +40,7 @@ impl CreatedOn {
     pub const NAMED: [(&str, Self); 2] = [("now", Self::Now), ("original", Self::Original)];
 }
 
-/// The setting, until Dataverse refuses it.
+/// The setting, and whether Dataverse refused it.
 #[derive(Debug, Default)]
 pub struct Backdating {
     wanted: CreatedOn,
@@ -52,7 +57,7 @@ impl From<CreatedOn> for Backdating {
 }
 
 impl Backdating {
-    /// What Dataverse is to say of a mail's creation; `None` for the moment of writing.
+    /// Returns the creation date to write for a message; `None` for the time of writing.
     #[must_use]
     pub fn date(&self, message: &Message, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let is_wanted = self.wanted == CreatedOn::Original && !self.is_refused();
@@ -61,17 +66,17 @@ impl Backdating {
         })
     }
 
-    /// Whether Dataverse refused it since the process began.
+    /// Returns whether Dataverse refused the column since the process started.
     #[must_use]
     pub fn is_refused(&self) -> bool {
         self.refused.load(Ordering::Relaxed)
     }
 
-    /// Dataverse took a row without the date that it had refused with it.
+    /// Notes that Dataverse accepted a row without the date, after it had refused it with the date.
     pub(super) fn refuse(&self) {
         if !self.refused.swap(true, Ordering::Relaxed) {
             tracing::warn!(
-                "dataverse does not let the application user set when a row was made (prvOverrideCreatedOnCreatedBy): CREATED_ON=original has no effect until the process is started anew"
+                "dataverse does not let the application user set the creation date of a row (privilege prvOverrideCreatedOnCreatedBy); CREATED_ON=original has no effect until the process restarts"
             );
         }
     }

@@ -1,4 +1,4 @@
-//! **Decide**: what the policy says of each message, before the look-up and after it.
+//! The step **decide**: applies the policy to each message, before and after the lookup.
 
 use super::Pipeline;
 use super::fate::{Failure, Run};
@@ -9,9 +9,11 @@ use super::regard::Clues;
 use crate::dataverse::look_up::Found;
 use crate::message::{Message, Omission};
 use crate::policy::Verdict;
+use crate::same_mail;
 
 impl Pipeline {
-    /// What the policy refuses whatever Dataverse knows goes no further, and nobody on it is looked up.
+    /// Applies the rules that need no lookup. A message that they skip ends here, and its people
+    /// are not looked up.
     pub(super) async fn decide(
         &self,
         fetched: Vec<(Job, Message)>,
@@ -54,7 +56,7 @@ impl Pipeline {
                         .extend(std::iter::repeat_n(Omission::Resolution, unresolved));
                     candidates.push(Candidate {
                         clues: Clues::of(&message, &effective, &folders),
-                        by_content: message.key_by_content(),
+                        by_content: same_mail::key_by_content(&message),
                         job,
                         message,
                         effective,
@@ -68,7 +70,8 @@ impl Pipeline {
     }
 }
 
-/// The rest of the policy, now that everything is known. What is tracked goes on without the people whom the policy takes out.
+/// Applies the remaining rules with the lookup result. People whom the policy removes are stripped
+/// from tracked messages.
 pub(super) fn finally(
     group: Vec<Candidate>,
     found: &Found,

@@ -1,4 +1,4 @@
-//! What became of a message in one run, and what the ledger is told.
+//! The outcome of a message in one run, and how it is stored in the ledger.
 
 use std::time::{Duration, Instant};
 
@@ -18,23 +18,24 @@ use crate::retry::{FIRST_STEP, RECEIVE_LIMIT, RetryAdvice, redelivery_delay};
 use crate::sync_request::SyncRequest;
 use crate::telemetry::Count;
 
-/// A message to bring to a final state.
+/// A delivery: a message to bring to a final state.
 pub struct Work {
-    /// Which, and why.
+    /// The grant id and message id, and what triggered the request.
     pub request: SyncRequest,
-    /// The message, when a list brought it along.
+    /// The message itself, if a list already returned it.
     pub message: Option<Message>,
-    /// How often the queue has delivered the request; 1 on first delivery.
+    /// How often the queue has delivered the request; 1 on the first delivery.
     pub receive_count: u32,
 }
 
-/// Time that the longest step, and settling what came of it, may take: a call ends after 15 seconds of silence.
+/// The time that the longest step and settling its result may take: a call ends after 15 seconds of
+/// silence.
 const LAST_STEP: Duration = Duration::from_secs(30);
 
-/// How long messages wait for a policy that can be used.
+/// How long messages wait while the stored policy is unusable.
 const UNTIL_ANOTHER_POLICY: Duration = Duration::from_secs(5 * 60);
 
-/// Time and chance of one run.
+/// The time and randomness of one invocation.
 #[derive(Debug, Clone, Copy)]
 pub struct Run {
     /// The claim token, drawn at random.
@@ -43,19 +44,23 @@ pub struct Run {
     pub now: DateTime<Utc>,
     /// The same moment on `clock`.
     pub begun: Instant,
-    /// Tells how much time has passed since.
+    /// The monotonic clock that measures the time since `begun`.
     pub clock: fn() -> Instant,
-    /// When the process is ended, whatever it is doing.
+    /// When the process is stopped, even in the middle of a call.
     pub deadline: DateTime<Utc>,
-    /// With which of the pipeline's users of Dataverse it sends: 0 is the primary one, with which all live mail goes.
+    /// The application user that requests are sent as: 0 is the primary user, which sends all live
+    /// mail; 1 and above are the further users.
     pub identity: usize,
-    /// By how much a delay is lengthened at most, 0 to 25; by how much, the token and the message's id decide, so that failed messages do not all
-    /// come back at once.
+    /// The most by which a delay is lengthened, in percent, 0 to 25. The claim token and the
+    /// message id determine the actual value, so that failed messages do not all return at the same
+    /// time.
     pub jitter_percent: u32,
 }
 
 impl Run {
-    /// A run that begins now, with a token drawn at random, in an invocation that ends at `deadline`. For the shells: what they call takes it as a value.
+    /// Starts a run now, with a random token, in an invocation that ends at `deadline`.
+    ///
+    /// Only entry points call this; everything below receives the run as a value.
     #[must_use]
     pub fn begin(deadline: DateTime<Utc>) -> Self {
         Self {
@@ -69,19 +74,19 @@ impl Run {
         }
     }
 
-    /// Too little time is left to begin something: what is begun could not be settled.
+    /// Returns whether too little time is left to begin a step, because it could not be settled.
     pub(super) fn is_nearly_over(&self) -> bool {
         self.time() + LAST_STEP > self.deadline
     }
 
-    /// What time it is now.
+    /// Returns the current time.
     pub(super) fn time(&self) -> DateTime<Utc> {
         self.now + (self.clock)().saturating_duration_since(self.begun)
     }
 }
 
 impl Run {
-    /// Another for each message and each run.
+    /// Returns the jitter of one message in percent; it differs by message and by run.
     fn jitter_percent_of(&self, key: &MessageKey) -> u32 {
         let drawn = self.token.to_string() + key.message_id.as_str();
         let sum = drawn.bytes().fold(0_u32, |sum, byte| {
@@ -91,31 +96,32 @@ impl Run {
     }
 }
 
-/// What became of a message.
+/// The outcome of processing a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fate {
-    /// One completed email activity carries it.
+    /// One completed email activity holds the message.
     Written {
         /// The row.
         activity_id: ActivityId,
-        /// What was left out, or how the row came to be there.
+        /// What was omitted from the row, or why this run did not create it.
         note: Option<String>,
     },
-    /// The policy left it out.
+    /// A policy rule excluded it.
     Skipped {
-        /// The rule.
+        /// The name of the rule.
         rule: String,
     },
-    /// It is to be tried again.
+    /// It will be tried again.
     Waiting {
-        /// After this long.
+        /// The time until the next attempt.
         delay: Duration,
         /// The failure.
         reason: String,
-        /// The try does not count as a failure of the message.
+        /// The attempt does not count as a failure of the message.
         postponed: bool,
-        /// It is to be tried again after the last delivery that its queue makes: put it on the queue anew, then tell [`Ledger::queued_anew`]. Until then the ledger says
-        /// that it was given up, as it has to should nobody come to that.
+        /// This was the last delivery that the queue makes, but the message has to be tried again.
+        /// The caller puts it on the queue again, then calls [`Ledger::queued_anew`]. Until then
+        /// the ledger lists it as given up, in case the process dies first.
         ///
         /// [`Ledger::queued_anew`]: crate::dedupe::ledger::Ledger::queued_anew
         last_delivery: bool,
@@ -124,13 +130,14 @@ pub enum Fate {
     Dead {
         /// The error.
         reason: String,
-        /// It could have been tried again, but was tried often enough: leave it to the dead-letter queue.
+        /// A retry might succeed, but there were too many failures: leave it to the dead-letter
+        /// queue.
         gave_up: bool,
     },
 }
 
 impl Fate {
-    /// The state that it amounts to.
+    /// Returns the ledger state of this outcome.
     #[must_use]
     pub const fn state(&self) -> State {
         match self {
@@ -141,7 +148,7 @@ impl Fate {
         }
     }
 
-    /// The reason that goes with it.
+    /// Returns the stored reason: note, rule or error. `None` for a written message without a note.
     #[must_use]
     pub fn reason(&self) -> Option<&str> {
         match self {
@@ -170,7 +177,8 @@ impl Fate {
         }
     }
 
-    /// The fate that an earlier run settled; `None` for one that is not settled.
+    /// Returns the outcome that an earlier run stored; `None` if the message is not settled, or if
+    /// a `written` entry has no row id.
     pub(super) fn of_entry(entry: Entry) -> Option<Self> {
         let gave_up = entry.gave_up;
         let reason = entry
@@ -188,8 +196,8 @@ impl Fate {
         }
     }
 
-    /// The fate of a failure: waiting, or dead when waiting does not help or has been done often
-    /// enough.
+    /// Returns the outcome of a failure: waiting, or dead if a retry cannot help or there were too
+    /// many failures.
     pub(super) fn of_failure(key: &MessageKey, failure: Failure, tries: Tries, run: &Run) -> Self {
         let Failure { advice, reason, .. } = failure;
         let failures = tries.failures + 1;
@@ -245,20 +253,20 @@ impl Fate {
     }
 }
 
-/// How often a message was tried before this try.
+/// How often a message was tried before this attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Tries {
-    /// How often its queue message was delivered, this time included. Postponed deliveries are among
-    /// them: it only tells whether the queue delivers the message again.
+    /// How often its queue message was delivered, this time included. Postponed deliveries count
+    /// here, so it only shows whether the queue will deliver the message again.
     pub receive_count: u32,
-    /// How many tries failed before this one.
+    /// How many attempts failed before this one.
     pub failures: u32,
     /// Since when it has been waiting.
     pub since: DateTime<Utc>,
 }
 
 impl Tries {
-    /// Of a message that is tried for the first time.
+    /// Returns the value of a message that is tried for the first time.
     pub(super) const fn first(now: DateTime<Utc>) -> Self {
         Self {
             receive_count: 1,
@@ -268,12 +276,14 @@ impl Tries {
     }
 }
 
-/// A failed step: what to do next and what to tell the ledger. One failed call can fail many messages.
+/// A failed step: the retry advice, and the reason for the ledger. One failed call can fail many
+/// messages.
 #[derive(Clone)]
 pub(super) struct Failure {
     pub advice: RetryAdvice,
     pub reason: String,
-    /// The refusal that it is, if it is one; whom it concerns is found out later.
+    /// Set if Dataverse or Nylas refused the request. Whether the refusal concerns the message or
+    /// the caller is decided later ([`super::refusals`]).
     pub refusal: Option<Refusal>,
 }
 
@@ -290,7 +300,7 @@ impl Failure {
         Self::new(RetryAdvice::Soon, reason)
     }
 
-    /// For no fault of the message.
+    /// A failure that is not the fault of the message, so the attempt does not count.
     pub(super) fn postponed(wait: Duration, reason: impl Into<String>) -> Self {
         Self::new(RetryAdvice::Postpone(wait), reason)
     }
@@ -305,7 +315,7 @@ impl From<PolicyError> for Failure {
         let reason = error.to_string();
         match error {
             PolicyError::Ledger(_) => Self::soon(reason),
-            // Somebody has to push another one, and no message is to blame.
+            // An operator has to push another policy; the message is not at fault.
             PolicyError::Unusable { .. } => Self::postponed(UNTIL_ANOTHER_POLICY, reason),
         }
     }
@@ -331,7 +341,7 @@ impl From<DataverseError> for Failure {
     }
 }
 
-// For no fault of the message, however long it takes until somebody has put the credential right.
+// Not the fault of the message, however long it takes until an operator has fixed the credential.
 impl From<TokenError> for Failure {
     fn from(error: TokenError) -> Self {
         Self::postponed(TokenError::WAIT, error.to_string())
@@ -351,7 +361,7 @@ mod tests {
         }
     }
 
-    /// The fate of a message whose try number `failures` failed, at this delivery of the queue.
+    /// Returns the outcome after failure number `failures`, on the given delivery of the queue.
     fn fate_at(advice: RetryAdvice, failures: u32, receive_count: u32) -> Fate {
         let failure = Failure::new(advice, "x");
         let tries = Tries {

@@ -1,5 +1,8 @@
-//! **Fetch**: what is not in hand, or lacks headers that the policy needs, while its mailbox may be asked
-//! ([`super::mailbox_pauses`]) and there is room in memory ([`super::portions`]).
+//! The step **fetch**: fetches messages that are not loaded yet, or that lack headers which the
+//! policy needs.
+//!
+//! It does so while the mailbox is not paused ([`super::mailbox_pauses`]) and there is room in
+//! memory ([`super::portions`]).
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
@@ -19,15 +22,19 @@ use crate::message::Message;
 use crate::nylas::error::NylasError;
 use crate::nylas::{Fetched, Headers};
 
-/// Messages fetched at the same time: Microsoft allows four calls at once for each mailbox (Nylas facts §14).
+/// The most messages that are fetched at the same time. Microsoft allows four calls at once for
+/// each mailbox (Nylas facts §14).
 const FETCHES: usize = 3;
 
-/// Mailboxes that were throttled or refused in this run, and until when nothing more is asked of each.
+/// The mailboxes that were throttled or refused in this fetch, with the failure for their remaining
+/// messages.
 type Stopped = Mutex<HashMap<GrantId, Failure>>;
 
 impl Pipeline {
-    /// Fetches what is not in hand, and leaves in `jobs` what there is no room for. A message that stays
-    /// gone is skipped; one of a mailbox that pauses waits.
+    /// Fetches messages that are not loaded yet. Messages that do not fit in memory stay in `jobs`.
+    ///
+    /// A message that Nylas still does not find after several attempts is skipped; a message of a
+    /// paused mailbox waits.
     pub(super) async fn fetch(
         &self,
         jobs: &mut Vec<Job>,
@@ -37,7 +44,7 @@ impl Pipeline {
         run: &Run,
         ended: &mut Vec<Ended>,
     ) -> Vec<(Job, Message)> {
-        // What a list brought along and suffices is in hand already.
+        // Messages that a list returned with all needed headers are already loaded.
         let (in_hand, missing): (Vec<Job>, Vec<Job>) = std::mem::take(jobs)
             .into_iter()
             .map(|job| without_what_lacks_headers(job, ground))
@@ -63,7 +70,7 @@ impl Pipeline {
             let mut probe = VecDeque::from([probe]);
             let came = self.fetch_some(&mut probe, &memory, ground, run).await;
             if came.is_empty() {
-                // There is no room for it now.
+                // The probe does not fit in memory now.
                 free.extend(probe);
                 free.extend(followers);
                 continue;
@@ -103,7 +110,7 @@ impl Pipeline {
         fetched
     }
 
-    /// Whether it is the key that Nylas refuses, where a mailbox answered 401.
+    /// Returns whether Nylas refuses the API key itself, if a mailbox answered 401.
     async fn refuses_key(&self, came: &[Came]) -> bool {
         let is_401 = |answer: &Result<Fetched, Missed>| {
             matches!(answer, Err(Missed::Failed(NylasError::SignInNeeded { .. })))
@@ -111,8 +118,8 @@ impl Pipeline {
         came.iter().any(|(_, answer)| is_401(answer)) && self.nylas.refuses_key().await
     }
 
-    /// A few at a time, as many as there is room for. Once a mailbox is throttled or refused, nothing more
-    /// is asked of it.
+    /// Fetches a few messages at a time, as many as fit in memory. Once a mailbox is throttled or
+    /// refused, no further message of it is requested.
     async fn fetch_some(
         &self,
         jobs: &mut VecDeque<Job>,
@@ -147,8 +154,8 @@ impl Pipeline {
         fetches.buffered(FETCHES).collect().await
     }
 
-    /// Sorts what came of fetching messages that pause together, and tells everybody of a pause, or of
-    /// its end.
+    /// Sorts the results for messages that pause together into `fetched` and `ended`, and stores
+    /// the start or the end of a pause for all workers.
     async fn told(
         &self,
         group: Group,
@@ -196,7 +203,7 @@ impl Pipeline {
         };
         let aftermath = self.judge(&refusals, &mut failed, run).await;
         for end in &mut failed {
-            // It is judged; what Dataverse refuses is judged for itself.
+            // The refusal is judged here; refusals by Dataverse are judged separately.
             end.refusal = None;
         }
         ended.extend(failed);
@@ -225,26 +232,26 @@ fn sort(came: Vec<Came>, run: &Run, fetched: &mut Vec<(Job, Message)>, ended: &m
     }
 }
 
-/// What came of fetching messages that pause together.
+/// The results of fetching messages that pause together.
 struct Group {
     scope: Scope,
-    /// It is the one probe of a pause.
+    /// The group is the one probe of a pause.
     is_probe: bool,
     /// Nylas refuses the API key, whatever the mailbox.
     key_is_refused: bool,
     came: Vec<Came>,
 }
 
-/// A message, or why there is none.
+/// A job with the answer of Nylas, or with the reason why there is no answer.
 type Came = (Job, Result<Fetched, Missed>);
 
 enum Missed {
-    /// Its mailbox pauses, or there was no time left.
+    /// Its mailbox is paused, or there was no time left.
     NotAsked(Failure),
     Failed(NylasError),
 }
 
-/// Drops a message that a list brought along without the headers that the policy needs.
+/// Drops the loaded message if it lacks headers that the policy needs, so that it is fetched again.
 fn without_what_lacks_headers(mut job: Job, ground: &Ground) -> Job {
     let headers = ground.headers(&job.key.grant_id);
     job.message = job
@@ -253,7 +260,7 @@ fn without_what_lacks_headers(mut job: Job, ground: &Ground) -> Job {
     job
 }
 
-/// By who pauses together, each mailbox in the order of its first message.
+/// Groups results by mailbox, in the order of the first message of each mailbox.
 fn by_mailbox(came: Vec<Came>) -> Vec<(Scope, Vec<Came>)> {
     let mut groups: Vec<(Scope, Vec<Came>)> = Vec::new();
     for one in came {
@@ -267,6 +274,6 @@ fn by_mailbox(came: Vec<Came>) -> Vec<(Scope, Vec<Came>)> {
 }
 
 fn lock(stopped: &Stopped) -> std::sync::MutexGuard<'_, HashMap<GrantId, Failure>> {
-    // A panic elsewhere leaves it whole: each change is one insertion.
+    // A panic elsewhere leaves the map consistent: each change is one insertion.
     stopped.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! What every decision of a run stands on: the policy, and whose mailboxes these are.
+//! The context of every decision in a run: the policy and the mailboxes.
 
 use std::sync::Arc;
 
@@ -17,17 +17,18 @@ use crate::policy::effective::Effective;
 use crate::policy::source::PolicyError;
 use crate::policy::{Case, Decision, Inside, Policy};
 
-/// What every decision of a run stands on.
+/// The context of every decision in a run.
 pub(super) struct Ground {
     pub(super) policy: Arc<Policy>,
     pub(super) mailboxes: Arc<Mailboxes>,
 }
 
 impl Ground {
-    /// What holds for a mailbox.
+    /// Returns the policy of a mailbox.
     ///
     /// # Errors
-    /// Nobody knows yet whose mailbox it is, and the policy is not the same for all.
+    /// Nylas does not list the mailbox yet, so its address is unknown, and the policy differs by
+    /// mailbox. The caller fails the message; it is retried.
     pub(super) fn effective(&self, grant_id: &GrantId) -> Result<Effective, Failure> {
         let address = self.mailboxes.address(grant_id);
         if address.is_none() && self.policy.differs_by_mailbox() {
@@ -36,8 +37,8 @@ impl Ground {
         Ok(self.policy.for_mailbox(address))
     }
 
-    /// The messages whose mailboxes take part. The others end here, before anything of them is
-    /// asked for.
+    /// Returns the messages whose mailboxes take part. The others end here, before any request is
+    /// made for them.
     pub(super) fn take_part(&self, jobs: Vec<Job>, run: &Run, ended: &mut Vec<Ended>) -> Vec<Job> {
         let mut taking_part = Vec::with_capacity(jobs.len());
         for job in jobs {
@@ -50,7 +51,8 @@ impl Ground {
         taking_part
     }
 
-    /// Which headers of a mailbox's messages are needed, of those that can be had.
+    /// Returns which headers of the mailbox's messages are needed, limited to what its provider
+    /// offers.
     pub(super) fn headers(&self, grant_id: &GrantId) -> Headers {
         let needed = self
             .policy
@@ -63,7 +65,7 @@ impl Ground {
         }
     }
 
-    /// Who is inside, as far as the look-up told.
+    /// Returns who is internal, according to mailboxes, domains and the lookup result.
     pub(super) fn inside<'a>(&'a self, found: &'a Found) -> Inside<'a> {
         Inside {
             mailboxes: &self.mailboxes,
@@ -72,7 +74,7 @@ impl Ground {
         }
     }
 
-    /// What the policy says; `found` is `None` before the look-up.
+    /// Returns the policy decision; `found` is `None` before the lookup.
     pub(super) fn decide(
         &self,
         message: &Message,
@@ -93,7 +95,7 @@ impl Ground {
 }
 
 impl Pipeline {
-    /// Reads what every decision stands on, mostly from what the process has kept.
+    /// Reads policy and mailboxes, mostly from the caches of the process.
     pub(super) async fn ground(
         &self,
         grants: &[&GrantId],
@@ -101,7 +103,7 @@ impl Pipeline {
     ) -> Result<Ground, Failure> {
         let policy = self.policy.policy(&self.ledger, now).await;
         if let Err(error @ PolicyError::Unusable { .. }) = &policy {
-            tracing::error!(%error, "messages wait until a policy that can be used is pushed");
+            tracing::error!(%error, "the stored policy is unusable; messages wait until a usable policy is pushed");
         }
         Ok(Ground {
             policy: policy?,
@@ -118,10 +120,10 @@ impl Pipeline {
         })
     }
 
-    /// Whether the mailbox takes part, as the kept list of mailboxes says.
+    /// Returns whether the mailbox takes part, according to the cached list of mailboxes.
     ///
     /// # Errors
-    /// [`NylasError`]: the list cannot be read, so nothing may be asked of the mailbox now.
+    /// [`NylasError`]: the list cannot be read, so do not request anything of the mailbox now.
     pub async fn participation(
         &self,
         grant_id: &GrantId,
@@ -131,9 +133,13 @@ impl Pipeline {
         Ok(mailboxes.participation(grant_id))
     }
 
-    /// Which headers a list of this mailbox should bring along. The basic ones where that cannot be told now: what lacks some is fetched once more.
+    /// Returns which headers a list of this mailbox should include.
+    ///
+    /// Falls back to the basic headers if that cannot be determined; a message that lacks needed
+    /// headers is fetched again.
     pub async fn headers(&self, grant_id: &GrantId, now: DateTime<Utc>) -> Headers {
-        // Boxed, because nested this deep the future's type is more than the compiler lays out.
+        // Boxed, because this deeply nested, the type of the future is too large for the compiler
+        // to lay out.
         match Box::pin(self.ground(&[grant_id], now)).await {
             Ok(ground) => ground.headers(grant_id),
             Err(_) => Headers::Basic,

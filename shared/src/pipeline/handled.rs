@@ -1,4 +1,4 @@
-//! What a run says of each message: to the log and the counts, and to people.
+//! The report of a run on each message: for the log, the metrics and the operator.
 
 use chrono::{DateTime, Utc};
 
@@ -11,24 +11,25 @@ use crate::parties::Party;
 use crate::policy::Decision;
 use crate::telemetry::count;
 
-/// A message that a run has dealt with.
+/// A message that a run has handled.
 pub struct Handled {
-    /// Which.
+    /// The message.
     pub key: MessageKey,
-    /// What became of it.
+    /// Its outcome.
     pub fate: Fate,
-    /// It was in this state before the run.
+    /// An earlier run had already settled it.
     pub settled_before: bool,
-    /// When that was, if so.
+    /// When an earlier run settled it; `None` if this run handled it.
     pub settled_at: Option<DateTime<Utc>>,
-    /// What the policy said of it, rule by rule; `None` when the run did not get to ask. Holds no content.
+    /// The policy decision, rule by rule; `None` if the run did not get that far. Holds no content.
     pub decision: Option<Decision>,
-    /// What it looks like, for people; never logged. `None` when the run did not get to read it.
+    /// The message as shown to an operator; never logged. `None` if the run did not read the
+    /// message.
     pub summary: Option<Summary>,
 }
 
 impl Handled {
-    /// What an earlier run settled; `None` when the entry is not settled, or incomplete.
+    /// Returns the outcome of an earlier run; `None` if the entry is not settled, or is incomplete.
     #[must_use]
     pub fn settled_before(key: MessageKey, entry: Entry) -> Option<Self> {
         let settled_at = entry.changed_at;
@@ -42,7 +43,8 @@ impl Handled {
         })
     }
 
-    /// One log line and one count for each message; a final state of an earlier run is not counted again.
+    /// Writes one log line and counts the outcome; a final state of an earlier run is not counted
+    /// again.
     pub(super) fn report(&self) {
         let Handled {
             key,
@@ -52,7 +54,7 @@ impl Handled {
         } = self;
         let (state, reason) = (fate.state().as_str(), fate.reason().unwrap_or_default());
         if *settled_before {
-            tracing::info!("sync.key" = %key, state, reason, "message was settled before");
+            tracing::info!("sync.key" = %key, state, reason, "message was already settled");
             return;
         }
         match fate {
@@ -70,14 +72,14 @@ impl Handled {
     }
 }
 
-/// What a message looks like in Dynamics 365. Holds content: for the command's table only.
+/// A message as it appears in Dynamics 365. Holds content: only for tables that the command prints.
 pub struct Summary {
     /// Its subject.
     pub subject: String,
-    /// Which way it went; `None` when nobody had to know.
+    /// Incoming or outgoing; `None` if it was not determined.
     pub direction: Option<Direction>,
-    /// Who is on it; empty when nobody had to know.
+    /// Its activity parties; empty if they were not resolved.
     pub parties: Vec<Party>,
-    /// The record that it concerns.
+    /// The regarding record; `None` if there is none, or if it was not resolved.
     pub regarding: Option<Target>,
 }

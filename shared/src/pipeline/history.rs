@@ -1,9 +1,14 @@
-//! History: a page of listed messages through the story, as the [governor](crate::governor) lets it.
+//! Backfill: runs a page of listed messages through the pipeline, within the rate limit of the
+//! [governor](crate::governor).
 //!
-//! The page is divided into batches, each with claims of its own, and several are under way at the same time. A batch begins when there is time for it in the
-//! budget; until then, the batches that are under way go on. When nothing is under way, the page waits for its turn, if that is near; else it stops, and what is
-//! left of it is to be brought again. This is the only place where anything waits for time to pass: a page that is brought again has to be listed again, and when
-//! as many invocations share a budget as it has room for, each of them would stop after every other batch.
+//! The page is divided into batches, each with its own claims, and several run at the same time. A
+//! batch begins when a user has free capacity; until then, the running batches continue. If no
+//! batch is running, the page waits for its turn if that is near ([`NEAR`]); otherwise it stops,
+//! and the caller brings the rest again later.
+//!
+//! This is the only place that waits for time to pass. A page that is brought again has to be
+//! listed again, and when several invocations use up a rate limit together, each of them would stop
+//! after every other batch.
 
 use std::pin::pin;
 
@@ -20,38 +25,44 @@ use super::{Pipeline, Story};
 use crate::dedupe::LEASE;
 use crate::queue::SyncQueue;
 
-/// A message with files counts for so many without: its files are fetched and sent for themselves, and the batch has to be over before its claims are.
+/// The weight of a message with attachments, in messages without. Its files are fetched and sent
+/// one by one, and the batch has to end before its claims expire.
 const WITH_FILES: usize = 10;
 
-/// For so long a page waits for its turn: about as long as a batch of somebody else has booked.
+/// The longest time that a page waits for its turn: about what a batch of another invocation has
+/// reserved.
 pub const NEAR: TimeDelta = TimeDelta::seconds(4);
 
-/// How far a page got.
+/// The result of processing a page.
 pub struct Page {
-    /// Each message that was begun, once.
+    /// Each message that was started, once.
     pub handled: Vec<Handled>,
-    /// Messages that were not begun, and when it is worth coming again with them; `None` when all were.
+    /// The messages that were not started; `None` if all were.
     pub left: Option<Left>,
 }
 
-/// What is left of a page.
+/// The rest of a page.
 pub struct Left {
-    /// The messages, untouched.
+    /// The messages, unclaimed and unchanged.
     pub work: Vec<Work>,
-    /// Not before: the budget is spent until then, live mail waits, Dataverse asked for a pause, or (a moment that is now) the invocation is nearly over.
+    /// The earliest time to bring them again: the rate limit is used up until then, live mail is
+    /// waiting, Dataverse is paused, or (then it is the current time) the invocation is nearly
+    /// over.
     pub not_before: DateTime<Utc>,
 }
 
 impl Pipeline {
-    /// Brings the messages of a page as far as they go now, history's way: after live mail, which waits in `queue`, and within the budget. `begin` draws time and
-    /// chance for each batch.
+    /// Processes as many messages of a page as possible now: after live mail, which waits in
+    /// `queue`, and within the rate limit.
+    ///
+    /// `begin` returns the time and randomness for each batch.
     pub async fn history<Q: SyncQueue>(
         &self,
         work: Vec<Work>,
         queue: &Q,
         begin: &impl Fn() -> Run,
     ) -> Page {
-        // From the end, which is the page's beginning.
+        // Reversed, so that batches are split off the end in the order of the page.
         let mut rest = once_each(work);
         rest.reverse();
         let mut handled = Vec::new();
@@ -79,7 +90,7 @@ impl Pipeline {
             };
             if under_way.is_empty() {
                 let turn = free_at.filter(|until| *until - run.now <= NEAR);
-                // A clock that stands still says that nobody is to wait.
+                // A clock that does not advance, as in tests, means: do not wait again.
                 let Some(turn) = turn.filter(|_| waited_at < Some(run.now)) else {
                     not_before = Some(free_at.unwrap_or(run.now));
                     break;
@@ -90,7 +101,7 @@ impl Pipeline {
             }
             let ended = under_way.next();
             let ended = match free_at.map(|until| (until - run.now).to_std().unwrap_or_default()) {
-                // Whichever is first.
+                // Until a batch ends or the time is reached, whichever comes first.
                 Some(wait) => tokio::time::timeout(wait, ended).await.ok().flatten(),
                 None => ended.await,
             };
@@ -111,7 +122,7 @@ impl Pipeline {
 
     async fn batch(&self, mut work: Vec<Work>, run: Run, admitted: Admitted) -> Vec<Handled> {
         work.reverse();
-        // Boxed, because several of them are under way in one invocation.
+        // Boxed, because several batches run in one invocation.
         let story = Box::pin(self.story(work, &run, &admitted.booked));
         let Story {
             handled, traffic, ..
@@ -124,12 +135,12 @@ impl Pipeline {
 async fn wait_until(turn: DateTime<Utc>, now: DateTime<Utc>) {
     #[expect(
         clippy::disallowed_methods,
-        reason = "nothing is tried again here: it waits for its turn, which is cheaper than to list the page again"
+        reason = "this is not a retry: the page waits for its turn, which is cheaper than listing it again"
     )]
     tokio::time::sleep((turn - now).to_std().unwrap_or_default()).await;
 }
 
-/// Waits for the one, while the others go on.
+/// Awaits `one` while the others continue, and collects the results of those that finish.
 async fn alongside<T>(
     one: impl Future<Output = T>,
     others: &mut FuturesUnordered<impl Future<Output = Vec<Handled>>>,
@@ -145,7 +156,7 @@ async fn alongside<T>(
     one.await
 }
 
-/// How many messages from the end, at least one, make a batch of this size.
+/// Returns how many messages from the end, at least one, form a batch of this size.
 fn how_many(rest: &[Work], size: usize) -> usize {
     let mut room = size;
     let fitting = rest.iter().rev().take_while(|work| {

@@ -1,4 +1,4 @@
-//! A message that we hold the claim of, and how its story ends.
+//! The types of a message between claim and settlement.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -18,54 +18,55 @@ use crate::policy::effective::Effective;
 use crate::policy::{Decision, Rule};
 use crate::refusal::Refusal;
 
-/// Tries, over three quarters of an hour, after which a message that cannot be found counts as gone,
-/// and a mailbox that is not listed as unknown.
+/// The number of attempts, over three quarters of an hour, after which a message that Nylas does
+/// not find counts as gone, and a mailbox that Nylas does not list counts as unknown.
 const GONE_AFTER: u32 = 5;
 
-/// A message that we hold the claim of.
+/// A message whose claim this run holds.
 pub(super) struct Job {
     pub(super) key: MessageKey,
     pub(super) tries: Tries,
     pub(super) message: Option<Message>,
-    /// What the policy said last.
+    /// The latest policy decision.
     pub(super) decision: Option<Decision>,
-    /// The contacts and accounts that were made for it.
+    /// The contacts and accounts that were created for it.
     pub(super) made: BTreeSet<Record>,
 }
 
-/// A message that the policy may track, with what it was judged by.
+/// A message that the policy may track, with the data of the decision.
 pub(super) struct Candidate {
     pub(super) job: Job,
     pub(super) message: Message,
-    /// What holds for its mailbox.
+    /// The policy of its mailbox.
     pub(super) effective: Effective,
     /// The folders of its mailbox.
     pub(super) folders: Arc<Folders>,
-    /// What it says of its regarding by itself.
+    /// The regarding hints in the message and its folders.
     pub(super) clues: Clues,
-    /// The key of its row where another mail has its Message-ID ([`Message::key_by_content`]).
+    /// The key of its row if another message has the same Message-ID ([`crate::same_mail::key_by_content`]).
     pub(super) by_content: Option<ActivityId>,
-    /// Who of its people is looked up.
+    /// Which of its people are looked up.
     pub(super) people: PeopleLookedUp,
 }
 
-/// A message whose story is over, before it is settled.
+/// A message with an outcome that is not settled yet.
 pub(super) struct Ended {
     pub(super) key: MessageKey,
     pub(super) tries: Tries,
     pub(super) fate: Fate,
-    /// The refusal that it met, until it is known whom that concerns.
+    /// The refusal that the message met, until it is decided whether the refusal concerns the
+    /// message or the caller.
     pub(super) refusal: Option<Refusal>,
     /// This run wrote its row.
     pub(super) wrote: bool,
     pub(super) decision: Option<Decision>,
-    /// What the ledger keeps of the decision; `None` when nothing was decided.
+    /// The decision record for the ledger; `None` if nothing was decided.
     pub(super) record: Option<DecisionRecord>,
     pub(super) summary: Option<Summary>,
 }
 
 impl Ended {
-    /// The row that carries it.
+    /// Returns the row that holds the message; `None` if it was not written.
     pub(super) fn row(&self) -> Option<ActivityId> {
         match &self.fate {
             Fate::Written { activity_id, .. } => Some(*activity_id),
@@ -75,7 +76,7 @@ impl Ended {
 }
 
 impl Job {
-    /// The same message, to be fetched and decided once more.
+    /// Returns the same message without message data and decision, to be fetched and decided again.
     pub(super) fn at_the_start(&self) -> Self {
         Self {
             key: self.key.clone(),
@@ -86,7 +87,8 @@ impl Job {
         }
     }
 
-    /// What the policy said, to be kept, and what was made.
+    /// Returns the decision record, with the policy decision and the created rows; `None` if the
+    /// policy did not decide yet.
     pub(super) fn record(&self) -> Option<DecisionRecord> {
         let decision = self.decision.as_ref()?;
         Some(DecisionRecord::of_policy(decision).with_made(&self.made))
@@ -107,8 +109,9 @@ impl Job {
         }
     }
 
-    /// Nylas has no such message. That may pass (its servers cannot always find a valid id, Nylas facts §16), so it is not
-    /// believed at once; should a list show the message later, it is taken up again.
+    /// Nylas does not find the message. This may be temporary (its servers cannot always find a
+    /// valid id, Nylas facts §16), so the message is retried before it counts as gone. If a list
+    /// shows the message later, it is processed again.
     pub(super) fn gone(self, run: &Run) -> Ended {
         if self.tries.failures + 1 < GONE_AFTER {
             return self.failed(Failure::soon("nylas does not find the message"), run);
@@ -121,9 +124,10 @@ impl Job {
         self.left_out(Rule::MailboxExcluded)
     }
 
-    /// Nylas does not list its mailbox. One that was connected a moment ago is not believed to be
-    /// missing at once; should a list of it show the message later, it is taken up again. One that
-    /// was deleted, or is another application's, must not come back for ever.
+    /// Nylas does not list its mailbox. The mailbox may have been connected just now, so the
+    /// message is retried before the mailbox counts as unknown; if a list of the mailbox shows the
+    /// message later, it is processed again. A mailbox that was deleted, or that belongs to another
+    /// application, must not be retried for ever.
     pub(super) fn unlisted(self, run: &Run) -> Ended {
         if self.tries.failures + 1 < GONE_AFTER {
             return self.failed(Failure::soon("nylas does not list the mailbox"), run);
@@ -169,10 +173,10 @@ impl Job {
         message: &Message,
         findings: Findings,
     ) -> Ended {
-        self.found(activity_id, "was there already", message, findings)
+        self.found(activity_id, "already existed", message, findings)
     }
 
-    /// The row that carries the message was there before this run.
+    /// The row that holds the message existed before this run.
     pub(super) fn found(
         self,
         activity_id: ActivityId,

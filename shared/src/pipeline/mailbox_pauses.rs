@@ -1,14 +1,15 @@
-//! The pauses of mailboxes, and of Nylas as a whole: read before anything is fetched, written when a
-//! call is throttled or refused.
+//! The pauses of mailboxes, and of Nylas as a whole.
 //!
-//! | Nylas says | Then |
+//! They are read before anything is fetched, and written when a call is throttled or refused.
+//!
+//! | Nylas answers | Then |
 //! | --- | --- |
-//! | 429 | whoever asks for the mailbox pauses: for `Retry-After`, or 30 seconds |
-//! | 401 for the mailbox | the key is tried on a path that needs no mailbox: if it is refused there too, whoever asks Nylas pauses, else whoever asks for the mailbox |
-//! | 403 for want of a scope, a grant that is not there | whoever asks for the mailbox pauses |
+//! | 429 | the mailbox is paused for all workers: for `Retry-After`, or 30 seconds |
+//! | 401 for the mailbox | the key is tried on a path that needs no mailbox; if it is refused there too, all calls to Nylas are paused, otherwise only the mailbox |
+//! | 403 because a scope is missing, or a grant that does not exist | the mailbox is paused for all workers |
 //!
-//! A pause for a refusal ends with a probe: one message of the mailbox is fetched alone, and when it
-//! comes, the others follow.
+//! A pause for a refusal ends with a probe: one message of the mailbox is fetched alone, and if
+//! that succeeds, the others follow.
 
 use std::collections::{HashMap, HashSet};
 
@@ -26,7 +27,7 @@ use crate::nylas::error::NylasError;
 use crate::refusal::RefusalState;
 use crate::retry::{FIRST_STEP, LONGEST_HIDE};
 
-/// What is known of the pauses of the mailboxes of a run.
+/// The known pauses of the mailboxes of a run.
 #[derive(Default)]
 pub(super) struct Pauses {
     known: HashMap<Scope, Pause>,
@@ -34,9 +35,10 @@ pub(super) struct Pauses {
 
 /// Which jobs of a run may fetch.
 pub(super) struct Admission {
-    /// Those that may at once.
+    /// The jobs that may fetch at once.
     pub(super) free: Vec<Job>,
-    /// For each pause that is over: one that goes as its probe, and those that follow if it passes.
+    /// For each pause that is over: the job that is its probe, and the jobs that follow if the
+    /// probe succeeds.
     pub(super) probes: Vec<(Scope, Job, Vec<Job>)>,
 }
 
@@ -46,7 +48,7 @@ impl Pauses {
         pause.map(|pause| pause.refused.clone()).unwrap_or_default()
     }
 
-    /// Why nothing is asked of Nylas now.
+    /// Returns why nothing may be requested of Nylas now; `None` if it is not paused.
     pub(super) fn of_nylas(&self, run: &Run) -> Option<Failure> {
         let until = self.until(&Scope::Nylas, run.time())?;
         Some(paused(until, run))
@@ -59,7 +61,8 @@ impl Pauses {
             .filter(|until| *until > now)
     }
 
-    /// Whether the time of a pause for a refusal is over, so that its probe is due.
+    /// Returns whether this is a pause for a refusal, so that it ends with a probe. Only asked once
+    /// its time is over.
     fn probe_is_due(&self, scope: &Scope) -> bool {
         self.known
             .get(scope)
@@ -68,8 +71,8 @@ impl Pauses {
 }
 
 impl Pipeline {
-    /// Reads the pauses of these mailboxes. A ledger that does not answer counts as none: it says so
-    /// again when it is asked for anything else.
+    /// Reads the pauses of these mailboxes. If the ledger does not answer, assumes that there are
+    /// none; the next ledger call reports the failure.
     pub(super) async fn mailbox_pauses(&self, grants: &[&GrantId]) -> Pauses {
         let grants: HashSet<&GrantId> = grants.iter().copied().collect();
         let scopes: Vec<Scope> = grants
@@ -80,15 +83,16 @@ impl Pipeline {
         match self.ledger.pauses(&scopes).await {
             Ok(known) => Pauses { known },
             Err(error) => {
-                tracing::warn!(%error, "the pauses of mailboxes could not be read");
+                tracing::warn!(%error, "failed to read the pauses of mailboxes; assuming there are none");
                 Pauses::default()
             }
         }
     }
 
-    /// Sends what would have to be fetched from a mailbox that pauses back as it came. It is not even
-    /// claimed: a worker that dies with it then leaves a message that waits, and none that counts as
-    /// given up.
+    /// Returns messages to the queue unclaimed if they have to be fetched from a paused mailbox.
+    ///
+    /// They are not claimed, because if the worker dies, an unclaimed message is still waiting and
+    /// is not counted as given up.
     pub(super) async fn hold_back(&self, work: Vec<Work>, run: &Run) -> (Vec<Work>, Vec<Handled>) {
         let grants: Vec<&GrantId> = work.iter().map(|it| &it.request.key.grant_id).collect();
         let pauses = self.mailbox_pauses(&grants).await;
@@ -109,7 +113,7 @@ impl Pipeline {
         (free, held)
     }
 
-    /// Sorts out what may be fetched now. The rest waits until the pause is over.
+    /// Decides which messages may be fetched now. The others wait until the pause is over.
     pub(super) async fn admit_fetches(
         &self,
         jobs: Vec<Job>,
@@ -121,7 +125,7 @@ impl Pipeline {
         let mut free = Vec::new();
         let now = run.time();
         for job in jobs {
-            // A list brought it along.
+            // A list returned it with the message.
             if job.message.is_some() {
                 free.push(job);
                 continue;
@@ -143,7 +147,8 @@ impl Pipeline {
         }
         let mut probes = Vec::new();
         for (scope, mut jobs) in by_scope {
-            // Longer than this run may take: a worker that dies with the probe costs one more pause.
+            // Longer than this run may take: if the worker dies with the probe, the pause is
+            // repeated once.
             let until = now + LEASE;
             let is_ours = self.ledger.take_probe(&scope, now, until).await;
             if is_ours.unwrap_or(false) && !jobs.is_empty() {
@@ -157,7 +162,8 @@ impl Pipeline {
         Admission { free, probes }
     }
 
-    /// Tells everybody who asks for the mailbox that Nylas throttles it. Until when.
+    /// Stores a pause of the mailbox for all workers if Nylas throttled it. Returns the end of the
+    /// pause; `None` if the error is not a throttling.
     pub async fn note_throttled(
         &self,
         grant_id: &GrantId,
@@ -171,12 +177,13 @@ impl Pipeline {
         let until = run.time() + TimeDelta::from_std(wait).unwrap_or_default();
         let scope = Scope::Mailbox(grant_id.clone());
         if let Err(error) = self.ledger.pause_all(&scope, until).await {
-            tracing::warn!(%scope, %error, "the pause could not be stored; each worker finds out for itself");
+            tracing::warn!(%scope, %error, "failed to store the pause; other workers will be throttled before they pause");
         }
         Some(until)
     }
 
-    /// Until when nobody asks Nylas for the mailbox; `None` when one may, or when that cannot be told.
+    /// Returns until when nothing is requested for the mailbox; `None` if it is not paused, or if
+    /// the ledger does not answer.
     pub async fn mailbox_paused_until(
         &self,
         grant_id: &GrantId,
@@ -189,8 +196,8 @@ impl Pipeline {
             .max(pauses.until(&Scope::Nylas, now))
     }
 
-    /// Messages of a run for which the mailboxes could not be listed. If Nylas refused that, it is the
-    /// key that it refuses, and everybody pauses.
+    /// Handles messages that failed because the mailboxes could not be listed. If Nylas refused the
+    /// list, it refuses the API key, so all calls to Nylas are paused.
     pub(super) async fn without_mailboxes(
         &self,
         mut failed: Vec<Ended>,

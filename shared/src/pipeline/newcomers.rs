@@ -1,22 +1,25 @@
-//! Making contacts and companies, before the mails that name them are mapped.
+//! Creates contacts and companies before the messages that name them are mapped.
 //!
-//! A completed email takes no other parties, so its people have to be there first: three steps at most, none of them when nobody new is met.
+//! A completed email takes no other parties, so its contacts have to exist first. This takes at
+//! most three steps, and none if there are no new people.
 //!
-//! 1. one `$batch` of queries for the companies of the new people's domains;
-//! 2. one `$batch` that makes what is not there, a change set for each row, accounts first; step by step, a call for each;
-//! 3. what is made counts as found, so that parties and regarding know it.
+//! 1. One `$batch` of queries looks up the companies of the new people's domains.
+//! 2. One `$batch` creates the missing rows, a change set for each row, accounts first. In the
+//!    write mode `stepwise`, one call for each row.
+//! 3. The created rows are added to the lookup result, so that parties and regarding can use them.
 //!
-//! Not in the `$batch` of the mails, although its parts run in order: a mail whose contact was refused there would have named a row that is not, and would
-//! have to be mapped and sent again.
+//! They are not created in the `$batch` of the emails, although its parts run in order: if a
+//! contact were rejected there, its email would reference a row that does not exist, and would have
+//! to be mapped and sent again.
 //!
 //! | A row | Then |
 //! | --- | --- |
-//! | was made, or was there (412) | it is bound |
-//! | an account that is refused | its contacts are made without a company; noted with the mail |
-//! | a contact that is refused | the party is its address alone; noted with the mail |
-//! | failed for now | the mails that name it wait |
+//! | was created, or already existed (412) | it is bound |
+//! | an account that is rejected | its contacts are created without a company; recorded with the message |
+//! | a contact that is rejected | the party is only its address; recorded with the message |
+//! | failed for now | the messages that name it wait |
 //!
-//! Should the process die between a contact and its mail, the next look-up finds the contact.
+//! If the process dies between a contact and its email, the next lookup finds the contact.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -26,17 +29,18 @@ use super::Pipeline;
 use super::fate::{Failure, Run};
 use super::ground::Ground;
 use super::job::{Candidate, Ended};
-use crate::contacts::company::Companies;
-use crate::contacts::{self, NewContact, NewRow, Newcomer};
+use crate::contacts::{self, NewContact, Newcomer};
+use crate::dataverse::companies::Companies;
 use crate::dataverse::error::DataverseError;
 use crate::dataverse::look_up::Found;
+use crate::dataverse::rows::NewRow;
 use crate::dataverse::rows::{Record, Table};
 use crate::dataverse::session::Session;
 use crate::message::Omission;
 use crate::policy::bulk::is_bulk;
 use crate::policy::document::Ambiguous;
 
-/// What became of one person.
+/// The result of creating the contact of one person.
 #[derive(Clone)]
 pub(super) enum Made {
     There,
@@ -46,8 +50,11 @@ pub(super) enum Made {
 }
 
 impl Pipeline {
-    /// Makes contacts of the newcomers on the mails that are tracked, and adds them to what was found. Whoever the policy takes out of a mail is none of
-    /// them. A mail whose people cannot be made now has to wait: written now, it would lack them for good.
+    /// Creates contacts for new people on tracked messages, and adds them to the lookup result.
+    ///
+    /// People whom the policy removes from a message get no contact. A message whose contacts
+    /// cannot be created now has to wait: if it were written now, it would never get them as
+    /// parties.
     pub(super) async fn make_contacts(
         &self,
         session: &Session,
@@ -79,7 +86,7 @@ impl Pipeline {
         peopled
     }
 
-    /// For each mail, in order: what had to be left out, or why it has to wait.
+    /// Returns for each message, in order, what has to be omitted, or why the message has to wait.
     async fn make_for_each(
         &self,
         session: &Session,
@@ -109,7 +116,8 @@ impl Pipeline {
         mails.iter().map(|mail| omissions(mail, &made)).collect()
     }
 
-    /// The companies of some domains. None are known where Dataverse refuses the question, which then costs the contacts their company and no mail.
+    /// Looks up the companies of some domains. If Dataverse rejects the query, returns none: the
+    /// contacts then lack a company, but no message fails.
     pub(super) async fn companies(
         &self,
         session: &Session,
@@ -120,7 +128,7 @@ impl Pipeline {
         }
         match self.dataverse.companies(session, domains).await {
             Err(error @ (DataverseError::Rejected { .. } | DataverseError::TooLarge)) => {
-                tracing::warn!(reason = %error, "companies cannot be looked up; contacts are made without");
+                tracing::warn!(reason = %error, "dataverse rejected the company lookup; contacts are created without a company");
                 Ok(Companies::default())
             }
             answer => answer,
@@ -190,7 +198,8 @@ fn outcome<T>(result: Result<T, DataverseError>, success: Made) -> Made {
     }
 }
 
-/// Who becomes a contact because of this mail: nobody, when a row carries it already.
+/// Returns the people who become contacts because of this message; empty if a row already holds the
+/// message.
 pub(super) fn newcomers(candidate: &Candidate, found: &Found, ground: &Ground) -> Vec<Newcomer> {
     let message = &candidate.message;
     if found.by_key(message.activity_id()).is_some() || found.by_mail(message).is_some() {
@@ -199,7 +208,7 @@ pub(super) fn newcomers(candidate: &Candidate, found: &Found, ground: &Ground) -
     let create = candidate.effective.create_contacts;
     let mut newcomers =
         contacts::newcomers(message, &ground.inside(found), create, is_bulk(message));
-    // Who was not looked up may have a row.
+    // A person who was not looked up may already have a row.
     newcomers.retain(|newcomer| candidate.people.contains(&newcomer.address));
     newcomers
 }
@@ -211,7 +220,7 @@ fn settle(contact: &NewContact, outcome: Made, found: &mut Found, made: &mut Has
     made.insert(contact.row.record.id, outcome);
 }
 
-/// The contacts of these people that were made, and their companies that were.
+/// Returns the created contacts of these people, and their created companies.
 fn rows_made(newcomers: &[Newcomer], found: &Found) -> BTreeSet<Record> {
     let people = newcomers
         .iter()
@@ -226,7 +235,10 @@ fn rows_made(newcomers: &[Newcomer], found: &Found) -> BTreeSet<Record> {
     rows.filter(|record| found.was_made(*record)).collect()
 }
 
-/// What a mail has to go without; the failure, when one of its people may be there the next time.
+/// Returns what a message has to omit.
+///
+/// # Errors
+/// [`Failure`]: the contact of one of its people failed for now; retry the message.
 fn omissions(mail: &[Newcomer], made: &HashMap<Uuid, Made>) -> Result<Vec<Omission>, Failure> {
     let mut omissions = Vec::new();
     for newcomer in mail {

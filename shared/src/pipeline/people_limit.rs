@@ -1,15 +1,16 @@
-//! How many people of one message are looked up, and how many become parties of its row.
+//! Limits how many people of one message are looked up, and how many become parties of its row.
 //!
-//! Looking up a person takes a share of five queries, and a message may name ten thousand. Without a limit, one such
-//! message would use up the time of its whole batch.
+//! Looking up a person takes a share of five queries, and a message may name ten thousand people.
+//! Without a limit, one such message would use up the time of its whole batch.
 //!
-//! | Of a message with more people | Are |
+//! | Of a message with more people | Then |
 //! | --- | --- |
-//! | the sender, then people inside, then the others in the message's order, up to the limit | looked up, and may become contacts |
-//! | the others | parties with their address alone ([`Omission::Resolution`]) |
-//! | those beyond [`MOST_PARTIES`] | no parties ([`Omission::Recipient`]) |
+//! | the sender, then internal people, then the others in the message's order, up to the limit | they are looked up, and may become contacts |
+//! | the others | they are parties with only their address ([`Omission::Resolution`]) |
+//! | those beyond [`MOST_PARTIES`] | they are not parties ([`Omission::Recipient`]) |
 //!
-//! Who is inside is told here by mailboxes and internal domains: users and queues are known only once they are looked up.
+//! Here, mailboxes and internal domains decide who is internal: users and queues are known only
+//! after the lookup.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -19,13 +20,14 @@ use crate::ids::EmailAddress;
 use crate::message::{Message, Omission};
 use crate::parties::{Choice, Match, Party, Resolution};
 
-/// Most parties that the row of a message is given.
+/// The most parties that the row of a message is given.
 ///
-/// Dataverse documents no limit (facts §5). Exchange Online takes at most 1,000 recipients for a message, so mail that its
-/// own synchronisation writes has no more. Source: Microsoft, "Exchange Online limits"; that more would pass is unknown.
+/// Dataverse documents no limit (facts §5). Exchange Online takes at most 1,000 recipients for a
+/// message, so emails that server-side synchronization writes have no more. Source: Microsoft,
+/// "Exchange Online limits"; whether Dataverse accepts more is *unknown*.
 pub const MOST_PARTIES: usize = 1_000;
 
-/// How many people of one message are looked up: 1 to [`MOST_PARTIES`], 250 unless set.
+/// The most people of one message that are looked up: 1 to [`MOST_PARTIES`], 250 unless set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ResolvedPeopleLimit(usize);
 
@@ -35,9 +37,9 @@ impl Default for ResolvedPeopleLimit {
     }
 }
 
-/// No number of people that can be looked up.
+/// The text is not a number from 1 to [`MOST_PARTIES`].
 #[derive(Debug, thiserror::Error)]
-#[error("must be a whole number from 1 to {MOST_PARTIES}, and {given} is none")]
+#[error("must be a whole number from 1 to {MOST_PARTIES} (got `{given}`)")]
 pub struct InvalidLimit {
     given: String,
 }
@@ -64,13 +66,14 @@ impl fmt::Display for ResolvedPeopleLimit {
 /// The people of a message who are looked up.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct PeopleLookedUp {
-    /// `None`: all of them. Those with a tag are here without it too, as they are asked for.
+    /// `None`: all of them. An address with a tag is also listed without the tag, because both are
+    /// looked up.
     only: Option<HashSet<EmailAddress>>,
 }
 
 impl PeopleLookedUp {
-    /// Chooses them, and how many are not. `is_out`: whom the policy takes out of the message; of them, the author alone
-    /// is looked up.
+    /// Chooses the people to look up. Also returns how many are left out. `is_out` says whether the
+    /// policy removes a person from the message; of those, only the author is looked up.
     pub(super) fn of(
         message: &Message,
         limit: ResolvedPeopleLimit,
@@ -89,7 +92,7 @@ impl PeopleLookedUp {
         if unresolved == 0 {
             return (Self::default(), 0);
         }
-        // A stable sort: within each rank, the order of the message.
+        // A stable sort keeps the order of the message within each rank.
         people.sort_by_key(|address| match author {
             Some(author) if author == *address => 0,
             _ if is_inside(address) => 1,
@@ -103,13 +106,16 @@ impl PeopleLookedUp {
         (Self { only }, unresolved)
     }
 
-    /// Whether this person is looked up.
+    /// Returns whether this person is looked up.
     pub(super) fn contains(&self, address: &EmailAddress) -> bool {
         self.only.as_ref().is_none_or(|only| only.contains(address))
     }
 
-    /// The parties of the message, of which there are at most [`MOST_PARTIES`]: first choice have those who were looked
-    /// up. The order stays. Who was not looked up is an address alone, also where a neighbour's look-up found a row.
+    /// Limits the parties of the message to [`MOST_PARTIES`], preferring people who were looked up;
+    /// the order stays the same.
+    ///
+    /// A person who was not looked up keeps only the address, even if the lookup for another
+    /// message of the batch found a row.
     pub(super) fn limit(&self, parties: Vec<Party>) -> Vec<Party> {
         let mut parties = if self.only.is_some() {
             self.without_chance_finds(&parties)
@@ -150,7 +156,7 @@ impl PeopleLookedUp {
     }
 }
 
-/// An omission for each person of the message who is no party.
+/// Returns one omission for each person of the message who is not a party.
 pub(super) fn left_out(
     message: &Message,
     parties: &[Party],
@@ -283,7 +289,8 @@ mod tests {
             limited[MOST_PARTIES - 1].address,
             address("ada@ours.example")
         );
-        // The sender is no party here, the ten and one recipients are.
+        // The message has the sender, who is not among these parties, and eleven recipients too
+        // many.
         assert_eq!(left_out(&message, &limited).count(), 12);
     }
 
@@ -296,7 +303,7 @@ mod tests {
         let error = "many".parse::<ResolvedPeopleLimit>().unwrap_err();
         assert_eq!(
             error.to_string(),
-            "must be a whole number from 1 to 1000, and many is none"
+            "must be a whole number from 1 to 1000 (got `many`)"
         );
     }
 }

@@ -1,15 +1,15 @@
-//! In which portions a batch goes through the steps, so that no message costs its neighbours a delivery.
+//! Divides a batch into portions, so that no message makes the deliveries of other messages fail.
 //!
 //! | A message that | Goes through the steps |
 //! | --- | --- |
-//! | is like any other | together with its neighbours, as many at a time as the memory has room for |
-//! | failed [`ALONE_AFTER`] times already | alone, when its neighbours are through |
-//! | was in a portion at which the program panicked, and has no outcome yet | alone, when its neighbours are through |
-//! | made the program panic alone | no more: the delivery has failed, like one that met an error |
+//! | is like any other | together with others, as many at a time as fit in memory |
+//! | failed [`ALONE_AFTER`] times already | alone, after the others |
+//! | was in a portion that panicked, and has no outcome yet | alone, after the others |
+//! | panicked alone | not again: the delivery has failed, as after an error |
 //!
-//! Every step can be repeated (see [`super`]), so a message that goes through them again may have been written the first
-//! time. A panic is a fault of ours. What it says may quote the message, so it is dropped here, and logged by its place in
-//! the program ([`crate::telemetry::init`]).
+//! Every step can be repeated (see [`super`]), so a message that is processed again may already
+//! have been written. A panic is a bug in this program. Its text may quote the message, so it is
+//! dropped here; the log names only the place in the code ([`crate::telemetry::init`]).
 
 use std::collections::{HashSet, VecDeque};
 use std::panic::AssertUnwindSafe;
@@ -22,41 +22,43 @@ use super::job::{Ended, Job};
 use crate::ids::MessageKey;
 use crate::message::Message;
 
-/// Failures after which a message is no longer processed together with others: it may be the one at which they fail.
+/// The number of failures after which a message is processed alone, because it may be what makes
+/// the others fail.
 const ALONE_AFTER: u32 = 2;
 
-/// Bytes of messages that may be held when another fetch begins.
+/// Another fetch may begin while the messages in memory are below this size, in bytes.
 ///
-/// Three fetches are under way at a time, so at most three messages of [`crate::nylas::LARGEST_MESSAGE`] come on top. While
-/// one of them is read or written, it is in memory about three times. Measured: `docs/limits.md`.
+/// Three fetches run at a time, so at most three messages of [`crate::nylas::LARGEST_MESSAGE`] are
+/// added to it. While a message is read or written, it is in memory about three times. Measured:
+/// `docs/limits.md`.
 const FETCH_WHILE_BELOW: usize = 48 * 1024 * 1024;
 
-/// The bytes of the messages that a portion holds, or that are arriving for it.
+/// The bytes of the messages that a portion holds or is receiving.
 #[derive(Default)]
 pub(super) struct MemoryInUse(AtomicUsize);
 
 impl MemoryInUse {
-    /// Whether another fetch may begin.
+    /// Returns whether another fetch may begin.
     pub(super) fn has_room(&self) -> bool {
         self.0.load(Ordering::Relaxed) < FETCH_WHILE_BELOW
     }
 
-    /// Adds a message that a list brought along.
+    /// Adds a message that a list returned.
     pub(super) fn add(&self, message: &Message) {
         let bytes = message.body.len() + message.snippet.len();
         self.0.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// What a fetch counts its bytes in.
+    /// Returns the counter to which a fetch adds its bytes.
     pub(super) const fn counter(&self) -> &AtomicUsize {
         &self.0
     }
 }
 
-/// Jobs that wait for their turn.
+/// Jobs that are waiting to be processed.
 pub(super) struct Portions {
     waiting: VecDeque<Vec<Job>>,
-    /// The jobs of the portion that has its turn, as they were before.
+    /// Copies of the jobs in the current portion, as they were before it began.
     at_work: Vec<Job>,
 }
 
@@ -71,20 +73,20 @@ impl Portions {
         }
     }
 
-    /// The next portion; `None` when each job had its turn.
+    /// Returns the next portion; `None` if every job was processed.
     pub(super) fn next(&mut self) -> Option<Vec<Job>> {
         let portion = std::iter::from_fn(|| self.waiting.pop_front()).find(|it| !it.is_empty())?;
         self.at_work = portion.iter().map(Job::at_the_start).collect();
         Some(portion)
     }
 
-    /// What the portion had no room for comes next.
+    /// Puts back the jobs that did not fit in memory; they are the next portion.
     pub(super) fn put_back(&mut self, rest: Vec<Job>) {
         self.waiting.push_front(rest);
     }
 
-    /// The program panicked at the portion: those of its jobs that have no outcome go on alone. One that was alone has
-    /// failed.
+    /// Handles a panic in the current portion. Jobs without an outcome are queued to be processed
+    /// alone. If the portion was a single job, the job has failed.
     pub(super) fn panicked(&mut self, ended: &mut Vec<Ended>, run: &Run) {
         let at_work = std::mem::take(&mut self.at_work);
         let was_alone = at_work.len() == 1;
@@ -99,17 +101,17 @@ impl Portions {
         } else {
             tracing::error!(
                 messages = open.len(),
-                "the program panicked at one of these messages: each goes on alone"
+                "a message of this portion made the program panic; processing those without an outcome one by one"
             );
             self.waiting.extend(open.into_iter().map(|job| vec![job]));
         }
     }
 }
 
-/// Takes a portion through the steps; `None` when the program panicked.
+/// Runs the steps of a portion; `None` if they panicked.
 ///
-/// What the steps share with later portions is whole after a panic: caches replace what they keep as one value, and an
-/// outcome is pushed as one value.
+/// State shared with later portions stays consistent after a panic: a cache replaces its content as
+/// one value, and an outcome is pushed as one value.
 pub(super) async fn caught<T>(steps: impl Future<Output = T>) -> Option<T> {
     AssertUnwindSafe(steps).catch_unwind().await.ok()
 }
@@ -119,7 +121,9 @@ fn is_suspect(job: &Job) -> bool {
 }
 
 fn panicked_alone() -> Failure {
-    Failure::soon("the program panicked at this message, which is a fault of the program")
+    Failure::soon(
+        "the program panicked while processing this message, which is a bug in the program",
+    )
 }
 
 #[cfg(test)]
@@ -170,7 +174,7 @@ mod tests {
         jobs.iter().map(|job| id(&job.key).to_owned()).collect()
     }
 
-    /// Skipped stands for any outcome.
+    /// Ends a job; `Skipped` represents any outcome.
     fn over(job: Job) -> Ended {
         Ended {
             key: job.key,
@@ -186,8 +190,9 @@ mod tests {
         }
     }
 
-    /// The portions that a step gets that takes `room` jobs at a time and panics at the job `bad`, before anything of that
-    /// portion ends or after; and what became of each message.
+    /// Runs a step that takes `room` jobs at a time and panics at the job `bad`: on reaching it, or
+    /// if `late`, after the other jobs of the portion ended. Returns the portions that the step
+    /// received, and the outcome of each message.
     async fn portions(
         jobs: Vec<Job>,
         room: usize,
@@ -241,13 +246,13 @@ mod tests {
     async fn a_panic_at_one_message_leaves_its_neighbours_untouched_and_fails_its_delivery() {
         for late in [false, true] {
             let (seen, ended) = portions(all(&["a", "b", "c"]), 10, "b", late).await;
-            // Those that had ended before the panic are not processed again.
+            // Jobs that ended before the panic are not processed again.
             let alone: Vec<&str> = seen[1..]
                 .iter()
                 .map(|portion| portion[0].as_str())
                 .collect();
             assert_eq!(alone, if late { vec!["b"] } else { vec!["b", "c"] });
-            assert_eq!(ended.len(), 3, "each message once");
+            assert_eq!(ended.len(), 3, "each message has one outcome");
             for Ended { key, fate, .. } in &ended {
                 match fate {
                     Fate::Waiting { reason, .. } if id(key) == "b" => {

@@ -1,7 +1,9 @@
-//! What would become of messages, had they just come: the same steps as in a run, without its claim, its writes and its settlement.
+//! Previews what would happen to messages if they arrived now: the steps of a run without claims,
+//! writes and settlement.
 //!
-//! Services are read and nothing is changed. A row that carries a message already is not looked at, because it was written under the policy that held then;
-//! contacts are counted and not made, so whoever would be one stays an address here.
+//! Services are only read, and nothing is changed. Existing rows of a message are ignored, because
+//! they were written under an earlier policy. Contacts are counted but not created, so a person who
+//! would become a contact is only an address here.
 
 use std::collections::BTreeSet;
 
@@ -20,33 +22,33 @@ use crate::mapping::Findings;
 use crate::message::Message;
 use crate::policy::document::Content;
 
-/// What would become of a message.
+/// The preview of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Preview {
-    /// Which.
+    /// The message.
     pub key: MessageKey,
-    /// What.
+    /// The outcome it would have.
     pub outcome: Foreseen,
-    /// How that was decided. Without content.
+    /// The decision record, without content; `None` if nothing was decided.
     pub record: Option<DecisionRecord>,
 }
 
-/// What would become of a message.
+/// The outcome that a message would have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Foreseen {
     /// It would be written.
     Tracked {
-        /// What of it.
+        /// Which content would be stored.
         content: Content,
         /// For how many people a contact would be created.
         contacts: usize,
     },
-    /// This rule would leave it out.
+    /// A policy rule would skip it.
     Skipped {
-        /// Its name.
+        /// The name of the rule.
         rule: String,
     },
-    /// A call failed, so nobody can tell.
+    /// A call failed, so the outcome cannot be determined.
     Unknown {
         /// The failure.
         reason: String,
@@ -54,7 +56,8 @@ pub enum Foreseen {
 }
 
 impl Pipeline {
-    /// What would become of these messages, each of which is named once. While Dataverse wants a pause it is not asked, and nobody can tell.
+    /// Previews these messages, each of which is named once. While Dataverse is paused it is not
+    /// called, and the outcome of all messages is unknown.
     pub async fn preview(&self, messages: Vec<Message>, run: &Run) -> Vec<Preview> {
         let jobs = messages.into_iter().map(|message| Job {
             key: message.key.clone(),
@@ -69,7 +72,8 @@ impl Pipeline {
         if let Some(failure) = self.not_now(run).await {
             ended.extend(all_failed(jobs, &failure, run));
         } else {
-            // Boxed, because nested this deep the future's type is more than the compiler lays out.
+            // Boxed, because this deeply nested, the type of the future is too large for the
+            // compiler to lay out.
             let begun = Box::pin(self.begin(jobs, Looks::Only, run, &mut ended)).await;
             if let Some((begun, jobs)) = begun {
                 let looking = self.foresee(&begun, jobs, run, &mut ended);
@@ -83,9 +87,9 @@ impl Pipeline {
                 Fate::Waiting { reason, .. } | Fate::Dead { reason, .. } => {
                     Foreseen::Unknown { reason }
                 }
-                // Only what was tracked above is written, and none of it was ended.
+                // Unreachable: no step of a preview ends a message as written.
                 Fate::Written { .. } => Foreseen::Unknown {
-                    reason: "it was settled".to_owned(),
+                    reason: "a preview reported the message as written, which is a bug".to_owned(),
                 },
             },
             key: ended.key,
@@ -95,7 +99,7 @@ impl Pipeline {
         previews
     }
 
-    /// The steps of a run that only read.
+    /// Runs the read-only steps.
     async fn foresee(
         &self,
         begun: &Begun,

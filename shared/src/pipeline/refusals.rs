@@ -1,7 +1,8 @@
-//! Whom the refusals of a run concern, and what follows from it. The rule: [`crate::refusal`].
+//! Decides whether the refusals in a run concern a message or the caller, and pauses the caller if
+//! needed. The rule: [`crate::refusal`].
 //!
-//! Until this step, a message that was refused is `dead` in the run only. What is told here is what the
-//! ledger is told.
+//! Until this step, a message that was refused is `dead` only in memory. The outcome that this step
+//! decides is the one that is stored in the ledger.
 
 use std::collections::BTreeMap;
 
@@ -17,24 +18,24 @@ use crate::refusal::{self, Blame, Others, Refusal, RefusalState, Verdict};
 use crate::retry::RetryAdvice;
 use crate::telemetry::{Count, count};
 
-/// The refusals of those who pause together.
+/// The refusals of messages that pause together.
 pub(super) struct Refusals<'a> {
-    /// Who pauses.
+    /// What is paused: a Dataverse user, a mailbox, or Nylas.
     pub scope: &'a Scope,
-    /// What was known of refusals before.
+    /// The refusals that were known before this run.
     pub state: &'a RefusalState,
     /// The run was the one probe of a pause.
     pub is_probe: bool,
-    /// A message passed.
+    /// A message was accepted.
     pub passed: bool,
 }
 
-/// What follows for the rest of the run.
+/// The consequence for the rest of the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Aftermath {
-    /// Messages pass, or nothing is known to the contrary.
+    /// Messages are accepted, or there is no evidence of the opposite.
     GoOn,
-    /// Everybody pauses until then.
+    /// All workers pause until this time.
     Pause(DateTime<Utc>),
 }
 
@@ -56,8 +57,8 @@ impl Pipeline {
         self.judge(&refusals, ended, run).await
     }
 
-    /// Judges refusals: gives each of the messages that met one its fate, tells the others of a pause
-    /// or of its end.
+    /// Judges refusals: decides the outcome of each message that met one, and stores the start or
+    /// the end of a pause for all workers.
     pub(super) async fn judge(
         &self,
         refusals: &Refusals<'_>,
@@ -72,9 +73,9 @@ impl Pipeline {
         } = *refusals;
         if passed && state.is_open() {
             if let Err(error) = self.ledger.passed(scope, run.time()).await {
-                tracing::warn!(%scope, %error, "the end of a pause could not be stored; the next message that passes stores it");
+                tracing::warn!(%scope, %error, "failed to store the end of the pause; the next accepted message will store it");
             } else if let Some(cause) = &state.cause {
-                tracing::info!(%scope, cause, "messages get through again");
+                tracing::info!(%scope, cause, "messages are accepted again");
             }
         }
         let mut refused: Vec<&mut Ended> = ended
@@ -128,11 +129,12 @@ impl Pipeline {
 
     async fn return_probe(&self, scope: &Scope, run: &Run) {
         if let Err(error) = self.ledger.return_probe(scope, run.time()).await {
-            tracing::warn!(%scope, %error, "a probe that told nothing could not be returned; the next one comes after the pause");
+            tracing::warn!(%scope, %error, "failed to return an inconclusive probe; the next probe is sent after the pause");
         }
     }
 
-    /// For each cause that messages of the run met, how many different ones met it in a row.
+    /// Returns, for each cause that messages of the run met, how many different messages met it in
+    /// a row.
     async fn in_a_row(
         &self,
         refusals: &Refusals<'_>,
@@ -149,7 +151,7 @@ impl Pipeline {
             }
         }
         let mut in_a_row: BTreeMap<String, usize> = BTreeMap::new();
-        // The most frequent one last, so that the item ends with it.
+        // The most frequent cause comes last, because the ledger item keeps the last one.
         let mut causes: Vec<(String, Vec<&MessageKey>)> = by_cause.into_iter().collect();
         causes.sort_by_key(|(_, keys)| keys.len());
         for (cause, keys) in causes {
@@ -159,7 +161,7 @@ impl Pipeline {
             let number = match noted.await {
                 Ok(number) => number,
                 Err(error) => {
-                    tracing::warn!(scope = %refusals.scope, %error, "refused messages could not be counted");
+                    tracing::warn!(scope = %refusals.scope, %error, "failed to count the refused messages; using the count of this batch");
                     keys.len()
                 }
             };
@@ -168,7 +170,8 @@ impl Pipeline {
         in_a_row
     }
 
-    /// Stores the pause after a refusal of the caller, and calls a person. Until when it lasts.
+    /// Stores the pause after a refusal of the caller, and raises an alarm. Returns the end of the
+    /// pause.
     async fn pause_refused(
         &self,
         scope: &Scope,
@@ -178,14 +181,14 @@ impl Pipeline {
     ) -> DateTime<Utc> {
         let wait = match scope {
             Scope::Dataverse(_) => refusal::pause(state.times),
-            // Somebody has to sign in, or to change the key: that takes longer.
+            // A person has to sign in or to change the key, which takes longer.
             Scope::Mailbox(_) | Scope::Nylas => MAILBOX_WAIT,
         };
         let until = run.time() + TimeDelta::from_std(wait).unwrap_or_default();
         let cause = &refusal.cause;
         let times = state.times.saturating_add(1);
         if let Err(error) = self.ledger.pause_refused(scope, cause, times, until).await {
-            tracing::warn!(%scope, %error, "the pause could not be stored; each worker finds out for itself");
+            tracing::warn!(%scope, %error, "failed to store the pause; other workers will be refused before they pause");
         }
         let what = match (scope, refusal.blame) {
             (Scope::Dataverse(_), Blame::RowOrCaller) => Count::PrivilegeMissing,
@@ -197,7 +200,7 @@ impl Pipeline {
         };
         count(what, 1);
         let wait_ms = wait.as_millis();
-        tracing::error!(%scope, cause, wait_ms, "everybody is refused, so messages wait; one is sent as a probe after the pause");
+        tracing::error!(%scope, cause, wait_ms, "all requests are refused; messages wait, and one is sent as a probe after the pause");
         until
     }
 }
@@ -211,7 +214,7 @@ fn verdict(end: &Ended, refusals: &Refusals<'_>, in_a_row: &BTreeMap<String, usi
         return Verdict::Message;
     };
     let state = refusals.state;
-    // The probe met what the pause is for.
+    // The probe met the refusal that caused the pause.
     let is_met_again = refusals.is_probe && state.cause.as_deref() == Some(cause.as_str());
     let in_a_row = if is_met_again {
         refusal::IN_A_ROW
@@ -226,8 +229,8 @@ fn verdict(end: &Ended, refusals: &Refusals<'_>, in_a_row: &BTreeMap<String, usi
     refusal::judge(*blame, others)
 }
 
-/// Whether what is left of a run would only be refused as well: nothing of it was written, and the
-/// caller was refused, or a privilege was missing twice.
+/// Returns the failure for the rest of a run if it would only be refused as well: no message was
+/// written, and the caller was refused, or a privilege was missing twice. Otherwise `None`.
 pub(super) fn of_everybody(ended: &[Ended]) -> Option<Failure> {
     if ended.iter().any(|end| end.wrote) {
         return None;

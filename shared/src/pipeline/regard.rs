@@ -1,4 +1,6 @@
-//! The step **regard**: which record each mail concerns. Deciding is [`crate::regarding`]'s; this asks what it has to know.
+//! The step **regard**: chooses the regarding record of each message.
+//!
+//! [`crate::regarding`] makes the decision; this file runs the queries that it needs.
 
 use super::fate::{Failure, Run};
 use super::ground::Ground;
@@ -12,16 +14,17 @@ use crate::mailboxes::Folders;
 use crate::message::Message;
 use crate::policy::document::RegardingSource;
 use crate::policy::effective::Effective;
-use crate::regarding::token::TokenPattern;
+use crate::policy::token_pattern::TokenPattern;
 use crate::regarding::{self, Decision, Step};
 
-/// Rounds of questions: the names of a custom table, whether a row of it is there, and one in hand.
+/// The most rounds of queries: the names of a custom table, whether its row exists, and one spare
+/// round.
 const MOST_ROUNDS: usize = 3;
 
-/// What the message and its folders alone say of its regarding, kept with it until it is decided.
+/// The regarding hints in the message and its folders, kept with the message until the decision.
 #[derive(Default)]
 pub(super) struct Clues {
-    /// The record of the folder rule.
+    /// The record that the folder rule names.
     pub(super) folder: Option<Target>,
     /// The tracking tokens of the subject.
     pub(super) tokens: Vec<String>,
@@ -44,7 +47,8 @@ impl Clues {
         }
     }
 
-    /// What the look-up has to ask for the decision. The mails that are answered are asked for by the policy too, where it tracks answers only.
+    /// Adds the queries that the decision needs to the lookup. The messages that this one replies
+    /// to are also looked up for the policy, if it tracks only replies.
     pub(super) fn ask(&self, message: &Message, effective: &Effective, questions: &mut Questions) {
         questions.tokens.extend(self.tokens.iter().cloned());
         questions.records.extend(self.folder.clone());
@@ -58,7 +62,8 @@ impl Clues {
 }
 
 impl Pipeline {
-    /// Decides for each message of a group. What only some of them need is asked in one `$batch`, and if that fails, only those fail.
+    /// Decides the regarding for each message of a group. Queries that only some messages need go
+    /// into one `$batch`; if it fails, only those messages fail.
     pub(super) async fn regard(
         &self,
         session: &Session,
@@ -85,14 +90,17 @@ impl Pipeline {
             if waiting.is_empty() {
                 break;
             }
-            // A mailbox's part of the policy has no app of its own.
+            // A mailbox override cannot set its own app.
             let app = &ground.policy.document().defaults.regarding.app;
+            let open_rows = regarding::app::open_rows_query(app);
             let failure = if round == MOST_ROUNDS {
-                Some(Failure::soon("what the mail concerns cannot be found out"))
+                Some(Failure::soon(
+                    "the regarding record could not be determined",
+                ))
             } else {
-                let asked = self
-                    .dataverse
-                    .look_up_further(session, &further, app, found);
+                let asked =
+                    self.dataverse
+                        .look_up_further(session, &further, open_rows.as_ref(), found);
                 asked.await.err().map(Failure::from)
             };
             if let Some(failure) = failure {
@@ -106,7 +114,8 @@ impl Pipeline {
     }
 }
 
-/// Nothing is asked, and nothing decided, for a mail that will not be written, because its row is complete.
+/// Decides nothing and asks for nothing if the row of the message is complete, because the message
+/// will not be written.
 fn decide(candidate: &Candidate, found: &Found, ground: &Ground) -> Step {
     let Candidate {
         message,

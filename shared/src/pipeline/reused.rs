@@ -1,24 +1,27 @@
-//! Message-IDs that several mails have: which row holds which mail ([`crate::same_mail`]).
+//! Handles Message-IDs that several messages share: which row holds which message
+//! ([`crate::same_mail`]).
 //!
-//! | Met | Then |
+//! | Case | Then |
 //! | --- | --- |
-//! | a row of ours with the mail's key holds another mail | the mail gets a row of its own, under the key by its content |
-//! | so does another mail of the same batch, of which nothing is written yet | the same |
-//! | a row of another client with the Message-ID holds another mail | it is not adopted |
-//! | the row by its content is there | it is this mail's, whatever the other rows hold |
+//! | our row with the message's key holds another message | the message gets its own row, under the key by its content |
+//! | another message of the same batch has this key, and nothing of that message is written yet | the same |
+//! | another client's row with the Message-ID holds another message | it is not adopted |
+//! | the row with the key by content exists | it is the row of this message, whatever the other rows hold |
 //!
-//! That is found out after the look-up ([`Pipeline::tell_apart`]), without a request where date and subject settle it. A row that
-//! comes between look-up and write answers 412 / 0x80040237, which says of no key in particular that it is taken (Dataverse
-//! facts §7.3, §12). Then the row is read ([`Pipeline::who_is_there`]):
+//! This is decided after the lookup ([`Pipeline::tell_apart`]), without a request if date and
+//! subject settle it. A row that is created between lookup and write makes Dataverse answer 412 /
+//! 0x80040237, which does not say which key is taken (Dataverse facts §7.3, §12). Then the row is
+//! read ([`Pipeline::who_is_there`]):
 //!
-//! | The row of the mail's key | Then |
+//! | The row of the message's key | Then |
 //! | --- | --- |
-//! | holds this mail | it is the mail's row: completed, or to be |
-//! | holds another mail | written under the key by its content, without `messageid` |
-//! | is not there, and a completed row with the Message-ID holds this mail | that one is adopted |
-//! | is not there, and there is none such | written once more, without `messageid`, because a row that we do not see has it |
+//! | holds this message | it is the message's row, completed or to be completed |
+//! | holds another message | the message is written under the key by its content, without `messageid` |
+//! | does not exist, and a completed row with the Message-ID holds this message | that row is adopted |
+//! | does not exist, and there is no such row | the message is written again without `messageid`, because a row that we cannot see has it |
 //!
-//! A mail that is written without `messageid` is noted as [`Omission::MessageIdReused`](crate::message::Omission).
+//! A message that is written without `messageid` is recorded as
+//! [`Omission::MessageIdReused`](crate::message::Omission).
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
@@ -36,24 +39,25 @@ use crate::mapping;
 use crate::message::{IdUse, Message};
 use crate::same_mail::{self, Traits, Verdict};
 
-/// The bodies of rows, each read once.
+/// A cache of row bodies, so that each is read once.
 #[derive(Default)]
 pub(super) struct Bodies(HashMap<ActivityId, String>);
 
-/// Why Dataverse refused a key.
+/// Why Dataverse rejected a key.
 pub(super) enum Taken {
-    /// The row of the mail's key holds the mail.
+    /// The row of the message's key holds the message.
     Ours(ExistingEmail),
-    /// Another client's row holds it.
+    /// Another client's row holds the message.
     Theirs(ExistingEmail),
-    /// By a row of another mail. This mail is to be written again, as it is now.
+    /// A row of another message has the key. This message, now changed, has to be written again.
     ByAnother,
 }
 
 impl Pipeline {
-    /// Tells mails from rows, and from mails of the same group, that have their Message-ID and sender and are other mails.
+    /// Detects rows, and messages of the same group, that have the Message-ID and sender of a
+    /// message but are other messages.
     ///
-    /// A mail of an earlier group is written by now, so its row was found.
+    /// Messages of an earlier group are written by now, so the lookup finds their rows.
     pub(super) async fn tell_apart(
         &self,
         session: &Session,
@@ -111,14 +115,15 @@ impl Pipeline {
             found.note_other_mail(&message.key, row);
         }
         if holds_another {
-            // No longer the row of its key, it would pass for another client's row of the mail.
+            // Otherwise it would be mistaken for another client's row of the message.
             found.note_other_mail(&message.key, by_id);
             candidate.have_row_of_its_own();
         }
         Ok(())
     }
 
-    /// Whether a row holds the mail. Its body is read only where date and subject do not settle it.
+    /// Returns whether a row holds the message. Reads the body only if date and subject do not
+    /// settle it.
     async fn holds(
         &self,
         session: &Session,
@@ -130,7 +135,7 @@ impl Pipeline {
             .await
     }
 
-    /// The same of a mail that is mapped already, so that its body is in its row alone.
+    /// Returns whether a row holds a mapped message, whose body is only in its own row data.
     async fn holds_mail(
         &self,
         session: &Session,
@@ -145,7 +150,7 @@ impl Pipeline {
             .await
     }
 
-    /// Whether two rows hold one mail.
+    /// Returns whether two rows hold the same message.
     pub(super) async fn hold_the_same(
         &self,
         session: &Session,
@@ -188,7 +193,7 @@ impl Pipeline {
         Ok(verdict != Verdict::Other)
     }
 
-    /// In lower case; none where they may not be read.
+    /// Returns the names in lower case; none if they may not be read.
     async fn names_of_files(
         &self,
         session: &Session,
@@ -207,10 +212,12 @@ impl Pipeline {
         }
     }
 
-    /// What is in the way of a mail whose row was refused with 412 / 0x80040237. See the second table above.
+    /// Determines what blocks a message whose row was rejected with 412 / 0x80040237. See the
+    /// second table above.
     ///
     /// # Errors
-    /// [`DataverseError`]: it cannot be found out now, or nothing that is left could be in the way.
+    /// [`DataverseError`]: it cannot be determined now, or nothing was found that could block it;
+    /// fail the message, so that it is retried.
     pub(super) async fn who_is_there(
         &self,
         session: &Session,
@@ -218,15 +225,16 @@ impl Pipeline {
     ) -> Result<Taken, DataverseError> {
         match self.dataverse.existing(session, mail.activity_id()).await {
             Ok(row) => {
-                // The key by the content says itself which mail it is.
+                // The key by content is derived from the message, so the row must hold it.
                 let is_ours = matches!(mail.message().id_use, IdUse::Reused(_))
                     || self.holds_mail(session, &row, mail).await?;
                 if is_ours {
                     return Ok(Taken::Ours(row));
                 }
-                // A draft of its own was there, whose files were not fetched again, or it has no other key.
+                // The message had started a draft of its own, whose files were not fetched again,
+                // or it has no other key.
                 if mail.is_begun() || !mail.have_row_of_its_own() {
-                    let what = "412 0x80040237, and the row is another mail's by now".to_owned();
+                    let what = "412 0x80040237, and the row now holds another message".to_owned();
                     return Err(DataverseError::Stale { what });
                 }
                 return Ok(Taken::ByAnother);
@@ -251,7 +259,8 @@ impl Pipeline {
 }
 
 impl Candidate {
-    /// Another mail has the row that its Message-ID stands for.
+    /// Moves the message to the key by its content, because another message has the row of its
+    /// Message-ID.
     fn have_row_of_its_own(&mut self) {
         if let Some(key) = self.by_content {
             self.message.give_up_id(IdUse::Reused(key));
@@ -259,7 +268,7 @@ impl Candidate {
     }
 }
 
-/// Whether an earlier message of the batch has the same key and is another mail.
+/// Returns whether an earlier message of the batch has the same key but is another message.
 fn is_second<'a>(message: &Message, mut earlier: impl Iterator<Item = &'a Candidate>) -> bool {
     message.internet_message_id.is_some()
         && earlier.any(|first| {
@@ -269,7 +278,7 @@ fn is_second<'a>(message: &Message, mut earlier: impl Iterator<Item = &'a Candid
         })
 }
 
-/// What is compared of a message, with the names that its files have in a row.
+/// Returns what is compared of a message, with the names that its files have in a row.
 fn traits(message: &Message) -> Traits<'_> {
     let files = message.attachments.iter().enumerate();
     let names = files.map(|(at, file)| {

@@ -1,4 +1,5 @@
-//! The settings that every function with a pipeline needs, and the pipeline made from them.
+//! The settings that every function with a pipeline needs, and the pipeline that is built from
+//! them.
 
 use aws_config::SdkConfig;
 use url::Url;
@@ -20,7 +21,7 @@ use crate::nylas::NylasClient;
 use crate::policy::source::PolicySource;
 use crate::secrets::SecretSource;
 
-/// What a pipeline has to be told.
+/// The settings of a pipeline, each named after its environment variable.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PipelineSettings {
     /// `DATAVERSE_URL`
@@ -39,16 +40,16 @@ pub struct PipelineSettings {
     pub write_mode: WriteMode,
     /// `CREATED_ON`
     pub created_on: CreatedOn,
-    /// `RESOLVED_PEOPLE_LIMIT`: how many people of one message are looked up.
+    /// `RESOLVED_PEOPLE_LIMIT`: the most people of one message that are looked up.
     pub people_limit: ResolvedPeopleLimit,
-    /// `DATAVERSE_BUDGET`
+    /// `DATAVERSE_LIMITS`
     pub budget: Budget,
-    /// `DATAVERSE_IDENTITIES`: the names of further application users, which help with history.
+    /// `DATAVERSE_APPLICATION_USERS`: the names of further application users, which backfill uses.
     pub identities: Vec<String>,
 }
 
 impl PipelineSettings {
-    /// Reads them; gaps are reported by [`Settings::finish`].
+    /// Reads the settings; [`Settings::finish`] reports missing or invalid ones.
     pub fn read<L: Fn(&str) -> Option<String>>(settings: &mut Settings<L>) -> Self {
         Self {
             dataverse_url: settings.service_url("DATAVERSE_URL", None),
@@ -60,15 +61,16 @@ impl PipelineSettings {
             write_mode: settings.one_of("WRITE_MODE", &WriteMode::NAMED),
             created_on: settings.one_of("CREATED_ON", &CreatedOn::NAMED),
             people_limit: settings.parsed("RESOLVED_PEOPLE_LIMIT"),
-            budget: settings.parsed("DATAVERSE_BUDGET"),
-            identities: settings.names("DATAVERSE_IDENTITIES"),
+            budget: settings.parsed("DATAVERSE_LIMITS"),
+            identities: settings.names("DATAVERSE_APPLICATION_USERS"),
         }
     }
 
-    /// A pipeline on the real services. Nothing is called yet: what cannot be read is found out, and retried, by message.
+    /// Builds a pipeline on the real services. Makes no call yet: a service or secret that cannot
+    /// be read fails individual messages, which are retried.
     ///
     /// # Errors
-    /// The TLS library could not be set up: refuse to start.
+    /// [`reqwest::Error`]: the TLS library could not be set up; refuse to start.
     pub fn connect(&self, aws: &SdkConfig) -> Result<Pipeline, reqwest::Error> {
         let http = http::client()?;
         let secrets = aws_sdk_secretsmanager::Client::new(aws);

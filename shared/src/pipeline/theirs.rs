@@ -1,26 +1,33 @@
-//! Living with server-side sync, and with every other client that writes mail: of two rows of one mail, one survives.
+//! Reconciles our rows with those of other clients, such as server-side synchronization: of two
+//! rows of one message, one is kept.
 //!
-//! | What is there | Then |
+//! | Rows | Then |
 //! | --- | --- |
-//! | their completed row alone | it carries the mail; its empty regarding is filled with the one decided for the mail |
-//! | theirs completed, ours a draft of an interrupted run | as below; where ours would add a file, it is completed and both stay |
-//! | both completed | theirs survives, because people may have worked with it: its empty regarding is filled with that of ours, and ours is withdrawn |
-//! | both completed, and ours adds something | both stay, and the ledger says why |
+//! | only their completed row | it holds the message; its empty regarding is filled with the one resolved for the message |
+//! | theirs completed, ours a draft of an interrupted run | as below; if ours would add a file, it is completed and both stay |
+//! | both completed | theirs stays, because users may have worked with it: its empty regarding is filled with that of ours, and ours is deleted |
+//! | both completed, and ours adds something | both stay, and the ledger records why |
 //!
-//! Ours adds something when it has a file that theirs lacks (compared by name and size), when somebody else changed it last, or when theirs could not be given
-//! its regarding. A regarding that theirs has is never replaced. Withdrawing is deleting; a draft that may not be deleted is cancelled. Where the role of the
-//! application user does not allow it, both rows stay and the ledger says so.
+//! Ours adds something if it has a file that theirs lacks (compared by name and size), if another
+//! user changed it last, or if theirs could not be given its regarding. A regarding that theirs has
+//! is never replaced. Our row is deleted; a draft that may not be deleted is cancelled. If the role
+//! of the application user allows neither, both rows stay and the ledger records it.
 //!
-//! Theirs may come second. So for the last hour's mails that a list shows and that we wrote, the backfill asks once more, a page of them in one `$batch`
-//! ([`Pipeline::reconcile`]). Server-side sync reads mailboxes within minutes; who comes later is not looked for,
-//! nor who comes after us for a mail that was old when we wrote it: the schedule's list, which shows two hours, does not show that one again.
+//! Their row may be created after ours. So for messages that a list shows and that we wrote in the
+//! last hour, the backfill looks again, a page of them in one `$batch` ([`Pipeline::reconcile`]).
+//! Server-side synchronization reads mailboxes within minutes. A client that writes later than that
+//! is not looked for. Nor is one that writes after us a message that was old when we wrote it: the
+//! schedule's list shows two hours and does not show that message again.
 //!
-//! A row of another mail, with the same Message-ID and sender, is none of theirs (`reused.rs`).
+//! A row of another message with the same Message-ID and sender is not their row of this message
+//! (`reused.rs`).
 //!
-//! Where Dataverse lets no two emails have one `messageid` (expected, Dataverse facts §7.3), theirs cannot come after ours that has it, nor ours after theirs:
-//! ours is refused, and theirs adopted (`reused.rs`). What is said of two rows here is for organisations that let them be.
+//! If Dataverse allows only one email for each `messageid` (expected, Dataverse facts §7.3), their
+//! row cannot be created after ours that has it, nor ours after theirs: ours is rejected, and
+//! theirs adopted (`reused.rs`). The cases with two rows above are for organisations that allow
+//! both.
 //!
-//! A crash after the withdrawal costs nothing: the next look finds their row alone.
+//! A crash after our row was deleted does no harm: the next lookup finds only their row.
 
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -40,10 +47,10 @@ use crate::mapping::{self, Findings};
 use crate::message::Message;
 use crate::same_mail::{self, Traits, Verdict};
 
-/// For how long after it was settled a message is looked at for another client's row.
+/// How long after it was settled a message is checked for another client's row.
 const RECENT: TimeDelta = TimeDelta::hours(1);
 
-/// A listed message, as far as another client's row of it can be found.
+/// A listed message, with the data that is needed to find another client's row of it.
 pub struct Listed {
     key: MessageKey,
     message_id: InternetMessageId,
@@ -54,7 +61,8 @@ pub struct Listed {
 }
 
 impl Listed {
-    /// `None` for a message without a Message-ID, by which alone another client's row is found.
+    /// Returns `None` for a message without a Message-ID, because other clients' rows are only
+    /// found by it.
     #[must_use]
     pub fn of(message: &Message) -> Option<Self> {
         Some(Self {
@@ -67,13 +75,13 @@ impl Listed {
         })
     }
 
-    /// Which message.
+    /// Returns the message key.
     #[must_use]
     pub fn key(&self) -> &MessageKey {
         &self.key
     }
 
-    /// As far as date and subject say.
+    /// Returns whether the row may hold this message, judged by date and subject.
     fn may_be_held_by(&self, row: &ExistingEmail) -> bool {
         let mail = Traits {
             dates: self.date.into_iter().collect(),
@@ -84,7 +92,8 @@ impl Listed {
         same_mail::compare(&mail, &Traits::of_row(row, Some(""))) == Verdict::Same
     }
 
-    /// Whether our row carries the message, and so recently that another client may still bring its own. `handled` is what the run said of it.
+    /// Returns whether our row holds the message, and is so recent that another client may still
+    /// write its own. `handled` is the result of the run for this message.
     #[must_use]
     pub fn is_due(&self, handled: &Handled, now: DateTime<Utc>) -> bool {
         let ours =
@@ -97,18 +106,18 @@ impl Listed {
     }
 }
 
-/// What two rows of one mail came to.
+/// The result of merging our row with another client's row of one message.
 pub(super) enum Union {
-    /// Ours is gone, and theirs carries the mail.
+    /// Our row was deleted or cancelled, and theirs holds the message.
     Theirs(&'static str),
-    /// Both stay.
+    /// Both rows stay.
     Both(&'static str),
 }
 
-const THEIRS: &str = "put there by another client, found by its Message-ID";
+const THEIRS: &str = "written by another client, found by its Message-ID";
 
 impl Pipeline {
-    /// A row that another client put there carries the message. Its regarding is filled when it has none.
+    /// Ends a message with the row of another client, and fills the row's regarding if it is empty.
     pub(super) async fn adopt(
         &self,
         session: &Session,
@@ -131,19 +140,20 @@ impl Pipeline {
             {
                 Ok(true) => {}
                 Ok(false) => {
-                    note = "put there by another client; its empty regarding could not be filled";
+                    note = "written by another client; its empty regarding could not be filled";
                 }
                 Err(error) => return job.failed(Failure::from(error), run),
             }
         }
         let files = i64::try_from(message.attachments.len()).unwrap_or(i64::MAX);
         if note == THEIRS && theirs.attachments < files {
-            note = "put there by another client, found by its Message-ID; it has fewer attachments than the mail";
+            note = "written by another client, found by its Message-ID; it has fewer attachments than the message";
         }
         job.found(theirs.activity_id, note, message, findings)
     }
 
-    /// Our row and another client's of one mail, met before the write. `Err` gives the mail back, to be completed beside theirs.
+    /// Merges our row with another client's row that was found before the write. `Err` returns the
+    /// message, whose own draft has to be completed beside their row.
     pub(super) async fn settle_for_one(
         &self,
         session: &Session,
@@ -167,8 +177,11 @@ impl Pipeline {
         }
     }
 
-    /// Looks for rows that other clients brought after ours, for the messages of a listed page that [`Listed::is_due`] chose: one `$batch` of queries, and none
-    /// without messages. What could not be done now is done when the next list shows them.
+    /// Looks for rows that other clients created after ours, for the messages of a listed page that
+    /// [`Listed::is_due`] chose.
+    ///
+    /// This takes one `$batch` of queries, and none if there are no messages. After a
+    /// failure, messages are checked again when the next list shows them.
     pub async fn reconcile(&self, due: &[Listed], run: &Run) {
         if due.is_empty() {
             return;
@@ -194,7 +207,7 @@ impl Pipeline {
                 }
             }
             Err(error) => {
-                tracing::warn!(%error, "rows of other clients could not be looked for");
+                tracing::warn!(%error, "failed to look for rows of other clients; the next reconciliation will retry");
             }
         }
         let traffic = Traffic::of(&session, 0);
@@ -215,7 +228,7 @@ impl Pipeline {
         for row in found.by_message_id(message_id, sender.as_ref(), *ours) {
             let same = match own {
                 Some(own) => self.hold_the_same(session, own, row).await,
-                // Ours gave way to theirs already, so there is no body to compare.
+                // Our row was already deleted in favour of theirs, so there is no body to compare.
                 None => Ok(listed.may_be_held_by(row)),
             };
             match same {
@@ -225,7 +238,7 @@ impl Pipeline {
                 }
                 Ok(false) => {}
                 Err(error) => {
-                    tracing::warn!("sync.key" = %key, %error, "two rows of one Message-ID could not be compared");
+                    tracing::warn!("sync.key" = %key, %error, "failed to compare two rows with the same Message-ID; the next reconciliation will retry");
                     return;
                 }
             }
@@ -234,13 +247,13 @@ impl Pipeline {
             return;
         };
         let (carrier, note) = match own {
-            // Another mailbox's copy of the mail came here first.
+            // The copy of another mailbox was reconciled first.
             None => (theirs.activity_id, THEIRS),
             Some(row) => match self.unite(session, row, theirs, None, &[]).await {
                 Ok(Union::Theirs(note)) => (theirs.activity_id, note),
                 Ok(Union::Both(note)) => (*ours, note),
                 Err(error) => {
-                    tracing::warn!("sync.key" = %key, %error, "two rows of one mail were left for now");
+                    tracing::warn!("sync.key" = %key, %error, "failed to merge duplicate rows; the next reconciliation will retry");
                     return;
                 }
             },
@@ -248,15 +261,16 @@ impl Pipeline {
         let told = self.ledger.carried_by(key, *ours, carrier, note);
         match told.await {
             Ok(_) => {
-                tracing::info!("sync.key" = %key, reason = note, "another client wrote the mail too");
+                tracing::info!("sync.key" = %key, reason = note, "another client wrote the message too");
             }
             Err(error) => {
-                tracing::warn!("sync.key" = %key, %error, "the ledger could not be told which row survived");
+                tracing::warn!("sync.key" = %key, %error, "failed to record in the ledger which row was kept; the next reconciliation will retry");
             }
         }
     }
 
-    /// One row of two, by the rule above. `decided` is for a draft of ours that has no regarding yet; `expected` are the files that it was to get.
+    /// Merges two rows of one message by the rule of this module. `decided` is the regarding for a
+    /// draft of ours that has none yet; `expected` are the files that the draft would get.
     async fn unite(
         &self,
         session: &Session,
@@ -277,35 +291,35 @@ impl Pipeline {
             };
             if !filled && ours.has_regarding {
                 return Ok(Union::Both(
-                    "another client's row carries it too; that row's empty regarding could not be filled, so both stay",
+                    "another client wrote a row for it too; that row's empty regarding could not be filled, so both stay",
                 ));
             }
         }
         if ours.changed_by_another {
             return Ok(Union::Both(
-                "another client's row carries it too; somebody has worked with ours, so both stay",
+                "another client wrote a row for it too; a user has changed ours, so both stay",
             ));
         }
         if self.adds_a_file(session, ours, theirs, expected).await? {
             return Ok(Union::Both(
-                "another client's row carries it too; ours has an attachment that it lacks, so both stay",
+                "another client wrote a row for it too; ours has an attachment that it lacks, so both stay",
             ));
         }
         match self.dataverse.withdraw(session, ours).await {
             Ok(Withdrawn::Deleted) => Ok(Union::Theirs(
-                "another client's row carries it; ours was withdrawn",
+                "another client wrote a row for it; ours was deleted",
             )),
             Ok(Withdrawn::Canceled) => Ok(Union::Theirs(
-                "another client's row carries it; our draft was cancelled",
+                "another client wrote a row for it; our draft was cancelled",
             )),
             Err(DataverseError::Rejected { .. }) => Ok(Union::Both(
-                "another client's row carries it too; ours could not be withdrawn, so both stay",
+                "another client wrote a row for it too; ours could not be deleted, so both stay",
             )),
             Err(error) => Err(error),
         }
     }
 
-    /// Whether ours has, or as a draft is to get, a file that theirs lacks.
+    /// Returns whether our row has a file that theirs lacks, or would get one if it is a draft.
     async fn adds_a_file(
         &self,
         session: &Session,
@@ -328,13 +342,13 @@ impl Pipeline {
                 let there = files.remove(&theirs.activity_id).unwrap_or_default();
                 Ok(lacks_one(&there, &own, draft))
             }
-            // What cannot be compared may be one that theirs lacks.
+            // If the files cannot be compared, ours may have one that theirs lacks.
             Err(DataverseError::Rejected { .. }) => Ok(true),
             Err(error) => Err(error),
         }
     }
 
-    /// Whether the regarding was set; `false` when Dataverse refuses it for good.
+    /// Sets the regarding. Returns `false` if Dataverse rejects it, so that a retry would not help.
     async fn fill(
         &self,
         session: &Session,
@@ -365,16 +379,17 @@ impl Pipeline {
             ..Default::default()
         };
         let mut found = Found::default();
-        let none = crate::policy::document::App::None;
         self.dataverse
-            .look_up_further(session, &further, &none, &mut found)
+            .look_up_further(session, &further, None, &mut found)
             .await?;
         Ok(found.names(&target.table).flatten())
     }
 }
 
-/// Whether `there` lacks one of the files of `own`. Each file stands for one of the same name and, where both are known, size; as often as it is there, unless
-/// `own` may name a file twice.
+/// Returns whether `there` lacks one of the files of `own`.
+///
+/// Two files match if they have the same name and, if both sizes are known, the same size. Each
+/// file matches only once, unless `twice`: then `own` may list a file twice.
 fn lacks_one(there: &[File], own: &[File], twice: bool) -> bool {
     let mut left = there.to_vec();
     own.iter().any(|(name, size)| {
@@ -420,7 +435,7 @@ mod tests {
         assert!(lacks_one(&there, &twice, false));
         assert!(
             !lacks_one(&there, &twice, true),
-            "once as a row, once as the mail names it"
+            "listed once as a row, once by the message"
         );
     }
 }

@@ -1,22 +1,29 @@
-//! The step **write**: concessions, and what to do with a row that is there already. Its files: `attachments`.
+//! The step **write**: writes messages, falls back when Dataverse rejects something, and handles
+//! rows that already exist. Attachments: `attachments`.
 //!
-//! Mails without attachments are written together. Those with attachments are written one after the other, because their files would not all fit in memory,
-//! and step by step where they would not fit in one request. In the write mode `stepwise`, all mails are.
+//! Messages without attachments are written together. Messages with attachments are written one
+//! after the other, because their files would not all fit in memory, and request by request if they
+//! would not fit in one request. In the write mode `stepwise`, all messages are written request by
+//! request.
 //!
-//! A concession leaves out what Dataverse refuses, once, rather than give up the mail: the date of its making, the owner's name, the owner, or an attachment. The last
-//! three are recorded with the message; the first is left out of all that follow as well ([`super::created_on`]).
+//! A fallback omits what Dataverse rejects, one thing at a time, instead of failing the message:
+//! the creation date, the impersonation, the owner, or an attachment. The last three are recorded
+//! with the message. A rejected creation date is omitted from all later messages as well
+//! ([`super::created_on`]).
 //!
-//! | Refused for want of a privilege, with | The next try is | Should that pass |
+//! | Rejected because a privilege is missing, with | The next attempt is | If it succeeds |
 //! | --- | --- | --- |
-//! | date and owner | without the date | the date was it |
-//! | owner, the date having been left out | without the owner, with the date | the owner was it |
-//! | date, no owner | without the date | the date was it |
+//! | date and owner | without the date | the date was the cause |
+//! | owner; the date is already omitted | without the owner, with the date | the owner was the cause |
+//! | date, no owner | without the date | the date was the cause |
 //!
-//! Where the mail is written in its owner's name, that is left out before the owner is, and the date with which it was refused stands again. A refusal of
-//! another kind begins there.
+//! If the message is written as its owner (impersonation), that is dropped before the owner is, and
+//! the date with which it was rejected is restored. A rejection of another kind starts at this
+//! point.
 //!
-//! A text that is refused for its length is no concession: the lengths of this organisation's columns are read, and the mail is sent again cut to them
-//! ([`crate::dataverse::lengths`]). All that is written later is cut to them beforehand.
+//! A text that is rejected for its length is not a case for a fallback: the column lengths of this
+//! organisation are read, and the message is sent again with its texts cut to them
+//! ([`crate::dataverse::lengths`]). All later messages are cut to them in advance.
 
 use std::collections::HashSet;
 
@@ -40,31 +47,32 @@ use crate::mapping::{self, Findings};
 use crate::message::{IdUse, Message, Omission, omissions_note};
 use crate::policy::document::Impersonate;
 
-/// Largest mail, in bytes of its rows, that is written as one change set.
+/// The largest message, in bytes of its rows, that is written as one change set.
 const LARGEST_CHANGE_SET: usize = 8 * 1024 * 1024;
 
-/// A mail on its way into Dataverse.
+/// A message that is being written.
 pub(super) struct Mail {
     pub(super) job: Job,
-    /// Without its body, which is in the row alone: bodies are large.
+    /// The message without its body: bodies are large, so only the row keeps it.
     pub(super) message: Message,
     findings: Findings,
     pub(super) email: EmailWrite,
     pub(super) omissions: Vec<Omission>,
-    /// The user in whose name it is written, by the Entra object id.
+    /// The Entra object id of the user that is impersonated; `None` to write as the application
+    /// user.
     caller: Option<Uuid>,
-    /// What the row is to say of its making.
+    /// The creation date that the row should get; `None` for the time of writing.
     created_on: Option<DateTime<Utc>>,
-    /// The last try was refused, and differed from this one in the date alone.
+    /// The last attempt was rejected, and only the date has been dropped since.
     blames_date: bool,
-    /// An Open row of this mail is there: an earlier run died between its steps.
+    /// An Open row of this message exists: an earlier run died before it completed the row.
     pub(super) begun: bool,
-    /// The key of its row where another mail has its Message-ID.
+    /// The key of its row if another message has its Message-ID.
     by_content: Option<ActivityId>,
 }
 
 impl Mail {
-    /// A mail to write, as far as the policy lets it be stored.
+    /// Maps a message to the rows to write, within what the policy allows to be stored.
     pub(super) fn new(
         job: Job,
         mut message: Message,
@@ -103,7 +111,7 @@ impl Mail {
         }
     }
 
-    /// To be written under this key, should another mail turn out to have its Message-ID.
+    /// Sets the key to use if another message turns out to have its Message-ID.
     pub(super) fn know_key_by_content(&mut self, key: Option<ActivityId>) {
         self.by_content = key;
     }
@@ -124,18 +132,19 @@ impl Mail {
         mapping::body(&self.email)
     }
 
-    /// The Message-ID that its row is to have.
+    /// Returns the Message-ID that its row will have; `None` if the row is written without one.
     pub(super) fn stored_id(&self) -> Option<InternetMessageId> {
         let id = self.message.internet_message_id.clone();
         id.filter(|_| self.email.row.contains_key("messageid"))
     }
 
-    /// Goes without the Message-ID, which another row has.
+    /// Removes the Message-ID, because another row has it.
     pub(super) fn give_up_id(&mut self) {
         self.without_id(IdUse::Taken);
     }
 
-    /// Another mail has the row of its key. Says whether it has a key of its own beside.
+    /// Moves the message to the key by its content, because the row of its key holds another
+    /// message. Returns false if it has no such key.
     pub(super) fn have_row_of_its_own(&mut self) -> bool {
         let Some(key) = self.by_content else {
             return false;
@@ -180,12 +189,12 @@ impl Mail {
             .was_there(self.email.activity_id, &self.message, self.findings)
     }
 
-    /// Before anything of it was written by this run.
+    /// Ends the message before this run wrote anything of it.
     fn failed(self, failure: Failure, run: &Run) -> Ended {
         self.ended(DecidedRow::None, failure, run)
     }
 
-    /// By Dataverse, when something of it may have been written.
+    /// Ends the message after a Dataverse error, when parts of it may have been written.
     fn refused(self, error: DataverseError, run: &Run) -> Ended {
         self.ended(DecidedRow::Ours, error.into(), run)
     }
@@ -200,7 +209,7 @@ impl Mail {
         }
     }
 
-    /// Makes it fit this organisation's columns. Says whether there was anything to do.
+    /// Cuts the texts to the column lengths of this organisation. Returns whether anything was cut.
     fn fit(&mut self, lengths: &Lengths) -> bool {
         let had_id = self.email.row.contains_key("messageid");
         let body = mapping::body(&self.email).len();
@@ -230,7 +239,7 @@ impl Mail {
         had_owner
     }
 
-    /// Leaves out what may be the cause of a refusal. Says whether anything was left.
+    /// Omits what may be the cause of a rejection. Returns false if nothing is left to omit.
     fn concede(&mut self, code: Option<ErrorCode>) -> bool {
         let was_tried_without_date = std::mem::take(&mut self.blames_date);
         let is_privilege = code.is_some_and(ErrorCode::concerns_privilege);
@@ -239,7 +248,7 @@ impl Mail {
             return true;
         }
         if self.give_up_name() || self.give_up_owner() {
-            // It was not the date, or not the date alone.
+            // The date was not the cause, or not the only one.
             if let Some(date) = self.created_on.filter(|_| was_tried_without_date) {
                 mapping::set_created_on(&mut self.email, date);
             }
@@ -249,19 +258,19 @@ impl Mail {
     }
 }
 
-/// In whose name a mail is written.
+/// The user that a message is written as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Caller {
-    /// The application user's own.
+    /// The application user.
     Application,
-    /// The owner's, by the Entra object id.
+    /// The owner, by Entra object id (impersonation).
     Owner(Uuid),
-    /// The owner's, if only that user were known to Entra: the application user's own.
+    /// The application user, because the owner has no Entra object id.
     OwnerWithoutEntraId,
 }
 
 impl Caller {
-    /// Nobody's mailbox has nobody's name.
+    /// Falls back to the application user if the mailbox has no Dynamics user.
     pub(super) fn new(impersonate: Impersonate, owner: Option<Uuid>, found: &Found) -> Self {
         match (impersonate, owner) {
             (Impersonate::Owner, Some(owner)) => found
@@ -280,7 +289,8 @@ impl Caller {
 }
 
 impl Pipeline {
-    /// Writes mails. Copies of one mail in several mailboxes share a row: the first is written, and the others find it there.
+    /// Writes messages. Copies of one message in several mailboxes share a row: the first is
+    /// written, and the others find the row.
     pub(super) async fn write(
         &self,
         session: &Session,
@@ -295,7 +305,8 @@ impl Pipeline {
                 .partition(|mail| seen.insert(mail.email.activity_id));
             self.write_distinct(session, firsts, run, ended).await;
             let written: HashSet<ActivityId> = ended.iter().filter_map(Ended::row).collect();
-            // A copy whose first could not be written is tried for itself: it may lack what was refused.
+            // A copy whose first could not be written is tried itself: it may not contain what was
+            // rejected.
             let (there, others): (Vec<_>, Vec<_>) = copies
                 .into_iter()
                 .partition(|copy| written.contains(&copy.email.activity_id));
@@ -320,7 +331,7 @@ impl Pipeline {
             if let Some(refused) = refusals::of_everybody(ended) {
                 ended.push(mail.failed(refused, run));
             } else if let Some(error) = session.ended_by() {
-                // Its files would be fetched for nothing.
+                // Fetching its files would be wasted.
                 ended.push(mail.failed(error.clone().into(), run));
             } else if run.is_nearly_over() {
                 ended.push(mail.failed(Failure::no_time_left(), run));
@@ -334,7 +345,8 @@ impl Pipeline {
         }
     }
 
-    /// One `$batch` for each name that mails are written in, and a second one for those that needed a concession.
+    /// Sends one `$batch` for each impersonated user, and a further one for the messages that need
+    /// a fallback or another key.
     async fn write_together(
         &self,
         session: &Session,
@@ -360,10 +372,12 @@ impl Pipeline {
                     Ok(CreateOutcome::Created) => ended.push(self.written(mail)),
                     Ok(CreateOutcome::AlreadyExisted) => {
                         match self.who_is_there(session, &mut mail).await {
-                            // Another worker, or this one before it died: whatever is missing is added.
+                            // Another worker wrote it, or this one before it died: add whatever is
+                            // missing.
                             Ok(Taken::Ours(row)) => {
                                 let end = self.write_from(session, mail, Some(row.state), run);
-                                // Boxed, because it happens seldom and would make every write's future larger.
+                                // Boxed, because it is rare and would make every write's future
+                                // larger.
                                 ended.push(Box::pin(end).await);
                             }
                             Ok(Taken::Theirs(row)) => {
@@ -378,7 +392,7 @@ impl Pipeline {
                     }) if code.concerns_attachment() => {
                         ended.push(self.write_stepwise(session, mail, run).await);
                     }
-                    // Too large in one request; each of its rows may still fit.
+                    // Too large for one request; each of its rows may still fit.
                     Err(DataverseError::TooLarge) if !mail.email.attachments.is_empty() => {
                         ended.push(self.write_stepwise(session, mail, run).await);
                     }
@@ -387,7 +401,7 @@ impl Pipeline {
                         match self.cut(session, &mut mail, code).await {
                             Ok(cut) if cut || mail.concede(code) => again.push(mail),
                             Ok(_) => ended.push(mail.refused(refusal, run)),
-                            // Nothing is given up for what may pass.
+                            // The error may be temporary, so nothing is omitted because of it.
                             Err(error) => ended.push(mail.refused(error, run)),
                         }
                     }
@@ -402,7 +416,8 @@ impl Pipeline {
         self.write_from(session, mail, None, run).await
     }
 
-    /// Step by step, from where it stands: `there` is the state of its row, where it was just read.
+    /// Writes a message request by request, from where an earlier run stopped. `there` is the state
+    /// of its row if the row was just read; `None` to create it.
     async fn write_from(
         &self,
         session: &Session,
@@ -443,15 +458,16 @@ impl Pipeline {
                 Err(refusal @ DataverseError::Rejected { .. }) => {
                     let code = refusal.code();
                     let state = match self.state_of_row(session, &mail).await {
-                        // A completed row takes nothing more: another worker, with another mailbox's copy, was faster.
+                        // A completed row takes no more changes: another worker was faster, with
+                        // the copy of another mailbox.
                         Ok(Some(RowState::Completed)) => return mail.was_there(),
                         Ok(state) => state,
-                        // What the refusal means cannot be found out now.
+                        // The cause of the rejection cannot be determined now.
                         Err(error) => return mail.refused(error, run),
                     };
                     match self.cut(session, &mut mail, code).await {
                         Ok(true) => {}
-                        // What was begun can be ended in another name.
+                        // A started row can be completed without impersonation.
                         Ok(false) if state.is_some() && mail.give_up_name() => {}
                         Ok(false) if state.is_none() && mail.concede(code) => {}
                         Ok(false) => return mail.refused(refusal, run),
@@ -463,7 +479,7 @@ impl Pipeline {
         }
     }
 
-    /// Another client's row came between look-up and write, and keeps ours out.
+    /// Adopts another client's row that was created between lookup and write and blocks ours.
     async fn adopt_late(
         &self,
         session: &Session,
@@ -477,11 +493,11 @@ impl Pipeline {
             findings,
             ..
         } = mail;
-        // Boxed, because it happens seldom and would make every write's future larger.
+        // Boxed, because it is rare and would make every write's future larger.
         Box::pin(self.adopt(session, job, &message, findings, theirs, run)).await
     }
 
-    /// What another mail's refusal taught since this one was mapped.
+    /// Applies what was learned from rejections since this message was mapped.
     fn heed(&self, mail: &mut Mail) {
         if self.created_on.is_refused() {
             mapping::without_created_on(&mut mail.email);
@@ -491,10 +507,11 @@ impl Pipeline {
         }
     }
 
-    /// Cuts what was refused for its length. Says whether there was anything to cut; nothing, where the lengths may not be read.
+    /// Cuts texts that were rejected for their length. Returns whether anything was cut; false if
+    /// the lengths may not be read.
     ///
     /// # Errors
-    /// The lengths cannot be read now.
+    /// [`DataverseError`]: the lengths cannot be read now; fail the message, so that it is retried.
     async fn cut(
         &self,
         session: &Session,
@@ -504,7 +521,7 @@ impl Pipeline {
         if !code.is_some_and(ErrorCode::concerns_length) {
             return Ok(false);
         }
-        // Another mail of the same batch may have made the lengths known meanwhile.
+        // Another message of the same batch may have loaded the lengths meanwhile.
         let known = self.dataverse.known_lengths();
         if known.is_some_and(|lengths| mail.fit(&lengths)) {
             return Ok(true);
@@ -512,7 +529,7 @@ impl Pipeline {
         match self.dataverse.read_lengths(session, &mapping::TABLES).await {
             Ok(lengths) => Ok(mail.fit(&lengths)),
             Err(error @ DataverseError::Rejected { .. }) => {
-                tracing::warn!(reason = %error, "a text is too long, and Dataverse refuses to tell how long it may be: the role needs Read on Entity and Attribute");
+                tracing::warn!(reason = %error, "a text is too long, but the column lengths may not be read; grant the role of the application user Read on Entity and Attribute");
                 Ok(false)
             }
             Err(error) => Err(error),
@@ -526,7 +543,7 @@ impl Pipeline {
         mail.written()
     }
 
-    /// The state of a mail's row; `None` when there is none, or none that we may read.
+    /// Returns the state of a message's row; `None` if it does not exist or may not be read.
     async fn state_of_row(
         &self,
         session: &Session,

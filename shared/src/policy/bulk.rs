@@ -1,9 +1,11 @@
-//! Bulk mail and automatic answers: by their headers, or by an address behind which nobody reads ([`crate::role_address`]).
+//! Detects bulk mail and automatic replies: by their headers, or by a sender address that belongs
+//! to a program ([`crate::role_address`]).
 
 use crate::message::Message;
 use crate::role_address::is_automatic;
 
-/// Whether a mail is bulk mail or an automatic answer, as far as its headers at hand and its sender say so.
+/// Returns whether a message is bulk mail or an automatic reply, judged by the headers that were
+/// fetched and the sender.
 #[must_use]
 pub fn is_bulk(message: &Message) -> bool {
     message.bulk.is_some() || message.author().is_some_and(is_automatic)

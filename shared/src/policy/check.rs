@@ -1,7 +1,9 @@
-//! Whether a policy document can be used, and if not, what is wrong with it and where.
+//! Checks whether a policy document can be used, and reports what is wrong with it and where.
 //!
-//! Shape first: no JSON, an unknown setting, a value of the wrong kind. Such a document has one problem, with its line and column, since nothing that
-//! follows it can be read. Then sense: everything that contradicts something else, or could never apply, each with its path in the document.
+//! The first check is the syntax: invalid JSON, an unknown setting, a value of the wrong type. Such
+//! a document has one problem, with its line and column, since the rest cannot be parsed. The
+//! second check is the meaning: every setting that contradicts another one or could never apply is
+//! a problem, with its path in the document.
 
 mod sense;
 mod shape;
@@ -11,12 +13,12 @@ use std::fmt;
 pub(super) use self::sense::problems;
 pub(super) use self::shape::read;
 
-/// Something that is wrong with a document. May quote it: for the person who wrote it, not for a log.
+/// A problem in a document. May quote the document: show it to its author, do not log it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// Where: line and column, or the path of the setting.
+    /// The place: line and column, or the path of the setting.
     pub place: String,
-    /// What.
+    /// What is wrong.
     pub what: String,
 }
 
@@ -26,7 +28,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// A key as a path has it: in quotes where it needs them.
+/// Returns a key as it appears in a path: quoted if necessary.
 fn name(key: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "_$".contains(c);
     if key.chars().all(is_plain) && !key.is_empty() {

@@ -1,7 +1,10 @@
-//! The policy document: what is tracked, who is created, and what a mail is about. Plain data; what each setting means is decided elsewhere.
+//! The policy document: what is tracked, which contacts are created, and what an email regards.
+//! Plain data; other modules decide what each setting does.
 //!
-//! One JSON document for the whole organisation. `defaults` holds for every mailbox; `mailboxes` narrows it for some. A setting that is left out keeps the
-//! documented default. An unknown setting is refused, since a misspelt rule that is silently ignored lets private mail through.
+//! There is one JSON document for the whole organisation. `defaults` applies to every mailbox, and
+//! `mailboxes` restricts it for some of them. A setting that is left out keeps its documented
+//! default. An unknown setting is an error: if a misspelt rule were ignored, private email would be
+//! tracked.
 
 use std::collections::BTreeMap;
 
@@ -9,17 +12,18 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// The whole document.
+/// The policy document.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Document {
-    /// Where the schema of this document is, for editors; nothing else reads it.
+    /// The address of this document's JSON schema. Only editors read it.
     #[serde(rename = "$schema", skip_serializing_if = "Option::is_none")]
     pub schema: Option<String>,
-    /// For every mailbox.
+    /// The settings of every mailbox.
     pub defaults: Settings,
-    /// By the mailbox's own address. A mailbox's part can only leave out more than `defaults` does.
-    // A mailbox that is named twice would lose one of its two parts without a word.
+    /// Restrictions by the mailbox's address. They can only leave out more than `defaults` does.
+    // With a plain map, a mailbox that is listed twice would silently lose one of its two
+    // overrides.
     #[serde(with = "serde_with::rust::maps_duplicate_key_is_error")]
     #[schemars(with = "BTreeMap<String, Override>")]
     pub mailboxes: BTreeMap<String, Override>,
@@ -29,33 +33,33 @@ pub struct Document {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
-    /// Which mail is tracked, by who takes part in it.
+    /// Which email is tracked, by direction and participants.
     pub track: Track,
     /// Which folders are tracked.
     pub folders: Folders,
-    /// Mail in these folders concerns these records.
+    /// The records that email in these folders regards.
     pub folder_regarding: Vec<FolderRegarding>,
-    /// Mail domains of the own company, besides the addresses of mailboxes and users. A domain below one of these is another.
+    /// The organisation's domains, besides addresses of mailboxes and users. Excludes subdomains.
     pub internal_domains: Vec<String>,
-    /// Mail whose sender and recipients are all inside is left out.
+    /// Leaves out email whose sender and recipients are all internal.
     pub skip_internal: bool,
-    /// Who is never tracked.
+    /// Addresses and domains that are never tracked.
     pub block: Vec<Block>,
-    /// When not empty, only outside participants of these domains, and of those below them, count as such.
+    /// If not empty, only external participants in these domains and their subdomains count.
     pub allow: Vec<String>,
-    /// Newsletters, automatic answers and other bulk mail are left out. Needs all headers of a message.
+    /// Leaves out newsletters, automatic replies and other bulk mail. Needs all headers.
     pub skip_bulk: bool,
-    /// Of each thread only its first mail is tracked.
+    /// Tracks only the first message of each thread.
     pub first_of_thread_only: bool,
-    /// What of a mail is stored.
+    /// How much of an email is stored.
     pub content: Content,
-    /// What an address is that several rows have.
+    /// How to resolve an address that several rows have.
     pub ambiguous: Ambiguous,
-    /// For whom a contact, and a company, is created.
+    /// For which participants a contact, and a company, is created.
     pub create_contacts: CreateContacts,
-    /// Which record a mail concerns.
+    /// How the record that an email regards is chosen.
     pub regarding: Regarding,
-    /// In whose name the row of a mail is written.
+    /// The user as which the row of an email is written.
     pub impersonate: Impersonate,
 }
 
@@ -80,60 +84,60 @@ impl Default for Settings {
     }
 }
 
-/// What a mailbox leaves out besides: each setting is applied on top of the organisation's, and none can take anything back.
+/// Settings that a mailbox adds to the organisation's. They can only restrict, never allow more.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Override {
-    /// A mail has to pass the organisation's setting and this one.
+    /// An email has to pass the organisation's setting and this one.
     #[serde(skip_serializing_if = "TrackOverride::is_empty")]
     pub track: TrackOverride,
-    /// Both have to let a folder through.
+    /// Both settings have to include a folder.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub folders: Option<Folders>,
-    /// Asked before the organisation's.
+    /// Checked before the organisation's list.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub folder_regarding: Vec<FolderRegarding>,
-    /// Only `true` changes anything.
+    /// Only `true` has an effect.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub skip_internal: Option<bool>,
-    /// In addition.
+    /// Added to the organisation's list.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub block: Vec<Block>,
-    /// When not empty: both lists have to have the domain.
+    /// If not empty, a domain has to be in both lists.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub allow: Vec<String>,
-    /// Only `true` changes anything.
+    /// Only `true` has an effect.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub skip_bulk: Option<bool>,
-    /// Only `true` changes anything.
+    /// Only `true` has an effect.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_of_thread_only: Option<bool>,
-    /// The lesser of the two is stored.
+    /// The setting that stores less applies.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content: Option<Content>,
-    /// The lesser of the two holds.
+    /// The setting that creates fewer contacts applies.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub create_contacts: Option<CreateContacts>,
 }
 
-/// Which mail is tracked, by its direction.
+/// Which email is tracked, by direction.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Track {
-    /// Mail from outside.
+    /// Email from external senders.
     pub received: TrackWhat,
-    /// Mail that somebody inside sent.
+    /// Email from internal senders.
     pub sent: TrackWhat,
 }
 
-/// Which mail of one mailbox is tracked besides, by its direction. What is left out stays as `defaults` has it.
+/// Further restrictions by direction. A direction that is left out is tracked as in `defaults`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrackOverride {
-    /// Mail from outside.
+    /// Email from external senders.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub received: Option<TrackWhat>,
-    /// Mail that somebody inside sent.
+    /// Email from internal senders.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sent: Option<TrackWhat>,
 }
@@ -148,74 +152,75 @@ impl TrackOverride {
     }
 }
 
-/// Which mail of one direction is tracked: from the most to the least.
+/// Which email of one direction is tracked, from most to least.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
 #[serde(rename_all = "snake_case")]
 pub enum TrackWhat {
-    /// All of it.
+    /// All email.
     #[default]
     All,
-    /// At least one outside participant is a contact, an account, a lead or another record of the organisation.
+    /// Email with at least one external participant who is a contact, an account or a lead.
     Known,
-    /// Only answers to mail that is already in Dynamics 365.
+    /// Only replies to email that is already in Dynamics 365.
     Replies,
-    /// None of it.
+    /// No email.
     None,
 }
 
-/// Which folders are tracked. A folder is named by its name, its path from the root (`Clients/Kites`), its id or its attribute (`\Archive`); what lies
-/// below a named folder is named too. Names, paths and attributes are compared without case.
+/// Which folders are tracked. A folder is given by its name, its path from the root
+/// (`Clients/Kites`), its id or its attribute (`\Archive`). Its subfolders are included. Names,
+/// paths and attributes are case-insensitive.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Folders {
     /// All folders.
     #[default]
     All,
-    /// A message has to lie in one of these.
+    /// A message has to be in one of these folders.
     Only(Vec<String>),
-    /// A message must not lie in any of these.
+    /// A message must not be in any of these folders.
     Except(Vec<String>),
 }
 
-/// Mail in `folder` concerns `record`.
+/// Email in the folder `folder` regards the record with this table and id.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FolderRegarding {
-    /// As in [`Folders`].
+    /// The folder, given as in [`Folders`].
     pub folder: String,
     /// Logical name of the record's table, such as `account` or `opportunity`.
     pub table: String,
-    /// Its primary key.
+    /// The record's primary key.
     pub id: Uuid,
 }
 
-/// Somebody who is never tracked: exactly one of `address` and `domain`.
+/// A participant who is never tracked: exactly one of `address` and `domain`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Block {
-    /// One address.
+    /// An email address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<String>,
-    /// A domain and all below it.
+    /// A domain, including its subdomains.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub domain: Option<String>,
     /// What is left out.
     pub action: BlockAction,
 }
 
-/// What is left out when somebody blocked takes part.
+/// What is left out if a blocked participant is on an email.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum BlockAction {
     /// The whole message.
     Drop,
-    /// Only that party.
+    /// Only this participant.
     Strip,
 }
 
-/// What of a mail is stored: from the most to the least.
+/// How much of an email is stored, from most to least.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
@@ -228,58 +233,58 @@ pub enum Content {
     Snippet,
     /// Subject only.
     Subject,
-    /// Who wrote to whom, and when.
+    /// Only the participants and the times.
     Participants,
 }
 
-/// What an address is that several rows of one table have.
+/// How to resolve an address that several rows of one table have.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Ambiguous {
-    /// None of them: the party is the address alone.
+    /// To none of them: the activity party holds only the address.
     #[default]
     Unresolved,
-    /// The one that was changed last.
+    /// To the row that was changed last.
     MostRecent,
-    /// Each of them, as a party of its own.
+    /// To all of them, with one activity party for each.
     All,
 }
 
-/// For whom a contact is created: from the least to the most.
+/// For which participants a contact is created, from fewest to most.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
 #[serde(rename_all = "snake_case")]
 pub enum CreateContacts {
-    /// Nobody.
+    /// For no participant.
     #[default]
     Never,
-    /// Somebody we wrote to.
+    /// For external recipients of email from internal senders.
     Sent,
-    /// Everybody outside.
+    /// For all external participants.
     All,
 }
 
-/// In whose name the row of a mail is written.
+/// The user as which the row of an email is written.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Impersonate {
-    /// In the application user's own.
+    /// The application user.
     #[default]
     Nobody,
-    /// In that of the mailbox's user, who owns it.
+    /// The Dynamics user of the mailbox, who owns the row.
     Owner,
 }
 
-/// Which record a mail concerns.
+/// How the record that an email regards is chosen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Regarding {
-    /// Where to look, in this order; the first hit wins. What is left out is not looked at.
+    /// Sources to check, in this order; the first match wins. An omitted source is not checked.
     pub order: Vec<RegardingSource>,
-    /// A regular expression for the tracking token in a subject.
+    /// A regular expression that matches the tracking token in a subject.
     pub tracking_token: String,
-    /// What [`RegardingSource::App`] looks for.
+    /// The records that the source [`RegardingSource::App`] looks for.
     pub app: App,
 }
 
@@ -301,42 +306,42 @@ impl Default for Regarding {
     }
 }
 
-/// Where the regarding record of a mail comes from.
+/// A source of the record that an email regards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RegardingSource {
-    /// The newest earlier mail that has the token of the subject, if somebody outside is on both.
+    /// Newest earlier email with the subject's tracking token and a common external participant.
     TrackingToken,
-    /// An earlier mail of the thread.
+    /// An earlier email of the thread.
     Thread,
-    /// The folder that the mail lies in.
+    /// The folder of the email.
     Folder,
-    /// The one open opportunity, case or custom row of the people outside.
+    /// The only open opportunity, case or custom row of the external participants.
     App,
-    /// A lead outside.
+    /// An external participant who is a lead.
     Lead,
-    /// A contact outside.
+    /// An external participant who is a contact.
     Contact,
-    /// A company outside.
+    /// The company that an external participant is, or that all contacts with its address share.
     Account,
 }
 
-/// The app that mail is worked on in.
+/// The app in which users work on the email.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum App {
-    /// None.
+    /// No app.
     #[default]
     None,
-    /// The one open opportunity of the contact or account.
+    /// The only open opportunity of the contact or account.
     Sales,
-    /// The one open case of the contact or account.
+    /// The only open case of the contact or account.
     Service,
-    /// The one active row of a custom table that refers to the contact or account.
+    /// The only active row of a custom table that refers to the contact or account.
     Custom(CustomTable),
 }
 
-/// A custom table that mail may concern.
+/// A custom table whose rows email can regard.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CustomTable {

@@ -1,7 +1,8 @@
-//! The settings that hold for one mailbox: the organisation's, narrowed by the mailbox's own part.
+//! The policy of one mailbox: the organisation's settings, restricted by the mailbox's override.
 //!
-//! Nothing here chooses between the two parts. Where both say something about a mail, both are kept and the mail has to pass both, so that a mailbox's
-//! part can take away and never give: what the organisation leaves out stays out, whatever a mailbox's part says.
+//! The override never replaces a setting of the organisation. If both have a condition, both are
+//! kept and a message has to pass both. So an override can only restrict: what the organisation
+//! leaves out stays out, whatever the override contains.
 
 use std::collections::BTreeSet;
 
@@ -13,41 +14,45 @@ use super::document::{
 };
 use crate::ids::EmailAddress;
 
-/// The settings that hold for one mailbox. Domains and addresses are in the form in which addresses are compared.
+/// The policy of one mailbox. Domains and addresses are in the normalised form in which they are
+/// compared.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Effective {
-    /// A mail from outside has to pass each of these; none of them: all is tracked.
+    /// Conditions that a message from an external sender has to pass, all of them. Empty: every
+    /// message is tracked.
     pub received: BTreeSet<TrackWhat>,
-    /// A mail that somebody inside sent has to pass each of these; none of them: all is tracked.
+    /// Conditions that a message from an internal sender has to pass, all of them. Empty: every
+    /// message is tracked.
     pub sent: BTreeSet<TrackWhat>,
-    /// Each of these has to let a mail's folders through.
+    /// Folder settings; the folders of a message have to pass all of them.
     pub folders: Vec<Folders>,
-    /// Mail in these folders concerns these records; the first that fits.
+    /// The records that email in these folders regards; the first match wins.
     pub folder_regarding: Vec<FolderRegarding>,
-    /// Mail whose sender and recipients are all inside is left out.
+    /// Whether email is left out if its sender and recipients are all internal.
     pub skip_internal: bool,
-    /// Who is never tracked.
+    /// Addresses and domains that are never tracked.
     pub block: Vec<Block>,
-    /// Each of these lists has to have the domain of an outside participant, or one above it.
+    /// Lists of allowed domains. An external participant counts only if each list has the
+    /// participant's domain or a parent of it.
     pub allow: Vec<Vec<String>>,
-    /// Bulk mail is left out.
+    /// Whether bulk mail is left out.
     pub skip_bulk: bool,
-    /// Of each thread only its first mail is tracked.
+    /// Whether only the first message of each thread is tracked.
     pub first_of_thread_only: bool,
-    /// What of a mail is stored.
+    /// How much of an email is stored.
     pub content: Content,
-    /// What an address is that several rows have.
+    /// How to resolve an address that several rows have.
     pub ambiguous: Ambiguous,
-    /// For whom a contact is created.
+    /// For which participants a contact is created.
     pub create_contacts: CreateContacts,
-    /// Which record a mail concerns.
+    /// How the record that an email regards is chosen.
     pub regarding: Regarding,
-    /// In whose name the row of a mail is written.
+    /// The user as which the row of an email is written.
     pub impersonate: Impersonate,
 }
 
 impl Effective {
-    /// What holds for a mailbox without a part of its own.
+    /// Returns the policy of a mailbox without an override.
     #[must_use]
     pub fn organisation(settings: &Settings) -> Self {
         Self {
@@ -71,7 +76,7 @@ impl Effective {
         }
     }
 
-    /// What holds for a mailbox with this part of its own.
+    /// Returns the policy of a mailbox with this override.
     #[must_use]
     pub fn narrowed(&self, part: &Override) -> Self {
         let mut narrow = self.clone();
@@ -99,13 +104,13 @@ impl Effective {
         narrow
     }
 
-    /// Whether all headers of a message are needed, and not the three basic ones alone.
+    /// Returns whether all headers of a message are needed, not only the three basic ones.
     #[must_use]
     pub fn needs_all_headers(&self) -> bool {
         self.skip_bulk
     }
 
-    /// Whether it has to be known if the mails that a mail answers are in Dynamics 365.
+    /// Returns whether it matters if the messages that a message replies to are in Dynamics 365.
     #[must_use]
     pub fn asks_for_ancestors(&self) -> bool {
         [&self.received, &self.sent]
@@ -113,13 +118,13 @@ impl Effective {
             .any(|asked| asked.contains(&TrackWhat::Replies))
     }
 
-    /// Whether a mail that names this address is left out as a whole.
+    /// Returns whether a message with this participant is left out as a whole.
     #[must_use]
     pub fn drops(&self, address: &EmailAddress) -> bool {
         self.blocks(address, BlockAction::Drop)
     }
 
-    /// Whether this address is left out of whatever mail names it.
+    /// Returns whether this participant is left out of every message.
     #[must_use]
     pub fn strips(&self, address: &EmailAddress) -> bool {
         self.blocks(address, BlockAction::Strip)
@@ -127,7 +132,7 @@ impl Effective {
 
     fn blocks(&self, address: &EmailAddress, action: BlockAction) -> bool {
         let names = |block: &Block| {
-            // Whoever is blocked stays so under a tag: `eve+news@…` is `eve@…`.
+            // A tag does not unblock an address: `eve+news@…` is blocked if `eve@…` is.
             block.address.as_deref().is_some_and(|blocked| {
                 let plain = address.without_tag();
                 blocked == address.normal() || plain.is_some_and(|plain| blocked == plain.normal())
@@ -141,7 +146,8 @@ impl Effective {
             .any(|block| block.action == action && names(block))
     }
 
-    /// Whether a participant outside counts as such.
+    /// Returns whether an external participant counts as one: each list of allowed domains has the
+    /// participant's domain or a parent of it.
     #[must_use]
     pub fn allows(&self, address: &EmailAddress) -> bool {
         self.allow.iter().all(|list| {
@@ -151,21 +157,23 @@ impl Effective {
     }
 }
 
-/// What a mail has to pass, if anything.
+/// Returns the condition that a message has to pass, if there is one.
 fn condition(what: Option<TrackWhat>) -> impl Iterator<Item = TrackWhat> {
     what.filter(|what| *what != TrackWhat::All).into_iter()
 }
 
-/// Whether `domain` is `above` or one below it.
+/// Returns whether `domain` is `above` or a subdomain of it.
 pub(super) fn is_within(domain: &str, above: &str) -> bool {
     domain
         .strip_suffix(above)
         .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }
 
-/// A domain in the form in which the domains of addresses are compared; `None` when the text is none.
+/// Returns a domain in the form in which the domains of addresses are compared. `None` if the text
+/// is not a domain.
 ///
-/// `@example.com` and `*.example.com` would never match, and mail that was meant would be tracked.
+/// Texts such as `@example.com` and `*.example.com` are refused: they would never match, so email
+/// that the author wanted to exclude would be tracked.
 #[must_use]
 pub fn domain(text: &str) -> Option<String> {
     let is_odd = |c: char| c.is_whitespace() || "@*/:,;".contains(c);

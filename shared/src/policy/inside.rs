@@ -1,4 +1,4 @@
-//! Who is inside.
+//! Which addresses are internal.
 
 use std::collections::HashSet;
 
@@ -7,21 +7,21 @@ use crate::dataverse::rows::Table;
 use crate::ids::EmailAddress;
 use crate::mailboxes::Mailboxes;
 
-/// Who is inside: the addresses and aliases of every mailbox that takes part, of every enabled user
-/// and every active queue, and of the internal domains.
+/// The internal addresses: the addresses and aliases of every mailbox that takes part, of every
+/// enabled user and every active queue, and all addresses in the internal domains.
 ///
-/// It never depends on which mailbox's copy of a mail is looked at.
+/// The result is the same for every mailbox's copy of a message.
 pub struct Inside<'a> {
     /// The mailboxes that take part.
     pub mailboxes: &'a Mailboxes,
-    /// What the look-up found of users and queues.
+    /// The lookup result, for users and queues.
     pub found: &'a Found,
-    /// In the form of [`EmailAddress::domain`].
+    /// The internal domains, in the form of [`EmailAddress::domain`].
     pub domains: &'a HashSet<String>,
 }
 
 impl Inside<'_> {
-    /// Whether this address is inside.
+    /// Returns whether this address is internal.
     #[must_use]
     pub fn contains(&self, address: &EmailAddress) -> bool {
         let is_user = || {

@@ -1,5 +1,5 @@
-//! The law of a mailbox's part: whatever it says, also what the check would refuse, it tracks nothing that the organisation leaves out, and stores
-//! nothing more of what is tracked.
+//! Tests the law of overrides: whatever an override contains, even what the check would refuse, the
+//! mailbox tracks nothing that the organisation leaves out, and stores no more of what is tracked.
 
 use proptest::option::of as option;
 use proptest::prelude::*;
@@ -197,7 +197,7 @@ fn folders_of_the_mailbox() -> mailboxes::Folders {
     mailboxes::Folders::new(listed.iter().filter_map(wire::folder).collect())
 }
 
-/// What the policy says of a message, before the look-up and after it.
+/// Returns the policy's verdicts on a message before and after the lookup.
 fn verdicts(policy: &Policy, mailbox: &str, object: &serde_json::Value) -> [Verdict; 2] {
     let grant = serde_json::json!({"id": "g", "email": "ada@ours.example", "provider": "google"});
     let mailboxes = Mailboxes::new(&[wire::grant(&grant).unwrap()]);
@@ -236,7 +236,7 @@ proptest! {
         }
         for (before, after) in [(before, after), (organisation_before, organisation)] {
             prop_assert_ne!(after, Verdict::Open);
-            // What is said before the look-up stands.
+            // The lookup does not change a verdict that was not open.
             if before != Verdict::Open {
                 prop_assert_eq!(before == Verdict::Track, after == Verdict::Track);
             }
@@ -268,7 +268,8 @@ fn the_law_is_tried_on_mail_that_is_tracked_and_on_mail_that_is_not() {
         let [_, verdict] = verdicts(&policy, "ada@ours.example", &message);
         *seen.entry(format!("{verdict:?}")).or_insert(0) += 1;
     }
-    // Tracked, and skipped by each rule that these messages can meet: none of them is a draft, spam or trash.
+    // Tracked, and skipped by each rule that these messages can meet: they contain no draft, spam
+    // or trash.
     assert_eq!(seen.len(), 1 + RULES.len() - 3, "{seen:?}");
     assert!(seen["Track"] > 100, "{seen:?}");
 }

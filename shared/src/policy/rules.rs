@@ -1,4 +1,4 @@
-//! The rules, one function each. Pure.
+//! The policy rules, one function each. Pure.
 
 use super::document::{Folders, TrackWhat};
 use super::effective::Effective;
@@ -8,47 +8,47 @@ use crate::ids::EmailAddress;
 use crate::mailboxes::{self, Place};
 use crate::message::{Message, Omission};
 
-/// A rule that leaves a message out. Its name stands in the ledger, so it does not change.
+/// A rule that skips a message. Its name is stored in the ledger, so it never changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Rule {
-    /// A draft.
+    /// The message is a draft.
     Draft,
-    /// Spam.
+    /// The message is in a spam folder.
     Spam,
-    /// In the waste basket.
+    /// The message is in the trash.
     Trash,
-    /// Not in a folder that is tracked.
+    /// The message is in no tracked folder.
     Folder,
-    /// Nothing of this direction is tracked.
+    /// No message of this direction is tracked.
     TrackNone,
-    /// Somebody on it is blocked.
+    /// A participant is blocked.
     Blocked,
-    /// Bulk mail, or an automatic answer.
+    /// The message is bulk mail or an automatic reply.
     Bulk,
-    /// It answers another mail.
+    /// The message replies to another one.
     LaterInThread,
-    /// No usable address.
+    /// The message has no usable address.
     Nobody,
-    /// Nobody outside takes part.
+    /// All participants are internal.
     InternalOnly,
-    /// Nobody outside takes part who counts.
+    /// No external participant is in an allowed domain.
     NotAllowed,
-    /// It answers no mail.
+    /// The message is not a reply.
     NotAReply,
-    /// It answers mail that is not in Dynamics 365.
+    /// The message replies to messages that are not in Dynamics 365.
     AnswersUntracked,
-    /// Nobody outside takes part whom Dynamics 365 knows.
+    /// Dynamics 365 knows none of the external participants.
     NobodyKnown,
-    /// The mailbox no longer has it.
+    /// The mailbox no longer has the message.
     Gone,
-    /// Its mailbox does not take part.
+    /// The message's mailbox does not take part.
     MailboxExcluded,
-    /// Nylas does not list its mailbox.
+    /// Nylas does not list the message's mailbox.
     MailboxUnknown,
 }
 
 impl Rule {
-    /// Its name in the ledger.
+    /// Returns the rule's name in the ledger.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -72,7 +72,7 @@ impl Rule {
         }
     }
 
-    /// Asks the rule about a message.
+    /// Evaluates the rule for a message.
     pub(super) fn ask(self, case: &Case<'_>) -> Answer {
         match self {
             Self::Draft => skips_if(case.folders.place(case.message) == Place::Drafts),
@@ -99,7 +99,7 @@ impl Rule {
                 case.answer_if_asked(TrackWhat::Replies, || case.answers_untracked())
             }
             Self::NobodyKnown => case.answer_if_asked(TrackWhat::Known, || case.nobody_known()),
-            // Found out by the fetch, or before it.
+            // Determined by the fetch, or before it.
             Self::Gone | Self::MailboxExcluded | Self::MailboxUnknown => Answer::Passes,
         }
     }
@@ -111,29 +111,30 @@ impl std::fmt::Display for Rule {
     }
 }
 
-/// A message and what is known about it.
+/// A message, and what is known about it.
 pub struct Case<'a> {
-    /// The message, with everybody on it.
+    /// The message, with all its participants.
     pub message: &'a Message,
-    /// What holds for its mailbox.
+    /// The policy of its mailbox.
     pub effective: &'a Effective,
     /// The folders of its mailbox.
     pub folders: &'a mailboxes::Folders,
-    /// Who is inside, as far as it is known.
+    /// The internal addresses that are known so far.
     pub inside: &'a Inside<'a>,
-    /// Whether Dataverse has been asked. Until then, whoever is not known to be inside may be a user.
+    /// Whether Dataverse was queried. Until then, an address that is not known to be internal may
+    /// belong to a user.
     pub looked_up: bool,
 }
 
 impl Case<'_> {
-    /// Everybody on the mail but those who are stripped.
+    /// Returns all participants that the policy does not strip.
     fn people(&self) -> impl Iterator<Item = &EmailAddress> {
         self.message
             .participants()
             .filter(|address| !self.effective.strips(address))
     }
 
-    /// `None`: only the look-up can tell.
+    /// Returns whether an address is internal. `None`: cannot be determined before the lookup.
     fn is_inside(&self, address: &EmailAddress) -> Option<bool> {
         if self.inside.contains(address) {
             Some(true)
@@ -142,7 +143,8 @@ impl Case<'_> {
         }
     }
 
-    /// The sender and every recipient can be read, so that nobody else takes part.
+    /// Returns whether the sender and every recipient could be parsed, so that there are no unknown
+    /// participants.
     fn everybody_is_named(&self) -> bool {
         self.message.author().is_some() && !self.message.omissions.contains(&Omission::Address)
     }
@@ -160,7 +162,8 @@ impl Case<'_> {
         })
     }
 
-    /// The answer of a rule that holds for one direction, where `what` is asked of it.
+    /// Returns the answer of a rule that applies to one direction, if the mailbox policy has the
+    /// condition `what` for that direction.
     fn answer_if_asked(&self, what: TrackWhat, answer: impl Fn() -> Answer) -> Answer {
         let of_sent = self.effective.sent.contains(&what);
         let of_received = self.effective.received.contains(&what);
@@ -195,7 +198,8 @@ impl Case<'_> {
         answer
     }
 
-    /// Those outside who count; `true` beside whom only the look-up can tell to be outside.
+    /// Returns the external participants that count. The flag is `true` if only the lookup can
+    /// determine whether the address is external.
     fn outside(&self) -> impl Iterator<Item = (&EmailAddress, bool)> {
         self.people()
             .filter(|address| self.effective.allows(address))
@@ -213,7 +217,8 @@ impl Case<'_> {
         if let Some((_, open)) = self.outside().min_by_key(|(_, open)| *open) {
             return if open { Answer::Open } else { Answer::Passes };
         }
-        // Nobody counts, then. What concerns us alone is not for this rule; whoever is stripped is somebody still.
+        // No external participant counts. A message among internal participants only is not for
+        // this rule, and a stripped participant still counts as a participant here.
         let among_us = self.everybody_is_named()
             && self
                 .message

@@ -1,4 +1,5 @@
-//! Where the pipeline has its policy from: the ledger's table, read at most once in five minutes, or a given document.
+//! Provides the pipeline's policy: from the ledger's table, read at most once in five minutes, or a
+//! given document.
 
 use std::sync::Arc;
 
@@ -9,21 +10,25 @@ use super::Policy;
 use crate::dedupe::ledger::{Ledger, LedgerError};
 use crate::telemetry::{Count, count};
 
-/// How long a policy that was read is kept: a new one holds everywhere after that.
+/// How long a policy is cached after it was read. A new policy applies everywhere after this time.
 pub const KEEP: TimeDelta = TimeDelta::minutes(5);
 
-/// Why there is no policy: messages have to wait, since what a default tracks may be what the policy leaves out.
+/// Why no policy is available. Messages have to wait, since the defaults may track what the
+/// organisation's policy leaves out.
 #[derive(Debug, thiserror::Error)]
 pub enum PolicyError {
-    /// The table did not answer.
-    #[error("the policy could not be read: {0}")]
+    /// The ledger's table could not be read.
+    #[error("failed to read the policy: {0}")]
     Ledger(#[from] LedgerError),
-    /// What is stored is no document that this build can use. Says how many problems it has and quotes none of them.
-    #[error("the stored policy, version {version}, cannot be used: {problems} problems")]
+    /// This build cannot use the stored document. Holds the number of problems and quotes none of
+    /// them.
+    #[error(
+        "the stored policy (version {version}) has {problems} problem(s) and cannot be used: run `mailverse policy show`"
+    )]
     Unusable {
         /// The version that it was stored with.
         version: String,
-        /// How many.
+        /// The number of problems.
         problems: usize,
     },
 }
@@ -31,14 +36,15 @@ pub enum PolicyError {
 /// What this process has read of the stored policy.
 #[derive(Default)]
 pub struct StoredPolicies {
-    /// The last one that can be used, and when it was read.
+    /// The last usable policy, and when it was read.
     current: Option<(DateTime<Utc>, Arc<Policy>)>,
-    /// The highest revision of all that were read.
+    /// The highest revision that was read.
     highest: u64,
 }
 
 impl StoredPolicies {
-    /// Notes a revision that was read. False if an earlier one was higher: pushes only count up, so the item was restored, changed or removed by hand.
+    /// Records a revision that was read. Returns false if an earlier one was higher: pushes only
+    /// count up, so the item was restored from a backup, or changed or deleted by hand.
     fn note(&mut self, revision: u64) -> bool {
         let rises = revision >= self.highest;
         self.highest = self.highest.max(revision);
@@ -48,29 +54,30 @@ impl StoredPolicies {
 
 /// Where the policy comes from.
 pub enum PolicySource {
-    /// The item of the ledger's table; the documented defaults where there is none.
+    /// The item in the ledger's table; the documented defaults if there is none.
     Ledger(Mutex<StoredPolicies>),
-    /// This one.
+    /// This policy.
     Given(Arc<Policy>),
 }
 
 impl PolicySource {
-    /// The stored one, which has not been read yet.
+    /// Returns a source that reads the stored policy. It has not read it yet.
     #[must_use]
     pub fn ledger() -> Self {
         Self::Ledger(Mutex::default())
     }
 
-    /// This one.
+    /// Returns a source that always provides this policy.
     #[must_use]
     pub fn given(policy: Policy) -> Self {
         Self::Given(Arc::new(policy))
     }
 
-    /// The policy that holds now.
+    /// Returns the current policy.
     ///
     /// # Errors
-    /// [`PolicyError`]: decide nothing. It is asked for again at the next run, so that a policy that is mended holds at once.
+    /// [`PolicyError`]: do not decide on any message. The next run reads the policy again, so that
+    /// a fixed one applies at once.
     pub async fn policy(
         &self,
         ledger: &Ledger,
@@ -80,7 +87,7 @@ impl PolicySource {
             Self::Given(policy) => return Ok(Arc::clone(policy)),
             Self::Ledger(kept) => kept,
         };
-        // Held across the call, so that a burst of work reads the item once.
+        // The lock is held during the call, so that concurrent calls read the item once.
         let mut kept = kept.lock().await;
         if let Some((read_at, policy)) = kept.current.as_ref()
             && now - *read_at < KEEP
@@ -90,11 +97,12 @@ impl PolicySource {
         let stored = ledger.stored_policy().await?;
         let revision = stored.as_ref().map_or(0, |stored| stored.revision);
         if !kept.note(revision) {
-            // Obeyed all the same: whoever restored a ledger means it. An alarm tells a person, since an older policy may track more.
+            // The older policy is used all the same, since an operator restored it on purpose. It
+            // may track more than the newer one, so an alarm notifies an operator.
             tracing::error!(
                 revision,
                 highest = kept.highest,
-                "the stored policy is older than before; push the right one (docs/restore.md)"
+                "the stored policy is older than one read before; using it; push the current one (docs/restore.md)"
             );
             count(Count::PolicyVersionBackwards, 1);
         }

@@ -1,5 +1,6 @@
-//! Each rule where it fires and where it just does not: those that a message and its folders decide (`tests/message.rs`), those about people
-//! (`tests/people.rs`), and here what holds for all of them.
+//! Tests each rule with a message that it just skips and one that it just does not skip: rules
+//! about the message and its folders (`tests/message.rs`), rules about people (`tests/people.rs`),
+//! and here what applies to all rules.
 
 mod message;
 mod people;
@@ -13,13 +14,13 @@ use crate::dataverse::rows::{Person, Record, Table};
 use crate::mailboxes::{Folders, Mailboxes};
 use crate::nylas::wire;
 
-/// Who is known, and where mail lies:
+/// The known addresses and folders:
 ///
 /// | Address | is |
 /// | --- | --- |
 /// | `ada@ours.example`, `sales@alias.example` | a mailbox and its alias |
 /// | `user@crm.example`, `former@crm.example` | an enabled user and a disabled one |
-/// | all of `domain.example` | inside by the document |
+/// | all of `domain.example` | internal by the document |
 /// | `carol@kites.example`, `info@kites.example`, `lea@leads.example` | a contact, an account, a lead |
 struct World {
     mailboxes: Mailboxes,
@@ -67,7 +68,7 @@ fn world() -> World {
     }
 }
 
-/// The default policy but for `changes` to the settings of the organisation.
+/// Returns the default policy with `changes` to the settings of the organisation.
 fn policy(changes: &Value) -> Policy {
     let mut defaults = json!({"internal_domains": ["domain.example"]});
     let settings = defaults.as_object_mut().unwrap();
@@ -76,7 +77,7 @@ fn policy(changes: &Value) -> Policy {
         .unwrap_or_else(|problems| panic!("{problems:?}"))
 }
 
-/// What the policy says of a message before the look-up and after it.
+/// Returns the policy's decisions on a message before and after the lookup.
 fn decisions(changes: &Value, message: &Value) -> [Decision; 2] {
     let (world, policy) = (world(), policy(changes));
     let message = wire::message(&"g".parse().unwrap(), message).unwrap();
@@ -101,13 +102,14 @@ fn verdicts(changes: &Value, message: &Value) -> [Verdict; 2] {
     decisions(changes, message).map(|decision| decision.verdict)
 }
 
-/// The verdict that counts in the end. Before the look-up, the policy may not have said anything else.
+/// Returns the final verdict, and asserts that the verdict before the lookup does not contradict
+/// it.
 fn verdict(changes: &Value, message: &Value) -> Verdict {
     let [before, after] = verdicts(changes, message);
     assert_ne!(
         after,
         Verdict::Open,
-        "after the look-up everything is known"
+        "after the lookup no verdict may be open"
     );
     match before {
         Verdict::Open => {}
@@ -121,7 +123,7 @@ fn assert_skipped(rule: Rule, changes: &Value, message: &Value) {
     assert_eq!(verdict(changes, message), Verdict::Skip(rule), "{message}");
 }
 
-/// Skipped before anybody is looked up.
+/// Asserts that the message is skipped before any participant is looked up.
 fn assert_refused(rule: Rule, changes: &Value, message: &Value) {
     assert_eq!(
         verdicts(changes, message)[0],

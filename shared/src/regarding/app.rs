@@ -1,14 +1,55 @@
-//! The one open row that an app has of the people outside: an opportunity, a case, or a row of a custom table.
+//! Finds the only open row of an app for the external participants: an opportunity, a case, or a
+//! row of a custom table.
 
 use std::collections::BTreeSet;
 
 use super::{Candidate, Hit, Mail, Outcome, company_of_namesakes, outside, resolved};
-use crate::dataverse::further::Further;
+use crate::dataverse::further::{Further, OpenRowsQuery};
 use crate::dataverse::look_up::OpenRows;
+use crate::dataverse::names::is_name;
 use crate::dataverse::rows::{Record, Table, Target};
-use crate::policy::document::{App, RegardingSource};
+use crate::policy::document::{App, CustomTable, RegardingSource};
 
-/// First the contacts, whose own row says more than their company's; then the companies and accounts.
+/// Returns where to find the open rows of an app; `None` if the policy has no app.
+///
+/// The columns of opportunity and incident are *inferred*: Dataverse facts do not list them.
+#[must_use]
+pub fn open_rows_query(app: &App) -> Option<OpenRowsQuery> {
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    Some(match app {
+        App::None => return None,
+        App::Sales => OpenRowsQuery {
+            set: "opportunities".to_owned(),
+            key: "opportunityid".to_owned(),
+            contact: names(&["customerid", "parentcontactid"]),
+            account: names(&["customerid", "parentaccountid"]),
+        },
+        App::Service => OpenRowsQuery {
+            set: "incidents".to_owned(),
+            key: "incidentid".to_owned(),
+            contact: names(&["customerid", "primarycontactid"]),
+            account: names(&["customerid"]),
+        },
+        App::Custom(CustomTable {
+            set, key, customer, ..
+        }) => {
+            // An invalid name cannot be used in a query; the check of the policy reports it when
+            // the policy is written.
+            if ![set, key, customer].into_iter().all(|name| is_name(name)) {
+                return None;
+            }
+            OpenRowsQuery {
+                set: set.clone(),
+                key: key.clone(),
+                contact: vec![customer.clone()],
+                account: vec![customer.clone()],
+            }
+        }
+    })
+}
+
+/// Finds the open row. Checks the contacts first, since their rows are more specific than those of
+/// their companies, and then the companies and accounts.
 pub(super) fn decide(
     mail: &Mail<'_>,
     candidates: &mut Vec<Candidate>,
@@ -29,7 +70,7 @@ pub(super) fn decide(
         .collect();
     if !unanswered.is_empty() {
         further.customers.extend(unanswered);
-        // Its names, which a hit will need, are read along with its rows.
+        // A match will need the names of the table, so they are read together with the rows.
         if mail.found.names(table).is_none() {
             further.tables.insert(table.to_owned());
         }
@@ -71,7 +112,7 @@ pub(super) fn decide(
     None
 }
 
-/// The contacts outside; and the accounts outside, with the companies of the contacts.
+/// Returns the external contacts; and the external accounts with the companies of the contacts.
 fn customers(mail: &Mail<'_>) -> [BTreeSet<Record>; 2] {
     let account = |id| Record {
         table: Table::Account,

@@ -1,4 +1,5 @@
-//! What was decided, and why: values that can be kept and explained later. Ids and counts, never content.
+//! The resolved regarding, and why it was chosen: values that can be stored and explained later.
+//! They hold ids and counts, never content.
 
 use serde::Serialize;
 
@@ -7,70 +8,70 @@ use crate::dataverse::rows::Target;
 use crate::ids::ActivityId;
 use crate::policy::document::RegardingSource;
 
-/// Which record a mail concerns, and everything that was looked at on the way.
+/// The record that an email regards, and everything that was checked to find it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Decision {
-    /// In the order in which they were looked at. A source that found nothing at all has none.
+    /// What was checked, in this order. A source that found nothing at all has no candidate.
     pub candidates: Vec<Candidate>,
-    /// The record; `None` when no source had one.
+    /// The chosen record; `None` if no source matched.
     pub choice: Option<Choice>,
 }
 
 impl Decision {
-    /// The record.
+    /// Returns the chosen record.
     #[must_use]
     pub fn target(&self) -> Option<&Target> {
         self.choice.as_ref().map(|choice| &choice.target)
     }
 }
 
-/// The record that a mail concerns.
+/// The record that was chosen as the regarding.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Choice {
-    /// Which source had it.
+    /// The source that matched.
     pub source: RegardingSource,
     /// The record.
     pub target: Target,
-    /// By which names the email is bound to it.
+    /// The names with which the email is bound to the record.
     pub names: TableNames,
-    /// The earlier mail that this one answers, when the thread decided.
+    /// The earlier email that this one replies to, if the source is the thread.
     pub parent: Option<ActivityId>,
 }
 
-/// One thing that a source looked at.
+/// Something that a source checked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Candidate {
-    /// Which source.
+    /// The source.
     pub source: RegardingSource,
-    /// What came of it.
+    /// The result of the check.
     pub outcome: Outcome,
-    /// The records that were found: one for a hit, all for an ambiguity.
+    /// The records that were found: one for a match, all if ambiguous.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub records: Vec<Target>,
-    /// The earlier mails that say so.
+    /// The earlier emails that the result is based on.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub emails: Vec<ActivityId>,
 }
 
-/// What came of a candidate.
+/// The result of checking a candidate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// It names the record.
+    /// The candidate has exactly one record.
     Hit,
-    /// It names several records, and none of them was taken.
+    /// The candidate has several records, and none was chosen.
     Ambiguous,
-    /// The earlier mail concerns no record.
+    /// The earlier email has no regarding.
     NoRegarding,
-    /// Everybody outside is a stranger to the earlier mail.
+    /// The earlier email shares no external participant with this one.
     OtherPeople,
-    /// Older emails with the same tracking token concern other records; only the newest counts.
+    /// Older emails with the same tracking token have other regardings; only the newest counts.
     Repeated,
-    /// The record is not there.
+    /// The record does not exist.
     Missing,
-    /// No email can concern a row of that table.
+    /// No email can regard a row of this table.
     CannotBeBound,
-    /// Dataverse refused the question.
+    /// Dataverse rejected the query.
     Refused,
 }
 

@@ -1,4 +1,5 @@
-//! What earlier mails say: by their tracking token, or because this one answers them.
+//! Finds the regarding of earlier emails: those with the same tracking token, and those that this
+//! email replies to.
 
 use std::collections::BTreeSet;
 
@@ -8,13 +9,14 @@ use crate::dataverse::rows::Target;
 use crate::ids::ActivityId;
 use crate::policy::document::RegardingSource;
 
-/// The record of the newest email that has a token of the subject.
+/// Returns the record of the newest email that has a token of the subject.
 ///
-/// Tokens repeat, because their counter starts again after 999 emails of a user, and anybody can
-/// guess one (Dataverse facts §18; that they need a second sign is inferred). So a token counts only
-/// as a thread does, when somebody outside is on both emails, and only for the newest email that has
-/// it. Other records of older emails are recorded as [`Outcome::Repeated`]. If the tokens of one
-/// subject name different records, none of them is taken.
+/// Tokens repeat, because their counter restarts after 999 emails of a user, and anyone can guess
+/// one (Dataverse facts §18; that they need a second condition is *inferred*). So a token counts
+/// only under the same condition as a thread: both emails share an external participant. It counts
+/// only for the newest email that has it. Other records of older emails are recorded as
+/// [`Outcome::Repeated`]. If the tokens of one subject lead to different records, none of them is
+/// chosen.
 pub(super) fn by_token(mail: &Mail<'_>, candidates: &mut Vec<Candidate>) -> Option<Hit> {
     let first = candidates.len();
     for token in mail.tokens {
@@ -40,7 +42,7 @@ pub(super) fn by_token(mail: &Mail<'_>, candidates: &mut Vec<Candidate>) -> Opti
     None
 }
 
-/// The records that only older emails with the token concern; `None` if there are none.
+/// Returns the records that only older emails with the token regard; `None` if there are none.
 fn repeated(newest: &[&EarlierEmail], older: &[&EarlierEmail]) -> Option<Candidate> {
     let current = records_of(newest);
     let mut candidate = Candidate::of(RegardingSource::TrackingToken, Outcome::Repeated);
@@ -55,16 +57,17 @@ fn repeated(newest: &[&EarlierEmail], older: &[&EarlierEmail]) -> Option<Candida
     (!candidate.records.is_empty()).then_some(candidate)
 }
 
-/// The record of the nearest mail that this one answers and that tells.
+/// Returns the record of the nearest email that this one replies to and that has a regarding.
 ///
-/// Ids of mails are the senders' to choose, and a forward names its origin too: so an earlier mail counts only when somebody outside was on it, or when nobody
-/// outside is on this one.
+/// Senders choose Message-IDs, and a forward refers to its original too. So an earlier email counts
+/// only if it shares an external participant with this one, or if this one has no external
+/// participants.
 pub(super) fn by_thread(mail: &Mail<'_>, candidates: &mut Vec<Candidate>) -> Option<Hit> {
     for id in &mail.message.ancestors {
         let earlier: Vec<&EarlierEmail> = others(mail, mail.found.earlier(id)).collect();
         match of_acquaintances(mail, RegardingSource::Thread, earlier, candidates) {
             Some((target, email)) => return Some((target, Some(email))),
-            // An older mail would be no better than a guess between the records of the nearer one.
+            // An older email would only be a guess between the records of the nearer one.
             None => match candidates.last() {
                 Some(last)
                     if last.source == RegardingSource::Thread
@@ -79,8 +82,8 @@ pub(super) fn by_thread(mail: &Mail<'_>, candidates: &mut Vec<Candidate>) -> Opt
     None
 }
 
-/// What those of some earlier emails concern that somebody outside is on; recorded if all of them
-/// are strangers'.
+/// Returns the common record of those earlier emails that share an external participant with this
+/// one. If none of them shares one, they are recorded as such.
 fn of_acquaintances(
     mail: &Mail<'_>,
     source: RegardingSource,
@@ -99,7 +102,7 @@ fn of_acquaintances(
     concerned(source, &known, candidates)
 }
 
-/// Not the mail itself, whose own row may be there as a draft.
+/// Returns all emails except this one, whose own row may already exist as a draft.
 fn others<'a>(
     mail: &Mail<'_>,
     emails: &'a [EarlierEmail],
@@ -125,7 +128,8 @@ fn records_of<'a>(emails: &[&'a EarlierEmail]) -> BTreeSet<&'a Target> {
     records.collect()
 }
 
-/// The one record that all of these mails concern, and the first mail that does; what was found goes to the candidates.
+/// Returns the only record that these emails regard, and the first email that regards it; adds what
+/// was found to the candidates.
 fn concerned(
     source: RegardingSource,
     emails: &[&EarlierEmail],

@@ -1,4 +1,4 @@
-//! Each source once where it hits and once where it just does not.
+//! Tests each source once where it matches and once where it just does not.
 
 mod app;
 mod earlier;
@@ -47,7 +47,7 @@ fn id(text: &str) -> InternetMessageId {
     InternetMessageId::from_header(text).unwrap()
 }
 
-/// A mail from `from` to `to`, where `ours.example` is inside, and what is known of the world.
+/// A message from `from` to `to`, where `ours.example` is internal, and the lookup result.
 struct Case {
     from: &'static str,
     to: Vec<&'static str>,
@@ -77,7 +77,7 @@ impl Case {
         }
     }
 
-    /// From Eve, who is a contact of the company 9.
+    /// Returns a message from Eve, who is a contact of the company 9.
     fn from_eve() -> Self {
         let eve = person(Table::Contact, 1, Some(9));
         Self::of(
@@ -87,7 +87,7 @@ impl Case {
         )
     }
 
-    /// An earlier mail with these people on it.
+    /// Adds an earlier email with these participants.
     fn earlier(&mut self, number: u128, people: &[&str], regarding: Option<Target>) {
         let email = EarlierEmail {
             completed: true,
@@ -130,7 +130,7 @@ impl Case {
     fn decision(&self) -> Decision {
         match self.step() {
             Step::Decided(decision) => decision,
-            Step::Ask(further) => panic!("not decided: {further:?}"),
+            Step::Ask(further) => panic!("expected a decision, got queries: {further:?}"),
         }
     }
 
@@ -138,7 +138,7 @@ impl Case {
     fn ask(&self) -> Further {
         match self.step() {
             Step::Ask(further) => further,
-            Step::Decided(decision) => panic!("decided: {decision:?}"),
+            Step::Decided(decision) => panic!("expected queries, got a decision: {decision:?}"),
         }
     }
 

@@ -1,17 +1,17 @@
-//! A secret store that does not answer is left in peace for five seconds.
+//! After a failed read, the secret store is not asked again for five seconds.
 //!
-//! Without this, each request of a burst would ask a store that is down, and each would wait for its time-out.
-//! A store that answers "there is no such value" has not failed: that is asked again at once, since a person may
-//! be storing the value at this moment.
+//! Without this, each request of a burst would ask a store that is down, and each would wait for
+//! its timeout. The answer "there is no such value" is not a failure: the store is asked again at
+//! once, since an operator may be storing the value at that moment.
 
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::SecretError;
 
-/// For so long nobody asks again.
+/// How long the store is not asked again after a failure.
 const KEPT: TimeDelta = TimeDelta::seconds(5);
 
-/// A reading that failed.
+/// A read that failed.
 #[derive(Debug, Clone)]
 pub struct RecentFailure {
     error: SecretError,
@@ -19,16 +19,16 @@ pub struct RecentFailure {
 }
 
 impl RecentFailure {
-    /// The reading at `at` failed with `error`.
+    /// Records that the read at `at` failed with `error`.
     #[must_use]
     pub fn new(error: SecretError, at: DateTime<Utc>) -> Self {
         Self { error, at }
     }
 
-    /// The error, while it stands for the next reading too. `None`: ask the store.
+    /// Returns the error if it still applies to a read at `now`. `None`: ask the store.
     ///
-    /// The distance counts in both directions: requests that arrive together reach this in any order, and a clock
-    /// that was set back by more makes the store be asked.
+    /// The distance counts in both directions: concurrent requests arrive here in any order. If the
+    /// clock was set back by more than five seconds, the store is asked.
     #[must_use]
     pub fn error_at(&self, now: DateTime<Utc>) -> Option<&SecretError> {
         ((now - self.at).abs() < KEPT).then_some(&self.error)

@@ -1,4 +1,4 @@
-//! The Dataverse client.
+//! Tests of the Dataverse client.
 
 use mailverse::dataverse::error::DataverseError;
 use mailverse::dataverse::look_up::{Found, Questions};
@@ -40,7 +40,8 @@ impl Bench {
         }
     }
 
-    /// A session of its own for each call, so that no failure ends the next one's.
+    /// Returns a separate session for each call, so that a failure does not end the session of the
+    /// next call.
     fn session(&self) -> Session {
         Session::new(self.token.clone())
     }
@@ -49,21 +50,24 @@ impl Bench {
         self.client.write(&self.session(), emails).await
     }
 
-    /// The error of a write and of a look-up while Dataverse fails in this way.
+    /// Returns the error of a write and of a lookup while Dataverse fails in this way.
     async fn failing(&self, fault: &Fault) -> DataverseError {
         self.twin.dataverse().fail_next(fault.clone());
         let written = self
             .write(&[email(1)])
             .await
             .remove(0)
-            .expect_err("a failure");
+            .expect_err("the write should fail");
         self.twin.dataverse().fail_next(fault.clone());
         let looked_up = self
             .look_up(&["x@kites.example"])
             .await
             .err()
-            .expect("a failure");
-        assert_eq!(written, looked_up, "both calls read it alike");
+            .expect("the lookup should fail");
+        assert_eq!(
+            written, looked_up,
+            "write and lookup should return the same error"
+        );
         written
     }
 
@@ -87,7 +91,7 @@ fn address(text: &str) -> EmailAddress {
 fn object(value: Value) -> Map<String, Value> {
     match value {
         Value::Object(object) => object,
-        other => panic!("no object: {other}"),
+        other => panic!("not an object: {other}"),
     }
 }
 
@@ -209,7 +213,11 @@ async fn a_row_that_a_write_names_and_that_is_gone_is_looked_up_again() {
     let error = results[0].as_ref().unwrap_err();
     assert!(matches!(error, DataverseError::Stale { .. }), "{error}");
     assert_eq!(error.retry_advice(), RetryAdvice::Soon);
-    assert_eq!(results[1], Ok(CreateOutcome::Created), "its neighbour");
+    assert_eq!(
+        results[1],
+        Ok(CreateOutcome::Created),
+        "the other message should be written"
+    );
 }
 
 #[tokio::test]
@@ -230,7 +238,11 @@ async fn what_is_refused_for_good_names_its_code_and_harms_no_neighbour() {
         assert!(error.to_string().contains("400 0x80044331"), "{error}");
         assert_eq!(error.retry_advice(), RetryAdvice::Never);
         assert_eq!(results[2], Ok(CreateOutcome::Created));
-        assert_eq!(bench.emails(), 2, "nothing of the refused one is left");
+        assert_eq!(
+            bench.emails(),
+            2,
+            "nothing of the rejected message should be stored"
+        );
     }
 }
 
@@ -263,7 +275,7 @@ async fn an_answer_that_is_no_batch_is_an_outage() {
 #[tokio::test]
 async fn a_part_of_a_batch_has_a_failure_and_a_retry_after_of_its_own() {
     let bench = Bench::start().await;
-    // Of each email two operations: the second email's POST is the third.
+    // Each email has two operations, so the second email's POST is the third operation.
     bench
         .twin
         .dataverse()
@@ -284,7 +296,7 @@ async fn a_query_that_fails_within_the_look_up_fails_the_look_up() {
         .look_up(&["x@kites.example"])
         .await
         .err()
-        .expect("nothing can be decided");
+        .expect("the lookup should fail as a whole");
     assert_eq!(error.retry_advice(), RetryAdvice::Soon);
 }
 

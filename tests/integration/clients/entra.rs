@@ -1,4 +1,4 @@
-//! The Entra client, and the token that is kept.
+//! Tests of the Entra client and of the stored token.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use mailverse::entra::request::{Credential, EntraClient, EntraError};
@@ -8,7 +8,7 @@ use twin::{Fault, Twin};
 
 use crate::world::{status, throttled};
 
-/// What a client is told; each test tells one thing wrong.
+/// The settings of a client; each test makes one of them wrong.
 struct Told {
     tenant: String,
     client_id: String,
@@ -84,14 +84,17 @@ async fn what_is_set_up_wrong_is_named_with_the_setting_to_change() {
             .client(&twin)
             .request(now())
             .await
-            .expect_err("a refusal");
+            .expect_err("the request should be refused");
         let EntraError::Refused { code, .. } = error else {
             panic!("{error}");
         };
         assert_eq!(code, expected);
         let text = error.to_string();
         assert!(text.contains(remedy), "{text}");
-        assert!(!text.contains(&told.secret), "the secret stays out of it");
+        assert!(
+            !text.contains(&told.secret),
+            "the error must not contain the secret"
+        );
     }
 }
 
@@ -111,7 +114,7 @@ async fn a_429_a_5xx_and_a_broken_connection_are_outages() {
             .client(&twin)
             .request(now())
             .await
-            .expect_err("a failure");
+            .expect_err("the request should fail");
         assert!(
             matches!(error, EntraError::Unavailable { .. }),
             "{what}: {error}"
@@ -127,7 +130,7 @@ async fn an_answer_without_a_token_is_an_outage() {
         .client(&twin)
         .request(now())
         .await
-        .expect_err("a failure");
+        .expect_err("the request should fail");
     assert!(matches!(error, EntraError::Unavailable { .. }), "{error}");
 }
 
@@ -144,7 +147,10 @@ async fn a_token_is_kept_until_five_minutes_before_its_end_or_until_it_is_refuse
         seen.push(token.expose_secret().to_owned());
     }
     assert_eq!(seen[0], seen[1]);
-    assert_ne!(seen[1], seen[2], "five minutes are left");
+    assert_ne!(
+        seen[1], seen[2],
+        "the token should be renewed five minutes before it ends"
+    );
     assert_eq!(seen[2], seen[3]);
     source.refused(&seen[3].clone().into()).await;
     let fresh = source

@@ -1,4 +1,4 @@
-//! The Nylas client.
+//! Tests of the Nylas client.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -29,13 +29,13 @@ impl Bench {
         Self { twin, client }
     }
 
-    /// The error of asking for a message while Nylas fails in this way.
+    /// Returns the error of a message request while Nylas fails in this way.
     async fn failing(&self, fault: Fault) -> NylasError {
         self.twin.nylas().add_message(GRANT, mail("m1", &json!({})));
         self.twin.nylas().fail_next(fault);
         match self.client.message(&key(GRANT, "m1"), Headers::Basic).await {
             Err(error) => error,
-            Ok(_) => panic!("the call succeeded"),
+            Ok(_) => panic!("the call should fail"),
         }
     }
 
@@ -91,7 +91,9 @@ async fn a_message_comes_with_its_message_id_whatever_its_own_id_is_made_of() {
         );
         let message = bench.message(id).await;
         assert_eq!(message.key, key(GRANT, id));
-        let header = message.internet_message_id.expect("a Message-ID");
+        let header = message
+            .internet_message_id
+            .expect("the message should have a Message-ID");
         assert_eq!(header.as_str(), "x@kites.example", "{id}");
     }
 }
@@ -109,7 +111,7 @@ async fn a_404_for_a_message_means_gone_and_a_404_for_a_mailbox_does_not() {
         .message(&key("no-such-grant", "m1"), Headers::Basic)
         .await;
     let Err(error @ NylasError::Rejected { status: 404, .. }) = unknown else {
-        panic!("an unknown mailbox passed for an empty one");
+        panic!("a 404 for the mailbox should be an error, not a missing message");
     };
     assert_eq!(error.retry_advice(), after(15 * 60));
     assert!(error.concerns_mailbox(), "{error}");
@@ -122,7 +124,11 @@ async fn a_429_waits_as_long_as_it_says() {
     assert!(matches!(error, NylasError::Throttled { .. }), "{error}");
     assert_eq!(error.retry_advice(), after(23));
     let error = bench.failing(status(429, "rate_limit_error")).await;
-    assert_eq!(error.retry_advice(), after(30), "without the header");
+    assert_eq!(
+        error.retry_advice(),
+        after(30),
+        "default wait without the header"
+    );
 }
 
 #[tokio::test]
@@ -154,7 +160,10 @@ async fn a_refused_key_is_told_from_a_mailbox_to_which_nobody_is_signed_in() {
     assert!(!bench.client.refuses_key().await);
     assert!(client(&bench.twin, "nyk_wrong").refuses_key().await);
     bench.twin.nylas().fail_next(status(500, "internal_error"));
-    assert!(!bench.client.refuses_key().await, "it tells nothing");
+    assert!(
+        !bench.client.refuses_key().await,
+        "a 500 does not prove that the key is refused"
+    );
 }
 
 #[tokio::test]
@@ -166,11 +175,11 @@ async fn a_401_waits_until_somebody_signed_in() {
         .message(&key(GRANT, "m1"), Headers::Basic)
         .await
         .err()
-        .expect("an error");
+        .expect("the call should fail");
     let wrong_key = client(&bench.twin, "nyk_wrong")
         .message(&key(GRANT, "m1"), Headers::Basic)
         .await;
-    for error in [expired, wrong_key.err().expect("an error")] {
+    for error in [expired, wrong_key.err().expect("the call should fail")] {
         assert!(matches!(error, NylasError::SignInNeeded { .. }), "{error}");
         assert_eq!(error.retry_advice(), after(15 * 60));
         assert!(!error.to_string().contains("nyk_"), "{error}");
@@ -187,7 +196,7 @@ async fn any_other_4xx_is_refused_for_good() {
         assert_eq!(error.retry_advice(), RetryAdvice::Never, "{code}");
         assert_eq!(
             error.to_string(),
-            format!("nylas refused the call: {code} invalid_request_error")
+            format!("nylas rejected the call: {code} invalid_request_error")
         );
     }
 }
@@ -237,7 +246,7 @@ async fn an_answer_without_data_is_an_outage_and_no_empty_list() {
 #[tokio::test]
 async fn a_mailbox_is_listed_page_by_page_newest_first_each_message_once() {
     let bench = Bench::start().await;
-    // Three endings, since the twin says the end of a list in three ways.
+    // Three rounds, because the emulator marks the end of a list in three ways.
     for _ in 0..3 {
         for n in 0..120 {
             let id = format!("m{n:03}");
@@ -273,7 +282,7 @@ async fn a_mailbox_is_listed_page_by_page_newest_first_each_message_once() {
         }
         let mut expected: Vec<String> = (5..120).map(|n| format!("m{n:03}")).collect();
         expected.reverse();
-        // Whether the bound itself is included is unknown; the next message is.
+        // Whether the bound itself is included is *unknown*; the next message is.
         listed.retain(|id| id != "m005");
         expected.retain(|id| id != "m005");
         assert_eq!((listed, pages), (expected, 3));
@@ -303,7 +312,10 @@ async fn every_grant_is_listed_however_many_there_are() {
 async fn a_grant_is_asked_for_its_aliases() {
     let bench = Bench::start().await;
     let listed = bench.client.grants().await.unwrap();
-    assert_eq!(listed[0].aliases, None, "a list does not say");
+    assert_eq!(
+        listed[0].aliases, None,
+        "a list of grants does not include aliases"
+    );
     let aliases = bench.client.grant(&grant()).await.unwrap().aliases.unwrap();
     assert_eq!(aliases[0].as_str(), "sales@ours.example");
 }
@@ -362,13 +374,16 @@ async fn a_message_too_large_to_be_held_comes_with_its_snippet_in_place_of_its_b
     let (held, key) = (AtomicUsize::new(7), key(GRANT, "m1"));
     let fetched = bench.client.message_counted(&key, Headers::Basic, &held);
     let Fetched::Message(message) = fetched.await.unwrap() else {
-        panic!("it is there");
+        panic!("the message should be found");
     };
     assert_eq!(message.body, "Two red ones");
     assert_eq!(message.omissions, [Omission::Body]);
     assert!(message.internet_message_id.is_some() && message.from.is_some());
     let held = held.into_inner();
-    assert!(held < 10_000, "what was not kept does not count: {held}");
+    assert!(
+        held < 10_000,
+        "a dropped body should not count as held: {held}"
+    );
 }
 
 #[tokio::test]
@@ -409,7 +424,10 @@ async fn a_listed_message_that_alone_is_too_large_comes_with_its_snippet() {
                 .messages_within(&grant, &filter, None, Headers::Basic, limit, 9_000);
         page.await.unwrap()
     };
-    assert!(list(2).await.is_none(), "ask for fewer");
+    assert!(
+        list(2).await.is_none(),
+        "a page that is too large should make the caller ask for fewer"
+    );
     let page = list(1).await.unwrap();
     assert_eq!((page.messages.len(), page.unreadable), (1, 0));
     assert!(page.next.is_some());

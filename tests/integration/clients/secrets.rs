@@ -1,4 +1,5 @@
-//! A secret store that does not answer: whoever needs a secret fails, and the store is asked once.
+//! A secret store that does not answer: every caller that needs a secret fails, and the store is
+//! asked only once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,7 +12,8 @@ use futures_util::future::join_all;
 use mailverse::secrets::SecretSource;
 use tokio::net::TcpListener;
 
-/// A secret store that refuses everything; its address, and how often it was asked.
+/// Starts a secret store that refuses every request. Returns its address and the number of
+/// requests.
 pub(crate) async fn broken_store() -> (String, Arc<AtomicUsize>) {
     let asked = Arc::new(AtomicUsize::new(0));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -1,4 +1,5 @@
-//! One message never costs its neighbours a delivery: messages with very many recipients, and messages that failed before.
+//! A message never makes the deliveries of other messages fail: messages with very many recipients,
+//! and messages that failed before.
 
 use serde_json::{Value, json};
 use twin::{Fault, Setting};
@@ -22,7 +23,8 @@ fn put(cloud: &Cloud, id: &str, recipients: usize) {
     cloud.twin.nylas().add_message(GRANT, message);
 }
 
-/// A cloud whose queue holds requests for these messages.
+/// Starts a cloud whose queue holds requests for these messages, each with an id and a number of
+/// recipients.
 async fn with_messages(messages: &[(&str, usize)]) -> Cloud {
     let cloud = Cloud::start(10).await;
     cloud.store_secrets().await;
@@ -101,7 +103,10 @@ async fn a_message_that_failed_twice_has_a_look_up_and_a_write_of_its_own() {
     assert_eq!(batch.len(), 3);
     assert_eq!(cloud.work(&mut worker, &batch).await, [""; 0]);
     let requests = cloud.twin.dataverse().requests().total - before;
-    assert_eq!(requests, 4, "two for its neighbours, two for itself");
+    assert_eq!(
+        requests, 4,
+        "two requests for the others, two for the message that failed before"
+    );
     let emails = cloud.emails();
     assert_eq!(emails.last().unwrap()["sender"], "m1@kites.example");
 }

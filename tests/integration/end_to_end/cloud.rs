@@ -1,4 +1,4 @@
-//! What the functions find around them: AWS, the three services, one mailbox and a company.
+//! The environment of the functions: AWS, the three services, one mailbox and a company.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -21,23 +21,24 @@ pub(super) const GRANT: &str = "grant-1";
 pub(super) const TABLE: &str = "ledger";
 pub(super) const WEBHOOK_SECRET: &str = "canary-webhook-secret-90c1";
 
-/// Everything around the functions.
+/// The environment of the functions.
 pub(super) struct Cloud {
     pub(super) twin: Twin,
     pub(super) sqs: aws_sdk_sqs::Client,
     pub(super) secrets: aws_sdk_secretsmanager::Client,
     pub(super) queue: String,
     pub(super) dead_letters: String,
-    /// The backfill queue.
+    /// The URL of the backfill queue.
     pub(super) tasks: String,
     dynamo: String,
-    /// The functions' way to DynamoDB.
+    /// The proxy between the functions and DynamoDB.
     pub(super) to_ledger: Tripwire,
     moto: Moto,
 }
 
 impl Cloud {
-    /// Queues, an empty ledger, and the secrets as the template makes them: there, and without values.
+    /// Starts queues, an empty ledger, and the secrets as the template creates them: without
+    /// values.
     pub(super) async fn start(receive_limit: u32) -> Self {
         let twin = Twin::start().await.unwrap();
         twin.nylas().add_grant(Grant {
@@ -99,7 +100,8 @@ impl Cloud {
         }
     }
 
-    /// Gives the secrets that people store their values. The token is token-refresher's.
+    /// Stores the values of the secrets that operators store. The token is stored by
+    /// token-refresher.
     pub(super) async fn store_secrets(&self) {
         self.store("webhook", WEBHOOK_SECRET).await;
         self.store("nylas", &self.twin.nylas().api_key()).await;
@@ -127,7 +129,7 @@ impl Cloud {
         found.ok().and_then(|found| found.secret_string)
     }
 
-    /// Texts that nothing may print.
+    /// Returns texts that must not be printed.
     pub(super) async fn secret_texts(&self) -> Vec<String> {
         let mut texts = vec![
             WEBHOOK_SECRET.to_owned(),
@@ -141,12 +143,12 @@ impl Cloud {
         texts
     }
 
-    /// Starts a function with the settings that the template gives it, and all logs that it can write.
+    /// Starts a function with the settings of the template and with all its logs.
     pub(super) async fn function(&self, name: &'static str) -> Function {
         self.function_with(name, &[]).await
     }
 
-    /// The same, with further settings.
+    /// Starts a function like [`Self::function`], with further settings.
     pub(super) async fn function_with(
         &self,
         name: &'static str,
@@ -171,7 +173,7 @@ impl Cloud {
                 let queue = ("BACKFILL_QUEUE_URL", self.tasks.clone());
                 [self.pipeline_settings(), vec![queue]].concat()
             }
-            other => panic!("there is no function {other}"),
+            other => panic!("unknown function {other}"),
         };
         Function::start(name, &[&self.aws_settings(), &own[..], further].concat()).await
     }
@@ -185,12 +187,13 @@ impl Cloud {
             ("MAILBOXES", "ours.example".to_owned()),
             ("LEDGER_TABLE", TABLE.to_owned()),
             ("SYNC_QUEUE_URL", self.queue.clone()),
-            // More than anybody uses: else it would be up to the machine's speed whether history has to wait for its turn.
-            ("DATAVERSE_BUDGET", "1000000,1000000,1".to_owned()),
+            // More than any test uses: otherwise it would depend on the speed of the machine
+            // whether backfill has to wait for its turn.
+            ("DATAVERSE_LIMITS", "1000000,1000000,1".to_owned()),
         ]
     }
 
-    /// How to reach AWS, and the logs that a function can write.
+    /// Returns the settings to reach AWS and to enable all logs of a function.
     pub(super) fn aws_settings(&self) -> Vec<(&'static str, String)> {
         vec![
             ("AWS_REGION", "eu-north-1".to_owned()),
@@ -207,14 +210,14 @@ impl Cloud {
         ]
     }
 
-    /// token-refresher has run once.
+    /// Runs token-refresher once, and returns what it printed.
     pub(super) async fn refresh_token(&self) -> String {
         let mut refresher = self.function("token-refresher").await;
         refresher.succeed(schedule("2026-11-20T06:00:00Z")).await;
         refresher.stop().await
     }
 
-    /// Up to ten messages of a queue, as Lambda takes them.
+    /// Receives up to ten messages of a queue, as Lambda does.
     pub(super) async fn receive_from(&self, queue: &str) -> Vec<Message> {
         let call = self
             .sqs
@@ -229,12 +232,13 @@ impl Cloud {
         self.receive_from(&self.queue).await
     }
 
-    /// What Lambda does with a batch: one invocation, then everything that was not reported failed is deleted. The failed ones' ids.
+    /// Processes a batch as Lambda does: one invocation, then every message that was not reported
+    /// as failed is deleted. Returns the ids of the failed ones.
     pub(super) async fn work(&self, worker: &mut Function, batch: &[Message]) -> Vec<String> {
         self.work_from(&self.queue, worker, batch).await
     }
 
-    /// The same for another queue.
+    /// Processes a batch of another queue.
     pub(super) async fn work_from(
         &self,
         queue: &str,
@@ -261,7 +265,8 @@ impl Cloud {
         failed
     }
 
-    /// What Lambda does with the backfill queue, one task at a time, until it shows nothing. How many invocations that took, and how many tasks went back.
+    /// Processes the backfill queue as Lambda does, one task at a time, until no task is visible.
+    /// Returns the number of invocations, and how many tasks went back to the queue.
     pub(super) async fn work_tasks(&self, backfill: &mut Function) -> (usize, usize) {
         let (mut invocations, mut back) = (0, 0);
         loop {
@@ -277,14 +282,18 @@ impl Cloud {
         }
     }
 
-    /// The schedule fires: the backfill plans, and works on what it planned.
+    /// Fires the schedule: the backfill plans tasks, and processes them.
     pub(super) async fn reconcile(&self, backfill: &mut Function, time: &str) -> Value {
         let planned = backfill.succeed(schedule(time)).await;
-        assert_eq!(self.work_tasks(backfill).await.1, 0, "no task goes back");
+        assert_eq!(
+            self.work_tasks(backfill).await.1,
+            0,
+            "no task should go back to the queue"
+        );
         planned
     }
 
-    /// What the schedule's run found in the mailbox.
+    /// Returns the coverage that a scheduled run reported for the mailbox.
     pub(super) async fn coverage(&self, planned: &Value) -> Value {
         let key = TaskKey {
             run_id: planned["run_id"].as_str().unwrap().parse().unwrap(),
@@ -295,12 +304,12 @@ impl Cloud {
         json!(progress.coverage)
     }
 
-    /// Makes a message visible again, as its time-out would.
+    /// Makes a message visible again, as its visibility timeout would.
     pub(super) async fn make_visible(&self, message: &Message) {
         self.make_visible_in(&self.queue, message).await;
     }
 
-    /// The same for another queue.
+    /// Makes a message of another queue visible again.
     pub(super) async fn make_visible_in(&self, queue: &str, message: &Message) {
         let call = self.sqs.change_message_visibility().queue_url(queue);
         let call = call
@@ -319,7 +328,7 @@ impl Cloud {
             .unwrap();
     }
 
-    /// Messages in the queue: visible and hidden ones.
+    /// Returns the number of messages in the queue: visible and hidden.
     pub(super) async fn queue_length(&self) -> (String, String) {
         let (visible, hidden) = (
             QueueAttributeName::ApproximateNumberOfMessages,
@@ -333,12 +342,12 @@ impl Cloud {
         (attributes[&visible].clone(), attributes[&hidden].clone())
     }
 
-    /// The ledger, past the tripwire.
+    /// Returns the ledger, bypassing the proxy.
     pub(super) fn ledger(&self) -> Ledger {
         Ledger::new(dynamo::client(&self.dynamo), TABLE.to_owned())
     }
 
-    /// The whole ledger, as text.
+    /// Returns the whole ledger as text.
     pub(super) async fn ledger_text(&self) -> String {
         let items = dynamo::client(&self.dynamo)
             .scan()
@@ -346,11 +355,14 @@ impl Cloud {
             .send()
             .await
             .unwrap();
-        assert!(items.count > 0, "an empty ledger holds no content anyway");
+        assert!(
+            items.count > 0,
+            "an empty ledger would pass any check for content"
+        );
         format!("{:?}", items.items)
     }
 
-    /// The whole ledger, in an order that stays.
+    /// Returns all ledger items in a stable order.
     pub(super) async fn ledger_items(&self) -> Vec<BTreeMap<String, AttributeValue>> {
         let ledger = dynamo::client(&self.dynamo);
         let items = ledger.scan().table_name(TABLE).send().await.unwrap();
@@ -360,13 +372,13 @@ impl Cloud {
         items
     }
 
-    /// The leases of all claims run out, as if their time had passed.
+    /// Ends the leases of all claims, as if their time had passed.
     pub(super) async fn end_leases(&self) {
         let ledger = dynamo::client(&self.dynamo);
         let items = ledger.scan().table_name(TABLE).send().await.unwrap();
         for mut item in items.items.unwrap() {
             let Some(lease) = item.get_mut("lease_until_ms") else {
-                // How it stands with the user of Dataverse.
+                // The rate limit item of a Dataverse user, which has no lease.
                 continue;
             };
             *lease = AttributeValue::N("0".to_owned());
@@ -380,7 +392,7 @@ impl Cloud {
         }
     }
 
-    /// All messages were claimed first so many hours ago, as if that time had passed.
+    /// Sets the time of the first claim of all messages to `hours_ago` hours ago.
     pub(super) async fn claimed_first(&self, hours_ago: i64) {
         let since = chrono::Utc::now() - chrono::TimeDelta::hours(hours_ago);
         let since = AttributeValue::N(since.timestamp_millis().to_string());
@@ -395,7 +407,7 @@ impl Cloud {
         }
     }
 
-    /// The policy's item is gone, as if somebody had deleted it.
+    /// Deletes the policy item.
     pub(super) async fn delete_policy(&self) {
         let key = |value: &str| AttributeValue::S(value.to_owned());
         let client = dynamo::client(&self.dynamo);
@@ -404,7 +416,7 @@ impl Cloud {
         call.send().await.unwrap();
     }
 
-    /// Dataverse asked a worker for a pause that has not ended.
+    /// Stores a pause that Dataverse asked for and that has not ended.
     pub(super) async fn begin_pause(&self) {
         let text = |value: &str| AttributeValue::S(value.to_owned());
         let client = dynamo::client(&self.dynamo);
@@ -414,7 +426,7 @@ impl Cloud {
         item.item("until_ms", year_2500).send().await.unwrap();
     }
 
-    /// The time of every pause is over, as if it had passed.
+    /// Ends the time of every pause, as if it had passed.
     pub(super) async fn end_pause_times(&self) {
         let ledger = dynamo::client(&self.dynamo);
         let items = ledger.scan().table_name(TABLE).send().await.unwrap();
@@ -427,7 +439,7 @@ impl Cloud {
         }
     }
 
-    /// Everything that the ledger knew is gone.
+    /// Deletes everything in the ledger.
     pub(super) async fn lose_ledger(&self) {
         let ledger = dynamo::client(&self.dynamo);
         let items = ledger.scan().table_name(TABLE).send().await.unwrap();
@@ -440,7 +452,7 @@ impl Cloud {
         }
     }
 
-    /// Somebody deletes an email in Dataverse.
+    /// Deletes an email in Dataverse, as a user would.
     pub(super) async fn delete_email(&self, id: &str) {
         let url = self.twin.dataverse().url();
         let token = self.twin.entra().issue_token(&url, 600);
@@ -452,7 +464,7 @@ impl Cloud {
         assert_eq!(call.send().await.unwrap().status(), 204);
     }
 
-    /// The pause that Dataverse asked for ends, as if its time had passed.
+    /// Ends the pause that Dataverse asked for, as if its time had passed.
     pub(super) async fn end_pause(&self) {
         let key = |value: &str| AttributeValue::S(value.to_owned());
         dynamo::client(&self.dynamo)
@@ -465,13 +477,14 @@ impl Cloud {
             .unwrap();
     }
 
-    /// The emails in Dataverse, and the check that nothing that was sent was dropped.
+    /// Returns the emails in Dataverse, after checking that none of the columns that were sent was
+    /// dropped.
     pub(super) fn emails(&self) -> Vec<Value> {
         assert_eq!(self.twin.dataverse().dropped(), []);
         self.twin.dataverse().rows("email")
     }
 
-    /// Puts the mail that all these tests are about into the mailbox; the notification about it.
+    /// Puts the test message into the mailbox. Returns the notification about it.
     pub(super) fn put_mail(&self, id: &str) -> Value {
         let object = json!({
             "id": id, "grant_id": GRANT, "object": "message", "subject": canary::SUBJECT, "body": format!("<p>{}</p>", canary::BODY),

@@ -1,4 +1,4 @@
-//! `mailverse`, compiled, as a person at a terminal sees it.
+//! The compiled `mailverse` command, as seen at a terminal.
 
 use std::process::Stdio;
 
@@ -7,7 +7,7 @@ use tokio::process::Command;
 
 use crate::replay;
 
-/// What a person sees.
+/// The result of running the command: exit status and output.
 pub(super) struct Seen {
     pub(super) status: Option<i32>,
     pub(super) out: String,
@@ -21,7 +21,8 @@ impl Seen {
     }
 }
 
-/// The command with these settings and nothing else in its environment, and nobody at its terminal.
+/// Runs the command with only these settings in its environment, and without an interactive
+/// terminal.
 pub(super) async fn run(arguments: &[&str], settings: &[(&str, String)]) -> Seen {
     let output = Command::new(replay::command())
         .args(arguments)

@@ -1,4 +1,4 @@
-//! Events as AWS makes them, signed with this cloud's secret.
+//! Events as AWS creates them, signed with the secret of this cloud.
 
 use serde_json::Value;
 use stage::events;

@@ -1,4 +1,5 @@
-//! `mailverse explain`, compiled: what it finds, what it shows to whom, and what it does not change.
+//! Tests of the compiled `mailverse explain`: what it finds, what it shows to which reader, and
+//! that it changes nothing.
 
 use mailverse::ids::ActivityId;
 use serde_json::{Value, json};
@@ -29,7 +30,8 @@ impl Seen {
     }
 }
 
-/// A cloud whose mailbox has the mail `m1` and whose second mailbox has another copy of it; the worker has been at both.
+/// A cloud with the message `m1` in one mailbox and a copy of it in a second mailbox. The worker
+/// has processed both.
 pub(super) struct Office(pub(super) Cloud);
 
 impl Office {
@@ -53,7 +55,7 @@ impl Office {
         office
     }
 
-    /// The worker takes up these messages, in this order.
+    /// Runs the worker on these messages, in this order.
     pub(super) async fn work(&self, messages: &[(&str, &str)]) {
         for (grant, id) in messages {
             let request =
@@ -115,14 +117,14 @@ async fn a_mail_is_explained_from_every_name_that_it_has_and_every_copy_with_it(
             "policy default",
             "draft passes",
             "nobody_known passes",
-            "was there already",
+            "already existed",
             &format!("from 1 ({}): contact/", canary::ADDRESS),
             "to 1 (ada@ours.example): systemuser/",
         ]);
         texts.push(seen.out);
         let json = run(&["explain", name, "--json"], &office.all_settings()).await;
         assert_eq!(json.status, Some(0), "{name}");
-        assert_silent("the report for programs", &json.out, &[]);
+        assert_silent("the output of --json", &json.out, &[]);
         let rows: Vec<Value> = json
             .messages()
             .iter()
@@ -131,7 +133,11 @@ async fn a_mail_is_explained_from_every_name_that_it_has_and_every_copy_with_it(
         assert_eq!(rows, ["ours", "found"], "{name}");
     }
     texts.dedup();
-    assert_eq!(texts.len(), 1, "whatever it is called: {texts:#?}");
+    assert_eq!(
+        texts.len(),
+        1,
+        "the output should be the same for every name: {texts:#?}"
+    );
     assert_eq!(office.0.twin.dataverse().requests().writes, writes);
     assert_eq!(office.0.ledger_items().await, ledger);
 }
@@ -144,7 +150,7 @@ async fn a_row_of_ours_that_gave_way_to_another_clients_is_told_as_such() {
     let row = |text: &str| ActivityId::new(text.parse().unwrap());
     let theirs = "77777777-0000-4000-8000-000000000000";
     let ledger = office.0.ledger();
-    let note = "another client's row carries it; ours was withdrawn";
+    let note = "another client wrote a row for it; ours was deleted";
     for message in ["grant-1/m1", "grant-2/AAMk/copy="] {
         let key = message.parse().unwrap();
         let told = ledger.carried_by(&key, row(ours), row(theirs), note).await;
@@ -154,7 +160,7 @@ async fn a_row_of_ours_that_gave_way_to_another_clients_is_told_as_such() {
     let seen = run(&["explain", theirs], &settings).await;
     seen.assert_shows(&[
         &format!("email {theirs}"),
-        &format!("another client's; email {ours} carried it before and gave way to it"),
+        &format!("written by another client; it replaced our email {ours}"),
         note,
         "draft passes",
     ]);
@@ -163,7 +169,7 @@ async fn a_row_of_ours_that_gave_way_to_another_clients_is_told_as_such() {
     let rows: Vec<&Value> = messages.iter().map(|it| &it["decision"]["row"]).collect();
     assert_eq!(rows, ["gave_way", "found"]);
     assert!(messages.iter().all(|it| it["gave_way"] == ours));
-    assert_silent("the report for programs", &json.out, &[]);
+    assert_silent("the output of --json", &json.out, &[]);
 }
 
 #[tokio::test]
@@ -188,7 +194,7 @@ async fn without_the_mailbox_people_are_places_and_what_could_not_be_asked_is_sa
         let seen = run(&["explain", name], &settings).await;
         assert_eq!((seen.status, seen.out.as_str()), (Some(1), ""), "{name}");
         assert!(
-            seen.err.starts_with("mailverse: nothing is known of"),
+            seen.err.starts_with("mailverse: no message found for"),
             "{}",
             seen.err
         );
@@ -210,7 +216,7 @@ async fn a_mail_that_was_left_out_says_by_which_rule_and_one_that_waits_until_wh
     let cloud = &office.0;
     let junk = cloud.twin.nylas().folder_id(GRANT, "\\Junk").unwrap();
     let mut spam = cloud.put_mail("m1")["data"]["object"].clone();
-    // The other mailbox's copy of the same mail is written.
+    // The copy in the other mailbox was written.
     spam["id"] = json!("spam");
     spam["folders"] = json!([junk]);
     cloud.twin.nylas().add_message(GRANT, spam);
@@ -247,7 +253,7 @@ async fn a_mail_that_was_left_out_says_by_which_rule_and_one_that_waits_until_wh
         ", until ",
         "1 try",
         "nylas does not find the message",
-        "none is recorded",
+        "not recorded",
     ]);
 }
 
@@ -275,12 +281,12 @@ async fn bad_usage_and_services_that_do_not_answer_are_no_unknown_message() {
         (
             &["explain", "m1"],
             with("NYLAS_API_URL", "http://127.0.0.1:9"),
-            "the mailboxes cannot be listed",
+            "failed to list the mailboxes",
         ),
         (
             &["explain", "a@x"],
             with("DATAVERSE_URL", "http://127.0.0.1:9"),
-            "Dataverse cannot be asked",
+            "failed to look up the Message-ID in Dataverse",
         ),
         (
             &["explain", "a@x"],
@@ -296,12 +302,12 @@ async fn bad_usage_and_services_that_do_not_answer_are_no_unknown_message() {
         );
         assert!(seen.err.contains(expected), "{expected}: {}", seen.err);
     }
-    // What the ledger knows by itself needs nobody else.
+    // What is in the ledger is shown even if Nylas cannot be reached.
     let seen = run(
         &["explain", "grant-1/m1"],
         &with("NYLAS_API_URL", "http://127.0.0.1:9"),
     )
     .await;
     assert_eq!(seen.status, Some(0));
-    seen.assert_shows(&["the mail cannot be fetched now"]);
+    seen.assert_shows(&["no addresses: failed to fetch the message"]);
 }

@@ -1,4 +1,4 @@
-//! A file that cannot be had yet is waited for, and not for ever.
+//! A message waits for a file that cannot be downloaded yet, but only for a limited time.
 
 use chrono::Utc;
 use mailverse::dedupe::State;
@@ -13,7 +13,8 @@ fn request(id: &str) -> String {
     json!({"version": 1, "grant_id": GRANT, "message_id": id, "trigger": "created"}).to_string()
 }
 
-/// A message with a file of which Nylas does not have the bytes yet, received so many seconds ago, and a request for it.
+/// Starts a cloud with a message that was received so many seconds ago, whose file Nylas does not
+/// have yet, and a request for it.
 async fn with_a_file_to_come(seconds_ago: i64) -> Cloud {
     let cloud = Cloud::start(10).await;
     cloud.store_secrets().await;
@@ -30,14 +31,15 @@ async fn with_a_file_to_come(seconds_ago: i64) -> Cloud {
 }
 
 impl Cloud {
-    /// Nylas has the file now.
+    /// Makes the file available at Nylas.
     fn put_file(&self) {
         let file = json!({"id": "a1", "filename": "offer.pdf", "content_type": "application/pdf"});
         let nylas = self.twin.nylas();
         nylas.add_attachment(GRANT, "m1", file, b"offer".to_vec());
     }
 
-    /// The names of the files of the one email, and what Dynamics 365 says of those that are missing.
+    /// Returns the file names of the only email, and its `notifications` column, which marks
+    /// missing files.
     fn files(&self) -> (Vec<String>, serde_json::Value) {
         let emails = self.emails();
         assert_eq!(emails.len(), 1);
@@ -54,15 +56,25 @@ async fn a_file_that_nylas_does_not_have_yet_is_written_with_its_message_later()
     let cloud = with_a_file_to_come(30).await;
     let mut worker = cloud.function("sync-worker").await;
     let batch = cloud.receive().await;
-    assert_eq!(cloud.work(&mut worker, &batch).await.len(), 1, "it waits");
-    assert!(cloud.emails().is_empty(), "nothing without its file");
+    assert_eq!(
+        cloud.work(&mut worker, &batch).await.len(),
+        1,
+        "the message should wait"
+    );
+    assert!(
+        cloud.emails().is_empty(),
+        "nothing should be written without the file"
+    );
     let key = MessageKey {
         grant_id: GRANT.parse().unwrap(),
         message_id: "m1".parse().unwrap(),
     };
     let entry = cloud.ledger().entry(&key).await.unwrap().unwrap();
     assert_eq!(entry.state, State::Waiting);
-    assert_eq!(entry.failures, 0, "the wait is no failure of the message");
+    assert_eq!(
+        entry.failures, 0,
+        "the wait is not a failure of the message"
+    );
     cloud.put_file();
     cloud.make_visible(&batch[0]).await;
     let batch = cloud.receive().await;
@@ -115,9 +127,9 @@ async fn a_file_that_fails_does_not_hold_its_message_for_more_than_twelve_hours(
         let batch = cloud.receive().await;
         assert_eq!(batch.len(), 1, "after {hours} hours");
         failed = cloud.work(&mut worker, &batch).await.len();
-        assert_eq!(to_nylas.left(), [""; 0], "the file was asked for");
+        assert_eq!(to_nylas.left(), [""; 0], "the file should be requested");
         if hours < 12 {
-            assert_eq!(failed, 1, "it waits after {hours} hours");
+            assert_eq!(failed, 1, "the message should wait after {hours} hours");
             assert!(cloud.emails().is_empty());
             cloud.make_visible(&batch[0]).await;
         }

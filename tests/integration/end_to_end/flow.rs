@@ -1,4 +1,4 @@
-//! The way of a mail when all is well, from the webhook or from the schedule to the row.
+//! The path of a message without failures, from the webhook or the schedule to the row.
 
 use std::io::Write;
 
@@ -13,7 +13,7 @@ use super::canary::{self, assert_silent};
 use super::cloud::{Cloud, GRANT};
 use super::events::{delivery, http_event, schedule, signature};
 
-/// What is on the queue for a message.
+/// Returns the queue message of a message.
 fn request(id: &str) -> Value {
     json!({"version": 1, "grant_id": GRANT, "message_id": id, "trigger": "created"})
 }
@@ -23,7 +23,7 @@ async fn a_signed_notification_becomes_a_completed_email_once_and_leaves_no_cont
     let cloud = Cloud::start(10).await;
     let mut receiver = cloud.function("webhook-receiver").await;
 
-    // Nylas asks before anybody can have the secret that it will sign with.
+    // Nylas sends the challenge before it has created the secret that it will sign with.
     let challenge = http_event("GET", "challenge=a%20b%2Bc", &[], b"", false);
     let answer = receiver.succeed(challenge).await;
     assert_eq!(
@@ -45,7 +45,7 @@ async fn a_signed_notification_becomes_a_completed_email_once_and_leaves_no_cont
         "{token}"
     );
 
-    // Nylas delivers at least once; a duplicate that a provider makes has an id of its own.
+    // Nylas delivers at least once; a duplicate that a provider causes has its own id.
     let mut queued = String::new();
     let mut worker = cloud.function("sync-worker").await;
     for round in 1..=2 {
@@ -61,10 +61,10 @@ async fn a_signed_notification_becomes_a_completed_email_once_and_leaves_no_cont
         assert_eq!(
             serde_json::from_str::<Value>(body).unwrap(),
             request("m1"),
-            "ids and nothing else"
+            "ids only"
         );
         queued.push_str(&format!("{:?}", batch[0]));
-        // A retry of what the queue has is acknowledged, and that is all.
+        // A retry of a message that is already queued is acknowledged and does nothing else.
         let again = receiver.succeed(delivery(&notification)).await;
         assert_eq!(again["statusCode"], 200);
         assert_eq!(cloud.queue_length().await.0, "0", "round {round}");
@@ -109,7 +109,7 @@ async fn a_signed_notification_becomes_a_completed_email_once_and_leaves_no_cont
     let worker_printed = worker.stop().await;
     assert!(
         worker_printed.contains("message settled"),
-        "the log is where it should be:\n{worker_printed}"
+        "the worker should write its log here:\n{worker_printed}"
     );
     assert_silent("the receiver's output", &receiver.stop().await, &secrets);
     assert_silent("the worker's output", &worker_printed, &secrets);
@@ -148,7 +148,7 @@ async fn the_schedule_finds_a_message_whose_webhook_was_lost_and_writes_none_twi
     let cloud = Cloud::start(10).await;
     cloud.store_secrets().await;
     cloud.refresh_token().await;
-    // One came by webhook, 60 only lie in the mailbox: more than a page.
+    // One message came by webhook; 60, more than a page, are only in the mailbox.
     cloud.put_mail("m0");
     cloud.send(&request("m0").to_string()).await;
     let mut worker = cloud.function("sync-worker").await;
@@ -173,7 +173,7 @@ async fn the_schedule_finds_a_message_whose_webhook_was_lost_and_writes_none_twi
         assert_eq!(cloud.emails().len(), 61);
     }
     assert_eq!(cloud.queue_length().await, ("0".to_owned(), "0".to_owned()));
-    // The first run of the next day lists since the last one, and the second nothing but the overlap.
+    // The first run of the next day lists from the last run on, and the second only the overlap.
     for listed in [61, 0] {
         let planned = cloud.reconcile(&mut backfill, "2026-11-21T06:00:00Z").await;
         assert_eq!(cloud.coverage(&planned).await["listed"], listed);
@@ -201,7 +201,7 @@ async fn history_makes_room_while_more_live_mail_waits_than_a_worker_takes() {
     let back = cloud.work_from(&cloud.tasks, &mut backfill, &task).await;
     assert_eq!(back, [task[0].message_id().unwrap()]);
     assert_eq!(cloud.twin.dataverse().requests().total, 0);
-    // A worker takes ten of them, and one need not wait for history.
+    // A worker takes ten of them; backfill does not wait for a single one.
     let mut worker = cloud.function("sync-worker").await;
     let batch = cloud.receive().await;
     assert_eq!(batch.len(), 10);
@@ -217,7 +217,8 @@ async fn a_message_that_no_queue_holds_any_more_is_queued_again_by_the_schedule_
     cloud.store_secrets().await;
     cloud.refresh_token().await;
     cloud.put_mail("m1");
-    // A scheduled run claimed it three hours ago, and died. Today's window no longer reaches back to it.
+    // A scheduled run claimed it three hours ago and died. Today's window no longer reaches back to
+    // it.
     let key = MessageKey {
         grant_id: GRANT.parse().unwrap(),
         message_id: "m1".parse().unwrap(),
@@ -250,7 +251,8 @@ async fn one_reconciliation_accounts_for_dropped_webhooks_and_for_an_hour_withou
     cloud.refresh_token().await;
     let mut receiver = cloud.function("webhook-receiver").await;
     let mut worker = cloud.function("sync-worker").await;
-    // The last six hours before the schedule fires; in the fourth of them nobody received, and one notification of a hundred was dropped elsewhere.
+    // The last six hours before the schedule fires. In the fourth hour the receiver was down, and
+    // one notification of a hundred was lost elsewhere.
     let start = 1_795_154_400 - 6 * 3_600;
     let mut missed = 0;
     for n in 0..MESSAGES {

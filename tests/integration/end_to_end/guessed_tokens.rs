@@ -1,4 +1,5 @@
-//! A tracking token in a subject, compiled: what it leads to, for whom, and what `explain` shows.
+//! A tracking token in a subject, with the compiled functions: what it leads to, for whom, and what
+//! `explain` shows.
 
 use serde_json::json;
 

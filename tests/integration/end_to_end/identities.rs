@@ -1,4 +1,4 @@
-//! Does history go on with further application users of Dataverse?
+//! Tests that backfill continues with further application users of Dataverse.
 
 use chrono::{TimeDelta, Utc};
 use mailverse::governor::User;
@@ -8,16 +8,17 @@ use super::cloud::{Cloud, GRANT};
 
 const CLIENT: &str = "33333333-2222-4333-8444-555555555555";
 
-/// A mail of today in the mailbox, and what a scheduled run with these further users found and printed.
+/// Puts a message of today into the mailbox. Returns what a scheduled run with these further users
+/// found and printed.
 async fn scheduled_run(cloud: &Cloud, identities: &str) -> (Value, String) {
     cloud.put_mail("m1");
-    let setting = [("DATAVERSE_IDENTITIES", identities.to_owned())];
+    let setting = [("DATAVERSE_APPLICATION_USERS", identities.to_owned())];
     let mut backfill = cloud.function_with("backfill", &setting).await;
     let planned = cloud.reconcile(&mut backfill, "2026-11-20T06:00:00Z").await;
     (cloud.coverage(&planned).await, backfill.stop().await)
 }
 
-/// A second application user, whose token is stored: the user's id, and the token.
+/// Creates a second application user with a stored token. Returns the user's id and the token.
 async fn second_user(cloud: &Cloud) -> (Value, String) {
     let user = json!({"lastname": "Two", "applicationid": CLIENT});
     let user = cloud.twin.dataverse().insert("systemuser", user).unwrap();
@@ -26,7 +27,7 @@ async fn second_user(cloud: &Cloud) -> (Value, String) {
     let expires_at = (Utc::now() + TimeDelta::hours(1)).timestamp();
     let stored = cloud.stored("token").await.unwrap();
     let mut stored: Value = serde_json::from_str(&stored).unwrap();
-    stored["identities"] = json!({"two": {"access_token": token, "expires_at": expires_at}});
+    stored["application_users"] = json!({"two": {"access_token": token, "expires_at": expires_at}});
     cloud.store("token", &stored.to_string()).await;
     (json!(user), token)
 }
@@ -51,7 +52,7 @@ async fn history_takes_turns_with_the_further_user_and_live_mail_keeps_to_the_pr
         let request = json!({"version": 1, "grant_id": GRANT, "message_id": format!("m{n}"), "trigger": "created"});
         cloud.send(&request.to_string()).await;
     }
-    let setting = [("DATAVERSE_IDENTITIES", "two".to_owned())];
+    let setting = [("DATAVERSE_APPLICATION_USERS", "two".to_owned())];
     let mut worker = cloud.function_with("sync-worker", &setting).await;
     let batch = cloud.receive().await;
     assert_eq!(cloud.work(&mut worker, &batch).await, [""; 0]);
@@ -85,7 +86,7 @@ async fn a_user_without_a_token_is_left_out_and_told_of() {
     assert_eq!(coverage["written"], 1, "{coverage}");
     let told = printed
         .lines()
-        .find(|line| line.contains("does without this user"));
-    let told = told.expect("a warning");
+        .find(|line| line.contains("backfill continues without it"));
+    let told = told.expect("the function should log a warning");
     assert!(told.contains("WARN") && told.contains("nobody"), "{told}");
 }

@@ -337,8 +337,8 @@ async fn what_cannot_be_used_is_said_and_the_rest_goes_on() {
     let settings = office.all_settings();
     let threads = json!([{"object": "thread", "id": "t", "subject": "x"}]).to_string();
     for (text, expected) in [
-        ("hello", "is no JSON"),
-        ("[{", "is no JSON: it ends in the middle"),
+        ("hello", "is not valid JSON"),
+        ("[{", "is not valid JSON: it ends in the middle"),
         (threads.as_str(), "holds neither messages nor contacts"),
         (r#"{"error": "unauthorized"}"#, "holds an error"),
     ] {
@@ -357,7 +357,7 @@ async fn what_cannot_be_used_is_said_and_the_rest_goes_on() {
     }
     let seen = office.import(&["cli-messages.json"], &[]).await;
     assert_eq!(seen.status, Some(2));
-    assert!(seen.err.contains("say --yes"), "{}", seen.err);
+    assert!(seen.err.contains("pass --yes"), "{}", seen.err);
     let seen = office
         .import(
             &["cli-messages.json"],
@@ -388,11 +388,11 @@ async fn what_cannot_be_used_is_said_and_the_rest_goes_on() {
     let seen = run(&["import", &file, "--yes"], &settings).await;
     assert_eq!(seen.status, Some(1), "{}", seen.err);
     seen.assert_shows(&[
-        "mixed.txt[1]: not imported: Nylas has no mailbox grant-9: --mailbox says whose mailbox it is",
-        "mixed.txt[2]: not imported: it names no mailbox: --mailbox says whose mailbox it is",
+        "mixed.txt[1]: not imported: Nylas has no mailbox grant-9: name its mailbox with --mailbox",
+        "mixed.txt[2]: not imported: it names no mailbox: name its mailbox with --mailbox",
         "mixed.txt[3]: not imported: a message object has no usable id",
         "mixed.txt[5]: not imported: it is neither a message nor a contact",
-        "Messages: 1 written, 0 there before, 0 skipped, 0 waiting, 0 dead, 1 named twice, 3 not imported.",
+        "Messages: 1 written, 0 written before, 0 skipped, 0 waiting, 0 dead, 1 repeated, 3 not imported.",
     ]);
     let seen = run(
         &[
@@ -464,7 +464,7 @@ async fn a_pause_that_dataverse_asks_for_ends_the_import_and_the_same_command_do
     assert_eq!(seen.status, Some(1), "{}", seen.err);
     seen.assert_shows(&[
         "Dataverse asked for a pause until",
-        ": 3 objects were not begun.",
+        ": 3 objects were not processed.",
     ]);
     let seen = office.import(&files, &["--yes"]).await;
     assert_eq!(seen.status, Some(2), "{}", seen.out);

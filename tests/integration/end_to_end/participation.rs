@@ -297,7 +297,7 @@ async fn the_commands_leave_a_mailbox_alone_that_takes_no_part() {
         imported.assert_shows(&[
             "saved.json[0]: not imported: the mailbox grant-eve does not take part",
             "saved.json[1]: not imported: the mailbox grant-eve does not take part",
-            "Contacts of mailboxes that take no part, left alone: 1.",
+            "Contacts of mailboxes that do not take part, not imported: 1.",
         ]);
     }
     let arguments = ["import", &saved, "--yes", "--mailbox", "eve@theirs.example"];

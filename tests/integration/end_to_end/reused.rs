@@ -186,7 +186,7 @@ async fn the_second_mail_of_a_message_id_has_a_row_of_its_own_in_every_mailbox_t
         }
         story.cloud.lose_ledger().await;
         story.work(&[(GRANT, "feb-a"), (OTHER, "feb-b")]).await;
-        let there = (february.clone(), Some("was there already".to_owned()));
+        let there = (february.clone(), Some("already existed".to_owned()));
         assert_eq!(story.settled(GRANT, "feb-a").await, there);
         assert_eq!(story.settled(OTHER, "feb-b").await, there);
         assert_eq!(story.rows().len(), if gone { 1 } else { 2 });
@@ -245,7 +245,7 @@ async fn copies_that_were_moved_or_came_through_a_list_share_the_row(way: Way) {
     story.work(&copies).await;
     let row = story.row_of("Invoice 1001");
     for (grant, id) in copies {
-        let there = (row.clone(), Some("was there already".to_owned()));
+        let there = (row.clone(), Some("already existed".to_owned()));
         assert_eq!(story.settled(grant, id).await, there, "{id}");
     }
     assert_eq!(story.rows().len(), 1);
@@ -305,7 +305,7 @@ async fn a_row_of_another_client_that_comes_first_is_adopted_where_it_is_the_mai
         assert_eq!(story.rows().len(), 1);
         let (carrier, note) = story.settled(GRANT, "jan-a").await;
         assert_eq!(carrier, theirs);
-        assert!(note.unwrap().starts_with("put there by another client"));
+        assert!(note.unwrap().starts_with("written by another client"));
     } else {
         // Both are there until the next list shows the mail (`pipeline/theirs.rs`).
         assert_eq!(story.rows().len(), 2);

@@ -282,7 +282,7 @@ async fn a_worker_that_is_killed_between_write_and_settle_leaves_one_row_to_its_
         [""; 0]
     );
     assert_eq!(cloud.emails(), emails);
-    assert!(cloud.ledger_text().await.contains("was there already"));
+    assert!(cloud.ledger_text().await.contains("already existed"));
 }
 
 #[tokio::test]

@@ -228,7 +228,7 @@ async fn a_destination_is_made_uncompressed_so_a_gateway_that_unpacks_spoils_not
             .deliver(&notification("m1", "message.created"))
             .await;
         assert_eq!(answers, [200]);
-        assert!(made.out.contains("A signed delivery arrives."));
+        assert!(made.out.contains("A signed delivery arrives unchanged."));
         let listed = installed.webhook(&["list", "--json"]).await.json();
         assert_eq!(listed[0]["compressed_delivery"], false);
         let verified = installed.webhook(&["verify", "--json"]).await;
@@ -251,7 +251,7 @@ async fn compression_is_an_option_that_a_rest_api_is_refused_with_a_remedy() {
     let installed = Installed::behind(FrontEnd::RestApi).await;
     let refused = installed.webhook(&["create", "--compressed"]).await;
     assert_eq!((refused.status, refused.out.as_str()), (Some(2), ""));
-    for part in ["REST API", "Leave --compressed out", "WebhookUrl"] {
+    for part in ["REST API", "Omit --compressed", "WebhookUrl"] {
         assert!(refused.err.contains(part), "{part}: {}", refused.err);
     }
     let listed = installed.webhook(&["list", "--json"]).await;
@@ -348,7 +348,7 @@ async fn a_probe_that_does_not_come_through_says_what_was_answered_and_what_to_d
     let (verdict, what, remedy) = check(&verified, "webhook probe").unwrap();
     assert_eq!(
         (verdict.as_str(), what.as_str()),
-        ("broken", "a signed probe was answered 401: signature")
+        ("broken", "a signed probe was answered with 401: signature")
     );
     assert!(remedy.contains("WEBHOOK_SECRET_ID"), "{remedy}");
     assert!(!verified.out.contains("canary-other-secret-77"));
@@ -359,7 +359,7 @@ async fn a_probe_that_does_not_come_through_says_what_was_answered_and_what_to_d
     let verified = installed.webhook(&["verify", "--json"]).await;
     assert_eq!(verified.status, Some(1), "{}", verified.out);
     let (_, what, remedy) = check(&verified, "webhook probe").unwrap();
-    assert_eq!(what, "a signed probe was answered 200: ok");
+    assert_eq!(what, "a signed probe was answered with 200: ok");
     assert!(remedy.contains("something else answers"), "{remedy}");
 }
 

@@ -115,7 +115,7 @@ async fn it_tells_what_would_change_and_writes_nothing_of_any_kind() {
         "5 messages of 2 mailboxes",
         "1 no longer tracked (nobody_known)",
         "grant-1/stranger: no longer tracked: full → nobody_known",
-        "grant-1/m1: other content: full → subject",
+        "grant-1/m1: different content: full → subject",
     ]);
     let secrets = cloud.secret_texts().await;
     assert_silent(
@@ -211,7 +211,7 @@ async fn while_dataverse_wants_a_pause_nothing_is_asked_and_until_when_is_said()
     let before = office.0.twin.dataverse().requests();
     let seen = ask(&office, &Plan::of(&json!({})), &[]).await;
     assert_eq!((seen.status, seen.out.as_str()), (Some(2), ""));
-    let said = "Dataverse asked for a pause until 2500-01-01T00:00:00+00:00: ask again then";
+    let said = "Dataverse asked for a pause until 2500-01-01T00:00:00+00:00: run the command again after that";
     assert!(seen.err.contains(said), "{}", seen.err);
     assert_eq!(office.0.twin.dataverse().requests(), before);
     office.0.end_pause().await;

@@ -13,9 +13,10 @@
 
 use std::collections::BTreeMap;
 
-use mailverse::contacts::company::{Accounts, Companies};
-use mailverse::contacts::{self, NewRow, Plan};
+use mailverse::contacts::{self, Plan};
+use mailverse::dataverse::companies::{Accounts, Companies};
 use mailverse::dataverse::look_up::Found;
+use mailverse::dataverse::rows::NewRow;
 use mailverse::dataverse::rows::{Person, Record, Table};
 use mailverse::mailboxes::Mailboxes;
 use mailverse::message::Message;

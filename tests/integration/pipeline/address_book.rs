@@ -1,6 +1,6 @@
 //! What becomes of the people of an address book, with other people and other clients about?
 
-use mailverse::contacts::card::Card;
+use mailverse::contact_card::Card;
 use mailverse::dataverse::rows::Table;
 use mailverse::dataverse::write::WriteMode;
 use mailverse::nylas::wire;
@@ -94,7 +94,10 @@ async fn what_somebody_enters_meanwhile_stays(mode: WriteMode) {
     let CardFate::Failed { reason } = &fates[0] else {
         panic!("{fates:?}")
     };
-    assert!(reason.contains("dataverse changed in between"), "{reason}");
+    assert!(
+        reason.contains("a dataverse row changed in the meantime"),
+        "{reason}"
+    );
     assert_eq!(contact(&world, carol)["jobtitle"], "Owner");
     created(&fates[1]);
     let again = bring_in(&mut world, &people).await;

@@ -274,7 +274,7 @@ async fn a_completion_whose_answer_was_lost_is_found_done(mode: WriteMode) {
     world.fail_dataverse_at(UPDATE, Fault::ResetAfterCommit);
     waiting(&world.deliver_one(ADA, "m1").await);
     let fate = world.deliver_one(ADA, "m1").await;
-    assert_eq!(written(&fate).1, Some("was there already"));
+    assert_eq!(written(&fate).1, Some("already existed"));
     assert_eq!(world.file_names(), ALL_THREE);
 }
 
@@ -289,7 +289,7 @@ async fn a_mail_that_broke_off_is_completed_from_another_mailbox_without_a_secon
     assert_eq!(world.file_names(), ALL_THREE);
     assert_eq!(world.email()["statecode"], 1);
     let fate = world.deliver_one(ADA, "m1").await;
-    assert_eq!(written(&fate).1, Some("was there already"));
+    assert_eq!(written(&fate).1, Some("already existed"));
 }
 
 async fn a_file_that_is_found_missing_only_when_an_open_row_is_completed_is_noted_on_the_row(
@@ -349,7 +349,7 @@ async fn a_file_that_is_not_there_yet_postpones_a_young_message_until_it_is(mode
     assert_eq!(seconds(&fate), 60);
     assert_eq!(
         waiting(&fate).1,
-        "nylas does not find a file of the message"
+        "nylas does not find an attachment of the message"
     );
     assert!(world.emails().is_empty(), "nothing without its file");
     world.later(TimeDelta::minutes(1));
@@ -380,7 +380,7 @@ async fn a_file_that_fails_for_another_reason_is_waited_for_and_left_out_twelve_
         let fate = world.deliver_one(ADA, "m1").await;
         assert_eq!(seconds(&fate), wait);
         let reason = waiting(&fate).1;
-        assert!(reason.starts_with("a file of the message: nylas is unavailable"));
+        assert!(reason.starts_with("an attachment failed: nylas is unavailable"));
     }
     world.later(TimeDelta::hours(1));
     world.fail_nylas_at("/attachments/a1/download", Fault::ResetBefore);

@@ -25,7 +25,7 @@ async fn a_crash_between_write_and_settle_leaves_one_row(mode: WriteMode) {
     let again = world.deliver_one(ADA, "m1").await;
     assert_eq!(
         written(&again),
-        (written(&first).0, Some("was there already"))
+        (written(&first).0, Some("already existed"))
     );
     world.email();
 }
@@ -55,7 +55,7 @@ async fn a_ledger_that_fails_after_the_write_costs_a_second_look(mode: WriteMode
     let fate = world.deliver_one(ADA, "m1").await;
     assert_eq!(
         written(&fate),
-        (id_of(&world.email()), Some("was there already"))
+        (id_of(&world.email()), Some("already existed"))
     );
 }
 
@@ -85,7 +85,7 @@ async fn a_worker_that_overran_its_lease_does_not_overwrite_its_successor(mode: 
     let fate = world.deliver_one(ADA, "m1").await;
     assert_eq!(
         written(&fate),
-        (id_of(&world.email()), Some("was there already"))
+        (id_of(&world.email()), Some("already existed"))
     );
 }
 
@@ -111,7 +111,7 @@ async fn a_row_of_server_side_sync_that_changed_meanwhile_is_looked_at_again(mod
     });
     let fate = world.deliver_one(ADA, "m1").await;
     assert!(
-        waiting(&fate).1.starts_with("dataverse changed in between"),
+        waiting(&fate).1.starts_with("a dataverse row changed"),
         "{fate:?}"
     );
     assert_eq!(written(&world.deliver_one(ADA, "m1").await).0, theirs);
@@ -135,7 +135,7 @@ async fn a_lost_answer_to_a_batch_of_writes_leaves_one_row_for_each_mail() {
         waiting(&done.fate);
     }
     for done in world.run(work()).await {
-        assert_eq!(written(&done.fate).1, Some("was there already"));
+        assert_eq!(written(&done.fate).1, Some("already existed"));
     }
     assert_eq!(world.emails().len(), 3);
 }

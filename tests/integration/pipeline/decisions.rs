@@ -97,7 +97,7 @@ async fn a_row_whose_write_was_not_answered_keeps_the_decision_that_wrote_it() {
         let (row, note) = written(&fate);
         (row, note.map(str::to_owned))
     };
-    assert_eq!(note.as_deref(), Some("was there already"));
+    assert_eq!(note.as_deref(), Some("already existed"));
     assert_eq!(world.record_text(ADA, "m1").await, Some(tried));
     // And once more: what is settled is left alone.
     written(&world.deliver_one(ADA, "m1").await);

@@ -178,7 +178,10 @@ async fn two_workers_with_one_ledger_do_not_work_on_the_same_message(mode: Write
         .find(|fate| fate.state() == State::Waiting)
         .unwrap();
     let (delay, reason) = waiting(waits);
-    assert_eq!((delay.as_secs(), reason), (180, "another worker is at it"));
+    assert_eq!(
+        (delay.as_secs(), reason),
+        (180, "another worker is processing it")
+    );
     world.email();
 }
 
@@ -222,7 +225,7 @@ async fn a_row_of_server_side_sync_is_taken_for_the_mail_and_its_regarding_is_fi
         world.put(ADA, mail("m1", &json!({})));
         let theirs = world.insert("email", json!({"subject": "Kites for spring", "messageid": form, "statecode": 1, "statuscode": 4}));
         let fate = world.deliver_one(ADA, "m1").await;
-        let note = "put there by another client, found by its Message-ID";
+        let note = "written by another client, found by its Message-ID";
         assert_eq!(written(&fate), (theirs, Some(note)), "{form}");
         let email = world.email();
         assert_eq!(

@@ -183,7 +183,7 @@ async fn a_request_that_is_too_large_for_one_mail_is_dead() {
         for code in ["0x8004418A", ""] {
             let three = table.deliver(status(413, code)).await;
             let (second, neighbours) = three.split();
-            let reason = "dataverse refused the request for its size";
+            let reason = "dataverse refused the request: it is too large";
             assert_eq!(dead(second), reason, "{}", three.row);
             are_written(neighbours);
             assert_eq!(table.log.errors_about(&three.ids[1]), 1, "{}", three.row);
@@ -266,7 +266,7 @@ async fn what_changed_in_between_is_looked_up_anew_and_then_written() {
         (412, "0x80060882"),
         (412, "0x80060892"),
     ];
-    waits_alone_and_is_then_written(&rows, "dataverse changed in between: ").await;
+    waits_alone_and_is_then_written(&rows, "a dataverse row changed in the meantime: ").await;
 }
 
 async fn waits_alone_and_is_then_written(rows: &[(u16, &str)], reason: &str) {

@@ -148,10 +148,7 @@ async fn a_mail_that_another_worker_completed_meanwhile_is_written() {
     });
     let fate = world.deliver_one(ADA, "m1").await;
     let (id, note) = written(&fate);
-    assert_eq!(
-        (id, note),
-        (id_of(&world.email()), Some("was there already"))
-    );
+    assert_eq!((id, note), (id_of(&world.email()), Some("already existed")));
 }
 
 /// A world whose organisation lets no two emails have one Message-ID, with a mail.
@@ -177,10 +174,10 @@ async fn a_row_that_another_client_wrote_meanwhile_is_found_although_a_key_of_th
         dataverse.insert("email", row).unwrap();
     });
     let fate = world.deliver_one(ADA, "m1").await;
-    let reason = "dataverse changed in between: 412 0x80060892";
+    let reason = "a dataverse row changed in the meantime: 412 0x80060892";
     assert_eq!(waiting(&fate).1, reason);
     let fate = world.deliver_one(ADA, "m1").await;
-    let note = Some("put there by another client, found by its Message-ID");
+    let note = Some("written by another client, found by its Message-ID");
     assert_eq!(written(&fate), (theirs, note));
     world.email();
 }

@@ -120,7 +120,7 @@ async fn a_message_that_nylas_cannot_give_does_not_harm_its_neighbours() {
     written(fate("m1"));
     assert_eq!(
         dead(fate("m2")),
-        "nylas refused the call: 400 invalid_request_error"
+        "nylas rejected the call: 400 invalid_request_error"
     );
     written(fate("m3"));
 }
@@ -132,7 +132,7 @@ async fn an_application_without_a_user_waits_and_is_told_what_is_missing(mode: W
     let (delay, reason) = waiting(&fate);
     assert!((59..=60).contains(&delay.as_secs()), "the pause: {delay:?}");
     assert!(
-        reason.contains("0x80072560, the application is no user of this organisation"),
+        reason.contains("0x80072560, the application is not a user of this organisation"),
         "{reason}"
     );
 }

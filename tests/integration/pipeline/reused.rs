@@ -95,7 +95,7 @@ async fn a_row_whose_subject_somebody_changed_is_still_the_mails(mode: WriteMode
     for (grant, id, requests) in [(ADA, "m1", 1), (BEN, "m2", 2)] {
         let before = world.twin.dataverse().requests().total;
         let fate = world.deliver_one(grant, id).await;
-        assert_eq!(written(&fate), (row, Some("was there already")));
+        assert_eq!(written(&fate), (row, Some("already existed")));
         let asked = world.twin.dataverse().requests().total - before;
         assert_eq!(
             asked, requests,
@@ -222,7 +222,7 @@ async fn a_refusal_for_a_key_that_nobody_can_see_waits_once_the_message_id_was_g
     world.put(ADA, mail("m9", &json!({})));
     refuse_keys(&world, &[0, 3]);
     let fate = world.deliver_one(ADA, "m9").await;
-    let reason = "dataverse changed in between: 412 0x80040237, and no row has the key";
+    let reason = "a dataverse row changed in the meantime: 412 0x80040237, and no row has the key";
     assert_eq!(waiting(&fate).1, reason);
     written(&world.deliver_one(ADA, "m9").await);
     assert_eq!(world.emails().len(), 2);

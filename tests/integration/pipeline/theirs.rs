@@ -107,7 +107,7 @@ impl World {
     }
 }
 
-const WITHDRAWN: &str = "another client's row carries it; ours was withdrawn";
+const WITHDRAWN: &str = "another client wrote a row for it; ours was deleted";
 
 async fn theirs_before_ours_carries_the_mail(mode: WriteMode) {
     let mut world = World::start_in(mode).await;
@@ -118,7 +118,7 @@ async fn theirs_before_ours_carries_the_mail(mode: WriteMode) {
     assert_eq!(row, theirs);
     assert!(
         note.unwrap()
-            .ends_with("it has fewer attachments than the mail"),
+            .ends_with("it has fewer attachments than the message"),
         "{note:?}"
     );
     assert_eq!(
@@ -209,7 +209,7 @@ async fn a_draft_of_ours_that_may_not_be_deleted_is_cancelled(mode: WriteMode) {
     let theirs = world.theirs_beside(&json!({}));
     world.fail_dataverse_at(DELETE, status(403, "0x80040220"));
     let fate = world.deliver_one(ADA, "m1").await;
-    let note = "another client's row carries it; our draft was cancelled";
+    let note = "another client wrote a row for it; our draft was cancelled";
     assert_eq!(written(&fate), (theirs, Some(note)));
     let row = world.twin.dataverse().row("email", ours).unwrap();
     assert_eq!(
@@ -240,7 +240,7 @@ async fn ours_stays_where_it_may_not_be_deleted(mode: WriteMode) {
     assert!(world.is_there(ours) && world.is_there(theirs));
     let (carrier, note) = world.carrier(ADA, "m1").await;
     assert_eq!(carrier, ours);
-    assert!(note.contains("ours could not be withdrawn"), "{note}");
+    assert!(note.contains("ours could not be deleted"), "{note}");
     let row = world.twin.dataverse().row("email", theirs).unwrap();
     assert_eq!(
         row["regardingobjectid"],
@@ -287,7 +287,7 @@ async fn ours_stays_where_somebody_worked_with_it(mode: WriteMode) {
     world.next_list().await;
     assert!(world.is_there(ours) && world.is_there(theirs));
     let (_, note) = world.carrier(ADA, "m1").await;
-    assert!(note.contains("somebody has worked with ours"), "{note}");
+    assert!(note.contains("a user has changed ours"), "{note}");
     let kites = to_row("account", world.people.kites);
     for id in [ours, theirs] {
         let row = world.twin.dataverse().row("email", id).unwrap();

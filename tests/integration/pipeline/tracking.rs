@@ -377,7 +377,7 @@ async fn while_the_stored_policy_cannot_be_used_messages_wait_and_nothing_is_fet
         assert_eq!(delay.as_secs(), 300);
         assert_eq!(
             reason,
-            "the stored policy, version v1, cannot be used: 1 problems"
+            "the stored policy (version v1) has 1 problem(s) and cannot be used: run `mailverse policy show`"
         );
     }
     assert_eq!(world.twin.nylas().requests(), before);

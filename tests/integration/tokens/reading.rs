@@ -99,7 +99,7 @@ async fn two_workers_that_meet_an_ended_token_lose_no_message_and_storm_nobody()
             let (delay, reason) = waiting(&fate);
             assert_eq!(delay, TokenError::WAIT);
             assert!(
-                reason.starts_with("dataverse refused the stored token"),
+                reason.starts_with("dataverse rejected the stored token"),
                 "{reason}"
             );
         }
@@ -292,7 +292,7 @@ async fn each_application_user_has_its_own_token_in_the_one_secret() {
     let second = office.entra.register();
     let credential = json!({
         "client_secret": office.entra.client_secret(),
-        "identities": {"second": {"client_id": second, "client_secret": office.entra.client_secret_of(&second)}},
+        "application_users": {"second": {"client_id": second, "client_secret": office.entra.client_secret_of(&second)}},
     });
     office.put(super::CREDENTIAL, &credential).await;
     office.refresh_at(now()).await.unwrap();
@@ -307,6 +307,6 @@ async fn each_application_user_has_its_own_token_in_the_one_secret() {
         nobody
             .unwrap_err()
             .to_string()
-            .contains("holds no token yet")
+            .contains("contains no token yet")
     );
 }

@@ -109,7 +109,7 @@ async fn a_refusal_fails_at_once_with_its_meaning_and_leaves_the_token() {
         }
         let asked = office.entra.requests();
         let text = failure(&office, 1).await;
-        let told = format!("primary: entra refused the credential: {code}, ");
+        let told = format!("primary: entra rejected the credential: {code}, ");
         assert!(text.starts_with(&told), "{code}: {text}");
         assert!(text.contains(remedy), "{code}: {text}");
         assert_eq!(office.entra.requests(), asked + 1, "asked once");
@@ -180,7 +180,7 @@ async fn a_certificate_that_cannot_work_is_named_before_entra_is_asked() {
         "certificate_pem": one["certificate_pem"], "private_key_pem": other["private_key_pem"],
     });
     for (credential, expected) in [
-        (expired, "the certificate has expired, on 2025-01-01"),
+        (expired, "the certificate expired on 2025-01-01"),
         (
             mismatched,
             "private_key_pem is not the key of certificate_pem",
@@ -206,7 +206,7 @@ async fn a_clock_that_is_ten_minutes_off_is_named_and_harms_no_secret() {
         office.put(CREDENTIAL, &pem).await;
         let error = office.refresh_at(ours).await.unwrap_err().to_string();
         assert!(
-            error.contains("AADSTS700024") && error.contains("set the clock"),
+            error.contains("AADSTS700024") && error.contains("correct the clock"),
             "{error}"
         );
         office.put(CREDENTIAL, &secret).await;
@@ -224,7 +224,7 @@ async fn each_application_user_is_renewed_for_itself() {
     let credential = |secret: &str| {
         json!({
             "client_secret": entra.client_secret(),
-            "identities": {"second": {"client_id": second, "client_secret": secret}},
+            "application_users": {"second": {"client_id": second, "client_secret": secret}},
         })
     };
     let secret = entra.client_secret_of(&second).unwrap();
@@ -241,7 +241,7 @@ async fn each_application_user_is_renewed_for_itself() {
     let before = office.tokens().await;
     assert_ne!(
         before["access_token"],
-        before["identities"]["second"]["access_token"]
+        before["application_users"]["second"]["access_token"]
     );
 
     office.put(CREDENTIAL, &credential("wrong")).await;
@@ -251,7 +251,10 @@ async fn each_application_user_is_renewed_for_itself() {
         "{text}"
     );
     let then = office.tokens().await;
-    assert_eq!(then["identities"], before["identities"], "kept");
+    assert_eq!(
+        then["application_users"], before["application_users"],
+        "kept"
+    );
     assert_ne!(then["access_token"], before["access_token"], "renewed");
 
     office
@@ -259,7 +262,7 @@ async fn each_application_user_is_renewed_for_itself() {
         .await;
     office.refresh_at(after(40)).await.unwrap();
     assert!(
-        office.tokens().await.get("identities").is_none(),
+        office.tokens().await.get("application_users").is_none(),
         "it has no credential any more"
     );
 }

@@ -1,4 +1,4 @@
-//! The writes that are tried: each a change set of its own, which is taken back.
+//! The test writes. Each is a separate change set that Dataverse rolls back.
 
 use mailverse::dataverse::probe::{Step, WhoAmI};
 use mailverse::ids::ActivityId;
@@ -18,14 +18,14 @@ pub(super) const ACCOUNTS: &str = "create accounts";
 pub(super) const CONTACTS: &str = "create contacts";
 pub(super) const ACT: &str = "act for users";
 
-/// A table whose rows are on mails.
+/// A table whose rows an email refers to, as a party or as its regarding.
 pub(in crate::doctor) struct Append {
     pub(in crate::doctor) name: &'static str,
-    /// The read that finds a row.
+    /// The name of the read that finds a row to test with.
     pub(in crate::doctor) from: &'static str,
     pub(in crate::doctor) key: &'static str,
     pub(in crate::doctor) set: &'static str,
-    /// As a party, or as what the mail concerns.
+    /// The binding property of an activity party (`partyid_…`) or of the regarding.
     pub(in crate::doctor) binding: &'static str,
     pub(in crate::doctor) right: &'static str,
 }
@@ -69,19 +69,22 @@ pub(super) fn appends(wants: &Wants) -> impl Iterator<Item = &Append> {
     APPENDS.iter().chain(wants.app.map(|app| &app.append))
 }
 
-/// A write that is tried.
+/// A test write.
 pub(super) struct Trial {
     pub(super) name: &'static str,
-    /// Entity set, key column and key of the row that must not stay.
+    /// Entity set, key column and key of the row that must not remain.
     pub(super) row: (&'static str, &'static str, Uuid),
     pub(super) steps: Vec<Step>,
+    /// The privileges that the role needs for it.
     pub(super) right: &'static str,
-    /// What it begins with, which has a trial of its own.
+    /// The name of the test write that covers the first step. If that one fails, this check is
+    /// skipped.
     pub(super) needs: Option<&'static str>,
 }
 
 impl Trial {
-    /// An email with these columns, and what follows its creation.
+    /// Returns the creation of an email with `columns`, followed by the steps that `then` returns
+    /// for its id.
     pub(super) fn email(
         name: &'static str,
         right: &'static str,
@@ -115,6 +118,7 @@ fn object(value: Value) -> Map<String, Value> {
     }
 }
 
+/// Returns the test writes, and a skipped check for each one that there is no row to test with.
 pub(super) fn trials(who: &WhoAmI, found: &Found, wants: &Wants) -> (Vec<Trial>, Vec<Check>) {
     let nothing = |_: ActivityId| Vec::new();
     let mut skipped = Vec::new();
@@ -138,7 +142,7 @@ pub(super) fn trials(who: &WhoAmI, found: &Found, wants: &Wants) -> (Vec<Trial>,
     for append in appends(wants) {
         let rows = found.rows(append.from);
         let Some(target) = rows.and_then(|rows| text(rows.first()?, append.key)) else {
-            let needs = rows.map_or(append.from, |_| "a row to try it with");
+            let needs = rows.map_or(append.from, |_| "a row to test with");
             skipped.push(Check::skipped(append.name, needs));
             continue;
         };
@@ -163,7 +167,7 @@ pub(super) fn trials(who: &WhoAmI, found: &Found, wants: &Wants) -> (Vec<Trial>,
                 nothing,
             ));
         }
-        None => skipped.push(Check::skipped(ASSIGN, "another user to try it with")),
+        None => skipped.push(Check::skipped(ASSIGN, "another user to test with")),
     }
     if wants.is_backdated() {
         let columns = [("overriddencreatedon", json!("2020-02-02T00:00:00Z"))];
@@ -176,7 +180,7 @@ pub(super) fn trials(who: &WhoAmI, found: &Found, wants: &Wants) -> (Vec<Trial>,
     (trials, skipped)
 }
 
-/// Contacts and companies, which the policy has made.
+/// Returns the creation of an account and of a contact, needed if the policy creates contacts.
 fn of_contacts() -> [Trial; 2] {
     let (account, contact) = (Uuid::new_v4(), Uuid::new_v4());
     let new_account = |id: Uuid| {
@@ -192,7 +196,7 @@ fn of_contacts() -> [Trial; 2] {
             name: ACCOUNTS,
             row: ("accounts", "accountid", account),
             steps: vec![new_account(account)],
-            right: "Create on Account, which create_contacts in the policy needs",
+            right: "Create on Account, needed by create_contacts in the policy",
             needs: None,
         },
         Trial {
@@ -202,7 +206,7 @@ fn of_contacts() -> [Trial; 2] {
                 new_account(company),
                 Step::Create("contacts", object(new_contact)),
             ],
-            right: "Create and Append on Contact, Append To on Account, which create_contacts in the policy needs",
+            right: "Create and Append on Contact, Append To on Account, needed by create_contacts in the policy",
             needs: Some(ACCOUNTS),
         },
     ]

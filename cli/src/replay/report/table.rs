@@ -1,4 +1,4 @@
-//! The report as a table for people, and the counts below it.
+//! The report as a table, with the totals below it.
 
 use std::collections::HashSet;
 use std::io::{self, Write};
@@ -12,13 +12,13 @@ use super::{Report, Story};
 use crate::replay::stage::Stage;
 use crate::terminal::printable;
 
-/// People that a row names before it counts the rest.
+/// How many people a row lists before it only counts the rest.
 const PEOPLE_SHOWN: usize = 4;
 
-/// Width from which on a table has room for whole file names and addresses.
+/// The least width, in columns, with room for whole file names and addresses.
 const WIDE: u16 = 140;
 
-/// Width of the table where there is no terminal to ask.
+/// Width of the table in columns if the output is not a terminal.
 const WIDTH: u16 = 160;
 
 impl Report {
@@ -32,14 +32,15 @@ impl Report {
         }
         table.set_header([
             "event",
-            "fate",
+            "outcome",
             "reason",
             "subject",
             "direction",
             "people",
             "regarding",
         ]);
-        // A file name or an address that is broken in two cannot be copied; a narrow terminal has no choice.
+        // A file name or an address that is wrapped cannot be copied. A narrow terminal has to wrap
+        // them.
         if table.width().is_some_and(|width| width >= WIDE) {
             for column in [0, 5] {
                 if let Some(column) = table.column_mut(column) {
@@ -54,13 +55,13 @@ impl Report {
         let (waiting, dead) = (count(State::Waiting), count(State::Dead));
         writeln!(
             out,
-            "{} events, {} refused. Messages: {written} written, {skipped} skipped, {waiting} waiting, {dead} dead.",
+            "{} events, {} rejected. Messages: {written} written, {skipped} skipped, {waiting} waiting, {dead} dead.",
             self.events,
             self.refused.len()
         )?;
         writeln!(
             out,
-            "{} email activities in Dynamics 365; {} deliveries named a message again and changed nothing.",
+            "{} email activities in Dynamics 365; {} deliveries repeated a message and changed nothing.",
             self.activities,
             self.duplicate_deliveries()
         )?;
@@ -72,7 +73,7 @@ impl Report {
         )
     }
 
-    /// The cells of the table, in the order of delivery.
+    /// Returns the rows of the table, in the order of delivery.
     fn rows(&self, stage: &Stage) -> Vec<Vec<String>> {
         let common = self.common_folder();
         let short = |file: &str| printable(file.strip_prefix(&common).unwrap_or(file));
@@ -88,7 +89,7 @@ impl Report {
         });
         let repeated = self.repeated.iter().map(|(file, firsts)| {
             let firsts: Vec<String> = firsts.iter().map(|first| short(first)).collect();
-            let reason = format!("names what is in {}", firsts.join(", "));
+            let reason = format!("same messages as {}", firsts.join(", "));
             (file, vec![short(file), "repeat".to_owned(), reason])
         });
         let mut rows: Vec<_> = messages.chain(others).chain(repeated).collect();
@@ -96,7 +97,8 @@ impl Report {
         rows.into_iter().map(|(_, cells)| cells).collect()
     }
 
-    /// The folder that all events lie in, so that the table need not repeat it.
+    /// Returns the folder that all events are in, so that the table can omit it; empty if there is
+    /// no common folder.
     fn common_folder(&self) -> String {
         let folder = |file: &String| {
             file.rsplit_once('/')
@@ -146,7 +148,8 @@ impl Story {
     }
 }
 
-/// `✔ contact Ada Bell`, or `· bob@example.com` for somebody whom the organisation does not know; one a line.
+/// Returns one line per person: `✔ contact Ada Bell`, or `· bob@example.com` for an address without
+/// a row in the organisation.
 fn people(summary: &Summary, stage: &Stage) -> String {
     let mut seen = HashSet::new();
     let people = summary

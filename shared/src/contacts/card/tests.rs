@@ -3,13 +3,13 @@ use std::collections::BTreeMap;
 use serde_json::json;
 
 use super::*;
-use crate::contacts::company::Accounts;
 use crate::contacts::{account_id, contact_id};
+use crate::dataverse::companies::Accounts;
 use crate::nylas::wire;
 
 fn card(object: &Value) -> Card {
     let mut card = wire::contact(object);
-    // Those without a usable address have none afterwards.
+    // A card without a usable address has no addresses afterwards.
     let _ = card.keep_usable();
     card
 }
@@ -59,13 +59,17 @@ fn a_contact_that_is_there_keeps_all_that_it_has() {
         "emailaddress3": "jd@old.example", "telephone1": "555-9", "telephone2": null, "mobilephone": "555-1",
     });
     let added = missing(&jane(), &row(&there));
-    // The work number's own column is taken, and so is the mobile's.
+    // The columns for the work number and the mobile number are in use.
     let expected = json!({
         "emailaddress2": "jane.doe@home.example", "telephone2": "+1 (555) 1", "telephone3": "+1 555 2",
     });
     assert_eq!(Value::Object(added), expected);
     let full = new_contact(&jane(), None).unwrap().row.row;
-    assert_eq!(missing(&jane(), &full), Map::new(), "twice adds nothing");
+    assert_eq!(
+        missing(&jane(), &full),
+        Map::new(),
+        "a second time nothing is added"
+    );
 }
 
 #[test]
@@ -99,7 +103,7 @@ fn numbers_find_their_columns_by_type_and_none_is_written_twice() {
             &none
         ),
         json!({"telephone1": "1", "mobilephone": "2", "telephone2": "3"}),
-        "the first three"
+        "only the first three numbers are taken"
     );
     assert_eq!(
         numbers(&[("Mobile", "1"), ("cell", "2"), ("work_fax", "3")], &none),
@@ -120,7 +124,7 @@ fn numbers_find_their_columns_by_type_and_none_is_written_twice() {
     assert_eq!(
         numbers(&[("home_fax", "1")], &json!({"fax": "2"})),
         json!({}),
-        "a fax is no telephone"
+        "a fax number is not stored as a telephone number"
     );
     assert_eq!(
         numbers(
@@ -238,14 +242,14 @@ fn a_company_is_found_by_its_name_then_by_the_domain_and_then_made() {
     assert_eq!(
         of(&jane(), &[5, 6], true),
         CardCompany::None,
-        "nobody can tell which"
+        "several accounts have the name, so it is unknown which one is meant"
     );
     assert_eq!(
         of(&jane(), &[], true),
         CardCompany::There(Uuid::from_u128(1))
     );
     let CardCompany::New(made) = of(&jane(), &[], false) else {
-        panic!("no new account")
+        panic!("expected a new account")
     };
     let id = account_id("kites.example");
     let expected =

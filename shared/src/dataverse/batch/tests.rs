@@ -1,4 +1,4 @@
-//! Framing and reading, by hand-written answers and by laws.
+//! Tests of encoding and decoding: hand-written answers and property tests.
 
 use proptest::prelude::*;
 use serde_json::json;
@@ -83,7 +83,8 @@ fn an_answer_that_was_cut_off_or_answers_too_little_is_refused_whole() {
     assert!(decode("application/json", b"{}", 1).is_err());
 }
 
-/// Cuts a multipart body as MIME has it, and not as the reader above does: a delimiter is CRLF, two dashes and the boundary, and CRLF again.
+/// Splits a multipart body by the rules of MIME, independently of the decoder under test: a
+/// delimiter is CRLF, two dashes, the boundary, and CRLF again.
 fn cut(body: &str, boundary: &str) -> Option<Vec<String>> {
     let body = format!("\r\n{body}");
     let delimiter = format!("\r\n--{boundary}");
@@ -98,7 +99,7 @@ fn cut(body: &str, boundary: &str) -> Option<Vec<String>> {
     parts.collect()
 }
 
-/// The first line and the body of the one operation in a part.
+/// Returns the request line and the body of the operation in a part.
 fn operation(part: &str) -> Option<(String, String)> {
     let (_, http) = part.split_once("\r\n\r\n")?;
     let (head, body) = http.split_once("\r\n\r\n")?;
@@ -112,7 +113,7 @@ fn hostile() -> impl Strategy<Value = String> {
     ]
 }
 
-/// Rows with hostile values and hostile names, as an email with attachments has them.
+/// Rows with hostile names and values, in the shape of an email with attachments.
 fn row() -> impl Strategy<Value = Value> {
     proptest::collection::btree_map(hostile(), hostile(), 0..4).prop_map(|fields| json!(fields))
 }
@@ -186,7 +187,7 @@ proptest! {
         answers in proptest::collection::vec(proptest::collection::vec(answer(), 1..4), 0..6),
         boundary in "[A-Za-z0-9'()+_,./:=? -]{0,60}[A-Za-z0-9]", quoted in any::<bool>(), line_feeds in any::<bool>(), wrapped in any::<bool>(),
     ) {
-        // A comma, blank or the like stands in quotes only (RFC 2046).
+        // Commas, blanks and similar characters are allowed only in a quoted boundary (RFC 2046).
         let boundary = if quoted { boundary } else { boundary.replace(|c: char| !c.is_ascii_alphanumeric(), "_") };
         let named = if quoted { format!("\"{boundary}\"") } else { boundary.clone() };
         let mut text = "\r\n".to_owned();

@@ -1,12 +1,14 @@
-//! A contact of an address book. Its arrays may be null, and what is empty may be missing (Nylas facts §12, §17).
+//! Reads a contact of an address book. Its arrays may be null, and empty fields may be missing
+//! (Nylas facts §12, §17).
 
 use serde_json::Value;
 
 use super::{array, text};
-use crate::contacts::card::{Card, Number};
+use crate::contact_card::{Card, Number};
 use crate::ids::EmailAddress;
 
-/// Reads a contact object. What is of a wrong type counts as missing, so any object is a card, if an empty one.
+/// Reads a contact object. A field of the wrong type counts as missing, so any object gives a
+/// contact, even if an empty one.
 #[must_use]
 pub fn contact(object: &Value) -> Card {
     let own = |key: &str| text(object, key).unwrap_or_default().trim().to_owned();

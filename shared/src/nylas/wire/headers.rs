@@ -1,4 +1,4 @@
-//! What the headers of a message say: which mail it answers, and whether it is bulk mail.
+//! Reads the headers of a message: which emails it answers, and whether it is bulk mail.
 
 use serde_json::Value;
 
@@ -6,12 +6,15 @@ use super::{array, text};
 use crate::ids::InternetMessageId;
 use crate::message::{Bulk, MOST_ANCESTORS};
 
-/// The Message-IDs of the mails that this one answers. A header holds one id after the other, in brackets, between blanks.
+/// Returns the Message-IDs of the emails that this one answers, nearest first, at most
+/// [`MOST_ANCESTORS`].
+///
+/// A header contains the ids one after the other, in angle brackets, separated by whitespace.
 pub(super) fn ancestors(object: &Value) -> Vec<InternetMessageId> {
     let ids = |name| {
         let value = header(object, name).unwrap_or_default();
         let ids = value.split_inclusive('>').flat_map(|part| {
-            // Some clients leave the brackets out.
+            // Some clients omit the brackets.
             let bracketed = part.rfind('<').and_then(|at| part.get(at..));
             bracketed.map_or_else(|| part.split_whitespace().collect(), |id| vec![id])
         });
@@ -30,18 +33,22 @@ pub(super) fn ancestors(object: &Value) -> Vec<InternetMessageId> {
     nearest_first
 }
 
-/// Whether a header is one that `fields=include_basic_headers` leaves out. Every whole set has some, `From` and `Date` at least.
+/// Returns whether `fields=include_basic_headers` would leave this header out. Every complete set
+/// has such headers, at least `From` and `Date`.
 pub(super) fn is_beyond_basic(header: &Value) -> bool {
     let basic = ["Message-ID", "In-Reply-To", "References"];
     text(header, "name").is_some_and(|name| !basic.iter().any(|b| name.eq_ignore_ascii_case(b)))
 }
 
-/// What the headers say of bulk mail and automatic answers, as far as they are at hand. Sources: RFC 2919 (List-Id), RFC 2369 (List-Unsubscribe),
-/// RFC 3834 (Auto-Submitted); Precedence is a custom that none describes.
+/// Returns the header that marks the message as bulk mail or an automatic answer, as far as Nylas
+/// returned the headers.
+///
+/// Sources: RFC 2919 (List-Id), RFC 2369 (List-Unsubscribe), RFC 3834 (Auto-Submitted). Precedence
+/// is a convention without a standard.
 pub(super) fn bulk(object: &Value) -> Option<Bulk> {
     let value = |name| header(object, name).map(|value| value.trim().to_ascii_lowercase());
     let automatic = |value: &String| {
-        // Parameters may follow, and comments in brackets.
+        // The value may be followed by parameters, and by comments in parentheses.
         let word = value.split([';', '(']).next().unwrap_or_default().trim();
         !matches!(word, "" | "no")
     };
@@ -59,7 +66,7 @@ pub(super) fn bulk(object: &Value) -> Option<Bulk> {
     }
 }
 
-/// The first header of this name, compared without case.
+/// Returns the first header with this name, compared without case.
 pub(super) fn header<'a>(object: &'a Value, name: &str) -> Option<&'a str> {
     array(object, "headers")
         .iter()

@@ -1,4 +1,4 @@
-//! What contradicts something else in a document, or could never apply.
+//! Finds settings that contradict each other or could never apply.
 
 use std::collections::BTreeSet;
 
@@ -9,9 +9,10 @@ use crate::policy::document::{
     Folders, Override, RegardingSource, Settings,
 };
 use crate::policy::effective::{domain, is_within};
-use crate::regarding::token;
+use crate::policy::token_pattern;
 
-/// Tables that a mail can concern, besides the custom table of the document itself: those whose navigation names are known (Dataverse facts §6).
+/// The tables that an email can regard, besides the custom table of the document itself: those
+/// whose navigation properties are known (Dataverse facts §6).
 const REGARDING_TABLES: [&str; 11] = [
     "account",
     "campaign",
@@ -26,7 +27,7 @@ const REGARDING_TABLES: [&str; 11] = [
     "salesorder",
 ];
 
-/// Everything that makes no sense in a document, in its order.
+/// Returns every setting of a document that makes no sense, in the order of the document.
 pub(in crate::policy) fn problems(document: &Document) -> Vec<Problem> {
     let mut checks = Checks::default();
     let custom = match &document.defaults.regarding.app {
@@ -42,7 +43,7 @@ pub(in crate::policy) fn problems(document: &Document) -> Vec<Problem> {
                 checks.found(&place, "is named twice");
             }
             Some(_) => {}
-            None => checks.found(&place, "is no address"),
+            None => checks.found(&place, "is not an email address"),
         }
         checks.part(&place, part, &document.defaults, custom);
     }
@@ -72,13 +73,16 @@ impl Checks {
         for (at, allowed) in domains(&settings.allow) {
             if domains(&settings.internal_domains).any(|(_, inside)| inside == allowed) {
                 let place = format!("defaults.allow[{at}]");
-                self.found(&place, "is an internal domain, and nobody in it is outside");
+                self.found(
+                    &place,
+                    "is an internal domain, so its addresses are never external",
+                );
             }
         }
         self.regarding(settings, custom);
     }
 
-    /// A mailbox's part. What it says on top of the organisation's has to take something away.
+    /// Checks the override of a mailbox. It must not be wider than the organisation's settings.
     fn part(
         &mut self,
         place: &str,
@@ -97,7 +101,10 @@ impl Checks {
             let setting = format!("{place}.folders");
             match (folders, &defaults.folders) {
                 (Folders::All, Folders::Only(_) | Folders::Except(_)) => {
-                    self.found(&setting, "wider than defaults, which name folders");
+                    self.found(
+                        &setting,
+                        "must not be wider than defaults, which restrict the folders",
+                    );
                 }
                 _ => self.folders(&setting, folders),
             }
@@ -124,7 +131,7 @@ impl Checks {
             if lists.peek().is_some() && !lists.any(|(_, above)| is_within(&own, &above)) {
                 self.found(
                     &format!("{setting}[{at}]"),
-                    "wider than defaults, which do not allow it",
+                    "must not be wider than defaults (defaults.allow does not include it)",
                 );
             }
         }
@@ -151,7 +158,7 @@ impl Checks {
             let (own, organisation) = (word(&own), word(organisation));
             self.found(
                 place,
-                format!("wider than defaults ({own} > {organisation})"),
+                format!("must not be wider than defaults (got {own}, defaults: {organisation})"),
             );
         }
     }
@@ -164,7 +171,7 @@ impl Checks {
         };
         let place = format!("{place}.{kind}");
         if names.is_empty() {
-            self.found(&place, "names no folder");
+            self.found(&place, "lists no folder");
         }
         let mut seen = BTreeSet::new();
         for (at, name) in names.iter().enumerate() {
@@ -178,7 +185,7 @@ impl Checks {
 
     fn folder(&mut self, place: &str, name: &str) {
         if matches!(name.trim(), "" | "\\") {
-            self.found(place, "is no name of a folder");
+            self.found(place, "is not a folder name");
         }
     }
 
@@ -193,7 +200,7 @@ impl Checks {
         if !rules.is_empty() && !asked {
             self.found(
                 place,
-                "is never asked: defaults.regarding.order does not name folder",
+                "has no effect unless defaults.regarding.order lists folder",
             );
         }
         let mut seen = BTreeSet::new();
@@ -209,7 +216,7 @@ impl Checks {
             if !is_known {
                 let known = REGARDING_TABLES.join(", ");
                 let what = format!(
-                    "is no table that a mail can concern; these are: {known}, and custom tables such as new_project"
+                    "is not a table that an email can regard; allowed are {known}, and custom tables such as new_project"
                 );
                 self.found(&format!("{place}.table"), what);
             }
@@ -221,7 +228,7 @@ impl Checks {
         for (at, text) in texts.iter().enumerate() {
             let place = format!("{place}[{at}]");
             match domain(text) {
-                None => self.found(&place, "is no domain such as example.com"),
+                None => self.found(&place, "is not a domain such as example.com"),
                 Some(domain) if !seen.insert(domain.clone()) => {
                     self.found(&place, "is named twice");
                 }
@@ -230,28 +237,29 @@ impl Checks {
         }
     }
 
-    /// `above` are the organisation's, on top of which those of a mailbox come.
+    /// Checks the blocks of the organisation, or of a mailbox. `above` are the organisation's
+    /// blocks that a mailbox's blocks are added to; empty for the organisation itself.
     fn blocks(&mut self, place: &str, blocks: &[Block], above: &[Block], defaults: &Settings) {
         let mut seen: Vec<(String, BlockAction)> = above.iter().filter_map(blocked).collect();
         for (at, block) in blocks.iter().enumerate() {
             let place = format!("{place}.block[{at}]");
             match (&block.address, &block.domain) {
                 (Some(_), Some(_)) => {
-                    self.found(
-                        &place,
-                        "has both an address and a domain; one of them is meant",
-                    );
+                    self.found(&place, "has both an address and a domain; give one of them");
                     continue;
                 }
                 (None, None) => {
-                    self.found(&place, "has neither an address nor a domain");
+                    self.found(
+                        &place,
+                        "has neither an address nor a domain; give one of them",
+                    );
                     continue;
                 }
                 (Some(text), None) if EmailAddress::parse(text).is_none() => {
-                    self.found(&format!("{place}.address"), "is no address");
+                    self.found(&format!("{place}.address"), "is not an email address");
                 }
                 (None, Some(text)) if domain(text).is_none() => {
-                    let what = "is no domain such as example.com";
+                    let what = "is not a domain such as example.com";
                     self.found(&format!("{place}.domain"), what);
                 }
                 (Some(_), None) | (None, Some(_)) => {}
@@ -262,7 +270,7 @@ impl Checks {
                     self.found(&place, "blocks an internal domain");
                 }
                 if covers(&defaults.allow) {
-                    self.found(&place, "blocks a domain that defaults.allow names");
+                    self.found(&place, "blocks a domain that defaults.allow lists");
                 }
             }
             let Some((who, action)) = blocked(block) else {
@@ -290,11 +298,11 @@ impl Checks {
             }
         }
         let setting = format!("{place}.tracking_token");
-        if let Err(what) = token::check(&regarding.tracking_token) {
+        if let Err(what) = token_pattern::check(&regarding.tracking_token) {
             self.found(&setting, what);
         }
         if regarding.app != App::None && !regarding.order.contains(&RegardingSource::App) {
-            let what = "is never asked: defaults.regarding.order does not name app";
+            let what = "has no effect unless defaults.regarding.order lists app";
             self.found(&format!("{place}.app"), what);
         }
         let Some(custom) = custom else {
@@ -310,14 +318,15 @@ impl Checks {
             let is_name = characters.next().is_some_and(|c| c.is_ascii_lowercase())
                 && characters.all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
             if !is_name {
-                let what = "is no logical name such as new_project";
+                let what = "is not a logical name such as new_project";
                 self.found(&format!("{place}.app.custom.{column}"), what);
             }
         }
     }
 }
 
-/// Whether a table's name is that of a custom one: with its publisher's prefix. Whether a mail can concern it, its definition tells when it is needed.
+/// Returns whether a table's name is that of a custom table: it starts with a publisher prefix.
+/// Whether an email can regard the table is determined from its definition, when it is needed.
 fn is_custom(table: &str) -> bool {
     let is_part = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
     let prefixed = table
@@ -326,7 +335,7 @@ fn is_custom(table: &str) -> bool {
     prefixed && table.starts_with(|c: char| c.is_ascii_lowercase()) && table.chars().all(is_part)
 }
 
-/// The domains of a list that are some, each with its place.
+/// Returns the valid domains of a list, each with its index.
 fn domains(texts: &[String]) -> impl Iterator<Item = (usize, String)> {
     texts
         .iter()
@@ -334,7 +343,7 @@ fn domains(texts: &[String]) -> impl Iterator<Item = (usize, String)> {
         .filter_map(|(at, text)| Some((at, domain(text)?)))
 }
 
-/// Whom a block names, in the form in which they are compared.
+/// Returns the address or domain that a block names, in the form in which they are compared.
 fn blocked(block: &Block) -> Option<(String, BlockAction)> {
     let who = match (&block.address, &block.domain) {
         (Some(text), None) => EmailAddress::parse(text)?.normal().to_owned(),
@@ -344,7 +353,7 @@ fn blocked(block: &Block) -> Option<(String, BlockAction)> {
     Some((who, block.action))
 }
 
-/// A value as the document spells it.
+/// Returns a value as the document spells it.
 fn word<T: serde::Serialize>(value: &T) -> String {
     let json = serde_json::to_value(value).unwrap_or_default();
     json.as_str()

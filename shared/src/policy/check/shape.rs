@@ -1,20 +1,21 @@
-//! Whether a text is a policy document at all.
+//! Parses a text as a policy document.
 
 use serde_path_to_error::Segment;
 
 use super::{Problem, name};
 use crate::policy::document::Document;
 
-/// Longest document. A DynamoDB item holds 400 KB, and there has to be room for what stands beside it.
+/// The maximum length of a document, in bytes. A DynamoDB item holds 400 KB, and the other
+/// attributes need room.
 const LONGEST_DOCUMENT: usize = 350_000;
 
-/// Reads a document.
+/// Parses a document. Fails with the one problem that makes it unreadable.
 pub(in crate::policy) fn read(text: &str) -> Result<Document, Problem> {
     if text.len() > LONGEST_DOCUMENT {
         return Err(Problem {
             place: "the document".to_owned(),
             what: format!(
-                "{} bytes long; {LONGEST_DOCUMENT} can be stored",
+                "is {} bytes long; at most {LONGEST_DOCUMENT} can be stored",
                 text.len()
             ),
         });
@@ -41,7 +42,7 @@ fn problem(path: &str, error: &serde_json::Error) -> Problem {
     }
 }
 
-/// `mailboxes."ada@example.com".block[0]`
+/// Returns a path such as `mailboxes."ada@example.com".block[0]`.
 fn path(path: &serde_path_to_error::Path) -> String {
     let mut text = String::new();
     for segment in path {

@@ -13,13 +13,14 @@ fn of_defaults(settings: &Value) -> Vec<String> {
     problems(&json!({"defaults": settings}).to_string())
 }
 
-/// Ada's part on top of the organisation's.
+/// Returns the problems of Ada's override on top of the organisation's settings.
 fn of_part(settings: &Value, part: &Value) -> Vec<String> {
     let document = json!({"defaults": settings, "mailboxes": {"ada@ours.example": part}});
     problems(&document.to_string())
 }
 
-/// The one problem is at this place of the organisation's settings, and the same settings with `instead` have none.
+/// Asserts that the organisation's settings have exactly this problem, and that the settings
+/// `instead` have none.
 fn refused(settings: &Value, problem: &str, instead: &Value) {
     assert_eq!(of_defaults(settings), [format!("defaults.{problem}")]);
     assert_eq!(of_defaults(instead), [""; 0], "{instead}");
@@ -41,7 +42,7 @@ fn what_is_no_document_is_refused_with_line_and_column() {
     let long = format!("{{\"$schema\": \"{}\"}}", "x".repeat(350_000));
     assert_eq!(
         problems(&long),
-        ["the document: 350015 bytes long; 350000 can be stored"]
+        ["the document: is 350015 bytes long; at most 350000 can be stored"]
     );
 }
 
@@ -96,10 +97,10 @@ fn every_problem_is_named_and_not_the_first_alone() {
     assert_eq!(
         found,
         [
-            "defaults.internal_domains[0]: is no domain such as example.com",
-            "defaults.regarding.tracking_token: is no regular expression: found open group without closing ')'",
-            r#"mailboxes."ada@ours.example".track.received: wider than defaults (all > known)"#,
-            r#"mailboxes."ada@ours.example".block[0]: has neither an address nor a domain"#,
+            "defaults.internal_domains[0]: is not a domain such as example.com",
+            "defaults.regarding.tracking_token: is not a regular expression: found open group without closing ')'",
+            r#"mailboxes."ada@ours.example".track.received: must not be wider than defaults (got all, defaults: known)"#,
+            r#"mailboxes."ada@ours.example".block[0]: has neither an address nor a domain; give one of them"#,
         ]
     );
 }
@@ -108,12 +109,12 @@ fn every_problem_is_named_and_not_the_first_alone() {
 fn folders_have_names_each_once() {
     refused(
         &json!({"folders": {"only": []}}),
-        "folders.only: names no folder",
+        "folders.only: lists no folder",
         &json!({"folders": {"only": ["CRM"]}}),
     );
     refused(
         &json!({"folders": {"except": ["CRM", " "]}}),
-        "folders.except[1]: is no name of a folder",
+        "folders.except[1]: is not a folder name",
         &json!({"folders": {"except": ["CRM", "\\Archive"]}}),
     );
     refused(
@@ -129,7 +130,7 @@ fn a_folder_concerns_a_record_of_a_table_that_mail_can_concern() {
     let known = json!({"folder_regarding": [rule("A", "opportunity"), rule("B", "incident")]});
     let found = of_defaults(&json!({"folder_regarding": [rule("A", "systemuser")]}));
     assert_eq!(found.len(), 1);
-    let expected = "defaults.folder_regarding[0].table: is no table that a mail can concern";
+    let expected = "defaults.folder_regarding[0].table: is not a table that an email can regard";
     assert!(found[0].starts_with(expected), "{found:?}");
     refused(
         &json!({"folder_regarding": [rule("A", "account"), rule("a", "contact")]}),
@@ -138,7 +139,7 @@ fn a_folder_concerns_a_record_of_a_table_that_mail_can_concern() {
     );
     refused(
         &json!({"folder_regarding": [rule("A", "account")], "regarding": {"order": ["thread"]}}),
-        "folder_regarding: is never asked: defaults.regarding.order does not name folder",
+        "folder_regarding: has no effect unless defaults.regarding.order lists folder",
         &json!({"folder_regarding": [rule("A", "account")], "regarding": {"order": ["folder"]}}),
     );
     let custom = json!({"custom": {"table": "new_project", "set": "new_projects", "key": "new_projectid", "customer": "new_customerid"}});
@@ -147,7 +148,7 @@ fn a_folder_concerns_a_record_of_a_table_that_mail_can_concern() {
     assert_eq!(
         of_defaults(&json!({"folder_regarding": [rule("A", "new_project")]})).len(),
         0,
-        "its definition says whether a mail can concern it"
+        "only the table's definition tells whether an email can regard it"
     );
 }
 
@@ -160,12 +161,12 @@ fn domains_are_domains_each_once_and_allowed_ones_are_outside() {
     );
     refused(
         &json!({"allow": ["*.kites.example"]}),
-        "allow[0]: is no domain such as example.com",
+        "allow[0]: is not a domain such as example.com",
         &json!({"allow": ["kites.example"]}),
     );
     refused(
         &json!({"allow": ["kites.example", "ours.example"], "internal_domains": ["Ours.example"]}),
-        "allow[1]: is an internal domain, and nobody in it is outside",
+        "allow[1]: is an internal domain, so its addresses are never external",
         &json!({"allow": ["kites.example", "x.ours.example"], "internal_domains": ["Ours.example"]}),
     );
 }
@@ -179,15 +180,15 @@ fn a_block_has_one_address_or_one_domain_and_contradicts_nothing() {
     for (blocks, problem) in [
         (
             json!([{"address": "a@x.example", "domain": "x.example", "action": "drop"}]),
-            "block[0]: has both an address and a domain; one of them is meant",
+            "block[0]: has both an address and a domain; give one of them",
         ),
         (
             json!([{"address": "x.example", "action": "drop"}]),
-            "block[0].address: is no address",
+            "block[0].address: is not an email address",
         ),
         (
             json!([{"domain": "a@x.example", "action": "drop"}]),
-            "block[0].domain: is no domain such as example.com",
+            "block[0].domain: is not a domain such as example.com",
         ),
         (
             json!([{"domain": "x.example", "action": "drop"}, {"domain": "X.example", "action": "drop"}]),
@@ -208,7 +209,7 @@ fn a_block_has_one_address_or_one_domain_and_contradicts_nothing() {
     );
     refused(
         &of("kites.example"),
-        "block[0]: blocks a domain that defaults.allow names",
+        "block[0]: blocks a domain that defaults.allow lists",
         &of("spam.kites.example"),
     );
 }
@@ -228,7 +229,7 @@ fn each_way_to_a_regarding_record_is_asked_once_and_makes_sense() {
     );
     refused(
         &regarding(json!({"order": ["contact"], "app": "sales"})),
-        "regarding.app: is never asked: defaults.regarding.order does not name app",
+        "regarding.app: has no effect unless defaults.regarding.order lists app",
         &regarding(json!({"order": ["app"], "app": "sales"})),
     );
     let custom = |table: &str| {
@@ -239,7 +240,7 @@ fn each_way_to_a_regarding_record_is_asked_once_and_makes_sense() {
     for none in ["", "New Project", "new_projects?$filter", "1x"] {
         refused(
             &custom(none),
-            "regarding.app.custom.table: is no logical name such as new_project",
+            "regarding.app.custom.table: is not a logical name such as new_project",
             &custom("new_project"),
         );
     }
@@ -251,7 +252,7 @@ fn a_mailbox_is_an_address_named_once() {
     assert_eq!(
         found,
         [
-            "mailboxes.ada: is no address",
+            "mailboxes.ada: is not an email address",
             r#"mailboxes."ada@x.example": is named twice"#
         ]
     );
@@ -266,39 +267,39 @@ fn a_part_that_is_wider_than_the_organisation_is_refused() {
     for (part, problem) in [
         (
             json!({"track": {"received": "all"}}),
-            "track.received: wider than defaults (all > known)",
+            "track.received: must not be wider than defaults (got all, defaults: known)",
         ),
         (
             json!({"track": {"sent": "known"}}),
-            "track.sent: wider than defaults (known > replies)",
+            "track.sent: must not be wider than defaults (got known, defaults: replies)",
         ),
         (
             json!({"folders": "all"}),
-            "folders: wider than defaults, which name folders",
+            "folders: must not be wider than defaults, which restrict the folders",
         ),
         (
             json!({"skip_internal": false}),
-            "skip_internal: wider than defaults (false > true)",
+            "skip_internal: must not be wider than defaults (got false, defaults: true)",
         ),
         (
             json!({"skip_bulk": false}),
-            "skip_bulk: wider than defaults (false > true)",
+            "skip_bulk: must not be wider than defaults (got false, defaults: true)",
         ),
         (
             json!({"first_of_thread_only": false}),
-            "first_of_thread_only: wider than defaults (false > true)",
+            "first_of_thread_only: must not be wider than defaults (got false, defaults: true)",
         ),
         (
             json!({"allow": ["else.example"]}),
-            "allow[0]: wider than defaults, which do not allow it",
+            "allow[0]: must not be wider than defaults (defaults.allow does not include it)",
         ),
         (
             json!({"content": "snippet"}),
-            "content: wider than defaults (snippet > subject)",
+            "content: must not be wider than defaults (got snippet, defaults: subject)",
         ),
         (
             json!({"create_contacts": "all"}),
-            "create_contacts: wider than defaults (all > sent)",
+            "create_contacts: must not be wider than defaults (got all, defaults: sent)",
         ),
     ] {
         assert_eq!(
@@ -312,7 +313,7 @@ fn a_part_that_is_wider_than_the_organisation_is_refused() {
         "block": [{"address": "a@x.example", "action": "drop"}],
     });
     assert_eq!(of_part(&organisation, &narrower), [""; 0]);
-    // What the organisation strips, a mailbox may drop, but not the other way round.
+    // A mailbox may drop what the organisation strips, but must not strip what it drops.
     let stripped = json!({"block": [{"domain": "x.example", "action": "strip"}]});
     let dropped = json!({"block": [{"domain": "x.example", "action": "drop"}]});
     assert_eq!(of_part(&stripped, &dropped), [""; 0]);

@@ -1,4 +1,4 @@
-//! The rules that a message and its folders decide.
+//! Tests the rules about a message and its folders.
 
 use serde_json::{Value, json};
 
@@ -53,7 +53,7 @@ fn a_direction_of_which_none_is_tracked_is_refused_as_early_as_it_is_known() {
     let none_sent = json!({"track": {"sent": "none"}});
     assert_refused(Rule::TrackNone, &none_sent, &sent);
     assert_tracked(&none_sent, &received);
-    // Only the look-up tells that the sender is a user.
+    // Only the lookup tells that the sender is a user.
     assert_eq!(verdicts(&none_sent, &by_user)[0], Verdict::Open);
     assert_skipped(Rule::TrackNone, &none_sent, &by_user);
     let none_received = json!({"track": {"received": "none"}});

@@ -1,4 +1,4 @@
-//! The rules about who takes part.
+//! Tests the rules about the participants.
 
 use serde_json::{Value, json};
 
@@ -30,7 +30,7 @@ fn one_participant_outside_is_enough_to_track() {
     assert_tracked(&default(), &mail(STRANGER, &[ADA]));
     let bcc = with(mail(ADA, &[]), "bcc", json!([{"email": STRANGER}]));
     assert_tracked(&default(), &bcc);
-    // A disabled user, and a domain below an internal one, are outside.
+    // A disabled user and an address in a subdomain of an internal domain are external.
     assert_tracked(&default(), &mail(ADA, &["former@crm.example"]));
     assert_tracked(&default(), &mail(ADA, &["x@sub.domain.example"]));
 }
@@ -57,7 +57,7 @@ fn with_a_list_of_domains_only_those_outside_count() {
         &mail(ADA, &["x@notkites.example"]),
     );
     assert_refused(Rule::NotAllowed, &allow, &mail(ADA, &["the whole team"]));
-    // What concerns us alone is for the other rule.
+    // Messages among internal participants only are skipped by `InternalOnly` instead.
     assert_refused(
         Rule::InternalOnly,
         &allow,
@@ -97,7 +97,7 @@ fn where_known_people_are_tracked_one_of_them_outside_is_enough() {
         assert_tracked(&known, &mail(ADA, &[STRANGER, person]));
     }
     assert_skipped(Rule::NobodyKnown, &known, &mail(STRANGER, &[ADA]));
-    // A disabled user is outside, and no customer.
+    // A disabled user is external, but not a contact, account or lead.
     assert_skipped(
         Rule::NobodyKnown,
         &known,

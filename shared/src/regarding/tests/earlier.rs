@@ -1,9 +1,9 @@
-//! By a tracking token, and by the thread.
+//! Tests the sources tracking token and thread.
 
 use super::*;
 
 impl Case {
-    /// An email with the token `CRM:7` that Eve is on, created in this second.
+    /// Adds an email with the token `CRM:7` and these participants, created at this second.
     fn with_token(&mut self, number: u128, second: i64, people: &[&str], record: Option<Target>) {
         let email = EarlierEmail {
             completed: true,
@@ -37,7 +37,7 @@ fn a_token_inherits_the_record_of_the_email_that_has_it() {
     assert_eq!(
         case.target(),
         Some(target("opportunity", 3)),
-        "as Dataverse compares"
+        "case-insensitive, as in Dataverse"
     );
     case.tokens = vec!["CRM:8".to_owned()];
     assert_eq!(case.outcomes(), [(Contact, Outcome::Hit)]);
@@ -75,7 +75,7 @@ fn of_a_token_that_repeats_only_the_newest_email_counts_and_the_others_are_recor
     let repeated = case.decision().candidates.swap_remove(0);
     assert_eq!(repeated.records, [target("account", 3)]);
     assert_eq!(repeated.emails, [ActivityId::new(Uuid::from_u128(9))]);
-    // The newest is another conversation's now: an older one is no better than a guess.
+    // The newest email now belongs to another conversation, so an older one would only be a guess.
     case.with_token(6, 4, &["zoe@else.example"], Some(target("account", 5)));
     assert_eq!(
         case.outcomes(),

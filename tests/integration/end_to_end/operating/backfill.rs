@@ -105,7 +105,7 @@ async fn a_mailbox_that_is_not_connected_and_a_function_that_is_not_there_are_sa
     ];
     let seen = run(&arguments, &settings).await;
     assert_eq!(seen.status, Some(2), "{}", seen.out);
-    let refused = "the function refused: mailboxes[0]: no connected mailbox";
+    let refused = "the function reported an error: mailboxes[0]: no connected mailbox";
     assert!(seen.err.contains(refused), "{}", seen.err);
     let elsewhere: Vec<_> = settings
         .iter()

@@ -155,7 +155,7 @@ async fn a_healthy_installation_is_called_so_and_nothing_is_changed() {
     let seen = installed.doctor(&[]).await;
     println!("{}", seen.out);
     assert_healthy(&seen);
-    assert!(seen.out.ends_with("checks are well.\n"), "{}", seen.out);
+    assert!(seen.out.ends_with("checks passed.\n"), "{}", seen.out);
     assert_eq!(installed.cloud.twin.dataverse().export(), before);
     let report = installed.doctor(&["--json"]).await;
     assert_eq!(
@@ -164,7 +164,7 @@ async fn a_healthy_installation_is_called_so_and_nothing_is_changed() {
     );
     let checks = report.json()["checks"].as_array().unwrap().clone();
     assert_eq!(checks.len(), seen.out.lines().count() - 1);
-    let first = json!({"name": "settings", "verdict": "well", "seen": "everything is named", "remedy": Value::Null});
+    let first = json!({"name": "settings", "verdict": "well", "seen": "all settings are present", "remedy": Value::Null});
     assert_eq!(checks[0], first);
     let bad = run(&["doctor", "--fix"], &installed.settings).await;
     assert_eq!(bad.status, Some(2));
@@ -236,13 +236,13 @@ async fn a_setting_that_is_missing_or_malformed_is_one_line_with_its_remedy() {
             Some("fast"),
             "settings",
             "WRITE_MODE must be",
-            "as sync-worker has it",
+            "the same value as sync-worker",
         ),
         (
             "WEBHOOK_URL",
             Some("ftp://x.example"),
             "settings",
-            "no https",
+            "not an https URL",
             "WebhookUrl",
         ),
         (
@@ -317,7 +317,7 @@ async fn a_setting_that_names_something_else_is_one_line_with_its_remedy() {
             "BACKFILL_QUEUE_URL",
             Some(sync.as_str()),
             "backfill queue",
-            "hidden for 300 s",
+            "visibility timeout is 300 s",
             "template",
         ),
         (
@@ -420,14 +420,14 @@ fn masked(line: &str) -> String {
 }
 
 #[tokio::test]
-async fn the_transcript_of_the_readme_is_what_is_printed() {
+async fn the_transcript_of_the_manual_is_what_is_printed() {
     let installed = Installed::new().await;
     let seen = installed.doctor(&["--probe-write"]).await;
     println!("{}", seen.out);
     assert_healthy(&seen);
-    let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
-    let readme = std::fs::read_to_string(readme).unwrap();
-    let (_, shown) = readme
+    let manual = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/operations.md");
+    let manual = std::fs::read_to_string(manual).unwrap();
+    let (_, shown) = manual
         .split_once("$ mailverse doctor --probe-write\n")
         .unwrap();
     let (shown, _) = shown.split_once("```").unwrap();
@@ -449,11 +449,11 @@ async fn each_mailbox_is_in_or_out_with_the_reason_and_an_entry_without_mailbox_
     });
     let seen = installed.doctor(&[]).await;
     assert_healthy(&seen);
-    let out = format!("✔ mailbox {THEIRS}  out, no entry matches");
+    let out = format!("✔ mailbox {THEIRS}  excluded, no entry matches");
     let line = |text: &str| seen.out.lines().find(|line| line.contains(text)).unwrap();
     assert_eq!(line(THEIRS), out);
     assert!(line("mailboxes ").ends_with("1 of 2 take part"));
-    assert!(line("mailbox grant-1").ends_with("in by entry 1, google"));
+    assert!(line("mailbox grant-1").ends_with("included by entry 1, google"));
     assert!(line("MAILBOXES entry 1").ends_with("ours.example: 1 mailbox"));
 
     let setting = "typo.example,workspace:workspace-default,eve@theirs.example";
@@ -470,7 +470,7 @@ async fn each_mailbox_is_in_or_out_with_the_reason_and_an_entry_without_mailbox_
         .out
         .lines()
         .filter(about)
-        .filter(|line| !line.contains("let its owner"))
+        .filter(|line| !line.contains("ask its owner"))
     {
         assert!(line.chars().count() <= 80, "{line}");
     }
@@ -504,12 +504,12 @@ async fn what_is_wrong_with_nylas_is_one_line_with_its_remedy() {
         "an expired grant",
         &seen,
         "mailbox grant-1",
-        "in by entry 1, signed out",
-        "since its watermark",
+        "included by entry 1, signed out",
+        "from its watermark",
     );
     nylas.set_grant_status(GRANT, "valid");
     for (status, remedy) in [
-        ("pause", "since its watermark"),
+        ("pause", "from its watermark"),
         ("failing", "see its log"),
         ("failed", "active again"),
     ] {
@@ -571,7 +571,7 @@ async fn what_is_wrong_with_nylas_is_one_line_with_its_remedy() {
         "half a rotation",
         &seen,
         "webhook secret",
-        "did not end",
+        "not finished",
         "webhook rotate",
     );
     let end = installed
@@ -586,7 +586,13 @@ async fn what_is_wrong_with_nylas_is_one_line_with_its_remedy() {
 
     installed.cloud.store("nylas", "nyk_canary-9f31").await;
     let seen = installed.doctor(&[]).await;
-    assert_broken("a wrong key", &seen, "nylas key", "refused", "other region");
+    assert_broken(
+        "a wrong key",
+        &seen,
+        "nylas key",
+        "rejected",
+        "other region",
+    );
     assert!(!seen.out.contains("nyk_canary-9f31"));
     installed.cloud.store("nylas", &nylas.api_key()).await;
     assert_healthy(&installed.doctor(&[]).await);

@@ -81,7 +81,7 @@ async fn a_redrive_that_ended_between_ledger_and_queue_is_done_by_the_next() {
     seen.assert_ended(2, "0 of 1 message queued.");
     assert!(
         seen.err
-            .contains("-that-is-not-there: the queue did not take the call")
+            .contains("-that-is-not-there: the queue did not answer or rejected the call")
             && seen.err.contains("run the same command again"),
         "{}",
         seen.err
@@ -126,10 +126,10 @@ async fn what_is_not_dead_or_not_known_is_named_and_left_alone() {
     assert_eq!(
         seen.err.lines().collect::<Vec<_>>(),
         [
-            "mailverse: grant-1/written is written: left alone",
-            "mailverse: grant-1/skipped was skipped by the policy: left alone",
-            "mailverse: grant-1/throttled is waiting, and will be tried again by itself: left alone",
-            "mailverse: grant-1/nobody is unknown to the ledger: no worker has claimed it",
+            "mailverse: grant-1/written is written already: not queued",
+            "mailverse: grant-1/skipped was skipped by the policy: not queued",
+            "mailverse: grant-1/throttled is waiting and will be retried automatically: not queued",
+            "mailverse: grant-1/nobody is not in the ledger: no worker has claimed it",
         ]
     );
     assert_eq!(cloud.entries(ids).await, before);
@@ -155,7 +155,7 @@ async fn all_are_all_however_many_and_a_reason_chooses_among_them() {
         .await;
     seen.assert_ended(
         0,
-        "Nothing to redrive: no message is dead for a reason that contains 0x80060888.",
+        "Nothing to redrive: no message is dead with a reason that contains 0x80060888.",
     );
     for n in 0..100 {
         cloud
@@ -176,7 +176,7 @@ async fn nothing_is_redriven_unless_somebody_says_yes() {
         assert_eq!((seen.status, seen.out.as_str()), (Some(2), ""));
         assert_eq!(
             seen.err,
-            "mailverse: redrive queues messages again: say --yes, or run it on a terminal and answer\n"
+            "mailverse: refusing to queue messages again without confirmation: pass --yes, or run in a terminal\n"
         );
     }
     assert_eq!(cloud.queue_length().await.0, "0");

@@ -14,7 +14,7 @@ async fn the_dead_and_what_waits_for_long_are_listed_with_their_reasons() {
     let seen = cloud.command(&["status"]).await;
     seen.assert_ended(
         1,
-        "2 dead, 2 waiting for longer than 1h. Once mended: mailverse redrive --all, or MESSAGE…",
+        "2 dead, 2 waiting for longer than 1h. Once the cause is fixed: mailverse redrive --all, or MESSAGE…",
     );
     let table: Vec<&str> = seen
         .out
@@ -50,7 +50,7 @@ async fn the_dead_and_what_waits_for_long_are_listed_with_their_reasons() {
         "waiting",
         GAVE_UP,
         THROTTLED,
-        "no try has come to an end",
+        "no attempt has finished yet",
     ] {
         place(text);
     }
@@ -75,7 +75,7 @@ async fn what_waits_needs_no_redrive_and_a_table_of_long_ids_fits_a_terminal() {
     let seen = cloud.command(&["status", "--older-than", "24h"]).await;
     seen.assert_ended(
         1,
-        "0 dead, 2 waiting for longer than 1d. Mend what the reasons name: they are tried again by themselves.",
+        "0 dead, 2 waiting for longer than 1d. Fix what the reasons name: the messages are retried automatically.",
     );
     assert!(seen.out.contains(google), "in one piece:\n{}", seen.out);
     let table = seen.out.lines().filter(|line| line.starts_with('│'));
@@ -122,7 +122,7 @@ async fn age_and_number_are_what_the_caller_says_and_all_are_counted() {
 }
 
 #[tokio::test]
-async fn the_json_is_as_the_readme_has_it() {
+async fn the_json_is_as_the_manual_has_it() {
     let cloud = Cloud::start(10).await;
     cloud
         .message("m1", TimeDelta::hours(3), Some(refused()))
@@ -149,7 +149,6 @@ async fn the_json_is_as_the_readme_has_it() {
     });
     assert_eq!(report, expected);
     let seen = cloud.command(&["status"]).await;
-    let pause =
-        "Dataverse asked for a pause: nothing is sent to it before 2100-01-01 00:00:00 UTC.";
+    let pause = "Dataverse asked for a pause: nothing is sent before 2100-01-01 00:00:00 UTC.";
     assert!(seen.out.contains(pause), "{}", seen.out);
 }

@@ -32,7 +32,7 @@ async fn a_refresh_on_demand_tells_how_long_the_token_is_good_or_what_to_change(
     let token: Value = serde_json::from_str(&cloud.stored("token").await.unwrap()).unwrap();
     seen.assert_ended(0, seen.last_line());
     assert!(
-        seen.out.starts_with("primary: renewed, good until 20"),
+        seen.out.starts_with("primary: renewed, valid until 20"),
         "{}",
         seen.out
     );
@@ -48,7 +48,7 @@ async fn a_refresh_on_demand_tells_how_long_the_token_is_good_or_what_to_change(
     let seen = refresh(&cloud, &lambda, &name).await;
     assert_eq!(seen.status, Some(1), "{}{}", seen.out, seen.err);
     assert!(
-        seen.out.starts_with("not renewed: primary: entra refused the credential: invalid_client AADSTS7000215, the client secret is wrong"),
+        seen.out.starts_with("not renewed: primary: entra rejected the credential: invalid_client AADSTS7000215, the client secret is wrong"),
         "{}",
         seen.out
     );
@@ -71,7 +71,7 @@ async fn a_function_that_is_not_there_or_not_named_is_bad_usage() {
     for (arguments, expected) in [
         (
             vec!["--function", "nobody"],
-            "the function nobody cannot be asked: 404 ResourceNotFoundException",
+            "failed to invoke the function nobody: 404 ResourceNotFoundException",
         ),
         (vec![], "TOKEN_REFRESHER_FUNCTION is missing"),
     ] {

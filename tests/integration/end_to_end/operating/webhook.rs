@@ -313,7 +313,7 @@ async fn what_a_rotation_left_half_done_is_said_and_rotating_again_mends_it() {
     assert!(
         verified
             .out
-            .contains("✘ webhook secret       a rotation began"),
+            .contains("✘ webhook secret       a rotation was started"),
         "{}",
         verified.out
     );

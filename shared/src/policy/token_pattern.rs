@@ -1,24 +1,28 @@
-//! Tracking tokens: the short text, such as `CRM:0001234`, that Dynamics 365 puts into subjects so that answers are known by it.
+//! Tracking tokens: short texts such as `CRM:0001234` that Dynamics 365 adds to subjects, so that
+//! it recognises replies.
 
 use regex_lite::Regex;
 
 use crate::dataverse::earlier::LONGEST_TOKEN;
 
-/// Tokens of one subject that are looked up. A subject is the sender's to fill; a mail has one, rarely two.
+/// The maximum number of tokens of one subject that are looked up. The sender chooses the subject;
+/// a real email has one token, rarely two.
 const MOST_TOKENS: usize = 3;
 
-/// A pattern of tokens, compiled.
+/// A compiled pattern of tracking tokens.
 #[derive(Debug, Clone)]
 pub struct TokenPattern(Option<Regex>);
 
 impl TokenPattern {
-    /// The pattern of the policy. One that cannot be read finds nothing: the policy's own check refuses it where it is written ([`check`]).
+    /// Compiles the pattern of the policy. A pattern that does not compile matches nothing: the
+    /// policy check refuses it before it is stored ([`check`]).
     #[must_use]
     pub fn new(pattern: &str) -> Self {
         Self(Regex::new(pattern).ok())
     }
 
-    /// The tokens of a subject, in their order, each once. A match that is empty, longer than the column `trackingtoken`, or holds control characters is none.
+    /// Returns the distinct tokens in a subject, in their order, at most three. A match is ignored
+    /// if it is empty, longer than the column `trackingtoken`, or contains control characters.
     #[must_use]
     pub fn in_subject(&self, subject: &str) -> Vec<String> {
         let mut tokens: Vec<String> = Vec::new();
@@ -42,13 +46,14 @@ impl TokenPattern {
     }
 }
 
-/// Whether a text is a pattern, in the syntax of the crate `regex-lite`, that does not match everything.
+/// Checks that a text is a pattern, in the syntax of the crate `regex-lite`, and does not match
+/// every subject.
 ///
 /// # Errors
-/// What is wrong with it, for people.
+/// What is wrong with the pattern, as a text for people.
 pub fn check(pattern: &str) -> Result<(), String> {
     match Regex::new(pattern) {
-        Err(error) => Err(format!("is no regular expression: {error}")),
+        Err(error) => Err(format!("is not a regular expression: {error}")),
         Ok(pattern) if pattern.is_match("") => Err("matches every subject".to_owned()),
         Ok(_) => Ok(()),
     }
