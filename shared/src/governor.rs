@@ -1,19 +1,28 @@
-//! How much is asked of Dataverse at a time: one budget for each of its users, which live mail and history share. Pure.
+//! Limits how much is sent to Dataverse: a GCRA rate limiter for each application user, which live
+//! mail and backfill share. Pure.
 //!
-//! Dataverse counts what one user sends within a sliding window (Dataverse facts §11.1). Whoever exceeds a limit is refused, and everybody with the
-//! same user waits: also the mail of this minute, for the sake of last year's. So the limits are not found out by running into them:
+//! Dataverse counts what one user sends within a sliding window (Dataverse facts §11.1). A client
+//! that exceeds a limit is refused, and every process with the same user has to wait: live mail
+//! would wait because of a backfill of old mail. So the limits must not be found by exceeding them:
 //!
-//! - **Everybody books.** The ledger has one item for each user, with a moment: up to it the user's time is booked ([`crate::dedupe::bookings`]).
-//!   A run moves it on by what its calls are expected to take up ([`Budget::taken_by`]), and later by what they took up instead.
-//! - **Live mail goes at once**, whatever is booked. It asks the same item for the pause anyway, so booking costs no call.
-//! - **History begins a batch when the moment has passed** ([`Standing::free_at`]), so it gets what live mail leaves, up to [`SHARE_PERCENT`] of the
-//!   limits, and the rest is room for a burst of live mail. And it begins none while live mail waits in its queue ([`yields`]).
-//! - **A batch of history** has as many messages as take about [`Budget::batch_time`], between [`SMALLEST`] and [`LARGEST`] ([`Pace`]).
-//! - **As many batches at the same time** as Dataverse suggests (`x-ms-dop-hint`), in each invocation ([`Standing::lanes`]). How many of them there
-//!   are in all is held by the booking: operations that take four seconds of each second are, on average, four at a time.
-//! - **429 and `Retry-After`** pause everybody with that user: the same item has until when.
+//! - **Every process reserves capacity.** The ledger has one item for each user with a theoretical
+//!   arrival time (TAT), up to which the user's capacity is reserved ([`crate::dedupe::bookings`]).
+//!   An invocation advances the TAT by the expected usage of its calls ([`Budget::taken_by`]) and
+//!   corrects it later by their actual usage.
+//! - **Live mail never waits**, however much is reserved. It reads the pause from the same item
+//!   anyway, so a reservation adds no call.
+//! - **Backfill starts a batch when the TAT has passed** ([`Standing::free_at`]). So it gets what
+//!   live mail leaves, up to [`SHARE_PERCENT`] of the limits; the rest is room for a burst of live
+//!   mail. It starts no batch while live mail waits in its queue ([`yields`]).
+//! - **A backfill batch** has as many messages as take about [`Budget::batch_time`], between
+//!   [`SMALLEST`] and [`LARGEST`] ([`Pace`]).
+//! - **Each invocation runs as many batches at once** as Dataverse suggests (`x-ms-dop-hint`,
+//!   [`Standing::lanes`]). The reservations limit the total number: operations that use four
+//!   seconds of execution per second are, on average, four at a time.
+//! - **429 and `Retry-After`** pause every process with that user: the same item stores until when.
 //!
-//! The remaining time that Dataverse tells with each answer is "for diagnosis, not for control" (§11.1), and no part in this.
+//! Each response also states the remaining time. It is "for diagnosis, not for control" (§11.1) and
+//! is not used here.
 
 use std::fmt;
 use std::str::FromStr;
@@ -24,61 +33,70 @@ use chrono::{DateTime, TimeDelta, Utc};
 use crate::dataverse::session::Usage;
 use crate::refusal::RefusalState;
 
-/// How much of the limits is used, live mail and history together. The rest is for what could not be booked in advance.
+/// The percentage of the limits that live mail and backfill use together. The rest is for usage
+/// that could not be reserved in advance.
 pub const SHARE_PERCENT: u32 = 97;
 
-/// Fewest messages of a batch of history.
+/// The fewest messages of a backfill batch.
 pub const SMALLEST: u32 = 10;
 
-/// Most messages of a batch of history: change sets in one request.
+/// The most messages of a backfill batch: change sets in one request.
 pub const LARGEST: u32 = 100;
 
-/// Messages of a process's first batch of history, where as many are expected to take no longer than they should.
+/// The most messages of a process's first backfill batch; fewer if these are expected to exceed
+/// [`Budget::batch_time`].
 const FIRST: u32 = 50;
 
-/// Longest time for the calls of a batch of history: within the client's 15 seconds of silence, and far within Dataverse's two minutes and the lease.
+/// The longest time for the calls of a backfill batch: within the client's idle timeout of 15
+/// seconds, and far within Dataverse's two minutes and the lease.
 const LONGEST_BATCH: Duration = Duration::from_secs(10);
 
-/// Of the time that a request takes, so much is its way there and back, which no limit counts. Inferred, for a function in the organisation's part of
-/// the world. If it is longer, history is a little slower than it might be.
+/// The part of a request's time that is network latency, which no limit counts. *Inferred*, for a
+/// function in the region of the organisation. If the latency is higher, backfill is a little
+/// slower than necessary.
 const WAY: Duration = Duration::from_millis(30);
 
-/// Batches at the same time when Dataverse has suggested nothing: four seconds of execution a second is what its limit comes to.
+/// The number of concurrent batches if Dataverse has suggested none: its limit equals four seconds
+/// of execution per second.
 const LANES: u32 = 4;
 
-/// Most batches at the same time in one invocation, whatever Dataverse suggests: some invocations together stay below its 52 requests in flight.
+/// The most concurrent batches in one invocation, whatever Dataverse suggests: several invocations
+/// together stay below its 52 concurrent requests.
 const MOST_LANES: u32 = 8;
 
-/// What a message is expected to take before the first has been seen: two operations, and its part of the look-up.
+/// The expected usage of a message before the first was processed: two operations, and its share of
+/// the lookup.
 const FIRST_GUESS: Duration = Duration::from_millis(100);
 
-/// Requests of a run that are not counted.
+/// Requests of a batch that do not count.
 const FREE_REQUESTS: u32 = 2;
 
-/// Live messages that may wait in their queue without history minding: a batch, which a worker has at once.
+/// The number of live messages that may wait in their queue before backfill yields: one batch,
+/// which a worker receives immediately.
 const LIVE_BATCH: usize = 10;
 
-/// After this long, history looks again whether live mail waits.
+/// How long backfill yields before it checks again whether live mail waits.
 const YIELD: TimeDelta = TimeDelta::seconds(5);
 
-/// A user of Dataverse: by default one application user does everything; others may help with history.
+/// An application user of Dataverse: by default one does everything; others may share the backfill.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct User(Option<String>);
 
 impl User {
-    /// The one whose token is in the secret `TOKEN_SECRET_ID`.
+    /// Returns the user whose token is in the secret `TOKEN_SECRET_ID`.
     #[must_use]
     pub const fn primary() -> Self {
         Self(None)
     }
 
-    /// One of `DATAVERSE_APPLICATION_USERS`.
+    /// Returns the user with this name in `DATAVERSE_APPLICATION_USERS`.
     #[must_use]
     pub const fn named(name: String) -> Self {
         Self(Some(name))
     }
 
-    /// What follows a name that the primary user has for itself: nothing, or `separator` and the user's name.
+    /// Returns the suffix that makes the primary user's name of something the name for this user:
+    /// empty for the primary user, else `separator` and the user's name.
     #[must_use]
     pub fn suffix(&self, separator: char) -> String {
         self.0
@@ -93,7 +111,7 @@ impl fmt::Display for User {
     }
 }
 
-/// What Dataverse allows one user in a sliding window.
+/// The limits of Dataverse for one user in a sliding window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Budget {
     requests: u32,
@@ -102,7 +120,8 @@ pub struct Budget {
 }
 
 impl Default for Budget {
-    /// The documented limits (Dataverse facts §11.1): 6,000 requests and 1,200 seconds of execution in 300 seconds.
+    /// Returns the documented limits (Dataverse facts §11.1): 6,000 requests and 1,200 seconds of
+    /// execution in 300 seconds.
     fn default() -> Self {
         Self {
             requests: 6_000,
@@ -113,7 +132,7 @@ impl Default for Budget {
 }
 
 impl Budget {
-    /// More than anybody uses: for stand-ins, which take whatever they are given.
+    /// Returns limits that are never reached, for emulators, which have none.
     #[must_use]
     pub const fn boundless() -> Self {
         Self {
@@ -124,10 +143,10 @@ impl Budget {
     }
 }
 
-/// The text names no budget.
+/// The text contains no valid limits.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "must be three numbers from 1 to 1,000,000: requests, seconds of execution, seconds of the window, as 6000,1200,300"
+    "must be three numbers from 1 to 1,000,000: requests, seconds of execution, seconds of the window (such as 6000,1200,300)"
 )]
 pub struct NoBudget;
 
@@ -154,8 +173,11 @@ impl FromStr for Budget {
 }
 
 impl Budget {
-    /// For how long nobody else could send anything if all that we use of the limits went into the calls of this run. Of the two limits, the one counts that
-    /// they use up more of. Two requests are free, the look-up and the batch: it is not their number by which runs like that would meet a limit.
+    /// Converts usage to time: how long the share that we use of the limits would last if it were
+    /// spent only on these calls. The limit of which the calls use more decides.
+    ///
+    /// Two requests, the lookup and the batch, do not count: calls of that kind reach the limit on
+    /// execution time before the one on requests.
     #[must_use]
     pub fn taken_by(&self, spent: Usage) -> TimeDelta {
         let executed = spent
@@ -169,55 +191,61 @@ impl Budget {
         TimeDelta::microseconds(i64::try_from(micros).unwrap_or(i64::MAX / 2))
     }
 
-    /// Time that nobody used can be used later, so much of it: a hundredth of the window. With it, [`SHARE_PERCENT`] of the limits, and a batch that begins
-    /// at the last moment, the limits are just not reached in any window.
+    /// Returns the burst: how much unused time may be used later, a hundredth of the window.
+    /// [`SHARE_PERCENT`] of the limits, the burst and a batch that starts at the last moment
+    /// together stay just below the limits in any window.
     #[must_use]
     pub fn kept(&self) -> TimeDelta {
         TimeDelta::from_std(self.window / 100).unwrap_or_default()
     }
 
-    /// Nothing is booked for longer ahead than a window: what was sent before it no limit counts. So a time in which Dataverse answers nobody, and every call takes
-    /// until it is given up, does not keep history waiting for long after its end.
+    /// Returns how far the TAT may be ahead of the clock: one window, because no limit counts what
+    /// was sent earlier. So an outage of Dataverse, in which every call takes until its timeout,
+    /// does not delay backfill for long after it ends.
     #[must_use]
     pub fn ahead(&self) -> TimeDelta {
         TimeDelta::from_std(self.window).unwrap_or_default()
     }
 
-    /// What the calls of a batch of history should take: ten seconds, and of a small budget a sixty-fourth part, so that it can be spent evenly.
+    /// Returns the target time for the calls of a backfill batch: ten seconds, or a sixty-fourth of
+    /// a small limit on execution time, so that it is used evenly.
     #[must_use]
     pub fn batch_time(&self) -> Duration {
         LONGEST_BATCH.min(self.execution / 64)
     }
 }
 
-/// How it stands with one user.
+/// The rate limiter state of one user.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Standing {
-    /// Until when nothing is sent, because Dataverse said so. It may have passed.
+    /// The pause that Dataverse asked for: nothing is sent before this time. It may have passed;
+    /// `None` without a pause.
     pub paused_until: Option<DateTime<Utc>>,
-    /// Up to when the user's time is booked. It may have passed.
+    /// The theoretical arrival time (TAT): capacity is reserved up to this time. It may have
+    /// passed; `None` before the first reservation.
     pub booked_until: Option<DateTime<Utc>>,
-    /// How many requests at the same time Dataverse suggested last.
+    /// The concurrency that Dataverse suggested last; `None` if it has not.
     pub suggested: Option<u32>,
-    /// What is known of refusals that may concern everybody.
+    /// Recent refusals that may concern the caller.
     pub refused: RefusalState,
 }
 
 impl Standing {
-    /// Until when nobody sends anything; `None` when one may.
+    /// Returns until when nothing may be sent; `None` if requests are allowed now.
     #[must_use]
     pub fn pause(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         self.paused_until.filter(|until| *until > now)
     }
 
-    /// When history may begin a batch that books `owed` along; `None` when it may now.
+    /// Returns when backfill may start a batch that also reserves `owed`; `None` if it may start
+    /// now.
     #[must_use]
     pub fn free_at(&self, owed: TimeDelta, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let booked = self.booked_until.map(|until| until + owed);
         self.pause(now).max(booked.filter(|until| *until > now))
     }
 
-    /// How many batches one invocation has under way at the same time.
+    /// Returns how many batches one invocation runs at the same time.
     #[must_use]
     pub fn lanes(&self) -> usize {
         let lanes = self.suggested.unwrap_or(LANES).clamp(1, MOST_LANES);
@@ -225,24 +253,27 @@ impl Standing {
     }
 }
 
-/// Until when history makes room, if so many live messages wait in their queue; `None` when it need not.
+/// Returns until when backfill yields if this many live messages wait in their queue; `None` if it
+/// need not.
 #[must_use]
 pub fn yields(live_waiting: usize, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
     (live_waiting > LIVE_BATCH).then(|| now + YIELD)
 }
 
-/// What a process has learnt of its batches with one user: how many messages history takes at a time, and what a message takes.
+/// The batch size of backfill and the usage of a message, as one process has learnt them for one
+/// user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pace {
     size: u32,
-    /// What a message is expected to take up.
+    /// The expected usage of a message.
     for_each: TimeDelta,
-    /// What earlier runs took up beyond what they booked; less than nothing when they booked too much.
+    /// The actual usage of earlier batches beyond what they reserved; negative if they reserved too
+    /// much.
     owed: TimeDelta,
 }
 
 impl Pace {
-    /// Of a process that has seen nothing yet.
+    /// Returns the values of a process that has processed nothing yet.
     #[must_use]
     pub fn new(budget: &Budget) -> Self {
         let guess = Usage {
@@ -258,19 +289,21 @@ impl Pace {
         }
     }
 
-    /// How many messages the next batch of history has, from [`SMALLEST`] to [`LARGEST`].
+    /// Returns the number of messages of the next backfill batch, from [`SMALLEST`] to [`LARGEST`].
     #[must_use]
     pub fn size(&self) -> usize {
         usize::try_from(self.size).unwrap_or(1)
     }
 
-    /// What earlier runs took up beyond what they booked; less than nothing when they booked too much.
+    /// Returns the actual usage of earlier batches beyond what they reserved; negative if they
+    /// reserved too much.
     #[must_use]
     pub const fn owed(&self) -> TimeDelta {
         self.owed
     }
 
-    /// What a run over so many messages books: what it is expected to take up, and what is owed. What is booked and then not used is [returned](Self::settle).
+    /// Returns the reservation for a batch of this many messages: its expected usage, and what is
+    /// owed. [`settle`](Self::settle) returns what is reserved and not used.
     pub fn book(&mut self, messages: usize) -> Booking {
         let messages = i32::try_from(messages).unwrap_or(i32::MAX);
         let expected = self.for_each * messages;
@@ -278,12 +311,13 @@ impl Pace {
         Booking { expected, owed }
     }
 
-    /// A booking that the ledger did not take.
+    /// Undoes a reservation that the ledger did not store.
     pub fn cancel(&mut self, booking: &Booking) {
         self.owed += booking.owed;
     }
 
-    /// What a run took that had booked this, and how many messages Dataverse heard of.
+    /// Settles a reservation with the actual usage and the number of messages that were looked up
+    /// in Dataverse.
     pub fn settle(&mut self, budget: &Budget, booking: &Booking, spent: Usage, messages: usize) {
         let taken = budget.taken_by(spent);
         self.owed += taken - booking.expected;
@@ -292,8 +326,9 @@ impl Pace {
         }
     }
 
-    /// Adapts the size to the time that the calls of a batch of history took. The next batch is as large as one that would have taken `target`, but neither
-    /// less than half of this one nor more than half as much again; within a quarter of the target all stays as it is.
+    /// Adapts the batch size to the time that the calls of a backfill batch took. The next batch
+    /// has as many messages as would have taken `target`, but at least half and at most one and a
+    /// half times the current size. Within a quarter of the current size, nothing changes.
     pub fn adapt(&mut self, messages: usize, took: Duration, target: Duration) {
         let Some(messages) = u32::try_from(messages).ok().filter(|n| *n > 0) else {
             return;
@@ -302,7 +337,7 @@ impl Pace {
         let fitting = u32::try_from(fitting).unwrap_or(u32::MAX);
         let grows = fitting > self.size + self.size / 4;
         let shrinks = fitting < self.size - self.size / 4;
-        // The few that were left of a page do not tell how long many take.
+        // A few messages at the end of a page do not show how long many take.
         if shrinks || (grows && messages * 2 >= self.size) {
             let near = fitting.clamp(self.size / 2, self.size + self.size / 2);
             self.size = near.clamp(SMALLEST, LARGEST);
@@ -310,18 +345,19 @@ impl Pace {
     }
 }
 
-/// What a run has booked.
+/// Capacity that a batch reserves in advance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[must_use = "what was booked is settled, or cancelled"]
+#[must_use = "settle or cancel every reservation"]
 pub struct Booking {
-    /// What the run is expected to take up.
+    /// The expected usage of the batch.
     pub expected: TimeDelta,
-    /// What earlier runs of the process took up beyond what they booked. The time is free when what they really took has passed.
+    /// The usage of the process's earlier batches beyond what they reserved. The capacity is free
+    /// once their actual usage has passed.
     pub owed: TimeDelta,
 }
 
 impl Booking {
-    /// By how much the user's booked time moves on.
+    /// Returns the time by which the reservation advances the user's TAT.
     #[must_use]
     pub fn time(&self) -> TimeDelta {
         self.expected + self.owed

@@ -1,5 +1,5 @@
-//! Derives the keys of rows in Dataverse from the message, so that every copy and every attempt gets
-//! the same key.
+//! Derives the keys of rows in Dataverse from the message, so that every copy and every attempt
+//! gets the same key.
 
 use uuid::Uuid;
 

@@ -1,7 +1,8 @@
-//! A mail as we understand it, whatever the provider sent.
+//! An email as mailverse understands it, independent of the provider.
 //!
-//! Reading is tolerant: what is missing or of a wrong type is left out and remembered as an [`Omission`], so that one odd
-//! field does not cost the mail. How Nylas' JSON becomes this: [`crate::nylas::wire`].
+//! Reading is tolerant: a field that is missing or of a wrong type is left out and recorded as an
+//! [`Omission`], so that one odd field does not fail the message. How Nylas' JSON is read:
+//! [`crate::nylas::wire`].
 
 use std::collections::HashMap;
 use std::fmt;
@@ -11,80 +12,86 @@ use chrono::{DateTime, Utc};
 use crate::ids::{ActivityId, AttachmentId, EmailAddress, InternetMessageId, MessageKey};
 use crate::keys;
 
-/// How far back a thread is followed. A longer list of References names mails that the nearer ones stand for.
+/// The most ancestors of a message that are kept. Entries of a longer References header precede the
+/// nearer ones in the same thread.
 pub const MOST_ANCESTORS: usize = 10;
 
-/// One mail in one mailbox.
+/// One email in one mailbox.
 #[derive(Clone)]
 pub struct Message {
-    /// Which mail in which mailbox.
+    /// Identifies the mailbox and the message in it.
     pub key: MessageKey,
-    /// The name that all copies share; `None` when the provider has none.
+    /// The Message-ID, which all copies share; `None` if the provider has none.
     pub internet_message_id: Option<InternetMessageId>,
-    /// The mails that it answers, the nearest first: In-Reply-To, then References from the end. Each once, [`MOST_ANCESTORS`] at most.
+    /// The Message-IDs of the emails that it answers, the nearest first: In-Reply-To, then
+    /// References from the end. Distinct, at most [`MOST_ANCESTORS`].
     pub ancestors: Vec<InternetMessageId>,
     /// May be empty.
     pub subject: String,
-    /// HTML, or plain text where the mail has no HTML; Nylas does not say which.
+    /// HTML, or plain text if the email has no HTML; Nylas does not report which.
     pub body: String,
-    /// The provider's first words of the body, as plain text; may be empty.
+    /// The start of the body as the provider extracted it, as plain text; may be empty.
     pub snippet: String,
-    /// The display names that stand beside the addresses; the first that is not empty.
+    /// The display name of each address: the first one that is not empty.
     pub names: HashMap<EmailAddress, String>,
-    /// The first sender with a usable address.
+    /// The first sender with a usable address; `None` if there is none.
     pub from: Option<EmailAddress>,
-    /// In order, each address once.
+    /// In the order of the header, each address once.
     pub to: Vec<EmailAddress>,
-    /// In order, each address once.
+    /// In the order of the header, each address once.
     pub cc: Vec<EmailAddress>,
-    /// In order, each address once. Only the sender's own copy has these.
+    /// In the order of the header, each address once. Only the sender's copy has these.
     pub bcc: Vec<EmailAddress>,
-    /// When the mail server received it.
+    /// When the mail server received it; `None` if the date is missing or invalid.
     pub date: Option<DateTime<Utc>>,
-    /// Ids of the folders (labels) that it lies in.
+    /// Ids of the folders (labels) that contain it.
     pub folders: Vec<String>,
-    /// In order.
+    /// In the order of the message.
     pub attachments: Vec<Attachment>,
-    /// What its headers say of bulk mail, as far as they are at hand.
+    /// The bulk mail marker in its headers; `None` if there is none or the headers were not
+    /// available.
     pub bulk: Option<Bulk>,
-    /// More than the three basic headers were at hand.
+    /// Whether more than the three basic headers were available.
     pub has_all_headers: bool,
-    /// The sender, once [`Message::strip`] has taken them out: part of the mail's key still, and of nothing that is stored.
+    /// The sender, if [`Message::strip`] has removed it: still part of the row's key, but not
+    /// stored anywhere.
     pub stripped_sender: Option<EmailAddress>,
-    /// Whether its row is found by its Message-ID.
+    /// How its row uses the Message-ID.
     pub id_use: IdUse,
-    /// What could not be read.
+    /// What was left out of the message or its row.
     pub omissions: Vec<Omission>,
 }
 
-/// What the Message-ID of a mail is good for, beside the rows that are there.
+/// How a message's row can use its Message-ID, given the rows that exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum IdUse {
-    /// It gives the row its key, and stands in it.
+    /// It determines the row's key and is stored in the row.
     #[default]
     Own,
-    /// It gives the row its key. Another client's row, of another mail or not completed, has it in its column already.
+    /// It determines the row's key, but is not stored in the row: another client's row, of another
+    /// email or not completed, has it in its column already.
     Taken,
-    /// Another mail of the same sender has it. The row has this key instead (`same_mail::key_by_content`).
+    /// Another email of the same sender has it. The row has this key instead
+    /// (`same_mail::key_by_content`).
     Reused(ActivityId),
 }
 
-/// A file on a mail; its content is downloaded when the mail is written.
+/// A file of an email; its content is downloaded when the email is written.
 #[derive(Clone)]
 pub struct Attachment {
-    /// For the download.
+    /// The id for the download.
     pub id: AttachmentId,
     /// May be empty.
     pub file_name: String,
-    /// A media type without parameters; `application/octet-stream` when the provider has none.
+    /// A media type without parameters; `application/octet-stream` if the provider has none.
     pub media_type: String,
-    /// Content id of an inline image, without angle brackets.
+    /// The content id of an inline image, without angle brackets; `None` otherwise.
     pub content_id: Option<String>,
-    /// The provider's estimate, in bytes.
+    /// The provider's estimate, in bytes; `None` if it has none.
     pub size: Option<u64>,
 }
 
-/// By what a mail shows that it goes to many, or that nobody wrote it.
+/// The header that marks an email as bulk or automatic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Bulk {
     /// `List-Id`
@@ -97,33 +104,36 @@ pub enum Bulk {
     AutoSubmitted,
 }
 
-/// Something of a mail that could not be read or kept. Holds no content.
+/// Something that was left out of a message or its row. Contains no content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Omission {
-    /// The date is missing or no date.
+    /// The date is missing or invalid.
     Date,
-    /// An address that is none.
+    /// An address is invalid.
     Address,
-    /// An attachment too large, of a refused type, no longer there, or not to be had for long.
+    /// An attachment is too large, has a rejected type, no longer exists, or was not available for
+    /// a long time.
     Attachment,
-    /// The owner was refused by Dataverse.
+    /// Dataverse rejected the owner.
     Owner,
-    /// It is not written in its owner's name, which the policy asks for: Dataverse refused that, or the user has no Entra object id.
+    /// The row was not written as its owner, which the policy requires: Dataverse rejected that, or
+    /// the user has no Entra object id.
     Impersonation,
-    /// The Message-ID is longer than its column; the activity id still carries it.
+    /// The Message-ID is longer than its column; the activity id is still derived from it.
     LongMessageId,
-    /// Somebody became no contact, because Dataverse refused the row.
+    /// No contact was created for an address, because Dataverse rejected the row.
     Contact,
-    /// Somebody's contact has no company, because Dataverse refused the company's row.
+    /// A new contact has no company, because Dataverse rejected the company's row.
     Company,
-    /// The Message-ID stands in the row of another mail, so this row is without it ([`IdUse`]).
+    /// Another email's row has the Message-ID, so this row is written without it ([`IdUse`]).
     MessageIdReused,
-    /// Part of the body, or all of it but the provider's snippet: it is longer than its column, or larger than a worker
-    /// holds.
+    /// Part of the body, or all of it except the provider's snippet: it is longer than its column,
+    /// or larger than a worker can hold in memory.
     Body,
-    /// A person who was not looked up, because the message names more than are: the party is its address alone.
+    /// A party was not looked up, because the message has more addresses than the limit. The party
+    /// has only its address.
     Resolution,
-    /// A recipient who is no party, because the message has more than one row is given.
+    /// A recipient is no party, because the message has more recipients than a row may have.
     Recipient,
 }
 
@@ -146,7 +156,7 @@ impl fmt::Display for Omission {
     }
 }
 
-/// `left out: date, 2 × address`; `None` when nothing was.
+/// Returns a note such as `left out: date, 2 × address`; `None` if nothing was left out.
 #[must_use]
 pub fn omissions_note(omissions: &[Omission]) -> Option<String> {
     let mut kinds = omissions.to_vec();
@@ -167,7 +177,7 @@ pub fn omissions_note(omissions: &[Omission]) -> Option<String> {
 }
 
 impl Message {
-    /// The key of its row in Dataverse.
+    /// Returns the key of its row in Dataverse.
     #[must_use]
     pub fn activity_id(&self) -> ActivityId {
         match self.id_use {
@@ -178,7 +188,8 @@ impl Message {
         }
     }
 
-    /// From here on its row is without the Message-ID, which another row has, and that is recorded once.
+    /// Writes the row without the Message-ID from now on, because another row has it. The omission
+    /// is recorded once.
     pub fn give_up_id(&mut self, id_use: IdUse) {
         self.id_use = id_use;
         if !self.omissions.contains(&Omission::MessageIdReused) {
@@ -186,14 +197,14 @@ impl Message {
         }
     }
 
-    /// Who sent it, even where the policy takes the sender out of what is stored.
+    /// Returns the sender, even if the policy excludes it from what is stored.
     #[must_use]
     pub fn author(&self) -> Option<&EmailAddress> {
         self.from.as_ref().or(self.stripped_sender.as_ref())
     }
 
-    /// Takes people out, as if the mail did not name them. Its key stays what it was, so that a copy in another mailbox, where another policy holds,
-    /// is the same mail.
+    /// Removes addresses as if the email did not contain them. The row's key does not change, so
+    /// that a copy in another mailbox with another policy has the same row.
     pub fn strip(&mut self, is_out: impl Fn(&EmailAddress) -> bool) {
         if let Some(sender) = self.from.take_if(|sender| is_out(sender)) {
             self.stripped_sender = Some(sender);
@@ -204,7 +215,7 @@ impl Message {
         self.names.retain(|address, _| !is_out(address));
     }
 
-    /// Sender, To, Cc, Bcc in this order; an address may appear more than once.
+    /// Returns sender, To, Cc and Bcc in this order; an address may appear more than once.
     pub fn participants(&self) -> impl Iterator<Item = &EmailAddress> {
         self.from
             .iter()

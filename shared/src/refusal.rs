@@ -1,30 +1,35 @@
-//! Whom a refusal concerns: the message that met it, or everybody who asks. Pure.
+//! Decides whether a refusal concerns the message that met it or the caller. Pure.
 //!
-//! A refusal is an answer that the same call would get again. Of one message it is the end; of the
-//! caller it is an incident, and the messages that met it are as good as all others. The code alone
-//! does not tell which: a plug-in that is broken refuses every email with the code of a plug-in that
-//! dislikes one. What tells them apart is whether other messages get through.
+//! A refusal is a response that the same call would get again. A refusal of one message is final
+//! for that message. A refusal of the caller is an incident, and nothing is wrong with the messages
+//! that met it. The code alone does not tell them apart: a broken plug-in refuses every email with
+//! the same code as a plug-in that objects to one. The difference is whether other messages are
+//! accepted.
 //!
-//! | [`Blame`] | Another message of the run was written | [`IN_A_ROW`] different messages met the code | Another one was written since the message waits | None of these |
+//! The second to fifth column are checked from left to right; the first one that applies decides.
+//!
+//! | [`Blame`] | Another message of the batch was written | [`IN_A_ROW`] different messages in a row met the code | Another message was written since this one started to wait | None of these |
 //! | --- | --- | --- | --- | --- |
 //! | a text of the message | the message | the caller | the message | the message |
 //! | the row | the message | the caller | the message | open |
 //! | the row or the caller | open | the caller | open | the caller |
 //! | the caller | open | the caller | the caller | the caller |
 //!
-//! A message is `dead` only where the verdict is [`Verdict::Message`]. While it is open, the message
-//! is tried again at the steps of the backoff. Where it is the caller, everybody pauses: the first
-//! message after the pause goes alone, as a probe, and only when that one passes do the others follow.
+//! A message becomes `dead` only if the verdict is [`Verdict::Message`]. While the verdict is open,
+//! the message is tried again with the usual backoff. If the refusal concerns the caller, every
+//! worker pauses: after the pause one message is sent alone, as a probe, and the others follow only
+//! if it passes.
 
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-/// After how many different messages in a row with the same code, and none that passed, a refusal is
-/// taken to concern the caller.
+/// After this many different messages in a row with the same code, none of which passed, a refusal
+/// is taken to concern the caller.
 pub const IN_A_ROW: usize = 5;
 
-/// How long the pauses after a refusal of the caller are: each twice as long as the one before.
+/// The lengths of successive pauses after refusals of the caller: doubled each time, up to five
+/// minutes.
 const PAUSES: [Duration; 4] = [
     Duration::from_secs(60),
     Duration::from_secs(120),
@@ -32,74 +37,75 @@ const PAUSES: [Duration; 4] = [
     Duration::from_secs(300),
 ];
 
-/// Whom the code of a refusal blames.
+/// What the code of a refusal blames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Blame {
     /// A text or a value of this message: too long, or with characters that are not allowed.
     Content,
-    /// The row or the message; and every code that no table lists.
+    /// The row or the message. Also every code that is in no table.
     Row,
-    /// A privilege is missing: for this row, or for all of them.
+    /// A missing privilege: for this row, or for all of them.
     RowOrCaller,
     /// The user, the licence, the key, the organisation.
     Caller,
 }
 
-/// A refusal, as far as it matters whom it concerns.
+/// A refusal, reduced to what decides whom it concerns.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// Status and code, and the name of a missing privilege. No content.
+    /// Status, code and the name of a missing privilege. No content.
     pub cause: String,
-    /// Whom it blames.
+    /// What the code blames.
     pub blame: Blame,
 }
 
-/// What is known of other messages.
+/// What is known about other messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Others {
-    /// Another message of the same run was written.
+    /// Another message of the same batch was written.
     pub one_passed_now: bool,
-    /// Another message was written since this one has been waiting.
+    /// Another message was written since this one started to wait.
     pub one_passed_since: bool,
-    /// How many different messages in a row met this code, this one included.
+    /// How many different messages in a row met this code, including this one.
     pub in_a_row: usize,
 }
 
-/// Whom a refusal concerns.
+/// Whether a refusal concerns the message or the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// This message alone.
+    /// Only this message.
     Message,
-    /// Everybody who asks.
+    /// Every call of this caller.
     Caller,
-    /// It cannot be told yet.
+    /// Unknown so far.
     Open,
 }
 
-/// What everybody who asks the same service knows of refusals.
+/// The recent refusals by a service, shared by all workers that call it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RefusalState {
-    /// Why everybody pauses; `None` when nobody does, or because the service asked for it.
+    /// Why all workers pause; `None` if there is no pause, or the service asked for it.
     pub cause: Option<String>,
     /// How many refusals of the caller there were in a row.
     pub times: u32,
-    /// The code that the last messages met in a row.
+    /// The code that the last messages met in a row; `None` if the last one passed.
     pub code: Option<String>,
-    /// How many different messages that were.
+    /// How many different messages met it.
     pub messages: usize,
-    /// When a message passed after others had been refused.
+    /// When a message passed after others had been refused; `None` if that never happened.
     pub passed_at: Option<DateTime<Utc>>,
 }
 
 impl RefusalState {
-    /// Whether a message that passes has to be reported, as nobody would know of it otherwise.
+    /// Returns whether the next message that passes must be recorded, so that other workers learn
+    /// of it.
     #[must_use]
     pub const fn is_open(&self) -> bool {
         self.cause.is_some() || self.code.is_some()
     }
 }
 
-/// The table of the module.
+/// Decides by the table in the module's documentation.
 #[must_use]
 pub const fn judge(blame: Blame, others: Others) -> Verdict {
     let Others {
@@ -119,7 +125,7 @@ pub const fn judge(blame: Blame, others: Others) -> Verdict {
     }
 }
 
-/// How long everybody pauses after a refusal of the caller, of which there were `before` in a row.
+/// Returns how long to pause after a refusal of the caller that followed `before` others in a row.
 #[must_use]
 pub fn pause(before: u32) -> Duration {
     let step = usize::try_from(before).unwrap_or(usize::MAX);

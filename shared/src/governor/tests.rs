@@ -13,7 +13,7 @@ fn spent(requests: u32, ms: u64) -> Usage {
     }
 }
 
-/// The sizes of the next batches, if a batch takes `base` and `each` message (ms).
+/// Returns the sizes of the next batches if a batch takes `base` ms and each message `each` ms.
 fn sizes(base: u64, each: u64, target: Duration, batches: usize) -> Vec<usize> {
     let mut pace = Pace::new(&Budget::default());
     let mut sizes = vec![pace.size()];
@@ -50,10 +50,11 @@ fn the_documented_limits_are_the_default_and_a_text_can_name_others() {
 #[test]
 fn of_the_two_limits_the_one_counts_that_is_used_up_more() {
     let budget = Budget::default();
-    // 9.7 s of execution of 1,164 in 300 s, and 2 requests.
+    // 9.7 of 1,164 seconds of execution in 300 s, and 2 requests.
     let by_time = budget.taken_by(spent(2, 9_760));
     assert_eq!(by_time.num_milliseconds(), 2_500);
-    // 97 requests of 5,820 in 300 s, beyond the two that every run has, and each hardly more than its way.
+    // 97 of 5,820 requests in 300 s, beyond the two of every batch, and each takes little more than
+    // its latency.
     let by_requests = budget.taken_by(spent(99, 99 * 40));
     assert_eq!(by_requests.num_milliseconds(), 5_000);
 }
@@ -74,7 +75,7 @@ fn history_waits_for_what_is_booked_and_everybody_for_the_pause() {
     assert_eq!(free_at(standing(90, 170), 0), Some(at(170)));
     assert_eq!(standing(90, 170).pause(now), Some(at(90)));
     assert_eq!(free_at(Standing::default(), 0), None);
-    // What was booked and not used is free, and what is owed is not.
+    // Reserved and unused capacity is free; owed usage is not.
     assert_eq!(free_at(standing(-1, 70), -70), None);
     assert_eq!(free_at(standing(-1, 70), -20), Some(at(50)));
     assert_eq!(free_at(standing(-1, 0), 20), Some(at(20)));
@@ -114,7 +115,7 @@ fn a_batch_grows_to_what_takes_the_target_time_and_stays_there() {
     assert_eq!(
         *sizes(500, 5_000, target, 8).last().unwrap(),
         10,
-        "no smaller"
+        "the smallest size is the limit"
     );
 }
 
@@ -140,7 +141,7 @@ fn the_few_messages_at_the_end_of_a_page_do_not_make_batches_larger() {
     pace.adapt(3, Duration::from_millis(200), Duration::from_secs(10));
     assert_eq!(pace.size(), 50);
     pace.adapt(3, Duration::from_secs(9), Duration::from_secs(10));
-    assert_eq!(pace.size(), 25, "but smaller they do");
+    assert_eq!(pace.size(), 25, "a few slow messages make batches smaller");
 }
 
 #[test]
@@ -152,7 +153,7 @@ fn what_a_run_took_beyond_its_booking_is_booked_by_the_next_and_what_was_not_use
     pace.settle(&budget, &first, spent(2, 20_060), 100);
     let second = pace.book(0);
     assert_eq!(first.time() + second.time(), taken);
-    // Nothing of a page had to be written.
+    // No message of a page had to be written.
     let third = pace.book(100);
     pace.settle(&budget, &third, Usage::default(), 0);
     assert_eq!(third.time() + pace.book(0).time(), TimeDelta::zero());
@@ -170,7 +171,8 @@ fn a_booking_that_was_not_taken_leaves_what_is_owed() {
     assert_eq!(pace, before);
 }
 
-/// In any window, what everybody booked by the rules is below what Dataverse allows: history by turns, each as soon as it may.
+/// Returns the most that is reserved in any window, and the largest reservation, if backfill
+/// batches start one after another, each as soon as it may.
 fn most_in_a_window(budget: &Budget, batches: &[(u64, i64)]) -> (TimeDelta, TimeDelta) {
     let window = TimeDelta::from_std(budget.window).unwrap();
     let (mut now, mut booked) = (at(0), at(0) - budget.kept());
@@ -251,7 +253,7 @@ proptest! {
         let (most, largest) = most_in_a_window(&budget, &batches);
         let window = TimeDelta::from_std(budget.window).unwrap();
         prop_assert!(most <= window + budget.kept() + largest);
-        // With batches of the longest time, that is less than the limits.
+        // With batches of the longest time, this is below the limits.
         prop_assert!((window + budget.kept() + largest) * i32::try_from(SHARE_PERCENT).unwrap() / 100 < window);
     }
 
