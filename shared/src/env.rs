@@ -1,7 +1,7 @@
-//! Settings from the environment: read once, checked once, all gaps reported together.
+//! Reads settings from the environment: each variable once, with all problems reported together.
 //!
-//! Each function has one `Config` with `from_lookup`, which reads its variables through [`Settings`]. Secrets are named
-//! here, never held here.
+//! Each function has one `Config` with `from_lookup`, which reads its variables through
+//! [`Settings`]. Variables contain the names of secrets, never the secrets.
 //!
 //! ```
 //! use mailverse::env::Settings;
@@ -10,7 +10,10 @@
 //! let table = settings.required("LEDGER_TABLE");
 //! let queue = settings.required("SYNC_QUEUE_URL");
 //! assert_eq!(table, "ledger");
-//! assert_eq!(settings.finish().unwrap_err().to_string(), "the settings are incomplete: SYNC_QUEUE_URL is missing");
+//! assert_eq!(
+//!     settings.finish().unwrap_err().to_string(),
+//!     "invalid settings: SYNC_QUEUE_URL is missing"
+//! );
 //! ```
 
 use std::collections::HashSet;
@@ -19,14 +22,14 @@ use std::str::FromStr;
 
 use url::Url;
 
-/// Everything that is wrong with the environment, in the order of reading.
+/// All problems of the environment, in the order in which the variables were read.
 #[derive(Debug, PartialEq, Eq)]
 pub struct SettingsError {
     problems: Vec<String>,
 }
 
 impl SettingsError {
-    /// What is wrong, one text for each variable, whose name it begins with.
+    /// Returns the problems: one text for each variable, which starts with its name.
     #[must_use]
     pub fn problems(&self) -> &[String] {
         &self.problems
@@ -35,24 +38,20 @@ impl SettingsError {
 
 impl fmt::Display for SettingsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "the settings are incomplete: {}",
-            self.problems.join("; ")
-        )
+        write!(f, "invalid settings: {}", self.problems.join("; "))
     }
 }
 
 impl std::error::Error for SettingsError {}
 
-/// Reads variables and collects what is wrong with them.
+/// Reads variables and collects their problems.
 pub struct Settings<L> {
     lookup: L,
     problems: Vec<String>,
 }
 
 impl<L: Fn(&str) -> Option<String>> Settings<L> {
-    /// Reads through `lookup`, which answers `None` for a variable that is not set.
+    /// Creates a reader on `lookup`, which returns `None` for a variable that is not set.
     pub fn new(lookup: L) -> Self {
         Self {
             lookup,
@@ -60,7 +59,8 @@ impl<L: Fn(&str) -> Option<String>> Settings<L> {
         }
     }
 
-    /// A variable that has to be there. An empty text stands in for a missing one until [`Self::finish`].
+    /// Reads a required variable. If it is missing, returns an empty text, and [`Self::finish`]
+    /// reports it.
     pub fn required(&mut self, name: &str) -> String {
         self.optional(name).unwrap_or_else(|| {
             self.problems.push(format!("{name} is missing"));
@@ -68,16 +68,17 @@ impl<L: Fn(&str) -> Option<String>> Settings<L> {
         })
     }
 
-    /// A variable that may be missing. Blank counts as missing.
+    /// Reads an optional variable; `None` if it is missing or blank.
     pub fn optional(&self, name: &str) -> Option<String> {
         (self.lookup)(name)
             .map(|value| value.trim().to_owned())
             .filter(|value| !value.is_empty())
     }
 
-    /// The address of a service: `https`, or `http` on the loopback interface. `default` is used when the variable is missing.
+    /// Reads the base URL of a service: `https`, or `http` on the loopback interface. `default` is
+    /// used if the variable is missing.
     ///
-    /// A placeholder stands in for a missing or malformed one until [`Self::finish`].
+    /// If it is missing or malformed, returns a placeholder, and [`Self::finish`] reports it.
     pub fn service_url(&mut self, name: &str, default: Option<&str>) -> Url {
         let text = match (self.optional(name), default) {
             (Some(text), _) => text,
@@ -90,14 +91,14 @@ impl<L: Fn(&str) -> Option<String>> Settings<L> {
                 "{name} must be an https address without user, path, query or fragment (http only on 127.0.0.1 or localhost)"
             )),
             Err(_) if text.is_empty() => {}
-            Err(error) => self.problems.push(format!("{name} is no address: {error}")),
+            Err(error) => self.problems.push(format!("{name} is not a valid URL: {error}")),
         }
         placeholder()
     }
 
-    /// One of a few named values; the type's default when the variable is missing.
+    /// Reads one of several named values; returns the type's default if the variable is missing.
     ///
-    /// The default also stands in for a value that is none of them until [`Self::finish`].
+    /// For any other value, returns the default too, and [`Self::finish`] reports it.
     pub fn one_of<T: Copy + Default>(&mut self, name: &str, named: &[(&str, T)]) -> T {
         let Some(text) = self.optional(name) else {
             return T::default();
@@ -107,15 +108,15 @@ impl<L: Fn(&str) -> Option<String>> Settings<L> {
         }
         let allowed: Vec<&str> = named.iter().map(|(known, _)| *known).collect();
         self.problems.push(format!(
-            "{name} must be one of {}, and {text} is none",
+            "{name} must be one of {} (got `{text}`)",
             allowed.join(", ")
         ));
         T::default()
     }
 
-    /// A value that is written as text; the type's default when the variable is missing.
+    /// Parses a variable; returns the type's default if it is missing.
     ///
-    /// The default also stands in for a text that cannot be read until [`Self::finish`].
+    /// If it cannot be parsed, returns the default too, and [`Self::finish`] reports it.
     pub fn parsed<T: FromStr<Err: fmt::Display> + Default>(&mut self, name: &str) -> T {
         let Some(text) = self.optional(name) else {
             return T::default();
@@ -126,8 +127,8 @@ impl<L: Fn(&str) -> Option<String>> Settings<L> {
         })
     }
 
-    /// A value that is written as text and has to be there; `None` for a missing or unreadable one.
-    /// `what` says what to write.
+    /// Parses a required variable; `None` if it is missing or cannot be parsed, which
+    /// [`Self::finish`] reports. `what` tells an operator what to write if it is missing.
     pub fn required_parsed<T: FromStr<Err: fmt::Display>>(
         &mut self,
         name: &str,
@@ -146,7 +147,8 @@ impl<L: Fn(&str) -> Option<String>> Settings<L> {
         }
     }
 
-    /// Names, separated by commas, that can be part of another name: letters, digits, `-` and `_`. None when the variable is missing.
+    /// Reads names that can be part of another name, separated by commas: letters, digits, `-` and
+    /// `_`. Returns none if the variable is missing.
     pub fn names(&mut self, name: &str) -> Vec<String> {
         let text = self.optional(name).unwrap_or_default();
         let names: Vec<String> = text
@@ -158,13 +160,13 @@ impl<L: Fn(&str) -> Option<String>> Settings<L> {
         let distinct: HashSet<&String> = names.iter().collect();
         if distinct.len() < names.len() || !names.iter().all(|one| one.chars().all(is_plain)) {
             self.problems.push(format!(
-                "{name} must be different names of letters, digits, - and _, separated by commas"
+                "{name} must be distinct names of letters, digits, `-` and `_`, separated by commas"
             ));
         }
         names
     }
 
-    /// Ends the reading.
+    /// Ends reading and reports the problems.
     ///
     /// # Errors
     /// [`SettingsError`] with every problem: refuse to start.
@@ -190,16 +192,16 @@ fn is_safe_service(url: &Url) -> bool {
     encrypted && url.host_str().is_some() && bare
 }
 
-#[expect(clippy::expect_used, reason = "a constant that a test reads")]
+#[expect(clippy::expect_used, reason = "a constant that a test parses")]
 fn placeholder() -> Url {
-    Url::parse("https://missing.invalid").expect("a constant address")
+    Url::parse("https://missing.invalid").expect("the placeholder is a valid URL")
 }
 
-/// The process environment, the lookup that the functions use.
+/// Reads the process environment. The functions use this as their lookup.
 #[must_use]
 #[expect(
     clippy::disallowed_methods,
-    reason = "the one place that reads the environment"
+    reason = "the only place that reads the environment"
 )]
 pub fn process(name: &str) -> Option<String> {
     std::env::var(name).ok()
@@ -254,8 +256,8 @@ mod tests {
         let text = settings.finish().unwrap_err().to_string();
         for part in [
             "B must be three numbers",
-            "N must be different names",
-            "T must be different names",
+            "N must be distinct names",
+            "T must be distinct names",
         ] {
             assert!(text.contains(part), "{part} in {text}");
         }
@@ -281,7 +283,7 @@ mod tests {
         wrong.one_of("A", &named);
         assert_eq!(
             wrong.finish().unwrap_err().to_string(),
-            "the settings are incomplete: A must be one of no, yes, and YES is none"
+            "invalid settings: A must be one of no, yes (got `YES`)"
         );
     }
 

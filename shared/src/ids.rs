@@ -1,7 +1,8 @@
-//! What names things: grants, messages, addresses, activities.
+//! Identifiers: grants, messages, addresses, activities.
 //!
-//! Each id is a type of its own with a private field, so that one cannot be passed for another and an unchecked text
-//! cannot pass for either. Ids of grants and messages may be logged; addresses may not, and print as `…`.
+//! Each id is a separate type with a private field, so that ids cannot be confused and an unchecked
+//! text cannot be used as one. Ids of grants and messages may be logged; addresses may not, and
+//! print as `…`.
 
 mod address;
 
@@ -12,48 +13,50 @@ use uuid::Uuid;
 
 pub use self::address::{EmailAddress, normal_domain, readable_domain};
 
-/// Longest provider message id we accept, in bytes.
+/// The longest accepted provider message id, in bytes.
 ///
-/// A DynamoDB sort key holds 1,024 bytes, and ids of the IMAP family are Message-ID headers of at most 998.
+/// A DynamoDB sort key holds 1,024 bytes, and ids of the IMAP family are Message-ID headers of at
+/// most 998.
 const LONGEST_KEY_BYTES: usize = 1_000;
 
-/// Longest id that only stands in a URL, in bytes.
+/// The longest id that is used only in a URL, in bytes.
 const LONGEST_URL_PART_BYTES: usize = 8_000;
 
-/// Beside control characters: what XML cannot hold, so that Dataverse refuses the whole row (0x80040278; inferred for these columns).
+/// Characters that XML does not allow, beside control characters: Dataverse rejects the whole row
+/// (0x80040278; *inferred* for these columns).
 const NO_COLUMN_HOLDS: [char; 2] = ['\u{fffe}', '\u{ffff}'];
 
-/// Why a text is no id.
+/// Why a text is not an id.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum IdError {
-    /// Nothing there.
+    /// The text is empty.
     #[error("the {what} is empty")]
     Empty {
-        /// Which id.
+        /// The kind of id.
         what: &'static str,
     },
-    /// Longer than anything that can be stored.
-    #[error("the {what} has {bytes} bytes, more than an id of its kind may have")]
+    /// The text is longer than anything that can be stored.
+    #[error("the {what} is too long ({bytes} bytes)")]
     TooLong {
-        /// Which id.
+        /// The kind of id.
         what: &'static str,
-        /// Its length.
+        /// Its length, in bytes.
         bytes: usize,
     },
-    /// A dot or two: in a URL, these name another resource.
-    #[error("the {what} is a dot or two")]
+    /// The text is `.` or `..`, which name another resource in a URL.
+    #[error("the {what} is `.` or `..`, which cannot be an id")]
     Dots {
-        /// Which id.
+        /// The kind of id.
         what: &'static str,
     },
-    /// Holds a control character.
-    #[error("the {what} holds a control character")]
+    /// The text contains a control character.
+    #[error("the {what} contains a control character")]
     ControlCharacter {
-        /// Which id.
+        /// The kind of id.
         what: &'static str,
     },
-    /// No slash, so no mailbox before the message.
-    #[error("a message is named as the log's sync.key names it: grant id, slash, message id")]
+    /// The text has no slash between mailbox and message.
+    #[error("name the message like the log field `sync.key`: grant id, slash, message id")]
     NoSlash,
 }
 
@@ -84,7 +87,7 @@ macro_rules! provider_id {
         pub struct $name(String);
 
         impl $name {
-            /// The id as the provider wrote it, not percent-encoded.
+            /// Returns the id as the provider wrote it, not percent-encoded.
             #[must_use]
             pub fn as_str(&self) -> &str {
                 &self.0
@@ -122,25 +125,25 @@ macro_rules! provider_id {
 }
 
 provider_id!(
-    /// A Nylas grant: one connected mailbox.
+    /// The id of a Nylas grant: one connected mailbox.
     GrantId,
     "grant id",
     LONGEST_KEY_BYTES
 );
 provider_id!(
-    /// A message within one mailbox, as the provider calls it. Compared with case.
+    /// The provider's id of a message within one mailbox. Case matters.
     MessageId,
     "message id",
     LONGEST_KEY_BYTES
 );
 provider_id!(
-    /// An attachment within one message.
+    /// The id of an attachment within one message.
     AttachmentId,
     "attachment id",
     LONGEST_URL_PART_BYTES
 );
 
-/// One message in one mailbox: what the ledger and the queue are keyed by.
+/// Identifies one message in one mailbox: the key of ledger items and queue messages.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct MessageKey {
     /// The mailbox.
@@ -155,7 +158,8 @@ impl fmt::Display for MessageKey {
     }
 }
 
-/// Reads back what [`fmt::Display`] printed. The first slash ends the grant id: Nylas' are UUIDs, while a message id may have slashes.
+/// Parses what [`fmt::Display`] printed. The first slash ends the grant id: Nylas' grant ids are
+/// UUIDs, while a message id may contain slashes.
 impl std::str::FromStr for MessageKey {
     type Err = IdError;
 
@@ -168,14 +172,16 @@ impl std::str::FromStr for MessageKey {
     }
 }
 
-/// The Message-ID header of a mail, without its angle brackets: the one name that all copies of a mail share.
+/// The Message-ID header of an email, without its angle brackets: the identifier that all copies
+/// share.
 ///
-/// Blanks and control characters are taken out (folded headers carry them), as is what no column holds; letter case is kept.
+/// Whitespace, control characters (from folded headers) and characters that no column accepts are
+/// removed; letter case is kept.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct InternetMessageId(String);
 
 impl InternetMessageId {
-    /// Reads a header value. `None` when there is no id in it.
+    /// Parses a header value; `None` if it contains no id.
     #[must_use]
     pub fn from_header(value: &str) -> Option<Self> {
         let inner = match (value.find('<'), value.rfind('>')) {
@@ -191,32 +197,32 @@ impl InternetMessageId {
         (!id.is_empty()).then_some(Self(id))
     }
 
-    /// Without angle brackets.
+    /// Returns the id without angle brackets.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// With angle brackets, as a header has it.
+    /// Returns the id with angle brackets, as in a header.
     #[must_use]
     pub fn in_brackets(&self) -> String {
         format!("<{}>", self.0)
     }
 }
 
-/// The primary key of an email activity in Dataverse. How it is derived: [`crate::keys::activity_id`].
+/// The primary key of an email activity in Dataverse. Its derivation: [`crate::keys::activity_id`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ActivityId(Uuid);
 
 impl ActivityId {
-    /// The key with this value.
+    /// Creates a key with this value.
     #[must_use]
     pub const fn new(id: Uuid) -> Self {
         Self(id)
     }
 
-    /// Its value.
+    /// Returns its value.
     #[must_use]
     pub const fn uuid(self) -> Uuid {
         self.0

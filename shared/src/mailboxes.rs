@@ -1,10 +1,11 @@
-//! Which mailboxes are connected and take part, whose addresses they have, and what their folders
-//! are.
+//! Reads the connected mailboxes from Nylas: which of them take part, their addresses, and their
+//! folders.
 //!
-//! Read from Nylas and kept in the process for a while, since every message needs both and neither changes often.
+//! Both lists are cached in the process for a while, since every message needs them and they rarely
+//! change.
 //!
-//! Which of the application's grants take part is a setting ([`AllowList`]). Of the others, nothing
-//! but their line in the list of grants is ever asked for, and none of their addresses is our own.
+//! A setting selects which of the application's grants take part ([`AllowList`]). Of the others,
+//! only the entry in the list of grants is read, and their addresses are not internal.
 
 mod allow_list;
 mod folders;
@@ -24,46 +25,49 @@ use crate::nylas::NylasClient;
 use crate::nylas::error::NylasError;
 use crate::nylas::wire::Grant;
 
-/// How long the list of mailboxes and a mailbox's folders are kept.
+/// How long the list of mailboxes and a mailbox's folders are cached.
 const KEEP: TimeDelta = TimeDelta::minutes(30);
 
-/// How long to wait before an unknown grant has the list read again, or a folder that a list did not show.
+/// How old a cached list must be before an unknown grant, or a folder that was not listed, causes
+/// it to be read again.
 const REREAD_AFTER: TimeDelta = TimeDelta::minutes(1);
 
-/// Grants that are asked for their aliases at the same time, of the 50 a second that Nylas allows (Nylas facts §14).
+/// How many grants are queried for their aliases at the same time, of the 50 requests per second
+/// that Nylas allows (Nylas facts §14).
 const ALIAS_CALLS: usize = 4;
 
 /// Whether a mailbox takes part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Participation {
-    /// It does.
+    /// The mailbox takes part.
     In,
-    /// The application has it, and the setting does not name it.
+    /// The application has the mailbox, but the setting does not select it.
     Excluded,
-    /// Nylas does not list it: it was connected a moment ago, was deleted, or is another
-    /// application's.
+    /// Nylas does not list the mailbox: it was connected within the last minute, was deleted, or
+    /// belongs to another application.
     Unlisted,
 }
 
-/// The mailboxes that take part, at one moment.
+/// The listed mailboxes at one point in time.
 #[derive(Default)]
 pub struct Mailboxes {
     /// Every grant that Nylas lists, and whether it takes part.
     listed: HashMap<GrantId, bool>,
     addresses: HashMap<GrantId, EmailAddress>,
-    /// Each address and alias, with the main address of its mailbox; an alias of a mailbox that has no address of its own stands for itself.
+    /// Each address and alias of a mailbox that takes part, with the main address of its mailbox.
+    /// If a mailbox has no main address, an alias maps to itself.
     own: HashMap<EmailAddress, EmailAddress>,
     with_all_headers: HashSet<GrantId>,
 }
 
 impl Mailboxes {
-    /// The mailboxes of these grants, all of which take part.
+    /// Creates the list of these grants, all of which take part.
     #[must_use]
     pub fn new(grants: &[Grant]) -> Self {
         Self::selected(grants, &[])
     }
 
-    /// The mailboxes of `grants`, which take part, beside `excluded`, which do not.
+    /// Creates the list of `grants`, which take part, and of `excluded`, which do not.
     #[must_use]
     pub fn selected(grants: &[Grant], excluded: &[Grant]) -> Self {
         let ids = |grants: &[Grant], takes_part| {
@@ -81,7 +85,7 @@ impl Mailboxes {
             .collect();
         for grant in grants {
             for alias in grant.aliases.iter().flatten() {
-                // What is the main address of one mailbox is no alias of another.
+                // The main address of one mailbox is not an alias of another.
                 own.entry(alias.clone())
                     .or_insert_with(|| grant.address.as_ref().unwrap_or(alias).clone());
             }
@@ -99,7 +103,7 @@ impl Mailboxes {
         }
     }
 
-    /// Whether the mailbox takes part.
+    /// Returns whether the mailbox takes part.
     #[must_use]
     pub fn participation(&self, grant_id: &GrantId) -> Participation {
         match self.listed.get(grant_id) {
@@ -109,8 +113,7 @@ impl Mailboxes {
         }
     }
 
-    /// Whether the list says all that there is to know of a mailbox: one that takes part has an
-    /// address.
+    /// Returns whether the list is complete for a mailbox: if it takes part, it has an address.
     fn is_known(&self, grant_id: &GrantId) -> bool {
         match self.participation(grant_id) {
             Participation::In => self.addresses.contains_key(grant_id),
@@ -119,35 +122,36 @@ impl Mailboxes {
         }
     }
 
-    /// The mailbox's own address.
+    /// Returns the main address of a mailbox that takes part; `None` if it has none or does not
+    /// take part.
     #[must_use]
     pub fn address(&self, grant_id: &GrantId) -> Option<&EmailAddress> {
         self.addresses.get(grant_id)
     }
 
-    /// Whether all headers of its messages can be had.
+    /// Returns whether all headers of the mailbox's messages are available.
     #[must_use]
     pub fn shows_all_headers(&self, grant_id: &GrantId) -> bool {
         self.with_all_headers.contains(grant_id)
     }
 
-    /// The main address of the mailbox taking part that has this address, as its own or an alias,
-    /// with or without a tag.
+    /// Returns the main address of the participating mailbox that has this address, as its main
+    /// address or an alias, with or without a tag; `None` if there is none.
     #[must_use]
     pub fn main_address(&self, address: &EmailAddress) -> Option<&EmailAddress> {
         let exactly = self.own.get(address);
         exactly.or_else(|| self.own.get(&address.without_tag()?))
     }
 
-    /// Whether this is the address, or an alias, of any mailbox that takes part, with or without a
-    /// tag.
+    /// Returns whether this is the main address or an alias of a mailbox that takes part, with or
+    /// without a tag.
     #[must_use]
     pub fn is_own(&self, address: &EmailAddress) -> bool {
         self.main_address(address).is_some()
     }
 }
 
-/// When it was read, and what.
+/// A cached value and when it was read.
 type Kept<T> = (DateTime<Utc>, Arc<T>);
 
 /// Reads mailboxes and folders through a cache in the process.
@@ -160,7 +164,7 @@ pub struct MailboxDirectory {
 }
 
 impl MailboxDirectory {
-    /// A directory that has read nothing yet, for the mailboxes that `allowed` names.
+    /// Creates a directory with an empty cache, for the mailboxes that `allowed` selects.
     #[must_use]
     pub fn new(nylas: NylasClient, allowed: AllowList) -> Self {
         Self {
@@ -172,24 +176,25 @@ impl MailboxDirectory {
         }
     }
 
-    /// Whether a grant takes part, by what the grant itself says.
+    /// Returns whether a grant takes part. This uses only the grant itself.
     #[must_use]
     pub fn admits(&self, grant: &Grant) -> bool {
         self.allowed.admits(grant)
     }
 
-    /// The connected mailboxes. Read again when old, or when one of `wanted` is not among them and
-    /// the list is over a minute old. So a mailbox that was added is known after a minute; one that
-    /// was moved, renamed or deleted, after half an hour.
+    /// Returns the connected mailboxes. The list is read again if it is older than half an hour, or
+    /// if it lacks one of `wanted` and is older than a minute. So a new mailbox is known after a
+    /// minute; a moved, renamed or deleted one after half an hour.
     ///
     /// # Errors
-    /// [`NylasError`]: nobody can tell inside from outside without the list, so the messages have to wait.
+    /// [`NylasError`]: without the list, internal and external addresses cannot be distinguished,
+    /// so the messages have to wait.
     pub async fn mailboxes(
         &self,
         wanted: &[&GrantId],
         now: DateTime<Utc>,
     ) -> Result<Arc<Mailboxes>, NylasError> {
-        // Held across the calls, so that a burst of work reads the list once.
+        // The lock is held across the calls, so that concurrent batches read the list once.
         let mut kept = self.mailboxes.lock().await;
         if let Some((read_at, mailboxes)) = kept.as_ref() {
             let complete = wanted.iter().all(|grant| mailboxes.is_known(grant));
@@ -198,7 +203,7 @@ impl MailboxDirectory {
             }
         }
         let listed = self.nylas.grants().await?;
-        // Before anybody is asked for aliases.
+        // Excluded grants are removed before aliases are read.
         let (grants, excluded): (Vec<Grant>, Vec<Grant>) =
             listed.into_iter().partition(|grant| self.admits(grant));
         let grants: Vec<Grant> = stream::iter(grants)
@@ -211,7 +216,8 @@ impl MailboxDirectory {
         Ok(fresh)
     }
 
-    /// The grant with its aliases, which are kept grant by grant: a failure half-way does not start all over.
+    /// Returns the grant with its aliases. They are cached per grant, so that a failure does not
+    /// discard those that were read already.
     async fn with_aliases(&self, grant: Grant, now: DateTime<Utc>) -> Result<Grant, NylasError> {
         if grant.aliases.is_some() || !grant.valid || !grant.may_have_aliases() {
             return Ok(grant);
@@ -229,20 +235,24 @@ impl MailboxDirectory {
                     .insert(grant.id.clone(), (now, Arc::clone(&aliases)));
                 Ok(grant.with_aliases(&aliases))
             }
-            // Aliases change rarely: those of half an hour ago are better than none.
+            // Aliases change rarely: those read over half an hour ago are better than none.
             (Err(_), Some((_, aliases))) => Ok(grant.with_aliases(&aliases)),
-            // A grant that cannot be asked (expired meanwhile, aliases not in its scope) still has its own address.
+            // A grant whose aliases cannot be read (expired meanwhile, or the scope is missing)
+            // still has its main address.
             (Err(NylasError::Rejected { .. } | NylasError::SignInNeeded { .. }), None) => Ok(grant),
-            // Without knowing them, mail among colleagues could be taken for mail from outside and tracked.
+            // Without its aliases, email between colleagues could be taken for external email and
+            // tracked.
             (Err(error), None) => Err(error),
         }
     }
 
-    /// The folders of the mailbox that `message` lies in. Read again at once when the message lies in one that is not among them, since the policy may
-    /// leave that one out; what a fresh list does not show either is not looked for again for a minute.
+    /// Returns the folders of the message's mailbox. The list is read again immediately if the
+    /// message is in a folder that is not listed, since the policy may exclude that folder. A
+    /// folder that the fresh list lacks too is not looked for again for a minute.
     ///
     /// # Errors
-    /// [`NylasError`]: a draft cannot be told from a sent mail without them, so the message has to wait.
+    /// [`NylasError`]: without folders, a draft cannot be distinguished from a sent message, so the
+    /// message has to wait.
     pub async fn folders(
         &self,
         message: &Message,
@@ -334,7 +344,7 @@ mod tests {
         assert_eq!(
             main("ben@example.com"),
             Some("ben@example.com"),
-            "a mailbox of its own"
+            "it is the main address of another mailbox"
         );
         assert_eq!(main("nobody@example.com"), Some("nobody@example.com"));
         assert_eq!(main("eve+ada@example.com"), None);

@@ -1,28 +1,31 @@
-//! Addresses behind which there is no one person. Pure.
+//! Recognises role addresses, which do not belong to one person. Pure.
 //!
 //! | Kind | Why | Examples |
 //! | --- | --- | --- |
-//! | [`Role::Automatic`] | a program writes from it, and nobody reads what is sent to it | `no-reply`, `mailer-daemon`, `bounce`, `notifications`, `newsletter` |
-//! | [`Role::Shared`] | several people answer for it: the names of RFC 2142 and those that companies commonly use | `info`, `sales`, `support`, `office`, `jobs` |
+//! | [`Role::Automatic`] | a program sends from it, and messages to it are not read | `no-reply`, `mailer-daemon`, `bounce`, `notifications`, `newsletter` |
+//! | [`Role::Shared`] | several people use it: the names of RFC 2142 and those that companies commonly use | `info`, `sales`, `support`, `office`, `jobs` |
 //!
-//! Compared without tag, and without dots, hyphens, underscores, blanks and digits at the end: `No_Reply2` is `noreply`. The marks of a program count wherever they
-//! stand (`orders-noreply`), the other names only alone: `sales-jane` and `info.kites` may be people.
+//! The local part is compared without its tag, without dots, hyphens, underscores and blanks, and
+//! without digits at the end: `No_Reply2` is `noreply`. The marks of a program match anywhere in
+//! the name (`orders-noreply`), the other names only as a whole: `sales-jane` and `info.kites` may
+//! be people.
 
 use crate::ids::EmailAddress;
 
-/// What an address is for.
+/// The use of a role address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// A program writes from it.
+    /// A program sends from it.
     Automatic,
-    /// Several people answer for it.
+    /// Several people use it.
     Shared,
 }
 
-/// What marks a program wherever it stands.
+/// Marks of a program, anywhere in the name.
 const MARKS: [&str; 3] = ["noreply", "donotreply", "dontreply"];
 
-/// Programs: those that report on mail and lists, and those that tell of events. `postmaster` is RFC 2142's, but what comes from it are reports.
+/// Names of programs that report on mail and lists, or on events. `postmaster` is in RFC 2142, but
+/// the messages from it are reports.
 const AUTOMATIC: [&str; 25] = [
     "alert",
     "alerts",
@@ -51,8 +54,10 @@ const AUTOMATIC: [&str; 25] = [
     "updates",
 ];
 
-/// Several people. From RFC 2142: abuse, ftp, hostmaster, info, marketing, noc, sales, security, support, usenet, uucp, webmaster, www. The others are what
-/// companies call the desks that write to customers; also in German, French, Spanish and Italian.
+/// Names of addresses that several people use. From RFC 2142: abuse, ftp, hostmaster, info,
+/// marketing, noc, sales, security, support, usenet, uucp, webmaster, www. The others are names
+/// that companies commonly give to departments that write to customers, also in German, French,
+/// Spanish and Italian.
 const SHARED: [&str; 72] = [
     "abuse",
     "accounting",
@@ -128,7 +133,7 @@ const SHARED: [&str; 72] = [
     "webmaster",
 ];
 
-/// What an address is for, when it is no one person's.
+/// Returns the use of a role address; `None` for the address of a person.
 #[must_use]
 pub fn role(address: &EmailAddress) -> Option<Role> {
     let local = address.local_part().trim_matches('"');
@@ -144,13 +149,13 @@ pub fn role(address: &EmailAddress) -> Option<Role> {
     }
 }
 
-/// Whether an address is no one person's.
+/// Returns whether an address is a role address.
 #[must_use]
 pub fn is_role_address(address: &EmailAddress) -> bool {
     role(address).is_some()
 }
 
-/// Whether a program writes from an address.
+/// Returns whether a program sends from an address.
 #[must_use]
 pub fn is_automatic(address: &EmailAddress) -> bool {
     role(address) == Some(Role::Automatic)

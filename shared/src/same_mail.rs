@@ -1,33 +1,37 @@
-//! Whether two that share Message-ID and sender are one mail. Pure.
+//! Decides whether two messages that share Message-ID and sender are the same email. Pure.
 //!
-//! A Message-ID is meant to be unique. Devices, invoice programs and campaign tools give several mails one, so the
-//! Message-ID alone does not prove that a row holds this mail. What is compared is what copies of one mail share:
+//! A Message-ID is meant to be unique. Devices, invoice programs and campaign tools give several
+//! emails the same one, so the Message-ID alone does not prove that a row holds a message. What
+//! copies of one email have in common is compared:
 //!
 //! | What | Counts as the same | Because |
 //! | --- | --- | --- |
 //! | date | the same second | a row has the date of the copy that it was written from |
 //! | subject | equal words, without marks such as `[list]`, `EXTERNAL:` and tracking tokens | lists and gateways add them |
-//! | body | the words of one stand in the other, in order and without a gap | footers, banners, snippets and cut bodies |
+//! | body | the words of one appear in the other, in order and without a gap | footers, banners, snippets and truncated bodies |
 //!
-//! Only what both have is compared: a row may have no date, no subject or no body, because the policy or another client
-//! left it out. The first line that applies decides:
+//! Only what both have is compared: a row may have no date, no subject or no body, because the
+//! policy or another client omitted it. The first line that applies decides. An empty cell means
+//! any value, and "missing" that at least one of the two lacks it:
 //!
-//! | Date | Subject | Body | Then |
+//! | Date | Subject | Body | Result |
 //! | --- | --- | --- | --- |
-//! | same second | | | one mail, whatever somebody did to the row's texts |
-//! | | | same | one mail: a copy that was moved, or whose subject somebody changed |
-//! | more than [`NEAR`] apart | same | shares less than half of its phrases, or each has a number that the other lacks | another mail |
-//! | | same | | one mail |
-//! | more than [`NEAR`] apart | another | | another mail |
-//! | | another | another | another mail |
-//! | more than [`NEAR`] apart | none | another | another mail |
-//! | | | | one mail |
+//! | same second | | | same email, however a user changed the row's texts |
+//! | | | same | same email: a copy that was moved, or whose subject a user changed |
+//! | more than [`NEAR`] apart | same | shares less than half of its phrases, or each has a number that the other lacks | different emails |
+//! | | same | | same email |
+//! | more than [`NEAR`] apart | different | | different emails |
+//! | | different | different | different emails |
+//! | more than [`NEAR`] apart | missing | different | different emails |
+//! | | | | same email |
 //!
-//! What would be one mail by that is another one still where the dates are more than [`NEAR`] apart, both have equally many
-//! files, and no file of the one has a name that the other's have: a scanner sends each page with one subject and one text.
+//! There is one exception to "same email": the dates are more than [`NEAR`] apart, both have
+//! equally many files, and no file name of one is among those of the other. These are different
+//! emails: a scanner sends each page with the same subject and text.
 //!
-//! Copies of one mail reach several mailboxes within seconds, and Nylas dates each by its arrival (Nylas facts §5), so a
-//! short time between two dates says nothing. A long one alone says nothing either: providers date moved mail anew.
+//! Copies of one email reach several mailboxes within seconds, and Nylas dates each by its arrival
+//! (Nylas facts §5), so a short time between two dates proves nothing. A long time alone proves
+//! nothing either: providers give moved email a new date.
 
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -40,39 +44,40 @@ use crate::ids::ActivityId;
 use crate::keys;
 use crate::message::Message;
 
-/// Two dates that are no further apart may be those of one mail in two mailboxes.
+/// Two dates at most this far apart may be those of one email in two mailboxes.
 pub const NEAR: TimeDelta = TimeDelta::minutes(2);
 
-/// Words of a phrase.
+/// The number of words in a phrase.
 const PHRASE: usize = 3;
 
-/// A text of at least so many words may end within a word, because it was cut.
+/// A text of at least this many words may end within a word, because it was truncated.
 const MAY_BE_CUT: usize = 8;
 
-/// Words before a colon that programs put before a subject.
+/// Words before a colon that mail programs put in front of a subject.
 const SUBJECT_MARKS: [&str; 18] = [
     "re", "aw", "antw", "fw", "fwd", "wg", "sv", "vs", "tr", "rv", "ext", "extern", "external",
     "spam", "junk", "bulk", "caution", "suspect",
 ];
 
-/// The subject of a row whose mail has none.
+/// The subject of a row if the email has none.
 pub const NO_SUBJECT: &str = "(no subject)";
 
-/// The subject of a row where the policy does not let the mail's be stored.
+/// The subject of a row if the policy does not allow storing the email's subject.
 pub const NOT_STORED: &str = "(not stored)";
 
-/// What is compared of a mail or of a row.
+/// The properties of a message or of a row that are compared.
 #[derive(Debug, Clone, Default)]
 pub struct Traits<'a> {
-    /// The dates that are given for it; a row may have several.
+    /// Its dates; a row may have several.
     pub dates: Vec<DateTime<Utc>>,
     /// May be empty, or [`NO_SUBJECT`] or [`NOT_STORED`].
     pub subject: &'a str,
-    /// HTML or text; `None` when it was not read yet.
+    /// HTML or text; `None` if it has not been read yet.
     pub body: Option<&'a str>,
-    /// How many files it has.
+    /// The number of files.
     pub files: usize,
-    /// Their names as a row has them, in lower case; `None` when they were not read yet, or one has no name.
+    /// The file names as stored in a row, in lower case; `None` if they have not been read yet, or
+    /// one file has no name.
     pub names: Option<HashSet<String>>,
 }
 
@@ -89,7 +94,7 @@ impl<'a> From<&'a Message> for Traits<'a> {
 }
 
 impl<'a> Traits<'a> {
-    /// Those of a row, whose body is read in a request of its own, and only where it matters.
+    /// Returns the traits of a row. Its body is read in a separate request, and only if it matters.
     #[must_use]
     pub fn of_row(row: &'a ExistingEmail, body: Option<&'a str>) -> Self {
         Self {
@@ -102,20 +107,20 @@ impl<'a> Traits<'a> {
     }
 }
 
-/// What a comparison comes to.
+/// The result of a comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// They are copies of one mail, or nothing speaks against it.
+    /// They are copies of one email, or there is no evidence against it.
     Same,
-    /// They are two mails.
+    /// They are different emails.
     Other,
-    /// It depends on a body that was not read.
+    /// It depends on a body that has not been read.
     ReadBody,
-    /// It depends on names of files that were not read.
+    /// It depends on file names that have not been read.
     ReadNames,
 }
 
-/// Whether a mail is the one that a row holds. People may have changed the row.
+/// Compares a message with a row, which users may have changed.
 #[must_use]
 pub fn compare(mail: &Traits<'_>, row: &Traits<'_>) -> Verdict {
     match dates(&mail.dates, &row.dates) {
@@ -127,8 +132,9 @@ pub fn compare(mail: &Traits<'_>, row: &Traits<'_>) -> Verdict {
     }
 }
 
-/// Whether two mails are one, both as their mailboxes have them: so a mail of the same second is another one where both
-/// texts, or the files, say so. A program that repeats an id may send several mails in one second.
+/// Compares two messages as their mailboxes have them, unchanged by users. So two messages of the
+/// same second are different emails if their texts or files differ: a program that reuses an id may
+/// send several emails in one second.
 #[must_use]
 pub fn compare_mails(one: &Traits<'_>, other: &Traits<'_>) -> Verdict {
     match by_texts(dates(&one.dates, &other.dates), one, other) {
@@ -137,13 +143,14 @@ pub fn compare_mails(one: &Traits<'_>, other: &Traits<'_>) -> Verdict {
     }
 }
 
-/// What is one mail by everything else may have other files. A mail whose files have no names is not told apart by them.
+/// Compares the files of two messages that are otherwise the same. If no files of the message have
+/// known names, files do not distinguish it.
 fn by_files(mail: &Traits<'_>, row: &Traits<'_>) -> Verdict {
     let Some(names) = mail.names.as_ref().filter(|names| !names.is_empty()) else {
         return Verdict::Same;
     };
     if mail.files != row.files {
-        // Files were left out, or added.
+        // Files were omitted or added.
         return Verdict::Same;
     }
     match &row.names {
@@ -197,7 +204,7 @@ fn dates(some: &[DateTime<Utc>], others: &[DateTime<Utc>]) -> Dates {
         .flat_map(|one| others.iter().map(move |other| (*one - *other).abs()));
     match pairs.min() {
         None => Dates::Unknown,
-        // Rows have whole seconds.
+        // Dates of rows are whole seconds.
         Some(apart) if apart < TimeDelta::seconds(1) => Dates::Same,
         Some(apart) if apart <= NEAR => Dates::Near,
         Some(_) => Dates::Far,
@@ -216,7 +223,7 @@ fn subjects(one: &str, other: &str) -> Subjects {
     if one.is_empty() || other.is_empty() {
         return Subjects::Unknown;
     }
-    // The row's may be cut at the length of its column.
+    // The row's subject may be truncated at the length of its column.
     if one == other || is_cut_from(&one, &other) || is_cut_from(&other, &one) {
         Subjects::Same
     } else {
@@ -224,7 +231,7 @@ fn subjects(one: &str, other: &str) -> Subjects {
     }
 }
 
-/// Whether a long text is the beginning of another.
+/// Returns whether a long text is a truncated beginning of another.
 fn is_cut_from(short: &[String], long: &[String]) -> bool {
     let Some((last, rest)) = short.split_last().filter(|_| short.len() >= 2 * MAY_BE_CUT) else {
         return false;
@@ -235,7 +242,8 @@ fn is_cut_from(short: &[String], long: &[String]) -> bool {
             .is_some_and(|word| word.starts_with(last.as_str()))
 }
 
-/// A subject without what lists, gateways and clients put around it; empty for one that stands for none.
+/// Returns a subject without the marks that lists, gateways and clients add; empty for a
+/// placeholder such as [`NO_SUBJECT`].
 fn without_marks(subject: &str) -> &str {
     let mut rest = subject.trim();
     if [NO_SUBJECT, NOT_STORED].contains(&rest) {
@@ -262,7 +270,7 @@ fn without_marks(subject: &str) -> &str {
     }
 }
 
-/// `AW`, `Re[2]`, `EXTERNAL`: what stands before a colon.
+/// Returns whether a word before a colon is a mark, such as `AW`, `Re[2]` or `EXTERNAL`.
 fn is_mark(word: &str) -> bool {
     let word = word.split('[').next().unwrap_or_default().trim();
     SUBJECT_MARKS
@@ -270,7 +278,8 @@ fn is_mark(word: &str) -> bool {
         .any(|mark| word.eq_ignore_ascii_case(mark))
 }
 
-/// `CRM:0001001`, as Dataverse puts at the end of a subject.
+/// Returns whether a word is a tracking token such as `CRM:0001001`, which Dataverse appends to a
+/// subject.
 fn is_tracking_token(word: &str) -> bool {
     word.split_once(':').is_some_and(|(prefix, number)| {
         prefix.chars().all(char::is_alphabetic)
@@ -279,7 +288,7 @@ fn is_tracking_token(word: &str) -> bool {
     })
 }
 
-/// Without a bracketed beginning, if something follows it.
+/// Removes a bracketed beginning, if something follows it.
 fn without_bracketed(text: &str, open: char, close: char) -> &str {
     let inner = text
         .strip_prefix(open)
@@ -295,10 +304,10 @@ fn without_bracketed(text: &str, open: char, close: char) -> &str {
 enum Bodies {
     /// One is part of the other.
     Same,
-    /// At least half of the phrases are shared, and the numbers are not those of two cases.
+    /// At least half of the phrases are shared, and the numbers do not indicate two cases.
     Similar,
     Other,
-    /// One has no words.
+    /// One contains no words.
     Unknown,
 }
 
@@ -329,8 +338,8 @@ fn bodies(one: &str, other: &str) -> Bodies {
     }
 }
 
-/// Whether each has a number that the other lacks, as forms do that were filled in for two cases. What a list or a
-/// gateway adds has numbers on one side.
+/// Returns whether each text has a number that the other lacks, as in a form that was filled in for
+/// two cases. What a list or a gateway adds has numbers on one side only.
 fn each_has_a_number_of_its_own(one: &[String], other: &[String]) -> bool {
     let numbers = |words: &[String]| -> HashSet<String> {
         let numbers = words
@@ -354,10 +363,12 @@ fn words(text: &str) -> Vec<String> {
     words
 }
 
-/// The content of a mail, as far as its copies share it: a digest of the words of subject and body and of the names of
-/// its files. The same for every copy that nothing was added to. `None` for a mail without any of these.
+/// Returns a digest of what all copies of an email share: the words of subject and body, and the
+/// file names. It is the same for every copy to which nothing was added. `None` if the email has
+/// none of these.
 ///
-/// Changing this, or `each_word`, writes mails that share a Message-ID a second time, should the ledger be lost.
+/// After a change of this function or of `each_word`, messages that share a Message-ID are written
+/// a second time if the ledger is lost.
 #[must_use]
 pub fn content(message: &Message) -> Option<[u8; 32]> {
     let mut digest = Sha256::new();
@@ -395,8 +406,8 @@ pub fn key_by_content(message: &Message) -> Option<ActivityId> {
     ))
 }
 
-/// The words that a reader sees, in lower case: no tags, style sheets, scripts and comments. Addresses of pages are left
-/// out, because gateways rewrite them.
+/// Calls `found` with each word that a reader sees, in lower case: no tags, style sheets, scripts
+/// or comments. URLs are omitted, because gateways rewrite them.
 fn each_word(text: &str, mut found: impl FnMut(&str)) {
     let mut plain = |text: &str| {
         for chunk in text
@@ -413,7 +424,7 @@ fn each_word(text: &str, mut found: impl FnMut(&str)) {
     while let Some((before, tag)) = rest.split_once('<') {
         plain(&unescaped(before));
         if !tag.starts_with(|c: char| c.is_ascii_alphabetic() || "/!?".contains(c)) {
-            // A sign, and no tag.
+            // A less-than sign, not a tag.
             rest = tag;
             continue;
         }
@@ -423,7 +434,7 @@ fn each_word(text: &str, mut found: impl FnMut(&str)) {
             Some((_, end)) => find_ignoring_case(tag, end).and_then(|at| tag.get(at..)),
             None => Some(tag),
         };
-        // A tag without an end: the text was cut within it.
+        // If a tag has no end, the text was truncated within it.
         rest = after
             .and_then(|after| Some(after.split_once('>')?.1))
             .unwrap_or_default();
@@ -441,7 +452,7 @@ fn find_ignoring_case(text: &str, part: &str) -> Option<usize> {
     places.find(|at| text.get(*at..).is_some_and(|rest| has_prefix(rest, part)))
 }
 
-/// With the commonest character references resolved; the others end words.
+/// Resolves the most common character references; any other one ends a word.
 fn unescaped(text: &str) -> String {
     if !text.contains('&') {
         return text.to_owned();

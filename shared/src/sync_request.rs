@@ -1,12 +1,12 @@
-//! What is on the sync queue: ids and nothing else.
+//! The messages on the sync queue: ids only.
 //!
 //! ```json
 //! {"version":1,"grant_id":"1e3288f6-…","message_id":"5d3qmne77v32r8l4","trigger":"created"}
 //! ```
 //!
-//! No subject, body, name or address is ever queued: whoever can read the queue learns which mailbox has which message id.
-//! A version that this build does not know is refused, not guessed at, so that a message from a newer deployment waits in
-//! the dead-letter queue instead of being misread.
+//! No subject, body, name or address is ever queued: a reader of the queue only learns which
+//! mailbox has which message id. An unknown version is rejected, so that a message from a newer
+//! deployment waits in the dead-letter queue instead of being misread.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,24 +15,25 @@ use crate::ids::MessageKey;
 /// The version that this build writes and reads.
 const VERSION: u8 = 1;
 
-/// Why a message is looked at.
+/// Why a message is processed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Trigger {
-    /// Nylas said that it is new.
+    /// Nylas reported it as new.
     Created,
-    /// Nylas said that it changed. A message that the policy skipped before is decided again: it may have left the spam folder.
+    /// Nylas reported a change. The policy is applied again to a message that was skipped before:
+    /// it may have left the spam folder.
     Updated,
-    /// A list of the mailbox showed it.
+    /// The backfill listed it.
     Backfill,
 }
 
-/// A message to be brought to a final state.
+/// A request to process one message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SyncRequest {
-    /// Which message.
+    /// The message.
     pub key: MessageKey,
-    /// Why.
+    /// The reason.
     pub trigger: Trigger,
 }
 
@@ -44,22 +45,23 @@ struct Wire {
     trigger: Trigger,
 }
 
-/// Why a queue message is no request.
+/// Why a queue message is not a sync request.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestError {
-    /// Not the JSON of a request.
+    /// The body is not the JSON of a request.
     #[error("not a sync request: {problem}")]
     Unreadable {
-        /// Where and how it fails, without quoting it: a stranger's message may hold anything.
+        /// The position and kind of the problem, without quoting the body, which may contain
+        /// anything.
         problem: String,
     },
-    /// Written by another version of mailverse.
+    /// The body was written by another version of mailverse.
     #[error("a sync request of version {0}; this build reads version {VERSION}")]
     UnknownVersion(u8),
 }
 
 impl SyncRequest {
-    /// The queue message's body.
+    /// Returns the body of the queue message.
     #[must_use]
     pub fn to_body(&self) -> String {
         serde_json::json!({
@@ -71,10 +73,11 @@ impl SyncRequest {
         .to_string()
     }
 
-    /// Reads a queue message's body.
+    /// Parses the body of a queue message.
     ///
     /// # Errors
-    /// Either variant: report the queue message as failed, so that it ends in the dead-letter queue unchanged.
+    /// Both variants: report the queue message as failed, so that it reaches the dead-letter queue
+    /// unchanged.
     pub fn from_body(body: &str) -> Result<Self, RequestError> {
         let wire: Wire = serde_json::from_str(body).map_err(|error| RequestError::Unreadable {
             problem: json_problem(&error),
@@ -89,13 +92,13 @@ impl SyncRequest {
     }
 }
 
-/// What is wrong with a JSON text, and where, without a word of it.
+/// Describes a JSON error and its position without quoting the text.
 #[must_use]
 pub fn json_problem(error: &serde_json::Error) -> String {
     let what = match error.classify() {
         serde_json::error::Category::Eof => "it ends too early",
-        serde_json::error::Category::Syntax => "it is no JSON",
-        serde_json::error::Category::Data => "a field is missing or of a wrong kind",
+        serde_json::error::Category::Syntax => "it is not valid JSON",
+        serde_json::error::Category::Data => "a field is missing or has the wrong type",
         serde_json::error::Category::Io => "it cannot be read",
     };
     format!("{what}, line {} column {}", error.line(), error.column())
@@ -130,7 +133,7 @@ mod tests {
         let error = SyncRequest::from_body(r#""Subject: the merger""#).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "not a sync request: a field is missing or of a wrong kind, line 1 column 21"
+            "not a sync request: a field is missing or has the wrong type, line 1 column 21"
         );
     }
 

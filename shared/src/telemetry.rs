@@ -1,8 +1,9 @@
-//! Logs and counts on standard output, as Lambda collects them.
+//! Writes logs and counts to standard output, where Lambda collects them.
 //!
-//! Logs are JSON lines. Counts are CloudWatch's embedded metric format: one JSON line, from which CloudWatch makes the
-//! metric, so that counting costs no call. Neither ever holds a subject, body, name, address or token; every line about one
-//! message carries `sync.key` (grant id and message id).
+//! Logs are JSON lines. Counts use CloudWatch's embedded metric format: one JSON line, from which
+//! CloudWatch makes the metric, so that counting needs no call. Neither ever contains a subject,
+//! body, name, address or token. Every line about one message has the field `sync.key` (grant id
+//! and message id).
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,21 +15,25 @@ use tracing_subscriber::prelude::*;
 /// The CloudWatch namespace of every count.
 const NAMESPACE: &str = "mailverse";
 
-/// The dimension of every count: several stacks of one account share the namespace, and each has alarms of its own.
+/// The dimension of every count: several stacks of one account share the namespace, and each has
+/// separate alarms.
 const STACK: &str = "Stack";
 
 /// The stack's name, from `STACK_NAME`. Without it, counts have no dimension.
 static STACK_NAME: OnceLock<String> = OnceLock::new();
 
-/// Whether counts are printed: yes in a function, no in the command, whose standard output is for people.
+/// Whether counts are printed: yes in a function, no in the command, whose standard output is for
+/// operators.
 static PRINTS_COUNTS: AtomicBool = AtomicBool::new(false);
 
-/// Starts logging for a function. `filter` is the text of `RUST_LOG`; an absent or malformed one means `info`.
-/// `stack` is the text of `STACK_NAME`, the dimension of every count; without it, counts have none.
+/// Starts logging for a function. `filter` is the text of `RUST_LOG`; `info` is used if it is
+/// absent or malformed. `stack` is the text of `STACK_NAME`, the dimension of every count; without
+/// it, counts have none.
 ///
-/// Other crates may log what they transport when they are asked to be verbose, so they are held to `info` whatever the filter says.
+/// At verbose levels, other crates may log the data that they transport, so they are limited to
+/// `info` whatever the filter is.
 ///
-/// From here on, panics are logged by `report_panics`.
+/// From then on, panics are logged by `report_panics`.
 pub fn init(filter: Option<&str>, stack: Option<&str>) {
     report_panics();
     PRINTS_COUNTS.store(true, Ordering::Relaxed);
@@ -46,14 +51,14 @@ pub fn init(filter: Option<&str>, stack: Option<&str>) {
         .flatten_event(true)
         .with_current_span(true)
         .with_span_list(false);
-    // A second start in one process (tests) keeps the first subscriber.
+    // A second call in one process (tests) keeps the first subscriber.
     let _ = tracing_subscriber::registry()
         .with(lines.with_filter(chosen.and(ours)))
         .try_init();
 }
 
-/// From here on, a panic is logged by its place in the program alone. What it says may quote a message: a text that was cut
-/// at the wrong byte, for one, is printed with the panic.
+/// Logs only the source location of panics from now on. The panic message may quote email content:
+/// for example, a text that was cut at the wrong byte is printed with the panic.
 fn report_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location();
@@ -62,12 +67,12 @@ fn report_panics() {
         tracing::error!(
             code.file = file,
             code.line = line,
-            "the program panicked, which is a fault of the program"
+            "the program panicked, which is a bug in the program"
         );
     }));
 }
 
-/// Targets that may log below `info`: our own crates.
+/// Targets that may log below `info`: our crates.
 const OURS: [&str; 5] = [
     "mailverse",
     "webhook_receiver",
@@ -76,66 +81,68 @@ const OURS: [&str; 5] = [
     "token_refresher",
 ];
 
-/// Something that is counted.
+/// A metric that is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Count {
-    /// A notification went on the queue.
+    /// A notification was queued.
     NotificationQueued,
-    /// A notification whose type nobody handles was answered 200.
+    /// A notification of a type that is not processed was answered with 200.
     NotificationIgnored,
-    /// A notification whose type has a suffix that we do not know was queued all the same.
+    /// A notification whose type has an unknown suffix was queued nevertheless.
     NotificationSuffixUnknown,
-    /// A notification of another Nylas application was answered 200 and not queued.
+    /// A notification of another Nylas application was answered with 200 and not queued.
     NotificationOfAnotherApplication,
-    /// A notification that is older than a week was answered 200 and not queued.
+    /// A notification older than a week was answered with 200 and not queued.
     NotificationTooOld,
-    /// A notification that this process has queued within a day was answered 200 and not queued again.
+    /// A notification that this process queued within the last day was answered with 200 and not
+    /// queued again.
     NotificationDuplicate,
-    /// A delivery was refused for its signature.
+    /// A delivery was rejected because of its signature.
     SignatureRefused,
-    /// A delivery was refused for its signature, and its body shows that something changed it on its way.
+    /// A delivery was rejected because of its signature, and its body shows that it was changed in
+    /// transit.
     DeliveryAltered,
-    /// A delivery was verified but could not be read.
+    /// A delivery was verified, but its body could not be parsed.
     NotificationUnreadable,
-    /// The queue or the secret store did not answer the receiver.
+    /// The queue or the secret store did not respond to the receiver.
     ReceiverUnavailable,
-    /// A message reached `written`.
+    /// The outcome of a message is `written`.
     Written,
-    /// A message reached `skipped`, and not for its mailbox.
+    /// The outcome of a message is `skipped`, for a reason other than its mailbox.
     Skipped,
     /// A message was skipped because its mailbox does not take part.
     MailboxExcluded,
     /// A message was skipped because Nylas does not list its mailbox.
     MailboxUnknown,
-    /// A message goes back to the queue.
+    /// A message returns to the queue.
     Waiting,
-    /// A message reached `dead`.
+    /// The outcome of a message is `dead`.
     Dead,
-    /// A queue message could not be read.
+    /// A queue message could not be parsed.
     RequestUnreadable,
     /// A stored token was replaced.
     TokenRefreshed,
-    /// The backfill's list of a mailbox showed a message.
+    /// The backfill listed a message.
     Listed,
     /// A listed message has a state.
     Accounted,
-    /// A listed message had no state before: nothing had told of it.
+    /// A listed message had no state before: no notification had reported it.
     Repaired,
-    /// Entra refused a credential: a person has to change something.
+    /// Entra rejected a credential: an operator has to change something.
     TokenRefused,
-    /// Entra, or the store, could not be reached to replace a token.
+    /// Entra or the token store could not be reached, so a token was not replaced.
     TokenNotRefreshed,
-    /// A batch went back because there is no token.
+    /// A batch returned to the queue because there is no token.
     TokenMissing,
-    /// Dataverse refused messages for want of a privilege.
+    /// Dataverse refused messages because a privilege is missing.
     PrivilegeMissing,
-    /// Dataverse refused everybody who asks as its user, and everybody pauses.
+    /// Dataverse refused every call of an application user, and all workers with that user pause.
     CallerRefused,
-    /// Nylas refused the API key, and everybody pauses.
+    /// Nylas refused the API key, and all workers pause.
     ApiKeyRefused,
-    /// Nylas refused a mailbox, and everybody who asks for it pauses.
+    /// Nylas refused a mailbox, and all requests for that mailbox pause.
     MailboxRefused,
-    /// The stored policy is older than one that this process has read before.
+    /// The stored policy is older than one that this process read before.
     PolicyVersionBackwards,
 }
 
@@ -175,7 +182,7 @@ impl Count {
     }
 }
 
-/// Adds `by` to a count.
+/// Adds `by` to a count, unless it is zero.
 pub fn count(what: Count, by: usize) {
     if by > 0 && PRINTS_COUNTS.load(Ordering::Relaxed) {
         let stack = STACK_NAME.get().map(String::as_str);
@@ -184,7 +191,8 @@ pub fn count(what: Count, by: usize) {
     }
 }
 
-/// Source: Amazon CloudWatch User Guide, "Specification: Embedded metric format".
+/// Returns a line of the embedded metric format. Source: Amazon CloudWatch User Guide,
+/// "Specification: Embedded metric format".
 fn embedded_metric(what: Count, by: usize, stack: Option<&str>, now_ms: i64) -> serde_json::Value {
     let name = what.name();
     let dimensions: &[&str] = match stack {

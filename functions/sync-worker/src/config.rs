@@ -63,7 +63,7 @@ mod tests {
         let text = Config::from_lookup(|name| (name == "WRITE_MODE").then(|| "batch".to_owned()))
             .unwrap_err()
             .to_string();
-        let problem = "WRITE_MODE must be one of changeset, stepwise, and batch is none";
+        let problem = "WRITE_MODE must be one of changeset, stepwise (got `batch`)";
         assert!(text.contains(problem), "{text}");
     }
 

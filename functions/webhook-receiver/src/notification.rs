@@ -514,7 +514,7 @@ mod tests {
             ),
             (
                 r#"{"type":"message.created","data":{"grant_id":"private\n","object":{"id":"m"}}}"#,
-                "data.grant_id: the grant id holds a control character",
+                "data.grant_id: the grant id contains a control character",
             ),
         ] {
             assert_eq!(reason(body), expected, "{body}");

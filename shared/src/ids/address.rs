@@ -1,18 +1,23 @@
-//! An email address, and the form in which addresses are compared.
+//! Email addresses, and the normal form in which they are compared.
 //!
-//! | Part | As the mail has it | In the normal form |
+//! | Part | As written in the email | In the normal form |
 //! | --- | --- | --- |
 //! | all | `Ada@Example.COM` | `ada@example.com`: trimmed, lower case |
 //! | domain | `ada@Bücher.example` | `ada@xn--bcher-kva.example`: A-labels (IDNA, UTS 46) |
-//! | local part in quotes | `"ada"@example.com`, `"a\da"@example.com` | `ada@example.com`: without quotes where it needs none |
-//! | local part that needs its quotes | `"ada\ lark"@example.com` | `"ada lark"@example.com`: without needless backslashes |
-//! | tag | `ada+kites@example.com` | the same: tags are kept ([`EmailAddress::without_tag`] is asked for when nothing matches) |
+//! | local part in quotes | `"ada"@example.com`, `"a\da"@example.com` | `ada@example.com`: without unnecessary quotes |
+//! | local part that needs its quotes | `"ada\ lark"@example.com` | `"ada lark"@example.com`: without unnecessary backslashes |
+//! | tag | `ada+kites@example.com` | unchanged: tags are kept ([`EmailAddress::without_tag`] is used if nothing matches) |
 //!
-//! A-labels, because mail servers carry them, so that the usual mail is compared as it stands; because each domain has exactly one such form; and because
-//! it is plain ASCII, on which no collation and no Unicode version has an opinion. Dataverse holds what people typed, which may be either form, and compares
-//! texts, so a look-up asks for all [`EmailAddress::spellings`]; what it finds is compared here in the normal form.
+//! The normal form uses A-labels for three reasons. Mail servers transmit them, so most addresses
+//! are compared as written. Each domain has exactly one such form. And it is plain ASCII, for which
+//! collations and Unicode versions do not differ.
 //!
-//! Two local parts that differ in how an accent is composed are two addresses: only their servers know better. A domain that IDNA refuses is kept as written.
+//! Dataverse stores what users typed, which may be either form, and compares texts. So a lookup
+//! queries all [`EmailAddress::spellings`], and the rows found are compared here in the normal
+//! form.
+//!
+//! Two local parts with differently composed accents are different addresses: only their mail
+//! servers know whether they are the same. A domain that IDNA rejects is kept as written.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -21,24 +26,27 @@ use idna::AsciiDenyList;
 
 use super::NO_COLUMN_HOLDS;
 
-/// Longest address that an activity party holds, in UTF-16 code units.
+/// The longest address that an activity party holds, in UTF-16 code units.
 ///
 /// Source: Dataverse facts §5, `activityparty.addressused`.
 const LONGEST_ADDRESS: usize = 320;
 
-/// An email address. Equal to every other spelling of its normal form (see the module's text); prints as `…`.
+/// An email address. It equals every other spelling of its normal form (see the module's
+/// documentation); prints as `…`.
 #[derive(Clone)]
 pub struct EmailAddress {
-    /// As the mail has it, trimmed and in lower case.
+    /// As written in the email, trimmed and in lower case.
     written: String,
-    /// `None` when it is as written.
+    /// The normal form; `None` if it is the same as `written`.
     normal: Option<String>,
 }
 
 impl EmailAddress {
-    /// Reads an address. `None` when the text is none, or longer than an activity party can hold.
+    /// Parses an address. `None` if the text is not an address, or is longer than an activity party
+    /// holds.
     ///
-    /// An unquoted local part with blanks or list separators is refused, since such a text is a list or a display name.
+    /// An unquoted local part with whitespace or list separators is rejected, since such a text is
+    /// a list or a display name.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let text = text.trim();
@@ -60,19 +68,19 @@ impl EmailAddress {
         Self { written, normal }
     }
 
-    /// The whole address as the mail has it, in lower case.
+    /// Returns the whole address as written in the email, in lower case.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.written
     }
 
-    /// The normal form: what addresses are compared by.
+    /// Returns the normal form, by which addresses are compared.
     #[must_use]
     pub fn normal(&self) -> &str {
         self.normal.as_deref().unwrap_or(&self.written)
     }
 
-    /// What follows the last `@`, in A-labels.
+    /// Returns the part after the last `@`, in A-labels.
     #[must_use]
     pub fn domain(&self) -> &str {
         self.normal()
@@ -80,7 +88,7 @@ impl EmailAddress {
             .map_or("", |(_, domain)| domain)
     }
 
-    /// What stands before the last `@`, in the normal form.
+    /// Returns the part before the last `@`, in the normal form.
     #[must_use]
     pub fn local_part(&self) -> &str {
         self.normal()
@@ -88,7 +96,8 @@ impl EmailAddress {
             .map_or("", |(local, _)| local)
     }
 
-    /// `ada@example.com` for `ada+kites@example.com`; `None` for an address without a tag.
+    /// Returns the address without its tag: `ada@example.com` for `ada+kites@example.com`; `None`
+    /// if it has no tag.
     #[must_use]
     pub fn without_tag(&self) -> Option<Self> {
         let (local, _) = self.normal().rsplit_once('@')?;
@@ -96,12 +105,13 @@ impl EmailAddress {
         if plain.is_empty() || local.starts_with('"') {
             return None;
         }
-        // The domain stays as the mail has it.
+        // The domain stays as written in the email.
         let (_, domain) = self.written.rsplit_once('@')?;
         Some(Self::from_written(format!("{plain}@{domain}")))
     }
 
-    /// The texts under which Dataverse may hold this address, each once: the normal form, the domain in U-labels, what the mail has.
+    /// Returns the distinct texts under which Dataverse may store this address: the normal form,
+    /// the form with the domain in U-labels, and the address as written.
     #[must_use]
     pub fn spellings(&self) -> Vec<String> {
         let mut spellings = vec![self.normal().to_owned()];
@@ -128,21 +138,22 @@ fn normal_form(written: &str) -> Option<String> {
     ))
 }
 
-/// A domain in lower case and in A-labels; one that IDNA refuses is in lower case only.
+/// Returns a domain in lower case and in A-labels; in lower case only if IDNA rejects it.
 #[must_use]
 pub fn normal_domain(domain: &str) -> String {
     let lower = domain.to_lowercase();
     if lower.is_ascii() {
         return lower;
     }
-    // The list of what a host in a URL must not hold: a wide `＠` would otherwise become a second `@`.
+    // Forbids the characters that a URL's host must not contain: a full-width `＠` would otherwise
+    // become a second `@`.
     match idna::domain_to_ascii_cow(lower.as_bytes(), AsciiDenyList::URL) {
         Ok(labels) if !labels.is_empty() => labels.into_owned(),
         _ => lower,
     }
 }
 
-/// A domain in U-labels, as people write it; one that IDNA refuses is as given.
+/// Returns a domain in U-labels, the readable form; unchanged if IDNA rejects it.
 #[must_use]
 pub fn readable_domain(domain: &str) -> String {
     match idna::domain_to_unicode(domain) {
@@ -151,7 +162,7 @@ pub fn readable_domain(domain: &str) -> String {
     }
 }
 
-/// Without quotes and backslashes that it does not need (RFC 5322 §3.2.1, §3.4.1).
+/// Removes unnecessary quotes and backslashes from a local part (RFC 5322 §3.2.1, §3.4.1).
 fn normal_local_part(local: &str) -> String {
     let Some(content) = local
         .strip_prefix('"')
@@ -174,7 +185,8 @@ fn normal_local_part(local: &str) -> String {
     quoted
 }
 
-/// What a quoted text says; `None` when its quotes do not pair up.
+/// Returns the content of a quoted string without its escapes; `None` if it contains an unescaped
+/// quote or ends with a backslash.
 fn unescaped(content: &str) -> Option<String> {
     let mut text = String::new();
     let mut characters = content.chars();
@@ -188,7 +200,7 @@ fn unescaped(content: &str) -> Option<String> {
     Some(text)
 }
 
-/// RFC 5322 §3.2.3, with the letters of RFC 6532.
+/// Returns whether a text needs no quotes: RFC 5322 §3.2.3, with the letters of RFC 6532.
 fn is_dot_atom(text: &str) -> bool {
     let is_atext = |c: char| {
         c.is_ascii_alphanumeric()
@@ -284,7 +296,8 @@ mod tests {
         assert_eq!(readable.normal(), "ada@xn--bcher-kva.example");
         assert_eq!(readable.domain(), "xn--bcher-kva.example");
         assert!(readable == address("ada@XN--bcher-kva.example"));
-        // A letter and its accent apart, letters of double width, the full stop of another script: one domain.
+        // A letter with a combining accent, full-width letters, the full stop of another script:
+        // the same domain.
         for other in [
             "ada@bu\u{308}cher.example",
             "ada@ｂücher.example",

@@ -1,20 +1,19 @@
-//! Which of the application's grants take part: the setting `MAILBOXES`.
+//! The setting `MAILBOXES`: which of the application's grants take part.
 //!
-//! One Nylas application may hold mailboxes of several companies. Only those that the setting names
-//! are read, and only their addresses are internal.
+//! One Nylas application may contain mailboxes of several companies. Only those that the setting
+//! selects are read, and only their addresses are internal.
 //!
 //! | Entry | Matches |
 //! | --- | --- |
-//! | `ada@example.com` | the grant whose main address this is, as [`EmailAddress`] compares: in any case, an international domain in either form. Not an alias |
-//! | `example.com` | the grants whose main address is in exactly this domain. A subdomain needs an entry of its own |
-//! | `workspace:ID` | the grants of this Nylas workspace; ids are compared as they are |
-//! | `all` | every grant of the application. Stands alone |
+//! | `ada@example.com` | the grant with this main address, as [`EmailAddress`] compares: in any case, an international domain in either form. Not an alias |
+//! | `example.com` | the grants whose main address is in exactly this domain. A subdomain needs a separate entry |
+//! | `workspace:ID` | the grants of this Nylas workspace; ids are compared exactly |
+//! | `all` | every grant of the application. Must be the only entry |
 //!
-//! Entries are separated by commas. There is no default: whoever wants all mailboxes has to write
-//! so.
+//! Entries are separated by commas. There is no default: `all` has to be written explicitly.
 //!
-//! That a grant in the list of grants always carries its `workspace_id` is inferred (Nylas facts
-//! §11). One without it matches no workspace.
+//! That each entry of the list of grants always contains its `workspace_id` is *inferred* (Nylas
+//! facts §11). A grant without it matches no workspace.
 
 use std::str::FromStr;
 
@@ -22,20 +21,20 @@ use crate::env::Settings;
 use crate::ids::{EmailAddress, normal_domain};
 use crate::nylas::wire::Grant;
 
-/// The setting's name.
+/// The name of the setting.
 pub const SETTING: &str = "MAILBOXES";
 
-/// What an entry may be, for whoever has to write one.
+/// The allowed entries, for error messages.
 const ALLOWED: &str = "addresses, domains and workspace:ID, separated by commas, or all";
 
 const WORKSPACE: &str = "workspace:";
 
-/// The mailboxes that take part.
+/// Selects the mailboxes that take part.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AllowList {
     /// Every grant of the application.
     All,
-    /// Those that an entry matches; none of them when there is no entry.
+    /// The grants that an entry matches; with no entry, none.
     Entries(Vec<Entry>),
 }
 
@@ -53,45 +52,45 @@ pub enum Entry {
 /// Why a mailbox takes part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Admission {
-    /// All do.
+    /// All mailboxes take part.
     All,
-    /// The entry at this place, from 1, is the first that matches it.
+    /// The number of the first entry that matches it, from 1.
     Entry(usize),
 }
 
-/// What is wrong with the setting. Entries are named by their place, since an address must not
-/// reach a log.
+/// Why the setting is invalid. Entries are named by their number, since an address must not be
+/// logged.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum AllowListError {
-    /// It names nothing.
+    /// The setting has no entries.
     #[error("names no mailbox: it must be {ALLOWED}")]
     Empty,
-    /// An entry is none of those that there are.
-    #[error("must be {ALLOWED}, and entry {place} is {problem}")]
+    /// An entry has none of the allowed forms.
+    #[error("must be {ALLOWED}; entry {place} is {problem}")]
     Entry {
-        /// Which entry, from 1.
+        /// The number of the entry, from 1.
         place: usize,
-        /// What it is instead.
+        /// What is wrong with it.
         problem: &'static str,
     },
-    /// `all` has company.
-    #[error("has entry {place} `all` beside others: `all` must stand alone")]
+    /// `all` is not the only entry.
+    #[error("has entry {place} `all` together with others: `all` must be the only entry")]
     NotAlone {
-        /// Which entry, from 1.
+        /// The number of the entry `all`, from 1.
         place: usize,
     },
 }
 
 impl AllowList {
-    /// Reads the setting, which has to be there. An empty list stands in for a missing or malformed
-    /// one until [`Settings::finish`].
+    /// Reads the setting, which is required. If it is missing or malformed, returns an empty list,
+    /// and [`Settings::finish`] reports the problem.
     pub fn read<L: Fn(&str) -> Option<String>>(settings: &mut Settings<L>) -> Self {
         let missing = format!("name the mailboxes that take part: {ALLOWED}");
         let read = settings.required_parsed(SETTING, &missing);
         read.unwrap_or(Self::Entries(Vec::new()))
     }
 
-    /// The entries, in the order of the setting; none for `all`.
+    /// Returns the entries in the order of the setting; empty for `all`.
     #[must_use]
     pub fn entries(&self) -> &[Entry] {
         match self {
@@ -100,7 +99,7 @@ impl AllowList {
         }
     }
 
-    /// Why the grant takes part; `None` when it does not.
+    /// Returns why the grant takes part; `None` if it does not.
     #[must_use]
     pub fn admission(&self, grant: &Grant) -> Option<Admission> {
         match self {
@@ -112,7 +111,7 @@ impl AllowList {
         }
     }
 
-    /// Whether the grant takes part.
+    /// Returns whether the grant takes part.
     #[must_use]
     pub fn admits(&self, grant: &Grant) -> bool {
         self.admission(grant).is_some()
@@ -120,7 +119,7 @@ impl AllowList {
 }
 
 impl Entry {
-    /// Whether it names this grant.
+    /// Returns whether the entry matches this grant.
     #[must_use]
     pub fn matches(&self, grant: &Grant) -> bool {
         match self {
@@ -147,10 +146,10 @@ impl Entry {
             return Ok(Self::Address(address));
         }
         if text.starts_with('@') {
-            return Err("a domain with an @ before it, which it must not have");
+            return Err("a domain with a leading `@`: remove the `@`");
         }
         if text.contains('*') {
-            return Err("a pattern, and `*` is not known: each subdomain needs an entry");
+            return Err("a pattern, and `*` is not supported: add an entry for each subdomain");
         }
         match plain_domain(text) {
             Some(domain) => Ok(Self::Domain(domain)),
@@ -162,7 +161,7 @@ impl Entry {
 impl FromStr for AllowList {
     type Err = AllowListError;
 
-    /// Blank entries are passed over, so that a comma at the end does no harm.
+    /// Parses the setting. Blank entries are ignored, so that a trailing comma is harmless.
     fn from_str(text: &str) -> Result<Self, AllowListError> {
         let texts: Vec<&str> = text
             .split(',')
@@ -191,9 +190,9 @@ impl FromStr for AllowList {
     }
 }
 
-/// The domain in the form of [`EmailAddress::domain`]; `None` for a text that is no domain of mail:
-/// it has two labels at least, so that a word that was meant for something else is not taken for
-/// one.
+/// Returns the domain in the form of [`EmailAddress::domain`]; `None` if the text is not a domain
+/// of email addresses. A domain needs at least two labels, so that a word with another purpose is
+/// not taken for one.
 fn plain_domain(text: &str) -> Option<String> {
     let domain = normal_domain(text);
     let is_label = |label: &str| {
@@ -237,11 +236,7 @@ mod tests {
         assert_eq!(by("Ben@Kites.Example", "x"), Some(Admission::Entry(2)));
         assert_eq!(by("eve@else.example", "W-1"), Some(Admission::Entry(3)));
         assert_eq!(by("ben@ours.example", "x"), None);
-        assert_eq!(
-            allowed.entries().len(),
-            3,
-            "the comma at the end does no harm"
-        );
+        assert_eq!(allowed.entries().len(), 3, "a trailing comma is ignored");
     }
 
     #[test]
@@ -293,7 +288,7 @@ mod tests {
             ("https://ours.example", 1, "none of these"),
             ("Ada <ada@ours.example>", 1, "none of these"),
             ("workspace: ", 1, "`workspace:` without an id"),
-            ("@ours.example", 1, "an @ before it"),
+            ("@ours.example", 1, "a leading `@`"),
             ("*.ours.example", 1, "a pattern"),
         ] {
             let error = error(text);
@@ -313,7 +308,9 @@ mod tests {
         ] {
             assert_eq!(
                 error(text),
-                format!("has entry {place} `all` beside others: `all` must stand alone")
+                format!(
+                    "has entry {place} `all` together with others: `all` must be the only entry"
+                )
             );
         }
         assert!(error("ALL").contains("entry 1 is none of these"));
@@ -335,7 +332,7 @@ mod tests {
         AllowList::read(&mut wrong);
         let text = wrong.finish().unwrap_err().to_string();
         assert!(
-            text.contains("MAILBOXES has entry 1 `all` beside others"),
+            text.contains("MAILBOXES has entry 1 `all` together with others"),
             "{text}"
         );
     }

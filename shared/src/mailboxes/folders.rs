@@ -1,48 +1,50 @@
-//! The folders of one mailbox: what kind each is, and what it is called.
+//! The folders of one mailbox: their kinds, names and paths.
 //!
-//! A person names a folder by its name, its path from the root, its id or its attribute, and means what lies below it as well. How a provider says what
-//! lies below (Nylas facts §9):
+//! A policy names a folder by its name, its path from the root, its id or its attribute, which
+//! includes its subfolders. How each provider represents subfolders (Nylas facts §9):
 //!
 //! | Provider | Names | Tree |
 //! | --- | --- | --- |
-//! | Google | labels such as `Clients/Kites`; system labels by id (`SENT`) | in the name, between `/` |
-//! | Microsoft, EWS | `Kites`, localised | `parent_id`; a `/` in a name is a character like any other |
-//! | IMAP, Yahoo, iCloud | `INBOX.Clients.Kites` or `Clients/Kites` | in the name, between the server's separators. Which they are is unknown: `/` and `.` are tried |
+//! | Google | labels such as `Clients/Kites`; system labels by id (`SENT`) | in the name, separated by `/` |
+//! | Microsoft, EWS | `Kites`, localised | `parent_id`; a `/` in a name is an ordinary character |
+//! | IMAP, Yahoo, iCloud | `INBOX.Clients.Kites` or `Clients/Kites` | in the name, separated by the server's separator, which is *unknown*: `/` and `.` are tried |
 
 use std::collections::{HashMap, HashSet};
 
 use crate::message::Message;
 use crate::nylas::wire::Folder;
 
-/// What kind of place a message lies in, as far as it matters.
+/// The kind of folder that contains a message, where it matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
     /// A folder of drafts.
     Drafts,
     /// Spam.
     Junk,
-    /// The waste basket.
+    /// Trash.
     Trash,
-    /// Anywhere else.
+    /// Any other folder.
     Elsewhere,
 }
 
-/// How deep folders are followed upwards. No mailbox is deeper, and a circle of parents ends here.
+/// The most parents that are followed upwards. No mailbox is deeper, and a cycle of parents ends
+/// here.
 const DEEPEST: usize = 50;
 
-/// What separates the parts of a name that holds its own path.
+/// The separators in a name that contains its path.
 const SEPARATORS: [char; 2] = ['/', '.'];
 
 /// The folders of one mailbox.
 #[derive(Default)]
 pub struct Folders {
     known: HashMap<String, Folder>,
-    /// Ids that messages name and that a list did not show. They are not looked for again at once.
+    /// Folder ids that messages contain and that the list lacks. They do not cause the list to be
+    /// read again immediately.
     unlisted: HashSet<String>,
 }
 
 impl Folders {
-    /// The folders that a list showed.
+    /// Creates the folders of a list.
     #[must_use]
     pub fn new(folders: Vec<Folder>) -> Self {
         let known = folders
@@ -54,9 +56,11 @@ impl Folders {
         }
     }
 
-    /// Where a message lies: drafts before spam before trash, whatever other labels it has.
+    /// Returns the kind of folder that contains a message: drafts before spam before trash,
+    /// whatever other labels it has.
     ///
-    /// A folder that the mailbox did not list counts by its id, which on Google is a word (Nylas facts §9).
+    /// The kind of a folder that is not listed is derived from its id, which is a word on Google
+    /// (Nylas facts §9).
     #[must_use]
     pub fn place(&self, message: &Message) -> Place {
         let places: Vec<Place> = message.folders.iter().map(|id| self.kind(id)).collect();
@@ -76,7 +80,8 @@ impl Folders {
             .unwrap_or_else(|| place_of(&id.to_ascii_lowercase()))
     }
 
-    /// Whether a message lies in the folder that a person calls `wanted`, or anywhere below it.
+    /// Returns whether a message is in the folder that a policy calls `wanted`, or in a subfolder
+    /// of it.
     #[must_use]
     pub fn holds(&self, wanted: &str, message: &Message) -> bool {
         let wanted = wanted.trim();
@@ -86,7 +91,8 @@ impl Folders {
             .any(|id| self.is_named(wanted, id) || self.is_below_path(wanted, id))
     }
 
-    /// By id, attribute or name, of the folder itself or of one that it lies in. A folder that no list showed has its id alone.
+    /// Compares by id, attribute or name, of the folder itself and of its parents. Of a folder that
+    /// is not listed, only the id is known.
     fn is_named(&self, wanted: &str, id: &str) -> bool {
         let attribute = wanted.strip_prefix('\\').map(str::to_ascii_lowercase);
         let by_id = |id: &str| {
@@ -104,7 +110,8 @@ impl Folders {
                 .any(|folder| by_id(&folder.id) || by_name(folder))
     }
 
-    /// By its path from the root: `Clients/Kites` names `Clients/Kites/2026` too, but not `Old/Clients/Kites`.
+    /// Compares by path from the root: `Clients/Kites` matches `Clients/Kites/2026` too, but not
+    /// `Old/Clients/Kites`.
     fn is_below_path(&self, wanted: &str, id: &str) -> bool {
         let mut chain: Vec<&Folder> = self.upwards(id).collect();
         chain.reverse();
@@ -123,7 +130,7 @@ impl Folders {
         starts_with(&path, &wanted.split('/').collect::<Vec<_>>())
     }
 
-    /// A folder and those that it lies in, from the inside out.
+    /// Returns a folder and its parents, the innermost first.
     fn upwards(&self, id: &str) -> impl Iterator<Item = &Folder> {
         let parent = |folder: &&Folder| {
             self.known
@@ -132,18 +139,19 @@ impl Folders {
         std::iter::successors(self.known.get(id), parent).take(DEEPEST)
     }
 
-    /// Whether the list showed every folder of a message.
+    /// Returns whether the list has every folder of a message.
     pub(super) fn lists(&self, message: &Message) -> bool {
         message.folders.iter().all(|id| self.known.contains_key(id))
     }
 
-    /// Whether nothing new would be learnt about a message's folders from another list that is read now.
+    /// Returns whether another list, read now, would show nothing new about a message's folders.
     pub(super) fn knows(&self, message: &Message) -> bool {
         let is_known = |id: &String| self.known.contains_key(id) || self.unlisted.contains(id);
         message.folders.iter().all(is_known)
     }
 
-    /// Notes which of a message's folders a fresh list does not show, besides those that earlier lists did not show.
+    /// Records which of a message's folders the fresh list lacks, in addition to those that earlier
+    /// lists lacked.
     pub(super) fn note_unlisted(&mut self, message: &Message, before: Option<&Self>) {
         let earlier = before.into_iter().flat_map(|before| &before.unlisted);
         let unlisted = message.folders.iter().chain(earlier);
@@ -155,7 +163,7 @@ impl Folders {
 }
 
 impl Folder {
-    /// The whole name, and the parts of one that holds its own path.
+    /// Returns the whole name, and the parts of a name that contains its path.
     fn names(&self) -> impl Iterator<Item = &str> {
         let parts = SEPARATORS
             .iter()
@@ -169,7 +177,8 @@ fn is_same(a: &str, b: &str) -> bool {
     a.to_lowercase() == b.to_lowercase()
 }
 
-/// Whether `path` begins with `wanted`. Some IMAP servers keep everything below the inbox, which people then leave out.
+/// Returns whether `path` starts with `wanted`. Some IMAP servers keep all folders below the inbox,
+/// which users then leave out.
 fn starts_with(path: &[&str], wanted: &[&str]) -> bool {
     let begins = |path: &[&str]| {
         path.len() >= wanted.len() && path.iter().zip(wanted).all(|(a, b)| is_same(a, b))
@@ -181,7 +190,8 @@ fn starts_with(path: &[&str], wanted: &[&str]) -> bool {
     begins(path) || below_inbox
 }
 
-/// An attribute without its backslash or a Google system id, in lower case.
+/// Returns the kind for a lower-case word: an attribute without its backslash, or a Google system
+/// id.
 fn place_of(word: &str) -> Place {
     match word {
         "drafts" | "draft" => Place::Drafts,
@@ -236,7 +246,7 @@ mod tests {
         assert!(!folders.holds("\\Sent", &message(&["INBOX"])));
     }
 
-    /// Which of `wanted` hold a message in the folder `id`.
+    /// Returns which of `wanted` match a message in the folder `id`.
     fn holding<'a>(folders: &Folders, id: &str, wanted: &[&'a str]) -> Vec<&'a str> {
         let message = message(&[id]);
         let holds = wanted
@@ -274,7 +284,7 @@ mod tests {
         ];
         assert_eq!(holding(&folders, "k", &not), [""; 0]);
         assert_eq!(holding(&folders, "c", &["Kites", "k"]), [""; 0]);
-        // A slash within a name is no level.
+        // A slash within a name does not separate levels.
         assert_eq!(
             holding(&folders, "a", &["Billing/2026", "2026", "Billing"]),
             ["Billing/2026"]

@@ -39,13 +39,13 @@ fn scans_that_differ_in_their_files_alone_are_mails_of_their_own() {
     assert_eq!(
         compare(&scan(DAY, &["a.pdf", "b.pdf"]), &first),
         Verdict::Same,
-        "some were left out"
+        "some files were omitted"
     );
     assert_eq!(compare(&scan(DAY, &[]), &first), Verdict::Same);
     assert_eq!(
         compare(&scan(40, &["scan_0002.pdf"]), &first),
         Verdict::Same,
-        "perhaps another mailbox's"
+        "may be a copy in another mailbox"
     );
     assert_eq!(
         compare_mails(&scan(40, &["scan_0002.pdf"]), &first),
@@ -78,7 +78,7 @@ fn a_mail_of_another_date_subject_and_body_is_another_mail() {
     let others = [
         mail(3 * DAY, "Invoice 1002", "<p>Invoice 1002</p>"),
         mail(300, "Invoice 1002", "<p>Nothing is shared here at all.</p>"),
-        // Programs fill in forms: most of the words are the same.
+        // Programs fill in forms, so most of the words are the same.
         mail(DAY, "Invoice 1002", &another_form),
         mail(60, "Invoice 1002", "<p>One minute later.</p>"),
     ];
@@ -93,12 +93,12 @@ fn a_copy_of_a_mail_is_the_same_mail_however_it_came() {
     let banner = format!("<div>Be careful: external sender</div>{LETTER}");
     let copies = [
         (
-            "moved, and dated anew",
+            "moved, with a new date",
             mail(30 * DAY, "Invoice 1001", LETTER),
         ),
         ("in another mailbox", mail(40, "Invoice 1001", LETTER)),
         (
-            "through a list",
+            "through a mailing list",
             mail(2 * DAY, "[kites] Invoice 1001", &footer),
         ),
         (
@@ -118,11 +118,11 @@ fn a_copy_of_a_mail_is_the_same_mail_however_it_came() {
             ),
         ),
         (
-            "whose subject somebody changed",
+            "with a subject that a user changed",
             mail(DAY, "Kites, filed", LETTER),
         ),
         (
-            "whose row somebody rewrote",
+            "with a row that a user rewrote",
             mail(0, "Kites, filed", "Rewritten."),
         ),
     ];
@@ -131,7 +131,7 @@ fn a_copy_of_a_mail_is_the_same_mail_however_it_came() {
         assert_eq!(
             compare(&row(), copy),
             Verdict::Same,
-            "{what}, the other way round"
+            "{what}, with the arguments swapped"
         );
     }
 }
@@ -139,7 +139,7 @@ fn a_copy_of_a_mail_is_the_same_mail_however_it_came() {
 #[test]
 fn only_what_both_have_is_compared() {
     let subject_only = |seconds, subject| mail(seconds, subject, "");
-    // The row's policy stores no body: date and subject are left.
+    // The row's policy stores no body, so only date and subject are compared.
     assert_eq!(
         compare(
             &mail(DAY, "Invoice 1002", LETTER),
@@ -154,14 +154,15 @@ fn only_what_both_have_is_compared() {
         ),
         Verdict::Same
     );
-    // Nor a subject: a date alone says nothing, because moved mail is dated anew.
+    // The row has no subject either. A date alone proves nothing, because moved email gets a new
+    // date.
     for stored in [NO_SUBJECT, NOT_STORED] {
         assert_eq!(
             compare(&mail(DAY, "Invoice 1002", LETTER), &subject_only(0, stored)),
             Verdict::Same
         );
     }
-    // The snippet, which ends within a word.
+    // A snippet, which ends within a word.
     let snippet = "Dear Mia, the two red kites that you ask";
     assert_eq!(
         compare(
@@ -170,7 +171,7 @@ fn only_what_both_have_is_compared() {
         ),
         Verdict::Same
     );
-    // Another client's row without a date: one difference is not enough.
+    // Another client's row without a date: one difference is not enough evidence.
     let theirs = Traits {
         subject: "Tracked",
         body: Some(""),
@@ -183,7 +184,7 @@ fn only_what_both_have_is_compared() {
         ..Traits::default()
     };
     assert_eq!(compare(&row(), &theirs), Verdict::Other);
-    // Mail without a subject.
+    // Email without a subject.
     assert_eq!(
         compare(&mail(DAY, "", "Scan 2"), &mail(0, "(no subject)", "Scan 1")),
         Verdict::Other
@@ -212,7 +213,7 @@ fn one_subject_for_all_mails_of_a_program_does_not_make_them_one() {
         ),
         Verdict::Other
     );
-    // Two mailboxes get forms that were filled in for them.
+    // Two mailboxes receive a form that was filled in for each of them.
     let for_ben = LETTER.replace("Mia", "Ben");
     assert_eq!(
         compare(&mail(DAY, "Invoice 1001", &for_ben), &row()),
@@ -257,7 +258,7 @@ fn of_two_mails_of_one_second_the_texts_decide_as_nobody_has_changed_them() {
     assert_eq!(
         compare(&second, &row()),
         Verdict::Same,
-        "somebody may have changed the row"
+        "a user may have changed the row"
     );
     assert_eq!(
         compare_mails(&mail(0, "Invoice 1001", "<p>x</p>"), &row()),
@@ -310,7 +311,7 @@ fn copies_have_one_content_and_other_mails_another() {
         content(&crate::nylas::wire::message(&"g".parse().unwrap(), &object).unwrap())
     };
     let first = content("Scan", "<p>See the file.</p>", &["a.pdf", "b.pdf"]);
-    // Pinned: a change of derivation would write such mails again.
+    // Pinned: a change of the derivation would write such messages again.
     let hex = hex::encode(first.unwrap());
     assert_eq!(
         hex,

@@ -231,7 +231,7 @@ async fn a_setting_that_cannot_be_meant_stops_the_functions_with_every_other_gap
         for (value, problem) in [
             (
                 "all,ours.example",
-                "MAILBOXES has entry 1 `all` beside others",
+                "MAILBOXES has entry 1 `all` together with others",
             ),
             (
                 "ours.example,everybody-at-canary",

@@ -256,7 +256,7 @@ async fn a_setting_that_is_missing_or_malformed_is_one_line_with_its_remedy() {
             "MAILBOXES",
             Some("all,ours.example"),
             "settings",
-            "beside others",
+            "together with others",
             "the template parameter Mailboxes",
         ),
         (
