@@ -5,10 +5,10 @@
 //! 1. **A claim** in the ledger, which has one item for each message of each mailbox ([`ledger`]).
 //!    A claim is one conditional write; the loser gets the item that it lost to.
 //! 2. **A key that Dataverse enforces**: [`activity_id`](crate::keys::activity_id), or
-//!    [`activity_id_by_content`](crate::keys::activity_id_by_content) for a
-//!    message whose Message-ID another message of the same sender has ([`crate::same_mail`]).
-//!    Dataverse rejects a second row with the same key with 412. So a crash between write and
-//!    settle, a wiped ledger, two racing workers or an email in five mailboxes all end in one row.
+//!    [`activity_id_by_content`](crate::keys::activity_id_by_content) for a message whose
+//!    Message-ID another message of the same sender has ([`crate::same_mail`]). Dataverse rejects a
+//!    second row with the same key with 412. So a crash between write and settle, a wiped ledger,
+//!    two racing workers or an email in five mailboxes all end in one row.
 //! 3. **A lookup by Message-ID** before the write finds rows that server-side synchronization or a
 //!    user created.
 //! 4. **An invocation processes a message once**, however often its batch names it (the pipeline's
@@ -22,8 +22,7 @@
 //!                     ▲  │   ▲      │
 //!       lease expired │  │   │      ├──────────▶ skipped    claimed again if the message changed
 //!       or released   │  │   │      │
-//!                     │  ▼   │      └──────────▶ dead       claimed again if only its attempts ran
-//!                     out
+//!                     │  ▼   │      └──────────▶ dead       claimed again if its attempts ran out
 //!                    waiting, free ◀── release (a failure that may pass)
 //! ```
 //!

@@ -173,8 +173,9 @@ impl FromStr for Budget {
 }
 
 impl Budget {
-    /// Converts usage to time: how long the share that we use of the limits would last if it were
-    /// spent only on these calls. The limit of which the calls use more decides.
+    /// Converts usage to time, by which it advances the TAT: how long these calls use up our whole
+    /// share of the limits, so that nothing else could be sent. Of the two limits, the one of which
+    /// they use more decides.
     ///
     /// Two requests, the lookup and the batch, do not count: calls of that kind reach the limit on
     /// execution time before the one on requests.

@@ -1,8 +1,8 @@
 //! Reads the connected mailboxes from Nylas: which of them take part, their addresses, and their
 //! folders.
 //!
-//! Both lists are cached in the process for a while, since every message needs them and they rarely
-//! change.
+//! The lists of mailboxes and folders are cached in the process for a while, since every message
+//! needs them and they rarely change.
 //!
 //! A setting selects which of the application's grants take part ([`AllowList`]). Of the others,
 //! only the entry in the list of grants is read, and their addresses are not internal.

@@ -60,7 +60,7 @@ impl Ledger {
     /// Reserves for backfill if it may start a batch now. Of the capacity that was unused before
     /// now, only the burst ([`Budget::kept`]) can still be used.
     ///
-    /// The inner error is the earliest time at which another try can succeed.
+    /// The inner error is the earliest time at which a reservation can succeed.
     ///
     /// # Errors
     /// [`LedgerError::Unavailable`]: the reservation may or may not be stored.

@@ -7,7 +7,7 @@
 //! | `state` | S | `waiting`, `written`, `skipped` or `dead` |
 //! | `claim_token` | S | the token of the worker that holds the claim; absent if unclaimed |
 //! | `lease_until_ms` | N | the end of the lease, Unix milliseconds; present together with `claim_token` |
-//! | `settled_by` | S | the token of the claim that ended last; absent while claimed. It identifies a settlement whose response was lost |
+//! | `settled_by` | S | the token of the claim that ended last; absent while claimed. It shows whether a settlement whose response was lost was stored |
 //! | `retry_at_ms` | N | when the queue delivers the message again, Unix milliseconds; only while released |
 //! | `attempts` | N | how often the message was claimed |
 //! | `failures` | N | how many attempts failed or did not finish. A claim counts its attempt in advance; settling it as postponed subtracts it again. Absent when written, skipped or settled as dead |

@@ -1,5 +1,5 @@
 //! Shared pauses: one item of the ledger's table for each Dataverse user, for all processes that
-//! send as that user; one for each mailbox, for all that request it from Nylas; and one for all of
+//! send as that user; one for each mailbox, for all that read it through Nylas; and one for all of
 //! Nylas.
 //!
 //! | Attribute | Type | Meaning |

@@ -16,7 +16,7 @@
 //! | `pk`, `sk` | S | `run#` and the run's id; `mailbox#` and the grant id |
 //! | `state` | S | `queued`, `parked`, `done` or `failed` |
 //! | `pages` | N | the number of settled pages. A save is conditional on the number that the worker started with, so that of two workers neither can undo the other's progress |
-//! | `saved_by` | S | the token of the worker that saved last. It identifies a save whose response was lost |
+//! | `saved_by` | S | the token of the worker that saved last. It shows whether a save whose response was lost was stored |
 //! | `part` | S | the part of the mailbox that is being listed; absent in the first |
 //! | `cursor`, `cursor_at_ms` | S, N | Nylas' cursor of the next page, and when it was issued; absent at the start of a part |
 //! | `before` | N | the upper bound that the cursor belongs to, Unix seconds; absent without one |
