@@ -73,6 +73,19 @@ fn received(id: &str, more: &Value) -> Value {
 }
 
 #[test]
+fn the_summary_in_the_manuals_is_what_the_demo_prints() {
+    let printed = text(&replay(&["events"]).stdout);
+    let summary: Vec<&str> = printed.lines().rev().skip(1).take(2).collect();
+    assert!(summary.iter().all(|line| line.contains("12")), "{printed}");
+    for page in ["README.md", "docs/getting-started.md"] {
+        let page = std::fs::read_to_string(project().join(page)).unwrap();
+        for line in &summary {
+            assert!(page.contains(line), "a manual lacks: {line}");
+        }
+    }
+}
+
+#[test]
 fn the_sample_events_end_in_one_activity_for_each_written_message_although_each_came_twice() {
     let output = replay(&["events", "--json"]);
     let report = report(&output);

@@ -234,7 +234,7 @@ pub fn new_contact(card: &Card, company: Option<Uuid>) -> Option<NewContact> {
 }
 
 /// Returns the columns that a card can add to an existing contact, except its company. `there`: the
-/// contact's values of [`COLUMNS`].
+/// contact's values of [`COLUMNS`](crate::dataverse::cards::COLUMNS).
 #[must_use]
 pub fn missing(card: &Card, there: &Map<String, Value>) -> Map<String, Value> {
     let mut added = Map::new();
