@@ -60,8 +60,7 @@ struct Wire {
 ///
 /// # Errors
 /// [`CredentialError::Malformed`]: the text is not a JSON object, or `application_users` is not
-/// one.
-/// Correct the secret.
+/// one. Correct the secret.
 pub fn read(text: &SecretString) -> Result<Vec<Application>, CredentialError> {
     let document: Value =
         serde_json::from_str(text.expose_secret()).map_err(|_| CredentialError::Malformed)?;
