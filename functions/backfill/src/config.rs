@@ -3,18 +3,18 @@
 use mailverse::env::{Settings, SettingsError};
 use mailverse::pipeline::settings::PipelineSettings;
 
-/// Everything that the function is told by its environment.
+/// Everything that the function reads from its environment.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Config {
-    /// For the pipeline.
+    /// Settings of the pipeline.
     pub pipeline: PipelineSettings,
-    /// `SYNC_QUEUE_URL`: where a message goes that has to be tried again.
+    /// `SYNC_QUEUE_URL`: the queue for messages that have to be retried.
     pub sync_queue_url: String,
-    /// `BACKFILL_QUEUE_URL`: where tasks go, and come from.
+    /// `BACKFILL_QUEUE_URL`: the queue that tasks are sent to and received from.
     pub backfill_queue_url: String,
-    /// `RUST_LOG`
+    /// `RUST_LOG`: the log filter; `None` means the default.
     pub log_filter: Option<String>,
-    /// `STACK_NAME`, the dimension of every count; `None` means no dimension.
+    /// `STACK_NAME`: the dimension of every metric; `None` means no dimension.
     pub stack_name: Option<String>,
 }
 
@@ -22,7 +22,7 @@ impl Config {
     /// Reads the variables through `lookup`.
     ///
     /// # Errors
-    /// [`SettingsError`] with every gap: refuse to start.
+    /// [`SettingsError`] lists everything that is missing or wrong: refuse to start.
     pub fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, SettingsError> {
         let mut settings = Settings::new(lookup);
         let config = Self {

@@ -1,4 +1,4 @@
-//! Which of its events an invocation brings, and what an operator is answered.
+//! Recognises the kind of an invocation's event and builds the answer to an operator's request.
 
 use aws_lambda_events::sqs::{SqsEvent, SqsMessage};
 use base64::Engine;
@@ -15,7 +15,7 @@ use crate::request::{Answer, Invalid};
 #[error("not an event of the schedule, the backfill queue or an operator: {0}")]
 pub struct NotAnEvent(pub(crate) &'static str);
 
-/// What an invocation brings.
+/// The event of an invocation.
 pub(crate) enum Event {
     Schedule(Schedule),
     Tasks(Vec<SqsMessage>),
@@ -29,7 +29,7 @@ impl Event {
     pub(crate) fn read(event: &Value) -> Result<Self, NotAnEvent> {
         if event.get("Records").is_some() {
             let batch = SqsEvent::deserialize(event)
-                .map_err(|_| NotAnEvent("its records are none of SQS"))?;
+                .map_err(|_| NotAnEvent("its records are not from SQS"))?;
             return Ok(Self::Tasks(batch.records));
         }
         if let Some(context) = event.get("requestContext") {
@@ -57,14 +57,15 @@ impl Event {
     }
 }
 
-/// The JSON of a call to the function's URL. Source: AWS Lambda Developer Guide, "Invoking Lambda function URLs".
+/// Returns the JSON body of a call to the function's URL. Source: AWS Lambda Developer Guide,
+/// "Invoking Lambda function URLs".
 fn body(event: &Value, context: &Value) -> Result<Value, Invalid> {
     let invalid = |field: &str, problem: &str| Invalid {
         field: field.to_owned(),
         problem: problem.to_owned(),
     };
     if context.pointer("/http/method") != Some(&json!("POST")) {
-        return Err(invalid("method", "only POST is answered"));
+        return Err(invalid("method", "the method must be POST"));
     }
     let text = event
         .get("body")
@@ -75,16 +76,19 @@ fn body(event: &Value, context: &Value) -> Result<Value, Invalid> {
     } else {
         text.as_bytes().to_vec()
     };
-    serde_json::from_slice(&bytes).map_err(|_| invalid("body", "it is no JSON"))
+    serde_json::from_slice(&bytes).map_err(|_| invalid("body", "it is not JSON"))
 }
 
-/// The answer, or `{"error": …}`, with `"field"` where one is wrong. The invocation succeeds all the same: of an asynchronous one that failed, Lambda would keep
-/// the request, with the addresses in it, on a queue.
+/// Returns the answer, or `{"error": …}`, with `"field"` if a field of the request is invalid.
+///
+/// The invocation succeeds even then: if an asynchronous invocation failed, Lambda would store the
+/// request, with the addresses in it, on a queue.
 pub(crate) fn direct_answer(answer: &Result<Answer, BackfillError>) -> Value {
     told(answer).1
 }
 
-/// The same in HTTP: 200, 400 with the field that is wrong, 503 when a service did not answer.
+/// Returns the same answer as an HTTP response: status 200, 400 with the invalid field, or 503 if a
+/// service was unavailable.
 pub(crate) fn http_answer(answer: &Result<Answer, BackfillError>) -> Value {
     let (status, body) = told(answer);
     json!({
@@ -103,7 +107,7 @@ fn told(answer: &Result<Answer, BackfillError>) -> (u16, Value) {
             json!({"error": invalid.to_string(), "field": invalid.field}),
         ),
         Err(error) => {
-            tracing::error!(%error, "request could not be answered");
+            tracing::error!(%error, "failed to process a backfill request; the answer contains the error");
             (503, json!({"error": error.to_string()}))
         }
     }
@@ -120,7 +124,7 @@ mod tests {
     fn request(event: &Value) -> Result<Value, Invalid> {
         match Event::read(event) {
             Ok(Event::Http(body)) => body,
-            _ => panic!("no call to the function's URL"),
+            _ => panic!("the event is not a call to the function's URL"),
         }
     }
 

@@ -1,14 +1,17 @@
-//! backfill: lists mailboxes and takes what it finds through the pipeline: recent mail on a schedule, history when an operator asks for it.
+//! backfill: lists mailboxes and runs the messages that it finds through the pipeline: recent mail
+//! on a schedule, older mail when an operator requests it.
 //!
-//! | Event | What it does | File |
+//! | Event | What the function does | File |
 //! | --- | --- | --- |
-//! | the schedule's | plans: a task for each mailbox on the backfill queue | `plan.rs` |
-//! | an operator's, direct or to the function's URL | the same for the mailboxes that are named; or tells how a run goes | `request.rs` |
-//! | the backfill queue's | works on a task, page by page, and puts it on the queue again when time is short | `work.rs`, `page.rs` |
+//! | from the schedule | plans a run: puts a task for each mailbox on the backfill queue | `plan.rs` |
+//! | from an operator, directly or through the function's URL | does the same for the mailboxes in the request, or reports the progress of a run | `request.rs` |
+//! | from the backfill queue | works on a task, page by page, and queues it again when time is short | `work.rs`, `page.rs` |
 //!
-//! The schedule's runs repair what webhooks missed, take up what is waiting in the ledger, and look for rows that other clients brought after ours. What waits
-//! is taken up by its list, and beyond that when it is stranded, which is a message that nobody is at and that no queue has delivered for an hour after it
-//! should have. A mailbox that cannot be listed does not stop the others.
+//! A scheduled run finds messages that webhooks missed, processes messages that are waiting in the
+//! ledger, and looks for rows that other clients wrote after ours. Waiting messages are processed
+//! when their mailbox is listed, and otherwise once they are stranded: no worker is processing the
+//! message, and no queue has delivered it for an hour after the delivery was due. A mailbox that
+//! cannot be listed does not stop the others.
 
 pub mod config;
 mod event;
@@ -40,37 +43,38 @@ use self::request::{Answer, Invalid, Request, Wanted};
 use self::task::Task;
 use self::trouble::Next;
 
-/// The handler.
+/// The handler for all events of the function.
 pub struct Backfill<Q> {
     pipeline: Pipeline,
-    /// For messages that have to be tried again.
+    /// The queue for messages that have to be retried.
     sync: Q,
-    /// For tasks.
+    /// The queue for tasks.
     tasks: Q,
 }
 
-/// An invocation that did not do what it was asked to.
+/// Why an invocation failed or a request was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum BackfillError {
-    /// Not an event for this function.
+    /// The event is not for this function.
     #[error(transparent)]
     NotAnEvent(#[from] NotAnEvent),
-    /// The request cannot be meant.
+    /// The request is invalid.
     #[error(transparent)]
     Invalid(#[from] Invalid),
-    /// The mailboxes could not be listed: the schedule comes again, an operator asks again.
-    #[error("the connected mailboxes could not be listed: {0}")]
+    /// The connected mailboxes could not be listed. The schedule runs again; an operator has to
+    /// repeat the request.
+    #[error("failed to list the connected mailboxes: {0}")]
     Grants(#[source] NylasError),
-    /// The ledger did not answer.
+    /// The ledger could not be read or written.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    /// Not all tasks are on the queue.
+    /// Some tasks could not be queued.
     #[error(transparent)]
     Queue(#[from] QueueError),
 }
 
 impl<Q: SyncQueue> Backfill<Q> {
-    /// A backfill that hands messages that have to be tried again to `sync`, and tasks to `tasks`.
+    /// Creates a backfill that sends messages to retry to `sync`, and tasks to `tasks`.
     pub fn new(pipeline: Pipeline, sync: Q, tasks: Q) -> Self {
         Self {
             pipeline,
@@ -79,10 +83,12 @@ impl<Q: SyncQueue> Backfill<Q> {
         }
     }
 
-    /// Answers any event of the function. `begin` draws time and chance for each step; no step begins within a minute of the invocation's deadline.
+    /// Handles any event of the function. `begin` reads the clock and draws random numbers for each
+    /// step. No step begins in the last minute before the invocation's deadline.
     ///
     /// # Errors
-    /// [`BackfillError`]. To an operator, what is wrong is answered.
+    /// [`BackfillError`]: the invocation fails. For an operator's request the result is `Ok`, and
+    /// the answer contains the error.
     pub async fn handle(
         &self,
         event: &Value,
@@ -110,7 +116,7 @@ impl<Q: SyncQueue> Backfill<Q> {
         }
     }
 
-    /// Whether the queue may forget a message of the backfill queue.
+    /// Works on a message of the backfill queue. Returns whether the queue may delete it.
     async fn deliver(
         &self,
         record: &SqsMessage,
@@ -120,11 +126,11 @@ impl<Q: SyncQueue> Backfill<Q> {
         let task = match Task::from_body(record.body.as_deref().unwrap_or_default()) {
             Ok(task) => task,
             Err(error) => {
-                tracing::error!(sqs_message_id = record.message_id, %error, "queue message cannot be read");
+                tracing::error!(sqs_message_id = record.message_id, %error, "failed to parse a queue message; it will move to the dead-letter queue");
                 return false;
             }
         };
-        // Absent only in events made by hand.
+        // The attribute is only missing in handmade events.
         let receive_count = record
             .attributes
             .get("ApproximateReceiveCount")
@@ -132,7 +138,8 @@ impl<Q: SyncQueue> Backfill<Q> {
             .unwrap_or(1);
         match self.work(&task, receive_count, begin, seen).await {
             Next::Done => true,
-            // The queue would move it to the dead-letter queue now, for no fault of its own.
+            // The queue would move the task to the dead-letter queue now, although the task did not
+            // fail.
             Next::Later {
                 delay,
                 postponed: true,
@@ -143,15 +150,15 @@ impl<Q: SyncQueue> Backfill<Q> {
                 if let Some(receipt) = &record.receipt_handle
                     && let Err(error) = self.tasks.hide(receipt, delay).await
                 {
-                    // It comes back after the queue's own visibility timeout instead.
-                    tracing::warn!(task = %task.key(), %error, "task could not be hidden");
+                    // The task then reappears after the queue's own visibility timeout.
+                    tracing::warn!(task = %task.key(), %error, "failed to set the task's visibility timeout; the queue's own timeout applies");
                 }
                 false
             }
         }
     }
 
-    /// Begins a run, or tells how one goes.
+    /// Starts a run, or reports the progress of one.
     async fn answer(
         &self,
         body: &Value,
@@ -164,10 +171,12 @@ impl<Q: SyncQueue> Backfill<Q> {
                 let found = self.pipeline.ledger.run(run_id).await?;
                 let (request, tasks) = found.ok_or_else(|| Invalid {
                     field: "run_id".to_owned(),
-                    problem: "no run has this id, or it was long ago".to_owned(),
+                    problem: "no run has this id, or it is too old".to_owned(),
                 })?;
                 let asked = serde_json::from_str(&request).map_err(|_| {
-                    LedgerError::Unavailable("a run's item says not what was asked for".to_owned())
+                    LedgerError::Unavailable(
+                        "the run's item does not contain a valid request".to_owned(),
+                    )
                 })?;
                 Ok(Answer::new(run_id, asked, tasks))
             }
@@ -186,7 +195,7 @@ impl<Q: SyncQueue> Backfill<Q> {
         let begun = stream::iter(tasks).map(async |(task, can_be_read)| {
             let body = task.to_body();
             let state = if can_be_read {
-                // In this order, so that whoever asks finds every mailbox of the run.
+                // In this order, so that the progress report always has every mailbox of the run.
                 ledger
                     .set_task(&task.key(), TaskState::Queued, None, run.now)
                     .await?;
@@ -194,7 +203,7 @@ impl<Q: SyncQueue> Backfill<Q> {
                 TaskState::Queued
             } else {
                 ledger.park(&task.grant_id, &body).await?;
-                let reason = Some("the mailbox needs signing in again");
+                let reason = Some("a user has to sign in to the mailbox again");
                 ledger
                     .set_task(&task.key(), TaskState::Parked, reason, run.now)
                     .await?;
@@ -207,11 +216,11 @@ impl<Q: SyncQueue> Backfill<Q> {
             Ok::<_, BackfillError>((task.grant_id, progress))
         });
         let begun: Vec<_> = begun.buffered(plan::SENDS).try_collect().await?;
-        tracing::info!(%run_id, mailboxes = begun.len(), dry_run = asked.dry_run, "run begun");
+        tracing::info!(%run_id, mailboxes = begun.len(), dry_run = asked.dry_run, "backfill run started");
         Ok(Answer::new(run_id, asked, begun))
     }
 
-    /// The mailboxes that take part, and those that do not.
+    /// Returns the grants that take part, and those that do not.
     async fn grants(&self) -> Result<(Vec<Grant>, Vec<Grant>), BackfillError> {
         let grants = self.pipeline.nylas.grants().await;
         let grants = grants.map_err(BackfillError::Grants)?;
@@ -224,12 +233,13 @@ impl<Q: SyncQueue> Backfill<Q> {
     }
 }
 
-/// For the command and the tests, where the queues are in this process.
+/// For the command and the tests, which have the queues in memory.
 impl Backfill<MemoryQueue> {
-    /// A run of the schedule, planned and worked through: what was planned, and each message that was dealt with. A task that goes back to its queue stays
-    /// there, hidden.
+    /// Plans a scheduled run and works on its tasks. Returns the plan and the result of every
+    /// message. A task that has to be repeated later stays on the queue, hidden.
     ///
     /// # Errors
+    /// [`BackfillError`]: no mailbox was listed.
     /// [`BackfillError`]: nothing was listed.
     pub async fn run_through(
         &self,
@@ -237,13 +247,13 @@ impl Backfill<MemoryQueue> {
         begin: &impl Fn() -> Run,
     ) -> Result<(Planned, Vec<Handled>), BackfillError> {
         let Event::Schedule(schedule) = Event::read(event)? else {
-            return Err(NotAnEvent("it is no event of the schedule").into());
+            return Err(NotAnEvent("it is not an event of the schedule").into());
         };
         let planned = self.plan(&schedule, begin).await?;
         Ok((planned, self.work_off(begin).await))
     }
 
-    /// Works on what is on the queue, until it shows nothing: each message that was dealt with.
+    /// Works on the queued tasks until no task is visible. Returns the result of every message.
     pub async fn work_off(&self, begin: &impl Fn() -> Run) -> Vec<Handled> {
         let mut handled = Vec::new();
         while let Some(received) = self.tasks.receive(1).pop() {
@@ -258,14 +268,15 @@ impl Backfill<MemoryQueue> {
         handled
     }
 
-    /// How many tasks could not be ended: they wait, hidden, on the queue.
+    /// Returns the number of unfinished tasks; they are on the queue, hidden.
     #[must_use]
     pub fn left(&self) -> usize {
         self.tasks.hidden().len()
     }
 }
 
-/// An empty id, of a record that came without one, makes Lambda keep the whole batch: nothing is lost.
+/// Reports a queue message as failed. A record without an id gets an empty one, which makes Lambda
+/// keep the whole batch, so nothing is lost.
 fn failure(record: SqsMessage) -> BatchItemFailure {
     let mut failure = BatchItemFailure::default();
     failure.item_identifier = record.message_id.unwrap_or_default();

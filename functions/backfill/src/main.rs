@@ -1,4 +1,4 @@
-//! The Lambda binary: settings, clients, and the handler of the library.
+//! The Lambda binary: reads the settings, creates the clients and runs the library's handler.
 
 use aws_config::BehaviorVersion;
 use backfill::Backfill;

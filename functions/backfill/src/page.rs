@@ -1,7 +1,10 @@
-//! How a listed page is settled: every message of it ends with a state in the ledger, or on the sync queue, or the page counts as not settled.
+//! Settles a listed page: every message on it gets a state in the ledger or a request on the sync
+//! queue; otherwise the page is not settled.
 //!
-//! The ledger is read for the whole page first. What is in a final state there is only counted, without a claim and without a call to Dataverse. The rest goes
-//! through the pipeline, within the budget of Dataverse and behind live mail; what fails in it becomes a request on the sync queue, and the page goes on.
+//! The ledger is read for the whole page first. A message in a final state is only counted, without
+//! a claim and without a call to Dataverse. The others go through the pipeline, within the rate
+//! limit of Dataverse and after live mail. A message that fails gets a request on the sync queue,
+//! and the page continues.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -23,29 +26,30 @@ use crate::Backfill;
 use crate::task::Task;
 use crate::trouble::Trouble;
 
-/// Messages that a dry run looks at together.
+/// Messages that a dry run previews together.
 const AT_ONCE: usize = 50;
 
-/// Stranded messages that one run takes up; the next run finds the others.
+/// The most stranded messages that one run queues; later runs queue the rest.
 const MOST_STRANDED: usize = 1_000;
 
-/// The messages of a page.
+/// The messages of a page, sorted by their state in the ledger.
 #[derive(Default)]
 struct Sorted {
-    /// Those that the ledger has settled.
+    /// Messages that are in a final state in the ledger.
     settled: Vec<(Message, Handled)>,
-    /// The others.
+    /// All other messages.
     fresh: Vec<Message>,
-    /// Of the others, those that somebody tried and released, after which there is a request on the sync queue. One that is claimed is not among them: who
-    /// claimed it may be a list, and if it died, it left no request behind.
+    /// The keys of those in `fresh` that were tried and released, so that the sync queue has a
+    /// request for them. Claimed messages are not included: the claim may belong to another list,
+    /// and if that worker died, it left no request behind.
     queued: HashSet<MessageKey>,
 }
 
 impl<Q: SyncQueue> Backfill<Q> {
-    /// Settles a page. What it showed, and the date of its newest message.
+    /// Settles a page. Returns its counts, and the date of its newest message in Unix seconds.
     ///
     /// # Errors
-    /// [`Trouble`]: the page is not settled, and has to be listed again.
+    /// [`Trouble`]: the page is not settled and has to be listed again.
     pub(crate) async fn settle_page(
         &self,
         task: &Task,
@@ -58,9 +62,10 @@ impl<Q: SyncQueue> Backfill<Q> {
             ..Coverage::default()
         };
         if page.unreadable > 0 {
-            tracing::warn!(task = %task.key(), messages = page.unreadable, "listed messages without a usable id");
+            tracing::warn!(task = %task.key(), messages = page.unreadable, "some listed messages have no usable id; they are skipped");
         }
-        // Not the oldest: one mail with a date of long ago would have the rest skipped, if the list has to begin anew.
+        // Not the oldest: a single message with a very old date would make a restarted list skip
+        // the rest.
         let newest = page.messages.iter().filter_map(|it| it.date).max();
         let newest = newest.map(|date| date.timestamp());
         let mut known = HashSet::new();
@@ -69,7 +74,7 @@ impl<Q: SyncQueue> Backfill<Q> {
             .into_iter()
             .filter(|message| known.insert(message.key.clone()))
             .collect();
-        // One that stands on the page twice counts once.
+        // A message that is on the page twice counts once.
         let twice = known.len().abs_diff(messages.len());
         coverage.listed -= u64::try_from(twice).unwrap_or_default();
         let Sorted {
@@ -92,7 +97,7 @@ impl<Q: SyncQueue> Backfill<Q> {
         Ok((coverage, newest))
     }
 
-    /// What the ledger has settled, and the rest.
+    /// Separates the messages that are in a final state in the ledger from the others.
     async fn sorted(
         &self,
         task: &Task,
@@ -102,7 +107,7 @@ impl<Q: SyncQueue> Backfill<Q> {
     ) -> Result<Sorted, Trouble> {
         let keys: Vec<MessageKey> = messages.iter().map(|it| it.key.clone()).collect();
         let mut entries = self.pipeline.ledger.entries(&keys).await?;
-        // The claim of a message that a list shows, as the pipeline makes it.
+        // The same claim request as the pipeline makes for a listed message.
         let request = ClaimRequest {
             revisit: true,
             ..ClaimRequest::new(run.token, run.now)
@@ -124,7 +129,7 @@ impl<Q: SyncQueue> Backfill<Q> {
             match before {
                 Some(handled) => {
                     add(coverage, &handled.fate);
-                    // Its body has no more use, and the others' need the room.
+                    // The body is not used again, and the other messages need the memory.
                     message.body = String::new();
                     sorted.settled.push((message, handled));
                 }
@@ -132,12 +137,12 @@ impl<Q: SyncQueue> Backfill<Q> {
             }
         }
         if coverage.repaired > 0 && task.kind.is_scheduled() && !task.dry_run {
-            tracing::info!(task = %task.key(), messages = coverage.repaired, "listed messages that nothing had told of");
+            tracing::info!(task = %task.key(), messages = coverage.repaired, "the list contains messages that are not in the ledger; processing them now");
         }
         Ok(sorted)
     }
 
-    /// Takes messages through the pipeline, a few at a time, each with claims of its own.
+    /// Runs messages through the pipeline in small batches, each with its own claims.
     async fn bring_in(
         &self,
         task: &Task,
@@ -151,7 +156,7 @@ impl<Q: SyncQueue> Backfill<Q> {
             return Ok(());
         }
         let work = fresh.into_iter().map(in_hand).collect();
-        // Boxed, because its future is large.
+        // Boxed because the future is large.
         let done = Box::pin(self.pipeline.history(work, &self.sync, begin)).await;
         let run = begin();
         let is_left = done.left.is_some();
@@ -168,11 +173,13 @@ impl<Q: SyncQueue> Backfill<Q> {
         for handled in done.handled {
             if let Fate::Waiting { delay, .. } = &handled.fate {
                 if stopped.is_some() {
-                    // Dataverse stopped the whole batch. The page comes again after the pause; the sync queue is for what fails alone.
+                    // Dataverse stopped the whole batch. The page is listed again after the pause;
+                    // the sync queue is for messages that fail alone.
                     is_settled = false;
                     continue;
                 }
-                // The schedule lists a message again and again, and leaves it to the request that is there.
+                // Scheduled runs list a message repeatedly and leave it to the request that is
+                // already queued.
                 if !(task.kind.is_scheduled() && queued.contains(&handled.key)) {
                     self.hand_over(&handled.key, *delay).await?;
                 }
@@ -186,7 +193,7 @@ impl<Q: SyncQueue> Backfill<Q> {
         }
     }
 
-    /// The same for a dry run, which writes nothing.
+    /// Previews messages for a dry run, which writes nothing.
     async fn foresee(
         &self,
         fresh: Vec<Message>,
@@ -209,7 +216,7 @@ impl<Q: SyncQueue> Backfill<Q> {
         Ok(())
     }
 
-    /// Looks for other clients' rows of the page's mails that were written lately.
+    /// Looks for rows that other clients wrote recently for messages of the page.
     async fn look_for_theirs(&self, settled: &[(Message, Handled)], begin: &impl Fn() -> Run) {
         let run = begin();
         let due = settled.iter().filter_map(|(message, handled)| {
@@ -219,7 +226,7 @@ impl<Q: SyncQueue> Backfill<Q> {
         self.pipeline.reconcile(&due, &run).await;
     }
 
-    /// Puts a message that has to be tried again on the sync queue.
+    /// Sends a request for a message that has to be retried to the sync queue.
     async fn hand_over(&self, key: &MessageKey, delay: Duration) -> Result<(), Trouble> {
         let request = SyncRequest {
             key: key.clone(),
@@ -228,7 +235,7 @@ impl<Q: SyncQueue> Backfill<Q> {
         Ok(self.sync.send(&request, delay).await?)
     }
 
-    /// Puts what is stranded on the sync queue once more. How many messages that were.
+    /// Queues stranded messages again on the sync queue. Returns how many.
     pub(crate) async fn take_up_stranded(&self, now: DateTime<Utc>) -> usize {
         let stranded = self.pipeline.ledger.needing_attention(
             State::Waiting,
@@ -239,8 +246,8 @@ impl<Q: SyncQueue> Backfill<Q> {
         let stranded = match stranded.await {
             Ok(stranded) => stranded,
             Err(error) => {
-                // The next run looks again.
-                tracing::warn!(%error, "stranded messages could not be listed");
+                // The next run tries again.
+                tracing::warn!(%error, "failed to list stranded messages; the next run tries again");
                 return 0;
             }
         };
@@ -249,11 +256,11 @@ impl<Q: SyncQueue> Backfill<Q> {
             match self.queue_again(&message.key, now).await {
                 Ok(true) => {
                     taken_up += 1;
-                    tracing::warn!("sync.key" = %message.key, "message was stranded, and is queued again");
+                    tracing::warn!("sync.key" = %message.key, "the message was stranded and is queued again");
                 }
                 Ok(false) => {}
                 Err(error) => {
-                    tracing::warn!("sync.key" = %message.key, %error, "stranded message could not be queued");
+                    tracing::warn!("sync.key" = %message.key, %error, "failed to queue a stranded message again; a later run tries again");
                 }
             }
         }

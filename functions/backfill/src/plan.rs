@@ -1,15 +1,16 @@
-//! Which mailboxes a run of the schedule lists, since when.
+//! Plans a scheduled run: which mailboxes it lists, and from which date on.
 //!
 //! | The schedule | lists each valid mailbox since | and finds |
 //! | --- | --- | --- |
-//! | every 15 minutes | its watermark, less [`OVERLAP`]; a day ago without one | what no webhook told of, however long that went on |
-//! | once a day | as many days ago as the event's `detail` says: `{"days": 7}`, or its watermark, less [`OVERLAP`], if that is earlier | what came into the list late, with an old date |
+//! | every 15 minutes | its watermark, less [`OVERLAP`]; without a watermark, a day ago | messages without a webhook, however long webhooks were missing |
+//! | once a day | the number of days ago in the event's `detail`: `{"days": 7}`; or its watermark, less [`OVERLAP`], if that is earlier | messages that appeared in the list late, with an old date |
 //!
-//! The watermark (`shared/src/dedupe/mailbox.rs`) is the moment up to which everything was listed. It moves when a list came to its end, so after an outage of
-//! any kind, a grant that had expired included, the next run covers the gap. A mailbox that needs signing in again gets no task; what an operator asked of it
-//! is parked, and queued by the first run that finds it valid. A mailbox that does not take part
-//! gets no task either, and keeps its watermark: once it is admitted, the next run covers the time
-//! since it last took part.
+//! The watermark (`shared/src/dedupe/mailbox.rs`) is the time up to which a mailbox was listed
+//! completely. It advances when a list reaches its end, so the next run covers the gap after an
+//! outage of any kind, including an expired grant. A mailbox whose user has to sign in again gets
+//! no task. An operator's task for it is parked, and the first run that finds the grant valid
+//! queues it. A mailbox that does not take part gets no task either and keeps its watermark: once
+//! it is admitted, the next run covers the time since it last took part.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -24,38 +25,40 @@ use serde_json::Value;
 use crate::task::{Kind, Task};
 use crate::{Backfill, BackfillError};
 
-/// How far before the watermark a list begins: longer than Nylas lags behind a mail server, and than other clients take to bring their rows.
+/// How far before the watermark a list begins. Longer than Nylas needs to see new messages,
+/// and longer than other clients need to write their rows.
 pub const OVERLAP: TimeDelta = TimeDelta::hours(2);
 
-/// How far back the first list of a mailbox reaches. Older mail is for an operator to ask for.
+/// How far back the first list of a mailbox reaches. An operator can request older mail.
 const FIRST_WINDOW: TimeDelta = TimeDelta::hours(24);
 
-/// Queue messages on their way at once.
+/// Queue messages that are sent concurrently.
 pub(crate) const SENDS: usize = 10;
 
-/// What the schedule asks for.
+/// A scheduled event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Schedule {
-    /// When it meant this run to start. A run that it repeats late still covers the window that it was meant for.
+    /// The time for which the run was scheduled. A run that is repeated late still covers its own
+    /// window.
     pub time: DateTime<Utc>,
-    /// Since how many days ago; `None` since the watermark.
+    /// How many days to list; `None` means since the watermark.
     pub days: Option<i64>,
 }
 
-/// What a run of the schedule has put on the queue.
+/// What a scheduled run has put on the queues.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Planned {
-    /// The run.
+    /// The id of the run.
     pub run_id: String,
-    /// Mailboxes to be listed.
+    /// Mailboxes that will be listed.
     pub mailboxes: usize,
-    /// Mailboxes that need signing in again.
+    /// Mailboxes whose user has to sign in again.
     pub not_valid: usize,
     /// Mailboxes that do not take part.
     pub excluded: usize,
-    /// Tasks that had been parked, and are queued again.
+    /// Parked tasks that were queued again.
     pub unparked: usize,
-    /// Messages that were found stranded, and handed to the sync queue.
+    /// Stranded messages that were sent to the sync queue.
     pub stranded: usize,
 }
 
@@ -67,22 +70,23 @@ struct Event {
 }
 
 impl Schedule {
-    /// Reads an event of EventBridge.
+    /// Parses an event of EventBridge.
     ///
     /// # Errors
-    /// What is wrong with it; nothing was done.
+    /// The problem with the event, as text. Nothing was done.
     pub fn from_event(event: &Value) -> Result<Self, &'static str> {
         let Event { time, detail } =
-            Event::deserialize(event).map_err(|_| "its time is missing or no text")?;
-        let time = DateTime::parse_from_rfc3339(&time).map_err(|_| "its time is none")?;
+            Event::deserialize(event).map_err(|_| "its time is missing or not a string")?;
+        let time =
+            DateTime::parse_from_rfc3339(&time).map_err(|_| "its time is not in RFC 3339")?;
         let days = match detail.get("days").map(Value::as_i64) {
             None => None,
             Some(Some(days)) if (1..=36_500).contains(&days) => Some(days),
-            Some(_) => return Err("its detail's days are no number from 1 to 36500"),
+            Some(_) => return Err("its detail.days must be a whole number from 1 to 36500"),
         };
         let time = time.to_utc();
         let window = days.map_or(FIRST_WINDOW, TimeDelta::days);
-        // Before the first message there was; what is left keeps clear of the ends of the calendar.
+        // There is no email from before 1970. The check also keeps the date arithmetic in range.
         if time.timestamp() < window.num_seconds() {
             return Err("its time is before 1970");
         }
@@ -97,25 +101,28 @@ impl Schedule {
         }
     }
 
-    /// Since when a mailbox is listed, Unix seconds.
+    /// Returns the time from which a mailbox is listed, in Unix seconds. `listed_until` is its
+    /// watermark.
     #[must_use]
     pub fn received_after(&self, listed_until: Option<DateTime<Utc>>) -> i64 {
         let since = match (self.days, listed_until) {
-            // Never after the watermark, which this list moves as well.
+            // Never after the watermark, because this list advances it too.
             (Some(days), until) => {
                 let since = self.time - TimeDelta::days(days);
                 until.map_or(since, |until| since.min(until - OVERLAP))
             }
-            // A watermark ahead of the schedule's time is one of a run that came later, and this one has been overtaken.
+            // A watermark after the scheduled time comes from a later run, which has overtaken this
+            // one.
             (None, Some(until)) => until.min(self.time) - OVERLAP,
             (None, None) => self.time - FIRST_WINDOW,
         };
-        // Whether the bound is inclusive is unknown (Nylas facts §7), so it is put a second early.
+        // Whether the bound is inclusive is *unknown* (Nylas facts §7), so it is one second
+        // earlier.
         (since.timestamp() - 1).max(0)
     }
 }
 
-/// A grant that is a mailbox, and can be read now.
+/// Returns whether the grant is a mailbox and can be read now.
 pub(crate) fn is_readable(grant: &Grant) -> bool {
     grant.valid && grant.address.is_some()
 }
@@ -124,7 +131,7 @@ impl<Q: SyncQueue> Backfill<Q> {
     /// Puts a task for each mailbox on the queue.
     ///
     /// # Errors
-    /// [`BackfillError`]: some of them may be queued; the next run of the schedule plans all of them.
+    /// [`BackfillError`]: some tasks may be queued; the next scheduled run plans all of them again.
     pub async fn plan(
         &self,
         schedule: &Schedule,
@@ -169,12 +176,13 @@ impl<Q: SyncQueue> Backfill<Q> {
         now: DateTime<Utc>,
     ) -> Result<(), BackfillError> {
         for parked in record.parked {
-            // In this order: should the process die between the two, the task is queued twice, and the second finds it worked through.
+            // In this order: if the process dies between the two, the task is queued twice, and the
+            // second delivery finds it finished.
             self.queue_body(parked.clone()).await?;
             self.pipeline.ledger.unpark(&grant.id, &parked).await?;
         }
         let received_after = schedule.received_after(record.listed_until);
-        // Late or repeated, a run speaks for the time that it was meant for.
+        // A late or repeated run covers only the time up to which it was scheduled.
         let now = schedule.time.min(now);
         let task = Task::new(run_id, schedule.kind(), grant, received_after, now);
         self.queue_body(task.to_body()).await
@@ -222,12 +230,12 @@ mod tests {
         assert_eq!(
             recent.received_after(Some(watermark)),
             watermark.timestamp() - 7_200 - 1,
-            "a month's outage covers itself"
+            "after an outage of a month, the list begins at the watermark"
         );
         assert_eq!(
             recent.received_after(Some(time + TimeDelta::hours(9))),
             now - 7_200 - 1,
-            "a run that is late covers its own window"
+            "a late run covers its own window"
         );
         let days = Some(7);
         let daily = Schedule { time, days };
@@ -236,7 +244,7 @@ mod tests {
         assert_eq!(
             daily.received_after(Some(watermark)),
             watermark.timestamp() - 7_200 - 1,
-            "a gap that is longer than its days is not left behind"
+            "a gap longer than the number of days is covered"
         );
     }
 }

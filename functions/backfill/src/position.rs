@@ -1,26 +1,27 @@
-//! Where in a mailbox's lists is a task, and where does it go on?
+//! Computes the position of a task in the lists of its mailbox, and the position after a page.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use mailverse::dedupe::runs::Position;
 
 use crate::task::Task;
 
-/// After this long a cursor is not tried any more.
+/// The age at which a cursor is no longer used.
 const CURSOR_LIVES: TimeDelta = TimeDelta::hours(24);
 
-/// How far above the newest message of the last settled page a list begins anew, in seconds.
+/// A restarted list begins this many seconds after the newest message of the last settled page.
 const STEP_BACK: i64 = 24 * 60 * 60;
 
-/// A part of a mailbox that one list shows.
+/// A part of a mailbox that one list covers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Part {
-    /// `None` for the first, in which a list begins.
+    /// `None` for the first part, with which every task begins.
     pub(crate) name: Option<String>,
     pub(crate) folder: Option<String>,
     pub(crate) query_imap: bool,
 }
 
-/// The part that a position is in, and the name of the one after it. A folder that went meanwhile leaves its place to the next one.
+/// Returns the part of a position and the name of the part after it. If a folder was deleted in the
+/// meantime, the next part takes its place.
 pub(crate) fn part_at<'a>(parts: &'a [Part], name: Option<&str>) -> (&'a Part, Option<String>) {
     const NOTHING: &Part = &Part {
         name: None,
@@ -35,7 +36,7 @@ pub(crate) fn part_at<'a>(parts: &'a [Part], name: Option<&str>) -> (&'a Part, O
     (parts.get(at).unwrap_or(NOTHING), next)
 }
 
-/// Where the list goes on after a page.
+/// Returns the position after a page.
 pub(crate) fn advanced(
     position: &Position,
     next_cursor: Option<String>,
@@ -68,7 +69,7 @@ pub(crate) fn forget_old_cursor(position: &mut Position, task: &Task, now: DateT
     }
 }
 
-/// The list begins anew, below what is settled.
+/// Makes the list start again, just above the settled messages.
 pub(crate) fn forget_cursor(position: &mut Position, task: &Task) {
     position.cursor = None;
     let below = position
@@ -139,7 +140,7 @@ mod tests {
             (first.reached, first.cursor.clone()),
             (Some(50), Some(("c1".to_owned(), at(1))))
         );
-        // Lists are not strictly ordered, and a page may have no date at all.
+        // Lists are not strictly ordered, and a page may have no dates at all.
         for (newest, expected) in [(Some(60), 50), (Some(40), 40), (None, 50)] {
             let second = advanced(&first, Some("c2".to_owned()), None, newest, at(2));
             assert_eq!(second.reached, Some(expected));
@@ -164,7 +165,7 @@ mod tests {
         let a_day = 24 * 60 * 60;
         let mut position = old.clone();
         forget_old_cursor(&mut position, &task(None), at(a_day));
-        assert_eq!(position, old, "a day is not too old");
+        assert_eq!(position, old, "a cursor of exactly one day is still used");
         forget_old_cursor(&mut position, &task(None), at(a_day + 1));
         assert_eq!(
             (position.cursor, position.before),

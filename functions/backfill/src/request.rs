@@ -1,14 +1,17 @@
-//! What an operator asks for, as a direct invocation or as an HTTP call to the function's URL, and the answer.
+//! An operator's request, as a direct invocation or as an HTTP call to the function's URL, and the
+//! answer to it.
 //!
 //! ```json
-//! {"mailboxes": ["ada@example.com", "1e3288f6-…"], "received_after": "2025-05-01T00:00:00Z", "received_before": 1790000000,
-//!  "folder": "Sent", "dry_run": false}
+//! {"mailboxes": ["ada@example.com", "1e3288f6-…"], "received_after": "2025-05-01T00:00:00Z",
+//!  "received_before": 1790000000, "folder": "Sent", "dry_run": false}
 //! ```
 //!
-//! `mailboxes` is a list of addresses and grant ids, or `"all"`, which is all that take part. Times
-//! are RFC 3339 or Unix seconds. All but `mailboxes` and `received_after` may be left out.
-//! The answer names the run; `{"run_id": "…"}` asks how it goes. What cannot be meant is refused:
-//! `{"error": "…", "field": "…"}`, over HTTP with status 400; what a service kept from being done is `{"error": "…"}`, with status 503. An address stands in no answer, log or queue message: a mailbox is told by its place in the list.
+//! `mailboxes` is a list of addresses and grant ids, or `"all"` for every mailbox that takes part.
+//! Times are RFC 3339 or Unix seconds. Only `mailboxes` and `received_after` are required. The
+//! answer contains the id of the run; `{"run_id": "…"}` requests its progress. An invalid request
+//! gets `{"error": "…", "field": "…"}`, over HTTP with status 400. If a service is unavailable, the
+//! answer is `{"error": "…"}`, with status 503. No answer, log or queue message contains an
+//! address: a mailbox is identified by its position in the list.
 
 use chrono::{DateTime, Utc};
 use mailverse::dedupe::runs::{Coverage, Progress, RunId, TaskState};
@@ -20,7 +23,7 @@ use serde_json::{Map, Value};
 use crate::plan::is_readable;
 use crate::task::{Kind, Task, digest};
 
-/// The fields of a request that begins a run.
+/// The fields of a request that starts a run.
 const FIELDS: [&str; 5] = [
     "mailboxes",
     "received_after",
@@ -29,13 +32,13 @@ const FIELDS: [&str; 5] = [
     "dry_run",
 ];
 
-/// A request that cannot be meant. Nothing was begun.
+/// An invalid request. Nothing was started.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{field}: {problem}")]
 pub struct Invalid {
-    /// The field.
+    /// The field that is wrong.
     pub field: String,
-    /// What is wrong with it, without quoting it.
+    /// The problem, without quoting the value.
     pub problem: String,
 }
 
@@ -46,31 +49,31 @@ fn invalid(field: &str, problem: impl Into<String>) -> Invalid {
     }
 }
 
-/// What an operator asks for.
+/// An operator's request.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Request {
-    /// A run.
+    /// Start a run.
     Begin(Wanted),
-    /// How a run goes.
+    /// Report the progress of a run.
     Ask(RunId),
 }
 
-/// What a run is to list.
+/// What a run should list.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Wanted {
-    /// Which mailboxes; `None` for all that take part.
+    /// The mailboxes; `None` for all that take part.
     mailboxes: Option<Vec<Named>>,
-    /// Since when, Unix seconds.
+    /// List messages received after this time, in Unix seconds.
     received_after: i64,
-    /// Until when, Unix seconds.
+    /// List messages received before this time, in Unix seconds; `None` for no limit.
     received_before: Option<i64>,
-    /// The digest of a folder.
+    /// The digest of the folder; `None` for all folders.
     folder: Option<String>,
-    /// Write nothing.
+    /// Whether to write nothing.
     dry_run: bool,
 }
 
-/// A mailbox as an operator names it.
+/// A mailbox, as the operator named it.
 #[derive(Debug, PartialEq, Eq)]
 struct Named {
     grant_id: Option<GrantId>,
@@ -84,72 +87,75 @@ impl Named {
     }
 }
 
-/// What has been begun, or how it goes. Times, ids and numbers only.
+/// The progress of a run. It contains only times, ids and numbers.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {
-    /// The run.
+    /// The id of the run.
     pub run_id: RunId,
-    /// Nothing is written.
+    /// Whether this is a dry run, which writes nothing.
     pub dry_run: bool,
-    /// Since when mail is listed, Unix seconds.
+    /// The time from which messages are listed, in Unix seconds.
     pub received_after: i64,
-    /// Every mailbox was listed to its end, or has failed. A parked one has not ended: it waits for somebody to sign in again.
+    /// Whether every mailbox was listed to its end or failed. A parked mailbox has not ended: it
+    /// waits for its user to sign in again.
     pub ended: bool,
-    /// Each mailbox.
+    /// The progress of each mailbox.
     pub tasks: Vec<TaskAnswer>,
-    /// Messages in Dataverse; in a dry run, those that would be.
+    /// Messages that are in Dataverse; in a dry run, those that would be.
     pub synced: u64,
-    /// Left out by the policy.
+    /// Messages that the policy skips.
     pub skipped: u64,
-    /// Handed to the sync queue when their page was worked on; what became of them since, `mailverse status` knows. In a dry run, those of which nobody can tell.
+    /// Messages that were sent to the sync queue when their page was processed; `mailverse status`
+    /// shows their later state. In a dry run, those whose outcome cannot be predicted.
     pub waiting: u64,
-    /// Cannot be written.
+    /// Messages that cannot be written.
     pub dead: u64,
-    /// Messages that the lists showed.
+    /// Messages in the lists.
     pub total_emails: u64,
 }
 
-/// How far the list of a mailbox has come.
+/// The progress of one mailbox.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskAnswer {
-    /// The mailbox.
+    /// The grant of the mailbox.
     pub grant_id: GrantId,
-    /// Where the work stands.
+    /// The state of the task.
     pub state: TaskState,
-    /// The list goes back in time, and has come to here, Unix seconds; `None` before the first page.
+    /// The date that the list has reached, going back in time, in Unix seconds; `None` before the
+    /// first page.
     pub reached: Option<i64>,
-    /// Why it failed, or is parked.
+    /// Why the task failed or is parked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// What was found so far.
+    /// The counts so far.
     #[serde(flatten)]
     pub coverage: Coverage,
 }
 
 impl Request {
-    /// Reads a request.
+    /// Parses a request.
     ///
     /// # Errors
-    /// [`Invalid`] names the field.
+    /// [`Invalid`] has the field and the problem.
     pub fn read(body: &Value, now: DateTime<Utc>) -> Result<Self, Invalid> {
         let Value::Object(fields) = body else {
-            return Err(invalid("body", "it is no JSON object"));
+            return Err(invalid("body", "it is not a JSON object"));
         };
         if let Some(run_id) = fields.get("run_id") {
             if let Some(other) = fields.keys().find(|name| *name != "run_id") {
-                return Err(invalid(other, "it cannot stand beside run_id"));
+                return Err(invalid(other, "it cannot be combined with run_id"));
             }
             let id = run_id.as_str().and_then(|text| text.parse().ok());
             return id
                 .map(Self::Ask)
-                .ok_or_else(|| invalid("run_id", "it is no run's id"));
+                .ok_or_else(|| invalid("run_id", "it is not the id of a run"));
         }
         if fields.keys().any(|name| !FIELDS.contains(&name.as_str())) {
             let known = FIELDS.join(", ");
-            // Its name is not told: it may be a value that stands in the wrong place.
+            // The name is not repeated: it may be a value in the wrong place.
             return Err(invalid(
                 "body",
-                format!("it has a field that is none of {known}, run_id"),
+                format!("it has an unknown field; the fields are {known}, run_id"),
             ));
         }
         let received_after = time(fields, "received_after", now)?
@@ -166,23 +172,23 @@ impl Request {
             dry_run: match fields.get("dry_run") {
                 None | Some(Value::Null) => false,
                 Some(Value::Bool(dry_run)) => *dry_run,
-                Some(_) => return Err(invalid("dry_run", "it is neither true nor false")),
+                Some(_) => return Err(invalid("dry_run", "it must be true or false")),
             },
         }))
     }
 }
 
-/// What is kept of a request, for those who ask how it goes.
+/// The part of a request that is stored for progress reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Asked {
-    /// Nothing is written.
+    /// Whether this is a dry run, which writes nothing.
     pub dry_run: bool,
-    /// Since when mail is listed, Unix seconds.
+    /// The time from which messages are listed, in Unix seconds.
     pub received_after: i64,
 }
 
 impl Wanted {
-    /// What is kept of it.
+    /// Returns the part of the request that is stored.
     #[must_use]
     pub const fn asked(&self) -> Asked {
         Asked {
@@ -191,11 +197,11 @@ impl Wanted {
         }
     }
 
-    /// A task for each mailbox that is meant, and whether it can be read now. `grants` take part,
-    /// `excluded` do not.
+    /// Returns a task for each requested mailbox, and whether the mailbox can be read now. `grants`
+    /// take part, `excluded` do not.
     ///
     /// # Errors
-    /// [`Invalid`]: somebody named a mailbox that is not connected, or does not take part.
+    /// [`Invalid`]: the request names a mailbox that is not connected or does not take part.
     pub fn tasks(
         &self,
         grants: &[Grant],
@@ -207,7 +213,7 @@ impl Wanted {
             if !grants.iter().any(|grant| named.is(grant)) {
                 let field = format!("mailboxes[{place}]");
                 let problem = if excluded.iter().any(|grant| named.is(grant)) {
-                    "this mailbox does not take part: the setting MAILBOXES does not name it"
+                    "this mailbox does not take part: add it to the setting MAILBOXES"
                 } else {
                     "no connected mailbox has this address or grant id"
                 };
@@ -232,7 +238,7 @@ impl Wanted {
 }
 
 impl Answer {
-    /// How a run goes.
+    /// Creates the progress report of a run.
     #[must_use]
     pub fn new(run_id: RunId, asked: Asked, tasks: Vec<(GrantId, Progress)>) -> Self {
         let all = tasks.iter().fold(Coverage::default(), |sum, (_, task)| {
@@ -266,7 +272,7 @@ fn mailboxes(value: Option<&Value>) -> Result<Option<Vec<Named>>, Invalid> {
     let wrong = || {
         invalid(
             "mailboxes",
-            "it is neither \"all\" nor a list of addresses and grant ids",
+            "it must be \"all\" or a list of addresses and grant ids",
         )
     };
     match value {
@@ -281,7 +287,7 @@ fn mailboxes(value: Option<&Value>) -> Result<Option<Vec<Named>>, Invalid> {
                 };
                 if named.grant_id.is_none() {
                     let field = format!("mailboxes[{place}]");
-                    return Err(invalid(&field, "it is neither an address nor a grant id"));
+                    return Err(invalid(&field, "it must be an address or a grant id"));
                 }
                 Ok(named)
             });
@@ -291,7 +297,7 @@ fn mailboxes(value: Option<&Value>) -> Result<Option<Vec<Named>>, Invalid> {
     }
 }
 
-/// RFC 3339 or Unix seconds, from 1970 until now and a day.
+/// Parses an RFC 3339 time or Unix seconds. Valid are times from 1970 until a day after `now`.
 fn time(
     fields: &Map<String, Value>,
     name: &str,
@@ -308,11 +314,8 @@ fn time(
     let latest = now.timestamp() + 86_400;
     match seconds {
         Some(seconds) if (0..=latest).contains(&seconds) => Ok(Some(seconds)),
-        Some(_) => Err(invalid(name, "it lies before 1970 or in the future")),
-        None => Err(invalid(
-            name,
-            "it is neither an RFC 3339 time nor Unix seconds",
-        )),
+        Some(_) => Err(invalid(name, "it is before 1970 or in the future")),
+        None => Err(invalid(name, "it must be an RFC 3339 time or Unix seconds")),
     }
 }
 
@@ -322,7 +325,7 @@ fn folder(value: Option<&Value>) -> Result<Option<String>, Invalid> {
         Some(Value::String(folder)) if !folder.trim().is_empty() => Ok(Some(digest(folder))),
         Some(_) => Err(invalid(
             "folder",
-            "it is no name, id or attribute of a folder",
+            "it must be the name, id or attribute of a folder",
         )),
     }
 }

@@ -1,11 +1,13 @@
-//! What is on the backfill queue: one mailbox to list, by ids and times.
+//! The message on the backfill queue: one mailbox to list, described by ids and times.
 //!
 //! ```json
-//! {"version":1,"run_id":"…","kind":"history","grant_id":"1e3288f6-…","received_after":1700000000,"received_before":null,"folder":null,
+//! {"version":1,"run_id":"…","kind":"history","grant_id":"1e3288f6-…",
+//!  "received_after":1700000000,"received_before":null,"folder":null,
 //!  "past_cache":false,"dry_run":false,"planned_at":1795154400}
 //! ```
 //!
-//! A folder is named by a digest of what the operator called it: with the IMAP family a folder's id is its name, and names are not queued.
+//! A folder is identified by a digest of the operator's name for it: the id of a folder of the IMAP
+//! family is its name, and names are not put on the queue.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use mailverse::dedupe::mailbox::Lists;
@@ -17,20 +19,22 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-/// The version that this build writes and reads.
+/// The version of the format that this build writes and reads.
 const VERSION: u8 = 1;
 
-/// What Nylas keeps of a mailbox of the IMAP family (Nylas facts §16), less a day: what is older is asked of the mail server itself.
+/// How far back Nylas caches mail of the IMAP family (Nylas facts §16), less a day. Older mail has
+/// to be requested from the mail server.
 const CACHE: TimeDelta = TimeDelta::days(89);
 
-/// How much of it may have passed out of the cache by the time that a task is worked on: one that is parked waits for somebody to sign in.
+/// How much of that may have left the cache by the time the task is worked on: a parked task waits
+/// for a user to sign in.
 const PARKED: TimeDelta = TimeDelta::days(30);
 
-/// How far what the folders of the server are asked for reaches into the cache.
+/// How far the lists of the mail server overlap the cache.
 const INTO_CACHE: TimeDelta = TimeDelta::days(1);
 
-/// Before when mail of the IMAP family is asked of the mail server, Unix seconds: the end of a day, so that a list that goes on from a cursor has the same bounds
-/// as before.
+/// Returns the time before which mail of the IMAP family is requested from the mail server, in Unix
+/// seconds. It is the end of a day, so that a list that continues from a cursor keeps its bounds.
 #[must_use]
 pub fn beyond_cache(now: DateTime<Utc>) -> i64 {
     const DAY: i64 = 24 * 60 * 60;
@@ -42,22 +46,23 @@ pub fn beyond_cache(now: DateTime<Utc>) -> i64 {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// The schedule, since the watermark.
+    /// Scheduled: since the watermark.
     Recent,
-    /// The schedule, for as many days as it says.
+    /// Scheduled: for the number of days in the event.
     Days,
-    /// An operator asked for it.
+    /// Requested by an operator.
     History,
 }
 
 impl Kind {
-    /// The schedule comes again by itself: a task that fails may be dropped.
+    /// Returns whether the schedule plans this again by itself, so that a failed task may be
+    /// dropped.
     #[must_use]
     pub const fn is_scheduled(self) -> bool {
         matches!(self, Self::Recent | Self::Days)
     }
 
-    /// For whom the mailbox is listed.
+    /// Returns for which kind of run the mailbox is leased.
     #[must_use]
     pub const fn lists(self) -> Lists {
         if self.is_scheduled() {
@@ -71,23 +76,24 @@ impl Kind {
 /// One mailbox to list. Times are Unix seconds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Task {
-    /// The run that it belongs to.
+    /// The run that the task belongs to.
     pub run_id: RunId,
-    /// Why.
+    /// Why the mailbox is listed.
     pub kind: Kind,
-    /// Which mailbox.
+    /// The grant of the mailbox.
     pub grant_id: GrantId,
-    /// Messages received since then.
+    /// Only messages received after this time.
     pub received_after: i64,
-    /// And before that, if it matters.
+    /// Only messages received before this time; `None` for no limit.
     pub received_before: Option<i64>,
-    /// [`digest`] of the folder that they lie in; all folders without it.
+    /// The [`digest`] of the folder to list; `None` for all folders.
     pub folder: Option<String>,
-    /// It reaches beyond what Nylas keeps of the IMAP family, or will by the time that it is worked on.
+    /// Whether the task reaches beyond what Nylas caches of the IMAP family, or will by the time
+    /// that it is worked on.
     pub past_cache: bool,
-    /// Say what would become of the messages, and write none.
+    /// Whether to only preview the outcomes and write nothing.
     pub dry_run: bool,
-    /// When it was planned.
+    /// When the task was planned.
     pub planned_at: i64,
 }
 
@@ -96,19 +102,20 @@ struct Version {
     version: u8,
 }
 
-/// Why a queue message is no task: report it as failed, so that it ends in the dead-letter queue unchanged.
+/// Why a queue message is not a task. Report it as failed, so that it moves to the dead-letter
+/// queue unchanged.
 #[derive(Debug, thiserror::Error)]
 pub enum TaskError {
-    /// Not the JSON of a task.
+    /// The body is not the JSON of a task.
     #[error("not a backfill task: {0}")]
     Unreadable(String),
-    /// Written by another version of mailverse.
+    /// The task was written by another version of mailverse.
     #[error("a backfill task of version {0}; this build reads version {VERSION}")]
     UnknownVersion(u8),
 }
 
 impl Task {
-    /// A list of this mailbox since `received_after`, for a run that is planned now.
+    /// Creates a task that lists a mailbox from `received_after` on, for a run that is planned now.
     #[must_use]
     pub fn new(
         run_id: RunId,
@@ -131,7 +138,7 @@ impl Task {
         }
     }
 
-    /// The names of its item in the ledger.
+    /// Returns the key of the task's item in the ledger.
     #[must_use]
     pub fn key(&self) -> TaskKey {
         TaskKey {
@@ -140,7 +147,7 @@ impl Task {
         }
     }
 
-    /// The queue message's body.
+    /// Returns the body of the queue message.
     #[must_use]
     pub fn to_body(&self) -> String {
         let mut body = json!(self);
@@ -150,10 +157,10 @@ impl Task {
         body.to_string()
     }
 
-    /// Reads a queue message's body.
+    /// Parses the body of a queue message.
     ///
     /// # Errors
-    /// [`TaskError`], without a word of the body.
+    /// [`TaskError`], whose text never quotes the body.
     pub fn from_body(body: &str) -> Result<Self, TaskError> {
         let unreadable = |error: serde_json::Error| TaskError::Unreadable(json_problem(&error));
         let value: Value = serde_json::from_str(body).map_err(unreadable)?;
@@ -165,7 +172,8 @@ impl Task {
     }
 }
 
-/// What stands for a folder on the queue and in the ledger: the first 32 hexadecimal digits of the SHA-256 of its name, id or attribute in lower case.
+/// Returns the identifier of a folder on the queue and in the ledger: the first 32 hexadecimal
+/// digits of the SHA-256 of its name, id or attribute in lower case.
 #[must_use]
 pub fn digest(text: &str) -> String {
     let mut digits = hex::encode(Sha256::digest(text.trim().to_lowercase()));
@@ -173,7 +181,8 @@ pub fn digest(text: &str) -> String {
     digits
 }
 
-/// Whether somebody who named a folder by `wanted`, a digest, meant this one: by its id, its name or an attribute such as `sent`.
+/// Returns whether the digest `wanted` identifies this folder: by its id, its name or an attribute
+/// such as `sent`.
 #[must_use]
 pub fn is_meant(folder: &Folder, wanted: &str) -> bool {
     let attributes = folder.attributes.iter().map(String::as_str);

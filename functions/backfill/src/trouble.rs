@@ -1,4 +1,4 @@
-//! What becomes of a task that did not come to its end?
+//! Decides what happens to a task that stopped before its last page.
 
 use std::time::Duration;
 
@@ -10,44 +10,44 @@ use mailverse::retry::{RECEIVE_LIMIT, RetryAdvice, redelivery_delay};
 
 use crate::task::{Kind, Task};
 
-/// Deliveries after which a task of the schedule is left to the schedule's next run.
+/// Deliveries after which a scheduled task is dropped and left to the next scheduled run.
 const SCHEDULED_TRIES: u32 = 3;
 
-/// A longer pause of a mailbox is left to the schedule's next run.
+/// A mailbox pause longer than this is left to the next scheduled run.
 const SHORT_PAUSE: TimeDelta = TimeDelta::minutes(5);
 
-/// Deliveries after which a mailbox that Nylas does not list is believed to be gone: over a minute,
-/// which is how long a list of mailboxes is kept when one is missing from it.
+/// Deliveries after which a mailbox that Nylas does not list counts as deleted. They take more than
+/// a minute, which is how long a list of mailboxes is cached if a mailbox is missing from it.
 const UNLISTED_TRIES: u32 = 3;
 
-/// What becomes of the queue message.
+/// What happens to the queue message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
-    /// It is done with: acknowledged.
+    /// It is acknowledged.
     Done,
-    /// It comes back after this long.
+    /// It is delivered again after a delay.
     Later {
-        /// How long.
+        /// The delay.
         delay: Duration,
-        /// For no fault of the task: the delivery does not count.
+        /// Whether the task is not at fault, so that the delivery does not count.
         postponed: bool,
     },
 }
 
-/// Why the work on a task ended before the last page.
+/// Why work on a task stopped before the last page.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Trouble {
-    #[error("there was no time left")]
+    #[error("the invocation has no time left")]
     NoTime,
     #[error(
-        "dataverse asked for a pause, its budget is spent, live mail goes first, or there is no token"
+        "dataverse asked for a pause, its rate limit is used up, live mail goes first, or no token is available"
     )]
     Paused(DateTime<Utc>),
-    #[error("nylas asked for a pause, or refuses the mailbox")]
+    #[error("nylas asked for a pause or rejects calls for the mailbox")]
     MailboxPaused(DateTime<Utc>),
-    #[error("another worker lists the mailbox")]
+    #[error("another worker is listing the mailbox")]
     Busy(DateTime<Utc>),
-    #[error("another worker has gone on with the task")]
+    #[error("another worker has continued the task")]
     Overtaken,
     #[error(transparent)]
     Nylas(#[from] NylasError),
@@ -55,38 +55,39 @@ pub(crate) enum Trouble {
     Ledger(#[from] LedgerError),
     #[error(transparent)]
     Queue(#[from] QueueError),
-    #[error("the mailbox has no folder of that name")]
+    #[error("the mailbox has no folder with that name, id or attribute")]
     NoFolder,
-    #[error("the mailbox does not take part: the setting MAILBOXES does not name it")]
+    #[error("the mailbox does not take part: the setting MAILBOXES does not include it")]
     Excluded,
     #[error("nylas does not list the mailbox")]
     Unlisted,
 }
 
-/// What to do about a trouble.
+/// What to do with a task that stopped.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// The task goes on the queue again, and this message of it is acknowledged.
+    /// The task is queued again as a new message, and this message is acknowledged.
     Again,
-    /// Somebody else does it.
+    /// Drop it: another worker or the next scheduled run does the work.
     Leave,
     Later(Next),
     Park,
     Fail,
 }
 
-/// What to do about a trouble that was met so often: Nylas' failures are counted since the last page, others by the queue.
+/// Decides what to do after a task stopped for the `tries`-th time. Failures of Nylas are counted
+/// since the last page, all others by the queue.
 ///
-/// | Trouble | The schedule's task | An operator's |
+/// | Reason | A scheduled task | An operator's task |
 /// | --- | --- | --- |
-/// | no time left | goes on the queue again | the same |
-/// | the mailbox is kept for another task | is dropped; the daily one waits | waits |
-/// | Dataverse's pause, no token, a 429 | goes back for that long | the same |
-/// | the mailbox pauses | goes back for that long; is dropped if that is longer than five minutes: the watermark covers it | goes back for that long |
-/// | nobody has signed in, or a scope is missing | is dropped: the watermark covers it | is parked |
-/// | refused, no such folder, or the mailbox does not take part | is dropped | has failed |
-/// | Nylas does not list the mailbox (yet) | is dropped | goes back for the backoff's step, has failed after three tries |
-/// | anything else | goes back for the backoff's step, is dropped after three tries | goes back, to the dead-letter queue after ten |
+/// | no time left | is queued again | the same |
+/// | the mailbox is leased to another task | is dropped; the daily one waits | waits |
+/// | pause of Dataverse, no token, a 429 | is delayed by that time | the same |
+/// | the mailbox is paused | is delayed by that time; is dropped if that is longer than five minutes: the watermark covers it | is delayed by that time |
+/// | the user has to sign in, or a scope is missing | is dropped: the watermark covers it | is parked |
+/// | Nylas rejects the request, the folder does not exist, or the mailbox does not take part | is dropped | fails |
+/// | Nylas does not list the mailbox (yet) | is dropped | is delayed by the backoff, fails after three tries |
+/// | anything else | is delayed by the backoff, is dropped after three tries | is delayed by the backoff, moves to the dead-letter queue after ten tries |
 pub(crate) fn judge(task: &Task, trouble: &Trouble, tries: u32, now: DateTime<Utc>) -> Verdict {
     let scheduled = task.kind.is_scheduled();
     let postponed = |until: DateTime<Utc>| {
@@ -123,7 +124,7 @@ pub(crate) fn judge(task: &Task, trouble: &Trouble, tries: u32, now: DateTime<Ut
                 delay: wait,
                 postponed: true,
             }),
-            // Counted for itself, so that the deliveries that were postponed do not make it the last one.
+            // Counted separately, so that postponed deliveries do not make this the last one.
             RetryAdvice::After(delay) => Verdict::Later(Next::Later {
                 delay,
                 postponed: tries < RECEIVE_LIMIT,
@@ -228,12 +229,12 @@ mod tests {
         let before: u64 = (1..UNLISTED_TRIES)
             .map(|tries| match soon(tries) {
                 Next::Later { delay, .. } => delay.as_secs(),
-                Next::Done => panic!("it comes again"),
+                Next::Done => panic!("the task is delivered again"),
             })
             .sum();
         assert!(
             before > 60,
-            "the list of mailboxes was read again: {before} s"
+            "the tries must outlast the cached list of mailboxes: {before} s"
         );
     }
 
@@ -246,7 +247,7 @@ mod tests {
         };
         let after = |tries, postponed| match soon(tries) {
             Next::Later { delay, .. } => Verdict::Later(Next::Later { delay, postponed }),
-            Next::Done => panic!("it comes again"),
+            Next::Done => panic!("the task is delivered again"),
         };
         for end in verdicts(&outage(), SCHEDULED_TRIES - 1) {
             assert_eq!(end, after(SCHEDULED_TRIES - 1, true));
@@ -255,6 +256,10 @@ mod tests {
         assert_eq!((recent, days), (Verdict::Leave, Verdict::Leave));
         assert_eq!(history, after(SCHEDULED_TRIES, true));
         let [.., history] = verdicts(&outage(), RECEIVE_LIMIT);
-        assert_eq!(history, after(RECEIVE_LIMIT, false), "it ends at the tenth");
+        assert_eq!(
+            history,
+            after(RECEIVE_LIMIT, false),
+            "the tenth failure counts as a delivery"
+        );
     }
 }

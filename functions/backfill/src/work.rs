@@ -1,34 +1,42 @@
-//! How is a mailbox's history worked through?
+//! Works through the pages of a mailbox.
 //!
-//! A task on the backfill queue is one mailbox of one run. Working it, the same for recent mail and for history:
+//! A task on the backfill queue is one mailbox of one run. The steps are the same for scheduled and
+//! requested runs:
 //!
-//! 1. **Keep the mailbox** ([`mailverse::dedupe::mailbox`]): one worker at a time lists it for the schedule, and one for operators.
-//! 2. **Read the position** ([`mailverse::dedupe::runs`]): where the list goes on.
+//! 1. **Lease the mailbox** ([`mailverse::dedupe::mailbox`]): at a time, one worker lists it for
+//!    the schedule, and one for operators.
+//! 2. **Read the position** ([`mailverse::dedupe::runs`]), where the list continues.
 //! 3. **List** a page, with bodies and basic headers, if the mailbox still takes part.
-//! 4. **Settle** it (`page.rs`): what the ledger has settled is only counted, the rest goes through the pipeline.
-//! 5. **Save** the position, and what the page showed, in one conditional write. Back to 3.
-//! 6. After the last page, **say so**: the task is done, the watermark moves, the coverage is published.
+//! 4. **Settle** the page (`page.rs`): messages in a final state are only counted, the others go
+//!    through the pipeline.
+//! 5. **Save** the position and the counts of the page in one conditional write. Continue at 3.
+//! 6. After the last page, **finish**: the task is done, the watermark advances, the coverage is
+//!    published.
 //!
-//! With less than a minute left, the task goes on the queue again and this invocation ends.
+//! With less than a minute left, the task is queued again and the invocation ends.
 //!
 //! # What if the process dies here?
 //!
 //! | Between | Then |
 //! | --- | --- |
-//! | 1 and 5 | the queue delivers the task again when the lease has run out; the page is listed again, and what is settled costs one read of the ledger |
+//! | 1 and 5 | the queue delivers the task again after the lease has expired; the page is listed again, and settled messages need only one read of the ledger |
 //! | 5 and 3 | the same, from the next page on |
-//! | 5 and 6 | the task is done; the watermark stays, and the next run of the schedule lists a little more |
-//! | queueing itself and being acknowledged | two queue messages for one task: the second waits for the mailbox, and goes on from what the first one saved |
+//! | 5 and 6 | the task is done; the watermark does not advance, so the next scheduled run lists a little more |
+//! | queueing the task again and acknowledging its message | two queue messages for one task: the second waits for the mailbox, and continues from what the first one saved |
 //!
 //! # Parts of a mailbox
 //!
-//! One list shows a whole mailbox, but for the IMAP family, of which Nylas keeps 90 days: what is older is asked of the mail server, folder by folder
-//! (`query_imap`; Nylas facts §7 and §16). Parts are worked through in the order of their names, which are digests; a position names its part.
+//! One list covers a whole mailbox, except for the IMAP family, of which Nylas caches 90 days:
+//! older mail is requested from the mail server, folder by folder (`query_imap`; Nylas facts §7 and
+//! §16). Parts are listed in the order of their names, which are digests; a position contains the
+//! name of its part.
 //!
-//! # A cursor that is no longer known
+//! # A cursor that Nylas no longer knows
 //!
-//! How long one lives is unknown (Nylas facts §1). One that Nylas refuses with 400, or that is older than 24 hours, is dropped, and the list begins
-//! anew below the newest message of the last page that was settled. Lists come newest first (Nylas facts §7), though not strictly, so it begins a day above.
+//! How long a cursor is valid is *unknown* (Nylas facts §1). A cursor that Nylas rejects with 400,
+//! or that is older than 24 hours, is dropped, and the list starts again at the newest message of
+//! the last settled page. Lists are sorted newest first (Nylas facts §7), but not strictly, so it
+//! starts a day later than that.
 
 use std::time::Duration;
 
@@ -48,17 +56,19 @@ use crate::position::{Part, advanced, forget_cursor, forget_old_cursor, part_at}
 use crate::task::{Task, beyond_cache, digest, is_meant};
 use crate::trouble::{Next, Trouble, Verdict, judge, soon};
 
-/// Time that settling a batch may take: with less left, nothing is begun.
+/// The time that settling a batch may take. With less time left, no step begins.
 pub(crate) const BATCH_TIME: TimeDelta = TimeDelta::seconds(60);
 
-/// Most bytes of a page that are taken into memory at once; a page with more is asked for in smaller ones.
+/// The most bytes of a page to load into memory at once. A larger page is requested again with
+/// fewer messages.
 const MOST_BYTES: usize = 32 << 20;
 
-/// Longest time for which SQS delays a new message.
+/// The longest delay that SQS supports for a new message.
 const LONGEST_DELAY: TimeDelta = TimeDelta::minutes(15);
 
 impl<Q: SyncQueue> Backfill<Q> {
-    /// Works on a task for as long as there is time. `begin` draws time and chance for each step; `seen` gets every message that was dealt with.
+    /// Works on a task for as long as there is time. `begin` reads the clock and draws random
+    /// numbers for each step; `seen` gets the result of every message.
     pub async fn work(
         &self,
         task: &Task,
@@ -68,7 +78,7 @@ impl<Q: SyncQueue> Backfill<Q> {
     ) -> Next {
         let run = begin();
         if run.now + BATCH_TIME > run.deadline {
-            tracing::error!(task = %task.key(), "the function's timeout leaves no time to work");
+            tracing::error!(task = %task.key(), "the function's timeout is too short to process a page; the task is retried, but set a longer timeout");
             return soon(receive_count);
         }
         let ledger = &self.pipeline.ledger;
@@ -78,7 +88,7 @@ impl<Q: SyncQueue> Backfill<Q> {
         let trouble = match lease.await {
             Ok(Lease::Won) => {
                 let worked = self.list(task, &run, begin, seen);
-                // Boxed, because nested this deep the future's type is more than the compiler lays out.
+                // Boxed: nested this deep, the future's type is too deep for the compiler.
                 Box::pin(worked).await.err()
             }
             Ok(Lease::HeldUntil(until)) => Some(Trouble::Busy(until)),
@@ -92,7 +102,8 @@ impl<Q: SyncQueue> Backfill<Q> {
                 .await;
         }
         if matches!(trouble, Some(Trouble::NoTime)) {
-            // Only now, when the mailbox is kept for the task and no longer for this invocation.
+            // Only after `leave`, when the mailbox is leased to the task and no longer to this
+            // invocation.
             return match self.queue_body(task.to_body()).await {
                 Ok(()) => Next::Done,
                 Err(_) => Next::Later {
@@ -104,7 +115,7 @@ impl<Q: SyncQueue> Backfill<Q> {
         next
     }
 
-    /// Leaves the mailbox: kept for a task that comes back soon, free otherwise.
+    /// Releases the mailbox, or extends its lease if the task comes back soon.
     async fn leave(
         &self,
         task: &Task,
@@ -126,11 +137,11 @@ impl<Q: SyncQueue> Backfill<Q> {
             .leave_mailbox(&task.grant_id, task.kind.lists(), run.token, kept_until)
             .await
         {
-            tracing::warn!(task = %task.key(), %error, "the mailbox stays kept until the lease has run out");
+            tracing::warn!(task = %task.key(), %error, "failed to release the mailbox; it stays leased until the lease expires");
         }
     }
 
-    /// Lists until the end of the mailbox.
+    /// Lists the mailbox to its end.
     async fn list(
         &self,
         task: &Task,
@@ -153,7 +164,8 @@ impl<Q: SyncQueue> Backfill<Q> {
         let headers = self.pipeline.headers(&task.grant_id, first.now).await;
         let mut limit = page_limit(progress.nylas_failures);
         forget_old_cursor(&mut progress.position, task, first.now);
-        // What the last page took: one that there is no time for would be listed in vain.
+        // How long the last page took. Without that much time left, the next page would be listed
+        // in vain.
         let mut took = TimeDelta::zero();
         loop {
             let run = begin();
@@ -161,11 +173,11 @@ impl<Q: SyncQueue> Backfill<Q> {
                 return Err(Trouble::NoTime);
             }
             match self.go_on(&run).await {
-                // The page waits for its turn by itself.
+                // The pause is short enough for the pipeline to wait for it.
                 Err(Trouble::Paused(until)) if !task.dry_run && until - run.now <= NEAR => {}
                 may => may?,
             }
-            // A run takes minutes, in which the mailbox may have moved out.
+            // A run takes minutes, in which the mailbox may have been excluded.
             self.must_take_part(task, run.now).await?;
             let paused = self.pipeline.mailbox_paused_until(&task.grant_id, run.now);
             if let Some(until) = paused.await {
@@ -173,7 +185,8 @@ impl<Q: SyncQueue> Backfill<Q> {
             }
             let (part, next_part) = part_at(&parts, progress.position.part.as_deref());
             if part.name != progress.position.part {
-                // Its folder went. What is known of that one's list says nothing of this one's.
+                // The folder of the position was deleted. Its cursor and dates do not apply to the
+                // next folder.
                 progress.position = Position {
                     part: part.name.clone(),
                     ..Position::default()
@@ -189,7 +202,7 @@ impl<Q: SyncQueue> Backfill<Q> {
                 Err(NylasError::Rejected { status: 400, kind })
                     if progress.position.cursor.is_some() =>
                 {
-                    tracing::warn!(task = %task.key(), kind, "nylas refused the cursor; the list begins anew below what is settled");
+                    tracing::warn!(task = %task.key(), kind, "nylas rejected the cursor; the list starts again near the last settled page");
                     forget_cursor(&mut progress.position, task);
                     continue;
                 }
@@ -238,7 +251,8 @@ impl<Q: SyncQueue> Backfill<Q> {
         }
     }
 
-    /// Nothing is asked of a mailbox that does not take part, whatever a task of earlier says.
+    /// Returns an error if the mailbox does not take part, so that it is not read. Tasks that were
+    /// planned earlier do not change that.
     async fn must_take_part(&self, task: &Task, now: DateTime<Utc>) -> Result<(), Trouble> {
         match self.pipeline.participation(&task.grant_id, now).await? {
             Participation::In => Ok(()),
@@ -247,7 +261,8 @@ impl<Q: SyncQueue> Backfill<Q> {
         }
     }
 
-    /// Whether a step may begin now.
+    /// Returns an error if no step may begin now: time is short, or Dataverse or live mail makes
+    /// backfill wait.
     pub(crate) async fn go_on(&self, run: &Run) -> Result<(), Trouble> {
         if run.now + BATCH_TIME > run.deadline {
             return Err(Trouble::NoTime);
@@ -258,7 +273,7 @@ impl<Q: SyncQueue> Backfill<Q> {
             .map_or(Ok(()), |until| Err(Trouble::Paused(until)))
     }
 
-    /// The lists that show all of what the task asks for.
+    /// Returns the lists that together cover what the task asks for.
     async fn parts(&self, task: &Task, now: DateTime<Utc>) -> Result<Vec<Part>, Trouble> {
         let whole = Part {
             name: None,
@@ -298,7 +313,7 @@ impl<Q: SyncQueue> Backfill<Q> {
         Ok(std::iter::once(first).chain(older).collect())
     }
 
-    /// One page; `None` when it is too large.
+    /// Lists one page. Returns `None` if it is too large.
     async fn page(
         &self,
         task: &Task,
@@ -317,7 +332,7 @@ impl<Q: SyncQueue> Backfill<Q> {
             query_imap: part.query_imap,
         };
         let cursor = position.cursor.as_ref().map(|(cursor, _)| cursor.as_str());
-        // One message alone may be larger than a page.
+        // A single message may be larger than the limit of a page.
         let most = if limit > 1 {
             MOST_BYTES
         } else {
@@ -329,7 +344,7 @@ impl<Q: SyncQueue> Backfill<Q> {
             .await
     }
 
-    /// The last page is saved.
+    /// Finishes the task after its last page was saved.
     async fn ended(&self, task: &Task, coverage: &Coverage) -> Result<(), Trouble> {
         let Coverage {
             listed,
@@ -345,7 +360,8 @@ impl<Q: SyncQueue> Backfill<Q> {
             "mailbox listed to the end"
         );
         let whole = task.folder.is_none() && task.received_before.is_none();
-        // A page without a usable id has messages that nobody accounts for; they come with every list, so they hold nothing up.
+        // Messages without a usable id are never accounted for. They are in every list, so the
+        // watermark does not wait for them.
         if task.kind.is_scheduled()
             && whole
             && let Some(until) = DateTime::from_timestamp(task.planned_at, 0)
@@ -356,7 +372,7 @@ impl<Q: SyncQueue> Backfill<Q> {
         Ok(())
     }
 
-    /// What becomes of the queue message, and what the ledger is told of the task.
+    /// Decides what happens to the queue message, and records the task's state in the ledger.
     async fn after(
         &self,
         task: &Task,
@@ -373,7 +389,7 @@ impl<Q: SyncQueue> Backfill<Q> {
             Trouble::Nylas(_) => match ledger.note_nylas_failure(&key, now).await {
                 Ok(failures) => u32::try_from(failures).unwrap_or(u32::MAX),
                 Err(error) => {
-                    tracing::warn!(task = %key, %error, "the failure could not be noted");
+                    tracing::warn!(task = %key, %error, "failed to count the failure in the ledger; using the receive count instead");
                     receive_count
                 }
             },
@@ -383,16 +399,16 @@ impl<Q: SyncQueue> Backfill<Q> {
         let told = match verdict {
             Verdict::Again => return Next::Done,
             Verdict::Leave => {
-                tracing::info!(task = %key, reason, "task is left to the schedule's next run");
+                tracing::info!(task = %key, reason, "task dropped; the next scheduled run or another worker does its work");
                 return Next::Done;
             }
             Verdict::Later(next) => {
-                tracing::warn!(task = %key, reason, ?next, "task goes back to the queue");
+                tracing::warn!(task = %key, reason, ?next, "task failed or has to wait; it will be delivered again");
                 return next;
             }
             Verdict::Park => match ledger.park(&task.grant_id, &task.to_body()).await {
                 Ok(()) => {
-                    tracing::warn!(task = %key, reason, "task is parked until somebody has signed in again");
+                    tracing::warn!(task = %key, reason, "task parked until a user signs in to the mailbox again");
                     ledger
                         .set_task(&key, TaskState::Parked, Some(&reason), now)
                         .await
@@ -400,7 +416,7 @@ impl<Q: SyncQueue> Backfill<Q> {
                 Err(error) => Err(error),
             },
             Verdict::Fail => {
-                tracing::error!(task = %key, reason, "mailbox cannot be listed");
+                tracing::error!(task = %key, reason, "the mailbox cannot be listed; the task failed and is not retried");
                 ledger
                     .set_task(&key, TaskState::Failed, Some(&reason), now)
                     .await
@@ -408,14 +424,15 @@ impl<Q: SyncQueue> Backfill<Q> {
         };
         match told {
             Ok(()) => Next::Done,
-            // The next delivery comes to the same end, and tells of it.
+            // The next delivery gets the same verdict and records it then.
             Err(_) => soon(receive_count),
         }
     }
 }
 
-/// Fewer messages a page once Nylas has failed several times: it advises 20 when it throttles, and a provider that is slow may manage these in time
-/// (Nylas facts §7). That a cursor may be continued with another limit is inferred; one that may not is refused, and dropped.
+/// Returns the page size: smaller once Nylas has failed several times. Nylas advises 20 when it
+/// throttles, and a slow provider may manage that in time (Nylas facts §7). That a cursor works
+/// with another limit is *inferred*; a cursor that does not is rejected and dropped.
 const fn page_limit(failures: u64) -> u32 {
     match failures {
         0..=1 => LARGEST_PAGE,

@@ -3,16 +3,17 @@
 use mailverse::env::{Settings, SettingsError};
 use mailverse::pipeline::settings::PipelineSettings;
 
-/// Everything that the function is told by its environment.
+/// Everything that the function reads from its environment.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Config {
-    /// For the pipeline.
+    /// Settings of the pipeline.
     pub pipeline: PipelineSettings,
-    /// `SYNC_QUEUE_URL`: the queue that delivers to this function, to hide messages in.
+    /// `SYNC_QUEUE_URL`: the queue that delivers to this function; needed to set visibility
+    /// timeouts and to queue messages again.
     pub sync_queue_url: String,
-    /// `RUST_LOG`
+    /// `RUST_LOG`: the log filter; `None` means the default.
     pub log_filter: Option<String>,
-    /// `STACK_NAME`, the dimension of every count; `None` means no dimension.
+    /// `STACK_NAME`: the dimension of every metric; `None` means no dimension.
     pub stack_name: Option<String>,
 }
 
@@ -20,7 +21,7 @@ impl Config {
     /// Reads the variables through `lookup`.
     ///
     /// # Errors
-    /// [`SettingsError`] with every gap: refuse to start.
+    /// [`SettingsError`] lists everything that is missing or wrong: refuse to start.
     pub fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, SettingsError> {
         let mut settings = Settings::new(lookup);
         let config = Self {
@@ -55,7 +56,10 @@ mod tests {
                 "{name} in {text}"
             );
         }
-        assert!(!text.contains("NYLAS_API_URL"), "it has a default");
+        assert!(
+            !text.contains("NYLAS_API_URL"),
+            "NYLAS_API_URL has a default"
+        );
     }
 
     #[test]

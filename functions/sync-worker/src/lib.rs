@@ -1,14 +1,15 @@
-//! sync-worker: an SQS batch through the pipeline, with a partial batch response.
+//! sync-worker: runs an SQS batch through the pipeline and answers with a partial batch response.
 //!
-//! | A queue message whose request | is |
+//! | A queue message whose request | The worker |
 //! | --- | --- |
-//! | reached `written`, `skipped` or `dead` | acknowledged |
-//! | is `waiting` | hidden for the advised delay and reported failed, so that it is delivered again |
-//! | is `waiting` although this was its last delivery | queued again, and acknowledged |
-//! | failed [`mailverse::retry::RECEIVE_LIMIT`] times | settled `dead` and reported failed, so that it moves to the dead-letter queue; what is left of its deliveries comes at once and is left alone |
-//! | cannot be read | reported failed, and ends in the dead-letter queue unchanged |
+//! | reached `written`, `skipped` or `dead` | acknowledges it |
+//! | is `waiting` | hides it for the advised delay and reports it as failed, so that it is delivered again |
+//! | is `waiting`, but this was its last delivery | queues it again and acknowledges this delivery |
+//! | failed [`mailverse::retry::RECEIVE_LIMIT`] times | settles it as `dead` and reports it as failed without a delay, so that it soon moves to the dead-letter queue; deliveries until then are not processed |
+//! | cannot be parsed | reports it as failed; it moves to the dead-letter queue unchanged |
 //!
-//! The event source has to be set to `ReportBatchItemFailures`; without it a failed message would be acknowledged with its batch.
+//! The event source mapping must have `ReportBatchItemFailures` set. Without it, a failed message
+//! would be acknowledged with its batch.
 
 pub mod config;
 
@@ -24,23 +25,23 @@ use mailverse::retry::RECEIVE_LIMIT;
 use mailverse::sync_request::SyncRequest;
 use mailverse::telemetry::{Count, count};
 
-/// The handler.
+/// The handler for events of the sync queue.
 pub struct Worker<Q> {
     pipeline: Pipeline,
     queue: Q,
 }
 
-/// What a batch came to.
+/// The result of a batch.
 pub struct Worked {
-    /// For Lambda: which queue messages to keep.
+    /// The answer for Lambda: the queue messages to keep.
     pub response: SqsBatchResponse,
-    /// Each message of the batch once.
+    /// Every message of the batch, once.
     pub handled: Vec<Handled>,
-    /// Queue messages that hold no request, and why.
+    /// The error for each queue message that could not be parsed as a sync request.
     pub unreadable: Vec<String>,
 }
 
-/// A queue message that holds a request.
+/// A queue message that was parsed as a sync request.
 struct Delivery {
     id: String,
     receipt: Option<String>,
@@ -49,23 +50,23 @@ struct Delivery {
 }
 
 impl<Q: SyncQueue> Worker<Q> {
-    /// A worker that takes its requests from `queue`.
+    /// Creates a worker that reads its requests from `queue`.
     pub fn new(pipeline: Pipeline, queue: Q) -> Self {
         Self { pipeline, queue }
     }
 
-    /// Works through a batch.
+    /// Processes a batch and decides for every queue message whether the queue keeps it.
     pub async fn work(&self, event: SqsEvent, run: Run) -> Worked {
         let mut deliveries = Vec::new();
         let mut failed = Vec::new();
         let mut unreadable = Vec::new();
-        // One by one: a body that cannot be read must not fail its neighbours.
+        // Parse one by one: an unreadable body must not fail the rest of the batch.
         for record in event.records {
             let id = record.message_id.clone().unwrap_or_default();
             match SyncRequest::from_body(record.body.as_deref().unwrap_or_default()) {
                 Ok(request) => deliveries.push(Delivery::new(record, request)),
                 Err(error) => {
-                    tracing::error!(sqs_message_id = id, %error, "queue message cannot be read");
+                    tracing::error!(sqs_message_id = id, %error, "failed to parse a queue message; it will move to the dead-letter queue");
                     unreadable.push(error.to_string());
                     failed.push(id);
                 }
@@ -73,7 +74,7 @@ impl<Q: SyncQueue> Worker<Q> {
         }
         count(Count::RequestUnreadable, unreadable.len());
         let work = deliveries.iter().map(Delivery::work).collect();
-        // Boxed, because the handler's own layers on top make the type deeper than the compiler lays out.
+        // Boxed: with the handler's layers on top, the future's type is too deep for the compiler.
         let handled = Box::pin(self.pipeline.run(work, run)).await;
         let fates: HashMap<&MessageKey, &Fate> =
             handled.iter().map(|done| (&done.key, &done.fate)).collect();
@@ -94,7 +95,8 @@ impl<Q: SyncQueue> Worker<Q> {
         }
     }
 
-    /// Whether the queue may forget the message. One that is to come back is hidden for as long as advised.
+    /// Returns whether the queue may delete the message. Hides a message that is to be delivered
+    /// again for the advised delay.
     async fn is_done(&self, delivery: &Delivery, fate: Option<&Fate>) -> bool {
         match fate {
             Some(
@@ -107,8 +109,8 @@ impl<Q: SyncQueue> Worker<Q> {
                 self.hide(delivery, *delay).await;
                 false
             }
-            // Its failures are used up and its deliveries may not be: the sooner they are, the sooner
-            // the queue moves it to the dead-letter queue.
+            // The message has failed too often, but deliveries may remain. Using them up at once
+            // moves it to the dead-letter queue sooner.
             Some(Fate::Dead { gave_up: true, .. }) => {
                 self.hide(delivery, Duration::ZERO).await;
                 false
@@ -123,25 +125,27 @@ impl<Q: SyncQueue> Worker<Q> {
         if let Some(receipt) = &delivery.receipt
             && let Err(error) = self.queue.hide(receipt, delay).await
         {
-            // It comes back after the queue's own visibility timeout instead.
-            tracing::warn!("sync.key" = %delivery.request.key, %error, "message could not be hidden");
+            // The message then reappears after the queue's own visibility timeout.
+            tracing::warn!("sync.key" = %delivery.request.key, %error, "failed to set the visibility timeout; the queue's own timeout applies");
         }
     }
 
-    /// The queue would move the message to the dead-letter queue now, although it may still be tried. Whether it is on the queue once more.
+    /// Queues the message again, because it may still be retried and the queue would move it to the
+    /// dead-letter queue now. Returns whether that worked.
     ///
-    /// Should the process die before that, the ledger says that it was given up, and the dead-letter queue has it; after it, there is one request too many,
-    /// which the ledger makes harmless.
+    /// If the process dies before the send, the ledger says that the message was given up, and the
+    /// dead-letter queue has it. If it dies after the send, there is one request too many, which
+    /// the ledger makes harmless.
     async fn queue_anew(&self, request: &SyncRequest, delay: Duration) -> bool {
         let key = &request.key;
         if let Err(error) = self.queue.send(request, delay).await {
-            tracing::error!("sync.key" = %key, %error, "message could not be queued anew");
+            tracing::error!("sync.key" = %key, %error, "failed to queue the message again; this delivery is reported as failed");
             return false;
         }
         let retry_at = Utc::now() + delay;
         if let Err(error) = self.pipeline.ledger.queued_anew(key, retry_at).await {
-            // Its delivery claims it all the same.
-            tracing::warn!("sync.key" = %key, %error, "the ledger could not be told that the message is queued anew");
+            // The new delivery can claim the message anyway.
+            tracing::warn!("sync.key" = %key, %error, "failed to record in the ledger that the message was queued again; its next delivery claims it anyway");
         }
         true
     }
@@ -149,7 +153,7 @@ impl<Q: SyncQueue> Worker<Q> {
 
 impl Delivery {
     fn new(record: SqsMessage, request: SyncRequest) -> Self {
-        // Absent only in events made by hand.
+        // The attribute is only missing in handmade events.
         let receive_count = record
             .attributes
             .get("ApproximateReceiveCount")
@@ -172,7 +176,8 @@ impl Delivery {
     }
 }
 
-/// An empty id, of a record that came without one, makes Lambda keep the whole batch: nothing is lost.
+/// Reports a queue message as failed. A record without an id gets an empty one, which makes Lambda
+/// keep the whole batch, so nothing is lost.
 fn failure(id: String) -> BatchItemFailure {
     let mut failure = BatchItemFailure::default();
     failure.item_identifier = id;

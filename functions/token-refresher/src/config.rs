@@ -3,24 +3,24 @@
 use mailverse::env::{Settings, SettingsError};
 use url::Url;
 
-/// Everything that the function is told by its environment.
+/// Everything that the function reads from its environment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// `DATAVERSE_URL`: the organisation that the token is for.
     pub dataverse_url: Url,
     /// `ENTRA_AUTHORITY`: the login host; national clouds have their own.
     pub entra_authority: Url,
-    /// `ENTRA_TENANT_ID`
+    /// `ENTRA_TENANT_ID`: the tenant of the app registrations.
     pub entra_tenant_id: String,
-    /// `ENTRA_CLIENT_ID`
+    /// `ENTRA_CLIENT_ID`: the client id of the primary app registration.
     pub entra_client_id: String,
-    /// `ENTRA_SECRET_ID`: the secret that holds the credential.
+    /// `ENTRA_SECRET_ID`: the secret that holds the credentials.
     pub entra_secret_id: String,
-    /// `TOKEN_SECRET_ID`: the secret that the token is written to.
+    /// `TOKEN_SECRET_ID`: the secret that the tokens are written to.
     pub token_secret_id: String,
-    /// `RUST_LOG`
+    /// `RUST_LOG`: the log filter; `None` means the default.
     pub log_filter: Option<String>,
-    /// `STACK_NAME`, the dimension of every count; `None` means no dimension.
+    /// `STACK_NAME`: the dimension of every metric; `None` means no dimension.
     pub stack_name: Option<String>,
 }
 
@@ -28,7 +28,7 @@ impl Config {
     /// Reads the variables through `lookup`.
     ///
     /// # Errors
-    /// [`SettingsError`] with every gap: refuse to start.
+    /// [`SettingsError`] lists everything that is missing or wrong: refuse to start.
     pub fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, SettingsError> {
         let mut settings = Settings::new(lookup);
         let config = Self {

@@ -1,11 +1,15 @@
-//! The credential's secret: one application, or several.
+//! Parses the secret that holds the Entra credentials of one or several app registrations.
 //!
 //! ```json
 //! {"client_secret": "…",
-//!  "application_users": {"second": {"client_id": "…", "certificate_pem": "-----BEGIN CERTIFICATE-----…", "private_key_pem": "-----BEGIN PRIVATE KEY-----…"}}}
+//!  "application_users": {"second": {
+//!    "client_id": "…",
+//!    "certificate_pem": "-----BEGIN CERTIFICATE-----…",
+//!    "private_key_pem": "-----BEGIN PRIVATE KEY-----…"}}}
 //! ```
 //!
-//! Each application has a secret or a certificate with its key. The top level is the primary user's; `client_id` is `ENTRA_CLIENT_ID` where it is not told.
+//! Each app registration has a client secret, or a certificate with its private key. The top level
+//! is the primary one. Without a `client_id`, `ENTRA_CLIENT_ID` is used.
 
 use mailverse::entra::certificate::{CertificateError, ClientCertificate};
 use mailverse::entra::request::Credential;
@@ -13,32 +17,32 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::Value;
 
-/// An application, by the name of its user; `None` is the primary one.
+/// An app registration in the secret.
 pub struct Application {
-    /// The user.
+    /// The name of its application user; `None` for the primary one.
     pub identity: Option<String>,
-    /// Who asks, and how it proves that; or why that cannot be told.
+    /// Its client id and credential, or why they cannot be used.
     pub proof: Result<Proof, CredentialError>,
 }
 
-/// Who asks, and how it proves that.
+/// What an app registration signs in with.
 #[derive(Debug)]
 pub struct Proof {
-    /// Application (client) id; `None` is that of the settings.
+    /// Application (client) id; `None` means the one in the settings.
     pub client_id: Option<String>,
-    /// Its credential.
+    /// The client secret or certificate.
     pub credential: Credential,
 }
 
-/// A credential that cannot be used.
+/// Why a credential cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CredentialError {
-    /// Not a form that we know.
+    /// The JSON does not have one of the two known forms.
     #[error(
-        "the credential is not the JSON {{\"client_secret\": \"…\"}} or {{\"certificate_pem\": \"…\", \"private_key_pem\": \"…\"}}"
+        "the credential must be JSON of the form {{\"client_secret\": \"…\"}} or {{\"certificate_pem\": \"…\", \"private_key_pem\": \"…\"}}"
     )]
     Malformed,
-    /// A certificate that cannot be used.
+    /// The certificate or its private key cannot be used.
     #[error(transparent)]
     Certificate(#[from] CertificateError),
 }
@@ -51,10 +55,12 @@ struct Wire {
     private_key_pem: Option<SecretString>,
 }
 
-/// All applications in the secret's text, the primary one first. What is wrong with one costs the others nothing.
+/// Returns all app registrations in the secret's text, the primary one first. A problem with one
+/// does not affect the others.
 ///
 /// # Errors
-/// [`CredentialError::Malformed`]: it is no JSON object.
+/// [`CredentialError::Malformed`]: the text is not a JSON object, or `application_users` is not
+/// one. Correct the secret.
 pub fn read(text: &SecretString) -> Result<Vec<Application>, CredentialError> {
     let document: Value =
         serde_json::from_str(text.expose_secret()).map_err(|_| CredentialError::Malformed)?;
@@ -77,7 +83,7 @@ pub fn read(text: &SecretString) -> Result<Vec<Application>, CredentialError> {
 }
 
 fn proof(document: &Value) -> Result<Proof, CredentialError> {
-    // The error of serde may quote the secret.
+    // The error is dropped because serde may quote the secret in it.
     let wire = Wire::deserialize(document).map_err(|_| CredentialError::Malformed)?;
     let credential = match (
         wire.client_secret,

@@ -1,15 +1,16 @@
-//! token-refresher: the Entra credential in, the stored tokens out.
+//! token-refresher: gets access tokens from Entra and stores them for the other functions.
 //!
-//! The only function that may read the credential and the only writer of the tokens. Each application user is renewed for itself:
+//! It is the only function that may read the Entra credentials and the only writer of the tokens.
+//! Each application user is refreshed independently:
 //!
-//! | What came of it | The invocation | The stored token |
+//! | Result | Invocation | Stored token |
 //! | --- | --- | --- |
-//! | a token | succeeds | is replaced, if it is not a newer one already |
-//! | Entra refused the credential, or it cannot be used | fails at once, with the meaning and the remedy | stays |
-//! | Entra is unavailable, the stored token lives for longer than [`ENOUGH`] | succeeds: the next run tries again | stays |
-//! | Entra is unavailable, and it does not | fails | stays |
+//! | Entra issued a token | succeeds | is replaced, unless the stored one is newer |
+//! | Entra rejected the credential, or it cannot be used | fails at once; the error has the meaning and the remedy | is kept |
+//! | Entra is unavailable; the stored token is valid for longer than [`ENOUGH`] | succeeds; the next invocation tries again | is kept |
+//! | Entra is unavailable; the stored token is missing or expires sooner | fails | is kept |
 //!
-//! A failed invocation is what the alarm counts. Nothing here takes a token away that still has time.
+//! The alarm counts failed invocations. A token that is still valid is never removed.
 
 pub mod config;
 pub mod credentials;
@@ -29,46 +30,47 @@ use serde::Serialize;
 use self::config::Config;
 use self::credentials::{Application, CredentialError};
 
-/// Life that a stored token must have left for an outage to be no failure: more than until the next run ends, and more than the last minutes that readers leave unused.
+/// The validity that a stored token needs so that an outage is not a failure. It covers the time
+/// until the next invocation ends, and the last minutes that readers do not use.
 pub const ENOUGH: TimeDelta = TimeDelta::minutes(30);
 
-/// What failed.
+/// Why an invocation failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RefreshError {
-    /// The credential could not be read.
+    /// The secret with the credentials could not be read.
     #[error(transparent)]
     Credential(#[from] SecretError),
-    /// The secret holds something else.
+    /// The secret with the credentials has an unexpected form.
     #[error("secret {id}: {problem}")]
     Malformed {
-        /// Its name.
+        /// The name of the secret.
         id: String,
-        /// What is wrong.
+        /// What is wrong with it.
         problem: CredentialError,
     },
-    /// The TLS library could not be set up.
-    #[error("no HTTP client: {0}")]
+    /// The HTTP client could not be created, because TLS could not be set up.
+    #[error("failed to create the HTTP client: {0}")]
     Http(#[from] reqwest::Error),
-    /// Some tokens were not renewed; the others were.
+    /// Some tokens were not refreshed; the others were.
     #[error("{0}")]
     NotRenewed(Failures),
 }
 
-/// Why a token was not renewed.
+/// Why a token was not refreshed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Reason {
-    /// Its credential cannot be used.
+    /// The credential cannot be used.
     #[error(transparent)]
     Credential(#[from] CredentialError),
-    /// Entra did not give one.
+    /// Entra did not issue a token.
     #[error(transparent)]
     Entra(#[from] EntraError),
-    /// It could not be stored.
+    /// The token could not be stored.
     #[error(transparent)]
     Store(#[from] TokenStoreError),
 }
 
-/// The tokens that were not renewed, by the name of the application user, and why.
+/// The application users whose tokens were not refreshed, by name, each with the reason.
 #[derive(Debug)]
 pub struct Failures(Vec<(String, Reason)>);
 
@@ -82,28 +84,31 @@ impl fmt::Display for Failures {
     }
 }
 
-/// The invocation's answer.
+/// The answer to the invocation.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct Refreshed {
-    /// One for each application user.
+    /// The stored token of each application user.
     pub tokens: Vec<Renewed>,
 }
 
-/// What is stored for an application user now.
+/// The stored token of an application user after the invocation.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct Renewed {
-    /// Its name; `primary` for that of the settings.
+    /// The name of the application user; `primary` for the one in the settings.
     pub identity: String,
-    /// Whether this run asked for it.
+    /// Whether this invocation requested the token.
     pub renewed: bool,
-    /// When it ends.
+    /// When the token expires.
     pub expires_at: DateTime<Utc>,
 }
 
-/// Reads the credential, asks Entra for a token for each application in it, and stores them. The credential is read each time, so that a new one is used at once.
+/// Reads the credentials, requests a token for each application user and stores the tokens.
+///
+/// The credentials are read each time, so that a changed one is used at once.
 ///
 /// # Errors
-/// [`RefreshError`]: the text says what to change. Old tokens are still in force, and those that could be renewed are stored.
+/// [`RefreshError`]: the text says what to change. Tokens that could be refreshed are stored, and
+/// the old ones stay in use.
 pub async fn refresh(
     config: &Config,
     secrets: &Client,
@@ -164,7 +169,8 @@ async fn ask(
     Ok(entra.request(now).await?)
 }
 
-/// Those that make the invocation fail: a refusal, and an outage that the stored token may not outlive.
+/// Selects the failures that fail the invocation: a rejected credential, or an outage that the
+/// stored token may not outlast.
 fn failures(
     failed: Vec<(Option<String>, Reason)>,
     stored: &Tokens,
@@ -190,7 +196,7 @@ fn failures(
         if permanent || !lives(&identity) {
             failures.push((name, reason));
         } else {
-            tracing::warn!(identity = name, %reason, "token was not renewed; the stored one lives until the next runs");
+            tracing::warn!(identity = name, %reason, "failed to refresh the token; the stored token is valid long enough for the next invocation to retry");
         }
     }
     Failures(failures)
@@ -207,7 +213,7 @@ fn told(stored: &Tokens, fresh: &Tokens) -> Vec<Renewed> {
     each.inspect(|token| {
         if token.renewed {
             count(Count::TokenRefreshed, 1);
-            tracing::info!(identity = token.identity, expires_at = %token.expires_at, "token renewed");
+            tracing::info!(identity = token.identity, expires_at = %token.expires_at, "token refreshed");
         }
     })
     .collect()

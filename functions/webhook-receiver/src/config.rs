@@ -1,38 +1,38 @@
-//! Which settings the receiver needs.
+//! The settings of the receiver.
 //!
 //! | Variable | Meaning |
 //! | --- | --- |
 //! | `WEBHOOK_SECRET_ID` | the Secrets Manager secret with the webhook secret as plain text |
 //! | `SYNC_QUEUE_URL` | the queue for sync requests |
 //! | `NYLAS_APPLICATION_ID` | optional: notifications of another Nylas application are acknowledged and not queued |
-//! | `RUST_LOG` | optional log filter, default `info` |
-//! | `STACK_NAME` | optional, the dimension of every count |
+//! | `RUST_LOG` | optional: log filter, default `info` |
+//! | `STACK_NAME` | optional: the dimension of every metric |
 //!
-//! Nothing is read from Secrets Manager at the start: the secret comes into being only after the receiver has answered
-//! the challenge.
+//! Nothing is read from Secrets Manager at startup: the secret only exists after the receiver has
+//! answered the challenge.
 
 use mailverse::env::{Settings, SettingsError};
 
 /// The settings of the receiver.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Name or ARN of the secret with the webhook secret.
+    /// Name or ARN of the Secrets Manager secret that holds the webhook secret.
     pub webhook_secret_id: String,
-    /// Where sync requests go.
+    /// The queue that sync requests are sent to.
     pub sync_queue_url: String,
     /// The Nylas application whose notifications are queued; `None` means any.
     pub nylas_application_id: Option<String>,
-    /// What to log; `None` means `info`.
+    /// The log filter; `None` means `info`.
     pub log_filter: Option<String>,
-    /// `STACK_NAME`, the dimension of every count; `None` means no dimension.
+    /// `STACK_NAME`: the dimension of every metric; `None` means no dimension.
     pub stack_name: Option<String>,
 }
 
 impl Config {
-    /// Reads the settings through `lookup`, which answers `None` for a variable that is not set.
+    /// Reads the settings through `lookup`, which returns `None` for a variable that is not set.
     ///
     /// # Errors
-    /// [`SettingsError`] with every gap: refuse to start.
+    /// [`SettingsError`] lists everything that is missing or wrong: refuse to start.
     pub fn from_lookup(lookup: impl Fn(&str) -> Option<String>) -> Result<Self, SettingsError> {
         let mut settings = Settings::new(lookup);
         let config = Self {

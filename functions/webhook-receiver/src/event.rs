@@ -1,12 +1,14 @@
-//! A saved HTTP event as a request.
+//! Parses a saved HTTP event into a request.
 //!
-//! In the function, `lambda_http` turns the event of a function URL or of API Gateway (HTTP or REST) into a request before
-//! any code of ours runs, and it panics where the event contradicts itself: a body that is marked base64 and is none, a host
-//! that is none. Lambda makes these fields itself (it sets `isBase64Encoded` when it has encoded the body), so no client can
-//! bring that about; should it happen, the runtime catches the panic, the invocation fails and the front end answers 502,
-//! which Nylas sends again.
+//! In the function, `lambda_http` turns the event of a function URL or of API Gateway (HTTP or
+//! REST) into a request before any of our code runs. It panics if the event contradicts itself: a
+//! body that is marked as base64 but is not, or an invalid host. Lambda sets these fields itself
+//! (it sets `isBase64Encoded` when it has encoded the body), so no client can cause that. If it
+//! happened anyway, the runtime would catch the panic, the invocation would fail and the front end
+//! would answer 502, which Nylas retries.
 //!
-//! A saved event was written by anybody. [`request`] checks what would panic and then uses the same code.
+//! A saved event can be written by anyone. [`request`] checks for everything that would panic and
+//! then uses the same code.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -15,21 +17,21 @@ use lambda_http::Request;
 use lambda_http::aws_lambda_events::apigw::{ApiGatewayProxyRequest, ApiGatewayV2httpRequest};
 use url::Url;
 
-/// Why a saved event is no request.
+/// Why a saved event is not a request.
 #[derive(Debug, thiserror::Error)]
 pub enum EventError {
-    /// Not JSON, or not of a function URL, an HTTP API or a REST API.
+    /// The event is not JSON, or not an event of a function URL, an HTTP API or a REST API.
     #[error("not the event of a function URL or of API Gateway: {0}")]
     Unknown(#[source] serde_json::Error),
-    /// Marked as base64, and is none.
-    #[error("the body is marked base64 and is none: {0}")]
+    /// The body is marked as base64 but is not.
+    #[error("the body is marked as base64 but is not valid base64: {0}")]
     NotBase64(#[source] base64::DecodeError),
-    /// The host, path and query make no address.
-    #[error("host, path and query make no address")]
+    /// Host, path and query do not form a valid URL.
+    #[error("host, path and query do not form a valid URL")]
     NoAddress,
 }
 
-/// Reads a saved event, exactly as the function reads a live one.
+/// Parses a saved event exactly as the function parses a live one.
 ///
 /// # Errors
 /// [`EventError`]: the event cannot be replayed.
@@ -46,7 +48,8 @@ pub fn request(event: &str) -> Result<Request, EventError> {
     lambda_http::request::from_str(event).map_err(EventError::Unknown)
 }
 
-/// What `lambda_http` makes a request of. Read with its types and in its order, since what it takes for an address is what it then insists on.
+/// The fields from which `lambda_http` builds a request. They are parsed with its types and in its
+/// order, because it panics on the URL that it builds from them.
 struct Fields {
     headers: HeaderMap,
     domain: Option<String>,
@@ -58,7 +61,7 @@ struct Fields {
 }
 
 impl Fields {
-    /// `None` where `lambda_http` finds no event either.
+    /// Returns `None` where `lambda_http` does not recognise the event either.
     fn read(event: &str) -> Option<Self> {
         if let Ok(rest) = serde_json::from_str::<ApiGatewayProxyRequest>(event) {
             let several = &rest.multi_value_query_string_parameters;
@@ -97,7 +100,8 @@ impl Fields {
         let host = header("host").or(self.domain.as_deref());
         let path = self.path.as_deref().unwrap_or_default();
         let stage = self.stage.as_deref().unwrap_or_default();
-        // Whether the stage of an API comes before the path depends on both and on a setting.
+        // Whether the stage of an API is put before the path depends on both and on a setting, so
+        // check both forms.
         [path.to_owned(), format!("/{stage}{path}")]
             .iter()
             .all(|path| {
@@ -107,7 +111,7 @@ impl Fields {
                 }) else {
                     return false;
                 };
-                // Without a host, the address is the path alone.
+                // Without a host, the URL is only the path.
                 let address = host.map_or(url.path(), |_| url.as_str());
                 let address = match self.query.as_str() {
                     "" => address.to_owned(),
@@ -173,13 +177,16 @@ mod tests {
             serde_json::from_str(&function_url("h\u{f6}st", "", "{}", false)).unwrap();
         assert!(
             request(&event.to_string()).is_ok(),
-            "a host beyond ASCII is none"
+            "a host header that is not ASCII is ignored"
         );
         event["requestContext"]["domainName"] = "a^b".into();
         let answer = request(&event.to_string());
         assert!(matches!(answer, Err(EventError::NoAddress)), "{answer:?}");
         event["headers"] = serde_json::json!({"host": ["a.example", "a b"]});
-        assert!(request(&event.to_string()).is_ok(), "the first of several");
+        assert!(
+            request(&event.to_string()).is_ok(),
+            "the first of several host headers counts"
+        );
         event["headers"] = serde_json::json!({"Host": "a b", "x-forwarded-proto": "http"});
         let answer = request(&event.to_string());
         assert!(matches!(answer, Err(EventError::NoAddress)), "{answer:?}");

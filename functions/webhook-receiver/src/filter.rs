@@ -1,12 +1,13 @@
-//! Which readable notifications of messages are acknowledged and not queued.
+//! Decides which valid message notifications are acknowledged without being queued.
 //!
 //! | Notification | Why nothing is lost |
 //! | --- | --- |
-//! | of another Nylas application than the configured one | it is none of our mail |
-//! | older than seven days by the envelope's `time` | the daily backfill has listed that week |
-//! | queued by this process within a day | the queue has it |
+//! | from another Nylas application than the configured one | its messages are not ours |
+//! | older than seven days according to the envelope's `time` | the daily backfill has listed that week |
+//! | queued by this process within the last day | the queue has it |
 //!
-//! What cannot be told is queued: a notification without an application id, a time or an id of its own.
+//! If a check is not possible, the notification is queued: it has no application id, no time or no
+//! id.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -15,33 +16,34 @@ use chrono::{DateTime, TimeDelta, Utc};
 use crate::notification::MessageNotification;
 use crate::recent::{Fingerprint, RecentNotifications};
 
-/// A notification that is older is not queued. The daily backfill lists as many days (`template.yaml`, `Daily`).
+/// Older notifications are not queued. The daily backfill lists the same number of days
+/// (`template.yaml`, `Daily`).
 const LONGEST_AGE: TimeDelta = TimeDelta::days(7);
 
 /// Why a notification is not queued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unwanted {
-    /// It names another application.
+    /// It comes from another Nylas application.
     AnotherApplication,
-    /// It is older than a week.
+    /// It is older than seven days.
     TooOld,
-    /// It was queued before.
+    /// It was already queued.
     Duplicate,
 }
 
 impl Unwanted {
-    /// For the log.
+    /// Returns the reason as text for the log.
     #[must_use]
     pub fn text(self) -> &'static str {
         match self {
-            Self::AnotherApplication => "it is of another Nylas application",
+            Self::AnotherApplication => "it comes from another Nylas application",
             Self::TooOld => "it is older than seven days",
             Self::Duplicate => "it was queued within the last day",
         }
     }
 }
 
-/// What is not queued.
+/// Decides which notifications are not queued.
 #[derive(Debug, Default)]
 pub struct Filter {
     application_id: Option<String>,
@@ -49,13 +51,15 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Queues everything: for saved events, which are old and are replayed as often as one likes.
+    /// Creates a filter that queues everything: for saved events, which are old and may be replayed
+    /// repeatedly.
     #[must_use]
     pub fn none() -> Self {
         Self::default()
     }
 
-    /// For deliveries of this moment, by the application `application_id` where one is configured.
+    /// Creates a filter for live deliveries. With an `application_id`, notifications from other
+    /// applications are not queued.
     #[must_use]
     pub fn live(application_id: Option<String>) -> Self {
         Self {
@@ -64,7 +68,7 @@ impl Filter {
         }
     }
 
-    /// Why `notification` is not queued; `None` if it is.
+    /// Returns why `notification` is not queued; `None` if it is to be queued.
     #[must_use]
     pub fn unwanted(
         &self,
@@ -86,7 +90,7 @@ impl Filter {
         known.then_some(Unwanted::Duplicate)
     }
 
-    /// The queue has taken everything of `notification`.
+    /// Records that the queue has accepted `notification`.
     pub fn queued(&self, notification: &MessageNotification, now: DateTime<Utc>) {
         if let (Some(recent), Some(fingerprint)) = (&self.live, fingerprint(notification)) {
             let mut recent = recent.lock().unwrap_or_else(PoisonError::into_inner);

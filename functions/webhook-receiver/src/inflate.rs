@@ -1,29 +1,29 @@
-//! Unpacking a compressed delivery, without letting a small one fill the memory.
+//! Decompresses a delivery within a size limit, so that a small body cannot fill the memory.
 
 use std::io::Read;
 
 use flate2::read::MultiGzDecoder;
 
-/// Why a body could not be unpacked.
+/// Why a body could not be decompressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InflateError {
-    /// Not gzip, cut off, or damaged.
-    #[error("the body is not the gzip that its content encoding promises")]
+    /// The body is not gzip, or it is truncated or damaged.
+    #[error("the content encoding is gzip, but the body is not valid gzip")]
     NotGzip,
-    /// More than the limit once unpacked; nothing beyond the limit was unpacked.
-    #[error("the body has more than {limit} bytes once unpacked")]
+    /// The decompressed body exceeds the limit; nothing beyond the limit was decompressed.
+    #[error("the decompressed body has more than {limit} bytes")]
     TooLarge {
-        /// The limit.
+        /// The limit in bytes.
         limit: usize,
     },
 }
 
-/// Unpacks gzip, all members of it, up to `limit` bytes.
+/// Decompresses all members of a gzip body, up to `limit` bytes.
 ///
 /// # Errors
-/// Both variants: the sender would send the same bytes again, so do not ask it to.
+/// Both variants: do not ask the sender to retry, since it would send the same bytes again.
 pub fn gunzip(packed: &[u8], limit: usize) -> Result<Vec<u8>, InflateError> {
-    // One byte more than allowed tells "at the limit" from "over it".
+    // One byte more than allowed distinguishes "at the limit" from "over the limit".
     let ceiling = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
     let mut unpacked = Vec::new();
     MultiGzDecoder::new(packed)

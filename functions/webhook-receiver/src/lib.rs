@@ -1,30 +1,33 @@
-//! webhook-receiver: what becomes of a request that Nylas sends.
+//! webhook-receiver: handles the requests that Nylas sends.
 //!
-//! 200 is answered only once the queue has the request; from then on the queue keeps it. Neither Dataverse nor the ledger is
-//! touched here.
+//! The receiver answers 200 only once the queue has the sync request. It uses neither Dataverse nor
+//! the ledger.
 //!
-//! | Request | Status | Nylas sends it again |
+//! | Request | Status | Nylas retries |
 //! | --- | --- | --- |
-//! | `GET ?challenge=…` | 200, the value and nothing else | |
+//! | `GET ?challenge=…` | 200, the value of the challenge and nothing else | |
 //! | `GET` without a challenge | 400 | |
-//! | `POST` of a new or changed message | 200, after the queue has its ids | |
-//! | the same of another application, older than a week, or queued within a day ([`filter`]) | 200, counted | |
-//! | `POST` of a type that nobody handles | 200, counted | |
+//! | `POST` of a new or changed message | 200, once the queue has its ids | |
+//! | the same from another application, older than a week, or queued within a day ([`filter`]) | 200, counted | |
+//! | `POST` of a type that is not handled | 200, counted | |
 //! | `POST` of our own probe ([`probe`]) | 200, "probe" | |
-//! | a body over 4 MiB, by its `Content-Length` or by itself, or over 8 MiB once unpacked | 413 | no |
+//! | a body over 4 MiB, by its `Content-Length` or its actual size, or over 8 MiB decompressed | 413 | no |
 //! | no signature, or a wrong one | 401 | no |
-//! | a wrong one, and the body is visibly not what was sent | 503, counted, an alarm | yes |
-//! | a wrong one, while a new secret may be on its way to us | 503 | yes |
-//! | verified and unreadable | 400, counted, the reason in the log | no |
-//! | the secret or the queue cannot be reached | 503 | yes |
+//! | a wrong one, and the body was visibly changed on its way | 503, counted, raises an alarm | yes |
+//! | a wrong one, while a new secret may not have been read yet | 503 | yes |
+//! | verified, but cannot be parsed | 400, counted, the reason in the log | no |
+//! | the secret or the queue is unavailable | 503 | yes |
 //! | any other method | 405 | |
 //!
-//! The order for a `POST` is: size, signature over the raw bytes ([`signature`], [`secrets`]), unpacking, reading
-//! ([`notification`]), what is not queued ([`filter`]), queue. Logs hold ids, never content.
+//! A `POST` is processed in this order: size, signature over the raw bytes ([`signature`],
+//! [`secrets`]), decompression, parsing ([`notification`]), filter ([`filter`]), queue. Logs
+//! contain ids, never content.
 //!
-//! A body is visibly not what was sent when its `Content-Encoding` says gzip and it does not begin like gzip: a gateway
-//! unpacked it, or made text of it. Its signature cannot match, and what we answer with 401 is lost at Nylas. So it is 503,
-//! which says nothing about the signature and lets nothing in; a forger gets no more than a repetition of the same answer.
+//! A body was visibly changed if its `Content-Encoding` is gzip but it does not begin like gzip: a
+//! gateway decompressed it or converted it to text. Its signature cannot match, and Nylas never
+//! sends a delivery again that was answered with 401. So the answer is 503, which says nothing
+//! about the signature and accepts nothing; an attacker learns only that the same answer is
+//! repeated.
 
 pub mod config;
 pub mod event;
@@ -53,96 +56,98 @@ use crate::notification::{MessageNotification, Notification, NotificationError};
 use crate::secrets::{Checked, SecretsUnavailable, WebhookSecrets};
 use crate::signature::{Signature, VerifiedBody};
 
-/// Largest body as it arrives: 4 MiB.
+/// The largest body that is accepted, before decompression: 4 MiB.
 ///
-/// Nylas takes the body out of a notification over 1 MB (Nylas facts §5), so a genuine one never comes near. Lambda itself
-/// refuses requests over 6 MB; this is less, so that nobody makes us hash what cannot be genuine.
+/// Nylas removes the message body from a notification over 1 MB (Nylas facts §5), so a genuine
+/// delivery is much smaller. Lambda itself rejects requests over 6 MB; this limit is lower, so that
+/// the receiver does not hash what cannot be genuine.
 pub const LARGEST_DELIVERY: usize = 4 * 1024 * 1024;
 
-/// Largest body once unpacked: 8 MiB. More than [`LARGEST_DELIVERY`], since whether Nylas measures its 1 MB before it packs is
-/// unknown (Nylas facts §5).
+/// The largest body after decompression: 8 MiB. It is larger than [`LARGEST_DELIVERY`] because it
+/// is *unknown* whether Nylas measures its 1 MB before compression (Nylas facts §5).
 pub const LARGEST_BODY: usize = 8 * 1024 * 1024;
 
-/// Answers Nylas.
+/// The handler for requests from Nylas.
 pub struct Receiver<Q> {
     queue: Q,
     secrets: WebhookSecrets,
     filter: Filter,
 }
 
-/// What was done with a request.
+/// The result of a request.
 #[derive(Debug)]
 pub enum Outcome {
-    /// The challenge of a new destination was answered with this value.
+    /// The challenge of a new webhook destination was answered with this value.
     Challenge(String),
-    /// The queue has it.
+    /// The queue has the sync request.
     Queued(SyncRequest),
-    /// It is readable and genuine, and is not queued.
+    /// The notification is genuine and valid, but was not queued.
     NotQueued {
-        /// What it asked for.
+        /// The request that it would have become.
         request: SyncRequest,
-        /// Why it is not queued.
+        /// Why it was not queued.
         why: Unwanted,
     },
-    /// It is our own probe, and genuine.
+    /// The request is our own probe, and genuine.
     Probe,
-    /// Nobody handles this type yet.
+    /// The type of the notification is not handled.
     Ignored {
-        /// The type.
+        /// The type, at most 80 characters of it.
         kind: String,
     },
-    /// It was not accepted.
+    /// The request was not accepted.
     Refused(Refusal),
 }
 
-/// Why a request was not accepted. The text is for our log and the operator, not for the sender.
+/// Why a request was not accepted. The text is for the log and the operator, not for the sender.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
-    /// Neither `GET` nor `POST`.
-    #[error("a method other than GET and POST")]
+    /// The method is neither `GET` nor `POST`.
+    #[error("the method is neither GET nor POST")]
     Method,
-    /// A `GET` that asks nothing.
-    #[error("a GET without a challenge")]
+    /// The request is a `GET` without a challenge.
+    #[error("the request is a GET without a challenge")]
     NoChallenge,
-    /// Too large to look at.
+    /// The body is too large to be processed.
     #[error("the body has {bytes} bytes, more than {LARGEST_DELIVERY}")]
     TooLarge {
-        /// Its length, as it is or as the header gives it.
+        /// Its size, or the size that the header declares if that is larger.
         bytes: u64,
     },
-    /// No signature header, or one that cannot be a signature.
+    /// The signature header is missing or cannot be a signature.
     #[error("the signature is missing or is not 64 hex digits")]
     NoSignature,
-    /// Signed with another secret, or changed on the way.
+    /// The body was signed with another secret, or changed on its way.
     #[error("the signature does not match")]
     WrongSignature,
-    /// Signed with a secret that we do not have, or do not have yet.
+    /// The body was signed with a secret that we do not have, or do not have yet.
     #[error("the signature does not match, and a new webhook secret may not have been read yet")]
     UndecidedSignature,
-    /// Signed, and changed on the way: what says gzip is none.
+    /// The body is signed, but was changed on its way: it is declared as gzip and is not gzip.
     #[error(
-        "the signature does not match, and the body is not the gzip that its content encoding promises: something between Nylas and this function changes bodies; run `mailverse webhook verify`"
+        "the signature does not match, and the content encoding is gzip but the body is not: something between Nylas and this function changes bodies; run `mailverse webhook verify`"
     )]
     Altered,
-    /// Verified, but packed in a way that Nylas does not use.
+    /// The body is verified, but has an encoding that Nylas does not use.
     #[error("the content encoding is neither gzip nor none")]
     UnknownEncoding,
-    /// Verified, but it cannot be unpacked.
+    /// The body is verified, but cannot be decompressed.
     #[error(transparent)]
     Packed(#[from] InflateError),
-    /// Verified, but no notification.
+    /// The body is verified, but is not a notification.
     #[error(transparent)]
     Unreadable(#[from] NotificationError),
-    /// We cannot say whether it is genuine.
+    /// The secrets are unavailable, so we cannot tell whether the body is genuine.
     #[error(transparent)]
     Secrets(#[from] SecretsUnavailable),
-    /// It is genuine, and we could not keep it.
+    /// The body is genuine, but could not be queued.
     #[error(transparent)]
     Queue(#[from] QueueError),
 }
 
 impl Refusal {
-    /// The status that makes Nylas do the right thing: it sends again after 503 and after none of the others.
+    /// Returns the status that makes Nylas react correctly: it retries after 503, and after none of
+    /// the others.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         match self {
@@ -161,7 +166,7 @@ impl Refusal {
         }
     }
 
-    /// All that the sender is told. Which check of a signature failed is nobody's business.
+    /// Returns the text for the sender. It does not reveal which check of a signature failed.
     fn public_text(&self) -> &'static str {
         match self {
             Self::Method => "method not allowed",
@@ -192,12 +197,12 @@ impl Refusal {
     }
 }
 
-/// What was done, and the answer to it.
+/// The result of a request, and the answer to it.
 #[derive(Debug)]
 pub struct Received {
-    /// What was done.
+    /// The result.
     pub outcome: Outcome,
-    /// What the sender is told.
+    /// The answer to the sender.
     pub response: Response<Body>,
 }
 
@@ -219,7 +224,7 @@ impl From<Outcome> for Received {
             HeaderValue::from_static("text/plain; charset=utf-8"),
         );
         headers.insert(CONTENT_LENGTH, HeaderValue::from(text.len()));
-        // Anybody can have any value echoed; no browser should take it for a page.
+        // Anyone can have any value echoed; browsers must not treat it as a page.
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         if status == StatusCode::METHOD_NOT_ALLOWED {
             headers.insert(ALLOW, HeaderValue::from_static("GET, POST"));
@@ -235,7 +240,7 @@ impl IntoResponse for Received {
 }
 
 impl<Q: SyncQueue> Receiver<Q> {
-    /// A receiver that checks against `secrets` and puts requests on `queue`, every one of them.
+    /// Creates a receiver that verifies with `secrets` and puts every sync request on `queue`.
     #[must_use]
     pub fn new(queue: Q, secrets: WebhookSecrets) -> Self {
         Self {
@@ -245,19 +250,19 @@ impl<Q: SyncQueue> Receiver<Q> {
         }
     }
 
-    /// The same, without what `filter` holds back.
+    /// Returns the same receiver, which does not queue what `filter` excludes.
     #[must_use]
     pub fn with_filter(self, filter: Filter) -> Self {
         Self { filter, ..self }
     }
 
-    /// The queue that requests are put on.
+    /// Returns the queue that requests are put on.
     #[must_use]
     pub fn queue(&self) -> &Q {
         &self.queue
     }
 
-    /// Does with a request what the table of this module says.
+    /// Handles a request as described in the table of this module.
     pub async fn handle(&self, request: Request, now: DateTime<Utc>) -> Received {
         let outcome = match *request.method() {
             Method::GET => challenge(&request),
@@ -270,14 +275,15 @@ impl<Q: SyncQueue> Receiver<Q> {
     }
 
     async fn delivery(&self, request: &Request, now: DateTime<Utc>) -> Result<Outcome, Refusal> {
-        // Before anything else: nothing of a body that is too large is looked at.
+        // The size comes first: a body that is too large is not processed in any way.
         let raw: &[u8] = request.body();
         let length = u64::try_from(raw.len()).unwrap_or(u64::MAX);
         let bytes = length.max(declared_length(request.headers()).unwrap_or_default());
         if bytes > LARGEST_DELIVERY as u64 {
             return Err(Refusal::TooLarge { bytes });
         }
-        // Looked at before the secrets are: an unsigned request costs no call to the store.
+        // The header is parsed before the secrets are read: an unsigned request causes no call to
+        // Secrets Manager.
         let signature = Signature::from_headers(request.headers()).ok_or(Refusal::NoSignature)?;
         let verified = match self.secrets.check(&signature, raw, now).await? {
             Checked::Genuine(body) => unpacked(body, request)?,
@@ -304,7 +310,7 @@ impl<Q: SyncQueue> Receiver<Q> {
             let suffix = suffix.text();
             tracing::warn!(
                 suffix,
-                "Nylas appended a suffix that is not known; taken like the others"
+                "Nylas appended an unknown suffix to the type; processing the notification anyway"
             );
         }
         if let Some(why) = self.filter.unwanted(&notification, now) {
@@ -314,25 +320,27 @@ impl<Q: SyncQueue> Receiver<Q> {
         self.queue
             .send(&notification.request, Duration::ZERO)
             .await?;
-        // Not before: what the queue has not taken is sent again, and must not be called a duplicate then.
+        // Only after the send: Nylas retries what the queue did not accept, and that must not count
+        // as a duplicate.
         self.filter.queued(&notification, now);
         Ok(Outcome::Queued(notification.request))
     }
 }
 
-/// The length that the request claims to have; `None` where it claims none that can be read.
+/// Returns the declared `Content-Length`; `None` if it is missing or not a number.
 fn declared_length(headers: &HeaderMap) -> Option<u64> {
     let text = headers.get(CONTENT_LENGTH)?.to_str().ok()?;
     text.trim().parse().ok()
 }
 
-/// The content encoding in lower case; `None` where there is none.
+/// Returns the content encoding in lower case; `None` if the header is missing.
 fn encoding(headers: &HeaderMap) -> Option<Vec<u8>> {
     let value = headers.get(CONTENT_ENCODING)?.as_bytes().trim_ascii();
     Some(value.to_ascii_lowercase())
 }
 
-/// Whether a body that is to be gzip does not begin like gzip (RFC 1952, section 2.3.1).
+/// Returns whether a body that is declared as gzip does not begin like gzip (RFC 1952, section
+/// 2.3.1).
 fn is_altered(raw: &[u8], headers: &HeaderMap) -> bool {
     encoding(headers).as_deref() == Some(b"gzip") && !raw.starts_with(&[0x1f, 0x8b])
 }
@@ -359,7 +367,7 @@ fn report(outcome: &Outcome) {
         Outcome::Challenge(_) => tracing::info!("challenge answered"),
         Outcome::Queued(request) => {
             count(Count::NotificationQueued, 1);
-            tracing::info!("sync.key" = %request.key, trigger = ?request.trigger, "notification queued");
+            tracing::info!("sync.key" = %request.key, trigger = ?request.trigger, "queued a notification");
         }
         Outcome::NotQueued { request, why } => {
             let what = match why {
@@ -368,12 +376,12 @@ fn report(outcome: &Outcome) {
                 Unwanted::Duplicate => Count::NotificationDuplicate,
             };
             count(what, 1);
-            tracing::info!("sync.key" = %request.key, reason = why.text(), "notification acknowledged, not queued");
+            tracing::info!("sync.key" = %request.key, reason = why.text(), "acknowledged a notification without queueing it");
         }
         Outcome::Probe => tracing::info!("probe answered"),
         Outcome::Ignored { kind } => {
             count(Count::NotificationIgnored, 1);
-            tracing::info!(kind, "notification of a type that nobody handles");
+            tracing::info!(kind, "ignored a notification of a type that is not handled");
         }
         Outcome::Refused(refusal) => {
             if let Some(what) = refusal.count() {
@@ -384,9 +392,9 @@ fn report(outcome: &Outcome) {
                 refusal,
                 Refusal::Secrets(_) | Refusal::Queue(_) | Refusal::Altered
             ) {
-                tracing::error!(status, reason = %refusal, "request not accepted, Nylas will send it again");
+                tracing::error!(status, reason = %refusal, "failed to accept a request; Nylas will retry it");
             } else {
-                tracing::warn!(status, reason = %refusal, "request refused");
+                tracing::warn!(status, reason = %refusal, "refused a request; Nylas will not retry it");
             }
         }
     }

@@ -1,4 +1,5 @@
-//! The function `webhook-receiver`: settings, clients, run. What it does: the crate `webhook_receiver`.
+//! The binary of the function `webhook-receiver`: reads the settings, creates the clients and runs
+//! the handler. For its behaviour, see the crate `webhook_receiver`.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -13,8 +14,8 @@ use webhook_receiver::config::Config;
 use webhook_receiver::filter::Filter;
 use webhook_receiver::secrets::WebhookSecrets;
 
-/// Longest call to AWS. A delivery makes three at most (two versions of the secret, one message), and Nylas hangs up after
-/// 10 seconds: it should hear our 503 instead.
+/// The longest call to AWS. A delivery makes at most three (two versions of the secret, one queue
+/// message), and Nylas closes the connection after 10 seconds: it should get our 503 before that.
 const CALL_TIMEOUT: Duration = Duration::from_millis(2_500);
 
 #[tokio::main(flavor = "current_thread")]

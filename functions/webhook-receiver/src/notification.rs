@@ -1,18 +1,19 @@
-//! What a delivery asks for.
+//! Parses a delivery into a notification.
 //!
-//! Of a notification only the type, two ids and a few fields of the envelope are read; the message itself is fetched later, by
-//! id, so that a truncated or customised notification is worth as much as a whole one.
+//! Only the type, two ids and a few fields of the envelope are read. The message itself is fetched
+//! later, by id, so a truncated or customised notification is as good as a complete one.
 //!
-//! | Type, without its suffixes | Becomes |
+//! | Type, without its suffixes | Result |
 //! | --- | --- |
-//! | `message.created` | a request, new |
-//! | `message.updated` | a request, changed |
-//! | `mailverse.probe` | nothing: our own probe ([`crate::probe`]) |
-//! | anything else (`message.deleted`, `message.opened`, `grant.expired`, `thread.replied`, …) | nothing, counted |
+//! | `message.created` | a sync request: new |
+//! | `message.updated` | a sync request: changed |
+//! | `mailverse.probe` | none: our own probe ([`crate::probe`]) |
+//! | anything else (`message.deleted`, `message.opened`, `grant.expired`, `thread.replied`, …) | none, counted |
 //!
-//! Nylas appends suffixes to a type, known ones (`.truncated`, `.transformed`, `.cleaned`, `.metadata`) in any order and number,
-//! and may have new ones tomorrow. A suffix says how the payload was changed, and the payload is not read: so whatever follows
-//! the base is taken, and a suffix that is not known is counted. Source: Nylas facts §4, §5: "match on the base".
+//! Nylas appends suffixes to a type: known ones (`.truncated`, `.transformed`, `.cleaned`,
+//! `.metadata`) in any order and number, and perhaps new ones in the future. A suffix says how the
+//! payload was changed, and the payload is not read. So any suffix is accepted, and an unknown one
+//! is counted. Source: Nylas facts §4, §5: "match on the base".
 
 use chrono::{DateTime, Utc};
 use mailverse::ids::{GrantId, IdError, MessageId, MessageKey};
@@ -23,52 +24,53 @@ use serde_json::{Map, Value};
 use crate::probe;
 use crate::signature::VerifiedBody;
 
-/// What Nylas is known to append to a type to say how the payload was changed.
+/// The known suffixes that Nylas appends to a type to say how the payload was changed.
 const SUFFIXES: [&str; 4] = ["truncated", "transformed", "cleaned", "metadata"];
 
-/// The types that become a request: what a webhook destination has to be subscribed to.
+/// The types that become a sync request. A webhook destination must be subscribed to them.
 pub const HANDLED: [(&str, Trigger); 2] = [
     ("message.created", Trigger::Created),
     ("message.updated", Trigger::Updated),
 ];
 
-/// Longest suffix that is shown as it is.
+/// The longest suffix that is shown unchanged, in bytes.
 const LONGEST_SUFFIX: usize = 32;
 
-/// Longest part of an unknown type that is kept for the log.
+/// The longest part of an unhandled type that is kept for the log, in characters.
 const LONGEST_KIND: usize = 80;
 
-/// What a notification says.
+/// The content of a notification.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notification {
-    /// Look at this message.
+    /// A message was created or changed.
     Message(MessageNotification),
-    /// Our own probe: answer it, and nothing else.
+    /// Our own probe: answer it, and do nothing else.
     Probe,
-    /// Nothing that we handle.
+    /// A type that we do not handle.
     Other {
         /// The type, at most 80 characters of it.
         kind: String,
     },
 }
 
-/// A notification about a message. Everything beside the request is `None` where it is missing or is something else than
-/// the facts say: no mail is refused for it.
+/// A notification about a message. All fields except the request are `None` if they are missing or
+/// have an unexpected form: no message is refused because of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MessageNotification {
-    /// Which message to look at.
+    /// The message to process, and why.
     pub request: SyncRequest,
-    /// The envelope's id, which a retry repeats (Nylas facts §4).
+    /// The id of the envelope, which is the same in a retry (Nylas facts §4).
     pub id: Option<String>,
-    /// When Nylas made the notification: the envelope's `time`, Unix seconds or RFC 3339 (Nylas facts §4).
+    /// When Nylas created the notification: the envelope's `time`, Unix seconds or RFC 3339 (Nylas
+    /// facts §4).
     pub time: Option<DateTime<Utc>>,
-    /// The Nylas application: `data.application_id`.
+    /// The id of the Nylas application: `data.application_id`.
     pub application_id: Option<String>,
-    /// The first suffix that we do not know.
+    /// The first unknown suffix; `None` if all are known.
     pub unknown_suffix: Option<UnknownSuffix>,
 }
 
-/// A suffix that Nylas appended to a type and that we do not know.
+/// An unknown suffix that Nylas appended to a type.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnknownSuffix(String);
 
@@ -79,56 +81,58 @@ impl UnknownSuffix {
         Self(if shown { text } else { "(not shown)" }.to_owned())
     }
 
-    /// At most 32 letters, digits, `_` and `-`; `(not shown)` for anything else.
+    /// Returns at most 32 letters, digits, `_` and `-`; `(not shown)` for anything else.
     #[must_use]
     pub fn text(&self) -> &str {
         &self.0
     }
 }
 
-/// Why a verified body is no notification. Names the field and its type, never its content.
+/// Why a verified body is not a notification. The texts name the field and its type, never its
+/// content.
 #[derive(Debug, thiserror::Error)]
 pub enum NotificationError {
-    /// Not text.
+    /// The body is not UTF-8.
     #[error("the body is not UTF-8 from byte {at}")]
     NotUtf8 {
-        /// The first byte that is none.
+        /// The index of the first invalid byte.
         at: usize,
     },
-    /// Not JSON, or nested too deeply.
+    /// The body is not JSON, or is nested too deeply.
     #[error("the body is not JSON: {0}")]
     NotJson(#[source] serde_json::Error),
-    /// A field that has to be there is not.
+    /// A required field is missing.
     #[error("{field} is missing")]
     Missing {
-        /// Its path.
+        /// The path of the field.
         field: &'static str,
     },
-    /// A field holds something else.
+    /// A field has the wrong type.
     #[error("{field} is {found}, not {wanted}")]
     WrongType {
-        /// Its path.
+        /// The path of the field.
         field: &'static str,
-        /// What it holds.
+        /// The type that it has.
         found: &'static str,
-        /// What it should hold.
+        /// The type that it should have.
         wanted: &'static str,
     },
-    /// A field holds a text that cannot be an id.
+    /// A field holds a string that cannot be an id.
     #[error("{field}: {problem}")]
     NoId {
-        /// Its path.
+        /// The path of the field.
         field: &'static str,
-        /// Why not.
+        /// Why it cannot be an id.
         #[source]
         problem: IdError,
     },
 }
 
-/// Reads a notification. Of a key that is there twice, the last one counts.
+/// Parses a notification. If a key occurs twice, the last value counts.
 ///
 /// # Errors
-/// [`NotificationError`]: the same bytes will not get better, so answer 400, which Nylas does not send again.
+/// [`NotificationError`]: the same bytes would fail again, so answer 400, which Nylas does not
+/// retry.
 pub fn parse(body: &VerifiedBody<'_>) -> Result<Notification, NotificationError> {
     let text = std::str::from_utf8(body.bytes()).map_err(|error| NotificationError::NotUtf8 {
         at: error.valid_up_to(),
@@ -154,7 +158,7 @@ pub fn parse(body: &VerifiedBody<'_>) -> Result<Notification, NotificationError>
     }))
 }
 
-/// What a type asks for, and what follows its base.
+/// Returns the trigger of a type, and the suffixes after its base.
 fn trigger(kind: &str) -> Option<(Trigger, &str)> {
     HANDLED.iter().find_map(|(base, trigger)| {
         let suffixes = kind.strip_prefix(base)?;
@@ -163,7 +167,8 @@ fn trigger(kind: &str) -> Option<(Trigger, &str)> {
     })
 }
 
-/// The first suffix that is not known, of the text that follows a base: empty, or a dot before each suffix.
+/// Returns the first unknown suffix of the text after the base, which is empty or has a dot before
+/// each suffix.
 fn unknown_suffix(suffixes: &str) -> Option<UnknownSuffix> {
     let mut all = suffixes.split('.').skip(1);
     all.find(|suffix| !SUFFIXES.contains(suffix))
@@ -349,7 +354,7 @@ mod tests {
             let shown = found.unknown_suffix.as_ref().map(UnknownSuffix::text);
             assert_eq!(shown, Some(suffix), "{kind}");
         }
-        // A type that we would take is not dropped silently when it lacks its ids.
+        // A type that we handle is not dropped silently if its ids are missing.
         let without = r#"{"type":"message.created.redacted","data":{"object":null}}"#;
         assert_eq!(reason(without), "data.object is null, not an object");
     }
@@ -414,7 +419,7 @@ mod tests {
             };
             assert_eq!(of_kind(kind), other, "{kind}");
         }
-        // Published shapes: an object without an id, and none at all.
+        // Published shapes: an object without an id, and no object at all.
         for body in [
             r#"{"type":"message.opened","data":{"object":{"object":"message","message_id":"m"}}}"#,
             r#"{"type":"message.send_failed","data":{"object":null}}"#,
@@ -425,7 +430,7 @@ mod tests {
         }
         let long = format!(r#"{{"type":"{}"}}"#, "é".repeat(1_000));
         let Notification::Other { kind } = read(long.as_bytes()).unwrap() else {
-            panic!("an unknown type");
+            panic!("a long unknown type must parse as Notification::Other");
         };
         assert_eq!(kind.chars().count(), 80);
     }

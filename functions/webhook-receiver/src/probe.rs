@@ -1,8 +1,9 @@
-//! The probe: a signed body that proves the way from a public address to the receiver, and that nothing on the way
-//! changes a byte of it.
+//! The probe: a signed body that shows that a public address leads to the receiver and that no byte
+//! is changed on the way.
 //!
-//! `mailverse webhook verify` and `mailverse doctor` send it; the receiver recognises its type, after the signature was
-//! verified like that of any delivery, answers [`ANSWER`] and does nothing else. It is never queued, whatever it holds.
+//! `mailverse webhook verify` and `mailverse doctor` send it. Its signature is verified like that
+//! of any delivery. The receiver recognises its type, answers [`ANSWER`] and does nothing else. A
+//! probe is never queued, whatever it contains.
 
 use std::io::Read;
 
@@ -10,16 +11,18 @@ use chrono::{DateTime, Utc};
 use flate2::Compression;
 use flate2::read::GzEncoder;
 
-/// The type of a probe. Nylas' types begin with the name of a resource (Nylas facts §5), so it meets none of them.
+/// The type of a probe. It cannot clash with types of Nylas, which begin with the name of a
+/// resource (Nylas facts §5).
 pub const KIND: &str = "mailverse.probe";
 
-/// What the receiver answers to a probe, with status 200: something that answers 200 to everything is not taken for it.
+/// The receiver's answer to a probe, with status 200. It distinguishes the receiver from a server
+/// that answers 200 to everything.
 pub const ANSWER: &str = "probe";
 
-/// The bytes of a probe.
+/// Returns the bytes of a probe.
 ///
-/// Blanks, escapes, letters beyond ASCII and an escaped slash, so that a gateway that reads JSON and writes it again, or
-/// changes the encoding, changes bytes.
+/// They contain extra blanks, escapes, letters outside ASCII and an escaped slash. A gateway that
+/// parses and rewrites the JSON, or changes the encoding, changes the bytes.
 #[must_use]
 pub fn body(id: &str, now: DateTime<Utc>) -> Vec<u8> {
     let time = now.timestamp();
@@ -29,12 +32,12 @@ pub fn body(id: &str, now: DateTime<Utc>) -> Vec<u8> {
     .into_bytes()
 }
 
-/// What Nylas makes of a body when deliveries are compressed.
+/// Compresses a body as Nylas does when deliveries are compressed.
 #[must_use]
 pub fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut packed = Vec::new();
     let read = GzEncoder::new(bytes, Compression::default()).read_to_end(&mut packed);
-    // Packing bytes that are in memory cannot fail.
+    // Compressing bytes in memory cannot fail.
     read.map(|_| packed).unwrap_or_default()
 }
 

@@ -1,11 +1,11 @@
-//! Which notifications this process has queued lately: a cheap check for duplicates.
+//! The notifications that this process queued recently: a cheap check for duplicates.
 //!
-//! Nylas sends a notification again when it did not hear our 200, with the same envelope id (Nylas facts §4). What is
-//! forgotten, because the process ended or the memory is full, is queued again, and the ledger finds it done. So this
-//! saves work and promises nothing.
+//! Nylas sends a notification again if it did not receive our 200, with the same envelope id (Nylas
+//! facts §4). If this memory is lost or full, the notification is queued again, and the ledger
+//! shows that the message is done. So the check saves work but guarantees nothing.
 //!
-//! An entry is the digest of the envelope id together with the request that was queued: of two notifications that
-//! name different messages none is lost, even if their ids are the same.
+//! An entry is the digest of the envelope id and the queued request. If two notifications have the
+//! same id but name different messages, both are queued.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -16,15 +16,15 @@ use sha2::{Digest, Sha256};
 /// How long a notification is remembered.
 const KEPT: TimeDelta = TimeDelta::days(1);
 
-/// How many are remembered: about a megabyte.
+/// How many notifications are remembered, which takes about a megabyte.
 const CAPACITY: usize = 10_000;
 
-/// What stands for a notification: 32 bytes, however long its id is.
+/// The digest of a notification: 32 bytes, however long its id is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Fingerprint([u8; 32]);
 
 impl Fingerprint {
-    /// Of the envelope's id and what it asks for.
+    /// Creates the digest of an envelope's id and the request in it.
     #[must_use]
     pub fn new(id: &str, request: &SyncRequest) -> Self {
         let digest = Sha256::new()
@@ -36,27 +36,27 @@ impl Fingerprint {
     }
 }
 
-/// The notifications that were queued lately.
+/// The notifications that were queued recently.
 #[derive(Debug, Default)]
 pub struct RecentNotifications {
     queued_at: HashMap<Fingerprint, DateTime<Utc>>,
-    /// The oldest first.
+    /// The digests in the order of queueing, oldest first.
     order: VecDeque<Fingerprint>,
 }
 
 impl RecentNotifications {
-    /// Whether it was queued within the last day.
+    /// Returns whether the notification was queued within the last day.
     #[must_use]
     pub fn holds(&self, notification: Fingerprint, now: DateTime<Utc>) -> bool {
         let queued_at = self.queued_at.get(&notification);
-        // A clock that was set back makes an age negative, and the notification counts as unknown.
+        // If the clock was set back, the age is negative and the notification counts as unknown.
         queued_at.is_some_and(|at| (TimeDelta::zero()..KEPT).contains(&(now - *at)))
     }
 
-    /// The queue has taken it.
+    /// Records that the queue has accepted the notification.
     pub fn add(&mut self, notification: Fingerprint, now: DateTime<Utc>) {
         if self.queued_at.insert(notification, now).is_some() {
-            // Its place in the order stays: it is forgotten a little early.
+            // It keeps its place in the order, so it is forgotten a little early.
             return;
         }
         self.order.push_back(notification);

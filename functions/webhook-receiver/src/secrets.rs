@@ -1,21 +1,22 @@
-//! Where the webhook secrets come from, and when they are read again.
+//! Reads the webhook secrets and decides when to read them again.
 //!
-//! The secret comes into being only after the receiver has answered Nylas' challenge, so nothing is read at the start: the
-//! first delivery reads both versions (`AWSCURRENT`, `AWSPREVIOUS`) and the process keeps them. A signature that matches
-//! neither may mean that the secret was rotated since, so the secret is then read again, at most once a minute, and the
-//! same delivery is checked once more.
+//! The secret only exists after the receiver has answered Nylas' challenge, so nothing is read at
+//! startup. The first delivery reads both versions (`AWSCURRENT`, `AWSPREVIOUS`), and the process
+//! caches them. A signature that matches neither may mean that the secret was rotated since. Then
+//! the secret is read again, at most once a minute, and the delivery is checked again.
 //!
-//! Nylas signs with a new secret from the moment that it has made one, and what it is told with 401 it never sends again. So
-//! nothing is called forged while the new secret may be on its way to the store: `mailverse webhook rotate` marks the
-//! rotation there (a version `AWSPENDING` that differs from the current one) before it asks Nylas.
+//! Nylas signs with a new secret from the moment it is created, and never retries a delivery that
+//! was answered with 401. So no delivery counts as forged while the new secret may not be stored
+//! yet: `mailverse webhook rotate` marks the rotation in the store (a version `AWSPENDING` that
+//! differs from the current one) before it asks Nylas for a new secret.
 //!
 //! | State | Answer |
 //! | --- | --- |
-//! | a secret matches | go on |
-//! | none matches, they were read for this very delivery, and no rotation is under way | 401, which Nylas does not send again |
-//! | none matches, and a rotation is under way, or the secrets were read for an earlier delivery of the last minute | 503, which Nylas sends again |
-//! | the store does not answer, or did not within the last 5 seconds | 503: it may be the rotated secret that we cannot see |
-//! | no secret yet, a blank one, or the one of Nylas' test events | 503, and an error in the log: our side is not set up |
+//! | a secret matches | continue |
+//! | none matches, they were read for this delivery, and no rotation is in progress | 401, which Nylas does not retry |
+//! | none matches, and a rotation is in progress, or the secrets were read for an earlier delivery of the last minute | 503, which Nylas retries |
+//! | the store is unavailable, or was within the last 5 seconds | 503: the delivery may be signed with a rotated secret that we cannot read |
+//! | no secret yet, a blank one, or the one of Nylas' test events | 503, and an error in the log: the set-up is incomplete |
 
 use std::ops::Range;
 
@@ -28,37 +29,39 @@ use tokio::sync::Mutex;
 
 use crate::signature::{Key, Keys, SecretProblem, Signature, VerifiedBody};
 
-/// How long nothing is read again after it was. Whoever sends wrong signatures costs one reading in this time.
+/// How long the secrets are not read again after a reading, so that wrong signatures cause at most
+/// one reading in that time.
 const FRESH: Range<TimeDelta> = TimeDelta::zero()..TimeDelta::seconds(60);
 
-/// The same while a rotation is under way, which takes seconds: genuine deliveries wait for its end.
+/// The same during a rotation, which takes seconds: genuine deliveries wait for its end.
 const FRESH_IN_ROTATION: Range<TimeDelta> = TimeDelta::zero()..TimeDelta::seconds(5);
 
-/// What the check of a signature found.
+/// The result of checking a signature.
 pub enum Checked<'a> {
-    /// Signed with one of our secrets.
+    /// The body was signed with one of our secrets.
     Genuine(VerifiedBody<'a>),
-    /// Not signed with any of them.
+    /// The body was not signed with any of our secrets.
     Forged,
-    /// Not signed with any that we know, and there may be one that we do not know yet.
+    /// The body was not signed with a known secret, but there may be a new one that was not read
+    /// yet.
     Undecided,
 }
 
-/// The secrets could not be had. Answer 503.
+/// The secrets are unavailable. Answer 503.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretsUnavailable {
-    /// The secret store did not answer.
+    /// The secret store is unavailable.
     #[error(transparent)]
     Store(#[from] SecretError),
-    /// Nobody has stored the secret yet.
+    /// No secret is stored yet.
     #[error("no webhook secret is stored yet")]
     Missing,
-    /// What is stored is no secret.
+    /// The stored value cannot be used as a secret.
     #[error(transparent)]
     Unusable(#[from] SecretProblem),
 }
 
-/// The secrets that deliveries are checked against.
+/// The secrets that deliveries are verified with.
 pub struct WebhookSecrets(Source);
 
 enum Source {
@@ -66,7 +69,7 @@ enum Source {
     Stored {
         client: Client,
         id: String,
-        // Held while the store is asked, so that deliveries that arrive together ask once.
+        // Locked while the store is read, so that concurrent deliveries read it once.
         cache: Mutex<Cache>,
     },
 }
@@ -75,11 +78,11 @@ enum Source {
 struct Cache {
     keys: Option<Keys>,
     read_again: Option<Reading>,
-    /// The last reading, if the store did not answer.
+    /// The last reading, if the store was unavailable.
     failed: Option<RecentFailure>,
 }
 
-/// When the secrets were read because none matched, and whether a rotation was under way.
+/// A reading of the secrets after none matched, and whether a rotation was in progress.
 struct Reading {
     at: DateTime<Utc>,
     in_rotation: bool,
@@ -97,13 +100,13 @@ impl Reading {
 }
 
 impl WebhookSecrets {
-    /// These secrets, for a process that has no store: the command.
+    /// Creates a source with fixed secrets, for the command, which has no store.
     #[must_use]
     pub fn fixed(current: Key, previous: Option<Key>) -> Self {
         Self(Source::Fixed(Keys { current, previous }))
     }
 
-    /// The current and the previous version of the secret `id`.
+    /// Creates a source that reads the current and the previous version of the secret `id`.
     #[must_use]
     pub fn stored(client: Client, id: String) -> Self {
         Self(Source::Stored {
@@ -116,7 +119,7 @@ impl WebhookSecrets {
     /// Checks `signature` over the raw bytes of `body`.
     ///
     /// # Errors
-    /// [`SecretsUnavailable`]: it could not be found out; answer 503.
+    /// [`SecretsUnavailable`]: the signature could not be checked; answer 503.
     pub async fn check<'a>(
         &self,
         signature: &Signature,
@@ -146,7 +149,8 @@ impl WebhookSecrets {
         let checked = cache.read_and_check(client, id, signature, body, now).await;
         cache.failed = match &checked {
             Err(SecretsUnavailable::Store(error)) => Some(RecentFailure::new(error.clone(), now)),
-            // A secret that is missing or unusable is asked for again at once: somebody may be storing it.
+            // A missing or unusable secret is read again at once: an operator may be storing it
+            // now.
             Err(SecretsUnavailable::Missing | SecretsUnavailable::Unusable(_)) | Ok(_) => None,
         };
         checked
@@ -154,7 +158,7 @@ impl WebhookSecrets {
 }
 
 impl Cache {
-    /// Asks the store and checks once more. When that fails, the known secrets stay.
+    /// Reads the store and checks again. If reading fails, the cached secrets are kept.
     async fn read_and_check<'a>(
         &mut self,
         client: &Client,
@@ -170,8 +174,9 @@ impl Cache {
         if let Some(verified) = verified {
             return Ok(Checked::Genuine(verified));
         }
-        // After the secrets, and it is enough: a rotation that began since then signed nothing that is here already, and one that ended since then
-        // leaves a version that differs from what was read.
+        // It is sufficient to read this after the secrets: a rotation that began since then has not
+        // signed a delivery that is already here, and one that ended since then leaves a version
+        // that differs from the one that was read.
         let in_rotation = match read(client, id, Stage::Pending).await? {
             Stored::Value { text: pending, .. } => {
                 pending.expose_secret() != current.expose_secret()
@@ -190,7 +195,7 @@ impl Cache {
     }
 }
 
-/// The value in force, and the keys of it and of the one before.
+/// Returns the current value, and the keys of the current and the previous version.
 async fn keys_in(client: &Client, id: &str) -> Result<(SecretString, Keys), SecretsUnavailable> {
     let Stored::Value { text: value, .. } = read(client, id, Stage::Current).await? else {
         return Err(SecretsUnavailable::Missing);
@@ -203,10 +208,11 @@ async fn keys_in(client: &Client, id: &str) -> Result<(SecretString, Keys), Secr
     Ok((value, Keys { current, previous }))
 }
 
-// A previous version that is no secret is what a first set-up leaves behind (the template's empty value, say).
+// A first set-up leaves a previous version that is not a secret (the template's empty value, for
+// example).
 fn usable_previous(secret: &SecretString) -> Option<Key> {
     Key::new(secret)
-        .inspect_err(|problem| tracing::info!(%problem, "the previous version of the webhook secret is left out"))
+        .inspect_err(|problem| tracing::info!(%problem, "ignoring the previous version of the webhook secret"))
         .ok()
 }
 

@@ -1,17 +1,20 @@
-//! How is a webhook verified?
+//! Verifies the signature of a webhook delivery.
 //!
-//! Nylas signs every delivery: the header `x-nylas-signature` holds HMAC-SHA256 over the exact bytes of the body, in hex,
-//! keyed with the destination's webhook secret. Of a compressed delivery the compressed bytes are signed.
+//! Nylas signs every delivery: the header `x-nylas-signature` contains the HMAC-SHA256 of the exact
+//! bytes of the body, in hex, with the webhook secret of the destination as the key. If the
+//! delivery is compressed, the compressed bytes are signed.
 //!
-//! - The raw bytes are verified, before anything looks into them. [`VerifiedBody`] is the proof: only [`Keys::verify`] makes
-//!   one, and the notification parser accepts nothing else. There is no setting that turns verification off.
-//! - The comparison takes the same time wherever the difference is.
-//! - Two secrets count, the current and the previous one: Nylas stops using the old one at once when it is rotated, but
-//!   deliveries that were on their way carry the old signature.
-//! - The signed text holds no time and no nonce, so a delivery that somebody recorded verifies again. That is harmless here:
+//! - The raw bytes are verified before anything parses them. [`VerifiedBody`] is the proof: only
+//!   [`Keys::verify`] creates it, and the notification parser accepts nothing else. No setting
+//!   turns verification off.
+//! - The comparison takes constant time.
+//! - Two secrets are valid, the current and the previous one. Nylas stops using the old one at once
+//!   when it is rotated, but deliveries already on their way have the old signature.
+//! - The signed text contains no time and no nonce, so a recorded delivery can be replayed. That is
+//!   harmless: it names a message, and processing the same message again changes nothing.
 //!   it names a message, and looking at the same message again changes nothing.
 //!
-//! Where the secrets come from: [`crate::secrets`]. Source of the rule: Nylas facts §3.
+//! For the source of the secrets see [`crate::secrets`]. Source of the rule: Nylas facts §3.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -23,10 +26,10 @@ use sha2::Sha256;
 
 use crate::inflate::{InflateError, gunzip};
 
-/// The header with the signature; header names compare without case.
+/// The header with the signature; header names are case-insensitive.
 pub const HEADER: &str = "x-nylas-signature";
 
-/// The secret that Nylas' test events are signed with, known to everybody.
+/// The secret with which Nylas signs test events. It is public.
 ///
 /// Source: Nylas facts §2, `POST /v3/webhooks/send-test-event`.
 const KNOWN_TO_EVERYBODY: &str = "mock-webhook-secret";
@@ -34,23 +37,27 @@ const KNOWN_TO_EVERYBODY: &str = "mock-webhook-secret";
 /// Why a text is not accepted as a webhook secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SecretProblem {
-    /// Nothing in it.
+    /// The text is empty or blank.
     #[error("the webhook secret is empty")]
     Blank,
-    /// Nylas' test events are signed with it, so that anybody could sign.
-    #[error("the webhook secret is the one of Nylas' test events, which everybody knows")]
+    /// Nylas signs test events with it, so anyone could sign.
+    #[error(
+        "the webhook secret is the public one of Nylas' test events; store the secret of your webhook destination"
+    )]
     KnownToEverybody,
 }
 
-/// A webhook secret, ready to sign with.
+/// A webhook secret, ready for signing.
 #[derive(Clone)]
 pub struct Key(Hmac<Sha256>);
 
 impl Key {
-    /// Checks a secret. Blanks around it are dropped, since a line end easily comes along when a secret is stored.
+    /// Checks a secret. Whitespace around it is removed, because storing a secret easily adds a
+    /// line end.
     ///
     /// # Errors
-    /// [`SecretProblem`]: behave as if there were no secret, and tell the operator.
+    /// [`SecretProblem`]: behave as if no secret were stored, and report the problem to the
+    /// operator.
     pub fn new(secret: &SecretString) -> Result<Self, SecretProblem> {
         match secret.expose_secret().trim() {
             "" => Err(SecretProblem::Blank),
@@ -61,7 +68,8 @@ impl Key {
         }
     }
 
-    /// The value of the signature header for `body`, as Nylas writes it. For the command, which signs saved events.
+    /// Returns the value of the signature header for `body`, in the form that Nylas uses. For the
+    /// command, which signs saved events.
     #[must_use]
     pub fn sign(&self, body: &[u8]) -> String {
         hex::encode(self.0.clone().chain_update(body).finalize().into_bytes())
@@ -79,17 +87,17 @@ impl fmt::Debug for Key {
     }
 }
 
-/// The secrets that count at one time.
+/// The secrets that are valid at the same time.
 #[derive(Debug, Clone)]
 pub struct Keys {
-    /// The one in force.
+    /// The current secret.
     pub current: Key,
-    /// The one before it.
+    /// The previous secret; `None` if there is none.
     pub previous: Option<Key>,
 }
 
 impl Keys {
-    /// The proof that one of the secrets signed `body`; `None` when neither did.
+    /// Returns the proof that one of the secrets signed `body`; `None` if neither did.
     #[must_use]
     pub fn verify<'a>(&self, signature: &Signature, body: &'a [u8]) -> Option<VerifiedBody<'a>> {
         let mut keys = std::iter::once(&self.current).chain(&self.previous);
@@ -98,12 +106,13 @@ impl Keys {
     }
 }
 
-/// A signature as a delivery claims it.
+/// The signature in a delivery's header, not yet verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Signature([u8; 32]);
 
 impl Signature {
-    /// Reads the header: 64 hex digits and nothing else. `None` when it is missing, given more than once, or anything else.
+    /// Parses the header: exactly 64 hex digits. Returns `None` if it is missing, repeated or
+    /// different.
     #[must_use]
     pub fn from_headers(headers: &HeaderMap) -> Option<Self> {
         let mut values = headers.get_all(HEADER).iter();
@@ -117,20 +126,20 @@ impl Signature {
     }
 }
 
-/// A body that somebody with the webhook secret signed.
+/// A body that was signed with the webhook secret.
 pub struct VerifiedBody<'a>(Cow<'a, [u8]>);
 
 impl VerifiedBody<'_> {
-    /// The bytes.
+    /// Returns the bytes of the body.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.0
     }
 
-    /// What the sender compressed, at most `limit` bytes of it.
+    /// Decompresses the body, up to `limit` bytes.
     ///
     /// # Errors
-    /// [`InflateError`]: answer that the body is no good; the same bytes will not get better.
+    /// [`InflateError`]: refuse the body; the same bytes would fail again.
     pub fn inflated(&self, limit: usize) -> Result<VerifiedBody<'static>, InflateError> {
         gunzip(&self.0, limit).map(|bytes| VerifiedBody(Cow::Owned(bytes)))
     }
@@ -157,7 +166,7 @@ mod tests {
         Signature::from_headers(&headers)
     }
 
-    /// Where it was published: `tests/fixtures/README.md`.
+    /// For the source of the vector see `tests/fixtures/README.md`.
     #[test]
     fn the_vector_that_nylas_published_verifies() {
         let body = include_bytes!("../tests/fixtures/signed-grant.deleted.body");

@@ -1,4 +1,5 @@
-//! The handler as Nylas sees it: events of all three front ends in, statuses and queued ids out.
+//! Tests the handler as Nylas sees it: events of all three front ends in, statuses and queued ids
+//! out.
 
 use std::io::Write;
 use std::time::Duration;
@@ -26,7 +27,7 @@ enum FrontEnd {
 
 const FRONT_ENDS: [FrontEnd; 3] = [FrontEnd::FunctionUrl, FrontEnd::HttpApi, FrontEnd::RestApi];
 
-/// A request before a front end has made an event of it.
+/// A request before a front end turns it into an event.
 #[derive(Clone)]
 struct Call {
     method: &'static str,
@@ -65,7 +66,7 @@ impl Call {
         self
     }
 
-    /// The event, with the body as text where it is one and `base64` does not ask for the other form.
+    /// Returns the event. The body is text if it is UTF-8 and `base64` is false.
     fn event(&self, front_end: FrontEnd, base64: bool) -> Value {
         let text = String::from_utf8(self.body.clone())
             .ok()
@@ -127,15 +128,15 @@ struct BrokenQueue;
 
 impl SyncQueue for BrokenQueue {
     async fn send_body(&self, _: String, _: Duration) -> Result<(), QueueError> {
-        Err(QueueError::new("out of order"))
+        Err(QueueError::new("the queue is down"))
     }
 
     async fn hide(&self, _: &str, _: Duration) -> Result<(), QueueError> {
-        Err(QueueError::new("out of order"))
+        Err(QueueError::new("the queue is down"))
     }
 
     async fn waiting(&self) -> Result<usize, QueueError> {
-        Err(QueueError::new("out of order"))
+        Err(QueueError::new("the queue is down"))
     }
 }
 
@@ -155,7 +156,7 @@ fn receiver() -> Receiver<MemoryQueue> {
     Receiver::new(MemoryQueue::default(), secrets())
 }
 
-/// Secrets in a store that nobody answers for: whatever reads them fails.
+/// Returns secrets in a store that is not reachable, so that reading them fails.
 fn unreachable_secrets() -> WebhookSecrets {
     let config = aws_sdk_secretsmanager::Config::builder()
         .behavior_version(aws_config::BehaviorVersion::v2026_01_12())
@@ -310,7 +311,7 @@ async fn a_signature_that_is_missing_or_wrong_is_refused_without_saying_which() 
             "x-nylas-signature",
             &key("current").sign(CREATED.as_bytes()),
         ),
-        // The body of a broken sender is no better for being unsigned.
+        // Bodies that are also invalid get the same answer if they are unsigned.
         Call::unsigned("{"),
         Call::unsigned(""),
     ] {
@@ -403,7 +404,7 @@ async fn nylas_is_asked_to_send_again_when_our_side_fails() {
         answer.outcome,
         Outcome::Refused(Refusal::Queue(_))
     ));
-    // What needs no queue is answered all the same.
+    // A notification that is not queued is still answered with 200.
     assert_eq!(
         status(
             &Call::signed(r#"{"type":"folder.created"}"#)
@@ -417,20 +418,20 @@ async fn nylas_is_asked_to_send_again_when_our_side_fails() {
     let answer = Call::signed(CREATED).to(&no_secret).await;
     assert_eq!((status(&answer), text(&answer)), (503, "unavailable"));
     assert_eq!(queued(&no_secret), []);
-    // Without a signature there is nothing to look up.
+    // Without a signature, the secrets are not read.
     assert_eq!(status(&Call::unsigned(CREATED).to(&no_secret).await), 401);
 }
 
 #[tokio::test]
 async fn a_body_that_is_announced_as_too_large_is_refused_before_its_signature_is_looked_at() {
-    // Looking at the signature would be 503: nobody answers for the secrets.
+    // Checking the signature would give 503, because the secrets are unavailable.
     let receiver = Receiver::new(MemoryQueue::default(), unreachable_secrets());
     for (announced, expected) in [
         ("4194305", 413),
         ("18446744073709551615", 413),
         ("4194304", 503),
         (" 90 ", 503),
-        // What is no number says nothing.
+        // A value that is not a number is ignored.
         ("-1", 503),
         ("many", 503),
     ] {
@@ -470,7 +471,7 @@ async fn a_probe_is_answered_only_when_it_is_signed_and_is_never_queued() {
     for call in [Call::unsigned(body), forged] {
         assert_eq!(status(&call.to(&receiver).await), 401);
     }
-    // Whatever else it holds.
+    // The rest of its content does not matter.
     let with_ids = CREATED.replace("message.created", probe::KIND);
     let answer = Call::signed(with_ids).to(&receiver).await;
     assert_eq!(text(&answer), probe::ANSWER);
@@ -482,7 +483,7 @@ async fn a_delivery_that_was_visibly_changed_on_its_way_is_sent_again_and_not_ca
     let receiver = receiver();
     let packed = gzip(CREATED.as_bytes());
     let signature = key("current").sign(&packed);
-    // A gateway unpacked it; a front end made text of it.
+    // A gateway decompressed it, or a front end converted it to text.
     let spoilt = String::from_utf8_lossy(&packed).into_owned();
     for body in [CREATED.to_owned(), spoilt, String::new()] {
         let call = Call::unsigned(body.clone()).with("x-nylas-signature", &signature);
@@ -497,7 +498,7 @@ async fn a_delivery_that_was_visibly_changed_on_its_way_is_sent_again_and_not_ca
             "{body}"
         );
         assert!(matches!(answer.outcome, Outcome::Refused(Refusal::Altered)));
-        // Nothing shows it where the header is gone, and nothing is let in either way.
+        // Without the header the change cannot be detected; in both cases nothing is accepted.
         assert_eq!(status(&call.to(&receiver).await), 401);
         let unsigned = Call::unsigned(body).with("content-encoding", "gzip");
         assert_eq!(status(&unsigned.to(&receiver).await), 401);
@@ -510,7 +511,7 @@ async fn a_delivery_that_was_visibly_changed_on_its_way_is_sent_again_and_not_ca
     assert_eq!(queued(&receiver), []);
 }
 
-/// A notification with an envelope.
+/// Returns a signed notification with an envelope.
 fn enveloped(id: &str, message: &str, days_old: i64, application: &str) -> Call {
     let time = (now() - chrono::TimeDelta::days(days_old)).timestamp();
     let body = json!({
@@ -528,7 +529,7 @@ async fn what_is_of_another_application_too_old_or_known_is_acknowledged_and_not
         (enveloped("n-1", "m-1", 0, "app"), None),
         (enveloped("n-1", "m-1", 0, "app"), Some(Unwanted::Duplicate)),
         (enveloped("n-2", "m-1", 0, "app"), None),
-        // One id and two messages: both.
+        // One id with two messages: both are queued.
         (enveloped("n-1", "m-2", 0, "app"), None),
         (enveloped("n-3", "m-3", 6, "app"), None),
         (enveloped("n-4", "m-4", 8, "app"), Some(Unwanted::TooOld)),
@@ -551,7 +552,7 @@ async fn what_is_of_another_application_too_old_or_known_is_acknowledged_and_not
     assert_eq!(queued(&receiver).len(), 6);
 }
 
-/// A queue that takes nothing while it is down.
+/// A queue that accepts nothing while it is down.
 #[derive(Default)]
 struct Fragile {
     queue: MemoryQueue,
@@ -561,7 +562,7 @@ struct Fragile {
 impl SyncQueue for Fragile {
     async fn send_body(&self, body: String, delay: Duration) -> Result<(), QueueError> {
         if self.down.load(std::sync::atomic::Ordering::Relaxed) {
-            return Err(QueueError::new("down"));
+            return Err(QueueError::new("the queue is down"));
         }
         self.queue.send_body(body, delay).await
     }

@@ -1,4 +1,5 @@
-//! The saved events of `events/` are what its README says, each file of them, and the receiver takes those that are its own.
+//! Checks that the saved events in `events/` match the table in its README, and that the receiver
+//! accepts the deliveries among them.
 
 #![expect(
     clippy::unwrap_used,
@@ -19,7 +20,7 @@ use webhook_receiver::secrets::WebhookSecrets;
 use webhook_receiver::signature::Key;
 use webhook_receiver::{Outcome, Receiver, event};
 
-/// What a file turned out to be.
+/// The kind of a file's content.
 #[derive(Debug, PartialEq)]
 enum Found {
     Queued,
@@ -29,7 +30,7 @@ enum Found {
 }
 
 impl Found {
-    /// What the README's third column has to say of it.
+    /// Returns the word that the README's third column has for this kind.
     fn described(&self) -> &'static str {
         match self {
             Self::Queued => "queued",
@@ -44,7 +45,7 @@ fn folder() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../events"))
 }
 
-/// The events by file name.
+/// Returns the events by file name.
 fn events() -> BTreeMap<String, String> {
     let files = std::fs::read_dir(folder())
         .unwrap()
@@ -58,7 +59,7 @@ fn events() -> BTreeMap<String, String> {
         .collect()
 }
 
-/// The README's rows by file name: the third column.
+/// Returns the third column of the README's table, by file name.
 fn described() -> BTreeMap<String, String> {
     let readme = std::fs::read_to_string(folder().join("README.md")).unwrap();
     let rows = readme.lines().filter_map(|line| {
@@ -96,7 +97,7 @@ fn queued_request(record: &Value) -> SyncRequest {
     SyncRequest::from_body(record["body"].as_str().unwrap()).unwrap()
 }
 
-/// A function URL's event around a bare notification.
+/// Wraps a bare notification in an event of a function URL.
 fn bare_delivery(body: &str) -> String {
     json!({
         "version": "2.0", "rawPath": "/", "rawQueryString": "", "headers": {}, "body": body, "isBase64Encoded": false,
@@ -141,7 +142,7 @@ async fn every_file_is_what_the_readme_says() {
     }
 }
 
-/// The message objects that the bare notifications hold, by grant and message id.
+/// Returns the message objects of the bare notifications, by grant id and message id.
 fn messages() -> BTreeMap<String, Value> {
     let events = events();
     let values = events

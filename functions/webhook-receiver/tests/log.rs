@@ -1,4 +1,4 @@
-//! What the receiver logs. A process of its own, since a log is one for each process.
+//! Checks what the receiver logs. It is a separate process because the log is global to a process.
 
 #![expect(clippy::unwrap_used, reason = "a test stops at the first surprise")]
 

@@ -1,4 +1,4 @@
-//! The stored secrets, over the real protocol of Secrets Manager.
+//! Tests the stored secrets over the real protocol of Secrets Manager.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -17,14 +17,14 @@ use super::*;
 
 const BODY: &[u8] = b"a body";
 
-/// A secret store with one secret: its versions, whether it answers, and how often it was asked.
+/// A secret store with one secret: its versions, whether it is down, and how often it was read.
 #[derive(Clone, Default)]
 struct Store(Arc<Mutex<Contents>>);
 
 #[derive(Default)]
 struct Contents {
     versions: HashMap<&'static str, &'static str>,
-    /// What a rotation has announced.
+    /// The pending version that a rotation has written.
     pending: Option<&'static str>,
     down: bool,
     asked: usize,
@@ -51,7 +51,7 @@ impl Store {
         self.0.lock().unwrap().asked
     }
 
-    /// Serves the store on a port of its own and gives the secrets in it.
+    /// Serves the store on its own port and returns the secrets in it.
     async fn secrets(&self) -> WebhookSecrets {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -102,12 +102,12 @@ fn by(secret: &str) -> Signature {
     Signature::from_headers(&headers).unwrap()
 }
 
-/// So many seconds after ten o'clock.
+/// Returns the time this many seconds after 10:00.
 fn at(seconds: i64) -> DateTime<Utc> {
     Utc.with_ymd_and_hms(2026, 11, 22, 10, 0, 0).unwrap() + TimeDelta::seconds(seconds)
 }
 
-/// What a check amounts to, without the body.
+/// The result of a check, without the body.
 #[derive(Debug, PartialEq)]
 enum Verdict {
     Genuine,
@@ -115,7 +115,7 @@ enum Verdict {
     Undecided,
 }
 
-/// What the check of a signature by `secret` comes to, or why it could not be said.
+/// Returns the result of checking a signature with `secret`, or why it could not be checked.
 async fn verdict(
     secrets: &WebhookSecrets,
     secret: &str,
@@ -128,7 +128,7 @@ async fn verdict(
     })
 }
 
-/// Whether a signature by `secret` is genuine.
+/// Returns whether a signature with `secret` is genuine.
 async fn check(
     secrets: &WebhookSecrets,
     secret: &str,
@@ -147,7 +147,7 @@ async fn both_versions_are_read_once_and_kept() {
         assert!(check(&secrets, secret, at(0)).await.unwrap(), "{secret}");
     }
     assert_eq!(store.asked(), 2);
-    // What is known does not need the store any more.
+    // Cached secrets do not need the store.
     store.is_down(true);
     assert!(check(&secrets, "new", at(86_400)).await.unwrap());
 }
@@ -170,17 +170,21 @@ async fn wrong_signatures_cost_one_reading_a_minute() {
     let secrets = store.secrets().await;
     let forged = verdict(&secrets, "wrong", at(0)).await.unwrap();
     assert_eq!((forged, store.asked()), (Verdict::Forged, 3));
-    // The reading of the first delivery was its own; from here on there is one a minute.
+    // The first reading was for the first delivery itself; from here on there is one a minute.
     let forged = verdict(&secrets, "wrong", at(1)).await.unwrap();
     assert_eq!((forged, store.asked()), (Verdict::Forged, 6));
     for second in 2..=60 {
         let unsaid = verdict(&secrets, "wrong", at(second)).await.unwrap();
-        assert_eq!(unsaid, Verdict::Undecided, "nothing was read for it");
+        assert_eq!(
+            unsaid,
+            Verdict::Undecided,
+            "no reading was made for this delivery"
+        );
     }
     assert_eq!(store.asked(), 6);
     let forged = verdict(&secrets, "wrong", at(61)).await.unwrap();
     assert_eq!((forged, store.asked()), (Verdict::Forged, 9));
-    // A clock that was set back does not keep a rotated secret from being found.
+    // A clock that was set back does not prevent finding a rotated secret.
     store.holds("rotated", None);
     assert!(check(&secrets, "rotated", at(-3_600)).await.unwrap());
 }
@@ -204,7 +208,7 @@ async fn a_store_that_does_not_answer_leaves_it_open_and_is_asked_again_after_fi
     store.holds("first", None);
     store.is_down(true);
     let secrets = store.secrets().await;
-    // A burst, and one call.
+    // A burst of deliveries, and one call to the store.
     for second in [0, 0, 1, 4] {
         let unknown = check(&secrets, "first", at(second)).await;
         assert!(matches!(unknown, Err(SecretsUnavailable::Store(_))));
@@ -216,16 +220,21 @@ async fn a_store_that_does_not_answer_leaves_it_open_and_is_asked_again_after_fi
     store.is_down(false);
     assert!(check(&secrets, "first", at(10)).await.unwrap());
 
-    // The same once a secret is known: the signature may be by the rotated one that cannot be seen.
+    // The same if a secret is cached: the delivery may be signed with the rotated secret, which
+    // cannot be read.
     store.is_down(true);
     store.holds("second", Some("first"));
     for second in [11, 12] {
         let unknown = check(&secrets, "second", at(second)).await;
         assert!(matches!(unknown, Err(SecretsUnavailable::Store(_))));
-        // What is known needs no store.
+        // A cached secret does not need the store.
         assert!(check(&secrets, "first", at(second)).await.unwrap());
     }
-    assert_eq!(store.asked(), 5, "one more");
+    assert_eq!(
+        store.asked(),
+        5,
+        "the failed reading counts as one more call"
+    );
     store.is_down(false);
     assert!(check(&secrets, "second", at(16)).await.unwrap());
 }
@@ -244,7 +253,7 @@ async fn a_secret_that_is_missing_or_known_to_everybody_leaves_it_open() {
         let unusable = check(&secrets, "before", at(0)).await;
         assert!(matches!(unusable, Err(SecretsUnavailable::Unusable(found)) if found == problem));
     }
-    // Stored at last: no restart is needed.
+    // Once the secret is stored, no restart is needed.
     store.holds("real", Some("mock-webhook-secret"));
     assert!(check(&secrets, "real", at(1)).await.unwrap());
 }
@@ -264,7 +273,7 @@ async fn nothing_is_forged_while_a_rotation_is_under_way() {
     store.holds("second", Some("first"));
     store.announces(Some("second"));
     assert!(check(&secrets, "second", at(11)).await.unwrap());
-    // What was announced is in force: the rotation is over.
+    // The pending version is now the current one: the rotation is over.
     let forged = verdict(&secrets, "wrong", at(12)).await.unwrap();
     assert_eq!(forged, Verdict::Forged);
 }
