@@ -41,9 +41,7 @@ pub enum SecretProblem {
     #[error("the webhook secret is empty")]
     Blank,
     /// Nylas signs test events with it, so anyone could sign.
-    #[error(
-        "the webhook secret is the public one of Nylas' test events; store the secret of your webhook destination"
-    )]
+    #[error("the webhook secret is the one of Nylas' test events, which everybody knows")]
     KnownToEverybody,
 }
 
