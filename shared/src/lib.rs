@@ -1,9 +1,10 @@
 //! mailverse: tracks email from any mailbox that Nylas can read as completed email activities in
 //! Dynamics 365.
 //!
-//! The functions and the command are thin shells around this crate. Dependencies point one way:
-//! `ids`, `retry`, `env` ← `message`, `dataverse`, `nylas`, `dedupe`, `queue` ← `policy`,
-//! `parties`, `contacts`, `regarding`, `mapping` ← `pipeline`.
+//! The functions and the command are thin shells around this crate. A module uses only its own
+//! layer and the layers to its left: env, telemetry, model ← clients ← mailboxes ← rate_limit ←
+//! ledger ← lookup ← policy ← resolve ← mapping ← decision_record ← pipeline.
+//! `shared/tests/layers.rs` checks this, and names the layer of each module.
 //!
 //! | Question | Module |
 //! | --- | --- |
