@@ -39,7 +39,7 @@ test: rust-components $(TOOLS_READY) $(PEERS_READY) ## Everything that has to ho
 	@sam validate --lint --template template.yaml
 	$(call step,template: cfn-lint and our rules on what SAM makes of it)
 	@python tools/check_template.py template.yaml .tools/template.expanded.json
-	$(call step,template and dependencies and documentation: every rule finds its fault)
+	$(call step,template, dependencies and documentation: every rule finds its fault)
 	@python -m unittest discover --start-directory tools
 	@$(MAKE) --no-print-directory deny
 	$(call step,clippy)

@@ -145,9 +145,8 @@ def broken_links(project):
 
 
 def settings_read(project):
-    """The settings that the code reads, by the names that the documentation uses."""
-    names = {name for text in project.code().values() for pair in READ.findall(text) for name in pair if name}
-    return set(names)
+    """The settings that the code reads."""
+    return {name for text in project.code().values() for pair in READ.findall(text) for name in pair if name}
 
 
 def template_section(project, name):
