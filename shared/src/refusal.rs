@@ -88,11 +88,13 @@ pub struct RefusalState {
     pub cause: Option<String>,
     /// How many refusals of the caller there were in a row.
     pub times: u32,
-    /// The code that the last messages met in a row; `None` if the last one passed.
+    /// The code that the last messages met in a row; `None` if the last one passed, and from the
+    /// start of a pause that refusals caused.
     pub code: Option<String>,
     /// How many different messages met it.
     pub messages: usize,
-    /// When a message passed after others had been refused; `None` if that never happened.
+    /// When a message passed after others had been refused; `None` if that did not happen, or so
+    /// long ago that the item expired.
     pub passed_at: Option<DateTime<Utc>>,
 }
 

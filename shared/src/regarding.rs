@@ -26,7 +26,7 @@
 //! row that it resolves to. An email without external participants has no strangers, and belongs to
 //! its thread.
 
-pub mod app;
+pub(crate) mod app;
 mod decision;
 mod earlier;
 
@@ -56,7 +56,8 @@ pub struct Mail<'a> {
     pub settings: &'a Regarding,
     /// How to resolve an address that several rows have.
     pub ambiguous: Ambiguous,
-    /// The tracking tokens in its subject ([`crate::policy::token_pattern::TokenPattern::in_subject`]).
+    /// The tracking tokens in its subject
+    /// ([`in_subject`](crate::policy::token_pattern::TokenPattern::in_subject)).
     pub tokens: &'a [String],
 }
 

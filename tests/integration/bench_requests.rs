@@ -23,20 +23,20 @@ use std::process::ExitCode;
 
 use mailverse::dataverse::write::WriteMode;
 use stage::dynamo;
-use world::hundred::{MAILS, MOST_REQUESTS, requests, requests_of_strangers};
+use world::hundred::{MESSAGES, MOST_REQUESTS, requests, requests_of_strangers};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     println!(
-        "requests to Dataverse until {MAILS} new messages with two known people each are written"
+        "requests to Dataverse until {MESSAGES} new messages with two known people each are written"
     );
-    let batch = requests(WriteMode::ChangeSet, MAILS).await;
+    let batch = requests(WriteMode::ChangeSet, MESSAGES).await;
     println!("{batch:>6}  in a batch, one change set each (at most {MOST_REQUESTS} are promised)");
-    let stepwise = requests(WriteMode::Stepwise, MAILS).await;
+    let stepwise = requests(WriteMode::Stepwise, MESSAGES).await;
     println!("{stepwise:>6}  in a batch, request by request");
     let alone = requests(WriteMode::Stepwise, 1).await;
     println!("{alone:>6}  one by one, request by request");
-    let strangers = requests_of_strangers(WriteMode::ChangeSet, MAILS).await;
+    let strangers = requests_of_strangers(WriteMode::ChangeSet, MESSAGES).await;
     println!(
         "{strangers:>6}  in a batch, if both people are new and become contacts of a new company"
     );

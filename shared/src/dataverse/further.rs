@@ -42,8 +42,7 @@ impl Further {
 
 /// Where to find the open rows of a customer.
 ///
-/// Dataverse facts do not list the columns of opportunity and incident. They are inferred from
-/// general documentation, as are the open states: 0 for all.
+/// That state 0 is open in every table is *inferred*: Dataverse facts do not list the states.
 #[derive(Debug, Clone)]
 pub struct OpenRowsQuery {
     /// The entity set of the table.

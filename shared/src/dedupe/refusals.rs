@@ -5,7 +5,7 @@
 //! | --- | --- | --- |
 //! | `cause` | S | why all processes pause: the refusal's status and code, without content. Absent for a pause that the service asked for |
 //! | `refusals` | N | how many refusals of the caller there were in a row |
-//! | `refused_code` | S | the code that different messages met in a row; absent if the last one passed |
+//! | `refused_code` | S | the code that different messages met in a row; absent if the last one passed, and from the start of a pause with a cause |
 //! | `refused_messages` | SS | digests of these messages |
 //! | `passed_ms` | N | when a message passed after others had been refused, Unix milliseconds |
 //!

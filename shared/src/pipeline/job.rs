@@ -43,7 +43,8 @@ pub(super) struct Candidate {
     pub(super) folders: Arc<Folders>,
     /// The regarding hints in the message and its folders.
     pub(super) clues: Clues,
-    /// The key of its row if another message has the same Message-ID ([`crate::same_mail::key_by_content`]).
+    /// The key of its row if another message has the same Message-ID
+    /// ([`key_by_content`](crate::same_mail::key_by_content)).
     pub(super) by_content: Option<ActivityId>,
     /// Which of its people are looked up.
     pub(super) people: PeopleLookedUp,

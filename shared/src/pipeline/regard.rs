@@ -90,14 +90,14 @@ impl Pipeline {
             if waiting.is_empty() {
                 break;
             }
-            // A mailbox override cannot set its own app.
-            let app = &ground.policy.document().defaults.regarding.app;
-            let open_rows = regarding::app::open_rows_query(app);
             let failure = if round == MOST_ROUNDS {
                 Some(Failure::soon(
                     "the regarding record could not be determined",
                 ))
             } else {
+                // A mailbox override cannot set its own app.
+                let app = &ground.policy.document().defaults.regarding.app;
+                let open_rows = regarding::app::open_rows_query(app);
                 let asked =
                     self.dataverse
                         .look_up_further(session, &further, open_rows.as_ref(), found);

@@ -14,7 +14,7 @@ use crate::policy::document::{App, CustomTable, RegardingSource};
 ///
 /// The columns of opportunity and incident are *inferred*: Dataverse facts do not list them.
 #[must_use]
-pub fn open_rows_query(app: &App) -> Option<OpenRowsQuery> {
+pub(crate) fn open_rows_query(app: &App) -> Option<OpenRowsQuery> {
     let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
     Some(match app {
         App::None => return None,

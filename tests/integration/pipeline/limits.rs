@@ -10,7 +10,7 @@ use mailverse::pipeline::Run;
 use serde_json::{Value, json};
 use twin::Fault;
 
-use crate::world::hundred::{self, MAILS, MOST_REQUESTS};
+use crate::world::hundred::{self, MESSAGES, MOST_REQUESTS};
 use crate::world::{ADA, LOOK_UP, World, created, key, mail, people, to_row, waiting, written};
 
 in_both_write_modes!(
@@ -22,20 +22,20 @@ in_both_write_modes!(
 
 #[tokio::test]
 async fn a_hundred_new_mails_with_two_known_people_each_take_a_look_up_and_a_write() {
-    let requests = hundred::requests(WriteMode::ChangeSet, MAILS).await;
+    let requests = hundred::requests(WriteMode::ChangeSet, MESSAGES).await;
     assert!(requests <= MOST_REQUESTS, "{requests}");
     assert_eq!(requests, 2);
 }
 
 #[tokio::test]
 async fn step_by_step_each_mail_takes_two_requests_more() {
-    let requests = hundred::requests(WriteMode::Stepwise, MAILS).await;
+    let requests = hundred::requests(WriteMode::Stepwise, MESSAGES).await;
     assert_eq!(requests, 1 + 2 * 100);
 }
 
 #[tokio::test]
 async fn two_new_people_on_each_of_a_hundred_mails_take_two_requests_more() {
-    let requests = hundred::requests_of_strangers(WriteMode::ChangeSet, MAILS).await;
+    let requests = hundred::requests_of_strangers(WriteMode::ChangeSet, MESSAGES).await;
     assert_eq!(requests, 4, "look up, companies, contacts, mails");
 }
 

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::{ADA, World, mail, people, written};
 
 /// How many mails, and into how many runs they are divided.
-pub(crate) const MAILS: usize = 100;
+pub(crate) const MESSAGES: usize = 100;
 
 /// The most requests to Dataverse that a batch of them may take.
 pub(crate) const MOST_REQUESTS: u64 = 4;
@@ -26,7 +26,7 @@ async fn requests_of(mode: WriteMode, at_once: usize, known: bool) -> u64 {
     let mut world = World::start_in(mode).await;
     // So that known people are counted with the setting that may cost more.
     world.set(&json!({"create_contacts": CreateContacts::All}));
-    let ids: Vec<String> = (0..MAILS).map(|n| format!("m{n}")).collect();
+    let ids: Vec<String> = (0..MESSAGES).map(|n| format!("m{n}")).collect();
     for id in &ids {
         let [from, cc] = ["from", "cc"].map(|role| format!("{role}-{id}@kites-{id}.example"));
         for address in [&from, &cc].into_iter().filter(|_| known) {
@@ -49,8 +49,8 @@ async fn requests_of(mode: WriteMode, at_once: usize, known: bool) -> u64 {
             assert_eq!(known.count(), 2, "two known people on each");
         }
     }
-    assert_eq!(world.emails().len(), MAILS);
+    assert_eq!(world.emails().len(), MESSAGES);
     let accounts = world.twin.dataverse().rows("account").len();
-    assert_eq!(accounts, if known { 1 } else { 1 + MAILS });
+    assert_eq!(accounts, if known { 1 } else { 1 + MESSAGES });
     world.twin.dataverse().requests().total
 }

@@ -115,10 +115,10 @@ async fn a_redrive_that_ended_between_ledger_and_queue_is_done_by_the_next() {
 async fn what_is_not_dead_or_not_known_is_named_and_left_alone() {
     let cloud = Cloud::start(10).await;
     cloud.fill().await;
-    let ids = ["written", "skipped", "throttled", "nobody"];
+    let ids = ["written", "skipped", "throttled", "unknown"];
     let before = cloud.entries(ids).await;
     let named =
-        ["written", "skipped", "throttled", "nobody", "written"].map(|id| format!("{GRANT}/{id}"));
+        ["written", "skipped", "throttled", "unknown", "written"].map(|id| format!("{GRANT}/{id}"));
     let mut arguments = vec!["redrive", "--yes"];
     arguments.extend(named.iter().map(String::as_str));
     let seen = cloud.command(&arguments).await;
@@ -129,7 +129,7 @@ async fn what_is_not_dead_or_not_known_is_named_and_left_alone() {
             "mailverse: grant-1/written is written already: not queued",
             "mailverse: grant-1/skipped was skipped by the policy: not queued",
             "mailverse: grant-1/throttled is waiting and will be retried automatically: not queued",
-            "mailverse: grant-1/nobody is not in the ledger: no worker has claimed it",
+            "mailverse: grant-1/unknown is not in the ledger: no worker has claimed it",
         ]
     );
     assert_eq!(cloud.entries(ids).await, before);

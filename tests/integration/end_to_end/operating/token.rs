@@ -70,8 +70,8 @@ async fn a_function_that_is_not_there_or_not_named_is_bad_usage() {
     let lambda = lambda(&cloud).await;
     for (arguments, expected) in [
         (
-            vec!["--function", "nobody"],
-            "failed to invoke the function nobody: 404 ResourceNotFoundException",
+            vec!["--function", "missing"],
+            "failed to invoke the function missing: 404 ResourceNotFoundException",
         ),
         (vec![], "TOKEN_REFRESHER_FUNCTION is missing"),
     ] {
