@@ -58,7 +58,7 @@ pub(crate) async fn list(
             cloud.shared.figures.lock().unwrap().stranded += stranded.unwrap_or_default();
         }
         // A run that cannot list the mailboxes at all fails, and the schedule comes again.
-        Err(error) if error.contains("could not be listed") => {}
+        Err(error) if error.contains("failed to list the connected mailboxes") => {}
         Err(error) => return Err(error),
     }
     while let Some(task) = cloud.task().await {

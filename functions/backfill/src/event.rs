@@ -29,7 +29,7 @@ impl Event {
     pub(crate) fn read(event: &Value) -> Result<Self, NotAnEvent> {
         if event.get("Records").is_some() {
             let batch = SqsEvent::deserialize(event)
-                .map_err(|_| NotAnEvent("its records are none of SQS"))?;
+                .map_err(|_| NotAnEvent("its records are not from SQS"))?;
             return Ok(Self::Tasks(batch.records));
         }
         if let Some(context) = event.get("requestContext") {
@@ -65,7 +65,7 @@ fn body(event: &Value, context: &Value) -> Result<Value, Invalid> {
         problem: problem.to_owned(),
     };
     if context.pointer("/http/method") != Some(&json!("POST")) {
-        return Err(invalid("method", "only POST is answered"));
+        return Err(invalid("method", "the method must be POST"));
     }
     let text = event
         .get("body")
@@ -76,7 +76,7 @@ fn body(event: &Value, context: &Value) -> Result<Value, Invalid> {
     } else {
         text.as_bytes().to_vec()
     };
-    serde_json::from_slice(&bytes).map_err(|_| invalid("body", "it is no JSON"))
+    serde_json::from_slice(&bytes).map_err(|_| invalid("body", "it is not JSON"))
 }
 
 /// Returns the answer, or `{"error": …}`, with `"field"` if a field of the request is invalid.
@@ -107,7 +107,7 @@ fn told(answer: &Result<Answer, BackfillError>) -> (u16, Value) {
             json!({"error": invalid.to_string(), "field": invalid.field}),
         ),
         Err(error) => {
-            tracing::error!(%error, "request could not be answered");
+            tracing::error!(%error, "failed to process a backfill request; the answer contains the error");
             (503, json!({"error": error.to_string()}))
         }
     }
@@ -124,7 +124,7 @@ mod tests {
     fn request(event: &Value) -> Result<Value, Invalid> {
         match Event::read(event) {
             Ok(Event::Http(body)) => body,
-            _ => panic!("no call to the function's URL"),
+            _ => panic!("the event is not a call to the function's URL"),
         }
     }
 

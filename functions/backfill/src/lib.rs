@@ -63,7 +63,7 @@ pub enum BackfillError {
     Invalid(#[from] Invalid),
     /// The connected mailboxes could not be listed. The schedule runs again; an operator has to
     /// repeat the request.
-    #[error("the connected mailboxes could not be listed: {0}")]
+    #[error("failed to list the connected mailboxes: {0}")]
     Grants(#[source] NylasError),
     /// The ledger could not be read or written.
     #[error(transparent)]
@@ -126,7 +126,7 @@ impl<Q: SyncQueue> Backfill<Q> {
         let task = match Task::from_body(record.body.as_deref().unwrap_or_default()) {
             Ok(task) => task,
             Err(error) => {
-                tracing::error!(sqs_message_id = record.message_id, %error, "queue message cannot be read");
+                tracing::error!(sqs_message_id = record.message_id, %error, "failed to parse a queue message; it will move to the dead-letter queue");
                 return false;
             }
         };
@@ -151,7 +151,7 @@ impl<Q: SyncQueue> Backfill<Q> {
                     && let Err(error) = self.tasks.hide(receipt, delay).await
                 {
                     // The task then reappears after the queue's own visibility timeout.
-                    tracing::warn!(task = %task.key(), %error, "task could not be hidden");
+                    tracing::warn!(task = %task.key(), %error, "failed to set the task's visibility timeout; the queue's own timeout applies");
                 }
                 false
             }
@@ -171,10 +171,12 @@ impl<Q: SyncQueue> Backfill<Q> {
                 let found = self.pipeline.ledger.run(run_id).await?;
                 let (request, tasks) = found.ok_or_else(|| Invalid {
                     field: "run_id".to_owned(),
-                    problem: "no run has this id, or it was long ago".to_owned(),
+                    problem: "no run has this id, or it is too old".to_owned(),
                 })?;
                 let asked = serde_json::from_str(&request).map_err(|_| {
-                    LedgerError::Unavailable("a run's item says not what was asked for".to_owned())
+                    LedgerError::Unavailable(
+                        "the run's item does not contain a valid request".to_owned(),
+                    )
                 })?;
                 Ok(Answer::new(run_id, asked, tasks))
             }
@@ -201,7 +203,7 @@ impl<Q: SyncQueue> Backfill<Q> {
                 TaskState::Queued
             } else {
                 ledger.park(&task.grant_id, &body).await?;
-                let reason = Some("the mailbox needs signing in again");
+                let reason = Some("a user has to sign in to the mailbox again");
                 ledger
                     .set_task(&task.key(), TaskState::Parked, reason, run.now)
                     .await?;
@@ -214,7 +216,7 @@ impl<Q: SyncQueue> Backfill<Q> {
             Ok::<_, BackfillError>((task.grant_id, progress))
         });
         let begun: Vec<_> = begun.buffered(plan::SENDS).try_collect().await?;
-        tracing::info!(%run_id, mailboxes = begun.len(), dry_run = asked.dry_run, "run begun");
+        tracing::info!(%run_id, mailboxes = begun.len(), dry_run = asked.dry_run, "backfill run started");
         Ok(Answer::new(run_id, asked, begun))
     }
 
@@ -245,7 +247,7 @@ impl Backfill<MemoryQueue> {
         begin: &impl Fn() -> Run,
     ) -> Result<(Planned, Vec<Handled>), BackfillError> {
         let Event::Schedule(schedule) = Event::read(event)? else {
-            return Err(NotAnEvent("it is no event of the schedule").into());
+            return Err(NotAnEvent("it is not an event of the schedule").into());
         };
         let planned = self.plan(&schedule, begin).await?;
         Ok((planned, self.work_off(begin).await))

@@ -62,7 +62,7 @@ impl<Q: SyncQueue> Backfill<Q> {
             ..Coverage::default()
         };
         if page.unreadable > 0 {
-            tracing::warn!(task = %task.key(), messages = page.unreadable, "listed messages without a usable id");
+            tracing::warn!(task = %task.key(), messages = page.unreadable, "some listed messages have no usable id; they are skipped");
         }
         // Not the oldest: a single message with a very old date would make a restarted list skip
         // the rest.
@@ -137,7 +137,7 @@ impl<Q: SyncQueue> Backfill<Q> {
             }
         }
         if coverage.repaired > 0 && task.kind.is_scheduled() && !task.dry_run {
-            tracing::info!(task = %task.key(), messages = coverage.repaired, "listed messages that nothing had told of");
+            tracing::info!(task = %task.key(), messages = coverage.repaired, "the list contains messages that are not in the ledger; processing them now");
         }
         Ok(sorted)
     }
@@ -247,7 +247,7 @@ impl<Q: SyncQueue> Backfill<Q> {
             Ok(stranded) => stranded,
             Err(error) => {
                 // The next run tries again.
-                tracing::warn!(%error, "stranded messages could not be listed");
+                tracing::warn!(%error, "failed to list stranded messages; the next run tries again");
                 return 0;
             }
         };
@@ -256,11 +256,11 @@ impl<Q: SyncQueue> Backfill<Q> {
             match self.queue_again(&message.key, now).await {
                 Ok(true) => {
                     taken_up += 1;
-                    tracing::warn!("sync.key" = %message.key, "message was stranded, and is queued again");
+                    tracing::warn!("sync.key" = %message.key, "the message was stranded and is queued again");
                 }
                 Ok(false) => {}
                 Err(error) => {
-                    tracing::warn!("sync.key" = %message.key, %error, "stranded message could not be queued");
+                    tracing::warn!("sync.key" = %message.key, %error, "failed to queue a stranded message again; a later run tries again");
                 }
             }
         }

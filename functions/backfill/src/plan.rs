@@ -76,12 +76,13 @@ impl Schedule {
     /// The problem with the event, as text. Nothing was done.
     pub fn from_event(event: &Value) -> Result<Self, &'static str> {
         let Event { time, detail } =
-            Event::deserialize(event).map_err(|_| "its time is missing or no text")?;
-        let time = DateTime::parse_from_rfc3339(&time).map_err(|_| "its time is none")?;
+            Event::deserialize(event).map_err(|_| "its time is missing or not a string")?;
+        let time =
+            DateTime::parse_from_rfc3339(&time).map_err(|_| "its time is not in RFC 3339")?;
         let days = match detail.get("days").map(Value::as_i64) {
             None => None,
             Some(Some(days)) if (1..=36_500).contains(&days) => Some(days),
-            Some(_) => return Err("its detail's days are no number from 1 to 36500"),
+            Some(_) => return Err("its detail.days must be a whole number from 1 to 36500"),
         };
         let time = time.to_utc();
         let window = days.map_or(FIRST_WINDOW, TimeDelta::days);
@@ -229,12 +230,12 @@ mod tests {
         assert_eq!(
             recent.received_after(Some(watermark)),
             watermark.timestamp() - 7_200 - 1,
-            "a month's outage covers itself"
+            "after an outage of a month, the list begins at the watermark"
         );
         assert_eq!(
             recent.received_after(Some(time + TimeDelta::hours(9))),
             now - 7_200 - 1,
-            "a run that is late covers its own window"
+            "a late run covers its own window"
         );
         let days = Some(7);
         let daily = Schedule { time, days };
@@ -243,7 +244,7 @@ mod tests {
         assert_eq!(
             daily.received_after(Some(watermark)),
             watermark.timestamp() - 7_200 - 1,
-            "a gap that is longer than its days is not left behind"
+            "a gap longer than the number of days is covered"
         );
     }
 }

@@ -165,7 +165,7 @@ mod tests {
         let a_day = 24 * 60 * 60;
         let mut position = old.clone();
         forget_old_cursor(&mut position, &task(None), at(a_day));
-        assert_eq!(position, old, "a day is not too old");
+        assert_eq!(position, old, "a cursor of exactly one day is still used");
         forget_old_cursor(&mut position, &task(None), at(a_day + 1));
         assert_eq!(
             (position.cursor, position.before),

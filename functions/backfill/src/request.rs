@@ -139,23 +139,23 @@ impl Request {
     /// [`Invalid`] has the field and the problem.
     pub fn read(body: &Value, now: DateTime<Utc>) -> Result<Self, Invalid> {
         let Value::Object(fields) = body else {
-            return Err(invalid("body", "it is no JSON object"));
+            return Err(invalid("body", "it is not a JSON object"));
         };
         if let Some(run_id) = fields.get("run_id") {
             if let Some(other) = fields.keys().find(|name| *name != "run_id") {
-                return Err(invalid(other, "it cannot stand beside run_id"));
+                return Err(invalid(other, "it cannot be combined with run_id"));
             }
             let id = run_id.as_str().and_then(|text| text.parse().ok());
             return id
                 .map(Self::Ask)
-                .ok_or_else(|| invalid("run_id", "it is no run's id"));
+                .ok_or_else(|| invalid("run_id", "it is not the id of a run"));
         }
         if fields.keys().any(|name| !FIELDS.contains(&name.as_str())) {
             let known = FIELDS.join(", ");
             // The name is not repeated: it may be a value in the wrong place.
             return Err(invalid(
                 "body",
-                format!("it has a field that is none of {known}, run_id"),
+                format!("it has an unknown field; the fields are {known}, run_id"),
             ));
         }
         let received_after = time(fields, "received_after", now)?
@@ -172,7 +172,7 @@ impl Request {
             dry_run: match fields.get("dry_run") {
                 None | Some(Value::Null) => false,
                 Some(Value::Bool(dry_run)) => *dry_run,
-                Some(_) => return Err(invalid("dry_run", "it is neither true nor false")),
+                Some(_) => return Err(invalid("dry_run", "it must be true or false")),
             },
         }))
     }
@@ -213,7 +213,7 @@ impl Wanted {
             if !grants.iter().any(|grant| named.is(grant)) {
                 let field = format!("mailboxes[{place}]");
                 let problem = if excluded.iter().any(|grant| named.is(grant)) {
-                    "this mailbox does not take part: the setting MAILBOXES does not name it"
+                    "this mailbox does not take part: add it to the setting MAILBOXES"
                 } else {
                     "no connected mailbox has this address or grant id"
                 };
@@ -272,7 +272,7 @@ fn mailboxes(value: Option<&Value>) -> Result<Option<Vec<Named>>, Invalid> {
     let wrong = || {
         invalid(
             "mailboxes",
-            "it is neither \"all\" nor a list of addresses and grant ids",
+            "it must be \"all\" or a list of addresses and grant ids",
         )
     };
     match value {
@@ -287,7 +287,7 @@ fn mailboxes(value: Option<&Value>) -> Result<Option<Vec<Named>>, Invalid> {
                 };
                 if named.grant_id.is_none() {
                     let field = format!("mailboxes[{place}]");
-                    return Err(invalid(&field, "it is neither an address nor a grant id"));
+                    return Err(invalid(&field, "it must be an address or a grant id"));
                 }
                 Ok(named)
             });
@@ -314,11 +314,8 @@ fn time(
     let latest = now.timestamp() + 86_400;
     match seconds {
         Some(seconds) if (0..=latest).contains(&seconds) => Ok(Some(seconds)),
-        Some(_) => Err(invalid(name, "it lies before 1970 or in the future")),
-        None => Err(invalid(
-            name,
-            "it is neither an RFC 3339 time nor Unix seconds",
-        )),
+        Some(_) => Err(invalid(name, "it is before 1970 or in the future")),
+        None => Err(invalid(name, "it must be an RFC 3339 time or Unix seconds")),
     }
 }
 
@@ -328,7 +325,7 @@ fn folder(value: Option<&Value>) -> Result<Option<String>, Invalid> {
         Some(Value::String(folder)) if !folder.trim().is_empty() => Ok(Some(digest(folder))),
         Some(_) => Err(invalid(
             "folder",
-            "it is no name, id or attribute of a folder",
+            "it must be the name, id or attribute of a folder",
         )),
     }
 }

@@ -37,17 +37,17 @@ pub enum Next {
 /// Why work on a task stopped before the last page.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Trouble {
-    #[error("there was no time left")]
+    #[error("the invocation has no time left")]
     NoTime,
     #[error(
-        "dataverse asked for a pause, its budget is spent, live mail goes first, or there is no token"
+        "dataverse asked for a pause, its rate limit is used up, live mail goes first, or no token is available"
     )]
     Paused(DateTime<Utc>),
-    #[error("nylas asked for a pause, or refuses the mailbox")]
+    #[error("nylas asked for a pause or rejects calls for the mailbox")]
     MailboxPaused(DateTime<Utc>),
-    #[error("another worker lists the mailbox")]
+    #[error("another worker is listing the mailbox")]
     Busy(DateTime<Utc>),
-    #[error("another worker has gone on with the task")]
+    #[error("another worker has continued the task")]
     Overtaken,
     #[error(transparent)]
     Nylas(#[from] NylasError),
@@ -55,9 +55,9 @@ pub(crate) enum Trouble {
     Ledger(#[from] LedgerError),
     #[error(transparent)]
     Queue(#[from] QueueError),
-    #[error("the mailbox has no folder of that name")]
+    #[error("the mailbox has no folder with that name, id or attribute")]
     NoFolder,
-    #[error("the mailbox does not take part: the setting MAILBOXES does not name it")]
+    #[error("the mailbox does not take part: the setting MAILBOXES does not include it")]
     Excluded,
     #[error("nylas does not list the mailbox")]
     Unlisted,
@@ -229,12 +229,12 @@ mod tests {
         let before: u64 = (1..UNLISTED_TRIES)
             .map(|tries| match soon(tries) {
                 Next::Later { delay, .. } => delay.as_secs(),
-                Next::Done => panic!("it comes again"),
+                Next::Done => panic!("the task is delivered again"),
             })
             .sum();
         assert!(
             before > 60,
-            "the list of mailboxes was read again: {before} s"
+            "the tries must outlast the cached list of mailboxes: {before} s"
         );
     }
 
@@ -247,7 +247,7 @@ mod tests {
         };
         let after = |tries, postponed| match soon(tries) {
             Next::Later { delay, .. } => Verdict::Later(Next::Later { delay, postponed }),
-            Next::Done => panic!("it comes again"),
+            Next::Done => panic!("the task is delivered again"),
         };
         for end in verdicts(&outage(), SCHEDULED_TRIES - 1) {
             assert_eq!(end, after(SCHEDULED_TRIES - 1, true));
@@ -256,6 +256,10 @@ mod tests {
         assert_eq!((recent, days), (Verdict::Leave, Verdict::Leave));
         assert_eq!(history, after(SCHEDULED_TRIES, true));
         let [.., history] = verdicts(&outage(), RECEIVE_LIMIT);
-        assert_eq!(history, after(RECEIVE_LIMIT, false), "it ends at the tenth");
+        assert_eq!(
+            history,
+            after(RECEIVE_LIMIT, false),
+            "the tenth failure counts as a delivery"
+        );
     }
 }

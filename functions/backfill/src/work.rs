@@ -78,7 +78,7 @@ impl<Q: SyncQueue> Backfill<Q> {
     ) -> Next {
         let run = begin();
         if run.now + BATCH_TIME > run.deadline {
-            tracing::error!(task = %task.key(), "the function's timeout leaves no time to work");
+            tracing::error!(task = %task.key(), "the function's timeout is too short to process a page; the task is retried, but set a longer timeout");
             return soon(receive_count);
         }
         let ledger = &self.pipeline.ledger;
@@ -137,7 +137,7 @@ impl<Q: SyncQueue> Backfill<Q> {
             .leave_mailbox(&task.grant_id, task.kind.lists(), run.token, kept_until)
             .await
         {
-            tracing::warn!(task = %task.key(), %error, "the mailbox stays kept until the lease has run out");
+            tracing::warn!(task = %task.key(), %error, "failed to release the mailbox; it stays leased until the lease expires");
         }
     }
 
@@ -202,7 +202,7 @@ impl<Q: SyncQueue> Backfill<Q> {
                 Err(NylasError::Rejected { status: 400, kind })
                     if progress.position.cursor.is_some() =>
                 {
-                    tracing::warn!(task = %task.key(), kind, "nylas refused the cursor; the list begins anew below what is settled");
+                    tracing::warn!(task = %task.key(), kind, "nylas rejected the cursor; the list starts again near the last settled page");
                     forget_cursor(&mut progress.position, task);
                     continue;
                 }
@@ -389,7 +389,7 @@ impl<Q: SyncQueue> Backfill<Q> {
             Trouble::Nylas(_) => match ledger.note_nylas_failure(&key, now).await {
                 Ok(failures) => u32::try_from(failures).unwrap_or(u32::MAX),
                 Err(error) => {
-                    tracing::warn!(task = %key, %error, "the failure could not be noted");
+                    tracing::warn!(task = %key, %error, "failed to count the failure in the ledger; using the receive count instead");
                     receive_count
                 }
             },
@@ -399,16 +399,16 @@ impl<Q: SyncQueue> Backfill<Q> {
         let told = match verdict {
             Verdict::Again => return Next::Done,
             Verdict::Leave => {
-                tracing::info!(task = %key, reason, "task is left to the schedule's next run");
+                tracing::info!(task = %key, reason, "task dropped; the next scheduled run or another worker does its work");
                 return Next::Done;
             }
             Verdict::Later(next) => {
-                tracing::warn!(task = %key, reason, ?next, "task goes back to the queue");
+                tracing::warn!(task = %key, reason, ?next, "task failed or has to wait; it will be delivered again");
                 return next;
             }
             Verdict::Park => match ledger.park(&task.grant_id, &task.to_body()).await {
                 Ok(()) => {
-                    tracing::warn!(task = %key, reason, "task is parked until somebody has signed in again");
+                    tracing::warn!(task = %key, reason, "task parked until a user signs in to the mailbox again");
                     ledger
                         .set_task(&key, TaskState::Parked, Some(&reason), now)
                         .await
@@ -416,7 +416,7 @@ impl<Q: SyncQueue> Backfill<Q> {
                 Err(error) => Err(error),
             },
             Verdict::Fail => {
-                tracing::error!(task = %key, reason, "mailbox cannot be listed");
+                tracing::error!(task = %key, reason, "the mailbox cannot be listed; the task failed and is not retried");
                 ledger
                     .set_task(&key, TaskState::Failed, Some(&reason), now)
                     .await

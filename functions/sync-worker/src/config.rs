@@ -56,7 +56,10 @@ mod tests {
                 "{name} in {text}"
             );
         }
-        assert!(!text.contains("NYLAS_API_URL"), "it has a default");
+        assert!(
+            !text.contains("NYLAS_API_URL"),
+            "NYLAS_API_URL has a default"
+        );
     }
 
     #[test]

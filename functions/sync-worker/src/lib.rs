@@ -66,7 +66,7 @@ impl<Q: SyncQueue> Worker<Q> {
             match SyncRequest::from_body(record.body.as_deref().unwrap_or_default()) {
                 Ok(request) => deliveries.push(Delivery::new(record, request)),
                 Err(error) => {
-                    tracing::error!(sqs_message_id = id, %error, "queue message cannot be read");
+                    tracing::error!(sqs_message_id = id, %error, "failed to parse a queue message; it will move to the dead-letter queue");
                     unreadable.push(error.to_string());
                     failed.push(id);
                 }
@@ -126,7 +126,7 @@ impl<Q: SyncQueue> Worker<Q> {
             && let Err(error) = self.queue.hide(receipt, delay).await
         {
             // The message then reappears after the queue's own visibility timeout.
-            tracing::warn!("sync.key" = %delivery.request.key, %error, "message could not be hidden");
+            tracing::warn!("sync.key" = %delivery.request.key, %error, "failed to set the visibility timeout; the queue's own timeout applies");
         }
     }
 
@@ -139,13 +139,13 @@ impl<Q: SyncQueue> Worker<Q> {
     async fn queue_anew(&self, request: &SyncRequest, delay: Duration) -> bool {
         let key = &request.key;
         if let Err(error) = self.queue.send(request, delay).await {
-            tracing::error!("sync.key" = %key, %error, "message could not be queued anew");
+            tracing::error!("sync.key" = %key, %error, "failed to queue the message again; this delivery is reported as failed");
             return false;
         }
         let retry_at = Utc::now() + delay;
         if let Err(error) = self.pipeline.ledger.queued_anew(key, retry_at).await {
             // The new delivery can claim the message anyway.
-            tracing::warn!("sync.key" = %key, %error, "the ledger could not be told that the message is queued anew");
+            tracing::warn!("sync.key" = %key, %error, "failed to record in the ledger that the message was queued again; its next delivery claims it anyway");
         }
         true
     }

@@ -39,7 +39,7 @@ pub struct Proof {
 pub enum CredentialError {
     /// The JSON does not have one of the two known forms.
     #[error(
-        "the credential is not the JSON {{\"client_secret\": \"…\"}} or {{\"certificate_pem\": \"…\", \"private_key_pem\": \"…\"}}"
+        "the credential must be JSON of the form {{\"client_secret\": \"…\"}} or {{\"certificate_pem\": \"…\", \"private_key_pem\": \"…\"}}"
     )]
     Malformed,
     /// The certificate or its private key cannot be used.

@@ -49,7 +49,7 @@ pub enum RefreshError {
         problem: CredentialError,
     },
     /// The HTTP client could not be created, because TLS could not be set up.
-    #[error("no HTTP client: {0}")]
+    #[error("failed to create the HTTP client: {0}")]
     Http(#[from] reqwest::Error),
     /// Some tokens were not refreshed; the others were.
     #[error("{0}")]
@@ -196,7 +196,7 @@ fn failures(
         if permanent || !lives(&identity) {
             failures.push((name, reason));
         } else {
-            tracing::warn!(identity = name, %reason, "token was not renewed; the stored one lives until the next runs");
+            tracing::warn!(identity = name, %reason, "failed to refresh the token; the stored token is valid long enough for the next invocation to retry");
         }
     }
     Failures(failures)
@@ -213,7 +213,7 @@ fn told(stored: &Tokens, fresh: &Tokens) -> Vec<Renewed> {
     each.inspect(|token| {
         if token.renewed {
             count(Count::TokenRefreshed, 1);
-            tracing::info!(identity = token.identity, expires_at = %token.expires_at, "token renewed");
+            tracing::info!(identity = token.identity, expires_at = %token.expires_at, "token refreshed");
         }
     })
     .collect()

@@ -17,7 +17,7 @@ async fn main() -> Result<(), Error> {
     run(service_fn(async |_: LambdaEvent<Value>| {
         let refreshed = refresh(&config, &secrets, chrono::Utc::now()).await;
         refreshed
-            .inspect_err(|error| tracing::error!(%error, "token was not replaced"))
+            .inspect_err(|error| tracing::error!(%error, "failed to refresh some tokens; their stored tokens stay in use"))
             .map_err(Error::from)
     }))
     .await

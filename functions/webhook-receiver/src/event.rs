@@ -24,10 +24,10 @@ pub enum EventError {
     #[error("not the event of a function URL or of API Gateway: {0}")]
     Unknown(#[source] serde_json::Error),
     /// The body is marked as base64 but is not.
-    #[error("the body is marked base64 and is none: {0}")]
+    #[error("the body is marked as base64 but is not valid base64: {0}")]
     NotBase64(#[source] base64::DecodeError),
     /// Host, path and query do not form a valid URL.
-    #[error("host, path and query make no address")]
+    #[error("host, path and query do not form a valid URL")]
     NoAddress,
 }
 
@@ -177,13 +177,16 @@ mod tests {
             serde_json::from_str(&function_url("h\u{f6}st", "", "{}", false)).unwrap();
         assert!(
             request(&event.to_string()).is_ok(),
-            "a host beyond ASCII is none"
+            "a host header that is not ASCII is ignored"
         );
         event["requestContext"]["domainName"] = "a^b".into();
         let answer = request(&event.to_string());
         assert!(matches!(answer, Err(EventError::NoAddress)), "{answer:?}");
         event["headers"] = serde_json::json!({"host": ["a.example", "a b"]});
-        assert!(request(&event.to_string()).is_ok(), "the first of several");
+        assert!(
+            request(&event.to_string()).is_ok(),
+            "the first of several host headers counts"
+        );
         event["headers"] = serde_json::json!({"Host": "a b", "x-forwarded-proto": "http"});
         let answer = request(&event.to_string());
         assert!(matches!(answer, Err(EventError::NoAddress)), "{answer:?}");

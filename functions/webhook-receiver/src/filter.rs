@@ -36,7 +36,7 @@ impl Unwanted {
     #[must_use]
     pub fn text(self) -> &'static str {
         match self {
-            Self::AnotherApplication => "it is of another Nylas application",
+            Self::AnotherApplication => "it comes from another Nylas application",
             Self::TooOld => "it is older than seven days",
             Self::Duplicate => "it was queued within the last day",
         }

@@ -8,10 +8,10 @@ use flate2::read::MultiGzDecoder;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InflateError {
     /// The body is not gzip, or it is truncated or damaged.
-    #[error("the body is not the gzip that its content encoding promises")]
+    #[error("the content encoding is gzip, but the body is not valid gzip")]
     NotGzip,
     /// The decompressed body exceeds the limit; nothing beyond the limit was decompressed.
-    #[error("the body has more than {limit} bytes once unpacked")]
+    #[error("the decompressed body has more than {limit} bytes")]
     TooLarge {
         /// The limit in bytes.
         limit: usize,

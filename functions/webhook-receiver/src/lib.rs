@@ -103,10 +103,10 @@ pub enum Outcome {
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
     /// The method is neither `GET` nor `POST`.
-    #[error("a method other than GET and POST")]
+    #[error("the method is neither GET nor POST")]
     Method,
     /// The request is a `GET` without a challenge.
-    #[error("a GET without a challenge")]
+    #[error("the request is a GET without a challenge")]
     NoChallenge,
     /// The body is too large to be processed.
     #[error("the body has {bytes} bytes, more than {LARGEST_DELIVERY}")]
@@ -125,7 +125,7 @@ pub enum Refusal {
     UndecidedSignature,
     /// The body is signed, but was changed on its way: it is declared as gzip and is not gzip.
     #[error(
-        "the signature does not match, and the body is not the gzip that its content encoding promises: something between Nylas and this function changes bodies; run `mailverse webhook verify`"
+        "the signature does not match, and the content encoding is gzip but the body is not: something between Nylas and this function changes bodies; run `mailverse webhook verify`"
     )]
     Altered,
     /// The body is verified, but has an encoding that Nylas does not use.
@@ -310,7 +310,7 @@ impl<Q: SyncQueue> Receiver<Q> {
             let suffix = suffix.text();
             tracing::warn!(
                 suffix,
-                "Nylas appended a suffix that is not known; taken like the others"
+                "Nylas appended an unknown suffix to the type; processing the notification anyway"
             );
         }
         if let Some(why) = self.filter.unwanted(&notification, now) {
@@ -367,7 +367,7 @@ fn report(outcome: &Outcome) {
         Outcome::Challenge(_) => tracing::info!("challenge answered"),
         Outcome::Queued(request) => {
             count(Count::NotificationQueued, 1);
-            tracing::info!("sync.key" = %request.key, trigger = ?request.trigger, "notification queued");
+            tracing::info!("sync.key" = %request.key, trigger = ?request.trigger, "queued a notification");
         }
         Outcome::NotQueued { request, why } => {
             let what = match why {
@@ -376,12 +376,12 @@ fn report(outcome: &Outcome) {
                 Unwanted::Duplicate => Count::NotificationDuplicate,
             };
             count(what, 1);
-            tracing::info!("sync.key" = %request.key, reason = why.text(), "notification acknowledged, not queued");
+            tracing::info!("sync.key" = %request.key, reason = why.text(), "acknowledged a notification without queueing it");
         }
         Outcome::Probe => tracing::info!("probe answered"),
         Outcome::Ignored { kind } => {
             count(Count::NotificationIgnored, 1);
-            tracing::info!(kind, "notification of a type that nobody handles");
+            tracing::info!(kind, "ignored a notification of a type that is not handled");
         }
         Outcome::Refused(refusal) => {
             if let Some(what) = refusal.count() {
@@ -392,9 +392,9 @@ fn report(outcome: &Outcome) {
                 refusal,
                 Refusal::Secrets(_) | Refusal::Queue(_) | Refusal::Altered
             ) {
-                tracing::error!(status, reason = %refusal, "request not accepted, Nylas will send it again");
+                tracing::error!(status, reason = %refusal, "failed to accept a request; Nylas will retry it");
             } else {
-                tracing::warn!(status, reason = %refusal, "request refused");
+                tracing::warn!(status, reason = %refusal, "refused a request; Nylas will not retry it");
             }
         }
     }

@@ -430,7 +430,7 @@ mod tests {
         }
         let long = format!(r#"{{"type":"{}"}}"#, "é".repeat(1_000));
         let Notification::Other { kind } = read(long.as_bytes()).unwrap() else {
-            panic!("an unknown type");
+            panic!("a long unknown type must parse as Notification::Other");
         };
         assert_eq!(kind.chars().count(), 80);
     }

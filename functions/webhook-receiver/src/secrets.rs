@@ -212,7 +212,7 @@ async fn keys_in(client: &Client, id: &str) -> Result<(SecretString, Keys), Secr
 // example).
 fn usable_previous(secret: &SecretString) -> Option<Key> {
     Key::new(secret)
-        .inspect_err(|problem| tracing::info!(%problem, "the previous version of the webhook secret is left out"))
+        .inspect_err(|problem| tracing::info!(%problem, "ignoring the previous version of the webhook secret"))
         .ok()
 }
 

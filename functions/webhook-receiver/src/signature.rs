@@ -41,7 +41,9 @@ pub enum SecretProblem {
     #[error("the webhook secret is empty")]
     Blank,
     /// Nylas signs test events with it, so anyone could sign.
-    #[error("the webhook secret is the one of Nylas' test events, which everybody knows")]
+    #[error(
+        "the webhook secret is the public one of Nylas' test events; store the secret of your webhook destination"
+    )]
     KnownToEverybody,
 }
 

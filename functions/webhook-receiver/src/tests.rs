@@ -128,15 +128,15 @@ struct BrokenQueue;
 
 impl SyncQueue for BrokenQueue {
     async fn send_body(&self, _: String, _: Duration) -> Result<(), QueueError> {
-        Err(QueueError::new("out of order"))
+        Err(QueueError::new("the queue is down"))
     }
 
     async fn hide(&self, _: &str, _: Duration) -> Result<(), QueueError> {
-        Err(QueueError::new("out of order"))
+        Err(QueueError::new("the queue is down"))
     }
 
     async fn waiting(&self) -> Result<usize, QueueError> {
-        Err(QueueError::new("out of order"))
+        Err(QueueError::new("the queue is down"))
     }
 }
 
@@ -562,7 +562,7 @@ struct Fragile {
 impl SyncQueue for Fragile {
     async fn send_body(&self, body: String, delay: Duration) -> Result<(), QueueError> {
         if self.down.load(std::sync::atomic::Ordering::Relaxed) {
-            return Err(QueueError::new("down"));
+            return Err(QueueError::new("the queue is down"));
         }
         self.queue.send_body(body, delay).await
     }

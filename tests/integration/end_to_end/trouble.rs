@@ -297,7 +297,7 @@ async fn a_wrong_client_secret_fails_loudly_and_the_old_token_stays() {
             r#"{"client_secret": "canary-wrong-secret"}"#,
             "AADSTS7000215",
         ),
-        ("canary-wrong-secret", "is not the JSON"),
+        ("canary-wrong-secret", "must be JSON of the form"),
     ] {
         cloud.store("entra", value).await;
         let error = refresher

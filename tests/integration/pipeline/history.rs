@@ -391,7 +391,7 @@ async fn a_direct_request_that_cannot_be_done_is_answered_and_no_invocation_fail
     let answer = history.handle(&mut world, &eve).await;
     let error = answer["error"].as_str().unwrap();
     assert!(
-        error.starts_with("the connected mailboxes could not be listed") && !error.contains("eve"),
+        error.starts_with("failed to list the connected mailboxes") && !error.contains("eve"),
         "{answer}"
     );
     assert_eq!(answer.get("field"), None, "{answer}");

@@ -175,7 +175,11 @@ async fn wrong_signatures_cost_one_reading_a_minute() {
     assert_eq!((forged, store.asked()), (Verdict::Forged, 6));
     for second in 2..=60 {
         let unsaid = verdict(&secrets, "wrong", at(second)).await.unwrap();
-        assert_eq!(unsaid, Verdict::Undecided, "nothing was read for it");
+        assert_eq!(
+            unsaid,
+            Verdict::Undecided,
+            "no reading was made for this delivery"
+        );
     }
     assert_eq!(store.asked(), 6);
     let forged = verdict(&secrets, "wrong", at(61)).await.unwrap();
@@ -226,7 +230,11 @@ async fn a_store_that_does_not_answer_leaves_it_open_and_is_asked_again_after_fi
         // A cached secret does not need the store.
         assert!(check(&secrets, "first", at(second)).await.unwrap());
     }
-    assert_eq!(store.asked(), 5, "one more");
+    assert_eq!(
+        store.asked(),
+        5,
+        "the failed reading counts as one more call"
+    );
     store.is_down(false);
     assert!(check(&secrets, "second", at(16)).await.unwrap());
 }
