@@ -1,10 +1,11 @@
-//! What a request on a line asks its service for.
+//! Classifies the requests on a connection by what they ask of their service.
 
 use serde_json::Value;
 
 use crate::http::Message;
 
-/// One of the ways in which Nylas puts callers off; which, the request's length decides.
+/// Returns one of the ways in which Nylas rejects a request temporarily; the length of the request
+/// decides which.
 pub(crate) fn nylas_refusal(request: &Message) -> Message {
     match request.start().len() % 3 {
         0 => Message::nylas_error(429, "rate_limit_error", Some(40)),
@@ -13,7 +14,7 @@ pub(crate) fn nylas_refusal(request: &Message) -> Message {
     }
 }
 
-/// The operation of a call in the JSON of the AWS services.
+/// Returns the operation of a call in the JSON protocol of the AWS services.
 pub(crate) fn target(request: &Message) -> &str {
     let target = request.header("x-amz-target").unwrap_or_default();
     target.rsplit('.').next().unwrap_or_default()
@@ -25,7 +26,8 @@ pub(crate) fn update_item(request: &Message) -> Option<Value> {
         .flatten()
 }
 
-/// A delayed message has no receipt by which it could be called back, so that time could not pass for it. It is delivered early instead, which a queue may do.
+/// Removes the delay of a new queue message. A delayed message has no receipt yet, so the harness
+/// could not make time pass for it. It is delivered early instead, which a queue may do.
 pub(crate) fn without_delay(request: &mut Message) {
     if target(request) == "SendMessage"
         && let Ok(mut call) = serde_json::from_slice::<Value>(&request.body)
@@ -36,15 +38,15 @@ pub(crate) fn without_delay(request: &mut Message) {
     }
 }
 
-/// What a request to Dataverse is about.
+/// What a request to Dataverse does.
 pub(crate) enum Asked {
-    /// A batch of queries.
+    /// A batch of queries: the lookup.
     LookUp,
     /// A batch of change sets.
     Write,
-    /// A row, alone.
+    /// The creation of a single row.
     Create,
-    /// Its completion, alone.
+    /// The completion of a single row.
     Complete,
     Other,
 }
@@ -52,7 +54,8 @@ pub(crate) enum Asked {
 pub(crate) fn asked_of_dataverse(request: &Message) -> Asked {
     let start = request.start();
     if start.contains("/$batch ") {
-        // As text, because the standard library's search is fast even where nothing is optimised.
+        // Searched as text, because the search of the standard library is fast even in an
+        // unoptimised build.
         let writes = String::from_utf8_lossy(&request.body).contains("\r\nPOST /api/");
         return if writes { Asked::Write } else { Asked::LookUp };
     }

@@ -1,4 +1,4 @@
-//! What has to hold when the queues are empty, found out from the ledger and from Dataverse.
+//! Checks what must hold once the queues are empty, from the ledger and from Dataverse.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -14,31 +14,31 @@ use crate::incident::Incident;
 use crate::race::Race;
 use crate::run::Run;
 
-/// What the audit saw.
+/// The result of the audit.
 #[derive(Default)]
 pub(crate) struct Verdict {
     pub(crate) written: usize,
     pub(crate) skipped: usize,
     pub(crate) dead: usize,
-    /// Messages without their row or their final state, and those that an incident made dead, even
-    /// for a while.
+    /// Messages without their row or their final state, and messages that an incident made dead,
+    /// even temporarily.
     pub(crate) lost: usize,
-    /// Rows of a mail beyond the first.
+    /// Rows of an email beyond the first.
     pub(crate) duplicated: usize,
     pub(crate) two_holders: usize,
     /// Settlements by a token that no longer held the claim.
     pub(crate) stale: usize,
-    /// In words, each with what it is about.
+    /// The findings as text; each names what it concerns.
     pub(crate) findings: Vec<String>,
 }
 
-/// For so long a mail may be hidden in all because one of its files cannot be had.
+/// The longest time for which a message may be hidden in total because a file cannot be downloaded.
 const LONGEST_FOR_A_FILE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Stands for the marker of a row that has none of ours.
+/// The key for rows that contain no marker of ours.
 const NOBODYS: &str = "nobody's";
 
-/// What the ledger says of a message.
+/// The ledger's state of a message.
 pub(crate) struct Item {
     pub(crate) state: String,
     pub(crate) reason: Option<String>,
@@ -47,7 +47,7 @@ pub(crate) struct Item {
 }
 
 impl Run {
-    /// The audit.
+    /// Runs the audit.
     pub(crate) async fn audit(&mut self) -> Verdict {
         let mut verdict = Verdict {
             findings: std::mem::take(&mut self.findings),
@@ -107,7 +107,7 @@ impl Run {
         verdict
     }
 
-    /// The rows of Dataverse by the marker in their subject.
+    /// Returns the rows of Dataverse by the marker in their subject.
     fn rows_by_marker(&self) -> HashMap<&str, Vec<Value>> {
         let mut rows: HashMap<&str, Vec<Value>> = HashMap::new();
         let markers: HashMap<&str, &str> = self
@@ -126,7 +126,7 @@ impl Run {
         rows
     }
 
-    /// The ledger's items by key.
+    /// Returns the items of the ledger by key.
     pub(crate) async fn ledger_by_key(&self) -> HashMap<String, Item> {
         let mut items = HashMap::new();
         for item in self.cloud.items().await {
@@ -150,8 +150,8 @@ impl Run {
         items
     }
 
-    /// A mail with a file that cannot be had did not wait for it for long, and the ledger says what
-    /// is missing.
+    /// Checks that a message with a file that cannot be downloaded did not wait long for it, and
+    /// that the ledger records the omission.
     fn judge_omission(&self, copy: &Copy, item: Option<&Item>, verdict: &mut Verdict) {
         let key = copy.key();
         if item.is_some_and(|item| item.reason.is_none()) {
@@ -176,7 +176,8 @@ impl Run {
         }
     }
 
-    /// The rows of one mail: as many as there should be, completed, with everybody and everything on them.
+    /// Checks the rows of one email: their number, that they are completed, and that all parties
+    /// and attachments are there.
     fn judge_rows(&self, mail: &Mail, expected: bool, rows: &[Value], verdict: &mut Verdict) {
         let mut find = |text: String| verdict.findings.push(format!("{}: {text}", mail.marker));
         if !expected {
@@ -213,7 +214,7 @@ impl Run {
         }
     }
 
-    /// What a row of ours has otherwise than it should.
+    /// Returns how a row of ours differs from what it should be.
     fn row_differs(&self, mail: &Mail, row: &Value) -> Vec<String> {
         let id = id_of(row);
         let problems = [
@@ -227,7 +228,8 @@ impl Run {
         found.collect()
     }
 
-    /// The rows of a mail that another client writes too: theirs survives, and ours beside it only where it has a file.
+    /// Checks the rows of an email that another client writes too: the external row must remain.
+    /// Ours may remain beside it only if the email has a file.
     fn judge_race(&self, mail: &Mail, race: &Race, rows: &[Value], verdict: &mut Verdict) {
         let mut find = |text: String| {
             let finding = format!("{} ({:?}): {text}", mail.marker, race.moment);
@@ -260,7 +262,8 @@ impl Run {
         }
     }
 
-    /// Whether a row may concern this: its people's record, or that of a mail before it in the thread. Which, depends on what was written first.
+    /// Returns whether a row may have this regarding: the record of its own parties, or that of an
+    /// earlier email in the thread. Which one depends on the order of writing.
     fn may_concern(&self, mail: &Mail, regarding: Option<&Reference>) -> bool {
         let mails = &self.corpus.mails;
         let mut thread = std::iter::successors(Some(mail), |mail| mails.get(mail.answers?));
@@ -306,7 +309,8 @@ impl Run {
         found.sort();
         expected.sort();
         if mail.incident == Some(Incident::Crowds) {
-            // Some of a crowd stand for all: who wrote it, and nobody who is not on it.
+            // Only some of a crowd are on the row: the sender must be, and no one who is not on the
+            // email.
             let is_on_it = |party: &Party| expected.contains(party) || is_unresolved(mail, party);
             let stranger = found.iter().find(|party| !is_on_it(party));
             let from = found.iter().any(|(mask, _, _)| *mask == 1);
@@ -342,7 +346,7 @@ impl Run {
             .then(|| format!("expected {:?}, found {:?}", names(&expected), names(&found)))
     }
 
-    /// Nothing private is kept or printed, and the search for it saw what there was.
+    /// Checks that nothing private is stored or printed, and that the search covered enough text.
     async fn judge_privacy(&self, verdict: &mut Verdict) {
         self.look_at_ledger().await;
         let bodies = self.cloud.shared.book.lock().unwrap().bodies.clone();
@@ -358,7 +362,7 @@ impl Run {
     }
 }
 
-/// A message's final state.
+/// Checks the final state of a message.
 fn judge_message(copy: &Copy, item: Option<&Item>, rows: &[Value], verdict: &mut Verdict) {
     let key = copy.key();
     let Some(item) = item else {
@@ -406,7 +410,7 @@ fn judge_message(copy: &Copy, item: Option<&Item>, rows: &[Value], verdict: &mut
     }
 }
 
-/// Whether somebody stands on the row by the address alone, and the mail has it.
+/// Returns whether a party has only an address, no row, and the email has that address.
 fn is_unresolved(mail: &Mail, (mask, address, row): &Party) -> bool {
     let mut parties = mail.parties.iter();
     row.is_none() && parties.any(|(m, a, _)| (m, a) == (mask, address))
@@ -416,7 +420,7 @@ fn id_of(row: &Value) -> Uuid {
     row["activityid"].as_str().unwrap().parse().unwrap()
 }
 
-/// A lookup as the twin shows it.
+/// Parses a lookup column as the emulator shows it.
 fn reference(value: &Value) -> Option<(String, Uuid)> {
     let table = value["table"].as_str()?.to_owned();
     Some((table, value["id"].as_str()?.parse().ok()?))

@@ -1,4 +1,5 @@
-//! What befell each message, in order, so that a finding can be told with what led to it.
+//! Records the events of each message in order, so that a finding can be printed with what led to
+//! it.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -7,10 +8,10 @@ use serde_json::Value;
 
 use crate::time::Time;
 
-/// Tellings of one message that are printed.
+/// The most events of one message that are printed.
 const MOST: usize = 120;
 
-/// By message, `mailbox/message`, and what befell all of them.
+/// The events of each message, by `mailbox/message`, and the events that concern all of them.
 #[derive(Default)]
 pub(crate) struct Chronicle {
     time: Time,
@@ -18,7 +19,7 @@ pub(crate) struct Chronicle {
     order: Mutex<u64>,
 }
 
-/// Stands for all messages.
+/// The key for events that concern all messages.
 const EVERY: &str = "";
 
 impl Chronicle {
@@ -29,7 +30,7 @@ impl Chronicle {
         }
     }
 
-    /// This befell one message.
+    /// Records an event of one message.
     pub(crate) fn tell(&self, key: &str, what: &str) {
         let mut order = self.order.lock().unwrap();
         *order += 1;
@@ -38,19 +39,19 @@ impl Chronicle {
         told.entry(key.to_owned()).or_default().push((*order, line));
     }
 
-    /// This befell the message that the body of a queue message names.
+    /// Records an event of the message that the body of a queue message names.
     pub(crate) fn tell_of_body(&self, body: &str, what: &str) {
         if let Some(key) = key_of(body) {
             self.tell(&key, what);
         }
     }
 
-    /// This befell every message.
+    /// Records an event that concerns every message.
     pub(crate) fn tell_of_all(&self, what: &str) {
         self.tell(EVERY, what);
     }
 
-    /// What befell the messages that `finding` names.
+    /// Returns the events of the messages that `finding` names.
     pub(crate) fn of(&self, finding: &str) -> Vec<String> {
         let told = self.told.lock().unwrap();
         let every = told.get(EVERY).map_or(&[][..], Vec::as_slice);
@@ -68,12 +69,12 @@ impl Chronicle {
     }
 }
 
-/// Whether the text has the key as a word of its own.
+/// Returns whether the text contains the key as a whole word.
 fn names(finding: &str, key: &str) -> bool {
     finding.split([' ', ':', ',']).any(|word| word == key)
 }
 
-/// The message that the body of a queue message names.
+/// Returns the key of the message that the body of a queue message names.
 pub(crate) fn key_of(body: &str) -> Option<String> {
     let body: Value = serde_json::from_str(body).ok()?;
     let text = |name: &str| body[name].as_str();

@@ -1,4 +1,4 @@
-//! What is around the processes: the emulators, the twin, and the settings that each process gets.
+//! The environment of the processes: the emulators, and the settings that each process gets.
 
 use std::sync::{Arc, Mutex};
 
@@ -18,20 +18,21 @@ use crate::queue::{Queue, VISIBILITY};
 use crate::station::{Seat, Shared, Station};
 
 pub(crate) const TABLE: &str = "ledger";
-/// Who may read how long a column is cuts what is longer; here it shall be refused for good.
+/// A client that may read the lengths of columns shortens longer texts. Here it must not, so that
+/// Dataverse rejects them.
 pub(crate) const WITHHELD: [(Privilege, &str); 1] = [(Privilege::Read, "attribute")];
-/// The longest time for which SQS hides a message, in seconds.
+/// The longest visibility timeout of SQS, in seconds.
 const LONGEST_VISIBILITY: u32 = 43_200;
 
 pub(crate) const WEBHOOK_SECRET: &str = "zq7-webhook-secret-90c1";
 
-/// Everything around the processes.
+/// The environment of the processes.
 pub(crate) struct Cloud {
     pub(crate) twin: Twin,
     pub(crate) queue: Queue,
-    /// The backfill queue.
+    /// The URL of the backfill queue.
     tasks: String,
-    /// Receipts of its tasks that were not worked through.
+    /// Receipts of tasks that were not finished.
     undone: Mutex<Vec<String>>,
     pub(crate) ledger: aws_sdk_dynamodb::Client,
     pub(crate) shared: Arc<Shared>,
@@ -40,7 +41,7 @@ pub(crate) struct Cloud {
     moto: Moto,
 }
 
-/// The lines of one seat.
+/// The connections of one slot to all services.
 pub(crate) struct Lines {
     ledger: Line,
     dataverse: Line,
@@ -56,7 +57,7 @@ impl Cloud {
             .set_max_length("email", "subject", LONGEST_SUBJECT)
             .unwrap();
         dataverse.set_setting(Setting::Withheld(WITHHELD.to_vec()));
-        // Throttling is a matter of the faults here, not of how fast the machine is.
+        // Here the faults decide about throttling, not the speed of the machine.
         dataverse.set_setting(Setting::RequestsPerFiveMinutes(usize::MAX));
         let moto = Moto::start().await;
         let endpoint = dynamo::start().await;
@@ -83,7 +84,7 @@ impl Cloud {
             (QueueAttributeName::RedrivePolicy, redrive.to_string()),
         ];
         let url = create("sync", &attributes).await;
-        // Nothing comes back by itself while a run lasts: the harness says when.
+        // Tasks do not reappear by themselves during a run: the harness decides when.
         let hidden = (
             QueueAttributeName::VisibilityTimeout,
             LONGEST_VISIBILITY.to_string(),
@@ -120,7 +121,7 @@ impl Cloud {
         }
     }
 
-    /// The lines of a seat to all services.
+    /// Opens the connections of a slot to all services.
     pub(crate) async fn lines(&self, seat: &Arc<Seat>) -> Lines {
         let station = |service| Station::new(service, seat, &self.shared);
         Lines {
@@ -131,7 +132,8 @@ impl Cloud {
         }
     }
 
-    /// The settings of the function that sits on these lines, as the template gives them, and all logs that it can write.
+    /// Returns the settings of the function that uses these connections, as the template sets them,
+    /// with the most detailed log level.
     pub(crate) fn settings(&self, mode: Mode, lines: &Lines) -> Vec<(&'static str, String)> {
         let mut settings = self.aws_settings();
         settings.extend([
@@ -160,7 +162,7 @@ impl Cloud {
         settings
     }
 
-    /// The settings of token-refresher, which has no lines.
+    /// Returns the settings of token-refresher, which uses no connections of the harness.
     pub(crate) fn refresher_settings(&self) -> Vec<(&'static str, String)> {
         let entra = self.twin.entra();
         let mut settings = self.aws_settings();
@@ -189,7 +191,7 @@ impl Cloud {
         ]
     }
 
-    /// The token in force.
+    /// Returns the current access token.
     pub(crate) async fn token(&self) -> Option<String> {
         let call = self
             .secrets
@@ -201,7 +203,7 @@ impl Cloud {
         token["access_token"].as_str().map(str::to_owned)
     }
 
-    /// A task of the backfill queue.
+    /// Receives a task of the backfill queue.
     pub(crate) async fn task(&self) -> Option<Message> {
         let _alone = self.shared.queue_gate.lock().await;
         let call = self.queue.client.receive_message().queue_url(&self.tasks);
@@ -209,7 +211,7 @@ impl Cloud {
         call.send().await.unwrap().messages?.pop()
     }
 
-    /// Deletes a task that was worked on.
+    /// Deletes a task that was finished.
     pub(crate) async fn task_done(&self, task: &Message) {
         let _alone = self.shared.queue_gate.lock().await;
         let call = self.queue.client.delete_message().queue_url(&self.tasks);
@@ -217,13 +219,13 @@ impl Cloud {
         call.send().await.unwrap();
     }
 
-    /// Notes that a task was not worked through, and stays hidden until [`Self::tasks_come_back`].
+    /// Records that a task was not finished. It stays hidden until [`Self::tasks_come_back`].
     pub(crate) fn task_undone(&self, task: &Message) {
         let receipt = task.receipt_handle().unwrap().to_owned();
         self.undone.lock().unwrap().push(receipt);
     }
 
-    /// The time that hides undone tasks is over. How many they were.
+    /// Makes unfinished tasks visible again. Returns how many.
     pub(crate) async fn tasks_come_back(&self) -> usize {
         let undone = std::mem::take(&mut *self.undone.lock().unwrap());
         let _alone = self.shared.queue_gate.lock().await;
@@ -231,8 +233,8 @@ impl Cloud {
             let call = self.queue.client.change_message_visibility();
             let call = call.queue_url(&self.tasks).receipt_handle(receipt);
             let back = call.visibility_timeout(0).send().await;
-            // The backfill says itself when it wants a task again. One whose time came on the
-            // machine's clock may be worked through by now.
+            // The backfill itself sets when a task is delivered again. A task that was due by the
+            // machine's clock may be finished by now.
             let is_gone = back.as_ref().is_err_and(|error| {
                 error
                     .as_service_error()
@@ -243,7 +245,8 @@ impl Cloud {
         undone.len()
     }
 
-    /// No mailbox is kept any more for a worker that listed it: so much time passes between two runs of the schedule.
+    /// Removes the lease of every mailbox: between two scheduled runs, enough time passes for it to
+    /// expire.
     pub(crate) async fn free_mailboxes(&self) {
         for item in self.items().await {
             if item["sk"] == AttributeValue::S("backfill".to_owned()) {
@@ -257,7 +260,7 @@ impl Cloud {
         }
     }
 
-    /// All items of the ledger.
+    /// Returns all items of the ledger.
     pub(crate) async fn items(&self) -> Vec<std::collections::HashMap<String, AttributeValue>> {
         let pages = self.ledger.scan().table_name(TABLE).into_paginator();
         pages

@@ -1,6 +1,6 @@
-//! The mail of a run, drawn from its seed, and what has to become of it.
+//! The emails of a run, drawn from its seed, and the expected outcome of each.
 //!
-//! What is expected is worked out here from how a mail was made, and not by asking the code that is on trial.
+//! The expected outcome is derived from how an email was made, not by asking the code under test.
 
 mod draw;
 mod kind;
@@ -19,7 +19,8 @@ use crate::race::Race;
 pub(crate) use self::draw::draw;
 pub(crate) use self::people::People;
 
-/// What every subject, body, name, address and file holds, each its own; nothing that is kept or printed outside Dataverse and Nylas may.
+/// Words that all subjects, bodies, names, addresses and files contain. Nothing that is stored or
+/// printed outside Dataverse and Nylas may contain one of them.
 pub(crate) const CANARIES: [&str; 5] = [SUBJECT, BODY, NAME, ADDRESS, FILE];
 const SUBJECT: &str = "zq7subject";
 const BODY: &str = "zq7body";
@@ -27,58 +28,60 @@ const NAME: &str = "zq7name";
 const ADDRESS: &str = "zq7address";
 const FILE: &str = "zq7file";
 
-/// Longest subject that the organisation takes; some mails have a longer one and are refused for good.
+/// The longest subject that the organisation accepts. Some emails have a longer one and are
+/// rejected.
 pub(crate) const LONGEST_SUBJECT: usize = 200;
 
-/// A notification with more than this has no body (Nylas facts §5).
+/// A notification with a longer body comes without it (Nylas facts §5), in bytes.
 const LONGEST_NOTIFICATION: usize = 1_000_000;
 
-/// How large the corpus is, and what it holds.
+/// The size of the corpus and its contents.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Size {
-    /// Messages, at least.
+    /// The least number of messages.
     pub(crate) messages: usize,
     pub(crate) with_files: bool,
-    /// Messages that Nylas cannot give until they were given up.
+    /// Messages that Nylas does not return until they were given up.
     pub(crate) stubborn: usize,
-    /// Mails of one copy, and mails of two, that are kept for what is done on purpose: so many at
-    /// least.
+    /// Emails with one copy, and emails with two, that are reserved for scenarios and kills: the
+    /// least number of each.
     pub(crate) kept: (usize, usize),
-    /// Mails of each kind that an incident is about.
+    /// The number of emails for each kind of incident.
     pub(crate) late_files: usize,
     pub(crate) broken_files: usize,
     pub(crate) crowds: usize,
     pub(crate) large_bodies: usize,
 }
 
-/// A table and a row of it.
+/// A table and the id of a row.
 pub(crate) type Reference = (String, Uuid);
 
-/// Somebody on a mail: mask, address, and the row that it is.
+/// An activity party: participation type mask, address, and its row; `None` if it is unresolved.
 pub(crate) type Party = (i64, String, Option<Reference>);
 
-/// A mail, whatever number of mailboxes has a copy.
+/// An email, whatever the number of mailboxes that have a copy.
 pub(crate) struct Mail {
-    /// Found in the subject of its row, and of no other.
+    /// A word in the subject of its row, and of no other row.
     pub(crate) marker: String,
     pub(crate) body: String,
     pub(crate) outgoing: bool,
     pub(crate) parties: Vec<Party>,
-    /// The record that it concerns by the people on it.
+    /// The record that the email concerns because of its parties.
     pub(crate) regarding: Option<Reference>,
-    /// The mail that it answers, as an index. Where that one is written before, this one concerns what that one does.
+    /// The index of the email that it answers. If that one is written first, this one gets the same
+    /// regarding.
     pub(crate) answers: Option<usize>,
-    /// Names and bytes.
+    /// The names and bytes of its attachments.
     pub(crate) files: Vec<(String, Vec<u8>)>,
-    /// The row that another client has put there already.
+    /// The row that another client had already written.
     pub(crate) theirs: Option<Uuid>,
-    /// The row that another client puts there about when we do.
+    /// The row that another client writes at about the same time as we do.
     pub(crate) race: Option<Race>,
-    /// The incident that it is for.
+    /// The incident for which the email was made.
     pub(crate) incident: Option<Incident>,
 }
 
-/// What has to become of a message.
+/// The expected outcome of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Expected {
     Written,
@@ -86,40 +89,42 @@ pub(crate) enum Expected {
     Dead,
 }
 
-/// A copy of a mail in one mailbox.
+/// A message: the copy of an email in one mailbox.
 pub(crate) struct Copy {
     pub(crate) grant: String,
     pub(crate) id: String,
-    /// Index of its mail.
+    /// The index of its email.
     pub(crate) mail: usize,
     pub(crate) expected: Expected,
-    /// As Nylas shows it.
+    /// The message object that Nylas returns.
     object: Value,
 }
 
-/// All mail.
+/// All emails and messages.
 pub(crate) struct Corpus {
     pub(crate) mails: Vec<Mail>,
     pub(crate) messages: Vec<Copy>,
-    /// Indexes of messages that Nylas cannot give until they were given up.
+    /// Indexes of messages that Nylas does not return until they were given up.
     pub(crate) stubborn: Vec<usize>,
-    /// Indexes of messages of one copy that are written, for the scenarios: not recent, so that the backfill does not get there first, and not delivered before.
+    /// Indexes of messages that are the only copy and will be written, for the scenarios. They are
+    /// not recent, so that the backfill does not list them first, and were not delivered before.
     pub(crate) single: Vec<usize>,
-    /// The same of mails with two copies.
+    /// The same for emails with two copies.
     pub(crate) pairs: Vec<[usize; 2]>,
-    /// Indexes of messages with large bodies, for the scene that is about them.
+    /// Indexes of messages with large bodies, for their scene.
     pub(crate) large: Vec<usize>,
-    /// Indexes of messages that have arrived.
+    /// Indexes of messages that have arrived in their mailbox.
     arrived: HashSet<usize>,
 }
 
 impl Copy {
-    /// As the ledger and the logs name it.
+    /// Returns the key of the message in the ledger and the logs.
     pub(crate) fn key(&self) -> String {
         format!("{}/{}", self.grant, self.id)
     }
 
-    /// A notification about it: of a type that Nylas has for this, and with as much content as that type has.
+    /// Returns a notification for the message, of a type that Nylas uses for it and with the
+    /// content of that type.
     pub(crate) fn notification(&self, rng: &mut StdRng) -> Value {
         use rand::Rng;
         let mut object = self.object.clone();
@@ -140,14 +145,15 @@ impl Copy {
         };
         json!({
             "specversion": "1.0", "type": kind, "source": "/google/emails/realtime", "id": format!("{:016x}", rng.random::<u64>()),
-            // Of now, whenever the mail is from: what is older than a week is not taken.
+            // The current time, whatever the date of the message: notifications older than a week
+            // are not queued.
             "time": chrono::Utc::now().timestamp(), "webhook_delivery_attempt": 1, "data": {"application_id": "app", "object": object},
         })
     }
 }
 
 impl Corpus {
-    /// Takes the messages of the scenarios out of the deliveries that are left.
+    /// Removes the messages that are reserved for scenarios from the remaining deliveries.
     pub(crate) fn reserve(&self, left: &mut Vec<usize>) {
         let reserved: HashSet<usize> = self
             .single
@@ -159,7 +165,7 @@ impl Corpus {
         left.retain(|index| !reserved.contains(index));
     }
 
-    /// The mails that another client writes too, by marker.
+    /// Returns the emails that another client writes too, by marker.
     pub(crate) fn races(&self) -> HashMap<String, Race> {
         let races = self.mails.iter().filter_map(|mail| {
             let race = mail.race.clone()?;
@@ -168,7 +174,7 @@ impl Corpus {
         races.collect()
     }
 
-    /// The first file of some mails is not there yet, or never can be had.
+    /// Makes the first file of some emails unavailable, for a while or for the whole run.
     pub(crate) fn mark_files(&self, incidents: &mut Incidents) {
         for (number, copy) in self.messages.iter().enumerate() {
             let file = file_id(0, copy);
@@ -184,7 +190,8 @@ impl Corpus {
         }
     }
 
-    /// Puts everything where it belongs before the first delivery, but for what [arrives](Self::arrive) later.
+    /// Stores everything in the emulators before the first delivery, except what
+    /// [arrives](Self::arrive) later.
     pub(crate) fn store(&self, twin: &Twin) {
         let mails = &self.mails;
         let there = self.messages.iter().filter(|copy| {
@@ -193,7 +200,8 @@ impl Corpus {
         self.put(twin, there);
     }
 
-    /// Mail that another client writes too arrives in its mailbox when it is about to be delivered for the first time: no list has shown it before.
+    /// Stores messages that another client writes too. They arrive in their mailbox just before
+    /// their first delivery, so that no list has shown them before.
     pub(crate) fn arrive(&mut self, twin: &Twin, next: &[usize]) {
         for index in next {
             let copy = &self.messages[*index];

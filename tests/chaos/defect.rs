@@ -1,4 +1,5 @@
-//! A broken guard, to show that the audit sees what the guard is for. The product stays as it is: its requests are changed on the line.
+//! Planted defects, to show that the audit detects what each guard prevents. The product is not
+//! changed: its requests are changed on the connection.
 
 use std::collections::HashMap;
 
@@ -10,22 +11,22 @@ use crate::history::Write;
 use crate::http::Message;
 use crate::plan::Service;
 
-/// Which guard.
+/// The guard that is broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Defect {
-    /// A settlement no longer asks who holds the claim.
+    /// A settlement does not check who holds the claim.
     Fence,
-    /// The rows of a mail get another key in each request.
+    /// The rows of an email get a different key in each request.
     Key,
-    /// A claim no longer asks whether the message is free.
+    /// A claim does not check whether the message is free.
     Claim,
 }
 
-/// True of any item, and of none.
+/// A condition that is true for any item, and for none.
 const ALWAYS: &str = "attribute_exists(pk) OR attribute_not_exists(pk)";
 
 impl Defect {
-    /// Changes a request as the broken product would send it.
+    /// Changes a request into the one that the broken product would send.
     pub(crate) fn edit(self, service: Service, request: &mut Message) {
         match (self, service) {
             (Self::Fence | Self::Claim, Service::Ledger) => {
@@ -38,7 +39,7 @@ impl Defect {
                     None => false,
                 };
                 if broken {
-                    // The condition stays in, because DynamoDB refuses values that nothing uses.
+                    // The condition is kept, because DynamoDB rejects values that are not used.
                     let condition = call["ConditionExpression"].as_str().unwrap_or_default();
                     call["ConditionExpression"] = Value::from(format!("({condition}) OR {ALWAYS}"));
                     request.replace_body(call.to_string().into_bytes());
@@ -50,7 +51,7 @@ impl Defect {
     }
 }
 
-/// Each key of a mail becomes another one, the same throughout the request.
+/// Replaces each activity id by another one, the same throughout the request.
 fn with_other_keys(request: &mut Message) {
     let Ok(mut text) = String::from_utf8(request.body.clone()) else {
         return;

@@ -1,11 +1,10 @@
-//! What a run has to bring about, or its verdict means little: a kill at each boundary in each kind
-//! of worker, and each scenario, twice.
+//! What a run must have covered for its verdict to mean something: a kill at each boundary in each
+//! kind of worker, and each scenario, twice.
 //!
-//! Chance does most of it while the run is under way. What is missing in the end is brought about
-//! on purpose while nothing else goes wrong: a mail that was kept for it is delivered, and the
-//! worker that takes it is struck. That goes on until nothing is missing or there is no kept mail
-//! left, so it is bounded by work and not by time, and a slow machine takes longer and ends the
-//! same.
+//! Chance covers most of it during the run. What is missing at the end is done on purpose, while
+//! nothing else goes wrong: a reserved message is delivered, and the worker that receives it is
+//! killed. This continues until nothing is missing or no reserved message is left. So it is bounded
+//! by work and not by time, and a slow machine takes longer but gets the same result.
 
 use std::fmt;
 
@@ -14,11 +13,11 @@ use crate::plan::{Cell, Mode};
 use crate::run::Run;
 use crate::scenarios::{SCENARIOS, Scenario};
 
-/// How often something is tried for each time that it is wanted. On purpose it comes about the
-/// first time, unless something is wrong.
+/// The most attempts for each time that something is required. On purpose, the first attempt
+/// succeeds unless something is wrong.
 const TRIES: u64 = 4;
 
-/// Something that has to come about.
+/// Something that must happen in a run.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Demand {
     Kill(Mode, Cell),
@@ -26,7 +25,7 @@ pub(crate) enum Demand {
 }
 
 impl Demand {
-    /// Of a run with workers of these kinds.
+    /// Returns everything that must happen in a run with these kinds of workers.
     fn all(modes: &[Mode]) -> impl Iterator<Item = Self> {
         let there = Mode::WORKERS.into_iter();
         let there = there.filter(|mode| modes.contains(mode));
@@ -58,7 +57,7 @@ impl fmt::Display for Demand {
     }
 }
 
-/// What came about less than `wanted` times, in words.
+/// Returns what happened less than `wanted` times, as text.
 pub(crate) fn unmet(figures: &Figures, modes: &[Mode], wanted: u64) -> Vec<String> {
     let short = Demand::all(modes).filter(|demand| demand.met(figures) < wanted);
     short
@@ -67,7 +66,8 @@ pub(crate) fn unmet(figures: &Figures, modes: &[Mode], wanted: u64) -> Vec<Strin
 }
 
 impl Run {
-    /// Brings about what is missing. What was kept and not needed is delivered like the rest.
+    /// Makes what is missing happen. Reserved messages that are not needed are then delivered like
+    /// the rest.
     pub(crate) async fn meet_demands(&mut self) {
         self.calm().await;
         let mut number = self.shape.scenarios * SCENARIOS.len();
@@ -81,7 +81,7 @@ impl Run {
                     Demand::Kill(mode, cell) => self.kill_at(mode, cell).await,
                     Demand::Play(scenario) => self.play_scenario(scenario, number).await,
                 };
-                // Another pair of workers the next time.
+                // Use another pair of workers the next time.
                 number += SCENARIOS.len();
                 self.findings.extend(tried.err());
                 self.cloud.shared.figures.lock().unwrap().on_purpose += 1;

@@ -1,4 +1,5 @@
-//! How a run ends: faults stop, the queues drain, the schedule takes up what is stranded, and an operator sends the dead letters once more.
+//! The end of a run: faults stop, the queues drain, a scheduled run queues stranded messages, and
+//! an operator redrives the dead letters.
 
 use serde_json::Value;
 
@@ -6,23 +7,25 @@ use crate::invoking::list;
 use crate::queue::VISIBILITY;
 use crate::run::{Besides, Run};
 
-/// Most rounds that the drain may take: far more than the deliveries that a message can have.
+/// The most rounds that the drain may take: far more than the deliveries of any message.
 const LONGEST_DRAIN: usize = 300;
 
 impl Run {
-    /// From the last fault to the moment at which nothing is left to do.
+    /// Runs everything from the last fault until nothing is left to do.
     pub(crate) async fn end(&mut self) {
         self.calm().await;
         self.begin_anew().await;
         self.drain("the drain").await;
-        // What a backfill claimed and left when it died, the next one takes up; its request may be among the dead letters by then.
+        // What a backfill had claimed when it died is processed by the next one; its request may be
+        // in the dead-letter queue by then.
         self.let_time_pass_until(self.time.now() + VISIBILITY).await;
         self.begin_anew().await;
         self.cloud.shared.races.lock().unwrap().come_all();
         let listed = list(&mut self.backfill, &self.cloud, &self.faults).await;
         self.findings.extend(listed.err());
         self.drain("the last listing").await;
-        // What waits with no request behind it, because who claimed it died on a last delivery, the schedule queues once that is overdue.
+        // A message may wait without a request because its worker died on the last delivery. A
+        // scheduled run queues it once it is overdue.
         self.let_what_waits_become_overdue().await;
         self.begin_anew().await;
         let listed = list(&mut self.backfill, &self.cloud, &self.faults).await;
@@ -31,14 +34,15 @@ impl Run {
         self.redrive().await;
     }
 
-    /// New processes for all: those that were there run on the machine's clock, and would remember for minutes of it that a token was refused.
+    /// Starts new processes for all workers. The old ones use the machine's clock and would
+    /// remember for minutes that a token was rejected.
     async fn begin_anew(&mut self) {
         for worker in self.workers.iter_mut().chain([&mut self.backfill]) {
             worker.kill().await;
         }
     }
 
-    /// Without faults, until the queue is empty.
+    /// Runs rounds without faults until the queue is empty.
     async fn drain(&mut self, what: &str) {
         self.cloud
             .shared
@@ -58,7 +62,7 @@ impl Run {
         ));
     }
 
-    /// Looks at the dead letters, then does what an operator does once the cause is mended.
+    /// Checks the dead letters, then redrives them as an operator does once the cause is fixed.
     async fn redrive(&mut self) {
         let letters = self.cloud.queue.dead_letters().await;
         let items = self.ledger_by_key().await;
@@ -73,8 +77,9 @@ impl Run {
                 .search("the dead letters", &format!("{letter:?}"));
             let item = items.get(&key);
             let state = item.map_or("nothing", |item| item.state.as_str());
-            // What was given up may have been taken up again since, and ended otherwise. What had ended before comes here when who was
-            // about to acknowledge one more delivery of it died.
+            // A message that was given up may have been processed again since, with another
+            // outcome. A finished message gets here if a worker died while acknowledging one more
+            // delivery of it.
             let may_be_here = match state {
                 "written" | "skipped" => true,
                 "dead" => item.is_some_and(|item| item.reason.is_some()),

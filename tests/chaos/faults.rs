@@ -1,4 +1,4 @@
-//! What goes wrong by chance, drawn from the seed.
+//! The random faults, drawn from the seed.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -16,19 +16,19 @@ use crate::plan::{Cell, Cut, Loss, Mode, Plan, Service};
 use crate::run::Shape;
 use crate::station::Shared;
 
-/// The mailbox that has to be signed in to again at times.
+/// The mailbox whose user has to sign in again at times.
 const LOST_MAILBOX: &str = "grant-4";
 
-/// What strikes one invocation of a worker.
+/// The fault of one invocation of a worker.
 #[derive(Default)]
 pub(crate) struct Strike {
     pub(crate) plan: Plan,
-    /// The invocation has only this much time.
+    /// The time after which the invocation is stopped; `None` for no limit.
     pub(crate) short: Option<Duration>,
 }
 
 impl Strike {
-    /// The process dies there.
+    /// Kills the process at this boundary, after `skip` other times.
     pub(crate) fn killed_at(cell: Cell, skip: u32) -> Self {
         let plan = Plan {
             kill: Some((cell, skip)),
@@ -45,9 +45,10 @@ pub(crate) struct Faults {
     nylas: Nylas,
     shared: Arc<Shared>,
     on: AtomicBool,
-    /// What the present stretch of the run has.
+    /// The incident of the current phase of the run.
     stretch: Mutex<Option<Incident>>,
-    /// How often the services' plan was begun, so that it never begins with the same faults.
+    /// How often the fault plan of the services was started, so that it never starts with the same
+    /// faults.
     begun: AtomicU64,
 }
 
@@ -64,7 +65,7 @@ impl Faults {
         }
     }
 
-    /// From now on things go wrong.
+    /// Starts the faults.
     pub(crate) fn start(&self) {
         self.on.store(true, Ordering::SeqCst);
         let begun = self.begun.fetch_add(1, Ordering::SeqCst);
@@ -83,7 +84,7 @@ impl Faults {
         });
     }
 
-    /// From now on nothing does.
+    /// Stops all faults.
     pub(crate) fn stop(&self) {
         self.on.store(false, Ordering::SeqCst);
         *self.shared.storm.lock().unwrap() = (0, None);
@@ -93,7 +94,7 @@ impl Faults {
         self.dataverse.set_fault_plan(FaultPlan::default());
     }
 
-    /// From now on, while things go wrong, this does for everybody; or nothing does.
+    /// Sets the incident that affects everyone while faults are on; `None` ends it.
     pub(crate) fn stretch(&self, incident: Option<Incident>) {
         *self.stretch.lock().unwrap() = incident;
         self.play(incident.filter(|_| self.are_on()));
@@ -111,7 +112,7 @@ impl Faults {
         self.dataverse.set_setting(Setting::RefusedWrites(refusal));
     }
 
-    /// Adds what the services' plan did, before it begins anew.
+    /// Adds the faults of the services to the counts, before their plan starts again.
     fn count(&self) {
         let done = self.dataverse.injected();
         self.shared.figures.lock().unwrap().faults += done.server_errors
@@ -127,10 +128,10 @@ impl Faults {
         self.on.load(Ordering::SeqCst)
     }
 
-    /// For a batch whose most often tried message was received so often.
+    /// Draws the fault of a batch. `tried` is the highest receive count in it.
     pub(crate) fn for_batch(&self, mode: Mode, tried: u32, rng: &mut StdRng) -> Strike {
         let mut strike = Strike::default();
-        // Drawn in any case, so that what is spared does not change what comes later.
+        // Always drawn, so that an omitted fault does not change later ones.
         let (kind, cut, skip) = (
             rng.random_range(0..100),
             draw_cut(rng),
@@ -139,8 +140,9 @@ impl Faults {
         let short = Duration::from_millis(rng.random_range(10..600));
         let dies_at_last = rng.random_bool(0.5);
         if tried >= RECEIVE_LIMIT {
-            // By then everything that the batch holds is claimed, and says that it is dead should nobody come to settle it. Who dies before it claims
-            // leaves `waiting` behind, in the dead letters too, until the schedule finds it stranded.
+            // At this boundary everything in the batch is claimed, and the claim is stored as
+            // `dead` in case it is never settled. A worker that dies before it claims leaves the
+            // state `waiting`, also for dead letters, until a scheduled run finds it stranded.
             return if dies_at_last {
                 Strike::killed_at(Cell::BeforeSettle, 0)
             } else {
@@ -163,7 +165,7 @@ impl Faults {
         strike
     }
 
-    /// For a delivery by Nylas.
+    /// Draws the fault of a delivery by Nylas.
     pub(crate) fn for_delivery(&self, rng: &mut StdRng) -> Plan {
         let mut plan = Plan::default();
         let (kind, refused) = (rng.random_range(0..1_000), rng.random_bool(0.7));
@@ -188,7 +190,7 @@ impl Faults {
         plan
     }
 
-    /// For a run of the backfill.
+    /// Draws the fault of a backfill task.
     pub(crate) fn for_listing(&self, rng: &mut StdRng) -> Plan {
         let cell = *Cell::MATRIX.choose(rng).unwrap();
         let skip = rng.random_range(0..30);
@@ -198,7 +200,7 @@ impl Faults {
         }
     }
 
-    /// A cell that was met least often, so that none stays unmet for want of luck.
+    /// Returns one of the boundaries with the fewest kills, so that chance leaves none out.
     fn least_met(&self, mode: Mode, rng: &mut StdRng) -> Cell {
         let figures = self.shared.figures.lock().unwrap();
         let cells: Vec<Cell> = Cell::MATRIX
@@ -213,13 +215,13 @@ impl Faults {
         *least.choose(rng).unwrap()
     }
 
-    /// Dataverse throttles a number of requests, or is not there for them, whoever sends them.
+    /// Makes Dataverse throttle a number of requests, or be unavailable for them, from all workers.
     fn storm(&self, rng: &mut StdRng) {
         let seconds = rng.random_bool(0.6).then(|| rng.random_range(10..300));
         *self.shared.storm.lock().unwrap() = (rng.random_range(3..12), seconds);
     }
 
-    /// One mailbox needs signing in to again, or not any more.
+    /// Sets whether the user of one mailbox has to sign in again.
     pub(crate) fn mailbox_is_lost(&self, lost: bool) {
         let status = if lost { "invalid" } else { "valid" };
         self.nylas.set_grant_status(LOST_MAILBOX, status);

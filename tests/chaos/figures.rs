@@ -1,4 +1,4 @@
-//! What is counted during a run.
+//! The counts of a run.
 
 use std::collections::HashMap;
 
@@ -9,20 +9,20 @@ use crate::plan::{Cell, Mode};
 pub(crate) struct Figures {
     pub(crate) deliveries: u64,
     pub(crate) invocations: u64,
-    /// By the kind of process and the boundary; none where the time of a function ran out.
+    /// The kills by kind of process and boundary; `None` if the time of a function ran out.
     kills: HashMap<(Mode, Option<Cell>), u64>,
-    /// Requests or answers that the lines lost.
+    /// Requests or answers that were lost on a connection.
     pub(crate) cuts: u64,
     /// Faults of the services.
     pub(crate) faults: u64,
-    /// How often time was let pass.
+    /// How often the harness made time pass.
     pub(crate) jumps: u64,
     pub(crate) dead_letters: u64,
-    /// Messages that the schedule found stranded and queued again.
+    /// Messages that a scheduled run found stranded and queued again.
     pub(crate) stranded: u64,
-    /// Strikes and scenarios for what chance had not brought about in the end.
+    /// Kills and scenarios on purpose, for what chance had not covered.
     pub(crate) on_purpose: u64,
-    /// How often each scenario came to its point.
+    /// How often each scenario was completed.
     pub(crate) scenarios: HashMap<&'static str, u64>,
 }
 
@@ -39,7 +39,7 @@ impl Figures {
         self.kills.values().sum()
     }
 
-    /// The kill matrix as text.
+    /// Returns the kill matrix as text.
     pub(crate) fn matrix(&self) -> String {
         let mut text = format!("{:<38}{:>10}{:>10}\n", "killed", "changeset", "stepwise");
         for cell in Cell::MATRIX {

@@ -1,25 +1,27 @@
-//! What happened to each key of the ledger, as seen on the lines to it, and the check that nobody did what the claim rule forbids.
+//! The history of each key of the ledger, as seen on the connections to it, and the check that no
+//! worker violated the claim rule.
 //!
-//! Every write to the ledger passes one gate, so that the order in which they are seen is the order in which they were done. What a write means is read
-//! from its update expression; whether it was done, from its answer. Conditions are not looked at: they are what is on trial.
+//! Every write to the ledger passes one lock, so that the order in which writes are seen is the
+//! order in which they were done. The kind of a write is read from its update expression, and
+//! whether it succeeded from its answer. Conditions are ignored, because they are under test.
 //!
-//! | Seen | Forbidden while |
+//! | Event | Forbidden while |
 //! | --- | --- |
-//! | a claim is won | another token holds the key, and its lease has not run out |
-//! | a claim is won | the key is settled for good |
-//! | a settlement is done | another token, or none, holds the key |
+//! | a claim succeeds | another token holds the key, and its lease has not expired |
+//! | a claim succeeds | the key has a final state |
+//! | a settlement succeeds | the key is held by another token, or not held |
 
 use std::collections::{BTreeSet, HashMap};
 
 use serde_json::Value;
 
-/// The whole history.
+/// The history of all keys.
 #[derive(Default)]
 pub(crate) struct History {
     keys: HashMap<String, Life>,
-    /// Claims that broke the rule.
+    /// Claims that violated the rule.
     pub(crate) two_holders: Vec<String>,
-    /// Settlements that broke it.
+    /// Settlements that violated the rule.
     pub(crate) stale: Vec<String>,
     pub(crate) claims: u64,
     pub(crate) settlements: u64,
@@ -27,10 +29,10 @@ pub(crate) struct History {
     generation: u32,
 }
 
-/// What is known of one key.
+/// The current state of one key.
 #[derive(Default)]
 struct Life {
-    /// Token, and until when the lease lasts in Unix milliseconds.
+    /// The token, and the end of its lease in Unix milliseconds.
     holder: Option<(String, i64)>,
     settled: Option<Settled>,
 }
@@ -42,17 +44,18 @@ struct Settled {
     gave_up: bool,
 }
 
-/// Places that a message can leave: the rules of the policy that a later change undoes.
+/// States by folder, which a message can leave: the policy rules that a later change of the message
+/// reverses.
 const BY_PLACE: [&str; 4] = ["draft", "spam", "trash", "gone"];
 
-/// What a request to the ledger is.
+/// The kind of a write to the ledger.
 pub(crate) enum Write {
     Claim { key: String, token: String },
     Settle { key: String, token: String },
 }
 
 impl History {
-    /// Notes a write that the ledger answered with success or refused.
+    /// Records a write and whether it succeeded.
     pub(crate) fn saw(&mut self, call: &Value, done: bool) {
         let (Some(write), true) = (Write::read(call), done) else {
             return;
@@ -107,7 +110,7 @@ impl History {
         }
     }
 
-    /// All leases that are held: key, token, end in Unix milliseconds.
+    /// Returns all current leases: key, token, end in Unix milliseconds.
     pub(crate) fn leases(&self) -> Vec<(String, String, i64)> {
         let held = self.keys.iter().filter_map(|(key, life)| {
             let (token, until) = life.holder.clone()?;
@@ -116,14 +119,14 @@ impl History {
         held.collect::<BTreeSet<_>>().into_iter().collect()
     }
 
-    /// The lease of `key` ends then.
+    /// Records that the lease of `key` now ends at `until`.
     pub(crate) fn moved(&mut self, key: &str, until: i64) {
         if let Some((_, lease)) = self.keys.get_mut(key).and_then(|life| life.holder.as_mut()) {
             *lease = until;
         }
     }
 
-    /// The table is empty again.
+    /// Records that the table was emptied.
     pub(crate) fn wiped(&mut self) {
         self.generation += 1;
         for life in self.keys.values_mut() {
@@ -132,7 +135,7 @@ impl History {
         }
     }
 
-    /// Keys that the ledger knows: settled for good, or held. What is neither is still on the queue.
+    /// Returns the keys with a final state or a holder. All other messages are still on the queue.
     pub(crate) fn known(&self) -> Vec<String> {
         let known = self
             .keys
@@ -152,7 +155,7 @@ impl Settled {
 }
 
 impl Write {
-    /// Its message, and what it does, in words.
+    /// Returns the key of the message, and a description of the write.
     pub(crate) fn told(&self, call: &Value) -> (&str, String) {
         match self {
             Self::Claim { key, token } => {
@@ -167,7 +170,7 @@ impl Write {
         }
     }
 
-    /// Reads an `UpdateItem` of a message; `None` for anything else.
+    /// Parses an `UpdateItem` call for a message; `None` for anything else.
     pub(crate) fn read(call: &Value) -> Option<Self> {
         let part = |name: &str| call["Key"][name]["S"].as_str();
         let grant = part("pk")?.strip_prefix("mailbox#")?;
@@ -195,7 +198,7 @@ impl Write {
     }
 }
 
-/// The value that an update sets `attribute` to.
+/// Returns the value that an update sets `attribute` to.
 fn value<'a>(call: &'a Value, attribute: &str) -> Option<&'a Value> {
     let update = call["UpdateExpression"].as_str()?;
     let set = update.split("REMOVE").next()?;
@@ -216,7 +219,7 @@ fn number(call: &Value, attribute: &str) -> Option<i64> {
     value(call, attribute)?["N"].as_str()?.parse().ok()
 }
 
-/// The `:name` behind `attribute = `.
+/// Returns the `:name` after `attribute = `.
 fn placeholder<'a>(expression: &'a str, attribute: &str) -> Option<&'a str> {
     let assignment = format!("{attribute} = ");
     let at = expression.match_indices(&assignment).find(|(at, _)| {

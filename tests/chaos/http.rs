@@ -1,4 +1,4 @@
-//! HTTP/1.1 messages as they pass a line: read as a whole, and written again.
+//! HTTP/1.1 messages on a connection: read completely, then written again.
 
 use std::io;
 
@@ -7,13 +7,13 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 /// A request or an answer.
 #[derive(Debug, Clone)]
 pub(crate) struct Message {
-    /// The lines before the empty one, without it.
+    /// The lines before the empty line, which is not included.
     head: String,
     pub(crate) body: Vec<u8>,
 }
 
 impl Message {
-    /// An answer in the JSON of the AWS services.
+    /// Creates an error in the JSON protocol of the AWS services.
     pub(crate) fn aws_error(kind: &str) -> Self {
         Self {
             head: "HTTP/1.1 400 Bad Request\r\nContent-Type: application/x-amz-json-1.0".to_owned(),
@@ -22,7 +22,7 @@ impl Message {
         .measured()
     }
 
-    /// An answer in the JSON of Nylas; one that throttles may say for how many seconds.
+    /// Creates an error of Nylas; `retry_after` is in seconds.
     pub(crate) fn nylas_error(status: u16, kind: &str, retry_after: Option<u64>) -> Self {
         let body = format!(
             r#"{{"request_id":"1","error":{{"type":"{kind}","message":"as the harness asked"}}}}"#
@@ -30,19 +30,19 @@ impl Message {
         Self::json(status, &body, retry_after)
     }
 
-    /// Dataverse throttles, for so many seconds.
+    /// Creates an answer of Dataverse that throttles for this many seconds.
     pub(crate) fn dataverse_throttles(seconds: u64) -> Self {
         let body = r#"{"error":{"code":"0x80072322","message":"as the harness asked"}}"#;
         Self::json(429, body, Some(seconds))
     }
 
-    /// Dataverse refuses a request as a whole.
+    /// Creates an answer of Dataverse that rejects a request as a whole.
     pub(crate) fn dataverse_refuses(status: u16, code: &str) -> Self {
         let body = format!(r#"{{"error":{{"code":"{code}","message":"as the harness asked"}}}}"#);
         Self::json(status, &body, None)
     }
 
-    /// Dataverse is not there for a while.
+    /// Creates an answer of Dataverse while it is unavailable.
     pub(crate) fn dataverse_unavailable() -> Self {
         Self::json(503, "", None)
     }
@@ -59,12 +59,12 @@ impl Message {
         .measured()
     }
 
-    /// The first line.
+    /// Returns the first line.
     pub(crate) fn start(&self) -> &str {
         self.head.lines().next().unwrap_or_default()
     }
 
-    /// The status of an answer.
+    /// Returns the status of an answer.
     pub(crate) fn status(&self) -> u16 {
         let code = self.start().split(' ').nth(1);
         code.and_then(|code| code.parse().ok()).unwrap_or(0)
@@ -80,14 +80,14 @@ impl Message {
         })
     }
 
-    /// Whether the sender closes the connection after this message.
+    /// Returns whether the sender closes the connection after this message.
     pub(crate) fn is_last(&self) -> bool {
         let word = self.header("connection").unwrap_or_default();
         word.eq_ignore_ascii_case("close")
             || (self.start().starts_with("HTTP/1.0") && !word.eq_ignore_ascii_case("keep-alive"))
     }
 
-    /// Another body, with its length.
+    /// Replaces the body and its length.
     pub(crate) fn replace_body(&mut self, body: Vec<u8>) {
         self.body = body;
         *self = self.clone().measured();
@@ -117,7 +117,7 @@ impl Message {
     }
 }
 
-/// The next message of a connection; `None` when the connection ended before it began.
+/// Reads the next message of a connection; `None` if the connection ended before it began.
 pub(crate) async fn read<R: AsyncRead + Unpin>(
     from: &mut BufReader<R>,
 ) -> io::Result<Option<Message>> {
@@ -161,7 +161,7 @@ async fn read_chunks<R: AsyncRead + Unpin>(from: &mut BufReader<R>) -> io::Resul
         let length = line.trim().split(';').next().unwrap_or_default();
         let length = usize::from_str_radix(length, 16).map_err(io::Error::other)?;
         let start = body.len();
-        // The line break behind each chunk, and the empty line behind the last, too.
+        // Includes the line break after each chunk, and the empty line after the last one.
         body.resize(start + length + 2, 0);
         from.read_exact(&mut body[start..]).await?;
         body.truncate(start + length);

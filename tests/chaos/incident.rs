@@ -1,15 +1,15 @@
-//! Incidents: what goes wrong for everybody or for long, each behind a switch (`--fault NAME`). An
-//! incident is a pause and never a loss.
+//! Incidents: faults that affect everyone or last long, each behind a switch (`--fault NAME`). An
+//! incident may delay messages but never lose them.
 //!
 //! | Incident | What happens | Where it is played |
 //! | --- | --- | --- |
-//! | `disabled-user`, `missing-privilege`, `unlisted-refusal` | Dataverse refuses every request, or every write | a stretch of rounds ([`Run::begin_stretch`]) |
-//! | `nylas-scopes`, `nylas-key` | Nylas refuses one mailbox, or every call | the same |
-//! | `late-files` | a file is 404 for its first requests | files of some young mails |
-//! | `broken-files` | a file is 500 for the whole run | the same |
-//! | `crowds` | a mail has thousands of recipients, while Dataverse takes long for each operation | some mails |
-//! | `large-bodies` | ten mails in a batch are 15 MB long each | a scene |
-//! | `postponements` | pauses use up the queue's receive count several times around a few real failures | a scene ([`crate::scenes`]) |
+//! | `disabled-user`, `missing-privilege`, `unlisted-refusal` | Dataverse rejects every request, or every write | a phase of several rounds ([`Run::begin_stretch`]) |
+//! | `nylas-scopes`, `nylas-key` | Nylas rejects calls for one mailbox, or every call | the same |
+//! | `late-files` | a file answers 404 to its first requests | files of some recent emails |
+//! | `broken-files` | a file answers 500 for the whole run | the same |
+//! | `crowds` | an email has thousands of recipients, while each operation of Dataverse takes long | some emails |
+//! | `large-bodies` | ten emails in a batch have 15 MB each | a scene |
+//! | `postponements` | pauses use up the queue's receive count several times between a few real failures | a scene ([`crate::scenes`]) |
 //! | `throttled-mailbox` | Nylas asks for a pause for one mailbox | a scene |
 //!
 //! [`Run::begin_stretch`]: crate::run::Run::begin_stretch
@@ -23,40 +23,40 @@ use crate::asked::{Asked, asked_of_dataverse};
 use crate::http::Message;
 use crate::plan::Service;
 
-/// What can be switched on.
+/// The incidents that can be switched on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum Incident {
-    /// Dataverse: the application user is disabled, so every request is 403 / 0x80072560.
+    /// Dataverse: the application user is disabled, so every request gets 403 / 0x80072560.
     DisabledUser,
-    /// Dataverse: the application user may not make activities any more, so every write is 403 /
-    /// 0x80040220.
+    /// Dataverse: the application user lost the privilege to create activities, so every write gets
+    /// 403 / 0x80040220.
     MissingPrivilege,
-    /// Dataverse: every write is 400 with a code that no table lists.
+    /// Dataverse: every write gets 400 with a code that is in no table.
     UnlistedRefusal,
-    /// Nylas: the calls for one mailbox are 403 `insufficient_scopes`.
+    /// Nylas: the calls for one mailbox get 403 `insufficient_scopes`.
     NylasScopes,
-    /// Nylas: every call is 401, as with a key that was revoked.
+    /// Nylas: every call gets 401, as with a revoked key.
     NylasKey,
-    /// Files that are not there yet.
+    /// Files that are not available yet.
     LateFiles,
-    /// Files that never can be had.
+    /// Files that never become available.
     BrokenFiles,
-    /// Mails with thousands of recipients.
+    /// Emails with thousands of recipients.
     Crowds,
-    /// Mails of many megabytes, ten in a batch.
+    /// Emails of many megabytes, ten in a batch.
     LargeBodies,
-    /// Many postponed deliveries around few real failures.
+    /// Many postponed deliveries between a few real failures.
     Postponements,
     /// Nylas throttles one mailbox.
     ThrottledMailbox,
 }
 
 impl Incident {
-    /// Those that are on when nobody says which. Empty while the engine's side of each is under
-    /// way: whoever builds one adds it here.
+    /// The incidents that are on if none is named. Empty until the product handles each of them;
+    /// add an incident here once it does.
     pub(crate) const BY_DEFAULT: &'static [Self] = &[];
 
-    /// Those that last for a stretch of the run, in this order.
+    /// The incidents that last for a phase of the run, in this order.
     pub(crate) const STRETCHES: [Self; 5] = [
         Self::DisabledUser,
         Self::MissingPrivilege,
@@ -65,8 +65,8 @@ impl Incident {
         Self::NylasKey,
     ];
 
-    /// Rounds without deliveries at the end of its stretch. A key that was revoked is mended after
-    /// more deliveries than a message has.
+    /// Returns the number of rounds without deliveries at the end of the phase. A revoked key is
+    /// only replaced after more deliveries than a message has.
     pub(crate) fn idle_rounds(self) -> usize {
         if self == Self::NylasKey { 12 } else { 3 }
     }
@@ -77,39 +77,38 @@ impl Incident {
     }
 }
 
-/// The mailbox for which Nylas lacks a permission, or that it throttles.
+/// The mailbox for which Nylas lacks a permission, or that Nylas throttles.
 pub(crate) const MAILBOX: &str = "grant-2";
 
 /// The code of [`Incident::UnlistedRefusal`].
 pub(crate) const UNLISTED: &str = "0x80099999";
 
-/// With [`Incident::Crowds`], what Dataverse takes for an operation of a look-up.
+/// With [`Incident::Crowds`], the time that Dataverse takes for one operation of a lookup.
 const OPERATION: Duration = Duration::from_millis(20);
 
-/// So long after the first request for it, every file is there.
+/// Every file is available this long after the first request for it.
 const LATEST: Duration = Duration::from_secs(10 * 60);
 
-/// A client hears nothing for so long and gives up. Nobody waits for it here: the connection breaks
-/// at once.
+/// The timeout of a client. The harness does not wait for it: the connection breaks at once.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// What an incident answers in a service's place.
+/// What happens instead of the service's answer.
 pub(crate) enum Instead {
     Answer(Message),
-    /// The client has given up waiting.
+    /// The client's timeout has expired.
     Silence,
 }
 
-/// What goes wrong at present, and how often it did.
+/// The current incidents, and how often each met a request.
 #[derive(Default)]
 pub(crate) struct Incidents {
-    /// That of the stretch that is under way.
+    /// The incident of the current phase.
     pub(crate) stretch: Option<Incident>,
-    /// By id of the file.
+    /// Files that are not available yet, by id.
     pub(crate) late: HashMap<String, Late>,
-    /// Ids of files.
+    /// The ids of files that never become available.
     pub(crate) broken: HashSet<String>,
-    /// Keys of the messages with such files: what they wait for comes nearer as time passes.
+    /// The keys of messages with such files: their timestamps move back as time passes.
     pub(crate) mails: Vec<String>,
     pub(crate) crowds: bool,
     pub(crate) throttle: Option<Throttle>,
@@ -117,10 +116,10 @@ pub(crate) struct Incidents {
     met: HashMap<Incident, u64>,
 }
 
-/// A file that is not there yet: for so many requests, and not for long.
+/// A file that is not available yet: for a number of requests, and for a limited time.
 pub(crate) struct Late {
     requests: u32,
-    /// On the harness' clock; none before the first request.
+    /// When it becomes available, on the harness' clock; `None` before the first request.
     until: Option<Duration>,
 }
 
@@ -132,7 +131,7 @@ impl Late {
         }
     }
 
-    /// Whether a request comes too soon.
+    /// Returns whether the file is not available yet. Counts the request.
     fn is_missing(&mut self, now: Duration) -> bool {
         let until = *self.until.get_or_insert(now + LATEST);
         let is_missing = self.requests > 0 && now < until;
@@ -141,12 +140,12 @@ impl Late {
     }
 }
 
-/// The pause that Nylas asks for, for [`MAILBOX`].
+/// The pause that Nylas requests for [`MAILBOX`].
 pub(crate) struct Throttle {
     pub(crate) seconds: u64,
-    /// On the harness' clock; none before the first request was throttled.
+    /// The end of the pause on the harness' clock; `None` before the first request was throttled.
     until: Option<Duration>,
-    /// Requests that came during the pause, after the one that was told of it.
+    /// Requests during the pause, after the one that started it.
     pub(crate) early: u64,
 }
 
@@ -161,7 +160,7 @@ impl Throttle {
 }
 
 impl Incidents {
-    /// The answer to a request that an incident meets.
+    /// Returns what happens to a request that meets an incident; `None` if it meets none.
     pub(crate) fn instead(
         &mut self,
         service: Service,
@@ -175,8 +174,8 @@ impl Incidents {
         }
     }
 
-    /// Notes what the twin answered with: it plays those incidents itself that concern the parts of
-    /// a batch.
+    /// Counts the incidents in an answer of the emulator, which plays those that concern the parts
+    /// of a batch.
     pub(crate) fn answered(&mut self, service: Service, answer: &Message) {
         let code = match (service, self.stretch) {
             (Service::Dataverse, Some(Incident::MissingPrivilege)) => "0x80040220",
@@ -190,7 +189,7 @@ impl Incidents {
         }
     }
 
-    /// How often an incident met a request.
+    /// Returns how often an incident met a request.
     pub(crate) fn met(&self, incident: Incident) -> u64 {
         self.met.get(&incident).copied().unwrap_or(0)
     }
@@ -267,14 +266,15 @@ impl Incidents {
     }
 }
 
-/// Whether a request to Nylas is about mail of [`MAILBOX`]. Its grant can be read nevertheless.
+/// Returns whether a request to Nylas concerns messages of [`MAILBOX`]. Its grant can be read
+/// nevertheless.
 fn of_mailbox(request: &Message) -> bool {
     let rest = request.start().split_once("/v3/grants/");
     rest.and_then(|(_, rest)| rest.strip_prefix(MAILBOX))
         .is_some_and(|rest| rest.starts_with('/'))
 }
 
-/// The id of the file that a request asks for.
+/// Returns the id of the file that a request downloads.
 fn file(request: &Message) -> Option<&str> {
     let (_, rest) = request.start().split_once("/attachments/")?;
     let (id, _) = rest.split_once("/download")?;

@@ -1,4 +1,4 @@
-//! What invokes the functions: Nylas, the schedule, and Lambda's poller of the queue.
+//! Invokes the functions as Nylas, the schedule and Lambda's poller of the queue do.
 
 use aws_sdk_sqs::types::Message;
 use chrono::Utc;
@@ -13,10 +13,11 @@ use crate::plan::{Cell, Plan};
 use crate::queue::receive_count;
 use crate::worker::{Worker, event_of, succeeded};
 
-/// Messages that Lambda waits for before it invokes a worker that found the queue empty; its batching window does the same.
+/// The deliveries that Lambda waits for before it invokes a worker that found the queue empty, like
+/// its batching window.
 const BATCH: u64 = 10;
 
-/// Delivers messages; those that have to be delivered again.
+/// Delivers messages. Returns those that have to be delivered again.
 pub(crate) async fn deliver(
     receiver: &mut Worker,
     cloud: &Cloud,
@@ -42,7 +43,8 @@ pub(crate) async fn deliver(
     Ok(again)
 }
 
-/// One scheduled run of the backfill, before which the tasks of the last one that were not worked through come back.
+/// Invokes one scheduled run of the backfill and its tasks. Unfinished tasks of the last run become
+/// visible first.
 pub(crate) async fn list(
     backfill: &mut Worker,
     cloud: &Cloud,
@@ -57,7 +59,7 @@ pub(crate) async fn list(
             let stranded = planned.and_then(|planned| planned["stranded"].as_u64());
             cloud.shared.figures.lock().unwrap().stranded += stranded.unwrap_or_default();
         }
-        // A run that cannot list the mailboxes at all fails, and the schedule comes again.
+        // A run that cannot list the mailboxes fails, and the schedule invokes the next one.
         Err(error) if error.contains("failed to list the connected mailboxes") => {}
         Err(error) => return Err(error),
     }
@@ -74,7 +76,7 @@ pub(crate) async fn list(
     Ok(())
 }
 
-/// Takes batches from the queue until it shows nothing and no more deliveries come.
+/// Processes batches from the queue until it is empty and no more deliveries come.
 pub(crate) async fn work(
     worker: &mut Worker,
     cloud: &Cloud,
@@ -83,7 +85,7 @@ pub(crate) async fn work(
 ) -> Result<(), String> {
     let mut deliveries = queued.subscribe();
     loop {
-        // Marked as seen before the queue is asked, so that what arrives meanwhile is not missed.
+        // Marked as seen before the queue is read, so that later deliveries are not missed.
         let (count, done) = *deliveries.borrow_and_update();
         let most = worker.rng.random_range(3..=10);
         let batch = cloud.queue.receive(most).await;
@@ -96,7 +98,7 @@ pub(crate) async fn work(
             return Ok(());
         }
         if batch.len() < usize::try_from(most).unwrap() && !done {
-            // As many as make a batch, or what there is.
+            // Wait for enough deliveries for a batch, or for the last one.
             let enough = count + BATCH;
             let more = deliveries.wait_for(|(count, done)| *done || *count >= enough);
             more.await.unwrap();
@@ -104,7 +106,7 @@ pub(crate) async fn work(
     }
 }
 
-/// One invocation for a batch, and what Lambda does afterwards.
+/// Invokes a worker for a batch, and does what Lambda does afterwards.
 pub(crate) async fn strike(
     worker: &mut Worker,
     cloud: &Cloud,

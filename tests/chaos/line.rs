@@ -1,7 +1,10 @@
-//! A line from one process to one service, on which a request or its answer can get lost.
+//! A proxied connection from one process to one service, on which a request or its answer can get
+//! lost.
 //!
-//! A request is read wholly before anything happens to it. Then its station says whether it goes on, in half or not at all, and, once the service has
-//! answered, whether the process hears of it. So "committed and not answered" is a place on the line and not a matter of luck.
+//! A request is read completely before anything happens to it. Then the fault proxy decides whether
+//! it is forwarded completely, in half or not at all, and, once the service has answered, whether
+//! the process receives the answer. So "committed and not answered" is a place on the connection
+//! and does not depend on luck.
 
 use std::io;
 
@@ -11,31 +14,31 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::http::{self, Message};
 use crate::station::Station;
 
-/// What happens to a request that has arrived.
+/// What happens to a request.
 pub(crate) enum Before {
     Forward,
-    /// The connection breaks, and the service never hears of it.
+    /// The connection breaks, and the service does not receive the request.
     Cut,
-    /// Half of it reaches the service, then the connection breaks.
+    /// The service receives half of the request, then the connection breaks.
     Half,
-    /// The service is not asked.
+    /// The harness answers instead of the service.
     Answer(Message),
 }
 
 /// What happens to an answer.
 pub(crate) enum After {
     Relay,
-    /// The connection breaks, and the process never hears of it.
+    /// The connection breaks, and the process does not receive the answer.
     Cut,
 }
 
-/// A loopback address that leads to a service, for as long as the runtime lives.
+/// A loopback address that leads to a service, until the runtime ends.
 pub(crate) struct Line {
     pub(crate) url: String,
 }
 
 impl Line {
-    /// A line to `upstream` (`http://127.0.0.1:PORT`).
+    /// Opens a listener that forwards to `upstream` (`http://127.0.0.1:PORT`).
     pub(crate) async fn to(upstream: &str, station: Station) -> Self {
         let upstream = upstream.trim_start_matches("http://").trim_end_matches('/');
         let upstream = upstream.to_owned();
@@ -44,11 +47,11 @@ impl Line {
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 client.set_nodelay(true).ok();
-                // What comes on this connection is of the process that is there now, and not of its successor.
+                // Requests on this connection belong to the current process, not to its successor.
                 let station = station.for_this_process();
                 let upstream = upstream.clone();
                 tokio::spawn(async move {
-                    // A broken connection is what this is for.
+                    // An error is a broken connection, which the harness causes on purpose.
                     serve(client, &upstream, &station).await.ok();
                 });
             }
@@ -93,7 +96,8 @@ async fn serve(client: TcpStream, upstream: &str, station: &Station) -> io::Resu
     Ok(())
 }
 
-/// Asks the service; `None` when it closes the connection instead of answering. `kept` is the connection of the request before.
+/// Sends a request to the service. Returns `None` if it closes the connection instead of answering.
+/// `kept` is the connection of the previous request.
 async fn forward(
     kept: &mut Option<BufReader<TcpStream>>,
     upstream: &str,

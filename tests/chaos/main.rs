@@ -1,26 +1,29 @@
-//! The chaos harness: the compiled functions, the emulators over their real protocols and the twin, under faults, and an audit afterwards.
+//! The chaos harness: runs the compiled functions against emulators over their real protocols,
+//! causes faults, and audits the result.
 //!
 //! | Question | File |
 //! | --- | --- |
-//! | What mail is there, and what has to become of it? | `corpus.rs` |
-//! | In which order does what happen? When does time pass? | `run.rs`, `ending.rs`; `time.rs` |
+//! | What emails are there, and which outcome is expected? | `corpus.rs` |
+//! | What happens in which order? How does time pass? | `run.rs`, `ending.rs`; `time.rs` |
 //! | Who invokes the functions? | `invoking.rs` |
-//! | What goes wrong by chance? | `faults.rs` |
-//! | What goes wrong for everybody, or for long? | `incident.rs`, `stretch.rs`, `scenes.rs` |
-//! | What is played on purpose? | `scenarios.rs`; what has to come about, and what if it does not? `demands.rs` |
+//! | Which random faults are there? | `faults.rs` |
+//! | Which faults affect everyone, or last long? | `incident.rs`, `stretch.rs`, `scenes.rs` |
+//! | What is played on purpose? What must a run have covered? | `scenarios.rs`; `demands.rs` |
 //! | Where can a process be killed, and how? | `plan.rs`, `station.rs` |
 //! | What does a request ask for? | `asked.rs` |
 //! | How does a request or its answer get lost? | `line.rs`, `http.rs` |
 //! | What does Lambda do for a process? | `worker.rs`, `queue.rs` |
-//! | What must hold in the end? | `audit.rs`; all the time, in the ledger: `history.rs`; at rest: `private.rs` |
-//! | When does another client write the same mail? | `race.rs` |
-//! | What befell the message that a finding names? | `chronicle.rs` |
-//! | Would it be seen if a guard were broken? | `defect.rs` |
+//! | What must hold at the end? | `audit.rs`; all the time, in the ledger: `history.rs`; for stored data: `private.rs` |
+//! | When does another client write the same email? | `race.rs` |
+//! | What happened to the message of a finding? | `chronicle.rs` |
+//! | Would the audit detect a broken guard? | `defect.rs` |
 //!
-//! The seed decides the mail, the deliveries, and what is planned for each invocation; how the processes interleave is up to the machine. The verdict must
-//! be the same for every interleaving.
+//! The seed decides the emails, the deliveries, and the faults that are planned for each
+//! invocation. How the processes interleave depends on the machine. The verdict must be the same
+//! for every interleaving.
 //!
-//! Exit status: 0 when all is well; 1 when the audit found something, with `--break` the broken guard; 3 when, with `--break`, it found only something else.
+//! Exit status: 0 if there are no findings; 1 if the audit found something, or with `--break`,
+//! found the broken guard; 3 if, with `--break`, it found only something else.
 
 #![expect(
     clippy::unwrap_used,
@@ -68,33 +71,34 @@ use crate::incident::Incident;
 use crate::plan::Mode;
 use crate::run::{Run, Shape};
 
-/// Kills, cuts, throttles and overruns the functions, then audits what became of every message.
+/// Kills, disconnects, throttles and overruns the functions, then audits the outcome of every
+/// message.
 #[derive(Parser)]
 struct Options {
-    /// The same seed draws the same mail and the same faults.
+    /// Seed: the same seed draws the same emails and the same faults.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// A small corpus, for every test run.
+    /// Use a small corpus, for every test run.
     #[arg(long)]
     short: bool,
-    /// Breaks a guard, which the audit then has to see.
+    /// Break a guard; the audit must detect it.
     #[arg(long = "break", value_name = "GUARD")]
     defect: Option<Defect>,
-    /// Switches an incident on, as often as it is named; without it, those that are on by default.
+    /// Switch an incident on; can be repeated. Without it, the default incidents are on.
     #[arg(long = "fault", value_name = "INCIDENT")]
     incidents: Vec<Incident>,
-    /// Prints the kill matrix as well.
+    /// Print the kill matrix as well.
     #[arg(long)]
     verbose: bool,
 }
 
-/// What `template.yaml` gives the sync-worker, in MB.
+/// The memory of sync-worker in `template.yaml`, in MB.
 const WORKER_MEMORY: u64 = 512;
 
-/// How many findings are printed.
+/// The most findings that are printed.
 const SHOWN: usize = 40;
 
-/// Of how many findings it is told what led to them.
+/// The number of findings for which the preceding events are printed.
 const TOLD: usize = 5;
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
@@ -117,7 +121,8 @@ async fn main() -> ExitCode {
     }
     let incidents = run.cloud.shared.incidents.lock().unwrap();
     for incident in &shape.incidents {
-        // What Dataverse takes for a crowd meets nobody who asks for few people at a time.
+        // A product that asks for few parties at a time never meets the slow operations of
+        // `crowds`.
         if *incident != Incident::Crowds && incidents.met(*incident) == 0 {
             let finding = format!("{} was switched on, and met nothing", incident.name());
             verdict.findings.push(finding);
@@ -165,8 +170,8 @@ async fn main() -> ExitCode {
             seen.log_lines, seen.bytes
         );
     }
-    // A moment passes when the answer to the write is lost, and cannot be brought about for that
-    // mail again.
+    // A moment is missed if the answer to the write is lost, and it cannot be repeated for the same
+    // email.
     let unmet = run.cloud.shared.races.lock().unwrap().unmet();
     if !unmet.is_empty() {
         println!(
@@ -179,14 +184,15 @@ async fn main() -> ExitCode {
 }
 
 fn shape(options: &Options) -> Shape {
-    // Many small rounds, because moto becomes slow with the number of messages in a queue.
+    // Many small rounds, because moto becomes slow with many messages in a queue.
     let (messages, rounds, scenarios, wanted, stubborn, kept) =
         match (options.defect, options.short) {
             (Some(_), _) => (100, 4, 2, 1, 0, (12, 6)),
             (None, true) => (250, 8, 2, 2, 2, (56, 8)),
             (None, false) => (2_000, 64, 6, 2, 5, (80, 24)),
         };
-    // Broken keys are kept consistent within a request, which steps of one mail in several requests are not.
+    // The broken keys are consistent within a request, but not across the requests of a stepwise
+    // write.
     let whole = options.defect == Some(Defect::Key);
     let mut incidents = options.incidents.clone();
     if incidents.is_empty() && options.defect.is_none() {
@@ -228,7 +234,7 @@ fn shape(options: &Options) -> Shape {
     }
 }
 
-/// Prints what was found and says whether it is what should be found.
+/// Prints the findings and returns whether they are the expected ones.
 fn judge(options: &Options, verdict: &Verdict, chronicle: &Chronicle) -> ExitCode {
     let shown = verdict.findings.iter().take(SHOWN);
     shown.for_each(|finding| println!("  seed {}: {finding}", options.seed));

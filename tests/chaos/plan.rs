@@ -1,4 +1,4 @@
-//! Where a worker can be struck, and what is to happen there in one invocation.
+//! The boundaries at which a worker can be killed, and the faults planned for one invocation.
 
 use std::fmt;
 
@@ -7,32 +7,32 @@ use tokio::sync::oneshot;
 /// A boundary of the pipeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Cell {
-    /// A claim arrives at the ledger. For the scenarios only.
+    /// A claim arrives at the ledger. Only for the scenarios.
     BeforeClaim,
-    /// The ledger has a claim, the worker does not know yet.
+    /// The ledger has stored a claim; the worker has no answer yet.
     ClaimUnanswered,
-    /// The first message of the batch is asked for.
+    /// The first message of the batch is requested.
     AfterClaim,
-    /// The look-up arrives at Dataverse.
+    /// The lookup arrives at Dataverse.
     AfterFetch,
     /// A write arrives at Dataverse.
     AfterLookUp,
-    /// Half of a write has arrived.
+    /// Half of a write has arrived at Dataverse.
     HalfAWrite,
-    /// Step by step: the row is created and not yet completed.
+    /// Stepwise: the row was created but not yet completed.
     BetweenSteps,
-    /// Dataverse has committed, the worker does not know yet.
+    /// Dataverse has committed; the worker has no answer yet.
     CommitUnanswered,
     /// A settlement arrives at the ledger.
     BeforeSettle,
-    /// The ledger has a settlement, the worker does not know yet.
+    /// The ledger has stored a settlement; the worker has no answer yet.
     SettleUnanswered,
-    /// The worker has answered, the queue still has the batch.
+    /// The worker has answered; the queue still has the batch.
     BeforeDeletion,
 }
 
 impl Cell {
-    /// The cells of the kill matrix in the order of the pipeline.
+    /// The boundaries of the kill matrix, in the order of the pipeline.
     pub(crate) const MATRIX: [Self; 10] = [
         Self::ClaimUnanswered,
         Self::AfterClaim,
@@ -46,7 +46,8 @@ impl Cell {
         Self::BeforeDeletion,
     ];
 
-    /// Whether a batch of some messages comes there several times, whatever its kind of worker.
+    /// Returns whether a batch with several messages reaches this boundary several times, whatever
+    /// the kind of worker.
     pub(crate) fn is_met_often(self) -> bool {
         matches!(
             self,
@@ -54,7 +55,7 @@ impl Cell {
         )
     }
 
-    /// Whether a worker of this kind comes there in the ordinary course.
+    /// Returns whether a worker of this kind normally reaches this boundary.
     pub(crate) fn is_met_by(self, mode: Mode) -> bool {
         self != Self::BetweenSteps || mode == Mode::Stepwise
     }
@@ -78,7 +79,7 @@ impl fmt::Display for Cell {
     }
 }
 
-/// What a process is.
+/// The kind of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Mode {
     /// A worker with `WRITE_MODE=changeset`.
@@ -94,7 +95,7 @@ impl Mode {
     pub(crate) const WORKERS: [Self; 2] = [Self::ChangeSet, Self::Stepwise];
 }
 
-/// Which service a line leads to.
+/// The service that a connection leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Service {
     Ledger,
@@ -107,9 +108,9 @@ pub(crate) enum Service {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Loss {
     Before,
-    /// After the service did what was asked.
+    /// After the service has processed the request.
     AfterCommit,
-    /// The service refuses it, and it is not worth repeating at once.
+    /// The service rejects the request, and an immediate retry is not worthwhile.
     Refused,
 }
 
@@ -128,24 +129,24 @@ pub(crate) enum Release {
     Cut,
 }
 
-/// A request that waits at a cell until the scenario goes on.
+/// A request that waits at a boundary until the scenario continues.
 pub(crate) struct Hold {
     pub(crate) cell: Cell,
     pub(crate) arrived: oneshot::Sender<()>,
     pub(crate) release: oneshot::Receiver<Release>,
 }
 
-/// What is to happen in one invocation. Each part is used up where it happens.
+/// The faults planned for one invocation. Each is used up when it happens.
 #[derive(Default)]
 pub(crate) struct Plan {
-    /// The process is killed when it comes to this cell for the time after so many others.
+    /// The process is killed at this boundary, after it was passed this many times.
     pub(crate) kill: Option<(Cell, u32)>,
     pub(crate) cut: Option<Cut>,
     pub(crate) hold: Option<Hold>,
 }
 
 impl Plan {
-    /// Whether the process dies at this cell now.
+    /// Returns whether the process is killed at this boundary now.
     pub(crate) fn kills_at(&mut self, cell: Cell) -> bool {
         match &mut self.kill {
             Some((planned, 0)) if *planned == cell => {
@@ -160,7 +161,8 @@ impl Plan {
         }
     }
 
-    /// The loss of this request, if it is the one. Asked once for each request.
+    /// Returns the loss of this request, if it is the planned one. Must be called once for each
+    /// request.
     pub(crate) fn cuts(&mut self, service: Service) -> Option<Loss> {
         match &mut self.cut {
             Some(cut) if cut.service == service && cut.skip == 0 => {

@@ -1,17 +1,18 @@
-//! Nothing private at rest: what is printed, queued and kept in the ledger is searched for the canaries and the secrets.
+//! Searches everything that is printed, queued and stored in the ledger for the canaries and the
+//! secrets.
 
 use std::sync::Mutex;
 
 use crate::corpus::CANARIES;
 
-/// What was searched so far, and what was found.
+/// The texts to search for, and the result of the search so far.
 #[derive(Default)]
 pub(crate) struct Private {
     secrets: Mutex<Vec<String>>,
     seen: Mutex<Seen>,
 }
 
-/// That the search was not in vain.
+/// The result of the search, with figures that show that it covered enough.
 #[derive(Default, Clone)]
 pub(crate) struct Seen {
     pub(crate) log_lines: usize,
@@ -22,7 +23,7 @@ pub(crate) struct Seen {
 }
 
 impl Private {
-    /// Texts that nothing may print or keep.
+    /// Adds texts that must not be printed or stored.
     pub(crate) fn add_secrets(&self, secrets: impl IntoIterator<Item = String>) {
         let mut known = self.secrets.lock().unwrap();
         for secret in secrets {
@@ -33,7 +34,7 @@ impl Private {
         }
     }
 
-    /// Looks at all that a process printed.
+    /// Searches everything that a process printed.
     pub(crate) fn printed(&self, name: &str, text: &str) {
         {
             let mut seen = self.seen.lock().unwrap();
@@ -44,7 +45,7 @@ impl Private {
         self.search(&format!("the output of {name}"), text);
     }
 
-    /// Looks at a text that comes from `place`.
+    /// Searches a text that comes from `place`.
     pub(crate) fn search(&self, place: &str, text: &str) {
         let text = text.to_ascii_lowercase();
         let secrets = self.secrets.lock().unwrap().clone();

@@ -1,4 +1,4 @@
-//! The sync queue as Lambda's poller sees it, and the book of what is hidden in it, until when.
+//! The sync queue as Lambda's poller sees it, and a record of its hidden messages.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,22 +13,22 @@ use serde_json::Value;
 use crate::station::Shared;
 use crate::time::Time;
 
-/// How long a message stays hidden once it was received, unless somebody says otherwise: as in `template.yaml`.
+/// The visibility timeout, unless a worker sets another one: as in `template.yaml`.
 pub(crate) const VISIBILITY: Duration = Duration::from_secs(300);
 
-/// What was received and not deleted.
+/// The messages that were received and not deleted.
 #[derive(Default)]
 pub(crate) struct Book {
     time: Time,
-    /// By message id: the last receipt, and when the message comes back.
+    /// By message id: the last receipt, and when the message becomes visible again.
     hidden: HashMap<String, (String, Duration)>,
-    /// Message ids by receipt, also by receipts that are no longer the last.
+    /// Message ids by receipt, including older receipts.
     receipts: HashMap<String, String>,
-    /// What each message id is about, as the ledger names it.
+    /// The key of the message that each message id is about, as in the ledger.
     keys: HashMap<String, String>,
-    /// By key: for how many seconds it was hidden on request, in all.
+    /// By key: the total time for which it was hidden on request, in seconds.
     pub(crate) asked: HashMap<String, u64>,
-    /// Every body that was sent or received, each once for each time.
+    /// Every body that was sent or received, once for each time.
     pub(crate) bodies: Vec<String>,
 }
 
@@ -44,7 +44,7 @@ impl Book {
         self.bodies.push(body.to_owned());
     }
 
-    /// Somebody hid a message for so many seconds.
+    /// Records that a worker hid a message for this many seconds.
     pub(crate) fn hidden(&mut self, receipt: &str, seconds: u64) {
         let until = self.time.now() + Duration::from_secs(seconds);
         if let Some(id) = self.receipts.get(receipt)
@@ -57,7 +57,7 @@ impl Book {
         }
     }
 
-    /// When those come back that are about these keys, the earliest first.
+    /// Returns when the hidden messages with these keys become visible, the earliest first.
     pub(crate) fn due_of(&self, keys: &[String]) -> Vec<Duration> {
         let about = |id: &String| self.keys.get(id).is_some_and(|key| keys.contains(key));
         let hidden = self.hidden.iter().filter(|(id, _)| about(id));
@@ -87,14 +87,14 @@ impl Book {
         }
     }
 
-    /// When each hidden message comes back, the earliest first.
+    /// Returns when each hidden message becomes visible, the earliest first.
     pub(crate) fn due(&self) -> Vec<Duration> {
         let mut due: Vec<Duration> = self.hidden.values().map(|(_, until)| *until).collect();
         due.sort_unstable();
         due
     }
 
-    /// The receipts of those that are due.
+    /// Removes the messages that are due. Returns their receipts.
     fn take_due(&mut self) -> Vec<String> {
         let now = self.time.now();
         let due = self.hidden.extract_if(|_, (_, until)| *until <= now);
@@ -104,7 +104,7 @@ impl Book {
     }
 }
 
-/// The sync queue and its dead letters.
+/// The sync queue and its dead-letter queue.
 #[derive(Clone)]
 pub(crate) struct Queue {
     pub(crate) client: aws_sdk_sqs::Client,
@@ -114,7 +114,7 @@ pub(crate) struct Queue {
 }
 
 impl Queue {
-    /// Up to `most` messages.
+    /// Receives up to `most` messages.
     pub(crate) async fn receive(&self, most: i32) -> Vec<Message> {
         let batch = self.receive_from(&self.url, most).await;
         let mut book = self.shared.book.lock().unwrap();
@@ -135,7 +135,7 @@ impl Queue {
         call.send().await.unwrap().messages.unwrap_or_default()
     }
 
-    /// Deletes messages that were worked on.
+    /// Deletes messages that were processed.
     pub(crate) async fn delete(&self, messages: &[&Message]) {
         self.delete_from(&self.url, messages).await;
         let mut book = self.shared.book.lock().unwrap();
@@ -161,12 +161,12 @@ impl Queue {
             let _alone = self.shared.queue_gate.lock().await;
             let call = self.client.delete_message_batch().queue_url(url);
             let call = call.set_entries(Some(entries.collect()));
-            // A receipt that is too old deletes nothing, as in SQS: the message comes once more.
+            // A receipt that is too old deletes nothing, as in SQS: the message is delivered again.
             call.send().await.unwrap();
         }
     }
 
-    /// Makes what is due visible again. How many messages that were.
+    /// Makes messages that are due visible again. Returns how many.
     pub(crate) async fn bring_back(&self) -> usize {
         let due = self.shared.book.lock().unwrap().take_due();
         for some in due.chunks(10) {
@@ -181,13 +181,13 @@ impl Queue {
                 .change_message_visibility_batch()
                 .queue_url(&self.url);
             let call = call.set_entries(Some(entries.collect()));
-            // One that meanwhile went to the dead letters has no receipt any more.
+            // A message that moved to the dead-letter queue in the meantime has no valid receipt.
             call.send().await.unwrap();
         }
         due.len()
     }
 
-    /// The dead letters. They stay where they are until they are [taken](Self::redrive) out.
+    /// Returns the dead letters. They stay in their queue until they are [redriven](Self::redrive).
     pub(crate) async fn dead_letters(&self) -> Vec<Message> {
         let mut letters = Vec::new();
         loop {
@@ -199,7 +199,7 @@ impl Queue {
         }
     }
 
-    /// Moves a dead letter back, as an operator does.
+    /// Moves a dead letter back to the sync queue, as an operator does.
     pub(crate) async fn redrive(&self, letter: &Message) {
         self.send(letter.body().unwrap_or_default()).await;
         self.delete_from(&self.dead_letters, &[letter]).await;
@@ -220,7 +220,7 @@ pub(crate) fn receipt_of(message: &Message) -> String {
     message.receipt_handle().unwrap().to_owned()
 }
 
-/// How often the message was received.
+/// Returns how often the message was received.
 pub(crate) fn receive_count(message: &Message) -> u32 {
     let attributes = message.attributes.as_ref().unwrap();
     let count = attributes.get(&MessageSystemAttributeName::ApproximateReceiveCount);

@@ -1,8 +1,12 @@
-//! Server-side sync tracks some of the mail as well: its row comes between five minutes before ours and five minutes after it.
+//! Server-side synchronization writes some of the emails as well, from five minutes before we do
+//! until five minutes after.
 //!
-//! Whenever it comes, whatever fails meanwhile, their row survives, with a regarding, and ours is gone; both stay only where ours has a file that theirs
-//! lacks. Where the organisation lets no two emails have one Message-ID, which it does for odd seeds, whoever is second gives way instead: ours is refused and
-//! theirs adopted, or theirs is refused and it leaves the mail to us. Time that passes for the queue passes for them.
+//! Whenever that happens, and whatever fails meanwhile, the external row must remain, with a
+//! regarding, and ours must be gone; both remain only if ours has a file that the external row
+//! lacks. With odd seeds, the organisation allows only one email for each Message-ID. Then the
+//! second writer yields: Dataverse rejects our row and we adopt the external one, or it rejects the
+//! external row and the email is left to us. When the harness makes time pass for the queue, it
+//! also passes for these rows.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -13,19 +17,19 @@ use uuid::Uuid;
 
 use crate::corpus::Reference;
 
-/// The longest time between the two rows.
+/// The longest time between the two rows, in seconds.
 const LONGEST: u64 = 300;
 
-/// When their row comes.
+/// When the external row is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Moment {
-    /// Before Nylas delivers the mail for the first time, as long before as time passes then.
+    /// Before the first delivery by Nylas. The distance depends on how much time passes then.
     Before,
-    /// A write that carries our row is on its way: the look-up found nothing.
+    /// While a write with our row is on its way: our lookup found nothing.
     AtWrite,
-    /// Dataverse has just answered such a write.
+    /// Just after Dataverse answered such a write.
     AtCommit,
-    /// So much later.
+    /// This much later.
     After(Duration),
 }
 
@@ -33,7 +37,7 @@ pub(crate) enum Moment {
 const MOMENTS: [&str; 4] = ["before", "at the write", "at the commit", "after"];
 
 impl Moment {
-    /// Another kind for each number.
+    /// Returns a moment; the kind changes with each number.
     pub(crate) fn of(number: usize, seconds: u64) -> Self {
         match number % MOMENTS.len() {
             0 => Self::Before,
@@ -53,31 +57,31 @@ impl Moment {
     }
 }
 
-/// Their part of a mail.
+/// The external row of an email.
 #[derive(Clone)]
 pub(crate) struct Race {
     pub(crate) moment: Moment,
     pub(crate) message_id: String,
     pub(crate) sender: String,
-    /// What their row has besides.
+    /// Further columns of the external row.
     pub(crate) columns: Value,
-    /// The record that it concerns when it comes.
+    /// The regarding that the row has when it is written.
     pub(crate) own: Option<Reference>,
 }
 
-/// The races of a run, by the marker of the mail.
+/// The races of a run, by the marker of the email.
 #[derive(Default)]
 pub(crate) struct Races {
     dataverse: Option<Dataverse>,
     left: HashMap<String, Race>,
-    /// When those come whose moment is known, on the harness' clock.
+    /// When rows with a known moment are written, on the harness' clock.
     due: Vec<(Duration, String)>,
     rows: HashMap<String, Uuid>,
-    /// The mails that they left to us, because our row was there.
+    /// The emails that were left to us because our row was first.
     left_to_us: HashSet<String>,
-    /// All that came.
+    /// The number of external rows that were written.
     come: u64,
-    /// How often a row came at its moment.
+    /// How often a row was written at its moment.
     met: HashMap<&'static str, u64>,
 }
 
@@ -90,7 +94,7 @@ impl Races {
         }
     }
 
-    /// These mails are delivered next.
+    /// Writes the rows that come before the delivery of these emails.
     pub(crate) fn before<'a>(&mut self, markers: impl Iterator<Item = &'a str>) {
         for marker in markers {
             if self.moment(marker) == Some(Moment::Before) {
@@ -99,7 +103,7 @@ impl Races {
         }
     }
 
-    /// A write is on its way.
+    /// Writes the rows that come while this write is on its way.
     pub(crate) fn at_write(&mut self, body: &[u8]) {
         for marker in self.carried(body) {
             if self.moment(&marker) == Some(Moment::AtWrite) {
@@ -108,7 +112,7 @@ impl Races {
         }
     }
 
-    /// Dataverse has answered a write.
+    /// Writes or schedules the rows that come after this write was answered.
     pub(crate) fn at_commit(&mut self, body: &[u8], now: Duration) {
         for marker in self.carried(body) {
             match self.moment(&marker) {
@@ -121,7 +125,7 @@ impl Races {
         }
     }
 
-    /// Time has passed.
+    /// Writes the rows that are due.
     pub(crate) fn come_by(&mut self, now: Duration) {
         let due: Vec<_> = self.due.extract_if(.., |(when, _)| *when <= now).collect();
         for (_, marker) in due {
@@ -129,7 +133,7 @@ impl Races {
         }
     }
 
-    /// Whose moment was lost, because the answer to the write was, come now.
+    /// Writes all remaining rows, whose moment was missed because the answer to the write was lost.
     pub(crate) fn come_all(&mut self) {
         let left: Vec<String> = self.left.keys().cloned().collect();
         for marker in left {
@@ -137,22 +141,22 @@ impl Races {
         }
     }
 
-    /// Their row of a mail.
+    /// Returns the external row of an email.
     pub(crate) fn row(&self, marker: &str) -> Option<Uuid> {
         self.rows.get(marker).copied()
     }
 
-    /// Whether ours was first, in an organisation that lets theirs not be second.
+    /// Returns whether our row was first and the organisation rejected the external one.
     pub(crate) fn was_left_to_us(&self, marker: &str) -> bool {
         self.left_to_us.contains(marker)
     }
 
-    /// How many rows came.
+    /// Returns how many external rows were written.
     pub(crate) fn come(&self) -> u64 {
         self.come
     }
 
-    /// Moments at which no row came.
+    /// Returns the kinds of moments at which no row was written.
     pub(crate) fn unmet(&self) -> Vec<&'static str> {
         let unmet = MOMENTS.into_iter();
         unmet
@@ -164,7 +168,7 @@ impl Races {
         self.left.get(marker).map(|race| race.moment)
     }
 
-    /// The mails that a write carries.
+    /// Returns the markers of the emails in a write.
     fn carried(&self, body: &[u8]) -> Vec<String> {
         if self.left.is_empty() {
             return Vec::new();
@@ -174,7 +178,7 @@ impl Races {
         markers.cloned().collect()
     }
 
-    /// Puts their row there, at its moment or without one.
+    /// Writes the external row, at its moment or later.
     fn put(&mut self, marker: &str, at_its_moment: bool) {
         let (Some(race), Some(dataverse)) = (self.left.remove(marker), &self.dataverse) else {
             return;

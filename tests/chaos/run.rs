@@ -1,8 +1,11 @@
-//! One run: rounds of deliveries and work under faults, time passing between them, then the drain.
+//! One run: rounds of deliveries and work under faults, with time passing between them, then the
+//! drain.
 //!
-//! Within a round everything happens at once: Nylas delivers, the workers take what the queue shows, now and then the backfill lists. A round ends when
-//! nothing is left that could be done now; then time passes to a moment at which something is. No invocation runs while time passes, but in the scenarios
-//! that are about just that, so function timeout < lease < visibility timeout holds however slow the machine is.
+//! Within a round everything happens concurrently: Nylas delivers, the workers process what the
+//! queue shows, and sometimes the backfill lists. A round ends when nothing is left that could be
+//! done now. Then time passes until something is due. No invocation runs while time passes, except
+//! in the scenarios about that. So function timeout < lease < visibility timeout holds however slow
+//! the machine is.
 
 use std::sync::Arc;
 
@@ -31,16 +34,16 @@ use crate::stretch::Stretch;
 use crate::time::Time;
 use crate::worker::Worker;
 
-/// What a run is like.
+/// The parameters of a run.
 #[derive(Debug, Clone)]
 pub(crate) struct Shape {
     pub(crate) seed: u64,
     pub(crate) size: Size,
-    /// Rounds of deliveries.
+    /// The number of rounds with deliveries.
     pub(crate) rounds: usize,
     /// How often each scenario is played.
     pub(crate) scenarios: usize,
-    /// How often each boundary and each scenario has to come about.
+    /// How often each boundary and each scenario must be covered.
     pub(crate) wanted: u64,
     pub(crate) modes: [Mode; 3],
     pub(crate) defect: Option<Defect>,
@@ -65,16 +68,16 @@ pub(crate) struct Run {
     pub(crate) workers: Vec<Worker>,
     pub(crate) faults: Faults,
     pub(crate) private: Arc<Private>,
-    /// What went wrong before the audit.
+    /// Findings from before the audit.
     pub(crate) findings: Vec<String>,
     pub(crate) receiver: Worker,
     pub(crate) backfill: Worker,
     refresher: Function,
     pub(crate) rng: StdRng,
-    /// Indexes of messages that Nylas still has to deliver.
+    /// Indexes of messages that Nylas still has to deliver; a message may occur several times.
     pub(crate) left: Vec<usize>,
     pub(crate) stretch: Option<Stretch>,
-    /// Messages that died of an incident.
+    /// The number of messages that became dead because of an incident.
     pub(crate) died: usize,
 }
 
@@ -84,7 +87,7 @@ impl Run {
         let mut rng = StdRng::seed_from_u64(shape.seed);
         let shared = Arc::new(Shared::new(shape.defect, &time));
         let cloud = Cloud::start(Arc::clone(&shared)).await;
-        // A guard that is broken has to be seen although no other takes its place.
+        // A broken guard must be detected without another guard in its place.
         let unique = shape.defect.is_none() && shape.seed % 2 == 1;
         let dataverse = cloud.twin.dataverse();
         dataverse.set_setting(Setting::UniqueMessageIds(unique));
@@ -158,7 +161,7 @@ impl Run {
         run
     }
 
-    /// Everything up to the audit.
+    /// Runs everything up to the audit.
     pub(crate) async fn play(&mut self) {
         self.faults.start();
         let each = self.left.len().div_ceil(self.shape.rounds);
@@ -189,7 +192,8 @@ impl Run {
         self.end().await;
     }
 
-    /// Nylas delivers these, the workers work until nothing is to be had, and what happens besides happens meanwhile.
+    /// Plays a round: Nylas delivers these messages, the workers work until the queue is empty, and
+    /// the rest happens concurrently.
     pub(crate) async fn round(&mut self, chunk: Vec<usize>, besides: Besides) {
         let (queued, _) = watch::channel((0_u64, false));
         let half = chunk.len() as u64 / 2;
@@ -233,7 +237,7 @@ impl Run {
             tokio::join!(deliveries, listed, wiped, join_all(work));
         self.deliver_once_more(&wiped);
         match again {
-            // Nylas delivers again what was not answered 200.
+            // Nylas delivers again what was not answered with 200.
             Ok(again) => drop(self.left.splice(0..0, again)),
             Err(finding) => self.findings.push(finding),
         }
@@ -243,7 +247,7 @@ impl Run {
         self.cloud.shared.idle().await;
     }
 
-    /// Before the next deliveries, mail arrives, and rows of other clients come for some of it.
+    /// Before the next deliveries, makes messages arrive and writes external rows for some of them.
     fn arrivals_before(&mut self, deliveries: usize) {
         let next = self.left.iter().rev().take(deliveries).copied();
         let next: Vec<usize> = next.collect();
@@ -255,7 +259,7 @@ impl Run {
         self.cloud.shared.races.lock().unwrap().before(markers);
     }
 
-    /// What the ledger no longer knows is delivered once more, as a backfill of history would do it.
+    /// Delivers messages again that the ledger lost, like a requested backfill.
     fn deliver_once_more(&mut self, keys: &[String]) {
         if keys.is_empty() {
             return;
@@ -266,20 +270,20 @@ impl Run {
         self.left.shuffle(&mut self.rng);
     }
 
-    /// token-refresher runs, as its schedule makes it.
+    /// Invokes token-refresher, as its schedule does.
     pub(crate) async fn refresh_token(&mut self) {
         let event = schedule(&Utc::now().to_rfc3339());
         self.refresher.succeed(event).await;
         self.private.add_secrets(self.cloud.token().await);
     }
 
-    /// Searches the ledger for what has no place in it.
+    /// Searches the ledger for private texts.
     pub(crate) async fn look_at_ledger(&self) {
         let items = self.cloud.items().await;
         self.private.search("the ledger", &format!("{items:?}"));
     }
 
-    /// Ends all processes and looks at what they printed.
+    /// Ends all processes and searches what they printed.
     pub(crate) async fn stop(&mut self) {
         for worker in &mut self.workers {
             worker.stop().await;
@@ -288,7 +292,7 @@ impl Run {
         self.backfill.stop().await;
     }
 
-    /// Nylas delivers one message now, whatever it takes.
+    /// Delivers one message now, and repeats that until the receiver accepts it.
     pub(crate) async fn deliver_now(&mut self, index: usize) {
         let (queued, _) = watch::channel((0, false));
         loop {
@@ -309,8 +313,8 @@ impl Run {
     }
 }
 
-/// The ledger loses every item, while workers are at work. The keys that it knew: who died on a last delivery left one to the
-/// dead letters that is not settled.
+/// Deletes every item of the ledger while workers are running. Returns the keys that it had. If a
+/// worker died on a last delivery, the dead-letter queue has a message that is not settled.
 async fn wipe_ledger(cloud: &Cloud, private: &Private) -> Vec<String> {
     let mut history = cloud.shared.history.lock().await;
     let items = cloud.items().await;
@@ -325,7 +329,7 @@ async fn wipe_ledger(cloud: &Cloud, private: &Private) -> Vec<String> {
     deletes.buffered(10).collect::<Vec<()>>().await;
     cloud.shared.figures.lock().unwrap().faults += 1;
     cloud.shared.chronicle.tell_of_all("the ledger is emptied");
-    // With it goes every pause.
+    // This removes every pause.
     cloud.shared.incidents.lock().unwrap().throttle = None;
     let known = history.known();
     history.wiped();

@@ -1,7 +1,9 @@
-//! What chance would hardly bring about: two workers at one mail at the same moment, and a worker that overruns its lease in the middle of a write.
+//! Scenarios that chance would rarely produce: two workers process the same message at the same
+//! moment, and a worker overruns its lease in the middle of a write.
 //!
-//! They are played between two rounds, with the requests of the workers held on their lines. Other faults pause meanwhile, or a scenario would not come to
-//! its point. One that does not come to it is begun anew with another message.
+//! They are played between two rounds, by holding requests of the workers on their connections.
+//! Other faults are off, or a scenario might not be completed. A scenario that is not completed
+//! starts again with another message.
 
 use std::time::Duration;
 
@@ -15,20 +17,21 @@ use crate::queue::VISIBILITY;
 use crate::run::Run;
 use crate::worker::{Held, Worker, event_of, holding, succeeded};
 
-/// What scenarios there are.
+/// The scenarios.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Scenario {
-    /// A worker's lease ends while its write is on its way, its successor finishes, then the write fails: the worker wants to release the message.
+    /// The lease of a worker ends while its write is on its way, and a second worker finishes the
+    /// message. Then the write fails, and the first worker tries to release the message.
     OverrunAndFail,
-    /// The same, and the write goes through.
+    /// The same, but the write succeeds.
     OverrunAndWrite,
-    /// Two queue messages for one message, claimed at the same moment.
+    /// Two queue messages for one message are claimed at the same moment.
     TwoDeliveries,
-    /// One mail in two mailboxes, written at the same moment.
+    /// Two copies of one email, in two mailboxes, are written at the same moment.
     TwoCopies,
 }
 
-/// How often a scenario that does not come to its point is begun anew.
+/// How often a scenario is attempted until it is completed.
 const TRIES: usize = 4;
 
 pub(crate) const SCENARIOS: [Scenario; 4] = [
@@ -50,7 +53,7 @@ impl Scenario {
 }
 
 impl Run {
-    /// Plays the scenarios of this round: each comes up so often that it is played as often as the shape says.
+    /// Plays the scenarios of this round. Over the run, each is played as often as the shape says.
     pub(crate) async fn scenarios(&mut self, round: usize) {
         let all = self.shape.scenarios * SCENARIOS.len();
         // As evenly over the rounds as whole numbers allow.
@@ -75,7 +78,7 @@ impl Run {
         self.faults.start();
     }
 
-    /// Plays a scenario once, and counts it. Whether it came to its point.
+    /// Plays a scenario once and counts it. Returns whether it was completed.
     pub(crate) async fn play_scenario(
         &mut self,
         scenario: Scenario,
@@ -96,7 +99,8 @@ impl Run {
         played
     }
 
-    /// Kills a worker of this kind when it comes to `cell` with a kept mail, if there is one.
+    /// Kills a worker of this kind when it reaches `cell` with a reserved message. Returns false if
+    /// no message is left.
     pub(crate) async fn kill_at(&mut self, mode: Mode, cell: Cell) -> Result<bool, String> {
         self.empty_the_queue().await?;
         let Some(index) = self.kept_single() else {
@@ -111,8 +115,8 @@ impl Run {
         struck.map(|()| true)
     }
 
-    /// A worker takes what the queue shows, so that what is delivered next is what the next batch
-    /// holds.
+    /// Makes a worker process what the queue shows, so that the next batch contains only what is
+    /// delivered next.
     pub(crate) async fn empty_the_queue(&mut self) -> Result<(), String> {
         let mut workers = std::mem::take(&mut self.workers);
         let emptied = self.finish(&mut workers[0]).await;
@@ -120,14 +124,14 @@ impl Run {
         emptied
     }
 
-    /// A message that was not delivered yet; it will be once more.
+    /// Takes a message that was not delivered yet. It is delivered once more later.
     fn kept_single(&mut self) -> Option<usize> {
         let index = self.corpus.single.pop()?;
         self.left.insert(0, index);
         Some(index)
     }
 
-    /// Two workers, another pair each time.
+    /// Returns two workers, another pair each time.
     fn pair(workers: &mut [Worker], number: usize) -> (&mut Worker, &mut Worker) {
         let first = number / SCENARIOS.len() % workers.len();
         let second = (first + 1) % workers.len();
@@ -136,7 +140,7 @@ impl Run {
     }
 
     async fn overrun(&mut self, number: usize, release: Release) -> Result<bool, String> {
-        // Delivered this once: another delivery would mend what a late settlement spoilt.
+        // Delivered only once: another delivery would repair what a late settlement broke.
         let Some(index) = self.corpus.single.pop() else {
             return Ok(false);
         };
@@ -146,12 +150,12 @@ impl Run {
             .seat
             .mode
         {
-            // At first with an Open row that somebody else completes meanwhile.
+            // First with an Open row, which the other worker completes meanwhile.
             Mode::Stepwise if number < SCENARIOS.len() * self.workers.len() => Cell::BetweenSteps,
             _ => Cell::AfterLookUp,
         };
         let (plan, held) = holding(cell);
-        // The workers are taken out, so that time can pass while one of them is at work.
+        // The workers are taken out of `self`, so that time can pass while one of them is working.
         let mut workers = std::mem::take(&mut self.workers);
         let played = self
             .overrun_with(&mut workers, number, &batch, (plan, held), release)
@@ -180,8 +184,8 @@ impl Run {
             let until = self.time.now() + VISIBILITY + Duration::from_secs(1);
             self.let_time_pass_until(until).await;
             let successor = self.finish(quick).await;
-            // A worker waits for an answer for some seconds only. On a very busy machine it may
-            // have given up.
+            // A worker waits only some seconds for an answer. On a very busy machine it may have
+            // given up.
             let early = answer.as_mut().now_or_never();
             held.release.send(release).ok();
             let played = early.is_none();
@@ -198,7 +202,7 @@ impl Run {
         Ok(played)
     }
 
-    /// A worker takes what is in the queue until it is empty.
+    /// Makes a worker process the queue until it is empty.
     async fn finish(&self, worker: &mut Worker) -> Result<(), String> {
         loop {
             let batch = self.cloud.queue.receive(10).await;
@@ -232,7 +236,7 @@ impl Run {
         self.at_once(number, Cell::AfterLookUp).await
     }
 
-    /// Two workers take one queue message each and go on from `cell` at the same moment.
+    /// Two workers receive one queue message each and continue from `cell` at the same moment.
     async fn at_once(&mut self, number: usize, cell: Cell) -> Result<bool, String> {
         let mut batches: Vec<Vec<Message>> = Vec::new();
         for _ in 0..2 {
@@ -245,7 +249,7 @@ impl Run {
             second.invoke(event_of(&batches[1]), plan_b, None),
         );
         let released = async {
-            // An invocation that ends earlier drops its hold, which counts as having come.
+            // An invocation that ends earlier drops its hold; then `arrived` fails.
             let both = (a.arrived.await.is_ok(), b.arrived.await.is_ok());
             a.release.send(Release::Forward).ok();
             b.release.send(Release::Forward).ok();

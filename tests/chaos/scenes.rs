@@ -1,5 +1,5 @@
-//! Incidents that are played once, between two rounds and without other faults: how many requests
-//! and deliveries there are is what they are about.
+//! Incidents that are played once, between two rounds and without other faults, because they are
+//! about the number of requests and deliveries.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -12,35 +12,35 @@ use crate::plan::Plan;
 use crate::run::{Besides, Run};
 use crate::worker::{event_of, succeeded};
 
-/// Messages of the throttled mailbox that come at once.
+/// Messages of the throttled mailbox that arrive together.
 const BURST: usize = 30;
 
-/// For how long Nylas throttles it, in seconds.
+/// The time for which Nylas throttles the mailbox, in seconds.
 const PAUSE: u64 = 600;
 
-/// Requests for the mailbox that may come during its pause: those that three workers and the
-/// backfill had on their way or were about to send, three each.
+/// The most requests for the mailbox during its pause: those that three workers and the backfill
+/// had already sent or were about to send, three each.
 const FEW: u64 = 12;
 
-/// Messages that are postponed.
+/// The number of messages that are postponed.
 const POSTPONED: usize = 5;
 
-/// Real failures of each: far fewer than make it dead.
+/// The number of real failures of each: far fewer than make it dead.
 const FAILURES: u32 = 3;
 
-/// Seconds that a pause of Dataverse lasts.
+/// The length of a pause of Dataverse, in seconds.
 const THROTTLED: u64 = 60;
 
-/// First step of the back-off in seconds, by how much each is longer than the one before, and what
-/// chance and a whole second may add, in percent.
+/// The first delay of the backoff in seconds, the factor from each delay to the next, and the most
+/// that random jitter and rounding to whole seconds may make of it, in percent.
 const BACKOFF: (u64, u64, u64) = (30, 4, 130);
 
 impl Run {
-    /// The scenes of this round.
+    /// Plays the scenes of this round.
     pub(crate) async fn scenes(&mut self, round: usize) {
         let on = |incident| self.shape.incidents.contains(&incident);
         let played = match round {
-            // While most mail has not been delivered yet.
+            // While most messages have not been delivered yet.
             0 if on(Incident::ThrottledMailbox) => self.throttled_mailbox().await,
             1 if on(Incident::Postponements) => self.postponements().await,
             2 if on(Incident::LargeBodies) => self.large_bodies().await,
@@ -50,7 +50,7 @@ impl Run {
         self.faults.start();
     }
 
-    /// Mail of one mailbox comes, and Nylas asks for a pause at the first request for it.
+    /// Delivers messages of one mailbox. Nylas requests a pause at the first request for it.
     async fn throttled_mailbox(&mut self) -> Result<(), String> {
         self.calm().await;
         self.empty_the_queue().await?;
@@ -82,8 +82,8 @@ impl Run {
         Ok(())
     }
 
-    /// Messages of a mailbox that the ledger does not know yet, taken out of what is left to
-    /// deliver.
+    /// Takes messages of a mailbox that the ledger does not have yet out of the remaining
+    /// deliveries.
     async fn take_undelivered(&mut self, grant: &str, most: usize) -> Vec<usize> {
         let known = self.ledger_by_key().await;
         let corpus = &self.corpus;
@@ -101,8 +101,8 @@ impl Run {
         taken
     }
 
-    /// Dataverse throttles at all deliveries but the last that the queue makes; at that one Nylas
-    /// fails; and so on.
+    /// Dataverse throttles all deliveries except the last one of the queue, at which Nylas fails.
+    /// This is repeated.
     async fn postponements(&mut self) -> Result<(), String> {
         self.calm().await;
         self.empty_the_queue().await?;
@@ -150,7 +150,8 @@ impl Run {
         Ok(())
     }
 
-    /// A batch is more than a worker's memory can hold at once. What does not fit comes back.
+    /// Delivers a batch that is larger than a worker's memory. The messages that do not fit are
+    /// delivered again.
     async fn large_bodies(&mut self) -> Result<(), String> {
         self.calm().await;
         self.empty_the_queue().await?;
@@ -184,7 +185,7 @@ impl Run {
         Ok(())
     }
 
-    /// So many postponed deliveries that the next one is the queue's last.
+    /// Postpones deliveries until the next one is the last of the queue.
     async fn postpone(&mut self, keys: &[String]) -> Result<(), String> {
         for _ in 1..RECEIVE_LIMIT {
             *self.cloud.shared.storm.lock().unwrap() = (u64::MAX, Some(THROTTLED));
@@ -201,8 +202,8 @@ impl Run {
         Ok(())
     }
 
-    /// Delivers what the queue shows, each once. What is queued anew meanwhile is for the next
-    /// time: a queue would delay it.
+    /// Delivers what the queue shows, each message once. Messages that are queued again meanwhile
+    /// are left for the next pass: a queue would delay them.
     async fn pass(&mut self) -> Result<(), String> {
         let mut batches = Vec::new();
         loop {
@@ -222,7 +223,7 @@ impl Run {
         Ok(())
     }
 
-    /// Lets time pass until all of these are due.
+    /// Lets time pass until all messages with these keys are due.
     async fn wait_for(&mut self, keys: &[String]) {
         let due = self.cloud.shared.book.lock().unwrap().due_of(keys);
         if let Some(last) = due.last() {
@@ -230,7 +231,7 @@ impl Run {
         }
     }
 
-    /// After so many real failures, a message waits no longer than those call for.
+    /// Checks that a message waits no longer than its real failures require.
     fn judge_wait(&mut self, keys: &[String], failures: u32) {
         let (first, growth, percent) = BACKOFF;
         let longest = Duration::from_secs(first * growth.pow(failures - 1) * percent / 100);

@@ -1,4 +1,5 @@
-//! What stands on a line: it knows the requests of its service, tells which boundary of the pipeline each one is, and does there what is planned.
+//! The fault proxy of a connection: recognises which boundary of the pipeline each request belongs
+//! to, and causes the planned faults there.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -21,24 +22,26 @@ use crate::queue::Book;
 use crate::race::Races;
 use crate::time::Time;
 
-/// What all lines share.
+/// The state that all connections share.
 pub(crate) struct Shared {
-    /// Held while the ledger is written to, so that the history has the order of the writes.
+    /// Locked while the ledger is written, so that the history has the order of the writes.
     pub(crate) history: tokio::sync::Mutex<History>,
-    /// Held while the queue is asked: moto's threads may lose a message that arrives while another one is deleted.
+    /// Locked while the queue is called: moto's threads may lose a message that arrives while
+    /// another one is deleted.
     pub(crate) queue_gate: tokio::sync::Mutex<()>,
     pub(crate) book: Mutex<Book>,
     pub(crate) figures: Mutex<Figures>,
-    /// Messages that Nylas cannot give at present, by id.
+    /// The ids of messages that Nylas does not return at present.
     pub(crate) stubborn: Mutex<HashSet<String>>,
-    /// Requests that Dataverse still refuses, and for how many seconds it throttles them, if that is why.
+    /// The number of requests that Dataverse still rejects, and for how many seconds it throttles
+    /// them; `None` if it is unavailable instead.
     pub(crate) storm: Mutex<(u64, Option<u64>)>,
     pub(crate) defect: Option<Defect>,
     pub(crate) chronicle: Chronicle,
     pub(crate) races: Mutex<Races>,
     pub(crate) incidents: Mutex<Incidents>,
     time: Time,
-    /// Requests on their way.
+    /// The number of requests on their way.
     busy: watch::Sender<usize>,
 }
 
@@ -60,7 +63,7 @@ impl Shared {
         }
     }
 
-    /// The answer to the next request to Dataverse, while a storm lasts.
+    /// Returns the answer to the next request to Dataverse while a storm lasts.
     fn refused_by_storm(&self) -> Option<Message> {
         let mut storm = self.storm.lock().unwrap();
         let (left, seconds) = *storm;
@@ -69,21 +72,21 @@ impl Shared {
         Some(seconds.map_or_else(Message::dataverse_unavailable, Message::dataverse_throttles))
     }
 
-    /// Waits until no request is on its way any more, also none of a process that is gone.
+    /// Waits until no request is on its way, including requests of processes that have ended.
     pub(crate) async fn idle(&self) {
         let mut busy = self.busy.subscribe();
         busy.wait_for(|requests| *requests == 0).await.unwrap();
     }
 }
 
-/// One process after the other in the same place.
+/// The place of a process, which a successor takes when it dies.
 pub(crate) struct Seat {
     pub(crate) mode: Mode,
-    /// Counts the processes.
+    /// The number of processes so far.
     number: AtomicU64,
     killer: Mutex<Option<Killer>>,
     pub(crate) plan: Mutex<Plan>,
-    /// Whether the process was told that its token or key does not hold.
+    /// Whether the process was told that its token or key is not valid.
     refused: AtomicBool,
 }
 
@@ -98,15 +101,15 @@ impl Seat {
         }
     }
 
-    /// A new process is about to take the seat.
+    /// Prepares the place for a new process.
     pub(crate) fn next(&self) {
         self.number.fetch_add(1, Ordering::SeqCst);
         *self.plan.lock().unwrap() = Plan::default();
         self.refused.store(false, Ordering::SeqCst);
     }
 
-    /// Whether the process may still hold back because it was refused: that it remembers on the
-    /// machine's clock, which nobody lets pass.
+    /// Returns whether the process may still wait because it was rejected. It remembers that by the
+    /// machine's clock, which the harness cannot advance.
     pub(crate) fn was_refused(&self) -> bool {
         self.refused.load(Ordering::SeqCst)
     }
@@ -121,13 +124,13 @@ impl Seat {
     }
 }
 
-/// A station on the line of one seat to one service.
+/// The fault proxy between one place and one service.
 #[derive(Clone)]
 pub(crate) struct Station {
     pub(crate) service: Service,
     pub(crate) seat: Arc<Seat>,
     pub(crate) shared: Arc<Shared>,
-    /// Which process of the seat this connection belongs to.
+    /// The number of the process that this connection belongs to.
     process: u64,
 }
 
@@ -162,7 +165,7 @@ impl Station {
         Busy(&self.shared.busy)
     }
 
-    /// How the next request gets lost, if it does.
+    /// Returns how the next request gets lost; `None` if it does not.
     pub(crate) fn loss(&self) -> Option<Loss> {
         let loss = self.plan(|plan| plan.cuts(self.service)).flatten();
         if loss.is_some() {
@@ -171,7 +174,7 @@ impl Station {
         loss
     }
 
-    /// A request has arrived.
+    /// Decides what happens to a request that has arrived.
     pub(crate) async fn before(&self, request: &mut Message, loss: Option<Loss>) -> Before {
         if let Some(defect) = self.shared.defect {
             defect.edit(self.service, request);
@@ -231,7 +234,7 @@ impl Station {
             && matches!(asked_of_dataverse(request), Asked::Write | Asked::Create)
     }
 
-    /// Lets a request through the gate of its service, and notes what came of it.
+    /// Sends a request to its service under the lock of that service, and records the result.
     pub(crate) async fn pass<E>(
         &self,
         request: &Message,
@@ -265,7 +268,7 @@ impl Station {
         }
     }
 
-    /// The service has answered.
+    /// Decides what happens to the answer of the service.
     pub(crate) async fn after(
         &self,
         request: &Message,
@@ -293,7 +296,7 @@ impl Station {
         After::Relay
     }
 
-    /// The process is about to hear an answer.
+    /// Records that the process is about to receive an answer.
     pub(crate) fn hears(&self, answer: &Message) {
         let refuses = matches!(answer.status(), 401 | 403);
         if refuses && self.plan(|_| ()).is_some() {
@@ -333,13 +336,13 @@ impl Station {
                 Asked::Write | Asked::Complete => vec![Cell::CommitUnanswered],
                 Asked::LookUp | Asked::Create | Asked::Other => Vec::new(),
             },
-            // The receiver has queued a request, and Nylas does not know.
+            // The receiver has queued a request, but Nylas has no answer yet.
             Service::Queue if self.seat.mode == Mode::Receiver => vec![Cell::CommitUnanswered],
             Service::Nylas | Service::Queue => Vec::new(),
         }
     }
 
-    /// Kills the process, if that is planned here.
+    /// Kills the process if that is planned at this boundary. Returns whether it did.
     async fn kill(&self, cell: Cell) -> bool {
         if self.plan(|plan| plan.kills_at(cell)) != Some(true) {
             return false;
@@ -353,15 +356,15 @@ impl Station {
         true
     }
 
-    /// Holds the request, if that is planned here.
+    /// Holds the request if that is planned at this boundary. Returns how it was released.
     async fn hold(&self, cell: Cell) -> Option<Release> {
         let hold = self.plan(|plan| plan.holds_at(cell)).flatten()?;
         hold.arrived.send(()).ok();
-        // A scenario that is over lets everything through.
+        // A scenario that has ended lets every request pass.
         Some(hold.release.await.unwrap_or(Release::Forward))
     }
 
-    /// Looks at the plan, unless it is that of a later process.
+    /// Gives access to the plan, unless it is that of a later process.
     fn plan<T>(&self, look: impl FnOnce(&mut Plan) -> T) -> Option<T> {
         let mut plan = self.seat.plan.lock().unwrap();
         (self.process == self.seat.number.load(Ordering::SeqCst)).then(|| look(&mut plan))
@@ -374,7 +377,7 @@ impl Station {
             .is_some_and(|id| stubborn.contains(id))
     }
 
-    /// Notes for how long a worker hid a message, and what was sent.
+    /// Records for how long a worker hid a message, and which messages were sent.
     fn note_queue_call(&self, request: &Message) {
         let Ok(call) = serde_json::from_slice::<Value>(&request.body) else {
             return;

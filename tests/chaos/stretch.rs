@@ -1,8 +1,8 @@
-//! Incidents that last for a stretch of the run: some rounds of deliveries, then some in which only
-//! time passes, then all is well again.
+//! Incidents that last for a phase of the run: some rounds with deliveries, then some in which only
+//! time passes. Then the incident ends.
 //!
-//! Whatever was refused in the meantime waits. So at the end of a stretch nobody is dead who was
-//! not before, but for what Dataverse refuses anyway.
+//! Everything that was rejected in the meantime must be waiting. So at the end of a phase no
+//! message may be dead that was not dead before, except those that Dataverse rejects anyway.
 
 use std::collections::HashSet;
 
@@ -10,21 +10,22 @@ use crate::corpus::Expected;
 use crate::incident::Incident;
 use crate::run::{Besides, Run};
 
-/// The longest stretch, in rounds with deliveries.
+/// The longest phase, in rounds with deliveries.
 const LONGEST: usize = 3;
 
-/// Of how many messages that died it is told which.
+/// The most dead messages that are named in findings.
 const TOLD: usize = 5;
 
-/// The stretch that is under way.
+/// The current phase.
 pub(crate) struct Stretch {
     incident: Incident,
-    /// Keys of messages that were dead before.
+    /// The keys of messages that were dead before.
     dead: HashSet<String>,
 }
 
 impl Run {
-    /// The incident of this round, if it has one: each in turn, from the second round on.
+    /// Returns the incident of this round, if it has one: each in turn, starting with the second
+    /// round.
     fn stretch_of(&self, round: usize) -> Option<Incident> {
         let on = Incident::STRETCHES.into_iter();
         let on: Vec<Incident> = on.filter(|it| self.shape.incidents.contains(it)).collect();
@@ -33,7 +34,7 @@ impl Run {
         on.get(round.checked_sub(1)? / each).copied()
     }
 
-    /// Ends the stretch of the round before and begins that of this one, where they differ.
+    /// Ends the phase of the previous round and begins that of this one, if they differ.
     pub(crate) async fn begin_stretch(&mut self, round: usize) {
         let next = self.stretch_of(round);
         if self.stretch.as_ref().map(|stretch| stretch.incident) == next {
@@ -52,7 +53,7 @@ impl Run {
         }
     }
 
-    /// Lets it last, looks at who died of it, and ends it.
+    /// Lets time pass, checks which messages became dead because of the incident, and ends it.
     pub(crate) async fn end_stretch(&mut self) {
         let Some(stretch) = self.stretch.take() else {
             return;
@@ -84,8 +85,8 @@ impl Run {
         self.cloud.shared.chronicle.tell_of_all(&what);
     }
 
-    /// Messages that the ledger calls dead although nothing is wrong with them, and why. What
-    /// somebody still holds is not settled yet.
+    /// Returns the messages that are dead in the ledger although they are valid, with the reason. A
+    /// message that is still held is not settled yet.
     pub(crate) async fn dead_of_no_fault(&self) -> Vec<(String, String)> {
         let items = self.ledger_by_key().await;
         let stubborn = &self.corpus.stubborn;

@@ -1,6 +1,7 @@
-//! The harness' time: the machine's, and what the harness let pass on top of it.
+//! The clock of the harness: the machine's clock, plus the time that the harness let pass.
 //!
-//! The processes run on the machine's clock. Time passes for them by moving what they wait for: leases and pauses end earlier, hidden messages come back.
+//! The processes use the machine's clock. Time passes for them by moving what they wait for: leases
+//! and pauses end earlier, hidden messages become visible.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -16,7 +17,7 @@ use crate::cloud::TABLE;
 use crate::queue::VISIBILITY;
 use crate::run::Run;
 
-/// Clones are handles of the same time.
+/// The clock. Clones share the same time.
 #[derive(Debug, Clone)]
 pub(crate) struct Time {
     start: Instant,
@@ -33,12 +34,12 @@ impl Default for Time {
 }
 
 impl Time {
-    /// Since the start.
+    /// Returns the time since the start.
     pub(crate) fn now(&self) -> Duration {
         self.start.elapsed() + *self.passed.lock().unwrap()
     }
 
-    /// Since the start, on the machine's clock.
+    /// Returns the time since the start on the machine's clock.
     pub(crate) fn real(&self) -> Duration {
         self.start.elapsed()
     }
@@ -49,8 +50,9 @@ impl Time {
 }
 
 impl Run {
-    /// Lets time pass up to a moment at which about a half of what is hidden in the queue is due, or more. Never all at once each time: what names one
-    /// message would meet again and again, and be postponed for the other's sake.
+    /// Lets time pass until at least about half of the queue's hidden messages are due. Not always
+    /// all of them: two queue messages for the same message would meet again and again, and
+    /// postpone each other.
     pub(crate) async fn let_time_pass(&mut self) {
         let due = self.cloud.shared.book.lock().unwrap().due();
         let Some(last) = due.len().checked_sub(1) else {
@@ -60,9 +62,9 @@ impl Run {
         self.let_time_pass_until(until).await;
     }
 
-    /// Nothing goes wrong from now on, and workers do not wait for what something before asked for:
-    /// neither for a pause, nor for a token to be replaced that was refused. Who was refused looks
-    /// for another a minute later by the machine's clock, so a new process has its seat.
+    /// Stops all faults, and ends what workers wait for: pauses, and the renewal of a rejected
+    /// token. A process whose token was rejected only looks for another one a minute later by the
+    /// machine's clock, so it is replaced.
     pub(crate) async fn calm(&mut self) {
         self.faults.stop();
         for pause in self.pauses().await {
@@ -79,7 +81,7 @@ impl Run {
         self.cloud.shared.idle().await;
     }
 
-    /// Lets time pass, for the leases and for the queue alike.
+    /// Lets time pass for the leases, the pauses and the queue.
     pub(crate) async fn let_time_pass_until(&mut self, until: Duration) {
         let by = until.saturating_sub(self.time.now()) + Duration::from_millis(1);
         self.time.pass(by);
@@ -97,7 +99,7 @@ impl Run {
         self.cloud.queue.bring_back().await;
     }
 
-    /// So long that no delivery that has not come by then is believed in any more. Nobody may be at work.
+    /// Lets so much time pass that every waiting message is overdue. No worker may be running.
     pub(crate) async fn let_what_waits_become_overdue(&mut self) {
         let time = (OVERDUE + LEASE).to_std().unwrap() + VISIBILITY;
         self.let_time_pass_until(self.time.now() + time).await;
@@ -128,7 +130,8 @@ impl Run {
         }
     }
 
-    /// Every lease ends so much earlier. Conditional on what was there, so that no worker's write is lost.
+    /// Makes every lease end earlier by this many milliseconds. Conditional on the previous value,
+    /// so that no write of a worker is overwritten.
     async fn end_leases(&self, by: i64) {
         let mut history = self.cloud.shared.history.lock().await;
         let leases = history.leases();
@@ -153,8 +156,8 @@ impl Run {
         }
     }
 
-    /// The pauses that workers share: of a user of Dataverse, of a mailbox, or whatever else has
-    /// one.
+    /// Returns the pauses that workers share: of a Dataverse user, of a mailbox, or of anything
+    /// else.
     async fn pauses(&self) -> Vec<HashMap<String, AttributeValue>> {
         let is_pause = |item: &HashMap<String, AttributeValue>| {
             let pk = item.get("pk").and_then(|pk| pk.as_s().ok());
@@ -164,7 +167,7 @@ impl Run {
         items.into_iter().filter(is_pause).collect()
     }
 
-    /// Each pause ends so much earlier, and so does what is booked.
+    /// Makes each pause and each rate limit reservation end earlier by this many milliseconds.
     async fn end_pauses(&self, by: i64) {
         for pause in self.pauses().await {
             let ends = pause.keys().filter(|name| name.ends_with("until_ms"));
@@ -172,8 +175,7 @@ impl Run {
         }
     }
 
-    /// Mails with files that cannot be had have waited for so much longer, since whatever moment it
-    /// is that the ledger notes.
+    /// Makes messages with unavailable files older, by moving every timestamp of their items back.
     async fn age_mails_with_files(&self, by: i64) {
         let mails = self.cloud.shared.incidents.lock().unwrap().mails.clone();
         if mails.is_empty() {
@@ -193,7 +195,7 @@ impl Run {
         }
     }
 
-    /// Moves moments of an item, those that are still what they were.
+    /// Moves timestamps of an item back if they are still unchanged.
     async fn move_back(
         &self,
         item: &HashMap<String, AttributeValue>,
@@ -214,7 +216,7 @@ impl Run {
                 .expression_attribute_names("#moment", name)
                 .expression_attribute_values(":old", AttributeValue::N(old.clone()))
                 .expression_attribute_values(":new", AttributeValue::N(new.to_string()));
-            // Somebody may have moved it on meanwhile.
+            // A worker may have changed it in the meantime.
             call.send().await.ok();
         }
     }

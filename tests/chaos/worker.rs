@@ -1,4 +1,5 @@
-//! A seat with a process on it, and what Lambda does for it: invocations, deadlines, and a new process for one that died.
+//! A place with a process, and what Lambda does for it: invocations, deadlines, and a new process
+//! after one died.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,28 +18,28 @@ use crate::queue::id_of;
 use crate::station::Seat;
 use tokio::sync::oneshot;
 
-/// Time that the template gives a worker.
+/// The timeout of a worker in the template.
 const TIMEOUT: TimeDelta = TimeDelta::seconds(120);
 
-/// Time that the template gives the others, at most.
+/// The longest timeout of the other functions in the template.
 const LONGEST_TIMEOUT: TimeDelta = TimeDelta::minutes(14);
 
-/// A process and its seat.
+/// A process and its place.
 pub(crate) struct Worker {
     pub(crate) seat: Arc<Seat>,
-    /// Drawn from the seed, for this seat alone, so that it does not depend on what the others do.
+    /// Drawn from the seed for this place alone, so that it does not depend on the other processes.
     pub(crate) rng: StdRng,
     name: &'static str,
     settings: Vec<(&'static str, String)>,
     function: Option<Function>,
-    /// The most that one of its processes has had after an invocation, in bytes.
+    /// The highest memory use of one of its processes after an invocation, in bytes.
     pub(crate) peak_memory: u64,
     private: Arc<Private>,
 }
 
 /// A request that a scenario holds.
 pub(crate) struct Held {
-    /// Done as soon as the request is there; failed when the invocation is over without it.
+    /// Resolves when the request has arrived; fails if the invocation ends without it.
     pub(crate) arrived: oneshot::Receiver<()>,
     pub(crate) release: oneshot::Sender<Release>,
 }
@@ -70,7 +71,7 @@ impl Worker {
         worker
     }
 
-    /// A new process takes the seat.
+    /// Starts a new process in this place.
     async fn replace(&mut self) {
         self.stop().await;
         self.seat.next();
@@ -79,7 +80,7 @@ impl Worker {
         self.function = Some(function);
     }
 
-    /// Ends the process and looks at what it printed.
+    /// Ends the process and searches what it printed.
     pub(crate) async fn stop(&mut self) {
         if let Some(function) = self.function.take() {
             let printed = function.stop().await;
@@ -87,10 +88,11 @@ impl Worker {
         }
     }
 
-    /// One invocation under this plan. `None` when the process died of it, or at the deadline; another one has its seat then.
+    /// Runs one invocation with this plan. Returns `None` if the process was killed by the plan or
+    /// at the deadline; a new one is running then.
     ///
     /// # Errors
-    /// The process died though nobody killed it, or reported an error.
+    /// The process died without being killed, or reported an error.
     pub(crate) async fn invoke(
         &mut self,
         event: Value,
@@ -126,7 +128,7 @@ impl Worker {
         }
     }
 
-    /// Kills the process; another one takes the seat.
+    /// Kills the process and starts a new one.
     pub(crate) async fn kill(&mut self) {
         self.seat.kill().await;
         self.replace().await;
@@ -141,12 +143,12 @@ impl Worker {
     }
 }
 
-/// A batch as an event.
+/// Returns the event for a batch.
 pub(crate) fn event_of(batch: &[Message]) -> Value {
     sqs_event(batch)
 }
 
-/// The messages of a batch that the function did not report failed.
+/// Returns the messages of a batch that the function did not report as failed.
 pub(crate) fn succeeded<'a>(batch: &'a [Message], answer: &Value) -> Vec<&'a Message> {
     let failures = answer["batchItemFailures"].as_array();
     let failures = failures.expect("a partial batch response");
@@ -160,7 +162,7 @@ pub(crate) fn succeeded<'a>(batch: &'a [Message], answer: &Value) -> Vec<&'a Mes
         .collect()
 }
 
-/// A plan that holds the first request which comes to `cell`.
+/// Returns a plan that holds the first request that reaches `cell`.
 pub(crate) fn holding(cell: Cell) -> (Plan, Held) {
     let (here, arrived) = oneshot::channel();
     let (release, order) = oneshot::channel();

@@ -1,4 +1,4 @@
-//! How mail is drawn.
+//! Draws the emails of a corpus.
 
 use std::collections::HashSet;
 
@@ -18,7 +18,7 @@ use super::{
     SUBJECT, Size,
 };
 
-/// Who is on a mail.
+/// The addresses of an email.
 #[derive(Default)]
 struct Envelope {
     from: String,
@@ -27,13 +27,13 @@ struct Envelope {
     bcc: Vec<String>,
 }
 
-/// Recipients of a mail to a crowd.
+/// The number of recipients of an email to a crowd.
 const CROWD: usize = 3_000;
 
-/// Length of a large body in bytes.
+/// The length of a large body, in bytes.
 const LARGE_BODY: usize = 15 * 1024 * 1024;
 
-/// What a mail is drawn for.
+/// What is needed to draw an email.
 #[derive(Clone, Copy)]
 struct Around<'a> {
     size: Size,
@@ -42,7 +42,8 @@ struct Around<'a> {
     now: DateTime<Utc>,
 }
 
-/// Draws a corpus. The people and the folders are those of `twin`, in which the rows of other clients are put as well.
+/// Draws a corpus. Uses the people and folders of `twin`, and inserts the rows of other clients
+/// there.
 pub(crate) fn draw(
     size: Size,
     people: &People,
@@ -82,7 +83,7 @@ pub(crate) fn draw(
             add_mail(&mut corpus, &mut threads, around, outline, rng);
         }
     }
-    // What is done on purpose has to find its mail, whatever chance has drawn.
+    // Scenarios and kills on purpose need their emails, whatever chance has drawn.
     while corpus.single.len() < size.kept.0 + size.stubborn {
         add_mail(
             &mut corpus,
@@ -161,7 +162,7 @@ fn add_mail(
             |address: &String| json!({"name": format!("{NAME} of {number}"), "email": address});
         addresses.iter().map(person).collect()
     };
-    // A mail that lies in the spam of one mailbox only is written for the others.
+    // An email that is spam in only one mailbox is written for the others.
     let spam_of_one = kind == Kind::Ordinary && copies > 1 && rng.random_bool(0.1);
     for (n, (grant, _)) in mailboxes.iter().enumerate() {
         let kind = if spam_of_one && n == 1 {
@@ -173,7 +174,7 @@ fn add_mail(
             .nylas()
             .folder_id(grant, kind.folder(outgoing && n == 0));
         let id = format!("m{number}c{n}");
-        // As much as providers give.
+        // As much as providers return.
         let snippet: String = body.chars().take(200).collect();
         let object = json!({
             "id": id, "grant_id": grant, "object": "message", "thread_id": thread, "subject": subject, "body": body, "snippet": snippet,
@@ -244,7 +245,7 @@ fn address(
         .outside
         .choose_multiple(rng, 4)
         .map(|address| {
-            // Addresses are the same in any case.
+            // Addresses are case-insensitive.
             if rng_of(address) {
                 address.to_uppercase()
             } else {
@@ -302,7 +303,7 @@ fn body(kind: Kind, number: usize) -> String {
     body
 }
 
-/// One address of ten, always the same ones.
+/// Returns whether the address is one of the same tenth of all addresses.
 fn rng_of(address: &str) -> bool {
     address.contains("7@")
 }
@@ -326,7 +327,8 @@ fn file(n: usize, number: usize, rng: &mut StdRng) -> (String, Vec<u8>) {
     (format!("{FILE}-{n}.pdf"), content.into_bytes())
 }
 
-/// The row of another client: another kind of moment each time, every other time with a regarding of its own.
+/// Returns the external row of an email: a different kind of moment each time, and a regarding in
+/// some of them.
 fn race(
     number: usize,
     subject: &str,
@@ -371,15 +373,15 @@ fn parties(envelope: &Envelope, people: &People) -> Vec<Party> {
         .collect()
 }
 
-/// A mail that another one can answer.
+/// An email that a later one can answer.
 struct Earlier {
-    /// Its number.
+    /// The number of the email.
     mail: usize,
     message_id: String,
     thread: String,
 }
 
-/// The mail that one answers, if it does: then its headers say so.
+/// Draws whether an email answers an earlier one, and adds the headers for it.
 fn answered<'a>(
     threads: &'a [Earlier],
     headers: &mut Vec<Value>,
@@ -392,7 +394,7 @@ fn answered<'a>(
     Some(earlier)
 }
 
-/// The first lead outside, else the first contact, else the first account.
+/// Returns the first external lead, else the first contact, else the first account.
 fn regarding(envelope: &Envelope, people: &People) -> Option<Reference> {
     let outside = || {
         roles(envelope)

@@ -1,4 +1,4 @@
-//! What a mail of the corpus is, and what has to become of it.
+//! The kinds of emails in the corpus, and their expected outcomes.
 
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -6,17 +6,18 @@ use rand::rngs::StdRng;
 use super::Expected;
 use crate::incident::Incident;
 
-/// Of so many mails one is raced for, so that a small corpus has some of each moment.
+/// One in this many emails is also written by another client, so that even a small corpus covers
+/// each moment.
 const RACED: usize = 8;
 
-/// What a mail is.
+/// The kind of an email.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Ordinary,
     WithoutMessageId,
-    /// Another client has written it before.
+    /// Another client has already written it.
     Theirs,
-    /// Another client writes it about when we do.
+    /// Another client writes it at about the same time as we do.
     Raced,
     Spam,
     Draft,
@@ -24,24 +25,24 @@ pub(super) enum Kind {
     Internal,
     Refused,
     Gone,
-    /// What an incident is about: written like an ordinary one.
+    /// Made for an incident; written like an ordinary email.
     Of(Incident),
 }
 
-/// A mail to be made.
+/// The properties of an email to be drawn.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Outline {
     pub(super) kind: Kind,
-    /// In how many mailboxes it lies.
+    /// The number of mailboxes that have it.
     pub(super) copies: usize,
-    /// Whether the schedule lists it.
+    /// Whether scheduled runs list it.
     pub(super) recent: bool,
     /// In seconds.
     pub(super) age: i64,
 }
 
 impl Outline {
-    /// The mail of this number.
+    /// Returns the outline of the email with this number.
     pub(super) fn of(number: usize, rng: &mut StdRng) -> Self {
         let kind = Kind::of(number, rng);
         let copies = kind.copies(rng);
@@ -54,8 +55,8 @@ impl Outline {
         }
     }
 
-    /// One that an incident is about. It has just come, unless that a file cannot be had is no news
-    /// any more, or the scene of large bodies has it.
+    /// Returns the outline of an email for an incident. It has just arrived, except for a file that
+    /// is known to be broken for long, and for the scene with large bodies.
     pub(super) fn for_incident(incident: Incident, rng: &mut StdRng) -> Self {
         let age = match incident {
             Incident::BrokenFiles => rng.random_range(8 * 3_600..20 * 3_600),
@@ -70,7 +71,8 @@ impl Outline {
         }
     }
 
-    /// One that can be kept for what is done on purpose: it is written, and nobody lists it before.
+    /// Returns the outline of an email that can be reserved for scenarios and kills: it is written,
+    /// and no run lists it before.
     pub(super) fn kept(copies: usize, rng: &mut StdRng) -> Self {
         Self {
             kind: Kind::Ordinary,
@@ -82,7 +84,7 @@ impl Outline {
 }
 
 impl Kind {
-    /// What the mail of this number is.
+    /// Returns the kind of the email with this number.
     fn of(number: usize, rng: &mut StdRng) -> Self {
         let drawn = Self::draw(rng);
         if number % RACED == RACED / 2 {
@@ -92,11 +94,11 @@ impl Kind {
         }
     }
 
-    /// In how many mailboxes it lies.
+    /// Draws the number of mailboxes that have it.
     fn copies(self, rng: &mut StdRng) -> usize {
         let one_copy = match self {
             Self::WithoutMessageId | Self::Draft | Self::Gone | Self::Theirs => true,
-            // A second copy would find the other client's row without the list.
+            // With a second copy, the external row would be found without a list.
             Self::Raced => rng.random_bool(0.7),
             _ => false,
         };
@@ -109,11 +111,12 @@ impl Kind {
         }
     }
 
-    /// Whether it is recent, so that the schedule lists it, and its age in seconds.
+    /// Draws whether it is recent, so that scheduled runs list it, and its age in seconds.
     fn age(self, rng: &mut StdRng) -> (bool, i64) {
         let recent = rng.random_bool(1.0 / 3.0) || self == Self::Raced;
         let age = if self == Self::Raced {
-            // The rows of other clients that come after ours are found where every run of the schedule lists the mail: it has just come.
+            // External rows that are written after ours are found because every scheduled run lists
+            // the email: it has just arrived.
             rng.random_range(60..3_600)
         } else if recent {
             rng.random_range(3_600..20 * 3_600)
@@ -123,7 +126,7 @@ impl Kind {
         (recent, age)
     }
 
-    /// An age at which no run of the schedule lists a mail.
+    /// Draws an age in seconds at which no scheduled run lists an email.
     fn old(rng: &mut StdRng) -> i64 {
         rng.random_range(2 * 86_400..20 * 86_400)
     }

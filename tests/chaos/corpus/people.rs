@@ -1,4 +1,4 @@
-//! Who writes to whom: mailboxes, colleagues, and people outside, known and unknown.
+//! The organisation: mailboxes, colleagues, and external people, known and unknown.
 
 use std::collections::HashMap;
 
@@ -8,19 +8,19 @@ use uuid::Uuid;
 
 use super::{ADDRESS, NAME};
 
-/// Everybody.
+/// The people of the organisation and their correspondents.
 pub(crate) struct People {
-    /// Grant and address of each mailbox.
+    /// The grant and address of each mailbox.
     pub(crate) mailboxes: Vec<(String, String)>,
-    /// An enabled user without a mailbox.
+    /// The address of an enabled user without a mailbox.
     pub(crate) colleague: String,
     pub(crate) outside: Vec<String>,
-    /// The rows that addresses belong to.
+    /// The rows of addresses.
     known: HashMap<String, (String, Uuid)>,
 }
 
 impl People {
-    /// Makes the organisation and connects the mailboxes.
+    /// Creates the organisation and connects the mailboxes.
     pub(crate) fn found(twin: &Twin) -> Self {
         let mut known = HashMap::new();
         let mut insert = |table: &str, address: &str, row: Value| {
@@ -48,7 +48,7 @@ impl People {
                 aliases: Vec::new(),
                 status: "valid".to_owned(),
             });
-            // One mailbox has no user: nobody to own its mail.
+            // One mailbox has no user, so its emails have no owner.
             if provider != "imap" {
                 user(&address);
             }
@@ -88,12 +88,12 @@ impl People {
         }
     }
 
-    /// The row of an address.
+    /// Returns the row of an address; `None` if it is unknown.
     pub(super) fn row(&self, address: &str) -> Option<(String, Uuid)> {
         self.known.get(address).cloned()
     }
 
-    /// Inside: mailboxes and users.
+    /// Returns whether an address is internal: of a mailbox or a user.
     pub(super) fn is_inside(address: &str) -> bool {
         address.ends_with("@ours.example")
     }
