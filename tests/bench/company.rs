@@ -1,4 +1,4 @@
-//! The twin with its limits, the people, the mailboxes, the ledger and the queue.
+//! The emulator with its limits, the people, the mailboxes, the ledger and the queue.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,32 +26,34 @@ use twin::{Grant, Setting, Twin};
 
 use crate::queue::Queue;
 
-/// Of the limits.
+/// The window of the limits.
 const WINDOW: Duration = Duration::from_secs(10);
-/// The beginning of a phase is not measured: processes ask what they ask once, batches find their size, and the window fills.
+/// The first part of a phase is not measured: processes make their initial requests, batches find
+/// their size, and the window fills.
 pub(crate) const WARM_UP: Duration = Duration::from_secs(8);
-/// Execution that they allow in the window, in milliseconds: as in 300 seconds, scaled.
+/// The execution time that the limits allow in the window, in milliseconds: scaled from 300
+/// seconds.
 const EXECUTION_MS: u64 = 40_000;
-/// Work of an operation, in milliseconds.
+/// The execution time of an operation, in milliseconds.
 const OPERATION_MS: u64 = 40;
-/// The limits as the functions are told them.
+/// The limits in the form of the functions' setting.
 const BUDGET: &str = "200,40,10";
-/// The mailbox of live mail.
+/// The mailbox with live mail.
 pub(crate) const LIVE: &str = "grant-live";
-/// Mailboxes of history.
+/// The number of mailboxes for the backfill.
 pub(crate) const MAILBOXES: usize = 9;
-/// Messages in each.
+/// The number of messages in each of them.
 const IN_EACH: usize = 900;
-/// Who writes.
+/// The number of senders.
 const PEOPLE: usize = 40;
 
-/// Operations a second that the limits allow.
+/// Returns the operations per second that the limits allow.
 #[expect(clippy::cast_precision_loss, reason = "small numbers")]
 pub(crate) fn allowed() -> f64 {
     EXECUTION_MS as f64 / OPERATION_MS as f64 / WINDOW.as_secs_f64()
 }
 
-/// Everything that the phases share.
+/// The environment that the phases share.
 pub(crate) struct Company {
     pub(crate) twin: Twin,
     /// The sync queue.
@@ -108,7 +110,7 @@ impl Company {
         }
     }
 
-    /// A pipeline as a process of its own has it.
+    /// Creates a pipeline like that of a separate process.
     pub(crate) fn pipeline(&self) -> Pipeline {
         let twin = &self.twin;
         let http = mailverse::http::client().unwrap();
@@ -137,7 +139,7 @@ impl Company {
         }
     }
 
-    /// Puts a new mail into the live mailbox; its id.
+    /// Puts a new message into the live mailbox. Returns its id.
     pub(crate) fn put_new_mail(&self) -> String {
         let number = self.arrived.fetch_add(1, Ordering::Relaxed);
         let id = format!("live-{number}");
@@ -147,12 +149,12 @@ impl Company {
         id
     }
 
-    /// Operations that Dataverse has run.
+    /// Returns the number of operations that Dataverse has executed.
     pub(crate) fn operations(&self) -> u64 {
         self.twin.dataverse().requests().operations
     }
 
-    /// Lets the queue run empty.
+    /// Runs workers until the queue is empty.
     pub(crate) async fn drain(&self) {
         let workers = crate::live::workers(self);
         while !self.queue.is_empty() {
@@ -161,7 +163,7 @@ impl Company {
         drop(workers);
     }
 
-    /// How many messages are in which state, of those that were begun.
+    /// Counts the messages in each state, of those that were started.
     pub(crate) async fn states(&self) -> BTreeMap<&'static str, usize> {
         let mut states = BTreeMap::new();
         let live =
@@ -170,7 +172,7 @@ impl Company {
             (0..IN_EACH).map(move |number| key(&mailbox(n), &format!("h{n}-{number}")))
         });
         for key in live.chain(history) {
-            // History has no end here; what it did not come to is nobody's concern.
+            // The backfill does not finish here; messages that it did not reach do not count.
             if let Some(entry) = self.ledger.entry(&key).await.unwrap() {
                 *states.entry(entry.state.as_str()).or_default() += 1;
             }
@@ -179,7 +181,7 @@ impl Company {
     }
 }
 
-/// The mailbox of history with this number.
+/// Returns the mailbox with this number, for the backfill.
 pub(crate) fn mailbox(number: usize) -> String {
     format!("grant-{number}")
 }
@@ -204,7 +206,7 @@ fn mail(id: &str, person: usize, to: &str) -> Value {
     })
 }
 
-/// Real time: this is what is measured.
+/// Waits in real time, because real time is measured.
 pub(crate) async fn pass(time: Duration) {
     #[expect(
         clippy::disallowed_methods,

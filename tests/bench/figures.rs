@@ -1,4 +1,4 @@
-//! What was measured, as a table, and whether the promises hold.
+//! The figures as a table, and the check of the promises.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,22 +8,22 @@ use crate::company::allowed;
 use crate::history::Worked;
 use crate::live::Live;
 
-/// What history has to reach, of what the limits leave it.
+/// The share of what the limits leave that the backfill must reach.
 const SHARE: f64 = 0.90;
-/// By how much p99 may grow.
+/// The factor by which p99 may grow.
 const GROWTH: f64 = 1.25;
 
-/// One phase.
+/// The measurements of one phase.
 pub(crate) struct Phase {
-    /// Of each live mail, from webhook to completed activity.
+    /// For each live message, the time from webhook to completed activity.
     pub(crate) live: Live,
     pub(crate) worked: Worked,
-    /// By how much a timer was late.
+    /// By how much a timer was late, each time.
     pub(crate) late: Vec<Duration>,
 }
 
 impl Phase {
-    /// Of the time from webhook to completed activity.
+    /// Returns a percentile of the time from webhook to completed activity.
     fn percentile(&self, percent: usize) -> Duration {
         nearest_rank(&self.live.latencies, percent)
     }
@@ -51,30 +51,30 @@ fn ratio(part: u64, whole: usize) -> f64 {
 
 #[expect(clippy::cast_precision_loss, reason = "small numbers")]
 impl Figures {
-    /// Operations that a live mail takes.
+    /// Returns the operations for one live message.
     fn for_a_live_mail(&self) -> f64 {
         ratio(self.alone.live.operations, self.alone.live.latencies.len())
     }
 
-    /// Operations a second of live mail, and of history.
+    /// Returns the operations per second of live mail, and of the backfill.
     fn rates(&self, phase: &Phase) -> (f64, f64) {
         let seconds = phase.worked.time.as_secs_f64();
         let live = phase.live.latencies.len() as f64 * self.for_a_live_mail() / seconds;
         (live, phase.worked.operations as f64 / seconds - live)
     }
 
-    /// What history ran at, of what live mail left it of the limits.
+    /// Returns the rate of the backfill as a share of what live mail left it of the limits.
     fn share(&self, phase: &Phase) -> f64 {
         let (live, history) = self.rates(phase);
         history / (allowed() - live)
     }
 
-    /// By how much live mail became slower.
+    /// Returns the factor by which p99 of live mail grew.
     fn growth(&self) -> f64 {
         self.both.percentile(99).as_secs_f64() / self.alone.percentile(99).as_secs_f64()
     }
 
-    /// The promises that do not hold.
+    /// Returns the promises that do not hold.
     pub(crate) fn broken(&self) -> Vec<&'static str> {
         let fast = [&self.history, &self.both].map(|phase| self.share(phase) >= SHARE);
         let settled = self.states.keys().all(|state| *state == "written");

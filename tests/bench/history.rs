@@ -1,4 +1,5 @@
-//! History: an operator has asked for nine mailboxes, and Lambda runs four invocations of the backfill at the same time, each with a task of its queue.
+//! The backfill: an operator has requested nine mailboxes, and Lambda runs four invocations
+//! concurrently, each with one task of the queue.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,26 +14,26 @@ use tokio::task::JoinSet;
 use crate::company::{Company, MAILBOXES, WARM_UP, mailbox, pass};
 use crate::queue::{Message, Queue};
 
-/// Invocations at the same time, as in the template.
+/// Concurrent invocations, as in the template.
 const INVOCATIONS: usize = 4;
 
-/// What history came to after the warm-up.
+/// What was done after the warm-up, by all processes.
 #[derive(Default)]
 pub(crate) struct Worked {
-    /// For how long it was measured.
+    /// The length of the measurement.
     pub(crate) time: Duration,
-    /// Emails that were written for everybody.
+    /// Emails that were written.
     pub(crate) emails: usize,
-    /// Operations that Dataverse ran for everybody.
+    /// Operations that Dataverse executed.
     pub(crate) operations: u64,
-    /// Requests that Dataverse refused because a limit was reached, everybody's.
+    /// Requests that Dataverse rejected because a limit was reached.
     pub(crate) throttled: u64,
     /// Pages that were listed.
     pub(crate) pages: u64,
 }
 
 impl Worked {
-    /// What everything has come to until now.
+    /// Returns the totals until now.
     fn so_far(company: &Company) -> Self {
         let requests = company.twin.dataverse().requests();
         Self {
@@ -45,7 +46,7 @@ impl Worked {
     }
 }
 
-/// An operator asks for the history of all but the live mailbox.
+/// Requests the history of all mailboxes except the live one, as an operator does.
 pub(crate) async fn ask(company: &Company) {
     let mailboxes: Vec<String> = (0..MAILBOXES).map(mailbox).collect();
     let request = json!({"mailboxes": mailboxes, "received_after": 1_795_000_000});
@@ -55,7 +56,7 @@ pub(crate) async fn ask(company: &Company) {
     assert_eq!(tasks.map(Vec::len), Some(MAILBOXES));
 }
 
-/// Works for so long, after the warm-up.
+/// Works for this long after the warm-up.
 pub(crate) async fn run(company: &Arc<Company>, time: Duration) -> Worked {
     let end = Instant::now() + WARM_UP + time;
     let mut processes = JoinSet::new();
@@ -82,7 +83,7 @@ fn function(company: &Company) -> Backfill<Queue> {
     Backfill::new(company.pipeline(), sync, tasks)
 }
 
-/// Invocation after invocation in one process, as Lambda has it.
+/// Runs one invocation after the other in one process, as Lambda does.
 async fn invocations(company: Arc<Company>, end: Instant) {
     let backfill = function(&company);
     while let Some(left) = end.checked_duration_since(Instant::now()) {
@@ -99,7 +100,7 @@ async fn invoke(backfill: &Backfill<Queue>, tasks: &Queue, task: &Message, end: 
         "messageId": id, "receiptHandle": id, "body": task.body, "attributes": {"ApproximateReceiveCount": task.receive_count.to_string()},
         "messageAttributes": {}, "eventSource": "aws:sqs", "awsRegion": "eu-north-1",
     }]});
-    // What is begun before the end has time enough; after it, nothing is begun.
+    // An invocation that begins before the end gets enough time; after the end, nothing begins.
     let deadline = Utc::now() + TimeDelta::minutes(14);
     let begin = || {
         let is_over = Instant::now() >= end;
@@ -109,7 +110,7 @@ async fn invoke(backfill: &Backfill<Queue>, tasks: &Queue, task: &Message, end: 
     if response.get("batchItemFailures") == Some(&json!([])) {
         tasks.delete(&[task.id]);
     } else if !tasks.is_hidden(task.id) {
-        // It was not hidden, so it would come back after the queue's own time.
+        // The task was not hidden, so it reappears after the queue's own visibility timeout.
         tasks.hide(&id, Duration::from_secs(960)).await.unwrap();
     }
 }

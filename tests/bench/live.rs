@@ -20,25 +20,26 @@ use webhook_receiver::signature::Key;
 use crate::company::{Company, LIVE, WARM_UP, pass};
 use crate::queue::{Message, Queue};
 
-/// Mails a second, on average.
+/// Messages per second, on average.
 const RATE: f64 = 1.5;
-/// Workers at the same time, as in the template.
+/// Concurrent workers, as in the template.
 const WORKERS: usize = 4;
 const SECRET: &str = "the-secret-of-the-bench";
 
-/// What live mail came to.
+/// The measurements of live mail.
 #[derive(Default)]
 pub(crate) struct Live {
-    /// From webhook to completed activity, in order of arrival.
+    /// The times from webhook to completed activity, in order of arrival.
     pub(crate) latencies: Vec<Duration>,
-    /// Operations that Dataverse ran meanwhile, for everybody.
+    /// The operations that Dataverse executed in that time, for all processes.
     pub(crate) operations: u64,
 }
 
-/// When a message was seen through.
+/// When each message was finished.
 type Done = Arc<Mutex<HashMap<String, Instant>>>;
 
-/// After the warm-up, lets mail arrive for so long, at random moments, and sees it through.
+/// After the warm-up, delivers messages for this long, at random moments, and waits until they are
+/// finished.
 pub(crate) async fn arrive(company: &Company, seed: u64, time: Duration) -> Live {
     let begun = Instant::now() + WARM_UP;
     let done = Done::default();
@@ -48,7 +49,7 @@ pub(crate) async fn arrive(company: &Company, seed: u64, time: Duration) -> Live
         company.queue.clone(),
         WebhookSecrets::fixed(key.clone(), None),
     );
-    // What a process asks once, each of them has asked before it counts.
+    // Each process makes its initial requests before the measurement starts.
     for _ in 0..WORKERS * 3 {
         notify(company, &receiver, &key).await;
         pass(Duration::from_millis(20)).await;
@@ -59,7 +60,7 @@ pub(crate) async fn arrive(company: &Company, seed: u64, time: Duration) -> Live
     let mut next = begun;
     let mut arrived: Vec<(String, Instant)> = Vec::new();
     loop {
-        // Exponential times between arrivals: people do not wait for each other.
+        // Exponential times between arrivals: senders are independent of each other.
         next += Duration::from_secs_f64(-(1.0 - random.random::<f64>()).ln() / RATE);
         if next > begun + time {
             break;
@@ -83,7 +84,7 @@ pub(crate) async fn arrive(company: &Company, seed: u64, time: Duration) -> Live
     }
 }
 
-/// Workers that go on until the value is dropped.
+/// Starts workers that run until the value is dropped.
 pub(crate) fn workers(company: &Company) -> JoinSet<()> {
     start(company, &Done::default())
 }
@@ -102,7 +103,7 @@ fn start(company: &Company, done: &Done) -> JoinSet<()> {
     workers
 }
 
-/// One invocation of a worker, and what Lambda does before and after it.
+/// Runs one invocation of a worker, and what Lambda does before and after it.
 async fn invoke(worker: &Worker<Queue>, queue: &Queue, done: &Done) {
     let batch = queue.receive(10).await;
     let mut event = SqsEvent::default();
@@ -141,7 +142,7 @@ fn record(message: &Message) -> SqsMessage {
     record
 }
 
-/// A new mail, and Nylas' notification of it. The mail's id.
+/// Adds a new message and delivers its notification. Returns the id of the message.
 async fn notify(company: &Company, receiver: &Receiver<Queue>, key: &Key) -> String {
     let id = company.put_new_mail();
     let object = json!({"id": id, "grant_id": LIVE, "object": "message"});

@@ -1,18 +1,22 @@
-//! Does history use what Dataverse allows, and does live mail notice? `make bench` runs it, in real time, in less than three minutes.
+//! Measures whether the backfill uses what Dataverse allows, and whether live mail gets slower.
+//! `make bench` runs it in real time, in less than three minutes.
 //!
-//! The real handlers, in this process: receiver, four workers, and four invocations of the backfill, each with a pipeline of its own, over the embedded DynamoDB.
-//! The twin has the documented limits in a window of 10 seconds instead of 300 (200 requests, 40 seconds of execution, 52 in flight) and needs 40 ms for each
-//! operation and 30 ms for each way. Three phases: live mail alone, history alone, both.
+//! It runs the real handlers in this process: the receiver, four workers, and four invocations of
+//! the backfill, each with its own pipeline, over the embedded DynamoDB. The emulator has the
+//! documented limits in a window of 10 seconds instead of 300 (200 requests, 40 seconds of
+//! execution, 52 in flight). It needs 40 ms for each operation and 30 ms for each direction of the
+//! network. There are three phases: live mail alone, backfill alone, both.
 //!
-//! | Promise | Counted |
+//! | Promise | Figure |
 //! | --- | --- |
-//! | history runs at 90 % of what the limits allow, or more | its operations, of those that live mail leaves of the limit |
+//! | backfill runs at 90 % or more of what the limits allow | its operations, as a share of what live mail leaves of the limit |
 //! | no message is given up | states in the ledger at the end: all `written` |
-//! | the time from webhook to completed activity grows by less than 25 % | p99, nearest rank, beside history against alone; same arrivals, by their seed |
+//! | the time from webhook to completed activity grows by less than 25 % | p99 (nearest rank) with backfill compared with p99 alone; same arrivals, by their seed |
 //!
-//! The time that a request takes counts as Dataverse's, so it matters what else the machine does: by how much a timer was late is among the figures.
+//! The time that a request takes counts as Dataverse's, so other load on the machine matters: the
+//! figures include by how much a timer was late.
 //!
-//! Exit status: 0 when all hold, 1 when one does not.
+//! Exit status: 0 if all promises hold, 1 if one does not.
 
 #![expect(
     clippy::unwrap_used,
@@ -37,18 +41,19 @@ use self::company::Company;
 use self::figures::{Figures, Phase};
 use self::live::Live;
 
-/// Measures live mail and history on one budget.
+/// Measures live mail and backfill under one rate limit.
 #[derive(Parser)]
 struct Arguments {
-    /// Of the arrivals of live mail.
+    /// Seed for the arrivals of live mail.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Seconds of each phase with live mail; history alone takes a third of it.
+    /// Seconds of each phase with live mail; the phase with backfill alone takes a third of it.
     #[arg(long, default_value_t = 50)]
     seconds: u64,
 }
 
-// A thread for each process that it plays, so that the machine's scheduler divides its time among them.
+// One thread for each process that is simulated, so that the machine's scheduler divides the time
+// among them.
 #[tokio::main(flavor = "multi_thread", worker_threads = 12)]
 async fn main() -> ExitCode {
     let Arguments { seed, seconds } = Arguments::parse();
@@ -77,7 +82,7 @@ async fn main() -> ExitCode {
     ExitCode::from(u8::from(!broken.is_empty()))
 }
 
-/// One phase.
+/// Runs and measures one phase.
 async fn measure(
     company: &Arc<Company>,
     seed: Option<u64>,
@@ -106,7 +111,8 @@ async fn measure(
     Phase { live, worked, late }
 }
 
-/// By how much a timer was late each time: whoever else keeps the machine busy also keeps everything waiting that is measured here.
+/// Records by how much a timer was late, each time: other load on the machine also delays
+/// everything that is measured here.
 async fn be_late(late: &mut Vec<Duration>) -> Infallible {
     const TIMER: Duration = Duration::from_millis(10);
     loop {

@@ -1,4 +1,5 @@
-//! The queues, as SQS is for the functions: what is hidden or delayed comes back when its time is up, counted in whole seconds.
+//! Queues that behave like SQS: hidden or delayed messages become visible when their time is up, in
+//! whole seconds.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -16,7 +17,7 @@ pub(crate) struct Message {
     in_flight: bool,
 }
 
-/// The queue; clones are the same queue.
+/// A queue; clones share their messages.
 #[derive(Clone, Default)]
 pub(crate) struct Queue(Arc<Inner>);
 
@@ -27,7 +28,7 @@ struct Inner {
 }
 
 impl Queue {
-    /// Up to so many messages, as soon as there is one.
+    /// Receives up to this many messages, as soon as there is one.
     pub(crate) async fn receive(&self, most: usize) -> Vec<Message> {
         loop {
             let sent = self.0.sent.notified();
@@ -52,30 +53,30 @@ impl Queue {
                 let next = hidden.map(|one| one.visible_at).min();
                 next.map_or(Duration::from_secs(3_600), |next| next - now)
             };
-            // Either may be first.
+            // A new message or the due time of a hidden one, whichever comes first.
             let _sent_or_due = tokio::time::timeout(wait, sent).await;
         }
     }
 
-    /// What Lambda does after an invocation: deletes these.
+    /// Deletes these messages, as Lambda does after an invocation.
     pub(crate) fn delete(&self, ids: &[u64]) {
         let mut messages = self.0.messages.lock().unwrap();
         messages.retain(|one| !ids.contains(&one.id));
     }
 
-    /// Its worker has hidden it.
+    /// Returns whether its worker has hidden the message.
     pub(crate) fn is_hidden(&self, id: u64) -> bool {
         let messages = self.0.messages.lock().unwrap();
         messages.iter().any(|one| one.id == id && !one.in_flight)
     }
 
-    /// Nothing is left.
+    /// Returns whether no message is left.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.messages.lock().unwrap().is_empty()
     }
 }
 
-/// In whole seconds, rounded up.
+/// Returns the time after a delay, which is rounded up to whole seconds.
 fn after(delay: Duration) -> Instant {
     let seconds = delay.as_secs() + u64::from(delay.subsec_nanos() > 0);
     Instant::now() + Duration::from_secs(seconds)

@@ -1,4 +1,4 @@
-//! What must hold in the end.
+//! Checks what must hold at the end.
 
 use std::collections::HashMap;
 
@@ -8,16 +8,16 @@ use crate::Shape;
 use crate::run::Figures;
 use crate::world::{MAILBOXES, World};
 
-/// Requests to Dataverse for each message, at most.
+/// The most requests to Dataverse for each message.
 const MOST_DATAVERSE_REQUESTS: f64 = 0.05;
 
-/// Requests to Dataverse that a batch takes, with those of a new process.
+/// The requests to Dataverse of one batch, including those of a new process.
 const REQUESTS_OF_A_BATCH: u64 = 4;
 
-/// Messages for which Nylas may be asked for one page.
+/// The messages for which Nylas may be asked for one page.
 const MESSAGES_A_PAGE: usize = 100;
 
-/// What the audit found.
+/// The result of the audit.
 #[derive(Debug, Default)]
 pub(crate) struct Verdict {
     pub(crate) messages: usize,
@@ -27,12 +27,13 @@ pub(crate) struct Verdict {
     pub(crate) lost: usize,
     pub(crate) twice: usize,
     pub(crate) dataverse_requests_a_message: f64,
-    /// Pages that Nylas answered; failed requests are none.
+    /// Pages that Nylas returned, without failed requests.
     pub(crate) pages: u64,
     pub(crate) findings: Vec<String>,
 }
 
-/// Looks at every message, every row and every figure. `answer` is what the operator was told in the end.
+/// Checks every message, every row and every figure. `answer` is the final progress report to the
+/// operator.
 pub(crate) async fn audit(
     world: &World,
     shape: &Shape,
@@ -66,7 +67,8 @@ pub(crate) async fn audit(
     }
     rows(world, &mut verdict);
     told(&mut verdict, answer);
-    // So few messages have no room for what is asked again after an invocation was ended in the middle of it.
+    // So few messages leave no room for the requests that are repeated after an invocation was
+    // stopped.
     let (ended, killed) = (figures.invocations, figures.cut + figures.killed);
     let again = if shape.short { (ended, killed) } else { (0, 0) };
     budgets(world, again, &mut verdict);
@@ -88,7 +90,7 @@ pub(crate) async fn audit(
     verdict
 }
 
-/// The state of every message, by grant and id.
+/// Returns the state of every message, by grant and id.
 async fn states(world: &World) -> HashMap<String, String> {
     let items = world.items().await;
     let state = |item: &HashMap<String, aws_sdk_dynamodb::types::AttributeValue>| {
@@ -100,7 +102,7 @@ async fn states(world: &World) -> HashMap<String, String> {
     items.iter().filter_map(state).collect()
 }
 
-/// One completed row for each mail, however many mailboxes have it.
+/// Checks that each email has one completed row, however many mailboxes have it.
 fn rows(world: &World, verdict: &mut Verdict) {
     let mut rows: HashMap<String, usize> = HashMap::new();
     for row in world.twin.dataverse().rows("email") {
@@ -123,7 +125,8 @@ fn rows(world: &World, verdict: &mut Verdict) {
     }
 }
 
-/// The operator was told what the ledger says, but for what was handed over and settled since.
+/// Checks that the progress report agrees with the ledger, except for messages that were queued and
+/// settled since.
 fn told(verdict: &mut Verdict, answer: Option<&Value>) {
     let Some(answer) = answer else {
         verdict

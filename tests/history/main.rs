@@ -1,16 +1,19 @@
-//! The history harness: eighteen months of mail of five mailboxes through the compiled backfill, and an audit afterwards.
+//! The history harness: runs eighteen months of email from five mailboxes through the compiled
+//! backfill, and audits the result.
 //!
 //! | Question | File |
 //! | --- | --- |
-//! | What mail is there, and around which services? | `world.rs` |
+//! | What messages are there, and which services? | `world.rs` |
 //! | What does Lambda do for the functions, and what goes wrong? | `run.rs` |
-//! | What must hold in the end? | `audit.rs` |
+//! | What must hold at the end? | `audit.rs` |
 //!
-//! Every invocation is told a deadline that leaves it a few seconds of work, and is killed after twenty; some are killed in the middle of it. One
-//! request to Nylas in a hundred fails. Time is let pass by ending leases and bringing tasks back, never by waiting. The seed decides the mail, the faults and
-//! the moments; how the processes interleave is up to the machine, and the verdict must be the same for every interleaving.
+//! Every invocation gets a deadline that leaves it a few seconds of work, and is killed after
+//! twenty seconds; some are killed in the middle of their work. One request to Nylas in a hundred
+//! fails. The harness makes time pass by ending leases and making tasks visible, never by waiting.
+//! The seed decides the messages, the faults and their moments. How the processes interleave
+//! depends on the machine, and the verdict must be the same for every interleaving.
 //!
-//! Exit status: 0 when every bound holds, 1 when one is broken.
+//! Exit status: 0 if every bound holds, 1 if one does not.
 
 #![expect(
     clippy::unwrap_used,
@@ -31,16 +34,17 @@ use clap::{Parser, ValueEnum};
 use crate::run::Run;
 use crate::world::World;
 
-/// Takes eighteen months of mail through the compiled backfill, cuts and kills it, and audits what became of every message.
+/// Runs eighteen months of email through the compiled backfill, stops and kills it, and audits the
+/// outcome of every message.
 #[derive(Parser)]
 struct Options {
-    /// The same seed draws the same mail and the same faults.
+    /// Seed: the same seed draws the same messages and the same faults.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Some hundred messages, for every test run.
+    /// Use a few hundred messages, for every test run.
     #[arg(long)]
     short: bool,
-    /// Breaks something on purpose, which the audit then has to see.
+    /// Break something on purpose; the audit must detect it.
     #[arg(long = "break", value_name = "WHAT")]
     defect: Option<Defect>,
 }
@@ -48,21 +52,21 @@ struct Options {
 /// What can be broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Defect {
-    /// No cursor outlives its invocation.
+    /// No cursor survives its invocation.
     Cursor,
-    /// A task whose worker was killed does not come back.
+    /// The task of a killed worker is not delivered again.
     Redelivery,
 }
 
-/// What a run is like.
+/// The parameters of a run.
 #[derive(Debug, Clone, Copy)]
 struct Shape {
     seed: u64,
-    /// Messages of each mailbox.
+    /// The number of messages in each mailbox.
     messages: usize,
-    /// Seconds of work that an invocation is told it has, at most.
+    /// The most seconds of work that an invocation's deadline allows.
     work: f64,
-    /// How many invocations are killed in the middle of their work.
+    /// The number of invocations that are killed in the middle of their work.
     kills: u64,
     short: bool,
     defect: Option<Defect>,

@@ -1,4 +1,5 @@
-//! What Lambda does for the functions, and what goes wrong: cuts, kills, and the time that passes between.
+//! What Lambda does for the functions, and the faults: timeouts, kills, and the time that passes
+//! between them.
 
 use std::time::Duration;
 
@@ -16,23 +17,25 @@ use twin::{Fault, FaultPlan};
 use crate::world::World;
 use crate::{Defect, Shape};
 
-/// Invocations at once: the template's concurrency is four, for machines with more than two cores.
+/// Concurrent invocations. The template's concurrency is four, for machines with more than two
+/// cores.
 const SEATS: usize = 3;
 
-/// After this long an invocation is killed, whatever it is doing.
+/// The time after which an invocation is killed in any case.
 const CUT: Duration = Duration::from_secs(20);
 
-/// An invocation that is killed lives through fewer requests to Dataverse than this, whoever sends them: by progress and not by time, so that a fast
-/// machine kills as many as a slow one.
+/// A killed invocation is killed before this many requests to Dataverse, counted over all
+/// processes. The limit is progress and not time, so that a fast machine kills as many as a slow
+/// one.
 const LIVES: u64 = 8;
 
-/// How often it is looked whether enough requests have come.
+/// How often the number of requests is checked.
 const LOOK: Duration = Duration::from_millis(2);
 
-/// With less than this left, the backfill begins nothing.
+/// The backfill begins nothing if less time than this is left.
 const RESERVE: TimeDelta = TimeDelta::seconds(60);
 
-/// Rounds that the messages that were handed over may take.
+/// The most rounds for processing the messages on the sync queue.
 const LONGEST_DRAIN: usize = 50;
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -40,7 +43,7 @@ pub(crate) struct Figures {
     pub(crate) invocations: u64,
     pub(crate) cut: u64,
     pub(crate) killed: u64,
-    /// Requests to Nylas that the plan failed.
+    /// Requests to Nylas that the fault plan made fail.
     pub(crate) failed_requests: u64,
 }
 
@@ -54,18 +57,18 @@ pub(crate) struct Run<'a> {
 /// How an invocation for a task ended.
 enum Fate {
     Done,
-    /// The function gave the task back.
+    /// The function returned the task to the queue.
     Back,
     Killed,
 }
 
-/// What the seats share.
+/// The state that all processes share.
 struct Shared {
     figures: Figures,
-    /// Invocations under way that are to be killed.
+    /// Running invocations that will be killed.
     doomed: u64,
     findings: Vec<String>,
-    /// Every seat in turn counts as working while it has a task.
+    /// The number of processes that have a task.
     working: watch::Sender<usize>,
 }
 
@@ -79,10 +82,11 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// An operator asks for the history of all mailboxes; the tasks are worked through; the answer in the end.
+    /// Requests the history of all mailboxes as an operator does, and works on the tasks. Returns
+    /// the final progress report.
     pub(crate) async fn history(&mut self) -> Option<Value> {
         let mut function = self.world.function("backfill").await;
-        // One request in a hundred fails, and an operator asks again then.
+        // One request in a hundred fails; then the operator repeats it.
         let mut begun = function.invoke(World::request(Utc::now())).await;
         if begun.as_ref().is_ok_and(|it| it.get("error").is_some()) {
             begun = function.invoke(World::request(Utc::now())).await;
@@ -112,11 +116,11 @@ impl<'a> Run<'a> {
         answer
     }
 
-    /// What was handed to the sync queue is worked on, as soon as its delay is over; without faults.
+    /// Processes the messages on the sync queue as soon as their delay is over, without faults.
     pub(crate) async fn drain(&mut self) {
         let nylas = self.world.twin.nylas();
         let injected = nylas.injected();
-        // Each seat queues one besides those of the plan.
+        // Each process injects one fault besides those of the plan.
         let queued = (SEATS - nylas.faults_left()) as u64;
         self.figures.failed_requests = injected.server_errors + injected.resets_before + queued;
         nylas.set_fault_plan(FaultPlan::default());
@@ -145,12 +149,12 @@ impl<'a> Run<'a> {
     }
 }
 
-/// Requests that Dataverse has had.
+/// Returns the number of requests to Dataverse so far.
 fn requests(world: &World) -> u64 {
     world.twin.dataverse().requests().total
 }
 
-/// Ends when Dataverse has had so many requests; never, without a number.
+/// Resolves when Dataverse has received this many requests; never, for `None`.
 async fn reached(world: &World, number: Option<u64>) {
     let Some(number) = number else {
         return std::future::pending().await;
@@ -161,7 +165,7 @@ async fn reached(world: &World, number: Option<u64>) {
     }
 }
 
-/// The messages that wait, by grant and id.
+/// Returns the waiting messages, by grant and id.
 async fn waiting(world: &World) -> Vec<(String, String)> {
     let text = |value: &aws_sdk_dynamodb::types::AttributeValue| value.as_s().unwrap().clone();
     let items = world.items().await;
@@ -173,7 +177,7 @@ async fn waiting(world: &World) -> Vec<(String, String)> {
     waiting.collect()
 }
 
-/// A batch of the sync queue, whose delay is over.
+/// Returns a batch of the sync queue, with its delay over.
 fn delivered(messages: &[(String, String)]) -> Value {
     let records = messages.iter().enumerate().map(|(n, (grant, id))| {
         let body = json!({"version": 1, "grant_id": grant, "message_id": id, "trigger": "backfill"});
@@ -185,10 +189,11 @@ fn delivered(messages: &[(String, String)]) -> Value {
     json!({"Records": records.collect::<Vec<_>>()})
 }
 
-/// One seat takes tasks until there are none, also none that another seat might still queue.
+/// Runs one process: takes tasks until there are none, including those that another process may
+/// still queue.
 async fn seat(world: &World, shape: &Shape, shared: &Mutex<Shared>, mut rng: StdRng) {
     let mut function = world.function("backfill").await;
-    // Chance may spare so few requests: one fails for each seat in any case.
+    // So few requests may all succeed by chance, so one fails for each process in any case.
     let mut fault = Some(Fault::Status {
         status: 503,
         code: "provider_error".to_owned(),
@@ -198,7 +203,8 @@ async fn seat(world: &World, shape: &Shape, shared: &Mutex<Shared>, mut rng: Std
     let mut working = shared.lock().await.working.subscribe();
     loop {
         let task = {
-            // Held while the queue is asked, so that nobody takes a task unseen between the question and the count.
+            // Locked while the queue is read, so that no process takes a task between the read and
+            // the count.
             let shared = shared.lock().await;
             let task = world.receive(&world.tasks).await;
             if task.is_some() {
@@ -210,7 +216,7 @@ async fn seat(world: &World, shape: &Shape, shared: &Mutex<Shared>, mut rng: Std
             task
         };
         let Some(task) = task else {
-            // Somebody may queue a task again when it is done with it.
+            // Another process may queue its task again when it is done with it.
             working.changed().await.unwrap();
             continue;
         };
@@ -225,7 +231,7 @@ async fn seat(world: &World, shape: &Shape, shared: &Mutex<Shared>, mut rng: Std
                 world.delete(&world.tasks, &task).await;
             }
             Fate::Killed => {
-                // The lease runs out before the queue shows the task again.
+                // The lease expires before the task becomes visible again.
                 let body: Value = serde_json::from_str(task.body().unwrap()).unwrap();
                 world.end_leases(body["grant_id"].as_str().unwrap()).await;
                 world.bring_back(&world.tasks, &task).await;
@@ -239,7 +245,7 @@ async fn seat(world: &World, shape: &Shape, shared: &Mutex<Shared>, mut rng: Std
     function.stop().await;
 }
 
-/// One invocation, which is cut or killed now and then.
+/// Runs one invocation, which is sometimes stopped or killed.
 async fn invoke(
     world: &World,
     shape: &Shape,
@@ -251,9 +257,9 @@ async fn invoke(
     let work = rng.random_range(shape.work / 2.0..shape.work);
     let deadline =
         Utc::now() + RESERVE + TimeDelta::from_std(Duration::from_secs_f64(work)).unwrap();
-    // As many as are wanted and as the budget of requests has room for, however slow the machine
-    // is: the next invocation is doomed until enough are killed or on their way to it. One that
-    // ends before its time leaves its place to another.
+    // Kills as many as required and as the limit of requests allows, however slow the machine is:
+    // each next invocation is chosen until enough are killed or chosen. If a chosen one ends before
+    // its kill, another takes its place.
     let killed_at = {
         let mut shared = shared.lock().await;
         let doomed = shared.figures.killed + shared.doomed < shape.kills;

@@ -1,4 +1,4 @@
-//! The services around the functions, and the mail.
+//! The services around the functions, and the messages.
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_sqs::types::{Message, MessageSystemAttributeName, QueueAttributeName};
@@ -18,14 +18,14 @@ use crate::Shape;
 pub(crate) const TABLE: &str = "ledger";
 pub(crate) const MAILBOXES: usize = 5;
 
-/// How far back the mail reaches.
+/// How far back the messages reach.
 pub(crate) const HISTORY: TimeDelta = TimeDelta::days(548);
 
-/// Of a thousand requests to Nylas, those that are answered by an error, and those whose connection breaks.
+/// How many of a thousand requests to Nylas get an error, and how many a broken connection.
 const ERRORS: u16 = 6;
 const RESETS: u16 = 4;
 
-/// Everything around the functions.
+/// The services around the functions.
 pub(crate) struct World {
     pub(crate) twin: Twin,
     pub(crate) sqs: aws_sdk_sqs::Client,
@@ -40,7 +40,7 @@ pub(crate) struct World {
 impl World {
     pub(crate) async fn start(shape: &Shape) -> Self {
         let twin = Twin::start().await.unwrap();
-        // Throttling is another story: here it is counted how many requests there are.
+        // Throttling is tested elsewhere; this harness counts requests.
         twin.dataverse()
             .set_setting(Setting::RequestsPerFiveMinutes(usize::MAX));
         let moto = Moto::start().await;
@@ -100,7 +100,8 @@ impl World {
         world
     }
 
-    /// Five mailboxes of colleagues who write with fifty people, every tenth mail spam, and some of it in two mailboxes.
+    /// Creates five mailboxes of colleagues who correspond with fifty people. Every tenth message
+    /// is spam, and some are in two mailboxes.
     fn fill(&self, shape: &Shape) {
         let mut rng = StdRng::seed_from_u64(shape.seed);
         let (nylas, dataverse) = (self.twin.nylas(), self.twin.dataverse());
@@ -130,7 +131,7 @@ impl World {
             for number in 0..shape.messages {
                 let age = rng.random_range(3_600..HISTORY.num_seconds() - 86_400);
                 let spam = rng.random_range(0..10) == 0;
-                // Every twentieth mail of a mailbox went to the next one too.
+                // Every twentieth message of a mailbox is in the next mailbox too.
                 let shared = number % 20 == 0;
                 let message_id = if shared {
                     format!("<shared-{}-{number}@kites.example>", n / 2)
@@ -150,7 +151,7 @@ impl World {
         }
     }
 
-    /// Starts a function with the settings that the template gives it.
+    /// Starts a function with the settings from the template.
     pub(crate) async fn function(&self, name: &'static str) -> Function {
         let entra = self.twin.entra();
         let mut settings = vec![
@@ -187,7 +188,7 @@ impl World {
         Function::start(name, &settings).await
     }
 
-    /// A message of a queue, as Lambda takes it.
+    /// Receives a message of a queue, as Lambda does.
     pub(crate) async fn receive(&self, queue: &str) -> Option<Message> {
         let call = self.sqs.receive_message().queue_url(queue);
         let call = call.message_system_attribute_names(MessageSystemAttributeName::All);
@@ -200,7 +201,7 @@ impl World {
         call.send().await.unwrap();
     }
 
-    /// The time that hides a message is over.
+    /// Makes a hidden message visible.
     pub(crate) async fn bring_back(&self, queue: &str, message: &Message) {
         let call = self.sqs.change_message_visibility().queue_url(queue);
         let call = call
@@ -209,7 +210,8 @@ impl World {
         call.send().await.unwrap();
     }
 
-    /// Messages of a queue that nobody can take yet, because they were sent with a delay.
+    /// Returns the number of messages that cannot be received yet because they were sent with a
+    /// delay.
     pub(crate) async fn delayed(&self, queue: &str) -> usize {
         let delayed = QueueAttributeName::ApproximateNumberOfMessagesDelayed;
         let call = self.sqs.get_queue_attributes().queue_url(queue);
@@ -227,7 +229,7 @@ impl World {
             .unwrap()
     }
 
-    /// Every lease of a mailbox, and of its messages, has run out. Nobody may be at it.
+    /// Ends every lease of a mailbox and of its messages. No worker may be processing it.
     pub(crate) async fn end_leases(&self, grant: &str) {
         for item in self.items().await {
             if item["pk"] == AttributeValue::S(format!("mailbox#{grant}"))
@@ -245,7 +247,7 @@ impl World {
         }
     }
 
-    /// No position of any task has a cursor, and none has come further than its first page.
+    /// Removes the cursor of every task, and how far it has come.
     pub(crate) async fn forget_cursors(&self) {
         for item in self.items().await {
             if item.contains_key("cursor") {
@@ -261,7 +263,7 @@ impl World {
         }
     }
 
-    /// One operator's request, which a function answers.
+    /// Returns an operator's request, which a function answers.
     pub(crate) fn request(now: DateTime<Utc>) -> Value {
         json!({"mailboxes": "all", "received_after": (now - HISTORY).to_rfc3339()})
     }

@@ -1,8 +1,9 @@
-//! How much memory does the compiled sync-worker take for the largest batches? Prints its peak for each, and fails where
-//! one is above what the function has. Run it by `make memory`.
+//! Measures how much memory the compiled sync-worker needs for the largest batches. Prints the peak
+//! for each, and fails if one exceeds the memory of the function. Run it with `make memory`.
 //!
-//! The peak is `VmHWM` of the worker's process, as Linux counts it (`proc_pid_status(5)`): the most that was resident at
-//! a time. Each batch gets a process of its own, because the peak never falls.
+//! The peak is `VmHWM` of the worker's process, as Linux counts it (`proc_pid_status(5)`): the most
+//! memory that was resident at one time. Each batch has its own process, because the peak never
+//! decreases.
 
 #![expect(
     clippy::unwrap_used,
@@ -17,7 +18,7 @@ use stage::lambda::Function;
 use stage::{dynamo, events, moto};
 use twin::{Grant, Twin};
 
-/// The memory of the function, from `template.yaml`.
+/// Returns the memory of the function from `template.yaml`, in kilobytes.
 fn function_memory_kb() -> u64 {
     let template = include_str!("../../template.yaml");
     let (_, worker) = template.split_once("\n  SyncWorker:\n").unwrap();
@@ -29,11 +30,11 @@ fn function_memory_kb() -> u64 {
 const GRANT: &str = "grant-1";
 const MEGABYTE: usize = 1_000_000;
 
-/// A batch that is large in its own way.
+/// A batch that is large in one respect.
 struct Load {
     what: &'static str,
     messages: Vec<Value>,
-    /// Files of each message, and their bytes.
+    /// The number of files of each message, and the bytes of each file.
     files: (usize, usize),
 }
 
@@ -51,7 +52,7 @@ fn message(id: usize, body: &str, recipients: usize) -> Value {
     })
 }
 
-/// HTML, in which the quotes take an escape in JSON.
+/// Returns HTML with quotes, which must be escaped in JSON.
 fn body(bytes: usize) -> String {
     r#"<p class="text">Two red ones, please.</p>"#.repeat(bytes / 41)
 }
@@ -78,7 +79,7 @@ fn loads() -> Vec<Load> {
     ]
 }
 
-/// The worker's peak, in kilobytes.
+/// Returns the peak of the worker, in kilobytes.
 async fn measure(load: Load) -> u64 {
     let twin = Twin::start().await.unwrap();
     twin.nylas().add_grant(Grant {

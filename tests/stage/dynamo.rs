@@ -1,11 +1,11 @@
-//! DynamoDB without AWS: the real SDK over real HTTP, nothing on disk.
+//! DynamoDB without AWS: the real SDK over real HTTP, in memory.
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::config::{BehaviorVersion, Config, Credentials, Region};
 use dynoxide::Database;
 use tokio::net::TcpListener;
 
-/// Starts an empty DynamoDB within this process, that ends with its runtime, and returns its address.
+/// Starts an empty DynamoDB in this process, which ends with its runtime. Returns its address.
 pub async fn start() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -18,7 +18,7 @@ pub async fn start() -> String {
     format!("http://{address}")
 }
 
-/// A client of the DynamoDB at `endpoint`.
+/// Creates a client for the DynamoDB at `endpoint`.
 #[must_use]
 pub fn client(endpoint: &str) -> Client {
     let config = Config::builder()

@@ -1,4 +1,4 @@
-//! Events as AWS makes them.
+//! Events in the form in which AWS sends them.
 
 use aws_sdk_sqs::types::Message;
 use base64::Engine;
@@ -7,7 +7,8 @@ use hmac::{Hmac, KeyInit, Mac};
 use serde_json::{Value, json};
 use sha2::Sha256;
 
-/// A batch as Lambda hands it over. Source: AWS Lambda Developer Guide, "Using Lambda with Amazon SQS".
+/// Returns a batch in the form in which Lambda delivers it. Source: AWS Lambda Developer Guide,
+/// "Using Lambda with Amazon SQS".
 #[must_use]
 pub fn sqs_event(batch: &[Message]) -> Value {
     let records: Vec<Value> = batch
@@ -26,7 +27,7 @@ pub fn sqs_event(batch: &[Message]) -> Value {
     json!({"Records": records})
 }
 
-/// The signature that Nylas would send: HMAC-SHA256 over the bytes, in hex.
+/// Returns the signature that Nylas would send: HMAC-SHA256 over the bytes, in hex.
 #[must_use]
 pub fn signature(secret: &str, body: &[u8]) -> String {
     let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).unwrap();
@@ -34,7 +35,8 @@ pub fn signature(secret: &str, body: &[u8]) -> String {
     hex::encode(mac.finalize().into_bytes())
 }
 
-/// The event of a function URL. Source: AWS Lambda Developer Guide, "Invoking Lambda function URLs".
+/// Returns the event of a function URL. Source: AWS Lambda Developer Guide, "Invoking Lambda
+/// function URLs".
 #[must_use]
 pub fn http_event(
     method: &str,
@@ -64,7 +66,7 @@ pub fn http_event(
     })
 }
 
-/// A notification, signed with `secret`, as a function-URL event.
+/// Returns the event of a function URL for a notification that is signed with `secret`.
 #[must_use]
 pub fn delivery(secret: &str, notification: &Value) -> Value {
     let body = notification.to_string();
@@ -78,7 +80,7 @@ pub fn delivery(secret: &str, notification: &Value) -> Value {
     )
 }
 
-/// The event of EventBridge Scheduler.
+/// Returns the event of EventBridge Scheduler.
 #[must_use]
 pub fn schedule(time: &str) -> Value {
     json!({

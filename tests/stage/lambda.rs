@@ -1,11 +1,11 @@
-//! A function as a process, and the Lambda Runtime API that it talks to.
+//! A function as a process, and the Lambda Runtime API that it uses.
 //!
-//! | The function asks | Answer |
+//! | The function calls | Answer |
 //! | --- | --- |
-//! | `GET …/invocation/next` | the next event, as soon as the test has one |
+//! | `GET …/invocation/next` | the next event, once the test sends one |
 //! | `POST …/invocation/{id}/response` | 202, and the test gets the body |
 //! | `POST …/invocation/{id}/error` | 202, and the test gets the error |
-//! | anything else | 404, and the test fails with the call's name |
+//! | anything else | 404, and the test fails with the name of the call |
 //!
 //! Source: AWS Lambda Developer Guide, "Using the Lambda runtime API".
 
@@ -29,11 +29,12 @@ use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-/// Longest time that anything here may take on the slowest machine: what takes longer hangs. Nothing
-/// waits for it to pass. On a machine with forty processes for two cores, two minutes were not enough.
+/// The longest time that anything here may take on the slowest machine; what takes longer hangs. No
+/// test waits for it to pass. On a machine with forty processes for two cores, two minutes were not
+/// enough.
 const OVERALL: Duration = Duration::from_secs(600);
 
-/// What an invocation came to: the response, or the error that the function reported.
+/// The result of an invocation: the response, or the error that the function reported.
 pub type Answer = Result<Value, Value>;
 
 struct Invocation {
@@ -48,10 +49,10 @@ struct RuntimeApi {
     unexpected: Mutex<Vec<String>>,
 }
 
-/// A function that runs until it is dropped.
+/// A running function; it ends when this is dropped.
 pub struct Function {
     name: &'static str,
-    /// Its process id.
+    /// The process id.
     process: u32,
     killer: Killer,
     invocations: mpsc::Sender<Invocation>,
@@ -60,7 +61,7 @@ pub struct Function {
     output: Vec<JoinHandle<String>>,
 }
 
-/// Ends a function's process at once, from anywhere. Clones are handles of the same process.
+/// Kills a function's process at once, from anywhere. Clones kill the same process.
 #[derive(Clone)]
 pub struct Killer {
     orders: mpsc::Sender<()>,
@@ -68,9 +69,9 @@ pub struct Killer {
 }
 
 impl Killer {
-    /// SIGKILL. When this returns, the process is gone.
+    /// Sends SIGKILL and waits until the process has ended.
     pub async fn kill(&self) {
-        // One that has ended takes no more orders.
+        // A process that has ended takes no more orders.
         self.orders.send(()).await.ok();
         self.ended().await;
     }
@@ -84,9 +85,9 @@ impl Killer {
 
 /// How an invocation ended.
 pub enum Ended {
-    /// With an answer.
+    /// The function answered.
     Answered(Answer),
-    /// With the process.
+    /// The process ended.
     Died(ExitStatus),
 }
 
@@ -132,7 +133,7 @@ impl Function {
         }
     }
 
-    /// One invocation with the time that the longest function has.
+    /// Runs one invocation with the timeout of the longest function.
     ///
     /// # Errors
     /// The error that the function reported.
@@ -146,7 +147,8 @@ impl Function {
         }
     }
 
-    /// One invocation that is told this deadline. Nobody ends it then: that is up to the caller.
+    /// Runs one invocation with this deadline. The deadline is not enforced: that is up to the
+    /// caller.
     pub async fn run(&mut self, event: Value, deadline: DateTime<Utc>) -> Ended {
         let (answer, answered) = oneshot::channel();
         let invocation = Invocation {
@@ -173,7 +175,7 @@ impl Function {
         panic!("{name} did not answer\n{printed}");
     }
 
-    /// One invocation that has to succeed.
+    /// Runs one invocation that must succeed.
     pub async fn succeed(&mut self, event: Value) -> Value {
         match self.invoke(event).await {
             Ok(response) => response,
@@ -181,13 +183,13 @@ impl Function {
         }
     }
 
-    /// The handle that ends the process.
+    /// Returns the handle that kills the process.
     #[must_use]
     pub fn killer(&self) -> Killer {
         self.killer.clone()
     }
 
-    /// The most memory that the process has had so far, in bytes; `None` once it has ended.
+    /// Returns the peak memory of the process so far, in bytes; `None` once it has ended.
     #[must_use]
     pub fn peak_memory(&self) -> Option<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process)).ok()?;
@@ -198,14 +200,14 @@ impl Function {
         Some(kilobytes * 1024)
     }
 
-    /// Waits for a function that ends by itself; how it ended, and what it printed.
+    /// Waits for a function that ends by itself. Returns its exit status and what it printed.
     pub async fn ended(mut self) -> (ExitStatus, String) {
         let status = tokio::time::timeout(OVERALL, self.killer.ended()).await;
         let status = status.expect("it goes on although it should not have started");
         (status, self.printed().await)
     }
 
-    /// Ends the function; everything that it printed.
+    /// Ends the function. Returns everything that it printed.
     pub async fn stop(mut self) -> String {
         self.killer.kill().await;
         let unexpected = self.api.unexpected.lock().unwrap().clone();
@@ -231,7 +233,7 @@ impl Drop for Function {
     }
 }
 
-/// Waits for the process to end, or ends it: when it is told to, or when nobody is left who could tell.
+/// Waits for the process to end. Kills it on an order, or when the last handle is dropped.
 fn watch_over(mut process: Child) -> Killer {
     let (orders, mut ordered) = mpsc::channel(1);
     let (ending, ended) = watch::channel(None);
@@ -248,7 +250,7 @@ fn watch_over(mut process: Child) -> Killer {
     Killer { orders, ended }
 }
 
-/// The compiled function, beside this test.
+/// Returns the path of the compiled function, beside this test.
 fn binary(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let path = test.parent().unwrap().parent().unwrap().join(name);
@@ -275,7 +277,7 @@ async fn serve(api: Arc<RuntimeApi>) -> (String, JoinHandle<()>) {
         .fallback(unexpected)
         .with_state(api);
     let server = tokio::spawn(async move {
-        // It ends only when it is aborted.
+        // The server ends only when it is aborted.
         let _never = axum::serve(listener, router).await;
     });
     (address, server)
@@ -283,7 +285,7 @@ async fn serve(api: Arc<RuntimeApi>) -> (String, JoinHandle<()>) {
 
 async fn next(State(api): State<Arc<RuntimeApi>>) -> Response {
     let Some(invocation) = api.invocations.lock().await.recv().await else {
-        // The test is over; Lambda freezes a function here.
+        // The test is over; Lambda would freeze the function here.
         return std::future::pending().await;
     };
     let id = uuid::Uuid::new_v4().to_string();
@@ -321,7 +323,7 @@ async fn done(
     };
     match api.running.lock().unwrap().remove(&id) {
         Some(waiting) => {
-            // The test may have given up meanwhile.
+            // The test may have given up in the meantime.
             waiting.send(answer).ok();
             StatusCode::ACCEPTED
         }

@@ -1,10 +1,10 @@
-//! What the compiled functions need around them, for the end-to-end tests and for the chaos harness.
+//! The environment of the compiled functions, for the end-to-end tests and the chaos harness.
 //!
 //! | What | File |
 //! | --- | --- |
 //! | A function as a process, and the Lambda Runtime API | `lambda.rs` |
 //! | SQS and Secrets Manager: moto | `moto.rs` |
-//! | DynamoDB: dynoxide, within this process | `dynamo.rs` |
+//! | DynamoDB: dynoxide, in this process | `dynamo.rs` |
 //! | The events that AWS and Nylas would send | `events.rs` |
 
 #![expect(

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
-/// SQS and Secrets Manager, until it is dropped.
+/// A moto server with SQS and Secrets Manager; it ends when this is dropped.
 pub struct Moto {
     /// `http://127.0.0.1:PORT`
     pub endpoint: String,
@@ -14,7 +14,7 @@ pub struct Moto {
 }
 
 impl Moto {
-    /// Starts the server of `.venv` on a free port.
+    /// Starts the server from `.venv` on a free port.
     pub async fn start() -> Self {
         let server = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.venv/bin/moto_server");
         assert!(
@@ -40,7 +40,7 @@ impl Moto {
             }
             seen.push_str(&line);
         };
-        // Nobody reads its log, and it must not wait for somebody who does.
+        // Its log is read and dropped, so that a full pipe does not block it.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         Self {
             endpoint,
@@ -48,7 +48,7 @@ impl Moto {
         }
     }
 
-    /// A client of its SQS.
+    /// Creates a client for its SQS.
     #[must_use]
     pub fn sqs(&self) -> aws_sdk_sqs::Client {
         let config = aws_sdk_sqs::Config::builder()
@@ -59,7 +59,7 @@ impl Moto {
         aws_sdk_sqs::Client::from_conf(config.build())
     }
 
-    /// A client of its Secrets Manager.
+    /// Creates a client for its Secrets Manager.
     #[must_use]
     pub fn secrets(&self) -> aws_sdk_secretsmanager::Client {
         let config = aws_sdk_secretsmanager::Config::builder()
