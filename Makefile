@@ -122,7 +122,7 @@ history-defects: $(TOOLS_READY) ## The same with what it rests on broken: the au
 		echo "$$what broken, and seen: $$(tail -n 1 $(HISTORY).$$what.txt)"; \
 	done
 
-outage: ## Plays an hour in which Dataverse refuses everybody, in simulated time (about five minutes)
+outage: ## Plays an hour in which Dataverse refuses everybody, in simulated time (about twenty minutes)
 	@cargo run --quiet --locked --package integration-tests --example outage
 
 outage-short: ## The same with fewer messages, for each cause
