@@ -81,12 +81,12 @@ impl Figures {
         let promises = [
             (
                 fast == [true; 2],
-                "history runs at 90 % of what the limits allow",
+                "backfill runs at 90 % of what the limits allow",
             ),
             (settled, "no message is given up"),
             (
                 self.growth() < GROWTH,
-                "live mail grows slower by less than 25 %",
+                "p99 of live mail grows by less than 25 %",
             ),
         ];
         let broken = promises.iter().filter(|(holds, _)| !holds);
@@ -114,7 +114,7 @@ impl fmt::Display for Figures {
             |phase: &Phase, text: String| (!phase.live.latencies.is_empty()).then_some(text);
         let with_history =
             |phase: &Phase, text: String| (!phase.worked.time.is_zero()).then_some(text);
-        row("live mails", &|phase| {
+        row("live messages", &|phase| {
             with_live(phase, phase.live.latencies.len().to_string())
         })?;
         for percent in [50, 99] {

@@ -68,7 +68,10 @@ pub(crate) async fn run(company: &Arc<Company>, time: Duration) -> Worked {
     pass(time).await;
     let after = Worked::so_far(company);
     processes.join_all().await;
-    assert!(!company.tasks.is_empty(), "history has run out of mail");
+    assert!(
+        !company.tasks.is_empty(),
+        "the backfill ran out of messages; add more for a longer measurement"
+    );
     Worked {
         time,
         emails: after.emails - before.emails,

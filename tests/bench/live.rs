@@ -75,7 +75,9 @@ pub(crate) async fn arrive(company: &Company, seed: u64, time: Duration) -> Live
     drop(workers);
     let done = done.lock().unwrap();
     let latency = |(id, when): &(String, Instant)| {
-        let done = done.get(id).expect("it was seen through");
+        let done = done
+            .get(id)
+            .expect("every message was finished before the queue was empty");
         done.saturating_duration_since(*when)
     };
     Live {

@@ -68,7 +68,7 @@ impl Run {
             self.judge_rows(mail, expected, found, &mut verdict);
         }
         for row in rows.get(NOBODYS).into_iter().flatten() {
-            let finding = format!("row {} belongs to no mail", row["activityid"]);
+            let finding = format!("row {} belongs to no email", row["activityid"]);
             verdict.findings.push(finding);
         }
         for copy in &self.corpus.messages {
@@ -85,12 +85,12 @@ impl Run {
         for key in items.keys().filter(|key| !known.contains(*key)) {
             verdict
                 .findings
-                .push(format!("{key} is in the ledger and in no mailbox"));
+                .push(format!("{key} is in the ledger, but in no mailbox"));
         }
         for dropped in self.cloud.twin.dataverse().dropped() {
             verdict
                 .findings
-                .push(format!("sent and silently not stored: {dropped:?}"));
+                .push(format!("sent but silently not stored: {dropped:?}"));
         }
         let history = self.cloud.shared.history.lock().await;
         verdict.two_holders = history.two_holders.len();
@@ -100,7 +100,7 @@ impl Run {
         if history.claims == 0 || history.settlements == 0 {
             verdict
                 .findings
-                .push("no claim or settlement was seen on the lines".to_owned());
+                .push("no claim or settlement was seen on the connections".to_owned());
         }
         drop(history);
         self.judge_privacy(&mut verdict).await;
@@ -155,7 +155,7 @@ impl Run {
     fn judge_omission(&self, copy: &Copy, item: Option<&Item>, verdict: &mut Verdict) {
         let key = copy.key();
         if item.is_some_and(|item| item.reason.is_none()) {
-            let finding = format!("{key}: nothing says that a file was left out");
+            let finding = format!("{key}: the ledger has no record of the omitted file");
             verdict.findings.push(finding);
         }
         let asked = self
@@ -170,7 +170,7 @@ impl Run {
         let asked = Duration::from_secs(asked.unwrap_or_default());
         if asked > LONGEST_FOR_A_FILE {
             verdict.findings.push(format!(
-                "{key}: a file held it back for {} hours",
+                "{key}: waited {} hours for a file",
                 asked.as_secs() / 3_600
             ));
         }
@@ -183,7 +183,7 @@ impl Run {
         if !expected {
             if !rows.is_empty() {
                 find(format!(
-                    "{} rows of a mail that has no place in Dataverse",
+                    "{} rows of an email that must not be in Dataverse",
                     rows.len()
                 ));
             }
@@ -246,18 +246,21 @@ impl Run {
             };
             if theirs["statecode"] != 1 || !is_right {
                 find(format!(
-                    "the other client's row is not as it should be: {theirs}"
+                    "the row of the other client has the wrong state or regarding: {theirs}"
                 ));
             }
         } else {
-            find("the other client's row is gone".to_owned());
+            find("the row of the other client is missing".to_owned());
         }
         let may_stay = usize::from(!mail.files.is_empty());
         for row in &ours {
             self.row_differs(mail, row).into_iter().for_each(&mut find);
         }
         if ours.len() > may_stay {
-            find(format!("{} rows beside the other client's", ours.len()));
+            find(format!(
+                "{} rows beside the row of the other client",
+                ours.len()
+            ));
             verdict.duplicated += ours.len() - may_stay;
         }
     }
@@ -355,7 +358,7 @@ impl Run {
         verdict.findings.extend(seen.found.iter().cloned());
         if seen.settled_lines < verdict.written || seen.metric_lines == 0 || bodies.is_empty() {
             verdict.findings.push(format!(
-                "the search for private texts saw too little: {} lines, {} of them of settlements, {} counts, {} queue bodies",
+                "the search for private texts covered too little: {} lines, {} of them from settlements, {} metrics, {} queue bodies",
                 seen.log_lines, seen.settled_lines, seen.metric_lines, bodies.len()
             ));
         }
@@ -368,13 +371,13 @@ fn judge_message(copy: &Copy, item: Option<&Item>, rows: &[Value], verdict: &mut
     let Some(item) = item else {
         verdict.lost += 1;
         verdict.findings.push(format!(
-            "{key}: the ledger has no item, expected {:?}",
+            "{key}: the ledger has no item; expected {:?}",
             copy.expected
         ));
         return;
     };
     let said = format!(
-        "the ledger says {}{} ({:?})",
+        "the ledger has {}{} ({:?})",
         item.state,
         if item.held { " and claimed" } else { "" },
         item.reason
@@ -388,10 +391,10 @@ fn judge_message(copy: &Copy, item: Option<&Item>, rows: &[Value], verdict: &mut
                 .any(|row| row["activityid"].as_str() == item.activity.as_deref());
             if rows.is_empty() {
                 verdict.lost += 1;
-                find("no row".to_owned());
+                find("Dataverse has no row".to_owned());
             } else if !named {
                 find(format!(
-                    "its activity id {:?} names no row of it",
+                    "its activity id {:?} is not one of its rows",
                     item.activity
                 ));
             }
@@ -406,7 +409,7 @@ fn judge_message(copy: &Copy, item: Option<&Item>, rows: &[Value], verdict: &mut
         }
     }
     if item.held {
-        find("it is still claimed".to_owned());
+        find("the message is still claimed".to_owned());
     }
 }
 

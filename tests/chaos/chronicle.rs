@@ -62,7 +62,7 @@ impl Chronicle {
         for (key, own) in named {
             let mut all: Vec<_> = own.iter().chain(every).collect();
             all.sort();
-            lines.push(format!("what befell {key}:"));
+            lines.push(format!("events of {key}:"));
             lines.extend(all.iter().take(MOST).map(|(_, line)| line.clone()));
         }
         lines

@@ -47,7 +47,7 @@ impl Run {
         self.cloud
             .shared
             .chronicle
-            .tell_of_all(&format!("{what} begins"));
+            .tell_of_all(&format!("start of {what}"));
         for _ in 0..LONGEST_DRAIN {
             let chunk = std::mem::take(&mut self.left);
             self.round(chunk, Besides::default()).await;
@@ -58,7 +58,7 @@ impl Run {
         }
         let left = self.cloud.shared.book.lock().unwrap().due().len();
         self.findings.push(format!(
-            "{what} did not end in {LONGEST_DRAIN} rounds: {left} queue messages still come back"
+            "{what} did not end within {LONGEST_DRAIN} rounds: {left} queue messages are still hidden"
         ));
     }
 
@@ -68,7 +68,7 @@ impl Run {
         let items = self.ledger_by_key().await;
         let mut given_up = Vec::new();
         let told = |what| self.cloud.shared.chronicle.tell_of_all(what);
-        told("the dead letters are judged");
+        told("the dead letters are checked");
         for letter in &letters {
             let body: Value = serde_json::from_str(letter.body().unwrap_or_default()).unwrap();
             let text = |name: &str| body[name].as_str().unwrap_or_default().to_owned();
@@ -87,7 +87,7 @@ impl Run {
             };
             if !may_be_here {
                 self.findings.push(format!(
-                    "{key} is in the dead-letter queue; the ledger says {state}, and no reason for it"
+                    "{key} is in the dead-letter queue, but the ledger has {state} without a reason"
                 ));
             }
             given_up.push(key);
@@ -96,7 +96,7 @@ impl Run {
             let key = self.corpus.messages[*index].key();
             if !given_up.contains(&key) {
                 self.findings.push(format!(
-                    "{key} could not be fetched for days and is in no dead-letter queue"
+                    "{key} could not be fetched for days, but is not in the dead-letter queue"
                 ));
             }
         }

@@ -72,7 +72,7 @@ impl History {
                     && *lease > now
                 {
                     self.two_holders.push(format!(
-                        "{key}: {token} claimed it while {holder} held it for {} ms more (generation {generation})",
+                        "{key}: {token} claimed it while {holder} held it for another {} ms (generation {generation})",
                         lease - now
                     ));
                 }

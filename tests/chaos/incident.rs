@@ -323,7 +323,7 @@ mod tests {
         assert_eq!(
             [ask(&once, AT_ONCE), ask(&once, LATEST)],
             [Some(404), None],
-            "long after the first request"
+            "the file must be available long after the first request"
         );
         assert_eq!(incidents.met(Incident::LateFiles), 3);
     }

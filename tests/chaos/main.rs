@@ -113,7 +113,7 @@ async fn main() -> ExitCode {
     let unmet = demands::unmet(&figures, &shape.modes, shape.wanted);
     if options.defect.is_none() && !unmet.is_empty() {
         let finding = format!(
-            "demanded, and not brought about although it was tried on purpose {} times: {}",
+            "required, but not covered, although it was tried on purpose {} times: {}",
             figures.on_purpose,
             unmet.join("; ")
         );
@@ -124,7 +124,7 @@ async fn main() -> ExitCode {
         // A product that asks for few parties at a time never meets the slow operations of
         // `crowds`.
         if *incident != Incident::Crowds && incidents.met(*incident) == 0 {
-            let finding = format!("{} was switched on, and met nothing", incident.name());
+            let finding = format!("{} was switched on, but met no request", incident.name());
             verdict.findings.push(finding);
         }
     }
@@ -133,7 +133,8 @@ async fn main() -> ExitCode {
     let memory = memory.unwrap_or_default() >> 20;
     let heavy = [Incident::Crowds, Incident::LargeBodies];
     if memory > WORKER_MEMORY && heavy.iter().any(|it| shape.incidents.contains(it)) {
-        let finding = format!("a worker took {memory} MB, and a function has {WORKER_MEMORY}");
+        let finding =
+            format!("a worker used {memory} MB, but the function has only {WORKER_MEMORY} MB");
         verdict.findings.push(finding);
     }
     println!(
@@ -175,7 +176,7 @@ async fn main() -> ExitCode {
     let unmet = run.cloud.shared.races.lock().unwrap().unmet();
     if !unmet.is_empty() {
         println!(
-            "not met, and not demanded: a row of another client that comes {}",
+            "not covered, and not required: a row of another client that is written {}",
             unmet.join(", ")
         );
     }

@@ -68,7 +68,7 @@ impl fmt::Display for Cell {
             Self::ClaimUnanswered => "claim committed, not answered",
             Self::AfterClaim => "after the claim",
             Self::AfterFetch => "after the fetch",
-            Self::AfterLookUp => "after the look-up",
+            Self::AfterLookUp => "after the lookup",
             Self::HalfAWrite => "half of a write",
             Self::BetweenSteps => "between the steps of a write",
             Self::CommitUnanswered => "write committed, not answered",

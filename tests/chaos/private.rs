@@ -57,7 +57,7 @@ impl Private {
                 let from = text.floor_char_boundary(at.saturating_sub(200));
                 let to = text.ceil_char_boundary((at + 100).min(text.len()));
                 seen.found
-                    .push(format!("{place} holds {word}: …{}…", &text[from..to]));
+                    .push(format!("{place} contains {word}: …{}…", &text[from..to]));
             }
         }
     }

@@ -56,7 +56,10 @@ impl Run {
         self.empty_the_queue().await?;
         let mut burst = self.take_undelivered(MAILBOX, BURST).await;
         if burst.len() < BURST / 2 {
-            return Err(format!("only {} messages to throttle", burst.len()));
+            return Err(format!(
+                "the corpus has only {} messages to throttle",
+                burst.len()
+            ));
         }
         self.cloud.shared.incidents.lock().unwrap().throttle = Some(Throttle::of(PAUSE));
         // Three times within the pause.
@@ -76,7 +79,7 @@ impl Run {
         self.let_time_pass_until(until).await;
         if early > FEW {
             return Err(format!(
-                "{early} requests for a mailbox came during the pause that Nylas had asked for, more than {FEW}"
+                "{early} requests for a mailbox were sent during the pause that Nylas requested; at most {FEW} are allowed"
             ));
         }
         Ok(())
@@ -142,7 +145,7 @@ impl Run {
                 self.died += 1;
                 let reason = item.and_then(|item| item.reason.as_deref());
                 self.findings.push(format!(
-                    "{key} failed {FAILURES} times and was postponed otherwise, and the ledger says {state} ({})",
+                    "{key} failed {FAILURES} times and was otherwise postponed, but the ledger has {state} ({})",
                     reason.unwrap_or_default()
                 ));
             }
@@ -241,7 +244,7 @@ impl Run {
             && *last > now + longest
         {
             self.findings.push(format!(
-                "after {failures} real failures a message waits for {} s, and at most {} s are called for",
+                "after {failures} real failures a message waits for {} s; at most {} s are allowed",
                 last.saturating_sub(now).as_secs(),
                 longest.as_secs()
             ));

@@ -120,7 +120,10 @@ impl Seat {
 
     pub(crate) async fn kill(&self) {
         let killer = self.killer.lock().unwrap().clone();
-        killer.expect("somebody has the seat").kill().await;
+        killer
+            .expect("a process was started in this seat")
+            .kill()
+            .await;
     }
 }
 

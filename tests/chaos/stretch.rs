@@ -42,7 +42,7 @@ impl Run {
         }
         self.end_stretch().await;
         if let Some(incident) = next {
-            let what = format!("{} begins", incident.name());
+            let what = format!("start of {}", incident.name());
             self.cloud.shared.chronicle.tell_of_all(&what);
             let dead = self.dead_of_no_fault().await;
             self.stretch = Some(Stretch {
@@ -73,15 +73,18 @@ impl Run {
             .collect();
         self.died += died.len();
         for (key, reason) in died.iter().take(TOLD) {
-            let finding = format!("{key} died of {name}: {reason}");
+            let finding = format!("{key} became dead because of {name}: {reason}");
             self.findings.push(finding);
         }
         if died.len() > TOLD {
-            let finding = format!("{} messages in all died of {name}", died.len());
+            let finding = format!(
+                "{} messages in total became dead because of {name}",
+                died.len()
+            );
             self.findings.push(finding);
         }
         self.faults.stretch(None);
-        let what = format!("{name} is over");
+        let what = format!("end of {name}");
         self.cloud.shared.chronicle.tell_of_all(&what);
     }
 

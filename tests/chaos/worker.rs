@@ -151,7 +151,7 @@ pub(crate) fn event_of(batch: &[Message]) -> Value {
 /// Returns the messages of a batch that the function did not report as failed.
 pub(crate) fn succeeded<'a>(batch: &'a [Message], answer: &Value) -> Vec<&'a Message> {
     let failures = answer["batchItemFailures"].as_array();
-    let failures = failures.expect("a partial batch response");
+    let failures = failures.expect("the answer must be a partial batch response");
     let failed: Vec<&str> = failures
         .iter()
         .filter_map(|failure| failure["itemIdentifier"].as_str())

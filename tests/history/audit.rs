@@ -74,7 +74,7 @@ pub(crate) async fn audit(
     budgets(world, again, &mut verdict);
     if shape.defect.is_none() && figures.killed < shape.kills {
         verdict.findings.push(format!(
-            "{} invocations were killed, and {} should have been",
+            "{} invocations were killed; {} were required",
             figures.killed, shape.kills
         ));
     }
@@ -84,7 +84,7 @@ pub(crate) async fn audit(
             .push("no request to Nylas failed".to_owned());
     }
     if world.receive(&world.dead).await.is_some() {
-        let finding = "something is in the dead-letter queue".to_owned();
+        let finding = "the dead-letter queue is not empty".to_owned();
         verdict.findings.push(finding);
     }
     verdict
@@ -121,7 +121,7 @@ fn rows(world: &World, verdict: &mut Verdict) {
         }
     }
     if verdict.written > 0 && rows.is_empty() {
-        verdict.findings.push("nothing is in Dataverse".to_owned());
+        verdict.findings.push("Dataverse has no rows".to_owned());
     }
 }
 
@@ -131,7 +131,7 @@ fn told(verdict: &mut Verdict, answer: Option<&Value>) {
     let Some(answer) = answer else {
         verdict
             .findings
-            .push("nobody said how the run went".to_owned());
+            .push("there is no progress report for the run".to_owned());
         return;
     };
     if answer["ended"] != json!(true) {
@@ -143,7 +143,7 @@ fn told(verdict: &mut Verdict, answer: Option<&Value>) {
     let all = number("synced") + number("skipped") + number("waiting") + number("dead");
     if number("total_emails") < verdict.messages || all != number("total_emails") {
         verdict.findings.push(format!(
-            "of {} messages, {} were listed and {all} accounted for",
+            "of {} messages, {} were listed, and {all} have a state",
             verdict.messages,
             number("total_emails")
         ));
@@ -157,14 +157,14 @@ fn budgets(world: &World, (ended, killed): (u64, u64), verdict: &mut Verdict) {
     verdict.dataverse_requests_a_message = each;
     if each > MOST_DATAVERSE_REQUESTS {
         verdict.findings.push(format!(
-            "{each:.3} requests to Dataverse for each message, more than {MOST_DATAVERSE_REQUESTS}"
+            "{each:.3} requests to Dataverse for each message; at most {MOST_DATAVERSE_REQUESTS} are allowed"
         ));
     }
     verdict.pages = world.twin.nylas().pages();
     let most = ended + u64::try_from(verdict.messages.div_ceil(MESSAGES_A_PAGE)).unwrap();
     if verdict.pages > most {
         verdict.findings.push(format!(
-            "Nylas was asked for {} pages, more than {most}",
+            "Nylas was asked for {} pages; at most {most} are allowed",
             verdict.pages
         ));
     }

@@ -91,8 +91,11 @@ impl<'a> Run<'a> {
         if begun.as_ref().is_ok_and(|it| it.get("error").is_some()) {
             begun = function.invoke(World::request(Utc::now())).await;
         }
-        let begun = begun.expect("an answer");
-        assert!(begun["run_id"].is_string(), "a run: {begun}");
+        let begun = begun.expect("the backfill must answer the request");
+        assert!(
+            begun["run_id"].is_string(),
+            "the backfill must start a run: {begun}"
+        );
         let shared = Mutex::new(Shared {
             figures: Figures::default(),
             doomed: 0,
@@ -131,7 +134,7 @@ impl<'a> Run<'a> {
         }
         if handed_over < waiting.len() {
             self.findings.push(format!(
-                "{} messages wait, and {handed_over} requests are on the sync queue",
+                "{} messages are waiting, but only {handed_over} requests are on the sync queue",
                 waiting.len()
             ));
         }

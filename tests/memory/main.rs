@@ -143,12 +143,12 @@ async fn measure(load: Load) -> u64 {
         send.message_body(request.to_string()).send().await.unwrap();
     }
     let batch = receive(&sqs, &queue).await;
-    assert_eq!(batch.len(), count, "one batch");
+    assert_eq!(batch.len(), count, "all messages must be in one batch");
     let response = worker.succeed(events::sqs_event(&batch)).await;
     let peak = worker.peak_memory().unwrap() / 1024;
     let printed = worker.stop().await;
     let failures = response["batchItemFailures"].as_array().unwrap().len();
-    assert_eq!(failures, 0, "each message is written\n{printed}");
+    assert_eq!(failures, 0, "every message must be written\n{printed}");
     assert_eq!(twin.dataverse().rows("email").len(), count);
     peak
 }
@@ -176,5 +176,5 @@ async fn main() {
         println!("{:>6} MiB  {what}", peak.div_ceil(1024));
         above += u64::from(peak >= most);
     }
-    assert_eq!(above, 0, "above the function's memory");
+    assert_eq!(above, 0, "loads that exceed the memory of the function");
 }

@@ -79,7 +79,9 @@ impl Killer {
     async fn ended(&self) -> ExitStatus {
         let mut ended = self.ended.clone();
         let status = ended.wait_for(Option::is_some).await;
-        status.expect("somebody waits for the process").unwrap()
+        status
+            .expect("a task waits for the process and publishes its exit status")
+            .unwrap()
     }
 }
 
@@ -124,7 +126,9 @@ impl Function {
         ];
         Self {
             name,
-            process: process.id().expect("it has just been started"),
+            process: process
+                .id()
+                .expect("a process that was just started has an id"),
             killer: watch_over(process),
             invocations,
             api,
@@ -160,8 +164,8 @@ impl Function {
             self.invocations
                 .send(invocation)
                 .await
-                .expect("the runtime API stands");
-            answered.await.expect("an answer")
+                .expect("the runtime API is running");
+            answered.await.expect("every invocation gets an answer")
         };
         let ended = tokio::select! {
             answer = tokio::time::timeout(OVERALL, invoked) => answer.map(Ended::Answered),
@@ -203,7 +207,8 @@ impl Function {
     /// Waits for a function that ends by itself. Returns its exit status and what it printed.
     pub async fn ended(mut self) -> (ExitStatus, String) {
         let status = tokio::time::timeout(OVERALL, self.killer.ended()).await;
-        let status = status.expect("it goes on although it should not have started");
+        let status =
+            status.expect("the function keeps running although it should have refused to start");
         (status, self.printed().await)
     }
 
@@ -213,7 +218,7 @@ impl Function {
         let unexpected = self.api.unexpected.lock().unwrap().clone();
         assert_eq!(
             unexpected, [""; 0],
-            "calls that the runtime API does not have"
+            "the function made calls that the runtime API does not have"
         );
         self.printed().await
     }
@@ -327,7 +332,7 @@ async fn done(
             waiting.send(answer).ok();
             StatusCode::ACCEPTED
         }
-        None => note(&api, &format!("an answer to {id}, which does not run")),
+        None => note(&api, &format!("an answer to {id}, which is not running")),
     }
 }
 
