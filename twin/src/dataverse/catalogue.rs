@@ -1,8 +1,9 @@
-//! How the tables in `data/` become the schema.
+//! Builds the schema from the CSV files in `data/`.
 //!
-//! A column can be part of the table and still not be a property of the Web API: display names of lookups
-//! (`owneridname`), their type columns (`owneridtype`, verified for `partyobjecttypecode` in Dataverse facts §5,
-//! inferred for the others), and party lists. Those are kept as hidden, and treated as unknown names.
+//! Some columns of a table are not properties of the Web API: the display names of lookups
+//! (`owneridname`), their type columns (`owneridtype`; verified for `partyobjecttypecode` in
+//! Dataverse facts §5, inferred for the others), and party lists. Those columns are hidden, and a
+//! request that names one is answered as if it did not exist.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +12,7 @@ use serde::de::DeserializeOwned;
 
 use super::schema::{Column, Kind, Navigation, Schema, Table};
 
-/// File, table, entity set, primary key, naming column.
+/// File, table, entity set, primary key, primary name column.
 const DOCUMENTED: [(&str, &str, &str, &str, &str); 9] = [
     (
         include_str!("../../data/account.csv"),
@@ -91,7 +92,7 @@ struct ColumnRecord {
     valid_for_create: bool,
     valid_for_update: bool,
     targets: String,
-    /// Only in the file that holds several tables.
+    /// This and the next three fields are only in the file with several tables.
     #[serde(default)]
     table: String,
     #[serde(default)]
@@ -121,10 +122,11 @@ struct OptionRecord {
 }
 
 impl Schema {
-    /// Reads the tables that come with the crate.
+    /// Reads the tables that are compiled into the crate.
     ///
     /// # Errors
-    /// When one of the files is not what it should be; a test would have noticed.
+    /// If a file is malformed. The unit tests load every file, so this does not happen in a tested
+    /// build.
     pub(crate) fn load() -> Result<Self, csv::Error> {
         let mut schema = Self::default();
         for (file, name, set, key, title) in DOCUMENTED {
@@ -167,7 +169,7 @@ impl Schema {
         });
         let schema_name = Some(&record.schema_name).filter(|name| !name.is_empty());
         let schema_name = schema_name.unwrap_or(&record.logical_name);
-        // Where the level is not documented, nothing is required (inferred).
+        // A column without a documented level is not required (inferred).
         let required = Some(&record.required_level).filter(|level| !level.is_empty());
         let column = Column {
             name: record.logical_name.clone(),
@@ -213,9 +215,11 @@ impl Schema {
         );
     }
 
-    /// An appointment has the names that an email inherits from the base of all activities as well (Dataverse facts
-    /// §15.2). Which of the email's names are inherited shows in their form: those without its suffix, for columns
-    /// that all activities have (inferred).
+    /// Adds to `appointment` the navigation names that an email inherits from the base of all
+    /// activities (Dataverse facts §15.2).
+    ///
+    /// Inherited names are recognised by their form: no `_email` in the name, and a column that
+    /// appointments have too (inferred).
     fn inherit_navigations(&mut self) {
         let Some(mut appointment) = self.tables.remove("appointment") else {
             return;
@@ -241,7 +245,8 @@ impl Schema {
         self.tables.insert(appointment.name.clone(), appointment);
     }
 
-    /// What an email can be about has activities, and notes with them (the notes are inferred).
+    /// Marks every table that can be the regarding of an email: it has activities and notes (the
+    /// notes are inferred).
     fn note_regarding(&mut self) {
         let regarding: BTreeSet<String> = self
             .tables
@@ -302,8 +307,8 @@ fn hide_columns(table: &mut Table) {
     }
 }
 
-/// Navigation names of tables for which none are documented: the column's name, with the target's behind it where
-/// there are several (inferred from the documented tables).
+/// Adds navigation names to a table for which none are documented: the column's name, with the
+/// target's name appended if there are several targets (inferred from the documented tables).
 pub(crate) fn infer_navigations(table: &mut Table) {
     if !table.navigations.is_empty() {
         return;
@@ -345,7 +350,7 @@ mod tests {
         assert_eq!(schema.set("activityparties").unwrap().name, "activityparty");
         assert!(
             schema.set("Emails").is_none(),
-            "set names are case-sensitive"
+            "entity set names are case-sensitive"
         );
     }
 
@@ -360,7 +365,7 @@ mod tests {
         ] {
             let table = schema.table(table).unwrap();
             assert!(table.columns.contains_key(column), "{column} is a column");
-            assert!(table.column(column).is_none(), "{column} is no property");
+            assert!(table.column(column).is_none(), "{column} is not a property");
         }
         assert!(
             schema

@@ -1,18 +1,20 @@
-//! The document that describes the service: CSDL, OData 4.0, made from the same tables that every request is checked
-//! against.
+//! Writes the `$metadata` document (CSDL, OData 4.0) from the same tables that every request is
+//! checked against.
 //!
 //! | In the tables                                    | In the document                                         |
 //! | ------------------------------------------------ | ------------------------------------------------------- |
 //! | a table with its key                             | entity type, based on `crmbaseentity`; entity set       |
-//! | `email`, `appointment`                           | based on `activitypointer`, which holds what both have alike |
+//! | `email`, `appointment`                           | based on `activitypointer`, which has what both share   |
 //! | a column that is a property                      | property with its Edm type, and the length of a text    |
 //! | a lookup                                         | property `_name_value` of type `Edm.Guid`               |
-//! | a navigation name                                | navigation property, with the binding of its set        |
+//! | a navigation name                                | navigation property, with a binding to its entity set   |
 //! | parties and attachments of an activity           | collections with their partners                         |
-//! | a target that the twin keeps no rows of          | entity type with a key alone, no entity set             |
+//! | a lookup target without a table in the emulator  | entity type with only a key, no entity set              |
 //!
-//! Which properties Dataverse declares on the base and which on email is not documented in full; here it is what is the
-//! same in both (inferred). `activitypointers` is declared, since lookups are bound by it, but not read.
+//! It is not fully documented which properties Dataverse declares on `activitypointer` and which on
+//! `email`. Here, the base has the properties that are the same in `email` and `appointment`
+//! (inferred). `activitypointers` is declared because lookups are bound through it, but it cannot
+//! be read.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -23,7 +25,7 @@ use super::schema::{Column, Kind, Navigation, Schema, Table};
 
 const BASE: &str = "activitypointer";
 
-/// The whole document.
+/// Returns the whole document.
 pub(crate) fn document(schema: &Schema) -> String {
     let mut text = String::from(HEAD);
     let inherited = Inherited::new(schema);
@@ -51,11 +53,11 @@ pub(crate) fn document(schema: &Schema) -> String {
 }
 
 fn add(text: &mut String, more: std::fmt::Arguments<'_>) {
-    // Writing to a string does not fail.
+    // Writing to a string cannot fail.
     let _always_fits = text.write_fmt(more);
 }
 
-/// What email and appointment have from their base.
+/// The columns and navigation names that email and appointment inherit from their base.
 struct Inherited<'s> {
     columns: BTreeSet<&'s str>,
     navigations: BTreeSet<&'s str>,
@@ -104,7 +106,7 @@ impl<'s> Inherited<'s> {
     }
 }
 
-/// The columns that the Web API has.
+/// Returns the columns that are properties of the Web API.
 fn properties(table: &Table) -> impl Iterator<Item = &Column> {
     table.columns.values().filter(|column| !column.hidden)
 }
@@ -186,7 +188,8 @@ fn write_navigation(text: &mut String, schema: &Schema, table: &Table, navigatio
         text,
         format_args!("<NavigationProperty Name=\"{name}\" Type=\"mscrm.{target}\">"),
     );
-    // The key of an activity also leads to its base row; there is no `_value` then.
+    // An activity's key also has a navigation to its base row. It is not a lookup, so there is no
+    // `_value` property to constrain.
     let lookup = table
         .column(column)
         .is_some_and(|column| column.kind == Kind::Lookup);
@@ -211,7 +214,7 @@ fn write_collection(text: &mut String, name: &str, child: &str, partner: &str) {
     );
 }
 
-/// Targets of lookups that are no tables here.
+/// Returns the lookup targets that the emulator has no table for.
 fn elsewhere(schema: &Schema) -> BTreeSet<&str> {
     let navigations = schema.tables().flat_map(|table| table.navigations.values());
     navigations
@@ -220,7 +223,8 @@ fn elsewhere(schema: &Schema) -> BTreeSet<&str> {
         .collect()
 }
 
-/// The key of a table. Owners and principals stand for users and teams (the name of their key is inferred).
+/// Returns the key column of a table. `owner` and `principal` represent users and teams (the name
+/// of their key is inferred).
 fn key_of(schema: &Schema, table: &str) -> String {
     match (schema.table(table), table) {
         (Some(table), _) => table.key.clone(),
@@ -240,7 +244,7 @@ fn edm_type(column: &Column) -> &'static str {
         Kind::Boolean => "Edm.Boolean",
         Kind::DateTime => "Edm.DateTimeOffset",
         Kind::Lookup | Kind::Guid => "Edm.Guid",
-        // Never a property.
+        // Columns of this kind are hidden, so they are never declared.
         Kind::Opaque => "Edm.Untyped",
     }
 }
@@ -339,7 +343,7 @@ fn bind(text: &mut String, path: &str, target: &str) {
     );
 }
 
-/// Column names that a test adds may hold anything.
+/// Escapes text for an XML attribute: the column names that a test adds may have any characters.
 fn escape(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
@@ -353,7 +357,7 @@ const HEAD: &str = r#"<?xml version="1.0" encoding="utf-8"?>
 <EntityType Name="crmmodelbaseentity" Abstract="true"/>
 "#;
 
-/// The types of definitions that are no entities, and the operations of the whole service.
+/// The enumerations and complex types of definitions, and the functions and actions of the service.
 const OPERATIONS: &str = r#"<EnumType Name="OwnershipTypes">
 <Member Name="None" Value="0"/><Member Name="UserOwned" Value="1"/><Member Name="OrganizationOwned" Value="8"/></EnumType>
 <EnumType Name="EntityKeyIndexStatus"><Member Name="Pending" Value="0"/><Member Name="InProgress" Value="1"/>

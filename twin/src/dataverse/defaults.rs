@@ -1,4 +1,4 @@
-//! What the platform writes into a row by itself.
+//! The values that the platform sets in a row itself.
 
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -8,7 +8,7 @@ use super::schema::Table;
 use super::store::{Values, lookup_value};
 
 impl Work<'_> {
-    /// What the platform fills in when a row is made.
+    /// Fills the columns of a new row that the platform sets and the request left empty.
     pub(crate) fn add_defaults(&self, table: &Table, id: Uuid, values: &mut Values) {
         let user = lookup_value("systemuser", self.org.caller.user);
         let mut fill = |column: &str, value: Value| {
@@ -50,7 +50,7 @@ impl Work<'_> {
             fill("isvisible", json!(true));
         }
         if table.name == "email" {
-            // Outgoing unless said otherwise (Dataverse facts §2.1).
+            // The default is outgoing (Dataverse facts §2.1).
             fill("directioncode", json!(true));
             fill("attachmentcount", json!(0));
         }
@@ -58,7 +58,7 @@ impl Work<'_> {
     }
 }
 
-/// Columns that follow from others.
+/// Sets the columns that are computed from others: `owninguser` and `fullname`.
 pub(crate) fn add_computed(table: &Table, values: &mut Values) {
     if let Some(owner) = values.get("ownerid").cloned()
         && table.column("owninguser").is_some()

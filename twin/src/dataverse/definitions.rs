@@ -1,15 +1,16 @@
-//! What a client can learn about tables, columns and keys, and change (Dataverse facts §6, §7.2 and §17).
+//! The metadata API: reads and changes table, column, key and relationship definitions (Dataverse
+//! facts §6, §7.2 and §17).
 //!
-//! | Address below `EntityDefinitions`            | GET        | POST | PUT | DELETE | Question            | File            |
+//! | Address below `EntityDefinitions`            | GET        | POST | PUT | DELETE | Subject             | File            |
 //! | -------------------------------------------- | ---------- | ---- | --- | ------ | ------------------- | --------------- |
-//! | nothing, or `(LogicalName='t')`, `(id)`      | list, one  | list | one | one    | which tables?       | `change.rs`     |
-//! | `Attributes`, or one, or cast to a type      | list, one  | list | one | one    | which columns?      | `columns.rs`    |
-//! | `Keys`, or one                               | list, one  | list |     | one    | which keys?         | `key_changes.rs`|
-//! | `OneToManyRelationships`, `ManyToOne…`       | list       |      |     |        | bound by which name?| `forms.rs`      |
+//! | nothing, or `(LogicalName='t')`, `(id)`      | list, one  | list | one | one    | tables              | `change.rs`     |
+//! | `Attributes`, or one, or cast to a type      | list, one  | list | one | one    | columns             | `columns.rs`    |
+//! | `Keys`, or one                               | list, one  | list |     | one    | alternate keys      | `key_changes.rs`|
+//! | `OneToManyRelationships`, `ManyToOne…`       | list       |      |     |        | navigation names    | `forms.rs`      |
 //!
-//! Any other verb is 405 / 0x80060888; a definition is replaced by PUT as a whole. How a definition looks is in
-//! `forms.rs`, which names it has in `properties.rs`, what a query understands in `query.rs`, how a body is read in
-//! `body.rs`.
+//! Any other verb is 405 / 0x80060888. PUT replaces a whole definition. `forms.rs` renders
+//! definitions as JSON, `properties.rs` lists their property names, `query.rs` applies query
+//! options, and `body.rs` reads request bodies.
 
 mod body;
 mod change;
@@ -41,7 +42,7 @@ const KEY: &str = "EntityKeyMetadata";
 const RELATIONSHIP: &str = "OneToManyRelationshipMetadata";
 
 impl Work<'_> {
-    /// Answers an address that starts with `EntityDefinitions`.
+    /// Handles a request whose path starts with `EntityDefinitions`.
     pub(crate) fn definitions(
         &mut self,
         segments: &[String],
@@ -272,14 +273,14 @@ fn has_options(column: &Column) -> bool {
     )
 }
 
-/// How an address names one definition.
+/// The logical name or id by which a path segment selects one definition.
 enum Selector {
     Name(String),
     Id(Uuid),
 }
 
 impl Selector {
-    /// Reads `Collection(LogicalName='name')`, `Collection(MetadataId=id)` or `Collection(id)`.
+    /// Parses `Collection(LogicalName='name')`, `Collection(MetadataId=id)` or `Collection(id)`.
     fn read(segment: &str, collection: &str) -> Result<Self, Refusal> {
         let inside = segment
             .strip_prefix(collection)
@@ -303,7 +304,7 @@ impl Selector {
     }
 }
 
-/// The type behind a segment that casts to it.
+/// Returns the metadata type that a cast segment names.
 fn cast_type(segment: &str) -> Result<&'static str, Refusal> {
     segment
         .strip_prefix(NAMESPACE)
@@ -312,7 +313,8 @@ fn cast_type(segment: &str) -> Result<&'static str, Refusal> {
         .ok_or_else(|| Refusal::no_segment(segment))
 }
 
-/// The status is inferred (Dataverse facts §17).
+/// Builds the error for a definition that does not exist. The status 404 is inferred (Dataverse
+/// facts §17).
 fn no_definition(what: &str, name: &Selector) -> Refusal {
     let message = match name {
         Selector::Name(name) => format!("Could not find an {what} with the name '{name}'."),

@@ -1,8 +1,9 @@
-//! The grammar of a batch body (Dataverse facts §9, §9a and §19 rule 11).
+//! Parses the body of a `$batch` request (Dataverse facts §9, §9a and §19 rule 11).
 //!
-//! Lines end in CRLF, nothing else does. An empty line may stand before the first boundary. A part without a body needs
-//! one empty line after its headers, which may be the one before the next boundary. The addresses may hold raw
-//! blanks. Everything is read before anything is done, so a malformed batch changes nothing (inferred).
+//! Only CRLF ends a line. Empty lines may precede the first boundary. A part without a body needs
+//! one empty line after its headers, which may be the one before the next boundary. URLs may have
+//! unencoded spaces. The whole body is parsed before the first operation runs, so a malformed batch
+//! changes nothing (inferred).
 
 use std::collections::HashSet;
 
@@ -12,17 +13,17 @@ use super::operation::{LONGEST_URL_IN_BATCH, Operation};
 use super::path;
 use super::refusal::Refusal;
 
-/// Most operations of one batch.
+/// The largest number of operations in one batch.
 const MOST_OPERATIONS: usize = 1_000;
 
-/// One thing in a batch.
+/// One item of a batch: a single operation or a change set.
 #[derive(Debug)]
 pub(crate) enum Item {
     Single(Part),
     ChangeSet(Vec<Part>),
 }
 
-/// One operation and the name that its answer carries.
+/// One operation and its Content-ID, which its response repeats.
 #[derive(Debug)]
 pub(crate) struct Part {
     pub(crate) content_id: Option<String>,
@@ -33,7 +34,7 @@ fn malformed(detail: &str) -> Refusal {
     Refusal::payload("$batch", format!("the batch is malformed: {detail}."))
 }
 
-/// Reads a whole batch.
+/// Parses a whole batch.
 pub(crate) fn parse(content_type: &str, body: &[u8]) -> Result<Vec<Item>, Refusal> {
     let boundary = boundary(content_type)
         .ok_or_else(|| malformed("Content-Type must be multipart/mixed with a boundary"))?;
@@ -72,7 +73,7 @@ fn change_set(content: &[u8], boundary: &str) -> Result<Vec<Part>, Refusal> {
             ));
         };
         if !seen.insert(content_id.clone()) {
-            // That it must be unique is verified, the code is inferred.
+            // That the Content-ID must be unique is verified, the code is inferred.
             return Err(Refusal::query(format!(
                 "The content ID '{content_id}' was found more than once."
             )));
@@ -100,7 +101,8 @@ fn boundary_of(headers: &Headers) -> Option<String> {
     header(headers, "content-type").and_then(boundary)
 }
 
-/// The boundary that a `multipart/mixed` content type names, with or without quotes.
+/// Returns the boundary of a `multipart/mixed` content type, with or without quotes, or `None` if
+/// it is another type or has no valid boundary.
 fn boundary(content_type: &str) -> Option<String> {
     let mut fields = content_type.split(';').map(str::trim);
     if !fields.next()?.eq_ignore_ascii_case("multipart/mixed") {
@@ -112,11 +114,11 @@ fn boundary(content_type: &str) -> Option<String> {
             .eq_ignore_ascii_case("boundary")
             .then(|| value.trim().trim_matches('"').to_owned())
     })?;
-    // 70 characters is what MIME allows.
+    // MIME allows at most 70 characters.
     (1..=70).contains(&value.len()).then_some(value)
 }
 
-/// Cuts a multipart body at its boundaries.
+/// Splits a multipart body at its boundaries.
 fn parts<'b>(body: &'b [u8], boundary: &str) -> Result<Vec<&'b [u8]>, Refusal> {
     let dashes = format!("--{boundary}");
     let mut rest = body;
@@ -130,7 +132,8 @@ fn parts<'b>(body: &'b [u8], boundary: &str) -> Result<Vec<&'b [u8]>, Refusal> {
     let mut parts = Vec::new();
     loop {
         if let Some(after) = rest.strip_prefix(b"--") {
-            // MIME would let anything follow; a part whose boundary was not understood would vanish in it.
+            // MIME allows any text after the end. It is rejected here, because a part whose
+            // boundary was not recognised would silently be lost in it.
             return if parts.is_empty() || !is_blank(after) {
                 Err(malformed("it has no parts or no end"))
             } else {
@@ -148,7 +151,7 @@ fn parts<'b>(body: &'b [u8], boundary: &str) -> Result<Vec<&'b [u8]>, Refusal> {
     }
 }
 
-/// Whether there is nothing but empty lines.
+/// Returns whether the text has only empty lines.
 fn is_blank(mut text: &[u8]) -> bool {
     while let Some(after) = text.strip_prefix(b"\r\n") {
         text = after;
@@ -156,7 +159,8 @@ fn is_blank(mut text: &[u8]) -> bool {
     text.is_empty()
 }
 
-/// Where the next boundary line starts; a longer boundary that begins the same way is another one.
+/// Returns the position of the next boundary line. A longer boundary with the same start is a
+/// different boundary.
 fn next_boundary(body: &[u8], delimiter: &[u8]) -> Option<usize> {
     body.windows(delimiter.len())
         .enumerate()
@@ -168,7 +172,7 @@ fn next_boundary(body: &[u8], delimiter: &[u8]) -> Option<usize> {
         })
 }
 
-/// Splits headers from what follows their empty line.
+/// Splits a part into its headers, with names in lower case, and the text after the empty line.
 fn head(part: &[u8]) -> Result<(Headers, &[u8]), Refusal> {
     let mut headers = Vec::new();
     let mut rest = part;
@@ -182,14 +186,14 @@ fn head(part: &[u8]) -> Result<(Headers, &[u8]), Refusal> {
             .split_once(':')
             .ok_or_else(|| malformed("a header has no colon"))?;
         headers.push((name.trim().to_ascii_lowercase(), value.trim().to_owned()));
-        // The empty line may be the one that belongs to the next boundary.
+        // The empty line after the headers may be the one before the next boundary.
         if rest.is_empty() {
             return Ok((headers, rest));
         }
     }
 }
 
-/// Reads one line that ends in CRLF.
+/// Splits off one line that ends in CRLF.
 fn line(text: &[u8]) -> Result<(&str, &[u8]), Refusal> {
     let end = text
         .windows(2)
@@ -236,7 +240,7 @@ fn single(headers: &Headers, content: &[u8]) -> Result<Part, Refusal> {
     let (path, query) = url.split_once('?').unwrap_or((url, ""));
     let path = match path::below_root(path) {
         Some(below) => below.to_owned(),
-        // A row that an earlier operation of the change set made.
+        // A reference (`$1`) to a row that an earlier operation of the change set created.
         None if path.starts_with('$') && path != "$batch" => path.to_owned(),
         None => {
             return Err(Refusal::query(format!(
@@ -261,8 +265,8 @@ fn single(headers: &Headers, content: &[u8]) -> Result<Part, Refusal> {
     })
 }
 
-/// Method and address. The address is all between the first blank and the last, because Microsoft's own client sends
-/// blanks in it.
+/// Returns the method and URL of a request line. The URL is everything between the first and the
+/// last space, because Microsoft's own client sends unencoded spaces in it.
 fn request_line(line: &str) -> Result<(Method, &str), Refusal> {
     let (method, rest) = line
         .split_once(' ')
@@ -321,7 +325,7 @@ mod tests {
         }
         assert!(
             batch(&format!("--b\r\n{GET}--b--")).is_err(),
-            "no empty line at all"
+            "an empty line is required"
         );
     }
 

@@ -1,6 +1,7 @@
-//! What Dataverse says when it refuses, with the code and status of Dataverse facts §12.
+//! The errors that Dataverse answers with: status and code from Dataverse facts §12.
 //!
-//! Where the facts know a code's text it is used; the rest of each sentence is made to help who reads it.
+//! If the facts give the text of a code, the message uses it. The rest of each message is ours and
+//! meant to help the reader.
 
 use std::borrow::Cow;
 use std::fmt::Display;
@@ -8,13 +9,13 @@ use std::fmt::Display;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-/// An error answer.
+/// An error response.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Refusal {
     pub(crate) status: u16,
     pub(crate) code: Cow<'static, str>,
     pub(crate) message: String,
-    /// Seconds for a `Retry-After` header.
+    /// Value of the `Retry-After` header, in seconds. `None` sends no header.
     pub(crate) retry_after: Option<u64>,
 }
 
@@ -28,7 +29,7 @@ impl Refusal {
         }
     }
 
-    /// The body holds something that does not fit the table: 400 / 0x80048d19.
+    /// Builds the error for a body that does not fit the table: 400 / 0x80048d19.
     pub(crate) fn payload(set: &str, detail: impl Display) -> Self {
         let message = format!(
             "Error identified in Payload provided by the user for Entity :'{set}', {detail}"
@@ -36,24 +37,25 @@ impl Refusal {
         Self::new(400, "0x80048d19", message)
     }
 
-    /// The address or a query option is wrong: 400 / 0x80060888.
+    /// Builds the error for an invalid URL or query option: 400 / 0x80060888.
     pub(crate) fn query(detail: impl Into<String>) -> Self {
         Self::new(400, "0x80060888", detail)
     }
 
-    /// A column that the table does not have, in a query.
+    /// Builds the error for a query with a column that the table does not have: 400 / 0x80060888.
     pub(crate) fn unknown_column(table: &str, column: &str) -> Self {
         Self::query(format!(
             "Could not find a property named '{column}' on type 'Microsoft.Dynamics.CRM.{table}'."
         ))
     }
 
-    /// Something the service can do and the twin cannot. It must never look like an answer of the service.
+    /// Builds the error for something that Dataverse supports and the emulator does not. Its status
+    /// 501 and code `twin` must never look like an answer of Dataverse.
     pub(crate) fn not_imitated(what: impl Display) -> Self {
-        Self::new(501, "twin", format!("the twin does not imitate {what}"))
+        Self::new(501, "twin", format!("the emulator does not support {what}"))
     }
 
-    /// No such row: 404 / 0x80040217.
+    /// Builds the error for a row that does not exist: 404 / 0x80040217.
     pub(crate) fn no_row(table: &str, id: Uuid) -> Self {
         Self::new(
             404,
@@ -62,7 +64,7 @@ impl Refusal {
         )
     }
 
-    /// A path segment that names nothing.
+    /// Builds the error for an unknown path segment: 404 / 0x8006088A.
     pub(crate) fn no_segment(segment: &str) -> Self {
         Self::new(
             404,
@@ -71,12 +73,13 @@ impl Refusal {
         )
     }
 
-    /// The verb does not fit the address: 405 (the number is inferred, Dataverse facts §19 rule 7).
+    /// Builds the error for a method that the resource does not support: 405 / 0x80060888 (the
+    /// status is inferred, Dataverse facts §19 rule 7).
     pub(crate) fn verb(detail: impl Into<String>) -> Self {
         Self::new(405, "0x80060888", detail)
     }
 
-    /// A status that does not belong to the state: 400 / 0x80048408.
+    /// Builds the error for a status that does not belong to the state: 400 / 0x80048408.
     pub(crate) fn status(table: &str, status: i64, state: i64, id: Uuid) -> Self {
         let message = format!(
             "{status} is not a valid status code for state code {state} of {table} with Id {id}."
@@ -84,12 +87,13 @@ impl Refusal {
         Self::new(400, "0x80048408", message)
     }
 
-    /// A value that the platform cannot use: 400 / 0x80040203.
+    /// Builds the error for an invalid value: 400 / 0x80040203.
     pub(crate) fn argument(detail: impl Into<String>) -> Self {
         Self::new(400, "0x80040203", detail)
     }
 
-    /// The error object. With annotations asked for, the details that support wants are added.
+    /// Returns the error as JSON. `annotated` adds the details that a client requests with
+    /// `odata.include-annotations`.
     pub(crate) fn body(&self, annotated: bool) -> Value {
         let mut error = json!({"code": self.code, "message": self.message});
         if annotated && let Some(fields) = error.as_object_mut() {

@@ -1,4 +1,5 @@
-//! What GET, POST, PATCH, PUT and DELETE of a set, a row, or something below a row come to.
+//! Handles GET, POST, PATCH, PUT and DELETE of an entity set, of a row, and of a resource below a
+//! row.
 
 use axum::http::Method;
 use serde_json::{Value, json};
@@ -14,14 +15,14 @@ use super::refusal::Refusal;
 use super::schema::{Column, Kind, Table};
 use super::store::Row;
 
-/// A row that an address named.
+/// The row that a URL names. It need not exist.
 pub(crate) struct Target<'s> {
     pub(crate) table: &'s Table,
     pub(crate) id: Uuid,
 }
 
 impl Work<'_> {
-    /// A request for a whole entity set.
+    /// Handles a request for an entity set: GET lists rows, POST creates one.
     pub(crate) fn on_set(
         &mut self,
         table: &Table,
@@ -46,7 +47,7 @@ impl Work<'_> {
         self.written(&Target { table, id }, true, options, &prefer)
     }
 
-    /// A request for one row.
+    /// Handles a request for one row: GET, PATCH (which creates a missing row) or DELETE.
     pub(crate) fn on_row(
         &mut self,
         target: &Target<'_>,
@@ -55,7 +56,8 @@ impl Work<'_> {
     ) -> Result<Answer, Refusal> {
         let Target { table, id } = *target;
         refuse_party_writes(table, operation)?;
-        // Only RetrieveMultiple is listed for parties (Dataverse facts §5); that one row is refused is inferred.
+        // The facts list only RetrieveMultiple for parties (Dataverse facts §5). That reading one
+        // row is rejected is inferred.
         if table.name == "activityparty" {
             return Err(Refusal::verb(
                 "The Retrieve message is not available for activityparty.",
@@ -87,7 +89,7 @@ impl Work<'_> {
             )),
             Some(row) => {
                 self.update(table, id, &row, &body)?;
-                // An expand in the answer to a PATCH is ignored (Dataverse facts §7.1).
+                // `$expand` in a PATCH is ignored (Dataverse facts §7.1).
                 let options = Options {
                     expand: Vec::new(),
                     ..options.clone()
@@ -105,7 +107,7 @@ impl Work<'_> {
         }
     }
 
-    /// A PATCH by alternate key that found no row: one is made that has the key.
+    /// Handles a PATCH by an alternate key that no row has: creates a row with that key.
     pub(crate) fn create_by_key(
         &mut self,
         table: &Table,
@@ -140,7 +142,8 @@ impl Work<'_> {
         self.written(&Target { table, id }, true, &options, &operation.prefer())
     }
 
-    /// A request for something below a row.
+    /// Handles a request for a resource below a row: a child collection, a property or a
+    /// navigation. `rest` is the path segment after `segment`, if there is one.
     pub(crate) fn below(
         &mut self,
         target: &Target<'_>,
@@ -233,7 +236,7 @@ impl Work<'_> {
         }
     }
 
-    /// The answer to a write that was done.
+    /// Builds the answer to a successful create or update.
     fn written(
         &self,
         target: &Target<'_>,
@@ -264,7 +267,8 @@ impl Work<'_> {
     }
 }
 
-/// Parties cannot be written on their own (Dataverse facts §5).
+/// Rejects a direct write to `activityparty`: parties are written with their activity (Dataverse
+/// facts §5).
 fn refuse_party_writes(table: &Table, operation: &Operation) -> Result<(), Refusal> {
     if table.name == "activityparty" && operation.is_write() {
         let detail = format!(
@@ -276,7 +280,7 @@ fn refuse_party_writes(table: &Table, operation: &Operation) -> Result<(), Refus
     Ok(())
 }
 
-/// Refuses a verb that is not among `methods`.
+/// Rejects a method that is not in `methods` with 405.
 pub(crate) fn allow(operation: &Operation, methods: &[Method]) -> Result<(), Refusal> {
     if methods.contains(&operation.method) {
         return Ok(());
@@ -287,7 +291,7 @@ pub(crate) fn allow(operation: &Operation, methods: &[Method]) -> Result<(), Ref
     )))
 }
 
-/// `If-Match`: an asterisk wants the row to be there, anything else wants this version of it.
+/// Checks `If-Match`: `*` requires that the row exists, any other value requires that version.
 fn check_version(
     table: &Table,
     id: Uuid,
@@ -305,14 +309,14 @@ fn check_version(
     }
 }
 
-/// The body of a write, as JSON.
+/// Parses the body of a write as JSON.
 pub(crate) fn body(set: &str, operation: &Operation) -> Result<Value, Refusal> {
     let kind = operation
         .header("content-type")
         .unwrap_or_default()
         .to_ascii_lowercase();
     if kind.split(';').next().map(str::trim) != Some("application/json") {
-        // The number is the usual one of HTTP (inferred).
+        // 415 is the standard HTTP status (inferred).
         return Err(Refusal::new(
             415,
             "0x80048d19",
@@ -322,7 +326,7 @@ pub(crate) fn body(set: &str, operation: &Operation) -> Result<Value, Refusal> {
     payload::parse(set, &operation.body)
 }
 
-/// One property alone, as JSON or as bare text.
+/// Answers with one property: as JSON, or as plain text with `/$value`.
 fn property(row: &Row, column: &Column, rest: Option<&str>) -> Result<Answer, Refusal> {
     let value = match column.kind {
         Kind::Lookup => row

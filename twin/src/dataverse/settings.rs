@@ -1,4 +1,4 @@
-//! What a test can change about the organisation.
+//! The settings of an organisation that a test can change.
 
 use chrono::TimeDelta;
 
@@ -6,77 +6,86 @@ use super::privileges::Privilege;
 use super::protection::Limits;
 use crate::server::LONGEST_BODY;
 
-/// Something about the organisation that a test can change.
+/// A change to one setting of the organisation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Setting {
-    /// Longest base64 text of an attachment (`Organization.maxuploadfilesize`); 5,242,880 at first.
+    /// The largest base64 text of an attachment, in characters (`Organization.maxuploadfilesize`);
+    /// default 5,242,880.
     MaxUploadFileSize(usize),
-    /// File name endings that are refused, separated by semicolons (`Organization.blockedattachments`).
+    /// File name extensions that are rejected, separated by semicolons
+    /// (`Organization.blockedattachments`).
     BlockedAttachments(String),
-    /// A failed change set answers with the bare error part instead of a change set response that holds it. Which
-    /// of the two Dataverse does is not known (Dataverse facts §9a); a client must read both. Off at first.
+    /// Whether a failed change set is answered with only the error part, instead of a change set
+    /// response with that part inside. It is not known which of the two Dataverse does (Dataverse
+    /// facts §9a), so a client must read both. Default off.
     BareChangeSetErrors(bool),
-    /// HTTP requests in the window of service protection before a caller is told to wait; 6,000 at first.
+    /// The number of HTTP requests of one caller in the window of service protection, above which
+    /// requests are rejected with 429; default 6,000.
     RequestsPerFiveMinutes(usize),
-    /// Length of the window of service protection, in seconds; 300 at first.
+    /// The length of the window of service protection, in seconds; default 300.
     ProtectionWindowSeconds(u32),
-    /// Milliseconds of operations in the window before a caller is told to wait; 1,200,000 at first. What an operation
-    /// counts is [`Setting::OperationMilliseconds`].
+    /// The execution time of one caller in the window, in milliseconds, above which requests are
+    /// rejected with 429; default 1,200,000. [`Setting::OperationMilliseconds`] sets the time of an
+    /// operation.
     ExecutionMilliseconds(u64),
-    /// HTTP requests of one caller that may be in flight; 52 at first.
+    /// The largest number of HTTP requests of one caller in flight; default 52.
     ConcurrentRequests(usize),
-    /// What `x-ms-dop-hint` says; 4 at first.
+    /// The value of `x-ms-dop-hint`; default 4.
     ParallelismHint(u32),
-    /// A batch that meets a limit on requests or execution time is let in, and each of its parts that is over the limit
-    /// is refused in its place. Off at first: the whole batch is refused (inferred). A client must read both (Dataverse
-    /// facts §9).
+    /// Whether a batch over a limit on requests or execution time is accepted and only its parts
+    /// over the limit are rejected. Default off: the whole batch is rejected (inferred). A client
+    /// must handle both (Dataverse facts §9).
     ThrottleParts(bool),
-    /// Milliseconds on the way, for each HTTP request; 0 at first.
+    /// The network time of each HTTP request, in milliseconds; default 0.
     NetworkMilliseconds(u64),
-    /// Milliseconds of work, for each operation. Those of a batch run one after another, so that their times add up; 0
-    /// at first.
+    /// The execution time of each operation, in milliseconds; default 0. The operations of a batch
+    /// run one after another, so their times add up.
     OperationMilliseconds(u64),
-    /// Longest body of an HTTP request, in bytes: what is longer is 413 / 0x8004418A. The real number is not known; here
-    /// it is 134,217,728 at first, and more is never read.
+    /// The largest body of an HTTP request, in bytes; a longer one is rejected with 413 /
+    /// 0x8004418A. The real limit is not known. The default is 134,217,728, and no more than that
+    /// is ever read.
     LargestRequest(usize),
-    /// Whether callers have the privilege to say when a row was made; they have at first. Without it, `overriddencreatedon`
-    /// on create is 403 / 0x80040220 (inferred: the privilege from general documents, Dataverse facts §16; the code is that of
-    /// any missing privilege, §12).
+    /// Whether callers have the privilege to set when a row was created; default on. Without it,
+    /// `overriddencreatedon` on create is rejected with 403 / 0x80040220 (inferred: the privilege
+    /// from general documents, Dataverse facts §16; the code is the one for any missing privilege,
+    /// §12).
     MayOverrideCreatedOn(bool),
-    /// Privileges that the caller's role lacks, with the table each is about; none at first. Activities, their parties and attachments are one
-    /// table, `activity` (Dataverse facts §16).
+    /// The privileges that the caller's role lacks, each with its table; default none. Activities,
+    /// parties and attachments count as one table, `activity` (Dataverse facts §16).
     Withheld(Vec<(Privilege, &'static str)>),
-    /// Privileges that the roles of all users lack for whom an application acts; none at first.
+    /// The privileges that the roles of all impersonated users lack, each with its table; default
+    /// none.
     WithheldFromUsers(Vec<(Privilege, &'static str)>),
-    /// Emails whose creation is refused, as by a plug-in of the organisation; none at first.
+    /// The emails whose creation is rejected, as by a plug-in of the organisation; default none.
     RefusedEmails(Option<RefusedEmails>),
-    /// Status and code by which everything is refused that makes, changes or removes an activity;
-    /// none at first. For a refusal that no privilege explains, such as one that no list of codes
-    /// has.
+    /// The status and code with which every create, update and delete of an activity is rejected;
+    /// default none. For an error that no privilege explains, such as a code that is in no list.
     RefusedWrites(Option<(u16, &'static str)>),
-    /// Seconds during which an alternate key that was posted is Pending; 0 at first: Active at once.
+    /// The time for which a new alternate key is `Pending`, in seconds; default 0, so that it is
+    /// `Active` at once.
     KeyIndexSeconds(u32),
-    /// Whether two emails may not have one `messageid`, as server-side synchronization relies on (Dataverse facts §7.3). On
-    /// at first. The second one is refused with 412 / 0x80040237, whoever writes it; the code is not known.
+    /// Whether `messageid` is unique among emails, as server-side synchronization relies on
+    /// (Dataverse facts §7.3); default on. A second email with the same value is rejected with 412
+    /// / 0x80040237 for every writer; the code is not known.
     UniqueMessageIds(bool),
 }
 
-/// Which emails are refused, and how.
+/// Which emails are rejected, and with what error.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefusedEmails {
     /// The HTTP status.
     pub status: u16,
     /// The hexadecimal code.
     pub code: &'static str,
-    /// A text that their subject holds; all of them when it is empty.
+    /// A text that the subject must contain. An empty text matches every email.
     pub subject: &'static str,
 }
 
-/// The settings of an organisation.
+/// The current settings of an organisation.
 #[derive(Debug, Clone)]
 #[expect(
     clippy::struct_excessive_bools,
-    reason = "each is a setting of its own, and every combination of them can be had"
+    reason = "each is an independent setting, and every combination is allowed"
 )]
 pub(crate) struct Settings {
     pub(crate) max_upload: usize,
@@ -126,8 +135,8 @@ impl Settings {
     }
 }
 
-/// Endings that an organisation blocks when nobody changed them (inferred: Microsoft's documentation of the setting,
-/// shortened to those that have been in the list for many versions).
+/// The extensions that an organisation blocks by default (inferred: Microsoft's documentation of
+/// the setting, shortened to those that have been in the list for many versions).
 const BLOCKED: &str = "ade;adp;app;asa;ashx;asmx;asp;bas;bat;cdx;cer;chm;class;cmd;com;config;cpl;crt;csh;dll;exe;fxp;hlp;\
                        hta;htr;htw;ida;idc;idq;inf;ins;isp;its;jar;js;jse;ksh;lnk;mad;maf;mag;mam;maq;mar;mas;mat;mau;\
                        mav;maw;mda;mdb;mde;mdt;mdw;mdz;msc;msh;msh1;msh1xml;msh2;msh2xml;mshxml;msi;msp;mst;ops;pcd;pif;\

@@ -1,13 +1,14 @@
-//! Which state and status a row may have (Dataverse facts §2.2 and §3).
+//! Checks the state and status of a row (Dataverse facts §2.2 and §3).
 //!
 //! | Sent                               | Answer                                  |
 //! | ---------------------------------- | --------------------------------------- |
 //! | POST with a status of another state than the first | 400 / 0x80048408        |
-//! | PATCH with a pair that agrees      | done                                    |
-//! | PATCH with a state alone           | done, with that state's default status  |
-//! | PATCH with a status alone          | done within the state, else 400 / 0x80048408 |
+//! | PATCH with a matching pair         | accepted                                |
+//! | PATCH with only a state            | accepted, with the state's default status |
+//! | PATCH with only a status           | accepted if it belongs to the current state, else 400 / 0x80048408 |
 //!
-//! A state in a POST never gets here: the column is not valid for create and was dropped before.
+//! A state in a POST does not reach this module: the column is not valid for create and is dropped
+//! earlier.
 
 use uuid::Uuid;
 
@@ -17,7 +18,7 @@ use super::schema::Table;
 /// State and status, in this order.
 pub(crate) type Pair = (i64, i64);
 
-/// The pair of a new row; `None` for a table without states.
+/// Returns the pair of a new row, or `None` if the table has no states.
 pub(crate) fn on_create(
     table: &Table,
     status: Option<i64>,
@@ -30,7 +31,7 @@ pub(crate) fn on_create(
     check(table, (state, status), id).map(Some)
 }
 
-/// The pair after a change; `None` when nothing about it was asked.
+/// Returns the pair after a change, or `None` if the change has neither state nor status.
 pub(crate) fn on_update(
     table: &Table,
     current_state: i64,

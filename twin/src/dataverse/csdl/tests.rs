@@ -16,14 +16,17 @@ fn named<'d>(document: &'d Document<'d>, element: &str, name: &str) -> Option<No
         .find(|node| node.has_tag_name(element) && node.attribute("Name") == Some(name))
 }
 
-/// The names of one kind that a type has, with those of its bases.
+/// Returns the names of one kind of element that a type declares or inherits.
 fn names<'d>(document: &'d Document<'d>, kind: &str, element: &str) -> BTreeSet<&'d str> {
     let mut names = BTreeSet::new();
     let mut next = named(document, "EntityType", kind);
     while let Some(node) = next {
         for child in node.children().filter(|child| child.has_tag_name(element)) {
             let name = child.attribute("Name").unwrap();
-            assert!(names.insert(name), "{name} is declared twice for {kind}");
+            assert!(
+                names.insert(name),
+                "{kind} declares or inherits {name} twice"
+            );
         }
         let base = node.attribute("BaseType");
         let base = base.map(|base| base.trim_start_matches("mscrm."));
@@ -123,7 +126,10 @@ fn an_email_is_an_activity_with_names_of_its_own_and_inherited_ones() {
                 .any(|node| node.attribute("Name") == Some(name))
         };
         assert!(own("regardingobjectid_contact_email") && own("email_activity_parties"));
-        assert!(!own("regardingobjectid_contact"), "inherited");
+        assert!(
+            !own("regardingobjectid_contact"),
+            "regardingobjectid_contact is inherited"
+        );
         let all = names(document, "email", "NavigationProperty");
         assert!(all.contains("regardingobjectid_contact"));
         let subject = named(document, "Property", "subject").unwrap();

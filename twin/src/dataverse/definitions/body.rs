@@ -1,5 +1,6 @@
-//! How the body of a definition is read: known names, right types (Dataverse facts §17). What is wrong is a payload error,
-//! as with rows: 400 / 0x80048d19 (inferred).
+//! Reads the body of a definition and checks property names and JSON types (Dataverse facts §17).
+//!
+//! Invalid bodies are payload errors, as with rows: 400 / 0x80048d19 (inferred).
 
 use serde_json::{Map, Value};
 
@@ -12,7 +13,7 @@ use super::properties::{self, Name};
 
 const SET: &str = "EntityDefinitions";
 
-/// The fields of one definition.
+/// The fields of one definition, with their names already checked against its type.
 #[derive(Debug, Clone)]
 pub(crate) struct Body(Map<String, Value>);
 
@@ -21,12 +22,15 @@ fn payload(detail: String) -> Refusal {
 }
 
 impl Body {
-    /// The body of a request.
+    /// Reads a definition of type `kind` from the body of a request.
     pub(crate) fn of(operation: &Operation, kind: &str) -> Result<Self, Refusal> {
         Self::read(rows::body(SET, operation)?, kind)
     }
 
-    /// One definition of a type.
+    /// Reads a definition of type `kind` from JSON.
+    ///
+    /// Fails if `value` is not an object, names another type, or has a property that `kind` does
+    /// not define.
     pub(crate) fn read(value: Value, kind: &str) -> Result<Self, Refusal> {
         let Value::Object(fields) = value else {
             return Err(payload("a definition is not a JSON object.".to_owned()));
@@ -72,7 +76,8 @@ impl Body {
         self.typed(name, Value::as_str)
     }
 
-    /// A text that must be there; that the code is this one is inferred.
+    /// Returns a text that the definition must have. The code of the error (0x80040200) is
+    /// inferred.
     pub(crate) fn required(&self, name: &str) -> Result<&str, Refusal> {
         self.text(name)?.ok_or_else(|| missing(name))
     }
@@ -85,7 +90,7 @@ impl Body {
         self.typed(name, |value| usize::try_from(value.as_u64()?).ok())
     }
 
-    /// The text in a `{"Value": …}`.
+    /// Returns the text inside a `{"Value": …}` object.
     pub(crate) fn wrapped(&self, name: &str) -> Result<Option<&str>, Refusal> {
         self.typed(name, |value| value.get("Value")?.as_str())
     }
@@ -106,7 +111,7 @@ impl Body {
             .unwrap_or_default())
     }
 
-    /// A `Label`: its texts by language.
+    /// Returns the texts of a `Label` by language code.
     pub(crate) fn labels(&self, name: &str) -> Result<Option<Labels>, Refusal> {
         self.typed(name, |value| {
             let labels = value.get("LocalizedLabels")?.as_array()?.iter();
@@ -118,7 +123,8 @@ impl Body {
         })
     }
 
-    /// The labels after a change: those sent; with `MSCRM.MergeLabels` also the old ones of other languages.
+    /// Returns the labels after a change: the ones in the body. With `MSCRM.MergeLabels: true`, the
+    /// old labels of other languages are kept too.
     pub(crate) fn new_labels(
         &self,
         name: &str,
@@ -136,7 +142,7 @@ impl Body {
     }
 }
 
-/// The type that a definition names, without the namespace.
+/// Returns the type in `@odata.type`, without the namespace.
 pub(crate) fn type_of(fields: &Map<String, Value>) -> Option<&str> {
     let named = fields.get("@odata.type")?.as_str()?;
     let named = named.trim_start_matches('#');

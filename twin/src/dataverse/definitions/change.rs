@@ -1,14 +1,16 @@
-//! How tables come, change and go (Dataverse facts §17), and what happens to all definitions alike.
+//! Creates, replaces and deletes tables (Dataverse facts §17), and has the helpers for all kinds of
+//! definitions.
 //!
-//! The names of the codes are verified, when each fires is inferred, and so is the status 400.
+//! The names of the codes are verified. When each one is returned is inferred, and so is the status
+//! 400.
 //!
-//! | Refused                                            | Code       |
+//! | Rejected                                           | Code       |
 //! | -------------------------------------------------- | ---------- |
-//! | a name without a publisher's prefix, or with that of another publisher than the solution's | 0x80044366 |
+//! | a name without a publisher's prefix, or with a prefix of another publisher than the solution's | 0x80044366 |
 //! | a name with other characters than letters, digits and `_` | 0x80044364 |
-//! | a table of this name                               | 0x8004700B |
-//! | a table without exactly one text that names its rows | 0x80044355 |
-//! | changing or removing what the system brought       | 0x80047008 |
+//! | a table name that exists already                   | 0x8004700B |
+//! | a table without exactly one primary name column    | 0x80044355 |
+//! | deleting a standard table                          | 0x80047008 |
 
 use std::sync::Arc;
 
@@ -26,18 +28,20 @@ use super::columns::read_column;
 use super::{ENTITY, forms};
 
 impl Work<'_> {
-    /// The definitions, to be changed.
+    /// Returns the schema for writing. It is copied first, since the running operation and
+    /// roll-back marks share the old one.
     pub(crate) fn schema_mut(&mut self) -> &mut Schema {
         Arc::make_mut(&mut self.org.schema)
     }
 
-    /// One table of the definitions, to be changed.
+    /// Returns one table of the schema for writing.
     pub(crate) fn table_mut(&mut self, table: &str) -> Result<&mut Table, Refusal> {
         let found = self.schema_mut().table_mut(table);
         found.ok_or_else(|| Refusal::no_segment(table))
     }
 
-    /// The answer to a definition that was made.
+    /// Builds the 204 answer to a created definition. `path` is its address below
+    /// `EntityDefinitions`.
     pub(crate) fn made(&self, path: &str) -> Answer {
         let mut answer = Answer::empty(204);
         let url = format!("{}{ROOT}EntityDefinitions{path}", self.org.url);
@@ -45,7 +49,8 @@ impl Work<'_> {
         answer
     }
 
-    /// Checks the name of a new definition, also against the publisher of the solution it goes to.
+    /// Checks the schema name of a new definition, including its prefix against the publisher of
+    /// the solution that the request names.
     pub(crate) fn check_name(&self, name: &str, operation: &Operation) -> Result<(), Refusal> {
         if !name
             .chars()
@@ -75,8 +80,8 @@ impl Work<'_> {
         }
     }
 
-    /// The prefix of the publisher whose solution `MSCRM.SolutionUniqueName` names. A solution that is not there is 404
-    /// (inferred).
+    /// Returns the prefix of the publisher whose solution `MSCRM.SolutionUniqueName` names, or
+    /// `None` without that header. A solution that does not exist is 404 (inferred).
     fn publisher_prefix(&self, operation: &Operation) -> Result<Option<String>, Refusal> {
         let Some(wanted) = operation.header("mscrm.solutionuniquename") else {
             return Ok(None);
@@ -99,7 +104,7 @@ impl Work<'_> {
         Ok(publisher.and_then(|row| row.text("customizationprefix").map(str::to_owned)))
     }
 
-    /// POST of a table.
+    /// Creates a table (POST).
     pub(crate) fn create_table(&mut self, operation: &Operation) -> Result<Answer, Refusal> {
         let body = Body::of(operation, ENTITY)?;
         let schema_name = body.required("SchemaName")?;
@@ -179,8 +184,8 @@ impl Work<'_> {
         Err(Refusal::new(400, "0x80044355", message))
     }
 
-    /// PUT of a table: what people call it, and whether it takes activities and notes. Activities stay once they are
-    /// there (inferred).
+    /// Replaces a table (PUT): its labels, and whether it has activities and notes. Neither can be
+    /// switched off once it is on (inferred).
     pub(crate) fn replace_table(
         &mut self,
         table: &Table,
@@ -204,7 +209,8 @@ impl Work<'_> {
         Ok(Answer::empty(204))
     }
 
-    /// DELETE of a table, with its rows and all names that lead to it.
+    /// Deletes a table (DELETE) with its rows, and every navigation name and lookup target that
+    /// refers to it.
     pub(crate) fn delete_table(&mut self, table: &Table) -> Result<Answer, Refusal> {
         if !table.custom {
             let message = "The specified entity is not customizable";
@@ -234,7 +240,7 @@ impl Work<'_> {
     }
 }
 
-/// A definition cannot be renamed (the code is inferred).
+/// Rejects a body that renames a definition (the code is inferred).
 pub(crate) fn keeps_name(sent: Option<&str>, name: &str) -> Result<(), Refusal> {
     match sent {
         None => Err(missing("SchemaName")),
@@ -243,7 +249,8 @@ pub(crate) fn keeps_name(sent: Option<&str>, name: &str) -> Result<(), Refusal> 
     }
 }
 
-/// The collection name that the platform makes up (inferred: English plurals).
+/// Returns the entity set name that the platform derives from a table name (inferred: English
+/// plurals).
 fn plural(name: &str) -> String {
     let vowel = |name: &str| name.ends_with(['a', 'e', 'i', 'o', 'u']);
     match name.strip_suffix('y') {
@@ -255,7 +262,7 @@ fn plural(name: &str) -> String {
     }
 }
 
-/// The columns that every new table has (inferred: the commonest of them).
+/// Adds the columns that every new table has (inferred: only the most common ones).
 fn add_system_columns(table: &mut Table, user_owned: bool) {
     let user: &[&str] = &["systemuser"];
     let key = table.key.clone();
@@ -336,7 +343,8 @@ fn add_system_columns(table: &mut Table, user_owned: bool) {
     table.statuses = [(1, 0), (2, 1)].into();
 }
 
-/// Adds a table as [`Work::create_table`] does, with lookups, which that leaves out.
+/// Adds a table as [`Work::create_table`] does, but with lookup columns, which `create_table` does
+/// not support.
 pub(crate) fn add_table(
     schema: &mut Schema,
     name: &str,
@@ -366,8 +374,8 @@ pub(crate) fn add_table(
     }
 }
 
-/// Activities can concern the rows of this table: by the name with the activity's suffix and by the inherited one
-/// (Dataverse facts §6).
+/// Lets activities have rows of this table as regarding: by the navigation name with the activity's
+/// suffix and by the inherited name (Dataverse facts §6).
 fn add_regarding(schema: &mut Schema, target: &str) {
     for table in schema
         .tables

@@ -1,14 +1,14 @@
-//! How columns come, change and go (Dataverse facts §17).
+//! Creates, replaces and deletes columns (Dataverse facts §17).
 //!
-//! | Refused                                             | Answer           |
+//! | Rejected                                            | Answer           |
 //! | --------------------------------------------------- | ---------------- |
-//! | no `@odata.type`: which kind of column?             | 400 / 0x80048d19 |
-//! | a column of this name                               | 400 / 0x80047013 |
-//! | a length that the kind of text does not have        | 400 / 0x80040203 |
-//! | changing or removing what the system brought        | 400 / 0x80047009 |
-//! | removing what a key needs                           | 400 / 0x8004F01F |
+//! | no `@odata.type`, so the kind of column is unknown  | 400 / 0x80048d19 |
+//! | a column name that exists already                   | 400 / 0x80047013 |
+//! | a length outside the range of the kind of text      | 400 / 0x80040203 |
+//! | deleting a standard column or the primary name      | 400 / 0x80047009 |
+//! | deleting a column that a key needs                  | 400 / 0x8004F01F |
 //!
-//! The names of the codes are verified, when each fires is inferred.
+//! The names of the codes are verified. When each one is returned is inferred.
 
 use serde_json::Value;
 
@@ -21,7 +21,8 @@ use super::body::{Body, missing, type_of};
 use super::change::keeps_name;
 use super::forms;
 
-/// The kinds of columns that can be added here: type, kind, name in other places, longest text.
+/// The kinds of columns that a client can add: metadata type, kind, type name in other properties,
+/// largest `MaxLength` of a text.
 const KINDS: [(&str, Kind, &str, Option<usize>); 8] = [
     ("StringAttributeMetadata", Kind::Text, "String", Some(4_000)),
     ("MemoAttributeMetadata", Kind::Text, "Memo", Some(1_048_576)),
@@ -45,7 +46,8 @@ const LEVELS: [&str; 4] = [
     "SystemRequired",
 ];
 
-/// Reads the definition of a column.
+/// Reads the definition of a new or replaced column. Returns the raw body too, for properties that
+/// are not part of [`Column`].
 pub(crate) fn read_column(value: Value) -> Result<(Column, Body), Refusal> {
     let named = value.as_object().and_then(type_of).ok_or_else(|| {
         let detail = "a column needs '@odata.type': its definition is of an abstract type.";
@@ -86,7 +88,8 @@ pub(crate) fn read_column(value: Value) -> Result<(Column, Body), Refusal> {
     Ok((column, body))
 }
 
-/// The limit of a text. Who names none gets the default, also when a definition is replaced.
+/// Returns the length limit of a text column. Without `MaxLength` it is the default (2,000 for
+/// `Memo`, else 100), also when a definition is replaced.
 fn length(body: &Body, longest: usize, type_name: &str) -> Result<usize, Refusal> {
     let default = if type_name == "Memo" { 2_000 } else { 100 };
     let length = body.size("MaxLength")?.unwrap_or(default);
@@ -99,7 +102,7 @@ fn length(body: &Body, longest: usize, type_name: &str) -> Result<usize, Refusal
 }
 
 impl Work<'_> {
-    /// POST of a column.
+    /// Creates a column (POST).
     pub(crate) fn create_column(
         &mut self,
         table: &Table,
@@ -117,7 +120,8 @@ impl Work<'_> {
         Ok(self.made(&path))
     }
 
-    /// PUT of a column. Of a standard column the length, the level and what people call it can be changed too.
+    /// Replaces a column (PUT). The labels, description, length and required level of a standard
+    /// column can be changed too.
     pub(crate) fn replace_column(
         &mut self,
         table: &Table,
@@ -141,7 +145,7 @@ impl Work<'_> {
         Ok(Answer::empty(204))
     }
 
-    /// DELETE of a column, with all that its rows hold.
+    /// Deletes a column (DELETE) and its value in every row.
     pub(crate) fn delete_column(
         &mut self,
         table: &Table,

@@ -1,37 +1,37 @@
-//! What a table, column, key or relationship looks like to a client (Dataverse facts §6, §7.2 and §17).
+//! Renders tables, columns, keys and relationships as JSON (Dataverse facts §6, §7.2 and §17).
 
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::super::schema::{AlternateKey, Column, KeyStatus, Kind, Labels, Schema, Table};
 
-/// The namespace of all types.
+/// The namespace of all types, with the dot that ends it.
 pub(crate) const NAMESPACE: &str = "Microsoft.Dynamics.CRM.";
 
-/// Ids of definitions follow from their names.
+/// The namespace of the `UUIDv5` ids of definitions, so that an id depends only on the name.
 const IDS: Uuid = Uuid::from_u128(0x7c9d_5b1e_2f64_4a86_9e0b_3d51_84a7_c6f2);
 
-/// The id of a definition, by its table and what it has in there.
+/// Returns the id of a definition: of a table (`part` is empty) or of a part of that table.
 pub(crate) fn id(table: &str, part: &str) -> Uuid {
     Uuid::new_v5(&IDS, format!("{table}/{part}").as_bytes())
 }
 
-/// A table's id.
+/// Returns the `MetadataId` of a table.
 pub(crate) fn table_id(table: &Table) -> Uuid {
     id(&table.name, "")
 }
 
-/// A column's id.
+/// Returns the `MetadataId` of a column.
 pub(crate) fn column_id(table: &Table, column: &Column) -> Uuid {
     id(&table.name, &format!("column/{}", column.name))
 }
 
-/// A key's id.
+/// Returns the `MetadataId` of a key.
 pub(crate) fn key_id(table: &Table, key: &AlternateKey) -> Uuid {
     id(&table.name, &format!("key/{}", key.schema_name))
 }
 
-/// A table.
+/// Renders a table.
 pub(crate) fn table(table: &Table) -> Value {
     let ownership = if table.columns.contains_key("ownerid") {
         "UserOwned"
@@ -49,7 +49,7 @@ pub(crate) fn table(table: &Table) -> Value {
     })
 }
 
-/// A column, with all that its own type has.
+/// Renders a column, with the properties of its derived type.
 pub(crate) fn column(table: &Table, column: &Column) -> Value {
     let mut form = json!({
         "@odata.type": format!("#{NAMESPACE}{}", type_name(column)),
@@ -87,7 +87,7 @@ fn own_properties(column: &Column, fields: &mut Map<String, Value>) {
     }
 }
 
-/// The choices of a column, which a client gets by expanding `OptionSet`.
+/// Renders the choices of a column, which a client reads by expanding `OptionSet`.
 pub(crate) fn option_set(table: &Table, column: &Column) -> Value {
     let mut set = json!({
         "MetadataId": id(&table.name, &format!("options/{}", column.name)),
@@ -122,7 +122,7 @@ pub(crate) fn option_set(table: &Table, column: &Column) -> Value {
     set
 }
 
-/// A key.
+/// Renders an alternate key.
 pub(crate) fn key(table: &Table, key: &AlternateKey) -> Value {
     let status = match key.status {
         KeyStatus::Pending => "Pending",
@@ -136,8 +136,10 @@ pub(crate) fn key(table: &Table, key: &AlternateKey) -> Value {
     })
 }
 
-/// Every lookup of every table, with the name to bind it by. Names that activities inherit are those of
-/// `activitypointer`, so that asking for `email` finds its own (Dataverse facts §6). The schema names are inferred.
+/// Renders a relationship for every navigation name of every table.
+///
+/// Names that activities inherit belong to `activitypointer`, so that a query for `email` returns
+/// only email's own names (Dataverse facts §6). The schema names are inferred.
 pub(crate) fn relationships(schema: &Schema) -> Vec<Value> {
     let inherited = schema.inherited_navigations();
     let mut forms = Vec::new();
@@ -166,7 +168,8 @@ pub(crate) fn relationships(schema: &Schema) -> Vec<Value> {
     forms
 }
 
-/// A text in its languages. English is the one of the caller.
+/// Renders a `Label` with its texts by language. `otherwise` is used if there is none. The caller's
+/// language is English (1033).
 fn label(labels: &Labels, otherwise: &str) -> Value {
     let mut forms: Vec<Value> = labels
         .iter()
@@ -180,7 +183,7 @@ fn label(labels: &Labels, otherwise: &str) -> Value {
     json!({"LocalizedLabels": forms, "UserLocalizedLabel": user})
 }
 
-/// The name of a column's type as definitions are cast by it.
+/// Returns the metadata type of a column, as it is used to cast definitions.
 pub(crate) fn type_name(column: &Column) -> &'static str {
     match column.type_name.as_str() {
         "String" => "StringAttributeMetadata",
@@ -204,7 +207,7 @@ pub(crate) fn type_name(column: &Column) -> &'static str {
     }
 }
 
-/// Files and images count as virtual.
+/// Returns the `AttributeType` of a column. Files and images are `Virtual`.
 fn attribute_type(column: &Column) -> &str {
     match column.type_name.as_str() {
         "File" | "Image" => "Virtual",

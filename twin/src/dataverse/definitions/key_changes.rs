@@ -1,15 +1,17 @@
-//! How alternate keys come and go, and what else changes definitions (Dataverse facts §7.2 and §17).
+//! Creates and deletes alternate keys, and runs the actions for definitions (Dataverse facts §7.2
+//! and §17).
 //!
-//! | Refused                                             | Code       |
+//! | Rejected                                            | Code       |
 //! | --------------------------------------------------- | ---------- |
-//! | a key of this name                                  | 0x80060893 |
-//! | a key of these columns                              | 0x80060894 |
-//! | more than 900 bytes; a character counts two (inferred) | 0x80060895 |
-//! | more than 16 columns or 10 keys, a column that is not there or of another type than a key takes | 0x8006088F |
+//! | a key name that exists already                      | 0x80060893 |
+//! | a key with the same columns as another              | 0x80060894 |
+//! | more than 900 bytes; a character counts as two (inferred) | 0x80060895 |
+//! | more than 16 columns or 10 keys, a column that does not exist or whose type a key cannot use | 0x8006088F |
 //! | reactivating a key that did not fail                | 0x80060897 |
 //!
-//! The names of the codes are verified; the status 400 and the last but one as a whole are inferred. A posted key is
-//! Pending for [`Setting::KeyIndexSeconds`] and holds nothing unique until then.
+//! The names of the codes are verified. The status 400 is inferred, and so is the whole row of
+//! 0x8006088F. A new key is `Pending` for [`Setting::KeyIndexSeconds`] and does not enforce
+//! uniqueness until then.
 //!
 //! [`Setting::KeyIndexSeconds`]: super::super::Setting::KeyIndexSeconds
 
@@ -29,7 +31,7 @@ const MOST_KEYS: usize = 10;
 const MOST_BYTES: usize = 900;
 
 impl Work<'_> {
-    /// POST of a key.
+    /// Creates an alternate key (POST).
     pub(crate) fn create_key(
         &mut self,
         table: &Table,
@@ -58,7 +60,7 @@ impl Work<'_> {
         Ok(self.made(&path))
     }
 
-    /// DELETE of a key.
+    /// Deletes an alternate key (DELETE).
     pub(crate) fn delete_key(
         &mut self,
         table: &Table,
@@ -69,7 +71,7 @@ impl Work<'_> {
         Ok(Answer::empty(204))
     }
 
-    /// An operation of the whole service.
+    /// Runs an unbound action of the service.
     pub(crate) fn action(&mut self, name: &str, operation: &Operation) -> Result<Answer, Refusal> {
         match name {
             "PublishAllXml" => {
@@ -166,7 +168,7 @@ fn check_key(table: &Table, schema_name: &str, columns: &[String]) -> Result<(),
     Ok(())
 }
 
-/// Bytes of a column in an index; `None` when it cannot be part of a key.
+/// Returns the size of a column in the index, in bytes, or `None` if it cannot be part of a key.
 fn size_in_key(column: &Column) -> Option<usize> {
     match (column.kind, column.type_name.as_str()) {
         (Kind::Text, "String") => column.max_length.map(|length| length * 2),

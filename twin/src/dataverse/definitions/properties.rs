@@ -1,11 +1,13 @@
-//! Which properties definitions have (Dataverse facts §17; the names are those of Microsoft's reference of the types).
+//! The property names of definitions (Dataverse facts §17; names from Microsoft's reference of the
+//! types).
 //!
-//! A type keeps some of its properties here. The others are known by name: a body may hold them without effect, but who
-//! asks for one gets 501, as nothing should be made up. Any other name is an error of the caller.
+//! The emulator stores some properties of each type. It only knows the names of the others: a body
+//! may have them without effect, but a query for one is answered with 501, so that no value is
+//! invented. Any other name is an error of the caller.
 
 use super::super::refusal::Refusal;
 
-/// One type of definitions.
+/// A metadata type, such as `EntityMetadata`.
 pub(crate) struct MetadataType {
     pub(crate) name: &'static str,
     pub(crate) base: Option<&'static str>,
@@ -16,7 +18,7 @@ pub(crate) struct MetadataType {
     pub(crate) navigations: &'static [(&'static str, &'static str)],
 }
 
-/// What a type makes of a name.
+/// How a metadata type treats a property name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Name {
     Kept,
@@ -25,7 +27,7 @@ pub(crate) enum Name {
     Unknown,
 }
 
-/// What a type makes of a name, with all it has from its bases.
+/// Returns how a type or one of its base types treats a property name.
 pub(crate) fn name(kind: &str, name: &str) -> Name {
     let mut next = Some(kind);
     while let Some(kind) = next.and_then(metadata_type) {
@@ -43,12 +45,13 @@ pub(crate) fn name(kind: &str, name: &str) -> Name {
     Name::Unknown
 }
 
-/// The type of this name.
+/// Returns the metadata type with this name, or `None` if there is none.
 pub(crate) fn metadata_type(name: &str) -> Option<&'static MetadataType> {
     METADATA_TYPES.iter().find(|kind| kind.name == name)
 }
 
-/// Refuses a name in a query that the type does not have.
+/// Rejects a property name in a query: with 501 if the emulator does not store it, as unknown if
+/// the type does not define it.
 pub(crate) fn queried(kind: &str, property: &str) -> Result<(), Refusal> {
     match name(kind, property) {
         Name::Kept => Ok(()),
@@ -82,7 +85,7 @@ const fn choice(name: &'static str) -> MetadataType {
     }
 }
 
-/// All types that the twin has, bases first.
+/// All metadata types of the emulator, base types first.
 pub(crate) const METADATA_TYPES: &[MetadataType] = &[
     MetadataType {
         name: "EntityMetadata",

@@ -1,7 +1,8 @@
-//! What a query of definitions understands: `$select`, `$expand` of one step, and a `$filter` of comparisons.
+//! Applies query options to definitions: `$select`, one level of `$expand`, and a `$filter` of
+//! comparisons.
 //!
-//! `contains`, `startswith` and `endswith` are not supported by the service: 501 / 0x8006088A (Dataverse facts §14; the
-//! facts leave open whether it is 0x80060888).
+//! The service does not support `contains`, `startswith` and `endswith` here: 501 / 0x8006088A
+//! (Dataverse facts §14, which leave open whether the code is 0x80060888).
 
 use serde_json::{Map, Value, json};
 
@@ -11,10 +12,11 @@ use super::super::options::Options;
 use super::super::refusal::Refusal;
 use super::properties::{self, Name, queried};
 
-/// A definition and what can be expanded from it.
+/// A rendered definition and the navigations that a query can expand.
 pub(crate) struct Form {
     pub(crate) value: Value,
-    /// Name, type and content of each navigation. One whose content is an array is a collection.
+    /// Name, type and content of each navigation. If the content is an array, the navigation is a
+    /// collection.
     pub(crate) expandable: Vec<(&'static str, &'static str, Value)>,
 }
 
@@ -27,13 +29,13 @@ impl Form {
     }
 }
 
-/// One definition as a whole answer. `kind` is the type by which names are checked.
+/// Answers with one definition. `kind` is the type that its property names are checked against.
 pub(crate) fn one(form: Form, kind: &str, options: &Options) -> Result<Answer, Refusal> {
     check(kind, options)?;
     Ok(Answer::json(200, shown(form, options)?))
 }
 
-/// A list as a whole answer.
+/// Answers with a list of definitions. `kind` is the type that property names are checked against.
 pub(crate) fn list(forms: Vec<Form>, kind: &str, options: &Options) -> Result<Answer, Refusal> {
     let mut forms = page(forms, kind, options)?;
     if let Some(top) = options.top {
@@ -52,7 +54,7 @@ fn page(forms: Vec<Form>, kind: &str, options: &Options) -> Result<Vec<Value>, R
     if !options.order.is_empty() || options.skip_token.is_some() {
         return Err(Refusal::query("Definitions are neither sorted nor paged."));
     }
-    // A name of an enumeration may stand before its value.
+    // The name of the enumeration may precede its value.
     let text = options
         .filter
         .as_ref()
@@ -118,7 +120,7 @@ fn holds(filter: &Filter, form: &Value) -> bool {
                 Some(other) => other.to_string(),
                 None => "null".to_owned(),
             };
-            // Names are compared as they are written (inferred).
+            // Texts are compared with case (inferred).
             let (Literal::Text(wanted) | Literal::Bare(wanted)) = value;
             let order = match (stored.parse::<f64>(), wanted.parse::<f64>()) {
                 (Ok(stored), Ok(wanted)) => stored.partial_cmp(&wanted),
@@ -142,7 +144,7 @@ fn shown(form: Form, options: &Options) -> Result<Value, Refusal> {
     let Value::Object(fields) = form.value else {
         return Ok(form.value);
     };
-    // The id comes always, as a row's key does.
+    // The id is always returned, as the key of a row is.
     let kept = |name: &String| {
         let names = options.select.as_ref();
         names.is_none_or(|names| {
