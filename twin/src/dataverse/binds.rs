@@ -1,4 +1,4 @@
-//! What a bound address points to (Dataverse facts §6 and §19 rule 8).
+//! Resolves the row that an `@odata.bind` refers to (Dataverse facts §6 and §19 rule 8).
 
 use serde_json::Value;
 use uuid::Uuid;
@@ -11,10 +11,10 @@ use super::schema::{Navigation, Table};
 use super::store::lookup_value;
 
 impl Work<'_> {
-    /// The lookup to store for one `@odata.bind`; null clears it.
+    /// Returns the lookup to store for one `@odata.bind`; null clears the lookup.
     ///
-    /// A missing row is 404 / 0x80040217, an entity set that does not belong to the navigation name is 400 /
-    /// 0x80048d19 (inferred).
+    /// A missing row is 404 / 0x80040217. An entity set that does not fit the navigation name is
+    /// 400 / 0x80048d19 (inferred).
     pub(crate) fn resolve(
         &self,
         table: &Table,
@@ -35,7 +35,7 @@ impl Work<'_> {
                 .schema
                 .table(&bound_table)
                 .is_some_and(Table::is_activity),
-            // A stored file is named through the attachment that has it (Dataverse facts §4.2).
+            // A stored file is referred to by the attachment that has it (Dataverse facts §4.2).
             "attachment" => bound_table == "activitymimeattachment",
             other => bound_table == other,
         };
@@ -60,7 +60,8 @@ impl Work<'_> {
         Ok(lookup_value(&bound_table, id))
     }
 
-    /// The row that an earlier operation of the change set named with this Content-ID.
+    /// Returns the table and id of the row that an earlier operation of the change set created
+    /// under this Content-ID.
     pub(crate) fn reference(&self, content_id: &str) -> Result<(String, Uuid), Refusal> {
         self.references.get(content_id).cloned().ok_or_else(|| {
             Refusal::query(format!(
@@ -99,7 +100,8 @@ impl Work<'_> {
         }
         match self.schema.set(&set) {
             Some(bound) => Ok((bound.name.clone(), id)),
-            // A table that the twin does not keep has no rows; anything else would be a name that nobody has.
+            // The emulator has no rows of a table that it does not store. Any other unknown set is
+            // a wrong name.
             None if self.schema.table(&navigation.target).is_none() => {
                 Err(Refusal::no_row(&navigation.target, id))
             }
@@ -121,7 +123,7 @@ impl Work<'_> {
         }
     }
 
-    /// The table of an activity, of which only the id is known.
+    /// Returns the table of the activity with this id, or `None` if there is no such activity.
     pub(crate) fn activity_table(&self, id: Uuid) -> Option<String> {
         let mut activities = self.schema.tables().filter(|table| table.is_activity());
         activities

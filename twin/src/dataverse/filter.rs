@@ -1,4 +1,4 @@
-//! The grammar of `$filter` (Dataverse facts §14).
+//! Parses `$filter` (Dataverse facts §14).
 //!
 //! ```text
 //! any        = all *( "or" all )
@@ -10,15 +10,15 @@
 //! value      = text | number | guid | time | "true" | "false" | "null" | "@" name
 //! ```
 //!
-//! Anything else that OData knows (lambda operators, arithmetic, comparing two columns, paths through lookups) is
-//! refused as not understood, so that nothing depends on what was not looked up.
+//! All other OData syntax (lambda operators, arithmetic, comparing two columns, paths through
+//! lookups) is rejected, so that no test depends on unverified behaviour.
 
 use std::collections::HashMap;
 
 use super::refusal::Refusal;
 use super::tokens::{Token, malformed, tokens};
 
-/// A condition over one row.
+/// A parsed condition, whose names and values are not checked yet.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Filter {
     Any(Vec<Filter>),
@@ -40,7 +40,7 @@ pub(crate) enum Filter {
     },
 }
 
-/// A comparison.
+/// A comparison operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Operator {
     Eq,
@@ -51,7 +51,7 @@ pub(crate) enum Operator {
     Le,
 }
 
-/// Where a text must be found.
+/// Where in a value a text must occur.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {
     Anywhere,
@@ -59,18 +59,18 @@ pub(crate) enum Place {
     End,
 }
 
-/// A value in a query: what was in quotes, and what was not.
+/// A literal in a query, with or without quotes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Literal {
     Text(String),
-    /// A number, guid, time, boolean or null: which of them it is depends on the column.
+    /// A number, GUID, time, boolean or null; the type of the column decides which.
     Bare(String),
 }
 
-/// Parameter aliases: `@p1` and the text behind its equals sign.
+/// Parameter aliases: the name, such as `@p1`, and the text after its equals sign.
 pub(crate) type Aliases = HashMap<String, String>;
 
-/// Reads the text of a `$filter`.
+/// Parses the text of a `$filter`.
 pub(crate) fn parse(text: &str, aliases: &Aliases) -> Result<Filter, Refusal> {
     let mut parser = Parser {
         tokens: tokens(text)?,
@@ -87,7 +87,8 @@ pub(crate) fn parse(text: &str, aliases: &Aliases) -> Result<Filter, Refusal> {
     }
 }
 
-/// How deep parentheses and negations may nest. The service has a limit too; its number is unknown.
+/// The deepest nesting of parentheses and negations. The service has a limit too, but its value is
+/// unknown.
 const DEEPEST: usize = 50;
 
 struct Parser<'a> {
@@ -264,7 +265,7 @@ impl Parser<'_> {
     }
 }
 
-/// A list of one condition is that condition.
+/// Returns the only part, or combines several parts.
 fn one_or(mut parts: Vec<Filter>, several: impl FnOnce(Vec<Filter>) -> Filter) -> Filter {
     match (parts.len(), parts.pop()) {
         (1, Some(only)) => only,
@@ -305,11 +306,11 @@ mod tests {
     #[test]
     fn and_binds_tighter_than_or() {
         let Filter::Any(parts) = read("a eq 1 or b eq 2 and c eq 3").unwrap() else {
-            panic!("no disjunction")
+            panic!("`or` must be the outermost operator")
         };
         assert_eq!(parts.len(), 2);
         let Filter::All(second) = &parts[1] else {
-            panic!("no conjunction")
+            panic!("the second part must be an `and`")
         };
         assert_eq!(second.len(), 2);
     }

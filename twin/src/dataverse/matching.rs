@@ -1,7 +1,7 @@
-//! Whether a row meets a condition (Dataverse facts §14).
+//! Checks a filter against a table and evaluates it for rows (Dataverse facts §14).
 //!
-//! Texts compare without case. A column without a value is different from every value
-//! (inferred: the platform writes "is not equal or is null"), and neither greater nor smaller than any.
+//! Texts are compared without case. A column without a value differs from every value (inferred:
+//! the platform writes "is not equal or is null") and is neither greater nor smaller than any.
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashSet};
@@ -16,7 +16,7 @@ use super::schema::{Column, Kind, Table};
 use super::store::Row;
 use super::values::guid;
 
-/// A condition of which every name and value was checked against a table.
+/// A condition whose names and values were checked against a table.
 #[derive(Debug)]
 pub(crate) enum Condition {
     Any(Vec<Condition>),
@@ -31,7 +31,7 @@ pub(crate) enum Condition {
         column: String,
         pattern: Vec<Piece>,
     },
-    /// One of many values; the texts in lower case.
+    /// Any of several values; the texts are in lower case.
     In {
         column: String,
         texts: HashSet<String>,
@@ -39,7 +39,7 @@ pub(crate) enum Condition {
     },
 }
 
-/// A value in the form that compares right.
+/// A value in a form that can be compared.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Comparable {
     Null,
@@ -50,7 +50,7 @@ pub(crate) enum Comparable {
     Time(DateTime<Utc>),
 }
 
-/// Checks a condition against the columns of `table`.
+/// Checks a filter against the columns of `table` and converts its values to their types.
 pub(crate) fn check(table: &Table, filter: &Filter) -> Result<Condition, Refusal> {
     let each = |parts: &[Filter]| {
         parts
@@ -91,7 +91,7 @@ pub(crate) fn check(table: &Table, filter: &Filter) -> Result<Condition, Refusal
         }
         Filter::In { property, values } => {
             let column = filterable(table, property)?;
-            // Whatever the column holds, the values come as texts (Dataverse facts §14).
+            // The values are texts whatever the type of the column (Dataverse facts §14).
             let read = |text: &String| match column.kind {
                 Kind::Text | Kind::TableName => literal(column, &Literal::Text(text.clone())),
                 _ => literal(column, &Literal::Bare(text.clone())),
@@ -102,7 +102,10 @@ pub(crate) fn check(table: &Table, filter: &Filter) -> Result<Condition, Refusal
     }
 }
 
-/// Clients look for many values with "or"; asking each row once for each column keeps that fast.
+/// Combines alternatives into one condition.
+///
+/// Clients search for many values of a column with `or`. Merging the equality tests of each column
+/// into one set keeps that fast.
 fn any(parts: Vec<Condition>) -> Condition {
     let mut wanted: BTreeMap<String, Vec<Comparable>> = BTreeMap::new();
     let mut rest = Vec::new();
@@ -143,7 +146,7 @@ fn one_of_values(column: String, values: Vec<Comparable>) -> Condition {
     }
 }
 
-/// A column that a query may filter or sort by.
+/// Returns a column that a query may filter or sort by.
 pub(crate) fn filterable<'t>(table: &'t Table, property: &str) -> Result<&'t Column, Refusal> {
     if property.contains('/') {
         return Err(Refusal::not_imitated(format!(
@@ -153,7 +156,8 @@ pub(crate) fn filterable<'t>(table: &'t Table, property: &str) -> Result<&'t Col
     let column = table
         .property(property)
         .ok_or_else(|| Refusal::unknown_column(&table.name, property))?;
-    // The body of an email lies outside the database (Dataverse facts §2.1); the code is inferred.
+    // The body of an email is stored outside the database (Dataverse facts §2.1). The code is
+    // inferred.
     if table.name == "email" && column.name == "description" {
         return Err(Refusal::query(
             "The column 'description' of the table 'email' cannot be used in a condition.",
@@ -207,7 +211,7 @@ fn time(text: &str) -> Option<DateTime<Utc>> {
         .map(|time| time.with_timezone(&Utc))
 }
 
-/// The value of a column in the form that compares right.
+/// Returns the value of a column in a form that can be compared.
 pub(crate) fn comparable(table: &Table, row: &Row, name: &str) -> Comparable {
     let kind = table.columns.get(name).map(|column| column.kind);
     match (kind, row.get(name)) {
@@ -225,7 +229,7 @@ pub(crate) fn comparable(table: &Table, row: &Row, name: &str) -> Comparable {
 }
 
 impl Comparable {
-    /// The order of two values; `None` when one is null.
+    /// Returns the order of two values, or `None` if one is null or their types differ.
     pub(crate) fn order(&self, other: &Self) -> Option<Ordering> {
         match (self, other) {
             (Self::Text(a), Self::Text(b)) => Some(a.cmp(b)),
@@ -238,7 +242,7 @@ impl Comparable {
 }
 
 impl Condition {
-    /// Whether `row` meets the condition.
+    /// Returns whether `row` meets the condition.
     pub(crate) fn holds(&self, table: &Table, row: &Row) -> bool {
         match self {
             Self::Any(parts) => parts.iter().any(|part| part.holds(table, row)),

@@ -1,20 +1,21 @@
-//! What a query and its headers ask for: columns, order, page, annotations (Dataverse facts §13 and §14).
+//! Parses query options and `Prefer` headers: columns, order, page, annotations (Dataverse facts
+//! §13 and §14).
 
 use percent_encoding::percent_decode_str;
 
 use super::filter::Aliases;
 use super::refusal::Refusal;
 
-/// Most rows of one page.
+/// The largest number of rows in a page.
 pub(crate) const LARGEST_PAGE: usize = 5_000;
 
-/// The query options of one address.
+/// The query options of a URL.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Options {
     pub(crate) select: Option<Vec<String>>,
     pub(crate) filter: Option<String>,
     pub(crate) expand: Vec<Expand>,
-    /// Property, and whether it runs downwards.
+    /// Property, and whether its order is descending.
     pub(crate) order: Vec<(String, bool)>,
     pub(crate) top: Option<usize>,
     pub(crate) count: bool,
@@ -22,7 +23,7 @@ pub(crate) struct Options {
     pub(crate) aliases: Aliases,
 }
 
-/// One name in `$expand`, with its own options.
+/// One name in `$expand`, with the options in its parentheses.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Expand {
     pub(crate) name: String,
@@ -30,9 +31,9 @@ pub(crate) struct Expand {
 }
 
 impl Options {
-    /// Reads the text behind the question mark.
+    /// Parses the text after the question mark.
     ///
-    /// A plus sign means a blank here, as in a form; a plus that is meant must be encoded.
+    /// A plus sign means a space, as in a form. A literal plus sign must be encoded.
     pub(crate) fn read(query: &str) -> Result<Self, Refusal> {
         let mut options = Self::default();
         for part in query.split('&').filter(|part| !part.is_empty()) {
@@ -62,7 +63,7 @@ impl Options {
             "fetchXml" | "savedQuery" | "userQuery" | "sql" => {
                 return Err(Refusal::not_imitated(format!("queries by {name}")));
             }
-            // There is no $skip (Dataverse facts §14), and nothing else that starts like an option.
+            // Dataverse has no `$skip` (Dataverse facts §14) and no other options with this prefix.
             _ if name.starts_with('$') => {
                 return Err(Refusal::query(format!(
                     "The query parameter {name} is not supported."
@@ -71,14 +72,14 @@ impl Options {
             _ if name.starts_with('@') => {
                 self.aliases.insert(name.to_owned(), value.to_owned());
             }
-            // Others go to plug-ins (`tag`) or nowhere.
+            // Other parameters are passed to plug-ins (`tag`) or ignored.
             _ => {}
         }
         Ok(())
     }
 }
 
-/// Undoes percent-encoding once.
+/// Decodes percent-encoding, once.
 pub(crate) fn decode(text: &str) -> Result<String, Refusal> {
     let text = text.replace('+', " ");
     let decoded = percent_decode_str(&text).decode_utf8();
@@ -121,7 +122,7 @@ fn expand(term: &str) -> Result<Expand, Refusal> {
         let (option, value) = part
             .split_once('=')
             .ok_or_else(|| invalid("$expand", term))?;
-        // It would also let the depth of an address decide the depth of the stack.
+        // Nested expands would also let a URL decide how deep the recursion goes.
         if option.trim() == "$expand" {
             return Err(Refusal::not_imitated("an expand inside an expand"));
         }
@@ -133,7 +134,7 @@ fn expand(term: &str) -> Result<Expand, Refusal> {
     })
 }
 
-/// Splits where neither parentheses nor quotes are open.
+/// Splits at separators outside parentheses and quotes.
 fn split_outside(text: &str, separator: char) -> Result<Vec<&str>, Refusal> {
     let (mut open, mut quoted) = (0_usize, false);
     let mut unbalanced = false;
@@ -158,13 +159,13 @@ fn split_outside(text: &str, separator: char) -> Result<Vec<&str>, Refusal> {
     }
 }
 
-/// What the `Prefer` headers of a request ask for.
+/// The preferences in the `Prefer` headers of a request.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Prefer {
     pub(crate) representation: bool,
     pub(crate) continue_on_error: bool,
     pub(crate) max_page_size: Option<usize>,
-    /// Names or patterns of annotations.
+    /// The names of annotations, or patterns that end in `*`.
     pub(crate) annotations: Vec<String>,
 }
 
@@ -192,7 +193,8 @@ impl Prefer {
         prefer
     }
 
-    /// Whether the annotation is asked for, by name or by a pattern that ends in an asterisk.
+    /// Returns whether the request asks for the annotation, by name or by a pattern that ends in an
+    /// asterisk.
     pub(crate) fn wants(&self, annotation: &str) -> bool {
         self.annotations
             .iter()
@@ -203,7 +205,7 @@ impl Prefer {
     }
 }
 
-/// Splits a header at the commas and semicolons outside quotes.
+/// Splits a header at commas and semicolons outside quotes.
 fn preferences(header: &str) -> Vec<&str> {
     let mut quoted = false;
     header

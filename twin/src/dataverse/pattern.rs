@@ -1,21 +1,21 @@
-//! How a text is searched for (Dataverse facts §14).
+//! Text search with wildcards (Dataverse facts §14).
 //!
-//! `contains`, `startswith` and `endswith` treat `%`, `_` and `[…]` as wildcards (documented for the first two,
-//! inferred for the third), and compare without case.
+//! `contains`, `startswith` and `endswith` treat `%`, `_` and `[…]` as wildcards (documented for
+//! the first two, inferred for the third) and compare without case.
 
 use super::filter::Place;
 
-/// One piece of a text pattern.
+/// One element of a text pattern.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Piece {
     Exactly(char),
     AnyOne,
     AnyNumber,
-    /// Ranges of characters, and whether those outside are meant.
+    /// Ranges of characters, and whether the characters outside them match instead.
     OneOf(Vec<(char, char)>, bool),
 }
 
-/// Reads the text of `contains`, `startswith` or `endswith`.
+/// Converts the argument of `contains`, `startswith` or `endswith` to a pattern in lower case.
 pub(crate) fn pieces(place: Place, pattern: &str) -> Vec<Piece> {
     let mut pieces = Vec::new();
     if place != Place::Start {
@@ -34,7 +34,7 @@ pub(crate) fn pieces(place: Place, pattern: &str) -> Vec<Piece> {
                     rest = behind.get(1..).unwrap_or_default();
                     one_of(inside)
                 }
-                // Without its other half a bracket matches nothing, as in the database.
+                // An opening bracket without a closing one matches nothing, as in the database.
                 None => Piece::OneOf(Vec::new(), false),
             },
             other => Piece::Exactly(*other),
@@ -64,9 +64,10 @@ fn one_of(inside: &[char]) -> Piece {
     Piece::OneOf(ranges, outside)
 }
 
-/// Whether the whole of `text`, in lower case, fits.
+/// Returns whether the pattern matches the whole of `text`, which must be in lower case.
 ///
-/// Matches with one point to come back to, the latest "any number"; so it takes no more than length times length.
+/// Backtracks only to the latest [`Piece::AnyNumber`], so the time is at most the length of the
+/// pattern times the length of the text.
 pub(crate) fn fits(pattern: &[Piece], text: &[char]) -> bool {
     let (mut at_piece, mut at_char) = (0, 0);
     let mut retry: Option<(usize, usize)> = None;
@@ -131,13 +132,13 @@ mod tests {
         assert!(matches(Place::Anywhere, "100%sure", "100 per cent sure"));
         assert!(
             matches(Place::Start, "a_b", "a-b"),
-            "an underscore in an address also finds other addresses"
+            "an underscore in an address also matches other addresses"
         );
         assert!(matches(Place::Start, "file[0-9]", "file7"));
         assert!(!matches(Place::Start, "file[^0-9]", "file7"));
         assert!(
             !matches(Place::Anywhere, "[tag]x", "[tag]x"),
-            "brackets do not stand for themselves"
+            "brackets do not match themselves"
         );
         assert!(!matches(Place::Anywhere, "[", "a[b"));
     }

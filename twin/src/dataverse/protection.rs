@@ -1,13 +1,14 @@
-//! How much one caller may ask for (Dataverse facts §11.1): service protection.
+//! Service protection: the request limits of one caller (Dataverse facts §11.1).
 //!
-//! | Measure in the window            | Limit         | Refusal          | Retry-After                            |
+//! | Measured in the window           | Limit         | Error            | Retry-After                            |
 //! | -------------------------------- | ------------- | ---------------- | -------------------------------------- |
-//! | requests; a batch is one         | 6,000         | 429 / 0x80072322 | until the oldest leaves the window     |
+//! | requests; a batch counts as one  | 6,000         | 429 / 0x80072322 | until the oldest leaves the window     |
 //! | execution time of all operations | 1,200,000 ms  | 429 / 0x80072321 | until the sum is below the limit again |
 //! | requests in flight               | 52            | 429 / 0x80072326 | 1 second (inferred)                    |
 //!
-//! A refused request counts for none of them (inferred). Execution time is what [`Setting::OperationMilliseconds`] says,
-//! never measured: no test shall depend on how fast a machine is.
+//! A rejected request counts towards none of these limits (inferred). Execution time is not
+//! measured but set by [`Setting::OperationMilliseconds`], so that no test depends on the speed of
+//! a machine.
 //!
 //! [`Setting::OperationMilliseconds`]: super::Setting::OperationMilliseconds
 
@@ -21,14 +22,14 @@ use super::org::Org;
 use super::refusal::Refusal;
 use crate::lock::lock;
 
-/// The numbers of service protection.
+/// The limits of service protection.
 #[derive(Debug, Clone)]
 pub(crate) struct Limits {
     pub(crate) window: TimeDelta,
     pub(crate) requests: usize,
     pub(crate) execution_ms: u64,
     pub(crate) in_flight: usize,
-    /// What `x-ms-dop-hint` says.
+    /// The value of `x-ms-dop-hint`.
     pub(crate) parallelism: u32,
 }
 
@@ -39,17 +40,17 @@ impl Default for Limits {
             requests: 6_000,
             execution_ms: 1_200_000,
             in_flight: 52,
-            // Inferred: the documents show the header, not the numbers it takes.
+            // Inferred: the documentation shows the header but not its values.
             parallelism: 4,
         }
     }
 }
 
-/// What one caller asked for within the window.
+/// The usage of one caller within the window.
 #[derive(Debug, Default)]
 pub(crate) struct Usage {
     arrivals: VecDeque<DateTime<Utc>>,
-    /// When operations ran, and their milliseconds.
+    /// The time and the milliseconds of each operation.
     work: VecDeque<(DateTime<Utc>, u64)>,
     /// The sum of those milliseconds.
     used_ms: u64,
@@ -57,7 +58,7 @@ pub(crate) struct Usage {
 }
 
 impl Usage {
-    /// Takes in a request, or says why not.
+    /// Counts a request, or returns the error that rejects it.
     pub(crate) fn arrive(&mut self, limits: &Limits, now: DateTime<Utc>) -> Result<(), Refusal> {
         self.check_requests(limits, now)?;
         self.check_time(limits, now)?;
@@ -84,7 +85,7 @@ impl Usage {
         ))
     }
 
-    /// Refuses when the operations in the window have used up the execution time.
+    /// Returns an error if the operations in the window have used up the execution time.
     pub(crate) fn check_time(
         &mut self,
         limits: &Limits,
@@ -123,7 +124,7 @@ impl Usage {
         Err(throttled("0x80072326", message, TimeDelta::seconds(1)))
     }
 
-    /// Notes the time of an operation.
+    /// Adds the execution time of an operation.
     pub(crate) fn work(&mut self, now: DateTime<Utc>, milliseconds: u64) {
         if milliseconds > 0 {
             self.work.push_back((now, milliseconds));
@@ -131,7 +132,8 @@ impl Usage {
         }
     }
 
-    /// What is left, as headers of an answer: for diagnosis, and so in a form that is for people (inferred).
+    /// Returns the response headers with the remaining capacity. They are for diagnosis, so their
+    /// values are formatted for people (inferred).
     pub(crate) fn headers(
         &mut self,
         limits: &Limits,
@@ -176,7 +178,7 @@ fn throttled(code: &'static str, message: String, wait: TimeDelta) -> Refusal {
     refusal
 }
 
-/// How many requests of all callers are being answered, and whether they may go on.
+/// The number of requests in flight of all callers, and whether requests are held back.
 #[derive(Clone)]
 pub(crate) struct Traffic {
     in_flight: Arc<watch::Sender<usize>>,
@@ -197,26 +199,27 @@ impl Traffic {
         self.held.send_replace(held);
     }
 
-    /// Returns once requests are not held.
+    /// Waits until requests are not held back.
     pub(crate) async fn pass(&self) {
-        // It fails only when the sender is gone, and this value has it.
+        // Waiting fails only if the sender is dropped, and `self` owns it.
         let mut held = self.held.subscribe();
         let _held_no_more = held.wait_for(|held| !held).await;
     }
 
-    /// Returns once so many requests are in flight.
+    /// Waits until at least `requests` requests are in flight.
     pub(crate) async fn reach(&self, requests: usize) {
         let mut in_flight = self.in_flight.subscribe();
         let _reached = in_flight.wait_for(|now| *now >= requests).await;
     }
 
-    /// Returns once no request is in flight.
+    /// Waits until no request is in flight.
     pub(crate) async fn idle(&self) {
         let mut in_flight = self.in_flight.subscribe();
         let _idle = in_flight.wait_for(|now| *now == 0).await;
     }
 
-    /// Counts a request of `caller` in, until the returned value is dropped: also when its connection breaks.
+    /// Counts a request of `caller` as in flight until the returned value is dropped, which also
+    /// happens if its connection breaks.
     pub(crate) fn enter(&self, org: &mut Org, shared: &Arc<Mutex<Org>>, caller: &str) -> Flight {
         org.usage(caller).in_flight += 1;
         self.in_flight.send_modify(|now| *now += 1);
@@ -228,7 +231,7 @@ impl Traffic {
     }
 }
 
-/// A request that is being answered.
+/// A request in flight. Dropping it ends the count.
 pub(crate) struct Flight {
     org: Arc<Mutex<Org>>,
     caller: String,

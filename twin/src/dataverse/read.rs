@@ -1,4 +1,4 @@
-//! What a GET answers: one row, or a page of rows (Dataverse facts §14).
+//! Answers GET requests: one row, a page of rows, or a count (Dataverse facts §14).
 
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ const FORMATTED: &str = "OData.Community.Display.V1.FormattedValue";
 type Found = (Uuid, Arc<Row>);
 
 impl Work<'_> {
-    /// One row as a whole answer.
+    /// Returns one row as the body of an answer.
     pub(crate) fn entity(
         &self,
         table: &Table,
@@ -50,7 +50,8 @@ impl Work<'_> {
         Ok(Value::Object(body))
     }
 
-    /// A page of rows. `query` is the text behind the question mark, which the link to the next page repeats.
+    /// Returns a page of rows. `query` is the raw text after the question mark; the link to the
+    /// next page repeats it.
     pub(crate) fn page(
         &self,
         table: &Table,
@@ -65,7 +66,7 @@ impl Work<'_> {
             Some(token) => read_token(token)?,
             None => (0, prefer.max_page_size.unwrap_or(LARGEST_PAGE)),
         };
-        // With $top there is no paging: the two do not combine.
+        // `$top` disables paging, since the two cannot be combined.
         let size = options
             .top
             .or(prefer.max_page_size)
@@ -104,7 +105,7 @@ impl Work<'_> {
         Ok(Value::Object(body))
     }
 
-    /// How many rows meet the condition, as `$count` says it; 5,000 at most.
+    /// Returns the number of rows that match the filter, as `$count` reports it: at most 5,000.
     pub(crate) fn count(&self, table: &Table, options: &Options) -> Result<usize, Refusal> {
         self.require(Privilege::Read, &table.name)?;
         Ok(
@@ -114,7 +115,7 @@ impl Work<'_> {
         )
     }
 
-    /// Refuses names that the table does not have, also when there is no row to show them of.
+    /// Rejects names that the table does not have, even if no row is returned.
     fn check_names(&self, table: &Table, options: &Options) -> Result<(), Refusal> {
         for name in options.select.iter().flatten() {
             table
@@ -132,7 +133,8 @@ impl Work<'_> {
             let target = child_table(table, &expand.name)
                 .or(navigation)
                 .ok_or_else(|| Refusal::unknown_column(&table.name, &expand.name))?;
-            // Owners and activities are of several tables; their names are checked when a row is shown.
+            // A lookup of owners or activities has several target tables, so its names are checked
+            // when a row is rendered.
             if let Some(target) = self.schema.table(target) {
                 self.check_names(target, &expand.options)?;
             }
@@ -140,7 +142,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// A row as JSON, with what was selected and expanded.
+    /// Returns a row as JSON, with the selected columns and expanded navigations.
     fn render(
         &self,
         table: &Table,
@@ -151,7 +153,7 @@ impl Work<'_> {
         let mut body = Map::new();
         body.insert("@odata.etag".to_owned(), json!(row.etag()));
         if let Some(names) = &options.select {
-            // The key comes always.
+            // The key is always returned.
             for name in names.iter().chain([&table.key]) {
                 let column = table
                     .property(name)
@@ -159,7 +161,7 @@ impl Work<'_> {
                 self.render_column(table, row, column, prefer, &mut body);
             }
         } else {
-            // This one is not valid for read (Dataverse facts §2.1).
+            // `messageiddupcheck` is not valid for read (Dataverse facts §2.1).
             let shown = |column: &&Column| !column.hidden && column.name != "messageiddupcheck";
             for column in table.columns.values().filter(shown) {
                 self.render_column(table, row, column, prefer, &mut body);
@@ -293,7 +295,7 @@ impl Work<'_> {
     }
 }
 
-/// The rows that meet the filter, in the order asked for.
+/// Returns the rows that match the filter, in the requested order.
 fn select_rows(table: &Table, rows: Vec<Found>, options: &Options) -> Result<Vec<Found>, Refusal> {
     let condition = match &options.filter {
         Some(text) => matching::check(table, &filter::parse(text, &options.aliases)?)?,
@@ -317,8 +319,8 @@ fn select_rows(table: &Table, rows: Vec<Found>, options: &Options) -> Result<Vec
     Ok(rows)
 }
 
-/// The collections below an activity and the tables in them. The names for email are verified, their use here and
-/// those for appointment are inferred.
+/// Returns the child collections of an activity and their tables; empty for other tables. The names
+/// for email are verified. Their use here and the names for appointment are inferred.
 pub(crate) fn collections(table: &Table) -> Vec<(String, &'static str)> {
     let Some(parties) = table.parties() else {
         return Vec::new();
@@ -337,7 +339,8 @@ pub(crate) fn collections(table: &Table) -> Vec<(String, &'static str)> {
     ]
 }
 
-/// The table behind a collection below an activity.
+/// Returns the table of a child collection of an activity, or `None` if there is no such
+/// collection.
 pub(crate) fn child_table(table: &Table, collection: &str) -> Option<&'static str> {
     let mut known = collections(table).into_iter();
     known

@@ -49,8 +49,8 @@ impl Refusal {
         ))
     }
 
-    /// Builds the error for something that Dataverse supports and the emulator does not. Its status
-    /// 501 and code `twin` must never look like an answer of Dataverse.
+    /// Builds the error for something that Dataverse supports and the emulator does not. The status
+    /// 501 and the code `twin` distinguish it from every answer of Dataverse.
     pub(crate) fn not_imitated(what: impl Display) -> Self {
         Self::new(501, "twin", format!("the emulator does not support {what}"))
     }

@@ -1,4 +1,4 @@
-//! The settings of an organisation that a test can change.
+//! The settings of an emulated organisation that a test can change.
 
 use chrono::TimeDelta;
 
@@ -19,14 +19,14 @@ pub enum Setting {
     /// response with that part inside. It is not known which of the two Dataverse does (Dataverse
     /// facts §9a), so a client must read both. Default off.
     BareChangeSetErrors(bool),
-    /// The number of HTTP requests of one caller in the window of service protection, above which
-    /// requests are rejected with 429; default 6,000.
+    /// The number of HTTP requests that one caller may send in the window of service protection;
+    /// more are rejected with 429. Default 6,000.
     RequestsPerFiveMinutes(usize),
     /// The length of the window of service protection, in seconds; default 300.
     ProtectionWindowSeconds(u32),
-    /// The execution time of one caller in the window, in milliseconds, above which requests are
-    /// rejected with 429; default 1,200,000. [`Setting::OperationMilliseconds`] sets the time of an
-    /// operation.
+    /// The execution time that one caller may use in the window, in milliseconds. Once it is used
+    /// up, requests are rejected with 429. Default 1,200,000. [`Setting::OperationMilliseconds`]
+    /// sets the time of an operation.
     ExecutionMilliseconds(u64),
     /// The largest number of HTTP requests of one caller in flight; default 52.
     ConcurrentRequests(usize),
@@ -66,7 +66,7 @@ pub enum Setting {
     KeyIndexSeconds(u32),
     /// Whether `messageid` is unique among emails, as server-side synchronization relies on
     /// (Dataverse facts §7.3); default on. A second email with the same value is rejected with 412
-    /// / 0x80040237 for every writer; the code is not known.
+    /// / 0x80040237 for every writer. The real code is not known.
     UniqueMessageIds(bool),
 }
 

@@ -1,4 +1,5 @@
-//! Which value a column takes: JSON type, range, length and characters (Dataverse facts §19 rules 1, 3 and 4).
+//! Checks the value of a column: JSON type, range, length and characters (Dataverse facts §19 rules
+//! 1, 3 and 4).
 
 use chrono::{DateTime, SecondsFormat, TimeZone, Utc};
 use serde_json::Value;
@@ -7,11 +8,11 @@ use uuid::Uuid;
 use super::refusal::Refusal;
 use super::schema::{Column, Kind, Table};
 
-/// The value as it is stored, or why it is refused.
+/// Returns the value in the form in which it is stored, or the error that rejects it.
 pub(crate) fn accept(table: &Table, column: &Column, value: &Value) -> Result<Value, Refusal> {
     if value.is_null() {
         return match column.kind {
-            // A status is never null (Dataverse facts §2.1); the code is inferred.
+            // A state or status is never null (Dataverse facts §2.1); the code is inferred.
             Kind::State | Kind::Status => Err(Refusal::argument(format!(
                 "{} cannot be null.",
                 column.name
@@ -60,14 +61,14 @@ pub(crate) fn accept(table: &Table, column: &Column, value: &Value) -> Result<Va
     }
 }
 
-/// An id in the only form that the Web API takes: 32 hexadecimal digits with hyphens.
+/// Parses an id in the only form that the Web API accepts: 32 hexadecimal digits with hyphens.
 pub(crate) fn guid(text: &str) -> Option<Uuid> {
     Some(text)
         .filter(|text| text.len() == 36)
         .and_then(|text| Uuid::try_parse(text).ok())
 }
 
-/// A point in time as Dataverse writes it. Parts of a second are cut off (inferred).
+/// Formats a time as Dataverse does. Fractions of a second are cut off (inferred).
 pub(crate) fn date_time_text(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
@@ -80,7 +81,8 @@ fn date_time(
     let time = DateTime::parse_from_rfc3339(text)
         .map_err(|_| wrong_type())?
         .with_timezone(&Utc);
-    // The database's first day (inferred that it bounds the Web API; the code is InvalidDateTime).
+    // The earliest date of the database. That it also limits the Web API is inferred; the code is
+    // that of InvalidDateTime.
     let first = Utc.with_ymd_and_hms(1753, 1, 1, 0, 0, 0).single();
     if first.is_some_and(|first| time < first) {
         let message = format!(
@@ -111,7 +113,8 @@ fn check_text(table: &Table, column: &Column, text: &str) -> Result<(), Refusal>
             "The field '{}' contains one or more invalid characters.",
             column.name
         );
-        // The name of the code is verified, that control characters cause it is inferred (Dataverse facts §12).
+        // The name of the code is verified; that control characters cause it is inferred (Dataverse
+        // facts §12).
         return Err(Refusal::new(400, "0x80040278", message));
     }
     if let Some(limit) = column.max_length
@@ -127,7 +130,7 @@ fn check_text(table: &Table, column: &Column, text: &str) -> Result<(), Refusal>
     Ok(())
 }
 
-/// Whether XML 1.0 can hold the character; surrogates never reach a Rust string.
+/// Returns whether XML 1.0 allows the character. Surrogates cannot occur in a Rust string.
 fn fits_xml(character: char) -> bool {
     match character {
         '\t' | '\n' | '\r' => true,
@@ -161,7 +164,7 @@ mod tests {
         for word in ["'subject'", "'email'", "'800'"] {
             assert!(
                 refusal.message.contains(word),
-                "{word} is missing in {}",
+                "the message must contain {word}: {}",
                 refusal.message
             );
         }
@@ -204,7 +207,7 @@ mod tests {
         assert_eq!(code(try_email("statuscode", &json!(99))), "0x8004431A");
         assert!(
             try_email("emailremindertype", &json!(12)).is_ok(),
-            "choices that are not documented are open"
+            "a column without documented choices accepts any number"
         );
     }
 

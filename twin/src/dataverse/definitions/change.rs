@@ -1,8 +1,8 @@
 //! Creates, replaces and deletes tables (Dataverse facts §17), and has the helpers for all kinds of
 //! definitions.
 //!
-//! The names of the codes are verified. When each one is returned is inferred, and so is the status
-//! 400.
+//! The names of the codes are verified. The conditions under which they are returned and the status
+//! 400 are inferred.
 //!
 //! | Rejected                                           | Code       |
 //! | -------------------------------------------------- | ---------- |
@@ -374,8 +374,8 @@ pub(crate) fn add_table(
     }
 }
 
-/// Lets activities have rows of this table as regarding: by the navigation name with the activity's
-/// suffix and by the inherited name (Dataverse facts §6).
+/// Lets activities refer to rows of this table as their regarding record: by the navigation name
+/// with the activity's suffix and by the inherited name (Dataverse facts §6).
 fn add_regarding(schema: &mut Schema, target: &str) {
     for table in schema
         .tables

@@ -8,7 +8,7 @@
 //! | deleting a standard column or the primary name      | 400 / 0x80047009 |
 //! | deleting a column that a key needs                  | 400 / 0x8004F01F |
 //!
-//! The names of the codes are verified. When each one is returned is inferred.
+//! The names of the codes are verified. The conditions under which they are returned are inferred.
 
 use serde_json::Value;
 
