@@ -1,7 +1,8 @@
-//! What time it is for the services, and how they wait.
+//! The clock of the emulators, and how they wait.
 //!
-//! A clock runs with the machine's until it is stopped. A stopped clock moves only when it is told to; whatever would
-//! wait then moves it instead, so that a test of five minutes takes none.
+//! A clock follows the machine's clock until it is stopped. A stopped clock moves only on request.
+//! A wait then moves the clock instead of sleeping, so that a test that spans five minutes takes no
+//! time.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -10,26 +11,27 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::lock::lock;
 
-/// The clock of all three services. Clones are handles of the same clock.
+/// The clock of the three emulators. Clones are handles of the same clock.
 #[derive(Debug, Clone, Default)]
 pub struct Clock(Arc<Mutex<Time>>);
 
 #[derive(Debug, Default)]
 struct Time {
-    /// How far it was moved ahead of the machine's.
+    /// How far the clock is ahead of the machine's clock; negative if it is behind.
     ahead: TimeDelta,
     stopped: Option<DateTime<Utc>>,
 }
 
 impl Clock {
-    /// The time.
+    /// Returns the current time of this clock.
     #[must_use]
     pub fn now(&self) -> DateTime<Utc> {
         let time = lock(&self.0);
         time.stopped.unwrap_or_else(|| Utc::now() + time.ahead)
     }
 
-    /// From now on the clock moves only by [`advance`](Self::advance), and by what would be waited for.
+    /// Stops the clock. It then moves only by [`advance`](Self::advance) and
+    /// [`put_back`](Self::put_back), and by the time that an emulator would wait.
     pub fn stop(&self) {
         let now = self.now();
         lock(&self.0).stopped = Some(now);
@@ -45,7 +47,7 @@ impl Clock {
         }
     }
 
-    /// Moves the clock back, so that a machine's own is ahead of it.
+    /// Moves the clock back, as if the machines that read it were ahead.
     pub fn put_back(&self, by: Duration) {
         let by = TimeDelta::from_std(by).unwrap_or_default();
         let mut time = lock(&self.0);
@@ -55,7 +57,7 @@ impl Clock {
         }
     }
 
-    /// Lets this much time go by.
+    /// Waits for `time`. A stopped clock moves forward by `time` instead.
     pub(crate) async fn pass(&self, time: Duration) {
         if time.is_zero() {
             return;
@@ -66,7 +68,7 @@ impl Clock {
         }
         #[expect(
             clippy::disallowed_methods,
-            reason = "the stand-in is slow on purpose; no handler of the product waits here"
+            reason = "the emulator is slow on purpose; no handler of the product waits here"
         )]
         tokio::time::sleep(time).await;
     }

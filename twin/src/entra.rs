@@ -1,16 +1,16 @@
-//! What Entra answers when an application asks for a token with its secret or with a certificate.
+//! How Entra answers an application that requests a token with its secret or with a certificate.
 //!
 //! | Request                                    | Answer                       | Dataverse facts §16 |
 //! | ------------------------------------------ | ---------------------------- | ------------------- |
-//! | right                                      | 200, a fresh token, 3599 s   | verified            |
+//! | valid                                      | 200, a new token, 3599 s     | verified            |
 //! | wrong secret                               | 401 `invalid_client` 7000215 | status inferred     |
-//! | secret that has expired                    | 401 `invalid_client` 7000222 | status inferred     |
-//! | assertion: see `entra/assertion.rs`        | 401 `invalid_client` 700027, 700024, 50027 | inferred |
+//! | expired secret                             | 401 `invalid_client` 7000222 | status inferred     |
+//! | rejected assertion, see `entra/assertion.rs` | 401 `invalid_client` 700027, 700024, 50027 | inferred |
 //! | unknown application                        | 400 `unauthorized_client` 700016 | verified        |
 //! | unknown tenant                             | 400 `invalid_request` 90002  | verified            |
 //! | scope that is not `<resource>/.default`    | 400 `invalid_scope` 70011    | verified            |
-//! | scope for an organisation nobody knows     | 400 `invalid_resource` 500011| inferred            |
-//! | a field missing, another grant type        | 400, 900144 or 70003         | inferred            |
+//! | scope for an unknown organisation          | 400 `invalid_resource` 500011| inferred            |
+//! | missing field, other grant type            | 400, 900144 or 70003         | inferred            |
 
 mod assertion;
 
@@ -30,10 +30,12 @@ use crate::fault::{Fault, Faults};
 use crate::lock::lock;
 use crate::server::{Incoming, Outgoing, Service};
 
-/// Lifetime of a token that was asked for over HTTP, in seconds (Dataverse facts §16: "about 3599").
+/// Lifetime of a token that was requested over HTTP, in seconds (Dataverse facts §16: "about
+/// 3599").
 const LIFETIME_SECONDS: i64 = 3599;
 
-/// The Entra tenant, with an application registered, and more on demand. Clones are handles of the same tenant.
+/// The Entra tenant. One application is registered, and tests can register more. Clones are handles
+/// of the same tenant.
 #[derive(Clone)]
 pub struct Entra {
     url: String,
@@ -45,13 +47,13 @@ pub struct Entra {
 }
 
 struct State {
-    /// Resources that tokens may be asked for, without a final slash.
+    /// Resources for which tokens may be requested, without a final slash.
     resources: Vec<String>,
-    /// Registered applications, by their ids in lower case.
+    /// Registered applications by id, in lower case.
     applications: HashMap<String, Application>,
-    /// Every token that still counts.
+    /// Every token that was issued and not revoked.
     tokens: HashMap<String, Issued>,
-    /// Ids of assertions that were taken.
+    /// Ids of accepted assertions; an id is accepted once.
     assertions: HashSet<String>,
     requests: u64,
 }
@@ -59,14 +61,15 @@ struct State {
 struct Application {
     secret: String,
     secret_expired: bool,
-    /// DER of the uploaded certificates.
+    /// The uploaded certificates, in DER.
     certificates: Vec<Vec<u8>>,
 }
 
 impl Application {
     fn new() -> Self {
         Self {
-            // With characters that a form must encode: a client that does not will be refused.
+            // With characters that a form must encode: a client that does not encode them is
+            // rejected.
             secret: format!("twin+{}/=~&%", Uuid::new_v4().simple()),
             secret_expired: false,
             certificates: Vec::new(),
@@ -100,31 +103,32 @@ impl Entra {
         }
     }
 
-    /// The login host, `http://127.0.0.1:PORT`.
+    /// Returns the login host, `http://127.0.0.1:PORT`.
     #[must_use]
     pub fn authority(&self) -> String {
         self.url.clone()
     }
 
-    /// The tenant's id.
+    /// Returns the tenant's id.
     #[must_use]
     pub fn tenant_id(&self) -> String {
         self.tenant_id.clone()
     }
 
-    /// The id of the application that is registered from the beginning.
+    /// Returns the id of the application that is registered from the start.
     #[must_use]
     pub fn client_id(&self) -> String {
         self.client_id.clone()
     }
 
-    /// Its secret. It holds characters that a form must percent-encode.
+    /// Returns the secret of that application. It contains characters that a form must
+    /// percent-encode.
     #[must_use]
     pub fn client_secret(&self) -> String {
         self.client_secret_of(&self.client_id).unwrap_or_default()
     }
 
-    /// Registers another application; its id.
+    /// Registers another application and returns its id.
     #[must_use]
     pub fn register(&self) -> String {
         let client_id = Uuid::new_v4().to_string();
@@ -135,7 +139,7 @@ impl Entra {
         client_id
     }
 
-    /// The secret of a registered application.
+    /// Returns the secret of a registered application; `None` if the id is unknown.
     #[must_use]
     pub fn client_secret_of(&self, client_id: &str) -> Option<String> {
         let state = lock(&self.state);
@@ -143,7 +147,7 @@ impl Entra {
         application.map(|application| application.secret.clone())
     }
 
-    /// The secret of a registered application expires.
+    /// Makes the secret of a registered application expire.
     pub fn expire_secret(&self, client_id: &str) {
         if let Some(application) = lock(&self.state).applications.get_mut(client_id) {
             application.secret_expired = true;
@@ -157,14 +161,16 @@ impl Entra {
         }
     }
 
-    /// A token without the round trip. A negative lifetime gives one that has expired.
+    /// Returns a token without an HTTP request. A token with a negative lifetime has expired
+    /// already.
     #[must_use]
     pub fn issue_token(&self, resource_url: &str, lifetime_seconds: i64) -> String {
         self.issue_token_for(&self.client_id, resource_url, lifetime_seconds)
     }
 
-    /// The same for another application. Dataverse takes its token when a row of `systemuser` has its id in
-    /// `applicationid`.
+    /// Returns a token of another application without an HTTP request.
+    ///
+    /// Dataverse accepts it if a row of `systemuser` has the application's id in `applicationid`.
     #[must_use]
     pub fn issue_token_for(
         &self,
@@ -182,7 +188,8 @@ impl Entra {
         });
         let encode = |part: &Value| URL_SAFE_NO_PAD.encode(part.to_string());
         let header = json!({"typ": "JWT", "alg": "RS256"});
-        // Dataverse's stand-in asks this one about a token; nobody checks the signature, so it is only noise.
+        // The signature is random: the Dataverse emulator asks this emulator about a token, and
+        // does not check its signature.
         let token = format!(
             "{}.{}.{}",
             encode(&header),
@@ -198,28 +205,29 @@ impl Entra {
         token
     }
 
-    /// No token issued so far is accepted any more.
+    /// Revokes every token that was issued so far.
     pub fn revoke_all(&self) {
         lock(&self.state).tokens.clear();
     }
 
-    /// HTTP requests so far.
+    /// Returns the number of HTTP requests so far.
     #[must_use]
     pub fn requests(&self) -> u64 {
         lock(&self.state).requests
     }
 
-    /// Makes one coming request fail. Faults queue up.
+    /// Makes the next request fail. Faults queue up, one for each request.
     pub fn fail_next(&self, fault: Fault) {
         self.faults.push(fault);
     }
 
-    /// One token is not accepted any more.
+    /// Revokes one token.
     pub(crate) fn revoke(&self, token: &str) {
         lock(&self.state).tokens.remove(token);
     }
 
-    /// The application that `token` was issued to, for `resource_url`; `None` when it was not, or has run out.
+    /// Returns the application that `token` was issued to. `None` if the token is unknown, expired,
+    /// or for another resource than `resource_url`.
     pub(crate) fn caller(&self, token: &str, resource_url: &str) -> Option<String> {
         let now = self.clock.now();
         let state = lock(&self.state);
@@ -266,7 +274,7 @@ impl Entra {
         }))
     }
 
-    /// The application that asks.
+    /// Checks the credential of a token request and returns the application's id.
     fn check_client(&self, form: &Form) -> Result<String, OAuthError> {
         let client_id = form.required("client_id")?.to_ascii_lowercase();
         let mut state = lock(&self.state);
@@ -344,7 +352,7 @@ impl Service for Entra {
     }
 
     fn refuse(&self, status: u16, code: &str, message: &str) -> Outgoing {
-        // A fault's code is an OAuth error, or a number as `AADSTS50196`.
+        // A fault's code is an OAuth error, or a number such as `AADSTS50196`.
         let number = code
             .strip_prefix("AADSTS")
             .and_then(|number| number.parse().ok());
@@ -366,7 +374,7 @@ impl Service for Entra {
     }
 }
 
-/// A final slash makes no difference to the resource that is meant (inferred).
+/// Returns a resource in lower case and without final slashes, which make no difference (inferred).
 fn trimmed(url: &str) -> String {
     url.trim_end_matches('/').to_ascii_lowercase()
 }
@@ -383,7 +391,7 @@ fn json_answer(status: u16, body: &Value) -> Outgoing {
     }
 }
 
-/// The OAuth error that comes with a number (Dataverse facts §16).
+/// Returns the OAuth error for an `AADSTS` number (Dataverse facts §16).
 fn error_of(number: u32) -> &'static str {
     match number {
         7_000_215 | 7_000_222 | 700_027 => "invalid_client",

@@ -1,5 +1,7 @@
-//! How a test makes a service fail: a queue of faults, one of which is used up by each HTTP request; for Dataverse
-//! also a plan that injects faults by chance, the same ones for the same seed.
+//! How a test makes a service fail.
+//!
+//! A test queues faults, and each HTTP request uses up one. For Dataverse and Nylas there is also a
+//! plan that injects random faults, the same ones for the same seed.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -7,60 +9,67 @@ use std::time::Duration;
 
 use crate::lock::lock;
 
-/// What goes wrong with one HTTP request.
+/// A fault of one HTTP request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
-    /// The service answers this instead of doing anything.
+    /// The service answers with this error and does nothing else.
     Status {
         /// The HTTP status.
         status: u16,
-        /// Dataverse: the hexadecimal code. Nylas: the error type. Entra: the OAuth error.
+        /// Dataverse: the hexadecimal error code. Nylas: the error type. Entra: the OAuth error, or
+        /// a number such as `AADSTS50196`.
         code: String,
-        /// The text beside the code.
+        /// The message beside the code.
         message: String,
-        /// The value of a `Retry-After` header, in seconds; none when `None`.
+        /// The value of the `Retry-After` header, in seconds; `None` sends no header.
         retry_after_seconds: Option<u64>,
     },
-    /// The connection breaks before the service did anything.
+    /// The connection breaks before the service does anything.
     ResetBefore,
-    /// The service does all that was asked, then the connection breaks and the answer is lost.
+    /// The service does everything that was requested, then the connection breaks and the answer is
+    /// lost.
     ResetAfterCommit,
 }
 
-/// How often which fault comes by itself. Each rate counts cases of 1,000; at most one fault meets a request, so that
-/// the rates of requests should not exceed 1,000 together (what is beyond never comes).
+/// How often each fault occurs at random.
 ///
-/// Which request is hit depends on the seed and on how many came before it since the plan was set, and on nothing else:
-/// the same calls in the same order fail the same way. Faults that were queued come first and use up no turn.
+/// Each rate is a number of cases in 1,000. A request meets at most one fault, so the rates of
+/// requests should not exceed 1,000 in total; a fault beyond that never occurs.
+///
+/// The seed and the number of requests since the plan was set decide alone which request is hit:
+/// the same calls in the same order fail the same way. Queued faults come first, and the plan does
+/// not count the requests that they hit.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct FaultPlan {
     /// The same seed gives the same faults.
     pub seed: u64,
-    /// Requests answered by 500, 502, 503 or 504 before anything is done. All but 500 come from a gateway and are not
-    /// JSON.
+    /// Requests answered with 500, 502, 503 or 504 before anything is done. 500 comes from the
+    /// service itself; the others come from a gateway and are not JSON.
     pub server_error: u16,
-    /// Requests answered so although all that was asked was done.
+    /// Requests answered with one of these statuses although everything was done.
     pub server_error_after_commit: u16,
     /// Requests whose connection breaks before anything is done.
     pub reset_before: u16,
-    /// Requests whose connection breaks after all was done.
+    /// Requests whose connection breaks after everything was done.
     pub reset_after_commit: u16,
-    /// Requests that are answered late.
+    /// Requests whose answer is delayed.
     pub slow: u16,
-    /// How late, in milliseconds of the twin's clock.
+    /// The delay, in milliseconds of the emulator's clock.
     pub slow_milliseconds: u64,
-    /// Requests whose token runs out as they arrive: 401 for them and for all others with that token.
+    /// Requests whose token expires on arrival: 401 for them and for all later ones with that
+    /// token.
     pub token_expired: u16,
-    /// Operations, also those of a batch, that a deadlock of the database fails: 500 / 0x80044150.
+    /// Operations, including those of a batch, that fail with a database deadlock: 500 /
+    /// 0x80044150.
     pub deadlock: u16,
 }
 
-/// What a plan has met and done since it was set.
+/// What a plan has seen and injected since it was set.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Injected {
-    /// Requests that could have been hit.
+    /// Requests that the plan applied to, whether or not it hit them.
     pub requests: u64,
-    /// Operations that could have been hit.
+    /// Operations that the plan applied to, whether or not it hit them.
     pub operations: u64,
     /// See [`FaultPlan::server_error`].
     pub server_errors: u64,
@@ -78,7 +87,7 @@ pub struct Injected {
     pub deadlocks: u64,
 }
 
-/// What happens to the next request.
+/// The fault of one request, from the queue or from the plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Injection {
     Queued(Fault),
@@ -97,7 +106,7 @@ struct State {
     injected: Injected,
 }
 
-/// The faults that are still to come. Clones share them.
+/// The queued faults and the plan. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Faults(Arc<Mutex<State>>);
 
@@ -106,7 +115,7 @@ impl Faults {
         lock(&self.0).queue.push_back(fault);
     }
 
-    /// Starts a plan from its beginning.
+    /// Starts a plan from its beginning, and resets the counts.
     pub(crate) fn follow(&self, plan: FaultPlan) {
         let mut state = lock(&self.0);
         state.plan = plan;
@@ -121,7 +130,7 @@ impl Faults {
         lock(&self.0).injected
     }
 
-    /// The fault of the next request, if any.
+    /// Returns the fault of the next request, and counts it.
     pub(crate) fn next(&self) -> Option<Injection> {
         let state = &mut *lock(&self.0);
         if let Some(fault) = state.queue.pop_front() {
@@ -179,11 +188,11 @@ impl Faults {
         None
     }
 
-    /// Whether a deadlock fails the next operation.
+    /// Returns whether the next operation fails with a deadlock, and counts it.
     pub(crate) fn deadlock(&self) -> bool {
         let state = &mut *lock(&self.0);
         let done = &mut state.injected;
-        // Another seed than that of the requests, so that the two do not go in step.
+        // Not the seed of the requests, so that both sequences are independent.
         let number = draw(!state.plan.seed, done.operations);
         done.operations += 1;
         let hit = number % 1_000 < u64::from(state.plan.deadlock);
@@ -192,7 +201,7 @@ impl Faults {
     }
 }
 
-/// A number that looks like chance: the mixing step of SplitMix64 over seed and turn.
+/// Returns a pseudo-random number: the mixing step of SplitMix64 over seed and turn.
 fn draw(seed: u64, turn: u64) -> u64 {
     let step = 0x9E37_79B9_7F4A_7C15_u64;
     let mut mixed = seed.wrapping_add(step.wrapping_mul(turn.wrapping_add(1)));

@@ -1,11 +1,12 @@
-//! Offline stand-ins for Dataverse, Nylas and Entra, each on a loopback socket of its own.
+//! Offline emulators of Dataverse, Nylas and Entra, each on its own loopback socket.
 //!
-//! They are as strict as the public documentation of the services: whatever is refused there is refused here, with
-//! the documented status and code. What the documents leave open is decided the cautious way and marked *inferred*
-//! beside the code. The rules come from the project's fact files; comments cite them as "Dataverse facts §n" and
-//! "Nylas facts §n".
+//! They are as strict as the public documentation of the services: what a service rejects, its
+//! emulator rejects with the documented status and code. Where the documentation leaves a question
+//! open, the emulator takes the cautious reading, and the code is marked *inferred*. The rules come
+//! from the project's fact files; comments cite them as "Dataverse facts §n" and "Nylas facts §n".
 //!
-//! The three share nothing but tokens: Dataverse accepts what Entra issued for it.
+//! The three emulators share only tokens and the clock: Dataverse accepts the tokens that Entra
+//! issued for it.
 
 mod clock;
 mod dataverse;
@@ -25,7 +26,7 @@ pub use nylas::{Delivery, Grant, Nylas};
 
 use server::{Server, Socket};
 
-/// All three services. They stop answering when this value is dropped.
+/// The three emulators. They stop answering when this value is dropped.
 pub struct Twin {
     dataverse: Dataverse,
     nylas: Nylas,
@@ -35,10 +36,11 @@ pub struct Twin {
 }
 
 impl Twin {
-    /// Starts the services on free ports of 127.0.0.1, on the current runtime.
+    /// Starts the emulators on free ports of 127.0.0.1, on the current runtime.
     ///
     /// # Errors
-    /// When a port could not be opened, or the tables that come with the crate could not be read.
+    /// An I/O error if a port cannot be opened, or if the tables built into the crate cannot be
+    /// read.
     pub async fn start() -> io::Result<Self> {
         let (for_dataverse, for_nylas, for_entra) = (
             Socket::bind().await?,
@@ -63,25 +65,25 @@ impl Twin {
         })
     }
 
-    /// The Dataverse organisation.
+    /// Returns the Dataverse organisation.
     #[must_use]
     pub fn dataverse(&self) -> &Dataverse {
         &self.dataverse
     }
 
-    /// The Nylas application.
+    /// Returns the Nylas application.
     #[must_use]
     pub fn nylas(&self) -> &Nylas {
         &self.nylas
     }
 
-    /// The time of all three, which can be stopped and moved.
+    /// Returns the clock that the three emulators share. It can be stopped and moved.
     #[must_use]
     pub fn clock(&self) -> &Clock {
         &self.clock
     }
 
-    /// The Entra tenant.
+    /// Returns the Entra tenant.
     #[must_use]
     pub fn entra(&self) -> &Entra {
         &self.entra

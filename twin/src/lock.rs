@@ -1,9 +1,9 @@
-//! How state is shared between a test's thread and the servers: one plain mutex for each service.
+//! How a test's thread and the servers share state: one plain mutex for each service.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Locks, also after a thread died while it held the lock: a test that failed must not make the next ones fail
-/// with another message.
+/// Locks the mutex, even if it is poisoned. Otherwise a thread that panicked while it held the lock
+/// would make the next tests fail with an unrelated message.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

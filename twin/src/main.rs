@@ -1,5 +1,8 @@
-//! Serves the twin until standard input closes. Prints one line of JSON: where, and with which secrets. Each line of
-//! standard input is a [`Command`] in JSON; it is answered by one line that says what Dataverse got so far.
+//! Serves the emulators until standard input closes.
+//!
+//! Prints one line of JSON with the addresses and the secrets. Each line of standard input is a
+//! [`Command`] in JSON. The answer to it is one line: the number of requests that Dataverse
+//! received so far, and the values that it dropped.
 
 use std::error::Error;
 use std::io::{self, BufRead, Write};
@@ -10,12 +13,14 @@ use twin::{Dataverse, Fault, Setting, Twin};
 #[derive(serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Command {
-    /// One coming request gets this status, code and, if any, `Retry-After` in seconds.
+    /// The next request is answered with this status and code and, if given, this `Retry-After` in
+    /// seconds.
     Refuse(u16, String, Option<u64>),
-    /// One coming request loses its connection, before anything is done or after all was.
+    /// The connection of the next request breaks: before anything is done, or after everything was
+    /// done.
     ResetBefore,
     ResetAfterCommit,
-    /// A text column of a table, and an alternate key over it.
+    /// Adds a text column to a table, and an alternate key over it.
     AddKey(String, String),
     BareChangeSetErrors(bool),
     UniqueMessageIds(bool),

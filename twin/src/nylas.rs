@@ -1,4 +1,4 @@
-//! The Nylas application: grants and their mail, read only; webhook destinations.
+//! The Nylas application: grants and their messages, which are read only, and webhook destinations.
 //!
 //! | Question                                    | File          |
 //! | ------------------------------------------- | ------------- |
@@ -52,16 +52,17 @@ struct State {
     destinations: Vec<webhooks::Destination>,
     key_is_revoked: bool,
     requests: u64,
-    /// What was asked for, in order: path and query.
+    /// Path and query of every request, in order.
     log: Vec<String>,
-    /// Lists of messages that were answered with a page.
+    /// Message lists that were answered with a page.
     pages: u64,
-    /// Lists that came to their end, which decides how the next one says so.
+    /// Lists of messages and folders so far. The number decides how the next last page ends.
     endings: u64,
 }
 
 impl State {
-    /// The mailbox behind a grant id, or behind the other forms that the slot takes.
+    /// Returns the mailbox with this grant id. Also accepts `grant:ID`, the address, and
+    /// `email:ADDRESS`.
     fn mailbox(&self, grant: &str) -> Option<&Mailbox> {
         let id = grant.strip_prefix("grant:").unwrap_or(grant);
         let email = grant.strip_prefix("email:").unwrap_or(grant);
@@ -83,30 +84,32 @@ impl Nylas {
         }
     }
 
-    /// The service's address, `http://127.0.0.1:PORT`.
+    /// Returns the service's address, `http://127.0.0.1:PORT`.
     #[must_use]
     pub fn url(&self) -> String {
         self.url.clone()
     }
 
-    /// The application's key.
+    /// Returns the application's API key.
     #[must_use]
     pub fn api_key(&self) -> String {
         self.api_key.clone()
     }
 
-    /// From now on, every call answers 401, whatever it is about.
+    /// Revokes the API key: from now on every call answers 401.
     pub fn revoke_api_key(&self) {
         lock(&self.state).key_is_revoked = true;
     }
 
-    /// The key is valid again.
+    /// Makes the API key valid again.
     pub fn restore_api_key(&self) {
         lock(&self.state).key_is_revoked = false;
     }
 
-    /// Connects a mailbox, with the folders that its provider makes. Connecting one again, by the same grant id, keeps
-    /// its mail, as signing in again does.
+    /// Connects a mailbox, with the default folders of its provider.
+    ///
+    /// If the grant id is connected already, the grant is replaced and its messages are kept, as
+    /// when a user signs in again.
     pub fn add_grant(&self, grant: Grant) {
         let mailboxes = &mut lock(&self.state).mailboxes;
         match mailboxes
@@ -121,42 +124,44 @@ impl Nylas {
     /// Makes a grant `valid` or `invalid`.
     ///
     /// # Panics
-    /// When there is no such grant.
+    /// If there is no such grant.
     pub fn set_grant_status(&self, grant_id: &str, status: &str) {
         self.change(grant_id, |mailbox| {
             status.clone_into(&mut mailbox.grant.status);
         });
     }
 
-    /// Moves a grant into a workspace. A new one is in the application's default workspace, `workspace-default`.
+    /// Moves a grant into a workspace. A new grant is in the application's default workspace,
+    /// `workspace-default`.
     ///
     /// # Panics
-    /// When there is no such grant.
+    /// If there is no such grant.
     pub fn set_workspace(&self, grant_id: &str, workspace_id: &str) {
         self.change(grant_id, |mailbox| {
             workspace_id.clone_into(&mut mailbox.workspace_id);
         });
     }
 
-    /// Deletes a grant with its mail: Nylas lists it no more and knows none of its objects.
+    /// Deletes a grant and its messages: Nylas no longer lists it, and all its objects are gone.
     ///
     /// # Panics
-    /// When there is no such grant.
+    /// If there is no such grant.
     pub fn remove_grant(&self, grant_id: &str) {
         self.change(grant_id, |_| {});
         let mailboxes = &mut lock(&self.state).mailboxes;
         mailboxes.retain(|mailbox| mailbox.grant.id != grant_id);
     }
 
-    /// Adds a folder; one with the same id is replaced.
+    /// Adds a folder, or replaces the one with the same id.
     ///
     /// # Panics
-    /// When there is no such grant, or `folder` is no JSON object.
+    /// If there is no such grant, or if `folder` is not a JSON object.
     pub fn add_folder(&self, grant_id: &str, folder: Value) {
         self.change(grant_id, |mailbox| mailbox.add_folder(object(folder)));
     }
 
-    /// The id of the first folder with this attribute, such as `\Sent`: Microsoft's ids cannot be guessed.
+    /// Returns the id of the first folder with this attribute, such as `\Sent`. Tests need it
+    /// because Microsoft's ids cannot be guessed. `None` if the grant or the folder does not exist.
     #[must_use]
     pub fn folder_id(&self, grant_id: &str, attribute: &str) -> Option<String> {
         let state = lock(&self.state);
@@ -176,22 +181,24 @@ impl Nylas {
         folder.get("id").and_then(Value::as_str).map(str::to_owned)
     }
 
-    /// Adds a message object as the API shows it; one with the same id is replaced.
+    /// Adds a message object in the format of the API, or replaces the one with the same id.
     ///
-    /// Its `headers`, if it has them, are kept and shown when a call asks for headers. Without a Message-ID among
-    /// them one is derived: the id itself where that is a Message-ID already (IMAP), else `<` + the first 32
-    /// hexadecimal digits of SHA-256(grant id, NUL, message id) + `@twin.example.com>`.
+    /// If the message has `headers`, they are kept and shown when a call requests headers. If they
+    /// contain no Message-ID, it is derived: the message id itself if that is a Message-ID already
+    /// (IMAP), otherwise `<` + the first 32 hexadecimal digits of SHA-256(grant id, NUL, message
+    /// id) + `@twin.example.com>`.
     ///
     /// # Panics
-    /// When there is no such grant, or `message` is no JSON object.
+    /// If there is no such grant, or if `message` is not a JSON object.
     pub fn add_message(&self, grant_id: &str, message: Value) {
         self.change(grant_id, |mailbox| mailbox.add_message(object(message)));
     }
 
-    /// Adds the bytes of an attachment, and names it in its message unless the message does already.
+    /// Stores the bytes of an attachment, and adds the attachment to its message unless it is
+    /// listed there.
     ///
     /// # Panics
-    /// When there is no such grant, or `attachment` is no JSON object.
+    /// If there is no such grant, or if `attachment` is not a JSON object.
     pub fn add_attachment(
         &self,
         grant_id: &str,
@@ -207,12 +214,12 @@ impl Nylas {
     /// Deletes a message and its attachments.
     ///
     /// # Panics
-    /// When there is no such grant.
+    /// If there is no such grant.
     pub fn remove_message(&self, grant_id: &str, message_id: &str) {
         self.change(grant_id, |mailbox| mailbox.remove_message(message_id));
     }
 
-    /// A message as it is stored, with its headers.
+    /// Returns a message as it is stored, with its headers; `None` if it does not exist.
     #[must_use]
     pub fn message(&self, grant_id: &str, message_id: &str) -> Option<Value> {
         let state = lock(&self.state);
@@ -225,42 +232,43 @@ impl Nylas {
         Some(Value::Object(message))
     }
 
-    /// HTTP requests so far.
+    /// Returns the number of HTTP requests so far.
     #[must_use]
     pub fn requests(&self) -> u64 {
         lock(&self.state).requests
     }
 
-    /// What was asked for so far, in order: path and query as they were sent. A request that a fault kept from being
-    /// looked at is not among them.
+    /// Returns path and query of the requests so far, as they were sent and in order. A request
+    /// that a fault stopped before it was processed is not included.
     #[must_use]
     pub fn requested(&self) -> Vec<String> {
         lock(&self.state).log.clone()
     }
 
-    /// Pages of messages so far.
+    /// Returns the number of pages of messages so far.
     #[must_use]
     pub fn pages(&self) -> u64 {
         lock(&self.state).pages
     }
 
-    /// Injects faults by chance from here on, of those that meet whole requests. Those that were queued come first.
+    /// Injects random faults from now on; only the rates for whole requests apply. Queued faults
+    /// come first.
     pub fn set_fault_plan(&self, plan: FaultPlan) {
         self.faults.follow(plan);
     }
 
-    /// What the plan has done since it was set.
+    /// Returns what the plan has injected since it was set.
     #[must_use]
     pub fn injected(&self) -> Injected {
         self.faults.injected()
     }
 
-    /// Makes one coming request fail. Faults queue up.
+    /// Makes the next request fail. Faults queue up, one for each request.
     pub fn fail_next(&self, fault: Fault) {
         self.faults.push(fault);
     }
 
-    /// Queued faults that have met no request yet.
+    /// Returns the number of queued faults that no request has used up yet.
     #[must_use]
     pub fn faults_left(&self) -> usize {
         self.faults.left()
@@ -268,7 +276,7 @@ impl Nylas {
 
     #[expect(
         clippy::panic,
-        reason = "seeding a mailbox that was never connected is a mistake of the caller"
+        reason = "seeding a mailbox that was never connected is a programming error of the caller"
     )]
     fn change(&self, grant_id: &str, change: impl FnOnce(&mut Mailbox)) {
         let mut state = lock(&self.state);
@@ -278,7 +286,7 @@ impl Nylas {
             .find(|mailbox| mailbox.grant.id == grant_id)
         {
             Some(mailbox) => change(mailbox),
-            None => panic!("no grant {grant_id} was added"),
+            None => panic!("no grant {grant_id}: call add_grant first"),
         }
     }
 
@@ -367,12 +375,12 @@ impl Service for Nylas {
 
 #[expect(
     clippy::panic,
-    reason = "seeding something that is no object is a mistake of the caller"
+    reason = "seeding anything but an object is a programming error of the caller"
 )]
 fn object(value: Value) -> Map<String, Value> {
     match value {
         Value::Object(fields) => fields,
-        other => panic!("a JSON object was expected, not {other}"),
+        other => panic!("expected a JSON object, got {other}"),
     }
 }
 
@@ -383,8 +391,10 @@ fn decode(segment: &str) -> Option<String> {
         .map(std::borrow::Cow::into_owned)
 }
 
-/// The id of a message, folder or attachment from its segment, decoded once. A character that must be encoded and is
-/// not gives 404 (Nylas facts §7); which characters those are is inferred: all but letters, digits and `-._~`.
+/// Returns the id of a message, folder or attachment from its path segment, decoded once.
+///
+/// 404 if a character is not encoded that must be (Nylas facts §7). Inferred: every character must
+/// be encoded except letters, digits and `-._~`.
 fn object_id(segment: &str) -> Result<String, Failure> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~%".contains(&byte);
     if !segment.bytes().all(plain) {

@@ -1,8 +1,8 @@
-//! The loopback socket below each service.
+//! The loopback socket of each service.
 //!
-//! A service is a plain function from a request to an answer ([`Service`]); everything about connections is here.
-//! Two things are unusual for a server: it can break a connection on purpose (a [`Fault`]), and it falls silent
-//! altogether, open connections included, when its [`Server`] is dropped.
+//! A service is a function from a request to an answer ([`Service`]); everything about connections
+//! is here. Two things are unusual for a server: it can break a connection on purpose (a
+//! [`Fault`]), and it stops completely, open connections included, when its [`Server`] is dropped.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -24,13 +24,13 @@ use tokio::task::JoinHandle;
 use crate::clock::Clock;
 use crate::fault::{Fault, Faults, Injection};
 
-/// Longest request body that is read: 128 MiB.
+/// The longest request body that is read: 128 MiB.
 ///
-/// Dataverse documents that there is a limit, not its number (Dataverse facts §9: unknown; §10 names about 117 MB
-/// for bulk messages).
+/// Dataverse documents that a limit exists, but not its value (Dataverse facts §9: unknown; §10
+/// mentions about 117 MB for bulk messages).
 pub(crate) const LONGEST_BODY: usize = 128 * 1024 * 1024;
 
-/// A request as the services see it.
+/// A request as the services receive it.
 pub(crate) struct Incoming {
     pub(crate) method: Method,
     /// The path as it was sent, still percent-encoded.
@@ -38,46 +38,46 @@ pub(crate) struct Incoming {
     /// The query as it was sent, without the question mark.
     pub(crate) query: String,
     pub(crate) headers: HeaderMap,
-    /// `None` when the body was longer than [`LONGEST_BODY`].
+    /// `None` if the body was longer than [`LONGEST_BODY`].
     pub(crate) body: Option<Vec<u8>>,
 }
 
 impl Incoming {
-    /// A header's value; `None` when it is absent or not text.
+    /// Returns a header's value; `None` if it is absent or not text.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }
 }
 
-/// An answer as the services make it.
+/// An answer as the services create it.
 pub(crate) struct Outgoing {
     pub(crate) status: u16,
     pub(crate) headers: Vec<(&'static str, String)>,
     pub(crate) body: Vec<u8>,
 }
 
-/// What Dataverse, Nylas and Entra have in common.
+/// The interface that Dataverse, Nylas and Entra have in common.
 pub(crate) trait Service: Clone + Send + Sync + 'static {
-    /// The faults that were asked for.
+    /// Returns the queued faults and the fault plan.
     fn faults(&self) -> &Faults;
 
-    /// The time that passes when an answer is late.
+    /// Returns the clock that moves or waits when an answer is delayed.
     fn clock(&self) -> &Clock;
 
-    /// Notes that a request arrived, whatever becomes of it.
+    /// Counts a request on arrival, whether it succeeds or not.
     fn count(&self);
 
-    /// The answer in this service's own error format.
+    /// Returns an error answer in this service's error format.
     fn refuse(&self, status: u16, code: &str, message: &str) -> Outgoing;
 
-    /// The token of a request runs out before the request is looked at.
+    /// Makes the token of a request expire before the request is processed.
     fn expire_token(&self, _incoming: &Incoming) {}
 
-    /// The answer to a request.
+    /// Answers a request.
     fn answer(&self, incoming: &Incoming) -> impl Future<Output = Outgoing> + Send;
 }
 
-/// A listening socket of our own; a service needs its address before it can be built.
+/// A bound loopback socket. It exists before its service, which needs its address.
 pub(crate) struct Socket {
     listener: TcpListener,
     address: SocketAddr,
@@ -112,14 +112,14 @@ impl Socket {
             router.into_make_service_with_connect_info::<Line>(),
         );
         let task = tokio::spawn(async move {
-            // It ends only when it is aborted.
+            // The server runs until the task is aborted.
             let _never = serve.await;
         });
         Server { closed, task }
     }
 }
 
-/// A service that answers as long as this value lives.
+/// A running service. It answers until this value is dropped.
 pub(crate) struct Server {
     closed: Arc<AtomicBool>,
     task: JoinHandle<()>,
@@ -182,13 +182,14 @@ async fn handle<S: Service>(service: &S, line: &Line, request: Request) -> Respo
             return Response::default();
         }
     };
-    // HTTP servers say what time it is to them.
+    // HTTP servers send their time.
     let date = service.clock().now().format("%a, %d %b %Y %H:%M:%S GMT");
     outgoing.headers.push(("Date", date.to_string()));
     respond(outgoing)
 }
 
-/// A failure that nobody asked for: 500 from the service itself, the others from a gateway that speaks no JSON.
+/// Returns an injected server error: 500 comes from the service itself, any other status from a
+/// gateway that does not answer in JSON.
 fn server_error<S: Service>(service: &S, status: u16) -> Outgoing {
     if status == 500 {
         return service.refuse(status, "0x80044151", "SQL timeout expired.");
@@ -207,13 +208,13 @@ fn respond(outgoing: Outgoing) -> Response<Body> {
         builder = builder.header(name, value);
     }
     builder.body(Body::from(outgoing.body)).unwrap_or_else(|_| {
-        let mut broken = Response::new(Body::from("the twin made an answer that is not HTTP"));
+        let mut broken = Response::new(Body::from("the emulator made an invalid HTTP answer"));
         *broken.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
         broken
     })
 }
 
-/// Accepts connections that can be broken.
+/// A listener whose connections can be broken.
 struct Loopback {
     listener: TcpListener,
     closed: Arc<AtomicBool>,
@@ -225,7 +226,8 @@ impl Listener for Loopback {
 
     async fn accept(&mut self) -> (Breakable, Line) {
         let (stream, _) = Listener::accept(&mut self.listener).await;
-        // Requests of tests are small and wait for each other; a failure only costs speed.
+        // Requests of tests are small and wait for each other; without this option they are only
+        // slower.
         let _slower = stream.set_nodelay(true);
         let line = Line {
             cut: Arc::default(),
@@ -248,7 +250,7 @@ impl Listener for Loopback {
     }
 }
 
-/// The handle by which a request breaks the connection it came on.
+/// The handle with which a request breaks its own connection.
 #[derive(Debug, Clone)]
 struct Line {
     cut: Arc<AtomicBool>,
@@ -274,7 +276,7 @@ impl Connected<IncomingStream<'_, Loopback>> for Line {
     }
 }
 
-/// A connection that fails from the moment its [`Line`] is cut: not one byte of the answer leaves.
+/// A connection that fails as soon as its [`Line`] is cut: no byte of the answer is sent.
 struct Breakable {
     stream: TcpStream,
     line: Line,

@@ -1,8 +1,10 @@
-//! Which assertions Entra takes: a JWT that an application signs with the key of an uploaded certificate.
+//! How Entra checks a client assertion: a JWT that an application signs with the key of an uploaded
+//! certificate.
 //!
-//! Dataverse facts §16: the fields of header and claims are verified, as is that they are checked. That PS256 is the only algorithm here is our choice (the older
-//! RS256 with `x5t` is still taken by Entra, inferred). Inferred are the numbers of the refusals, that an `exp` of more than ten minutes ahead is refused, and that
-//! the clocks may differ by five minutes.
+//! Dataverse facts §16, verified: the fields of header and claims, and that Entra checks them. Our
+//! choice: PS256 is the only accepted algorithm (inferred: Entra still accepts the older RS256 with
+//! `x5t`). Inferred: the numbers of the errors, that an `exp` more than ten minutes after `nbf` is
+//! rejected, and the tolerance of five minutes for clock differences.
 
 use std::collections::HashSet;
 
@@ -17,18 +19,18 @@ use x509_cert::der::Decode;
 
 use super::OAuthError;
 
-/// The only `client_assertion_type`.
+/// The only accepted `client_assertion_type`.
 pub(super) const TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
-/// Longest life of an assertion.
+/// Longest lifetime of an assertion, from `nbf` to `exp`.
 const LONGEST: TimeDelta = TimeDelta::minutes(10);
 
-/// By so much the sender's clock may be wrong.
+/// How far the sender's clock may be wrong.
 const TOLERANCE: TimeDelta = TimeDelta::minutes(5);
 
-/// What an assertion has to say.
+/// What an assertion has to match.
 pub(super) struct Expected<'a> {
-    /// DER, as uploaded.
+    /// The application's certificates in DER, as uploaded.
     pub(super) certificates: &'a [Vec<u8>],
     pub(super) client_id: &'a str,
     pub(super) audience: &'a str,
@@ -36,7 +38,7 @@ pub(super) struct Expected<'a> {
 }
 
 impl Expected<'_> {
-    /// Checks an assertion, and keeps its id among those that were `taken`.
+    /// Checks an assertion, and adds its id to `taken`: an id is accepted only once.
     pub(super) fn check(
         &self,
         assertion: &str,
@@ -64,7 +66,7 @@ impl Expected<'_> {
         Ok(())
     }
 
-    /// The claims, if one of the certificates' keys has signed them.
+    /// Returns the claims if the key of one of the certificates signed them.
     fn signed_claims(&self, assertion: &str) -> Result<Value, OAuthError> {
         let parts: Vec<&str> = assertion.split('.').collect();
         let [header, claims, signature] = parts.as_slice() else {

@@ -1,4 +1,4 @@
-//! How folders and attachments are shown (Nylas facts §7 and §9).
+//! How folders and attachments are answered (Nylas facts §7 and §9).
 
 use serde_json::{Map, Value};
 
@@ -7,7 +7,7 @@ use super::messages;
 use super::query::Query;
 use super::reply::{Answer, Failure, Reply};
 
-/// A page of folders.
+/// Returns a page of folders.
 pub(crate) fn list(mailbox: &Mailbox, query: &Query, ending: u64) -> Reply {
     let limit = query.limit(50, 200)?;
     let start: usize = match query.get("page_token") {
@@ -42,7 +42,7 @@ pub(crate) fn list(mailbox: &Mailbox, query: &Query, ending: u64) -> Reply {
     })
 }
 
-/// One folder.
+/// Returns one folder; 404 if it does not exist.
 pub(crate) fn get(mailbox: &Mailbox, id: &str, query: &Query) -> Reply {
     let found = mailbox
         .folders
@@ -53,14 +53,14 @@ pub(crate) fn get(mailbox: &Mailbox, id: &str, query: &Query) -> Reply {
         .ok_or_else(Failure::no_object)
 }
 
-/// `message_id` is required for both calls about an attachment (Nylas facts §7).
+/// Returns `message_id`, which both calls about an attachment require (Nylas facts §7).
 fn message_of(query: &Query) -> Result<&str, Failure> {
     query
         .get("message_id")
         .ok_or_else(|| Failure::invalid("message_id is required"))
 }
 
-/// What is known about an attachment.
+/// Returns the metadata of an attachment.
 pub(crate) fn attachment(mailbox: &Mailbox, id: &str, query: &Query) -> Reply {
     let found = mailbox.attachment(message_of(query)?, id);
     found
@@ -68,7 +68,7 @@ pub(crate) fn attachment(mailbox: &Mailbox, id: &str, query: &Query) -> Reply {
         .ok_or_else(Failure::no_object)
 }
 
-/// The bytes of an attachment.
+/// Returns the bytes of an attachment.
 pub(crate) fn download(mailbox: &Mailbox, id: &str, query: &Query) -> Reply {
     let found = mailbox.file(message_of(query)?, id);
     found

@@ -6,7 +6,7 @@ use super::mailbox::Mailbox;
 use super::query::Query;
 use super::reply::{Answer, Failure, Reply};
 
-/// Grants, the newest first. Most that a `limit` may be is not known; 200 is taken.
+/// Returns a page of grants, the newest first. The largest `limit` is *unknown*; 200 is used here.
 pub(crate) fn list(mailboxes: &[Mailbox], query: &Query) -> Reply {
     let limit = query.limit(10, 200)?;
     let offset = match query.get("offset").map(str::parse::<usize>) {
@@ -40,7 +40,7 @@ pub(crate) fn list(mailboxes: &[Mailbox], query: &Query) -> Reply {
     })
 }
 
-/// A grant as the API shows it. That aliases stand in `email_aliases` is not verified.
+/// Returns a grant as the API shows it. The field `email_aliases` for the aliases is not verified.
 pub(crate) fn show(mailbox: &Mailbox, with_aliases: bool) -> Map<String, Value> {
     let grant = &mailbox.grant;
     let mut object = Map::new();

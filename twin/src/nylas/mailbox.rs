@@ -1,4 +1,4 @@
-//! What one connected mailbox holds: folders, messages and the bytes of attachments.
+//! The content of one connected mailbox: folders, messages and the bytes of attachments.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
@@ -8,7 +8,7 @@ use base64::engine::general_purpose::URL_SAFE;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-/// The workspace of a grant that was put into no other.
+/// The workspace of a grant that was not moved to another one.
 pub(crate) const DEFAULT_WORKSPACE: &str = "workspace-default";
 
 /// A mailbox that the application may read.
@@ -22,11 +22,12 @@ pub struct Grant {
     pub provider: String,
     /// Other addresses of the mailbox.
     pub aliases: Vec<String>,
-    /// `valid` or `invalid`; an invalid grant answers 401 to every call for its mail.
+    /// `valid` or `invalid`. An invalid grant answers 401 to every call for its messages, folders
+    /// and attachments.
     pub status: String,
 }
 
-/// A grant and its mail.
+/// A grant with its folders, messages and files.
 pub(crate) struct Mailbox {
     pub(crate) grant: Grant,
     pub(crate) workspace_id: String,
@@ -50,7 +51,7 @@ impl Mailbox {
         }
     }
 
-    /// Takes a folder; one with the same id is replaced.
+    /// Adds a folder, or replaces the one with the same id.
     pub(crate) fn add_folder(&mut self, mut folder: Map<String, Value>) {
         folder.insert("grant_id".to_owned(), json!(self.grant.id));
         folder.entry("object").or_insert_with(|| json!("folder"));
@@ -63,7 +64,8 @@ impl Mailbox {
         self.folders.push(folder);
     }
 
-    /// Takes a message; one with the same id is replaced. A message without an id gets one from its content.
+    /// Adds a message, or replaces the one with the same id. A message without an id gets one from
+    /// its content.
     pub(crate) fn add_message(&mut self, mut message: Map<String, Value>) {
         let id = match message.get("id").and_then(Value::as_str) {
             Some(id) => id.to_owned(),
@@ -76,7 +78,7 @@ impl Mailbox {
         message.insert("grant_id".to_owned(), json!(self.grant.id));
         message.insert("object".to_owned(), json!("message"));
         message.entry("thread_id").or_insert_with(|| json!(id));
-        // No longer part of the object, although old samples show it (Nylas facts §7).
+        // Old samples show this field, but it is no longer part of the object (Nylas facts §7).
         message.remove("created_at");
         if let Some(Value::Array(attachments)) = message.get_mut("attachments") {
             attachments
@@ -87,7 +89,8 @@ impl Mailbox {
         self.messages.insert(id, message);
     }
 
-    /// Takes the bytes of an attachment, and adds it to its message unless the message names it already.
+    /// Stores the bytes of an attachment, and adds the attachment to its message unless it is
+    /// listed there.
     pub(crate) fn add_attachment(
         &mut self,
         message_id: &str,
@@ -105,7 +108,7 @@ impl Mailbox {
             ),
         };
         attachment.insert("id".to_owned(), json!(id));
-        // An estimate above the real length, as documented: it counts the encoding of mail.
+        // An estimate above the real length, as documented: Nylas counts the base64 encoding.
         attachment
             .entry("size")
             .or_insert_with(|| json!(bytes.len().div_ceil(3) * 4));
@@ -132,7 +135,7 @@ impl Mailbox {
         self.files.retain(|(message, _), _| message != message_id);
     }
 
-    /// The object of an attachment, as its message lists it.
+    /// Returns an attachment object, as its message lists it.
     pub(crate) fn attachment(&self, message_id: &str, id: &str) -> Option<&Value> {
         let list = self
             .messages
@@ -153,10 +156,11 @@ impl Mailbox {
             .any(|folder| folder.get("id").and_then(Value::as_str) == Some(id))
     }
 
-    /// All headers of a message: its own, and a Message-ID when it has none.
+    /// Returns all headers of a message, and adds a Message-ID if there is none.
     ///
-    /// The made-up Message-ID is the message's id where that is one already (IMAP), else
-    /// `<` + the first 32 hexadecimal digits of SHA-256(grant id, NUL, message id) + `@twin.example.com>`.
+    /// The derived Message-ID is the message's id if that is a Message-ID already (IMAP), otherwise
+    /// `<` + the first 32 hexadecimal digits of SHA-256(grant id, NUL, message id) +
+    /// `@twin.example.com>`.
     pub(crate) fn headers(&self, message: &Map<String, Value>) -> Vec<Value> {
         let mut headers = message
             .get("headers")
@@ -186,7 +190,7 @@ impl Mailbox {
 }
 
 impl Grant {
-    /// What every attachment of the provider has, or never has.
+    /// Sets or removes the fields that every attachment of the provider has, or never has.
     fn complete(&self, attachment: &mut Map<String, Value>) {
         attachment.insert("grant_id".to_owned(), json!(self.id));
         if matches!(self.provider.as_str(), "microsoft" | "ews") {
@@ -195,7 +199,7 @@ impl Grant {
     }
 }
 
-/// Whether a header has this name, which is given in lower case.
+/// Returns whether a header has this name. `name` is in lower case.
 pub(crate) fn is_named(header: &Value, name: &str) -> bool {
     header
         .get("name")
@@ -203,7 +207,7 @@ pub(crate) fn is_named(header: &Value, name: &str) -> bool {
         .is_some_and(|known| known.eq_ignore_ascii_case(name))
 }
 
-/// SHA-256 of the parts with a NUL between them, in hexadecimal digits.
+/// Returns the SHA-256 of the parts, joined with NUL, in hexadecimal digits.
 fn digest(parts: &[&str]) -> String {
     Sha256::digest(parts.join("\0"))
         .iter()
@@ -214,7 +218,8 @@ fn digest(parts: &[&str]) -> String {
         })
 }
 
-/// The folders of a new mailbox: words as ids on Google, opaque ids on Microsoft, paths elsewhere (Nylas facts §9).
+/// Returns the folders of a new mailbox. Their ids are words on Google, opaque on Microsoft, and
+/// paths elsewhere (Nylas facts §9).
 fn default_folders(grant: &Grant) -> Vec<Map<String, Value>> {
     let system: &[(&str, &str, Option<&str>)] = match grant.provider.as_str() {
         "google" => &[

@@ -1,4 +1,4 @@
-//! Which messages a list answers, in which form (Nylas facts §7, §8 and §15).
+//! Which messages a list contains, and in which form (Nylas facts §7, §8 and §15).
 
 use std::cmp::Reverse;
 
@@ -14,10 +14,10 @@ use super::reply::{Answer, Failure, Reply};
 const DEFAULT_LIMIT: usize = 50;
 const LARGEST_LIMIT: usize = 200;
 
-/// Most addresses in `any_email`.
+/// The largest number of addresses in `any_email`.
 const MOST_ADDRESSES: usize = 25;
 
-/// Parameters that decide which messages are meant; a cursor belongs to one set of them.
+/// Parameters that filter messages; a cursor belongs to one set of their values.
 const FILTERS: [&str; 14] = [
     "subject",
     "any_email",
@@ -35,7 +35,7 @@ const FILTERS: [&str; 14] = [
     "received_after",
 ];
 
-/// A page of messages, newest first.
+/// Returns a page of messages, newest first.
 pub(crate) fn list(mailbox: &Mailbox, query: &Query, ending: u64, now: i64) -> Reply {
     for name in [
         "search_query_native",
@@ -87,14 +87,15 @@ pub(crate) fn list(mailbox: &Mailbox, query: &Query, ending: u64, now: i64) -> R
     })
 }
 
-/// One message.
+/// Returns one message; 404 if it does not exist.
 pub(crate) fn get(mailbox: &Mailbox, id: &str, query: &Query) -> Reply {
     let fields = Fields::read(query)?;
     let message = mailbox.messages.get(id).ok_or_else(Failure::no_object)?;
     Ok(Answer::data(query.select(fields.show(mailbox, message))))
 }
 
-/// The last page says its end in one of three ways; a client must understand them all.
+/// Returns the `next_cursor` of a page. The last page has null, no field or an empty string, in
+/// turn, because a client must understand all three.
 pub(crate) fn next_cursor(cursor: Option<String>, ending: u64) -> Option<Value> {
     match (cursor, ending % 3) {
         (Some(cursor), _) => Some(Value::String(cursor)),
@@ -104,7 +105,7 @@ pub(crate) fn next_cursor(cursor: Option<String>, ending: u64) -> Option<Value> 
     }
 }
 
-/// Where a message stands in the list: its time, then its id.
+/// Returns a message's position in the list: its time, then its id.
 fn position(message: &Map<String, Value>) -> (i64, String) {
     let date = message
         .get("date")
@@ -120,8 +121,11 @@ fn position(message: &Map<String, Value>) -> (i64, String) {
     )
 }
 
-/// A cursor is opaque to clients. It belongs to the filters that it was made with: sending it with others, or with
-/// none, is refused (inferred: the official SDKs send them again; whether that is needed is not known).
+/// Returns the cursor that follows a message. It is opaque to clients.
+///
+/// A cursor belongs to the filters it was made with: with other filters, or without them, it is
+/// rejected. Inferred: the official SDKs send the filters again; whether Nylas requires that is
+/// *unknown*.
 fn write_cursor((date, id): &(i64, String), query: &Query) -> String {
     URL_SAFE_NO_PAD.encode(json!([fingerprint(query), date, id]).to_string())
 }
@@ -151,7 +155,7 @@ fn fingerprint(query: &Query) -> String {
         .collect()
 }
 
-/// The form of a message.
+/// The form in which messages are requested.
 enum Fields {
     Standard,
     Headers,
@@ -177,7 +181,8 @@ impl Fields {
         let mut shown = message.clone();
         shown.remove("headers");
         shown.remove("raw_mime");
-        // These providers give no original headers but the three basic ones (the exact two others are inferred).
+        // For these providers, Nylas has no original headers except the three basic ones. Inferred:
+        // which two headers it generates instead.
         let generated_only = matches!(
             mailbox.grant.provider.as_str(),
             "ews" | "imap" | "icloud" | "yahoo"
@@ -204,7 +209,7 @@ impl Fields {
     }
 }
 
-/// Only four fields come with the raw text; its alphabet is standard base64 with padding.
+/// Returns a message in raw form: only four fields. The text is standard base64 with padding.
 fn raw_mime(mailbox: &Mailbox, message: &Map<String, Value>) -> Map<String, Value> {
     let mut shown: Map<String, Value> = message
         .iter()
@@ -244,25 +249,26 @@ fn clone_pair((name, value): (&String, &Value)) -> (String, Value) {
     (name.clone(), value.clone())
 }
 
-/// How long a message of the IMAP family is kept (Nylas facts §16).
+/// How long Nylas keeps a message of an IMAP provider (Nylas facts §16).
 const KEPT_SECONDS: i64 = 90 * 24 * 60 * 60;
 
-/// Where a list is read from (Nylas facts §7 and §16).
+/// Where the messages of a list come from (Nylas facts §7 and §16).
 enum Place {
-    /// What Nylas has.
+    /// The messages that Nylas has stored.
     Nylas {
-        /// Of the IMAP family, nothing older.
+        /// The oldest time that is kept, for IMAP providers only.
         since: Option<i64>,
     },
-    /// The mail server, which shows one folder and no other that the message lies in.
+    /// The mail server. It shows a message as part of one folder, even if it is in several.
     Server {
-        /// Its id.
+        /// The id of that folder.
         folder: String,
     },
 }
 
 impl Place {
-    /// `query_imap` on other providers is ignored or refused, which of the two is not known: it is refused here.
+    /// `query_imap` on other providers is rejected here; whether Nylas ignores or rejects it is
+    /// *unknown*.
     fn read(mailbox: &Mailbox, query: &Query, now: i64) -> Result<Self, Failure> {
         let imap = matches!(mailbox.grant.provider.as_str(), "imap" | "yahoo" | "icloud");
         if !query.boolean("query_imap")?.unwrap_or_default() {
@@ -293,10 +299,11 @@ impl Place {
     }
 }
 
-/// Which messages a query means.
+/// The filters of a query.
 struct Wanted {
     subject: Option<String>,
-    /// Places to look at, and the addresses of which one must be there, in lower case.
+    /// Fields to search, and addresses in lower case; one of the addresses must be in one of the
+    /// fields.
     people: Vec<(&'static [&'static str], Vec<String>)>,
     folder: Option<String>,
     thread_id: Option<String>,
@@ -310,7 +317,7 @@ impl Wanted {
     fn read(mailbox: &Mailbox, query: &Query) -> Result<Self, Failure> {
         refuse_mixture(mailbox, query)?;
         let folder = query.get("in").map(str::to_owned);
-        // A word such as "inbox" is an id on Google only, and even there in capitals.
+        // A word such as "inbox" is an id on Google only, and there only in capitals.
         if folder.as_ref().is_some_and(|id| !mailbox.has_folder(id)) {
             return Err(Failure::invalid("in must be the id of a folder"));
         }
@@ -387,7 +394,8 @@ impl Wanted {
             && self.folder.as_ref().is_none_or(|id| list("folders").iter().any(|folder| folder.as_str() == Some(id)))
             && self.flags.iter().all(|(name, value)| flag(name) == *value)
             && self.has_attachment.is_none_or(|wanted| list("attachments").is_empty() != wanted)
-            // Both bounds are outside (whether they are is not known): a client must not count on the very second.
+            // Both bounds are exclusive, so that no client relies on a message of exactly that
+            // second; what Nylas does is *unknown*.
             && self.after.is_none_or(|after| date > after)
             && self.before.is_none_or(|before| date < before)
             && self.people.iter().all(|(places, wanted)| {
@@ -396,7 +404,7 @@ impl Wanted {
     }
 }
 
-/// Microsoft does not search and filter at once (Nylas facts §7).
+/// Rejects a combination of search and filter, which Microsoft does not support (Nylas facts §7).
 fn refuse_mixture(mailbox: &Mailbox, query: &Query) -> Result<(), Failure> {
     let any = |names: &[&str]| names.iter().any(|name| query.get(name).is_some());
     if mailbox.grant.provider == "microsoft"

@@ -7,7 +7,7 @@ use url::form_urlencoded;
 
 use super::reply::Failure;
 
-/// The parameters by name. Of a repeated one the last value counts.
+/// The parameters by name. If a parameter is repeated, its last value counts.
 pub(crate) struct Query(HashMap<String, String>);
 
 impl Query {
@@ -19,7 +19,7 @@ impl Query {
         )
     }
 
-    /// A parameter's value; an empty one counts as absent.
+    /// Returns a parameter's value; `None` if it is absent or empty.
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.0
             .get(name)
@@ -27,7 +27,7 @@ impl Query {
             .filter(|value| !value.is_empty())
     }
 
-    /// `limit`. Above the maximum it is refused (what Nylas does then is not known).
+    /// Returns `limit`. Above the maximum it is rejected; what Nylas does then is *unknown*.
     pub(crate) fn limit(&self, default: usize, most: usize) -> Result<usize, Failure> {
         let Some(text) = self.get("limit") else {
             return Ok(default);
@@ -56,7 +56,7 @@ impl Query {
         self.get(name).map(parse).transpose()
     }
 
-    /// Keeps the top-level fields that `select` names, and only those: without `id` in it, there is no id.
+    /// Keeps only the top-level fields that `select` names: if it omits `id`, the answer has no id.
     pub(crate) fn select(&self, object: Map<String, Value>) -> Value {
         let Some(select) = self.get("select") else {
             return Value::Object(object);

@@ -5,12 +5,12 @@ use uuid::Uuid;
 
 use crate::server::Outgoing;
 
-/// What a call comes to.
+/// The result of a call.
 pub(crate) type Reply = Result<Answer, Failure>;
 
 /// A successful answer.
 pub(crate) enum Answer {
-    /// Goes into `data`, beside which other fields of the envelope may stand.
+    /// The value of `data`, and other fields of the envelope.
     Data {
         data: Value,
         beside: Map<String, Value>,
@@ -35,7 +35,7 @@ pub(crate) struct Failure {
     pub(crate) kind: String,
     pub(crate) message: String,
     pub(crate) provider_error: Option<Value>,
-    /// Some errors repeat their type as a code.
+    /// Some errors repeat their type in the field `code`.
     pub(crate) with_code: bool,
 }
 
@@ -50,17 +50,17 @@ impl Failure {
         }
     }
 
-    /// A parameter that is wrong.
+    /// A parameter is wrong.
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
         Self::new(400, "invalid_request_error", message)
     }
 
-    /// No object of this id.
+    /// There is no object with this id.
     pub(crate) fn no_object() -> Self {
         Self::new(404, "not_found_error", "requested object not found")
     }
 
-    /// A grant id that does not exist. The wording is inferred.
+    /// There is no grant with this id. The wording is inferred.
     pub(crate) fn no_grant() -> Self {
         Self::new(404, "grant.not_found", "No Grant found for this Grant ID")
     }
@@ -73,8 +73,8 @@ impl Failure {
         }
     }
 
-    /// The mailbox's owner must sign in again. The body is that of the contract's sample; what a live account answers
-    /// is not published (Nylas facts §11).
+    /// The mailbox's owner must sign in again. The body is that of the contract's sample; the
+    /// answer of a live account is not published (Nylas facts §11).
     pub(crate) fn expired_grant() -> Self {
         let provider_error = json!({
             "code": 401,
@@ -87,7 +87,7 @@ impl Failure {
         }
     }
 
-    /// An address that no route has. The text is known from an unencoded slash in an id.
+    /// No route has this address. The text is known from an unencoded slash in an id.
     pub(crate) fn no_route(method: &str, path: &str) -> Self {
         Self::new(
             404,
@@ -96,13 +96,15 @@ impl Failure {
         )
     }
 
-    /// Something the service can do and the twin cannot. It must never look like an answer of the service.
+    /// The service can do this and the emulator cannot. The error must never look like an answer of
+    /// the service.
     pub(crate) fn not_imitated(what: &str) -> Self {
-        Self::new(501, "twin", format!("the twin does not imitate {what}"))
+        Self::new(501, "twin", format!("the emulator does not support {what}"))
     }
 }
 
-/// Writes an answer. Request ids come in two forms: not every one is a bare UUID (Nylas facts §1).
+/// Builds the HTTP answer. Request ids alternate between two forms, because not every one is a bare
+/// UUID (Nylas facts §1).
 pub(crate) fn outgoing(reply: Reply, count: u64) -> Outgoing {
     let request_id = if count.is_multiple_of(2) {
         Uuid::new_v4().to_string()

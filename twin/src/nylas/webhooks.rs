@@ -1,16 +1,17 @@
-//! Webhook destinations: how they are made, shown, rotated and delivered to (Nylas facts §2, §3 and §6).
+//! Webhook destinations: how they are created, shown, rotated and delivered to (Nylas facts §2, §3
+//! and §6).
 //!
-//! | Rule | Here |
+//! | Rule | Answer if it is broken, or note |
 //! | --- | --- |
-//! | `trigger_types` and `webhook_url` are needed; the triggers are those of the contract | 400 |
-//! | the URL is HTTPS, is used once, and is no ngrok host | 400; HTTP is taken on the loopback interface, for tests |
-//! | one GET with a challenge; 200, the very value, not chunked, within 10 s | 400 |
-//! | the secret is shown by the creation and by a rotation, and never again | |
-//! | a rotation ends the old secret at once | |
-//! | no destination of this id | 404 |
-//! | a destination is sent the types that it is subscribed to, with whatever suffixes Nylas appends (facts §5) | |
+//! | `trigger_types` and `webhook_url` are required; the triggers are those of the contract | 400 |
+//! | the URL is HTTPS, is used once, and its host is not ngrok | 400; HTTP is accepted on the loopback interface, for tests |
+//! | Nylas sends one GET with a challenge; the receiver answers 200 with exactly that value, not chunked, within 10 s | 400 |
+//! | the secret is shown when it is created or rotated, and never again | |
+//! | a rotation invalidates the old secret at once | |
+//! | the destination exists | 404 |
+//! | a destination receives the types it is subscribed to, with any suffix that Nylas appends (facts §5) | |
 //!
-//! What an update or a removal of a destination looks like is not in the facts: 501.
+//! The facts do not describe updating or deleting a destination: 501.
 
 use std::io::Read;
 use std::time::Duration;
@@ -29,7 +30,7 @@ use super::reply::{Answer, Failure, Reply};
 use crate::lock::lock;
 use crate::server::Incoming;
 
-/// What can be subscribed to, as far as the contract's list is spelt out (Nylas facts §5).
+/// The types that can be subscribed to, as far as the contract lists them (Nylas facts §5).
 const TRIGGERS: [&str; 28] = [
     "calendar.created",
     "calendar.updated",
@@ -61,16 +62,16 @@ const TRIGGERS: [&str; 28] = [
     "message.rejected",
 ];
 
-/// What makes Nylas send a notification again (Nylas facts §6, §15).
+/// The statuses after which Nylas sends a notification again (Nylas facts §6, §15).
 const SENT_AGAIN: [u16; 6] = [408, 429, 502, 503, 504, 507];
 
-/// Tries in all.
+/// The number of attempts in total.
 const TRIES: u32 = 3;
 
-/// How long Nylas waits for a receiver.
+/// How long Nylas waits for a receiver's answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A destination.
+/// A webhook destination.
 #[derive(Debug, Clone)]
 pub(crate) struct Destination {
     id: String,
@@ -110,12 +111,12 @@ impl Destination {
     }
 }
 
-/// A notification on its way to one destination.
+/// A notification that is to be sent to one destination.
 #[derive(Debug, Clone)]
 pub struct Delivery {
-    /// The destination.
+    /// The id of the destination.
     pub webhook_id: String,
-    /// What the receiver answered to each try; 0 where it did not.
+    /// The status of the answer to each attempt; 0 if the receiver did not answer.
     pub answers: Vec<u16>,
     url: String,
     body: Vec<u8>,
@@ -124,13 +125,14 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    /// Whether the receiver took it.
+    /// Returns whether the receiver accepted the notification, with status 200.
     #[must_use]
     pub fn is_taken(&self) -> bool {
         self.answers.last() == Some(&200)
     }
 
-    /// Whether Nylas gives it up: after an answer that is final, or after the third try.
+    /// Returns whether Nylas gives up: after a status that is not sent again, or after the third
+    /// attempt.
     #[must_use]
     pub fn is_lost(&self) -> bool {
         let again = |answer: &u16| *answer == 0 || SENT_AGAIN.contains(answer);
@@ -138,7 +140,8 @@ impl Delivery {
             && (!self.answers.last().is_none_or(again) || self.answers.len() >= TRIES as usize)
     }
 
-    /// One more try, with the bytes and the signature of the first. Does nothing once it was taken or lost.
+    /// Sends the notification with the bytes and the signature of the first attempt. Does nothing
+    /// if it was accepted or given up.
     pub async fn attempt(&mut self) {
         if self.is_taken() || self.is_lost() {
             return;
@@ -172,7 +175,9 @@ fn new_secret() -> String {
 }
 
 impl Nylas {
-    /// The current secret of a destination, which Nylas itself shows once; for tests that look for it where it must not be.
+    /// Returns the current secret of a destination, which Nylas itself shows only once.
+    ///
+    /// For tests that search places where the secret must not be.
     #[must_use]
     pub fn webhook_secret(&self, id: &str) -> Option<String> {
         let state = lock(&self.state);
@@ -180,15 +185,18 @@ impl Nylas {
         Some(found.secret.clone())
     }
 
-    /// Makes all destinations `active`, `pause`, `failing` or `failed`.
+    /// Sets the status of all destinations: `active`, `pause`, `failing` or `failed`.
     pub fn set_webhook_status(&self, status: &str) {
         for destination in &mut lock(&self.state).destinations {
             status.clone_into(&mut destination.status);
         }
     }
 
-    /// A notification for every destination that is subscribed to its type and is delivered to, signed with the secret of this moment. Nothing is
-    /// sent before [`Delivery::attempt`].
+    /// Returns a delivery of the notification for every `active` or `failing` destination that is
+    /// subscribed to its type.
+    ///
+    /// It is signed with the destination's current secret. Nothing is sent before
+    /// [`Delivery::attempt`].
     #[must_use]
     pub fn deliveries(&self, notification: &Value) -> Vec<Delivery> {
         let kind = notification
@@ -218,7 +226,7 @@ impl Nylas {
             .collect()
     }
 
-    /// Everything below `/v3/webhooks`.
+    /// Answers everything below `/v3/webhooks`.
     pub(super) async fn webhooks(&self, incoming: &Incoming, below: &[&str]) -> Reply {
         match (&incoming.method, below) {
             (&Method::GET, []) => Ok(Answer::data(Value::Array(
@@ -256,7 +264,7 @@ impl Nylas {
             .map_err(|_| Failure::invalid("the body is no JSON object"))?;
         let destination = self.wished(wished)?;
         if !answers_challenge(&destination.url).await {
-            // The type is inferred.
+            // Inferred: the error type.
             return Err(Failure::invalid("the webhook URL could not be verified"));
         }
         let mut state = lock(&self.state);
@@ -312,7 +320,7 @@ impl Nylas {
     }
 }
 
-/// Whether a notification's type is this trigger, or this trigger with suffixes.
+/// Returns whether a notification's type is this trigger, or this trigger with suffixes.
 fn is_of(kind: &str, trigger: &str) -> bool {
     let suffixes = kind.strip_prefix(trigger);
     suffixes.is_some_and(|it| it.is_empty() || it.starts_with('.'))
@@ -333,7 +341,7 @@ fn check_url(text: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// One GET, and the answer as strict as Nylas is about it.
+/// Sends the challenge with one GET and checks the answer as strictly as Nylas does.
 async fn answers_challenge(url: &str) -> bool {
     let challenge = Uuid::new_v4().to_string();
     let Ok(mut url) = Url::parse(url) else {
@@ -355,7 +363,7 @@ async fn answers_challenge(url: &str) -> bool {
 fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut packed = Vec::new();
     let read = GzEncoder::new(bytes, Compression::default()).read_to_end(&mut packed);
-    // Reading from memory and packing it cannot fail.
+    // Compressing bytes in memory cannot fail.
     read.map(|_| packed).unwrap_or_default()
 }
 
