@@ -3,18 +3,18 @@
 //! | Question                                         | File                     |
 //! | ------------------------------------------------ | ------------------------ |
 //! | Who may call, with which headers?                | `http.rs`                |
-//! | Which tables, columns and names are there?       | `schema.rs`, `catalogue.rs`, `data/` |
-//! | What may a body hold?                            | `payload.rs`, `values.rs`|
-//! | What does each verb come to?                     | `operation.rs`, `rows.rs`|
-//! | What do create, change and removal do?           | `write.rs`, `defaults.rs`|
+//! | Which tables, columns and names exist?           | `schema.rs`, `catalogue.rs`, `data/` |
+//! | What may a body contain?                         | `payload.rs`, `values.rs`|
+//! | What does each verb do?                          | `operation.rs`, `rows.rs`|
+//! | What do create, update and delete do?            | `write.rs`, `defaults.rs`|
 //! | Which row does a key name?                       | `keys.rs`                |
 //! | Which state may a row have?                      | `state.rs`               |
-//! | Who takes part in an activity?                   | `parties.rs`             |
-//! | Which attachments are taken?                     | `attachments.rs`         |
+//! | Which parties does an activity have?             | `parties.rs`             |
+//! | Which attachments are accepted?                  | `attachments.rs`         |
 //! | What does a bound address point to?              | `binds.rs`, `path.rs`    |
 //! | What does a query understand?                    | `options.rs`, `tokens.rs`, `filter.rs`, `matching.rs`, `pattern.rs`, `read.rs` |
-//! | What can a client learn about tables, and change?| `definitions.rs` and the files below it, `csdl.rs` |
-//! | How much may a caller ask for?                   | `protection.rs`          |
+//! | What can a client read and change about tables?  | `definitions.rs` and the files below it, `csdl.rs` |
+//! | How much may a caller request?                   | `protection.rs`          |
 //! | What does the caller's role allow?               | `privileges.rs`          |
 //! | What can a test change?                          | `settings.rs`, `customise.rs` |
 //! | How does a batch behave?                         | `batch.rs`, `multipart.rs` |
@@ -108,26 +108,31 @@ impl Dataverse {
         })
     }
 
-    /// The organisation's address, `http://127.0.0.1:PORT`; the API lies below `/api/data/v9.2/`.
+    /// Returns the organisation's address, `http://127.0.0.1:PORT`. The API is below
+    /// `/api/data/v9.2/`.
     #[must_use]
     pub fn url(&self) -> String {
         self.url.clone()
     }
 
-    /// Puts a row into a table, without the Web API and its rules about what is valid for create.
+    /// Inserts a row without the Web API and its rules about what is valid for create. Returns its
+    /// id.
     ///
-    /// Columns go by their logical names; a lookup is `{"table": "account", "id": "…"}`. The key is made up when
-    /// absent, and so are defaults as the platform fills them in.
+    /// Columns have their logical names; a lookup is `{"table": "account", "id": "…"}`. If the key
+    /// is absent, a new id is used. The defaults are those of the platform.
     ///
     /// # Errors
-    /// When a name is unknown, a value does not fit its column, or the key is taken.
+    /// [`SeedError`] if a name is unknown, if a value does not fit its column, or if another row has
+    /// the id, an alternate key or the Message-ID.
     pub fn insert(&self, table: &str, row: Value) -> Result<Uuid, SeedError> {
         seed::insert(&mut lock(&self.org), table, row)
     }
 
-    /// All rows of a table in the order they were made, by logical column names; columns without a value are absent.
+    /// Returns all rows of a table in the order of creation, by logical column names. Columns
+    /// without a value are absent.
     ///
-    /// Every organisation has a user for the application, a business unit and a row for itself from the start.
+    /// Every organisation has from the start a user for the application, a business unit, a row for
+    /// the organisation itself, solutions and their publisher.
     #[must_use]
     pub fn rows(&self, table: &str) -> Vec<Value> {
         let rows = lock(&self.org).store.rows(table);
@@ -136,7 +141,7 @@ impl Dataverse {
             .collect()
     }
 
-    /// One row.
+    /// Returns one row; `None` if it does not exist.
     #[must_use]
     pub fn row(&self, table: &str, id: Uuid) -> Option<Value> {
         lock(&self.org)
@@ -145,8 +150,8 @@ impl Dataverse {
             .map(|row| Value::Object(row.values.clone()))
     }
 
-    /// The parties of one activity: first those that were sent, in their order, then the platform's own for the
-    /// regarding record (mask 8) and the owner (mask 9).
+    /// Returns the parties of one activity: first the parties that were sent, in their order, then
+    /// those that the platform adds for the regarding record (mask 8) and the owner (mask 9).
     #[must_use]
     pub fn parties(&self, activity: Uuid) -> Vec<Value> {
         let mut rows = lock(&self.org).store.children("activityparty", activity);
@@ -156,7 +161,7 @@ impl Dataverse {
             .collect()
     }
 
-    /// The attachments of one activity, in the order they were made.
+    /// Returns the attachments of one activity, in the order of creation.
     #[must_use]
     pub fn attachments(&self, activity: Uuid) -> Vec<Value> {
         let rows = lock(&self.org)
@@ -167,25 +172,29 @@ impl Dataverse {
             .collect()
     }
 
-    /// How much was asked so far.
+    /// Returns the number of requests and operations so far.
     #[must_use]
     pub fn requests(&self) -> Requests {
         lock(&self.org).requests
     }
 
-    /// Every value that was silently dropped so far, also by operations that failed later.
+    /// Returns every value that was silently dropped so far, including those of operations that
+    /// failed later.
     #[must_use]
     pub fn dropped(&self) -> Vec<Dropped> {
         lock(&self.org).dropped.clone()
     }
 
-    /// Makes one coming HTTP request fail. Faults queue up.
+    /// Makes the next HTTP request fail. Faults queue up, one for each request.
     pub fn fail_next(&self, fault: Fault) {
         self.faults.push(fault);
     }
 
-    /// Makes one operation fail, within its batch if it is part of one: the one that comes after `skip` others. Only
-    /// [`Fault::Status`] makes sense here; the others are for whole connections and change nothing.
+    /// Makes one operation fail: the one after `skip` others. If it is part of a batch, it fails
+    /// within the batch.
+    ///
+    /// Only [`Fault::Status`] is allowed here. The other faults concern whole connections and are
+    /// ignored.
     pub fn fail_operation(&self, skip: u64, fault: Fault) {
         let mut org = lock(&self.org);
         let at = org.requests.operations + skip;
@@ -206,23 +215,23 @@ impl Dataverse {
         }
     }
 
-    /// From now on faults come by chance, the same ones for the same seed. The counts start again.
+    /// Injects random faults from now on, the same ones for the same seed. The counts start again.
     pub fn set_fault_plan(&self, plan: FaultPlan) {
         self.faults.follow(plan);
     }
 
-    /// What the plan has done so far.
+    /// Returns what the plan has injected since it was set.
     #[must_use]
     pub fn injected(&self) -> Injected {
         self.faults.injected()
     }
 
-    /// From now on requests are let in and then wait, unanswered and not yet carried out.
+    /// Holds requests from now on: they are admitted, then wait without being processed.
     pub fn hold_requests(&self) {
         self.traffic.hold(true);
     }
 
-    /// Requests that were held go on, and no more are.
+    /// Lets the held requests continue, and holds no more.
     pub fn release_requests(&self) {
         self.traffic.hold(false);
     }
@@ -232,17 +241,18 @@ impl Dataverse {
         self.traffic.idle().await;
     }
 
-    /// Waits until at least so many requests are in flight.
+    /// Waits until at least `requests` requests are in flight.
     pub async fn wait_for_in_flight(&self, requests: usize) {
         self.traffic.reach(requests).await;
     }
 
-    /// From now on the calling application has no user in the organisation: 403 / 0x80072560.
+    /// Removes the calling application's user from the organisation: its calls answer 403 /
+    /// 0x80072560.
     pub fn remove_application_user(&self) {
         lock(&self.org).has_application_user = false;
     }
 
-    /// It has one again.
+    /// Adds the calling application's user again.
     pub fn add_application_user(&self) {
         lock(&self.org).has_application_user = true;
     }
@@ -252,10 +262,11 @@ impl Dataverse {
         lock(&self.org).change_setting(setting);
     }
 
-    /// Adds a text column, as a customised organisation has them. The name carries a publisher's prefix by custom.
+    /// Adds a text column, as a customised organisation has it. By convention the name has a
+    /// publisher's prefix.
     ///
     /// # Errors
-    /// When there is no such table.
+    /// [`SeedError`] if there is no such table.
     pub fn add_text_column(
         &self,
         table: &str,
@@ -275,10 +286,11 @@ impl Dataverse {
         Ok(())
     }
 
-    /// Changes the limit of a text column, as organisations do with standard ones too (Dataverse facts §15.1).
+    /// Changes the limit of a text column. Organisations do that with standard columns too
+    /// (Dataverse facts §15.1).
     ///
     /// # Errors
-    /// When there is no such table or column.
+    /// [`SeedError`] if there is no such table or column.
     pub fn set_max_length(
         &self,
         table: &str,
@@ -302,10 +314,10 @@ impl Dataverse {
         Ok(())
     }
 
-    /// Adds an alternate key, active at once.
+    /// Adds an alternate key that is active at once.
     ///
     /// # Errors
-    /// When there is no such table or column.
+    /// [`SeedError`] if there is no such table or column.
     pub fn add_alternate_key(&self, table: &str, columns: &[&str]) -> Result<(), SeedError> {
         let mut org = lock(&self.org);
         let found = Arc::make_mut(&mut org.schema).table_mut(table);
@@ -330,7 +342,8 @@ impl Dataverse {
         Ok(())
     }
 
-    /// All rows, so that a command can keep its organisation between runs. Settings and counters are not part of it.
+    /// Returns all rows, so that a command can keep its organisation between runs. Settings and
+    /// counters are not included.
     #[must_use]
     pub fn export(&self) -> Value {
         seed::export(&lock(&self.org))
@@ -339,7 +352,7 @@ impl Dataverse {
     /// Replaces all rows by those of an export.
     ///
     /// # Errors
-    /// When the value is no export; the rows are then as they were.
+    /// [`SeedError`] if the value is not an export. The rows are then unchanged.
     pub fn import(&self, state: Value) -> Result<(), SeedError> {
         seed::import(&mut lock(&self.org), state)
     }

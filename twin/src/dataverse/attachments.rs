@@ -1,4 +1,4 @@
-//! Which attachments are taken (Dataverse facts §4, §9a and §19 rules 9 and 10).
+//! Which attachments are accepted (Dataverse facts §4, §9a and §19 rules 9 and 10).
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -10,11 +10,11 @@ use super::refusal::Refusal;
 use super::store::{Values, lookup};
 use super::write;
 
-/// Characters that a file name may not hold (inferred).
+/// Characters that a file name must not contain (inferred).
 const BAD_IN_FILE_NAMES: [char; 9] = ['\\', '/', ':', '*', '?', '"', '<', '>', '|'];
 
 impl Work<'_> {
-    /// Checks an attachment as it would be stored, and fills in what the platform computes.
+    /// Checks an attachment before it is stored, and adds the values that the platform computes.
     pub(crate) fn complete_attachment(&mut self, values: &mut Values) -> Result<(), Refusal> {
         let (owner_table, owner) = values.get("objectid").and_then(lookup).ok_or_else(|| {
             Refusal::new(
@@ -23,7 +23,7 @@ impl Work<'_> {
                 "Required field missing: the attachment names no activity (objectid).",
             )
         })?;
-        // That it must be sent although the owner is known is inferred (Dataverse facts §9a).
+        // Inferred: it must be sent although the owner is known (Dataverse facts §9a).
         let type_code = values
             .get("objecttypecode")
             .and_then(Value::as_str)
@@ -63,7 +63,8 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Attachments of a completed activity are closed with it: the cautious reading of an unknown.
+    /// Rejects a change to an attachment of a closed activity. This is the cautious reading of an
+    /// *unknown*.
     pub(crate) fn refuse_closed_owner(&self, values: &Values) -> Result<(), Refusal> {
         let Some((name, id)) = values.get("objectid").and_then(lookup) else {
             return Ok(());
@@ -79,7 +80,7 @@ impl Work<'_> {
         }
     }
 
-    /// Counts an attachment that was just written.
+    /// Updates the attachment count of the activity of an attachment that was just written.
     pub(crate) fn count_attachments(&mut self, attachment: Uuid) {
         let row = self.org.store.get("activitymimeattachment", attachment);
         if let Some((table, id)) = row.and_then(|row| row.lookup("objectid")) {
@@ -108,7 +109,7 @@ impl Work<'_> {
             .len()
     }
 
-    /// A bind to a stored file brings its content; nothing of the content may be sent beside it.
+    /// Copies the content of a stored file that is bound. No content may be sent beside it.
     fn take_over_stored_file(&self, values: &mut Values) -> Result<(), Refusal> {
         let Some((_, stored)) = values.get("attachmentid").and_then(lookup) else {
             return Ok(());
@@ -125,13 +126,13 @@ impl Work<'_> {
             for column in ["body", "filename", "mimetype"] {
                 values.insert(column.to_owned(), row.get(column).clone());
             }
-            // From here on the row has content of its own, as a later change expects.
+            // The row has its own content now. With this column, a later update would be rejected.
             values.remove("attachmentid");
         }
         Ok(())
     }
 
-    /// The size of the file, in bytes, when the content may be stored.
+    /// Returns the size of the file in bytes, if the content may be stored.
     fn check_content(&self, body: &str, values: &Values) -> Result<usize, Refusal> {
         let text = |column: &str| {
             values
@@ -142,7 +143,7 @@ impl Work<'_> {
         if body.is_empty() {
             return Err(Refusal::new(400, "0x80044A04", "Attachment is empty."));
         }
-        // The three are to be set together (Dataverse facts §4.2); the code is inferred.
+        // The three must be set together (Dataverse facts §4.2); the code is inferred.
         let (Some(name), Some(_)) = (text("filename"), text("mimetype")) else {
             return Err(Refusal::argument(
                 "An attachment needs filename, mimetype and body.",

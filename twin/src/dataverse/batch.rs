@@ -3,11 +3,11 @@
 //! | Batch                                       | Status of the whole answer | Parts                            |
 //! | ------------------------------------------- | -------------------------- | -------------------------------- |
 //! | malformed                                   | 400, plain JSON            | none                             |
-//! | all done                                    | 200                        | one for each item                |
-//! | a failure                                   | that of the failure        | up to and with the failure       |
+//! | no failure                                  | 200                        | one for each item                |
+//! | a failure                                   | that of the failure        | up to and including the failure  |
 //! | a failure, `Prefer: odata.continue-on-error`| 200                        | one for each item                |
 //!
-//! A failed change set has one part only, the failure; nothing of it is kept.
+//! A failed change set has only one part, the failure. Nothing of it is stored.
 
 use std::fmt::Write as _;
 
@@ -60,7 +60,7 @@ pub(crate) fn run(
     })
 }
 
-/// Runs the operations of a change set, all or none. Gives the status of the failure, if there was one.
+/// Runs the operations of a change set, all or none. Returns the status of the failure, if any.
 fn run_change_set(org: &mut Org, parts: &[Part], outer: &str, text: &mut String) -> Option<u16> {
     let mark = org.mark();
     let boundary = format!("changesetresponse_{}", Uuid::new_v4());

@@ -1,4 +1,5 @@
-//! What an organisation has beside the standard tables, and what other clients than the one under test do in it.
+//! What a customised organisation has in addition to the standard tables, and what other clients do
+//! in it.
 
 use std::sync::Arc;
 
@@ -12,11 +13,14 @@ use super::seed::SeedError;
 use crate::lock::lock;
 
 impl Dataverse {
-    /// Adds a table of a publisher's, such as `new_project`, with a name column, states, and one lookup to some tables. With `has_activities`, emails can
-    /// concern its rows, and bind them by the names that its relationships tell (Dataverse facts §6).
+    /// Adds a custom table, such as `new_project`, with a name column, states, and one lookup to
+    /// the given tables.
+    ///
+    /// With `has_activities`, emails can have its rows as regarding record, and bind them by the
+    /// names of its relationships (Dataverse facts §6).
     ///
     /// # Errors
-    /// When there is such a table already.
+    /// [`SeedError`] if the table exists already.
     pub fn add_table(
         &self,
         name: &str,
@@ -26,7 +30,7 @@ impl Dataverse {
         let mut org = lock(&self.org);
         if org.schema.table(name).is_some() {
             return Err(SeedError::Malformed {
-                why: format!("the table {name} is there already"),
+                why: format!("the table {name} exists already"),
             });
         }
         let (column, targets) = lookup;
@@ -53,12 +57,16 @@ impl Dataverse {
         Ok(())
     }
 
-    /// Puts an email into the organisation as server-side sync does when it tracks a received mail: complete at once, with its Message-ID in angle brackets
-    /// and without a regarding record. `changes` add or replace columns; null takes one away.
+    /// Adds an email as server-side synchronization does when it tracks a received message:
+    /// completed at once, with its Message-ID in angle brackets and without a regarding record.
+    /// Returns its id.
+    ///
+    /// `changes` add or replace columns; null removes a column.
     ///
     /// # Errors
-    /// When a column is unknown, a value does not fit it, or another email has the Message-ID
-    /// ([`Setting::UniqueMessageIds`](super::Setting::UniqueMessageIds)): it then leaves the mail alone.
+    /// [`SeedError`] if a column is unknown, if a value does not fit, or if another email has the
+    /// Message-ID ([`Setting::UniqueMessageIds`](super::Setting::UniqueMessageIds)). In the last
+    /// case, server-side synchronization skips the message.
     pub fn track_by_server_side_sync(
         &self,
         message_id: &str,
@@ -79,7 +87,7 @@ impl Dataverse {
     }
 }
 
-/// The publisher's prefix, with its underscore.
+/// Returns the publisher's prefix, with its underscore.
 fn prefix(name: &str) -> &str {
     name.split_inclusive('_').next().unwrap_or_default()
 }

@@ -1,6 +1,7 @@
-//! The HTTP edge of Dataverse: who may call, with which headers, and how often (Dataverse facts §11, §13, §16, §19).
+//! The HTTP interface of Dataverse: who may call, with which headers, and how often (Dataverse
+//! facts §11, §13, §16, §19).
 //!
-//! | In this order                                | else                           |
+//! | Check, in this order                         | Answer if it fails             |
 //! | -------------------------------------------- | ------------------------------ |
 //! | a token for this organisation, not expired   | 401                            |
 //! | a user for the application                   | 403 / 0x80072560               |
@@ -10,8 +11,9 @@
 //! | `OData-Version: 4.0`, `OData-MaxVersion: 4.0`| 400 (inferred)                 |
 //! | a body that is not too large                 | 413 / 0x8004418A               |
 //!
-//! `CallerObjectId` names the user for whom the application acts, in the whole of the request, batches included (that a batch passes it on to its parts is
-//! inferred). Without the privilege it is 403 / 0x80040220, and a user that is not there or disabled 403 / 0x80072560 (both inferred).
+//! `CallerObjectId` names the user that the application impersonates, for the whole request,
+//! batches included (inferred: a batch passes it on to its parts). Without the privilege the answer
+//! is 403 / 0x80040220, and for a missing or disabled user 403 / 0x80072560 (both inferred).
 
 use axum::http::Method;
 use uuid::Uuid;
@@ -26,7 +28,7 @@ use super::refusal::Refusal;
 use crate::entra::Entra;
 use crate::server::{Incoming, Outgoing};
 
-/// Who calls, if they may and do not ask for too much.
+/// Returns the caller if it may call and is within its limits.
 pub(crate) fn admit(org: &mut Org, entra: &Entra, incoming: &Incoming) -> Result<Caller, Refusal> {
     let client_id = bearer(incoming)
         .and_then(|token| entra.caller(token, &org.url))
@@ -57,7 +59,7 @@ pub(crate) fn admit(org: &mut Org, entra: &Entra, incoming: &Incoming) -> Result
     })
 }
 
-/// The user for whom the application acts.
+/// Returns the impersonated user; `None` without the header.
 fn named(org: &Org, incoming: &Incoming) -> Result<Option<Uuid>, Refusal> {
     let Some(text) = incoming.header("callerobjectid") else {
         return Ok(None);
@@ -80,13 +82,13 @@ fn named(org: &Org, incoming: &Incoming) -> Result<Option<Uuid>, Refusal> {
     Ok(Some(user))
 }
 
-/// The token of a request.
+/// Returns the token of a request.
 pub(crate) fn bearer(incoming: &Incoming) -> Option<&str> {
     let (scheme, token) = incoming.header("authorization")?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
-/// The answer to the HTTP request of a caller who was let in, and the milliseconds of work behind it.
+/// Answers the request of an admitted caller, and returns the execution time in milliseconds.
 pub(crate) fn answer(org: &mut Org, caller: Caller, incoming: &Incoming) -> (Outgoing, u64) {
     org.caller = caller;
     let prefer = prefer(incoming);
@@ -102,7 +104,7 @@ pub(crate) fn answer(org: &mut Org, caller: Caller, incoming: &Incoming) -> (Out
     (outgoing, org.caller.spent_ms)
 }
 
-/// The answer to a caller who was not let in.
+/// Returns the answer to a caller who was not admitted.
 pub(crate) fn turn_away(refusal: &Refusal, incoming: &Incoming) -> Outgoing {
     outgoing(Answer::refusal(refusal, &prefer(incoming)))
 }
@@ -112,7 +114,7 @@ fn prefer(incoming: &Incoming) -> Prefer {
     Prefer::read(headers.filter_map(|value| value.to_str().ok()))
 }
 
-/// An answer in the service's error format that a test asked for.
+/// Returns an error that a test requested, in the service's error format.
 pub(crate) fn fault(status: u16, code: &str, message: &str) -> Outgoing {
     let refusal = Refusal {
         status,
@@ -123,7 +125,7 @@ pub(crate) fn fault(status: u16, code: &str, message: &str) -> Outgoing {
     outgoing(Answer::refusal(&refusal, &Prefer::default()))
 }
 
-/// Checks everything that does not depend on what is asked, and gives the path behind the root.
+/// Checks everything that does not depend on the operation, and returns the path after the root.
 fn check_form(incoming: &Incoming, largest: usize) -> Result<String, Refusal> {
     let path = path::below_root(&incoming.path)
         .ok_or_else(|| Refusal::no_segment(&incoming.path))?
@@ -189,7 +191,7 @@ fn dispatch(
 fn outgoing(answer: Answer) -> Outgoing {
     let mut headers = answer.headers;
     headers.push(("OData-Version", "4.0".to_owned()));
-    // What support asks for (Dataverse facts §12).
+    // Microsoft support asks for these ids (Dataverse facts §12).
     let id = Uuid::new_v4().to_string();
     headers.push(("x-ms-service-request-id", id.clone()));
     headers.push(("REQ_ID", id));

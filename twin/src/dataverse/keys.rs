@@ -1,4 +1,4 @@
-//! Which row a key names, and that no two rows have the same one (Dataverse facts §7).
+//! Which row a key names, and that no two rows have the same key (Dataverse facts §7).
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use super::schema::{KeyStatus, Table};
 use super::store::{MESSAGE_ID, Row, Values};
 
 impl Org {
-    /// Builds the indexes whose time has come. Rows that have the same values make an index fail (inferred).
+    /// Builds the indexes that are due. An index fails if two rows have the same values (inferred).
     pub(crate) fn finish_key_indexes(&mut self) {
         let now = self.clock.now();
         let mut finished: Vec<(String, usize, KeyStatus)> = Vec::new();
@@ -51,7 +51,7 @@ impl Org {
 }
 
 impl Work<'_> {
-    /// The id of the row that a key names.
+    /// Returns the id of the row that a key names.
     pub(crate) fn find(&self, table: &Table, key: &Key) -> Result<Uuid, Refusal> {
         let pairs = match key {
             Key::Id(id) if self.org.store.contains(&table.name, *id) => return Ok(*id),
@@ -60,7 +60,7 @@ impl Work<'_> {
         };
         let mut columns: Vec<&str> = pairs.iter().map(|(column, _)| column.as_str()).collect();
         columns.sort_unstable();
-        // A key whose index is not finished names nothing yet (inferred).
+        // A key names no row before its index is finished (inferred).
         if !table.active_keys().any(|key| {
             key.columns
                 .iter()
@@ -74,7 +74,8 @@ impl Work<'_> {
             );
             return Err(Refusal::query(message));
         }
-        // Such values break the address (Dataverse facts §7.2); the code is inferred.
+        // Values with these characters break the address (Dataverse facts §7.2); the code is
+        // inferred.
         if pairs
             .iter()
             .any(|(_, value)| value.contains(['/', '<', '>', '*', '%', '&', ':', '\\', '?', '+']))
@@ -101,14 +102,14 @@ impl Work<'_> {
         })
     }
 
-    /// Puts a finished row into the table, if its keys are free.
+    /// Inserts a complete row into the table, if its keys are free.
     pub(crate) fn insert(
         &mut self,
         table: &Table,
         id: Uuid,
         values: Values,
     ) -> Result<(), Refusal> {
-        // All activities share one base table, so their ids are unique across it.
+        // All activities share one base table, so their ids are unique across all activity tables.
         let is_taken = self.org.store.contains(&table.name, id)
             || (table.is_activity() && self.activity_table(id).is_some());
         if is_taken {
@@ -120,8 +121,11 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Refuses a `messageid` that another email has, whatever its state (Dataverse facts §7.3 and §19 rule 5; that it holds
-    /// for a plain create, that it is compared without case, and the code are inferred).
+    /// Rejects a `messageid` that another email has, whatever its state (Dataverse facts §7.3 and
+    /// §19 rule 5).
+    ///
+    /// Inferred: that this holds for a plain create, that the comparison ignores case, and the
+    /// code.
     pub(crate) fn check_message_id(
         &self,
         table: &Table,
@@ -139,7 +143,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Refuses values that another row has in all columns of a key.
+    /// Rejects values that another row has in all columns of a key.
     pub(crate) fn check_alternate_keys(
         &self,
         table: &Table,
@@ -153,7 +157,7 @@ impl Work<'_> {
                 .map(key_text)
                 .collect();
             if wanted.len() < key.len() {
-                // Rows with null in a key column are not held unique.
+                // Rows with null in a key column are not kept unique.
                 continue;
             }
             let taken = self
@@ -182,13 +186,15 @@ impl Work<'_> {
     }
 }
 
-/// The refusal of a row whose key another row has. Its text speaks of key values in general (Dataverse facts §7.1).
+/// Returns the error for a row whose key another row has. Its text is about key values in general
+/// (Dataverse facts §7.1).
 fn taken() -> Refusal {
     let message = "A record with matching key values already exists.";
     Refusal::new(412, "0x80040237", message)
 }
 
-/// The columns that a key in an address names: a lookup goes by its property there (Dataverse facts §7.2).
+/// Returns the columns of a key in an address. An address names a lookup by its property (Dataverse
+/// facts §7.2).
 fn columns_of(table: &Table, pairs: &[(String, String)]) -> Result<Vec<(String, String)>, Refusal> {
     let column = |(name, value): &(String, String)| {
         let column = table.property(name);
@@ -198,7 +204,8 @@ fn columns_of(table: &Table, pairs: &[(String, String)]) -> Result<Vec<(String, 
     pairs.iter().map(column).collect()
 }
 
-/// How a value counts for uniqueness: without case, as the database compares (inferred).
+/// Returns the form of a value that is compared: in lower case, as the database ignores case
+/// (inferred).
 fn key_text(value: &Value) -> String {
     match value {
         Value::String(text) => text.to_lowercase(),

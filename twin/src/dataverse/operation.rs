@@ -1,4 +1,4 @@
-//! What one operation does: a request of its own, or a part of a batch.
+//! What one operation does: a single request, or a part of a batch.
 
 use axum::http::Method;
 use serde_json::{Value, json};
@@ -11,18 +11,19 @@ use super::path::{self, Resource};
 use super::refusal::Refusal;
 use super::rows::{Target, allow};
 
-/// Longest address of a request of its own, and of one inside a batch (Dataverse facts §9).
+/// The longest address of a single request, and of a part of a batch, in characters (Dataverse
+/// facts §9).
 pub(crate) const LONGEST_URL: usize = 32_768;
 /// See [`LONGEST_URL`].
 pub(crate) const LONGEST_URL_IN_BATCH: usize = 65_536;
 
-/// What is asked.
+/// A requested operation.
 #[derive(Debug, Clone)]
 pub(crate) struct Operation {
     pub(crate) method: Method,
-    /// The part of the path behind the root, still encoded.
+    /// The part of the path after the root, still encoded.
     pub(crate) path: String,
-    /// The text behind the question mark, still encoded.
+    /// The text after the question mark, still encoded.
     pub(crate) query: String,
     /// Names in lower case.
     pub(crate) headers: Vec<(String, String)>,
@@ -47,13 +48,13 @@ impl Operation {
     }
 }
 
-/// What is answered.
+/// The answer to an operation.
 #[derive(Debug, Clone)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) headers: Vec<(&'static str, String)>,
     pub(crate) body: Option<Body>,
-    /// The row that the operation was about, for later operations that refer to it.
+    /// The row of the operation, for later operations that refer to it.
     pub(crate) row: Option<(String, Uuid)>,
 }
 
@@ -82,7 +83,7 @@ impl Answer {
         }
     }
 
-    /// An error answer.
+    /// Returns an error answer.
     pub(crate) fn refusal(refusal: &Refusal, prefer: &Prefer) -> Self {
         let annotated = prefer.wants("Microsoft.PowerApps.CDS.ErrorDetails.OperationStatus");
         let mut answer = Self::json(refusal.status, refusal.body(annotated));
@@ -95,7 +96,7 @@ impl Answer {
     }
 }
 
-/// Does an operation completely or not at all.
+/// Runs an operation completely or not at all.
 pub(crate) fn run(
     org: &mut Org,
     operation: &Operation,
@@ -113,7 +114,7 @@ pub(crate) fn run(
     }
     work_off(org)?;
     if org.faults.deadlock() {
-        // That a deadlock shows so is inferred (Dataverse facts §12).
+        // Inferred: a deadlock shows in this way (Dataverse facts §12).
         return Err(Refusal::new(500, "0x80044150", "Generic SQL error."));
     }
     org.finish_key_indexes();
@@ -125,7 +126,8 @@ pub(crate) fn run(
     result
 }
 
-/// Counts the time of one operation, or refuses it because the time is used up.
+/// Counts the execution time of one operation, or rejects it if service protection rejects the
+/// parts of this batch.
 fn work_off(org: &mut Org) -> Result<(), Refusal> {
     let (limits, now, cost) = (
         org.settings.limits.clone(),
@@ -144,8 +146,10 @@ fn work_off(org: &mut Org) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Emails, their parties and attachments have none of the messages for many rows (Dataverse facts §10; the name of the
-/// code is verified, that it is this one is inferred).
+/// Returns whether an operation is `CreateMultiple` or similar on emails, parties or attachments,
+/// which do not support it.
+///
+/// Dataverse facts §10: the name of the code is verified; that this code is the answer is inferred.
 fn is_bulk_of_activities(path: &str, segment: &str) -> bool {
     let sets = ["emails/", "activitymimeattachments/", "activityparties/"];
     segment.starts_with("Microsoft.Dynamics.CRM.")
@@ -246,7 +250,7 @@ impl Work<'_> {
             Resource::Unknown { segment } if segment.starts_with("Microsoft.Dynamics.CRM.") => {
                 Err(Refusal::not_imitated(format!("the operation {segment}")))
             }
-            // A set with a key that cannot be read is a broken query, not a missing segment.
+            // A key that cannot be parsed is a query error, not an unknown segment.
             Resource::Unknown { segment } if segment.contains('(') => {
                 Err(Refusal::query("Bad Request - Error in query syntax."))
             }
@@ -264,7 +268,7 @@ impl Work<'_> {
     }
 }
 
-/// A PATCH that may create.
+/// Returns whether the operation is a PATCH that may create the row.
 fn is_upsert(operation: &Operation) -> bool {
     operation.method == Method::PATCH && operation.header("if-match").is_none()
 }

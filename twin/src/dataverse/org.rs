@@ -1,4 +1,4 @@
-//! One organisation: its tables, rows and settings, and the context that an operation works in.
+//! One organisation: its tables, rows and settings, and the context of an operation.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,17 +16,17 @@ use super::values::date_time_text;
 use crate::clock::Clock;
 use crate::fault::Faults;
 
-/// HTTP requests and operations so far.
+/// The number of HTTP requests and operations so far.
 ///
-/// A batch is one request with as many operations as it has parts that were reached; an operation that is refused
-/// counts too.
+/// A batch is one request. Each of its parts that was reached is one operation, even if it was
+/// rejected.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Requests {
-    /// HTTP requests, whatever became of them.
+    /// HTTP requests, whether they succeeded or not.
     pub total: u64,
-    /// Those that service protection refused as a whole.
+    /// Requests that service protection rejected as a whole.
     pub throttled: u64,
-    /// Operations: each request that is no batch, and each part of a batch.
+    /// Operations: each request that is not a batch, and each part of a batch.
     pub operations: u64,
     /// Operations by POST, PATCH, PUT or DELETE.
     pub writes: u64,
@@ -34,8 +34,8 @@ pub struct Requests {
     pub reads: u64,
 }
 
-/// A value that was sent, understood and not stored, as Dataverse does with columns that are not valid for the
-/// operation (Dataverse facts §19 rule 2).
+/// A value that was sent and understood but not stored, as Dataverse does with columns that are not
+/// valid for the operation (Dataverse facts §19 rule 2).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dropped {
     /// The table's logical name.
@@ -44,7 +44,7 @@ pub struct Dropped {
     pub column: String,
     /// `create` or `update`.
     pub operation: &'static str,
-    /// The reason in words.
+    /// The reason, as text.
     pub why: String,
 }
 
@@ -54,22 +54,23 @@ pub(crate) struct OrgMark {
     schema: Arc<Schema>,
 }
 
-/// Who asks, and how the answer is going.
+/// The caller of the current request, and what its operations have used so far.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Caller {
-    /// The application.
+    /// The application's id.
     pub(crate) client_id: String,
-    /// The user who acts: the application's, or the one for whom it acts.
+    /// The user who acts: the application user, or the impersonated user.
     pub(crate) user: Uuid,
-    /// The application's user, while it acts for another.
+    /// The application user, if it impersonates another user.
     pub(crate) on_behalf: Option<Uuid>,
-    /// The refusal of every part of the batch that was let in all the same.
+    /// The error of every part of a batch, if service protection rejects the parts and not the
+    /// whole batch.
     pub(crate) parts_refused: Option<Refusal>,
-    /// Milliseconds of all operations so far.
+    /// Execution time of all operations so far, in milliseconds.
     pub(crate) spent_ms: u64,
 }
 
-/// Everything that the service keeps.
+/// The state of the organisation.
 pub(crate) struct Org {
     /// `http://127.0.0.1:PORT`.
     pub(crate) url: String,
@@ -78,19 +79,19 @@ pub(crate) struct Org {
     pub(crate) settings: Settings,
     pub(crate) dropped: Vec<Dropped>,
     pub(crate) requests: Requests,
-    /// Operations that will fail, by how many came before them.
+    /// Faults of operations, by the number of operations before them.
     pub(crate) operation_faults: HashMap<u64, Refusal>,
-    /// Faults that come by chance.
+    /// Queued and random faults.
     pub(crate) faults: Faults,
     pub(crate) clock: Clock,
-    /// What each caller asked for lately, by application.
+    /// Recent use of each caller, by application id, for service protection.
     usage: HashMap<String, Usage>,
-    /// The registered application, and whether it has a user here.
+    /// The registered application, and whether it has a user in this organisation.
     pub(crate) client_id: String,
     pub(crate) has_application_user: bool,
-    /// That user.
+    /// The application user of that application.
     pub(crate) user: Uuid,
-    /// Who asks at the moment.
+    /// The caller of the current request.
     pub(crate) caller: Caller,
     pub(crate) business_unit: Uuid,
     pub(crate) organization: Uuid,
@@ -130,8 +131,8 @@ impl Org {
         org
     }
 
-    /// The rows that every organisation has from its first day: itself, its business unit, the application's user, its
-    /// solutions and their publisher.
+    /// Creates the rows that every organisation has: itself, its business unit, the application
+    /// user, its solutions and their publisher.
     fn found(&mut self) {
         let unit = self.business_unit;
         let rows = [
@@ -192,12 +193,12 @@ impl Org {
         self.store.keep();
     }
 
-    /// What a caller asked for lately.
+    /// Returns the recent use of a caller.
     pub(crate) fn usage(&mut self, client_id: &str) -> &mut Usage {
         self.usage.entry(client_id.to_owned()).or_default()
     }
 
-    /// The user of an application: the first that is not disabled.
+    /// Returns the first user of an application that is not disabled.
     pub(crate) fn user_of(&self, client_id: &str) -> Option<Uuid> {
         if client_id == self.client_id {
             return Some(self.user).filter(|_| self.has_application_user);
@@ -210,7 +211,7 @@ impl Org {
             .map(|(id, _)| id)
     }
 
-    /// The user with this Entra object id: one that is not disabled.
+    /// Returns the user with this Entra object id, unless it is disabled.
     pub(crate) fn user_of_entra(&self, object_id: Uuid) -> Option<Uuid> {
         let same = |text: &str| Uuid::try_parse(text).is_ok_and(|id| id == object_id);
         let users = self.store.rows("systemuser").into_iter();
@@ -220,7 +221,7 @@ impl Org {
             .map(|(id, _)| id)
     }
 
-    /// Clients read the settings as columns of the organisation's row.
+    /// Writes the settings to columns of the organisation's row, where clients read them.
     pub(crate) fn write_settings(&mut self) {
         let mut values = self
             .store
@@ -239,7 +240,7 @@ impl Org {
             .set("organization", self.organization, Some(values));
     }
 
-    /// Remembers this point.
+    /// Returns a point to roll back to.
     pub(crate) fn mark(&self) -> OrgMark {
         OrgMark {
             store: self.store.mark(),
@@ -247,7 +248,7 @@ impl Org {
         }
     }
 
-    /// Takes back what was done to rows and definitions since `mark`.
+    /// Undoes all changes to rows and definitions since `mark`.
     pub(crate) fn roll_back(&mut self, mark: &OrgMark) {
         self.store.roll_back(&mark.store);
         self.schema = Arc::clone(&mark.schema);
@@ -264,10 +265,11 @@ impl Org {
     }
 }
 
-/// Rows that earlier operations of the same change set named by their Content-ID.
+/// Rows of earlier operations of the same change set, by Content-ID.
 pub(crate) type References = HashMap<String, (String, Uuid)>;
 
-/// What one operation works with. Its methods are spread over the files that answer one question each.
+/// The context of one operation. Its methods are spread over the files that each answer one
+/// question.
 pub(crate) struct Work<'a> {
     pub(crate) org: &'a mut Org,
     pub(crate) schema: Arc<Schema>,
@@ -276,17 +278,17 @@ pub(crate) struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// The time of the operation as it is stored.
+    /// Returns the time of the operation as it is stored.
     pub(crate) fn now_text(&self) -> Value {
         Value::String(date_time_text(self.now))
     }
 
-    /// The address of a row, as answers name it.
+    /// Returns the address of a row, as answers contain it.
     pub(crate) fn entity_url(&self, set: &str, id: Uuid) -> String {
         format!("{}{}{set}({id})", self.org.url, super::path::ROOT)
     }
 
-    /// Notes a value that is not stored.
+    /// Records a value that is not stored.
     pub(crate) fn drop_value(&mut self, table: &str, column: &str, operation: &'static str) {
         let why = format!("the column is not valid for {operation}");
         let dropped = Dropped {

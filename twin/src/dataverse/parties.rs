@@ -1,8 +1,8 @@
-//! Who takes part in an activity (Dataverse facts §5 and §19 rule 7).
+//! The parties of an activity (Dataverse facts §5 and §19 rule 7).
 //!
-//! Parties come with the POST of their activity or by PUT of the whole collection, never on their own. The platform
-//! adds two of its own: the owner (mask 9) and the regarding record (mask 8); they stand behind the sent ones
-//! (inferred) and follow later changes.
+//! Parties are sent with the POST of their activity or by PUT of the whole collection, never
+//! separately. The platform adds two: the owner (mask 9) and the regarding record (mask 8). They
+//! come after the sent ones (inferred) and follow later changes.
 
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -18,12 +18,13 @@ const SENDER: i64 = 1;
 const REGARDING: i64 = 8;
 const OWNER: i64 = 9;
 
-/// Whether a party with this mask is the platform's own.
+/// Returns whether the platform adds the parties with this mask.
 pub(crate) fn is_platform(mask: &Value) -> bool {
     matches!(mask.as_i64(), Some(REGARDING | OWNER))
 }
 
-/// What an email's party can be: the base installation's types and those of the Dynamics 365 apps.
+/// The tables that a party of an email can refer to: those of the base installation and of the
+/// Dynamics 365 apps.
 const EMAIL_PARTY_TYPES: [&str; 8] = [
     "account",
     "contact",
@@ -36,7 +37,7 @@ const EMAIL_PARTY_TYPES: [&str; 8] = [
 ];
 
 impl Work<'_> {
-    /// Adds the parties that came with a new activity, and the platform's own.
+    /// Adds the parties that were sent with a new activity, and those of the platform.
     pub(crate) fn add_parties(
         &mut self,
         activity: &Table,
@@ -67,7 +68,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// PUT of the collection: what was sent before goes, what is sent now comes.
+    /// Replaces all parties by those of a PUT of the collection.
     pub(crate) fn replace_parties(
         &mut self,
         activity: &Table,
@@ -94,7 +95,7 @@ impl Work<'_> {
         self.add_parties(activity, id, entries)
     }
 
-    /// The ids and masks of an activity's parties, in order.
+    /// Returns ids and masks of an activity's parties, in order.
     fn parties_of(&self, activity: Uuid) -> Vec<(Uuid, i64)> {
         let parties = self
             .org
@@ -113,7 +114,7 @@ impl Work<'_> {
             .collect()
     }
 
-    /// The values of one entry, checked.
+    /// Returns the checked values of one entry.
     fn party(&mut self, table: &Table, activity: &Table, entry: &Value) -> Result<Values, Refusal> {
         let payload = payload::read(table, entry)?;
         let mask = payload.number("participationtypemask").ok_or_else(|| {
@@ -123,7 +124,7 @@ impl Work<'_> {
                 "Participation type is missing from an activity",
             )
         })?;
-        // Dataverse facts §5: an email takes 1 to 4 from the client; the code is inferred.
+        // Dataverse facts §5: clients may send masks 1 to 4 for an email; the code is inferred.
         if activity.name == "email" && !(1..=4).contains(&mask) {
             return Err(Refusal::argument(format!(
                 "Participation type {mask} is not allowed on an email."
@@ -144,7 +145,7 @@ impl Work<'_> {
             .and_then(Value::as_str)
             .is_none_or(str::is_empty)
         {
-            // The name of the code is verified, that this causes it is inferred.
+            // The name of the code is verified; that this causes it is inferred.
             return Err(Refusal::new(
                 400,
                 "0x80043504",
@@ -154,7 +155,7 @@ impl Work<'_> {
         Ok(values)
     }
 
-    /// The record that an entry binds, if any.
+    /// Returns the record that an entry binds; `None` if it binds none.
     fn person(
         &self,
         table: &Table,
@@ -203,7 +204,8 @@ impl Work<'_> {
         self.insert(table, id, values)
     }
 
-    /// The platform computes the sender column from the party (Dataverse facts §2.1).
+    /// Sets the sender column, which the platform computes from the sender party (Dataverse facts
+    /// §2.1).
     fn note_sender(&mut self, activity: &Table, id: Uuid) {
         let sender = self
             .parties_of(id)
@@ -222,7 +224,7 @@ impl Work<'_> {
         }
     }
 
-    /// Takes notice of a party that was put there without its activity.
+    /// Updates the sender of an activity after a test inserted one of its parties.
     pub(crate) fn note_party(&mut self, party: Uuid) {
         let schema = self.schema.clone();
         let activity = self
@@ -237,7 +239,7 @@ impl Work<'_> {
         }
     }
 
-    /// Brings the parties for the owner and the regarding record up to date.
+    /// Updates the parties for the owner and the regarding record.
     pub(crate) fn renew_platform_parties(&mut self, activity: &Table, id: Uuid) {
         let schema = self.schema.clone();
         let (Some(table), Some(row)) = (
@@ -263,7 +265,7 @@ impl Work<'_> {
                 let mut values = Values::new();
                 values.insert("participationtypemask".to_owned(), json!(mask));
                 values.insert("partyid".to_owned(), record.clone());
-                // The key is fresh, so it cannot be taken.
+                // The key is new, so it cannot be taken.
                 let _always_free = self.insert_party(table, activity, id, values);
             }
         }

@@ -5,10 +5,11 @@ use uuid::Uuid;
 
 use super::values::guid;
 
-/// Where the API lives on its host.
+/// The path of the API on its host.
 pub(crate) const ROOT: &str = "/api/data/v9.2/";
 
-/// Operations of the whole service, for definitions and large files. The service has many more, which are unknown here.
+/// Operations of the whole service, for definitions and large files. The service has many more,
+/// which the emulator does not know.
 const ACTIONS: [&str; 9] = [
     "PublishXml",
     "PublishAllXml",
@@ -25,7 +26,7 @@ const ACTIONS: [&str; 9] = [
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Key {
     Id(Uuid),
-    /// Column and value, as they were written between the parentheses; texts without their quotes.
+    /// Columns and values as written between the parentheses; texts without their quotes.
     Alternate(Vec<(String, String)>),
 }
 
@@ -66,9 +67,10 @@ pub(crate) enum Resource {
     },
 }
 
-/// The part of a path or full address behind [`ROOT`]; `None` when it lies elsewhere.
+/// Returns the part of a path or full address after [`ROOT`]; `None` if it is not below it.
 ///
-/// A full address may name another host, because a proxy may stand in front (Dataverse facts §9a).
+/// A full address may name another host, because there may be a proxy in front (Dataverse facts
+/// §9a).
 pub(crate) fn below_root(address: &str) -> Option<&str> {
     let path = match address.split_once("://") {
         Some((_, rest)) => rest.get(rest.find('/')?..)?,
@@ -77,7 +79,7 @@ pub(crate) fn below_root(address: &str) -> Option<&str> {
     path.strip_prefix(ROOT)
 }
 
-/// Reads the part of a path behind the root.
+/// Parses the part of a path after the root.
 pub(crate) fn resource(relative: &str) -> Resource {
     let segments: Vec<String> = segments(relative);
     let words: Vec<&str> = segments.iter().map(String::as_str).collect();
@@ -111,7 +113,7 @@ pub(crate) fn resource(relative: &str) -> Resource {
     }
 }
 
-/// Reads `contacts(<key>)` or `contacts`; `None` when it is neither.
+/// Parses `contacts(<key>)` or `contacts`; `None` if it is neither.
 pub(crate) fn set_and_key(segment: &str) -> Option<(String, Option<Key>)> {
     let Some((set, rest)) = segment.split_once('(') else {
         return is_name(segment).then(|| (segment.to_owned(), None));
@@ -145,7 +147,7 @@ fn is_name(text: &str) -> bool {
             .all(|character| character.is_ascii_alphanumeric() || character == '_')
 }
 
-/// Splits before it decodes, so that an encoded slash stays inside its segment.
+/// Splits a path into segments before decoding, so that an encoded slash stays inside its segment.
 fn segments(relative: &str) -> Vec<String> {
     split_outside_quotes(relative, '/')
         .into_iter()

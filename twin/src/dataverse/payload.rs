@@ -7,16 +7,17 @@ use super::refusal::Refusal;
 use super::schema::{Column, Kind, Navigation, Table};
 use super::values;
 
-/// A body that was understood: known names and right types, nothing decided yet about what may be written.
+/// A parsed body: its names are known and its types are valid. What may be written is decided
+/// later.
 pub(crate) struct Payload<'s> {
     pub(crate) values: Vec<(&'s Column, Value)>,
     pub(crate) binds: Vec<(&'s Navigation, Value)>,
-    /// The entries of the collection of parties, when the body has one.
+    /// The entries of the collection of parties, if the body has it.
     pub(crate) parties: Option<Vec<Value>>,
 }
 
 impl Payload<'_> {
-    /// The number in a choice column; `None` when it is absent or null.
+    /// Returns the number in a choice column; `None` if it is absent or null.
     pub(crate) fn number(&self, name: &str) -> Option<i64> {
         self.values
             .iter()
@@ -24,7 +25,7 @@ impl Payload<'_> {
             .and_then(|(_, value)| value.as_i64())
     }
 
-    /// The value of a column; `None` when it is absent or null.
+    /// Returns the value of a column; `None` if it is absent or null.
     pub(crate) fn value(&self, name: &str) -> Option<&Value> {
         self.values
             .iter()
@@ -34,7 +35,7 @@ impl Payload<'_> {
     }
 }
 
-/// Reads the text of a body as one JSON object.
+/// Parses a body as JSON.
 pub(crate) fn parse(set: &str, body: &[u8]) -> Result<Value, Refusal> {
     let unreadable =
         |detail: String| Refusal::payload(set, format!("the stream is not readable: {detail}"));
@@ -91,7 +92,7 @@ fn read_annotation<'s>(
                 format!("the type {value} is not that of the table."),
             ))
         }
-        // Other annotations of the whole body carry nothing that is written (inferred).
+        // Other annotations of the whole body contain nothing that is written (inferred).
         ("", _) => Ok(()),
         (_, "odata.bind") => {
             let navigation = table.navigations.get(property).ok_or_else(undeclared)?;
@@ -132,7 +133,8 @@ fn read_property<'s>(
         payload.parties = Some(entries.clone());
         return Ok(());
     }
-    // It should work by OData, and nobody was found doing it (Dataverse facts §4.2).
+    // It should work according to OData, but no published use of it was found (Dataverse facts
+    // §4.2).
     if read::child_table(table, name).is_some() {
         return Err(Refusal::not_imitated(format!(
             "a deep insert through '{name}'"

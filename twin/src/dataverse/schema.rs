@@ -1,10 +1,10 @@
-//! Which tables, columns, navigation names and choices the organisation has.
+//! The tables, columns, navigation names and choices of the organisation.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
 
-/// What a column can hold.
+/// The type of a column's values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Text,
@@ -19,45 +19,47 @@ pub(crate) enum Kind {
     Lookup,
     Guid,
     TableName,
-    /// Files, images and party lists: never part of a body here.
+    /// Files, images and party lists, which are never part of a body here.
     Opaque,
 }
 
-/// A text in several languages: code and text. English is 1033.
+/// A text in several languages: language code and text. English is 1033.
 pub(crate) type Labels = Vec<(i64, String)>;
 
 /// One column.
 #[derive(Debug, Clone)]
 #[expect(
     clippy::struct_excessive_bools,
-    reason = "each says something of its own, as in the service's definitions"
+    reason = "each has its own meaning, as in the service's definitions"
 )]
 pub(crate) struct Column {
     pub(crate) name: String,
     pub(crate) schema_name: String,
     pub(crate) kind: Kind,
-    /// The type's name in definitions: finer than the kind, as it tells `Memo` from `String` and `Money` from `Double`.
+    /// The type's name in definitions. It is finer than `kind`: it separates `Memo` from `String`,
+    /// and `Money` from `Double`.
     pub(crate) type_name: String,
-    /// `None`, `Recommended`, `ApplicationRequired` or `SystemRequired`; forms look at it, the API does not.
+    /// `None`, `Recommended`, `ApplicationRequired` or `SystemRequired`. Forms use it, the API does
+    /// not.
     pub(crate) required: String,
-    /// What people call it; the schema name when nobody said.
+    /// The display names; the schema name if none was given.
     pub(crate) labels: Labels,
     pub(crate) description: Labels,
-    /// Added by somebody, so that it can be changed and removed.
+    /// Added by a client or a test, so that it can be changed and removed.
     pub(crate) custom: bool,
-    /// In UTF-16 code units (inferred: the database's nvarchar counts so).
+    /// In UTF-16 code units (inferred: the database's nvarchar counts in that way).
     pub(crate) max_length: Option<usize>,
     pub(crate) valid_for_create: bool,
     pub(crate) valid_for_update: bool,
     pub(crate) targets: Vec<String>,
-    /// Value and label; empty when the choices are not documented, and any number is then taken.
+    /// Value and label. Empty if the choices are not documented; any number is then accepted.
     pub(crate) options: Vec<(i64, String)>,
-    /// No property of the Web API.
+    /// Not a property of the Web API.
     pub(crate) hidden: bool,
 }
 
 impl Column {
-    /// A column that somebody adds to a table.
+    /// Returns a column that a client or a test adds to a table.
     pub(crate) fn custom(schema_name: &str, kind: Kind, type_name: &str) -> Self {
         Self {
             name: schema_name.to_lowercase(),
@@ -77,7 +79,7 @@ impl Column {
         }
     }
 
-    /// The property that a query or an answer uses for this column.
+    /// Returns the property that queries and answers use for this column.
     pub(crate) fn property(&self) -> String {
         if self.kind == Kind::Lookup {
             format!("_{}_value", self.name)
@@ -87,7 +89,7 @@ impl Column {
     }
 }
 
-/// A name to bind a lookup with.
+/// A name with which a lookup is bound.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Navigation {
     pub(crate) name: String,
@@ -95,7 +97,7 @@ pub(crate) struct Navigation {
     pub(crate) target: String,
 }
 
-/// How far the index of an alternate key is (Dataverse facts §7.2).
+/// The state of an alternate key's index (Dataverse facts §7.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum KeyStatus {
     Pending,
@@ -112,7 +114,7 @@ pub(crate) struct AlternateKey {
     /// Sorted.
     pub(crate) columns: Vec<String>,
     pub(crate) status: KeyStatus,
-    /// When a pending index is finished.
+    /// When a pending index will be finished.
     pub(crate) ready: DateTime<Utc>,
 }
 
@@ -124,37 +126,37 @@ pub(crate) struct Table {
     pub(crate) labels: Labels,
     pub(crate) collection_labels: Labels,
     pub(crate) description: Labels,
-    /// Added by somebody, so that it can be changed and removed.
+    /// Added by a client or a test, so that it can be changed and removed.
     pub(crate) custom: bool,
-    /// Emails and appointments can concern its rows.
+    /// Emails and appointments can have its rows as regarding record.
     pub(crate) has_activities: bool,
     pub(crate) has_notes: bool,
     pub(crate) set: String,
     pub(crate) key: String,
-    /// The column that names a row to people.
+    /// The primary name column.
     pub(crate) title: String,
     pub(crate) columns: BTreeMap<String, Column>,
     pub(crate) navigations: BTreeMap<String, Navigation>,
-    /// State and the status it has by default.
+    /// Each state with its default status.
     pub(crate) states: BTreeMap<i64, i64>,
-    /// Status and the state it belongs to.
+    /// Each status with its state.
     pub(crate) statuses: BTreeMap<i64, i64>,
-    /// No table has one until somebody adds it.
+    /// Empty until a client or a test adds a key.
     pub(crate) alternate_keys: Vec<AlternateKey>,
 }
 
 impl Table {
-    /// Whether rows of this table are activities, with parties and an end.
+    /// Returns whether rows of this table are activities, with parties and a closed state.
     pub(crate) fn is_activity(&self) -> bool {
         matches!(self.name.as_str(), "email" | "appointment")
     }
 
-    /// A column that the Web API has.
+    /// Returns a column of the Web API; `None` if it does not exist or is hidden.
     pub(crate) fn column(&self, name: &str) -> Option<&Column> {
         self.columns.get(name).filter(|column| !column.hidden)
     }
 
-    /// The column behind a property name as queries write it: lookups are `_name_value`.
+    /// Returns the column of a property name as queries write it: lookups are `_name_value`.
     pub(crate) fn property(&self, property: &str) -> Option<&Column> {
         if let Some(column) = self.column(property) {
             return Some(column).filter(|column| column.kind != Kind::Lookup);
@@ -164,13 +166,13 @@ impl Table {
             .filter(|column| column.kind == Kind::Lookup)
     }
 
-    /// The keys that name rows and hold them unique.
+    /// Returns the keys that can name rows and that keep rows unique.
     pub(crate) fn active_keys(&self) -> impl Iterator<Item = &AlternateKey> {
         let active = |key: &&AlternateKey| key.status == KeyStatus::Active;
         self.alternate_keys.iter().filter(active)
     }
 
-    /// A navigation name for a lookup to `target`.
+    /// Adds a navigation name for a lookup to `target`.
     pub(crate) fn add_navigation(&mut self, name: &str, column: &str, target: &str) {
         let navigation = Navigation {
             name: name.to_owned(),
@@ -180,7 +182,8 @@ impl Table {
         self.navigations.insert(name.to_owned(), navigation);
     }
 
-    /// The name of this table's collection of parties.
+    /// Returns the name of this table's collection of parties; `None` if its rows are not
+    /// activities.
     pub(crate) fn parties(&self) -> Option<String> {
         self.is_activity()
             .then(|| format!("{}_activity_parties", self.name))
@@ -202,7 +205,7 @@ impl Schema {
         self.tables.get_mut(name)
     }
 
-    /// The table behind an entity set's name, which is case-sensitive.
+    /// Returns the table with this entity set name, which is case-sensitive.
     pub(crate) fn set(&self, set: &str) -> Option<&Table> {
         self.tables.values().find(|table| table.set == set)
     }
@@ -211,8 +214,10 @@ impl Schema {
         self.tables.values()
     }
 
-    /// The navigation names that email and appointment inherit from their common base, `activitypointer`: those that
-    /// both have for the same column and target (inferred; Dataverse facts §6 says that there are such names).
+    /// Returns the navigation names that email and appointment inherit from their common base,
+    /// `activitypointer`: those that both have for the same column and target.
+    ///
+    /// Inferred; Dataverse facts §6 says that such names exist.
     pub(crate) fn inherited_navigations(&self) -> BTreeSet<&str> {
         let (Some(email), Some(appointment)) = (self.table("email"), self.table("appointment"))
         else {

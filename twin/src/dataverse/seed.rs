@@ -1,7 +1,7 @@
-//! How a test or a command puts rows into the organisation without the Web API, and takes them out again.
+//! How a test or a command inserts rows without the Web API, and exports them.
 //!
-//! Columns and values are checked as they are for a client; what is valid for create does not matter, so that states,
-//! creation times and computed columns can be seeded as well.
+//! Columns and values are checked as for a client. It does not matter whether a column is valid for
+//! create, so that states, creation times and computed columns can be seeded too.
 
 use std::sync::Arc;
 
@@ -13,13 +13,13 @@ use super::schema::{Column, Kind, Table};
 use super::store::{Values, lookup, lookup_value};
 use super::values;
 
-/// Why rows could not be put into the organisation.
+/// The error of inserting rows without the Web API.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SeedError {
-    /// The twin keeps no table of this logical name.
-    #[error("there is no table {table}")]
+    /// The emulator has no table with this logical name.
+    #[error("unknown table {table}")]
     UnknownTable {
-        /// The name that was asked for.
+        /// The requested name.
         table: String,
     },
     /// The table has no such column.
@@ -27,7 +27,7 @@ pub enum SeedError {
     UnknownColumn {
         /// The table's logical name.
         table: String,
-        /// The name that was asked for.
+        /// The requested name.
         column: String,
     },
     /// The value does not fit its column.
@@ -37,26 +37,27 @@ pub enum SeedError {
         table: String,
         /// The column's logical name.
         column: String,
-        /// The reason in words.
+        /// The reason, as text.
         why: String,
     },
-    /// A row with this key is there already.
-    #[error("{table} {id} is there already")]
+    /// A row with this id, or with the same values of an alternate key or the same Message-ID,
+    /// exists.
+    #[error("{table} {id}: a row with the same id, alternate key or Message-ID exists already")]
     Duplicate {
         /// The table's logical name.
         table: String,
         /// The row's key.
         id: Uuid,
     },
-    /// The text is not an exported state.
-    #[error("not an exported organisation: {why}")]
+    /// The value is not an export, or a table that is to be added exists already.
+    #[error("invalid organisation: {why}")]
     Malformed {
-        /// The reason in words.
+        /// The reason, as text.
         why: String,
     },
 }
 
-/// Puts one row into a table.
+/// Inserts one row into a table and returns its id.
 pub(crate) fn insert(org: &mut Org, name: &str, row: Value) -> Result<Uuid, SeedError> {
     let schema = Arc::clone(&org.schema);
     let table = schema.table(name).ok_or_else(|| SeedError::UnknownTable {
@@ -72,7 +73,7 @@ pub(crate) fn insert(org: &mut Org, name: &str, row: Value) -> Result<Uuid, Seed
     }
     let id = match values.get(&table.key).and_then(Value::as_str) {
         Some(text) => {
-            Uuid::try_parse(text).map_err(|_| bad(table, &table.key, "the key is no guid"))?
+            Uuid::try_parse(text).map_err(|_| bad(table, &table.key, "the key is not a GUID"))?
         }
         None => Uuid::new_v4(),
     };
@@ -83,7 +84,11 @@ pub(crate) fn insert(org: &mut Org, name: &str, row: Value) -> Result<Uuid, Seed
             .or_insert_with(|| json!(default))
             .as_i64();
         if status.and_then(|status| table.statuses.get(&status)) != Some(&state) {
-            return Err(bad(table, "statuscode", "it does not belong to the state"));
+            return Err(bad(
+                table,
+                "statuscode",
+                "the status does not belong to the state",
+            ));
         }
     }
     let references = References::new();
@@ -135,7 +140,7 @@ fn accept_lookup(
         bad(
             table,
             &column.name,
-            "a lookup is written {\"table\": …, \"id\": …}",
+            "a lookup must be {\"table\": …, \"id\": …}",
         )
     })?;
     let activity = org.schema.table(&target).is_some_and(Table::is_activity);
@@ -148,20 +153,20 @@ fn accept_lookup(
         return Err(bad(
             table,
             &column.name,
-            &format!("it does not lead to {target}"),
+            &format!("the lookup cannot point to {target}"),
         ));
     }
     if !org.store.contains(&target, id) {
         return Err(bad(
             table,
             &column.name,
-            &format!("there is no {target} {id}"),
+            &format!("{target} {id} does not exist"),
         ));
     }
     Ok(lookup_value(&target, id))
 }
 
-/// All rows by table, with what else must be the same after an import.
+/// Returns all rows by table, and the ids that must be the same after an import.
 pub(crate) fn export(org: &Org) -> Value {
     let mut tables = Map::new();
     for table in org.schema.tables() {
@@ -180,7 +185,7 @@ pub(crate) fn export(org: &Org) -> Value {
     })
 }
 
-/// Puts back what [`export`] gave; what was there before is gone.
+/// Replaces all rows by those that [`export`] returned. Nothing changes if it fails.
 pub(crate) fn import(org: &mut Org, mut state: Value) -> Result<(), SeedError> {
     let malformed = |why: &str| SeedError::Malformed {
         why: why.to_owned(),
@@ -188,12 +193,12 @@ pub(crate) fn import(org: &mut Org, mut state: Value) -> Result<(), SeedError> {
     let id = |name: &str| {
         let text = state.get(name).and_then(Value::as_str);
         text.and_then(|text| Uuid::try_parse(text).ok())
-            .ok_or_else(|| malformed(&format!("{name} is no guid")))
+            .ok_or_else(|| malformed(&format!("{name} is missing or not a GUID")))
     };
     let (user, business_unit, organization) =
         (id("user")?, id("business_unit")?, id("organization")?);
     let Some(Value::Object(tables)) = state.get_mut("tables").map(Value::take) else {
-        return Err(malformed("tables are missing"));
+        return Err(malformed("the object `tables` is missing"));
     };
     let mut read: Vec<(String, Uuid, Values)> = Vec::new();
     for (name, rows) in tables {
@@ -204,11 +209,11 @@ pub(crate) fn import(org: &mut Org, mut state: Value) -> Result<(), SeedError> {
                 table: name.clone(),
             })?;
         let Value::Array(rows) = rows else {
-            return Err(malformed("a table is no array"));
+            return Err(malformed("a table is not an array"));
         };
         for row in rows {
             let Value::Object(values) = row else {
-                return Err(malformed("a row is no object"));
+                return Err(malformed("a row is not an object"));
             };
             if let Some(column) = values
                 .keys()

@@ -1,7 +1,8 @@
 //! The rows of all tables, and how a failed operation is undone.
 //!
-//! Every change goes through [`Store::set`], which notes what was there before. A change set, and each operation
-//! within it, takes a [`Mark`] first and rolls back to it on failure, so nothing of a failed change set stays.
+//! Every change goes through [`Store::set`], which records the previous row. A change set, and each
+//! operation within it, takes a [`Mark`] first and rolls back to it on failure, so nothing of a
+//! failed change set remains.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -9,16 +10,16 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-/// Values by logical column name. Lookups are `{"table", "id"}`; what is null is left out.
+/// Values by logical column name. Lookups are `{"table", "id"}`; null values are left out.
 pub(crate) type Values = Map<String, Value>;
 
 /// One row.
 #[derive(Debug, Clone)]
 pub(crate) struct Row {
     pub(crate) values: Values,
-    /// Grows with every change in the organisation, as the row version of Dataverse does.
+    /// Increases with every change in the organisation, like the row version of Dataverse.
     pub(crate) version: u64,
-    /// Where the row stands when nothing else orders it: rows come back as they were made.
+    /// Position in the order of creation, in which rows are returned if nothing else orders them.
     place: u64,
 }
 
@@ -35,14 +36,14 @@ impl Row {
         format!("W/\"{}\"", self.version)
     }
 
-    /// The activity that a party or an attachment belongs to.
+    /// Returns the activity that a party or an attachment belongs to.
     fn parent(&self) -> Option<Uuid> {
         self.lookup("objectid")
             .or_else(|| self.lookup("activityid"))
             .map(|(_, id)| id)
     }
 
-    /// The row that a lookup column points to: table and id.
+    /// Returns table and id of the row that a lookup column points to.
     pub(crate) fn lookup(&self, column: &str) -> Option<(String, Uuid)> {
         lookup(self.get(column))
     }
@@ -51,14 +52,14 @@ impl Row {
 /// The column of `email` that holds a Message-ID.
 pub(crate) const MESSAGE_ID: &str = "messageid";
 
-/// Reads a stored lookup.
+/// Returns table and id of a stored lookup.
 pub(crate) fn lookup(value: &Value) -> Option<(String, Uuid)> {
     let table = value.get("table")?.as_str()?;
     let id = Uuid::try_parse(value.get("id")?.as_str()?).ok()?;
     Some((table.to_owned(), id))
 }
 
-/// Writes a lookup as it is stored.
+/// Returns a lookup in its stored form.
 pub(crate) fn lookup_value(table: &str, id: Uuid) -> Value {
     json!({"table": table, "id": id.to_string()})
 }
@@ -70,9 +71,10 @@ pub(crate) struct Mark(usize);
 struct Shelf {
     rows: HashMap<Uuid, Arc<Row>>,
     places: BTreeMap<u64, Uuid>,
-    /// The rows that have a Message-ID, by it in lower case.
+    /// Ids of the rows with a Message-ID, by Message-ID in lower case.
     message_ids: HashMap<String, HashSet<Uuid>>,
-    /// Parties and attachments by the activity they belong to: an organisation may hold many thousands.
+    /// Parties and attachments by activity. The index is needed because an organisation may have
+    /// many thousands of them.
     children: HashMap<Uuid, BTreeMap<u64, Uuid>>,
 }
 
@@ -101,7 +103,7 @@ impl Store {
             .is_some_and(|shelf| shelf.rows.contains_key(&id))
     }
 
-    /// All rows of a table in the order they were made.
+    /// Returns all rows of a table in the order of creation.
     pub(crate) fn rows(&self, table: &str) -> Vec<(Uuid, Arc<Row>)> {
         let Some(held) = self.shelves.get(table) else {
             return Vec::new();
@@ -112,14 +114,14 @@ impl Store {
             .collect()
     }
 
-    /// Whether an email other than this one has the Message-ID, compared without case.
+    /// Returns whether another email than `than` has the Message-ID. The comparison ignores case.
     pub(crate) fn has_message_id(&self, message_id: &str, than: Uuid) -> bool {
         let emails = self.shelves.get("email");
         let known = emails.and_then(|held| held.message_ids.get(&message_id.to_lowercase()));
         known.is_some_and(|ids| ids.iter().any(|id| *id != than))
     }
 
-    /// The parties or attachments of one activity, in the order they were made.
+    /// Returns the parties or attachments of one activity, in the order of creation.
     pub(crate) fn children(&self, table: &str, parent: Uuid) -> Vec<(Uuid, Arc<Row>)> {
         let Some(held) = self.shelves.get(table) else {
             return Vec::new();
@@ -133,7 +135,7 @@ impl Store {
             .collect()
     }
 
-    /// Writes a row, or removes it with `None`.
+    /// Writes a row, or removes it if `values` is `None`.
     pub(crate) fn set(&mut self, table: &str, id: Uuid, values: Option<Values>) {
         let before = self.get(table, id);
         let after = values.map(|mut values| {
@@ -154,12 +156,12 @@ impl Store {
         });
     }
 
-    /// Remembers this point.
+    /// Returns a point to roll back to.
     pub(crate) fn mark(&self) -> Mark {
         Mark(self.journal.len())
     }
 
-    /// Takes back everything since `mark`. Versions are not taken back, as in a database.
+    /// Undoes all changes since `mark`. Row versions are not reset, as in a database.
     pub(crate) fn roll_back(&mut self, mark: &Mark) {
         while self.journal.len() > mark.0 {
             if let Some(undo) = self.journal.pop() {
@@ -168,7 +170,7 @@ impl Store {
         }
     }
 
-    /// Ends the undoing: what happened until now stays.
+    /// Commits: the changes so far can no longer be rolled back.
     pub(crate) fn keep(&mut self) {
         self.journal.clear();
     }
@@ -256,7 +258,7 @@ mod tests {
                 .unwrap()
                 .values
                 .contains_key("description"),
-            "null is absence"
+            "a null value must not be stored"
         );
     }
 }

@@ -1,10 +1,10 @@
-//! The words and signs of a `$filter`.
+//! The tokens of a `$filter`.
 
 use serde_json::Value;
 
 use super::refusal::Refusal;
 
-/// One word or sign of a condition.
+/// One token of a condition.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Token {
     Open,
@@ -12,17 +12,17 @@ pub(crate) enum Token {
     Comma,
     Equals,
     Text(String),
-    /// A JSON array, as `In` takes it.
+    /// A JSON array, as the function `In` accepts it.
     Array(String),
     Word(String),
 }
 
-/// The refusal of a condition that cannot be read.
+/// Returns the error for a condition that cannot be parsed.
 pub(crate) fn malformed(detail: &str) -> Refusal {
     Refusal::query(format!("Syntax error in '$filter': {detail}."))
 }
 
-/// Cuts a condition into its words and signs.
+/// Splits a condition into its tokens.
 pub(crate) fn tokens(text: &str) -> Result<Vec<Token>, Refusal> {
     let mut tokens = Vec::new();
     let mut rest = text;
@@ -49,7 +49,7 @@ pub(crate) fn tokens(text: &str) -> Result<Vec<Token>, Refusal> {
     Ok(tokens)
 }
 
-/// Reads a text in single quotes, in which a quote is written twice.
+/// Reads a text in single quotes, in which a quote is doubled.
 fn quoted(text: &str) -> Result<(String, &str), Refusal> {
     let mut rest = text.get(1..).unwrap_or_default();
     let mut read = String::new();
@@ -68,7 +68,7 @@ fn quoted(text: &str) -> Result<(String, &str), Refusal> {
     }
 }
 
-/// Cuts out a JSON array; strings in it may hold brackets.
+/// Reads a JSON array; strings in it may contain brackets.
 fn array(text: &str) -> Result<(String, &str), Refusal> {
     let mut stream = serde_json::Deserializer::from_str(text).into_iter::<Value>();
     match stream.next() {

@@ -1,7 +1,8 @@
-//! What a create, a change and a removal do to the rows (Dataverse facts §2, §3, §7 and §19 rules 2, 5, 6, 9).
+//! What create, update and delete do to the rows (Dataverse facts §2, §3, §7 and §19 rules 2, 5, 6,
+//! 9).
 //!
-//! The order of checks: names and types of the whole body first, then what each value means, then whether the key is
-//! free. So a repeated create that is right in itself always ends in 412.
+//! The order of checks: first the names and types of the whole body, then the meaning of each
+//! value, then whether the key is free. So a repeated create with a valid body always ends in 412.
 
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -16,7 +17,7 @@ use super::state;
 use super::store::{Row, Values, lookup_value};
 
 impl Work<'_> {
-    /// Writes a new row and all that comes with it.
+    /// Creates a row with its defaults, parties and attachment count, and returns its id.
     pub(crate) fn create(
         &mut self,
         table: &Table,
@@ -48,7 +49,7 @@ impl Work<'_> {
                 let message = "Principal user is missing prvOverrideCreatedOnCreatedBy privilege.";
                 return Err(Refusal::new(403, "0x80040220", message));
             }
-            // The row shows the wished time as its creation, and keeps the real one (inferred).
+            // `createdon` shows the requested time, `overriddencreatedon` the real one (inferred).
             values.insert("createdon".to_owned(), created);
             values.insert("overriddencreatedon".to_owned(), self.now_text());
         }
@@ -66,7 +67,7 @@ impl Work<'_> {
         Ok(id)
     }
 
-    /// Changes a row that is there.
+    /// Updates an existing row.
     pub(crate) fn update(
         &mut self,
         table: &Table,
@@ -115,7 +116,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// The other half of a PATCH: the row is not there, so it is made.
+    /// Creates the row of a PATCH whose row does not exist.
     pub(crate) fn create_by_patch(
         &mut self,
         table: &Table,
@@ -126,7 +127,7 @@ impl Work<'_> {
         self.create(table, body, Some(id)).map(|_| ())
     }
 
-    /// As a plug-in of the organisation refuses an email.
+    /// Rejects an email as a plug-in of the organisation would, if the settings request it.
     fn refuse_email(&self, table: &Table, body: &Value) -> Result<(), Refusal> {
         let subject = body["subject"].as_str().unwrap_or_default();
         match &self.org.settings.refused_emails {
@@ -137,7 +138,7 @@ impl Work<'_> {
         }
     }
 
-    /// Removes a row, and of an activity also its parties and attachments.
+    /// Deletes a row. The parties and attachments of an activity are deleted with it.
     pub(crate) fn delete(&mut self, table: &Table, id: Uuid) -> Result<(), Refusal> {
         let row = self
             .org
@@ -162,7 +163,7 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// The values of a body that may be written; the others are dropped and noted.
+    /// Returns the values of a body that may be written. The others are dropped and recorded.
     fn writable(
         &mut self,
         table: &Table,
@@ -207,7 +208,8 @@ impl Work<'_> {
         }
     }
 
-    /// Deleting a person leaves the parties that named them (Dataverse facts §2.3; the flag is inferred).
+    /// Marks the parties that refer to a deleted record. They are kept (Dataverse facts §2.3; the
+    /// flag is inferred).
     fn mark_deleted_parties(&mut self, table: &str, id: Uuid) {
         for (party, row) in self.org.store.rows("activityparty") {
             if row
@@ -222,7 +224,7 @@ impl Work<'_> {
     }
 }
 
-/// Deep insert in a PATCH is not supported (Dataverse facts §7.1 and §19 rule 6).
+/// Rejects deep insert in a PATCH, which is not supported (Dataverse facts §7.1 and §19 rule 6).
 fn refuse_parties(table: &Table, payload: &Payload<'_>) -> Result<(), Refusal> {
     if payload.parties.is_none() {
         return Ok(());
@@ -231,8 +233,10 @@ fn refuse_parties(table: &Table, payload: &Payload<'_>) -> Result<(), Refusal> {
     Err(Refusal::payload(&table.set, detail))
 }
 
-/// An activity that is completed or cancelled takes nothing but another regarding. That is the cautious reading of an
-/// unknown (Dataverse facts §3.2 and §19 rule 9), and so is the code: "invalid activity state".
+/// Rejects every change of a completed or cancelled activity except another regarding.
+///
+/// This is the cautious reading of an *unknown* (Dataverse facts §3.2 and §19 rule 9), and so is
+/// the code, "invalid activity state".
 fn refuse_closed(table: &Table, id: Uuid, row: &Row, payload: &Payload<'_>) -> Result<(), Refusal> {
     let only_regarding = payload.values.is_empty()
         && payload
@@ -246,12 +250,12 @@ fn refuse_closed(table: &Table, id: Uuid, row: &Row, payload: &Payload<'_>) -> R
     }
 }
 
-/// Whether a row is an activity that was completed or cancelled.
+/// Returns whether a row is a completed or cancelled activity.
 pub(crate) fn is_closed(table: &Table, row: &Row) -> bool {
     table.is_activity() && row.get("statecode").as_i64().unwrap_or_default() != 0
 }
 
-/// The refusal of a change to a closed activity.
+/// Returns the error for a change of a closed activity.
 pub(crate) fn closed(table: &str, id: Uuid) -> Refusal {
     Refusal::new(
         400,
