@@ -118,12 +118,12 @@ impl Dataverse {
     /// Inserts a row without the Web API and its rules about what is valid for create. Returns its
     /// id.
     ///
-    /// Columns have their logical names; a lookup is `{"table": "account", "id": "…"}`. If the key
-    /// is absent, a new id is used. The defaults are those of the platform.
+    /// Columns have their logical names; a lookup is `{"table": "account", "id": "…"}`. If the
+    /// key is absent, a new id is used. The defaults are those of the platform.
     ///
     /// # Errors
-    /// [`SeedError`] if a name is unknown, if a value does not fit its column, or if another row has
-    /// the id, an alternate key or the Message-ID.
+    /// [`SeedError`] if a name is unknown, if a value does not fit its column, or if another row
+    /// has the id, an alternate key or the Message-ID.
     pub fn insert(&self, table: &str, row: Value) -> Result<Uuid, SeedError> {
         seed::insert(&mut lock(&self.org), table, row)
     }
