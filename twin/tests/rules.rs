@@ -1,10 +1,10 @@
-//! Every rule of the twin, asked over its sockets.
+//! Tests every rule of the emulator over its sockets.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
-    reason = "a test that cannot go on must fail"
+    reason = "a test that cannot continue must fail"
 )]
 
 mod rules {

@@ -1,4 +1,4 @@
-//! What a row looks like in an answer.
+//! The form of a row in an answer: columns, annotations, expanded rows and ETags.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -29,7 +29,7 @@ async fn rows_come_with_their_key_and_version_and_what_was_selected() {
     assert_eq!(
         all["firstname"],
         Value::Null,
-        "columns without a value are null"
+        "a column without a value is null"
     );
     assert!(all.get("firstname").is_some());
 }
@@ -114,7 +114,7 @@ async fn parties_and_lookups_can_be_expanded() {
             row["email_activity_parties"][1]
                 .get("addressused")
                 .is_none(),
-            "not selected"
+            "a column that is not selected is not returned"
         );
         assert_eq!(row["regardingobjectid_contact_email"]["lastname"], "Lark");
         assert_eq!(row["regardingobjectid_account_email"], Value::Null);

@@ -1,4 +1,4 @@
-//! Which assertions get a token.
+//! Which client assertions (JWT) Entra accepts in exchange for a token.
 
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeyPair;
@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::world::World;
 
-/// A key pair with its certificate, and the application that it is uploaded for.
+/// A key pair with its certificate, and the application and token URL that it signs for.
 struct Signer {
     key: KeyPair,
     der: Vec<u8>,
@@ -21,7 +21,7 @@ struct Signer {
     token_url: String,
 }
 
-/// A request with everything right; each test then says one thing wrong.
+/// A valid assertion before it is signed. Each test then makes one part invalid.
 struct Assertion {
     header: Value,
     claims: Value,
@@ -124,7 +124,11 @@ async fn a_signature_with_the_key_of_an_uploaded_certificate_gets_a_token_once()
         .unwrap()
         .clone_into(&mut world.token);
     assert_eq!(world.get("WhoAmI").await.status, 200);
-    assert_eq!(refused(&world, &signer, &assertion).await, 50_027, "again");
+    assert_eq!(
+        refused(&world, &signer, &assertion).await,
+        50_027,
+        "an assertion is accepted only once"
+    );
 }
 
 #[tokio::test]
@@ -158,13 +162,28 @@ async fn each_part_of_the_signature_is_checked() {
         assert_eq!(refused(&world, &signer, assertion).await, number, "{what}");
     };
     let strange = stranger.right(world.twin.clock().now());
-    expect(&stranger.sign(&strange), 700_027, "nobody uploaded it").await;
-    expect(&stranger.sign(&right), 700_027, "another's key").await;
+    expect(
+        &stranger.sign(&strange),
+        700_027,
+        "the certificate was not uploaded",
+    )
+    .await;
+    expect(
+        &stranger.sign(&right),
+        700_027,
+        "signed with the key of another certificate",
+    )
+    .await;
     let other_scheme = signer.sign_with(&right, &RSA_PKCS1_SHA256);
-    expect(&other_scheme, 700_027, "PKCS#1 under the name of PSS").await;
+    expect(
+        &other_scheme,
+        700_027,
+        "signed with PKCS#1 although `alg` says PS256",
+    )
+    .await;
     let mut older = signer.right(world.twin.clock().now());
     older.header["alg"] = json!("RS256");
-    expect(&signer.sign(&older), 50_027, "another algorithm").await;
+    expect(&signer.sign(&older), 50_027, "`alg` is RS256").await;
     for text in ["a.b.c", "a.b", "e30.e30.e30"] {
         expect(text, 50_027, text).await;
     }

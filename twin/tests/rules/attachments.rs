@@ -1,4 +1,4 @@
-//! Which attachments are taken.
+//! Which attachments Dataverse accepts.
 
 use serde_json::{Value, json};
 use twin::Setting;
@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::world::{Answered, World, error};
 
-/// Posts an attachment that is right but for what `change` does to it.
+/// Posts a valid attachment after `change` has modified its body.
 async fn attach(world: &World, email: Uuid, change: impl FnOnce(&mut Value)) -> Answered {
     let mut body = json!({
         "objectid_activitypointer@odata.bind": format!("/activitypointers({email})"), "objecttypecode": "email",
@@ -139,7 +139,7 @@ async fn the_limit_counts_the_base64_text() {
     assert_eq!(
         answer.error(),
         error(400, "0x80044A02"),
-        "nine bytes are twelve characters"
+        "nine bytes are twelve Base64 characters, more than the limit of eight"
     );
 }
 

@@ -1,4 +1,4 @@
-//! How a batch behaves.
+//! How a `$batch` behaves: change sets, references between operations, failures and limits.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -7,7 +7,8 @@ use uuid::Uuid;
 
 use super::world::{Answered, World, error};
 
-/// A part that is a request of its own, or one of a change set.
+/// Builds one part: a request of the batch itself or, with a `Content-ID`, an operation of a
+/// change set.
 fn part(boundary: &str, content_id: Option<&str>, request: &str, body: Option<Value>) -> String {
     let id = content_id
         .map(|id| format!("Content-ID: {id}\r\n"))
@@ -45,7 +46,7 @@ pub(crate) async fn send(world: &World, parts: &[String], prefer: &str) -> Answe
         .await
 }
 
-/// The statuses of all parts, in order.
+/// Returns the HTTP statuses of all parts, in order.
 pub(crate) fn statuses(answer: &Answered) -> Vec<u16> {
     let lines = answer
         .body
@@ -151,7 +152,7 @@ async fn references_reach_back_within_their_change_set_only() {
     assert_eq!(
         send(&world, &[first, second], "").await.status,
         400,
-        "another change set"
+        "a reference does not reach another change set"
     );
 }
 
@@ -183,12 +184,12 @@ async fn a_failed_change_set_leaves_nothing_and_answers_its_failure_only() {
     assert_eq!(
         (answer.status, statuses(&answer)),
         (412, vec![412]),
-        "the batch stops there"
+        "the batch stops at the failed change set"
     );
     assert!(answer.body.contains("Content-ID: 3\r\n") && answer.body.contains("0x80040237"));
     assert!(
         answer.body.contains("changesetresponse_"),
-        "wrapped, unless set otherwise"
+        "by default, the error is wrapped in a change set response"
     );
     assert_eq!(world.twin.dataverse().rows("email").len(), 1);
     assert_eq!(world.stored(taken, "subject"), "Kites");
@@ -300,7 +301,7 @@ async fn a_malformed_batch_is_a_plain_error_and_does_nothing() {
     }
     assert!(
         world.twin.dataverse().rows("email").is_empty(),
-        "also what stood before the mistake"
+        "the valid change set before the malformed part is not executed either"
     );
     let request = world
         .request(Method::POST, "$batch")
@@ -329,7 +330,8 @@ async fn garbage_of_any_kind_gets_an_answer() {
         get("WhoAmI")
     )
     .into_bytes();
-    // Cut anywhere, and with any byte spoilt, the answer is still HTTP.
+    // The emulator answers with a valid HTTP status wherever the body is cut and whichever byte
+    // is replaced.
     for at in 0..good.len() {
         let mut spoilt = good.clone();
         spoilt[at] = 0xff;

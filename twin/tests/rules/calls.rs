@@ -1,4 +1,4 @@
-//! Who may call Dataverse, with which headers, and what a test can make go wrong.
+//! Who may call Dataverse, which headers a call needs, and which faults a test can inject.
 
 use reqwest::Method;
 use serde_json::json;
@@ -62,7 +62,11 @@ async fn both_version_headers_are_required() {
             .get(&url)
             .bearer_auth(&world.token)
             .header(header, "4.0");
-        assert_eq!(world.send(request).await.status, 400, "{header} alone");
+        assert_eq!(
+            world.send(request).await.status,
+            400,
+            "only {header} was sent"
+        );
     }
 }
 
@@ -201,7 +205,7 @@ async fn errors_carry_details_when_annotations_are_asked_for() {
     assert_eq!(plain.as_object().unwrap().len(), 2);
 }
 
-/// A user with an Entra object id.
+/// Inserts a user with this Entra object id.
 fn user(world: &World, entra_id: &str) -> Uuid {
     let row = json!({"lastname": "Ada", "azureactivedirectoryobjectid": entra_id});
     world.twin.dataverse().insert("systemuser", row).unwrap()
@@ -268,7 +272,8 @@ async fn acting_for_another_needs_the_privilege_a_user_and_the_rights_of_both() 
         assert_eq!(refused.error(), error(403, "0x80040220"), "{what}");
         dataverse.set_setting(Setting::Withheld(Vec::new()));
     }
-    // What users lack is no matter of the application's own.
+    // A privilege that is withheld from users does not affect calls that the application makes as
+    // itself.
     assert_eq!(world.post("emails", json!({})).await.status, 204);
 }
 
@@ -306,6 +311,6 @@ async fn an_organisation_survives_export_and_import() {
     assert_eq!(
         second.twin.dataverse().export(),
         state,
-        "a bad import changes nothing"
+        "a rejected import changes nothing"
     );
 }

@@ -1,4 +1,4 @@
-//! What requests and operations cost in time. The clock stands still, so that a wait only moves it.
+//! How long requests and operations take. The clock is stopped, so a wait only advances it.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use twin::Setting;
 use super::batches::{change_set, get, send};
 use super::world::World;
 
-/// The milliseconds that a step takes on the twin's clock.
+/// Returns how many milliseconds `step` takes on the emulator's clock.
 async fn cost(world: &World, step: impl Future) -> i64 {
     let before = world.twin.clock().now();
     step.await;

@@ -1,4 +1,4 @@
-//! The document that describes the service, held against what the service answers.
+//! Compares the service document (`$metadata`, CSDL) with what the emulator answers.
 
 use std::collections::BTreeSet;
 
@@ -22,7 +22,7 @@ fn entity_type<'d>(document: &'d Document<'d>, name: &str) -> Option<Node<'d, 'd
         .find(|node| node.has_tag_name("EntityType") && node.attribute("Name") == Some(name))
 }
 
-/// The names of one kind that a type has, with those of its bases.
+/// Returns the names of a type's child elements of one kind, including those of its base types.
 fn names(document: &Document<'_>, kind: &str, element: &str) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     let mut next = entity_type(document, kind);
@@ -36,7 +36,7 @@ fn names(document: &Document<'_>, kind: &str, element: &str) -> BTreeSet<String>
     names
 }
 
-/// Sets that hold rows, and their types.
+/// Returns the entity sets that contain rows, with their types.
 fn sets(document: &Document<'_>) -> Vec<(String, String)> {
     document
         .descendants()
@@ -118,7 +118,7 @@ async fn every_declared_property_can_be_selected_and_every_shown_one_is_declared
             .filter(|name| !name.starts_with('@'))
             .cloned()
             .collect();
-        // The one column that is declared but not valid for read.
+        // This is the only column that is declared and not valid for read.
         if kind == "email" {
             shown.insert("messageiddupcheck".to_owned());
         }

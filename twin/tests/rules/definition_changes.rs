@@ -1,4 +1,4 @@
-//! How tables, columns and keys come, change and go.
+//! How tables, columns and keys are created, changed and deleted.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -18,7 +18,8 @@ fn label(text: &str) -> Value {
     })
 }
 
-/// A text column as the documents show it, changed by `with`; null removes.
+/// Returns the definition of a text column in the documented form, with the properties of `with`
+/// replaced. A null removes a property.
 fn column(with: Value) -> Value {
     let column = json!({
         "@odata.type": "Microsoft.Dynamics.CRM.StringAttributeMetadata", "AttributeType": "String",
@@ -198,7 +199,7 @@ async fn a_definition_is_replaced_as_a_whole_and_keeps_other_languages_when_told
     );
     assert_eq!(
         form["MaxLength"], 100,
-        "what is not sent becomes the default"
+        "a property that is not sent gets its default"
     );
 
     assert_eq!(put(&world, &path, body).await.status, 204);

@@ -1,4 +1,4 @@
-//! What a client can learn about tables, columns and keys.
+//! What a client can read about tables, columns and keys (`EntityDefinitions`).
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -7,7 +7,7 @@ use super::world::{World, error};
 
 const EMAIL: &str = "EntityDefinitions(LogicalName='email')";
 
-/// One value of each row of a list.
+/// Returns the text of one property of each row of a list.
 pub(crate) fn each(body: &Value, name: &str) -> Vec<String> {
     let rows = body["value"].as_array().unwrap().iter();
     rows.map(|row| row[name].as_str().unwrap().to_owned())
@@ -33,10 +33,13 @@ async fn limits_of_texts_can_be_read_before_they_hurt() {
         .find(|column| column["LogicalName"] == "subject")
         .unwrap();
     assert_eq!(subject["MaxLength"], 50);
-    assert!(subject.get("SchemaName").is_none(), "not selected");
+    assert!(
+        subject.get("SchemaName").is_none(),
+        "a property that is not selected is not returned"
+    );
     assert!(
         !each(&all, "LogicalName").contains(&"description".to_owned()),
-        "long texts are of another type"
+        "multi-line texts have another metadata type (Memo)"
     );
 }
 

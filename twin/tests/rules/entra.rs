@@ -1,4 +1,4 @@
-//! Who gets a token.
+//! Which token requests Entra accepts when the client uses a secret.
 
 use serde_json::Value;
 use twin::Fault;

@@ -1,4 +1,5 @@
-//! Rules of the facts that belong to no other file: names of lookups, appointments, headers, what does not exist.
+//! Rules from the Dataverse facts that no other file covers: names of lookups, appointments,
+//! headers, and features that Dataverse or the emulator does not have.
 
 use reqwest::Method;
 use serde_json::{Value, json};

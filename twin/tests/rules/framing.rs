@@ -1,4 +1,4 @@
-//! The grammar of a batch, one mistake at a time.
+//! The grammar of a `$batch` body. Each case contains one mistake.
 
 use reqwest::Method;
 use serde_json::json;
@@ -108,7 +108,10 @@ async fn what_clients_send_beyond_the_grammar_is_taken() {
         assert_eq!(answer.status, 200, "{}", answer.body);
     }
     let answer = send(&world, format!("\r\n{}", good())).await;
-    assert_eq!(answer.status, 200, "an empty line in front");
+    assert_eq!(
+        answer.status, 200,
+        "an empty line before the first boundary is accepted"
+    );
 }
 
 #[tokio::test]

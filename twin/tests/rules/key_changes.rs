@@ -1,4 +1,4 @@
-//! How alternate keys come and go.
+//! How alternate keys are created, activated and rejected.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::definition_changes::{EMAIL, key, with_key_column};
 use super::definitions::each;
 use super::world::{World, error};
 
-/// How far the index of the first key of emails is.
+/// Returns the index status of the first alternate key of the table `email`.
 async fn key_status(world: &World) -> String {
     let keys = world.get(&format!("{EMAIL}/Keys")).await.json();
     each(&keys, "EntityKeyIndexStatus").remove(0)

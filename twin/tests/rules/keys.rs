@@ -1,4 +1,5 @@
-//! Which rows are the same, which are meant, and what a PATCH does when they are not there.
+//! Unique keys, addressing rows by key, binding lookups, and what a PATCH does if the row does not
+//! exist.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -93,7 +94,7 @@ async fn a_patch_by_alternate_key_makes_a_row_that_has_the_key() {
         world.send(update_only).await.error(),
         error(404, "0x80060891")
     );
-    // A key in the body counts for nothing.
+    // The key in the address wins over the key in the body.
     let body = json!({"subject": "a", "new_key": "other"});
     let id = world.patch(by_key, body).await.id();
     assert_eq!(world.stored(id, "new_key"), "007");
@@ -256,7 +257,7 @@ async fn a_patch_changes_creates_or_refuses_as_its_headers_say() {
     assert_eq!(
         patch(missing, "If-Match", etag).await.status,
         412,
-        "the change gave it another version"
+        "the previous update changed the version of the row"
     );
     assert_eq!(
         patch(missing, "If-None-Match", "null".to_owned())
@@ -313,7 +314,8 @@ async fn no_two_emails_have_one_message_id_whoever_brings_the_second() {
     }
     let theirs = dataverse.track_by_server_side_sync("<a@x.example>", "a@x.example", &json!({}));
     assert!(matches!(theirs, Err(SeedError::Duplicate { .. })));
-    // Nor by a change, and a row may keep its own.
+    // An update cannot set a Message-ID that another row has either. It may repeat the row's own.
+    // Empty Message-IDs do not collide.
     let second = world.post("emails", json!({})).await.id();
     world.post("emails", json!({"messageid": ""})).await.id();
     world.post("emails", json!({"messageid": ""})).await.id();
@@ -323,7 +325,7 @@ async fn no_two_emails_have_one_message_id_whoever_brings_the_second() {
     assert_eq!(answer.error(), error(412, "0x80040237"));
     let path = format!("emails({first})");
     assert_eq!(world.patch(&path, change).await.status, 204);
-    // What is deleted, or loses it, leaves it free.
+    // A Message-ID is free again once its row is deleted or gets another one.
     assert_eq!(
         world
             .patch(&path, json!({"messageid": "<b@x.example>"}))

@@ -1,4 +1,4 @@
-//! What Nylas answers.
+//! What Nylas answers to requests for grants, folders, attachments and unknown paths.
 
 use reqwest::Client;
 use serde_json::json;
@@ -101,7 +101,7 @@ async fn a_wrong_key_is_told_apart_from_an_expired_grant() {
 async fn grants_are_listed_with_limit_and_offset_instead_of_a_cursor() {
     let mail = Mail::new().await;
     let all = mail.get("").await;
-    assert_eq!(ids(&all), ["i", "m", "g"], "the newest first");
+    assert_eq!(ids(&all), ["i", "m", "g"], "grants are listed newest first");
     assert_eq!(
         (all.json()["limit"].clone(), all.json()["offset"].clone()),
         (json!(10), json!(0))
@@ -207,7 +207,7 @@ async fn folders_are_words_on_google_and_opaque_on_microsoft() {
     assert_eq!(
         mail.get("/m/messages?in=SENT").await.status,
         400,
-        "names are no ids"
+        "Microsoft mailboxes accept folder ids, not names"
     );
     mail.twin
         .nylas()

@@ -1,4 +1,4 @@
-//! Which messages Nylas lists, and in which form.
+//! Which messages Nylas lists, and in which form it returns them.
 
 use serde_json::{Value, json};
 
@@ -127,7 +127,7 @@ async fn parameters_that_nylas_refuses_are_refused() {
     assert_eq!(
         mail.get("/m/messages?unread=true&subject=x").await.status,
         400,
-        "Microsoft cannot do both"
+        "Microsoft does not support `unread` together with `subject`"
     );
     assert_eq!(
         mail.get("/g/messages?unread=true&subject=x").await.status,
@@ -168,7 +168,7 @@ async fn headers_come_only_when_asked_for() {
     assert_eq!(
         raw.as_object().unwrap().len(),
         4,
-        "id, grant_id, object and raw_mime"
+        "only id, grant_id, object and raw_mime are returned"
     );
 }
 
@@ -197,7 +197,7 @@ async fn a_message_without_a_message_id_gets_a_stable_one() {
     assert_ne!(
         header("m", "a").await,
         first,
-        "another mailbox, another message"
+        "a message in another mailbox gets another Message-ID"
     );
     let encoded = "%3Ckites%2F1%2B2%3D%40example.com%3E";
     assert_eq!(header("i", encoded).await, imap);
@@ -207,7 +207,7 @@ async fn a_message_without_a_message_id_gets_a_stable_one() {
         .json();
     assert!(
         !all.to_string().contains("Message-ID"),
-        "IMAP gives original headers only as the basic ones"
+        "for IMAP, only `include_basic_headers` returns original headers"
     );
 }
 
@@ -239,7 +239,7 @@ async fn ids_are_decoded_once_and_must_be_encoded() {
     assert_eq!(
         mail.get("/i/messages/a+b").await.status,
         404,
-        "a special character that is not encoded"
+        "an id with an unencoded special character is not found"
     );
     assert_eq!(
         error(&mail.get("/g/messages/none").await),

@@ -1,4 +1,4 @@
-//! Who takes part in an email.
+//! The activity parties of an email.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -34,7 +34,7 @@ async fn parties_come_with_their_email_and_keep_their_order() {
     ]);
     let id = with_parties(&world, parties).await.id();
     let rows = world.twin.dataverse().parties(id);
-    assert_eq!(masks(&rows), [2, 1, 3, 4, 9], "the owner stands behind");
+    assert_eq!(masks(&rows), [2, 1, 3, 4, 9], "the owner (9) is appended");
     assert_eq!(rows[0]["unresolvedpartyname"], "Bea");
     assert_eq!(
         rows[1]["partyid"],
@@ -170,7 +170,7 @@ async fn parties_are_replaced_as_a_whole() {
     assert_eq!(
         world.twin.dataverse().parties(id),
         rows,
-        "a refused replacement changes nothing"
+        "a rejected replacement changes nothing"
     );
 }
 

@@ -1,4 +1,4 @@
-//! Faults that come by chance, the same ones for the same seed.
+//! Random faults. The same seed produces the same faults.
 
 use reqwest::Method;
 use serde_json::json;
@@ -8,7 +8,11 @@ use uuid::Uuid;
 use super::batches::{change_set, send, statuses};
 use super::world::{World, error};
 
-/// What becomes of so many creates: the status, or 0 when the connection broke. A token that ran out is renewed.
+/// Sends `requests` creates under a fault plan.
+///
+/// Returns the outcome of each create, the outcomes of those creates whose row was stored, and the
+/// number of injected faults. An outcome is the HTTP status, or 0 if the connection broke. After a
+/// 401 the next create uses a new token.
 async fn run(plan: FaultPlan, requests: u128) -> (Vec<u16>, Vec<u16>, Injected) {
     let mut world = World::new().await;
     world.twin.clock().stop();
@@ -84,11 +88,12 @@ async fn every_fault_comes_and_is_counted() {
         count(&outcomes, |outcome| outcome == 401),
         done.tokens_expired
     );
-    // A deadlock behind a broken connection is not seen.
+    // The client does not see a deadlock if the connection breaks as well, so it may have
+    // seen fewer errors than were injected.
     let errors = count(&outcomes, |outcome| outcome >= 500);
     let injected = done.server_errors + done.server_errors_after_commit;
     assert!(errors >= injected && errors <= injected + done.deadlocks);
-    // What was lost after the commit is there, unless a deadlock came first.
+    // A create whose answer was lost after the commit is stored, unless a deadlock came first.
     assert!(count(&stored, |outcome| outcome == 0) > 0);
     assert!(count(&stored, |outcome| outcome >= 500) > 0);
     assert_eq!(

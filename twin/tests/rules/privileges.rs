@@ -1,4 +1,4 @@
-//! What a role that lacks a privilege may not do.
+//! What Dataverse rejects if the role of the caller lacks a privilege.
 
 use reqwest::Method;
 use serde_json::{Value, json};

@@ -1,4 +1,6 @@
-//! How much a caller may ask for. The clock stands still; only the tests move it.
+//! Service protection limits: what a caller may request before Dataverse answers 429.
+//!
+//! The clock is stopped, and only the tests advance it.
 
 use std::time::Duration;
 
@@ -91,7 +93,7 @@ async fn a_batch_is_one_request() {
     assert_eq!(
         refused.error(),
         error(429, "0x80072322"),
-        "on the outer request, as plain JSON"
+        "the batch itself is throttled and answers plain JSON"
     );
     assert_eq!(refused.header("retry-after"), "300");
 }
@@ -110,7 +112,7 @@ async fn fifty_two_requests_may_be_in_flight() {
     world.twin.dataverse().wait_for_in_flight(52).await;
     let answer = tokio::select! {
         answer = world.get("WhoAmI") => answer,
-        () = world.twin.dataverse().wait_for_in_flight(53) => panic!("one more was let in"),
+        () = world.twin.dataverse().wait_for_in_flight(53) => panic!("the emulator accepted a 53rd concurrent request"),
     };
     assert_eq!(answer.error(), error(429, "0x80072326"));
     assert!(!answer.header("retry-after").is_empty());

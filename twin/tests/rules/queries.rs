@@ -1,10 +1,10 @@
-//! What a GET understands.
+//! Which query options a GET supports: filters, order, pages and limits.
 
 use serde_json::json;
 
 use super::world::{World, error};
 
-/// Three contacts: Ada Lark, Bea O'Wren and Cy.
+/// Starts an emulator with three contacts: Ada Lark, Bea O'Wren and Cy.
 pub(crate) async fn contacts() -> World {
     let world = World::new().await;
     let dataverse = world.twin.dataverse();
@@ -34,7 +34,7 @@ fn encode(text: &str) -> String {
     })
 }
 
-/// The last names of the contacts that a filter finds.
+/// Returns the last names of the contacts that match a filter.
 async fn found(world: &World, filter: &str) -> Vec<String> {
     let answer = world
         .get(&format!(
@@ -228,7 +228,7 @@ async fn pages_follow_their_links_to_the_end() {
             .await
             .status,
         400,
-        "only columns are compared"
+        "a filter may compare columns only"
     );
     let query =
         "$select=lastname&$orderby=lastname&$count=true&$filter=lastname%20ne%20%27a%26b%27";
@@ -254,7 +254,10 @@ async fn top_and_count_say_how_many() {
     let world = contacts().await;
     let body = world.get("contacts?$top=2").await.json();
     assert_eq!(body["value"].as_array().unwrap().len(), 2);
-    assert!(body.get("@odata.nextLink").is_none(), "top does not page");
+    assert!(
+        body.get("@odata.nextLink").is_none(),
+        "`$top` does not paginate"
+    );
     assert_eq!(world.get("contacts/$count").await.body, "3");
     assert_eq!(
         world
@@ -277,7 +280,10 @@ async fn a_page_holds_at_most_5000_rows() {
     }
     let body = world.get("accounts?$select=name&$count=true").await.json();
     assert_eq!(body["value"].as_array().unwrap().len(), 5_000);
-    assert_eq!(body["@odata.count"], 5_000, "the count stops there too");
+    assert_eq!(
+        body["@odata.count"], 5_000,
+        "the count is capped at 5,000 too"
+    );
     assert!(body["@odata.nextLink"].is_string());
 }
 

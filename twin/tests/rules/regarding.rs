@@ -1,4 +1,4 @@
-//! What an email concerns, and which rows are found for it.
+//! The regarding record of an email, and the queries that find candidates for it.
 
 use reqwest::Method;
 use serde_json::json;
@@ -97,7 +97,7 @@ async fn the_answered_mail_is_bound_on_create_and_ignored_afterwards() {
     assert_eq!(
         world.twin.dataverse().dropped().len(),
         1,
-        "and says nothing"
+        "the change is dropped without an error"
     );
     let missing = world.post("emails", bind(uuid::Uuid::from_u128(5))).await;
     assert_eq!(missing.error(), error(404, "0x80040217"));
@@ -140,7 +140,10 @@ async fn an_email_is_bound_to_a_custom_table_by_the_name_that_its_relationship_t
     );
     assert_eq!(each(&found, "ReferencingAttribute"), ["regardingobjectid"]);
     let none = world.get(&names("new_note")).await.json();
-    assert!(each(&none, column).is_empty(), "it has no activities");
+    assert!(
+        each(&none, column).is_empty(),
+        "a table without activities has no relationship with emails"
+    );
     let bind = |name: &str, set: &str, id| {
         let mut body = json!({"subject": "x"});
         body[format!("{name}@odata.bind")] = json!(format!("/{set}({id})"));

@@ -1,4 +1,4 @@
-//! Which state an email may have, and what a closed one still takes.
+//! Which states an email may have, and which changes a closed email still accepts.
 
 use serde_json::json;
 
@@ -19,11 +19,7 @@ async fn an_email_cannot_be_created_sent_or_received() {
         );
     }
     let id = world.post("emails", json!({"statecode": 1})).await.id();
-    assert_eq!(
-        world.stored(id, "statecode"),
-        0,
-        "a state in a create is dropped"
-    );
+    assert_eq!(world.stored(id, "statecode"), 0, "a create drops the state");
     assert_eq!(
         world.post("emails", json!({"statuscode": 8})).await.status,
         204

@@ -1,12 +1,15 @@
-//! What the facts print about single columns, held against what the service says and does. The numbers are written down
-//! here once more, so that a slip in the tables does not pass.
+//! Compares what the Dataverse facts say about single columns with the emulator's metadata and
+//! behaviour.
+//!
+//! The numbers are repeated here, so that a mistake in the emulator's tables is noticed.
 
 use serde_json::{Value, json};
 use twin::Setting;
 
 use super::world::{World, error};
 
-/// Table, column, type, length, valid for create, valid for update.
+/// Table, column, type, maximum length in characters (0: not checked), valid for create, valid for
+/// update.
 type Row = (&'static str, &'static str, &'static str, u64, bool, bool);
 
 #[rustfmt::skip]
@@ -147,7 +150,7 @@ async fn types_lengths_and_what_may_be_written_are_as_documented() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// A value of the right type that no default has.
+/// Returns a value of this type that is not a default, or `None` for a type that is not tested.
 fn value(kind: &str) -> Option<Value> {
     match kind {
         "String" | "Memo" => Some(json!("kite")),
@@ -163,11 +166,11 @@ fn value(kind: &str) -> Option<Value> {
 #[tokio::test]
 async fn each_documented_column_of_an_email_is_stored_or_dropped_as_its_flags_say() {
     let world = World::new().await;
-    // Each value is written twice.
+    // Each value is written to two rows, also that of `messageid`.
     let dataverse = world.twin.dataverse();
     dataverse.set_setting(Setting::UniqueMessageIds(false));
     for (_, column, kind, _, create, update) in EMAIL {
-        // Two have effects of their own, with tests of their own.
+        // These two columns have side effects; other tests cover them.
         let special = ["activityid", "overriddencreatedon"].contains(column);
         let Some(value) = value(kind).filter(|_| !special) else {
             continue;

@@ -1,4 +1,4 @@
-//! How webhook destinations are made and delivered to.
+//! How webhook destinations are created, and how notifications are delivered to them.
 
 use std::sync::Arc;
 
@@ -12,12 +12,13 @@ use twin::Twin;
 use super::nylas::Mail;
 use super::world::Answered;
 
-/// A receiver that answers a challenge by this, and a delivery with 200.
+/// Starts a receiver and returns its URL. It answers a challenge with `answer` and a delivery with
+/// 200.
 async fn receiver(answer: impl Fn(&str) -> Response + Send + Sync + 'static) -> String {
     answering(StatusCode::OK, answer).await
 }
 
-/// The same, with another answer to deliveries.
+/// Starts a receiver like [`receiver`] that answers deliveries with `delivery`.
 async fn answering(
     delivery: StatusCode,
     answer: impl Fn(&str) -> Response + Send + Sync + 'static,
@@ -136,7 +137,7 @@ async fn a_url_that_does_not_answer_the_challenge_to_the_letter_is_refused() {
     assert_eq!(
         mail.create(&url, &["message.created"]).await.status,
         400,
-        "in use"
+        "another webhook already uses the URL"
     );
     let nobody = mail
         .http

@@ -1,18 +1,18 @@
-//! A twin with a client that says everything right; each test then says one thing wrong.
+//! An emulator and a client whose requests are valid. Each test then makes one part invalid.
 
 use reqwest::{Client, Method, RequestBuilder, Response};
 use serde_json::{Value, json};
 use twin::Twin;
 use uuid::Uuid;
 
-/// A started twin and a client with a token.
+/// A running emulator and an HTTP client with a token for it.
 pub(crate) struct World {
     pub(crate) twin: Twin,
     pub(crate) http: Client,
     pub(crate) token: String,
 }
 
-/// What Dataverse answered.
+/// An answer of Dataverse, read to its end.
 #[derive(Debug)]
 pub(crate) struct Answered {
     pub(crate) status: u16,
@@ -31,10 +31,11 @@ impl Answered {
     }
 
     pub(crate) fn json(&self) -> Value {
-        serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("no JSON: {}", self.body))
+        serde_json::from_str(&self.body)
+            .unwrap_or_else(|_| panic!("the body is not JSON: {}", self.body))
     }
 
-    /// Status and code of an error.
+    /// Returns the status and the error code; the code is `none` if the body has none.
     pub(crate) fn error(&self) -> (u16, String) {
         let code = self.json()["error"]["code"]
             .as_str()
@@ -50,7 +51,7 @@ impl Answered {
             .unwrap_or_default()
     }
 
-    /// The id at the end of `OData-EntityId`.
+    /// Returns the id at the end of the header `OData-EntityId`. Panics if the request failed.
     pub(crate) fn id(&self) -> Uuid {
         assert!(self.status < 300, "{}: {}", self.status, self.body);
         let url = self.header("odata-entityid");
@@ -58,7 +59,7 @@ impl Answered {
     }
 }
 
-/// An error as [`Answered::error`] gives it.
+/// Returns an error in the form of [`Answered::error`], to compare with.
 pub(crate) fn error(status: u16, code: &str) -> (u16, String) {
     (status, code.to_owned())
 }
@@ -108,7 +109,7 @@ impl World {
         self.send(self.request(Method::DELETE, path)).await
     }
 
-    /// A new Open email.
+    /// Creates an Open email and returns its id.
     pub(crate) async fn email(&self) -> Uuid {
         self.post(
             "emails",
@@ -118,7 +119,7 @@ impl World {
         .id()
     }
 
-    /// A contact of this address.
+    /// Inserts a contact with this address and returns its id.
     pub(crate) fn contact(&self, address: &str) -> Uuid {
         self.twin
             .dataverse()
@@ -129,7 +130,7 @@ impl World {
             .unwrap()
     }
 
-    /// An email that is completed as received.
+    /// Creates an email, completes it as received and returns its id.
     pub(crate) async fn completed_email(&self) -> Uuid {
         let id = self.email().await;
         assert_eq!(
@@ -144,12 +145,12 @@ impl World {
         id
     }
 
-    /// One column of a stored email.
+    /// Returns one column of a stored email.
     pub(crate) fn stored(&self, id: Uuid, column: &str) -> Value {
         self.twin
             .dataverse()
             .row("email", id)
-            .expect("no such email")[column]
+            .expect("the email is stored")[column]
             .clone()
     }
 }

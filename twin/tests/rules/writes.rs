@@ -1,4 +1,4 @@
-//! What a body may hold, and what create, change and removal do.
+//! What a body may contain, and what creating, updating and deleting rows does.
 
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -31,7 +31,10 @@ async fn a_create_can_answer_the_row_itself() {
     let body = answer.json();
     assert_eq!(body["subject"], "Kites");
     assert!(body["@odata.etag"].is_string() && body["activityid"].is_string());
-    assert!(body.get("description").is_none(), "not selected");
+    assert!(
+        body.get("description").is_none(),
+        "a column that is not selected is not returned"
+    );
 }
 
 #[tokio::test]
@@ -43,7 +46,7 @@ async fn a_new_email_has_the_defaults_of_the_platform() {
     assert_eq!(
         row["directioncode"],
         json!(true),
-        "outgoing, unless said otherwise"
+        "an email is outgoing by default"
     );
     assert_eq!(
         (row["statecode"].clone(), row["statuscode"].clone()),
@@ -223,7 +226,7 @@ async fn the_creation_time_can_be_chosen_with_the_privilege_for_it_only() {
     assert_eq!(world.twin.dataverse().rows("email"), [Value::Null; 0]);
     let nothing = json!({"overriddencreatedon": null});
     let id = world.post("emails", nothing).await.id();
-    // On update it is dropped whoever asks.
+    // An update drops the column, with or without the privilege.
     let answer = world.patch(&format!("emails({id})"), dated).await;
     assert_eq!(answer.status, 204);
     assert_ne!(world.stored(id, "createdon"), "2020-02-03T04:05:06Z");
