@@ -1,4 +1,5 @@
-//! What becomes of the people of an address book, with other people and other clients about?
+//! Tests the import of contact cards from an address book, also while other clients change the same
+//! rows.
 
 use mailverse::contact_card::Card;
 use mailverse::dataverse::rows::Table;
@@ -101,7 +102,8 @@ async fn what_somebody_enters_meanwhile_stays(mode: WriteMode) {
     assert_eq!(contact(&world, carol)["jobtitle"], "Owner");
     created(&fates[1]);
     let again = bring_in(&mut world, &people).await;
-    // Her first name is not filled either: she is no Doe.
+    // The import does not fill in her first name either, because the card's surname (Doe) is not
+    // hers.
     assert_eq!(again[0], CardFate::Complete { contact: carol });
 }
 
@@ -123,7 +125,7 @@ async fn a_person_whom_dataverse_refuses_does_not_cost_the_others(mode: WriteMod
     }
     created(&fates[1]);
 
-    // A look-up that is refused because of one of them is repeated for each.
+    // If Dataverse rejects the lookup because of one card, it is repeated card by card.
     if mode == WriteMode::ChangeSet {
         for _ in 0..2 {
             world.fail_dataverse_at("odd%40lanterns.example", status(400, "0x80060888"));
@@ -191,7 +193,7 @@ async fn whoever_is_known_otherwise_or_is_ours_becomes_no_contact(mode: WriteMod
         jane("sales+x@ours.example"),
         jane("eve@partner.example"),
     ]);
-    // sales@ is an alias of Ada's, but a role's name: such a card has no usable address.
+    // sales@ is an alias of Ada's and the name of a role, so this card has no usable address.
     let mut first = wire::contact(&people[1]);
     assert!(first.keep_usable().is_err());
     let people = json!([people[0], jane("ada@ours.example"), people[2]]);

@@ -1,4 +1,4 @@
-//! What becomes of files?
+//! Tests how files become attachments, and which files are left out.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -32,10 +32,10 @@ in_both_write_modes!(
     a_file_that_fails_for_another_reason_is_waited_for_and_left_out_twelve_hours_after_the_first_claim,
 );
 
-/// Largest file that fits the organisation's limit once it is base64.
+/// Size in bytes of the largest file that fits the organisation's limit once it is Base64.
 const LARGEST: usize = 3_932_160;
 
-/// What is noted when one file is missing.
+/// The reason that is stored when one file is left out.
 const ONE_LEFT_OUT: Option<&str> = Some("left out: attachment");
 
 impl World {
@@ -124,7 +124,7 @@ async fn a_file_that_says_it_is_far_too_large_is_not_downloaded(mode: WriteMode)
     assert_eq!(
         world.twin.nylas().requests(),
         before + 1,
-        "the message and nothing else"
+        "only the message is fetched"
     );
 }
 
@@ -164,7 +164,7 @@ async fn an_organisation_may_allow_less(mode: WriteMode) {
 
 async fn a_file_that_is_empty_or_that_an_old_message_has_lost_is_left_out(mode: WriteMode) {
     let mut world = World::start_in(mode).await;
-    // Of an old message, so that it is not waited for.
+    // The message is old, so the pipeline does not wait for its missing file.
     world.later(TimeDelta::days(1));
     let named =
         json!({"id": "a1", "filename": "gone.pdf", "content_type": "application/pdf", "size": 10});
@@ -202,7 +202,7 @@ async fn a_file_name_that_dataverse_would_refuse_is_made_one_that_it_takes(mode:
     );
 }
 
-/// Three files that fit one by one and, as base64, not together into 8 MiB.
+/// Puts a message with three files. Each fits into 8 MiB as Base64, but all three together do not.
 async fn large_mail(mode: WriteMode, grant: &str) -> World {
     let world = World::start_in(mode).await;
     put_large(&world, grant, "m1");
@@ -234,7 +234,7 @@ async fn a_mail_that_is_too_large_for_one_request_is_written_step_by_step(mode: 
     assert_eq!(
         world.twin.dataverse().requests().total,
         6,
-        "a look-up, the email, three files, the completion"
+        "a lookup, the email, three files, the completion"
     );
 }
 
@@ -249,7 +249,7 @@ async fn a_mail_whose_writing_broke_off_between_two_steps_is_found_and_completed
         let mut world = large_mail(mode, ADA).await;
         world.fail_dataverse_at(step, fault);
         waiting(&world.deliver_one(ADA, "m1").await);
-        assert_eq!(world.email()["statecode"], 0, "{at}: left Open");
+        assert_eq!(world.email()["statecode"], 0, "{at}: the row is left Open");
         world.lose_ledger().await;
         let requests = |world: &World| {
             let dataverse = world.twin.dataverse().requests().total;
@@ -262,7 +262,7 @@ async fn a_mail_whose_writing_broke_off_between_two_steps_is_found_and_completed
         assert_eq!(
             (after.0 - before.0, after.1 - before.1),
             (5 + missing, 1 + missing),
-            "{at}: a look-up, the files that are there, the email, its state, the completion, and each missing file"
+            "{at}: a lookup, the stored files, the email, its state, the completion, and each missing file"
         );
         assert_eq!(world.file_names(), ALL_THREE, "{at}");
         assert_eq!(world.email()["statecode"], 1, "{at}");
@@ -319,13 +319,16 @@ async fn a_download_that_is_throttled_costs_time_and_no_file(mode: WriteMode) {
     );
     let fate = world.deliver_one(ADA, "m1").await;
     assert_eq!(waiting(&fate).0.as_secs(), 17);
-    assert!(world.emails().is_empty(), "nothing without its file");
+    assert!(
+        world.emails().is_empty(),
+        "the email is not written without its file"
+    );
     world.pause_over();
     assert_eq!(written(&world.deliver_one(ADA, "m1").await).1, None);
     assert_eq!(world.file_names(), ["offer.pdf"]);
 }
 
-/// A message whose file Nylas does not find.
+/// Puts a message with a file that Nylas does not find.
 async fn with_a_missing_file(mode: WriteMode) -> World {
     let world = World::start_in(mode).await;
     let named = json!({"id": "a1", "filename": "offer.pdf", "content_type": "application/pdf"});
@@ -333,7 +336,9 @@ async fn with_a_missing_file(mode: WriteMode) -> World {
     world
 }
 
-/// How long a message waits. The milliseconds that the run itself took are gone from a wait that ends at a given moment.
+/// Returns how many seconds a message waits, rounded up.
+///
+/// A wait that ends at a fixed time is shorter by the milliseconds that the run took.
 fn seconds(fate: &Fate) -> u64 {
     waiting(fate)
         .0
@@ -351,7 +356,10 @@ async fn a_file_that_is_not_there_yet_postpones_a_young_message_until_it_is(mode
         waiting(&fate).1,
         "nylas does not find an attachment of the message"
     );
-    assert!(world.emails().is_empty(), "nothing without its file");
+    assert!(
+        world.emails().is_empty(),
+        "the email is not written without its file"
+    );
     world.later(TimeDelta::minutes(1));
     world.attach(ADA, "m1", "a1", "offer.pdf", b"offer");
     assert_eq!(written(&world.deliver_one(ADA, "m1").await).1, None);

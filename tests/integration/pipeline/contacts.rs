@@ -1,4 +1,4 @@
-//! Who becomes a contact, of which company, and what if that goes wrong?
+//! Tests who becomes a contact, with which company, and what happens if creating the rows fails.
 
 use mailverse::contacts::{account_id, contact_id};
 use mailverse::dataverse::write::WriteMode;
@@ -33,13 +33,13 @@ in_both_write_modes!(
     a_mail_that_is_there_makes_nobody_a_contact,
 );
 
-/// In the request that makes a contact.
+/// Part of the request that creates a contact.
 const CONTACT: &str = "POST /api/data/v9.2/contacts HTTP";
 
-/// Queries of a look-up for one page of people and mails.
+/// Number of queries in a lookup of one page of people and messages.
 const LOOK_UP_QUERIES: u64 = 6;
 
-/// Queries about one company.
+/// Number of queries about one company.
 const COMPANY_QUERIES: u64 = 2;
 
 const JANE: &str = "jane@wind.example";
@@ -50,7 +50,7 @@ async fn world(mode: WriteMode, create_contacts: CreateContacts) -> World {
     world
 }
 
-/// A mail from Jane, whom nobody knows, to Ada.
+/// Returns a message to Ada from Jane, who has no row in Dataverse.
 fn from_jane(id: &str) -> Value {
     mail(
         id,
@@ -62,7 +62,7 @@ fn id(address: &str) -> Uuid {
     contact_id(&EmailAddress::parse(address).unwrap())
 }
 
-/// The contacts but Carol, who was there from the start.
+/// Returns all contacts except Carol, whose row exists from the start.
 fn contacts(world: &World) -> Vec<Value> {
     let mut contacts = world.twin.dataverse().rows("contact");
     contacts.retain(|row| row["contactid"] != json!(world.people.carol));
@@ -82,7 +82,7 @@ fn contact(world: &World) -> Value {
     contacts.remove(0)
 }
 
-/// The row that the sender of the email with this subject is.
+/// Returns the row that the sender of the email with this subject was resolved to.
 fn sender(world: &World, subject: &str) -> Value {
     let emails = world.emails();
     let email = emails.iter().find(|email| email["subject"] == subject);
@@ -140,7 +140,7 @@ async fn a_second_mail_finds_the_contact(mode: WriteMode) {
     assert_eq!(
         operations,
         LOOK_UP_QUERIES + 2,
-        "nothing about companies or contacts"
+        "no query about companies or contacts, and none is created"
     );
     assert_eq!(contact(&world)["lastname"], "Doe");
     assert_eq!(sender(&world, "m2"), to_row("contact", id(JANE)));
@@ -167,7 +167,8 @@ async fn two_workers_that_meet_a_new_person_at_once_make_one_contact(mode: Write
     let mut world = world(mode, CreateContacts::All).await;
     world.put(ADA, from_jane("m1"));
     world.put(BEN, from_jane("m2"));
-    // Both have looked her up and found nobody; the other one is faster by a whole run.
+    // Both workers look her up and find no row. The other one finishes its run before this one
+    // creates the contact.
     let (other, run) = (world.another_pipeline().await, world.begin());
     world.before_dataverse_gets(CONTACT, async move {
         let handled = other.run(vec![created(BEN, "m2")], run).await;
@@ -201,7 +202,7 @@ async fn a_company_is_found_by_its_website_its_address_or_its_contacts(mode: Wri
             "parentcustomerid": to_row("account", by_contacts),
         }),
     );
-    // Names that only hold the domain.
+    // These names contain the domain without belonging to it.
     account(json!({"name": "Directory", "websiteurl": "https://directory.example/f.example"}));
     account(
         json!({"name": "Other", "emailaddress1": "x@myf.example", "websiteurl": "https://f.example.net/"}),
@@ -237,7 +238,7 @@ async fn a_company_is_found_by_its_website_its_address_or_its_contacts(mode: Wri
     assert_eq!(
         accounts(&world).len(),
         before + 1,
-        "the one that was not there"
+        "only the account of f.example is created"
     );
 }
 
@@ -269,7 +270,7 @@ async fn a_company_that_is_there_twice_is_not_guessed(mode: WriteMode) {
             company,
             "{ambiguous:?}"
         );
-        assert_eq!(accounts(&world).len(), 2, "and none is made");
+        assert_eq!(accounts(&world).len(), 2, "no account is created");
     }
 }
 
@@ -323,7 +324,9 @@ async fn roles_bulk_mail_and_long_addresses_become_no_contacts(mode: WriteMode) 
     assert!(contacts(&world).is_empty() && accounts(&world).is_empty());
 }
 
-/// The next row of this kind is refused: of those that a run for one new person of one new company makes, the account is the first and the contact the second.
+/// Rejects the next contact, or the next account.
+///
+/// A run with one new person of one new company creates the account first, then the contact.
 fn refuse(world: &World, mode: WriteMode, contact: bool, fault: Fault) {
     let rows_before = u64::from(contact);
     match mode {
@@ -357,9 +360,17 @@ async fn nobody_whom_the_policy_strips_becomes_a_contact(mode: WriteMode) {
     for id in ["m1", "m2"] {
         written(&world.deliver_one(ADA, id).await);
     }
-    assert_eq!(contact(&world)["contactid"], json!(id(JANE)), "she alone");
+    assert_eq!(
+        contact(&world)["contactid"],
+        json!(id(JANE)),
+        "only Jane becomes a contact"
+    );
     let accounts = accounts(&world);
-    assert_eq!(accounts.len(), 1, "no company of who is stripped");
+    assert_eq!(
+        accounts.len(),
+        1,
+        "no account is created for a stripped address"
+    );
     assert_eq!(accounts[0]["name"], "wind.example");
 }
 
@@ -396,7 +407,11 @@ async fn a_contact_that_fails_for_now_makes_its_mails_wait_and_no_others(mode: W
     world.later(chrono::TimeDelta::minutes(1));
     assert_eq!(written(&world.deliver_one(ADA, "m1").await).1, None);
     assert_eq!(sender(&world, "m1"), to_row("contact", id(JANE)));
-    assert_eq!(accounts(&world).len(), 1, "which was there the second time");
+    assert_eq!(
+        accounts(&world).len(),
+        1,
+        "the second attempt finds the account of the first"
+    );
 }
 
 async fn a_crash_between_contact_and_email_leaves_one_of_each(mode: WriteMode) {
@@ -406,7 +421,8 @@ async fn a_crash_between_contact_and_email_leaves_one_of_each(mode: WriteMode) {
     waiting(&world.deliver_one(ADA, "m1").await);
     assert!(world.emails().is_empty());
     contact(&world);
-    // As if the process had died there: nothing but Dataverse knows.
+    // As if the process had died at this point: Dataverse has the contact, and the ledger is
+    // empty.
     world.lose_ledger().await;
     assert_eq!(written(&world.deliver_one(ADA, "m1").await).1, None);
     contact(&world);

@@ -1,4 +1,4 @@
-//! What if the process dies, or somebody else was faster?
+//! Tests what happens if the process dies, or if another worker or client writes first.
 
 use mailverse::dataverse::write::WriteMode;
 use mailverse::dedupe::{ClaimRequest, ClaimToken, LEASE};
@@ -78,9 +78,9 @@ async fn a_worker_that_overran_its_lease_does_not_overwrite_its_successor(mode: 
     assert_eq!(
         entry.held,
         Some((successor, at + LEASE)),
-        "the successor's claim stands"
+        "the successor still holds the claim"
     );
-    // The successor dies; whoever comes next finds the row.
+    // The successor dies. The next worker finds the row.
     world.later(LEASE + LEASE);
     let fate = world.deliver_one(ADA, "m1").await;
     assert_eq!(
@@ -118,7 +118,7 @@ async fn a_row_of_server_side_sync_that_changed_meanwhile_is_looked_at_again(mod
     assert_eq!(
         world.email()["regardingobjectid"],
         to_row("account", world.people.kites),
-        "what the other client chose stays"
+        "the regarding that the other client chose is kept"
     );
 }
 

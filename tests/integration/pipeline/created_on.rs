@@ -1,4 +1,5 @@
-//! Does old mail say when it came, and what if Dataverse does not let it?
+//! Tests that a backfilled row can have the original date as `createdon`, and what happens if
+//! Dataverse rejects that.
 
 use chrono::TimeDelta;
 use mailverse::dataverse::write::WriteMode;
@@ -15,7 +16,7 @@ in_both_write_modes!(
     a_refused_owner_and_a_refused_date_cost_both,
 );
 
-/// A world where history keeps its date, with one mail of last year and one of today.
+/// Starts a pipeline that keeps the original date, with one message of last year and one of today.
 async fn world(mode: WriteMode) -> World {
     let mut world = World::start_in(mode).await;
     world.pipeline.created_on = CreatedOn::Original.into();
@@ -25,12 +26,12 @@ async fn world(mode: WriteMode) -> World {
     world
 }
 
-/// When the row of a mail says that it was made, and whether somebody chose that.
+/// Returns the `createdon` of the row of a message, and whether the writer set it.
 fn made(world: &World, id: &str) -> (Value, bool) {
     let message_id = json!(format!("<{id}@kites.example>"));
     let emails = world.emails();
     let row = emails.iter().find(|row| row["messageid"] == message_id);
-    let row = row.unwrap_or_else(|| panic!("no row of {id}"));
+    let row = row.unwrap_or_else(|| panic!("no row has the Message-ID of {id}"));
     (
         row["createdon"].clone(),
         row.get("overriddencreatedon").is_some(),
@@ -71,15 +72,18 @@ async fn what_dataverse_refuses_is_left_out_and_not_tried_again(mode: WriteMode)
     }
     let ada = json!({"table": "systemuser", "id": world.people.ada});
     for email in world.emails() {
-        assert_eq!(email["ownerid"], ada, "the owner was not the cause");
+        assert_eq!(
+            email["ownerid"], ada,
+            "the owner is kept, because it was not rejected"
+        );
     }
-    // As many writes as without the setting.
+    // The date is not tried again: as many writes as without the setting.
     let before = dataverse.requests().writes;
     written(&world.deliver_one(ADA, "old3").await);
     assert_eq!(dataverse.requests().writes - before, 2);
 }
 
-/// The next two rows that name an owner are refused for want of a privilege.
+/// Rejects the next two rows that set an owner, as if the application lacked a privilege.
 fn refuse_the_owner(world: &World) {
     for _ in 0..2 {
         world.fail_dataverse_at("ownerid@odata.bind", status(403, "0x80040220"));

@@ -1,4 +1,4 @@
-//! What is kept of a decision, and what is not?
+//! Tests what a decision record contains, and that it contains nothing private.
 
 use mailverse::decision::{Asked, CandidatePart, ChosenPart, DecisionRecord, LONGEST, Row};
 use mailverse::dedupe::kept::DecidedRow;
@@ -14,17 +14,24 @@ use crate::world::{
 impl World {
     async fn record_text(&self, grant: &str, id: &str) -> Option<String> {
         let kept = self.pipeline.ledger.kept(&key(grant, id)).await.unwrap();
-        kept.expect("an item").decision
+        kept.expect("the message has a ledger item").decision
     }
 
     pub(super) async fn record(&self, grant: &str, id: &str) -> DecisionRecord {
-        let text = self.record_text(grant, id).await.expect("a record");
+        let text = self
+            .record_text(grant, id)
+            .await
+            .expect("the ledger item has a decision record");
         DecisionRecord::parse(&text).unwrap()
     }
 }
 
 fn last(record: &DecisionRecord) -> (&str, &str) {
-    let Asked { rule, answer } = record.policy.path.last().expect("a rule");
+    let Asked { rule, answer } = record
+        .policy
+        .path
+        .last()
+        .expect("at least one rule was evaluated");
     (rule, answer)
 }
 
@@ -36,7 +43,11 @@ async fn what_is_skipped_keeps_the_rules_that_were_asked_and_nobody() {
     assert_skipped(&world.deliver_one(ADA, "m1").await, "spam");
     let record = world.record(ADA, "m1").await;
     assert_eq!(last(&record), ("spam", "skips"));
-    assert_eq!(record.policy.path.len(), 2, "draft and spam");
+    assert_eq!(
+        record.policy.path.len(),
+        2,
+        "only the rules `draft` and `spam` were evaluated"
+    );
     assert_eq!(record.at, world.now.timestamp());
     assert_eq!((record.people.len(), record.direction), (0, None));
     assert_eq!(record.row, DecidedRow::None);
@@ -87,8 +98,11 @@ async fn a_row_whose_write_was_not_answered_keeps_the_decision_that_wrote_it() {
     let mut world = with_a_mail().await;
     world.fail_dataverse_at(CREATE, Fault::ResetAfterCommit);
     waiting(&world.deliver_one(ADA, "m1").await);
-    let tried = world.record_text(ADA, "m1").await.expect("a record");
-    // Another policy holds by then, and would have decided otherwise.
+    let tried = world
+        .record_text(ADA, "m1")
+        .await
+        .expect("the ledger item has a decision record");
+    // A new policy applies now, and it would decide differently.
     world.pipeline.policy =
         mailverse::policy::source::PolicySource::given(policy(&json!({"content": "participants"})));
     world.later(chrono::TimeDelta::minutes(1));
@@ -99,7 +113,7 @@ async fn a_row_whose_write_was_not_answered_keeps_the_decision_that_wrote_it() {
     };
     assert_eq!(note.as_deref(), Some("already existed"));
     assert_eq!(world.record_text(ADA, "m1").await, Some(tried));
-    // And once more: what is settled is left alone.
+    // A further delivery does not change the settled message.
     written(&world.deliver_one(ADA, "m1").await);
     assert_eq!(world.record(ADA, "m1").await.row, DecidedRow::Ours);
 }
@@ -132,12 +146,15 @@ async fn what_is_written_keeps_by_what_each_person_was_found_and_what_the_mail_c
         .map(|person| (person.matched.as_str(), person.choice.as_str()))
         .collect();
     assert_eq!(how, [("exact", "only"), ("exact", "only")]);
-    let regarding = record.regarding.expect("it was asked");
-    let chosen = regarding.chosen.expect("a record");
+    let regarding = record.regarding.expect("the regarding was resolved");
+    let chosen = regarding.chosen.expect("a record was chosen");
     assert_eq!(chosen.source, "contact");
     assert_eq!(chosen.record, Row::of("contact", world.people.carol));
     let hit = regarding.candidates.iter().find(|one| one.outcome == "hit");
-    assert_eq!(hit.expect("evidence").records, [chosen.record]);
+    assert_eq!(
+        hit.expect("one candidate was a hit").records,
+        [chosen.record]
+    );
 }
 
 #[tokio::test]
@@ -167,7 +184,11 @@ async fn what_an_earlier_mail_said_is_kept_with_that_mail() {
         ("token", "tracking_token", named, false),
     ] {
         written(&world.deliver_one(ADA, id).await);
-        let regarding = world.record(ADA, id).await.regarding.expect("it was asked");
+        let regarding = world
+            .record(ADA, id)
+            .await
+            .regarding
+            .expect("the regarding was resolved");
         let email = mailverse::ids::ActivityId::new(email);
         let evidence = CandidatePart {
             source: source.to_owned(),
@@ -205,10 +226,13 @@ async fn contacts_and_accounts_that_were_made_are_kept() {
     assert_eq!(record.people[0].chosen, record.made[..1]);
 }
 
-/// Text that only the mail has.
+/// Text that occurs only in the message.
 const CANARY: &str = "canary9f2e";
 
-/// Nothing but names of ours, ids and numbers: letters, digits and a few marks; no `@`, no blank beyond our own words.
+/// Asserts that a record contains only mailverse's own names, ids and numbers.
+///
+/// Texts may consist of letters, digits, spaces and a few punctuation marks, at most 80 bytes each.
+/// `@` is not allowed.
 fn assert_private(text: &str) {
     assert!(!text.to_lowercase().contains(CANARY), "{text}");
     assert!(!text.contains('@') && !text.contains("example"), "{text}");
@@ -258,12 +282,18 @@ async fn nothing_that_a_mail_says_is_in_a_record() {
     let ids = ["few", "many", "odd", "inside"];
     world.deliver(&ids.map(|id| (ADA, id))).await;
     for id in ids {
-        let text = world.record_text(ADA, id).await.expect("a record");
+        let text = world
+            .record_text(ADA, id)
+            .await
+            .expect("the ledger item has a decision record");
         assert!(text.len() <= LONGEST, "{id}: {} bytes", text.len());
         assert_private(&text);
     }
     let many = world.record(ADA, "many").await;
     assert_eq!(many.people.len() + many.left_out.people, 302);
-    assert!(many.left_out.people > 0, "it is bounded");
+    assert!(
+        many.left_out.people > 0,
+        "the number of people in a record is limited"
+    );
     assert_eq!(world.record(ADA, "odd").await.omissions["address"], 1);
 }

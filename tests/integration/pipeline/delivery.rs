@@ -1,4 +1,4 @@
-//! Does a message become the right row, once?
+//! Tests that each message becomes the right row, exactly once.
 
 use chrono::TimeDelta;
 use futures_util::future::join;
@@ -79,7 +79,11 @@ async fn a_message_delivered_twice_is_one_row(mode: WriteMode) {
     let handled = world.run(vec![created(ADA, "m1")]).await;
     assert_eq!(handled[0].fate, first);
     assert!(handled[0].settled_before);
-    assert_eq!(world.twin.dataverse().requests(), asked, "the ledger knew");
+    assert_eq!(
+        world.twin.dataverse().requests(),
+        asked,
+        "the ledger has the outcome, so Dataverse is not asked"
+    );
     world.email();
 }
 
@@ -94,7 +98,9 @@ async fn a_message_named_twice_in_one_batch_is_one_row(mode: WriteMode) {
     world.email();
 }
 
-/// What must not depend on which mailbox's copy came first.
+/// Delivers the copies of two mailboxes in this order.
+///
+/// Returns the row and the parties, which must not depend on the order, and the order.
 async fn seen_in_order(
     mode: WriteMode,
     order: [&str; 2],
@@ -112,9 +118,9 @@ async fn seen_in_order(
         let fate = world.deliver_one(grant, &format!("copy-in-{grant}")).await;
         ids.push(written(&fate).0);
     }
-    assert_eq!(ids[0], ids[1], "both copies are that row");
+    assert_eq!(ids[0], ids[1], "both copies have the same row");
     let email = world.email();
-    // Rows have other ids in every world, so tables and addresses stand for them.
+    // Row ids differ between runs, so only tables and addresses are compared.
     let regarding = email["regardingobjectid"]["table"].clone();
     let parties = world.parties().into_iter().map(|(mask, address, row)| {
         (
@@ -132,9 +138,9 @@ async fn seen_in_order(
 
 async fn one_mail_in_two_mailboxes_is_one_row_whichever_copy_comes_first(mode: WriteMode) {
     for copy in [
-        // From outside to both.
+        // From an external sender to both mailboxes.
         json!({"to": people(&["ada@ours.example", "ben@ours.example"])}),
-        // From one of ours to the other and to outside.
+        // From one mailbox to the other and to an external recipient.
         json!({"from": people(&["ada@ours.example"]), "to": people(&["ben@ours.example", "carol@kites.example"])}),
         // From an alias that only one of the mailboxes has.
         json!({"from": people(&["sales@ours.example"]), "to": people(&["info@kites.example"]), "cc": people(&["ben@ours.example"])}),
@@ -211,7 +217,11 @@ async fn a_claim_of_a_worker_that_died_is_taken_over_after_its_lease(mode: Write
 
     world.later(TimeDelta::seconds(60));
     let fate = world.deliver_one(ADA, "m1").await;
-    assert_eq!(waiting(&fate).0.as_secs(), 120, "the rest of the lease");
+    assert_eq!(
+        waiting(&fate).0.as_secs(),
+        120,
+        "the message waits for the rest of the lease"
+    );
     world.later(TimeDelta::seconds(120));
     written(&world.deliver_one(ADA, "m1").await);
     world.email();
@@ -232,7 +242,11 @@ async fn a_row_of_server_side_sync_is_taken_for_the_mail_and_its_regarding_is_fi
             email["regardingobjectid"],
             to_row("contact", world.people.carol)
         );
-        assert_eq!(email["description"], Value::Null, "nothing else is touched");
+        assert_eq!(
+            email["description"],
+            Value::Null,
+            "no other column is changed"
+        );
     }
 }
 

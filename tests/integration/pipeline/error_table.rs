@@ -1,12 +1,14 @@
-//! What becomes of a mail for each row of the error table (Dataverse facts §12), and what of its neighbours?
+//! Tests the outcome of a message, and of its neighbours, for each row of the error table
+//! (Dataverse facts §12).
 //!
-//! One test for each class of answers. Every row of a class is met in each of these ways, always by the second of three mails:
+//! There is one test for each class of answers. Each row of a class is returned for the second of
+//! three messages, in each of these ways:
 //!
 //! | Way | Write mode |
 //! | --- | --- |
-//! | in a part of the batch, the failed change set wrapped or bare (§9a) | `changeset` |
-//! | as the answer to a request of its own | `stepwise` |
-//! | as the answer to the batch of all three | `changeset` |
+//! | for a part of the batch, with the failed change set wrapped or bare (§9a) | `changeset` |
+//! | as the answer to a separate request | `stepwise` |
+//! | as the answer to the whole batch of three | `changeset` |
 
 use mailverse::dataverse::write::WriteMode;
 use mailverse::dedupe::State;
@@ -17,10 +19,10 @@ use twin::{Fault, Grant, Setting};
 use crate::world::log::Log;
 use crate::world::{ATTACH, CREATE, World, dead, mail, status, throttled, waiting, written};
 
-/// A mailbox without a user, so that there is no owner to leave out.
+/// A mailbox without a Dynamics user, so that there is no owner to leave out.
 const OFFICE: &str = "grant-office";
 
-/// Queries of a look-up for one page of people and mails.
+/// Number of queries in a lookup of one page of people and messages.
 const LOOK_UP_QUERIES: u64 = 6;
 
 /// First step of the backoff, in seconds.
@@ -40,7 +42,7 @@ const WAYS: [Met; 4] = [
     Met::ByTheBatch,
 ];
 
-/// A world in which answers are met in one way.
+/// A pipeline in which Dataverse returns the tested answers in one of the ways.
 struct Table {
     world: World,
     met: Met,
@@ -48,11 +50,11 @@ struct Table {
     log: Log,
 }
 
-/// Three mails and what became of them.
+/// Three messages and their outcomes.
 struct Three {
     ids: [String; 3],
     fates: Vec<Fate>,
-    /// For messages.
+    /// Description of the tested answer, for assertion messages.
     row: String,
 }
 
@@ -82,7 +84,7 @@ impl Table {
         }
     }
 
-    /// Delivers three mails; the creation of the second is answered so.
+    /// Delivers three messages. Dataverse answers the create of the second with `fault`.
     async fn deliver(&mut self, fault: Fault) -> Three {
         self.rows += 1;
         let row = format!("{fault:?} met {:?}", self.met);
@@ -94,7 +96,7 @@ impl Table {
         match self.met {
             Met::InAPart { .. } => {
                 let dataverse = self.world.twin.dataverse();
-                // Of each mail a POST and a PATCH.
+                // Each message is a POST and a PATCH.
                 dataverse.fail_operation(LOOK_UP_QUERIES + 2, fault);
             }
             Met::OnItsOwn => self.world.fail_dataverse_at(&of_the_second, fault),
@@ -104,7 +106,7 @@ impl Table {
         Three { ids, fates, row }
     }
 
-    /// All three are written when they are delivered once more, each as one completed row.
+    /// Delivers the three messages again and asserts that each is one completed row.
     async fn is_written_at_the_next_delivery(&mut self, three: &Three) {
         self.world.pause_over();
         for fate in self.world.deliver(&in_office(&three.ids)).await {
@@ -116,7 +118,7 @@ impl Table {
     }
 }
 
-/// Both are written.
+/// Asserts that both neighbours are written.
 fn are_written(neighbours: [&Fate; 2]) {
     for fate in neighbours {
         written(fate);
@@ -128,7 +130,7 @@ fn in_office(ids: &[String; 3]) -> [(&str, &str); 3] {
 }
 
 impl Three {
-    /// The fate of the mail that met the answer, and those of its neighbours.
+    /// Returns the outcome of the message that got the tested answer, and those of its neighbours.
     fn split(&self) -> (&Fate, [&Fate; 2]) {
         (&self.fates[1], [&self.fates[0], &self.fates[2]])
     }
@@ -171,7 +173,12 @@ async fn what_will_be_refused_again_is_dead_and_calls_a_person() {
             assert_eq!(entry.state, State::Dead, "{}", three.row);
             assert_eq!(table.world.emails().len(), 2 * (n + 1), "{}", three.row);
             assert_eq!(table.log.errors_about(&three.ids[1]), 1, "{}", three.row);
-            assert_eq!(table.log.errors(), n + 1, "{}: and no other", three.row);
+            assert_eq!(
+                table.log.errors(),
+                n + 1,
+                "{}: one error for each dead message and no other",
+                three.row
+            );
         }
     }
 }
@@ -208,7 +215,11 @@ async fn a_batch_that_is_refused_as_a_whole_is_sent_mail_by_mail() {
         }
         let sent = table.world.twin.dataverse().requests().total - before;
         let expected = 1 + 1 + 3;
-        assert_eq!(sent, expected, "{}: look-up, batch, singles", three.row);
+        assert_eq!(
+            sent, expected,
+            "{}: a lookup, the batch, three single messages",
+            three.row
+        );
     }
     assert_eq!(table.log.errors(), 0);
 }
@@ -233,7 +244,7 @@ async fn what_passes_waits_for_the_backoff_step_and_is_then_written() {
     waits_alone_and_is_then_written(&rows, "dataverse is unavailable: ").await;
 }
 
-/// The caller was refused once, while the neighbours' rows went through.
+/// Dataverse rejects the caller once, while it accepts the neighbours' rows.
 #[tokio::test]
 async fn a_refusal_of_the_caller_kills_no_mail_even_while_others_get_through() {
     let rows = [
@@ -288,7 +299,11 @@ async fn waits_alone_and_is_then_written(rows: &[(u16, &str)], reason: &str) {
             }
             table.is_written_at_the_next_delivery(&three).await;
         }
-        assert_eq!(table.log.errors(), 0, "{met:?}: nobody has to act");
+        assert_eq!(
+            table.log.errors(),
+            0,
+            "{met:?}: no error is logged, because no operator has to act"
+        );
     }
 }
 
@@ -302,7 +317,7 @@ async fn what_is_throttled_waits_as_long_as_it_is_told_and_is_then_written() {
             let expect = |fate: &Fate| assert_eq!(waiting(fate).0.as_secs(), 77, "{}", three.row);
             expect(second);
             match met {
-                // Its neighbours' parts were answered.
+                // Dataverse answered the parts of the neighbours.
                 Met::InAPart { .. } => are_written([first, third]),
                 Met::OnItsOwn => {
                     written(first);
@@ -312,7 +327,11 @@ async fn what_is_throttled_waits_as_long_as_it_is_told_and_is_then_written() {
             }
             table.is_written_at_the_next_delivery(&three).await;
         }
-        assert_eq!(table.log.errors(), 0, "{met:?}: nobody has to act");
+        assert_eq!(
+            table.log.errors(),
+            0,
+            "{met:?}: no error is logged, because no operator has to act"
+        );
     }
 }
 
@@ -338,7 +357,11 @@ async fn a_refused_token_is_renewed_once_and_the_mails_are_then_written() {
         }
         assert_eq!(table.world.twin.entra().requests(), 1);
         table.is_written_at_the_next_delivery(&three).await;
-        assert_eq!(table.world.twin.entra().requests(), 2, "renewed, once");
+        assert_eq!(
+            table.world.twin.entra().requests(),
+            2,
+            "the token is renewed once"
+        );
     }
 }
 
@@ -348,7 +371,8 @@ async fn a_key_that_is_there_already_is_a_success() {
         let mut table = Table::start(met).await;
         let three = table.deliver(status(412, "0x80040237")).await;
         if met == Met::OnItsOwn {
-            // Its row is to be there, and is not: another row may have its Message-ID, so it is written without.
+            // The answer says that the row exists, but it does not. Another row may have the
+            // Message-ID, so the message is written without it.
             let (_, note) = written(&three.fates[1]);
             assert_eq!(note, Some("left out: message_id_reused"));
             assert_eq!(table.world.emails().len(), 3);
@@ -374,7 +398,8 @@ async fn an_attachment_that_is_refused_is_left_out_and_the_mail_is_written() {
             if mode == WriteMode::ChangeSet {
                 let dataverse = world.twin.dataverse();
                 dataverse.fail_operation(LOOK_UP_QUERIES + 1, status(400, code));
-                // The failed change set ended there; then come the email and, again, the attachment on their own.
+                // The change set fails there. Then the email and the attachment are sent
+                // separately, and the attachment is rejected again.
                 dataverse.fail_operation(LOOK_UP_QUERIES + 3, status(400, code));
             } else {
                 world.fail_dataverse_at(ATTACH, status(400, code));

@@ -1,4 +1,6 @@
-//! Do history and live mail keep to one budget for each user? The clock of the services is stopped, and moves by what calls take.
+//! Tests that backfill and live mail share one rate limit for each application user.
+//!
+//! The clock of the services is stopped and advances by the time that calls take.
 
 use std::cell::OnceCell;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -32,7 +34,8 @@ async fn history(pipeline: &Pipeline, work: Vec<Work>, run: Run) -> Page {
 }
 
 thread_local! {
-    /// The clock of a test's services, and where it stood on the machine's. Each test has a thread.
+    /// The stopped clock of a test's services, its time when it was stopped, and the machine's
+    /// instant at that time. Each test runs in its own thread.
     static CLOCK: OnceCell<(Clock, DateTime<Utc>, Instant)> = const { OnceCell::new() };
 }
 
@@ -43,7 +46,8 @@ fn by_the_services_clock() -> Instant {
     })
 }
 
-/// Stops the clock of the services, which from then on moves by what calls take: 30 ms, and this many for each operation.
+/// Stops the clock of the services. From then on each request advances it by 30 ms, and each
+/// operation by `operation_ms`.
 fn stop_clock(world: &World, operation_ms: u64) -> Clock {
     for setting in [
         Setting::OperationMilliseconds(operation_ms),
@@ -73,7 +77,7 @@ fn begin_by(clock: &Clock) -> Run {
 #[tokio::test]
 async fn history_stays_below_the_limits_however_much_of_it_there_is() {
     let mut world = World::start().await;
-    // 120 messages take 10 seconds of execution.
+    // 120 messages take 10 seconds of execution time, and the window allows 6.
     for setting in [
         Setting::ProtectionWindowSeconds(60),
         Setting::ExecutionMilliseconds(6_000),
@@ -95,7 +99,7 @@ async fn history_stays_below_the_limits_however_much_of_it_there_is() {
         }
         work = Vec::new();
         if let Some(left) = page.left {
-            // Until the queue brings it again.
+            // The queue hides the rest of the page until then.
             clock.advance((left.not_before - clock.now()).to_std().unwrap_or_default());
             work = left.work;
         }
@@ -108,8 +112,9 @@ async fn history_stays_below_the_limits_however_much_of_it_there_is() {
     );
 }
 
-/// How many requests two hundred messages of history take, if each operation takes so long: two for each batch, and more where one `$batch` of queries would
-/// take too long.
+/// Returns how many requests a backfill of 200 messages takes if each operation takes this long.
+///
+/// Each batch takes two requests, and more if one `$batch` with all queries would take too long.
 async fn requests_at(operation_ms: u64) -> u64 {
     let mut world = World::start().await;
     world.keep_to("1000000,1000000,300".parse().unwrap());
@@ -134,13 +139,14 @@ async fn requests_at(operation_ms: u64) -> u64 {
 
 #[tokio::test]
 async fn batches_grow_while_dataverse_is_fast() {
-    // 50, and 75 twice.
+    // Batches of 50, 75 and 75 messages, with two requests each.
     assert_eq!(Box::pin(requests_at(1)).await, 6);
 }
 
 #[tokio::test]
 async fn batches_shrink_while_dataverse_is_slow_but_not_below_ten_messages() {
-    // 50, 25, 12, and the other 113 in twelve batches, each one write. At two seconds a query, their look-ups are divided.
+    // Batches of 50, 25 and 12 messages, and the other 113 messages in twelve batches: 15 writes.
+    // At two seconds a query, their lookups are divided into 44 requests.
     assert_eq!(Box::pin(requests_at(2_000)).await, 15 + 44);
 }
 
@@ -169,7 +175,11 @@ async fn a_page_waits_for_its_turn_when_that_is_near_and_time_passes() {
     let queue = MemoryQueue::default();
     let page = world.pipeline.history(left.work, &queue, &begin).await;
     assert_eq!((page.handled.len(), page.left.is_none()), (30, true));
-    assert_eq!(steps.into_inner(), 4, "after 24 ms");
+    assert_eq!(
+        steps.into_inner(),
+        4,
+        "the fourth attempt, after 24 ms, gets its turn"
+    );
 }
 
 #[tokio::test]
@@ -190,7 +200,11 @@ async fn live_mail_does_not_wait_for_what_history_has_booked() {
     let left = history(&world.pipeline, work, run).await.left.unwrap();
     assert_eq!((left.work.len(), left.not_before), (3, world.now + far));
     assert_eq!(world.twin.dataverse().requests().total, 0);
-    assert_eq!(world.entry(ADA, "m0").await, None, "not even claimed");
+    assert_eq!(
+        world.entry(ADA, "m0").await,
+        None,
+        "the message is not claimed"
+    );
     written(&world.deliver_one(ADA, "m0").await);
     world.later(TimeDelta::minutes(5));
     let run = world.begin();
@@ -207,12 +221,12 @@ async fn what_a_delivery_books_and_does_not_need_the_next_one_returns() {
     page(&world, 1);
     let mut booked = Vec::new();
     for _ in 0..3 {
-        // Settled by the first, so that the others ask Dataverse nothing.
+        // The first delivery settles the message, so the others send nothing to Dataverse.
         written(&world.deliver_one(ADA, "m0").await);
         let standing = world.pipeline.ledger.standing(&User::primary()).await;
         booked.push(standing.unwrap().booked_until.unwrap());
     }
-    // The second booked for a message and asked nothing.
+    // The second delivery reserved capacity for a message and used none. The third returns it.
     assert_eq!(booked[2], booked[1]);
 }
 
@@ -234,7 +248,7 @@ async fn history_makes_room_while_live_mail_waits_in_its_queue() {
     assert_eq!(left.work.len(), 30);
     assert!(left.not_before > world.now);
     assert_eq!(world.twin.dataverse().requests().total, 0);
-    // A worker takes them.
+    // A worker receives ten of the eleven messages.
     assert_eq!(queue.receive(10).len(), 10);
     let page = world.pipeline.history(left.work, &queue, &|| run).await;
     assert_eq!((page.handled.len(), page.left.is_none()), (30, true));
@@ -245,7 +259,7 @@ async fn history_stops_at_a_429_and_brings_the_rest_of_the_page_untouched() {
     let mut world = World::start().await;
     world.keep_to(Budget::boundless());
     world.fail_dataverse_at(CREATE, throttled("0x80072321", 77));
-    // One at a time.
+    // One batch at a time.
     let user = User::primary();
     world
         .pipeline
@@ -264,7 +278,11 @@ async fn history_stops_at_a_429_and_brings_the_rest_of_the_page_untouched() {
     assert_eq!(left.work.len(), 50);
     assert!(left.not_before >= world.now + TimeDelta::seconds(77));
     assert_eq!(world.twin.dataverse().requests().total, 2);
-    assert_eq!(world.entry(ADA, "m50").await, None, "not even claimed");
+    assert_eq!(
+        world.entry(ADA, "m50").await,
+        None,
+        "the message is not claimed"
+    );
 }
 
 #[tokio::test]
@@ -273,7 +291,7 @@ async fn as_many_batches_are_under_way_as_dataverse_suggests() {
     world.keep_to(Budget::boundless());
     let dataverse = world.twin.dataverse().clone();
     dataverse.set_setting(Setting::ParallelismHint(2));
-    // The first answer suggests it.
+    // The first answer contains the suggestion.
     let work = page(&world, 200);
     written(&world.deliver_one(ADA, "m0").await);
     dataverse.hold_requests();
@@ -282,7 +300,11 @@ async fn as_many_batches_are_under_way_as_dataverse_suggests() {
         dataverse.wait_for_in_flight(2).await;
         let claimed = [world.entry(ADA, "m1").await, world.entry(ADA, "m99").await];
         assert!(claimed.iter().all(Option::is_some));
-        assert_eq!(world.entry(ADA, "m100").await, None, "two batches of fifty");
+        assert_eq!(
+            world.entry(ADA, "m100").await,
+            None,
+            "two batches of fifty messages are running"
+        );
         dataverse.release_requests();
     };
     let (page, ()) = futures_util::join!(history(&world.pipeline, work, run), looked_at);

@@ -1,4 +1,4 @@
-//! What if two things look alike, or one of them is in the way?
+//! Tests rows and messages that are easily confused, and rows or files that block a message.
 
 use mailverse::dataverse::write::WriteMode;
 use mailverse::sync_request::Trigger;
@@ -20,7 +20,7 @@ in_both_write_modes!(
     a_refusal_whose_meaning_cannot_be_found_out_now_is_not_final,
 );
 
-/// Puts a file on Ada's mail.
+/// Adds a file to Ada's message `m1`.
 fn attach_a_file(world: &World) {
     let file = json!({"id": "a1", "filename": "a.pdf", "content_type": "application/pdf"});
     world
@@ -132,13 +132,14 @@ async fn a_mail_that_another_worker_completed_meanwhile_is_written() {
     let mut world = World::start().await;
     world.put(ADA, with_id("m1", "carol@kites.example"));
     attach_a_file(&world);
-    // The change set is too large; before the first file goes on its own, the other worker has completed the row.
+    // The change set is too large. Before the first file is sent separately, the other worker
+    // completes the row.
     world.fail_dataverse_at(CREATE, status(413, "0x8004418A"));
     let other = world.another_pipeline().await;
     let mut run = world.begin();
     run.token = mailverse::dedupe::ClaimToken::new(uuid::Uuid::from_u128(99));
     world.put(BEN, with_id("m2", "carol@kites.example"));
-    // On its own, a request has its headers in lower case; as a part of the batch it has not.
+    // A separate request has its headers in lower case; a part of a batch does not.
     let alone = format!("{ATTACH}/1.1\r\ncontent-type");
     world.before_dataverse_gets(&alone, async move {
         let fates = other
@@ -151,7 +152,7 @@ async fn a_mail_that_another_worker_completed_meanwhile_is_written() {
     assert_eq!((id, note), (id_of(&world.email()), Some("already existed")));
 }
 
-/// A world whose organisation lets no two emails have one Message-ID, with a mail.
+/// Starts a pipeline whose organisation has an alternate key on Message-IDs, and puts a message.
 async fn with_a_key(mode: WriteMode) -> World {
     let world = World::start_in(mode).await;
     let dataverse = world.twin.dataverse();
@@ -193,7 +194,7 @@ async fn a_draft_that_a_key_of_the_organisation_keeps_in_our_way_is_given_up_in_
     let reason = dead(&last);
     assert!(reason.starts_with("gave up after 10 failures"), "{reason}");
     assert!(reason.contains("0x80060892"), "{reason}");
-    assert_eq!(world.email()["statecode"], 0, "the draft is as it was");
+    assert_eq!(world.email()["statecode"], 0, "the draft is unchanged");
 }
 
 async fn a_refusal_whose_meaning_cannot_be_found_out_now_is_not_final(mode: WriteMode) {
@@ -205,7 +206,8 @@ async fn a_refusal_whose_meaning_cannot_be_found_out_now_is_not_final(mode: Writ
     if mode == WriteMode::ChangeSet {
         world.fail_dataverse_at(CREATE, status(413, "0x8004418A"));
     }
-    // Refused as for a row that somebody has completed; and whether somebody has, is not answered.
+    // The rejection looks as if another worker had completed the row, and the query that would
+    // confirm it fails.
     let alone = format!("{ATTACH}/1.1\r\ncontent-type");
     world.fail_dataverse_at(&alone, status(400, "0x80040203"));
     world.fail_dataverse_at("GET /api/data/v9.2/emails(", status(503, ""));
