@@ -1,4 +1,4 @@
-//! How is a mailbox's history worked through? An operator asks, and the tasks are worked on, with the queues in this process.
+//! Tests a backfill from an operator's request to the end of its tasks, with in-memory queues.
 
 use backfill::{Backfill, BackfillError};
 use chrono::{DateTime, TimeDelta, Utc};
@@ -14,10 +14,11 @@ use uuid::Uuid;
 
 use crate::world::{ADA, BEN, CREATE, LOOK_UP, World, assert_skipped, key, mail, status, waiting};
 
-/// An old moment: long before the 90 days that Nylas keeps of the IMAP family.
+/// An old date as Unix time in seconds, long before the 90 days that Nylas keeps of the IMAP
+/// family.
 const OLD: i64 = 1_700_000_000;
 
-/// The function, and its queues.
+/// The backfill function and its queues.
 struct History {
     backfill: Backfill<MemoryQueue>,
     tasks: MemoryQueue,
@@ -40,7 +41,7 @@ impl History {
         self.backfill.handle(event, &|| run).await.unwrap()
     }
 
-    /// An operator asks for the history of a mailbox; the run's id.
+    /// Requests the backfill of a mailbox as an operator does, and returns the id of the run.
     async fn ask(&self, world: &mut World, mailbox: &str) -> Value {
         let request = json!({"mailboxes": [mailbox], "received_after": OLD - 1});
         self.handle(world, &request).await["run_id"].clone()
@@ -51,13 +52,13 @@ impl History {
         self.backfill.work_off(&|| run).await.len()
     }
 
-    /// How a run goes.
+    /// Requests the state of a run.
     async fn answer(&self, world: &mut World, run_id: &Value) -> Value {
         self.handle(world, &json!({"run_id": run_id})).await
     }
 }
 
-/// Old mails of a mailbox, each in the folder.
+/// Puts old messages into a folder of a mailbox, one minute apart.
 fn fill(world: &World, grant: &str, prefix: &str, count: i64, folder: &str) {
     for n in 0..count {
         let message = mail(
@@ -96,7 +97,8 @@ async fn old_mail_of_the_imap_family_comes_from_its_server_folder_by_folder() {
     history.ask(&mut world, IMAP).await;
     history.work_off(&mut world).await;
     assert_eq!(world.emails().len(), 210);
-    // The first request is on no queue any more, so it has not ended; asked again, it finds everything settled.
+    // The task of the first run was deleted from its queue, so that run has not ended. A new
+    // request finds every message settled.
     assert_eq!(
         history.answer(&mut world, &run_id).await["ended"],
         json!(false)
@@ -120,9 +122,12 @@ async fn a_cursor_that_nylas_refuses_costs_one_list_and_no_request_to_dataverse(
     history.work_off(&mut world).await;
     let answer = history.answer(&mut world, &run_id).await;
     assert_eq!(answer["ended"], json!(true), "{answer}");
-    assert_eq!(answer["tasks"][0]["repaired"], 410, "each was settled once");
+    assert_eq!(
+        answer["tasks"][0]["repaired"], 410,
+        "each message was settled once"
+    );
     assert_eq!(world.emails().len(), 410);
-    // Nine batches, of two requests each.
+    // Nine batches of two requests each.
     assert!(world.twin.dataverse().requests().total <= 20);
 }
 
@@ -170,7 +175,7 @@ async fn history_of_a_mailbox_that_needs_signing_in_is_parked_and_taken_up_by_th
     fill(&world, ADA, "m", 3, "INBOX");
     let history = History::of(&world).await;
     let schedule = json!({"source": "aws.scheduler", "time": world.now.to_rfc3339()});
-    // One is asked for while the grant is valid, the other when it is not any more.
+    // The first run is requested while the grant is valid, the second when it no longer is.
     let first = history.ask(&mut world, ADA).await;
     world.twin.nylas().set_grant_status(ADA, "invalid");
     let second = history.ask(&mut world, ADA).await;
@@ -200,7 +205,7 @@ async fn history_of_a_mailbox_that_needs_signing_in_is_parked_and_taken_up_by_th
         );
     }
     let planned = history.handle(&mut world, &schedule).await;
-    assert_eq!(planned["unparked"], 0, "once");
+    assert_eq!(planned["unparked"], 0, "each task is unparked once");
 }
 
 #[tokio::test]
@@ -218,14 +223,15 @@ async fn a_mailbox_that_another_worker_lists_is_left_to_it() {
     history.ask(&mut world, ADA).await;
     assert_eq!(history.work_off(&mut world).await, 0);
     let hidden = history.tasks.hidden();
-    assert_eq!(hidden.len(), 1, "it waits until the lease has run out");
+    assert_eq!(hidden.len(), 1, "the task waits until the lease expires");
     assert_eq!(hidden[0].1.as_secs(), 900);
-    // Today's mail does not wait for it.
+    // Messages of today do not wait for that lease.
     world.put(ADA, mail("today", &json!({})));
     let schedule = json!({"source": "aws.scheduler", "time": world.now.to_rfc3339()});
     history.handle(&mut world, &schedule).await;
     assert_eq!(history.work_off(&mut world).await, 1);
-    // Of two lists of the schedule, the second is dropped: the next run plans the same.
+    // If another scheduled task lists the mailbox, this one is dropped. The next scheduled run
+    // plans the same.
     ledger
         .lease_mailbox(&ada, Lists::Schedule, "another run", other, world.now)
         .await
@@ -244,12 +250,13 @@ async fn a_listed_message_that_has_to_wait_is_queued_unless_somebody_has_queued_
     let junk = world.twin.nylas().folder_id(ADA, "\\Junk").unwrap();
     world.put(ADA, mail("tried", &json!({})));
     world.put(ADA, mail("revisited", &json!({"folders": [junk]})));
-    // One was released by a worker, which leaves its request on the queue. One was skipped, and then claimed anew by a list that died.
+    // A worker released the first message, so its request is still on the queue. The second was
+    // skipped, and then claimed again by a backfill that died.
     world.fail_dataverse_at(LOOK_UP, status(503, ""));
     let fates = world.deliver(&[(ADA, "tried"), (ADA, "revisited")]).await;
     waiting(&fates[0]);
     assert_skipped(&fates[1], "spam");
-    // What that has taken of the budget is paid.
+    // After a minute, the capacity that these deliveries reserved is free again.
     world.later(TimeDelta::minutes(1));
     let claim = ClaimRequest {
         revisit: true,
@@ -266,7 +273,11 @@ async fn a_listed_message_that_has_to_wait_is_queued_unless_somebody_has_queued_
     let queued = history.sync.hidden();
     assert_eq!(queued.len(), 1, "{queued:?}");
     assert!(queued[0].0.body.contains("revisited"), "{queued:?}");
-    assert_eq!(queued[0].1.as_secs(), 180, "once the claim has run out");
+    assert_eq!(
+        queued[0].1.as_secs(),
+        180,
+        "the message is delivered once the claim has expired"
+    );
 }
 
 #[tokio::test]
@@ -286,7 +297,7 @@ async fn a_throttled_list_comes_back_after_the_time_that_nylas_says() {
     assert_eq!(history.tasks.hidden()[0].1.as_secs(), 77);
 }
 
-/// The task that is on the queue, delivered for the time after this many.
+/// Delivers the task again, after it was delivered `before` times.
 async fn deliver(history: &History, world: &mut World, task: &str, before: u32) -> Value {
     let event = json!({"Records": [{
         "messageId": "1", "receiptHandle": "r", "body": task, "attributes": {"ApproximateReceiveCount": (before + 1).to_string()},
@@ -303,12 +314,13 @@ async fn pages_become_smaller_when_nylas_fails_and_not_for_how_often_a_task_was_
     let history = History::of(&world).await;
     history.ask(&mut world, ADA).await;
     let task = history.tasks.receive(1).remove(0).body;
-    // Eight times it was postponed.
+    // The task was postponed eight times before.
     for (before, limit) in [(8, 200), (9, 200), (0, 50), (1, 50), (2, 20)] {
         let asked = format!("limit={limit}");
         world.fail_nylas_at(&asked, status(503, "provider_error"));
         let answer = deliver(&history, &mut world, &task, before).await;
-        // The last delivery that the queue makes, of which only two failed: it is queued anew.
+        // With `before == 9` the queue delivers for the last time. Only two deliveries failed, so
+        // the task is queued again.
         let is_acknowledged = answer["batchItemFailures"] == json!([]);
         assert_eq!(is_acknowledged, before == 9, "{before}");
     }
@@ -395,7 +407,7 @@ async fn a_direct_request_that_cannot_be_done_is_answered_and_no_invocation_fail
         "{answer}"
     );
     assert_eq!(answer.get("field"), None, "{answer}");
-    // The schedule's run fails, so that Lambda keeps it and the alarm rings.
+    // A scheduled invocation fails, so that Lambda keeps the event and the alarm fires.
     world.fail_nylas_at("/v3/grants?", status(503, ""));
     let run = world.begin();
     let failed = history.backfill.handle(&schedule, &|| run).await;
@@ -408,7 +420,7 @@ async fn a_direct_request_that_cannot_be_done_is_answered_and_no_invocation_fail
 
 #[tokio::test]
 async fn what_waits_for_its_retry_does_not_hide_what_is_stranded() {
-    // More than one run takes up.
+    // More messages than one scheduled run requeues.
     const WAITING: usize = 1_001;
     let mut world = World::start().await;
     let history = History::of(&world).await;

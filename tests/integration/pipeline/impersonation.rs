@@ -1,4 +1,5 @@
-//! In whose name is a row written? In the application user's, unless the policy says in its owner's; and no mail is lost for it.
+//! Tests impersonation: rows are written as the application user, unless the policy says as their
+//! owner. If impersonation fails, the message is written without it.
 
 use mailverse::dataverse::write::WriteMode;
 use serde_json::json;
@@ -17,10 +18,10 @@ in_both_write_modes!(
     a_mailbox_without_a_user_has_nobody_in_whose_name_to_write,
 );
 
-/// What is noted with a mail that should have been written in its owner's name.
+/// The reason that is stored if a message could not be written as its owner.
 const NAME_LEFT_OUT: Option<&str> = Some("left out: owner's name");
 
-/// With one mail in each of the two mailboxes, and the policy.
+/// Starts a pipeline that impersonates owners, with one message in each of the two mailboxes.
 async fn world(mode: WriteMode) -> World {
     let mut world = World::start_in(mode).await;
     world.set(&json!({"impersonate": "owner"}));
@@ -31,12 +32,12 @@ async fn world(mode: WriteMode) -> World {
 }
 
 impl World {
-    /// Who wrote the row of a mail, in whose stead, and whose it is.
+    /// Returns `createdby`, `createdonbehalfby` and `ownerid` of a message's row.
     fn written_by(&self, id: &str) -> [Option<Uuid>; 3] {
         let message_id = json!(format!("<{id}@kites.example>"));
         let emails = self.emails();
         let row = emails.iter().find(|row| row["messageid"] == message_id);
-        let row = row.unwrap_or_else(|| panic!("no row of {id}"));
+        let row = row.unwrap_or_else(|| panic!("no row has the Message-ID of {id}"));
         assert_eq!(row["statecode"], 1, "{id}");
         let user = |column: &str| row[column]["id"].as_str().map(|id| id.parse().unwrap());
         ["createdby", "createdonbehalfby", "ownerid"].map(user)
@@ -77,7 +78,7 @@ async fn on_request_a_row_is_written_in_the_name_of_its_owner(mode: WriteMode) {
     }
     if mode == WriteMode::ChangeSet {
         let requests = world.twin.dataverse().requests().total - before;
-        assert_eq!(requests, 3, "a look-up, and a batch for each name");
+        assert_eq!(requests, 3, "a lookup, and a batch for each user");
     }
     let application = Some(world.application());
     let (ada, ben) = (Some(world.people.ada), Some(world.people.ben));
@@ -100,10 +101,7 @@ async fn without_the_privilege_a_mail_is_written_in_the_name_of_the_application_
     }
     if mode == WriteMode::ChangeSet {
         let requests = world.twin.dataverse().requests().total - before;
-        assert_eq!(
-            requests, 3,
-            "a look-up, a refusal of all, and another batch"
-        );
+        assert_eq!(requests, 3, "a lookup, a rejected batch, and another batch");
     }
     let (application, ada) = (world.application(), world.people.ada);
     for id in ["m1", "m3"] {
@@ -170,7 +168,8 @@ async fn a_mailbox_without_a_user_has_nobody_in_whose_name_to_write(mode: WriteM
 async fn a_refusal_that_is_not_the_names_is_no_reason_to_lose_a_neighbour() {
     let mut world = world(WriteMode::ChangeSet).await;
     world.put(ADA, mail("m3", &json!({})));
-    // The whole batch for its size: it is repeated mail by mail, in the same name.
+    // Dataverse rejects the whole batch for its size. It is repeated message by message, still as
+    // the owner.
     world.fail_dataverse_at(CREATE, status(413, "0x8004418A"));
     let fates = world.deliver(&[(ADA, "m1"), (ADA, "m3")]).await;
     for fate in &fates {

@@ -1,4 +1,5 @@
-//! What if everybody is refused? Mail waits, nothing dies of it, and few requests are sent meanwhile.
+//! Tests what happens if Dataverse or Nylas rejects every message: messages wait, none becomes
+//! dead, and few requests are sent meanwhile.
 
 use chrono::TimeDelta;
 use mailverse::dataverse::write::WriteMode;
@@ -59,11 +60,11 @@ impl World {
             written(&fate);
         }
         assert_eq!(self.emails().len(), IDS.len());
-        assert_eq!(self.refusals().await.cause, None, "nobody pauses any more");
+        assert_eq!(self.refusals().await.cause, None, "the pause has ended");
     }
 }
 
-/// All wait, and no try counts.
+/// Asserts that all messages wait and that no attempt was counted.
 async fn all_wait(world: &World, fates: &[Fate]) {
     for (fate, id) in fates.iter().zip(IDS) {
         let Fate::Waiting { postponed, .. } = fate else {
@@ -81,10 +82,10 @@ async fn a_disabled_application_user_costs_no_message_and_one_request_a_pause(mo
     world.twin.dataverse().remove_application_user();
     let fates = deliver(&mut world).await;
     all_wait(&world, &fates).await;
-    assert_eq!(world.sent(), 1, "the look-up of the batch");
+    assert_eq!(world.sent(), 1, "only the lookup of the batch was sent");
     let cause = world.refusals().await.cause.unwrap();
     assert!(cause.contains("0x80072560"), "{cause}");
-    // While the pause lasts, nothing is sent; after it, one probe, by whichever worker is first.
+    // During the pause nothing is sent. After it, the first worker sends one probe.
     for (minutes, sent) in [(0, 1), (2, 2), (0, 2), (3, 3), (5, 4)] {
         world.later(TimeDelta::minutes(minutes));
         let fates = deliver(&mut world).await;
@@ -122,7 +123,7 @@ async fn a_privilege_that_is_removed_is_named_and_costs_no_message(mode: WriteMo
 async fn a_code_that_no_table_lists_pauses_everybody_once_five_messages_met_it(mode: WriteMode) {
     let mut world = ten_mails(mode).await;
     refuse(&world, 400, "0x80099999", "");
-    // One by one, as in a quiet hour: it cannot be told yet whether it is the message.
+    // Messages arrive one by one. It is not yet known whether the message itself is the cause.
     for id in &IDS[..4] {
         let fate = world.deliver_one(ADA, id).await;
         assert!(
@@ -137,7 +138,7 @@ async fn a_code_that_no_table_lists_pauses_everybody_once_five_messages_met_it(m
         );
     }
     assert_eq!(world.refusals().await.messages, 4);
-    // The same message again is no other message.
+    // A second rejection of the same message does not count.
     waiting(&world.deliver_one(ADA, IDS[0]).await);
     assert_eq!(world.refusals().await.cause, None);
     let fate = world.deliver_one(ADA, IDS[4]).await;
@@ -155,7 +156,7 @@ async fn a_code_that_no_table_lists_pauses_everybody_once_five_messages_met_it(m
     assert!(cause.contains("0x80099999"), "{cause}");
     let before = world.sent();
     deliver(&mut world).await;
-    assert_eq!(world.sent(), before, "everybody pauses");
+    assert_eq!(world.sent(), before, "all messages of this user pause");
     let dataverse = world.twin.dataverse();
     dataverse.set_setting(Setting::RefusedEmails(None));
     world.all_are_written().await;
@@ -184,14 +185,14 @@ async fn a_mailbox_that_nylas_throttles_is_asked_for_nothing_more_until_then() {
     let of_ben = json!({"to": people(&["ben@ours.example"])});
     world.put(BEN, mail("b1", &of_ben));
     world.put(BEN, mail("b2", &of_ben));
-    // Mailboxes and folders are known then.
+    // This caches mailboxes and folders.
     world.put(ADA, mail("before", &json!({})));
     written(&world.deliver_one(ADA, "before").await);
     world.fail_nylas_at("/messages/m0?", throttled("rate_limit_error", 120));
     let asked = |world: &World| world.twin.nylas().requests();
     let before = asked(&world);
     let fates = deliver(&mut world).await;
-    // A few calls are under way when the first answer comes.
+    // A few calls are already running when the first answer arrives.
     let first = asked(&world) - before;
     assert!(first <= 3, "{first} requests");
     let waits = fates
@@ -200,7 +201,7 @@ async fn a_mailbox_that_nylas_throttles_is_asked_for_nothing_more_until_then() {
         .count();
     assert!(waits >= 8, "{fates:?}");
     let before = asked(&world);
-    // Another worker, another message of the mailbox, and one of another mailbox.
+    // Another worker gets another message of the throttled mailbox, and one of another mailbox.
     let another = world.another_pipeline().await;
     let run = world.begin();
     let work = vec![
@@ -220,7 +221,7 @@ async fn a_mailbox_that_nylas_throttles_is_asked_for_nothing_more_until_then() {
     let most = 2 + 2 + 1 + 1;
     assert!(
         asked(&world) - before <= most,
-        "grants and their aliases, a message and its folders"
+        "only grants, their aliases, one message and its folders are requested"
     );
     world.later(TimeDelta::minutes(3));
     for fate in deliver(&mut world).await {
@@ -257,7 +258,10 @@ async fn a_revoked_key_pauses_every_mailbox_and_one_that_nobody_signed_in_to_pau
     for fate in &fates {
         waiting(fate);
     }
-    assert!(pauses(&world).await[0].is_some(), "the key");
+    assert!(
+        pauses(&world).await[0].is_some(),
+        "the pause covers the API key, and so every mailbox"
+    );
     let before = world.twin.nylas().requests();
     for fate in deliver(&mut world).await.iter().skip(1) {
         waiting(fate);

@@ -1,4 +1,5 @@
-//! What if an organisation has made its columns shorter? Its mail is cut to them, and reading their lengths costs one request once.
+//! Tests organisations with shorter columns: texts are cut to the column lengths, which are read
+//! once.
 
 use mailverse::dataverse::write::WriteMode;
 use serde_json::{Value, json};
@@ -43,11 +44,15 @@ async fn a_mail_is_cut_to_the_columns_of_this_organisation_and_not_refused(mode:
     let email = world.email();
     assert_eq!(email["subject"], "Red kites,");
     assert_eq!(email["torecipients"], "ada@ours.example;ben@ours.example");
-    assert_eq!(email["sender"], Value::Null, "half an address is another");
+    assert_eq!(
+        email["sender"],
+        Value::Null,
+        "an address is left out, because a cut one would be another address"
+    );
     assert_eq!(email["messageid"], Value::Null);
     assert_eq!(world.attachments()[0]["filename"], "a long n.pdf");
     assert_eq!(email["statecode"], 1);
-    // Cut for one worker, it is found by another that knows nothing of the columns.
+    // Another worker that has not read the column lengths still finds the row.
     world.lose_ledger().await;
     world.pipeline = world.another_pipeline().await;
     written(&world.deliver_one(ADA, "m1").await);
@@ -75,13 +80,19 @@ async fn the_lengths_are_read_once_and_everything_later_is_cut_beforehand(mode: 
     let usual = deliver(&mut world, 0..2).await;
     shorten(&world, &[("email", "subject", 50)]);
     let (learning, _) = deliver(&mut world, 2..4).await;
-    assert!(learning > usual.0, "two definitions were read");
+    assert!(
+        learning > usual.0,
+        "the column lengths were read from two definitions"
+    );
     let knowing = deliver(&mut world, 4..6).await;
-    assert_eq!(knowing, usual, "nothing is refused any more");
+    assert_eq!(
+        knowing, usual,
+        "later messages are cut beforehand and not rejected"
+    );
     let cut = world.emails();
     let cut = cut.iter().filter(|row| row["subject"] == "x".repeat(50));
     assert_eq!(cut.count(), 4);
-    // Shortened once more under a process that knows the former length.
+    // The column becomes shorter again while the process has cached the former length.
     shorten(&world, &[("email", "subject", 20)]);
     world.put(ADA, mail("m9", &json!({"subject": "x".repeat(100)})));
     written(&world.deliver_one(ADA, "m9").await);

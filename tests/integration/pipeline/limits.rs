@@ -1,4 +1,5 @@
-//! Does a batch stay within what Dataverse takes, however large it is? The twin refuses what is longer than the documented limits.
+//! Tests that a batch of any size stays within the documented limits of Dataverse. The emulator
+//! rejects what exceeds them.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -36,7 +37,10 @@ async fn step_by_step_each_mail_takes_two_requests_more() {
 #[tokio::test]
 async fn two_new_people_on_each_of_a_hundred_mails_take_two_requests_more() {
     let requests = hundred::requests_of_strangers(WriteMode::ChangeSet, MESSAGES).await;
-    assert_eq!(requests, 4, "look up, companies, contacts, mails");
+    assert_eq!(
+        requests, 4,
+        "one request each for the lookup, companies, contacts and emails"
+    );
 }
 
 async fn six_hundred_recipients_are_all_parties_and_the_text_holds_whole_addresses(
@@ -48,7 +52,7 @@ async fn six_hundred_recipients_are_all_parties_and_the_text_holds_whole_address
         .collect();
     world.put(ADA, mail("m1", &json!({"to": people(&recipients)})));
     let fate = world.deliver_one(ADA, "m1").await;
-    // The sender and 249 of them are looked up.
+    // The sender and 249 recipients are looked up.
     let note = "left out: 351 × record of a recipient";
     assert_eq!(written(&fate).1, Some(note));
     let to: Vec<String> = world
@@ -69,7 +73,8 @@ async fn six_hundred_recipients_are_all_parties_and_the_text_holds_whole_address
     assert_eq!(held, recipients[..held.len()]);
 }
 
-/// So many people outside of whom nothing is known, an account as number 500, and at the end somebody inside.
+/// Returns this many external addresses without a row, plus the address of an account at index 500
+/// and of an internal user at the end.
 fn crowd(outside: usize) -> Vec<String> {
     let mut crowd: Vec<String> = (0..outside)
         .map(|n| format!("person{n}@kites.example"))
@@ -115,8 +120,13 @@ async fn of_many_recipients_the_sender_and_people_inside_are_resolved_first_and_
     );
     assert_eq!(of("person0@kites.example"), Some(Value::Null));
     assert_eq!(of("person996@kites.example"), Some(Value::Null));
-    assert_eq!(of("person997@kites.example"), None, "there is no more room");
-    // The neighbour's look-up found the account; whether a message has a neighbour must not matter.
+    assert_eq!(
+        of("person997@kites.example"),
+        None,
+        "the email already has as many recipients as are allowed"
+    );
+    // The neighbour's lookup found the account. The result must not depend on a neighbour, so the
+    // recipient stays unresolved here.
     assert_eq!(of("info@kites.example"), Some(Value::Null));
 }
 
@@ -130,11 +140,11 @@ async fn nobody_who_was_not_looked_up_becomes_a_contact(mode: WriteMode) {
     assert_eq!(
         contacts,
         250 - 2,
-        "all that were looked up but Carol and Ben"
+        "all addresses that were looked up, except those of Carol and Ben"
     );
 }
 
-/// A clock on which every reading comes six seconds after the last, so that no answer comes in time.
+/// A clock that advances by six seconds with each reading, so that no answer arrives in time.
 fn slow_clock() -> Instant {
     static BEGUN: OnceLock<Instant> = OnceLock::new();
     static READINGS: AtomicU64 = AtomicU64::new(0);
@@ -150,7 +160,7 @@ async fn a_look_up_without_an_answer_is_halved_and_the_message_at_which_it_hangs
         let from = people(&[format!("sender{n}@kites.example")]);
         world.put(ADA, mail(&format!("m{n}"), &json!({"from": from})));
     }
-    // The batch, the half that it is in, and alone.
+    // The lookup of m2 fails three times: in the batch, in its half, and alone.
     for _ in 0..3 {
         world.fail_dataverse_at("sender2%40kites.example", Fault::ResetBefore);
     }
@@ -193,7 +203,7 @@ async fn a_body_longer_than_its_column_in_this_organisation_is_cut_and_noted() {
     for id in ["m1", "m2"] {
         world.put(ADA, mail(id, &json!({"body": "ä".repeat(2_000)})));
     }
-    // The first one is refused; the second one is cut beforehand.
+    // Dataverse rejects the first message. The second is cut beforehand.
     for id in ["m1", "m2"] {
         let fate = world.deliver_one(ADA, id).await;
         let (row, note) = written(&fate);
@@ -204,7 +214,8 @@ async fn a_body_longer_than_its_column_in_this_organisation_is_cut_and_noted() {
     }
 }
 
-/// As long as an address may be, of characters that are nine each in a URL.
+/// Returns an address of the maximum length of 320 characters, each of which takes nine characters
+/// in a URL.
 fn long_address(start: &str) -> String {
     let rest = 320 - start.len() - "@kites.example".len();
     format!("{start}{}@kites.example", "\u{8a9e}".repeat(rest))
@@ -231,7 +242,7 @@ async fn a_look_up_of_long_addresses_stays_within_the_limits_of_a_url(mode: Writ
     assert_eq!(to.count(), 600);
     let requests = world.twin.dataverse().requests();
     let look_up = requests.total - if mode == WriteMode::ChangeSet { 1 } else { 4 };
-    assert_eq!(look_up, 1, "one batch, though of many queries");
+    assert_eq!(look_up, 1, "one batch with many queries");
 }
 
 #[tokio::test]
@@ -247,18 +258,23 @@ async fn an_address_of_five_thousand_and_one_people_is_read_to_the_last_of_them(
                 json!({"lastname": "x", "emailaddress1": office, "parentcustomerid": company});
             world.insert("contact", contact);
         }
-        // Neighbours that make the query, and so the link to its second page, as long as queries get.
+        // These recipients make the query, and so the link to its second page, as long as possible.
         let neighbours = ["officea", "officeb"].map(long_address);
         let changes = json!({"from": people(&[office]), "cc": people(&neighbours)});
         world.put(ADA, mail("m1", &changes));
         written(&world.deliver_one(ADA, "m1").await);
-        // Whoever stops after the first page, or asks on the second for less, decides otherwise.
+        // Code that stops after the first page, or selects fewer columns on the second, decides
+        // differently.
         let expected = if last_is_of_the_company {
             kites
         } else {
             Value::Null
         };
         assert_eq!(world.email()["regardingobjectid"], expected);
-        assert_eq!(world.twin.dataverse().requests().total, 3, "a second page");
+        assert_eq!(
+            world.twin.dataverse().requests().total,
+            3,
+            "a lookup, its second page, and the write"
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! What if the mail itself is odd? It reaches a final state, with what is there, beside a good one that does not suffer.
+//! Tests malformed messages: each reaches a final state with the usable part of its content, and
+//! does not affect a valid message in the same batch.
 
 use mailverse::dataverse::write::WriteMode;
 use mailverse::nylas::wire;
@@ -24,13 +25,18 @@ in_both_write_modes!(
     whatever_a_mail_holds_it_reaches_a_final_state,
 );
 
-/// Delivers a mail with these changes beside a good one, and gives its row and what was noted.
+/// Delivers a message with these changes together with a valid one. Returns the row of the changed
+/// message and the stored reason, if any.
 async fn row_of(mode: WriteMode, changes: &Value) -> (Value, Option<String>) {
     let mut world = World::start_in(mode).await;
     world.put(ADA, mail("odd", changes));
     world.put(ADA, mail("good", &json!({})));
     let fates = world.deliver(&[(ADA, "odd"), (ADA, "good")]).await;
-    assert_eq!(written(&fates[1]).1, None, "the good one beside {changes}");
+    assert_eq!(
+        written(&fates[1]).1,
+        None,
+        "the valid message next to {changes}"
+    );
     let (id, note) = written(&fates[0]);
     let email = world.twin.dataverse().row("email", id).unwrap();
     assert_eq!(email["statecode"], 1, "{changes}");
@@ -291,7 +297,7 @@ async fn attachments_that_cannot_be_named_are_left_out_and_the_row_says_so(mode:
     assert_eq!(row["notifications"], 1);
 }
 
-/// Values that a field of a mail might hold in the worst of worlds.
+/// Values that a field of a hostile or broken message may have.
 fn pool() -> Vec<Value> {
     let text = |text: &str| json!(text);
     vec![
@@ -386,7 +392,7 @@ async fn whatever_a_mail_holds_it_reaches_a_final_state(mode: WriteMode) {
     }
     assert!(
         world.emails().len() > 100,
-        "the generator made too little that is worth writing: {}",
+        "the generator produced too few messages that are written: {}",
         world.emails().len()
     );
 }

@@ -1,4 +1,4 @@
-//! What if a service does not answer, or asks for time?
+//! Tests outages: a service does not answer, fails, or throttles.
 
 use std::time::Duration;
 
@@ -26,11 +26,15 @@ in_both_write_modes!(
 /// First step of the backoff, in seconds.
 const FIRST_STEP: u64 = 30;
 
-/// A message waits, is free in the ledger, and the next run writes it as one completed row.
+/// Asserts that a message waits this long without a claim, and that the next run writes it as one
+/// completed row.
 async fn waits_and_is_then_written(mut world: World, seconds: u64, what: &str) {
     let fate = world.deliver_one(ADA, "m1").await;
     assert_eq!(waiting(&fate).0.as_secs(), seconds, "{what}");
-    let entry = world.entry(ADA, "m1").await.expect("an item");
+    let entry = world
+        .entry(ADA, "m1")
+        .await
+        .expect("the message has a ledger item");
     assert_eq!((entry.state, entry.held), (State::Waiting, None), "{what}");
     assert_eq!(entry.reason.as_deref(), fate.reason(), "{what}");
     world.pause_over();
@@ -100,7 +104,11 @@ async fn an_outage_of_entra_costs_time() {
         world.twin.entra().fail_next(fault);
         let fate = world.deliver_one(ADA, "m1").await;
         assert_eq!(waiting(&fate).0, TokenError::WAIT, "{what}");
-        assert_eq!(world.entry(ADA, "m1").await, None, "{what}: untouched");
+        assert_eq!(
+            world.entry(ADA, "m1").await,
+            None,
+            "{what}: the message is not claimed"
+        );
         assert_eq!(world.pipeline.nylas.requests(), 0, "{what}");
         world.later(TimeDelta::minutes(5));
         written(&world.deliver_one(ADA, "m1").await);
@@ -125,7 +133,7 @@ async fn a_token_that_dataverse_no_longer_takes_is_replaced_for_the_next_try(mod
         assert_eq!(
             world.twin.entra().requests(),
             1,
-            "the first one was kept until now"
+            "the first token was used until now"
         );
         written(&world.deliver_one(ADA, "m1").await);
         assert_eq!(world.emails().len(), 2);
@@ -167,7 +175,10 @@ async fn a_mailbox_whose_grant_expired_waits_and_the_others_go_on() {
     written(&fates[0]);
     let (delay, reason) = waiting(&fates[1]);
     let minutes = delay.as_secs_f64() / 60.0;
-    assert!((14.0..=15.0).contains(&minutes), "somebody has to sign in");
+    assert!(
+        (14.0..=15.0).contains(&minutes),
+        "the mailbox pauses until a user signs in again"
+    );
     assert!(reason.contains("check the grant's status"), "{reason}");
     world.twin.nylas().set_grant_status(BEN, "valid");
     world.later(TimeDelta::minutes(16));
@@ -179,7 +190,7 @@ async fn the_backoff_grows_with_each_failure_and_after_the_tenth_the_message_is_
     let mut world = with_a_mail().await;
     for seconds in [30, 120, 480] {
         world.fail_dataverse_at(LOOK_UP, status(503, ""));
-        // However often the queue has delivered it.
+        // The receive count of the queue does not affect the backoff.
         let handled = world.run(vec![work(ADA, "m1", Trigger::Created, 7)]).await;
         assert_eq!(waiting(&handled[0].fate).0.as_secs(), seconds);
     }

@@ -1,4 +1,4 @@
-//! Which mailboxes take part: two companies in one Nylas application.
+//! Tests which mailboxes are synchronised if two companies share one Nylas application.
 
 use chrono::TimeDelta;
 use mailverse::dedupe::State;
@@ -22,7 +22,8 @@ fn connect(world: &World, email: &str) {
     });
 }
 
-/// A world with the mailbox of another company, of which this setting says who takes part.
+/// Starts a pipeline that also sees a mailbox of another company. The setting names the mailboxes
+/// that take part.
 async fn with_two_companies(setting: &str) -> World {
     let mut world = World::start().await;
     connect(&world, "eve@theirs.example");
@@ -35,10 +36,10 @@ async fn with_two_companies(setting: &str) -> World {
     world
 }
 
-/// Nothing was asked for but the list of grants, and what is Ada's.
+/// Asserts that no request was about Eve's mailbox: only the grant list and Ada's data were read.
 fn assert_left_alone(world: &World) {
     let asked = world.twin.nylas().requested();
-    assert!(!asked.is_empty(), "something was asked");
+    assert!(!asked.is_empty(), "at least one request was sent");
     let of_eve: Vec<&String> = asked
         .iter()
         .filter(|path| path.contains(EVE) || path.contains("theirs"))
@@ -59,7 +60,7 @@ async fn mail_of_a_mailbox_that_takes_no_part_is_skipped_and_nothing_of_it_is_as
     assert_left_alone(&world);
     let entry = world.entry(EVE, "e1").await.unwrap();
     assert_eq!(entry.state, State::Skipped);
-    // Nor is it when Nylas says that the message changed.
+    // The message is still skipped when Nylas reports a change.
     let again = world.run(vec![work(EVE, "e1", Trigger::Updated, 1)]).await;
     assert_skipped(&again[0].fate, "mailbox_excluded");
     assert_left_alone(&world);
@@ -96,10 +97,10 @@ async fn mail_that_came_while_its_mailbox_took_no_part_is_brought_in_once_it_doe
     world.list_mailboxes().await;
     assert_eq!(world.emails().len(), 0);
     world.admit("ours.example, workspace:workspace-theirs");
-    // The notification alone says nothing new.
+    // A repeated notification does not change the outcome.
     let fate = world.deliver_one(EVE, "e1").await;
     assert_skipped(&fate, "mailbox_excluded");
-    // Live mail has booked the budget of this moment.
+    // Live mail has reserved capacity, so backfill runs five minutes later.
     world.later(TimeDelta::minutes(5));
     world.list_mailboxes().await;
     let parties = world.parties();
@@ -180,7 +181,7 @@ async fn a_mailbox_that_nylas_never_lists_is_never_asked_and_does_not_come_back_
     let last = world.run(vec![work(EVE, "e1", Trigger::Created, 5)]).await;
     assert_skipped(&last[0].fate, "mailbox_unknown");
     assert_left_alone(&world);
-    // Whatever kept it off the list, what it missed comes in once it is there.
+    // Once the mailbox is listed, the missed message is written.
     connect(&world, "eve@theirs.example");
     world.put(
         EVE,
