@@ -1,5 +1,7 @@
-//! What if Dataverse asks for time, or for another token, halfway through a batch? Nothing more is sent, and the rest goes back with the same advice.
-//! What if it asked another worker? What if the invocation's own time runs out?
+//! Tests a 429 or 401 from Dataverse halfway through a batch: nothing more is sent, and the rest of
+//! the batch waits for the same reason.
+//!
+//! Also tests a pause that another worker stored, and an invocation whose time runs out.
 
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,10 +23,10 @@ use crate::world::{
 
 const IDS: [&str; 4] = ["m1", "m2", "m3", "m4"];
 
-/// Queries of a look-up for one page of people and mails.
+/// Number of queries in a lookup of one page of people and messages.
 const LOOK_UP_QUERIES: u64 = 6;
 
-/// Four mails in Ada's mailbox, the first `with_files` of which have a file.
+/// Puts four messages into Ada's mailbox. The first `with_files` of them have a file.
 async fn four_mails(mode: WriteMode, with_files: usize) -> World {
     let world = World::start_in(mode).await;
     for (n, id) in IDS.into_iter().enumerate() {
@@ -50,7 +52,8 @@ async fn deliver(world: &mut World) -> Vec<Fate> {
     world.deliver(&IDS.map(|id| (ADA, id))).await
 }
 
-/// These wait as long as Dataverse said, after so many requests in all; the next delivery writes them.
+/// Asserts that these messages wait as long as Dataverse said, that this many requests were sent in
+/// all, and that the next delivery writes every message.
 async fn wait_and_are_then_written(mut world: World, waiting_ones: &[&Fate], requests: u64) {
     for fate in waiting_ones {
         let throttled = "dataverse throttled the call";
@@ -73,7 +76,7 @@ async fn the_singles_of_a_split_batch_are_not_sent_after_a_429() {
     world.fail_dataverse_at(CREATE, status(413, "0x8004418A"));
     world.fail_dataverse_at(CREATE, throttle());
     let fates = deliver(&mut world).await;
-    // The look-up, the batch, and the first single.
+    // The lookup, the batch, and the first single message.
     wait_and_are_then_written(world, &fates.iter().collect::<Vec<_>>(), 3).await;
 }
 
@@ -89,7 +92,7 @@ async fn the_single_look_ups_of_a_split_batch_are_not_sent_after_a_429() {
 #[tokio::test]
 async fn mails_with_files_are_neither_fetched_nor_sent_after_a_429() {
     let mut world = four_mails(WriteMode::ChangeSet, IDS.len()).await;
-    // What a pipeline asks once, about mailboxes and folders, is asked before.
+    // This caches what a pipeline requests once: mailboxes and folders.
     world.put(ADA, mail("m0", &json!({})));
     written(&world.deliver_one(ADA, "m0").await);
     let (nylas, dataverse) = (world.twin.nylas().clone(), world.twin.dataverse().clone());
@@ -101,7 +104,7 @@ async fn mails_with_files_are_neither_fetched_nor_sent_after_a_429() {
     assert_eq!(
         nylas.requests() - before.0,
         4 + 1,
-        "the messages and one file"
+        "the four messages and one file are fetched"
     );
     assert_eq!(dataverse.requests().total - before.1, 2);
     world.pause_over();
@@ -124,7 +127,8 @@ async fn step_by_step_no_further_step_is_taken_after_a_429() {
 async fn after_a_429_in_a_part_the_other_parts_count_and_nothing_more_is_sent() {
     let mut world = four_mails(WriteMode::ChangeSet, 0).await;
     attach(&world, "m4");
-    // Of each mail a POST and a PATCH: the second one's POST. The fourth has a file and would be written after the batch.
+    // Each message is a POST and a PATCH, so this is the POST of the second message. The fourth
+    // has a file and would be written after the batch.
     let dataverse = world.twin.dataverse();
     dataverse.fail_operation(LOOK_UP_QUERIES + 2, throttle());
     let fates = deliver(&mut world).await;
@@ -169,7 +173,7 @@ async fn a_second_batch_is_not_sent_after_a_429_for_the_first() {
         written(&fate);
     }
     let requests = world.twin.dataverse().requests().total;
-    assert_eq!(requests, 2 + 3, "a look-up and two batches");
+    assert_eq!(requests, 2 + 3, "a lookup and two batches");
 }
 
 #[tokio::test]
@@ -185,7 +189,11 @@ async fn a_refused_token_is_not_shown_again_in_the_same_run() {
         for fate in deliver(&mut world).await {
             written(&fate);
         }
-        assert_eq!(world.twin.entra().requests(), 2, "renewed once");
+        assert_eq!(
+            world.twin.entra().requests(),
+            2,
+            "the token is renewed once"
+        );
     }
 }
 
@@ -204,7 +212,7 @@ async fn a_pause_that_one_worker_was_told_is_kept_by_all() {
     for done in another.run(work, run).await {
         let (delay, reason) = waiting(&done.fate);
         assert_eq!(reason, "dataverse asked for a pause");
-        // What is left of it, which began when the answer came.
+        // The rest of the pause, which began when the 429 arrived.
         assert!((47..60).contains(&delay.as_secs()), "{delay:?}");
     }
     assert_eq!(world.twin.dataverse().requests().total, before);
@@ -212,7 +220,7 @@ async fn a_pause_that_one_worker_was_told_is_kept_by_all() {
     assert_eq!(
         world.entry(ADA, "m2").await,
         None,
-        "untouched: not even claimed"
+        "the message is not claimed"
     );
     world.pause_over();
     for fate in deliver(&mut world).await {
@@ -230,7 +238,7 @@ async fn a_last_delivery_that_is_throttled_does_not_give_the_message_up() {
         "dataverse asked for a pause",
     ] {
         assert_eq!(waiting(&world.run(last()).await[0].fate).1, reason);
-        // As long as nobody has queued it anew, this is the truth.
+        // Until the worker has queued the message again, no queue has it, so `dead` is stored.
         let entry = world.entry(ADA, "m1").await.unwrap();
         assert_eq!((entry.state, entry.gave_up), (State::Dead, true));
     }
@@ -258,7 +266,11 @@ async fn an_invocation_that_is_nearly_over_begins_nothing() {
         assert_eq!(waiting(&fate).1, "the invocation had no time left for it");
     }
     assert_eq!(world.twin.dataverse().requests().total, 0);
-    assert_eq!(world.entry(ADA, "m1").await, None, "not even claimed");
+    assert_eq!(
+        world.entry(ADA, "m1").await,
+        None,
+        "the message is not claimed"
+    );
 }
 
 #[tokio::test]
@@ -270,7 +282,7 @@ async fn an_invocation_whose_time_runs_out_returns_what_it_has_not_begun_and_kee
     run.begun = *BEGUN;
     run.clock = || *BEGUN + Duration::from_secs(PASSED.load(Ordering::SeqCst));
     run.deadline = run.now + TimeDelta::seconds(120);
-    // While the second mail is created, all but 20 seconds pass.
+    // While the second email is created, all but 20 seconds pass.
     world.before_dataverse_gets("m2@kites.example", async {
         PASSED.store(100, Ordering::SeqCst);
     });

@@ -1,4 +1,4 @@
-//! Who is on a mail, what does it concern, who owns it?
+//! Tests the activity parties, the regarding and the owner of an email.
 
 use mailverse::dataverse::write::WriteMode;
 use mailverse::policy::document::Ambiguous;
@@ -89,7 +89,7 @@ async fn an_address_that_two_contacts_share_is_bound_to_neither(mode: WriteMode)
     assert_eq!(
         world.email()["regardingobjectid"],
         Value::Null,
-        "their companies differ"
+        "the companies of the two contacts differ"
     );
 }
 
@@ -181,7 +181,7 @@ async fn a_mailbox_without_a_user_leaves_the_owner_to_dataverse(mode: WriteMode)
     let owner = &world.email()["ownerid"];
     assert_eq!(owner["table"], "systemuser");
     let users = [world.people.ada, world.people.ben].map(|id| to_row("systemuser", id));
-    assert!(!users.contains(owner), "the application's own user");
+    assert!(!users.contains(owner), "the owner is the application user");
 }
 
 #[tokio::test]
@@ -190,7 +190,7 @@ async fn an_owner_that_dataverse_refuses_is_left_out_and_noted() {
     for id in ["m1", "m2"] {
         world.put(ADA, mail(id, &json!({})));
     }
-    // The whole batch, in which each mail has its owner.
+    // Dataverse rejects the whole batch, in which each message sets its owner.
     world.fail_dataverse_at(CREATE, status(403, "0x80040220"));
     let fates = world.deliver(&[(ADA, "m1"), (ADA, "m2")]).await;
     for fate in &fates {
@@ -297,7 +297,7 @@ async fn an_international_address_is_found_in_either_spelling(mode: WriteMode) {
         assert_eq!(
             parties[2]["addressused"],
             address.to_lowercase(),
-            "as the mail has it"
+            "the address is stored as the message spells it, in lower case"
         );
     }
 }
@@ -368,7 +368,7 @@ async fn of_several_contacts_the_setting_takes_none_the_latest_or_all(mode: Writ
 async fn queues_that_the_application_may_not_read_are_done_without() {
     let mut world = World::start().await;
     world.put(ADA, mail("m1", &json!({})));
-    // The second query of a look-up; users are the first.
+    // Queues are the second query of a lookup; users are the first.
     world
         .twin
         .dataverse()

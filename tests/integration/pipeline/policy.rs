@@ -1,4 +1,4 @@
-//! What is left out, and by which rule?
+//! Tests which messages are skipped, and by which rule.
 
 use mailverse::dedupe::State;
 use mailverse::sync_request::Trigger;
@@ -26,7 +26,7 @@ async fn drafts_spam_and_trash_are_skipped_by_name_on_every_provider() {
     assert_eq!(
         world.twin.dataverse().requests().total,
         0,
-        "nobody was looked up"
+        "no lookup was sent"
     );
 }
 

@@ -1,4 +1,4 @@
-//! What if something is refused for good: does it say why, and do its neighbours go on?
+//! Tests permanent rejections: the message is dead with the reason, and its neighbours are written.
 
 use mailverse::dataverse::write::WriteMode;
 use mailverse::dedupe::State;
@@ -23,7 +23,7 @@ async fn what_dataverse_refuses_for_good_is_dead_with_its_code_and_does_not_harm
     let mut world = World::start_in(mode).await;
     let dataverse = world.twin.dataverse();
     dataverse.set_max_length("email", "subject", 200).unwrap();
-    // How long it may be cannot be read.
+    // The column lengths cannot be read.
     dataverse.set_setting(Setting::Withheld(vec![(Privilege::Read, "attribute")]));
     world.put(ADA, mail("good1", &json!({})));
     world.put(ADA, mail("poison", &json!({"subject": "x".repeat(201)})));
@@ -48,7 +48,7 @@ async fn what_dataverse_refuses_for_good_is_dead_with_its_code_and_does_not_harm
     assert_eq!(
         world.deliver_one(ADA, "poison").await,
         fates[1],
-        "dead until somebody sends it again"
+        "the message stays dead until an operator redrives it"
     );
 }
 
@@ -58,7 +58,7 @@ async fn a_look_up_that_is_refused_because_of_one_message_does_not_harm_its_neig
     for id in ["good1", "poison", "good2"] {
         world.put(ADA, mail(id, &json!({})));
     }
-    // The query that asks for the poisonous mail: once with the others, once alone.
+    // Dataverse rejects the query about the bad message twice: in the batch and alone.
     for _ in 0..2 {
         world.fail_dataverse_at("poison%40kites.example", status(400, "0x80060888"));
     }
@@ -75,7 +75,7 @@ async fn a_look_up_that_is_refused_because_of_one_message_does_not_harm_its_neig
 async fn a_write_that_is_refused_as_a_whole_is_repeated_mail_by_mail() {
     for code in [status(400, "0x80048d19"), status(413, "0x8004418A")] {
         let mut world = World::start().await;
-        // A mailbox without a user: no owner that could be left out.
+        // A mailbox without a Dynamics user, so that there is no owner to leave out.
         world.twin.nylas().add_grant(twin::Grant {
             id: "office".to_owned(),
             email: "office@ours.example".to_owned(),
@@ -86,7 +86,7 @@ async fn a_write_that_is_refused_as_a_whole_is_repeated_mail_by_mail() {
         for id in ["m1", "m2", "m3"] {
             world.put("office", mail(id, &json!({})));
         }
-        // The batch of all, then the one of m2 alone.
+        // Dataverse rejects the batch of all three, then m2 alone.
         world.fail_dataverse_at("<m2@kites.example>", code.clone());
         world.fail_dataverse_at("<m2@kites.example>", code);
         let fates = world
@@ -105,7 +105,7 @@ async fn a_message_that_nylas_cannot_give_does_not_harm_its_neighbours() {
         world.put(ADA, mail(id, &json!({})));
     }
     world.fail_nylas_at("/messages/m2?", status(400, "invalid_request_error"));
-    // The neighbours are in hand, so that the one request that fails is the one that is meant.
+    // The neighbours are prefetched, so that the failing request is the one for m2.
     let mut work: Vec<_> = ["m1", "m2", "m3"].map(|id| created(ADA, id)).into();
     for neighbour in [0, 2] {
         let id = work[neighbour].request.key.message_id.to_string();
@@ -130,14 +130,17 @@ async fn an_application_without_a_user_waits_and_is_told_what_is_missing(mode: W
     world.twin.dataverse().remove_application_user();
     let fate = world.deliver_one(ADA, "m1").await;
     let (delay, reason) = waiting(&fate);
-    assert!((59..=60).contains(&delay.as_secs()), "the pause: {delay:?}");
+    assert!(
+        (59..=60).contains(&delay.as_secs()),
+        "the message waits for the pause: {delay:?}"
+    );
     assert!(
         reason.contains("0x80072560, the application is not a user of this organisation"),
         "{reason}"
     );
 }
 
-/// Queries of a look-up for one page of people and mails.
+/// Number of queries in a lookup of one page of people and messages.
 const LOOK_UP_QUERIES: u64 = 6;
 
 #[tokio::test]
@@ -147,7 +150,7 @@ async fn a_change_set_that_is_throttled_within_its_batch_waits_alone() {
     for id in ids {
         world.put(ADA, mail(id, &json!({})));
     }
-    // Of each mail a POST and a PATCH: the second mail's POST.
+    // Each message is a POST and a PATCH, so this is the POST of the second message.
     let dataverse = world.twin.dataverse();
     dataverse.fail_operation(LOOK_UP_QUERIES + 2, throttled("0x80072322", 50));
     let fates = world.deliver(&ids.map(|id| (ADA, id))).await;
@@ -163,7 +166,7 @@ async fn a_change_set_that_is_throttled_within_its_batch_waits_alone() {
 async fn a_mail_whose_completion_is_refused_within_its_batch_leaves_no_open_row() {
     let mut world = with_a_mail().await;
     for skip in [1, 3] {
-        // With its owner, then without.
+        // The first attempt sets the owner, the second does not.
         let dataverse = world.twin.dataverse();
         dataverse.fail_operation(LOOK_UP_QUERIES + skip, status(400, "0x80040265"));
     }

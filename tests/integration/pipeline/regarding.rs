@@ -1,4 +1,4 @@
-//! Which record does a mail concern, and what does finding it out cost?
+//! Tests which record becomes the regarding of an email, and how many requests that takes.
 
 use chrono::TimeDelta;
 use mailverse::dataverse::write::WriteMode;
@@ -31,9 +31,9 @@ in_both_write_modes!(
     a_draft_that_a_user_gave_a_regarding_keeps_it_when_it_is_completed,
 );
 
-/// In the second look-up of the app `service`.
+/// Part of the follow-up lookup for the app `service`.
 const CASES: &str = "GET /api/data/v9.2/incidents?";
-/// In the look-up of a table's names.
+/// Part of the request that reads a table's names.
 const DEFINITIONS: &str = "EntityDefinitions(";
 
 fn answer(id: &str, to: &str, changes: &Value) -> Value {
@@ -50,7 +50,7 @@ impl World {
         self.twin.dataverse().row("email", id).unwrap()
     }
 
-    /// The row of a new mail.
+    /// Delivers a new message and returns its row.
     async fn row_of(&mut self, id: &str) -> Value {
         let fate = self.deliver_one(ADA, id).await;
         self.row(written(&fate).0)
@@ -61,7 +61,7 @@ impl World {
         self.insert("opportunity", json!({"name": name, "customerid": kites}))
     }
 
-    /// What a user chooses by hand.
+    /// Sets the regarding of an email as a user does by hand.
     async fn choose(&self, email: Uuid, bind: &str, row: String) {
         let dataverse = self.twin.dataverse().url();
         let token = self.twin.entra().issue_token(&dataverse, 600);
@@ -106,7 +106,11 @@ async fn an_answer_concerns_what_the_answered_mail_concerns_now(mode: WriteMode)
         row["regardingobjectid"],
         to_row("contact", world.people.carol)
     );
-    assert_eq!(row["parentactivityid"], Value::Null, "m0 is not there");
+    assert_eq!(
+        row["parentactivityid"],
+        Value::Null,
+        "the answered message m0 has no row"
+    );
 }
 
 async fn a_forward_to_strangers_is_no_part_of_the_thread(mode: WriteMode) {
@@ -170,7 +174,8 @@ async fn a_guessed_token_files_a_strangers_mail_nowhere(mode: WriteMode) {
     assert_eq!(world.row_of("m2").await["regardingobjectid"], carol);
 }
 
-/// A counter of three digits starts again after 999 emails, and every answer carries the token.
+/// A counter of three digits starts again after 999 emails, and every answer has the token, so
+/// hundreds of emails may share one.
 async fn a_token_of_hundreds_of_mails_is_read_no_further_than_its_newest(mode: WriteMode) {
     let mut world = World::start_in(mode).await;
     let kites = to_row("account", world.people.kites);
@@ -244,7 +249,7 @@ async fn a_folder_is_tied_to_its_record_while_that_is_there(mode: WriteMode) {
             "{id}"
         );
         let steps = if mode == WriteMode::Stepwise { 2 } else { 1 };
-        assert_eq!(world.requests() - before, 1 + steps, "one look-up");
+        assert_eq!(world.requests() - before, 1 + steps, "one lookup is enough");
     }
 }
 
@@ -266,7 +271,7 @@ async fn a_folder_can_be_tied_to_a_row_of_a_custom_table(mode: WriteMode) {
         assert_eq!(
             world.requests() - before,
             look_ups + steps,
-            "its names are kept"
+            "the table's names are cached"
         );
     }
 }
@@ -277,7 +282,10 @@ async fn the_one_open_opportunity_is_the_regarding_and_of_two_none(mode: WriteMo
     world.put(ADA, mail("m1", &json!({})));
     let row = world.row_of("m1").await;
     let carol = to_row("contact", world.people.carol);
-    assert_eq!(row["regardingobjectid"], carol, "no app by default");
+    assert_eq!(
+        row["regardingobjectid"], carol,
+        "no app is searched by default"
+    );
     world.set(&json!({"regarding": {"app": App::Sales}}));
     world.put(ADA, mail("m2", &json!({})));
     let row = world.row_of("m2").await;
@@ -343,7 +351,7 @@ async fn an_app_whose_table_is_not_there_keeps_no_mail_out(mode: WriteMode) {
     );
 }
 
-/// An earlier mail of Carol's that concerns a project.
+/// Inserts an earlier email from Carol whose regarding is a project, and returns the project.
 fn about_a_project(world: &World) -> Uuid {
     let project = world.insert("new_project", json!({"new_name": "x"}));
     world.insert(
@@ -369,7 +377,7 @@ async fn an_inherited_custom_record_is_bound_by_the_name_that_was_read(mode: Wri
         assert_eq!(
             world.requests() - before,
             look_ups + steps,
-            "its names are kept"
+            "the table's names are cached"
         );
     }
 }
@@ -408,7 +416,7 @@ async fn of_several_contacts_the_setting_decides_what_the_mail_concerns(mode: Wr
         let row = world.row_of("m1").await;
         let expected = match ambiguous {
             Ambiguous::MostRecent => to_row("contact", newer),
-            // Each of them is on it, and nobody can tell which it concerns.
+            // All of them are parties, so the email does not show which one it concerns.
             Ambiguous::Unresolved | Ambiguous::All => Value::Null,
         };
         assert_eq!(row["regardingobjectid"], expected, "{ambiguous:?}");

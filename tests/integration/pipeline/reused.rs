@@ -1,4 +1,5 @@
-//! What if two mails have one Message-ID and one sender? (`end_to_end/reused.rs` asks the same of the compiled functions.)
+//! Tests two different messages with the same Message-ID and sender. `end_to_end/reused.rs` does
+//! the same with the compiled functions.
 
 use chrono::TimeDelta;
 use mailverse::dataverse::write::WriteMode;
@@ -27,7 +28,7 @@ const ID: &str = "<m1@kites.example>";
 const FIRST_DATE: i64 = 1_795_150_000;
 const DAY: i64 = 86_400;
 
-/// Another mail of Carol's with the Message-ID of `m1`.
+/// Returns another message from Carol with the Message-ID of `m1`.
 fn second(id: &str, changes: &Value) -> Value {
     let mut second = mail(
         id,
@@ -42,7 +43,7 @@ fn second(id: &str, changes: &Value) -> Value {
 }
 
 impl World {
-    /// The row of `m1`, as it is when Dataverse has it and nobody else knows.
+    /// Inserts the row of `m1`, of which the ledger knows nothing, and returns its id.
     fn row_of_m1(&self, changes: &Value) -> Uuid {
         let message = self.twin.nylas().message(ADA, "m1").unwrap();
         let message = mailverse::nylas::wire::message(&ADA.parse().unwrap(), &message).unwrap();
@@ -97,19 +98,18 @@ async fn a_row_whose_subject_somebody_changed_is_still_the_mails(mode: WriteMode
         let fate = world.deliver_one(grant, id).await;
         assert_eq!(written(&fate), (row, Some("already existed")));
         let asked = world.twin.dataverse().requests().total - before;
-        assert_eq!(
-            asked, requests,
-            "the body is read where the date is another"
-        );
+        assert_eq!(asked, requests, "the body is read only if the dates differ");
     }
     world.email();
 }
 
 async fn a_row_that_another_worker_wrote_meanwhile_is_compared_by_its_body_too(mode: WriteMode) {
     for (id, changes, rows) in [
-        // Half a minute later, which says nothing: another mail by subject and body.
+        // Half a minute later, which is too close to decide. Subject and body differ, so it is
+        // another message.
         ("m2", json!({"date": FIRST_DATE + 30}), 2),
-        // Days later, and another subject, but the same body: the same mail, filed anew.
+        // Days later and with another subject, but with the same body. It is the same message,
+        // filed again.
         ("m3", json!({"body": "<p>Two red ones, please.</p>"}), 1),
     ] {
         let mut world = World::start_in(mode).await;
@@ -171,8 +171,12 @@ async fn another_clients_row_of_another_mail_is_not_united_with_ours(mode: Write
     let entry = world.entry(ADA, "m1").await.unwrap();
     assert_eq!(entry.activity_id.unwrap().uuid(), ours);
     let row = world.twin.dataverse().row("email", theirs).unwrap();
-    assert_eq!(row.get("regardingobjectid"), None, "it is none of ours");
-    // Nor when the mail is delivered again.
+    assert_eq!(
+        row.get("regardingobjectid"),
+        None,
+        "another message's row is not changed"
+    );
+    // The rows are not merged when the message is delivered again, either.
     world.lose_ledger().await;
     assert_eq!(written(&world.deliver_one(ADA, "m1").await).0, ours);
     assert_eq!(world.emails().len(), 2);
@@ -212,13 +216,15 @@ async fn a_refusal_for_a_key_that_nobody_can_see_waits_once_the_message_id_was_g
     mode: WriteMode,
 ) {
     let mut world = World::start_in(mode).await;
-    // The first try is refused without a row in sight: it is made again without the Message-ID, and passes.
+    // Dataverse rejects the first attempt, but no row with the key is found. The second attempt
+    // omits the Message-ID and succeeds.
     world.put(ADA, mail("m1", &json!({})));
     refuse_keys(&world, &[0]);
     let fate = world.deliver_one(ADA, "m1").await;
     assert_eq!(written(&fate).1, Some("left out: message_id_reused"));
     assert_eq!(world.email().get("messageid"), None);
-    // And where that is refused as well, it is not called written. Two questions are asked between the tries.
+    // If the second attempt is rejected as well, the message is not reported as written. Two
+    // queries are sent between the attempts.
     world.put(ADA, mail("m9", &json!({})));
     refuse_keys(&world, &[0, 3]);
     let fate = world.deliver_one(ADA, "m9").await;
@@ -228,7 +234,7 @@ async fn a_refusal_for_a_key_that_nobody_can_see_waits_once_the_message_id_was_g
     assert_eq!(world.emails().len(), 2);
 }
 
-/// Refuses operations for a key that is taken, counted from the next create of an email.
+/// Rejects operations because a key is taken. They are counted from the next create of an email.
 fn refuse_keys(world: &World, operations: &'static [u64]) {
     let dataverse = world.twin.dataverse().clone();
     world.before_dataverse_gets(CREATE, async move {

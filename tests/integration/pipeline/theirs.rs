@@ -1,4 +1,4 @@
-//! What if server-side sync, or another client, writes the same mail?
+//! Tests what happens if server-side synchronization, or another client, writes the same message.
 
 use chrono::TimeDelta;
 use mailverse::dataverse::write::WriteMode;
@@ -34,7 +34,8 @@ const DELETE: &str = "DELETE /api/data/v9.2/emails(";
 const FILL: &str = "PATCH /api/data/v9.2/emails(";
 
 impl World {
-    /// The same beside a row of ours, which only an organisation lets it do that lets two emails have one Message-ID.
+    /// Like [`World::theirs`], but also if we already have a row. This needs an organisation that
+    /// lets two emails have the same Message-ID.
     fn theirs_too(&self, changes: &Value) -> Uuid {
         self.let_two_rows_be();
         self.theirs(changes)
@@ -45,7 +46,7 @@ impl World {
         dataverse.set_setting(Setting::UniqueMessageIds(false));
     }
 
-    /// Server-side sync tracks the mail of the Message-ID of `m1`.
+    /// Inserts the row of `m1` as server-side synchronization writes it, and returns its id.
     fn theirs(&self, changes: &Value) -> Uuid {
         let dataverse = self.twin.dataverse();
         dataverse
@@ -53,14 +54,15 @@ impl World {
             .unwrap()
     }
 
-    /// A row without a sender: two rows of one mail that both have one would be a failed story.
+    /// Like [`World::theirs_too`], without a sender: tests fail if two rows have the same
+    /// Message-ID and sender.
     fn theirs_beside(&self, changes: &Value) -> Uuid {
         let mut changes = changes.clone();
         changes["sender"] = Value::Null;
         self.theirs_too(&changes)
     }
 
-    /// A quarter of an hour later, the schedule lists the mailboxes.
+    /// Lets 15 minutes pass and runs the scheduled backfill.
     async fn next_list(&mut self) {
         self.later(TimeDelta::minutes(15));
         self.list_mailboxes().await;
@@ -72,7 +74,7 @@ impl World {
         (carrier.unwrap(), entry.reason.unwrap_or_default())
     }
 
-    /// The row of ours that carried the message before.
+    /// Returns our former row of the message, which the row of another client replaced.
     async fn gave_way(&self, grant: &str, id: &str) -> Option<Uuid> {
         let kept = self.pipeline.ledger.kept(&key(grant, id)).await.unwrap();
         kept.unwrap().gave_way.map(ActivityId::uuid)
@@ -96,7 +98,7 @@ impl World {
         self.twin.dataverse().row("email", id).is_some()
     }
 
-    /// A draft of ours of the mail `m1`, as an interrupted run leaves it.
+    /// Inserts our draft of `m1`, as an interrupted run leaves it, and returns its id.
     fn draft(&self) -> Uuid {
         let message = self.twin.nylas().message(ADA, "m1").unwrap();
         let message = mailverse::nylas::wire::message(&ADA.parse().unwrap(), &message).unwrap();
@@ -171,7 +173,7 @@ async fn theirs_that_comes_after_survives_and_gets_the_regarding_of_ours(mode: W
     assert_eq!(
         world.twin.dataverse().requests(),
         before,
-        "it is theirs now"
+        "the row is another client's now, so nothing is requested"
     );
 }
 
@@ -185,7 +187,7 @@ async fn theirs_that_comes_while_ours_is_a_draft_survives(mode: WriteMode) {
     assert_eq!(
         world.email()["regardingobjectid"],
         to_row("contact", world.people.carol),
-        "as decided for the mail"
+        "the regarding is the one that was resolved for the message"
     );
 }
 
@@ -246,7 +248,7 @@ async fn ours_stays_where_it_may_not_be_deleted(mode: WriteMode) {
         row["regardingobjectid"],
         to_row("contact", world.people.carol)
     );
-    // The role was given the right meanwhile.
+    // The role may delete rows now.
     world.next_list().await;
     assert_eq!(id_of(&world.email()), theirs);
 }
@@ -293,7 +295,7 @@ async fn ours_stays_where_somebody_worked_with_it(mode: WriteMode) {
         let row = world.twin.dataverse().row("email", id).unwrap();
         assert_eq!(
             row["regardingobjectid"], kites,
-            "what the user chose, for both"
+            "both rows have the user's choice"
         );
     }
 }
@@ -312,7 +314,7 @@ async fn ours_stays_where_theirs_cannot_be_given_its_regarding(mode: WriteMode) 
     );
 }
 
-/// Ada's and Ben's copies of one mail.
+/// Puts copies of one message into the mailboxes of Ada and Ben.
 fn two_copies(world: &World) {
     let headers = json!([{"name": "Message-ID", "value": "<m1@kites.example>"}]);
     world.put(ADA, mail("m1", &json!({"headers": headers})));
@@ -350,7 +352,7 @@ async fn a_row_that_changed_under_our_eyes_is_left_for_the_next_list(mode: Write
     let ours = written(&world.deliver_one(ADA, "m1").await).0;
     let theirs = world.theirs_beside(&json!({}));
     world.fail_dataverse_at(DELETE, status(412, "0x80060882"));
-    // What the delivery booked of Dataverse's time has passed.
+    // After a second, the capacity that the delivery reserved is free again.
     world.later(TimeDelta::seconds(1));
     world.list_mailboxes().await;
     assert!(world.is_there(ours));

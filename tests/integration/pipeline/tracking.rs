@@ -1,4 +1,4 @@
-//! What do the settings of the policy do to mail on its way, and what is asked of whom for them?
+//! Tests the effect of policy settings on messages, and which requests they cause.
 
 use chrono::TimeDelta;
 use mailverse::dedupe::State;
@@ -13,19 +13,19 @@ use crate::world::{
     work, written,
 };
 
-/// A world in which the organisation has these settings.
+/// Starts a pipeline with these settings as the policy of the organisation.
 async fn under(settings: Value) -> World {
     let mut world = World::start().await;
     world.pipeline.policy = PolicySource::given(policy(&settings));
     world
 }
 
-/// Requests to Dataverse so far.
+/// Returns the number of requests to Dataverse so far.
 fn asked(world: &World) -> u64 {
     world.twin.dataverse().requests().total
 }
 
-/// A mail with this header among others.
+/// Returns changes that give a message this header among others.
 fn with_header(name: &str, value: &str) -> Value {
     let id = json!({"name": "Message-ID", "value": "<m1@kites.example>"});
     json!({"headers": [id, {"name": name, "value": value}, {"name": "Date", "value": "today"}]})
@@ -58,7 +58,7 @@ async fn mail_that_is_refused_without_a_look_up_reaches_neither_dataverse_nor_a_
         let before = world.twin.nylas().requests();
         assert_skipped(&world.deliver_one(ADA, "m1").await, rule.name());
         assert_eq!(asked(&world), 0, "{rule}");
-        // The mailboxes, Ada's and Ben's aliases, the message and the folders, and no file.
+        // Requests: the mailboxes, Ada's and Ben's aliases, the message and the folders. No file.
         assert_eq!(world.twin.nylas().requests() - before, 5, "{rule}");
         let entry = world.entry(ADA, "m1").await.unwrap();
         assert_eq!(entry.reason.as_deref(), Some(rule.name()));
@@ -70,7 +70,7 @@ async fn a_message_that_is_moved_into_a_tracked_folder_is_tracked_then() {
     let mut world = under(json!({"folders": {"only": ["CRM"]}})).await;
     world.put(ADA, mail("m1", &json!({"folders": ["INBOX"]})));
     assert_skipped(&world.deliver_one(ADA, "m1").await, "folder");
-    // Read, and no more than that.
+    // The message was only marked as read.
     let read = world.run(vec![work(ADA, "m1", Trigger::Updated, 1)]).await;
     assert_skipped(&read[0].fate, "folder");
     let nylas = world.twin.nylas();
@@ -79,7 +79,7 @@ async fn a_message_that_is_moved_into_a_tracked_folder_is_tracked_then() {
         json!({"id": "Label_7", "name": "CRM/Kites", "attributes": []}),
     );
     world.put(ADA, mail("m1", &json!({"folders": ["INBOX", "Label_7"]})));
-    // The folder is new, and the list of folders was read a moment ago.
+    // The folder is newer than the cached list of folders, so the list is read again.
     let moved = world.run(vec![work(ADA, "m1", Trigger::Updated, 1)]).await;
     written(&moved[0].fate);
     world.email();
@@ -97,11 +97,15 @@ async fn a_folder_that_nobody_lists_is_looked_for_once_a_minute() {
     assert_eq!(
         world.twin.nylas().requests() - before,
         1,
-        "the message alone"
+        "only the message is fetched"
     );
     world.later(TimeDelta::minutes(1));
     written(&world.deliver_one(ADA, "m3").await);
-    assert_eq!(world.twin.nylas().requests() - before, 3, "and the folders");
+    assert_eq!(
+        world.twin.nylas().requests() - before,
+        3,
+        "the message and the folders are fetched"
+    );
 }
 
 #[tokio::test]
@@ -234,7 +238,7 @@ async fn a_mailbox_with_a_part_of_its_own_is_judged_by_it_and_the_others_are_not
     world.put(ADA, mail("m1", &json!({})));
     world.put(BEN, mail("m2", &json!({})));
     let fates = world.deliver(&[(ADA, "m1"), (BEN, "m2")]).await;
-    // Whether Carol is a user, only the look-up tells.
+    // Only the lookup shows whether Carol is a user.
     assert_skipped(&fates[0], "track_none");
     written(&fates[1]);
 }
@@ -251,7 +255,7 @@ async fn an_answer_to_a_tracked_mail_is_tracked_and_is_found_in_the_same_look_up
     };
     world.put(ADA, mail("m2", &answer_to("<m1@kites.example>")));
     world.put(ADA, mail("m3", &json!({})));
-    // The answer comes first: what it answers is not there yet.
+    // The answer is delivered first, when the message that it answers has no row yet.
     assert_skipped(&world.deliver_one(ADA, "m2").await, "answers_untracked");
     written(&world.deliver_one(ADA, "m1").await);
     let before = asked(&world);
@@ -260,7 +264,7 @@ async fn an_answer_to_a_tracked_mail_is_tracked_and_is_found_in_the_same_look_up
     assert_eq!(
         asked(&world) - before,
         2,
-        "one batch of queries, one of writes"
+        "one batch of queries and one of writes"
     );
     assert_skipped(&world.deliver_one(ADA, "m3").await, "not_a_reply");
 }
@@ -294,7 +298,11 @@ async fn with_less_than_the_full_content_no_body_is_stored_and_no_file_downloade
             .add_attachment(ADA, "m1", file, b"text".to_vec());
         let before = world.twin.nylas().requests();
         written(&world.deliver_one(ADA, "m1").await);
-        assert_eq!(world.twin.nylas().requests() - before, 5, "no file");
+        assert_eq!(
+            world.twin.nylas().requests() - before,
+            5,
+            "no file is downloaded"
+        );
         let email = world.email();
         assert_eq!(email["subject"], subject);
         assert_eq!(
@@ -381,12 +389,13 @@ async fn while_the_stored_policy_cannot_be_used_messages_wait_and_nothing_is_fet
         );
     }
     assert_eq!(world.twin.nylas().requests(), before);
-    // The last delivery of a queue message is no end of the message: the worker queues it anew, and tells the ledger.
+    // The last delivery of a queue message does not end the message. The worker queues it again
+    // and records that in the ledger.
     let key = created(ADA, "m1").request.key;
     let ledger = &world.pipeline.ledger;
     assert!(ledger.queued_anew(&key, world.now).await.unwrap());
     assert_eq!(world.entry(ADA, "m1").await.unwrap().state, State::Waiting);
-    // Once it is mended, nobody waits for the five minutes.
+    // Once the policy is fixed, it applies at once, not after five minutes.
     let ledger = &world.pipeline.ledger;
     ledger
         .push_policy("{}", "v2", Some("v1"), world.now)
