@@ -60,7 +60,7 @@ fn created(fate: &CardFate) -> (Uuid, bool) {
             contact,
             without_company,
         } => (*contact, *without_company),
-        other => panic!("not created: {other:?}"),
+        other => panic!("the contact was not created: {other:?}"),
     }
 }
 
@@ -93,7 +93,7 @@ async fn what_somebody_enters_meanwhile_stays(mode: WriteMode) {
     );
     let fates = bring_in(&mut world, &people).await;
     let CardFate::Failed { reason } = &fates[0] else {
-        panic!("{fates:?}")
+        panic!("the import of Carol's card did not fail: {fates:?}")
     };
     assert!(
         reason.contains("a dataverse row changed in the meantime"),
@@ -119,7 +119,7 @@ async fn a_person_whom_dataverse_refuses_does_not_cost_the_others(mode: WriteMod
     let fates = bring_in(&mut world, &people).await;
     for refused in [&fates[0], &fates[2]] {
         let CardFate::Failed { reason } = refused else {
-            panic!("{fates:?}")
+            panic!("Dataverse accepted a text that is too long: {fates:?}")
         };
         assert!(reason.contains("0x80044331"), "{reason}");
     }

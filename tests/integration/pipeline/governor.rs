@@ -108,7 +108,7 @@ async fn history_stays_below_the_limits_however_much_of_it_there_is() {
     let took = clock.now() - started;
     assert!(
         times > 1 && took > TimeDelta::seconds(60),
-        "{times} times, {took}"
+        "{times} calls took {took}"
     );
 }
 

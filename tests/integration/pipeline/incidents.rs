@@ -68,7 +68,7 @@ impl World {
 async fn all_wait(world: &World, fates: &[Fate]) {
     for (fate, id) in fates.iter().zip(IDS) {
         let Fate::Waiting { postponed, .. } = fate else {
-            panic!("{id}: {fate:?}");
+            panic!("{id} does not wait: {fate:?}");
         };
         assert!(postponed, "{id}");
         if let Some(entry) = world.entry(ADA, id).await {
