@@ -112,7 +112,7 @@ async fn fifty_two_requests_may_be_in_flight() {
     world.twin.dataverse().wait_for_in_flight(52).await;
     let answer = tokio::select! {
         answer = world.get("WhoAmI") => answer,
-        () = world.twin.dataverse().wait_for_in_flight(53) => panic!("the emulator accepted a 53rd concurrent request"),
+        () = world.twin.dataverse().wait_for_in_flight(53) => panic!("accepted a 53rd request"),
     };
     assert_eq!(answer.error(), error(429, "0x80072326"));
     assert!(!answer.header("retry-after").is_empty());
