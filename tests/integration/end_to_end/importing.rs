@@ -1,4 +1,5 @@
-//! `mailverse import`, compiled, on saved files: what is written, once, and what a dry run shows of it.
+//! Runs the compiled `mailverse import` on saved files: each object is written once, and a dry run
+//! shows the rows that the real run writes.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +18,8 @@ fn fixture(name: &str) -> String {
     path.display().to_string()
 }
 
-/// An organisation with Carol of Kites, whom mail and cards name, and nothing in its ledger.
+/// Starts a cloud with an empty ledger whose Dataverse has the contact Carol and the account KITES,
+/// which the saved messages and contacts name.
 async fn desk() -> Office {
     let cloud = Cloud::start(10).await;
     cloud.store_secrets().await;
@@ -47,7 +49,7 @@ impl Office {
         seen.json()
     }
 
-    /// The saved message is in the mailbox still, where it has a Message-ID.
+    /// Puts the saved message `id` into the mailbox, with a Message-ID, a date and one file.
     fn keep_in_mailbox(&self, id: &str) {
         let saved = std::fs::read_to_string(fixture("cli-messages.json")).unwrap();
         let saved: Vec<Value> = serde_json::from_str(&saved).unwrap();
@@ -90,10 +92,11 @@ async fn saved_mail_is_written_once_by_the_name_that_its_copies_share() {
     assert_eq!(office.0.twin.dataverse().attachments(id).len(), 1);
     assert_eq!(
         emails[1]["actualend"], "2024-02-29T14:15:00Z",
-        "as the file has it, in UTC"
+        "the time in the file, in UTC"
     );
 
-    // The same command again, and live copies of what it wrote: of the same mailbox and of another.
+    // The same import again, then live copies of what it wrote, from the same mailbox and from
+    // another.
     let again = office.imported(&["cli-messages.json"], &[]).await;
     assert_eq!(
         (
@@ -136,7 +139,7 @@ async fn nylas_is_asked_for_mail_without_a_message_id_only_and_not_at_all_on_req
         .imported(&["cli-messages.json"], &["--as-saved"])
         .await;
     assert_eq!(saved["messages"]["written"], 2, "{saved:#}");
-    // The one file is downloaded.
+    // The additional request downloads the one attachment.
     assert_eq!(nylas.requests() - before, ground + 1);
     let unnamed = office
         .0
@@ -184,7 +187,7 @@ async fn saved_contacts_are_made_or_filled_and_a_second_run_changes_nothing() {
     let kites = accounts.iter().find(|row| row["name"] == "KITES").unwrap();
     assert_eq!(
         carol["parentcustomerid"]["id"], kites["accountid"],
-        "by its name"
+        "linked to the account of the same name"
     );
     assert_eq!(
         (&carol["telephone1"], &carol["mobilephone"]),
@@ -210,7 +213,7 @@ async fn saved_contacts_are_made_or_filled_and_a_second_run_changes_nothing() {
     assert_eq!(office.0.twin.dataverse().dropped(), []);
 }
 
-/// The rows of a dry run, by table and id.
+/// Groups the rows that a dry run printed by table and id.
 fn printed(seen: &Seen) -> BTreeMap<(String, String), Vec<Value>> {
     let mut rows: BTreeMap<_, Vec<Value>> = BTreeMap::new();
     for line in seen.out.lines() {
@@ -277,7 +280,8 @@ async fn a_dry_run_shows_the_rows_of_the_real_one_and_writes_nothing() {
                 .iter()
                 .flat_map(|write| write["columns"].as_object().unwrap())
             {
-                // A lookup is stored under its own name, and what was chosen as the time of making is shown as that.
+                // A lookup column is stored under another name. `overriddencreatedon` is stored as
+                // `createdon`.
                 match column.as_str() {
                     "overriddencreatedon" => assert_eq!(row["createdon"], *value),
                     column if row.get(column).is_some() => {
@@ -291,14 +295,18 @@ async fn a_dry_run_shows_the_rows_of_the_real_one_and_writes_nothing() {
             }
         }
     }
-    assert_eq!(shown, rows.len(), "each row that was shown is there");
+    assert_eq!(
+        shown,
+        rows.len(),
+        "every row that the dry run showed was written"
+    );
     assert_eq!(
         shown,
         3 + 1 + 2 + 1 + 1,
-        "mails, file, contacts made, account, contact filled"
+        "emails, file, contacts created, account, contact filled"
     );
 
-    // What is there is not shown again.
+    // A dry run after the real run shows no row, since every row exists.
     let seen = office.import(&files, &["--dry-run"]).await;
     assert_eq!(
         (seen.status, seen.out.as_str()),
@@ -370,7 +378,7 @@ async fn what_cannot_be_used_is_said_and_the_rest_goes_on() {
         "{}",
         seen.err
     );
-    assert_eq!(office.0.emails(), [Value::Null; 0], "nothing was begun");
+    assert_eq!(office.0.emails(), [Value::Null; 0], "nothing was written");
 
     let message = |id: &Value, grant: &Value| {
         json!({"id": id, "grant_id": grant, "object": "message", "subject": "x", "date": 1_709_200_000, "body": 7,

@@ -1,4 +1,5 @@
-//! What the compiled worker does while a service refuses everybody, and afterwards.
+//! Tests what the compiled worker does while a service rejects every call, and what it does
+//! afterwards.
 
 use aws_sdk_sqs::types::Message;
 use mailverse::dedupe::State;
@@ -42,7 +43,8 @@ impl Cloud {
         states
     }
 
-    /// A batch as it is delivered once more: what the worker did not acknowledge.
+    /// Works on the batch, makes visible again what the worker did not acknowledge, and returns
+    /// what the queue then delivers.
     async fn delivered(&self, worker: &mut Function, batch: &[Message]) -> Vec<Message> {
         let kept = self.work(worker, batch).await;
         for message in batch {
@@ -63,7 +65,7 @@ impl Cloud {
     }
 }
 
-/// Everything waits, and no try counts.
+/// Asserts that all ten messages wait and that no failure was counted.
 fn all_wait(states: &[(State, u32)]) {
     assert_eq!(states, vec![(State::Waiting, 0); TEN]);
 }
@@ -77,15 +79,22 @@ async fn ten_messages_that_meet_a_disabled_user_wait_and_are_written_when_it_is_
     let mut batch = cloud.delivered(&mut worker, &batch).await;
     all_wait(&cloud.states().await);
     let sent = cloud.sent();
-    assert!(sent <= 2, "{sent} requests for a whole batch");
+    assert!(
+        sent <= 2,
+        "{sent} requests for one batch, at most 2 expected"
+    );
     for _ in 0..5 {
-        assert_eq!(batch.len(), TEN, "none is acknowledged");
+        assert_eq!(batch.len(), TEN, "no message is acknowledged");
         batch = cloud.delivered(&mut worker, &batch).await;
     }
-    assert_eq!(cloud.sent(), sent, "while everybody pauses");
+    assert_eq!(cloud.sent(), sent, "no request is sent during the pause");
     cloud.end_pause_times().await;
     batch = cloud.delivered(&mut worker, &batch).await;
-    assert_eq!(cloud.sent(), sent + 1, "one probe");
+    assert_eq!(
+        cloud.sent(),
+        sent + 1,
+        "exactly one request is sent as a probe"
+    );
     all_wait(&cloud.states().await);
     let (report, printed) = cloud.status().await;
     assert_eq!(report["refused"][0]["who"], "dataverse");
@@ -99,7 +108,10 @@ async fn ten_messages_that_meet_a_disabled_user_wait_and_are_written_when_it_is_
     assert_eq!(cloud.status().await.0["refused"], Value::Null);
     assert_eq!(cloud.receive_from(&cloud.dead_letters).await.len(), 0);
     let printed = worker.stop().await;
-    assert!(printed.contains("\"CallerRefused\":1"), "the alarm");
+    assert!(
+        printed.contains("\"CallerRefused\":1"),
+        "the log has the metric that raises the alarm"
+    );
 }
 
 #[tokio::test]
@@ -152,16 +164,16 @@ async fn postponed_deliveries_neither_lengthen_the_wait_after_a_failure_nor_give
         cloud.end_pause_times().await;
     }
     all_wait_once(&cloud, 0).await;
-    // The ninth delivery, and the first failure.
+    // The ninth delivery is the first one that counts as a failure.
     cloud.twin.dataverse().fail_next(fault(503, None));
     batch = cloud.delivered(&mut worker, &batch).await;
     let entry = all_wait_once(&cloud, 1).await;
     let wait = entry.retry_at.unwrap() - entry.changed_at.unwrap();
     assert!(
         wait.num_seconds() <= 40,
-        "{wait}: the first step of the backoff"
+        "waits {wait}, but the first step of the backoff is at most 40 s"
     );
-    // The tenth delivery, after which the queue would give the message up.
+    // The tenth delivery. The queue would move the message to the dead-letter queue after it.
     cloud.twin.dataverse().fail_next(fault(503, None));
     assert_eq!(cloud.delivered(&mut worker, &batch).await.len(), 0);
     all_wait_once(&cloud, 2).await;
@@ -169,7 +181,7 @@ async fn postponed_deliveries_neither_lengthen_the_wait_after_a_failure_nor_give
     worker.stop().await;
 }
 
-/// The one message waits after so many failures.
+/// Asserts that the one message waits and has had this many failures. Returns its ledger entry.
 async fn all_wait_once(cloud: &Cloud, failures: u32) -> mailverse::dedupe::Entry {
     let key = MessageKey {
         grant_id: GRANT.parse().unwrap(),
@@ -189,7 +201,7 @@ async fn a_mailbox_that_nylas_throttles_is_left_alone_by_every_worker_until_then
     ];
     let batch = cloud.receive().await;
     let (first, second) = batch.split_at(TEN / 2);
-    // Mailboxes and folders are known afterwards.
+    // This run fills the caches of mailboxes and folders.
     assert_eq!(cloud.work(&mut workers[0], &first[..1]).await.len(), 0);
     cloud.twin.nylas().fail_next(Fault::Status {
         status: 429,
@@ -200,11 +212,17 @@ async fn a_mailbox_that_nylas_throttles_is_left_alone_by_every_worker_until_then
     let before = cloud.twin.nylas().requests();
     cloud.work(&mut workers[0], &first[1..]).await;
     let asked = cloud.twin.nylas().requests() - before;
-    assert!(asked <= 3, "{asked} requests: those under way at the time");
+    assert!(
+        asked <= 3,
+        "{asked} requests; only those already in flight may be sent"
+    );
     let before = cloud.twin.nylas().requests();
     cloud.work(&mut workers[1], second).await;
     let asked = cloud.twin.nylas().requests() - before;
-    assert!(asked <= 2, "{asked} requests: no message of the mailbox");
+    assert!(
+        asked <= 2,
+        "{asked} requests; no message of the mailbox may be fetched"
+    );
     cloud.end_pause_times().await;
     cloud.work(&mut workers[1], &batch[1..]).await;
     assert_eq!(cloud.emails().len(), TEN);

@@ -1,4 +1,5 @@
-//! The commands of the people who operate it: `mailverse status`, `redrive`, `doctor`, `webhook` and `token`, compiled, on the ledger and the queue that the functions use.
+//! Runs the compiled commands of an operator (`mailverse status`, `redrive`, `doctor`, `webhook`
+//! and `token`) on the ledger and the queue that the functions use.
 
 mod backfill;
 mod doctor;
@@ -26,7 +27,7 @@ impl Seen {
         self.out.lines().last().unwrap_or_default()
     }
 
-    /// The exit status and the last line; the rest where it differs.
+    /// Asserts the exit status and the last line. A failure prints the whole output.
     fn assert_ended(&self, status: i32, last_line: &str) {
         assert_eq!(
             (self.status, self.last_line()),
@@ -51,9 +52,10 @@ impl Cloud {
         run(arguments, &self.operators_settings()).await
     }
 
-    /// A message that a worker claimed, and settled or not, so long ago.
+    /// Stores a message that a worker claimed `ago` before now, and settled if `settlement` is
+    /// given.
     async fn message(&self, id: &str, ago: TimeDelta, settlement: Option<Settlement>) {
-        // To the second, as reports tell it.
+        // Whole seconds, the precision of the reports.
         let then = (Utc::now() - ago).trunc_subsecs(0);
         let (token, key, ledger) = (ClaimToken::new(Uuid::new_v4()), key(id), self.ledger());
         let request = ClaimRequest::new(token, then);
@@ -75,12 +77,15 @@ impl Cloud {
 
     async fn state(&self, id: &str) -> State {
         let [entry] = &self.entries([id]).await[..] else {
-            panic!("one entry")
+            panic!("asked for one entry")
         };
-        entry.as_ref().expect("an entry").state
+        entry
+            .as_ref()
+            .expect("the message has an entry in the ledger")
+            .state
     }
 
-    /// Two dead ones, two that wait, one that is fresh, and two that need nobody.
+    /// Stores two dead messages, two that wait, a fresh one, and two that need no attention.
     async fn fill(&self) {
         let hours = TimeDelta::hours;
         self.message("refused", hours(3), Some(refused())).await;
@@ -93,7 +98,7 @@ impl Cloud {
     }
 }
 
-/// A message of the one mailbox, or one that is named in full.
+/// Returns the key of a message: of the test mailbox, or as given if `id` includes the grant id.
 fn key(id: &str) -> MessageKey {
     let named = id.parse();
     named.unwrap_or_else(|_| format!("{GRANT}/{id}").parse().unwrap())

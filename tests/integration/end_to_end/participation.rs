@@ -1,5 +1,5 @@
-//! Which mailboxes take part, on the compiled functions: two companies share one Nylas application,
-//! and one of them is admitted (`MAILBOXES=ours.example`, see `cloud.rs`).
+//! Tests on the compiled functions which mailboxes take part: two companies share one Nylas
+//! application, and only one of them is admitted (`MAILBOXES=ours.example`, see `cloud.rs`).
 
 use mailverse::dedupe::runs::{TaskKey, TaskState};
 use mailverse::dedupe::{Entry, State};
@@ -14,7 +14,7 @@ use super::events::{delivery, schedule};
 use super::explaining::Office;
 use super::lambda::Function;
 
-/// The mailbox of the other company.
+/// The grant of the other company's mailbox.
 const EVE: &str = "grant-eve";
 const WORKSPACE: &str = "workspace-theirs";
 
@@ -30,7 +30,7 @@ fn connect_eve(cloud: &Cloud) {
     nylas.set_workspace(EVE, WORKSPACE);
 }
 
-/// Puts a mail into a mailbox; the notification about it.
+/// Puts a message into a mailbox and returns the notification about it.
 fn put(cloud: &Cloud, grant: &str, id: &str, from: &str, to: &str) -> Value {
     let mut notification = cloud.put_mail(id);
     let object = &mut notification["data"]["object"];
@@ -52,7 +52,8 @@ async fn two_companies() -> Cloud {
     cloud
 }
 
-/// What Nylas was asked for that names Eve, from the `after`th request on.
+/// Returns the requests to Nylas that name Eve's mailbox or company, starting with number `after`
+/// (from 0).
 fn asked_of_eve(cloud: &Cloud, after: usize) -> Vec<String> {
     let asked = cloud.twin.nylas().requested().split_off(after);
     let of_eve = |path: &String| path.contains(EVE) || path.contains("theirs");
@@ -91,7 +92,7 @@ async fn of_two_companies_in_one_application_only_the_admitted_one_is_written_or
     let mut worker = cloud.function("sync-worker").await;
     for notification in [
         put(&cloud, EVE, "e1", canary::ADDRESS, "eve@theirs.example"),
-        // The other company's people are outside, by their addresses and by their aliases.
+        // The other company's people are external, by their addresses and by their aliases.
         put(
             &cloud,
             GRANT,
@@ -117,7 +118,7 @@ async fn of_two_companies_in_one_application_only_the_admitted_one_is_written_or
     assert_eq!(excluded.state, State::Skipped);
     assert_eq!(excluded.reason.as_deref(), Some("mailbox_excluded"));
 
-    // Neither does the schedule list it, nor an operator.
+    // A scheduled run does not list the mailbox either, and neither does an operator's run.
     put(&cloud, EVE, "e2", canary::ADDRESS, "eve@theirs.example");
     let mut backfill = cloud.function("backfill").await;
     let planned = cloud.reconcile(&mut backfill, "2026-11-20T06:00:00Z").await;
@@ -202,7 +203,11 @@ async fn a_mailbox_that_nylas_does_not_list_is_waited_for_and_then_let_go_withou
     for _ in 1..5 {
         let batch = cloud.receive().await;
         let id = batch[0].message_id().unwrap();
-        assert_eq!(cloud.work(&mut worker, &batch).await, [id], "it waits");
+        assert_eq!(
+            cloud.work(&mut worker, &batch).await,
+            [id],
+            "the message waits"
+        );
         cloud.make_visible(&batch[0]).await;
     }
     let waits = entry(&cloud, EVE, "e1").await.unwrap();
@@ -217,7 +222,7 @@ async fn a_mailbox_that_nylas_does_not_list_is_waited_for_and_then_let_go_withou
     let printed = worker.stop().await;
     assert!(printed.contains("\"MailboxUnknown\":1"), "{printed}");
 
-    // Should it be listed at last, the schedule finds what it holds.
+    // If Nylas lists the mailbox later, the scheduled run finds its messages.
     connect_eve(&cloud);
     put(&cloud, EVE, "e1", canary::ADDRESS, "eve@theirs.example");
     let mut backfill = cloud.function_with("backfill", &everybody).await;
@@ -249,7 +254,7 @@ async fn a_setting_that_cannot_be_meant_stops_the_functions_with_every_other_gap
     }
 }
 
-/// A file for the command.
+/// Writes a file for the command and returns its path.
 fn file(folder: &tempfile::TempDir, name: &str, value: &Value) -> String {
     let path = folder.path().join(name);
     std::fs::write(&path, value.to_string()).unwrap();
@@ -282,7 +287,7 @@ async fn the_commands_leave_a_mailbox_alone_that_takes_no_part() {
         refused.err
     );
 
-    // Saved without a Message-ID, for which Nylas would be asked.
+    // Saved without a Message-ID, for which the command would otherwise ask Nylas.
     let saved = json!([
         {"object": "message", "id": "e1", "grant_id": EVE, "subject": "x", "date": 1_709_200_000,
          "from": [{"email": "carol@kites.example"}], "to": [{"email": "eve@theirs.example"}]},

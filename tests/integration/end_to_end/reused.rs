@@ -1,5 +1,6 @@
-//! Mails that share Message-ID and sender, and rows of other clients that have the Message-ID: as the compiled functions
-//! write them, in both write modes, and whether or not the organisation lets two emails have one `messageid`.
+//! Tests how the compiled functions write messages that share Message-ID and sender, and messages
+//! whose Message-ID is on another client's row: in both write modes, and whether or not the
+//! organisation allows two emails with one `messageid`.
 
 use serde_json::{Value, json};
 use twin::{Grant, Setting};
@@ -16,14 +17,14 @@ const JANUARY: i64 = 1_767_258_000;
 const FEBRUARY: i64 = 1_770_000_000;
 const NOTE: &str = "left out: message_id_reused";
 
-/// What a test finds, and how it writes.
+/// The conditions of a test: the write mode, and whether `messageid` is unique in Dataverse.
 #[derive(Debug, Clone, Copy)]
 struct Way {
     mode: &'static str,
     unique: bool,
 }
 
-/// Runs each test in every way.
+/// Runs each test under all four conditions.
 macro_rules! in_every_way {
     ($($test:ident),+ $(,)?) => {
         mod change_set_unique { $(#[tokio::test] async fn $test() { super::$test(super::Way { mode: "changeset", unique: true }).await; })+ }
@@ -87,17 +88,17 @@ impl Story {
         self.cloud.twin.nylas().add_message(grant, message);
     }
 
-    /// The first mail of the Message-ID.
+    /// Puts the first message with the Message-ID into a mailbox.
     fn put_january(&self, grant: &str, id: &str) {
         self.put(grant, id, JANUARY, "Invoice 1001", "<p>Please pay 40.</p>");
     }
 
-    /// The second one.
+    /// Puts the second message with the same Message-ID into a mailbox.
     fn put_february(&self, grant: &str, id: &str) {
         self.put(grant, id, FEBRUARY, "Invoice 1002", "<p>Please pay 50.</p>");
     }
 
-    /// The worker takes these up together.
+    /// Queues these messages and lets the worker process them as one batch.
     async fn work(&mut self, messages: &[(&str, &str)]) {
         for (grant, id) in messages {
             let request =
@@ -109,7 +110,7 @@ impl Story {
         assert_eq!(self.cloud.work(&mut self.worker, &batch).await, [""; 0]);
     }
 
-    /// Subject and Message-ID of each row, all of which are completed.
+    /// Returns subject and Message-ID of each row, and asserts that each row is completed.
     fn rows(&self) -> Vec<(String, Option<String>)> {
         let emails = self.cloud.emails();
         let rows = emails.iter().map(|row| {
@@ -123,12 +124,12 @@ impl Story {
     fn row_of(&self, subject: &str) -> String {
         let emails = self.cloud.emails();
         let mut rows = emails.iter().filter(|row| row["subject"] == subject);
-        let row = rows.next().expect("a row of this subject");
-        assert!(rows.next().is_none(), "one row of this subject");
+        let row = rows.next().expect("a row has this subject");
+        assert!(rows.next().is_none(), "only one row has this subject");
         row["activityid"].as_str().unwrap().to_owned()
     }
 
-    /// The row that carries a message by the ledger, and what is noted with it.
+    /// Returns the row that holds the message according to the ledger, and the note stored with it.
     async fn settled(&self, grant: &str, id: &str) -> (String, Option<String>) {
         let key = mailverse::ids::MessageKey {
             grant_id: grant.parse().unwrap(),
@@ -141,7 +142,7 @@ impl Story {
         )
     }
 
-    /// What the ledger keeps of the decision, as text.
+    /// Returns the message's items in the ledger, with the decision record, as text.
     async fn decision(&self, id: &str) -> String {
         let items = self.cloud.ledger_items().await;
         let of_message = items.iter().map(|item| format!("{item:?}"));
@@ -178,7 +179,8 @@ async fn the_second_mail_of_a_message_id_has_a_row_of_its_own_in_every_mailbox_t
     // The copy in the other mailbox shares the row.
     story.work(&[(OTHER, "feb-b")]).await;
     assert_eq!(story.settled(OTHER, "feb-b").await.0, february);
-    // What is delivered again, with nobody left who knows, finds its own row. So it does when the first one's is gone.
+    // A message that is delivered again after the ledger was lost finds its own row, even after the
+    // first message's row was deleted.
     let january = story.row_of("Invoice 1001");
     for gone in [false, true] {
         if gone {
@@ -199,7 +201,7 @@ async fn two_mails_of_a_message_id_that_come_together_are_two_rows(way: Way) {
     story.put_january(OTHER, "jan-b");
     story.put_february(GRANT, "feb-a");
     story.put_february(OTHER, "feb-b");
-    // A program that repeats an id may send several mails in one second.
+    // A program that reuses a Message-ID may send several messages within one second.
     story.put(
         GRANT,
         "now-a",
@@ -292,7 +294,7 @@ async fn a_row_of_another_client_that_comes_first_is_adopted_where_it_is_the_mai
         "actualstart": "2026-01-01T09:00:03Z",
     });
     let dataverse = story.cloud.twin.dataverse().clone();
-    // After the look-up, so that only the refusal tells.
+    // The row appears after the lookup, so that only the rejected write reveals it.
     story.to_dataverse.at(CREATE, async move {
         let row = dataverse.track_by_server_side_sync(MESSAGE_ID, SENDER, &theirs);
         row.unwrap();
@@ -301,13 +303,16 @@ async fn a_row_of_another_client_that_comes_first_is_adopted_where_it_is_the_mai
     let theirs = story.row_of("Invoice 1001 CRM:0001001");
     if way.unique {
         let row = story.cloud.emails().remove(0);
-        assert_eq!(row["regardingobjectid"]["table"], "contact", "it had none");
+        assert_eq!(
+            row["regardingobjectid"]["table"], "contact",
+            "its empty regarding was filled"
+        );
         assert_eq!(story.rows().len(), 1);
         let (carrier, note) = story.settled(GRANT, "jan-a").await;
         assert_eq!(carrier, theirs);
         assert!(note.unwrap().starts_with("written by another client"));
     } else {
-        // Both are there until the next list shows the mail (`pipeline/theirs.rs`).
+        // Both rows exist until a listing shows the message again (`pipeline/theirs.rs`).
         assert_eq!(story.rows().len(), 2);
     }
     story.cloud.lose_ledger().await;
@@ -331,7 +336,7 @@ async fn a_row_of_another_client_that_is_another_mail_is_left_alone(way: Way) {
     }
     let mut rows = both();
     if !way.unique {
-        // Nothing keeps the Message-ID out of the second row.
+        // No constraint keeps the Message-ID out of the second row.
         rows[1].1 = Some(MESSAGE_ID.to_owned());
     }
     assert_eq!(story.rows(), rows);
@@ -351,7 +356,7 @@ async fn the_first_of_two_workers_has_the_key_and_the_second_mail_is_written_all
     let nylas = story.cloud.twin.nylas();
     nylas.add_attachment(GRANT, "feb-a", file, b"%PDF".to_vec());
     story.put_january(OTHER, "jan-b");
-    // Another worker writes the first mail between look-up and write of the second.
+    // Another worker writes the first message between lookup and write of the second.
     let settings = [("WRITE_MODE", way.mode.to_owned())];
     let mut other = story.cloud.function_with("sync-worker", &settings).await;
     let request =
@@ -385,7 +390,7 @@ async fn the_first_of_two_workers_has_the_key_and_the_second_mail_is_written_all
     assert_eq!(
         files(&story.row_of("Invoice 1001")),
         0,
-        "not on the other mail"
+        "the file is not on the other message's row"
     );
     story.cloud.lose_ledger().await;
     story.work(&[(GRANT, "feb-a"), (OTHER, "jan-b")]).await;

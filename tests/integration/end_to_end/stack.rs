@@ -1,5 +1,6 @@
-//! What the template relies on, compiled: each count names its stack, an older policy than before is counted, and a function writes no item
-//! of the ledger that its role may not write.
+//! Tests on the compiled functions what the template relies on: each metric names its stack, an
+//! older policy than before is counted, and a function writes no item of the ledger that its role
+//! may not write.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +14,8 @@ use super::cloud::{Cloud, GRANT, TABLE};
 use super::command::run;
 use super::events::{delivery, schedule};
 
-/// The counts that a function printed: name and value of each. All of them have the dimension.
+/// Returns name and value of each metric that a function printed. Asserts that each has the
+/// dimension `Stack`.
 fn counts(printed: &str) -> Vec<(String, u64)> {
     let lines = printed.lines().filter(|line| line.contains("\"_aws\""));
     lines
@@ -57,14 +59,18 @@ async fn every_count_names_its_stack_and_a_policy_that_goes_backwards_is_counted
     let queued = counts(&receiver.stop().await);
     assert_eq!(queued, [("NotificationQueued".to_owned(), 1)]);
 
-    // Two pushes; a document that cannot be used is read again at once.
+    // Two pushes. The worker reads the policy again at once if the document cannot be used.
     let broken = r#"{"defaults": {"new_setting": 1}}"#;
     cloud.push("{}", None).await;
     cloud.push(broken, Some(&version_of("{}"))).await;
     let mut worker = cloud.function_with("sync-worker", &stack).await;
     let batch = cloud.receive().await;
-    assert_eq!(cloud.work(&mut worker, &batch).await.len(), 1, "it waits");
-    // As after a restore: the item is that of the first push.
+    assert_eq!(
+        cloud.work(&mut worker, &batch).await.len(),
+        1,
+        "the message waits"
+    );
+    // As after a restore of the table: the item is that of the first push.
     cloud.delete_policy().await;
     cloud.push("{}", None).await;
     cloud.put_mail("m2");
@@ -76,7 +82,8 @@ async fn every_count_names_its_stack_and_a_policy_that_goes_backwards_is_counted
     assert!(counted.contains(&backwards), "{counted:?}");
     assert!(counted.contains(&("Written".to_owned(), 1)), "{counted:?}");
 
-    // A process that has read nothing else finds nothing wrong with it, and the decision names the push.
+    // A new process has seen no newer policy, so it counts nothing. The decision record names the
+    // push.
     cloud.put_mail("m3");
     cloud.send(&request("m3")).await;
     let mut worker = cloud.function_with("sync-worker", &stack).await;
@@ -95,7 +102,7 @@ async fn every_count_names_its_stack_and_a_policy_that_goes_backwards_is_counted
         .assert_shows(&[&policy]);
 }
 
-/// The patterns of `dynamodb:LeadingKeys` in a role of the template.
+/// Returns the patterns of `dynamodb:LeadingKeys` of a role in the template.
 fn writable(role: &str) -> Vec<String> {
     let template = std::fs::read_to_string("../template.yaml").unwrap();
     let (_, role) = template.split_once(&format!("\n  {role}:\n")).unwrap();
@@ -144,5 +151,5 @@ async fn a_function_writes_only_items_that_its_role_may_write() {
     let runs = items
         .iter()
         .filter(|item| item["pk"].as_s().unwrap().starts_with("run#"));
-    assert!(runs.count() > 0, "the backfill has a run of its own");
+    assert!(runs.count() > 0, "the backfill stored its run");
 }

@@ -1,4 +1,4 @@
-//! What the functions do when something is wrong: with a request, a queue message, a service or a setting.
+//! Tests what the functions do when a request, a queue message, a service or a setting is faulty.
 
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -27,25 +27,25 @@ async fn what_nylas_did_not_sign_or_nobody_can_read_is_refused_and_not_queued() 
     let signed = |body: &str| post(&[("x-nylas-signature", &signature(body.as_bytes()))], body);
     for (what, event, status) in [
         (
-            "another body's signature",
+            "the signature of another body",
             post(&[("x-nylas-signature", &good)], &body.replace("m1", "m2")),
             401,
         ),
         (
-            "no hex",
+            "a signature that is not hexadecimal",
             post(&[("x-nylas-signature", "sha256=x")], &body),
             401,
         ),
         ("no signature", post(&[], &body), 401),
-        ("a body that was cut", signed(cut), 400),
-        ("no JSON", signed("<xml>"), 400),
+        ("a truncated body", signed(cut), 400),
+        ("not JSON", signed("<xml>"), 400),
         (
             "no ids",
             signed(r#"{"type": "message.created", "data": {"object": {"grant_id": 7}}}"#),
             400,
         ),
         (
-            "no UTF-8",
+            "not UTF-8",
             http_event(
                 "POST",
                 "",
@@ -56,7 +56,7 @@ async fn what_nylas_did_not_sign_or_nobody_can_read_is_refused_and_not_queued() 
             400,
         ),
         (
-            "another verb",
+            "another HTTP method",
             http_event(
                 "PUT",
                 "",
@@ -68,7 +68,7 @@ async fn what_nylas_did_not_sign_or_nobody_can_read_is_refused_and_not_queued() 
         ),
         ("no challenge", http_event("GET", "", &[], b"", false), 400),
         (
-            "a type that nobody handles",
+            "a type that is not handled",
             signed(r#"{"type": "grant.expired", "data": {}}"#),
             200,
         ),
@@ -144,7 +144,7 @@ async fn a_queue_message_that_cannot_be_read_fails_alone_and_ends_in_the_dead_le
     cloud.make_visible(&batch[0]).await;
     assert!(
         cloud.receive().await.is_empty(),
-        "it was delivered as often as the queue does"
+        "the queue has delivered it as often as it is configured to"
     );
     let dead = cloud.receive_from(&cloud.dead_letters).await;
     assert_eq!(dead.len(), 1);
@@ -166,7 +166,7 @@ async fn a_throttled_message_is_hidden_for_the_time_and_written_later() {
         retry_after_seconds: Some(240),
     });
     let batch = cloud.receive().await;
-    // Without the worker's own hiding, this would bring it back at once.
+    // Makes the message visible at once, unless the worker hides it again.
     cloud.make_visible(&batch[0]).await;
     let batch = cloud.receive().await;
     assert_eq!(
@@ -210,10 +210,10 @@ async fn messages_wait_for_the_first_token_and_for_the_next_one() {
     assert_eq!(
         cloud.work(&mut worker, &batch).await.len(),
         1,
-        "no token yet"
+        "the message waits, since there is no token yet"
     );
     cloud.refresh_token().await;
-    // Another process: this one does not ask for the token again within a minute.
+    // A new process, because the old one does not read the token again within a minute.
     let printed = worker.stop().await;
     assert!(printed.contains(r#""TokenMissing":1"#), "{printed}");
     let mut worker = cloud.function("sync-worker").await;
@@ -229,7 +229,7 @@ async fn messages_wait_for_the_first_token_and_for_the_next_one() {
     assert_eq!(
         cloud.work(&mut worker, &batch).await.len(),
         1,
-        "the token was refused"
+        "the message waits, since the token was rejected"
     );
     cloud.refresh_token().await;
     cloud.make_visible(&batch[0]).await;
@@ -264,7 +264,7 @@ async fn a_worker_that_is_killed_between_write_and_settle_leaves_one_row_to_its_
     assert_eq!(
         (emails.len(), &emails[0]["statecode"]),
         (1, &json!(1)),
-        "it is written"
+        "the row is written and completed"
     );
 
     let mut successor = cloud.function("sync-worker").await;
@@ -273,7 +273,7 @@ async fn a_worker_that_is_killed_between_write_and_settle_leaves_one_row_to_its_
     assert_eq!(
         cloud.work(&mut successor, &batch).await.len(),
         1,
-        "the claim still stands"
+        "the claim of the killed worker is still valid"
     );
     cloud.end_leases().await;
     cloud.make_visible(&batch[0]).await;

@@ -1,5 +1,6 @@
-//! The way of a notification from Nylas through a public address to the compiled receiver, and the compiled command that
-//! proves it: what a front end does with a body decides whether its signature can match.
+//! Follows a notification from Nylas through a public address to the compiled receiver, and runs
+//! the compiled command that checks this path. Whether the signature can match depends on what a
+//! front end does with the body.
 
 use std::collections::HashSet;
 use std::io::Read;
@@ -24,18 +25,18 @@ use super::events::{delivery, http_event, signature};
 use super::lambda::Function;
 use crate::clients::secrets::broken_store;
 
-/// What stands before the function, and what it does with a request.
+/// The front end of the function, and what it does with a request.
 #[derive(Clone, Copy, PartialEq)]
 enum FrontEnd {
-    /// A function URL that hands on every body as it came.
+    /// A function URL that passes on every body unchanged.
     Faithful,
-    /// One that hands on what is called JSON as text, whatever its encoding.
+    /// A front end that passes on every body as text, even a compressed one.
     AsText,
-    /// An API Gateway REST API: unpacks, and names itself.
+    /// An API Gateway REST API: it decompresses the body, and its response header reveals it.
     RestApi,
-    /// The same behind something that takes its headers away.
+    /// A REST API behind a proxy that removes its headers.
     HiddenRestApi,
-    /// Answers 200 to everything, and has no receiver behind it.
+    /// A server that answers 200 to everything and has no receiver behind it.
     Stranger,
 }
 
@@ -65,7 +66,7 @@ impl Public {
         Self { url, function }
     }
 
-    /// Everything that the receiver printed.
+    /// Stops the receiver and returns everything that it printed.
     async fn stop(self) -> String {
         let function = self.function.lock().await.take();
         function.unwrap().stop().await
@@ -118,7 +119,7 @@ async fn pass(
     response
 }
 
-/// A cloud whose receiver is reached through a front end, and what the command is told of it.
+/// A cloud whose receiver is reached through a front end, and the settings of the command.
 struct Installed {
     cloud: Cloud,
     public: Public,
@@ -153,7 +154,8 @@ impl Installed {
         run(&["doctor", "--json"], &self.settings).await
     }
 
-    /// Nylas makes a destination for the address, compressed or not, and its secret is stored.
+    /// Creates a destination at Nylas for the address, with or without compressed delivery, and
+    /// stores its secret.
     async fn destination(&self, compressed: bool) {
         let nylas = self.cloud.twin.nylas();
         let triggers = ["message.created", "message.updated"];
@@ -168,7 +170,7 @@ impl Installed {
         self.cloud.store("webhook", secret).await;
     }
 
-    /// What the receiver answers to a notification of Nylas.
+    /// Sends a notification as Nylas does and returns the status codes of the receiver.
     async fn deliver(&self, notification: &Value) -> Vec<u16> {
         let mut all = self.cloud.twin.nylas().deliveries(notification);
         let mut delivery = all.remove(0);
@@ -177,7 +179,8 @@ impl Installed {
     }
 }
 
-/// Verdict, what was seen and the remedy of a check, of a report in JSON.
+/// Returns the verdict, the observation and the remedy of a check in a JSON report. `None` if the
+/// report has no such check.
 fn check(seen: &Seen, name: &str) -> Option<(String, String, String)> {
     let report = seen.json();
     let checks = report["checks"].as_array().unwrap();
@@ -199,7 +202,7 @@ fn notification(id: &str, kind: &str) -> Value {
     })
 }
 
-/// The ids of the messages that the queue holds.
+/// Receives messages until the queue is empty and returns their message ids.
 async fn queued(cloud: &Cloud) -> HashSet<String> {
     let mut ids = HashSet::new();
     loop {
@@ -237,7 +240,7 @@ async fn a_destination_is_made_uncompressed_so_a_gateway_that_unpacks_spoils_not
             assert_eq!(verdict(&seen, "webhook probe"), "well", "{}", seen.out);
             assert_eq!(verdict(&seen, "webhook gzip probe"), "none");
         }
-        // No probe was queued.
+        // The probes were not queued.
         assert_eq!(queued(&installed.cloud).await, ids(&["m1"]));
         let secret = installed.cloud.stored("webhook").await.unwrap();
         let printed = installed.public.stop().await;
@@ -255,10 +258,10 @@ async fn compression_is_an_option_that_a_rest_api_is_refused_with_a_remedy() {
         assert!(refused.err.contains(part), "{part}: {}", refused.err);
     }
     let listed = installed.webhook(&["list", "--json"]).await;
-    assert_eq!(listed.json(), json!([]), "nothing was made");
+    assert_eq!(listed.json(), json!([]), "no destination was created");
     assert_eq!(installed.cloud.stored("webhook").await, None);
 
-    // By its address alone: nobody is asked.
+    // The address alone shows a REST API, so no request is sent.
     let mut elsewhere = installed.settings.clone();
     let address = "https://abc123.execute-api.eu-north-1.amazonaws.com/live/nylas";
     elsewhere.push(("WEBHOOK_URL", address.to_owned()));
@@ -285,7 +288,7 @@ async fn a_front_end_that_spoils_compressed_bodies_is_found_by_the_probe_and_by_
     for (front_end, answer) in [
         (FrontEnd::RestApi, 503),
         (FrontEnd::AsText, 503),
-        // Nothing shows that it was unpacked.
+        // No header shows that the body was decompressed.
         (FrontEnd::HiddenRestApi, 401),
     ] {
         let installed = Installed::behind(front_end).await;
@@ -296,7 +299,8 @@ async fn a_front_end_that_spoils_compressed_bodies_is_found_by_the_probe_and_by_
         assert_eq!(answers, [answer]);
         let verified = installed.webhook(&["verify", "--json"]).await;
         assert_eq!(verified.status, Some(1), "{}", verified.out);
-        // Within a minute of a reading, what cannot be verified is not called forged yet.
+        // Within a minute after the receiver read the secrets, it answers 503, not 401, to a body
+        // that it cannot verify.
         for (seen, answer) in [(verified, answer), (installed.doctor().await, 503)] {
             assert_eq!(verdict(&seen, "webhook probe"), "well", "{}", seen.out);
             let (verdict, what, remedy) = check(&seen, "webhook gzip probe").unwrap();
@@ -316,7 +320,7 @@ async fn a_front_end_that_spoils_compressed_bodies_is_found_by_the_probe_and_by_
         };
         assert_eq!(printed.matches(counted).count(), 3, "{printed}");
     }
-    // Where nobody can tell before, `create` tells at once afterwards.
+    // Where nothing shows it in advance, `create` finds it by its own probe at once.
     let installed = Installed::behind(FrontEnd::HiddenRestApi).await;
     let made = installed.webhook(&["create", "--compressed"]).await;
     assert_eq!(made.status, Some(1), "{}{}", made.out, made.err);
@@ -331,7 +335,7 @@ async fn a_front_end_that_spoils_compressed_bodies_is_found_by_the_probe_and_by_
 
 #[tokio::test]
 async fn a_probe_that_does_not_come_through_says_what_was_answered_and_what_to_do() {
-    // Another secret than the receiver's.
+    // The command uses another secret than the receiver.
     let mut installed = Installed::behind(FrontEnd::Faithful).await;
     installed.destination(false).await;
     let create = installed.cloud.secrets.create_secret().name("other");
@@ -353,7 +357,7 @@ async fn a_probe_that_does_not_come_through_says_what_was_answered_and_what_to_d
     assert!(remedy.contains("WEBHOOK_SECRET_ID"), "{remedy}");
     assert!(!verified.out.contains("canary-other-secret-77"));
 
-    // Something that answers 200 to everything.
+    // A server that answers 200 to everything.
     let installed = Installed::behind(FrontEnd::Stranger).await;
     installed.destination(false).await;
     let verified = installed.webhook(&["verify", "--json"]).await;
@@ -407,11 +411,11 @@ async fn what_is_of_another_application_or_old_or_known_is_acknowledged_and_coun
         .unwrap()
         .remove("application_id");
     for (what, notification) in [
-        ("another application's", &other),
-        ("old", &old),
-        ("ours", &ours),
-        ("ours again", &ours),
-        ("one without an application", &without),
+        ("of another application", &other),
+        ("too old", &old),
+        ("of our application", &ours),
+        ("of our application, repeated", &ours),
+        ("without an application id", &without),
     ] {
         let answer = receiver.succeed(delivery(notification)).await;
         let answer = (&answer["statusCode"], &answer["body"]);
@@ -433,7 +437,7 @@ async fn what_is_of_another_application_or_old_or_known_is_acknowledged_and_coun
 #[tokio::test]
 async fn a_body_that_is_announced_as_too_large_is_refused_before_anything_is_asked() {
     let cloud = Cloud::start(10).await;
-    // No secret has a value: whoever looked for it would answer 503.
+    // The webhook secret has no value, so a receiver that reads it answers 503.
     let mut receiver = cloud.function("webhook-receiver").await;
     let good = signature(b"{}");
     for (length, status) in [("4194305", 413), ("2", 503)] {
@@ -458,8 +462,12 @@ async fn a_burst_while_the_secret_store_is_down_is_answered_503_and_asks_it_once
         let answer = receiver.succeed(delivery(&notification)).await;
         assert_eq!(answer["statusCode"], 503);
     }
-    // The SDK itself tries three times. A slow machine may need more than five seconds for the burst.
+    // The SDK makes three attempts per read. The receiver reads again after five seconds, which a
+    // burst on a slow machine may exceed.
     let spells = usize::try_from((Utc::now() - begun).num_seconds() / 5 + 1).unwrap();
     let asked = asked.load(Ordering::SeqCst);
-    assert!(asked > 0 && asked <= 3 * spells, "{asked} in {spells}");
+    assert!(
+        asked > 0 && asked <= 3 * spells,
+        "{asked} requests in {spells} intervals of 5 s"
+    );
 }

@@ -1,4 +1,4 @@
-//! `mailverse what-if`, compiled: what it tells, and that it writes nothing.
+//! Tests the output of the compiled `mailverse what-if`, and that it writes nothing.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use super::cloud::{Cloud, GRANT};
 use super::command::{Seen, run};
 use super::explaining::Office;
 
-/// Whatever the clock says, the mail of these tests came since.
+/// Long enough ago to include every message of these tests, whatever the clock shows.
 const SINCE: [&str; 2] = ["--since", "20000d"];
 
 /// A policy that differs from the defaults, in a file.
@@ -25,7 +25,7 @@ impl Plan {
     }
 }
 
-/// Everything that a write could change.
+/// Returns everything that a write could change.
 async fn state(cloud: &Cloud) -> impl PartialEq + std::fmt::Debug {
     let dataverse = cloud.twin.dataverse();
     (
@@ -36,7 +36,7 @@ async fn state(cloud: &Cloud) -> impl PartialEq + std::fmt::Debug {
     )
 }
 
-/// Another message beside `m1`, with some fields of its own.
+/// Adds a message like `m1` with some fields changed.
 fn put(cloud: &Cloud, id: &str, changes: &Value) {
     let mut message = cloud.put_mail(id)["data"]["object"].clone();
     let fields = message.as_object_mut().unwrap();
@@ -44,7 +44,7 @@ fn put(cloud: &Cloud, id: &str, changes: &Value) {
     cloud.twin.nylas().add_message(GRANT, message);
 }
 
-/// A mailbox with mail of every kind, the first of which is written.
+/// Opens an office whose mailbox has messages of several kinds. Only `m1` is written.
 async fn office() -> Office {
     let office = Office::open().await;
     let cloud = &office.0;
@@ -89,7 +89,7 @@ async fn it_tells_what_would_change_and_writes_nothing_of_any_kind() {
         (&report["mailboxes"], &report["messages"]),
         (&json!(2), &json!(5))
     );
-    // What a colleague sends is sent mail, of which all is tracked.
+    // A message that a colleague sends counts as sent, and all sent messages are tracked.
     let expected = json!({
         "content": {"full → subject": 2},
         "newly_tracked": {"internal_only": 1},
@@ -106,7 +106,7 @@ async fn it_tells_what_would_change_and_writes_nothing_of_any_kind() {
     assert_eq!(state(cloud).await, before);
     assert!(
         cloud.twin.dataverse().requests().reads > reads,
-        "it did look"
+        "the command queried Dataverse"
     );
 
     let printed = ask(&office, &plan, &[]).await;
@@ -151,7 +151,7 @@ async fn what_would_be_newly_tracked_is_told_with_its_contacts_and_none_is_made(
         .json();
     assert_eq!(report["counts"], json!({"contacts": {"1 → 0": 1}}));
     let contacts = cloud.twin.dataverse().rows("contact").len();
-    assert_eq!(contacts, 1, "nobody was made");
+    assert_eq!(contacts, 1, "no contact was created");
 }
 
 #[tokio::test]
@@ -167,12 +167,12 @@ async fn a_long_mailbox_is_listed_to_its_end_in_few_calls() {
     assert_eq!(report["messages"], 454, "{}", seen.err);
     assert_eq!(
         report["unchanged"], 1,
-        "mail among colleagues is left out either way"
+        "an internal message is skipped under either policy"
     );
     let calls = office.0.twin.nylas().requests() - before;
     assert!(
         calls <= 10,
-        "{calls} calls: three pages, the mailboxes and their folders"
+        "{calls} calls; three pages, the mailboxes and their folders need at most 10"
     );
 }
 
@@ -199,7 +199,7 @@ async fn what_cannot_be_asked_or_told_is_said() {
     let seen = run(&arguments, &nowhere).await;
     assert_eq!(seen.status, Some(1), "{}", seen.err);
     let report = seen.json();
-    // What needs no look-up is told.
+    // What can be decided without a lookup is reported.
     assert_eq!(report["unknown"].as_array().unwrap().len(), 4, "{report:#}");
     assert_eq!(report["unchanged"], 1);
 }

@@ -1,4 +1,5 @@
-//! `mailverse backfill`: a person asks for history, waits, goes away, and asks how it went.
+//! Tests `mailverse backfill`: an operator starts a backfill run, waits for it, stops waiting, and
+//! asks for its result later.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -12,7 +13,8 @@ use crate::end_to_end::canary::assert_silent;
 use crate::end_to_end::invoking;
 use crate::replay;
 
-/// A cloud with mail, and the settings of a person who may invoke its backfill.
+/// Starts a cloud with `count` messages. Returns it with the settings of an operator who may invoke
+/// its backfill function.
 async fn with_mail(count: usize) -> (Cloud, Vec<(&'static str, String)>) {
     let cloud = Cloud::start(10).await;
     cloud.store_secrets().await;
@@ -69,7 +71,7 @@ async fn who_stops_waiting_stops_no_run_and_can_take_it_up_again() {
         .kill_on_drop(true)
         .spawn()
         .unwrap();
-    // It waits from here on, as nobody works on the task.
+    // The command waits from here on, because no worker works on the task.
     let mut out = BufReader::new(waiting.stdout.take().unwrap()).lines();
     let first = out.next_line().await.unwrap().unwrap();
     let run_id = first.strip_prefix("run ").unwrap().to_owned();

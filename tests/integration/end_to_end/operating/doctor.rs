@@ -1,4 +1,5 @@
-//! `mailverse doctor`, compiled: a healthy installation, and each thing broken in turn, as its operator sees it. What is broken in Dynamics 365: `doctor/dynamics.rs`.
+//! Runs the compiled `mailverse doctor` on a healthy installation, and on one in which one thing at
+//! a time is broken. What can be broken in Dynamics 365: `doctor/dynamics.rs`.
 
 mod dynamics;
 
@@ -14,7 +15,7 @@ use crate::end_to_end::canary;
 use crate::end_to_end::cloud::{Cloud, GRANT, TABLE};
 use crate::end_to_end::command::{Seen, run};
 
-/// An installation where everything is as it should be.
+/// A healthy installation and the settings of its operator.
 struct Installed {
     cloud: Cloud,
     settings: Vec<(&'static str, String)>,
@@ -51,7 +52,7 @@ impl Installed {
         installed
     }
 
-    /// A genuine token, and when its stored end is, from now.
+    /// Stores a genuine token. Its stored expiry is `seconds` from now.
     async fn store_token(&self, seconds: i64) {
         let (entra, dataverse) = (self.cloud.twin.entra(), self.cloud.twin.dataverse());
         let token = entra.issue_token(&dataverse.url(), 7_200);
@@ -80,7 +81,8 @@ impl Installed {
         seen
     }
 
-    /// A destination of its own with these triggers, whose receiver then may go away.
+    /// Creates a webhook destination with these triggers at a new address. The caller may stop its
+    /// receiver.
     async fn destination(&self, triggers: &[&str]) -> Front {
         let front = Front::before(&self.cloud).await;
         let nylas = self.cloud.twin.nylas();
@@ -92,7 +94,7 @@ impl Installed {
         front
     }
 
-    /// Stores a policy, whatever it is.
+    /// Stores a policy document without checking it.
     async fn push(&self, document: &str) {
         let dynamo = dynamo::client(self.setting("AWS_ENDPOINT_URL_DYNAMODB"));
         let ledger = Ledger::new(dynamo, TABLE.to_owned());
@@ -124,7 +126,8 @@ impl Installed {
     }
 }
 
-/// Exactly this check is broken, says this and this remedy; what needs it is skipped, and everything else is well.
+/// Asserts that exactly one check is broken: it has this name, and shows this problem and this
+/// remedy. Checks that depend on it are skipped, and all others passed.
 fn assert_broken(case: &str, seen: &Seen, name: &str, what: &str, remedy: &str) {
     assert_eq!(seen.status, Some(1), "{case}:\n{}", seen.out);
     let lines: Vec<&str> = seen.out.lines().collect();
@@ -194,7 +197,8 @@ async fn nothing_but_a_region_set_each_setting_is_named_with_the_output_that_has
     }
 }
 
-/// A setting, the value in its place, the check that is broken, what it says, and the remedy.
+/// A setting, the value it gets (`None`: it is removed), and the check that is then broken, with
+/// its problem and its remedy.
 type Misnamed<'a> = (&'static str, Option<&'a str>, &'a str, &'a str, &'a str);
 
 impl Installed {
@@ -312,7 +316,7 @@ async fn a_setting_that_names_something_else_is_one_line_with_its_remedy() {
             "NonExistentQueue",
             "BACKFILL_QUEUE_URL",
         ),
-        // Its messages come back while a mailbox is still kept.
+        // The sync queue makes messages visible again while the lease of a mailbox still holds.
         (
             "BACKFILL_QUEUE_URL",
             Some(sync.as_str()),
@@ -402,7 +406,7 @@ async fn a_policy_that_cannot_be_used_is_one_line_with_its_remedy() {
     assert_healthy(&installed.doctor(&[]).await);
 }
 
-/// Without ids and minutes, which differ from run to run.
+/// Masks ids and minutes, which differ from run to run.
 fn masked(line: &str) -> String {
     let words: Vec<&str> = line.split(' ').collect();
     let followed_by = |at: usize| words.get(at + 1).copied().unwrap_or_default();
@@ -444,7 +448,7 @@ async fn each_mailbox_is_in_or_out_with_the_reason_and_an_entry_without_mailbox_
         email: "eve@theirs.example".to_owned(),
         provider: "google".to_owned(),
         aliases: Vec::new(),
-        // Nobody need sign in to a mailbox that takes no part.
+        // An excluded mailbox need not be signed in.
         status: "invalid".to_owned(),
     });
     let seen = installed.doctor(&[]).await;
@@ -461,7 +465,7 @@ async fn each_mailbox_is_in_or_out_with_the_reason_and_an_entry_without_mailbox_
     assert_eq!(
         seen.status,
         Some(1),
-        "Eve is in, and signed out: {}",
+        "Eve's mailbox takes part and is signed out: {}",
         seen.out
     );
     assert!(!seen.out.contains("eve@theirs"), "{}", seen.out);

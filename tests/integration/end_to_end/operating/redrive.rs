@@ -1,4 +1,5 @@
-//! `mailverse redrive`: what goes on the queue, what is left alone, and that a message is written once for all that.
+//! Tests `mailverse redrive`: which messages it queues, which it leaves unchanged, and that a
+//! redriven message is still written once.
 
 use chrono::TimeDelta;
 use mailverse::dedupe::State;
@@ -22,7 +23,7 @@ async fn a_refused_message_is_written_once_the_cause_is_gone_and_it_is_redriven(
             .unwrap();
     };
     limit(5);
-    // How long it may be cannot be read.
+    // The column's length cannot be read, so the subject is not cut to it.
     let withheld = Setting::Withheld(vec![(Privilege::Read, "attribute")]);
     cloud.twin.dataverse().set_setting(withheld);
     cloud
@@ -38,7 +39,7 @@ async fn a_refused_message_is_written_once_the_cause_is_gone_and_it_is_redriven(
     assert_eq!(seen.status, Some(1));
     assert!(seen.out.contains("0x80044331"), "{}", seen.out);
 
-    // Too early: it is refused again, and may be redriven again.
+    // Redriven too early: Dataverse rejects the message again, and it can be redriven again.
     let redrive = ["redrive", "grant-1/m1", "--yes"];
     let redriven = cloud.command(&redrive).await;
     redriven.assert_ended(0, "1 of 1 message queued.");
@@ -47,7 +48,7 @@ async fn a_refused_message_is_written_once_the_cause_is_gone_and_it_is_redriven(
     assert_eq!(cloud.state("m1").await, State::Dead);
     assert_eq!(cloud.emails().len(), 0);
 
-    // Twice in a row, and each request is delivered.
+    // Redriven twice in a row: both requests are delivered, and the row is written once.
     limit(canary::SUBJECT.len());
     for _ in 0..2 {
         let redriven = cloud.command(&redrive).await;
@@ -133,7 +134,7 @@ async fn what_is_not_dead_or_not_known_is_named_and_left_alone() {
         ]
     );
     assert_eq!(cloud.entries(ids).await, before);
-    // The others are queued nevertheless.
+    // The messages that are dead are queued nevertheless.
     arguments.push("grant-1/refused");
     let seen = cloud.command(&arguments).await;
     seen.assert_ended(1, "1 of 5 messages queued.");

@@ -1,4 +1,5 @@
-//! `mailverse status`: what is listed, how it is shown, and when it is quiet.
+//! Tests `mailverse status`: which messages it lists, how it shows them, and when it reports that
+//! nothing needs attention.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use mailverse::governor::User;
@@ -30,7 +31,7 @@ async fn the_dead_and_what_waits_for_long_are_listed_with_their_reasons() {
         let place = table.iter().position(|line| line.contains(text));
         place.unwrap_or_else(|| panic!("{text} in\n{}", seen.out))
     };
-    // The dead first, the oldest first.
+    // Dead messages come first, and within each state the oldest come first.
     let order = [
         "grant-1/given-up",
         "grant-1/refused",
@@ -77,7 +78,11 @@ async fn what_waits_needs_no_redrive_and_a_table_of_long_ids_fits_a_terminal() {
         1,
         "0 dead, 2 waiting for longer than 1d. Fix what the reasons name: the messages are retried automatically.",
     );
-    assert!(seen.out.contains(google), "in one piece:\n{}", seen.out);
+    assert!(
+        seen.out.contains(google),
+        "the id is not wrapped:\n{}",
+        seen.out
+    );
     let table = seen.out.lines().filter(|line| line.starts_with('│'));
     let widths: Vec<usize> = table.map(|line| line.chars().count()).collect();
     assert!(widths.iter().all(|width| *width == 100), "{}", seen.out);

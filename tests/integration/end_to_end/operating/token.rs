@@ -1,4 +1,5 @@
-//! What `mailverse token refresh` prints, with the function that it invokes behind Lambda's API.
+//! Tests the output of `mailverse token refresh`. The function that it invokes runs behind Lambda's
+//! API.
 
 use serde_json::Value;
 

@@ -1,4 +1,5 @@
-//! `mailverse webhook`: a destination at Nylas, its secret in the store, and a receiver in between that never refuses a delivery for good.
+//! Tests `mailverse webhook`: a destination at Nylas, its secret in Secrets Manager, and a receiver
+//! between them that never rejects a genuine delivery permanently.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
@@ -22,11 +23,12 @@ use crate::end_to_end::command::{Seen, run};
 use crate::end_to_end::events::http_event;
 use crate::tripwire::Tripwire;
 
-/// The receiver on a loopback address, as a function URL stands before it, with a clock that the test moves.
+/// The receiver on a loopback address, as it is reached through a function URL, with a clock that
+/// the test can move.
 #[derive(Clone)]
 pub(in crate::end_to_end) struct Front {
     receiver: Arc<Receiver<SqsQueue>>,
-    /// Seconds that have passed.
+    /// Seconds by which the test has moved the clock.
     passed: Arc<AtomicI64>,
     pub(in crate::end_to_end) url: String,
     server: Arc<Mutex<Option<JoinHandle<()>>>>,
@@ -49,7 +51,7 @@ impl Front {
         front
     }
 
-    /// Nobody answers any more.
+    /// Stops the server, so that nothing answers at its address.
     pub(in crate::end_to_end) async fn close(&self) {
         let server = self.server.lock().unwrap().take().unwrap();
         server.abort();
@@ -87,7 +89,7 @@ async fn answer(
     (status, received.response.body().to_vec())
 }
 
-/// The command with the settings of the stack.
+/// Runs the command with the settings of the stack.
 struct Operator {
     settings: Vec<(&'static str, String)>,
 }
@@ -119,7 +121,8 @@ impl Operator {
         run(&["webhook", verb], &self.settings).await
     }
 
-    /// Begins a rotation that dies when Nylas has made the secret and the store has not got it.
+    /// Starts a rotation that is killed after Nylas created the secret and before Secrets Manager
+    /// stored it.
     async fn rotate_and_die(&self, to_store: &Tripwire) {
         let (reached, store_is_reached) = tokio::sync::oneshot::channel();
         to_store.at("PutSecretValue", async {});
@@ -155,7 +158,7 @@ fn notification(id: &str) -> Value {
     })
 }
 
-/// The ids of the messages that the queue holds.
+/// Receives messages until the queue is empty and returns their message ids.
 async fn queued(cloud: &Cloud) -> HashSet<String> {
     let mut ids = HashSet::new();
     loop {
@@ -212,7 +215,8 @@ async fn nylas_takes_no_url_whose_challenge_nobody_answers_and_nothing_is_stored
     );
 }
 
-/// Deliveries made at one moment of a rotation, and those that are sent again.
+/// Deliveries that are made at each moment of a rotation and repeated until the receiver accepts
+/// them.
 #[derive(Clone)]
 struct Stream {
     nylas: Nylas,
@@ -221,7 +225,8 @@ struct Stream {
 }
 
 impl Stream {
-    /// Two new ones: one is sent at once, one stays on its way until [`Self::arrive`].
+    /// Creates two deliveries: one is sent at once, the other stays in transit until
+    /// [`Self::arrive`].
     async fn flow(self) {
         for at_once in [true, false] {
             let id = format!("m{}", self.made.fetch_add(1, Ordering::SeqCst));
@@ -234,7 +239,7 @@ impl Stream {
         }
     }
 
-    /// Everything that was not taken yet is sent, once more or for the first time.
+    /// Sends every delivery that the receiver has not accepted yet, again or for the first time.
     async fn arrive(&self) {
         let mut open = std::mem::take(&mut *self.open.lock().unwrap());
         for delivery in &mut open {
@@ -260,13 +265,14 @@ async fn a_rotation_in_the_middle_of_a_stream_of_deliveries_loses_none() {
         .with("AWS_ENDPOINT_URL_SECRETS_MANAGER", to_store.url())
         .with("NYLAS_API_URL", to_nylas.url());
     stream.clone().flow().await;
-    // Somebody who forges made the receiver read the secrets less than a minute ago.
+    // A forged delivery made the receiver read the secrets less than a minute ago.
     let forged = reqwest::Client::new()
         .post(&front.url)
         .header("x-nylas-signature", "0".repeat(64));
     forged.body("{}").send().await.unwrap();
     for text in [
-        // Before the announcement; before Nylas rotates; after that, and before the secret is stored; before the end.
+        // The four moments: before the announcement, before Nylas rotates, before the new secret is
+        // stored, and before the rotation ends.
         "PutSecretValue",
         "rotate-secret",
         "PutSecretValue",
@@ -283,16 +289,16 @@ async fn a_rotation_in_the_middle_of_a_stream_of_deliveries_loses_none() {
     assert!(to_store.left().is_empty() && to_nylas.left().is_empty());
     assert_ne!(cloud.stored("webhook").await.unwrap(), first);
     stream.clone().flow().await;
-    // Minutes later, Nylas sends again what it was told to send again.
+    // Ten minutes later, Nylas repeats the deliveries that were answered with 503.
     front.pass(600);
     stream.arrive().await;
     let open = stream.open.lock().unwrap().clone();
     let answers: Vec<&[u16]> = open.iter().map(|it| &it.answers[..]).collect();
-    assert_eq!(open.len(), 12, "two at each of six moments");
+    assert_eq!(open.len(), 12, "two deliveries at each of six moments");
     assert!(open.iter().all(Delivery::is_taken), "{answers:?}");
     assert!(
         answers.contains(&[503, 200].as_slice()),
-        "one fell between Nylas and the store: {answers:?}"
+        "one delivery arrived after Nylas rotated and before the secret was stored: {answers:?}"
     );
     let all = (0..12).map(|n| format!("m{n}")).collect();
     assert_eq!(queued(&cloud).await, all);
@@ -318,14 +324,14 @@ async fn what_a_rotation_left_half_done_is_said_and_rotating_again_mends_it() {
         verified.out
     );
     operator.succeed("rotate").await;
-    // The receiver reads the secrets again.
+    // Two minutes later the receiver reads the secrets again.
     front.pass(120);
     operator.succeed("verify").await;
     let mut delivery = cloud.twin.nylas().deliveries(&notification("m1")).remove(0);
     delivery.attempt().await;
     assert!(delivery.is_taken());
 
-    // A store that refuses at that point is told of, with what to do.
+    // If Secrets Manager rejects the write at that point, the error says what to do.
     let secrets = cloud.secrets.clone();
     to_store.at("PutSecretValue", async {});
     to_store.at("PutSecretValue", async move {
@@ -340,7 +346,7 @@ async fn what_a_rotation_left_half_done_is_said_and_rotating_again_mends_it() {
     }
 }
 
-/// Nylas answers the next rotation with this.
+/// Makes Nylas answer the next rotation with this status and code.
 fn refuse_rotation(cloud: &Cloud, to_nylas: &Tripwire, status: u16, code: &'static str) {
     let nylas = cloud.twin.nylas().clone();
     to_nylas.at("rotate-secret", async move {
@@ -373,7 +379,7 @@ async fn a_rotation_that_nylas_refuses_while_another_is_open_leaves_that_open_an
         assert_eq!(seen.status, Some(2), "{status}");
         assert!(seen.err.contains("nylas"), "{status}: {}", seen.err);
         assert!(seen.err.contains("is still open"), "{status}: {}", seen.err);
-        // The receiver reads the secrets anew.
+        // Two minutes later the receiver reads the secrets again.
         front.pass(120);
         let id = status.to_string();
         let mut delivery = cloud.twin.nylas().deliveries(&notification(&id)).remove(0);

@@ -1,4 +1,5 @@
-//! `mailverse doctor`: what is broken in Dynamics 365, and what policy and settings need there.
+//! Tests what `mailverse doctor` finds broken in Dynamics 365, and what it checks there because the
+//! policy or the settings need it.
 
 use std::time::Duration;
 
@@ -118,7 +119,7 @@ async fn what_else_is_wrong_in_dynamics_is_one_line_with_its_remedy() {
     installed.withhold(&[(Privilege::Read, "attribute")]);
     let seen = installed.doctor(&[]).await;
     assert_broken(
-        "definitions that may not be read",
+        "column definitions that cannot be read",
         &seen,
         "column lengths",
         "0x80040220",
@@ -134,7 +135,7 @@ async fn what_else_is_wrong_in_dynamics_is_one_line_with_its_remedy() {
     installed.store_token(-60).await;
     let seen = installed.doctor(&[]).await;
     assert_broken(
-        "an ended token",
+        "an expired token",
         &seen,
         "dataverse token",
         "expired 1 min ago",
@@ -144,7 +145,7 @@ async fn what_else_is_wrong_in_dynamics_is_one_line_with_its_remedy() {
     installed.cloud.store("token", &foreign.to_string()).await;
     let seen = installed.doctor(&[]).await;
     assert_broken(
-        "a refused token",
+        "a rejected token",
         &seen,
         "dataverse user",
         "refused the token",
@@ -189,7 +190,8 @@ async fn the_probe_writes_one_email_says_which_mode_passes_and_leaves_nothing() 
     );
     dataverse.set_setting(Setting::MayOverrideCreatedOn(true));
 
-    // An organisation that refuses the last step when it comes with the others.
+    // An organisation that rejects the last step inside a change set, but accepts it as a separate
+    // request.
     let line = Tripwire::before(&dataverse.url()).await;
     let mut settings = installed.settings.clone();
     settings.push(("DATAVERSE_URL", line.url().to_owned()));
@@ -225,7 +227,7 @@ async fn a_clock_that_is_ten_minutes_off_is_the_one_line_that_is_broken() {
     let clock = installed.cloud.twin.clock().clone();
     let remedy = "this machine's clock";
     clock.advance(TEN_MINUTES);
-    // To our clock it would end in 15 minutes.
+    // By the local clock the token expires in 15 minutes.
     installed.store_token(900).await;
     let seen = installed.doctor(&[]).await;
     assert_broken("late", &seen, "clock", "s behind Dataverse", remedy);
@@ -236,7 +238,7 @@ async fn a_clock_that_is_ten_minutes_off_is_the_one_line_that_is_broken() {
         seen.out
     );
     clock.put_back(2 * TEN_MINUTES);
-    // To our clock it ended a minute ago.
+    // By the local clock the token expired a minute ago.
     installed.store_token(-60).await;
     let seen = installed.doctor(&[]).await;
     assert_broken("early", &seen, "clock", "s ahead of Dataverse", remedy);
