@@ -1,11 +1,12 @@
-//! What if somebody wants the sync to fail? Each case of `tests/fixtures/hostile` reaches the final state that the table there names, its
-//! neighbours do not suffer, and Dataverse gets nothing that it drops, refuses or takes for something else.
+//! Tests messages that try to make the sync fail. Each case of `tests/fixtures/hostile` reaches the
+//! final state in the table there, the other messages of its batch are not affected, and Dataverse
+//! receives nothing that it drops, rejects or misinterprets.
 //!
 //! | Question | File |
 //! | --- | --- |
-//! | Which cases are there, and what do small files become? | `corpus.rs` |
-//! | How does a mailbox hold what is no JSON to a strict reader? | `mailbox.rs` |
-//! | May a row look like that? | `rows.rs` |
+//! | Which cases exist, and how are the small files expanded? | `corpus.rs` |
+//! | How does a mailbox hold a message that is not strictly valid JSON? | `mailbox.rs` |
+//! | What must a stored row look like? | `rows.rs` |
 //! | What does the receiver answer to a notification with such a message? | `webhook.rs` |
 
 mod corpus;
@@ -25,7 +26,7 @@ use self::corpus::{Case, corpus};
 use self::mailbox::HostileMailbox;
 use crate::world::{ADA, World, created, key, mail, written};
 
-/// A pipeline whose mailbox of Ada has every case, beside what the tests add.
+/// Starts a pipeline. Ada's mailbox holds every case, and the messages that the tests add.
 async fn world_with(cases: &[Case], mode: WriteMode) -> World {
     let mut world = World::start_in(mode).await;
     let mailbox = HostileMailbox::before(&world.twin, cases).await;
@@ -40,7 +41,7 @@ fn neighbour(id: &str) -> Value {
     )
 }
 
-/// A neighbour is written as if it had been alone.
+/// Asserts that the neighbouring message was written exactly as it would be alone in its batch.
 fn assert_untouched(world: &World, id: &str, fate: &Fate, beside: &str) {
     let (row, note) = written(fate);
     assert_eq!(note, None, "{id} beside {beside}");
@@ -69,10 +70,11 @@ fn assert_untouched(world: &World, id: &str, fate: &Fate, beside: &str) {
 fn fate_of<'h>(handled: &'h [Handled], id: &str) -> &'h Fate {
     let key = key(ADA, id);
     let done = handled.iter().find(|done| done.key == key);
-    &done.expect("a fate for each message").fate
+    &done.expect("each message of the batch has an outcome").fate
 }
 
-/// The fate, after a last delivery where the message waits; in the words of the table.
+/// Returns the final outcome and its name in the table. A message that waits is delivered once
+/// more, for the last time.
 async fn end_of(world: &mut World, case: &Case, fate: &Fate) -> (Fate, String) {
     let fate = if let Fate::Waiting { delay, .. } = fate {
         world.later(chrono::TimeDelta::from_std(*delay).unwrap());
@@ -94,7 +96,7 @@ async fn end_of(world: &mut World, case: &Case, fate: &Fate) -> (Fate, String) {
     (fate, shown)
 }
 
-/// Rows that no mail may touch, and whether every email belongs to a message.
+/// The rows that no message may change.
 struct Bystanders(Vec<Vec<Value>>);
 
 impl Bystanders {
@@ -112,7 +114,7 @@ impl Bystanders {
         assert_eq!(
             world.emails().len(),
             emails,
-            "one row for each written mail"
+            "one row for each written message"
         );
     }
 }
@@ -165,7 +167,7 @@ async fn all_cases_shuffled_into_batches_of_ten_end_as_they_do_alone() {
     for some in cases.chunks(10) {
         let batch = some.iter().map(|case| created(ADA, &case.id)).collect();
         let handled = world.run(batch).await;
-        assert_eq!(handled.len(), some.len(), "each message once");
+        assert_eq!(handled.len(), some.len(), "each message has one outcome");
         for case in some {
             let (fate, shown) = end_of(&mut world, case, fate_of(&handled, &case.id)).await;
             assert_eq!(shown, case.becomes, "{}, seed {seed}", case.name);

@@ -1,7 +1,8 @@
-//! What the ledger promises, whatever DynamoDB it talks to.
+//! The contract of the ledger, which it must keep on every DynamoDB endpoint.
 //!
-//! Each sentence takes a [`Bench`], which is made from nothing but a client, so the same sentences hold on every endpoint for
-//! which [`contract!`] knows a way to make one: the embedded DynamoDB, and DynamoDB Local with `make ledger-local`.
+//! Each contract test takes a [`Bench`], which needs only a client. The same tests therefore run on
+//! every endpoint for which [`contract!`] can make a client: the embedded DynamoDB, and DynamoDB
+//! Local with `make ledger-local`.
 
 mod attention;
 mod bookings;
@@ -25,7 +26,7 @@ use mailverse::dedupe::{Claim, ClaimRequest, ClaimToken, Entry, table};
 use mailverse::ids::{ActivityId, MessageKey};
 use uuid::Uuid;
 
-/// A ledger in an empty table of its own.
+/// A ledger in an empty table that no other test uses.
 struct Bench {
     client: Client,
     table: String,
@@ -33,7 +34,7 @@ struct Bench {
 }
 
 impl Bench {
-    /// Sentences may share an endpoint, so each has a table of its name.
+    /// Creates a table named after the test, because tests may share an endpoint.
     async fn on(client: Client, sentence: &str) -> Self {
         let table = sentence.to_owned();
         table::create(&client, &table).await.unwrap();
@@ -63,24 +64,33 @@ impl Bench {
         self.ledger.settle(&key(), worker, now(), settlement).await
     }
 
-    /// Claims and settles.
+    /// Claims the message and settles it.
     async fn settled(&self, settlement: &Settlement) {
         assert!(self.claim(worker(90), now()).await.is_won());
         self.settle(worker(90), settlement).await.unwrap();
     }
 
     async fn entry(&self) -> Entry {
-        self.ledger.entry(&key()).await.unwrap().expect("an item")
+        self.ledger
+            .entry(&key())
+            .await
+            .unwrap()
+            .expect("the message has an item")
     }
 
-    /// The item as the table holds it.
+    /// Returns the item as it is stored in the table.
     async fn item(&self) -> HashMap<String, AttributeValue> {
         let found = self
             .client
             .get_item()
             .table_name(&self.table)
             .set_key(Some(item_key()));
-        found.send().await.unwrap().item.expect("an item")
+        found
+            .send()
+            .await
+            .unwrap()
+            .item
+            .expect("the message has an item")
     }
 }
 
@@ -185,12 +195,13 @@ fn requeued(counted: bool) -> Settlement {
     }
 }
 
-/// The address of the DynamoDB Local that `make ledger-local` started.
+/// Returns the URL of the DynamoDB Local that `make ledger-local` started.
 fn local() -> String {
-    mailverse::env::process("DYNAMODB_LOCAL_URL").expect("DYNAMODB_LOCAL_URL: make ledger-local")
+    mailverse::env::process("DYNAMODB_LOCAL_URL")
+        .expect("DYNAMODB_LOCAL_URL is set: run make ledger-local")
 }
 
-/// Every sentence as a test of its own, on each kind of endpoint.
+/// Makes each contract test a test on each kind of endpoint.
 macro_rules! contract {
     ($($sentence:ident)*) => {
         mod embedded {

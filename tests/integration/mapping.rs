@@ -1,14 +1,16 @@
-//! Golden cases of the mapping: `tests/fixtures/mapping/<case>.email.json` is given, `<case>.activity.json` is what has to come out.
+//! Golden cases of the mapping: `tests/fixtures/mapping/<case>.email.json` is the input,
+//! `<case>.activity.json` the expected output.
 //!
-//! A new case is two files and no code. What is given: the message object as Nylas shows it, the connected mailboxes, the rows that the
-//! look-up found, the mailbox's user (`owner`), and the text of each file. What has to come out was written by hand from the column table
-//! of `shared/src/mapping.rs`; ids are UUIDv5, calculated with another program.
+//! A new case is two files and no code. The input has the message object as Nylas returns it, the
+//! connected mailboxes, the rows that the lookup found, the mailbox's user (`owner`), and the text
+//! of each file. The expected output was written by hand from the column table of
+//! `shared/src/mapping.rs`. Its ids are UUIDv5, calculated with another program.
 //!
 //! | Question | File |
 //! | --- | --- |
-//! | What may a case say of people, besides? | `mapping/people.rs` |
-//! | What is a case that goes through the whole pipeline, with policy, folders, tokens and threads? | `mapping/stories.rs` |
-//! | Has every rule its cases? | `../fixtures/mapping/README.md`, `mapping/table.rs` |
+//! | What else may a case contain about people? | `mapping/people.rs` |
+//! | What is a case that runs through the whole pipeline, with policy, folders, tokens and threads? | `mapping/stories.rs` |
+//! | Does every rule have its cases? | `../fixtures/mapping/README.md`, `mapping/table.rs` |
 
 mod people;
 mod stories;
@@ -35,7 +37,7 @@ use serde_json::{Map, Value, json};
 use twin::Twin;
 use uuid::Uuid;
 
-/// A case by its name, with both of its files.
+/// Returns input and expected output of each case, by its name.
 fn cases() -> BTreeMap<String, (Value, Value)> {
     let mut names = BTreeSet::new();
     for path in fixtures() {
@@ -46,7 +48,7 @@ fn cases() -> BTreeMap<String, (Value, Value)> {
         match half {
             Some(name) => drop(names.insert(name.to_owned())),
             None if file == "README.md" || file.ends_with(".story.json") => {}
-            None => panic!("{file} is no part of a case"),
+            None => panic!("{file} does not belong to a case"),
         }
     }
     let half = |name: &str, half: &str| read(&folder().join(format!("{name}.{half}.json")));
@@ -61,7 +63,7 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/mapping")
 }
 
-/// Every file of the cases.
+/// Returns the paths of all files of the cases.
 fn fixtures() -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder()).unwrap();
     entries.map(|entry| entry.unwrap().path()).collect()
@@ -75,7 +77,7 @@ fn read(path: &Path) -> Value {
 fn list<'a>(given: &'a Value, field: &str) -> &'a [Value] {
     given[field]
         .as_array()
-        .unwrap_or_else(|| panic!("{field} is no list"))
+        .unwrap_or_else(|| panic!("{field} is not a list"))
 }
 
 fn table(row: &Value) -> Table {
@@ -110,7 +112,7 @@ fn found(given: &Value) -> Found {
     found
 }
 
-/// What the pure steps make of a case.
+/// Returns what the pure steps produce for a case, in the form of the expected output.
 fn mapped(given: &Value) -> Value {
     let grant = given["grant_id"].as_str().unwrap().parse().unwrap();
     let message = wire::message(&grant, &given["message"]).unwrap();
@@ -164,7 +166,7 @@ fn mapped(given: &Value) -> Value {
     })
 }
 
-/// By the settings of the case.
+/// Resolves the regarding with the settings of the case.
 fn decided(message: &Message, inside: &Inside<'_>, settings: &Settings) -> Decision {
     let mail = Mail {
         message,
@@ -177,7 +179,7 @@ fn decided(message: &Message, inside: &Inside<'_>, settings: &Settings) -> Decis
     };
     match regarding::decide(&mail) {
         Step::Decided(decision) => decision,
-        Step::Ask(further) => panic!("not decided: {further:?}"),
+        Step::Ask(further) => panic!("another lookup is needed: {further:?}"),
     }
 }
 
@@ -186,7 +188,7 @@ fn every_case_is_mapped_as_written() {
     let cases = cases();
     assert!(
         cases.len() >= 10,
-        "the cases are not where they should be: {}",
+        "expected at least 10 cases in tests/fixtures/mapping, found {}",
         cases.len()
     );
     let mut differences = Vec::new();
@@ -209,7 +211,7 @@ fn every_case_is_mapped_as_written() {
             if mapped[part] != expects(&expected[part]) {
                 let (mapped, expected) = (&mapped[part], &expected[part]);
                 differences.push(format!(
-                    "{name}: {}\n{part} is {mapped:#}\nand not {expected:#}",
+                    "{name}: {}\n{part} is {mapped:#}\ninstead of {expected:#}",
                     given["rule"]
                 ));
             }
@@ -218,7 +220,8 @@ fn every_case_is_mapped_as_written() {
     assert!(differences.is_empty(), "{}", differences.join("\n\n"));
 }
 
-/// An expectation that Dataverse would refuse, or drop a part of, would be no use however well it is met.
+/// Checks that Dataverse accepts the expected rows and drops no part of them. Otherwise they would
+/// prove nothing.
 #[tokio::test]
 async fn what_is_expected_is_what_dataverse_takes() {
     for (name, (given, expected)) in cases() {

@@ -1,4 +1,5 @@
-//! The token on its way: asked for by token-refresher, stored, read by those who use it. In one process, so that a test tells the time.
+//! Follows the token from token-refresher, which requests it, through the secret store to its
+//! readers. Everything is in one process, so that a test can set the time.
 
 mod reading;
 mod refreshing;
@@ -22,7 +23,7 @@ use twin::{Clock, Entra, Twin};
 const CREDENTIAL: &str = "entra";
 const TOKEN: &str = "token";
 
-/// Two empty secrets, Entra, and the settings of token-refresher.
+/// Two secrets (the token's is empty), Entra, and the settings of token-refresher.
 struct Office {
     entra: Entra,
     clock: Clock,
@@ -71,10 +72,10 @@ impl Office {
         refresh(&self.config, &self.secrets, now).await
     }
 
-    /// What is stored.
+    /// Returns the stored tokens.
     async fn tokens(&self) -> Value {
         let call = self.secrets.get_secret_value().secret_id(TOKEN);
-        // Moto knows what is in force only by its label.
+        // Moto finds the current version only by its label.
         let text = call
             .version_stage("AWSCURRENT")
             .send()
@@ -85,14 +86,15 @@ impl Office {
         serde_json::from_str(&text).unwrap()
     }
 
-    /// A reader of the primary token, and the number of calls that it makes. It does not try a call twice.
+    /// Returns a reader of the primary token, and a counter of the calls that it makes. It does not
+    /// retry a call.
     fn reader(&self) -> (TokenStore, Calls) {
         let calls = Calls::default();
         let store = reader_with(self.secrets.config().to_builder(), &calls);
         (store, calls)
     }
 
-    /// The same of a store that nobody can reach.
+    /// Returns such a reader of a store that cannot be reached.
     fn dead_reader(&self, calls: &Calls) -> TokenStore {
         let config = self.secrets.config().to_builder();
         reader_with(config.endpoint_url("http://127.0.0.1:1"), calls)

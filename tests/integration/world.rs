@@ -1,4 +1,4 @@
-//! A small organisation, its mailboxes, and the pipeline between them, all within the test's process.
+//! A small organisation, its mailboxes, and the pipeline between them, in the test's process.
 //!
 //! | Who | Where |
 //! | --- | --- |
@@ -7,9 +7,10 @@
 //! | Carol (`carol@kites.example`) | contact of the company Kites |
 //! | Kites (`info@kites.example`) | account |
 //! | Lea (`lea@prospects.example`) | lead |
-//! | everybody at `partner.example` | inside by configuration |
+//! | every address at `partner.example` | internal by configuration |
 //!
-//! When a world ends, it checks what must hold in every story: Dataverse silently dropped nothing that we sent, and no Message-ID has two rows.
+//! When a world is dropped, it checks what must hold in every test: Dataverse silently dropped
+//! nothing that was sent to it, and no message has two rows.
 
 mod fates;
 pub(crate) mod hundred;
@@ -53,30 +54,30 @@ pub(crate) use self::rows::{PartyView, bound, id_of, to_row, unbound};
 use crate::dynamo;
 use crate::tripwire::Tripwire;
 
-/// Ada's mailbox.
+/// The grant of Ada's mailbox.
 pub(crate) const ADA: &str = "grant-ada";
-/// Ben's mailbox.
+/// The grant of Ben's mailbox.
 pub(crate) const BEN: &str = "grant-ben";
 
-/// In the request that creates an email, alone or in a batch.
+/// Text in the request that creates an email, alone or in a batch.
 pub(crate) const CREATE: &str = "POST /api/data/v9.2/emails HTTP";
-/// In the request that completes an email or changes one.
+/// Text in the request that completes or changes an email.
 pub(crate) const UPDATE: &str = "PATCH /api/data/v9.2/emails(";
-/// In the request that adds an attachment.
+/// Text in the request that adds an attachment.
 pub(crate) const ATTACH: &str = "POST /api/data/v9.2/activitymimeattachments HTTP";
-/// In the request that looks people and mails up.
+/// Text in the request that looks up people and messages.
 pub(crate) const LOOK_UP: &str = "GET /api/data/v9.2/systemusers?";
 
-/// Everything of one test.
+/// The services, the organisation and the pipeline of one test.
 pub(crate) struct World {
     pub(crate) twin: Twin,
     pub(crate) people: People,
     pub(crate) pipeline: Pipeline,
     /// The mailboxes that take part.
     allowed: AllowList,
-    /// The time of the next run; it passes only when a test says so.
+    /// The time of the next invocation. It passes only if a test advances it.
     pub(crate) now: DateTime<Utc>,
-    /// How long a run may take.
+    /// The time limit of an invocation.
     pub(crate) invocation: TimeDelta,
     to_dataverse: Tripwire,
     to_nylas: Tripwire,
@@ -86,12 +87,12 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// As it is by default.
+    /// Starts a world with the default write mode.
     pub(crate) async fn start() -> Self {
         Self::start_in(WriteMode::default()).await
     }
 
-    /// With a pipeline that writes so.
+    /// Starts a world whose pipeline uses this write mode.
     pub(crate) async fn start_in(mode: WriteMode) -> Self {
         let twin = Twin::start().await.unwrap();
         let people = organisation::found(&twin);
@@ -123,7 +124,7 @@ impl World {
         }
     }
 
-    /// A second pipeline with the same ledger, as another worker has it.
+    /// Returns a second pipeline on the same ledger, like that of another worker.
     pub(crate) async fn another_pipeline(&self) -> Pipeline {
         let ledger = ledger(&self.database, self.ledgers).await;
         let mode = self.pipeline.write_mode;
@@ -144,25 +145,25 @@ impl World {
         }
     }
 
-    /// From here on, the mailboxes that `setting` names take part, as a process that starts now
-    /// reads it.
+    /// Makes only the mailboxes that `setting` names take part, as if the process started now and
+    /// read the setting.
     pub(crate) fn admit(&mut self, setting: &str) {
         self.allowed = setting.parse().unwrap();
         let nylas = self.pipeline.nylas.clone();
         self.pipeline.mailboxes = MailboxDirectory::new(nylas, self.allowed.clone());
     }
 
-    /// From here on, the policy of the stories but for these changes.
+    /// Sets the policy: the default of the tests with these changes.
     pub(crate) fn set(&mut self, changes: &Value) {
         self.pipeline.policy = PolicySource::given(policy(changes));
     }
 
-    /// From here on, the pipeline keeps to this budget.
+    /// Makes the pipeline observe this rate limit.
     pub(crate) fn keep_to(&mut self, budget: Budget) {
         self.pipeline.identities = Identities::new(budget, tokens(&self.twin), Vec::new());
     }
 
-    /// The ledger is gone, as if the process had died before it settled anything.
+    /// Replaces the ledger by an empty one, as if the process had died before it settled anything.
     pub(crate) async fn lose_ledger(&mut self) {
         self.ledgers += 1;
         self.pipeline.ledger = ledger(&self.database, self.ledgers).await;
@@ -179,12 +180,12 @@ impl World {
         }
     }
 
-    /// Lets time pass.
+    /// Advances the time.
     pub(crate) fn later(&mut self, by: TimeDelta) {
         self.now += by;
     }
 
-    /// Lets every pause end that Dataverse asked for in these stories.
+    /// Advances the time past every pause that Dataverse asks for in these tests.
     pub(crate) fn pause_over(&mut self) {
         self.later(TimeDelta::minutes(5));
     }
@@ -194,13 +195,13 @@ impl World {
         self.twin.nylas().add_message(grant, message);
     }
 
-    /// Dataverse fails the next request that holds `text`.
+    /// Makes Dataverse fail the next request that contains `text`.
     pub(crate) fn fail_dataverse_at(&self, text: &str, fault: Fault) {
         let dataverse = self.twin.dataverse().clone();
         self.before_dataverse_gets(text, async move { dataverse.fail_next(fault) });
     }
 
-    /// Something happens before the next request that holds `text` reaches Dataverse.
+    /// Runs `action` before the next request that contains `text` reaches Dataverse.
     pub(crate) fn before_dataverse_gets(
         &self,
         text: &str,
@@ -209,14 +210,14 @@ impl World {
         self.to_dataverse.at(text, action);
     }
 
-    /// Nylas fails the next request that holds `text`.
+    /// Makes Nylas fail the next request that contains `text`.
     pub(crate) fn fail_nylas_at(&self, text: &str, fault: Fault) {
         let nylas = self.twin.nylas().clone();
         self.to_nylas
             .at(text, async move { nylas.fail_next(fault) });
     }
 
-    /// The ledger says that so many tries of a message have failed.
+    /// Stores in the ledger that this many attempts of a message have failed.
     pub(crate) async fn has_failed(&mut self, grant: &str, id: &str, times: u32) {
         for _ in 0..times {
             let Run { token, now, .. } = self.begin();
@@ -232,7 +233,7 @@ impl World {
         }
     }
 
-    /// Time and chance of the next run.
+    /// Returns time and claim token of the next invocation.
     pub(crate) fn begin(&mut self) -> Run {
         self.runs += 1;
         Run {
@@ -246,33 +247,39 @@ impl World {
         }
     }
 
-    /// One run over these requests.
+    /// Runs the pipeline once on these requests.
     pub(crate) async fn run(&mut self, work: Vec<Work>) -> Vec<Handled> {
         let run = self.begin();
         self.pipeline.run(work, run).await
     }
 
-    /// One run over these new messages; their fates in the same order.
+    /// Runs the pipeline once on these new messages. Returns their outcomes in the same order.
     pub(crate) async fn deliver(&mut self, messages: &[(&str, &str)]) -> Vec<Fate> {
         let work = messages
             .iter()
             .map(|(grant, id)| created(grant, id))
             .collect();
         let handled = self.run(work).await;
-        assert_eq!(handled.len(), messages.len(), "each message once");
+        assert_eq!(
+            handled.len(),
+            messages.len(),
+            "each message has one outcome"
+        );
         let fate = |(grant, id): &(&str, &str)| {
             let done = handled.iter().find(|done| done.key == key(grant, id));
-            done.expect("a fate for each message").fate.clone()
+            done.expect("each message of the batch has an outcome")
+                .fate
+                .clone()
         };
         messages.iter().map(fate).collect()
     }
 
-    /// One run over one new message.
+    /// Runs the pipeline once on one new message.
     pub(crate) async fn deliver_one(&mut self, grant: &str, id: &str) -> Fate {
         self.deliver(&[(grant, id)]).await.remove(0)
     }
 
-    /// The schedule fires: every mailbox is listed, by a process of its own that shares the ledger.
+    /// Runs the schedule: a separate backfill process that shares the ledger lists every mailbox.
     pub(crate) async fn list_mailboxes(&mut self) {
         let (sync, tasks) = (MemoryQueue::default(), MemoryQueue::default());
         let backfill = Backfill::new(self.another_pipeline().await, sync, tasks);
@@ -282,7 +289,7 @@ impl World {
         assert!(planned.mailboxes > 0 && backfill.left() == 0);
     }
 
-    /// Somebody in the organisation ties an email to Kites.
+    /// Makes another application user set the regarding of an email to Kites.
     pub(crate) async fn somebody_changes(&self, email: Uuid) {
         const CLIENT: &str = "11111111-2222-4333-8444-555555555555";
         self.insert(
@@ -296,7 +303,7 @@ impl World {
         self.patch_email(email, &token, &body).await;
     }
 
-    /// Another client completes its email as received.
+    /// Completes the email as received, as another client does.
     pub(crate) async fn complete(&self, email: Uuid) {
         let url = self.twin.dataverse().url();
         let token = self.twin.entra().issue_token(&url, 600);
@@ -316,24 +323,24 @@ impl World {
         assert_eq!(answer.status(), 204, "{}", answer.text().await.unwrap());
     }
 
-    /// What the ledger says of a message.
+    /// Returns the ledger's entry of a message. `None` if it was never claimed.
     pub(crate) async fn entry(&self, grant: &str, id: &str) -> Option<Entry> {
         self.pipeline.ledger.entry(&key(grant, id)).await.unwrap()
     }
 
-    /// All emails in Dataverse.
+    /// Returns all emails in Dataverse.
     pub(crate) fn emails(&self) -> Vec<Value> {
         self.twin.dataverse().rows("email")
     }
 
-    /// The one email in Dataverse.
+    /// Returns the only email in Dataverse.
     pub(crate) fn email(&self) -> Value {
         let mut emails = self.emails();
-        assert_eq!(emails.len(), 1, "one row: {emails:#?}");
+        assert_eq!(emails.len(), 1, "expected one row: {emails:#?}");
         emails.remove(0)
     }
 
-    /// The parties of the one email, without those that the platform adds.
+    /// Returns the parties of the only email, without those that Dataverse adds.
     pub(crate) fn parties(&self) -> Vec<PartyView> {
         let parties = self.twin.dataverse().parties(id_of(&self.email()));
         let sent = parties
@@ -342,12 +349,12 @@ impl World {
         sent.map(rows::view).collect()
     }
 
-    /// The attachments of the one email.
+    /// Returns the attachments of the only email.
     pub(crate) fn attachments(&self) -> Vec<Value> {
         self.twin.dataverse().attachments(id_of(&self.email()))
     }
 
-    /// Puts a row into Dataverse.
+    /// Inserts a row into Dataverse.
     pub(crate) fn insert(&self, table: &str, row: Value) -> Uuid {
         self.twin.dataverse().insert(table, row).unwrap()
     }
@@ -361,22 +368,26 @@ impl Drop for World {
         assert_eq!(
             self.twin.dataverse().dropped(),
             [],
-            "sent and silently not stored"
+            "Dataverse silently dropped what was sent"
         );
         let mut seen = HashSet::new();
         for email in self.emails() {
-            // By sender, too: whoever repeats a Message-ID writes another mail.
+            // The sender counts too: another sender with the same Message-ID wrote another message.
             if let Some(id) = email["messageid"].as_str() {
                 let mail = (id.to_owned(), email["sender"].to_string());
-                assert!(seen.insert(mail), "two rows for the mail {id}");
+                assert!(seen.insert(mail), "two rows for the message {id}");
             }
         }
         let left = [self.to_dataverse.left(), self.to_nylas.left()].concat();
-        assert_eq!(left, [""; 0], "requests that were to fail and never came");
+        assert_eq!(
+            left, [""; 0],
+            "requests that a test waited for were never sent"
+        );
     }
 }
 
-/// The policy of the stories: the documented defaults but for `changes` to the settings of the organisation.
+/// Returns the policy of the tests: the documented defaults, with `changes` to the settings of the
+/// organisation.
 pub(crate) fn policy(changes: &Value) -> Policy {
     let mut defaults = serde_json::json!({"internal_domains": ["partner.example"]});
     let settings = defaults.as_object_mut().unwrap();

@@ -176,7 +176,7 @@ async fn a_throttled_message_is_hidden_for_the_time_and_written_later() {
     assert_eq!(
         cloud.queue_length().await,
         ("0".to_owned(), "1".to_owned()),
-        "hidden and not lost"
+        "the message is hidden and not lost"
     );
     assert!(
         cloud

@@ -1,4 +1,4 @@
-//! The cases of `tests/fixtures/hostile`, and the table there that says what becomes of each.
+//! Reads the cases of `tests/fixtures/hostile` and the table there with the expected outcomes.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -7,27 +7,28 @@ use mailverse::ids::MessageId;
 use mailverse::nylas::wire;
 use serde_json::{Map, Value};
 
-/// One message object.
+/// A case: one message object, and what is expected of it.
 pub(super) struct Case {
     pub(super) name: String,
-    /// What it is asked for by: its own id, or the name of the case where it has none.
+    /// The id to request the message by: its own id, or the name of the case if it has no usable
+    /// one.
     pub(super) id: String,
-    /// The mailbox that the object itself names.
+    /// The `grant_id` of the object itself, if it has one.
     pub(super) grant: Option<String>,
-    /// As the mailbox holds it.
+    /// The object's text as the mailbox returns it, which need not be valid JSON.
     pub(super) text: String,
     pub(super) becomes: String,
     pub(super) webhook: u16,
 }
 
 impl Case {
-    /// The object as our reader sees it; `None` when it cannot.
+    /// Returns the object as our JSON reader parses it. `None` if it cannot be parsed.
     pub(super) fn object(&self) -> Option<Value> {
         wire::json(self.text.as_bytes()).ok()
     }
 }
 
-/// All cases, by name.
+/// Returns all cases, in the order of the table.
 pub(super) fn corpus() -> Vec<Case> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/hostile");
     let table = std::fs::read_to_string(folder.join("README.md")).unwrap();
@@ -37,7 +38,7 @@ pub(super) fn corpus() -> Vec<Case> {
         .map(|line| {
             let cells: Vec<&str> = line.split('|').map(str::trim).collect();
             let [_, file, _, becomes, webhook, _] = cells[..] else {
-                panic!("four cells: {line}");
+                panic!("expected a table row with four cells: {line}");
             };
             let file = file.trim_matches('`');
             read(&folder, file, becomes, webhook.parse().unwrap())
@@ -80,7 +81,7 @@ fn read(folder: &Path, file: &str, becomes: &str, webhook: u16) -> Case {
     }
 }
 
-/// A recipe, followed. What its forms mean: the README of the folder.
+/// Expands a recipe. The README of the folder describes the forms.
 fn expanded(recipe: &Value) -> Value {
     match recipe {
         Value::Object(fields) => {
@@ -116,7 +117,7 @@ fn expanded(recipe: &Value) -> Value {
     }
 }
 
-/// The value with `n` for `{n}`, in names too.
+/// Returns the value with each `{n}` replaced by `n`, in field names too.
 fn numbered(value: &Value, n: &str) -> Value {
     match value {
         Value::String(text) => Value::from(text.replace("{n}", n)),

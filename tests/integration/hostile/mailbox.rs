@@ -1,4 +1,4 @@
-//! Hostile messages in front of the stand-in for Nylas, which can hold only what is JSON to a strict reader.
+//! Serves hostile messages in front of the Nylas emulator, which can hold only valid JSON.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,10 +14,11 @@ use twin::Twin;
 
 use super::corpus::Case;
 
-/// What every file of a hostile mail holds.
+/// The content of every attachment of a hostile message.
 pub(super) const FILE: &[u8] = b"file";
 
-/// Answers for hostile messages and their files, byte by byte as the corpus has them, and passes on what is asked of others.
+/// Answers requests for hostile messages and their files, byte for byte as in the corpus. Passes on
+/// all other requests to the emulator.
 pub(super) struct HostileMailbox {
     url: String,
 }
@@ -30,7 +31,7 @@ struct Shelf {
 }
 
 impl HostileMailbox {
-    /// Serves until the test's runtime ends.
+    /// Starts a server that runs until the test's runtime ends.
     pub(super) async fn before(twin: &Twin, cases: &[Case]) -> Self {
         let texts = cases
             .iter()
@@ -41,7 +42,7 @@ impl HostileMailbox {
             twin: twin.nylas().url(),
             key: twin.nylas().api_key(),
         };
-        assert_eq!(shelf.texts.len(), cases.len(), "two cases of one id");
+        assert_eq!(shelf.texts.len(), cases.len(), "two cases have the same id");
         let app = Router::new()
             .route("/v3/grants/{grant}/messages/{id}", get(message))
             .route(

@@ -1,4 +1,4 @@
-//! What every stored row must look like, whatever the mail held.
+//! Checks that hold for every stored row, whatever the message contained.
 
 use std::collections::HashSet;
 
@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::corpus::Case;
 use super::mailbox::FILE;
 
-/// Lengths in UTF-16 code units (Dataverse facts §2.1, §4, §5).
+/// Maximum lengths in UTF-16 code units (Dataverse facts §2.1, §4, §5).
 const EMAIL: [(&str, usize); 5] = [
     ("subject", 800),
     ("sender", 250),
@@ -26,7 +26,8 @@ const ATTACHMENT: [(&str, usize); 3] = [
 ];
 const PARTY: [(&str, usize); 1] = [("addressused", 320)];
 
-/// The row is complete, completed, within its lengths, and says nothing that the mail did not.
+/// Asserts that the row is complete and completed, that its texts fit their columns, and that it
+/// contains no address or file that the message does not have.
 pub(super) fn assert_sound(twin: &Twin, id: Uuid, case: &Case) {
     let dataverse = twin.dataverse();
     let email = dataverse.row("email", id).unwrap();
@@ -48,13 +49,19 @@ pub(super) fn assert_sound(twin: &Twin, id: Uuid, case: &Case) {
     }
     let listed = email["torecipients"].as_str().unwrap_or_default();
     for address in listed.split(';').filter(|_| !listed.is_empty()) {
-        assert!(to.contains(address), "{name}: {address} in the list");
+        assert!(
+            to.contains(address),
+            "{name}: {address} is listed but is not a recipient of the message"
+        );
     }
     for party in dataverse.parties(id) {
         assert_texts(&party, &PARTY, name);
         if party["participationtypemask"].as_i64() <= Some(4) {
             let address = party["addressused"].as_str().unwrap();
-            assert!(all.contains(address), "{name}: {address} is a party");
+            assert!(
+                all.contains(address),
+                "{name}: the party {address} is not an address of the message"
+            );
         }
     }
     for file in dataverse.attachments(id) {
@@ -79,7 +86,8 @@ fn assert_texts(row: &Value, columns: &[(&str, usize)], name: &str) {
     }
 }
 
-/// Every text that the mail has as an address in these fields, in lower case.
+/// Returns every text that the message has as an address in these fields, trimmed and in lower
+/// case.
 fn addresses(object: &Value, fields: &[&str]) -> HashSet<String> {
     let people = fields.iter().filter_map(|field| object[field].as_array());
     people

@@ -1,4 +1,4 @@
-//! The same objects inside signed notifications.
+//! Delivers the same objects inside signed notifications.
 
 use mailverse::queue::MemoryQueue;
 use mailverse::sync_request::SyncRequest;
@@ -36,7 +36,7 @@ async fn a_notification_with_any_of_them_is_queued_by_its_ids_or_refused_for_goo
         assert_eq!(queued.len(), usize::from(status == 200), "{}", case.name);
         for message in queued {
             let request = SyncRequest::from_body(&message.body).unwrap();
-            // The object may name another mailbox, which then has to hold it.
+            // The object may name another mailbox. The request is then for that mailbox.
             let grant = case.grant.as_deref().unwrap_or(ADA);
             assert_eq!(request.key, key(grant, &case.id), "{}", case.name);
             queue.delete(&message.receipt);

@@ -1,4 +1,4 @@
-//! What needs somebody's attention, and how it is tried again.
+//! Contract of the attention index: which messages it lists, and how they are tried again.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use mailverse::dedupe::attention::Attention;
@@ -99,7 +99,11 @@ async fn the_dead_are_listed_with_their_reasons(bench: Bench) {
     bench.settled_as("m2", minutes(1), &given_up()).await;
     let listed = bench.listed(State::Dead, minutes(60)).await;
     assert_eq!(ids(&listed), ["m2", "m1"]);
-    assert_eq!(listed[1].since, minutes(5), "since it is dead");
+    assert_eq!(
+        listed[1].since,
+        minutes(5),
+        "`since` is when the message became dead"
+    );
     assert_eq!(listed[1].entry.reason.as_deref(), Some("0x80044331"));
     assert!(listed[0].entry.gave_up && !listed[1].entry.gave_up);
     assert_eq!(bench.listed(State::Waiting, minutes(60)).await, []);
@@ -138,7 +142,7 @@ async fn a_dead_message_may_be_redriven_and_is_then_claimed(bench: Bench) {
     assert_eq!(
         (entry.state, entry.reason.as_deref()),
         (State::Dead, Some("0x80044331")),
-        "until somebody names it"
+        "the message stays dead until it is claimed"
     );
     assert!(bench.claim(worker(2), now()).await.is_won());
 }
@@ -187,11 +191,12 @@ async fn what_nobody_is_at_and_no_queue_delivers_is_stranded(bench: Bench) {
         let stranded = listed.into_iter().filter(|one| one.is_stranded(at));
         let ids = stranded.map(|one| one.key.message_id.to_string());
         let mut ids = ids.collect::<Vec<_>>();
-        // Of two that have waited since the same moment, an index shows either first.
+        // The index may list two messages with equal times in either order.
         ids.sort_unstable();
         ids
     };
-    // An hour after the delivery that was expected, which is when the lease was over, or the delay.
+    // A message is stranded one hour after the delivery that was expected at the end of the lease
+    // or of the delay.
     assert_eq!(stranded(minutes(60)).await, [""; 0]);
     assert_eq!(stranded(minutes(62)).await, ["released"]);
     assert_eq!(stranded(minutes(64)).await, ["claimed", "released"]);
@@ -203,7 +208,7 @@ async fn what_nobody_is_at_and_no_queue_delivers_is_stranded(bench: Bench) {
             .expect_delivery(&key, minutes(1))
             .await
             .unwrap(),
-        "somebody is at it"
+        "a worker holds the message"
     );
     assert!(
         bench
@@ -222,6 +227,6 @@ async fn what_nobody_is_at_and_no_queue_delivers_is_stranded(bench: Bench) {
             .expect_delivery(&key, minutes(200))
             .await
             .unwrap(),
-        "it is written"
+        "the message is written"
     );
 }

@@ -1,4 +1,4 @@
-//! The time of a Dataverse user, which everybody books.
+//! Contract of the rate limiter: live mail and backfill reserve the time of a Dataverse user.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use mailverse::governor::{Booking, Budget, Standing, User};
@@ -37,7 +37,8 @@ async fn live(bench: &Bench, seconds: i64) -> Standing {
     booked.await.unwrap()
 }
 
-/// Up to when it is booked then, or when to ask again.
+/// Tries to reserve for backfill. Returns the time up to which capacity is reserved then, or as
+/// `Err` when to try again.
 async fn history(bench: &Bench, seconds: i64, when: i64) -> Result<DateTime<Utc>, DateTime<Utc>> {
     history_of(bench, &User::primary(), booking(seconds, 0), when).await
 }
@@ -75,16 +76,20 @@ async fn history_books_only_when_what_was_booked_has_passed(bench: Bench) {
     assert_eq!(
         history(&bench, 4, 17).await,
         Ok(at(18)),
-        "three seconds are kept"
+        "three unused seconds are kept as burst"
     );
 }
 
 async fn time_that_nobody_booked_is_kept_for_a_while(bench: Bench) {
-    assert_eq!(history(&bench, 1, 0).await, Ok(at(1 - 3)), "nothing yet");
+    assert_eq!(
+        history(&bench, 1, 0).await,
+        Ok(at(1 - 3)),
+        "nothing was reserved yet"
+    );
     assert_eq!(
         history(&bench, 1, 1_000).await,
         Ok(at(1_001 - 3)),
-        "long ago"
+        "the last reservation ended long ago"
     );
 }
 
@@ -112,7 +117,7 @@ async fn history_need_not_wait_for_what_its_own_process_has_not_used(bench: Benc
     assert_eq!(
         history_of(&bench, &user, returns, 1_000).await,
         Ok(at(1_004 - 3)),
-        "there is nothing to return any more"
+        "the reservation has passed, so nothing can be returned"
     );
 }
 

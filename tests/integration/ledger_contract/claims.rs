@@ -1,4 +1,4 @@
-//! Who may work on a message.
+//! Contract of claims: which worker may process a message.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::join_all;
@@ -71,13 +71,21 @@ async fn a_postponed_try_is_taken_back_and_one_that_came_to_no_end_is_not(bench:
     };
     assert_eq!(failures(&released()).await, 1);
     assert_eq!(failures(&postponed()).await, 1, "postponed");
-    assert_eq!(failures(&requeued(false)).await, 1, "postponed at the last");
-    assert_eq!(failures(&requeued(true)).await, 2, "failed at the last");
+    assert_eq!(
+        failures(&requeued(false)).await,
+        1,
+        "postponed at the last delivery"
+    );
+    assert_eq!(
+        failures(&requeued(true)).await,
+        2,
+        "failed at the last delivery"
+    );
     assert!(bench.claim(worker(1), now()).await.is_won());
     let died = bench.claim(worker(2), now() + LEASE).await;
     assert!(matches!(died, Claim::Won { failures: 3, .. }), "{died:?}");
     bench.settle(worker(2), &given_up()).await.unwrap();
-    assert_eq!(bench.entry().await.failures, 0, "it begins again");
+    assert_eq!(bench.entry().await.failures, 0, "the count starts again");
 }
 
 async fn deliveries_that_are_left_of_a_message_that_was_given_up_are_left_alone_until_it_is_redriven(
@@ -89,15 +97,15 @@ async fn deliveries_that_are_left_of_a_message_that_was_given_up_are_left_alone_
     };
     let claim = async || bench.ledger.claim(&key(), &delivered_again).await.unwrap();
     bench.settled(&released()).await;
-    assert!(claim().await.is_won(), "it waits");
+    assert!(claim().await.is_won(), "the message waits");
     bench.settle(worker(2), &given_up()).await.unwrap();
     assert_eq!(claim().await, Claim::Settled(bench.entry().await));
     assert!(bench.ledger.redrive(&key()).await.unwrap());
-    assert!(claim().await.is_won(), "it was redriven");
+    assert!(claim().await.is_won(), "the message was redriven");
     bench.settle(worker(2), &given_up()).await.unwrap();
     assert!(
         bench.claim(worker(1), now()).await.is_won(),
-        "it is named again"
+        "a new request names the message"
     );
 }
 
@@ -106,7 +114,8 @@ async fn a_message_that_nobody_claimed_has_no_item(bench: Bench) {
 }
 
 async fn a_second_claim_loses_and_learns_until_when_the_first_one_holds(bench: Bench) {
-    // Milliseconds, because a lease that is read back coarser than it was written would end early.
+    // Milliseconds, because a lease that is stored with less precision than it was given would end
+    // early.
     let began = now() + TimeDelta::milliseconds(137);
     bench.claim(worker(1), began).await;
     let lost = bench.claim(worker(2), began + TimeDelta::seconds(5)).await;
@@ -115,7 +124,7 @@ async fn a_second_claim_loses_and_learns_until_when_the_first_one_holds(bench: B
     assert_eq!(
         (entry.held, entry.attempts),
         (Some((worker(1), began + LEASE)), 1),
-        "the loser changed nothing"
+        "the lost claim changed nothing"
     );
 }
 
@@ -144,7 +153,7 @@ async fn a_released_message_is_free_at_once(bench: Bench) {
         entry.reason.as_deref(),
         Some("dataverse throttled the call")
     );
-    // The queue decides when it comes back; the ledger does not stand in the way before.
+    // The queue decides when the message comes back. The ledger does not delay it further.
     assert!(bench.claim(worker(2), now()).await.is_won());
     assert_eq!(bench.entry().await.attempts, 2);
 }
@@ -204,7 +213,7 @@ async fn a_written_or_dead_message_is_final(bench: Bench) {
             .await
             .unwrap();
         let Claim::Settled(entry) = claim else {
-            panic!("a dead message was given out: {claim:?}");
+            panic!("a dead message was claimed: {claim:?}");
         };
         assert_eq!(
             (entry.state, entry.reason.as_deref()),
@@ -235,7 +244,7 @@ async fn a_message_on_its_last_delivery_is_dead_until_the_try_has_an_end(bench: 
         (entry.state, entry.gave_up, entry.reason.as_deref()),
         (State::Dead, true, Some(LAST_DELIVERY_UNFINISHED))
     );
-    // What it comes to replaces that, whichever it is.
+    // The settlement of the attempt replaces that state, whichever it is.
     bench.settle(worker(1), &released()).await.unwrap();
     let entry = bench.entry().await;
     assert_eq!((entry.state, entry.gave_up), (State::Waiting, false));
@@ -253,7 +262,7 @@ async fn a_message_on_its_last_delivery_is_held_like_any_other(bench: Bench) {
         bench.claim(worker(2), now()).await,
         Claim::HeldUntil(now() + LEASE)
     );
-    // Its worker died, and somebody named it again.
+    // The worker died and a new request names the message.
     assert!(bench.claim(worker(2), now() + LEASE).await.is_won());
     assert_eq!(bench.entry().await.state, State::Waiting);
     let late = bench.settle(worker(1), &written()).await;
@@ -263,7 +272,7 @@ async fn a_message_on_its_last_delivery_is_held_like_any_other(bench: Bench) {
 async fn a_message_skipped_for_its_place_is_claimed_again_only_when_it_changed(bench: Bench) {
     bench.settled(&skipped()).await;
     let Claim::Settled(entry) = bench.claim(worker(2), now()).await else {
-        panic!("a skipped message was given out unchanged");
+        panic!("a skipped message was claimed although it did not change");
     };
     assert_eq!(
         (entry.state, entry.reason.as_deref()),
@@ -323,7 +332,7 @@ async fn messages_differ_by_mailbox_and_by_letter_case(bench: Bench) {
             .unwrap();
         assert!(claim.is_won());
         let entry = bench.ledger.entry(&key).await.unwrap().unwrap();
-        assert_eq!(entry.attempts, 1, "{key} was somebody else's");
+        assert_eq!(entry.attempts, 1, "{key} shares its item with another key");
     }
 }
 

@@ -1,4 +1,5 @@
-//! What is kept of a decision, for how long, and how a message is found by its row.
+//! Contract of decision records: which one is stored, for how long, and how messages are found by
+//! their row.
 
 use mailverse::dedupe::kept::{Decided, DecidedRow, Kept};
 use mailverse::dedupe::ledger::Settlement;
@@ -21,7 +22,7 @@ contract! {
 }
 
 impl Bench {
-    /// Claims and settles with a record of this text.
+    /// Claims the message and settles it with a decision record of this text.
     async fn decided(&self, settlement: &Settlement, text: &str, row: DecidedRow) {
         assert!(
             self.revisit(worker(90), now()).await.is_won(),
@@ -38,7 +39,11 @@ impl Bench {
     }
 
     async fn kept(&self) -> Kept {
-        self.ledger.kept(&key()).await.unwrap().expect("an item")
+        self.ledger
+            .kept(&key())
+            .await
+            .unwrap()
+            .expect("the message has an item")
     }
 
     async fn decision(&self) -> Option<String> {
@@ -55,7 +60,11 @@ async fn the_decision_of_a_final_state_is_kept_and_that_of_a_try_only_when_a_row
     bench: Bench,
 ) {
     bench.decided(&released(), "early", DecidedRow::None).await;
-    assert_eq!(bench.decision().await.as_deref(), None, "nothing was tried");
+    assert_eq!(
+        bench.decision().await.as_deref(),
+        None,
+        "no write was attempted"
+    );
     bench.decided(&released(), "tried", DecidedRow::Ours).await;
     assert_eq!(bench.decision().await.as_deref(), Some("tried"));
     assert_eq!(bench.attribute("decision").await, None);
@@ -71,7 +80,7 @@ async fn a_row_that_was_there_is_explained_by_the_decision_that_may_have_written
     assert_eq!(
         bench.decision().await.as_deref(),
         Some("second"),
-        "the row may be this one's"
+        "the row may have been written by this decision"
     );
     bench.decided(&written(), "found", DecidedRow::Found).await;
     assert_eq!(bench.decision().await.as_deref(), Some("second"));
@@ -90,7 +99,7 @@ async fn a_decision_stays_until_another_one_replaces_it(bench: Bench) {
     assert_eq!(
         bench.decision().await.as_deref(),
         Some("skipped"),
-        "claimed"
+        "a claim keeps the record"
     );
     bench
         .ledger
@@ -100,7 +109,7 @@ async fn a_decision_stays_until_another_one_replaces_it(bench: Bench) {
     assert_eq!(
         bench.decision().await.as_deref(),
         Some("skipped"),
-        "settled without one"
+        "a settlement without a record keeps the old one"
     );
     bench.decided(&dead(), "dead", DecidedRow::None).await;
     assert_eq!(bench.decision().await.as_deref(), Some("dead"));
@@ -113,7 +122,7 @@ async fn a_decision_stays_until_another_one_replaces_it(bench: Bench) {
     assert_eq!(
         (claim.is_won(), bench.decision().await.as_deref()),
         (true, Some("dead")),
-        "tried once more"
+        "a claim after a redrive keeps the record"
     );
 }
 
@@ -155,7 +164,7 @@ async fn everything_that_is_kept_is_told(bench: Bench) {
     assert_eq!(
         kept.until,
         kept.entry.held.map(|(_, until)| until),
-        "the lease"
+        "the end of the lease"
     );
     bench
         .ledger
@@ -164,7 +173,7 @@ async fn everything_that_is_kept_is_told(bench: Bench) {
         .unwrap();
     let kept = bench.kept().await;
     let Settlement::Released { retry_at, .. } = released() else {
-        panic!("released")
+        panic!("`released` returns `Released`")
     };
     assert_eq!((kept.since, kept.until), (Some(now()), Some(retry_at)));
     bench.settled(&written()).await;

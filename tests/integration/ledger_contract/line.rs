@@ -1,7 +1,8 @@
-//! A line to DynamoDB on which calls fail as no stand-in makes them fail.
+//! A connection to DynamoDB on which calls fail in ways that no emulator can produce.
 //!
-//! It takes the place of the SDK's HTTP connection and sees every try of a call. Above it all is the SDK's own: what it reads out of an
-//! answer, what it takes for passing, and how often it tries again. Only its waits end at once.
+//! It replaces the SDK's HTTP client and sees every attempt of a call. Everything above it is the
+//! SDK itself: how it reads a response, which errors it retries, and how often. Only its waits end
+//! at once.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -22,20 +23,21 @@ use mailverse::dedupe::ledger::Ledger;
 
 use super::Bench;
 
-/// What becomes of one try of a call.
+/// What happens to one attempt of a call.
 #[derive(Debug, Clone)]
 pub(super) enum Fault {
-    /// DynamoDB does nothing and answers this, with this status.
+    /// DynamoDB does nothing and answers with this status and body.
     Answer(u16, String),
-    /// Nobody picks up until the client gives up.
+    /// No connection is established before the client's timeout.
     NoConnectionInTime,
-    /// The connection breaks before DynamoDB has the call.
+    /// The connection breaks before DynamoDB receives the call.
     NotReachable,
-    /// DynamoDB does what it was told, and the connection breaks before its answer is here.
+    /// DynamoDB executes the call, and the connection breaks before the response arrives.
     LostAnswer,
 }
 
-/// A ledger whose tries meet the faults, one each and in their order; after the last one, all is well.
+/// A ledger whose attempts meet the faults one by one, in order. After the last fault, attempts
+/// succeed.
 pub(super) struct Line {
     pub(super) ledger: Ledger,
     faults: Faults,
@@ -46,8 +48,8 @@ type Faults = Arc<Mutex<VecDeque<Fault>>>;
 impl Line {
     pub(super) fn new(bench: &Bench, faults: impl IntoIterator<Item = Fault>) -> Self {
         let faults: Faults = Arc::new(Mutex::new(faults.into_iter().collect()));
-        // Tries are paid for from a purse that all clients of a process share, so this one has its own: else a test would fail for
-        // want of tries that another one used up.
+        // All clients of a process share a token bucket for retries, so this client gets a separate
+        // one. Otherwise a test could fail because other tests used up the tokens.
         let purse = RetryPartition::custom("line").token_bucket(TokenBucket::default());
         let config = bench
             .client
@@ -55,7 +57,7 @@ impl Line {
             .to_builder()
             .retry_partition(purse.build())
             .sleep_impl(AtOnce)
-            // A time-out is a wait too, and would end before the answer is here.
+            // A timeout is a wait too, so it would end at once, before the response arrives.
             .timeout_config(TimeoutConfig::disabled())
             .http_client(Connections {
                 faults: Arc::clone(&faults),
@@ -67,7 +69,7 @@ impl Line {
         }
     }
 
-    /// How many faults no try has met.
+    /// Returns the number of faults that no attempt has met yet.
     pub(super) fn left(&self) -> usize {
         self.faults.lock().unwrap().len()
     }

@@ -1,4 +1,5 @@
-//! What the ledger makes of a DynamoDB that fails, and that it repeats nothing of what DynamoDB says, but for a missing right.
+//! Contract for a DynamoDB that fails. Errors of the ledger repeat nothing of DynamoDB's text,
+//! except for a missing permission.
 
 use mailverse::dedupe::ledger::{Ledger, LedgerError};
 use mailverse::dedupe::{Claim, ClaimRequest, LEASE, State};
@@ -23,13 +24,13 @@ contract! {
     an_item_of_a_later_build_is_an_outage
 }
 
-/// More than any call tries.
+/// More than the attempts of any call.
 const ALWAYS: usize = 10;
 
-/// Stands for all that must not be repeated.
+/// A text that no error may repeat.
 const PRIVATE: &str = "Re: your salary, from ada@example.com";
 
-/// A refusal as DynamoDB words it.
+/// Returns a rejection in DynamoDB's format.
 fn refusal(status: u16, code: &str) -> Fault {
     let body = json!({
         "__type": format!("com.amazonaws.dynamodb.v20120810#{code}"),
@@ -38,20 +39,30 @@ fn refusal(status: u16, code: &str) -> Fault {
     Fault::Answer(status, body.to_string())
 }
 
-/// What a claim, a settlement and a look come to when each of their tries meets `fault`, and after how many tries.
+/// Runs a claim, a settlement and a read whose attempts all meet `fault`. Returns the error text
+/// and the number of attempts of each.
 async fn outages(bench: &Bench, fault: &Fault) -> [(String, usize); 3] {
     let line = || Line::new(bench, vec![fault.clone(); ALWAYS]);
     let (claiming, settling, looking) = (line(), line(), line());
     let (claim, settled, look) = (
-        claim(&claiming.ledger, 1).await.expect_err("a claim"),
-        settle(&settling.ledger).await.expect_err("a settlement"),
-        looking.ledger.entry(&key()).await.expect_err("a look"),
+        claim(&claiming.ledger, 1)
+            .await
+            .expect_err("every attempt of the claim fails"),
+        settle(&settling.ledger)
+            .await
+            .expect_err("every attempt of the settlement fails"),
+        looking
+            .ledger
+            .entry(&key())
+            .await
+            .expect_err("every attempt of the read fails"),
     );
     [(claim, claiming), (settled, settling), (look, looking)]
         .map(|(error, line)| (told(&error), ALWAYS - line.left()))
 }
 
-/// The text of an outage, which holds nothing that DynamoDB said or was sent.
+/// Returns the text of an outage, and asserts that it contains nothing that DynamoDB sent or
+/// received.
 fn told(error: &LedgerError) -> String {
     assert!(matches!(error, LedgerError::Unavailable(_)), "{error:?}");
     let text = error.to_string();
@@ -90,7 +101,8 @@ async fn what_passes_is_tried_three_times_before_it_is_an_outage(bench: Bench) {
 
 async fn what_does_not_pass_is_an_outage_at_once(bench: Bench) {
     for code in [
-        // Another call has the item just now. It does pass, but the SDK leaves that to us, and we leave it to the queue.
+        // Another call is changing the item. This is transient, but the SDK does not retry it and
+        // neither do we: the queue does.
         "TransactionConflictException",
         "ItemCollectionSizeLimitExceededException",
         "ResourceNotFoundException",
@@ -152,7 +164,7 @@ async fn a_claim_whose_answer_is_lost_is_won(bench: Bench) {
     assert_eq!(line.left(), 0);
     let entry = bench.entry().await;
     assert_eq!(entry.held, Some((worker(1), now() + LEASE)));
-    assert_eq!(entry.attempts, 2, "the repeated try is counted too");
+    assert_eq!(entry.attempts, 2, "the repeated attempt is counted too");
 }
 
 async fn a_claim_whose_answers_are_all_lost_holds_and_is_won_when_its_worker_asks_again(
@@ -170,7 +182,7 @@ async fn a_claim_whose_answers_are_all_lost_holds_and_is_won_when_its_worker_ask
 async fn a_settlement_whose_answer_is_lost_stands_and_is_recognised(bench: Bench) {
     bench.claim(worker(1), now()).await;
     let line = Line::new(&bench, [Fault::LostAnswer]);
-    // The repeated try finds no claim any more, and what it was about to write.
+    // The repeated attempt finds no claim, but the settlement that it was about to write.
     settle(&line.ledger).await.unwrap();
     assert_eq!(line.left(), 0);
     assert_eq!(bench.entry().await.state, State::Written);

@@ -1,4 +1,4 @@
-//! The pause that all workers keep.
+//! Contract of the pause that all workers observe.
 
 use chrono::TimeDelta;
 use mailverse::governor::User;

@@ -1,4 +1,4 @@
-//! What the ledger holds of refusals that concern everybody, and how such a pause ends.
+//! Contract of the pause after a rejection that affects every message, and how such a pause ends.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use mailverse::dedupe::pause::{Pause, Scope};
@@ -78,14 +78,17 @@ async fn a_refusal_pauses_everybody_and_says_why(bench: Bench) {
 }
 
 async fn of_many_workers_one_takes_the_probe_of_a_pause_that_is_over(bench: Bench) {
-    assert!(!bench.takes_probe(0).await, "there is no pause");
+    assert!(!bench.takes_probe(0).await, "there is no pause to probe");
     bench.refuse(1, at(60)).await;
-    assert!(!bench.takes_probe(59).await, "it is not over");
+    assert!(!bench.takes_probe(59).await, "the pause is not over");
     let all = (0..3).map(|_| bench.takes_probe(60));
     let taken = futures_util::future::join_all(all).await;
     assert_eq!(taken.iter().filter(|taken| **taken).count(), 1);
     assert_eq!(bench.pause_of(&user()).await.until, Some(at(240)));
-    assert!(bench.takes_probe(240).await, "who had it died");
+    assert!(
+        bench.takes_probe(240).await,
+        "the worker with the probe died, so another takes it"
+    );
 }
 
 async fn what_a_probe_met_replaces_the_time_that_it_was_given(bench: Bench) {
@@ -126,7 +129,11 @@ async fn a_pause_that_the_service_asked_for_is_not_ended_by_a_message_that_passe
 
 async fn only_different_messages_in_a_row_with_one_code_count(bench: Bench) {
     assert_eq!(bench.in_a_row("400 y", &["m1"]).await, 1);
-    assert_eq!(bench.in_a_row("400 y", &["m1"]).await, 1, "the same again");
+    assert_eq!(
+        bench.in_a_row("400 y", &["m1"]).await,
+        1,
+        "the same message again"
+    );
     assert_eq!(bench.in_a_row("400 y", &["m2", "m3"]).await, 3);
     assert_eq!(bench.in_a_row("400 z", &["m4"]).await, 1, "another code");
     assert_eq!(bench.in_a_row("400 y", &["m5"]).await, 1);

@@ -1,4 +1,4 @@
-//! What is kept when a claim ends, and what is not.
+//! Contract of settlements: what is stored when a claim ends, and what is not.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -41,7 +41,7 @@ async fn a_worker_that_lost_its_claim_cannot_finish(bench: Bench) {
     assert_eq!(
         bench.entry().await.held,
         Some((worker(2), now() + LEASE + LEASE)),
-        "the successor's claim stands"
+        "the successor's claim is unchanged"
     );
     bench.settle(worker(2), &written()).await.unwrap();
 }
@@ -78,12 +78,12 @@ async fn a_settlement_is_kept_with_its_reason_and_row(bench: Bench) {
     assert_eq!(bench.entry().await, expected);
     assert!(
         !bench.item().await.contains_key("retry_at_ms"),
-        "what is written is not retried"
+        "a written message is not retried"
     );
 }
 
 async fn a_long_reason_is_cut_on_a_character(bench: Bench) {
-    // 'ä' has two bytes and the limit of 500 falls into the middle of one.
+    // 'ä' has two bytes, and the limit of 500 bytes is in the middle of one.
     let reason = format!("x{}", "ä".repeat(400));
     bench
         .settled(&Settlement::Dead {
@@ -114,10 +114,10 @@ async fn only_what_is_settled_for_good_may_expire(bench: Bench) {
     bench.settle(worker(90), &released()).await.unwrap();
     assert_eq!(expires(&bench.item().await), None, "released");
     bench.settled(&skipped()).await;
-    let kept = expires(&bench.item().await).expect("skipped");
+    let kept = expires(&bench.item().await).expect("a skipped item has an expiry time");
     assert!(
         kept >= 365 * 86_400,
-        "longer than a year of history: {kept} s"
+        "expires after more than one year of backfill: {kept} s"
     );
     bench.revisit(worker(90), now()).await;
     assert_eq!(expires(&bench.item().await), None, "claimed again");
@@ -136,7 +136,7 @@ async fn only_what_is_settled_for_good_may_expire(bench: Bench) {
     assert_eq!(
         expires(&bench.item().await),
         None,
-        "dead waits for a person"
+        "a dead message waits for an operator"
     );
 }
 
@@ -226,7 +226,7 @@ async fn a_table_that_is_there_stays(bench: Bench) {
     assert_eq!(bench.entry().await.state, State::Written);
 }
 
-/// Whether the ledger was told that another row carries the message.
+/// Tells the ledger that another row holds the message. Returns whether it stored that.
 async fn told(bench: &Bench, theirs: ActivityId, note: &str) -> bool {
     let ledger = &bench.ledger;
     ledger
@@ -251,7 +251,7 @@ async fn a_row_that_gave_way_to_anothers_is_replaced_and_nothing_else(bench: Ben
     assert_eq!(bench.entry().await, expected);
     assert_eq!(gave_way().await, Some(activity()));
     let again = told(&bench, theirs, "again").await;
-    assert!(!again, "the item names another row meanwhile");
+    assert!(!again, "the item names another row by now");
     assert_eq!(bench.entry().await, expected);
 }
 

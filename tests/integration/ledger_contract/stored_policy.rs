@@ -1,4 +1,4 @@
-//! The stored policy document.
+//! Contract of the stored policy document.
 
 use mailverse::dedupe::stored_policy::{Pushed, StoredPolicy};
 use mailverse::governor::User;
@@ -24,7 +24,12 @@ async fn push(bench: &Bench, document: &str, version: &str, seen: Option<&str>) 
 }
 
 async fn stored(bench: &Bench) -> StoredPolicy {
-    bench.ledger.stored_policy().await.unwrap().expect("one")
+    bench
+        .ledger
+        .stored_policy()
+        .await
+        .unwrap()
+        .expect("a document is stored")
 }
 
 async fn what_was_pushed_is_read_as_it_was(bench: Bench) {
@@ -44,7 +49,7 @@ async fn whoever_has_seen_the_last_document_may_replace_it(bench: Bench) {
     assert_eq!(push(&bench, "{ }", "v2", Some("v1")).await, Pushed::Stored);
     let second = stored(&bench).await;
     assert_eq!((second.version.as_str(), second.revision), ("v2", 2));
-    // The first document again is a later one than the second.
+    // Pushing the first document again creates a third revision.
     push(&bench, "{}", "v1", Some("v2")).await;
     let third = stored(&bench).await;
     assert_eq!((third.version.as_str(), third.revision), ("v1", 3));

@@ -1,15 +1,20 @@
-//! The law of the ledger: what holds in whatever order claims, settlements, crashes and the passing of time come.
+//! Random walks: properties that hold for any order of claims, settlements, crashes and passing
+//! time.
 //!
-//! - At no time do two workers hold a message whose lease runs.
-//! - Only who was given the message last, and has not ended that claim, can end it; it may say so twice. Whoever else tries changes nothing.
-//! - A final state is left only where the table of [`decide_claim`] says so, and then by a claim.
-//! - The ledger answers, and holds, what [`Model`] does.
+//! - Two workers never hold a message during the same lease.
+//! - Only the worker that claimed the message last can settle it, once. It may repeat the same
+//!   settlement. Any other settlement changes nothing.
+//! - A message leaves a final state only where the table of [`decide_claim`] allows it, and only by
+//!   a claim.
+//! - The answers and the item of the ledger equal those of [`Model`].
 //!
-//! The first three are judged by what the workers were told, so they bind the rule and the ledger alike. A lost answer needs no step of
-//! its own: it is the same call once more when the SDK repeats it, and a crash when it does not.
+//! The first three are checked against what the workers were told, so they bind the claim rule and
+//! the ledger alike. A lost response needs no step: if the SDK repeats the call, it is the same
+//! call twice, otherwise it is a crash.
 //!
-//! The seed is fixed, so that a change is judged by the same walks as the one before it; a failure names it with the
-//! shortest walk that fails, and nothing is kept in files. `PROPTEST_RNG_SEED=N` takes other walks.
+//! The seed is fixed, so that a change is tested by the same walks as the version before it. A
+//! failure prints the seed and the shortest failing walk. Nothing is stored in files.
+//! `PROPTEST_RNG_SEED=N` takes other walks.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -50,19 +55,19 @@ enum Step {
         worker: usize,
         settlement: Settlement,
     },
-    /// The worker forgets its token, and goes on with a new one.
+    /// The worker loses its claim token and continues with a new one.
     Crash(usize),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    // Where a lease ends, a millisecond decides.
+    // A millisecond matters at the end of a lease.
     let pass = prop_oneof![
         Just(TimeDelta::milliseconds(1)),
         Just(LEASE - TimeDelta::milliseconds(1)),
         Just(LEASE),
         (1_i64..300).prop_map(TimeDelta::seconds),
     ];
-    // Seldom for good, or there would be little to walk through.
+    // Final settlements are rare, because few steps are possible after one.
     let settlement = prop_oneof![
         4 => Just(released()),
         2 => Just(postponed()),
@@ -90,7 +95,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 #[derive(Debug, Clone, Default)]
 struct Model {
     entry: Option<Entry>,
-    /// How the last claim ended: by whom, as what, and when. Whoever says the same once more is believed, since the answer may have been lost.
+    /// How the last claim ended: token, state and time. An equal settlement is accepted again,
+    /// since the response to the first may have been lost.
     ended: Option<(ClaimToken, State, DateTime<Utc>)>,
 }
 
@@ -101,7 +107,7 @@ impl Model {
             self.ended = None;
             let before = self.entry.take();
             let last = request.last_delivery;
-            // Of the try before, until this one ends.
+            // The reason of the previous attempt, until this one ends.
             let reason = before.as_ref().and_then(|entry| entry.reason.clone());
             self.entry = Some(Entry {
                 state: if last { State::Dead } else { State::Waiting },
@@ -124,7 +130,7 @@ impl Model {
         claim
     }
 
-    /// Whether the claim was `token`'s to end.
+    /// Settles the claim. Returns whether `token` was allowed to.
     fn settle(&mut self, token: ClaimToken, now: DateTime<Utc>, settlement: &Settlement) -> bool {
         let (state, reason, activity_id) = match settlement.clone() {
             Settlement::Written { activity_id, note } => (State::Written, note, Some(activity_id)),
@@ -177,7 +183,7 @@ impl Model {
     }
 }
 
-/// A call to the ledger, and what the model answers.
+/// A call to the ledger, and the answer of the model.
 enum Call<'a> {
     Claim {
         request: ClaimRequest,
@@ -190,13 +196,13 @@ enum Call<'a> {
     },
 }
 
-/// One walk on the model, under the eyes of the law.
+/// One walk on the model that checks the properties.
 #[derive(Default)]
 struct Walk {
     model: Model,
     passed: TimeDelta,
     crashes: [u128; WORKERS],
-    /// Who was given the message last and has not ended its claim, and until when the lease runs.
+    /// The token of the last claim that is not settled, and the end of its lease.
     holder: Option<(ClaimToken, DateTime<Utc>)>,
     met: BTreeSet<&'static str>,
 }
@@ -257,7 +263,7 @@ impl Walk {
         if let Some((holder, until)) = self.holder.replace((token, now + LEASE)) {
             prop_assert!(
                 holder == token || until <= now,
-                "{token} was given what {holder} holds until {until}"
+                "{token} claimed a message that {holder} holds until {until}"
             );
             self.met.insert(if holder == token {
                 "repeated"
@@ -284,7 +290,7 @@ impl Walk {
         let repeats = !holds && accepted && self.model.ended == ended_before;
         prop_assert!(
             accepted == holds || repeats,
-            "whether {token} can end the claim"
+            "{token} settled without holding the claim, or could not settle its claim"
         );
         if holds {
             self.holder = None;
@@ -292,29 +298,34 @@ impl Walk {
             prop_assert_eq!(
                 &before,
                 &self.model.entry,
-                "a repeated end changed the item"
+                "a repeated settlement changed the item"
             );
-            self.met.insert("said twice");
+            self.met.insert("settled twice");
         } else {
-            prop_assert_eq!(&before, &self.model.entry, "a refused end changed the item");
+            prop_assert_eq!(
+                &before,
+                &self.model.entry,
+                "a rejected settlement changed the item"
+            );
             self.met.insert("refused");
         }
         Ok(accepted)
     }
 }
 
-/// By which line of the claim rule's table a claim leaves this final state.
+/// Returns the line of the claim rule's table by which this request may leave the final state.
+/// `None` if none allows it.
 fn left_by(entry: &Entry, request: &ClaimRequest) -> Option<&'static str> {
     let reason = entry.reason.as_deref().unwrap_or_default();
     match entry.state {
         State::Skipped if request.revisit && SKIPPED_FOR_NOW.contains(&reason) => Some("revisited"),
-        State::Dead if entry.gave_up && !entry.awaits_dead_letter => Some("tried anew"),
+        State::Dead if entry.gave_up && !entry.awaits_dead_letter => Some("tried again"),
         State::Dead if entry.gave_up && !request.redelivery => Some("named again"),
         _ => None,
     }
 }
 
-/// Takes `cases` walks with `check`, and wants all that can happen to have happened.
+/// Takes `cases` walks with `check`, and asserts that together they met every kind of event.
 fn take_walks(cases: u32, check: impl Fn(u32, &mut Walk, &[Step]) -> Result<(), TestCaseError>) {
     let mut config = ProptestConfig {
         cases,
@@ -340,14 +351,18 @@ fn take_walks(cases: u32, check: impl Fn(u32, &mut Walk, &[Step]) -> Result<(), 
         "refused",
         "repeated",
         "revisited",
-        "said twice",
+        "settled twice",
         "settled",
         "taken over",
-        "tried anew",
+        "tried again",
         "named again",
     ];
     let (_, met) = taken.into_inner();
-    assert_eq!(met, expected.into(), "seed {seed}: what the walks met");
+    assert_eq!(
+        met,
+        expected.into(),
+        "seed {seed}: the kinds of events that the walks met"
+    );
 }
 
 #[test]
@@ -359,7 +374,7 @@ fn no_order_of_events_breaks_the_law_of_the_claim_rule() {
 
 async fn no_order_of_events_breaks_the_law_of_the_ledger(bench: Bench) {
     let runtime = Handle::current();
-    // Proptest calls a plain function, which may wait for the ledger only on a thread of its own.
+    // Proptest calls a plain function, which may block on the ledger only on a separate thread.
     let walks = tokio::task::spawn_blocking(move || {
         take_walks(60, |number, walk, steps| {
             runtime.block_on(ledger_agrees(&bench, number, walk, steps))
@@ -370,7 +385,7 @@ async fn no_order_of_events_breaks_the_law_of_the_ledger(bench: Bench) {
     }
 }
 
-/// Takes the steps on the model and, with a message of its own, on the ledger.
+/// Takes the steps on the model and on the ledger, with a message that no other walk uses.
 async fn ledger_agrees(
     bench: &Bench,
     number: u32,
@@ -399,7 +414,7 @@ async fn ledger_agrees(
                         (&settled, accepted),
                         (Ok(()), true) | (Err(LedgerError::ClaimLost), false)
                     ),
-                    "step {}: {:?}, and the model says {}",
+                    "step {}: {:?}, but the model expects {}",
                     n,
                     settled,
                     accepted

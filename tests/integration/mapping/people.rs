@@ -1,15 +1,15 @@
-//! What a golden case says of people, and what has to come of it.
+//! The parts of a golden case that concern people.
 //!
-//! | Given | Is |
+//! | Input | Meaning |
 //! | --- | --- |
-//! | `settings` | as in the policy document; what is left out has its default |
+//! | `settings` | as in the policy document; a missing setting has its default |
 //! | `organisation[].modified` | when the row was changed last |
-//! | `companies[]` | accounts that stand for a `domain`, found `by` `website`, `address` or `contacts`; a domain that none is given for has none |
+//! | `companies[]` | accounts that belong to a `domain`, found `by` `website`, `address` or `contacts`; other domains have no account |
 //!
-//! | Has to come out | Is |
+//! | Expected | Meaning |
 //! | --- | --- |
-//! | `accounts`, `contacts` | the rows to make, in the order of their keys; none when left out |
-//! | `resolutions` | of each party by what it was found and how it was chosen; anything when left out |
+//! | `accounts`, `contacts` | the rows to create, in the order of their keys; none if missing |
+//! | `resolutions` | for each party, how it was found and how it was chosen; not checked if missing |
 
 use std::collections::BTreeMap;
 
@@ -28,7 +28,7 @@ use serde_json::{Value, json};
 use twin::Dataverse;
 use uuid::Uuid;
 
-/// The settings of a case.
+/// Returns the settings of a case.
 pub(super) fn settings(given: &Value) -> Settings {
     match &given["settings"] {
         Value::Null => Settings::default(),
@@ -36,12 +36,12 @@ pub(super) fn settings(given: &Value) -> Settings {
     }
 }
 
-/// When a row was changed last.
+/// Returns when a row was changed last. `None` if the case does not say.
 pub(super) fn modified(row: &Value) -> Option<chrono::DateTime<chrono::Utc>> {
     row["modified"].as_str().map(|text| text.parse().unwrap())
 }
 
-/// The rows to make for a case. They count as found from here on.
+/// Returns the rows to create for a case, and adds them to the lookup result.
 pub(super) fn make(
     given: &Value,
     message: &Message,
@@ -72,13 +72,13 @@ pub(super) fn make(
             account: None,
             changed: modified(row),
         };
-        // Somebody has to ask for it.
+        // Accounts count only for a domain that the message's new contacts ask for.
         if let Some(accounts) = companies.0.get_mut(row["domain"].as_str().unwrap()) {
             match row["by"].as_str().unwrap() {
                 "website" => accounts.by_website.push(person),
                 "address" => accounts.by_address.push(person),
                 "contacts" => accounts.of_contacts.push(person),
-                other => panic!("found by {other}?"),
+                other => panic!("`by` must be website, address or contacts (got {other})"),
             }
         }
     }
@@ -89,7 +89,7 @@ pub(super) fn make(
     plan
 }
 
-/// The bodies of rows, in the order of their keys.
+/// Returns the bodies of the rows, in the order of their keys.
 pub(super) fn bodies<'a>(rows: impl IntoIterator<Item = &'a NewRow>) -> Vec<Value> {
     let mut rows: Vec<&NewRow> = rows.into_iter().collect();
     rows.sort_by_key(|row| row.record.id);
@@ -98,7 +98,7 @@ pub(super) fn bodies<'a>(rows: impl IntoIterator<Item = &'a NewRow>) -> Vec<Valu
         .collect()
 }
 
-/// `exact only`, for each party.
+/// Returns how each party was found and chosen, such as `exact only`.
 pub(super) fn resolutions(parties: &[Party]) -> Vec<String> {
     let told = |party: &Party| {
         let resolution = &party.resolution;
@@ -111,7 +111,7 @@ pub(super) fn resolutions(parties: &[Party]) -> Vec<String> {
     parties.iter().map(told).collect()
 }
 
-/// The rows that a case expects to be made, accounts first.
+/// Returns the rows that a case expects to be created, accounts first.
 pub(super) fn expected_rows(expected: &Value) -> Vec<NewRow> {
     let rows = [(Table::Account, "accounts"), (Table::Contact, "contacts")];
     let of_table = |(table, field): (Table, &str)| {
@@ -127,7 +127,7 @@ pub(super) fn expected_rows(expected: &Value) -> Vec<NewRow> {
     rows.into_iter().flat_map(of_table).collect()
 }
 
-/// Puts the accounts of a case into an organisation.
+/// Inserts the accounts of a case into Dataverse.
 pub(super) fn insert_companies(dataverse: &Dataverse, given: &Value) {
     for row in companies_of(given) {
         let account = json!({"accountid": id(row), "name": "Some company"});

@@ -1,27 +1,30 @@
-//! Golden cases of the whole pipeline: `tests/fixtures/mapping/<case>.story.json` says what lies in a mailbox, what the policy and the organisation are, and
-//! exactly what has to be in Dataverse afterwards. The organisation and the mailboxes are those of [`crate::world`]; a new case is one file and no code.
+//! Golden cases of the whole pipeline. A file `tests/fixtures/mapping/<case>.story.json` has a
+//! message in a mailbox, the policy and the organisation, and exactly what must be in Dataverse
+//! afterwards. Organisation and mailboxes are those of [`crate::world`]. A new case is one file and
+//! no code.
 //!
-//! | Given | Is | Left out |
+//! | Input | Meaning | If missing |
 //! | --- | --- | --- |
 //! | `policy` | the policy document | no document |
-//! | `mailbox` | the grant whose mailbox the message lies in | Ada's |
-//! | `folders` | folders of that mailbox, as Nylas lists them, beside those that every mailbox has | none |
-//! | `custom_table` | a table `new_project` with a lookup to contacts and accounts; `has_activities` says whether mail can concern its rows | none |
+//! | `mailbox` | the grant whose mailbox has the message | Ada's |
+//! | `folders` | folders of that mailbox, as Nylas lists them, in addition to the standard ones | none |
+//! | `custom_table` | a table `new_project` with a lookup to contacts and accounts; `has_activities` says whether an email can concern its rows | none |
 //! | `unique_message_ids` | `false`: two emails may have one Message-ID | they may not |
-//! | `organisation` | rows beside the world's, as `table` and `row`: earlier emails with their `trackingtoken` or `messageid`, opportunities, cases, … | none |
+//! | `organisation` | additional rows, as `table` and `row`: earlier emails with their `trackingtoken` or `messageid`, opportunities, cases, … | none |
 //! | `message` | what differs from [`mail`]: Carol writes to Ada | nothing |
 //! | `files` | the text of each file, by its id | none |
 //!
-//! | Expected | Is | Left out |
+//! | Expected | Meaning | If missing |
 //! | --- | --- | --- |
-//! | `skipped` | the rule that leaves the message out: nothing is written at all | it is written |
-//! | `row` | the columns that differ from the row of Carol's mail ([`row_of_carols_mail`]), null where one is empty | none differs |
+//! | `skipped` | the rule that excludes the message: nothing is written | it is written |
+//! | `row` | the columns that differ from the row of Carol's message ([`row_of_carols_mail`]), null for an empty column | none differs |
 //! | `people` | role, address and row of each party | Carol wrote to Ada |
-//! | `evidence` | what was looked at for the regarding: source, outcome, records | Carol herself |
+//! | `evidence` | the candidates for the regarding: source, outcome, records | Carol herself |
 //! | `files` | name and text of each attachment | none |
-//! | `made` | the contacts and accounts that are new | none |
+//! | `made` | the contacts and accounts that are created | none |
 //!
-//! A lookup is written as `table/id`. Everything else in the organisation has to stay as it was.
+//! A lookup column is written as `table/id`. Everything else in the organisation must stay
+//! unchanged.
 
 use std::collections::BTreeMap;
 
@@ -37,10 +40,10 @@ use twin::Setting;
 use super::{fixtures, read};
 use crate::world::{ADA, World, assert_skipped, key, mail, written};
 
-/// Worlds that are built at the same time.
+/// The number of cases that run at the same time.
 const AT_ONCE: usize = 4;
 
-/// The columns that Dataverse fills in by itself.
+/// Columns that Dataverse fills in.
 const OF_THE_PLATFORM: [&str; 12] = [
     "activitytypecode",
     "attachmentcount",
@@ -56,7 +59,7 @@ const OF_THE_PLATFORM: [&str; 12] = [
     "versionnumber",
 ];
 
-/// And those of a contact or an account besides.
+/// Further columns that Dataverse fills in for a contact or an account.
 const OF_PEOPLE_BY_THE_PLATFORM: [&str; 4] = ["fullname", "ownerid", "statecode", "statuscode"];
 
 fn stories() -> BTreeMap<String, Value> {
@@ -75,7 +78,8 @@ fn list<'a>(story: &'a Value, field: &str) -> &'a [Value] {
     }
 }
 
-/// A row, or a part of one, without what Dataverse fills in by itself.
+/// Returns a row, or a part of one, without empty columns and without those that Dataverse fills
+/// in.
 fn shown(row: &Value) -> Map<String, Value> {
     let columns = row.as_object().unwrap().iter();
     let own = columns
@@ -84,7 +88,7 @@ fn shown(row: &Value) -> Map<String, Value> {
         .collect()
 }
 
-/// `contact/…`, where the value is a lookup.
+/// Returns a lookup as `contact/…`, and any other value unchanged.
 fn lookup(value: &Value) -> Value {
     match (value["table"].as_str(), value["id"].as_str()) {
         (Some(table), Some(id)) => Value::from(format!("{table}/{id}")),
@@ -92,7 +96,7 @@ fn lookup(value: &Value) -> Value {
     }
 }
 
-/// What Dataverse has after the mail from Carol that no story changes.
+/// Returns the row of Carol's message in a case that changes nothing.
 fn row_of_carols_mail() -> Map<String, Value> {
     let date = "2026-11-20T04:46:40Z";
     let row = json!({
@@ -106,7 +110,8 @@ fn row_of_carols_mail() -> Map<String, Value> {
     shown(&row)
 }
 
-/// The row of the message, and who is on it, what was looked at and what was made; or by which rule there is none.
+/// Runs a case. Returns the row of the message with its parties, the evidence and what was created,
+/// or the rule by which the message was skipped.
 async fn told(story: &Value) -> Value {
     let mut world = World::start().await;
     let text = story["policy"].to_string();
@@ -166,7 +171,7 @@ async fn told(story: &Value) -> Value {
     assert_eq!(
         emails.len(),
         1,
-        "one row, and none that was there is changed"
+        "one new row, and no existing row is changed"
     );
     let made = ["contact", "account"].map(|table| {
         let mut rows = new(table);
@@ -194,7 +199,7 @@ async fn told(story: &Value) -> Value {
     })
 }
 
-/// The tables that a story may change, or must not.
+/// Returns the rows of all tables that a case may change or must leave unchanged.
 fn everything(world: &World) -> BTreeMap<String, Vec<Value>> {
     let tables = [
         "email",
@@ -210,7 +215,7 @@ fn everything(world: &World) -> BTreeMap<String, Vec<Value>> {
     tables.into_iter().map(rows).collect()
 }
 
-/// Sender and recipients; not what the platform adds.
+/// Returns sender and recipients as text. `None` for a party that Dataverse adds.
 fn person(party: &Value) -> Option<Value> {
     let role = match party["participationtypemask"].as_i64()? {
         1 => "from",
@@ -243,21 +248,24 @@ fn file(row: &Value) -> Value {
     json!([row["filename"], String::from_utf8(bytes).unwrap()])
 }
 
-/// What the case says, with what it leaves out.
+/// Returns the expected output of the case, with defaults for missing parts.
 fn expected(story: &Value) -> Value {
     let expected = &story["expected"];
     if !expected["skipped"].is_null() {
         assert_eq!(
             expected.as_object().unwrap().len(),
             1,
-            "skipped, and nothing else"
+            "a skipped case expects nothing else"
         );
         return expected.clone();
     }
     let mut row = row_of_carols_mail();
     for (column, value) in expected["row"].as_object().into_iter().flatten() {
         if value.is_null() {
-            assert!(row.remove(column).is_some(), "{column} is empty anyway");
+            assert!(
+                row.remove(column).is_some(),
+                "{column} is empty by default: remove it from the case"
+            );
         } else {
             row.insert(column.clone(), value.clone());
         }
@@ -291,7 +299,7 @@ async fn every_story_ends_as_written() {
     let stories = stories();
     assert!(
         stories.len() >= 60,
-        "the stories are not where they should be: {}",
+        "expected at least 60 cases in tests/fixtures/mapping, found {}",
         stories.len()
     );
     let outcomes =
@@ -302,7 +310,9 @@ async fn every_story_ends_as_written() {
         let expected = expected(story);
         if told != expected {
             let rule = &story["rule"];
-            differences.push(format!("{name}: {rule}\nis {told:#}\nand not {expected:#}"));
+            differences.push(format!(
+                "{name}: {rule}\nis {told:#}\ninstead of {expected:#}"
+            ));
         }
     }
     assert!(differences.is_empty(), "{}", differences.join("\n\n"));

@@ -1,10 +1,11 @@
-//! Is every golden case in the table of `tests/fixtures/mapping/README.md`, and has every rule there a case that fires and one that does not?
+//! Checks that every golden case is in the table of `tests/fixtures/mapping/README.md`, and that
+//! every rule there has a case in which it applies and one in which it does not.
 
 use std::collections::BTreeSet;
 
 use super::{fixtures, folder};
 
-/// The names in backquotes that a cell of the table holds.
+/// Returns the names in backquotes in a cell of the table.
 fn cases(cell: &str) -> Vec<&str> {
     cell.split('`').skip(1).step_by(2).collect()
 }
@@ -24,7 +25,7 @@ fn every_rule_has_a_case_that_fires_and_one_that_does_not_and_every_case_a_rule(
     for row in rows {
         let cells: Vec<&str> = row.split(" | ").collect();
         let [rule, fires, does_not] = cells[..] else {
-            panic!("not three cells: {row}");
+            panic!("expected a table row with three cells: {row}");
         };
         let (fires, does_not) = (cases(fires), cases(does_not));
         assert!(!fires.is_empty() && !does_not.is_empty(), "{rule}");
@@ -32,7 +33,10 @@ fn every_rule_has_a_case_that_fires_and_one_that_does_not_and_every_case_a_rule(
         named.extend(fires.into_iter().chain(does_not).map(str::to_owned));
         rules += 1;
     }
-    assert!(rules >= 50, "the table is not where it should be: {rules}");
+    assert!(
+        rules >= 50,
+        "expected at least 50 rules in the table, found {rules}"
+    );
     let there: BTreeSet<String> = fixtures()
         .iter()
         .map(|path| path.file_name().unwrap().to_str().unwrap())
@@ -43,5 +47,8 @@ fn every_rule_has_a_case_that_fires_and_one_that_does_not_and_every_case_a_rule(
     let missing: Vec<_> = there.difference(&named).collect();
     let invented: Vec<_> = named.difference(&there).collect();
     assert!(missing.is_empty(), "not in the table: {missing:?}");
-    assert!(invented.is_empty(), "no such case: {invented:?}");
+    assert!(
+        invented.is_empty(),
+        "in the table without a case: {invented:?}"
+    );
 }

@@ -1,4 +1,5 @@
-//! What readers make of a token that ends, is refused, or is not there: no message is lost, and nobody is stormed.
+//! Tests what readers do if a token expires, is rejected or is missing: no message is lost, and no
+//! service is flooded with requests.
 
 use std::time::Duration;
 
@@ -18,13 +19,13 @@ use twin::Twin;
 use super::{Calls, Office, after, now};
 use crate::world::{ADA, World, created, mail, waiting, written};
 
-/// The one user, whose token is read there.
+/// Returns one application user whose token is read from this store.
 fn reading(store: TokenStore) -> Identities {
     let tokens = TokenSource::new(Origin::Store(store));
     Identities::new(Budget::default(), tokens, Vec::new())
 }
 
-/// Two workers of one world, each with a reader of the stored token.
+/// Two workers of one world, each with its own reader of the stored token.
 struct TwoWorkers {
     world: World,
     other: Pipeline,
@@ -53,7 +54,7 @@ impl TwoWorkers {
         self.office.refresh_at(self.world.now).await.unwrap();
     }
 
-    /// One run of each worker over ten mails of its own.
+    /// Runs each worker once on ten different messages.
     async fn both(&mut self) -> Vec<Fate> {
         let batch = |range: std::ops::Range<usize>| {
             range
@@ -85,15 +86,16 @@ async fn two_workers_that_meet_an_ended_token_lose_no_message_and_storm_nobody()
     for n in 0..20 {
         workers.world.put(ADA, mail(&format!("m{n}"), &json!({})));
     }
-    // It ends before its time.
+    // The token is revoked before it expires.
     workers.office.entra.revoke_all();
     for fate in workers.both().await {
         assert_eq!(waiting(&fate).1, "dataverse refused the token");
     }
-    assert_eq!(workers.requests(), 2, "each shows it once");
+    assert_eq!(workers.requests(), 2, "each worker sends the token once");
     assert_eq!(workers.calls(), [1, 1]);
     let nylas = workers.world.pipeline.nylas.requests();
-    // Five times within the minute they are delivered again, and the store has the same token.
+    // The messages are delivered five more times within a minute, and the store still has the same
+    // token.
     for _ in 0..5 {
         for fate in workers.both().await {
             let (delay, reason) = waiting(&fate);
@@ -105,12 +107,20 @@ async fn two_workers_that_meet_an_ended_token_lose_no_message_and_storm_nobody()
         }
         workers.world.later(TimeDelta::seconds(10));
     }
-    assert_eq!(workers.requests(), 2, "it is not shown again");
-    assert_eq!(workers.calls(), [2, 2], "and the store was asked once more");
+    assert_eq!(
+        workers.requests(),
+        2,
+        "the rejected token is not sent again"
+    );
+    assert_eq!(
+        workers.calls(),
+        [2, 2],
+        "each worker read the store once more"
+    );
     assert_eq!(
         workers.world.pipeline.nylas.requests(),
         nylas,
-        "nothing was fetched"
+        "no message was fetched"
     );
 
     workers.world.later(TimeDelta::minutes(5));
@@ -132,7 +142,8 @@ async fn a_token_that_ends_in_the_middle_of_the_history_costs_time_and_no_messag
         let message = mail(&format!("m{n}"), &message);
         workers.world.put(ADA, message);
     }
-    // It ends while the second of three batches is being written; what becomes of the others, which are under way as well, is up to chance.
+    // The token is revoked while the second of three batches is written. The other batches run at
+    // the same time, so their outcome is a matter of chance.
     let entra = workers.office.entra.clone();
     let revoked = async move { entra.revoke_all() };
     workers
@@ -149,13 +160,17 @@ async fn a_token_that_ends_in_the_middle_of_the_history_costs_time_and_no_messag
     let first = list(&backfill, &mut world).await;
     assert!([0, 40, 80].contains(&first.len()), "{}", first.len());
     assert_eq!(world.emails().len(), first.len());
-    assert_eq!(sync.hidden().len() + sync.visible(), 0, "all of it");
+    assert_eq!(
+        sync.hidden().len() + sync.visible(),
+        0,
+        "no message went to the sync queue"
+    );
     let mut hidden = tasks.hidden();
     let (task, delay) = hidden.remove(0);
     assert_eq!(
         (hidden.len(), delay),
         (0, TokenError::WAIT),
-        "the page comes again"
+        "the task of the page is delivered again"
     );
 
     world.later(TimeDelta::minutes(5));
@@ -186,7 +201,7 @@ async fn many_who_need_a_token_at_once_read_the_store_once() {
             .all(|token| token.as_ref().unwrap().expose_secret() == first.expose_secret())
     );
     assert_eq!(calls.made(), 1);
-    // All of them are refused, and the store has another by then.
+    // All of them report the token as rejected, and the store has a new one by then.
     office.refresh_at(after(1)).await.unwrap();
     join_all((0..20).map(|_| source.refused(first))).await;
     let tokens = join_all((0..20).map(|_| source.token(after(1)))).await;
@@ -232,7 +247,11 @@ async fn while_the_store_cannot_be_read_messages_wait_and_all_are_written_afterw
         workers.world.later(TimeDelta::seconds(10));
     }
     assert_eq!(workers.requests(), 0);
-    assert_eq!(calls.made(), 2, "once a minute for each process");
+    assert_eq!(
+        calls.made(),
+        2,
+        "the store is read once a minute in each process"
+    );
     workers.world.later(TimeDelta::minutes(5));
     workers.world.pipeline.identities = reading(living.clone());
     workers.other.identities = reading(living);
@@ -242,7 +261,8 @@ async fn while_the_store_cannot_be_read_messages_wait_and_all_are_written_afterw
     assert_eq!(workers.world.emails().len(), 20);
 }
 
-/// Two hours of a worker whose clock is wrong, with a mail and a delivery every minute; how many mails had to come back.
+/// Runs a worker with a wrong clock for two hours, with a new message and a delivery every minute.
+/// Returns the number of messages that were delivered again, and the number of reads of the store.
 async fn two_hours_with_a_clock_that_is_off_by(off: TimeDelta) -> (usize, usize) {
     let mut workers = TwoWorkers::start().await;
     let clock = workers.world.twin.clock().clone();
@@ -275,11 +295,13 @@ async fn two_hours_with_a_clock_that_is_off_by(off: TimeDelta) -> (usize, usize)
 
 #[tokio::test]
 async fn a_clock_that_is_ten_minutes_off_costs_a_delivery_now_and_then_and_no_message() {
-    // Ahead, the token seems to end early, and there is a newer one by then.
+    // A clock that is ahead: the token seems to expire early, and the store has a newer one by
+    // then.
     let (came_back, reads) = two_hours_with_a_clock_that_is_off_by(TimeDelta::minutes(10)).await;
     assert_eq!(came_back, 0);
     assert!(reads <= 5, "{reads}");
-    // Behind, it is used beyond its end: refused once, and the store has a newer one.
+    // A clock that is behind: the token is used after it expired and rejected once, and the store
+    // has a newer one.
     let (came_back, reads) = two_hours_with_a_clock_that_is_off_by(TimeDelta::minutes(-10)).await;
     assert!((1..=2).contains(&came_back), "{came_back}");
     assert!(reads <= 5, "{reads}");

@@ -1,4 +1,4 @@
-//! What token-refresher makes of each answer of Entra.
+//! Tests what token-refresher does with each answer of Entra.
 
 use std::time::Duration;
 
@@ -11,13 +11,14 @@ use super::{CREDENTIAL, Office, after, now};
 use crate::tripwire::Tripwire;
 use crate::world::{status, throttled};
 
-/// With the services that it needs alive.
+/// Opens an office, and returns it with the emulator whose services it needs.
 async fn office() -> (Office, Twin) {
     let twin = Twin::start().await.unwrap();
     (Office::open(&twin).await, twin)
 }
 
-/// A certificate that is good until the end of that year; its PEM, that of its key, and its DER.
+/// Creates a certificate that is valid until the end of `last_year`. Returns the credential with
+/// its PEM and its key's, and its DER.
 fn certificate(last_year: i32) -> (Value, Vec<u8>) {
     let key = KeyPair::generate_for(&PKCS_RSA_SHA256).unwrap();
     let mut params = CertificateParams::new(Vec::new()).unwrap();
@@ -27,7 +28,7 @@ fn certificate(last_year: i32) -> (Value, Vec<u8>) {
     (pem, certificate.der().to_vec())
 }
 
-/// The text of a run that has to fail, in which no secret stands.
+/// Returns the error text of a run that must fail, and asserts that it contains no client secret.
 async fn failure(office: &Office, minutes: i64) -> String {
     let error = office.refresh_at(after(minutes)).await.unwrap_err();
     let text = error.to_string();
@@ -35,19 +36,21 @@ async fn failure(office: &Office, minutes: i64) -> String {
     text
 }
 
-/// What is wrong when Entra refuses.
+/// The cause of a rejection by Entra.
 enum Wrong {
-    /// The credential.
+    /// A wrong credential.
     Credential(Value),
-    /// The credential is right, and has expired.
+    /// A credential that is right but expired.
     Expired,
-    /// A setting.
+    /// A wrong setting.
     Setting(fn(&mut Config)),
-    /// Nothing here leads to it: the scope is made by the code, and the last code is none of the table.
+    /// An error code that no setting can cause: either the code builds the scope, or the table does
+    /// not have the error code.
     Answer(&'static str),
 }
 
-/// The refusals of the error table, row by row (Dataverse facts §16), and one that it does not have; the outages of the table are in the next test.
+/// The rejections of the error table, row by row (Dataverse facts §16), and one that is not in it.
+/// The next test has the outages of the table.
 fn refusals() -> [(&'static str, &'static str, Wrong); 8] {
     [
         (
@@ -112,7 +115,7 @@ async fn a_refusal_fails_at_once_with_its_meaning_and_leaves_the_token() {
         let told = format!("primary: entra rejected the credential: {code}, ");
         assert!(text.starts_with(&told), "{code}: {text}");
         assert!(text.contains(remedy), "{code}: {text}");
-        assert_eq!(office.entra.requests(), asked + 1, "asked once");
+        assert_eq!(office.entra.requests(), asked + 1, "Entra was asked once");
         assert_eq!(office.tokens().await, before, "{code}");
     }
 }
@@ -160,7 +163,7 @@ async fn a_certificate_gets_a_token_as_a_secret_does() {
     entra.upload_certificate(&entra.client_id(), &der);
     office.put(CREDENTIAL, &pem).await;
     for minutes in [0, 20] {
-        // The twin's clock is the machine's.
+        // The emulator's clock is that of the machine.
         let now = office.clock.now() + chrono::TimeDelta::minutes(minutes);
         office
             .clock
@@ -168,7 +171,7 @@ async fn a_certificate_gets_a_token_as_a_secret_does() {
         let refreshed = office.refresh_at(now).await.unwrap();
         assert!(refreshed.tokens[0].renewed);
     }
-    assert_eq!(entra.requests(), 2, "each with a signature of its own");
+    assert_eq!(entra.requests(), 2, "each request has a new signature");
 }
 
 #[tokio::test]
@@ -212,7 +215,10 @@ async fn a_clock_that_is_ten_minutes_off_is_named_and_harms_no_secret() {
         office.put(CREDENTIAL, &secret).await;
         let refreshed = office.refresh_at(ours).await.unwrap();
         let end = ours + chrono::TimeDelta::seconds(3_599);
-        assert_eq!(refreshed.tokens[0].expires_at, end, "on our clock");
+        assert_eq!(
+            refreshed.tokens[0].expires_at, end,
+            "the expiry time is by the local clock"
+        );
     }
 }
 
@@ -253,9 +259,12 @@ async fn each_application_user_is_renewed_for_itself() {
     let then = office.tokens().await;
     assert_eq!(
         then["application_users"], before["application_users"],
-        "kept"
+        "the second user's token is kept"
     );
-    assert_ne!(then["access_token"], before["access_token"], "renewed");
+    assert_ne!(
+        then["access_token"], before["access_token"],
+        "the primary user's token is renewed"
+    );
 
     office
         .put(CREDENTIAL, &json!({"client_secret": entra.client_secret()}))
@@ -263,7 +272,7 @@ async fn each_application_user_is_renewed_for_itself() {
     office.refresh_at(after(40)).await.unwrap();
     assert!(
         office.tokens().await.get("application_users").is_none(),
-        "it has no credential any more"
+        "the token is removed with its credential"
     );
 }
 
@@ -287,7 +296,8 @@ async fn of_two_that_refresh_at_once_the_later_token_stays_whoever_writes_last()
         .to_builder()
         .endpoint_url(line.url());
     let slow = aws_sdk_secretsmanager::Client::from_conf(slow.build());
-    // The slow one has read the old token and written its own beside it when the other one does all of its work.
+    // The slow process has read the old token and stored its new version. Before that version
+    // becomes the current one, the other process does all of its work.
     let (config, secrets) = (office.config.clone(), office.secrets.clone());
     line.at("UpdateSecretVersionStage", async move {
         token_refresher::refresh(&config, &secrets, after(1))

@@ -1,4 +1,4 @@
-//! Fates, read by a test that expects one in particular; and how to bring the others about.
+//! Reads outcomes that a test expects, and creates faults that lead to them.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use mailverse::pipeline::Fate;
 use twin::Fault;
 use uuid::Uuid;
 
-/// The row of a message that is written, and what is noted with it.
+/// Returns the row of a written message, and the note stored with it.
 #[track_caller]
 pub(crate) fn written(fate: &Fate) -> (Uuid, Option<&str>) {
     match fate {
@@ -15,7 +15,7 @@ pub(crate) fn written(fate: &Fate) -> (Uuid, Option<&str>) {
     }
 }
 
-/// How long a message waits, and why.
+/// Returns how long a message waits, and why.
 #[track_caller]
 pub(crate) fn waiting(fate: &Fate) -> (Duration, &str) {
     match fate {
@@ -24,7 +24,7 @@ pub(crate) fn waiting(fate: &Fate) -> (Duration, &str) {
     }
 }
 
-/// Why a message is dead.
+/// Returns why a message is dead.
 #[track_caller]
 pub(crate) fn dead(fate: &Fate) -> &str {
     match fate {
@@ -41,7 +41,7 @@ pub(crate) fn assert_skipped(fate: &Fate, expected: &str) {
     }
 }
 
-/// An answer of this status.
+/// Returns a fault: a response with this status and code.
 pub(crate) fn status(status: u16, code: &str) -> Fault {
     Fault::Status {
         status,
@@ -51,7 +51,7 @@ pub(crate) fn status(status: u16, code: &str) -> Fault {
     }
 }
 
-/// 429 with this `Retry-After`.
+/// Returns a fault: a 429 with this `Retry-After`, in seconds.
 pub(crate) fn throttled(code: &str, seconds: u64) -> Fault {
     Fault::Status {
         status: 429,

@@ -1,4 +1,4 @@
-//! A hundred new mails with two known people each, and what they cost.
+//! Counts the requests for a hundred new messages with two known people each.
 
 use mailverse::dataverse::write::WriteMode;
 use mailverse::policy::document::CreateContacts;
@@ -6,25 +6,26 @@ use serde_json::json;
 
 use super::{ADA, World, mail, people, written};
 
-/// How many mails, and into how many runs they are divided.
+/// The number of messages.
 pub(crate) const MESSAGES: usize = 100;
 
-/// The most requests to Dataverse that a batch of them may take.
+/// The maximum of requests to Dataverse for one batch of these messages.
 pub(crate) const MOST_REQUESTS: u64 = 4;
 
-/// Requests to Dataverse until all are written, when so many are delivered at once.
+/// Returns the number of requests to Dataverse until all messages are written, if `at_once`
+/// messages are delivered together.
 pub(crate) async fn requests(mode: WriteMode, at_once: usize) -> u64 {
     requests_of(mode, at_once, true).await
 }
 
-/// The same, when nobody on them is known and everybody becomes a contact: 200 contacts of 100 new companies.
+/// Does the same for unknown people who all become contacts: 200 contacts of 100 new companies.
 pub(crate) async fn requests_of_strangers(mode: WriteMode, at_once: usize) -> u64 {
     requests_of(mode, at_once, false).await
 }
 
 async fn requests_of(mode: WriteMode, at_once: usize, known: bool) -> u64 {
     let mut world = World::start_in(mode).await;
-    // So that known people are counted with the setting that may cost more.
+    // Known people are counted with the setting that may need more requests.
     world.set(&json!({"create_contacts": CreateContacts::All}));
     let ids: Vec<String> = (0..MESSAGES).map(|n| format!("m{n}")).collect();
     for id in &ids {
@@ -46,7 +47,7 @@ async fn requests_of(mode: WriteMode, at_once: usize, known: bool) -> u64 {
             let known = parties.iter().filter(|party| {
                 party["partyid"]["table"] == "contact" && party["participationtypemask"] != 8
             });
-            assert_eq!(known.count(), 2, "two known people on each");
+            assert_eq!(known.count(), 2, "each message has two known people");
         }
     }
     assert_eq!(world.emails().len(), MESSAGES);

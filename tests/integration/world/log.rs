@@ -1,4 +1,4 @@
-//! The log of one test.
+//! Captures the log of one test.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex};
 use serde_json::Value;
 use tracing::subscriber::DefaultGuard;
 
-/// What this test's thread logs, as the functions do it: one JSON object a line. Ends with the value.
+/// Captures what the test's thread logs, in the format of the functions: one JSON object per line.
+/// Capturing ends when the value is dropped.
 pub(crate) struct Log {
     lines: Lines,
     _guard: DefaultGuard,
@@ -28,12 +29,12 @@ impl Log {
         }
     }
 
-    /// Lines that call a person.
+    /// Returns the number of errors, which call for an operator.
     pub(crate) fn errors(&self) -> usize {
         self.count(|_| true)
     }
 
-    /// Those about one message.
+    /// Returns the number of errors that report the message `id` as dead.
     pub(crate) fn errors_about(&self, id: &str) -> usize {
         let key = format!("/{id}");
         self.count(|line| {

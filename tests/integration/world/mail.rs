@@ -1,4 +1,4 @@
-//! Messages as Nylas shows them, and requests to look at them.
+//! Messages as Nylas returns them, and requests to process them.
 
 use mailverse::dataverse::write::WriteMode;
 use mailverse::ids::MessageKey;
@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 
 use super::{ADA, World};
 
-/// A mail from Carol to Ada, with the Message-ID `<{id}@kites.example>`; `changes` replace or add fields, null takes one away.
+/// Returns a message from Carol to Ada with the Message-ID `<{id}@kites.example>`. `changes`
+/// replaces or adds fields. A null value empties a field.
 pub(crate) fn mail(id: &str, changes: &Value) -> Value {
     let mut message = json!({
         "id": id, "subject": "Kites for spring", "body": "<p>Two red ones, please.</p>", "date": 1_795_150_000,
@@ -24,7 +25,7 @@ pub(crate) fn mail(id: &str, changes: &Value) -> Value {
     message
 }
 
-/// As Nylas lists people.
+/// Returns people as Nylas lists them.
 pub(crate) fn people<S: AsRef<str>>(addresses: &[S]) -> Value {
     addresses
         .iter()
@@ -32,7 +33,7 @@ pub(crate) fn people<S: AsRef<str>>(addresses: &[S]) -> Value {
         .collect()
 }
 
-/// A request for a message that Nylas said is new.
+/// Returns a request for a message that Nylas reported as new.
 pub(crate) fn created(grant: &str, id: &str) -> Work {
     work(grant, id, Trigger::Created, 1)
 }
@@ -55,12 +56,12 @@ pub(crate) fn key(grant: &str, id: &str) -> MessageKey {
     }
 }
 
-/// A world with one mail from Carol in Ada's mailbox.
+/// Starts a world with one message from Carol in Ada's mailbox.
 pub(crate) async fn with_a_mail() -> World {
     with_a_mail_in(WriteMode::default()).await
 }
 
-/// The same, with a pipeline that writes so.
+/// Does the same with a pipeline that uses this write mode.
 pub(crate) async fn with_a_mail_in(mode: WriteMode) -> World {
     let world = World::start_in(mode).await;
     world.put(ADA, mail("m1", &json!({})));

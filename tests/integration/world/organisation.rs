@@ -1,4 +1,4 @@
-//! Who is there.
+//! The organisation of the tests: its mailboxes and the rows of its people.
 
 use serde_json::{Value, json};
 use twin::{Grant, Twin};
@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::{ADA, BEN};
 
-/// The rows of the organisation.
+/// The ids of the rows of the organisation.
 pub(crate) struct People {
     pub(crate) ada: Uuid,
     pub(crate) ben: Uuid,
@@ -34,7 +34,7 @@ pub(super) fn found(twin: &Twin) -> People {
         });
     }
     let insert = |table: &str, row: Value| twin.dataverse().insert(table, row).unwrap();
-    // Keys that the golden cases can name.
+    // Fixed keys, so that the golden cases can name them.
     let user = |key: &str, name: &str, email: &str| {
         insert(
             "systemuser",

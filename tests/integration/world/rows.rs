@@ -1,9 +1,9 @@
-//! Rows as the twin shows them.
+//! Rows as the Dataverse emulator shows them.
 
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-/// A party as a test looks at it: mask, address, and the row it is bound to.
+/// A party as a test sees it: participation type mask, address, and the row that it refers to.
 pub(crate) type PartyView = (i64, String, Option<(String, Uuid)>);
 
 pub(crate) fn id_of(email: &Value) -> Uuid {
@@ -22,17 +22,17 @@ pub(super) fn view(party: &Value) -> PartyView {
     )
 }
 
-/// A party that is bound to a row.
+/// Returns a party that refers to a row.
 pub(crate) fn bound(mask: i64, address: &str, table: &str, id: Uuid) -> PartyView {
     (mask, address.to_owned(), Some((table.to_owned(), id)))
 }
 
-/// A party that is an address and nothing else.
+/// Returns a party that is only an address.
 pub(crate) fn unbound(mask: i64, address: &str) -> PartyView {
     (mask, address.to_owned(), None)
 }
 
-/// A lookup as the twin shows it.
+/// Returns a lookup as the Dataverse emulator shows it.
 pub(crate) fn to_row(table: &str, id: Uuid) -> Value {
     json!({"table": table, "id": id})
 }
