@@ -6,7 +6,7 @@
 #![expect(
     dead_code,
     unused_imports,
-    reason = "the test harness has more than this benchmark uses"
+    reason = "the test world has more than this benchmark uses"
 )]
 #![expect(
     clippy::unwrap_used,

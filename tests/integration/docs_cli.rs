@@ -1,5 +1,5 @@
-//! Is the manual of the command, `docs/cli.md`, what the compiled command offers? Every subcommand
-//! has a section, a heading of its name, with a table of its options, and the manual has no other.
+//! Checks that the manual of the command, `docs/cli.md`, has exactly what the compiled command
+//! offers: for each subcommand a section with its name and a table of its options, and no others.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
@@ -9,7 +9,7 @@ use crate::replay::{command, project};
 /// The options of each subcommand, by its name as an operator types it, such as `webhook create`.
 type Options = BTreeMap<String, BTreeSet<String>>;
 
-/// What `mailverse SUBCOMMAND --help` prints; without a name, what `mailverse --help` prints.
+/// Returns what `mailverse SUBCOMMAND --help` prints, or `mailverse --help` for an empty name.
 fn help(subcommand: &str) -> String {
     let output = Command::new(command())
         .args(subcommand.split_whitespace())
@@ -21,7 +21,7 @@ fn help(subcommand: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// The names in the list below `Commands:`, without `help`.
+/// Returns the names in the list below `Commands:`, without `help`.
 fn subcommands(printed: &str) -> Vec<String> {
     let (_, listed) = printed.split_once("\nCommands:\n").unwrap_or_default();
     listed
@@ -33,7 +33,7 @@ fn subcommands(printed: &str) -> Vec<String> {
         .collect()
 }
 
-/// The names in the list below `Options:`, without those that every subcommand has.
+/// Returns the names in the list below `Options:`, without those that every subcommand has.
 fn options(printed: &str) -> BTreeSet<String> {
     let (_, listed) = printed.split_once("\nOptions:\n").unwrap_or_default();
     listed
@@ -45,7 +45,7 @@ fn options(printed: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// What the command offers, subcommand by subcommand.
+/// Returns the options that the command offers for each subcommand.
 fn offered() -> Options {
     let mut offered = Options::new();
     let mut unasked = subcommands(&help(""));
@@ -59,7 +59,7 @@ fn offered() -> Options {
     offered
 }
 
-/// What the manual says: the sections, and the options in the first cells of their tables.
+/// Returns the sections of the manual, with the options in the first cells of their tables.
 fn documented(manual: &str) -> Options {
     let mut documented = Options::new();
     let mut section = String::new();
@@ -82,7 +82,7 @@ fn documented(manual: &str) -> Options {
     documented
 }
 
-/// What the manual lacks and what it has too much of, a line each.
+/// Returns what is missing in the manual and what it has in excess, one line each.
 fn differences(documented: &Options, offered: &Options) -> Vec<String> {
     let mut found = Vec::new();
     for (name, options) in offered {

@@ -1,22 +1,22 @@
-//! The parts together, against stand-ins that speak the real protocols.
+//! Tests of the parts together, against emulators that speak the real protocols.
 //!
 //! | Question | File |
 //! | --- | --- |
-//! | Does the ledger keep its promises? | `ledger_contract.rs` |
-//! | What does a client make of each failure? | `clients.rs` |
-//! | Is an email mapped as its golden case says? | `mapping.rs` |
+//! | Does the ledger keep its contract? | `ledger_contract.rs` |
+//! | How does a client handle each failure? | `clients.rs` |
+//! | Is a message mapped as its golden case expects? | `mapping.rs` |
 //! | Does a message in a mailbox become the right row in Dataverse, whatever happens? | `pipeline.rs` |
-//! | What if somebody wants the sync to fail? | `hostile.rs` |
-//! | What does a person see who replays saved events? | `replay.rs` |
-//! | What does a person see who checks, pushes or reads a policy? | `policy_command.rs` |
-//! | Is the manual of the command what the command offers? | `docs_cli.rs` |
-//! | Is there always a token, and what if not? | `tokens.rs` |
+//! | What if a message tries to make the sync fail? | `hostile.rs` |
+//! | What does an operator see who replays saved events? | `replay.rs` |
+//! | What does an operator see who checks, pushes or reads a policy? | `policy_command.rs` |
+//! | Does the manual of the command match what the command offers? | `docs_cli.rs` |
+//! | Is there always a token, and what happens without one? | `tokens.rs` |
 //! | Do the compiled functions do all that, as Lambda runs them? | `end_to_end.rs` |
-//! | What do the people see and do who operate it? | `end_to_end/operating.rs` |
-//! | What do those tests run against? | `world.rs`, `tripwire.rs`; what the functions run against: `../stage/` |
+//! | What do operators see and do? | `end_to_end/operating.rs` |
+//! | What do these tests run against? | `world.rs`, `tripwire.rs`; what the functions run against: `../stage/` |
 //!
-//! A test name is a sentence about behaviour. Nothing waits for time to pass, nothing sets environment variables, and whatever is
-//! drawn at random names its seed.
+//! A test name is a sentence about behaviour. No test waits for time to pass or sets environment
+//! variables, and every random choice has a seed that is printed.
 
 #![expect(
     clippy::unwrap_used,
@@ -26,7 +26,8 @@
     reason = "in a test, a value that is not as expected is the failure to report"
 )]
 
-/// Each of these tests once for each write mode, which it takes as its argument. What speaks about the batch itself stays in one mode.
+/// Runs each of these tests once per write mode, which it takes as its argument. Tests of the batch
+/// itself run in one mode only.
 macro_rules! in_both_write_modes {
     ($($test:ident),+ $(,)?) => {
         mod as_a_change_set {

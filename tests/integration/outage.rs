@@ -1,17 +1,17 @@
-//! Plays an hour in which Dataverse refuses everybody, and prints what became of the mail of that hour.
-//! `make outage` runs it.
+//! Simulates an hour in which Dataverse rejects every message, and prints what happened to the
+//! messages of that hour. `make outage` runs it.
 //!
-//! New mail arrives all the while. Four workers take it from a queue that hides, delays and redelivers as
-//! SQS does, in simulated time. When the hour is over, the refusal ends, and the workers go on until the
-//! queue is empty.
+//! New messages arrive during the whole hour. Four workers receive them from a queue that hides,
+//! delays and redelivers like SQS, in simulated time. After the hour Dataverse accepts messages
+//! again, and the workers continue until the queue is empty.
 //!
-//! Exit status: 0 when nothing is dead, every message was written once, and fewer requests than promised
-//! were sent during the outage; 1 otherwise.
+//! Exit status: 0 if no message is dead, every message was written once, and fewer requests than
+//! promised were sent during the outage. Otherwise 1.
 
 #![expect(
     dead_code,
     unused_imports,
-    reason = "the world of the tests holds more than is played here"
+    reason = "the test world has more than this simulation uses"
 )]
 #![expect(
     clippy::unwrap_used,
@@ -43,22 +43,22 @@ use sync_worker::Worker;
 use twin::{Privilege, Setting};
 use world::{ADA, World, key, mail};
 
-/// Requests to Dataverse that an hour's outage may cost.
+/// The number of requests that an outage of one hour must stay below.
 const MOST_REQUESTS: u64 = 100;
 
 const WORKERS: usize = 4;
 const BATCH: usize = 10;
 
-/// Plays an outage in which everybody is refused, in simulated time.
+/// Simulates an outage in which Dataverse rejects every message.
 #[derive(Parser)]
 struct Arguments {
-    /// What refuses everybody.
+    /// Why Dataverse rejects the messages.
     #[arg(long, value_enum, default_value_t = Cause::DisabledUser)]
     cause: Cause,
-    /// New messages a second.
+    /// New messages per second.
     #[arg(long, default_value_t = 12)]
     per_second: u64,
-    /// How long the outage lasts.
+    /// Duration of the outage in minutes.
     #[arg(long, default_value_t = 60)]
     minutes: u64,
 }
@@ -82,14 +82,14 @@ struct Message {
 
 #[derive(Default)]
 struct Messages {
-    /// By receipt.
+    /// The messages by receipt.
     all: BTreeMap<u64, Message>,
-    /// In seconds since the beginning.
+    /// Seconds since the start.
     now: u64,
     sent: u64,
 }
 
-/// SQS in simulated time; clones are the same queue.
+/// SQS in simulated time. Clones are the same queue.
 #[derive(Clone, Default)]
 struct Queue(Arc<Mutex<Messages>>);
 
@@ -135,7 +135,8 @@ fn whole_seconds(delay: Duration) -> u64 {
 }
 
 impl Queue {
-    /// A batch of what is due, as Lambda hands it over; `None` when nothing is.
+    /// Takes a batch from the receipts in `due`, in the form of a Lambda event. `None` if none is
+    /// left.
     fn receive(&self, due: &mut Vec<u64>) -> Option<SqsEvent> {
         const VISIBILITY_TIMEOUT: u64 = 300;
         let mut messages = self.0.lock().unwrap();
@@ -167,8 +168,8 @@ impl Queue {
         due.map(|(receipt, _)| *receipt).collect()
     }
 
-    /// Forgets what a worker acknowledged, and what SQS moves to the dead-letter queue. How many of the
-    /// latter.
+    /// Deletes what the worker acknowledged, and what SQS would move to the dead-letter queue.
+    /// Returns the number of the latter.
     fn settle(&self, event: &SqsEvent, failed: &[String]) -> usize {
         let mut messages = self.0.lock().unwrap();
         let mut dead_letters = 0;
@@ -198,7 +199,7 @@ async fn main() -> ExitCode {
     } = Arguments::parse();
     let mut world = World::start().await;
     let dataverse = world.twin.dataverse().clone();
-    // Service protection counts real seconds, of which this takes few.
+    // Service protection counts real seconds, of which the simulation takes only few.
     dataverse.set_setting(Setting::RequestsPerFiveMinutes(usize::MAX));
     dataverse.set_setting(Setting::ExecutionMilliseconds(u64::MAX));
     let queue = Queue::default();
@@ -253,7 +254,7 @@ async fn main() -> ExitCode {
         }
         assert!(
             second < outage + 86_400,
-            "the queue is not empty a day later"
+            "the queue is not empty one day after the outage"
         );
         second += 1;
     }
@@ -266,18 +267,18 @@ async fn main() -> ExitCode {
     }
     let rows = u64::try_from(world.emails().len()).unwrap();
     println!(
-        "{minutes} minutes in which Dataverse refused everybody, {per_second} new messages a second"
+        "{minutes} minutes in which Dataverse rejected every message, {per_second} new messages per second"
     );
     println!("{arrived:>8}  messages arrived");
     println!("{deliveries:>8}  deliveries by the queue");
     println!(
         "{during:>8}  requests to Dataverse during the outage (fewer than {MOST_REQUESTS} are promised for an hour)"
     );
-    println!("{dead:>8}  messages dead or waiting in the end");
+    println!("{dead:>8}  messages dead or waiting at the end");
     println!("{dead_letters:>8}  messages in the dead-letter queue");
-    println!("{rows:>8}  rows in the end");
+    println!("{rows:>8}  rows at the end");
     println!(
-        "{:>8}  seconds after the outage until the last was written",
+        "{:>8}  seconds from the end of the outage until the queue was empty",
         second - outage
     );
     if dead == 0 && dead_letters == 0 && rows == arrived && during < MOST_REQUESTS {

@@ -1,30 +1,30 @@
-//! The whole pipeline: a message in a mailbox, an email row in Dataverse.
+//! Tests of the whole pipeline: a message in a mailbox becomes an email row in Dataverse.
 //!
 //! | Question | File |
 //! | --- | --- |
 //! | Does a message become the right row, once? | `delivery.rs` |
-//! | Who is on it, what does it concern, who owns it? | `people.rs` |
-//! | Who becomes a contact, of which company? | `contacts.rs` |
-//! | What becomes of the cards of an address book? | `address_book.rs` |
-//! | Which record does it concern, and what does finding out cost? | `regarding.rs` |
-//! | What if another client writes the same mail? | `theirs.rs` |
-//! | What if two mails have one Message-ID? | `reused.rs` |
+//! | Which parties does it have, what does it concern, who owns it? | `people.rs` |
+//! | Who becomes a contact, and of which company? | `contacts.rs` |
+//! | How are the contacts of an address book imported? | `address_book.rs` |
+//! | Which record does it concern, and how many requests does the answer take? | `regarding.rs` |
+//! | What if another client writes the same message? | `theirs.rs` |
+//! | What if two messages have one Message-ID? | `reused.rs` |
 //! | Which mailboxes take part? | `participation.rs` |
-//! | What is left out, and by which rule? | `policy.rs` |
-//! | What becomes of files? | `attachments.rs` |
+//! | What is skipped, and by which rule? | `policy.rs` |
+//! | What happens to attachments? | `attachments.rs` |
 //! | What if a service does not answer? | `outages.rs` |
-//! | What if Dataverse asks for time halfway through a batch? | `pause.rs` |
-//! | Do history and live mail keep to one budget? | `governor.rs` |
-//! | Does a batch stay within what Dataverse takes? | `limits.rs` |
-//! | How is a mailbox's history worked through? | `history.rs` |
-//! | When does a row say that it was made? | `created_on.rs` |
+//! | What if Dataverse asks for a pause halfway through a batch? | `pause.rs` |
+//! | Do backfill and live mail keep within one rate limit? | `governor.rs` |
+//! | Does a batch stay within the limits of Dataverse? | `limits.rs` |
+//! | How is the history of a mailbox processed? | `history.rs` |
+//! | Which creation time does a row have? | `created_on.rs` |
 //! | What if the process dies? | `crashes.rs` |
-//! | What is kept of a decision? | `decisions.rs` |
-//! | What do the settings of the policy do to mail on its way? | `tracking.rs` |
-//! | What if something is refused for good? | `refusals.rs` |
-//! | What becomes of a mail for each code of Dataverse? | `error_table.rs` |
-//! | What if the mail itself is odd? | `odd_mail.rs` |
-//! | What if two things look alike, or one is in the way? | `guards.rs` |
+//! | What is stored of a decision? | `decisions.rs` |
+//! | What do the settings of the policy do to a message? | `tracking.rs` |
+//! | What if a message is rejected for good? | `refusals.rs` |
+//! | What happens to a message for each error code of Dataverse? | `error_table.rs` |
+//! | What if the message itself is odd? | `odd_mail.rs` |
+//! | What if two things look alike, or something is in the way? | `guards.rs` |
 
 mod address_book;
 mod attachments;

@@ -1,4 +1,5 @@
-//! The command, as a person runs it: `mailverse policy`, compiled, on files and on a table; and what the project publishes about the document.
+//! Runs the compiled `mailverse policy` on files and on a table, and checks what the project
+//! publishes about the policy document.
 
 use std::process::{Command, Output};
 
@@ -12,7 +13,7 @@ use crate::replay::{command, project};
 
 const TABLE: &str = "ledger";
 
-/// A table on this machine, and a folder for documents.
+/// A local DynamoDB table, and a folder for documents.
 struct Desk {
     endpoint: String,
     ledger: Ledger,
@@ -37,7 +38,7 @@ impl Desk {
         path.display().to_string()
     }
 
-    /// Runs the command off this test's thread, on which the table is served.
+    /// Runs the command on another thread, since the test's thread serves the table.
     async fn run(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(command());
         command
@@ -86,7 +87,7 @@ fn the_published_schema_is_that_of_the_types() {
     assert_eq!(
         text(&schema.stdout),
         published("docs/policy.schema.json"),
-        "cargo run --bin mailverse -- policy schema > docs/policy.schema.json"
+        "the published schema is outdated: run cargo run --bin mailverse -- policy schema > docs/policy.schema.json"
     );
 }
 
@@ -104,7 +105,8 @@ fn every_published_document_can_be_used() {
     }
 }
 
-/// What the published schema says of the same documents: `tools/test_policy_schema.py`.
+/// What the published schema says about the same documents is tested in
+/// `tools/test_policy_schema.py`.
 #[test]
 fn whatever_the_schema_refuses_is_refused_and_what_only_makes_no_sense_too() {
     let documents = published("tests/fixtures/policy/documents.json");
@@ -123,7 +125,7 @@ fn whatever_the_schema_refuses_is_refused_and_what_only_makes_no_sense_too() {
     assert!(documents.contains(&default), "{default:#}");
 }
 
-/// A document of the fixture, and who refuses it.
+/// A document of the fixture, and what rejects it.
 struct Document<'a> {
     what: &'a str,
     text: String,
@@ -141,7 +143,7 @@ impl<'a> Document<'a> {
     }
 }
 
-/// The settings of the schema, by their paths: those of the organisation.
+/// Returns the paths of the settings in the schema that apply to the whole organisation.
 fn settings() -> Vec<String> {
     let schema: Value = serde_json::from_str(&published("docs/policy.schema.json")).unwrap();
     let properties = |kind: &str| -> Vec<String> {
@@ -172,7 +174,7 @@ fn the_page_has_a_row_for_every_setting_with_its_default() {
         let start = format!("| `{setting}` | `{default}` |");
         let row = page.lines().find(|line| line.starts_with(&start));
         assert!(row.is_some(), "docs/policy.md has no row {start}");
-        // Its example is one: the setting, and a value that can be used.
+        // The example is valid: the setting, with a value that passes the check.
         let example = row.unwrap().rsplit('`').nth(1).unwrap();
         let example: Value = serde_json::from_str(&format!("{{{example}}}")).unwrap();
         let document = json!({"defaults": example});
@@ -182,7 +184,7 @@ fn the_page_has_a_row_for_every_setting_with_its_default() {
         assert_ne!(
             shown.pointer(&pointer),
             Some(default),
-            "{setting}: an example shows more than the default"
+            "{setting}: the example must differ from the default"
         );
     }
 }
@@ -260,7 +262,7 @@ async fn a_push_shows_what_changes_and_a_show_what_holds() {
     assert_eq!(ada["internal_domains"], json!(["ours.example"]));
     let ben = printed(&desk.run(&["show", "--mailbox", "ben@ours.example"]).await);
     assert_eq!(ben["received"], json!(["known"]));
-    // What is shown can be pushed.
+    // The output of `show` can be pushed.
     let file = desk.file(&printed(&whole));
     let same = text(&desk.run(&["push", &file]).await.stdout);
     assert!(same.contains("No setting changes."), "{same}");

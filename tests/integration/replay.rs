@@ -1,4 +1,4 @@
-//! The command, as a person runs it: `mailverse replay`, compiled, on files.
+//! Runs the compiled `mailverse replay` on files, as an operator does.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -12,13 +12,13 @@ pub(crate) fn project() -> PathBuf {
         .to_owned()
 }
 
-/// The compiled command, beside this test.
+/// Returns the path of the compiled command, beside this test's executable.
 pub(crate) fn command() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let path = test.parent().unwrap().parent().unwrap().join("mailverse");
     assert!(
         path.exists(),
-        "{} is missing: `cargo build --workspace --bins` makes it",
+        "{} is missing: run `cargo build --workspace --bins`",
         path.display()
     );
     path
@@ -41,7 +41,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
-/// A folder with files of one test.
+/// A folder with the files of one test.
 struct Saved(tempfile::TempDir);
 
 impl Saved {
@@ -80,7 +80,7 @@ fn the_summary_in_the_manuals_is_what_the_demo_prints() {
     for page in ["README.md", "docs/getting-started.md"] {
         let page = std::fs::read_to_string(project().join(page)).unwrap();
         for line in &summary {
-            assert!(page.contains(line), "a manual lacks: {line}");
+            assert!(page.contains(line), "a manual lacks the line: {line}");
         }
     }
 }
@@ -235,7 +235,7 @@ fn odd_content_is_written_with_what_is_there() {
     let table = text(&replay(&[&saved.folder()]).stdout);
     assert!(
         !table.contains('\u{1b}') && !table.contains('\u{0}'),
-        "no control character of a mail reaches the terminal"
+        "a control character of a message reaches the terminal"
     );
     assert!(
         table.contains("left out: date") && table.contains("3 × address"),
@@ -246,7 +246,7 @@ fn odd_content_is_written_with_what_is_there() {
 #[test]
 fn a_signature_of_another_secret_is_refused_unless_the_secret_is_given_or_the_event_signed_anew() {
     let saved = Saved::new();
-    // The published vector of Nylas' own SDK: body, secret and signature.
+    // The published test vector of Nylas' own SDK: body, secret and signature.
     let vector = project().join("functions/webhook-receiver/tests/fixtures/signed-grant.deleted");
     let body = std::fs::read_to_string(vector.with_extension("deleted.body")).unwrap();
     let meta: Value =

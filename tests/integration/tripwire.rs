@@ -1,7 +1,8 @@
-//! A line to a service that does something at the moment when a given text passes on its way there.
+//! A proxy to a service that runs an action when a given text passes in a request.
 //!
-//! The twin fails "the next request". A test means "the request that creates the email", whichever in number that is; so the test
-//! names a text of that request, and the twin is told to fail while the request is still on its way.
+//! The emulator can only fail "the next request". A test means "the request that creates the
+//! email", whatever its number. So the test gives a text of that request, and the action can tell
+//! the emulator to fail while the request is still in transit.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -18,7 +19,8 @@ pub(crate) struct Tripwire {
 }
 
 impl Tripwire {
-    /// Forwards to `upstream` (`http://127.0.0.1:PORT`) until the test's runtime ends.
+    /// Starts a proxy that forwards to `upstream` (`http://127.0.0.1:PORT`) until the test's
+    /// runtime ends.
     pub(crate) async fn before(upstream: &str) -> Self {
         let upstream = upstream.strip_prefix("http://").unwrap().to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -38,25 +40,26 @@ impl Tripwire {
         &self.url
     }
 
-    /// Does `action` once, before the first request that holds `text` has wholly arrived; the request waits for it.
+    /// Runs `action` once, before the service has completely received the first request that
+    /// contains `text`. The request waits for the action.
     pub(crate) fn at(&self, text: &str, action: impl Future<Output = ()> + Send + 'static) {
         let wire: (String, Action) = (text.to_owned(), Box::pin(action));
         self.wires.lock().unwrap().push(wire);
     }
 
-    /// Wires that nothing has touched yet.
+    /// Returns the texts that have not passed yet.
     pub(crate) fn left(&self) -> Vec<String> {
         let wires = self.wires.lock().unwrap();
         wires.iter().map(|(text, _)| text.clone()).collect()
     }
 }
 
-/// Ends, and closes both sides, as soon as one of them is closed.
+/// Forwards in both directions. Closes both connections as soon as one of them is closed.
 async fn forward(client: TcpStream, service: TcpStream, wires: Arc<Mutex<Vec<(String, Action)>>>) {
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_service, mut to_service) = service.into_split();
     let there = async {
-        // What was seen last, since a text may arrive in two pieces.
+        // The last bytes that passed, since a text may arrive in two pieces.
         let mut seen = Vec::new();
         let mut buffer = vec![0; 64 * 1024];
         while let Ok(length @ 1..) = from_client.read(&mut buffer).await {
@@ -76,16 +79,17 @@ async fn forward(client: TcpStream, service: TcpStream, wires: Arc<Mutex<Vec<(St
     }
 }
 
-/// The action of the first wire that is touched by what was `seen`.
+/// Removes and returns the action of the first text that is in `seen`. `None` if no text is.
 fn touched(seen: &mut Vec<u8>, wires: &Mutex<Vec<(String, Action)>>) -> Option<Action> {
     let mut wires = wires.lock().unwrap();
-    // As text, because the standard library's search is fast even where nothing is optimised.
+    // Searched as text, because the standard library's text search is fast even without
+    // optimisation.
     let shown = String::from_utf8_lossy(seen);
     if let Some(at) = wires
         .iter()
         .position(|(text, _)| shown.contains(text.as_str()))
     {
-        // One at a time: a second wire on the same text is for the next request.
+        // Only one action per text: a second action on the same text is for the next request.
         seen.clear();
         return Some(wires.remove(at).1);
     }
