@@ -30,11 +30,11 @@ use crate::clients::secrets::broken_store;
 enum FrontEnd {
     /// A function URL that passes on every body unchanged.
     Faithful,
-    /// A front end that passes on every body as text, even a compressed one.
+    /// A front end that passes on JSON bodies as text, even compressed ones.
     AsText,
     /// An API Gateway REST API: it decompresses the body, and its response header reveals it.
     RestApi,
-    /// A REST API behind a proxy that removes its headers.
+    /// A REST API behind a proxy that removes the headers that reveal it.
     HiddenRestApi,
     /// A server that answers 200 to everything and has no receiver behind it.
     Stranger,

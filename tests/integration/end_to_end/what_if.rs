@@ -44,7 +44,8 @@ fn put(cloud: &Cloud, id: &str, changes: &Value) {
     cloud.twin.nylas().add_message(GRANT, message);
 }
 
-/// Opens an office whose mailbox has messages of several kinds. Only `m1` is written.
+/// Opens an office whose mailbox has messages of several kinds. Only `m1` and its copy are
+/// written.
 async fn office() -> Office {
     let office = Office::open().await;
     let cloud = &office.0;
