@@ -48,11 +48,11 @@ def constant(file, declaration):
 
 
 # How long a claim holds, and after how many deliveries the code gives a message up.
-LEASE_SECONDS = constant("shared/src/dedupe.rs", r"const LEASE: TimeDelta = TimeDelta::seconds")
-RECEIVE_LIMIT = constant("shared/src/retry.rs", r"const RECEIVE_LIMIT: u32 =")
+LEASE_SECONDS = constant("shared/src/ledger.rs", r"const LEASE: TimeDelta = TimeDelta::seconds")
+RECEIVE_LIMIT = constant("shared/src/clients/retry.rs", r"const RECEIVE_LIMIT: u32 =")
 
 # How long the backfill keeps a mailbox.
-TASK_LEASE_SECONDS = constant("shared/src/dedupe/mailbox.rs", r"const TASK_LEASE: TimeDelta = TimeDelta::seconds")
+TASK_LEASE_SECONDS = constant("shared/src/ledger/mailbox_state.rs", r"const TASK_LEASE: TimeDelta = TimeDelta::seconds")
 
 # SQS hides a message for 12 hours at most.
 LONGEST_HIDE_SECONDS = 43_200
@@ -459,7 +459,7 @@ def the_ledger_is_as_the_code_has_it_and_survives(resources):
         indexes = {index["IndexName"]: index for index in table.get("GlobalSecondaryIndexes", [])}
         for index in (ATTENTION, ACTIVITY):
             if indexes.pop(index["IndexName"], None) != index:
-                yield f"{name}: the index `{index['IndexName']}` is not as the code has it (shared/src/dedupe/table.rs)"
+                yield f"{name}: the index `{index['IndexName']}` is not as the code has it (shared/src/ledger/table.rs)"
         for index in indexes:
             yield f"{name}: nobody reads the index `{index}`"
         if expiry.get("AttributeName") != "expires_at" or not expiry.get("Enabled"):

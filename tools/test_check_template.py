@@ -305,7 +305,7 @@ class PlantedFaults(unittest.TestCase):
         self.assert_found("before its last delivery", self.set("SyncQueue", "MessageRetentionPeriod", 345_600))
 
     def test_a_constant_that_moved(self):
-        self.assertRaises(SystemExit, check_template.constant, "shared/src/dedupe.rs", "const NO_SUCH_THING =")
+        self.assertRaises(SystemExit, check_template.constant, "shared/src/ledger.rs", "const NO_SUCH_THING =")
 
     def test_a_queue_without_dead_letters(self):
         def plant(resources):

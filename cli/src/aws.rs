@@ -7,7 +7,7 @@ use std::fmt;
 
 use aws_config::{BehaviorVersion, SdkConfig};
 use aws_sdk_dynamodb::config::ProvideCredentials;
-use mailverse::dedupe::ledger::Ledger;
+use mailverse::ledger::messages::Ledger;
 
 /// The AWS configuration is incomplete. No call was made.
 #[derive(Debug)]

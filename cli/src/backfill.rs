@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 use backfill::request::Answer;
 use chrono::Utc;
 use clap::Args;
-use mailverse::dedupe::runs::{RunId, TaskState};
 use mailverse::env::{self, Settings, SettingsError};
+use mailverse::ledger::backfill_runs::{RunId, TaskState};
 use serde_json::{Value, json};
 use tokio::time::{MissedTickBehavior, interval};
 

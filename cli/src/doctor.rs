@@ -9,13 +9,13 @@
 //! | Which mailboxes take part, and why? | `doctor/mailboxes.rs` |
 //! | Do notifications arrive unchanged? | `webhook/verify.rs`, `webhook/probe.rs` |
 //! | Does Dataverse accept the token? What does the role allow? What are the organisation's limits? | `doctor/dataverse.rs`, `doctor/privileges.rs` |
-//! | Which further privileges do the policy and the settings need? | `doctor/wants.rs` |
+//! | Which further privileges do the policy and the settings need? | `doctor/requirements.rs` |
 //! | Can a whole email be written, and in which write mode? (`--probe-write`) | `doctor/probe.rs` |
 //!
 //! A check that depends on a broken one is skipped, so that one cause gives one broken line.
 //! Without `--probe-write` nothing is changed anywhere: test writes are sent in change sets that
-//! Dataverse rolls back (`shared/src/dataverse/probe.rs`). The Entra credential is not checked,
-//! because only token-refresher may read it.
+//! Dataverse rolls back (`shared/src/clients/dataverse/probes.rs`). The Entra credential is not
+//! checked, because only token-refresher may read it.
 //!
 //! Exit status: 0 if nothing is broken; 1 if something is; 2 for bad usage.
 
@@ -26,19 +26,19 @@ mod mailboxes;
 mod nylas;
 mod privileges;
 mod probe;
-mod wants;
+mod requirements;
 
 use std::process::ExitCode;
 
 use clap::Args;
-use mailverse::dataverse::write::WriteMode;
+use mailverse::clients::dataverse::emails::WriteMode;
+use mailverse::clients::http;
 use mailverse::env::{self, Settings};
-use mailverse::http;
 use mailverse::mailboxes::AllowList;
 use mailverse::pipeline::created_on::CreatedOn;
 
 use self::check::{Check, Report};
-use self::wants::Wants;
+use self::requirements::Wants;
 use crate::services::{DataverseSettings, NylasSettings};
 use crate::terminal;
 use crate::webhook::rotation::StoredSecret;

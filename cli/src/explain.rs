@@ -16,12 +16,12 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Args;
-use mailverse::dataverse::error::DataverseError;
-use mailverse::dedupe::ledger::LedgerError;
-use mailverse::entra::TokenError;
+use mailverse::clients::dataverse::error::DataverseError;
+use mailverse::clients::entra::TokenError;
+use mailverse::clients::nylas::error::NylasError;
 use mailverse::env::{self, Settings, SettingsError};
+use mailverse::ledger::messages::LedgerError;
 use mailverse::mailboxes::{self, AllowList};
-use mailverse::nylas::error::NylasError;
 use serde_json::json;
 
 use self::find::Finder;

@@ -53,7 +53,7 @@ impl Function {
         let call = call.payload(Blob::new(request.to_string()));
         let answer = call.send().await.map_err(|error| FunctionError::Call {
             name: self.name.clone(),
-            what: mailverse::aws::describe(&error),
+            what: mailverse::clients::aws::describe(&error),
         })?;
         let payload = answer.payload.map(Blob::into_inner).unwrap_or_default();
         let told: Result<Value, _> = serde_json::from_slice(&payload);

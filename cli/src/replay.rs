@@ -11,10 +11,10 @@
 //! rejected; 2 for bad usage or a path that cannot be read.
 
 mod event;
+mod harness;
 pub(crate) mod ledger;
 mod mailboxes;
 mod report;
-mod stage;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -28,8 +28,8 @@ use uuid::Uuid;
 use webhook_receiver::signature::{Key, SecretProblem};
 
 use self::event::{LoadError, SavedEvent};
+use self::harness::{Stage, StageError};
 use self::report::Report;
-use self::stage::{Stage, StageError};
 use crate::policy::PolicyFileError;
 use crate::terminal::{self, Answer};
 
@@ -119,7 +119,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, ReplayError> {
         .map(crate::policy::from_file)
         .transpose()?;
     let stage = if arguments.org {
-        let settings = stage::settings()?;
+        let settings = harness::settings()?;
         if !arguments.yes {
             ask(settings.dataverse_url.as_str())?;
         }

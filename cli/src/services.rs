@@ -3,13 +3,13 @@
 //! Commands that only read treat both services as optional and report less without them.
 
 use aws_config::SdkConfig;
-use mailverse::dataverse::DataverseClient;
-use mailverse::entra::store::TokenStore;
-use mailverse::entra::{Origin, TokenSource};
+use mailverse::clients::aws::secrets::SecretSource;
+use mailverse::clients::dataverse::DataverseClient;
+use mailverse::clients::entra::token_store::TokenStore;
+use mailverse::clients::entra::{Origin, TokenSource};
+use mailverse::clients::http;
+use mailverse::clients::nylas::NylasClient;
 use mailverse::env::Settings;
-use mailverse::http;
-use mailverse::nylas::NylasClient;
-use mailverse::secrets::SecretSource;
 use url::Url;
 
 /// The URL of Nylas and the name of the secret that holds the API key.

@@ -19,11 +19,11 @@ use std::process::ExitCode;
 
 use chrono::{DateTime, Utc};
 use clap::Args;
-use mailverse::dedupe::State;
-use mailverse::dedupe::attention::Attention;
-use mailverse::dedupe::ledger::LedgerError;
 use mailverse::env::{self, Settings, SettingsError};
-use mailverse::governor::User;
+use mailverse::ledger::State;
+use mailverse::ledger::attention::Attention;
+use mailverse::ledger::messages::LedgerError;
+use mailverse::rate_limit::User;
 
 use self::age::Age;
 use self::report::Report;

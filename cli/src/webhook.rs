@@ -23,11 +23,11 @@ use std::process::ExitCode;
 
 use aws_config::SdkConfig;
 use clap::{Args, Subcommand};
+use mailverse::clients::http;
+use mailverse::clients::nylas::NylasClient;
+use mailverse::clients::nylas::error::NylasError;
+use mailverse::clients::nylas::webhooks::{Destination, NewDestination, Shown};
 use mailverse::env::{self, Settings, SettingsError};
-use mailverse::http;
-use mailverse::nylas::NylasClient;
-use mailverse::nylas::error::NylasError;
-use mailverse::nylas::webhooks::{Destination, NewDestination, Shown};
 use serde_json::{Value, json};
 use url::Url;
 

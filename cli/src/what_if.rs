@@ -22,18 +22,18 @@ use std::process::ExitCode;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::Args;
-use mailverse::dedupe::ledger::LedgerError;
+use mailverse::clients::nylas::error::NylasError;
+use mailverse::clients::nylas::wire::Grant;
+use mailverse::clients::nylas::{Filter, Headers, LARGEST_PAGE};
 use mailverse::env::{self, Settings, SettingsError};
-use mailverse::governor::User;
-use mailverse::message::Message;
-use mailverse::nylas::error::NylasError;
-use mailverse::nylas::wire::Grant;
-use mailverse::nylas::{Filter, Headers, LARGEST_PAGE};
+use mailverse::ledger::messages::LedgerError;
+use mailverse::model::message::Message;
+use mailverse::pipeline::config::PipelineSettings;
 use mailverse::pipeline::preview::Preview;
-use mailverse::pipeline::settings::PipelineSettings;
 use mailverse::pipeline::{Pipeline, Run};
-use mailverse::policy::source::PolicySource;
+use mailverse::policy::cache::PolicySource;
 use mailverse::policy::{Policy, Problem};
+use mailverse::rate_limit::User;
 
 use self::report::Report;
 use crate::aws::{self, AwsError};
@@ -238,7 +238,7 @@ impl Asker {
         &mut self,
         policy: Policy,
         messages: Vec<Message>,
-    ) -> BTreeMap<mailverse::ids::MessageKey, Preview> {
+    ) -> BTreeMap<mailverse::model::ids::MessageKey, Preview> {
         self.pipeline.policy = PolicySource::given(policy);
         let run = Run::begin(Utc::now() + PAGE_TIME);
         let previews = self.pipeline.preview(messages, &run).await;

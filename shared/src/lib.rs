@@ -11,44 +11,27 @@
 //! | What happens to a message, in order? | [`pipeline`] |
 //! | How is an email mapped? | [`mapping`] |
 //! | Which messages are tracked, and why was a message skipped? | [`policy`] |
-//! | Which row has this address, and which record does the email concern? | [`parties`], [`regarding`] |
-//! | How is a decision explained later? | [`decision`] |
-//! | For which addresses are contacts created, and for which company? | [`contacts`] |
-//! | How are duplicates prevented? | [`dedupe`] |
-//! | Do a message and a row that share a Message-ID belong together? | [`same_mail`] |
-//! | What happens on 429, or on any failure? | [`retry`] |
-//! | Does a refusal concern one message or the caller? | [`refusal`] |
-//! | How much is sent to Dataverse at a time? | [`governor`] |
-//! | What can Dataverse answer, and how is it classified? | [`dataverse::error`] |
-//! | What does a queue message contain? | [`sync_request`] |
+//! | Which row has this address, and which record does the email concern? | [`resolve::parties`], [`resolve::regarding`] |
+//! | How is a decision explained later? | [`decision_record`] |
+//! | For which addresses are contacts created, and for which company? | [`resolve::contacts`] |
+//! | How are duplicates prevented? | [`ledger`] |
+//! | Do a message and a row that share a Message-ID belong together? | [`lookup::same_message`] |
+//! | What happens on 429, or on any failure? | [`clients::retry`] |
+//! | Does a refusal concern one message or the caller? | [`clients::refusal`] |
+//! | How much is sent to Dataverse at a time? | [`rate_limit`] |
+//! | What can Dataverse answer, and how is it classified? | [`clients::dataverse::error`] |
+//! | What does a queue message contain? | [`model::sync_request`] |
 
-pub mod aws;
-pub mod contact_card;
-pub mod contacts;
-pub mod dataverse;
-pub mod decision;
-pub mod dedupe;
-pub mod entra;
+pub mod clients;
+pub mod decision_record;
 pub mod env;
-pub mod governor;
-pub mod http;
-pub mod ids;
-pub mod keys;
+pub mod ledger;
+pub mod lookup;
 pub mod mailboxes;
 pub mod mapping;
-pub mod message;
-pub mod nylas;
-pub mod parties;
+pub mod model;
 pub mod pipeline;
-
 pub mod policy;
-pub mod queue;
-pub mod refusal;
-pub mod regarding;
-pub mod retry;
-pub mod role_address;
-pub mod same_mail;
-pub mod secrets;
-pub mod sync_request;
+pub mod rate_limit;
+pub mod resolve;
 pub mod telemetry;
-pub(crate) mod text;

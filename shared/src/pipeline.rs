@@ -15,10 +15,10 @@
 //! 10. **write**: send one `$batch` with one change set for each message.
 //! 11. **settle**: end each claim with its outcome.
 //!
-//! Decisions are pure ([`crate::policy`], [`crate::parties`], [`crate::regarding`],
-//! [`crate::mapping`]); this file makes the calls between them. A message that leaves the pipeline
-//! early keeps its outcome ([`Fate`]) and is settled with the others at the end. It never stops the
-//! other messages.
+//! Decisions are pure ([`crate::policy`], [`crate::resolve::parties`],
+//! [`crate::resolve::regarding`], [`crate::mapping`]); this file makes the calls between them. A
+//! message that leaves the pipeline early keeps its outcome ([`Fate`]) and is settled with the
+//! others at the end. It never stops the other messages.
 //!
 //! # What if the process dies here?
 //!
@@ -30,58 +30,58 @@
 //! | the requests of a message that is written request by request | the next run finds the Open row, adds what is missing and completes it |
 //! | settle and the queue's acknowledgement | the next delivery finds the final state and is acknowledged |
 
-pub mod address_book;
-mod asking;
+pub mod application_users;
 mod attachments;
-pub mod budget;
-mod claiming;
+pub mod backfill_page;
+mod claim;
+pub mod config;
+pub mod contact_import;
+mod context;
+mod create_contacts;
 pub mod created_on;
-mod deciding;
-mod fate;
-mod fetching;
-mod ground;
-mod handled;
-pub mod history;
-mod job;
+mod failure;
+mod fetch;
+mod lookup;
 mod mailbox_pauses;
-mod newcomers;
 pub mod people_limit;
 mod portions;
 pub mod preview;
+mod processed;
+pub mod reconcile;
 mod refusals;
-mod regard;
-mod reused;
-pub mod settings;
-pub mod theirs;
-mod writing;
+mod resolve;
+mod select;
+mod shared_message_ids;
+mod stages;
+mod write;
 
-use self::asking::LookedUp;
-use self::budget::{Booked, Identities, Probe, Traffic};
+use self::application_users::{Booked, Identities, Probe, Traffic};
+use self::context::Ground;
 use self::created_on::Backdating;
-use self::fate::Failure;
-pub use self::fate::{Fate, Run, Work};
-use self::ground::Ground;
-pub use self::handled::{Handled, Summary};
-use self::job::{Candidate, Ended, Job};
+use self::failure::Failure;
+pub use self::failure::{Fate, Run, Work};
+use self::lookup::LookedUp;
 use self::mailbox_pauses::Pauses;
 use self::people_limit::ResolvedPeopleLimit;
 use self::portions::Portions;
+pub use self::processed::{Handled, Summary};
 use self::refusals::Aftermath;
-use self::writing::{Caller, Mail};
-use crate::dataverse::DataverseClient;
-use crate::dataverse::look_up::Found;
-use crate::dataverse::rows::{RowState, Table};
-use crate::dataverse::session::Session;
-use crate::dataverse::write::WriteMode;
-use crate::dedupe::ledger::Ledger;
-use crate::ids::GrantId;
+use self::stages::{Candidate, Ended, Job};
+use self::write::{Caller, Mail};
+use crate::clients::dataverse::DataverseClient;
+use crate::clients::dataverse::emails::WriteMode;
+use crate::clients::dataverse::records::{RowState, Table};
+use crate::clients::dataverse::session::Session;
+use crate::clients::nylas::NylasClient;
+use crate::clients::retry::FIRST_STEP;
+use crate::ledger::messages::Ledger;
+use crate::lookup::request::Found;
 use crate::mailboxes::MailboxDirectory;
 use crate::mapping::{self, Direction, Findings};
-use crate::nylas::NylasClient;
-use crate::parties;
-use crate::policy::source::PolicySource;
-use crate::regarding::Decision;
-use crate::retry::FIRST_STEP;
+use crate::model::ids::GrantId;
+use crate::policy::cache::PolicySource;
+use crate::resolve::parties;
+use crate::resolve::regarding::Decision;
 
 /// The services and settings that the pipeline needs.
 pub struct Pipeline {
@@ -127,7 +127,7 @@ impl Pipeline {
 
     /// Processes the first message alone as a probe, and the others only if it was written.
     async fn probe(&self, work: Vec<Work>, run: &Run, booked: &Booked) -> Vec<Handled> {
-        let mut work = claiming::once_each(work);
+        let mut work = claim::once_each(work);
         let rest = work.split_off(work.len().min(1));
         let Story {
             mut handled,
@@ -141,7 +141,7 @@ impl Pipeline {
         handled.extend(match aftermath {
             Aftermath::Pause(until) => {
                 let cause = booked.refused.cause.as_deref();
-                untouched(rest, &budget::paused(until, cause, run), run)
+                untouched(rest, &application_users::paused(until, cause, run), run)
             }
             Aftermath::GoOn if passed && !run.is_nearly_over() => {
                 self.story(rest, run, &Booked::default()).await.handled
@@ -288,7 +288,7 @@ impl Pipeline {
         self.decide(fetched, ground, run, ended).await
     }
 
-    /// Runs the steps from lookup to write, group by group ([`asking`]).
+    /// Runs the steps from lookup to write, group by group ([`lookup`]).
     async fn track(
         &self,
         candidates: Vec<Candidate>,
@@ -299,13 +299,13 @@ impl Pipeline {
         let Begun {
             ground, session, ..
         } = begun;
-        let mut groups = asking::groups(candidates, self.dataverse.queries_a_batch());
+        let mut groups = lookup::groups(candidates, self.dataverse.queries_a_batch());
         while !groups.is_empty() {
             let looked_up = self.look_up(session, &mut groups, ground, run, ended);
             let LookedUp::Found(group, mut found) = looked_up.await else {
                 continue;
             };
-            let mut tracked = deciding::finally(group, &found, ground, ended);
+            let mut tracked = select::finally(group, &found, ground, ended);
             self.tell_apart(session, &mut tracked, &mut found, run, ended)
                 .await;
             let peopled = self.make_contacts(session, tracked, &mut found, ground, run, ended);
@@ -431,7 +431,7 @@ struct Story {
 }
 
 fn untouched(work: Vec<Work>, failure: &Failure, run: &Run) -> Vec<Handled> {
-    let handled = claiming::untouched(work, failure, run);
+    let handled = claim::untouched(work, failure, run);
     handled.iter().for_each(Handled::report);
     handled
 }

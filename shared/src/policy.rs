@@ -1,8 +1,8 @@
 //! Decides whether a message is tracked, and records why not. Pure: values in, a decision out.
 //!
 //! The policy is one document ([`document`]) for the organisation. A mailbox may have an override,
-//! which can only restrict it ([`effective`]). Without a document, the defaults apply. The rules
-//! are evaluated in this order, and the first rule that applies decides:
+//! which can only restrict it ([`mailbox_policy`]). Without a document, the defaults apply. The
+//! rules are evaluated in this order, and the first rule that applies decides:
 //!
 //! | Rule | Skips | Needs the lookup |
 //! | --- | --- | --- |
@@ -32,12 +32,12 @@
 //! find is skipped at once, and its participants are not looked up.
 
 pub mod bulk;
+pub mod cache;
 mod check;
 pub mod document;
-pub mod effective;
-mod inside;
+mod internal;
+pub mod mailbox_policy;
 mod rules;
-pub mod source;
 pub mod token_pattern;
 
 use std::collections::{HashMap, HashSet};
@@ -46,10 +46,10 @@ use sha2::{Digest, Sha256};
 
 pub use self::check::Problem;
 use self::document::{Document, Override};
-use self::effective::Effective;
-pub use self::inside::Inside;
+pub use self::internal::Inside;
+use self::mailbox_policy::Effective;
 pub use self::rules::{Case, Rule};
-use crate::ids::EmailAddress;
+use crate::model::address::EmailAddress;
 
 /// The policy's verdict on a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,7 +154,9 @@ impl Policy {
             .iter()
             .filter_map(|(address, part)| Some((EmailAddress::parse(address)?, part.clone())));
         Self {
-            internal_domains: domains.filter_map(|text| effective::domain(text)).collect(),
+            internal_domains: domains
+                .filter_map(|text| mailbox_policy::domain(text))
+                .collect(),
             organisation: Effective::organisation(&document.defaults),
             parts: parts.collect(),
             version,

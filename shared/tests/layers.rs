@@ -18,59 +18,20 @@ use proc_macro2::{TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::Item;
 
-/// From left to right. Modules of one layer may use each other.
-const LAYERS: [&str; 11] = [
-    "base", // env, telemetry, model
-    "clients",
-    "mailboxes",
-    "rate_limit",
-    "ledger",
-    "lookup",
-    "policy",
-    "resolve",
-    "mapping",
-    "decision_record",
-    "pipeline",
-];
-
-/// The layer of each module. The longest path that matches counts.
-const HOMES: [(&str, &str); 36] = [
-    ("contact_card", "base"),
-    ("env", "base"),
-    ("telemetry", "base"),
-    ("text", "base"),
-    ("ids", "base"),
-    ("keys", "base"),
-    ("message", "base"),
-    ("role_address", "base"),
-    ("sync_request", "base"),
-    ("aws", "clients"),
-    ("dataverse", "clients"),
-    ("entra", "clients"),
-    ("http", "clients"),
-    ("nylas", "clients"),
-    ("queue", "clients"),
-    ("refusal", "clients"),
-    ("retry", "clients"),
-    ("secrets", "clients"),
-    ("mailboxes", "mailboxes"),
-    ("governor", "rate_limit"),
-    ("dedupe", "ledger"),
-    ("dataverse::carriers", "lookup"),
-    ("dataverse::cards", "lookup"),
-    ("dataverse::companies", "lookup"),
-    ("dataverse::earlier", "lookup"),
-    ("dataverse::found", "lookup"),
-    ("dataverse::further", "lookup"),
-    ("dataverse::look_up", "lookup"),
-    ("same_mail", "lookup"),
-    ("policy", "policy"),
-    ("contacts", "resolve"),
-    ("parties", "resolve"),
-    ("regarding", "resolve"),
-    ("mapping", "mapping"),
-    ("decision", "decision_record"),
-    ("pipeline", "pipeline"),
+/// The layers, from left to right: the modules at the root of the crate. Modules of one layer may
+/// use each other.
+const LAYERS: [&[&str]; 11] = [
+    &["env", "telemetry", "model"],
+    &["clients"],
+    &["mailboxes"],
+    &["rate_limit"],
+    &["ledger"],
+    &["lookup"],
+    &["policy"],
+    &["resolve"],
+    &["mapping"],
+    &["decision_record"],
+    &["pipeline"],
 ];
 
 #[test]
@@ -99,18 +60,18 @@ fn a_path_is_found_wherever_it_stands() {
     let module = ["policy".to_owned(), "rules".to_owned()];
     let found = paths_used(
         &module,
-        "use crate::{ids, pipeline::{Run, fate::Fate}};\n\
+        "use crate::{model, pipeline::{Run, fate::Fate}};\n\
          use super::document::Settings;\n\
          /// See [`crate::mapping`].\n\
-         fn f() { tracing::info!(\"{}\", crate::decision::text(1)); self::helper(); }\n\
-         #[cfg(test)] mod tests { use crate::contacts::card; }",
+         fn f() { tracing::info!(\"{}\", crate::decision_record::text(1)); self::helper(); }\n\
+         #[cfg(test)] mod tests { use crate::resolve::contacts; }",
     );
     let found: Vec<String> = found.iter().map(|path| path.join("::")).collect();
     assert_eq!(
         found,
         [
-            "decision::text",
-            "ids",
+            "decision_record::text",
+            "model",
             "pipeline::Run",
             "pipeline::fate::Fate",
             "policy::document::Settings",
@@ -122,7 +83,10 @@ fn a_path_is_found_wherever_it_stands() {
 #[test]
 fn an_edge_to_the_right_is_seen_and_no_other() {
     let module = ["mapping".to_owned()];
-    let edges = edges_to_the_right(&module, "use crate::{ids, parties, pipeline::Run};");
+    let edges = edges_to_the_right(
+        &module,
+        "use crate::{model, resolve::parties, pipeline::Run};",
+    );
     let expected = ("mapping".to_owned(), "pipeline::Run".to_owned());
     assert_eq!(edges, [expected]);
 }
@@ -171,14 +135,9 @@ fn edges_to_the_right(module: &[String], text: &str) -> Vec<(String, String)> {
 
 /// The place of a module's layer in the list.
 fn rank(path: &[String]) -> usize {
-    for length in (1..=path.len()).rev() {
-        let prefix = path[..length].join("::");
-        if let Some((_, home)) = HOMES.iter().find(|(module, _)| *module == prefix) {
-            let place = LAYERS.iter().position(|layer| layer == home);
-            return place.expect("a home is one of the layers");
-        }
-    }
-    panic!("{} has no layer", path.join("::"));
+    let root = path.first().map_or("", String::as_str);
+    let place = LAYERS.iter().position(|modules| modules.contains(&root));
+    place.unwrap_or_else(|| panic!("{} has no layer", path.join("::")))
 }
 
 /// The paths within the crate that a file uses, from the root of the crate, sorted.

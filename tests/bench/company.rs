@@ -4,22 +4,22 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use mailverse::dataverse::DataverseClient;
-use mailverse::dataverse::write::WriteMode;
-use mailverse::dedupe::ledger::Ledger;
-use mailverse::dedupe::table;
-use mailverse::entra::request::{Credential, EntraClient};
-use mailverse::entra::{Origin, TokenSource};
-use mailverse::ids::MessageKey;
+use mailverse::clients::aws::secrets::SecretSource;
+use mailverse::clients::dataverse::DataverseClient;
+use mailverse::clients::dataverse::emails::WriteMode;
+use mailverse::clients::entra::client::{Credential, EntraClient};
+use mailverse::clients::entra::{Origin, TokenSource};
+use mailverse::clients::nylas::NylasClient;
+use mailverse::ledger::messages::Ledger;
+use mailverse::ledger::table;
 use mailverse::mailboxes::{AllowList, MailboxDirectory};
-use mailverse::nylas::NylasClient;
+use mailverse::model::ids::MessageKey;
 use mailverse::pipeline::Pipeline;
-use mailverse::pipeline::budget::Identities;
+use mailverse::pipeline::application_users::Identities;
 use mailverse::pipeline::created_on::Backdating;
 use mailverse::pipeline::people_limit::ResolvedPeopleLimit;
 use mailverse::policy::Policy;
-use mailverse::policy::source::PolicySource;
-use mailverse::secrets::SecretSource;
+use mailverse::policy::cache::PolicySource;
 use serde_json::{Value, json};
 use stage::dynamo;
 use twin::{Grant, Setting, Twin};
@@ -113,7 +113,7 @@ impl Company {
     /// Creates a pipeline like that of a separate process.
     pub(crate) fn pipeline(&self) -> Pipeline {
         let twin = &self.twin;
-        let http = mailverse::http::client().unwrap();
+        let http = mailverse::clients::http::client().unwrap();
         let url = |text: String| text.parse().unwrap();
         let key = SecretSource::Given(twin.nylas().api_key().into());
         let nylas = NylasClient::new(http.clone(), &url(twin.nylas().url()), key);

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use backfill::Backfill;
 use chrono::{TimeDelta, Utc};
+use mailverse::clients::aws::queue::SyncQueue;
 use mailverse::pipeline::Run;
-use mailverse::queue::SyncQueue;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use aws_lambda_events::sqs::{SqsEvent, SqsMessage};
 use chrono::{TimeDelta, Utc};
-use mailverse::dedupe::State;
+use mailverse::ledger::State;
 use mailverse::pipeline::Run;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};

@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use mailverse::queue::{QueueError, SyncQueue};
+use mailverse::clients::aws::queue::{QueueError, SyncQueue};
 use tokio::sync::Notify;
 
 /// A message of the queue.

@@ -5,17 +5,17 @@ use std::sync::{Arc, Mutex};
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_sqs::operation::change_message_visibility::ChangeMessageVisibilityError;
 use aws_sdk_sqs::types::{Message, MessageSystemAttributeName, QueueAttributeName};
-use mailverse::dedupe::table;
+use mailverse::ledger::table;
 use serde_json::{Value, json};
 use stage::dynamo;
 use stage::moto::Moto;
 use twin::{Privilege, Setting, Twin};
 
+use crate::connection::Line;
 use crate::corpus::LONGEST_SUBJECT;
-use crate::line::Line;
+use crate::fault_proxy::{Seat, Shared, Station};
 use crate::plan::{Mode, Service};
 use crate::queue::{Queue, VISIBILITY};
-use crate::station::{Seat, Shared, Station};
 
 pub(crate) const TABLE: &str = "ledger";
 /// A client that may read the lengths of columns shortens longer texts. Here it must not, so that
@@ -74,7 +74,7 @@ impl Cloud {
         let dead_letters = create("dead", &[]).await;
         let redrive = json!({
             "deadLetterTargetArn": "arn:aws:sqs:eu-north-1:123456789012:dead",
-            "maxReceiveCount": mailverse::retry::RECEIVE_LIMIT.to_string(),
+            "maxReceiveCount": mailverse::clients::retry::RECEIVE_LIMIT.to_string(),
         });
         let attributes = [
             (

@@ -4,17 +4,17 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use mailverse::retry::RECEIVE_LIMIT;
+use mailverse::clients::retry::RECEIVE_LIMIT;
 use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use twin::{Dataverse, FaultPlan, Nylas, Privilege, Setting, Twin};
 
 use crate::cloud::WITHHELD;
+use crate::fault_proxy::Shared;
 use crate::incident::{Incident, UNLISTED};
 use crate::plan::{Cell, Cut, Loss, Mode, Plan, Service};
 use crate::run::Shape;
-use crate::station::Shared;
 
 /// The mailbox whose user has to sign in again at times.
 const LOST_MAILBOX: &str = "grant-4";

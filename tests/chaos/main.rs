@@ -9,13 +9,13 @@
 //! | Which random faults are there? | `faults.rs` |
 //! | Which faults affect everyone, or last long? | `incident.rs`, `stretch.rs`, `scenes.rs` |
 //! | What is played on purpose? What must a run have covered? | `scenarios.rs`; `demands.rs` |
-//! | Where can a process be killed, and how? | `plan.rs`, `station.rs` |
+//! | Where can a process be killed, and how? | `plan.rs`, `fault_proxy.rs` |
 //! | What does a request ask for? | `asked.rs` |
-//! | How does a request or its answer get lost? | `line.rs`, `http.rs` |
+//! | How does a request or its answer get lost? | `connection.rs`, `http.rs` |
 //! | What does Lambda do for a process? | `worker.rs`, `queue.rs` |
 //! | What must hold at the end? | `audit.rs`; all the time, in the ledger: `history.rs`; for stored data: `private.rs` |
 //! | When does another client write the same email? | `race.rs` |
-//! | What happened to the message of a finding? | `chronicle.rs` |
+//! | What happened to the message of a finding? | `event_log.rs` |
 //! | Would the audit detect a broken guard? | `defect.rs` |
 //!
 //! The seed decides the emails, the deliveries, and the faults that are planned for each
@@ -34,19 +34,20 @@
 
 mod asked;
 mod audit;
-mod chronicle;
 mod cloud;
+mod connection;
 mod corpus;
 mod defect;
 mod demands;
 mod ending;
+mod event_log;
+mod fault_proxy;
 mod faults;
 mod figures;
 mod history;
 mod http;
 mod incident;
 mod invoking;
-mod line;
 mod plan;
 mod private;
 mod queue;
@@ -54,7 +55,6 @@ mod race;
 mod run;
 mod scenarios;
 mod scenes;
-mod station;
 mod stretch;
 mod time;
 mod worker;
@@ -64,9 +64,9 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::audit::Verdict;
-use crate::chronicle::Chronicle;
 use crate::corpus::Size;
 use crate::defect::Defect;
+use crate::event_log::Chronicle;
 use crate::incident::Incident;
 use crate::plan::Mode;
 use crate::run::{Run, Shape};

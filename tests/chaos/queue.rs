@@ -10,7 +10,7 @@ use aws_sdk_sqs::types::{
 };
 use serde_json::Value;
 
-use crate::station::Shared;
+use crate::fault_proxy::Shared;
 use crate::time::Time;
 
 /// The visibility timeout, unless a worker sets another one: as in `template.yaml`.

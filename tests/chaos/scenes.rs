@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use mailverse::retry::RECEIVE_LIMIT;
+use mailverse::clients::retry::RECEIVE_LIMIT;
 
 use crate::corpus::Copy;
 use crate::incident::{Incident, MAILBOX, Throttle};

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::{StreamExt, stream};
-use mailverse::dedupe::LEASE;
-use mailverse::dedupe::attention::OVERDUE;
+use mailverse::ledger::LEASE;
+use mailverse::ledger::attention::OVERDUE;
 use rand::Rng;
 
 use crate::cloud::TABLE;

@@ -12,10 +12,10 @@ use stage::events::sqs_event;
 use stage::lambda::{Ended, Function};
 
 use crate::cloud::{Cloud, Lines};
+use crate::fault_proxy::Seat;
 use crate::plan::{Cell, Hold, Mode, Plan, Release};
 use crate::private::Private;
 use crate::queue::id_of;
-use crate::station::Seat;
 use tokio::sync::oneshot;
 
 /// The timeout of a worker in the template.

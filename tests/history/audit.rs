@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::Shape;
 use crate::run::Figures;
-use crate::world::{MAILBOXES, World};
+use crate::test_organisation::{MAILBOXES, World};
 
 /// The most requests to Dataverse for each message.
 const MOST_DATAVERSE_REQUESTS: f64 = 0.05;

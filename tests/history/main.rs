@@ -3,7 +3,7 @@
 //!
 //! | Question | File |
 //! | --- | --- |
-//! | What messages are there, and which services? | `world.rs` |
+//! | What messages are there, and which services? | `test_organisation.rs` |
 //! | What does Lambda do for the functions, and what goes wrong? | `run.rs` |
 //! | What must hold at the end? | `audit.rs` |
 //!
@@ -24,7 +24,7 @@
 
 mod audit;
 mod run;
-mod world;
+mod test_organisation;
 
 use std::process::ExitCode;
 use std::time::Instant;
@@ -32,7 +32,7 @@ use std::time::Instant;
 use clap::{Parser, ValueEnum};
 
 use crate::run::Run;
-use crate::world::World;
+use crate::test_organisation::World;
 
 /// Runs eighteen months of email through the compiled backfill, stops and kills it, and audits the
 /// outcome of every message.
@@ -100,7 +100,7 @@ async fn main() -> ExitCode {
         "history seed {}: mailboxes {}, messages {}, invocations {}, cut {}, killed {}, failed requests {}, written {}, skipped {}, dead {}, lost {}, twice {}, \
          dataverse requests a message {:.3}, nylas pages {} for {} messages, {:.0} s",
         options.seed,
-        world::MAILBOXES,
+        test_organisation::MAILBOXES,
         verdict.messages,
         figures.invocations,
         figures.cut,

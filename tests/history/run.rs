@@ -14,7 +14,7 @@ use stage::lambda::{Ended, Function};
 use tokio::sync::{Mutex, watch};
 use twin::{Fault, FaultPlan};
 
-use crate::world::World;
+use crate::test_organisation::World;
 use crate::{Defect, Shape};
 
 /// Concurrent invocations. The template's concurrency is four, for machines with more than two

@@ -16,14 +16,14 @@
     reason = "as in the tests: a value that is not as expected is the failure to report"
 )]
 
+mod test_organisation;
 mod tripwire;
-mod world;
 
 use std::process::ExitCode;
 
-use mailverse::dataverse::write::WriteMode;
+use mailverse::clients::dataverse::emails::WriteMode;
 use stage::dynamo;
-use world::hundred::{MESSAGES, MOST_REQUESTS, requests, requests_of_strangers};
+use test_organisation::hundred::{MESSAGES, MOST_REQUESTS, requests, requests_of_strangers};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {

@@ -8,7 +8,7 @@ pub(crate) mod secrets;
 
 use std::time::Duration;
 
-use mailverse::retry::RetryAdvice;
+use mailverse::clients::retry::RetryAdvice;
 
 /// The retry advice of a 429 with `Retry-After`.
 fn after(seconds: u64) -> RetryAdvice {

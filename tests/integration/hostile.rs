@@ -14,9 +14,9 @@ mod mailbox;
 mod rows;
 mod webhook;
 
-use mailverse::dataverse::write::WriteMode;
+use mailverse::clients::dataverse::emails::WriteMode;
+use mailverse::clients::retry::RECEIVE_LIMIT;
 use mailverse::pipeline::{Fate, Handled};
-use mailverse::retry::RECEIVE_LIMIT;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 
 use self::corpus::{Case, corpus};
 use self::mailbox::HostileMailbox;
-use crate::world::{ADA, World, created, key, mail, written};
+use crate::test_organisation::{ADA, World, created, key, mail, written};
 
 /// Starts a pipeline. Ada's mailbox holds every case, and the messages that the tests add.
 async fn world_with(cases: &[Case], mode: WriteMode) -> World {

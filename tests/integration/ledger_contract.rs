@@ -21,9 +21,9 @@ use std::collections::HashMap;
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::types::AttributeValue;
 use chrono::{DateTime, TimeDelta, Utc};
-use mailverse::dedupe::ledger::{Ledger, LedgerError, Settlement};
-use mailverse::dedupe::{Claim, ClaimRequest, ClaimToken, Entry, table};
-use mailverse::ids::{ActivityId, MessageKey};
+use mailverse::ledger::messages::{Ledger, LedgerError, Settlement};
+use mailverse::ledger::{Claim, ClaimRequest, ClaimToken, Entry, table};
+use mailverse::model::ids::{ActivityId, MessageKey};
 use uuid::Uuid;
 
 /// A ledger in an empty table that no other test uses.

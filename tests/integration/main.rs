@@ -13,7 +13,7 @@
 //! | Is there always a token, and what happens without one? | `tokens.rs` |
 //! | Do the compiled functions do all that, as Lambda runs them? | `end_to_end.rs` |
 //! | What do operators see and do? | `end_to_end/operating.rs` |
-//! | What do these tests run against? | `world.rs`, `tripwire.rs`; what the functions run against: `../stage/` |
+//! | What do these tests run against? | `test_organisation.rs`, `tripwire.rs`; what the functions run against: `../stage/` |
 //!
 //! A test name is a sentence about behaviour. No test waits for time to pass or sets environment
 //! variables, and every random choice has a seed that is printed.
@@ -34,7 +34,7 @@ macro_rules! in_both_write_modes {
             $(
                 #[tokio::test]
                 async fn $test() {
-                    super::$test(mailverse::dataverse::write::WriteMode::ChangeSet).await;
+                    super::$test(mailverse::clients::dataverse::emails::WriteMode::ChangeSet).await;
                 }
             )+
         }
@@ -43,7 +43,7 @@ macro_rules! in_both_write_modes {
             $(
                 #[tokio::test]
                 async fn $test() {
-                    super::$test(mailverse::dataverse::write::WriteMode::Stepwise).await;
+                    super::$test(mailverse::clients::dataverse::emails::WriteMode::Stepwise).await;
                 }
             )+
         }
@@ -59,8 +59,8 @@ mod mapping;
 mod pipeline;
 mod policy_command;
 mod replay;
+mod test_organisation;
 mod tokens;
 mod tripwire;
-mod world;
 
 use stage::dynamo;

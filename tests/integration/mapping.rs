@@ -4,7 +4,7 @@
 //! A new case is two files and no code. The input has the message object as Nylas returns it, the
 //! connected mailboxes, the rows that the lookup found, the mailbox's user (`owner`), and the text
 //! of each file. The expected output was written by hand from the column table of
-//! `shared/src/mapping.rs`. Its ids are UUIDv5, calculated with another program.
+//! `shared/src/mapping/email.rs`. Its ids are UUIDv5, calculated with another program.
 //!
 //! | Question | File |
 //! | --- | --- |
@@ -19,20 +19,22 @@ mod table;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 
-use mailverse::dataverse::DataverseClient;
-use mailverse::dataverse::look_up::Found;
-use mailverse::dataverse::rows::{Person, Record, Table};
-use mailverse::dataverse::session::Session;
-use mailverse::dataverse::write::{CreateOutcome, EmailWrite, WriteMode};
-use mailverse::ids::{ActivityId, EmailAddress};
+use mailverse::clients::dataverse::DataverseClient;
+use mailverse::clients::dataverse::email_row::EmailWrite;
+use mailverse::clients::dataverse::emails::{CreateOutcome, WriteMode};
+use mailverse::clients::dataverse::records::{Person, Record, Table};
+use mailverse::clients::dataverse::session::Session;
+use mailverse::clients::nylas::wire;
+use mailverse::lookup::request::Found;
 use mailverse::mailboxes::Mailboxes;
 use mailverse::mapping::{self, Direction, Findings};
-use mailverse::message::{Message, omissions_note};
-use mailverse::nylas::wire;
+use mailverse::model::address::EmailAddress;
+use mailverse::model::ids::ActivityId;
+use mailverse::model::message::{Message, omissions_note};
 use mailverse::policy::Inside;
 use mailverse::policy::document::Settings;
-use mailverse::regarding::{Decision, Mail, Step};
-use mailverse::{parties, regarding};
+use mailverse::resolve::regarding::{Decision, Mail, Step};
+use mailverse::resolve::{parties, regarding};
 use serde_json::{Map, Value, json};
 use twin::Twin;
 use uuid::Uuid;
@@ -232,7 +234,7 @@ async fn what_is_expected_is_what_dataverse_takes() {
         }
         people::insert_companies(dataverse, &given);
         let client = DataverseClient::new(
-            mailverse::http::client().unwrap(),
+            mailverse::clients::http::client().unwrap(),
             &dataverse.url().parse().unwrap(),
         );
         let object = |value: &Value| value.as_object().unwrap().clone();

@@ -21,8 +21,8 @@
     reason = "as in the tests: a value that is not as expected is the failure to report"
 )]
 
+mod test_organisation;
 mod tripwire;
-mod world;
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -32,16 +32,16 @@ use std::time::Duration;
 use aws_lambda_events::sqs::SqsEvent;
 use chrono::TimeDelta;
 use clap::{Parser, ValueEnum};
-use mailverse::dedupe::State;
+use mailverse::clients::aws::queue::{QueueError, SyncQueue};
+use mailverse::clients::retry::RECEIVE_LIMIT;
+use mailverse::ledger::State;
+use mailverse::model::sync_request::{SyncRequest, Trigger};
 use mailverse::pipeline::Run;
-use mailverse::queue::{QueueError, SyncQueue};
-use mailverse::retry::RECEIVE_LIMIT;
-use mailverse::sync_request::{SyncRequest, Trigger};
 use serde_json::json;
 use stage::dynamo;
 use sync_worker::Worker;
+use test_organisation::{ADA, World, key, mail};
 use twin::{Privilege, Setting};
-use world::{ADA, World, key, mail};
 
 /// The number of requests that an outage of one hour must stay below.
 const MOST_REQUESTS: u64 = 100;

@@ -3,8 +3,8 @@
 
 use std::process::{Command, Output};
 
-use mailverse::dedupe::ledger::Ledger;
-use mailverse::dedupe::table;
+use mailverse::ledger::messages::Ledger;
+use mailverse::ledger::table;
 use mailverse::policy::Policy;
 use serde_json::{Value, json};
 

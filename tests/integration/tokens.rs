@@ -13,7 +13,7 @@ use aws_sdk_secretsmanager::config::retry::RetryConfig;
 use aws_sdk_secretsmanager::config::{Builder, ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_secretsmanager::error::BoxError;
 use chrono::{DateTime, TimeDelta, Utc};
-use mailverse::entra::store::TokenStore;
+use mailverse::clients::entra::token_store::TokenStore;
 use serde_json::{Value, json};
 use stage::moto::Moto;
 use token_refresher::config::Config;

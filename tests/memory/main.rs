@@ -103,7 +103,7 @@ async fn measure(load: Load) -> u64 {
     let (sqs, secrets) = (moto.sqs(), moto.secrets());
     let database = dynamo::start().await;
     let client = dynamo::client(&database);
-    mailverse::dedupe::table::create(&client, "ledger")
+    mailverse::ledger::table::create(&client, "ledger")
         .await
         .unwrap();
     let queue = sqs.create_queue().queue_name("sync").send().await.unwrap();

@@ -9,8 +9,8 @@ use std::time::Instant;
 use backfill::request::{Answer, TaskAnswer};
 use chrono::Utc;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use mailverse::dedupe::runs::TaskState;
-use mailverse::ids::GrantId;
+use mailverse::ledger::backfill_runs::TaskState;
+use mailverse::model::ids::GrantId;
 
 use crate::terminal::counted;
 

@@ -4,12 +4,12 @@ use aws_config::SdkConfig;
 use aws_sdk_dynamodb::types::{KeySchemaElement, TableDescription, TimeToLiveStatus};
 use aws_sdk_sqs::types::QueueAttributeName;
 use chrono::TimeDelta;
-use mailverse::aws::describe;
-use mailverse::dedupe::LEASE;
-use mailverse::dedupe::ledger::Ledger;
-use mailverse::dedupe::mailbox::TASK_LEASE;
+use mailverse::clients::aws::describe;
+use mailverse::clients::retry::RECEIVE_LIMIT;
+use mailverse::ledger::LEASE;
+use mailverse::ledger::mailbox_state::TASK_LEASE;
+use mailverse::ledger::messages::Ledger;
 use mailverse::policy::Policy;
-use mailverse::retry::RECEIVE_LIMIT;
 use serde_json::Value;
 
 use super::check::{Check, judged};

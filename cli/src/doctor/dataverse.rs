@@ -2,16 +2,16 @@
 
 use aws_config::SdkConfig;
 use chrono::{DateTime, TimeDelta, Utc};
-use mailverse::dataverse::DataverseClient;
-use mailverse::dataverse::error::DataverseError;
-use mailverse::dataverse::probe::WhoAmI;
-use mailverse::dataverse::session::Session;
-use mailverse::entra::store::TokenStoreError;
+use mailverse::clients::dataverse::DataverseClient;
+use mailverse::clients::dataverse::error::DataverseError;
+use mailverse::clients::dataverse::probes::WhoAmI;
+use mailverse::clients::dataverse::session::Session;
+use mailverse::clients::entra::token_store::TokenStoreError;
 use mailverse::mapping::{self, LENGTHS};
 use serde_json::Value;
 
 use super::check::{Check, judged};
-use super::wants::Wants;
+use super::requirements::Wants;
 use super::{DoctorError, SETTINGS, privileges, probe, skip};
 use crate::services::DataverseSettings;
 

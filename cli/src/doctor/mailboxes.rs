@@ -4,8 +4,8 @@
 //! fits in 80 columns with a grant id of 36 characters. An entry that is an address is shown only
 //! by its position, because the report may be shared.
 
+use mailverse::clients::nylas::wire::Grant;
 use mailverse::mailboxes::{Admission, AllowList, Entry, SETTING};
-use mailverse::nylas::wire::Grant;
 
 use super::SETTINGS;
 use super::check::Check;
@@ -95,7 +95,7 @@ fn shortened(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use mailverse::nylas::wire;
+    use mailverse::clients::nylas::wire;
     use serde_json::json;
 
     use super::*;

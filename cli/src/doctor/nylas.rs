@@ -1,8 +1,8 @@
 //! Checks the API key of the Nylas application. `mailboxes.rs` checks its mailboxes.
 
+use mailverse::clients::nylas::NylasClient;
+use mailverse::clients::nylas::error::NylasError;
 use mailverse::mailboxes::AllowList;
-use mailverse::nylas::NylasClient;
-use mailverse::nylas::error::NylasError;
 
 use url::Url;
 

@@ -4,21 +4,21 @@
 //! [`Wants`] lists the privileges that are needed only with certain policies or settings.
 //! [`trials`](mod@trials) lists the test writes.
 
-pub(super) mod trials;
+pub(super) mod write_checks;
 
-use mailverse::dataverse::DataverseClient;
-use mailverse::dataverse::error::DataverseError;
-use mailverse::dataverse::probe::{Step, WhoAmI};
-use mailverse::dataverse::query::rows;
-use mailverse::dataverse::session::Session;
+use mailverse::clients::dataverse::DataverseClient;
+use mailverse::clients::dataverse::error::DataverseError;
+use mailverse::clients::dataverse::odata::rows;
+use mailverse::clients::dataverse::probes::{Step, WhoAmI};
+use mailverse::clients::dataverse::session::Session;
 use serde_json::Value;
 
-use self::trials::{
+use self::write_checks::{
     ACCOUNTS, ACT, ASSIGN, CONTACTS, CREATE, CREATED_ON, DELETE, Trial, WRITE, appends, trials,
 };
 use super::check::Check;
 use super::dataverse::{failed, is_self};
-use super::wants::Wants;
+use super::requirements::Wants;
 
 /// A table that the sync reads.
 pub(super) struct Read {

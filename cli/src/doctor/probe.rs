@@ -3,17 +3,18 @@
 //! The email always has the same key, so a run deletes what an earlier run left when it died.
 
 use chrono::{DateTime, Utc};
-use mailverse::dataverse::DataverseClient;
-use mailverse::dataverse::error::DataverseError;
-use mailverse::dataverse::rows::RowState;
-use mailverse::dataverse::session::Session;
-use mailverse::dataverse::write::{CreateOutcome, EmailWrite};
-use mailverse::ids::ActivityId;
+use mailverse::clients::dataverse::DataverseClient;
+use mailverse::clients::dataverse::email_row::EmailWrite;
+use mailverse::clients::dataverse::emails::CreateOutcome;
+use mailverse::clients::dataverse::error::DataverseError;
+use mailverse::clients::dataverse::records::RowState;
+use mailverse::clients::dataverse::session::Session;
+use mailverse::model::ids::ActivityId;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::check::Check;
-use super::wants::Wants;
+use super::requirements::Wants;
 
 pub(super) const WRITE: &str = "write mode";
 const CREATED_ON: &str = "created-on";

@@ -13,15 +13,15 @@
 use std::collections::BTreeSet;
 
 use chrono::Utc;
-use mailverse::dataverse::DataverseClient;
-use mailverse::dataverse::session::Session;
-use mailverse::dedupe::kept::Kept;
-use mailverse::dedupe::ledger::{Ledger, LedgerError};
-use mailverse::entra::TokenSource;
-use mailverse::ids::{ActivityId, GrantId, InternetMessageId, MessageId, MessageKey};
+use mailverse::clients::dataverse::DataverseClient;
+use mailverse::clients::dataverse::session::Session;
+use mailverse::clients::entra::TokenSource;
+use mailverse::clients::nylas::error::NylasError;
+use mailverse::clients::nylas::{Fetched, Headers, NylasClient};
+use mailverse::ledger::decisions::Kept;
+use mailverse::ledger::messages::{Ledger, LedgerError};
 use mailverse::mailboxes::AllowList;
-use mailverse::nylas::error::NylasError;
-use mailverse::nylas::{Fetched, Headers, NylasClient};
+use mailverse::model::ids::{ActivityId, GrantId, InternetMessageId, MessageId, MessageKey};
 use mailverse::policy::Rule;
 use uuid::Uuid;
 

@@ -3,13 +3,13 @@
 
 use std::collections::HashMap;
 
-use mailverse::decision::{DecisionRecord, role_name};
-use mailverse::dedupe::kept::Kept;
-use mailverse::ids::EmailAddress;
-use mailverse::message::Message;
-use mailverse::nylas::{Fetched, Headers};
-use mailverse::parties::Role;
+use mailverse::clients::nylas::{Fetched, Headers};
+use mailverse::decision_record::{DecisionRecord, role_name};
+use mailverse::ledger::decisions::Kept;
+use mailverse::model::address::EmailAddress;
+use mailverse::model::message::Message;
 use mailverse::policy::Policy;
+use mailverse::resolve::parties::Role;
 
 use super::find::Finder;
 

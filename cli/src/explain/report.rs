@@ -3,9 +3,9 @@
 use std::io::{self, Write};
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use mailverse::decision::{CandidatePart, DecisionRecord, PersonPart, RegardingPart, Row};
-use mailverse::dedupe::State;
-use mailverse::dedupe::kept::{DecidedRow, Kept};
+use mailverse::decision_record::{CandidatePart, DecisionRecord, PersonPart, RegardingPart, Row};
+use mailverse::ledger::State;
+use mailverse::ledger::decisions::{DecidedRow, Kept};
 use serde_json::{Value, json};
 
 use super::people::Names;

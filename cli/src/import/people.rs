@@ -2,10 +2,10 @@
 //! batches.
 
 use indicatif::ProgressBar;
-use mailverse::contact_card::Card;
-use mailverse::contacts::card::{NoAddress, Place, people};
-use mailverse::nylas::wire;
-use mailverse::pipeline::address_book::{CardFate, CompaniesMade};
+use mailverse::clients::nylas::wire;
+use mailverse::model::contact_card::Card;
+use mailverse::pipeline::contact_import::{CardFate, CompaniesMade};
+use mailverse::resolve::contacts::card::{NoAddress, Place, people};
 
 use super::report::{At, Report, card_outcome};
 use super::saved::{Kind, SavedFile};

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use mailverse::dedupe::{Entry, State};
-use mailverse::ids::MessageKey;
+use mailverse::ledger::{Entry, State};
+use mailverse::model::ids::MessageKey;
 use mailverse::pipeline::Handled;
-use mailverse::pipeline::address_book::CardFate;
+use mailverse::pipeline::contact_import::CardFate;
 use serde_json::{Value, json};
 
 use super::saved::SavedFile;

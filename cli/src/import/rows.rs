@@ -8,7 +8,7 @@
 use std::collections::HashSet;
 use std::io::{self, Write};
 
-use mailverse::dataverse::rehearsal::{NotedWrite, Rehearsal};
+use mailverse::clients::dataverse::dry_run::{NotedWrite, Rehearsal};
 use serde_json::{Value, json};
 
 /// The rows of a dry run.

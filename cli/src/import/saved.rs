@@ -10,7 +10,7 @@
 
 use std::path::{Path, PathBuf};
 
-use mailverse::nylas::wire;
+use mailverse::clients::nylas::wire;
 use serde_json::Value;
 
 /// A file that cannot be imported.
@@ -456,7 +456,7 @@ mod tests {
             let _ = SavedFile::of(Path::new("x"), text.as_bytes()[..cut.index(text.len())].to_vec());
             let mut card = wire::contact(&item);
             let _ = card.keep_usable();
-            let _ = mailverse::contacts::card::new_contact(&card, None);
+            let _ = mailverse::resolve::contacts::card::new_contact(&card, None);
             let _ = wire::message(&"g".parse().unwrap(), &item);
         }
     }

@@ -5,8 +5,8 @@ use std::path::Path;
 
 use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region};
 use dynoxide::Database;
-use mailverse::dedupe::ledger::{Ledger, LedgerError};
-use mailverse::dedupe::table;
+use mailverse::ledger::messages::{Ledger, LedgerError};
+use mailverse::ledger::table;
 use tokio::sync::oneshot;
 
 /// The name of the table, the only one in the database.

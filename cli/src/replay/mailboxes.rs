@@ -16,7 +16,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mailverse::ids::{EmailAddress, MessageKey};
+use mailverse::model::address::EmailAddress;
+use mailverse::model::ids::MessageKey;
 use serde_json::{Value, json};
 
 use super::event::SavedEvent;

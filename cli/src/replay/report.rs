@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use backfill::BackfillError;
 use backfill::plan::Planned;
-use mailverse::dedupe::State;
-use mailverse::ids::MessageKey;
+use mailverse::ledger::State;
+use mailverse::model::ids::MessageKey;
 use mailverse::pipeline::{Fate, Handled, Summary};
 use serde_json::{Value, json};
 use sync_worker::Worked;
@@ -16,7 +16,7 @@ use webhook_receiver::event::EventError;
 use webhook_receiver::{Outcome, Received};
 
 use super::event::SavedEvent;
-use super::stage::Stage;
+use super::harness::Stage;
 use crate::terminal::printable;
 
 /// Collects the results of all deliveries.

@@ -4,9 +4,9 @@ use std::io::{self, Write};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
-use mailverse::dedupe::State;
-use mailverse::dedupe::attention::Attention;
-use mailverse::dedupe::pause::Pause;
+use mailverse::ledger::State;
+use mailverse::ledger::attention::Attention;
+use mailverse::ledger::pauses::Pause;
 use serde_json::{Value, json};
 
 use super::age::Age;

@@ -89,7 +89,7 @@ async fn send(http: &reqwest::Client, url: &str, key: &Key, packing: Packing) ->
     let answer = match call.send().await {
         Ok(answer) => answer,
         Err(error) => {
-            let problem = mailverse::http::describe(error);
+            let problem = mailverse::clients::http::describe(error);
             return Answer::Nothing { problem };
         }
     };
@@ -103,7 +103,7 @@ async fn send(http: &reqwest::Client, url: &str, key: &Key, packing: Packing) ->
             rest_api,
         },
         Err(error) => Answer::Nothing {
-            problem: mailverse::http::describe(error),
+            problem: mailverse::clients::http::describe(error),
         },
     }
 }

@@ -22,8 +22,9 @@
 
 use aws_sdk_secretsmanager::Client;
 use aws_sdk_secretsmanager::error::{ProvideErrorMetadata, SdkError};
-use mailverse::aws;
-use mailverse::secrets::{self, SecretError, Stage, Stored};
+use mailverse::clients::aws;
+use mailverse::clients::aws::secrets;
+use mailverse::clients::aws::secrets::{SecretError, Stage, Stored};
 use secrecy::{ExposeSecret, SecretString};
 
 /// The version label of a rotation in progress, as in rotations by Secrets Manager itself.

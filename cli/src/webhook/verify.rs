@@ -4,7 +4,7 @@
 //! A probe (`probe.rs`) needs the secret and a receiver that answers. If one of them is broken, the
 //! probe is skipped.
 
-use mailverse::nylas::webhooks::Destination;
+use mailverse::clients::nylas::webhooks::Destination;
 use uuid::Uuid;
 use webhook_receiver::notification::HANDLED;
 use webhook_receiver::signature::Key;
@@ -122,7 +122,7 @@ pub(crate) async fn delivery_path(
 async fn receiver(http: &reqwest::Client, url: &str) -> Check {
     let challenge = Uuid::new_v4().to_string();
     let problem = match ask(http, url, &challenge).await {
-        Err(error) => Some(mailverse::http::describe(error)),
+        Err(error) => Some(mailverse::clients::http::describe(error)),
         Ok(answer) if answer.status().as_u16() != 200 => {
             Some(format!("answers a challenge with {}", answer.status()))
         }

@@ -1,6 +1,6 @@
 //! Compares two previews of a message. Pure.
 
-use mailverse::decision::{DecisionRecord, Row};
+use mailverse::decision_record::{DecisionRecord, Row};
 use mailverse::pipeline::preview::{Foreseen, Preview};
 use mailverse::policy::document::Content;
 use serde_json::json;
@@ -137,7 +137,7 @@ fn regarding(preview: &Preview) -> String {
 
 #[cfg(test)]
 mod tests {
-    use mailverse::decision::{ChosenPart, PersonPart, RegardingPart};
+    use mailverse::decision_record::{ChosenPart, PersonPart, RegardingPart};
 
     use super::*;
 

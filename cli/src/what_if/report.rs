@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use mailverse::ids::{GrantId, MessageKey};
-use mailverse::nylas::error::NylasError;
+use mailverse::clients::nylas::error::NylasError;
+use mailverse::model::ids::{GrantId, MessageKey};
 use mailverse::pipeline::preview::Preview;
 use mailverse::policy::Policy;
 use serde_json::{Value, json};

@@ -1,7 +1,7 @@
 //! The settings of backfill.
 
 use mailverse::env::{Settings, SettingsError};
-use mailverse::pipeline::settings::PipelineSettings;
+use mailverse::pipeline::config::PipelineSettings;
 
 /// Everything that the function reads from its environment.
 #[derive(Debug, PartialEq, Eq)]

@@ -20,20 +20,20 @@ pub mod plan;
 mod position;
 pub mod request;
 pub mod task;
-pub mod trouble;
+pub mod task_error;
 pub mod work;
 
 use std::time::Duration;
 
 use aws_lambda_events::sqs::{BatchItemFailure, SqsBatchResponse, SqsMessage};
 use futures_util::{StreamExt, TryStreamExt, stream};
-use mailverse::dedupe::ledger::LedgerError;
-use mailverse::dedupe::runs::{Progress, RunId, TaskState};
-use mailverse::nylas::error::NylasError;
-use mailverse::nylas::wire::Grant;
+use mailverse::clients::aws::queue::{MemoryQueue, QueueError, SyncQueue};
+use mailverse::clients::nylas::error::NylasError;
+use mailverse::clients::nylas::wire::Grant;
+use mailverse::clients::retry::RECEIVE_LIMIT;
+use mailverse::ledger::backfill_runs::{Progress, RunId, TaskState};
+use mailverse::ledger::messages::LedgerError;
 use mailverse::pipeline::{Handled, Pipeline, Run};
-use mailverse::queue::{MemoryQueue, QueueError, SyncQueue};
-use mailverse::retry::RECEIVE_LIMIT;
 use serde_json::{Value, json};
 
 use self::event::Event;
@@ -41,7 +41,7 @@ pub use self::event::NotAnEvent;
 use self::plan::Planned;
 use self::request::{Answer, Invalid, Request, Wanted};
 use self::task::Task;
-use self::trouble::Next;
+use self::task_error::Next;
 
 /// The handler for all events of the function.
 pub struct Backfill<Q> {

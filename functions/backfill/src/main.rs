@@ -4,8 +4,8 @@ use aws_config::BehaviorVersion;
 use backfill::Backfill;
 use backfill::config::Config;
 use lambda_runtime::{Error, LambdaEvent, run, service_fn};
+use mailverse::clients::aws::queue::SqsQueue;
 use mailverse::pipeline::Run;
-use mailverse::queue::SqsQueue;
 use mailverse::{env, telemetry};
 use serde_json::Value;
 

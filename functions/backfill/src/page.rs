@@ -10,21 +10,21 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use mailverse::dedupe::attention::OVERDUE;
-use mailverse::dedupe::runs::Coverage;
-use mailverse::dedupe::{Claim, ClaimRequest, State, decide_claim};
-use mailverse::ids::MessageKey;
-use mailverse::message::Message;
-use mailverse::nylas::Page;
+use mailverse::clients::aws::queue::SyncQueue;
+use mailverse::clients::nylas::Page;
+use mailverse::ledger::attention::OVERDUE;
+use mailverse::ledger::backfill_runs::Coverage;
+use mailverse::ledger::{Claim, ClaimRequest, State, decide_claim};
+use mailverse::model::ids::MessageKey;
+use mailverse::model::message::Message;
+use mailverse::model::sync_request::{SyncRequest, Trigger};
 use mailverse::pipeline::preview::Foreseen;
-use mailverse::pipeline::theirs::Listed;
+use mailverse::pipeline::reconcile::Listed;
 use mailverse::pipeline::{Fate, Handled, Run, Work};
-use mailverse::queue::SyncQueue;
-use mailverse::sync_request::{SyncRequest, Trigger};
 
 use crate::Backfill;
 use crate::task::Task;
-use crate::trouble::Trouble;
+use crate::task_error::Trouble;
 
 /// Messages that a dry run previews together.
 const AT_ONCE: usize = 50;

@@ -5,20 +5,20 @@
 //! | every 15 minutes | its watermark, less [`OVERLAP`]; without a watermark, a day ago | messages without a webhook, however long webhooks were missing |
 //! | once a day | the number of days ago in the event's `detail`: `{"days": 7}`; or its watermark, less [`OVERLAP`], if that is earlier | messages that appeared in the list late, with an old date |
 //!
-//! The watermark (`shared/src/dedupe/mailbox.rs`) is the time up to which a mailbox was listed
-//! completely. It advances when a list reaches its end, so the next run covers the gap after an
-//! outage of any kind, including an expired grant. A mailbox whose user has to sign in again gets
-//! no task. An operator's task for it is parked, and the first run that finds the grant valid
+//! The watermark (`shared/src/ledger/mailbox_state.rs`) is the time up to which a mailbox was
+//! listed completely. It advances when a list reaches its end, so the next run covers the gap after
+//! an outage of any kind, including an expired grant. A mailbox whose user has to sign in again
+//! gets no task. An operator's task for it is parked, and the first run that finds the grant valid
 //! queues it. A mailbox that does not take part gets no task either and keeps its watermark: once
 //! it is admitted, the next run covers the time since it last took part.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::{StreamExt, TryStreamExt, stream};
-use mailverse::dedupe::mailbox::MailboxRecord;
-use mailverse::dedupe::runs::RunId;
-use mailverse::nylas::wire::Grant;
+use mailverse::clients::aws::queue::SyncQueue;
+use mailverse::clients::nylas::wire::Grant;
+use mailverse::ledger::backfill_runs::RunId;
+use mailverse::ledger::mailbox_state::MailboxRecord;
 use mailverse::pipeline::Run;
-use mailverse::queue::SyncQueue;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 

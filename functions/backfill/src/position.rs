@@ -1,7 +1,7 @@
 //! Computes the position of a task in the lists of its mailbox, and the position after a page.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use mailverse::dedupe::runs::Position;
+use mailverse::ledger::backfill_runs::Position;
 
 use crate::task::Task;
 
@@ -80,7 +80,7 @@ pub(crate) fn forget_cursor(position: &mut Position, task: &Task) {
 
 #[cfg(test)]
 mod tests {
-    use mailverse::nylas::wire;
+    use mailverse::clients::nylas::wire;
     use serde_json::json;
 
     use super::*;

@@ -14,9 +14,10 @@
 //! address: a mailbox is identified by its position in the list.
 
 use chrono::{DateTime, Utc};
-use mailverse::dedupe::runs::{Coverage, Progress, RunId, TaskState};
-use mailverse::ids::{EmailAddress, GrantId};
-use mailverse::nylas::wire::Grant;
+use mailverse::clients::nylas::wire::Grant;
+use mailverse::ledger::backfill_runs::{Coverage, Progress, RunId, TaskState};
+use mailverse::model::address::EmailAddress;
+use mailverse::model::ids::GrantId;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -332,7 +333,7 @@ fn folder(value: Option<&Value>) -> Result<Option<String>, Invalid> {
 
 #[cfg(test)]
 mod tests {
-    use mailverse::nylas::wire;
+    use mailverse::clients::nylas::wire;
     use serde_json::json;
 
     use super::*;

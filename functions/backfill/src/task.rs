@@ -10,11 +10,11 @@
 //! family is its name, and names are not put on the queue.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use mailverse::dedupe::mailbox::Lists;
-use mailverse::dedupe::runs::{RunId, TaskKey};
-use mailverse::ids::GrantId;
-use mailverse::nylas::wire::{Folder, Grant};
-use mailverse::sync_request::json_problem;
+use mailverse::clients::nylas::wire::{Folder, Grant};
+use mailverse::ledger::backfill_runs::{RunId, TaskKey};
+use mailverse::ledger::mailbox_state::Lists;
+use mailverse::model::ids::GrantId;
+use mailverse::model::sync_request::json_problem;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -194,7 +194,7 @@ pub fn is_meant(folder: &Folder, wanted: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use mailverse::nylas::wire;
+    use mailverse::clients::nylas::wire;
 
     use super::*;
 

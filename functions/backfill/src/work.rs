@@ -3,9 +3,9 @@
 //! A task on the backfill queue is one mailbox of one run. The steps are the same for scheduled and
 //! requested runs:
 //!
-//! 1. **Lease the mailbox** ([`mailverse::dedupe::mailbox`]): at a time, one worker lists it for
-//!    the schedule, and one for operators.
-//! 2. **Read the position** ([`mailverse::dedupe::runs`]), where the list continues.
+//! 1. **Lease the mailbox** ([`mailverse::ledger::mailbox_state`]): at a time, one worker lists it
+//!    for the schedule, and one for operators.
+//! 2. **Read the position** ([`mailverse::ledger::backfill_runs`]), where the list continues.
 //! 3. **List** a page, with bodies and basic headers, if the mailbox still takes part.
 //! 4. **Settle** the page (`page.rs`): messages in a final state are only counted, the others go
 //!    through the pipeline.
@@ -41,20 +41,20 @@
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use mailverse::dedupe::mailbox::{Lease, TASK_LEASE};
-use mailverse::dedupe::runs::{Coverage, Position, Progress, Saved, Settled, TaskState};
+use mailverse::clients::aws::queue::SyncQueue;
+use mailverse::clients::nylas::error::NylasError;
+use mailverse::clients::nylas::{Filter, Headers, LARGEST_MESSAGE, LARGEST_PAGE, Page};
+use mailverse::ledger::backfill_runs::{Coverage, Position, Progress, Saved, Settled, TaskState};
+use mailverse::ledger::mailbox_state::{Lease, TASK_LEASE};
 use mailverse::mailboxes::Participation;
-use mailverse::nylas::error::NylasError;
-use mailverse::nylas::{Filter, Headers, LARGEST_MESSAGE, LARGEST_PAGE, Page};
-use mailverse::pipeline::history::NEAR;
+use mailverse::pipeline::backfill_page::NEAR;
 use mailverse::pipeline::{Handled, Run};
-use mailverse::queue::SyncQueue;
 use mailverse::telemetry::{Count, count};
 
 use crate::Backfill;
 use crate::position::{Part, advanced, forget_cursor, forget_old_cursor, part_at};
 use crate::task::{Task, beyond_cache, digest, is_meant};
-use crate::trouble::{Next, Trouble, Verdict, judge, soon};
+use crate::task_error::{Next, Trouble, Verdict, judge, soon};
 
 /// The time that settling a batch may take. With less time left, no step begins.
 pub(crate) const BATCH_TIME: TimeDelta = TimeDelta::seconds(60);

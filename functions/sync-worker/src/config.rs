@@ -1,7 +1,7 @@
 //! The settings of sync-worker.
 
 use mailverse::env::{Settings, SettingsError};
-use mailverse::pipeline::settings::PipelineSettings;
+use mailverse::pipeline::config::PipelineSettings;
 
 /// Everything that the function reads from its environment.
 #[derive(Debug, PartialEq, Eq)]
@@ -36,7 +36,7 @@ impl Config {
 
 #[cfg(test)]
 mod tests {
-    use mailverse::dataverse::write::WriteMode;
+    use mailverse::clients::dataverse::emails::WriteMode;
 
     use super::*;
 

@@ -5,7 +5,7 @@
 //! | reached `written`, `skipped` or `dead` | acknowledges it |
 //! | is `waiting` | hides it for the advised delay and reports it as failed, so that it is delivered again |
 //! | is `waiting`, but this was its last delivery | queues it again and acknowledges this delivery |
-//! | failed [`mailverse::retry::RECEIVE_LIMIT`] times | settles it as `dead` and reports it as failed without a delay, so that it soon moves to the dead-letter queue; deliveries until then are not processed |
+//! | failed [`mailverse::clients::retry::RECEIVE_LIMIT`] times | settles it as `dead` and reports it as failed without a delay, so that it soon moves to the dead-letter queue; deliveries until then are not processed |
 //! | cannot be parsed | reports it as failed; it moves to the dead-letter queue unchanged |
 //!
 //! The event source mapping must have `ReportBatchItemFailures` set. Without it, a failed message
@@ -18,11 +18,11 @@ use std::time::Duration;
 
 use aws_lambda_events::sqs::{BatchItemFailure, SqsBatchResponse, SqsEvent, SqsMessage};
 use chrono::Utc;
-use mailverse::ids::MessageKey;
+use mailverse::clients::aws::queue::SyncQueue;
+use mailverse::clients::retry::RECEIVE_LIMIT;
+use mailverse::model::ids::MessageKey;
+use mailverse::model::sync_request::SyncRequest;
 use mailverse::pipeline::{Fate, Handled, Pipeline, Run, Work};
-use mailverse::queue::SyncQueue;
-use mailverse::retry::RECEIVE_LIMIT;
-use mailverse::sync_request::SyncRequest;
 use mailverse::telemetry::{Count, count};
 
 /// The handler for events of the sync queue.

@@ -3,8 +3,8 @@
 use aws_config::BehaviorVersion;
 use aws_lambda_events::sqs::SqsEvent;
 use lambda_runtime::{Error, LambdaEvent, run, service_fn};
+use mailverse::clients::aws::queue::SqsQueue;
 use mailverse::pipeline::Run;
-use mailverse::queue::SqsQueue;
 use mailverse::{env, telemetry};
 use sync_worker::Worker;
 use sync_worker::config::Config;

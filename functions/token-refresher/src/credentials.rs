@@ -11,8 +11,8 @@
 //! Each app registration has a client secret, or a certificate with its private key. The top level
 //! is the primary one. Without a `client_id`, `ENTRA_CLIENT_ID` is used.
 
-use mailverse::entra::certificate::{CertificateError, ClientCertificate};
-use mailverse::entra::request::Credential;
+use mailverse::clients::entra::certificate::{CertificateError, ClientCertificate};
+use mailverse::clients::entra::client::Credential;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde_json::Value;

@@ -20,10 +20,11 @@ use std::fmt;
 use aws_sdk_secretsmanager::Client;
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::join_all;
-use mailverse::entra::request::{EntraClient, EntraError};
-use mailverse::entra::store::{StoredToken, TokenStore, TokenStoreError, Tokens};
-use mailverse::http;
-use mailverse::secrets::{self, SecretError};
+use mailverse::clients::aws::secrets;
+use mailverse::clients::aws::secrets::SecretError;
+use mailverse::clients::entra::client::{EntraClient, EntraError};
+use mailverse::clients::entra::token_store::{StoredToken, TokenStore, TokenStoreError, Tokens};
+use mailverse::clients::http;
 use mailverse::telemetry::{Count, count};
 use serde::Serialize;
 

@@ -106,8 +106,8 @@ fn fingerprint(notification: &MessageNotification) -> Option<Fingerprint> {
 
 #[cfg(test)]
 mod tests {
-    use mailverse::ids::MessageKey;
-    use mailverse::sync_request::{SyncRequest, Trigger};
+    use mailverse::model::ids::MessageKey;
+    use mailverse::model::sync_request::{SyncRequest, Trigger};
 
     use super::*;
 

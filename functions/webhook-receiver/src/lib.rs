@@ -46,8 +46,8 @@ use chrono::{DateTime, Utc};
 use http::header::{ALLOW, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use lambda_http::{Body, IntoResponse, Request, RequestExt, Response};
-use mailverse::queue::{QueueError, SyncQueue};
-use mailverse::sync_request::SyncRequest;
+use mailverse::clients::aws::queue::{QueueError, SyncQueue};
+use mailverse::model::sync_request::SyncRequest;
 use mailverse::telemetry::{Count, count};
 
 use crate::filter::{Filter, Unwanted};

@@ -8,7 +8,7 @@ use aws_config::BehaviorVersion;
 use aws_config::timeout::TimeoutConfig;
 use chrono::Utc;
 use lambda_http::{Request, service_fn};
-use mailverse::queue::SqsQueue;
+use mailverse::clients::aws::queue::SqsQueue;
 use webhook_receiver::Receiver;
 use webhook_receiver::config::Config;
 use webhook_receiver::filter::Filter;

@@ -16,9 +16,9 @@
 //! is counted. Source: Nylas facts §4, §5: "match on the base".
 
 use chrono::{DateTime, Utc};
-use mailverse::ids::{GrantId, IdError, MessageId, MessageKey};
-use mailverse::nylas::wire;
-use mailverse::sync_request::{SyncRequest, Trigger};
+use mailverse::clients::nylas::wire;
+use mailverse::model::ids::{GrantId, IdError, MessageId, MessageKey};
+use mailverse::model::sync_request::{SyncRequest, Trigger};
 use serde_json::{Map, Value};
 
 use crate::probe;

@@ -10,7 +10,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use mailverse::sync_request::SyncRequest;
+use mailverse::model::sync_request::SyncRequest;
 use sha2::{Digest, Sha256};
 
 /// How long a notification is remembered.
@@ -70,8 +70,8 @@ impl RecentNotifications {
 
 #[cfg(test)]
 mod tests {
-    use mailverse::ids::MessageKey;
-    use mailverse::sync_request::Trigger;
+    use mailverse::model::ids::MessageKey;
+    use mailverse::model::sync_request::Trigger;
 
     use super::*;
 

@@ -22,8 +22,8 @@ use std::ops::Range;
 
 use aws_sdk_secretsmanager::Client;
 use chrono::{DateTime, TimeDelta, Utc};
-use mailverse::secrets::failure::RecentFailure;
-use mailverse::secrets::{SecretError, Stage, Stored, read};
+use mailverse::clients::aws::secrets::failure::RecentFailure;
+use mailverse::clients::aws::secrets::{SecretError, Stage, Stored, read};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Mutex;
 

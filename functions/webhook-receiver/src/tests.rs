@@ -9,8 +9,8 @@ use base64::engine::general_purpose::STANDARD;
 use chrono::TimeZone;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use mailverse::queue::MemoryQueue;
-use mailverse::sync_request::Trigger;
+use mailverse::clients::aws::queue::MemoryQueue;
+use mailverse::model::sync_request::Trigger;
 use serde_json::{Value, json};
 
 use super::*;

@@ -13,8 +13,8 @@ use std::path::Path;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use lambda_http::Request;
-use mailverse::queue::MemoryQueue;
-use mailverse::sync_request::SyncRequest;
+use mailverse::clients::aws::queue::MemoryQueue;
+use mailverse::model::sync_request::SyncRequest;
 use serde_json::{Value, json};
 use webhook_receiver::secrets::WebhookSecrets;
 use webhook_receiver::signature::Key;

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use chrono::Utc;
 use http::{HeaderValue, Method};
 use lambda_http::{Body, Request};
-use mailverse::queue::MemoryQueue;
+use mailverse::clients::aws::queue::MemoryQueue;
 use webhook_receiver::Receiver;
 use webhook_receiver::secrets::WebhookSecrets;
 use webhook_receiver::signature::Key;

@@ -1,6 +1,8 @@
-//! `fuzz-smoke [--seed N] [--iterations N] [--target NAME]`: runs the fuzz targets for a while, on stable Rust.
+//! `fuzz-smoke [--seed N] [--iterations N] [--target NAME]`: runs the fuzz targets for a while, on
+//! stable Rust.
 //!
-//! Prints the seed. An input for which a target panics goes to `fuzz/artifacts/NAME/`, where `cargo fuzz` puts its own, and the exit status is 1.
+//! Prints the seed. An input for which a target panics goes to `fuzz/artifacts/NAME/`, where `cargo
+//! fuzz` puts its own, and the exit status is 1.
 
 use std::io;
 use std::path::{Path, PathBuf};

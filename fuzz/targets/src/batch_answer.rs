@@ -2,7 +2,7 @@
 //!
 //! Input: one byte, how many operations were asked; a line, the content type; the rest is the body.
 
-use mailverse::dataverse::batch::decode;
+use mailverse::clients::dataverse::batch::decode;
 
 /// Decodes the answer, and its first half.
 ///

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use mailverse::contacts::card::new_contact;
-use mailverse::ids::GrantId;
-use mailverse::nylas::wire;
+use mailverse::clients::nylas::wire;
+use mailverse::model::ids::GrantId;
+use mailverse::resolve::contacts::card::new_contact;
 
 use crate::saved::{Kind, SavedFile};
 
@@ -39,7 +39,8 @@ pub fn run(bytes: &[u8]) {
     }
 }
 
-/// How many messages, contacts and other objects a file holds; `None` for a file that cannot be imported.
+/// How many messages, contacts and other objects a file holds; `None` for a file that cannot be
+/// imported.
 fn counts(bytes: &[u8]) -> Option<(usize, usize, usize)> {
     let file = SavedFile::of(Path::new("saved.json"), bytes.to_vec()).ok()?;
     let mut places: Vec<usize> = file.others().collect();

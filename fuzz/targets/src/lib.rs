@@ -1,7 +1,8 @@
-//! The fuzz targets: what each does with an input, whatever that is. A body panics if a promise of the code does not hold.
+//! The fuzz targets: what each does with an input, whatever that is. A body panics if a promise of
+//! the code does not hold.
 //!
-//! `fuzz/fuzz_targets/` hands each body to libFuzzer (`cargo fuzz run NAME`, nightly). `make fuzz-smoke` runs all of them on stable
-//! Rust for a bounded number of mutated inputs ([`smoke`]).
+//! `fuzz/fuzz_targets/` hands each body to libFuzzer (`cargo fuzz run NAME`, nightly). `make
+//! fuzz-smoke` runs all of them on stable Rust for a bounded number of mutated inputs ([`smoke`]).
 //!
 //! | Target | Input |
 //! | --- | --- |

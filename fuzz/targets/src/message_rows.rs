@@ -1,20 +1,22 @@
 //! A message as Nylas gives it, up to the rows that are written to Dataverse.
 //!
-//! Input: one byte, what the policy lets be stored and what an ambiguous address is; the rest is the message's JSON.
+//! Input: one byte, what the policy lets be stored and what an ambiguous address is; the rest is
+//! the message's JSON.
 
 use std::collections::HashSet;
 use std::sync::LazyLock;
 
-use mailverse::dataverse::look_up::Found;
-use mailverse::dataverse::rows::{Person, Record, Table};
-use mailverse::ids::{EmailAddress, GrantId};
+use mailverse::clients::dataverse::records::{Person, Record, Table};
+use mailverse::clients::nylas::wire;
+use mailverse::lookup::request::Found;
 use mailverse::mailboxes::Mailboxes;
 use mailverse::mapping::{self, Direction, Findings};
-use mailverse::nylas::wire;
-use mailverse::parties;
+use mailverse::model::address::EmailAddress;
+use mailverse::model::ids::GrantId;
 use mailverse::policy::Inside;
 use mailverse::policy::document::{Ambiguous, Content};
-use mailverse::regarding::Decision;
+use mailverse::resolve::parties;
+use mailverse::resolve::regarding::Decision;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 

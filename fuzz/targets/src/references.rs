@@ -1,12 +1,12 @@
 //! Which emails a message answers, and which tracking tokens its subject holds.
 //!
-//! Input: a line, the header In-Reply-To; a line, the header References; a line, the subject; the rest, the pattern of the
-//! tokens, which is the default pattern where it is empty.
+//! Input: a line, the header In-Reply-To; a line, the header References; a line, the subject; the
+//! rest, the pattern of the tokens, which is the default pattern where it is empty.
 
-use mailverse::dataverse::earlier::LONGEST_TOKEN;
-use mailverse::ids::{GrantId, InternetMessageId};
-use mailverse::message::MOST_ANCESTORS;
-use mailverse::nylas::wire;
+use mailverse::clients::nylas::wire;
+use mailverse::lookup::related_emails::LONGEST_TOKEN;
+use mailverse::model::ids::{GrantId, InternetMessageId};
+use mailverse::model::message::MOST_ANCESTORS;
 use mailverse::policy::token_pattern::{self, TokenPattern};
 use serde_json::json;
 

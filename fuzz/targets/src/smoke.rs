@@ -1,6 +1,7 @@
 //! The smoke run: a bounded number of mutated inputs for one target, on stable Rust.
 //!
-//! It knows nothing of coverage, which is libFuzzer's. The same seed gives the same inputs, so a failure is found again.
+//! It knows nothing of coverage, which is libFuzzer's. The same seed gives the same inputs, so a
+//! failure is found again.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

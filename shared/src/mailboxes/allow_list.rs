@@ -17,9 +17,9 @@
 
 use std::str::FromStr;
 
+use crate::clients::nylas::wire::Grant;
 use crate::env::Settings;
-use crate::ids::{EmailAddress, normal_domain};
-use crate::nylas::wire::Grant;
+use crate::model::address::{EmailAddress, normal_domain};
 
 /// The name of the setting.
 pub const SETTING: &str = "MAILBOXES";
@@ -212,7 +212,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::nylas::wire;
+    use crate::clients::nylas::wire;
 
     fn list(text: &str) -> AllowList {
         text.parse().unwrap()

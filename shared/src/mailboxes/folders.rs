@@ -11,8 +11,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::message::Message;
-use crate::nylas::wire::Folder;
+use crate::clients::nylas::wire::Folder;
+use crate::model::message::Message;
 
 /// The kind of folder that contains a message, where it matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -206,7 +206,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::nylas::wire;
+    use crate::clients::nylas::wire;
 
     fn message(folders: &[&str]) -> Message {
         wire::message(

@@ -2,10 +2,23 @@
 //! `tests/fixtures/mapping`.
 
 use proptest::prelude::*;
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
 
+use super::column_limits::SUBJECT_LENGTH;
+use super::email::{OWNER, party, subject, to_recipients};
 use super::*;
-use crate::nylas::wire;
-use crate::parties::{Choice, Match, Resolution, Role};
+use crate::clients::dataverse::email_row::EmailWrite;
+use crate::clients::dataverse::metadata::column_lengths::Lengths;
+use crate::clients::dataverse::records::{Record, Table};
+use crate::clients::nylas::wire;
+use crate::model::address::EmailAddress;
+use crate::model::ids::ActivityId;
+use crate::model::message::Message;
+use crate::model::text::{cut, length, without_forbidden};
+use crate::policy::document::Content;
+use crate::resolve::parties::{Choice, Match, Party, Resolution, Role};
+use crate::resolve::regarding::Decision;
 
 fn message(object: &Value) -> Message {
     wire::message(&"g".parse().unwrap(), object).unwrap_or_else(|e| panic!("{e}"))
@@ -235,7 +248,7 @@ fn what_is_longer_than_its_column_here_is_cut_by_the_columns_rule() {
         lengths.set(table, column, limit);
         let row = Map::from_iter([(column.to_owned(), Value::from(text))]);
         let of = |table: &str| {
-            if table == EMAIL {
+            if table == "email" {
                 row.clone()
             } else {
                 Map::new()
@@ -244,7 +257,7 @@ fn what_is_longer_than_its_column_here_is_cut_by_the_columns_rule() {
         let mut email = EmailWrite {
             activity_id: ActivityId::new(Uuid::nil()),
             row: of(table),
-            attachments: if table == FILE {
+            attachments: if table == "activitymimeattachment" {
                 vec![row.clone()]
             } else {
                 Vec::new()

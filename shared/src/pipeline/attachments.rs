@@ -23,15 +23,15 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::Pipeline;
-use super::fate::{Failure, Run};
-use super::job::Job;
-use super::writing::Mail;
-use crate::dataverse::error::DataverseError;
-use crate::dataverse::session::Session;
+use super::failure::{Failure, Run};
+use super::stages::Job;
+use super::write::Mail;
+use crate::clients::dataverse::error::DataverseError;
+use crate::clients::dataverse::session::Session;
+use crate::clients::nylas::FetchedFile;
+use crate::clients::nylas::error::NylasError;
 use crate::mapping;
-use crate::message::{Attachment, Omission};
-use crate::nylas::FetchedFile;
-use crate::nylas::error::NylasError;
+use crate::model::message::{Attachment, Omission};
 
 /// The largest attachment, in bytes of the file. The organisation's limit (`maxuploadfilesize`, 5
 /// MiB unless changed) counts base64, four bytes for three (Dataverse facts §1.8). An organisation

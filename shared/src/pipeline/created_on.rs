@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use crate::message::Message;
+use crate::model::message::Message;
 
 /// The age from which a message gets its original date. For a younger message, the time of writing
 /// is close enough.
@@ -90,7 +90,7 @@ mod tests {
 
     fn date(date: &str, wanted: CreatedOn) -> Option<String> {
         let object = json!({"id": "m", "date": date});
-        let message = crate::nylas::wire::message(&"g".parse().unwrap(), &object).unwrap();
+        let message = crate::clients::nylas::wire::message(&"g".parse().unwrap(), &object).unwrap();
         let now = "2026-11-20T12:00:00Z".parse().unwrap();
         let date = Backdating::from(wanted).date(&message, now);
         date.map(|date| date.to_rfc3339_opts(chrono::SecondsFormat::Secs, true))
@@ -121,7 +121,7 @@ mod tests {
     #[test]
     fn what_was_refused_is_not_tried_again() {
         let object = json!({"id": "m", "date": 1_600_000_000});
-        let message = crate::nylas::wire::message(&"g".parse().unwrap(), &object).unwrap();
+        let message = crate::clients::nylas::wire::message(&"g".parse().unwrap(), &object).unwrap();
         let now = "2026-11-20T12:00:00Z".parse().unwrap();
         let backdating = Backdating::from(CreatedOn::Original);
         assert_eq!(backdating.date(&message, now), message.date);

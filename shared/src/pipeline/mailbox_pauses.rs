@@ -15,17 +15,17 @@ use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::fate::{Failure, Run, Work};
-use super::handled::Handled;
-use super::job::{Ended, Job};
+use super::failure::{Failure, Run, Work};
+use super::processed::Handled;
 use super::refusals::Refusals;
+use super::stages::{Ended, Job};
 use super::{Looks, Pipeline, untouched};
-use crate::dedupe::LEASE;
-use crate::dedupe::pause::{Pause, Scope};
-use crate::ids::GrantId;
-use crate::nylas::error::NylasError;
-use crate::refusal::RefusalState;
-use crate::retry::{FIRST_STEP, LONGEST_HIDE};
+use crate::clients::nylas::error::NylasError;
+use crate::clients::refusal::RefusalState;
+use crate::clients::retry::{FIRST_STEP, LONGEST_HIDE};
+use crate::ledger::LEASE;
+use crate::ledger::pauses::{Pause, Scope};
+use crate::model::ids::GrantId;
 
 /// The known pauses of the mailboxes of a run.
 #[derive(Default)]

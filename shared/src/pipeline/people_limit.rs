@@ -16,9 +16,9 @@ use std::collections::HashSet;
 use std::fmt;
 use std::str::FromStr;
 
-use crate::ids::EmailAddress;
-use crate::message::{Message, Omission};
-use crate::parties::{Choice, Match, Party, Resolution};
+use crate::model::address::EmailAddress;
+use crate::model::message::{Message, Omission};
+use crate::resolve::parties::{Choice, Match, Party, Resolution};
 
 /// The most parties that the row of a message is given.
 ///
@@ -172,7 +172,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::parties::Role;
+    use crate::resolve::parties::Role;
 
     fn people(names: &[String]) -> Value {
         names.iter().map(|name| json!({"email": name})).collect()
@@ -184,7 +184,7 @@ mod tests {
 
     fn message(from: &str, to: &[String]) -> Message {
         let object = json!({"id": "m", "from": [{"email": from}], "to": people(to)});
-        crate::nylas::wire::message(&"g".parse().unwrap(), &object).unwrap()
+        crate::clients::nylas::wire::message(&"g".parse().unwrap(), &object).unwrap()
     }
 
     fn address(text: &str) -> EmailAddress {
@@ -246,8 +246,8 @@ mod tests {
         Party {
             role: Role::To,
             address: address(text),
-            record: Some(crate::dataverse::rows::Record {
-                table: crate::dataverse::rows::Table::Contact,
+            record: Some(crate::clients::dataverse::records::Record {
+                table: crate::clients::dataverse::records::Table::Contact,
                 id: uuid::Uuid::from_u128(1),
             }),
             resolution: Resolution {

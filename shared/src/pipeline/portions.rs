@@ -17,10 +17,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::FutureExt;
 
-use super::fate::{Failure, Run};
-use super::job::{Ended, Job};
-use crate::ids::MessageKey;
-use crate::message::Message;
+use super::failure::{Failure, Run};
+use super::stages::{Ended, Job};
+use crate::model::ids::MessageKey;
+use crate::model::message::Message;
 
 /// The number of failures after which a message is processed alone, because it may be what makes
 /// the others fail.
@@ -28,9 +28,9 @@ const ALONE_AFTER: u32 = 2;
 
 /// Another fetch may begin while the messages in memory are below this size, in bytes.
 ///
-/// Three fetches run at a time, so at most three messages of [`crate::nylas::LARGEST_MESSAGE`] are
-/// added to it. While a message is read or written, it is in memory about three times. Measured:
-/// `docs/limits.md`.
+/// Three fetches run at a time, so at most three messages of
+/// [`crate::clients::nylas::LARGEST_MESSAGE`] are added to it. While a message is read or written,
+/// it is in memory about three times. Measured: `docs/limits.md`.
 const FETCH_WHILE_BELOW: usize = 48 * 1024 * 1024;
 
 /// The bytes of the messages that a portion holds or is receiving.
@@ -135,8 +135,8 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::dedupe::ClaimToken;
-    use crate::pipeline::fate::{Fate, Tries};
+    use crate::ledger::ClaimToken;
+    use crate::pipeline::failure::{Fate, Tries};
 
     fn job(id: &str, failures: u32) -> Job {
         Job {
@@ -268,7 +268,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_message_that_made_the_program_panic_is_given_up_like_one_that_met_errors() {
-        let last = vec![job("a", crate::retry::RECEIVE_LIMIT - 1)];
+        let last = vec![job("a", crate::clients::retry::RECEIVE_LIMIT - 1)];
         let (_, ended) = portions(last, 10, "a", false).await;
         assert!(matches!(ended[0].fate, Fate::Dead { gave_up: true, .. }));
     }

@@ -7,19 +7,20 @@
 
 use std::collections::BTreeSet;
 
-use super::asking::{self, LookedUp};
-use super::deciding;
-use super::fate::Tries;
-use super::ground::Ground;
-use super::job::{Candidate, Ended, Job};
-use super::newcomers::newcomers;
+use super::context::Ground;
+use super::create_contacts::newcomers;
+use super::failure::Tries;
+use super::lookup;
+use super::lookup::LookedUp;
+use super::select;
+use super::stages::{Candidate, Ended, Job};
 use super::{Begun, Fate, Looks, Pipeline, Run, all_failed, findings};
-use crate::dataverse::look_up::Found;
-use crate::decision::DecisionRecord;
-use crate::dedupe::kept::DecidedRow;
-use crate::ids::MessageKey;
+use crate::decision_record::DecisionRecord;
+use crate::ledger::decisions::DecidedRow;
+use crate::lookup::request::Found;
 use crate::mapping::Findings;
-use crate::message::Message;
+use crate::model::ids::MessageKey;
+use crate::model::message::Message;
 use crate::policy::document::Content;
 
 /// The preview of a message.
@@ -115,13 +116,13 @@ impl Pipeline {
             let candidates = self
                 .prepare(&mut jobs, begun, Looks::Only, run, ended)
                 .await;
-            let mut groups = asking::groups(candidates, self.dataverse.queries_a_batch());
+            let mut groups = lookup::groups(candidates, self.dataverse.queries_a_batch());
             while !groups.is_empty() {
                 let looked_up = self.look_up(session, &mut groups, ground, run, ended);
                 let LookedUp::Found(group, mut found) = looked_up.await else {
                     continue;
                 };
-                let tracked = deciding::finally(group, &found, ground, ended);
+                let tracked = select::finally(group, &found, ground, ended);
                 found.forget_rows();
                 let regarded = self.regard(session, tracked, &mut found, ground, run, ended);
                 for (candidate, regarding) in regarded.await {

@@ -1,5 +1,5 @@
 //! Decides whether the refusals in a run concern a message or the caller, and pauses the caller if
-//! needed. The rule: [`crate::refusal`].
+//! needed. The rule: [`crate::clients::refusal`].
 //!
 //! Until this step, a message that was refused is `dead` only in memory. The outcome that this step
 //! decides is the one that is stored in the ledger.
@@ -8,14 +8,16 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::fate::{Failure, Fate, Run};
-use super::job::Ended;
-use super::{Pipeline, budget::Booked};
-use crate::dedupe::pause::Scope;
-use crate::ids::MessageKey;
-use crate::nylas::error::MAILBOX_WAIT;
-use crate::refusal::{self, Blame, Others, Refusal, RefusalState, Verdict};
-use crate::retry::RetryAdvice;
+use super::Pipeline;
+use super::application_users::Booked;
+use super::failure::{Failure, Fate, Run};
+use super::stages::Ended;
+use crate::clients::nylas::error::MAILBOX_WAIT;
+use crate::clients::refusal;
+use crate::clients::refusal::{Blame, Others, Refusal, RefusalState, Verdict};
+use crate::clients::retry::RetryAdvice;
+use crate::ledger::pauses::Scope;
+use crate::model::ids::MessageKey;
 use crate::telemetry::{Count, count};
 
 /// The refusals of messages that pause together.

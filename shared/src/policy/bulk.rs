@@ -1,8 +1,8 @@
 //! Detects bulk mail and automatic replies: by their headers, or by a sender address that belongs
-//! to a program ([`crate::role_address`]).
+//! to a program ([`crate::model::role_address`]).
 
-use crate::message::Message;
-use crate::role_address::is_automatic;
+use crate::model::message::Message;
+use crate::model::role_address::is_automatic;
 
 /// Returns whether a message is bulk mail or an automatic reply, judged by the headers that were
 /// fetched and the sender.
@@ -14,7 +14,7 @@ pub fn is_bulk(message: &Message) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::EmailAddress;
+    use crate::model::address::EmailAddress;
 
     #[test]
     fn a_program_is_known_however_it_is_spelt_and_a_person_or_a_desk_is_none() {

@@ -5,13 +5,13 @@
 //! second check is the meaning: every setting that contradicts another one or could never apply is
 //! a problem, with its path in the document.
 
-mod sense;
-mod shape;
+mod schema_check;
+mod semantic_check;
 
 use std::fmt;
 
-pub(super) use self::sense::problems;
-pub(super) use self::shape::read;
+pub(super) use self::schema_check::read;
+pub(super) use self::semantic_check::problems;
 
 /// A problem in a document. May quote the document: show it to its author, do not log it.
 #[derive(Debug, Clone, PartialEq, Eq)]

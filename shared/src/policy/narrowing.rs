@@ -11,10 +11,10 @@ use super::document::{
     TrackWhat,
 };
 use super::*;
-use crate::dataverse::look_up::Found;
-use crate::dataverse::rows::{Person, Record, Table};
+use crate::clients::dataverse::records::{Person, Record, Table};
+use crate::clients::nylas::wire;
+use crate::lookup::request::Found;
 use crate::mailboxes::{self, Mailboxes};
-use crate::nylas::wire;
 
 const PEOPLE: [&str; 9] = [
     "ada@ours.example",

@@ -1,12 +1,12 @@
 //! The policy rules, one function each. Pure.
 
 use super::document::{Folders, TrackWhat};
-use super::effective::Effective;
+use super::mailbox_policy::Effective;
 use super::{Answer, Inside, bulk};
-use crate::dataverse::rows::Table;
-use crate::ids::EmailAddress;
+use crate::clients::dataverse::records::Table;
 use crate::mailboxes::{self, Place};
-use crate::message::{Message, Omission};
+use crate::model::address::EmailAddress;
+use crate::model::message::{Message, Omission};
 
 /// A rule that skips a message. Its name is stored in the ledger, so it never changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

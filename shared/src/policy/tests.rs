@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::*;
-use crate::dataverse::look_up::Found;
-use crate::dataverse::rows::{Person, Record, Table};
+use crate::clients::dataverse::records::{Person, Record, Table};
+use crate::clients::nylas::wire;
+use crate::lookup::request::Found;
 use crate::mailboxes::{Folders, Mailboxes};
-use crate::nylas::wire;
 
 /// The known addresses and folders:
 ///
@@ -198,7 +198,7 @@ fn what_a_later_change_undoes_are_the_rules_about_place_and_order() {
     ];
     assert_eq!(
         rules.map(|rule| rule.to_string()),
-        crate::dedupe::SKIPPED_FOR_NOW
+        crate::ledger::SKIPPED_FOR_NOW
     );
 }
 

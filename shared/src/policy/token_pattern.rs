@@ -3,7 +3,7 @@
 
 use regex_lite::Regex;
 
-use crate::dataverse::earlier::LONGEST_TOKEN;
+use crate::lookup::related_emails::LONGEST_TOKEN;
 
 /// The maximum number of tokens of one subject that are looked up. The sender chooses the subject;
 /// a real email has one token, rarely two.

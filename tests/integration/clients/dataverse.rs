@@ -1,20 +1,22 @@
 //! Tests of the Dataverse client.
 
-use mailverse::dataverse::error::DataverseError;
-use mailverse::dataverse::look_up::{Found, Questions};
-use mailverse::dataverse::names::TableNames;
-use mailverse::dataverse::rows::{Record, RowState, Table, Target};
-use mailverse::dataverse::session::Session;
-use mailverse::dataverse::write::{CreateOutcome, EmailWrite};
-use mailverse::dataverse::{AccessToken, DataverseClient};
-use mailverse::ids::{ActivityId, EmailAddress};
-use mailverse::retry::RetryAdvice;
+use mailverse::clients::dataverse::email_row::EmailWrite;
+use mailverse::clients::dataverse::emails::CreateOutcome;
+use mailverse::clients::dataverse::error::DataverseError;
+use mailverse::clients::dataverse::metadata::table_names::TableNames;
+use mailverse::clients::dataverse::records::{Record, RowState, Table, Target};
+use mailverse::clients::dataverse::session::Session;
+use mailverse::clients::dataverse::{AccessToken, DataverseClient};
+use mailverse::clients::retry::RetryAdvice;
+use mailverse::lookup::request::{Found, Questions};
+use mailverse::model::address::EmailAddress;
+use mailverse::model::ids::ActivityId;
 use serde_json::{Map, Value, json};
 use twin::{Fault, Twin};
 use uuid::Uuid;
 
 use super::after;
-use crate::world::{status, throttled};
+use crate::test_organisation::{status, throttled};
 
 struct Bench {
     twin: Twin,
@@ -27,7 +29,7 @@ type Written = Vec<Result<CreateOutcome, DataverseError>>;
 impl Bench {
     async fn start() -> Self {
         let twin = Twin::start().await.unwrap();
-        let http = mailverse::http::client().unwrap();
+        let http = mailverse::clients::http::client().unwrap();
         let client = DataverseClient::new(http, &twin.dataverse().url().parse().unwrap());
         let token = twin
             .entra()

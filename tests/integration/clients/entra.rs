@@ -1,12 +1,12 @@
 //! Tests of the Entra client and of the stored token.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use mailverse::entra::request::{Credential, EntraClient, EntraError};
-use mailverse::entra::{Origin, TokenSource};
+use mailverse::clients::entra::client::{Credential, EntraClient, EntraError};
+use mailverse::clients::entra::{Origin, TokenSource};
 use secrecy::ExposeSecret;
 use twin::{Fault, Twin};
 
-use crate::world::{status, throttled};
+use crate::test_organisation::{status, throttled};
 
 /// The settings of a client; each test makes one of them wrong.
 struct Told {
@@ -28,7 +28,7 @@ impl Told {
 
     fn client(&self, twin: &Twin) -> EntraClient {
         EntraClient::new(
-            mailverse::http::client().unwrap(),
+            mailverse::clients::http::client().unwrap(),
             &twin.entra().authority().parse().unwrap(),
             &self.tenant,
             self.client_id.clone(),

@@ -2,17 +2,19 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use mailverse::ids::{AttachmentId, GrantId};
-use mailverse::message::{Message, Omission};
-use mailverse::nylas::error::NylasError;
-use mailverse::nylas::{Fetched, FetchedFile, Filter, Headers, LARGEST_MESSAGE, NylasClient};
-use mailverse::retry::RetryAdvice;
-use mailverse::secrets::SecretSource;
+use mailverse::clients::aws::secrets::SecretSource;
+use mailverse::clients::nylas::error::NylasError;
+use mailverse::clients::nylas::{
+    Fetched, FetchedFile, Filter, Headers, LARGEST_MESSAGE, NylasClient,
+};
+use mailverse::clients::retry::RetryAdvice;
+use mailverse::model::ids::{AttachmentId, GrantId};
+use mailverse::model::message::{Message, Omission};
 use serde_json::{Value, json};
 use twin::{Fault, Grant, Twin};
 
 use super::after;
-use crate::world::{key, mail, status, throttled};
+use crate::test_organisation::{key, mail, status, throttled};
 
 const GRANT: &str = "grant-1";
 
@@ -53,7 +55,7 @@ impl Bench {
 }
 
 fn client(twin: &Twin, api_key: &str) -> NylasClient {
-    let http = mailverse::http::client().unwrap();
+    let http = mailverse::clients::http::client().unwrap();
     let key = SecretSource::Given(api_key.into());
     NylasClient::new(http, &twin.nylas().url().parse().unwrap(), key)
 }

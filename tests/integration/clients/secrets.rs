@@ -9,7 +9,7 @@ use aws_sdk_secretsmanager::config::{BehaviorVersion, Credentials, Region};
 use axum::Router;
 use axum::http::StatusCode;
 use futures_util::future::join_all;
-use mailverse::secrets::SecretSource;
+use mailverse::clients::aws::secrets::SecretSource;
 use tokio::net::TcpListener;
 
 /// Starts a secret store that refuses every request. Returns its address and the number of

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_sqs::types::{Message, MessageSystemAttributeName, QueueAttributeName};
-use mailverse::dedupe::ledger::Ledger;
-use mailverse::dedupe::runs::{TaskKey, TaskState};
-use mailverse::dedupe::table;
+use mailverse::ledger::backfill_runs::{TaskKey, TaskState};
+use mailverse::ledger::messages::Ledger;
+use mailverse::ledger::table;
 use serde_json::{Value, json};
 use twin::{Grant, Twin};
 

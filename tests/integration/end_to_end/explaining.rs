@@ -1,7 +1,7 @@
 //! Tests of the compiled `mailverse explain`: what it finds, what it shows to which reader, and
 //! that it changes nothing.
 
-use mailverse::ids::ActivityId;
+use mailverse::model::ids::ActivityId;
 use serde_json::{Value, json};
 use twin::Grant;
 

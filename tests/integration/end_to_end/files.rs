@@ -1,8 +1,8 @@
 //! A message waits for a file that cannot be downloaded yet, but only for a limited time.
 
 use chrono::Utc;
-use mailverse::dedupe::State;
-use mailverse::ids::MessageKey;
+use mailverse::ledger::State;
+use mailverse::model::ids::MessageKey;
 use serde_json::json;
 use twin::Fault;
 

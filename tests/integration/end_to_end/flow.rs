@@ -5,8 +5,8 @@ use std::io::Write;
 use chrono::{TimeDelta, Utc};
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use mailverse::dedupe::{ClaimRequest, ClaimToken};
-use mailverse::ids::MessageKey;
+use mailverse::ledger::{ClaimRequest, ClaimToken};
+use mailverse::model::ids::MessageKey;
 use serde_json::{Value, json};
 
 use super::canary::{self, assert_silent};

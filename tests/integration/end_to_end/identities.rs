@@ -1,7 +1,7 @@
 //! Tests that backfill continues with further application users of Dataverse.
 
 use chrono::{TimeDelta, Utc};
-use mailverse::governor::User;
+use mailverse::rate_limit::User;
 use serde_json::{Value, json};
 
 use super::cloud::{Cloud, GRANT};

@@ -2,8 +2,8 @@
 //! afterwards.
 
 use aws_sdk_sqs::types::Message;
-use mailverse::dedupe::State;
-use mailverse::ids::MessageKey;
+use mailverse::ledger::State;
+use mailverse::model::ids::MessageKey;
 use serde_json::{Value, json};
 use twin::{Fault, RefusedEmails, Setting};
 
@@ -182,7 +182,7 @@ async fn postponed_deliveries_neither_lengthen_the_wait_after_a_failure_nor_give
 }
 
 /// Asserts that the one message waits and has had this many failures. Returns its ledger entry.
-async fn all_wait_once(cloud: &Cloud, failures: u32) -> mailverse::dedupe::Entry {
+async fn all_wait_once(cloud: &Cloud, failures: u32) -> mailverse::ledger::Entry {
     let key = MessageKey {
         grant_id: GRANT.parse().unwrap(),
         message_id: "m0".parse().unwrap(),

@@ -9,9 +9,9 @@ mod token;
 mod webhook;
 
 use chrono::{SubsecRound, TimeDelta, Utc};
-use mailverse::dedupe::ledger::Settlement;
-use mailverse::dedupe::{ClaimRequest, ClaimToken, Entry, State};
-use mailverse::ids::{ActivityId, MessageKey};
+use mailverse::ledger::messages::Settlement;
+use mailverse::ledger::{ClaimRequest, ClaimToken, Entry, State};
+use mailverse::model::ids::{ActivityId, MessageKey};
 use serde_json::Value;
 use uuid::Uuid;
 

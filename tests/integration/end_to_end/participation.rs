@@ -1,9 +1,9 @@
 //! Tests on the compiled functions which mailboxes take part: two companies share one Nylas
 //! application, and only one of them is admitted (`MAILBOXES=ours.example`, see `cloud.rs`).
 
-use mailverse::dedupe::runs::{TaskKey, TaskState};
-use mailverse::dedupe::{Entry, State};
-use mailverse::ids::MessageKey;
+use mailverse::ledger::backfill_runs::{TaskKey, TaskState};
+use mailverse::ledger::{Entry, State};
+use mailverse::model::ids::MessageKey;
 use serde_json::{Value, json};
 use twin::Grant;
 

@@ -7,8 +7,8 @@ use twin::{Grant, Setting};
 
 use super::cloud::{Cloud, GRANT};
 use super::lambda::Function;
+use crate::test_organisation::CREATE;
 use crate::tripwire::Tripwire;
-use crate::world::CREATE;
 
 const OTHER: &str = "grant-2";
 const SENDER: &str = "billing@kites.example";
@@ -131,7 +131,7 @@ impl Story {
 
     /// Returns the row that holds the message according to the ledger, and the note stored with it.
     async fn settled(&self, grant: &str, id: &str) -> (String, Option<String>) {
-        let key = mailverse::ids::MessageKey {
+        let key = mailverse::model::ids::MessageKey {
             grant_id: grant.parse().unwrap(),
             message_id: id.parse().unwrap(),
         };

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use chrono::{TimeDelta, Utc};
-use mailverse::dedupe::stored_policy::Pushed;
+use mailverse::ledger::policy_document::Pushed;
 use mailverse::policy::version_of;
 use serde_json::{Value, json};
 

@@ -1,7 +1,7 @@
 //! Dataverse throttles, and no message is given up for it.
 
-use mailverse::dedupe::State;
-use mailverse::ids::MessageKey;
+use mailverse::ledger::State;
+use mailverse::model::ids::MessageKey;
 use serde_json::json;
 use twin::Fault;
 

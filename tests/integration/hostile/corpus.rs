@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use mailverse::ids::MessageId;
-use mailverse::nylas::wire;
+use mailverse::clients::nylas::wire;
+use mailverse::model::ids::MessageId;
 use serde_json::{Map, Value};
 
 /// A case: one message object, and what is expected of it.

@@ -8,8 +8,8 @@ use axum::extract::{Path, State};
 use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use mailverse::nylas::NylasClient;
-use mailverse::secrets::SecretSource;
+use mailverse::clients::aws::secrets::SecretSource;
+use mailverse::clients::nylas::NylasClient;
 use twin::Twin;
 
 use super::corpus::Case;
@@ -38,7 +38,7 @@ impl HostileMailbox {
             .map(|case| (case.id.clone(), case.text.clone()));
         let shelf = Shelf {
             texts: texts.collect(),
-            http: mailverse::http::client().unwrap(),
+            http: mailverse::clients::http::client().unwrap(),
             twin: twin.nylas().url(),
             key: twin.nylas().api_key(),
         };
@@ -57,7 +57,7 @@ impl HostileMailbox {
     }
 
     pub(super) fn client(&self, twin: &Twin) -> NylasClient {
-        let http = mailverse::http::client().unwrap();
+        let http = mailverse::clients::http::client().unwrap();
         let key = SecretSource::Given(twin.nylas().api_key().into());
         NylasClient::new(http, &self.url.parse().unwrap(), key)
     }

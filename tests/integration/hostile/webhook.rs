@@ -1,14 +1,14 @@
 //! Delivers the same objects inside signed notifications.
 
-use mailverse::queue::MemoryQueue;
-use mailverse::sync_request::SyncRequest;
+use mailverse::clients::aws::queue::MemoryQueue;
+use mailverse::model::sync_request::SyncRequest;
 use webhook_receiver::Receiver;
 use webhook_receiver::event::request;
 use webhook_receiver::secrets::WebhookSecrets;
 use webhook_receiver::signature::Key;
 
 use super::corpus::corpus;
-use crate::world::{ADA, key};
+use crate::test_organisation::{ADA, key};
 
 #[tokio::test]
 async fn a_notification_with_any_of_them_is_queued_by_its_ids_or_refused_for_good() {

@@ -1,9 +1,9 @@
 //! Contract of the attention index: which messages it lists, and how they are tried again.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use mailverse::dedupe::attention::Attention;
-use mailverse::dedupe::ledger::Settlement;
-use mailverse::dedupe::{Claim, ClaimRequest, State};
+use mailverse::ledger::attention::Attention;
+use mailverse::ledger::messages::Settlement;
+use mailverse::ledger::{Claim, ClaimRequest, State};
 
 use super::{
     Bench, contract, dead, given_up, internal, key, key_of, now, released, worker, written,

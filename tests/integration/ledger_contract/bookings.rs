@@ -1,7 +1,7 @@
 //! Contract of the rate limiter: live mail and backfill reserve the time of a Dataverse user.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use mailverse::governor::{Booking, Budget, Standing, User};
+use mailverse::rate_limit::{Booking, Budget, Standing, User};
 
 use super::{Bench, contract, now};
 

@@ -2,8 +2,8 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::join_all;
-use mailverse::dedupe::ledger::{LAST_DELIVERY_UNFINISHED, LedgerError, Settlement};
-use mailverse::dedupe::{Claim, ClaimRequest, Entry, LEASE, State};
+use mailverse::ledger::messages::{LAST_DELIVERY_UNFINISHED, LedgerError, Settlement};
+use mailverse::ledger::{Claim, ClaimRequest, Entry, LEASE, State};
 
 use super::{
     Bench, activity, contract, dead, given_up, internal, key, key_of, last, now, postponed,

@@ -1,10 +1,10 @@
 //! Contract of decision records: which one is stored, for how long, and how messages are found by
 //! their row.
 
-use mailverse::dedupe::kept::{Decided, DecidedRow, Kept};
-use mailverse::dedupe::ledger::Settlement;
-use mailverse::dedupe::{ClaimRequest, State};
-use mailverse::ids::ActivityId;
+use mailverse::ledger::decisions::{Decided, DecidedRow, Kept};
+use mailverse::ledger::messages::Settlement;
+use mailverse::ledger::{ClaimRequest, State};
+use mailverse::model::ids::ActivityId;
 use uuid::Uuid;
 
 use super::{

@@ -19,7 +19,7 @@ use aws_smithy_runtime_api::client::http::{
     HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
 };
 use aws_smithy_runtime_api::client::result::ConnectorError;
-use mailverse::dedupe::ledger::Ledger;
+use mailverse::ledger::messages::Ledger;
 
 use super::Bench;
 

@@ -1,8 +1,8 @@
 //! Contract for a DynamoDB that fails. Errors of the ledger repeat nothing of DynamoDB's text,
 //! except for a missing permission.
 
-use mailverse::dedupe::ledger::{Ledger, LedgerError};
-use mailverse::dedupe::{Claim, ClaimRequest, LEASE, State};
+use mailverse::ledger::messages::{Ledger, LedgerError};
+use mailverse::ledger::{Claim, ClaimRequest, LEASE, State};
 use serde_json::json;
 
 use super::line::{Fault, Line};

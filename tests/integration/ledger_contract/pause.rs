@@ -1,7 +1,7 @@
 //! Contract of the pause that all workers observe.
 
 use chrono::TimeDelta;
-use mailverse::governor::User;
+use mailverse::rate_limit::User;
 
 use super::{Bench, contract, now};
 

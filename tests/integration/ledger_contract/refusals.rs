@@ -1,9 +1,9 @@
 //! Contract of the pause after a rejection that affects every message, and how such a pause ends.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use mailverse::dedupe::pause::{Pause, Scope};
-use mailverse::governor::User;
-use mailverse::refusal::RefusalState;
+use mailverse::clients::refusal::RefusalState;
+use mailverse::ledger::pauses::{Pause, Scope};
+use mailverse::rate_limit::User;
 
 use super::{Bench, contract, key_of, now};
 

@@ -3,9 +3,9 @@
 use std::collections::{BTreeSet, HashMap};
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use mailverse::dedupe::ledger::{Ledger, LedgerError, Settlement};
-use mailverse::dedupe::{ClaimRequest, Entry, LEASE, State, table};
-use mailverse::ids::ActivityId;
+use mailverse::ledger::messages::{Ledger, LedgerError, Settlement};
+use mailverse::ledger::{ClaimRequest, Entry, LEASE, State, table};
+use mailverse::model::ids::ActivityId;
 use uuid::Uuid;
 
 use super::{

@@ -1,7 +1,7 @@
 //! Contract of the stored policy document.
 
-use mailverse::dedupe::stored_policy::{Pushed, StoredPolicy};
-use mailverse::governor::User;
+use mailverse::ledger::policy_document::{Pushed, StoredPolicy};
+use mailverse::rate_limit::User;
 
 use super::{Bench, contract, now};
 

@@ -21,8 +21,8 @@ use std::collections::BTreeSet;
 use std::panic::resume_unwind;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use mailverse::dedupe::ledger::{LAST_DELIVERY_UNFINISHED, LedgerError, Settlement};
-use mailverse::dedupe::{
+use mailverse::ledger::messages::{LAST_DELIVERY_UNFINISHED, LedgerError, Settlement};
+use mailverse::ledger::{
     Claim, ClaimRequest, ClaimToken, Entry, LEASE, SKIPPED_FOR_NOW, State, decide_claim,
 };
 use proptest::prelude::*;

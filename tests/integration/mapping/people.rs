@@ -13,17 +13,18 @@
 
 use std::collections::BTreeMap;
 
-use mailverse::contacts::{self, Plan};
-use mailverse::dataverse::companies::{Accounts, Companies};
-use mailverse::dataverse::look_up::Found;
-use mailverse::dataverse::rows::NewRow;
-use mailverse::dataverse::rows::{Person, Record, Table};
+use mailverse::clients::dataverse::records::NewRow;
+use mailverse::clients::dataverse::records::{Person, Record, Table};
+use mailverse::lookup::companies::{Accounts, Companies};
+use mailverse::lookup::request::Found;
 use mailverse::mailboxes::Mailboxes;
-use mailverse::message::Message;
-use mailverse::parties::Party;
+use mailverse::model::message::Message;
 use mailverse::policy::Inside;
 use mailverse::policy::bulk::is_bulk;
 use mailverse::policy::document::Settings;
+use mailverse::resolve::contacts;
+use mailverse::resolve::contacts::Plan;
+use mailverse::resolve::parties::Party;
 use serde_json::{Value, json};
 use twin::Dataverse;
 use uuid::Uuid;

@@ -1,6 +1,6 @@
 //! Golden cases of the whole pipeline. A file `tests/fixtures/mapping/<case>.story.json` has a
 //! message in a mailbox, the policy and the organisation, and exactly what must be in Dataverse
-//! afterwards. Organisation and mailboxes are those of [`crate::world`]. A new case is one file and
+//! afterwards. Organisation and mailboxes are those of [`crate::test_organisation`]. A new case is one file and
 //! no code.
 //!
 //! | Input | Meaning | If missing |
@@ -31,14 +31,14 @@ use std::collections::BTreeMap;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::{StreamExt, stream};
-use mailverse::decision::DecisionRecord;
+use mailverse::decision_record::DecisionRecord;
 use mailverse::policy::Policy;
-use mailverse::policy::source::PolicySource;
+use mailverse::policy::cache::PolicySource;
 use serde_json::{Map, Value, json};
 use twin::Setting;
 
 use super::{fixtures, read};
-use crate::world::{ADA, World, assert_skipped, key, mail, written};
+use crate::test_organisation::{ADA, World, assert_skipped, key, mail, written};
 
 /// The number of cases that run at the same time.
 const AT_ONCE: usize = 4;

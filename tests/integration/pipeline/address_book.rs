@@ -1,15 +1,15 @@
 //! Tests the import of contact cards from an address book, also while other clients change the same
 //! rows.
 
-use mailverse::contact_card::Card;
-use mailverse::dataverse::rows::Table;
-use mailverse::dataverse::write::WriteMode;
-use mailverse::nylas::wire;
-use mailverse::pipeline::address_book::{CardFate, CompaniesMade};
+use mailverse::clients::dataverse::emails::WriteMode;
+use mailverse::clients::dataverse::records::Table;
+use mailverse::clients::nylas::wire;
+use mailverse::model::contact_card::Card;
+use mailverse::pipeline::contact_import::{CardFate, CompaniesMade};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::world::{World, status, to_row};
+use crate::test_organisation::{World, status, to_row};
 
 in_both_write_modes!(
     what_somebody_enters_meanwhile_stays,

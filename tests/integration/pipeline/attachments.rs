@@ -3,12 +3,12 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use chrono::TimeDelta;
-use mailverse::dataverse::write::WriteMode;
+use mailverse::clients::dataverse::emails::WriteMode;
 use mailverse::pipeline::Fate;
 use serde_json::{Value, json};
 use twin::{Fault, Setting};
 
-use crate::world::{
+use crate::test_organisation::{
     ADA, ATTACH, BEN, CREATE, UPDATE, World, id_of, mail, people, status, throttled, waiting,
     written,
 };
@@ -298,7 +298,8 @@ async fn a_file_that_is_found_missing_only_when_an_open_row_is_completed_is_note
     let mut world = World::start_in(mode).await;
     world.put(ADA, mail("m1", &json!({})));
     let message = world.twin.nylas().message(ADA, "m1").unwrap();
-    let message = mailverse::nylas::wire::message(&ADA.parse().unwrap(), &message).unwrap();
+    let message =
+        mailverse::clients::nylas::wire::message(&ADA.parse().unwrap(), &message).unwrap();
     world.insert("email", json!({"activityid": message.activity_id(), "subject": "left by a crash", "messageid": "<m1@kites.example>"}));
     world.attach(ADA, "m1", "a1", "too-large.bin", &vec![7; LARGEST + 1]);
     assert_eq!(written(&world.deliver_one(ADA, "m1").await).1, ONE_LEFT_OUT);

@@ -1,14 +1,14 @@
 //! Tests who becomes a contact, with which company, and what happens if creating the rows fails.
 
-use mailverse::contacts::{account_id, contact_id};
-use mailverse::dataverse::write::WriteMode;
-use mailverse::ids::EmailAddress;
+use mailverse::clients::dataverse::emails::WriteMode;
+use mailverse::model::address::EmailAddress;
 use mailverse::policy::document::{Ambiguous, CreateContacts};
+use mailverse::resolve::contacts::{account_id, contact_id};
 use serde_json::{Value, json};
 use twin::Fault;
 use uuid::Uuid;
 
-use crate::world::{
+use crate::test_organisation::{
     ADA, BEN, CREATE, World, bound, created, id_of, key, mail, people, status, throttled, to_row,
     unbound, waiting, written,
 };

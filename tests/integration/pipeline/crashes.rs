@@ -1,12 +1,12 @@
 //! Tests what happens if the process dies, or if another worker or client writes first.
 
-use mailverse::dataverse::write::WriteMode;
-use mailverse::dedupe::{ClaimRequest, ClaimToken, LEASE};
+use mailverse::clients::dataverse::emails::WriteMode;
+use mailverse::ledger::{ClaimRequest, ClaimToken, LEASE};
 use serde_json::json;
 use twin::Fault;
 use uuid::Uuid;
 
-use crate::world::{
+use crate::test_organisation::{
     ADA, CREATE, UPDATE, World, created, id_of, key, mail, to_row, waiting, with_a_mail_in, written,
 };
 
@@ -33,7 +33,8 @@ async fn a_crash_between_write_and_settle_leaves_one_row(mode: WriteMode) {
 async fn an_open_row_that_a_crash_left_is_completed(mode: WriteMode) {
     let mut world = with_a_mail_in(mode).await;
     let message = world.twin.nylas().message(ADA, "m1").unwrap();
-    let message = mailverse::nylas::wire::message(&ADA.parse().unwrap(), &message).unwrap();
+    let message =
+        mailverse::clients::nylas::wire::message(&ADA.parse().unwrap(), &message).unwrap();
     let id = message.activity_id();
     world.insert("email", json!({"activityid": id, "subject": "Kites for spring", "messageid": "<m1@kites.example>", "directioncode": false}));
     assert_eq!(

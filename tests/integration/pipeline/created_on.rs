@@ -2,12 +2,12 @@
 //! Dataverse rejects that.
 
 use chrono::TimeDelta;
-use mailverse::dataverse::write::WriteMode;
+use mailverse::clients::dataverse::emails::WriteMode;
 use mailverse::pipeline::created_on::CreatedOn;
 use serde_json::{Value, json};
 use twin::Setting;
 
-use crate::world::{ADA, World, mail, status, written};
+use crate::test_organisation::{ADA, World, mail, status, written};
 
 in_both_write_modes!(
     old_mail_says_when_it_came_on_request_and_new_mail_never,

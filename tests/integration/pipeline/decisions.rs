@@ -1,12 +1,12 @@
 //! Tests what a decision record contains, and that it contains nothing private.
 
-use mailverse::decision::{Asked, CandidatePart, ChosenPart, DecisionRecord, LONGEST, Row};
-use mailverse::dedupe::kept::DecidedRow;
-use mailverse::sync_request::Trigger;
+use mailverse::decision_record::{Asked, CandidatePart, ChosenPart, DecisionRecord, LONGEST, Row};
+use mailverse::ledger::decisions::DecidedRow;
+use mailverse::model::sync_request::Trigger;
 use serde_json::{Value, json};
 use twin::Fault;
 
-use crate::world::{
+use crate::test_organisation::{
     ADA, BEN, CREATE, World, assert_skipped, id_of, key, mail, people, policy, to_row, waiting,
     with_a_mail, work, written,
 };
@@ -104,7 +104,7 @@ async fn a_row_whose_write_was_not_answered_keeps_the_decision_that_wrote_it() {
         .expect("the ledger item has a decision record");
     // A new policy applies now, and it would decide differently.
     world.pipeline.policy =
-        mailverse::policy::source::PolicySource::given(policy(&json!({"content": "participants"})));
+        mailverse::policy::cache::PolicySource::given(policy(&json!({"content": "participants"})));
     world.later(chrono::TimeDelta::minutes(1));
     let (_, note) = {
         let fate = world.deliver_one(ADA, "m1").await;
@@ -129,7 +129,7 @@ async fn another_mailboxs_copy_has_a_decision_of_its_own_that_found_the_row() {
     written(&world.deliver_one(BEN, BEN).await);
     assert_eq!(world.record(ADA, ADA).await.row, DecidedRow::Ours);
     assert_eq!(world.record(BEN, BEN).await.row, DecidedRow::Found);
-    let row = mailverse::ids::ActivityId::new(id_of(&world.email()));
+    let row = mailverse::model::ids::ActivityId::new(id_of(&world.email()));
     let copies = world.pipeline.ledger.carried(row).await.unwrap();
     assert_eq!(copies, [key(ADA, ADA), key(BEN, BEN)]);
 }
@@ -189,7 +189,7 @@ async fn what_an_earlier_mail_said_is_kept_with_that_mail() {
             .await
             .regarding
             .expect("the regarding was resolved");
-        let email = mailverse::ids::ActivityId::new(email);
+        let email = mailverse::model::ids::ActivityId::new(email);
         let evidence = CandidatePart {
             source: source.to_owned(),
             outcome: "hit".to_owned(),
@@ -210,7 +210,7 @@ async fn what_an_earlier_mail_said_is_kept_with_that_mail() {
 async fn contacts_and_accounts_that_were_made_are_kept() {
     let mut world = World::start().await;
     world.pipeline.policy =
-        mailverse::policy::source::PolicySource::given(policy(&json!({"create_contacts": "all"})));
+        mailverse::policy::cache::PolicySource::given(policy(&json!({"create_contacts": "all"})));
     let from = json!([{"name": "Nina New", "email": "nina@newcompany.com"}]);
     world.put(ADA, mail("m1", &json!({"from": from})));
     written(&world.deliver_one(ADA, "m1").await);

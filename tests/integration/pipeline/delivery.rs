@@ -2,13 +2,15 @@
 
 use chrono::TimeDelta;
 use futures_util::future::join;
-use mailverse::dataverse::write::WriteMode;
-use mailverse::dedupe::State;
-use mailverse::ids::ActivityId;
-use mailverse::sync_request::Trigger;
+use mailverse::clients::dataverse::emails::WriteMode;
+use mailverse::ledger::State;
+use mailverse::model::ids::ActivityId;
+use mailverse::model::sync_request::Trigger;
 use serde_json::{Value, json};
 
-use crate::world::{ADA, BEN, World, created, id_of, mail, people, to_row, waiting, work, written};
+use crate::test_organisation::{
+    ADA, BEN, World, created, id_of, mail, people, to_row, waiting, work, written,
+};
 
 in_both_write_modes!(
     a_received_mail_becomes_a_completed_email,
@@ -105,7 +107,7 @@ async fn seen_in_order(
     mode: WriteMode,
     order: [&str; 2],
     copy: &Value,
-) -> (Value, Vec<crate::world::PartyView>, [String; 2]) {
+) -> (Value, Vec<crate::test_organisation::PartyView>, [String; 2]) {
     let mut world = World::start_in(mode).await;
     let same_id = json!([{"name": "Message-ID", "value": "<one@mail.example>"}]);
     for grant in [ADA, BEN] {
@@ -210,8 +212,8 @@ async fn a_claim_of_a_worker_that_died_is_taken_over_after_its_lease(mode: Write
     let mut world = World::start_in(mode).await;
     world.put(ADA, mail("m1", &json!({})));
     let died = world.begin();
-    let key = crate::world::key(ADA, "m1");
-    let request = mailverse::dedupe::ClaimRequest::new(died.token, died.now);
+    let key = crate::test_organisation::key(ADA, "m1");
+    let request = mailverse::ledger::ClaimRequest::new(died.token, died.now);
     let claim = world.pipeline.ledger.claim(&key, &request);
     assert!(claim.await.unwrap().is_won());
 

@@ -10,14 +10,16 @@
 //! | as the answer to a separate request | `stepwise` |
 //! | as the answer to the whole batch of three | `changeset` |
 
-use mailverse::dataverse::write::WriteMode;
-use mailverse::dedupe::State;
+use mailverse::clients::dataverse::emails::WriteMode;
+use mailverse::ledger::State;
 use mailverse::pipeline::Fate;
 use serde_json::json;
 use twin::{Fault, Grant, Setting};
 
-use crate::world::log::Log;
-use crate::world::{ATTACH, CREATE, World, dead, mail, status, throttled, waiting, written};
+use crate::test_organisation::log::Log;
+use crate::test_organisation::{
+    ATTACH, CREATE, World, dead, mail, status, throttled, waiting, written,
+};
 
 /// A mailbox without a Dynamics user, so that there is no owner to leave out.
 const OFFICE: &str = "grant-office";
@@ -391,10 +393,10 @@ async fn an_attachment_that_is_refused_is_left_out_and_the_mail_is_written() {
     for mode in [WriteMode::ChangeSet, WriteMode::Stepwise] {
         for code in ["0x80044A02", "0x80044A04", "0x80044A08", "0x80043E09"] {
             let mut world = World::start_in(mode).await;
-            world.put(crate::world::ADA, mail("m1", &json!({})));
+            world.put(crate::test_organisation::ADA, mail("m1", &json!({})));
             let file = json!({"id": "a1", "filename": "a.pdf", "content_type": "application/pdf"});
             let nylas = world.twin.nylas();
-            nylas.add_attachment(crate::world::ADA, "m1", file, b"%PDF".to_vec());
+            nylas.add_attachment(crate::test_organisation::ADA, "m1", file, b"%PDF".to_vec());
             if mode == WriteMode::ChangeSet {
                 let dataverse = world.twin.dataverse();
                 dataverse.fail_operation(LOOK_UP_QUERIES + 1, status(400, code));
@@ -404,7 +406,7 @@ async fn an_attachment_that_is_refused_is_left_out_and_the_mail_is_written() {
             } else {
                 world.fail_dataverse_at(ATTACH, status(400, code));
             }
-            let fate = world.deliver_one(crate::world::ADA, "m1").await;
+            let fate = world.deliver_one(crate::test_organisation::ADA, "m1").await;
             let note = Some("left out: attachment");
             assert_eq!(written(&fate).1, note, "{code} {mode:?}");
             let email = world.email();

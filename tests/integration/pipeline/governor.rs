@@ -7,17 +7,17 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use mailverse::dedupe::ClaimToken;
-use mailverse::governor::{Booking, Budget, User};
-use mailverse::pipeline::history::Page;
+use mailverse::clients::aws::queue::{MemoryQueue, SyncQueue};
+use mailverse::ledger::ClaimToken;
+use mailverse::model::sync_request::Trigger;
+use mailverse::pipeline::backfill_page::Page;
 use mailverse::pipeline::{Pipeline, Run, Work};
-use mailverse::queue::{MemoryQueue, SyncQueue};
-use mailverse::sync_request::Trigger;
+use mailverse::rate_limit::{Booking, Budget, User};
 use serde_json::json;
 use twin::{Clock, Setting};
 use uuid::Uuid;
 
-use crate::world::{ADA, CREATE, World, mail, throttled, waiting, work, written};
+use crate::test_organisation::{ADA, CREATE, World, mail, throttled, waiting, work, written};
 
 fn page(world: &World, messages: usize) -> Vec<Work> {
     let message = |n| {

@@ -1,10 +1,10 @@
 //! Tests rows and messages that are easily confused, and rows or files that block a message.
 
-use mailverse::dataverse::write::WriteMode;
-use mailverse::sync_request::Trigger;
+use mailverse::clients::dataverse::emails::WriteMode;
+use mailverse::model::sync_request::Trigger;
 use serde_json::json;
 
-use crate::world::{
+use crate::test_organisation::{
     ADA, ATTACH, BEN, CREATE, UPDATE, World, assert_skipped, dead, id_of, mail, status, waiting,
     work, written,
 };
@@ -137,7 +137,7 @@ async fn a_mail_that_another_worker_completed_meanwhile_is_written() {
     world.fail_dataverse_at(CREATE, status(413, "0x8004418A"));
     let other = world.another_pipeline().await;
     let mut run = world.begin();
-    run.token = mailverse::dedupe::ClaimToken::new(uuid::Uuid::from_u128(99));
+    run.token = mailverse::ledger::ClaimToken::new(uuid::Uuid::from_u128(99));
     world.put(BEN, with_id("m2", "carol@kites.example"));
     // A separate request has its headers in lower case; a part of a batch does not.
     let alone = format!("{ATTACH}/1.1\r\ncontent-type");

@@ -3,16 +3,18 @@
 use backfill::{Backfill, BackfillError};
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::{StreamExt, stream};
-use mailverse::dedupe::ledger::Settlement;
-use mailverse::dedupe::mailbox::Lists;
-use mailverse::dedupe::{ClaimRequest, ClaimToken};
-use mailverse::governor::{Booking, Budget, User};
-use mailverse::queue::MemoryQueue;
+use mailverse::clients::aws::queue::MemoryQueue;
+use mailverse::ledger::mailbox_state::Lists;
+use mailverse::ledger::messages::Settlement;
+use mailverse::ledger::{ClaimRequest, ClaimToken};
+use mailverse::rate_limit::{Booking, Budget, User};
 use serde_json::{Value, json};
 use twin::{Fault, Grant};
 use uuid::Uuid;
 
-use crate::world::{ADA, BEN, CREATE, LOOK_UP, World, assert_skipped, key, mail, status, waiting};
+use crate::test_organisation::{
+    ADA, BEN, CREATE, LOOK_UP, World, assert_skipped, key, mail, status, waiting,
+};
 
 /// An old date as Unix time in seconds, long before the 90 days that Nylas keeps of the IMAP
 /// family.

@@ -1,12 +1,12 @@
 //! Tests impersonation: rows are written as the application user, unless the policy says as their
 //! owner. If impersonation fails, the message is written without it.
 
-use mailverse::dataverse::write::WriteMode;
+use mailverse::clients::dataverse::emails::WriteMode;
 use serde_json::json;
 use twin::{Privilege, Setting};
 use uuid::Uuid;
 
-use crate::world::{ADA, BEN, CREATE, World, mail, people, status, written};
+use crate::test_organisation::{ADA, BEN, CREATE, World, mail, people, status, written};
 
 in_both_write_modes!(
     by_default_rows_are_written_in_the_name_of_the_application,

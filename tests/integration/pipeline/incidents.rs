@@ -2,16 +2,16 @@
 //! dead, and few requests are sent meanwhile.
 
 use chrono::TimeDelta;
-use mailverse::dataverse::write::WriteMode;
-use mailverse::dedupe::State;
-use mailverse::dedupe::pause::Scope;
-use mailverse::governor::User;
+use mailverse::clients::dataverse::emails::WriteMode;
+use mailverse::clients::refusal::RefusalState;
+use mailverse::ledger::State;
+use mailverse::ledger::pauses::Scope;
 use mailverse::pipeline::Fate;
-use mailverse::refusal::RefusalState;
+use mailverse::rate_limit::User;
 use serde_json::json;
 use twin::{Privilege, RefusedEmails, Setting};
 
-use crate::world::{ADA, BEN, World, dead, mail, people, throttled, waiting, written};
+use crate::test_organisation::{ADA, BEN, World, dead, mail, people, throttled, waiting, written};
 
 in_both_write_modes!(
     a_disabled_application_user_costs_no_message_and_one_request_a_pause,
@@ -205,8 +205,8 @@ async fn a_mailbox_that_nylas_throttles_is_asked_for_nothing_more_until_then() {
     let another = world.another_pipeline().await;
     let run = world.begin();
     let work = vec![
-        crate::world::created(ADA, "m9"),
-        crate::world::created(BEN, "b1"),
+        crate::test_organisation::created(ADA, "m9"),
+        crate::test_organisation::created(BEN, "b1"),
     ];
     let handled = another.run(work, run).await;
     let fate = |id: &str| {

@@ -1,11 +1,11 @@
 //! Tests organisations with shorter columns: texts are cut to the column lengths, which are read
 //! once.
 
-use mailverse::dataverse::write::WriteMode;
+use mailverse::clients::dataverse::emails::WriteMode;
 use serde_json::{Value, json};
 use twin::Fault;
 
-use crate::world::{
+use crate::test_organisation::{
     ADA, World, mail, people, status, throttled, to_row, waiting, with_a_mail_in, written,
 };
 

@@ -6,13 +6,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
-use mailverse::dataverse::write::WriteMode;
+use mailverse::clients::dataverse::emails::WriteMode;
 use mailverse::pipeline::Run;
 use serde_json::{Value, json};
 use twin::Fault;
 
-use crate::world::hundred::{self, MESSAGES, MOST_REQUESTS};
-use crate::world::{ADA, LOOK_UP, World, created, key, mail, people, to_row, waiting, written};
+use crate::test_organisation::hundred;
+use crate::test_organisation::hundred::{MESSAGES, MOST_REQUESTS};
+use crate::test_organisation::{
+    ADA, LOOK_UP, World, created, key, mail, people, to_row, waiting, written,
+};
 
 in_both_write_modes!(
     six_hundred_recipients_are_all_parties_and_the_text_holds_whole_addresses,

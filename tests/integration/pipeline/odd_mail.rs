@@ -1,14 +1,14 @@
 //! Tests malformed messages: each reaches a final state with the usable part of its content, and
 //! does not affect a valid message in the same batch.
 
-use mailverse::dataverse::write::WriteMode;
-use mailverse::nylas::wire;
+use mailverse::clients::dataverse::emails::WriteMode;
+use mailverse::clients::nylas::wire;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 
-use crate::world::{ADA, World, created, id_of, mail, people, written};
+use crate::test_organisation::{ADA, World, created, id_of, mail, people, written};
 
 in_both_write_modes!(
     a_date_that_is_none_is_left_out,
@@ -384,7 +384,7 @@ async fn whatever_a_mail_holds_it_reaches_a_final_state(mode: WriteMode) {
         for (id, fate) in ids.iter().zip(fates) {
             let fine = matches!(
                 fate.state(),
-                mailverse::dedupe::State::Written | mailverse::dedupe::State::Skipped
+                mailverse::ledger::State::Written | mailverse::ledger::State::Skipped
             );
             let message = world.twin.nylas().message(ADA, id);
             assert!(fine, "seed {seed}: {fate:?} for {message:?}");

@@ -3,15 +3,15 @@
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use mailverse::dataverse::write::WriteMode;
-use mailverse::dedupe::State;
-use mailverse::entra::TokenError;
+use mailverse::clients::dataverse::emails::WriteMode;
+use mailverse::clients::entra::TokenError;
+use mailverse::ledger::State;
+use mailverse::model::sync_request::Trigger;
 use mailverse::pipeline::Fate;
-use mailverse::sync_request::Trigger;
 use serde_json::json;
 use twin::Fault;
 
-use crate::world::{
+use crate::test_organisation::{
     ADA, BEN, CREATE, LOOK_UP, World, dead, id_of, mail, people, status, throttled, waiting,
     with_a_mail, with_a_mail_in, work, written,
 };

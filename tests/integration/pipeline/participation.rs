@@ -1,13 +1,13 @@
 //! Tests which mailboxes are synchronised if two companies share one Nylas application.
 
 use chrono::TimeDelta;
-use mailverse::dedupe::State;
+use mailverse::ledger::State;
+use mailverse::model::sync_request::Trigger;
 use mailverse::pipeline::Fate;
-use mailverse::sync_request::Trigger;
 use serde_json::json;
 use twin::Grant;
 
-use crate::world::{ADA, World, assert_skipped, mail, people, waiting, work, written};
+use crate::test_organisation::{ADA, World, assert_skipped, mail, people, waiting, work, written};
 
 /// The mailbox of the other company.
 const EVE: &str = "grant-eve";

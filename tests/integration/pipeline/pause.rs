@@ -8,16 +8,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
-use mailverse::dataverse::write::WriteMode;
-use mailverse::dedupe::State;
-use mailverse::governor::User;
+use mailverse::clients::dataverse::emails::WriteMode;
+use mailverse::clients::retry::RECEIVE_LIMIT;
+use mailverse::ledger::State;
+use mailverse::model::sync_request::Trigger;
 use mailverse::pipeline::Fate;
 use mailverse::pipeline::preview::Foreseen;
-use mailverse::retry::RECEIVE_LIMIT;
-use mailverse::sync_request::Trigger;
+use mailverse::rate_limit::User;
 use serde_json::json;
 
-use crate::world::{
+use crate::test_organisation::{
     ADA, CREATE, LOOK_UP, UPDATE, World, created, mail, status, throttled, waiting, work, written,
 };
 
@@ -304,7 +304,8 @@ async fn an_invocation_whose_time_runs_out_returns_what_it_has_not_begun_and_kee
 async fn while_the_pause_lasts_nobody_asks_dataverse_what_would_become_of_a_mail() {
     let mut world = four_mails(WriteMode::ChangeSet, 0).await;
     let message = world.twin.nylas().message(ADA, "m1").unwrap();
-    let message = mailverse::nylas::wire::message(&ADA.parse().unwrap(), &message).unwrap();
+    let message =
+        mailverse::clients::nylas::wire::message(&ADA.parse().unwrap(), &message).unwrap();
     let ledger = &world.pipeline.ledger;
     let until = world.now + TimeDelta::minutes(1);
     ledger.pause(&User::primary(), until).await.unwrap();

@@ -1,11 +1,11 @@
 //! Tests the activity parties, the regarding and the owner of an email.
 
-use mailverse::dataverse::write::WriteMode;
+use mailverse::clients::dataverse::emails::WriteMode;
 use mailverse::policy::document::Ambiguous;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::world::{
+use crate::test_organisation::{
     ADA, BEN, CREATE, World, assert_skipped, bound, mail, people, status, to_row, unbound, written,
 };
 

@@ -1,10 +1,10 @@
 //! Tests which messages are skipped, and by which rule.
 
-use mailverse::dedupe::State;
-use mailverse::sync_request::Trigger;
+use mailverse::ledger::State;
+use mailverse::model::sync_request::Trigger;
 use serde_json::json;
 
-use crate::world::{ADA, BEN, World, assert_skipped, mail, people, work, written};
+use crate::test_organisation::{ADA, BEN, World, assert_skipped, mail, people, work, written};
 
 #[tokio::test]
 async fn drafts_spam_and_trash_are_skipped_by_name_on_every_provider() {

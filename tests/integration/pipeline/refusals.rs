@@ -1,13 +1,13 @@
 //! Tests permanent rejections: the message is dead with the reason, and its neighbours are written.
 
-use mailverse::dataverse::write::WriteMode;
-use mailverse::dedupe::State;
-use mailverse::nylas::wire;
+use mailverse::clients::dataverse::emails::WriteMode;
+use mailverse::clients::nylas::wire;
+use mailverse::ledger::State;
 use mailverse::pipeline::Fate;
 use serde_json::json;
 use twin::{Privilege, Setting};
 
-use crate::world::{
+use crate::test_organisation::{
     ADA, BEN, World, created, dead, key, mail, people, status, throttled, waiting, with_a_mail,
     with_a_mail_in, written,
 };

@@ -1,13 +1,13 @@
 //! Tests which record becomes the regarding of an email, and how many requests that takes.
 
 use chrono::TimeDelta;
-use mailverse::dataverse::write::WriteMode;
+use mailverse::clients::dataverse::emails::WriteMode;
+use mailverse::model::sync_request::Trigger;
 use mailverse::policy::document::{Ambiguous, App, CustomTable, FolderRegarding, RegardingSource};
-use mailverse::sync_request::Trigger;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::world::{
+use crate::test_organisation::{
     ADA, BEN, World, created, id_of, mail, people, status, to_row, waiting, work, written,
 };
 
@@ -464,7 +464,8 @@ async fn a_draft_that_a_user_gave_a_regarding_keeps_it_when_it_is_completed(mode
     let mut world = World::start_in(mode).await;
     world.put(ADA, mail("m1", &json!({})));
     let message = world.twin.nylas().message(ADA, "m1").unwrap();
-    let message = mailverse::nylas::wire::message(&ADA.parse().unwrap(), &message).unwrap();
+    let message =
+        mailverse::clients::nylas::wire::message(&ADA.parse().unwrap(), &message).unwrap();
     let kites = to_row("account", world.people.kites);
     let draft = json!({"activityid": message.activity_id(), "subject": "x", "messageid": "<m1@kites.example>", "regardingobjectid": kites});
     world.insert("email", draft);

@@ -2,14 +2,16 @@
 //! the same with the compiled functions.
 
 use chrono::TimeDelta;
-use mailverse::dataverse::write::WriteMode;
-use mailverse::dedupe::ClaimToken;
+use mailverse::clients::dataverse::emails::WriteMode;
+use mailverse::ledger::ClaimToken;
 use mailverse::policy::document::CreateContacts;
 use serde_json::{Value, json};
 use twin::Setting;
 use uuid::Uuid;
 
-use crate::world::{ADA, BEN, CREATE, World, created, key, mail, status, waiting, written};
+use crate::test_organisation::{
+    ADA, BEN, CREATE, World, created, key, mail, status, waiting, written,
+};
 
 in_both_write_modes!(
     a_draft_of_the_first_mail_is_not_completed_with_the_second,
@@ -46,7 +48,8 @@ impl World {
     /// Inserts the row of `m1`, of which the ledger knows nothing, and returns its id.
     fn row_of_m1(&self, changes: &Value) -> Uuid {
         let message = self.twin.nylas().message(ADA, "m1").unwrap();
-        let message = mailverse::nylas::wire::message(&ADA.parse().unwrap(), &message).unwrap();
+        let message =
+            mailverse::clients::nylas::wire::message(&ADA.parse().unwrap(), &message).unwrap();
         let mut row = json!({
             "activityid": message.activity_id(), "subject": message.subject, "messageid": ID, "sender": "carol@kites.example",
             "description": message.body, "actualstart": "2026-11-20T04:46:40Z", "sortdate": "2026-11-20T04:46:40Z",

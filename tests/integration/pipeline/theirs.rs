@@ -1,13 +1,13 @@
 //! Tests what happens if server-side synchronization, or another client, writes the same message.
 
 use chrono::TimeDelta;
-use mailverse::dataverse::write::WriteMode;
-use mailverse::ids::ActivityId;
+use mailverse::clients::dataverse::emails::WriteMode;
+use mailverse::model::ids::ActivityId;
 use serde_json::{Value, json};
 use twin::Setting;
 use uuid::Uuid;
 
-use crate::world::{
+use crate::test_organisation::{
     ADA, BEN, CREATE, World, id_of, key, mail, status, to_row, waiting, with_a_mail_in, written,
 };
 
@@ -101,7 +101,8 @@ impl World {
     /// Inserts our draft of `m1`, as an interrupted run leaves it, and returns its id.
     fn draft(&self) -> Uuid {
         let message = self.twin.nylas().message(ADA, "m1").unwrap();
-        let message = mailverse::nylas::wire::message(&ADA.parse().unwrap(), &message).unwrap();
+        let message =
+            mailverse::clients::nylas::wire::message(&ADA.parse().unwrap(), &message).unwrap();
         let draft = json!({
             "activityid": message.activity_id(), "subject": "x", "messageid": "<m1@kites.example>", "sender": "carol@kites.example",
         });

@@ -1,14 +1,14 @@
 //! Tests the effect of policy settings on messages, and which requests they cause.
 
 use chrono::TimeDelta;
-use mailverse::dedupe::State;
+use mailverse::ledger::State;
+use mailverse::model::sync_request::Trigger;
 use mailverse::pipeline::Work;
-use mailverse::policy::source::PolicySource;
+use mailverse::policy::cache::PolicySource;
 use mailverse::policy::{Answer, Policy, Rule};
-use mailverse::sync_request::Trigger;
 use serde_json::{Value, json};
 
-use crate::world::{
+use crate::test_organisation::{
     ADA, BEN, World, assert_skipped, bound, created, key, mail, people, policy, unbound, waiting,
     work, written,
 };
@@ -164,9 +164,9 @@ async fn a_message_that_a_list_brought_with_too_few_headers_is_fetched_again() {
         .nylas
         .messages(
             &ADA.parse().unwrap(),
-            &mailverse::nylas::Filter::default(),
+            &mailverse::clients::nylas::Filter::default(),
             None,
-            mailverse::nylas::Headers::Basic,
+            mailverse::clients::nylas::Headers::Basic,
             50,
         )
         .await

@@ -6,18 +6,18 @@ use std::time::Duration;
 use backfill::Backfill;
 use chrono::TimeDelta;
 use futures_util::future::join_all;
-use mailverse::entra::store::TokenStore;
-use mailverse::entra::{Origin, TokenError, TokenSource};
-use mailverse::governor::Budget;
-use mailverse::pipeline::budget::Identities;
+use mailverse::clients::aws::queue::{MemoryQueue, SyncQueue};
+use mailverse::clients::entra::token_store::TokenStore;
+use mailverse::clients::entra::{Origin, TokenError, TokenSource};
+use mailverse::pipeline::application_users::Identities;
 use mailverse::pipeline::{Fate, Handled, Pipeline};
-use mailverse::queue::{MemoryQueue, SyncQueue};
+use mailverse::rate_limit::Budget;
 use secrecy::ExposeSecret;
 use serde_json::json;
 use twin::Twin;
 
 use super::{Calls, Office, after, now};
-use crate::world::{ADA, World, created, mail, waiting, written};
+use crate::test_organisation::{ADA, World, created, mail, waiting, written};
 
 /// Returns one application user whose token is read from this store.
 fn reading(store: TokenStore) -> Identities {

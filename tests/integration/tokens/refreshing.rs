@@ -8,8 +8,8 @@ use token_refresher::config::Config;
 use twin::{Fault, Twin};
 
 use super::{CREDENTIAL, Office, after, now};
+use crate::test_organisation::{status, throttled};
 use crate::tripwire::Tripwire;
-use crate::world::{status, throttled};
 
 /// Opens an office, and returns it with the emulator whose services it needs.
 async fn office() -> (Office, Twin) {

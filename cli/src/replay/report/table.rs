@@ -4,12 +4,12 @@ use std::collections::HashSet;
 use std::io::{self, Write};
 
 use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
-use mailverse::dedupe::State;
+use mailverse::ledger::State;
 use mailverse::mapping::Direction;
 use mailverse::pipeline::{Fate, Summary};
 
 use super::{Report, Story};
-use crate::replay::stage::Stage;
+use crate::replay::harness::Stage;
 use crate::terminal::printable;
 
 /// How many people a row lists before it only counts the rest.

@@ -4,8 +4,8 @@
 mod dynamics;
 
 use aws_sdk_dynamodb::types::TimeToLiveSpecification;
-use mailverse::dedupe::ledger::Ledger;
-use mailverse::dedupe::stored_policy::Pushed;
+use mailverse::ledger::messages::Ledger;
+use mailverse::ledger::policy_document::Pushed;
 use serde_json::{Value, json};
 use twin::{Privilege, Setting};
 

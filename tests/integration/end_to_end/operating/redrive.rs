@@ -2,7 +2,7 @@
 //! redriven message is still written once.
 
 use chrono::TimeDelta;
-use mailverse::dedupe::State;
+use mailverse::ledger::State;
 use serde_json::{Value, json};
 use twin::{Privilege, Setting};
 

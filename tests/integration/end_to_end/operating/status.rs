@@ -2,7 +2,7 @@
 //! nothing needs attention.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use mailverse::governor::User;
+use mailverse::rate_limit::User;
 use serde_json::json;
 
 use super::{GAVE_UP, REFUSED, THROTTLED, ids, key, refused, released};

@@ -10,7 +10,7 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use chrono::{TimeDelta, Utc};
-use mailverse::queue::SqsQueue;
+use mailverse::clients::aws::queue::SqsQueue;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;

@@ -9,8 +9,8 @@ use twin::{Privilege, Setting};
 
 use super::{Installed, assert_broken, assert_healthy};
 use crate::end_to_end::command::run;
+use crate::test_organisation::status;
 use crate::tripwire::Tripwire;
-use crate::world::status;
 
 #[tokio::test]
 async fn a_privilege_that_the_role_lacks_is_one_line_with_its_name() {

@@ -1,0 +1,213 @@
+//! The test writes. Each is a separate change set that Dataverse rolls back.
+
+use mailverse::clients::dataverse::probes::{Step, WhoAmI};
+use mailverse::model::ids::ActivityId;
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use super::{Found, USERS, text};
+use crate::doctor::check::Check;
+use crate::doctor::requirements::Wants;
+
+pub(super) const CREATE: &str = "create emails";
+pub(super) const WRITE: &str = "three steps in one change set";
+pub(super) const DELETE: &str = "delete emails";
+pub(super) const ASSIGN: &str = "assign emails";
+pub(super) const CREATED_ON: &str = "override created-on";
+pub(super) const ACCOUNTS: &str = "create accounts";
+pub(super) const CONTACTS: &str = "create contacts";
+pub(super) const ACT: &str = "act for users";
+
+/// A table whose rows an email refers to, as a party or as its regarding.
+pub(in crate::doctor) struct Append {
+    pub(in crate::doctor) name: &'static str,
+    /// The name of the read that finds a row to test with.
+    pub(in crate::doctor) from: &'static str,
+    pub(in crate::doctor) key: &'static str,
+    pub(in crate::doctor) set: &'static str,
+    /// The binding property of an activity party (`partyid_…`) or of the regarding.
+    pub(in crate::doctor) binding: &'static str,
+    pub(in crate::doctor) right: &'static str,
+}
+
+const APPENDS: [Append; 4] = [
+    Append {
+        name: "append to contacts",
+        from: "read contacts",
+        key: "contactid",
+        set: "contacts",
+        binding: "partyid_contact@odata.bind",
+        right: "Append on Activity, Append To on Contact",
+    },
+    Append {
+        name: "append to accounts",
+        from: "read accounts",
+        key: "accountid",
+        set: "accounts",
+        binding: "partyid_account@odata.bind",
+        right: "Append on Activity, Append To on Account",
+    },
+    Append {
+        name: "append to leads",
+        from: "read leads",
+        key: "leadid",
+        set: "leads",
+        binding: "partyid_lead@odata.bind",
+        right: "Append on Activity, Append To on Lead",
+    },
+    Append {
+        name: "append to users",
+        from: USERS,
+        key: "systemuserid",
+        set: "systemusers",
+        binding: "partyid_systemuser@odata.bind",
+        right: "Append on Activity, Append To on User",
+    },
+];
+
+pub(super) fn appends(wants: &Wants) -> impl Iterator<Item = &Append> {
+    APPENDS.iter().chain(wants.app.map(|app| &app.append))
+}
+
+/// A test write.
+pub(super) struct Trial {
+    pub(super) name: &'static str,
+    /// Entity set, key column and key of the row that must not remain.
+    pub(super) row: (&'static str, &'static str, Uuid),
+    pub(super) steps: Vec<Step>,
+    /// The privileges that the role needs for it.
+    pub(super) right: &'static str,
+    /// The name of the test write that covers the first step. If that one fails, this check is
+    /// skipped.
+    pub(super) needs: Option<&'static str>,
+}
+
+impl Trial {
+    /// Returns the creation of an email with `columns`, followed by the steps that `then` returns
+    /// for its id.
+    pub(super) fn email(
+        name: &'static str,
+        right: &'static str,
+        columns: &[(&str, Value)],
+        then: impl FnOnce(ActivityId) -> Vec<Step>,
+    ) -> Self {
+        let id = ActivityId::new(Uuid::new_v4());
+        let mut row =
+            object(json!({"activityid": id, "subject": "mailverse doctor: to be taken back"}));
+        row.extend(
+            columns
+                .iter()
+                .map(|(column, value)| ((*column).to_owned(), value.clone())),
+        );
+        let mut steps = vec![Step::Create("emails", row)];
+        steps.extend(then(id));
+        Self {
+            name,
+            row: ("emails", "activityid", id.uuid()),
+            steps,
+            right,
+            needs: (name != CREATE).then_some(CREATE),
+        }
+    }
+}
+
+fn object(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(fields) => fields,
+        _ => Map::new(),
+    }
+}
+
+/// Returns the test writes, and a skipped check for each one that there is no row to test with.
+pub(super) fn trials(who: &WhoAmI, found: &Found, wants: &Wants) -> (Vec<Trial>, Vec<Check>) {
+    let nothing = |_: ActivityId| Vec::new();
+    let mut skipped = Vec::new();
+    let mut trials = vec![
+        Trial::email(CREATE, "Create on Activity", &[], nothing),
+        Trial::email(WRITE, "Write and Append on Activity", &[], |id| {
+            let file = json!({
+                "activitymimeattachmentid": Uuid::new_v4(), "objectid_activitypointer@odata.bind": format!("/activitypointers({id})"),
+                "objecttypecode": "email", "filename": "doctor.txt", "mimetype": "text/plain", "body": "ZG9jdG9y",
+            });
+            let done = json!({"statecode": 1, "statuscode": 4});
+            vec![
+                Step::Create("activitymimeattachments", object(file)),
+                Step::Update(id, object(done)),
+            ]
+        }),
+        Trial::email(DELETE, "Delete on Activity", &[], |id| {
+            vec![Step::Delete(id)]
+        }),
+    ];
+    for append in appends(wants) {
+        let rows = found.rows(append.from);
+        let Some(target) = rows.and_then(|rows| text(rows.first()?, append.key)) else {
+            let needs = rows.map_or(append.from, |_| "a row to test with");
+            skipped.push(Check::skipped(append.name, needs));
+            continue;
+        };
+        let row = format!("/{}({target})", append.set);
+        let columns = if append.binding.starts_with("partyid_") {
+            let party = json!([{"participationtypemask": 2, "addressused": "doctor@mailverse.invalid", append.binding: row}]);
+            [("email_activity_parties", party)]
+        } else {
+            [(append.binding, Value::from(row))]
+        };
+        trials.push(Trial::email(append.name, append.right, &columns, nothing));
+    }
+    let other = found.users(who).find_map(|user| text(user, "systemuserid"));
+    match other {
+        Some(user) => {
+            let owner = json!(format!("/systemusers({user})"));
+            let columns = [("ownerid@odata.bind", owner)];
+            trials.push(Trial::email(
+                ASSIGN,
+                "Assign on Activity",
+                &columns,
+                nothing,
+            ));
+        }
+        None => skipped.push(Check::skipped(ASSIGN, "another user to test with")),
+    }
+    if wants.is_backdated() {
+        let columns = [("overriddencreatedon", json!("2020-02-02T00:00:00Z"))];
+        let right = "prvOverrideCreatedOnCreatedBy (Override Created on or Created by), or set CREATED_ON to now";
+        trials.push(Trial::email(CREATED_ON, right, &columns, nothing));
+    }
+    if wants.contacts {
+        trials.extend(of_contacts());
+    }
+    (trials, skipped)
+}
+
+/// Returns the creation of an account and of a contact, needed if the policy creates contacts.
+fn of_contacts() -> [Trial; 2] {
+    let (account, contact) = (Uuid::new_v4(), Uuid::new_v4());
+    let new_account = |id: Uuid| {
+        let row = json!({"accountid": id, "name": "mailverse doctor: to be taken back"});
+        Step::Create("accounts", object(row))
+    };
+    let company = Uuid::new_v4();
+    let new_contact = json!({
+        "contactid": contact, "lastname": "mailverse doctor: to be taken back", "parentcustomerid_account@odata.bind": format!("/accounts({company})"),
+    });
+    [
+        Trial {
+            name: ACCOUNTS,
+            row: ("accounts", "accountid", account),
+            steps: vec![new_account(account)],
+            right: "Create on Account, needed by create_contacts in the policy",
+            needs: None,
+        },
+        Trial {
+            name: CONTACTS,
+            row: ("contacts", "contactid", contact),
+            steps: vec![
+                new_account(company),
+                Step::Create("contacts", object(new_contact)),
+            ],
+            right: "Create and Append on Contact, Append To on Account, needed by create_contacts in the policy",
+            needs: Some(ACCOUNTS),
+        },
+    ]
+}

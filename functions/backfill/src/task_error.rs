@@ -1,0 +1,265 @@
+//! Decides what happens to a task that stopped before its last page.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use mailverse::clients::aws::queue::QueueError;
+use mailverse::clients::nylas::error::NylasError;
+use mailverse::clients::retry::{RECEIVE_LIMIT, RetryAdvice, redelivery_delay};
+use mailverse::ledger::messages::LedgerError;
+
+use crate::task::{Kind, Task};
+
+/// Deliveries after which a scheduled task is dropped and left to the next scheduled run.
+const SCHEDULED_TRIES: u32 = 3;
+
+/// A mailbox pause longer than this is left to the next scheduled run.
+const SHORT_PAUSE: TimeDelta = TimeDelta::minutes(5);
+
+/// Deliveries after which a mailbox that Nylas does not list counts as deleted. They take more than
+/// a minute, which is how long a list of mailboxes is cached if a mailbox is missing from it.
+const UNLISTED_TRIES: u32 = 3;
+
+/// What happens to the queue message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// It is acknowledged.
+    Done,
+    /// It is delivered again after a delay.
+    Later {
+        /// The delay.
+        delay: Duration,
+        /// Whether the task is not at fault, so that the delivery does not count.
+        postponed: bool,
+    },
+}
+
+/// Why work on a task stopped before the last page.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Trouble {
+    #[error("the invocation has no time left")]
+    NoTime,
+    #[error(
+        "dataverse asked for a pause, its rate limit is used up, live mail goes first, or no token is available"
+    )]
+    Paused(DateTime<Utc>),
+    #[error("nylas asked for a pause or rejects calls for the mailbox")]
+    MailboxPaused(DateTime<Utc>),
+    #[error("another worker is listing the mailbox")]
+    Busy(DateTime<Utc>),
+    #[error("another worker has continued the task")]
+    Overtaken,
+    #[error(transparent)]
+    Nylas(#[from] NylasError),
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    #[error("the mailbox has no folder with that name, id or attribute")]
+    NoFolder,
+    #[error("the mailbox does not take part: the setting MAILBOXES does not include it")]
+    Excluded,
+    #[error("nylas does not list the mailbox")]
+    Unlisted,
+}
+
+/// What to do with a task that stopped.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// The task is queued again as a new message, and this message is acknowledged.
+    Again,
+    /// Drop it: another worker or the next scheduled run does the work.
+    Leave,
+    Later(Next),
+    Park,
+    Fail,
+}
+
+/// Decides what to do after a task stopped for the `tries`-th time. Failures of Nylas are counted
+/// since the last page, all others by the queue.
+///
+/// | Reason | A scheduled task | An operator's task |
+/// | --- | --- | --- |
+/// | no time left | is queued again | the same |
+/// | the mailbox is leased to another task | is dropped; the daily one waits | waits |
+/// | pause of Dataverse, no token, a 429 | is delayed by that time | the same |
+/// | the mailbox is paused | is delayed by that time; is dropped if that is longer than five minutes: the watermark covers it | is delayed by that time |
+/// | the user has to sign in, or a scope is missing | is dropped: the watermark covers it | is parked |
+/// | Nylas rejects the request, the folder does not exist, or the mailbox does not take part | is dropped | fails |
+/// | Nylas does not list the mailbox (yet) | is dropped | is delayed by the backoff, fails after three tries |
+/// | anything else | is delayed by the backoff, is dropped after three tries | is delayed by the backoff, moves to the dead-letter queue after ten tries |
+pub(crate) fn judge(task: &Task, trouble: &Trouble, tries: u32, now: DateTime<Utc>) -> Verdict {
+    let scheduled = task.kind.is_scheduled();
+    let postponed = |until: DateTime<Utc>| {
+        Verdict::Later(Next::Later {
+            delay: (until - now).to_std().unwrap_or_default(),
+            postponed: true,
+        })
+    };
+    let tired = scheduled && tries >= SCHEDULED_TRIES;
+    match trouble {
+        Trouble::NoTime => Verdict::Again,
+        Trouble::Overtaken => Verdict::Leave,
+        Trouble::Busy(_) if task.kind == Kind::Recent => Verdict::Leave,
+        Trouble::MailboxPaused(until) if scheduled && *until - now > SHORT_PAUSE => Verdict::Leave,
+        Trouble::Busy(until) | Trouble::Paused(until) | Trouble::MailboxPaused(until) => {
+            postponed(*until)
+        }
+        Trouble::Nylas(NylasError::SignInNeeded { .. } | NylasError::Rejected { .. })
+        | Trouble::NoFolder
+        | Trouble::Excluded
+        | Trouble::Unlisted
+            if scheduled =>
+        {
+            Verdict::Leave
+        }
+        Trouble::Nylas(error) if error.concerns_mailbox() => Verdict::Park,
+        Trouble::NoFolder | Trouble::Excluded => Verdict::Fail,
+        Trouble::Unlisted if tries >= UNLISTED_TRIES => Verdict::Fail,
+        Trouble::Unlisted => Verdict::Later(soon(tries)),
+        _ if tired => Verdict::Leave,
+        Trouble::Nylas(error) => match error.retry_advice() {
+            RetryAdvice::Never => Verdict::Fail,
+            RetryAdvice::Postpone(wait) => Verdict::Later(Next::Later {
+                delay: wait,
+                postponed: true,
+            }),
+            // Counted separately, so that postponed deliveries do not make this the last one.
+            RetryAdvice::After(delay) => Verdict::Later(Next::Later {
+                delay,
+                postponed: tries < RECEIVE_LIMIT,
+            }),
+            RetryAdvice::Soon => Verdict::Later(match soon(tries) {
+                Next::Later { delay, .. } => Next::Later {
+                    delay,
+                    postponed: tries < RECEIVE_LIMIT,
+                },
+                done @ Next::Done => done,
+            }),
+        },
+        Trouble::Ledger(_) | Trouble::Queue(_) => Verdict::Later(soon(tries)),
+    }
+}
+
+pub(crate) fn soon(receive_count: u32) -> Next {
+    Next::Later {
+        delay: redelivery_delay(RetryAdvice::Soon, receive_count, 0).unwrap_or_default(),
+        postponed: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mailverse::clients::nylas::wire;
+    use serde_json::json;
+
+    use super::*;
+
+    const NOW: DateTime<Utc> = DateTime::UNIX_EPOCH;
+
+    fn task(kind: Kind) -> Task {
+        let grant = wire::grant(&json!({"id": "g", "provider": "google"})).unwrap();
+        let run_id = "11111111-2222-4333-8444-555555555555".parse().unwrap();
+        Task::new(run_id, kind, &grant, 0, NOW)
+    }
+
+    fn verdicts(trouble: &Trouble, receive_count: u32) -> [Verdict; 3] {
+        [Kind::Recent, Kind::Days, Kind::History]
+            .map(|kind| judge(&task(kind), trouble, receive_count, NOW))
+    }
+
+    fn later(seconds: u64, postponed: bool) -> Verdict {
+        Verdict::Later(Next::Later {
+            delay: Duration::from_secs(seconds),
+            postponed,
+        })
+    }
+
+    #[test]
+    fn what_is_nobodys_fault_does_not_count_as_a_delivery() {
+        let until = NOW + TimeDelta::seconds(77);
+        let waits = || later(77, true);
+        assert_eq!(
+            verdicts(&Trouble::Paused(until), 9),
+            [waits(), waits(), waits()]
+        );
+        assert_eq!(
+            verdicts(&Trouble::Busy(until), 9),
+            [Verdict::Leave, waits(), waits()]
+        );
+        let throttled = NylasError::Throttled {
+            retry_after: Some(Duration::from_secs(77)),
+        };
+        assert_eq!(
+            verdicts(&Trouble::Nylas(throttled), 1),
+            [waits(), waits(), waits()]
+        );
+        for end in verdicts(&Trouble::NoTime, 9) {
+            assert_eq!(end, Verdict::Again);
+        }
+    }
+
+    #[test]
+    fn the_schedule_drops_what_its_next_run_plans_again_and_an_operators_task_is_kept_or_has_failed()
+     {
+        use Verdict::{Fail, Leave, Park};
+        let signed_out = NylasError::SignInNeeded {
+            kind: "unauthorized".to_owned(),
+        };
+        assert_eq!(
+            verdicts(&Trouble::Nylas(signed_out), 1),
+            [Leave, Leave, Park]
+        );
+        let refused = NylasError::Rejected {
+            status: 404,
+            kind: "not_found_error".to_owned(),
+        };
+        assert_eq!(verdicts(&Trouble::Nylas(refused), 1), [Leave, Leave, Fail]);
+        assert_eq!(verdicts(&Trouble::NoFolder, 1), [Leave, Leave, Fail]);
+    }
+
+    #[test]
+    fn a_mailbox_that_takes_no_part_is_not_tried_again_and_one_that_is_not_listed_is_for_a_while() {
+        use Verdict::{Fail, Leave};
+        assert_eq!(verdicts(&Trouble::Excluded, 1), [Leave, Leave, Fail]);
+        let waits = Verdict::Later(soon(1));
+        assert_eq!(verdicts(&Trouble::Unlisted, 1), [Leave, Leave, waits]);
+        let [.., history] = verdicts(&Trouble::Unlisted, UNLISTED_TRIES);
+        assert_eq!(history, Fail);
+        let before: u64 = (1..UNLISTED_TRIES)
+            .map(|tries| match soon(tries) {
+                Next::Later { delay, .. } => delay.as_secs(),
+                Next::Done => panic!("the task is delivered again"),
+            })
+            .sum();
+        assert!(
+            before > 60,
+            "the tries must outlast the cached list of mailboxes: {before} s"
+        );
+    }
+
+    #[test]
+    fn an_outage_is_tried_three_times_by_the_schedule_and_on_for_an_operator() {
+        let outage = || {
+            Trouble::Nylas(NylasError::Unavailable {
+                what: "503".to_owned(),
+            })
+        };
+        let after = |tries, postponed| match soon(tries) {
+            Next::Later { delay, .. } => Verdict::Later(Next::Later { delay, postponed }),
+            Next::Done => panic!("the task is delivered again"),
+        };
+        for end in verdicts(&outage(), SCHEDULED_TRIES - 1) {
+            assert_eq!(end, after(SCHEDULED_TRIES - 1, true));
+        }
+        let [recent, days, history] = verdicts(&outage(), SCHEDULED_TRIES);
+        assert_eq!((recent, days), (Verdict::Leave, Verdict::Leave));
+        assert_eq!(history, after(SCHEDULED_TRIES, true));
+        let [.., history] = verdicts(&outage(), RECEIVE_LIMIT);
+        assert_eq!(
+            history,
+            after(RECEIVE_LIMIT, false),
+            "the tenth failure counts as a delivery"
+        );
+    }
+}

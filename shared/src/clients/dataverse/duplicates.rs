@@ -1,0 +1,107 @@
+//! Deletes or cancels one of our rows because another client's row of the same message exists.
+
+use std::collections::HashMap;
+
+use reqwest::Method;
+use serde_json::{Map, Value};
+
+use super::DataverseClient;
+use super::error::DataverseError;
+use super::odata::{row, rows};
+use super::records::{ExistingEmail, RowState, guid};
+use super::session::Session;
+use crate::model::ids::ActivityId;
+
+/// A file of a row, as far as files of two rows can be compared: name in lower case, and size in
+/// bytes if known.
+pub type File = (String, Option<i64>);
+
+/// How a row was removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Withdrawn {
+    /// It was deleted, with its parties and attachments.
+    Deleted,
+    /// It was cancelled, because Dataverse rejected the deletion.
+    Canceled,
+}
+
+impl DataverseClient {
+    /// Deletes one of our rows, if it still has the version that was read.
+    ///
+    /// That a completed row may be deleted, with the privilege, is inferred (Dataverse facts §3.2).
+    /// A draft that we may not delete is cancelled instead. A completed row is not cancelled, since
+    /// we assume that it accepts no other state (the cautious reading, §3.2).
+    ///
+    /// # Errors
+    /// - [`DataverseError::Rejected`]: the row is unchanged.
+    /// - [`DataverseError::Stale`]: another user or client changed or deleted it meanwhile; read it
+    ///   again.
+    pub async fn withdraw(
+        &self,
+        session: &Session,
+        email: &ExistingEmail,
+    ) -> Result<Withdrawn, DataverseError> {
+        let id = email.activity_id.uuid();
+        let version = email.etag.as_deref().unwrap_or("*");
+        let path = row("emails", id);
+        let deleted = self.call(session, Method::DELETE, &path, Some(version), None);
+        match deleted.await {
+            Ok(_) => Ok(Withdrawn::Deleted),
+            Err(DataverseError::Rejected { .. }) if email.state == RowState::Open => {
+                let canceled = Map::from_iter([
+                    ("statecode".to_owned(), Value::from(2)),
+                    ("statuscode".to_owned(), Value::from(5)),
+                ]);
+                self.update(session, id, version, &canceled).await?;
+                Ok(Withdrawn::Canceled)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Lists the files of some emails: name in lower case, and size in bytes.
+    ///
+    /// # Errors
+    /// [`DataverseError`]. That files can be listed with this query is inferred.
+    pub async fn files(
+        &self,
+        session: &Session,
+        emails: &[ActivityId],
+    ) -> Result<HashMap<ActivityId, Vec<File>>, DataverseError> {
+        let of_emails: Vec<String> = emails
+            .iter()
+            .map(|email| format!("_objectid_value eq {email}"))
+            .collect();
+        let mut path = rows(
+            "activitymimeattachments",
+            "filename,filesize,_objectid_value",
+            &of_emails.join(" or "),
+        );
+        let mut files: HashMap<ActivityId, Vec<File>> = HashMap::new();
+        loop {
+            let body = self.call(session, Method::GET, &path, None, None).await?;
+            let page: Value = serde_json::from_slice(&body)
+                .map_err(|_| super::error::unreadable("a page of rows"))?;
+            let found = page.get("value").and_then(Value::as_array);
+            for row in found.ok_or_else(|| super::error::unreadable("a page of rows"))? {
+                let name = row.get("filename").and_then(Value::as_str);
+                let Some(email) = guid(row, "_objectid_value").map(ActivityId::new) else {
+                    continue;
+                };
+                let size = row.get("filesize").and_then(Value::as_i64);
+                let file = (name.unwrap_or_default().to_lowercase(), size);
+                files.entry(email).or_default().push(file);
+            }
+            let next = page.get("@odata.nextLink").and_then(Value::as_str);
+            let Some(next) = next.and_then(|link| link.split_once("/api/data/v9.2/")) else {
+                return Ok(files);
+            };
+            if next.1 == path {
+                return Err(super::error::unreadable(
+                    "a link to a page that was already read",
+                ));
+            }
+            next.1.clone_into(&mut path);
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! Decides how many queries one `$batch` holds: as many as Dataverse recently answered in a few
+//! seconds.
+//!
+//! The operations of a batch run one after another, so its time grows with their number, and an
+//! answer that exceeds the timeout is lost as a whole ([`crate::clients::http`]). The size is kept
+//! for the life of the process and shared by all clones of a client.
+//!
+//! | A batch | Size of the next batches |
+//! | --- | --- |
+//! | took longer than [`TARGET`] | as many queries as would have taken that long |
+//! | was full and took less than half of it | twice as many |
+//! | had no answer for [`TOO_LONG`] | half as many as it held |
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::DataverseClient;
+use super::batch::{Answer, MOST_OPERATIONS, gets};
+use super::error::DataverseError;
+use super::session::Session;
+
+/// How long a batch of queries should take.
+const TARGET: Duration = Duration::from_secs(5);
+
+/// A batch without an answer for this long counts as too large. Our HTTP client waits for 15
+/// seconds, and a gateway may answer in place of Dataverse before that.
+const TOO_LONG: Duration = Duration::from_secs(10);
+
+/// The first size. At 15 ms per query, which is slow for an indexed column, it takes 4.5 seconds.
+/// The 15 ms are a guess, since nothing is published.
+const FIRST: usize = 300;
+
+/// The number of queries per batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Pace {
+    size: usize,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { size: FIRST }
+    }
+}
+
+impl Pace {
+    fn took(&mut self, queries: usize, time: Duration) {
+        if time > TARGET {
+            let share = TARGET.as_secs_f64() / time.as_secs_f64();
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                clippy::cast_precision_loss,
+                reason = "a share below 1 of at most a thousand"
+            )]
+            let fitting = (queries as f64 * share) as usize;
+            self.size = fitting.max(1);
+        } else if queries >= self.size && time < TARGET / 2 {
+            self.size = (self.size * 2).min(MOST_OPERATIONS);
+        }
+    }
+
+    fn timed_out(&mut self, queries: usize) {
+        self.size = (queries / 2).max(1);
+    }
+}
+
+/// The batch size that all clones of a client share.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Paced(Arc<Mutex<Pace>>);
+
+impl Paced {
+    // A panic elsewhere leaves the value consistent: each change is one assignment.
+    fn pace(&self) -> MutexGuard<'_, Pace> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl DataverseClient {
+    /// Returns how many queries the next batch holds at most.
+    #[must_use]
+    pub fn queries_a_batch(&self) -> usize {
+        self.pace.pace().size
+    }
+
+    /// Sends as many of these queries as one batch should hold now, from the start of the list.
+    /// Returns their answers.
+    ///
+    /// # Errors
+    /// [`DataverseError`]. A timeout is also counted in [`Session::timeouts`]: ask for less at a
+    /// time.
+    pub(crate) async fn first_of<About>(
+        &self,
+        session: &Session,
+        queries: &[(About, String)],
+    ) -> Result<Vec<Vec<Answer>>, DataverseError> {
+        let some = queries.get(..self.queries_a_batch()).unwrap_or(queries);
+        let begun = session.now();
+        let answers = self.batch(session, &gets(some)).await;
+        let time = session.now().saturating_duration_since(begun);
+        match &answers {
+            Ok(_) => self.pace.pace().took(some.len(), time),
+            Err(DataverseError::Unavailable { .. }) if time >= TOO_LONG => {
+                self.pace.pace().timed_out(some.len());
+                session.note_timeout();
+                tracing::warn!(
+                    queries = some.len(),
+                    duration_ms = time.as_millis(),
+                    "dataverse did not answer a batch of queries in time; sending smaller batches from now on"
+                );
+            }
+            Err(_) => {}
+        }
+        answers
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn after(steps: &[(usize, u64)]) -> usize {
+        let mut pace = Pace::default();
+        for (queries, milliseconds) in steps {
+            pace.took(*queries, Duration::from_millis(*milliseconds));
+        }
+        pace.size
+    }
+
+    #[test]
+    fn a_slow_batch_makes_the_next_one_as_large_as_fits_the_target() {
+        assert_eq!(after(&[(300, 10_000)]), 150);
+        assert_eq!(after(&[(30, 10_000)]), 15);
+        assert_eq!(after(&[(1, 60_000)]), 1, "at least one query");
+    }
+
+    #[test]
+    fn a_full_and_quick_batch_doubles_the_next_one_up_to_what_dataverse_takes() {
+        assert_eq!(after(&[(300, 100)]), 600);
+        assert_eq!(
+            after(&[(300, 100), (600, 100), (1_000, 100)]),
+            MOST_OPERATIONS
+        );
+    }
+
+    #[test]
+    fn a_small_batch_says_nothing_of_larger_ones() {
+        assert_eq!(after(&[(5, 100)]), FIRST);
+        assert_eq!(after(&[(300, 4_000)]), FIRST, "near the target");
+    }
+
+    #[test]
+    fn what_is_not_answered_in_time_is_halved() {
+        let mut pace = Pace::default();
+        pace.timed_out(300);
+        assert_eq!(pace.size, 150);
+        pace.timed_out(1);
+        assert_eq!(pace.size, 1);
+    }
+}

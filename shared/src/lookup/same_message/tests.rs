@@ -1,0 +1,347 @@
+use super::*;
+
+fn at(seconds: i64) -> Vec<DateTime<Utc>> {
+    DateTime::from_timestamp(1_767_258_000 + seconds, 0)
+        .into_iter()
+        .collect()
+}
+
+fn mail<'a>(seconds: i64, subject: &'a str, body: &'a str) -> Traits<'a> {
+    Traits {
+        dates: at(seconds),
+        subject,
+        body: Some(body),
+        ..Traits::default()
+    }
+}
+
+fn with_files<'a>(mail: Traits<'a>, names: &[&str]) -> Traits<'a> {
+    Traits {
+        files: names.len(),
+        names: Some(names.iter().map(|name| (*name).to_owned()).collect()),
+        ..mail
+    }
+}
+
+#[test]
+fn scans_that_differ_in_their_files_alone_are_mails_of_their_own() {
+    let scan = |seconds, names: &[&str]| with_files(mail(seconds, "Scan", "See the file."), names);
+    let first = scan(0, &["scan_0001.pdf"]);
+    assert_eq!(
+        compare(&scan(DAY, &["scan_0002.pdf"]), &first),
+        Verdict::Other
+    );
+    assert_eq!(
+        compare(&scan(DAY, &["scan_0001.pdf"]), &first),
+        Verdict::Same,
+        "moved"
+    );
+    assert_eq!(
+        compare(&scan(DAY, &["a.pdf", "b.pdf"]), &first),
+        Verdict::Same,
+        "some files were omitted"
+    );
+    assert_eq!(compare(&scan(DAY, &[]), &first), Verdict::Same);
+    assert_eq!(
+        compare(&scan(40, &["scan_0002.pdf"]), &first),
+        Verdict::Same,
+        "may be a copy in another mailbox"
+    );
+    assert_eq!(
+        compare_mails(&scan(40, &["scan_0002.pdf"]), &first),
+        Verdict::Other
+    );
+    let unread = Traits {
+        names: None,
+        ..first
+    };
+    assert_eq!(
+        compare(&scan(DAY, &["scan_0002.pdf"]), &unread),
+        Verdict::ReadNames
+    );
+    assert_eq!(
+        compare(&scan(40, &["scan_0002.pdf"]), &unread),
+        Verdict::Same
+    );
+}
+
+const DAY: i64 = 86_400;
+const LETTER: &str = "<p>Dear Mia, the two red kites that you asked for leave us on Monday.</p>";
+
+fn row() -> Traits<'static> {
+    mail(0, "Invoice 1001", LETTER)
+}
+
+#[test]
+fn a_mail_of_another_date_subject_and_body_is_another_mail() {
+    let another_form = LETTER.replace("two red", "three blue");
+    let others = [
+        mail(3 * DAY, "Invoice 1002", "<p>Invoice 1002</p>"),
+        mail(300, "Invoice 1002", "<p>Nothing is shared here at all.</p>"),
+        // Programs fill in forms, so most of the words are the same.
+        mail(DAY, "Invoice 1002", &another_form),
+        mail(60, "Invoice 1002", "<p>One minute later.</p>"),
+    ];
+    for other in &others {
+        assert_eq!(compare(other, &row()), Verdict::Other, "{other:?}");
+    }
+}
+
+#[test]
+fn a_copy_of_a_mail_is_the_same_mail_however_it_came() {
+    let footer = format!("{LETTER}<p>--<br>You get this because you are on the list kites.</p>");
+    let banner = format!("<div>Be careful: external sender</div>{LETTER}");
+    let copies = [
+        (
+            "moved, with a new date",
+            mail(30 * DAY, "Invoice 1001", LETTER),
+        ),
+        ("in another mailbox", mail(40, "Invoice 1001", LETTER)),
+        (
+            "through a mailing list",
+            mail(2 * DAY, "[kites] Invoice 1001", &footer),
+        ),
+        (
+            "through a gateway",
+            mail(9_000, "EXTERNAL: Invoice 1001", &banner),
+        ),
+        (
+            "with a tracking token",
+            mail(600, "Invoice 1001 CRM:0001001", LETTER),
+        ),
+        (
+            "as text",
+            mail(
+                600,
+                "RE: Invoice 1001",
+                "Dear Mia,\nthe two red kites that you asked for leave us on Monday.",
+            ),
+        ),
+        (
+            "with a subject that a user changed",
+            mail(DAY, "Kites, filed", LETTER),
+        ),
+        (
+            "with a row that a user rewrote",
+            mail(0, "Kites, filed", "Rewritten."),
+        ),
+    ];
+    for (what, copy) in &copies {
+        assert_eq!(compare(copy, &row()), Verdict::Same, "{what}");
+        assert_eq!(
+            compare(&row(), copy),
+            Verdict::Same,
+            "{what}, with the arguments swapped"
+        );
+    }
+}
+
+#[test]
+fn only_what_both_have_is_compared() {
+    let subject_only = |seconds, subject| mail(seconds, subject, "");
+    // The row's policy stores no body, so only date and subject are compared.
+    assert_eq!(
+        compare(
+            &mail(DAY, "Invoice 1002", LETTER),
+            &subject_only(0, "Invoice 1001")
+        ),
+        Verdict::Other
+    );
+    assert_eq!(
+        compare(
+            &mail(DAY, "Invoice 1001", LETTER),
+            &subject_only(0, "Invoice 1001")
+        ),
+        Verdict::Same
+    );
+    // The row has no subject either. A date alone proves nothing, because moved email gets a new
+    // date.
+    for stored in [NO_SUBJECT, NOT_STORED] {
+        assert_eq!(
+            compare(&mail(DAY, "Invoice 1002", LETTER), &subject_only(0, stored)),
+            Verdict::Same
+        );
+    }
+    // A snippet, which ends within a word.
+    let snippet = "Dear Mia, the two red kites that you ask";
+    assert_eq!(
+        compare(
+            &mail(DAY, "Invoice 1001", LETTER),
+            &mail(0, "Changed", snippet)
+        ),
+        Verdict::Same
+    );
+    // Another client's row without a date: one difference is not enough evidence.
+    let theirs = Traits {
+        subject: "Tracked",
+        body: Some(""),
+        ..Traits::default()
+    };
+    assert_eq!(compare(&row(), &theirs), Verdict::Same);
+    let theirs = Traits {
+        subject: "Tracked",
+        body: Some("Some other text."),
+        ..Traits::default()
+    };
+    assert_eq!(compare(&row(), &theirs), Verdict::Other);
+    // Email without a subject.
+    assert_eq!(
+        compare(&mail(DAY, "", "Scan 2"), &mail(0, "(no subject)", "Scan 1")),
+        Verdict::Other
+    );
+    assert_eq!(
+        compare(&mail(DAY, "", "Scan 1"), &mail(0, "(no subject)", "Scan 1")),
+        Verdict::Same
+    );
+}
+
+#[test]
+fn one_subject_for_all_mails_of_a_program_does_not_make_them_one() {
+    let february = "<p>Your order of kites for the harbour festival was delivered today.</p>";
+    assert_eq!(
+        compare(&mail(30 * DAY, "Invoice 1001", february), &row()),
+        Verdict::Other
+    );
+    let form = |amount| {
+        format!("<p>Dear customer, please pay {amount} euros for your order of kites.</p>")
+    };
+    let (january, february) = (form(40), form(50));
+    assert_eq!(
+        compare(
+            &mail(30 * DAY, "Your invoice", &february),
+            &mail(0, "Your invoice", &january)
+        ),
+        Verdict::Other
+    );
+    // Two mailboxes receive a form that was filled in for each of them.
+    let for_ben = LETTER.replace("Mia", "Ben");
+    assert_eq!(
+        compare(&mail(DAY, "Invoice 1001", &for_ben), &row()),
+        Verdict::Same
+    );
+}
+
+#[test]
+fn the_body_is_read_only_where_the_rest_does_not_settle_it() {
+    let unread = |seconds, subject| {
+        let row = Traits {
+            body: None,
+            ..row()
+        };
+        compare(&mail(seconds, subject, LETTER), &row)
+    };
+    for (seconds, subject) in [
+        (0, "Anything"),
+        (40, "Invoice 1001"),
+        (120, "[kites] Invoice 1001"),
+        (1, ""),
+    ] {
+        assert_eq!(
+            unread(seconds, subject),
+            Verdict::Same,
+            "{seconds} {subject}"
+        );
+    }
+    for (seconds, subject) in [(DAY, "Invoice 1001"), (40, "Invoice 1002"), (DAY, "")] {
+        assert_eq!(
+            unread(seconds, subject),
+            Verdict::ReadBody,
+            "{seconds} {subject}"
+        );
+    }
+}
+
+#[test]
+fn of_two_mails_of_one_second_the_texts_decide_as_nobody_has_changed_them() {
+    let second = mail(0, "Invoice 1002", "<p>Invoice 1002</p>");
+    assert_eq!(compare_mails(&second, &row()), Verdict::Other);
+    assert_eq!(
+        compare(&second, &row()),
+        Verdict::Same,
+        "a user may have changed the row"
+    );
+    assert_eq!(
+        compare_mails(&mail(0, "Invoice 1001", "<p>x</p>"), &row()),
+        Verdict::Same
+    );
+}
+
+#[test]
+fn marks_around_a_subject_are_no_part_of_it() {
+    for marked in [
+        "Offer 7",
+        "RE: Offer 7",
+        "Re[2]: aw: Offer 7",
+        "[kites] Re: [sales] Offer 7",
+        "***SPAM*** Offer 7",
+        "{Spam?} Offer 7",
+        "Offer 7 CRM:0001001",
+        "Offer 7 [ext]",
+        "EXTERN: Offer 7",
+    ] {
+        assert_eq!(subjects(marked, "Offer 7"), Subjects::Same, "{marked}");
+    }
+    for other in [
+        "Reminder: Offer 7",
+        "Offer 70",
+        "Offer",
+        "Offer 7 for Ben",
+        "[7]",
+        "Offer: 7 a",
+    ] {
+        assert_eq!(subjects(other, "Offer 7"), Subjects::Other, "{other}");
+    }
+    let long = "word ".repeat(400);
+    assert_eq!(
+        subjects(long.get(..797).unwrap(), &long),
+        Subjects::Same,
+        "cut at its column's length"
+    );
+}
+
+#[test]
+fn copies_have_one_content_and_other_mails_another() {
+    let content = |subject: &str, body: &str, files: &[&str]| {
+        let files = files.iter().enumerate();
+        let files: Vec<_> = files
+            .map(|(at, name)| serde_json::json!({"id": format!("a{at}"), "filename": name}))
+            .collect();
+        let object =
+            serde_json::json!({"id": "m", "subject": subject, "body": body, "attachments": files});
+        content(&crate::clients::nylas::wire::message(&"g".parse().unwrap(), &object).unwrap())
+    };
+    let first = content("Scan", "<p>See the file.</p>", &["a.pdf", "b.pdf"]);
+    // Pinned: a change of the derivation would write such messages again.
+    let hex = hex::encode(first.unwrap());
+    assert_eq!(
+        hex,
+        "315176e2661622e1853864d5d9e447eb4c4986b34fa39e3a8adf7fe24a7daee0"
+    );
+    assert_eq!(
+        content("[all] RE: Scan", "See the <b>file</b>", &["B.pdf", "a.pdf"]),
+        first
+    );
+    for (subject, body, files) in [
+        ("Scan 2", "See the file.", ["a.pdf", "b.pdf"]),
+        ("Scan", "See the files.", ["a.pdf", "b.pdf"]),
+        ("Scan", "See the file.", ["a.pdf", "c.pdf"]),
+        ("Scan See", "the file.", ["a.pdf", "b.pdf"]),
+    ] {
+        assert_ne!(
+            content(subject, body, &files),
+            first,
+            "{subject} {body} {files:?}"
+        );
+    }
+    assert_eq!(content("", "<p></p>", &[]), None);
+    assert!(content("", "", &["a.pdf"]).is_some());
+}
+
+#[test]
+fn words_are_what_a_reader_sees() {
+    let html = "<html><head><STYLE>p {color: red}</STYLE><!-- <p>x</p> --></head><body><p class=\"a b\">A&nbsp;&amp; b,\r\n\
+                see https://x.example/a?b=1 <a href='https://y.example'>here</a><script>let c = 1 < 2;</script>; 3 < 4</p";
+    assert_eq!(words(html), ["a", "b", "see", "here", "3", "4"]);
+    assert_eq!(words("Bücher KAUFEN"), ["bücher", "kaufen"]);
+    assert!(words("<style>a").is_empty() && words("<").is_empty() && words("").is_empty());
+}

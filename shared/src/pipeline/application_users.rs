@@ -1,0 +1,436 @@
+//! The rate limit of every run: capacity of the Dataverse user is reserved before the calls and
+//! corrected to the actual usage afterwards. The rules: [`crate::rate_limit`].
+
+use std::mem;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::Pipeline;
+use super::failure::{Failure, Run};
+use crate::clients::aws::queue::SyncQueue;
+use crate::clients::dataverse::error::DataverseError;
+use crate::clients::dataverse::session::Session;
+use crate::clients::dataverse::session::Usage;
+use crate::clients::entra::{TokenError, TokenSource};
+use crate::clients::refusal::RefusalState;
+use crate::clients::retry::{FIRST_STEP, LONGEST_HIDE};
+use crate::ledger::LEASE;
+use crate::ledger::pauses::Scope;
+use crate::rate_limit;
+use crate::rate_limit::{Booking, Budget, Pace, Standing, User};
+use crate::telemetry::{Count, count};
+
+/// An application user of Dataverse that requests are sent as.
+pub struct Identity {
+    /// The user.
+    pub user: User,
+    /// The source of its token.
+    pub tokens: TokenSource,
+    known: Mutex<Known>,
+}
+
+/// What this process knows of a user.
+struct Known {
+    pace: Pace,
+    suggested: Option<u32>,
+    /// Backfill does not use this user now, because it has no token.
+    is_left_out: bool,
+}
+
+impl Identity {
+    /// Creates a user of which nothing is known yet.
+    #[must_use]
+    pub fn new(user: User, tokens: TokenSource, budget: &Budget) -> Self {
+        let known = Known {
+            pace: Pace::new(budget),
+            suggested: None,
+            is_left_out: false,
+        };
+        Self {
+            user,
+            tokens,
+            known: Mutex::new(known),
+        }
+    }
+
+    // A panic elsewhere leaves the value consistent: each change here is one assignment.
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The application users that a pipeline sends as, each with its own rate limit. Live mail uses
+/// only the first.
+pub struct Identities {
+    budget: Budget,
+    primary: Identity,
+    further: Vec<Identity>,
+    /// The user that the next backfill batch asks first (round robin).
+    next: AtomicUsize,
+}
+
+impl Identities {
+    /// Creates the primary user with its token source, and the further users that only backfill
+    /// uses.
+    #[must_use]
+    pub fn new(budget: Budget, primary: TokenSource, further: Vec<(User, TokenSource)>) -> Self {
+        let further = further.into_iter();
+        Self {
+            primary: Identity::new(User::primary(), primary, &budget),
+            further: further
+                .map(|(user, tokens)| Identity::new(user, tokens, &budget))
+                .collect(),
+            budget,
+            next: AtomicUsize::new(0),
+        }
+    }
+
+    /// Returns the user of a run.
+    pub(super) fn of(&self, run: &Run) -> &Identity {
+        self.numbered(run.identity)
+    }
+
+    fn numbered(&self, number: usize) -> &Identity {
+        let further = number.checked_sub(1);
+        further
+            .and_then(|n| self.further.get(n))
+            .unwrap_or(&self.primary)
+    }
+
+    /// Returns the numbers of all users, as in [`Run::identity`], starting with a different one
+    /// each time.
+    fn by_turns(&self) -> impl Iterator<Item = usize> + use<> {
+        let count = 1 + self.further.len();
+        let first = self.next.fetch_add(1, Ordering::Relaxed);
+        (0..count).map(move |n| first.wrapping_add(n) % count)
+    }
+}
+
+/// Whether a run may be the probe of a pause.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Probe {
+    MayBe,
+    /// It writes no message, so it would prove nothing.
+    IsNone,
+}
+
+/// A run whose capacity is reserved.
+#[derive(Default)]
+pub(super) struct Booked {
+    /// The reservation.
+    pub(super) booking: Booking,
+    /// The refusals that were known before the run.
+    pub(super) refused: RefusalState,
+    /// It is the one probe after a pause: it may send one message.
+    pub(super) is_probe: bool,
+}
+
+/// A backfill batch that may begin.
+pub(super) struct Admitted {
+    /// The number of the application user ([`Run::identity`]).
+    pub(super) identity: usize,
+    /// The most messages that the batch may have.
+    pub(super) size: usize,
+    /// The reservation for it.
+    pub(super) booked: Booked,
+    /// How many batches may run at the same time.
+    pub(super) lanes: usize,
+}
+
+/// The usage of a run: its requests to Dataverse, their time, and the number of messages.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Traffic {
+    pub(super) spent: Usage,
+    /// The number of messages that were looked up.
+    pub(super) messages: usize,
+}
+
+impl Traffic {
+    pub(super) fn of(session: &Session, messages: usize) -> Self {
+        Self {
+            spent: session.usage(),
+            messages,
+        }
+    }
+}
+
+impl Pipeline {
+    /// Reserves capacity for a run over `messages` messages that does not wait for its turn.
+    ///
+    /// # Errors
+    /// [`Failure`]: do not begin; return the messages to the queue. There is no token, Dataverse is
+    /// paused, or the invocation is nearly over.
+    pub(super) async fn book(
+        &self,
+        messages: usize,
+        run: &Run,
+        probe: Probe,
+    ) -> Result<Booked, Failure> {
+        if run.is_nearly_over() {
+            return Err(Failure::no_time_left());
+        }
+        let identity = self.identities.of(run);
+        has_token(identity, run).await?;
+        let booking = identity.known().pace.book(messages);
+        let budget = &self.identities.budget;
+        let standing = self.ledger.book(&identity.user, &booking, budget, run.now);
+        // If the ledger does not answer, the claim that follows reports the failure.
+        let Ok(standing) = standing.await else {
+            return Ok(Booked {
+                booking,
+                ..Booked::default()
+            });
+        };
+        identity.known().suggested = standing.suggested;
+        let paused_until = match (standing.pause(run.now), probe) {
+            (Some(until), _) => Some(until),
+            (None, _) if standing.refused.cause.is_none() => None,
+            (None, Probe::MayBe) => self.take_probe(&identity.user, run.now).await.err(),
+            (None, Probe::IsNone) => Some(run.now + LEASE),
+        };
+        if let Some(until) = paused_until {
+            self.put_right(&booking, Traffic::default(), run);
+            return Err(paused(until, standing.refused.cause.as_deref(), run));
+        }
+        Ok(Booked {
+            booking,
+            is_probe: standing.refused.cause.is_some(),
+            refused: standing.refused,
+        })
+    }
+
+    /// Takes the one probe after a pause for a refusal.
+    ///
+    /// # Errors
+    /// Another worker has the probe, or the ledger does not answer: the time until which to wait.
+    async fn take_probe(&self, user: &User, now: DateTime<Utc>) -> Result<(), DateTime<Utc>> {
+        // Longer than the run may take: if the worker dies with the probe, the pause is repeated
+        // once.
+        let until = now + LEASE;
+        let scope = Scope::Dataverse(user.clone());
+        match self.ledger.take_probe(&scope, now, until).await {
+            Ok(true) => Ok(()),
+            Ok(false) | Err(_) => Err(until),
+        }
+    }
+
+    /// Returns why a run that only reads may not begin now; `None` if it may. Reserves nothing,
+    /// because it must not write to the ledger.
+    pub(super) async fn not_now(&self, run: &Run) -> Option<Failure> {
+        if run.is_nearly_over() {
+            return Some(Failure::no_time_left());
+        }
+        let identity = self.identities.of(run);
+        if let Err(failure) = has_token(identity, run).await {
+            return Some(failure);
+        }
+        let user = &identity.user;
+        let standing = self.ledger.standing(user).await.ok()?;
+        let until = standing.pause(run.now)?;
+        Some(paused(until, standing.refused.cause.as_deref(), run))
+    }
+
+    /// Returns until when backfill should wait, without reserving anything: while live mail waits
+    /// in `queue`, and until a user has free capacity. The value is an estimate.
+    ///
+    /// `None` if a batch may begin.
+    pub async fn history_waits_until<Q: SyncQueue>(
+        &self,
+        queue: &Q,
+        now: DateTime<Utc>,
+    ) -> Option<DateTime<Utc>> {
+        if let Some(until) = yields(queue, now).await {
+            return Some(until);
+        }
+        let mut soonest: Option<DateTime<Utc>> = None;
+        for number in self.identities.by_turns() {
+            let identity = self.identities.numbered(number);
+            let until = if let Some(until) = self.left_out(identity, now).await {
+                until
+            } else {
+                let owed = identity.known().pace.owed();
+                // If the ledger does not answer, the reservation that follows reports the failure.
+                let standing = self.ledger.standing(&identity.user).await;
+                standing.unwrap_or_default().free_at(owed, now)?
+            };
+            soonest = Some(soonest.map_or(until, |soonest| soonest.min(until)));
+        }
+        soonest
+    }
+
+    /// Returns whether every user is paused or has no token. A user whose state cannot be read
+    /// counts as not paused.
+    pub async fn is_paused(&self, now: DateTime<Utc>) -> bool {
+        let Identities {
+            primary, further, ..
+        } = &self.identities;
+        for identity in std::iter::once(primary).chain(further) {
+            let paused = self.ledger.paused_until(&identity.user, now);
+            if self.left_out(identity, now).await.is_none() && !matches!(paused.await, Ok(Some(_)))
+            {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Reserves capacity for a backfill batch of at most `messages` messages, for the first user
+    /// that has free capacity.
+    ///
+    /// # Errors
+    /// No user has free capacity, or live mail is waiting: the time at which to ask again.
+    pub(super) async fn admit<Q: SyncQueue>(
+        &self,
+        messages: usize,
+        queue: &Q,
+        now: DateTime<Utc>,
+    ) -> Result<Admitted, DateTime<Utc>> {
+        if let Some(until) = yields(queue, now).await {
+            return Err(until);
+        }
+        let budget = &self.identities.budget;
+        let mut soonest = now + TokenError::WAIT;
+        for number in self.identities.by_turns() {
+            let identity = self.identities.numbered(number);
+            if let Some(until) = self.left_out(identity, now).await {
+                soonest = soonest.min(until);
+                continue;
+            }
+            let (size, booking) = {
+                let mut known = identity.known();
+                // Batches of equal size, rather than large ones and a last one with a single
+                // message.
+                let batches = messages.div_ceil(known.pace.size()).max(1);
+                let size = messages.div_ceil(batches);
+                (size, known.pace.book(size))
+            };
+            let booked = self
+                .ledger
+                .book_if_free(&identity.user, &booking, budget, now);
+            let standing = match booked.await {
+                Ok(Ok(standing)) => standing,
+                Ok(Err(until)) => {
+                    identity.known().pace.cancel(&booking);
+                    soonest = soonest.min(until);
+                    continue;
+                }
+                // The claim that follows reports the failure.
+                Err(_) => Standing::default(),
+            };
+            identity.known().suggested = standing.suggested;
+            let is_probe = standing.refused.cause.is_some();
+            if is_probe && let Err(until) = self.take_probe(&identity.user, now).await {
+                identity.known().pace.cancel(&booking);
+                soonest = soonest.min(until);
+                continue;
+            }
+            return Ok(Admitted {
+                identity: number,
+                size: if is_probe { 1 } else { size },
+                lanes: if is_probe { 1 } else { standing.lanes() },
+                booked: Booked {
+                    booking,
+                    refused: standing.refused,
+                    is_probe,
+                },
+            });
+        }
+        Err(soonest)
+    }
+
+    /// Returns when to ask again for a user without a token; `None` if the user has one. Backfill
+    /// skips a user without a token. The token is requested each time; its source reads the store
+    /// at most once a minute.
+    async fn left_out(&self, identity: &Identity, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let token = identity.tokens.token(now).await;
+        let was_left_out = mem::replace(&mut identity.known().is_left_out, token.is_err());
+        let error = token.err()?;
+        if !was_left_out {
+            count(Count::TokenMissing, 1);
+            let user = &identity.user;
+            tracing::warn!(%user, %error, "no token for this application user; backfill continues without it");
+        }
+        Some(now + TokenError::WAIT)
+    }
+
+    /// Corrects the reservation of a run to its actual usage.
+    pub(super) fn put_right(&self, booking: &Booking, traffic: Traffic, run: &Run) {
+        let Traffic { spent, messages } = traffic;
+        let mut known = self.identities.of(run).known();
+        let budget = &self.identities.budget;
+        known.pace.settle(budget, booking, spent, messages);
+    }
+
+    /// Adapts the size of backfill batches to the time that a batch took.
+    pub(super) fn adapt(&self, traffic: Traffic, run: &Run) {
+        let target = self.identities.budget.batch_time();
+        let mut known = self.identities.of(run).known();
+        known
+            .pace
+            .adapt(traffic.messages, traffic.spent.time, target);
+    }
+
+    /// Stores what Dataverse asked for, for all workers with the same user: a pause, or a changed
+    /// suggested concurrency. Also drops a token that Dataverse refused, so that the next run of
+    /// this process reads another one.
+    pub(super) async fn share(&self, session: &Session, run: &Run) {
+        let identity = self.identities.of(run);
+        let user = &identity.user;
+        if let Some(DataverseError::Throttled { retry_after }) = session.ended_by() {
+            let wait = retry_after.unwrap_or(FIRST_STEP).min(LONGEST_HIDE);
+            let wait = TimeDelta::from_std(wait).unwrap_or_default();
+            if let Err(error) = self.ledger.pause(user, run.time() + wait).await {
+                // Each of the other workers is then throttled once before it pauses.
+                tracing::warn!(%user, %error, "failed to store the pause; other workers will be throttled once before they pause");
+            }
+        }
+        self.forget_refused(session, run).await;
+        let known = identity.known().suggested;
+        if let Some(suggested) = session.suggested().filter(|now| known != Some(*now)) {
+            identity.known().suggested = Some(suggested);
+            if let Err(error) = self.ledger.keep_suggestion(user, suggested, run.now).await {
+                tracing::warn!(%user, %error, "failed to store the suggested concurrency; the stored value stays in use");
+            }
+        }
+    }
+
+    /// Drops a token that Dataverse refused, so that the next run reads another one.
+    pub(super) async fn forget_refused(&self, session: &Session, run: &Run) {
+        if let Some(DataverseError::TokenRejected) = session.ended_by() {
+            let tokens = &self.identities.of(run).tokens;
+            tokens.refused(session.token()).await;
+        }
+    }
+}
+
+async fn has_token(identity: &Identity, run: &Run) -> Result<(), Failure> {
+    let token = identity.tokens.token(run.now).await;
+    token.map(drop).map_err(|error| {
+        count(Count::TokenMissing, 1);
+        error.into()
+    })
+}
+
+/// Returns the failure of messages that wait for the end of a pause: from `Retry-After`, or for a
+/// refusal (`cause`).
+pub(super) fn paused(until: DateTime<Utc>, cause: Option<&str>, run: &Run) -> Failure {
+    let wait = (until - run.now).to_std().unwrap_or_default();
+    let reason = match cause {
+        Some(cause) => format!("dataverse refuses all requests: {cause}"),
+        None => "dataverse asked for a pause".to_owned(),
+    };
+    Failure::postponed(wait, reason)
+}
+
+async fn yields<Q: SyncQueue>(queue: &Q, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    match queue.waiting().await {
+        Ok(waiting) => rate_limit::yields(waiting, now),
+        // Live mail still has priority: it never waits for capacity.
+        Err(error) => {
+            tracing::warn!(%error, "failed to read the sync queue depth; assuming no live mail is waiting");
+            None
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! Backfill: runs a page of listed messages through the pipeline, within the rate limit of the
+//! [governor](crate::rate_limit).
+//!
+//! The page is divided into batches, each with its own claims, and several run at the same time. A
+//! batch begins when a user has free capacity; until then, the running batches continue. If no
+//! batch is running, the page waits for its turn if that is near ([`NEAR`]); otherwise it stops,
+//! and the caller brings the rest again later.
+//!
+//! This is the only place that waits for time to pass. A page that is brought again has to be
+//! listed again, and when several invocations use up a rate limit together, each of them would stop
+//! after every other batch.
+
+use std::pin::pin;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use futures_util::StreamExt;
+use futures_util::future::{Either, select};
+use futures_util::stream::FuturesUnordered;
+
+use super::application_users::Admitted;
+use super::claim::once_each;
+use super::failure::{Run, Work};
+use super::processed::Handled;
+use super::{Pipeline, Story};
+use crate::clients::aws::queue::SyncQueue;
+use crate::ledger::LEASE;
+
+/// The weight of a message with attachments, in messages without. Its files are fetched and sent
+/// one by one, and the batch has to end before its claims expire.
+const WITH_FILES: usize = 10;
+
+/// The longest time that a page waits for its turn: about what a batch of another invocation has
+/// reserved.
+pub const NEAR: TimeDelta = TimeDelta::seconds(4);
+
+/// The result of processing a page.
+pub struct Page {
+    /// Each message that was started, once.
+    pub handled: Vec<Handled>,
+    /// The messages that were not started; `None` if all were.
+    pub left: Option<Left>,
+}
+
+/// The rest of a page.
+pub struct Left {
+    /// The messages, unclaimed and unchanged.
+    pub work: Vec<Work>,
+    /// The earliest time to bring them again: the rate limit is used up until then, live mail is
+    /// waiting, Dataverse is paused, or (then it is the current time) the invocation is nearly
+    /// over.
+    pub not_before: DateTime<Utc>,
+}
+
+impl Pipeline {
+    /// Processes as many messages of a page as possible now: after live mail, which waits in
+    /// `queue`, and within the rate limit.
+    ///
+    /// `begin` returns the time and randomness for each batch.
+    pub async fn history<Q: SyncQueue>(
+        &self,
+        work: Vec<Work>,
+        queue: &Q,
+        begin: &impl Fn() -> Run,
+    ) -> Page {
+        // Reversed, so that batches are split off the end in the order of the page.
+        let mut rest = once_each(work);
+        rest.reverse();
+        let mut handled = Vec::new();
+        let mut under_way = FuturesUnordered::new();
+        let mut lanes = 1;
+        let mut not_before = None;
+        let mut waited_at = None;
+        while !rest.is_empty() {
+            let mut run = begin();
+            let free_at = if run.is_nearly_over() || under_way.len() >= lanes {
+                None
+            } else {
+                let admission = self.admit(rest.len(), queue, run.now);
+                match alongside(admission, &mut under_way, &mut handled).await {
+                    Ok(admitted) => {
+                        lanes = admitted.lanes;
+                        run.identity = admitted.identity;
+                        run.deadline = run.deadline.min(run.now + LEASE);
+                        let batch = rest.split_off(rest.len() - how_many(&rest, admitted.size));
+                        under_way.push(self.batch(batch, run, admitted));
+                        continue;
+                    }
+                    Err(until) => Some(until),
+                }
+            };
+            if under_way.is_empty() {
+                let turn = free_at.filter(|until| *until - run.now <= NEAR);
+                // A clock that does not advance, as in tests, means: do not wait again.
+                let Some(turn) = turn.filter(|_| waited_at < Some(run.now)) else {
+                    not_before = Some(free_at.unwrap_or(run.now));
+                    break;
+                };
+                waited_at = Some(run.now);
+                wait_until(turn, run.now).await;
+                continue;
+            }
+            let ended = under_way.next();
+            let ended = match free_at.map(|until| (until - run.now).to_std().unwrap_or_default()) {
+                // Until a batch ends or the time is reached, whichever comes first.
+                Some(wait) => tokio::time::timeout(wait, ended).await.ok().flatten(),
+                None => ended.await,
+            };
+            handled.extend(ended.into_iter().flatten());
+        }
+        while let Some(done) = under_way.next().await {
+            handled.extend(done);
+        }
+        rest.reverse();
+        Page {
+            handled,
+            left: not_before.map(|not_before| Left {
+                work: rest,
+                not_before,
+            }),
+        }
+    }
+
+    async fn batch(&self, mut work: Vec<Work>, run: Run, admitted: Admitted) -> Vec<Handled> {
+        work.reverse();
+        // Boxed, because several batches run in one invocation.
+        let story = Box::pin(self.story(work, &run, &admitted.booked));
+        let Story {
+            handled, traffic, ..
+        } = story.await;
+        self.adapt(traffic, &run);
+        handled
+    }
+}
+
+async fn wait_until(turn: DateTime<Utc>, now: DateTime<Utc>) {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is not a retry: the page waits for its turn, which is cheaper than listing it again"
+    )]
+    tokio::time::sleep((turn - now).to_std().unwrap_or_default()).await;
+}
+
+/// Awaits `one` while the others continue, and collects the results of those that finish.
+async fn alongside<T>(
+    one: impl Future<Output = T>,
+    others: &mut FuturesUnordered<impl Future<Output = Vec<Handled>>>,
+    handled: &mut Vec<Handled>,
+) -> T {
+    let mut one = pin!(one);
+    while !others.is_empty() {
+        match select(one.as_mut(), others.next()).await {
+            Either::Left((answer, _)) => return answer,
+            Either::Right((done, _)) => handled.extend(done.into_iter().flatten()),
+        }
+    }
+    one.await
+}
+
+/// Returns how many messages from the end, at least one, form a batch of this size.
+fn how_many(rest: &[Work], size: usize) -> usize {
+    let mut room = size;
+    let fitting = rest.iter().rev().take_while(|work| {
+        let message = work.message.as_ref();
+        let has_files = message.is_some_and(|message| !message.attachments.is_empty());
+        let weight = if has_files { WITH_FILES } else { 1 };
+        let fits = weight <= room;
+        room = room.saturating_sub(weight);
+        fits
+    });
+    fitting.count().max(1)
+}

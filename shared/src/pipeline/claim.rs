@@ -1,0 +1,205 @@
+//! The first and the last step: **claim** and **settle**.
+
+use std::collections::{BTreeSet, HashMap};
+
+use futures_util::{StreamExt, stream};
+
+use super::Pipeline;
+use super::failure::{Failure, Fate, Run, Tries, Work};
+use super::processed::Handled;
+use super::stages::{Ended, Job};
+use crate::clients::retry::{FIRST_STEP, RECEIVE_LIMIT};
+use crate::ledger::messages::LedgerError;
+use crate::ledger::{Claim, ClaimRequest};
+use crate::model::ids::MessageKey;
+use crate::model::sync_request::Trigger;
+
+/// The most ledger calls at the same time.
+const LEDGER_CALLS: usize = 10;
+
+impl Pipeline {
+    /// Claims each message. A message that another worker holds, or that is already settled, is
+    /// returned as handled.
+    pub(super) async fn claim(&self, work: Vec<Work>, run: &Run) -> (Vec<Job>, Vec<Handled>) {
+        let claims = stream::iter(once_each(work)).map(async |work| {
+            let request = ClaimRequest {
+                token: run.token,
+                now: run.now,
+                // A message that a list shows, or that Nylas reports as changed, may have left the
+                // folder for which it was skipped.
+                revisit: work.request.trigger != Trigger::Created,
+                redelivery: work.receive_count > 1,
+                last_delivery: work.receive_count >= RECEIVE_LIMIT,
+            };
+            let claim = self.ledger.claim(&work.request.key, &request).await;
+            (work, claim)
+        });
+        let claims: Vec<_> = claims.buffered(LEDGER_CALLS).collect().await;
+        let (mut jobs, mut handled) = (Vec::new(), Vec::new());
+        for (
+            Work {
+                request,
+                message,
+                receive_count,
+            },
+            claim,
+        ) in claims
+        {
+            let key = request.key;
+            let failure = match claim {
+                Ok(Claim::Won { failures, since }) => {
+                    let tries = Tries {
+                        receive_count,
+                        failures,
+                        since,
+                    };
+                    jobs.push(Job {
+                        key,
+                        tries,
+                        message,
+                        decision: None,
+                        made: BTreeSet::new(),
+                    });
+                    continue;
+                }
+                Ok(Claim::Settled(entry)) => {
+                    if let Some(settled) = Handled::settled_before(key.clone(), entry) {
+                        handled.push(settled);
+                        continue;
+                    }
+                    Failure::postponed(FIRST_STEP, "the ledger item is incomplete")
+                }
+                Ok(Claim::HeldUntil(until)) => {
+                    let wait = (until - run.now).to_std().unwrap_or_default();
+                    Failure::postponed(wait, "another worker is processing it")
+                }
+                // The state of the message is unknown, so the attempt does not count against it.
+                Err(error) => Failure::postponed(FIRST_STEP, error.to_string()),
+            };
+            handled.push(unclaimed(key, failure, receive_count, run));
+        }
+        (jobs, handled)
+    }
+
+    /// Settles the claims. If another worker took a claim over, that worker settles it.
+    pub(super) async fn settle(&self, ended: Vec<Ended>, run: &Run) -> Vec<Handled> {
+        let settled = stream::iter(ended).map(async |ended| {
+            let Ended {
+                key,
+                tries: Tries { receive_count, .. },
+                fate,
+                decision,
+                record,
+                summary,
+                ..
+            } = ended;
+            // If the decision record cannot be built, only the explanation is lost; the message is
+            // settled anyway.
+            let decided = record.and_then(|record| record.decided(run.now).ok());
+            let settlement = fate.settlement(run.now);
+            let fate = match self
+                .ledger
+                .settle_decided(&key, run.token, run.now, &settlement, decided.as_ref())
+                .await
+            {
+                Ok(()) => fate,
+                // The next delivery finds the outcome of the other worker, or the row in Dataverse.
+                Err(error @ (LedgerError::ClaimLost | LedgerError::Unavailable(_))) => {
+                    let failure = Failure::postponed(FIRST_STEP, error.to_string());
+                    Fate::of_failure(&key, failure, unknown(receive_count, run), run)
+                }
+            };
+            Handled {
+                key,
+                fate,
+                settled_before: false,
+                decision,
+                settled_at: None,
+                summary,
+            }
+        });
+        settled.buffered(LEDGER_CALLS).collect().await
+    }
+}
+
+/// Returns the outcome of each message if the batch is not started: it goes back to the queue
+/// unclaimed.
+pub(super) fn untouched(work: Vec<Work>, failure: &Failure, run: &Run) -> Vec<Handled> {
+    let back = once_each(work)
+        .into_iter()
+        .map(|work| unclaimed(work.request.key, failure.clone(), work.receive_count, run));
+    back.collect()
+}
+
+fn unclaimed(key: MessageKey, failure: Failure, receive_count: u32, run: &Run) -> Handled {
+    let fate = Fate::of_failure(&key, failure, unknown(receive_count, run), run);
+    Handled {
+        key,
+        fate,
+        settled_before: false,
+        decision: None,
+        settled_at: None,
+        summary: None,
+    }
+}
+
+/// The attempts of a message that was not claimed. The ledger was not read, so earlier failures are
+/// unknown.
+const fn unknown(receive_count: u32, run: &Run) -> Tries {
+    Tries {
+        receive_count,
+        ..Tries::first(run.now)
+    }
+}
+
+/// Returns each message once, even if the batch names it several times. A trigger that revisits
+/// skipped messages wins, so that an update is not lost behind a creation.
+pub(super) fn once_each(work: Vec<Work>) -> Vec<Work> {
+    let mut places: HashMap<MessageKey, usize> = HashMap::new();
+    let mut once: Vec<Work> = Vec::new();
+    for item in work {
+        let known = places
+            .get(&item.request.key)
+            .and_then(|place| once.get_mut(*place));
+        if let Some(known) = known {
+            if known.request.trigger == Trigger::Created {
+                known.request.trigger = item.request.trigger;
+            }
+            known.receive_count = known.receive_count.min(item.receive_count);
+            known.message = known.message.take().or(item.message);
+        } else {
+            places.insert(item.request.key.clone(), once.len());
+            once.push(item);
+        }
+    }
+    once
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::sync_request::SyncRequest;
+
+    fn work(trigger: Trigger, receive_count: u32) -> Work {
+        let key = MessageKey {
+            grant_id: "g".parse().unwrap(),
+            message_id: "m".parse().unwrap(),
+        };
+        Work {
+            request: SyncRequest { key, trigger },
+            message: None,
+            receive_count,
+        }
+    }
+
+    #[test]
+    fn a_reason_to_look_again_is_not_lost_among_deliveries_of_one_message() {
+        for reason in [Trigger::Updated, Trigger::Backfill] {
+            for batch in [[Trigger::Created, reason], [reason, Trigger::Created]] {
+                let once = once_each(batch.map(|trigger| work(trigger, 2)).into());
+                assert_eq!(once.len(), 1);
+                assert_eq!(once[0].request.trigger, reason);
+            }
+        }
+    }
+}

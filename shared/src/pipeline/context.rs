@@ -1,0 +1,148 @@
+//! The context of every decision in a run: the policy and the mailboxes.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+
+use super::Pipeline;
+use super::failure::{Failure, Run};
+use super::stages::{Ended, Job};
+use crate::clients::nylas::Headers;
+use crate::clients::nylas::error::NylasError;
+use crate::lookup::request::Found;
+use crate::mailboxes::{Folders, Mailboxes, Participation};
+use crate::model::ids::GrantId;
+use crate::model::message::Message;
+use crate::policy::cache::PolicyError;
+use crate::policy::mailbox_policy::Effective;
+use crate::policy::{Case, Decision, Inside, Policy};
+
+/// The context of every decision in a run.
+pub(super) struct Ground {
+    pub(super) policy: Arc<Policy>,
+    pub(super) mailboxes: Arc<Mailboxes>,
+}
+
+impl Ground {
+    /// Returns the policy of a mailbox.
+    ///
+    /// # Errors
+    /// Nylas does not list the mailbox yet, so its address is unknown, and the policy differs by
+    /// mailbox. The caller fails the message; it is retried.
+    pub(super) fn effective(&self, grant_id: &GrantId) -> Result<Effective, Failure> {
+        let address = self.mailboxes.address(grant_id);
+        if address.is_none() && self.policy.differs_by_mailbox() {
+            return Err(Failure::soon("nylas does not list the mailbox yet"));
+        }
+        Ok(self.policy.for_mailbox(address))
+    }
+
+    /// Returns the messages whose mailboxes take part. The others end here, before any request is
+    /// made for them.
+    pub(super) fn take_part(&self, jobs: Vec<Job>, run: &Run, ended: &mut Vec<Ended>) -> Vec<Job> {
+        let mut taking_part = Vec::with_capacity(jobs.len());
+        for job in jobs {
+            match self.mailboxes.participation(&job.key.grant_id) {
+                Participation::In => taking_part.push(job),
+                Participation::Excluded => ended.push(job.excluded()),
+                Participation::Unlisted => ended.push(job.unlisted(run)),
+            }
+        }
+        taking_part
+    }
+
+    /// Returns which headers of the mailbox's messages are needed, limited to what its provider
+    /// offers.
+    pub(super) fn headers(&self, grant_id: &GrantId) -> Headers {
+        let needed = self
+            .policy
+            .for_mailbox(self.mailboxes.address(grant_id))
+            .needs_all_headers();
+        if needed && self.mailboxes.shows_all_headers(grant_id) {
+            Headers::All
+        } else {
+            Headers::Basic
+        }
+    }
+
+    /// Returns who is internal, according to mailboxes, domains and the lookup result.
+    pub(super) fn inside<'a>(&'a self, found: &'a Found) -> Inside<'a> {
+        Inside {
+            mailboxes: &self.mailboxes,
+            found,
+            domains: self.policy.internal_domains(),
+        }
+    }
+
+    /// Returns the policy decision; `found` is `None` before the lookup.
+    pub(super) fn decide(
+        &self,
+        message: &Message,
+        effective: &Effective,
+        folders: &Folders,
+        found: Option<&Found>,
+    ) -> Decision {
+        let nothing = Found::default();
+        let case = Case {
+            message,
+            effective,
+            folders,
+            inside: &self.inside(found.unwrap_or(&nothing)),
+            looked_up: found.is_some(),
+        };
+        self.policy.decide(&case)
+    }
+}
+
+impl Pipeline {
+    /// Reads policy and mailboxes, mostly from the caches of the process.
+    pub(super) async fn ground(
+        &self,
+        grants: &[&GrantId],
+        now: DateTime<Utc>,
+    ) -> Result<Ground, Failure> {
+        let policy = self.policy.policy(&self.ledger, now).await;
+        if let Err(error @ PolicyError::Unusable { .. }) = &policy {
+            tracing::error!(%error, "the stored policy is unusable; messages wait until a usable policy is pushed");
+        }
+        Ok(Ground {
+            policy: policy?,
+            mailboxes: match self.mailboxes.mailboxes(grants, now).await {
+                Ok(mailboxes) => mailboxes,
+                Err(error) => {
+                    let refusal = error.refusal();
+                    return Err(Failure {
+                        refusal,
+                        ..Failure::from(error)
+                    });
+                }
+            },
+        })
+    }
+
+    /// Returns whether the mailbox takes part, according to the cached list of mailboxes.
+    ///
+    /// # Errors
+    /// [`NylasError`]: the list cannot be read, so do not request anything of the mailbox now.
+    pub async fn participation(
+        &self,
+        grant_id: &GrantId,
+        now: DateTime<Utc>,
+    ) -> Result<Participation, NylasError> {
+        let mailboxes = self.mailboxes.mailboxes(&[grant_id], now).await?;
+        Ok(mailboxes.participation(grant_id))
+    }
+
+    /// Returns which headers a list of this mailbox should include.
+    ///
+    /// Falls back to the basic headers if that cannot be determined; a message that lacks needed
+    /// headers is fetched again.
+    pub async fn headers(&self, grant_id: &GrantId, now: DateTime<Utc>) -> Headers {
+        // Boxed, because this deeply nested, the type of the future is too large for the compiler
+        // to lay out.
+        match Box::pin(self.ground(&[grant_id], now)).await {
+            Ok(ground) => ground.headers(grant_id),
+            Err(_) => Headers::Basic,
+        }
+    }
+}

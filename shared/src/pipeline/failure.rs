@@ -1,0 +1,471 @@
+//! The outcome of a message in one run, and how it is stored in the ledger.
+
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use crate::clients::dataverse::error::DataverseError;
+use crate::clients::entra::TokenError;
+use crate::clients::nylas::error::NylasError;
+use crate::clients::refusal::Refusal;
+use crate::clients::retry::{FIRST_STEP, RECEIVE_LIMIT, RetryAdvice, redelivery_delay};
+use crate::ledger::messages::Settlement;
+use crate::ledger::{ClaimToken, Entry, State};
+use crate::model::ids::{ActivityId, MessageKey};
+use crate::model::message::Message;
+use crate::model::sync_request::SyncRequest;
+use crate::policy::Rule;
+use crate::policy::cache::PolicyError;
+use crate::telemetry::Count;
+
+/// A delivery: a message to bring to a final state.
+pub struct Work {
+    /// The grant id and message id, and what triggered the request.
+    pub request: SyncRequest,
+    /// The message itself, if a list already returned it.
+    pub message: Option<Message>,
+    /// How often the queue has delivered the request; 1 on the first delivery.
+    pub receive_count: u32,
+}
+
+/// The time that the longest step and settling its result may take: a call ends after 15 seconds of
+/// silence.
+const LAST_STEP: Duration = Duration::from_secs(30);
+
+/// How long messages wait while the stored policy is unusable.
+const UNTIL_ANOTHER_POLICY: Duration = Duration::from_secs(5 * 60);
+
+/// The time and randomness of one invocation.
+#[derive(Debug, Clone, Copy)]
+pub struct Run {
+    /// The claim token, drawn at random.
+    pub token: ClaimToken,
+    /// When the run began.
+    pub now: DateTime<Utc>,
+    /// The same moment on `clock`.
+    pub begun: Instant,
+    /// The monotonic clock that measures the time since `begun`.
+    pub clock: fn() -> Instant,
+    /// When the process is stopped, even in the middle of a call.
+    pub deadline: DateTime<Utc>,
+    /// The application user that requests are sent as: 0 is the primary user, which sends all live
+    /// mail; 1 and above are the further users.
+    pub identity: usize,
+    /// The most by which a delay is lengthened, in percent, 0 to 25. The claim token and the
+    /// message id determine the actual value, so that failed messages do not all return at the same
+    /// time.
+    pub jitter_percent: u32,
+}
+
+impl Run {
+    /// Starts a run now, with a random token, in an invocation that ends at `deadline`.
+    ///
+    /// Only entry points call this; everything below receives the run as a value.
+    #[must_use]
+    pub fn begin(deadline: DateTime<Utc>) -> Self {
+        Self {
+            token: ClaimToken::new(uuid::Uuid::new_v4()),
+            now: Utc::now(),
+            begun: Instant::now(),
+            clock: Instant::now,
+            deadline,
+            identity: 0,
+            jitter_percent: 25,
+        }
+    }
+
+    /// Returns whether too little time is left to begin a step, because it could not be settled.
+    pub(super) fn is_nearly_over(&self) -> bool {
+        self.time() + LAST_STEP > self.deadline
+    }
+
+    /// Returns the current time.
+    pub(super) fn time(&self) -> DateTime<Utc> {
+        self.now + (self.clock)().saturating_duration_since(self.begun)
+    }
+}
+
+impl Run {
+    /// Returns the jitter of one message in percent; it differs by message and by run.
+    fn jitter_percent_of(&self, key: &MessageKey) -> u32 {
+        let drawn = self.token.to_string() + key.message_id.as_str();
+        let sum = drawn.bytes().fold(0_u32, |sum, byte| {
+            sum.wrapping_mul(31).wrapping_add(u32::from(byte))
+        });
+        sum % (self.jitter_percent + 1)
+    }
+}
+
+/// The outcome of processing a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fate {
+    /// One completed email activity holds the message.
+    Written {
+        /// The row.
+        activity_id: ActivityId,
+        /// What was omitted from the row, or why this run did not create it.
+        note: Option<String>,
+    },
+    /// A policy rule excluded it.
+    Skipped {
+        /// The name of the rule.
+        rule: String,
+    },
+    /// It will be tried again.
+    Waiting {
+        /// The time until the next attempt.
+        delay: Duration,
+        /// The failure.
+        reason: String,
+        /// The attempt does not count as a failure of the message.
+        postponed: bool,
+        /// This was the last delivery that the queue makes, but the message has to be tried again.
+        /// The caller puts it on the queue again, then calls [`Ledger::queued_anew`]. Until then
+        /// the ledger lists it as given up, in case the process dies first.
+        ///
+        /// [`Ledger::queued_anew`]: crate::ledger::messages::Ledger::queued_anew
+        last_delivery: bool,
+    },
+    /// It cannot be written.
+    Dead {
+        /// The error.
+        reason: String,
+        /// A retry might succeed, but there were too many failures: leave it to the dead-letter
+        /// queue.
+        gave_up: bool,
+    },
+}
+
+impl Fate {
+    /// Returns the ledger state of this outcome.
+    #[must_use]
+    pub const fn state(&self) -> State {
+        match self {
+            Self::Written { .. } => State::Written,
+            Self::Skipped { .. } => State::Skipped,
+            Self::Waiting { .. } => State::Waiting,
+            Self::Dead { .. } => State::Dead,
+        }
+    }
+
+    /// Returns the stored reason: note, rule or error. `None` for a written message without a note.
+    #[must_use]
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Written { note, .. } => note.as_deref(),
+            Self::Skipped { rule } => Some(rule),
+            Self::Waiting { reason, .. } | Self::Dead { reason, .. } => Some(reason),
+        }
+    }
+
+    pub(super) fn counted_as(&self) -> Count {
+        match self {
+            Self::Written { .. } => Count::Written,
+            Self::Skipped { rule } if rule == Rule::MailboxExcluded.name() => {
+                Count::MailboxExcluded
+            }
+            Self::Skipped { rule } if rule == Rule::MailboxUnknown.name() => Count::MailboxUnknown,
+            Self::Skipped { .. } => Count::Skipped,
+            Self::Waiting { .. } => Count::Waiting,
+            Self::Dead { .. } => Count::Dead,
+        }
+    }
+
+    pub(super) fn skipped(rule: Rule) -> Self {
+        Self::Skipped {
+            rule: rule.to_string(),
+        }
+    }
+
+    /// Returns the outcome that an earlier run stored; `None` if the message is not settled, or if
+    /// a `written` entry has no row id.
+    pub(super) fn of_entry(entry: Entry) -> Option<Self> {
+        let gave_up = entry.gave_up;
+        let reason = entry
+            .reason
+            .clone()
+            .unwrap_or_else(|| "not recorded".to_owned());
+        match entry.state {
+            State::Written => Some(Self::Written {
+                activity_id: entry.activity_id?,
+                note: entry.reason,
+            }),
+            State::Skipped => Some(Self::Skipped { rule: reason }),
+            State::Dead => Some(Self::Dead { reason, gave_up }),
+            State::Waiting => None,
+        }
+    }
+
+    /// Returns the outcome of a failure: waiting, or dead if a retry cannot help or there were too
+    /// many failures.
+    pub(super) fn of_failure(key: &MessageKey, failure: Failure, tries: Tries, run: &Run) -> Self {
+        let Failure { advice, reason, .. } = failure;
+        let failures = tries.failures + 1;
+        let Some(delay) = redelivery_delay(advice, failures, run.jitter_percent_of(key)) else {
+            return Self::Dead {
+                reason,
+                gave_up: false,
+            };
+        };
+        let postponed = matches!(advice, RetryAdvice::Postpone(_));
+        if !postponed && failures >= RECEIVE_LIMIT {
+            return Self::Dead {
+                reason: format!("gave up after {failures} failures: {reason}"),
+                gave_up: true,
+            };
+        }
+        Self::Waiting {
+            delay,
+            reason,
+            postponed,
+            last_delivery: tries.receive_count >= RECEIVE_LIMIT,
+        }
+    }
+
+    pub(super) fn settlement(&self, now: DateTime<Utc>) -> Settlement {
+        match self.clone() {
+            Self::Written { activity_id, note } => Settlement::Written { activity_id, note },
+            Self::Skipped { rule } => Settlement::Skipped { rule },
+            Self::Dead { reason, gave_up } => Settlement::Dead { reason, gave_up },
+            Self::Waiting {
+                reason,
+                postponed,
+                last_delivery: true,
+                ..
+            } => Settlement::Requeued {
+                reason,
+                counted: !postponed,
+            },
+            Self::Waiting {
+                delay,
+                reason,
+                postponed,
+                ..
+            } => {
+                let delay = TimeDelta::from_std(delay).unwrap_or(TimeDelta::days(1));
+                Settlement::Released {
+                    retry_at: now + delay,
+                    reason,
+                    counted: !postponed,
+                }
+            }
+        }
+    }
+}
+
+/// How often a message was tried before this attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Tries {
+    /// How often its queue message was delivered, this time included. Postponed deliveries count
+    /// here, so it only shows whether the queue will deliver the message again.
+    pub receive_count: u32,
+    /// How many attempts failed before this one.
+    pub failures: u32,
+    /// Since when it has been waiting.
+    pub since: DateTime<Utc>,
+}
+
+impl Tries {
+    /// Returns the value of a message that is tried for the first time.
+    pub(super) const fn first(now: DateTime<Utc>) -> Self {
+        Self {
+            receive_count: 1,
+            failures: 0,
+            since: now,
+        }
+    }
+}
+
+/// A failed step: the retry advice, and the reason for the ledger. One failed call can fail many
+/// messages.
+#[derive(Clone)]
+pub(super) struct Failure {
+    pub advice: RetryAdvice,
+    pub reason: String,
+    /// Set if Dataverse or Nylas refused the request. Whether the refusal concerns the message or
+    /// the caller is decided later ([`super::refusals`]).
+    pub refusal: Option<Refusal>,
+}
+
+impl Failure {
+    pub(super) fn new(advice: RetryAdvice, reason: impl Into<String>) -> Self {
+        Self {
+            advice,
+            reason: reason.into(),
+            refusal: None,
+        }
+    }
+
+    pub(super) fn soon(reason: impl Into<String>) -> Self {
+        Self::new(RetryAdvice::Soon, reason)
+    }
+
+    /// A failure that is not the fault of the message, so the attempt does not count.
+    pub(super) fn postponed(wait: Duration, reason: impl Into<String>) -> Self {
+        Self::new(RetryAdvice::Postpone(wait), reason)
+    }
+
+    pub(super) fn no_time_left() -> Self {
+        Self::postponed(FIRST_STEP, "the invocation had no time left for it")
+    }
+}
+
+impl From<PolicyError> for Failure {
+    fn from(error: PolicyError) -> Self {
+        let reason = error.to_string();
+        match error {
+            PolicyError::Ledger(_) => Self::soon(reason),
+            // An operator has to push another policy; the message is not at fault.
+            PolicyError::Unusable { .. } => Self::postponed(UNTIL_ANOTHER_POLICY, reason),
+        }
+    }
+}
+
+impl From<NylasError> for Failure {
+    fn from(error: NylasError) -> Self {
+        Self {
+            advice: error.retry_advice(),
+            reason: error.to_string(),
+            refusal: None,
+        }
+    }
+}
+
+impl From<DataverseError> for Failure {
+    fn from(error: DataverseError) -> Self {
+        Self {
+            advice: error.retry_advice(),
+            reason: error.to_string(),
+            refusal: error.refusal(),
+        }
+    }
+}
+
+// Not the fault of the message, however long it takes until an operator has fixed the credential.
+impl From<TokenError> for Failure {
+    fn from(error: TokenError) -> Self {
+        Self::postponed(TokenError::WAIT, error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn key(message: &str) -> MessageKey {
+        MessageKey {
+            grant_id: "g".parse().unwrap(),
+            message_id: message.parse().unwrap(),
+        }
+    }
+
+    /// Returns the outcome after failure number `failures`, on the given delivery of the queue.
+    fn fate_at(advice: RetryAdvice, failures: u32, receive_count: u32) -> Fate {
+        let failure = Failure::new(advice, "x");
+        let tries = Tries {
+            receive_count,
+            failures: failures - 1,
+            since: DateTime::UNIX_EPOCH,
+        };
+        Fate::of_failure(&key("m"), failure, tries, &run())
+    }
+
+    fn fate(advice: RetryAdvice, failures: u32) -> Fate {
+        fate_at(advice, failures, 1)
+    }
+
+    fn run() -> Run {
+        Run {
+            token: ClaimToken::new(Uuid::nil()),
+            now: DateTime::UNIX_EPOCH,
+            begun: Instant::now(),
+            clock: Instant::now,
+            deadline: DateTime::UNIX_EPOCH,
+            identity: 0,
+            jitter_percent: 25,
+        }
+    }
+
+    #[test]
+    fn the_messages_of_a_batch_come_back_at_different_times() {
+        let jitters: std::collections::HashSet<u32> = (0..20)
+            .map(|n| run().jitter_percent_of(&key(&n.to_string())))
+            .collect();
+        assert!(
+            jitters.len() > 5 && jitters.iter().all(|jitter| *jitter <= 25),
+            "{jitters:?}"
+        );
+    }
+
+    #[test]
+    fn what_is_dead_is_counted_so_whether_it_was_refused_or_given_up() {
+        for dead in [
+            fate(RetryAdvice::Never, 1),
+            fate(RetryAdvice::Soon, RECEIVE_LIMIT),
+        ] {
+            assert_eq!(dead.counted_as(), Count::Dead);
+        }
+        assert_eq!(fate(RetryAdvice::Soon, 1).counted_as(), Count::Waiting);
+    }
+
+    #[test]
+    fn mail_of_mailboxes_that_take_no_part_is_counted_for_itself() {
+        for (rule, count) in [
+            (Rule::MailboxExcluded, Count::MailboxExcluded),
+            (Rule::MailboxUnknown, Count::MailboxUnknown),
+            (Rule::Gone, Count::Skipped),
+        ] {
+            assert_eq!(Fate::skipped(rule).counted_as(), count);
+        }
+    }
+
+    #[test]
+    fn the_last_delivery_of_a_queue_message_is_not_the_last_try() {
+        let postponed = RetryAdvice::Postpone(Duration::from_secs(7));
+        for advice in [postponed, RetryAdvice::Soon] {
+            for receive_count in [1, RECEIVE_LIMIT, RECEIVE_LIMIT + 1] {
+                let is_last = receive_count >= RECEIVE_LIMIT;
+                let fate = fate_at(advice, 2, receive_count);
+                assert!(
+                    matches!(fate, Fate::Waiting { last_delivery, .. } if last_delivery == is_last),
+                    "{fate:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_postponed_try_is_no_failure_however_many_there_were() {
+        let postponed = RetryAdvice::Postpone(Duration::from_secs(7));
+        let fate = fate(postponed, RECEIVE_LIMIT + 1);
+        assert!(
+            matches!(
+                fate,
+                Fate::Waiting {
+                    postponed: true,
+                    ..
+                }
+            ),
+            "{fate:?}"
+        );
+    }
+
+    #[test]
+    fn a_message_waits_after_nine_failures_and_is_dead_after_ten() {
+        assert!(matches!(fate(RetryAdvice::Soon, 1), Fate::Waiting { .. }));
+        assert!(matches!(
+            fate(RetryAdvice::Soon, RECEIVE_LIMIT - 1),
+            Fate::Waiting { .. }
+        ));
+        assert!(matches!(
+            fate(RetryAdvice::Soon, RECEIVE_LIMIT),
+            Fate::Dead { gave_up: true, .. }
+        ));
+        assert!(matches!(
+            fate(RetryAdvice::Never, 1),
+            Fate::Dead { gave_up: false, .. }
+        ));
+    }
+}

@@ -1,0 +1,279 @@
+//! The step **fetch**: fetches messages that are not loaded yet, or that lack headers which the
+//! policy needs.
+//!
+//! It does so while the mailbox is not paused ([`super::mailbox_pauses`]) and there is room in
+//! memory ([`super::portions`]).
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Mutex, PoisonError};
+
+use futures_util::{StreamExt, stream};
+
+use super::context::Ground;
+use super::failure::{Failure, Run};
+use super::mailbox_pauses::{Admission, Pauses, paused};
+use super::portions::MemoryInUse;
+use super::refusals::{Aftermath, Refusals};
+use super::stages::{Ended, Job};
+use super::{Looks, Pipeline};
+use crate::clients::nylas::error::NylasError;
+use crate::clients::nylas::{Fetched, Headers};
+use crate::ledger::pauses::Scope;
+use crate::model::ids::GrantId;
+use crate::model::message::Message;
+
+/// The most messages that are fetched at the same time. Microsoft allows four calls at once for
+/// each mailbox (Nylas facts §14).
+const FETCHES: usize = 3;
+
+/// The mailboxes that were throttled or refused in this fetch, with the failure for their remaining
+/// messages.
+type Stopped = Mutex<HashMap<GrantId, Failure>>;
+
+impl Pipeline {
+    /// Fetches messages that are not loaded yet. Messages that do not fit in memory stay in `jobs`.
+    ///
+    /// A message that Nylas still does not find after several attempts is skipped; a message of a
+    /// paused mailbox waits.
+    pub(super) async fn fetch(
+        &self,
+        jobs: &mut Vec<Job>,
+        pauses: &Pauses,
+        looks: Looks,
+        ground: &Ground,
+        run: &Run,
+        ended: &mut Vec<Ended>,
+    ) -> Vec<(Job, Message)> {
+        // Messages that a list returned with all needed headers are already loaded.
+        let (in_hand, missing): (Vec<Job>, Vec<Job>) = std::mem::take(jobs)
+            .into_iter()
+            .map(|job| without_what_lacks_headers(job, ground))
+            .partition(|job| job.message.is_some());
+        let memory = MemoryInUse::default();
+        let mut fetched = Vec::new();
+        for mut job in in_hand {
+            if let Some(message) = job.message.take() {
+                memory.add(&message);
+                fetched.push((job, message));
+            }
+        }
+        let admission = if looks == Looks::Write {
+            self.admit_fetches(missing, pauses, run, ended).await
+        } else {
+            Admission {
+                free: missing,
+                probes: Vec::new(),
+            }
+        };
+        let Admission { mut free, probes } = admission;
+        for (scope, probe, followers) in probes {
+            let mut probe = VecDeque::from([probe]);
+            let came = self.fetch_some(&mut probe, &memory, ground, run).await;
+            if came.is_empty() {
+                // The probe does not fit in memory now.
+                free.extend(probe);
+                free.extend(followers);
+                continue;
+            }
+            let group = Group {
+                scope,
+                is_probe: true,
+                key_is_refused: self.refuses_key(&came).await,
+                came,
+            };
+            match self.told(group, pauses, run, &mut fetched, ended).await {
+                Aftermath::GoOn => free.extend(followers),
+                Aftermath::Pause(until) => {
+                    let failure = paused(until, run);
+                    let followers = followers.into_iter();
+                    ended.extend(followers.map(|job| job.failed(failure.clone(), run)));
+                }
+            }
+        }
+        let mut free = VecDeque::from(free);
+        let came = self.fetch_some(&mut free, &memory, ground, run).await;
+        jobs.extend(free);
+        if looks == Looks::Only {
+            sort(came, run, &mut fetched, ended);
+            return fetched;
+        }
+        let key_is_refused = self.refuses_key(&came).await;
+        for (scope, came) in by_mailbox(came) {
+            let group = Group {
+                scope,
+                is_probe: false,
+                key_is_refused,
+                came,
+            };
+            self.told(group, pauses, run, &mut fetched, ended).await;
+        }
+        fetched
+    }
+
+    /// Returns whether Nylas refuses the API key itself, if a mailbox answered 401.
+    async fn refuses_key(&self, came: &[Came]) -> bool {
+        let is_401 = |answer: &Result<Fetched, Missed>| {
+            matches!(answer, Err(Missed::Failed(NylasError::SignInNeeded { .. })))
+        };
+        came.iter().any(|(_, answer)| is_401(answer)) && self.nylas.refuses_key().await
+    }
+
+    /// Fetches a few messages at a time, as many as fit in memory. Once a mailbox is throttled or
+    /// refused, no further message of it is requested.
+    async fn fetch_some(
+        &self,
+        jobs: &mut VecDeque<Job>,
+        memory: &MemoryInUse,
+        ground: &Ground,
+        run: &Run,
+    ) -> Vec<Came> {
+        let stopped = Stopped::default();
+        let next = std::iter::from_fn(|| jobs.pop_front_if(|_| memory.has_room()));
+        let fetches = stream::iter(next).map(async |job| {
+            let grant_id = &job.key.grant_id;
+            let known = lock(&stopped).get(grant_id).cloned();
+            if let Some(failure) = known {
+                return (job, Err(Missed::NotAsked(failure)));
+            }
+            if run.is_nearly_over() {
+                return (job, Err(Missed::NotAsked(Failure::no_time_left())));
+            }
+            let headers = ground.headers(grant_id);
+            let message = self
+                .nylas
+                .message_counted(&job.key, headers, memory.counter());
+            let answer = message.await;
+            if let Err(error) = &answer
+                && (error.concerns_mailbox() || matches!(error, NylasError::Throttled { .. }))
+            {
+                let failure = Failure::new(error.retry_advice(), error.to_string());
+                lock(&stopped).entry(grant_id.clone()).or_insert(failure);
+            }
+            (job, answer.map_err(Missed::Failed))
+        });
+        fetches.buffered(FETCHES).collect().await
+    }
+
+    /// Sorts the results for messages that pause together into `fetched` and `ended`, and stores
+    /// the start or the end of a pause for all workers.
+    async fn told(
+        &self,
+        group: Group,
+        pauses: &Pauses,
+        run: &Run,
+        fetched: &mut Vec<(Job, Message)>,
+        ended: &mut Vec<Ended>,
+    ) -> Aftermath {
+        let Group {
+            scope,
+            is_probe,
+            key_is_refused,
+            came,
+        } = group;
+        let throttled = came.iter().find_map(|(job, answer)| match answer {
+            Err(Missed::Failed(error @ NylasError::Throttled { .. })) => {
+                Some((job.key.grant_id.clone(), error))
+            }
+            _ => None,
+        });
+        let mut until = None;
+        if let Some((grant_id, error)) = &throttled {
+            until = self.note_throttled(grant_id, error, run).await;
+        }
+        let is_401 = |(_, answer): &Came| {
+            matches!(answer, Err(Missed::Failed(NylasError::SignInNeeded { .. })))
+        };
+        let scope = if key_is_refused && came.iter().any(is_401) {
+            Scope::Nylas
+        } else {
+            scope
+        };
+        let is_of_scope =
+            |job: &Job| matches!(&scope, Scope::Mailbox(grant) if *grant == job.key.grant_id);
+        let passed = came.iter().any(|(_, answer)| answer.is_ok())
+            || fetched.iter().any(|(job, _)| is_of_scope(job));
+        let mut failed = Vec::new();
+        sort(came, run, fetched, &mut failed);
+        let state = pauses.refused(&scope);
+        let refusals = Refusals {
+            scope: &scope,
+            state: &state,
+            is_probe,
+            passed,
+        };
+        let aftermath = self.judge(&refusals, &mut failed, run).await;
+        for end in &mut failed {
+            // The refusal is judged here; refusals by Dataverse are judged separately.
+            end.refusal = None;
+        }
+        ended.extend(failed);
+        match until {
+            Some(until) if aftermath == Aftermath::GoOn => Aftermath::Pause(until),
+            _ => aftermath,
+        }
+    }
+}
+
+fn sort(came: Vec<Came>, run: &Run, fetched: &mut Vec<(Job, Message)>, ended: &mut Vec<Ended>) {
+    for (job, answer) in came {
+        match answer {
+            Ok(Fetched::Message(message)) => fetched.push((job, *message)),
+            Ok(Fetched::Gone) => ended.push(job.gone(run)),
+            Err(Missed::NotAsked(failure)) => ended.push(job.failed(failure, run)),
+            Err(Missed::Failed(error)) => {
+                let refusal = error.refusal();
+                let failure = Failure {
+                    refusal,
+                    ..Failure::from(error)
+                };
+                ended.push(job.failed(failure, run));
+            }
+        }
+    }
+}
+
+/// The results of fetching messages that pause together.
+struct Group {
+    scope: Scope,
+    /// The group is the one probe of a pause.
+    is_probe: bool,
+    /// Nylas refuses the API key, whatever the mailbox.
+    key_is_refused: bool,
+    came: Vec<Came>,
+}
+
+/// A job with the answer of Nylas, or with the reason why there is no answer.
+type Came = (Job, Result<Fetched, Missed>);
+
+enum Missed {
+    /// Its mailbox is paused, or there was no time left.
+    NotAsked(Failure),
+    Failed(NylasError),
+}
+
+/// Drops the loaded message if it lacks headers that the policy needs, so that it is fetched again.
+fn without_what_lacks_headers(mut job: Job, ground: &Ground) -> Job {
+    let headers = ground.headers(&job.key.grant_id);
+    job.message = job
+        .message
+        .filter(|message| headers == Headers::Basic || message.has_all_headers);
+    job
+}
+
+/// Groups results by mailbox, in the order of the first message of each mailbox.
+fn by_mailbox(came: Vec<Came>) -> Vec<(Scope, Vec<Came>)> {
+    let mut groups: Vec<(Scope, Vec<Came>)> = Vec::new();
+    for one in came {
+        let scope = Scope::Mailbox(one.0.key.grant_id.clone());
+        match groups.iter_mut().find(|(known, _)| *known == scope) {
+            Some((_, group)) => group.push(one),
+            None => groups.push((scope, vec![one])),
+        }
+    }
+    groups
+}
+
+fn lock(stopped: &Stopped) -> std::sync::MutexGuard<'_, HashMap<GrantId, Failure>> {
+    // A panic elsewhere leaves the map consistent: each change is one insertion.
+    stopped.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,85 @@
+//! The report of a run on each message: for the log, the metrics and the operator.
+
+use chrono::{DateTime, Utc};
+
+use super::failure::Fate;
+use crate::clients::dataverse::records::Target;
+use crate::ledger::Entry;
+use crate::mapping::Direction;
+use crate::model::ids::MessageKey;
+use crate::policy::Decision;
+use crate::resolve::parties::Party;
+use crate::telemetry::count;
+
+/// A message that a run has handled.
+pub struct Handled {
+    /// The message.
+    pub key: MessageKey,
+    /// Its outcome.
+    pub fate: Fate,
+    /// An earlier run had already settled it.
+    pub settled_before: bool,
+    /// When an earlier run settled it; `None` if this run handled it.
+    pub settled_at: Option<DateTime<Utc>>,
+    /// The policy decision, rule by rule; `None` if the run did not get that far. Holds no content.
+    pub decision: Option<Decision>,
+    /// The message as shown to an operator; never logged. `None` if the run did not read the
+    /// message.
+    pub summary: Option<Summary>,
+}
+
+impl Handled {
+    /// Returns the outcome of an earlier run; `None` if the entry is not settled, or is incomplete.
+    #[must_use]
+    pub fn settled_before(key: MessageKey, entry: Entry) -> Option<Self> {
+        let settled_at = entry.changed_at;
+        Some(Self {
+            key,
+            fate: Fate::of_entry(entry)?,
+            settled_before: true,
+            settled_at,
+            decision: None,
+            summary: None,
+        })
+    }
+
+    /// Writes one log line and counts the outcome; a final state of an earlier run is not counted
+    /// again.
+    pub(super) fn report(&self) {
+        let Handled {
+            key,
+            fate,
+            settled_before,
+            ..
+        } = self;
+        let (state, reason) = (fate.state().as_str(), fate.reason().unwrap_or_default());
+        if *settled_before {
+            tracing::info!("sync.key" = %key, state, reason, "message was already settled");
+            return;
+        }
+        match fate {
+            Fate::Written { .. } | Fate::Skipped { .. } => {
+                tracing::info!("sync.key" = %key, state, reason, "message settled");
+            }
+            Fate::Waiting { delay, .. } => {
+                tracing::warn!("sync.key" = %key, state, reason, delay_ms = delay.as_millis(), "message goes back to the queue");
+            }
+            Fate::Dead { .. } => {
+                tracing::error!("sync.key" = %key, state, reason, "message cannot be written");
+            }
+        }
+        count(fate.counted_as(), 1);
+    }
+}
+
+/// A message as it appears in Dynamics 365. Holds content: only for tables that the command prints.
+pub struct Summary {
+    /// Its subject.
+    pub subject: String,
+    /// Incoming or outgoing; `None` if it was not determined.
+    pub direction: Option<Direction>,
+    /// Its activity parties; empty if they were not resolved.
+    pub parties: Vec<Party>,
+    /// The regarding record; `None` if there is none, or if it was not resolved.
+    pub regarding: Option<Target>,
+}

@@ -1,0 +1,142 @@
+//! The step **regard**: chooses the regarding record of each message.
+//!
+//! [`crate::resolve::regarding`] makes the decision; this file runs the queries that it needs.
+
+use super::context::Ground;
+use super::failure::{Failure, Run};
+use super::stages::{Candidate, Ended};
+use super::{Pipeline, all_failed};
+use crate::clients::dataverse::records::{RowState, Target};
+use crate::clients::dataverse::session::Session;
+use crate::lookup::follow_up::Further;
+use crate::lookup::request::{Found, Questions};
+use crate::mailboxes::Folders;
+use crate::model::message::Message;
+use crate::policy::document::RegardingSource;
+use crate::policy::mailbox_policy::Effective;
+use crate::policy::token_pattern::TokenPattern;
+use crate::resolve::regarding;
+use crate::resolve::regarding::{Decision, Step};
+
+/// The most rounds of queries: the names of a custom table, whether its row exists, and one spare
+/// round.
+const MOST_ROUNDS: usize = 3;
+
+/// The regarding hints in the message and its folders, kept with the message until the decision.
+#[derive(Default)]
+pub(super) struct Clues {
+    /// The record that the folder rule names.
+    pub(super) folder: Option<Target>,
+    /// The tracking tokens of the subject.
+    pub(super) tokens: Vec<String>,
+}
+
+impl Clues {
+    pub(super) fn of(message: &Message, effective: &Effective, folders: &Folders) -> Self {
+        let settings = &effective.regarding;
+        let asked = |source| settings.order.contains(&source);
+        let lies_in = |name: &str| folders.holds(name, message);
+        Self {
+            folder: asked(RegardingSource::Folder)
+                .then(|| regarding::by_folder(&effective.folder_regarding, lies_in))
+                .flatten(),
+            tokens: if asked(RegardingSource::TrackingToken) {
+                TokenPattern::new(&settings.tracking_token).in_subject(&message.subject)
+            } else {
+                Vec::new()
+            },
+        }
+    }
+
+    /// Adds the queries that the decision needs to the lookup. The messages that this one replies
+    /// to are also looked up for the policy, if it tracks only replies.
+    pub(super) fn ask(&self, message: &Message, effective: &Effective, questions: &mut Questions) {
+        questions.tokens.extend(self.tokens.iter().cloned());
+        questions.records.extend(self.folder.clone());
+        let by_thread = effective.regarding.order.contains(&RegardingSource::Thread);
+        if by_thread || effective.asks_for_ancestors() {
+            questions
+                .ancestors
+                .extend(message.ancestors.iter().cloned());
+        }
+    }
+}
+
+impl Pipeline {
+    /// Decides the regarding for each message of a group. Queries that only some messages need go
+    /// into one `$batch`; if it fails, only those messages fail.
+    pub(super) async fn regard(
+        &self,
+        session: &Session,
+        group: Vec<Candidate>,
+        found: &mut Found,
+        ground: &Ground,
+        run: &Run,
+        ended: &mut Vec<Ended>,
+    ) -> Vec<(Candidate, Decision)> {
+        let mut decided = Vec::new();
+        let mut open = group;
+        for round in 0..=MOST_ROUNDS {
+            let mut further = Further::default();
+            let mut waiting = Vec::new();
+            for candidate in open {
+                match decide(&candidate, found, ground) {
+                    Step::Decided(decision) => decided.push((candidate, decision)),
+                    Step::Ask(asked) => {
+                        further.add(asked);
+                        waiting.push(candidate);
+                    }
+                }
+            }
+            if waiting.is_empty() {
+                break;
+            }
+            let failure = if round == MOST_ROUNDS {
+                Some(Failure::soon(
+                    "the regarding record could not be determined",
+                ))
+            } else {
+                // A mailbox override cannot set its own app.
+                let app = &ground.policy.document().defaults.regarding.app;
+                let open_rows = regarding::app::open_rows_query(app);
+                let asked =
+                    self.dataverse
+                        .look_up_further(session, &further, open_rows.as_ref(), found);
+                asked.await.err().map(Failure::from)
+            };
+            if let Some(failure) = failure {
+                let failed = waiting.into_iter().map(|candidate| candidate.job);
+                ended.extend(all_failed(failed, &failure, run));
+                break;
+            }
+            open = waiting;
+        }
+        decided
+    }
+}
+
+/// Decides nothing and asks for nothing if the row of the message is complete, because the message
+/// will not be written.
+fn decide(candidate: &Candidate, found: &Found, ground: &Ground) -> Step {
+    let Candidate {
+        message,
+        effective,
+        clues,
+        ..
+    } = candidate;
+    let complete = found
+        .by_key(message.activity_id())
+        .is_some_and(|ours| ours.state != RowState::Open);
+    if complete {
+        return Step::Decided(Decision::default());
+    }
+    regarding::decide(&regarding::Mail {
+        message,
+        found,
+        inside: &ground.inside(found),
+        folder: clues.folder.as_ref(),
+        settings: &effective.regarding,
+        ambiguous: effective.ambiguous,
+        tokens: &clues.tokens,
+    })
+}

@@ -1,0 +1,221 @@
+//! The types of a message between claim and settlement.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::failure::{Failure, Fate, Run, Tries};
+use super::people_limit::PeopleLookedUp;
+use super::processed::Summary;
+use super::resolve::Clues;
+use crate::clients::dataverse::records::Record;
+use crate::clients::refusal::Refusal;
+use crate::decision_record::DecisionRecord;
+use crate::ledger::decisions::DecidedRow;
+use crate::mailboxes::Folders;
+use crate::mapping::Findings;
+use crate::model::ids::{ActivityId, MessageKey};
+use crate::model::message::Message;
+use crate::policy::mailbox_policy::Effective;
+use crate::policy::{Decision, Rule};
+
+/// The number of attempts, over three quarters of an hour, after which a message that Nylas does
+/// not find counts as gone, and a mailbox that Nylas does not list counts as unknown.
+const GONE_AFTER: u32 = 5;
+
+/// A message whose claim this run holds.
+pub(super) struct Job {
+    pub(super) key: MessageKey,
+    pub(super) tries: Tries,
+    pub(super) message: Option<Message>,
+    /// The latest policy decision.
+    pub(super) decision: Option<Decision>,
+    /// The contacts and accounts that were created for it.
+    pub(super) made: BTreeSet<Record>,
+}
+
+/// A message that the policy may track, with the data of the decision.
+pub(super) struct Candidate {
+    pub(super) job: Job,
+    pub(super) message: Message,
+    /// The policy of its mailbox.
+    pub(super) effective: Effective,
+    /// The folders of its mailbox.
+    pub(super) folders: Arc<Folders>,
+    /// The regarding hints in the message and its folders.
+    pub(super) clues: Clues,
+    /// The key of its row if another message has the same Message-ID
+    /// ([`key_by_content`](crate::lookup::same_message::key_by_content)).
+    pub(super) by_content: Option<ActivityId>,
+    /// Which of its people are looked up.
+    pub(super) people: PeopleLookedUp,
+}
+
+/// A message with an outcome that is not settled yet.
+pub(super) struct Ended {
+    pub(super) key: MessageKey,
+    pub(super) tries: Tries,
+    pub(super) fate: Fate,
+    /// The refusal that the message met, until it is decided whether the refusal concerns the
+    /// message or the caller.
+    pub(super) refusal: Option<Refusal>,
+    /// This run wrote its row.
+    pub(super) wrote: bool,
+    pub(super) decision: Option<Decision>,
+    /// The decision record for the ledger; `None` if nothing was decided.
+    pub(super) record: Option<DecisionRecord>,
+    pub(super) summary: Option<Summary>,
+}
+
+impl Ended {
+    /// Returns the row that holds the message; `None` if it was not written.
+    pub(super) fn row(&self) -> Option<ActivityId> {
+        match &self.fate {
+            Fate::Written { activity_id, .. } => Some(*activity_id),
+            Fate::Skipped { .. } | Fate::Waiting { .. } | Fate::Dead { .. } => None,
+        }
+    }
+}
+
+impl Job {
+    /// Returns the same message without message data and decision, to be fetched and decided again.
+    pub(super) fn at_the_start(&self) -> Self {
+        Self {
+            key: self.key.clone(),
+            message: None,
+            decision: None,
+            made: BTreeSet::new(),
+            ..*self
+        }
+    }
+
+    /// Returns the decision record, with the policy decision and the created rows; `None` if the
+    /// policy did not decide yet.
+    pub(super) fn record(&self) -> Option<DecisionRecord> {
+        let decision = self.decision.as_ref()?;
+        Some(DecisionRecord::of_policy(decision).with_made(&self.made))
+    }
+
+    pub(super) fn failed(self, failure: Failure, run: &Run) -> Ended {
+        let refusal = failure.refusal.clone();
+        let fate = Fate::of_failure(&self.key, failure, self.tries, run);
+        Ended {
+            record: self.record(),
+            key: self.key,
+            tries: self.tries,
+            wrote: false,
+            refusal,
+            fate,
+            decision: self.decision,
+            summary: None,
+        }
+    }
+
+    /// Nylas does not find the message. This may be temporary (its servers cannot always find a
+    /// valid id, Nylas facts §16), so the message is retried before it counts as gone. If a list
+    /// shows the message later, it is processed again.
+    pub(super) fn gone(self, run: &Run) -> Ended {
+        if self.tries.failures + 1 < GONE_AFTER {
+            return self.failed(Failure::soon("nylas does not find the message"), run);
+        }
+        self.left_out(Rule::Gone)
+    }
+
+    /// Its mailbox does not take part: nothing was read, and nothing is decided.
+    pub(super) fn excluded(self) -> Ended {
+        self.left_out(Rule::MailboxExcluded)
+    }
+
+    /// Nylas does not list its mailbox. The mailbox may have been connected just now, so the
+    /// message is retried before the mailbox counts as unknown; if a list of the mailbox shows the
+    /// message later, it is processed again. A mailbox that was deleted, or that belongs to another
+    /// application, must not be retried for ever.
+    pub(super) fn unlisted(self, run: &Run) -> Ended {
+        if self.tries.failures + 1 < GONE_AFTER {
+            return self.failed(Failure::soon("nylas does not list the mailbox"), run);
+        }
+        self.left_out(Rule::MailboxUnknown)
+    }
+
+    fn left_out(self, rule: Rule) -> Ended {
+        Ended {
+            key: self.key,
+            tries: self.tries,
+            wrote: false,
+            refusal: None,
+            fate: Fate::skipped(rule),
+            decision: None,
+            record: None,
+            summary: None,
+        }
+    }
+
+    pub(super) fn skipped(self, rule: Rule, message: &Message) -> Ended {
+        let summary = Summary {
+            subject: message.subject.clone(),
+            direction: None,
+            parties: Vec::new(),
+            regarding: None,
+        };
+        Ended {
+            record: self.record(),
+            key: self.key,
+            tries: self.tries,
+            wrote: false,
+            refusal: None,
+            fate: Fate::skipped(rule),
+            decision: self.decision,
+            summary: Some(summary),
+        }
+    }
+
+    pub(super) fn was_there(
+        self,
+        activity_id: ActivityId,
+        message: &Message,
+        findings: Findings,
+    ) -> Ended {
+        self.found(activity_id, "already existed", message, findings)
+    }
+
+    /// The row that holds the message existed before this run.
+    pub(super) fn found(
+        self,
+        activity_id: ActivityId,
+        note: &str,
+        message: &Message,
+        findings: Findings,
+    ) -> Ended {
+        let fate = Fate::Written {
+            activity_id,
+            note: Some(note.to_owned()),
+        };
+        let record = self
+            .record()
+            .map(|record| record.with_findings(&findings, DecidedRow::Found, &message.omissions));
+        Ended {
+            record,
+            key: self.key,
+            tries: self.tries,
+            wrote: false,
+            refusal: None,
+            fate,
+            decision: self.decision,
+            summary: Some(summary(message, findings)),
+        }
+    }
+}
+
+pub(super) fn summary(message: &Message, findings: Findings) -> Summary {
+    let Findings {
+        direction,
+        parties,
+        regarding,
+        owner: _,
+    } = findings;
+    Summary {
+        subject: message.subject.clone(),
+        direction: Some(direction),
+        parties,
+        regarding: regarding.choice.map(|choice| choice.target),
+    }
+}

@@ -1,0 +1,561 @@
+//! The step **write**: writes messages, falls back when Dataverse rejects something, and handles
+//! rows that already exist. Attachments: `attachments`.
+//!
+//! Messages without attachments are written together. Messages with attachments are written one
+//! after the other, because their files would not all fit in memory, and request by request if they
+//! would not fit in one request. In the write mode `stepwise`, all messages are written request by
+//! request.
+//!
+//! A fallback omits what Dataverse rejects, one thing at a time, instead of failing the message:
+//! the creation date, the impersonation, the owner, or an attachment. The last three are recorded
+//! with the message. A rejected creation date is omitted from all later messages as well
+//! ([`super::created_on`]).
+//!
+//! | Rejected because a privilege is missing, with | The next attempt is | If it succeeds |
+//! | --- | --- | --- |
+//! | date and owner | without the date | the date was the cause |
+//! | owner; the date is already omitted | without the owner, with the date | the owner was the cause |
+//! | date, no owner | without the date | the date was the cause |
+//!
+//! If the message is written as its owner (impersonation), that is dropped before the owner is, and
+//! the date with which it was rejected is restored. A rejection of another kind starts at this
+//! point.
+//!
+//! A text that is rejected for its length is not a case for a fallback: the column lengths of this
+//! organisation are read, and the message is sent again with its texts cut to them
+//! ([`crate::clients::dataverse::metadata::column_lengths`]). All later messages are cut to them in
+//! advance.
+
+use std::collections::HashSet;
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::failure::Failure;
+use super::shared_message_ids::Taken;
+use super::stages::{Ended, Job, summary};
+use super::{Fate, Pipeline, Run, refusals};
+use crate::clients::dataverse::email_row::EmailWrite;
+use crate::clients::dataverse::emails::{CreateOutcome, WriteMode};
+use crate::clients::dataverse::error::{DataverseError, ErrorCode};
+use crate::clients::dataverse::metadata::column_lengths::Lengths;
+use crate::clients::dataverse::records::{ExistingEmail, RowState};
+use crate::clients::dataverse::session::Session;
+use crate::decision_record::DecisionRecord;
+use crate::ledger::decisions::DecidedRow;
+use crate::lookup::request::Found;
+use crate::mapping::{self, Findings};
+use crate::model::ids::{ActivityId, InternetMessageId};
+use crate::model::message::{IdUse, Message, Omission, omissions_note};
+use crate::policy::document::Impersonate;
+
+/// The largest message, in bytes of its rows, that is written as one change set.
+const LARGEST_CHANGE_SET: usize = 8 * 1024 * 1024;
+
+/// A message that is being written.
+pub(super) struct Mail {
+    pub(super) job: Job,
+    /// The message without its body: bodies are large, so only the row keeps it.
+    pub(super) message: Message,
+    findings: Findings,
+    pub(super) email: EmailWrite,
+    pub(super) omissions: Vec<Omission>,
+    /// The Entra object id of the user that is impersonated; `None` to write as the application
+    /// user.
+    caller: Option<Uuid>,
+    /// The creation date that the row should get; `None` for the time of writing.
+    created_on: Option<DateTime<Utc>>,
+    /// The last attempt was rejected, and only the date has been dropped since.
+    blames_date: bool,
+    /// An Open row of this message exists: an earlier run died before it completed the row.
+    pub(super) begun: bool,
+    /// The key of its row if another message has its Message-ID.
+    by_content: Option<ActivityId>,
+}
+
+impl Mail {
+    /// Maps a message to the rows to write, within what the policy allows to be stored.
+    pub(super) fn new(
+        job: Job,
+        mut message: Message,
+        findings: Findings,
+        caller: Caller,
+        created_on: Option<DateTime<Utc>>,
+        begun: bool,
+    ) -> Self {
+        let mut email = mapping::email(&message, &findings);
+        message.body = String::new();
+        if let Some(date) = created_on {
+            mapping::set_created_on(&mut email, date);
+        }
+        let mut omissions = message.omissions.clone();
+        let has_id = message.internet_message_id.is_some() && message.id_use == IdUse::Own;
+        if has_id && !email.row.contains_key("messageid") {
+            omissions.push(Omission::LongMessageId);
+        }
+        if omissions.contains(&Omission::Attachment) {
+            mapping::note_missing_attachment(&mut email);
+        }
+        if caller == Caller::OwnerWithoutEntraId {
+            omissions.push(Omission::Impersonation);
+        }
+        Self {
+            job,
+            message,
+            findings,
+            email,
+            omissions,
+            caller: caller.id(),
+            created_on,
+            blames_date: false,
+            begun,
+            by_content: None,
+        }
+    }
+
+    /// Sets the key to use if another message turns out to have its Message-ID.
+    pub(super) fn know_key_by_content(&mut self, key: Option<ActivityId>) {
+        self.by_content = key;
+    }
+
+    pub(super) fn activity_id(&self) -> ActivityId {
+        self.email.activity_id
+    }
+
+    pub(super) fn is_begun(&self) -> bool {
+        self.begun
+    }
+
+    pub(super) fn message(&self) -> &Message {
+        &self.message
+    }
+
+    pub(super) fn body(&self) -> &str {
+        mapping::body(&self.email)
+    }
+
+    /// Returns the Message-ID that its row will have; `None` if the row is written without one.
+    pub(super) fn stored_id(&self) -> Option<InternetMessageId> {
+        let id = self.message.internet_message_id.clone();
+        id.filter(|_| self.email.row.contains_key("messageid"))
+    }
+
+    /// Removes the Message-ID, because another row has it.
+    pub(super) fn give_up_id(&mut self) {
+        self.without_id(IdUse::Taken);
+    }
+
+    /// Moves the message to the key by its content, because the row of its key holds another
+    /// message. Returns false if it has no such key.
+    pub(super) fn have_row_of_its_own(&mut self) -> bool {
+        let Some(key) = self.by_content else {
+            return false;
+        };
+        self.without_id(IdUse::Reused(key));
+        mapping::move_to(&mut self.email, &self.message, key);
+        true
+    }
+
+    fn without_id(&mut self, id_use: IdUse) {
+        self.message.give_up_id(id_use);
+        mapping::without_message_id(&mut self.email);
+        if !self.omissions.contains(&Omission::MessageIdReused) {
+            self.omissions.push(Omission::MessageIdReused);
+        }
+    }
+
+    fn written(self) -> Ended {
+        let fate = Fate::Written {
+            activity_id: self.email.activity_id,
+            note: omissions_note(&self.omissions),
+        };
+        Ended {
+            record: self.record(DecidedRow::Ours),
+            tries: self.job.tries,
+            refusal: None,
+            wrote: true,
+            key: self.job.key,
+            fate,
+            decision: self.job.decision,
+            summary: Some(summary(&self.message, self.findings)),
+        }
+    }
+
+    fn record(&self, row: DecidedRow) -> Option<DecisionRecord> {
+        let record = self.job.record()?;
+        Some(record.with_findings(&self.findings, row, &self.omissions))
+    }
+
+    fn was_there(self) -> Ended {
+        self.job
+            .was_there(self.email.activity_id, &self.message, self.findings)
+    }
+
+    /// Ends the message before this run wrote anything of it.
+    fn failed(self, failure: Failure, run: &Run) -> Ended {
+        self.ended(DecidedRow::None, failure, run)
+    }
+
+    /// Ends the message after a Dataverse error, when parts of it may have been written.
+    fn refused(self, error: DataverseError, run: &Run) -> Ended {
+        self.ended(DecidedRow::Ours, error.into(), run)
+    }
+
+    fn ended(self, row: DecidedRow, failure: Failure, run: &Run) -> Ended {
+        let record = self.record(row);
+        let ended = self.job.failed(failure, run);
+        Ended {
+            record,
+            summary: Some(summary(&self.message, self.findings)),
+            ..ended
+        }
+    }
+
+    /// Cuts the texts to the column lengths of this organisation. Returns whether anything was cut.
+    fn fit(&mut self, lengths: &Lengths) -> bool {
+        let had_id = self.email.row.contains_key("messageid");
+        let body = mapping::body(&self.email).len();
+        let cut = mapping::fit(&mut self.email, lengths);
+        if had_id && !self.email.row.contains_key("messageid") {
+            self.omissions.push(Omission::LongMessageId);
+        }
+        if mapping::body(&self.email).len() < body && !self.omissions.contains(&Omission::Body) {
+            self.omissions.push(Omission::Body);
+        }
+        cut
+    }
+
+    fn give_up_name(&mut self) -> bool {
+        let had_name = self.caller.take().is_some();
+        if had_name {
+            self.omissions.push(Omission::Impersonation);
+        }
+        had_name
+    }
+
+    fn give_up_owner(&mut self) -> bool {
+        let had_owner = mapping::without_owner(&mut self.email);
+        if had_owner {
+            self.omissions.push(Omission::Owner);
+        }
+        had_owner
+    }
+
+    /// Omits what may be the cause of a rejection. Returns false if nothing is left to omit.
+    fn concede(&mut self, code: Option<ErrorCode>) -> bool {
+        let was_tried_without_date = std::mem::take(&mut self.blames_date);
+        let is_privilege = code.is_some_and(ErrorCode::concerns_privilege);
+        if is_privilege && mapping::without_created_on(&mut self.email) {
+            self.blames_date = true;
+            return true;
+        }
+        if self.give_up_name() || self.give_up_owner() {
+            // The date was not the cause, or not the only one.
+            if let Some(date) = self.created_on.filter(|_| was_tried_without_date) {
+                mapping::set_created_on(&mut self.email, date);
+            }
+            return true;
+        }
+        false
+    }
+}
+
+/// The user that a message is written as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Caller {
+    /// The application user.
+    Application,
+    /// The owner, by Entra object id (impersonation).
+    Owner(Uuid),
+    /// The application user, because the owner has no Entra object id.
+    OwnerWithoutEntraId,
+}
+
+impl Caller {
+    /// Falls back to the application user if the mailbox has no Dynamics user.
+    pub(super) fn new(impersonate: Impersonate, owner: Option<Uuid>, found: &Found) -> Self {
+        match (impersonate, owner) {
+            (Impersonate::Owner, Some(owner)) => found
+                .entra_id(owner)
+                .map_or(Self::OwnerWithoutEntraId, Self::Owner),
+            (Impersonate::Owner, None) | (Impersonate::Nobody, _) => Self::Application,
+        }
+    }
+
+    const fn id(self) -> Option<Uuid> {
+        match self {
+            Self::Owner(id) => Some(id),
+            Self::Application | Self::OwnerWithoutEntraId => None,
+        }
+    }
+}
+
+impl Pipeline {
+    /// Writes messages. Copies of one message in several mailboxes share a row: the first is
+    /// written, and the others find the row.
+    pub(super) async fn write(
+        &self,
+        session: &Session,
+        mut mails: Vec<Mail>,
+        run: &Run,
+        ended: &mut Vec<Ended>,
+    ) {
+        while !mails.is_empty() {
+            let mut seen = HashSet::new();
+            let (firsts, copies): (Vec<_>, Vec<_>) = mails
+                .into_iter()
+                .partition(|mail| seen.insert(mail.email.activity_id));
+            self.write_distinct(session, firsts, run, ended).await;
+            let written: HashSet<ActivityId> = ended.iter().filter_map(Ended::row).collect();
+            // A copy whose first could not be written is tried itself: it may not contain what was
+            // rejected.
+            let (there, others): (Vec<_>, Vec<_>) = copies
+                .into_iter()
+                .partition(|copy| written.contains(&copy.email.activity_id));
+            ended.extend(there.into_iter().map(Mail::was_there));
+            mails = others;
+        }
+    }
+
+    async fn write_distinct(
+        &self,
+        session: &Session,
+        mails: Vec<Mail>,
+        run: &Run,
+        ended: &mut Vec<Ended>,
+    ) {
+        let stepwise = self.write_mode == WriteMode::Stepwise;
+        let (alone, together): (Vec<_>, Vec<_>) = mails
+            .into_iter()
+            .partition(|mail| stepwise || mail.begun || !mail.message.attachments.is_empty());
+        self.write_together(session, together, run, ended).await;
+        for mut mail in alone {
+            if let Some(refused) = refusals::of_everybody(ended) {
+                ended.push(mail.failed(refused, run));
+            } else if let Some(error) = session.ended_by() {
+                // Fetching its files would be wasted.
+                ended.push(mail.failed(error.clone().into(), run));
+            } else if run.is_nearly_over() {
+                ended.push(mail.failed(Failure::no_time_left(), run));
+            } else if let Err(failure) = self.add_attachments(session, &mut mail, run).await {
+                ended.push(mail.failed(failure, run));
+            } else if stepwise || mail.begun || mail.email.size() > LARGEST_CHANGE_SET {
+                ended.push(self.write_stepwise(session, mail, run).await);
+            } else {
+                self.write_together(session, vec![mail], run, ended).await;
+            }
+        }
+    }
+
+    /// Sends one `$batch` for each impersonated user, and a further one for the messages that need
+    /// a fallback or another key.
+    async fn write_together(
+        &self,
+        session: &Session,
+        mut mails: Vec<Mail>,
+        run: &Run,
+        ended: &mut Vec<Ended>,
+    ) {
+        while !mails.is_empty() {
+            for mail in &mut mails {
+                self.heed(mail);
+            }
+            mails.sort_by_key(|mail| mail.caller);
+            let mut results = Vec::with_capacity(mails.len());
+            for some in mails.chunk_by(|one, other| one.caller == other.caller) {
+                let emails: Vec<&EmailWrite> = some.iter().map(|mail| &mail.email).collect();
+                let caller = some.first().and_then(|mail| mail.caller);
+                let dataverse = self.dataverse.in_the_name_of(caller);
+                results.extend(dataverse.write(session, &emails).await);
+            }
+            let mut again = Vec::new();
+            for (mut mail, result) in mails.into_iter().zip(results) {
+                match result {
+                    Ok(CreateOutcome::Created) => ended.push(self.written(mail)),
+                    Ok(CreateOutcome::AlreadyExisted) => {
+                        match self.who_is_there(session, &mut mail).await {
+                            // Another worker wrote it, or this one before it died: add whatever is
+                            // missing.
+                            Ok(Taken::Ours(row)) => {
+                                let end = self.write_from(session, mail, Some(row.state), run);
+                                // Boxed, because it is rare and would make every write's future
+                                // larger.
+                                ended.push(Box::pin(end).await);
+                            }
+                            Ok(Taken::Theirs(row)) => {
+                                ended.push(self.adopt_late(session, mail, &row, run).await);
+                            }
+                            Ok(Taken::ByAnother) => again.push(mail),
+                            Err(error) => ended.push(mail.refused(error, run)),
+                        }
+                    }
+                    Err(DataverseError::Rejected {
+                        code: Some(code), ..
+                    }) if code.concerns_attachment() => {
+                        ended.push(self.write_stepwise(session, mail, run).await);
+                    }
+                    // Too large for one request; each of its rows may still fit.
+                    Err(DataverseError::TooLarge) if !mail.email.attachments.is_empty() => {
+                        ended.push(self.write_stepwise(session, mail, run).await);
+                    }
+                    Err(refusal @ DataverseError::Rejected { .. }) => {
+                        let code = refusal.code();
+                        match self.cut(session, &mut mail, code).await {
+                            Ok(cut) if cut || mail.concede(code) => again.push(mail),
+                            Ok(_) => ended.push(mail.refused(refusal, run)),
+                            // The error may be temporary, so nothing is omitted because of it.
+                            Err(error) => ended.push(mail.refused(error, run)),
+                        }
+                    }
+                    Err(error) => ended.push(mail.refused(error, run)),
+                }
+            }
+            mails = again;
+        }
+    }
+
+    async fn write_stepwise(&self, session: &Session, mail: Mail, run: &Run) -> Ended {
+        self.write_from(session, mail, None, run).await
+    }
+
+    /// Writes a message request by request, from where an earlier run stopped. `there` is the state
+    /// of its row if the row was just read; `None` to create it.
+    async fn write_from(
+        &self,
+        session: &Session,
+        mut mail: Mail,
+        mut there: Option<RowState>,
+        run: &Run,
+    ) -> Ended {
+        loop {
+            self.heed(&mut mail);
+            let dataverse = self.dataverse.in_the_name_of(mail.caller);
+            let mut begun = Ok(CreateOutcome::AlreadyExisted);
+            if there.is_none() {
+                begun = dataverse.begin(session, &mail.email).await;
+                if begun == Ok(CreateOutcome::AlreadyExisted) {
+                    match self.who_is_there(session, &mut mail).await {
+                        Ok(Taken::Ours(row)) => there = Some(row.state),
+                        Ok(Taken::Theirs(row)) => {
+                            return self.adopt_late(session, mail, &row, run).await;
+                        }
+                        Ok(Taken::ByAnother) => continue,
+                        Err(error) => return mail.refused(error, run),
+                    }
+                }
+            }
+            if there.take().is_some_and(|state| state != RowState::Open) {
+                return mail.written();
+            }
+            let steps = match begun {
+                Ok(_) => dataverse.finish(session, &mail.email).await,
+                Err(error) => Err(error),
+            };
+            match steps {
+                Ok(refused) => {
+                    mail.omissions
+                        .extend(std::iter::repeat_n(Omission::Attachment, refused));
+                    return self.written(mail);
+                }
+                Err(refusal @ DataverseError::Rejected { .. }) => {
+                    let code = refusal.code();
+                    let state = match self.state_of_row(session, &mail).await {
+                        // A completed row takes no more changes: another worker was faster, with
+                        // the copy of another mailbox.
+                        Ok(Some(RowState::Completed)) => return mail.was_there(),
+                        Ok(state) => state,
+                        // The cause of the rejection cannot be determined now.
+                        Err(error) => return mail.refused(error, run),
+                    };
+                    match self.cut(session, &mut mail, code).await {
+                        Ok(true) => {}
+                        // A started row can be completed without impersonation.
+                        Ok(false) if state.is_some() && mail.give_up_name() => {}
+                        Ok(false) if state.is_none() && mail.concede(code) => {}
+                        Ok(false) => return mail.refused(refusal, run),
+                        Err(error) => return mail.refused(error, run),
+                    }
+                }
+                Err(error) => return mail.refused(error, run),
+            }
+        }
+    }
+
+    /// Adopts another client's row that was created between lookup and write and blocks ours.
+    async fn adopt_late(
+        &self,
+        session: &Session,
+        mail: Mail,
+        theirs: &ExistingEmail,
+        run: &Run,
+    ) -> Ended {
+        let Mail {
+            job,
+            message,
+            findings,
+            ..
+        } = mail;
+        // Boxed, because it is rare and would make every write's future larger.
+        Box::pin(self.adopt(session, job, &message, findings, theirs, run)).await
+    }
+
+    /// Applies what was learned from rejections since this message was mapped.
+    fn heed(&self, mail: &mut Mail) {
+        if self.created_on.is_refused() {
+            mapping::without_created_on(&mut mail.email);
+        }
+        if let Some(lengths) = self.dataverse.known_lengths() {
+            mail.fit(&lengths);
+        }
+    }
+
+    /// Cuts texts that were rejected for their length. Returns whether anything was cut; false if
+    /// the lengths may not be read.
+    ///
+    /// # Errors
+    /// [`DataverseError`]: the lengths cannot be read now; fail the message, so that it is retried.
+    async fn cut(
+        &self,
+        session: &Session,
+        mail: &mut Mail,
+        code: Option<ErrorCode>,
+    ) -> Result<bool, DataverseError> {
+        if !code.is_some_and(ErrorCode::concerns_length) {
+            return Ok(false);
+        }
+        // Another message of the same batch may have loaded the lengths meanwhile.
+        let known = self.dataverse.known_lengths();
+        if known.is_some_and(|lengths| mail.fit(&lengths)) {
+            return Ok(true);
+        }
+        match self.dataverse.read_lengths(session, &mapping::TABLES).await {
+            Ok(lengths) => Ok(mail.fit(&lengths)),
+            Err(error @ DataverseError::Rejected { .. }) => {
+                tracing::warn!(reason = %error, "a text is too long, but the column lengths may not be read; grant the role of the application user Read on Entity and Attribute");
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn written(&self, mail: Mail) -> Ended {
+        if mail.blames_date {
+            self.created_on.refuse();
+        }
+        mail.written()
+    }
+
+    /// Returns the state of a message's row; `None` if it does not exist or may not be read.
+    async fn state_of_row(
+        &self,
+        session: &Session,
+        mail: &Mail,
+    ) -> Result<Option<RowState>, DataverseError> {
+        let row = self.dataverse.existing(session, mail.email.activity_id);
+        match row.await {
+            Ok(row) => Ok(Some(row.state)),
+            Err(DataverseError::Stale { .. } | DataverseError::Rejected { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}

@@ -1,0 +1,355 @@
+//! Tests each line of the tables in the module's documentation. Whole rows are tested by the golden
+//! cases in `tests/fixtures/mapping`.
+
+use std::collections::HashSet;
+
+use serde_json::Value;
+
+use super::*;
+use crate::clients::nylas::wire;
+use crate::lookup::companies::{Accounts, Companies};
+use crate::lookup::request::Found;
+use crate::mailboxes::Mailboxes;
+
+const OUTSIDE: &str = "jane@kites.example";
+
+/// A message from `from` to `to` in an organisation that knows `known`, where `ours.example` is
+/// internal.
+struct Case<'a> {
+    from: &'a str,
+    to: &'a [&'a str],
+    known: &'a [&'a str],
+    create: CreateContacts,
+    bulk: bool,
+    name: &'a str,
+}
+
+/// A message from an internal sender to an external recipient.
+const SENT: Case<'static> = Case {
+    from: "ada@ours.example",
+    to: &[OUTSIDE],
+    known: &[],
+    create: CreateContacts::All,
+    bulk: false,
+    name: "Jane Doe",
+};
+
+/// A message from an external sender.
+const RECEIVED: Case<'static> = Case {
+    from: OUTSIDE,
+    to: &["ada@ours.example"],
+    ..SENT
+};
+
+impl Case<'_> {
+    fn look<T>(&self, look: impl FnOnce(&Message, &Inside<'_>) -> T) -> T {
+        let person = |email: &&str| json!({"email": email, "name": self.name});
+        let to: Vec<_> = self.to.iter().map(person).collect();
+        let message = wire::message(
+            &"g".parse().unwrap(),
+            &json!({"id": "m", "from": [person(&self.from)], "to": to}),
+        );
+        let mut found = Found::default();
+        for email in self.known {
+            found.add_person(EmailAddress::parse(email).unwrap(), inactive());
+        }
+        let inside = Inside {
+            mailboxes: &Mailboxes::default(),
+            found: &found,
+            domains: &HashSet::from(["ours.example".to_owned()]),
+        };
+        look(&message.unwrap_or_else(|e| panic!("{e}")), &inside)
+    }
+
+    fn why_not(&self, address: &str) -> Option<NoContact> {
+        let address = EmailAddress::parse(address).unwrap();
+        self.look(|message, inside| why_not(&address, message, inside, self.create, self.bulk))
+    }
+
+    fn newcomers(&self) -> Vec<Newcomer> {
+        self.look(|message, inside| newcomers(message, inside, self.create, self.bulk))
+    }
+}
+
+fn inactive() -> Person {
+    Person {
+        record: Record {
+            table: Table::Lead,
+            id: Uuid::from_u128(1),
+        },
+        active: false,
+        account: None,
+        changed: None,
+    }
+}
+
+#[test]
+fn by_default_nobody_becomes_a_contact() {
+    let never = Case {
+        create: CreateContacts::default(),
+        ..SENT
+    };
+    assert_eq!(never.why_not(OUTSIDE), Some(NoContact::Never));
+    assert!(never.newcomers().is_empty());
+}
+
+#[test]
+fn somebody_we_wrote_to_does_and_somebody_who_wrote_does_when_all_do() {
+    for create in [CreateContacts::Sent, CreateContacts::All] {
+        assert_eq!(Case { create, ..SENT }.why_not(OUTSIDE), None);
+    }
+    let received = |create| Case { create, ..RECEIVED }.why_not(OUTSIDE);
+    assert_eq!(received(CreateContacts::All), None);
+    assert_eq!(
+        received(CreateContacts::Sent),
+        Some(NoContact::NotWrittenTo)
+    );
+}
+
+#[test]
+fn with_sent_the_other_recipients_of_a_mail_from_outside_do_not() {
+    let create = CreateContacts::Sent;
+    let to = &["ada@ours.example", "eve@out.example"];
+    let received = Case {
+        to,
+        create,
+        ..RECEIVED
+    };
+    assert_eq!(
+        received.why_not("eve@out.example"),
+        Some(NoContact::NotWrittenTo)
+    );
+    let sent = Case { to, create, ..SENT };
+    assert_eq!(sent.why_not("eve@out.example"), None);
+}
+
+#[test]
+fn somebody_inside_does_not() {
+    assert_eq!(SENT.why_not("ada@ours.example"), Some(NoContact::Inside));
+    assert_eq!(SENT.why_not("ben+x@ours.example"), Some(NoContact::Inside));
+    assert_eq!(SENT.why_not("ben@sub.ours.example"), None);
+}
+
+#[test]
+fn somebody_whom_any_row_knows_does_not() {
+    let known = |known| Case { known, ..SENT }.why_not(OUTSIDE);
+    assert_eq!(
+        known(&[OUTSIDE]),
+        Some(NoContact::Known),
+        "an inactive lead is known too"
+    );
+    assert_eq!(known(&["\"Jane\"@KITES.example"]), Some(NoContact::Known));
+    assert_eq!(known(&["jane+x@kites.example", "jan@kites.example"]), None);
+    let plain = Case {
+        known: &[OUTSIDE],
+        ..SENT
+    };
+    assert_eq!(
+        plain.why_not("jane+x@kites.example"),
+        Some(NoContact::Known)
+    );
+}
+
+#[test]
+fn nobody_does_on_bulk_mail() {
+    assert_eq!(
+        Case {
+            bulk: true,
+            ..RECEIVED
+        }
+        .why_not(OUTSIDE),
+        Some(NoContact::Bulk)
+    );
+}
+
+#[test]
+fn a_role_does_not() {
+    for role in [
+        "info@kites.example",
+        "no-reply@kites.example",
+        "support+42@kites.example",
+    ] {
+        assert_eq!(SENT.why_not(role), Some(NoContact::Role), "{role}");
+    }
+    assert_eq!(SENT.why_not("information.jane@kites.example"), None);
+}
+
+#[test]
+fn an_address_that_speaks_for_others_does_not() {
+    let via = Case {
+        name: "'Jane Doe' via Kites",
+        ..RECEIVED
+    };
+    assert_eq!(via.why_not(OUTSIDE), Some(NoContact::OnBehalf));
+    let octavia = Case {
+        name: "Octavia Doe",
+        ..RECEIVED
+    };
+    assert_eq!(octavia.why_not(OUTSIDE), None);
+}
+
+#[test]
+fn an_address_that_no_contact_holds_stays_an_address() {
+    let of_length = |length: usize| {
+        format!(
+            "{}@kites.example",
+            "x".repeat(length - "@kites.example".len())
+        )
+    };
+    assert_eq!(SENT.why_not(&of_length(100)), None);
+    assert_eq!(SENT.why_not(&of_length(101)), Some(NoContact::TooLong));
+    let tagged = format!("jane+{}@kites.example", "x".repeat(100));
+    assert_eq!(
+        SENT.why_not(&tagged),
+        None,
+        "the address without its tag is short enough"
+    );
+}
+
+#[test]
+fn each_becomes_one_however_often_and_with_whatever_tag() {
+    let to = &[
+        "jane+1@kites.example",
+        "Jane@kites.example",
+        "jane+2@kites.example",
+    ];
+    let newcomers = Case { to, ..SENT }.newcomers();
+    assert_eq!(newcomers.len(), 1);
+    assert_eq!(newcomers[0].address.as_str(), OUTSIDE);
+    assert_eq!(newcomers[0].name, "Jane Doe");
+}
+
+fn newcomer(address: &str, name: &str) -> Newcomer {
+    Newcomer {
+        address: EmailAddress::parse(address).unwrap(),
+        name: name.to_owned(),
+    }
+}
+
+fn no_accounts(domains: &[&str]) -> Companies {
+    let known = domains
+        .iter()
+        .map(|domain| ((*domain).to_owned(), Accounts::default()));
+    Companies(known.collect())
+}
+
+#[test]
+fn ids_are_those_of_the_normal_form_and_pinned() {
+    let id = |text: &str| contact_id(&EmailAddress::parse(text).unwrap());
+    for same in [
+        "JANE@kites.example",
+        "\"jane\"@kites.example",
+        "jane+x@kites.example",
+    ] {
+        assert_eq!(id(same), id(OUTSIDE), "{same}");
+    }
+    assert_ne!(id("jan@kites.example"), id(OUTSIDE));
+    // Pinned: with another derivation, every person and every company would be created a second
+    // time.
+    assert_eq!(
+        id(OUTSIDE).to_string(),
+        "9b65fed9-de7d-526e-a26a-3987b034e2d0"
+    );
+    assert_eq!(
+        account_id("kites.example").to_string(),
+        "14975579-d2d8-5ade-aad9-3d9ca8820f82"
+    );
+}
+
+#[test]
+fn people_of_one_new_company_share_its_one_row() {
+    let people = [
+        newcomer(OUTSIDE, "Doe, Jane"),
+        newcomer("eve@mail.kites.example", ""),
+    ];
+    let plan = plan(
+        &people,
+        &no_accounts(&["kites.example"]),
+        Ambiguous::Unresolved,
+    );
+    let id = account_id("kites.example");
+    assert_eq!(plan.accounts.len(), 1);
+    assert_eq!(
+        Value::Object(plan.accounts[0].row.clone()),
+        json!({"accountid": id, "name": "kites.example", "websiteurl": "https://kites.example"})
+    );
+    assert_eq!(
+        plan.contacts
+            .iter()
+            .map(|contact| contact.company)
+            .collect::<Vec<_>>(),
+        [Some(id); 2]
+    );
+    let jane = plan
+        .contacts
+        .iter()
+        .find(|contact| contact.address == people[0].address)
+        .unwrap();
+    assert_eq!(
+        Value::Object(jane.row.row.clone()),
+        json!({
+            "contactid": contact_id(&people[0].address), "firstname": "Jane", "lastname": "Doe", "emailaddress1": OUTSIDE,
+            "parentcustomerid_account@odata.bind": format!("/accounts({id})"),
+        })
+    );
+}
+
+#[test]
+fn somebody_at_a_free_mail_provider_has_no_company() {
+    let people = [newcomer("jane@gmail.com", "Jane Doe")];
+    assert!(domains(&people).is_empty());
+    let plan = plan(&people, &Companies::default(), Ambiguous::Unresolved);
+    assert!(plan.accounts.is_empty());
+    assert!(!plan.contacts[0].row.row.contains_key(COMPANY));
+}
+
+#[test]
+fn a_company_that_nobody_could_ask_for_is_neither_named_nor_made() {
+    let plan = plan(
+        &[newcomer(OUTSIDE, "")],
+        &Companies::default(),
+        Ambiguous::Unresolved,
+    );
+    assert!(plan.accounts.is_empty() && plan.contacts[0].company.is_none());
+}
+
+#[test]
+fn the_first_name_that_tells_anything_is_taken() {
+    let people = [
+        newcomer(OUTSIDE, OUTSIDE),
+        newcomer(OUTSIDE, "Jane Doe"),
+        newcomer(OUTSIDE, "Eve"),
+    ];
+    let plan = plan(&people, &Companies::default(), Ambiguous::Unresolved);
+    assert_eq!(plan.contacts.len(), 1);
+    assert_eq!(plan.contacts[0].row.row["lastname"], "Doe");
+}
+
+#[test]
+fn a_company_can_be_left_out_once() {
+    let mut plan = plan(
+        &[newcomer(OUTSIDE, "")],
+        &no_accounts(&["kites.example"]),
+        Ambiguous::Unresolved,
+    );
+    let contact = &mut plan.contacts[0];
+    assert!(contact.without_company() && !contact.without_company());
+    assert!(!contact.row.row.contains_key(COMPANY) && contact.person().account.is_none());
+}
+
+#[test]
+fn an_international_company_is_named_as_people_write_it() {
+    let people = [newcomer("jane@bücher.example", "")];
+    let plan = plan(
+        &people,
+        &no_accounts(&["xn--bcher-kva.example"]),
+        Ambiguous::Unresolved,
+    );
+    let account = &plan.accounts[0].row;
+    assert_eq!(account["name"], "bücher.example");
+    assert_eq!(account["websiteurl"], "https://xn--bcher-kva.example");
+    assert_eq!(
+        plan.contacts[0].row.row["emailaddress1"],
+        "jane@bücher.example"
+    );
+}

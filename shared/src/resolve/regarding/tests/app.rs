@@ -1,0 +1,77 @@
+//! Tests the source that looks for the only open row of an app.
+
+use super::*;
+use crate::resolve::regarding::app::open_rows_query;
+
+#[test]
+fn the_one_open_row_of_the_contact_then_of_the_company_is_the_regarding() {
+    assert_eq!(
+        sales(&[5], &[5, 6]).target(),
+        Some(target("opportunity", 5))
+    );
+    assert_eq!(sales(&[], &[6]).target(), Some(target("opportunity", 6)));
+    assert_eq!(sales(&[], &[]).outcomes(), [(Contact, Outcome::Hit)]);
+}
+
+#[test]
+fn of_several_open_rows_none_is_taken() {
+    for case in [sales(&[5, 6], &[7]), sales(&[], &[5, 6])] {
+        assert_eq!(
+            case.outcomes(),
+            [(AppSource, Outcome::Ambiguous), (Contact, Outcome::Hit)]
+        );
+        assert_eq!(case.decision().candidates[0].records.len(), 2);
+    }
+}
+
+#[test]
+fn open_rows_are_asked_for_only_when_the_app_and_the_earlier_sources_want_it() {
+    let mut case = Case::from_eve();
+    assert_eq!(case.target(), Some(target("contact", 1)), "no app is set");
+    case.settings.app = App::Service;
+    let customers = [record(Table::Contact, 1), record(Table::Account, 9)];
+    assert_eq!(case.ask().customers, customers.into());
+    case.earlier(7, &["eve@out.example"], Some(target("account", 3)));
+    case.ancestors = vec!["7@x"];
+    assert_eq!(
+        case.target(),
+        Some(target("account", 3)),
+        "the thread comes first"
+    );
+    let mut stranger = Case::of("x@out.example", &["ada@ours.example"], &[]);
+    stranger.settings.app = App::Service;
+    assert_eq!(stranger.decision(), Decision::default());
+}
+
+#[test]
+fn an_app_that_dataverse_does_not_answer_for_keeps_no_mail_out() {
+    let mut case = Case::from_eve();
+    case.settings.app = App::Custom(CustomTable {
+        table: "new_project".to_owned(),
+        set: "new_projects".to_owned(),
+        key: "new_projectid".to_owned(),
+        customer: "new_customerid".to_owned(),
+    });
+    assert_eq!(case.ask().tables, ["new_project".to_owned()].into());
+    for customer in [record(Table::Contact, 1), record(Table::Account, 9)] {
+        case.found.set_open_rows(customer, OpenRows::Refused);
+    }
+    assert_eq!(
+        case.outcomes(),
+        [(AppSource, Outcome::Refused), (Contact, Outcome::Hit)]
+    );
+}
+
+#[test]
+fn a_custom_table_whose_names_are_none_is_not_asked() {
+    let custom = |set: &str| {
+        App::Custom(CustomTable {
+            table: "new_project".to_owned(),
+            set: set.to_owned(),
+            key: "new_projectid".to_owned(),
+            customer: "new_customerid".to_owned(),
+        })
+    };
+    assert!(open_rows_query(&custom("new_projects")).is_some());
+    assert!(open_rows_query(&custom("new_projects?$top=1")).is_none());
+}

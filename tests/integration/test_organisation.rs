@@ -1,0 +1,445 @@
+//! A small organisation, its mailboxes, and the pipeline between them, in the test's process.
+//!
+//! | Who | Where |
+//! | --- | --- |
+//! | Ada (`ada@ours.example`, alias `sales@ours.example`) | mailbox [`ADA`] on Google, enabled user |
+//! | Ben (`ben@ours.example`) | mailbox [`BEN`] on Microsoft, enabled user |
+//! | Carol (`carol@kites.example`) | contact of the company Kites |
+//! | Kites (`info@kites.example`) | account |
+//! | Lea (`lea@prospects.example`) | lead |
+//! | every address at `partner.example` | internal by configuration |
+//!
+//! When a world is dropped, it checks what must hold in every test: Dataverse silently dropped
+//! nothing that was sent to it, and no message has two rows.
+
+mod fates;
+pub(crate) mod hundred;
+pub(crate) mod log;
+mod mail;
+mod organisation;
+mod rows;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Instant;
+
+use aws_sdk_dynamodb::Client;
+use backfill::Backfill;
+use chrono::{DateTime, TimeDelta, Utc};
+use mailverse::clients::aws::queue::MemoryQueue;
+use mailverse::clients::aws::secrets::SecretSource;
+use mailverse::clients::dataverse::DataverseClient;
+use mailverse::clients::dataverse::emails::WriteMode;
+use mailverse::clients::entra::client::{Credential, EntraClient};
+use mailverse::clients::entra::{Origin, TokenSource};
+use mailverse::clients::nylas::NylasClient;
+use mailverse::ledger::messages::{Ledger, Settlement};
+use mailverse::ledger::{ClaimRequest, ClaimToken, Entry, table};
+use mailverse::mailboxes::{AllowList, MailboxDirectory};
+use mailverse::pipeline::application_users::Identities;
+use mailverse::pipeline::created_on::Backdating;
+use mailverse::pipeline::people_limit::ResolvedPeopleLimit;
+use mailverse::pipeline::{Fate, Handled, Pipeline, Run, Work};
+use mailverse::policy::Policy;
+use mailverse::policy::cache::PolicySource;
+use mailverse::rate_limit::Budget;
+use serde_json::{Value, json};
+use twin::{Fault, Twin};
+use uuid::Uuid;
+
+pub(crate) use self::fates::{assert_skipped, dead, status, throttled, waiting, written};
+pub(crate) use self::mail::{created, key, mail, people, with_a_mail, with_a_mail_in, work};
+use self::organisation::People;
+pub(crate) use self::rows::{PartyView, bound, id_of, to_row, unbound};
+use crate::dynamo;
+use crate::tripwire::Tripwire;
+
+/// The grant of Ada's mailbox.
+pub(crate) const ADA: &str = "grant-ada";
+/// The grant of Ben's mailbox.
+pub(crate) const BEN: &str = "grant-ben";
+
+/// Text in the request that creates an email, alone or in a batch.
+pub(crate) const CREATE: &str = "POST /api/data/v9.2/emails HTTP";
+/// Text in the request that completes or changes an email.
+pub(crate) const UPDATE: &str = "PATCH /api/data/v9.2/emails(";
+/// Text in the request that adds an attachment.
+pub(crate) const ATTACH: &str = "POST /api/data/v9.2/activitymimeattachments HTTP";
+/// Text in the request that looks up people and messages.
+pub(crate) const LOOK_UP: &str = "GET /api/data/v9.2/systemusers?";
+
+/// The services, the organisation and the pipeline of one test.
+pub(crate) struct World {
+    pub(crate) twin: Twin,
+    pub(crate) people: People,
+    pub(crate) pipeline: Pipeline,
+    /// The mailboxes that take part.
+    allowed: AllowList,
+    /// The time of the next invocation. It passes only if a test advances it.
+    pub(crate) now: DateTime<Utc>,
+    /// The time limit of an invocation.
+    pub(crate) invocation: TimeDelta,
+    to_dataverse: Tripwire,
+    to_nylas: Tripwire,
+    database: Client,
+    ledgers: u32,
+    runs: u128,
+}
+
+impl World {
+    /// Starts a world with the default write mode.
+    pub(crate) async fn start() -> Self {
+        Self::start_in(WriteMode::default()).await
+    }
+
+    /// Starts a world whose pipeline uses this write mode.
+    pub(crate) async fn start_in(mode: WriteMode) -> Self {
+        let twin = Twin::start().await.unwrap();
+        let people = organisation::found(&twin);
+        let to_dataverse = Tripwire::before(&twin.dataverse().url()).await;
+        let to_nylas = Tripwire::before(&twin.nylas().url()).await;
+        let database = dynamo::client(&dynamo::start().await);
+        let ledger = ledger(&database, 0).await;
+        let allowed = AllowList::All;
+        let pipeline = connect(
+            &twin,
+            &to_dataverse,
+            &to_nylas,
+            ledger,
+            mode,
+            allowed.clone(),
+        );
+        Self {
+            twin,
+            people,
+            pipeline,
+            allowed,
+            now: DateTime::from_timestamp(1_795_154_400, 0).unwrap(),
+            invocation: TimeDelta::hours(1),
+            to_dataverse,
+            to_nylas,
+            database,
+            ledgers: 0,
+            runs: 0,
+        }
+    }
+
+    /// Returns a second pipeline on the same ledger, like that of another worker.
+    pub(crate) async fn another_pipeline(&self) -> Pipeline {
+        let ledger = ledger(&self.database, self.ledgers).await;
+        let mode = self.pipeline.write_mode;
+        let policy = match &self.pipeline.policy {
+            PolicySource::Given(policy) => PolicySource::Given(Arc::clone(policy)),
+            PolicySource::Ledger(_) => PolicySource::ledger(),
+        };
+        Pipeline {
+            policy,
+            ..connect(
+                &self.twin,
+                &self.to_dataverse,
+                &self.to_nylas,
+                ledger,
+                mode,
+                self.allowed.clone(),
+            )
+        }
+    }
+
+    /// Makes only the mailboxes that `setting` names take part, as if the process started now and
+    /// read the setting.
+    pub(crate) fn admit(&mut self, setting: &str) {
+        self.allowed = setting.parse().unwrap();
+        let nylas = self.pipeline.nylas.clone();
+        self.pipeline.mailboxes = MailboxDirectory::new(nylas, self.allowed.clone());
+    }
+
+    /// Sets the policy: the default of the tests with these changes.
+    pub(crate) fn set(&mut self, changes: &Value) {
+        self.pipeline.policy = PolicySource::given(policy(changes));
+    }
+
+    /// Makes the pipeline observe this rate limit.
+    pub(crate) fn keep_to(&mut self, budget: Budget) {
+        self.pipeline.identities = Identities::new(budget, tokens(&self.twin), Vec::new());
+    }
+
+    /// Replaces the ledger by an empty one, as if the process had died before it settled anything.
+    pub(crate) async fn lose_ledger(&mut self) {
+        self.ledgers += 1;
+        self.pipeline.ledger = ledger(&self.database, self.ledgers).await;
+    }
+
+    /// Removes the ledger's table.
+    pub(crate) fn drop_ledger(&self) -> impl Future<Output = ()> + Send + 'static {
+        let call = self
+            .database
+            .delete_table()
+            .table_name(ledger_name(self.ledgers));
+        async move {
+            call.send().await.unwrap();
+        }
+    }
+
+    /// Advances the time.
+    pub(crate) fn later(&mut self, by: TimeDelta) {
+        self.now += by;
+    }
+
+    /// Advances the time past every pause that Dataverse asks for in these tests.
+    pub(crate) fn pause_over(&mut self) {
+        self.later(TimeDelta::minutes(5));
+    }
+
+    /// Puts a message into a mailbox.
+    pub(crate) fn put(&self, grant: &str, message: Value) {
+        self.twin.nylas().add_message(grant, message);
+    }
+
+    /// Makes Dataverse fail the next request that contains `text`.
+    pub(crate) fn fail_dataverse_at(&self, text: &str, fault: Fault) {
+        let dataverse = self.twin.dataverse().clone();
+        self.before_dataverse_gets(text, async move { dataverse.fail_next(fault) });
+    }
+
+    /// Runs `action` before the next request that contains `text` reaches Dataverse.
+    pub(crate) fn before_dataverse_gets(
+        &self,
+        text: &str,
+        action: impl Future<Output = ()> + Send + 'static,
+    ) {
+        self.to_dataverse.at(text, action);
+    }
+
+    /// Makes Nylas fail the next request that contains `text`.
+    pub(crate) fn fail_nylas_at(&self, text: &str, fault: Fault) {
+        let nylas = self.twin.nylas().clone();
+        self.to_nylas
+            .at(text, async move { nylas.fail_next(fault) });
+    }
+
+    /// Stores in the ledger that this many attempts of a message have failed.
+    pub(crate) async fn has_failed(&mut self, grant: &str, id: &str, times: u32) {
+        for _ in 0..times {
+            let Run { token, now, .. } = self.begin();
+            let (key, ledger) = (key(grant, id), &self.pipeline.ledger);
+            let claim = ledger.claim(&key, &ClaimRequest::new(token, now)).await;
+            assert!(claim.unwrap().is_won());
+            let failure = Settlement::Released {
+                retry_at: now,
+                reason: "an earlier try failed".to_owned(),
+                counted: true,
+            };
+            ledger.settle(&key, token, now, &failure).await.unwrap();
+        }
+    }
+
+    /// Returns time and claim token of the next invocation.
+    pub(crate) fn begin(&mut self) -> Run {
+        self.runs += 1;
+        Run {
+            token: ClaimToken::new(Uuid::from_u128(self.runs)),
+            now: self.now,
+            begun: Instant::now(),
+            clock: Instant::now,
+            deadline: self.now + self.invocation,
+            identity: 0,
+            jitter_percent: 0,
+        }
+    }
+
+    /// Runs the pipeline once on these requests.
+    pub(crate) async fn run(&mut self, work: Vec<Work>) -> Vec<Handled> {
+        let run = self.begin();
+        self.pipeline.run(work, run).await
+    }
+
+    /// Runs the pipeline once on these new messages. Returns their outcomes in the same order.
+    pub(crate) async fn deliver(&mut self, messages: &[(&str, &str)]) -> Vec<Fate> {
+        let work = messages
+            .iter()
+            .map(|(grant, id)| created(grant, id))
+            .collect();
+        let handled = self.run(work).await;
+        assert_eq!(
+            handled.len(),
+            messages.len(),
+            "each message has one outcome"
+        );
+        let fate = |(grant, id): &(&str, &str)| {
+            let done = handled.iter().find(|done| done.key == key(grant, id));
+            done.expect("each message of the batch has an outcome")
+                .fate
+                .clone()
+        };
+        messages.iter().map(fate).collect()
+    }
+
+    /// Runs the pipeline once on one new message.
+    pub(crate) async fn deliver_one(&mut self, grant: &str, id: &str) -> Fate {
+        self.deliver(&[(grant, id)]).await.remove(0)
+    }
+
+    /// Runs the schedule: a separate backfill process that shares the ledger lists every mailbox.
+    pub(crate) async fn list_mailboxes(&mut self) {
+        let (sync, tasks) = (MemoryQueue::default(), MemoryQueue::default());
+        let backfill = Backfill::new(self.another_pipeline().await, sync, tasks);
+        let run = self.begin();
+        let event = json!({"source": "aws.scheduler", "time": self.now.to_rfc3339()});
+        let (planned, _) = backfill.run_through(&event, &|| run).await.unwrap();
+        assert!(planned.mailboxes > 0 && backfill.left() == 0);
+    }
+
+    /// Makes another application user set the regarding of an email to Kites.
+    pub(crate) async fn somebody_changes(&self, email: Uuid) {
+        const CLIENT: &str = "11111111-2222-4333-8444-555555555555";
+        self.insert(
+            "systemuser",
+            json!({"lastname": "Somebody", "applicationid": CLIENT}),
+        );
+        let kites = format!("/accounts({})", self.people.kites);
+        let body = json!({"regardingobjectid_account_email@odata.bind": kites});
+        let url = self.twin.dataverse().url();
+        let token = self.twin.entra().issue_token_for(CLIENT, &url, 600);
+        self.patch_email(email, &token, &body).await;
+    }
+
+    /// Completes the email as received, as another client does.
+    pub(crate) async fn complete(&self, email: Uuid) {
+        let url = self.twin.dataverse().url();
+        let token = self.twin.entra().issue_token(&url, 600);
+        let body = json!({"statecode": 1, "statuscode": 4});
+        self.patch_email(email, &token, &body).await;
+    }
+
+    async fn patch_email(&self, email: Uuid, token: &str, body: &Value) {
+        let url = self.twin.dataverse().url();
+        let call = reqwest::Client::new()
+            .patch(format!("{url}/api/data/v9.2/emails({email})"))
+            .bearer_auth(token)
+            .header("OData-Version", "4.0")
+            .header("OData-MaxVersion", "4.0")
+            .json(body);
+        let answer = call.send().await.unwrap();
+        assert_eq!(answer.status(), 204, "{}", answer.text().await.unwrap());
+    }
+
+    /// Returns the ledger's entry of a message. `None` if it was never claimed.
+    pub(crate) async fn entry(&self, grant: &str, id: &str) -> Option<Entry> {
+        self.pipeline.ledger.entry(&key(grant, id)).await.unwrap()
+    }
+
+    /// Returns all emails in Dataverse.
+    pub(crate) fn emails(&self) -> Vec<Value> {
+        self.twin.dataverse().rows("email")
+    }
+
+    /// Returns the only email in Dataverse.
+    pub(crate) fn email(&self) -> Value {
+        let mut emails = self.emails();
+        assert_eq!(emails.len(), 1, "expected one row: {emails:#?}");
+        emails.remove(0)
+    }
+
+    /// Returns the parties of the only email, without those that Dataverse adds.
+    pub(crate) fn parties(&self) -> Vec<PartyView> {
+        let parties = self.twin.dataverse().parties(id_of(&self.email()));
+        let sent = parties
+            .iter()
+            .filter(|party| party["participationtypemask"].as_i64() <= Some(4));
+        sent.map(rows::view).collect()
+    }
+
+    /// Returns the attachments of the only email.
+    pub(crate) fn attachments(&self) -> Vec<Value> {
+        self.twin.dataverse().attachments(id_of(&self.email()))
+    }
+
+    /// Inserts a row into Dataverse.
+    pub(crate) fn insert(&self, table: &str, row: Value) -> Uuid {
+        self.twin.dataverse().insert(table, row).unwrap()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
+        assert_eq!(
+            self.twin.dataverse().dropped(),
+            [],
+            "Dataverse silently dropped what was sent"
+        );
+        let mut seen = HashSet::new();
+        for email in self.emails() {
+            // The sender counts too: another sender with the same Message-ID wrote another message.
+            if let Some(id) = email["messageid"].as_str() {
+                let mail = (id.to_owned(), email["sender"].to_string());
+                assert!(seen.insert(mail), "two rows for the message {id}");
+            }
+        }
+        let left = [self.to_dataverse.left(), self.to_nylas.left()].concat();
+        assert_eq!(
+            left, [""; 0],
+            "requests that a test waited for were never sent"
+        );
+    }
+}
+
+/// Returns the policy of the tests: the documented defaults, with `changes` to the settings of the
+/// organisation.
+pub(crate) fn policy(changes: &Value) -> Policy {
+    let mut defaults = serde_json::json!({"internal_domains": ["partner.example"]});
+    let settings = defaults.as_object_mut().unwrap();
+    settings.extend(changes.as_object().unwrap().clone());
+    Policy::parse(&serde_json::json!({"defaults": defaults}).to_string()).unwrap()
+}
+
+fn ledger_name(number: u32) -> String {
+    format!("ledger-{number}")
+}
+
+async fn ledger(database: &Client, number: u32) -> Ledger {
+    let name = ledger_name(number);
+    table::create(database, &name).await.unwrap();
+    Ledger::new(database.clone(), name)
+}
+
+fn connect(
+    twin: &Twin,
+    to_dataverse: &Tripwire,
+    to_nylas: &Tripwire,
+    ledger: Ledger,
+    write_mode: WriteMode,
+    allowed: AllowList,
+) -> Pipeline {
+    let http = mailverse::clients::http::client().unwrap();
+    let url = |text: &str| text.parse().unwrap();
+    let key = SecretSource::Given(twin.nylas().api_key().into());
+    let nylas = NylasClient::new(http.clone(), &url(to_nylas.url()), key);
+    Pipeline {
+        ledger,
+        mailboxes: MailboxDirectory::new(nylas.clone(), allowed),
+        nylas,
+        dataverse: DataverseClient::new(http, &url(to_dataverse.url())),
+        identities: Identities::new(Budget::default(), tokens(twin), Vec::new()),
+        policy: PolicySource::given(policy(&serde_json::json!({}))),
+        write_mode,
+        created_on: Backdating::default(),
+        people_limit: ResolvedPeopleLimit::default(),
+    }
+}
+
+fn tokens(twin: &Twin) -> TokenSource {
+    let http = mailverse::clients::http::client().unwrap();
+    let url = |text: &str| text.parse().unwrap();
+    let entra = EntraClient::new(
+        http,
+        &url(&twin.entra().authority()),
+        &twin.entra().tenant_id(),
+        twin.entra().client_id(),
+        Credential::Secret(twin.entra().client_secret().into()),
+        &url(&twin.dataverse().url()),
+    );
+    TokenSource::new(Origin::Entra(entra))
+}
