@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use emulators::{Emulators, Grant, Setting};
 use mailverse::clients::aws::secrets::SecretSource;
 use mailverse::clients::dataverse::DataverseClient;
 use mailverse::clients::dataverse::emails::WriteMode;
@@ -22,7 +23,6 @@ use mailverse::policy::Policy;
 use mailverse::policy::cache::PolicySource;
 use serde_json::{Value, json};
 use stage::dynamo;
-use twin::{Grant, Setting, Twin};
 
 use crate::queue::Queue;
 
@@ -55,7 +55,7 @@ pub(crate) fn allowed() -> f64 {
 
 /// The environment that the phases share.
 pub(crate) struct Company {
-    pub(crate) twin: Twin,
+    pub(crate) emulators: Emulators,
     /// The sync queue.
     pub(crate) queue: Queue,
     /// The backfill queue.
@@ -66,8 +66,8 @@ pub(crate) struct Company {
 
 impl Company {
     pub(crate) async fn found() -> Self {
-        let twin = Twin::start().await.unwrap();
-        let dataverse = twin.dataverse();
+        let emulators = Emulators::start().await.unwrap();
+        let dataverse = emulators.dataverse();
         for person in 0..PEOPLE {
             let row = json!({"lastname": "Known", "emailaddress1": address(person)});
             dataverse.insert("contact", row).unwrap();
@@ -78,7 +78,7 @@ impl Company {
             let row =
                 json!({"lastname": "User", "internalemailaddress": email, "isdisabled": false});
             dataverse.insert("systemuser", row).unwrap();
-            twin.nylas().add_grant(Grant {
+            emulators.nylas().add_grant(Grant {
                 id: grant.clone(),
                 email: email.clone(),
                 provider: "google".to_owned(),
@@ -87,7 +87,7 @@ impl Company {
             });
             for number in (0..IN_EACH).filter(|_| grant != LIVE) {
                 let mail = mail(&format!("h{n}-{number}"), number % PEOPLE, &email);
-                twin.nylas().add_message(&grant, mail);
+                emulators.nylas().add_message(&grant, mail);
             }
         }
         for setting in [
@@ -102,7 +102,7 @@ impl Company {
         let database = dynamo::client(&dynamo::start().await);
         table::create(&database, "ledger").await.unwrap();
         Self {
-            twin,
+            emulators,
             queue: Queue::default(),
             tasks: Queue::default(),
             ledger: Ledger::new(database, "ledger".to_owned()),
@@ -112,25 +112,25 @@ impl Company {
 
     /// Creates a pipeline like that of a separate process.
     pub(crate) fn pipeline(&self) -> Pipeline {
-        let twin = &self.twin;
+        let emulators = &self.emulators;
         let http = mailverse::clients::http::client().unwrap();
         let url = |text: String| text.parse().unwrap();
-        let key = SecretSource::Given(twin.nylas().api_key().into());
-        let nylas = NylasClient::new(http.clone(), &url(twin.nylas().url()), key);
+        let key = SecretSource::Given(emulators.nylas().api_key().into());
+        let nylas = NylasClient::new(http.clone(), &url(emulators.nylas().url()), key);
         let entra = EntraClient::new(
             http.clone(),
-            &url(twin.entra().authority()),
-            &twin.entra().tenant_id(),
-            twin.entra().client_id(),
-            Credential::Secret(twin.entra().client_secret().into()),
-            &url(twin.dataverse().url()),
+            &url(emulators.entra().authority()),
+            &emulators.entra().tenant_id(),
+            emulators.entra().client_id(),
+            Credential::Secret(emulators.entra().client_secret().into()),
+            &url(emulators.dataverse().url()),
         );
         let tokens = TokenSource::new(Origin::Entra(entra));
         Pipeline {
             ledger: self.ledger.clone(),
             mailboxes: MailboxDirectory::new(nylas.clone(), AllowList::All),
             nylas,
-            dataverse: DataverseClient::new(http, &url(twin.dataverse().url())),
+            dataverse: DataverseClient::new(http, &url(emulators.dataverse().url())),
             identities: Identities::new(BUDGET.parse().unwrap(), tokens, Vec::new()),
             policy: PolicySource::given(Policy::default()),
             write_mode: WriteMode::default(),
@@ -145,13 +145,15 @@ impl Company {
         let id = format!("live-{number}");
         let person = usize::try_from(number).unwrap() % PEOPLE;
         let to = format!("user{MAILBOXES}@ours.example");
-        self.twin.nylas().add_message(LIVE, mail(&id, person, &to));
+        self.emulators
+            .nylas()
+            .add_message(LIVE, mail(&id, person, &to));
         id
     }
 
     /// Returns the number of operations that Dataverse has executed.
     pub(crate) fn operations(&self) -> u64 {
-        self.twin.dataverse().requests().operations
+        self.emulators.dataverse().requests().operations
     }
 
     /// Runs workers until the queue is empty.

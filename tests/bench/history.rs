@@ -35,13 +35,13 @@ pub(crate) struct Worked {
 impl Worked {
     /// Returns the totals until now.
     fn so_far(company: &Company) -> Self {
-        let requests = company.twin.dataverse().requests();
+        let requests = company.emulators.dataverse().requests();
         Self {
             time: Duration::ZERO,
-            emails: company.twin.dataverse().rows("email").len(),
+            emails: company.emulators.dataverse().rows("email").len(),
             operations: requests.operations,
             throttled: requests.throttled,
-            pages: company.twin.nylas().pages(),
+            pages: company.emulators.nylas().pages(),
         }
     }
 }

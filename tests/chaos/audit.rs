@@ -87,7 +87,7 @@ impl Run {
                 .findings
                 .push(format!("{key} is in the ledger, but in no mailbox"));
         }
-        for dropped in self.cloud.twin.dataverse().dropped() {
+        for dropped in self.cloud.emulators.dataverse().dropped() {
             verdict
                 .findings
                 .push(format!("sent but silently not stored: {dropped:?}"));
@@ -116,7 +116,7 @@ impl Run {
             .iter()
             .map(|mail| (mail.marker.as_str(), mail.marker.as_str()))
             .collect();
-        for row in self.cloud.twin.dataverse().rows("email") {
+        for row in self.cloud.emulators.dataverse().rows("email") {
             let subject = row["subject"].as_str().unwrap_or_default();
             let marker = subject.split(' ').find_map(|word| markers.get(word));
             rows.entry(marker.copied().unwrap_or(NOBODYS))
@@ -298,7 +298,7 @@ impl Run {
     fn parties_differ(&self, mail: &Mail, id: Uuid) -> Option<String> {
         let mut found: Vec<_> = self
             .cloud
-            .twin
+            .emulators
             .dataverse()
             .parties(id)
             .iter()
@@ -327,7 +327,7 @@ impl Run {
         let text = |file: &Value, name: &str| file[name].as_str().unwrap_or_default().to_owned();
         let mut found: Vec<(String, String)> = self
             .cloud
-            .twin
+            .emulators
             .dataverse()
             .attachments(id)
             .iter()

@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex};
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_sqs::operation::change_message_visibility::ChangeMessageVisibilityError;
 use aws_sdk_sqs::types::{Message, MessageSystemAttributeName, QueueAttributeName};
+use emulators::{Emulators, Privilege, Setting};
 use mailverse::ledger::table;
 use serde_json::{Value, json};
 use stage::dynamo;
 use stage::moto::Moto;
-use twin::{Privilege, Setting, Twin};
 
 use crate::connection::Line;
 use crate::corpus::LONGEST_SUBJECT;
@@ -28,7 +28,7 @@ pub(crate) const WEBHOOK_SECRET: &str = "zq7-webhook-secret-90c1";
 
 /// The environment of the processes.
 pub(crate) struct Cloud {
-    pub(crate) twin: Twin,
+    pub(crate) emulators: Emulators,
     pub(crate) queue: Queue,
     /// The URL of the backfill queue.
     tasks: String,
@@ -51,8 +51,8 @@ pub(crate) struct Lines {
 
 impl Cloud {
     pub(crate) async fn start(shared: Arc<Shared>) -> Self {
-        let twin = Twin::start().await.unwrap();
-        let dataverse = twin.dataverse();
+        let emulators = Emulators::start().await.unwrap();
+        let dataverse = emulators.dataverse();
         dataverse
             .set_max_length("email", "subject", LONGEST_SUBJECT)
             .unwrap();
@@ -92,10 +92,10 @@ impl Cloud {
         let tasks = create("backfill", &[hidden]).await;
         let values = [
             ("webhook", Some(WEBHOOK_SECRET.to_owned())),
-            ("nylas", Some(twin.nylas().api_key())),
+            ("nylas", Some(emulators.nylas().api_key())),
             (
                 "entra",
-                Some(json!({"client_secret": twin.entra().client_secret()}).to_string()),
+                Some(json!({"client_secret": emulators.entra().client_secret()}).to_string()),
             ),
             ("token", None),
         ];
@@ -112,7 +112,7 @@ impl Cloud {
             },
             tasks,
             undone: Mutex::default(),
-            twin,
+            emulators,
             ledger,
             shared,
             secrets,
@@ -126,8 +126,12 @@ impl Cloud {
         let station = |service| Station::new(service, seat, &self.shared);
         Lines {
             ledger: Line::to(&self.dynamo, station(Service::Ledger)).await,
-            dataverse: Line::to(&self.twin.dataverse().url(), station(Service::Dataverse)).await,
-            nylas: Line::to(&self.twin.nylas().url(), station(Service::Nylas)).await,
+            dataverse: Line::to(
+                &self.emulators.dataverse().url(),
+                station(Service::Dataverse),
+            )
+            .await,
+            nylas: Line::to(&self.emulators.nylas().url(), station(Service::Nylas)).await,
             queue: Line::to(&self.moto.endpoint, station(Service::Queue)).await,
         }
     }
@@ -164,10 +168,10 @@ impl Cloud {
 
     /// Returns the settings of token-refresher, which uses no connections of the harness.
     pub(crate) fn refresher_settings(&self) -> Vec<(&'static str, String)> {
-        let entra = self.twin.entra();
+        let entra = self.emulators.entra();
         let mut settings = self.aws_settings();
         settings.extend([
-            ("DATAVERSE_URL", self.twin.dataverse().url()),
+            ("DATAVERSE_URL", self.emulators.dataverse().url()),
             ("ENTRA_AUTHORITY", entra.authority()),
             ("ENTRA_TENANT_ID", entra.tenant_id()),
             ("ENTRA_CLIENT_ID", entra.client_id()),

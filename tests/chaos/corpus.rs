@@ -8,9 +8,9 @@ mod people;
 
 use std::collections::{HashMap, HashSet};
 
+use emulators::Emulators;
 use rand::rngs::StdRng;
 use serde_json::{Value, json};
-use twin::Twin;
 use uuid::Uuid;
 
 use crate::incident::{Incident, Incidents, Late};
@@ -192,32 +192,35 @@ impl Corpus {
 
     /// Stores everything in the emulators before the first delivery, except what
     /// [arrives](Self::arrive) later.
-    pub(crate) fn store(&self, twin: &Twin) {
+    pub(crate) fn store(&self, emulators: &Emulators) {
         let mails = &self.mails;
         let there = self.messages.iter().filter(|copy| {
             copy.expected != Expected::Skipped("gone") && mails[copy.mail].race.is_none()
         });
-        self.put(twin, there);
+        self.put(emulators, there);
     }
 
     /// Stores messages that another client writes too. They arrive in their mailbox just before
     /// their first delivery, so that no list has shown them before.
-    pub(crate) fn arrive(&mut self, twin: &Twin, next: &[usize]) {
+    pub(crate) fn arrive(&mut self, emulators: &Emulators, next: &[usize]) {
         for index in next {
             let copy = &self.messages[*index];
             if self.mails[copy.mail].race.is_some() && self.arrived.insert(*index) {
-                self.put(twin, std::iter::once(copy));
+                self.put(emulators, std::iter::once(copy));
             }
         }
     }
 
-    fn put<'a>(&self, twin: &Twin, copies: impl Iterator<Item = &'a Copy>) {
+    fn put<'a>(&self, emulators: &Emulators, copies: impl Iterator<Item = &'a Copy>) {
         for copy in copies {
             let mail = &self.mails[copy.mail];
-            twin.nylas().add_message(&copy.grant, copy.object.clone());
+            emulators
+                .nylas()
+                .add_message(&copy.grant, copy.object.clone());
             for (n, (name, bytes)) in mail.files.iter().enumerate() {
                 let object = json!({"id": file_id(n, copy), "filename": name, "content_type": "application/pdf"});
-                twin.nylas()
+                emulators
+                    .nylas()
                     .add_attachment(&copy.grant, &copy.id, object, bytes.clone());
             }
         }

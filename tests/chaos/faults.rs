@@ -4,11 +4,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use emulators::{Dataverse, Emulators, FaultPlan, Nylas, Privilege, Setting};
 use mailverse::clients::retry::RECEIVE_LIMIT;
 use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
-use twin::{Dataverse, FaultPlan, Nylas, Privilege, Setting, Twin};
 
 use crate::cloud::WITHHELD;
 use crate::fault_proxy::Shared;
@@ -53,11 +53,11 @@ pub(crate) struct Faults {
 }
 
 impl Faults {
-    pub(crate) fn new(shape: &Shape, twin: &Twin, shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(shape: &Shape, emulators: &Emulators, shared: Arc<Shared>) -> Self {
         Self {
             seed: shape.seed,
-            dataverse: twin.dataverse().clone(),
-            nylas: twin.nylas().clone(),
+            dataverse: emulators.dataverse().clone(),
+            nylas: emulators.nylas().clone(),
             shared,
             on: AtomicBool::new(false),
             stretch: Mutex::default(),

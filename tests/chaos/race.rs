@@ -11,8 +11,8 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
+use emulators::{Dataverse, SeedError};
 use serde_json::Value;
-use twin::{Dataverse, SeedError};
 use uuid::Uuid;
 
 use crate::corpus::Reference;

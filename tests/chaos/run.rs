@@ -10,6 +10,7 @@
 use std::sync::Arc;
 
 use chrono::Utc;
+use emulators::Setting;
 use futures_util::future::join_all;
 use futures_util::{StreamExt, stream};
 use rand::rngs::StdRng;
@@ -18,7 +19,6 @@ use rand::{Rng, SeedableRng};
 use stage::events::schedule;
 use stage::lambda::Function;
 use tokio::sync::watch;
-use twin::Setting;
 
 use crate::cloud::{Cloud, TABLE, WEBHOOK_SECRET};
 use crate::corpus::{self, Corpus, People, Size};
@@ -89,12 +89,12 @@ impl Run {
         let cloud = Cloud::start(Arc::clone(&shared)).await;
         // A broken guard must be detected without another guard in its place.
         let unique = shape.defect.is_none() && shape.seed % 2 == 1;
-        let dataverse = cloud.twin.dataverse();
+        let dataverse = cloud.emulators.dataverse();
         dataverse.set_setting(Setting::UniqueMessageIds(unique));
-        let people = People::found(&cloud.twin);
-        let corpus = corpus::draw(shape.size, &people, &cloud.twin, Utc::now(), &mut rng);
-        corpus.store(&cloud.twin);
-        *shared.races.lock().unwrap() = Races::of(cloud.twin.dataverse(), corpus.races());
+        let people = People::found(&cloud.emulators);
+        let corpus = corpus::draw(shape.size, &people, &cloud.emulators, Utc::now(), &mut rng);
+        corpus.store(&cloud.emulators);
+        *shared.races.lock().unwrap() = Races::of(cloud.emulators.dataverse(), corpus.races());
         let stubborn = corpus.stubborn.iter();
         let stubborn = stubborn.map(|index| corpus.messages[*index].id.clone());
         shared.stubborn.lock().unwrap().extend(stubborn);
@@ -106,8 +106,8 @@ impl Run {
         let private = Arc::new(Private::default());
         private.add_secrets([
             WEBHOOK_SECRET.to_owned(),
-            cloud.twin.nylas().api_key(),
-            cloud.twin.entra().client_secret(),
+            cloud.emulators.nylas().api_key(),
+            cloud.emulators.entra().client_secret(),
         ]);
         let mut seats = Vec::new();
         for mode in shape
@@ -139,7 +139,7 @@ impl Run {
         }
         left.shuffle(&mut rng);
         corpus.reserve(&mut left);
-        let faults = Faults::new(&shape, &cloud.twin, Arc::clone(&shared));
+        let faults = Faults::new(&shape, &cloud.emulators, Arc::clone(&shared));
         let mut run = Self {
             shape,
             time,
@@ -251,7 +251,7 @@ impl Run {
     fn arrivals_before(&mut self, deliveries: usize) {
         let next = self.left.iter().rev().take(deliveries).copied();
         let next: Vec<usize> = next.collect();
-        self.corpus.arrive(&self.cloud.twin, &next);
+        self.corpus.arrive(&self.cloud.emulators, &next);
         let markers = next.iter().map(|index| {
             let mail = self.corpus.messages[*index].mail;
             self.corpus.mails[mail].marker.as_str()

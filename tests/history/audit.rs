@@ -105,7 +105,7 @@ async fn states(world: &World) -> HashMap<String, String> {
 /// Checks that each email has one completed row, however many mailboxes have it.
 fn rows(world: &World, verdict: &mut Verdict) {
     let mut rows: HashMap<String, usize> = HashMap::new();
-    for row in world.twin.dataverse().rows("email") {
+    for row in world.emulators.dataverse().rows("email") {
         let id = row["messageid"].as_str().unwrap().to_owned();
         if row["statecode"] != json!(1) {
             verdict
@@ -151,7 +151,7 @@ fn told(verdict: &mut Verdict, answer: Option<&Value>) {
 }
 
 fn budgets(world: &World, (ended, killed): (u64, u64), verdict: &mut Verdict) {
-    let requests = world.twin.dataverse().requests().total - REQUESTS_OF_A_BATCH * killed;
+    let requests = world.emulators.dataverse().requests().total - REQUESTS_OF_A_BATCH * killed;
     #[expect(clippy::cast_precision_loss, reason = "thousands")]
     let each = requests as f64 / verdict.messages as f64;
     verdict.dataverse_requests_a_message = each;
@@ -160,7 +160,7 @@ fn budgets(world: &World, (ended, killed): (u64, u64), verdict: &mut Verdict) {
             "{each:.3} requests to Dataverse for each message; at most {MOST_DATAVERSE_REQUESTS} are allowed"
         ));
     }
-    verdict.pages = world.twin.nylas().pages();
+    verdict.pages = world.emulators.nylas().pages();
     let most = ended + u64::try_from(verdict.messages.div_ceil(MESSAGES_A_PAGE)).unwrap();
     if verdict.pages > most {
         verdict.findings.push(format!(

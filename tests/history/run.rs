@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use aws_sdk_sqs::types::Message;
 use chrono::{TimeDelta, Utc};
+use emulators::{Fault, FaultPlan};
 use futures_util::future::join_all;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -12,7 +13,6 @@ use serde_json::{Value, json};
 use stage::events::sqs_event;
 use stage::lambda::{Ended, Function};
 use tokio::sync::{Mutex, watch};
-use twin::{Fault, FaultPlan};
 
 use crate::test_organisation::World;
 use crate::{Defect, Shape};
@@ -121,7 +121,7 @@ impl<'a> Run<'a> {
 
     /// Processes the messages on the sync queue as soon as their delay is over, without faults.
     pub(crate) async fn drain(&mut self) {
-        let nylas = self.world.twin.nylas();
+        let nylas = self.world.emulators.nylas();
         let injected = nylas.injected();
         // Each process injects one fault besides those of the plan.
         let queued = (SEATS - nylas.faults_left()) as u64;
@@ -154,7 +154,7 @@ impl<'a> Run<'a> {
 
 /// Returns the number of requests to Dataverse so far.
 fn requests(world: &World) -> u64 {
-    world.twin.dataverse().requests().total
+    world.emulators.dataverse().requests().total
 }
 
 /// Resolves when Dataverse has received this many requests; never, for `None`.
@@ -225,7 +225,7 @@ async fn seat(world: &World, shape: &Shape, shared: &Mutex<Shared>, mut rng: Std
         };
         let fate = invoke(world, shape, shared, &mut function, &task, &mut rng).await;
         if let Some(fault) = fault.take() {
-            world.twin.nylas().fail_next(fault);
+            world.emulators.nylas().fail_next(fault);
         }
         match fate {
             Fate::Done => world.delete(&world.tasks, &task).await,

@@ -3,6 +3,7 @@
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_sqs::types::{Message, MessageSystemAttributeName, QueueAttributeName};
 use chrono::{DateTime, TimeDelta, Utc};
+use emulators::{Emulators, FaultPlan, Grant, Setting};
 use mailverse::ledger::table;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -11,7 +12,6 @@ use stage::dynamo;
 use stage::events::schedule;
 use stage::lambda::Function;
 use stage::moto::Moto;
-use twin::{FaultPlan, Grant, Setting, Twin};
 
 use crate::Shape;
 
@@ -27,7 +27,7 @@ const RESETS: u16 = 4;
 
 /// The services around the functions.
 pub(crate) struct World {
-    pub(crate) twin: Twin,
+    pub(crate) emulators: Emulators,
     pub(crate) sqs: aws_sdk_sqs::Client,
     pub(crate) ledger: aws_sdk_dynamodb::Client,
     pub(crate) sync: String,
@@ -39,9 +39,10 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) async fn start(shape: &Shape) -> Self {
-        let twin = Twin::start().await.unwrap();
+        let emulators = Emulators::start().await.unwrap();
         // Throttling is tested elsewhere; this harness counts requests.
-        twin.dataverse()
+        emulators
+            .dataverse()
             .set_setting(Setting::RequestsPerFiveMinutes(usize::MAX));
         let moto = Moto::start().await;
         let dynamo = dynamo::start().await;
@@ -67,10 +68,10 @@ impl World {
         let sync = create("sync", &attributes).await;
         let tasks = create("backfill", &attributes).await;
         for (name, value) in [
-            ("nylas", Some(twin.nylas().api_key())),
+            ("nylas", Some(emulators.nylas().api_key())),
             (
                 "entra",
-                Some(json!({"client_secret": twin.entra().client_secret()}).to_string()),
+                Some(json!({"client_secret": emulators.entra().client_secret()}).to_string()),
             ),
             ("token", None),
         ] {
@@ -78,7 +79,7 @@ impl World {
             call.send().await.unwrap();
         }
         let world = Self {
-            twin,
+            emulators,
             sqs,
             ledger,
             sync,
@@ -91,7 +92,7 @@ impl World {
         let mut refresher = world.function("token-refresher").await;
         refresher.succeed(schedule(&Utc::now().to_rfc3339())).await;
         refresher.stop().await;
-        world.twin.nylas().set_fault_plan(FaultPlan {
+        world.emulators.nylas().set_fault_plan(FaultPlan {
             seed: shape.seed,
             server_error: ERRORS,
             reset_before: RESETS,
@@ -104,7 +105,7 @@ impl World {
     /// is spam, and some are in two mailboxes.
     fn fill(&self, shape: &Shape) {
         let mut rng = StdRng::seed_from_u64(shape.seed);
-        let (nylas, dataverse) = (self.twin.nylas(), self.twin.dataverse());
+        let (nylas, dataverse) = (self.emulators.nylas(), self.emulators.dataverse());
         let user = |n: usize| format!("user{n}@ours.example");
         let person = |n: usize| format!("person{n}@kites.example");
         for n in 0..MAILBOXES {
@@ -153,7 +154,7 @@ impl World {
 
     /// Starts a function with the settings from the template.
     pub(crate) async fn function(&self, name: &'static str) -> Function {
-        let entra = self.twin.entra();
+        let entra = self.emulators.entra();
         let mut settings = vec![
             ("AWS_REGION", "eu-north-1".to_owned()),
             ("AWS_ACCESS_KEY_ID", "test".to_owned()),
@@ -165,7 +166,7 @@ impl World {
                 self.moto.endpoint.clone(),
             ),
             ("AWS_ENDPOINT_URL_DYNAMODB", self.dynamo.clone()),
-            ("DATAVERSE_URL", self.twin.dataverse().url()),
+            ("DATAVERSE_URL", self.emulators.dataverse().url()),
             ("TOKEN_SECRET_ID", "token".to_owned()),
         ];
         if name == "token-refresher" {
@@ -177,7 +178,7 @@ impl World {
             ]);
         } else {
             settings.extend([
-                ("NYLAS_API_URL", self.twin.nylas().url()),
+                ("NYLAS_API_URL", self.emulators.nylas().url()),
                 ("NYLAS_API_KEY_SECRET_ID", "nylas".to_owned()),
                 ("MAILBOXES", "all".to_owned()),
                 ("LEDGER_TABLE", TABLE.to_owned()),

@@ -29,8 +29,8 @@ use crate::test_organisation::{ADA, World, created, key, mail, written};
 /// Starts a pipeline. Ada's mailbox holds every case, and the messages that the tests add.
 async fn world_with(cases: &[Case], mode: WriteMode) -> World {
     let mut world = World::start_in(mode).await;
-    let mailbox = HostileMailbox::before(&world.twin, cases).await;
-    world.pipeline.nylas = mailbox.client(&world.twin);
+    let mailbox = HostileMailbox::before(&world.emulators, cases).await;
+    world.pipeline.nylas = mailbox.client(&world.emulators);
     world
 }
 
@@ -45,7 +45,7 @@ fn neighbour(id: &str) -> Value {
 fn assert_untouched(world: &World, id: &str, fate: &Fate, beside: &str) {
     let (row, note) = written(fate);
     assert_eq!(note, None, "{id} beside {beside}");
-    let email = world.twin.dataverse().row("email", row).unwrap();
+    let email = world.emulators.dataverse().row("email", row).unwrap();
     for (column, expected) in [
         ("subject", json!(format!("Neighbour {id}"))),
         ("description", json!(format!("<p>The body of {id}</p>"))),
@@ -58,12 +58,12 @@ fn assert_untouched(world: &World, id: &str, fate: &Fate, beside: &str) {
     ] {
         assert_eq!(email[column], expected, "{column} of {id} beside {beside}");
     }
-    let parties = world.twin.dataverse().parties(row);
+    let parties = world.emulators.dataverse().parties(row);
     let sent = parties
         .iter()
         .filter(|party| party["participationtypemask"].as_i64() <= Some(4));
     assert_eq!(sent.count(), 2, "{id} beside {beside}");
-    let files = world.twin.dataverse().attachments(row);
+    let files = world.emulators.dataverse().attachments(row);
     assert_eq!(files, [json!(null); 0], "{id} beside {beside}");
 }
 
@@ -103,13 +103,13 @@ impl Bystanders {
     const TABLES: [&str; 4] = ["systemuser", "contact", "account", "lead"];
 
     fn of(world: &World) -> Self {
-        let rows = |table| world.twin.dataverse().rows(table);
+        let rows = |table| world.emulators.dataverse().rows(table);
         Self(Self::TABLES.map(rows).to_vec())
     }
 
     fn assert_unchanged(&self, world: &World, emails: usize) {
         for (table, before) in Self::TABLES.iter().zip(&self.0) {
-            assert_eq!(&world.twin.dataverse().rows(table), before, "{table}");
+            assert_eq!(&world.emulators.dataverse().rows(table), before, "{table}");
         }
         assert_eq!(
             world.emails().len(),
@@ -145,7 +145,7 @@ async fn each_case_reaches_its_state_and_its_neighbours_do_not_suffer(mode: Writ
         let (fate, shown) = end_of(&mut world, case, fate_of(&handled, &case.id)).await;
         if let Fate::Written { activity_id, .. } = fate {
             emails += 1;
-            rows::assert_sound(&world.twin, activity_id.uuid(), case);
+            rows::assert_sound(&world.emulators, activity_id.uuid(), case);
         }
         if shown != case.becomes {
             wrong.push(format!("{}: {shown}, not {}", case.name, case.becomes));
@@ -173,7 +173,7 @@ async fn all_cases_shuffled_into_batches_of_ten_end_as_they_do_alone() {
             assert_eq!(shown, case.becomes, "{}, seed {seed}", case.name);
             if let Fate::Written { activity_id, .. } = fate {
                 emails += 1;
-                rows::assert_sound(&world.twin, activity_id.uuid(), case);
+                rows::assert_sound(&world.emulators, activity_id.uuid(), case);
             }
         }
     }

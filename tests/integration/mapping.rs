@@ -19,6 +19,7 @@ mod table;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 
+use emulators::Emulators;
 use mailverse::clients::dataverse::DataverseClient;
 use mailverse::clients::dataverse::email_row::EmailWrite;
 use mailverse::clients::dataverse::emails::{CreateOutcome, WriteMode};
@@ -36,7 +37,6 @@ use mailverse::policy::document::Settings;
 use mailverse::resolve::regarding::{Decision, Mail, Step};
 use mailverse::resolve::{parties, regarding};
 use serde_json::{Map, Value, json};
-use twin::Twin;
 use uuid::Uuid;
 
 /// Returns input and expected output of each case, by its name.
@@ -227,8 +227,8 @@ fn every_case_is_mapped_as_written() {
 #[tokio::test]
 async fn what_is_expected_is_what_dataverse_takes() {
     for (name, (given, expected)) in cases() {
-        let twin = Twin::start().await.unwrap();
-        let dataverse = twin.dataverse();
+        let emulators = Emulators::start().await.unwrap();
+        let dataverse = emulators.dataverse();
         for row in list(&given, "organisation") {
             insert(dataverse, row);
         }
@@ -247,7 +247,7 @@ async fn what_is_expected_is_what_dataverse_takes() {
                 .collect::<Vec<Map<_, _>>>(),
             completion: object(&expected["completion"]),
         };
-        let token = twin.entra().issue_token(&dataverse.url(), 600);
+        let token = emulators.entra().issue_token(&dataverse.url(), 600);
         let session = Session::new(token.into());
         let made = people::expected_rows(&expected);
         let outcomes = client
@@ -264,7 +264,7 @@ async fn what_is_expected_is_what_dataverse_takes() {
     }
 }
 
-fn insert(dataverse: &twin::Dataverse, row: &Value) {
+fn insert(dataverse: &emulators::Dataverse, row: &Value) {
     let table = table(row);
     let mut values = json!({table.key(): row["id"], table.address_columns()[0]: row["address"]});
     let name = match table {

@@ -32,6 +32,7 @@ use std::time::Duration;
 use aws_lambda_events::sqs::SqsEvent;
 use chrono::TimeDelta;
 use clap::{Parser, ValueEnum};
+use emulators::{Privilege, Setting};
 use mailverse::clients::aws::queue::{QueueError, SyncQueue};
 use mailverse::clients::retry::RECEIVE_LIMIT;
 use mailverse::ledger::State;
@@ -41,7 +42,6 @@ use serde_json::json;
 use stage::dynamo;
 use sync_worker::Worker;
 use test_organisation::{ADA, World, key, mail};
-use twin::{Privilege, Setting};
 
 /// The number of requests that an outage of one hour must stay below.
 const MOST_REQUESTS: u64 = 100;
@@ -198,7 +198,7 @@ async fn main() -> ExitCode {
         minutes,
     } = Arguments::parse();
     let mut world = World::start().await;
-    let dataverse = world.twin.dataverse().clone();
+    let dataverse = world.emulators.dataverse().clone();
     // Service protection counts real seconds, of which the simulation takes only few.
     dataverse.set_setting(Setting::RequestsPerFiveMinutes(usize::MAX));
     dataverse.set_setting(Setting::ExecutionMilliseconds(u64::MAX));
@@ -288,7 +288,7 @@ async fn main() -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn refuse(dataverse: &twin::Dataverse, cause: Cause, on: bool) {
+fn refuse(dataverse: &emulators::Dataverse, cause: Cause, on: bool) {
     match cause {
         Cause::DisabledUser if on => dataverse.remove_application_user(),
         Cause::DisabledUser => dataverse.add_application_user(),
@@ -301,7 +301,7 @@ fn refuse(dataverse: &twin::Dataverse, cause: Cause, on: bool) {
             dataverse.set_setting(Setting::Withheld(withheld));
         }
         Cause::UnlistedCode => {
-            let refused = on.then_some(twin::RefusedEmails {
+            let refused = on.then_some(emulators::RefusedEmails {
                 status: 400,
                 code: "0x80099999",
                 subject: "",

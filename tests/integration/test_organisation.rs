@@ -26,6 +26,7 @@ use std::time::Instant;
 use aws_sdk_dynamodb::Client;
 use backfill::Backfill;
 use chrono::{DateTime, TimeDelta, Utc};
+use emulators::{Emulators, Fault};
 use mailverse::clients::aws::queue::MemoryQueue;
 use mailverse::clients::aws::secrets::SecretSource;
 use mailverse::clients::dataverse::DataverseClient;
@@ -44,7 +45,6 @@ use mailverse::policy::Policy;
 use mailverse::policy::cache::PolicySource;
 use mailverse::rate_limit::Budget;
 use serde_json::{Value, json};
-use twin::{Fault, Twin};
 use uuid::Uuid;
 
 pub(crate) use self::fates::{assert_skipped, dead, status, throttled, waiting, written};
@@ -70,7 +70,7 @@ pub(crate) const LOOK_UP: &str = "GET /api/data/v9.2/systemusers?";
 
 /// The services, the organisation and the pipeline of one test.
 pub(crate) struct World {
-    pub(crate) twin: Twin,
+    pub(crate) emulators: Emulators,
     pub(crate) people: People,
     pub(crate) pipeline: Pipeline,
     /// The mailboxes that take part.
@@ -94,15 +94,15 @@ impl World {
 
     /// Starts a world whose pipeline uses this write mode.
     pub(crate) async fn start_in(mode: WriteMode) -> Self {
-        let twin = Twin::start().await.unwrap();
-        let people = organisation::found(&twin);
-        let to_dataverse = Tripwire::before(&twin.dataverse().url()).await;
-        let to_nylas = Tripwire::before(&twin.nylas().url()).await;
+        let emulators = Emulators::start().await.unwrap();
+        let people = organisation::found(&emulators);
+        let to_dataverse = Tripwire::before(&emulators.dataverse().url()).await;
+        let to_nylas = Tripwire::before(&emulators.nylas().url()).await;
         let database = dynamo::client(&dynamo::start().await);
         let ledger = ledger(&database, 0).await;
         let allowed = AllowList::All;
         let pipeline = connect(
-            &twin,
+            &emulators,
             &to_dataverse,
             &to_nylas,
             ledger,
@@ -110,7 +110,7 @@ impl World {
             allowed.clone(),
         );
         Self {
-            twin,
+            emulators,
             people,
             pipeline,
             allowed,
@@ -135,7 +135,7 @@ impl World {
         Pipeline {
             policy,
             ..connect(
-                &self.twin,
+                &self.emulators,
                 &self.to_dataverse,
                 &self.to_nylas,
                 ledger,
@@ -160,7 +160,7 @@ impl World {
 
     /// Makes the pipeline observe this rate limit.
     pub(crate) fn keep_to(&mut self, budget: Budget) {
-        self.pipeline.identities = Identities::new(budget, tokens(&self.twin), Vec::new());
+        self.pipeline.identities = Identities::new(budget, tokens(&self.emulators), Vec::new());
     }
 
     /// Replaces the ledger by an empty one, as if the process had died before it settled anything.
@@ -192,12 +192,12 @@ impl World {
 
     /// Puts a message into a mailbox.
     pub(crate) fn put(&self, grant: &str, message: Value) {
-        self.twin.nylas().add_message(grant, message);
+        self.emulators.nylas().add_message(grant, message);
     }
 
     /// Makes Dataverse fail the next request that contains `text`.
     pub(crate) fn fail_dataverse_at(&self, text: &str, fault: Fault) {
-        let dataverse = self.twin.dataverse().clone();
+        let dataverse = self.emulators.dataverse().clone();
         self.before_dataverse_gets(text, async move { dataverse.fail_next(fault) });
     }
 
@@ -212,7 +212,7 @@ impl World {
 
     /// Makes Nylas fail the next request that contains `text`.
     pub(crate) fn fail_nylas_at(&self, text: &str, fault: Fault) {
-        let nylas = self.twin.nylas().clone();
+        let nylas = self.emulators.nylas().clone();
         self.to_nylas
             .at(text, async move { nylas.fail_next(fault) });
     }
@@ -298,21 +298,21 @@ impl World {
         );
         let kites = format!("/accounts({})", self.people.kites);
         let body = json!({"regardingobjectid_account_email@odata.bind": kites});
-        let url = self.twin.dataverse().url();
-        let token = self.twin.entra().issue_token_for(CLIENT, &url, 600);
+        let url = self.emulators.dataverse().url();
+        let token = self.emulators.entra().issue_token_for(CLIENT, &url, 600);
         self.patch_email(email, &token, &body).await;
     }
 
     /// Completes the email as received, as another client does.
     pub(crate) async fn complete(&self, email: Uuid) {
-        let url = self.twin.dataverse().url();
-        let token = self.twin.entra().issue_token(&url, 600);
+        let url = self.emulators.dataverse().url();
+        let token = self.emulators.entra().issue_token(&url, 600);
         let body = json!({"statecode": 1, "statuscode": 4});
         self.patch_email(email, &token, &body).await;
     }
 
     async fn patch_email(&self, email: Uuid, token: &str, body: &Value) {
-        let url = self.twin.dataverse().url();
+        let url = self.emulators.dataverse().url();
         let call = reqwest::Client::new()
             .patch(format!("{url}/api/data/v9.2/emails({email})"))
             .bearer_auth(token)
@@ -330,7 +330,7 @@ impl World {
 
     /// Returns all emails in Dataverse.
     pub(crate) fn emails(&self) -> Vec<Value> {
-        self.twin.dataverse().rows("email")
+        self.emulators.dataverse().rows("email")
     }
 
     /// Returns the only email in Dataverse.
@@ -342,7 +342,7 @@ impl World {
 
     /// Returns the parties of the only email, without those that Dataverse adds.
     pub(crate) fn parties(&self) -> Vec<PartyView> {
-        let parties = self.twin.dataverse().parties(id_of(&self.email()));
+        let parties = self.emulators.dataverse().parties(id_of(&self.email()));
         let sent = parties
             .iter()
             .filter(|party| party["participationtypemask"].as_i64() <= Some(4));
@@ -351,12 +351,12 @@ impl World {
 
     /// Returns the attachments of the only email.
     pub(crate) fn attachments(&self) -> Vec<Value> {
-        self.twin.dataverse().attachments(id_of(&self.email()))
+        self.emulators.dataverse().attachments(id_of(&self.email()))
     }
 
     /// Inserts a row into Dataverse.
     pub(crate) fn insert(&self, table: &str, row: Value) -> Uuid {
-        self.twin.dataverse().insert(table, row).unwrap()
+        self.emulators.dataverse().insert(table, row).unwrap()
     }
 }
 
@@ -366,7 +366,7 @@ impl Drop for World {
             return;
         }
         assert_eq!(
-            self.twin.dataverse().dropped(),
+            self.emulators.dataverse().dropped(),
             [],
             "Dataverse silently dropped what was sent"
         );
@@ -406,7 +406,7 @@ async fn ledger(database: &Client, number: u32) -> Ledger {
 }
 
 fn connect(
-    twin: &Twin,
+    emulators: &Emulators,
     to_dataverse: &Tripwire,
     to_nylas: &Tripwire,
     ledger: Ledger,
@@ -415,14 +415,14 @@ fn connect(
 ) -> Pipeline {
     let http = mailverse::clients::http::client().unwrap();
     let url = |text: &str| text.parse().unwrap();
-    let key = SecretSource::Given(twin.nylas().api_key().into());
+    let key = SecretSource::Given(emulators.nylas().api_key().into());
     let nylas = NylasClient::new(http.clone(), &url(to_nylas.url()), key);
     Pipeline {
         ledger,
         mailboxes: MailboxDirectory::new(nylas.clone(), allowed),
         nylas,
         dataverse: DataverseClient::new(http, &url(to_dataverse.url())),
-        identities: Identities::new(Budget::default(), tokens(twin), Vec::new()),
+        identities: Identities::new(Budget::default(), tokens(emulators), Vec::new()),
         policy: PolicySource::given(policy(&serde_json::json!({}))),
         write_mode,
         created_on: Backdating::default(),
@@ -430,16 +430,16 @@ fn connect(
     }
 }
 
-fn tokens(twin: &Twin) -> TokenSource {
+fn tokens(emulators: &Emulators) -> TokenSource {
     let http = mailverse::clients::http::client().unwrap();
     let url = |text: &str| text.parse().unwrap();
     let entra = EntraClient::new(
         http,
-        &url(&twin.entra().authority()),
-        &twin.entra().tenant_id(),
-        twin.entra().client_id(),
-        Credential::Secret(twin.entra().client_secret().into()),
-        &url(&twin.dataverse().url()),
+        &url(&emulators.entra().authority()),
+        &emulators.entra().tenant_id(),
+        emulators.entra().client_id(),
+        Credential::Secret(emulators.entra().client_secret().into()),
+        &url(&emulators.dataverse().url()),
     );
     TokenSource::new(Origin::Entra(entra))
 }

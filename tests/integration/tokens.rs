@@ -13,12 +13,12 @@ use aws_sdk_secretsmanager::config::retry::RetryConfig;
 use aws_sdk_secretsmanager::config::{Builder, ConfigBag, Intercept, RuntimeComponents};
 use aws_sdk_secretsmanager::error::BoxError;
 use chrono::{DateTime, TimeDelta, Utc};
+use emulators::{Clock, Emulators, Entra};
 use mailverse::clients::entra::token_store::TokenStore;
 use serde_json::{Value, json};
 use stage::moto::Moto;
 use token_refresher::config::Config;
 use token_refresher::{RefreshError, Refreshed, refresh};
-use twin::{Clock, Entra, Twin};
 
 const CREDENTIAL: &str = "entra";
 const TOKEN: &str = "token";
@@ -33,25 +33,25 @@ struct Office {
 }
 
 impl Office {
-    async fn open(twin: &Twin) -> Self {
+    async fn open(emulators: &Emulators) -> Self {
         let moto = Moto::start().await;
         let secrets = moto.secrets();
         for name in [CREDENTIAL, TOKEN] {
             secrets.create_secret().name(name).send().await.unwrap();
         }
         let config = Config {
-            dataverse_url: twin.dataverse().url().parse().unwrap(),
-            entra_authority: twin.entra().authority().parse().unwrap(),
-            entra_tenant_id: twin.entra().tenant_id(),
-            entra_client_id: twin.entra().client_id(),
+            dataverse_url: emulators.dataverse().url().parse().unwrap(),
+            entra_authority: emulators.entra().authority().parse().unwrap(),
+            entra_tenant_id: emulators.entra().tenant_id(),
+            entra_client_id: emulators.entra().client_id(),
             entra_secret_id: CREDENTIAL.to_owned(),
             token_secret_id: TOKEN.to_owned(),
             log_filter: None,
             stack_name: None,
         };
         let office = Self {
-            entra: twin.entra().clone(),
-            clock: twin.clock().clone(),
+            entra: emulators.entra().clone(),
+            clock: emulators.clock().clone(),
             config,
             secrets,
             moto,

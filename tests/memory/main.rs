@@ -13,10 +13,10 @@
 )]
 
 use aws_sdk_sqs::types::{Message, MessageSystemAttributeName};
+use emulators::{Emulators, Grant};
 use serde_json::{Value, json};
 use stage::lambda::Function;
 use stage::{dynamo, events, moto};
-use twin::{Grant, Twin};
 
 /// Returns the memory of the function from `template.yaml`, in kilobytes.
 fn function_memory_kb() -> u64 {
@@ -81,8 +81,8 @@ fn loads() -> Vec<Load> {
 
 /// Returns the peak of the worker, in kilobytes.
 async fn measure(load: Load) -> u64 {
-    let twin = Twin::start().await.unwrap();
-    twin.nylas().add_grant(Grant {
+    let emulators = Emulators::start().await.unwrap();
+    emulators.nylas().add_grant(Grant {
         id: GRANT.to_owned(),
         email: "ada@ours.example".to_owned(),
         provider: "google".to_owned(),
@@ -92,10 +92,11 @@ async fn measure(load: Load) -> u64 {
     let (count, (files, bytes)) = (load.messages.len(), load.files);
     for message in load.messages {
         let id = message["id"].as_str().unwrap().to_owned();
-        twin.nylas().add_message(GRANT, message);
+        emulators.nylas().add_message(GRANT, message);
         for n in 0..files {
             let file = json!({"id": format!("{id}-{n}"), "filename": format!("{n}.bin"), "content_type": "application/pdf"});
-            twin.nylas()
+            emulators
+                .nylas()
                 .add_attachment(GRANT, &id, file, vec![7; bytes]);
         }
     }
@@ -108,12 +109,14 @@ async fn measure(load: Load) -> u64 {
         .unwrap();
     let queue = sqs.create_queue().queue_name("sync").send().await.unwrap();
     let queue = queue.queue_url.unwrap();
-    let token = twin.entra().issue_token(&twin.dataverse().url(), 3_600);
+    let token = emulators
+        .entra()
+        .issue_token(&emulators.dataverse().url(), 3_600);
     let token = json!({
         "access_token": token, "expires_at": chrono::Utc::now().timestamp() + 3_600,
     });
     for (name, value) in [
-        ("nylas", twin.nylas().api_key()),
+        ("nylas", emulators.nylas().api_key()),
         ("token", token.to_string()),
     ] {
         let secret = secrets.create_secret().name(name).secret_string(value);
@@ -127,9 +130,9 @@ async fn measure(load: Load) -> u64 {
         ("AWS_ENDPOINT_URL_SQS", moto.endpoint.clone()),
         ("AWS_ENDPOINT_URL_SECRETS_MANAGER", moto.endpoint.clone()),
         ("AWS_ENDPOINT_URL_DYNAMODB", database.clone()),
-        ("DATAVERSE_URL", twin.dataverse().url()),
+        ("DATAVERSE_URL", emulators.dataverse().url()),
         ("TOKEN_SECRET_ID", "token".to_owned()),
-        ("NYLAS_API_URL", twin.nylas().url()),
+        ("NYLAS_API_URL", emulators.nylas().url()),
         ("NYLAS_API_KEY_SECRET_ID", "nylas".to_owned()),
         ("LEDGER_TABLE", "ledger".to_owned()),
         ("SYNC_QUEUE_URL", queue.clone()),
@@ -149,7 +152,7 @@ async fn measure(load: Load) -> u64 {
     let printed = worker.stop().await;
     let failures = response["batchItemFailures"].as_array().unwrap().len();
     assert_eq!(failures, 0, "every message must be written\n{printed}");
-    assert_eq!(twin.dataverse().rows("email").len(), count);
+    assert_eq!(emulators.dataverse().rows("email").len(), count);
     peak
 }
 

@@ -1,4 +1,4 @@
-// The npm package dynamics-web-api at work on the twin. Started by run.py; README.md says what was found.
+// The npm package dynamics-web-api at work on the emulators. Started by run.py; README.md says what was found.
 
 const assert = require("node:assert/strict");
 const fs = require("node:fs");
@@ -6,43 +6,43 @@ const { randomUUID } = require("node:crypto");
 const { setTimeout: pause } = require("node:timers/promises");
 const { DynamicsWebApi } = require("dynamics-web-api");
 
-const twin = JSON.parse(process.env.TWIN);
+const emulators = JSON.parse(process.env.EMULATORS);
 const collection = "emails";
 const parties = "email_activity_parties";
 // Ids of rows that later steps need.
 const [ada, ben, first] = [randomUUID(), randomUUID(), randomUUID()];
 
-/** The twin's own commands, which no client can see. The answer is one line. */
+/** The emulators' own commands, which no client can see. The answer is one line. */
 function control(command) {
-  fs.writeSync(Number(process.env.TWIN_COMMANDS), JSON.stringify(command) + "\n");
+  fs.writeSync(Number(process.env.EMULATORS_COMMANDS), JSON.stringify(command) + "\n");
   const chunk = Buffer.alloc(65536);
   let line = "";
   while (!line.endsWith("\n")) {
-    const length = fs.readSync(Number(process.env.TWIN_ANSWERS), chunk);
-    assert.ok(length > 0, "the twin has ended");
+    const length = fs.readSync(Number(process.env.EMULATORS_ANSWERS), chunk);
+    assert.ok(length > 0, "the emulators have ended");
     line += chunk.toString("utf8", 0, length);
   }
   return JSON.parse(line);
 }
 
-/** Client credentials from the twin's Entra. The client asks anew for every request, so the token is kept. */
+/** Client credentials from the emulators' Entra. The client asks anew for every request, so the token is kept. */
 let token;
 async function onTokenRefresh() {
   if (!token) {
     const form = new URLSearchParams({
       grant_type: "client_credentials",
-      client_id: twin.client_id,
-      client_secret: twin.client_secret,
-      scope: `${twin.dataverse_url}/.default`,
+      client_id: emulators.client_id,
+      client_secret: emulators.client_secret,
+      scope: `${emulators.dataverse_url}/.default`,
     });
-    const answer = await fetch(`${twin.authority}/${twin.tenant_id}/oauth2/v2.0/token`, { method: "POST", body: form });
+    const answer = await fetch(`${emulators.authority}/${emulators.tenant_id}/oauth2/v2.0/token`, { method: "POST", body: form });
     assert.equal(answer.status, 200);
     token = (await answer.json()).access_token;
   }
   return token;
 }
 
-const config = { serverUrl: twin.dataverse_url, dataApi: { version: "9.2" }, onTokenRefresh };
+const config = { serverUrl: emulators.dataverse_url, dataApi: { version: "9.2" }, onTokenRefresh };
 const client = new DynamicsWebApi(config);
 // The same, but it throws also what the other returns as null or false.
 const strict = new DynamicsWebApi({ ...config, propagateErrors: true });
@@ -66,7 +66,7 @@ const steps = {
   async "says who it is"() {
     const me = await client.callFunction("WhoAmI");
     const user = await client.retrieve({ collection: "systemusers", key: me.UserId, select: ["applicationid"] });
-    assert.equal(user.applicationid, twin.client_id);
+    assert.equal(user.applicationid, emulators.client_id);
   },
 
   async "creates two people under ids of its own"() {
@@ -305,7 +305,7 @@ const steps = {
     assert.deepEqual(control("look").dropped, []);
   },
 
-  async "a read-only column is dropped without a word, and the twin says so"() {
+  async "a read-only column is dropped without a word, and the emulator says so"() {
     const key = await client.create({ collection, data: { subject: "x", senton: "2026-03-04T05:06:07Z" } });
     assert.equal((await client.retrieve({ collection, key, select: ["senton"] })).senton, null);
     assert.deepEqual(control("look").dropped, [["email", "senton"]]);

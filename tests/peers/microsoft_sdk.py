@@ -1,4 +1,4 @@
-"""Microsoft's Python SDK for Dataverse at work on the twin. Started by run.py; README.md says what was found."""
+"""Microsoft's Python SDK for Dataverse at work on the emulators. Started by run.py; README.md says what was found."""
 
 import base64
 import json
@@ -15,17 +15,17 @@ from PowerPlatform.Dataverse import DataverseClient, col
 from PowerPlatform.Dataverse.core.config import DataverseConfig
 from PowerPlatform.Dataverse.core.errors import HttpError
 
-TWIN = json.loads(os.environ["TWIN"])
+EMULATORS = json.loads(os.environ["EMULATORS"])
 FORMATTED = "OData.Community.Display.V1.FormattedValue"
 PARTIES = "email_activity_parties"
 
 
 class Control:
-    """The twin's own commands, which no client can see."""
+    """The emulators' own commands, which no client can see."""
 
     def __init__(self):
-        self.commands = os.fdopen(int(os.environ["TWIN_COMMANDS"]), "w", encoding="utf-8", buffering=1)
-        self.answers = os.fdopen(int(os.environ["TWIN_ANSWERS"]), encoding="utf-8")
+        self.commands = os.fdopen(int(os.environ["EMULATORS_COMMANDS"]), "w", encoding="utf-8", buffering=1)
+        self.answers = os.fdopen(int(os.environ["EMULATORS_ANSWERS"]), encoding="utf-8")
 
     def __call__(self, command):
         self.commands.write(json.dumps(command) + "\n")
@@ -36,7 +36,7 @@ class Control:
 
 
 class Secret:
-    """Client credentials from the twin's Entra. The SDK asks anew for every request, so tokens are kept."""
+    """Client credentials from the emulators' Entra. The SDK asks anew for every request, so tokens are kept."""
 
     def __init__(self):
         self.kept = None
@@ -45,11 +45,11 @@ class Secret:
         if self.kept is None or self.kept.expires_on < time.time() + 60:
             form = {
                 "grant_type": "client_credentials",
-                "client_id": TWIN["client_id"],
-                "client_secret": TWIN["client_secret"],
+                "client_id": EMULATORS["client_id"],
+                "client_secret": EMULATORS["client_secret"],
                 "scope": scopes[0].replace("https://", "http://", 1),
             }
-            address = f"{TWIN['authority']}/{TWIN['tenant_id']}/oauth2/v2.0/token"
+            address = f"{EMULATORS['authority']}/{EMULATORS['tenant_id']}/oauth2/v2.0/token"
             answer = requests.post(address, data=form, timeout=10)
             answer.raise_for_status()
             issued = answer.json()
@@ -58,7 +58,7 @@ class Secret:
 
 
 class Plain(requests.adapters.HTTPAdapter):
-    """Leaves TLS off: the SDK takes addresses with https only, the twin speaks http. Nothing else changes."""
+    """Leaves TLS off: the SDK takes addresses with https only, the emulators speak http. Nothing else changes."""
 
     def send(self, request, **options):
         request.url = request.url.replace("https://", "http://", 1)
@@ -67,7 +67,7 @@ class Plain(requests.adapters.HTTPAdapter):
 
 def connect():
     config = DataverseConfig(http_backoff=0.01)
-    client = DataverseClient(TWIN["dataverse_url"].replace("http://", "https://", 1), Secret(), config)
+    client = DataverseClient(EMULATORS["dataverse_url"].replace("http://", "https://", 1), Secret(), config)
     client._session = requests.Session()  # What `with client:` would make, with another adapter.
     client._session.mount("https://127.0.0.1", Plain())
     return client
@@ -88,7 +88,7 @@ def refused(status, code, call, *arguments, **options):
 
 
 results = []
-twin = Control()
+emulators = Control()
 client = connect()
 records = client.records
 # Ids of rows that later steps need.
@@ -113,7 +113,7 @@ def step(title):
 
 def with_fault(fault):
     """A read that meets a fault."""
-    twin(fault)
+    emulators(fault)
     return records.retrieve("email", first, select=["subject"])
 
 
@@ -188,7 +188,7 @@ def _():
 @step("creates seven emails in one change set of a batch, which is one request")
 def _():
     records.list("email", top=1)  # The SDK looks up the name of the set once.
-    before = twin.requests()
+    before = emulators.requests()
     batch = client.batch.new()
     with batch.changeset() as changes:
         for number in range(1, 8):
@@ -197,7 +197,7 @@ def _():
     expect([it.status_code for it in answer.responses], [204] * 7)
     expect([it.content_id for it in answer.responses], [str(number) for number in range(1, 8)])
     expect(len(set(answer.entity_ids)), 7)
-    expect(twin.requests() - before, 1)
+    expect(emulators.requests() - before, 1)
 
 
 @step("follows the links from page to page")
@@ -236,7 +236,7 @@ def _():
 
 @step("upserts by alternate key: makes the row, then changes it")
 def _():
-    twin({"add_key": ["email", "new_key"]})
+    emulators({"add_key": ["email", "new_key"]})
     for subject in ("once", "twice"):
         item = {"alternate_key": {"new_key": "a1b2"}, "record": {"subject": subject}}
         records.upsert("email", [item])
@@ -282,14 +282,14 @@ def failing_batch(continue_on_error):
 @step("a change set that fails leaves nothing and harms no neighbour, in both shapes of its answer")
 def _():
     for bare in (False, True):
-        twin({"bare_change_set_errors": bare})
+        emulators({"bare_change_set_errors": bare})
         name, execute = failing_batch(continue_on_error=True)
         read, failure, kept = execute().responses
         expect([row["lastname"] for row in read.data["value"]], ["O'Wren"])
         expect((failure.status_code, failure.error_code, failure.content_id), (412, "0x80040237", "2"))
         expect(kept.status_code, 204)
         expect(subjects(name), [f"{name} kept"])
-    twin({"bare_change_set_errors": False})
+    emulators({"bare_change_set_errors": False})
 
 
 @step("without continue-on-error the batch ends at the failure, with the status of the failure")
@@ -327,39 +327,39 @@ def _():
 
 @step("hands on a 429 with its Retry-After, and is let in after that time")
 def _():
-    before = twin.requests()
+    before = emulators.requests()
     error = refused(429, "0x80072322", with_fault, {"refuse": [429, "0x80072322", 1]})
     expect((error.is_transient, error.details["retry_after"]), (True, 1))
-    expect(twin.requests() - before, 1)
+    expect(emulators.requests() - before, 1)
     time.sleep(error.details["retry_after"])
     expect(records.retrieve("email", first, select=["subject"])["subject"], "Kites")
 
 
 @step("repeats by itself what lost its connection")
 def _():
-    before = twin.requests()
+    before = emulators.requests()
     expect(with_fault("reset_before")["subject"], "Kites")
-    expect(twin.requests() - before, 2)
+    expect(emulators.requests() - before, 2)
 
 
 @step("its repeated create after a lost answer makes no second row, since the row has an id")
 def _():
     name = str(uuid.uuid4())
-    twin("reset_after_commit")
+    emulators("reset_after_commit")
     refused(412, "0x80040237", records.create, "email", {"activityid": name, "subject": name})
     expect(subjects(name), [name])
 
 
 @step("nothing that it sent was dropped")
 def _():
-    expect(twin("look")["dropped"], [])
+    expect(emulators("look")["dropped"], [])
 
 
-@step("a read-only column is dropped without a word, and the twin says so")
+@step("a read-only column is dropped without a word, and the emulator says so")
 def _():
     made = records.create("email", {"subject": "x", "senton": "2026-03-04T05:06:07Z"})
     expect(records.retrieve("email", made, select=["senton"])["senton"], None)
-    expect(twin("look")["dropped"], [["email", "senton"]])
+    expect(emulators("look")["dropped"], [["email", "senton"]])
 
 
 client.close()

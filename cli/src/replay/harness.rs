@@ -9,6 +9,7 @@ use aws_lambda_events::sqs::{SqsEvent, SqsMessage};
 use backfill::plan::Planned;
 use backfill::{Backfill, BackfillError};
 use chrono::{TimeDelta, Utc};
+use emulators::{Emulators, SeedError, Setting};
 use lambda_http::http::HeaderValue;
 use mailverse::clients::aws::queue::MemoryQueue;
 use mailverse::clients::aws::secrets::SecretSource;
@@ -33,7 +34,6 @@ use secrecy::SecretString;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sync_worker::{Worked, Worker};
-use twin::{SeedError, Setting, Twin};
 use url::Url;
 use webhook_receiver::event::EventError;
 use webhook_receiver::secrets::WebhookSecrets;
@@ -61,7 +61,7 @@ pub(crate) enum StageError {
     #[error(transparent)]
     Ledger(#[from] EmbeddedError),
     #[error("failed to start the emulators: {0}")]
-    Twin(#[source] std::io::Error),
+    Emulators(#[source] std::io::Error),
     #[error("failed to fill the emulated organisation: {0}")]
     Seed(#[from] SeedError),
     #[error("{}: {problem}", path.display())]
@@ -85,7 +85,7 @@ pub(crate) struct Stage {
 }
 
 struct Offline {
-    twin: Twin,
+    emulators: Emulators,
     _ledger: EmbeddedLedger,
     organisation_file: Option<PathBuf>,
 }
@@ -125,20 +125,21 @@ impl Stage {
         policy: &Policy,
         key: Key,
     ) -> Result<Self, StageError> {
-        let twin = Twin::start().await.map_err(StageError::Twin)?;
+        let emulators = Emulators::start().await.map_err(StageError::Emulators)?;
         // A replay may send years of saved events at once, so the emulator must not throttle it.
-        twin.dataverse()
+        emulators
+            .dataverse()
             .set_setting(Setting::RequestsPerFiveMinutes(usize::MAX));
         let organisation_file = state.map(organisation_file);
-        fill_organisation(&twin, organisation_file.as_deref())?;
-        fill_mailboxes(&twin, events)?;
+        fill_organisation(&emulators, organisation_file.as_deref())?;
+        fill_mailboxes(&emulators, events)?;
         let ledger = EmbeddedLedger::start(state).await?;
         let pipelines = [
-            offline_pipeline(&twin, &ledger, policy)?,
-            offline_pipeline(&twin, &ledger, policy)?,
+            offline_pipeline(&emulators, &ledger, policy)?,
+            offline_pipeline(&emulators, &ledger, policy)?,
         ];
         let offline = Offline {
-            twin,
+            emulators,
             _ledger: ledger,
             organisation_file,
         };
@@ -236,7 +237,7 @@ impl Stage {
     pub(crate) fn activities(&self) -> Option<usize> {
         self.offline
             .as_ref()
-            .map(|offline| offline.twin.dataverse().rows("email").len())
+            .map(|offline| offline.emulators.dataverse().rows("email").len())
     }
 
     /// Returns a readable name of a record: table and name in the emulated organisation, otherwise
@@ -250,7 +251,7 @@ impl Stage {
             other => (other, "name"),
         };
         let offline = self.offline.as_ref();
-        let row = offline.and_then(|o| o.twin.dataverse().row(&record.table, record.id));
+        let row = offline.and_then(|o| o.emulators.dataverse().row(&record.table, record.id));
         let name = row
             .as_ref()
             .and_then(|row| row.get(column))
@@ -260,17 +261,17 @@ impl Stage {
 
     /// Stores the emulated organisation for the next run, if there is a state file.
     pub(crate) fn finish(&self) -> Result<(), StageError> {
-        let Some((twin, path)) = self
+        let Some((emulators, path)) = self
             .offline
             .as_ref()
-            .and_then(|o| Some((&o.twin, o.organisation_file.as_ref()?)))
+            .and_then(|o| Some((&o.emulators, o.organisation_file.as_ref()?)))
         else {
             return Ok(());
         };
         // Written to a temporary file and renamed, so that a crash leaves either the old or the new
         // file.
         let unfinished = path.with_extension("json.new");
-        std::fs::write(&unfinished, twin.dataverse().export().to_string())
+        std::fs::write(&unfinished, emulators.dataverse().export().to_string())
             .and_then(|()| std::fs::rename(&unfinished, path))
             .map_err(|error| StageError::State {
                 path: path.clone(),
@@ -286,20 +287,24 @@ fn organisation_file(state: &Path) -> PathBuf {
 }
 
 fn offline_pipeline(
-    twin: &Twin,
+    emulators: &Emulators,
     ledger: &EmbeddedLedger,
     policy: &Policy,
 ) -> Result<Pipeline, StageError> {
     let http = http::client()?;
-    let organisation = Url::parse(&twin.dataverse().url())?;
-    let nylas_key = SecretSource::Given(SecretString::from(twin.nylas().api_key()));
-    let nylas = NylasClient::new(http.clone(), &Url::parse(&twin.nylas().url())?, nylas_key);
+    let organisation = Url::parse(&emulators.dataverse().url())?;
+    let nylas_key = SecretSource::Given(SecretString::from(emulators.nylas().api_key()));
+    let nylas = NylasClient::new(
+        http.clone(),
+        &Url::parse(&emulators.nylas().url())?,
+        nylas_key,
+    );
     let entra = EntraClient::new(
         http.clone(),
-        &Url::parse(&twin.entra().authority())?,
-        &twin.entra().tenant_id(),
-        twin.entra().client_id(),
-        Credential::Secret(twin.entra().client_secret().into()),
+        &Url::parse(&emulators.entra().authority())?,
+        &emulators.entra().tenant_id(),
+        emulators.entra().client_id(),
+        Credential::Secret(emulators.entra().client_secret().into()),
         &organisation,
     );
     Ok(Pipeline {
@@ -329,7 +334,7 @@ struct DemoRow {
 
 /// Fills the organisation from the state file of the last run, or with the demo organisation if
 /// there is none.
-fn fill_organisation(twin: &Twin, file: Option<&Path>) -> Result<(), StageError> {
+fn fill_organisation(emulators: &Emulators, file: Option<&Path>) -> Result<(), StageError> {
     if let Some(path) = file.filter(|path| path.exists()) {
         let problem = |problem: String| StageError::State {
             path: path.to_owned(),
@@ -337,20 +342,20 @@ fn fill_organisation(twin: &Twin, file: Option<&Path>) -> Result<(), StageError>
         };
         let text = std::fs::read_to_string(path).map_err(|error| problem(error.to_string()))?;
         let state = serde_json::from_str(&text).map_err(|error| problem(error.to_string()))?;
-        return Ok(twin.dataverse().import(state)?);
+        return Ok(emulators.dataverse().import(state)?);
     }
     let rows: Vec<DemoRow> = serde_json::from_str(DEMO_ORGANISATION).map_err(StageError::Demo)?;
     for DemoRow { table, row } in rows {
-        twin.dataverse().insert(&table, row)?;
+        emulators.dataverse().insert(&table, row)?;
     }
     Ok(())
 }
 
 /// Adds a mailbox with its messages, and a user, for each grant in the events.
-fn fill_mailboxes(twin: &Twin, events: &[SavedEvent]) -> Result<(), StageError> {
-    let users = twin.dataverse().rows("systemuser");
+fn fill_mailboxes(emulators: &Emulators, events: &[SavedEvent]) -> Result<(), StageError> {
+    let users = emulators.dataverse().rows("systemuser");
     for mailbox in mailboxes::from_events(events) {
-        twin.nylas().add_grant(twin::Grant {
+        emulators.nylas().add_grant(emulators::Grant {
             id: mailbox.grant_id.clone(),
             email: mailbox.address.clone(),
             provider: mailbox.provider,
@@ -365,12 +370,12 @@ fn fill_mailboxes(twin: &Twin, events: &[SavedEvent]) -> Result<(), StageError> 
                 .cloned()
                 .unwrap_or_default();
             let message_id = text(&message).unwrap_or_default();
-            twin.nylas().add_message(&mailbox.grant_id, message);
+            emulators.nylas().add_message(&mailbox.grant_id, message);
             for attachment in attachments
                 .into_iter()
                 .filter(|attachment| text(attachment).is_some())
             {
-                twin.nylas().add_attachment(
+                emulators.nylas().add_attachment(
                     &mailbox.grant_id,
                     &message_id,
                     attachment,
@@ -384,7 +389,7 @@ fn fill_mailboxes(twin: &Twin, events: &[SavedEvent]) -> Result<(), StageError> 
             .any(|user| user.get("internalemailaddress") == Some(&address))
         {
             let name = mailbox.address.split('@').next().unwrap_or_default();
-            twin.dataverse().insert(
+            emulators.dataverse().insert(
                 "systemuser",
                 json!({"internalemailaddress": address, "fullname": name}),
             )?;

@@ -3,11 +3,11 @@
 use std::collections::HashSet;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use emulators::Emulators;
 use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom, SliceRandom};
 use serde_json::{Value, json};
-use twin::Twin;
 
 use crate::incident::Incident;
 use crate::race::{Moment, Race};
@@ -38,16 +38,16 @@ const LARGE_BODY: usize = 15 * 1024 * 1024;
 struct Around<'a> {
     size: Size,
     people: &'a People,
-    twin: &'a Twin,
+    emulators: &'a Emulators,
     now: DateTime<Utc>,
 }
 
-/// Draws a corpus. Uses the people and folders of `twin`, and inserts the rows of other clients
+/// Draws a corpus. Uses the people and folders of `emulators`, and inserts the rows of other clients
 /// there.
 pub(crate) fn draw(
     size: Size,
     people: &People,
-    twin: &Twin,
+    emulators: &Emulators,
     now: DateTime<Utc>,
     rng: &mut StdRng,
 ) -> Corpus {
@@ -64,7 +64,7 @@ pub(crate) fn draw(
     let around = Around {
         size,
         people,
-        twin,
+        emulators,
         now,
     };
     while corpus.messages.len() < size.messages {
@@ -117,7 +117,7 @@ fn add_mail(
     Around {
         size,
         people,
-        twin,
+        emulators,
         now,
     }: Around<'_>,
     Outline {
@@ -170,7 +170,7 @@ fn add_mail(
         } else {
             kind
         };
-        let folder = twin
+        let folder = emulators
             .nylas()
             .folder_id(grant, kind.folder(outgoing && n == 0));
         let id = format!("m{number}c{n}");
@@ -203,7 +203,7 @@ fn add_mail(
     let theirs = (kind == Kind::Theirs).then(|| {
         let row =
             json!({"subject": subject, "messageid": message_id, "statecode": 1, "statuscode": 4});
-        twin.dataverse().insert("email", row).unwrap()
+        emulators.dataverse().insert("email", row).unwrap()
     });
     let race = (kind == Kind::Raced).then(|| {
         let before = corpus.mails.iter().filter(|mail| mail.race.is_some());

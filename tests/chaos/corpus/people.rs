@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
+use emulators::{Emulators, Grant};
 use serde_json::{Value, json};
-use twin::{Grant, Twin};
 use uuid::Uuid;
 
 use super::{ADDRESS, NAME};
@@ -21,10 +21,10 @@ pub(crate) struct People {
 
 impl People {
     /// Creates the organisation and connects the mailboxes.
-    pub(crate) fn found(twin: &Twin) -> Self {
+    pub(crate) fn found(emulators: &Emulators) -> Self {
         let mut known = HashMap::new();
         let mut insert = |table: &str, address: &str, row: Value| {
-            let id = twin.dataverse().insert(table, row).unwrap();
+            let id = emulators.dataverse().insert(table, row).unwrap();
             known.insert(address.to_owned(), (table.to_owned(), id));
         };
         let mut user = |address: &str| {
@@ -41,7 +41,7 @@ impl People {
                 format!("grant-{n}"),
                 format!("{ADDRESS}-mailbox{n}@ours.example"),
             );
-            twin.nylas().add_grant(Grant {
+            emulators.nylas().add_grant(Grant {
                 id: grant.clone(),
                 email: address.clone(),
                 provider: provider.to_owned(),

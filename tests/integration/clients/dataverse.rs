@@ -1,5 +1,6 @@
 //! Tests of the Dataverse client.
 
+use emulators::{Emulators, Fault};
 use mailverse::clients::dataverse::email_row::EmailWrite;
 use mailverse::clients::dataverse::emails::CreateOutcome;
 use mailverse::clients::dataverse::error::DataverseError;
@@ -12,14 +13,13 @@ use mailverse::lookup::request::{Found, Questions};
 use mailverse::model::address::EmailAddress;
 use mailverse::model::ids::ActivityId;
 use serde_json::{Map, Value, json};
-use twin::{Fault, Twin};
 use uuid::Uuid;
 
 use super::after;
 use crate::test_organisation::{status, throttled};
 
 struct Bench {
-    twin: Twin,
+    emulators: Emulators,
     client: DataverseClient,
     token: AccessToken,
 }
@@ -28,15 +28,15 @@ type Written = Vec<Result<CreateOutcome, DataverseError>>;
 
 impl Bench {
     async fn start() -> Self {
-        let twin = Twin::start().await.unwrap();
+        let emulators = Emulators::start().await.unwrap();
         let http = mailverse::clients::http::client().unwrap();
-        let client = DataverseClient::new(http, &twin.dataverse().url().parse().unwrap());
-        let token = twin
+        let client = DataverseClient::new(http, &emulators.dataverse().url().parse().unwrap());
+        let token = emulators
             .entra()
-            .issue_token(&twin.dataverse().url(), 600)
+            .issue_token(&emulators.dataverse().url(), 600)
             .into();
         Self {
-            twin,
+            emulators,
             client,
             token,
         }
@@ -54,13 +54,13 @@ impl Bench {
 
     /// Returns the error of a write and of a lookup while Dataverse fails in this way.
     async fn failing(&self, fault: &Fault) -> DataverseError {
-        self.twin.dataverse().fail_next(fault.clone());
+        self.emulators.dataverse().fail_next(fault.clone());
         let written = self
             .write(&[email(1)])
             .await
             .remove(0)
             .expect_err("the write should fail");
-        self.twin.dataverse().fail_next(fault.clone());
+        self.emulators.dataverse().fail_next(fault.clone());
         let looked_up = self
             .look_up(&["x@kites.example"])
             .await
@@ -82,7 +82,7 @@ impl Bench {
     }
 
     fn emails(&self) -> usize {
-        self.twin.dataverse().rows("email").len()
+        self.emulators.dataverse().rows("email").len()
     }
 }
 
@@ -121,9 +121,9 @@ async fn a_429_waits_as_long_as_it_says() {
 async fn the_limit_of_the_organisation_is_read_as_a_429() {
     let bench = Bench::start().await;
     bench
-        .twin
+        .emulators
         .dataverse()
-        .set_setting(twin::Setting::RequestsPerFiveMinutes(1));
+        .set_setting(emulators::Setting::RequestsPerFiveMinutes(1));
     assert_eq!(bench.write(&[email(1)]).await, [Ok(CreateOutcome::Created)]);
     let error = bench.write(&[email(2)]).await.remove(0).unwrap_err();
     let RetryAdvice::Postpone(wait) = error.retry_advice() else {
@@ -165,7 +165,10 @@ async fn a_broken_connection_is_an_outage_and_its_text_holds_no_address() {
 #[tokio::test]
 async fn a_write_whose_answer_was_lost_is_found_when_it_is_repeated() {
     let bench = Bench::start().await;
-    bench.twin.dataverse().fail_next(Fault::ResetAfterCommit);
+    bench
+        .emulators
+        .dataverse()
+        .fail_next(Fault::ResetAfterCommit);
     assert!(bench.write(&[email(1)]).await[0].is_err());
     assert_eq!(
         bench.write(&[email(1)]).await,
@@ -177,7 +180,7 @@ async fn a_write_whose_answer_was_lost_is_found_when_it_is_repeated() {
 #[tokio::test]
 async fn a_401_asks_for_another_token_and_a_403_for_a_person() {
     let bench = Bench::start().await;
-    bench.twin.entra().revoke_all();
+    bench.emulators.entra().revoke_all();
     assert_eq!(
         bench.write(&[email(1)]).await,
         [Err(DataverseError::TokenRejected)]
@@ -187,13 +190,13 @@ async fn a_401_asks_for_another_token_and_a_403_for_a_person() {
         Some(DataverseError::TokenRejected)
     );
     for expired in [0, -1] {
-        let url = bench.twin.dataverse().url();
-        let token = bench.twin.entra().issue_token(&url, expired).into();
+        let url = bench.emulators.dataverse().url();
+        let token = bench.emulators.entra().issue_token(&url, expired).into();
         let written = bench.client.write(&Session::new(token), &[email(1)]).await;
         assert_eq!(written, [Err(DataverseError::TokenRejected)]);
     }
     let bench = Bench::start().await;
-    bench.twin.dataverse().remove_application_user();
+    bench.emulators.dataverse().remove_application_user();
     let error = bench.write(&[email(1)]).await.remove(0).unwrap_err();
     assert_eq!(error.retry_advice(), RetryAdvice::Never);
     assert!(
@@ -227,9 +230,9 @@ async fn what_is_refused_for_good_names_its_code_and_harms_no_neighbour() {
     for bare in [false, true] {
         let bench = Bench::start().await;
         bench
-            .twin
+            .emulators
             .dataverse()
-            .set_setting(twin::Setting::BareChangeSetErrors(bare));
+            .set_setting(emulators::Setting::BareChangeSetErrors(bare));
         let mut poison = email(2);
         poison
             .row
@@ -251,12 +254,15 @@ async fn what_is_refused_for_good_names_its_code_and_harms_no_neighbour() {
 #[tokio::test]
 async fn a_413_for_many_is_sent_again_one_by_one_and_a_413_for_one_is_final() {
     let bench = Bench::start().await;
-    bench.twin.dataverse().fail_next(status(413, "0x8004418A"));
+    bench
+        .emulators
+        .dataverse()
+        .fail_next(status(413, "0x8004418A"));
     assert_eq!(
         bench.write(&[email(1), email(2)]).await,
         [Ok(CreateOutcome::Created), Ok(CreateOutcome::Created)]
     );
-    bench.twin.dataverse().fail_next(status(413, ""));
+    bench.emulators.dataverse().fail_next(status(413, ""));
     let error = bench.write(&[email(3)]).await.remove(0).unwrap_err();
     assert_eq!(
         (&error, error.retry_advice()),
@@ -279,7 +285,7 @@ async fn a_part_of_a_batch_has_a_failure_and_a_retry_after_of_its_own() {
     let bench = Bench::start().await;
     // Each email has two operations, so the second email's POST is the third operation.
     bench
-        .twin
+        .emulators
         .dataverse()
         .fail_operation(2, throttled("0x80072322", 44));
     let results = bench.write(&[email(1), email(2), email(3)]).await;
@@ -293,7 +299,10 @@ async fn a_part_of_a_batch_has_a_failure_and_a_retry_after_of_its_own() {
 #[tokio::test]
 async fn a_query_that_fails_within_the_look_up_fails_the_look_up() {
     let bench = Bench::start().await;
-    bench.twin.dataverse().fail_operation(1, status(503, ""));
+    bench
+        .emulators
+        .dataverse()
+        .fail_operation(1, status(503, ""));
     let error = bench
         .look_up(&["x@kites.example"])
         .await
@@ -307,7 +316,7 @@ async fn a_look_up_reads_every_page() {
     let bench = Bench::start().await;
     for n in 0..5_003_u128 {
         let row = json!({"contactid": Uuid::from_u128(n + 1), "lastname": "x", "emailaddress1": "all@kites.example"});
-        bench.twin.dataverse().insert("contact", row).unwrap();
+        bench.emulators.dataverse().insert("contact", row).unwrap();
     }
     let found = bench.look_up(&["all@kites.example"]).await.unwrap();
     assert_eq!(found.people(&address("all@kites.example")).len(), 5_003);
@@ -318,7 +327,7 @@ async fn a_regarding_is_filled_only_while_the_row_is_as_it_was_seen() {
     let bench = Bench::start().await;
     bench.write(&[email(1)]).await;
     let contact = bench
-        .twin
+        .emulators
         .dataverse()
         .insert("contact", json!({"lastname": "x"}))
         .unwrap();
@@ -360,5 +369,5 @@ async fn nothing_asked_and_nothing_to_write_is_no_request() {
     let bench = Bench::start().await;
     bench.look_up(&[]).await.unwrap();
     assert_eq!(bench.write(&[]).await, []);
-    assert_eq!(bench.twin.dataverse().requests().total, 0);
+    assert_eq!(bench.emulators.dataverse().requests().total, 0);
 }

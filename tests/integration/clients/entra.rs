@@ -1,10 +1,10 @@
 //! Tests of the Entra client and of the stored token.
 
 use chrono::{DateTime, TimeDelta, Utc};
+use emulators::{Emulators, Fault};
 use mailverse::clients::entra::client::{Credential, EntraClient, EntraError};
 use mailverse::clients::entra::{Origin, TokenSource};
 use secrecy::ExposeSecret;
-use twin::{Fault, Twin};
 
 use crate::test_organisation::{status, throttled};
 
@@ -17,19 +17,19 @@ struct Told {
 }
 
 impl Told {
-    fn by(twin: &Twin) -> Self {
+    fn by(emulators: &Emulators) -> Self {
         Self {
-            tenant: twin.entra().tenant_id(),
-            client_id: twin.entra().client_id(),
-            secret: twin.entra().client_secret(),
-            organisation: twin.dataverse().url(),
+            tenant: emulators.entra().tenant_id(),
+            client_id: emulators.entra().client_id(),
+            secret: emulators.entra().client_secret(),
+            organisation: emulators.dataverse().url(),
         }
     }
 
-    fn client(&self, twin: &Twin) -> EntraClient {
+    fn client(&self, emulators: &Emulators) -> EntraClient {
         EntraClient::new(
             mailverse::clients::http::client().unwrap(),
-            &twin.entra().authority().parse().unwrap(),
+            &emulators.entra().authority().parse().unwrap(),
             &self.tenant,
             self.client_id.clone(),
             Credential::Secret(self.secret.clone().into()),
@@ -44,17 +44,21 @@ fn now() -> DateTime<Utc> {
 
 #[tokio::test]
 async fn a_token_is_had_with_its_end() {
-    let twin = Twin::start().await.unwrap();
-    let token = Told::by(&twin).client(&twin).request(now()).await.unwrap();
+    let emulators = Emulators::start().await.unwrap();
+    let token = Told::by(&emulators)
+        .client(&emulators)
+        .request(now())
+        .await
+        .unwrap();
     assert_eq!(token.expires_at, now() + TimeDelta::seconds(3_599));
     assert!(!token.access_token.expose_secret().is_empty());
 }
 
 #[tokio::test]
 async fn what_is_set_up_wrong_is_named_with_the_setting_to_change() {
-    let twin = Twin::start().await.unwrap();
+    let emulators = Emulators::start().await.unwrap();
     let told = |change: fn(&mut Told)| {
-        let mut told = Told::by(&twin);
+        let mut told = Told::by(&emulators);
         change(&mut told);
         told
     };
@@ -81,7 +85,7 @@ async fn what_is_set_up_wrong_is_named_with_the_setting_to_change() {
         ),
     ] {
         let error = told
-            .client(&twin)
+            .client(&emulators)
             .request(now())
             .await
             .expect_err("the request should be refused");
@@ -100,7 +104,7 @@ async fn what_is_set_up_wrong_is_named_with_the_setting_to_change() {
 
 #[tokio::test]
 async fn a_429_a_5xx_and_a_broken_connection_are_outages() {
-    let twin = Twin::start().await.unwrap();
+    let emulators = Emulators::start().await.unwrap();
     for fault in [
         throttled("temporarily_unavailable", 9),
         status(500, ""),
@@ -109,9 +113,9 @@ async fn a_429_a_5xx_and_a_broken_connection_are_outages() {
         Fault::ResetAfterCommit,
     ] {
         let what = format!("{fault:?}");
-        twin.entra().fail_next(fault);
-        let error = Told::by(&twin)
-            .client(&twin)
+        emulators.entra().fail_next(fault);
+        let error = Told::by(&emulators)
+            .client(&emulators)
             .request(now())
             .await
             .expect_err("the request should fail");
@@ -124,10 +128,10 @@ async fn a_429_a_5xx_and_a_broken_connection_are_outages() {
 
 #[tokio::test]
 async fn an_answer_without_a_token_is_an_outage() {
-    let twin = Twin::start().await.unwrap();
-    twin.entra().fail_next(status(200, ""));
-    let error = Told::by(&twin)
-        .client(&twin)
+    let emulators = Emulators::start().await.unwrap();
+    emulators.entra().fail_next(status(200, ""));
+    let error = Told::by(&emulators)
+        .client(&emulators)
         .request(now())
         .await
         .expect_err("the request should fail");
@@ -136,8 +140,8 @@ async fn an_answer_without_a_token_is_an_outage() {
 
 #[tokio::test]
 async fn a_token_is_kept_until_five_minutes_before_its_end_or_until_it_is_refused() {
-    let twin = Twin::start().await.unwrap();
-    let source = TokenSource::new(Origin::Entra(Told::by(&twin).client(&twin)));
+    let emulators = Emulators::start().await.unwrap();
+    let source = TokenSource::new(Origin::Entra(Told::by(&emulators).client(&emulators)));
     let mut seen = Vec::new();
     for seconds in [0, 3_298, 3_299, 3_300] {
         let token = source
@@ -158,5 +162,5 @@ async fn a_token_is_kept_until_five_minutes_before_its_end_or_until_it_is_refuse
         .await
         .unwrap();
     assert_ne!(fresh.expose_secret(), seen[3]);
-    assert_eq!(twin.entra().requests(), 3);
+    assert_eq!(emulators.entra().requests(), 3);
 }

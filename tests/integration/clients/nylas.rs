@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use emulators::{Emulators, Fault, Grant};
 use mailverse::clients::aws::secrets::SecretSource;
 use mailverse::clients::nylas::error::NylasError;
 use mailverse::clients::nylas::{
@@ -11,7 +12,6 @@ use mailverse::clients::retry::RetryAdvice;
 use mailverse::model::ids::{AttachmentId, GrantId};
 use mailverse::model::message::{Message, Omission};
 use serde_json::{Value, json};
-use twin::{Fault, Grant, Twin};
 
 use super::after;
 use crate::test_organisation::{key, mail, status, throttled};
@@ -19,22 +19,24 @@ use crate::test_organisation::{key, mail, status, throttled};
 const GRANT: &str = "grant-1";
 
 struct Bench {
-    twin: Twin,
+    emulators: Emulators,
     client: NylasClient,
 }
 
 impl Bench {
     async fn start() -> Self {
-        let twin = Twin::start().await.unwrap();
-        add_grant(&twin, GRANT, "ada@ours.example");
-        let client = client(&twin, &twin.nylas().api_key());
-        Self { twin, client }
+        let emulators = Emulators::start().await.unwrap();
+        add_grant(&emulators, GRANT, "ada@ours.example");
+        let client = client(&emulators, &emulators.nylas().api_key());
+        Self { emulators, client }
     }
 
     /// Returns the error of a message request while Nylas fails in this way.
     async fn failing(&self, fault: Fault) -> NylasError {
-        self.twin.nylas().add_message(GRANT, mail("m1", &json!({})));
-        self.twin.nylas().fail_next(fault);
+        self.emulators
+            .nylas()
+            .add_message(GRANT, mail("m1", &json!({})));
+        self.emulators.nylas().fail_next(fault);
         match self.client.message(&key(GRANT, "m1"), Headers::Basic).await {
             Err(error) => error,
             Ok(_) => panic!("the call should fail"),
@@ -54,14 +56,14 @@ impl Bench {
     }
 }
 
-fn client(twin: &Twin, api_key: &str) -> NylasClient {
+fn client(emulators: &Emulators, api_key: &str) -> NylasClient {
     let http = mailverse::clients::http::client().unwrap();
     let key = SecretSource::Given(api_key.into());
-    NylasClient::new(http, &twin.nylas().url().parse().unwrap(), key)
+    NylasClient::new(http, &emulators.nylas().url().parse().unwrap(), key)
 }
 
-fn add_grant(twin: &Twin, id: &str, email: &str) {
-    twin.nylas().add_grant(Grant {
+fn add_grant(emulators: &Emulators, id: &str, email: &str) {
+    emulators.nylas().add_grant(Grant {
         id: id.to_owned(),
         email: email.to_owned(),
         provider: "google".to_owned(),
@@ -84,7 +86,7 @@ async fn a_message_comes_with_its_message_id_whatever_its_own_id_is_made_of() {
         "...",
         "a/../b",
     ] {
-        bench.twin.nylas().add_message(
+        bench.emulators.nylas().add_message(
             GRANT,
             mail(
                 id,
@@ -158,10 +160,13 @@ async fn a_5xx_a_time_out_and_a_broken_connection_are_outages() {
 #[tokio::test]
 async fn a_refused_key_is_told_from_a_mailbox_to_which_nobody_is_signed_in() {
     let bench = Bench::start().await;
-    bench.twin.nylas().set_grant_status(GRANT, "invalid");
+    bench.emulators.nylas().set_grant_status(GRANT, "invalid");
     assert!(!bench.client.refuses_key().await);
-    assert!(client(&bench.twin, "nyk_wrong").refuses_key().await);
-    bench.twin.nylas().fail_next(status(500, "internal_error"));
+    assert!(client(&bench.emulators, "nyk_wrong").refuses_key().await);
+    bench
+        .emulators
+        .nylas()
+        .fail_next(status(500, "internal_error"));
     assert!(
         !bench.client.refuses_key().await,
         "a 500 does not prove that the key is refused"
@@ -171,14 +176,14 @@ async fn a_refused_key_is_told_from_a_mailbox_to_which_nobody_is_signed_in() {
 #[tokio::test]
 async fn a_401_waits_until_somebody_signed_in() {
     let bench = Bench::start().await;
-    bench.twin.nylas().set_grant_status(GRANT, "invalid");
+    bench.emulators.nylas().set_grant_status(GRANT, "invalid");
     let expired = bench
         .client
         .message(&key(GRANT, "m1"), Headers::Basic)
         .await
         .err()
         .expect("the call should fail");
-    let wrong_key = client(&bench.twin, "nyk_wrong")
+    let wrong_key = client(&bench.emulators, "nyk_wrong")
         .message(&key(GRANT, "m1"), Headers::Basic)
         .await;
     for error in [expired, wrong_key.err().expect("the call should fail")] {
@@ -208,7 +213,7 @@ async fn a_redirect_is_not_followed() {
     let bench = Bench::start().await;
     let error = bench.failing(status(302, "")).await;
     assert_eq!(error.retry_advice(), RetryAdvice::Soon);
-    assert_eq!(bench.twin.nylas().requests(), 1);
+    assert_eq!(bench.emulators.nylas().requests(), 1);
 }
 
 #[tokio::test]
@@ -219,7 +224,7 @@ async fn an_answer_without_data_is_an_outage_and_no_empty_list() {
         bench.failing(empty()).await,
         NylasError::Unavailable { .. }
     ));
-    bench.twin.nylas().fail_next(empty());
+    bench.emulators.nylas().fail_next(empty());
     let messages = bench
         .client
         .messages(&grant(), &Filter::default(), None, Headers::Basic, 50)
@@ -228,19 +233,19 @@ async fn an_answer_without_data_is_an_outage_and_no_empty_list() {
         matches!(messages, Err(NylasError::Unavailable { .. })),
         "messages"
     );
-    bench.twin.nylas().fail_next(empty());
+    bench.emulators.nylas().fail_next(empty());
     let grants = bench.client.grants().await;
     assert!(
         matches!(grants, Err(NylasError::Unavailable { .. })),
         "grants"
     );
-    bench.twin.nylas().fail_next(empty());
+    bench.emulators.nylas().fail_next(empty());
     let folders = bench.client.folders(&grant()).await;
     assert!(
         matches!(folders, Err(NylasError::Unavailable { .. })),
         "folders"
     );
-    bench.twin.nylas().fail_next(empty());
+    bench.emulators.nylas().fail_next(empty());
     let one = bench.client.grant(&grant()).await;
     assert!(matches!(one, Err(NylasError::Unavailable { .. })), "grant");
 }
@@ -253,7 +258,7 @@ async fn a_mailbox_is_listed_page_by_page_newest_first_each_message_once() {
         for n in 0..120 {
             let id = format!("m{n:03}");
             bench
-                .twin
+                .emulators
                 .nylas()
                 .add_message(GRANT, mail(&id, &json!({"date": 1_795_000_000 + n})));
         }
@@ -294,15 +299,15 @@ async fn a_mailbox_is_listed_page_by_page_newest_first_each_message_once() {
 #[tokio::test]
 async fn every_grant_is_listed_however_many_there_are() {
     for count in [1, 50, 51, 130] {
-        let twin = Twin::start().await.unwrap();
+        let emulators = Emulators::start().await.unwrap();
         for n in 0..count {
             add_grant(
-                &twin,
+                &emulators,
                 &format!("grant-{n}"),
                 &format!("person{n}@ours.example"),
             );
         }
-        let client = client(&twin, &twin.nylas().api_key());
+        let client = client(&emulators, &emulators.nylas().api_key());
         let grants = client.grants().await.unwrap();
         let ids: std::collections::HashSet<_> =
             grants.iter().map(|grant| grant.id.clone()).collect();
@@ -328,7 +333,7 @@ async fn every_folder_is_listed_however_many_there_are() {
     let before = bench.client.folders(&grant()).await.unwrap().len();
     for n in 0..450 {
         let folder: Value = json!({"id": format!("folder-{n}"), "name": "x"});
-        bench.twin.nylas().add_folder(GRANT, folder);
+        bench.emulators.nylas().add_folder(GRANT, folder);
     }
     let folders = bench.client.folders(&grant()).await.unwrap();
     assert_eq!(folders.len(), before + 450);
@@ -338,12 +343,12 @@ async fn every_folder_is_listed_however_many_there_are() {
 async fn a_download_ends_at_the_limit_and_a_file_that_is_gone_is_told_from_one_that_is_too_large() {
     let bench = Bench::start().await;
     bench
-        .twin
+        .emulators
         .nylas()
         .add_message(GRANT, mail("m/1", &json!({})));
     let object = json!({"id": "a+/=1", "filename": "x", "content_type": "text/plain"});
     bench
-        .twin
+        .emulators
         .nylas()
         .add_attachment(GRANT, "m/1", object, vec![7; 1_000]);
     let download = async |id: &str, limit| {
@@ -360,7 +365,7 @@ async fn a_download_ends_at_the_limit_and_a_file_that_is_gone_is_told_from_one_t
     assert_eq!(download("a+/=1", 999).await.unwrap(), FetchedFile::TooLarge);
     assert_eq!(download("a2", 999).await.unwrap(), FetchedFile::Missing);
     bench
-        .twin
+        .emulators
         .nylas()
         .fail_next(throttled("rate_limit_error", 5));
     let error = download("a+/=1", 1_000).await.unwrap_err();
@@ -372,7 +377,10 @@ async fn a_message_too_large_to_be_held_comes_with_its_snippet_in_place_of_its_b
     let bench = Bench::start().await;
     let body = "x".repeat(LARGEST_MESSAGE);
     let large = json!({"body": body, "snippet": "Two red ones"});
-    bench.twin.nylas().add_message(GRANT, mail("m1", &large));
+    bench
+        .emulators
+        .nylas()
+        .add_message(GRANT, mail("m1", &large));
     let (held, key) = (AtomicUsize::new(7), key(GRANT, "m1"));
     let fetched = bench.client.message_counted(&key, Headers::Basic, &held);
     let Fetched::Message(message) = fetched.await.unwrap() else {
@@ -392,7 +400,10 @@ async fn a_message_too_large_to_be_held_comes_with_its_snippet_in_place_of_its_b
 async fn what_arrives_of_a_message_counts_as_held_and_what_brings_none_does_not() {
     let bench = Bench::start().await;
     let changes = json!({"body": "x".repeat(100_000)});
-    bench.twin.nylas().add_message(GRANT, mail("m1", &changes));
+    bench
+        .emulators
+        .nylas()
+        .add_message(GRANT, mail("m1", &changes));
     let held = AtomicUsize::new(0);
     let fetch = async |id: &str| {
         let key = key(GRANT, id);
@@ -405,7 +416,7 @@ async fn what_arrives_of_a_message_counts_as_held_and_what_brings_none_does_not(
     let first = held.load(Ordering::Relaxed);
     assert!((100_000..110_000).contains(&first), "{first}");
     assert!(matches!(fetch("m2").await.unwrap(), Fetched::Gone));
-    bench.twin.nylas().fail_next(Fault::ResetBefore);
+    bench.emulators.nylas().fail_next(Fault::ResetBefore);
     fetch("m1").await.err().unwrap();
     assert_eq!(held.load(Ordering::Relaxed), first);
 }
@@ -415,7 +426,7 @@ async fn a_listed_message_that_alone_is_too_large_comes_with_its_snippet() {
     let bench = Bench::start().await;
     for id in ["m1", "m2"] {
         let large = json!({"body": "x".repeat(10_000), "snippet": "Two red ones"});
-        bench.twin.nylas().add_message(GRANT, mail(id, &large));
+        bench.emulators.nylas().add_message(GRANT, mail(id, &large));
     }
     let list = async |limit| {
         let grant: GrantId = GRANT.parse().unwrap();

@@ -1,8 +1,8 @@
 //! A message never makes the deliveries of other messages fail: messages with very many recipients,
 //! and messages that failed before.
 
+use emulators::{Fault, Setting};
 use serde_json::{Value, json};
-use twin::{Fault, Setting};
 
 use super::cloud::{Cloud, GRANT};
 
@@ -20,7 +20,7 @@ fn put(cloud: &Cloud, id: &str, recipients: usize) {
         "from": [{"email": format!("{id}@kites.example")}], "to": to,
         "headers": [{"name": "Message-ID", "value": format!("<{id}@kites.example>")}],
     });
-    cloud.twin.nylas().add_message(GRANT, message);
+    cloud.emulators.nylas().add_message(GRANT, message);
 }
 
 /// Starts a cloud whose queue holds requests for these messages, each with an id and a number of
@@ -43,7 +43,7 @@ async fn a_message_with_eight_thousand_recipients_costs_its_neighbours_no_delive
     let messages = TEN.map(|id| (id, if id == "m4" { 8_000 } else { 1 }));
     let cloud = with_messages(&messages).await;
     let slow = Setting::OperationMilliseconds(15);
-    cloud.twin.dataverse().set_setting(slow);
+    cloud.emulators.dataverse().set_setting(slow);
     let mut worker = cloud.function("sync-worker").await;
     let batch = cloud.receive().await;
     assert_eq!(batch.len(), 10);
@@ -54,7 +54,7 @@ async fn a_message_with_eight_thousand_recipients_costs_its_neighbours_no_delive
         .iter()
         .find(|row| row["sender"] == "m4@kites.example");
     let large = large.unwrap()["activityid"].as_str().unwrap();
-    let parties = cloud.twin.dataverse().parties(large.parse().unwrap());
+    let parties = cloud.emulators.dataverse().parties(large.parse().unwrap());
     let sent = parties
         .iter()
         .filter(|party| party["participationtypemask"].as_i64() <= Some(4));
@@ -89,7 +89,7 @@ async fn a_message_that_failed_twice_has_a_look_up_and_a_write_of_its_own() {
     let cloud = with_messages(&[("m1", 1)]).await;
     let mut worker = cloud.function("sync-worker").await;
     for _ in 0..2 {
-        cloud.twin.dataverse().fail_next(Fault::ResetBefore);
+        cloud.emulators.dataverse().fail_next(Fault::ResetBefore);
         let batch = cloud.receive().await;
         assert_eq!(cloud.work(&mut worker, &batch).await.len(), 1);
         cloud.make_visible(&batch[0]).await;
@@ -98,11 +98,11 @@ async fn a_message_that_failed_twice_has_a_look_up_and_a_write_of_its_own() {
         put(&cloud, id, 1);
         cloud.send(&request(id)).await;
     }
-    let before = cloud.twin.dataverse().requests().total;
+    let before = cloud.emulators.dataverse().requests().total;
     let batch = cloud.receive().await;
     assert_eq!(batch.len(), 3);
     assert_eq!(cloud.work(&mut worker, &batch).await, [""; 0]);
-    let requests = cloud.twin.dataverse().requests().total - before;
+    let requests = cloud.emulators.dataverse().requests().total - before;
     assert_eq!(
         requests, 4,
         "two requests for the others, two for the message that failed before"

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, HashMap};
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_sqs::types::{Message, MessageSystemAttributeName, QueueAttributeName};
+use emulators::{Emulators, Grant};
 use mailverse::ledger::backfill_runs::{TaskKey, TaskState};
 use mailverse::ledger::messages::Ledger;
 use mailverse::ledger::table;
 use serde_json::{Value, json};
-use twin::{Grant, Twin};
 
 use super::canary;
 use super::events::{schedule, sqs_event};
@@ -23,7 +23,7 @@ pub(super) const WEBHOOK_SECRET: &str = "canary-webhook-secret-90c1";
 
 /// The environment of the functions.
 pub(super) struct Cloud {
-    pub(super) twin: Twin,
+    pub(super) emulators: Emulators,
     pub(super) sqs: aws_sdk_sqs::Client,
     pub(super) secrets: aws_sdk_secretsmanager::Client,
     pub(super) queue: String,
@@ -40,8 +40,8 @@ impl Cloud {
     /// Starts queues, an empty ledger, and the secrets as the template creates them: without
     /// values.
     pub(super) async fn start(receive_limit: u32) -> Self {
-        let twin = Twin::start().await.unwrap();
-        twin.nylas().add_grant(Grant {
+        let emulators = Emulators::start().await.unwrap();
+        emulators.nylas().add_grant(Grant {
             id: GRANT.to_owned(),
             email: "ada@ours.example".to_owned(),
             provider: "google".to_owned(),
@@ -58,7 +58,7 @@ impl Cloud {
                 json!({"lastname": "C", "emailaddress1": canary::ADDRESS}),
             ),
         ] {
-            twin.dataverse().insert(table, row).unwrap();
+            emulators.dataverse().insert(table, row).unwrap();
         }
         let moto = Moto::start().await;
         let dynamo = dynamo::start().await;
@@ -88,7 +88,7 @@ impl Cloud {
             secrets.create_secret().name(name).send().await.unwrap();
         }
         Self {
-            twin,
+            emulators,
             sqs,
             secrets,
             queue,
@@ -104,8 +104,8 @@ impl Cloud {
     /// token-refresher.
     pub(super) async fn store_secrets(&self) {
         self.store("webhook", WEBHOOK_SECRET).await;
-        self.store("nylas", &self.twin.nylas().api_key()).await;
-        let credential = json!({"client_secret": self.twin.entra().client_secret()});
+        self.store("nylas", &self.emulators.nylas().api_key()).await;
+        let credential = json!({"client_secret": self.emulators.entra().client_secret()});
         self.store("entra", &credential.to_string()).await;
     }
 
@@ -133,8 +133,8 @@ impl Cloud {
     pub(super) async fn secret_texts(&self) -> Vec<String> {
         let mut texts = vec![
             WEBHOOK_SECRET.to_owned(),
-            self.twin.nylas().api_key(),
-            self.twin.entra().client_secret(),
+            self.emulators.nylas().api_key(),
+            self.emulators.entra().client_secret(),
         ];
         if let Some(token) = self.stored("token").await {
             let token: Value = serde_json::from_str(&token).unwrap();
@@ -154,14 +154,14 @@ impl Cloud {
         name: &'static str,
         further: &[(&'static str, String)],
     ) -> Function {
-        let entra = self.twin.entra();
+        let entra = self.emulators.entra();
         let own: Vec<(&str, String)> = match name {
             "webhook-receiver" => vec![
                 ("WEBHOOK_SECRET_ID", "webhook".to_owned()),
                 ("SYNC_QUEUE_URL", self.queue.clone()),
             ],
             "token-refresher" => vec![
-                ("DATAVERSE_URL", self.twin.dataverse().url()),
+                ("DATAVERSE_URL", self.emulators.dataverse().url()),
                 ("ENTRA_AUTHORITY", entra.authority()),
                 ("ENTRA_TENANT_ID", entra.tenant_id()),
                 ("ENTRA_CLIENT_ID", entra.client_id()),
@@ -180,9 +180,9 @@ impl Cloud {
 
     fn pipeline_settings(&self) -> Vec<(&'static str, String)> {
         vec![
-            ("DATAVERSE_URL", self.twin.dataverse().url()),
+            ("DATAVERSE_URL", self.emulators.dataverse().url()),
             ("TOKEN_SECRET_ID", "token".to_owned()),
-            ("NYLAS_API_URL", self.twin.nylas().url()),
+            ("NYLAS_API_URL", self.emulators.nylas().url()),
             ("NYLAS_API_KEY_SECRET_ID", "nylas".to_owned()),
             ("MAILBOXES", "ours.example".to_owned()),
             ("LEDGER_TABLE", TABLE.to_owned()),
@@ -454,8 +454,8 @@ impl Cloud {
 
     /// Deletes an email in Dataverse, as a user would.
     pub(super) async fn delete_email(&self, id: &str) {
-        let url = self.twin.dataverse().url();
-        let token = self.twin.entra().issue_token(&url, 600);
+        let url = self.emulators.dataverse().url();
+        let token = self.emulators.entra().issue_token(&url, 600);
         let call = reqwest::Client::new()
             .delete(format!("{url}/api/data/v9.2/emails({id})"))
             .bearer_auth(token)
@@ -480,8 +480,8 @@ impl Cloud {
     /// Returns the emails in Dataverse, after checking that none of the columns that were sent was
     /// dropped.
     pub(super) fn emails(&self) -> Vec<Value> {
-        assert_eq!(self.twin.dataverse().dropped(), []);
-        self.twin.dataverse().rows("email")
+        assert_eq!(self.emulators.dataverse().dropped(), []);
+        self.emulators.dataverse().rows("email")
     }
 
     /// Puts the test message into the mailbox. Returns the notification about it.
@@ -492,7 +492,7 @@ impl Cloud {
             "date": 1_795_150_000, "folders": ["INBOX"], "snippet": canary::BODY,
             "headers": [{"name": "Message-ID", "value": format!("<{id}@kites.example>")}],
         });
-        self.twin.nylas().add_message(GRANT, object.clone());
+        self.emulators.nylas().add_message(GRANT, object.clone());
         json!({
             "specversion": "1.0", "type": "message.created", "source": "/google/emails/realtime", "id": format!("notification-{id}"),
             "time": chrono::Utc::now().timestamp(), "webhook_delivery_attempt": 1, "data": {"application_id": "app", "object": object},

@@ -1,9 +1,9 @@
 //! Tests of the compiled `mailverse explain`: what it finds, what it shows to which reader, and
 //! that it changes nothing.
 
+use emulators::Grant;
 use mailverse::model::ids::ActivityId;
 use serde_json::{Value, json};
-use twin::Grant;
 
 use super::canary::{self, assert_silent};
 use super::cloud::{Cloud, GRANT, TABLE};
@@ -39,7 +39,7 @@ impl Office {
         let cloud = Cloud::start(10).await;
         cloud.store_secrets().await;
         cloud.refresh_token().await;
-        cloud.twin.nylas().add_grant(Grant {
+        cloud.emulators.nylas().add_grant(Grant {
             id: OTHER.to_owned(),
             email: "bob@ours.example".to_owned(),
             provider: "microsoft".to_owned(),
@@ -48,7 +48,7 @@ impl Office {
         });
         let mut copy = cloud.put_mail("m1")["data"]["object"].clone();
         copy["id"] = json!("AAMk/copy=");
-        cloud.twin.nylas().add_message(OTHER, copy);
+        cloud.emulators.nylas().add_message(OTHER, copy);
         let office = Self(cloud);
         office.work(&[(GRANT, "m1")]).await;
         office.work(&[(OTHER, "AAMk/copy=")]).await;
@@ -78,9 +78,9 @@ impl Office {
 
     pub(super) fn all_settings(&self) -> Vec<(&'static str, String)> {
         let more = vec![
-            ("DATAVERSE_URL", self.0.twin.dataverse().url()),
+            ("DATAVERSE_URL", self.0.emulators.dataverse().url()),
             ("TOKEN_SECRET_ID", "token".to_owned()),
-            ("NYLAS_API_URL", self.0.twin.nylas().url()),
+            ("NYLAS_API_URL", self.0.emulators.nylas().url()),
             ("NYLAS_API_KEY_SECRET_ID", "nylas".to_owned()),
             ("MAILBOXES", "ours.example".to_owned()),
         ];
@@ -93,7 +93,7 @@ async fn a_mail_is_explained_from_every_name_that_it_has_and_every_copy_with_it(
     let office = Office::open().await;
     let emails = office.0.emails();
     let row = emails[0]["activityid"].as_str().unwrap();
-    let writes = office.0.twin.dataverse().requests().writes;
+    let writes = office.0.emulators.dataverse().requests().writes;
     let ledger = office.0.ledger_items().await;
     let braces = format!("{{{}}}", row.to_uppercase());
     let mut texts = Vec::new();
@@ -138,7 +138,7 @@ async fn a_mail_is_explained_from_every_name_that_it_has_and_every_copy_with_it(
         1,
         "the output should be the same for every name: {texts:#?}"
     );
-    assert_eq!(office.0.twin.dataverse().requests().writes, writes);
+    assert_eq!(office.0.emulators.dataverse().requests().writes, writes);
     assert_eq!(office.0.ledger_items().await, ledger);
 }
 
@@ -214,12 +214,12 @@ async fn without_the_mailbox_people_are_places_and_what_could_not_be_asked_is_sa
 async fn a_mail_that_was_left_out_says_by_which_rule_and_one_that_waits_until_when() {
     let office = Office::open().await;
     let cloud = &office.0;
-    let junk = cloud.twin.nylas().folder_id(GRANT, "\\Junk").unwrap();
+    let junk = cloud.emulators.nylas().folder_id(GRANT, "\\Junk").unwrap();
     let mut spam = cloud.put_mail("m1")["data"]["object"].clone();
     // The copy in the other mailbox was written.
     spam["id"] = json!("spam");
     spam["folders"] = json!([junk]);
-    cloud.twin.nylas().add_message(GRANT, spam);
+    cloud.emulators.nylas().add_message(GRANT, spam);
     office.work(&[(GRANT, "spam"), (GRANT, "not-there")]).await;
 
     let seen = run(&["explain", "grant-1/spam"], &office.ledger_only()).await;

@@ -1,10 +1,10 @@
 //! A message waits for a file that cannot be downloaded yet, but only for a limited time.
 
 use chrono::Utc;
+use emulators::Fault;
 use mailverse::ledger::State;
 use mailverse::model::ids::MessageKey;
 use serde_json::json;
-use twin::Fault;
 
 use super::cloud::{Cloud, GRANT};
 use crate::tripwire::Tripwire;
@@ -25,7 +25,7 @@ async fn with_a_file_to_come(seconds_ago: i64) -> Cloud {
         "headers": [{"name": "Message-ID", "value": "<m1@kites.example>"}],
         "attachments": [{"id": "a1", "filename": "offer.pdf", "content_type": "application/pdf", "size": 5}],
     });
-    cloud.twin.nylas().add_message(GRANT, message);
+    cloud.emulators.nylas().add_message(GRANT, message);
     cloud.send(&request("m1")).await;
     cloud
 }
@@ -34,7 +34,7 @@ impl Cloud {
     /// Makes the file available at Nylas.
     fn put_file(&self) {
         let file = json!({"id": "a1", "filename": "offer.pdf", "content_type": "application/pdf"});
-        let nylas = self.twin.nylas();
+        let nylas = self.emulators.nylas();
         nylas.add_attachment(GRANT, "m1", file, b"offer".to_vec());
     }
 
@@ -44,7 +44,7 @@ impl Cloud {
         let emails = self.emails();
         assert_eq!(emails.len(), 1);
         let id = emails[0]["activityid"].as_str().unwrap().parse().unwrap();
-        let files = self.twin.dataverse().attachments(id);
+        let files = self.emulators.dataverse().attachments(id);
         let name = |file: &serde_json::Value| file["filename"].as_str().unwrap().to_owned();
         let names = files.iter().map(name).collect();
         (names, emails[0]["notifications"].clone())
@@ -109,12 +109,12 @@ async fn a_file_that_never_comes_is_left_out_an_hour_after_the_first_claim() {
 async fn a_file_that_fails_does_not_hold_its_message_for_more_than_twelve_hours() {
     let cloud = with_a_file_to_come(30).await;
     cloud.put_file();
-    let to_nylas = Tripwire::before(&cloud.twin.nylas().url()).await;
+    let to_nylas = Tripwire::before(&cloud.emulators.nylas().url()).await;
     let url = ("NYLAS_API_URL", to_nylas.url().to_owned());
     let mut worker = cloud.function_with("sync-worker", &[url]).await;
     let mut failed = 1;
     for hours in [0, 11, 12] {
-        let nylas = cloud.twin.nylas().clone();
+        let nylas = cloud.emulators.nylas().clone();
         to_nylas.at("/attachments/a1/download", async move {
             nylas.fail_next(Fault::Status {
                 status: 504,

@@ -84,7 +84,7 @@ async fn a_signed_notification_becomes_a_completed_email_once_and_leaves_no_cont
     assert_eq!(email["regardingobjectid"]["table"], "contact");
     let id = email["activityid"].as_str().unwrap().parse().unwrap();
     let parties: Vec<(Value, Value, Value)> = cloud
-        .twin
+        .emulators
         .dataverse()
         .parties(id)
         .iter()
@@ -200,7 +200,7 @@ async fn history_makes_room_while_more_live_mail_waits_than_a_worker_takes() {
     let task = cloud.receive_from(&cloud.tasks).await;
     let back = cloud.work_from(&cloud.tasks, &mut backfill, &task).await;
     assert_eq!(back, [task[0].message_id().unwrap()]);
-    assert_eq!(cloud.twin.dataverse().requests().total, 0);
+    assert_eq!(cloud.emulators.dataverse().requests().total, 0);
     // A worker takes ten of them; backfill does not wait for a single one.
     let mut worker = cloud.function("sync-worker").await;
     let batch = cloud.receive().await;
@@ -260,7 +260,7 @@ async fn one_reconciliation_accounts_for_dropped_webhooks_and_for_an_hour_withou
         let age = n * 6 * 3_600 / MESSAGES;
         let object = &mut notification["data"]["object"];
         object["date"] = json!(start + age);
-        cloud.twin.nylas().add_message(GRANT, object.clone());
+        cloud.emulators.nylas().add_message(GRANT, object.clone());
         if (3 * 3_600..4 * 3_600).contains(&age) || n == 7 {
             missed += 1;
             continue;

@@ -12,7 +12,7 @@ use super::explaining::Office;
 async fn a_strangers_mail_with_a_guessed_token_is_filed_under_nothing_and_an_acquaintances_under_the_newest()
  {
     let office = Office::open().await;
-    let dataverse = office.0.twin.dataverse();
+    let dataverse = office.0.emulators.dataverse();
     let contact = dataverse.rows("contact")[0]["contactid"].clone();
     let contact = contact.as_str().unwrap();
     let account = dataverse.insert("account", json!({"name": "Kites"}));
@@ -36,7 +36,7 @@ async fn a_strangers_mail_with_a_guessed_token_is_filed_under_nothing_and_an_acq
         mail["subject"] = json!("Please read CRM:0001001");
         mail["from"] = json!([{"email": from}]);
         mail["headers"] = json!([{"name": "Message-ID", "value": format!("<{id}@else.example>")}]);
-        office.0.twin.nylas().add_message(GRANT, mail);
+        office.0.emulators.nylas().add_message(GRANT, mail);
         office.work(&[(GRANT, id)]).await;
     }
     let settings = office.all_settings();

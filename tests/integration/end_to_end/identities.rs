@@ -21,9 +21,13 @@ async fn scheduled_run(cloud: &Cloud, identities: &str) -> (Value, String) {
 /// Creates a second application user with a stored token. Returns the user's id and the token.
 async fn second_user(cloud: &Cloud) -> (Value, String) {
     let user = json!({"lastname": "Two", "applicationid": CLIENT});
-    let user = cloud.twin.dataverse().insert("systemuser", user).unwrap();
-    let url = cloud.twin.dataverse().url();
-    let token = cloud.twin.entra().issue_token_for(CLIENT, &url, 3_600);
+    let user = cloud
+        .emulators
+        .dataverse()
+        .insert("systemuser", user)
+        .unwrap();
+    let url = cloud.emulators.dataverse().url();
+    let token = cloud.emulators.entra().issue_token_for(CLIENT, &url, 3_600);
     let expires_at = (Utc::now() + TimeDelta::hours(1)).timestamp();
     let stored = cloud.stored("token").await.unwrap();
     let mut stored: Value = serde_json::from_str(&stored).unwrap();

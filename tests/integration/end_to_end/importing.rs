@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use emulators::{Grant, Setting};
 use serde_json::{Value, json};
-use twin::{Grant, Setting};
 use uuid::Uuid;
 
 use super::cloud::{Cloud, GRANT};
@@ -24,7 +24,7 @@ async fn desk() -> Office {
     let cloud = Cloud::start(10).await;
     cloud.store_secrets().await;
     cloud.refresh_token().await;
-    let dataverse = cloud.twin.dataverse();
+    let dataverse = cloud.emulators.dataverse();
     let kites = json!({"name": "KITES", "websiteurl": "https://elsewhere.example"});
     dataverse.insert("account", kites).unwrap();
     let carol =
@@ -59,13 +59,13 @@ impl Office {
         message["date"] = json!(1_706_710_500);
         message["folders"] = json!(["INBOX"]);
         let file = json!({"id": "file-1", "filename": "order.txt", "content_type": "text/plain", "size": 5});
-        let nylas = self.0.twin.nylas();
+        let nylas = self.0.emulators.nylas();
         nylas.add_attachment(GRANT, id, file, b"order".to_vec());
         nylas.add_message(GRANT, message);
     }
 
     fn rows(&self, table: &str) -> Vec<Value> {
-        self.0.twin.dataverse().rows(table)
+        self.0.emulators.dataverse().rows(table)
     }
 
     fn contact(&self, address: &str) -> Value {
@@ -89,7 +89,7 @@ async fn saved_mail_is_written_once_by_the_name_that_its_copies_share() {
     let named: Vec<&Value> = emails.iter().map(|row| &row["messageid"]).collect();
     assert_eq!(named, [&json!("<cli-1@kites.example>"), &Value::Null]);
     let id: Uuid = serde_json::from_value(emails[0]["activityid"].clone()).unwrap();
-    assert_eq!(office.0.twin.dataverse().attachments(id).len(), 1);
+    assert_eq!(office.0.emulators.dataverse().attachments(id).len(), 1);
     assert_eq!(
         emails[1]["actualend"], "2024-02-29T14:15:00Z",
         "the time in the file, in UTC"
@@ -105,17 +105,17 @@ async fn saved_mail_is_written_once_by_the_name_that_its_copies_share() {
         ),
         (&json!(0), &json!(2))
     );
-    office.0.twin.nylas().add_grant(Grant {
+    office.0.emulators.nylas().add_grant(Grant {
         id: "grant-2".to_owned(),
         email: "bob@ours.example".to_owned(),
         provider: "microsoft".to_owned(),
         aliases: Vec::new(),
         status: "valid".to_owned(),
     });
-    let mut copy = office.0.twin.nylas().message(GRANT, "cli-1").unwrap();
+    let mut copy = office.0.emulators.nylas().message(GRANT, "cli-1").unwrap();
     copy["id"] = json!("copy");
     copy["attachments"] = json!([]);
-    office.0.twin.nylas().add_message("grant-2", copy);
+    office.0.emulators.nylas().add_message("grant-2", copy);
     office
         .work(&[(GRANT, "cli-1"), (GRANT, "cli-2"), ("grant-2", "copy")])
         .await;
@@ -128,7 +128,7 @@ async fn nylas_is_asked_for_mail_without_a_message_id_only_and_not_at_all_on_req
     for id in ["cli-1", "cli-2", "cli-3"] {
         office.keep_in_mailbox(id);
     }
-    let nylas = office.0.twin.nylas();
+    let nylas = office.0.emulators.nylas();
     let before = nylas.requests();
     let outcome = office.imported(&["api-messages.json"], &[]).await;
     assert_eq!(outcome["messages"]["written"], 1, "{outcome:#}");
@@ -153,10 +153,15 @@ async fn nylas_is_asked_for_mail_without_a_message_id_only_and_not_at_all_on_req
 #[tokio::test]
 async fn saved_contacts_are_made_or_filled_and_a_second_run_changes_nothing() {
     let office = desk().await;
-    let twin =
+    let emulators =
         ["One", "Two"].map(|name| json!({"lastname": name, "emailaddress2": "twin@kites.example"}));
-    for row in twin {
-        office.0.twin.dataverse().insert("contact", row).unwrap();
+    for row in emulators {
+        office
+            .0
+            .emulators
+            .dataverse()
+            .insert("contact", row)
+            .unwrap();
     }
     let files = ["cli-contacts.json", "api-contacts.json"];
     let outcome = office.imported(&files, &[]).await;
@@ -200,7 +205,7 @@ async fn saved_contacts_are_made_or_filled_and_a_second_run_changes_nothing() {
     assert_eq!(accounts.len(), 2);
 
     let (writes, rows) = (
-        office.0.twin.dataverse().requests().writes,
+        office.0.emulators.dataverse().requests().writes,
         office.rows("contact"),
     );
     let again = office.imported(&files, &[]).await;
@@ -208,9 +213,9 @@ async fn saved_contacts_are_made_or_filled_and_a_second_run_changes_nothing() {
         (&again["contacts"]["complete"], &again["contacts"]["filled"]),
         (&json!(2), &json!(0))
     );
-    assert_eq!(office.0.twin.dataverse().requests().writes, writes);
+    assert_eq!(office.0.emulators.dataverse().requests().writes, writes);
     assert_eq!(office.rows("contact"), rows);
-    assert_eq!(office.0.twin.dataverse().dropped(), []);
+    assert_eq!(office.0.emulators.dataverse().dropped(), []);
 }
 
 /// Groups the rows that a dry run printed by table and id.
@@ -236,7 +241,7 @@ async fn a_dry_run_shows_the_rows_of_the_real_one_and_writes_nothing() {
         "cli-messages.json",
         "api-messages.json",
     ];
-    let dataverse = office.0.twin.dataverse();
+    let dataverse = office.0.emulators.dataverse();
     let (writes, export) = (dataverse.requests().writes, dataverse.export());
     let seen = office
         .import(&files, &["--dry-run", "--created-on", "original"])
@@ -324,7 +329,7 @@ async fn old_mail_says_when_it_came_and_a_refusal_is_said() {
         .await;
     assert_eq!(outcome["created_on_refused"], false);
     assert_eq!(office.0.emails()[0]["createdon"], "2024-02-29T09:46:40Z");
-    let dataverse = office.0.twin.dataverse();
+    let dataverse = office.0.emulators.dataverse();
     dataverse.set_setting(Setting::MayOverrideCreatedOn(false));
     let more = ["--created-on", "original", "--yes"];
     let seen = office.import(&["cli-messages.json"], &more).await;
@@ -433,10 +438,10 @@ async fn when_nylas_asks_for_a_pause_no_more_is_asked_of_it() {
     let file = folder.path().join("many.json");
     std::fs::write(&file, json!(many.collect::<Vec<_>>()).to_string()).unwrap();
     let arguments = ["import", file.to_str().unwrap(), "--yes", "--json"];
-    let line = Tripwire::before(&office.0.twin.nylas().url()).await;
-    let nylas = office.0.twin.nylas().clone();
+    let line = Tripwire::before(&office.0.emulators.nylas().url()).await;
+    let nylas = office.0.emulators.nylas().clone();
     line.at("/messages/many-3?", async move {
-        nylas.fail_next(twin::Fault::Status {
+        nylas.fail_next(emulators::Fault::Status {
             status: 429,
             code: "rate_limit_error".to_owned(),
             message: String::new(),
@@ -460,8 +465,8 @@ async fn when_nylas_asks_for_a_pause_no_more_is_asked_of_it() {
 #[tokio::test]
 async fn a_pause_that_dataverse_asks_for_ends_the_import_and_the_same_command_does_the_rest() {
     let office = desk().await;
-    let dataverse = office.0.twin.dataverse();
-    dataverse.fail_next(twin::Fault::Status {
+    let dataverse = office.0.emulators.dataverse();
+    dataverse.fail_next(emulators::Fault::Status {
         status: 429,
         code: "0x80072322".to_owned(),
         message: String::new(),

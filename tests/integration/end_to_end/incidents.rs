@@ -2,10 +2,10 @@
 //! afterwards.
 
 use aws_sdk_sqs::types::Message;
+use emulators::{Fault, RefusedEmails, Setting};
 use mailverse::ledger::State;
 use mailverse::model::ids::MessageKey;
 use serde_json::{Value, json};
-use twin::{Fault, RefusedEmails, Setting};
 
 use super::cloud::{Cloud, GRANT};
 use super::lambda::Function;
@@ -56,7 +56,7 @@ impl Cloud {
     }
 
     fn sent(&self) -> u64 {
-        self.twin.dataverse().requests().total
+        self.emulators.dataverse().requests().total
     }
 
     async fn status(&self) -> (Value, String) {
@@ -73,7 +73,7 @@ fn all_wait(states: &[(State, u32)]) {
 #[tokio::test]
 async fn ten_messages_that_meet_a_disabled_user_wait_and_are_written_when_it_is_enabled() {
     let cloud = Cloud::with_ten_mails().await;
-    cloud.twin.dataverse().remove_application_user();
+    cloud.emulators.dataverse().remove_application_user();
     let mut worker = cloud.function("sync-worker").await;
     let batch = cloud.receive().await;
     let mut batch = cloud.delivered(&mut worker, &batch).await;
@@ -100,7 +100,7 @@ async fn ten_messages_that_meet_a_disabled_user_wait_and_are_written_when_it_is_
     assert_eq!(report["refused"][0]["who"], "dataverse");
     let remedy = "add it as an application user with a security role";
     assert!(printed.contains(remedy), "{printed}");
-    cloud.twin.dataverse().add_application_user();
+    cloud.emulators.dataverse().add_application_user();
     cloud.end_pause_times().await;
     cloud.work(&mut worker, &batch).await;
     assert_eq!(cloud.emails().len(), TEN);
@@ -123,7 +123,7 @@ async fn a_plug_in_that_refuses_everything_costs_no_message() {
             code: "0x80099999",
             subject,
         };
-        let dataverse = cloud.twin.dataverse();
+        let dataverse = cloud.emulators.dataverse();
         dataverse.set_setting(Setting::RefusedEmails(Some(refused)));
     };
     refuse("");
@@ -158,14 +158,14 @@ async fn postponed_deliveries_neither_lengthen_the_wait_after_a_failure_nor_give
         retry_after_seconds,
     };
     for _ in 0..8 {
-        cloud.twin.dataverse().fail_next(fault(429, Some(600)));
+        cloud.emulators.dataverse().fail_next(fault(429, Some(600)));
         batch = cloud.delivered(&mut worker, &batch).await;
         assert_eq!(batch.len(), 1);
         cloud.end_pause_times().await;
     }
     all_wait_once(&cloud, 0).await;
     // The ninth delivery is the first one that counts as a failure.
-    cloud.twin.dataverse().fail_next(fault(503, None));
+    cloud.emulators.dataverse().fail_next(fault(503, None));
     batch = cloud.delivered(&mut worker, &batch).await;
     let entry = all_wait_once(&cloud, 1).await;
     let wait = entry.retry_at.unwrap() - entry.changed_at.unwrap();
@@ -174,7 +174,7 @@ async fn postponed_deliveries_neither_lengthen_the_wait_after_a_failure_nor_give
         "waits {wait}, but the first step of the backoff is at most 40 s"
     );
     // The tenth delivery. The queue would move the message to the dead-letter queue after it.
-    cloud.twin.dataverse().fail_next(fault(503, None));
+    cloud.emulators.dataverse().fail_next(fault(503, None));
     assert_eq!(cloud.delivered(&mut worker, &batch).await.len(), 0);
     all_wait_once(&cloud, 2).await;
     assert_eq!(cloud.receive_from(&cloud.dead_letters).await.len(), 0);
@@ -203,22 +203,22 @@ async fn a_mailbox_that_nylas_throttles_is_left_alone_by_every_worker_until_then
     let (first, second) = batch.split_at(TEN / 2);
     // This run fills the caches of mailboxes and folders.
     assert_eq!(cloud.work(&mut workers[0], &first[..1]).await.len(), 0);
-    cloud.twin.nylas().fail_next(Fault::Status {
+    cloud.emulators.nylas().fail_next(Fault::Status {
         status: 429,
         code: "rate_limit_error".to_owned(),
         message: "slow down".to_owned(),
         retry_after_seconds: Some(600),
     });
-    let before = cloud.twin.nylas().requests();
+    let before = cloud.emulators.nylas().requests();
     cloud.work(&mut workers[0], &first[1..]).await;
-    let asked = cloud.twin.nylas().requests() - before;
+    let asked = cloud.emulators.nylas().requests() - before;
     assert!(
         asked <= 3,
         "{asked} requests; only those already in flight may be sent"
     );
-    let before = cloud.twin.nylas().requests();
+    let before = cloud.emulators.nylas().requests();
     cloud.work(&mut workers[1], second).await;
-    let asked = cloud.twin.nylas().requests() - before;
+    let asked = cloud.emulators.nylas().requests() - before;
     assert!(
         asked <= 2,
         "{asked} requests; no message of the mailbox may be fetched"

@@ -1,11 +1,11 @@
 //! Tests on the compiled functions which mailboxes take part: two companies share one Nylas
 //! application, and only one of them is admitted (`MAILBOXES=ours.example`, see `cloud.rs`).
 
+use emulators::Grant;
 use mailverse::ledger::backfill_runs::{TaskKey, TaskState};
 use mailverse::ledger::{Entry, State};
 use mailverse::model::ids::MessageKey;
 use serde_json::{Value, json};
-use twin::Grant;
 
 use super::canary::{self, assert_silent};
 use super::cloud::{Cloud, GRANT};
@@ -19,7 +19,7 @@ const EVE: &str = "grant-eve";
 const WORKSPACE: &str = "workspace-theirs";
 
 fn connect_eve(cloud: &Cloud) {
-    let nylas = cloud.twin.nylas();
+    let nylas = cloud.emulators.nylas();
     nylas.add_grant(Grant {
         id: EVE.to_owned(),
         email: "eve@theirs.example".to_owned(),
@@ -37,9 +37,9 @@ fn put(cloud: &Cloud, grant: &str, id: &str, from: &str, to: &str) -> Value {
     object["grant_id"] = json!(grant);
     object["from"] = json!([{"email": from}]);
     object["to"] = json!([{"email": to}]);
-    cloud.twin.nylas().add_message(grant, object.clone());
+    cloud.emulators.nylas().add_message(grant, object.clone());
     if grant != GRANT {
-        cloud.twin.nylas().remove_message(GRANT, id);
+        cloud.emulators.nylas().remove_message(GRANT, id);
     }
     notification
 }
@@ -55,7 +55,7 @@ async fn two_companies() -> Cloud {
 /// Returns the requests to Nylas that name Eve's mailbox or company, starting with number `after`
 /// (from 0).
 fn asked_of_eve(cloud: &Cloud, after: usize) -> Vec<String> {
-    let asked = cloud.twin.nylas().requested().split_off(after);
+    let asked = cloud.emulators.nylas().requested().split_off(after);
     let of_eve = |path: &String| path.contains(EVE) || path.contains("theirs");
     asked.into_iter().filter(of_eve).collect()
 }
@@ -176,7 +176,7 @@ async fn a_task_of_a_mailbox_that_has_left_is_not_worked_on() {
     let history = json!({"mailboxes": [EVE], "received_after": 1});
     let history = before.succeed(history).await;
     before.stop().await;
-    let asked = cloud.twin.nylas().requested().len();
+    let asked = cloud.emulators.nylas().requested().len();
     let mut backfill = cloud.function("backfill").await;
     assert_eq!(cloud.work_tasks(&mut backfill).await, (3, 0));
     assert_eq!(asked_of_eve(&cloud, asked), [""; 0]);
@@ -315,6 +315,6 @@ async fn the_commands_leave_a_mailbox_alone_that_takes_no_part() {
     );
 
     assert_eq!(cloud.emails(), [Value::Null; 0]);
-    assert_eq!(cloud.twin.dataverse().rows("contact").len(), 1);
+    assert_eq!(cloud.emulators.dataverse().rows("contact").len(), 1);
     assert_eq!(asked_of_eve(cloud, 0), [""; 0]);
 }

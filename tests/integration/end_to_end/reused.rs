@@ -2,8 +2,8 @@
 //! whose Message-ID is on another client's row: in both write modes, and whether or not the
 //! organisation allows two emails with one `messageid`.
 
+use emulators::{Grant, Setting};
 use serde_json::{Value, json};
-use twin::{Grant, Setting};
 
 use super::cloud::{Cloud, GRANT};
 use super::lambda::Function;
@@ -55,9 +55,9 @@ impl Story {
         let cloud = Cloud::start(10).await;
         cloud.store_secrets().await;
         cloud.refresh_token().await;
-        let (twin, dataverse) = (&cloud.twin, cloud.twin.dataverse());
+        let (emulators, dataverse) = (&cloud.emulators, cloud.emulators.dataverse());
         dataverse.set_setting(Setting::UniqueMessageIds(way.unique));
-        twin.nylas().add_grant(Grant {
+        emulators.nylas().add_grant(Grant {
             id: OTHER.to_owned(),
             email: "bob@ours.example".to_owned(),
             provider: "microsoft".to_owned(),
@@ -85,7 +85,7 @@ impl Story {
             "from": [{"name": "Billing", "email": SENDER}], "to": [{"email": "ada@ours.example"}, {"email": "bob@ours.example"}],
             "folders": [], "headers": [{"name": "Message-ID", "value": MESSAGE_ID}],
         });
-        self.cloud.twin.nylas().add_message(grant, message);
+        self.cloud.emulators.nylas().add_message(grant, message);
     }
 
     /// Puts the first message with the Message-ID into a mailbox.
@@ -150,7 +150,7 @@ impl Story {
     }
 
     fn theirs(&self, columns: &Value) -> String {
-        let dataverse = self.cloud.twin.dataverse();
+        let dataverse = self.cloud.emulators.dataverse();
         let row = dataverse.track_by_server_side_sync(MESSAGE_ID, SENDER, columns);
         row.unwrap().to_string()
     }
@@ -265,14 +265,14 @@ async fn scans_that_differ_in_their_files_alone_are_rows_of_their_own(way: Way) 
         let date = JANUARY + days * 86_400;
         story.put(GRANT, id, date, "Scan", "<p>See the file.</p>");
         let file = json!({"id": "a1", "filename": name, "content_type": "application/pdf"});
-        let nylas = story.cloud.twin.nylas();
+        let nylas = story.cloud.emulators.nylas();
         nylas.add_attachment(GRANT, id, file, b"%PDF".to_vec());
     }
     for _ in 0..2 {
         for (id, _, _) in scans {
             story.work(&[(GRANT, id)]).await;
         }
-        let dataverse = story.cloud.twin.dataverse();
+        let dataverse = story.cloud.emulators.dataverse();
         let files = dataverse.rows("activitymimeattachment");
         let names: Vec<&str> = files
             .iter()
@@ -293,7 +293,7 @@ async fn a_row_of_another_client_that_comes_first_is_adopted_where_it_is_the_mai
         "subject": "Invoice 1001 CRM:0001001", "description": "<html><p>Please pay 40.</p></html>",
         "actualstart": "2026-01-01T09:00:03Z",
     });
-    let dataverse = story.cloud.twin.dataverse().clone();
+    let dataverse = story.cloud.emulators.dataverse().clone();
     // The row appears after the lookup, so that only the rejected write reveals it.
     story.to_dataverse.at(CREATE, async move {
         let row = dataverse.track_by_server_side_sync(MESSAGE_ID, SENDER, &theirs);
@@ -353,7 +353,7 @@ async fn the_first_of_two_workers_has_the_key_and_the_second_mail_is_written_all
     let mut story = Story::begin(way).await;
     story.put_february(GRANT, "feb-a");
     let file = json!({"id": "a1", "filename": "invoice.pdf", "content_type": "application/pdf"});
-    let nylas = story.cloud.twin.nylas();
+    let nylas = story.cloud.emulators.nylas();
     nylas.add_attachment(GRANT, "feb-a", file, b"%PDF".to_vec());
     story.put_january(OTHER, "jan-b");
     // Another worker writes the first message between lookup and write of the second.
@@ -384,7 +384,7 @@ async fn the_first_of_two_workers_has_the_key_and_the_second_mail_is_written_all
         story.settled(GRANT, "feb-a").await,
         (row.clone(), Some(NOTE.to_owned()))
     );
-    let dataverse = story.cloud.twin.dataverse().clone();
+    let dataverse = story.cloud.emulators.dataverse().clone();
     let files = |row: &str| dataverse.attachments(row.parse().unwrap()).len();
     assert_eq!(files(&row), 1);
     assert_eq!(

@@ -1,9 +1,9 @@
 //! Dataverse throttles, and no message is given up for it.
 
+use emulators::Fault;
 use mailverse::ledger::State;
 use mailverse::model::ids::MessageKey;
 use serde_json::json;
-use twin::Fault;
 
 use super::cloud::{Cloud, GRANT};
 
@@ -29,11 +29,11 @@ async fn however_long_dataverse_throttles_no_message_goes_to_the_dead_letters() 
         cloud.put_mail(id);
     }
     let mut worker = cloud.function("sync-worker").await;
-    cloud.twin.dataverse().fail_next(slow_down());
+    cloud.emulators.dataverse().fail_next(slow_down());
     cloud.send(&request("m1")).await;
     let first = cloud.receive().await;
     cloud.work(&mut worker, &first).await;
-    let requests = cloud.twin.dataverse().requests().total;
+    let requests = cloud.emulators.dataverse().requests().total;
 
     // Another message comes while the pause lasts, and as often as the queue delivers it.
     cloud.send(&request("m2")).await;
@@ -48,7 +48,7 @@ async fn however_long_dataverse_throttles_no_message_goes_to_the_dead_letters() 
         }
     }
     assert_eq!(
-        cloud.twin.dataverse().requests().total,
+        cloud.emulators.dataverse().requests().total,
         requests,
         "untouched"
     );
@@ -73,7 +73,7 @@ async fn a_last_delivery_that_dataverse_throttles_is_queued_anew_and_waits() {
         cloud.make_visible(&batch[0]).await;
     }
     let last = cloud.receive().await;
-    cloud.twin.dataverse().fail_next(slow_down());
+    cloud.emulators.dataverse().fail_next(slow_down());
     assert_eq!(
         cloud.work(&mut worker, &last).await,
         [""; 0],

@@ -1,8 +1,8 @@
 //! Tests what the functions do when a request, a queue message, a service or a setting is faulty.
 
+use emulators::Fault;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
-use twin::Fault;
 
 use super::canary::assert_silent;
 use super::cloud::{Cloud, GRANT};
@@ -159,7 +159,7 @@ async fn a_throttled_message_is_hidden_for_the_time_and_written_later() {
     cloud.put_mail("m1");
     cloud.send(&request("m1")).await;
     let mut worker = cloud.function("sync-worker").await;
-    cloud.twin.dataverse().fail_next(Fault::Status {
+    cloud.emulators.dataverse().fail_next(Fault::Status {
         status: 429,
         code: "0x80072322".to_owned(),
         message: "slow down".to_owned(),
@@ -223,7 +223,7 @@ async fn messages_wait_for_the_first_token_and_for_the_next_one() {
         [""; 0]
     );
 
-    cloud.twin.entra().revoke_all();
+    cloud.emulators.entra().revoke_all();
     cloud.send(&request("m2")).await;
     let batch = cloud.receive().await;
     assert_eq!(
@@ -337,7 +337,7 @@ async fn backfill_refuses_an_event_that_is_not_for_it() {
             "{error}"
         );
     }
-    assert_eq!(cloud.twin.nylas().requests(), 0);
+    assert_eq!(cloud.emulators.nylas().requests(), 0);
 }
 
 #[tokio::test]

@@ -129,13 +129,15 @@ struct Installed {
 impl Installed {
     async fn behind(front_end: FrontEnd) -> Self {
         let cloud = Cloud::start(10).await;
-        cloud.store("nylas", &cloud.twin.nylas().api_key()).await;
+        cloud
+            .store("nylas", &cloud.emulators.nylas().api_key())
+            .await;
         let function = cloud.function("webhook-receiver").await;
         let public = Public::before(function, front_end).await;
         let own = vec![
             ("WEBHOOK_URL", public.url.clone()),
             ("WEBHOOK_SECRET_ID", "webhook".to_owned()),
-            ("NYLAS_API_URL", cloud.twin.nylas().url()),
+            ("NYLAS_API_URL", cloud.emulators.nylas().url()),
             ("NYLAS_API_KEY_SECRET_ID", "nylas".to_owned()),
         ];
         let settings = [cloud.aws_settings(), own].concat();
@@ -157,7 +159,7 @@ impl Installed {
     /// Creates a destination at Nylas for the address, with or without compressed delivery, and
     /// stores its secret.
     async fn destination(&self, compressed: bool) {
-        let nylas = self.cloud.twin.nylas();
+        let nylas = self.cloud.emulators.nylas();
         let triggers = ["message.created", "message.updated"];
         let call = reqwest::Client::new()
             .post(format!("{}/v3/webhooks", nylas.url()))
@@ -172,7 +174,7 @@ impl Installed {
 
     /// Sends a notification as Nylas does and returns the status codes of the receiver.
     async fn deliver(&self, notification: &Value) -> Vec<u16> {
-        let mut all = self.cloud.twin.nylas().deliveries(notification);
+        let mut all = self.cloud.emulators.nylas().deliveries(notification);
         let mut delivery = all.remove(0);
         delivery.attempt().await;
         delivery.answers

@@ -27,7 +27,7 @@ impl Plan {
 
 /// Returns everything that a write could change.
 async fn state(cloud: &Cloud) -> impl PartialEq + std::fmt::Debug {
-    let dataverse = cloud.twin.dataverse();
+    let dataverse = cloud.emulators.dataverse();
     (
         dataverse.requests().writes,
         dataverse.export(),
@@ -41,7 +41,7 @@ fn put(cloud: &Cloud, id: &str, changes: &Value) {
     let mut message = cloud.put_mail(id)["data"]["object"].clone();
     let fields = message.as_object_mut().unwrap();
     fields.extend(changes.as_object().unwrap().clone());
-    cloud.twin.nylas().add_message(GRANT, message);
+    cloud.emulators.nylas().add_message(GRANT, message);
 }
 
 /// Opens an office whose mailbox has messages of several kinds. Only `m1` and its copy are
@@ -78,7 +78,7 @@ async fn it_tells_what_would_change_and_writes_nothing_of_any_kind() {
     let office = office().await;
     let cloud = &office.0;
     let before = state(cloud).await;
-    let reads = cloud.twin.dataverse().requests().reads;
+    let reads = cloud.emulators.dataverse().requests().reads;
     let plan = Plan::of(&json!({
         "track": {"received": "known"}, "skip_internal": false, "skip_bulk": true, "content": "subject", "create_contacts": "all",
     }));
@@ -106,7 +106,7 @@ async fn it_tells_what_would_change_and_writes_nothing_of_any_kind() {
     assert_eq!(of("stranger"), Some(json!("no_longer_tracked")));
     assert_eq!(state(cloud).await, before);
     assert!(
-        cloud.twin.dataverse().requests().reads > reads,
+        cloud.emulators.dataverse().requests().reads > reads,
         "the command queried Dataverse"
     );
 
@@ -151,7 +151,7 @@ async fn what_would_be_newly_tracked_is_told_with_its_contacts_and_none_is_made(
         .await
         .json();
     assert_eq!(report["counts"], json!({"contacts": {"1 → 0": 1}}));
-    let contacts = cloud.twin.dataverse().rows("contact").len();
+    let contacts = cloud.emulators.dataverse().rows("contact").len();
     assert_eq!(contacts, 1, "no contact was created");
 }
 
@@ -161,7 +161,7 @@ async fn a_long_mailbox_is_listed_to_its_end_in_few_calls() {
     for n in 0..450 {
         put(&office.0, &format!("more-{n}"), &json!({}));
     }
-    let before = office.0.twin.nylas().requests();
+    let before = office.0.emulators.nylas().requests();
     let plan = Plan::of(&json!({"content": "snippet"}));
     let seen = ask(&office, &plan, &["--json", "--mailbox", GRANT]).await;
     let report = seen.json();
@@ -170,7 +170,7 @@ async fn a_long_mailbox_is_listed_to_its_end_in_few_calls() {
         report["unchanged"], 1,
         "an internal message is skipped under either policy"
     );
-    let calls = office.0.twin.nylas().requests() - before;
+    let calls = office.0.emulators.nylas().requests() - before;
     assert!(
         calls <= 10,
         "{calls} calls; three pages, the mailboxes and their folders need at most 10"
@@ -209,12 +209,12 @@ async fn what_cannot_be_asked_or_told_is_said() {
 async fn while_dataverse_wants_a_pause_nothing_is_asked_and_until_when_is_said() {
     let office = office().await;
     office.0.begin_pause().await;
-    let before = office.0.twin.dataverse().requests();
+    let before = office.0.emulators.dataverse().requests();
     let seen = ask(&office, &Plan::of(&json!({})), &[]).await;
     assert_eq!((seen.status, seen.out.as_str()), (Some(2), ""));
     let said = "Dataverse asked for a pause until 2500-01-01T00:00:00+00:00: run the command again after that";
     assert!(seen.err.contains(said), "{}", seen.err);
-    assert_eq!(office.0.twin.dataverse().requests(), before);
+    assert_eq!(office.0.emulators.dataverse().requests(), before);
     office.0.end_pause().await;
     let seen = ask(&office, &Plan::of(&json!({})), &[]).await;
     assert_eq!(seen.status, Some(0), "{}", seen.err);

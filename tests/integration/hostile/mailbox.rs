@@ -8,9 +8,9 @@ use axum::extract::{Path, State};
 use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use emulators::Emulators;
 use mailverse::clients::aws::secrets::SecretSource;
 use mailverse::clients::nylas::NylasClient;
-use twin::Twin;
 
 use super::corpus::Case;
 
@@ -26,21 +26,21 @@ pub(super) struct HostileMailbox {
 struct Shelf {
     texts: HashMap<String, String>,
     http: reqwest::Client,
-    twin: String,
+    emulators: String,
     key: String,
 }
 
 impl HostileMailbox {
     /// Starts a server that runs until the test's runtime ends.
-    pub(super) async fn before(twin: &Twin, cases: &[Case]) -> Self {
+    pub(super) async fn before(emulators: &Emulators, cases: &[Case]) -> Self {
         let texts = cases
             .iter()
             .map(|case| (case.id.clone(), case.text.clone()));
         let shelf = Shelf {
             texts: texts.collect(),
             http: mailverse::clients::http::client().unwrap(),
-            twin: twin.nylas().url(),
-            key: twin.nylas().api_key(),
+            emulators: emulators.nylas().url(),
+            key: emulators.nylas().api_key(),
         };
         assert_eq!(shelf.texts.len(), cases.len(), "two cases have the same id");
         let app = Router::new()
@@ -56,9 +56,9 @@ impl HostileMailbox {
         Self { url }
     }
 
-    pub(super) fn client(&self, twin: &Twin) -> NylasClient {
+    pub(super) fn client(&self, emulators: &Emulators) -> NylasClient {
         let http = mailverse::clients::http::client().unwrap();
-        let key = SecretSource::Given(twin.nylas().api_key().into());
+        let key = SecretSource::Given(emulators.nylas().api_key().into());
         NylasClient::new(http, &self.url.parse().unwrap(), key)
     }
 }
@@ -73,7 +73,7 @@ async fn message(
         let answer = format!(r#"{{"request_id":"r","data":{text}}}"#);
         return (json, answer).into_response();
     }
-    let call = shelf.http.get(format!("{}{uri}", shelf.twin));
+    let call = shelf.http.get(format!("{}{uri}", shelf.emulators));
     let answer = call.bearer_auth(&shelf.key).send().await.unwrap();
     let status = StatusCode::from_u16(answer.status().as_u16()).unwrap();
     (status, json, answer.bytes().await.unwrap()).into_response()

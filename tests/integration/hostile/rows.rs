@@ -4,8 +4,8 @@ use std::collections::HashSet;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use emulators::Emulators;
 use serde_json::Value;
-use twin::Twin;
 use uuid::Uuid;
 
 use super::corpus::Case;
@@ -28,8 +28,8 @@ const PARTY: [(&str, usize); 1] = [("addressused", 320)];
 
 /// Asserts that the row is complete and completed, that its texts fit their columns, and that it
 /// contains no address or file that the message does not have.
-pub(super) fn assert_sound(twin: &Twin, id: Uuid, case: &Case) {
-    let dataverse = twin.dataverse();
+pub(super) fn assert_sound(emulators: &Emulators, id: Uuid, case: &Case) {
+    let dataverse = emulators.dataverse();
     let email = dataverse.row("email", id).unwrap();
     let name = &case.name;
     assert_eq!(email["statecode"], 1, "{name}");

@@ -13,6 +13,7 @@
 
 use std::collections::BTreeMap;
 
+use emulators::Dataverse;
 use mailverse::clients::dataverse::records::NewRow;
 use mailverse::clients::dataverse::records::{Person, Record, Table};
 use mailverse::lookup::companies::{Accounts, Companies};
@@ -26,7 +27,6 @@ use mailverse::resolve::contacts;
 use mailverse::resolve::contacts::Plan;
 use mailverse::resolve::parties::Party;
 use serde_json::{Value, json};
-use twin::Dataverse;
 use uuid::Uuid;
 
 /// Returns the settings of a case.

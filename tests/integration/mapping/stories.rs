@@ -30,12 +30,12 @@ use std::collections::BTreeMap;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use emulators::Setting;
 use futures_util::{StreamExt, stream};
 use mailverse::decision_record::DecisionRecord;
 use mailverse::policy::Policy;
 use mailverse::policy::cache::PolicySource;
 use serde_json::{Map, Value, json};
-use twin::Setting;
 
 use super::{fixtures, read};
 use crate::test_organisation::{ADA, World, assert_skipped, key, mail, written};
@@ -123,17 +123,17 @@ async fn told(story: &Value) -> Value {
     world.pipeline.policy = PolicySource::given(Policy::parse(document).unwrap());
     let mailbox = story["mailbox"].as_str().unwrap_or(ADA);
     for folder in list(story, "folders") {
-        world.twin.nylas().add_folder(mailbox, folder.clone());
+        world.emulators.nylas().add_folder(mailbox, folder.clone());
     }
     if let Some(has_activities) = story["custom_table"]["has_activities"].as_bool() {
         let customer = ("new_customerid", &["account", "contact"][..]);
-        let added = world.twin.dataverse();
+        let added = world.emulators.dataverse();
         added
             .add_table("new_project", customer, has_activities)
             .unwrap();
     }
     if let Some(unique) = story["unique_message_ids"].as_bool() {
-        let dataverse = world.twin.dataverse();
+        let dataverse = world.emulators.dataverse();
         dataverse.set_setting(Setting::UniqueMessageIds(unique));
     }
     for row in list(story, "organisation") {
@@ -149,7 +149,7 @@ async fn told(story: &Value) -> Value {
             .iter()
             .find(|file| file["id"] == **id);
         let bytes = text.as_str().unwrap().as_bytes().to_vec();
-        let nylas = world.twin.nylas();
+        let nylas = world.emulators.nylas();
         nylas.add_attachment(mailbox, "m1", file.unwrap().clone(), bytes);
     }
     let before = everything(&world);
@@ -161,7 +161,7 @@ async fn told(story: &Value) -> Value {
         return json!({"skipped": rule});
     }
     let id = written(&fate).0;
-    let dataverse = world.twin.dataverse();
+    let dataverse = world.emulators.dataverse();
     let mut new = |table: &str| -> Vec<Map<String, Value>> {
         let rows = after.remove(table).unwrap();
         let new = rows.iter().filter(|row| !before[table].contains(row));
@@ -211,7 +211,7 @@ fn everything(world: &World) -> BTreeMap<String, Vec<Value>> {
         "systemuser",
         "queue",
     ];
-    let rows = |table: &str| (table.to_owned(), world.twin.dataverse().rows(table));
+    let rows = |table: &str| (table.to_owned(), world.emulators.dataverse().rows(table));
     tables.into_iter().map(rows).collect()
 }
 

@@ -50,7 +50,7 @@ async fn bring_in_with(
 }
 
 fn contact(world: &World, id: Uuid) -> Value {
-    world.twin.dataverse().row("contact", id).unwrap()
+    world.emulators.dataverse().row("contact", id).unwrap()
 }
 
 #[track_caller]
@@ -70,12 +70,12 @@ async fn what_somebody_enters_meanwhile_stays(mode: WriteMode) {
     let carol = world.people.carol;
     let url = format!(
         "{}/api/data/v9.2/contacts({carol})",
-        world.twin.dataverse().url()
+        world.emulators.dataverse().url()
     );
     let token = world
-        .twin
+        .emulators
         .entra()
-        .issue_token(&world.twin.dataverse().url(), 600);
+        .issue_token(&world.emulators.dataverse().url(), 600);
     world.before_dataverse_gets(
         &format!("PATCH /api/data/v9.2/contacts({carol})"),
         async move {
@@ -109,7 +109,7 @@ async fn what_somebody_enters_meanwhile_stays(mode: WriteMode) {
 
 async fn a_person_whom_dataverse_refuses_does_not_cost_the_others(mode: WriteMode) {
     let mut world = World::start_in(mode).await;
-    let dataverse = world.twin.dataverse().clone();
+    let dataverse = world.emulators.dataverse().clone();
     dataverse.set_max_length("contact", "jobtitle", 10).unwrap();
     let mut long = jane("long@lanterns.example");
     long["job_title"] = json!("Chief buyer of lanterns");
@@ -142,7 +142,7 @@ async fn a_person_whom_dataverse_refuses_does_not_cost_the_others(mode: WriteMod
 
 async fn a_refused_company_costs_the_company_alone(mode: WriteMode) {
     let mut world = World::start_in(mode).await;
-    let dataverse = world.twin.dataverse().clone();
+    let dataverse = world.emulators.dataverse().clone();
     dataverse.set_max_length("account", "name", 5).unwrap();
     let known = world.insert(
         "contact",
@@ -197,11 +197,11 @@ async fn whoever_is_known_otherwise_or_is_ours_becomes_no_contact(mode: WriteMod
     let mut first = wire::contact(&people[1]);
     assert!(first.keep_usable().is_err());
     let people = json!([people[0], jane("ada@ours.example"), people[2]]);
-    let writes = world.twin.dataverse().requests().writes;
+    let writes = world.emulators.dataverse().requests().writes;
     let fates = bring_in(&mut world, &people).await;
     let known = CardFate::Known { table: Table::Lead };
     assert_eq!(fates, [known, CardFate::Inside, CardFate::Inside]);
-    assert_eq!(world.twin.dataverse().requests().writes, writes);
+    assert_eq!(world.emulators.dataverse().requests().writes, writes);
 }
 
 async fn one_company_is_made_for_all_who_name_it(mode: WriteMode) {
@@ -221,7 +221,7 @@ async fn one_company_is_made_for_all_who_name_it(mode: WriteMode) {
     let mut fates = bring_in_with(&mut world, &people, &mut companies).await;
     let later = json!([of("e@gmail.com", "Lanterns Ltd")]);
     fates.extend(bring_in_with(&mut world, &later, &mut companies).await);
-    let accounts = world.twin.dataverse().rows("account");
+    let accounts = world.emulators.dataverse().rows("account");
     assert_eq!(accounts.len(), 2, "{accounts:#?}");
     let lanterns = accounts
         .iter()

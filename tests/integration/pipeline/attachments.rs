@@ -3,10 +3,10 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use chrono::TimeDelta;
+use emulators::{Fault, Setting};
 use mailverse::clients::dataverse::emails::WriteMode;
 use mailverse::pipeline::Fate;
 use serde_json::{Value, json};
-use twin::{Fault, Setting};
 
 use crate::test_organisation::{
     ADA, ATTACH, BEN, CREATE, UPDATE, World, id_of, mail, people, status, throttled, waiting,
@@ -41,7 +41,7 @@ const ONE_LEFT_OUT: Option<&str> = Some("left out: attachment");
 impl World {
     pub(super) fn attach(&self, grant: &str, message: &str, id: &str, name: &str, bytes: &[u8]) {
         let object = json!({"id": id, "filename": name, "content_type": "application/pdf"});
-        self.twin
+        self.emulators
             .nylas()
             .add_attachment(grant, message, object, bytes.to_vec());
     }
@@ -63,7 +63,7 @@ async fn files_are_kept_with_the_mail(mode: WriteMode) {
         "id": "a2", "filename": "logo.png", "content_type": "image/png; name=\"logo.png\"", "content_id": "<logo@kites>", "is_inline": true,
     });
     world
-        .twin
+        .emulators
         .nylas()
         .add_attachment(ADA, "m1", inline, b"\x89PNG".to_vec());
     assert_eq!(written(&world.deliver_one(ADA, "m1").await).1, None);
@@ -119,10 +119,10 @@ async fn a_file_that_says_it_is_far_too_large_is_not_downloaded(mode: WriteMode)
     world.deliver_one(ADA, "m0").await;
     let large = json!({"id": "a1", "filename": "film.mov", "content_type": "video/mp4", "size": 2 * LARGEST + 1});
     world.put(ADA, mail("m1", &json!({"attachments": [large]})));
-    let before = world.twin.nylas().requests();
+    let before = world.emulators.nylas().requests();
     assert_eq!(written(&world.deliver_one(ADA, "m1").await).1, ONE_LEFT_OUT);
     assert_eq!(
-        world.twin.nylas().requests(),
+        world.emulators.nylas().requests(),
         before + 1,
         "only the message is fetched"
     );
@@ -132,7 +132,7 @@ async fn a_file_that_dataverse_refuses_is_left_out_and_its_neighbours_are_kept(m
     for bare in [false, true] {
         let mut world = World::start_in(mode).await;
         world
-            .twin
+            .emulators
             .dataverse()
             .set_setting(Setting::BareChangeSetErrors(bare));
         world.put(ADA, mail("m1", &json!({})));
@@ -152,7 +152,7 @@ async fn a_file_that_dataverse_refuses_is_left_out_and_its_neighbours_are_kept(m
 async fn an_organisation_may_allow_less(mode: WriteMode) {
     let mut world = World::start_in(mode).await;
     world
-        .twin
+        .emulators
         .dataverse()
         .set_setting(Setting::MaxUploadFileSize(1_000));
     world.put(ADA, mail("m1", &json!({})));
@@ -232,7 +232,7 @@ async fn a_mail_that_is_too_large_for_one_request_is_written_step_by_step(mode: 
     assert_eq!(world.file_names(), ALL_THREE);
     assert_eq!(world.email()["statecode"], 1);
     assert_eq!(
-        world.twin.dataverse().requests().total,
+        world.emulators.dataverse().requests().total,
         6,
         "a lookup, the email, three files, the completion"
     );
@@ -252,7 +252,7 @@ async fn a_mail_whose_writing_broke_off_between_two_steps_is_found_and_completed
         assert_eq!(world.email()["statecode"], 0, "{at}: the row is left Open");
         world.lose_ledger().await;
         let requests = |world: &World| {
-            let dataverse = world.twin.dataverse().requests().total;
+            let dataverse = world.emulators.dataverse().requests().total;
             (dataverse, world.pipeline.nylas.requests())
         };
         let before = requests(&world);
@@ -297,7 +297,7 @@ async fn a_file_that_is_found_missing_only_when_an_open_row_is_completed_is_note
 ) {
     let mut world = World::start_in(mode).await;
     world.put(ADA, mail("m1", &json!({})));
-    let message = world.twin.nylas().message(ADA, "m1").unwrap();
+    let message = world.emulators.nylas().message(ADA, "m1").unwrap();
     let message =
         mailverse::clients::nylas::wire::message(&ADA.parse().unwrap(), &message).unwrap();
     world.insert("email", json!({"activityid": message.activity_id(), "subject": "left by a crash", "messageid": "<m1@kites.example>"}));

@@ -1,11 +1,11 @@
 //! Tests who becomes a contact, with which company, and what happens if creating the rows fails.
 
+use emulators::Fault;
 use mailverse::clients::dataverse::emails::WriteMode;
 use mailverse::model::address::EmailAddress;
 use mailverse::policy::document::{Ambiguous, CreateContacts};
 use mailverse::resolve::contacts::{account_id, contact_id};
 use serde_json::{Value, json};
-use twin::Fault;
 use uuid::Uuid;
 
 use crate::test_organisation::{
@@ -64,13 +64,13 @@ fn id(address: &str) -> Uuid {
 
 /// Returns all contacts except Carol, whose row exists from the start.
 fn contacts(world: &World) -> Vec<Value> {
-    let mut contacts = world.twin.dataverse().rows("contact");
+    let mut contacts = world.emulators.dataverse().rows("contact");
     contacts.retain(|row| row["contactid"] != json!(world.people.carol));
     contacts
 }
 
 fn accounts(world: &World) -> Vec<Value> {
-    let mut accounts = world.twin.dataverse().rows("account");
+    let mut accounts = world.emulators.dataverse().rows("account");
     accounts.retain(|row| row["accountid"] != json!(world.people.kites));
     accounts
 }
@@ -86,7 +86,7 @@ fn contact(world: &World) -> Value {
 fn sender(world: &World, subject: &str) -> Value {
     let emails = world.emails();
     let email = emails.iter().find(|email| email["subject"] == subject);
-    let parties = world.twin.dataverse().parties(id_of(email.unwrap()));
+    let parties = world.emulators.dataverse().parties(id_of(email.unwrap()));
     parties[0]["partyid"].clone()
 }
 
@@ -134,9 +134,9 @@ async fn a_second_mail_finds_the_contact(mode: WriteMode) {
         json!({"subject": "m2", "from": [{"name": "Jane", "email": "Jane+tag@wind.example"}]});
     world.put(ADA, mail("m2", &again));
     written(&world.deliver_one(ADA, "m1").await);
-    let before = world.twin.dataverse().requests().operations;
+    let before = world.emulators.dataverse().requests().operations;
     written(&world.deliver_one(ADA, "m2").await);
-    let operations = world.twin.dataverse().requests().operations - before;
+    let operations = world.emulators.dataverse().requests().operations - before;
     assert_eq!(
         operations,
         LOOK_UP_QUERIES + 2,
@@ -227,7 +227,11 @@ async fn a_company_is_found_by_its_website_its_address_or_its_contacts(mode: Wri
     );
     assert_eq!(written(&world.deliver_one(ADA, "m1").await).1, None);
     for (address, company) in expected {
-        let contact = world.twin.dataverse().row("contact", id(address)).unwrap();
+        let contact = world
+            .emulators
+            .dataverse()
+            .row("contact", id(address))
+            .unwrap();
         let company = company.unwrap_or_else(|| account_id("f.example"));
         assert_eq!(
             contact["parentcustomerid"],
@@ -332,7 +336,7 @@ fn refuse(world: &World, mode: WriteMode, contact: bool, fault: Fault) {
     match mode {
         WriteMode::ChangeSet => {
             let before = LOOK_UP_QUERIES + COMPANY_QUERIES + rows_before;
-            world.twin.dataverse().fail_operation(before, fault);
+            world.emulators.dataverse().fail_operation(before, fault);
         }
         WriteMode::Stepwise if contact => world.fail_dataverse_at(CONTACT, fault),
         WriteMode::Stepwise => world.fail_dataverse_at("POST /api/data/v9.2/accounts HTTP", fault),
@@ -458,7 +462,7 @@ async fn companies_that_cannot_be_asked_for_cost_the_contacts_their_company() {
     world.put(ADA, from_jane("m1"));
     let refusal = status(501, "0x8006088A");
     world
-        .twin
+        .emulators
         .dataverse()
         .fail_operation(LOOK_UP_QUERIES, refusal);
     assert_eq!(written(&world.deliver_one(ADA, "m1").await).1, None);

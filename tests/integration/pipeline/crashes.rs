@@ -1,9 +1,9 @@
 //! Tests what happens if the process dies, or if another worker or client writes first.
 
+use emulators::Fault;
 use mailverse::clients::dataverse::emails::WriteMode;
 use mailverse::ledger::{ClaimRequest, ClaimToken, LEASE};
 use serde_json::json;
-use twin::Fault;
 use uuid::Uuid;
 
 use crate::test_organisation::{
@@ -32,7 +32,7 @@ async fn a_crash_between_write_and_settle_leaves_one_row(mode: WriteMode) {
 
 async fn an_open_row_that_a_crash_left_is_completed(mode: WriteMode) {
     let mut world = with_a_mail_in(mode).await;
-    let message = world.twin.nylas().message(ADA, "m1").unwrap();
+    let message = world.emulators.nylas().message(ADA, "m1").unwrap();
     let message =
         mailverse::clients::nylas::wire::message(&ADA.parse().unwrap(), &message).unwrap();
     let id = message.activity_id();
@@ -96,8 +96,8 @@ async fn a_row_of_server_side_sync_that_changed_meanwhile_is_looked_at_again(mod
         "email",
         json!({"subject": "x", "messageid": "<m1@kites.example>", "statecode": 1, "statuscode": 4}),
     );
-    let dataverse = world.twin.dataverse().url();
-    let token = world.twin.entra().issue_token(&dataverse, 600);
+    let dataverse = world.emulators.dataverse().url();
+    let token = world.emulators.entra().issue_token(&dataverse, 600);
     let account = format!("/accounts({})", world.people.kites);
     world.before_dataverse_gets(UPDATE, async move {
         let call =

@@ -2,10 +2,10 @@
 //! Dataverse rejects that.
 
 use chrono::TimeDelta;
+use emulators::Setting;
 use mailverse::clients::dataverse::emails::WriteMode;
 use mailverse::pipeline::created_on::CreatedOn;
 use serde_json::{Value, json};
-use twin::Setting;
 
 use crate::test_organisation::{ADA, World, mail, status, written};
 
@@ -55,7 +55,7 @@ async fn old_mail_says_when_it_came_on_request_and_new_mail_never(mode: WriteMod
 
 async fn what_dataverse_refuses_is_left_out_and_not_tried_again(mode: WriteMode) {
     let mut world = world(mode).await;
-    let dataverse = world.twin.dataverse().clone();
+    let dataverse = world.emulators.dataverse().clone();
     dataverse.set_setting(Setting::MayOverrideCreatedOn(false));
     for id in ["old2", "old3"] {
         world.put(ADA, mail(id, &json!({"date": 1_763_600_000})));
@@ -101,7 +101,7 @@ async fn a_refused_owner_does_not_cost_the_date(mode: WriteMode) {
 
 async fn a_refused_owner_and_a_refused_date_cost_both(mode: WriteMode) {
     let mut world = world(mode).await;
-    let dataverse = world.twin.dataverse();
+    let dataverse = world.emulators.dataverse();
     dataverse.set_setting(Setting::MayOverrideCreatedOn(false));
     refuse_the_owner(&world);
     let fate = world.deliver_one(ADA, "old").await;

@@ -1,10 +1,10 @@
 //! Tests what a decision record contains, and that it contains nothing private.
 
+use emulators::Fault;
 use mailverse::decision_record::{Asked, CandidatePart, ChosenPart, DecisionRecord, LONGEST, Row};
 use mailverse::ledger::decisions::DecidedRow;
 use mailverse::model::sync_request::Trigger;
 use serde_json::{Value, json};
-use twin::Fault;
 
 use crate::test_organisation::{
     ADA, BEN, CREATE, World, assert_skipped, id_of, key, mail, people, policy, to_row, waiting,
@@ -38,7 +38,7 @@ fn last(record: &DecisionRecord) -> (&str, &str) {
 #[tokio::test]
 async fn what_is_skipped_keeps_the_rules_that_were_asked_and_nobody() {
     let mut world = World::start().await;
-    let junk = world.twin.nylas().folder_id(ADA, "\\Junk").unwrap();
+    let junk = world.emulators.nylas().folder_id(ADA, "\\Junk").unwrap();
     world.put(ADA, mail("m1", &json!({"folders": [junk]})));
     assert_skipped(&world.deliver_one(ADA, "m1").await, "spam");
     let record = world.record(ADA, "m1").await;
@@ -83,7 +83,7 @@ async fn what_is_written_keeps_who_everybody_is_by_place() {
 #[tokio::test]
 async fn a_mail_that_comes_to_be_tracked_has_the_decision_that_tracked_it() {
     let mut world = World::start().await;
-    let junk = world.twin.nylas().folder_id(ADA, "\\Junk").unwrap();
+    let junk = world.emulators.nylas().folder_id(ADA, "\\Junk").unwrap();
     world.put(ADA, mail("m1", &json!({"folders": [junk]})));
     assert_skipped(&world.deliver_one(ADA, "m1").await, "spam");
     world.put(ADA, mail("m1", &json!({})));

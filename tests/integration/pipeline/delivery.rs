@@ -77,12 +77,12 @@ async fn a_message_delivered_twice_is_one_row(mode: WriteMode) {
     let mut world = World::start_in(mode).await;
     world.put(ADA, mail("m1", &json!({})));
     let first = world.deliver_one(ADA, "m1").await;
-    let asked = world.twin.dataverse().requests();
+    let asked = world.emulators.dataverse().requests();
     let handled = world.run(vec![created(ADA, "m1")]).await;
     assert_eq!(handled[0].fate, first);
     assert!(handled[0].settled_before);
     assert_eq!(
-        world.twin.dataverse().requests(),
+        world.emulators.dataverse().requests(),
         asked,
         "the ledger has the outcome, so Dataverse is not asked"
     );
@@ -260,10 +260,10 @@ async fn the_regarding_of_a_row_of_server_side_sync_is_not_replaced(mode: WriteM
         "email",
         json!({"subject": "x", "messageid": "<m1@kites.example>", "statecode": 1, "statuscode": 4, "regardingobjectid": kites}),
     );
-    let before = world.twin.dataverse().requests().writes;
+    let before = world.emulators.dataverse().requests().writes;
     assert_eq!(written(&world.deliver_one(ADA, "m1").await).0, theirs);
     assert_eq!(world.email()["regardingobjectid"], kites);
-    assert_eq!(world.twin.dataverse().requests().writes, before);
+    assert_eq!(world.emulators.dataverse().requests().writes, before);
 }
 
 async fn a_row_whose_message_id_differs_by_case_is_another_mail(mode: WriteMode) {

@@ -10,11 +10,11 @@
 //! | as the answer to a separate request | `stepwise` |
 //! | as the answer to the whole batch of three | `changeset` |
 
+use emulators::{Fault, Grant, Setting};
 use mailverse::clients::dataverse::emails::WriteMode;
 use mailverse::ledger::State;
 use mailverse::pipeline::Fate;
 use serde_json::json;
-use twin::{Fault, Grant, Setting};
 
 use crate::test_organisation::log::Log;
 use crate::test_organisation::{
@@ -68,7 +68,7 @@ impl Table {
             WriteMode::ChangeSet
         };
         let world = World::start_in(mode).await;
-        world.twin.nylas().add_grant(Grant {
+        world.emulators.nylas().add_grant(Grant {
             id: OFFICE.to_owned(),
             email: "office@ours.example".to_owned(),
             provider: "imap".to_owned(),
@@ -76,7 +76,7 @@ impl Table {
             status: "valid".to_owned(),
         });
         let bare = met == Met::InAPart { bare: true };
-        let dataverse = world.twin.dataverse();
+        let dataverse = world.emulators.dataverse();
         dataverse.set_setting(Setting::BareChangeSetErrors(bare));
         Self {
             world,
@@ -97,7 +97,7 @@ impl Table {
         let of_the_second = format!("<{}@kites.example>", ids[1]);
         match self.met {
             Met::InAPart { .. } => {
-                let dataverse = self.world.twin.dataverse();
+                let dataverse = self.world.emulators.dataverse();
                 // Each message is a POST and a PATCH.
                 dataverse.fail_operation(LOOK_UP_QUERIES + 2, fault);
             }
@@ -113,7 +113,7 @@ impl Table {
         self.world.pause_over();
         for fate in self.world.deliver(&in_office(&three.ids)).await {
             let (id, _) = written(&fate);
-            let email = self.world.twin.dataverse().row("email", id).unwrap();
+            let email = self.world.emulators.dataverse().row("email", id).unwrap();
             assert_eq!(email["statecode"], 1, "{}", three.row);
         }
         assert_eq!(self.world.emails().len(), 3 * self.rows, "{}", three.row);
@@ -210,12 +210,12 @@ async fn a_batch_that_is_refused_as_a_whole_is_sent_mail_by_mail() {
         (400, "0x80060888"),
         (400, ""),
     ] {
-        let before = table.world.twin.dataverse().requests().total;
+        let before = table.world.emulators.dataverse().requests().total;
         let three = table.deliver(status(http, code)).await;
         for fate in &three.fates {
             written(fate);
         }
-        let sent = table.world.twin.dataverse().requests().total - before;
+        let sent = table.world.emulators.dataverse().requests().total - before;
         let expected = 1 + 1 + 3;
         assert_eq!(
             sent, expected,
@@ -357,10 +357,10 @@ async fn a_refused_token_is_renewed_once_and_the_mails_are_then_written() {
         } else {
             expect(first);
         }
-        assert_eq!(table.world.twin.entra().requests(), 1);
+        assert_eq!(table.world.emulators.entra().requests(), 1);
         table.is_written_at_the_next_delivery(&three).await;
         assert_eq!(
-            table.world.twin.entra().requests(),
+            table.world.emulators.entra().requests(),
             2,
             "the token is renewed once"
         );
@@ -395,10 +395,10 @@ async fn an_attachment_that_is_refused_is_left_out_and_the_mail_is_written() {
             let mut world = World::start_in(mode).await;
             world.put(crate::test_organisation::ADA, mail("m1", &json!({})));
             let file = json!({"id": "a1", "filename": "a.pdf", "content_type": "application/pdf"});
-            let nylas = world.twin.nylas();
+            let nylas = world.emulators.nylas();
             nylas.add_attachment(crate::test_organisation::ADA, "m1", file, b"%PDF".to_vec());
             if mode == WriteMode::ChangeSet {
-                let dataverse = world.twin.dataverse();
+                let dataverse = world.emulators.dataverse();
                 dataverse.fail_operation(LOOK_UP_QUERIES + 1, status(400, code));
                 // The change set fails there. Then the email and the attachment are sent
                 // separately, and the attachment is rejected again.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
+use emulators::{Clock, Setting};
 use mailverse::clients::aws::queue::{MemoryQueue, SyncQueue};
 use mailverse::ledger::ClaimToken;
 use mailverse::model::sync_request::Trigger;
@@ -14,7 +15,6 @@ use mailverse::pipeline::backfill_page::Page;
 use mailverse::pipeline::{Pipeline, Run, Work};
 use mailverse::rate_limit::{Booking, Budget, User};
 use serde_json::json;
-use twin::{Clock, Setting};
 use uuid::Uuid;
 
 use crate::test_organisation::{ADA, CREATE, World, mail, throttled, waiting, work, written};
@@ -53,9 +53,9 @@ fn stop_clock(world: &World, operation_ms: u64) -> Clock {
         Setting::OperationMilliseconds(operation_ms),
         Setting::NetworkMilliseconds(30),
     ] {
-        world.twin.dataverse().set_setting(setting);
+        world.emulators.dataverse().set_setting(setting);
     }
-    let clock = world.twin.clock().clone();
+    let clock = world.emulators.clock().clone();
     clock.stop();
     let stopped = (clock.clone(), clock.now(), Instant::now());
     CLOCK.with(|one| assert!(one.set(stopped).is_ok()));
@@ -82,7 +82,7 @@ async fn history_stays_below_the_limits_however_much_of_it_there_is() {
         Setting::ProtectionWindowSeconds(60),
         Setting::ExecutionMilliseconds(6_000),
     ] {
-        world.twin.dataverse().set_setting(setting);
+        world.emulators.dataverse().set_setting(setting);
     }
     world.keep_to("10000,5,60".parse().unwrap());
     let clock = stop_clock(&world, 40);
@@ -118,7 +118,7 @@ async fn history_stays_below_the_limits_however_much_of_it_there_is() {
 async fn requests_at(operation_ms: u64) -> u64 {
     let mut world = World::start().await;
     world.keep_to("1000000,1000000,300".parse().unwrap());
-    let dataverse = world.twin.dataverse().clone();
+    let dataverse = world.emulators.dataverse().clone();
     dataverse.set_setting(Setting::ExecutionMilliseconds(1_000_000_000));
     // One batch at a time.
     dataverse.set_setting(Setting::ParallelismHint(1));
@@ -199,7 +199,7 @@ async fn live_mail_does_not_wait_for_what_history_has_booked() {
     let run = world.begin();
     let left = history(&world.pipeline, work, run).await.left.unwrap();
     assert_eq!((left.work.len(), left.not_before), (3, world.now + far));
-    assert_eq!(world.twin.dataverse().requests().total, 0);
+    assert_eq!(world.emulators.dataverse().requests().total, 0);
     assert_eq!(
         world.entry(ADA, "m0").await,
         None,
@@ -247,7 +247,7 @@ async fn history_makes_room_while_live_mail_waits_in_its_queue() {
         .unwrap();
     assert_eq!(left.work.len(), 30);
     assert!(left.not_before > world.now);
-    assert_eq!(world.twin.dataverse().requests().total, 0);
+    assert_eq!(world.emulators.dataverse().requests().total, 0);
     // A worker receives ten of the eleven messages.
     assert_eq!(queue.receive(10).len(), 10);
     let page = world.pipeline.history(left.work, &queue, &|| run).await;
@@ -277,7 +277,7 @@ async fn history_stops_at_a_429_and_brings_the_rest_of_the_page_untouched() {
     let left = page.left.unwrap();
     assert_eq!(left.work.len(), 50);
     assert!(left.not_before >= world.now + TimeDelta::seconds(77));
-    assert_eq!(world.twin.dataverse().requests().total, 2);
+    assert_eq!(world.emulators.dataverse().requests().total, 2);
     assert_eq!(
         world.entry(ADA, "m50").await,
         None,
@@ -289,7 +289,7 @@ async fn history_stops_at_a_429_and_brings_the_rest_of_the_page_untouched() {
 async fn as_many_batches_are_under_way_as_dataverse_suggests() {
     let mut world = World::start().await;
     world.keep_to(Budget::boundless());
-    let dataverse = world.twin.dataverse().clone();
+    let dataverse = world.emulators.dataverse().clone();
     dataverse.set_setting(Setting::ParallelismHint(2));
     // The first answer contains the suggestion.
     let work = page(&world, 200);

@@ -24,7 +24,7 @@ in_both_write_modes!(
 fn attach_a_file(world: &World) {
     let file = json!({"id": "a1", "filename": "a.pdf", "content_type": "application/pdf"});
     world
-        .twin
+        .emulators
         .nylas()
         .add_attachment(ADA, "m1", file, b"%PDF".to_vec());
 }
@@ -68,8 +68,8 @@ async fn a_message_that_was_given_up_is_written_when_it_is_sent_again(mode: Writ
 async fn a_message_that_a_list_shows_is_not_gone() {
     let mut world = World::start().await;
     world.put(ADA, mail("m1", &json!({})));
-    let message = world.twin.nylas().message(ADA, "m1").unwrap();
-    world.twin.nylas().remove_message(ADA, "m1");
+    let message = world.emulators.nylas().message(ADA, "m1").unwrap();
+    world.emulators.nylas().remove_message(ADA, "m1");
     world.has_failed(ADA, "m1", 4).await;
     assert_skipped(&world.deliver_one(ADA, "m1").await, "gone");
     world.put(ADA, message);
@@ -155,7 +155,7 @@ async fn a_mail_that_another_worker_completed_meanwhile_is_written() {
 /// Starts a pipeline whose organisation has an alternate key on Message-IDs, and puts a message.
 async fn with_a_key(mode: WriteMode) -> World {
     let world = World::start_in(mode).await;
-    let dataverse = world.twin.dataverse();
+    let dataverse = world.emulators.dataverse();
     dataverse
         .add_alternate_key("email", &["messageid"])
         .unwrap();
@@ -167,7 +167,7 @@ async fn a_row_that_another_client_wrote_meanwhile_is_found_although_a_key_of_th
     mode: WriteMode,
 ) {
     let mut world = with_a_key(mode).await;
-    let dataverse = world.twin.dataverse().clone();
+    let dataverse = world.emulators.dataverse().clone();
     let theirs = uuid::Uuid::from_u128(7);
     world.before_dataverse_gets(CREATE, async move {
         let row =
@@ -201,7 +201,7 @@ async fn a_refusal_whose_meaning_cannot_be_found_out_now_is_not_final(mode: Writ
     let mut world = World::start_in(mode).await;
     world.put(ADA, with_id("m1", "carol@kites.example"));
     let file = json!({"id": "a1", "filename": "a.pdf", "content_type": "application/pdf"});
-    let nylas = world.twin.nylas();
+    let nylas = world.emulators.nylas();
     nylas.add_attachment(ADA, "m1", file, b"%PDF".to_vec());
     if mode == WriteMode::ChangeSet {
         world.fail_dataverse_at(CREATE, status(413, "0x8004418A"));

@@ -2,6 +2,7 @@
 
 use backfill::{Backfill, BackfillError};
 use chrono::{DateTime, TimeDelta, Utc};
+use emulators::{Fault, Grant};
 use futures_util::{StreamExt, stream};
 use mailverse::clients::aws::queue::MemoryQueue;
 use mailverse::ledger::mailbox_state::Lists;
@@ -9,7 +10,6 @@ use mailverse::ledger::messages::Settlement;
 use mailverse::ledger::{ClaimRequest, ClaimToken};
 use mailverse::rate_limit::{Booking, Budget, User};
 use serde_json::{Value, json};
-use twin::{Fault, Grant};
 use uuid::Uuid;
 
 use crate::test_organisation::{
@@ -80,7 +80,7 @@ fn numbers(answer: &Value) -> [u64; 5] {
 async fn old_mail_of_the_imap_family_comes_from_its_server_folder_by_folder() {
     const IMAP: &str = "grant-imap";
     let mut world = World::start().await;
-    world.twin.nylas().add_grant(Grant {
+    world.emulators.nylas().add_grant(Grant {
         id: IMAP.to_owned(),
         email: "cyd@ours.example".to_owned(),
         provider: "imap".to_owned(),
@@ -88,7 +88,7 @@ async fn old_mail_of_the_imap_family_comes_from_its_server_folder_by_folder() {
         status: "valid".to_owned(),
     });
     let folder = json!({"id": "Canary Clients", "name": "Canary Clients"});
-    world.twin.nylas().add_folder(IMAP, folder);
+    world.emulators.nylas().add_folder(IMAP, folder);
     fill(&world, IMAP, "inbox", 5, "INBOX");
     fill(&world, IMAP, "client", 205, "Canary Clients");
     let history = History::of(&world).await;
@@ -130,7 +130,7 @@ async fn a_cursor_that_nylas_refuses_costs_one_list_and_no_request_to_dataverse(
     );
     assert_eq!(world.emails().len(), 410);
     // Nine batches of two requests each.
-    assert!(world.twin.dataverse().requests().total <= 20);
+    assert!(world.emulators.dataverse().requests().total <= 20);
 }
 
 #[tokio::test]
@@ -138,7 +138,7 @@ async fn a_message_that_fails_alone_is_handed_over_although_others_have_booked_t
     let mut world = World::start().await;
     fill(&world, ADA, "m", 4, "INBOX");
     let file = json!({"id": "a1", "filename": "Offer.pdf", "content_type": "application/pdf"});
-    let nylas = world.twin.nylas().clone();
+    let nylas = world.emulators.nylas().clone();
     nylas.add_attachment(ADA, "m1", file, b"%PDF".to_vec());
     world.fail_nylas_at("/attachments/", status(504, "provider_error"));
     let (ledger, now) = (world.pipeline.ledger.clone(), world.now);
@@ -165,10 +165,10 @@ async fn what_is_settled_is_listed_again_without_a_request_to_dataverse() {
     let history = History::of(&world).await;
     history.ask(&mut world, ADA).await;
     assert_eq!(history.work_off(&mut world).await, 60);
-    let before = world.twin.dataverse().requests().total;
+    let before = world.emulators.dataverse().requests().total;
     history.ask(&mut world, ADA).await;
     assert_eq!(history.work_off(&mut world).await, 60);
-    assert_eq!(world.twin.dataverse().requests().total, before);
+    assert_eq!(world.emulators.dataverse().requests().total, before);
 }
 
 #[tokio::test]
@@ -179,7 +179,7 @@ async fn history_of_a_mailbox_that_needs_signing_in_is_parked_and_taken_up_by_th
     let schedule = json!({"source": "aws.scheduler", "time": world.now.to_rfc3339()});
     // The first run is requested while the grant is valid, the second when it no longer is.
     let first = history.ask(&mut world, ADA).await;
-    world.twin.nylas().set_grant_status(ADA, "invalid");
+    world.emulators.nylas().set_grant_status(ADA, "invalid");
     let second = history.ask(&mut world, ADA).await;
     assert_eq!(history.work_off(&mut world).await, 0);
     for run_id in [&first, &second] {
@@ -195,7 +195,7 @@ async fn history_of_a_mailbox_that_needs_signing_in_is_parked_and_taken_up_by_th
         (&json!(0), &json!(1))
     );
     history.work_off(&mut world).await;
-    world.twin.nylas().set_grant_status(ADA, "valid");
+    world.emulators.nylas().set_grant_status(ADA, "valid");
     let planned = history.handle(&mut world, &schedule).await;
     assert_eq!(planned["unparked"], 2);
     history.work_off(&mut world).await;
@@ -249,7 +249,7 @@ async fn a_mailbox_that_another_worker_lists_is_left_to_it() {
 #[tokio::test]
 async fn a_listed_message_that_has_to_wait_is_queued_unless_somebody_has_queued_it_already() {
     let mut world = World::start().await;
-    let junk = world.twin.nylas().folder_id(ADA, "\\Junk").unwrap();
+    let junk = world.emulators.nylas().folder_id(ADA, "\\Junk").unwrap();
     world.put(ADA, mail("tried", &json!({})));
     world.put(ADA, mail("revisited", &json!({"folders": [junk]})));
     // A worker released the first message, so its request is still on the queue. The second was
@@ -336,7 +336,7 @@ async fn pages_become_smaller_when_nylas_fails_and_not_for_how_often_a_task_was_
 async fn a_dry_run_says_what_would_become_of_the_mail_and_writes_none() {
     let mut world = World::start().await;
     fill(&world, BEN, "m", 3, "INBOX");
-    let junk = world.twin.nylas().folder_id(BEN, "\\Junk").unwrap();
+    let junk = world.emulators.nylas().folder_id(BEN, "\\Junk").unwrap();
     fill(&world, BEN, "spam", 2, &junk);
     let history = History::of(&world).await;
     let request = json!({"mailboxes": "all", "received_after": OLD - 1, "dry_run": true});

@@ -1,9 +1,9 @@
 //! Tests impersonation: rows are written as the application user, unless the policy says as their
 //! owner. If impersonation fails, the message is written without it.
 
+use emulators::{Privilege, Setting};
 use mailverse::clients::dataverse::emails::WriteMode;
 use serde_json::json;
-use twin::{Privilege, Setting};
 use uuid::Uuid;
 
 use crate::test_organisation::{ADA, BEN, CREATE, World, mail, people, status, written};
@@ -44,7 +44,7 @@ impl World {
     }
 
     fn application(&self) -> Uuid {
-        let users = self.twin.dataverse().rows("systemuser");
+        let users = self.emulators.dataverse().rows("systemuser");
         let user = users.iter().find(|row| row["applicationid"].is_string());
         user.unwrap()["systemuserid"]
             .as_str()
@@ -54,7 +54,7 @@ impl World {
     }
 
     fn withhold(&self, withheld: Setting) {
-        self.twin.dataverse().set_setting(withheld);
+        self.emulators.dataverse().set_setting(withheld);
     }
 }
 
@@ -69,7 +69,7 @@ async fn by_default_rows_are_written_in_the_name_of_the_application(mode: WriteM
 async fn on_request_a_row_is_written_in_the_name_of_its_owner(mode: WriteMode) {
     let mut world = world(mode).await;
     world.put(ADA, mail("m3", &json!({})));
-    let before = world.twin.dataverse().requests().total;
+    let before = world.emulators.dataverse().requests().total;
     let fates = world
         .deliver(&[(ADA, "m1"), (BEN, "m2"), (ADA, "m3")])
         .await;
@@ -77,7 +77,7 @@ async fn on_request_a_row_is_written_in_the_name_of_its_owner(mode: WriteMode) {
         assert_eq!(written(fate).1, None);
     }
     if mode == WriteMode::ChangeSet {
-        let requests = world.twin.dataverse().requests().total - before;
+        let requests = world.emulators.dataverse().requests().total - before;
         assert_eq!(requests, 3, "a lookup, and a batch for each user");
     }
     let application = Some(world.application());
@@ -94,13 +94,13 @@ async fn without_the_privilege_a_mail_is_written_in_the_name_of_the_application_
     let privilege = (Privilege::ActOnBehalf, "systemuser");
     world.withhold(Setting::Withheld(vec![privilege]));
     world.put(ADA, mail("m3", &json!({})));
-    let before = world.twin.dataverse().requests().total;
+    let before = world.emulators.dataverse().requests().total;
     let fates = world.deliver(&[(ADA, "m1"), (ADA, "m3")]).await;
     for fate in &fates {
         assert_eq!(written(fate).1, NAME_LEFT_OUT);
     }
     if mode == WriteMode::ChangeSet {
-        let requests = world.twin.dataverse().requests().total - before;
+        let requests = world.emulators.dataverse().requests().total - before;
         assert_eq!(requests, 3, "a lookup, a rejected batch, and another batch");
     }
     let (application, ada) = (world.application(), world.people.ada);
@@ -132,7 +132,7 @@ async fn a_draft_that_the_owner_may_not_complete_is_completed_by_the_application
 
 async fn an_owner_whom_entra_does_not_know_costs_the_name(mode: WriteMode) {
     let mut world = world(mode).await;
-    world.twin.nylas().add_grant(twin::Grant {
+    world.emulators.nylas().add_grant(emulators::Grant {
         id: "grant-eve".to_owned(),
         email: "eve@ours.example".to_owned(),
         provider: "imap".to_owned(),
@@ -150,7 +150,7 @@ async fn an_owner_whom_entra_does_not_know_costs_the_name(mode: WriteMode) {
 
 async fn a_mailbox_without_a_user_has_nobody_in_whose_name_to_write(mode: WriteMode) {
     let mut world = world(mode).await;
-    world.twin.nylas().add_grant(twin::Grant {
+    world.emulators.nylas().add_grant(emulators::Grant {
         id: "office".to_owned(),
         email: "office@ours.example".to_owned(),
         provider: "imap".to_owned(),

@@ -2,6 +2,7 @@
 //! dead, and few requests are sent meanwhile.
 
 use chrono::TimeDelta;
+use emulators::{Privilege, RefusedEmails, Setting};
 use mailverse::clients::dataverse::emails::WriteMode;
 use mailverse::clients::refusal::RefusalState;
 use mailverse::ledger::State;
@@ -9,7 +10,6 @@ use mailverse::ledger::pauses::Scope;
 use mailverse::pipeline::Fate;
 use mailverse::rate_limit::User;
 use serde_json::json;
-use twin::{Privilege, RefusedEmails, Setting};
 
 use crate::test_organisation::{ADA, BEN, World, dead, mail, people, throttled, waiting, written};
 
@@ -40,13 +40,13 @@ fn refuse(world: &World, status: u16, code: &'static str, subject: &'static str)
         code,
         subject,
     };
-    let dataverse = world.twin.dataverse();
+    let dataverse = world.emulators.dataverse();
     dataverse.set_setting(Setting::RefusedEmails(Some(refused)));
 }
 
 impl World {
     fn sent(&self) -> u64 {
-        self.twin.dataverse().requests().total
+        self.emulators.dataverse().requests().total
     }
 
     async fn refusals(&self) -> RefusalState {
@@ -79,7 +79,7 @@ async fn all_wait(world: &World, fates: &[Fate]) {
 
 async fn a_disabled_application_user_costs_no_message_and_one_request_a_pause(mode: WriteMode) {
     let mut world = ten_mails(mode).await;
-    world.twin.dataverse().remove_application_user();
+    world.emulators.dataverse().remove_application_user();
     let fates = deliver(&mut world).await;
     all_wait(&world, &fates).await;
     assert_eq!(world.sent(), 1, "only the lookup of the batch was sent");
@@ -92,13 +92,13 @@ async fn a_disabled_application_user_costs_no_message_and_one_request_a_pause(mo
         all_wait(&world, &fates).await;
         assert_eq!(world.sent(), sent, "{minutes} minutes later");
     }
-    world.twin.dataverse().add_application_user();
+    world.emulators.dataverse().add_application_user();
     world.all_are_written().await;
 }
 
 async fn a_privilege_that_is_removed_is_named_and_costs_no_message(mode: WriteMode) {
     let mut world = ten_mails(mode).await;
-    let dataverse = world.twin.dataverse().clone();
+    let dataverse = world.emulators.dataverse().clone();
     dataverse.set_setting(Setting::Withheld(vec![(Privilege::Create, "activity")]));
     let fates = deliver(&mut world).await;
     all_wait(&world, &fates).await;
@@ -157,7 +157,7 @@ async fn a_code_that_no_table_lists_pauses_everybody_once_five_messages_met_it(m
     let before = world.sent();
     deliver(&mut world).await;
     assert_eq!(world.sent(), before, "all messages of this user pause");
-    let dataverse = world.twin.dataverse();
+    let dataverse = world.emulators.dataverse();
     dataverse.set_setting(Setting::RefusedEmails(None));
     world.all_are_written().await;
 }
@@ -189,7 +189,7 @@ async fn a_mailbox_that_nylas_throttles_is_asked_for_nothing_more_until_then() {
     world.put(ADA, mail("before", &json!({})));
     written(&world.deliver_one(ADA, "before").await);
     world.fail_nylas_at("/messages/m0?", throttled("rate_limit_error", 120));
-    let asked = |world: &World| world.twin.nylas().requests();
+    let asked = |world: &World| world.emulators.nylas().requests();
     let before = asked(&world);
     let fates = deliver(&mut world).await;
     // A few calls are already running when the first answer arrives.
@@ -237,7 +237,7 @@ async fn a_revoked_key_pauses_every_mailbox_and_one_that_nobody_signed_in_to_pau
         mail("b1", &json!({"to": people(&["ben@ours.example"])})),
     );
     written(&world.deliver_one(ADA, "m0").await);
-    world.twin.nylas().set_grant_status(ADA, "invalid");
+    world.emulators.nylas().set_grant_status(ADA, "invalid");
     let fates = world.deliver(&[(ADA, "m1"), (BEN, "b1")]).await;
     waiting(&fates[0]);
     written(&fates[1]);
@@ -249,9 +249,9 @@ async fn a_revoked_key_pauses_every_mailbox_and_one_that_nobody_signed_in_to_pau
     let [key, mailbox] = pauses(&world).await;
     assert_eq!(key, None);
     assert!(mailbox.unwrap().starts_with("401"));
-    world.twin.nylas().set_grant_status(ADA, "valid");
+    world.emulators.nylas().set_grant_status(ADA, "valid");
     world.later(TimeDelta::minutes(16));
-    world.twin.nylas().revoke_api_key();
+    world.emulators.nylas().revoke_api_key();
     let fates = world
         .deliver(&[(ADA, "m1"), (ADA, "m2"), (ADA, "m3")])
         .await;
@@ -262,12 +262,12 @@ async fn a_revoked_key_pauses_every_mailbox_and_one_that_nobody_signed_in_to_pau
         pauses(&world).await[0].is_some(),
         "the pause covers the API key, and so every mailbox"
     );
-    let before = world.twin.nylas().requests();
+    let before = world.emulators.nylas().requests();
     for fate in deliver(&mut world).await.iter().skip(1) {
         waiting(fate);
     }
-    assert_eq!(world.twin.nylas().requests(), before);
-    world.twin.nylas().restore_api_key();
+    assert_eq!(world.emulators.nylas().requests(), before);
+    world.emulators.nylas().restore_api_key();
     world.later(TimeDelta::minutes(16));
     for fate in deliver(&mut world).await {
         written(&fate);

@@ -1,9 +1,9 @@
 //! Tests organisations with shorter columns: texts are cut to the column lengths, which are read
 //! once.
 
+use emulators::Fault;
 use mailverse::clients::dataverse::emails::WriteMode;
 use serde_json::{Value, json};
-use twin::Fault;
 
 use crate::test_organisation::{
     ADA, World, mail, people, status, throttled, to_row, waiting, with_a_mail_in, written,
@@ -17,7 +17,7 @@ in_both_write_modes!(
 
 fn shorten(world: &World, columns: &[(&str, &str, usize)]) {
     for (table, column, length) in columns {
-        let dataverse = world.twin.dataverse();
+        let dataverse = world.emulators.dataverse();
         dataverse.set_max_length(table, column, *length).unwrap();
     }
 }
@@ -65,16 +65,16 @@ async fn the_lengths_are_read_once_and_everything_later_is_cut_beforehand(mode: 
         let long = json!({"subject": "x".repeat(100 + n)});
         world.put(ADA, mail(&format!("m{n}"), &long));
     }
-    let reads = |world: &World| world.twin.dataverse().requests().reads;
+    let reads = |world: &World| world.emulators.dataverse().requests().reads;
     let batch = |range: std::ops::Range<usize>| range.map(|n| format!("m{n}"));
     let deliver = async |world: &mut World, range| {
         let ids: Vec<String> = batch(range).collect();
         let mails: Vec<(&str, &str)> = ids.iter().map(|id| (ADA, id.as_str())).collect();
-        let before = (reads(world), world.twin.dataverse().requests().writes);
+        let before = (reads(world), world.emulators.dataverse().requests().writes);
         for fate in world.deliver(&mails).await {
             written(&fate);
         }
-        let after = world.twin.dataverse().requests();
+        let after = world.emulators.dataverse().requests();
         (after.reads - before.0, after.writes - before.1)
     };
     let usual = deliver(&mut world, 0..2).await;

@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
+use emulators::Fault;
 use mailverse::clients::dataverse::emails::WriteMode;
 use mailverse::pipeline::Run;
 use serde_json::{Value, json};
-use twin::Fault;
 
 use crate::test_organisation::hundred;
 use crate::test_organisation::hundred::{MESSAGES, MOST_REQUESTS};
@@ -101,7 +101,7 @@ async fn of_many_recipients_the_sender_and_people_inside_are_resolved_first_and_
     let expected = "left out: 1253 × record of a recipient, 503 × recipient";
     assert_eq!(note, Some(expected));
     assert_eq!(written(&fates[1]).1, None);
-    let parties = world.twin.dataverse().parties(id);
+    let parties = world.emulators.dataverse().parties(id);
     let parties: Vec<&Value> = parties
         .iter()
         .filter(|party| party["participationtypemask"].as_i64() <= Some(4))
@@ -136,10 +136,10 @@ async fn of_many_recipients_the_sender_and_people_inside_are_resolved_first_and_
 async fn nobody_who_was_not_looked_up_becomes_a_contact(mode: WriteMode) {
     let mut world = World::start_in(mode).await;
     world.set(&json!({"create_contacts": "all"}));
-    let before = world.twin.dataverse().rows("contact").len();
+    let before = world.emulators.dataverse().rows("contact").len();
     world.put(ADA, mail("m1", &json!({"to": people(&crowd(600))})));
     written(&world.deliver_one(ADA, "m1").await);
-    let contacts = world.twin.dataverse().rows("contact").len() - before;
+    let contacts = world.emulators.dataverse().rows("contact").len() - before;
     assert_eq!(
         contacts,
         250 - 2,
@@ -193,13 +193,13 @@ async fn a_failure_that_comes_at_once_is_not_asked_about_again() {
     for fate in world.deliver(&[(ADA, "m1"), (ADA, "m2")]).await {
         waiting(&fate);
     }
-    assert_eq!(world.twin.dataverse().requests().total, 1);
+    assert_eq!(world.emulators.dataverse().requests().total, 1);
 }
 
 #[tokio::test]
 async fn a_body_longer_than_its_column_in_this_organisation_is_cut_and_noted() {
     let mut world = World::start().await;
-    let dataverse = world.twin.dataverse().clone();
+    let dataverse = world.emulators.dataverse().clone();
     dataverse
         .set_max_length("email", "description", 1_000)
         .unwrap();
@@ -236,14 +236,14 @@ async fn a_look_up_of_long_addresses_stays_within_the_limits_of_a_url(mode: Writ
     let (id, note) = written(&fates[0]);
     assert_eq!(note, Some("left out: 351 × record of a recipient"));
     written(&fates[1]);
-    let email = world.twin.dataverse().row("email", id).unwrap();
+    let email = world.emulators.dataverse().row("email", id).unwrap();
     assert_eq!(email["messageid"], long_id);
-    let parties = world.twin.dataverse().parties(id);
+    let parties = world.emulators.dataverse().parties(id);
     let to = parties
         .iter()
         .filter(|party| party["participationtypemask"] == 2);
     assert_eq!(to.count(), 600);
-    let requests = world.twin.dataverse().requests();
+    let requests = world.emulators.dataverse().requests();
     let look_up = requests.total - if mode == WriteMode::ChangeSet { 1 } else { 4 };
     assert_eq!(look_up, 1, "one batch with many queries");
 }
@@ -275,7 +275,7 @@ async fn an_address_of_five_thousand_and_one_people_is_read_to_the_last_of_them(
         };
         assert_eq!(world.email()["regardingobjectid"], expected);
         assert_eq!(
-            world.twin.dataverse().requests().total,
+            world.emulators.dataverse().requests().total,
             3,
             "a lookup, its second page, and the write"
         );

@@ -38,7 +38,7 @@ async fn row_of(mode: WriteMode, changes: &Value) -> (Value, Option<String>) {
         "the valid message next to {changes}"
     );
     let (id, note) = written(&fates[0]);
-    let email = world.twin.dataverse().row("email", id).unwrap();
+    let email = world.emulators.dataverse().row("email", id).unwrap();
     assert_eq!(email["statecode"], 1, "{changes}");
     (email, note.map(str::to_owned))
 }
@@ -386,7 +386,7 @@ async fn whatever_a_mail_holds_it_reaches_a_final_state(mode: WriteMode) {
                 fate.state(),
                 mailverse::ledger::State::Written | mailverse::ledger::State::Skipped
             );
-            let message = world.twin.nylas().message(ADA, id);
+            let message = world.emulators.nylas().message(ADA, id);
             assert!(fine, "seed {seed}: {fate:?} for {message:?}");
         }
     }

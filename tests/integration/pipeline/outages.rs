@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use chrono::TimeDelta;
+use emulators::Fault;
 use mailverse::clients::dataverse::emails::WriteMode;
 use mailverse::clients::entra::TokenError;
 use mailverse::ledger::State;
 use mailverse::model::sync_request::Trigger;
 use mailverse::pipeline::Fate;
 use serde_json::json;
-use twin::Fault;
 
 use crate::test_organisation::{
     ADA, BEN, CREATE, LOOK_UP, World, dead, id_of, mail, people, status, throttled, waiting,
@@ -101,7 +101,7 @@ async fn an_outage_of_entra_costs_time() {
     for fault in [status(503, "temporarily_unavailable"), Fault::ResetBefore] {
         let mut world = with_a_mail().await;
         let what = format!("{fault:?}");
-        world.twin.entra().fail_next(fault);
+        world.emulators.entra().fail_next(fault);
         let fate = world.deliver_one(ADA, "m1").await;
         assert_eq!(waiting(&fate).0, TokenError::WAIT, "{what}");
         assert_eq!(
@@ -120,7 +120,7 @@ async fn a_token_that_dataverse_no_longer_takes_is_replaced_for_the_next_try(mod
         let mut world = with_a_mail_in(mode).await;
         world.put(ADA, mail("m0", &json!({})));
         world.deliver_one(ADA, "m0").await;
-        let entra = world.twin.entra().clone();
+        let entra = world.emulators.entra().clone();
         world.before_dataverse_gets(request, async move { entra.revoke_all() });
         let fate = world.deliver_one(ADA, "m1").await;
         assert_eq!(
@@ -131,7 +131,7 @@ async fn a_token_that_dataverse_no_longer_takes_is_replaced_for_the_next_try(mod
             )
         );
         assert_eq!(
-            world.twin.entra().requests(),
+            world.emulators.entra().requests(),
             1,
             "the first token was used until now"
         );
@@ -147,7 +147,7 @@ async fn a_token_is_renewed_before_its_end() {
     world.deliver_one(ADA, "m1").await;
     world.later(TimeDelta::seconds(3_599 - 299));
     written(&world.deliver_one(ADA, "m2").await);
-    assert_eq!(world.twin.entra().requests(), 2);
+    assert_eq!(world.emulators.entra().requests(), 2);
 }
 
 #[tokio::test]
@@ -158,7 +158,7 @@ async fn a_ledger_that_does_not_answer_stops_everything_before_it_begins() {
     let (delay, reason) = waiting(&fate);
     assert_eq!(delay.as_secs(), FIRST_STEP);
     assert!(reason.starts_with("the ledger is unavailable"), "{reason}");
-    assert_eq!(world.twin.nylas().requests(), 0);
+    assert_eq!(world.emulators.nylas().requests(), 0);
     assert!(world.emails().is_empty());
 }
 
@@ -170,7 +170,7 @@ async fn a_mailbox_whose_grant_expired_waits_and_the_others_go_on() {
         BEN,
         mail("m2", &json!({"to": people(&["ben@ours.example"])})),
     );
-    world.twin.nylas().set_grant_status(BEN, "invalid");
+    world.emulators.nylas().set_grant_status(BEN, "invalid");
     let fates = world.deliver(&[(ADA, "m1"), (BEN, "m2")]).await;
     written(&fates[0]);
     let (delay, reason) = waiting(&fates[1]);
@@ -180,7 +180,7 @@ async fn a_mailbox_whose_grant_expired_waits_and_the_others_go_on() {
         "the mailbox pauses until a user signs in again"
     );
     assert!(reason.contains("check the grant's status"), "{reason}");
-    world.twin.nylas().set_grant_status(BEN, "valid");
+    world.emulators.nylas().set_grant_status(BEN, "valid");
     world.later(TimeDelta::minutes(16));
     written(&world.deliver_one(BEN, "m2").await);
 }
@@ -227,6 +227,9 @@ async fn one_failure_of_the_service_delays_the_whole_batch_and_loses_none_of_it(
 #[tokio::test]
 async fn a_query_that_fails_within_the_look_up_delays_the_batch() {
     let world = with_a_mail().await;
-    world.twin.dataverse().fail_operation(2, status(503, ""));
+    world
+        .emulators
+        .dataverse()
+        .fail_operation(2, status(503, ""));
     waits_and_is_then_written(world, FIRST_STEP, "one query").await;
 }

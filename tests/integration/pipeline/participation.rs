@@ -1,11 +1,11 @@
 //! Tests which mailboxes are synchronised if two companies share one Nylas application.
 
 use chrono::TimeDelta;
+use emulators::Grant;
 use mailverse::ledger::State;
 use mailverse::model::sync_request::Trigger;
 use mailverse::pipeline::Fate;
 use serde_json::json;
-use twin::Grant;
 
 use crate::test_organisation::{ADA, World, assert_skipped, mail, people, waiting, work, written};
 
@@ -13,7 +13,7 @@ use crate::test_organisation::{ADA, World, assert_skipped, mail, people, waiting
 const EVE: &str = "grant-eve";
 
 fn connect(world: &World, email: &str) {
-    world.twin.nylas().add_grant(Grant {
+    world.emulators.nylas().add_grant(Grant {
         id: EVE.to_owned(),
         email: email.to_owned(),
         provider: "google".to_owned(),
@@ -27,7 +27,10 @@ fn connect(world: &World, email: &str) {
 async fn with_two_companies(setting: &str) -> World {
     let mut world = World::start().await;
     connect(&world, "eve@theirs.example");
-    world.twin.nylas().set_workspace(EVE, "workspace-theirs");
+    world
+        .emulators
+        .nylas()
+        .set_workspace(EVE, "workspace-theirs");
     world.put(
         EVE,
         mail("e1", &json!({"to": people(&["eve@theirs.example"])})),
@@ -38,7 +41,7 @@ async fn with_two_companies(setting: &str) -> World {
 
 /// Asserts that no request was about Eve's mailbox: only the grant list and Ada's data were read.
 fn assert_left_alone(world: &World) {
-    let asked = world.twin.nylas().requested();
+    let asked = world.emulators.nylas().requested();
     assert!(!asked.is_empty(), "at least one request was sent");
     let of_eve: Vec<&String> = asked
         .iter()
@@ -110,13 +113,13 @@ async fn mail_that_came_while_its_mailbox_took_no_part_is_brought_in_once_it_doe
 #[tokio::test]
 async fn what_waited_when_its_mailbox_went_out_does_not_wait_for_ever() {
     let mut world = with_two_companies("all").await;
-    world.fail_nylas_at("/messages/e1", twin::Fault::ResetBefore);
+    world.fail_nylas_at("/messages/e1", emulators::Fault::ResetBefore);
     waiting(&world.deliver_one(EVE, "e1").await);
     world.admit("ours.example");
-    let asked = world.twin.nylas().requested().len();
+    let asked = world.emulators.nylas().requested().len();
     world.later(TimeDelta::minutes(5));
     assert_skipped(&world.deliver_one(EVE, "e1").await, "mailbox_excluded");
-    let asked = world.twin.nylas().requested().split_off(asked);
+    let asked = world.emulators.nylas().requested().split_off(asked);
     assert!(!asked.iter().any(|path| path.contains(EVE)), "{asked:?}");
 }
 
@@ -134,13 +137,16 @@ async fn a_mailbox_that_moves_in_or_out_is_followed_within_half_an_hour() {
         );
         world.deliver_one(EVE, &id).await
     };
-    world.twin.nylas().set_workspace(EVE, "workspace-ours");
+    world.emulators.nylas().set_workspace(EVE, "workspace-ours");
     world.later(TimeDelta::minutes(29));
     let before = fate_of_a_new_mail(&mut world).await;
     assert_skipped(&before, "mailbox_excluded");
     world.later(TimeDelta::minutes(2));
     written(&fate_of_a_new_mail(&mut world).await);
-    world.twin.nylas().set_workspace(EVE, "workspace-theirs");
+    world
+        .emulators
+        .nylas()
+        .set_workspace(EVE, "workspace-theirs");
     world.later(TimeDelta::minutes(31));
     let moved_out = fate_of_a_new_mail(&mut world).await;
     assert_skipped(&moved_out, "mailbox_excluded");
@@ -195,9 +201,9 @@ async fn a_mailbox_that_nylas_never_lists_is_never_asked_and_does_not_come_back_
 async fn while_the_mailboxes_cannot_be_listed_mail_waits_and_none_is_fetched() {
     let mut world = with_two_companies("ours.example").await;
     world.put(ADA, mail("m1", &json!({})));
-    world.fail_nylas_at("/v3/grants?", twin::Fault::ResetBefore);
+    world.fail_nylas_at("/v3/grants?", emulators::Fault::ResetBefore);
     for fate in world.deliver(&[(EVE, "e1"), (ADA, "m1")]).await {
         assert!(matches!(fate, Fate::Waiting { .. }), "{fate:?}");
     }
-    assert_eq!(world.twin.nylas().requested(), [""; 0]);
+    assert_eq!(world.emulators.nylas().requested(), [""; 0]);
 }

@@ -40,11 +40,11 @@ async fn four_mails(mode: WriteMode, with_files: usize) -> World {
 
 fn attach(world: &World, id: &str) {
     let file = json!({"id": format!("file-of-{id}"), "filename": "a.pdf", "content_type": "application/pdf"});
-    let nylas = world.twin.nylas();
+    let nylas = world.emulators.nylas();
     nylas.add_attachment(ADA, id, file, b"%PDF".to_vec());
 }
 
-fn throttle() -> twin::Fault {
+fn throttle() -> emulators::Fault {
     throttled("0x80072322", 77)
 }
 
@@ -62,7 +62,7 @@ async fn wait_and_are_then_written(mut world: World, waiting_ones: &[&Fate], req
             (77, throttled)
         );
     }
-    assert_eq!(world.twin.dataverse().requests().total, requests);
+    assert_eq!(world.emulators.dataverse().requests().total, requests);
     world.pause_over();
     for fate in deliver(&mut world).await {
         written(&fate);
@@ -95,7 +95,10 @@ async fn mails_with_files_are_neither_fetched_nor_sent_after_a_429() {
     // This caches what a pipeline requests once: mailboxes and folders.
     world.put(ADA, mail("m0", &json!({})));
     written(&world.deliver_one(ADA, "m0").await);
-    let (nylas, dataverse) = (world.twin.nylas().clone(), world.twin.dataverse().clone());
+    let (nylas, dataverse) = (
+        world.emulators.nylas().clone(),
+        world.emulators.dataverse().clone(),
+    );
     let before = (nylas.requests(), dataverse.requests().total);
     world.fail_dataverse_at(CREATE, throttle());
     for fate in deliver(&mut world).await {
@@ -129,7 +132,7 @@ async fn after_a_429_in_a_part_the_other_parts_count_and_nothing_more_is_sent() 
     attach(&world, "m4");
     // Each message is a POST and a PATCH, so this is the POST of the second message. The fourth
     // has a file and would be written after the batch.
-    let dataverse = world.twin.dataverse();
+    let dataverse = world.emulators.dataverse();
     dataverse.fail_operation(LOOK_UP_QUERIES + 2, throttle());
     let fates = deliver(&mut world).await;
     written(&fates[0]);
@@ -140,7 +143,7 @@ async fn after_a_429_in_a_part_the_other_parts_count_and_nothing_more_is_sent() 
 #[tokio::test]
 async fn after_a_429_in_a_part_of_the_look_up_nothing_is_written() {
     let mut world = four_mails(WriteMode::ChangeSet, 0).await;
-    world.twin.dataverse().fail_operation(1, throttle());
+    world.emulators.dataverse().fail_operation(1, throttle());
     let fates = deliver(&mut world).await;
     wait_and_are_then_written(world, &fates.iter().collect::<Vec<_>>(), 1).await;
 }
@@ -167,12 +170,12 @@ async fn a_second_batch_is_not_sent_after_a_429_for_the_first() {
     for fate in world.deliver(&messages).await {
         assert_eq!(waiting(&fate).0.as_secs(), 77);
     }
-    assert_eq!(world.twin.dataverse().requests().total, 2);
+    assert_eq!(world.emulators.dataverse().requests().total, 2);
     world.pause_over();
     for fate in world.deliver(&messages).await {
         written(&fate);
     }
-    let requests = world.twin.dataverse().requests().total;
+    let requests = world.emulators.dataverse().requests().total;
     assert_eq!(requests, 2 + 3, "a lookup and two batches");
 }
 
@@ -180,17 +183,17 @@ async fn a_second_batch_is_not_sent_after_a_429_for_the_first() {
 async fn a_refused_token_is_not_shown_again_in_the_same_run() {
     for mode in [WriteMode::ChangeSet, WriteMode::Stepwise] {
         let mut world = four_mails(mode, IDS.len()).await;
-        let entra = world.twin.entra().clone();
+        let entra = world.emulators.entra().clone();
         world.before_dataverse_gets(CREATE, async move { entra.revoke_all() });
         for fate in deliver(&mut world).await {
             assert_eq!(waiting(&fate).1, "dataverse refused the token");
         }
-        assert_eq!(world.twin.dataverse().requests().total, 2);
+        assert_eq!(world.emulators.dataverse().requests().total, 2);
         for fate in deliver(&mut world).await {
             written(&fate);
         }
         assert_eq!(
-            world.twin.entra().requests(),
+            world.emulators.entra().requests(),
             2,
             "the token is renewed once"
         );
@@ -202,7 +205,7 @@ async fn a_pause_that_one_worker_was_told_is_kept_by_all() {
     let mut world = four_mails(WriteMode::ChangeSet, 0).await;
     world.fail_dataverse_at(CREATE, throttle());
     waiting(&world.deliver_one(ADA, "m1").await);
-    let before = world.twin.dataverse().requests().total;
+    let before = world.emulators.dataverse().requests().total;
     let nylas_before = world.pipeline.nylas.requests();
 
     let another = world.another_pipeline().await;
@@ -215,7 +218,7 @@ async fn a_pause_that_one_worker_was_told_is_kept_by_all() {
         // The rest of the pause, which began when the 429 arrived.
         assert!((47..60).contains(&delay.as_secs()), "{delay:?}");
     }
-    assert_eq!(world.twin.dataverse().requests().total, before);
+    assert_eq!(world.emulators.dataverse().requests().total, before);
     assert_eq!(world.pipeline.nylas.requests(), nylas_before);
     assert_eq!(
         world.entry(ADA, "m2").await,
@@ -265,7 +268,7 @@ async fn an_invocation_that_is_nearly_over_begins_nothing() {
     for fate in deliver(&mut world).await {
         assert_eq!(waiting(&fate).1, "the invocation had no time left for it");
     }
-    assert_eq!(world.twin.dataverse().requests().total, 0);
+    assert_eq!(world.emulators.dataverse().requests().total, 0);
     assert_eq!(
         world.entry(ADA, "m1").await,
         None,
@@ -303,7 +306,7 @@ async fn an_invocation_whose_time_runs_out_returns_what_it_has_not_begun_and_kee
 #[tokio::test]
 async fn while_the_pause_lasts_nobody_asks_dataverse_what_would_become_of_a_mail() {
     let mut world = four_mails(WriteMode::ChangeSet, 0).await;
-    let message = world.twin.nylas().message(ADA, "m1").unwrap();
+    let message = world.emulators.nylas().message(ADA, "m1").unwrap();
     let message =
         mailverse::clients::nylas::wire::message(&ADA.parse().unwrap(), &message).unwrap();
     let ledger = &world.pipeline.ledger;
@@ -319,7 +322,7 @@ async fn while_the_pause_lasts_nobody_asks_dataverse_what_would_become_of_a_mail
         (&previews[0].key, &previews[0].outcome),
         (&message.key, &untold)
     );
-    assert_eq!(world.twin.dataverse().requests().total, 0);
+    assert_eq!(world.emulators.dataverse().requests().total, 0);
     world.pause_over();
     let run = world.begin();
     let previews = world.pipeline.preview(vec![message], &run).await;

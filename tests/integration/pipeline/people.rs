@@ -163,7 +163,7 @@ async fn the_regarding_is_the_lead_then_the_contact_then_the_account_then_nothin
 
 async fn a_mailbox_without_a_user_leaves_the_owner_to_dataverse(mode: WriteMode) {
     let mut world = World::start_in(mode).await;
-    world.twin.nylas().add_grant(twin::Grant {
+    world.emulators.nylas().add_grant(emulators::Grant {
         id: "grant-office".to_owned(),
         email: "office@ours.example".to_owned(),
         provider: "imap".to_owned(),
@@ -288,7 +288,7 @@ async fn an_international_address_is_found_in_either_spelling(mode: WriteMode) {
             mail(&id, &json!({"subject": id, "cc": people(&[address])})),
         );
         let (email, _) = written(&world.deliver_one(ADA, &id).await);
-        let parties = world.twin.dataverse().parties(email);
+        let parties = world.emulators.dataverse().parties(email);
         assert_eq!(
             parties[2]["partyid"],
             to_row("contact", contact),
@@ -339,24 +339,24 @@ async fn of_several_contacts_the_setting_takes_none_the_latest_or_all(mode: Writ
         };
         let newer = contact(1, "2026-11-02T00:00:00Z");
         let older = contact(2, "2026-11-01T00:00:00Z");
-        let twin = "twin@kites.example";
+        let emulators = "twin@kites.example";
         world.put(
             ADA,
             mail(
                 "m1",
-                &json!({"from": people(&[twin]), "to": people(&["ada@ours.example", twin])}),
+                &json!({"from": people(&[emulators]), "to": people(&["ada@ours.example", emulators])}),
             ),
         );
         written(&world.deliver_one(ADA, "m1").await);
         let (sender, to) = match ambiguous {
-            Ambiguous::Unresolved => (unbound(1, twin), vec![unbound(2, twin)]),
+            Ambiguous::Unresolved => (unbound(1, emulators), vec![unbound(2, emulators)]),
             Ambiguous::MostRecent => (
-                bound(1, twin, "contact", newer),
-                vec![bound(2, twin, "contact", newer)],
+                bound(1, emulators, "contact", newer),
+                vec![bound(2, emulators, "contact", newer)],
             ),
             Ambiguous::All => {
-                let each = [newer, older].map(|id| bound(2, twin, "contact", id));
-                (bound(1, twin, "contact", newer), each.to_vec())
+                let each = [newer, older].map(|id| bound(2, emulators, "contact", id));
+                (bound(1, emulators, "contact", newer), each.to_vec())
             }
         };
         assert_eq!(world.parties()[0], sender, "{ambiguous:?}");
@@ -370,7 +370,7 @@ async fn queues_that_the_application_may_not_read_are_done_without() {
     world.put(ADA, mail("m1", &json!({})));
     // Queues are the second query of a lookup; users are the first.
     world
-        .twin
+        .emulators
         .dataverse()
         .fail_operation(1, status(403, "0x80040220"));
     assert_eq!(written(&world.deliver_one(ADA, "m1").await).1, None);

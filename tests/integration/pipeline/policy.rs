@@ -15,7 +15,7 @@ async fn drafts_spam_and_trash_are_skipped_by_name_on_every_provider() {
         ("\\Trash", "trash"),
     ] {
         for grant in [ADA, BEN] {
-            let folder = world.twin.nylas().folder_id(grant, attribute).unwrap();
+            let folder = world.emulators.nylas().folder_id(grant, attribute).unwrap();
             let id = format!("{rule}-in-{grant}");
             world.put(grant, mail(&id, &json!({"folders": [folder]})));
             assert_skipped(&world.deliver_one(grant, &id).await, rule);
@@ -24,7 +24,7 @@ async fn drafts_spam_and_trash_are_skipped_by_name_on_every_provider() {
         }
     }
     assert_eq!(
-        world.twin.dataverse().requests().total,
+        world.emulators.dataverse().requests().total,
         0,
         "no lookup was sent"
     );
@@ -37,11 +37,11 @@ async fn a_folder_that_came_later_is_known_by_its_attribute() {
         BEN,
         mail(
             "m1",
-            &json!({"folders": [world.twin.nylas().folder_id(BEN, "\\Inbox").unwrap()]}),
+            &json!({"folders": [world.emulators.nylas().folder_id(BEN, "\\Inbox").unwrap()]}),
         ),
     );
     written(&world.deliver_one(BEN, "m1").await);
-    world.twin.nylas().add_folder(
+    world.emulators.nylas().add_folder(
         BEN,
         json!({"id": "opaque", "name": "Werbung", "attributes": ["\\Junk"]}),
     );
@@ -111,10 +111,10 @@ async fn internal_mail_that_somebody_read_is_not_fetched_again() {
         json!({"from": people(&["ada@ours.example"]), "to": people(&["ben@ours.example"])});
     world.put(ADA, mail("m1", &among_us));
     assert_skipped(&world.deliver_one(ADA, "m1").await, "internal_only");
-    let asked = world.twin.nylas().requests();
+    let asked = world.emulators.nylas().requests();
     let handled = world.run(vec![work(ADA, "m1", Trigger::Updated, 1)]).await;
     assert_skipped(&handled[0].fate, "internal_only");
-    assert_eq!(world.twin.nylas().requests(), asked);
+    assert_eq!(world.emulators.nylas().requests(), asked);
 }
 
 #[tokio::test]
@@ -152,7 +152,7 @@ async fn an_update_in_the_same_batch_as_its_creation_is_not_lost() {
 async fn a_message_that_cannot_be_found_five_times_is_skipped_as_gone() {
     let mut world = World::start().await;
     world.put(ADA, mail("m1", &json!({})));
-    world.twin.nylas().remove_message(ADA, "m1");
+    world.emulators.nylas().remove_message(ADA, "m1");
     for _ in 1..=4 {
         let fate = world.deliver_one(ADA, "m1").await;
         assert_eq!(fate.state(), State::Waiting);

@@ -1,11 +1,11 @@
 //! Tests permanent rejections: the message is dead with the reason, and its neighbours are written.
 
+use emulators::{Privilege, Setting};
 use mailverse::clients::dataverse::emails::WriteMode;
 use mailverse::clients::nylas::wire;
 use mailverse::ledger::State;
 use mailverse::pipeline::Fate;
 use serde_json::json;
-use twin::{Privilege, Setting};
 
 use crate::test_organisation::{
     ADA, BEN, World, created, dead, key, mail, people, status, throttled, waiting, with_a_mail,
@@ -21,7 +21,7 @@ async fn what_dataverse_refuses_for_good_is_dead_with_its_code_and_does_not_harm
     mode: WriteMode,
 ) {
     let mut world = World::start_in(mode).await;
-    let dataverse = world.twin.dataverse();
+    let dataverse = world.emulators.dataverse();
     dataverse.set_max_length("email", "subject", 200).unwrap();
     // The column lengths cannot be read.
     dataverse.set_setting(Setting::Withheld(vec![(Privilege::Read, "attribute")]));
@@ -76,7 +76,7 @@ async fn a_write_that_is_refused_as_a_whole_is_repeated_mail_by_mail() {
     for code in [status(400, "0x80048d19"), status(413, "0x8004418A")] {
         let mut world = World::start().await;
         // A mailbox without a Dynamics user, so that there is no owner to leave out.
-        world.twin.nylas().add_grant(twin::Grant {
+        world.emulators.nylas().add_grant(emulators::Grant {
             id: "office".to_owned(),
             email: "office@ours.example".to_owned(),
             provider: "imap".to_owned(),
@@ -109,7 +109,7 @@ async fn a_message_that_nylas_cannot_give_does_not_harm_its_neighbours() {
     let mut work: Vec<_> = ["m1", "m2", "m3"].map(|id| created(ADA, id)).into();
     for neighbour in [0, 2] {
         let id = work[neighbour].request.key.message_id.to_string();
-        let object = world.twin.nylas().message(ADA, &id).unwrap();
+        let object = world.emulators.nylas().message(ADA, &id).unwrap();
         work[neighbour].message = wire::message(&ADA.parse().unwrap(), &object).ok();
     }
     let handled = world.run(work).await;
@@ -127,7 +127,7 @@ async fn a_message_that_nylas_cannot_give_does_not_harm_its_neighbours() {
 
 async fn an_application_without_a_user_waits_and_is_told_what_is_missing(mode: WriteMode) {
     let mut world = with_a_mail_in(mode).await;
-    world.twin.dataverse().remove_application_user();
+    world.emulators.dataverse().remove_application_user();
     let fate = world.deliver_one(ADA, "m1").await;
     let (delay, reason) = waiting(&fate);
     assert!(
@@ -151,7 +151,7 @@ async fn a_change_set_that_is_throttled_within_its_batch_waits_alone() {
         world.put(ADA, mail(id, &json!({})));
     }
     // Each message is a POST and a PATCH, so this is the POST of the second message.
-    let dataverse = world.twin.dataverse();
+    let dataverse = world.emulators.dataverse();
     dataverse.fail_operation(LOOK_UP_QUERIES + 2, throttled("0x80072322", 50));
     let fates = world.deliver(&ids.map(|id| (ADA, id))).await;
     written(&fates[0]);
@@ -167,7 +167,7 @@ async fn a_mail_whose_completion_is_refused_within_its_batch_leaves_no_open_row(
     let mut world = with_a_mail().await;
     for skip in [1, 3] {
         // The first attempt sets the owner, the second does not.
-        let dataverse = world.twin.dataverse();
+        let dataverse = world.emulators.dataverse();
         dataverse.fail_operation(LOOK_UP_QUERIES + skip, status(400, "0x80040265"));
     }
     let fate = world.deliver_one(ADA, "m1").await;

@@ -47,7 +47,7 @@ fn answer(id: &str, to: &str, changes: &Value) -> Value {
 
 impl World {
     fn row(&self, id: Uuid) -> Value {
-        self.twin.dataverse().row("email", id).unwrap()
+        self.emulators.dataverse().row("email", id).unwrap()
     }
 
     /// Delivers a new message and returns its row.
@@ -63,8 +63,8 @@ impl World {
 
     /// Sets the regarding of an email as a user does by hand.
     async fn choose(&self, email: Uuid, bind: &str, row: String) {
-        let dataverse = self.twin.dataverse().url();
-        let token = self.twin.entra().issue_token(&dataverse, 600);
+        let dataverse = self.emulators.dataverse().url();
+        let token = self.emulators.entra().issue_token(&dataverse, 600);
         let call = reqwest::Client::new()
             .patch(format!("{dataverse}/api/data/v9.2/emails({email})"))
             .bearer_auth(token)
@@ -76,14 +76,14 @@ impl World {
 
     fn projects(&self, has_activities: bool) {
         let lookup = ("new_customerid", &["account", "contact"][..]);
-        self.twin
+        self.emulators
             .dataverse()
             .add_table("new_project", lookup, has_activities)
             .unwrap();
     }
 
     fn requests(&self) -> u64 {
-        self.twin.dataverse().requests().total
+        self.emulators.dataverse().requests().total
     }
 }
 
@@ -463,7 +463,7 @@ async fn a_regarding_that_a_user_chose_survives_whatever_is_delivered_again(mode
 async fn a_draft_that_a_user_gave_a_regarding_keeps_it_when_it_is_completed(mode: WriteMode) {
     let mut world = World::start_in(mode).await;
     world.put(ADA, mail("m1", &json!({})));
-    let message = world.twin.nylas().message(ADA, "m1").unwrap();
+    let message = world.emulators.nylas().message(ADA, "m1").unwrap();
     let message =
         mailverse::clients::nylas::wire::message(&ADA.parse().unwrap(), &message).unwrap();
     let kites = to_row("account", world.people.kites);
@@ -535,13 +535,16 @@ async fn what_the_order_leaves_out_is_not_asked() {
     world
         .choose(first, "regardingobjectid_account_email", kites)
         .await;
-    let before = world.twin.dataverse().requests().reads;
+    let before = world.emulators.dataverse().requests().reads;
     world.put(ADA, mail("m1", &json!({"subject": "CRM:0001"})));
     world.row_of("m1").await;
-    let plain = world.twin.dataverse().requests().reads - before;
+    let plain = world.emulators.dataverse().requests().reads - before;
     world.put(ADA, answer("m2", "m0", &json!({"subject": "CRM:0001"})));
     let row = world.row_of("m2").await;
-    assert_eq!(world.twin.dataverse().requests().reads - before, 2 * plain);
+    assert_eq!(
+        world.emulators.dataverse().requests().reads - before,
+        2 * plain
+    );
     assert_eq!(
         row["regardingobjectid"],
         to_row("contact", world.people.carol)

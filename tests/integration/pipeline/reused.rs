@@ -2,11 +2,11 @@
 //! the same with the compiled functions.
 
 use chrono::TimeDelta;
+use emulators::Setting;
 use mailverse::clients::dataverse::emails::WriteMode;
 use mailverse::ledger::ClaimToken;
 use mailverse::policy::document::CreateContacts;
 use serde_json::{Value, json};
-use twin::Setting;
 use uuid::Uuid;
 
 use crate::test_organisation::{
@@ -47,7 +47,7 @@ fn second(id: &str, changes: &Value) -> Value {
 impl World {
     /// Inserts the row of `m1`, of which the ledger knows nothing, and returns its id.
     fn row_of_m1(&self, changes: &Value) -> Uuid {
-        let message = self.twin.nylas().message(ADA, "m1").unwrap();
+        let message = self.emulators.nylas().message(ADA, "m1").unwrap();
         let message =
             mailverse::clients::nylas::wire::message(&ADA.parse().unwrap(), &message).unwrap();
         let mut row = json!({
@@ -97,10 +97,10 @@ async fn a_row_whose_subject_somebody_changed_is_still_the_mails(mode: WriteMode
     let row =
         world.row_of_m1(&json!({"statecode": 1, "statuscode": 4, "subject": "Filed under K"}));
     for (grant, id, requests) in [(ADA, "m1", 1), (BEN, "m2", 2)] {
-        let before = world.twin.dataverse().requests().total;
+        let before = world.emulators.dataverse().requests().total;
         let fate = world.deliver_one(grant, id).await;
         assert_eq!(written(&fate), (row, Some("already existed")));
-        let asked = world.twin.dataverse().requests().total - before;
+        let asked = world.emulators.dataverse().requests().total - before;
         assert_eq!(asked, requests, "the body is read only if the dates differ");
     }
     world.email();
@@ -160,7 +160,7 @@ async fn another_clients_row_of_another_mail_is_not_united_with_ours(mode: Write
     let mut world = World::start_in(mode).await;
     world.put(ADA, mail("m1", &json!({})));
     let ours = written(&world.deliver_one(ADA, "m1").await).0;
-    let dataverse = world.twin.dataverse();
+    let dataverse = world.emulators.dataverse();
     dataverse.set_setting(Setting::UniqueMessageIds(false));
     let columns = json!({
         "subject": "Kites for autumn", "description": "<p>Not one of the red ones flies.</p>",
@@ -173,7 +173,7 @@ async fn another_clients_row_of_another_mail_is_not_united_with_ours(mode: Write
     assert_eq!(world.emails().len(), 2);
     let entry = world.entry(ADA, "m1").await.unwrap();
     assert_eq!(entry.activity_id.unwrap().uuid(), ours);
-    let row = world.twin.dataverse().row("email", theirs).unwrap();
+    let row = world.emulators.dataverse().row("email", theirs).unwrap();
     assert_eq!(
         row.get("regardingobjectid"),
         None,
@@ -203,7 +203,7 @@ async fn another_clients_draft_that_has_the_message_id_keeps_no_mail_out(mode: W
 
 async fn an_organisation_with_a_key_of_its_own_on_message_ids_has_both_mails(mode: WriteMode) {
     let mut world = World::start_in(mode).await;
-    let dataverse = world.twin.dataverse();
+    let dataverse = world.emulators.dataverse();
     dataverse.set_setting(Setting::UniqueMessageIds(false));
     dataverse
         .add_alternate_key("email", &["messageid"])
@@ -239,7 +239,7 @@ async fn a_refusal_for_a_key_that_nobody_can_see_waits_once_the_message_id_was_g
 
 /// Rejects operations because a key is taken. They are counted from the next create of an email.
 fn refuse_keys(world: &World, operations: &'static [u64]) {
-    let dataverse = world.twin.dataverse().clone();
+    let dataverse = world.emulators.dataverse().clone();
     world.before_dataverse_gets(CREATE, async move {
         for skip in operations {
             dataverse.fail_operation(*skip, status(412, "0x80040237"));
@@ -252,7 +252,7 @@ async fn a_contact_that_is_refused_for_another_key_is_none(mode: WriteMode) {
     world.set(&json!({"create_contacts": CreateContacts::All}));
     let from = json!([{"name": "Dora Vance", "email": "dora.vance@gmail.com"}]);
     world.put(ADA, mail("m1", &json!({"from": from})));
-    let dataverse = world.twin.dataverse().clone();
+    let dataverse = world.emulators.dataverse().clone();
     world.before_dataverse_gets("POST /api/data/v9.2/contacts HTTP", async move {
         dataverse.fail_operation(0, status(412, "0x80040237"));
     });

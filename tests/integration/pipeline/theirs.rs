@@ -1,10 +1,10 @@
 //! Tests what happens if server-side synchronization, or another client, writes the same message.
 
 use chrono::TimeDelta;
+use emulators::Setting;
 use mailverse::clients::dataverse::emails::WriteMode;
 use mailverse::model::ids::ActivityId;
 use serde_json::{Value, json};
-use twin::Setting;
 use uuid::Uuid;
 
 use crate::test_organisation::{
@@ -42,13 +42,13 @@ impl World {
     }
 
     fn let_two_rows_be(&self) {
-        let dataverse = self.twin.dataverse();
+        let dataverse = self.emulators.dataverse();
         dataverse.set_setting(Setting::UniqueMessageIds(false));
     }
 
     /// Inserts the row of `m1` as server-side synchronization writes it, and returns its id.
     fn theirs(&self, changes: &Value) -> Uuid {
-        let dataverse = self.twin.dataverse();
+        let dataverse = self.emulators.dataverse();
         dataverse
             .track_by_server_side_sync("<m1@kites.example>", "carol@kites.example", changes)
             .unwrap()
@@ -90,17 +90,17 @@ impl World {
     fn mail_with_a_file(&self) {
         self.put(ADA, mail("m1", &json!({})));
         let file = json!({"id": "a1", "filename": "Offer.pdf", "content_type": "application/pdf"});
-        let nylas = self.twin.nylas();
+        let nylas = self.emulators.nylas();
         nylas.add_attachment(ADA, "m1", file, b"%PDF".to_vec());
     }
 
     fn is_there(&self, id: Uuid) -> bool {
-        self.twin.dataverse().row("email", id).is_some()
+        self.emulators.dataverse().row("email", id).is_some()
     }
 
     /// Inserts our draft of `m1`, as an interrupted run leaves it, and returns its id.
     fn draft(&self) -> Uuid {
-        let message = self.twin.nylas().message(ADA, "m1").unwrap();
+        let message = self.emulators.nylas().message(ADA, "m1").unwrap();
         let message =
             mailverse::clients::nylas::wire::message(&ADA.parse().unwrap(), &message).unwrap();
         let draft = json!({
@@ -135,7 +135,7 @@ async fn theirs_before_ours_carries_the_mail(mode: WriteMode) {
 async fn theirs_that_comes_between_look_up_and_write_survives(mode: WriteMode) {
     let mut world = with_a_mail_in(mode).await;
     world.let_two_rows_be();
-    let dataverse = world.twin.dataverse().clone();
+    let dataverse = world.emulators.dataverse().clone();
     world.before_dataverse_gets(CREATE, async move {
         dataverse
             .track_by_server_side_sync("<m1@kites.example>", "carol@kites.example", &json!({}))
@@ -169,10 +169,10 @@ async fn theirs_that_comes_after_survives_and_gets_the_regarding_of_ours(mode: W
         (theirs, WITHDRAWN.to_owned())
     );
     assert_eq!(world.gave_way(ADA, "m1").await, Some(ours));
-    let before = world.twin.dataverse().requests();
+    let before = world.emulators.dataverse().requests();
     world.next_list().await;
     assert_eq!(
-        world.twin.dataverse().requests(),
+        world.emulators.dataverse().requests(),
         before,
         "the row is another client's now, so nothing is requested"
     );
@@ -198,7 +198,7 @@ async fn a_draft_of_ours_that_would_add_a_file_is_completed_beside_theirs(mode: 
     let ours = world.draft();
     let theirs = world.theirs_beside(&json!({}));
     assert_eq!(written(&world.deliver_one(ADA, "m1").await).0, ours);
-    let row = world.twin.dataverse().row("email", ours).unwrap();
+    let row = world.emulators.dataverse().row("email", ours).unwrap();
     assert_eq!(
         (&row["statecode"], &row["attachmentcount"]),
         (&json!(1), &json!(1))
@@ -214,7 +214,7 @@ async fn a_draft_of_ours_that_may_not_be_deleted_is_cancelled(mode: WriteMode) {
     let fate = world.deliver_one(ADA, "m1").await;
     let note = "another client wrote a row for it; our draft was cancelled";
     assert_eq!(written(&fate), (theirs, Some(note)));
-    let row = world.twin.dataverse().row("email", ours).unwrap();
+    let row = world.emulators.dataverse().row("email", ours).unwrap();
     assert_eq!(
         (&row["statecode"], &row["statuscode"]),
         (&json!(2), &json!(5))
@@ -244,7 +244,7 @@ async fn ours_stays_where_it_may_not_be_deleted(mode: WriteMode) {
     let (carrier, note) = world.carrier(ADA, "m1").await;
     assert_eq!(carrier, ours);
     assert!(note.contains("ours could not be deleted"), "{note}");
-    let row = world.twin.dataverse().row("email", theirs).unwrap();
+    let row = world.emulators.dataverse().row("email", theirs).unwrap();
     assert_eq!(
         row["regardingobjectid"],
         to_row("contact", world.people.carol)
@@ -293,7 +293,7 @@ async fn ours_stays_where_somebody_worked_with_it(mode: WriteMode) {
     assert!(note.contains("a user has changed ours"), "{note}");
     let kites = to_row("account", world.people.kites);
     for id in [ours, theirs] {
-        let row = world.twin.dataverse().row("email", id).unwrap();
+        let row = world.emulators.dataverse().row("email", id).unwrap();
         assert_eq!(
             row["regardingobjectid"], kites,
             "both rows have the user's choice"
@@ -386,9 +386,9 @@ async fn a_list_asks_once_for_a_page_of_recent_mail_and_never_for_older() {
     assert_eq!(world.emails().len(), 25);
     for (minutes, expected) in [(15, 1), (15, 1), (29, 1), (1, 0), (60, 0)] {
         world.later(TimeDelta::minutes(minutes));
-        let before = world.twin.dataverse().requests().total;
+        let before = world.emulators.dataverse().requests().total;
         world.list_mailboxes().await;
-        let asked = world.twin.dataverse().requests().total - before;
+        let asked = world.emulators.dataverse().requests().total - before;
         assert_eq!(asked, expected, "{minutes} minutes later");
     }
 }

@@ -22,7 +22,7 @@ async fn under(settings: Value) -> World {
 
 /// Returns the number of requests to Dataverse so far.
 fn asked(world: &World) -> u64 {
-    world.twin.dataverse().requests().total
+    world.emulators.dataverse().requests().total
 }
 
 /// Returns changes that give a message this header among others.
@@ -55,11 +55,11 @@ async fn mail_that_is_refused_without_a_look_up_reaches_neither_dataverse_nor_a_
                 &json!({"attachments": [{"id": "f1", "filename": "a.pdf"}]}),
             ),
         );
-        let before = world.twin.nylas().requests();
+        let before = world.emulators.nylas().requests();
         assert_skipped(&world.deliver_one(ADA, "m1").await, rule.name());
         assert_eq!(asked(&world), 0, "{rule}");
         // Requests: the mailboxes, Ada's and Ben's aliases, the message and the folders. No file.
-        assert_eq!(world.twin.nylas().requests() - before, 5, "{rule}");
+        assert_eq!(world.emulators.nylas().requests() - before, 5, "{rule}");
         let entry = world.entry(ADA, "m1").await.unwrap();
         assert_eq!(entry.reason.as_deref(), Some(rule.name()));
     }
@@ -73,7 +73,7 @@ async fn a_message_that_is_moved_into_a_tracked_folder_is_tracked_then() {
     // The message was only marked as read.
     let read = world.run(vec![work(ADA, "m1", Trigger::Updated, 1)]).await;
     assert_skipped(&read[0].fate, "folder");
-    let nylas = world.twin.nylas();
+    let nylas = world.emulators.nylas();
     nylas.add_folder(
         ADA,
         json!({"id": "Label_7", "name": "CRM/Kites", "attributes": []}),
@@ -92,17 +92,17 @@ async fn a_folder_that_nobody_lists_is_looked_for_once_a_minute() {
         world.put(ADA, mail(id, &json!({"folders": ["hidden"]})));
     }
     written(&world.deliver_one(ADA, "m1").await);
-    let before = world.twin.nylas().requests();
+    let before = world.emulators.nylas().requests();
     written(&world.deliver_one(ADA, "m2").await);
     assert_eq!(
-        world.twin.nylas().requests() - before,
+        world.emulators.nylas().requests() - before,
         1,
         "only the message is fetched"
     );
     world.later(TimeDelta::minutes(1));
     written(&world.deliver_one(ADA, "m3").await);
     assert_eq!(
-        world.twin.nylas().requests() - before,
+        world.emulators.nylas().requests() - before,
         3,
         "the message and the folders are fetched"
     );
@@ -134,7 +134,7 @@ async fn all_headers_are_asked_for_where_bulk_mail_is_skipped_and_nowhere_else()
 async fn a_mailbox_that_shows_no_original_headers_keeps_its_message_ids_and_knows_bulk_by_its_sender()
  {
     let mut world = under(json!({"skip_bulk": true})).await;
-    world.twin.nylas().add_grant(twin::Grant {
+    world.emulators.nylas().add_grant(emulators::Grant {
         id: "office".to_owned(),
         email: "office@ours.example".to_owned(),
         provider: "imap".to_owned(),
@@ -293,13 +293,13 @@ async fn with_less_than_the_full_content_no_body_is_stored_and_no_file_downloade
         world.put(ADA, mail("m1", &json!({"snippet": "Two red"})));
         let file = json!({"id": "f1", "filename": "a.pdf", "content_type": "application/pdf"});
         world
-            .twin
+            .emulators
             .nylas()
             .add_attachment(ADA, "m1", file, b"text".to_vec());
-        let before = world.twin.nylas().requests();
+        let before = world.emulators.nylas().requests();
         written(&world.deliver_one(ADA, "m1").await);
         assert_eq!(
-            world.twin.nylas().requests() - before,
+            world.emulators.nylas().requests() - before,
             5,
             "no file is downloaded"
         );
@@ -376,7 +376,7 @@ async fn while_the_stored_policy_cannot_be_used_messages_wait_and_nothing_is_fet
         world.now,
     );
     pushed.await.unwrap();
-    let before = world.twin.nylas().requests();
+    let before = world.emulators.nylas().requests();
     for receive_count in [1, 10] {
         let handled = world
             .run(vec![work(ADA, "m1", Trigger::Created, receive_count)])
@@ -388,7 +388,7 @@ async fn while_the_stored_policy_cannot_be_used_messages_wait_and_nothing_is_fet
             "the stored policy (version v1) has 1 problem(s) and cannot be used: run `mailverse policy show`"
         );
     }
-    assert_eq!(world.twin.nylas().requests(), before);
+    assert_eq!(world.emulators.nylas().requests(), before);
     // The last delivery of a queue message does not end the message. The worker queues it again
     // and records that in the ledger.
     let key = created(ADA, "m1").request.key;

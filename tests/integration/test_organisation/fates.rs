@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use emulators::Fault;
 use mailverse::pipeline::Fate;
-use twin::Fault;
 use uuid::Uuid;
 
 /// Returns the row of a written message, and the note stored with it.

@@ -43,7 +43,7 @@ async fn requests_of(mode: WriteMode, at_once: usize, known: bool) -> u64 {
     for some in messages.chunks(at_once) {
         for fate in world.deliver(some).await {
             let (id, _) = written(&fate);
-            let parties = world.twin.dataverse().parties(id);
+            let parties = world.emulators.dataverse().parties(id);
             let known = parties.iter().filter(|party| {
                 party["partyid"]["table"] == "contact" && party["participationtypemask"] != 8
             });
@@ -51,7 +51,7 @@ async fn requests_of(mode: WriteMode, at_once: usize, known: bool) -> u64 {
         }
     }
     assert_eq!(world.emails().len(), MESSAGES);
-    let accounts = world.twin.dataverse().rows("account").len();
+    let accounts = world.emulators.dataverse().rows("account").len();
     assert_eq!(accounts, if known { 1 } else { 1 + MESSAGES });
-    world.twin.dataverse().requests().total
+    world.emulators.dataverse().requests().total
 }

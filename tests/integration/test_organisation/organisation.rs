@@ -1,7 +1,7 @@
 //! The organisation of the tests: its mailboxes and the rows of its people.
 
+use emulators::{Emulators, Grant};
 use serde_json::{Value, json};
-use twin::{Grant, Twin};
 use uuid::Uuid;
 
 use super::{ADA, BEN};
@@ -15,7 +15,7 @@ pub(crate) struct People {
     pub(crate) lea: Uuid,
 }
 
-pub(super) fn found(twin: &Twin) -> People {
+pub(super) fn found(emulators: &Emulators) -> People {
     for (id, email, provider, aliases) in [
         (
             ADA,
@@ -25,7 +25,7 @@ pub(super) fn found(twin: &Twin) -> People {
         ),
         (BEN, "ben@ours.example", "microsoft", vec![]),
     ] {
-        twin.nylas().add_grant(Grant {
+        emulators.nylas().add_grant(Grant {
             id: id.to_owned(),
             email: email.to_owned(),
             provider: provider.to_owned(),
@@ -33,7 +33,7 @@ pub(super) fn found(twin: &Twin) -> People {
             status: "valid".to_owned(),
         });
     }
-    let insert = |table: &str, row: Value| twin.dataverse().insert(table, row).unwrap();
+    let insert = |table: &str, row: Value| emulators.dataverse().insert(table, row).unwrap();
     // Fixed keys, so that the golden cases can name them.
     let user = |key: &str, name: &str, email: &str| {
         insert(

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use backfill::Backfill;
 use chrono::TimeDelta;
+use emulators::Emulators;
 use futures_util::future::join_all;
 use mailverse::clients::aws::queue::{MemoryQueue, SyncQueue};
 use mailverse::clients::entra::token_store::TokenStore;
@@ -14,7 +15,6 @@ use mailverse::pipeline::{Fate, Handled, Pipeline};
 use mailverse::rate_limit::Budget;
 use secrecy::ExposeSecret;
 use serde_json::json;
-use twin::Twin;
 
 use super::{Calls, Office, after, now};
 use crate::test_organisation::{ADA, World, created, mail, waiting, written};
@@ -36,7 +36,7 @@ struct TwoWorkers {
 impl TwoWorkers {
     async fn start() -> Self {
         let mut world = World::start().await;
-        let office = Office::open(&world.twin).await;
+        let office = Office::open(&world.emulators).await;
         let mut other = world.another_pipeline().await;
         let (one, first) = office.reader();
         let (two, second) = office.reader();
@@ -75,7 +75,7 @@ impl TwoWorkers {
     }
 
     fn requests(&self) -> u64 {
-        self.world.twin.dataverse().requests().total
+        self.world.emulators.dataverse().requests().total
     }
 }
 
@@ -188,8 +188,8 @@ async fn list(backfill: &Backfill<MemoryQueue>, world: &mut World) -> Vec<Handle
 
 #[tokio::test]
 async fn many_who_need_a_token_at_once_read_the_store_once() {
-    let twin = Twin::start().await.unwrap();
-    let office = Office::open(&twin).await;
+    let emulators = Emulators::start().await.unwrap();
+    let office = Office::open(&emulators).await;
     office.refresh_at(now()).await.unwrap();
     let (store, calls) = office.reader();
     let source = TokenSource::new(Origin::Store(store));
@@ -215,8 +215,8 @@ async fn many_who_need_a_token_at_once_read_the_store_once() {
 
 #[tokio::test]
 async fn a_store_that_cannot_be_read_is_asked_once_a_minute_and_takes_no_token_away() {
-    let twin = Twin::start().await.unwrap();
-    let office = Office::open(&twin).await;
+    let emulators = Emulators::start().await.unwrap();
+    let office = Office::open(&emulators).await;
     let calls = Calls::default();
     let source = TokenSource::new(Origin::Store(office.dead_reader(&calls)));
     for (seconds, asked) in [(0, 1), (1, 1), (59, 1), (60, 2), (119, 2)] {
@@ -265,7 +265,7 @@ async fn while_the_store_cannot_be_read_messages_wait_and_all_are_written_afterw
 /// Returns the number of messages that were delivered again, and the number of reads of the store.
 async fn two_hours_with_a_clock_that_is_off_by(off: TimeDelta) -> (usize, usize) {
     let mut workers = TwoWorkers::start().await;
-    let clock = workers.world.twin.clock().clone();
+    let clock = workers.world.emulators.clock().clone();
     clock.stop();
     let (mut came_back, mut again) = (0, None);
     for minute in 0..120 {
@@ -309,8 +309,8 @@ async fn a_clock_that_is_ten_minutes_off_costs_a_delivery_now_and_then_and_no_me
 
 #[tokio::test]
 async fn each_application_user_has_its_own_token_in_the_one_secret() {
-    let twin = Twin::start().await.unwrap();
-    let office = Office::open(&twin).await;
+    let emulators = Emulators::start().await.unwrap();
+    let office = Office::open(&emulators).await;
     let second = office.entra.register();
     let credential = json!({
         "client_secret": office.entra.client_secret(),

@@ -2,19 +2,19 @@
 
 use std::time::Duration;
 
+use emulators::{Emulators, Fault};
 use rcgen::{CertificateParams, KeyPair, PKCS_RSA_SHA256, date_time_ymd};
 use serde_json::{Value, json};
 use token_refresher::config::Config;
-use twin::{Fault, Twin};
 
 use super::{CREDENTIAL, Office, after, now};
 use crate::test_organisation::{status, throttled};
 use crate::tripwire::Tripwire;
 
 /// Opens an office, and returns it with the emulator whose services it needs.
-async fn office() -> (Office, Twin) {
-    let twin = Twin::start().await.unwrap();
-    (Office::open(&twin).await, twin)
+async fn office() -> (Office, Emulators) {
+    let emulators = Emulators::start().await.unwrap();
+    (Office::open(&emulators).await, emulators)
 }
 
 /// Creates a certificate that is valid until the end of `last_year`. Returns the credential with

@@ -4,10 +4,10 @@
 mod dynamics;
 
 use aws_sdk_dynamodb::types::TimeToLiveSpecification;
+use emulators::{Privilege, Setting};
 use mailverse::ledger::messages::Ledger;
 use mailverse::ledger::policy_document::Pushed;
 use serde_json::{Value, json};
-use twin::{Privilege, Setting};
 
 use super::webhook::Front;
 use crate::dynamo;
@@ -29,16 +29,16 @@ impl Installed {
             ("account", json!({"name": "Kites"})),
             ("lead", json!({"subject": "A lead", "lastname": "L"})),
         ] {
-            cloud.twin.dataverse().insert(table, row).unwrap();
+            cloud.emulators.dataverse().insert(table, row).unwrap();
         }
         let front = Front::before(&cloud).await;
         let own = vec![
             ("WEBHOOK_URL", front.url),
             ("WEBHOOK_SECRET_ID", "webhook".to_owned()),
-            ("NYLAS_API_URL", cloud.twin.nylas().url()),
+            ("NYLAS_API_URL", cloud.emulators.nylas().url()),
             ("NYLAS_API_KEY_SECRET_ID", "nylas".to_owned()),
             ("MAILBOXES", "ours.example".to_owned()),
-            ("DATAVERSE_URL", cloud.twin.dataverse().url()),
+            ("DATAVERSE_URL", cloud.emulators.dataverse().url()),
             ("TOKEN_SECRET_ID", "token".to_owned()),
             ("LEDGER_TABLE", TABLE.to_owned()),
             ("SYNC_QUEUE_URL", cloud.queue.clone()),
@@ -54,7 +54,10 @@ impl Installed {
 
     /// Stores a genuine token. Its stored expiry is `seconds` from now.
     async fn store_token(&self, seconds: i64) {
-        let (entra, dataverse) = (self.cloud.twin.entra(), self.cloud.twin.dataverse());
+        let (entra, dataverse) = (
+            self.cloud.emulators.entra(),
+            self.cloud.emulators.dataverse(),
+        );
         let token = entra.issue_token(&dataverse.url(), 7_200);
         let ends = chrono::Utc::now().timestamp() + seconds;
         let stored = json!({"access_token": token, "expires_at": ends});
@@ -85,7 +88,7 @@ impl Installed {
     /// receiver.
     async fn destination(&self, triggers: &[&str]) -> Front {
         let front = Front::before(&self.cloud).await;
-        let nylas = self.cloud.twin.nylas();
+        let nylas = self.cloud.emulators.nylas();
         let call = reqwest::Client::new()
             .post(format!("{}/v3/webhooks", nylas.url()))
             .bearer_auth(nylas.api_key())
@@ -107,7 +110,7 @@ impl Installed {
 
     fn withhold(&self, withheld: &[(Privilege, &'static str)]) {
         let setting = Setting::Withheld(withheld.to_vec());
-        self.cloud.twin.dataverse().set_setting(setting);
+        self.cloud.emulators.dataverse().set_setting(setting);
     }
 
     async fn time_to_live(&self, enabled: bool) {
@@ -154,12 +157,12 @@ fn assert_healthy(seen: &Seen) {
 #[tokio::test]
 async fn a_healthy_installation_is_called_so_and_nothing_is_changed() {
     let installed = Installed::new().await;
-    let before = installed.cloud.twin.dataverse().export();
+    let before = installed.cloud.emulators.dataverse().export();
     let seen = installed.doctor(&[]).await;
     println!("{}", seen.out);
     assert_healthy(&seen);
     assert!(seen.out.ends_with("checks passed.\n"), "{}", seen.out);
-    assert_eq!(installed.cloud.twin.dataverse().export(), before);
+    assert_eq!(installed.cloud.emulators.dataverse().export(), before);
     let report = installed.doctor(&["--json"]).await;
     assert_eq!(
         (report.status, &report.json()["healthy"]),
@@ -443,14 +446,18 @@ async fn the_transcript_of_the_manual_is_what_is_printed() {
 async fn each_mailbox_is_in_or_out_with_the_reason_and_an_entry_without_mailbox_is_a_warning() {
     const THEIRS: &str = "1e3288f6-0000-4000-8000-00000000000e";
     let mut installed = Installed::new().await;
-    installed.cloud.twin.nylas().add_grant(twin::Grant {
-        id: THEIRS.to_owned(),
-        email: "eve@theirs.example".to_owned(),
-        provider: "google".to_owned(),
-        aliases: Vec::new(),
-        // An excluded mailbox need not be signed in.
-        status: "invalid".to_owned(),
-    });
+    installed
+        .cloud
+        .emulators
+        .nylas()
+        .add_grant(emulators::Grant {
+            id: THEIRS.to_owned(),
+            email: "eve@theirs.example".to_owned(),
+            provider: "google".to_owned(),
+            aliases: Vec::new(),
+            // An excluded mailbox need not be signed in.
+            status: "invalid".to_owned(),
+        });
     let seen = installed.doctor(&[]).await;
     assert_healthy(&seen);
     let out = format!("✔ mailbox {THEIRS}  excluded, no entry matches");
@@ -501,7 +508,7 @@ async fn each_mailbox_is_in_or_out_with_the_reason_and_an_entry_without_mailbox_
 #[tokio::test]
 async fn what_is_wrong_with_nylas_is_one_line_with_its_remedy() {
     let mut installed = Installed::new().await;
-    let nylas = installed.cloud.twin.nylas().clone();
+    let nylas = installed.cloud.emulators.nylas().clone();
     nylas.set_grant_status(GRANT, "invalid");
     let seen = installed.doctor(&[]).await;
     assert_broken(

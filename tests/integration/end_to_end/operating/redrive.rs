@@ -2,9 +2,9 @@
 //! redriven message is still written once.
 
 use chrono::TimeDelta;
+use emulators::{Privilege, Setting};
 use mailverse::ledger::State;
 use serde_json::{Value, json};
-use twin::{Privilege, Setting};
 
 use super::{key, refused, run};
 use crate::end_to_end::canary::{self, assert_silent};
@@ -17,7 +17,7 @@ async fn a_refused_message_is_written_once_the_cause_is_gone_and_it_is_redriven(
     cloud.refresh_token().await;
     cloud.put_mail("m1");
     let limit = |length| {
-        let dataverse = cloud.twin.dataverse();
+        let dataverse = cloud.emulators.dataverse();
         dataverse
             .set_max_length("email", "subject", length)
             .unwrap();
@@ -25,7 +25,7 @@ async fn a_refused_message_is_written_once_the_cause_is_gone_and_it_is_redriven(
     limit(5);
     // The column's length cannot be read, so the subject is not cut to it.
     let withheld = Setting::Withheld(vec![(Privilege::Read, "attribute")]);
-    cloud.twin.dataverse().set_setting(withheld);
+    cloud.emulators.dataverse().set_setting(withheld);
     cloud
         .send(
             &json!({"version": 1, "grant_id": GRANT, "message_id": "m1", "trigger": "created"})

@@ -10,11 +10,11 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use chrono::{TimeDelta, Utc};
+use emulators::{Delivery, Fault, Nylas};
 use mailverse::clients::aws::queue::SqsQueue;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
-use twin::{Delivery, Fault, Nylas};
 use webhook_receiver::secrets::WebhookSecrets;
 use webhook_receiver::{Receiver, event};
 
@@ -99,7 +99,7 @@ impl Operator {
         let own = vec![
             ("WEBHOOK_URL", front.url.clone()),
             ("WEBHOOK_SECRET_ID", "webhook".to_owned()),
-            ("NYLAS_API_URL", cloud.twin.nylas().url()),
+            ("NYLAS_API_URL", cloud.emulators.nylas().url()),
             ("NYLAS_API_KEY_SECRET_ID", "nylas".to_owned()),
         ];
         Self {
@@ -145,7 +145,9 @@ impl Operator {
 
 async fn set_up() -> (Cloud, Front, Operator) {
     let cloud = Cloud::start(10).await;
-    cloud.store("nylas", &cloud.twin.nylas().api_key()).await;
+    cloud
+        .store("nylas", &cloud.emulators.nylas().api_key())
+        .await;
     let front = Front::before(&cloud).await;
     let operator = Operator::new(&cloud, &front);
     (cloud, front, operator)
@@ -178,9 +180,9 @@ async fn a_destination_is_made_its_secret_is_stored_and_never_shown() {
     let (cloud, _front, operator) = set_up().await;
     let mut seen = operator.succeed("create").await;
     let id = seen.split(' ').nth(1).unwrap().to_owned();
-    let secret = cloud.twin.nylas().webhook_secret(&id).unwrap();
+    let secret = cloud.emulators.nylas().webhook_secret(&id).unwrap();
     assert_eq!(cloud.stored("webhook").await, Some(secret.clone()));
-    let mut deliveries = cloud.twin.nylas().deliveries(&notification("m1"));
+    let mut deliveries = cloud.emulators.nylas().deliveries(&notification("m1"));
     deliveries[0].attempt().await;
     assert!(deliveries[0].is_taken(), "{:?}", deliveries[0].answers);
     assert_eq!(queued(&cloud).await, HashSet::from(["m1".to_owned()]));
@@ -255,12 +257,12 @@ async fn a_rotation_in_the_middle_of_a_stream_of_deliveries_loses_none() {
     operator.succeed("create").await;
     let first = cloud.stored("webhook").await.unwrap();
     let stream = Stream {
-        nylas: cloud.twin.nylas().clone(),
+        nylas: cloud.emulators.nylas().clone(),
         made: Arc::default(),
         open: Arc::default(),
     };
     let to_store = Tripwire::before(operator.setting("AWS_ENDPOINT_URL_SECRETS_MANAGER")).await;
-    let to_nylas = Tripwire::before(&cloud.twin.nylas().url()).await;
+    let to_nylas = Tripwire::before(&cloud.emulators.nylas().url()).await;
     let operator = operator
         .with("AWS_ENDPOINT_URL_SECRETS_MANAGER", to_store.url())
         .with("NYLAS_API_URL", to_nylas.url());
@@ -311,7 +313,11 @@ async fn what_a_rotation_left_half_done_is_said_and_rotating_again_mends_it() {
     let to_store = Tripwire::before(operator.setting("AWS_ENDPOINT_URL_SECRETS_MANAGER")).await;
     let operator = operator.with("AWS_ENDPOINT_URL_SECRETS_MANAGER", to_store.url());
     operator.rotate_and_die(&to_store).await;
-    let mut early = cloud.twin.nylas().deliveries(&notification("m0")).remove(0);
+    let mut early = cloud
+        .emulators
+        .nylas()
+        .deliveries(&notification("m0"))
+        .remove(0);
     early.attempt().await;
     assert!(!early.is_lost(), "{:?}", early.answers);
     let verified = operator.run("verify").await;
@@ -327,7 +333,11 @@ async fn what_a_rotation_left_half_done_is_said_and_rotating_again_mends_it() {
     // Two minutes later the receiver reads the secrets again.
     front.pass(120);
     operator.succeed("verify").await;
-    let mut delivery = cloud.twin.nylas().deliveries(&notification("m1")).remove(0);
+    let mut delivery = cloud
+        .emulators
+        .nylas()
+        .deliveries(&notification("m1"))
+        .remove(0);
     delivery.attempt().await;
     assert!(delivery.is_taken());
 
@@ -348,7 +358,7 @@ async fn what_a_rotation_left_half_done_is_said_and_rotating_again_mends_it() {
 
 /// Makes Nylas answer the next rotation with this status and code.
 fn refuse_rotation(cloud: &Cloud, to_nylas: &Tripwire, status: u16, code: &'static str) {
-    let nylas = cloud.twin.nylas().clone();
+    let nylas = cloud.emulators.nylas().clone();
     to_nylas.at("rotate-secret", async move {
         nylas.fail_next(Fault::Status {
             status,
@@ -364,7 +374,7 @@ async fn a_rotation_that_nylas_refuses_while_another_is_open_leaves_that_open_an
     let (cloud, front, operator) = set_up().await;
     operator.succeed("create").await;
     let to_store = Tripwire::before(operator.setting("AWS_ENDPOINT_URL_SECRETS_MANAGER")).await;
-    let to_nylas = Tripwire::before(&cloud.twin.nylas().url()).await;
+    let to_nylas = Tripwire::before(&cloud.emulators.nylas().url()).await;
     let operator = operator
         .with("AWS_ENDPOINT_URL_SECRETS_MANAGER", to_store.url())
         .with("NYLAS_API_URL", to_nylas.url());
@@ -382,7 +392,11 @@ async fn a_rotation_that_nylas_refuses_while_another_is_open_leaves_that_open_an
         // Two minutes later the receiver reads the secrets again.
         front.pass(120);
         let id = status.to_string();
-        let mut delivery = cloud.twin.nylas().deliveries(&notification(&id)).remove(0);
+        let mut delivery = cloud
+            .emulators
+            .nylas()
+            .deliveries(&notification(&id))
+            .remove(0);
         delivery.attempt().await;
         assert_eq!(delivery.answers, [503], "{status}");
     }
@@ -396,7 +410,7 @@ async fn nylas_refusal_is_told_also_when_the_store_fails_after_it() {
     let (cloud, _front, operator) = set_up().await;
     operator.succeed("create").await;
     let to_store = Tripwire::before(operator.setting("AWS_ENDPOINT_URL_SECRETS_MANAGER")).await;
-    let to_nylas = Tripwire::before(&cloud.twin.nylas().url()).await;
+    let to_nylas = Tripwire::before(&cloud.emulators.nylas().url()).await;
     let operator = operator
         .with("AWS_ENDPOINT_URL_SECRETS_MANAGER", to_store.url())
         .with("NYLAS_API_URL", to_nylas.url());
@@ -419,7 +433,7 @@ async fn a_rotation_that_nylas_refuses_leaves_no_trace_and_one_that_is_open_does
     let (cloud, _front, operator) = set_up().await;
     operator.succeed("create").await;
     let before = cloud.stored("webhook").await;
-    let to_nylas = Tripwire::before(&cloud.twin.nylas().url()).await;
+    let to_nylas = Tripwire::before(&cloud.emulators.nylas().url()).await;
     let verifying = operator.with("NYLAS_API_URL", to_nylas.url());
     for (status, code, verdict) in [(403, "insufficient_scopes", 0), (503, "internal_error", 1)] {
         refuse_rotation(&cloud, &to_nylas, status, code);

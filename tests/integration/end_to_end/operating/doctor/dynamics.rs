@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
+use emulators::{Privilege, Setting};
 use mailverse::policy::Policy;
 use serde_json::{Value, json};
-use twin::{Privilege, Setting};
 
 use super::{Installed, assert_broken, assert_healthy};
 use crate::end_to_end::command::run;
@@ -15,7 +15,7 @@ use crate::tripwire::Tripwire;
 #[tokio::test]
 async fn a_privilege_that_the_role_lacks_is_one_line_with_its_name() {
     let installed = Installed::new().await;
-    let dataverse = installed.cloud.twin.dataverse().clone();
+    let dataverse = installed.cloud.emulators.dataverse().clone();
     for (privilege, table, name, right) in [
         (
             Privilege::Read,
@@ -109,7 +109,7 @@ async fn a_privilege_that_the_role_lacks_is_one_line_with_its_name() {
 #[tokio::test]
 async fn what_else_is_wrong_in_dynamics_is_one_line_with_its_remedy() {
     let installed = Installed::new().await;
-    let dataverse = installed.cloud.twin.dataverse().clone();
+    let dataverse = installed.cloud.emulators.dataverse().clone();
     dataverse.set_max_length("email", "subject", 200).unwrap();
     let seen = installed.doctor(&[]).await;
     assert_healthy(&seen);
@@ -166,7 +166,7 @@ async fn what_else_is_wrong_in_dynamics_is_one_line_with_its_remedy() {
 #[tokio::test]
 async fn the_probe_writes_one_email_says_which_mode_passes_and_leaves_nothing() {
     let installed = Installed::new().await;
-    let dataverse = installed.cloud.twin.dataverse().clone();
+    let dataverse = installed.cloud.emulators.dataverse().clone();
     let seen = installed.doctor(&["--probe-write"]).await;
     println!("{}", seen.out);
     assert_healthy(&seen);
@@ -224,7 +224,7 @@ async fn the_probe_writes_one_email_says_which_mode_passes_and_leaves_nothing() 
 async fn a_clock_that_is_ten_minutes_off_is_the_one_line_that_is_broken() {
     const TEN_MINUTES: Duration = Duration::from_secs(600);
     let installed = Installed::new().await;
-    let clock = installed.cloud.twin.clock().clone();
+    let clock = installed.cloud.emulators.clock().clone();
     let remedy = "this machine's clock";
     clock.advance(TEN_MINUTES);
     // By the local clock the token expires in 15 minutes.
@@ -250,7 +250,7 @@ async fn a_clock_that_is_ten_minutes_off_is_the_one_line_that_is_broken() {
 #[tokio::test]
 async fn what_the_policy_asks_for_besides_is_looked_at_and_named() {
     let installed = Installed::new().await;
-    let dataverse = installed.cloud.twin.dataverse().clone();
+    let dataverse = installed.cloud.emulators.dataverse().clone();
     let user = json!({"lastname": "Eve", "isdisabled": false, "azureactivedirectoryobjectid": "00000000-0000-4000-8000-00000000000e"});
     dataverse.insert("systemuser", user).unwrap();
     dataverse
@@ -315,7 +315,7 @@ async fn what_the_policy_asks_for_besides_is_looked_at_and_named() {
 #[tokio::test]
 async fn what_the_settings_ask_for_besides_is_looked_at_and_named() {
     let mut installed = Installed::new().await;
-    let dataverse = installed.cloud.twin.dataverse().clone();
+    let dataverse = installed.cloud.emulators.dataverse().clone();
     let original = ("CREATED_ON", Some("original"));
     let seen = installed.doctor_with(original.0, original.1).await;
     assert_healthy(&seen);

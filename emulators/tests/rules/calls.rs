@@ -1,0 +1,323 @@
+//! Who may call Dataverse, which headers a call needs, and which faults a test can inject.
+
+use emulators::{Fault, Privilege, Setting};
+use reqwest::Method;
+use serde_json::json;
+use uuid::Uuid;
+
+use super::world::{World, error};
+
+#[tokio::test]
+async fn a_call_with_a_good_token_learns_who_it_is() {
+    let world = World::new().await;
+    for path in ["WhoAmI", "WhoAmI()"] {
+        let body = world.get(path).await.json();
+        let users = world.emulators.dataverse().rows("systemuser");
+        assert_eq!(body["UserId"], users[0]["systemuserid"]);
+        assert!(body["BusinessUnitId"].is_string() && body["OrganizationId"].is_string());
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_is_missing_foreign_expired_or_revoked_is_401() {
+    let mut world = World::new().await;
+    let url = world.emulators.dataverse().url();
+    let bare = world
+        .http
+        .get(format!("{url}/api/data/v9.2/WhoAmI"))
+        .header("OData-Version", "4.0");
+    assert_eq!(world.send(bare).await.status, 401);
+    let good = world.token.clone();
+    for token in [
+        "nonsense".to_owned(),
+        world
+            .emulators
+            .entra()
+            .issue_token("https://other.example.com", 600),
+        world.emulators.entra().issue_token(&url, -1),
+    ] {
+        world.token = token;
+        assert_eq!(world.get("WhoAmI").await.status, 401);
+    }
+    world.token = good;
+    assert_eq!(world.get("WhoAmI").await.status, 200);
+    world.emulators.entra().revoke_all();
+    assert_eq!(world.get("WhoAmI").await.status, 401);
+}
+
+#[tokio::test]
+async fn an_application_without_a_user_is_no_member_of_the_organisation() {
+    let world = World::new().await;
+    world.emulators.dataverse().remove_application_user();
+    assert_eq!(world.get("WhoAmI").await.error(), error(403, "0x80072560"));
+}
+
+#[tokio::test]
+async fn both_version_headers_are_required() {
+    let world = World::new().await;
+    let url = format!("{}/api/data/v9.2/WhoAmI", world.emulators.dataverse().url());
+    for header in ["OData-Version", "OData-MaxVersion"] {
+        let request = world
+            .http
+            .get(&url)
+            .bearer_auth(&world.token)
+            .header(header, "4.0");
+        assert_eq!(
+            world.send(request).await.status,
+            400,
+            "only {header} was sent"
+        );
+    }
+}
+
+#[tokio::test]
+async fn addresses_that_name_nothing_are_refused_and_never_break_the_connection() {
+    let world = World::new().await;
+    for (path, expected) in [
+        ("emailz", error(404, "0x8006088A")),
+        ("Emails", error(404, "0x8006088A")),
+        ("emails(1)", error(400, "0x80060888")),
+        ("emails()", error(400, "0x80060888")),
+        ("", error(404, "0x8006088A")),
+        ("%ff%fe", error(404, "0x8006088A")),
+        (
+            "emails(00000000-0000-4000-8000-000000000001)",
+            error(404, "0x80040217"),
+        ),
+        (
+            "emails/Microsoft.Dynamics.CRM.DeliverIncomingEmail",
+            error(501, "twin"),
+        ),
+    ] {
+        assert_eq!(world.get(path).await.error(), expected, "{path}");
+    }
+    let elsewhere = format!("{}/api/data/v9.1/emails", world.emulators.dataverse().url());
+    let request = world.http.get(elsewhere).bearer_auth(&world.token);
+    assert_eq!(world.send(request).await.status, 404);
+}
+
+#[tokio::test]
+async fn a_verb_that_does_not_fit_is_405() {
+    let world = World::new().await;
+    let id = world.email().await;
+    for (method, path) in [
+        (Method::PUT, "emails".to_owned()),
+        (Method::DELETE, "emails".to_owned()),
+        (Method::POST, format!("emails({id})")),
+        (Method::PUT, format!("emails({id})")),
+        (Method::POST, "WhoAmI".to_owned()),
+        (Method::GET, "$batch".to_owned()),
+    ] {
+        let answer = world
+            .send(world.request(method.clone(), &path).json(&json!({})))
+            .await;
+        assert_eq!(answer.status, 405, "{method} {path}");
+    }
+}
+
+#[tokio::test]
+async fn an_address_above_32768_characters_is_too_long() {
+    let world = World::new().await;
+    let path = |length: usize| {
+        format!(
+            "contacts?$filter=fullname%20eq%20%27{}%27",
+            "x".repeat(length)
+        )
+    };
+    assert_eq!(world.get(&path(32_000)).await.status, 200);
+    assert_eq!(world.get(&path(33_000)).await.status, 414);
+}
+
+#[tokio::test]
+async fn requests_operations_reads_and_writes_are_counted() {
+    let world = World::new().await;
+    world.email().await;
+    world.get("emails").await;
+    world.post("emails", json!({"nosuch": 1})).await;
+    let requests = world.emulators.dataverse().requests();
+    assert_eq!(
+        (
+            requests.total,
+            requests.operations,
+            requests.writes,
+            requests.reads
+        ),
+        (3, 3, 2, 1)
+    );
+}
+
+#[tokio::test]
+async fn a_status_fault_answers_once_and_does_nothing() {
+    let world = World::new().await;
+    let fault = Fault::Status {
+        status: 429,
+        code: "0x80072322".to_owned(),
+        message: "slow down".to_owned(),
+        retry_after_seconds: Some(17),
+    };
+    world.emulators.dataverse().fail_next(fault);
+    let answer = world.post("emails", json!({"subject": "x"})).await;
+    assert_eq!(answer.error(), error(429, "0x80072322"));
+    assert_eq!(answer.header("retry-after"), "17");
+    assert!(world.emulators.dataverse().rows("email").is_empty());
+    assert_eq!(
+        world.post("emails", json!({"subject": "x"})).await.status,
+        204
+    );
+}
+
+#[tokio::test]
+async fn a_reset_loses_the_answer_before_or_after_the_work() {
+    let world = World::new().await;
+    let post = || {
+        world
+            .request(Method::POST, "emails")
+            .json(&json!({"subject": "x"}))
+    };
+    world.emulators.dataverse().fail_next(Fault::ResetBefore);
+    assert!(post().send().await.is_err());
+    assert_eq!(world.emulators.dataverse().rows("email").len(), 0);
+    world
+        .emulators
+        .dataverse()
+        .fail_next(Fault::ResetAfterCommit);
+    assert!(post().send().await.is_err());
+    assert_eq!(world.emulators.dataverse().rows("email").len(), 1);
+    assert_eq!(world.send(post()).await.status, 204);
+}
+
+#[tokio::test]
+async fn a_dropped_twin_answers_no_more_even_on_open_connections() {
+    let world = World::new().await;
+    assert_eq!(world.get("WhoAmI").await.status, 200);
+    let again = world.request(Method::GET, "WhoAmI");
+    drop(world.emulators);
+    assert!(again.send().await.is_err());
+}
+
+#[tokio::test]
+async fn errors_carry_details_when_annotations_are_asked_for() {
+    let world = World::new().await;
+    let annotated = world
+        .request(Method::GET, "emailz")
+        .header("Prefer", "odata.include-annotations=\"*\"");
+    let error = world.send(annotated).await.json()["error"].clone();
+    assert!(error["@Microsoft.PowerApps.CDS.ErrorDetails.OperationStatus"].is_string());
+    assert!(error["@Microsoft.PowerApps.CDS.HelpLink"].is_string());
+    let plain = world.get("emailz").await.json()["error"].clone();
+    assert_eq!(plain.as_object().unwrap().len(), 2);
+}
+
+/// Inserts a user with this Entra object id.
+fn user(world: &World, entra_id: &str) -> Uuid {
+    let row = json!({"lastname": "Ada", "azureactivedirectoryobjectid": entra_id});
+    world
+        .emulators
+        .dataverse()
+        .insert("systemuser", row)
+        .unwrap()
+}
+
+const ADA: &str = "00000000-0000-4000-8000-00000000000a";
+
+#[tokio::test]
+async fn an_application_acts_for_the_user_whose_entra_object_id_it_names() {
+    let world = World::new().await;
+    let ada = user(&world, ADA);
+    let application = world.get("WhoAmI").await.json()["UserId"].clone();
+    let request = world.request(Method::GET, "WhoAmI");
+    let request = request.header("CallerObjectId", ADA.to_uppercase());
+    assert_eq!(world.send(request).await.json()["UserId"], json!(ada));
+
+    let request = world.request(Method::POST, "emails");
+    let request = request.header("CallerObjectId", ADA).json(&json!({}));
+    let email = world.send(request).await.id();
+    let row = world.emulators.dataverse().row("email", email).unwrap();
+    for (column, expected) in [
+        ("createdby", json!(ada)),
+        ("ownerid", json!(ada)),
+        ("createdonbehalfby", application.clone()),
+        ("modifiedonbehalfby", application.clone()),
+    ] {
+        assert_eq!(row[column]["id"], expected, "{column}");
+    }
+    let path = format!("emails({email})");
+    let change = world.patch(&path, json!({"subject": "x"})).await;
+    assert_eq!(change.status, 204);
+    let row = world.emulators.dataverse().row("email", email).unwrap();
+    assert_eq!(row["modifiedby"]["id"], application);
+    assert_eq!(row["modifiedonbehalfby"], json!(null));
+    assert_eq!(row["createdby"]["id"], json!(ada));
+}
+
+#[tokio::test]
+async fn acting_for_another_needs_the_privilege_a_user_and_the_rights_of_both() {
+    let world = World::new().await;
+    let dataverse = world.emulators.dataverse();
+    user(&world, ADA);
+    let gone = "00000000-0000-4000-8000-00000000000b";
+    let row = json!({"lastname": "B", "isdisabled": true, "azureactivedirectoryobjectid": gone});
+    dataverse.insert("systemuser", row).unwrap();
+    let as_user = async |id: &str| {
+        let request = world.request(Method::POST, "emails");
+        let request = request.header("CallerObjectId", id).json(&json!({}));
+        world.send(request).await
+    };
+    for nobody in [gone, "x", "00000000-0000-4000-8000-00000000000c"] {
+        let refused = as_user(nobody).await;
+        assert_eq!(refused.error(), error(403, "0x80072560"), "{nobody}");
+    }
+    let create = vec![(Privilege::Create, "activity")];
+    for setting in [
+        Setting::Withheld(vec![(Privilege::ActOnBehalf, "systemuser")]),
+        Setting::Withheld(create.clone()),
+        Setting::WithheldFromUsers(create),
+    ] {
+        let what = format!("{setting:?}");
+        dataverse.set_setting(setting);
+        let refused = as_user(ADA).await;
+        assert_eq!(refused.error(), error(403, "0x80040220"), "{what}");
+        dataverse.set_setting(Setting::Withheld(Vec::new()));
+    }
+    // A privilege that is withheld from users does not affect calls that the application makes as
+    // itself.
+    assert_eq!(world.post("emails", json!({})).await.status, 204);
+}
+
+#[tokio::test]
+async fn another_way_to_act_for_somebody_is_not_imitated() {
+    let world = World::new().await;
+    let request = world.request(Method::GET, "WhoAmI");
+    let request = request.header("MSCRMCallerID", ADA);
+    assert_eq!(world.send(request).await.error(), error(501, "twin"));
+}
+
+#[tokio::test]
+async fn an_organisation_survives_export_and_import() {
+    let (first, second) = (World::new().await, World::new().await);
+    let contact = first.contact("lark@example.com");
+    let email = first
+        .post("emails", json!({
+            "subject": "Kites", "regardingobjectid_contact_email@odata.bind": format!("/contacts({contact})"),
+            "email_activity_parties": [{"participationtypemask": 1, "addressused": "a@example.com"}],
+        }))
+        .await
+        .id();
+    let state = first.emulators.dataverse().export();
+    second.emulators.dataverse().import(state.clone()).unwrap();
+    assert_eq!(second.emulators.dataverse().export(), state);
+    assert_eq!(second.emulators.dataverse().parties(email).len(), 3);
+    assert_eq!(second.get(&format!("emails({email})")).await.status, 200);
+    assert!(
+        second
+            .emulators
+            .dataverse()
+            .import(json!({"tables": {}}))
+            .is_err()
+    );
+    assert_eq!(
+        second.emulators.dataverse().export(),
+        state,
+        "a rejected import changes nothing"
+    );
+}

@@ -1,0 +1,84 @@
+//! How long requests and operations take. The clock is stopped, so a wait only advances it.
+
+use std::time::Duration;
+
+use chrono::TimeDelta;
+use emulators::Setting;
+use serde_json::json;
+
+use super::batches::{change_set, get, send};
+use super::world::World;
+
+/// Returns how many milliseconds `step` takes on the emulator's clock.
+async fn cost(world: &World, step: impl Future) -> i64 {
+    let before = world.emulators.clock().now();
+    step.await;
+    let passed: TimeDelta = world.emulators.clock().now() - before;
+    passed.num_milliseconds()
+}
+
+#[tokio::test]
+async fn nothing_costs_time_unless_asked_for() {
+    let world = World::new().await;
+    world.emulators.clock().stop();
+    assert_eq!(cost(&world, world.email()).await, 0);
+}
+
+#[tokio::test]
+async fn a_request_costs_its_way_and_each_operation_its_work() {
+    let world = World::new().await;
+    world.emulators.clock().stop();
+    let dataverse = world.emulators.dataverse();
+    dataverse.set_setting(Setting::NetworkMilliseconds(40));
+    dataverse.set_setting(Setting::OperationMilliseconds(15));
+    assert_eq!(cost(&world, world.get("WhoAmI")).await, 55);
+    assert_eq!(cost(&world, world.email()).await, 55);
+    let parts = [get("WhoAmI"), get("emails")];
+    assert_eq!(cost(&world, send(&world, &parts, "")).await, 40 + 2 * 15);
+    let set = [change_set(&[
+        ("1", "POST /api/data/v9.2/emails", json!({})),
+        ("2", "PATCH $1", json!({"subject": "x"})),
+        ("3", "PATCH $1", json!({"statecode": 1})),
+    ])];
+    assert_eq!(cost(&world, send(&world, &set, "")).await, 40 + 3 * 15);
+}
+
+#[tokio::test]
+async fn parts_that_are_not_reached_cost_nothing() {
+    let world = World::new().await;
+    world.emulators.clock().stop();
+    world
+        .emulators
+        .dataverse()
+        .set_setting(Setting::OperationMilliseconds(15));
+    let parts = [get("WhoAmI"), get("nosuch"), get("WhoAmI")];
+    assert_eq!(cost(&world, send(&world, &parts, "")).await, 30);
+}
+
+#[tokio::test]
+async fn a_token_runs_out_on_the_clock_of_the_twin() {
+    let world = World::new().await;
+    assert_eq!(world.get("WhoAmI").await.status, 200);
+    world.emulators.clock().advance(Duration::from_secs(601));
+    assert_eq!(world.get("WhoAmI").await.status, 401);
+}
+
+#[tokio::test]
+async fn rows_bear_the_time_of_the_clock() {
+    let world = World::new().await;
+    world.emulators.clock().advance(Duration::from_secs(86_400));
+    world.emulators.clock().stop();
+    let token = world
+        .emulators
+        .entra()
+        .issue_token(&world.emulators.dataverse().url(), 600);
+    let world = World { token, ..world };
+    let email = world.email().await;
+    let now = world
+        .emulators
+        .clock()
+        .now()
+        .format("%Y-%m-%dT%H:%M:%SZ")
+        .to_string();
+    assert_eq!(world.stored(email, "createdon"), now);
+}

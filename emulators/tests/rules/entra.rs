@@ -1,0 +1,201 @@
+//! Which token requests Entra accepts when the client uses a secret.
+
+use emulators::Fault;
+use serde_json::Value;
+
+use super::world::World;
+
+type Form = Vec<(&'static str, String)>;
+
+fn right(world: &World) -> Form {
+    let entra = world.emulators.entra();
+    vec![
+        ("client_id", entra.client_id()),
+        (
+            "scope",
+            format!("{}/.default", world.emulators.dataverse().url()),
+        ),
+        ("grant_type", "client_credentials".to_owned()),
+        ("client_secret", entra.client_secret()),
+    ]
+}
+
+async fn ask(world: &World, tenant: &str, form: &Form) -> (u16, Value) {
+    let url = format!(
+        "{}/{tenant}/oauth2/v2.0/token",
+        world.emulators.entra().authority()
+    );
+    let response = world.http.post(url).form(form).send().await.unwrap();
+    (response.status().as_u16(), response.json().await.unwrap())
+}
+
+async fn ask_with(world: &World, name: &'static str, value: Option<&str>) -> (u16, Value) {
+    let mut form = right(world);
+    form.retain(|(known, _)| *known != name);
+    form.extend(value.map(|value| (name, value.to_owned())));
+    ask(world, &world.emulators.entra().tenant_id(), &form).await
+}
+
+#[tokio::test]
+async fn the_right_secret_gets_a_fresh_token_that_dataverse_takes() {
+    let mut world = World::new().await;
+    let tenant = world.emulators.entra().tenant_id();
+    let (status, first) = ask(&world, &tenant, &right(&world)).await;
+    assert_eq!(
+        (
+            status,
+            first["token_type"].as_str(),
+            first["expires_in"].as_i64()
+        ),
+        (200, Some("Bearer"), Some(3599))
+    );
+    assert!(first.get("refresh_token").is_none());
+    let (_, second) = ask(&world, &tenant, &right(&world)).await;
+    assert_ne!(first["access_token"], second["access_token"]);
+    first["access_token"]
+        .as_str()
+        .unwrap()
+        .clone_into(&mut world.token);
+    assert_eq!(world.get("WhoAmI").await.status, 200);
+    assert_eq!(world.emulators.entra().requests(), 2);
+}
+
+#[tokio::test]
+async fn each_mistake_has_its_own_error() {
+    let world = World::new().await;
+    for (name, value, status, error, number) in [
+        (
+            "client_secret",
+            Some("wrong"),
+            401,
+            "invalid_client",
+            7_000_215,
+        ),
+        (
+            "client_id",
+            Some("6a5d9b0e-0000-4000-8000-000000000000"),
+            400,
+            "unauthorized_client",
+            700_016,
+        ),
+        (
+            "scope",
+            Some("https://org.example.com"),
+            400,
+            "invalid_scope",
+            70_011,
+        ),
+        (
+            "scope",
+            Some("https://org.example.com/.default"),
+            400,
+            "invalid_resource",
+            500_011,
+        ),
+        (
+            "grant_type",
+            Some("password"),
+            400,
+            "unsupported_grant_type",
+            70_003,
+        ),
+        ("grant_type", None, 400, "invalid_request", 900_144),
+        ("client_id", None, 400, "invalid_request", 900_144),
+        ("client_secret", None, 400, "invalid_request", 900_144),
+        ("scope", None, 400, "invalid_request", 900_144),
+    ] {
+        let (got, body) = ask_with(&world, name, value).await;
+        assert_eq!(
+            (got, body["error"].as_str()),
+            (status, Some(error)),
+            "{name} {value:?}"
+        );
+        assert_eq!(body["error_codes"][0], number);
+        let text = body["error_description"].as_str().unwrap();
+        assert!(text.starts_with(&format!("AADSTS{number}: ")), "{text}");
+        for field in ["timestamp", "trace_id", "correlation_id", "error_uri"] {
+            assert!(body[field].is_string(), "{field}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_unknown_tenant_is_not_found() {
+    let world = World::new().await;
+    let (status, body) = ask(&world, "nosuch.example.com", &right(&world)).await;
+    assert_eq!(
+        (status, body["error_codes"][0].as_i64()),
+        (400, Some(90_002))
+    );
+}
+
+#[tokio::test]
+async fn a_body_that_is_no_form_is_refused() {
+    let world = World::new().await;
+    let entra = world.emulators.entra();
+    let url = format!(
+        "{}/{}/oauth2/v2.0/token",
+        entra.authority(),
+        entra.tenant_id()
+    );
+    let response = world
+        .http
+        .post(&url)
+        .json(&right(&world))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(response.status(), 400);
+    assert_eq!(world.http.get(&url).send().await.unwrap().status(), 400);
+    assert_eq!(
+        world
+            .http
+            .get(entra.authority())
+            .send()
+            .await
+            .unwrap()
+            .status(),
+        404
+    );
+}
+
+#[tokio::test]
+async fn a_secret_that_is_not_encoded_is_another_secret() {
+    let world = World::new().await;
+    let entra = world.emulators.entra();
+    let raw = right(&world)
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect::<Vec<_>>()
+        .join("&");
+    let request = world.http.post(format!(
+        "{}/{}/oauth2/v2.0/token",
+        entra.authority(),
+        entra.tenant_id()
+    ));
+    let response = request
+        .header("Content-Type", "application/x-www-form-urlencoded")
+        .body(raw)
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(response.status(), 401);
+}
+
+#[tokio::test]
+async fn entra_can_fail_too() {
+    let world = World::new().await;
+    world.emulators.entra().fail_next(Fault::Status {
+        status: 503,
+        code: "temporarily_unavailable".to_owned(),
+        message: "later".to_owned(),
+        retry_after_seconds: None,
+    });
+    let tenant = world.emulators.entra().tenant_id();
+    let (status, body) = ask(&world, &tenant, &right(&world)).await;
+    assert_eq!(
+        (status, body["error"].as_str()),
+        (503, Some("temporarily_unavailable"))
+    );
+    assert_eq!(ask(&world, &tenant, &right(&world)).await.0, 200);
+}

@@ -1,0 +1,133 @@
+//! The grammar of a `$batch` body. Each case contains one mistake.
+
+use reqwest::Method;
+use serde_json::json;
+
+use super::batches::{change_set, get};
+use super::world::{Answered, World, error};
+
+const EMAIL: &str = "POST /api/data/v9.2/emails";
+
+fn good() -> String {
+    let set = change_set(&[
+        ("1", EMAIL, json!({"subject": "a"})),
+        ("2", EMAIL, json!({})),
+    ]);
+    format!("{0}{set}{0}{0}--b--\r\n", get("WhoAmI"))
+}
+
+async fn send(world: &World, body: String) -> Answered {
+    let request = world
+        .request(Method::POST, "$batch")
+        .header("Content-Type", "multipart/mixed; boundary=b");
+    world.send(request.body(body)).await
+}
+
+#[tokio::test]
+async fn each_line_end_must_be_crlf() {
+    let world = World::new().await;
+    assert_eq!(send(&world, good()).await.status, 200);
+    let before = world.emulators.dataverse().rows("email").len();
+    let good = good();
+    for (at, _) in good.match_indices("\r\n") {
+        for end in ["\n", "\r"] {
+            let mut bad = good.clone();
+            bad.replace_range(at..at + 2, end);
+            let answer = send(&world, bad.clone()).await;
+            assert_eq!(answer.status, 400, "{end:?} at {at}: {bad}");
+        }
+    }
+    assert_eq!(world.emulators.dataverse().rows("email").len(), before);
+}
+
+#[tokio::test]
+async fn each_operation_of_a_change_set_needs_a_content_id() {
+    let world = World::new().await;
+    for (from, to) in [
+        ("Content-ID: 1\r\n", ""),
+        ("Content-ID: 2\r\n", ""),
+        ("Content-ID: 2\r\n", "Content-ID: \r\n"),
+        ("Content-ID: 2\r\n", "Content-ID: 1\r\n"),
+        ("Content-ID: 2\r\n", "ContentID: 2\r\n"),
+    ] {
+        let answer = send(&world, good().replace(from, to)).await;
+        assert_eq!(answer.error(), error(400, "0x80060888"), "{from} {to}");
+    }
+    assert!(world.emulators.dataverse().rows("email").is_empty());
+    assert_eq!(
+        send(&world, good().replace("Content-ID", "content-id"))
+            .await
+            .status,
+        200
+    );
+}
+
+#[tokio::test]
+async fn each_part_says_what_it_is() {
+    let world = World::new().await;
+    for (from, to) in [
+        ("Content-Type: application/http", "Content-Type: text/plain"),
+        ("Content-Type: application/http\r\n", ""),
+        ("Content-Transfer-Encoding: binary\r\n", ""),
+        (
+            "Content-Transfer-Encoding: binary",
+            "Content-Transfer-Encoding: 8bit",
+        ),
+        ("HTTP/1.1", "HTTP/2"),
+        (" HTTP/1.1", ""),
+        ("--c--", ""),
+        ("--b--", ""),
+        ("boundary=c", "boundary=d"),
+    ] {
+        let answer = send(&world, good().replace(from, to)).await;
+        assert_eq!(answer.error(), error(400, "0x80048d19"), "{from} {to}");
+    }
+    assert!(world.emulators.dataverse().rows("email").is_empty());
+}
+
+#[tokio::test]
+async fn what_clients_send_beyond_the_grammar_is_taken() {
+    let world = World::new().await;
+    for (from, to) in [
+        (
+            "Content-Type: application/json\r\n",
+            "Content-Type: application/json; type=entry\r\n",
+        ),
+        (
+            "Content-Type: application/json\r\n\r\n{}",
+            "Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{}",
+        ),
+        (
+            "/api/data/v9.2/emails",
+            "https://proxy.example.com/api/data/v9.2/emails",
+        ),
+    ] {
+        let body = good().replace(from, to);
+        assert_ne!(body, good(), "{from}");
+        let answer = send(&world, body).await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+    }
+    let answer = send(&world, format!("\r\n{}", good())).await;
+    assert_eq!(
+        answer.status, 200,
+        "an empty line before the first boundary is accepted"
+    );
+}
+
+#[tokio::test]
+async fn answers_say_where_each_new_row_is() {
+    let world = World::new().await;
+    let body = good().replace(
+        "Content-Type: application/json\r\n",
+        "Content-Type: application/json\r\nPrefer: return=representation\r\n",
+    );
+    for (body, status) in [(good(), "204 No Content"), (body, "201 Created")] {
+        let answer = send(&world, body).await;
+        assert_eq!(
+            answer.body.matches(&format!("HTTP/1.1 {status}")).count(),
+            2
+        );
+        assert_eq!(answer.body.matches("OData-EntityId: ").count(), 2);
+        assert_eq!(answer.body.matches("Location: ").count(), 2);
+    }
+}

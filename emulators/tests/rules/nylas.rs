@@ -1,0 +1,368 @@
+//! What Nylas answers to requests for grants, folders, attachments and unknown paths.
+
+use emulators::{Emulators, Fault, Grant};
+use reqwest::Client;
+use serde_json::json;
+
+use super::world::Answered;
+
+pub(crate) struct Mail {
+    pub(crate) emulators: Emulators,
+    pub(crate) http: Client,
+}
+
+fn grant(id: &str, provider: &str) -> Grant {
+    Grant {
+        id: id.to_owned(),
+        email: format!("{id}@example.com"),
+        provider: provider.to_owned(),
+        aliases: vec![format!("{id}.alias@example.com")],
+        status: "valid".to_owned(),
+    }
+}
+
+impl Mail {
+    pub(crate) async fn new() -> Self {
+        let emulators = Emulators::start().await.unwrap();
+        for (id, provider) in [("g", "google"), ("m", "microsoft"), ("i", "imap")] {
+            emulators.nylas().add_grant(grant(id, provider));
+        }
+        Self {
+            emulators,
+            http: Client::new(),
+        }
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answered {
+        let url = format!("{}/v3/grants{path}", self.emulators.nylas().url());
+        Answered::read(
+            self.http
+                .get(url)
+                .bearer_auth(self.emulators.nylas().api_key())
+                .send()
+                .await
+                .unwrap(),
+        )
+        .await
+    }
+
+    pub(crate) fn add(&self, grant: &str, id: &str, date: i64) {
+        let message = json!({
+            "id": id, "subject": format!("Kites {id}"), "date": date, "folders": ["INBOX"], "unread": date % 2 == 0,
+            "from": [{"name": "Ada", "email": "Ada@example.com"}], "to": [{"email": "bea@example.com"}],
+        });
+        self.emulators.nylas().add_message(grant, message);
+    }
+}
+
+pub(crate) fn ids(answer: &Answered) -> Vec<String> {
+    let body = answer.json();
+    let rows = body["data"]
+        .as_array()
+        .unwrap_or_else(|| panic!("{}", answer.body));
+    rows.iter()
+        .map(|row| row["id"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+pub(crate) fn error(answer: &Answered) -> (u16, String) {
+    (
+        answer.status,
+        answer.json()["error"]["type"].as_str().unwrap().to_owned(),
+    )
+}
+
+#[tokio::test]
+async fn a_wrong_key_is_told_apart_from_an_expired_grant() {
+    let mail = Mail::new().await;
+    let url = format!("{}/v3/grants", mail.emulators.nylas().url());
+    for request in [
+        mail.http.get(&url),
+        mail.http.get(&url).bearer_auth("wrong"),
+    ] {
+        let answer = Answered::read(request.send().await.unwrap()).await;
+        assert_eq!(
+            error(&answer),
+            (401, "token.unauthorized_access".to_owned())
+        );
+        assert_eq!(answer.json()["error"]["code"], "token.unauthorized_access");
+    }
+    mail.emulators.nylas().set_grant_status("g", "invalid");
+    let answer = mail.get("/g/messages").await;
+    assert_eq!(error(&answer), (401, "unauthorized".to_owned()));
+    assert_eq!(answer.json()["error"]["provider_error"]["code"], 401);
+    assert_eq!(
+        mail.get("/g").await.json()["data"]["grant_status"],
+        "invalid"
+    );
+}
+
+#[tokio::test]
+async fn grants_are_listed_with_limit_and_offset_instead_of_a_cursor() {
+    let mail = Mail::new().await;
+    let all = mail.get("").await;
+    assert_eq!(ids(&all), ["i", "m", "g"], "grants are listed newest first");
+    assert_eq!(
+        (all.json()["limit"].clone(), all.json()["offset"].clone()),
+        (json!(10), json!(0))
+    );
+    assert!(all.json().get("next_cursor").is_none());
+    assert_eq!(ids(&mail.get("?limit=1&offset=1").await), ["m"]);
+    mail.emulators.nylas().set_grant_status("m", "invalid");
+    assert_eq!(ids(&mail.get("?grant_status=invalid").await), ["m"]);
+    assert_eq!(ids(&mail.get("?email=g@example.com").await), ["g"]);
+    assert_eq!(
+        error(&mail.get("?offset=x").await),
+        (400, "invalid_request_error".to_owned())
+    );
+}
+
+#[tokio::test]
+async fn a_grant_is_in_one_workspace_and_the_list_can_be_asked_for_one() {
+    let mail = Mail::new().await;
+    let nylas = mail.emulators.nylas();
+    let workspace =
+        async |id: &str| mail.get(&format!("/{id}")).await.json()["data"]["workspace_id"].clone();
+    assert_eq!(workspace("g").await, "workspace-default");
+    nylas.set_workspace("m", "workspace-kites");
+    assert_eq!(workspace("m").await, "workspace-kites");
+    assert_eq!(ids(&mail.get("?workspace_id=workspace-kites").await), ["m"]);
+    let asked = nylas.requested();
+    assert_eq!(asked[0], "/v3/grants/g?");
+    assert_eq!(asked[2], "/v3/grants?workspace_id=workspace-kites");
+}
+
+#[tokio::test]
+async fn a_grant_that_was_deleted_is_listed_no_more_and_its_mail_is_unknown() {
+    let mail = Mail::new().await;
+    mail.add("m", "a", 1);
+    mail.emulators.nylas().remove_grant("m");
+    assert_eq!(ids(&mail.get("").await), ["i", "g"]);
+    let unknown = (404, "grant.not_found".to_owned());
+    assert_eq!(error(&mail.get("/m/messages/a").await), unknown);
+}
+
+#[tokio::test]
+async fn a_grant_is_found_by_id_or_address_and_shows_aliases_on_request() {
+    let mail = Mail::new().await;
+    for slot in ["g", "grant:g", "g@example.com", "email:G@Example.com"] {
+        assert_eq!(
+            mail.get(&format!("/{slot}")).await.json()["data"]["id"],
+            "g",
+            "{slot}"
+        );
+    }
+    assert!(
+        mail.get("/g").await.json()["data"]
+            .get("email_aliases")
+            .is_none()
+    );
+    let with = mail.get("/g?expose_aliases=true").await.json();
+    assert_eq!(
+        with["data"]["email_aliases"],
+        json!(["g.alias@example.com"])
+    );
+    let imap = mail.get("/i?expose_aliases=true").await.json()["data"].clone();
+    assert!(imap.get("email_aliases").is_none() && imap.get("scope").is_none());
+    for slot in ["nosuch", "me"] {
+        let answer = mail.get(&format!("/{slot}/messages")).await;
+        assert_eq!(error(&answer), (404, "grant.not_found".to_owned()));
+        assert_eq!(
+            answer.json()["error"]["message"],
+            "No Grant found for this Grant ID"
+        );
+    }
+}
+
+#[tokio::test]
+async fn every_answer_carries_its_request_id_twice() {
+    let mail = Mail::new().await;
+    for path in ["", "/g/messages", "/nosuch"] {
+        let answer = mail.get(path).await;
+        assert_eq!(
+            answer.json()["request_id"],
+            json!(answer.header("x-request-id")),
+            "{path}"
+        );
+    }
+    assert_eq!(mail.emulators.nylas().requests(), 3);
+}
+
+#[tokio::test]
+async fn folders_are_words_on_google_and_opaque_on_microsoft() {
+    let mail = Mail::new().await;
+    assert!(ids(&mail.get("/g/folders").await).contains(&"SENT".to_owned()));
+    assert_eq!(
+        mail.get("/g/folders/SENT").await.json()["data"]["attributes"],
+        json!(["\\Sent"])
+    );
+    let sent = mail.emulators.nylas().folder_id("m", "\\Sent").unwrap();
+    assert!(sent.starts_with("AQMkAD"), "{sent}");
+    assert_eq!(
+        mail.get(&format!("/m/folders/{}", sent.replace('=', "%3D")))
+            .await
+            .json()["data"]["name"],
+        "Sent Items"
+    );
+    assert_eq!(
+        mail.get("/m/messages?in=SENT").await.status,
+        400,
+        "Microsoft mailboxes accept folder ids, not names"
+    );
+    mail.emulators
+        .nylas()
+        .add_folder("m", json!({"id": "f/1=", "name": "Kites"}));
+    let folder = mail.get("/m/folders/f%2F1%3D").await.json()["data"].clone();
+    assert_eq!(
+        (folder["object"].clone(), folder["attributes"].clone()),
+        (json!("folder"), json!([]))
+    );
+    let page = mail.get("/g/folders?limit=3").await.json();
+    let next = mail
+        .get(&format!(
+            "/g/folders?limit=3&page_token={}",
+            page["next_cursor"].as_str().unwrap()
+        ))
+        .await;
+    assert_ne!(next.json()["data"][0], page["data"][0]);
+}
+
+#[tokio::test]
+async fn attachments_need_their_message_and_say_a_size_above_the_real_one() {
+    let mail = Mail::new().await;
+    mail.add("g", "a", 1);
+    mail.add("m", "a", 1);
+    let bytes = vec![0, 159, 146, 150, 7];
+    let object =
+        json!({"id": "att:1=", "filename": "kite.png", "content_disposition": "attachment"});
+    for grant in ["g", "m"] {
+        mail.emulators
+            .nylas()
+            .add_attachment(grant, "a", object.clone(), bytes.clone());
+    }
+    let listed = mail.get("/g/messages/a").await.json()["data"]["attachments"][0].clone();
+    assert_eq!(
+        (listed["id"].clone(), listed["grant_id"].clone()),
+        (json!("att:1="), json!("g"))
+    );
+    assert!(listed["size"].as_u64().unwrap() > 5);
+    assert_eq!(
+        mail.get("/g/attachments/att%3A1%3D?message_id=a")
+            .await
+            .json()["data"],
+        listed
+    );
+    assert!(
+        mail.get("/m/attachments/att%3A1%3D?message_id=a")
+            .await
+            .json()["data"]
+            .get("content_disposition")
+            .is_none()
+    );
+    let url = format!(
+        "{}/v3/grants/g/attachments/att%3A1%3D/download?message_id=a",
+        mail.emulators.nylas().url()
+    );
+    let response = mail
+        .http
+        .get(url)
+        .bearer_auth(mail.emulators.nylas().api_key())
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(
+        response.headers()["content-type"],
+        "application/octet-stream"
+    );
+    assert_eq!(response.bytes().await.unwrap(), bytes);
+    for path in [
+        "/g/attachments/att%3A1%3D",
+        "/g/attachments/att%3A1%3D/download",
+    ] {
+        assert_eq!(
+            error(&mail.get(path).await),
+            (400, "invalid_request_error".to_owned())
+        );
+        assert_eq!(
+            mail.get(&format!("{path}?message_id=other")).await.status,
+            404
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_message_can_be_replaced_and_removed() {
+    let mail = Mail::new().await;
+    mail.add("g", "a", 1);
+    mail.emulators
+        .nylas()
+        .add_message("g", json!({"id": "a", "subject": "other"}));
+    assert_eq!(
+        mail.emulators.nylas().message("g", "a").unwrap()["subject"],
+        "other"
+    );
+    mail.emulators.nylas().remove_message("g", "a");
+    assert_eq!(mail.get("/g/messages/a").await.status, 404);
+    assert!(mail.emulators.nylas().message("g", "a").is_none());
+}
+
+#[tokio::test]
+async fn addresses_that_no_route_has_are_unrecognized() {
+    let mail = Mail::new().await;
+    for path in [
+        "/g/nosuch",
+        "/g/messages/a/b",
+        "/g/attachments",
+        "/g/messages/",
+    ] {
+        assert_eq!(mail.get(path).await.status, 404, "{path}");
+    }
+    let url = format!("{}/v3/grants/g/messages", mail.emulators.nylas().url());
+    let post = mail
+        .http
+        .post(url)
+        .bearer_auth(mail.emulators.nylas().api_key())
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(post.status(), 404);
+}
+
+#[tokio::test]
+async fn nylas_can_fail_too() {
+    let mail = Mail::new().await;
+    let fault = |status: u16, code: &str, seconds| Fault::Status {
+        status,
+        code: code.to_owned(),
+        message: "later".to_owned(),
+        retry_after_seconds: seconds,
+    };
+    mail.emulators
+        .nylas()
+        .fail_next(fault(429, "rate_limit_error", Some(9)));
+    mail.emulators
+        .nylas()
+        .fail_next(fault(504, "provider_error", None));
+    let throttled = mail.get("/g/messages").await;
+    assert_eq!(
+        (error(&throttled), throttled.header("retry-after")),
+        ((429, "rate_limit_error".to_owned()), "9")
+    );
+    assert_eq!(
+        error(&mail.get("/g/messages").await),
+        (504, "provider_error".to_owned())
+    );
+    assert_eq!(mail.get("/g/messages").await.status, 200);
+    mail.emulators.nylas().fail_next(Fault::ResetBefore);
+    let url = format!("{}/v3/grants", mail.emulators.nylas().url());
+    assert!(mail.http.get(url).send().await.is_err());
+}
+
+#[tokio::test]
+async fn signing_in_again_keeps_the_mail() {
+    let mail = Mail::new().await;
+    mail.add("g", "a", 1);
+    mail.emulators.nylas().set_grant_status("g", "invalid");
+    mail.emulators.nylas().add_grant(grant("g", "google"));
+    assert_eq!(ids(&mail.get("/g/messages").await), ["a"]);
+}
