@@ -32,7 +32,7 @@ mod rules {
     pub(crate) mod regarding;
     pub(crate) mod states;
     pub(crate) mod tables;
+    pub(crate) mod valid_client;
     pub(crate) mod webhooks;
-    pub(crate) mod world;
     pub(crate) mod writes;
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::Shape;
 use crate::run::Figures;
-use crate::test_organisation::{MAILBOXES, World};
+use crate::test_organisation::{MAILBOXES, TestOrganisation};
 
 /// The most requests to Dataverse for each message.
 const MOST_DATAVERSE_REQUESTS: f64 = 0.05;
@@ -35,7 +35,7 @@ pub(crate) struct Verdict {
 /// Checks every message, every row and every figure. `answer` is the final progress report to the
 /// operator.
 pub(crate) async fn audit(
-    world: &World,
+    organisation: &TestOrganisation,
     shape: &Shape,
     figures: Figures,
     answer: Option<&Value>,
@@ -44,7 +44,7 @@ pub(crate) async fn audit(
         messages: MAILBOXES * shape.messages,
         ..Verdict::default()
     };
-    let states = states(world).await;
+    let states = states(organisation).await;
     for mailbox in 0..MAILBOXES {
         for number in 0..shape.messages {
             let key = format!("grant-{mailbox}/m{number:05}");
@@ -65,13 +65,13 @@ pub(crate) async fn audit(
             }
         }
     }
-    rows(world, &mut verdict);
+    rows(organisation, &mut verdict);
     told(&mut verdict, answer);
     // So few messages leave no room for the requests that are repeated after an invocation was
     // stopped.
     let (ended, killed) = (figures.invocations, figures.cut + figures.killed);
     let again = if shape.short { (ended, killed) } else { (0, 0) };
-    budgets(world, again, &mut verdict);
+    budgets(organisation, again, &mut verdict);
     if shape.defect.is_none() && figures.killed < shape.kills {
         verdict.findings.push(format!(
             "{} invocations were killed; {} were required",
@@ -83,7 +83,7 @@ pub(crate) async fn audit(
             .findings
             .push("no request to Nylas failed".to_owned());
     }
-    if world.receive(&world.dead).await.is_some() {
+    if organisation.receive(&organisation.dead).await.is_some() {
         let finding = "the dead-letter queue is not empty".to_owned();
         verdict.findings.push(finding);
     }
@@ -91,8 +91,8 @@ pub(crate) async fn audit(
 }
 
 /// Returns the state of every message, by grant and id.
-async fn states(world: &World) -> HashMap<String, String> {
-    let items = world.items().await;
+async fn states(organisation: &TestOrganisation) -> HashMap<String, String> {
+    let items = organisation.items().await;
     let state = |item: &HashMap<String, aws_sdk_dynamodb::types::AttributeValue>| {
         let grant = item["pk"].as_s().unwrap().strip_prefix("mailbox#")?;
         let id = item["sk"].as_s().unwrap().strip_prefix("message#")?;
@@ -103,9 +103,9 @@ async fn states(world: &World) -> HashMap<String, String> {
 }
 
 /// Checks that each email has one completed row, however many mailboxes have it.
-fn rows(world: &World, verdict: &mut Verdict) {
+fn rows(organisation: &TestOrganisation, verdict: &mut Verdict) {
     let mut rows: HashMap<String, usize> = HashMap::new();
-    for row in world.emulators.dataverse().rows("email") {
+    for row in organisation.emulators.dataverse().rows("email") {
         let id = row["messageid"].as_str().unwrap().to_owned();
         if row["statecode"] != json!(1) {
             verdict
@@ -150,8 +150,9 @@ fn told(verdict: &mut Verdict, answer: Option<&Value>) {
     }
 }
 
-fn budgets(world: &World, (ended, killed): (u64, u64), verdict: &mut Verdict) {
-    let requests = world.emulators.dataverse().requests().total - REQUESTS_OF_A_BATCH * killed;
+fn budgets(organisation: &TestOrganisation, (ended, killed): (u64, u64), verdict: &mut Verdict) {
+    let requests =
+        organisation.emulators.dataverse().requests().total - REQUESTS_OF_A_BATCH * killed;
     #[expect(clippy::cast_precision_loss, reason = "thousands")]
     let each = requests as f64 / verdict.messages as f64;
     verdict.dataverse_requests_a_message = each;
@@ -160,7 +161,7 @@ fn budgets(world: &World, (ended, killed): (u64, u64), verdict: &mut Verdict) {
             "{each:.3} requests to Dataverse for each message; at most {MOST_DATAVERSE_REQUESTS} are allowed"
         ));
     }
-    verdict.pages = world.emulators.nylas().pages();
+    verdict.pages = organisation.emulators.nylas().pages();
     let most = ended + u64::try_from(verdict.messages.div_ceil(MESSAGES_A_PAGE)).unwrap();
     if verdict.pages > most {
         verdict.findings.push(format!(

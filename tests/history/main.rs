@@ -32,7 +32,7 @@ use std::time::Instant;
 use clap::{Parser, ValueEnum};
 
 use crate::run::Run;
-use crate::test_organisation::World;
+use crate::test_organisation::TestOrganisation;
 
 /// Runs eighteen months of email through the compiled backfill, stops and kills it, and audits the
 /// outcome of every message.
@@ -90,11 +90,11 @@ async fn main() -> ExitCode {
         defect: options.defect,
     };
     let begun = Instant::now();
-    let world = World::start(&shape).await;
-    let mut run = Run::new(&shape, &world);
+    let organisation = TestOrganisation::start(&shape).await;
+    let mut run = Run::new(&shape, &organisation);
     let answer = run.history().await;
     run.drain().await;
-    let verdict = audit::audit(&world, &shape, run.figures, answer.as_ref()).await;
+    let verdict = audit::audit(&organisation, &shape, run.figures, answer.as_ref()).await;
     let figures = &run.figures;
     println!(
         "history seed {}: mailboxes {}, messages {}, invocations {}, cut {}, killed {}, failed requests {}, written {}, skipped {}, dead {}, lost {}, twice {}, \

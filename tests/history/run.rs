@@ -14,7 +14,7 @@ use stage::events::sqs_event;
 use stage::lambda::{Ended, Function};
 use tokio::sync::{Mutex, watch};
 
-use crate::test_organisation::World;
+use crate::test_organisation::TestOrganisation;
 use crate::{Defect, Shape};
 
 /// Concurrent invocations. The template's concurrency is four, for machines with more than two
@@ -49,7 +49,7 @@ pub(crate) struct Figures {
 
 pub(crate) struct Run<'a> {
     shape: &'a Shape,
-    world: &'a World,
+    organisation: &'a TestOrganisation,
     pub(crate) figures: Figures,
     pub(crate) findings: Vec<String>,
 }
@@ -73,10 +73,10 @@ struct Shared {
 }
 
 impl<'a> Run<'a> {
-    pub(crate) fn new(shape: &'a Shape, world: &'a World) -> Self {
+    pub(crate) fn new(shape: &'a Shape, organisation: &'a TestOrganisation) -> Self {
         Self {
             shape,
-            world,
+            organisation,
             figures: Figures::default(),
             findings: Vec::new(),
         }
@@ -85,11 +85,11 @@ impl<'a> Run<'a> {
     /// Requests the history of all mailboxes as an operator does, and works on the tasks. Returns
     /// the final progress report.
     pub(crate) async fn history(&mut self) -> Option<Value> {
-        let mut function = self.world.function("backfill").await;
+        let mut function = self.organisation.function("backfill").await;
         // One request in a hundred fails; then the operator repeats it.
-        let mut begun = function.invoke(World::request(Utc::now())).await;
+        let mut begun = function.invoke(TestOrganisation::request(Utc::now())).await;
         if begun.as_ref().is_ok_and(|it| it.get("error").is_some()) {
-            begun = function.invoke(World::request(Utc::now())).await;
+            begun = function.invoke(TestOrganisation::request(Utc::now())).await;
         }
         let begun = begun.expect("the backfill must answer the request");
         assert!(
@@ -105,7 +105,7 @@ impl<'a> Run<'a> {
         let mut rng = StdRng::seed_from_u64(self.shape.seed);
         let seats = (0..SEATS).map(|_| {
             let rng = StdRng::seed_from_u64(rng.random());
-            seat(self.world, self.shape, &shared, rng)
+            seat(self.organisation, self.shape, &shared, rng)
         });
         join_all(seats).await;
         let shared = shared.into_inner();
@@ -121,15 +121,20 @@ impl<'a> Run<'a> {
 
     /// Processes the messages on the sync queue as soon as their delay is over, without faults.
     pub(crate) async fn drain(&mut self) {
-        let nylas = self.world.emulators.nylas();
+        let nylas = self.organisation.emulators.nylas();
         let injected = nylas.injected();
         // Each process injects one fault besides those of the plan.
         let queued = (SEATS - nylas.faults_left()) as u64;
         self.figures.failed_requests = injected.server_errors + injected.resets_before + queued;
         nylas.set_fault_plan(FaultPlan::default());
-        let waiting = waiting(self.world).await;
-        let mut handed_over = self.world.delayed(&self.world.sync).await;
-        while self.world.receive(&self.world.sync).await.is_some() {
+        let waiting = waiting(self.organisation).await;
+        let mut handed_over = self.organisation.delayed(&self.organisation.sync).await;
+        while self
+            .organisation
+            .receive(&self.organisation.sync)
+            .await
+            .is_some()
+        {
             handed_over += 1;
         }
         if handed_over < waiting.len() {
@@ -138,9 +143,9 @@ impl<'a> Run<'a> {
                 waiting.len()
             ));
         }
-        let mut worker = self.world.function("sync-worker").await;
+        let mut worker = self.organisation.function("sync-worker").await;
         for _ in 0..LONGEST_DRAIN {
-            let waiting = self::waiting(self.world).await;
+            let waiting = self::waiting(self.organisation).await;
             if waiting.is_empty() {
                 break;
             }
@@ -153,25 +158,25 @@ impl<'a> Run<'a> {
 }
 
 /// Returns the number of requests to Dataverse so far.
-fn requests(world: &World) -> u64 {
-    world.emulators.dataverse().requests().total
+fn requests(organisation: &TestOrganisation) -> u64 {
+    organisation.emulators.dataverse().requests().total
 }
 
 /// Resolves when Dataverse has received this many requests; never, for `None`.
-async fn reached(world: &World, number: Option<u64>) {
+async fn reached(organisation: &TestOrganisation, number: Option<u64>) {
     let Some(number) = number else {
         return std::future::pending().await;
     };
     let mut looks = tokio::time::interval(LOOK);
-    while requests(world) < number {
+    while requests(organisation) < number {
         looks.tick().await;
     }
 }
 
 /// Returns the waiting messages, by grant and id.
-async fn waiting(world: &World) -> Vec<(String, String)> {
+async fn waiting(organisation: &TestOrganisation) -> Vec<(String, String)> {
     let text = |value: &aws_sdk_dynamodb::types::AttributeValue| value.as_s().unwrap().clone();
-    let items = world.items().await;
+    let items = organisation.items().await;
     let waiting = items.iter().filter_map(|item| {
         let grant = text(&item["pk"]).strip_prefix("mailbox#")?.to_owned();
         let id = text(&item["sk"]).strip_prefix("message#")?.to_owned();
@@ -194,8 +199,13 @@ fn delivered(messages: &[(String, String)]) -> Value {
 
 /// Runs one process: takes tasks until there are none, including those that another process may
 /// still queue.
-async fn seat(world: &World, shape: &Shape, shared: &Mutex<Shared>, mut rng: StdRng) {
-    let mut function = world.function("backfill").await;
+async fn seat(
+    organisation: &TestOrganisation,
+    shape: &Shape,
+    shared: &Mutex<Shared>,
+    mut rng: StdRng,
+) {
+    let mut function = organisation.function("backfill").await;
     // So few requests may all succeed by chance, so one fails for each process in any case.
     let mut fault = Some(Fault::Status {
         status: 503,
@@ -209,7 +219,7 @@ async fn seat(world: &World, shape: &Shape, shared: &Mutex<Shared>, mut rng: Std
             // Locked while the queue is read, so that no process takes a task between the read and
             // the count.
             let shared = shared.lock().await;
-            let task = world.receive(&world.tasks).await;
+            let task = organisation.receive(&organisation.tasks).await;
             if task.is_some() {
                 shared.working.send_modify(|n| *n += 1);
             } else if *shared.working.borrow() == 0 {
@@ -223,25 +233,27 @@ async fn seat(world: &World, shape: &Shape, shared: &Mutex<Shared>, mut rng: Std
             working.changed().await.unwrap();
             continue;
         };
-        let fate = invoke(world, shape, shared, &mut function, &task, &mut rng).await;
+        let fate = invoke(organisation, shape, shared, &mut function, &task, &mut rng).await;
         if let Some(fault) = fault.take() {
-            world.emulators.nylas().fail_next(fault);
+            organisation.emulators.nylas().fail_next(fault);
         }
         match fate {
-            Fate::Done => world.delete(&world.tasks, &task).await,
-            Fate::Back => world.bring_back(&world.tasks, &task).await,
+            Fate::Done => organisation.delete(&organisation.tasks, &task).await,
+            Fate::Back => organisation.bring_back(&organisation.tasks, &task).await,
             Fate::Killed if shape.defect == Some(Defect::Redelivery) => {
-                world.delete(&world.tasks, &task).await;
+                organisation.delete(&organisation.tasks, &task).await;
             }
             Fate::Killed => {
                 // The lease expires before the task becomes visible again.
                 let body: Value = serde_json::from_str(task.body().unwrap()).unwrap();
-                world.end_leases(body["grant_id"].as_str().unwrap()).await;
-                world.bring_back(&world.tasks, &task).await;
+                organisation
+                    .end_leases(body["grant_id"].as_str().unwrap())
+                    .await;
+                organisation.bring_back(&organisation.tasks, &task).await;
             }
         }
         if shape.defect == Some(Defect::Cursor) {
-            world.forget_cursors().await;
+            organisation.forget_cursors().await;
         }
         shared.lock().await.working.send_modify(|n| *n -= 1);
     }
@@ -250,7 +262,7 @@ async fn seat(world: &World, shape: &Shape, shared: &Mutex<Shared>, mut rng: Std
 
 /// Runs one invocation, which is sometimes stopped or killed.
 async fn invoke(
-    world: &World,
+    organisation: &TestOrganisation,
     shape: &Shape,
     shared: &Mutex<Shared>,
     function: &mut Function,
@@ -267,12 +279,12 @@ async fn invoke(
         let mut shared = shared.lock().await;
         let doomed = shared.figures.killed + shared.doomed < shape.kills;
         shared.doomed += u64::from(doomed);
-        doomed.then(|| requests(world) + rng.random_range(1..LIVES))
+        doomed.then(|| requests(organisation) + rng.random_range(1..LIVES))
     };
     let running = function.run(sqs_event(std::slice::from_ref(task)), deadline);
     let ended = tokio::select! {
         ended = tokio::time::timeout(CUT, running) => ended.ok(),
-        () = reached(world, killed_at) => None,
+        () = reached(organisation, killed_at) => None,
     };
     let mut shared = shared.lock().await;
     shared.figures.invocations += 1;
@@ -283,18 +295,18 @@ async fn invoke(
             shared
                 .findings
                 .push(format!("backfill ended with {status}"));
-            *function = world.function("backfill").await;
+            *function = organisation.function("backfill").await;
             return Fate::Killed;
         }
         None => {
-            if killed_at.is_some_and(|at| requests(world) >= at) {
+            if killed_at.is_some_and(|at| requests(organisation) >= at) {
                 shared.figures.killed += 1;
             } else {
                 shared.figures.cut += 1;
             }
             drop(shared);
             function.killer().kill().await;
-            *function = world.function("backfill").await;
+            *function = organisation.function("backfill").await;
             return Fate::Killed;
         }
     };

@@ -26,7 +26,7 @@ const ERRORS: u16 = 6;
 const RESETS: u16 = 4;
 
 /// The services around the functions.
-pub(crate) struct World {
+pub(crate) struct TestOrganisation {
     pub(crate) emulators: Emulators,
     pub(crate) sqs: aws_sdk_sqs::Client,
     pub(crate) ledger: aws_sdk_dynamodb::Client,
@@ -37,7 +37,7 @@ pub(crate) struct World {
     moto: Moto,
 }
 
-impl World {
+impl TestOrganisation {
     pub(crate) async fn start(shape: &Shape) -> Self {
         let emulators = Emulators::start().await.unwrap();
         // Throttling is tested elsewhere; this harness counts requests.
@@ -78,7 +78,7 @@ impl World {
             let call = secrets.create_secret().name(name).set_secret_string(value);
             call.send().await.unwrap();
         }
-        let world = Self {
+        let organisation = Self {
             emulators,
             sqs,
             ledger,
@@ -88,17 +88,17 @@ impl World {
             dynamo,
             moto,
         };
-        world.fill(shape);
-        let mut refresher = world.function("token-refresher").await;
+        organisation.fill(shape);
+        let mut refresher = organisation.function("token-refresher").await;
         refresher.succeed(schedule(&Utc::now().to_rfc3339())).await;
         refresher.stop().await;
-        world.emulators.nylas().set_fault_plan(FaultPlan {
+        organisation.emulators.nylas().set_fault_plan(FaultPlan {
             seed: shape.seed,
             server_error: ERRORS,
             reset_before: RESETS,
             ..FaultPlan::default()
         });
-        world
+        organisation
     }
 
     /// Creates five mailboxes of colleagues who correspond with fifty people. Every tenth message

@@ -24,14 +24,14 @@ use serde_json::{Value, json};
 
 use self::corpus::{Case, corpus};
 use self::mailbox::HostileMailbox;
-use crate::test_organisation::{ADA, World, created, key, mail, written};
+use crate::test_organisation::{ADA, TestOrganisation, created, key, mail, written};
 
 /// Starts a pipeline. Ada's mailbox holds every case, and the messages that the tests add.
-async fn world_with(cases: &[Case], mode: WriteMode) -> World {
-    let mut world = World::start_in(mode).await;
-    let mailbox = HostileMailbox::before(&world.emulators, cases).await;
-    world.pipeline.nylas = mailbox.client(&world.emulators);
-    world
+async fn world_with(cases: &[Case], mode: WriteMode) -> TestOrganisation {
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    let mailbox = HostileMailbox::before(&organisation.emulators, cases).await;
+    organisation.pipeline.nylas = mailbox.client(&organisation.emulators);
+    organisation
 }
 
 fn neighbour(id: &str) -> Value {
@@ -42,10 +42,14 @@ fn neighbour(id: &str) -> Value {
 }
 
 /// Asserts that the neighbouring message was written exactly as it would be alone in its batch.
-fn assert_untouched(world: &World, id: &str, fate: &Fate, beside: &str) {
+fn assert_untouched(organisation: &TestOrganisation, id: &str, fate: &Fate, beside: &str) {
     let (row, note) = written(fate);
     assert_eq!(note, None, "{id} beside {beside}");
-    let email = world.emulators.dataverse().row("email", row).unwrap();
+    let email = organisation
+        .emulators
+        .dataverse()
+        .row("email", row)
+        .unwrap();
     for (column, expected) in [
         ("subject", json!(format!("Neighbour {id}"))),
         ("description", json!(format!("<p>The body of {id}</p>"))),
@@ -58,12 +62,12 @@ fn assert_untouched(world: &World, id: &str, fate: &Fate, beside: &str) {
     ] {
         assert_eq!(email[column], expected, "{column} of {id} beside {beside}");
     }
-    let parties = world.emulators.dataverse().parties(row);
+    let parties = organisation.emulators.dataverse().parties(row);
     let sent = parties
         .iter()
         .filter(|party| party["participationtypemask"].as_i64() <= Some(4));
     assert_eq!(sent.count(), 2, "{id} beside {beside}");
-    let files = world.emulators.dataverse().attachments(row);
+    let files = organisation.emulators.dataverse().attachments(row);
     assert_eq!(files, [json!(null); 0], "{id} beside {beside}");
 }
 
@@ -75,11 +79,13 @@ fn fate_of<'h>(handled: &'h [Handled], id: &str) -> &'h Fate {
 
 /// Returns the final outcome and its name in the table. A message that waits is delivered once
 /// more, for the last time.
-async fn end_of(world: &mut World, case: &Case, fate: &Fate) -> (Fate, String) {
+async fn end_of(organisation: &mut TestOrganisation, case: &Case, fate: &Fate) -> (Fate, String) {
     let fate = if let Fate::Waiting { delay, .. } = fate {
-        world.later(chrono::TimeDelta::from_std(*delay).unwrap());
-        world.has_failed(ADA, &case.id, RECEIVE_LIMIT - 2).await;
-        world.deliver_one(ADA, &case.id).await
+        organisation.later(chrono::TimeDelta::from_std(*delay).unwrap());
+        organisation
+            .has_failed(ADA, &case.id, RECEIVE_LIMIT - 2)
+            .await;
+        organisation.deliver_one(ADA, &case.id).await
     } else {
         fate.clone()
     };
@@ -102,17 +108,21 @@ struct Bystanders(Vec<Vec<Value>>);
 impl Bystanders {
     const TABLES: [&str; 4] = ["systemuser", "contact", "account", "lead"];
 
-    fn of(world: &World) -> Self {
-        let rows = |table| world.emulators.dataverse().rows(table);
+    fn of(organisation: &TestOrganisation) -> Self {
+        let rows = |table| organisation.emulators.dataverse().rows(table);
         Self(Self::TABLES.map(rows).to_vec())
     }
 
-    fn assert_unchanged(&self, world: &World, emails: usize) {
+    fn assert_unchanged(&self, organisation: &TestOrganisation, emails: usize) {
         for (table, before) in Self::TABLES.iter().zip(&self.0) {
-            assert_eq!(&world.emulators.dataverse().rows(table), before, "{table}");
+            assert_eq!(
+                &organisation.emulators.dataverse().rows(table),
+                before,
+                "{table}"
+            );
         }
         assert_eq!(
-            world.emails().len(),
+            organisation.emails().len(),
             emails,
             "one row for each written message"
         );
@@ -123,8 +133,8 @@ in_both_write_modes!(each_case_reaches_its_state_and_its_neighbours_do_not_suffe
 
 async fn each_case_reaches_its_state_and_its_neighbours_do_not_suffer(mode: WriteMode) {
     let cases = corpus();
-    let mut world = world_with(&cases, mode).await;
-    let bystanders = Bystanders::of(&world);
+    let mut organisation = world_with(&cases, mode).await;
+    let bystanders = Bystanders::of(&organisation);
     let mut emails = 0;
     let mut wrong = Vec::new();
     for case in &cases {
@@ -133,26 +143,26 @@ async fn each_case_reaches_its_state_and_its_neighbours_do_not_suffer(mode: Writ
             format!("after-{}", case.name),
         );
         for id in [&before, &after] {
-            world.put(ADA, neighbour(id));
+            organisation.put(ADA, neighbour(id));
         }
         let ids = [before.as_str(), &case.id, &after];
         let batch = ids.iter().map(|id| created(ADA, id)).collect();
-        let handled = world.run(batch).await;
+        let handled = organisation.run(batch).await;
         for id in [&before, &after] {
-            assert_untouched(&world, id, fate_of(&handled, id), &case.name);
+            assert_untouched(&organisation, id, fate_of(&handled, id), &case.name);
         }
         emails += 2;
-        let (fate, shown) = end_of(&mut world, case, fate_of(&handled, &case.id)).await;
+        let (fate, shown) = end_of(&mut organisation, case, fate_of(&handled, &case.id)).await;
         if let Fate::Written { activity_id, .. } = fate {
             emails += 1;
-            rows::assert_sound(&world.emulators, activity_id.uuid(), case);
+            rows::assert_sound(&organisation.emulators, activity_id.uuid(), case);
         }
         if shown != case.becomes {
             wrong.push(format!("{}: {shown}, not {}", case.name, case.becomes));
         }
     }
     assert_eq!(wrong, [""; 0]);
-    bystanders.assert_unchanged(&world, emails);
+    bystanders.assert_unchanged(&organisation, emails);
 }
 
 #[tokio::test]
@@ -161,21 +171,21 @@ async fn all_cases_shuffled_into_batches_of_ten_end_as_they_do_alone() {
     println!("seed {seed}");
     let mut cases = corpus();
     cases.shuffle(&mut StdRng::seed_from_u64(seed));
-    let mut world = world_with(&cases, WriteMode::ChangeSet).await;
-    let bystanders = Bystanders::of(&world);
+    let mut organisation = world_with(&cases, WriteMode::ChangeSet).await;
+    let bystanders = Bystanders::of(&organisation);
     let mut emails = 0;
     for some in cases.chunks(10) {
         let batch = some.iter().map(|case| created(ADA, &case.id)).collect();
-        let handled = world.run(batch).await;
+        let handled = organisation.run(batch).await;
         assert_eq!(handled.len(), some.len(), "each message has one outcome");
         for case in some {
-            let (fate, shown) = end_of(&mut world, case, fate_of(&handled, &case.id)).await;
+            let (fate, shown) = end_of(&mut organisation, case, fate_of(&handled, &case.id)).await;
             assert_eq!(shown, case.becomes, "{}, seed {seed}", case.name);
             if let Fate::Written { activity_id, .. } = fate {
                 emails += 1;
-                rows::assert_sound(&world.emulators, activity_id.uuid(), case);
+                rows::assert_sound(&organisation.emulators, activity_id.uuid(), case);
             }
         }
     }
-    bystanders.assert_unchanged(&world, emails);
+    bystanders.assert_unchanged(&organisation, emails);
 }

@@ -41,7 +41,7 @@ use mailverse::pipeline::Run;
 use serde_json::json;
 use stage::dynamo;
 use sync_worker::Worker;
-use test_organisation::{ADA, World, key, mail};
+use test_organisation::{ADA, TestOrganisation, key, mail};
 
 /// The number of requests that an outage of one hour must stay below.
 const MOST_REQUESTS: u64 = 100;
@@ -197,18 +197,21 @@ async fn main() -> ExitCode {
         per_second,
         minutes,
     } = Arguments::parse();
-    let mut world = World::start().await;
-    let dataverse = world.emulators.dataverse().clone();
+    let mut organisation = TestOrganisation::start().await;
+    let dataverse = organisation.emulators.dataverse().clone();
     // Service protection counts real seconds, of which the simulation takes only few.
     dataverse.set_setting(Setting::RequestsPerFiveMinutes(usize::MAX));
     dataverse.set_setting(Setting::ExecutionMilliseconds(u64::MAX));
     let queue = Queue::default();
     let mut workers = Vec::new();
     for _ in 0..WORKERS {
-        workers.push(Worker::new(world.another_pipeline().await, queue.clone()));
+        workers.push(Worker::new(
+            organisation.another_pipeline().await,
+            queue.clone(),
+        ));
     }
     refuse(&dataverse, cause, true);
-    let (begun, outage) = (world.now, minutes * 60);
+    let (begun, outage) = (organisation.now, minutes * 60);
     let (mut arrived, mut deliveries, mut dead_letters) = (0_u64, 0_u64, 0);
     let mut during = None;
     let mut second = 0;
@@ -221,7 +224,7 @@ async fn main() -> ExitCode {
         if second < outage {
             for _ in 0..per_second {
                 let id = format!("m{arrived}");
-                world.put(ADA, mail(&id, &json!({})));
+                organisation.put(ADA, mail(&id, &json!({})));
                 let request = SyncRequest {
                     key: key(ADA, &id),
                     trigger: Trigger::Created,
@@ -230,14 +233,14 @@ async fn main() -> ExitCode {
                 arrived += 1;
             }
         }
-        world.now = begun + TimeDelta::seconds(second.cast_signed());
+        organisation.now = begun + TimeDelta::seconds(second.cast_signed());
         let mut due = queue.due();
         let mut next = 0;
         while let Some(event) = queue.receive(&mut due) {
             deliveries += u64::try_from(event.records.len()).unwrap();
             let run = Run {
                 jitter_percent: 25,
-                ..world.begin()
+                ..organisation.begin()
             };
             let worked = workers[next % WORKERS].work(event.clone(), run).await;
             next += 1;
@@ -260,12 +263,13 @@ async fn main() -> ExitCode {
     }
     let during = during.unwrap_or_default();
     let mut dead = 0;
-    let ledger = &world.pipeline.ledger;
+    let ledger = &organisation.pipeline.ledger;
     for state in [State::Dead, State::Waiting] {
-        let left = ledger.needing_attention(state, world.now + TimeDelta::days(1), 1, |_| true);
+        let left =
+            ledger.needing_attention(state, organisation.now + TimeDelta::days(1), 1, |_| true);
         dead += left.await.unwrap().len();
     }
-    let rows = u64::try_from(world.emails().len()).unwrap();
+    let rows = u64::try_from(organisation.emails().len()).unwrap();
     println!(
         "{minutes} minutes in which Dataverse rejected every message, {per_second} new messages per second"
     );

@@ -15,8 +15,8 @@
 mod fates;
 pub(crate) mod hundred;
 pub(crate) mod log;
-mod mail;
-mod organisation;
+mod messages;
+mod people;
 mod rows;
 
 use std::collections::HashSet;
@@ -48,8 +48,8 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 pub(crate) use self::fates::{assert_skipped, dead, status, throttled, waiting, written};
-pub(crate) use self::mail::{created, key, mail, people, with_a_mail, with_a_mail_in, work};
-use self::organisation::People;
+pub(crate) use self::messages::{created, key, mail, people, with_a_mail, with_a_mail_in, work};
+use self::people::People;
 pub(crate) use self::rows::{PartyView, bound, id_of, to_row, unbound};
 use crate::dynamo;
 use crate::tripwire::Tripwire;
@@ -69,7 +69,7 @@ pub(crate) const ATTACH: &str = "POST /api/data/v9.2/activitymimeattachments HTT
 pub(crate) const LOOK_UP: &str = "GET /api/data/v9.2/systemusers?";
 
 /// The services, the organisation and the pipeline of one test.
-pub(crate) struct World {
+pub(crate) struct TestOrganisation {
     pub(crate) emulators: Emulators,
     pub(crate) people: People,
     pub(crate) pipeline: Pipeline,
@@ -86,7 +86,7 @@ pub(crate) struct World {
     runs: u128,
 }
 
-impl World {
+impl TestOrganisation {
     /// Starts a world with the default write mode.
     pub(crate) async fn start() -> Self {
         Self::start_in(WriteMode::default()).await
@@ -95,7 +95,7 @@ impl World {
     /// Starts a world whose pipeline uses this write mode.
     pub(crate) async fn start_in(mode: WriteMode) -> Self {
         let emulators = Emulators::start().await.unwrap();
-        let people = organisation::found(&emulators);
+        let people = people::found(&emulators);
         let to_dataverse = Tripwire::before(&emulators.dataverse().url()).await;
         let to_nylas = Tripwire::before(&emulators.nylas().url()).await;
         let database = dynamo::client(&dynamo::start().await);
@@ -360,7 +360,7 @@ impl World {
     }
 }
 
-impl Drop for World {
+impl Drop for TestOrganisation {
     fn drop(&mut self) {
         if std::thread::panicking() {
             return;

@@ -4,12 +4,12 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::queries::contacts;
-use super::world::World;
+use super::valid_client::ValidClient;
 
 #[tokio::test]
 async fn rows_come_with_their_key_and_version_and_what_was_selected() {
-    let world = contacts().await;
-    let row = world
+    let client = contacts().await;
+    let row = client
         .get("contacts?$select=lastname,_parentcustomerid_value")
         .await
         .json()["value"][0]
@@ -25,7 +25,7 @@ async fn rows_come_with_their_key_and_version_and_what_was_selected() {
             "lastname"
         ]
     );
-    let all = world.get("contacts").await.json()["value"][2].clone();
+    let all = client.get("contacts").await.json()["value"][2].clone();
     assert_eq!(
         all["firstname"],
         Value::Null,
@@ -36,12 +36,12 @@ async fn rows_come_with_their_key_and_version_and_what_was_selected() {
 
 #[tokio::test]
 async fn annotations_come_when_asked_for() {
-    let world = contacts().await;
-    let request = world.request(
+    let client = contacts().await;
+    let request = client.request(
         Method::GET,
         "contacts?$select=_parentcustomerid_value,statecode",
     );
-    let row = world
+    let row = client
         .send(request.header("Prefer", "odata.include-annotations=\"*\""))
         .await
         .json()["value"][0]
@@ -63,12 +63,12 @@ async fn annotations_come_when_asked_for() {
         row["statecode@OData.Community.Display.V1.FormattedValue"],
         "Active"
     );
-    let only = world.request(Method::GET, "contacts?$select=_parentcustomerid_value");
+    let only = client.request(Method::GET, "contacts?$select=_parentcustomerid_value");
     let only = only.header(
         "Prefer",
         "odata.include-annotations=\"Microsoft.Dynamics.CRM.lookuplogicalname\"",
     );
-    let row = world.send(only).await.json()["value"][0].clone();
+    let row = client.send(only).await.json()["value"][0].clone();
     assert!(
         row.get(name("Microsoft.Dynamics.CRM.lookuplogicalname"))
             .is_some()
@@ -77,7 +77,7 @@ async fn annotations_come_when_asked_for() {
         row.get(name("OData.Community.Display.V1.FormattedValue"))
             .is_none()
     );
-    let plain = world
+    let plain = client
         .get("contacts?$select=_parentcustomerid_value")
         .await
         .body;
@@ -86,8 +86,8 @@ async fn annotations_come_when_asked_for() {
 
 #[tokio::test]
 async fn parties_and_lookups_can_be_expanded() {
-    let world = World::new().await;
-    let contact = world.contact("lark@example.com");
+    let client = ValidClient::new().await;
+    let contact = client.contact("lark@example.com");
     let body = json!({
         "email_activity_parties": [
             {"participationtypemask": 1, "partyid_contact@odata.bind": format!("/contacts({contact})")},
@@ -95,12 +95,12 @@ async fn parties_and_lookups_can_be_expanded() {
         ],
         "regardingobjectid_contact_email@odata.bind": format!("/contacts({contact})"),
     });
-    let id = world.post("emails", body).await.id();
+    let id = client.post("emails", body).await.id();
     let query = "$select=subject&$expand=email_activity_parties($select=participationtypemask,_partyid_value),\
                  regardingobjectid_contact_email($select=lastname),regardingobjectid_account_email($select=name)";
     for row in [
-        world.get(&format!("emails({id})?{query}")).await.json(),
-        world.get(&format!("emails?{query}")).await.json()["value"][0].clone(),
+        client.get(&format!("emails({id})?{query}")).await.json(),
+        client.get(&format!("emails?{query}")).await.json()["value"][0].clone(),
     ] {
         assert_eq!(
             row["email_activity_parties"][0]["_partyid_value"],
@@ -119,7 +119,7 @@ async fn parties_and_lookups_can_be_expanded() {
         assert_eq!(row["regardingobjectid_contact_email"]["lastname"], "Lark");
         assert_eq!(row["regardingobjectid_account_email"], Value::Null);
     }
-    let expanded = world
+    let expanded = client
         .get(&format!(
             "emails({id})/regardingobjectid_contact_email?$select=lastname"
         ))
@@ -129,38 +129,44 @@ async fn parties_and_lookups_can_be_expanded() {
 
 #[tokio::test]
 async fn one_property_can_be_read_alone() {
-    let world = World::new().await;
-    let id = world.email().await;
+    let client = ValidClient::new().await;
+    let id = client.email().await;
     assert_eq!(
-        world.get(&format!("emails({id})/subject")).await.json()["value"],
+        client.get(&format!("emails({id})/subject")).await.json()["value"],
         "Kites"
     );
     assert_eq!(
-        world
+        client
             .get(&format!("emails({id})/subject/$value"))
             .await
             .body,
         "Kites"
     );
     assert_eq!(
-        world.get(&format!("emails({id})/description")).await.status,
+        client
+            .get(&format!("emails({id})/description"))
+            .await
+            .status,
         204
     );
-    assert_eq!(world.get(&format!("emails({id})/nosuch")).await.status, 404);
+    assert_eq!(
+        client.get(&format!("emails({id})/nosuch")).await.status,
+        404
+    );
 }
 
 #[tokio::test]
 async fn a_row_that_did_not_change_is_304() {
-    let world = World::new().await;
-    let path = format!("emails({})", world.email().await);
-    let etag = world.get(&path).await.header("etag").to_owned();
-    let again = world
+    let client = ValidClient::new().await;
+    let path = format!("emails({})", client.email().await);
+    let etag = client.get(&path).await.header("etag").to_owned();
+    let again = client
         .request(Method::GET, &path)
         .header("If-None-Match", &etag);
-    assert_eq!(world.send(again).await.status, 304);
-    world.patch(&path, json!({"subject": "y"})).await;
-    let again = world
+    assert_eq!(client.send(again).await.status, 304);
+    client.patch(&path, json!({"subject": "y"})).await;
+    let again = client
         .request(Method::GET, &path)
         .header("If-None-Match", &etag);
-    assert_eq!(world.send(again).await.status, 200);
+    assert_eq!(client.send(again).await.status, 200);
 }

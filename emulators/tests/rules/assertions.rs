@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use super::world::World;
+use super::valid_client::ValidClient;
 
 /// A key pair with its certificate, and the application and token URL that it signs for.
 struct Signer {
@@ -28,11 +28,11 @@ struct Assertion {
 }
 
 impl Signer {
-    fn new(world: &World, ends_in_year: i32) -> Self {
+    fn new(client: &ValidClient, ends_in_year: i32) -> Self {
         let key = rcgen::KeyPair::generate_for(&PKCS_RSA_SHA256).unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.not_after = date_time_ymd(ends_in_year, 1, 1);
-        let entra = world.emulators.entra();
+        let entra = client.emulators.entra();
         Self {
             der: params.self_signed(&key).unwrap().der().to_vec(),
             key: KeyPair::from_pkcs8(&key.serialize_der()).unwrap(),
@@ -45,9 +45,9 @@ impl Signer {
         }
     }
 
-    fn uploaded(world: &World) -> Self {
-        let signer = Self::new(world, 4000);
-        let entra = world.emulators.entra();
+    fn uploaded(client: &ValidClient) -> Self {
+        let signer = Self::new(client, 4000);
+        let entra = client.emulators.entra();
         entra.upload_certificate(&signer.client_id, &signer.der);
         signer
     }
@@ -83,12 +83,12 @@ impl Signer {
     }
 }
 
-async fn ask(world: &World, signer: &Signer, assertion: &str) -> (u16, Value) {
+async fn ask(client: &ValidClient, signer: &Signer, assertion: &str) -> (u16, Value) {
     let form = [
         ("client_id", signer.client_id.as_str()),
         (
             "scope",
-            &format!("{}/.default", world.emulators.dataverse().url()),
+            &format!("{}/.default", client.emulators.dataverse().url()),
         ),
         ("grant_type", "client_credentials"),
         (
@@ -97,13 +97,13 @@ async fn ask(world: &World, signer: &Signer, assertion: &str) -> (u16, Value) {
         ),
         ("client_assertion", assertion),
     ];
-    let response = world.http.post(&signer.token_url).form(&form).send();
+    let response = client.http.post(&signer.token_url).form(&form).send();
     let response = response.await.unwrap();
     (response.status().as_u16(), response.json().await.unwrap())
 }
 
-async fn refused(world: &World, signer: &Signer, assertion: &str) -> i64 {
-    let (status, body) = ask(world, signer, assertion).await;
+async fn refused(client: &ValidClient, signer: &Signer, assertion: &str) -> i64 {
+    let (status, body) = ask(client, signer, assertion).await;
     assert_eq!(
         (status, body["error"].as_str()),
         (401, Some("invalid_client")),
@@ -114,18 +114,18 @@ async fn refused(world: &World, signer: &Signer, assertion: &str) -> i64 {
 
 #[tokio::test]
 async fn a_signature_with_the_key_of_an_uploaded_certificate_gets_a_token_once() {
-    let mut world = World::new().await;
-    let signer = Signer::uploaded(&world);
-    let assertion = signer.sign(&signer.right(world.emulators.clock().now()));
-    let (status, body) = ask(&world, &signer, &assertion).await;
+    let mut client = ValidClient::new().await;
+    let signer = Signer::uploaded(&client);
+    let assertion = signer.sign(&signer.right(client.emulators.clock().now()));
+    let (status, body) = ask(&client, &signer, &assertion).await;
     assert_eq!(status, 200, "{body}");
     body["access_token"]
         .as_str()
         .unwrap()
-        .clone_into(&mut world.token);
-    assert_eq!(world.get("WhoAmI").await.status, 200);
+        .clone_into(&mut client.token);
+    assert_eq!(client.get("WhoAmI").await.status, 200);
     assert_eq!(
-        refused(&world, &signer, &assertion).await,
+        refused(&client, &signer, &assertion).await,
         50_027,
         "an assertion is accepted only once"
     );
@@ -133,9 +133,9 @@ async fn a_signature_with_the_key_of_an_uploaded_certificate_gets_a_token_once()
 
 #[tokio::test]
 async fn each_claim_is_checked() {
-    let world = World::new().await;
-    let signer = Signer::uploaded(&world);
-    let now = world.emulators.clock().now();
+    let client = ValidClient::new().await;
+    let signer = Signer::uploaded(&client);
+    let now = client.emulators.clock().now();
     for (part, value, number) in [
         ("aud", json!("https://login.example.com"), 50_027),
         ("iss", json!("somebody"), 50_027),
@@ -148,20 +148,20 @@ async fn each_claim_is_checked() {
     ] {
         let mut assertion = signer.right(now);
         assertion.claims[part] = value.clone();
-        let got = refused(&world, &signer, &signer.sign(&assertion)).await;
+        let got = refused(&client, &signer, &signer.sign(&assertion)).await;
         assert_eq!(got, number, "{part} {value}");
     }
 }
 
 #[tokio::test]
 async fn each_part_of_the_signature_is_checked() {
-    let world = World::new().await;
-    let (signer, stranger) = (Signer::uploaded(&world), Signer::new(&world, 4000));
-    let right = signer.right(world.emulators.clock().now());
+    let client = ValidClient::new().await;
+    let (signer, stranger) = (Signer::uploaded(&client), Signer::new(&client, 4000));
+    let right = signer.right(client.emulators.clock().now());
     let expect = async |assertion: &str, number, what: &str| {
-        assert_eq!(refused(&world, &signer, assertion).await, number, "{what}");
+        assert_eq!(refused(&client, &signer, assertion).await, number, "{what}");
     };
-    let strange = stranger.right(world.emulators.clock().now());
+    let strange = stranger.right(client.emulators.clock().now());
     expect(
         &stranger.sign(&strange),
         700_027,
@@ -181,7 +181,7 @@ async fn each_part_of_the_signature_is_checked() {
         "signed with PKCS#1 although `alg` says PS256",
     )
     .await;
-    let mut older = signer.right(world.emulators.clock().now());
+    let mut older = signer.right(client.emulators.clock().now());
     older.header["alg"] = json!("RS256");
     expect(&signer.sign(&older), 50_027, "`alg` is RS256").await;
     for text in ["a.b.c", "a.b", "e30.e30.e30"] {
@@ -191,26 +191,26 @@ async fn each_part_of_the_signature_is_checked() {
 
 #[tokio::test]
 async fn a_certificate_that_has_expired_signs_nothing() {
-    let world = World::new().await;
-    let signer = Signer::new(&world, 2020);
-    world
+    let client = ValidClient::new().await;
+    let signer = Signer::new(&client, 2020);
+    client
         .emulators
         .entra()
         .upload_certificate(&signer.client_id, &signer.der);
-    let assertion = signer.sign(&signer.right(world.emulators.clock().now()));
-    assert_eq!(refused(&world, &signer, &assertion).await, 700_027);
+    let assertion = signer.sign(&signer.right(client.emulators.clock().now()));
+    assert_eq!(refused(&client, &signer, &assertion).await, 700_027);
 }
 
 #[tokio::test]
 async fn each_application_has_its_own_secret_and_its_own_certificates() {
-    let world = World::new().await;
-    let mut signer = Signer::uploaded(&world);
-    signer.client_id = world.emulators.entra().register();
-    let assertion = signer.sign(&signer.right(world.emulators.clock().now()));
-    assert_eq!(refused(&world, &signer, &assertion).await, 700_027);
-    let secret = |id: &str| world.emulators.entra().client_secret_of(id).unwrap();
+    let client = ValidClient::new().await;
+    let mut signer = Signer::uploaded(&client);
+    signer.client_id = client.emulators.entra().register();
+    let assertion = signer.sign(&signer.right(client.emulators.clock().now()));
+    assert_eq!(refused(&client, &signer, &assertion).await, 700_027);
+    let secret = |id: &str| client.emulators.entra().client_secret_of(id).unwrap();
     assert_ne!(
         secret(&signer.client_id),
-        secret(&world.emulators.entra().client_id())
+        secret(&client.emulators.entra().client_id())
     );
 }

@@ -4,24 +4,24 @@ use emulators::Setting;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::world::{Answered, World, error};
+use super::valid_client::{Answered, ValidClient, error};
 
 /// Posts a valid attachment after `change` has modified its body.
-async fn attach(world: &World, email: Uuid, change: impl FnOnce(&mut Value)) -> Answered {
+async fn attach(client: &ValidClient, email: Uuid, change: impl FnOnce(&mut Value)) -> Answered {
     let mut body = json!({
         "objectid_activitypointer@odata.bind": format!("/activitypointers({email})"), "objecttypecode": "email",
         "filename": "kite.txt", "mimetype": "text/plain", "body": "aGVsbG8=",
     });
     change(&mut body);
-    world.post("activitymimeattachments", body).await
+    client.post("activitymimeattachments", body).await
 }
 
 #[tokio::test]
 async fn an_attachment_knows_its_size_and_its_email_counts_it() {
-    let world = World::new().await;
-    let email = world.email().await;
-    let id = attach(&world, email, |_| {}).await.id();
-    let row = world
+    let client = ValidClient::new().await;
+    let email = client.email().await;
+    let id = attach(&client, email, |_| {}).await.id();
+    let row = client
         .emulators
         .dataverse()
         .row("activitymimeattachment", id)
@@ -31,27 +31,27 @@ async fn an_attachment_knows_its_size_and_its_email_counts_it() {
         (json!(5), json!(1))
     );
     assert_eq!(row["objectid"], json!({"table": "email", "id": email}));
-    assert_eq!(world.stored(email, "attachmentcount"), 1);
-    assert_eq!(world.emulators.dataverse().attachments(email).len(), 1);
-    let value = world
+    assert_eq!(client.stored(email, "attachmentcount"), 1);
+    assert_eq!(client.emulators.dataverse().attachments(email).len(), 1);
+    let value = client
         .get(&format!("activitymimeattachments({id})/body/$value"))
         .await;
     assert_eq!((value.status, value.body.as_str()), (200, "aGVsbG8="));
     assert_eq!(
-        world
+        client
             .delete(&format!("activitymimeattachments({id})"))
             .await
             .status,
         204
     );
-    assert_eq!(world.stored(email, "attachmentcount"), 0);
+    assert_eq!(client.stored(email, "attachmentcount"), 0);
 }
 
 #[tokio::test]
 async fn both_ways_to_name_the_email_work() {
-    let world = World::new().await;
-    let email = world.email().await;
-    let direct = attach(&world, email, |body| {
+    let client = ValidClient::new().await;
+    let email = client.email().await;
+    let direct = attach(&client, email, |body| {
         body.as_object_mut()
             .unwrap()
             .remove("objectid_activitypointer@odata.bind");
@@ -62,8 +62,8 @@ async fn both_ways_to_name_the_email_work() {
 
 #[tokio::test]
 async fn attachments_that_cannot_be_are_refused() {
-    let world = World::new().await;
-    let email = world.email().await;
+    let client = ValidClient::new().await;
+    let email = client.email().await;
     let missing = Uuid::from_u128(1);
     let set = |name: &'static str, value: Value| (name, value);
     for ((name, value), expected) in [
@@ -109,11 +109,11 @@ async fn attachments_that_cannot_be_are_refused() {
             error(400, "0x80048d19"),
         ),
     ] {
-        let answer = attach(&world, email, |body| body[name] = value.clone()).await;
+        let answer = attach(&client, email, |body| body[name] = value.clone()).await;
         assert_eq!(answer.error(), expected, "{name} {value}");
     }
     assert!(
-        world
+        client
             .emulators
             .dataverse()
             .rows("activitymimeattachment")
@@ -123,19 +123,19 @@ async fn attachments_that_cannot_be_are_refused() {
 
 #[tokio::test]
 async fn the_limit_counts_the_base64_text() {
-    let world = World::new().await;
-    let email = world.email().await;
-    world
+    let client = ValidClient::new().await;
+    let email = client.email().await;
+    client
         .emulators
         .dataverse()
         .set_setting(Setting::MaxUploadFileSize(8));
     assert_eq!(
-        attach(&world, email, |body| body["body"] = json!("aGVsbG8="))
+        attach(&client, email, |body| body["body"] = json!("aGVsbG8="))
             .await
             .status,
         204
     );
-    let answer = attach(&world, email, |body| body["body"] = json!("aGVsbG8gd29y")).await;
+    let answer = attach(&client, email, |body| body["body"] = json!("aGVsbG8gd29y")).await;
     assert_eq!(
         answer.error(),
         error(400, "0x80044A02"),
@@ -145,16 +145,16 @@ async fn the_limit_counts_the_base64_text() {
 
 #[tokio::test]
 async fn the_default_limit_is_five_mebibytes_of_text() {
-    let world = World::new().await;
-    let email = world.email().await;
+    let client = ValidClient::new().await;
+    let email = client.email().await;
     assert_eq!(
-        attach(&world, email, |body| body["body"] =
+        attach(&client, email, |body| body["body"] =
             json!("A".repeat(5_242_880)))
         .await
         .status,
         204
     );
-    let answer = attach(&world, email, |body| {
+    let answer = attach(&client, email, |body| {
         body["body"] = json!("A".repeat(5_242_884));
     })
     .await;
@@ -163,19 +163,19 @@ async fn the_default_limit_is_five_mebibytes_of_text() {
 
 #[tokio::test]
 async fn the_list_of_blocked_endings_is_a_setting_that_clients_can_read() {
-    let world = World::new().await;
-    let email = world.email().await;
-    world
+    let client = ValidClient::new().await;
+    let email = client.email().await;
+    client
         .emulators
         .dataverse()
         .set_setting(Setting::BlockedAttachments("txt; pdf".to_owned()));
     assert_eq!(
-        attach(&world, email, |_| {}).await.error(),
+        attach(&client, email, |_| {}).await.error(),
         error(400, "0x80043E09")
     );
-    let exe = attach(&world, email, |body| body["filename"] = json!("run.exe")).await;
+    let exe = attach(&client, email, |body| body["filename"] = json!("run.exe")).await;
     assert_eq!(exe.status, 204);
-    let row = world
+    let row = client
         .get("organizations?$select=maxuploadfilesize,blockedattachments")
         .await
         .json()["value"][0]
@@ -191,9 +191,9 @@ async fn the_list_of_blocked_endings_is_a_setting_that_clients_can_read() {
 
 #[tokio::test]
 async fn a_stored_file_can_be_reused_without_sending_it_again() {
-    let world = World::new().await;
-    let (first, second) = (world.email().await, world.email().await);
-    let stored = attach(&world, first, |_| {}).await.id();
+    let client = ValidClient::new().await;
+    let (first, second) = (client.email().await, client.email().await);
+    let stored = attach(&client, first, |_| {}).await.id();
     let reuse = |with_content: bool| {
         let mut body = json!({
             "objectid_email@odata.bind": format!("/emails({second})"), "objecttypecode": "email",
@@ -202,10 +202,10 @@ async fn a_stored_file_can_be_reused_without_sending_it_again() {
         if with_content {
             body["filename"] = json!("other.txt");
         }
-        world.post("activitymimeattachments", body)
+        client.post("activitymimeattachments", body)
     };
     let id = reuse(false).await.id();
-    let row = world
+    let row = client
         .emulators
         .dataverse()
         .row("activitymimeattachment", id)

@@ -5,7 +5,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::world::{Answered, World, error};
+use super::valid_client::{Answered, ValidClient, error};
 
 /// Builds one part: a request of the batch itself or, with a `Content-ID`, an operation of a
 /// change set.
@@ -36,12 +36,12 @@ pub(crate) fn get(path: &str) -> String {
     part("b", None, &format!("GET /api/data/v9.2/{path}"), None)
 }
 
-pub(crate) async fn send(world: &World, parts: &[String], prefer: &str) -> Answered {
+pub(crate) async fn send(client: &ValidClient, parts: &[String], prefer: &str) -> Answered {
     let body = format!("{}--b--\r\n", parts.concat());
-    let request = world
+    let request = client
         .request(Method::POST, "$batch")
         .header("Content-Type", "multipart/mixed; boundary=b");
-    world
+    client
         .send(request.header("Prefer", prefer).body(body))
         .await
 }
@@ -59,7 +59,7 @@ const EMAIL: &str = "POST /api/data/v9.2/emails";
 
 #[tokio::test]
 async fn an_email_its_attachment_and_its_completion_fit_one_change_set() {
-    let world = World::new().await;
+    let client = ValidClient::new().await;
     let email = Uuid::from_u128(0xe);
     let attachment = json!({
         "objectid_activitypointer@odata.bind": format!("/activitypointers({email})"), "objecttypecode": "email",
@@ -83,7 +83,7 @@ async fn an_email_its_attachment_and_its_completion_fit_one_change_set() {
             json!({"statecode": 1, "statuscode": 4}),
         ),
     ]);
-    let answer = send(&world, &[set], "").await;
+    let answer = send(&client, &[set], "").await;
     assert_eq!(
         (answer.status, statuses(&answer)),
         (200, vec![204, 204, 204])
@@ -102,11 +102,11 @@ async fn an_email_its_attachment_and_its_completion_fit_one_change_set() {
     }
     let url = format!(
         "OData-EntityId: {}/api/data/v9.2/emails({email})\r\n",
-        world.emulators.dataverse().url()
+        client.emulators.dataverse().url()
     );
     assert!(answer.body.contains(&url));
-    assert_eq!(world.stored(email, "statuscode"), 4);
-    let requests = world.emulators.dataverse().requests();
+    assert_eq!(client.stored(email, "statuscode"), 4);
+    let requests = client.emulators.dataverse().requests();
     assert_eq!(
         (requests.total, requests.operations, requests.writes),
         (1, 3, 3)
@@ -115,7 +115,7 @@ async fn an_email_its_attachment_and_its_completion_fit_one_change_set() {
 
 #[tokio::test]
 async fn references_reach_back_within_their_change_set_only() {
-    let world = World::new().await;
+    let client = ValidClient::new().await;
     let attachment = json!({
         "objectid_activitypointer@odata.bind": "$1", "objecttypecode": "email",
         "filename": "a.txt", "mimetype": "text/plain", "body": "YQ==",
@@ -130,8 +130,11 @@ async fn references_reach_back_within_their_change_set_only() {
         post.clone(),
         ("3", "PATCH $1", json!({"statecode": 1})),
     ]);
-    assert_eq!(statuses(&send(&world, &[good], "").await), [204, 204, 204]);
-    assert_eq!(world.emulators.dataverse().rows("email")[0]["statecode"], 1);
+    assert_eq!(statuses(&send(&client, &[good], "").await), [204, 204, 204]);
+    assert_eq!(
+        client.emulators.dataverse().rows("email")[0]["statecode"],
+        1
+    );
 
     let forward = change_set(&[
         (
@@ -141,7 +144,7 @@ async fn references_reach_back_within_their_change_set_only() {
         ),
         ("1", EMAIL, json!({})),
     ]);
-    let answer = send(&world, &[forward], "").await;
+    let answer = send(&client, &[forward], "").await;
     assert_eq!((answer.status, statuses(&answer)), (400, vec![400]));
     assert!(answer.body.contains("does not exist in the batch context"));
 
@@ -150,7 +153,7 @@ async fn references_reach_back_within_their_change_set_only() {
         change_set(&[("9", "PATCH $1", json!({"statecode": 1}))]),
     );
     assert_eq!(
-        send(&world, &[first, second], "").await.status,
+        send(&client, &[first, second], "").await.status,
         400,
         "a reference does not reach another change set"
     );
@@ -158,18 +161,18 @@ async fn references_reach_back_within_their_change_set_only() {
 
 #[tokio::test]
 async fn content_ids_may_start_again_in_each_change_set() {
-    let world = World::new().await;
+    let client = ValidClient::new().await;
     let set = || change_set(&[("1", EMAIL, json!({}))]);
     assert_eq!(
-        statuses(&send(&world, &[set(), set()], "").await),
+        statuses(&send(&client, &[set(), set()], "").await),
         [204, 204]
     );
 }
 
 #[tokio::test]
 async fn a_failed_change_set_leaves_nothing_and_answers_its_failure_only() {
-    let world = World::new().await;
-    let taken = world.email().await;
+    let client = ValidClient::new().await;
+    let taken = client.email().await;
     let set = change_set(&[
         ("1", EMAIL, json!({"subject": "first"})),
         (
@@ -180,7 +183,7 @@ async fn a_failed_change_set_leaves_nothing_and_answers_its_failure_only() {
         ("3", EMAIL, json!({"activityid": taken})),
         ("4", EMAIL, json!({})),
     ]);
-    let answer = send(&world, &[set.clone(), get("WhoAmI")], "").await;
+    let answer = send(&client, &[set.clone(), get("WhoAmI")], "").await;
     assert_eq!(
         (answer.status, statuses(&answer)),
         (412, vec![412]),
@@ -191,21 +194,21 @@ async fn a_failed_change_set_leaves_nothing_and_answers_its_failure_only() {
         answer.body.contains("changesetresponse_"),
         "by default, the error is wrapped in a change set response"
     );
-    assert_eq!(world.emulators.dataverse().rows("email").len(), 1);
-    assert_eq!(world.stored(taken, "subject"), "Kites");
+    assert_eq!(client.emulators.dataverse().rows("email").len(), 1);
+    assert_eq!(client.stored(taken, "subject"), "Kites");
 
-    world
+    client
         .emulators
         .dataverse()
         .set_setting(Setting::BareChangeSetErrors(true));
-    let bare = send(&world, &[set], "").await;
+    let bare = send(&client, &[set], "").await;
     assert_eq!(statuses(&bare), [412]);
     assert!(!bare.body.contains("changesetresponse_"));
 }
 
 #[tokio::test]
 async fn a_batch_stops_at_its_first_failure_unless_told_to_go_on() {
-    let world = World::new().await;
+    let client = ValidClient::new().await;
     let parts = [
         get("WhoAmI"),
         get("emailz"),
@@ -213,21 +216,21 @@ async fn a_batch_stops_at_its_first_failure_unless_told_to_go_on() {
         change_set(&[("2", EMAIL, json!({}))]),
         get("emails"),
     ];
-    let stopped = send(&world, &parts, "").await;
+    let stopped = send(&client, &parts, "").await;
     assert_eq!((stopped.status, statuses(&stopped)), (404, vec![200, 404]));
-    assert!(world.emulators.dataverse().rows("email").is_empty());
-    let all = send(&world, &parts, "odata.continue-on-error").await;
+    assert!(client.emulators.dataverse().rows("email").is_empty());
+    let all = send(&client, &parts, "odata.continue-on-error").await;
     assert_eq!(
         (all.status, statuses(&all)),
         (200, vec![200, 404, 400, 204, 200])
     );
-    assert_eq!(world.emulators.dataverse().rows("email").len(), 1);
+    assert_eq!(client.emulators.dataverse().rows("email").len(), 1);
 }
 
 #[tokio::test]
 async fn reads_may_have_raw_blanks_full_addresses_and_long_queries() {
-    let world = World::new().await;
-    world.contact("lark@example.com");
+    let client = ValidClient::new().await;
+    client.contact("lark@example.com");
     let long = "x".repeat(40_000);
     let parts = [
         get("contacts?$filter=emailaddress1 eq 'LARK@example.com'&$select=lastname"),
@@ -239,7 +242,7 @@ async fn reads_may_have_raw_blanks_full_addresses_and_long_queries() {
         ),
         get(&format!("contacts?$filter=lastname eq '{long}'")),
     ];
-    let answer = send(&world, &parts, "").await;
+    let answer = send(&client, &parts, "").await;
     assert_eq!(
         (answer.status, statuses(&answer)),
         (200, vec![200, 200, 200])
@@ -250,25 +253,25 @@ async fn reads_may_have_raw_blanks_full_addresses_and_long_queries() {
         "x".repeat(66_000)
     ));
     assert_eq!(
-        send(&world, &[too_long], "").await.error(),
+        send(&client, &[too_long], "").await.error(),
         error(400, "0x80060888")
     );
 }
 
 #[tokio::test]
 async fn a_part_has_its_own_preferences() {
-    let world = World::new().await;
-    world.contact("lark@example.com");
-    world.contact("wren@example.com");
+    let client = ValidClient::new().await;
+    client.contact("lark@example.com");
+    client.contact("wren@example.com");
     let page = get("contacts?$select=lastname")
         .replace("Accept:", "Prefer: odata.maxpagesize=1\r\nAccept:");
-    let answer = send(&world, &[page, get("contacts?$select=lastname")], "").await;
+    let answer = send(&client, &[page, get("contacts?$select=lastname")], "").await;
     assert_eq!(answer.body.matches("@odata.nextLink").count(), 1);
 }
 
 #[tokio::test]
 async fn a_malformed_batch_is_a_plain_error_and_does_nothing() {
-    let world = World::new().await;
+    let client = ValidClient::new().await;
     let good = change_set(&[("1", EMAIL, json!({}))]);
     let nested = part("b", None, "POST /api/data/v9.2/$batch", Some(json!({})));
     let no_id = format!(
@@ -286,7 +289,7 @@ async fn a_malformed_batch_is_a_plain_error_and_does_nothing() {
         ("nonsense".to_owned(), "0x80048d19"),
     ] {
         let answer = send(
-            &world,
+            &client,
             &[change_set(&[("9", EMAIL, json!({}))]), bad.clone()],
             "",
         )
@@ -300,30 +303,30 @@ async fn a_malformed_batch_is_a_plain_error_and_does_nothing() {
         assert_eq!(answer.error(), error(400, code), "{bad}");
     }
     assert!(
-        world.emulators.dataverse().rows("email").is_empty(),
+        client.emulators.dataverse().rows("email").is_empty(),
         "the valid change set before the malformed part is not executed either"
     );
-    let request = world
+    let request = client
         .request(Method::POST, "$batch")
         .header("Content-Type", "application/json")
         .body("{}");
-    assert_eq!(world.send(request).await.error(), error(400, "0x80048d19"));
+    assert_eq!(client.send(request).await.error(), error(400, "0x80048d19"));
 }
 
 #[tokio::test]
 async fn a_thousand_operations_are_the_limit() {
-    let world = World::new().await;
+    let client = ValidClient::new().await;
     let parts = vec![get("WhoAmI"); 1_001];
-    assert_eq!(send(&world, &parts[..1_000], "").await.status, 200);
+    assert_eq!(send(&client, &parts[..1_000], "").await.status, 200);
     assert_eq!(
-        send(&world, &parts, "").await.error(),
+        send(&client, &parts, "").await.error(),
         error(400, "0x80048d19")
     );
 }
 
 #[tokio::test]
 async fn garbage_of_any_kind_gets_an_answer() {
-    let world = World::new().await;
+    let client = ValidClient::new().await;
     let good = format!(
         "{}{}--b--\r\n",
         change_set(&[("1", EMAIL, json!({"subject": "ä"}))]),
@@ -336,10 +339,10 @@ async fn garbage_of_any_kind_gets_an_answer() {
         let mut spoilt = good.clone();
         spoilt[at] = 0xff;
         for body in [good[..at].to_vec(), spoilt] {
-            let request = world
+            let request = client
                 .request(Method::POST, "$batch")
                 .header("Content-Type", "multipart/mixed; boundary=b");
-            let status = world.send(request.body(body)).await.status;
+            let status = client.send(request.body(body)).await.status;
             assert!(
                 matches!(status, 200 | 400 | 404 | 405 | 415),
                 "{status} at {at}"
@@ -369,20 +372,20 @@ async fn the_twin_runs_on_a_runtime_of_several_threads_too() {
 
 #[tokio::test]
 async fn one_operation_of_a_batch_can_be_made_to_fail() {
-    let world = World::new().await;
+    let client = ValidClient::new().await;
     let throttled = Fault::Status {
         status: 429,
         code: "0x80072322".to_owned(),
         message: "slow down".to_owned(),
         retry_after_seconds: Some(7),
     };
-    world.emulators.dataverse().fail_operation(1, throttled);
+    client.emulators.dataverse().fail_operation(1, throttled);
     let sets = [
         change_set(&[("1", EMAIL, json!({})), ("2", EMAIL, json!({}))]),
         change_set(&[("3", EMAIL, json!({}))]),
     ];
-    let answer = send(&world, &sets, "odata.continue-on-error").await;
+    let answer = send(&client, &sets, "odata.continue-on-error").await;
     assert_eq!((answer.status, statuses(&answer)), (200, vec![429, 204]));
     assert!(answer.body.contains("Retry-After: 7\r\n"));
-    assert_eq!(world.emulators.dataverse().rows("email").len(), 1);
+    assert_eq!(client.emulators.dataverse().rows("email").len(), 1);
 }

@@ -5,14 +5,14 @@ use reqwest::Method;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::world::{World, error};
+use super::valid_client::{ValidClient, error};
 
 #[tokio::test]
 async fn a_call_with_a_good_token_learns_who_it_is() {
-    let world = World::new().await;
+    let client = ValidClient::new().await;
     for path in ["WhoAmI", "WhoAmI()"] {
-        let body = world.get(path).await.json();
-        let users = world.emulators.dataverse().rows("systemuser");
+        let body = client.get(path).await.json();
+        let users = client.emulators.dataverse().rows("systemuser");
         assert_eq!(body["UserId"], users[0]["systemuserid"]);
         assert!(body["BusinessUnitId"].is_string() && body["OrganizationId"].is_string());
     }
@@ -20,50 +20,53 @@ async fn a_call_with_a_good_token_learns_who_it_is() {
 
 #[tokio::test]
 async fn a_token_that_is_missing_foreign_expired_or_revoked_is_401() {
-    let mut world = World::new().await;
-    let url = world.emulators.dataverse().url();
-    let bare = world
+    let mut client = ValidClient::new().await;
+    let url = client.emulators.dataverse().url();
+    let bare = client
         .http
         .get(format!("{url}/api/data/v9.2/WhoAmI"))
         .header("OData-Version", "4.0");
-    assert_eq!(world.send(bare).await.status, 401);
-    let good = world.token.clone();
+    assert_eq!(client.send(bare).await.status, 401);
+    let good = client.token.clone();
     for token in [
         "nonsense".to_owned(),
-        world
+        client
             .emulators
             .entra()
             .issue_token("https://other.example.com", 600),
-        world.emulators.entra().issue_token(&url, -1),
+        client.emulators.entra().issue_token(&url, -1),
     ] {
-        world.token = token;
-        assert_eq!(world.get("WhoAmI").await.status, 401);
+        client.token = token;
+        assert_eq!(client.get("WhoAmI").await.status, 401);
     }
-    world.token = good;
-    assert_eq!(world.get("WhoAmI").await.status, 200);
-    world.emulators.entra().revoke_all();
-    assert_eq!(world.get("WhoAmI").await.status, 401);
+    client.token = good;
+    assert_eq!(client.get("WhoAmI").await.status, 200);
+    client.emulators.entra().revoke_all();
+    assert_eq!(client.get("WhoAmI").await.status, 401);
 }
 
 #[tokio::test]
 async fn an_application_without_a_user_is_no_member_of_the_organisation() {
-    let world = World::new().await;
-    world.emulators.dataverse().remove_application_user();
-    assert_eq!(world.get("WhoAmI").await.error(), error(403, "0x80072560"));
+    let client = ValidClient::new().await;
+    client.emulators.dataverse().remove_application_user();
+    assert_eq!(client.get("WhoAmI").await.error(), error(403, "0x80072560"));
 }
 
 #[tokio::test]
 async fn both_version_headers_are_required() {
-    let world = World::new().await;
-    let url = format!("{}/api/data/v9.2/WhoAmI", world.emulators.dataverse().url());
+    let client = ValidClient::new().await;
+    let url = format!(
+        "{}/api/data/v9.2/WhoAmI",
+        client.emulators.dataverse().url()
+    );
     for header in ["OData-Version", "OData-MaxVersion"] {
-        let request = world
+        let request = client
             .http
             .get(&url)
-            .bearer_auth(&world.token)
+            .bearer_auth(&client.token)
             .header(header, "4.0");
         assert_eq!(
-            world.send(request).await.status,
+            client.send(request).await.status,
             400,
             "only {header} was sent"
         );
@@ -72,7 +75,7 @@ async fn both_version_headers_are_required() {
 
 #[tokio::test]
 async fn addresses_that_name_nothing_are_refused_and_never_break_the_connection() {
-    let world = World::new().await;
+    let client = ValidClient::new().await;
     for (path, expected) in [
         ("emailz", error(404, "0x8006088A")),
         ("Emails", error(404, "0x8006088A")),
@@ -89,17 +92,20 @@ async fn addresses_that_name_nothing_are_refused_and_never_break_the_connection(
             error(501, "twin"),
         ),
     ] {
-        assert_eq!(world.get(path).await.error(), expected, "{path}");
+        assert_eq!(client.get(path).await.error(), expected, "{path}");
     }
-    let elsewhere = format!("{}/api/data/v9.1/emails", world.emulators.dataverse().url());
-    let request = world.http.get(elsewhere).bearer_auth(&world.token);
-    assert_eq!(world.send(request).await.status, 404);
+    let elsewhere = format!(
+        "{}/api/data/v9.1/emails",
+        client.emulators.dataverse().url()
+    );
+    let request = client.http.get(elsewhere).bearer_auth(&client.token);
+    assert_eq!(client.send(request).await.status, 404);
 }
 
 #[tokio::test]
 async fn a_verb_that_does_not_fit_is_405() {
-    let world = World::new().await;
-    let id = world.email().await;
+    let client = ValidClient::new().await;
+    let id = client.email().await;
     for (method, path) in [
         (Method::PUT, "emails".to_owned()),
         (Method::DELETE, "emails".to_owned()),
@@ -108,8 +114,8 @@ async fn a_verb_that_does_not_fit_is_405() {
         (Method::POST, "WhoAmI".to_owned()),
         (Method::GET, "$batch".to_owned()),
     ] {
-        let answer = world
-            .send(world.request(method.clone(), &path).json(&json!({})))
+        let answer = client
+            .send(client.request(method.clone(), &path).json(&json!({})))
             .await;
         assert_eq!(answer.status, 405, "{method} {path}");
     }
@@ -117,24 +123,24 @@ async fn a_verb_that_does_not_fit_is_405() {
 
 #[tokio::test]
 async fn an_address_above_32768_characters_is_too_long() {
-    let world = World::new().await;
+    let client = ValidClient::new().await;
     let path = |length: usize| {
         format!(
             "contacts?$filter=fullname%20eq%20%27{}%27",
             "x".repeat(length)
         )
     };
-    assert_eq!(world.get(&path(32_000)).await.status, 200);
-    assert_eq!(world.get(&path(33_000)).await.status, 414);
+    assert_eq!(client.get(&path(32_000)).await.status, 200);
+    assert_eq!(client.get(&path(33_000)).await.status, 414);
 }
 
 #[tokio::test]
 async fn requests_operations_reads_and_writes_are_counted() {
-    let world = World::new().await;
-    world.email().await;
-    world.get("emails").await;
-    world.post("emails", json!({"nosuch": 1})).await;
-    let requests = world.emulators.dataverse().requests();
+    let client = ValidClient::new().await;
+    client.email().await;
+    client.get("emails").await;
+    client.post("emails", json!({"nosuch": 1})).await;
+    let requests = client.emulators.dataverse().requests();
     assert_eq!(
         (
             requests.total,
@@ -148,70 +154,70 @@ async fn requests_operations_reads_and_writes_are_counted() {
 
 #[tokio::test]
 async fn a_status_fault_answers_once_and_does_nothing() {
-    let world = World::new().await;
+    let client = ValidClient::new().await;
     let fault = Fault::Status {
         status: 429,
         code: "0x80072322".to_owned(),
         message: "slow down".to_owned(),
         retry_after_seconds: Some(17),
     };
-    world.emulators.dataverse().fail_next(fault);
-    let answer = world.post("emails", json!({"subject": "x"})).await;
+    client.emulators.dataverse().fail_next(fault);
+    let answer = client.post("emails", json!({"subject": "x"})).await;
     assert_eq!(answer.error(), error(429, "0x80072322"));
     assert_eq!(answer.header("retry-after"), "17");
-    assert!(world.emulators.dataverse().rows("email").is_empty());
+    assert!(client.emulators.dataverse().rows("email").is_empty());
     assert_eq!(
-        world.post("emails", json!({"subject": "x"})).await.status,
+        client.post("emails", json!({"subject": "x"})).await.status,
         204
     );
 }
 
 #[tokio::test]
 async fn a_reset_loses_the_answer_before_or_after_the_work() {
-    let world = World::new().await;
+    let client = ValidClient::new().await;
     let post = || {
-        world
+        client
             .request(Method::POST, "emails")
             .json(&json!({"subject": "x"}))
     };
-    world.emulators.dataverse().fail_next(Fault::ResetBefore);
+    client.emulators.dataverse().fail_next(Fault::ResetBefore);
     assert!(post().send().await.is_err());
-    assert_eq!(world.emulators.dataverse().rows("email").len(), 0);
-    world
+    assert_eq!(client.emulators.dataverse().rows("email").len(), 0);
+    client
         .emulators
         .dataverse()
         .fail_next(Fault::ResetAfterCommit);
     assert!(post().send().await.is_err());
-    assert_eq!(world.emulators.dataverse().rows("email").len(), 1);
-    assert_eq!(world.send(post()).await.status, 204);
+    assert_eq!(client.emulators.dataverse().rows("email").len(), 1);
+    assert_eq!(client.send(post()).await.status, 204);
 }
 
 #[tokio::test]
 async fn a_dropped_twin_answers_no_more_even_on_open_connections() {
-    let world = World::new().await;
-    assert_eq!(world.get("WhoAmI").await.status, 200);
-    let again = world.request(Method::GET, "WhoAmI");
-    drop(world.emulators);
+    let client = ValidClient::new().await;
+    assert_eq!(client.get("WhoAmI").await.status, 200);
+    let again = client.request(Method::GET, "WhoAmI");
+    drop(client.emulators);
     assert!(again.send().await.is_err());
 }
 
 #[tokio::test]
 async fn errors_carry_details_when_annotations_are_asked_for() {
-    let world = World::new().await;
-    let annotated = world
+    let client = ValidClient::new().await;
+    let annotated = client
         .request(Method::GET, "emailz")
         .header("Prefer", "odata.include-annotations=\"*\"");
-    let error = world.send(annotated).await.json()["error"].clone();
+    let error = client.send(annotated).await.json()["error"].clone();
     assert!(error["@Microsoft.PowerApps.CDS.ErrorDetails.OperationStatus"].is_string());
     assert!(error["@Microsoft.PowerApps.CDS.HelpLink"].is_string());
-    let plain = world.get("emailz").await.json()["error"].clone();
+    let plain = client.get("emailz").await.json()["error"].clone();
     assert_eq!(plain.as_object().unwrap().len(), 2);
 }
 
 /// Inserts a user with this Entra object id.
-fn user(world: &World, entra_id: &str) -> Uuid {
+fn user(client: &ValidClient, entra_id: &str) -> Uuid {
     let row = json!({"lastname": "Ada", "azureactivedirectoryobjectid": entra_id});
-    world
+    client
         .emulators
         .dataverse()
         .insert("systemuser", row)
@@ -222,17 +228,17 @@ const ADA: &str = "00000000-0000-4000-8000-00000000000a";
 
 #[tokio::test]
 async fn an_application_acts_for_the_user_whose_entra_object_id_it_names() {
-    let world = World::new().await;
-    let ada = user(&world, ADA);
-    let application = world.get("WhoAmI").await.json()["UserId"].clone();
-    let request = world.request(Method::GET, "WhoAmI");
+    let client = ValidClient::new().await;
+    let ada = user(&client, ADA);
+    let application = client.get("WhoAmI").await.json()["UserId"].clone();
+    let request = client.request(Method::GET, "WhoAmI");
     let request = request.header("CallerObjectId", ADA.to_uppercase());
-    assert_eq!(world.send(request).await.json()["UserId"], json!(ada));
+    assert_eq!(client.send(request).await.json()["UserId"], json!(ada));
 
-    let request = world.request(Method::POST, "emails");
+    let request = client.request(Method::POST, "emails");
     let request = request.header("CallerObjectId", ADA).json(&json!({}));
-    let email = world.send(request).await.id();
-    let row = world.emulators.dataverse().row("email", email).unwrap();
+    let email = client.send(request).await.id();
+    let row = client.emulators.dataverse().row("email", email).unwrap();
     for (column, expected) in [
         ("createdby", json!(ada)),
         ("ownerid", json!(ada)),
@@ -242,9 +248,9 @@ async fn an_application_acts_for_the_user_whose_entra_object_id_it_names() {
         assert_eq!(row[column]["id"], expected, "{column}");
     }
     let path = format!("emails({email})");
-    let change = world.patch(&path, json!({"subject": "x"})).await;
+    let change = client.patch(&path, json!({"subject": "x"})).await;
     assert_eq!(change.status, 204);
-    let row = world.emulators.dataverse().row("email", email).unwrap();
+    let row = client.emulators.dataverse().row("email", email).unwrap();
     assert_eq!(row["modifiedby"]["id"], application);
     assert_eq!(row["modifiedonbehalfby"], json!(null));
     assert_eq!(row["createdby"]["id"], json!(ada));
@@ -252,16 +258,16 @@ async fn an_application_acts_for_the_user_whose_entra_object_id_it_names() {
 
 #[tokio::test]
 async fn acting_for_another_needs_the_privilege_a_user_and_the_rights_of_both() {
-    let world = World::new().await;
-    let dataverse = world.emulators.dataverse();
-    user(&world, ADA);
+    let client = ValidClient::new().await;
+    let dataverse = client.emulators.dataverse();
+    user(&client, ADA);
     let gone = "00000000-0000-4000-8000-00000000000b";
     let row = json!({"lastname": "B", "isdisabled": true, "azureactivedirectoryobjectid": gone});
     dataverse.insert("systemuser", row).unwrap();
     let as_user = async |id: &str| {
-        let request = world.request(Method::POST, "emails");
+        let request = client.request(Method::POST, "emails");
         let request = request.header("CallerObjectId", id).json(&json!({}));
-        world.send(request).await
+        client.send(request).await
     };
     for nobody in [gone, "x", "00000000-0000-4000-8000-00000000000c"] {
         let refused = as_user(nobody).await;
@@ -281,20 +287,20 @@ async fn acting_for_another_needs_the_privilege_a_user_and_the_rights_of_both() 
     }
     // A privilege that is withheld from users does not affect calls that the application makes as
     // itself.
-    assert_eq!(world.post("emails", json!({})).await.status, 204);
+    assert_eq!(client.post("emails", json!({})).await.status, 204);
 }
 
 #[tokio::test]
 async fn another_way_to_act_for_somebody_is_not_imitated() {
-    let world = World::new().await;
-    let request = world.request(Method::GET, "WhoAmI");
+    let client = ValidClient::new().await;
+    let request = client.request(Method::GET, "WhoAmI");
     let request = request.header("MSCRMCallerID", ADA);
-    assert_eq!(world.send(request).await.error(), error(501, "twin"));
+    assert_eq!(client.send(request).await.error(), error(501, "twin"));
 }
 
 #[tokio::test]
 async fn an_organisation_survives_export_and_import() {
-    let (first, second) = (World::new().await, World::new().await);
+    let (first, second) = (ValidClient::new().await, ValidClient::new().await);
     let contact = first.contact("lark@example.com");
     let email = first
         .post("emails", json!({

@@ -7,78 +7,81 @@ use emulators::Setting;
 use serde_json::json;
 
 use super::batches::{change_set, get, send};
-use super::world::World;
+use super::valid_client::ValidClient;
 
 /// Returns how many milliseconds `step` takes on the emulator's clock.
-async fn cost(world: &World, step: impl Future) -> i64 {
-    let before = world.emulators.clock().now();
+async fn cost(client: &ValidClient, step: impl Future) -> i64 {
+    let before = client.emulators.clock().now();
     step.await;
-    let passed: TimeDelta = world.emulators.clock().now() - before;
+    let passed: TimeDelta = client.emulators.clock().now() - before;
     passed.num_milliseconds()
 }
 
 #[tokio::test]
 async fn nothing_costs_time_unless_asked_for() {
-    let world = World::new().await;
-    world.emulators.clock().stop();
-    assert_eq!(cost(&world, world.email()).await, 0);
+    let client = ValidClient::new().await;
+    client.emulators.clock().stop();
+    assert_eq!(cost(&client, client.email()).await, 0);
 }
 
 #[tokio::test]
 async fn a_request_costs_its_way_and_each_operation_its_work() {
-    let world = World::new().await;
-    world.emulators.clock().stop();
-    let dataverse = world.emulators.dataverse();
+    let client = ValidClient::new().await;
+    client.emulators.clock().stop();
+    let dataverse = client.emulators.dataverse();
     dataverse.set_setting(Setting::NetworkMilliseconds(40));
     dataverse.set_setting(Setting::OperationMilliseconds(15));
-    assert_eq!(cost(&world, world.get("WhoAmI")).await, 55);
-    assert_eq!(cost(&world, world.email()).await, 55);
+    assert_eq!(cost(&client, client.get("WhoAmI")).await, 55);
+    assert_eq!(cost(&client, client.email()).await, 55);
     let parts = [get("WhoAmI"), get("emails")];
-    assert_eq!(cost(&world, send(&world, &parts, "")).await, 40 + 2 * 15);
+    assert_eq!(cost(&client, send(&client, &parts, "")).await, 40 + 2 * 15);
     let set = [change_set(&[
         ("1", "POST /api/data/v9.2/emails", json!({})),
         ("2", "PATCH $1", json!({"subject": "x"})),
         ("3", "PATCH $1", json!({"statecode": 1})),
     ])];
-    assert_eq!(cost(&world, send(&world, &set, "")).await, 40 + 3 * 15);
+    assert_eq!(cost(&client, send(&client, &set, "")).await, 40 + 3 * 15);
 }
 
 #[tokio::test]
 async fn parts_that_are_not_reached_cost_nothing() {
-    let world = World::new().await;
-    world.emulators.clock().stop();
-    world
+    let client = ValidClient::new().await;
+    client.emulators.clock().stop();
+    client
         .emulators
         .dataverse()
         .set_setting(Setting::OperationMilliseconds(15));
     let parts = [get("WhoAmI"), get("nosuch"), get("WhoAmI")];
-    assert_eq!(cost(&world, send(&world, &parts, "")).await, 30);
+    assert_eq!(cost(&client, send(&client, &parts, "")).await, 30);
 }
 
 #[tokio::test]
 async fn a_token_runs_out_on_the_clock_of_the_twin() {
-    let world = World::new().await;
-    assert_eq!(world.get("WhoAmI").await.status, 200);
-    world.emulators.clock().advance(Duration::from_secs(601));
-    assert_eq!(world.get("WhoAmI").await.status, 401);
+    let client = ValidClient::new().await;
+    assert_eq!(client.get("WhoAmI").await.status, 200);
+    client.emulators.clock().advance(Duration::from_secs(601));
+    assert_eq!(client.get("WhoAmI").await.status, 401);
 }
 
 #[tokio::test]
 async fn rows_bear_the_time_of_the_clock() {
-    let world = World::new().await;
-    world.emulators.clock().advance(Duration::from_secs(86_400));
-    world.emulators.clock().stop();
-    let token = world
+    let client = ValidClient::new().await;
+    client
+        .emulators
+        .clock()
+        .advance(Duration::from_secs(86_400));
+    client.emulators.clock().stop();
+    let token = client
         .emulators
         .entra()
-        .issue_token(&world.emulators.dataverse().url(), 600);
-    let world = World { token, ..world };
-    let email = world.email().await;
-    let now = world
+        .issue_token(&client.emulators.dataverse().url(), 600);
+    let client = ValidClient { token, ..client };
+    let email = client.email().await;
+    let now = client
         .emulators
         .clock()
         .now()
         .format("%Y-%m-%dT%H:%M:%SZ")
         .to_string();
-    assert_eq!(world.stored(email, "createdon"), now);
+    assert_eq!(client.stored(email, "createdon"), now);
 }

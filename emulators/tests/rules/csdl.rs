@@ -6,10 +6,10 @@ use reqwest::Method;
 use roxmltree::{Document, Node};
 use serde_json::{Value, json};
 
-use super::world::{World, error};
+use super::valid_client::{ValidClient, error};
 
-async fn document(world: &World) -> String {
-    let answer = world.get("$metadata").await;
+async fn document(client: &ValidClient) -> String {
+    let answer = client.get("$metadata").await;
     assert_eq!(answer.status, 200);
     assert_eq!(answer.header("content-type"), "application/xml");
     answer.body
@@ -52,8 +52,8 @@ fn sets(document: &Document<'_>) -> Vec<(String, String)> {
 
 #[tokio::test]
 async fn the_document_is_an_odata_model_with_the_namespace_and_its_alias() {
-    let world = World::new().await;
-    let text = document(&world).await;
+    let client = ValidClient::new().await;
+    let text = document(&client).await;
     let document = Document::parse(&text).unwrap();
     let root = document.root_element();
     assert_eq!(root.tag_name().name(), "Edmx");
@@ -80,11 +80,11 @@ async fn the_document_is_an_odata_model_with_the_namespace_and_its_alias() {
 
 #[tokio::test]
 async fn every_entity_set_is_declared_and_every_declared_one_answers() {
-    let world = World::new().await;
-    let text = document(&world).await;
+    let client = ValidClient::new().await;
+    let text = document(&client).await;
     let document = Document::parse(&text).unwrap();
     let declared: BTreeSet<String> = sets(&document).into_iter().map(|(set, _)| set).collect();
-    let tables = world.get("EntityDefinitions?$select=EntitySetName").await;
+    let tables = client.get("EntityDefinitions?$select=EntitySetName").await;
     let known: BTreeSet<String> = tables.json()["value"]
         .as_array()
         .unwrap()
@@ -93,28 +93,28 @@ async fn every_entity_set_is_declared_and_every_declared_one_answers() {
         .collect();
     assert_eq!(declared, known);
     for set in declared {
-        assert_eq!(world.get(&set).await.status, 200, "{set}");
+        assert_eq!(client.get(&set).await.status, 200, "{set}");
     }
 }
 
 #[tokio::test]
 async fn every_declared_property_can_be_selected_and_every_shown_one_is_declared() {
-    let world = World::new().await;
-    let text = document(&world).await;
+    let client = ValidClient::new().await;
+    let text = document(&client).await;
     let document = Document::parse(&text).unwrap();
     for (set, kind) in sets(&document) {
-        world
+        client
             .emulators
             .dataverse()
             .insert(&kind, json!({}))
             .unwrap();
         let declared = names(&document, &kind, "Property");
         let select: Vec<&str> = declared.iter().map(String::as_str).collect();
-        let selected = world
+        let selected = client
             .get(&format!("{set}?$top=1&$select={}", select.join(",")))
             .await;
         assert_eq!(selected.status, 200, "{set}: {}", selected.body);
-        let row = world.get(&format!("{set}?$top=1")).await.json()["value"][0].clone();
+        let row = client.get(&format!("{set}?$top=1")).await.json()["value"][0].clone();
         let mut shown: BTreeSet<String> = row
             .as_object()
             .unwrap()
@@ -132,8 +132,8 @@ async fn every_declared_property_can_be_selected_and_every_shown_one_is_declared
 
 #[tokio::test]
 async fn every_declared_navigation_can_be_expanded_and_no_other() {
-    let world = World::new().await;
-    let text = document(&world).await;
+    let client = ValidClient::new().await;
+    let text = document(&client).await;
     let document = Document::parse(&text).unwrap();
     for (set, kind) in sets(&document) {
         let navigations: Vec<String> = names(&document, &kind, "NavigationProperty")
@@ -141,26 +141,26 @@ async fn every_declared_navigation_can_be_expanded_and_no_other() {
             .collect();
         if !navigations.is_empty() {
             let path = format!("{set}?$top=1&$expand={}", navigations.join(","));
-            assert_eq!(world.get(&path).await.status, 200, "{set}");
+            assert_eq!(client.get(&path).await.status, 200, "{set}");
         }
-        let answer = world.get(&format!("{set}?$expand=nosuch")).await;
+        let answer = client.get(&format!("{set}?$expand=nosuch")).await;
         assert_eq!(answer.error(), error(400, "0x80060888"), "{set}");
     }
 }
 
 #[tokio::test]
 async fn names_of_lookups_in_the_document_can_be_bound_with() {
-    let world = World::new().await;
-    let text = document(&world).await;
+    let client = ValidClient::new().await;
+    let text = document(&client).await;
     let document = Document::parse(&text).unwrap();
     for (set, kind) in [("emails", "email"), ("appointments", "appointment")] {
-        let row = world.post(set, json!({})).await.id();
+        let row = client.post(set, json!({})).await.id();
         for name in names(&document, kind, "NavigationProperty") {
             if name.contains("_activity_") {
                 continue;
             }
             let body = json!({format!("{name}@odata.bind"): null});
-            let answer = world.patch(&format!("{set}({row})"), body).await;
+            let answer = client.patch(&format!("{set}({row})"), body).await;
             assert_eq!(answer.status, 204, "{name}: {}", answer.body);
         }
     }
@@ -168,11 +168,11 @@ async fn names_of_lookups_in_the_document_can_be_bound_with() {
 
 #[tokio::test]
 async fn lengths_of_texts_are_in_the_document_and_follow_changes() {
-    let world = World::new().await;
-    let dataverse = world.emulators.dataverse();
+    let client = ValidClient::new().await;
+    let dataverse = client.emulators.dataverse();
     dataverse.set_max_length("lead", "subject", 50).unwrap();
     dataverse.add_text_column("email", "new_key", 64).unwrap();
-    let text = document(&world).await;
+    let text = document(&client).await;
     let document = Document::parse(&text).unwrap();
     let length = |kind: &str, name: &str| {
         let kind = entity_type(&document, kind).unwrap();
@@ -190,8 +190,8 @@ async fn lengths_of_texts_are_in_the_document_and_follow_changes() {
 
 #[tokio::test]
 async fn definitions_show_what_the_document_says_they_have() {
-    let world = World::new().await;
-    let text = document(&world).await;
+    let client = ValidClient::new().await;
+    let text = document(&client).await;
     let document = Document::parse(&text).unwrap();
     let compare = |form: &Value, kind: &str| {
         let declared = names(&document, kind, "Property");
@@ -201,21 +201,21 @@ async fn definitions_show_what_the_document_says_they_have() {
         }
     };
     let email = "EntityDefinitions(LogicalName='email')";
-    compare(&world.get(email).await.json(), "EntityMetadata");
-    let columns = world.get(&format!("{email}/Attributes")).await.json();
+    compare(&client.get(email).await.json(), "EntityMetadata");
+    let columns = client.get(&format!("{email}/Attributes")).await.json();
     for column in columns["value"].as_array().unwrap() {
         let kind = column["@odata.type"].as_str().unwrap();
         let kind = kind.trim_start_matches("#Microsoft.Dynamics.CRM.");
         compare(column, kind);
     }
     let lookups = format!("{email}/ManyToOneRelationships");
-    let lookups = world.get(&lookups).await.json();
+    let lookups = client.get(&lookups).await.json();
     compare(&lookups["value"][0], "OneToManyRelationshipMetadata");
 }
 
 #[tokio::test]
 async fn the_document_is_only_read() {
-    let world = World::new().await;
-    let post = world.request(Method::POST, "$metadata").json(&json!({}));
-    assert_eq!(world.send(post).await.error(), error(405, "0x80060888"));
+    let client = ValidClient::new().await;
+    let post = client.request(Method::POST, "$metadata").json(&json!({}));
+    assert_eq!(client.send(post).await.error(), error(405, "0x80060888"));
 }

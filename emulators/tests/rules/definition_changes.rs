@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::batches::{change_set, send};
 use super::definitions::each;
-use super::world::{Answered, World, error};
+use super::valid_client::{Answered, ValidClient, error};
 
 pub(crate) const EMAIL: &str = "EntityDefinitions(LogicalName='email')";
 
@@ -50,13 +50,13 @@ fn table(with: Value) -> Value {
     changed(table, with)
 }
 
-async fn put(world: &World, path: &str, body: Value) -> Answered {
-    let request = world.request(Method::PUT, path).json(&body);
-    world.send(request).await
+async fn put(client: &ValidClient, path: &str, body: Value) -> Answered {
+    let request = client.request(Method::PUT, path).json(&body);
+    client.send(request).await
 }
 
-pub(crate) async fn with_key_column(world: &World) {
-    let made = world
+pub(crate) async fn with_key_column(client: &ValidClient) {
+    let made = client
         .post(&format!("{EMAIL}/Attributes"), column(json!({})))
         .await;
     assert_eq!(made.status, 204, "{}", made.body);
@@ -71,14 +71,14 @@ pub(crate) fn key(with: Value) -> Value {
 
 #[tokio::test]
 async fn a_new_column_can_be_read_written_and_described_at_once() {
-    let world = World::new().await;
-    let made = world
+    let client = ValidClient::new().await;
+    let made = client
         .post(&format!("{EMAIL}/Attributes"), column(json!({})))
         .await;
     assert_eq!((made.status, made.body.as_str()), (204, ""));
     let url = made.header("odata-entityid").to_owned();
     let path = url.split_once("/api/data/v9.2/").unwrap().1;
-    let form = world.get(path).await.json();
+    let form = client.get(path).await.json();
     assert_eq!(form["LogicalName"], "new_synckey");
     assert_eq!(
         (&form["MaxLength"], &form["IsCustomAttribute"]),
@@ -88,23 +88,23 @@ async fn a_new_column_can_be_read_written_and_described_at_once() {
         form["DisplayName"]["UserLocalizedLabel"]["Label"],
         "Sync key"
     );
-    let row = world
+    let row = client
         .post("emails", json!({"new_synckey": "ab"}))
         .await
         .id();
-    assert_eq!(world.stored(row, "new_synckey"), "ab");
+    assert_eq!(client.stored(row, "new_synckey"), "ab");
     let long = json!({"new_synckey": "x".repeat(65)});
     assert_eq!(
-        world.post("emails", long).await.error(),
+        client.post("emails", long).await.error(),
         error(400, "0x80044331")
     );
-    assert!(world.get("$metadata").await.body.contains("new_synckey"));
-    assert!(world.emulators.dataverse().dropped().is_empty());
+    assert!(client.get("$metadata").await.body.contains("new_synckey"));
+    assert!(client.emulators.dataverse().dropped().is_empty());
 }
 
 #[tokio::test]
 async fn other_kinds_of_columns_take_their_own_values() {
-    let world = World::new().await;
+    let client = ValidClient::new().await;
     for (kind, good, bad) in [
         ("Memo", json!("x".repeat(2_000)), json!("x".repeat(2_001))),
         ("Integer", json!(5), json!("5")),
@@ -123,28 +123,28 @@ async fn other_kinds_of_columns_take_their_own_values() {
             "AttributeType": kind, "AttributeTypeName": {"Value": format!("{kind}Type")}, "MaxLength": null,
             "FormatName": null,
         }));
-        let made = world.post(&format!("{EMAIL}/Attributes"), body).await;
+        let made = client.post(&format!("{EMAIL}/Attributes"), body).await;
         assert_eq!(made.status, 204, "{kind}: {}", made.body);
         let name = name.to_lowercase();
         assert_eq!(
-            world.post("emails", json!({&name: good})).await.status,
+            client.post("emails", json!({&name: good})).await.status,
             204,
             "{kind}"
         );
         assert_eq!(
-            world.post("emails", json!({&name: bad})).await.status,
+            client.post("emails", json!({&name: bad})).await.status,
             400,
             "{kind}"
         );
     }
     let money = column(json!({"@odata.type": "Microsoft.Dynamics.CRM.MoneyAttributeMetadata"}));
-    let refused = world.post(&format!("{EMAIL}/Attributes"), money).await;
+    let refused = client.post(&format!("{EMAIL}/Attributes"), money).await;
     assert_eq!(refused.error(), error(501, "twin"));
 }
 
 #[tokio::test]
 async fn columns_that_cannot_be_are_refused_and_nothing_is_made() {
-    let world = World::new().await;
+    let client = ValidClient::new().await;
     for (with, code) in [
         (json!({"@odata.type": null}), "0x80048d19"),
         (json!({"Nosuch": 1}), "0x80048d19"),
@@ -162,34 +162,34 @@ async fn columns_that_cannot_be_are_refused_and_nothing_is_made() {
         (json!({"SchemaName": "2ew_SyncKey"}), "0x80044366"),
         (json!({"SchemaName": "new_Sync Key"}), "0x80044364"),
     ] {
-        let answer = world
+        let answer = client
             .post(&format!("{EMAIL}/Attributes"), column(with.clone()))
             .await;
         assert_eq!(answer.error(), error(400, code), "{with}");
     }
-    let absent = world
+    let absent = client
         .get(&format!("{EMAIL}/Attributes(LogicalName='new_synckey')"))
         .await;
     assert_eq!(absent.status, 404);
-    with_key_column(&world).await;
+    with_key_column(&client).await;
     let again = column(json!({"SchemaName": "new_synckey"}));
-    let again = world.post(&format!("{EMAIL}/Attributes"), again).await;
+    let again = client.post(&format!("{EMAIL}/Attributes"), again).await;
     assert_eq!(again.error(), error(400, "0x80047013"));
 }
 
 #[tokio::test]
 async fn a_definition_is_replaced_as_a_whole_and_keeps_other_languages_when_told() {
-    let world = World::new().await;
-    with_key_column(&world).await;
+    let client = ValidClient::new().await;
+    with_key_column(&client).await;
     let path = format!("{EMAIL}/Attributes(LogicalName='new_synckey')");
     let german = json!({"LocalizedLabels": [{"Label": "Schlüssel", "LanguageCode": 1031}]});
     let body = column(json!({"DisplayName": german, "MaxLength": null}));
-    let merged = world
+    let merged = client
         .request(Method::PUT, &path)
         .header("MSCRM.MergeLabels", "true")
         .json(&body);
-    assert_eq!(world.send(merged).await.status, 204);
-    let form = world.get(&path).await.json();
+    assert_eq!(client.send(merged).await.status, 204);
+    let form = client.get(&path).await.json();
     assert_eq!(
         form["DisplayName"]["LocalizedLabels"]
             .as_array()
@@ -202,8 +202,8 @@ async fn a_definition_is_replaced_as_a_whole_and_keeps_other_languages_when_told
         "a property that is not sent gets its default"
     );
 
-    assert_eq!(put(&world, &path, body).await.status, 204);
-    let form = world.get(&path).await.json();
+    assert_eq!(put(&client, &path, body).await.status, 204);
+    let form = client.get(&path).await.json();
     assert_eq!(
         form["DisplayName"]["LocalizedLabels"]
             .as_array()
@@ -219,89 +219,89 @@ async fn a_definition_is_replaced_as_a_whole_and_keeps_other_languages_when_told
             "0x80040203",
         ),
     ] {
-        let answer = put(&world, &path, column(with.clone())).await;
+        let answer = put(&client, &path, column(with.clone())).await;
         assert_eq!(answer.error(), error(400, code), "{with}");
     }
-    let patched = world.patch(&path, column(json!({}))).await;
+    let patched = client.patch(&path, column(json!({}))).await;
     assert_eq!(patched.error(), error(405, "0x80060888"));
 }
 
 #[tokio::test]
 async fn a_column_goes_with_its_values_unless_a_key_or_the_system_needs_it() {
-    let world = World::new().await;
-    with_key_column(&world).await;
-    let row = world
+    let client = ValidClient::new().await;
+    with_key_column(&client).await;
+    let row = client
         .post("emails", json!({"new_synckey": "ab"}))
         .await
         .id();
     let path = format!("{EMAIL}/Attributes(LogicalName='new_synckey')");
-    let made = world.post(&format!("{EMAIL}/Keys"), key(json!({}))).await;
-    assert_eq!(world.delete(&path).await.error(), error(400, "0x8004F01F"));
+    let made = client.post(&format!("{EMAIL}/Keys"), key(json!({}))).await;
+    assert_eq!(client.delete(&path).await.error(), error(400, "0x8004F01F"));
     let key_path = made
         .header("odata-entityid")
         .split_once("/api/data/v9.2/")
         .unwrap()
         .1
         .to_owned();
-    assert_eq!(world.delete(&key_path).await.status, 204);
-    assert_eq!(world.delete(&path).await.status, 204);
-    assert_eq!(world.stored(row, "new_synckey"), Value::Null);
-    let gone = world.get("emails?$select=new_synckey").await;
+    assert_eq!(client.delete(&key_path).await.status, 204);
+    assert_eq!(client.delete(&path).await.status, 204);
+    assert_eq!(client.stored(row, "new_synckey"), Value::Null);
+    let gone = client.get("emails?$select=new_synckey").await;
     assert_eq!(gone.error(), error(400, "0x80060888"));
     let standard = format!("{EMAIL}/Attributes(LogicalName='subject')");
     assert_eq!(
-        world.delete(&standard).await.error(),
+        client.delete(&standard).await.error(),
         error(400, "0x80047009")
     );
 }
 
 #[tokio::test]
 async fn a_new_table_has_rows_of_its_own_that_emails_can_concern() {
-    let world = World::new().await;
-    let made = world.post("EntityDefinitions", table(json!({}))).await;
+    let client = ValidClient::new().await;
+    let made = client.post("EntityDefinitions", table(json!({}))).await;
     assert_eq!(made.status, 204, "{}", made.body);
     let path = made
         .header("odata-entityid")
         .split_once("/api/data/v9.2/")
         .unwrap()
         .1;
-    let form = world.get(path).await.json();
+    let form = client.get(path).await.json();
     assert_eq!(form["EntitySetName"], "new_projects");
     assert_eq!(
         (&form["PrimaryIdAttribute"], &form["PrimaryNameAttribute"]),
         (&json!("new_projectid"), &json!("new_name"))
     );
-    let project = world
+    let project = client
         .post("new_projects", json!({"new_name": "Bridge"}))
         .await
         .id();
-    let row = world.get(&format!("new_projects({project})")).await.json();
+    let row = client.get(&format!("new_projects({project})")).await.json();
     assert_eq!(
         (&row["new_name"], &row["statecode"]),
         (&json!("Bridge"), &json!(0))
     );
 
     let lookups = format!("{path}/OneToManyRelationships?$filter=ReferencingEntity eq 'email'");
-    let lookups = world.get(&lookups).await.json();
+    let lookups = client.get(&lookups).await.json();
     let name = each(&lookups, "ReferencingEntityNavigationPropertyName").remove(0);
     assert_eq!(name, "regardingobjectid_new_project_email");
     let bound = json!({format!("{name}@odata.bind"): format!("/new_projects({project})")});
-    let email = world.post("emails", bound).await.id();
-    let stored = world.stored(email, "regardingobjectid");
+    let email = client.post("emails", bound).await.id();
+    let stored = client.stored(email, "regardingobjectid");
     assert_eq!(stored["table"], "new_project");
     assert!(
-        world
+        client
             .get("$metadata")
             .await
             .body
             .contains("EntitySet Name=\"new_projects\"")
     );
-    assert!(world.emulators.dataverse().dropped().is_empty());
+    assert!(client.emulators.dataverse().dropped().is_empty());
 }
 
 #[tokio::test]
 async fn tables_that_cannot_be_are_refused() {
-    let world = World::new().await;
+    let client = ValidClient::new().await;
     let no_title = json!([column(json!({}))]);
     for (with, code) in [
         (json!({"SchemaName": null}), "0x80040200"),
@@ -315,80 +315,80 @@ async fn tables_that_cannot_be_are_refused() {
         (json!({"EntitySetName": "emails"}), "0x8004700B"),
         (json!({"Nosuch": true}), "0x80048d19"),
     ] {
-        let answer = world.post("EntityDefinitions", table(with.clone())).await;
+        let answer = client.post("EntityDefinitions", table(with.clone())).await;
         assert_eq!(answer.error(), error(400, code), "{with}");
     }
-    let activity = world
+    let activity = client
         .post("EntityDefinitions", table(json!({"IsActivity": true})))
         .await;
     assert_eq!(activity.error(), error(501, "twin"));
     assert_eq!(
-        world
+        client
             .post("EntityDefinitions", table(json!({})))
             .await
             .status,
         204
     );
-    let again = world.post("EntityDefinitions", table(json!({}))).await;
+    let again = client.post("EntityDefinitions", table(json!({}))).await;
     assert_eq!(again.error(), error(400, "0x8004700B"));
 }
 
 #[tokio::test]
 async fn a_table_can_be_replaced_and_removed_with_its_rows() {
-    let world = World::new().await;
-    world
+    let client = ValidClient::new().await;
+    client
         .post("EntityDefinitions", table(json!({"HasActivities": false})))
         .await;
     let path = "EntityDefinitions(LogicalName='new_project')";
     let body = table(json!({"DisplayName": label("Venture"), "Attributes": null}));
-    assert_eq!(put(&world, path, body).await.status, 204);
-    let form = world.get(path).await.json();
+    assert_eq!(put(&client, path, body).await.status, 204);
+    let form = client.get(path).await.json();
     assert_eq!(
         form["DisplayName"]["UserLocalizedLabel"]["Label"],
         "Venture"
     );
     assert_eq!(form["HasActivities"], true);
-    let patched = world.patch(path, json!({})).await;
+    let patched = client.patch(path, json!({})).await;
     assert_eq!(patched.error(), error(405, "0x80060888"));
-    world.post("new_projects", json!({})).await;
-    assert_eq!(world.delete(path).await.status, 204);
+    client.post("new_projects", json!({})).await;
+    assert_eq!(client.delete(path).await.status, 204);
     assert_eq!(
-        world.get("new_projects").await.error(),
+        client.get("new_projects").await.error(),
         error(404, "0x8006088A")
     );
     let bound = json!({"regardingobjectid_new_project@odata.bind": null});
     assert_eq!(
-        world.post("emails", bound).await.error(),
+        client.post("emails", bound).await.error(),
         error(400, "0x80048d19")
     );
-    assert_eq!(world.delete(EMAIL).await.error(), error(400, "0x80047008"));
+    assert_eq!(client.delete(EMAIL).await.error(), error(400, "0x80047008"));
 }
 
 #[tokio::test]
 async fn what_goes_into_a_solution_has_the_prefix_of_its_publisher() {
-    let world = World::new().await;
+    let client = ValidClient::new().await;
     let publisher = json!({"uniquename": "mv", "friendlyname": "mv", "customizationprefix": "mv"});
-    let publisher = world.post("publishers", publisher).await.id();
+    let publisher = client.post("publishers", publisher).await.id();
     let solution = json!({
         "uniquename": "mailverse", "friendlyname": "mailverse", "version": "1.0.0.0",
         "publisherid@odata.bind": format!("/publishers({publisher})"),
     });
-    assert_eq!(world.post("solutions", solution).await.status, 204);
+    assert_eq!(client.post("solutions", solution).await.status, 204);
     let post = |solution: &str, name: &str| {
-        world
+        client
             .request(Method::POST, &format!("{EMAIL}/Attributes"))
             .header("MSCRM.SolutionUniqueName", solution)
             .json(&column(json!({"SchemaName": name})))
     };
-    let foreign = world.send(post("mailverse", "new_SyncKey")).await;
+    let foreign = client.send(post("mailverse", "new_SyncKey")).await;
     assert_eq!(foreign.error(), error(400, "0x80044366"));
-    let missing = world.send(post("nosuch", "mv_SyncKey")).await;
+    let missing = client.send(post("nosuch", "mv_SyncKey")).await;
     assert_eq!(missing.error(), error(404, "0x80040217"));
     assert_eq!(
-        world.send(post("mailverse", "mv_SyncKey")).await.status,
+        client.send(post("mailverse", "mv_SyncKey")).await.status,
         204
     );
-    let seen = world
+    let seen = client
         .get("solutions?$filter=isvisible eq true&$select=uniquename")
         .await
         .json();
@@ -397,24 +397,24 @@ async fn what_goes_into_a_solution_has_the_prefix_of_its_publisher() {
 
 #[tokio::test]
 async fn a_failed_change_set_takes_its_definitions_back() {
-    let world = World::new().await;
+    let client = ValidClient::new().await;
     let attributes = format!("POST /api/data/v9.2/{EMAIL}/Attributes");
     let fails = ("2", "POST /api/data/v9.2/emails", json!({"nosuch": 1}));
     let set = change_set(&[("1", &attributes, column(json!({}))), fails]);
-    assert_eq!(send(&world, &[set], "").await.status, 400);
+    assert_eq!(send(&client, &[set], "").await.status, 400);
     let path = format!("{EMAIL}/Attributes(LogicalName='new_synckey')");
-    assert_eq!(world.get(&path).await.status, 404);
+    assert_eq!(client.get(&path).await.status, 404);
 }
 
 #[tokio::test]
 async fn customisations_are_published_by_name_or_all_at_once() {
-    let world = World::new().await;
-    assert_eq!(world.post("PublishAllXml", json!({})).await.status, 204);
+    let client = ValidClient::new().await;
+    assert_eq!(client.post("PublishAllXml", json!({})).await.status, 204);
     let some = json!({"ParameterXml": "<importexportxml><entities><entity>email</entity></entities></importexportxml>"});
-    assert_eq!(world.post("PublishXml", some).await.status, 204);
-    let nothing = world.post("PublishXml", json!({})).await;
+    assert_eq!(client.post("PublishXml", some).await.status, 204);
+    let nothing = client.post("PublishXml", json!({})).await;
     assert_eq!(nothing.error(), error(400, "0x80048d19"));
-    assert_eq!(world.get("PublishAllXml").await.status, 405);
-    let unknown = world.post("CreateEntities", json!({})).await;
+    assert_eq!(client.get("PublishAllXml").await.status, 405);
+    let unknown = client.post("CreateEntities", json!({})).await;
     assert_eq!(unknown.error(), error(501, "twin"));
 }

@@ -3,7 +3,7 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::world::{World, error};
+use super::valid_client::{ValidClient, error};
 
 const EMAIL: &str = "EntityDefinitions(LogicalName='email')";
 
@@ -16,13 +16,13 @@ pub(crate) fn each(body: &Value, name: &str) -> Vec<String> {
 
 #[tokio::test]
 async fn limits_of_texts_can_be_read_before_they_hurt() {
-    let world = World::new().await;
-    world
+    let client = ValidClient::new().await;
+    client
         .emulators
         .dataverse()
         .set_max_length("lead", "subject", 50)
         .unwrap();
-    let all = world
+    let all = client
         .get("EntityDefinitions(LogicalName='lead')/Attributes/Microsoft.Dynamics.CRM.StringAttributeMetadata?$select=LogicalName,MaxLength")
         .await
         .json();
@@ -45,16 +45,16 @@ async fn limits_of_texts_can_be_read_before_they_hurt() {
 
 #[tokio::test]
 async fn a_column_or_table_that_is_missing_is_404() {
-    let world = World::new().await;
-    assert_eq!(world.get(EMAIL).await.json()["EntitySetName"], "emails");
+    let client = ValidClient::new().await;
+    assert_eq!(client.get(EMAIL).await.json()["EntitySetName"], "emails");
     let column = format!("{EMAIL}/Attributes(LogicalName='new_key')");
-    assert_eq!(world.get(&column).await.status, 404);
-    world
+    assert_eq!(client.get(&column).await.status, 404);
+    client
         .emulators
         .dataverse()
         .add_text_column("email", "new_key", 64)
         .unwrap();
-    assert_eq!(world.get(&column).await.json()["MaxLength"], 64);
+    assert_eq!(client.get(&column).await.json()["MaxLength"], 64);
     for path in [
         "EntityDefinitions(LogicalName='nosuch')".to_owned(),
         format!("{EMAIL}/Keys(LogicalName='nosuch')"),
@@ -63,26 +63,26 @@ async fn a_column_or_table_that_is_missing_is_404() {
         ),
         "EntityDefinitions(00000000-0000-4000-8000-000000000001)".to_owned(),
     ] {
-        assert_eq!(world.get(&path).await.status, 404, "{path}");
+        assert_eq!(client.get(&path).await.status, 404, "{path}");
     }
     for path in [
         format!("{EMAIL}/Nosuch"),
         format!("{EMAIL}/Attributes/Microsoft.Dynamics.CRM.NoSuchMetadata"),
     ] {
         assert_eq!(
-            world.get(&path).await.error(),
+            client.get(&path).await.error(),
             error(404, "0x8006088A"),
             "{path}"
         );
     }
-    let broken = world.get("EntityDefinitions(email)").await;
+    let broken = client.get("EntityDefinitions(email)").await;
     assert_eq!(broken.error(), error(400, "0x80060888"));
 }
 
 #[tokio::test]
 async fn a_table_is_found_by_its_name_or_its_id() {
-    let world = World::new().await;
-    let found = world
+    let client = ValidClient::new().await;
+    let found = client
         .get("EntityDefinitions?$select=MetadataId,LogicalName,PrimaryIdAttribute&$filter=LogicalName eq 'contact'")
         .await
         .json();
@@ -93,9 +93,9 @@ async fn a_table_is_found_by_its_name_or_its_id() {
         format!("EntityDefinitions({id})"),
         format!("EntityDefinitions(MetadataId={id})"),
     ] {
-        assert_eq!(world.get(&path).await.json()["LogicalName"], "contact");
+        assert_eq!(client.get(&path).await.json()["LogicalName"], "contact");
     }
-    let nothing = world
+    let nothing = client
         .get("EntityDefinitions?$filter=LogicalName eq 'nosuch'")
         .await;
     assert_eq!(nothing.json()["value"], json!([]));
@@ -103,14 +103,14 @@ async fn a_table_is_found_by_its_name_or_its_id() {
 
 #[tokio::test]
 async fn choices_come_with_their_labels_when_expanded() {
-    let world = World::new().await;
+    let client = ValidClient::new().await;
     let path = |column: &str, kind: &str| {
         format!(
             "{EMAIL}/Attributes(LogicalName='{column}')/Microsoft.Dynamics.CRM.{kind}AttributeMetadata\
              ?$select=LogicalName&$expand=OptionSet"
         )
     };
-    let priority = world.get(&path("prioritycode", "Picklist")).await.json();
+    let priority = client.get(&path("prioritycode", "Picklist")).await.json();
     let options = priority["OptionSet"]["Options"].as_array().unwrap();
     let values: Vec<i64> = options
         .iter()
@@ -119,40 +119,40 @@ async fn choices_come_with_their_labels_when_expanded() {
     assert_eq!(values, [0, 1, 2]);
     assert_eq!(options[2]["Label"]["UserLocalizedLabel"]["Label"], "High");
 
-    let status = world.get(&path("statuscode", "Status")).await.json();
+    let status = client.get(&path("statuscode", "Status")).await.json();
     let options = status["OptionSet"]["Options"].as_array().unwrap();
     let received = options.iter().find(|option| option["Value"] == 4).unwrap();
     assert_eq!(received["State"], 1);
 
-    let state = world.get(&path("statecode", "State")).await.json();
+    let state = client.get(&path("statecode", "State")).await.json();
     let completed = &state["OptionSet"]["Options"][1];
     assert_eq!(
         (&completed["Value"], &completed["DefaultStatus"]),
         (&json!(1), &json!(2))
     );
 
-    let direction = world.get(&path("directioncode", "Boolean")).await.json();
+    let direction = client.get(&path("directioncode", "Boolean")).await.json();
     let label = &direction["OptionSet"]["FalseOption"]["Label"]["UserLocalizedLabel"]["Label"];
     assert_eq!(*label, "Incoming");
     let bare = format!("{EMAIL}/Attributes(LogicalName='prioritycode')");
-    assert!(world.get(&bare).await.json().get("OptionSet").is_none());
+    assert!(client.get(&bare).await.json().get("OptionSet").is_none());
 }
 
 #[tokio::test]
 async fn names_of_lookups_can_be_found_out() {
-    let world = World::new().await;
-    let found = world
+    let client = ValidClient::new().await;
+    let found = client
         .get("EntityDefinitions(LogicalName='opportunity')/OneToManyRelationships?$filter=ReferencingEntity eq 'email'")
         .await
         .json();
     let name = "ReferencingEntityNavigationPropertyName";
     assert_eq!(each(&found, name), ["regardingobjectid_opportunity_email"]);
-    let inherited = world
+    let inherited = client
         .get("EntityDefinitions(LogicalName='opportunity')/OneToManyRelationships?$filter=ReferencingEntity eq 'activitypointer'")
         .await
         .json();
     assert_eq!(each(&inherited, name), ["regardingobjectid_opportunity"]);
-    let own = world
+    let own = client
         .get(&format!(
             "{EMAIL}/ManyToOneRelationships?$filter=ReferencedEntity eq 'contact' and ReferencingAttribute eq 'regardingobjectid'"
         ))
@@ -163,18 +163,18 @@ async fn names_of_lookups_can_be_found_out() {
 
 #[tokio::test]
 async fn keys_can_be_read_and_expanded() {
-    let world = World::new().await;
+    let client = ValidClient::new().await;
     let keys = format!("{EMAIL}/Keys");
-    assert_eq!(world.get(&keys).await.json()["value"], json!([]));
-    world
+    assert_eq!(client.get(&keys).await.json()["value"], json!([]));
+    client
         .emulators
         .dataverse()
         .add_alternate_key("email", &["messageid"])
         .unwrap();
-    let key = world.get(&keys).await.json()["value"][0].clone();
+    let key = client.get(&keys).await.json()["value"][0].clone();
     assert_eq!(key["KeyAttributes"], json!(["messageid"]));
     assert_eq!(key["EntityKeyIndexStatus"], "Active");
-    let table = world
+    let table = client
         .get(&format!(
             "{EMAIL}?$select=LogicalName&$expand=Keys($select=SchemaName)"
         ))
@@ -186,22 +186,22 @@ async fn keys_can_be_read_and_expanded() {
 
 #[tokio::test]
 async fn definitions_are_filtered_by_comparisons_only() {
-    let world = World::new().await;
+    let client = ValidClient::new().await;
     for function in ["contains", "startswith", "endswith"] {
-        let search = world
+        let search = client
             .get(&format!(
                 "EntityDefinitions?$filter={function}(LogicalName,'e')"
             ))
             .await;
         assert_eq!(search.error(), error(501, "0x8006088A"), "{function}");
     }
-    let custom = world
+    let custom = client
         .get(&format!(
             "{EMAIL}/Attributes?$select=LogicalName&$filter=IsCustomAttribute eq true"
         ))
         .await;
     assert_eq!(custom.json()["value"], json!([]));
-    let memos = world
+    let memos = client
         .get(&format!(
             "{EMAIL}/Attributes?$filter=AttributeType eq Microsoft.Dynamics.CRM.AttributeTypeCode'Memo' and not \
              (LogicalName eq 'description')"
@@ -215,7 +215,7 @@ async fn definitions_are_filtered_by_comparisons_only() {
 
 #[tokio::test]
 async fn names_that_definitions_do_not_have_are_refused_in_queries() {
-    let world = World::new().await;
+    let client = ValidClient::new().await;
     for (query, expected) in [
         ("Attributes?$select=MaxLength", error(400, "0x80060888")),
         ("Attributes?$select=logicalname", error(400, "0x80060888")),
@@ -224,22 +224,22 @@ async fn names_that_definitions_do_not_have_are_refused_in_queries() {
         ("Attributes?$orderby=LogicalName", error(400, "0x80060888")),
         ("Attributes?$select=IsAuditEnabled", error(501, "twin")),
     ] {
-        let answer = world.get(&format!("{EMAIL}/{query}")).await;
+        let answer = client.get(&format!("{EMAIL}/{query}")).await;
         assert_eq!(answer.error(), expected, "{query}");
     }
 }
 
 #[tokio::test]
 async fn settings_and_solutions_of_the_organisation_can_be_read() {
-    let world = World::new().await;
-    let settings = world
+    let client = ValidClient::new().await;
+    let settings = client
         .get("organizations?$select=maxuploadfilesize,blockedattachments")
         .await
         .json();
     assert_eq!(settings["value"][0]["maxuploadfilesize"], 5_242_880);
     let blocked = settings["value"][0]["blockedattachments"].as_str().unwrap();
     assert!(blocked.split(';').any(|ending| ending == "exe"));
-    let solutions = world
+    let solutions = client
         .get("solutions?$filter=isvisible eq true&$select=uniquename,version,ismanaged")
         .await
         .json();
@@ -249,7 +249,7 @@ async fn settings_and_solutions_of_the_organisation_can_be_read() {
 
 #[tokio::test]
 async fn a_verb_that_definitions_do_not_take_is_405() {
-    let world = World::new().await;
+    let client = ValidClient::new().await;
     let column = format!("{EMAIL}/Attributes(LogicalName='subject')");
     for (method, path) in [
         (Method::PATCH, EMAIL.to_owned()),
@@ -259,8 +259,8 @@ async fn a_verb_that_definitions_do_not_take_is_405() {
         (Method::PUT, "EntityDefinitions".to_owned()),
         (Method::POST, format!("{EMAIL}/OneToManyRelationships")),
     ] {
-        let request = world.request(method.clone(), &path).json(&json!({}));
-        let answer = world.send(request).await;
+        let request = client.request(method.clone(), &path).json(&json!({}));
+        let answer = client.send(request).await;
         assert_eq!(answer.error(), error(405, "0x80060888"), "{method} {path}");
     }
 }

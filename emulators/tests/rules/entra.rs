@@ -3,44 +3,44 @@
 use emulators::Fault;
 use serde_json::Value;
 
-use super::world::World;
+use super::valid_client::ValidClient;
 
 type Form = Vec<(&'static str, String)>;
 
-fn right(world: &World) -> Form {
-    let entra = world.emulators.entra();
+fn right(client: &ValidClient) -> Form {
+    let entra = client.emulators.entra();
     vec![
         ("client_id", entra.client_id()),
         (
             "scope",
-            format!("{}/.default", world.emulators.dataverse().url()),
+            format!("{}/.default", client.emulators.dataverse().url()),
         ),
         ("grant_type", "client_credentials".to_owned()),
         ("client_secret", entra.client_secret()),
     ]
 }
 
-async fn ask(world: &World, tenant: &str, form: &Form) -> (u16, Value) {
+async fn ask(client: &ValidClient, tenant: &str, form: &Form) -> (u16, Value) {
     let url = format!(
         "{}/{tenant}/oauth2/v2.0/token",
-        world.emulators.entra().authority()
+        client.emulators.entra().authority()
     );
-    let response = world.http.post(url).form(form).send().await.unwrap();
+    let response = client.http.post(url).form(form).send().await.unwrap();
     (response.status().as_u16(), response.json().await.unwrap())
 }
 
-async fn ask_with(world: &World, name: &'static str, value: Option<&str>) -> (u16, Value) {
-    let mut form = right(world);
+async fn ask_with(client: &ValidClient, name: &'static str, value: Option<&str>) -> (u16, Value) {
+    let mut form = right(client);
     form.retain(|(known, _)| *known != name);
     form.extend(value.map(|value| (name, value.to_owned())));
-    ask(world, &world.emulators.entra().tenant_id(), &form).await
+    ask(client, &client.emulators.entra().tenant_id(), &form).await
 }
 
 #[tokio::test]
 async fn the_right_secret_gets_a_fresh_token_that_dataverse_takes() {
-    let mut world = World::new().await;
-    let tenant = world.emulators.entra().tenant_id();
-    let (status, first) = ask(&world, &tenant, &right(&world)).await;
+    let mut client = ValidClient::new().await;
+    let tenant = client.emulators.entra().tenant_id();
+    let (status, first) = ask(&client, &tenant, &right(&client)).await;
     assert_eq!(
         (
             status,
@@ -50,19 +50,19 @@ async fn the_right_secret_gets_a_fresh_token_that_dataverse_takes() {
         (200, Some("Bearer"), Some(3599))
     );
     assert!(first.get("refresh_token").is_none());
-    let (_, second) = ask(&world, &tenant, &right(&world)).await;
+    let (_, second) = ask(&client, &tenant, &right(&client)).await;
     assert_ne!(first["access_token"], second["access_token"]);
     first["access_token"]
         .as_str()
         .unwrap()
-        .clone_into(&mut world.token);
-    assert_eq!(world.get("WhoAmI").await.status, 200);
-    assert_eq!(world.emulators.entra().requests(), 2);
+        .clone_into(&mut client.token);
+    assert_eq!(client.get("WhoAmI").await.status, 200);
+    assert_eq!(client.emulators.entra().requests(), 2);
 }
 
 #[tokio::test]
 async fn each_mistake_has_its_own_error() {
-    let world = World::new().await;
+    let client = ValidClient::new().await;
     for (name, value, status, error, number) in [
         (
             "client_secret",
@@ -104,7 +104,7 @@ async fn each_mistake_has_its_own_error() {
         ("client_secret", None, 400, "invalid_request", 900_144),
         ("scope", None, 400, "invalid_request", 900_144),
     ] {
-        let (got, body) = ask_with(&world, name, value).await;
+        let (got, body) = ask_with(&client, name, value).await;
         assert_eq!(
             (got, body["error"].as_str()),
             (status, Some(error)),
@@ -121,8 +121,8 @@ async fn each_mistake_has_its_own_error() {
 
 #[tokio::test]
 async fn an_unknown_tenant_is_not_found() {
-    let world = World::new().await;
-    let (status, body) = ask(&world, "nosuch.example.com", &right(&world)).await;
+    let client = ValidClient::new().await;
+    let (status, body) = ask(&client, "nosuch.example.com", &right(&client)).await;
     assert_eq!(
         (status, body["error_codes"][0].as_i64()),
         (400, Some(90_002))
@@ -131,24 +131,24 @@ async fn an_unknown_tenant_is_not_found() {
 
 #[tokio::test]
 async fn a_body_that_is_no_form_is_refused() {
-    let world = World::new().await;
-    let entra = world.emulators.entra();
+    let client = ValidClient::new().await;
+    let entra = client.emulators.entra();
     let url = format!(
         "{}/{}/oauth2/v2.0/token",
         entra.authority(),
         entra.tenant_id()
     );
-    let response = world
+    let response = client
         .http
         .post(&url)
-        .json(&right(&world))
+        .json(&right(&client))
         .send()
         .await
         .unwrap();
     assert_eq!(response.status(), 400);
-    assert_eq!(world.http.get(&url).send().await.unwrap().status(), 400);
+    assert_eq!(client.http.get(&url).send().await.unwrap().status(), 400);
     assert_eq!(
-        world
+        client
             .http
             .get(entra.authority())
             .send()
@@ -161,14 +161,14 @@ async fn a_body_that_is_no_form_is_refused() {
 
 #[tokio::test]
 async fn a_secret_that_is_not_encoded_is_another_secret() {
-    let world = World::new().await;
-    let entra = world.emulators.entra();
-    let raw = right(&world)
+    let client = ValidClient::new().await;
+    let entra = client.emulators.entra();
+    let raw = right(&client)
         .iter()
         .map(|(name, value)| format!("{name}={value}"))
         .collect::<Vec<_>>()
         .join("&");
-    let request = world.http.post(format!(
+    let request = client.http.post(format!(
         "{}/{}/oauth2/v2.0/token",
         entra.authority(),
         entra.tenant_id()
@@ -184,18 +184,18 @@ async fn a_secret_that_is_not_encoded_is_another_secret() {
 
 #[tokio::test]
 async fn entra_can_fail_too() {
-    let world = World::new().await;
-    world.emulators.entra().fail_next(Fault::Status {
+    let client = ValidClient::new().await;
+    client.emulators.entra().fail_next(Fault::Status {
         status: 503,
         code: "temporarily_unavailable".to_owned(),
         message: "later".to_owned(),
         retry_after_seconds: None,
     });
-    let tenant = world.emulators.entra().tenant_id();
-    let (status, body) = ask(&world, &tenant, &right(&world)).await;
+    let tenant = client.emulators.entra().tenant_id();
+    let (status, body) = ask(&client, &tenant, &right(&client)).await;
     assert_eq!(
         (status, body["error"].as_str()),
         (503, Some("temporarily_unavailable"))
     );
-    assert_eq!(ask(&world, &tenant, &right(&world)).await.0, 200);
+    assert_eq!(ask(&client, &tenant, &right(&client)).await.0, 200);
 }

@@ -4,7 +4,7 @@ use reqwest::Method;
 use serde_json::json;
 
 use super::batches::{change_set, get};
-use super::world::{Answered, World, error};
+use super::valid_client::{Answered, ValidClient, error};
 
 const EMAIL: &str = "POST /api/data/v9.2/emails";
 
@@ -16,33 +16,33 @@ fn good() -> String {
     format!("{0}{set}{0}{0}--b--\r\n", get("WhoAmI"))
 }
 
-async fn send(world: &World, body: String) -> Answered {
-    let request = world
+async fn send(client: &ValidClient, body: String) -> Answered {
+    let request = client
         .request(Method::POST, "$batch")
         .header("Content-Type", "multipart/mixed; boundary=b");
-    world.send(request.body(body)).await
+    client.send(request.body(body)).await
 }
 
 #[tokio::test]
 async fn each_line_end_must_be_crlf() {
-    let world = World::new().await;
-    assert_eq!(send(&world, good()).await.status, 200);
-    let before = world.emulators.dataverse().rows("email").len();
+    let client = ValidClient::new().await;
+    assert_eq!(send(&client, good()).await.status, 200);
+    let before = client.emulators.dataverse().rows("email").len();
     let good = good();
     for (at, _) in good.match_indices("\r\n") {
         for end in ["\n", "\r"] {
             let mut bad = good.clone();
             bad.replace_range(at..at + 2, end);
-            let answer = send(&world, bad.clone()).await;
+            let answer = send(&client, bad.clone()).await;
             assert_eq!(answer.status, 400, "{end:?} at {at}: {bad}");
         }
     }
-    assert_eq!(world.emulators.dataverse().rows("email").len(), before);
+    assert_eq!(client.emulators.dataverse().rows("email").len(), before);
 }
 
 #[tokio::test]
 async fn each_operation_of_a_change_set_needs_a_content_id() {
-    let world = World::new().await;
+    let client = ValidClient::new().await;
     for (from, to) in [
         ("Content-ID: 1\r\n", ""),
         ("Content-ID: 2\r\n", ""),
@@ -50,12 +50,12 @@ async fn each_operation_of_a_change_set_needs_a_content_id() {
         ("Content-ID: 2\r\n", "Content-ID: 1\r\n"),
         ("Content-ID: 2\r\n", "ContentID: 2\r\n"),
     ] {
-        let answer = send(&world, good().replace(from, to)).await;
+        let answer = send(&client, good().replace(from, to)).await;
         assert_eq!(answer.error(), error(400, "0x80060888"), "{from} {to}");
     }
-    assert!(world.emulators.dataverse().rows("email").is_empty());
+    assert!(client.emulators.dataverse().rows("email").is_empty());
     assert_eq!(
-        send(&world, good().replace("Content-ID", "content-id"))
+        send(&client, good().replace("Content-ID", "content-id"))
             .await
             .status,
         200
@@ -64,7 +64,7 @@ async fn each_operation_of_a_change_set_needs_a_content_id() {
 
 #[tokio::test]
 async fn each_part_says_what_it_is() {
-    let world = World::new().await;
+    let client = ValidClient::new().await;
     for (from, to) in [
         ("Content-Type: application/http", "Content-Type: text/plain"),
         ("Content-Type: application/http\r\n", ""),
@@ -79,15 +79,15 @@ async fn each_part_says_what_it_is() {
         ("--b--", ""),
         ("boundary=c", "boundary=d"),
     ] {
-        let answer = send(&world, good().replace(from, to)).await;
+        let answer = send(&client, good().replace(from, to)).await;
         assert_eq!(answer.error(), error(400, "0x80048d19"), "{from} {to}");
     }
-    assert!(world.emulators.dataverse().rows("email").is_empty());
+    assert!(client.emulators.dataverse().rows("email").is_empty());
 }
 
 #[tokio::test]
 async fn what_clients_send_beyond_the_grammar_is_taken() {
-    let world = World::new().await;
+    let client = ValidClient::new().await;
     for (from, to) in [
         (
             "Content-Type: application/json\r\n",
@@ -104,10 +104,10 @@ async fn what_clients_send_beyond_the_grammar_is_taken() {
     ] {
         let body = good().replace(from, to);
         assert_ne!(body, good(), "{from}");
-        let answer = send(&world, body).await;
+        let answer = send(&client, body).await;
         assert_eq!(answer.status, 200, "{}", answer.body);
     }
-    let answer = send(&world, format!("\r\n{}", good())).await;
+    let answer = send(&client, format!("\r\n{}", good())).await;
     assert_eq!(
         answer.status, 200,
         "an empty line before the first boundary is accepted"
@@ -116,13 +116,13 @@ async fn what_clients_send_beyond_the_grammar_is_taken() {
 
 #[tokio::test]
 async fn answers_say_where_each_new_row_is() {
-    let world = World::new().await;
+    let client = ValidClient::new().await;
     let body = good().replace(
         "Content-Type: application/json\r\n",
         "Content-Type: application/json\r\nPrefer: return=representation\r\n",
     );
     for (body, status) in [(good(), "204 No Content"), (body, "201 Created")] {
-        let answer = send(&world, body).await;
+        let answer = send(&client, body).await;
         assert_eq!(
             answer.body.matches(&format!("HTTP/1.1 {status}")).count(),
             2

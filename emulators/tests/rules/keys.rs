@@ -7,108 +7,108 @@ use uuid::Uuid;
 
 use emulators::{SeedError, Setting};
 
-use super::world::{World, error};
+use super::valid_client::{ValidClient, error};
 
 #[tokio::test]
 async fn a_second_row_with_the_same_id_is_412() {
-    let world = World::new().await;
+    let client = ValidClient::new().await;
     let id = Uuid::from_u128(0x1234_5678);
     let body = json!({"activityid": id, "subject": "x"});
-    assert_eq!(world.post("emails", body.clone()).await.id(), id);
+    assert_eq!(client.post("emails", body.clone()).await.id(), id);
     assert_eq!(
-        world.post("emails", body.clone()).await.error(),
+        client.post("emails", body.clone()).await.error(),
         error(412, "0x80040237")
     );
     let upper = json!({"activityid": id.to_string().to_uppercase()});
     assert_eq!(
-        world.post("emails", upper).await.error(),
+        client.post("emails", upper).await.error(),
         error(412, "0x80040237")
     );
     assert_eq!(
-        world
+        client
             .post("appointments", json!({"activityid": id}))
             .await
             .error(),
         error(412, "0x80040237")
     );
-    assert_eq!(world.emulators.dataverse().rows("email").len(), 1);
+    assert_eq!(client.emulators.dataverse().rows("email").len(), 1);
 }
 
 #[tokio::test]
 async fn a_body_that_is_wrong_is_refused_before_the_id_is_looked_at() {
-    let world = World::new().await;
-    let id = world.email().await;
+    let client = ValidClient::new().await;
+    let id = client.email().await;
     let body = json!({"activityid": id, "subject": "x".repeat(801)});
     assert_eq!(
-        world.post("emails", body).await.error(),
+        client.post("emails", body).await.error(),
         error(400, "0x80044331")
     );
 }
 
 #[tokio::test]
 async fn an_alternate_key_is_unique_without_case_and_names_its_row() {
-    let world = World::new().await;
-    let dataverse = world.emulators.dataverse();
+    let client = ValidClient::new().await;
+    let dataverse = client.emulators.dataverse();
     dataverse.add_text_column("email", "new_key", 64).unwrap();
     dataverse.add_alternate_key("email", &["new_key"]).unwrap();
-    let id = world.post("emails", json!({"new_key": "abc"})).await.id();
+    let id = client.post("emails", json!({"new_key": "abc"})).await.id();
     assert_eq!(
-        world
+        client
             .post("emails", json!({"new_key": "ABC"}))
             .await
             .error(),
         error(412, "0x80060892")
     );
-    world.post("emails", json!({})).await.id();
-    world.post("emails", json!({})).await.id();
+    client.post("emails", json!({})).await.id();
+    client.post("emails", json!({})).await.id();
     assert_eq!(
-        world.get("emails(new_key='abc')").await.json()["activityid"],
+        client.get("emails(new_key='abc')").await.json()["activityid"],
         json!(id)
     );
     assert_eq!(
-        world.get("emails(new_key='none')").await.error(),
+        client.get("emails(new_key='none')").await.error(),
         error(404, "0x80060891")
     );
     assert_eq!(
-        world.get("emails(new_key='a%2Fb')").await.error(),
+        client.get("emails(new_key='a%2Fb')").await.error(),
         error(400, "0x80060888")
     );
     assert_eq!(
-        world.get("emails(subject='a')").await.error(),
+        client.get("emails(subject='a')").await.error(),
         error(400, "0x80060888")
     );
 }
 
 #[tokio::test]
 async fn a_patch_by_alternate_key_makes_a_row_that_has_the_key() {
-    let world = World::new().await;
-    let dataverse = world.emulators.dataverse();
+    let client = ValidClient::new().await;
+    let dataverse = client.emulators.dataverse();
     dataverse.add_text_column("email", "new_key", 64).unwrap();
     dataverse.add_alternate_key("email", &["new_key"]).unwrap();
     let by_key = "emails(new_key='007')";
-    let update_only = world
+    let update_only = client
         .request(Method::PATCH, by_key)
         .header("If-Match", "*")
         .json(&json!({"subject": "a"}));
     assert_eq!(
-        world.send(update_only).await.error(),
+        client.send(update_only).await.error(),
         error(404, "0x80060891")
     );
     // The key in the address wins over the key in the body.
     let body = json!({"subject": "a", "new_key": "other"});
-    let id = world.patch(by_key, body).await.id();
-    assert_eq!(world.stored(id, "new_key"), "007");
-    let again = world.patch(by_key, json!({"subject": "b"})).await;
-    assert_eq!((again.id(), world.stored(id, "subject")), (id, json!("b")));
-    assert_eq!(world.get("emails(new_key='none')").await.status, 404);
-    let delete = world.request(Method::DELETE, "emails(new_key='none')");
-    assert_eq!(world.send(delete).await.error(), error(404, "0x80060891"));
+    let id = client.patch(by_key, body).await.id();
+    assert_eq!(client.stored(id, "new_key"), "007");
+    let again = client.patch(by_key, json!({"subject": "b"})).await;
+    assert_eq!((again.id(), client.stored(id, "subject")), (id, json!("b")));
+    assert_eq!(client.get("emails(new_key='none')").await.status, 404);
+    let delete = client.request(Method::DELETE, "emails(new_key='none')");
+    assert_eq!(client.send(delete).await.error(), error(404, "0x80060891"));
 }
 
 #[tokio::test]
 async fn a_bind_must_lead_to_a_row_of_the_right_table() {
-    let world = World::new().await;
-    let contact = world.contact("lark@example.com");
+    let client = ValidClient::new().await;
+    let contact = client.contact("lark@example.com");
     let missing = Uuid::from_u128(7);
     let bind = |name: &str, address: String| json!({ format!("{name}@odata.bind"): address });
     for (body, expected) in [
@@ -158,12 +158,12 @@ async fn a_bind_must_lead_to_a_row_of_the_right_table() {
         ),
     ] {
         assert_eq!(
-            world.post("emails", body.clone()).await.error(),
+            client.post("emails", body.clone()).await.error(),
             expected,
             "{body}"
         );
     }
-    let url = world.emulators.dataverse().url();
+    let url = client.emulators.dataverse().url();
     for address in [
         format!("/contacts({contact})"),
         format!("contacts({contact})"),
@@ -174,9 +174,12 @@ async fn a_bind_must_lead_to_a_row_of_the_right_table() {
             "regardingobjectid_contact_email",
             "regardingobjectid_contact",
         ] {
-            let id = world.post("emails", bind(name, address.clone())).await.id();
+            let id = client
+                .post("emails", bind(name, address.clone()))
+                .await
+                .id();
             assert_eq!(
-                world.stored(id, "regardingobjectid"),
+                client.stored(id, "regardingobjectid"),
                 json!({"table": "contact", "id": contact})
             );
         }
@@ -185,44 +188,44 @@ async fn a_bind_must_lead_to_a_row_of_the_right_table() {
 
 #[tokio::test]
 async fn a_lookup_is_bound_once_and_cleared_by_null() {
-    let world = World::new().await;
-    let address = format!("/contacts({})", world.contact("lark@example.com"));
+    let client = ValidClient::new().await;
+    let address = format!("/contacts({})", client.contact("lark@example.com"));
     let twice = json!({
         "regardingobjectid_contact@odata.bind": address, "regardingobjectid_contact_email@odata.bind": address,
     });
     assert_eq!(
-        world.post("emails", twice).await.error(),
+        client.post("emails", twice).await.error(),
         error(400, "0x80048d19")
     );
     let bound = json!({"regardingobjectid_contact@odata.bind": address});
-    let id = world.post("emails", bound.clone()).await.id();
-    world
+    let id = client.post("emails", bound.clone()).await.id();
+    client
         .patch(
             &format!("emails({id})"),
             json!({"regardingobjectid_contact@odata.bind": null}),
         )
         .await
         .id();
-    assert_eq!(world.stored(id, "regardingobjectid"), Value::Null);
-    world.patch(&format!("emails({id})"), bound).await.id();
+    assert_eq!(client.stored(id, "regardingobjectid"), Value::Null);
+    client.patch(&format!("emails({id})"), bound).await.id();
     assert_eq!(
-        world
+        client
             .delete(&format!("emails({id})/regardingobjectid_contact/$ref"))
             .await
             .status,
         204
     );
-    assert_eq!(world.stored(id, "regardingobjectid"), Value::Null);
+    assert_eq!(client.stored(id, "regardingobjectid"), Value::Null);
 }
 
 #[tokio::test]
 async fn a_patch_changes_creates_or_refuses_as_its_headers_say() {
-    let world = World::new().await;
+    let client = ValidClient::new().await;
     let patch = |id: Uuid, name: &'static str, value: String| {
-        let request = world
+        let request = client
             .request(Method::PATCH, &format!("emails({id})"))
             .json(&json!({"subject": "y"}));
-        world.send(request.header(name, value))
+        client.send(request.header(name, value))
     };
     let missing = Uuid::from_u128(9);
     assert_eq!(
@@ -230,13 +233,13 @@ async fn a_patch_changes_creates_or_refuses_as_its_headers_say() {
         error(404, "0x80040217")
     );
     assert_eq!(
-        world
+        client
             .patch(&format!("emails({missing})"), json!({"subject": "new"}))
             .await
             .id(),
         missing
     );
-    assert_eq!(world.stored(missing, "subject"), "new");
+    assert_eq!(client.stored(missing, "subject"), "new");
     assert_eq!(
         patch(missing, "If-None-Match", "*".to_owned())
             .await
@@ -249,7 +252,7 @@ async fn a_patch_changes_creates_or_refuses_as_its_headers_say() {
             .error(),
         error(412, "0x80060882")
     );
-    let etag = world.get(&format!("emails({missing})")).await.json()["@odata.etag"]
+    let etag = client.get(&format!("emails({missing})")).await.json()["@odata.etag"]
         .as_str()
         .unwrap()
         .to_owned();
@@ -269,14 +272,14 @@ async fn a_patch_changes_creates_or_refuses_as_its_headers_say() {
 
 #[tokio::test]
 async fn a_patch_can_answer_the_row_and_says_whether_it_was_made() {
-    let world = World::new().await;
+    let client = ValidClient::new().await;
     let path = format!("emails({})", Uuid::from_u128(9));
     for status in [201, 200] {
-        let request = world
+        let request = client
             .request(Method::PATCH, &path)
             .header("Prefer", "return=representation");
         assert_eq!(
-            world
+            client
                 .send(request.json(&json!({"subject": "y"})))
                 .await
                 .status,
@@ -287,10 +290,10 @@ async fn a_patch_can_answer_the_row_and_says_whether_it_was_made() {
 
 #[tokio::test]
 async fn a_patch_does_not_take_parties() {
-    let world = World::new().await;
-    let id = world.email().await;
+    let client = ValidClient::new().await;
+    let id = client.email().await;
     for id in [id, Uuid::from_u128(9)] {
-        let answer = world
+        let answer = client
             .patch(
                 &format!("emails({id})"),
                 json!({"email_activity_parties": []}),
@@ -302,38 +305,38 @@ async fn a_patch_does_not_take_parties() {
 
 #[tokio::test]
 async fn no_two_emails_have_one_message_id_whoever_brings_the_second() {
-    let world = World::new().await;
-    let dataverse = world.emulators.dataverse();
-    let first = world
+    let client = ValidClient::new().await;
+    let dataverse = client.emulators.dataverse();
+    let first = client
         .post("emails", json!({"messageid": "<a@x.example>"}))
         .await
         .id();
     for same in ["<a@x.example>", "<A@X.example>"] {
-        let answer = world.post("emails", json!({"messageid": same})).await;
+        let answer = client.post("emails", json!({"messageid": same})).await;
         assert_eq!(answer.error(), error(412, "0x80040237"), "{same}");
     }
     let theirs = dataverse.track_by_server_side_sync("<a@x.example>", "a@x.example", &json!({}));
     assert!(matches!(theirs, Err(SeedError::Duplicate { .. })));
     // An update cannot set a Message-ID that another row has either. It may repeat the row's own.
     // Empty Message-IDs do not collide.
-    let second = world.post("emails", json!({})).await.id();
-    world.post("emails", json!({"messageid": ""})).await.id();
-    world.post("emails", json!({"messageid": ""})).await.id();
+    let second = client.post("emails", json!({})).await.id();
+    client.post("emails", json!({"messageid": ""})).await.id();
+    client.post("emails", json!({"messageid": ""})).await.id();
     let change = json!({"messageid": "<a@x.example>"});
     let path = format!("emails({second})");
-    let answer = world.patch(&path, change.clone()).await;
+    let answer = client.patch(&path, change.clone()).await;
     assert_eq!(answer.error(), error(412, "0x80040237"));
     let path = format!("emails({first})");
-    assert_eq!(world.patch(&path, change).await.status, 204);
+    assert_eq!(client.patch(&path, change).await.status, 204);
     // A Message-ID is free again once its row is deleted or gets another one.
     assert_eq!(
-        world
+        client
             .patch(&path, json!({"messageid": "<b@x.example>"}))
             .await
             .status,
         204
     );
-    world
+    client
         .post("emails", json!({"messageid": "<a@x.example>"}))
         .await
         .id();
@@ -341,11 +344,11 @@ async fn no_two_emails_have_one_message_id_whoever_brings_the_second() {
 
 #[tokio::test]
 async fn an_organisation_that_lets_two_emails_have_one_message_id_has_both() {
-    let world = World::new().await;
-    let dataverse = world.emulators.dataverse();
+    let client = ValidClient::new().await;
+    let dataverse = client.emulators.dataverse();
     dataverse.set_setting(Setting::UniqueMessageIds(false));
     for _ in 0..2 {
-        world
+        client
             .post("emails", json!({"messageid": "<a@x.example>"}))
             .await
             .id();

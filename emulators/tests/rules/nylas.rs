@@ -4,7 +4,7 @@ use emulators::{Emulators, Fault, Grant};
 use reqwest::Client;
 use serde_json::json;
 
-use super::world::Answered;
+use super::valid_client::Answered;
 
 pub(crate) struct Mail {
     pub(crate) emulators: Emulators,

@@ -4,10 +4,10 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::world::{Answered, World, error};
+use super::valid_client::{Answered, ValidClient, error};
 
-async fn with_parties(world: &World, parties: Value) -> Answered {
-    world
+async fn with_parties(client: &ValidClient, parties: Value) -> Answered {
+    client
         .post(
             "emails",
             json!({"subject": "Kites", "email_activity_parties": parties}),
@@ -23,8 +23,8 @@ fn masks(rows: &[Value]) -> Vec<i64> {
 
 #[tokio::test]
 async fn parties_come_with_their_email_and_keep_their_order() {
-    let world = World::new().await;
-    let contact = world.contact("lark@example.com");
+    let client = ValidClient::new().await;
+    let contact = client.contact("lark@example.com");
     let parties = json!([
         {"participationtypemask": 2, "addressused": "b@example.com", "unresolvedpartyname": "Bea"},
         {"participationtypemask": 1, "partyid_contact@odata.bind": format!("/contacts({contact})"),
@@ -32,8 +32,8 @@ async fn parties_come_with_their_email_and_keep_their_order() {
         {"participationtypemask": 3, "addressused": "c@example.com"},
         {"participationtypemask": 4, "addressused": "d@example.com"},
     ]);
-    let id = with_parties(&world, parties).await.id();
-    let rows = world.emulators.dataverse().parties(id);
+    let id = with_parties(&client, parties).await.id();
+    let rows = client.emulators.dataverse().parties(id);
     assert_eq!(masks(&rows), [2, 1, 3, 4, 9], "the owner (9) is appended");
     assert_eq!(rows[0]["unresolvedpartyname"], "Bea");
     assert_eq!(
@@ -42,26 +42,26 @@ async fn parties_come_with_their_email_and_keep_their_order() {
     );
     assert_eq!(rows[0]["activityid"], json!({"table": "email", "id": id}));
     assert_eq!(
-        world.stored(id, "emailsender"),
+        client.stored(id, "emailsender"),
         json!({"table": "contact", "id": contact})
     );
 }
 
 #[tokio::test]
 async fn the_platform_keeps_a_party_for_the_regarding_record() {
-    let world = World::new().await;
+    let client = ValidClient::new().await;
     let bind = |id: Uuid| json!({"regardingobjectid_contact_email@odata.bind": format!("/contacts({id})")});
     let (first, second) = (
-        world.contact("a@example.com"),
-        world.contact("b@example.com"),
+        client.contact("a@example.com"),
+        client.contact("b@example.com"),
     );
-    let id = world.post("emails", bind(first)).await.id();
-    assert_eq!(masks(&world.emulators.dataverse().parties(id)), [8, 9]);
-    world
+    let id = client.post("emails", bind(first)).await.id();
+    assert_eq!(masks(&client.emulators.dataverse().parties(id)), [8, 9]);
+    client
         .patch(&format!("emails({id})"), bind(second))
         .await
         .id();
-    let rows = world.emulators.dataverse().parties(id);
+    let rows = client.emulators.dataverse().parties(id);
     let regarding = rows
         .iter()
         .find(|row| row["participationtypemask"] == 8)
@@ -71,12 +71,12 @@ async fn the_platform_keeps_a_party_for_the_regarding_record() {
 
 #[tokio::test]
 async fn parties_that_cannot_be_are_refused_and_nothing_is_written() {
-    let world = World::new().await;
-    let dataverse = world.emulators.dataverse();
+    let client = ValidClient::new().await;
+    let dataverse = client.emulators.dataverse();
     let opportunity = dataverse
         .insert("opportunity", json!({"name": "Kites"}))
         .unwrap();
-    let contact = format!("/contacts({})", world.contact("lark@example.com"));
+    let contact = format!("/contacts({})", client.contact("lark@example.com"));
     let address = "a@example.com";
     for (parties, expected) in [
         (
@@ -140,7 +140,7 @@ async fn parties_that_cannot_be_are_refused_and_nothing_is_written() {
         (json!("a@example.com"), error(400, "0x80048d19")),
     ] {
         assert_eq!(
-            with_parties(&world, parties.clone()).await.error(),
+            with_parties(&client, parties.clone()).await.error(),
             expected,
             "{parties}"
         );
@@ -151,24 +151,24 @@ async fn parties_that_cannot_be_are_refused_and_nothing_is_written() {
 
 #[tokio::test]
 async fn parties_are_replaced_as_a_whole() {
-    let world = World::new().await;
+    let client = ValidClient::new().await;
     let id = with_parties(
-        &world,
+        &client,
         json!([{"participationtypemask": 1, "addressused": "a@example.com"}]),
     )
     .await
     .id();
     let path = format!("emails({id})/email_activity_parties");
-    let put = |body: Value| world.send(world.request(Method::PUT, &path).json(&body));
+    let put = |body: Value| client.send(client.request(Method::PUT, &path).json(&body));
     let new = json!({"value": [{"participationtypemask": 2, "addressused": "b@example.com"}]});
     assert_eq!(put(new).await.status, 204);
-    let rows = world.emulators.dataverse().parties(id);
+    let rows = client.emulators.dataverse().parties(id);
     assert_eq!(masks(&rows), [2, 9]);
     assert_eq!(put(json!([])).await.error(), error(400, "0x80048d19"));
     let bad = json!({"value": [{"participationtypemask": 2}]});
     assert_eq!(put(bad).await.error(), error(400, "0x80043504"));
     assert_eq!(
-        world.emulators.dataverse().parties(id),
+        client.emulators.dataverse().parties(id),
         rows,
         "a rejected replacement changes nothing"
     );
@@ -176,21 +176,21 @@ async fn parties_are_replaced_as_a_whole() {
 
 #[tokio::test]
 async fn parties_are_read_in_a_list_and_never_written_alone() {
-    let world = World::new().await;
+    let client = ValidClient::new().await;
     let id = with_parties(
-        &world,
+        &client,
         json!([{"participationtypemask": 1, "addressused": "a@example.com"}]),
     )
     .await
     .id();
-    let list = world
+    let list = client
         .get(&format!(
             "activityparties?$filter=_activityid_value%20eq%20{id}"
         ))
         .await
         .json();
     assert_eq!(list["value"].as_array().unwrap().len(), 2);
-    let below = world
+    let below = client
         .get(&format!(
             "emails({id})/email_activity_parties?$select=addressused"
         ))
@@ -209,8 +209,8 @@ async fn parties_are_read_in_a_list_and_never_written_alone() {
         (Method::GET, format!("activityparties({party})")),
         (Method::POST, format!("emails({id})/email_activity_parties")),
     ] {
-        let answer = world
-            .send(world.request(method.clone(), &path).json(&new))
+        let answer = client
+            .send(client.request(method.clone(), &path).json(&new))
             .await;
         assert_eq!(answer.status, 405, "{method} {path}");
     }
@@ -218,9 +218,9 @@ async fn parties_are_read_in_a_list_and_never_written_alone() {
 
 #[tokio::test]
 async fn parties_can_be_seeded_for_a_seeded_email() {
-    let world = World::new().await;
-    let dataverse = world.emulators.dataverse();
-    let contact = world.contact("lark@example.com");
+    let client = ValidClient::new().await;
+    let dataverse = client.emulators.dataverse();
+    let contact = client.contact("lark@example.com");
     let email = dataverse
         .insert("email", json!({"subject": "Kites"}))
         .unwrap();
@@ -231,7 +231,7 @@ async fn parties_can_be_seeded_for_a_seeded_email() {
     dataverse.insert("activityparty", party).unwrap();
     assert_eq!(masks(&dataverse.parties(email)), [1, 9]);
     assert_eq!(
-        world.stored(email, "emailsender"),
+        client.stored(email, "emailsender"),
         json!({"table": "contact", "id": contact})
     );
 }

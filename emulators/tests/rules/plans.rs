@@ -6,7 +6,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::batches::{change_set, send, statuses};
-use super::world::{World, error};
+use super::valid_client::{ValidClient, error};
 
 /// Sends `requests` creates under a fault plan.
 ///
@@ -14,14 +14,14 @@ use super::world::{World, error};
 /// number of injected faults. An outcome is the HTTP status, or 0 if the connection broke. After a
 /// 401 the next create uses a new token.
 async fn run(plan: FaultPlan, requests: u128) -> (Vec<u16>, Vec<u16>, Injected) {
-    let mut world = World::new().await;
-    world.emulators.clock().stop();
-    world.emulators.dataverse().set_fault_plan(plan);
+    let mut client = ValidClient::new().await;
+    client.emulators.clock().stop();
+    client.emulators.dataverse().set_fault_plan(plan);
     let mut outcomes = Vec::new();
     let mut stored = Vec::new();
     for number in 0..requests {
         let id = Uuid::from_u128(number + 1);
-        let post = world
+        let post = client
             .request(Method::POST, "emails")
             .json(&json!({"activityid": id}));
         let outcome = post
@@ -29,15 +29,15 @@ async fn run(plan: FaultPlan, requests: u128) -> (Vec<u16>, Vec<u16>, Injected) 
             .await
             .map_or(0, |answer| answer.status().as_u16());
         if outcome == 401 {
-            let url = world.emulators.dataverse().url();
-            world.token = world.emulators.entra().issue_token(&url, 600);
+            let url = client.emulators.dataverse().url();
+            client.token = client.emulators.entra().issue_token(&url, 600);
         }
-        if world.emulators.dataverse().row("email", id).is_some() {
+        if client.emulators.dataverse().row("email", id).is_some() {
             stored.push(outcome);
         }
         outcomes.push(outcome);
     }
-    (outcomes, stored, world.emulators.dataverse().injected())
+    (outcomes, stored, client.emulators.dataverse().injected())
 }
 
 fn count(outcomes: &[u16], wanted: impl Fn(u16) -> bool) -> u64 {
@@ -124,14 +124,14 @@ async fn an_error_before_the_commit_leaves_nothing_and_one_after_it_leaves_all()
 
 #[tokio::test]
 async fn an_error_of_the_gateway_is_no_json() {
-    let world = World::new().await;
+    let client = ValidClient::new().await;
     let plan = FaultPlan {
         server_error: 1_000,
         ..FaultPlan::default()
     };
-    world.emulators.dataverse().set_fault_plan(plan);
+    client.emulators.dataverse().set_fault_plan(plan);
     for _ in 0..20 {
-        let answer = world.get("WhoAmI").await;
+        let answer = client.get("WhoAmI").await;
         if answer.status == 500 {
             assert_eq!(answer.error(), error(500, "0x80044151"));
         } else {
@@ -142,35 +142,35 @@ async fn an_error_of_the_gateway_is_no_json() {
 
 #[tokio::test]
 async fn a_slow_answer_comes_late_and_is_right() {
-    let world = World::new().await;
-    world.emulators.clock().stop();
+    let client = ValidClient::new().await;
+    client.emulators.clock().stop();
     let plan = FaultPlan {
         slow: 1_000,
         slow_milliseconds: 45_000,
         ..FaultPlan::default()
     };
-    world.emulators.dataverse().set_fault_plan(plan);
-    let before = world.emulators.clock().now();
-    assert_eq!(world.get("WhoAmI").await.status, 200);
-    assert_eq!((world.emulators.clock().now() - before).num_seconds(), 45);
+    client.emulators.dataverse().set_fault_plan(plan);
+    let before = client.emulators.clock().now();
+    assert_eq!(client.get("WhoAmI").await.status, 200);
+    assert_eq!((client.emulators.clock().now() - before).num_seconds(), 45);
 }
 
 #[tokio::test]
 async fn a_token_that_runs_out_on_the_way_stays_refused() {
-    let world = World::new().await;
+    let client = ValidClient::new().await;
     let plan = FaultPlan {
         token_expired: 1_000,
         ..FaultPlan::default()
     };
-    world.emulators.dataverse().set_fault_plan(plan);
-    assert_eq!(world.get("WhoAmI").await.status, 401);
-    world
+    client.emulators.dataverse().set_fault_plan(plan);
+    assert_eq!(client.get("WhoAmI").await.status, 401);
+    client
         .emulators
         .dataverse()
         .set_fault_plan(FaultPlan::default());
-    assert_eq!(world.get("WhoAmI").await.status, 401);
+    assert_eq!(client.get("WhoAmI").await.status, 401);
     assert_eq!(
-        world.emulators.dataverse().injected(),
+        client.emulators.dataverse().injected(),
         Injected {
             requests: 1,
             ..Injected::default()
@@ -180,7 +180,7 @@ async fn a_token_that_runs_out_on_the_way_stays_refused() {
 
 #[tokio::test]
 async fn a_deadlock_fails_one_operation_and_its_change_set_with_it() {
-    let world = World::new().await;
+    let client = ValidClient::new().await;
     let email = "POST /api/data/v9.2/emails";
     let sets: Vec<String> = (0..40)
         .map(|_| change_set(&[("1", email, json!({})), ("2", email, json!({}))]))
@@ -190,35 +190,35 @@ async fn a_deadlock_fails_one_operation_and_its_change_set_with_it() {
         deadlock: 200,
         ..FaultPlan::default()
     };
-    world.emulators.dataverse().set_fault_plan(plan);
-    let answer = send(&world, &sets, "odata.continue-on-error").await;
+    client.emulators.dataverse().set_fault_plan(plan);
+    let answer = send(&client, &sets, "odata.continue-on-error").await;
     let statuses = statuses(&answer);
     let failed = statuses.iter().filter(|status| **status == 500).count();
     assert!(answer.body.contains("0x80044150"));
     assert_eq!(
         failed as u64,
-        world.emulators.dataverse().injected().deadlocks
+        client.emulators.dataverse().injected().deadlocks
     );
     assert!(failed > 0 && failed < 40);
     assert_eq!(
-        world.emulators.dataverse().rows("email").len(),
+        client.emulators.dataverse().rows("email").len(),
         2 * (40 - failed)
     );
 }
 
 #[tokio::test]
 async fn queued_faults_come_first_and_leave_the_plan_as_it_is() {
-    let world = World::new().await;
+    let client = ValidClient::new().await;
     let plan = FaultPlan {
         token_expired: 1_000,
         ..FaultPlan::default()
     };
-    world.emulators.dataverse().set_fault_plan(plan);
-    world
+    client.emulators.dataverse().set_fault_plan(plan);
+    client
         .emulators
         .dataverse()
         .fail_next(emulators::Fault::ResetBefore);
-    assert!(world.request(Method::GET, "WhoAmI").send().await.is_err());
-    assert_eq!(world.emulators.dataverse().injected().requests, 0);
-    assert_eq!(world.get("WhoAmI").await.status, 401);
+    assert!(client.request(Method::GET, "WhoAmI").send().await.is_err());
+    assert_eq!(client.emulators.dataverse().injected().requests, 0);
+    assert_eq!(client.get("WhoAmI").await.status, 401);
 }

@@ -4,12 +4,12 @@ use emulators::{Privilege, Setting};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::world::{World, error};
+use super::valid_client::{ValidClient, error};
 
 #[tokio::test]
 async fn each_operation_needs_its_privilege_and_no_other() {
-    let world = World::new().await;
-    let dataverse = world.emulators.dataverse();
+    let client = ValidClient::new().await;
+    let dataverse = client.emulators.dataverse();
     let contact = dataverse
         .insert("contact", json!({"lastname": "Lark"}))
         .unwrap();
@@ -71,12 +71,12 @@ async fn each_operation_needs_its_privilege_and_no_other() {
     ];
     for (privilege, table, (method, path, body)) in calls {
         let send = async || {
-            let call = world.request(method.clone(), &path);
+            let call = client.request(method.clone(), &path);
             let call = match &body {
                 Some(body) => call.json(body),
                 None => call,
             };
-            super::world::Answered::read(call.send().await.unwrap()).await
+            super::valid_client::Answered::read(call.send().await.unwrap()).await
         };
         dataverse.set_setting(Setting::Withheld(vec![(privilege, table)]));
         let refused = send().await;
@@ -97,24 +97,24 @@ async fn each_operation_needs_its_privilege_and_no_other() {
 
 #[tokio::test]
 async fn writes_can_be_refused_by_any_code_while_reads_go_on() {
-    let world = World::new().await;
-    let dataverse = world.emulators.dataverse();
+    let client = ValidClient::new().await;
+    let dataverse = client.emulators.dataverse();
     let email = dataverse
         .insert("email", json!({"subject": "Kites"}))
         .unwrap();
     let one = format!("emails({email})");
     dataverse.set_setting(Setting::RefusedWrites(Some((400, "0x80099999"))));
     let refused = [
-        world.post("emails", json!({"subject": "Gulls"})).await,
-        world.patch(&one, json!({"subject": "x"})).await,
-        world.delete(&one).await,
+        client.post("emails", json!({"subject": "Gulls"})).await,
+        client.patch(&one, json!({"subject": "x"})).await,
+        client.delete(&one).await,
     ];
     for answer in refused {
         assert_eq!(answer.error(), error(400, "0x80099999"));
     }
-    let row = world.get(&one).await;
+    let row = client.get(&one).await;
     assert_eq!(row.json()["subject"], "Kites");
     dataverse.set_setting(Setting::RefusedWrites(None));
-    let made = world.post("emails", json!({"subject": "Gulls"})).await;
+    let made = client.post("emails", json!({"subject": "Gulls"})).await;
     assert!(made.status < 300, "{}", made.body);
 }

@@ -9,22 +9,22 @@ use reqwest::Method;
 use serde_json::json;
 
 use super::batches::{get, send, statuses};
-use super::world::{World, error};
+use super::valid_client::{ValidClient, error};
 
 const BURST: &str = "x-ms-ratelimit-burst-remaining-xrm-requests";
 const TIME: &str = "x-ms-ratelimit-time-remaining-xrm-requests";
 
-async fn limited(settings: &[Setting]) -> World {
-    let world = World::new().await;
-    world.emulators.clock().stop();
+async fn limited(settings: &[Setting]) -> ValidClient {
+    let client = ValidClient::new().await;
+    client.emulators.clock().stop();
     for setting in settings {
-        world.emulators.dataverse().set_setting(setting.clone());
+        client.emulators.dataverse().set_setting(setting.clone());
     }
-    world
+    client
 }
 
-fn advance(world: &World, seconds: u64) {
-    world
+fn advance(client: &ValidClient, seconds: u64) {
+    client
         .emulators
         .clock()
         .advance(Duration::from_secs(seconds));
@@ -32,11 +32,11 @@ fn advance(world: &World, seconds: u64) {
 
 #[tokio::test]
 async fn too_many_requests_are_told_exactly_when_to_come_back() {
-    let world = limited(&[Setting::RequestsPerFiveMinutes(2)]).await;
-    assert_eq!(world.get("WhoAmI").await.status, 200);
-    advance(&world, 100);
-    assert_eq!(world.get("WhoAmI").await.status, 200);
-    let answer = world.post("emails", json!({})).await;
+    let client = limited(&[Setting::RequestsPerFiveMinutes(2)]).await;
+    assert_eq!(client.get("WhoAmI").await.status, 200);
+    advance(&client, 100);
+    assert_eq!(client.get("WhoAmI").await.status, 200);
+    let answer = client.post("emails", json!({})).await;
     assert_eq!(answer.error(), error(429, "0x80072322"));
     assert_eq!(answer.header("retry-after"), "200");
     let message = answer.json()["error"]["message"].clone();
@@ -44,55 +44,55 @@ async fn too_many_requests_are_told_exactly_when_to_come_back() {
         message,
         "Number of requests exceeded the limit of 2 over time window of 300 seconds."
     );
-    assert!(world.emulators.dataverse().rows("email").is_empty());
-    advance(&world, 199);
-    assert_eq!(world.get("WhoAmI").await.header("retry-after"), "1");
-    advance(&world, 1);
-    assert_eq!(world.get("WhoAmI").await.status, 200);
-    assert_eq!(world.get("WhoAmI").await.header("retry-after"), "100");
+    assert!(client.emulators.dataverse().rows("email").is_empty());
+    advance(&client, 199);
+    assert_eq!(client.get("WhoAmI").await.header("retry-after"), "1");
+    advance(&client, 1);
+    assert_eq!(client.get("WhoAmI").await.status, 200);
+    assert_eq!(client.get("WhoAmI").await.header("retry-after"), "100");
 }
 
 #[tokio::test]
 async fn the_window_can_be_made_shorter() {
-    let world = limited(&[
+    let client = limited(&[
         Setting::RequestsPerFiveMinutes(1),
         Setting::ProtectionWindowSeconds(2),
     ])
     .await;
-    assert_eq!(world.get("WhoAmI").await.status, 200);
-    assert_eq!(world.get("WhoAmI").await.header("retry-after"), "2");
-    advance(&world, 2);
-    assert_eq!(world.get("WhoAmI").await.status, 200);
+    assert_eq!(client.get("WhoAmI").await.status, 200);
+    assert_eq!(client.get("WhoAmI").await.header("retry-after"), "2");
+    advance(&client, 2);
+    assert_eq!(client.get("WhoAmI").await.status, 200);
 }
 
 #[tokio::test]
 async fn execution_time_is_limited_and_each_part_of_a_batch_adds_to_it() {
-    let world = limited(&[
+    let client = limited(&[
         Setting::ExecutionMilliseconds(1_000),
         Setting::OperationMilliseconds(250),
     ])
     .await;
     let parts = [get("WhoAmI"), get("WhoAmI"), get("WhoAmI")];
-    let answer = send(&world, &parts, "").await;
+    let answer = send(&client, &parts, "").await;
     assert_eq!(answer.status, 200);
     assert_eq!(answer.header(TIME), "0.25");
-    assert_eq!(world.get("WhoAmI").await.status, 200);
-    let answer = world.get("WhoAmI").await;
+    assert_eq!(client.get("WhoAmI").await.status, 200);
+    let answer = client.get("WhoAmI").await;
     assert_eq!(answer.error(), error(429, "0x80072321"));
     let wait: u64 = answer.header("retry-after").parse().unwrap();
-    advance(&world, wait);
-    assert_eq!(world.get("WhoAmI").await.status, 200);
+    advance(&client, wait);
+    assert_eq!(client.get("WhoAmI").await.status, 200);
 }
 
 #[tokio::test]
 async fn a_batch_is_one_request() {
-    let world = limited(&[Setting::RequestsPerFiveMinutes(2)]).await;
+    let client = limited(&[Setting::RequestsPerFiveMinutes(2)]).await;
     let parts = [get("WhoAmI"), get("WhoAmI"), get("WhoAmI"), get("WhoAmI")];
-    let answer = send(&world, &parts, "").await;
+    let answer = send(&client, &parts, "").await;
     assert_eq!(statuses(&answer), [200; 4]);
     assert_eq!(answer.header(BURST), "1");
-    assert_eq!(world.get("WhoAmI").await.status, 200);
-    let refused = send(&world, &parts, "").await;
+    assert_eq!(client.get("WhoAmI").await.status, 200);
+    let refused = send(&client, &parts, "").await;
     assert_eq!(
         refused.error(),
         error(429, "0x80072322"),
@@ -103,50 +103,50 @@ async fn a_batch_is_one_request() {
 
 #[tokio::test]
 async fn fifty_two_requests_may_be_in_flight() {
-    let world = limited(&[]).await;
-    world.emulators.dataverse().hold_requests();
+    let client = limited(&[]).await;
+    client.emulators.dataverse().hold_requests();
     let mut waiting = Vec::new();
     for _ in 0..52 {
-        let request = world.request(Method::GET, "WhoAmI");
+        let request = client.request(Method::GET, "WhoAmI");
         waiting.push(tokio::spawn(async move {
             request.send().await.unwrap().status()
         }));
     }
-    world.emulators.dataverse().wait_for_in_flight(52).await;
+    client.emulators.dataverse().wait_for_in_flight(52).await;
     let answer = tokio::select! {
-        answer = world.get("WhoAmI") => answer,
-        () = world.emulators.dataverse().wait_for_in_flight(53) => panic!("accepted a 53rd request"),
+        answer = client.get("WhoAmI") => answer,
+        () = client.emulators.dataverse().wait_for_in_flight(53) => panic!("accepted a 53rd request"),
     };
     assert_eq!(answer.error(), error(429, "0x80072326"));
     assert!(!answer.header("retry-after").is_empty());
-    world.emulators.dataverse().release_requests();
+    client.emulators.dataverse().release_requests();
     for one in waiting {
         assert_eq!(one.await.unwrap(), 200);
     }
-    assert_eq!(world.get("WhoAmI").await.status, 200);
+    assert_eq!(client.get("WhoAmI").await.status, 200);
 }
 
 #[tokio::test]
 async fn a_request_whose_client_went_away_is_not_in_flight_any_more() {
-    let world = limited(&[Setting::ConcurrentRequests(1)]).await;
-    world.emulators.dataverse().hold_requests();
-    let request = world.request(Method::GET, "WhoAmI");
+    let client = limited(&[Setting::ConcurrentRequests(1)]).await;
+    client.emulators.dataverse().hold_requests();
+    let request = client.request(Method::GET, "WhoAmI");
     let lost = tokio::spawn(async move { request.send().await.map(|answer| answer.status()) });
-    world.emulators.dataverse().wait_for_in_flight(1).await;
+    client.emulators.dataverse().wait_for_in_flight(1).await;
     lost.abort();
     assert!(lost.await.is_err());
-    world.emulators.dataverse().wait_for_idle().await;
-    world.emulators.dataverse().release_requests();
-    assert_eq!(world.get("WhoAmI").await.status, 200);
+    client.emulators.dataverse().wait_for_idle().await;
+    client.emulators.dataverse().release_requests();
+    assert_eq!(client.get("WhoAmI").await.status, 200);
 }
 
 #[tokio::test]
 async fn each_caller_has_limits_of_its_own() {
-    let mut world = limited(&[Setting::RequestsPerFiveMinutes(1)]).await;
-    let (dataverse, entra) = (world.emulators.dataverse(), world.emulators.entra());
+    let mut client = limited(&[Setting::RequestsPerFiveMinutes(1)]).await;
+    let (dataverse, entra) = (client.emulators.dataverse(), client.emulators.entra());
     let first = dataverse.rows("systemuser")[0]["systemuserid"].clone();
-    assert_eq!(world.get("WhoAmI").await.json()["UserId"], first);
-    assert_eq!(world.get("WhoAmI").await.status, 429);
+    assert_eq!(client.get("WhoAmI").await.json()["UserId"], first);
+    assert_eq!(client.get("WhoAmI").await.status, 429);
 
     let other = "5e0e1b52-7c6e-4d0a-9a3e-0d6f1c2b3a41";
     let token = entra.issue_token_for(other, &dataverse.url(), 600);
@@ -156,70 +156,70 @@ async fn each_caller_has_limits_of_its_own() {
             json!({"lastname": "Wren", "applicationid": other}),
         )
         .unwrap();
-    world.token = token;
-    let me = world.get("WhoAmI").await;
+    client.token = token;
+    let me = client.get("WhoAmI").await;
     assert_eq!(me.json()["UserId"], json!(user));
-    assert_eq!(world.get("WhoAmI").await.status, 429);
+    assert_eq!(client.get("WhoAmI").await.status, 429);
 }
 
 #[tokio::test]
 async fn another_application_without_a_user_is_no_member() {
-    let mut world = limited(&[]).await;
-    let url = world.emulators.dataverse().url();
-    world.token = world
+    let mut client = limited(&[]).await;
+    let url = client.emulators.dataverse().url();
+    client.token = client
         .emulators
         .entra()
         .issue_token_for("stranger", &url, 600);
-    assert_eq!(world.get("WhoAmI").await.error(), error(403, "0x80072560"));
+    assert_eq!(client.get("WhoAmI").await.error(), error(403, "0x80072560"));
 }
 
 #[tokio::test]
 async fn what_is_left_is_told_with_every_answer() {
-    let world = limited(&[]).await;
-    let answer = world.get("WhoAmI").await;
+    let client = limited(&[]).await;
+    let answer = client.get("WhoAmI").await;
     assert_eq!(answer.header(BURST), "5999");
     assert_eq!(answer.header(TIME), "1,200.00");
     assert_eq!(answer.header("x-ms-dop-hint"), "4");
-    world
+    client
         .emulators
         .dataverse()
         .set_setting(Setting::ParallelismHint(12));
-    let refused = world.get("nosuch").await;
+    let refused = client.get("nosuch").await;
     assert_eq!(refused.header(BURST), "5998");
     assert_eq!(refused.header("x-ms-dop-hint"), "12");
 }
 
 #[tokio::test]
 async fn parts_can_be_throttled_in_their_places_when_time_runs_out() {
-    let world = limited(&[
+    let client = limited(&[
         Setting::ThrottleParts(true),
         Setting::ExecutionMilliseconds(500),
         Setting::OperationMilliseconds(250),
     ])
     .await;
     let parts = [get("WhoAmI"), get("WhoAmI"), get("WhoAmI")];
-    let answer = send(&world, &parts, "odata.continue-on-error").await;
+    let answer = send(&client, &parts, "odata.continue-on-error").await;
     assert_eq!(
         (answer.status, statuses(&answer)),
         (200, vec![200, 200, 429])
     );
     assert!(answer.body.contains("\r\nRetry-After: 300\r\n"));
     assert!(answer.body.contains("0x80072321"));
-    let answer = send(&world, &parts, "").await;
+    let answer = send(&client, &parts, "").await;
     assert_eq!((answer.status, statuses(&answer)), (429, vec![429]));
-    assert_eq!(world.get("WhoAmI").await.status, 429);
+    assert_eq!(client.get("WhoAmI").await.status, 429);
 }
 
 #[tokio::test]
 async fn parts_can_be_throttled_in_their_places_when_requests_run_out() {
-    let world = limited(&[
+    let client = limited(&[
         Setting::ThrottleParts(true),
         Setting::RequestsPerFiveMinutes(1),
     ])
     .await;
-    assert_eq!(world.get("WhoAmI").await.status, 200);
+    assert_eq!(client.get("WhoAmI").await.status, 200);
     let parts = [get("WhoAmI"), get("WhoAmI")];
-    let answer = send(&world, &parts, "odata.continue-on-error").await;
+    let answer = send(&client, &parts, "odata.continue-on-error").await;
     assert_eq!((answer.status, statuses(&answer)), (200, vec![429, 429]));
     assert!(answer.body.contains("0x80072322"));
 }

@@ -2,12 +2,12 @@
 
 use serde_json::json;
 
-use super::world::{World, error};
+use super::valid_client::{ValidClient, error};
 
 /// Starts an emulator with three contacts: Ada Lark, Bea O'Wren and Cy.
-pub(crate) async fn contacts() -> World {
-    let world = World::new().await;
-    let dataverse = world.emulators.dataverse();
+pub(crate) async fn contacts() -> ValidClient {
+    let client = ValidClient::new().await;
+    let dataverse = client.emulators.dataverse();
     let account = dataverse
         .insert("account", json!({"name": "Kite Works"}))
         .unwrap();
@@ -20,7 +20,7 @@ pub(crate) async fn contacts() -> World {
     ] {
         dataverse.insert("contact", row).unwrap();
     }
-    world
+    client
 }
 
 fn encode(text: &str) -> String {
@@ -35,8 +35,8 @@ fn encode(text: &str) -> String {
 }
 
 /// Returns the last names of the contacts that match a filter.
-async fn found(world: &World, filter: &str) -> Vec<String> {
-    let answer = world
+async fn found(client: &ValidClient, filter: &str) -> Vec<String> {
+    let answer = client
         .get(&format!(
             "contacts?$select=lastname&$filter={}",
             encode(filter)
@@ -51,8 +51,8 @@ async fn found(world: &World, filter: &str) -> Vec<String> {
 
 #[tokio::test]
 async fn filters_find_what_they_say() {
-    let world = contacts().await;
-    let account = world.emulators.dataverse().rows("account")[0]["accountid"]
+    let client = contacts().await;
+    let account = client.emulators.dataverse().rows("account")[0]["accountid"]
         .as_str()
         .unwrap()
         .to_owned();
@@ -97,15 +97,15 @@ async fn filters_find_what_they_say() {
             vec!["Cy"],
         ),
     ] {
-        assert_eq!(found(&world, filter).await, expected, "{filter}");
+        assert_eq!(found(&client, filter).await, expected, "{filter}");
     }
     assert_eq!(
-        found(&world, &format!("_parentcustomerid_value eq {account}")).await,
+        found(&client, &format!("_parentcustomerid_value eq {account}")).await,
         ["Lark"]
     );
     assert_eq!(
         found(
-            &world,
+            &client,
             &format!("_parentcustomerid_value eq {}", account.to_uppercase())
         )
         .await,
@@ -115,14 +115,14 @@ async fn filters_find_what_they_say() {
 
 #[tokio::test]
 async fn in_takes_its_values_from_parameter_aliases() {
-    let world = contacts().await;
+    let client = contacts().await;
     let query = format!(
         "contacts?$filter=Microsoft.Dynamics.CRM.In(PropertyName=@p1,PropertyValues=@p2)&@p1={}&@p2={}",
         encode("'emailaddress1'"),
         encode(r#"["ADA@example.com","none@example.com"]"#)
     );
     assert_eq!(
-        world.get(&query).await.json()["value"]
+        client.get(&query).await.json()["value"]
             .as_array()
             .unwrap()
             .len(),
@@ -132,7 +132,7 @@ async fn in_takes_its_values_from_parameter_aliases() {
 
 #[tokio::test]
 async fn queries_that_cannot_be_understood_are_refused() {
-    let world = contacts().await;
+    let client = contacts().await;
     for query in [
         "$filter=nosuch%20eq%201",
         "$filter=LastName%20eq%20%27x%27",
@@ -154,12 +154,12 @@ async fn queries_that_cannot_be_understood_are_refused() {
         "$nosuch=1",
     ] {
         assert_eq!(
-            world.get(&format!("contacts?{query}")).await.error(),
+            client.get(&format!("contacts?{query}")).await.error(),
             error(400, "0x80060888"),
             "{query}"
         );
     }
-    let path = world
+    let path = client
         .get("contacts?$filter=parentcustomerid_account/name%20eq%20%27x%27")
         .await;
     assert_eq!(path.error(), error(501, "twin"));
@@ -167,21 +167,21 @@ async fn queries_that_cannot_be_understood_are_refused() {
 
 #[tokio::test]
 async fn the_body_of_an_email_cannot_be_filtered_or_sorted_by() {
-    let world = World::new().await;
+    let client = ValidClient::new().await;
     for query in [
         "$filter=contains(description,%27x%27)",
         "$filter=description%20ne%20null",
         "$orderby=description",
     ] {
         assert_eq!(
-            world.get(&format!("emails?{query}")).await.error(),
+            client.get(&format!("emails?{query}")).await.error(),
             error(400, "0x80060888"),
             "{query}"
         );
     }
-    assert_eq!(world.get("emails?$select=description").await.status, 200);
+    assert_eq!(client.get("emails?$select=description").await.status, 200);
     assert_eq!(
-        world
+        client
             .get("contacts?$filter=description%20eq%20null")
             .await
             .status,
@@ -191,13 +191,13 @@ async fn the_body_of_an_email_cannot_be_filtered_or_sorted_by() {
 
 #[tokio::test]
 async fn rows_are_ordered_as_asked() {
-    let world = contacts().await;
+    let client = contacts().await;
     for (order, expected) in [
         ("lastname", ["Cy", "Lark", "O'Wren"]),
         ("lastname%20desc", ["O'Wren", "Lark", "Cy"]),
         ("numberofchildren%20asc,lastname", ["Cy", "O'Wren", "Lark"]),
     ] {
-        let rows = world
+        let rows = client
             .get(&format!("contacts?$select=lastname&$orderby={order}"))
             .await
             .json();
@@ -213,15 +213,15 @@ async fn rows_are_ordered_as_asked() {
 
 #[tokio::test]
 async fn pages_follow_their_links_to_the_end() {
-    let world = contacts().await;
+    let client = contacts().await;
     let page = |url: String| {
-        let request = world.http.get(url).bearer_auth(&world.token);
+        let request = client.http.get(url).bearer_auth(&client.token);
         let request = request
             .header("OData-Version", "4.0")
             .header("OData-MaxVersion", "4.0");
-        world.send(request.header("Prefer", "odata.maxpagesize=2"))
+        client.send(request.header("Prefer", "odata.maxpagesize=2"))
     };
-    let base = world.emulators.dataverse().url();
+    let base = client.emulators.dataverse().url();
     let query = "$select=lastname&$orderby=lastname&$count=true&$filter=contains(lastname,%27r%27)%20or%20true%20eq%20true";
     assert_eq!(
         page(format!("{base}/api/data/v9.2/contacts?{query}"))
@@ -251,16 +251,16 @@ async fn pages_follow_their_links_to_the_end() {
 
 #[tokio::test]
 async fn top_and_count_say_how_many() {
-    let world = contacts().await;
-    let body = world.get("contacts?$top=2").await.json();
+    let client = contacts().await;
+    let body = client.get("contacts?$top=2").await.json();
     assert_eq!(body["value"].as_array().unwrap().len(), 2);
     assert!(
         body.get("@odata.nextLink").is_none(),
         "`$top` does not paginate"
     );
-    assert_eq!(world.get("contacts/$count").await.body, "3");
+    assert_eq!(client.get("contacts/$count").await.body, "3");
     assert_eq!(
-        world
+        client
             .get("contacts/$count?$filter=statecode%20eq%201")
             .await
             .body,
@@ -270,15 +270,15 @@ async fn top_and_count_say_how_many() {
 
 #[tokio::test]
 async fn a_page_holds_at_most_5000_rows() {
-    let world = World::new().await;
+    let client = ValidClient::new().await;
     for number in 0..5_001 {
-        world
+        client
             .emulators
             .dataverse()
             .insert("account", json!({"name": number.to_string()}))
             .unwrap();
     }
-    let body = world.get("accounts?$select=name&$count=true").await.json();
+    let body = client.get("accounts?$select=name&$count=true").await.json();
     assert_eq!(body["value"].as_array().unwrap().len(), 5_000);
     assert_eq!(
         body["@odata.count"], 5_000,
@@ -289,42 +289,42 @@ async fn a_page_holds_at_most_5000_rows() {
 
 #[tokio::test]
 async fn queries_of_any_depth_get_an_answer() {
-    let world = World::new().await;
+    let client = ValidClient::new().await;
     let deep = |open: &str, close: &str| format!("{}x{}", open.repeat(2_000), close.repeat(2_000));
     assert_eq!(
-        world
+        client
             .get(&format!("emails?$expand={}", deep("a($expand=", ")")))
             .await
             .status,
         501
     );
     assert_eq!(
-        world
+        client
             .get(&format!("emails?$filter={}", deep("(", ")")))
             .await
             .status,
         400
     );
     assert_eq!(
-        world
+        client
             .get(&format!("emails?$filter={}", deep("not%20", "")))
             .await
             .status,
         400
     );
     let nested = format!("{}1{}", "[".repeat(2_000), "]".repeat(2_000));
-    let request = world
+    let request = client
         .request(reqwest::Method::POST, "emails")
         .header("Content-Type", "application/json");
     assert_eq!(
-        world.send(request.body(nested)).await.error(),
+        client.send(request.body(nested)).await.error(),
         error(400, "0x80048d19")
     );
 }
 
 #[tokio::test]
 async fn unknown_names_are_refused_even_when_there_is_no_row() {
-    let world = World::new().await;
+    let client = ValidClient::new().await;
     for query in [
         "$select=nosuch",
         "$expand=nosuch",
@@ -335,7 +335,7 @@ async fn unknown_names_are_refused_even_when_there_is_no_row() {
         "$orderby=nosuch",
     ] {
         assert_eq!(
-            world.get(&format!("emails?{query}")).await.error(),
+            client.get(&format!("emails?{query}")).await.error(),
             error(400, "0x80060888"),
             "{query}"
         );

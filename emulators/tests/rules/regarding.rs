@@ -4,15 +4,15 @@ use reqwest::Method;
 use serde_json::json;
 
 use super::definitions::each;
-use super::world::{World, error};
+use super::valid_client::{ValidClient, error};
 
 #[tokio::test]
 async fn open_opportunities_and_cases_are_found_by_their_customer() {
-    let world = World::new().await;
-    let dataverse = world.emulators.dataverse();
+    let client = ValidClient::new().await;
+    let dataverse = client.emulators.dataverse();
     let insert = |table: &str, row| dataverse.insert(table, row).unwrap();
     let kites = insert("account", json!({"name": "Kites"}));
-    let carol = world.contact("carol@kites.example");
+    let carol = client.contact("carol@kites.example");
     let to_kites = json!({"table": "account", "id": kites});
     let to_carol = json!({"table": "contact", "id": carol});
     let open = insert(
@@ -46,10 +46,10 @@ async fn open_opportunities_and_cases_are_found_by_their_customer() {
         let path = format!(
             "{set}?$select={key}&$filter=statecode eq 0 and (_{lookup}_value eq {customer})"
         );
-        let found = world.get(&path).await.json();
+        let found = client.get(&path).await.json();
         assert_eq!(each(&found, key), [expected.to_string()], "{path}");
     }
-    let unknown = world
+    let unknown = client
         .get(&format!(
             "incidents?$select=incidentid&$filter=_parentcontactid_value eq {carol}"
         ))
@@ -59,8 +59,8 @@ async fn open_opportunities_and_cases_are_found_by_their_customer() {
 
 #[tokio::test]
 async fn a_token_is_found_without_regard_to_case_and_as_a_whole() {
-    let world = World::new().await;
-    let id = world
+    let client = ValidClient::new().await;
+    let id = client
         .post(
             "emails",
             json!({"subject": "x", "trackingtoken": "CRM:0001234"}),
@@ -73,40 +73,45 @@ async fn a_token_is_found_without_regard_to_case_and_as_a_whole() {
         ("CRM:000123", vec![]),
     ] {
         let path = format!("emails?$select=activityid&$filter=trackingtoken eq '{token}'");
-        assert_eq!(each(&world.get(&path).await.json(), "activityid"), expected);
+        assert_eq!(
+            each(&client.get(&path).await.json(), "activityid"),
+            expected
+        );
     }
     let long = json!({"subject": "x", "trackingtoken": "x".repeat(51)});
     assert_eq!(
-        world.post("emails", long).await.error(),
+        client.post("emails", long).await.error(),
         error(400, "0x80044331")
     );
 }
 
 #[tokio::test]
 async fn the_answered_mail_is_bound_on_create_and_ignored_afterwards() {
-    let world = World::new().await;
-    let (first, other) = (world.email().await, world.email().await);
+    let client = ValidClient::new().await;
+    let (first, other) = (client.email().await, client.email().await);
     let bind =
         |id| json!({"parentactivityid@odata.bind": format!("/emails({id})"), "subject": "Re: x"});
-    let answer = world.post("emails", bind(first)).await.id();
+    let answer = client.post("emails", bind(first)).await.id();
     let to_first = json!({"table": "email", "id": first});
-    assert_eq!(world.stored(answer, "parentactivityid"), to_first);
-    let changed = world.patch(&format!("emails({answer})"), bind(other)).await;
+    assert_eq!(client.stored(answer, "parentactivityid"), to_first);
+    let changed = client
+        .patch(&format!("emails({answer})"), bind(other))
+        .await;
     assert_eq!(changed.status, 204);
-    assert_eq!(world.stored(answer, "parentactivityid"), to_first);
+    assert_eq!(client.stored(answer, "parentactivityid"), to_first);
     assert_eq!(
-        world.emulators.dataverse().dropped().len(),
+        client.emulators.dataverse().dropped().len(),
         1,
         "the change is dropped without an error"
     );
-    let missing = world.post("emails", bind(uuid::Uuid::from_u128(5))).await;
+    let missing = client.post("emails", bind(uuid::Uuid::from_u128(5))).await;
     assert_eq!(missing.error(), error(404, "0x80040217"));
 }
 
 #[tokio::test]
 async fn an_email_is_bound_to_a_custom_table_by_the_name_that_its_relationship_tells() {
-    let world = World::new().await;
-    let dataverse = world.emulators.dataverse();
+    let client = ValidClient::new().await;
+    let dataverse = client.emulators.dataverse();
     let customers = ["account", "contact"];
     let lookup = ("new_customerid", &customers[..]);
     dataverse.add_table("new_project", lookup, true).unwrap();
@@ -116,7 +121,7 @@ async fn an_email_is_bound_to_a_custom_table_by_the_name_that_its_relationship_t
         .insert("new_project", json!({"new_name": "Big"}))
         .unwrap();
     let definition = "EntityDefinitions(LogicalName='new_project')";
-    let table = world
+    let table = client
         .get(&format!(
             "{definition}?$select=EntitySetName,PrimaryIdAttribute"
         ))
@@ -132,14 +137,14 @@ async fn an_email_is_bound_to_a_custom_table_by_the_name_that_its_relationship_t
              ?$select=ReferencingAttribute,ReferencingEntityNavigationPropertyName&$filter=ReferencingEntity eq 'email'"
         )
     };
-    let found = world.get(&names("new_project")).await.json();
+    let found = client.get(&names("new_project")).await.json();
     let column = "ReferencingEntityNavigationPropertyName";
     assert_eq!(
         each(&found, column),
         ["regardingobjectid_new_project_email"]
     );
     assert_eq!(each(&found, "ReferencingAttribute"), ["regardingobjectid"]);
-    let none = world.get(&names("new_note")).await.json();
+    let none = client.get(&names("new_note")).await.json();
     assert!(
         each(&none, column).is_empty(),
         "a table without activities has no relationship with emails"
@@ -149,7 +154,7 @@ async fn an_email_is_bound_to_a_custom_table_by_the_name_that_its_relationship_t
         body[format!("{name}@odata.bind")] = json!(format!("/{set}({id})"));
         body
     };
-    let email = world
+    let email = client
         .post(
             "emails",
             bind("regardingobjectid_new_project_email", "new_projects", row),
@@ -157,23 +162,23 @@ async fn an_email_is_bound_to_a_custom_table_by_the_name_that_its_relationship_t
         .await
         .id();
     assert_eq!(
-        world.stored(email, "regardingobjectid"),
+        client.stored(email, "regardingobjectid"),
         json!({"table": "new_project", "id": row})
     );
     let guessed = bind("regardingobjectid_new_note_email", "new_notes", row);
     assert_eq!(
-        world.post("emails", guessed).await.error(),
+        client.post("emails", guessed).await.error(),
         error(400, "0x80048d19")
     );
 }
 
 #[tokio::test]
 async fn rows_of_a_custom_table_are_found_by_their_customer() {
-    let world = World::new().await;
-    let dataverse = world.emulators.dataverse();
+    let client = ValidClient::new().await;
+    let dataverse = client.emulators.dataverse();
     let lookup = ("new_customerid", &["account", "contact"][..]);
     dataverse.add_table("new_project", lookup, true).unwrap();
-    let carol = world.contact("carol@kites.example");
+    let carol = client.contact("carol@kites.example");
     let to_carol = json!({"table": "contact", "id": carol});
     let row = |name: &str, state: i64| json!({"new_name": name, "new_customerid": to_carol, "statecode": state});
     let active = dataverse.insert("new_project", row("a", 0)).unwrap();
@@ -181,27 +186,27 @@ async fn rows_of_a_custom_table_are_found_by_their_customer() {
     let path = format!(
         "new_projects?$select=new_projectid,_new_customerid_value&$filter=statecode eq 0 and (_new_customerid_value eq {carol})"
     );
-    let found = world.get(&path).await.json();
+    let found = client.get(&path).await.json();
     assert_eq!(each(&found, "new_projectid"), [active.to_string()]);
 }
 
 #[tokio::test]
 async fn the_people_of_an_email_come_with_it_and_with_their_tables() {
-    let world = World::new().await;
-    let carol = world.contact("carol@kites.example");
+    let client = ValidClient::new().await;
+    let carol = client.contact("carol@kites.example");
     let parties = json!([
         {"participationtypemask": 1, "addressused": "carol@kites.example", "partyid_contact@odata.bind": format!("/contacts({carol})")},
         {"participationtypemask": 2, "addressused": "ada@ours.example"},
     ]);
     let body = json!({"subject": "x", "messageid": "<1@x>", "email_activity_parties": parties});
-    world.post("emails", body).await.id();
+    client.post("emails", body).await.id();
     let path = "emails?$select=activityid&$filter=messageid eq '<1@x>'\
                 &$expand=email_activity_parties($select=participationtypemask,addressused,_partyid_value)";
-    let request = world.request(Method::GET, path).header(
+    let request = client.request(Method::GET, path).header(
         "Prefer",
         "odata.include-annotations=\"Microsoft.Dynamics.CRM.lookuplogicalname\"",
     );
-    let found = world.send(request).await.json();
+    let found = client.send(request).await.json();
     let people = found["value"][0]["email_activity_parties"]
         .as_array()
         .unwrap();
@@ -223,27 +228,30 @@ async fn the_people_of_an_email_come_with_it_and_with_their_tables() {
 
 #[tokio::test]
 async fn who_changed_a_row_last_is_told_from_who_made_it() {
-    let world = World::new().await;
-    let id = world.completed_email().await;
+    let client = ValidClient::new().await;
+    let id = client.completed_email().await;
     let by = |row: &serde_json::Value| (row["createdby"].clone(), row["modifiedby"].clone());
-    let row = world.emulators.dataverse().row("email", id).unwrap();
+    let row = client.emulators.dataverse().row("email", id).unwrap();
     assert_eq!(by(&row).0, by(&row).1);
-    let client = "11111111-2222-4333-8444-555555555555";
-    let user = json!({"lastname": "Other", "applicationid": client});
-    let user = world
+    let application_id = "11111111-2222-4333-8444-555555555555";
+    let user = json!({"lastname": "Other", "applicationid": application_id});
+    let user = client
         .emulators
         .dataverse()
         .insert("systemuser", user)
         .unwrap();
-    let kites = world
+    let kites = client
         .emulators
         .dataverse()
         .insert("account", json!({"name": "Kites"}))
         .unwrap();
-    let url = world.emulators.dataverse().url();
-    let token = world.emulators.entra().issue_token_for(client, &url, 600);
+    let url = client.emulators.dataverse().url();
+    let token = client
+        .emulators
+        .entra()
+        .issue_token_for(application_id, &url, 600);
     let body = json!({"regardingobjectid_account_email@odata.bind": format!("/accounts({kites})")});
-    let other = World { token, ..world };
+    let other = ValidClient { token, ..client };
     let changed = other.patch(&format!("emails({id})"), body).await;
     assert_eq!(changed.status, 204, "{}", changed.body);
     let row = other.emulators.dataverse().row("email", id).unwrap();
@@ -253,8 +261,8 @@ async fn who_changed_a_row_last_is_told_from_who_made_it() {
 
 #[tokio::test]
 async fn a_row_of_server_side_sync_is_complete_and_concerns_nothing() {
-    let world = World::new().await;
-    let dataverse = world.emulators.dataverse();
+    let client = ValidClient::new().await;
+    let dataverse = client.emulators.dataverse();
     let changes = json!({"sender": null, "subject": "Mine"});
     let id = dataverse
         .track_by_server_side_sync("<1@x>", "carol@kites.example", &changes)
@@ -267,7 +275,7 @@ async fn a_row_of_server_side_sync_is_complete_and_concerns_nothing() {
         ("sender", json!(null)),
         ("regardingobjectid", json!(null)),
     ] {
-        assert_eq!(world.stored(id, column), expected, "{column}");
+        assert_eq!(client.stored(id, column), expected, "{column}");
     }
     let wrong = json!({"nosuch": 1});
     assert!(
@@ -279,21 +287,21 @@ async fn a_row_of_server_side_sync_is_complete_and_concerns_nothing() {
 
 #[tokio::test]
 async fn a_completed_email_can_be_deleted_in_the_version_that_was_seen_but_not_cancelled() {
-    let world = World::new().await;
-    let id = world.completed_email().await;
+    let client = ValidClient::new().await;
+    let id = client.completed_email().await;
     let path = format!("emails({id})");
-    let etag = world.get(&path).await.header("etag").to_owned();
-    let canceled = world
+    let etag = client.get(&path).await.header("etag").to_owned();
+    let canceled = client
         .patch(&path, json!({"statecode": 2, "statuscode": 5}))
         .await;
     assert_eq!(canceled.error(), error(400, "0x80043500"));
-    let stale = world
+    let stale = client
         .request(Method::DELETE, &path)
         .header("If-Match", "W/\"0\"");
-    assert_eq!(world.send(stale).await.error(), error(412, "0x80060882"));
-    let seen = world
+    assert_eq!(client.send(stale).await.error(), error(412, "0x80060882"));
+    let seen = client
         .request(Method::DELETE, &path)
         .header("If-Match", etag);
-    assert_eq!(world.send(seen).await.status, 204);
-    assert_eq!(world.get(&path).await.error(), error(404, "0x80040217"));
+    assert_eq!(client.send(seen).await.status, 204);
+    assert_eq!(client.get(&path).await.error(), error(404, "0x80040217"));
 }

@@ -2,33 +2,37 @@
 
 use serde_json::json;
 
-use super::world::{World, error};
+use super::valid_client::{ValidClient, error};
 
 #[tokio::test]
 async fn an_email_cannot_be_created_sent_or_received() {
-    let world = World::new().await;
+    let client = ValidClient::new().await;
     for body in [
         json!({"statuscode": 3}),
         json!({"statuscode": 4}),
         json!({"statecode": 1, "statuscode": 4}),
     ] {
         assert_eq!(
-            world.post("emails", body.clone()).await.error(),
+            client.post("emails", body.clone()).await.error(),
             error(400, "0x80048408"),
             "{body}"
         );
     }
-    let id = world.post("emails", json!({"statecode": 1})).await.id();
-    assert_eq!(world.stored(id, "statecode"), 0, "a create drops the state");
+    let id = client.post("emails", json!({"statecode": 1})).await.id();
     assert_eq!(
-        world.post("emails", json!({"statuscode": 8})).await.status,
+        client.stored(id, "statecode"),
+        0,
+        "a create drops the state"
+    );
+    assert_eq!(
+        client.post("emails", json!({"statuscode": 8})).await.status,
         204
     );
 }
 
 #[tokio::test]
 async fn a_change_of_state_needs_a_pair_that_agrees_or_the_state_alone() {
-    let world = World::new().await;
+    let client = ValidClient::new().await;
     for (body, state, status) in [
         (json!({"statecode": 1, "statuscode": 4}), 1, 4),
         (json!({"statecode": 1, "statuscode": 3}), 1, 3),
@@ -41,9 +45,9 @@ async fn a_change_of_state_needs_a_pair_that_agrees_or_the_state_alone() {
             4,
         ),
     ] {
-        let id = world.email().await;
+        let id = client.email().await;
         assert_eq!(
-            world
+            client
                 .patch(&format!("emails({id})"), body.clone())
                 .await
                 .status,
@@ -52,8 +56,8 @@ async fn a_change_of_state_needs_a_pair_that_agrees_or_the_state_alone() {
         );
         assert_eq!(
             (
-                world.stored(id, "statecode"),
-                world.stored(id, "statuscode")
+                client.stored(id, "statecode"),
+                client.stored(id, "statuscode")
             ),
             (json!(state), json!(status))
         );
@@ -63,9 +67,9 @@ async fn a_change_of_state_needs_a_pair_that_agrees_or_the_state_alone() {
         json!({"statecode": 0, "statuscode": 4}),
         json!({"statecode": 1, "statuscode": 1}),
     ] {
-        let id = world.email().await;
+        let id = client.email().await;
         assert_eq!(
-            world
+            client
                 .patch(&format!("emails({id})"), body.clone())
                 .await
                 .error(),
@@ -73,16 +77,16 @@ async fn a_change_of_state_needs_a_pair_that_agrees_or_the_state_alone() {
             "{body}"
         );
     }
-    let id = world.email().await;
+    let id = client.email().await;
     assert_eq!(
-        world
+        client
             .patch(&format!("emails({id})"), json!({"statuscode": null}))
             .await
             .status,
         400
     );
     assert_eq!(
-        world
+        client
             .patch(&format!("emails({id})"), json!({"statecode": 9}))
             .await
             .error(),
@@ -92,9 +96,9 @@ async fn a_change_of_state_needs_a_pair_that_agrees_or_the_state_alone() {
 
 #[tokio::test]
 async fn a_closed_email_takes_another_regarding_and_nothing_else() {
-    let world = World::new().await;
-    let address = format!("/contacts({})", world.contact("lark@example.com"));
-    let id = world.completed_email().await;
+    let client = ValidClient::new().await;
+    let address = format!("/contacts({})", client.contact("lark@example.com"));
+    let id = client.completed_email().await;
     let path = format!("emails({id})");
     for body in [
         json!({"subject": "x"}),
@@ -103,27 +107,27 @@ async fn a_closed_email_takes_another_regarding_and_nothing_else() {
         json!({"regardingobjectid_contact_email@odata.bind": address, "subject": "x"}),
     ] {
         assert_eq!(
-            world.patch(&path, body.clone()).await.error(),
+            client.patch(&path, body.clone()).await.error(),
             error(400, "0x80043500"),
             "{body}"
         );
     }
     let regarding = json!({"regardingobjectid_contact_email@odata.bind": address});
-    assert_eq!(world.patch(&path, regarding).await.status, 204);
-    assert_eq!(world.stored(id, "regardingobjectid")["table"], "contact");
-    assert_eq!(world.delete(&path).await.status, 204);
+    assert_eq!(client.patch(&path, regarding).await.status, 204);
+    assert_eq!(client.stored(id, "regardingobjectid")["table"], "contact");
+    assert_eq!(client.delete(&path).await.status, 204);
 }
 
 #[tokio::test]
 async fn a_closed_email_takes_neither_parties_nor_attachments() {
-    let world = World::new().await;
-    let id = world.completed_email().await;
-    let put = world.request(
+    let client = ValidClient::new().await;
+    let id = client.completed_email().await;
+    let put = client.request(
         reqwest::Method::PUT,
         &format!("emails({id})/email_activity_parties"),
     );
     assert_eq!(
-        world.send(put.json(&json!({"value": []}))).await.error(),
+        client.send(put.json(&json!({"value": []}))).await.error(),
         error(400, "0x80043500")
     );
     let attachment = json!({
@@ -131,7 +135,7 @@ async fn a_closed_email_takes_neither_parties_nor_attachments() {
         "mimetype": "text/plain", "body": "YQ==",
     });
     assert_eq!(
-        world
+        client
             .post("activitymimeattachments", attachment)
             .await
             .error(),
@@ -141,17 +145,17 @@ async fn a_closed_email_takes_neither_parties_nor_attachments() {
 
 #[tokio::test]
 async fn an_inactive_contact_is_not_closed() {
-    let world = World::new().await;
-    let id = world.contact("lark@example.com");
+    let client = ValidClient::new().await;
+    let id = client.contact("lark@example.com");
     assert_eq!(
-        world
+        client
             .patch(&format!("contacts({id})"), json!({"statecode": 1}))
             .await
             .status,
         204
     );
     assert_eq!(
-        world
+        client
             .patch(&format!("contacts({id})"), json!({"lastname": "Wren"}))
             .await
             .status,

@@ -6,7 +6,7 @@
 use emulators::Setting;
 use serde_json::{Value, json};
 
-use super::world::{World, error};
+use super::valid_client::{ValidClient, error};
 
 /// Table, column, type, maximum length in characters (0: not checked), valid for create, valid for
 /// update.
@@ -124,13 +124,13 @@ const OTHERS: &[Row] = &[
 
 #[tokio::test]
 async fn types_lengths_and_what_may_be_written_are_as_documented() {
-    let world = World::new().await;
+    let client = ValidClient::new().await;
     let mut wrong = Vec::new();
     for row in EMAIL.iter().chain(OTHERS) {
         let (table, column, kind, length, create, update) = *row;
         let path =
             format!("EntityDefinitions(LogicalName='{table}')/Attributes(LogicalName='{column}')");
-        let answer = world.get(&path).await;
+        let answer = client.get(&path).await;
         assert_eq!(answer.status, 200, "{table}.{column}");
         let form = answer.json();
         let same = form["AttributeType"] == kind
@@ -165,9 +165,9 @@ fn value(kind: &str) -> Option<Value> {
 
 #[tokio::test]
 async fn each_documented_column_of_an_email_is_stored_or_dropped_as_its_flags_say() {
-    let world = World::new().await;
+    let client = ValidClient::new().await;
     // Each value is written to two rows, also that of `messageid`.
-    let dataverse = world.emulators.dataverse();
+    let dataverse = client.emulators.dataverse();
     dataverse.set_setting(Setting::UniqueMessageIds(false));
     for (_, column, kind, _, create, update) in EMAIL {
         // These two columns have side effects; other tests cover them.
@@ -175,24 +175,24 @@ async fn each_documented_column_of_an_email_is_stored_or_dropped_as_its_flags_sa
         let Some(value) = value(kind).filter(|_| !special) else {
             continue;
         };
-        let id = world.post("emails", json!({*column: value})).await.id();
+        let id = client.post("emails", json!({*column: value})).await.id();
         assert_eq!(
-            world.stored(id, column) == value,
+            client.stored(id, column) == value,
             *create,
             "{column} on create"
         );
-        let id = world.email().await;
+        let id = client.email().await;
         let path = format!("emails({id})");
         assert_eq!(
-            world.patch(&path, json!({*column: value})).await.status,
+            client.patch(&path, json!({*column: value})).await.status,
             204
         );
         assert_eq!(
-            world.stored(id, column) == value,
+            client.stored(id, column) == value,
             *update,
             "{column} on update"
         );
-        let dropped = world.emulators.dataverse().dropped();
+        let dropped = client.emulators.dataverse().dropped();
         let noted = |operation: &str| {
             dropped
                 .iter()
@@ -208,7 +208,7 @@ async fn each_documented_column_of_an_email_is_stored_or_dropped_as_its_flags_sa
 
 #[tokio::test]
 async fn a_text_of_the_documented_length_is_taken_and_one_more_is_not() {
-    let world = World::new().await;
+    let client = ValidClient::new().await;
     for (table, column, _, length, create, _) in EMAIL.iter().chain(OTHERS) {
         let set = match *table {
             "email" => "emails",
@@ -224,11 +224,11 @@ async fn a_text_of_the_documented_length_is_taken_and_one_more_is_not() {
         }
         let text = |length: usize| json!({*column: "x".repeat(length)});
         assert_eq!(
-            world.post(set, text(length)).await.status,
+            client.post(set, text(length)).await.status,
             204,
             "{table}.{column}"
         );
-        let answer = world.post(set, text(length + 1)).await;
+        let answer = client.post(set, text(length + 1)).await;
         assert_eq!(answer.error(), error(400, "0x80044331"), "{table}.{column}");
         let message = answer.json()["error"]["message"].to_string();
         for word in [*table, *column, length.to_string().as_str()] {
@@ -239,8 +239,8 @@ async fn a_text_of_the_documented_length_is_taken_and_one_more_is_not() {
 
 #[tokio::test]
 async fn a_name_that_a_table_does_not_have_is_refused_wherever_it_stands() {
-    let world = World::new().await;
-    let tables = world
+    let client = ValidClient::new().await;
+    let tables = client
         .get("EntityDefinitions?$select=EntitySetName,LogicalName")
         .await
         .json();
@@ -252,14 +252,18 @@ async fn a_name_that_a_table_does_not_have_is_refused_wherever_it_stands() {
             "$orderby=nosuch",
             "$expand=nosuch",
         ] {
-            let answer = world.get(&format!("{set}?{query}")).await;
+            let answer = client.get(&format!("{set}?{query}")).await;
             assert_eq!(answer.error(), error(400, "0x80060888"), "{set}?{query}");
         }
         if set == "activityparties" {
             continue;
         }
         let name = table["LogicalName"].as_str().unwrap();
-        let row = world.emulators.dataverse().insert(name, json!({})).unwrap();
+        let row = client
+            .emulators
+            .dataverse()
+            .insert(name, json!({}))
+            .unwrap();
         for body in [
             json!({"nosuch": 1}),
             json!({"nosuch": null}),
@@ -268,13 +272,13 @@ async fn a_name_that_a_table_does_not_have_is_refused_wherever_it_stands() {
         ] {
             let refused = error(400, "0x80048d19");
             assert_eq!(
-                world.post(set, body.clone()).await.error(),
+                client.post(set, body.clone()).await.error(),
                 refused,
                 "{set} {body}"
             );
             let path = format!("{set}({row})");
             assert_eq!(
-                world.patch(&path, body.clone()).await.error(),
+                client.patch(&path, body.clone()).await.error(),
                 refused,
                 "{set} {body}"
             );
@@ -284,17 +288,17 @@ async fn a_name_that_a_table_does_not_have_is_refused_wherever_it_stands() {
         {"participationtypemask": 1, "addressused": "a@example.com", "nosuch": 1},
     ]});
     assert_eq!(
-        world.post("emails", party).await.error(),
+        client.post("emails", party).await.error(),
         error(400, "0x80048d19")
     );
 }
 
 #[tokio::test]
 async fn what_forms_require_the_api_does_not() {
-    let world = World::new().await;
+    let client = ValidClient::new().await;
     for set in ["accounts", "contacts", "leads", "appointments"] {
-        assert_eq!(world.post(set, json!({})).await.status, 204, "{set}");
+        assert_eq!(client.post(set, json!({})).await.status, 204, "{set}");
     }
     let odd = json!({"emailaddress1": "no address at all"});
-    assert_eq!(world.post("contacts", odd).await.status, 204);
+    assert_eq!(client.post("contacts", odd).await.status, 204);
 }

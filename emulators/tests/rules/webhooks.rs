@@ -10,7 +10,7 @@ use emulators::Emulators;
 use serde_json::{Value, json};
 
 use super::nylas::Mail;
-use super::world::Answered;
+use super::valid_client::Answered;
 
 /// Starts a receiver and returns its URL. It answers a challenge with `answer` and a delivery with
 /// 200.

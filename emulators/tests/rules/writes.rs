@@ -4,29 +4,31 @@ use emulators::{SeedError, Setting};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::world::{World, error};
+use super::valid_client::{ValidClient, error};
 
 #[tokio::test]
 async fn a_create_answers_204_with_the_address_of_the_row() {
-    let world = World::new().await;
-    let answer = world.post("emails", json!({"subject": "Kites"})).await;
+    let client = ValidClient::new().await;
+    let answer = client.post("emails", json!({"subject": "Kites"})).await;
     assert_eq!((answer.status, answer.body.as_str()), (204, ""));
     let id = answer.id();
     let url = format!(
         "{}/api/data/v9.2/emails({id})",
-        world.emulators.dataverse().url()
+        client.emulators.dataverse().url()
     );
     assert_eq!(answer.header("odata-entityid"), url);
-    assert_eq!(world.stored(id, "subject"), "Kites");
+    assert_eq!(client.stored(id, "subject"), "Kites");
 }
 
 #[tokio::test]
 async fn a_create_can_answer_the_row_itself() {
-    let world = World::new().await;
-    let request = world
+    let client = ValidClient::new().await;
+    let request = client
         .request(Method::POST, "emails?$select=subject")
         .header("Prefer", "return=representation");
-    let answer = world.send(request.json(&json!({"subject": "Kites"}))).await;
+    let answer = client
+        .send(request.json(&json!({"subject": "Kites"})))
+        .await;
     assert_eq!(answer.status, 201);
     let body = answer.json();
     assert_eq!(body["subject"], "Kites");
@@ -39,10 +41,10 @@ async fn a_create_can_answer_the_row_itself() {
 
 #[tokio::test]
 async fn a_new_email_has_the_defaults_of_the_platform() {
-    let world = World::new().await;
-    let id = world.post("emails", json!({})).await.id();
-    let row = world.emulators.dataverse().row("email", id).unwrap();
-    let user = world.emulators.dataverse().rows("systemuser")[0]["systemuserid"].clone();
+    let client = ValidClient::new().await;
+    let id = client.post("emails", json!({})).await.id();
+    let row = client.emulators.dataverse().row("email", id).unwrap();
+    let user = client.emulators.dataverse().rows("systemuser")[0]["systemuserid"].clone();
     assert_eq!(
         row["directioncode"],
         json!(true),
@@ -59,7 +61,7 @@ async fn a_new_email_has_the_defaults_of_the_platform() {
 
 #[tokio::test]
 async fn names_and_types_that_do_not_fit_are_payload_errors() {
-    let world = World::new().await;
+    let client = ValidClient::new().await;
     for body in [
         json!({"Subject": "x"}),
         json!({"subject": 1}),
@@ -70,59 +72,59 @@ async fn names_and_types_that_do_not_fit_are_payload_errors() {
         json!("x"),
     ] {
         assert_eq!(
-            world.post("emails", body.clone()).await.error(),
+            client.post("emails", body.clone()).await.error(),
             error(400, "0x80048d19"),
             "{body}"
         );
     }
     for text in ["", "{", "\u{feff}{}", "{\"subject\": \"\\ud800\"}"] {
-        let request = world
+        let request = client
             .request(Method::POST, "emails")
             .header("Content-Type", "application/json")
             .body(text);
         assert_eq!(
-            world.send(request).await.error(),
+            client.send(request).await.error(),
             error(400, "0x80048d19"),
             "{text}"
         );
     }
-    let request = world
+    let request = client
         .request(Method::POST, "emails")
         .header("Content-Type", "application/json");
     assert_eq!(
-        world
+        client
             .send(request.body(vec![b'"', 0xff, b'"']))
             .await
             .error(),
         error(400, "0x80048d19")
     );
-    assert!(world.emulators.dataverse().rows("email").is_empty());
+    assert!(client.emulators.dataverse().rows("email").is_empty());
 }
 
 #[tokio::test]
 async fn a_body_that_is_not_declared_as_json_is_not_read() {
-    let world = World::new().await;
-    let request = world
+    let client = ValidClient::new().await;
+    let request = client
         .request(Method::POST, "emails")
         .header("Content-Type", "text/plain")
         .body("{}");
-    assert_eq!(world.send(request).await.status, 415);
+    assert_eq!(client.send(request).await.status, 415);
 }
 
 #[tokio::test]
 async fn read_only_columns_are_dropped_in_silence_and_noted() {
-    let world = World::new().await;
+    let client = ValidClient::new().await;
     let body = json!({"subject": "x", "senton": "2026-01-01T00:00:00Z", "inreplyto": "<a@example.com>", "statecode": 1});
-    let id = world.post("emails", body).await.id();
-    assert_eq!(world.stored(id, "senton"), Value::Null);
-    assert_eq!(world.stored(id, "statecode"), 0);
-    world
+    let id = client.post("emails", body).await.id();
+    assert_eq!(client.stored(id, "senton"), Value::Null);
+    assert_eq!(client.stored(id, "statecode"), 0);
+    client
         .patch(
             &format!("emails({id})"),
             json!({"overriddencreatedon": "2026-01-01T00:00:00Z", "subject": "y"}),
         )
         .await;
-    let dropped = world.emulators.dataverse().dropped();
+    let dropped = client.emulators.dataverse().dropped();
     let dropped: Vec<(&str, &str)> = dropped
         .iter()
         .map(|value| (value.column.as_str(), value.operation))
@@ -140,17 +142,17 @@ async fn read_only_columns_are_dropped_in_silence_and_noted() {
 
 #[tokio::test]
 async fn a_read_only_column_still_needs_the_right_type() {
-    let world = World::new().await;
+    let client = ValidClient::new().await;
     assert_eq!(
-        world.post("emails", json!({"senton": 5})).await.error(),
+        client.post("emails", json!({"senton": 5})).await.error(),
         error(400, "0x80048d19")
     );
 }
 
 #[tokio::test]
 async fn lengths_and_choices_are_checked_on_create_and_on_change() {
-    let world = World::new().await;
-    let id = world.email().await;
+    let client = ValidClient::new().await;
+    let id = client.email().await;
     let path = format!("emails({id})");
     for (body, code) in [
         (json!({"subject": "x".repeat(801)}), "0x80044331"),
@@ -160,26 +162,26 @@ async fn lengths_and_choices_are_checked_on_create_and_on_change() {
         (json!({"subject": "a\u{1}b"}), "0x80040278"),
     ] {
         assert_eq!(
-            world.post("emails", body.clone()).await.error(),
+            client.post("emails", body.clone()).await.error(),
             error(400, code),
             "{body}"
         );
         assert_eq!(
-            world.patch(&path, body.clone()).await.error(),
+            client.patch(&path, body.clone()).await.error(),
             error(400, code),
             "{body}"
         );
     }
-    assert_eq!(world.stored(id, "subject"), "Kites");
+    assert_eq!(client.stored(id, "subject"), "Kites");
 }
 
 #[tokio::test]
 async fn an_organisation_may_have_other_limits_and_columns() {
-    let world = World::new().await;
-    let dataverse = world.emulators.dataverse();
+    let client = ValidClient::new().await;
+    let dataverse = client.emulators.dataverse();
     dataverse.set_max_length("email", "subject", 10).unwrap();
     assert_eq!(
-        world
+        client
             .post("emails", json!({"subject": "x".repeat(11)}))
             .await
             .error(),
@@ -187,7 +189,7 @@ async fn an_organisation_may_have_other_limits_and_columns() {
     );
     dataverse.add_text_column("email", "new_key", 64).unwrap();
     assert_eq!(
-        world.post("emails", json!({"new_key": "a"})).await.status,
+        client.post("emails", json!({"new_key": "a"})).await.status,
         204
     );
     assert!(matches!(
@@ -202,54 +204,63 @@ async fn an_organisation_may_have_other_limits_and_columns() {
 
 #[tokio::test]
 async fn the_creation_time_can_be_chosen_at_creation() {
-    let world = World::new().await;
-    let id = world
+    let client = ValidClient::new().await;
+    let id = client
         .post(
             "emails",
             json!({"overriddencreatedon": "2020-02-03T04:05:06Z"}),
         )
         .await
         .id();
-    assert_eq!(world.stored(id, "createdon"), "2020-02-03T04:05:06Z");
+    assert_eq!(client.stored(id, "createdon"), "2020-02-03T04:05:06Z");
 }
 
 #[tokio::test]
 async fn the_creation_time_can_be_chosen_with_the_privilege_for_it_only() {
-    let world = World::new().await;
-    world
+    let client = ValidClient::new().await;
+    client
         .emulators
         .dataverse()
         .set_setting(Setting::MayOverrideCreatedOn(false));
     let dated = json!({"overriddencreatedon": "2020-02-03T04:05:06Z"});
-    let refused = world.post("emails", dated.clone()).await;
+    let refused = client.post("emails", dated.clone()).await;
     assert_eq!(refused.error(), error(403, "0x80040220"));
-    assert_eq!(world.emulators.dataverse().rows("email"), [Value::Null; 0]);
+    assert_eq!(client.emulators.dataverse().rows("email"), [Value::Null; 0]);
     let nothing = json!({"overriddencreatedon": null});
-    let id = world.post("emails", nothing).await.id();
+    let id = client.post("emails", nothing).await.id();
     // An update drops the column, with or without the privilege.
-    let answer = world.patch(&format!("emails({id})"), dated).await;
+    let answer = client.patch(&format!("emails({id})"), dated).await;
     assert_eq!(answer.status, 204);
-    assert_ne!(world.stored(id, "createdon"), "2020-02-03T04:05:06Z");
+    assert_ne!(client.stored(id, "createdon"), "2020-02-03T04:05:06Z");
 }
 
 #[tokio::test]
 async fn deleting_an_email_takes_its_parties_and_attachments_along() {
-    let world = World::new().await;
+    let client = ValidClient::new().await;
     let body = json!({"email_activity_parties": [{"participationtypemask": 1, "addressused": "a@example.com"}]});
-    let id = world.post("emails", body).await.id();
+    let id = client.post("emails", body).await.id();
     let attachment = json!({
         "objectid_email@odata.bind": format!("/emails({id})"), "objecttypecode": "email", "filename": "a.txt",
         "mimetype": "text/plain", "body": "YQ==",
     });
-    world.post("activitymimeattachments", attachment).await.id();
-    assert_eq!(world.delete(&format!("emails({id})")).await.status, 204);
+    client
+        .post("activitymimeattachments", attachment)
+        .await
+        .id();
+    assert_eq!(client.delete(&format!("emails({id})")).await.status, 204);
     assert_eq!(
-        world.delete(&format!("emails({id})")).await.error(),
+        client.delete(&format!("emails({id})")).await.error(),
         error(404, "0x80040217")
     );
-    assert!(world.emulators.dataverse().rows("activityparty").is_empty());
     assert!(
-        world
+        client
+            .emulators
+            .dataverse()
+            .rows("activityparty")
+            .is_empty()
+    );
+    assert!(
+        client
             .emulators
             .dataverse()
             .rows("activitymimeattachment")
@@ -259,27 +270,27 @@ async fn deleting_an_email_takes_its_parties_and_attachments_along() {
 
 #[tokio::test]
 async fn deleting_a_contact_leaves_its_parties() {
-    let world = World::new().await;
-    let contact = world.contact("lark@example.com");
+    let client = ValidClient::new().await;
+    let contact = client.contact("lark@example.com");
     let party = json!({"participationtypemask": 1, "partyid_contact@odata.bind": format!("/contacts({contact})")});
-    let id = world
+    let id = client
         .post("emails", json!({"email_activity_parties": [party]}))
         .await
         .id();
     assert_eq!(
-        world.delete(&format!("contacts({contact})")).await.status,
+        client.delete(&format!("contacts({contact})")).await.status,
         204
     );
     assert_eq!(
-        world.emulators.dataverse().parties(id)[0]["ispartydeleted"],
+        client.emulators.dataverse().parties(id)[0]["ispartydeleted"],
         true
     );
 }
 
 #[tokio::test]
 async fn people_get_their_full_name_from_its_parts() {
-    let world = World::new().await;
-    let id = world
+    let client = ValidClient::new().await;
+    let id = client
         .post(
             "contacts",
             json!({"firstname": "Ada", "lastname": "Lark", "fullname": "ignored"}),
@@ -287,23 +298,23 @@ async fn people_get_their_full_name_from_its_parts() {
         .await
         .id();
     assert_eq!(
-        world.emulators.dataverse().row("contact", id).unwrap()["fullname"],
+        client.emulators.dataverse().row("contact", id).unwrap()["fullname"],
         "Ada Lark"
     );
-    world
+    client
         .patch(&format!("contacts({id})"), json!({"lastname": "Wren"}))
         .await
         .id();
     assert_eq!(
-        world.emulators.dataverse().row("contact", id).unwrap()["fullname"],
+        client.emulators.dataverse().row("contact", id).unwrap()["fullname"],
         "Ada Wren"
     );
 }
 
 #[tokio::test]
 async fn a_seed_is_checked_like_a_body_but_may_set_what_a_client_may_not() {
-    let world = World::new().await;
-    let dataverse = world.emulators.dataverse();
+    let client = ValidClient::new().await;
+    let dataverse = client.emulators.dataverse();
     let account = dataverse
         .insert("account", json!({"name": "Kite Works"}))
         .unwrap();

@@ -22,13 +22,13 @@ use crate::mailboxes::{Folders, Mailboxes};
 /// | `user@crm.example`, `former@crm.example` | an enabled user and a disabled one |
 /// | all of `domain.example` | internal by the document |
 /// | `carol@kites.example`, `info@kites.example`, `lea@leads.example` | a contact, an account, a lead |
-struct World {
+struct Organisation {
     mailboxes: Mailboxes,
     found: Found,
     folders: Folders,
 }
 
-fn world() -> World {
+fn organisation() -> Organisation {
     let grant = json!({"id": "g", "email": "ada@ours.example", "provider": "google", "email_aliases": ["sales@alias.example"]});
     let mut found = Found::default();
     for (n, (email, table, active)) in [
@@ -61,7 +61,7 @@ fn world() -> World {
         json!({"id": "junk", "name": "Werbung", "attributes": ["\\Junk"]}),
         json!({"id": "bin", "name": "Papierkorb", "attributes": ["\\Trash"]}),
     ];
-    World {
+    Organisation {
         mailboxes: Mailboxes::new(&[wire::grant(&grant).unwrap()]),
         found,
         folders: Folders::new(folders.iter().filter_map(wire::folder).collect()),
@@ -79,17 +79,17 @@ fn policy(changes: &Value) -> Policy {
 
 /// Returns the policy's decisions on a message before and after the lookup.
 fn decisions(changes: &Value, message: &Value) -> [Decision; 2] {
-    let (world, policy) = (world(), policy(changes));
+    let (organisation, policy) = (organisation(), policy(changes));
     let message = wire::message(&"g".parse().unwrap(), message).unwrap();
     let effective = policy.for_mailbox(EmailAddress::parse("ada@ours.example").as_ref());
     let nothing = Found::default();
-    [&nothing, &world.found].map(|found| {
+    [&nothing, &organisation.found].map(|found| {
         policy.decide(&Case {
             message: &message,
             effective: &effective,
-            folders: &world.folders,
+            folders: &organisation.folders,
             inside: &Inside {
-                mailboxes: &world.mailboxes,
+                mailboxes: &organisation.mailboxes,
                 found,
                 domains: policy.internal_domains(),
             },

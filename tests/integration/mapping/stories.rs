@@ -38,7 +38,7 @@ use mailverse::policy::cache::PolicySource;
 use serde_json::{Map, Value, json};
 
 use super::{fixtures, read};
-use crate::test_organisation::{ADA, World, assert_skipped, key, mail, written};
+use crate::test_organisation::{ADA, TestOrganisation, assert_skipped, key, mail, written};
 
 /// The number of cases that run at the same time.
 const AT_ONCE: usize = 4;
@@ -113,55 +113,58 @@ fn row_of_carols_mail() -> Map<String, Value> {
 /// Runs a case. Returns the row of the message with its parties, the evidence and what was created,
 /// or the rule by which the message was skipped.
 async fn told(story: &Value) -> Value {
-    let mut world = World::start().await;
+    let mut organisation = TestOrganisation::start().await;
     let text = story["policy"].to_string();
     let document = if story["policy"].is_null() {
         "{}"
     } else {
         &text
     };
-    world.pipeline.policy = PolicySource::given(Policy::parse(document).unwrap());
+    organisation.pipeline.policy = PolicySource::given(Policy::parse(document).unwrap());
     let mailbox = story["mailbox"].as_str().unwrap_or(ADA);
     for folder in list(story, "folders") {
-        world.emulators.nylas().add_folder(mailbox, folder.clone());
+        organisation
+            .emulators
+            .nylas()
+            .add_folder(mailbox, folder.clone());
     }
     if let Some(has_activities) = story["custom_table"]["has_activities"].as_bool() {
         let customer = ("new_customerid", &["account", "contact"][..]);
-        let added = world.emulators.dataverse();
+        let added = organisation.emulators.dataverse();
         added
             .add_table("new_project", customer, has_activities)
             .unwrap();
     }
     if let Some(unique) = story["unique_message_ids"].as_bool() {
-        let dataverse = world.emulators.dataverse();
+        let dataverse = organisation.emulators.dataverse();
         dataverse.set_setting(Setting::UniqueMessageIds(unique));
     }
     for row in list(story, "organisation") {
-        world.insert(row["table"].as_str().unwrap(), row["row"].clone());
+        organisation.insert(row["table"].as_str().unwrap(), row["row"].clone());
     }
     let changes = match &story["message"] {
         Value::Null => json!({}),
         changes => changes.clone(),
     };
-    world.put(mailbox, mail("m1", &changes));
+    organisation.put(mailbox, mail("m1", &changes));
     for (id, text) in story["files"].as_object().into_iter().flatten() {
         let file = list(&changes, "attachments")
             .iter()
             .find(|file| file["id"] == **id);
         let bytes = text.as_str().unwrap().as_bytes().to_vec();
-        let nylas = world.emulators.nylas();
+        let nylas = organisation.emulators.nylas();
         nylas.add_attachment(mailbox, "m1", file.unwrap().clone(), bytes);
     }
-    let before = everything(&world);
-    let fate = world.deliver_one(mailbox, "m1").await;
-    let mut after = everything(&world);
+    let before = everything(&organisation);
+    let fate = organisation.deliver_one(mailbox, "m1").await;
+    let mut after = everything(&organisation);
     if let mailverse::pipeline::Fate::Skipped { rule } = &fate {
         assert_skipped(&fate, rule);
         assert_eq!(after, before, "nothing is written");
         return json!({"skipped": rule});
     }
     let id = written(&fate).0;
-    let dataverse = world.emulators.dataverse();
+    let dataverse = organisation.emulators.dataverse();
     let mut new = |table: &str| -> Vec<Map<String, Value>> {
         let rows = after.remove(table).unwrap();
         let new = rows.iter().filter(|row| !before[table].contains(row));
@@ -183,7 +186,7 @@ async fn told(story: &Value) -> Value {
     for (table, rows) in after {
         assert_eq!(rows, before[&table], "{table}");
     }
-    let kept = world
+    let kept = organisation
         .pipeline
         .ledger
         .kept(&key(mailbox, "m1"))
@@ -200,7 +203,7 @@ async fn told(story: &Value) -> Value {
 }
 
 /// Returns the rows of all tables that a case may change or must leave unchanged.
-fn everything(world: &World) -> BTreeMap<String, Vec<Value>> {
+fn everything(organisation: &TestOrganisation) -> BTreeMap<String, Vec<Value>> {
     let tables = [
         "email",
         "contact",
@@ -211,7 +214,12 @@ fn everything(world: &World) -> BTreeMap<String, Vec<Value>> {
         "systemuser",
         "queue",
     ];
-    let rows = |table: &str| (table.to_owned(), world.emulators.dataverse().rows(table));
+    let rows = |table: &str| {
+        (
+            table.to_owned(),
+            organisation.emulators.dataverse().rows(table),
+        )
+    };
     tables.into_iter().map(rows).collect()
 }
 

@@ -9,7 +9,7 @@ use mailverse::pipeline::contact_import::{CardFate, CompaniesMade};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::test_organisation::{World, status, to_row};
+use crate::test_organisation::{TestOrganisation, status, to_row};
 
 in_both_write_modes!(
     what_somebody_enters_meanwhile_stays,
@@ -33,24 +33,31 @@ fn jane(address: &str) -> Value {
     json!({"given_name": "Jane", "surname": "Doe", "job_title": "Buyer", "emails": [{"email": address}]})
 }
 
-async fn bring_in(world: &mut World, people: &Value) -> Vec<CardFate> {
-    bring_in_with(world, people, &mut CompaniesMade::default()).await
+async fn bring_in(organisation: &mut TestOrganisation, people: &Value) -> Vec<CardFate> {
+    bring_in_with(organisation, people, &mut CompaniesMade::default()).await
 }
 
 async fn bring_in_with(
-    world: &mut World,
+    organisation: &mut TestOrganisation,
     people: &Value,
     made: &mut CompaniesMade,
 ) -> Vec<CardFate> {
-    let run = world.begin();
+    let run = organisation.begin();
     let people = cards(people);
-    let fates = world.pipeline.bring_in_people(&people, made, &run).await;
+    let fates = organisation
+        .pipeline
+        .bring_in_people(&people, made, &run)
+        .await;
     assert_eq!(fates.len(), people.len());
     fates
 }
 
-fn contact(world: &World, id: Uuid) -> Value {
-    world.emulators.dataverse().row("contact", id).unwrap()
+fn contact(organisation: &TestOrganisation, id: Uuid) -> Value {
+    organisation
+        .emulators
+        .dataverse()
+        .row("contact", id)
+        .unwrap()
 }
 
 #[track_caller]
@@ -65,18 +72,18 @@ fn created(fate: &CardFate) -> (Uuid, bool) {
 }
 
 async fn what_somebody_enters_meanwhile_stays(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
+    let mut organisation = TestOrganisation::start_in(mode).await;
     let people = json!([jane("carol@kites.example"), jane("new@lanterns.example")]);
-    let carol = world.people.carol;
+    let carol = organisation.people.carol;
     let url = format!(
         "{}/api/data/v9.2/contacts({carol})",
-        world.emulators.dataverse().url()
+        organisation.emulators.dataverse().url()
     );
-    let token = world
+    let token = organisation
         .emulators
         .entra()
-        .issue_token(&world.emulators.dataverse().url(), 600);
-    world.before_dataverse_gets(
+        .issue_token(&organisation.emulators.dataverse().url(), 600);
+    organisation.before_dataverse_gets(
         &format!("PATCH /api/data/v9.2/contacts({carol})"),
         async move {
             let call = reqwest::Client::new().patch(url).bearer_auth(token);
@@ -91,7 +98,7 @@ async fn what_somebody_enters_meanwhile_stays(mode: WriteMode) {
             assert_eq!(answer.status(), 204);
         },
     );
-    let fates = bring_in(&mut world, &people).await;
+    let fates = bring_in(&mut organisation, &people).await;
     let CardFate::Failed { reason } = &fates[0] else {
         panic!("the import of Carol's card did not fail: {fates:?}")
     };
@@ -99,24 +106,24 @@ async fn what_somebody_enters_meanwhile_stays(mode: WriteMode) {
         reason.contains("a dataverse row changed in the meantime"),
         "{reason}"
     );
-    assert_eq!(contact(&world, carol)["jobtitle"], "Owner");
+    assert_eq!(contact(&organisation, carol)["jobtitle"], "Owner");
     created(&fates[1]);
-    let again = bring_in(&mut world, &people).await;
+    let again = bring_in(&mut organisation, &people).await;
     // The import does not fill in her first name either, because the card's surname (Doe) is not
     // hers.
     assert_eq!(again[0], CardFate::Complete { contact: carol });
 }
 
 async fn a_person_whom_dataverse_refuses_does_not_cost_the_others(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
-    let dataverse = world.emulators.dataverse().clone();
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    let dataverse = organisation.emulators.dataverse().clone();
     dataverse.set_max_length("contact", "jobtitle", 10).unwrap();
     let mut long = jane("long@lanterns.example");
     long["job_title"] = json!("Chief buyer of lanterns");
     let mut carol = jane("carol@kites.example");
     carol["job_title"] = long["job_title"].clone();
     let people = json!([long, jane("good@lanterns.example"), carol]);
-    let fates = bring_in(&mut world, &people).await;
+    let fates = bring_in(&mut organisation, &people).await;
     for refused in [&fates[0], &fates[2]] {
         let CardFate::Failed { reason } = refused else {
             panic!("Dataverse accepted a text that is too long: {fates:?}")
@@ -128,23 +135,23 @@ async fn a_person_whom_dataverse_refuses_does_not_cost_the_others(mode: WriteMod
     // If Dataverse rejects the lookup because of one card, it is repeated card by card.
     if mode == WriteMode::ChangeSet {
         for _ in 0..2 {
-            world.fail_dataverse_at("odd%40lanterns.example", status(400, "0x80060888"));
+            organisation.fail_dataverse_at("odd%40lanterns.example", status(400, "0x80060888"));
         }
         let people = json!([
             jane("odd@lanterns.example"),
             jane("better@lanterns.example")
         ]);
-        let fates = bring_in(&mut world, &people).await;
+        let fates = bring_in(&mut organisation, &people).await;
         assert!(matches!(fates[0], CardFate::Failed { .. }), "{fates:?}");
         created(&fates[1]);
     }
 }
 
 async fn a_refused_company_costs_the_company_alone(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
-    let dataverse = world.emulators.dataverse().clone();
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    let dataverse = organisation.emulators.dataverse().clone();
     dataverse.set_max_length("account", "name", 5).unwrap();
-    let known = world.insert(
+    let known = organisation.insert(
         "contact",
         json!({"lastname": "Roe", "emailaddress1": "roe@lanterns.example"}),
     );
@@ -152,10 +159,10 @@ async fn a_refused_company_costs_the_company_alone(mode: WriteMode) {
     new["company_name"] = json!("Lanterns Ltd");
     let mut roe = json!({"job_title": "Seller", "emails": [{"email": "roe@lanterns.example"}]});
     roe["company_name"] = json!("Lanterns Ltd");
-    let fates = bring_in(&mut world, &json!([new, roe])).await;
+    let fates = bring_in(&mut organisation, &json!([new, roe])).await;
     let (jane, without_company) = created(&fates[0]);
     assert!(without_company);
-    assert_eq!(contact(&world, jane).get("parentcustomerid"), None);
+    assert_eq!(contact(&organisation, jane).get("parentcustomerid"), None);
     let filled = CardFate::Filled {
         contact: known,
         columns: vec!["jobtitle".to_owned()],
@@ -165,29 +172,29 @@ async fn a_refused_company_costs_the_company_alone(mode: WriteMode) {
 }
 
 async fn of_several_contacts_the_active_one_counts(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
+    let mut organisation = TestOrganisation::start_in(mode).await;
     let row = |state: u8| json!({"lastname": "Doe", "emailaddress2": "jane@lanterns.example", "statecode": state, "statuscode": state + 1});
-    let old = world.insert("contact", row(1));
+    let old = organisation.insert("contact", row(1));
     let people = json!([jane("jane@lanterns.example")]);
-    let fates = bring_in(&mut world, &people).await;
+    let fates = bring_in(&mut organisation, &people).await;
     let columns = vec!["firstname".to_owned(), "jobtitle".to_owned()];
     let filled = |contact| CardFate::Filled {
         contact,
         columns: columns.clone(),
     };
     assert_eq!(fates, [filled(old)]);
-    let one = world.insert("contact", row(0));
-    assert_eq!(bring_in(&mut world, &people).await, [filled(one)]);
-    let other = world.insert("contact", row(0));
+    let one = organisation.insert("contact", row(0));
+    assert_eq!(bring_in(&mut organisation, &people).await, [filled(one)]);
+    let other = organisation.insert("contact", row(0));
     let mut contacts = vec![one, other];
     contacts.sort_unstable();
-    let fates = bring_in(&mut world, &people).await;
+    let fates = bring_in(&mut organisation, &people).await;
     assert_eq!(fates, [CardFate::Ambiguous { contacts }]);
-    assert_eq!(contact(&world, other).get("firstname"), None);
+    assert_eq!(contact(&organisation, other).get("firstname"), None);
 }
 
 async fn whoever_is_known_otherwise_or_is_ours_becomes_no_contact(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
+    let mut organisation = TestOrganisation::start_in(mode).await;
     let people = json!([
         jane("lea@prospects.example"),
         jane("sales+x@ours.example"),
@@ -197,15 +204,15 @@ async fn whoever_is_known_otherwise_or_is_ours_becomes_no_contact(mode: WriteMod
     let mut first = wire::contact(&people[1]);
     assert!(first.keep_usable().is_err());
     let people = json!([people[0], jane("ada@ours.example"), people[2]]);
-    let writes = world.emulators.dataverse().requests().writes;
-    let fates = bring_in(&mut world, &people).await;
+    let writes = organisation.emulators.dataverse().requests().writes;
+    let fates = bring_in(&mut organisation, &people).await;
     let known = CardFate::Known { table: Table::Lead };
     assert_eq!(fates, [known, CardFate::Inside, CardFate::Inside]);
-    assert_eq!(world.emulators.dataverse().requests().writes, writes);
+    assert_eq!(organisation.emulators.dataverse().requests().writes, writes);
 }
 
 async fn one_company_is_made_for_all_who_name_it(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
+    let mut organisation = TestOrganisation::start_in(mode).await;
     let of = |address: &str, company: &str| {
         let mut card = jane(address);
         card["company_name"] = json!(company);
@@ -218,17 +225,17 @@ async fn one_company_is_made_for_all_who_name_it(mode: WriteMode) {
         of("c@gmail.com", "Freelance"),
         of("d@gmail.com", "kites"),
     ]);
-    let mut fates = bring_in_with(&mut world, &people, &mut companies).await;
+    let mut fates = bring_in_with(&mut organisation, &people, &mut companies).await;
     let later = json!([of("e@gmail.com", "Lanterns Ltd")]);
-    fates.extend(bring_in_with(&mut world, &later, &mut companies).await);
-    let accounts = world.emulators.dataverse().rows("account");
+    fates.extend(bring_in_with(&mut organisation, &later, &mut companies).await);
+    let accounts = organisation.emulators.dataverse().rows("account");
     assert_eq!(accounts.len(), 2, "{accounts:#?}");
     let lanterns = accounts
         .iter()
         .find(|row| row["name"] == "Lanterns Ltd")
         .unwrap();
     let lanterns: Uuid = serde_json::from_value(lanterns["accountid"].clone()).unwrap();
-    let kites = world.people.kites;
+    let kites = organisation.people.kites;
     let expected = [
         Some(lanterns),
         Some(lanterns),
@@ -237,7 +244,7 @@ async fn one_company_is_made_for_all_who_name_it(mode: WriteMode) {
         Some(lanterns),
     ];
     for (fate, company) in fates.iter().zip(expected) {
-        let row = contact(&world, created(fate).0);
+        let row = contact(&organisation, created(fate).0);
         let company = company.map(|id| to_row("account", id));
         assert_eq!(row.get("parentcustomerid").cloned(), company, "{row:#}");
     }

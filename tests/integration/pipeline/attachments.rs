@@ -9,8 +9,8 @@ use mailverse::pipeline::Fate;
 use serde_json::{Value, json};
 
 use crate::test_organisation::{
-    ADA, ATTACH, BEN, CREATE, UPDATE, World, id_of, mail, people, status, throttled, waiting,
-    written,
+    ADA, ATTACH, BEN, CREATE, TestOrganisation, UPDATE, id_of, mail, people, status, throttled,
+    waiting, written,
 };
 
 in_both_write_modes!(
@@ -38,7 +38,7 @@ const LARGEST: usize = 3_932_160;
 /// The reason that is stored when one file is left out.
 const ONE_LEFT_OUT: Option<&str> = Some("left out: attachment");
 
-impl World {
+impl TestOrganisation {
     pub(super) fn attach(&self, grant: &str, message: &str, id: &str, name: &str, bytes: &[u8]) {
         let object = json!({"id": id, "filename": name, "content_type": "application/pdf"});
         self.emulators
@@ -56,18 +56,18 @@ impl World {
 }
 
 async fn files_are_kept_with_the_mail(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
-    world.put(ADA, mail("m1", &json!({})));
-    world.attach(ADA, "m1", "a/1+=", "offer.pdf", b"%PDF-1.7 two red kites");
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.attach(ADA, "m1", "a/1+=", "offer.pdf", b"%PDF-1.7 two red kites");
     let inline = json!({
         "id": "a2", "filename": "logo.png", "content_type": "image/png; name=\"logo.png\"", "content_id": "<logo@kites>", "is_inline": true,
     });
-    world
+    organisation
         .emulators
         .nylas()
         .add_attachment(ADA, "m1", inline, b"\x89PNG".to_vec());
-    assert_eq!(written(&world.deliver_one(ADA, "m1").await).1, None);
-    let files = world.attachments();
+    assert_eq!(written(&organisation.deliver_one(ADA, "m1").await).1, None);
+    let files = organisation.attachments();
     let shown = |file: &Value| {
         let columns = ["filename", "mimetype", "body", "attachmentcontentid"];
         columns.map(|column| file[column].as_str().unwrap_or("none").to_owned())
@@ -91,7 +91,7 @@ async fn files_are_kept_with_the_mail(mode: WriteMode) {
             "logo@kites"
         ]
     );
-    let email = world.email();
+    let email = organisation.email();
     assert_eq!(
         (&email["statecode"], &email["attachmentcount"]),
         (&json!(1), &json!(2))
@@ -100,13 +100,16 @@ async fn files_are_kept_with_the_mail(mode: WriteMode) {
 }
 
 async fn a_file_of_the_largest_size_is_kept_and_one_with_a_byte_more_is_left_out(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
-    world.put(ADA, mail("m1", &json!({})));
-    world.attach(ADA, "m1", "a1", "fits.bin", &vec![7; LARGEST]);
-    world.attach(ADA, "m1", "a2", "too-large.bin", &vec![7; LARGEST + 1]);
-    assert_eq!(written(&world.deliver_one(ADA, "m1").await).1, ONE_LEFT_OUT);
-    assert_eq!(world.file_names(), ["fits.bin"]);
-    let email = world.email();
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.attach(ADA, "m1", "a1", "fits.bin", &vec![7; LARGEST]);
+    organisation.attach(ADA, "m1", "a2", "too-large.bin", &vec![7; LARGEST + 1]);
+    assert_eq!(
+        written(&organisation.deliver_one(ADA, "m1").await).1,
+        ONE_LEFT_OUT
+    );
+    assert_eq!(organisation.file_names(), ["fits.bin"]);
+    let email = organisation.email();
     assert_eq!(
         (&email["statecode"], &email["notifications"]),
         (&json!(1), &json!(1))
@@ -114,15 +117,18 @@ async fn a_file_of_the_largest_size_is_kept_and_one_with_a_byte_more_is_left_out
 }
 
 async fn a_file_that_says_it_is_far_too_large_is_not_downloaded(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
-    world.put(ADA, mail("m0", &json!({})));
-    world.deliver_one(ADA, "m0").await;
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    organisation.put(ADA, mail("m0", &json!({})));
+    organisation.deliver_one(ADA, "m0").await;
     let large = json!({"id": "a1", "filename": "film.mov", "content_type": "video/mp4", "size": 2 * LARGEST + 1});
-    world.put(ADA, mail("m1", &json!({"attachments": [large]})));
-    let before = world.emulators.nylas().requests();
-    assert_eq!(written(&world.deliver_one(ADA, "m1").await).1, ONE_LEFT_OUT);
+    organisation.put(ADA, mail("m1", &json!({"attachments": [large]})));
+    let before = organisation.emulators.nylas().requests();
     assert_eq!(
-        world.emulators.nylas().requests(),
+        written(&organisation.deliver_one(ADA, "m1").await).1,
+        ONE_LEFT_OUT
+    );
+    assert_eq!(
+        organisation.emulators.nylas().requests(),
         before + 1,
         "only the message is fetched"
     );
@@ -130,18 +136,21 @@ async fn a_file_that_says_it_is_far_too_large_is_not_downloaded(mode: WriteMode)
 
 async fn a_file_that_dataverse_refuses_is_left_out_and_its_neighbours_are_kept(mode: WriteMode) {
     for bare in [false, true] {
-        let mut world = World::start_in(mode).await;
-        world
+        let mut organisation = TestOrganisation::start_in(mode).await;
+        organisation
             .emulators
             .dataverse()
             .set_setting(Setting::BareChangeSetErrors(bare));
-        world.put(ADA, mail("m1", &json!({})));
-        world.attach(ADA, "m1", "a1", "first.pdf", b"one");
-        world.attach(ADA, "m1", "a2", "setup.EXE", b"two");
-        world.attach(ADA, "m1", "a3", "third.pdf", b"three");
-        assert_eq!(written(&world.deliver_one(ADA, "m1").await).1, ONE_LEFT_OUT);
-        assert_eq!(world.file_names(), ["first.pdf", "third.pdf"]);
-        let email = world.email();
+        organisation.put(ADA, mail("m1", &json!({})));
+        organisation.attach(ADA, "m1", "a1", "first.pdf", b"one");
+        organisation.attach(ADA, "m1", "a2", "setup.EXE", b"two");
+        organisation.attach(ADA, "m1", "a3", "third.pdf", b"three");
+        assert_eq!(
+            written(&organisation.deliver_one(ADA, "m1").await).1,
+            ONE_LEFT_OUT
+        );
+        assert_eq!(organisation.file_names(), ["first.pdf", "third.pdf"]);
+        let email = organisation.email();
         assert_eq!(
             (&email["statecode"], &email["notifications"]),
             (&json!(1), &json!(1))
@@ -150,36 +159,39 @@ async fn a_file_that_dataverse_refuses_is_left_out_and_its_neighbours_are_kept(m
 }
 
 async fn an_organisation_may_allow_less(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
-    world
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    organisation
         .emulators
         .dataverse()
         .set_setting(Setting::MaxUploadFileSize(1_000));
-    world.put(ADA, mail("m1", &json!({})));
-    world.attach(ADA, "m1", "a1", "fits.bin", &[7; 750]);
-    world.attach(ADA, "m1", "a2", "too-large.bin", &[7; 751]);
-    assert_eq!(written(&world.deliver_one(ADA, "m1").await).1, ONE_LEFT_OUT);
-    assert_eq!(world.file_names(), ["fits.bin"]);
+    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.attach(ADA, "m1", "a1", "fits.bin", &[7; 750]);
+    organisation.attach(ADA, "m1", "a2", "too-large.bin", &[7; 751]);
+    assert_eq!(
+        written(&organisation.deliver_one(ADA, "m1").await).1,
+        ONE_LEFT_OUT
+    );
+    assert_eq!(organisation.file_names(), ["fits.bin"]);
 }
 
 async fn a_file_that_is_empty_or_that_an_old_message_has_lost_is_left_out(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
+    let mut organisation = TestOrganisation::start_in(mode).await;
     // The message is old, so the pipeline does not wait for its missing file.
-    world.later(TimeDelta::days(1));
+    organisation.later(TimeDelta::days(1));
     let named =
         json!({"id": "a1", "filename": "gone.pdf", "content_type": "application/pdf", "size": 10});
-    world.put(ADA, mail("m1", &json!({"attachments": [named]})));
-    world.attach(ADA, "m1", "a2", "empty.pdf", b"");
-    world.attach(ADA, "m1", "a3", "here.pdf", b"here");
-    let fate = world.deliver_one(ADA, "m1").await;
+    organisation.put(ADA, mail("m1", &json!({"attachments": [named]})));
+    organisation.attach(ADA, "m1", "a2", "empty.pdf", b"");
+    organisation.attach(ADA, "m1", "a3", "here.pdf", b"here");
+    let fate = organisation.deliver_one(ADA, "m1").await;
     assert_eq!(written(&fate).1, Some("left out: 2 × attachment"));
-    assert_eq!(world.file_names(), ["here.pdf"]);
-    assert_eq!(world.email()["notifications"], 1);
+    assert_eq!(organisation.file_names(), ["here.pdf"]);
+    assert_eq!(organisation.email()["notifications"], 1);
 }
 
 async fn a_file_name_that_dataverse_would_refuse_is_made_one_that_it_takes(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
-    world.put(ADA, mail("m1", &json!({})));
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    organisation.put(ADA, mail("m1", &json!({})));
     let long = format!("{}.pdf", "x".repeat(300));
     for (id, name) in [
         ("a1", "../../a:b*?\"<c>|d.pdf"),
@@ -187,12 +199,12 @@ async fn a_file_name_that_dataverse_would_refuse_is_made_one_that_it_takes(mode:
         ("a3", long.as_str()),
         ("a4", "\u{0}\u{fffe}.pdf"),
     ] {
-        world.attach(ADA, "m1", id, name, b"x");
+        organisation.attach(ADA, "m1", id, name, b"x");
     }
-    assert_eq!(written(&world.deliver_one(ADA, "m1").await).1, None);
+    assert_eq!(written(&organisation.deliver_one(ADA, "m1").await).1, None);
     let cut = format!("{}.pdf", "x".repeat(251));
     assert_eq!(
-        world.file_names(),
+        organisation.file_names(),
         [
             ".._.._a_b____c__d.pdf",
             "attachment-2",
@@ -203,18 +215,18 @@ async fn a_file_name_that_dataverse_would_refuse_is_made_one_that_it_takes(mode:
 }
 
 /// Puts a message with three files. Each fits into 8 MiB as Base64, but all three together do not.
-async fn large_mail(mode: WriteMode, grant: &str) -> World {
-    let world = World::start_in(mode).await;
-    put_large(&world, grant, "m1");
-    world
+async fn large_mail(mode: WriteMode, grant: &str) -> TestOrganisation {
+    let organisation = TestOrganisation::start_in(mode).await;
+    put_large(&organisation, grant, "m1");
+    organisation
 }
 
-fn put_large(world: &World, grant: &str, id: &str) {
+fn put_large(organisation: &TestOrganisation, grant: &str, id: &str) {
     let to = people(&["ada@ours.example", "ben@ours.example"]);
     let same_id = json!([{"name": "Message-ID", "value": "<large@kites.example>"}]);
-    world.put(grant, mail(id, &json!({"to": to, "headers": same_id})));
+    organisation.put(grant, mail(id, &json!({"to": to, "headers": same_id})));
     for n in 1..=3 {
-        world.attach(
+        organisation.attach(
             grant,
             id,
             &format!("{grant}-{n}"),
@@ -227,12 +239,12 @@ fn put_large(world: &World, grant: &str, id: &str) {
 const ALL_THREE: [&str; 3] = ["1.bin", "2.bin", "3.bin"];
 
 async fn a_mail_that_is_too_large_for_one_request_is_written_step_by_step(mode: WriteMode) {
-    let mut world = large_mail(mode, ADA).await;
-    assert_eq!(written(&world.deliver_one(ADA, "m1").await).1, None);
-    assert_eq!(world.file_names(), ALL_THREE);
-    assert_eq!(world.email()["statecode"], 1);
+    let mut organisation = large_mail(mode, ADA).await;
+    assert_eq!(written(&organisation.deliver_one(ADA, "m1").await).1, None);
+    assert_eq!(organisation.file_names(), ALL_THREE);
+    assert_eq!(organisation.email()["statecode"], 1);
     assert_eq!(
-        world.emulators.dataverse().requests().total,
+        organisation.emulators.dataverse().requests().total,
         6,
         "a lookup, the email, three files, the completion"
     );
@@ -246,64 +258,71 @@ async fn a_mail_whose_writing_broke_off_between_two_steps_is_found_and_completed
         (UPDATE, Fault::ResetBefore, 0),
     ] {
         let at = format!("{fault:?} at {step}");
-        let mut world = large_mail(mode, ADA).await;
-        world.fail_dataverse_at(step, fault);
-        waiting(&world.deliver_one(ADA, "m1").await);
-        assert_eq!(world.email()["statecode"], 0, "{at}: the row is left Open");
-        world.lose_ledger().await;
-        let requests = |world: &World| {
-            let dataverse = world.emulators.dataverse().requests().total;
-            (dataverse, world.pipeline.nylas.requests())
+        let mut organisation = large_mail(mode, ADA).await;
+        organisation.fail_dataverse_at(step, fault);
+        waiting(&organisation.deliver_one(ADA, "m1").await);
+        assert_eq!(
+            organisation.email()["statecode"],
+            0,
+            "{at}: the row is left Open"
+        );
+        organisation.lose_ledger().await;
+        let requests = |organisation: &TestOrganisation| {
+            let dataverse = organisation.emulators.dataverse().requests().total;
+            (dataverse, organisation.pipeline.nylas.requests())
         };
-        let before = requests(&world);
-        let fate = world.deliver_one(ADA, "m1").await;
-        assert_eq!(written(&fate), (id_of(&world.email()), None), "{at}");
-        let after = requests(&world);
+        let before = requests(&organisation);
+        let fate = organisation.deliver_one(ADA, "m1").await;
+        assert_eq!(written(&fate), (id_of(&organisation.email()), None), "{at}");
+        let after = requests(&organisation);
         assert_eq!(
             (after.0 - before.0, after.1 - before.1),
             (5 + missing, 1 + missing),
             "{at}: a lookup, the stored files, the email, its state, the completion, and each missing file"
         );
-        assert_eq!(world.file_names(), ALL_THREE, "{at}");
-        assert_eq!(world.email()["statecode"], 1, "{at}");
+        assert_eq!(organisation.file_names(), ALL_THREE, "{at}");
+        assert_eq!(organisation.email()["statecode"], 1, "{at}");
     }
 }
 
 async fn a_completion_whose_answer_was_lost_is_found_done(mode: WriteMode) {
-    let mut world = large_mail(mode, ADA).await;
-    world.fail_dataverse_at(UPDATE, Fault::ResetAfterCommit);
-    waiting(&world.deliver_one(ADA, "m1").await);
-    let fate = world.deliver_one(ADA, "m1").await;
+    let mut organisation = large_mail(mode, ADA).await;
+    organisation.fail_dataverse_at(UPDATE, Fault::ResetAfterCommit);
+    waiting(&organisation.deliver_one(ADA, "m1").await);
+    let fate = organisation.deliver_one(ADA, "m1").await;
     assert_eq!(written(&fate).1, Some("already existed"));
-    assert_eq!(world.file_names(), ALL_THREE);
+    assert_eq!(organisation.file_names(), ALL_THREE);
 }
 
 async fn a_mail_that_broke_off_is_completed_from_another_mailbox_without_a_second_file(
     mode: WriteMode,
 ) {
-    let mut world = large_mail(mode, ADA).await;
-    put_large(&world, BEN, "m2");
-    world.fail_dataverse_at(UPDATE, Fault::ResetBefore);
-    waiting(&world.deliver_one(ADA, "m1").await);
-    written(&world.deliver_one(BEN, "m2").await);
-    assert_eq!(world.file_names(), ALL_THREE);
-    assert_eq!(world.email()["statecode"], 1);
-    let fate = world.deliver_one(ADA, "m1").await;
+    let mut organisation = large_mail(mode, ADA).await;
+    put_large(&organisation, BEN, "m2");
+    organisation.fail_dataverse_at(UPDATE, Fault::ResetBefore);
+    waiting(&organisation.deliver_one(ADA, "m1").await);
+    written(&organisation.deliver_one(BEN, "m2").await);
+    assert_eq!(organisation.file_names(), ALL_THREE);
+    assert_eq!(organisation.email()["statecode"], 1);
+    let fate = organisation.deliver_one(ADA, "m1").await;
     assert_eq!(written(&fate).1, Some("already existed"));
 }
 
 async fn a_file_that_is_found_missing_only_when_an_open_row_is_completed_is_noted_on_the_row(
     mode: WriteMode,
 ) {
-    let mut world = World::start_in(mode).await;
-    world.put(ADA, mail("m1", &json!({})));
-    let message = world.emulators.nylas().message(ADA, "m1").unwrap();
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    organisation.put(ADA, mail("m1", &json!({})));
+    let message = organisation.emulators.nylas().message(ADA, "m1").unwrap();
     let message =
         mailverse::clients::nylas::wire::message(&ADA.parse().unwrap(), &message).unwrap();
-    world.insert("email", json!({"activityid": message.activity_id(), "subject": "left by a crash", "messageid": "<m1@kites.example>"}));
-    world.attach(ADA, "m1", "a1", "too-large.bin", &vec![7; LARGEST + 1]);
-    assert_eq!(written(&world.deliver_one(ADA, "m1").await).1, ONE_LEFT_OUT);
-    let email = world.email();
+    organisation.insert("email", json!({"activityid": message.activity_id(), "subject": "left by a crash", "messageid": "<m1@kites.example>"}));
+    organisation.attach(ADA, "m1", "a1", "too-large.bin", &vec![7; LARGEST + 1]);
+    assert_eq!(
+        written(&organisation.deliver_one(ADA, "m1").await).1,
+        ONE_LEFT_OUT
+    );
+    let email = organisation.email();
     assert_eq!(
         (&email["statecode"], &email["notifications"]),
         (&json!(1), &json!(1))
@@ -311,30 +330,30 @@ async fn a_file_that_is_found_missing_only_when_an_open_row_is_completed_is_note
 }
 
 async fn a_download_that_is_throttled_costs_time_and_no_file(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
-    world.put(ADA, mail("m1", &json!({})));
-    world.attach(ADA, "m1", "a1", "offer.pdf", b"offer");
-    world.fail_nylas_at(
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.attach(ADA, "m1", "a1", "offer.pdf", b"offer");
+    organisation.fail_nylas_at(
         "/attachments/a1/download",
         throttled("rate_limit_error", 17),
     );
-    let fate = world.deliver_one(ADA, "m1").await;
+    let fate = organisation.deliver_one(ADA, "m1").await;
     assert_eq!(waiting(&fate).0.as_secs(), 17);
     assert!(
-        world.emails().is_empty(),
+        organisation.emails().is_empty(),
         "the email is not written without its file"
     );
-    world.pause_over();
-    assert_eq!(written(&world.deliver_one(ADA, "m1").await).1, None);
-    assert_eq!(world.file_names(), ["offer.pdf"]);
+    organisation.pause_over();
+    assert_eq!(written(&organisation.deliver_one(ADA, "m1").await).1, None);
+    assert_eq!(organisation.file_names(), ["offer.pdf"]);
 }
 
 /// Puts a message with a file that Nylas does not find.
-async fn with_a_missing_file(mode: WriteMode) -> World {
-    let world = World::start_in(mode).await;
+async fn with_a_missing_file(mode: WriteMode) -> TestOrganisation {
+    let organisation = TestOrganisation::start_in(mode).await;
     let named = json!({"id": "a1", "filename": "offer.pdf", "content_type": "application/pdf"});
-    world.put(ADA, mail("m1", &json!({"attachments": [named]})));
-    world
+    organisation.put(ADA, mail("m1", &json!({"attachments": [named]})));
+    organisation
 }
 
 /// Returns how many seconds a message waits, rounded up.
@@ -350,49 +369,55 @@ fn seconds(fate: &Fate) -> u64 {
 }
 
 async fn a_file_that_is_not_there_yet_postpones_a_young_message_until_it_is(mode: WriteMode) {
-    let mut world = with_a_missing_file(mode).await;
-    let fate = world.deliver_one(ADA, "m1").await;
+    let mut organisation = with_a_missing_file(mode).await;
+    let fate = organisation.deliver_one(ADA, "m1").await;
     assert_eq!(seconds(&fate), 60);
     assert_eq!(
         waiting(&fate).1,
         "nylas does not find an attachment of the message"
     );
     assert!(
-        world.emails().is_empty(),
+        organisation.emails().is_empty(),
         "the email is not written without its file"
     );
-    world.later(TimeDelta::minutes(1));
-    world.attach(ADA, "m1", "a1", "offer.pdf", b"offer");
-    assert_eq!(written(&world.deliver_one(ADA, "m1").await).1, None);
-    assert_eq!(world.file_names(), ["offer.pdf"]);
+    organisation.later(TimeDelta::minutes(1));
+    organisation.attach(ADA, "m1", "a1", "offer.pdf", b"offer");
+    assert_eq!(written(&organisation.deliver_one(ADA, "m1").await).1, None);
+    assert_eq!(organisation.file_names(), ["offer.pdf"]);
 }
 
 async fn a_file_that_never_comes_is_left_out_an_hour_after_the_first_claim(mode: WriteMode) {
-    let mut world = with_a_missing_file(mode).await;
-    waiting(&world.deliver_one(ADA, "m1").await);
-    world.later(TimeDelta::minutes(59));
-    assert_eq!(seconds(&world.deliver_one(ADA, "m1").await), 60);
-    world.later(TimeDelta::minutes(1));
-    assert_eq!(written(&world.deliver_one(ADA, "m1").await).1, ONE_LEFT_OUT);
-    assert_eq!(world.email()["notifications"], 1);
+    let mut organisation = with_a_missing_file(mode).await;
+    waiting(&organisation.deliver_one(ADA, "m1").await);
+    organisation.later(TimeDelta::minutes(59));
+    assert_eq!(seconds(&organisation.deliver_one(ADA, "m1").await), 60);
+    organisation.later(TimeDelta::minutes(1));
+    assert_eq!(
+        written(&organisation.deliver_one(ADA, "m1").await).1,
+        ONE_LEFT_OUT
+    );
+    assert_eq!(organisation.email()["notifications"], 1);
 }
 
 async fn a_file_that_fails_for_another_reason_is_waited_for_and_left_out_twelve_hours_after_the_first_claim(
     mode: WriteMode,
 ) {
-    let mut world = World::start_in(mode).await;
-    world.put(ADA, mail("m1", &json!({})));
-    world.attach(ADA, "m1", "a1", "offer.pdf", b"offer");
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.attach(ADA, "m1", "a1", "offer.pdf", b"offer");
     for (hours, wait) in [(0, 60), (6, 3_600), (5, 3_600)] {
-        world.later(TimeDelta::hours(hours));
-        world.fail_nylas_at("/attachments/a1/download", status(503, "provider_error"));
-        let fate = world.deliver_one(ADA, "m1").await;
+        organisation.later(TimeDelta::hours(hours));
+        organisation.fail_nylas_at("/attachments/a1/download", status(503, "provider_error"));
+        let fate = organisation.deliver_one(ADA, "m1").await;
         assert_eq!(seconds(&fate), wait);
         let reason = waiting(&fate).1;
         assert!(reason.starts_with("an attachment failed: nylas is unavailable"));
     }
-    world.later(TimeDelta::hours(1));
-    world.fail_nylas_at("/attachments/a1/download", Fault::ResetBefore);
-    assert_eq!(written(&world.deliver_one(ADA, "m1").await).1, ONE_LEFT_OUT);
-    assert_eq!(world.email()["notifications"], 1);
+    organisation.later(TimeDelta::hours(1));
+    organisation.fail_nylas_at("/attachments/a1/download", Fault::ResetBefore);
+    assert_eq!(
+        written(&organisation.deliver_one(ADA, "m1").await).1,
+        ONE_LEFT_OUT
+    );
+    assert_eq!(organisation.email()["notifications"], 1);
 }

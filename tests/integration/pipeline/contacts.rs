@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::test_organisation::{
-    ADA, BEN, CREATE, World, bound, created, id_of, key, mail, people, status, throttled, to_row,
-    unbound, waiting, written,
+    ADA, BEN, CREATE, TestOrganisation, bound, created, id_of, key, mail, people, status,
+    throttled, to_row, unbound, waiting, written,
 };
 
 in_both_write_modes!(
@@ -44,10 +44,10 @@ const COMPANY_QUERIES: u64 = 2;
 
 const JANE: &str = "jane@wind.example";
 
-async fn world(mode: WriteMode, create_contacts: CreateContacts) -> World {
-    let mut world = World::start_in(mode).await;
-    world.set(&json!({"create_contacts": create_contacts}));
-    world
+async fn organisation(mode: WriteMode, create_contacts: CreateContacts) -> TestOrganisation {
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    organisation.set(&json!({"create_contacts": create_contacts}));
+    organisation
 }
 
 /// Returns a message to Ada from Jane, who has no row in Dataverse.
@@ -63,46 +63,49 @@ fn id(address: &str) -> Uuid {
 }
 
 /// Returns all contacts except Carol, whose row exists from the start.
-fn contacts(world: &World) -> Vec<Value> {
-    let mut contacts = world.emulators.dataverse().rows("contact");
-    contacts.retain(|row| row["contactid"] != json!(world.people.carol));
+fn contacts(organisation: &TestOrganisation) -> Vec<Value> {
+    let mut contacts = organisation.emulators.dataverse().rows("contact");
+    contacts.retain(|row| row["contactid"] != json!(organisation.people.carol));
     contacts
 }
 
-fn accounts(world: &World) -> Vec<Value> {
-    let mut accounts = world.emulators.dataverse().rows("account");
-    accounts.retain(|row| row["accountid"] != json!(world.people.kites));
+fn accounts(organisation: &TestOrganisation) -> Vec<Value> {
+    let mut accounts = organisation.emulators.dataverse().rows("account");
+    accounts.retain(|row| row["accountid"] != json!(organisation.people.kites));
     accounts
 }
 
 #[track_caller]
-fn contact(world: &World) -> Value {
-    let mut contacts = contacts(world);
+fn contact(organisation: &TestOrganisation) -> Value {
+    let mut contacts = contacts(organisation);
     assert_eq!(contacts.len(), 1, "{contacts:#?}");
     contacts.remove(0)
 }
 
 /// Returns the row that the sender of the email with this subject was resolved to.
-fn sender(world: &World, subject: &str) -> Value {
-    let emails = world.emails();
+fn sender(organisation: &TestOrganisation, subject: &str) -> Value {
+    let emails = organisation.emails();
     let email = emails.iter().find(|email| email["subject"] == subject);
-    let parties = world.emulators.dataverse().parties(id_of(email.unwrap()));
+    let parties = organisation
+        .emulators
+        .dataverse()
+        .parties(id_of(email.unwrap()));
     parties[0]["partyid"].clone()
 }
 
 async fn nobody_becomes_a_contact_by_default(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
-    world.put(ADA, from_jane("m1"));
-    assert_eq!(written(&world.deliver_one(ADA, "m1").await).1, None);
-    assert_eq!(world.parties()[0], unbound(1, JANE));
-    assert!(contacts(&world).is_empty() && accounts(&world).is_empty());
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    organisation.put(ADA, from_jane("m1"));
+    assert_eq!(written(&organisation.deliver_one(ADA, "m1").await).1, None);
+    assert_eq!(organisation.parties()[0], unbound(1, JANE));
+    assert!(contacts(&organisation).is_empty() && accounts(&organisation).is_empty());
 }
 
 async fn a_new_person_becomes_a_contact_of_a_new_company(mode: WriteMode) {
-    let mut world = world(mode, CreateContacts::All).await;
-    world.put(ADA, from_jane("m1"));
-    assert_eq!(written(&world.deliver_one(ADA, "m1").await).1, None);
-    let contact = contact(&world);
+    let mut organisation = organisation(mode, CreateContacts::All).await;
+    organisation.put(ADA, from_jane("m1"));
+    assert_eq!(written(&organisation.deliver_one(ADA, "m1").await).1, None);
+    let contact = contact(&organisation);
     assert_eq!(
         ["contactid", "firstname", "lastname", "emailaddress1"]
             .map(|column| contact[column].clone()),
@@ -110,7 +113,7 @@ async fn a_new_person_becomes_a_contact_of_a_new_company(mode: WriteMode) {
     );
     let company = account_id("wind.example");
     assert_eq!(contact["parentcustomerid"], to_row("account", company));
-    let accounts = accounts(&world);
+    let accounts = accounts(&organisation);
     assert_eq!(accounts.len(), 1);
     assert_eq!(
         ["accountid", "name", "websiteurl"].map(|column| accounts[0][column].clone()),
@@ -120,72 +123,75 @@ async fn a_new_person_becomes_a_contact_of_a_new_company(mode: WriteMode) {
             json!("https://wind.example")
         ]
     );
-    assert_eq!(world.parties()[0], bound(1, JANE, "contact", id(JANE)));
     assert_eq!(
-        world.email()["regardingobjectid"],
+        organisation.parties()[0],
+        bound(1, JANE, "contact", id(JANE))
+    );
+    assert_eq!(
+        organisation.email()["regardingobjectid"],
         to_row("contact", id(JANE))
     );
 }
 
 async fn a_second_mail_finds_the_contact(mode: WriteMode) {
-    let mut world = world(mode, CreateContacts::All).await;
-    world.put(ADA, from_jane("m1"));
+    let mut organisation = organisation(mode, CreateContacts::All).await;
+    organisation.put(ADA, from_jane("m1"));
     let again =
         json!({"subject": "m2", "from": [{"name": "Jane", "email": "Jane+tag@wind.example"}]});
-    world.put(ADA, mail("m2", &again));
-    written(&world.deliver_one(ADA, "m1").await);
-    let before = world.emulators.dataverse().requests().operations;
-    written(&world.deliver_one(ADA, "m2").await);
-    let operations = world.emulators.dataverse().requests().operations - before;
+    organisation.put(ADA, mail("m2", &again));
+    written(&organisation.deliver_one(ADA, "m1").await);
+    let before = organisation.emulators.dataverse().requests().operations;
+    written(&organisation.deliver_one(ADA, "m2").await);
+    let operations = organisation.emulators.dataverse().requests().operations - before;
     assert_eq!(
         operations,
         LOOK_UP_QUERIES + 2,
         "no query about companies or contacts, and none is created"
     );
-    assert_eq!(contact(&world)["lastname"], "Doe");
-    assert_eq!(sender(&world, "m2"), to_row("contact", id(JANE)));
+    assert_eq!(contact(&organisation)["lastname"], "Doe");
+    assert_eq!(sender(&organisation, "m2"), to_row("contact", id(JANE)));
 }
 
 async fn a_new_person_on_several_mails_of_a_run_becomes_one_contact(mode: WriteMode) {
-    let mut world = world(mode, CreateContacts::All).await;
+    let mut organisation = organisation(mode, CreateContacts::All).await;
     for message in ["m1", "m2", "m3"] {
-        world.put(ADA, from_jane(message));
+        organisation.put(ADA, from_jane(message));
     }
-    for fate in world
+    for fate in organisation
         .deliver(&[(ADA, "m1"), (ADA, "m2"), (ADA, "m3")])
         .await
     {
         assert_eq!(written(&fate).1, None);
     }
-    contact(&world);
+    contact(&organisation);
     for message in ["m1", "m2", "m3"] {
-        assert_eq!(sender(&world, message), to_row("contact", id(JANE)));
+        assert_eq!(sender(&organisation, message), to_row("contact", id(JANE)));
     }
 }
 
 async fn two_workers_that_meet_a_new_person_at_once_make_one_contact(mode: WriteMode) {
-    let mut world = world(mode, CreateContacts::All).await;
-    world.put(ADA, from_jane("m1"));
-    world.put(BEN, from_jane("m2"));
+    let mut organisation = organisation(mode, CreateContacts::All).await;
+    organisation.put(ADA, from_jane("m1"));
+    organisation.put(BEN, from_jane("m2"));
     // Both workers look her up and find no row. The other one finishes its run before this one
     // creates the contact.
-    let (other, run) = (world.another_pipeline().await, world.begin());
-    world.before_dataverse_gets(CONTACT, async move {
+    let (other, run) = (organisation.another_pipeline().await, organisation.begin());
+    organisation.before_dataverse_gets(CONTACT, async move {
         let handled = other.run(vec![created(BEN, "m2")], run).await;
         assert_eq!(written(&handled[0].fate).1, None);
     });
-    let fate = world.deliver_one(ADA, "m1").await;
+    let fate = organisation.deliver_one(ADA, "m1").await;
     assert_eq!(written(&fate).1, None);
-    contact(&world);
-    assert_eq!(accounts(&world).len(), 1);
+    contact(&organisation);
+    assert_eq!(accounts(&organisation).len(), 1);
     for message in ["m1", "m2"] {
-        assert_eq!(sender(&world, message), to_row("contact", id(JANE)));
+        assert_eq!(sender(&organisation, message), to_row("contact", id(JANE)));
     }
 }
 
 async fn a_company_is_found_by_its_website_its_address_or_its_contacts(mode: WriteMode) {
-    let mut world = world(mode, CreateContacts::All).await;
-    let account = |columns: Value| world.insert("account", columns);
+    let mut organisation = organisation(mode, CreateContacts::All).await;
+    let account = |columns: Value| organisation.insert("account", columns);
     let websites = [
         "https://www.a.example/de/",
         "b.example",
@@ -195,7 +201,7 @@ async fn a_company_is_found_by_its_website_its_address_or_its_contacts(mode: Wri
     let by_website = websites.map(|url| account(json!({"name": "Site", "websiteurl": url})));
     let by_address = account(json!({"name": "Post", "emailaddress1": "office@mail.d.example"}));
     let by_contacts = account(json!({"name": "People"}));
-    world.insert(
+    organisation.insert(
         "contact",
         json!({
             "lastname": "Eve", "emailaddress1": "eve@e.example",
@@ -217,17 +223,17 @@ async fn a_company_is_found_by_its_website_its_address_or_its_contacts(mode: Wri
         ("jane@f.example", None),
     ];
     let to: Vec<&str> = expected.iter().map(|(address, _)| *address).collect();
-    let before = accounts(&world).len();
-    world.put(
+    let before = accounts(&organisation).len();
+    organisation.put(
         ADA,
         mail(
             "m1",
             &json!({"from": people(&["ada@ours.example"]), "to": people(&to)}),
         ),
     );
-    assert_eq!(written(&world.deliver_one(ADA, "m1").await).1, None);
+    assert_eq!(written(&organisation.deliver_one(ADA, "m1").await).1, None);
     for (address, company) in expected {
-        let contact = world
+        let contact = organisation
             .emulators
             .dataverse()
             .row("contact", id(address))
@@ -240,7 +246,7 @@ async fn a_company_is_found_by_its_website_its_address_or_its_contacts(mode: Wri
         );
     }
     assert_eq!(
-        accounts(&world).len(),
+        accounts(&organisation).len(),
         before + 1,
         "only the account of f.example is created"
     );
@@ -252,59 +258,61 @@ async fn a_company_that_is_there_twice_is_not_guessed(mode: WriteMode) {
         (Ambiguous::All, false),
         (Ambiguous::MostRecent, true),
     ] {
-        let mut world = world(mode, CreateContacts::All).await;
-        world.set(&json!({"create_contacts": CreateContacts::All, "ambiguous": ambiguous}));
+        let mut organisation = organisation(mode, CreateContacts::All).await;
+        organisation.set(&json!({"create_contacts": CreateContacts::All, "ambiguous": ambiguous}));
         let account = |modified: &str| {
-            world.insert(
+            organisation.insert(
                 "account",
                 json!({"name": "Wind", "websiteurl": "https://wind.example", "modifiedon": modified}),
             )
         };
         let newer = account("2026-11-02T00:00:00Z");
         account("2026-11-01T00:00:00Z");
-        world.put(ADA, from_jane("m1"));
-        assert_eq!(written(&world.deliver_one(ADA, "m1").await).1, None);
+        organisation.put(ADA, from_jane("m1"));
+        assert_eq!(written(&organisation.deliver_one(ADA, "m1").await).1, None);
         let company = if latest {
             to_row("account", newer)
         } else {
             Value::Null
         };
         assert_eq!(
-            contact(&world)["parentcustomerid"],
+            contact(&organisation)["parentcustomerid"],
             company,
             "{ambiguous:?}"
         );
-        assert_eq!(accounts(&world).len(), 2, "no account is created");
+        assert_eq!(accounts(&organisation).len(), 2, "no account is created");
     }
 }
 
 async fn somebody_at_a_free_mail_provider_has_no_company(mode: WriteMode) {
-    let mut world = world(mode, CreateContacts::All).await;
-    world.put(
+    let mut organisation = organisation(mode, CreateContacts::All).await;
+    organisation.put(
         ADA,
         mail("m1", &json!({"from": people(&["jane.wind@gmail.com"])})),
     );
-    written(&world.deliver_one(ADA, "m1").await);
-    let contact = contact(&world);
+    written(&organisation.deliver_one(ADA, "m1").await);
+    let contact = contact(&organisation);
     assert_eq!(contact["parentcustomerid"], Value::Null);
     assert_eq!(
         (&contact["firstname"], &contact["lastname"]),
         (&Value::Null, &json!("Unknown"))
     );
-    assert!(accounts(&world).is_empty());
+    assert!(accounts(&organisation).is_empty());
 }
 
 async fn only_those_we_wrote_to_become_contacts_when_the_setting_says_so(mode: WriteMode) {
-    let mut world = world(mode, CreateContacts::Sent).await;
-    world.put(ADA, from_jane("received"));
+    let mut organisation = organisation(mode, CreateContacts::Sent).await;
+    organisation.put(ADA, from_jane("received"));
     let sent = json!({
         "subject": "sent", "from": people(&["ada@ours.example"]), "to": people(&["to@a.example"]), "cc": people(&["cc@b.example"]),
         "bcc": people(&["bcc@c.example", "ben@ours.example", "lea@prospects.example"]),
     });
-    world.put(ADA, mail("sent", &sent));
-    world.deliver(&[(ADA, "received"), (ADA, "sent")]).await;
-    assert_eq!(sender(&world, "received"), Value::Null);
-    let mut addresses: Vec<String> = contacts(&world)
+    organisation.put(ADA, mail("sent", &sent));
+    organisation
+        .deliver(&[(ADA, "received"), (ADA, "sent")])
+        .await;
+    assert_eq!(sender(&organisation, "received"), Value::Null);
+    let mut addresses: Vec<String> = contacts(&organisation)
         .iter()
         .map(|row| row["emailaddress1"].to_string())
         .collect();
@@ -316,36 +324,44 @@ async fn only_those_we_wrote_to_become_contacts_when_the_setting_says_so(mode: W
 }
 
 async fn roles_bulk_mail_and_long_addresses_become_no_contacts(mode: WriteMode) {
-    let mut world = world(mode, CreateContacts::All).await;
+    let mut organisation = organisation(mode, CreateContacts::All).await;
     let long = format!("{}@wind.example", "x".repeat(101 - "@wind.example".len()));
     let several = json!({"subject": "several", "from": people(&["sales@wind.example"]), "to": people(&["ada@ours.example", &long])});
-    world.put(ADA, mail("several", &several));
+    organisation.put(ADA, mail("several", &several));
     let bulk = json!({"subject": "bulk", "from": people(&["no-reply@wind.example"]), "cc": people(&[JANE])});
-    world.put(ADA, mail("bulk", &bulk));
-    for fate in world.deliver(&[(ADA, "several"), (ADA, "bulk")]).await {
+    organisation.put(ADA, mail("bulk", &bulk));
+    for fate in organisation
+        .deliver(&[(ADA, "several"), (ADA, "bulk")])
+        .await
+    {
         assert_eq!(written(&fate).1, None);
     }
-    assert!(contacts(&world).is_empty() && accounts(&world).is_empty());
+    assert!(contacts(&organisation).is_empty() && accounts(&organisation).is_empty());
 }
 
 /// Rejects the next contact, or the next account.
 ///
 /// A run with one new person of one new company creates the account first, then the contact.
-fn refuse(world: &World, mode: WriteMode, contact: bool, fault: Fault) {
+fn refuse(organisation: &TestOrganisation, mode: WriteMode, contact: bool, fault: Fault) {
     let rows_before = u64::from(contact);
     match mode {
         WriteMode::ChangeSet => {
             let before = LOOK_UP_QUERIES + COMPANY_QUERIES + rows_before;
-            world.emulators.dataverse().fail_operation(before, fault);
+            organisation
+                .emulators
+                .dataverse()
+                .fail_operation(before, fault);
         }
-        WriteMode::Stepwise if contact => world.fail_dataverse_at(CONTACT, fault),
-        WriteMode::Stepwise => world.fail_dataverse_at("POST /api/data/v9.2/accounts HTTP", fault),
+        WriteMode::Stepwise if contact => organisation.fail_dataverse_at(CONTACT, fault),
+        WriteMode::Stepwise => {
+            organisation.fail_dataverse_at("POST /api/data/v9.2/accounts HTTP", fault)
+        }
     }
 }
 
 async fn nobody_whom_the_policy_strips_becomes_a_contact(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
-    world.set(&json!({
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    organisation.set(&json!({
         "create_contacts": CreateContacts::All,
         "block": [{"address": "eve@wind.example", "action": "strip"}, {"domain": "storm.example", "action": "strip"}],
     }));
@@ -357,19 +373,19 @@ async fn nobody_whom_the_policy_strips_becomes_a_contact(mode: WriteMode) {
     let mut from_jane = from_jane("m1");
     from_jane["to"] = people(&["ada@ours.example"]);
     from_jane["cc"] = people(&others);
-    world.put(ADA, from_jane);
+    organisation.put(ADA, from_jane);
     let mut from_eve = mail("m2", &json!({"from": people(&others[..1])}));
     from_eve["cc"] = people(&["lea@prospects.example"]);
-    world.put(ADA, from_eve);
+    organisation.put(ADA, from_eve);
     for id in ["m1", "m2"] {
-        written(&world.deliver_one(ADA, id).await);
+        written(&organisation.deliver_one(ADA, id).await);
     }
     assert_eq!(
-        contact(&world)["contactid"],
+        contact(&organisation)["contactid"],
         json!(id(JANE)),
         "only Jane becomes a contact"
     );
-    let accounts = accounts(&world);
+    let accounts = accounts(&organisation);
     assert_eq!(
         accounts.len(),
         1,
@@ -379,117 +395,132 @@ async fn nobody_whom_the_policy_strips_becomes_a_contact(mode: WriteMode) {
 }
 
 async fn a_contact_that_is_refused_leaves_the_address_and_not_the_mail(mode: WriteMode) {
-    let mut world = world(mode, CreateContacts::All).await;
-    world.put(ADA, from_jane("m1"));
-    refuse(&world, mode, true, status(400, "0x80040265"));
-    let fate = world.deliver_one(ADA, "m1").await;
+    let mut organisation = organisation(mode, CreateContacts::All).await;
+    organisation.put(ADA, from_jane("m1"));
+    refuse(&organisation, mode, true, status(400, "0x80040265"));
+    let fate = organisation.deliver_one(ADA, "m1").await;
     assert_eq!(written(&fate).1, Some("left out: contact refused"));
-    assert_eq!(world.parties()[0], unbound(1, JANE));
-    assert!(contacts(&world).is_empty());
-    let entry = world.entry(ADA, "m1").await.unwrap();
+    assert_eq!(organisation.parties()[0], unbound(1, JANE));
+    assert!(contacts(&organisation).is_empty());
+    let entry = organisation.entry(ADA, "m1").await.unwrap();
     assert_eq!(entry.reason.as_deref(), Some("left out: contact refused"));
 }
 
 async fn a_company_that_is_refused_leaves_the_contact_alone(mode: WriteMode) {
-    let mut world = world(mode, CreateContacts::All).await;
-    world.put(ADA, from_jane("m1"));
-    refuse(&world, mode, false, status(403, "0x80040220"));
-    let fate = world.deliver_one(ADA, "m1").await;
+    let mut organisation = organisation(mode, CreateContacts::All).await;
+    organisation.put(ADA, from_jane("m1"));
+    refuse(&organisation, mode, false, status(403, "0x80040220"));
+    let fate = organisation.deliver_one(ADA, "m1").await;
     assert_eq!(written(&fate).1, Some("left out: company refused"));
-    assert_eq!(contact(&world)["parentcustomerid"], Value::Null);
-    assert_eq!(world.parties()[0], bound(1, JANE, "contact", id(JANE)));
+    assert_eq!(contact(&organisation)["parentcustomerid"], Value::Null);
+    assert_eq!(
+        organisation.parties()[0],
+        bound(1, JANE, "contact", id(JANE))
+    );
 }
 
 async fn a_contact_that_fails_for_now_makes_its_mails_wait_and_no_others(mode: WriteMode) {
-    let mut world = world(mode, CreateContacts::All).await;
-    world.put(ADA, from_jane("m1"));
-    world.put(ADA, mail("m2", &json!({})));
-    refuse(&world, mode, true, status(500, "0x80044150"));
-    let fates = world.deliver(&[(ADA, "m1"), (ADA, "m2")]).await;
+    let mut organisation = organisation(mode, CreateContacts::All).await;
+    organisation.put(ADA, from_jane("m1"));
+    organisation.put(ADA, mail("m2", &json!({})));
+    refuse(&organisation, mode, true, status(500, "0x80044150"));
+    let fates = organisation.deliver(&[(ADA, "m1"), (ADA, "m2")]).await;
     waiting(&fates[0]);
     written(&fates[1]);
-    world.later(chrono::TimeDelta::minutes(1));
-    assert_eq!(written(&world.deliver_one(ADA, "m1").await).1, None);
-    assert_eq!(sender(&world, "m1"), to_row("contact", id(JANE)));
+    organisation.later(chrono::TimeDelta::minutes(1));
+    assert_eq!(written(&organisation.deliver_one(ADA, "m1").await).1, None);
+    assert_eq!(sender(&organisation, "m1"), to_row("contact", id(JANE)));
     assert_eq!(
-        accounts(&world).len(),
+        accounts(&organisation).len(),
         1,
         "the second attempt finds the account of the first"
     );
 }
 
 async fn a_crash_between_contact_and_email_leaves_one_of_each(mode: WriteMode) {
-    let mut world = world(mode, CreateContacts::All).await;
-    world.put(ADA, from_jane("m1"));
-    world.fail_dataverse_at(CREATE, Fault::ResetBefore);
-    waiting(&world.deliver_one(ADA, "m1").await);
-    assert!(world.emails().is_empty());
-    contact(&world);
+    let mut organisation = organisation(mode, CreateContacts::All).await;
+    organisation.put(ADA, from_jane("m1"));
+    organisation.fail_dataverse_at(CREATE, Fault::ResetBefore);
+    waiting(&organisation.deliver_one(ADA, "m1").await);
+    assert!(organisation.emails().is_empty());
+    contact(&organisation);
     // As if the process had died at this point: Dataverse has the contact, and the ledger is
     // empty.
-    world.lose_ledger().await;
-    assert_eq!(written(&world.deliver_one(ADA, "m1").await).1, None);
-    contact(&world);
-    assert_eq!(world.parties()[0], bound(1, JANE, "contact", id(JANE)));
+    organisation.lose_ledger().await;
+    assert_eq!(written(&organisation.deliver_one(ADA, "m1").await).1, None);
+    contact(&organisation);
+    assert_eq!(
+        organisation.parties()[0],
+        bound(1, JANE, "contact", id(JANE))
+    );
 }
 
 async fn a_contact_whose_address_somebody_changed_is_the_same_contact(mode: WriteMode) {
-    let mut world = world(mode, CreateContacts::All).await;
+    let mut organisation = organisation(mode, CreateContacts::All).await;
     let changed =
         json!({"contactid": id(JANE), "lastname": "Doe", "emailaddress1": "jane@moved.example"});
-    world.insert("contact", changed);
-    world.put(ADA, from_jane("m1"));
-    assert_eq!(written(&world.deliver_one(ADA, "m1").await).1, None);
-    assert_eq!(contact(&world)["emailaddress1"], "jane@moved.example");
-    assert_eq!(world.parties()[0], bound(1, JANE, "contact", id(JANE)));
+    organisation.insert("contact", changed);
+    organisation.put(ADA, from_jane("m1"));
+    assert_eq!(written(&organisation.deliver_one(ADA, "m1").await).1, None);
+    assert_eq!(
+        contact(&organisation)["emailaddress1"],
+        "jane@moved.example"
+    );
+    assert_eq!(
+        organisation.parties()[0],
+        bound(1, JANE, "contact", id(JANE))
+    );
 }
 
 async fn a_mail_that_is_there_makes_nobody_a_contact(mode: WriteMode) {
-    let mut world = world(mode, CreateContacts::All).await;
-    world.put(ADA, from_jane("m1"));
-    world.insert(
+    let mut organisation = organisation(mode, CreateContacts::All).await;
+    organisation.put(ADA, from_jane("m1"));
+    organisation.insert(
         "email",
         json!({"subject": "m1", "messageid": "<m1@kites.example>", "sender": JANE, "statecode": 1, "directioncode": false}),
     );
-    written(&world.deliver_one(ADA, "m1").await);
-    assert_eq!(world.emails().len(), 1);
-    assert!(contacts(&world).is_empty() && accounts(&world).is_empty());
+    written(&organisation.deliver_one(ADA, "m1").await);
+    assert_eq!(organisation.emails().len(), 1);
+    assert!(contacts(&organisation).is_empty() && accounts(&organisation).is_empty());
 }
 
 #[tokio::test]
 async fn companies_that_cannot_be_asked_for_cost_the_contacts_their_company() {
-    let mut world = world(WriteMode::ChangeSet, CreateContacts::All).await;
-    world.put(ADA, from_jane("m1"));
+    let mut organisation = organisation(WriteMode::ChangeSet, CreateContacts::All).await;
+    organisation.put(ADA, from_jane("m1"));
     let refusal = status(501, "0x8006088A");
-    world
+    organisation
         .emulators
         .dataverse()
         .fail_operation(LOOK_UP_QUERIES, refusal);
-    assert_eq!(written(&world.deliver_one(ADA, "m1").await).1, None);
-    assert_eq!(contact(&world)["parentcustomerid"], Value::Null);
-    assert!(accounts(&world).is_empty());
+    assert_eq!(written(&organisation.deliver_one(ADA, "m1").await).1, None);
+    assert_eq!(contact(&organisation)["parentcustomerid"], Value::Null);
+    assert!(accounts(&organisation).is_empty());
 }
 
 #[tokio::test]
 async fn a_request_for_contacts_that_is_refused_as_a_whole_is_repeated_row_by_row() {
-    let mut world = world(WriteMode::ChangeSet, CreateContacts::All).await;
-    world.put(ADA, from_jane("m1"));
-    world.fail_dataverse_at(CONTACT, status(413, "0x8004418A"));
-    assert_eq!(written(&world.deliver_one(ADA, "m1").await).1, None);
-    assert_eq!(world.parties()[0], bound(1, JANE, "contact", id(JANE)));
+    let mut organisation = organisation(WriteMode::ChangeSet, CreateContacts::All).await;
+    organisation.put(ADA, from_jane("m1"));
+    organisation.fail_dataverse_at(CONTACT, status(413, "0x8004418A"));
+    assert_eq!(written(&organisation.deliver_one(ADA, "m1").await).1, None);
+    assert_eq!(
+        organisation.parties()[0],
+        bound(1, JANE, "contact", id(JANE))
+    );
 }
 
 #[tokio::test]
 async fn while_dataverse_wants_a_pause_no_mail_is_written_without_its_people() {
-    let mut world = world(WriteMode::ChangeSet, CreateContacts::All).await;
-    world.put(ADA, from_jane("m1"));
-    world.fail_dataverse_at(CONTACT, throttled("0x80072322", 50));
-    let fate = world.deliver_one(ADA, "m1").await;
+    let mut organisation = organisation(WriteMode::ChangeSet, CreateContacts::All).await;
+    organisation.put(ADA, from_jane("m1"));
+    organisation.fail_dataverse_at(CONTACT, throttled("0x80072322", 50));
+    let fate = organisation.deliver_one(ADA, "m1").await;
     assert_eq!(waiting(&fate).0.as_secs(), 50);
-    assert!(world.emails().is_empty() && contacts(&world).is_empty());
-    world.pause_over();
-    let handled = world.run(vec![created(ADA, "m1")]).await;
+    assert!(organisation.emails().is_empty() && contacts(&organisation).is_empty());
+    organisation.pause_over();
+    let handled = organisation.run(vec![created(ADA, "m1")]).await;
     assert_eq!(handled[0].key, key(ADA, "m1"));
     assert_eq!(written(&handled[0].fate).1, None);
-    contact(&world);
+    contact(&organisation);
 }

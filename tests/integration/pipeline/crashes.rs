@@ -7,7 +7,8 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::test_organisation::{
-    ADA, CREATE, UPDATE, World, created, id_of, key, mail, to_row, waiting, with_a_mail_in, written,
+    ADA, CREATE, TestOrganisation, UPDATE, created, id_of, key, mail, to_row, waiting,
+    with_a_mail_in, written,
 };
 
 in_both_write_modes!(
@@ -19,29 +20,29 @@ in_both_write_modes!(
 );
 
 async fn a_crash_between_write_and_settle_leaves_one_row(mode: WriteMode) {
-    let mut world = with_a_mail_in(mode).await;
-    let first = world.deliver_one(ADA, "m1").await;
-    world.lose_ledger().await;
-    let again = world.deliver_one(ADA, "m1").await;
+    let mut organisation = with_a_mail_in(mode).await;
+    let first = organisation.deliver_one(ADA, "m1").await;
+    organisation.lose_ledger().await;
+    let again = organisation.deliver_one(ADA, "m1").await;
     assert_eq!(
         written(&again),
         (written(&first).0, Some("already existed"))
     );
-    world.email();
+    organisation.email();
 }
 
 async fn an_open_row_that_a_crash_left_is_completed(mode: WriteMode) {
-    let mut world = with_a_mail_in(mode).await;
-    let message = world.emulators.nylas().message(ADA, "m1").unwrap();
+    let mut organisation = with_a_mail_in(mode).await;
+    let message = organisation.emulators.nylas().message(ADA, "m1").unwrap();
     let message =
         mailverse::clients::nylas::wire::message(&ADA.parse().unwrap(), &message).unwrap();
     let id = message.activity_id();
-    world.insert("email", json!({"activityid": id, "subject": "Kites for spring", "messageid": "<m1@kites.example>", "directioncode": false}));
+    organisation.insert("email", json!({"activityid": id, "subject": "Kites for spring", "messageid": "<m1@kites.example>", "directioncode": false}));
     assert_eq!(
-        written(&world.deliver_one(ADA, "m1").await),
+        written(&organisation.deliver_one(ADA, "m1").await),
         (id.uuid(), None)
     );
-    let email = world.email();
+    let email = organisation.email();
     assert_eq!(
         (&email["statecode"], &email["statuscode"]),
         (&json!(1), &json!(4))
@@ -49,57 +50,60 @@ async fn an_open_row_that_a_crash_left_is_completed(mode: WriteMode) {
 }
 
 async fn a_ledger_that_fails_after_the_write_costs_a_second_look(mode: WriteMode) {
-    let mut world = with_a_mail_in(mode).await;
-    world.before_dataverse_gets(CREATE, world.drop_ledger());
-    waiting(&world.deliver_one(ADA, "m1").await);
-    world.lose_ledger().await;
-    let fate = world.deliver_one(ADA, "m1").await;
+    let mut organisation = with_a_mail_in(mode).await;
+    organisation.before_dataverse_gets(CREATE, organisation.drop_ledger());
+    waiting(&organisation.deliver_one(ADA, "m1").await);
+    organisation.lose_ledger().await;
+    let fate = organisation.deliver_one(ADA, "m1").await;
     assert_eq!(
         written(&fate),
-        (id_of(&world.email()), Some("already existed"))
+        (id_of(&organisation.email()), Some("already existed"))
     );
 }
 
 async fn a_worker_that_overran_its_lease_does_not_overwrite_its_successor(mode: WriteMode) {
-    let mut world = with_a_mail_in(mode).await;
+    let mut organisation = with_a_mail_in(mode).await;
     let successor = ClaimToken::new(Uuid::from_u128(999));
-    let (ledger, at) = (world.pipeline.ledger.clone(), world.now + LEASE);
-    world.before_dataverse_gets(CREATE, async move {
+    let (ledger, at) = (
+        organisation.pipeline.ledger.clone(),
+        organisation.now + LEASE,
+    );
+    organisation.before_dataverse_gets(CREATE, async move {
         let claim = ledger
             .claim(&key(ADA, "m1"), &ClaimRequest::new(successor, at))
             .await;
         assert!(claim.unwrap().is_won());
     });
-    let fate = world.deliver_one(ADA, "m1").await;
+    let fate = organisation.deliver_one(ADA, "m1").await;
     assert_eq!(
         waiting(&fate).1,
         "the claim was lost: another worker took over the message"
     );
-    let entry = world.entry(ADA, "m1").await.unwrap();
+    let entry = organisation.entry(ADA, "m1").await.unwrap();
     assert_eq!(
         entry.held,
         Some((successor, at + LEASE)),
         "the successor still holds the claim"
     );
     // The successor dies. The next worker finds the row.
-    world.later(LEASE + LEASE);
-    let fate = world.deliver_one(ADA, "m1").await;
+    organisation.later(LEASE + LEASE);
+    let fate = organisation.deliver_one(ADA, "m1").await;
     assert_eq!(
         written(&fate),
-        (id_of(&world.email()), Some("already existed"))
+        (id_of(&organisation.email()), Some("already existed"))
     );
 }
 
 async fn a_row_of_server_side_sync_that_changed_meanwhile_is_looked_at_again(mode: WriteMode) {
-    let mut world = with_a_mail_in(mode).await;
-    let theirs = world.insert(
+    let mut organisation = with_a_mail_in(mode).await;
+    let theirs = organisation.insert(
         "email",
         json!({"subject": "x", "messageid": "<m1@kites.example>", "statecode": 1, "statuscode": 4}),
     );
-    let dataverse = world.emulators.dataverse().url();
-    let token = world.emulators.entra().issue_token(&dataverse, 600);
-    let account = format!("/accounts({})", world.people.kites);
-    world.before_dataverse_gets(UPDATE, async move {
+    let dataverse = organisation.emulators.dataverse().url();
+    let token = organisation.emulators.entra().issue_token(&dataverse, 600);
+    let account = format!("/accounts({})", organisation.people.kites);
+    organisation.before_dataverse_gets(UPDATE, async move {
         let call =
             reqwest::Client::new().patch(format!("{dataverse}/api/data/v9.2/emails({theirs})"));
         let call = call
@@ -110,33 +114,36 @@ async fn a_row_of_server_side_sync_that_changed_meanwhile_is_looked_at_again(mod
         let answer = call.json(&body).send().await.unwrap();
         assert_eq!(answer.status(), 204, "{}", answer.text().await.unwrap());
     });
-    let fate = world.deliver_one(ADA, "m1").await;
+    let fate = organisation.deliver_one(ADA, "m1").await;
     assert!(
         waiting(&fate).1.starts_with("a dataverse row changed"),
         "{fate:?}"
     );
-    assert_eq!(written(&world.deliver_one(ADA, "m1").await).0, theirs);
     assert_eq!(
-        world.email()["regardingobjectid"],
-        to_row("account", world.people.kites),
+        written(&organisation.deliver_one(ADA, "m1").await).0,
+        theirs
+    );
+    assert_eq!(
+        organisation.email()["regardingobjectid"],
+        to_row("account", organisation.people.kites),
         "the regarding that the other client chose is kept"
     );
 }
 
 #[tokio::test]
 async fn a_lost_answer_to_a_batch_of_writes_leaves_one_row_for_each_mail() {
-    let mut world = World::start().await;
+    let mut organisation = TestOrganisation::start().await;
     let ids = ["m1", "m2", "m3"];
     for id in ids {
-        world.put(ADA, mail(id, &json!({})));
+        organisation.put(ADA, mail(id, &json!({})));
     }
-    world.fail_dataverse_at(CREATE, Fault::ResetAfterCommit);
+    organisation.fail_dataverse_at(CREATE, Fault::ResetAfterCommit);
     let work = || ids.map(|id| created(ADA, id)).into_iter().collect();
-    for done in world.run(work()).await {
+    for done in organisation.run(work()).await {
         waiting(&done.fate);
     }
-    for done in world.run(work()).await {
+    for done in organisation.run(work()).await {
         assert_eq!(written(&done.fate).1, Some("already existed"));
     }
-    assert_eq!(world.emails().len(), 3);
+    assert_eq!(organisation.emails().len(), 3);
 }

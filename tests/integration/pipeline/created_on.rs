@@ -7,7 +7,7 @@ use mailverse::clients::dataverse::emails::WriteMode;
 use mailverse::pipeline::created_on::CreatedOn;
 use serde_json::{Value, json};
 
-use crate::test_organisation::{ADA, World, mail, status, written};
+use crate::test_organisation::{ADA, TestOrganisation, mail, status, written};
 
 in_both_write_modes!(
     old_mail_says_when_it_came_on_request_and_new_mail_never,
@@ -17,19 +17,19 @@ in_both_write_modes!(
 );
 
 /// Starts a pipeline that keeps the original date, with one message of last year and one of today.
-async fn world(mode: WriteMode) -> World {
-    let mut world = World::start_in(mode).await;
-    world.pipeline.created_on = CreatedOn::Original.into();
-    world.put(ADA, mail("old", &json!({"date": 1_763_600_000})));
-    let today = (world.now - TimeDelta::hours(2)).timestamp();
-    world.put(ADA, mail("new", &json!({"date": today})));
-    world
+async fn organisation(mode: WriteMode) -> TestOrganisation {
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    organisation.pipeline.created_on = CreatedOn::Original.into();
+    organisation.put(ADA, mail("old", &json!({"date": 1_763_600_000})));
+    let today = (organisation.now - TimeDelta::hours(2)).timestamp();
+    organisation.put(ADA, mail("new", &json!({"date": today})));
+    organisation
 }
 
 /// Returns the `createdon` of the row of a message, and whether the writer set it.
-fn made(world: &World, id: &str) -> (Value, bool) {
+fn made(organisation: &TestOrganisation, id: &str) -> (Value, bool) {
     let message_id = json!(format!("<{id}@kites.example>"));
-    let emails = world.emails();
+    let emails = organisation.emails();
     let row = emails.iter().find(|row| row["messageid"] == message_id);
     let row = row.unwrap_or_else(|| panic!("no row has the Message-ID of {id}"));
     (
@@ -39,39 +39,42 @@ fn made(world: &World, id: &str) -> (Value, bool) {
 }
 
 async fn old_mail_says_when_it_came_on_request_and_new_mail_never(mode: WriteMode) {
-    let mut world = world(mode).await;
-    for fate in world.deliver(&[(ADA, "old"), (ADA, "new")]).await {
+    let mut organisation = organisation(mode).await;
+    for fate in organisation.deliver(&[(ADA, "old"), (ADA, "new")]).await {
         written(&fate);
     }
-    assert_eq!(made(&world, "old"), (json!("2025-11-20T00:53:20Z"), true));
-    assert!(!made(&world, "new").1);
-    assert!(!world.pipeline.created_on.is_refused());
+    assert_eq!(
+        made(&organisation, "old"),
+        (json!("2025-11-20T00:53:20Z"), true)
+    );
+    assert!(!made(&organisation, "new").1);
+    assert!(!organisation.pipeline.created_on.is_refused());
 
-    world.pipeline.created_on = CreatedOn::Now.into();
-    world.put(ADA, mail("older", &json!({"date": 1_700_000_000})));
-    written(&world.deliver_one(ADA, "older").await);
-    assert!(!made(&world, "older").1);
+    organisation.pipeline.created_on = CreatedOn::Now.into();
+    organisation.put(ADA, mail("older", &json!({"date": 1_700_000_000})));
+    written(&organisation.deliver_one(ADA, "older").await);
+    assert!(!made(&organisation, "older").1);
 }
 
 async fn what_dataverse_refuses_is_left_out_and_not_tried_again(mode: WriteMode) {
-    let mut world = world(mode).await;
-    let dataverse = world.emulators.dataverse().clone();
+    let mut organisation = organisation(mode).await;
+    let dataverse = organisation.emulators.dataverse().clone();
     dataverse.set_setting(Setting::MayOverrideCreatedOn(false));
     for id in ["old2", "old3"] {
-        world.put(ADA, mail(id, &json!({"date": 1_763_600_000})));
+        organisation.put(ADA, mail(id, &json!({"date": 1_763_600_000})));
     }
-    let fates = world
+    let fates = organisation
         .deliver(&[(ADA, "old"), (ADA, "new"), (ADA, "old2")])
         .await;
     for fate in &fates {
         written(fate);
     }
-    assert!(world.pipeline.created_on.is_refused());
+    assert!(organisation.pipeline.created_on.is_refused());
     for id in ["old", "new", "old2"] {
-        assert!(!made(&world, id).1, "{id}");
+        assert!(!made(&organisation, id).1, "{id}");
     }
-    let ada = json!({"table": "systemuser", "id": world.people.ada});
-    for email in world.emails() {
+    let ada = json!({"table": "systemuser", "id": organisation.people.ada});
+    for email in organisation.emails() {
         assert_eq!(
             email["ownerid"], ada,
             "the owner is kept, because it was not rejected"
@@ -79,33 +82,33 @@ async fn what_dataverse_refuses_is_left_out_and_not_tried_again(mode: WriteMode)
     }
     // The date is not tried again: as many writes as without the setting.
     let before = dataverse.requests().writes;
-    written(&world.deliver_one(ADA, "old3").await);
+    written(&organisation.deliver_one(ADA, "old3").await);
     assert_eq!(dataverse.requests().writes - before, 2);
 }
 
 /// Rejects the next two rows that set an owner, as if the application lacked a privilege.
-fn refuse_the_owner(world: &World) {
+fn refuse_the_owner(organisation: &TestOrganisation) {
     for _ in 0..2 {
-        world.fail_dataverse_at("ownerid@odata.bind", status(403, "0x80040220"));
+        organisation.fail_dataverse_at("ownerid@odata.bind", status(403, "0x80040220"));
     }
 }
 
 async fn a_refused_owner_does_not_cost_the_date(mode: WriteMode) {
-    let mut world = world(mode).await;
-    refuse_the_owner(&world);
-    let fate = world.deliver_one(ADA, "old").await;
+    let mut organisation = organisation(mode).await;
+    refuse_the_owner(&organisation);
+    let fate = organisation.deliver_one(ADA, "old").await;
     assert_eq!(written(&fate).1, Some("left out: owner refused"));
-    assert!(made(&world, "old").1);
-    assert!(!world.pipeline.created_on.is_refused());
+    assert!(made(&organisation, "old").1);
+    assert!(!organisation.pipeline.created_on.is_refused());
 }
 
 async fn a_refused_owner_and_a_refused_date_cost_both(mode: WriteMode) {
-    let mut world = world(mode).await;
-    let dataverse = world.emulators.dataverse();
+    let mut organisation = organisation(mode).await;
+    let dataverse = organisation.emulators.dataverse();
     dataverse.set_setting(Setting::MayOverrideCreatedOn(false));
-    refuse_the_owner(&world);
-    let fate = world.deliver_one(ADA, "old").await;
+    refuse_the_owner(&organisation);
+    let fate = organisation.deliver_one(ADA, "old").await;
     assert_eq!(written(&fate).1, Some("left out: owner refused"));
-    assert!(!made(&world, "old").1);
-    assert!(world.pipeline.created_on.is_refused());
+    assert!(!made(&organisation, "old").1);
+    assert!(organisation.pipeline.created_on.is_refused());
 }

@@ -7,11 +7,11 @@ use mailverse::model::sync_request::Trigger;
 use serde_json::{Value, json};
 
 use crate::test_organisation::{
-    ADA, BEN, CREATE, World, assert_skipped, id_of, key, mail, people, policy, to_row, waiting,
-    with_a_mail, work, written,
+    ADA, BEN, CREATE, TestOrganisation, assert_skipped, id_of, key, mail, people, policy, to_row,
+    waiting, with_a_mail, work, written,
 };
 
-impl World {
+impl TestOrganisation {
     async fn record_text(&self, grant: &str, id: &str) -> Option<String> {
         let kept = self.pipeline.ledger.kept(&key(grant, id)).await.unwrap();
         kept.expect("the message has a ledger item").decision
@@ -37,29 +37,33 @@ fn last(record: &DecisionRecord) -> (&str, &str) {
 
 #[tokio::test]
 async fn what_is_skipped_keeps_the_rules_that_were_asked_and_nobody() {
-    let mut world = World::start().await;
-    let junk = world.emulators.nylas().folder_id(ADA, "\\Junk").unwrap();
-    world.put(ADA, mail("m1", &json!({"folders": [junk]})));
-    assert_skipped(&world.deliver_one(ADA, "m1").await, "spam");
-    let record = world.record(ADA, "m1").await;
+    let mut organisation = TestOrganisation::start().await;
+    let junk = organisation
+        .emulators
+        .nylas()
+        .folder_id(ADA, "\\Junk")
+        .unwrap();
+    organisation.put(ADA, mail("m1", &json!({"folders": [junk]})));
+    assert_skipped(&organisation.deliver_one(ADA, "m1").await, "spam");
+    let record = organisation.record(ADA, "m1").await;
     assert_eq!(last(&record), ("spam", "skips"));
     assert_eq!(
         record.policy.path.len(),
         2,
         "only the rules `draft` and `spam` were evaluated"
     );
-    assert_eq!(record.at, world.now.timestamp());
+    assert_eq!(record.at, organisation.now.timestamp());
     assert_eq!((record.people.len(), record.direction), (0, None));
     assert_eq!(record.row, DecidedRow::None);
 }
 
 #[tokio::test]
 async fn what_is_written_keeps_who_everybody_is_by_place() {
-    let mut world = World::start().await;
+    let mut organisation = TestOrganisation::start().await;
     let to = ["stranger@else.example", "ada@ours.example"];
-    world.put(ADA, mail("m1", &json!({"to": people(&to)})));
-    written(&world.deliver_one(ADA, "m1").await);
-    let record = world.record(ADA, "m1").await;
+    organisation.put(ADA, mail("m1", &json!({"to": people(&to)})));
+    written(&organisation.deliver_one(ADA, "m1").await);
+    let record = organisation.record(ADA, "m1").await;
     assert_eq!(last(&record).1, "passes");
     assert_eq!(record.direction.as_deref(), Some("incoming"));
     assert_eq!(record.row, DecidedRow::Ours);
@@ -68,8 +72,8 @@ async fn what_is_written_keeps_who_everybody_is_by_place() {
         .iter()
         .map(|person| (person.role.as_str(), person.place, person.chosen.clone()))
         .collect();
-    let carol = Row::of("contact", world.people.carol);
-    let ada = Row::of("systemuser", world.people.ada);
+    let carol = Row::of("contact", organisation.people.carol);
+    let ada = Row::of("systemuser", organisation.people.ada);
     assert_eq!(
         shown,
         [
@@ -82,64 +86,70 @@ async fn what_is_written_keeps_who_everybody_is_by_place() {
 
 #[tokio::test]
 async fn a_mail_that_comes_to_be_tracked_has_the_decision_that_tracked_it() {
-    let mut world = World::start().await;
-    let junk = world.emulators.nylas().folder_id(ADA, "\\Junk").unwrap();
-    world.put(ADA, mail("m1", &json!({"folders": [junk]})));
-    assert_skipped(&world.deliver_one(ADA, "m1").await, "spam");
-    world.put(ADA, mail("m1", &json!({})));
-    let handled = world.run(vec![work(ADA, "m1", Trigger::Updated, 1)]).await;
+    let mut organisation = TestOrganisation::start().await;
+    let junk = organisation
+        .emulators
+        .nylas()
+        .folder_id(ADA, "\\Junk")
+        .unwrap();
+    organisation.put(ADA, mail("m1", &json!({"folders": [junk]})));
+    assert_skipped(&organisation.deliver_one(ADA, "m1").await, "spam");
+    organisation.put(ADA, mail("m1", &json!({})));
+    let handled = organisation
+        .run(vec![work(ADA, "m1", Trigger::Updated, 1)])
+        .await;
     written(&handled[0].fate);
-    let record = world.record(ADA, "m1").await;
+    let record = organisation.record(ADA, "m1").await;
     assert_eq!((last(&record).1, record.row), ("passes", DecidedRow::Ours));
 }
 
 #[tokio::test]
 async fn a_row_whose_write_was_not_answered_keeps_the_decision_that_wrote_it() {
-    let mut world = with_a_mail().await;
-    world.fail_dataverse_at(CREATE, Fault::ResetAfterCommit);
-    waiting(&world.deliver_one(ADA, "m1").await);
-    let tried = world
+    let mut organisation = with_a_mail().await;
+    organisation.fail_dataverse_at(CREATE, Fault::ResetAfterCommit);
+    waiting(&organisation.deliver_one(ADA, "m1").await);
+    let tried = organisation
         .record_text(ADA, "m1")
         .await
         .expect("the ledger item has a decision record");
     // A new policy applies now, and it would decide differently.
-    world.pipeline.policy =
+    organisation.pipeline.policy =
         mailverse::policy::cache::PolicySource::given(policy(&json!({"content": "participants"})));
-    world.later(chrono::TimeDelta::minutes(1));
+    organisation.later(chrono::TimeDelta::minutes(1));
     let (_, note) = {
-        let fate = world.deliver_one(ADA, "m1").await;
+        let fate = organisation.deliver_one(ADA, "m1").await;
         let (row, note) = written(&fate);
         (row, note.map(str::to_owned))
     };
     assert_eq!(note.as_deref(), Some("already existed"));
-    assert_eq!(world.record_text(ADA, "m1").await, Some(tried));
+    assert_eq!(organisation.record_text(ADA, "m1").await, Some(tried));
     // A further delivery does not change the settled message.
-    written(&world.deliver_one(ADA, "m1").await);
-    assert_eq!(world.record(ADA, "m1").await.row, DecidedRow::Ours);
+    written(&organisation.deliver_one(ADA, "m1").await);
+    assert_eq!(organisation.record(ADA, "m1").await.row, DecidedRow::Ours);
 }
 
 #[tokio::test]
 async fn another_mailboxs_copy_has_a_decision_of_its_own_that_found_the_row() {
-    let mut world = World::start().await;
+    let mut organisation = TestOrganisation::start().await;
     for grant in [ADA, BEN] {
         let headers = json!([{"name": "Message-ID", "value": "<one@kites.example>"}]);
-        world.put(grant, mail(grant, &json!({"headers": headers})));
+        organisation.put(grant, mail(grant, &json!({"headers": headers})));
     }
-    written(&world.deliver_one(ADA, ADA).await);
-    written(&world.deliver_one(BEN, BEN).await);
-    assert_eq!(world.record(ADA, ADA).await.row, DecidedRow::Ours);
-    assert_eq!(world.record(BEN, BEN).await.row, DecidedRow::Found);
-    let row = mailverse::model::ids::ActivityId::new(id_of(&world.email()));
-    let copies = world.pipeline.ledger.carried(row).await.unwrap();
+    written(&organisation.deliver_one(ADA, ADA).await);
+    written(&organisation.deliver_one(BEN, BEN).await);
+    assert_eq!(organisation.record(ADA, ADA).await.row, DecidedRow::Ours);
+    assert_eq!(organisation.record(BEN, BEN).await.row, DecidedRow::Found);
+    let row = mailverse::model::ids::ActivityId::new(id_of(&organisation.email()));
+    let copies = organisation.pipeline.ledger.carried(row).await.unwrap();
     assert_eq!(copies, [key(ADA, ADA), key(BEN, BEN)]);
 }
 
 #[tokio::test]
 async fn what_is_written_keeps_by_what_each_person_was_found_and_what_the_mail_concerns() {
-    let mut world = World::start().await;
-    world.put(ADA, mail("m1", &json!({})));
-    written(&world.deliver_one(ADA, "m1").await);
-    let record = world.record(ADA, "m1").await;
+    let mut organisation = TestOrganisation::start().await;
+    organisation.put(ADA, mail("m1", &json!({})));
+    written(&organisation.deliver_one(ADA, "m1").await);
+    let record = organisation.record(ADA, "m1").await;
     let how: Vec<(&str, &str)> = record
         .people
         .iter()
@@ -149,7 +159,7 @@ async fn what_is_written_keeps_by_what_each_person_was_found_and_what_the_mail_c
     let regarding = record.regarding.expect("the regarding was resolved");
     let chosen = regarding.chosen.expect("a record was chosen");
     assert_eq!(chosen.source, "contact");
-    assert_eq!(chosen.record, Row::of("contact", world.people.carol));
+    assert_eq!(chosen.record, Row::of("contact", organisation.people.carol));
     let hit = regarding.candidates.iter().find(|one| one.outcome == "hit");
     assert_eq!(
         hit.expect("one candidate was a hit").records,
@@ -159,15 +169,15 @@ async fn what_is_written_keeps_by_what_each_person_was_found_and_what_the_mail_c
 
 #[tokio::test]
 async fn what_an_earlier_mail_said_is_kept_with_that_mail() {
-    let mut world = World::start().await;
-    let kites = to_row("account", world.people.kites);
+    let mut organisation = TestOrganisation::start().await;
+    let kites = to_row("account", organisation.people.kites);
     let earlier = |more: Value| {
         let mut row =
             json!({"subject": "x", "statecode": 1, "statuscode": 4, "regardingobjectid": kites});
         row.as_object_mut()
             .unwrap()
             .extend(more.as_object().unwrap().clone());
-        world.insert("email", row)
+        organisation.insert("email", row)
     };
     let answered =
         earlier(json!({"messageid": "<m0@kites.example>", "sender": "carol@kites.example"}));
@@ -175,16 +185,16 @@ async fn what_an_earlier_mail_said_is_kept_with_that_mail() {
     let headers = json!([
         {"name": "Message-ID", "value": "<m1@kites.example>"}, {"name": "In-Reply-To", "value": "<m0@kites.example>"},
     ]);
-    world.put(ADA, mail("thread", &json!({"headers": headers})));
+    organisation.put(ADA, mail("thread", &json!({"headers": headers})));
     let with_token = json!({"subject": "Re: Kites CRM:0001234"});
-    world.put(ADA, mail("token", &with_token));
-    let kites = Row::of("account", world.people.kites);
+    organisation.put(ADA, mail("token", &with_token));
+    let kites = Row::of("account", organisation.people.kites);
     for (id, source, email, is_answer) in [
         ("thread", "thread", answered, true),
         ("token", "tracking_token", named, false),
     ] {
-        written(&world.deliver_one(ADA, id).await);
-        let regarding = world
+        written(&organisation.deliver_one(ADA, id).await);
+        let regarding = organisation
             .record(ADA, id)
             .await
             .regarding
@@ -208,13 +218,13 @@ async fn what_an_earlier_mail_said_is_kept_with_that_mail() {
 
 #[tokio::test]
 async fn contacts_and_accounts_that_were_made_are_kept() {
-    let mut world = World::start().await;
-    world.pipeline.policy =
+    let mut organisation = TestOrganisation::start().await;
+    organisation.pipeline.policy =
         mailverse::policy::cache::PolicySource::given(policy(&json!({"create_contacts": "all"})));
     let from = json!([{"name": "Nina New", "email": "nina@newcompany.com"}]);
-    world.put(ADA, mail("m1", &json!({"from": from})));
-    written(&world.deliver_one(ADA, "m1").await);
-    let record = world.record(ADA, "m1").await;
+    organisation.put(ADA, mail("m1", &json!({"from": from})));
+    written(&organisation.deliver_one(ADA, "m1").await);
+    let record = organisation.record(ADA, "m1").await;
     let tables: Vec<&str> = record
         .made
         .iter()
@@ -253,7 +263,7 @@ fn assert_private(text: &str) {
 
 #[tokio::test]
 async fn nothing_that_a_mail_says_is_in_a_record() {
-    let mut world = World::start().await;
+    let mut organisation = TestOrganisation::start().await;
     let somebody = |n: usize| json!({"name": format!("{CANARY} name"), "email": format!("{CANARY}-{n}@{CANARY}.example")});
     let everybody: Vec<Value> = (0..300).map(somebody).collect();
     let loud = |id: &str, to: &[Value]| {
@@ -269,31 +279,34 @@ async fn nothing_that_a_mail_says_is_in_a_record() {
             }),
         )
     };
-    world.insert(
+    organisation.insert(
         "contact",
         json!({"lastname": CANARY, "emailaddress1": format!("{CANARY}-1@{CANARY}.example")}),
     );
-    world.put(ADA, loud("few", &everybody[..3]));
-    world.put(ADA, loud("many", &everybody));
+    organisation.put(ADA, loud("few", &everybody[..3]));
+    organisation.put(ADA, loud("many", &everybody));
     let odd = json!([{"email": format!("{CANARY} is no address")}, {"email": "ada@ours.example"}]);
-    world.put(ADA, loud("odd", odd.as_array().unwrap()));
+    organisation.put(ADA, loud("odd", odd.as_array().unwrap()));
     let inside = json!({"subject": CANARY, "from": people(&["ben@ours.example"])});
-    world.put(ADA, mail("inside", &inside));
+    organisation.put(ADA, mail("inside", &inside));
     let ids = ["few", "many", "odd", "inside"];
-    world.deliver(&ids.map(|id| (ADA, id))).await;
+    organisation.deliver(&ids.map(|id| (ADA, id))).await;
     for id in ids {
-        let text = world
+        let text = organisation
             .record_text(ADA, id)
             .await
             .expect("the ledger item has a decision record");
         assert!(text.len() <= LONGEST, "{id}: {} bytes", text.len());
         assert_private(&text);
     }
-    let many = world.record(ADA, "many").await;
+    let many = organisation.record(ADA, "many").await;
     assert_eq!(many.people.len() + many.left_out.people, 302);
     assert!(
         many.left_out.people > 0,
         "the number of people in a record is limited"
     );
-    assert_eq!(world.record(ADA, "odd").await.omissions["address"], 1);
+    assert_eq!(
+        organisation.record(ADA, "odd").await.omissions["address"],
+        1
+    );
 }

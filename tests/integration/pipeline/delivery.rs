@@ -9,7 +9,7 @@ use mailverse::model::sync_request::Trigger;
 use serde_json::{Value, json};
 
 use crate::test_organisation::{
-    ADA, BEN, World, created, id_of, mail, people, to_row, waiting, work, written,
+    ADA, BEN, TestOrganisation, created, id_of, mail, people, to_row, waiting, work, written,
 };
 
 in_both_write_modes!(
@@ -29,10 +29,10 @@ in_both_write_modes!(
 );
 
 async fn a_received_mail_becomes_a_completed_email(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
-    world.put(ADA, mail("m1", &json!({})));
-    let fate = world.deliver_one(ADA, "m1").await;
-    let email = world.email();
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    organisation.put(ADA, mail("m1", &json!({})));
+    let fate = organisation.deliver_one(ADA, "m1").await;
+    let email = organisation.email();
     assert_eq!(written(&fate), (id_of(&email), None));
     for (column, expected) in [
         ("subject", json!("Kites for spring")),
@@ -46,23 +46,26 @@ async fn a_received_mail_becomes_a_completed_email(mode: WriteMode) {
         ("messageid", json!("<m1@kites.example>")),
         ("statecode", json!(1)),
         ("statuscode", json!(4)),
-        ("regardingobjectid", to_row("contact", world.people.carol)),
-        ("ownerid", to_row("systemuser", world.people.ada)),
+        (
+            "regardingobjectid",
+            to_row("contact", organisation.people.carol),
+        ),
+        ("ownerid", to_row("systemuser", organisation.people.ada)),
         ("notifications", Value::Null),
     ] {
         assert_eq!(email[column], expected, "{column}");
     }
-    let entry = world.entry(ADA, "m1").await.unwrap();
+    let entry = organisation.entry(ADA, "m1").await.unwrap();
     assert_eq!(entry.state, State::Written);
     assert_eq!(entry.activity_id.map(ActivityId::uuid), Some(id_of(&email)));
 }
 
 async fn a_sent_mail_is_outgoing_and_completed_as_sent(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
+    let mut organisation = TestOrganisation::start_in(mode).await;
     let sent = json!({"from": people(&["ada@ours.example"]), "to": people(&["carol@kites.example"]), "folders": ["SENT"]});
-    world.put(ADA, mail("m1", &sent));
-    written(&world.deliver_one(ADA, "m1").await);
-    let email = world.email();
+    organisation.put(ADA, mail("m1", &sent));
+    written(&organisation.deliver_one(ADA, "m1").await);
+    let email = organisation.email();
     assert_eq!(
         (
             &email["directioncode"],
@@ -74,30 +77,30 @@ async fn a_sent_mail_is_outgoing_and_completed_as_sent(mode: WriteMode) {
 }
 
 async fn a_message_delivered_twice_is_one_row(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
-    world.put(ADA, mail("m1", &json!({})));
-    let first = world.deliver_one(ADA, "m1").await;
-    let asked = world.emulators.dataverse().requests();
-    let handled = world.run(vec![created(ADA, "m1")]).await;
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    organisation.put(ADA, mail("m1", &json!({})));
+    let first = organisation.deliver_one(ADA, "m1").await;
+    let asked = organisation.emulators.dataverse().requests();
+    let handled = organisation.run(vec![created(ADA, "m1")]).await;
     assert_eq!(handled[0].fate, first);
     assert!(handled[0].settled_before);
     assert_eq!(
-        world.emulators.dataverse().requests(),
+        organisation.emulators.dataverse().requests(),
         asked,
         "the ledger has the outcome, so Dataverse is not asked"
     );
-    world.email();
+    organisation.email();
 }
 
 async fn a_message_named_twice_in_one_batch_is_one_row(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
-    world.put(ADA, mail("m1", &json!({})));
-    let handled = world
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    organisation.put(ADA, mail("m1", &json!({})));
+    let handled = organisation
         .run(vec![created(ADA, "m1"), created(ADA, "m1")])
         .await;
     assert_eq!(handled.len(), 1);
     written(&handled[0].fate);
-    world.email();
+    organisation.email();
 }
 
 /// Delivers the copies of two mailboxes in this order.
@@ -108,29 +111,34 @@ async fn seen_in_order(
     order: [&str; 2],
     copy: &Value,
 ) -> (Value, Vec<crate::test_organisation::PartyView>, [String; 2]) {
-    let mut world = World::start_in(mode).await;
+    let mut organisation = TestOrganisation::start_in(mode).await;
     let same_id = json!([{"name": "Message-ID", "value": "<one@mail.example>"}]);
     for grant in [ADA, BEN] {
         let mut copy = mail(&format!("copy-in-{grant}"), copy);
         copy["headers"] = same_id.clone();
-        world.put(grant, copy);
+        organisation.put(grant, copy);
     }
     let mut ids = Vec::new();
     for grant in order {
-        let fate = world.deliver_one(grant, &format!("copy-in-{grant}")).await;
+        let fate = organisation
+            .deliver_one(grant, &format!("copy-in-{grant}"))
+            .await;
         ids.push(written(&fate).0);
     }
     assert_eq!(ids[0], ids[1], "both copies have the same row");
-    let email = world.email();
+    let email = organisation.email();
     // Row ids differ between runs, so only tables and addresses are compared.
     let regarding = email["regardingobjectid"]["table"].clone();
-    let parties = world.parties().into_iter().map(|(mask, address, row)| {
-        (
-            mask,
-            address,
-            row.map(|(table, _)| (table, uuid::Uuid::nil())),
-        )
-    });
+    let parties = organisation
+        .parties()
+        .into_iter()
+        .map(|(mask, address, row)| {
+            (
+                mask,
+                address,
+                row.map(|(table, _)| (table, uuid::Uuid::nil())),
+            )
+        });
     let row = json!({
         "id": email["activityid"], "direction": email["directioncode"], "status": email["statuscode"],
         "regarding": regarding, "sender": email["sender"], "to": email["torecipients"],
@@ -155,23 +163,23 @@ async fn one_mail_in_two_mailboxes_is_one_row_whichever_copy_comes_first(mode: W
 }
 
 async fn both_copies_of_a_mail_in_one_batch_are_one_row(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
+    let mut organisation = TestOrganisation::start_in(mode).await;
     let both = json!({"to": people(&["ada@ours.example", "ben@ours.example"])});
-    world.put(ADA, mail("m1", &both));
-    world.put(BEN, mail("m1", &both));
-    let fates = world.deliver(&[(ADA, "m1"), (BEN, "m1")]).await;
-    let id = id_of(&world.email());
+    organisation.put(ADA, mail("m1", &both));
+    organisation.put(BEN, mail("m1", &both));
+    let fates = organisation.deliver(&[(ADA, "m1"), (BEN, "m1")]).await;
+    let id = id_of(&organisation.email());
     assert_eq!((written(&fates[0]).0, written(&fates[1]).0), (id, id));
-    assert_eq!(world.email()["statecode"], 1);
+    assert_eq!(organisation.email()["statecode"], 1);
 }
 
 async fn two_workers_with_one_ledger_do_not_work_on_the_same_message(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
-    world.put(ADA, mail("m1", &json!({})));
-    let other = world.another_pipeline().await;
-    let (mine, theirs) = (world.begin(), world.begin());
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    organisation.put(ADA, mail("m1", &json!({})));
+    let other = organisation.another_pipeline().await;
+    let (mine, theirs) = (organisation.begin(), organisation.begin());
     let (one, two) = join(
-        world.pipeline.run(vec![created(ADA, "m1")], mine),
+        organisation.pipeline.run(vec![created(ADA, "m1")], mine),
         other.run(vec![created(ADA, "m1")], theirs),
     )
     .await;
@@ -190,59 +198,59 @@ async fn two_workers_with_one_ledger_do_not_work_on_the_same_message(mode: Write
         (delay.as_secs(), reason),
         (180, "another worker is processing it")
     );
-    world.email();
+    organisation.email();
 }
 
 async fn two_workers_whose_ledgers_do_not_know_each_other_write_one_row(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
-    world.put(ADA, mail("m1", &json!({})));
-    let other = world.another_pipeline().await;
-    world.lose_ledger().await;
-    let (mine, theirs) = (world.begin(), world.begin());
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    organisation.put(ADA, mail("m1", &json!({})));
+    let other = organisation.another_pipeline().await;
+    organisation.lose_ledger().await;
+    let (mine, theirs) = (organisation.begin(), organisation.begin());
     let (one, two) = join(
-        world.pipeline.run(vec![created(ADA, "m1")], mine),
+        organisation.pipeline.run(vec![created(ADA, "m1")], mine),
         other.run(vec![created(ADA, "m1")], theirs),
     )
     .await;
     assert_eq!(written(&one[0].fate).0, written(&two[0].fate).0);
-    assert_eq!(world.email()["statecode"], 1);
+    assert_eq!(organisation.email()["statecode"], 1);
 }
 
 async fn a_claim_of_a_worker_that_died_is_taken_over_after_its_lease(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
-    world.put(ADA, mail("m1", &json!({})));
-    let died = world.begin();
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    organisation.put(ADA, mail("m1", &json!({})));
+    let died = organisation.begin();
     let key = crate::test_organisation::key(ADA, "m1");
     let request = mailverse::ledger::ClaimRequest::new(died.token, died.now);
-    let claim = world.pipeline.ledger.claim(&key, &request);
+    let claim = organisation.pipeline.ledger.claim(&key, &request);
     assert!(claim.await.unwrap().is_won());
 
-    world.later(TimeDelta::seconds(60));
-    let fate = world.deliver_one(ADA, "m1").await;
+    organisation.later(TimeDelta::seconds(60));
+    let fate = organisation.deliver_one(ADA, "m1").await;
     assert_eq!(
         waiting(&fate).0.as_secs(),
         120,
         "the message waits for the rest of the lease"
     );
-    world.later(TimeDelta::seconds(120));
-    written(&world.deliver_one(ADA, "m1").await);
-    world.email();
+    organisation.later(TimeDelta::seconds(120));
+    written(&organisation.deliver_one(ADA, "m1").await);
+    organisation.email();
 }
 
 async fn a_row_of_server_side_sync_is_taken_for_the_mail_and_its_regarding_is_filled(
     mode: WriteMode,
 ) {
     for form in ["<m1@kites.example>", "m1@kites.example"] {
-        let mut world = World::start_in(mode).await;
-        world.put(ADA, mail("m1", &json!({})));
-        let theirs = world.insert("email", json!({"subject": "Kites for spring", "messageid": form, "statecode": 1, "statuscode": 4}));
-        let fate = world.deliver_one(ADA, "m1").await;
+        let mut organisation = TestOrganisation::start_in(mode).await;
+        organisation.put(ADA, mail("m1", &json!({})));
+        let theirs = organisation.insert("email", json!({"subject": "Kites for spring", "messageid": form, "statecode": 1, "statuscode": 4}));
+        let fate = organisation.deliver_one(ADA, "m1").await;
         let note = "written by another client, found by its Message-ID";
         assert_eq!(written(&fate), (theirs, Some(note)), "{form}");
-        let email = world.email();
+        let email = organisation.email();
         assert_eq!(
             email["regardingobjectid"],
-            to_row("contact", world.people.carol)
+            to_row("contact", organisation.people.carol)
         );
         assert_eq!(
             email["description"],
@@ -253,37 +261,42 @@ async fn a_row_of_server_side_sync_is_taken_for_the_mail_and_its_regarding_is_fi
 }
 
 async fn the_regarding_of_a_row_of_server_side_sync_is_not_replaced(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
-    world.put(ADA, mail("m1", &json!({})));
-    let kites = to_row("account", world.people.kites);
-    let theirs = world.insert(
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    organisation.put(ADA, mail("m1", &json!({})));
+    let kites = to_row("account", organisation.people.kites);
+    let theirs = organisation.insert(
         "email",
         json!({"subject": "x", "messageid": "<m1@kites.example>", "statecode": 1, "statuscode": 4, "regardingobjectid": kites}),
     );
-    let before = world.emulators.dataverse().requests().writes;
-    assert_eq!(written(&world.deliver_one(ADA, "m1").await).0, theirs);
-    assert_eq!(world.email()["regardingobjectid"], kites);
-    assert_eq!(world.emulators.dataverse().requests().writes, before);
+    let before = organisation.emulators.dataverse().requests().writes;
+    assert_eq!(
+        written(&organisation.deliver_one(ADA, "m1").await).0,
+        theirs
+    );
+    assert_eq!(organisation.email()["regardingobjectid"], kites);
+    assert_eq!(organisation.emulators.dataverse().requests().writes, before);
 }
 
 async fn a_row_whose_message_id_differs_by_case_is_another_mail(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
-    world.put(ADA, mail("m1", &json!({})));
-    let other = world.insert(
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    organisation.put(ADA, mail("m1", &json!({})));
+    let other = organisation.insert(
         "email",
         json!({"subject": "x", "messageid": "<M1@kites.example>", "statecode": 1, "statuscode": 4}),
     );
-    let (id, _) = written(&world.deliver_one(ADA, "m1").await);
+    let (id, _) = written(&organisation.deliver_one(ADA, "m1").await);
     assert_ne!(id, other);
-    assert_eq!(world.emails().len(), 2);
+    assert_eq!(organisation.emails().len(), 2);
 }
 
 async fn an_update_of_a_written_message_changes_nothing(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
-    world.put(ADA, mail("m1", &json!({})));
-    let first = world.deliver_one(ADA, "m1").await;
-    world.put(ADA, mail("m1", &json!({"subject": "Changed meanwhile"})));
-    let handled = world.run(vec![work(ADA, "m1", Trigger::Updated, 1)]).await;
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    organisation.put(ADA, mail("m1", &json!({})));
+    let first = organisation.deliver_one(ADA, "m1").await;
+    organisation.put(ADA, mail("m1", &json!({"subject": "Changed meanwhile"})));
+    let handled = organisation
+        .run(vec![work(ADA, "m1", Trigger::Updated, 1)])
+        .await;
     assert_eq!(handled[0].fate, first);
-    assert_eq!(world.email()["subject"], "Kites for spring");
+    assert_eq!(organisation.email()["subject"], "Kites for spring");
 }

@@ -18,7 +18,7 @@ use serde_json::json;
 
 use crate::test_organisation::log::Log;
 use crate::test_organisation::{
-    ATTACH, CREATE, World, dead, mail, status, throttled, waiting, written,
+    ATTACH, CREATE, TestOrganisation, dead, mail, status, throttled, waiting, written,
 };
 
 /// A mailbox without a Dynamics user, so that there is no owner to leave out.
@@ -46,7 +46,7 @@ const WAYS: [Met; 4] = [
 
 /// A pipeline in which Dataverse returns the tested answers in one of the ways.
 struct Table {
-    world: World,
+    organisation: TestOrganisation,
     met: Met,
     rows: usize,
     log: Log,
@@ -67,8 +67,8 @@ impl Table {
         } else {
             WriteMode::ChangeSet
         };
-        let world = World::start_in(mode).await;
-        world.emulators.nylas().add_grant(Grant {
+        let organisation = TestOrganisation::start_in(mode).await;
+        organisation.emulators.nylas().add_grant(Grant {
             id: OFFICE.to_owned(),
             email: "office@ours.example".to_owned(),
             provider: "imap".to_owned(),
@@ -76,10 +76,10 @@ impl Table {
             status: "valid".to_owned(),
         });
         let bare = met == Met::InAPart { bare: true };
-        let dataverse = world.emulators.dataverse();
+        let dataverse = organisation.emulators.dataverse();
         dataverse.set_setting(Setting::BareChangeSetErrors(bare));
         Self {
-            world,
+            organisation,
             met,
             rows: 0,
             log: Log::start(),
@@ -92,31 +92,41 @@ impl Table {
         let row = format!("{fault:?} met {:?}", self.met);
         let ids = [1, 2, 3].map(|n| format!("m{}-{n}", self.rows));
         for id in &ids {
-            self.world.put(OFFICE, mail(id, &json!({})));
+            self.organisation.put(OFFICE, mail(id, &json!({})));
         }
         let of_the_second = format!("<{}@kites.example>", ids[1]);
         match self.met {
             Met::InAPart { .. } => {
-                let dataverse = self.world.emulators.dataverse();
+                let dataverse = self.organisation.emulators.dataverse();
                 // Each message is a POST and a PATCH.
                 dataverse.fail_operation(LOOK_UP_QUERIES + 2, fault);
             }
-            Met::OnItsOwn => self.world.fail_dataverse_at(&of_the_second, fault),
-            Met::ByTheBatch => self.world.fail_dataverse_at(CREATE, fault),
+            Met::OnItsOwn => self.organisation.fail_dataverse_at(&of_the_second, fault),
+            Met::ByTheBatch => self.organisation.fail_dataverse_at(CREATE, fault),
         }
-        let fates = self.world.deliver(&in_office(&ids)).await;
+        let fates = self.organisation.deliver(&in_office(&ids)).await;
         Three { ids, fates, row }
     }
 
     /// Delivers the three messages again and asserts that each is one completed row.
     async fn is_written_at_the_next_delivery(&mut self, three: &Three) {
-        self.world.pause_over();
-        for fate in self.world.deliver(&in_office(&three.ids)).await {
+        self.organisation.pause_over();
+        for fate in self.organisation.deliver(&in_office(&three.ids)).await {
             let (id, _) = written(&fate);
-            let email = self.world.emulators.dataverse().row("email", id).unwrap();
+            let email = self
+                .organisation
+                .emulators
+                .dataverse()
+                .row("email", id)
+                .unwrap();
             assert_eq!(email["statecode"], 1, "{}", three.row);
         }
-        assert_eq!(self.world.emails().len(), 3 * self.rows, "{}", three.row);
+        assert_eq!(
+            self.organisation.emails().len(),
+            3 * self.rows,
+            "{}",
+            three.row
+        );
     }
 }
 
@@ -171,9 +181,18 @@ async fn what_will_be_refused_again_is_dead_and_calls_a_person() {
                 three.row
             );
             are_written(neighbours);
-            let entry = table.world.entry(OFFICE, &three.ids[1]).await.unwrap();
+            let entry = table
+                .organisation
+                .entry(OFFICE, &three.ids[1])
+                .await
+                .unwrap();
             assert_eq!(entry.state, State::Dead, "{}", three.row);
-            assert_eq!(table.world.emails().len(), 2 * (n + 1), "{}", three.row);
+            assert_eq!(
+                table.organisation.emails().len(),
+                2 * (n + 1),
+                "{}",
+                three.row
+            );
             assert_eq!(table.log.errors_about(&three.ids[1]), 1, "{}", three.row);
             assert_eq!(
                 table.log.errors(),
@@ -210,12 +229,12 @@ async fn a_batch_that_is_refused_as_a_whole_is_sent_mail_by_mail() {
         (400, "0x80060888"),
         (400, ""),
     ] {
-        let before = table.world.emulators.dataverse().requests().total;
+        let before = table.organisation.emulators.dataverse().requests().total;
         let three = table.deliver(status(http, code)).await;
         for fate in &three.fates {
             written(fate);
         }
-        let sent = table.world.emulators.dataverse().requests().total - before;
+        let sent = table.organisation.emulators.dataverse().requests().total - before;
         let expected = 1 + 1 + 3;
         assert_eq!(
             sent, expected,
@@ -357,10 +376,10 @@ async fn a_refused_token_is_renewed_once_and_the_mails_are_then_written() {
         } else {
             expect(first);
         }
-        assert_eq!(table.world.emulators.entra().requests(), 1);
+        assert_eq!(table.organisation.emulators.entra().requests(), 1);
         table.is_written_at_the_next_delivery(&three).await;
         assert_eq!(
-            table.world.emulators.entra().requests(),
+            table.organisation.emulators.entra().requests(),
             2,
             "the token is renewed once"
         );
@@ -377,12 +396,12 @@ async fn a_key_that_is_there_already_is_a_success() {
             // Message-ID, so the message is written without it.
             let (_, note) = written(&three.fates[1]);
             assert_eq!(note, Some("left out: message_id_reused"));
-            assert_eq!(table.world.emails().len(), 3);
+            assert_eq!(table.organisation.emails().len(), 3);
         } else {
             for fate in &three.fates {
                 written(fate);
             }
-            assert_eq!(table.world.emails().len(), 3);
+            assert_eq!(table.organisation.emails().len(), 3);
         }
         assert_eq!(table.log.errors(), 0);
     }
@@ -392,27 +411,29 @@ async fn a_key_that_is_there_already_is_a_success() {
 async fn an_attachment_that_is_refused_is_left_out_and_the_mail_is_written() {
     for mode in [WriteMode::ChangeSet, WriteMode::Stepwise] {
         for code in ["0x80044A02", "0x80044A04", "0x80044A08", "0x80043E09"] {
-            let mut world = World::start_in(mode).await;
-            world.put(crate::test_organisation::ADA, mail("m1", &json!({})));
+            let mut organisation = TestOrganisation::start_in(mode).await;
+            organisation.put(crate::test_organisation::ADA, mail("m1", &json!({})));
             let file = json!({"id": "a1", "filename": "a.pdf", "content_type": "application/pdf"});
-            let nylas = world.emulators.nylas();
+            let nylas = organisation.emulators.nylas();
             nylas.add_attachment(crate::test_organisation::ADA, "m1", file, b"%PDF".to_vec());
             if mode == WriteMode::ChangeSet {
-                let dataverse = world.emulators.dataverse();
+                let dataverse = organisation.emulators.dataverse();
                 dataverse.fail_operation(LOOK_UP_QUERIES + 1, status(400, code));
                 // The change set fails there. Then the email and the attachment are sent
                 // separately, and the attachment is rejected again.
                 dataverse.fail_operation(LOOK_UP_QUERIES + 3, status(400, code));
             } else {
-                world.fail_dataverse_at(ATTACH, status(400, code));
+                organisation.fail_dataverse_at(ATTACH, status(400, code));
             }
-            let fate = world.deliver_one(crate::test_organisation::ADA, "m1").await;
+            let fate = organisation
+                .deliver_one(crate::test_organisation::ADA, "m1")
+                .await;
             let note = Some("left out: attachment");
             assert_eq!(written(&fate).1, note, "{code} {mode:?}");
-            let email = world.email();
+            let email = organisation.email();
             assert_eq!(email["statecode"], 1, "{code} {mode:?}");
             assert_eq!(email["notifications"], 1, "{code} {mode:?}");
-            assert!(world.attachments().is_empty(), "{code} {mode:?}");
+            assert!(organisation.attachments().is_empty(), "{code} {mode:?}");
         }
     }
 }

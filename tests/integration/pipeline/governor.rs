@@ -17,12 +17,14 @@ use mailverse::rate_limit::{Booking, Budget, User};
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::test_organisation::{ADA, CREATE, World, mail, throttled, waiting, work, written};
+use crate::test_organisation::{
+    ADA, CREATE, TestOrganisation, mail, throttled, waiting, work, written,
+};
 
-fn page(world: &World, messages: usize) -> Vec<Work> {
+fn page(organisation: &TestOrganisation, messages: usize) -> Vec<Work> {
     let message = |n| {
         let id = format!("m{n}");
-        world.put(ADA, mail(&id, &json!({})));
+        organisation.put(ADA, mail(&id, &json!({})));
         work(ADA, &id, Trigger::Backfill, 1)
     };
     (0..messages).map(message).collect()
@@ -48,14 +50,14 @@ fn by_the_services_clock() -> Instant {
 
 /// Stops the clock of the services. From then on each request advances it by 30 ms, and each
 /// operation by `operation_ms`.
-fn stop_clock(world: &World, operation_ms: u64) -> Clock {
+fn stop_clock(organisation: &TestOrganisation, operation_ms: u64) -> Clock {
     for setting in [
         Setting::OperationMilliseconds(operation_ms),
         Setting::NetworkMilliseconds(30),
     ] {
-        world.emulators.dataverse().set_setting(setting);
+        organisation.emulators.dataverse().set_setting(setting);
     }
-    let clock = world.emulators.clock().clone();
+    let clock = organisation.emulators.clock().clone();
     clock.stop();
     let stopped = (clock.clone(), clock.now(), Instant::now());
     CLOCK.with(|one| assert!(one.set(stopped).is_ok()));
@@ -76,24 +78,24 @@ fn begin_by(clock: &Clock) -> Run {
 
 #[tokio::test]
 async fn history_stays_below_the_limits_however_much_of_it_there_is() {
-    let mut world = World::start().await;
+    let mut organisation = TestOrganisation::start().await;
     // 120 messages take 10 seconds of execution time, and the window allows 6.
     for setting in [
         Setting::ProtectionWindowSeconds(60),
         Setting::ExecutionMilliseconds(6_000),
     ] {
-        world.emulators.dataverse().set_setting(setting);
+        organisation.emulators.dataverse().set_setting(setting);
     }
-    world.keep_to("10000,5,60".parse().unwrap());
-    let clock = stop_clock(&world, 40);
+    organisation.keep_to("10000,5,60".parse().unwrap());
+    let clock = stop_clock(&organisation, 40);
     let started = clock.now();
     let begin = || begin_by(&clock);
     let queue = MemoryQueue::default();
-    let mut work = page(&world, 120);
+    let mut work = page(&organisation, 120);
     let mut times = 0;
     while !work.is_empty() {
         times += 1;
-        let page = world.pipeline.history(work, &queue, &begin).await;
+        let page = organisation.pipeline.history(work, &queue, &begin).await;
         for done in &page.handled {
             written(&done.fate);
         }
@@ -104,7 +106,7 @@ async fn history_stays_below_the_limits_however_much_of_it_there_is() {
             work = left.work;
         }
     }
-    assert_eq!(world.emails().len(), 120);
+    assert_eq!(organisation.emails().len(), 120);
     let took = clock.now() - started;
     assert!(
         times > 1 && took > TimeDelta::seconds(60),
@@ -116,24 +118,24 @@ async fn history_stays_below_the_limits_however_much_of_it_there_is() {
 ///
 /// Each batch takes two requests, and more if one `$batch` with all queries would take too long.
 async fn requests_at(operation_ms: u64) -> u64 {
-    let mut world = World::start().await;
-    world.keep_to("1000000,1000000,300".parse().unwrap());
-    let dataverse = world.emulators.dataverse().clone();
+    let mut organisation = TestOrganisation::start().await;
+    organisation.keep_to("1000000,1000000,300".parse().unwrap());
+    let dataverse = organisation.emulators.dataverse().clone();
     dataverse.set_setting(Setting::ExecutionMilliseconds(1_000_000_000));
     // One batch at a time.
     dataverse.set_setting(Setting::ParallelismHint(1));
-    let ledger = world.pipeline.ledger.clone();
-    let clock = stop_clock(&world, operation_ms);
+    let ledger = organisation.pipeline.ledger.clone();
+    let clock = stop_clock(&organisation, operation_ms);
     let user = User::primary();
     ledger.keep_suggestion(&user, 1, clock.now()).await.unwrap();
-    let work = page(&world, 200);
+    let work = page(&organisation, 200);
     let queue = MemoryQueue::default();
-    let page = world
+    let page = organisation
         .pipeline
         .history(work, &queue, &|| begin_by(&clock))
         .await;
     assert_eq!((page.handled.len(), page.left.is_none()), (200, true));
-    assert_eq!(world.emails().len(), 200);
+    assert_eq!(organisation.emails().len(), 200);
     dataverse.requests().total
 }
 
@@ -152,20 +154,23 @@ async fn batches_shrink_while_dataverse_is_slow_but_not_below_ten_messages() {
 
 #[tokio::test]
 async fn a_page_waits_for_its_turn_when_that_is_near_and_time_passes() {
-    let mut world = World::start().await;
-    let work = page(&world, 30);
+    let mut organisation = TestOrganisation::start().await;
+    let work = page(&organisation, 30);
     let booking = Booking {
         expected: TimeDelta::milliseconds(20),
         owed: TimeDelta::zero(),
     };
-    let ledger = world.pipeline.ledger.clone();
+    let ledger = organisation.pipeline.ledger.clone();
     let (user, budget) = (User::primary(), Budget::default());
     ledger
-        .book(&user, &booking, &budget, world.now)
+        .book(&user, &booking, &budget, organisation.now)
         .await
         .unwrap();
-    let run = world.begin();
-    let left = history(&world.pipeline, work, run).await.left.unwrap();
+    let run = organisation.begin();
+    let left = history(&organisation.pipeline, work, run)
+        .await
+        .left
+        .unwrap();
     assert_eq!(left.not_before, run.now + TimeDelta::milliseconds(20));
     let steps = AtomicI64::new(0);
     let begin = || Run {
@@ -173,7 +178,10 @@ async fn a_page_waits_for_its_turn_when_that_is_near_and_time_passes() {
         ..run
     };
     let queue = MemoryQueue::default();
-    let page = world.pipeline.history(left.work, &queue, &begin).await;
+    let page = organisation
+        .pipeline
+        .history(left.work, &queue, &begin)
+        .await;
     assert_eq!((page.handled.len(), page.left.is_none()), (30, true));
     assert_eq!(
         steps.into_inner(),
@@ -184,31 +192,37 @@ async fn a_page_waits_for_its_turn_when_that_is_near_and_time_passes() {
 
 #[tokio::test]
 async fn live_mail_does_not_wait_for_what_history_has_booked() {
-    let mut world = World::start().await;
+    let mut organisation = TestOrganisation::start().await;
     let user = User::primary();
     let far = TimeDelta::minutes(4);
     let booking = Booking {
         expected: far,
         owed: TimeDelta::zero(),
     };
-    let ledger = &world.pipeline.ledger;
+    let ledger = &organisation.pipeline.ledger;
     let budget = Budget::default();
-    let booked = ledger.book(&user, &booking, &budget, world.now);
+    let booked = ledger.book(&user, &booking, &budget, organisation.now);
     booked.await.unwrap();
-    let work = page(&world, 3);
-    let run = world.begin();
-    let left = history(&world.pipeline, work, run).await.left.unwrap();
-    assert_eq!((left.work.len(), left.not_before), (3, world.now + far));
-    assert_eq!(world.emulators.dataverse().requests().total, 0);
+    let work = page(&organisation, 3);
+    let run = organisation.begin();
+    let left = history(&organisation.pipeline, work, run)
+        .await
+        .left
+        .unwrap();
     assert_eq!(
-        world.entry(ADA, "m0").await,
+        (left.work.len(), left.not_before),
+        (3, organisation.now + far)
+    );
+    assert_eq!(organisation.emulators.dataverse().requests().total, 0);
+    assert_eq!(
+        organisation.entry(ADA, "m0").await,
         None,
         "the message is not claimed"
     );
-    written(&world.deliver_one(ADA, "m0").await);
-    world.later(TimeDelta::minutes(5));
-    let run = world.begin();
-    let page = history(&world.pipeline, left.work, run).await;
+    written(&organisation.deliver_one(ADA, "m0").await);
+    organisation.later(TimeDelta::minutes(5));
+    let run = organisation.begin();
+    let page = history(&organisation.pipeline, left.work, run).await;
     assert!(page.left.is_none());
     for done in &page.handled {
         written(&done.fate);
@@ -217,13 +231,17 @@ async fn live_mail_does_not_wait_for_what_history_has_booked() {
 
 #[tokio::test]
 async fn what_a_delivery_books_and_does_not_need_the_next_one_returns() {
-    let mut world = World::start().await;
-    page(&world, 1);
+    let mut organisation = TestOrganisation::start().await;
+    page(&organisation, 1);
     let mut booked = Vec::new();
     for _ in 0..3 {
         // The first delivery settles the message, so the others send nothing to Dataverse.
-        written(&world.deliver_one(ADA, "m0").await);
-        let standing = world.pipeline.ledger.standing(&User::primary()).await;
+        written(&organisation.deliver_one(ADA, "m0").await);
+        let standing = organisation
+            .pipeline
+            .ledger
+            .standing(&User::primary())
+            .await;
         booked.push(standing.unwrap().booked_until.unwrap());
     }
     // The second delivery reserved capacity for a message and used none. The third returns it.
@@ -232,54 +250,57 @@ async fn what_a_delivery_books_and_does_not_need_the_next_one_returns() {
 
 #[tokio::test]
 async fn history_makes_room_while_live_mail_waits_in_its_queue() {
-    let mut world = World::start().await;
+    let mut organisation = TestOrganisation::start().await;
     let queue = MemoryQueue::default();
-    let work = page(&world, 30);
+    let work = page(&organisation, 30);
     for one in work.iter().take(11) {
         queue.send(&one.request, Duration::ZERO).await.unwrap();
     }
-    let run = world.begin();
-    let left = world
+    let run = organisation.begin();
+    let left = organisation
         .pipeline
         .history(work, &queue, &|| run)
         .await
         .left
         .unwrap();
     assert_eq!(left.work.len(), 30);
-    assert!(left.not_before > world.now);
-    assert_eq!(world.emulators.dataverse().requests().total, 0);
+    assert!(left.not_before > organisation.now);
+    assert_eq!(organisation.emulators.dataverse().requests().total, 0);
     // A worker receives ten of the eleven messages.
     assert_eq!(queue.receive(10).len(), 10);
-    let page = world.pipeline.history(left.work, &queue, &|| run).await;
+    let page = organisation
+        .pipeline
+        .history(left.work, &queue, &|| run)
+        .await;
     assert_eq!((page.handled.len(), page.left.is_none()), (30, true));
 }
 
 #[tokio::test]
 async fn history_stops_at_a_429_and_brings_the_rest_of_the_page_untouched() {
-    let mut world = World::start().await;
-    world.keep_to(Budget::boundless());
-    world.fail_dataverse_at(CREATE, throttled("0x80072321", 77));
+    let mut organisation = TestOrganisation::start().await;
+    organisation.keep_to(Budget::boundless());
+    organisation.fail_dataverse_at(CREATE, throttled("0x80072321", 77));
     // One batch at a time.
     let user = User::primary();
-    world
+    organisation
         .pipeline
         .ledger
-        .keep_suggestion(&user, 1, world.now)
+        .keep_suggestion(&user, 1, organisation.now)
         .await
         .unwrap();
-    let work = page(&world, 100);
-    let run = world.begin();
-    let page = history(&world.pipeline, work, run).await;
+    let work = page(&organisation, 100);
+    let run = organisation.begin();
+    let page = history(&organisation.pipeline, work, run).await;
     assert_eq!(page.handled.len(), 50);
     for done in &page.handled {
         assert_eq!(waiting(&done.fate).0.as_secs(), 77);
     }
     let left = page.left.unwrap();
     assert_eq!(left.work.len(), 50);
-    assert!(left.not_before >= world.now + TimeDelta::seconds(77));
-    assert_eq!(world.emulators.dataverse().requests().total, 2);
+    assert!(left.not_before >= organisation.now + TimeDelta::seconds(77));
+    assert_eq!(organisation.emulators.dataverse().requests().total, 2);
     assert_eq!(
-        world.entry(ADA, "m50").await,
+        organisation.entry(ADA, "m50").await,
         None,
         "the message is not claimed"
     );
@@ -287,27 +308,30 @@ async fn history_stops_at_a_429_and_brings_the_rest_of_the_page_untouched() {
 
 #[tokio::test]
 async fn as_many_batches_are_under_way_as_dataverse_suggests() {
-    let mut world = World::start().await;
-    world.keep_to(Budget::boundless());
-    let dataverse = world.emulators.dataverse().clone();
+    let mut organisation = TestOrganisation::start().await;
+    organisation.keep_to(Budget::boundless());
+    let dataverse = organisation.emulators.dataverse().clone();
     dataverse.set_setting(Setting::ParallelismHint(2));
     // The first answer contains the suggestion.
-    let work = page(&world, 200);
-    written(&world.deliver_one(ADA, "m0").await);
+    let work = page(&organisation, 200);
+    written(&organisation.deliver_one(ADA, "m0").await);
     dataverse.hold_requests();
-    let run = world.begin();
+    let run = organisation.begin();
     let looked_at = async {
         dataverse.wait_for_in_flight(2).await;
-        let claimed = [world.entry(ADA, "m1").await, world.entry(ADA, "m99").await];
+        let claimed = [
+            organisation.entry(ADA, "m1").await,
+            organisation.entry(ADA, "m99").await,
+        ];
         assert!(claimed.iter().all(Option::is_some));
         assert_eq!(
-            world.entry(ADA, "m100").await,
+            organisation.entry(ADA, "m100").await,
             None,
             "two batches of fifty messages are running"
         );
         dataverse.release_requests();
     };
-    let (page, ()) = futures_util::join!(history(&world.pipeline, work, run), looked_at);
+    let (page, ()) = futures_util::join!(history(&organisation.pipeline, work, run), looked_at);
     assert_eq!(page.handled.len(), 200);
     assert!(page.left.is_none());
 }

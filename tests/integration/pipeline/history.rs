@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::test_organisation::{
-    ADA, BEN, CREATE, LOOK_UP, World, assert_skipped, key, mail, status, waiting,
+    ADA, BEN, CREATE, LOOK_UP, TestOrganisation, assert_skipped, key, mail, status, waiting,
 };
 
 /// An old date as Unix time in seconds, long before the 90 days that Nylas keeps of the IMAP
@@ -28,9 +28,9 @@ struct History {
 }
 
 impl History {
-    async fn of(world: &World) -> Self {
+    async fn of(organisation: &TestOrganisation) -> Self {
         let (tasks, sync) = (MemoryQueue::default(), MemoryQueue::default());
-        let pipeline = world.another_pipeline().await;
+        let pipeline = organisation.another_pipeline().await;
         Self {
             backfill: Backfill::new(pipeline, sync.clone(), tasks.clone()),
             tasks,
@@ -38,36 +38,36 @@ impl History {
         }
     }
 
-    async fn handle(&self, world: &mut World, event: &Value) -> Value {
-        let run = world.begin();
+    async fn handle(&self, organisation: &mut TestOrganisation, event: &Value) -> Value {
+        let run = organisation.begin();
         self.backfill.handle(event, &|| run).await.unwrap()
     }
 
     /// Requests the backfill of a mailbox as an operator does, and returns the id of the run.
-    async fn ask(&self, world: &mut World, mailbox: &str) -> Value {
+    async fn ask(&self, organisation: &mut TestOrganisation, mailbox: &str) -> Value {
         let request = json!({"mailboxes": [mailbox], "received_after": OLD - 1});
-        self.handle(world, &request).await["run_id"].clone()
+        self.handle(organisation, &request).await["run_id"].clone()
     }
 
-    async fn work_off(&self, world: &mut World) -> usize {
-        let run = world.begin();
+    async fn work_off(&self, organisation: &mut TestOrganisation) -> usize {
+        let run = organisation.begin();
         self.backfill.work_off(&|| run).await.len()
     }
 
     /// Requests the state of a run.
-    async fn answer(&self, world: &mut World, run_id: &Value) -> Value {
-        self.handle(world, &json!({"run_id": run_id})).await
+    async fn answer(&self, organisation: &mut TestOrganisation, run_id: &Value) -> Value {
+        self.handle(organisation, &json!({"run_id": run_id})).await
     }
 }
 
 /// Puts old messages into a folder of a mailbox, one minute apart.
-fn fill(world: &World, grant: &str, prefix: &str, count: i64, folder: &str) {
+fn fill(organisation: &TestOrganisation, grant: &str, prefix: &str, count: i64, folder: &str) {
     for n in 0..count {
         let message = mail(
             &format!("{prefix}{n}"),
             &json!({"date": OLD + n * 60, "folders": [folder]}),
         );
-        world.put(grant, message);
+        organisation.put(grant, message);
     }
 }
 
@@ -79,8 +79,8 @@ fn numbers(answer: &Value) -> [u64; 5] {
 #[tokio::test]
 async fn old_mail_of_the_imap_family_comes_from_its_server_folder_by_folder() {
     const IMAP: &str = "grant-imap";
-    let mut world = World::start().await;
-    world.emulators.nylas().add_grant(Grant {
+    let mut organisation = TestOrganisation::start().await;
+    organisation.emulators.nylas().add_grant(Grant {
         id: IMAP.to_owned(),
         email: "cyd@ours.example".to_owned(),
         provider: "imap".to_owned(),
@@ -88,61 +88,61 @@ async fn old_mail_of_the_imap_family_comes_from_its_server_folder_by_folder() {
         status: "valid".to_owned(),
     });
     let folder = json!({"id": "Canary Clients", "name": "Canary Clients"});
-    world.emulators.nylas().add_folder(IMAP, folder);
-    fill(&world, IMAP, "inbox", 5, "INBOX");
-    fill(&world, IMAP, "client", 205, "Canary Clients");
-    let history = History::of(&world).await;
-    let run_id = history.ask(&mut world, "cyd@ours.example").await;
+    organisation.emulators.nylas().add_folder(IMAP, folder);
+    fill(&organisation, IMAP, "inbox", 5, "INBOX");
+    fill(&organisation, IMAP, "client", 205, "Canary Clients");
+    let history = History::of(&organisation).await;
+    let run_id = history.ask(&mut organisation, "cyd@ours.example").await;
     let queued = history.tasks.receive(1).remove(0);
     assert!(!queued.body.contains("Canary") && !queued.body.contains("cyd"));
     history.tasks.delete(&queued.receipt);
-    history.ask(&mut world, IMAP).await;
-    history.work_off(&mut world).await;
-    assert_eq!(world.emails().len(), 210);
+    history.ask(&mut organisation, IMAP).await;
+    history.work_off(&mut organisation).await;
+    assert_eq!(organisation.emails().len(), 210);
     // The task of the first run was deleted from its queue, so that run has not ended. A new
     // request finds every message settled.
     assert_eq!(
-        history.answer(&mut world, &run_id).await["ended"],
+        history.answer(&mut organisation, &run_id).await["ended"],
         json!(false)
     );
     let one_folder =
         json!({"mailboxes": [IMAP], "received_after": OLD - 1, "folder": "canary clients"});
-    let run_id = history.handle(&mut world, &one_folder).await["run_id"].clone();
-    history.work_off(&mut world).await;
-    let answer = history.answer(&mut world, &run_id).await;
+    let run_id = history.handle(&mut organisation, &one_folder).await["run_id"].clone();
+    history.work_off(&mut organisation).await;
+    let answer = history.answer(&mut organisation, &run_id).await;
     assert_eq!(answer["ended"], json!(true));
     assert_eq!(numbers(&answer), [205, 205, 0, 0, 0]);
 }
 
 #[tokio::test]
 async fn a_cursor_that_nylas_refuses_costs_one_list_and_no_request_to_dataverse() {
-    let mut world = World::start().await;
-    fill(&world, ADA, "m", 410, "INBOX");
-    let history = History::of(&world).await;
-    let run_id = history.ask(&mut world, ADA).await;
-    world.fail_nylas_at("page_token=", status(400, "invalid_request_error"));
-    history.work_off(&mut world).await;
-    let answer = history.answer(&mut world, &run_id).await;
+    let mut organisation = TestOrganisation::start().await;
+    fill(&organisation, ADA, "m", 410, "INBOX");
+    let history = History::of(&organisation).await;
+    let run_id = history.ask(&mut organisation, ADA).await;
+    organisation.fail_nylas_at("page_token=", status(400, "invalid_request_error"));
+    history.work_off(&mut organisation).await;
+    let answer = history.answer(&mut organisation, &run_id).await;
     assert_eq!(answer["ended"], json!(true), "{answer}");
     assert_eq!(
         answer["tasks"][0]["repaired"], 410,
         "each message was settled once"
     );
-    assert_eq!(world.emails().len(), 410);
+    assert_eq!(organisation.emails().len(), 410);
     // Nine batches of two requests each.
-    assert!(world.emulators.dataverse().requests().total <= 20);
+    assert!(organisation.emulators.dataverse().requests().total <= 20);
 }
 
 #[tokio::test]
 async fn a_message_that_fails_alone_is_handed_over_although_others_have_booked_the_time() {
-    let mut world = World::start().await;
-    fill(&world, ADA, "m", 4, "INBOX");
+    let mut organisation = TestOrganisation::start().await;
+    fill(&organisation, ADA, "m", 4, "INBOX");
     let file = json!({"id": "a1", "filename": "Offer.pdf", "content_type": "application/pdf"});
-    let nylas = world.emulators.nylas().clone();
+    let nylas = organisation.emulators.nylas().clone();
     nylas.add_attachment(ADA, "m1", file, b"%PDF".to_vec());
-    world.fail_nylas_at("/attachments/", status(504, "provider_error"));
-    let (ledger, now) = (world.pipeline.ledger.clone(), world.now);
-    world.before_dataverse_gets(CREATE, async move {
+    organisation.fail_nylas_at("/attachments/", status(504, "provider_error"));
+    let (ledger, now) = (organisation.pipeline.ledger.clone(), organisation.now);
+    organisation.before_dataverse_gets(CREATE, async move {
         let booking = Booking {
             expected: TimeDelta::minutes(1),
             owed: TimeDelta::zero(),
@@ -150,128 +150,155 @@ async fn a_message_that_fails_alone_is_handed_over_although_others_have_booked_t
         let (user, budget) = (User::primary(), Budget::default());
         ledger.book(&user, &booking, &budget, now).await.unwrap();
     });
-    let history = History::of(&world).await;
-    let run_id = history.ask(&mut world, ADA).await;
-    history.work_off(&mut world).await;
-    let answer = history.answer(&mut world, &run_id).await;
+    let history = History::of(&organisation).await;
+    let run_id = history.ask(&mut organisation, ADA).await;
+    history.work_off(&mut organisation).await;
+    let answer = history.answer(&mut organisation, &run_id).await;
     assert_eq!(answer["ended"], json!(true), "{answer}");
     assert_eq!(numbers(&answer), [4, 3, 0, 1, 0]);
 }
 
 #[tokio::test]
 async fn what_is_settled_is_listed_again_without_a_request_to_dataverse() {
-    let mut world = World::start().await;
-    fill(&world, ADA, "m", 60, "INBOX");
-    let history = History::of(&world).await;
-    history.ask(&mut world, ADA).await;
-    assert_eq!(history.work_off(&mut world).await, 60);
-    let before = world.emulators.dataverse().requests().total;
-    history.ask(&mut world, ADA).await;
-    assert_eq!(history.work_off(&mut world).await, 60);
-    assert_eq!(world.emulators.dataverse().requests().total, before);
+    let mut organisation = TestOrganisation::start().await;
+    fill(&organisation, ADA, "m", 60, "INBOX");
+    let history = History::of(&organisation).await;
+    history.ask(&mut organisation, ADA).await;
+    assert_eq!(history.work_off(&mut organisation).await, 60);
+    let before = organisation.emulators.dataverse().requests().total;
+    history.ask(&mut organisation, ADA).await;
+    assert_eq!(history.work_off(&mut organisation).await, 60);
+    assert_eq!(organisation.emulators.dataverse().requests().total, before);
 }
 
 #[tokio::test]
 async fn history_of_a_mailbox_that_needs_signing_in_is_parked_and_taken_up_by_the_schedule() {
-    let mut world = World::start().await;
-    fill(&world, ADA, "m", 3, "INBOX");
-    let history = History::of(&world).await;
-    let schedule = json!({"source": "aws.scheduler", "time": world.now.to_rfc3339()});
+    let mut organisation = TestOrganisation::start().await;
+    fill(&organisation, ADA, "m", 3, "INBOX");
+    let history = History::of(&organisation).await;
+    let schedule = json!({"source": "aws.scheduler", "time": organisation.now.to_rfc3339()});
     // The first run is requested while the grant is valid, the second when it no longer is.
-    let first = history.ask(&mut world, ADA).await;
-    world.emulators.nylas().set_grant_status(ADA, "invalid");
-    let second = history.ask(&mut world, ADA).await;
-    assert_eq!(history.work_off(&mut world).await, 0);
+    let first = history.ask(&mut organisation, ADA).await;
+    organisation
+        .emulators
+        .nylas()
+        .set_grant_status(ADA, "invalid");
+    let second = history.ask(&mut organisation, ADA).await;
+    assert_eq!(history.work_off(&mut organisation).await, 0);
     for run_id in [&first, &second] {
-        let answer = history.answer(&mut world, run_id).await;
+        let answer = history.answer(&mut organisation, run_id).await;
         assert_eq!(
             (&answer["ended"], &answer["tasks"][0]["state"]),
             (&json!(false), &json!("parked"))
         );
     }
-    let planned = history.handle(&mut world, &schedule).await;
+    let planned = history.handle(&mut organisation, &schedule).await;
     assert_eq!(
         (&planned["unparked"], &planned["not_valid"]),
         (&json!(0), &json!(1))
     );
-    history.work_off(&mut world).await;
-    world.emulators.nylas().set_grant_status(ADA, "valid");
-    let planned = history.handle(&mut world, &schedule).await;
+    history.work_off(&mut organisation).await;
+    organisation
+        .emulators
+        .nylas()
+        .set_grant_status(ADA, "valid");
+    let planned = history.handle(&mut organisation, &schedule).await;
     assert_eq!(planned["unparked"], 2);
-    history.work_off(&mut world).await;
+    history.work_off(&mut organisation).await;
     for run_id in [&first, &second] {
-        let answer = history.answer(&mut world, run_id).await;
+        let answer = history.answer(&mut organisation, run_id).await;
         assert_eq!(
             (&answer["ended"], numbers(&answer)),
             (&json!(true), [3, 3, 0, 0, 0])
         );
     }
-    let planned = history.handle(&mut world, &schedule).await;
+    let planned = history.handle(&mut organisation, &schedule).await;
     assert_eq!(planned["unparked"], 0, "each task is unparked once");
 }
 
 #[tokio::test]
 async fn a_mailbox_that_another_worker_lists_is_left_to_it() {
-    let mut world = World::start().await;
-    fill(&world, ADA, "m", 3, "INBOX");
-    let history = History::of(&world).await;
+    let mut organisation = TestOrganisation::start().await;
+    fill(&organisation, ADA, "m", 3, "INBOX");
+    let history = History::of(&organisation).await;
     let other = ClaimToken::new(Uuid::from_u128(1_000_000));
-    let ledger = world.pipeline.ledger.clone();
+    let ledger = organisation.pipeline.ledger.clone();
     let ada = ADA.parse().unwrap();
     ledger
-        .lease_mailbox(&ada, Lists::Operator, "another run", other, world.now)
+        .lease_mailbox(
+            &ada,
+            Lists::Operator,
+            "another run",
+            other,
+            organisation.now,
+        )
         .await
         .unwrap();
-    history.ask(&mut world, ADA).await;
-    assert_eq!(history.work_off(&mut world).await, 0);
+    history.ask(&mut organisation, ADA).await;
+    assert_eq!(history.work_off(&mut organisation).await, 0);
     let hidden = history.tasks.hidden();
     assert_eq!(hidden.len(), 1, "the task waits until the lease expires");
     assert_eq!(hidden[0].1.as_secs(), 900);
     // Messages of today do not wait for that lease.
-    world.put(ADA, mail("today", &json!({})));
-    let schedule = json!({"source": "aws.scheduler", "time": world.now.to_rfc3339()});
-    history.handle(&mut world, &schedule).await;
-    assert_eq!(history.work_off(&mut world).await, 1);
+    organisation.put(ADA, mail("today", &json!({})));
+    let schedule = json!({"source": "aws.scheduler", "time": organisation.now.to_rfc3339()});
+    history.handle(&mut organisation, &schedule).await;
+    assert_eq!(history.work_off(&mut organisation).await, 1);
     // If another scheduled task lists the mailbox, this one is dropped. The next scheduled run
     // plans the same.
     ledger
-        .lease_mailbox(&ada, Lists::Schedule, "another run", other, world.now)
+        .lease_mailbox(
+            &ada,
+            Lists::Schedule,
+            "another run",
+            other,
+            organisation.now,
+        )
         .await
         .unwrap();
-    history.handle(&mut world, &schedule).await;
-    assert_eq!(history.work_off(&mut world).await, 0);
+    history.handle(&mut organisation, &schedule).await;
+    assert_eq!(history.work_off(&mut organisation).await, 0);
     assert_eq!(history.tasks.hidden().len(), 1);
-    world.later(TimeDelta::seconds(901));
-    history.ask(&mut world, ADA).await;
-    assert_eq!(history.work_off(&mut world).await, 4);
+    organisation.later(TimeDelta::seconds(901));
+    history.ask(&mut organisation, ADA).await;
+    assert_eq!(history.work_off(&mut organisation).await, 4);
 }
 
 #[tokio::test]
 async fn a_listed_message_that_has_to_wait_is_queued_unless_somebody_has_queued_it_already() {
-    let mut world = World::start().await;
-    let junk = world.emulators.nylas().folder_id(ADA, "\\Junk").unwrap();
-    world.put(ADA, mail("tried", &json!({})));
-    world.put(ADA, mail("revisited", &json!({"folders": [junk]})));
+    let mut organisation = TestOrganisation::start().await;
+    let junk = organisation
+        .emulators
+        .nylas()
+        .folder_id(ADA, "\\Junk")
+        .unwrap();
+    organisation.put(ADA, mail("tried", &json!({})));
+    organisation.put(ADA, mail("revisited", &json!({"folders": [junk]})));
     // A worker released the first message, so its request is still on the queue. The second was
     // skipped, and then claimed again by a backfill that died.
-    world.fail_dataverse_at(LOOK_UP, status(503, ""));
-    let fates = world.deliver(&[(ADA, "tried"), (ADA, "revisited")]).await;
+    organisation.fail_dataverse_at(LOOK_UP, status(503, ""));
+    let fates = organisation
+        .deliver(&[(ADA, "tried"), (ADA, "revisited")])
+        .await;
     waiting(&fates[0]);
     assert_skipped(&fates[1], "spam");
     // After a minute, the capacity that these deliveries reserved is free again.
-    world.later(TimeDelta::minutes(1));
+    organisation.later(TimeDelta::minutes(1));
     let claim = ClaimRequest {
         revisit: true,
-        ..ClaimRequest::new(ClaimToken::new(Uuid::from_u128(1_000_000)), world.now)
+        ..ClaimRequest::new(
+            ClaimToken::new(Uuid::from_u128(1_000_000)),
+            organisation.now,
+        )
     };
-    let ledger = world.pipeline.ledger.clone();
+    let ledger = organisation.pipeline.ledger.clone();
     let claimed = ledger.claim(&key(ADA, "revisited"), &claim).await;
     assert!(claimed.unwrap().is_won());
-    let history = History::of(&world).await;
-    let schedule = json!({"source": "aws.scheduler", "time": world.now.to_rfc3339()});
-    history.handle(&mut world, &schedule).await;
-    world.fail_dataverse_at(LOOK_UP, status(503, ""));
-    assert_eq!(history.work_off(&mut world).await, 2);
+    let history = History::of(&organisation).await;
+    let schedule = json!({"source": "aws.scheduler", "time": organisation.now.to_rfc3339()});
+    history.handle(&mut organisation, &schedule).await;
+    organisation.fail_dataverse_at(LOOK_UP, status(503, ""));
+    assert_eq!(history.work_off(&mut organisation).await, 2);
     let queued = history.sync.hidden();
     assert_eq!(queued.len(), 1, "{queued:?}");
     assert!(queued[0].0.body.contains("revisited"), "{queued:?}");
@@ -284,81 +311,90 @@ async fn a_listed_message_that_has_to_wait_is_queued_unless_somebody_has_queued_
 
 #[tokio::test]
 async fn a_throttled_list_comes_back_after_the_time_that_nylas_says() {
-    let mut world = World::start().await;
-    fill(&world, ADA, "m", 3, "INBOX");
-    let history = History::of(&world).await;
-    history.ask(&mut world, ADA).await;
+    let mut organisation = TestOrganisation::start().await;
+    fill(&organisation, ADA, "m", 3, "INBOX");
+    let history = History::of(&organisation).await;
+    history.ask(&mut organisation, ADA).await;
     let throttled = Fault::Status {
         status: 429,
         code: "rate_limit_error".to_owned(),
         message: "slow down".to_owned(),
         retry_after_seconds: Some(77),
     };
-    world.fail_nylas_at("/messages?", throttled);
-    assert_eq!(history.work_off(&mut world).await, 0);
+    organisation.fail_nylas_at("/messages?", throttled);
+    assert_eq!(history.work_off(&mut organisation).await, 0);
     assert_eq!(history.tasks.hidden()[0].1.as_secs(), 77);
 }
 
 /// Delivers the task again, after it was delivered `before` times.
-async fn deliver(history: &History, world: &mut World, task: &str, before: u32) -> Value {
+async fn deliver(
+    history: &History,
+    organisation: &mut TestOrganisation,
+    task: &str,
+    before: u32,
+) -> Value {
     let event = json!({"Records": [{
         "messageId": "1", "receiptHandle": "r", "body": task, "attributes": {"ApproximateReceiveCount": (before + 1).to_string()},
         "messageAttributes": {}, "eventSource": "aws:sqs", "awsRegion": "eu-north-1",
     }]});
-    world.later(TimeDelta::minutes(1));
-    history.handle(world, &event).await
+    organisation.later(TimeDelta::minutes(1));
+    history.handle(organisation, &event).await
 }
 
 #[tokio::test]
 async fn pages_become_smaller_when_nylas_fails_and_not_for_how_often_a_task_was_delivered() {
-    let mut world = World::start().await;
-    fill(&world, ADA, "m", 3, "INBOX");
-    let history = History::of(&world).await;
-    history.ask(&mut world, ADA).await;
+    let mut organisation = TestOrganisation::start().await;
+    fill(&organisation, ADA, "m", 3, "INBOX");
+    let history = History::of(&organisation).await;
+    history.ask(&mut organisation, ADA).await;
     let task = history.tasks.receive(1).remove(0).body;
     // The task was postponed eight times before.
     for (before, limit) in [(8, 200), (9, 200), (0, 50), (1, 50), (2, 20)] {
         let asked = format!("limit={limit}");
-        world.fail_nylas_at(&asked, status(503, "provider_error"));
-        let answer = deliver(&history, &mut world, &task, before).await;
+        organisation.fail_nylas_at(&asked, status(503, "provider_error"));
+        let answer = deliver(&history, &mut organisation, &task, before).await;
         // With `before == 9` the queue delivers for the last time. Only two deliveries failed, so
         // the task is queued again.
         let is_acknowledged = answer["batchItemFailures"] == json!([]);
         assert_eq!(is_acknowledged, before == 9, "{before}");
     }
     assert_eq!(history.tasks.hidden().len(), 1);
-    let answer = deliver(&history, &mut world, &task, 3).await;
+    let answer = deliver(&history, &mut organisation, &task, 3).await;
     assert_eq!(answer["batchItemFailures"], json!([]));
-    assert_eq!(world.emails().len(), 3);
+    assert_eq!(organisation.emails().len(), 3);
 }
 
 #[tokio::test]
 async fn a_dry_run_says_what_would_become_of_the_mail_and_writes_none() {
-    let mut world = World::start().await;
-    fill(&world, BEN, "m", 3, "INBOX");
-    let junk = world.emulators.nylas().folder_id(BEN, "\\Junk").unwrap();
-    fill(&world, BEN, "spam", 2, &junk);
-    let history = History::of(&world).await;
+    let mut organisation = TestOrganisation::start().await;
+    fill(&organisation, BEN, "m", 3, "INBOX");
+    let junk = organisation
+        .emulators
+        .nylas()
+        .folder_id(BEN, "\\Junk")
+        .unwrap();
+    fill(&organisation, BEN, "spam", 2, &junk);
+    let history = History::of(&organisation).await;
     let request = json!({"mailboxes": "all", "received_after": OLD - 1, "dry_run": true});
-    let run_id = history.handle(&mut world, &request).await["run_id"].clone();
-    history.work_off(&mut world).await;
-    let answer = history.answer(&mut world, &run_id).await;
+    let run_id = history.handle(&mut organisation, &request).await["run_id"].clone();
+    history.work_off(&mut organisation).await;
+    let answer = history.answer(&mut organisation, &run_id).await;
     assert_eq!(
         (&answer["dry_run"], &answer["ended"]),
         (&json!(true), &json!(true))
     );
     assert_eq!(numbers(&answer), [5, 3, 2, 0, 0]);
-    assert_eq!(world.emails().len(), 0);
-    assert_eq!(world.entry(BEN, "m0").await, None);
+    assert_eq!(organisation.emails().len(), 0);
+    assert_eq!(organisation.entry(BEN, "m0").await, None);
 }
 
 #[tokio::test]
 async fn a_call_to_the_url_is_answered_with_json_or_with_the_field_that_is_wrong() {
-    let mut world = World::start().await;
-    let history = History::of(&world).await;
+    let mut organisation = TestOrganisation::start().await;
+    let history = History::of(&organisation).await;
     let call = |body: &Value| json!({"requestContext": {"http": {"method": "POST"}}, "body": body.to_string()});
     let good = json!({"mailboxes": [ADA], "received_after": OLD});
-    let answer = history.handle(&mut world, &call(&good)).await;
+    let answer = history.handle(&mut organisation, &call(&good)).await;
     assert_eq!(answer["statusCode"], 200);
     let body: Value = serde_json::from_str(answer["body"].as_str().unwrap()).unwrap();
     assert_eq!(body["tasks"][0]["grant_id"], ADA);
@@ -373,7 +409,7 @@ async fn a_call_to_the_url_is_answered_with_json_or_with_the_field_that_is_wrong
             "run_id",
         ),
     ] {
-        let answer = history.handle(&mut world, &call(&wrong)).await;
+        let answer = history.handle(&mut organisation, &call(&wrong)).await;
         assert_eq!(answer["statusCode"], 400);
         let body: Value = serde_json::from_str(answer["body"].as_str().unwrap()).unwrap();
         assert_eq!(body["field"], field, "{body}");
@@ -383,8 +419,8 @@ async fn a_call_to_the_url_is_answered_with_json_or_with_the_field_that_is_wrong
 
 #[tokio::test]
 async fn a_direct_request_that_cannot_be_done_is_answered_and_no_invocation_fails() {
-    let mut world = World::start().await;
-    let history = History::of(&world).await;
+    let mut organisation = TestOrganisation::start().await;
+    let history = History::of(&organisation).await;
     let eve = json!({"mailboxes": ["eve@nowhere.example"], "received_after": OLD});
     for (wrong, field) in [
         (json!({"mailboxes": [ADA]}), "received_after"),
@@ -394,15 +430,15 @@ async fn a_direct_request_that_cannot_be_done_is_answered_and_no_invocation_fail
             "run_id",
         ),
     ] {
-        let answer = history.handle(&mut world, &wrong).await;
+        let answer = history.handle(&mut organisation, &wrong).await;
         assert_eq!(answer["field"], field, "{answer}");
         let error = answer["error"].as_str().unwrap();
         assert!(error.starts_with(field), "{answer}");
         assert!(!answer.to_string().contains("eve"), "{answer}");
     }
-    let schedule = json!({"source": "aws.scheduler", "time": world.now.to_rfc3339()});
-    world.fail_nylas_at("/v3/grants?", status(503, ""));
-    let answer = history.handle(&mut world, &eve).await;
+    let schedule = json!({"source": "aws.scheduler", "time": organisation.now.to_rfc3339()});
+    organisation.fail_nylas_at("/v3/grants?", status(503, ""));
+    let answer = history.handle(&mut organisation, &eve).await;
     let error = answer["error"].as_str().unwrap();
     assert!(
         error.starts_with("failed to list the connected mailboxes") && !error.contains("eve"),
@@ -410,13 +446,13 @@ async fn a_direct_request_that_cannot_be_done_is_answered_and_no_invocation_fail
     );
     assert_eq!(answer.get("field"), None, "{answer}");
     // A scheduled invocation fails, so that Lambda keeps the event and the alarm fires.
-    world.fail_nylas_at("/v3/grants?", status(503, ""));
-    let run = world.begin();
+    organisation.fail_nylas_at("/v3/grants?", status(503, ""));
+    let run = organisation.begin();
     let failed = history.backfill.handle(&schedule, &|| run).await;
     assert!(matches!(failed, Err(BackfillError::Grants(_))));
-    world.drop_ledger().await;
+    organisation.drop_ledger().await;
     let ada = json!({"mailboxes": [ADA], "received_after": OLD});
-    let answer = history.handle(&mut world, &ada).await;
+    let answer = history.handle(&mut organisation, &ada).await;
     assert!(answer["error"].is_string(), "{answer}");
 }
 
@@ -424,10 +460,10 @@ async fn a_direct_request_that_cannot_be_done_is_answered_and_no_invocation_fail
 async fn what_waits_for_its_retry_does_not_hide_what_is_stranded() {
     // More messages than one scheduled run requeues.
     const WAITING: usize = 1_001;
-    let mut world = World::start().await;
-    let history = History::of(&world).await;
-    let ledger = &world.pipeline.ledger;
-    let now = world.now;
+    let mut organisation = TestOrganisation::start().await;
+    let history = History::of(&organisation).await;
+    let ledger = &organisation.pipeline.ledger;
+    let now = organisation.now;
     let released = async |id: String, at: DateTime<Utc>, retry_at: DateTime<Utc>| {
         let (key, token) = (key(ADA, &id), ClaimToken::new(Uuid::from_u128(77)));
         let claim = ledger.claim(&key, &ClaimRequest::new(token, at)).await;
@@ -448,7 +484,7 @@ async fn what_waits_for_its_retry_does_not_hide_what_is_stranded() {
     let later = day_ago + TimeDelta::hours(1);
     released("stranded".to_owned(), later, later).await;
     let schedule = json!({"source": "aws.scheduler", "time": now.to_rfc3339()});
-    let planned = history.handle(&mut world, &schedule).await;
+    let planned = history.handle(&mut organisation, &schedule).await;
     assert_eq!(planned["stranded"], 1);
     let queued = history.sync.receive(10);
     assert_eq!(queued.len(), 1);

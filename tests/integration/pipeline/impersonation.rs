@@ -6,7 +6,7 @@ use mailverse::clients::dataverse::emails::WriteMode;
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::test_organisation::{ADA, BEN, CREATE, World, mail, people, status, written};
+use crate::test_organisation::{ADA, BEN, CREATE, TestOrganisation, mail, people, status, written};
 
 in_both_write_modes!(
     by_default_rows_are_written_in_the_name_of_the_application,
@@ -22,16 +22,16 @@ in_both_write_modes!(
 const NAME_LEFT_OUT: Option<&str> = Some("left out: owner's name");
 
 /// Starts a pipeline that impersonates owners, with one message in each of the two mailboxes.
-async fn world(mode: WriteMode) -> World {
-    let mut world = World::start_in(mode).await;
-    world.set(&json!({"impersonate": "owner"}));
-    world.put(ADA, mail("m1", &json!({})));
+async fn organisation(mode: WriteMode) -> TestOrganisation {
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    organisation.set(&json!({"impersonate": "owner"}));
+    organisation.put(ADA, mail("m1", &json!({})));
     let to_ben = json!({"to": people(&["ben@ours.example"])});
-    world.put(BEN, mail("m2", &to_ben));
-    world
+    organisation.put(BEN, mail("m2", &to_ben));
+    organisation
 }
 
-impl World {
+impl TestOrganisation {
     /// Returns `createdby`, `createdonbehalfby` and `ownerid` of a message's row.
     fn written_by(&self, id: &str) -> [Option<Uuid>; 3] {
         let message_id = json!(format!("<{id}@kites.example>"));
@@ -59,80 +59,89 @@ impl World {
 }
 
 async fn by_default_rows_are_written_in_the_name_of_the_application(mode: WriteMode) {
-    let mut world = world(mode).await;
-    world.set(&json!({}));
-    written(&world.deliver_one(ADA, "m1").await);
-    let (application, ada) = (world.application(), world.people.ada);
-    assert_eq!(world.written_by("m1"), [Some(application), None, Some(ada)]);
+    let mut organisation = organisation(mode).await;
+    organisation.set(&json!({}));
+    written(&organisation.deliver_one(ADA, "m1").await);
+    let (application, ada) = (organisation.application(), organisation.people.ada);
+    assert_eq!(
+        organisation.written_by("m1"),
+        [Some(application), None, Some(ada)]
+    );
 }
 
 async fn on_request_a_row_is_written_in_the_name_of_its_owner(mode: WriteMode) {
-    let mut world = world(mode).await;
-    world.put(ADA, mail("m3", &json!({})));
-    let before = world.emulators.dataverse().requests().total;
-    let fates = world
+    let mut organisation = organisation(mode).await;
+    organisation.put(ADA, mail("m3", &json!({})));
+    let before = organisation.emulators.dataverse().requests().total;
+    let fates = organisation
         .deliver(&[(ADA, "m1"), (BEN, "m2"), (ADA, "m3")])
         .await;
     for fate in &fates {
         assert_eq!(written(fate).1, None);
     }
     if mode == WriteMode::ChangeSet {
-        let requests = world.emulators.dataverse().requests().total - before;
+        let requests = organisation.emulators.dataverse().requests().total - before;
         assert_eq!(requests, 3, "a lookup, and a batch for each user");
     }
-    let application = Some(world.application());
-    let (ada, ben) = (Some(world.people.ada), Some(world.people.ben));
-    assert_eq!(world.written_by("m1"), [ada, application, ada]);
-    assert_eq!(world.written_by("m2"), [ben, application, ben]);
-    assert_eq!(world.written_by("m3"), [ada, application, ada]);
+    let application = Some(organisation.application());
+    let (ada, ben) = (Some(organisation.people.ada), Some(organisation.people.ben));
+    assert_eq!(organisation.written_by("m1"), [ada, application, ada]);
+    assert_eq!(organisation.written_by("m2"), [ben, application, ben]);
+    assert_eq!(organisation.written_by("m3"), [ada, application, ada]);
 }
 
 async fn without_the_privilege_a_mail_is_written_in_the_name_of_the_application_and_says_so(
     mode: WriteMode,
 ) {
-    let mut world = world(mode).await;
+    let mut organisation = organisation(mode).await;
     let privilege = (Privilege::ActOnBehalf, "systemuser");
-    world.withhold(Setting::Withheld(vec![privilege]));
-    world.put(ADA, mail("m3", &json!({})));
-    let before = world.emulators.dataverse().requests().total;
-    let fates = world.deliver(&[(ADA, "m1"), (ADA, "m3")]).await;
+    organisation.withhold(Setting::Withheld(vec![privilege]));
+    organisation.put(ADA, mail("m3", &json!({})));
+    let before = organisation.emulators.dataverse().requests().total;
+    let fates = organisation.deliver(&[(ADA, "m1"), (ADA, "m3")]).await;
     for fate in &fates {
         assert_eq!(written(fate).1, NAME_LEFT_OUT);
     }
     if mode == WriteMode::ChangeSet {
-        let requests = world.emulators.dataverse().requests().total - before;
+        let requests = organisation.emulators.dataverse().requests().total - before;
         assert_eq!(requests, 3, "a lookup, a rejected batch, and another batch");
     }
-    let (application, ada) = (world.application(), world.people.ada);
+    let (application, ada) = (organisation.application(), organisation.people.ada);
     for id in ["m1", "m3"] {
-        assert_eq!(world.written_by(id), [Some(application), None, Some(ada)]);
+        assert_eq!(
+            organisation.written_by(id),
+            [Some(application), None, Some(ada)]
+        );
     }
 }
 
 async fn a_user_who_may_not_do_it_costs_the_name_and_nothing_else(mode: WriteMode) {
-    let mut world = world(mode).await;
+    let mut organisation = organisation(mode).await;
     let create = (Privilege::Create, "activity");
-    world.withhold(Setting::WithheldFromUsers(vec![create]));
-    let fate = world.deliver_one(ADA, "m1").await;
+    organisation.withhold(Setting::WithheldFromUsers(vec![create]));
+    let fate = organisation.deliver_one(ADA, "m1").await;
     assert_eq!(written(&fate).1, NAME_LEFT_OUT);
-    let (application, ada) = (world.application(), world.people.ada);
-    assert_eq!(world.written_by("m1"), [Some(application), None, Some(ada)]);
+    let (application, ada) = (organisation.application(), organisation.people.ada);
+    assert_eq!(
+        organisation.written_by("m1"),
+        [Some(application), None, Some(ada)]
+    );
 }
 
 async fn a_draft_that_the_owner_may_not_complete_is_completed_by_the_application(mode: WriteMode) {
-    let mut world = world(mode).await;
+    let mut organisation = organisation(mode).await;
     let write = (Privilege::Write, "activity");
-    world.withhold(Setting::WithheldFromUsers(vec![write]));
-    let fate = world.deliver_one(ADA, "m1").await;
+    organisation.withhold(Setting::WithheldFromUsers(vec![write]));
+    let fate = organisation.deliver_one(ADA, "m1").await;
     assert_eq!(written(&fate).1, NAME_LEFT_OUT);
-    assert_eq!(world.emails().len(), 1);
-    let [_, _, owner] = world.written_by("m1");
-    assert_eq!(owner, Some(world.people.ada));
+    assert_eq!(organisation.emails().len(), 1);
+    let [_, _, owner] = organisation.written_by("m1");
+    assert_eq!(owner, Some(organisation.people.ada));
 }
 
 async fn an_owner_whom_entra_does_not_know_costs_the_name(mode: WriteMode) {
-    let mut world = world(mode).await;
-    world.emulators.nylas().add_grant(emulators::Grant {
+    let mut organisation = organisation(mode).await;
+    organisation.emulators.nylas().add_grant(emulators::Grant {
         id: "grant-eve".to_owned(),
         email: "eve@ours.example".to_owned(),
         provider: "imap".to_owned(),
@@ -140,44 +149,53 @@ async fn an_owner_whom_entra_does_not_know_costs_the_name(mode: WriteMode) {
         status: "valid".to_owned(),
     });
     let row = json!({"lastname": "Eve", "internalemailaddress": "eve@ours.example"});
-    let eve = world.insert("systemuser", row);
-    let application = world.application();
-    world.put("grant-eve", mail("m4", &json!({})));
-    let fate = world.deliver_one("grant-eve", "m4").await;
+    let eve = organisation.insert("systemuser", row);
+    let application = organisation.application();
+    organisation.put("grant-eve", mail("m4", &json!({})));
+    let fate = organisation.deliver_one("grant-eve", "m4").await;
     assert_eq!(written(&fate).1, NAME_LEFT_OUT);
-    assert_eq!(world.written_by("m4"), [Some(application), None, Some(eve)]);
+    assert_eq!(
+        organisation.written_by("m4"),
+        [Some(application), None, Some(eve)]
+    );
 }
 
 async fn a_mailbox_without_a_user_has_nobody_in_whose_name_to_write(mode: WriteMode) {
-    let mut world = world(mode).await;
-    world.emulators.nylas().add_grant(emulators::Grant {
+    let mut organisation = organisation(mode).await;
+    organisation.emulators.nylas().add_grant(emulators::Grant {
         id: "office".to_owned(),
         email: "office@ours.example".to_owned(),
         provider: "imap".to_owned(),
         aliases: Vec::new(),
         status: "valid".to_owned(),
     });
-    world.put("office", mail("m5", &json!({})));
-    let fate = world.deliver_one("office", "m5").await;
+    organisation.put("office", mail("m5", &json!({})));
+    let fate = organisation.deliver_one("office", "m5").await;
     assert_eq!(written(&fate).1, None);
-    let application = Some(world.application());
-    assert_eq!(world.written_by("m5"), [application, None, application]);
+    let application = Some(organisation.application());
+    assert_eq!(
+        organisation.written_by("m5"),
+        [application, None, application]
+    );
 }
 
 #[tokio::test]
 async fn a_refusal_that_is_not_the_names_is_no_reason_to_lose_a_neighbour() {
-    let mut world = world(WriteMode::ChangeSet).await;
-    world.put(ADA, mail("m3", &json!({})));
+    let mut organisation = organisation(WriteMode::ChangeSet).await;
+    organisation.put(ADA, mail("m3", &json!({})));
     // Dataverse rejects the whole batch for its size. It is repeated message by message, still as
     // the owner.
-    world.fail_dataverse_at(CREATE, status(413, "0x8004418A"));
-    let fates = world.deliver(&[(ADA, "m1"), (ADA, "m3")]).await;
+    organisation.fail_dataverse_at(CREATE, status(413, "0x8004418A"));
+    let fates = organisation.deliver(&[(ADA, "m1"), (ADA, "m3")]).await;
     for fate in &fates {
         assert_eq!(written(fate).1, None);
     }
-    let ada = Some(world.people.ada);
+    let ada = Some(organisation.people.ada);
     assert_eq!(
-        [world.written_by("m1")[0], world.written_by("m3")[0]],
+        [
+            organisation.written_by("m1")[0],
+            organisation.written_by("m3")[0]
+        ],
         [ada; 2]
     );
 }

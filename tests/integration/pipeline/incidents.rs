@@ -11,7 +11,9 @@ use mailverse::pipeline::Fate;
 use mailverse::rate_limit::User;
 use serde_json::json;
 
-use crate::test_organisation::{ADA, BEN, World, dead, mail, people, throttled, waiting, written};
+use crate::test_organisation::{
+    ADA, BEN, TestOrganisation, dead, mail, people, throttled, waiting, written,
+};
 
 in_both_write_modes!(
     a_disabled_application_user_costs_no_message_and_one_request_a_pause,
@@ -22,29 +24,29 @@ in_both_write_modes!(
 
 const IDS: [&str; 10] = ["m0", "m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8", "m9"];
 
-async fn ten_mails(mode: WriteMode) -> World {
-    let world = World::start_in(mode).await;
+async fn ten_mails(mode: WriteMode) -> TestOrganisation {
+    let organisation = TestOrganisation::start_in(mode).await;
     for id in IDS {
-        world.put(ADA, mail(id, &json!({})));
+        organisation.put(ADA, mail(id, &json!({})));
     }
-    world
+    organisation
 }
 
-async fn deliver(world: &mut World) -> Vec<Fate> {
-    world.deliver(&IDS.map(|id| (ADA, id))).await
+async fn deliver(organisation: &mut TestOrganisation) -> Vec<Fate> {
+    organisation.deliver(&IDS.map(|id| (ADA, id))).await
 }
 
-fn refuse(world: &World, status: u16, code: &'static str, subject: &'static str) {
+fn refuse(organisation: &TestOrganisation, status: u16, code: &'static str, subject: &'static str) {
     let refused = RefusedEmails {
         status,
         code,
         subject,
     };
-    let dataverse = world.emulators.dataverse();
+    let dataverse = organisation.emulators.dataverse();
     dataverse.set_setting(Setting::RefusedEmails(Some(refused)));
 }
 
-impl World {
+impl TestOrganisation {
     fn sent(&self) -> u64 {
         self.emulators.dataverse().requests().total
     }
@@ -65,67 +67,71 @@ impl World {
 }
 
 /// Asserts that all messages wait and that no attempt was counted.
-async fn all_wait(world: &World, fates: &[Fate]) {
+async fn all_wait(organisation: &TestOrganisation, fates: &[Fate]) {
     for (fate, id) in fates.iter().zip(IDS) {
         let Fate::Waiting { postponed, .. } = fate else {
             panic!("{id} does not wait: {fate:?}");
         };
         assert!(postponed, "{id}");
-        if let Some(entry) = world.entry(ADA, id).await {
+        if let Some(entry) = organisation.entry(ADA, id).await {
             assert_eq!((entry.state, entry.failures), (State::Waiting, 0), "{id}");
         }
     }
 }
 
 async fn a_disabled_application_user_costs_no_message_and_one_request_a_pause(mode: WriteMode) {
-    let mut world = ten_mails(mode).await;
-    world.emulators.dataverse().remove_application_user();
-    let fates = deliver(&mut world).await;
-    all_wait(&world, &fates).await;
-    assert_eq!(world.sent(), 1, "only the lookup of the batch was sent");
-    let cause = world.refusals().await.cause.unwrap();
+    let mut organisation = ten_mails(mode).await;
+    organisation.emulators.dataverse().remove_application_user();
+    let fates = deliver(&mut organisation).await;
+    all_wait(&organisation, &fates).await;
+    assert_eq!(
+        organisation.sent(),
+        1,
+        "only the lookup of the batch was sent"
+    );
+    let cause = organisation.refusals().await.cause.unwrap();
     assert!(cause.contains("0x80072560"), "{cause}");
     // During the pause nothing is sent. After it, the first worker sends one probe.
     for (minutes, sent) in [(0, 1), (2, 2), (0, 2), (3, 3), (5, 4)] {
-        world.later(TimeDelta::minutes(minutes));
-        let fates = deliver(&mut world).await;
-        all_wait(&world, &fates).await;
-        assert_eq!(world.sent(), sent, "{minutes} minutes later");
+        organisation.later(TimeDelta::minutes(minutes));
+        let fates = deliver(&mut organisation).await;
+        all_wait(&organisation, &fates).await;
+        assert_eq!(organisation.sent(), sent, "{minutes} minutes later");
     }
-    world.emulators.dataverse().add_application_user();
-    world.all_are_written().await;
+    organisation.emulators.dataverse().add_application_user();
+    organisation.all_are_written().await;
 }
 
 async fn a_privilege_that_is_removed_is_named_and_costs_no_message(mode: WriteMode) {
-    let mut world = ten_mails(mode).await;
-    let dataverse = world.emulators.dataverse().clone();
+    let mut organisation = ten_mails(mode).await;
+    let dataverse = organisation.emulators.dataverse().clone();
     dataverse.set_setting(Setting::Withheld(vec![(Privilege::Create, "activity")]));
-    let fates = deliver(&mut world).await;
-    all_wait(&world, &fates).await;
-    let refusals = world.refusals().await;
+    let fates = deliver(&mut organisation).await;
+    all_wait(&organisation, &fates).await;
+    let refusals = organisation.refusals().await;
     let cause = refusals.cause.unwrap();
     assert!(cause.contains("0x80040220"), "{cause}");
     assert_eq!(refusals.times, 1);
-    let before = world.sent();
-    world.later(TimeDelta::minutes(2));
-    let fates = deliver(&mut world).await;
-    all_wait(&world, &fates).await;
+    let before = organisation.sent();
+    organisation.later(TimeDelta::minutes(2));
+    let fates = deliver(&mut organisation).await;
+    all_wait(&organisation, &fates).await;
     assert!(
-        world.sent() - before <= 5,
+        organisation.sent() - before <= 5,
         "{} requests",
-        world.sent() - before
+        organisation.sent() - before
     );
-    assert_eq!(world.refusals().await.times, 2);
+    assert_eq!(organisation.refusals().await.times, 2);
     dataverse.set_setting(Setting::Withheld(Vec::new()));
-    world.all_are_written().await;
+    organisation.all_are_written().await;
 }
 
 async fn a_code_that_no_table_lists_pauses_everybody_once_five_messages_met_it(mode: WriteMode) {
-    let mut world = ten_mails(mode).await;
-    refuse(&world, 400, "0x80099999", "");
+    let mut organisation = ten_mails(mode).await;
+    refuse(&organisation, 400, "0x80099999", "");
     // Messages arrive one by one. It is not yet known whether the message itself is the cause.
     for id in &IDS[..4] {
-        let fate = world.deliver_one(ADA, id).await;
+        let fate = organisation.deliver_one(ADA, id).await;
         assert!(
             matches!(
                 fate,
@@ -137,11 +143,11 @@ async fn a_code_that_no_table_lists_pauses_everybody_once_five_messages_met_it(m
             "{fate:?}"
         );
     }
-    assert_eq!(world.refusals().await.messages, 4);
+    assert_eq!(organisation.refusals().await.messages, 4);
     // A second rejection of the same message does not count.
-    waiting(&world.deliver_one(ADA, IDS[0]).await);
-    assert_eq!(world.refusals().await.cause, None);
-    let fate = world.deliver_one(ADA, IDS[4]).await;
+    waiting(&organisation.deliver_one(ADA, IDS[0]).await);
+    assert_eq!(organisation.refusals().await.cause, None);
+    let fate = organisation.deliver_one(ADA, IDS[4]).await;
     assert!(
         matches!(
             fate,
@@ -152,58 +158,62 @@ async fn a_code_that_no_table_lists_pauses_everybody_once_five_messages_met_it(m
         ),
         "{fate:?}"
     );
-    let cause = world.refusals().await.cause.unwrap();
+    let cause = organisation.refusals().await.cause.unwrap();
     assert!(cause.contains("0x80099999"), "{cause}");
-    let before = world.sent();
-    deliver(&mut world).await;
-    assert_eq!(world.sent(), before, "all messages of this user pause");
-    let dataverse = world.emulators.dataverse();
+    let before = organisation.sent();
+    deliver(&mut organisation).await;
+    assert_eq!(
+        organisation.sent(),
+        before,
+        "all messages of this user pause"
+    );
+    let dataverse = organisation.emulators.dataverse();
     dataverse.set_setting(Setting::RefusedEmails(None));
-    world.all_are_written().await;
+    organisation.all_are_written().await;
 }
 
 async fn a_message_that_is_refused_alone_dies_when_another_one_gets_through(mode: WriteMode) {
-    let mut world = ten_mails(mode).await;
-    world.put(
+    let mut organisation = ten_mails(mode).await;
+    organisation.put(
         ADA,
         mail("bad", &json!({"subject": "Invoice for a plug-in"})),
     );
-    refuse(&world, 400, "0x80040265", "plug-in");
-    let fate = world.deliver_one(ADA, "bad").await;
+    refuse(&organisation, 400, "0x80040265", "plug-in");
+    let fate = organisation.deliver_one(ADA, "bad").await;
     let (_, reason) = waiting(&fate);
     assert!(reason.contains("0x80040265"), "{reason}");
-    world.later(TimeDelta::minutes(1));
-    written(&world.deliver_one(ADA, "m0").await);
-    world.later(TimeDelta::minutes(1));
-    let fate = world.deliver_one(ADA, "bad").await;
+    organisation.later(TimeDelta::minutes(1));
+    written(&organisation.deliver_one(ADA, "m0").await);
+    organisation.later(TimeDelta::minutes(1));
+    let fate = organisation.deliver_one(ADA, "bad").await;
     assert!(dead(&fate).contains("0x80040265"), "{fate:?}");
 }
 
 #[tokio::test]
 async fn a_mailbox_that_nylas_throttles_is_asked_for_nothing_more_until_then() {
-    let mut world = ten_mails(WriteMode::ChangeSet).await;
+    let mut organisation = ten_mails(WriteMode::ChangeSet).await;
     let of_ben = json!({"to": people(&["ben@ours.example"])});
-    world.put(BEN, mail("b1", &of_ben));
-    world.put(BEN, mail("b2", &of_ben));
+    organisation.put(BEN, mail("b1", &of_ben));
+    organisation.put(BEN, mail("b2", &of_ben));
     // This caches mailboxes and folders.
-    world.put(ADA, mail("before", &json!({})));
-    written(&world.deliver_one(ADA, "before").await);
-    world.fail_nylas_at("/messages/m0?", throttled("rate_limit_error", 120));
-    let asked = |world: &World| world.emulators.nylas().requests();
-    let before = asked(&world);
-    let fates = deliver(&mut world).await;
+    organisation.put(ADA, mail("before", &json!({})));
+    written(&organisation.deliver_one(ADA, "before").await);
+    organisation.fail_nylas_at("/messages/m0?", throttled("rate_limit_error", 120));
+    let asked = |organisation: &TestOrganisation| organisation.emulators.nylas().requests();
+    let before = asked(&organisation);
+    let fates = deliver(&mut organisation).await;
     // A few calls are already running when the first answer arrives.
-    let first = asked(&world) - before;
+    let first = asked(&organisation) - before;
     assert!(first <= 3, "{first} requests");
     let waits = fates
         .iter()
         .filter(|fate| matches!(fate, Fate::Waiting { .. }))
         .count();
     assert!(waits >= 8, "{fates:?}");
-    let before = asked(&world);
+    let before = asked(&organisation);
     // Another worker gets another message of the throttled mailbox, and one of another mailbox.
-    let another = world.another_pipeline().await;
-    let run = world.begin();
+    let another = organisation.another_pipeline().await;
+    let run = organisation.begin();
     let work = vec![
         crate::test_organisation::created(ADA, "m9"),
         crate::test_organisation::created(BEN, "b1"),
@@ -220,57 +230,63 @@ async fn a_mailbox_that_nylas_throttles_is_asked_for_nothing_more_until_then() {
     written(fate("b1"));
     let most = 2 + 2 + 1 + 1;
     assert!(
-        asked(&world) - before <= most,
+        asked(&organisation) - before <= most,
         "only grants, their aliases, one message and its folders are requested"
     );
-    world.later(TimeDelta::minutes(3));
-    for fate in deliver(&mut world).await {
+    organisation.later(TimeDelta::minutes(3));
+    for fate in deliver(&mut organisation).await {
         written(&fate);
     }
 }
 
 #[tokio::test]
 async fn a_revoked_key_pauses_every_mailbox_and_one_that_nobody_signed_in_to_pauses_itself() {
-    let mut world = ten_mails(WriteMode::ChangeSet).await;
-    world.put(
+    let mut organisation = ten_mails(WriteMode::ChangeSet).await;
+    organisation.put(
         BEN,
         mail("b1", &json!({"to": people(&["ben@ours.example"])})),
     );
-    written(&world.deliver_one(ADA, "m0").await);
-    world.emulators.nylas().set_grant_status(ADA, "invalid");
-    let fates = world.deliver(&[(ADA, "m1"), (BEN, "b1")]).await;
+    written(&organisation.deliver_one(ADA, "m0").await);
+    organisation
+        .emulators
+        .nylas()
+        .set_grant_status(ADA, "invalid");
+    let fates = organisation.deliver(&[(ADA, "m1"), (BEN, "b1")]).await;
     waiting(&fates[0]);
     written(&fates[1]);
-    let pauses = async |world: &World| {
+    let pauses = async |organisation: &TestOrganisation| {
         let scopes = [Scope::Nylas, Scope::Mailbox(ADA.parse().unwrap())];
-        let pauses = world.pipeline.ledger.pauses(&scopes).await.unwrap();
+        let pauses = organisation.pipeline.ledger.pauses(&scopes).await.unwrap();
         scopes.map(|scope| pauses.get(&scope).and_then(|it| it.refused.cause.clone()))
     };
-    let [key, mailbox] = pauses(&world).await;
+    let [key, mailbox] = pauses(&organisation).await;
     assert_eq!(key, None);
     assert!(mailbox.unwrap().starts_with("401"));
-    world.emulators.nylas().set_grant_status(ADA, "valid");
-    world.later(TimeDelta::minutes(16));
-    world.emulators.nylas().revoke_api_key();
-    let fates = world
+    organisation
+        .emulators
+        .nylas()
+        .set_grant_status(ADA, "valid");
+    organisation.later(TimeDelta::minutes(16));
+    organisation.emulators.nylas().revoke_api_key();
+    let fates = organisation
         .deliver(&[(ADA, "m1"), (ADA, "m2"), (ADA, "m3")])
         .await;
     for fate in &fates {
         waiting(fate);
     }
     assert!(
-        pauses(&world).await[0].is_some(),
+        pauses(&organisation).await[0].is_some(),
         "the pause covers the API key, and so every mailbox"
     );
-    let before = world.emulators.nylas().requests();
-    for fate in deliver(&mut world).await.iter().skip(1) {
+    let before = organisation.emulators.nylas().requests();
+    for fate in deliver(&mut organisation).await.iter().skip(1) {
         waiting(fate);
     }
-    assert_eq!(world.emulators.nylas().requests(), before);
-    world.emulators.nylas().restore_api_key();
-    world.later(TimeDelta::minutes(16));
-    for fate in deliver(&mut world).await {
+    assert_eq!(organisation.emulators.nylas().requests(), before);
+    organisation.emulators.nylas().restore_api_key();
+    organisation.later(TimeDelta::minutes(16));
+    for fate in deliver(&mut organisation).await {
         written(&fate);
     }
-    assert_eq!(pauses(&world).await, [None, None]);
+    assert_eq!(pauses(&organisation).await, [None, None]);
 }

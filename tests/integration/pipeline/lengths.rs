@@ -6,7 +6,8 @@ use mailverse::clients::dataverse::emails::WriteMode;
 use serde_json::{Value, json};
 
 use crate::test_organisation::{
-    ADA, World, mail, people, status, throttled, to_row, waiting, with_a_mail_in, written,
+    ADA, TestOrganisation, mail, people, status, throttled, to_row, waiting, with_a_mail_in,
+    written,
 };
 
 in_both_write_modes!(
@@ -15,17 +16,17 @@ in_both_write_modes!(
     lengths_that_cannot_be_read_now_cost_time_and_neither_the_owner_nor_the_mail,
 );
 
-fn shorten(world: &World, columns: &[(&str, &str, usize)]) {
+fn shorten(organisation: &TestOrganisation, columns: &[(&str, &str, usize)]) {
     for (table, column, length) in columns {
-        let dataverse = world.emulators.dataverse();
+        let dataverse = organisation.emulators.dataverse();
         dataverse.set_max_length(table, column, *length).unwrap();
     }
 }
 
 async fn a_mail_is_cut_to_the_columns_of_this_organisation_and_not_refused(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
+    let mut organisation = TestOrganisation::start_in(mode).await;
     shorten(
-        &world,
+        &organisation,
         &[
             ("email", "subject", 10),
             ("email", "sender", 5),
@@ -36,12 +37,12 @@ async fn a_mail_is_cut_to_the_columns_of_this_organisation_and_not_refused(mode:
     );
     let to = people(&["ada@ours.example", "ben@ours.example", "x@y.example"]);
     let long = json!({"subject": "Red kites, please", "to": to});
-    world.put(ADA, mail("m1", &long));
-    world.attach(ADA, "m1", "f1", "a long name.pdf", b"abc");
-    let fate = world.deliver_one(ADA, "m1").await;
+    organisation.put(ADA, mail("m1", &long));
+    organisation.attach(ADA, "m1", "f1", "a long name.pdf", b"abc");
+    let fate = organisation.deliver_one(ADA, "m1").await;
     let (_, note) = written(&fate);
     assert_eq!(note, Some("left out: long Message-ID"));
-    let email = world.email();
+    let email = organisation.email();
     assert_eq!(email["subject"], "Red kites,");
     assert_eq!(email["torecipients"], "ada@ours.example;ben@ours.example");
     assert_eq!(
@@ -50,52 +51,56 @@ async fn a_mail_is_cut_to_the_columns_of_this_organisation_and_not_refused(mode:
         "an address is left out, because a cut one would be another address"
     );
     assert_eq!(email["messageid"], Value::Null);
-    assert_eq!(world.attachments()[0]["filename"], "a long n.pdf");
+    assert_eq!(organisation.attachments()[0]["filename"], "a long n.pdf");
     assert_eq!(email["statecode"], 1);
     // Another worker that has not read the column lengths still finds the row.
-    world.lose_ledger().await;
-    world.pipeline = world.another_pipeline().await;
-    written(&world.deliver_one(ADA, "m1").await);
-    assert_eq!(world.attachments().len(), 1);
+    organisation.lose_ledger().await;
+    organisation.pipeline = organisation.another_pipeline().await;
+    written(&organisation.deliver_one(ADA, "m1").await);
+    assert_eq!(organisation.attachments().len(), 1);
 }
 
 async fn the_lengths_are_read_once_and_everything_later_is_cut_beforehand(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
+    let mut organisation = TestOrganisation::start_in(mode).await;
     for n in 0..6 {
         let long = json!({"subject": "x".repeat(100 + n)});
-        world.put(ADA, mail(&format!("m{n}"), &long));
+        organisation.put(ADA, mail(&format!("m{n}"), &long));
     }
-    let reads = |world: &World| world.emulators.dataverse().requests().reads;
+    let reads =
+        |organisation: &TestOrganisation| organisation.emulators.dataverse().requests().reads;
     let batch = |range: std::ops::Range<usize>| range.map(|n| format!("m{n}"));
-    let deliver = async |world: &mut World, range| {
+    let deliver = async |organisation: &mut TestOrganisation, range| {
         let ids: Vec<String> = batch(range).collect();
         let mails: Vec<(&str, &str)> = ids.iter().map(|id| (ADA, id.as_str())).collect();
-        let before = (reads(world), world.emulators.dataverse().requests().writes);
-        for fate in world.deliver(&mails).await {
+        let before = (
+            reads(organisation),
+            organisation.emulators.dataverse().requests().writes,
+        );
+        for fate in organisation.deliver(&mails).await {
             written(&fate);
         }
-        let after = world.emulators.dataverse().requests();
+        let after = organisation.emulators.dataverse().requests();
         (after.reads - before.0, after.writes - before.1)
     };
-    let usual = deliver(&mut world, 0..2).await;
-    shorten(&world, &[("email", "subject", 50)]);
-    let (learning, _) = deliver(&mut world, 2..4).await;
+    let usual = deliver(&mut organisation, 0..2).await;
+    shorten(&organisation, &[("email", "subject", 50)]);
+    let (learning, _) = deliver(&mut organisation, 2..4).await;
     assert!(
         learning > usual.0,
         "the column lengths were read from two definitions"
     );
-    let knowing = deliver(&mut world, 4..6).await;
+    let knowing = deliver(&mut organisation, 4..6).await;
     assert_eq!(
         knowing, usual,
         "later messages are cut beforehand and not rejected"
     );
-    let cut = world.emails();
+    let cut = organisation.emails();
     let cut = cut.iter().filter(|row| row["subject"] == "x".repeat(50));
     assert_eq!(cut.count(), 4);
     // The column becomes shorter again while the process has cached the former length.
-    shorten(&world, &[("email", "subject", 20)]);
-    world.put(ADA, mail("m9", &json!({"subject": "x".repeat(100)})));
-    written(&world.deliver_one(ADA, "m9").await);
+    shorten(&organisation, &[("email", "subject", 20)]);
+    organisation.put(ADA, mail("m9", &json!({"subject": "x".repeat(100)})));
+    written(&organisation.deliver_one(ADA, "m9").await);
 }
 
 async fn lengths_that_cannot_be_read_now_cost_time_and_neither_the_owner_nor_the_mail(
@@ -107,17 +112,20 @@ async fn lengths_that_cannot_be_read_now_cost_time_and_neither_the_owner_nor_the
         throttled("0x80072322", 7),
         Fault::ResetBefore,
     ] {
-        let mut world = with_a_mail_in(mode).await;
-        world.set(&json!({"impersonate": "owner"}));
-        shorten(&world, &[("email", "subject", 5)]);
+        let mut organisation = with_a_mail_in(mode).await;
+        organisation.set(&json!({"impersonate": "owner"}));
+        shorten(&organisation, &[("email", "subject", 5)]);
         let what = format!("{fault:?}");
-        world.fail_dataverse_at("EntityDefinitions(", fault);
-        waiting(&world.deliver_one(ADA, "m1").await);
-        assert!(world.emails().is_empty(), "{what}");
-        world.pause_over();
-        let fate = world.deliver_one(ADA, "m1").await;
+        organisation.fail_dataverse_at("EntityDefinitions(", fault);
+        waiting(&organisation.deliver_one(ADA, "m1").await);
+        assert!(organisation.emails().is_empty(), "{what}");
+        organisation.pause_over();
+        let fate = organisation.deliver_one(ADA, "m1").await;
         assert_eq!(written(&fate).1, None, "{what}");
-        let (email, ada) = (world.email(), to_row("systemuser", world.people.ada));
+        let (email, ada) = (
+            organisation.email(),
+            to_row("systemuser", organisation.people.ada),
+        );
         assert_eq!(email["subject"].as_str().unwrap().len(), 5, "{what}");
         assert_eq!(
             [&email["createdby"], &email["ownerid"]],

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::test_organisation::hundred;
 use crate::test_organisation::hundred::{MESSAGES, MOST_REQUESTS};
 use crate::test_organisation::{
-    ADA, LOOK_UP, World, created, key, mail, people, to_row, waiting, written,
+    ADA, LOOK_UP, TestOrganisation, created, key, mail, people, to_row, waiting, written,
 };
 
 in_both_write_modes!(
@@ -49,23 +49,23 @@ async fn two_new_people_on_each_of_a_hundred_mails_take_two_requests_more() {
 async fn six_hundred_recipients_are_all_parties_and_the_text_holds_whole_addresses(
     mode: WriteMode,
 ) {
-    let mut world = World::start_in(mode).await;
+    let mut organisation = TestOrganisation::start_in(mode).await;
     let recipients: Vec<String> = (0..600)
         .map(|n| format!("person{n}@kites.example"))
         .collect();
-    world.put(ADA, mail("m1", &json!({"to": people(&recipients)})));
-    let fate = world.deliver_one(ADA, "m1").await;
+    organisation.put(ADA, mail("m1", &json!({"to": people(&recipients)})));
+    let fate = organisation.deliver_one(ADA, "m1").await;
     // The sender and 249 recipients are looked up.
     let note = "left out: 351 × record of a recipient";
     assert_eq!(written(&fate).1, Some(note));
-    let to: Vec<String> = world
+    let to: Vec<String> = organisation
         .parties()
         .into_iter()
         .filter(|party| party.0 == 2)
         .map(|party| party.1)
         .collect();
     assert_eq!(to, recipients);
-    let email = world.email();
+    let email = organisation.email();
     let text = email["torecipients"].as_str().unwrap();
     let held: Vec<&str> = text.split(';').collect();
     assert!(
@@ -90,18 +90,18 @@ fn crowd(outside: usize) -> Vec<String> {
 async fn of_many_recipients_the_sender_and_people_inside_are_resolved_first_and_the_rest_are_addresses(
     mode: WriteMode,
 ) {
-    let mut world = World::start_in(mode).await;
-    world.put(ADA, mail("m1", &json!({"to": people(&crowd(1_500))})));
-    world.put(
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    organisation.put(ADA, mail("m1", &json!({"to": people(&crowd(1_500))})));
+    organisation.put(
         ADA,
         mail("m2", &json!({"to": people(&["info@kites.example"])})),
     );
-    let fates = world.deliver(&[(ADA, "m1"), (ADA, "m2")]).await;
+    let fates = organisation.deliver(&[(ADA, "m1"), (ADA, "m2")]).await;
     let (id, note) = written(&fates[0]);
     let expected = "left out: 1253 × record of a recipient, 503 × recipient";
     assert_eq!(note, Some(expected));
     assert_eq!(written(&fates[1]).1, None);
-    let parties = world.emulators.dataverse().parties(id);
+    let parties = organisation.emulators.dataverse().parties(id);
     let parties: Vec<&Value> = parties
         .iter()
         .filter(|party| party["participationtypemask"].as_i64() <= Some(4))
@@ -115,11 +115,11 @@ async fn of_many_recipients_the_sender_and_people_inside_are_resolved_first_and_
     };
     assert_eq!(
         of("carol@kites.example"),
-        Some(to_row("contact", world.people.carol))
+        Some(to_row("contact", organisation.people.carol))
     );
     assert_eq!(
         of("ben@ours.example"),
-        Some(to_row("systemuser", world.people.ben))
+        Some(to_row("systemuser", organisation.people.ben))
     );
     assert_eq!(of("person0@kites.example"), Some(Value::Null));
     assert_eq!(of("person996@kites.example"), Some(Value::Null));
@@ -134,12 +134,12 @@ async fn of_many_recipients_the_sender_and_people_inside_are_resolved_first_and_
 }
 
 async fn nobody_who_was_not_looked_up_becomes_a_contact(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
-    world.set(&json!({"create_contacts": "all"}));
-    let before = world.emulators.dataverse().rows("contact").len();
-    world.put(ADA, mail("m1", &json!({"to": people(&crowd(600))})));
-    written(&world.deliver_one(ADA, "m1").await);
-    let contacts = world.emulators.dataverse().rows("contact").len() - before;
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    organisation.set(&json!({"create_contacts": "all"}));
+    let before = organisation.emulators.dataverse().rows("contact").len();
+    organisation.put(ADA, mail("m1", &json!({"to": people(&crowd(600))})));
+    written(&organisation.deliver_one(ADA, "m1").await);
+    let contacts = organisation.emulators.dataverse().rows("contact").len() - before;
     assert_eq!(
         contacts,
         250 - 2,
@@ -157,24 +157,24 @@ fn slow_clock() -> Instant {
 
 #[tokio::test]
 async fn a_look_up_without_an_answer_is_halved_and_the_message_at_which_it_hangs_waits_alone() {
-    let mut world = World::start().await;
-    world.invocation = TimeDelta::days(1);
+    let mut organisation = TestOrganisation::start().await;
+    organisation.invocation = TimeDelta::days(1);
     for n in 1..=6 {
         let from = people(&[format!("sender{n}@kites.example")]);
-        world.put(ADA, mail(&format!("m{n}"), &json!({"from": from})));
+        organisation.put(ADA, mail(&format!("m{n}"), &json!({"from": from})));
     }
     // The lookup of m2 fails three times: in the batch, in its half, and alone.
     for _ in 0..3 {
-        world.fail_dataverse_at("sender2%40kites.example", Fault::ResetBefore);
+        organisation.fail_dataverse_at("sender2%40kites.example", Fault::ResetBefore);
     }
     let ids: Vec<String> = (1..=6).map(|n| format!("m{n}")).collect();
     let run = Run {
         clock: slow_clock,
         begun: slow_clock(),
-        ..world.begin()
+        ..organisation.begin()
     };
     let work = ids.iter().map(|id| created(ADA, id)).collect();
-    for handled in world.pipeline.run(work, run).await {
+    for handled in organisation.pipeline.run(work, run).await {
         if handled.key == key(ADA, "m2") {
             waiting(&handled.fate);
         } else {
@@ -185,30 +185,30 @@ async fn a_look_up_without_an_answer_is_halved_and_the_message_at_which_it_hangs
 
 #[tokio::test]
 async fn a_failure_that_comes_at_once_is_not_asked_about_again() {
-    let mut world = World::start().await;
+    let mut organisation = TestOrganisation::start().await;
     for id in ["m1", "m2"] {
-        world.put(ADA, mail(id, &json!({})));
+        organisation.put(ADA, mail(id, &json!({})));
     }
-    world.fail_dataverse_at(LOOK_UP, Fault::ResetBefore);
-    for fate in world.deliver(&[(ADA, "m1"), (ADA, "m2")]).await {
+    organisation.fail_dataverse_at(LOOK_UP, Fault::ResetBefore);
+    for fate in organisation.deliver(&[(ADA, "m1"), (ADA, "m2")]).await {
         waiting(&fate);
     }
-    assert_eq!(world.emulators.dataverse().requests().total, 1);
+    assert_eq!(organisation.emulators.dataverse().requests().total, 1);
 }
 
 #[tokio::test]
 async fn a_body_longer_than_its_column_in_this_organisation_is_cut_and_noted() {
-    let mut world = World::start().await;
-    let dataverse = world.emulators.dataverse().clone();
+    let mut organisation = TestOrganisation::start().await;
+    let dataverse = organisation.emulators.dataverse().clone();
     dataverse
         .set_max_length("email", "description", 1_000)
         .unwrap();
     for id in ["m1", "m2"] {
-        world.put(ADA, mail(id, &json!({"body": "ä".repeat(2_000)})));
+        organisation.put(ADA, mail(id, &json!({"body": "ä".repeat(2_000)})));
     }
     // Dataverse rejects the first message. The second is cut beforehand.
     for id in ["m1", "m2"] {
-        let fate = world.deliver_one(ADA, id).await;
+        let fate = organisation.deliver_one(ADA, id).await;
         let (row, note) = written(&fate);
         assert_eq!(note, Some("left out: part of the body"), "{id}");
         let email = dataverse.row("email", row).unwrap();
@@ -225,25 +225,25 @@ fn long_address(start: &str) -> String {
 }
 
 async fn a_look_up_of_long_addresses_stays_within_the_limits_of_a_url(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
+    let mut organisation = TestOrganisation::start_in(mode).await;
     let recipients: Vec<String> = (0..600).map(|n| long_address(&n.to_string())).collect();
     let long_id = format!("<{}@x>", "\u{8a9e}".repeat(316));
     let headers = json!([{"name": "Message-ID", "value": long_id}]);
     let changes = json!({"to": people(&recipients), "headers": headers});
-    world.put(ADA, mail("m1", &changes));
-    world.put(ADA, mail("m2", &json!({})));
-    let fates = world.deliver(&[(ADA, "m1"), (ADA, "m2")]).await;
+    organisation.put(ADA, mail("m1", &changes));
+    organisation.put(ADA, mail("m2", &json!({})));
+    let fates = organisation.deliver(&[(ADA, "m1"), (ADA, "m2")]).await;
     let (id, note) = written(&fates[0]);
     assert_eq!(note, Some("left out: 351 × record of a recipient"));
     written(&fates[1]);
-    let email = world.emulators.dataverse().row("email", id).unwrap();
+    let email = organisation.emulators.dataverse().row("email", id).unwrap();
     assert_eq!(email["messageid"], long_id);
-    let parties = world.emulators.dataverse().parties(id);
+    let parties = organisation.emulators.dataverse().parties(id);
     let to = parties
         .iter()
         .filter(|party| party["participationtypemask"] == 2);
     assert_eq!(to.count(), 600);
-    let requests = world.emulators.dataverse().requests();
+    let requests = organisation.emulators.dataverse().requests();
     let look_up = requests.total - if mode == WriteMode::ChangeSet { 1 } else { 4 };
     assert_eq!(look_up, 1, "one batch with many queries");
 }
@@ -252,20 +252,20 @@ async fn a_look_up_of_long_addresses_stays_within_the_limits_of_a_url(mode: Writ
 async fn an_address_of_five_thousand_and_one_people_is_read_to_the_last_of_them() {
     let office = "office@kites.example";
     for last_is_of_the_company in [true, false] {
-        let mut world = World::start().await;
-        let kites = to_row("account", world.people.kites);
+        let mut organisation = TestOrganisation::start().await;
+        let kites = to_row("account", organisation.people.kites);
         for n in 0..5_001 {
             let company = n < 5_000 || last_is_of_the_company;
             let company = if company { kites.clone() } else { Value::Null };
             let contact =
                 json!({"lastname": "x", "emailaddress1": office, "parentcustomerid": company});
-            world.insert("contact", contact);
+            organisation.insert("contact", contact);
         }
         // These recipients make the query, and so the link to its second page, as long as possible.
         let neighbours = ["officea", "officeb"].map(long_address);
         let changes = json!({"from": people(&[office]), "cc": people(&neighbours)});
-        world.put(ADA, mail("m1", &changes));
-        written(&world.deliver_one(ADA, "m1").await);
+        organisation.put(ADA, mail("m1", &changes));
+        written(&organisation.deliver_one(ADA, "m1").await);
         // Code that stops after the first page, or selects fewer columns on the second, decides
         // differently.
         let expected = if last_is_of_the_company {
@@ -273,9 +273,9 @@ async fn an_address_of_five_thousand_and_one_people_is_read_to_the_last_of_them(
         } else {
             Value::Null
         };
-        assert_eq!(world.email()["regardingobjectid"], expected);
+        assert_eq!(organisation.email()["regardingobjectid"], expected);
         assert_eq!(
-            world.emulators.dataverse().requests().total,
+            organisation.emulators.dataverse().requests().total,
             3,
             "a lookup, its second page, and the write"
         );

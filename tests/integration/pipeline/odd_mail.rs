@@ -8,7 +8,7 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 
-use crate::test_organisation::{ADA, World, created, id_of, mail, people, written};
+use crate::test_organisation::{ADA, TestOrganisation, created, id_of, mail, people, written};
 
 in_both_write_modes!(
     a_date_that_is_none_is_left_out,
@@ -28,17 +28,17 @@ in_both_write_modes!(
 /// Delivers a message with these changes together with a valid one. Returns the row of the changed
 /// message and the stored reason, if any.
 async fn row_of(mode: WriteMode, changes: &Value) -> (Value, Option<String>) {
-    let mut world = World::start_in(mode).await;
-    world.put(ADA, mail("odd", changes));
-    world.put(ADA, mail("good", &json!({})));
-    let fates = world.deliver(&[(ADA, "odd"), (ADA, "good")]).await;
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    organisation.put(ADA, mail("odd", changes));
+    organisation.put(ADA, mail("good", &json!({})));
+    let fates = organisation.deliver(&[(ADA, "odd"), (ADA, "good")]).await;
     assert_eq!(
         written(&fates[1]).1,
         None,
         "the valid message next to {changes}"
     );
     let (id, note) = written(&fates[0]);
-    let email = world.emulators.dataverse().row("email", id).unwrap();
+    let email = organisation.emulators.dataverse().row("email", id).unwrap();
     assert_eq!(email["statecode"], 1, "{changes}");
     (email, note.map(str::to_owned))
 }
@@ -114,7 +114,7 @@ async fn people_of_a_wrong_type_cost_the_people_and_not_the_mail(mode: WriteMode
             Some("left out: address"),
         ),
     ] {
-        let mut world = World::start_in(mode).await;
+        let mut organisation = TestOrganisation::start_in(mode).await;
         let mut message = mail(
             "m1",
             &json!({"to": people(&["ada@ours.example", "carol@kites.example"])}),
@@ -122,10 +122,10 @@ async fn people_of_a_wrong_type_cost_the_people_and_not_the_mail(mode: WriteMode
         for (name, value) in changes.as_object().unwrap() {
             message[name] = value.clone();
         }
-        world.put(ADA, message);
-        let fate = world.deliver_one(ADA, "m1").await;
+        organisation.put(ADA, message);
+        let fate = organisation.deliver_one(ADA, "m1").await;
         assert_eq!(written(&fate).1, note, "{changes}");
-        let shown: Vec<String> = world
+        let shown: Vec<String> = organisation
             .parties()
             .iter()
             .map(|(mask, address, _)| format!("{mask} {address}"))
@@ -218,19 +218,19 @@ async fn a_body_is_kept_as_it_is_but_for_what_dataverse_refuses(mode: WriteMode)
 }
 
 async fn a_long_message_id_is_not_written_and_still_prevents_a_second_row(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
+    let mut organisation = TestOrganisation::start_in(mode).await;
     let headers =
         json!([{"name": "Message-Id", "value": format!("<{}@kites.example>", "x".repeat(400))}]);
-    world.put(ADA, mail("m1", &json!({"headers": headers})));
-    let first = world.deliver_one(ADA, "m1").await;
+    organisation.put(ADA, mail("m1", &json!({"headers": headers})));
+    let first = organisation.deliver_one(ADA, "m1").await;
     assert_eq!(written(&first).1, Some("left out: long Message-ID"));
-    assert_eq!(world.email()["messageid"], Value::Null);
-    world.lose_ledger().await;
+    assert_eq!(organisation.email()["messageid"], Value::Null);
+    organisation.lose_ledger().await;
     assert_eq!(
-        written(&world.deliver_one(ADA, "m1").await).0,
+        written(&organisation.deliver_one(ADA, "m1").await).0,
         written(&first).0
     );
-    world.email();
+    organisation.email();
 }
 
 async fn a_message_id_may_be_folded_or_hold_quotes_and_control_characters(mode: WriteMode) {
@@ -243,22 +243,22 @@ async fn a_message_id_may_be_folded_or_hold_quotes_and_control_characters(mode: 
         ("a@kites.example", "<a@kites.example>"),
         ("<\u{fffe}\u{e4}@kites.example>", "<\u{e4}@kites.example>"),
     ] {
-        let mut world = World::start_in(mode).await;
+        let mut organisation = TestOrganisation::start_in(mode).await;
         let headers = json!([null, {"name": 7}, {"name": "MESSAGE-ID", "value": header}]);
-        world.put(ADA, mail("m1", &json!({"headers": headers})));
-        let first = world.deliver_one(ADA, "m1").await;
-        assert_eq!(world.email()["messageid"], stored);
-        world.lose_ledger().await;
+        organisation.put(ADA, mail("m1", &json!({"headers": headers})));
+        let first = organisation.deliver_one(ADA, "m1").await;
+        assert_eq!(organisation.email()["messageid"], stored);
+        organisation.lose_ledger().await;
         assert_eq!(
-            written(&world.deliver_one(ADA, "m1").await).0,
+            written(&organisation.deliver_one(ADA, "m1").await).0,
             written(&first).0
         );
-        world.email();
+        organisation.email();
     }
 }
 
 async fn a_mail_without_a_message_id_is_known_by_its_mailbox_and_id(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
+    let mut organisation = TestOrganisation::start_in(mode).await;
     let object = mail("m1", &json!({"headers": null}));
     let in_hand = || {
         let mut work = created(ADA, "m1");
@@ -266,16 +266,16 @@ async fn a_mail_without_a_message_id_is_known_by_its_mailbox_and_id(mode: WriteM
         vec![work]
     };
     let (id, note) = {
-        let handled = world.run(in_hand()).await;
+        let handled = organisation.run(in_hand()).await;
         let (id, note) = written(&handled[0].fate);
         (id, note.map(str::to_owned))
     };
     assert_eq!(note, None);
-    let email = world.email();
+    let email = organisation.email();
     assert_eq!((&email["messageid"], id_of(&email)), (&Value::Null, id));
-    world.lose_ledger().await;
-    assert_eq!(written(&world.run(in_hand()).await[0].fate).0, id);
-    world.email();
+    organisation.lose_ledger().await;
+    assert_eq!(written(&organisation.run(in_hand()).await[0].fate).0, id);
+    organisation.email();
 }
 
 async fn folders_and_attachments_of_a_wrong_type_count_as_none(mode: WriteMode) {
@@ -354,7 +354,7 @@ async fn whatever_a_mail_holds_it_reaches_a_final_state(mode: WriteMode) {
     let seed = 20_261_122;
     let mut random = StdRng::seed_from_u64(seed);
     let pool = pool();
-    let mut world = World::start_in(mode).await;
+    let mut organisation = TestOrganisation::start_in(mode).await;
     let fields = [
         "subject",
         "body",
@@ -377,22 +377,22 @@ async fn whatever_a_mail_holds_it_reaches_a_final_state(mode: WriteMode) {
                     message[field] = pool.choose(&mut random).unwrap().clone();
                 }
             }
-            world.put(ADA, message);
+            organisation.put(ADA, message);
         }
         let messages: Vec<(&str, &str)> = ids.iter().map(|id| (ADA, id.as_str())).collect();
-        let fates = world.deliver(&messages).await;
+        let fates = organisation.deliver(&messages).await;
         for (id, fate) in ids.iter().zip(fates) {
             let fine = matches!(
                 fate.state(),
                 mailverse::ledger::State::Written | mailverse::ledger::State::Skipped
             );
-            let message = world.emulators.nylas().message(ADA, id);
+            let message = organisation.emulators.nylas().message(ADA, id);
             assert!(fine, "seed {seed}: {fate:?} for {message:?}");
         }
     }
     assert!(
-        world.emails().len() > 100,
+        organisation.emails().len() > 100,
         "the generator produced too few messages that are written: {}",
-        world.emails().len()
+        organisation.emails().len()
     );
 }

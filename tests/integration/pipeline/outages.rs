@@ -12,8 +12,8 @@ use mailverse::pipeline::Fate;
 use serde_json::json;
 
 use crate::test_organisation::{
-    ADA, BEN, CREATE, LOOK_UP, World, dead, id_of, mail, people, status, throttled, waiting,
-    with_a_mail, with_a_mail_in, work, written,
+    ADA, BEN, CREATE, LOOK_UP, TestOrganisation, dead, id_of, mail, people, status, throttled,
+    waiting, with_a_mail, with_a_mail_in, work, written,
 };
 
 in_both_write_modes!(
@@ -28,18 +28,18 @@ const FIRST_STEP: u64 = 30;
 
 /// Asserts that a message waits this long without a claim, and that the next run writes it as one
 /// completed row.
-async fn waits_and_is_then_written(mut world: World, seconds: u64, what: &str) {
-    let fate = world.deliver_one(ADA, "m1").await;
+async fn waits_and_is_then_written(mut organisation: TestOrganisation, seconds: u64, what: &str) {
+    let fate = organisation.deliver_one(ADA, "m1").await;
     assert_eq!(waiting(&fate).0.as_secs(), seconds, "{what}");
-    let entry = world
+    let entry = organisation
         .entry(ADA, "m1")
         .await
         .expect("the message has a ledger item");
     assert_eq!((entry.state, entry.held), (State::Waiting, None), "{what}");
     assert_eq!(entry.reason.as_deref(), fate.reason(), "{what}");
-    world.pause_over();
-    let fate = world.deliver_one(ADA, "m1").await;
-    let email = world.email();
+    organisation.pause_over();
+    let fate = organisation.deliver_one(ADA, "m1").await;
+    let email = organisation.email();
     assert_eq!(written(&fate).0, id_of(&email), "{what}");
     assert_eq!(email["statecode"], 1, "{what}");
 }
@@ -53,9 +53,9 @@ async fn an_outage_of_dataverse_costs_time_and_no_second_row(mode: WriteMode) {
             Fault::ResetAfterCommit,
         ] {
             let what = format!("{fault:?} at {request}");
-            let world = with_a_mail_in(mode).await;
-            world.fail_dataverse_at(request, fault);
-            waits_and_is_then_written(world, FIRST_STEP, &what).await;
+            let organisation = with_a_mail_in(mode).await;
+            organisation.fail_dataverse_at(request, fault);
+            waits_and_is_then_written(organisation, FIRST_STEP, &what).await;
         }
     }
 }
@@ -74,55 +74,55 @@ async fn an_outage_of_nylas_costs_time() {
             Fault::ResetAfterCommit,
         ] {
             let what = format!("{fault:?} at {request}");
-            let world = with_a_mail().await;
-            world.fail_nylas_at(request, fault);
-            waits_and_is_then_written(world, FIRST_STEP, &what).await;
+            let organisation = with_a_mail().await;
+            organisation.fail_nylas_at(request, fault);
+            waits_and_is_then_written(organisation, FIRST_STEP, &what).await;
         }
     }
 }
 
 async fn retry_after_of_dataverse_is_a_floor(mode: WriteMode) {
     for request in [LOOK_UP, CREATE] {
-        let world = with_a_mail_in(mode).await;
-        world.fail_dataverse_at(request, throttled("0x80072322", 77));
-        waits_and_is_then_written(world, 77, request).await;
+        let organisation = with_a_mail_in(mode).await;
+        organisation.fail_dataverse_at(request, throttled("0x80072322", 77));
+        waits_and_is_then_written(organisation, 77, request).await;
     }
 }
 
 #[tokio::test]
 async fn retry_after_of_nylas_is_a_floor() {
-    let world = with_a_mail().await;
-    world.fail_nylas_at("/messages/m1?", throttled("rate_limit_error", 41));
-    waits_and_is_then_written(world, 41, "nylas").await;
+    let organisation = with_a_mail().await;
+    organisation.fail_nylas_at("/messages/m1?", throttled("rate_limit_error", 41));
+    waits_and_is_then_written(organisation, 41, "nylas").await;
 }
 
 #[tokio::test]
 async fn an_outage_of_entra_costs_time() {
     for fault in [status(503, "temporarily_unavailable"), Fault::ResetBefore] {
-        let mut world = with_a_mail().await;
+        let mut organisation = with_a_mail().await;
         let what = format!("{fault:?}");
-        world.emulators.entra().fail_next(fault);
-        let fate = world.deliver_one(ADA, "m1").await;
+        organisation.emulators.entra().fail_next(fault);
+        let fate = organisation.deliver_one(ADA, "m1").await;
         assert_eq!(waiting(&fate).0, TokenError::WAIT, "{what}");
         assert_eq!(
-            world.entry(ADA, "m1").await,
+            organisation.entry(ADA, "m1").await,
             None,
             "{what}: the message is not claimed"
         );
-        assert_eq!(world.pipeline.nylas.requests(), 0, "{what}");
-        world.later(TimeDelta::minutes(5));
-        written(&world.deliver_one(ADA, "m1").await);
+        assert_eq!(organisation.pipeline.nylas.requests(), 0, "{what}");
+        organisation.later(TimeDelta::minutes(5));
+        written(&organisation.deliver_one(ADA, "m1").await);
     }
 }
 
 async fn a_token_that_dataverse_no_longer_takes_is_replaced_for_the_next_try(mode: WriteMode) {
     for request in [LOOK_UP, CREATE] {
-        let mut world = with_a_mail_in(mode).await;
-        world.put(ADA, mail("m0", &json!({})));
-        world.deliver_one(ADA, "m0").await;
-        let entra = world.emulators.entra().clone();
-        world.before_dataverse_gets(request, async move { entra.revoke_all() });
-        let fate = world.deliver_one(ADA, "m1").await;
+        let mut organisation = with_a_mail_in(mode).await;
+        organisation.put(ADA, mail("m0", &json!({})));
+        organisation.deliver_one(ADA, "m0").await;
+        let entra = organisation.emulators.entra().clone();
+        organisation.before_dataverse_gets(request, async move { entra.revoke_all() });
+        let fate = organisation.deliver_one(ADA, "m1").await;
         assert_eq!(
             waiting(&fate),
             (
@@ -131,47 +131,50 @@ async fn a_token_that_dataverse_no_longer_takes_is_replaced_for_the_next_try(mod
             )
         );
         assert_eq!(
-            world.emulators.entra().requests(),
+            organisation.emulators.entra().requests(),
             1,
             "the first token was used until now"
         );
-        written(&world.deliver_one(ADA, "m1").await);
-        assert_eq!(world.emails().len(), 2);
+        written(&organisation.deliver_one(ADA, "m1").await);
+        assert_eq!(organisation.emails().len(), 2);
     }
 }
 
 #[tokio::test]
 async fn a_token_is_renewed_before_its_end() {
-    let mut world = with_a_mail().await;
-    world.put(ADA, mail("m2", &json!({})));
-    world.deliver_one(ADA, "m1").await;
-    world.later(TimeDelta::seconds(3_599 - 299));
-    written(&world.deliver_one(ADA, "m2").await);
-    assert_eq!(world.emulators.entra().requests(), 2);
+    let mut organisation = with_a_mail().await;
+    organisation.put(ADA, mail("m2", &json!({})));
+    organisation.deliver_one(ADA, "m1").await;
+    organisation.later(TimeDelta::seconds(3_599 - 299));
+    written(&organisation.deliver_one(ADA, "m2").await);
+    assert_eq!(organisation.emulators.entra().requests(), 2);
 }
 
 #[tokio::test]
 async fn a_ledger_that_does_not_answer_stops_everything_before_it_begins() {
-    let mut world = with_a_mail().await;
-    world.drop_ledger().await;
-    let fate = world.deliver_one(ADA, "m1").await;
+    let mut organisation = with_a_mail().await;
+    organisation.drop_ledger().await;
+    let fate = organisation.deliver_one(ADA, "m1").await;
     let (delay, reason) = waiting(&fate);
     assert_eq!(delay.as_secs(), FIRST_STEP);
     assert!(reason.starts_with("the ledger is unavailable"), "{reason}");
-    assert_eq!(world.emulators.nylas().requests(), 0);
-    assert!(world.emails().is_empty());
+    assert_eq!(organisation.emulators.nylas().requests(), 0);
+    assert!(organisation.emails().is_empty());
 }
 
 #[tokio::test]
 async fn a_mailbox_whose_grant_expired_waits_and_the_others_go_on() {
-    let mut world = World::start().await;
-    world.put(ADA, mail("m1", &json!({})));
-    world.put(
+    let mut organisation = TestOrganisation::start().await;
+    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.put(
         BEN,
         mail("m2", &json!({"to": people(&["ben@ours.example"])})),
     );
-    world.emulators.nylas().set_grant_status(BEN, "invalid");
-    let fates = world.deliver(&[(ADA, "m1"), (BEN, "m2")]).await;
+    organisation
+        .emulators
+        .nylas()
+        .set_grant_status(BEN, "invalid");
+    let fates = organisation.deliver(&[(ADA, "m1"), (BEN, "m2")]).await;
     written(&fates[0]);
     let (delay, reason) = waiting(&fates[1]);
     let minutes = delay.as_secs_f64() / 60.0;
@@ -180,56 +183,66 @@ async fn a_mailbox_whose_grant_expired_waits_and_the_others_go_on() {
         "the mailbox pauses until a user signs in again"
     );
     assert!(reason.contains("check the grant's status"), "{reason}");
-    world.emulators.nylas().set_grant_status(BEN, "valid");
-    world.later(TimeDelta::minutes(16));
-    written(&world.deliver_one(BEN, "m2").await);
+    organisation
+        .emulators
+        .nylas()
+        .set_grant_status(BEN, "valid");
+    organisation.later(TimeDelta::minutes(16));
+    written(&organisation.deliver_one(BEN, "m2").await);
 }
 
 #[tokio::test]
 async fn the_backoff_grows_with_each_failure_and_after_the_tenth_the_message_is_dead() {
-    let mut world = with_a_mail().await;
+    let mut organisation = with_a_mail().await;
     for seconds in [30, 120, 480] {
-        world.fail_dataverse_at(LOOK_UP, status(503, ""));
+        organisation.fail_dataverse_at(LOOK_UP, status(503, ""));
         // The receive count of the queue does not affect the backoff.
-        let handled = world.run(vec![work(ADA, "m1", Trigger::Created, 7)]).await;
+        let handled = organisation
+            .run(vec![work(ADA, "m1", Trigger::Created, 7)])
+            .await;
         assert_eq!(waiting(&handled[0].fate).0.as_secs(), seconds);
     }
-    world.has_failed(ADA, "m1", 6).await;
-    world.fail_dataverse_at(LOOK_UP, status(503, ""));
-    let handled = world.run(vec![work(ADA, "m1", Trigger::Created, 7)]).await;
+    organisation.has_failed(ADA, "m1", 6).await;
+    organisation.fail_dataverse_at(LOOK_UP, status(503, ""));
+    let handled = organisation
+        .run(vec![work(ADA, "m1", Trigger::Created, 7)])
+        .await;
     assert_eq!(
         dead(&handled[0].fate),
         "gave up after 10 failures: dataverse is unavailable: 503"
     );
     assert!(matches!(handled[0].fate, Fate::Dead { gave_up: true, .. }));
-    assert_eq!(world.entry(ADA, "m1").await.unwrap().state, State::Dead);
-    assert!(world.emails().is_empty());
+    assert_eq!(
+        organisation.entry(ADA, "m1").await.unwrap().state,
+        State::Dead
+    );
+    assert!(organisation.emails().is_empty());
 }
 
 async fn one_failure_of_the_service_delays_the_whole_batch_and_loses_none_of_it(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
+    let mut organisation = TestOrganisation::start_in(mode).await;
     let ids = ["m1", "m2", "m3"];
     for id in ids {
-        world.put(ADA, mail(id, &json!({})));
+        organisation.put(ADA, mail(id, &json!({})));
     }
-    world.fail_dataverse_at(CREATE, throttled("0x80072326", 60));
+    organisation.fail_dataverse_at(CREATE, throttled("0x80072326", 60));
     let messages = ids.map(|id| (ADA, id));
-    for fate in world.deliver(&messages).await {
+    for fate in organisation.deliver(&messages).await {
         assert_eq!(waiting(&fate).0.as_secs(), 60);
     }
-    world.pause_over();
-    for fate in world.deliver(&messages).await {
+    organisation.pause_over();
+    for fate in organisation.deliver(&messages).await {
         written(&fate);
     }
-    assert_eq!(world.emails().len(), 3);
+    assert_eq!(organisation.emails().len(), 3);
 }
 
 #[tokio::test]
 async fn a_query_that_fails_within_the_look_up_delays_the_batch() {
-    let world = with_a_mail().await;
-    world
+    let organisation = with_a_mail().await;
+    organisation
         .emulators
         .dataverse()
         .fail_operation(2, status(503, ""));
-    waits_and_is_then_written(world, FIRST_STEP, "one query").await;
+    waits_and_is_then_written(organisation, FIRST_STEP, "one query").await;
 }

@@ -18,7 +18,8 @@ use mailverse::rate_limit::User;
 use serde_json::json;
 
 use crate::test_organisation::{
-    ADA, CREATE, LOOK_UP, UPDATE, World, created, mail, status, throttled, waiting, work, written,
+    ADA, CREATE, LOOK_UP, TestOrganisation, UPDATE, created, mail, status, throttled, waiting,
+    work, written,
 };
 
 const IDS: [&str; 4] = ["m1", "m2", "m3", "m4"];
@@ -27,20 +28,20 @@ const IDS: [&str; 4] = ["m1", "m2", "m3", "m4"];
 const LOOK_UP_QUERIES: u64 = 6;
 
 /// Puts four messages into Ada's mailbox. The first `with_files` of them have a file.
-async fn four_mails(mode: WriteMode, with_files: usize) -> World {
-    let world = World::start_in(mode).await;
+async fn four_mails(mode: WriteMode, with_files: usize) -> TestOrganisation {
+    let organisation = TestOrganisation::start_in(mode).await;
     for (n, id) in IDS.into_iter().enumerate() {
-        world.put(ADA, mail(id, &json!({})));
+        organisation.put(ADA, mail(id, &json!({})));
         if n < with_files {
-            attach(&world, id);
+            attach(&organisation, id);
         }
     }
-    world
+    organisation
 }
 
-fn attach(world: &World, id: &str) {
+fn attach(organisation: &TestOrganisation, id: &str) {
     let file = json!({"id": format!("file-of-{id}"), "filename": "a.pdf", "content_type": "application/pdf"});
-    let nylas = world.emulators.nylas();
+    let nylas = organisation.emulators.nylas();
     nylas.add_attachment(ADA, id, file, b"%PDF".to_vec());
 }
 
@@ -48,13 +49,17 @@ fn throttle() -> emulators::Fault {
     throttled("0x80072322", 77)
 }
 
-async fn deliver(world: &mut World) -> Vec<Fate> {
-    world.deliver(&IDS.map(|id| (ADA, id))).await
+async fn deliver(organisation: &mut TestOrganisation) -> Vec<Fate> {
+    organisation.deliver(&IDS.map(|id| (ADA, id))).await
 }
 
 /// Asserts that these messages wait as long as Dataverse said, that this many requests were sent in
 /// all, and that the next delivery writes every message.
-async fn wait_and_are_then_written(mut world: World, waiting_ones: &[&Fate], requests: u64) {
+async fn wait_and_are_then_written(
+    mut organisation: TestOrganisation,
+    waiting_ones: &[&Fate],
+    requests: u64,
+) {
     for fate in waiting_ones {
         let throttled = "dataverse throttled the call";
         assert_eq!(
@@ -62,46 +67,49 @@ async fn wait_and_are_then_written(mut world: World, waiting_ones: &[&Fate], req
             (77, throttled)
         );
     }
-    assert_eq!(world.emulators.dataverse().requests().total, requests);
-    world.pause_over();
-    for fate in deliver(&mut world).await {
+    assert_eq!(
+        organisation.emulators.dataverse().requests().total,
+        requests
+    );
+    organisation.pause_over();
+    for fate in deliver(&mut organisation).await {
         written(&fate);
     }
-    assert_eq!(world.emails().len(), IDS.len());
+    assert_eq!(organisation.emails().len(), IDS.len());
 }
 
 #[tokio::test]
 async fn the_singles_of_a_split_batch_are_not_sent_after_a_429() {
-    let mut world = four_mails(WriteMode::ChangeSet, 0).await;
-    world.fail_dataverse_at(CREATE, status(413, "0x8004418A"));
-    world.fail_dataverse_at(CREATE, throttle());
-    let fates = deliver(&mut world).await;
+    let mut organisation = four_mails(WriteMode::ChangeSet, 0).await;
+    organisation.fail_dataverse_at(CREATE, status(413, "0x8004418A"));
+    organisation.fail_dataverse_at(CREATE, throttle());
+    let fates = deliver(&mut organisation).await;
     // The lookup, the batch, and the first single message.
-    wait_and_are_then_written(world, &fates.iter().collect::<Vec<_>>(), 3).await;
+    wait_and_are_then_written(organisation, &fates.iter().collect::<Vec<_>>(), 3).await;
 }
 
 #[tokio::test]
 async fn the_single_look_ups_of_a_split_batch_are_not_sent_after_a_429() {
-    let mut world = four_mails(WriteMode::ChangeSet, 0).await;
-    world.fail_dataverse_at(LOOK_UP, status(400, "0x80060888"));
-    world.fail_dataverse_at(LOOK_UP, throttle());
-    let fates = deliver(&mut world).await;
-    wait_and_are_then_written(world, &fates.iter().collect::<Vec<_>>(), 2).await;
+    let mut organisation = four_mails(WriteMode::ChangeSet, 0).await;
+    organisation.fail_dataverse_at(LOOK_UP, status(400, "0x80060888"));
+    organisation.fail_dataverse_at(LOOK_UP, throttle());
+    let fates = deliver(&mut organisation).await;
+    wait_and_are_then_written(organisation, &fates.iter().collect::<Vec<_>>(), 2).await;
 }
 
 #[tokio::test]
 async fn mails_with_files_are_neither_fetched_nor_sent_after_a_429() {
-    let mut world = four_mails(WriteMode::ChangeSet, IDS.len()).await;
+    let mut organisation = four_mails(WriteMode::ChangeSet, IDS.len()).await;
     // This caches what a pipeline requests once: mailboxes and folders.
-    world.put(ADA, mail("m0", &json!({})));
-    written(&world.deliver_one(ADA, "m0").await);
+    organisation.put(ADA, mail("m0", &json!({})));
+    written(&organisation.deliver_one(ADA, "m0").await);
     let (nylas, dataverse) = (
-        world.emulators.nylas().clone(),
-        world.emulators.dataverse().clone(),
+        organisation.emulators.nylas().clone(),
+        organisation.emulators.dataverse().clone(),
     );
     let before = (nylas.requests(), dataverse.requests().total);
-    world.fail_dataverse_at(CREATE, throttle());
-    for fate in deliver(&mut world).await {
+    organisation.fail_dataverse_at(CREATE, throttle());
+    for fate in deliver(&mut organisation).await {
         assert_eq!(waiting(&fate).0.as_secs(), 77);
     }
     assert_eq!(
@@ -110,8 +118,8 @@ async fn mails_with_files_are_neither_fetched_nor_sent_after_a_429() {
         "the four messages and one file are fetched"
     );
     assert_eq!(dataverse.requests().total - before.1, 2);
-    world.pause_over();
-    for fate in deliver(&mut world).await {
+    organisation.pause_over();
+    for fate in deliver(&mut organisation).await {
         written(&fate);
     }
 }
@@ -119,81 +127,84 @@ async fn mails_with_files_are_neither_fetched_nor_sent_after_a_429() {
 #[tokio::test]
 async fn step_by_step_no_further_step_is_taken_after_a_429() {
     for (step, requests) in [(CREATE, 2), (UPDATE, 3)] {
-        let mut world = four_mails(WriteMode::Stepwise, 0).await;
-        world.fail_dataverse_at(step, throttle());
-        let fates = deliver(&mut world).await;
-        wait_and_are_then_written(world, &fates.iter().collect::<Vec<_>>(), requests).await;
+        let mut organisation = four_mails(WriteMode::Stepwise, 0).await;
+        organisation.fail_dataverse_at(step, throttle());
+        let fates = deliver(&mut organisation).await;
+        wait_and_are_then_written(organisation, &fates.iter().collect::<Vec<_>>(), requests).await;
     }
 }
 
 #[tokio::test]
 async fn after_a_429_in_a_part_the_other_parts_count_and_nothing_more_is_sent() {
-    let mut world = four_mails(WriteMode::ChangeSet, 0).await;
-    attach(&world, "m4");
+    let mut organisation = four_mails(WriteMode::ChangeSet, 0).await;
+    attach(&organisation, "m4");
     // Each message is a POST and a PATCH, so this is the POST of the second message. The fourth
     // has a file and would be written after the batch.
-    let dataverse = world.emulators.dataverse();
+    let dataverse = organisation.emulators.dataverse();
     dataverse.fail_operation(LOOK_UP_QUERIES + 2, throttle());
-    let fates = deliver(&mut world).await;
+    let fates = deliver(&mut organisation).await;
     written(&fates[0]);
     written(&fates[2]);
-    wait_and_are_then_written(world, &[&fates[1], &fates[3]], 2).await;
+    wait_and_are_then_written(organisation, &[&fates[1], &fates[3]], 2).await;
 }
 
 #[tokio::test]
 async fn after_a_429_in_a_part_of_the_look_up_nothing_is_written() {
-    let mut world = four_mails(WriteMode::ChangeSet, 0).await;
-    world.emulators.dataverse().fail_operation(1, throttle());
-    let fates = deliver(&mut world).await;
-    wait_and_are_then_written(world, &fates.iter().collect::<Vec<_>>(), 1).await;
+    let mut organisation = four_mails(WriteMode::ChangeSet, 0).await;
+    organisation
+        .emulators
+        .dataverse()
+        .fail_operation(1, throttle());
+    let fates = deliver(&mut organisation).await;
+    wait_and_are_then_written(organisation, &fates.iter().collect::<Vec<_>>(), 1).await;
 }
 
 #[tokio::test]
 async fn after_a_429_for_a_row_of_another_client_nothing_is_written() {
-    let mut world = four_mails(WriteMode::ChangeSet, 0).await;
+    let mut organisation = four_mails(WriteMode::ChangeSet, 0).await;
     let theirs = json!({"messageid": "<m1@kites.example>", "statecode": 1, "statuscode": 4});
-    world.insert("email", theirs);
-    world.fail_dataverse_at(UPDATE, throttle());
-    let fates = deliver(&mut world).await;
-    wait_and_are_then_written(world, &fates.iter().collect::<Vec<_>>(), 2).await;
+    organisation.insert("email", theirs);
+    organisation.fail_dataverse_at(UPDATE, throttle());
+    let fates = deliver(&mut organisation).await;
+    wait_and_are_then_written(organisation, &fates.iter().collect::<Vec<_>>(), 2).await;
 }
 
 #[tokio::test]
 async fn a_second_batch_is_not_sent_after_a_429_for_the_first() {
-    let mut world = World::start().await;
+    let mut organisation = TestOrganisation::start().await;
     let ids: Vec<String> = (0..120).map(|n| format!("m{n}")).collect();
     for id in &ids {
-        world.put(ADA, mail(id, &json!({})));
+        organisation.put(ADA, mail(id, &json!({})));
     }
     let messages: Vec<(&str, &str)> = ids.iter().map(|id| (ADA, id.as_str())).collect();
-    world.fail_dataverse_at(CREATE, throttle());
-    for fate in world.deliver(&messages).await {
+    organisation.fail_dataverse_at(CREATE, throttle());
+    for fate in organisation.deliver(&messages).await {
         assert_eq!(waiting(&fate).0.as_secs(), 77);
     }
-    assert_eq!(world.emulators.dataverse().requests().total, 2);
-    world.pause_over();
-    for fate in world.deliver(&messages).await {
+    assert_eq!(organisation.emulators.dataverse().requests().total, 2);
+    organisation.pause_over();
+    for fate in organisation.deliver(&messages).await {
         written(&fate);
     }
-    let requests = world.emulators.dataverse().requests().total;
+    let requests = organisation.emulators.dataverse().requests().total;
     assert_eq!(requests, 2 + 3, "a lookup and two batches");
 }
 
 #[tokio::test]
 async fn a_refused_token_is_not_shown_again_in_the_same_run() {
     for mode in [WriteMode::ChangeSet, WriteMode::Stepwise] {
-        let mut world = four_mails(mode, IDS.len()).await;
-        let entra = world.emulators.entra().clone();
-        world.before_dataverse_gets(CREATE, async move { entra.revoke_all() });
-        for fate in deliver(&mut world).await {
+        let mut organisation = four_mails(mode, IDS.len()).await;
+        let entra = organisation.emulators.entra().clone();
+        organisation.before_dataverse_gets(CREATE, async move { entra.revoke_all() });
+        for fate in deliver(&mut organisation).await {
             assert_eq!(waiting(&fate).1, "dataverse refused the token");
         }
-        assert_eq!(world.emulators.dataverse().requests().total, 2);
-        for fate in deliver(&mut world).await {
+        assert_eq!(organisation.emulators.dataverse().requests().total, 2);
+        for fate in deliver(&mut organisation).await {
             written(&fate);
         }
         assert_eq!(
-            world.emulators.entra().requests(),
+            organisation.emulators.entra().requests(),
             2,
             "the token is renewed once"
         );
@@ -202,15 +213,15 @@ async fn a_refused_token_is_not_shown_again_in_the_same_run() {
 
 #[tokio::test]
 async fn a_pause_that_one_worker_was_told_is_kept_by_all() {
-    let mut world = four_mails(WriteMode::ChangeSet, 0).await;
-    world.fail_dataverse_at(CREATE, throttle());
-    waiting(&world.deliver_one(ADA, "m1").await);
-    let before = world.emulators.dataverse().requests().total;
-    let nylas_before = world.pipeline.nylas.requests();
+    let mut organisation = four_mails(WriteMode::ChangeSet, 0).await;
+    organisation.fail_dataverse_at(CREATE, throttle());
+    waiting(&organisation.deliver_one(ADA, "m1").await);
+    let before = organisation.emulators.dataverse().requests().total;
+    let nylas_before = organisation.pipeline.nylas.requests();
 
-    let another = world.another_pipeline().await;
-    world.later(TimeDelta::seconds(30));
-    let run = world.begin();
+    let another = organisation.another_pipeline().await;
+    organisation.later(TimeDelta::seconds(30));
+    let run = organisation.begin();
     let work = IDS.map(|id| created(ADA, id)).into_iter().collect();
     for done in another.run(work, run).await {
         let (delay, reason) = waiting(&done.fate);
@@ -218,59 +229,59 @@ async fn a_pause_that_one_worker_was_told_is_kept_by_all() {
         // The rest of the pause, which began when the 429 arrived.
         assert!((47..60).contains(&delay.as_secs()), "{delay:?}");
     }
-    assert_eq!(world.emulators.dataverse().requests().total, before);
-    assert_eq!(world.pipeline.nylas.requests(), nylas_before);
+    assert_eq!(organisation.emulators.dataverse().requests().total, before);
+    assert_eq!(organisation.pipeline.nylas.requests(), nylas_before);
     assert_eq!(
-        world.entry(ADA, "m2").await,
+        organisation.entry(ADA, "m2").await,
         None,
         "the message is not claimed"
     );
-    world.pause_over();
-    for fate in deliver(&mut world).await {
+    organisation.pause_over();
+    for fate in deliver(&mut organisation).await {
         written(&fate);
     }
 }
 
 #[tokio::test]
 async fn a_last_delivery_that_is_throttled_does_not_give_the_message_up() {
-    let mut world = four_mails(WriteMode::ChangeSet, 0).await;
-    world.fail_dataverse_at(CREATE, throttle());
+    let mut organisation = four_mails(WriteMode::ChangeSet, 0).await;
+    organisation.fail_dataverse_at(CREATE, throttle());
     let last = || vec![work(ADA, "m1", Trigger::Created, RECEIVE_LIMIT)];
     for reason in [
         "dataverse throttled the call",
         "dataverse asked for a pause",
     ] {
-        assert_eq!(waiting(&world.run(last()).await[0].fate).1, reason);
+        assert_eq!(waiting(&organisation.run(last()).await[0].fate).1, reason);
         // Until the worker has queued the message again, no queue has it, so `dead` is stored.
-        let entry = world.entry(ADA, "m1").await.unwrap();
+        let entry = organisation.entry(ADA, "m1").await.unwrap();
         assert_eq!((entry.state, entry.gave_up), (State::Dead, true));
     }
-    let later = world.now + TimeDelta::seconds(60);
+    let later = organisation.now + TimeDelta::seconds(60);
     let key = created(ADA, "m1").request.key;
     assert!(
-        world
+        organisation
             .pipeline
             .ledger
             .queued_anew(&key, later)
             .await
             .unwrap()
     );
-    let entry = world.entry(ADA, "m1").await.unwrap();
+    let entry = organisation.entry(ADA, "m1").await.unwrap();
     assert_eq!((entry.state, entry.gave_up), (State::Waiting, false));
-    world.pause_over();
-    written(&world.run(last()).await[0].fate);
+    organisation.pause_over();
+    written(&organisation.run(last()).await[0].fate);
 }
 
 #[tokio::test]
 async fn an_invocation_that_is_nearly_over_begins_nothing() {
-    let mut world = four_mails(WriteMode::ChangeSet, 0).await;
-    world.invocation = TimeDelta::seconds(20);
-    for fate in deliver(&mut world).await {
+    let mut organisation = four_mails(WriteMode::ChangeSet, 0).await;
+    organisation.invocation = TimeDelta::seconds(20);
+    for fate in deliver(&mut organisation).await {
         assert_eq!(waiting(&fate).1, "the invocation had no time left for it");
     }
-    assert_eq!(world.emulators.dataverse().requests().total, 0);
+    assert_eq!(organisation.emulators.dataverse().requests().total, 0);
     assert_eq!(
-        world.entry(ADA, "m1").await,
+        organisation.entry(ADA, "m1").await,
         None,
         "the message is not claimed"
     );
@@ -280,17 +291,17 @@ async fn an_invocation_that_is_nearly_over_begins_nothing() {
 async fn an_invocation_whose_time_runs_out_returns_what_it_has_not_begun_and_keeps_what_is_done() {
     static PASSED: AtomicU64 = AtomicU64::new(0);
     static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
-    let mut world = four_mails(WriteMode::Stepwise, 0).await;
-    let mut run = world.begin();
+    let mut organisation = four_mails(WriteMode::Stepwise, 0).await;
+    let mut run = organisation.begin();
     run.begun = *BEGUN;
     run.clock = || *BEGUN + Duration::from_secs(PASSED.load(Ordering::SeqCst));
     run.deadline = run.now + TimeDelta::seconds(120);
     // While the second email is created, all but 20 seconds pass.
-    world.before_dataverse_gets("m2@kites.example", async {
+    organisation.before_dataverse_gets("m2@kites.example", async {
         PASSED.store(100, Ordering::SeqCst);
     });
     let work = IDS.map(|id| created(ADA, id)).into_iter().collect();
-    let handled = world.pipeline.run(work, run).await;
+    let handled = organisation.pipeline.run(work, run).await;
     let (done, returned) = handled.split_at(2);
     for one in done {
         written(&one.fate);
@@ -305,15 +316,18 @@ async fn an_invocation_whose_time_runs_out_returns_what_it_has_not_begun_and_kee
 
 #[tokio::test]
 async fn while_the_pause_lasts_nobody_asks_dataverse_what_would_become_of_a_mail() {
-    let mut world = four_mails(WriteMode::ChangeSet, 0).await;
-    let message = world.emulators.nylas().message(ADA, "m1").unwrap();
+    let mut organisation = four_mails(WriteMode::ChangeSet, 0).await;
+    let message = organisation.emulators.nylas().message(ADA, "m1").unwrap();
     let message =
         mailverse::clients::nylas::wire::message(&ADA.parse().unwrap(), &message).unwrap();
-    let ledger = &world.pipeline.ledger;
-    let until = world.now + TimeDelta::minutes(1);
+    let ledger = &organisation.pipeline.ledger;
+    let until = organisation.now + TimeDelta::minutes(1);
     ledger.pause(&User::primary(), until).await.unwrap();
-    let run = world.begin();
-    let previews = world.pipeline.preview(vec![message.clone()], &run).await;
+    let run = organisation.begin();
+    let previews = organisation
+        .pipeline
+        .preview(vec![message.clone()], &run)
+        .await;
     let untold = Foreseen::Unknown {
         reason: "dataverse asked for a pause".to_owned(),
     };
@@ -322,9 +336,9 @@ async fn while_the_pause_lasts_nobody_asks_dataverse_what_would_become_of_a_mail
         (&previews[0].key, &previews[0].outcome),
         (&message.key, &untold)
     );
-    assert_eq!(world.emulators.dataverse().requests().total, 0);
-    world.pause_over();
-    let run = world.begin();
-    let previews = world.pipeline.preview(vec![message], &run).await;
+    assert_eq!(organisation.emulators.dataverse().requests().total, 0);
+    organisation.pause_over();
+    let run = organisation.begin();
+    let previews = organisation.pipeline.preview(vec![message], &run).await;
     assert!(matches!(previews[0].outcome, Foreseen::Tracked { .. }));
 }

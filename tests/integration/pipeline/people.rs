@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::test_organisation::{
-    ADA, BEN, CREATE, World, assert_skipped, bound, mail, people, status, to_row, unbound, written,
+    ADA, BEN, CREATE, TestOrganisation, assert_skipped, bound, mail, people, status, to_row,
+    unbound, written,
 };
 
 in_both_write_modes!(
@@ -27,7 +28,7 @@ in_both_write_modes!(
 );
 
 async fn known_people_are_bound_and_strangers_are_their_address(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
+    let mut organisation = TestOrganisation::start_in(mode).await;
     let to = [
         "Ada@OURS.example",
         "info@kites.example",
@@ -36,115 +37,130 @@ async fn known_people_are_bound_and_strangers_are_their_address(mode: WriteMode)
     let message = json!({
         "to": people(&to), "cc": people(&["lea@prospects.example", "carol@kites.example"]), "bcc": people(&["ben@ours.example"]),
     });
-    world.put(ADA, mail("m1", &message));
-    written(&world.deliver_one(ADA, "m1").await);
+    organisation.put(ADA, mail("m1", &message));
+    written(&organisation.deliver_one(ADA, "m1").await);
     let expected = [
-        bound(1, "carol@kites.example", "contact", world.people.carol),
-        bound(2, "ada@ours.example", "systemuser", world.people.ada),
-        bound(2, "info@kites.example", "account", world.people.kites),
+        bound(
+            1,
+            "carol@kites.example",
+            "contact",
+            organisation.people.carol,
+        ),
+        bound(2, "ada@ours.example", "systemuser", organisation.people.ada),
+        bound(
+            2,
+            "info@kites.example",
+            "account",
+            organisation.people.kites,
+        ),
         unbound(2, "stranger@nowhere.example"),
-        bound(3, "lea@prospects.example", "lead", world.people.lea),
-        bound(3, "carol@kites.example", "contact", world.people.carol),
-        bound(4, "ben@ours.example", "systemuser", world.people.ben),
+        bound(3, "lea@prospects.example", "lead", organisation.people.lea),
+        bound(
+            3,
+            "carol@kites.example",
+            "contact",
+            organisation.people.carol,
+        ),
+        bound(4, "ben@ours.example", "systemuser", organisation.people.ben),
     ];
-    assert_eq!(world.parties(), expected);
+    assert_eq!(organisation.parties(), expected);
     assert_eq!(
-        world.email()["torecipients"],
+        organisation.email()["torecipients"],
         "ada@ours.example;info@kites.example;stranger@nowhere.example"
     );
 }
 
 async fn an_address_is_found_in_every_address_column(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
-    let second = world.insert(
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    let second = organisation.insert(
         "contact",
         json!({"lastname": "Dan", "emailaddress2": "dan@two.example"}),
     );
-    let third = world.insert(
+    let third = organisation.insert(
         "lead",
         json!({"lastname": "Eve", "emailaddress3": "eve@three.example"}),
     );
-    world.put(
+    organisation.put(
         ADA,
         mail(
             "m1",
             &json!({"from": people(&["dan@two.example"]), "cc": people(&["eve@three.example"])}),
         ),
     );
-    written(&world.deliver_one(ADA, "m1").await);
-    let parties = world.parties();
+    written(&organisation.deliver_one(ADA, "m1").await);
+    let parties = organisation.parties();
     assert_eq!(parties[0], bound(1, "dan@two.example", "contact", second));
     assert_eq!(parties[2], bound(3, "eve@three.example", "lead", third));
 }
 
 async fn an_address_that_two_contacts_share_is_bound_to_neither(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
-    world.insert(
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    organisation.insert(
         "contact",
         json!({"lastname": "Twin", "emailaddress1": "carol@kites.example"}),
     );
-    world.put(ADA, mail("m1", &json!({})));
-    written(&world.deliver_one(ADA, "m1").await);
-    assert_eq!(world.parties()[0], unbound(1, "carol@kites.example"));
+    organisation.put(ADA, mail("m1", &json!({})));
+    written(&organisation.deliver_one(ADA, "m1").await);
+    assert_eq!(organisation.parties()[0], unbound(1, "carol@kites.example"));
     assert_eq!(
-        world.email()["regardingobjectid"],
+        organisation.email()["regardingobjectid"],
         Value::Null,
         "the companies of the two contacts differ"
     );
 }
 
 async fn contacts_of_one_company_that_share_an_address_stand_for_the_company(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
-    let kites = to_row("account", world.people.kites);
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    let kites = to_row("account", organisation.people.kites);
     for name in ["One", "Two"] {
-        world.insert("contact", json!({"lastname": name, "emailaddress1": "office@kites.example", "parentcustomerid": kites}));
+        organisation.insert("contact", json!({"lastname": name, "emailaddress1": "office@kites.example", "parentcustomerid": kites}));
     }
-    world.put(
+    organisation.put(
         ADA,
         mail("m1", &json!({"from": people(&["office@kites.example"])})),
     );
-    written(&world.deliver_one(ADA, "m1").await);
-    assert_eq!(world.email()["regardingobjectid"], kites);
+    written(&organisation.deliver_one(ADA, "m1").await);
+    assert_eq!(organisation.email()["regardingobjectid"], kites);
 }
 
 async fn an_odd_address_is_looked_up_as_it_is(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
+    let mut organisation = TestOrganisation::start_in(mode).await;
     let odd = "o'neil+a&b%20=?#/\\é@kites.example";
-    let contact = world.insert(
+    let contact = organisation.insert(
         "contact",
         json!({"lastname": "O'Neil", "emailaddress1": odd}),
     );
-    world.put(ADA, mail("m1", &json!({"from": people(&[odd])})));
-    written(&world.deliver_one(ADA, "m1").await);
-    assert_eq!(world.parties()[0], bound(1, odd, "contact", contact));
+    organisation.put(ADA, mail("m1", &json!({"from": people(&[odd])})));
+    written(&organisation.deliver_one(ADA, "m1").await);
+    assert_eq!(organisation.parties()[0], bound(1, odd, "contact", contact));
     assert_eq!(
-        world.email()["regardingobjectid"],
+        organisation.email()["regardingobjectid"],
         to_row("contact", contact)
     );
 }
 
 async fn the_regarding_is_the_lead_then_the_contact_then_the_account_then_nothing(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
+    let mut organisation = TestOrganisation::start_in(mode).await;
     let regarding = [
         (
             "both",
             vec!["info@kites.example", "carol@kites.example"],
-            to_row("contact", world.people.carol),
+            to_row("contact", organisation.people.carol),
         ),
         (
             "account",
             vec!["info@kites.example"],
-            to_row("account", world.people.kites),
+            to_row("account", organisation.people.kites),
         ),
         (
             "lead",
             vec!["carol@kites.example", "lea@prospects.example"],
-            to_row("lead", world.people.lea),
+            to_row("lead", organisation.people.lea),
         ),
         ("stranger", vec!["x@nowhere.example"], Value::Null),
     ];
     for (id, to, _) in &regarding {
-        world.put(
+        organisation.put(
             ADA,
             mail(
                 id,
@@ -153,8 +169,8 @@ async fn the_regarding_is_the_lead_then_the_contact_then_the_account_then_nothin
         );
     }
     let messages: Vec<(&str, &str)> = regarding.iter().map(|(id, ..)| (ADA, *id)).collect();
-    world.deliver(&messages).await;
-    let emails = world.emails();
+    organisation.deliver(&messages).await;
+    let emails = organisation.emails();
     for (id, _, expected) in &regarding {
         let email = emails.iter().find(|email| email["subject"] == *id).unwrap();
         assert_eq!(email["regardingobjectid"], *expected, "{id}");
@@ -162,113 +178,124 @@ async fn the_regarding_is_the_lead_then_the_contact_then_the_account_then_nothin
 }
 
 async fn a_mailbox_without_a_user_leaves_the_owner_to_dataverse(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
-    world.emulators.nylas().add_grant(emulators::Grant {
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    organisation.emulators.nylas().add_grant(emulators::Grant {
         id: "grant-office".to_owned(),
         email: "office@ours.example".to_owned(),
         provider: "imap".to_owned(),
         aliases: Vec::new(),
         status: "valid".to_owned(),
     });
-    world.put(
+    organisation.put(
         "grant-office",
         mail("m1", &json!({"to": people(&["office@ours.example"])})),
     );
     assert_eq!(
-        written(&world.deliver_one("grant-office", "m1").await).1,
+        written(&organisation.deliver_one("grant-office", "m1").await).1,
         None
     );
-    let owner = &world.email()["ownerid"];
+    let owner = &organisation.email()["ownerid"];
     assert_eq!(owner["table"], "systemuser");
-    let users = [world.people.ada, world.people.ben].map(|id| to_row("systemuser", id));
+    let users =
+        [organisation.people.ada, organisation.people.ben].map(|id| to_row("systemuser", id));
     assert!(!users.contains(owner), "the owner is the application user");
 }
 
 #[tokio::test]
 async fn an_owner_that_dataverse_refuses_is_left_out_and_noted() {
-    let mut world = World::start().await;
+    let mut organisation = TestOrganisation::start().await;
     for id in ["m1", "m2"] {
-        world.put(ADA, mail(id, &json!({})));
+        organisation.put(ADA, mail(id, &json!({})));
     }
     // Dataverse rejects the whole batch, in which each message sets its owner.
-    world.fail_dataverse_at(CREATE, status(403, "0x80040220"));
-    let fates = world.deliver(&[(ADA, "m1"), (ADA, "m2")]).await;
+    organisation.fail_dataverse_at(CREATE, status(403, "0x80040220"));
+    let fates = organisation.deliver(&[(ADA, "m1"), (ADA, "m2")]).await;
     for fate in &fates {
         assert_eq!(written(fate).1, Some("left out: owner refused"));
     }
-    let ada = to_row("systemuser", world.people.ada);
-    for email in world.emails() {
+    let ada = to_row("systemuser", organisation.people.ada);
+    for email in organisation.emails() {
         assert_ne!(email["ownerid"], ada);
         assert_eq!(email["statecode"], 1);
     }
     assert_eq!(
-        world.entry(ADA, "m1").await.unwrap().reason.as_deref(),
+        organisation
+            .entry(ADA, "m1")
+            .await
+            .unwrap()
+            .reason
+            .as_deref(),
         Some("left out: owner refused")
     );
 }
 
 async fn the_owner_is_the_user_of_the_mailbox_and_not_of_the_sender(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
-    world.put(BEN, mail("m1", &json!({"from": people(&["ada@ours.example"]), "to": people(&["carol@kites.example", "ben@ours.example"])})));
-    written(&world.deliver_one(BEN, "m1").await);
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    organisation.put(BEN, mail("m1", &json!({"from": people(&["ada@ours.example"]), "to": people(&["carol@kites.example", "ben@ours.example"])})));
+    written(&organisation.deliver_one(BEN, "m1").await);
     assert_eq!(
-        world.email()["ownerid"],
-        to_row("systemuser", world.people.ben)
+        organisation.email()["ownerid"],
+        to_row("systemuser", organisation.people.ben)
     );
 }
 
 async fn an_alias_is_the_user_of_its_mailbox(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
+    let mut organisation = TestOrganisation::start_in(mode).await;
     let to = ["Sales+spring@ours.example", "ben+x@ours.example"];
-    world.put(ADA, mail("m1", &json!({"to": people(&to)})));
-    written(&world.deliver_one(ADA, "m1").await);
+    organisation.put(ADA, mail("m1", &json!({"to": people(&to)})));
+    written(&organisation.deliver_one(ADA, "m1").await);
     let expected = [
         bound(
             2,
             "sales+spring@ours.example",
             "systemuser",
-            world.people.ada,
+            organisation.people.ada,
         ),
-        bound(2, "ben+x@ours.example", "systemuser", world.people.ben),
+        bound(
+            2,
+            "ben+x@ours.example",
+            "systemuser",
+            organisation.people.ben,
+        ),
     ];
-    assert_eq!(world.parties()[1..], expected);
+    assert_eq!(organisation.parties()[1..], expected);
 }
 
 async fn a_queue_is_bound_and_inside(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
+    let mut organisation = TestOrganisation::start_in(mode).await;
     let queue = json!({"name": "Desk", "emailaddress": "desk@crm.example"});
-    let queue = world.insert("queue", queue);
+    let queue = organisation.insert("queue", queue);
     let desk = people(&["desk@crm.example"]);
-    world.put(ADA, mail("m1", &json!({"to": desk})));
-    written(&world.deliver_one(ADA, "m1").await);
+    organisation.put(ADA, mail("m1", &json!({"to": desk})));
+    written(&organisation.deliver_one(ADA, "m1").await);
     assert_eq!(
-        world.parties()[1],
+        organisation.parties()[1],
         bound(2, "desk@crm.example", "queue", queue)
     );
     let among_us = json!({"from": people(&["ada@ours.example"]), "to": desk});
-    world.put(ADA, mail("m2", &among_us));
-    assert_skipped(&world.deliver_one(ADA, "m2").await, "internal_only");
+    organisation.put(ADA, mail("m2", &among_us));
+    assert_skipped(&organisation.deliver_one(ADA, "m2").await, "internal_only");
 }
 
 async fn a_lead_comes_before_an_account(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
+    let mut organisation = TestOrganisation::start_in(mode).await;
     let lead = json!({"lastname": "Kim", "emailaddress1": "info@kites.example"});
-    let lead = world.insert("lead", lead);
-    world.put(
+    let lead = organisation.insert("lead", lead);
+    organisation.put(
         ADA,
         mail("m1", &json!({"from": people(&["info@kites.example"])})),
     );
-    written(&world.deliver_one(ADA, "m1").await);
+    written(&organisation.deliver_one(ADA, "m1").await);
     assert_eq!(
-        world.parties()[0],
+        organisation.parties()[0],
         bound(1, "info@kites.example", "lead", lead)
     );
 }
 
 async fn an_international_address_is_found_in_either_spelling(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
+    let mut organisation = TestOrganisation::start_in(mode).await;
     let contact = |name: &str, address: &str| {
-        world.insert(
+        organisation.insert(
             "contact",
             json!({"lastname": name, "emailaddress1": address}),
         )
@@ -283,12 +310,12 @@ async fn an_international_address_is_found_in_either_spelling(mode: WriteMode) {
     ];
     for (n, (address, contact)) in from_and_to.into_iter().enumerate() {
         let id = format!("m{n}");
-        world.put(
+        organisation.put(
             ADA,
             mail(&id, &json!({"subject": id, "cc": people(&[address])})),
         );
-        let (email, _) = written(&world.deliver_one(ADA, &id).await);
-        let parties = world.emulators.dataverse().parties(email);
+        let (email, _) = written(&organisation.deliver_one(ADA, &id).await);
+        let parties = organisation.emulators.dataverse().parties(email);
         assert_eq!(
             parties[2]["partyid"],
             to_row("contact", contact),
@@ -303,51 +330,51 @@ async fn an_international_address_is_found_in_either_spelling(mode: WriteMode) {
 }
 
 async fn a_tagged_address_is_the_plain_one_when_nothing_has_it(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
+    let mut organisation = TestOrganisation::start_in(mode).await;
     let exact = json!({"lastname": "Shop", "emailaddress1": "carol+shop@kites.example"});
-    let exact = world.insert("contact", exact);
+    let exact = organisation.insert("contact", exact);
     let to = [
         "carol+news@kites.example",
         "carol+shop@kites.example",
         "caro+l@kites.example",
     ];
-    world.put(
+    organisation.put(
         ADA,
         mail(
             "m1",
             &json!({"from": people(&["ada@ours.example"]), "to": people(&to)}),
         ),
     );
-    written(&world.deliver_one(ADA, "m1").await);
+    written(&organisation.deliver_one(ADA, "m1").await);
     let expected = [
-        bound(2, to[0], "contact", world.people.carol),
+        bound(2, to[0], "contact", organisation.people.carol),
         bound(2, to[1], "contact", exact),
         unbound(2, to[2]),
     ];
-    assert_eq!(world.parties()[1..], expected);
+    assert_eq!(organisation.parties()[1..], expected);
 }
 
 async fn of_several_contacts_the_setting_takes_none_the_latest_or_all(mode: WriteMode) {
     for ambiguous in [Ambiguous::Unresolved, Ambiguous::MostRecent, Ambiguous::All] {
-        let mut world = World::start_in(mode).await;
-        world.set(&json!({"ambiguous": ambiguous}));
+        let mut organisation = TestOrganisation::start_in(mode).await;
+        organisation.set(&json!({"ambiguous": ambiguous}));
         let contact = |n: u128, modified: &str| {
             let row = json!({
                 "contactid": Uuid::from_u128(n), "lastname": "Twin", "emailaddress1": "twin@kites.example", "modifiedon": modified,
             });
-            world.insert("contact", row)
+            organisation.insert("contact", row)
         };
         let newer = contact(1, "2026-11-02T00:00:00Z");
         let older = contact(2, "2026-11-01T00:00:00Z");
         let emulators = "twin@kites.example";
-        world.put(
+        organisation.put(
             ADA,
             mail(
                 "m1",
                 &json!({"from": people(&[emulators]), "to": people(&["ada@ours.example", emulators])}),
             ),
         );
-        written(&world.deliver_one(ADA, "m1").await);
+        written(&organisation.deliver_one(ADA, "m1").await);
         let (sender, to) = match ambiguous {
             Ambiguous::Unresolved => (unbound(1, emulators), vec![unbound(2, emulators)]),
             Ambiguous::MostRecent => (
@@ -359,23 +386,28 @@ async fn of_several_contacts_the_setting_takes_none_the_latest_or_all(mode: Writ
                 (bound(1, emulators, "contact", newer), each.to_vec())
             }
         };
-        assert_eq!(world.parties()[0], sender, "{ambiguous:?}");
-        assert_eq!(world.parties()[2..], to, "{ambiguous:?}");
+        assert_eq!(organisation.parties()[0], sender, "{ambiguous:?}");
+        assert_eq!(organisation.parties()[2..], to, "{ambiguous:?}");
     }
 }
 
 #[tokio::test]
 async fn queues_that_the_application_may_not_read_are_done_without() {
-    let mut world = World::start().await;
-    world.put(ADA, mail("m1", &json!({})));
+    let mut organisation = TestOrganisation::start().await;
+    organisation.put(ADA, mail("m1", &json!({})));
     // Queues are the second query of a lookup; users are the first.
-    world
+    organisation
         .emulators
         .dataverse()
         .fail_operation(1, status(403, "0x80040220"));
-    assert_eq!(written(&world.deliver_one(ADA, "m1").await).1, None);
+    assert_eq!(written(&organisation.deliver_one(ADA, "m1").await).1, None);
     assert_eq!(
-        world.parties()[0],
-        bound(1, "carol@kites.example", "contact", world.people.carol)
+        organisation.parties()[0],
+        bound(
+            1,
+            "carol@kites.example",
+            "contact",
+            organisation.people.carol
+        )
     );
 }

@@ -4,27 +4,33 @@ use mailverse::ledger::State;
 use mailverse::model::sync_request::Trigger;
 use serde_json::json;
 
-use crate::test_organisation::{ADA, BEN, World, assert_skipped, mail, people, work, written};
+use crate::test_organisation::{
+    ADA, BEN, TestOrganisation, assert_skipped, mail, people, work, written,
+};
 
 #[tokio::test]
 async fn drafts_spam_and_trash_are_skipped_by_name_on_every_provider() {
-    let mut world = World::start().await;
+    let mut organisation = TestOrganisation::start().await;
     for (attribute, rule) in [
         ("\\Drafts", "draft"),
         ("\\Junk", "spam"),
         ("\\Trash", "trash"),
     ] {
         for grant in [ADA, BEN] {
-            let folder = world.emulators.nylas().folder_id(grant, attribute).unwrap();
+            let folder = organisation
+                .emulators
+                .nylas()
+                .folder_id(grant, attribute)
+                .unwrap();
             let id = format!("{rule}-in-{grant}");
-            world.put(grant, mail(&id, &json!({"folders": [folder]})));
-            assert_skipped(&world.deliver_one(grant, &id).await, rule);
-            let entry = world.entry(grant, &id).await.unwrap();
+            organisation.put(grant, mail(&id, &json!({"folders": [folder]})));
+            assert_skipped(&organisation.deliver_one(grant, &id).await, rule);
+            let entry = organisation.entry(grant, &id).await.unwrap();
             assert_eq!(entry.reason.as_deref(), Some(rule));
         }
     }
     assert_eq!(
-        world.emulators.dataverse().requests().total,
+        organisation.emulators.dataverse().requests().total,
         0,
         "no lookup was sent"
     );
@@ -32,130 +38,134 @@ async fn drafts_spam_and_trash_are_skipped_by_name_on_every_provider() {
 
 #[tokio::test]
 async fn a_folder_that_came_later_is_known_by_its_attribute() {
-    let mut world = World::start().await;
-    world.put(
+    let mut organisation = TestOrganisation::start().await;
+    organisation.put(
         BEN,
         mail(
             "m1",
-            &json!({"folders": [world.emulators.nylas().folder_id(BEN, "\\Inbox").unwrap()]}),
+            &json!({"folders": [organisation.emulators.nylas().folder_id(BEN, "\\Inbox").unwrap()]}),
         ),
     );
-    written(&world.deliver_one(BEN, "m1").await);
-    world.emulators.nylas().add_folder(
+    written(&organisation.deliver_one(BEN, "m1").await);
+    organisation.emulators.nylas().add_folder(
         BEN,
         json!({"id": "opaque", "name": "Werbung", "attributes": ["\\Junk"]}),
     );
-    world.put(BEN, mail("m2", &json!({"folders": ["opaque"]})));
-    world.later(chrono::TimeDelta::minutes(1));
-    assert_skipped(&world.deliver_one(BEN, "m2").await, "spam");
+    organisation.put(BEN, mail("m2", &json!({"folders": ["opaque"]})));
+    organisation.later(chrono::TimeDelta::minutes(1));
+    assert_skipped(&organisation.deliver_one(BEN, "m2").await, "spam");
 }
 
 #[tokio::test]
 async fn mail_among_ourselves_is_skipped_whoever_we_are() {
-    let mut world = World::start().await;
-    world.insert("systemuser", json!({"lastname": "Zoe", "internalemailaddress": "zoe@elsewhere.example", "isdisabled": false}));
+    let mut organisation = TestOrganisation::start().await;
+    organisation.insert("systemuser", json!({"lastname": "Zoe", "internalemailaddress": "zoe@elsewhere.example", "isdisabled": false}));
     let to = [
         "ben@ours.example",
         "SALES@ours.example",
         "zoe@elsewhere.example",
         "any@partner.example",
     ];
-    world.put(
+    organisation.put(
         ADA,
         mail(
             "m1",
             &json!({"from": people(&["ada@ours.example"]), "to": people(&to)}),
         ),
     );
-    assert_skipped(&world.deliver_one(ADA, "m1").await, "internal_only");
-    assert!(world.emails().is_empty());
+    assert_skipped(&organisation.deliver_one(ADA, "m1").await, "internal_only");
+    assert!(organisation.emails().is_empty());
 }
 
 #[tokio::test]
 async fn a_disabled_user_is_outside() {
-    let mut world = World::start().await;
-    world.insert("systemuser", json!({"lastname": "Old", "internalemailaddress": "old@elsewhere.example", "isdisabled": true}));
-    world.put(ADA, mail("m1", &json!({"from": people(&["ada@ours.example"]), "to": people(&["old@elsewhere.example"])})));
-    written(&world.deliver_one(ADA, "m1").await);
+    let mut organisation = TestOrganisation::start().await;
+    organisation.insert("systemuser", json!({"lastname": "Old", "internalemailaddress": "old@elsewhere.example", "isdisabled": true}));
+    organisation.put(ADA, mail("m1", &json!({"from": people(&["ada@ours.example"]), "to": people(&["old@elsewhere.example"])})));
+    written(&organisation.deliver_one(ADA, "m1").await);
 }
 
 #[tokio::test]
 async fn mail_without_a_usable_address_is_skipped_by_name() {
-    let mut world = World::start().await;
-    world.put(
+    let mut organisation = TestOrganisation::start().await;
+    organisation.put(
         ADA,
         mail(
             "m1",
             &json!({"from": [], "to": people(&["undisclosed recipients:;"])}),
         ),
     );
-    assert_skipped(&world.deliver_one(ADA, "m1").await, "nobody");
+    assert_skipped(&organisation.deliver_one(ADA, "m1").await, "nobody");
 }
 
 #[tokio::test]
 async fn a_message_that_left_the_spam_folder_is_written_when_nylas_says_that_it_changed() {
-    let mut world = World::start().await;
-    world.put(ADA, mail("m1", &json!({"folders": ["SPAM"]})));
-    assert_skipped(&world.deliver_one(ADA, "m1").await, "spam");
-    world.put(ADA, mail("m1", &json!({"folders": ["INBOX"]})));
-    assert_skipped(&world.deliver_one(ADA, "m1").await, "spam");
-    let handled = world.run(vec![work(ADA, "m1", Trigger::Updated, 1)]).await;
+    let mut organisation = TestOrganisation::start().await;
+    organisation.put(ADA, mail("m1", &json!({"folders": ["SPAM"]})));
+    assert_skipped(&organisation.deliver_one(ADA, "m1").await, "spam");
+    organisation.put(ADA, mail("m1", &json!({"folders": ["INBOX"]})));
+    assert_skipped(&organisation.deliver_one(ADA, "m1").await, "spam");
+    let handled = organisation
+        .run(vec![work(ADA, "m1", Trigger::Updated, 1)])
+        .await;
     written(&handled[0].fate);
-    world.email();
+    organisation.email();
 }
 
 #[tokio::test]
 async fn internal_mail_that_somebody_read_is_not_fetched_again() {
-    let mut world = World::start().await;
+    let mut organisation = TestOrganisation::start().await;
     let among_us =
         json!({"from": people(&["ada@ours.example"]), "to": people(&["ben@ours.example"])});
-    world.put(ADA, mail("m1", &among_us));
-    assert_skipped(&world.deliver_one(ADA, "m1").await, "internal_only");
-    let asked = world.emulators.nylas().requests();
-    let handled = world.run(vec![work(ADA, "m1", Trigger::Updated, 1)]).await;
+    organisation.put(ADA, mail("m1", &among_us));
+    assert_skipped(&organisation.deliver_one(ADA, "m1").await, "internal_only");
+    let asked = organisation.emulators.nylas().requests();
+    let handled = organisation
+        .run(vec![work(ADA, "m1", Trigger::Updated, 1)])
+        .await;
     assert_skipped(&handled[0].fate, "internal_only");
-    assert_eq!(world.emulators.nylas().requests(), asked);
+    assert_eq!(organisation.emulators.nylas().requests(), asked);
 }
 
 #[tokio::test]
 async fn mail_from_nobody_or_to_an_unreadable_address_is_not_taken_for_internal() {
-    let mut world = World::start().await;
+    let mut organisation = TestOrganisation::start().await;
     let to = people(&["ben@ours.example"]);
-    world.put(ADA, mail("m1", &json!({"from": null, "to": to})));
+    organisation.put(ADA, mail("m1", &json!({"from": null, "to": to})));
     let unreadable = people(&["ben@ours.example", "the whole team"]);
-    world.put(
+    organisation.put(
         ADA,
         mail(
             "m2",
             &json!({"from": people(&["ada@ours.example"]), "to": unreadable}),
         ),
     );
-    for fate in world.deliver(&[(ADA, "m1"), (ADA, "m2")]).await {
+    for fate in organisation.deliver(&[(ADA, "m1"), (ADA, "m2")]).await {
         written(&fate);
     }
 }
 
 #[tokio::test]
 async fn an_update_in_the_same_batch_as_its_creation_is_not_lost() {
-    let mut world = World::start().await;
-    world.put(ADA, mail("m1", &json!({"folders": ["SPAM"]})));
-    assert_skipped(&world.deliver_one(ADA, "m1").await, "spam");
-    world.put(ADA, mail("m1", &json!({"folders": ["INBOX"]})));
+    let mut organisation = TestOrganisation::start().await;
+    organisation.put(ADA, mail("m1", &json!({"folders": ["SPAM"]})));
+    assert_skipped(&organisation.deliver_one(ADA, "m1").await, "spam");
+    organisation.put(ADA, mail("m1", &json!({"folders": ["INBOX"]})));
     let batch = vec![
         work(ADA, "m1", Trigger::Created, 1),
         work(ADA, "m1", Trigger::Updated, 1),
     ];
-    written(&world.run(batch).await[0].fate);
+    written(&organisation.run(batch).await[0].fate);
 }
 
 #[tokio::test]
 async fn a_message_that_cannot_be_found_five_times_is_skipped_as_gone() {
-    let mut world = World::start().await;
-    world.put(ADA, mail("m1", &json!({})));
-    world.emulators.nylas().remove_message(ADA, "m1");
+    let mut organisation = TestOrganisation::start().await;
+    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.emulators.nylas().remove_message(ADA, "m1");
     for _ in 1..=4 {
-        let fate = world.deliver_one(ADA, "m1").await;
+        let fate = organisation.deliver_one(ADA, "m1").await;
         assert_eq!(fate.state(), State::Waiting);
     }
-    assert_skipped(&world.deliver_one(ADA, "m1").await, "gone");
+    assert_skipped(&organisation.deliver_one(ADA, "m1").await, "gone");
 }

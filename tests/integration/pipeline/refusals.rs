@@ -8,8 +8,8 @@ use mailverse::pipeline::Fate;
 use serde_json::json;
 
 use crate::test_organisation::{
-    ADA, BEN, World, created, dead, key, mail, people, status, throttled, waiting, with_a_mail,
-    with_a_mail_in, written,
+    ADA, BEN, TestOrganisation, created, dead, key, mail, people, status, throttled, waiting,
+    with_a_mail, with_a_mail_in, written,
 };
 
 in_both_write_modes!(
@@ -20,18 +20,18 @@ in_both_write_modes!(
 async fn what_dataverse_refuses_for_good_is_dead_with_its_code_and_does_not_harm_its_neighbours(
     mode: WriteMode,
 ) {
-    let mut world = World::start_in(mode).await;
-    let dataverse = world.emulators.dataverse();
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    let dataverse = organisation.emulators.dataverse();
     dataverse.set_max_length("email", "subject", 200).unwrap();
     // The column lengths cannot be read.
     dataverse.set_setting(Setting::Withheld(vec![(Privilege::Read, "attribute")]));
-    world.put(ADA, mail("good1", &json!({})));
-    world.put(ADA, mail("poison", &json!({"subject": "x".repeat(201)})));
-    world.put(
+    organisation.put(ADA, mail("good1", &json!({})));
+    organisation.put(ADA, mail("poison", &json!({"subject": "x".repeat(201)})));
+    organisation.put(
         BEN,
         mail("good2", &json!({"to": people(&["ben@ours.example"])})),
     );
-    let fates = world
+    let fates = organisation
         .deliver(&[(ADA, "good1"), (ADA, "poison"), (BEN, "good2")])
         .await;
     written(&fates[0]);
@@ -39,14 +39,14 @@ async fn what_dataverse_refuses_for_good_is_dead_with_its_code_and_does_not_harm
     let reason = "dataverse refused the row: 400 0x80044331, a text is longer than its column in this organisation";
     assert_eq!(dead(&fates[1]), reason);
     assert!(matches!(fates[1], Fate::Dead { gave_up: false, .. }));
-    let entry = world.entry(ADA, "poison").await.unwrap();
+    let entry = organisation.entry(ADA, "poison").await.unwrap();
     assert_eq!(
         (entry.state, entry.reason.as_deref()),
         (State::Dead, Some(reason))
     );
-    assert_eq!(world.emails().len(), 2);
+    assert_eq!(organisation.emails().len(), 2);
     assert_eq!(
-        world.deliver_one(ADA, "poison").await,
+        organisation.deliver_one(ADA, "poison").await,
         fates[1],
         "the message stays dead until an operator redrives it"
     );
@@ -54,29 +54,29 @@ async fn what_dataverse_refuses_for_good_is_dead_with_its_code_and_does_not_harm
 
 #[tokio::test]
 async fn a_look_up_that_is_refused_because_of_one_message_does_not_harm_its_neighbours() {
-    let mut world = World::start().await;
+    let mut organisation = TestOrganisation::start().await;
     for id in ["good1", "poison", "good2"] {
-        world.put(ADA, mail(id, &json!({})));
+        organisation.put(ADA, mail(id, &json!({})));
     }
     // Dataverse rejects the query about the bad message twice: in the batch and alone.
     for _ in 0..2 {
-        world.fail_dataverse_at("poison%40kites.example", status(400, "0x80060888"));
+        organisation.fail_dataverse_at("poison%40kites.example", status(400, "0x80060888"));
     }
-    let fates = world
+    let fates = organisation
         .deliver(&[(ADA, "good1"), (ADA, "poison"), (ADA, "good2")])
         .await;
     written(&fates[0]);
     written(&fates[2]);
     assert!(dead(&fates[1]).contains("0x80060888"), "{:?}", fates[1]);
-    assert_eq!(world.emails().len(), 2);
+    assert_eq!(organisation.emails().len(), 2);
 }
 
 #[tokio::test]
 async fn a_write_that_is_refused_as_a_whole_is_repeated_mail_by_mail() {
     for code in [status(400, "0x80048d19"), status(413, "0x8004418A")] {
-        let mut world = World::start().await;
+        let mut organisation = TestOrganisation::start().await;
         // A mailbox without a Dynamics user, so that there is no owner to leave out.
-        world.emulators.nylas().add_grant(emulators::Grant {
+        organisation.emulators.nylas().add_grant(emulators::Grant {
             id: "office".to_owned(),
             email: "office@ours.example".to_owned(),
             provider: "imap".to_owned(),
@@ -84,12 +84,12 @@ async fn a_write_that_is_refused_as_a_whole_is_repeated_mail_by_mail() {
             status: "valid".to_owned(),
         });
         for id in ["m1", "m2", "m3"] {
-            world.put("office", mail(id, &json!({})));
+            organisation.put("office", mail(id, &json!({})));
         }
         // Dataverse rejects the batch of all three, then m2 alone.
-        world.fail_dataverse_at("<m2@kites.example>", code.clone());
-        world.fail_dataverse_at("<m2@kites.example>", code);
-        let fates = world
+        organisation.fail_dataverse_at("<m2@kites.example>", code.clone());
+        organisation.fail_dataverse_at("<m2@kites.example>", code);
+        let fates = organisation
             .deliver(&[("office", "m1"), ("office", "m2"), ("office", "m3")])
             .await;
         written(&fates[0]);
@@ -100,19 +100,19 @@ async fn a_write_that_is_refused_as_a_whole_is_repeated_mail_by_mail() {
 
 #[tokio::test]
 async fn a_message_that_nylas_cannot_give_does_not_harm_its_neighbours() {
-    let mut world = World::start().await;
+    let mut organisation = TestOrganisation::start().await;
     for id in ["m1", "m2", "m3"] {
-        world.put(ADA, mail(id, &json!({})));
+        organisation.put(ADA, mail(id, &json!({})));
     }
-    world.fail_nylas_at("/messages/m2?", status(400, "invalid_request_error"));
+    organisation.fail_nylas_at("/messages/m2?", status(400, "invalid_request_error"));
     // The neighbours are prefetched, so that the failing request is the one for m2.
     let mut work: Vec<_> = ["m1", "m2", "m3"].map(|id| created(ADA, id)).into();
     for neighbour in [0, 2] {
         let id = work[neighbour].request.key.message_id.to_string();
-        let object = world.emulators.nylas().message(ADA, &id).unwrap();
+        let object = organisation.emulators.nylas().message(ADA, &id).unwrap();
         work[neighbour].message = wire::message(&ADA.parse().unwrap(), &object).ok();
     }
-    let handled = world.run(work).await;
+    let handled = organisation.run(work).await;
     let fate = |id: &str| {
         let done = handled.iter().find(|done| done.key == key(ADA, id));
         &done.unwrap().fate
@@ -126,9 +126,9 @@ async fn a_message_that_nylas_cannot_give_does_not_harm_its_neighbours() {
 }
 
 async fn an_application_without_a_user_waits_and_is_told_what_is_missing(mode: WriteMode) {
-    let mut world = with_a_mail_in(mode).await;
-    world.emulators.dataverse().remove_application_user();
-    let fate = world.deliver_one(ADA, "m1").await;
+    let mut organisation = with_a_mail_in(mode).await;
+    organisation.emulators.dataverse().remove_application_user();
+    let fate = organisation.deliver_one(ADA, "m1").await;
     let (delay, reason) = waiting(&fate);
     assert!(
         (59..=60).contains(&delay.as_secs()),
@@ -145,36 +145,36 @@ const LOOK_UP_QUERIES: u64 = 6;
 
 #[tokio::test]
 async fn a_change_set_that_is_throttled_within_its_batch_waits_alone() {
-    let mut world = World::start().await;
+    let mut organisation = TestOrganisation::start().await;
     let ids = ["m1", "m2", "m3"];
     for id in ids {
-        world.put(ADA, mail(id, &json!({})));
+        organisation.put(ADA, mail(id, &json!({})));
     }
     // Each message is a POST and a PATCH, so this is the POST of the second message.
-    let dataverse = world.emulators.dataverse();
+    let dataverse = organisation.emulators.dataverse();
     dataverse.fail_operation(LOOK_UP_QUERIES + 2, throttled("0x80072322", 50));
-    let fates = world.deliver(&ids.map(|id| (ADA, id))).await;
+    let fates = organisation.deliver(&ids.map(|id| (ADA, id))).await;
     written(&fates[0]);
     assert_eq!(waiting(&fates[1]).0.as_secs(), 50);
     written(&fates[2]);
-    world.pause_over();
-    written(&world.deliver_one(ADA, "m2").await);
-    assert_eq!(world.emails().len(), 3);
+    organisation.pause_over();
+    written(&organisation.deliver_one(ADA, "m2").await);
+    assert_eq!(organisation.emails().len(), 3);
 }
 
 #[tokio::test]
 async fn a_mail_whose_completion_is_refused_within_its_batch_leaves_no_open_row() {
-    let mut world = with_a_mail().await;
+    let mut organisation = with_a_mail().await;
     for skip in [1, 3] {
         // The first attempt sets the owner, the second does not.
-        let dataverse = world.emulators.dataverse();
+        let dataverse = organisation.emulators.dataverse();
         dataverse.fail_operation(LOOK_UP_QUERIES + skip, status(400, "0x80040265"));
     }
-    let fate = world.deliver_one(ADA, "m1").await;
+    let fate = organisation.deliver_one(ADA, "m1").await;
     let (_, reason) = waiting(&fate);
     assert!(
         reason.contains("0x80040265, a plug-in of this organisation refused the row"),
         "{reason}"
     );
-    assert!(world.emails().is_empty());
+    assert!(organisation.emails().is_empty());
 }

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::test_organisation::{
-    ADA, BEN, World, created, id_of, mail, people, status, to_row, waiting, work, written,
+    ADA, BEN, TestOrganisation, created, id_of, mail, people, status, to_row, waiting, work,
+    written,
 };
 
 in_both_write_modes!(
@@ -45,7 +46,7 @@ fn answer(id: &str, to: &str, changes: &Value) -> Value {
     mail
 }
 
-impl World {
+impl TestOrganisation {
     fn row(&self, id: Uuid) -> Value {
         self.emulators.dataverse().row("email", id).unwrap()
     }
@@ -88,23 +89,23 @@ impl World {
 }
 
 async fn an_answer_concerns_what_the_answered_mail_concerns_now(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
-    world.put(ADA, mail("m1", &json!({})));
-    let first = id_of(&world.row_of("m1").await);
-    let opportunity = world.opportunity("Spring");
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    organisation.put(ADA, mail("m1", &json!({})));
+    let first = id_of(&organisation.row_of("m1").await);
+    let opportunity = organisation.opportunity("Spring");
     let chosen = format!("/opportunities({opportunity})");
-    world
+    organisation
         .choose(first, "regardingobjectid_opportunity_email", chosen)
         .await;
-    world.put(ADA, answer("m2", "m1", &json!({})));
-    let row = world.row_of("m2").await;
+    organisation.put(ADA, answer("m2", "m1", &json!({})));
+    let row = organisation.row_of("m2").await;
     assert_eq!(row["regardingobjectid"], to_row("opportunity", opportunity));
     assert_eq!(row["parentactivityid"], to_row("email", first));
-    world.put(ADA, answer("m3", "m0", &json!({})));
-    let row = world.row_of("m3").await;
+    organisation.put(ADA, answer("m3", "m0", &json!({})));
+    let row = organisation.row_of("m3").await;
     assert_eq!(
         row["regardingobjectid"],
-        to_row("contact", world.people.carol)
+        to_row("contact", organisation.people.carol)
     );
     assert_eq!(
         row["parentactivityid"],
@@ -114,72 +115,75 @@ async fn an_answer_concerns_what_the_answered_mail_concerns_now(mode: WriteMode)
 }
 
 async fn a_forward_to_strangers_is_no_part_of_the_thread(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
-    world.put(ADA, mail("m1", &json!({})));
-    let first = id_of(&world.row_of("m1").await);
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    organisation.put(ADA, mail("m1", &json!({})));
+    let first = id_of(&organisation.row_of("m1").await);
     let from = people(&["ada@ours.example"]);
     let to_a_stranger = json!({"from": from, "to": people(&["new@else.example"])});
-    world.put(ADA, answer("m2", "m1", &to_a_stranger));
-    let row = world.row_of("m2").await;
+    organisation.put(ADA, answer("m2", "m1", &to_a_stranger));
+    let row = organisation.row_of("m2").await;
     assert_eq!(
         (&row["regardingobjectid"], &row["parentactivityid"]),
         (&Value::Null, &Value::Null)
     );
     let to_both = json!({"from": from, "to": people(&["new@else.example", "carol@kites.example"])});
-    world.put(ADA, answer("m3", "m1", &to_both));
-    let row = world.row_of("m3").await;
+    organisation.put(ADA, answer("m3", "m1", &to_both));
+    let row = organisation.row_of("m3").await;
     assert_eq!(row["parentactivityid"], to_row("email", first));
 }
 
 async fn a_token_in_the_subject_leads_to_the_record_of_the_mail_that_has_it(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
-    let opportunity = world.opportunity("Spring");
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    let opportunity = organisation.opportunity("Spring");
     let earlier = json!({
         "subject": "x", "sender": "carol@kites.example", "trackingtoken": "CRM:0001234", "statecode": 1, "statuscode": 3,
         "regardingobjectid": to_row("opportunity", opportunity),
     });
-    world.insert("email", earlier);
-    world.put(
+    organisation.insert("email", earlier);
+    organisation.put(
         ADA,
         mail("m1", &json!({"subject": "Re: Kites CRM:0001234"})),
     );
-    let row = world.row_of("m1").await;
+    let row = organisation.row_of("m1").await;
     assert_eq!(row["regardingobjectid"], to_row("opportunity", opportunity));
     assert_eq!(row["parentactivityid"], Value::Null);
-    let kites = to_row("account", world.people.kites);
+    let kites = to_row("account", organisation.people.kites);
     let earlier = json!({
         "subject": "x", "sender": "carol@kites.example", "trackingtoken": "#1234", "regardingobjectid": kites,
     });
-    world.insert("email", earlier);
+    organisation.insert("email", earlier);
     let subject = json!({"subject": "Re: #1234 CRM:0001234"});
-    world.set(&json!({"regarding": {"tracking_token": "#[0-9]+"}}));
-    world.put(ADA, mail("m2", &subject));
-    assert_eq!(world.row_of("m2").await["regardingobjectid"], kites);
+    organisation.set(&json!({"regarding": {"tracking_token": "#[0-9]+"}}));
+    organisation.put(ADA, mail("m2", &subject));
+    assert_eq!(organisation.row_of("m2").await["regardingobjectid"], kites);
 }
 
 async fn a_guessed_token_files_a_strangers_mail_nowhere(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
-    let carol = to_row("contact", world.people.carol);
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    let carol = to_row("contact", organisation.people.carol);
     let earlier = json!({
         "subject": "x", "sender": "carol@kites.example", "trackingtoken": "CRM:0001001", "statecode": 1, "statuscode": 4,
         "regardingobjectid": carol,
     });
-    world.insert("email", earlier);
+    organisation.insert("email", earlier);
     let from = people(&["mallory@else.example"]);
     let guess = json!({"subject": "Urgent CRM:0001001", "from": from});
-    world.put(ADA, mail("m1", &guess));
-    assert_eq!(world.row_of("m1").await["regardingobjectid"], Value::Null);
+    organisation.put(ADA, mail("m1", &guess));
+    assert_eq!(
+        organisation.row_of("m1").await["regardingobjectid"],
+        Value::Null
+    );
     let copied = json!({"subject": "Urgent CRM:0001001", "from": from, "cc": people(&["carol@kites.example"])});
-    world.put(ADA, mail("m2", &copied));
-    assert_eq!(world.row_of("m2").await["regardingobjectid"], carol);
+    organisation.put(ADA, mail("m2", &copied));
+    assert_eq!(organisation.row_of("m2").await["regardingobjectid"], carol);
 }
 
 /// A counter of three digits starts again after 999 emails, and every answer has the token, so
 /// hundreds of emails may share one.
 async fn a_token_of_hundreds_of_mails_is_read_no_further_than_its_newest(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
-    let kites = to_row("account", world.people.kites);
-    let opportunity = world.opportunity("Spring");
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    let kites = to_row("account", organisation.people.kites);
+    let opportunity = organisation.opportunity("Spring");
     for day in 0..300 {
         let concerns = match day {
             299 => to_row("opportunity", opportunity),
@@ -190,12 +194,12 @@ async fn a_token_of_hundreds_of_mails_is_read_no_further_than_its_newest(mode: W
             "subject": "x", "sender": "carol@kites.example", "trackingtoken": "CRM:0001001", "statecode": 1, "statuscode": 4,
             "regardingobjectid": concerns, "createdon": created.to_rfc3339_opts(chrono::SecondsFormat::Secs, true),
         });
-        world.insert("email", earlier);
+        organisation.insert("email", earlier);
     }
-    world.put(ADA, mail("m1", &json!({"subject": "Re: CRM:0001001"})));
-    let row = world.row_of("m1").await;
+    organisation.put(ADA, mail("m1", &json!({"subject": "Re: CRM:0001001"})));
+    let row = organisation.row_of("m1").await;
     assert_eq!(row["regardingobjectid"], to_row("opportunity", opportunity));
-    let regarding = world.record(ADA, "m1").await.regarding.unwrap();
+    let regarding = organisation.record(ADA, "m1").await.regarding.unwrap();
     let looked_at: Vec<(&str, usize)> = regarding
         .candidates
         .iter()
@@ -205,18 +209,18 @@ async fn a_token_of_hundreds_of_mails_is_read_no_further_than_its_newest(mode: W
 }
 
 async fn a_token_that_no_mail_has_leads_nowhere(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
+    let mut organisation = TestOrganisation::start_in(mode).await;
     let canceled = json!({
         "subject": "x", "trackingtoken": "CRM:0001234", "statecode": 2, "statuscode": 5,
-        "regardingobjectid": to_row("account", world.people.kites),
+        "regardingobjectid": to_row("account", organisation.people.kites),
     });
-    world.insert("email", canceled);
+    organisation.insert("email", canceled);
     for (id, token) in [("m1", "CRM:0001234"), ("m2", "CRM:000123")] {
-        world.put(ADA, mail(id, &json!({"subject": token})));
-        let row = world.row_of(id).await;
+        organisation.put(ADA, mail(id, &json!({"subject": token})));
+        let row = organisation.row_of(id).await;
         assert_eq!(
             row["regardingobjectid"],
-            to_row("contact", world.people.carol)
+            to_row("contact", organisation.people.carol)
         );
     }
 }
@@ -226,50 +230,54 @@ fn in_folder(id: &str, folder: &str) -> Value {
 }
 
 async fn a_folder_is_tied_to_its_record_while_that_is_there(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
+    let mut organisation = TestOrganisation::start_in(mode).await;
     let rule = |folder: &str, id| FolderRegarding {
         folder: folder.to_owned(),
         table: "account".to_owned(),
         id,
     };
     let gone = Uuid::from_u128(5);
-    world.set(
-        &json!({"folder_regarding": vec![rule("kites", world.people.kites), rule("gone", gone)]}),
+    organisation.set(
+        &json!({"folder_regarding": vec![rule("kites", organisation.people.kites), rule("gone", gone)]}),
     );
     for (id, folder, expected) in [
-        ("m1", "kites", to_row("account", world.people.kites)),
-        ("m2", "gone", to_row("contact", world.people.carol)),
-        ("m3", "INBOX", to_row("contact", world.people.carol)),
+        ("m1", "kites", to_row("account", organisation.people.kites)),
+        ("m2", "gone", to_row("contact", organisation.people.carol)),
+        ("m3", "INBOX", to_row("contact", organisation.people.carol)),
     ] {
-        world.put(ADA, in_folder(id, folder));
-        let before = world.requests();
+        organisation.put(ADA, in_folder(id, folder));
+        let before = organisation.requests();
         assert_eq!(
-            world.row_of(id).await["regardingobjectid"],
+            organisation.row_of(id).await["regardingobjectid"],
             expected,
             "{id}"
         );
         let steps = if mode == WriteMode::Stepwise { 2 } else { 1 };
-        assert_eq!(world.requests() - before, 1 + steps, "one lookup is enough");
+        assert_eq!(
+            organisation.requests() - before,
+            1 + steps,
+            "one lookup is enough"
+        );
     }
 }
 
 async fn a_folder_can_be_tied_to_a_row_of_a_custom_table(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
-    world.projects(true);
-    let project = world.insert("new_project", json!({"new_name": "Big"}));
-    world.set(&json!({"folder_regarding": vec![FolderRegarding {
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    organisation.projects(true);
+    let project = organisation.insert("new_project", json!({"new_name": "Big"}));
+    organisation.set(&json!({"folder_regarding": vec![FolderRegarding {
         folder: "big".to_owned(),
         table: "new_project".to_owned(),
         id: project,
     }]}));
     for (id, look_ups) in [("m1", 3), ("m2", 1)] {
-        world.put(ADA, in_folder(id, "big"));
-        let before = world.requests();
-        let row = world.row_of(id).await;
+        organisation.put(ADA, in_folder(id, "big"));
+        let before = organisation.requests();
+        let row = organisation.row_of(id).await;
         assert_eq!(row["regardingobjectid"], to_row("new_project", project));
         let steps = if mode == WriteMode::Stepwise { 2 } else { 1 };
         assert_eq!(
-            world.requests() - before,
+            organisation.requests() - before,
             look_ups + steps,
             "the table's names are cached"
         );
@@ -277,43 +285,43 @@ async fn a_folder_can_be_tied_to_a_row_of_a_custom_table(mode: WriteMode) {
 }
 
 async fn the_one_open_opportunity_is_the_regarding_and_of_two_none(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
-    let first = world.opportunity("Spring");
-    world.put(ADA, mail("m1", &json!({})));
-    let row = world.row_of("m1").await;
-    let carol = to_row("contact", world.people.carol);
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    let first = organisation.opportunity("Spring");
+    organisation.put(ADA, mail("m1", &json!({})));
+    let row = organisation.row_of("m1").await;
+    let carol = to_row("contact", organisation.people.carol);
     assert_eq!(
         row["regardingobjectid"], carol,
         "no app is searched by default"
     );
-    world.set(&json!({"regarding": {"app": App::Sales}}));
-    world.put(ADA, mail("m2", &json!({})));
-    let row = world.row_of("m2").await;
+    organisation.set(&json!({"regarding": {"app": App::Sales}}));
+    organisation.put(ADA, mail("m2", &json!({})));
+    let row = organisation.row_of("m2").await;
     assert_eq!(row["regardingobjectid"], to_row("opportunity", first));
-    world.opportunity("Autumn");
-    world.put(ADA, mail("m3", &json!({})));
-    assert_eq!(world.row_of("m3").await["regardingobjectid"], carol);
-    let of_carol = world.insert(
+    organisation.opportunity("Autumn");
+    organisation.put(ADA, mail("m3", &json!({})));
+    assert_eq!(organisation.row_of("m3").await["regardingobjectid"], carol);
+    let of_carol = organisation.insert(
         "opportunity",
         json!({"name": "Hers", "parentcontactid": carol}),
     );
-    world.put(ADA, mail("m4", &json!({})));
-    let row = world.row_of("m4").await;
+    organisation.put(ADA, mail("m4", &json!({})));
+    let row = organisation.row_of("m4").await;
     assert_eq!(row["regardingobjectid"], to_row("opportunity", of_carol));
 }
 
 async fn the_one_open_case_is_the_regarding_and_a_resolved_one_is_not(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
-    world.set(&json!({"regarding": {"app": App::Service}}));
-    let carol = to_row("contact", world.people.carol);
-    let case = |state: i64| json!({"title": "x", "customerid": to_row("account", world.people.kites), "primarycontactid": carol, "statecode": state});
-    world.insert("incident", case(1));
-    world.put(ADA, mail("m1", &json!({})));
-    assert_eq!(world.row_of("m1").await["regardingobjectid"], carol);
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    organisation.set(&json!({"regarding": {"app": App::Service}}));
+    let carol = to_row("contact", organisation.people.carol);
+    let case = |state: i64| json!({"title": "x", "customerid": to_row("account", organisation.people.kites), "primarycontactid": carol, "statecode": state});
+    organisation.insert("incident", case(1));
+    organisation.put(ADA, mail("m1", &json!({})));
+    assert_eq!(organisation.row_of("m1").await["regardingobjectid"], carol);
     let case = json!({"title": "x", "customerid": carol});
-    let open = world.insert("incident", case);
-    world.put(ADA, mail("m2", &json!({})));
-    let row = world.row_of("m2").await;
+    let open = organisation.insert("incident", case);
+    organisation.put(ADA, mail("m2", &json!({})));
+    let row = organisation.row_of("m2").await;
     assert_eq!(row["regardingobjectid"], to_row("incident", open));
 }
 
@@ -327,34 +335,34 @@ fn project_app() -> App {
 }
 
 async fn the_one_active_row_of_a_custom_table_is_the_regarding(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
-    world.projects(true);
-    world.set(&json!({"regarding": {"app": project_app()}}));
-    let kites = to_row("account", world.people.kites);
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    organisation.projects(true);
+    organisation.set(&json!({"regarding": {"app": project_app()}}));
+    let kites = to_row("account", organisation.people.kites);
     let project =
         |state: i64| json!({"new_name": "x", "new_customerid": kites, "statecode": state});
-    world.insert("new_project", project(1));
-    let active = world.insert("new_project", project(0));
-    world.put(ADA, mail("m1", &json!({})));
-    let row = world.row_of("m1").await;
+    organisation.insert("new_project", project(1));
+    let active = organisation.insert("new_project", project(0));
+    organisation.put(ADA, mail("m1", &json!({})));
+    let row = organisation.row_of("m1").await;
     assert_eq!(row["regardingobjectid"], to_row("new_project", active));
 }
 
 async fn an_app_whose_table_is_not_there_keeps_no_mail_out(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
-    world.set(&json!({"regarding": {"app": project_app()}}));
-    world.put(ADA, mail("m1", &json!({})));
-    let row = world.row_of("m1").await;
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    organisation.set(&json!({"regarding": {"app": project_app()}}));
+    organisation.put(ADA, mail("m1", &json!({})));
+    let row = organisation.row_of("m1").await;
     assert_eq!(
         row["regardingobjectid"],
-        to_row("contact", world.people.carol)
+        to_row("contact", organisation.people.carol)
     );
 }
 
 /// Inserts an earlier email from Carol whose regarding is a project, and returns the project.
-fn about_a_project(world: &World) -> Uuid {
-    let project = world.insert("new_project", json!({"new_name": "x"}));
-    world.insert(
+fn about_a_project(organisation: &TestOrganisation) -> Uuid {
+    let project = organisation.insert("new_project", json!({"new_name": "x"}));
+    organisation.insert(
         "email",
         json!({
             "subject": "x", "messageid": "<m0@kites.example>", "sender": "carol@kites.example", "statecode": 1, "statuscode": 4,
@@ -365,17 +373,17 @@ fn about_a_project(world: &World) -> Uuid {
 }
 
 async fn an_inherited_custom_record_is_bound_by_the_name_that_was_read(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
-    world.projects(true);
-    let project = about_a_project(&world);
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    organisation.projects(true);
+    let project = about_a_project(&organisation);
     for (id, look_ups) in [("m1", 2), ("m2", 1)] {
-        world.put(ADA, answer(id, "m0", &json!({})));
-        let before = world.requests();
-        let row = world.row_of(id).await;
+        organisation.put(ADA, answer(id, "m0", &json!({})));
+        let before = organisation.requests();
+        let row = organisation.row_of(id).await;
         assert_eq!(row["regardingobjectid"], to_row("new_project", project));
         let steps = if mode == WriteMode::Stepwise { 2 } else { 1 };
         assert_eq!(
-            world.requests() - before,
+            organisation.requests() - before,
             look_ups + steps,
             "the table's names are cached"
         );
@@ -383,37 +391,37 @@ async fn an_inherited_custom_record_is_bound_by_the_name_that_was_read(mode: Wri
 }
 
 async fn a_record_that_no_email_can_concern_is_passed_over(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
-    world.projects(false);
-    let project = world.insert("new_project", json!({"new_name": "x"}));
-    world.set(&json!({"folder_regarding": vec![FolderRegarding {
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    organisation.projects(false);
+    let project = organisation.insert("new_project", json!({"new_name": "x"}));
+    organisation.set(&json!({"folder_regarding": vec![FolderRegarding {
         folder: "big".to_owned(),
         table: "new_project".to_owned(),
         id: project,
     }]}));
-    world.put(ADA, in_folder("m1", "big"));
-    let row = world.row_of("m1").await;
+    organisation.put(ADA, in_folder("m1", "big"));
+    let row = organisation.row_of("m1").await;
     assert_eq!(
         row["regardingobjectid"],
-        to_row("contact", world.people.carol)
+        to_row("contact", organisation.people.carol)
     );
 }
 
 async fn of_several_contacts_the_setting_decides_what_the_mail_concerns(mode: WriteMode) {
     for ambiguous in [Ambiguous::Unresolved, Ambiguous::MostRecent, Ambiguous::All] {
-        let mut world = World::start_in(mode).await;
-        world.set(&json!({"ambiguous": ambiguous, "regarding": {"app": App::Sales}}));
+        let mut organisation = TestOrganisation::start_in(mode).await;
+        organisation.set(&json!({"ambiguous": ambiguous, "regarding": {"app": App::Sales}}));
         let contact = |modified: &str| {
             let row = json!({"lastname": "Twin", "emailaddress1": "twin@else.example", "modifiedon": modified});
-            world.insert("contact", row)
+            organisation.insert("contact", row)
         };
         let older = contact("2026-11-01T00:00:00Z");
         let newer = contact("2026-11-02T00:00:00Z");
-        world.put(
+        organisation.put(
             ADA,
             mail("m1", &json!({"from": people(&["twin@else.example"])})),
         );
-        let row = world.row_of("m1").await;
+        let row = organisation.row_of("m1").await;
         let expected = match ambiguous {
             Ambiguous::MostRecent => to_row("contact", newer),
             // All of them are parties, so the email does not show which one it concerns.
@@ -422,14 +430,14 @@ async fn of_several_contacts_the_setting_decides_what_the_mail_concerns(mode: Wr
         assert_eq!(row["regardingobjectid"], expected, "{ambiguous:?}");
         let of = |name: &str, contact| {
             let row = json!({"name": name, "parentcontactid": to_row("contact", contact)});
-            world.insert("opportunity", row)
+            organisation.insert("opportunity", row)
         };
         let (_, of_newer) = (of("Autumn", older), of("Spring", newer));
-        world.put(
+        organisation.put(
             ADA,
             mail("m2", &json!({"from": people(&["twin@else.example"])})),
         );
-        let row = world.row_of("m2").await;
+        let row = organisation.row_of("m2").await;
         let expected = match ambiguous {
             Ambiguous::MostRecent => to_row("opportunity", of_newer),
             Ambiguous::Unresolved | Ambiguous::All => Value::Null,
@@ -439,37 +447,39 @@ async fn of_several_contacts_the_setting_decides_what_the_mail_concerns(mode: Wr
 }
 
 async fn a_regarding_that_a_user_chose_survives_whatever_is_delivered_again(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
+    let mut organisation = TestOrganisation::start_in(mode).await;
     let headers = json!([{"name": "Message-ID", "value": "<one@kites.example>"}]);
-    world.put(ADA, mail("m1", &json!({"headers": headers})));
-    world.put(BEN, mail("m2", &json!({"headers": headers})));
-    let id = id_of(&world.row_of("m1").await);
-    let kites = format!("/accounts({})", world.people.kites);
-    world
+    organisation.put(ADA, mail("m1", &json!({"headers": headers})));
+    organisation.put(BEN, mail("m2", &json!({"headers": headers})));
+    let id = id_of(&organisation.row_of("m1").await);
+    let kites = format!("/accounts({})", organisation.people.kites);
+    organisation
         .choose(id, "regardingobjectid_account_email", kites)
         .await;
-    world.run(vec![work(ADA, "m1", Trigger::Updated, 1)]).await;
-    written(&world.deliver_one(BEN, "m2").await);
-    world.lose_ledger().await;
-    written(&world.deliver_one(ADA, "m1").await);
-    world.later(TimeDelta::minutes(15));
-    world.list_mailboxes().await;
+    organisation
+        .run(vec![work(ADA, "m1", Trigger::Updated, 1)])
+        .await;
+    written(&organisation.deliver_one(BEN, "m2").await);
+    organisation.lose_ledger().await;
+    written(&organisation.deliver_one(ADA, "m1").await);
+    organisation.later(TimeDelta::minutes(15));
+    organisation.list_mailboxes().await;
     assert_eq!(
-        world.email()["regardingobjectid"],
-        to_row("account", world.people.kites)
+        organisation.email()["regardingobjectid"],
+        to_row("account", organisation.people.kites)
     );
 }
 
 async fn a_draft_that_a_user_gave_a_regarding_keeps_it_when_it_is_completed(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
-    world.put(ADA, mail("m1", &json!({})));
-    let message = world.emulators.nylas().message(ADA, "m1").unwrap();
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    organisation.put(ADA, mail("m1", &json!({})));
+    let message = organisation.emulators.nylas().message(ADA, "m1").unwrap();
     let message =
         mailverse::clients::nylas::wire::message(&ADA.parse().unwrap(), &message).unwrap();
-    let kites = to_row("account", world.people.kites);
+    let kites = to_row("account", organisation.people.kites);
     let draft = json!({"activityid": message.activity_id(), "subject": "x", "messageid": "<m1@kites.example>", "regardingobjectid": kites});
-    world.insert("email", draft);
-    let row = world.row_of("m1").await;
+    organisation.insert("email", draft);
+    let row = organisation.row_of("m1").await;
     assert_eq!(
         (&row["statecode"], &row["regardingobjectid"]),
         (&json!(1), &kites)
@@ -478,75 +488,75 @@ async fn a_draft_that_a_user_gave_a_regarding_keeps_it_when_it_is_completed(mode
 
 #[tokio::test]
 async fn answers_cost_no_more_requests_than_other_mail() {
-    let mut world = World::start().await;
-    world.put(ADA, mail("m0", &json!({})));
-    world.row_of("m0").await;
+    let mut organisation = TestOrganisation::start().await;
+    organisation.put(ADA, mail("m0", &json!({})));
+    organisation.row_of("m0").await;
     let ids: Vec<String> = (1..=30).map(|n| format!("m{n}")).collect();
     for id in &ids {
         let with = json!({"subject": format!("CRM:{id} CRM:1{}", &id[1..])});
-        world.put(ADA, answer(id, "m0", &with));
+        organisation.put(ADA, answer(id, "m0", &with));
     }
-    let before = world.requests();
+    let before = organisation.requests();
     let work = ids.iter().map(|id| created(ADA, id)).collect();
-    for done in world.run(work).await {
-        let row = world.row(written(&done.fate).0);
+    for done in organisation.run(work).await {
+        let row = organisation.row(written(&done.fate).0);
         assert_ne!(row["parentactivityid"], Value::Null);
     }
-    assert_eq!(world.requests() - before, 2);
+    assert_eq!(organisation.requests() - before, 2);
 }
 
 #[tokio::test]
 async fn only_what_needs_the_second_look_up_waits_for_it() {
-    let mut world = World::start().await;
-    world.set(&json!({"regarding": {"app": App::Service}}));
-    world.put(
+    let mut organisation = TestOrganisation::start().await;
+    organisation.set(&json!({"regarding": {"app": App::Service}}));
+    organisation.put(
         ADA,
         mail("m1", &json!({"from": people(&["x@nowhere.example"])})),
     );
-    world.put(ADA, mail("m2", &json!({})));
-    world.fail_dataverse_at(CASES, status(503, ""));
-    let fates = world.deliver(&[(ADA, "m1"), (ADA, "m2")]).await;
+    organisation.put(ADA, mail("m2", &json!({})));
+    organisation.fail_dataverse_at(CASES, status(503, ""));
+    let fates = organisation.deliver(&[(ADA, "m1"), (ADA, "m2")]).await;
     written(&fates[0]);
     waiting(&fates[1]);
-    let before = world.requests();
-    written(&world.deliver_one(ADA, "m2").await);
-    assert_eq!(world.requests() - before, 3);
+    let before = organisation.requests();
+    written(&organisation.deliver_one(ADA, "m2").await);
+    assert_eq!(organisation.requests() - before, 3);
 }
 
 #[tokio::test]
 async fn names_that_cannot_be_read_now_are_read_again() {
-    let mut world = World::start().await;
-    world.projects(true);
-    let project = about_a_project(&world);
-    world.put(ADA, answer("m1", "m0", &json!({})));
-    world.fail_dataverse_at(DEFINITIONS, status(503, ""));
-    waiting(&world.deliver_one(ADA, "m1").await);
-    let row = world.row_of("m1").await;
+    let mut organisation = TestOrganisation::start().await;
+    organisation.projects(true);
+    let project = about_a_project(&organisation);
+    organisation.put(ADA, answer("m1", "m0", &json!({})));
+    organisation.fail_dataverse_at(DEFINITIONS, status(503, ""));
+    waiting(&organisation.deliver_one(ADA, "m1").await);
+    let row = organisation.row_of("m1").await;
     assert_eq!(row["regardingobjectid"], to_row("new_project", project));
 }
 
 #[tokio::test]
 async fn what_the_order_leaves_out_is_not_asked() {
-    let mut world = World::start().await;
-    world.set(&json!({"regarding": {"order": vec![RegardingSource::Contact]}}));
-    world.put(ADA, mail("m0", &json!({})));
-    let first = id_of(&world.row_of("m0").await);
-    let kites = format!("/accounts({})", world.people.kites);
-    world
+    let mut organisation = TestOrganisation::start().await;
+    organisation.set(&json!({"regarding": {"order": vec![RegardingSource::Contact]}}));
+    organisation.put(ADA, mail("m0", &json!({})));
+    let first = id_of(&organisation.row_of("m0").await);
+    let kites = format!("/accounts({})", organisation.people.kites);
+    organisation
         .choose(first, "regardingobjectid_account_email", kites)
         .await;
-    let before = world.emulators.dataverse().requests().reads;
-    world.put(ADA, mail("m1", &json!({"subject": "CRM:0001"})));
-    world.row_of("m1").await;
-    let plain = world.emulators.dataverse().requests().reads - before;
-    world.put(ADA, answer("m2", "m0", &json!({"subject": "CRM:0001"})));
-    let row = world.row_of("m2").await;
+    let before = organisation.emulators.dataverse().requests().reads;
+    organisation.put(ADA, mail("m1", &json!({"subject": "CRM:0001"})));
+    organisation.row_of("m1").await;
+    let plain = organisation.emulators.dataverse().requests().reads - before;
+    organisation.put(ADA, answer("m2", "m0", &json!({"subject": "CRM:0001"})));
+    let row = organisation.row_of("m2").await;
     assert_eq!(
-        world.emulators.dataverse().requests().reads - before,
+        organisation.emulators.dataverse().requests().reads - before,
         2 * plain
     );
     assert_eq!(
         row["regardingobjectid"],
-        to_row("contact", world.people.carol)
+        to_row("contact", organisation.people.carol)
     );
 }

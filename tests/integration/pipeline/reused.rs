@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::test_organisation::{
-    ADA, BEN, CREATE, World, created, key, mail, status, waiting, written,
+    ADA, BEN, CREATE, TestOrganisation, created, key, mail, status, waiting, written,
 };
 
 in_both_write_modes!(
@@ -44,7 +44,7 @@ fn second(id: &str, changes: &Value) -> Value {
     second
 }
 
-impl World {
+impl TestOrganisation {
     /// Inserts the row of `m1`, of which the ledger knows nothing, and returns its id.
     fn row_of_m1(&self, changes: &Value) -> Uuid {
         let message = self.emulators.nylas().message(ADA, "m1").unwrap();
@@ -73,37 +73,37 @@ impl World {
 }
 
 async fn a_draft_of_the_first_mail_is_not_completed_with_the_second(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
-    world.put(ADA, mail("m1", &json!({})));
-    world.put(ADA, second("m2", &json!({})));
-    let draft = world.row_of_m1(&json!({}));
-    let fate = world.deliver_one(ADA, "m2").await;
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.put(ADA, second("m2", &json!({})));
+    let draft = organisation.row_of_m1(&json!({}));
+    let fate = organisation.deliver_one(ADA, "m2").await;
     let (row, note) = written(&fate);
     assert_ne!(row, draft);
     assert_eq!(note, Some("left out: message_id_reused"));
-    assert_eq!(world.states(), [0, 1]);
-    assert_eq!(written(&world.deliver_one(ADA, "m1").await).0, draft);
-    assert_eq!(world.states(), [1, 1]);
+    assert_eq!(organisation.states(), [0, 1]);
+    assert_eq!(written(&organisation.deliver_one(ADA, "m1").await).0, draft);
+    assert_eq!(organisation.states(), [1, 1]);
 }
 
 async fn a_row_whose_subject_somebody_changed_is_still_the_mails(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
-    world.put(ADA, mail("m1", &json!({})));
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    organisation.put(ADA, mail("m1", &json!({})));
     let headers = json!([{"name": "Message-ID", "value": ID}]);
-    world.put(
+    organisation.put(
         BEN,
         mail("m2", &json!({"headers": headers, "date": FIRST_DATE + 30})),
     );
-    let row =
-        world.row_of_m1(&json!({"statecode": 1, "statuscode": 4, "subject": "Filed under K"}));
+    let row = organisation
+        .row_of_m1(&json!({"statecode": 1, "statuscode": 4, "subject": "Filed under K"}));
     for (grant, id, requests) in [(ADA, "m1", 1), (BEN, "m2", 2)] {
-        let before = world.emulators.dataverse().requests().total;
-        let fate = world.deliver_one(grant, id).await;
+        let before = organisation.emulators.dataverse().requests().total;
+        let fate = organisation.deliver_one(grant, id).await;
         assert_eq!(written(&fate), (row, Some("already existed")));
-        let asked = world.emulators.dataverse().requests().total - before;
+        let asked = organisation.emulators.dataverse().requests().total - before;
         assert_eq!(asked, requests, "the body is read only if the dates differ");
     }
-    world.email();
+    organisation.email();
 }
 
 async fn a_row_that_another_worker_wrote_meanwhile_is_compared_by_its_body_too(mode: WriteMode) {
@@ -115,52 +115,52 @@ async fn a_row_that_another_worker_wrote_meanwhile_is_compared_by_its_body_too(m
         // filed again.
         ("m3", json!({"body": "<p>Two red ones, please.</p>"}), 1),
     ] {
-        let mut world = World::start_in(mode).await;
-        world.put(BEN, mail("m1", &json!({})));
-        world.put(ADA, second(id, &changes));
-        let other = world.another_pipeline().await;
-        let mut run = world.begin();
+        let mut organisation = TestOrganisation::start_in(mode).await;
+        organisation.put(BEN, mail("m1", &json!({})));
+        organisation.put(ADA, second(id, &changes));
+        let other = organisation.another_pipeline().await;
+        let mut run = organisation.begin();
         run.token = ClaimToken::new(Uuid::from_u128(99));
-        world.before_dataverse_gets(CREATE, async move {
+        organisation.before_dataverse_gets(CREATE, async move {
             let handled = other.run(vec![created(BEN, "m1")], run).await;
             written(&handled[0].fate);
         });
-        written(&world.deliver_one(ADA, id).await);
-        assert_eq!(world.emails().len(), rows, "{id}");
-        assert_eq!(world.states(), vec![json!(1); rows]);
+        written(&organisation.deliver_one(ADA, id).await);
+        assert_eq!(organisation.emails().len(), rows, "{id}");
+        assert_eq!(organisation.states(), vec![json!(1); rows]);
     }
 }
 
 async fn a_policy_that_stores_subjects_only_keeps_two_mails_apart_by_date_and_subject(
     mode: WriteMode,
 ) {
-    let mut world = World::start_in(mode).await;
-    world.set(&json!({"content": "subject"}));
-    world.put(ADA, mail("m1", &json!({})));
-    world.put(ADA, second("m2", &json!({})));
-    written(&world.deliver_one(ADA, "m1").await);
-    written(&world.deliver_one(ADA, "m2").await);
-    assert_eq!(world.emails().len(), 2);
-    world.lose_ledger().await;
-    world.deliver(&[(ADA, "m2"), (ADA, "m1")]).await;
-    assert_eq!(world.emails().len(), 2);
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    organisation.set(&json!({"content": "subject"}));
+    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.put(ADA, second("m2", &json!({})));
+    written(&organisation.deliver_one(ADA, "m1").await);
+    written(&organisation.deliver_one(ADA, "m2").await);
+    assert_eq!(organisation.emails().len(), 2);
+    organisation.lose_ledger().await;
+    organisation.deliver(&[(ADA, "m2"), (ADA, "m1")]).await;
+    assert_eq!(organisation.emails().len(), 2);
 }
 
 async fn a_policy_that_stores_neither_subject_nor_body_takes_them_for_one(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
-    world.set(&json!({"content": "participants"}));
-    world.put(ADA, mail("m1", &json!({})));
-    world.put(ADA, second("m2", &json!({})));
-    let row = written(&world.deliver_one(ADA, "m1").await).0;
-    assert_eq!(written(&world.deliver_one(ADA, "m2").await).0, row);
-    world.email();
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    organisation.set(&json!({"content": "participants"}));
+    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.put(ADA, second("m2", &json!({})));
+    let row = written(&organisation.deliver_one(ADA, "m1").await).0;
+    assert_eq!(written(&organisation.deliver_one(ADA, "m2").await).0, row);
+    organisation.email();
 }
 
 async fn another_clients_row_of_another_mail_is_not_united_with_ours(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
-    world.put(ADA, mail("m1", &json!({})));
-    let ours = written(&world.deliver_one(ADA, "m1").await).0;
-    let dataverse = world.emulators.dataverse();
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    organisation.put(ADA, mail("m1", &json!({})));
+    let ours = written(&organisation.deliver_one(ADA, "m1").await).0;
+    let dataverse = organisation.emulators.dataverse();
     dataverse.set_setting(Setting::UniqueMessageIds(false));
     let columns = json!({
         "subject": "Kites for autumn", "description": "<p>Not one of the red ones flies.</p>",
@@ -168,79 +168,88 @@ async fn another_clients_row_of_another_mail_is_not_united_with_ours(mode: Write
     });
     let theirs = dataverse.track_by_server_side_sync(ID, "carol@kites.example", &columns);
     let theirs = theirs.unwrap();
-    world.later(TimeDelta::minutes(15));
-    world.list_mailboxes().await;
-    assert_eq!(world.emails().len(), 2);
-    let entry = world.entry(ADA, "m1").await.unwrap();
+    organisation.later(TimeDelta::minutes(15));
+    organisation.list_mailboxes().await;
+    assert_eq!(organisation.emails().len(), 2);
+    let entry = organisation.entry(ADA, "m1").await.unwrap();
     assert_eq!(entry.activity_id.unwrap().uuid(), ours);
-    let row = world.emulators.dataverse().row("email", theirs).unwrap();
+    let row = organisation
+        .emulators
+        .dataverse()
+        .row("email", theirs)
+        .unwrap();
     assert_eq!(
         row.get("regardingobjectid"),
         None,
         "another message's row is not changed"
     );
     // The rows are not merged when the message is delivered again, either.
-    world.lose_ledger().await;
-    assert_eq!(written(&world.deliver_one(ADA, "m1").await).0, ours);
-    assert_eq!(world.emails().len(), 2);
+    organisation.lose_ledger().await;
+    assert_eq!(written(&organisation.deliver_one(ADA, "m1").await).0, ours);
+    assert_eq!(organisation.emails().len(), 2);
 }
 
 async fn another_clients_draft_that_has_the_message_id_keeps_no_mail_out(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
-    world.put(ADA, mail("m1", &json!({})));
-    world.insert("email", json!({"messageid": ID, "subject": "a draft"}));
-    let fate = world.deliver_one(ADA, "m1").await;
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.insert("email", json!({"messageid": ID, "subject": "a draft"}));
+    let fate = organisation.deliver_one(ADA, "m1").await;
     let (row, note) = written(&fate);
     assert_eq!(note, Some("left out: message_id_reused"));
-    assert_eq!(world.states(), [0, 1]);
-    let kept = world.pipeline.ledger.kept(&key(ADA, "m1")).await.unwrap();
+    assert_eq!(organisation.states(), [0, 1]);
+    let kept = organisation
+        .pipeline
+        .ledger
+        .kept(&key(ADA, "m1"))
+        .await
+        .unwrap();
     let record = kept.unwrap().decision.unwrap();
     let record: Value = serde_json::from_str(&record).unwrap();
     assert_eq!(record["omissions"], json!({"message_id_reused": 1}));
-    world.lose_ledger().await;
-    assert_eq!(written(&world.deliver_one(ADA, "m1").await).0, row);
+    organisation.lose_ledger().await;
+    assert_eq!(written(&organisation.deliver_one(ADA, "m1").await).0, row);
 }
 
 async fn an_organisation_with_a_key_of_its_own_on_message_ids_has_both_mails(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
-    let dataverse = world.emulators.dataverse();
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    let dataverse = organisation.emulators.dataverse();
     dataverse.set_setting(Setting::UniqueMessageIds(false));
     dataverse
         .add_alternate_key("email", &["messageid"])
         .unwrap();
-    world.put(ADA, mail("m1", &json!({})));
-    world.put(ADA, second("m2", &json!({})));
-    written(&world.deliver_one(ADA, "m1").await);
-    written(&world.deliver_one(ADA, "m2").await);
-    assert_eq!(world.states(), [1, 1]);
+    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.put(ADA, second("m2", &json!({})));
+    written(&organisation.deliver_one(ADA, "m1").await);
+    written(&organisation.deliver_one(ADA, "m2").await);
+    assert_eq!(organisation.states(), [1, 1]);
 }
 
 async fn a_refusal_for_a_key_that_nobody_can_see_waits_once_the_message_id_was_given_up(
     mode: WriteMode,
 ) {
-    let mut world = World::start_in(mode).await;
+    let mut organisation = TestOrganisation::start_in(mode).await;
     // Dataverse rejects the first attempt, but no row with the key is found. The second attempt
     // omits the Message-ID and succeeds.
-    world.put(ADA, mail("m1", &json!({})));
-    refuse_keys(&world, &[0]);
-    let fate = world.deliver_one(ADA, "m1").await;
+    organisation.put(ADA, mail("m1", &json!({})));
+    refuse_keys(&organisation, &[0]);
+    let fate = organisation.deliver_one(ADA, "m1").await;
     assert_eq!(written(&fate).1, Some("left out: message_id_reused"));
-    assert_eq!(world.email().get("messageid"), None);
+    assert_eq!(organisation.email().get("messageid"), None);
     // If the second attempt is rejected as well, the message is not reported as written. Two
     // queries are sent between the attempts.
-    world.put(ADA, mail("m9", &json!({})));
-    refuse_keys(&world, &[0, 3]);
-    let fate = world.deliver_one(ADA, "m9").await;
+    organisation.put(ADA, mail("m9", &json!({})));
+    refuse_keys(&organisation, &[0, 3]);
+    let fate = organisation.deliver_one(ADA, "m9").await;
     let reason = "a dataverse row changed in the meantime: 412 0x80040237, and no row has the key";
     assert_eq!(waiting(&fate).1, reason);
-    written(&world.deliver_one(ADA, "m9").await);
-    assert_eq!(world.emails().len(), 2);
+    written(&organisation.deliver_one(ADA, "m9").await);
+    assert_eq!(organisation.emails().len(), 2);
 }
 
 /// Rejects operations because a key is taken. They are counted from the next create of an email.
-fn refuse_keys(world: &World, operations: &'static [u64]) {
-    let dataverse = world.emulators.dataverse().clone();
-    world.before_dataverse_gets(CREATE, async move {
+fn refuse_keys(organisation: &TestOrganisation, operations: &'static [u64]) {
+    let dataverse = organisation.emulators.dataverse().clone();
+    organisation.before_dataverse_gets(CREATE, async move {
         for skip in operations {
             dataverse.fail_operation(*skip, status(412, "0x80040237"));
         }
@@ -248,15 +257,15 @@ fn refuse_keys(world: &World, operations: &'static [u64]) {
 }
 
 async fn a_contact_that_is_refused_for_another_key_is_none(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
-    world.set(&json!({"create_contacts": CreateContacts::All}));
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    organisation.set(&json!({"create_contacts": CreateContacts::All}));
     let from = json!([{"name": "Dora Vance", "email": "dora.vance@gmail.com"}]);
-    world.put(ADA, mail("m1", &json!({"from": from})));
-    let dataverse = world.emulators.dataverse().clone();
-    world.before_dataverse_gets("POST /api/data/v9.2/contacts HTTP", async move {
+    organisation.put(ADA, mail("m1", &json!({"from": from})));
+    let dataverse = organisation.emulators.dataverse().clone();
+    organisation.before_dataverse_gets("POST /api/data/v9.2/contacts HTTP", async move {
         dataverse.fail_operation(0, status(412, "0x80040237"));
     });
-    let fate = world.deliver_one(ADA, "m1").await;
+    let fate = organisation.deliver_one(ADA, "m1").await;
     assert_eq!(written(&fate).1, Some("left out: contact refused"));
-    world.email();
+    organisation.email();
 }

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::test_organisation::{
-    ADA, BEN, CREATE, World, id_of, key, mail, status, to_row, waiting, with_a_mail_in, written,
+    ADA, BEN, CREATE, TestOrganisation, id_of, key, mail, status, to_row, waiting, with_a_mail_in,
+    written,
 };
 
 in_both_write_modes!(
@@ -33,8 +34,8 @@ in_both_write_modes!(
 const DELETE: &str = "DELETE /api/data/v9.2/emails(";
 const FILL: &str = "PATCH /api/data/v9.2/emails(";
 
-impl World {
-    /// Like [`World::theirs`], but also if we already have a row. This needs an organisation that
+impl TestOrganisation {
+    /// Like [`TestOrganisation::theirs`], but also if we already have a row. This needs an organisation that
     /// lets two emails have the same Message-ID.
     fn theirs_too(&self, changes: &Value) -> Uuid {
         self.let_two_rows_be();
@@ -54,7 +55,7 @@ impl World {
             .unwrap()
     }
 
-    /// Like [`World::theirs_too`], without a sender: tests fail if two rows have the same
+    /// Like [`TestOrganisation::theirs_too`], without a sender: tests fail if two rows have the same
     /// Message-ID and sender.
     fn theirs_beside(&self, changes: &Value) -> Uuid {
         let mut changes = changes.clone();
@@ -113,10 +114,10 @@ impl World {
 const WITHDRAWN: &str = "another client wrote a row for it; ours was deleted";
 
 async fn theirs_before_ours_carries_the_mail(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
-    world.mail_with_a_file();
-    let theirs = world.theirs(&json!({}));
-    let fate = world.deliver_one(ADA, "m1").await;
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    organisation.mail_with_a_file();
+    let theirs = organisation.theirs(&json!({}));
+    let fate = organisation.deliver_one(ADA, "m1").await;
     let (row, note) = written(&fate);
     assert_eq!(row, theirs);
     assert!(
@@ -125,96 +126,104 @@ async fn theirs_before_ours_carries_the_mail(mode: WriteMode) {
         "{note:?}"
     );
     assert_eq!(
-        world.email()["regardingobjectid"],
-        to_row("contact", world.people.carol)
+        organisation.email()["regardingobjectid"],
+        to_row("contact", organisation.people.carol)
     );
-    world.next_list().await;
-    assert_eq!(id_of(&world.email()), theirs);
+    organisation.next_list().await;
+    assert_eq!(id_of(&organisation.email()), theirs);
 }
 
 async fn theirs_that_comes_between_look_up_and_write_survives(mode: WriteMode) {
-    let mut world = with_a_mail_in(mode).await;
-    world.let_two_rows_be();
-    let dataverse = world.emulators.dataverse().clone();
-    world.before_dataverse_gets(CREATE, async move {
+    let mut organisation = with_a_mail_in(mode).await;
+    organisation.let_two_rows_be();
+    let dataverse = organisation.emulators.dataverse().clone();
+    organisation.before_dataverse_gets(CREATE, async move {
         dataverse
             .track_by_server_side_sync("<m1@kites.example>", "carol@kites.example", &json!({}))
             .unwrap();
     });
-    let ours = written(&world.deliver_one(ADA, "m1").await).0;
-    assert_eq!(world.emails().len(), 2);
-    world.next_list().await;
-    let theirs = id_of(&world.email());
+    let ours = written(&organisation.deliver_one(ADA, "m1").await).0;
+    assert_eq!(organisation.emails().len(), 2);
+    organisation.next_list().await;
+    let theirs = id_of(&organisation.email());
     assert_ne!(theirs, ours);
     assert_eq!(
-        world.carrier(ADA, "m1").await,
+        organisation.carrier(ADA, "m1").await,
         (theirs, WITHDRAWN.to_owned())
     );
 }
 
 async fn theirs_that_comes_after_survives_and_gets_the_regarding_of_ours(mode: WriteMode) {
-    let mut world = with_a_mail_in(mode).await;
-    let ours = written(&world.deliver_one(ADA, "m1").await).0;
-    world.later(TimeDelta::minutes(5));
-    let theirs = world.theirs_too(&json!({}));
-    world.next_list().await;
-    let email = world.email();
+    let mut organisation = with_a_mail_in(mode).await;
+    let ours = written(&organisation.deliver_one(ADA, "m1").await).0;
+    organisation.later(TimeDelta::minutes(5));
+    let theirs = organisation.theirs_too(&json!({}));
+    organisation.next_list().await;
+    let email = organisation.email();
     assert_eq!(id_of(&email), theirs);
     assert_eq!(
         email["regardingobjectid"],
-        to_row("contact", world.people.carol)
+        to_row("contact", organisation.people.carol)
     );
     assert_eq!(
-        world.carrier(ADA, "m1").await,
+        organisation.carrier(ADA, "m1").await,
         (theirs, WITHDRAWN.to_owned())
     );
-    assert_eq!(world.gave_way(ADA, "m1").await, Some(ours));
-    let before = world.emulators.dataverse().requests();
-    world.next_list().await;
+    assert_eq!(organisation.gave_way(ADA, "m1").await, Some(ours));
+    let before = organisation.emulators.dataverse().requests();
+    organisation.next_list().await;
     assert_eq!(
-        world.emulators.dataverse().requests(),
+        organisation.emulators.dataverse().requests(),
         before,
         "the row is another client's now, so nothing is requested"
     );
 }
 
 async fn theirs_that_comes_while_ours_is_a_draft_survives(mode: WriteMode) {
-    let mut world = with_a_mail_in(mode).await;
-    let ours = world.draft();
-    let theirs = world.theirs_too(&json!({}));
-    let fate = world.deliver_one(ADA, "m1").await;
+    let mut organisation = with_a_mail_in(mode).await;
+    let ours = organisation.draft();
+    let theirs = organisation.theirs_too(&json!({}));
+    let fate = organisation.deliver_one(ADA, "m1").await;
     assert_eq!(written(&fate), (theirs, Some(WITHDRAWN)));
-    assert!(!world.is_there(ours));
+    assert!(!organisation.is_there(ours));
     assert_eq!(
-        world.email()["regardingobjectid"],
-        to_row("contact", world.people.carol),
+        organisation.email()["regardingobjectid"],
+        to_row("contact", organisation.people.carol),
         "the regarding is the one that was resolved for the message"
     );
 }
 
 async fn a_draft_of_ours_that_would_add_a_file_is_completed_beside_theirs(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
-    world.mail_with_a_file();
-    let ours = world.draft();
-    let theirs = world.theirs_beside(&json!({}));
-    assert_eq!(written(&world.deliver_one(ADA, "m1").await).0, ours);
-    let row = world.emulators.dataverse().row("email", ours).unwrap();
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    organisation.mail_with_a_file();
+    let ours = organisation.draft();
+    let theirs = organisation.theirs_beside(&json!({}));
+    assert_eq!(written(&organisation.deliver_one(ADA, "m1").await).0, ours);
+    let row = organisation
+        .emulators
+        .dataverse()
+        .row("email", ours)
+        .unwrap();
     assert_eq!(
         (&row["statecode"], &row["attachmentcount"]),
         (&json!(1), &json!(1))
     );
-    assert!(world.is_there(theirs));
+    assert!(organisation.is_there(theirs));
 }
 
 async fn a_draft_of_ours_that_may_not_be_deleted_is_cancelled(mode: WriteMode) {
-    let mut world = with_a_mail_in(mode).await;
-    let ours = world.draft();
-    let theirs = world.theirs_beside(&json!({}));
-    world.fail_dataverse_at(DELETE, status(403, "0x80040220"));
-    let fate = world.deliver_one(ADA, "m1").await;
+    let mut organisation = with_a_mail_in(mode).await;
+    let ours = organisation.draft();
+    let theirs = organisation.theirs_beside(&json!({}));
+    organisation.fail_dataverse_at(DELETE, status(403, "0x80040220"));
+    let fate = organisation.deliver_one(ADA, "m1").await;
     let note = "another client wrote a row for it; our draft was cancelled";
     assert_eq!(written(&fate), (theirs, Some(note)));
-    let row = world.emulators.dataverse().row("email", ours).unwrap();
+    let row = organisation
+        .emulators
+        .dataverse()
+        .row("email", ours)
+        .unwrap();
     assert_eq!(
         (&row["statecode"], &row["statuscode"]),
         (&json!(2), &json!(5))
@@ -222,12 +231,12 @@ async fn a_draft_of_ours_that_may_not_be_deleted_is_cancelled(mode: WriteMode) {
 }
 
 async fn a_regarding_of_theirs_is_kept_when_ours_goes(mode: WriteMode) {
-    let mut world = with_a_mail_in(mode).await;
-    written(&world.deliver_one(ADA, "m1").await);
-    let kites = to_row("account", world.people.kites);
-    let theirs = world.theirs_too(&json!({"regardingobjectid": kites}));
-    world.next_list().await;
-    let email = world.email();
+    let mut organisation = with_a_mail_in(mode).await;
+    written(&organisation.deliver_one(ADA, "m1").await);
+    let kites = to_row("account", organisation.people.kites);
+    let theirs = organisation.theirs_too(&json!({"regardingobjectid": kites}));
+    organisation.next_list().await;
+    let email = organisation.email();
     assert_eq!(
         (id_of(&email), &email["regardingobjectid"]),
         (theirs, &kites)
@@ -235,34 +244,38 @@ async fn a_regarding_of_theirs_is_kept_when_ours_goes(mode: WriteMode) {
 }
 
 async fn ours_stays_where_it_may_not_be_deleted(mode: WriteMode) {
-    let mut world = with_a_mail_in(mode).await;
-    let ours = written(&world.deliver_one(ADA, "m1").await).0;
-    let theirs = world.theirs_beside(&json!({}));
-    world.fail_dataverse_at(DELETE, status(403, "0x80040220"));
-    world.next_list().await;
-    assert!(world.is_there(ours) && world.is_there(theirs));
-    let (carrier, note) = world.carrier(ADA, "m1").await;
+    let mut organisation = with_a_mail_in(mode).await;
+    let ours = written(&organisation.deliver_one(ADA, "m1").await).0;
+    let theirs = organisation.theirs_beside(&json!({}));
+    organisation.fail_dataverse_at(DELETE, status(403, "0x80040220"));
+    organisation.next_list().await;
+    assert!(organisation.is_there(ours) && organisation.is_there(theirs));
+    let (carrier, note) = organisation.carrier(ADA, "m1").await;
     assert_eq!(carrier, ours);
     assert!(note.contains("ours could not be deleted"), "{note}");
-    let row = world.emulators.dataverse().row("email", theirs).unwrap();
+    let row = organisation
+        .emulators
+        .dataverse()
+        .row("email", theirs)
+        .unwrap();
     assert_eq!(
         row["regardingobjectid"],
-        to_row("contact", world.people.carol)
+        to_row("contact", organisation.people.carol)
     );
     // The role may delete rows now.
-    world.next_list().await;
-    assert_eq!(id_of(&world.email()), theirs);
+    organisation.next_list().await;
+    assert_eq!(id_of(&organisation.email()), theirs);
 }
 
 async fn ours_stays_where_it_has_a_file_that_theirs_lacks(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
-    world.mail_with_a_file();
-    let ours = written(&world.deliver_one(ADA, "m1").await).0;
-    let theirs = world.theirs_beside(&json!({}));
-    world.attach_to(theirs, "another.pdf");
-    world.next_list().await;
-    assert!(world.is_there(ours) && world.is_there(theirs));
-    let (carrier, note) = world.carrier(ADA, "m1").await;
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    organisation.mail_with_a_file();
+    let ours = written(&organisation.deliver_one(ADA, "m1").await).0;
+    let theirs = organisation.theirs_beside(&json!({}));
+    organisation.attach_to(theirs, "another.pdf");
+    organisation.next_list().await;
+    assert!(organisation.is_there(ours) && organisation.is_there(theirs));
+    let (carrier, note) = organisation.carrier(ADA, "m1").await;
     assert_eq!(carrier, ours);
     assert!(
         note.contains("ours has an attachment that it lacks"),
@@ -271,29 +284,29 @@ async fn ours_stays_where_it_has_a_file_that_theirs_lacks(mode: WriteMode) {
 }
 
 async fn ours_goes_where_theirs_has_every_file(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
-    world.mail_with_a_file();
-    written(&world.deliver_one(ADA, "m1").await);
-    let theirs = world.theirs_too(&json!({"statecode": null, "statuscode": null}));
-    world.attach_to(theirs, "offer.PDF");
-    world.complete(theirs).await;
-    world.next_list().await;
-    assert_eq!(id_of(&world.email()), theirs);
-    assert_eq!(world.attachments().len(), 1);
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    organisation.mail_with_a_file();
+    written(&organisation.deliver_one(ADA, "m1").await);
+    let theirs = organisation.theirs_too(&json!({"statecode": null, "statuscode": null}));
+    organisation.attach_to(theirs, "offer.PDF");
+    organisation.complete(theirs).await;
+    organisation.next_list().await;
+    assert_eq!(id_of(&organisation.email()), theirs);
+    assert_eq!(organisation.attachments().len(), 1);
 }
 
 async fn ours_stays_where_somebody_worked_with_it(mode: WriteMode) {
-    let mut world = with_a_mail_in(mode).await;
-    let ours = written(&world.deliver_one(ADA, "m1").await).0;
-    world.somebody_changes(ours).await;
-    let theirs = world.theirs_beside(&json!({}));
-    world.next_list().await;
-    assert!(world.is_there(ours) && world.is_there(theirs));
-    let (_, note) = world.carrier(ADA, "m1").await;
+    let mut organisation = with_a_mail_in(mode).await;
+    let ours = written(&organisation.deliver_one(ADA, "m1").await).0;
+    organisation.somebody_changes(ours).await;
+    let theirs = organisation.theirs_beside(&json!({}));
+    organisation.next_list().await;
+    assert!(organisation.is_there(ours) && organisation.is_there(theirs));
+    let (_, note) = organisation.carrier(ADA, "m1").await;
     assert!(note.contains("a user has changed ours"), "{note}");
-    let kites = to_row("account", world.people.kites);
+    let kites = to_row("account", organisation.people.kites);
     for id in [ours, theirs] {
-        let row = world.emulators.dataverse().row("email", id).unwrap();
+        let row = organisation.emulators.dataverse().row("email", id).unwrap();
         assert_eq!(
             row["regardingobjectid"], kites,
             "both rows have the user's choice"
@@ -302,13 +315,13 @@ async fn ours_stays_where_somebody_worked_with_it(mode: WriteMode) {
 }
 
 async fn ours_stays_where_theirs_cannot_be_given_its_regarding(mode: WriteMode) {
-    let mut world = with_a_mail_in(mode).await;
-    let ours = written(&world.deliver_one(ADA, "m1").await).0;
-    let theirs = world.theirs_beside(&json!({}));
-    world.fail_dataverse_at(FILL, status(400, "0x80040265"));
-    world.next_list().await;
-    assert!(world.is_there(ours) && world.is_there(theirs));
-    let (_, note) = world.carrier(ADA, "m1").await;
+    let mut organisation = with_a_mail_in(mode).await;
+    let ours = written(&organisation.deliver_one(ADA, "m1").await).0;
+    let theirs = organisation.theirs_beside(&json!({}));
+    organisation.fail_dataverse_at(FILL, status(400, "0x80040265"));
+    organisation.next_list().await;
+    assert!(organisation.is_there(ours) && organisation.is_there(theirs));
+    let (_, note) = organisation.carrier(ADA, "m1").await;
     assert!(
         note.contains("empty regarding could not be filled"),
         "{note}"
@@ -316,79 +329,82 @@ async fn ours_stays_where_theirs_cannot_be_given_its_regarding(mode: WriteMode) 
 }
 
 /// Puts copies of one message into the mailboxes of Ada and Ben.
-fn two_copies(world: &World) {
+fn two_copies(organisation: &TestOrganisation) {
     let headers = json!([{"name": "Message-ID", "value": "<m1@kites.example>"}]);
-    world.put(ADA, mail("m1", &json!({"headers": headers})));
-    world.put(BEN, mail("m2", &json!({"headers": headers})));
+    organisation.put(ADA, mail("m1", &json!({"headers": headers})));
+    organisation.put(BEN, mail("m2", &json!({"headers": headers})));
 }
 
 async fn the_other_mailbox_learns_which_row_survived(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
-    two_copies(&world);
-    world.deliver(&[(ADA, "m1"), (BEN, "m2")]).await;
-    let theirs = world.theirs_too(&json!({}));
-    world.next_list().await;
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    two_copies(&organisation);
+    organisation.deliver(&[(ADA, "m1"), (BEN, "m2")]).await;
+    let theirs = organisation.theirs_too(&json!({}));
+    organisation.next_list().await;
     for (grant, id) in [(ADA, "m1"), (BEN, "m2")] {
-        assert_eq!(world.carrier(grant, id).await.0, theirs, "{grant}");
+        assert_eq!(organisation.carrier(grant, id).await.0, theirs, "{grant}");
     }
-    assert_eq!(id_of(&world.email()), theirs);
+    assert_eq!(id_of(&organisation.email()), theirs);
 }
 
 async fn a_copy_that_is_delivered_later_settles_it_without_the_list(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
-    two_copies(&world);
-    written(&world.deliver_one(ADA, "m1").await);
-    let theirs = world.theirs_too(&json!({}));
-    let fate = world.deliver_one(BEN, "m2").await;
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    two_copies(&organisation);
+    written(&organisation.deliver_one(ADA, "m1").await);
+    let theirs = organisation.theirs_too(&json!({}));
+    let fate = organisation.deliver_one(BEN, "m2").await;
     assert_eq!(written(&fate), (theirs, Some(WITHDRAWN)));
     assert_eq!(
-        world.email()["regardingobjectid"],
-        to_row("contact", world.people.carol)
+        organisation.email()["regardingobjectid"],
+        to_row("contact", organisation.people.carol)
     );
 }
 
 async fn a_row_that_changed_under_our_eyes_is_left_for_the_next_list(mode: WriteMode) {
-    let mut world = World::start_in(mode).await;
-    world.put(ADA, mail("m1", &json!({})));
-    let ours = written(&world.deliver_one(ADA, "m1").await).0;
-    let theirs = world.theirs_beside(&json!({}));
-    world.fail_dataverse_at(DELETE, status(412, "0x80060882"));
+    let mut organisation = TestOrganisation::start_in(mode).await;
+    organisation.put(ADA, mail("m1", &json!({})));
+    let ours = written(&organisation.deliver_one(ADA, "m1").await).0;
+    let theirs = organisation.theirs_beside(&json!({}));
+    organisation.fail_dataverse_at(DELETE, status(412, "0x80060882"));
     // After a second, the capacity that the delivery reserved is free again.
-    world.later(TimeDelta::seconds(1));
-    world.list_mailboxes().await;
-    assert!(world.is_there(ours));
-    assert_eq!(world.carrier(ADA, "m1").await.0, ours);
-    two_copies(&world);
-    world.fail_dataverse_at(DELETE, status(503, ""));
-    waiting(&world.deliver_one(BEN, "m2").await);
-    assert_eq!(written(&world.deliver_one(BEN, "m2").await).0, theirs);
-    world.next_list().await;
-    assert_eq!(world.carrier(ADA, "m1").await.0, theirs);
+    organisation.later(TimeDelta::seconds(1));
+    organisation.list_mailboxes().await;
+    assert!(organisation.is_there(ours));
+    assert_eq!(organisation.carrier(ADA, "m1").await.0, ours);
+    two_copies(&organisation);
+    organisation.fail_dataverse_at(DELETE, status(503, ""));
+    waiting(&organisation.deliver_one(BEN, "m2").await);
+    assert_eq!(
+        written(&organisation.deliver_one(BEN, "m2").await).0,
+        theirs
+    );
+    organisation.next_list().await;
+    assert_eq!(organisation.carrier(ADA, "m1").await.0, theirs);
 }
 
 async fn theirs_of_another_sender_or_still_a_draft_is_none_of_ours(mode: WriteMode) {
-    let mut world = with_a_mail_in(mode).await;
-    let ours = written(&world.deliver_one(ADA, "m1").await).0;
-    world.theirs_too(&json!({"sender": "mallory@outside.example"}));
-    world.theirs_beside(&json!({"statecode": 0, "statuscode": 1}));
-    world.next_list().await;
-    assert_eq!(world.emails().len(), 3);
-    assert_eq!(world.carrier(ADA, "m1").await.0, ours);
+    let mut organisation = with_a_mail_in(mode).await;
+    let ours = written(&organisation.deliver_one(ADA, "m1").await).0;
+    organisation.theirs_too(&json!({"sender": "mallory@outside.example"}));
+    organisation.theirs_beside(&json!({"statecode": 0, "statuscode": 1}));
+    organisation.next_list().await;
+    assert_eq!(organisation.emails().len(), 3);
+    assert_eq!(organisation.carrier(ADA, "m1").await.0, ours);
 }
 
 #[tokio::test]
 async fn a_list_asks_once_for_a_page_of_recent_mail_and_never_for_older() {
-    let mut world = World::start().await;
+    let mut organisation = TestOrganisation::start().await;
     for n in 0..25 {
-        world.put(ADA, mail(&format!("m{n}"), &json!({})));
+        organisation.put(ADA, mail(&format!("m{n}"), &json!({})));
     }
-    world.list_mailboxes().await;
-    assert_eq!(world.emails().len(), 25);
+    organisation.list_mailboxes().await;
+    assert_eq!(organisation.emails().len(), 25);
     for (minutes, expected) in [(15, 1), (15, 1), (29, 1), (1, 0), (60, 0)] {
-        world.later(TimeDelta::minutes(minutes));
-        let before = world.emulators.dataverse().requests().total;
-        world.list_mailboxes().await;
-        let asked = world.emulators.dataverse().requests().total - before;
+        organisation.later(TimeDelta::minutes(minutes));
+        let before = organisation.emulators.dataverse().requests().total;
+        organisation.list_mailboxes().await;
+        let asked = organisation.emulators.dataverse().requests().total - before;
         assert_eq!(asked, expected, "{minutes} minutes later");
     }
 }

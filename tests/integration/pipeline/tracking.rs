@@ -9,20 +9,20 @@ use mailverse::policy::{Answer, Policy, Rule};
 use serde_json::{Value, json};
 
 use crate::test_organisation::{
-    ADA, BEN, World, assert_skipped, bound, created, key, mail, people, policy, unbound, waiting,
-    work, written,
+    ADA, BEN, TestOrganisation, assert_skipped, bound, created, key, mail, people, policy, unbound,
+    waiting, work, written,
 };
 
 /// Starts a pipeline with these settings as the policy of the organisation.
-async fn under(settings: Value) -> World {
-    let mut world = World::start().await;
-    world.pipeline.policy = PolicySource::given(policy(&settings));
-    world
+async fn under(settings: Value) -> TestOrganisation {
+    let mut organisation = TestOrganisation::start().await;
+    organisation.pipeline.policy = PolicySource::given(policy(&settings));
+    organisation
 }
 
 /// Returns the number of requests to Dataverse so far.
-fn asked(world: &World) -> u64 {
-    world.emulators.dataverse().requests().total
+fn asked(organisation: &TestOrganisation) -> u64 {
+    organisation.emulators.dataverse().requests().total
 }
 
 /// Returns changes that give a message this header among others.
@@ -47,62 +47,70 @@ async fn mail_that_is_refused_without_a_look_up_reaches_neither_dataverse_nor_a_
             Rule::NotAReply,
         ),
     ] {
-        let mut world = under(settings).await;
-        world.put(
+        let mut organisation = under(settings).await;
+        organisation.put(
             ADA,
             mail(
                 "m1",
                 &json!({"attachments": [{"id": "f1", "filename": "a.pdf"}]}),
             ),
         );
-        let before = world.emulators.nylas().requests();
-        assert_skipped(&world.deliver_one(ADA, "m1").await, rule.name());
-        assert_eq!(asked(&world), 0, "{rule}");
+        let before = organisation.emulators.nylas().requests();
+        assert_skipped(&organisation.deliver_one(ADA, "m1").await, rule.name());
+        assert_eq!(asked(&organisation), 0, "{rule}");
         // Requests: the mailboxes, Ada's and Ben's aliases, the message and the folders. No file.
-        assert_eq!(world.emulators.nylas().requests() - before, 5, "{rule}");
-        let entry = world.entry(ADA, "m1").await.unwrap();
+        assert_eq!(
+            organisation.emulators.nylas().requests() - before,
+            5,
+            "{rule}"
+        );
+        let entry = organisation.entry(ADA, "m1").await.unwrap();
         assert_eq!(entry.reason.as_deref(), Some(rule.name()));
     }
 }
 
 #[tokio::test]
 async fn a_message_that_is_moved_into_a_tracked_folder_is_tracked_then() {
-    let mut world = under(json!({"folders": {"only": ["CRM"]}})).await;
-    world.put(ADA, mail("m1", &json!({"folders": ["INBOX"]})));
-    assert_skipped(&world.deliver_one(ADA, "m1").await, "folder");
+    let mut organisation = under(json!({"folders": {"only": ["CRM"]}})).await;
+    organisation.put(ADA, mail("m1", &json!({"folders": ["INBOX"]})));
+    assert_skipped(&organisation.deliver_one(ADA, "m1").await, "folder");
     // The message was only marked as read.
-    let read = world.run(vec![work(ADA, "m1", Trigger::Updated, 1)]).await;
+    let read = organisation
+        .run(vec![work(ADA, "m1", Trigger::Updated, 1)])
+        .await;
     assert_skipped(&read[0].fate, "folder");
-    let nylas = world.emulators.nylas();
+    let nylas = organisation.emulators.nylas();
     nylas.add_folder(
         ADA,
         json!({"id": "Label_7", "name": "CRM/Kites", "attributes": []}),
     );
-    world.put(ADA, mail("m1", &json!({"folders": ["INBOX", "Label_7"]})));
+    organisation.put(ADA, mail("m1", &json!({"folders": ["INBOX", "Label_7"]})));
     // The folder is newer than the cached list of folders, so the list is read again.
-    let moved = world.run(vec![work(ADA, "m1", Trigger::Updated, 1)]).await;
+    let moved = organisation
+        .run(vec![work(ADA, "m1", Trigger::Updated, 1)])
+        .await;
     written(&moved[0].fate);
-    world.email();
+    organisation.email();
 }
 
 #[tokio::test]
 async fn a_folder_that_nobody_lists_is_looked_for_once_a_minute() {
-    let mut world = under(json!({"folders": {"except": ["CRM"]}})).await;
+    let mut organisation = under(json!({"folders": {"except": ["CRM"]}})).await;
     for id in ["m1", "m2", "m3"] {
-        world.put(ADA, mail(id, &json!({"folders": ["hidden"]})));
+        organisation.put(ADA, mail(id, &json!({"folders": ["hidden"]})));
     }
-    written(&world.deliver_one(ADA, "m1").await);
-    let before = world.emulators.nylas().requests();
-    written(&world.deliver_one(ADA, "m2").await);
+    written(&organisation.deliver_one(ADA, "m1").await);
+    let before = organisation.emulators.nylas().requests();
+    written(&organisation.deliver_one(ADA, "m2").await);
     assert_eq!(
-        world.emulators.nylas().requests() - before,
+        organisation.emulators.nylas().requests() - before,
         1,
         "only the message is fetched"
     );
-    world.later(TimeDelta::minutes(1));
-    written(&world.deliver_one(ADA, "m3").await);
+    organisation.later(TimeDelta::minutes(1));
+    written(&organisation.deliver_one(ADA, "m3").await);
     assert_eq!(
-        world.emulators.nylas().requests() - before,
+        organisation.emulators.nylas().requests() - before,
         3,
         "the message and the folders are fetched"
     );
@@ -111,17 +119,17 @@ async fn a_folder_that_nobody_lists_is_looked_for_once_a_minute() {
 #[tokio::test]
 async fn all_headers_are_asked_for_where_bulk_mail_is_skipped_and_nowhere_else() {
     for (settings, is_skipped) in [(json!({"skip_bulk": true}), true), (json!({}), false)] {
-        let mut world = under(settings).await;
-        world.put(ADA, mail("m1", &with_header("List-Id", "<kites.example>")));
-        world.put(ADA, mail("m2", &json!({})));
-        let fates = world.deliver(&[(ADA, "m1"), (ADA, "m2")]).await;
+        let mut organisation = under(settings).await;
+        organisation.put(ADA, mail("m1", &with_header("List-Id", "<kites.example>")));
+        organisation.put(ADA, mail("m2", &json!({})));
+        let fates = organisation.deliver(&[(ADA, "m1"), (ADA, "m2")]).await;
         if is_skipped {
             assert_skipped(&fates[0], "bulk");
         } else {
             written(&fates[0]);
         }
         written(&fates[1]);
-        let ids: Vec<Value> = world
+        let ids: Vec<Value> = organisation
             .emails()
             .iter()
             .map(|email| email["messageid"].clone())
@@ -133,33 +141,35 @@ async fn all_headers_are_asked_for_where_bulk_mail_is_skipped_and_nowhere_else()
 #[tokio::test]
 async fn a_mailbox_that_shows_no_original_headers_keeps_its_message_ids_and_knows_bulk_by_its_sender()
  {
-    let mut world = under(json!({"skip_bulk": true})).await;
-    world.emulators.nylas().add_grant(emulators::Grant {
+    let mut organisation = under(json!({"skip_bulk": true})).await;
+    organisation.emulators.nylas().add_grant(emulators::Grant {
         id: "office".to_owned(),
         email: "office@ours.example".to_owned(),
         provider: "imap".to_owned(),
         aliases: Vec::new(),
         status: "valid".to_owned(),
     });
-    world.put(
+    organisation.put(
         "office",
         mail("m1", &with_header("List-Id", "<kites.example>")),
     );
-    world.put(
+    organisation.put(
         "office",
         mail("m2", &json!({"from": people(&["no-reply@kites.example"])})),
     );
-    let fates = world.deliver(&[("office", "m1"), ("office", "m2")]).await;
+    let fates = organisation
+        .deliver(&[("office", "m1"), ("office", "m2")])
+        .await;
     written(&fates[0]);
-    assert_eq!(world.email()["messageid"], "<m1@kites.example>");
+    assert_eq!(organisation.email()["messageid"], "<m1@kites.example>");
     assert_skipped(&fates[1], "bulk");
 }
 
 #[tokio::test]
 async fn a_message_that_a_list_brought_with_too_few_headers_is_fetched_again() {
-    let mut world = under(json!({"skip_bulk": true})).await;
-    world.put(ADA, mail("m1", &with_header("Precedence", "bulk")));
-    let listed = world
+    let mut organisation = under(json!({"skip_bulk": true})).await;
+    organisation.put(ADA, mail("m1", &with_header("Precedence", "bulk")));
+    let listed = organisation
         .pipeline
         .nylas
         .messages(
@@ -172,7 +182,7 @@ async fn a_message_that_a_list_brought_with_too_few_headers_is_fetched_again() {
         .await
         .unwrap();
     let in_hand = listed.messages.into_iter().next();
-    let handled = world
+    let handled = organisation
         .run(vec![Work {
             message: in_hand,
             ..work(ADA, "m1", Trigger::Backfill, 1)
@@ -184,25 +194,25 @@ async fn a_message_that_a_list_brought_with_too_few_headers_is_fetched_again() {
 #[tokio::test]
 async fn who_is_stripped_is_on_no_party_and_in_no_column_and_is_not_looked_up() {
     let settings = json!({"block": [{"address": "eve@outside.example", "action": "strip"}, {"domain": "kites.example", "action": "strip"}]});
-    let mut world = under(settings).await;
+    let mut organisation = under(settings).await;
     let to = people(&[
         "eve@outside.example",
         "lea@prospects.example",
         "ada@ours.example",
     ]);
-    world.put(ADA, mail("m1", &json!({"to": to})));
-    written(&world.deliver_one(ADA, "m1").await);
-    let email = world.email();
+    organisation.put(ADA, mail("m1", &json!({"to": to})));
+    written(&organisation.deliver_one(ADA, "m1").await);
+    let email = organisation.email();
     assert_eq!(email["sender"], Value::Null);
     assert_eq!(
         email["torecipients"],
         "lea@prospects.example;ada@ours.example"
     );
     assert_eq!(
-        world.parties(),
+        organisation.parties(),
         [
-            bound(2, "lea@prospects.example", "lead", world.people.lea),
-            bound(2, "ada@ours.example", "systemuser", world.people.ada),
+            bound(2, "lea@prospects.example", "lead", organisation.people.lea),
+            bound(2, "ada@ours.example", "systemuser", organisation.people.ada),
         ]
     );
     assert_eq!(email["directioncode"], false);
@@ -210,16 +220,20 @@ async fn who_is_stripped_is_on_no_party_and_in_no_column_and_is_not_looked_up() 
 
 #[tokio::test]
 async fn a_copy_in_a_mailbox_that_strips_nobody_is_the_same_mail() {
-    let mut world = World::start().await;
+    let mut organisation = TestOrganisation::start().await;
     let text = json!({"mailboxes": {"ada@ours.example": {"block": [{"address": "carol@kites.example", "action": "strip"}]}}});
-    world.pipeline.policy = PolicySource::given(Policy::parse(&text.to_string()).unwrap());
+    organisation.pipeline.policy = PolicySource::given(Policy::parse(&text.to_string()).unwrap());
     let to =
         json!({"to": people(&["ada@ours.example", "ben@ours.example", "eve@outside.example"])});
-    world.put(ADA, mail("m1", &to));
-    world.put(BEN, mail("m1", &to));
-    written(&world.deliver_one(ADA, "m1").await);
-    written(&world.deliver_one(BEN, "m1").await);
-    let addresses: Vec<String> = world.parties().into_iter().map(|party| party.1).collect();
+    organisation.put(ADA, mail("m1", &to));
+    organisation.put(BEN, mail("m1", &to));
+    written(&organisation.deliver_one(ADA, "m1").await);
+    written(&organisation.deliver_one(BEN, "m1").await);
+    let addresses: Vec<String> = organisation
+        .parties()
+        .into_iter()
+        .map(|party| party.1)
+        .collect();
     assert_eq!(
         addresses,
         [
@@ -232,12 +246,12 @@ async fn a_copy_in_a_mailbox_that_strips_nobody_is_the_same_mail() {
 
 #[tokio::test]
 async fn a_mailbox_with_a_part_of_its_own_is_judged_by_it_and_the_others_are_not() {
-    let mut world = World::start().await;
+    let mut organisation = TestOrganisation::start().await;
     let text = json!({"mailboxes": {"Ada@ours.example": {"track": {"received": "none"}}}});
-    world.pipeline.policy = PolicySource::given(Policy::parse(&text.to_string()).unwrap());
-    world.put(ADA, mail("m1", &json!({})));
-    world.put(BEN, mail("m2", &json!({})));
-    let fates = world.deliver(&[(ADA, "m1"), (BEN, "m2")]).await;
+    organisation.pipeline.policy = PolicySource::given(Policy::parse(&text.to_string()).unwrap());
+    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.put(BEN, mail("m2", &json!({})));
+    let fates = organisation.deliver(&[(ADA, "m1"), (BEN, "m2")]).await;
     // Only the lookup shows whether Carol is a user.
     assert_skipped(&fates[0], "track_none");
     written(&fates[1]);
@@ -245,39 +259,44 @@ async fn a_mailbox_with_a_part_of_its_own_is_judged_by_it_and_the_others_are_not
 
 #[tokio::test]
 async fn an_answer_to_a_tracked_mail_is_tracked_and_is_found_in_the_same_look_up() {
-    let mut world = under(json!({"track": {"received": "replies"}})).await;
+    let mut organisation = under(json!({"track": {"received": "replies"}})).await;
     let sent =
         json!({"from": people(&["ada@ours.example"]), "to": people(&["carol@kites.example"])});
-    world.put(ADA, mail("m1", &sent));
+    organisation.put(ADA, mail("m1", &sent));
     let answer_to = |id: &str| {
         let own = json!({"name": "Message-ID", "value": "<answer@kites.example>"});
         json!({"headers": [own, {"name": "In-Reply-To", "value": id}]})
     };
-    world.put(ADA, mail("m2", &answer_to("<m1@kites.example>")));
-    world.put(ADA, mail("m3", &json!({})));
+    organisation.put(ADA, mail("m2", &answer_to("<m1@kites.example>")));
+    organisation.put(ADA, mail("m3", &json!({})));
     // The answer is delivered first, when the message that it answers has no row yet.
-    assert_skipped(&world.deliver_one(ADA, "m2").await, "answers_untracked");
-    written(&world.deliver_one(ADA, "m1").await);
-    let before = asked(&world);
-    let listed = world.run(vec![work(ADA, "m2", Trigger::Backfill, 1)]).await;
+    assert_skipped(
+        &organisation.deliver_one(ADA, "m2").await,
+        "answers_untracked",
+    );
+    written(&organisation.deliver_one(ADA, "m1").await);
+    let before = asked(&organisation);
+    let listed = organisation
+        .run(vec![work(ADA, "m2", Trigger::Backfill, 1)])
+        .await;
     written(&listed[0].fate);
     assert_eq!(
-        asked(&world) - before,
+        asked(&organisation) - before,
         2,
         "one batch of queries and one of writes"
     );
-    assert_skipped(&world.deliver_one(ADA, "m3").await, "not_a_reply");
+    assert_skipped(&organisation.deliver_one(ADA, "m3").await, "not_a_reply");
 }
 
 #[tokio::test]
 async fn mail_with_known_people_is_tracked_where_only_that_is() {
-    let mut world = under(json!({"track": {"received": "known"}})).await;
-    world.put(ADA, mail("m1", &json!({})));
-    world.put(
+    let mut organisation = under(json!({"track": {"received": "known"}})).await;
+    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.put(
         ADA,
         mail("m2", &json!({"from": people(&["eve@outside.example"])})),
     );
-    let fates = world.deliver(&[(ADA, "m1"), (ADA, "m2")]).await;
+    let fates = organisation.deliver(&[(ADA, "m1"), (ADA, "m2")]).await;
     written(&fates[0]);
     assert_skipped(&fates[1], "nobody_known");
 }
@@ -289,43 +308,48 @@ async fn with_less_than_the_full_content_no_body_is_stored_and_no_file_downloade
         ("subject", "Kites for spring", ""),
         ("participants", "(not stored)", ""),
     ] {
-        let mut world = under(json!({"content": content})).await;
-        world.put(ADA, mail("m1", &json!({"snippet": "Two red"})));
+        let mut organisation = under(json!({"content": content})).await;
+        organisation.put(ADA, mail("m1", &json!({"snippet": "Two red"})));
         let file = json!({"id": "f1", "filename": "a.pdf", "content_type": "application/pdf"});
-        world
+        organisation
             .emulators
             .nylas()
             .add_attachment(ADA, "m1", file, b"text".to_vec());
-        let before = world.emulators.nylas().requests();
-        written(&world.deliver_one(ADA, "m1").await);
+        let before = organisation.emulators.nylas().requests();
+        written(&organisation.deliver_one(ADA, "m1").await);
         assert_eq!(
-            world.emulators.nylas().requests() - before,
+            organisation.emulators.nylas().requests() - before,
             5,
             "no file is downloaded"
         );
-        let email = world.email();
+        let email = organisation.email();
         assert_eq!(email["subject"], subject);
         assert_eq!(
             email["description"].as_str().unwrap_or_default(),
             description
         );
-        assert!(world.attachments().is_empty());
+        assert!(organisation.attachments().is_empty());
         assert_eq!(
-            world.parties()[0],
-            bound(1, "carol@kites.example", "contact", world.people.carol)
+            organisation.parties()[0],
+            bound(
+                1,
+                "carol@kites.example",
+                "contact",
+                organisation.people.carol
+            )
         );
     }
 }
 
 #[tokio::test]
 async fn the_rules_that_were_asked_go_with_what_became_of_a_message() {
-    let mut world = under(json!({"track": {"received": "known"}})).await;
-    world.put(ADA, mail("m1", &json!({})));
-    world.put(
+    let mut organisation = under(json!({"track": {"received": "known"}})).await;
+    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.put(
         ADA,
         mail("m2", &json!({"from": people(&["eve@outside.example"])})),
     );
-    let handled = world
+    let handled = organisation
         .run(vec![created(ADA, "m1"), created(ADA, "m2")])
         .await;
     let last = |id: &str| {
@@ -347,38 +371,38 @@ async fn the_rules_that_were_asked_go_with_what_became_of_a_message() {
 
 #[tokio::test]
 async fn without_a_stored_policy_the_defaults_hold_and_a_pushed_one_holds_after_five_minutes() {
-    let mut world = World::start().await;
-    world.pipeline.policy = PolicySource::ledger();
+    let mut organisation = TestOrganisation::start().await;
+    organisation.pipeline.policy = PolicySource::ledger();
     for id in ["m1", "m2", "m3"] {
-        world.put(ADA, mail(id, &json!({})));
+        organisation.put(ADA, mail(id, &json!({})));
     }
-    written(&world.deliver_one(ADA, "m1").await);
+    written(&organisation.deliver_one(ADA, "m1").await);
     let text = r#"{"defaults": {"block": [{"domain": "kites.example", "action": "drop"}]}}"#;
-    let ledger = &world.pipeline.ledger;
-    let pushed = ledger.push_policy(text, "v1", None, world.now).await;
+    let ledger = &organisation.pipeline.ledger;
+    let pushed = ledger.push_policy(text, "v1", None, organisation.now).await;
     pushed.unwrap();
-    world.later(TimeDelta::seconds(299));
-    written(&world.deliver_one(ADA, "m2").await);
-    world.later(TimeDelta::seconds(1));
-    assert_skipped(&world.deliver_one(ADA, "m3").await, "blocked");
+    organisation.later(TimeDelta::seconds(299));
+    written(&organisation.deliver_one(ADA, "m2").await);
+    organisation.later(TimeDelta::seconds(1));
+    assert_skipped(&organisation.deliver_one(ADA, "m3").await, "blocked");
 }
 
 #[tokio::test]
 async fn while_the_stored_policy_cannot_be_used_messages_wait_and_nothing_is_fetched() {
-    let mut world = World::start().await;
-    world.pipeline.policy = PolicySource::ledger();
-    world.put(ADA, mail("m1", &json!({})));
-    let ledger = &world.pipeline.ledger;
+    let mut organisation = TestOrganisation::start().await;
+    organisation.pipeline.policy = PolicySource::ledger();
+    organisation.put(ADA, mail("m1", &json!({})));
+    let ledger = &organisation.pipeline.ledger;
     let pushed = ledger.push_policy(
         r#"{"defaults": {"new_setting": "carol"}}"#,
         "v1",
         None,
-        world.now,
+        organisation.now,
     );
     pushed.await.unwrap();
-    let before = world.emulators.nylas().requests();
+    let before = organisation.emulators.nylas().requests();
     for receive_count in [1, 10] {
-        let handled = world
+        let handled = organisation
             .run(vec![work(ADA, "m1", Trigger::Created, receive_count)])
             .await;
         let (delay, reason) = waiting(&handled[0].fate);
@@ -388,38 +412,41 @@ async fn while_the_stored_policy_cannot_be_used_messages_wait_and_nothing_is_fet
             "the stored policy (version v1) has 1 problem(s) and cannot be used: run `mailverse policy show`"
         );
     }
-    assert_eq!(world.emulators.nylas().requests(), before);
+    assert_eq!(organisation.emulators.nylas().requests(), before);
     // The last delivery of a queue message does not end the message. The worker queues it again
     // and records that in the ledger.
     let key = created(ADA, "m1").request.key;
-    let ledger = &world.pipeline.ledger;
-    assert!(ledger.queued_anew(&key, world.now).await.unwrap());
-    assert_eq!(world.entry(ADA, "m1").await.unwrap().state, State::Waiting);
+    let ledger = &organisation.pipeline.ledger;
+    assert!(ledger.queued_anew(&key, organisation.now).await.unwrap());
+    assert_eq!(
+        organisation.entry(ADA, "m1").await.unwrap().state,
+        State::Waiting
+    );
     // Once the policy is fixed, it applies at once, not after five minutes.
-    let ledger = &world.pipeline.ledger;
+    let ledger = &organisation.pipeline.ledger;
     ledger
-        .push_policy("{}", "v2", Some("v1"), world.now)
+        .push_policy("{}", "v2", Some("v1"), organisation.now)
         .await
         .unwrap();
-    written(&world.deliver_one(ADA, "m1").await);
+    written(&organisation.deliver_one(ADA, "m1").await);
 }
 
 #[tokio::test]
 async fn internal_mail_is_tracked_where_the_policy_says_so() {
-    let mut world = under(json!({"skip_internal": false})).await;
-    world.put(
+    let mut organisation = under(json!({"skip_internal": false})).await;
+    organisation.put(
         ADA,
         mail(
             "m1",
             &json!({"from": people(&["ada@ours.example"]), "to": people(&["x@partner.example"])}),
         ),
     );
-    written(&world.deliver_one(ADA, "m1").await);
-    assert_eq!(world.email()["directioncode"], true);
+    written(&organisation.deliver_one(ADA, "m1").await);
+    assert_eq!(organisation.email()["directioncode"], true);
     assert_eq!(
-        world.parties(),
+        organisation.parties(),
         [
-            bound(1, "ada@ours.example", "systemuser", world.people.ada),
+            bound(1, "ada@ours.example", "systemuser", organisation.people.ada),
             unbound(2, "x@partner.example")
         ]
     );

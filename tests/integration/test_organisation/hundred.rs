@@ -4,7 +4,7 @@ use mailverse::clients::dataverse::emails::WriteMode;
 use mailverse::policy::document::CreateContacts;
 use serde_json::json;
 
-use super::{ADA, World, mail, people, written};
+use super::{ADA, TestOrganisation, mail, people, written};
 
 /// The number of messages.
 pub(crate) const MESSAGES: usize = 100;
@@ -24,34 +24,34 @@ pub(crate) async fn requests_of_strangers(mode: WriteMode, at_once: usize) -> u6
 }
 
 async fn requests_of(mode: WriteMode, at_once: usize, known: bool) -> u64 {
-    let mut world = World::start_in(mode).await;
+    let mut organisation = TestOrganisation::start_in(mode).await;
     // Known people are counted with the setting that may need more requests.
-    world.set(&json!({"create_contacts": CreateContacts::All}));
+    organisation.set(&json!({"create_contacts": CreateContacts::All}));
     let ids: Vec<String> = (0..MESSAGES).map(|n| format!("m{n}")).collect();
     for id in &ids {
         let [from, cc] = ["from", "cc"].map(|role| format!("{role}-{id}@kites-{id}.example"));
         for address in [&from, &cc].into_iter().filter(|_| known) {
-            world.insert(
+            organisation.insert(
                 "contact",
                 json!({"lastname": "Known", "emailaddress1": address}),
             );
         }
         let with = json!({"from": people(&[from]), "cc": people(&[cc])});
-        world.put(ADA, mail(id, &with));
+        organisation.put(ADA, mail(id, &with));
     }
     let messages: Vec<(&str, &str)> = ids.iter().map(|id| (ADA, id.as_str())).collect();
     for some in messages.chunks(at_once) {
-        for fate in world.deliver(some).await {
+        for fate in organisation.deliver(some).await {
             let (id, _) = written(&fate);
-            let parties = world.emulators.dataverse().parties(id);
+            let parties = organisation.emulators.dataverse().parties(id);
             let known = parties.iter().filter(|party| {
                 party["partyid"]["table"] == "contact" && party["participationtypemask"] != 8
             });
             assert_eq!(known.count(), 2, "each message has two known people");
         }
     }
-    assert_eq!(world.emails().len(), MESSAGES);
-    let accounts = world.emulators.dataverse().rows("account").len();
+    assert_eq!(organisation.emails().len(), MESSAGES);
+    let accounts = organisation.emulators.dataverse().rows("account").len();
     assert_eq!(accounts, if known { 1 } else { 1 + MESSAGES });
-    world.emulators.dataverse().requests().total
+    organisation.emulators.dataverse().requests().total
 }

@@ -17,7 +17,7 @@ use secrecy::ExposeSecret;
 use serde_json::json;
 
 use super::{Calls, Office, after, now};
-use crate::test_organisation::{ADA, World, created, mail, waiting, written};
+use crate::test_organisation::{ADA, TestOrganisation, created, mail, waiting, written};
 
 /// Returns one application user whose token is read from this store.
 fn reading(store: TokenStore) -> Identities {
@@ -27,7 +27,7 @@ fn reading(store: TokenStore) -> Identities {
 
 /// Two workers of one world, each with its own reader of the stored token.
 struct TwoWorkers {
-    world: World,
+    organisation: TestOrganisation,
     other: Pipeline,
     office: Office,
     calls: [Calls; 2],
@@ -35,15 +35,15 @@ struct TwoWorkers {
 
 impl TwoWorkers {
     async fn start() -> Self {
-        let mut world = World::start().await;
-        let office = Office::open(&world.emulators).await;
-        let mut other = world.another_pipeline().await;
+        let mut organisation = TestOrganisation::start().await;
+        let office = Office::open(&organisation.emulators).await;
+        let mut other = organisation.another_pipeline().await;
         let (one, first) = office.reader();
         let (two, second) = office.reader();
-        world.pipeline.identities = reading(one);
+        organisation.pipeline.identities = reading(one);
         other.identities = reading(two);
         Self {
-            world,
+            organisation,
             other,
             office,
             calls: [first, second],
@@ -51,7 +51,7 @@ impl TwoWorkers {
     }
 
     async fn refresh(&self) {
-        self.office.refresh_at(self.world.now).await.unwrap();
+        self.office.refresh_at(self.organisation.now).await.unwrap();
     }
 
     /// Runs each worker once on ten different messages.
@@ -61,9 +61,9 @@ impl TwoWorkers {
                 .map(|n| created(ADA, &format!("m{n}")))
                 .collect::<Vec<_>>()
         };
-        let (one, two) = (self.world.begin(), self.world.begin());
+        let (one, two) = (self.organisation.begin(), self.organisation.begin());
         let (one, two) = tokio::join!(
-            self.world.pipeline.run(batch(0..10), one),
+            self.organisation.pipeline.run(batch(0..10), one),
             self.other.run(batch(10..20), two),
         );
         let handled = one.into_iter().chain(two);
@@ -75,7 +75,7 @@ impl TwoWorkers {
     }
 
     fn requests(&self) -> u64 {
-        self.world.emulators.dataverse().requests().total
+        self.organisation.emulators.dataverse().requests().total
     }
 }
 
@@ -84,7 +84,9 @@ async fn two_workers_that_meet_an_ended_token_lose_no_message_and_storm_nobody()
     let mut workers = TwoWorkers::start().await;
     workers.refresh().await;
     for n in 0..20 {
-        workers.world.put(ADA, mail(&format!("m{n}"), &json!({})));
+        workers
+            .organisation
+            .put(ADA, mail(&format!("m{n}"), &json!({})));
     }
     // The token is revoked before it expires.
     workers.office.entra.revoke_all();
@@ -93,7 +95,7 @@ async fn two_workers_that_meet_an_ended_token_lose_no_message_and_storm_nobody()
     }
     assert_eq!(workers.requests(), 2, "each worker sends the token once");
     assert_eq!(workers.calls(), [1, 1]);
-    let nylas = workers.world.pipeline.nylas.requests();
+    let nylas = workers.organisation.pipeline.nylas.requests();
     // The messages are delivered five more times within a minute, and the store still has the same
     // token.
     for _ in 0..5 {
@@ -105,7 +107,7 @@ async fn two_workers_that_meet_an_ended_token_lose_no_message_and_storm_nobody()
                 "{reason}"
             );
         }
-        workers.world.later(TimeDelta::seconds(10));
+        workers.organisation.later(TimeDelta::seconds(10));
     }
     assert_eq!(
         workers.requests(),
@@ -118,18 +120,18 @@ async fn two_workers_that_meet_an_ended_token_lose_no_message_and_storm_nobody()
         "each worker read the store once more"
     );
     assert_eq!(
-        workers.world.pipeline.nylas.requests(),
+        workers.organisation.pipeline.nylas.requests(),
         nylas,
         "no message was fetched"
     );
 
-    workers.world.later(TimeDelta::minutes(5));
+    workers.organisation.later(TimeDelta::minutes(5));
     workers.refresh().await;
     for fate in workers.both().await {
         written(&fate);
     }
     assert_eq!(workers.calls(), [3, 3]);
-    assert_eq!(workers.world.emails().len(), 20);
+    assert_eq!(workers.organisation.emails().len(), 20);
 }
 
 #[tokio::test]
@@ -137,29 +139,29 @@ async fn a_token_that_ends_in_the_middle_of_the_history_costs_time_and_no_messag
     let workers = TwoWorkers::start().await;
     workers.refresh().await;
     for n in 0..120 {
-        let date = workers.world.now.timestamp() - n;
+        let date = workers.organisation.now.timestamp() - n;
         let message = json!({"date": date, "subject": format!("Kites number {n}.")});
         let message = mail(&format!("m{n}"), &message);
-        workers.world.put(ADA, message);
+        workers.organisation.put(ADA, message);
     }
     // The token is revoked while the second of three batches is written. The other batches run at
     // the same time, so their outcome is a matter of chance.
     let entra = workers.office.entra.clone();
     let revoked = async move { entra.revoke_all() };
     workers
-        .world
+        .organisation
         .before_dataverse_gets("Kites number 60.", revoked);
     let TwoWorkers {
-        mut world,
+        mut organisation,
         other,
         office,
         ..
     } = workers;
     let (sync, tasks) = (MemoryQueue::default(), MemoryQueue::default());
     let backfill = Backfill::new(other, sync.clone(), tasks.clone());
-    let first = list(&backfill, &mut world).await;
+    let first = list(&backfill, &mut organisation).await;
     assert!([0, 40, 80].contains(&first.len()), "{}", first.len());
-    assert_eq!(world.emails().len(), first.len());
+    assert_eq!(organisation.emails().len(), first.len());
     assert_eq!(
         sync.hidden().len() + sync.visible(),
         0,
@@ -173,16 +175,19 @@ async fn a_token_that_ends_in_the_middle_of_the_history_costs_time_and_no_messag
         "the task of the page is delivered again"
     );
 
-    world.later(TimeDelta::minutes(5));
-    office.refresh_at(world.now).await.unwrap();
+    organisation.later(TimeDelta::minutes(5));
+    office.refresh_at(organisation.now).await.unwrap();
     tasks.send_body(task.body, Duration::ZERO).await.unwrap();
-    list(&backfill, &mut world).await;
-    assert_eq!(world.emails().len(), 120);
+    list(&backfill, &mut organisation).await;
+    assert_eq!(organisation.emails().len(), 120);
 }
 
-async fn list(backfill: &Backfill<MemoryQueue>, world: &mut World) -> Vec<Handled> {
-    let run = world.begin();
-    let event = json!({"source": "aws.scheduler", "time": world.now.to_rfc3339()});
+async fn list(
+    backfill: &Backfill<MemoryQueue>,
+    organisation: &mut TestOrganisation,
+) -> Vec<Handled> {
+    let run = organisation.begin();
+    let event = json!({"source": "aws.scheduler", "time": organisation.now.to_rfc3339()});
     backfill.run_through(&event, &|| run).await.unwrap().1
 }
 
@@ -232,19 +237,21 @@ async fn while_the_store_cannot_be_read_messages_wait_and_all_are_written_afterw
     let mut workers = TwoWorkers::start().await;
     workers.refresh().await;
     for n in 0..20 {
-        workers.world.put(ADA, mail(&format!("m{n}"), &json!({})));
+        workers
+            .organisation
+            .put(ADA, mail(&format!("m{n}"), &json!({})));
     }
     let (living, _) = workers.office.reader();
     let calls = Calls::default();
     let dead = workers.office.dead_reader(&calls);
-    workers.world.pipeline.identities = reading(dead.clone());
+    workers.organisation.pipeline.identities = reading(dead.clone());
     workers.other.identities = reading(dead);
     for _ in 0..5 {
         for fate in workers.both().await {
             let told = ("secret token: not reachable", TokenError::WAIT);
             assert_eq!((waiting(&fate).1, waiting(&fate).0), told);
         }
-        workers.world.later(TimeDelta::seconds(10));
+        workers.organisation.later(TimeDelta::seconds(10));
     }
     assert_eq!(workers.requests(), 0);
     assert_eq!(
@@ -252,20 +259,20 @@ async fn while_the_store_cannot_be_read_messages_wait_and_all_are_written_afterw
         2,
         "the store is read once a minute in each process"
     );
-    workers.world.later(TimeDelta::minutes(5));
-    workers.world.pipeline.identities = reading(living.clone());
+    workers.organisation.later(TimeDelta::minutes(5));
+    workers.organisation.pipeline.identities = reading(living.clone());
     workers.other.identities = reading(living);
     for fate in workers.both().await {
         written(&fate);
     }
-    assert_eq!(workers.world.emails().len(), 20);
+    assert_eq!(workers.organisation.emails().len(), 20);
 }
 
 /// Runs a worker with a wrong clock for two hours, with a new message and a delivery every minute.
 /// Returns the number of messages that were delivered again, and the number of reads of the store.
 async fn two_hours_with_a_clock_that_is_off_by(off: TimeDelta) -> (usize, usize) {
     let mut workers = TwoWorkers::start().await;
-    let clock = workers.world.emulators.clock().clone();
+    let clock = workers.organisation.emulators.clock().clone();
     clock.stop();
     let (mut came_back, mut again) = (0, None);
     for minute in 0..120 {
@@ -273,11 +280,11 @@ async fn two_hours_with_a_clock_that_is_off_by(off: TimeDelta) -> (usize, usize)
             // The refresher's clock is right.
             workers.office.refresh_at(clock.now()).await.unwrap();
         }
-        workers.world.now = clock.now() + off;
+        workers.organisation.now = clock.now() + off;
         let id = format!("m{minute}");
-        workers.world.put(ADA, mail(&id, &json!({})));
+        workers.organisation.put(ADA, mail(&id, &json!({})));
         for id in [again.take(), Some(id)].into_iter().flatten() {
-            let fate = workers.world.deliver_one(ADA, &id).await;
+            let fate = workers.organisation.deliver_one(ADA, &id).await;
             if let Fate::Waiting { reason, .. } = &fate {
                 assert_eq!(reason, "dataverse refused the token");
                 came_back += 1;
@@ -289,7 +296,7 @@ async fn two_hours_with_a_clock_that_is_off_by(off: TimeDelta) -> (usize, usize)
         clock.advance(Duration::from_secs(60));
     }
     assert_eq!(again, None);
-    assert_eq!(workers.world.emails().len(), 120);
+    assert_eq!(workers.organisation.emails().len(), 120);
     (came_back, workers.calls()[0])
 }
 

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 /// A running emulator and an HTTP client with a token for it.
-pub(crate) struct World {
+pub(crate) struct ValidClient {
     pub(crate) emulators: Emulators,
     pub(crate) http: Client,
     pub(crate) token: String,
@@ -64,7 +64,7 @@ pub(crate) fn error(status: u16, code: &str) -> (u16, String) {
     (status, code.to_owned())
 }
 
-impl World {
+impl ValidClient {
     pub(crate) async fn new() -> Self {
         let emulators = Emulators::start().await.unwrap();
         let token = emulators

@@ -6,7 +6,7 @@ use mailverse::model::sync_request::{SyncRequest, Trigger};
 use mailverse::pipeline::Work;
 use serde_json::{Value, json};
 
-use super::{ADA, World};
+use super::{ADA, TestOrganisation};
 
 /// Returns a message from Carol to Ada with the Message-ID `<{id}@kites.example>`. `changes`
 /// replaces or adds fields. A null value empties a field.
@@ -57,13 +57,13 @@ pub(crate) fn key(grant: &str, id: &str) -> MessageKey {
 }
 
 /// Starts a world with one message from Carol in Ada's mailbox.
-pub(crate) async fn with_a_mail() -> World {
+pub(crate) async fn with_a_mail() -> TestOrganisation {
     with_a_mail_in(WriteMode::default()).await
 }
 
 /// Does the same with a pipeline that uses this write mode.
-pub(crate) async fn with_a_mail_in(mode: WriteMode) -> World {
-    let world = World::start_in(mode).await;
-    world.put(ADA, mail("m1", &json!({})));
-    world
+pub(crate) async fn with_a_mail_in(mode: WriteMode) -> TestOrganisation {
+    let organisation = TestOrganisation::start_in(mode).await;
+    organisation.put(ADA, mail("m1", &json!({})));
+    organisation
 }
