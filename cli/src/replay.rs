@@ -1,7 +1,7 @@
 //! `mailverse replay`: runs saved events through the same handlers that run on Lambda.
 //!
 //! 1. Read the events ([`event`]).
-//! 2. Set up the services: emulators filled from the events, or the real ones ([`stage`],
+//! 2. Set up the services: emulators filled from the events, or the real ones ([`harness`],
 //!    [`mailboxes`]).
 //! 3. Deliver each event, twice unless `--once` is given, and process the queue whenever ten
 //!    messages wait, as Lambda would.
@@ -28,7 +28,7 @@ use uuid::Uuid;
 use webhook_receiver::signature::{Key, SecretProblem};
 
 use self::event::{LoadError, SavedEvent};
-use self::harness::{Stage, StageError};
+use self::harness::{Harness, HarnessError};
 use self::report::Report;
 use crate::policy::PolicyFileError;
 use crate::terminal::{self, Answer};
@@ -92,7 +92,7 @@ pub(crate) enum ReplayError {
     #[error(transparent)]
     Policy(#[from] PolicyFileError),
     #[error(transparent)]
-    Stage(#[from] StageError),
+    Harness(#[from] HarnessError),
     #[error("{}: {problem}", path.display())]
     Secret { path: PathBuf, problem: String },
     #[error(transparent)]
@@ -118,65 +118,65 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, ReplayError> {
         .as_deref()
         .map(crate::policy::from_file)
         .transpose()?;
-    let stage = if arguments.org {
+    let harness = if arguments.org {
         let settings = harness::settings()?;
         if !arguments.yes {
             ask(settings.dataverse_url.as_str())?;
         }
-        Stage::organisation(&settings, policy.as_ref(), key).await?
+        Harness::organisation(&settings, policy.as_ref(), key).await?
     } else {
         let policy = policy.unwrap_or_default();
-        Stage::offline(&events, arguments.state.as_deref(), &policy, key).await?
+        Harness::offline(&events, arguments.state.as_deref(), &policy, key).await?
     };
     let mut report = Report::new(&events);
     let rounds = if arguments.once { 1 } else { 2 };
     let progress = progress_bar(events.len() * rounds);
     for _ in 0..rounds {
         for event in &events {
-            deliver(&stage, event, arguments.resign, &mut report).await;
-            if stage.queued() >= BATCH {
-                work_off(&stage, &mut report).await;
+            deliver(&harness, event, arguments.resign, &mut report).await;
+            if harness.queued() >= BATCH {
+                work_off(&harness, &mut report).await;
             }
             progress.inc(1);
         }
-        work_off(&stage, &mut report).await;
+        work_off(&harness, &mut report).await;
     }
     progress.finish_and_clear();
-    report.measure(&stage, begun.elapsed());
+    report.measure(&harness, begun.elapsed());
     let mut out = std::io::stdout().lock();
     let printed = if arguments.json {
         writeln!(out, "{}", report.json())
     } else {
-        report.print(&mut out, &stage)
+        report.print(&mut out, &harness)
     };
     // After printing, so that the report is shown even if the state cannot be stored.
-    stage.finish()?;
+    harness.finish()?;
     terminal::printed(printed).map_err(ReplayError::Print)?;
     Ok(ExitCode::from(u8::from(!report.is_success())))
 }
 
-async fn deliver(stage: &Stage, event: &SavedEvent, resign: bool, report: &mut Report) {
+async fn deliver(harness: &Harness, event: &SavedEvent, resign: bool, report: &mut Report) {
     match &event.kind {
         event::Kind::Http(request) => {
-            let received = stage.receive(request, resign).await;
+            let received = harness.receive(request, resign).await;
             report.received(&event.file, received);
         }
         event::Kind::Sqs(batch) => {
-            let worked = stage.work(batch).await;
+            let worked = harness.work(batch).await;
             report.worked(Some(&event.file), worked);
         }
         event::Kind::Schedule(event_json) => {
             // Process what earlier events put on the queue first.
-            work_off(stage, report).await;
-            report.listed(&event.file, stage.backfill(event_json).await);
+            work_off(harness, report).await;
+            report.listed(&event.file, harness.backfill(event_json).await);
         }
         event::Kind::Unreadable(reason) => report.refused(&event.file, reason),
     }
 }
 
-async fn work_off(stage: &Stage, report: &mut Report) {
-    while stage.queued() > 0 {
-        report.worked(None, stage.work_queue(BATCH).await);
+async fn work_off(harness: &Harness, report: &mut Report) {
+    while harness.queued() > 0 {
+        report.worked(None, harness.work_queue(BATCH).await);
     }
 }
 

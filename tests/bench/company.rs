@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use emulators::{Emulators, Grant, Setting};
+use local_aws::dynamo;
 use mailverse::clients::aws::secrets::SecretSource;
 use mailverse::clients::dataverse::DataverseClient;
 use mailverse::clients::dataverse::emails::WriteMode;
@@ -22,7 +23,6 @@ use mailverse::pipeline::people_limit::ResolvedPeopleLimit;
 use mailverse::policy::Policy;
 use mailverse::policy::cache::PolicySource;
 use serde_json::{Value, json};
-use stage::dynamo;
 
 use crate::queue::Queue;
 

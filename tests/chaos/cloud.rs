@@ -6,10 +6,10 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_sqs::operation::change_message_visibility::ChangeMessageVisibilityError;
 use aws_sdk_sqs::types::{Message, MessageSystemAttributeName, QueueAttributeName};
 use emulators::{Emulators, Privilege, Setting};
+use local_aws::dynamo;
+use local_aws::moto::Moto;
 use mailverse::ledger::table;
 use serde_json::{Value, json};
-use stage::dynamo;
-use stage::moto::Moto;
 
 use crate::connection::Line;
 use crate::corpus::LONGEST_SUBJECT;

@@ -5,8 +5,8 @@ use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use local_aws::lambda::Killer;
 use serde_json::Value;
-use stage::lambda::Killer;
 use tokio::sync::watch;
 
 use crate::asked::{Asked, asked_of_dataverse, nylas_refusal, target, update_item, without_delay};

@@ -2,8 +2,8 @@
 
 use aws_sdk_sqs::types::Message;
 use chrono::Utc;
+use local_aws::events::{delivery, schedule};
 use rand::Rng;
-use stage::events::{delivery, schedule};
 use tokio::sync::watch;
 
 use crate::cloud::{Cloud, WEBHOOK_SECRET};

@@ -13,11 +13,11 @@ use chrono::Utc;
 use emulators::Setting;
 use futures_util::future::join_all;
 use futures_util::{StreamExt, stream};
+use local_aws::events::schedule;
+use local_aws::lambda::Function;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
-use stage::events::schedule;
-use stage::lambda::Function;
 use tokio::sync::watch;
 
 use crate::cloud::{Cloud, TABLE, WEBHOOK_SECRET};

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use aws_sdk_sqs::types::Message;
 use chrono::{DateTime, TimeDelta, Utc};
+use local_aws::events::sqs_event;
+use local_aws::lambda::{Ended, Function};
 use rand::rngs::StdRng;
 use serde_json::Value;
-use stage::events::sqs_event;
-use stage::lambda::{Ended, Function};
 
 use crate::cloud::{Cloud, Lines};
 use crate::fault_proxy::Seat;

@@ -7,11 +7,11 @@ use aws_sdk_sqs::types::Message;
 use chrono::{TimeDelta, Utc};
 use emulators::{Fault, FaultPlan};
 use futures_util::future::join_all;
+use local_aws::events::sqs_event;
+use local_aws::lambda::{Ended, Function};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
-use stage::events::sqs_event;
-use stage::lambda::{Ended, Function};
 use tokio::sync::{Mutex, watch};
 
 use crate::test_organisation::TestOrganisation;

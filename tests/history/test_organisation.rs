@@ -4,14 +4,14 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use aws_sdk_sqs::types::{Message, MessageSystemAttributeName, QueueAttributeName};
 use chrono::{DateTime, TimeDelta, Utc};
 use emulators::{Emulators, FaultPlan, Grant, Setting};
+use local_aws::dynamo;
+use local_aws::events::schedule;
+use local_aws::lambda::Function;
+use local_aws::moto::Moto;
 use mailverse::ledger::table;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
-use stage::dynamo;
-use stage::events::schedule;
-use stage::lambda::Function;
-use stage::moto::Moto;
 
 use crate::Shape;
 

@@ -21,8 +21,8 @@ mod tripwire;
 
 use std::process::ExitCode;
 
+use local_aws::dynamo;
 use mailverse::clients::dataverse::emails::WriteMode;
-use stage::dynamo;
 use test_organisation::hundred::{MESSAGES, MOST_REQUESTS, requests, requests_of_strangers};
 
 #[tokio::main(flavor = "current_thread")]

@@ -2,7 +2,7 @@
 //! out.
 //!
 //! Each function is a separate process with its own environment. It speaks the Lambda Runtime API
-//! with `stage/lambda.rs`, SQS and Secrets Manager with moto (`cloud.rs`), DynamoDB with the
+//! with `local_aws/lambda.rs`, SQS and Secrets Manager with moto (`cloud.rs`), DynamoDB with the
 //! embedded one, and Dataverse, Nylas and Entra with the emulators, each over its real protocol.
 
 mod budgets;
@@ -27,4 +27,4 @@ mod trouble;
 mod webhook_path;
 mod what_if;
 
-use stage::{lambda, moto};
+use local_aws::{lambda, moto};

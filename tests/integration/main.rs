@@ -13,7 +13,7 @@
 //! | Is there always a token, and what happens without one? | `tokens.rs` |
 //! | Do the compiled functions do all that, as Lambda runs them? | `end_to_end.rs` |
 //! | What do operators see and do? | `end_to_end/operating.rs` |
-//! | What do these tests run against? | `test_organisation.rs`, `tripwire.rs`; what the functions run against: `../stage/` |
+//! | What do these tests run against? | `test_organisation.rs`, `tripwire.rs`; what the functions run against: `../local_aws/` |
 //!
 //! A test name is a sentence about behaviour. No test waits for time to pass or sets environment
 //! variables, and every random choice has a seed that is printed.
@@ -63,4 +63,4 @@ mod test_organisation;
 mod tokens;
 mod tripwire;
 
-use stage::dynamo;
+use local_aws::dynamo;

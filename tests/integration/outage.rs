@@ -33,13 +33,13 @@ use aws_lambda_events::sqs::SqsEvent;
 use chrono::TimeDelta;
 use clap::{Parser, ValueEnum};
 use emulators::{Privilege, Setting};
+use local_aws::dynamo;
 use mailverse::clients::aws::queue::{QueueError, SyncQueue};
 use mailverse::clients::retry::RECEIVE_LIMIT;
 use mailverse::ledger::State;
 use mailverse::model::sync_request::{SyncRequest, Trigger};
 use mailverse::pipeline::Run;
 use serde_json::json;
-use stage::dynamo;
 use sync_worker::Worker;
 use test_organisation::{ADA, TestOrganisation, key, mail};
 

@@ -14,9 +14,9 @@ use aws_sdk_secretsmanager::config::{Builder, ConfigBag, Intercept, RuntimeCompo
 use aws_sdk_secretsmanager::error::BoxError;
 use chrono::{DateTime, TimeDelta, Utc};
 use emulators::{Clock, Emulators, Entra};
+use local_aws::moto::Moto;
 use mailverse::clients::entra::token_store::TokenStore;
 use serde_json::{Value, json};
-use stage::moto::Moto;
 use token_refresher::config::Config;
 use token_refresher::{RefreshError, Refreshed, refresh};
 

@@ -14,9 +14,9 @@
 
 use aws_sdk_sqs::types::{Message, MessageSystemAttributeName};
 use emulators::{Emulators, Grant};
+use local_aws::lambda::Function;
+use local_aws::{dynamo, events, moto};
 use serde_json::{Value, json};
-use stage::lambda::Function;
-use stage::{dynamo, events, moto};
 
 /// Returns the memory of the function from `template.yaml`, in kilobytes.
 fn function_memory_kb() -> u64 {

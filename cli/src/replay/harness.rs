@@ -53,7 +53,7 @@ const INVOCATION: TimeDelta = TimeDelta::minutes(15);
 
 /// The services could not be set up, or the state could not be stored.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum StageError {
+pub(crate) enum HarnessError {
     #[error("{0} (--org reads the settings of sync-worker from the environment)")]
     Settings(#[from] SettingsError),
     #[error("failed to parse the demo organisation: {0}")]
@@ -73,7 +73,7 @@ pub(crate) enum StageError {
 }
 
 /// The handlers of all functions and the services that they call.
-pub(crate) struct Stage {
+pub(crate) struct Harness {
     queue: MemoryQueue,
     receiver: Receiver<MemoryQueue>,
     worker: Worker<MemoryQueue>,
@@ -93,21 +93,21 @@ struct Offline {
 /// Reads the settings of sync-worker from the environment.
 ///
 /// # Errors
-/// [`StageError::Settings`]: names every setting that is missing or malformed.
-pub(crate) fn settings() -> Result<PipelineSettings, StageError> {
+/// [`HarnessError::Settings`]: names every setting that is missing or malformed.
+pub(crate) fn settings() -> Result<PipelineSettings, HarnessError> {
     let mut settings = Settings::new(env::process);
     let pipeline = PipelineSettings::read(&mut settings);
     settings.finish()?;
     Ok(pipeline)
 }
 
-impl Stage {
+impl Harness {
     /// Connects to the real services. Uses the stored policy unless `policy` is given.
     pub(crate) async fn organisation(
         settings: &PipelineSettings,
         policy: Option<&Policy>,
         key: Key,
-    ) -> Result<Self, StageError> {
+    ) -> Result<Self, HarnessError> {
         let aws = aws_config::load_defaults(BehaviorVersion::v2026_01_12()).await;
         let mut pipelines = [settings.connect(&aws)?, settings.connect(&aws)?];
         if let Some(policy) = policy {
@@ -124,8 +124,8 @@ impl Stage {
         state: Option<&Path>,
         policy: &Policy,
         key: Key,
-    ) -> Result<Self, StageError> {
-        let emulators = Emulators::start().await.map_err(StageError::Emulators)?;
+    ) -> Result<Self, HarnessError> {
+        let emulators = Emulators::start().await.map_err(HarnessError::Emulators)?;
         // A replay may send years of saved events at once, so the emulator must not throttle it.
         emulators
             .dataverse()
@@ -260,7 +260,7 @@ impl Stage {
     }
 
     /// Stores the emulated organisation for the next run, if there is a state file.
-    pub(crate) fn finish(&self) -> Result<(), StageError> {
+    pub(crate) fn finish(&self) -> Result<(), HarnessError> {
         let Some((emulators, path)) = self
             .offline
             .as_ref()
@@ -273,7 +273,7 @@ impl Stage {
         let unfinished = path.with_extension("json.new");
         std::fs::write(&unfinished, emulators.dataverse().export().to_string())
             .and_then(|()| std::fs::rename(&unfinished, path))
-            .map_err(|error| StageError::State {
+            .map_err(|error| HarnessError::State {
                 path: path.clone(),
                 problem: error.to_string(),
             })
@@ -290,7 +290,7 @@ fn offline_pipeline(
     emulators: &Emulators,
     ledger: &EmbeddedLedger,
     policy: &Policy,
-) -> Result<Pipeline, StageError> {
+) -> Result<Pipeline, HarnessError> {
     let http = http::client()?;
     let organisation = Url::parse(&emulators.dataverse().url())?;
     let nylas_key = SecretSource::Given(SecretString::from(emulators.nylas().api_key()));
@@ -334,9 +334,9 @@ struct DemoRow {
 
 /// Fills the organisation from the state file of the last run, or with the demo organisation if
 /// there is none.
-fn fill_organisation(emulators: &Emulators, file: Option<&Path>) -> Result<(), StageError> {
+fn fill_organisation(emulators: &Emulators, file: Option<&Path>) -> Result<(), HarnessError> {
     if let Some(path) = file.filter(|path| path.exists()) {
-        let problem = |problem: String| StageError::State {
+        let problem = |problem: String| HarnessError::State {
             path: path.to_owned(),
             problem,
         };
@@ -344,7 +344,7 @@ fn fill_organisation(emulators: &Emulators, file: Option<&Path>) -> Result<(), S
         let state = serde_json::from_str(&text).map_err(|error| problem(error.to_string()))?;
         return Ok(emulators.dataverse().import(state)?);
     }
-    let rows: Vec<DemoRow> = serde_json::from_str(DEMO_ORGANISATION).map_err(StageError::Demo)?;
+    let rows: Vec<DemoRow> = serde_json::from_str(DEMO_ORGANISATION).map_err(HarnessError::Demo)?;
     for DemoRow { table, row } in rows {
         emulators.dataverse().insert(&table, row)?;
     }
@@ -352,7 +352,7 @@ fn fill_organisation(emulators: &Emulators, file: Option<&Path>) -> Result<(), S
 }
 
 /// Adds a mailbox with its messages, and a user, for each grant in the events.
-fn fill_mailboxes(emulators: &Emulators, events: &[SavedEvent]) -> Result<(), StageError> {
+fn fill_mailboxes(emulators: &Emulators, events: &[SavedEvent]) -> Result<(), HarnessError> {
     let users = emulators.dataverse().rows("systemuser");
     for mailbox in mailboxes::from_events(events) {
         emulators.nylas().add_grant(emulators::Grant {

@@ -16,7 +16,7 @@ use webhook_receiver::event::EventError;
 use webhook_receiver::{Outcome, Received};
 
 use super::event::SavedEvent;
-use super::harness::Stage;
+use super::harness::Harness;
 use crate::terminal::printable;
 
 /// Collects the results of all deliveries.
@@ -149,13 +149,13 @@ impl Report {
     }
 
     /// Records the numbers of requests and rows, and the time that the replay took.
-    pub(crate) fn measure(&mut self, stage: &Stage, elapsed: Duration) {
-        self.requests = stage.requests();
+    pub(crate) fn measure(&mut self, harness: &Harness, elapsed: Duration) {
+        self.requests = harness.requests();
         let written = self.story.values().filter_map(|story| match &story.fate {
             Some(Fate::Written { activity_id, .. }) => Some(activity_id),
             _ => None,
         });
-        self.activities = stage
+        self.activities = harness
             .activities()
             .unwrap_or_else(|| written.collect::<HashSet<_>>().len());
         self.elapsed = elapsed;

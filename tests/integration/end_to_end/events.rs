@@ -1,8 +1,8 @@
 //! Events as AWS creates them, signed with the secret of this cloud.
 
+use local_aws::events;
+pub(super) use local_aws::events::{http_event, schedule, sqs_event};
 use serde_json::Value;
-use stage::events;
-pub(super) use stage::events::{http_event, schedule, sqs_event};
 
 use super::cloud::WEBHOOK_SECRET;
 

@@ -7,8 +7,8 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
+use local_aws::lambda::Function;
 use serde_json::{Value, json};
-use stage::lambda::Function;
 use tokio::net::TcpListener;
 use tokio::sync::Mutex;
 

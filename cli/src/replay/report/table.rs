@@ -9,7 +9,7 @@ use mailverse::mapping::Direction;
 use mailverse::pipeline::{Fate, Summary};
 
 use super::{Report, Story};
-use crate::replay::harness::Stage;
+use crate::replay::harness::Harness;
 use crate::terminal::printable;
 
 /// How many people a row lists before it only counts the rest.
@@ -22,7 +22,7 @@ const WIDE: u16 = 140;
 const WIDTH: u16 = 160;
 
 impl Report {
-    pub(crate) fn print(&self, out: &mut impl Write, stage: &Stage) -> io::Result<()> {
+    pub(crate) fn print(&self, out: &mut impl Write, harness: &Harness) -> io::Result<()> {
         let mut table = Table::new();
         table
             .load_style(presets::UTF8_FULL_CONDENSED)
@@ -48,7 +48,7 @@ impl Report {
                 }
             }
         }
-        table.add_rows(self.rows(stage));
+        table.add_rows(self.rows(harness));
         writeln!(out, "{table}")?;
         let count = |state| self.count(state);
         let (written, skipped) = (count(State::Written), count(State::Skipped));
@@ -74,12 +74,12 @@ impl Report {
     }
 
     /// Returns the rows of the table, in the order of delivery.
-    fn rows(&self, stage: &Stage) -> Vec<Vec<String>> {
+    fn rows(&self, harness: &Harness) -> Vec<Vec<String>> {
         let common = self.common_folder();
         let short = |file: &str| printable(file.strip_prefix(&common).unwrap_or(file));
         let messages = self.messages.iter().filter_map(|key| self.story.get(key));
         let messages =
-            messages.map(|story| (&story.event, story.cells(short(&story.event), stage)));
+            messages.map(|story| (&story.event, story.cells(short(&story.event), harness)));
         let others = self.others.iter();
         let others = others.map(|(file, fate, reason)| {
             (
@@ -116,7 +116,7 @@ impl Report {
 }
 
 impl Story {
-    fn cells(&self, event: String, stage: &Stage) -> Vec<String> {
+    fn cells(&self, event: String, harness: &Harness) -> Vec<String> {
         let reason = self
             .fate
             .as_ref()
@@ -135,12 +135,12 @@ impl Story {
                 Some(Direction::Outgoing) => "out".to_owned(),
                 None => String::new(),
             });
-            cells.push(people(summary, stage));
+            cells.push(people(summary, harness));
             cells.push(
                 summary
                     .regarding
                     .clone()
-                    .map(|record| printable(&stage.name(record)))
+                    .map(|record| printable(&harness.name(record)))
                     .unwrap_or_default(),
             );
         }
@@ -150,7 +150,7 @@ impl Story {
 
 /// Returns one line per person: `✔ contact Ada Bell`, or `· bob@example.com` for an address without
 /// a row in the organisation.
-fn people(summary: &Summary, stage: &Stage) -> String {
+fn people(summary: &Summary, harness: &Harness) -> String {
     let mut seen = HashSet::new();
     let people = summary
         .parties
@@ -158,7 +158,7 @@ fn people(summary: &Summary, stage: &Stage) -> String {
         .filter(|party| seen.insert(&party.address));
     let mut lines: Vec<String> = people
         .map(|party| match party.record {
-            Some(record) => printable(&format!("✔ {}", stage.name(record))),
+            Some(record) => printable(&format!("✔ {}", harness.name(record))),
             None => printable(&format!("· {}", party.address.as_str())),
         })
         .collect();
