@@ -11,9 +11,9 @@ use local_aws::moto::Moto;
 use mailverse::ledger::table;
 use serde_json::{Value, json};
 
-use crate::connection::Line;
+use crate::connection::Connection;
 use crate::corpus::LONGEST_SUBJECT;
-use crate::fault_proxy::{Seat, Shared, Station};
+use crate::fault_proxy::{FaultProxy, Seat, Shared};
 use crate::plan::{Mode, Service};
 use crate::queue::{Queue, VISIBILITY};
 
@@ -43,10 +43,10 @@ pub(crate) struct Cloud {
 
 /// The connections of one slot to all services.
 pub(crate) struct Lines {
-    ledger: Line,
-    dataverse: Line,
-    nylas: Line,
-    queue: Line,
+    ledger: Connection,
+    dataverse: Connection,
+    nylas: Connection,
+    queue: Connection,
 }
 
 impl Cloud {
@@ -123,16 +123,16 @@ impl Cloud {
 
     /// Opens the connections of a slot to all services.
     pub(crate) async fn lines(&self, seat: &Arc<Seat>) -> Lines {
-        let station = |service| Station::new(service, seat, &self.shared);
+        let fault_proxy = |service| FaultProxy::new(service, seat, &self.shared);
         Lines {
-            ledger: Line::to(&self.dynamo, station(Service::Ledger)).await,
-            dataverse: Line::to(
+            ledger: Connection::to(&self.dynamo, fault_proxy(Service::Ledger)).await,
+            dataverse: Connection::to(
                 &self.emulators.dataverse().url(),
-                station(Service::Dataverse),
+                fault_proxy(Service::Dataverse),
             )
             .await,
-            nylas: Line::to(&self.emulators.nylas().url(), station(Service::Nylas)).await,
-            queue: Line::to(&self.moto.endpoint, station(Service::Queue)).await,
+            nylas: Connection::to(&self.emulators.nylas().url(), fault_proxy(Service::Nylas)).await,
+            queue: Connection::to(&self.moto.endpoint, fault_proxy(Service::Queue)).await,
         }
     }
 

@@ -11,7 +11,7 @@ use std::io;
 use tokio::io::{AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::fault_proxy::Station;
+use crate::fault_proxy::FaultProxy;
 use crate::http::{self, Message};
 
 /// What happens to a request.
@@ -33,13 +33,13 @@ pub(crate) enum After {
 }
 
 /// A loopback address that leads to a service, until the runtime ends.
-pub(crate) struct Line {
+pub(crate) struct Connection {
     pub(crate) url: String,
 }
 
-impl Line {
+impl Connection {
     /// Opens a listener that forwards to `upstream` (`http://127.0.0.1:PORT`).
-    pub(crate) async fn to(upstream: &str, station: Station) -> Self {
+    pub(crate) async fn to(upstream: &str, fault_proxy: FaultProxy) -> Self {
         let upstream = upstream.trim_start_matches("http://").trim_end_matches('/');
         let upstream = upstream.to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -48,11 +48,11 @@ impl Line {
             while let Ok((client, _)) = listener.accept().await {
                 client.set_nodelay(true).ok();
                 // Requests on this connection belong to the current process, not to its successor.
-                let station = station.for_this_process();
+                let fault_proxy = fault_proxy.for_this_process();
                 let upstream = upstream.clone();
                 tokio::spawn(async move {
                     // An error is a broken connection, which the harness causes on purpose.
-                    serve(client, &upstream, &station).await.ok();
+                    serve(client, &upstream, &fault_proxy).await.ok();
                 });
             }
         });
@@ -60,20 +60,20 @@ impl Line {
     }
 }
 
-async fn serve(client: TcpStream, upstream: &str, station: &Station) -> io::Result<()> {
+async fn serve(client: TcpStream, upstream: &str, fault_proxy: &FaultProxy) -> io::Result<()> {
     let (from_client, mut to_client) = client.into_split();
     let mut from_client = BufReader::new(from_client);
     let mut service = None;
     while let Some(mut request) = http::read(&mut from_client).await? {
-        let _busy = station.busy();
-        let loss = station.loss();
-        let answer = match station.before(&mut request, loss).await {
+        let _busy = fault_proxy.busy();
+        let loss = fault_proxy.loss();
+        let answer = match fault_proxy.before(&mut request, loss).await {
             Before::Forward => {
-                let passed = station.pass(&request, forward(&mut service, upstream, &request));
+                let passed = fault_proxy.pass(&request, forward(&mut service, upstream, &request));
                 let Some(answer) = passed.await? else {
                     return Ok(());
                 };
-                match station.after(&request, &answer, loss).await {
+                match fault_proxy.after(&request, &answer, loss).await {
                     After::Relay => answer,
                     After::Cut => return Ok(()),
                 }
@@ -87,7 +87,7 @@ async fn serve(client: TcpStream, upstream: &str, station: &Station) -> io::Resu
             }
             Before::Answer(answer) => answer,
         };
-        station.hears(&answer);
+        fault_proxy.hears(&answer);
         to_client.write_all(&answer.bytes()).await?;
         if answer.is_last() {
             return Ok(());

@@ -46,7 +46,7 @@ impl Run {
     async fn drain(&mut self, what: &str) {
         self.cloud
             .shared
-            .chronicle
+            .event_log
             .tell_of_all(&format!("start of {what}"));
         for _ in 0..LONGEST_DRAIN {
             let chunk = std::mem::take(&mut self.left);
@@ -67,7 +67,7 @@ impl Run {
         let letters = self.cloud.queue.dead_letters().await;
         let items = self.ledger_by_key().await;
         let mut given_up = Vec::new();
-        let told = |what| self.cloud.shared.chronicle.tell_of_all(what);
+        let told = |what| self.cloud.shared.event_log.tell_of_all(what);
         told("the dead letters are checked");
         for letter in &letters {
             let body: Value = serde_json::from_str(letter.body().unwrap_or_default()).unwrap();

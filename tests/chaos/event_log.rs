@@ -13,7 +13,7 @@ const MOST: usize = 120;
 
 /// The events of each message, by `mailbox/message`, and the events that concern all of them.
 #[derive(Default)]
-pub(crate) struct Chronicle {
+pub(crate) struct EventLog {
     time: Time,
     told: Mutex<HashMap<String, Vec<(u64, String)>>>,
     order: Mutex<u64>,
@@ -22,7 +22,7 @@ pub(crate) struct Chronicle {
 /// The key for events that concern all messages.
 const EVERY: &str = "";
 
-impl Chronicle {
+impl EventLog {
     pub(crate) fn keeping(time: Time) -> Self {
         Self {
             time,
@@ -87,12 +87,12 @@ mod tests {
 
     #[test]
     fn a_finding_is_told_with_what_befell_its_message_and_all_of_them() {
-        let chronicle = Chronicle::default();
-        chronicle.tell("g/m1", "claimed");
-        chronicle.tell_of_all("the table is emptied");
-        chronicle.tell_of_body(r#"{"grant_id":"g","message_id":"m1"}"#, "received");
-        chronicle.tell("g/m", "another");
-        let told = chronicle.of("g/m1: lost").join("\n");
+        let event_log = EventLog::default();
+        event_log.tell("g/m1", "claimed");
+        event_log.tell_of_all("the table is emptied");
+        event_log.tell_of_body(r#"{"grant_id":"g","message_id":"m1"}"#, "received");
+        event_log.tell("g/m", "another");
+        let told = event_log.of("g/m1: lost").join("\n");
         let at = |what: &str| told.find(what).unwrap();
         assert!(
             at("claimed") < at("emptied") && at("emptied") < at("received"),

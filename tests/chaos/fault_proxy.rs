@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use crate::asked::{Asked, asked_of_dataverse, nylas_refusal, target, update_item, without_delay};
 use crate::connection::{After, Before};
 use crate::defect::Defect;
-use crate::event_log::Chronicle;
+use crate::event_log::EventLog;
 use crate::figures::Figures;
 use crate::history::{History, Write};
 use crate::http::Message;
@@ -37,7 +37,7 @@ pub(crate) struct Shared {
     /// them; `None` if it is unavailable instead.
     pub(crate) storm: Mutex<(u64, Option<u64>)>,
     pub(crate) defect: Option<Defect>,
-    pub(crate) chronicle: Chronicle,
+    pub(crate) event_log: EventLog,
     pub(crate) races: Mutex<Races>,
     pub(crate) incidents: Mutex<Incidents>,
     time: Time,
@@ -55,7 +55,7 @@ impl Shared {
             stubborn: Mutex::default(),
             storm: Mutex::default(),
             defect,
-            chronicle: Chronicle::keeping(time.clone()),
+            event_log: EventLog::keeping(time.clone()),
             races: Mutex::default(),
             incidents: Mutex::default(),
             time: time.clone(),
@@ -129,7 +129,7 @@ impl Seat {
 
 /// The fault proxy between one place and one service.
 #[derive(Clone)]
-pub(crate) struct Station {
+pub(crate) struct FaultProxy {
     pub(crate) service: Service,
     pub(crate) seat: Arc<Seat>,
     pub(crate) shared: Arc<Shared>,
@@ -146,7 +146,7 @@ impl Drop for Busy<'_> {
     }
 }
 
-impl Station {
+impl FaultProxy {
     pub(crate) fn new(service: Service, seat: &Arc<Seat>, shared: &Arc<Shared>) -> Self {
         Self {
             service,
@@ -254,7 +254,7 @@ impl Station {
                         let (key, what) = write.told(&call);
                         let how = if done { "" } else { ", refused" };
                         let what = format!("{:?} {what}{how}", self.seat.mode);
-                        self.shared.chronicle.tell(key, &what);
+                        self.shared.event_log.tell(key, &what);
                     }
                 }
                 Ok(answer)
@@ -396,7 +396,7 @@ impl Station {
                 let body = call["MessageBody"].as_str().unwrap_or_default();
                 book.sent(body);
                 let what = format!("{:?} queues it", self.seat.mode);
-                self.shared.chronicle.tell_of_body(body, &what);
+                self.shared.event_log.tell_of_body(body, &what);
             }
             _ => {}
         }

@@ -66,7 +66,7 @@ use clap::Parser;
 use crate::audit::Verdict;
 use crate::corpus::Size;
 use crate::defect::Defect;
-use crate::event_log::Chronicle;
+use crate::event_log::EventLog;
 use crate::incident::Incident;
 use crate::plan::Mode;
 use crate::run::{Run, Shape};
@@ -181,7 +181,7 @@ async fn main() -> ExitCode {
         );
     }
     drop(figures);
-    judge(&options, &verdict, &run.cloud.shared.chronicle)
+    judge(&options, &verdict, &run.cloud.shared.event_log)
 }
 
 fn shape(options: &Options) -> Shape {
@@ -236,12 +236,12 @@ fn shape(options: &Options) -> Shape {
 }
 
 /// Prints the findings and returns whether they are the expected ones.
-fn judge(options: &Options, verdict: &Verdict, chronicle: &Chronicle) -> ExitCode {
+fn judge(options: &Options, verdict: &Verdict, event_log: &EventLog) -> ExitCode {
     let shown = verdict.findings.iter().take(SHOWN);
     shown.for_each(|finding| println!("  seed {}: {finding}", options.seed));
     if options.defect.is_none() {
         let told = verdict.findings.iter().take(TOLD);
-        told.flat_map(|finding| chronicle.of(finding))
+        told.flat_map(|finding| event_log.of(finding))
             .for_each(|line| println!("    {line}"));
     }
     if verdict.findings.len() > SHOWN {

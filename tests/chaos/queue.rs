@@ -148,7 +148,7 @@ impl Queue {
     fn tell(&self, message: &Message, what: &str) {
         let body = message.body().unwrap_or_default();
         self.shared
-            .chronicle
+            .event_log
             .tell_of_body(body, &format!("{what}, {}", id_of(message)));
     }
 

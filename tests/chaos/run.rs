@@ -328,7 +328,7 @@ async fn wipe_ledger(cloud: &Cloud, private: &Private) -> Vec<String> {
     });
     deletes.buffered(10).collect::<Vec<()>>().await;
     cloud.shared.figures.lock().unwrap().faults += 1;
-    cloud.shared.chronicle.tell_of_all("the ledger is emptied");
+    cloud.shared.event_log.tell_of_all("the ledger is emptied");
     // This removes every pause.
     cloud.shared.incidents.lock().unwrap().throttle = None;
     let known = history.known();

@@ -43,7 +43,7 @@ impl Run {
         self.end_stretch().await;
         if let Some(incident) = next {
             let what = format!("start of {}", incident.name());
-            self.cloud.shared.chronicle.tell_of_all(&what);
+            self.cloud.shared.event_log.tell_of_all(&what);
             let dead = self.dead_of_no_fault().await;
             self.stretch = Some(Stretch {
                 incident,
@@ -85,7 +85,7 @@ impl Run {
         }
         self.faults.stretch(None);
         let what = format!("end of {name}");
-        self.cloud.shared.chronicle.tell_of_all(&what);
+        self.cloud.shared.event_log.tell_of_all(&what);
     }
 
     /// Returns the messages that are dead in the ledger although they are valid, with the reason. A
