@@ -152,9 +152,9 @@ pub struct RegardingPart {
     pub chosen: Option<ChosenPart>,
 }
 
-impl From<&regarding::Decision> for RegardingPart {
-    fn from(decision: &regarding::Decision) -> Self {
-        let candidate = |one: &regarding::Candidate| CandidatePart {
+impl From<&regarding::RegardingDecision> for RegardingPart {
+    fn from(decision: &regarding::RegardingDecision) -> Self {
+        let candidate = |one: &regarding::RegardingCandidate| CandidatePart {
             source: name(&one.source),
             outcome: name(&one.outcome),
             records: one.records.iter().map(Row::from).collect(),
@@ -210,13 +210,13 @@ pub struct ChosenPart {
 impl DecisionRecord {
     /// Returns the record of a policy decision, with everything else left empty.
     #[must_use]
-    pub fn of_policy(decision: &policy::Decision) -> Self {
-        let asked = |step: &policy::Step| Asked {
+    pub fn of_policy(decision: &policy::PolicyDecision) -> Self {
+        let asked = |step: &policy::EvaluatedRule| Asked {
             rule: step.rule.name().to_owned(),
             answer: match step.answer {
-                policy::Answer::Passes => "passes",
-                policy::Answer::Skips => "skips",
-                policy::Answer::Open => "open",
+                policy::RuleAnswer::Passes => "passes",
+                policy::RuleAnswer::Skips => "skips",
+                policy::RuleAnswer::Open => "open",
             }
             .to_owned(),
         };
@@ -255,7 +255,8 @@ impl DecisionRecord {
         self.people = people(&findings.parties);
         let regarding = &findings.regarding;
         // The regarding is not resolved for a message whose row is already complete.
-        let asked = row != DecidedRow::Found || *regarding != regarding::Decision::default();
+        let asked =
+            row != DecidedRow::Found || *regarding != regarding::RegardingDecision::default();
         self.regarding = asked.then(|| RegardingPart::from(regarding));
         for omission in omissions {
             *self.omissions.entry(omission.to_string()).or_default() += 1;

@@ -81,7 +81,7 @@ use crate::mapping::{self, Direction, Findings};
 use crate::model::ids::GrantId;
 use crate::policy::cache::PolicySource;
 use crate::resolve::parties;
-use crate::resolve::regarding::Decision;
+use crate::resolve::regarding::RegardingDecision;
 
 /// The services and settings that the pipeline needs.
 pub struct Pipeline {
@@ -326,7 +326,7 @@ impl Pipeline {
     async fn map(
         &self,
         session: &Session,
-        (candidate, regarding): (Candidate, Decision),
+        (candidate, regarding): (Candidate, RegardingDecision),
         found: &Found,
         ground: &Ground,
         run: &Run,
@@ -381,7 +381,7 @@ impl Pipeline {
 /// Resolves the direction, the activity parties, the regarding and the owner of a message.
 fn findings(
     candidate: &Candidate,
-    regarding: Decision,
+    regarding: RegardingDecision,
     found: &Found,
     ground: &Ground,
 ) -> Findings {

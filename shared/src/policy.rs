@@ -53,7 +53,7 @@ use crate::model::address::EmailAddress;
 
 /// The policy's verdict on a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum PolicyVerdict {
     /// The message belongs in Dynamics 365.
     Track,
     /// The message is skipped by this rule.
@@ -64,7 +64,7 @@ pub enum Verdict {
 
 /// One rule's answer for a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Answer {
+pub enum RuleAnswer {
     /// The rule does not apply.
     Passes,
     /// The rule skips the message.
@@ -75,20 +75,20 @@ pub enum Answer {
 
 /// A rule that was evaluated, and its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Step {
+pub struct EvaluatedRule {
     /// The rule.
     pub rule: Rule,
     /// Its answer.
-    pub answer: Answer,
+    pub answer: RuleAnswer,
 }
 
 /// The policy's decision on a message, with the rules that led to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Decision {
+pub struct PolicyDecision {
     /// The verdict.
-    pub verdict: Verdict,
+    pub verdict: PolicyVerdict,
     /// The rules that were evaluated, in order. If a rule skipped the message, it is the last one.
-    pub path: Vec<Step>,
+    pub path: Vec<EvaluatedRule>,
     /// The policy's [`Policy::version`].
     pub policy: String,
     /// The policy's [`Policy::revision`].
@@ -218,22 +218,22 @@ impl Policy {
 
     /// Evaluates the rules for a message.
     #[must_use]
-    pub fn decide(&self, case: &Case<'_>) -> Decision {
+    pub fn decide(&self, case: &Case<'_>) -> PolicyDecision {
         let mut path = Vec::new();
-        let mut verdict = Verdict::Track;
+        let mut verdict = PolicyVerdict::Track;
         for rule in RULES {
             let answer = rule.ask(case);
-            path.push(Step { rule, answer });
+            path.push(EvaluatedRule { rule, answer });
             match answer {
-                Answer::Passes => {}
-                Answer::Open => verdict = Verdict::Open,
-                Answer::Skips => {
-                    verdict = Verdict::Skip(rule);
+                RuleAnswer::Passes => {}
+                RuleAnswer::Open => verdict = PolicyVerdict::Open,
+                RuleAnswer::Skips => {
+                    verdict = PolicyVerdict::Skip(rule);
                     break;
                 }
             }
         }
-        Decision {
+        PolicyDecision {
             verdict,
             path,
             policy: self.version.clone(),

@@ -34,7 +34,7 @@ use mailverse::model::ids::ActivityId;
 use mailverse::model::message::{Message, omissions_note};
 use mailverse::policy::Inside;
 use mailverse::policy::document::Settings;
-use mailverse::resolve::regarding::{Decision, Mail, Step};
+use mailverse::resolve::regarding::{RegardingDecision, RegardingInput, RegardingStep};
 use mailverse::resolve::{parties, regarding};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
@@ -169,8 +169,8 @@ fn mapped(given: &Value) -> Value {
 }
 
 /// Resolves the regarding with the settings of the case.
-fn decided(message: &Message, inside: &Inside<'_>, settings: &Settings) -> Decision {
-    let mail = Mail {
+fn decided(message: &Message, inside: &Inside<'_>, settings: &Settings) -> RegardingDecision {
+    let mail = RegardingInput {
         message,
         found: inside.found,
         inside,
@@ -180,8 +180,8 @@ fn decided(message: &Message, inside: &Inside<'_>, settings: &Settings) -> Decis
         tokens: &[],
     };
     match regarding::decide(&mail) {
-        Step::Decided(decision) => decision,
-        Step::Ask(further) => panic!("another lookup is needed: {further:?}"),
+        RegardingStep::Decided(decision) => decision,
+        RegardingStep::Ask(further) => panic!("another lookup is needed: {further:?}"),
     }
 }
 

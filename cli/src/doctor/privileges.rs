@@ -9,7 +9,7 @@ pub(super) mod write_checks;
 use mailverse::clients::dataverse::DataverseClient;
 use mailverse::clients::dataverse::error::DataverseError;
 use mailverse::clients::dataverse::odata::rows;
-use mailverse::clients::dataverse::probes::{Step, WhoAmI};
+use mailverse::clients::dataverse::probes::{ProbeStep, WhoAmI};
 use mailverse::clients::dataverse::session::Session;
 use serde_json::Value;
 
@@ -197,7 +197,7 @@ async fn writes(
     checks: &mut Vec<Check>,
 ) {
     let (mut trials, skipped) = trials(who, found, wants);
-    let steps: Vec<Vec<Step>> = trials.iter().map(|it| it.steps.clone()).collect();
+    let steps: Vec<Vec<ProbeStep>> = trials.iter().map(|it| it.steps.clone()).collect();
     let answers = match client.would_pass(session, &steps).await {
         Ok(answers) => answers,
         Err(error) => {

@@ -41,7 +41,7 @@ pub use self::event::NotAnEvent;
 use self::plan::Planned;
 use self::request::{Answer, Invalid, Request, Wanted};
 use self::task::Task;
-use self::task_error::Next;
+use self::task_error::QueueAction;
 
 /// The handler for all events of the function.
 pub struct Backfill<Q> {
@@ -137,16 +137,16 @@ impl<Q: SyncQueue> Backfill<Q> {
             .and_then(|n| n.parse().ok())
             .unwrap_or(1);
         match self.work(&task, receive_count, begin, seen).await {
-            Next::Done => true,
+            QueueAction::Done => true,
             // The queue would move the task to the dead-letter queue now, although the task did not
             // fail.
-            Next::Later {
+            QueueAction::Later {
                 delay,
                 postponed: true,
             } if receive_count >= RECEIVE_LIMIT => {
                 self.tasks.send_body(task.to_body(), delay).await.is_ok()
             }
-            Next::Later { delay, .. } => {
+            QueueAction::Later { delay, .. } => {
                 if let Some(receipt) = &record.receipt_handle
                     && let Err(error) = self.tasks.hide(receipt, delay).await
                 {

@@ -24,7 +24,7 @@ use mailverse::pipeline::{Fate, Handled, Run, Work};
 
 use crate::Backfill;
 use crate::task::Task;
-use crate::task_error::Trouble;
+use crate::task_error::TaskError;
 
 /// Messages that a dry run previews together.
 const AT_ONCE: usize = 50;
@@ -49,14 +49,14 @@ impl<Q: SyncQueue> Backfill<Q> {
     /// Settles a page. Returns its counts, and the date of its newest message in Unix seconds.
     ///
     /// # Errors
-    /// [`Trouble`]: the page is not settled and has to be listed again.
+    /// [`TaskError`]: the page is not settled and has to be listed again.
     pub(crate) async fn settle_page(
         &self,
         task: &Task,
         page: Page,
         begin: &impl Fn() -> Run,
         seen: &mut impl FnMut(Handled),
-    ) -> Result<(Coverage, Option<i64>), Trouble> {
+    ) -> Result<(Coverage, Option<i64>), TaskError> {
         let mut coverage = Coverage {
             listed: u64::try_from(page.messages.len() + page.unreadable).unwrap_or_default(),
             ..Coverage::default()
@@ -104,7 +104,7 @@ impl<Q: SyncQueue> Backfill<Q> {
         messages: Vec<Message>,
         run: &Run,
         coverage: &mut Coverage,
-    ) -> Result<Sorted, Trouble> {
+    ) -> Result<Sorted, TaskError> {
         let keys: Vec<MessageKey> = messages.iter().map(|it| it.key.clone()).collect();
         let mut entries = self.pipeline.ledger.entries(&keys).await?;
         // The same claim request as the pipeline makes for a listed message.
@@ -151,7 +151,7 @@ impl<Q: SyncQueue> Backfill<Q> {
         begin: &impl Fn() -> Run,
         coverage: &mut Coverage,
         seen: &mut impl FnMut(Handled),
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), TaskError> {
         if fresh.is_empty() {
             return Ok(());
         }
@@ -161,11 +161,11 @@ impl<Q: SyncQueue> Backfill<Q> {
         let run = begin();
         let is_left = done.left.is_some();
         let stopped = match done.left {
-            Some(left) if left.not_before <= run.now => Some(Trouble::NoTime),
-            Some(left) => Some(Trouble::Paused(left.not_before)),
+            Some(left) if left.not_before <= run.now => Some(TaskError::NoTime),
+            Some(left) => Some(TaskError::Paused(left.not_before)),
             None if self.pipeline.is_paused(run.now).await => {
                 let waits = self.pipeline.history_waits_until(&self.sync, run.now);
-                Some(Trouble::Paused(waits.await.unwrap_or(run.now)))
+                Some(TaskError::Paused(waits.await.unwrap_or(run.now)))
             }
             None => None,
         };
@@ -188,7 +188,7 @@ impl<Q: SyncQueue> Backfill<Q> {
             seen(handled);
         }
         match stopped {
-            Some(trouble) if !is_settled || is_left => Err(trouble),
+            Some(task_error) if !is_settled || is_left => Err(task_error),
             _ => Ok(()),
         }
     }
@@ -199,7 +199,7 @@ impl<Q: SyncQueue> Backfill<Q> {
         fresh: Vec<Message>,
         begin: &impl Fn() -> Run,
         coverage: &mut Coverage,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), TaskError> {
         let mut fresh = fresh.into_iter().peekable();
         while fresh.peek().is_some() {
             let run = begin();
@@ -227,7 +227,7 @@ impl<Q: SyncQueue> Backfill<Q> {
     }
 
     /// Sends a request for a message that has to be retried to the sync queue.
-    async fn hand_over(&self, key: &MessageKey, delay: Duration) -> Result<(), Trouble> {
+    async fn hand_over(&self, key: &MessageKey, delay: Duration) -> Result<(), TaskError> {
         let request = SyncRequest {
             key: key.clone(),
             trigger: Trigger::Backfill,
@@ -267,7 +267,7 @@ impl<Q: SyncQueue> Backfill<Q> {
         taken_up
     }
 
-    async fn queue_again(&self, key: &MessageKey, now: DateTime<Utc>) -> Result<bool, Trouble> {
+    async fn queue_again(&self, key: &MessageKey, now: DateTime<Utc>) -> Result<bool, TaskError> {
         if !self.pipeline.ledger.expect_delivery(key, now).await? {
             return Ok(false);
         }

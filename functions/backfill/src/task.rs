@@ -105,7 +105,7 @@ struct Version {
 /// Why a queue message is not a task. Report it as failed, so that it moves to the dead-letter
 /// queue unchanged.
 #[derive(Debug, thiserror::Error)]
-pub enum TaskError {
+pub enum TaskParseError {
     /// The body is not the JSON of a task.
     #[error("not a backfill task: {0}")]
     Unreadable(String),
@@ -160,13 +160,14 @@ impl Task {
     /// Parses the body of a queue message.
     ///
     /// # Errors
-    /// [`TaskError`], whose text never quotes the body.
-    pub fn from_body(body: &str) -> Result<Self, TaskError> {
-        let unreadable = |error: serde_json::Error| TaskError::Unreadable(json_problem(&error));
+    /// [`TaskParseError`], whose text never quotes the body.
+    pub fn from_body(body: &str) -> Result<Self, TaskParseError> {
+        let unreadable =
+            |error: serde_json::Error| TaskParseError::Unreadable(json_problem(&error));
         let value: Value = serde_json::from_str(body).map_err(unreadable)?;
         let Version { version } = Version::deserialize(&value).map_err(unreadable)?;
         if version != VERSION {
-            return Err(TaskError::UnknownVersion(version));
+            return Err(TaskParseError::UnknownVersion(version));
         }
         Self::deserialize(&value).map_err(unreadable)
     }

@@ -22,7 +22,7 @@ const UNLISTED_TRIES: u32 = 3;
 
 /// What happens to the queue message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Next {
+pub enum QueueAction {
     /// It is acknowledged.
     Done,
     /// It is delivered again after a delay.
@@ -36,7 +36,7 @@ pub enum Next {
 
 /// Why work on a task stopped before the last page.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Trouble {
+pub(crate) enum TaskError {
     #[error("the invocation has no time left")]
     NoTime,
     #[error(
@@ -65,12 +65,12 @@ pub(crate) enum Trouble {
 
 /// What to do with a task that stopped.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum TaskDecision {
     /// The task is queued again as a new message, and this message is acknowledged.
     Again,
     /// Drop it: another worker or the next scheduled run does the work.
     Leave,
-    Later(Next),
+    Later(QueueAction),
     Park,
     Fail,
 }
@@ -88,61 +88,68 @@ pub(crate) enum Verdict {
 /// | Nylas rejects the request, the folder does not exist, or the mailbox does not take part | is dropped | fails |
 /// | Nylas does not list the mailbox (yet) | is dropped | is delayed by the backoff, fails after three tries |
 /// | anything else | is delayed by the backoff, is dropped after three tries | is delayed by the backoff, moves to the dead-letter queue after ten tries |
-pub(crate) fn judge(task: &Task, trouble: &Trouble, tries: u32, now: DateTime<Utc>) -> Verdict {
+pub(crate) fn judge(
+    task: &Task,
+    task_error: &TaskError,
+    tries: u32,
+    now: DateTime<Utc>,
+) -> TaskDecision {
     let scheduled = task.kind.is_scheduled();
     let postponed = |until: DateTime<Utc>| {
-        Verdict::Later(Next::Later {
+        TaskDecision::Later(QueueAction::Later {
             delay: (until - now).to_std().unwrap_or_default(),
             postponed: true,
         })
     };
     let tired = scheduled && tries >= SCHEDULED_TRIES;
-    match trouble {
-        Trouble::NoTime => Verdict::Again,
-        Trouble::Overtaken => Verdict::Leave,
-        Trouble::Busy(_) if task.kind == Kind::Recent => Verdict::Leave,
-        Trouble::MailboxPaused(until) if scheduled && *until - now > SHORT_PAUSE => Verdict::Leave,
-        Trouble::Busy(until) | Trouble::Paused(until) | Trouble::MailboxPaused(until) => {
+    match task_error {
+        TaskError::NoTime => TaskDecision::Again,
+        TaskError::Overtaken => TaskDecision::Leave,
+        TaskError::Busy(_) if task.kind == Kind::Recent => TaskDecision::Leave,
+        TaskError::MailboxPaused(until) if scheduled && *until - now > SHORT_PAUSE => {
+            TaskDecision::Leave
+        }
+        TaskError::Busy(until) | TaskError::Paused(until) | TaskError::MailboxPaused(until) => {
             postponed(*until)
         }
-        Trouble::Nylas(NylasError::SignInNeeded { .. } | NylasError::Rejected { .. })
-        | Trouble::NoFolder
-        | Trouble::Excluded
-        | Trouble::Unlisted
+        TaskError::Nylas(NylasError::SignInNeeded { .. } | NylasError::Rejected { .. })
+        | TaskError::NoFolder
+        | TaskError::Excluded
+        | TaskError::Unlisted
             if scheduled =>
         {
-            Verdict::Leave
+            TaskDecision::Leave
         }
-        Trouble::Nylas(error) if error.concerns_mailbox() => Verdict::Park,
-        Trouble::NoFolder | Trouble::Excluded => Verdict::Fail,
-        Trouble::Unlisted if tries >= UNLISTED_TRIES => Verdict::Fail,
-        Trouble::Unlisted => Verdict::Later(soon(tries)),
-        _ if tired => Verdict::Leave,
-        Trouble::Nylas(error) => match error.retry_advice() {
-            RetryAdvice::Never => Verdict::Fail,
-            RetryAdvice::Postpone(wait) => Verdict::Later(Next::Later {
+        TaskError::Nylas(error) if error.concerns_mailbox() => TaskDecision::Park,
+        TaskError::NoFolder | TaskError::Excluded => TaskDecision::Fail,
+        TaskError::Unlisted if tries >= UNLISTED_TRIES => TaskDecision::Fail,
+        TaskError::Unlisted => TaskDecision::Later(soon(tries)),
+        _ if tired => TaskDecision::Leave,
+        TaskError::Nylas(error) => match error.retry_advice() {
+            RetryAdvice::Never => TaskDecision::Fail,
+            RetryAdvice::Postpone(wait) => TaskDecision::Later(QueueAction::Later {
                 delay: wait,
                 postponed: true,
             }),
             // Counted separately, so that postponed deliveries do not make this the last one.
-            RetryAdvice::After(delay) => Verdict::Later(Next::Later {
+            RetryAdvice::After(delay) => TaskDecision::Later(QueueAction::Later {
                 delay,
                 postponed: tries < RECEIVE_LIMIT,
             }),
-            RetryAdvice::Soon => Verdict::Later(match soon(tries) {
-                Next::Later { delay, .. } => Next::Later {
+            RetryAdvice::Soon => TaskDecision::Later(match soon(tries) {
+                QueueAction::Later { delay, .. } => QueueAction::Later {
                     delay,
                     postponed: tries < RECEIVE_LIMIT,
                 },
-                done @ Next::Done => done,
+                done @ QueueAction::Done => done,
             }),
         },
-        Trouble::Ledger(_) | Trouble::Queue(_) => Verdict::Later(soon(tries)),
+        TaskError::Ledger(_) | TaskError::Queue(_) => TaskDecision::Later(soon(tries)),
     }
 }
 
-pub(crate) fn soon(receive_count: u32) -> Next {
-    Next::Later {
+pub(crate) fn soon(receive_count: u32) -> QueueAction {
+    QueueAction::Later {
         delay: redelivery_delay(RetryAdvice::Soon, receive_count, 0).unwrap_or_default(),
         postponed: false,
     }
@@ -163,13 +170,13 @@ mod tests {
         Task::new(run_id, kind, &grant, 0, NOW)
     }
 
-    fn verdicts(trouble: &Trouble, receive_count: u32) -> [Verdict; 3] {
+    fn verdicts(task_error: &TaskError, receive_count: u32) -> [TaskDecision; 3] {
         [Kind::Recent, Kind::Days, Kind::History]
-            .map(|kind| judge(&task(kind), trouble, receive_count, NOW))
+            .map(|kind| judge(&task(kind), task_error, receive_count, NOW))
     }
 
-    fn later(seconds: u64, postponed: bool) -> Verdict {
-        Verdict::Later(Next::Later {
+    fn later(seconds: u64, postponed: bool) -> TaskDecision {
+        TaskDecision::Later(QueueAction::Later {
             delay: Duration::from_secs(seconds),
             postponed,
         })
@@ -180,56 +187,59 @@ mod tests {
         let until = NOW + TimeDelta::seconds(77);
         let waits = || later(77, true);
         assert_eq!(
-            verdicts(&Trouble::Paused(until), 9),
+            verdicts(&TaskError::Paused(until), 9),
             [waits(), waits(), waits()]
         );
         assert_eq!(
-            verdicts(&Trouble::Busy(until), 9),
-            [Verdict::Leave, waits(), waits()]
+            verdicts(&TaskError::Busy(until), 9),
+            [TaskDecision::Leave, waits(), waits()]
         );
         let throttled = NylasError::Throttled {
             retry_after: Some(Duration::from_secs(77)),
         };
         assert_eq!(
-            verdicts(&Trouble::Nylas(throttled), 1),
+            verdicts(&TaskError::Nylas(throttled), 1),
             [waits(), waits(), waits()]
         );
-        for end in verdicts(&Trouble::NoTime, 9) {
-            assert_eq!(end, Verdict::Again);
+        for end in verdicts(&TaskError::NoTime, 9) {
+            assert_eq!(end, TaskDecision::Again);
         }
     }
 
     #[test]
     fn the_schedule_drops_what_its_next_run_plans_again_and_an_operators_task_is_kept_or_has_failed()
      {
-        use Verdict::{Fail, Leave, Park};
+        use TaskDecision::{Fail, Leave, Park};
         let signed_out = NylasError::SignInNeeded {
             kind: "unauthorized".to_owned(),
         };
         assert_eq!(
-            verdicts(&Trouble::Nylas(signed_out), 1),
+            verdicts(&TaskError::Nylas(signed_out), 1),
             [Leave, Leave, Park]
         );
         let refused = NylasError::Rejected {
             status: 404,
             kind: "not_found_error".to_owned(),
         };
-        assert_eq!(verdicts(&Trouble::Nylas(refused), 1), [Leave, Leave, Fail]);
-        assert_eq!(verdicts(&Trouble::NoFolder, 1), [Leave, Leave, Fail]);
+        assert_eq!(
+            verdicts(&TaskError::Nylas(refused), 1),
+            [Leave, Leave, Fail]
+        );
+        assert_eq!(verdicts(&TaskError::NoFolder, 1), [Leave, Leave, Fail]);
     }
 
     #[test]
     fn a_mailbox_that_takes_no_part_is_not_tried_again_and_one_that_is_not_listed_is_for_a_while() {
-        use Verdict::{Fail, Leave};
-        assert_eq!(verdicts(&Trouble::Excluded, 1), [Leave, Leave, Fail]);
-        let waits = Verdict::Later(soon(1));
-        assert_eq!(verdicts(&Trouble::Unlisted, 1), [Leave, Leave, waits]);
-        let [.., history] = verdicts(&Trouble::Unlisted, UNLISTED_TRIES);
+        use TaskDecision::{Fail, Leave};
+        assert_eq!(verdicts(&TaskError::Excluded, 1), [Leave, Leave, Fail]);
+        let waits = TaskDecision::Later(soon(1));
+        assert_eq!(verdicts(&TaskError::Unlisted, 1), [Leave, Leave, waits]);
+        let [.., history] = verdicts(&TaskError::Unlisted, UNLISTED_TRIES);
         assert_eq!(history, Fail);
         let before: u64 = (1..UNLISTED_TRIES)
             .map(|tries| match soon(tries) {
-                Next::Later { delay, .. } => delay.as_secs(),
-                Next::Done => panic!("the task is delivered again"),
+                QueueAction::Later { delay, .. } => delay.as_secs(),
+                QueueAction::Done => panic!("the task is delivered again"),
             })
             .sum();
         assert!(
@@ -241,19 +251,21 @@ mod tests {
     #[test]
     fn an_outage_is_tried_three_times_by_the_schedule_and_on_for_an_operator() {
         let outage = || {
-            Trouble::Nylas(NylasError::Unavailable {
+            TaskError::Nylas(NylasError::Unavailable {
                 what: "503".to_owned(),
             })
         };
         let after = |tries, postponed| match soon(tries) {
-            Next::Later { delay, .. } => Verdict::Later(Next::Later { delay, postponed }),
-            Next::Done => panic!("the task is delivered again"),
+            QueueAction::Later { delay, .. } => {
+                TaskDecision::Later(QueueAction::Later { delay, postponed })
+            }
+            QueueAction::Done => panic!("the task is delivered again"),
         };
         for end in verdicts(&outage(), SCHEDULED_TRIES - 1) {
             assert_eq!(end, after(SCHEDULED_TRIES - 1, true));
         }
         let [recent, days, history] = verdicts(&outage(), SCHEDULED_TRIES);
-        assert_eq!((recent, days), (Verdict::Leave, Verdict::Leave));
+        assert_eq!((recent, days), (TaskDecision::Leave, TaskDecision::Leave));
         assert_eq!(history, after(SCHEDULED_TRIES, true));
         let [.., history] = verdicts(&outage(), RECEIVE_LIMIT);
         assert_eq!(

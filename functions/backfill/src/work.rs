@@ -54,7 +54,7 @@ use mailverse::telemetry::{Count, count};
 use crate::Backfill;
 use crate::position::{Part, advanced, forget_cursor, forget_old_cursor, part_at};
 use crate::task::{Task, beyond_cache, digest, is_meant};
-use crate::task_error::{Next, Trouble, Verdict, judge, soon};
+use crate::task_error::{QueueAction, TaskDecision, TaskError, judge, soon};
 
 /// The time that settling a batch may take. With less time left, no step begins.
 pub(crate) const BATCH_TIME: TimeDelta = TimeDelta::seconds(60);
@@ -75,7 +75,7 @@ impl<Q: SyncQueue> Backfill<Q> {
         receive_count: u32,
         begin: &impl Fn() -> Run,
         seen: &mut impl FnMut(Handled),
-    ) -> Next {
+    ) -> QueueAction {
         let run = begin();
         if run.now + BATCH_TIME > run.deadline {
             tracing::error!(task = %task.key(), "the function's timeout is too short to process a page; the task is retried, but set a longer timeout");
@@ -85,28 +85,28 @@ impl<Q: SyncQueue> Backfill<Q> {
         let kept_for = task.key().to_string();
         let (grant, lists) = (&task.grant_id, task.kind.lists());
         let lease = ledger.lease_mailbox(grant, lists, &kept_for, run.token, run.now);
-        let trouble = match lease.await {
+        let task_error = match lease.await {
             Ok(Lease::Won) => {
                 let worked = self.list(task, &run, begin, seen);
                 // Boxed: nested this deep, the future's type is too deep for the compiler.
                 Box::pin(worked).await.err()
             }
-            Ok(Lease::HeldUntil(until)) => Some(Trouble::Busy(until)),
+            Ok(Lease::HeldUntil(until)) => Some(TaskError::Busy(until)),
             Err(error) => Some(error.into()),
         };
         let next = self
-            .after(task, trouble.as_ref(), receive_count, begin().now)
+            .after(task, task_error.as_ref(), receive_count, begin().now)
             .await;
-        if !matches!(trouble, Some(Trouble::Busy(_))) {
-            self.leave(task, &run, trouble.as_ref(), next, begin().now)
+        if !matches!(task_error, Some(TaskError::Busy(_))) {
+            self.leave(task, &run, task_error.as_ref(), next, begin().now)
                 .await;
         }
-        if matches!(trouble, Some(Trouble::NoTime)) {
+        if matches!(task_error, Some(TaskError::NoTime)) {
             // Only after `leave`, when the mailbox is leased to the task and no longer to this
             // invocation.
             return match self.queue_body(task.to_body()).await {
-                Ok(()) => Next::Done,
-                Err(_) => Next::Later {
+                Ok(()) => QueueAction::Done,
+                Err(_) => QueueAction::Later {
                     delay: Duration::ZERO,
                     postponed: false,
                 },
@@ -120,16 +120,16 @@ impl<Q: SyncQueue> Backfill<Q> {
         &self,
         task: &Task,
         run: &Run,
-        trouble: Option<&Trouble>,
-        next: Next,
+        task_error: Option<&TaskError>,
+        next: QueueAction,
         now: DateTime<Utc>,
     ) {
-        let comes_back_after = match (trouble, next) {
-            (Some(Trouble::NoTime), _) => Some(TimeDelta::zero()),
-            (_, Next::Later { delay, .. }) => TimeDelta::from_std(delay)
+        let comes_back_after = match (task_error, next) {
+            (Some(TaskError::NoTime), _) => Some(TimeDelta::zero()),
+            (_, QueueAction::Later { delay, .. }) => TimeDelta::from_std(delay)
                 .ok()
                 .filter(|delay| *delay <= LONGEST_DELAY),
-            (_, Next::Done) => None,
+            (_, QueueAction::Done) => None,
         };
         let kept_until = comes_back_after.map(|delay| now + delay + TASK_LEASE);
         let ledger = &self.pipeline.ledger;
@@ -148,7 +148,7 @@ impl<Q: SyncQueue> Backfill<Q> {
         first: &Run,
         begin: &impl Fn() -> Run,
         seen: &mut impl FnMut(Handled),
-    ) -> Result<(), Trouble> {
+    ) -> Result<(), TaskError> {
         let ledger = &self.pipeline.ledger;
         let mut progress = ledger.progress(&task.key()).await?;
         if progress.state.is_final() {
@@ -170,18 +170,18 @@ impl<Q: SyncQueue> Backfill<Q> {
         loop {
             let run = begin();
             if run.now + took + BATCH_TIME > run.deadline {
-                return Err(Trouble::NoTime);
+                return Err(TaskError::NoTime);
             }
             match self.go_on(&run).await {
                 // The pause is short enough for the pipeline to wait for it.
-                Err(Trouble::Paused(until)) if !task.dry_run && until - run.now <= NEAR => {}
+                Err(TaskError::Paused(until)) if !task.dry_run && until - run.now <= NEAR => {}
                 may => may?,
             }
             // A run takes minutes, in which the mailbox may have been excluded.
             self.must_take_part(task, run.now).await?;
             let paused = self.pipeline.mailbox_paused_until(&task.grant_id, run.now);
             if let Some(until) = paused.await {
-                return Err(Trouble::MailboxPaused(until));
+                return Err(TaskError::MailboxPaused(until));
             }
             let (part, next_part) = part_at(&parts, progress.position.part.as_deref());
             if part.name != progress.position.part {
@@ -234,7 +234,7 @@ impl<Q: SyncQueue> Backfill<Q> {
                 .await?
             {
                 Saved::Saved => {}
-                Saved::Overtaken => return Err(Trouble::Overtaken),
+                Saved::Overtaken => return Err(TaskError::Overtaken),
             }
             took = now - run.now;
             publish(task, &coverage);
@@ -253,28 +253,28 @@ impl<Q: SyncQueue> Backfill<Q> {
 
     /// Returns an error if the mailbox does not take part, so that it is not read. Tasks that were
     /// planned earlier do not change that.
-    async fn must_take_part(&self, task: &Task, now: DateTime<Utc>) -> Result<(), Trouble> {
+    async fn must_take_part(&self, task: &Task, now: DateTime<Utc>) -> Result<(), TaskError> {
         match self.pipeline.participation(&task.grant_id, now).await? {
             Participation::In => Ok(()),
-            Participation::Excluded => Err(Trouble::Excluded),
-            Participation::Unlisted => Err(Trouble::Unlisted),
+            Participation::Excluded => Err(TaskError::Excluded),
+            Participation::Unlisted => Err(TaskError::Unlisted),
         }
     }
 
     /// Returns an error if no step may begin now: time is short, or Dataverse or live mail makes
     /// backfill wait.
-    pub(crate) async fn go_on(&self, run: &Run) -> Result<(), Trouble> {
+    pub(crate) async fn go_on(&self, run: &Run) -> Result<(), TaskError> {
         if run.now + BATCH_TIME > run.deadline {
-            return Err(Trouble::NoTime);
+            return Err(TaskError::NoTime);
         }
         let waits = self.pipeline.history_waits_until(&self.sync, run.now);
         waits
             .await
-            .map_or(Ok(()), |until| Err(Trouble::Paused(until)))
+            .map_or(Ok(()), |until| Err(TaskError::Paused(until)))
     }
 
     /// Returns the lists that together cover what the task asks for.
-    async fn parts(&self, task: &Task, now: DateTime<Utc>) -> Result<Vec<Part>, Trouble> {
+    async fn parts(&self, task: &Task, now: DateTime<Utc>) -> Result<Vec<Part>, TaskError> {
         let whole = Part {
             name: None,
             folder: None,
@@ -297,7 +297,7 @@ impl<Q: SyncQueue> Backfill<Q> {
         let first = match &task.folder {
             None => whole,
             Some(_) => Part {
-                folder: Some(folders.first().cloned().ok_or(Trouble::NoFolder)?),
+                folder: Some(folders.first().cloned().ok_or(TaskError::NoFolder)?),
                 ..whole
             },
         };
@@ -345,7 +345,7 @@ impl<Q: SyncQueue> Backfill<Q> {
     }
 
     /// Finishes the task after its last page was saved.
-    async fn ended(&self, task: &Task, coverage: &Coverage) -> Result<(), Trouble> {
+    async fn ended(&self, task: &Task, coverage: &Coverage) -> Result<(), TaskError> {
         let Coverage {
             listed,
             written,
@@ -376,17 +376,17 @@ impl<Q: SyncQueue> Backfill<Q> {
     async fn after(
         &self,
         task: &Task,
-        trouble: Option<&Trouble>,
+        task_error: Option<&TaskError>,
         receive_count: u32,
         now: DateTime<Utc>,
-    ) -> Next {
-        let Some(trouble) = trouble else {
-            return Next::Done;
+    ) -> QueueAction {
+        let Some(task_error) = task_error else {
+            return QueueAction::Done;
         };
         let ledger = &self.pipeline.ledger;
-        let (key, reason) = (task.key(), trouble.to_string());
-        let tries = match trouble {
-            Trouble::Nylas(_) => match ledger.note_nylas_failure(&key, now).await {
+        let (key, reason) = (task.key(), task_error.to_string());
+        let tries = match task_error {
+            TaskError::Nylas(_) => match ledger.note_nylas_failure(&key, now).await {
                 Ok(failures) => u32::try_from(failures).unwrap_or(u32::MAX),
                 Err(error) => {
                     tracing::warn!(task = %key, %error, "failed to count the failure in the ledger; using the receive count instead");
@@ -395,18 +395,18 @@ impl<Q: SyncQueue> Backfill<Q> {
             },
             _ => receive_count,
         };
-        let verdict = judge(task, trouble, tries, now);
+        let verdict = judge(task, task_error, tries, now);
         let told = match verdict {
-            Verdict::Again => return Next::Done,
-            Verdict::Leave => {
+            TaskDecision::Again => return QueueAction::Done,
+            TaskDecision::Leave => {
                 tracing::info!(task = %key, reason, "task dropped; the next scheduled run or another worker does its work");
-                return Next::Done;
+                return QueueAction::Done;
             }
-            Verdict::Later(next) => {
+            TaskDecision::Later(next) => {
                 tracing::warn!(task = %key, reason, ?next, "task failed or has to wait; it will be delivered again");
                 return next;
             }
-            Verdict::Park => match ledger.park(&task.grant_id, &task.to_body()).await {
+            TaskDecision::Park => match ledger.park(&task.grant_id, &task.to_body()).await {
                 Ok(()) => {
                     tracing::warn!(task = %key, reason, "task parked until a user signs in to the mailbox again");
                     ledger
@@ -415,7 +415,7 @@ impl<Q: SyncQueue> Backfill<Q> {
                 }
                 Err(error) => Err(error),
             },
-            Verdict::Fail => {
+            TaskDecision::Fail => {
                 tracing::error!(task = %key, reason, "the mailbox cannot be listed; the task failed and is not retried");
                 ledger
                     .set_task(&key, TaskState::Failed, Some(&reason), now)
@@ -423,7 +423,7 @@ impl<Q: SyncQueue> Backfill<Q> {
             }
         };
         match told {
-            Ok(()) => Next::Done,
+            Ok(()) => QueueAction::Done,
             // The next delivery gets the same verdict and records it then.
             Err(_) => soon(receive_count),
         }

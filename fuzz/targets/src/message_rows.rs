@@ -16,7 +16,7 @@ use mailverse::model::ids::GrantId;
 use mailverse::policy::Inside;
 use mailverse::policy::document::{Ambiguous, Content};
 use mailverse::resolve::parties;
-use mailverse::resolve::regarding::Decision;
+use mailverse::resolve::regarding::RegardingDecision;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
@@ -103,7 +103,7 @@ pub fn run(input: &[u8]) {
     let findings = Findings {
         direction: Direction::Incoming,
         parties,
-        regarding: Decision::default(),
+        regarding: RegardingDecision::default(),
         owner: Some(Uuid::from_u128(1)),
     };
     let email = mapping::email(&message, &findings);

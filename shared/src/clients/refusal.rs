@@ -15,7 +15,7 @@
 //! | the row or the caller | open | the caller | open | the caller |
 //! | the caller | open | the caller | the caller | the caller |
 //!
-//! A message becomes `dead` only if the verdict is [`Verdict::Message`]. While the verdict is open,
+//! A message becomes `dead` only if the verdict is [`RefusalVerdict::Message`]. While the verdict is open,
 //! the message is tried again with the usual backoff. If the refusal concerns the caller, every
 //! worker pauses: after the pause one message is sent alone, as a probe, and the others follow only
 //! if it passes.
@@ -72,7 +72,7 @@ pub struct Others {
 
 /// Whether a refusal concerns the message or the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum RefusalVerdict {
     /// Only this message.
     Message,
     /// Every call of this caller.
@@ -109,21 +109,21 @@ impl RefusalState {
 
 /// Decides by the table in the module's documentation.
 #[must_use]
-pub const fn judge(blame: Blame, others: Others) -> Verdict {
+pub const fn judge(blame: Blame, others: Others) -> RefusalVerdict {
     let Others {
         one_passed_now,
         one_passed_since,
         in_a_row,
     } = others;
     match blame {
-        Blame::Content | Blame::Row if one_passed_now => Verdict::Message,
-        Blame::RowOrCaller | Blame::Caller if one_passed_now => Verdict::Open,
-        Blame::Content | Blame::Row if in_a_row >= IN_A_ROW => Verdict::Caller,
-        Blame::Content => Verdict::Message,
-        Blame::Row if one_passed_since => Verdict::Message,
-        Blame::Row => Verdict::Open,
-        Blame::RowOrCaller if one_passed_since && in_a_row < IN_A_ROW => Verdict::Open,
-        Blame::RowOrCaller | Blame::Caller => Verdict::Caller,
+        Blame::Content | Blame::Row if one_passed_now => RefusalVerdict::Message,
+        Blame::RowOrCaller | Blame::Caller if one_passed_now => RefusalVerdict::Open,
+        Blame::Content | Blame::Row if in_a_row >= IN_A_ROW => RefusalVerdict::Caller,
+        Blame::Content => RefusalVerdict::Message,
+        Blame::Row if one_passed_since => RefusalVerdict::Message,
+        Blame::Row => RefusalVerdict::Open,
+        Blame::RowOrCaller if one_passed_since && in_a_row < IN_A_ROW => RefusalVerdict::Open,
+        Blame::RowOrCaller | Blame::Caller => RefusalVerdict::Caller,
     }
 }
 
@@ -142,7 +142,7 @@ pub fn pause(before: u32) -> Duration {
 mod tests {
     use super::*;
 
-    fn verdict(blame: Blame, now: bool, since: bool, in_a_row: usize) -> Verdict {
+    fn verdict(blame: Blame, now: bool, since: bool, in_a_row: usize) -> RefusalVerdict {
         judge(
             blame,
             Others {
@@ -159,31 +159,31 @@ mod tests {
         for (blame, now, in_a_row, since, neither) in [
             (
                 Content,
-                Verdict::Message,
-                Verdict::Caller,
-                Verdict::Message,
-                Verdict::Message,
+                RefusalVerdict::Message,
+                RefusalVerdict::Caller,
+                RefusalVerdict::Message,
+                RefusalVerdict::Message,
             ),
             (
                 Row,
-                Verdict::Message,
-                Verdict::Caller,
-                Verdict::Message,
-                Verdict::Open,
+                RefusalVerdict::Message,
+                RefusalVerdict::Caller,
+                RefusalVerdict::Message,
+                RefusalVerdict::Open,
             ),
             (
                 RowOrCaller,
-                Verdict::Open,
-                Verdict::Caller,
-                Verdict::Open,
-                Verdict::Caller,
+                RefusalVerdict::Open,
+                RefusalVerdict::Caller,
+                RefusalVerdict::Open,
+                RefusalVerdict::Caller,
             ),
             (
                 Caller,
-                Verdict::Open,
-                Verdict::Caller,
-                Verdict::Caller,
-                Verdict::Caller,
+                RefusalVerdict::Open,
+                RefusalVerdict::Caller,
+                RefusalVerdict::Caller,
+                RefusalVerdict::Caller,
             ),
         ] {
             for (since_too, n) in [(false, 1), (true, IN_A_ROW)] {

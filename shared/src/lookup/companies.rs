@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use serde_json::Value;
 
 use crate::clients::dataverse::DataverseClient;
-use crate::clients::dataverse::batch::{Answer, Change, MOST_OPERATIONS, Operation};
+use crate::clients::dataverse::batch::{BatchPart, Change, MOST_OPERATIONS, Operation};
 use crate::clients::dataverse::emails::{CreateOutcome, WriteMode, outcome};
 use crate::clients::dataverse::error::DataverseError;
 use crate::clients::dataverse::odata::{literal, rows};
@@ -59,7 +59,7 @@ impl DataverseClient {
             let operations: Vec<Operation> = queries.map(Operation::Get).collect();
             let answers = self.batch(session, &operations).await?;
             for (domain, answers) in some.iter().zip(answers.chunks(2)) {
-                let pages: Vec<&Answer> = answers.iter().flatten().collect();
+                let pages: Vec<&BatchPart> = answers.iter().flatten().collect();
                 let mut accounts = Accounts::default();
                 if let [of_accounts, of_contacts] = pages.as_slice() {
                     let found = self.all_rows(session, of_accounts).await?;

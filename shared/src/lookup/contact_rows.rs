@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::clients::dataverse::DataverseClient;
-use crate::clients::dataverse::batch::{Answer, Change, MOST_OPERATIONS, Operation};
+use crate::clients::dataverse::batch::{BatchPart, Change, MOST_OPERATIONS, Operation};
 use crate::clients::dataverse::emails::WriteMode;
 use crate::clients::dataverse::error::DataverseError;
 use crate::clients::dataverse::error::{part_error, unreadable};
@@ -176,7 +176,7 @@ impl DataverseClient {
         };
         let operations: Vec<Operation> = fills.iter().map(patch).collect();
         let answers = self.batch(session, &operations).await?;
-        let outcome = |parts: &Vec<Answer>| match parts.iter().find(|part| !part.is_success()) {
+        let outcome = |parts: &Vec<BatchPart>| match parts.iter().find(|part| !part.is_success()) {
             None if parts.is_empty() => Err(unreadable("an empty answer")),
             None => Ok(()),
             Some(failure) => Err(part_error(failure)),

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::request::{Found, OpenRows};
 use crate::clients::dataverse::DataverseClient;
-use crate::clients::dataverse::batch::Answer;
+use crate::clients::dataverse::batch::BatchPart;
 use crate::clients::dataverse::error::DataverseError;
 use crate::clients::dataverse::metadata::table_names;
 use crate::clients::dataverse::metadata::table_names::{TableNames, is_name};
@@ -240,7 +240,7 @@ impl DataverseClient {
 }
 
 /// Returns the body of an answer; `None` for a permanent rejection.
-fn readable(answer: &Answer) -> Result<Option<Value>, DataverseError> {
+fn readable(answer: &BatchPart) -> Result<Option<Value>, DataverseError> {
     if answer.is_success() {
         let body = serde_json::from_slice(&answer.body);
         return body

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::related_emails;
 pub use super::result::{Found, OpenRows};
 use crate::clients::dataverse::DataverseClient;
-use crate::clients::dataverse::batch::Answer;
+use crate::clients::dataverse::batch::BatchPart;
 use crate::clients::dataverse::error::DataverseError;
 use crate::clients::dataverse::metadata::table_names::TableNames;
 use crate::clients::dataverse::odata::{any_of, literal, rows};
@@ -129,7 +129,7 @@ impl DataverseClient {
     pub(crate) async fn all_rows(
         &self,
         session: &Session,
-        answer: &Answer,
+        answer: &BatchPart,
     ) -> Result<Vec<Value>, DataverseError> {
         if !answer.is_success() {
             return Err(crate::clients::dataverse::error::part_error(answer));

@@ -109,7 +109,7 @@ impl<'a> Traits<'a> {
 
 /// The result of a comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Comparison {
     /// They are copies of one email, or there is no evidence against it.
     Same,
     /// They are different emails.
@@ -122,11 +122,11 @@ pub enum Verdict {
 
 /// Compares a message with a row, which users may have changed.
 #[must_use]
-pub fn compare(mail: &Traits<'_>, row: &Traits<'_>) -> Verdict {
+pub fn compare(mail: &Traits<'_>, row: &Traits<'_>) -> Comparison {
     match dates(&mail.dates, &row.dates) {
-        Dates::Same => Verdict::Same,
+        Dates::Same => Comparison::Same,
         dates => match by_texts(dates, mail, row) {
-            Verdict::Same if dates == Dates::Far => by_files(mail, row),
+            Comparison::Same if dates == Dates::Far => by_files(mail, row),
             verdict => verdict,
         },
     }
@@ -136,31 +136,31 @@ pub fn compare(mail: &Traits<'_>, row: &Traits<'_>) -> Verdict {
 /// same second are different emails if their texts or files differ: a program that reuses an id may
 /// send several emails in one second.
 #[must_use]
-pub fn compare_mails(one: &Traits<'_>, other: &Traits<'_>) -> Verdict {
+pub fn compare_mails(one: &Traits<'_>, other: &Traits<'_>) -> Comparison {
     match by_texts(dates(&one.dates, &other.dates), one, other) {
-        Verdict::Same => by_files(one, other),
+        Comparison::Same => by_files(one, other),
         verdict => verdict,
     }
 }
 
 /// Compares the files of two messages that are otherwise the same. If no files of the message have
 /// known names, files do not distinguish it.
-fn by_files(mail: &Traits<'_>, row: &Traits<'_>) -> Verdict {
+fn by_files(mail: &Traits<'_>, row: &Traits<'_>) -> Comparison {
     let Some(names) = mail.names.as_ref().filter(|names| !names.is_empty()) else {
-        return Verdict::Same;
+        return Comparison::Same;
     };
     if mail.files != row.files {
         // Files were omitted or added.
-        return Verdict::Same;
+        return Comparison::Same;
     }
     match &row.names {
-        None => Verdict::ReadNames,
-        Some(others) if others.is_empty() || !names.is_disjoint(others) => Verdict::Same,
-        Some(_) => Verdict::Other,
+        None => Comparison::ReadNames,
+        Some(others) if others.is_empty() || !names.is_disjoint(others) => Comparison::Same,
+        Some(_) => Comparison::Other,
     }
 }
 
-fn by_texts(dates: Dates, mail: &Traits<'_>, row: &Traits<'_>) -> Verdict {
+fn by_texts(dates: Dates, mail: &Traits<'_>, row: &Traits<'_>) -> Comparison {
     let far = dates == Dates::Far;
     let subject = subjects(mail.subject, row.subject);
     let depends = match subject {
@@ -168,10 +168,10 @@ fn by_texts(dates: Dates, mail: &Traits<'_>, row: &Traits<'_>) -> Verdict {
         Subjects::Other => true,
     };
     if !depends {
-        return Verdict::Same;
+        return Comparison::Same;
     }
     let (Some(mail), Some(row)) = (mail.body, row.body) else {
-        return Verdict::ReadBody;
+        return Comparison::ReadBody;
     };
     let bodies = bodies(mail, row);
     let is_other = match subject {
@@ -184,9 +184,9 @@ fn by_texts(dates: Dates, mail: &Traits<'_>, row: &Traits<'_>) -> Verdict {
         },
     };
     if is_other {
-        Verdict::Other
+        Comparison::Other
     } else {
-        Verdict::Same
+        Comparison::Same
     }
 }
 

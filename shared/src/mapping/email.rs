@@ -53,7 +53,7 @@ use crate::model::message::{IdUse, Message, Omission};
 use crate::model::text::{cut, length, without_forbidden};
 use crate::policy::document::Content;
 use crate::resolve::parties::Party;
-use crate::resolve::regarding::Decision;
+use crate::resolve::regarding::RegardingDecision;
 
 /// The column that holds the body.
 pub(super) const BODY: &str = "description";
@@ -74,7 +74,7 @@ pub struct Findings {
     /// The activity parties.
     pub parties: Vec<Party>,
     /// The resolved regarding.
-    pub regarding: Decision,
+    pub regarding: RegardingDecision,
     /// The Dynamics user of the mailbox; `None` if there is none.
     pub owner: Option<Uuid>,
 }

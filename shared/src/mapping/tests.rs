@@ -18,7 +18,7 @@ use crate::model::message::Message;
 use crate::model::text::{cut, length, without_forbidden};
 use crate::policy::document::Content;
 use crate::resolve::parties::{Choice, Match, Party, Resolution, Role};
-use crate::resolve::regarding::Decision;
+use crate::resolve::regarding::RegardingDecision;
 
 fn message(object: &Value) -> Message {
     wire::message(&"g".parse().unwrap(), object).unwrap_or_else(|e| panic!("{e}"))
@@ -28,7 +28,7 @@ fn findings(direction: Direction) -> Findings {
     Findings {
         direction,
         parties: Vec::new(),
-        regarding: Decision::default(),
+        regarding: RegardingDecision::default(),
         owner: None,
     }
 }

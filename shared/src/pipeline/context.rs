@@ -15,7 +15,7 @@ use crate::model::ids::GrantId;
 use crate::model::message::Message;
 use crate::policy::cache::PolicyError;
 use crate::policy::mailbox_policy::Effective;
-use crate::policy::{Case, Decision, Inside, Policy};
+use crate::policy::{Case, Inside, Policy, PolicyDecision};
 
 /// The context of every decision in a run.
 pub(super) struct Ground {
@@ -81,7 +81,7 @@ impl Ground {
         effective: &Effective,
         folders: &Folders,
         found: Option<&Found>,
-    ) -> Decision {
+    ) -> PolicyDecision {
         let nothing = Found::default();
         let case = Case {
             message,

@@ -7,7 +7,7 @@ use crate::clients::dataverse::records::Target;
 use crate::ledger::Entry;
 use crate::mapping::Direction;
 use crate::model::ids::MessageKey;
-use crate::policy::Decision;
+use crate::policy::PolicyDecision;
 use crate::resolve::parties::Party;
 use crate::telemetry::count;
 
@@ -22,7 +22,7 @@ pub struct Handled {
     /// When an earlier run settled it; `None` if this run handled it.
     pub settled_at: Option<DateTime<Utc>>,
     /// The policy decision, rule by rule; `None` if the run did not get that far. Holds no content.
-    pub decision: Option<Decision>,
+    pub decision: Option<PolicyDecision>,
     /// The message as shown to an operator; never logged. `None` if the run did not read the
     /// message.
     pub summary: Option<Summary>,

@@ -43,7 +43,7 @@ use crate::clients::dataverse::records::{ExistingEmail, RowState, Target};
 use crate::clients::dataverse::session::Session;
 use crate::lookup::request::{Found, Questions};
 use crate::lookup::same_message;
-use crate::lookup::same_message::{Traits, Verdict};
+use crate::lookup::same_message::{Comparison, Traits};
 use crate::mapping::{self, Findings};
 use crate::model::address::EmailAddress;
 use crate::model::ids::{ActivityId, InternetMessageId, MessageKey};
@@ -91,7 +91,7 @@ impl Listed {
             body: Some(""),
             ..Traits::default()
         };
-        same_message::compare(&mail, &Traits::of_row(row, Some(""))) == Verdict::Same
+        same_message::compare(&mail, &Traits::of_row(row, Some(""))) == Comparison::Same
     }
 
     /// Returns whether our row holds the message, and is so recent that another client may still

@@ -14,7 +14,7 @@ use super::failure::{Failure, Fate, Run};
 use super::stages::Ended;
 use crate::clients::nylas::error::MAILBOX_WAIT;
 use crate::clients::refusal;
-use crate::clients::refusal::{Blame, Others, Refusal, RefusalState, Verdict};
+use crate::clients::refusal::{Blame, Others, Refusal, RefusalState, RefusalVerdict};
 use crate::clients::retry::RetryAdvice;
 use crate::ledger::pauses::Scope;
 use crate::model::ids::MessageKey;
@@ -95,14 +95,14 @@ impl Pipeline {
         } else {
             self.in_a_row(refusals, &refused, run).await
         };
-        let verdicts: Vec<Verdict> = refused
+        let verdicts: Vec<RefusalVerdict> = refused
             .iter()
             .map(|end| verdict(end, refusals, &in_a_row))
             .collect();
         let of_caller = refused
             .iter()
             .zip(&verdicts)
-            .find(|(_, verdict)| **verdict == Verdict::Caller);
+            .find(|(_, verdict)| **verdict == RefusalVerdict::Caller);
         let of_caller = of_caller.and_then(|(end, _)| end.refusal.clone());
         let pause = match &of_caller {
             Some(refusal) => Some(self.pause_refused(scope, state, refusal, run).await),
@@ -113,11 +113,11 @@ impl Pipeline {
         }
         for (end, verdict) in refused.iter_mut().zip(verdicts) {
             let advice = match (verdict, pause) {
-                (Verdict::Message, _) => continue,
-                (Verdict::Caller | Verdict::Open, Some(until)) => {
+                (RefusalVerdict::Message, _) => continue,
+                (RefusalVerdict::Caller | RefusalVerdict::Open, Some(until)) => {
                     RetryAdvice::Postpone((until - run.time()).to_std().unwrap_or_default())
                 }
-                (Verdict::Caller | Verdict::Open, None) => RetryAdvice::Soon,
+                (RefusalVerdict::Caller | RefusalVerdict::Open, None) => RetryAdvice::Soon,
             };
             if pause.is_none() && end.refusal.as_ref().is_some_and(is_of_caller) {
                 count(Count::PrivilegeMissing, 1);
@@ -211,9 +211,13 @@ fn is_of_caller(refusal: &Refusal) -> bool {
     matches!(refusal.blame, Blame::Caller | Blame::RowOrCaller)
 }
 
-fn verdict(end: &Ended, refusals: &Refusals<'_>, in_a_row: &BTreeMap<String, usize>) -> Verdict {
+fn verdict(
+    end: &Ended,
+    refusals: &Refusals<'_>,
+    in_a_row: &BTreeMap<String, usize>,
+) -> RefusalVerdict {
     let Some(Refusal { cause, blame }) = &end.refusal else {
-        return Verdict::Message;
+        return RefusalVerdict::Message;
     };
     let state = refusals.state;
     // The probe met the refusal that caused the pause.

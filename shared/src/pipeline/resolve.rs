@@ -16,7 +16,7 @@ use crate::policy::document::RegardingSource;
 use crate::policy::mailbox_policy::Effective;
 use crate::policy::token_pattern::TokenPattern;
 use crate::resolve::regarding;
-use crate::resolve::regarding::{Decision, Step};
+use crate::resolve::regarding::{RegardingDecision, RegardingStep};
 
 /// The most rounds of queries: the names of a custom table, whether its row exists, and one spare
 /// round.
@@ -73,7 +73,7 @@ impl Pipeline {
         ground: &Ground,
         run: &Run,
         ended: &mut Vec<Ended>,
-    ) -> Vec<(Candidate, Decision)> {
+    ) -> Vec<(Candidate, RegardingDecision)> {
         let mut decided = Vec::new();
         let mut open = group;
         for round in 0..=MOST_ROUNDS {
@@ -81,8 +81,8 @@ impl Pipeline {
             let mut waiting = Vec::new();
             for candidate in open {
                 match decide(&candidate, found, ground) {
-                    Step::Decided(decision) => decided.push((candidate, decision)),
-                    Step::Ask(asked) => {
+                    RegardingStep::Decided(decision) => decided.push((candidate, decision)),
+                    RegardingStep::Ask(asked) => {
                         further.add(asked);
                         waiting.push(candidate);
                     }
@@ -117,7 +117,7 @@ impl Pipeline {
 
 /// Decides nothing and asks for nothing if the row of the message is complete, because the message
 /// will not be written.
-fn decide(candidate: &Candidate, found: &Found, ground: &Ground) -> Step {
+fn decide(candidate: &Candidate, found: &Found, ground: &Ground) -> RegardingStep {
     let Candidate {
         message,
         effective,
@@ -128,9 +128,9 @@ fn decide(candidate: &Candidate, found: &Found, ground: &Ground) -> Step {
         .by_key(message.activity_id())
         .is_some_and(|ours| ours.state != RowState::Open);
     if complete {
-        return Step::Decided(Decision::default());
+        return RegardingStep::Decided(RegardingDecision::default());
     }
-    regarding::decide(&regarding::Mail {
+    regarding::decide(&regarding::RegardingInput {
         message,
         found,
         inside: &ground.inside(found),

@@ -9,7 +9,7 @@ use super::stages::{Candidate, Ended, Job};
 use crate::lookup::request::Found;
 use crate::lookup::same_message;
 use crate::model::message::{Message, Omission};
-use crate::policy::Verdict;
+use crate::policy::PolicyVerdict;
 
 impl Pipeline {
     /// Applies the rules that need no lookup. A message that they skip ends here, and its people
@@ -41,8 +41,8 @@ impl Pipeline {
             let verdict = decision.verdict;
             job.decision = Some(decision);
             match verdict {
-                Verdict::Skip(rule) => ended.push(job.skipped(rule, &message)),
-                Verdict::Track | Verdict::Open => {
+                PolicyVerdict::Skip(rule) => ended.push(job.skipped(rule, &message)),
+                PolicyVerdict::Track | PolicyVerdict::Open => {
                     let nothing = Found::default();
                     let inside = ground.inside(&nothing);
                     let (people, unresolved) = PeopleLookedUp::of(
@@ -89,7 +89,7 @@ pub(super) fn finally(
         let decision = ground.decide(message, effective, folders, Some(found));
         let verdict = decision.verdict;
         candidate.job.decision = Some(decision);
-        if let Verdict::Skip(rule) = verdict {
+        if let PolicyVerdict::Skip(rule) = verdict {
             ended.push(candidate.job.skipped(rule, &candidate.message));
         } else {
             let Candidate {

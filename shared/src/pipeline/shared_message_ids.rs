@@ -35,7 +35,7 @@ use crate::clients::dataverse::records::ExistingEmail;
 use crate::clients::dataverse::session::Session;
 use crate::lookup::request::Found;
 use crate::lookup::same_message;
-use crate::lookup::same_message::{Traits, Verdict};
+use crate::lookup::same_message::{Comparison, Traits};
 use crate::mapping;
 use crate::model::ids::ActivityId;
 use crate::model::message::{IdUse, Message};
@@ -159,7 +159,7 @@ impl Pipeline {
         other: &ExistingEmail,
     ) -> Result<bool, DataverseError> {
         if same_message::compare(&Traits::of_row(one, None), &Traits::of_row(other, None))
-            == Verdict::Same
+            == Comparison::Same
         {
             return Ok(true);
         }
@@ -179,7 +179,7 @@ impl Pipeline {
         let id = row.activity_id;
         let mut of_row = Traits::of_row(row, None);
         let mut verdict = same_message::compare(mail, &of_row);
-        if verdict == Verdict::ReadBody {
+        if verdict == Comparison::ReadBody {
             let body = match bodies.0.entry(id) {
                 Entry::Occupied(read) => read.into_mut(),
                 Entry::Vacant(unread) => unread.insert(self.dataverse.body(session, id).await?),
@@ -187,11 +187,11 @@ impl Pipeline {
             of_row.body = Some(body);
             verdict = same_message::compare(mail, &of_row);
         }
-        if verdict == Verdict::ReadNames {
+        if verdict == Comparison::ReadNames {
             of_row.names = Some(self.names_of_files(session, id).await?);
             verdict = same_message::compare(mail, &of_row);
         }
-        Ok(verdict != Verdict::Other)
+        Ok(verdict != Comparison::Other)
     }
 
     /// Returns the names in lower case; none if they may not be read.
@@ -275,7 +275,8 @@ fn is_second<'a>(message: &Message, mut earlier: impl Iterator<Item = &'a Candid
         && earlier.any(|first| {
             let first = &first.message;
             first.activity_id() == message.activity_id()
-                && same_message::compare_mails(&traits(message), &traits(first)) == Verdict::Other
+                && same_message::compare_mails(&traits(message), &traits(first))
+                    == Comparison::Other
         })
 }
 

@@ -16,7 +16,7 @@ use crate::mapping::Findings;
 use crate::model::ids::{ActivityId, MessageKey};
 use crate::model::message::Message;
 use crate::policy::mailbox_policy::Effective;
-use crate::policy::{Decision, Rule};
+use crate::policy::{PolicyDecision, Rule};
 
 /// The number of attempts, over three quarters of an hour, after which a message that Nylas does
 /// not find counts as gone, and a mailbox that Nylas does not list counts as unknown.
@@ -28,7 +28,7 @@ pub(super) struct Job {
     pub(super) tries: Tries,
     pub(super) message: Option<Message>,
     /// The latest policy decision.
-    pub(super) decision: Option<Decision>,
+    pub(super) decision: Option<PolicyDecision>,
     /// The contacts and accounts that were created for it.
     pub(super) made: BTreeSet<Record>,
 }
@@ -60,7 +60,7 @@ pub(super) struct Ended {
     pub(super) refusal: Option<Refusal>,
     /// This run wrote its row.
     pub(super) wrote: bool,
-    pub(super) decision: Option<Decision>,
+    pub(super) decision: Option<PolicyDecision>,
     /// The decision record for the ledger; `None` if nothing was decided.
     pub(super) record: Option<DecisionRecord>,
     pub(super) summary: Option<Summary>,

@@ -198,7 +198,7 @@ fn folders_of_the_mailbox() -> mailboxes::Folders {
 }
 
 /// Returns the policy's verdicts on a message before and after the lookup.
-fn verdicts(policy: &Policy, mailbox: &str, object: &serde_json::Value) -> [Verdict; 2] {
+fn verdicts(policy: &Policy, mailbox: &str, object: &serde_json::Value) -> [PolicyVerdict; 2] {
     let grant = serde_json::json!({"id": "g", "email": "ada@ours.example", "provider": "google"});
     let mailboxes = Mailboxes::new(&[wire::grant(&grant).unwrap()]);
     let message = wire::message(&"g".parse().unwrap(), object).unwrap();
@@ -231,14 +231,14 @@ proptest! {
         let policy = Policy::of(document, String::new());
         let [before, after] = verdicts(&policy, "ada@ours.example", &message);
         let [organisation_before, organisation] = verdicts(&policy, "ben@ours.example", &message);
-        if after == Verdict::Track {
-            prop_assert_eq!(organisation, Verdict::Track);
+        if after == PolicyVerdict::Track {
+            prop_assert_eq!(organisation, PolicyVerdict::Track);
         }
         for (before, after) in [(before, after), (organisation_before, organisation)] {
-            prop_assert_ne!(after, Verdict::Open);
+            prop_assert_ne!(after, PolicyVerdict::Open);
             // The lookup does not change a verdict that was not open.
-            if before != Verdict::Open {
-                prop_assert_eq!(before == Verdict::Track, after == Verdict::Track);
+            if before != PolicyVerdict::Open {
+                prop_assert_eq!(before == PolicyVerdict::Track, after == PolicyVerdict::Track);
             }
         }
         let of = |mailbox: &str| policy.for_mailbox(EmailAddress::parse(mailbox).as_ref());

@@ -2,7 +2,7 @@
 
 use super::document::{Folders, TrackWhat};
 use super::mailbox_policy::Effective;
-use super::{Answer, Inside, bulk};
+use super::{Inside, RuleAnswer, bulk};
 use crate::clients::dataverse::records::Table;
 use crate::mailboxes::{self, Place};
 use crate::model::address::EmailAddress;
@@ -73,13 +73,13 @@ impl Rule {
     }
 
     /// Evaluates the rule for a message.
-    pub(super) fn ask(self, case: &Case<'_>) -> Answer {
+    pub(super) fn ask(self, case: &Case<'_>) -> RuleAnswer {
         match self {
             Self::Draft => skips_if(case.folders.place(case.message) == Place::Drafts),
             Self::Spam => skips_if(case.folders.place(case.message) == Place::Junk),
             Self::Trash => skips_if(case.folders.place(case.message) == Place::Trash),
             Self::Folder => skips_if(!case.lies_in_a_tracked_folder()),
-            Self::TrackNone => case.answer_if_asked(TrackWhat::None, || Answer::Skips),
+            Self::TrackNone => case.answer_if_asked(TrackWhat::None, || RuleAnswer::Skips),
             Self::Blocked => skips_if(
                 case.message
                     .participants()
@@ -100,7 +100,7 @@ impl Rule {
             }
             Self::NobodyKnown => case.answer_if_asked(TrackWhat::Known, || case.nobody_known()),
             // Determined by the fetch, or before it.
-            Self::Gone | Self::MailboxExcluded | Self::MailboxUnknown => Answer::Passes,
+            Self::Gone | Self::MailboxExcluded | Self::MailboxUnknown => RuleAnswer::Passes,
         }
     }
 }
@@ -164,7 +164,7 @@ impl Case<'_> {
 
     /// Returns the answer of a rule that applies to one direction, if the mailbox policy has the
     /// condition `what` for that direction.
-    fn answer_if_asked(&self, what: TrackWhat, answer: impl Fn() -> Answer) -> Answer {
+    fn answer_if_asked(&self, what: TrackWhat, answer: impl Fn() -> RuleAnswer) -> RuleAnswer {
         let of_sent = self.effective.sent.contains(&what);
         let of_received = self.effective.received.contains(&what);
         let is_sent = match self.message.author() {
@@ -172,27 +172,27 @@ impl Case<'_> {
             None => Some(false),
         };
         match is_sent {
-            _ if of_sent == of_received && !of_sent => Answer::Passes,
-            Some(true) if !of_sent => Answer::Passes,
-            Some(false) if !of_received => Answer::Passes,
+            _ if of_sent == of_received && !of_sent => RuleAnswer::Passes,
+            Some(true) if !of_sent => RuleAnswer::Passes,
+            Some(false) if !of_received => RuleAnswer::Passes,
             None if of_sent != of_received => match answer() {
-                Answer::Passes => Answer::Passes,
-                Answer::Skips | Answer::Open => Answer::Open,
+                RuleAnswer::Passes => RuleAnswer::Passes,
+                RuleAnswer::Skips | RuleAnswer::Open => RuleAnswer::Open,
             },
             Some(_) | None => answer(),
         }
     }
 
-    fn internal_only(&self) -> Answer {
+    fn internal_only(&self) -> RuleAnswer {
         if !self.effective.skip_internal || !self.everybody_is_named() {
-            return Answer::Passes;
+            return RuleAnswer::Passes;
         }
-        let mut answer = Answer::Skips;
+        let mut answer = RuleAnswer::Skips;
         for address in self.people() {
             match self.is_inside(address) {
                 Some(true) => {}
-                Some(false) => return Answer::Passes,
-                None => answer = Answer::Open,
+                Some(false) => return RuleAnswer::Passes,
+                None => answer = RuleAnswer::Open,
             }
         }
         answer
@@ -210,12 +210,16 @@ impl Case<'_> {
             })
     }
 
-    fn not_allowed(&self) -> Answer {
+    fn not_allowed(&self) -> RuleAnswer {
         if self.effective.allow.is_empty() {
-            return Answer::Passes;
+            return RuleAnswer::Passes;
         }
         if let Some((_, open)) = self.outside().min_by_key(|(_, open)| *open) {
-            return if open { Answer::Open } else { Answer::Passes };
+            return if open {
+                RuleAnswer::Open
+            } else {
+                RuleAnswer::Passes
+            };
         }
         // No external participant counts. A message among internal participants only is not for
         // this rule, and a stripped participant still counts as a participant here.
@@ -226,20 +230,20 @@ impl Case<'_> {
                 .all(|address| self.is_inside(address) == Some(true));
         let may_be_among_us = !self.looked_up && !self.effective.skip_internal;
         match (among_us, may_be_among_us) {
-            (true, _) => Answer::Passes,
-            (false, true) => Answer::Open,
-            (false, false) => Answer::Skips,
+            (true, _) => RuleAnswer::Passes,
+            (false, true) => RuleAnswer::Open,
+            (false, false) => RuleAnswer::Skips,
         }
     }
 
-    fn answers_untracked(&self) -> Answer {
+    fn answers_untracked(&self) -> RuleAnswer {
         if self.message.ancestors.is_empty() || !self.looked_up {
-            return Answer::Open;
+            return RuleAnswer::Open;
         }
         skips_if(!self.inside.found.answers_tracked_mail(self.message))
     }
 
-    fn nobody_known(&self) -> Answer {
+    fn nobody_known(&self) -> RuleAnswer {
         let is_known = |address: &EmailAddress| {
             let people = self.inside.found.people(address).iter();
             people
@@ -248,16 +252,16 @@ impl Case<'_> {
         };
         let mut outside = self.outside().peekable();
         if !self.looked_up && outside.peek().is_some() {
-            return Answer::Open;
+            return RuleAnswer::Open;
         }
         skips_if(!outside.any(|(address, _)| is_known(address)))
     }
 }
 
-fn skips_if(condition: bool) -> Answer {
+fn skips_if(condition: bool) -> RuleAnswer {
     if condition {
-        Answer::Skips
+        RuleAnswer::Skips
     } else {
-        Answer::Passes
+        RuleAnswer::Passes
     }
 }

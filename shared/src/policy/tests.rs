@@ -78,7 +78,7 @@ fn policy(changes: &Value) -> Policy {
 }
 
 /// Returns the policy's decisions on a message before and after the lookup.
-fn decisions(changes: &Value, message: &Value) -> [Decision; 2] {
+fn decisions(changes: &Value, message: &Value) -> [PolicyDecision; 2] {
     let (organisation, policy) = (organisation(), policy(changes));
     let message = wire::message(&"g".parse().unwrap(), message).unwrap();
     let effective = policy.for_mailbox(EmailAddress::parse("ada@ours.example").as_ref());
@@ -98,43 +98,50 @@ fn decisions(changes: &Value, message: &Value) -> [Decision; 2] {
     })
 }
 
-fn verdicts(changes: &Value, message: &Value) -> [Verdict; 2] {
+fn verdicts(changes: &Value, message: &Value) -> [PolicyVerdict; 2] {
     decisions(changes, message).map(|decision| decision.verdict)
 }
 
 /// Returns the final verdict, and asserts that the verdict before the lookup does not contradict
 /// it.
-fn verdict(changes: &Value, message: &Value) -> Verdict {
+fn verdict(changes: &Value, message: &Value) -> PolicyVerdict {
     let [before, after] = verdicts(changes, message);
     assert_ne!(
         after,
-        Verdict::Open,
+        PolicyVerdict::Open,
         "after the lookup no verdict may be open"
     );
     match before {
-        Verdict::Open => {}
-        Verdict::Track => assert_eq!(after, Verdict::Track),
-        Verdict::Skip(_) => assert!(matches!(after, Verdict::Skip(_)), "{before:?} {after:?}"),
+        PolicyVerdict::Open => {}
+        PolicyVerdict::Track => assert_eq!(after, PolicyVerdict::Track),
+        PolicyVerdict::Skip(_) => assert!(
+            matches!(after, PolicyVerdict::Skip(_)),
+            "{before:?} {after:?}"
+        ),
     }
     after
 }
 
 fn assert_skipped(rule: Rule, changes: &Value, message: &Value) {
-    assert_eq!(verdict(changes, message), Verdict::Skip(rule), "{message}");
+    assert_eq!(
+        verdict(changes, message),
+        PolicyVerdict::Skip(rule),
+        "{message}"
+    );
 }
 
 /// Asserts that the message is skipped before any participant is looked up.
 fn assert_refused(rule: Rule, changes: &Value, message: &Value) {
     assert_eq!(
         verdicts(changes, message)[0],
-        Verdict::Skip(rule),
+        PolicyVerdict::Skip(rule),
         "{message}"
     );
     assert_skipped(rule, changes, message);
 }
 
 fn assert_tracked(changes: &Value, message: &Value) {
-    assert_eq!(verdict(changes, message), Verdict::Track, "{message}");
+    assert_eq!(verdict(changes, message), PolicyVerdict::Track, "{message}");
 }
 
 const ADA: &str = "ada@ours.example";
@@ -170,16 +177,16 @@ fn the_path_names_every_rule_that_was_asked_and_ends_with_the_one_that_decided()
     let expected = ["draft", "spam", "trash", "folder", "track_none", "blocked"];
     assert_eq!(asked, expected);
     let (last, earlier) = before.path.split_last().unwrap();
-    assert_eq!(last.answer, Answer::Skips);
-    assert!(earlier.iter().all(|step| step.answer == Answer::Passes));
+    assert_eq!(last.answer, RuleAnswer::Skips);
+    assert!(earlier.iter().all(|step| step.answer == RuleAnswer::Passes));
     let known = json!({"track": {"received": "known"}});
     let [before, after] = decisions(&known, &mail(CAROL, &[ADA]));
-    let answer = |decision: &Decision, rule| {
+    let answer = |decision: &PolicyDecision, rule| {
         let step = decision.path.iter().find(|step| step.rule == rule);
         step.unwrap().answer
     };
-    assert_eq!(answer(&before, Rule::NobodyKnown), Answer::Open);
-    assert_eq!(answer(&after, Rule::NobodyKnown), Answer::Passes);
+    assert_eq!(answer(&before, Rule::NobodyKnown), RuleAnswer::Open);
+    assert_eq!(answer(&after, Rule::NobodyKnown), RuleAnswer::Passes);
     assert_eq!(after.path.len(), RULES.len());
     assert_eq!(after.policy, policy(&known).version());
 }

@@ -41,10 +41,12 @@ use crate::policy::Inside;
 use crate::policy::document::{Ambiguous, FolderRegarding, Regarding, RegardingSource};
 use crate::resolve::parties;
 
-pub use self::decision::{Candidate, Choice, Decision, Outcome};
+pub use self::decision::{
+    CandidateOutcome, RegardingCandidate, RegardingChoice, RegardingDecision,
+};
 
 /// An email, and everything that its regarding may depend on.
-pub struct Mail<'a> {
+pub struct RegardingInput<'a> {
     /// The message.
     pub message: &'a Message,
     /// The lookup result.
@@ -64,9 +66,9 @@ pub struct Mail<'a> {
 
 /// The result of [`decide`].
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
+pub enum RegardingStep {
     /// The regarding is resolved.
-    Decided(Decision),
+    Decided(RegardingDecision),
     /// The regarding cannot be resolved before these queries are answered.
     Ask(Further),
 }
@@ -84,7 +86,7 @@ pub fn by_folder(rules: &[FolderRegarding], lies_in: impl Fn(&str) -> bool) -> O
 /// Resolves the regarding of an email, or returns the queries that are needed first. All queries
 /// that may be needed are returned at once.
 #[must_use]
-pub fn decide(mail: &Mail<'_>) -> Step {
+pub fn decide(mail: &RegardingInput<'_>) -> RegardingStep {
     let mut candidates = Vec::new();
     let mut further = Further::default();
     for source in &mail.settings.order {
@@ -105,14 +107,14 @@ pub fn decide(mail: &Mail<'_>) -> Step {
         };
         match mail.found.names(&target.table) {
             Some(Some(names)) if further.is_empty() => {
-                return Step::Decided(chosen(candidates, *source, target, names, parent));
+                return RegardingStep::Decided(chosen(candidates, *source, target, names, parent));
             }
             // This source matches, but an earlier source needs an answer first.
-            Some(Some(_)) => return Step::Ask(further),
+            Some(Some(_)) => return RegardingStep::Ask(further),
             Some(None) => {
                 for candidate in candidates.iter_mut().skip(from) {
-                    if candidate.outcome == Outcome::Hit {
-                        candidate.outcome = Outcome::CannotBeBound;
+                    if candidate.outcome == CandidateOutcome::Hit {
+                        candidate.outcome = CandidateOutcome::CannotBeBound;
                     }
                 }
             }
@@ -122,29 +124,29 @@ pub fn decide(mail: &Mail<'_>) -> Step {
         }
     }
     if further.is_empty() {
-        Step::Decided(Decision {
+        RegardingStep::Decided(RegardingDecision {
             candidates,
             choice: None,
         })
     } else {
-        Step::Ask(further)
+        RegardingStep::Ask(further)
     }
 }
 
 fn chosen(
-    candidates: Vec<Candidate>,
+    candidates: Vec<RegardingCandidate>,
     source: RegardingSource,
     target: Target,
     names: TableNames,
     parent: Option<ActivityId>,
-) -> Decision {
-    let choice = Choice {
+) -> RegardingDecision {
+    let choice = RegardingChoice {
         source,
         target,
         names,
         parent,
     };
-    Decision {
+    RegardingDecision {
         candidates,
         choice: Some(choice),
     }
@@ -154,12 +156,12 @@ fn chosen(
 type Hit = (Target, Option<ActivityId>);
 
 fn folder(
-    mail: &Mail<'_>,
+    mail: &RegardingInput<'_>,
     target: &Target,
-    candidates: &mut Vec<Candidate>,
+    candidates: &mut Vec<RegardingCandidate>,
     further: &mut Further,
 ) -> Option<Hit> {
-    let mut candidate = Candidate::of(RegardingSource::Folder, Outcome::Hit);
+    let mut candidate = RegardingCandidate::of(RegardingSource::Folder, CandidateOutcome::Hit);
     candidate.records.push(target.clone());
     match (mail.found.names(&target.table), mail.found.is_there(target)) {
         // The caller records a table that no email can regard.
@@ -168,7 +170,7 @@ fn folder(
             Some((target.clone(), None))
         }
         (Some(Some(_)), Some(false)) => {
-            candidate.outcome = Outcome::Missing;
+            candidate.outcome = CandidateOutcome::Missing;
             candidates.push(candidate);
             None
         }
@@ -186,18 +188,18 @@ fn folder(
 fn people(
     source: RegardingSource,
     record: Option<Record>,
-    candidates: &mut Vec<Candidate>,
+    candidates: &mut Vec<RegardingCandidate>,
 ) -> Option<Hit> {
     let target = Target::from(record?);
-    let mut candidate = Candidate::of(source, Outcome::Hit);
+    let mut candidate = RegardingCandidate::of(source, CandidateOutcome::Hit);
     candidate.records.push(target.clone());
     candidates.push(candidate);
     Some((target, None))
 }
 
 /// Returns the external addresses, in the order of the message.
-fn outside<'a>(mail: &Mail<'a>) -> impl Iterator<Item = &'a EmailAddress> {
-    let Mail {
+fn outside<'a>(mail: &RegardingInput<'a>) -> impl Iterator<Item = &'a EmailAddress> {
+    let RegardingInput {
         message, inside, ..
     } = *mail;
     message
@@ -206,14 +208,14 @@ fn outside<'a>(mail: &Mail<'a>) -> impl Iterator<Item = &'a EmailAddress> {
 }
 
 /// Returns the rows that the external addresses resolve to, in the order of the message.
-fn resolved<'a>(mail: &Mail<'a>) -> impl Iterator<Item = &'a Person> {
+fn resolved<'a>(mail: &RegardingInput<'a>) -> impl Iterator<Item = &'a Person> {
     outside(mail).filter_map(|address| row_of(mail, address))
 }
 
 /// Returns the row that an address resolves to. With the setting `all`, an address is bound to
 /// several rows as a party, but returns `None` here, since it is unknown which of them the email
 /// regards.
-fn row_of<'a>(mail: &Mail<'a>, address: &EmailAddress) -> Option<&'a Person> {
+fn row_of<'a>(mail: &RegardingInput<'a>, address: &EmailAddress) -> Option<&'a Person> {
     let (_, people) = parties::people_of(address, mail.inside);
     match parties::choose(people, mail.ambiguous) {
         (parties::Choice::All, _) => None,
@@ -223,20 +225,20 @@ fn row_of<'a>(mail: &Mail<'a>, address: &EmailAddress) -> Option<&'a Person> {
 
 /// Returns the first open lead. A qualified or disqualified lead is closed: after a qualification
 /// the contact is the regarding, after a disqualification there is none.
-fn lead(mail: &Mail<'_>) -> Option<Record> {
+fn lead(mail: &RegardingInput<'_>) -> Option<Record> {
     let mut leads = resolved(mail).filter(|person| person.active);
     leads
         .find(|person| person.record.table == Table::Lead)
         .map(|person| person.record)
 }
 
-fn contact(mail: &Mail<'_>) -> Option<Record> {
+fn contact(mail: &RegardingInput<'_>) -> Option<Record> {
     resolved(mail)
         .find(|person| person.record.table == Table::Contact)
         .map(|person| person.record)
 }
 
-fn account(mail: &Mail<'_>) -> Option<Record> {
+fn account(mail: &RegardingInput<'_>) -> Option<Record> {
     let shared = outside(mail).find_map(|address| company_of_namesakes(mail.found.people(address)));
     shared.or_else(|| {
         resolved(mail)

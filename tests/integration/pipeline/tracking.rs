@@ -5,7 +5,7 @@ use mailverse::ledger::State;
 use mailverse::model::sync_request::Trigger;
 use mailverse::pipeline::Work;
 use mailverse::policy::cache::PolicySource;
-use mailverse::policy::{Answer, Policy, Rule};
+use mailverse::policy::{Policy, Rule, RuleAnswer};
 use serde_json::{Value, json};
 
 use crate::test_organisation::{
@@ -361,11 +361,11 @@ async fn the_rules_that_were_asked_go_with_what_became_of_a_message() {
     };
     assert_eq!(
         (last("m1").rule, last("m1").answer),
-        (Rule::NobodyKnown, Answer::Passes)
+        (Rule::NobodyKnown, RuleAnswer::Passes)
     );
     assert_eq!(
         (last("m2").rule, last("m2").answer),
-        (Rule::NobodyKnown, Answer::Skips)
+        (Rule::NobodyKnown, RuleAnswer::Skips)
     );
 }
 

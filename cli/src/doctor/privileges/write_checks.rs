@@ -1,6 +1,6 @@
 //! The test writes. Each is a separate change set that Dataverse rolls back.
 
-use mailverse::clients::dataverse::probes::{Step, WhoAmI};
+use mailverse::clients::dataverse::probes::{ProbeStep, WhoAmI};
 use mailverse::model::ids::ActivityId;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
@@ -74,7 +74,7 @@ pub(super) struct Trial {
     pub(super) name: &'static str,
     /// Entity set, key column and key of the row that must not remain.
     pub(super) row: (&'static str, &'static str, Uuid),
-    pub(super) steps: Vec<Step>,
+    pub(super) steps: Vec<ProbeStep>,
     /// The privileges that the role needs for it.
     pub(super) right: &'static str,
     /// The name of the test write that covers the first step. If that one fails, this check is
@@ -89,7 +89,7 @@ impl Trial {
         name: &'static str,
         right: &'static str,
         columns: &[(&str, Value)],
-        then: impl FnOnce(ActivityId) -> Vec<Step>,
+        then: impl FnOnce(ActivityId) -> Vec<ProbeStep>,
     ) -> Self {
         let id = ActivityId::new(Uuid::new_v4());
         let mut row =
@@ -99,7 +99,7 @@ impl Trial {
                 .iter()
                 .map(|(column, value)| ((*column).to_owned(), value.clone())),
         );
-        let mut steps = vec![Step::Create("emails", row)];
+        let mut steps = vec![ProbeStep::Create("emails", row)];
         steps.extend(then(id));
         Self {
             name,
@@ -131,12 +131,12 @@ pub(super) fn trials(who: &WhoAmI, found: &Found, wants: &Wants) -> (Vec<Trial>,
             });
             let done = json!({"statecode": 1, "statuscode": 4});
             vec![
-                Step::Create("activitymimeattachments", object(file)),
-                Step::Update(id, object(done)),
+                ProbeStep::Create("activitymimeattachments", object(file)),
+                ProbeStep::Update(id, object(done)),
             ]
         }),
         Trial::email(DELETE, "Delete on Activity", &[], |id| {
-            vec![Step::Delete(id)]
+            vec![ProbeStep::Delete(id)]
         }),
     ];
     for append in appends(wants) {
@@ -185,7 +185,7 @@ fn of_contacts() -> [Trial; 2] {
     let (account, contact) = (Uuid::new_v4(), Uuid::new_v4());
     let new_account = |id: Uuid| {
         let row = json!({"accountid": id, "name": "mailverse doctor: to be taken back"});
-        Step::Create("accounts", object(row))
+        ProbeStep::Create("accounts", object(row))
     };
     let company = Uuid::new_v4();
     let new_contact = json!({
@@ -204,7 +204,7 @@ fn of_contacts() -> [Trial; 2] {
             row: ("contacts", "contactid", contact),
             steps: vec![
                 new_account(company),
-                Step::Create("contacts", object(new_contact)),
+                ProbeStep::Create("contacts", object(new_contact)),
             ],
             right: "Create and Append on Contact, Append To on Account, needed by create_contacts in the policy",
             needs: Some(ACCOUNTS),

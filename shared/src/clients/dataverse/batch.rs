@@ -53,7 +53,7 @@ pub struct Change {
 
 /// The answer of one part.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
+pub struct BatchPart {
     /// HTTP status.
     pub status: u16,
     /// `Retry-After` of the part in seconds, if it has the header.
@@ -62,7 +62,7 @@ pub struct Answer {
     pub body: Vec<u8>,
 }
 
-impl Answer {
+impl BatchPart {
     /// Returns whether the status is 2xx.
     #[must_use]
     pub const fn is_success(&self) -> bool {
@@ -148,7 +148,7 @@ pub fn decode(
     content_type: &str,
     body: &[u8],
     operations: usize,
-) -> Result<Vec<Vec<Answer>>, BatchError> {
+) -> Result<Vec<Vec<BatchPart>>, BatchError> {
     let boundary = boundary(content_type).ok_or(BatchError("no boundary"))?;
     let answers = split(body, &boundary)?
         .into_iter()
@@ -160,7 +160,7 @@ pub fn decode(
     Ok(answers)
 }
 
-fn read_part(part: &[u8]) -> Result<Vec<Answer>, BatchError> {
+fn read_part(part: &[u8]) -> Result<Vec<BatchPart>, BatchError> {
     let (head, content) = head_and_rest(part)?;
     let content_type = header(head, "content-type").unwrap_or_default();
     if !content_type.to_ascii_lowercase().starts_with("multipart/") {
@@ -173,7 +173,7 @@ fn read_part(part: &[u8]) -> Result<Vec<Answer>, BatchError> {
         .collect()
 }
 
-fn read_http(message: &[u8]) -> Result<Answer, BatchError> {
+fn read_http(message: &[u8]) -> Result<BatchPart, BatchError> {
     let (head, body) = head_and_rest(message)?;
     let status_line = head
         .lines()
@@ -186,7 +186,7 @@ fn read_http(message: &[u8]) -> Result<Answer, BatchError> {
         .and_then(|code| code.parse().ok())
         .ok_or(BatchError("a part without a status"))?;
     let retry_after_seconds = header(head, "retry-after").and_then(|seconds| seconds.parse().ok());
-    Ok(Answer {
+    Ok(BatchPart {
         status,
         retry_after_seconds,
         body: body.trim_ascii().to_vec(),

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use url::Url;
 use uuid::Uuid;
 
-use super::batch::{self, Answer, BOUNDARY, Operation};
+use super::batch::{self, BOUNDARY, BatchPart, Operation};
 use super::dry_run::Rehearsal;
 use super::error::{DataverseError, part_error, unreadable};
 use super::session::Session;
@@ -87,7 +87,7 @@ impl DataverseClient {
         &self,
         session: &Session,
         operations: &[Operation],
-    ) -> Result<Vec<Vec<Answer>>, DataverseError> {
+    ) -> Result<Vec<Vec<BatchPart>>, DataverseError> {
         if let Some(done) = self
             .rehearsal
             .as_ref()

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::{Map, Value};
 
-use super::batch::{Answer, Operation};
+use super::batch::{BatchPart, Operation};
 
 /// A write that was not sent.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,7 +45,7 @@ impl Rehearsal {
 
     /// Records the writes of a batch of change sets and returns the answers of a Dataverse that
     /// accepts them. `None` if the batch contains a query.
-    pub(crate) fn note_all(&self, operations: &[Operation]) -> Option<Vec<Vec<Answer>>> {
+    pub(crate) fn note_all(&self, operations: &[Operation]) -> Option<Vec<Vec<BatchPart>>> {
         let mut done = Vec::with_capacity(operations.len());
         for operation in operations {
             // Queries and change sets never share a batch.
@@ -56,7 +56,7 @@ impl Rehearsal {
                 let columns = change.body.as_object().cloned().unwrap_or_default();
                 self.note(change.method, &change.path, columns);
             }
-            let answer = Answer {
+            let answer = BatchPart {
                 status: 204,
                 retry_after_seconds: None,
                 body: Vec::new(),

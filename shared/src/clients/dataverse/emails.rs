@@ -23,7 +23,7 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::DataverseClient;
-use super::batch::{Answer, Operation};
+use super::batch::{BatchPart, Operation};
 use super::email_row::EmailWrite;
 use super::error::{DataverseError, ErrorCode, part_error};
 use super::metadata::table_names::TableNames;
@@ -333,7 +333,7 @@ fn how_many_fit<E: Borrow<EmailWrite>>(emails: &[E]) -> usize {
     fitting.count().max(1)
 }
 
-pub(crate) fn outcome(parts: &[Answer]) -> Result<CreateOutcome, DataverseError> {
+pub(crate) fn outcome(parts: &[BatchPart]) -> Result<CreateOutcome, DataverseError> {
     let Some(failure) = parts.iter().find(|part| !part.is_success()) else {
         return Ok(CreateOutcome::Created);
     };
@@ -383,7 +383,7 @@ mod tests {
 
     #[test]
     fn a_key_that_is_there_already_is_an_outcome_and_not_an_error() {
-        let part = |status, body: &str| Answer {
+        let part = |status, body: &str| BatchPart {
             status,
             retry_after_seconds: None,
             body: body.as_bytes().to_vec(),

@@ -32,7 +32,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::batch::Answer;
+use super::batch::BatchPart;
 use crate::clients::http;
 use crate::clients::refusal::{Blame, Refusal};
 use crate::clients::retry::{FIRST_STEP, RetryAdvice};
@@ -424,7 +424,7 @@ fn missing_privilege(body: &[u8]) -> Option<String> {
 }
 
 /// Classifies the failure of one part of a `$batch`.
-pub(crate) fn part_error(part: &Answer) -> DataverseError {
+pub(crate) fn part_error(part: &BatchPart) -> DataverseError {
     DataverseError::from_answer(
         part.status,
         part.retry_after_seconds.map(Duration::from_secs),

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::DataverseClient;
-use super::batch::{Answer, MOST_OPERATIONS, gets};
+use super::batch::{BatchPart, MOST_OPERATIONS, gets};
 use super::error::DataverseError;
 use super::session::Session;
 
@@ -92,7 +92,7 @@ impl DataverseClient {
         &self,
         session: &Session,
         queries: &[(About, String)],
-    ) -> Result<Vec<Vec<Answer>>, DataverseError> {
+    ) -> Result<Vec<Vec<BatchPart>>, DataverseError> {
         let some = queries.get(..self.queries_a_batch()).unwrap_or(queries);
         let begun = session.now();
         let answers = self.batch(session, &gets(some)).await;

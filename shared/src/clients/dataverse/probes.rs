@@ -34,7 +34,7 @@ pub struct WhoAmI {
 
 /// A write that is rolled back.
 #[derive(Debug, Clone)]
-pub enum Step {
+pub enum ProbeStep {
     /// Creates a row in this entity set.
     Create(&'static str, Map<String, Value>),
     /// Changes this email.
@@ -43,7 +43,7 @@ pub enum Step {
     Delete(ActivityId),
 }
 
-impl Step {
+impl ProbeStep {
     fn change(&self) -> Change {
         let email = |id: &ActivityId| row("emails", id.uuid());
         let (method, path, body) = match self {
@@ -98,7 +98,7 @@ impl DataverseClient {
     ) -> Result<Vec<Result<Vec<Value>, DataverseError>>, DataverseError> {
         let queries: Vec<Operation> = paths.iter().cloned().map(Operation::Get).collect();
         let answers = self.batch(session, &queries).await?;
-        let read = |parts: &Vec<super::batch::Answer>| {
+        let read = |parts: &Vec<super::batch::BatchPart>| {
             let part = parts.first().ok_or_else(|| unreadable("an answer"))?;
             if !part.is_success() {
                 return Err(part_error(part));
@@ -119,18 +119,18 @@ impl DataverseClient {
     pub async fn would_pass(
         &self,
         session: &Session,
-        writes: &[Vec<Step>],
+        writes: &[Vec<ProbeStep>],
     ) -> Result<Vec<Result<(), DataverseError>>, DataverseError> {
         let operations: Vec<Operation> = writes
             .iter()
             .map(|steps| {
-                let mut changes: Vec<Change> = steps.iter().map(Step::change).collect();
+                let mut changes: Vec<Change> = steps.iter().map(ProbeStep::change).collect();
                 changes.push(stumble());
                 Operation::ChangeSet(changes)
             })
             .collect();
         let answers = self.batch(session, &operations).await?;
-        let verdict = |parts: &Vec<super::batch::Answer>| {
+        let verdict = |parts: &Vec<super::batch::BatchPart>| {
             let failure = parts.iter().find(|part| !part.is_success());
             let failure = failure.ok_or_else(|| DataverseError::Unavailable {
                 what: "a change set that must fail succeeded".to_owned(),

@@ -29,27 +29,27 @@ fn scans_that_differ_in_their_files_alone_are_mails_of_their_own() {
     let first = scan(0, &["scan_0001.pdf"]);
     assert_eq!(
         compare(&scan(DAY, &["scan_0002.pdf"]), &first),
-        Verdict::Other
+        Comparison::Other
     );
     assert_eq!(
         compare(&scan(DAY, &["scan_0001.pdf"]), &first),
-        Verdict::Same,
+        Comparison::Same,
         "moved"
     );
     assert_eq!(
         compare(&scan(DAY, &["a.pdf", "b.pdf"]), &first),
-        Verdict::Same,
+        Comparison::Same,
         "some files were omitted"
     );
-    assert_eq!(compare(&scan(DAY, &[]), &first), Verdict::Same);
+    assert_eq!(compare(&scan(DAY, &[]), &first), Comparison::Same);
     assert_eq!(
         compare(&scan(40, &["scan_0002.pdf"]), &first),
-        Verdict::Same,
+        Comparison::Same,
         "may be a copy in another mailbox"
     );
     assert_eq!(
         compare_mails(&scan(40, &["scan_0002.pdf"]), &first),
-        Verdict::Other
+        Comparison::Other
     );
     let unread = Traits {
         names: None,
@@ -57,11 +57,11 @@ fn scans_that_differ_in_their_files_alone_are_mails_of_their_own() {
     };
     assert_eq!(
         compare(&scan(DAY, &["scan_0002.pdf"]), &unread),
-        Verdict::ReadNames
+        Comparison::ReadNames
     );
     assert_eq!(
         compare(&scan(40, &["scan_0002.pdf"]), &unread),
-        Verdict::Same
+        Comparison::Same
     );
 }
 
@@ -83,7 +83,7 @@ fn a_mail_of_another_date_subject_and_body_is_another_mail() {
         mail(60, "Invoice 1002", "<p>One minute later.</p>"),
     ];
     for other in &others {
-        assert_eq!(compare(other, &row()), Verdict::Other, "{other:?}");
+        assert_eq!(compare(other, &row()), Comparison::Other, "{other:?}");
     }
 }
 
@@ -127,10 +127,10 @@ fn a_copy_of_a_mail_is_the_same_mail_however_it_came() {
         ),
     ];
     for (what, copy) in &copies {
-        assert_eq!(compare(copy, &row()), Verdict::Same, "{what}");
+        assert_eq!(compare(copy, &row()), Comparison::Same, "{what}");
         assert_eq!(
             compare(&row(), copy),
-            Verdict::Same,
+            Comparison::Same,
             "{what}, with the arguments swapped"
         );
     }
@@ -145,21 +145,21 @@ fn only_what_both_have_is_compared() {
             &mail(DAY, "Invoice 1002", LETTER),
             &subject_only(0, "Invoice 1001")
         ),
-        Verdict::Other
+        Comparison::Other
     );
     assert_eq!(
         compare(
             &mail(DAY, "Invoice 1001", LETTER),
             &subject_only(0, "Invoice 1001")
         ),
-        Verdict::Same
+        Comparison::Same
     );
     // The row has no subject either. A date alone proves nothing, because moved email gets a new
     // date.
     for stored in [NO_SUBJECT, NOT_STORED] {
         assert_eq!(
             compare(&mail(DAY, "Invoice 1002", LETTER), &subject_only(0, stored)),
-            Verdict::Same
+            Comparison::Same
         );
     }
     // A snippet, which ends within a word.
@@ -169,7 +169,7 @@ fn only_what_both_have_is_compared() {
             &mail(DAY, "Invoice 1001", LETTER),
             &mail(0, "Changed", snippet)
         ),
-        Verdict::Same
+        Comparison::Same
     );
     // Another client's row without a date: one difference is not enough evidence.
     let theirs = Traits {
@@ -177,21 +177,21 @@ fn only_what_both_have_is_compared() {
         body: Some(""),
         ..Traits::default()
     };
-    assert_eq!(compare(&row(), &theirs), Verdict::Same);
+    assert_eq!(compare(&row(), &theirs), Comparison::Same);
     let theirs = Traits {
         subject: "Tracked",
         body: Some("Some other text."),
         ..Traits::default()
     };
-    assert_eq!(compare(&row(), &theirs), Verdict::Other);
+    assert_eq!(compare(&row(), &theirs), Comparison::Other);
     // Email without a subject.
     assert_eq!(
         compare(&mail(DAY, "", "Scan 2"), &mail(0, "(no subject)", "Scan 1")),
-        Verdict::Other
+        Comparison::Other
     );
     assert_eq!(
         compare(&mail(DAY, "", "Scan 1"), &mail(0, "(no subject)", "Scan 1")),
-        Verdict::Same
+        Comparison::Same
     );
 }
 
@@ -200,7 +200,7 @@ fn one_subject_for_all_mails_of_a_program_does_not_make_them_one() {
     let february = "<p>Your order of kites for the harbour festival was delivered today.</p>";
     assert_eq!(
         compare(&mail(30 * DAY, "Invoice 1001", february), &row()),
-        Verdict::Other
+        Comparison::Other
     );
     let form = |amount| {
         format!("<p>Dear customer, please pay {amount} euros for your order of kites.</p>")
@@ -211,13 +211,13 @@ fn one_subject_for_all_mails_of_a_program_does_not_make_them_one() {
             &mail(30 * DAY, "Your invoice", &february),
             &mail(0, "Your invoice", &january)
         ),
-        Verdict::Other
+        Comparison::Other
     );
     // Two mailboxes receive a form that was filled in for each of them.
     let for_ben = LETTER.replace("Mia", "Ben");
     assert_eq!(
         compare(&mail(DAY, "Invoice 1001", &for_ben), &row()),
-        Verdict::Same
+        Comparison::Same
     );
 }
 
@@ -238,14 +238,14 @@ fn the_body_is_read_only_where_the_rest_does_not_settle_it() {
     ] {
         assert_eq!(
             unread(seconds, subject),
-            Verdict::Same,
+            Comparison::Same,
             "{seconds} {subject}"
         );
     }
     for (seconds, subject) in [(DAY, "Invoice 1001"), (40, "Invoice 1002"), (DAY, "")] {
         assert_eq!(
             unread(seconds, subject),
-            Verdict::ReadBody,
+            Comparison::ReadBody,
             "{seconds} {subject}"
         );
     }
@@ -254,15 +254,15 @@ fn the_body_is_read_only_where_the_rest_does_not_settle_it() {
 #[test]
 fn of_two_mails_of_one_second_the_texts_decide_as_nobody_has_changed_them() {
     let second = mail(0, "Invoice 1002", "<p>Invoice 1002</p>");
-    assert_eq!(compare_mails(&second, &row()), Verdict::Other);
+    assert_eq!(compare_mails(&second, &row()), Comparison::Other);
     assert_eq!(
         compare(&second, &row()),
-        Verdict::Same,
+        Comparison::Same,
         "a user may have changed the row"
     );
     assert_eq!(
         compare_mails(&mail(0, "Invoice 1001", "<p>x</p>"), &row()),
-        Verdict::Same
+        Comparison::Same
     );
 }
 

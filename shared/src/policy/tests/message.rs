@@ -54,7 +54,7 @@ fn a_direction_of_which_none_is_tracked_is_refused_as_early_as_it_is_known() {
     assert_refused(Rule::TrackNone, &none_sent, &sent);
     assert_tracked(&none_sent, &received);
     // Only the lookup tells that the sender is a user.
-    assert_eq!(verdicts(&none_sent, &by_user)[0], Verdict::Open);
+    assert_eq!(verdicts(&none_sent, &by_user)[0], PolicyVerdict::Open);
     assert_skipped(Rule::TrackNone, &none_sent, &by_user);
     let none_received = json!({"track": {"received": "none"}});
     assert_tracked(&none_received, &sent);

@@ -80,7 +80,7 @@ fn where_replies_are_tracked_only_an_answer_to_a_tracked_mail_is() {
     assert_skipped(Rule::AnswersUntracked, &replies, &answer_to("<other@x>"));
     assert_eq!(
         verdicts(&replies, &answer_to("<other@x>"))[0],
-        Verdict::Open
+        PolicyVerdict::Open
     );
     assert_skipped(Rule::NotAReply, &replies, &with_headers(&[]));
     assert_tracked(&replies, &mail(ADA, &[CAROL]));

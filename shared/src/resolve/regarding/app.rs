@@ -3,7 +3,10 @@
 
 use std::collections::BTreeSet;
 
-use super::{Candidate, Hit, Mail, Outcome, company_of_namesakes, outside, resolved};
+use super::{
+    CandidateOutcome, Hit, RegardingCandidate, RegardingInput, company_of_namesakes, outside,
+    resolved,
+};
 use crate::clients::dataverse::metadata::table_names::is_name;
 use crate::clients::dataverse::records::{Record, Table, Target};
 use crate::lookup::follow_up::{Further, OpenRowsQuery};
@@ -51,8 +54,8 @@ pub(crate) fn open_rows_query(app: &App) -> Option<OpenRowsQuery> {
 /// Finds the open row. Checks the contacts first, since their rows are more specific than those of
 /// their companies, and then the companies and accounts.
 pub(super) fn decide(
-    mail: &Mail<'_>,
-    candidates: &mut Vec<Candidate>,
+    mail: &RegardingInput<'_>,
+    candidates: &mut Vec<RegardingCandidate>,
     further: &mut Further,
 ) -> Option<Hit> {
     let table = match &mail.settings.app {
@@ -82,7 +85,10 @@ pub(super) fn decide(
             .filter_map(|customer| mail.found.open_rows(customer))
             .collect();
         if answers.contains(&&OpenRows::Refused) {
-            candidates.push(Candidate::of(RegardingSource::App, Outcome::Refused));
+            candidates.push(RegardingCandidate::of(
+                RegardingSource::App,
+                CandidateOutcome::Refused,
+            ));
             return None;
         }
         let rows: BTreeSet<_> = answers
@@ -94,10 +100,10 @@ pub(super) fn decide(
             .collect();
         let outcome = match rows.len() {
             0 => continue,
-            1 => Outcome::Hit,
-            _ => Outcome::Ambiguous,
+            1 => CandidateOutcome::Hit,
+            _ => CandidateOutcome::Ambiguous,
         };
-        let mut candidate = Candidate::of(RegardingSource::App, outcome);
+        let mut candidate = RegardingCandidate::of(RegardingSource::App, outcome);
         let target = |id| Target {
             table: table.to_owned(),
             id,
@@ -106,14 +112,14 @@ pub(super) fn decide(
         let first = candidate.records.first().cloned();
         candidates.push(candidate);
         return first
-            .filter(|_| outcome == Outcome::Hit)
+            .filter(|_| outcome == CandidateOutcome::Hit)
             .map(|target| (target, None));
     }
     None
 }
 
 /// Returns the external contacts; and the external accounts with the companies of the contacts.
-fn customers(mail: &Mail<'_>) -> [BTreeSet<Record>; 2] {
+fn customers(mail: &RegardingInput<'_>) -> [BTreeSet<Record>; 2] {
     let account = |id| Record {
         table: Table::Account,
         id,

@@ -10,14 +10,14 @@ use crate::policy::document::RegardingSource;
 
 /// The record that an email regards, and everything that was checked to find it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Decision {
+pub struct RegardingDecision {
     /// What was checked, in this order. A source that found nothing at all has no candidate.
-    pub candidates: Vec<Candidate>,
+    pub candidates: Vec<RegardingCandidate>,
     /// The chosen record; `None` if no source matched.
-    pub choice: Option<Choice>,
+    pub choice: Option<RegardingChoice>,
 }
 
-impl Decision {
+impl RegardingDecision {
     /// Returns the chosen record.
     #[must_use]
     pub fn target(&self) -> Option<&Target> {
@@ -27,7 +27,7 @@ impl Decision {
 
 /// The record that was chosen as the regarding.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Choice {
+pub struct RegardingChoice {
     /// The source that matched.
     pub source: RegardingSource,
     /// The record.
@@ -40,11 +40,11 @@ pub struct Choice {
 
 /// Something that a source checked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Candidate {
+pub struct RegardingCandidate {
     /// The source.
     pub source: RegardingSource,
     /// The result of the check.
-    pub outcome: Outcome,
+    pub outcome: CandidateOutcome,
     /// The records that were found: one for a match, all if ambiguous.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub records: Vec<Target>,
@@ -56,7 +56,7 @@ pub struct Candidate {
 /// The result of checking a candidate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Outcome {
+pub enum CandidateOutcome {
     /// The candidate has exactly one record.
     Hit,
     /// The candidate has several records, and none was chosen.
@@ -75,8 +75,8 @@ pub enum Outcome {
     Refused,
 }
 
-impl Candidate {
-    pub(super) const fn of(source: RegardingSource, outcome: Outcome) -> Self {
+impl RegardingCandidate {
+    pub(super) const fn of(source: RegardingSource, outcome: CandidateOutcome) -> Self {
         Self {
             source,
             outcome,

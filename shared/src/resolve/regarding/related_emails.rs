@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Candidate, Hit, Mail, Outcome, outside, row_of};
+use super::{CandidateOutcome, Hit, RegardingCandidate, RegardingInput, outside, row_of};
 use crate::clients::dataverse::records::Target;
 use crate::lookup::related_emails::EarlierEmail;
 use crate::model::ids::ActivityId;
@@ -15,9 +15,12 @@ use crate::policy::document::RegardingSource;
 /// one (Dataverse facts §18; that they need a second condition is *inferred*). So a token counts
 /// only under the same condition as a thread: both emails share an external participant. It counts
 /// only for the newest email that has it. Other records of older emails are recorded as
-/// [`Outcome::Repeated`]. If the tokens of one subject lead to different records, none of them is
+/// [`CandidateOutcome::Repeated`]. If the tokens of one subject lead to different records, none of them is
 /// chosen.
-pub(super) fn by_token(mail: &Mail<'_>, candidates: &mut Vec<Candidate>) -> Option<Hit> {
+pub(super) fn by_token(
+    mail: &RegardingInput<'_>,
+    candidates: &mut Vec<RegardingCandidate>,
+) -> Option<Hit> {
     let first = candidates.len();
     for token in mail.tokens {
         let emails: Vec<&EarlierEmail> = others(mail, mail.found.with_token(token)).collect();
@@ -31,21 +34,24 @@ pub(super) fn by_token(mail: &Mail<'_>, candidates: &mut Vec<Candidate>) -> Opti
         of_acquaintances(mail, RegardingSource::TrackingToken, newest, candidates);
     }
     let hits = candidates.iter_mut().skip(first);
-    let mut hits: Vec<&mut Candidate> = hits.filter(|one| one.outcome == Outcome::Hit).collect();
+    let mut hits: Vec<&mut RegardingCandidate> = hits
+        .filter(|one| one.outcome == CandidateOutcome::Hit)
+        .collect();
     let target = hits.first()?.records.first()?.clone();
     if hits.iter().all(|one| one.records.first() == Some(&target)) {
         return Some((target, None));
     }
     for candidate in &mut hits {
-        candidate.outcome = Outcome::Ambiguous;
+        candidate.outcome = CandidateOutcome::Ambiguous;
     }
     None
 }
 
 /// Returns the records that only older emails with the token regard; `None` if there are none.
-fn repeated(newest: &[&EarlierEmail], older: &[&EarlierEmail]) -> Option<Candidate> {
+fn repeated(newest: &[&EarlierEmail], older: &[&EarlierEmail]) -> Option<RegardingCandidate> {
     let current = records_of(newest);
-    let mut candidate = Candidate::of(RegardingSource::TrackingToken, Outcome::Repeated);
+    let mut candidate =
+        RegardingCandidate::of(RegardingSource::TrackingToken, CandidateOutcome::Repeated);
     for email in older {
         match &email.regarding {
             Some(record) if !current.contains(record) => candidate.emails.push(email.activity_id),
@@ -62,7 +68,10 @@ fn repeated(newest: &[&EarlierEmail], older: &[&EarlierEmail]) -> Option<Candida
 /// Senders choose Message-IDs, and a forward refers to its original too. So an earlier email counts
 /// only if it shares an external participant with this one, or if this one has no external
 /// participants.
-pub(super) fn by_thread(mail: &Mail<'_>, candidates: &mut Vec<Candidate>) -> Option<Hit> {
+pub(super) fn by_thread(
+    mail: &RegardingInput<'_>,
+    candidates: &mut Vec<RegardingCandidate>,
+) -> Option<Hit> {
     for id in &mail.message.ancestors {
         let earlier: Vec<&EarlierEmail> = others(mail, mail.found.earlier(id)).collect();
         match of_acquaintances(mail, RegardingSource::Thread, earlier, candidates) {
@@ -71,7 +80,7 @@ pub(super) fn by_thread(mail: &Mail<'_>, candidates: &mut Vec<Candidate>) -> Opt
             None => match candidates.last() {
                 Some(last)
                     if last.source == RegardingSource::Thread
-                        && last.outcome == Outcome::Ambiguous =>
+                        && last.outcome == CandidateOutcome::Ambiguous =>
                 {
                     return None;
                 }
@@ -85,16 +94,16 @@ pub(super) fn by_thread(mail: &Mail<'_>, candidates: &mut Vec<Candidate>) -> Opt
 /// Returns the common record of those earlier emails that share an external participant with this
 /// one. If none of them shares one, they are recorded as such.
 fn of_acquaintances(
-    mail: &Mail<'_>,
+    mail: &RegardingInput<'_>,
     source: RegardingSource,
     emails: Vec<&EarlierEmail>,
-    candidates: &mut Vec<Candidate>,
+    candidates: &mut Vec<RegardingCandidate>,
 ) -> Option<(Target, ActivityId)> {
     let (known, strange): (Vec<_>, Vec<_>) = emails
         .into_iter()
         .partition(|email| shares_people(mail, email));
     if known.is_empty() && !strange.is_empty() {
-        let mut candidate = Candidate::of(source, Outcome::OtherPeople);
+        let mut candidate = RegardingCandidate::of(source, CandidateOutcome::OtherPeople);
         candidate.emails = strange.iter().map(|email| email.activity_id).collect();
         candidates.push(candidate);
         return None;
@@ -104,14 +113,14 @@ fn of_acquaintances(
 
 /// Returns all emails except this one, whose own row may already exist as a draft.
 fn others<'a>(
-    mail: &Mail<'_>,
+    mail: &RegardingInput<'_>,
     emails: &'a [EarlierEmail],
 ) -> impl Iterator<Item = &'a EarlierEmail> {
     let own = mail.message.activity_id();
     emails.iter().filter(move |email| email.activity_id != own)
 }
 
-fn shares_people(mail: &Mail<'_>, earlier: &EarlierEmail) -> bool {
+fn shares_people(mail: &RegardingInput<'_>, earlier: &EarlierEmail) -> bool {
     let mut outside = outside(mail).peekable();
     if outside.peek().is_none() {
         return true;
@@ -133,23 +142,23 @@ fn records_of<'a>(emails: &[&'a EarlierEmail]) -> BTreeSet<&'a Target> {
 fn concerned(
     source: RegardingSource,
     emails: &[&EarlierEmail],
-    candidates: &mut Vec<Candidate>,
+    candidates: &mut Vec<RegardingCandidate>,
 ) -> Option<(Target, ActivityId)> {
     if emails.is_empty() {
         return None;
     }
     let records = records_of(emails);
     let outcome = match records.len() {
-        0 => Outcome::NoRegarding,
-        1 => Outcome::Hit,
-        _ => Outcome::Ambiguous,
+        0 => CandidateOutcome::NoRegarding,
+        1 => CandidateOutcome::Hit,
+        _ => CandidateOutcome::Ambiguous,
     };
-    let mut candidate = Candidate::of(source, outcome);
+    let mut candidate = RegardingCandidate::of(source, outcome);
     candidate.emails = emails.iter().map(|email| email.activity_id).collect();
     candidate.records = records.into_iter().cloned().collect();
     let target = candidate.records.first().cloned();
     candidates.push(candidate);
-    if outcome != Outcome::Hit {
+    if outcome != CandidateOutcome::Hit {
         return None;
     }
     let email = emails.iter().find(|email| email.regarding.is_some())?;

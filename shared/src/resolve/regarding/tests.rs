@@ -100,7 +100,7 @@ impl Case {
         self.found.add_earlier(email, Some(id(&name)), Some(&token));
     }
 
-    fn step(&self) -> Step {
+    fn step(&self) -> RegardingStep {
         let to: Vec<_> = self
             .to
             .iter()
@@ -111,7 +111,7 @@ impl Case {
             wire::message(&"g".parse().unwrap(), &object).unwrap_or_else(|e| panic!("{e}"));
         message.ancestors = self.ancestors.iter().map(|name| id(name)).collect();
         let domains = HashSet::from(["ours.example".to_owned()]);
-        decide(&Mail {
+        decide(&RegardingInput {
             message: &message,
             found: &self.found,
             inside: &Inside {
@@ -127,18 +127,20 @@ impl Case {
     }
 
     #[track_caller]
-    fn decision(&self) -> Decision {
+    fn decision(&self) -> RegardingDecision {
         match self.step() {
-            Step::Decided(decision) => decision,
-            Step::Ask(further) => panic!("expected a decision, got queries: {further:?}"),
+            RegardingStep::Decided(decision) => decision,
+            RegardingStep::Ask(further) => panic!("expected a decision, got queries: {further:?}"),
         }
     }
 
     #[track_caller]
     fn ask(&self) -> Further {
         match self.step() {
-            Step::Ask(further) => further,
-            Step::Decided(decision) => panic!("expected queries, got a decision: {decision:?}"),
+            RegardingStep::Ask(further) => further,
+            RegardingStep::Decided(decision) => {
+                panic!("expected queries, got a decision: {decision:?}")
+            }
         }
     }
 
@@ -148,7 +150,7 @@ impl Case {
     }
 
     #[track_caller]
-    fn outcomes(&self) -> Vec<(RegardingSource, Outcome)> {
+    fn outcomes(&self) -> Vec<(RegardingSource, CandidateOutcome)> {
         let candidates = self.decision().candidates;
         candidates
             .iter()
@@ -171,7 +173,7 @@ fn a_contact_outside_is_the_regarding_whoever_wrote() {
         ),
     ] {
         assert_eq!(case.target(), Some(target("contact", 1)));
-        assert_eq!(case.outcomes(), [(Contact, Outcome::Hit)]);
+        assert_eq!(case.outcomes(), [(Contact, CandidateOutcome::Hit)]);
     }
 }
 
@@ -207,7 +209,7 @@ fn contacts_that_share_an_address_and_a_company_stand_for_the_company() {
 fn people_inside_and_strangers_are_no_regarding() {
     let known = [("ada@ours.example", person(Table::Contact, 1, None))];
     let case = Case::of("ada@ours.example", &["x@out.example"], &known);
-    assert_eq!(case.decision(), Decision::default());
+    assert_eq!(case.decision(), RegardingDecision::default());
 }
 
 #[test]
@@ -234,9 +236,9 @@ fn the_order_is_the_setting_and_what_it_leaves_out_is_not_looked_at() {
     assert_eq!(case.target(), Some(target("account", 3)));
     case.settings.order = vec![Contact, Thread];
     assert_eq!(case.target(), Some(target("contact", 1)));
-    assert_eq!(case.outcomes(), [(Contact, Outcome::Hit)]);
+    assert_eq!(case.outcomes(), [(Contact, CandidateOutcome::Hit)]);
     case.settings.order = vec![Lead];
-    assert_eq!(case.decision(), Decision::default());
+    assert_eq!(case.decision(), RegardingDecision::default());
 }
 
 #[test]
@@ -267,7 +269,10 @@ fn a_folder_rule_counts_while_its_record_is_there() {
     case.found.set_there(&target("account", 3), false);
     assert_eq!(
         case.outcomes(),
-        [(Folder, Outcome::Missing), (Contact, Outcome::Hit)]
+        [
+            (Folder, CandidateOutcome::Missing),
+            (Contact, CandidateOutcome::Hit)
+        ]
     );
 }
 
@@ -281,7 +286,10 @@ fn names_of_other_tables_are_asked_for_and_what_cannot_be_bound_is_passed_over()
     case.found.set_names("new_project", None);
     assert_eq!(
         case.outcomes(),
-        [(Thread, Outcome::CannotBeBound), (Contact, Outcome::Hit)]
+        [
+            (Thread, CandidateOutcome::CannotBeBound),
+            (Contact, CandidateOutcome::Hit)
+        ]
     );
     let names = TableNames {
         set: "new_projects".to_owned(),
@@ -304,7 +312,10 @@ fn a_folder_of_a_table_that_takes_no_mail_is_passed_over() {
     case.found.set_names("new_note", None);
     assert_eq!(
         case.outcomes(),
-        [(Folder, Outcome::CannotBeBound), (Contact, Outcome::Hit)]
+        [
+            (Folder, CandidateOutcome::CannotBeBound),
+            (Contact, CandidateOutcome::Hit)
+        ]
     );
 }
 

@@ -45,7 +45,7 @@ fn a_query_and_a_change_set_are_read_in_order() {
     let answers = decode(OUTER, &answer_text(&[ROWS, WRITTEN]), 2).unwrap();
     assert_eq!(
         answers[0],
-        [Answer {
+        [BatchPart {
             status: 200,
             retry_after_seconds: None,
             body: b"{\"value\":[]}".to_vec()
@@ -123,7 +123,7 @@ fn operations() -> impl Strategy<Value = Vec<Option<Vec<Value>>>> {
     proptest::collection::vec(proptest::option::weighted(0.8, change_set), 0..6)
 }
 
-fn part_of_answer(answer: &Answer, id: usize) -> String {
+fn part_of_answer(answer: &BatchPart, id: usize) -> String {
     let wait = answer
         .retry_after_seconds
         .map_or_else(String::new, |n| format!("Retry-After: {n}\r\n"));
@@ -135,13 +135,13 @@ fn part_of_answer(answer: &Answer, id: usize) -> String {
     )
 }
 
-fn answer() -> impl Strategy<Value = Answer> {
+fn answer() -> impl Strategy<Value = BatchPart> {
     let wait = proptest::option::of(0..1_000_000_u64);
     let body = prop_oneof![
         Just(String::new()),
         hostile().prop_map(|text| json!({"error": {"message": text}}).to_string())
     ];
-    (100..600_u16, wait, body).prop_map(|(status, retry_after_seconds, body)| Answer {
+    (100..600_u16, wait, body).prop_map(|(status, retry_after_seconds, body)| BatchPart {
         status,
         retry_after_seconds,
         body: body.into_bytes(),

@@ -10,7 +10,10 @@ fn the_one_open_row_of_the_contact_then_of_the_company_is_the_regarding() {
         Some(target("opportunity", 5))
     );
     assert_eq!(sales(&[], &[6]).target(), Some(target("opportunity", 6)));
-    assert_eq!(sales(&[], &[]).outcomes(), [(Contact, Outcome::Hit)]);
+    assert_eq!(
+        sales(&[], &[]).outcomes(),
+        [(Contact, CandidateOutcome::Hit)]
+    );
 }
 
 #[test]
@@ -18,7 +21,10 @@ fn of_several_open_rows_none_is_taken() {
     for case in [sales(&[5, 6], &[7]), sales(&[], &[5, 6])] {
         assert_eq!(
             case.outcomes(),
-            [(AppSource, Outcome::Ambiguous), (Contact, Outcome::Hit)]
+            [
+                (AppSource, CandidateOutcome::Ambiguous),
+                (Contact, CandidateOutcome::Hit)
+            ]
         );
         assert_eq!(case.decision().candidates[0].records.len(), 2);
     }
@@ -40,7 +46,7 @@ fn open_rows_are_asked_for_only_when_the_app_and_the_earlier_sources_want_it() {
     );
     let mut stranger = Case::of("x@out.example", &["ada@ours.example"], &[]);
     stranger.settings.app = App::Service;
-    assert_eq!(stranger.decision(), Decision::default());
+    assert_eq!(stranger.decision(), RegardingDecision::default());
 }
 
 #[test]
@@ -58,7 +64,10 @@ fn an_app_that_dataverse_does_not_answer_for_keeps_no_mail_out() {
     }
     assert_eq!(
         case.outcomes(),
-        [(AppSource, Outcome::Refused), (Contact, Outcome::Hit)]
+        [
+            (AppSource, CandidateOutcome::Refused),
+            (Contact, CandidateOutcome::Hit)
+        ]
     );
 }
 

@@ -40,7 +40,7 @@ fn a_token_inherits_the_record_of_the_email_that_has_it() {
         "case-insensitive, as in Dataverse"
     );
     case.tokens = vec!["CRM:8".to_owned()];
-    assert_eq!(case.outcomes(), [(Contact, Outcome::Hit)]);
+    assert_eq!(case.outcomes(), [(Contact, CandidateOutcome::Hit)]);
 }
 
 #[test]
@@ -53,7 +53,10 @@ fn a_stranger_with_a_guessed_token_inherits_nothing() {
         Some(target("contact", 1)),
     );
     case.tokens = vec!["CRM:7".to_owned()];
-    assert_eq!(case.outcomes(), [(TrackingToken, Outcome::OtherPeople)]);
+    assert_eq!(
+        case.outcomes(),
+        [(TrackingToken, CandidateOutcome::OtherPeople)]
+    );
     assert_eq!(case.target(), None);
     case.to.push("eve@out.example");
     assert_eq!(case.target(), Some(target("contact", 1)));
@@ -67,8 +70,8 @@ fn of_a_token_that_repeats_only_the_newest_email_counts_and_the_others_are_recor
     case.with_token(8, 3, EVE, Some(target("account", 4)));
     case.with_token(7, 2, EVE, Some(target("account", 4)));
     let hit = [
-        (TrackingToken, Outcome::Repeated),
-        (TrackingToken, Outcome::Hit),
+        (TrackingToken, CandidateOutcome::Repeated),
+        (TrackingToken, CandidateOutcome::Hit),
     ];
     assert_eq!(case.target(), Some(target("account", 4)));
     assert_eq!(case.outcomes(), hit);
@@ -80,14 +83,14 @@ fn of_a_token_that_repeats_only_the_newest_email_counts_and_the_others_are_recor
     assert_eq!(
         case.outcomes(),
         [
-            (TrackingToken, Outcome::Repeated),
-            (TrackingToken, Outcome::OtherPeople),
-            (Contact, Outcome::Hit)
+            (TrackingToken, CandidateOutcome::Repeated),
+            (TrackingToken, CandidateOutcome::OtherPeople),
+            (Contact, CandidateOutcome::Hit)
         ]
     );
     case.with_token(5, 5, EVE, None);
     let outcomes = case.outcomes();
-    assert_eq!(outcomes[1], (TrackingToken, Outcome::NoRegarding));
+    assert_eq!(outcomes[1], (TrackingToken, CandidateOutcome::NoRegarding));
 }
 
 #[test]
@@ -98,7 +101,10 @@ fn newest_emails_of_one_moment_with_different_records_are_no_basis_for_a_guess()
     case.with_token(8, 1, EVE, Some(target("account", 4)));
     assert_eq!(
         case.outcomes(),
-        [(TrackingToken, Outcome::Ambiguous), (Contact, Outcome::Hit)]
+        [
+            (TrackingToken, CandidateOutcome::Ambiguous),
+            (Contact, CandidateOutcome::Hit)
+        ]
     );
     assert_eq!(case.decision().candidates[0].records.len(), 2);
 }
@@ -112,10 +118,15 @@ fn tokens_of_one_subject_that_name_different_records_are_no_basis_for_a_guess() 
     assert_eq!(case.target(), Some(target("account", 3)));
     case.earlier(9, EVE, Some(target("account", 4)));
     case.tokens.push("CRM:9".to_owned());
-    let ambiguous = (TrackingToken, Outcome::Ambiguous);
+    let ambiguous = (TrackingToken, CandidateOutcome::Ambiguous);
     assert_eq!(
         case.outcomes(),
-        [ambiguous, ambiguous, ambiguous, (Contact, Outcome::Hit)]
+        [
+            ambiguous,
+            ambiguous,
+            ambiguous,
+            (Contact, CandidateOutcome::Hit)
+        ]
     );
 }
 
@@ -127,11 +138,14 @@ fn the_thread_is_asked_before_a_token_and_an_ambiguous_token_does_not_end_the_th
     case.with_token(8, 1, EVE, Some(target("account", 4)));
     case.tokens = vec!["CRM:7".to_owned()];
     case.ancestors = vec!["5@x", "6@x"];
-    assert_eq!(case.outcomes(), [(Thread, Outcome::Hit)]);
+    assert_eq!(case.outcomes(), [(Thread, CandidateOutcome::Hit)]);
     case.settings.order = vec![TrackingToken, Thread];
     assert_eq!(
         case.outcomes(),
-        [(TrackingToken, Outcome::Ambiguous), (Thread, Outcome::Hit)]
+        [
+            (TrackingToken, CandidateOutcome::Ambiguous),
+            (Thread, CandidateOutcome::Hit)
+        ]
     );
 }
 
@@ -145,7 +159,10 @@ fn an_answer_inherits_from_the_nearest_mail_that_concerns_a_record() {
     let decision = case.decision();
     assert_eq!(
         case.outcomes(),
-        [(Thread, Outcome::NoRegarding), (Thread, Outcome::Hit)]
+        [
+            (Thread, CandidateOutcome::NoRegarding),
+            (Thread, CandidateOutcome::Hit)
+        ]
     );
     let choice = decision.choice.unwrap();
     assert_eq!(choice.target, target("incident", 3));
@@ -162,7 +179,7 @@ fn a_forward_to_strangers_does_not_inherit_but_one_old_acquaintance_is_enough() 
         Some(target("account", 3)),
     );
     case.ancestors = vec!["7@x"];
-    assert_eq!(case.outcomes(), [(Thread, Outcome::OtherPeople)]);
+    assert_eq!(case.outcomes(), [(Thread, CandidateOutcome::OtherPeople)]);
     case.to.push("EVE@out.example");
     assert_eq!(case.target(), Some(target("account", 3)));
 }
@@ -219,7 +236,10 @@ fn two_rows_of_the_answered_mail_with_different_records_are_no_basis_for_a_guess
     case.ancestors = vec!["7@x", "6@x"];
     assert_eq!(
         case.outcomes(),
-        [(Thread, Outcome::Ambiguous), (Contact, Outcome::Hit)]
+        [
+            (Thread, CandidateOutcome::Ambiguous),
+            (Contact, CandidateOutcome::Hit)
+        ]
     );
 }
 
