@@ -48,7 +48,7 @@ def constant(file, declaration):
 
 
 # How long a claim holds, and after how many deliveries the code gives a message up.
-LEASE_SECONDS = constant("shared/src/ledger.rs", r"const LEASE: TimeDelta = TimeDelta::seconds")
+LEASE_SECONDS = constant("shared/src/ledger/claim_rule.rs", r"const LEASE: TimeDelta = TimeDelta::seconds")
 RECEIVE_LIMIT = constant("shared/src/clients/retry.rs", r"const RECEIVE_LIMIT: u32 =")
 
 # How long the backfill keeps a mailbox.
@@ -125,8 +125,8 @@ KEY_CALLS = ("kms:Decrypt", "kms:GenerateDataKey")
 
 # The partition keys of the ledger that a function writes: `#` stands before an id. Nobody but an operator writes `policy`.
 WRITES = {
-    WORKER: ["mailbox#", "pause"],
-    BACKFILL: ["mailbox#", "run#", "pause"],
+    WORKER: ["mailbox#", "rate_limit"],
+    BACKFILL: ["mailbox#", "run#", "rate_limit"],
 }
 POLICY_KEY = "policy"
 

@@ -258,10 +258,10 @@ class PlantedFaults(unittest.TestCase):
             self.assert_found("'p*' lets it write the policy", keys(role, "mailbox#*", "run#*", "p*"))
         another = {"StringNotLike": {"dynamodb:LeadingKeys": ["policy"]}}
         self.assert_found("it may write the policy", lambda r: update(r, "BackfillRole").update(Condition=another))
-        self.assert_found("backfill: may not write the items of run#", keys("BackfillRole", "mailbox#*", "pause"))
-        self.assert_found("sync-worker: may not write the items of mailbox#", keys("SyncWorkerRole", "mailbox#", "pause"))
+        self.assert_found("backfill: may not write the items of run#", keys("BackfillRole", "mailbox#*", "rate_limit"))
+        self.assert_found("sync-worker: may not write the items of mailbox#", keys("SyncWorkerRole", "mailbox#", "rate_limit"))
         self.assert_found(
-            "sync-worker: may write the items of run#*", keys("SyncWorkerRole", "mailbox#*", "run#*", "pause")
+            "sync-worker: may write the items of run#*", keys("SyncWorkerRole", "mailbox#*", "run#*", "rate_limit")
         )
 
     def test_a_named_ledger_that_is_not_used_everywhere(self):

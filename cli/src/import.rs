@@ -43,7 +43,7 @@ use mailverse::pipeline::config::PipelineSettings;
 use mailverse::pipeline::created_on::CreatedOn;
 use mailverse::pipeline::{Pipeline, Run};
 use mailverse::policy::cache::{PolicyError, PolicySource};
-use mailverse::rate_limit::User;
+use mailverse::rate_limit::ApplicationUser;
 use serde_json::Value;
 
 use self::report::Report;
@@ -216,7 +216,7 @@ impl Importer {
         let ledger = aws::ledger(&aws, &settings.ledger_table);
         let mut pipeline = settings.connect(&aws)?;
         let now = Utc::now();
-        let paused = ledger.paused_until(&User::primary(), now).await;
+        let paused = ledger.paused_until(&ApplicationUser::primary(), now).await;
         let table = settings.ledger_table.clone();
         let failed = |source| ImportError::Ledger {
             table: table.clone(),
@@ -294,7 +294,7 @@ impl Importer {
         let paused = self
             .pipeline
             .ledger
-            .paused_until(&User::primary(), Utc::now())
+            .paused_until(&ApplicationUser::primary(), Utc::now())
             .await;
         let paused = paused.map_err(|source| ImportError::Ledger {
             table: self.table.clone(),

@@ -23,7 +23,7 @@ use mailverse::env::{self, Settings, SettingsError};
 use mailverse::ledger::State;
 use mailverse::ledger::attention::Attention;
 use mailverse::ledger::messages::LedgerError;
-use mailverse::rate_limit::User;
+use mailverse::rate_limit::ApplicationUser;
 
 use self::age::Age;
 use self::report::Report;
@@ -84,7 +84,7 @@ async fn read(table: &str, older_than: Age, now: DateTime<Utc>) -> Result<Report
         source,
     };
     let paused_until = ledger
-        .paused_until(&User::primary(), now)
+        .paused_until(&ApplicationUser::primary(), now)
         .await
         .map_err(failed)?;
     let refused = ledger.refused().await.map_err(failed)?;

@@ -62,7 +62,7 @@ struct Refreshed {
 
 #[derive(Deserialize)]
 struct Token {
-    identity: String,
+    application_user: String,
     renewed: bool,
     expires_at: String,
 }
@@ -100,7 +100,7 @@ fn table(refreshed: &Refreshed) -> String {
         } else {
             "kept (a newer one was stored already, or Entra did not answer: see the function's log), valid"
         };
-        format!("{}: {what} until {}\n", token.identity, token.expires_at)
+        format!("{}: {what} until {}\n", token.application_user, token.expires_at)
     });
     lines.collect()
 }
@@ -111,8 +111,8 @@ mod tests {
 
     #[test]
     fn a_token_that_was_left_as_it_is_is_not_blamed_on_entra_alone() {
-        let token = |identity: &str, renewed| Token {
-            identity: identity.to_owned(),
+        let token = |application_user: &str, renewed| Token {
+            application_user: application_user.to_owned(),
             renewed,
             expires_at: "2026-11-22T16:48:11Z".to_owned(),
         };

@@ -33,7 +33,7 @@ use mailverse::pipeline::preview::Preview;
 use mailverse::pipeline::{Pipeline, Run};
 use mailverse::policy::cache::PolicySource;
 use mailverse::policy::{Policy, Problem};
-use mailverse::rate_limit::User;
+use mailverse::rate_limit::ApplicationUser;
 
 use self::report::Report;
 use crate::aws::{self, AwsError};
@@ -112,7 +112,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, WhatIfError> {
     let ledger = aws::ledger(&aws, &pipeline.ledger_table);
     let now = Utc::now();
     if let Some(until) = ledger
-        .paused_until(&User::primary(), now)
+        .paused_until(&ApplicationUser::primary(), now)
         .await
         .map_err(failed)?
     {

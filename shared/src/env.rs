@@ -249,7 +249,7 @@ mod tests {
     #[test]
     fn a_budget_and_names_that_cannot_be_read_are_reported_with_what_they_should_be() {
         let mut settings = settings(&[("B", "6000"), ("N", "one,two/"), ("T", "one, one")]);
-        settings.parsed::<crate::rate_limit::Budget>("B");
+        settings.parsed::<crate::rate_limit::Limits>("B");
         settings.names("N");
         settings.names("T");
         assert_eq!(settings.names("U"), [""; 0]);

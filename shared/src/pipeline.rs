@@ -55,7 +55,7 @@ mod shared_message_ids;
 mod stages;
 mod write;
 
-use self::application_users::{Booked, Identities, Probe, Traffic};
+use self::application_users::{ApplicationUsers, Probe, ReservedBatch, Traffic};
 use self::context::Ground;
 use self::created_on::Backdating;
 use self::failure::Failure;
@@ -94,7 +94,7 @@ pub struct Pipeline {
     /// The client that looks up and writes rows.
     pub dataverse: DataverseClient,
     /// The application users that requests are sent as, each with its rate limit.
-    pub identities: Identities,
+    pub application_users: ApplicationUsers,
     /// Whether a message is written as one change set or request by request.
     pub write_mode: WriteMode,
     /// Whether the row of an old message gets its original date as `createdon`.
@@ -116,17 +116,17 @@ impl Pipeline {
         if work.is_empty() {
             return handled;
         }
-        handled.extend(match self.book(work.len(), &run, Probe::MayBe).await {
+        handled.extend(match self.reserve(work.len(), &run, Probe::MayBe).await {
             // Boxed, because it is rare and large.
-            Ok(booked) if booked.is_probe => Box::pin(self.probe(work, &run, &booked)).await,
-            Ok(booked) => self.story(work, &run, &booked).await.handled,
+            Ok(reserved) if reserved.is_probe => Box::pin(self.probe(work, &run, &reserved)).await,
+            Ok(reserved) => self.story(work, &run, &reserved).await.handled,
             Err(failure) => untouched(work, &failure, &run),
         });
         handled
     }
 
     /// Processes the first message alone as a probe, and the others only if it was written.
-    async fn probe(&self, work: Vec<Work>, run: &Run, booked: &Booked) -> Vec<Handled> {
+    async fn probe(&self, work: Vec<Work>, run: &Run, reserved: &ReservedBatch) -> Vec<Handled> {
         let mut work = claim::once_each(work);
         let rest = work.split_off(work.len().min(1));
         let Story {
@@ -134,17 +134,19 @@ impl Pipeline {
             aftermath,
             passed,
             ..
-        } = self.story(work, run, booked).await;
+        } = self.story(work, run, reserved).await;
         if rest.is_empty() {
             return handled;
         }
         handled.extend(match aftermath {
             Aftermath::Pause(until) => {
-                let cause = booked.refused.cause.as_deref();
+                let cause = reserved.refused.cause.as_deref();
                 untouched(rest, &application_users::paused(until, cause, run), run)
             }
             Aftermath::GoOn if passed && !run.is_nearly_over() => {
-                self.story(rest, run, &Booked::default()).await.handled
+                self.story(rest, run, &ReservedBatch::default())
+                    .await
+                    .handled
             }
             // The probe proved nothing, or no time is left. If it proved nothing, another message
             // is the next probe.
@@ -158,7 +160,7 @@ impl Pipeline {
     }
 
     /// Processes a batch whose capacity is reserved, from claim to settlement.
-    async fn story(&self, work: Vec<Work>, run: &Run, booked: &Booked) -> Story {
+    async fn story(&self, work: Vec<Work>, run: &Run, reserved: &ReservedBatch) -> Story {
         let (jobs, mut handled) = self.claim(work, run).await;
         let mut ended = Vec::new();
         let mut traffic = Traffic::default();
@@ -167,9 +169,9 @@ impl Pipeline {
             // compiler to lay out.
             traffic = Box::pin(self.bring_in(jobs, run, &mut ended)).await;
         }
-        self.put_right(&booked.booking, traffic, run);
+        self.settle_reservation(&reserved.reservation, traffic, run);
         // Boxed, because there is seldom a refusal to judge.
-        let aftermath = Box::pin(self.judge_run(&mut ended, booked, run)).await;
+        let aftermath = Box::pin(self.judge_run(&mut ended, reserved, run)).await;
         let passed = ended.iter().any(|end| end.wrote);
         handled.extend(self.settle(ended, run).await);
         handled.iter().for_each(Handled::report);
@@ -234,7 +236,7 @@ impl Pipeline {
         if jobs.is_empty() {
             return None;
         }
-        let token = self.identities.of(run).tokens.token(run.now);
+        let token = self.application_users.of(run).tokens.token(run.now);
         let session = match token.await {
             Ok(token) => Session::timed_by(token, run.clock),
             Err(error) => {

@@ -8,16 +8,16 @@
 //! - **Every process reserves capacity.** The ledger has one item for each user with a theoretical
 //!   arrival time (TAT), up to which the user's capacity is reserved
 //!   ([`crate::ledger::reservations`]). An invocation advances the TAT by the expected usage of its
-//!   calls ([`Budget::taken_by`]) and corrects it later by their actual usage.
+//!   calls ([`Limits::taken_by`]) and corrects it later by their actual usage.
 //! - **Live mail never waits**, however much is reserved. It reads the pause from the same item
 //!   anyway, so a reservation adds no call.
-//! - **Backfill starts a batch when the TAT has passed** ([`Standing::free_at`]). So it gets what
+//! - **Backfill starts a batch when the TAT has passed** ([`LimiterState::free_at`]). So it gets what
 //!   live mail leaves, up to [`SHARE_PERCENT`] of the limits; the rest is room for a burst of live
 //!   mail. It starts no batch while live mail waits in its queue ([`yields`]).
-//! - **A backfill batch** has as many messages as take about [`Budget::batch_time`], between
-//!   [`SMALLEST`] and [`LARGEST`] ([`Pace`]).
+//! - **A backfill batch** has as many messages as take about [`Limits::batch_time`], between
+//!   [`SMALLEST`] and [`LARGEST`] ([`BatchSize`]).
 //! - **Each invocation runs as many batches at once** as Dataverse suggests (`x-ms-dop-hint`,
-//!   [`Standing::lanes`]). The reservations limit the total number: operations that use four
+//!   [`LimiterState::concurrency`]). The reservations limit the total number: operations that use four
 //!   seconds of execution per second are, on average, four at a time.
 //! - **429 and `Retry-After`** pause every process with that user: the same item stores until when.
 //!
@@ -30,6 +30,6 @@ mod gcra;
 #[cfg(test)]
 mod tests;
 
-pub use self::application_user::User;
-pub use self::batch_size::{LARGEST, Pace, SMALLEST};
-pub use self::gcra::{Booking, Budget, NoBudget, SHARE_PERCENT, Standing, yields};
+pub use self::application_user::ApplicationUser;
+pub use self::batch_size::{BatchSize, LARGEST, SMALLEST};
+pub use self::gcra::{InvalidLimits, LimiterState, Limits, Reservation, SHARE_PERCENT, yields};

@@ -17,7 +17,7 @@ use mailverse::ledger::table;
 use mailverse::mailboxes::{AllowList, MailboxDirectory};
 use mailverse::model::ids::MessageKey;
 use mailverse::pipeline::Pipeline;
-use mailverse::pipeline::application_users::Identities;
+use mailverse::pipeline::application_users::ApplicationUsers;
 use mailverse::pipeline::created_on::Backdating;
 use mailverse::pipeline::people_limit::ResolvedPeopleLimit;
 use mailverse::policy::Policy;
@@ -131,7 +131,7 @@ impl Company {
             mailboxes: MailboxDirectory::new(nylas.clone(), AllowList::All),
             nylas,
             dataverse: DataverseClient::new(http, &url(emulators.dataverse().url())),
-            identities: Identities::new(BUDGET.parse().unwrap(), tokens, Vec::new()),
+            application_users: ApplicationUsers::new(BUDGET.parse().unwrap(), tokens, Vec::new()),
             policy: PolicySource::given(Policy::default()),
             write_mode: WriteMode::default(),
             created_on: Backdating::default(),

@@ -161,7 +161,7 @@ impl Run {
         let asked = self
             .cloud
             .shared
-            .book
+            .reserve
             .lock()
             .unwrap()
             .asked
@@ -352,7 +352,7 @@ impl Run {
     /// Checks that nothing private is stored or printed, and that the search covered enough text.
     async fn judge_privacy(&self, verdict: &mut Verdict) {
         self.look_at_ledger().await;
-        let bodies = self.cloud.shared.book.lock().unwrap().bodies.clone();
+        let bodies = self.cloud.shared.reserve.lock().unwrap().bodies.clone();
         self.private.search("the queue", &bodies.join("\n"));
         let seen = self.private.seen();
         verdict.findings.extend(seen.found.iter().cloned());

@@ -51,12 +51,12 @@ impl Run {
         for _ in 0..LONGEST_DRAIN {
             let chunk = std::mem::take(&mut self.left);
             self.round(chunk, Besides::default()).await;
-            if self.left.is_empty() && self.cloud.shared.book.lock().unwrap().due().is_empty() {
+            if self.left.is_empty() && self.cloud.shared.reserve.lock().unwrap().due().is_empty() {
                 return;
             }
             self.let_time_pass().await;
         }
-        let left = self.cloud.shared.book.lock().unwrap().due().len();
+        let left = self.cloud.shared.reserve.lock().unwrap().due().len();
         self.findings.push(format!(
             "{what} did not end within {LONGEST_DRAIN} rounds: {left} queue messages are still hidden"
         ));

@@ -29,7 +29,7 @@ pub(crate) struct Shared {
     /// Locked while the queue is called: moto's threads may lose a message that arrives while
     /// another one is deleted.
     pub(crate) queue_gate: tokio::sync::Mutex<()>,
-    pub(crate) book: Mutex<Book>,
+    pub(crate) reserve: Mutex<Book>,
     pub(crate) figures: Mutex<Figures>,
     /// The ids of messages that Nylas does not return at present.
     pub(crate) stubborn: Mutex<HashSet<String>>,
@@ -50,7 +50,7 @@ impl Shared {
         Self {
             history: tokio::sync::Mutex::default(),
             queue_gate: tokio::sync::Mutex::default(),
-            book: Mutex::new(Book::keeping(time.clone())),
+            reserve: Mutex::new(Book::keeping(time.clone())),
             figures: Mutex::default(),
             stubborn: Mutex::default(),
             storm: Mutex::default(),
@@ -385,16 +385,16 @@ impl FaultProxy {
         let Ok(call) = serde_json::from_slice::<Value>(&request.body) else {
             return;
         };
-        let mut book = self.shared.book.lock().unwrap();
+        let mut reserve = self.shared.reserve.lock().unwrap();
         match target(request) {
             "ChangeMessageVisibility" => {
                 let receipt = call["ReceiptHandle"].as_str().unwrap_or_default();
                 let seconds = call["VisibilityTimeout"].as_u64().unwrap_or_default();
-                book.hidden(receipt, seconds);
+                reserve.hidden(receipt, seconds);
             }
             "SendMessage" => {
                 let body = call["MessageBody"].as_str().unwrap_or_default();
-                book.sent(body);
+                reserve.sent(body);
                 let what = format!("{:?} queues it", self.seat.mode);
                 self.shared.event_log.tell_of_body(body, &what);
             }

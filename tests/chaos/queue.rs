@@ -117,9 +117,9 @@ impl Queue {
     /// Receives up to `most` messages.
     pub(crate) async fn receive(&self, most: i32) -> Vec<Message> {
         let batch = self.receive_from(&self.url, most).await;
-        let mut book = self.shared.book.lock().unwrap();
+        let mut reserve = self.shared.reserve.lock().unwrap();
         for message in &batch {
-            book.received(message);
+            reserve.received(message);
             let what = format!("received for time {}", receive_count(message));
             self.tell(message, &what);
         }
@@ -138,9 +138,9 @@ impl Queue {
     /// Deletes messages that were processed.
     pub(crate) async fn delete(&self, messages: &[&Message]) {
         self.delete_from(&self.url, messages).await;
-        let mut book = self.shared.book.lock().unwrap();
+        let mut reserve = self.shared.reserve.lock().unwrap();
         for message in messages {
-            book.deleted(&receipt_of(message));
+            reserve.deleted(&receipt_of(message));
             self.tell(message, "acknowledged");
         }
     }
@@ -168,7 +168,7 @@ impl Queue {
 
     /// Makes messages that are due visible again. Returns how many.
     pub(crate) async fn bring_back(&self) -> usize {
-        let due = self.shared.book.lock().unwrap().take_due();
+        let due = self.shared.reserve.lock().unwrap().take_due();
         for some in due.chunks(10) {
             let entries = some.iter().enumerate().map(|(n, receipt)| {
                 let entry = ChangeMessageVisibilityBatchRequestEntry::builder().id(n.to_string());

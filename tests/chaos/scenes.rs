@@ -175,7 +175,7 @@ impl Run {
             if self
                 .cloud
                 .shared
-                .book
+                .reserve
                 .lock()
                 .unwrap()
                 .due_of(&keys)
@@ -228,7 +228,7 @@ impl Run {
 
     /// Lets time pass until all messages with these keys are due.
     async fn wait_for(&mut self, keys: &[String]) {
-        let due = self.cloud.shared.book.lock().unwrap().due_of(keys);
+        let due = self.cloud.shared.reserve.lock().unwrap().due_of(keys);
         if let Some(last) = due.last() {
             self.let_time_pass_until(*last).await;
         }
@@ -239,7 +239,7 @@ impl Run {
         let (first, growth, percent) = BACKOFF;
         let longest = Duration::from_secs(first * growth.pow(failures - 1) * percent / 100);
         let now = self.time.now();
-        let due = self.cloud.shared.book.lock().unwrap().due_of(keys);
+        let due = self.cloud.shared.reserve.lock().unwrap().due_of(keys);
         if let Some(last) = due.last()
             && *last > now + longest
         {

@@ -60,7 +60,7 @@ impl Run {
         };
         let name = stretch.incident.name();
         for _ in 0..stretch.incident.idle_rounds() {
-            let last = self.cloud.shared.book.lock().unwrap().due().pop();
+            let last = self.cloud.shared.reserve.lock().unwrap().due().pop();
             if let Some(last) = last {
                 self.let_time_pass_until(last).await;
             }

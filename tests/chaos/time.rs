@@ -54,7 +54,7 @@ impl Run {
     /// all of them: two queue messages for the same message would meet again and again, and
     /// postpone each other.
     pub(crate) async fn let_time_pass(&mut self) {
-        let due = self.cloud.shared.book.lock().unwrap().due();
+        let due = self.cloud.shared.reserve.lock().unwrap().due();
         let Some(last) = due.len().checked_sub(1) else {
             return;
         };
@@ -161,7 +161,7 @@ impl Run {
     async fn pauses(&self) -> Vec<HashMap<String, AttributeValue>> {
         let is_pause = |item: &HashMap<String, AttributeValue>| {
             let pk = item.get("pk").and_then(|pk| pk.as_s().ok());
-            pk.is_some_and(|pk| pk.starts_with("pause"))
+            pk.is_some_and(|pk| pk.starts_with("rate_limit"))
         };
         let items = self.cloud.items().await;
         items.into_iter().filter(is_pause).collect()
@@ -170,7 +170,9 @@ impl Run {
     /// Makes each pause and each rate limit reservation end earlier by this many milliseconds.
     async fn end_pauses(&self, by: i64) {
         for pause in self.pauses().await {
-            let ends = pause.keys().filter(|name| name.ends_with("until_ms"));
+            let ends = pause
+                .keys()
+                .filter(|name| matches!(name.as_str(), "paused_until_ms" | "tat_ms"));
             self.move_back(&pause, ends, by).await;
         }
     }

@@ -5,25 +5,25 @@
 //! with `local_aws/lambda.rs`, SQS and Secrets Manager with moto (`cloud.rs`), DynamoDB with the
 //! embedded one, and Dataverse, Nylas and Entra with the emulators, each over its real protocol.
 
+mod application_users;
 mod budgets;
 mod canary;
 mod cloud;
 mod command;
 mod events;
 mod explaining;
+mod failures;
 mod files;
 mod flow;
 mod guessed_tokens;
-mod identities;
 mod importing;
 mod incidents;
 mod invoking;
 mod operating;
 mod participation;
-mod reused;
+mod shared_message_ids;
 mod stack;
 mod throttled;
-mod trouble;
 mod webhook_path;
 mod what_if;
 

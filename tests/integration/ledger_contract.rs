@@ -5,15 +5,15 @@
 //! Local with `make ledger-local`.
 
 mod attention;
-mod bookings;
 mod claims;
-mod kept;
-mod line;
+mod connection;
+mod decisions;
 mod outages;
-mod pause;
+mod pauses;
+mod policy_document;
 mod refusals;
+mod reservations;
 mod settlements;
-mod stored_policy;
 mod walk;
 
 use std::collections::HashMap;

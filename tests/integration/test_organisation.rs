@@ -12,10 +12,10 @@
 //! When a world is dropped, it checks what must hold in every test: Dataverse silently dropped
 //! nothing that was sent to it, and no message has two rows.
 
-mod fates;
 pub(crate) mod hundred;
 pub(crate) mod log;
 mod messages;
+mod outcomes;
 mod people;
 mod rows;
 
@@ -37,18 +37,18 @@ use mailverse::clients::nylas::NylasClient;
 use mailverse::ledger::messages::{Ledger, Settlement};
 use mailverse::ledger::{ClaimRequest, ClaimToken, Entry, table};
 use mailverse::mailboxes::{AllowList, MailboxDirectory};
-use mailverse::pipeline::application_users::Identities;
+use mailverse::pipeline::application_users::ApplicationUsers;
 use mailverse::pipeline::created_on::Backdating;
 use mailverse::pipeline::people_limit::ResolvedPeopleLimit;
 use mailverse::pipeline::{Fate, Handled, Pipeline, Run, Work};
 use mailverse::policy::Policy;
 use mailverse::policy::cache::PolicySource;
-use mailverse::rate_limit::Budget;
+use mailverse::rate_limit::Limits;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-pub(crate) use self::fates::{assert_skipped, dead, status, throttled, waiting, written};
 pub(crate) use self::messages::{created, key, mail, people, with_a_mail, with_a_mail_in, work};
+pub(crate) use self::outcomes::{assert_skipped, dead, status, throttled, waiting, written};
 use self::people::People;
 pub(crate) use self::rows::{PartyView, bound, id_of, to_row, unbound};
 use crate::dynamo;
@@ -159,8 +159,9 @@ impl TestOrganisation {
     }
 
     /// Makes the pipeline observe this rate limit.
-    pub(crate) fn keep_to(&mut self, budget: Budget) {
-        self.pipeline.identities = Identities::new(budget, tokens(&self.emulators), Vec::new());
+    pub(crate) fn keep_to(&mut self, limits: Limits) {
+        self.pipeline.application_users =
+            ApplicationUsers::new(limits, tokens(&self.emulators), Vec::new());
     }
 
     /// Replaces the ledger by an empty one, as if the process had died before it settled anything.
@@ -242,7 +243,7 @@ impl TestOrganisation {
             begun: Instant::now(),
             clock: Instant::now,
             deadline: self.now + self.invocation,
-            identity: 0,
+            application_user: 0,
             jitter_percent: 0,
         }
     }
@@ -422,7 +423,7 @@ fn connect(
         mailboxes: MailboxDirectory::new(nylas.clone(), allowed),
         nylas,
         dataverse: DataverseClient::new(http, &url(to_dataverse.url())),
-        identities: Identities::new(Budget::default(), tokens(emulators), Vec::new()),
+        application_users: ApplicationUsers::new(Limits::default(), tokens(emulators), Vec::new()),
         policy: PolicySource::given(policy(&serde_json::json!({}))),
         write_mode,
         created_on: Backdating::default(),

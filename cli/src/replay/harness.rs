@@ -22,14 +22,14 @@ use mailverse::clients::http;
 use mailverse::clients::nylas::NylasClient;
 use mailverse::env::{self, Settings, SettingsError};
 use mailverse::mailboxes::{AllowList, MailboxDirectory};
-use mailverse::pipeline::application_users::Identities;
+use mailverse::pipeline::application_users::ApplicationUsers;
 use mailverse::pipeline::config::PipelineSettings;
 use mailverse::pipeline::created_on::Backdating;
 use mailverse::pipeline::people_limit::ResolvedPeopleLimit;
 use mailverse::pipeline::{Handled, Pipeline, Run};
 use mailverse::policy::Policy;
 use mailverse::policy::cache::PolicySource;
-use mailverse::rate_limit::Budget;
+use mailverse::rate_limit::Limits;
 use secrecy::SecretString;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -313,8 +313,8 @@ fn offline_pipeline(
         mailboxes: MailboxDirectory::new(nylas.clone(), AllowList::All),
         nylas,
         dataverse: DataverseClient::new(http, &organisation),
-        identities: Identities::new(
-            Budget::boundless(),
+        application_users: ApplicationUsers::new(
+            Limits::boundless(),
             TokenSource::new(Origin::Entra(entra)),
             Vec::new(),
         ),

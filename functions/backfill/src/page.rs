@@ -164,7 +164,7 @@ impl<Q: SyncQueue> Backfill<Q> {
             Some(left) if left.not_before <= run.now => Some(TaskError::NoTime),
             Some(left) => Some(TaskError::Paused(left.not_before)),
             None if self.pipeline.is_paused(run.now).await => {
-                let waits = self.pipeline.history_waits_until(&self.sync, run.now);
+                let waits = self.pipeline.backfill_waits_until(&self.sync, run.now);
                 Some(TaskError::Paused(waits.await.unwrap_or(run.now)))
             }
             None => None,

@@ -267,7 +267,7 @@ impl<Q: SyncQueue> Backfill<Q> {
         if run.now + BATCH_TIME > run.deadline {
             return Err(TaskError::NoTime);
         }
-        let waits = self.pipeline.history_waits_until(&self.sync, run.now);
+        let waits = self.pipeline.backfill_waits_until(&self.sync, run.now);
         waits
             .await
             .map_or(Ok(()), |until| Err(TaskError::Paused(until)))

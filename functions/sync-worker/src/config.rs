@@ -101,7 +101,7 @@ mod tests {
         assert_eq!(config.pipeline.mailboxes.entries().len(), 2);
         assert_eq!(config.pipeline.write_mode, WriteMode::Stepwise);
         assert_eq!(config.pipeline.people_limit.to_string(), "100");
-        assert_eq!(config.pipeline.budget, "3000,600,300".parse().unwrap());
-        assert_eq!(config.pipeline.identities, ["two", "three"]);
+        assert_eq!(config.pipeline.limits, "3000,600,300".parse().unwrap());
+        assert_eq!(config.pipeline.application_users, ["two", "three"]);
     }
 }

@@ -20,7 +20,7 @@ use serde_json::Value;
 /// An app registration in the secret.
 pub struct Application {
     /// The name of its application user; `None` for the primary one.
-    pub identity: Option<String>,
+    pub application_user: Option<String>,
     /// Its client id and credential, or why they cannot be used.
     pub proof: Result<Proof, CredentialError>,
 }
@@ -66,16 +66,20 @@ pub fn read(text: &SecretString) -> Result<Vec<Application>, CredentialError> {
         serde_json::from_str(text.expose_secret()).map_err(|_| CredentialError::Malformed)?;
     let fields = document.as_object().ok_or(CredentialError::Malformed)?;
     let mut all = vec![Application {
-        identity: None,
+        application_user: None,
         proof: proof(&document),
     }];
     match fields.get("application_users") {
         None => {}
-        Some(Value::Object(identities)) => {
-            all.extend(identities.iter().map(|(name, document)| Application {
-                identity: Some(name.clone()),
-                proof: proof(document),
-            }));
+        Some(Value::Object(application_users)) => {
+            all.extend(
+                application_users
+                    .iter()
+                    .map(|(name, document)| Application {
+                        application_user: Some(name.clone()),
+                        proof: proof(document),
+                    }),
+            );
         }
         Some(_) => return Err(CredentialError::Malformed),
     }
@@ -119,7 +123,7 @@ mod tests {
             .iter()
             .map(|one| {
                 let proof = one.proof.as_ref().unwrap();
-                (one.identity.as_deref(), proof.client_id.as_deref())
+                (one.application_user.as_deref(), proof.client_id.as_deref())
             })
             .collect();
         assert_eq!(read, [(None, None), (Some("second"), Some("app"))]);

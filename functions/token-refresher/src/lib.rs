@@ -96,7 +96,7 @@ pub struct Refreshed {
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct Renewed {
     /// The name of the application user; `primary` for the one in the settings.
-    pub identity: String,
+    pub application_user: String,
     /// Whether this invocation requested the token.
     pub renewed: bool,
     /// When the token expires.
@@ -123,22 +123,25 @@ pub async fn refresh(
     let http = http::client()?;
     let asked = applications.iter().map(async |application| {
         let answer = ask(config, &http, application, now).await;
-        (application.identity.clone(), answer)
+        (application.application_user.clone(), answer)
     });
     let (mut fresh, mut failed) = (Tokens::new(), Vec::new());
-    for (identity, answer) in join_all(asked).await {
+    for (application_user, answer) in join_all(asked).await {
         match answer {
-            Ok(token) => drop(fresh.insert(identity, token)),
-            Err(reason) => failed.push((identity, reason)),
+            Ok(token) => drop(fresh.insert(application_user, token)),
+            Err(reason) => failed.push((application_user, reason)),
         }
     }
-    let known: Vec<_> = applications.into_iter().map(|one| one.identity).collect();
+    let known: Vec<_> = applications
+        .into_iter()
+        .map(|one| one.application_user)
+        .collect();
     let store = TokenStore::new(secrets.clone(), config.token_secret_id.clone());
     let stored = match store.replace(&fresh, &known, now).await {
         Ok(stored) => stored,
         Err(error) => {
             let each = fresh.keys().cloned();
-            failed.extend(each.map(|identity| (identity, error.clone().into())));
+            failed.extend(each.map(|application_user| (application_user, error.clone().into())));
             Tokens::new()
         }
     };
@@ -177,13 +180,13 @@ fn failures(
     stored: &Tokens,
     now: DateTime<Utc>,
 ) -> Failures {
-    let lives = |identity: &Option<String>| {
-        let token = stored.get(identity);
+    let lives = |application_user: &Option<String>| {
+        let token = stored.get(application_user);
         token.is_some_and(|token| token.expires_at - now > ENOUGH)
     };
     let mut failures = Vec::new();
-    for (identity, reason) in failed {
-        let name = name_of(identity.as_ref());
+    for (application_user, reason) in failed {
+        let name = name_of(application_user.as_ref());
         let permanent = match &reason {
             Reason::Credential(_) => true,
             Reason::Entra(error) => error.is_permanent(),
@@ -194,32 +197,32 @@ fn failures(
         } else {
             count(Count::TokenNotRefreshed, 1);
         }
-        if permanent || !lives(&identity) {
+        if permanent || !lives(&application_user) {
             failures.push((name, reason));
         } else {
-            tracing::warn!(identity = name, %reason, "failed to refresh the token; the stored token is valid long enough for the next invocation to retry");
+            tracing::warn!(application_user = name, %reason, "failed to refresh the token; the stored token is valid long enough for the next invocation to retry");
         }
     }
     Failures(failures)
 }
 
 fn told(stored: &Tokens, fresh: &Tokens) -> Vec<Renewed> {
-    let each = stored.iter().map(|(identity, token)| Renewed {
-        identity: name_of(identity.as_ref()),
+    let each = stored.iter().map(|(application_user, token)| Renewed {
+        application_user: name_of(application_user.as_ref()),
         renewed: fresh
-            .get(identity)
+            .get(application_user)
             .is_some_and(|fresh| fresh.requested_at == token.requested_at),
         expires_at: token.expires_at,
     });
     each.inspect(|token| {
         if token.renewed {
             count(Count::TokenRefreshed, 1);
-            tracing::info!(identity = token.identity, expires_at = %token.expires_at, "token refreshed");
+            tracing::info!(application_user = token.application_user, expires_at = %token.expires_at, "token refreshed");
         }
     })
     .collect()
 }
 
-fn name_of(identity: Option<&String>) -> String {
-    identity.map_or_else(|| "primary".to_owned(), Clone::clone)
+fn name_of(application_user: Option<&String>) -> String {
+    application_user.map_or_else(|| "primary".to_owned(), Clone::clone)
 }

@@ -4,11 +4,11 @@
 //!
 //! | Attribute | Type | Meaning |
 //! | --- | --- | --- |
-//! | `pk` | S | `pause` |
+//! | `pk` | S | `rate_limit` |
 //! | `sk` | S | `dataverse`; for a further application user `dataverse#` and its name; `nylas#` and the grant id; `nylas` |
-//! | `until_ms` | N | nothing is sent before this time, Unix milliseconds; absent before the first pause |
-//! | `booked_until_ms` | N | the theoretical arrival time: the user's capacity is reserved up to it, Unix milliseconds ([`super::reservations`]) |
-//! | `suggested` | N | the concurrency that Dataverse suggested last ([`super::reservations`]) |
+//! | `paused_until_ms` | N | nothing is sent before this time, Unix milliseconds; absent before the first pause |
+//! | `tat_ms` | N | the theoretical arrival time: the user's capacity is reserved up to it, Unix milliseconds ([`super::reservations`]) |
+//! | `suggested_concurrency` | N | the concurrency that Dataverse suggested last ([`super::reservations`]) |
 //! | `expires_at` | N | when the table's TTL may remove the item, Unix seconds |
 //!
 //! Why all processes pause when a service refused the caller, and how such a pause ends:
@@ -30,7 +30,7 @@ use super::messages::{
 use super::refusals::read_refusals;
 use crate::clients::refusal::RefusalState;
 use crate::model::ids::GrantId;
-use crate::rate_limit::{Standing, User};
+use crate::rate_limit::{ApplicationUser, LimiterState};
 
 /// How long the item is stored after it has become irrelevant.
 const KEPT: TimeDelta = TimeDelta::days(1);
@@ -39,7 +39,7 @@ const KEPT: TimeDelta = TimeDelta::days(1);
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Scope {
     /// All requests to Dataverse as this user.
-    Dataverse(User),
+    Dataverse(ApplicationUser),
     /// All requests to Nylas.
     Nylas,
     /// All requests to Nylas for this mailbox.
@@ -49,7 +49,7 @@ pub enum Scope {
 impl Scope {
     pub(super) fn key(&self) -> HashMap<String, AttributeValue> {
         HashMap::from([
-            ("pk".to_owned(), text("pause")),
+            ("pk".to_owned(), text("rate_limit")),
             ("sk".to_owned(), text(self.to_string())),
         ])
     }
@@ -80,7 +80,11 @@ impl Ledger {
     ///
     /// # Errors
     /// [`LedgerError::Unavailable`]: other processes are refused too and then store a pause.
-    pub async fn pause(&self, user: &User, until: DateTime<Utc>) -> Result<(), LedgerError> {
+    pub async fn pause(
+        &self,
+        user: &ApplicationUser,
+        until: DateTime<Utc>,
+    ) -> Result<(), LedgerError> {
         self.pause_all(&Scope::Dataverse(user.clone()), until).await
     }
 
@@ -94,8 +98,10 @@ impl Ledger {
             .update_item()
             .table_name(&self.table)
             .set_key(Some(scope.key()))
-            .update_expression("SET until_ms = :until, expires_at = :seconds")
-            .condition_expression("attribute_not_exists(until_ms) OR until_ms < :until")
+            .update_expression("SET paused_until_ms = :until, expires_at = :seconds")
+            .condition_expression(
+                "attribute_not_exists(paused_until_ms) OR paused_until_ms < :until",
+            )
             .expression_attribute_values(":until", milliseconds(until))
             .expression_attribute_values(":seconds", expiry(until));
         took_effect(call.send().await).map(drop)
@@ -107,24 +113,24 @@ impl Ledger {
     /// [`LedgerError::Unavailable`].
     pub async fn paused_until(
         &self,
-        user: &User,
+        user: &ApplicationUser,
         now: DateTime<Utc>,
     ) -> Result<Option<DateTime<Utc>>, LedgerError> {
-        Ok(self.standing(user).await?.pause(now))
+        Ok(self.limiter_state(user).await?.pause(now))
     }
 
     /// Returns the limiter state of `user`, eventually consistent.
     ///
     /// # Errors
     /// [`LedgerError::Unavailable`].
-    pub async fn standing(&self, user: &User) -> Result<Standing, LedgerError> {
+    pub async fn limiter_state(&self, user: &ApplicationUser) -> Result<LimiterState, LedgerError> {
         let call = self
             .client
             .get_item()
             .table_name(&self.table)
             .set_key(Some(item_key(user)));
         let found = call.send().await.map_err(|error| unavailable(&error))?;
-        Ok(read_standing(found.item()))
+        Ok(read_limiter_state(found.item()))
     }
 }
 
@@ -162,7 +168,7 @@ impl Ledger {
             .query()
             .table_name(&self.table)
             .key_condition_expression("pk = :pause")
-            .expression_attribute_values(":pause", text("pause"))
+            .expression_attribute_values(":pause", text("rate_limit"))
             .into_paginator()
             .items()
             .send();
@@ -180,12 +186,12 @@ impl Ledger {
 
 fn read_pause(item: &HashMap<String, AttributeValue>) -> Pause {
     Pause {
-        until: number(item, "until_ms").and_then(DateTime::from_timestamp_millis),
+        until: number(item, "paused_until_ms").and_then(DateTime::from_timestamp_millis),
         refused: read_refusals(item),
     }
 }
 
-pub(super) fn item_key(user: &User) -> HashMap<String, AttributeValue> {
+pub(super) fn item_key(user: &ApplicationUser) -> HashMap<String, AttributeValue> {
     Scope::Dataverse(user.clone()).key()
 }
 
@@ -194,13 +200,13 @@ pub(super) fn expiry(until: DateTime<Utc>) -> AttributeValue {
     AttributeValue::N((until + KEPT).timestamp().to_string())
 }
 
-pub(super) fn read_standing(item: Option<&HashMap<String, AttributeValue>>) -> Standing {
+pub(super) fn read_limiter_state(item: Option<&HashMap<String, AttributeValue>>) -> LimiterState {
     let number = |name| item.and_then(|item| number(item, name));
     let time = |name| number(name).and_then(DateTime::from_timestamp_millis);
-    Standing {
-        paused_until: time("until_ms"),
-        booked_until: time("booked_until_ms"),
-        suggested: number("suggested").and_then(|n| u32::try_from(n).ok()),
+    LimiterState {
+        paused_until: time("paused_until_ms"),
+        tat: time("tat_ms"),
+        suggested_concurrency: number("suggested_concurrency").and_then(|n| u32::try_from(n).ok()),
         refused: item.map(read_refusals).unwrap_or_default(),
     }
 }

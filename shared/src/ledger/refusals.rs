@@ -67,12 +67,12 @@ impl Ledger {
             .table_name(&self.table)
             .set_key(Some(scope.key()))
             .update_expression(
-                "SET until_ms = :until, cause = :cause, refusals = :times, expires_at = :seconds \
+                "SET paused_until_ms = :until, cause = :cause, refusals = :times, expires_at = :seconds \
                  REMOVE refused_code, refused_messages",
             )
             // The result of a probe replaces the end that the probe had set.
             .condition_expression(
-                "attribute_not_exists(until_ms) OR until_ms < :until OR attribute_exists(cause)",
+                "attribute_not_exists(paused_until_ms) OR paused_until_ms < :until OR attribute_exists(cause)",
             )
             .expression_attribute_values(":until", milliseconds(until))
             .expression_attribute_values(":cause", text(shortened(cause)))
@@ -97,8 +97,8 @@ impl Ledger {
             .update_item()
             .table_name(&self.table)
             .set_key(Some(scope.key()))
-            .update_expression("SET until_ms = :until, expires_at = :seconds")
-            .condition_expression("attribute_exists(cause) AND until_ms <= :now")
+            .update_expression("SET paused_until_ms = :until, expires_at = :seconds")
+            .condition_expression("attribute_exists(cause) AND paused_until_ms <= :now")
             .expression_attribute_values(":until", milliseconds(until))
             .expression_attribute_values(":now", milliseconds(now))
             .expression_attribute_values(":seconds", expiry(until));
@@ -115,7 +115,7 @@ impl Ledger {
             .update_item()
             .table_name(&self.table)
             .set_key(Some(scope.key()))
-            .update_expression("SET until_ms = :now")
+            .update_expression("SET paused_until_ms = :now")
             .condition_expression("attribute_exists(cause)")
             .expression_attribute_values(":now", milliseconds(now));
         took_effect(call.send().await).map(drop)
@@ -134,7 +134,7 @@ impl Ledger {
             .set_key(Some(scope.key()))
             .update_expression(
                 "SET passed_ms = :now, expires_at = :seconds \
-                 REMOVE until_ms, cause, refusals, refused_code, refused_messages",
+                 REMOVE paused_until_ms, cause, refusals, refused_code, refused_messages",
             )
             // A pause that the service asked for stays.
             .condition_expression("attribute_exists(cause) OR attribute_exists(refused_code)")

@@ -19,33 +19,33 @@ use crate::clients::retry::{FIRST_STEP, LONGEST_HIDE};
 use crate::ledger::LEASE;
 use crate::ledger::pauses::Scope;
 use crate::rate_limit;
-use crate::rate_limit::{Booking, Budget, Pace, Standing, User};
+use crate::rate_limit::{ApplicationUser, BatchSize, LimiterState, Limits, Reservation};
 use crate::telemetry::{Count, count};
 
 /// An application user of Dataverse that requests are sent as.
-pub struct Identity {
+pub struct UserConnection {
     /// The user.
-    pub user: User,
+    pub user: ApplicationUser,
     /// The source of its token.
     pub tokens: TokenSource,
-    known: Mutex<Known>,
+    known: Mutex<UserState>,
 }
 
 /// What this process knows of a user.
-struct Known {
-    pace: Pace,
-    suggested: Option<u32>,
+struct UserState {
+    batch_size: BatchSize,
+    suggested_concurrency: Option<u32>,
     /// Backfill does not use this user now, because it has no token.
     is_left_out: bool,
 }
 
-impl Identity {
+impl UserConnection {
     /// Creates a user of which nothing is known yet.
     #[must_use]
-    pub fn new(user: User, tokens: TokenSource, budget: &Budget) -> Self {
-        let known = Known {
-            pace: Pace::new(budget),
-            suggested: None,
+    pub fn new(user: ApplicationUser, tokens: TokenSource, limits: &Limits) -> Self {
+        let known = UserState {
+            batch_size: BatchSize::new(limits),
+            suggested_concurrency: None,
             is_left_out: false,
         };
         Self {
@@ -56,50 +56,54 @@ impl Identity {
     }
 
     // A panic elsewhere leaves the value consistent: each change here is one assignment.
-    fn known(&self) -> MutexGuard<'_, Known> {
+    fn known(&self) -> MutexGuard<'_, UserState> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// The application users that a pipeline sends as, each with its own rate limit. Live mail uses
 /// only the first.
-pub struct Identities {
-    budget: Budget,
-    primary: Identity,
-    further: Vec<Identity>,
+pub struct ApplicationUsers {
+    limits: Limits,
+    primary: UserConnection,
+    further: Vec<UserConnection>,
     /// The user that the next backfill batch asks first (round robin).
     next: AtomicUsize,
 }
 
-impl Identities {
+impl ApplicationUsers {
     /// Creates the primary user with its token source, and the further users that only backfill
     /// uses.
     #[must_use]
-    pub fn new(budget: Budget, primary: TokenSource, further: Vec<(User, TokenSource)>) -> Self {
+    pub fn new(
+        limits: Limits,
+        primary: TokenSource,
+        further: Vec<(ApplicationUser, TokenSource)>,
+    ) -> Self {
         let further = further.into_iter();
         Self {
-            primary: Identity::new(User::primary(), primary, &budget),
+            primary: UserConnection::new(ApplicationUser::primary(), primary, &limits),
             further: further
-                .map(|(user, tokens)| Identity::new(user, tokens, &budget))
+                .map(|(user, tokens)| UserConnection::new(user, tokens, &limits))
                 .collect(),
-            budget,
+            limits,
             next: AtomicUsize::new(0),
         }
     }
 
     /// Returns the user of a run.
-    pub(super) fn of(&self, run: &Run) -> &Identity {
-        self.numbered(run.identity)
+    pub(super) fn of(&self, run: &Run) -> &UserConnection {
+        self.numbered(run.application_user)
     }
 
-    fn numbered(&self, number: usize) -> &Identity {
+    fn numbered(&self, number: usize) -> &UserConnection {
         let further = number.checked_sub(1);
         further
             .and_then(|n| self.further.get(n))
             .unwrap_or(&self.primary)
     }
 
-    /// Returns the numbers of all users, as in [`Run::identity`], starting with a different one
+    /// Returns the numbers of all users, as in [`Run::application_user`], starting with a different one
     /// each time.
     fn by_turns(&self) -> impl Iterator<Item = usize> + use<> {
         let count = 1 + self.further.len();
@@ -118,9 +122,9 @@ pub(super) enum Probe {
 
 /// A run whose capacity is reserved.
 #[derive(Default)]
-pub(super) struct Booked {
+pub(super) struct ReservedBatch {
     /// The reservation.
-    pub(super) booking: Booking,
+    pub(super) reservation: Reservation,
     /// The refusals that were known before the run.
     pub(super) refused: RefusalState,
     /// It is the one probe after a pause: it may send one message.
@@ -129,14 +133,14 @@ pub(super) struct Booked {
 
 /// A backfill batch that may begin.
 pub(super) struct Admitted {
-    /// The number of the application user ([`Run::identity`]).
-    pub(super) identity: usize,
+    /// The number of the application user ([`Run::application_user`]).
+    pub(super) application_user: usize,
     /// The most messages that the batch may have.
     pub(super) size: usize,
     /// The reservation for it.
-    pub(super) booked: Booked,
+    pub(super) reserved: ReservedBatch,
     /// How many batches may run at the same time.
-    pub(super) lanes: usize,
+    pub(super) concurrency: usize,
 }
 
 /// The usage of a run: its requests to Dataverse, their time, and the number of messages.
@@ -162,42 +166,44 @@ impl Pipeline {
     /// # Errors
     /// [`Failure`]: do not begin; return the messages to the queue. There is no token, Dataverse is
     /// paused, or the invocation is nearly over.
-    pub(super) async fn book(
+    pub(super) async fn reserve(
         &self,
         messages: usize,
         run: &Run,
         probe: Probe,
-    ) -> Result<Booked, Failure> {
+    ) -> Result<ReservedBatch, Failure> {
         if run.is_nearly_over() {
             return Err(Failure::no_time_left());
         }
-        let identity = self.identities.of(run);
-        has_token(identity, run).await?;
-        let booking = identity.known().pace.book(messages);
-        let budget = &self.identities.budget;
-        let standing = self.ledger.book(&identity.user, &booking, budget, run.now);
+        let application_user = self.application_users.of(run);
+        has_token(application_user, run).await?;
+        let reservation = application_user.known().batch_size.reserve(messages);
+        let limits = &self.application_users.limits;
+        let limiter_state =
+            self.ledger
+                .reserve(&application_user.user, &reservation, limits, run.now);
         // If the ledger does not answer, the claim that follows reports the failure.
-        let Ok(standing) = standing.await else {
-            return Ok(Booked {
-                booking,
-                ..Booked::default()
+        let Ok(limiter_state) = limiter_state.await else {
+            return Ok(ReservedBatch {
+                reservation,
+                ..ReservedBatch::default()
             });
         };
-        identity.known().suggested = standing.suggested;
-        let paused_until = match (standing.pause(run.now), probe) {
+        application_user.known().suggested_concurrency = limiter_state.suggested_concurrency;
+        let paused_until = match (limiter_state.pause(run.now), probe) {
             (Some(until), _) => Some(until),
-            (None, _) if standing.refused.cause.is_none() => None,
-            (None, Probe::MayBe) => self.take_probe(&identity.user, run.now).await.err(),
+            (None, _) if limiter_state.refused.cause.is_none() => None,
+            (None, Probe::MayBe) => self.take_probe(&application_user.user, run.now).await.err(),
             (None, Probe::IsNone) => Some(run.now + LEASE),
         };
         if let Some(until) = paused_until {
-            self.put_right(&booking, Traffic::default(), run);
-            return Err(paused(until, standing.refused.cause.as_deref(), run));
+            self.settle_reservation(&reservation, Traffic::default(), run);
+            return Err(paused(until, limiter_state.refused.cause.as_deref(), run));
         }
-        Ok(Booked {
-            booking,
-            is_probe: standing.refused.cause.is_some(),
-            refused: standing.refused,
+        Ok(ReservedBatch {
+            reservation,
+            is_probe: limiter_state.refused.cause.is_some(),
+            refused: limiter_state.refused,
         })
     }
 
@@ -205,7 +211,11 @@ impl Pipeline {
     ///
     /// # Errors
     /// Another worker has the probe, or the ledger does not answer: the time until which to wait.
-    async fn take_probe(&self, user: &User, now: DateTime<Utc>) -> Result<(), DateTime<Utc>> {
+    async fn take_probe(
+        &self,
+        user: &ApplicationUser,
+        now: DateTime<Utc>,
+    ) -> Result<(), DateTime<Utc>> {
         // Longer than the run may take: if the worker dies with the probe, the pause is repeated
         // once.
         let until = now + LEASE;
@@ -222,21 +232,21 @@ impl Pipeline {
         if run.is_nearly_over() {
             return Some(Failure::no_time_left());
         }
-        let identity = self.identities.of(run);
-        if let Err(failure) = has_token(identity, run).await {
+        let application_user = self.application_users.of(run);
+        if let Err(failure) = has_token(application_user, run).await {
             return Some(failure);
         }
-        let user = &identity.user;
-        let standing = self.ledger.standing(user).await.ok()?;
-        let until = standing.pause(run.now)?;
-        Some(paused(until, standing.refused.cause.as_deref(), run))
+        let user = &application_user.user;
+        let limiter_state = self.ledger.limiter_state(user).await.ok()?;
+        let until = limiter_state.pause(run.now)?;
+        Some(paused(until, limiter_state.refused.cause.as_deref(), run))
     }
 
     /// Returns until when backfill should wait, without reserving anything: while live mail waits
     /// in `queue`, and until a user has free capacity. The value is an estimate.
     ///
     /// `None` if a batch may begin.
-    pub async fn history_waits_until<Q: SyncQueue>(
+    pub async fn backfill_waits_until<Q: SyncQueue>(
         &self,
         queue: &Q,
         now: DateTime<Utc>,
@@ -245,15 +255,15 @@ impl Pipeline {
             return Some(until);
         }
         let mut soonest: Option<DateTime<Utc>> = None;
-        for number in self.identities.by_turns() {
-            let identity = self.identities.numbered(number);
-            let until = if let Some(until) = self.left_out(identity, now).await {
+        for number in self.application_users.by_turns() {
+            let application_user = self.application_users.numbered(number);
+            let until = if let Some(until) = self.left_out(application_user, now).await {
                 until
             } else {
-                let owed = identity.known().pace.owed();
+                let owed = application_user.known().batch_size.owed();
                 // If the ledger does not answer, the reservation that follows reports the failure.
-                let standing = self.ledger.standing(&identity.user).await;
-                standing.unwrap_or_default().free_at(owed, now)?
+                let limiter_state = self.ledger.limiter_state(&application_user.user).await;
+                limiter_state.unwrap_or_default().free_at(owed, now)?
             };
             soonest = Some(soonest.map_or(until, |soonest| soonest.min(until)));
         }
@@ -263,12 +273,13 @@ impl Pipeline {
     /// Returns whether every user is paused or has no token. A user whose state cannot be read
     /// counts as not paused.
     pub async fn is_paused(&self, now: DateTime<Utc>) -> bool {
-        let Identities {
+        let ApplicationUsers {
             primary, further, ..
-        } = &self.identities;
-        for identity in std::iter::once(primary).chain(further) {
-            let paused = self.ledger.paused_until(&identity.user, now);
-            if self.left_out(identity, now).await.is_none() && !matches!(paused.await, Ok(Some(_)))
+        } = &self.application_users;
+        for application_user in std::iter::once(primary).chain(further) {
+            let paused = self.ledger.paused_until(&application_user.user, now);
+            if self.left_out(application_user, now).await.is_none()
+                && !matches!(paused.await, Ok(Some(_)))
             {
                 return false;
             }
@@ -290,49 +301,53 @@ impl Pipeline {
         if let Some(until) = yields(queue, now).await {
             return Err(until);
         }
-        let budget = &self.identities.budget;
+        let limits = &self.application_users.limits;
         let mut soonest = now + TokenError::WAIT;
-        for number in self.identities.by_turns() {
-            let identity = self.identities.numbered(number);
-            if let Some(until) = self.left_out(identity, now).await {
+        for number in self.application_users.by_turns() {
+            let application_user = self.application_users.numbered(number);
+            if let Some(until) = self.left_out(application_user, now).await {
                 soonest = soonest.min(until);
                 continue;
             }
-            let (size, booking) = {
-                let mut known = identity.known();
+            let (size, reservation) = {
+                let mut known = application_user.known();
                 // Batches of equal size, rather than large ones and a last one with a single
                 // message.
-                let batches = messages.div_ceil(known.pace.size()).max(1);
+                let batches = messages.div_ceil(known.batch_size.size()).max(1);
                 let size = messages.div_ceil(batches);
-                (size, known.pace.book(size))
+                (size, known.batch_size.reserve(size))
             };
-            let booked = self
-                .ledger
-                .book_if_free(&identity.user, &booking, budget, now);
-            let standing = match booked.await {
-                Ok(Ok(standing)) => standing,
+            let reserved =
+                self.ledger
+                    .try_reserve(&application_user.user, &reservation, limits, now);
+            let limiter_state = match reserved.await {
+                Ok(Ok(limiter_state)) => limiter_state,
                 Ok(Err(until)) => {
-                    identity.known().pace.cancel(&booking);
+                    application_user.known().batch_size.cancel(&reservation);
                     soonest = soonest.min(until);
                     continue;
                 }
                 // The claim that follows reports the failure.
-                Err(_) => Standing::default(),
+                Err(_) => LimiterState::default(),
             };
-            identity.known().suggested = standing.suggested;
-            let is_probe = standing.refused.cause.is_some();
-            if is_probe && let Err(until) = self.take_probe(&identity.user, now).await {
-                identity.known().pace.cancel(&booking);
+            application_user.known().suggested_concurrency = limiter_state.suggested_concurrency;
+            let is_probe = limiter_state.refused.cause.is_some();
+            if is_probe && let Err(until) = self.take_probe(&application_user.user, now).await {
+                application_user.known().batch_size.cancel(&reservation);
                 soonest = soonest.min(until);
                 continue;
             }
             return Ok(Admitted {
-                identity: number,
+                application_user: number,
                 size: if is_probe { 1 } else { size },
-                lanes: if is_probe { 1 } else { standing.lanes() },
-                booked: Booked {
-                    booking,
-                    refused: standing.refused,
+                concurrency: if is_probe {
+                    1
+                } else {
+                    limiter_state.concurrency()
+                },
+                reserved: ReservedBatch {
+                    reservation,
+                    refused: limiter_state.refused,
                     is_probe,
                 },
             });
@@ -343,32 +358,43 @@ impl Pipeline {
     /// Returns when to ask again for a user without a token; `None` if the user has one. Backfill
     /// skips a user without a token. The token is requested each time; its source reads the store
     /// at most once a minute.
-    async fn left_out(&self, identity: &Identity, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        let token = identity.tokens.token(now).await;
-        let was_left_out = mem::replace(&mut identity.known().is_left_out, token.is_err());
+    async fn left_out(
+        &self,
+        application_user: &UserConnection,
+        now: DateTime<Utc>,
+    ) -> Option<DateTime<Utc>> {
+        let token = application_user.tokens.token(now).await;
+        let was_left_out = mem::replace(&mut application_user.known().is_left_out, token.is_err());
         let error = token.err()?;
         if !was_left_out {
             count(Count::TokenMissing, 1);
-            let user = &identity.user;
+            let user = &application_user.user;
             tracing::warn!(%user, %error, "no token for this application user; backfill continues without it");
         }
         Some(now + TokenError::WAIT)
     }
 
     /// Corrects the reservation of a run to its actual usage.
-    pub(super) fn put_right(&self, booking: &Booking, traffic: Traffic, run: &Run) {
+    pub(super) fn settle_reservation(
+        &self,
+        reservation: &Reservation,
+        traffic: Traffic,
+        run: &Run,
+    ) {
         let Traffic { spent, messages } = traffic;
-        let mut known = self.identities.of(run).known();
-        let budget = &self.identities.budget;
-        known.pace.settle(budget, booking, spent, messages);
+        let mut known = self.application_users.of(run).known();
+        let limits = &self.application_users.limits;
+        known
+            .batch_size
+            .settle(limits, reservation, spent, messages);
     }
 
     /// Adapts the size of backfill batches to the time that a batch took.
     pub(super) fn adapt(&self, traffic: Traffic, run: &Run) {
-        let target = self.identities.budget.batch_time();
-        let mut known = self.identities.of(run).known();
+        let target = self.application_users.limits.batch_time();
+        let mut known = self.application_users.of(run).known();
         known
-            .pace
+            .batch_size
             .adapt(traffic.messages, traffic.spent.time, target);
     }
 
@@ -376,8 +402,8 @@ impl Pipeline {
     /// suggested concurrency. Also drops a token that Dataverse refused, so that the next run of
     /// this process reads another one.
     pub(super) async fn share(&self, session: &Session, run: &Run) {
-        let identity = self.identities.of(run);
-        let user = &identity.user;
+        let application_user = self.application_users.of(run);
+        let user = &application_user.user;
         if let Some(DataverseError::Throttled { retry_after }) = session.ended_by() {
             let wait = retry_after.unwrap_or(FIRST_STEP).min(LONGEST_HIDE);
             let wait = TimeDelta::from_std(wait).unwrap_or_default();
@@ -387,10 +413,17 @@ impl Pipeline {
             }
         }
         self.forget_refused(session, run).await;
-        let known = identity.known().suggested;
-        if let Some(suggested) = session.suggested().filter(|now| known != Some(*now)) {
-            identity.known().suggested = Some(suggested);
-            if let Err(error) = self.ledger.keep_suggestion(user, suggested, run.now).await {
+        let known = application_user.known().suggested_concurrency;
+        if let Some(suggested_concurrency) = session
+            .suggested_concurrency()
+            .filter(|now| known != Some(*now))
+        {
+            application_user.known().suggested_concurrency = Some(suggested_concurrency);
+            if let Err(error) = self
+                .ledger
+                .store_suggested_concurrency(user, suggested_concurrency, run.now)
+                .await
+            {
                 tracing::warn!(%user, %error, "failed to store the suggested concurrency; the stored value stays in use");
             }
         }
@@ -399,14 +432,14 @@ impl Pipeline {
     /// Drops a token that Dataverse refused, so that the next run reads another one.
     pub(super) async fn forget_refused(&self, session: &Session, run: &Run) {
         if let Some(DataverseError::TokenRejected) = session.ended_by() {
-            let tokens = &self.identities.of(run).tokens;
+            let tokens = &self.application_users.of(run).tokens;
             tokens.refused(session.token()).await;
         }
     }
 }
 
-async fn has_token(identity: &Identity, run: &Run) -> Result<(), Failure> {
-    let token = identity.tokens.token(run.now).await;
+async fn has_token(application_user: &UserConnection, run: &Run) -> Result<(), Failure> {
+    let token = application_user.tokens.token(run.now).await;
     token.map(drop).map_err(|error| {
         count(Count::TokenMissing, 1);
         error.into()

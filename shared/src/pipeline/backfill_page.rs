@@ -67,19 +67,19 @@ impl Pipeline {
         rest.reverse();
         let mut handled = Vec::new();
         let mut under_way = FuturesUnordered::new();
-        let mut lanes = 1;
+        let mut concurrency = 1;
         let mut not_before = None;
         let mut waited_at = None;
         while !rest.is_empty() {
             let mut run = begin();
-            let free_at = if run.is_nearly_over() || under_way.len() >= lanes {
+            let free_at = if run.is_nearly_over() || under_way.len() >= concurrency {
                 None
             } else {
                 let admission = self.admit(rest.len(), queue, run.now);
                 match alongside(admission, &mut under_way, &mut handled).await {
                     Ok(admitted) => {
-                        lanes = admitted.lanes;
-                        run.identity = admitted.identity;
+                        concurrency = admitted.concurrency;
+                        run.application_user = admitted.application_user;
                         run.deadline = run.deadline.min(run.now + LEASE);
                         let batch = rest.split_off(rest.len() - how_many(&rest, admitted.size));
                         under_way.push(self.batch(batch, run, admitted));
@@ -123,7 +123,7 @@ impl Pipeline {
     async fn batch(&self, mut work: Vec<Work>, run: Run, admitted: Admitted) -> Vec<Handled> {
         work.reverse();
         // Boxed, because several batches run in one invocation.
-        let story = Box::pin(self.story(work, &run, &admitted.booked));
+        let story = Box::pin(self.story(work, &run, &admitted.reserved));
         let Story {
             handled, traffic, ..
         } = story.await;

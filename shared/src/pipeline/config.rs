@@ -5,7 +5,7 @@ use aws_config::SdkConfig;
 use url::Url;
 
 use super::Pipeline;
-use super::application_users::Identities;
+use super::application_users::ApplicationUsers;
 use super::created_on::CreatedOn;
 use super::people_limit::ResolvedPeopleLimit;
 use crate::clients::aws::secrets::SecretSource;
@@ -19,7 +19,7 @@ use crate::env::Settings;
 use crate::ledger::messages::Ledger;
 use crate::mailboxes::{AllowList, MailboxDirectory};
 use crate::policy::cache::PolicySource;
-use crate::rate_limit::{Budget, User};
+use crate::rate_limit::{ApplicationUser, Limits};
 
 /// The settings of a pipeline, each named after its environment variable.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,9 +43,9 @@ pub struct PipelineSettings {
     /// `RESOLVED_PEOPLE_LIMIT`: the most people of one message that are looked up.
     pub people_limit: ResolvedPeopleLimit,
     /// `DATAVERSE_LIMITS`
-    pub budget: Budget,
+    pub limits: Limits,
     /// `DATAVERSE_APPLICATION_USERS`: the names of further application users, which backfill uses.
-    pub identities: Vec<String>,
+    pub application_users: Vec<String>,
 }
 
 impl PipelineSettings {
@@ -61,8 +61,8 @@ impl PipelineSettings {
             write_mode: settings.one_of("WRITE_MODE", &WriteMode::NAMED),
             created_on: settings.one_of("CREATED_ON", &CreatedOn::NAMED),
             people_limit: settings.parsed("RESOLVED_PEOPLE_LIMIT"),
-            budget: settings.parsed("DATAVERSE_LIMITS"),
-            identities: settings.names("DATAVERSE_APPLICATION_USERS"),
+            limits: settings.parsed("DATAVERSE_LIMITS"),
+            application_users: settings.names("DATAVERSE_APPLICATION_USERS"),
         }
     }
 
@@ -77,9 +77,9 @@ impl PipelineSettings {
         let api_key = SecretSource::stored(secrets.clone(), self.nylas_api_key_secret_id.clone());
         let nylas = NylasClient::new(http.clone(), &self.nylas_api_url, api_key);
         let tokens = TokenStore::new(secrets, self.token_secret_id.clone());
-        let further = self.identities.iter().map(|name| {
+        let further = self.application_users.iter().map(|name| {
             let of = Origin::Store(tokens.clone().of(name.clone()));
-            (User::named(name.clone()), TokenSource::new(of))
+            (ApplicationUser::named(name.clone()), TokenSource::new(of))
         });
         Ok(Pipeline {
             ledger: Ledger::new(
@@ -89,8 +89,8 @@ impl PipelineSettings {
             mailboxes: MailboxDirectory::new(nylas.clone(), self.mailboxes.clone()),
             nylas,
             dataverse: DataverseClient::new(http, &self.dataverse_url),
-            identities: Identities::new(
-                self.budget,
+            application_users: ApplicationUsers::new(
+                self.limits,
                 TokenSource::new(Origin::Store(tokens.clone())),
                 further.collect(),
             ),

@@ -116,14 +116,14 @@ impl Pipeline {
         made: &mut CompaniesMade,
         run: &Run,
     ) -> Vec<CardFate> {
-        let booking = match self.book(people.len(), run, Probe::IsNone).await {
-            Ok(booked) => booked.booking,
+        let reservation = match self.reserve(people.len(), run, Probe::IsNone).await {
+            Ok(reserved) => reserved.reservation,
             Err(failure) => return all_failed(people, &failure),
         };
         let (ground, session) = match self.begin_people(run).await {
             Ok(begun) => begun,
             Err(failure) => {
-                self.put_right(&booking, Traffic::default(), run);
+                self.settle_reservation(&reservation, Traffic::default(), run);
                 return all_failed(people, &failure);
             }
         };
@@ -140,7 +140,7 @@ impl Pipeline {
             }
             Err(failure) => fates.extend(all_failed(people, &failure)),
         }
-        self.put_right(&booking, Traffic::of(&session, people.len()), run);
+        self.settle_reservation(&reservation, Traffic::of(&session, people.len()), run);
         self.share(&session, run).await;
         fates
     }
@@ -149,7 +149,7 @@ impl Pipeline {
         // Boxed, because this deeply nested, the type of the future is too large for the compiler
         // to lay out.
         let ground = Box::pin(self.ground(&[], run.now)).await?;
-        let token = self.identities.of(run).tokens.token(run.now).await?;
+        let token = self.application_users.of(run).tokens.token(run.now).await?;
         Ok((ground, Session::timed_by(token, run.clock)))
     }
 

@@ -50,7 +50,7 @@ pub struct Run {
     pub deadline: DateTime<Utc>,
     /// The application user that requests are sent as: 0 is the primary user, which sends all live
     /// mail; 1 and above are the further users.
-    pub identity: usize,
+    pub application_user: usize,
     /// The most by which a delay is lengthened, in percent, 0 to 25. The claim token and the
     /// message id determine the actual value, so that failed messages do not all return at the same
     /// time.
@@ -69,7 +69,7 @@ impl Run {
             begun: Instant::now(),
             clock: Instant::now,
             deadline,
-            identity: 0,
+            application_user: 0,
             jitter_percent: 25,
         }
     }
@@ -383,7 +383,7 @@ mod tests {
             begun: Instant::now(),
             clock: Instant::now,
             deadline: DateTime::UNIX_EPOCH,
-            identity: 0,
+            application_user: 0,
             jitter_percent: 25,
         }
     }

@@ -161,7 +161,7 @@ mod tests {
             begun: Instant::now(),
             clock: Instant::now,
             deadline: DateTime::UNIX_EPOCH,
-            identity: 0,
+            application_user: 0,
             jitter_percent: 0,
         }
     }

@@ -188,11 +188,11 @@ impl Pipeline {
         if due.is_empty() {
             return;
         }
-        let Ok(booked) = self.book(1, run, Probe::IsNone).await else {
+        let Ok(reserved) = self.reserve(1, run, Probe::IsNone).await else {
             return;
         };
-        let Ok(token) = self.identities.of(run).tokens.token(run.now).await else {
-            return self.put_right(&booked.booking, Traffic::default(), run);
+        let Ok(token) = self.application_users.of(run).tokens.token(run.now).await else {
+            return self.settle_reservation(&reserved.reservation, Traffic::default(), run);
         };
         let session = Session::timed_by(token, run.clock);
         let emails = due
@@ -213,7 +213,7 @@ impl Pipeline {
             }
         }
         let traffic = Traffic::of(&session, 0);
-        self.put_right(&booked.booking, traffic, run);
+        self.settle_reservation(&reserved.reservation, traffic, run);
         self.share(&session, run).await;
     }
 

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::Pipeline;
-use super::application_users::Booked;
+use super::application_users::ReservedBatch;
 use super::failure::{Failure, Fate, Run};
 use super::stages::Ended;
 use crate::clients::nylas::error::MAILBOX_WAIT;
@@ -46,14 +46,14 @@ impl Pipeline {
     pub(super) async fn judge_run(
         &self,
         ended: &mut [Ended],
-        booked: &Booked,
+        reserved: &ReservedBatch,
         run: &Run,
     ) -> Aftermath {
-        let scope = Scope::Dataverse(self.identities.of(run).user.clone());
+        let scope = Scope::Dataverse(self.application_users.of(run).user.clone());
         let refusals = Refusals {
             scope: &scope,
-            state: &booked.refused,
-            is_probe: booked.is_probe,
+            state: &reserved.refused,
+            is_probe: reserved.is_probe,
             passed: ended.iter().any(|end| end.wrote),
         };
         self.judge(&refusals, ended, run).await

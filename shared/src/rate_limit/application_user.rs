@@ -4,9 +4,9 @@ use std::fmt;
 
 /// An application user of Dataverse: by default one does everything; others may share the backfill.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
-pub struct User(Option<String>);
+pub struct ApplicationUser(Option<String>);
 
-impl User {
+impl ApplicationUser {
     /// Returns the user whose token is in the secret `TOKEN_SECRET_ID`.
     #[must_use]
     pub const fn primary() -> Self {
@@ -29,7 +29,7 @@ impl User {
     }
 }
 
-impl fmt::Display for User {
+impl fmt::Display for ApplicationUser {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.0.as_deref().unwrap_or("primary"))
     }

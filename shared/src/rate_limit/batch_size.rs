@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 
-use super::gcra::{Booking, Budget};
+use super::gcra::{Limits, Reservation};
 use crate::clients::dataverse::session::Usage;
 
 /// The fewest messages of a backfill batch.
@@ -14,7 +14,7 @@ pub const SMALLEST: u32 = 10;
 pub const LARGEST: u32 = 100;
 
 /// The most messages of a process's first backfill batch; fewer if these are expected to exceed
-/// [`Budget::batch_time`].
+/// [`Limits::batch_time`].
 const FIRST: u32 = 50;
 
 /// The expected usage of a message before the first was processed: two operations, and its share of
@@ -24,7 +24,7 @@ const FIRST_GUESS: Duration = Duration::from_millis(100);
 /// The batch size of backfill and the usage of a message, as one process has learnt them for one
 /// user.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pace {
+pub struct BatchSize {
     size: u32,
     /// The expected usage of a message.
     for_each: TimeDelta,
@@ -33,19 +33,19 @@ pub struct Pace {
     owed: TimeDelta,
 }
 
-impl Pace {
+impl BatchSize {
     /// Returns the values of a process that has processed nothing yet.
     #[must_use]
-    pub fn new(budget: &Budget) -> Self {
+    pub fn new(limits: &Limits) -> Self {
         let guess = Usage {
             requests: 0,
             time: FIRST_GUESS,
         };
-        let fitting = budget.batch_time().as_millis() / FIRST_GUESS.as_millis();
+        let fitting = limits.batch_time().as_millis() / FIRST_GUESS.as_millis();
         let fitting = u32::try_from(fitting).unwrap_or(FIRST);
         Self {
             size: fitting.clamp(SMALLEST, FIRST),
-            for_each: budget.taken_by(guess),
+            for_each: limits.taken_by(guess),
             owed: TimeDelta::zero(),
         }
     }
@@ -65,23 +65,29 @@ impl Pace {
 
     /// Returns the reservation for a batch of this many messages: its expected usage, and what is
     /// owed. [`settle`](Self::settle) returns what is reserved and not used.
-    pub fn book(&mut self, messages: usize) -> Booking {
+    pub fn reserve(&mut self, messages: usize) -> Reservation {
         let messages = i32::try_from(messages).unwrap_or(i32::MAX);
         let expected = self.for_each * messages;
         let owed = std::mem::take(&mut self.owed);
-        Booking { expected, owed }
+        Reservation { expected, owed }
     }
 
     /// Undoes a reservation that the ledger did not store.
-    pub fn cancel(&mut self, booking: &Booking) {
-        self.owed += booking.owed;
+    pub fn cancel(&mut self, reservation: &Reservation) {
+        self.owed += reservation.owed;
     }
 
     /// Settles a reservation with the actual usage and the number of messages that were looked up
     /// in Dataverse.
-    pub fn settle(&mut self, budget: &Budget, booking: &Booking, spent: Usage, messages: usize) {
-        let taken = budget.taken_by(spent);
-        self.owed += taken - booking.expected;
+    pub fn settle(
+        &mut self,
+        limits: &Limits,
+        reservation: &Reservation,
+        spent: Usage,
+        messages: usize,
+    ) {
+        let taken = limits.taken_by(spent);
+        self.owed += taken - reservation.expected;
         if let Some(messages) = i32::try_from(messages).ok().filter(|n| *n > 0) {
             self.for_each += (taken / messages - self.for_each) / 4;
         }

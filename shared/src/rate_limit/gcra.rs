@@ -24,11 +24,11 @@ const WAY: Duration = Duration::from_millis(30);
 
 /// The number of concurrent batches if Dataverse has suggested none: its limit equals four seconds
 /// of execution per second.
-const LANES: u32 = 4;
+const DEFAULT_CONCURRENCY: u32 = 4;
 
 /// The most concurrent batches in one invocation, whatever Dataverse suggests: several invocations
 /// together stay below its 52 concurrent requests.
-const MOST_LANES: u32 = 8;
+const MAX_CONCURRENCY: u32 = 8;
 
 /// Requests of a batch that do not count.
 const FREE_REQUESTS: u32 = 2;
@@ -42,13 +42,13 @@ const YIELD: TimeDelta = TimeDelta::seconds(5);
 
 /// The limits of Dataverse for one user in a sliding window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Budget {
+pub struct Limits {
     requests: u32,
     execution: Duration,
     pub(super) window: Duration,
 }
 
-impl Default for Budget {
+impl Default for Limits {
     /// Returns the documented limits (Dataverse facts §11.1): 6,000 requests and 1,200 seconds of
     /// execution in 300 seconds.
     fn default() -> Self {
@@ -60,7 +60,7 @@ impl Default for Budget {
     }
 }
 
-impl Budget {
+impl Limits {
     /// Returns limits that are never reached, for emulators, which have none.
     #[must_use]
     pub const fn boundless() -> Self {
@@ -77,12 +77,12 @@ impl Budget {
 #[error(
     "must be three numbers from 1 to 1,000,000: requests, seconds of execution, seconds of the window (such as 6000,1200,300)"
 )]
-pub struct NoBudget;
+pub struct InvalidLimits;
 
-impl FromStr for Budget {
-    type Err = NoBudget;
+impl FromStr for Limits {
+    type Err = InvalidLimits;
 
-    fn from_str(text: &str) -> Result<Self, NoBudget> {
+    fn from_str(text: &str) -> Result<Self, InvalidLimits> {
         let numbers: Result<Vec<u32>, _> = text.split(',').map(|n| n.trim().parse()).collect();
         match numbers.as_deref() {
             Ok(&[requests, execution, window])
@@ -96,12 +96,12 @@ impl FromStr for Budget {
                     window: Duration::from_secs(window.into()),
                 })
             }
-            _ => Err(NoBudget),
+            _ => Err(InvalidLimits),
         }
     }
 }
 
-impl Budget {
+impl Limits {
     /// Converts usage to time, by which it advances the TAT: how long these calls use up our whole
     /// share of the limits, so that nothing else could be sent. Of the two limits, the one of which
     /// they use more decides.
@@ -147,20 +147,20 @@ impl Budget {
 
 /// The rate limiter state of one user.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Standing {
+pub struct LimiterState {
     /// The pause that Dataverse asked for: nothing is sent before this time. It may have passed;
     /// `None` without a pause.
     pub paused_until: Option<DateTime<Utc>>,
     /// The theoretical arrival time (TAT): capacity is reserved up to this time. It may have
     /// passed; `None` before the first reservation.
-    pub booked_until: Option<DateTime<Utc>>,
+    pub tat: Option<DateTime<Utc>>,
     /// The concurrency that Dataverse suggested last; `None` if it has not.
-    pub suggested: Option<u32>,
+    pub suggested_concurrency: Option<u32>,
     /// Recent refusals that may concern the caller.
     pub refused: RefusalState,
 }
 
-impl Standing {
+impl LimiterState {
     /// Returns until when nothing may be sent; `None` if requests are allowed now.
     #[must_use]
     pub fn pause(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
@@ -171,15 +171,18 @@ impl Standing {
     /// now.
     #[must_use]
     pub fn free_at(&self, owed: TimeDelta, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        let booked = self.booked_until.map(|until| until + owed);
-        self.pause(now).max(booked.filter(|until| *until > now))
+        let reserved = self.tat.map(|until| until + owed);
+        self.pause(now).max(reserved.filter(|until| *until > now))
     }
 
     /// Returns how many batches one invocation runs at the same time.
     #[must_use]
-    pub fn lanes(&self) -> usize {
-        let lanes = self.suggested.unwrap_or(LANES).clamp(1, MOST_LANES);
-        usize::try_from(lanes).unwrap_or(1)
+    pub fn concurrency(&self) -> usize {
+        let concurrency = self
+            .suggested_concurrency
+            .unwrap_or(DEFAULT_CONCURRENCY)
+            .clamp(1, MAX_CONCURRENCY);
+        usize::try_from(concurrency).unwrap_or(1)
     }
 }
 
@@ -193,7 +196,7 @@ pub fn yields(live_waiting: usize, now: DateTime<Utc>) -> Option<DateTime<Utc>> 
 /// Capacity that a batch reserves in advance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[must_use = "settle or cancel every reservation"]
-pub struct Booking {
+pub struct Reservation {
     /// The expected usage of the batch.
     pub expected: TimeDelta,
     /// The usage of the process's earlier batches beyond what they reserved. The capacity is free
@@ -201,7 +204,7 @@ pub struct Booking {
     pub owed: TimeDelta,
 }
 
-impl Booking {
+impl Reservation {
     /// Returns the time by which the reservation advances the user's TAT.
     #[must_use]
     pub fn time(&self) -> TimeDelta {

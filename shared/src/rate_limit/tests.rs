@@ -19,21 +19,21 @@ fn spent(requests: u32, ms: u64) -> Usage {
 
 /// Returns the sizes of the next batches if a batch takes `base` ms and each message `each` ms.
 fn sizes(base: u64, each: u64, target: Duration, batches: usize) -> Vec<usize> {
-    let mut pace = Pace::new(&Budget::default());
-    let mut sizes = vec![pace.size()];
+    let mut batch_size = BatchSize::new(&Limits::default());
+    let mut sizes = vec![batch_size.size()];
     for _ in 0..batches {
-        let took = Duration::from_millis(base + each * pace.size() as u64);
-        pace.adapt(pace.size(), took, target);
-        sizes.push(pace.size());
+        let took = Duration::from_millis(base + each * batch_size.size() as u64);
+        batch_size.adapt(batch_size.size(), took, target);
+        sizes.push(batch_size.size());
     }
     sizes
 }
 
 #[test]
 fn the_documented_limits_are_the_default_and_a_text_can_name_others() {
-    assert_eq!("6000,1200,300".parse(), Ok(Budget::default()));
+    assert_eq!("6000,1200,300".parse(), Ok(Limits::default()));
     assert_eq!(
-        " 200, 40 ,10".parse::<Budget>().unwrap().batch_time(),
+        " 200, 40 ,10".parse::<Limits>().unwrap().batch_time(),
         Duration::from_millis(625)
     );
     for text in [
@@ -47,56 +47,62 @@ fn the_documented_limits_are_the_default_and_a_text_can_name_others() {
         "1,1,1000001",
         "a,b,c",
     ] {
-        assert_eq!(text.parse::<Budget>(), Err(NoBudget), "{text}");
+        assert_eq!(text.parse::<Limits>(), Err(InvalidLimits), "{text}");
     }
 }
 
 #[test]
 fn of_the_two_limits_the_one_counts_that_is_used_up_more() {
-    let budget = Budget::default();
+    let limits = Limits::default();
     // 9.7 of 1,164 seconds of execution in 300 s, and 2 requests.
-    let by_time = budget.taken_by(spent(2, 9_760));
+    let by_time = limits.taken_by(spent(2, 9_760));
     assert_eq!(by_time.num_milliseconds(), 2_500);
     // 97 of 5,820 requests in 300 s, beyond the two of every batch, and each takes little more than
     // its latency.
-    let by_requests = budget.taken_by(spent(99, 99 * 40));
+    let by_requests = limits.taken_by(spent(99, 99 * 40));
     assert_eq!(by_requests.num_milliseconds(), 5_000);
 }
 
 #[test]
 fn history_waits_for_what_is_booked_and_everybody_for_the_pause() {
-    let standing = |paused, booked| Standing {
+    let limiter_state = |paused, reserved| LimiterState {
         paused_until: Some(at(paused)),
-        booked_until: Some(at(booked)),
-        ..Standing::default()
+        tat: Some(at(reserved)),
+        ..LimiterState::default()
     };
     let now = at(0);
-    let free_at = |standing: Standing, owed| standing.free_at(TimeDelta::milliseconds(owed), now);
-    assert_eq!(free_at(standing(-1, 0), 0), None);
-    assert_eq!(free_at(standing(-1, 70), 0), Some(at(70)));
-    assert_eq!(standing(-1, 70).pause(now), None, "live mail does not wait");
-    assert_eq!(free_at(standing(90, 70), 0), Some(at(90)));
-    assert_eq!(free_at(standing(90, 170), 0), Some(at(170)));
-    assert_eq!(standing(90, 170).pause(now), Some(at(90)));
-    assert_eq!(free_at(Standing::default(), 0), None);
+    let free_at = |limiter_state: LimiterState, owed| {
+        limiter_state.free_at(TimeDelta::milliseconds(owed), now)
+    };
+    assert_eq!(free_at(limiter_state(-1, 0), 0), None);
+    assert_eq!(free_at(limiter_state(-1, 70), 0), Some(at(70)));
+    assert_eq!(
+        limiter_state(-1, 70).pause(now),
+        None,
+        "live mail does not wait"
+    );
+    assert_eq!(free_at(limiter_state(90, 70), 0), Some(at(90)));
+    assert_eq!(free_at(limiter_state(90, 170), 0), Some(at(170)));
+    assert_eq!(limiter_state(90, 170).pause(now), Some(at(90)));
+    assert_eq!(free_at(LimiterState::default(), 0), None);
     // Reserved and unused capacity is free; owed usage is not.
-    assert_eq!(free_at(standing(-1, 70), -70), None);
-    assert_eq!(free_at(standing(-1, 70), -20), Some(at(50)));
-    assert_eq!(free_at(standing(-1, 0), 20), Some(at(20)));
-    assert_eq!(free_at(standing(90, 70), -70), Some(at(90)));
+    assert_eq!(free_at(limiter_state(-1, 70), -70), None);
+    assert_eq!(free_at(limiter_state(-1, 70), -20), Some(at(50)));
+    assert_eq!(free_at(limiter_state(-1, 0), 20), Some(at(20)));
+    assert_eq!(free_at(limiter_state(90, 70), -70), Some(at(90)));
 }
 
 #[test]
 fn the_suggestion_sets_how_many_batches_go_at_once_within_reason() {
-    let lanes = |suggested| {
-        let standing = Standing {
-            suggested,
-            ..Standing::default()
+    let concurrency = |suggested_concurrency| {
+        let limiter_state = LimiterState {
+            suggested_concurrency,
+            ..LimiterState::default()
         };
-        standing.lanes()
+        limiter_state.concurrency()
     };
     assert_eq!(
-        [None, Some(0), Some(1), Some(6), Some(500)].map(lanes),
+        [None, Some(0), Some(1), Some(6), Some(500)].map(concurrency),
         [4, 1, 1, 6, 8]
     );
 }
@@ -125,7 +131,7 @@ fn a_batch_grows_to_what_takes_the_target_time_and_stays_there() {
 
 #[test]
 fn the_first_batch_is_as_large_as_one_that_should_take_no_longer_than_the_target() {
-    let first = |budget: &str| Pace::new(&budget.parse().unwrap()).size();
+    let first = |limits: &str| BatchSize::new(&limits.parse().unwrap()).size();
     assert_eq!(
         ["6000,1200,300", "1000,200,50", "200,40,10"].map(first),
         [50, 31, 10]
@@ -134,63 +140,70 @@ fn the_first_batch_is_as_large_as_one_that_should_take_no_longer_than_the_target
 
 #[test]
 fn a_batch_that_timed_out_halves_the_next_one() {
-    let mut pace = Pace::new(&Budget::default());
-    pace.adapt(50, Duration::from_secs(60), Duration::from_secs(10));
-    assert_eq!(pace.size(), 25);
+    let mut batch_size = BatchSize::new(&Limits::default());
+    batch_size.adapt(50, Duration::from_secs(60), Duration::from_secs(10));
+    assert_eq!(batch_size.size(), 25);
 }
 
 #[test]
 fn the_few_messages_at_the_end_of_a_page_do_not_make_batches_larger() {
-    let mut pace = Pace::new(&Budget::default());
-    pace.adapt(3, Duration::from_millis(200), Duration::from_secs(10));
-    assert_eq!(pace.size(), 50);
-    pace.adapt(3, Duration::from_secs(9), Duration::from_secs(10));
-    assert_eq!(pace.size(), 25, "a few slow messages make batches smaller");
+    let mut batch_size = BatchSize::new(&Limits::default());
+    batch_size.adapt(3, Duration::from_millis(200), Duration::from_secs(10));
+    assert_eq!(batch_size.size(), 50);
+    batch_size.adapt(3, Duration::from_secs(9), Duration::from_secs(10));
+    assert_eq!(
+        batch_size.size(),
+        25,
+        "a few slow messages make batches smaller"
+    );
 }
 
 #[test]
 fn what_a_run_took_beyond_its_booking_is_booked_by_the_next_and_what_was_not_used_is_returned() {
-    let budget = Budget::default();
-    let mut pace = Pace::new(&budget);
-    let first = pace.book(100);
-    let taken = budget.taken_by(spent(2, 20_060));
-    pace.settle(&budget, &first, spent(2, 20_060), 100);
-    let second = pace.book(0);
+    let limits = Limits::default();
+    let mut batch_size = BatchSize::new(&limits);
+    let first = batch_size.reserve(100);
+    let taken = limits.taken_by(spent(2, 20_060));
+    batch_size.settle(&limits, &first, spent(2, 20_060), 100);
+    let second = batch_size.reserve(0);
     assert_eq!(first.time() + second.time(), taken);
     // No message of a page had to be written.
-    let third = pace.book(100);
-    pace.settle(&budget, &third, Usage::default(), 0);
-    assert_eq!(third.time() + pace.book(0).time(), TimeDelta::zero());
+    let third = batch_size.reserve(100);
+    batch_size.settle(&limits, &third, Usage::default(), 0);
+    assert_eq!(
+        third.time() + batch_size.reserve(0).time(),
+        TimeDelta::zero()
+    );
 }
 
 #[test]
 fn a_booking_that_was_not_taken_leaves_what_is_owed() {
-    let budget = Budget::default();
-    let mut pace = Pace::new(&budget);
-    let first = pace.book(10);
-    pace.settle(&budget, &first, spent(2, 9_000), 10);
-    let before = pace.clone();
-    let refused = pace.book(50);
-    pace.cancel(&refused);
-    assert_eq!(pace, before);
+    let limits = Limits::default();
+    let mut batch_size = BatchSize::new(&limits);
+    let first = batch_size.reserve(10);
+    batch_size.settle(&limits, &first, spent(2, 9_000), 10);
+    let before = batch_size.clone();
+    let refused = batch_size.reserve(50);
+    batch_size.cancel(&refused);
+    assert_eq!(batch_size, before);
 }
 
 /// Returns the most that is reserved in any window, and the largest reservation, if backfill
 /// batches start one after another, each as soon as it may.
-fn most_in_a_window(budget: &Budget, batches: &[(u64, i64)]) -> (TimeDelta, TimeDelta) {
-    let window = TimeDelta::from_std(budget.window).unwrap();
-    let (mut now, mut booked) = (at(0), at(0) - budget.kept());
+fn most_in_a_window(limits: &Limits, batches: &[(u64, i64)]) -> (TimeDelta, TimeDelta) {
+    let window = TimeDelta::from_std(limits.window).unwrap();
+    let (mut now, mut reserved) = (at(0), at(0) - limits.kept());
     let mut begun: Vec<(DateTime<Utc>, TimeDelta)> = Vec::new();
     let mut largest = TimeDelta::zero();
     for (ms, late) in batches {
-        let standing = Standing {
-            booked_until: Some(booked),
-            ..Standing::default()
+        let limiter_state = LimiterState {
+            tat: Some(reserved),
+            ..LimiterState::default()
         };
-        now = standing.free_at(TimeDelta::zero(), now).unwrap_or(now)
+        now = limiter_state.free_at(TimeDelta::zero(), now).unwrap_or(now)
             + TimeDelta::milliseconds(*late);
-        let takes = budget.taken_by(spent(0, *ms));
-        booked = booked.max(now - budget.kept()) + takes;
+        let takes = limits.taken_by(spent(0, *ms));
+        reserved = reserved.max(now - limits.kept()) + takes;
         begun.push((now, takes));
         largest = largest.max(takes);
     }
@@ -209,10 +222,10 @@ proptest! {
     fn a_size_stays_between_the_smallest_and_the_largest(
         batches in proptest::collection::vec((0_usize..200, 0_u64..200_000), 0..60),
     ) {
-        let mut pace = Pace::new(&Budget::default());
+        let mut batch_size = BatchSize::new(&Limits::default());
         for (messages, ms) in batches {
-            pace.adapt(messages, Duration::from_millis(ms), Duration::from_secs(10));
-            prop_assert!((10..=100).contains(&pace.size()));
+            batch_size.adapt(messages, Duration::from_millis(ms), Duration::from_secs(10));
+            prop_assert!((10..=100).contains(&batch_size.size()));
         }
     }
 
@@ -222,23 +235,23 @@ proptest! {
         ms in 1_u64..200_000,
     ) {
         let target = Duration::from_secs(10);
-        let mut pace = Pace::new(&Budget::default());
+        let mut batch_size = BatchSize::new(&Limits::default());
         for (messages, ms) in before {
-            pace.adapt(messages, Duration::from_millis(ms), target);
+            batch_size.adapt(messages, Duration::from_millis(ms), target);
         }
-        let size = pace.size();
+        let size = batch_size.size();
         let took = Duration::from_millis(ms);
-        pace.adapt(size, took, target);
+        batch_size.adapt(size, took, target);
         if took <= target {
-            prop_assert!(pace.size() >= size);
+            prop_assert!(batch_size.size() >= size);
         } else {
-            prop_assert!(pace.size() <= size);
+            prop_assert!(batch_size.size() <= size);
         }
         if took * 2 <= target {
-            prop_assert!(pace.size() > size || size == 100);
+            prop_assert!(batch_size.size() > size || size == 100);
         }
         if took >= target * 2 {
-            prop_assert!(pace.size() < size || size == 10);
+            prop_assert!(batch_size.size() < size || size == 10);
         }
     }
 
@@ -253,27 +266,27 @@ proptest! {
     fn no_window_holds_more_than_the_share_what_was_kept_and_one_batch(
         batches in proptest::collection::vec((1_u64..12_000, 0_i64..20_000), 1..150),
     ) {
-        let budget = Budget::default();
-        let (most, largest) = most_in_a_window(&budget, &batches);
-        let window = TimeDelta::from_std(budget.window).unwrap();
-        prop_assert!(most <= window + budget.kept() + largest);
+        let limits = Limits::default();
+        let (most, largest) = most_in_a_window(&limits, &batches);
+        let window = TimeDelta::from_std(limits.window).unwrap();
+        prop_assert!(most <= window + limits.kept() + largest);
         // With batches of the longest time, this is below the limits.
-        prop_assert!((window + budget.kept() + largest) * i32::try_from(SHARE_PERCENT).unwrap() / 100 < window);
+        prop_assert!((window + limits.kept() + largest) * i32::try_from(SHARE_PERCENT).unwrap() / 100 < window);
     }
 
     #[test]
     fn whatever_runs_take_is_booked_in_the_end(
         runs in proptest::collection::vec((0_usize..=100, 0_u32..20, 0_u64..20_000, 0_usize..=100), 0..30),
     ) {
-        let budget = Budget::default();
-        let mut pace = Pace::new(&budget);
-        let (mut booked, mut taken) = (TimeDelta::zero(), TimeDelta::zero());
+        let limits = Limits::default();
+        let mut batch_size = BatchSize::new(&limits);
+        let (mut reserved, mut taken) = (TimeDelta::zero(), TimeDelta::zero());
         for (messages, requests, ms, heard_of) in runs {
-            let booking = pace.book(messages);
-            booked += booking.time();
-            taken += budget.taken_by(spent(requests, ms));
-            pace.settle(&budget, &booking, spent(requests, ms), heard_of);
+            let reservation = batch_size.reserve(messages);
+            reserved += reservation.time();
+            taken += limits.taken_by(spent(requests, ms));
+            batch_size.settle(&limits, &reservation, spent(requests, ms), heard_of);
         }
-        prop_assert_eq!(booked + pace.book(0).time(), taken);
+        prop_assert_eq!(reserved + batch_size.reserve(0).time(), taken);
     }
 }

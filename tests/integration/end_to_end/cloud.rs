@@ -421,9 +421,14 @@ impl Cloud {
         let text = |value: &str| AttributeValue::S(value.to_owned());
         let client = dynamo::client(&self.dynamo);
         let item = client.put_item().table_name(TABLE);
-        let item = item.item("pk", text("pause")).item("sk", text("dataverse"));
+        let item = item
+            .item("pk", text("rate_limit"))
+            .item("sk", text("dataverse"));
         let year_2500 = AttributeValue::N("16725225600000".to_owned());
-        item.item("until_ms", year_2500).send().await.unwrap();
+        item.item("paused_until_ms", year_2500)
+            .send()
+            .await
+            .unwrap();
     }
 
     /// Ends the time of every pause, as if it had passed.
@@ -431,7 +436,7 @@ impl Cloud {
         let ledger = dynamo::client(&self.dynamo);
         let items = ledger.scan().table_name(TABLE).send().await.unwrap();
         for mut item in items.items.unwrap() {
-            if let Some(until) = item.get_mut("until_ms") {
+            if let Some(until) = item.get_mut("paused_until_ms") {
                 *until = AttributeValue::N("1".to_owned());
                 let put = ledger.put_item().table_name(TABLE).set_item(Some(item));
                 put.send().await.unwrap();
@@ -470,7 +475,7 @@ impl Cloud {
         dynamo::client(&self.dynamo)
             .delete_item()
             .table_name(TABLE)
-            .key("pk", key("pause"))
+            .key("pk", key("rate_limit"))
             .key("sk", key("dataverse"))
             .send()
             .await

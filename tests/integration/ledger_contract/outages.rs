@@ -5,7 +5,7 @@ use mailverse::ledger::messages::{Ledger, LedgerError};
 use mailverse::ledger::{Claim, ClaimRequest, LEASE, State};
 use serde_json::json;
 
-use super::line::{Fault, Line};
+use super::connection::{Fault, FaultyConnection};
 use super::{Bench, contract, key, now, worker, written};
 
 contract! {
@@ -42,8 +42,8 @@ fn refusal(status: u16, code: &str) -> Fault {
 /// Runs a claim, a settlement and a read whose attempts all meet `fault`. Returns the error text
 /// and the number of attempts of each.
 async fn outages(bench: &Bench, fault: &Fault) -> [(String, usize); 3] {
-    let line = || Line::new(bench, vec![fault.clone(); ALWAYS]);
-    let (claiming, settling, looking) = (line(), line(), line());
+    let connection = || FaultyConnection::new(bench, vec![fault.clone(); ALWAYS]);
+    let (claiming, settling, looking) = (connection(), connection(), connection());
     let (claim, settled, look) = (
         claim(&claiming.ledger, 1)
             .await
@@ -58,7 +58,7 @@ async fn outages(bench: &Bench, fault: &Fault) -> [(String, usize); 3] {
             .expect_err("every attempt of the read fails"),
     );
     [(claim, claiming), (settled, settling), (look, looking)]
-        .map(|(error, line)| (told(&error), ALWAYS - line.left()))
+        .map(|(error, connection)| (told(&error), ALWAYS - connection.left()))
 }
 
 /// Returns the text of an outage, and asserts that it contains nothing that DynamoDB sent or
@@ -149,7 +149,7 @@ async fn a_missing_right_is_named(bench: Bench) {
 async fn a_call_that_was_refused_for_a_moment_is_done_once(bench: Bench) {
     let moment = || {
         let faults = [refusal(400, "ThrottlingException"), Fault::NotReachable];
-        Line::new(&bench, faults).ledger
+        FaultyConnection::new(&bench, faults).ledger
     };
     assert!(claim(&moment(), 1).await.unwrap().is_won());
     assert_eq!(bench.entry().await.attempts, 1);
@@ -159,9 +159,9 @@ async fn a_call_that_was_refused_for_a_moment_is_done_once(bench: Bench) {
 }
 
 async fn a_claim_whose_answer_is_lost_is_won(bench: Bench) {
-    let line = Line::new(&bench, [Fault::LostAnswer]);
-    assert!(claim(&line.ledger, 1).await.unwrap().is_won());
-    assert_eq!(line.left(), 0);
+    let connection = FaultyConnection::new(&bench, [Fault::LostAnswer]);
+    assert!(claim(&connection.ledger, 1).await.unwrap().is_won());
+    assert_eq!(connection.left(), 0);
     let entry = bench.entry().await;
     assert_eq!(entry.held, Some((worker(1), now() + LEASE)));
     assert_eq!(entry.attempts, 2, "the repeated attempt is counted too");
@@ -170,30 +170,30 @@ async fn a_claim_whose_answer_is_lost_is_won(bench: Bench) {
 async fn a_claim_whose_answers_are_all_lost_holds_and_is_won_when_its_worker_asks_again(
     bench: Bench,
 ) {
-    let line = Line::new(&bench, vec![Fault::LostAnswer; 3]);
-    let lost = claim(&line.ledger, 1).await.unwrap_err();
+    let connection = FaultyConnection::new(&bench, vec![Fault::LostAnswer; 3]);
+    let lost = claim(&connection.ledger, 1).await.unwrap_err();
     assert_eq!(told(&lost), "not reachable");
-    assert_eq!(line.left(), 0);
+    assert_eq!(connection.left(), 0);
     let held = Claim::HeldUntil(now() + LEASE);
-    assert_eq!(claim(&line.ledger, 2).await.unwrap(), held);
-    assert!(claim(&line.ledger, 1).await.unwrap().is_won());
+    assert_eq!(claim(&connection.ledger, 2).await.unwrap(), held);
+    assert!(claim(&connection.ledger, 1).await.unwrap().is_won());
 }
 
 async fn a_settlement_whose_answer_is_lost_stands_and_is_recognised(bench: Bench) {
     bench.claim(worker(1), now()).await;
-    let line = Line::new(&bench, [Fault::LostAnswer]);
+    let connection = FaultyConnection::new(&bench, [Fault::LostAnswer]);
     // The repeated attempt finds no claim, but the settlement that it was about to write.
-    settle(&line.ledger).await.unwrap();
-    assert_eq!(line.left(), 0);
+    settle(&connection.ledger).await.unwrap();
+    assert_eq!(connection.left(), 0);
     assert_eq!(bench.entry().await.state, State::Written);
 }
 
 async fn a_settlement_whose_answers_are_all_lost_stands(bench: Bench) {
     bench.claim(worker(1), now()).await;
     let faults = [Fault::LostAnswer, Fault::NotReachable, Fault::NotReachable];
-    let line = Line::new(&bench, faults);
+    let connection = FaultyConnection::new(&bench, faults);
     assert_eq!(
-        told(&settle(&line.ledger).await.unwrap_err()),
+        told(&settle(&connection.ledger).await.unwrap_err()),
         "not reachable"
     );
     assert_eq!(bench.entry().await.state, State::Written);
@@ -201,22 +201,22 @@ async fn a_settlement_whose_answers_are_all_lost_stands(bench: Bench) {
 
 async fn a_look_whose_answer_is_lost_is_repeated(bench: Bench) {
     bench.settled(&written()).await;
-    let line = Line::new(&bench, [Fault::LostAnswer]);
-    let entry = line.ledger.entry(&key()).await.unwrap();
+    let connection = FaultyConnection::new(&bench, [Fault::LostAnswer]);
+    let entry = connection.ledger.entry(&key()).await.unwrap();
     assert_eq!(entry, Some(bench.entry().await));
-    assert_eq!(line.left(), 0);
+    assert_eq!(connection.left(), 0);
 }
 
 async fn a_refusal_without_its_item_tells_a_claim_nothing_and_a_settlement_enough(bench: Bench) {
     let faults = || [refusal(400, "ConditionalCheckFailedException")];
-    let line = Line::new(&bench, faults());
-    let refused = claim(&line.ledger, 1).await.unwrap_err();
+    let connection = FaultyConnection::new(&bench, faults());
+    let refused = claim(&connection.ledger, 1).await.unwrap_err();
     assert_eq!(
         told(&refused),
         "a rejected claim came without the stored item"
     );
-    let line = Line::new(&bench, faults());
-    let error = settle(&line.ledger).await.unwrap_err();
+    let connection = FaultyConnection::new(&bench, faults());
+    let error = settle(&connection.ledger).await.unwrap_err();
     assert!(matches!(error, LedgerError::ClaimLost), "{error:?}");
 }
 
@@ -227,13 +227,13 @@ async fn an_item_of_a_later_build_is_an_outage(bench: Bench) {
         "message": "The conditional request failed",
         "Item": item,
     });
-    let line = Line::new(&bench, [Fault::Answer(400, refused.to_string())]);
-    let claim = claim(&line.ledger, 1).await.unwrap_err();
-    let line = Line::new(
+    let connection = FaultyConnection::new(&bench, [Fault::Answer(400, refused.to_string())]);
+    let claim = claim(&connection.ledger, 1).await.unwrap_err();
+    let connection = FaultyConnection::new(
         &bench,
         [Fault::Answer(200, json!({ "Item": item }).to_string())],
     );
-    let look = line.ledger.entry(&key()).await.unwrap_err();
+    let look = connection.ledger.entry(&key()).await.unwrap_err();
     for error in [claim, look] {
         assert_eq!(told(&error), "an item has no state or an unknown one");
     }

@@ -3,7 +3,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use mailverse::clients::refusal::RefusalState;
 use mailverse::ledger::pauses::{Pause, Scope};
-use mailverse::rate_limit::User;
+use mailverse::rate_limit::ApplicationUser;
 
 use super::{Bench, contract, key_of, now};
 
@@ -23,7 +23,7 @@ fn at(seconds: i64) -> DateTime<Utc> {
 }
 
 fn user() -> Scope {
-    Scope::Dataverse(User::primary())
+    Scope::Dataverse(ApplicationUser::primary())
 }
 
 fn mailbox(grant: &str) -> Scope {
@@ -70,9 +70,13 @@ async fn a_refusal_pauses_everybody_and_says_why(bench: Bench) {
         },
     };
     assert_eq!(bench.pause_of(&user()).await, expected);
-    let standing = bench.ledger.standing(&User::primary()).await.unwrap();
-    assert_eq!(standing.pause(now()), Some(at(60)));
-    assert_eq!(standing.refused, expected.refused);
+    let limiter_state = bench
+        .ledger
+        .limiter_state(&ApplicationUser::primary())
+        .await
+        .unwrap();
+    assert_eq!(limiter_state.pause(now()), Some(at(60)));
+    assert_eq!(limiter_state.refused, expected.refused);
     let listed = bench.ledger.refused().await.unwrap();
     assert_eq!(listed, [("dataverse".to_owned(), expected)]);
 }

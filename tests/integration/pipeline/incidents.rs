@@ -8,7 +8,7 @@ use mailverse::clients::refusal::RefusalState;
 use mailverse::ledger::State;
 use mailverse::ledger::pauses::Scope;
 use mailverse::pipeline::Fate;
-use mailverse::rate_limit::User;
+use mailverse::rate_limit::ApplicationUser;
 use serde_json::json;
 
 use crate::test_organisation::{
@@ -52,8 +52,12 @@ impl TestOrganisation {
     }
 
     async fn refusals(&self) -> RefusalState {
-        let standing = self.pipeline.ledger.standing(&User::primary()).await;
-        standing.unwrap().refused
+        let limiter_state = self
+            .pipeline
+            .ledger
+            .limiter_state(&ApplicationUser::primary())
+            .await;
+        limiter_state.unwrap().refused
     }
 
     async fn all_are_written(&mut self) {

@@ -14,7 +14,7 @@ use mailverse::ledger::State;
 use mailverse::model::sync_request::Trigger;
 use mailverse::pipeline::Fate;
 use mailverse::pipeline::preview::Foreseen;
-use mailverse::rate_limit::User;
+use mailverse::rate_limit::ApplicationUser;
 use serde_json::json;
 
 use crate::test_organisation::{
@@ -322,7 +322,10 @@ async fn while_the_pause_lasts_nobody_asks_dataverse_what_would_become_of_a_mail
         mailverse::clients::nylas::wire::message(&ADA.parse().unwrap(), &message).unwrap();
     let ledger = &organisation.pipeline.ledger;
     let until = organisation.now + TimeDelta::minutes(1);
-    ledger.pause(&User::primary(), until).await.unwrap();
+    ledger
+        .pause(&ApplicationUser::primary(), until)
+        .await
+        .unwrap();
     let run = organisation.begin();
     let previews = organisation
         .pipeline

@@ -10,9 +10,9 @@ use futures_util::future::join_all;
 use mailverse::clients::aws::queue::{MemoryQueue, SyncQueue};
 use mailverse::clients::entra::token_store::TokenStore;
 use mailverse::clients::entra::{Origin, TokenError, TokenSource};
-use mailverse::pipeline::application_users::Identities;
+use mailverse::pipeline::application_users::ApplicationUsers;
 use mailverse::pipeline::{Fate, Handled, Pipeline};
-use mailverse::rate_limit::Budget;
+use mailverse::rate_limit::Limits;
 use secrecy::ExposeSecret;
 use serde_json::json;
 
@@ -20,9 +20,9 @@ use super::{Calls, Office, after, now};
 use crate::test_organisation::{ADA, TestOrganisation, created, mail, waiting, written};
 
 /// Returns one application user whose token is read from this store.
-fn reading(store: TokenStore) -> Identities {
+fn reading(store: TokenStore) -> ApplicationUsers {
     let tokens = TokenSource::new(Origin::Store(store));
-    Identities::new(Budget::default(), tokens, Vec::new())
+    ApplicationUsers::new(Limits::default(), tokens, Vec::new())
 }
 
 /// Two workers of one world, each with its own reader of the stored token.
@@ -40,8 +40,8 @@ impl TwoWorkers {
         let mut other = organisation.another_pipeline().await;
         let (one, first) = office.reader();
         let (two, second) = office.reader();
-        organisation.pipeline.identities = reading(one);
-        other.identities = reading(two);
+        organisation.pipeline.application_users = reading(one);
+        other.application_users = reading(two);
         Self {
             organisation,
             other,
@@ -244,8 +244,8 @@ async fn while_the_store_cannot_be_read_messages_wait_and_all_are_written_afterw
     let (living, _) = workers.office.reader();
     let calls = Calls::default();
     let dead = workers.office.dead_reader(&calls);
-    workers.organisation.pipeline.identities = reading(dead.clone());
-    workers.other.identities = reading(dead);
+    workers.organisation.pipeline.application_users = reading(dead.clone());
+    workers.other.application_users = reading(dead);
     for _ in 0..5 {
         for fate in workers.both().await {
             let told = ("secret token: not reachable", TokenError::WAIT);
@@ -260,8 +260,8 @@ async fn while_the_store_cannot_be_read_messages_wait_and_all_are_written_afterw
         "the store is read once a minute in each process"
     );
     workers.organisation.later(TimeDelta::minutes(5));
-    workers.organisation.pipeline.identities = reading(living.clone());
-    workers.other.identities = reading(living);
+    workers.organisation.pipeline.application_users = reading(living.clone());
+    workers.other.application_users = reading(living);
     for fate in workers.both().await {
         written(&fate);
     }

@@ -241,7 +241,7 @@ async fn each_application_user_is_renewed_for_itself() {
         .unwrap()
         .tokens
         .into_iter()
-        .map(|token| token.identity)
+        .map(|token| token.application_user)
         .collect();
     assert_eq!(names, ["primary", "second"]);
     let before = office.tokens().await;

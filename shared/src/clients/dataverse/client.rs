@@ -28,7 +28,7 @@ pub struct DataverseClient {
     sent: Arc<AtomicU64>,
     pub(crate) names: metadata::table_names::NamesRead,
     pub(crate) lengths: metadata::column_lengths::LengthsRead,
-    pub(crate) pace: lookup_size::Paced,
+    pub(crate) lookup_size: lookup_size::SharedLookupSize,
     caller: Option<Uuid>,
     rehearsal: Option<Rehearsal>,
 }
@@ -46,7 +46,7 @@ impl DataverseClient {
             sent: Arc::default(),
             names: metadata::table_names::NamesRead::default(),
             lengths: metadata::column_lengths::LengthsRead::default(),
-            pace: lookup_size::Paced::default(),
+            lookup_size: lookup_size::SharedLookupSize::default(),
             caller: None,
             rehearsal: None,
         }

@@ -32,17 +32,17 @@ const FIRST: usize = 300;
 
 /// The number of queries per batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Pace {
+struct LookupSize {
     size: usize,
 }
 
-impl Default for Pace {
+impl Default for LookupSize {
     fn default() -> Self {
         Self { size: FIRST }
     }
 }
 
-impl Pace {
+impl LookupSize {
     fn took(&mut self, queries: usize, time: Duration) {
         if time > TARGET {
             let share = TARGET.as_secs_f64() / time.as_secs_f64();
@@ -66,11 +66,11 @@ impl Pace {
 
 /// The batch size that all clones of a client share.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Paced(Arc<Mutex<Pace>>);
+pub(crate) struct SharedLookupSize(Arc<Mutex<LookupSize>>);
 
-impl Paced {
+impl SharedLookupSize {
     // A panic elsewhere leaves the value consistent: each change is one assignment.
-    fn pace(&self) -> MutexGuard<'_, Pace> {
+    fn lookup_size(&self) -> MutexGuard<'_, LookupSize> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -79,7 +79,7 @@ impl DataverseClient {
     /// Returns how many queries the next batch holds at most.
     #[must_use]
     pub fn queries_a_batch(&self) -> usize {
-        self.pace.pace().size
+        self.lookup_size.lookup_size().size
     }
 
     /// Sends as many of these queries as one batch should hold now, from the start of the list.
@@ -98,9 +98,9 @@ impl DataverseClient {
         let answers = self.batch(session, &gets(some)).await;
         let time = session.now().saturating_duration_since(begun);
         match &answers {
-            Ok(_) => self.pace.pace().took(some.len(), time),
+            Ok(_) => self.lookup_size.lookup_size().took(some.len(), time),
             Err(DataverseError::Unavailable { .. }) if time >= TOO_LONG => {
-                self.pace.pace().timed_out(some.len());
+                self.lookup_size.lookup_size().timed_out(some.len());
                 session.note_timeout();
                 tracing::warn!(
                     queries = some.len(),
@@ -119,11 +119,11 @@ mod tests {
     use super::*;
 
     fn after(steps: &[(usize, u64)]) -> usize {
-        let mut pace = Pace::default();
+        let mut lookup_size = LookupSize::default();
         for (queries, milliseconds) in steps {
-            pace.took(*queries, Duration::from_millis(*milliseconds));
+            lookup_size.took(*queries, Duration::from_millis(*milliseconds));
         }
-        pace.size
+        lookup_size.size
     }
 
     #[test]
@@ -150,10 +150,10 @@ mod tests {
 
     #[test]
     fn what_is_not_answered_in_time_is_halved() {
-        let mut pace = Pace::default();
-        pace.timed_out(300);
-        assert_eq!(pace.size, 150);
-        pace.timed_out(1);
-        assert_eq!(pace.size, 1);
+        let mut lookup_size = LookupSize::default();
+        lookup_size.timed_out(300);
+        assert_eq!(lookup_size.size, 150);
+        lookup_size.timed_out(1);
+        assert_eq!(lookup_size.size, 1);
     }
 }

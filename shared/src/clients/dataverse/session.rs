@@ -36,7 +36,7 @@ pub struct Session {
     microseconds: AtomicU64,
     timeouts: AtomicU32,
     /// 0 if Dataverse suggested nothing.
-    suggested: AtomicU32,
+    suggested_concurrency: AtomicU32,
 }
 
 impl Session {
@@ -56,7 +56,7 @@ impl Session {
             requests: AtomicU32::new(0),
             microseconds: AtomicU64::new(0),
             timeouts: AtomicU32::new(0),
-            suggested: AtomicU32::new(0),
+            suggested_concurrency: AtomicU32::new(0),
         }
     }
 
@@ -78,8 +78,9 @@ impl Session {
     /// Returns the latest suggested concurrency: how many requests to send at the same time. `None`
     /// if Dataverse suggested nothing.
     #[must_use]
-    pub fn suggested(&self) -> Option<u32> {
-        Some(self.suggested.load(Ordering::Relaxed)).filter(|suggested| *suggested > 0)
+    pub fn suggested_concurrency(&self) -> Option<u32> {
+        Some(self.suggested_concurrency.load(Ordering::Relaxed))
+            .filter(|suggested_concurrency| *suggested_concurrency > 0)
     }
 
     /// Returns how many `$batch` requests with queries timed out.
@@ -139,11 +140,14 @@ impl Session {
     /// Reads `x-ms-dop-hint`. Its form is inferred: one whole number (Dataverse facts §11.1).
     /// Anything else counts as absent.
     pub(crate) fn read_suggestion(&self, headers: &HeaderMap) {
-        let suggested = headers
+        let suggested_concurrency = headers
             .get("x-ms-dop-hint")
             .and_then(|value| value.to_str().ok()?.trim().parse().ok());
-        if let Some(suggested) = suggested.filter(|suggested| *suggested > 0) {
-            self.suggested.store(suggested, Ordering::Relaxed);
+        if let Some(suggested_concurrency) =
+            suggested_concurrency.filter(|suggested_concurrency| *suggested_concurrency > 0)
+        {
+            self.suggested_concurrency
+                .store(suggested_concurrency, Ordering::Relaxed);
         }
     }
 }

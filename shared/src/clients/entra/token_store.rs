@@ -65,7 +65,7 @@ pub enum TokenStoreError {
 pub struct TokenStore {
     client: Client,
     id: String,
-    identity: Option<String>,
+    application_user: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -84,15 +84,15 @@ impl TokenStore {
         Self {
             client,
             id,
-            identity: None,
+            application_user: None,
         }
     }
 
     /// Returns a reader of another application user's token in the same secret.
     #[must_use]
-    pub fn of(self, identity: String) -> Self {
+    pub fn of(self, application_user: String) -> Self {
         Self {
-            identity: Some(identity),
+            application_user: Some(application_user),
             ..self
         }
     }
@@ -104,7 +104,7 @@ impl TokenStore {
     pub async fn read(&self) -> Result<StoredToken, TokenStoreError> {
         let mut tokens = self.read_all().await?;
         tokens
-            .remove(&self.identity)
+            .remove(&self.application_user)
             .ok_or_else(|| TokenStoreError::NoToken {
                 id: self.id.clone(),
             })
@@ -159,14 +159,14 @@ fn replaced(
     now: DateTime<Utc>,
 ) -> Option<Tokens> {
     let mut tokens = stored.clone();
-    tokens.retain(|identity, _| known.contains(identity));
+    tokens.retain(|application_user, _| known.contains(application_user));
     let mut changed = tokens.len() < stored.len();
-    for (identity, token) in fresh {
-        let newer = tokens.get(identity).is_some_and(|stored| {
+    for (application_user, token) in fresh {
+        let newer = tokens.get(application_user).is_some_and(|stored| {
             stored.requested_at >= token.requested_at && stored.requested_at - now < WRONG_CLOCK
         });
         if !newer {
-            tokens.insert(identity.clone(), token.clone());
+            tokens.insert(application_user.clone(), token.clone());
             changed = true;
         }
     }
@@ -175,31 +175,33 @@ fn replaced(
 
 fn parse(text: &SecretString) -> Tokens {
     let document: Value = serde_json::from_str(text.expose_secret()).unwrap_or_default();
-    let identities = document.get("application_users").and_then(Value::as_object);
-    let further = identities.into_iter().flatten();
+    let application_users = document.get("application_users").and_then(Value::as_object);
+    let further = application_users.into_iter().flatten();
     let all = further.map(|(name, token)| (Some(name.clone()), token));
     all.chain([(None, &document)])
-        .filter_map(|(identity, token)| Some((identity, StoredToken::from_json(token)?)))
+        .filter_map(|(application_user, token)| {
+            Some((application_user, StoredToken::from_json(token)?))
+        })
         .collect()
 }
 
 fn text_of(tokens: &Tokens) -> SecretString {
     let mut document = Map::new();
-    let mut identities = Map::new();
-    for (identity, token) in tokens {
+    let mut application_users = Map::new();
+    for (application_user, token) in tokens {
         let fields = json!({
             "access_token": token.access_token.expose_secret(),
             "expires_at": token.expires_at.timestamp(),
             "requested_at": token.requested_at.timestamp_millis(),
         });
-        match (identity, fields) {
-            (Some(name), fields) => drop(identities.insert(name.clone(), fields)),
+        match (application_user, fields) {
+            (Some(name), fields) => drop(application_users.insert(name.clone(), fields)),
             (None, Value::Object(fields)) => document.extend(fields),
             (None, _) => {}
         }
     }
-    if !identities.is_empty() {
-        document.insert("application_users".to_owned(), identities.into());
+    if !application_users.is_empty() {
+        document.insert("application_users".to_owned(), application_users.into());
     }
     Value::Object(document).to_string().into()
 }

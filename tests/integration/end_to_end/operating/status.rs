@@ -2,7 +2,7 @@
 //! nothing needs attention.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use mailverse::rate_limit::User;
+use mailverse::rate_limit::ApplicationUser;
 use serde_json::json;
 
 use super::{GAVE_UP, REFUSED, THROTTLED, ids, key, refused, released};
@@ -133,7 +133,11 @@ async fn the_json_is_as_the_manual_has_it() {
         .message("m1", TimeDelta::hours(3), Some(refused()))
         .await;
     let pause: DateTime<Utc> = "2100-01-01T00:00:00Z".parse().unwrap();
-    cloud.ledger().pause(&User::primary(), pause).await.unwrap();
+    cloud
+        .ledger()
+        .pause(&ApplicationUser::primary(), pause)
+        .await
+        .unwrap();
     let report = cloud.command(&["status", "--json"]).await.json();
     let since: DateTime<Utc> = report["messages"][0]["since"]
         .as_str()

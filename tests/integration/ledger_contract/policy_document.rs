@@ -1,7 +1,7 @@
 //! Contract of the stored policy document.
 
 use mailverse::ledger::policy_document::{Pushed, StoredPolicy};
-use mailverse::rate_limit::User;
+use mailverse::rate_limit::ApplicationUser;
 
 use super::{Bench, contract, now};
 
@@ -74,7 +74,7 @@ async fn a_document_keeps_off_the_messages(bench: Bench) {
     assert_eq!(
         bench
             .ledger
-            .paused_until(&User::primary(), now())
+            .paused_until(&ApplicationUser::primary(), now())
             .await
             .unwrap(),
         None

@@ -1,4 +1,4 @@
-//! Tests two different messages with the same Message-ID and sender. `end_to_end/reused.rs` does
+//! Tests two different messages with the same Message-ID and sender. `end_to_end/shared_message_ids.rs` does
 //! the same with the compiled functions.
 
 use chrono::TimeDelta;

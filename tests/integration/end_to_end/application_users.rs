@@ -1,7 +1,7 @@
 //! Tests that backfill continues with further application users of Dataverse.
 
 use chrono::{TimeDelta, Utc};
-use mailverse::rate_limit::User;
+use mailverse::rate_limit::ApplicationUser;
 use serde_json::{Value, json};
 
 use super::cloud::{Cloud, GRANT};
@@ -10,9 +10,9 @@ const CLIENT: &str = "33333333-2222-4333-8444-555555555555";
 
 /// Puts a message of today into the mailbox. Returns what a scheduled run with these further users
 /// found and printed.
-async fn scheduled_run(cloud: &Cloud, identities: &str) -> (Value, String) {
+async fn scheduled_run(cloud: &Cloud, application_users: &str) -> (Value, String) {
     cloud.put_mail("m1");
-    let setting = [("DATAVERSE_APPLICATION_USERS", identities.to_owned())];
+    let setting = [("DATAVERSE_APPLICATION_USERS", application_users.to_owned())];
     let mut backfill = cloud.function_with("backfill", &setting).await;
     let planned = cloud.reconcile(&mut backfill, "2026-11-20T06:00:00Z").await;
     (cloud.coverage(&planned).await, backfill.stop().await)
@@ -74,7 +74,10 @@ async fn while_the_primary_user_has_to_pause_history_goes_on_with_another() {
     let (user, token) = second_user(&cloud).await;
     let pause = Utc::now() + TimeDelta::hours(1);
     let ledger = cloud.ledger();
-    ledger.pause(&User::primary(), pause).await.unwrap();
+    ledger
+        .pause(&ApplicationUser::primary(), pause)
+        .await
+        .unwrap();
     let (coverage, printed) = scheduled_run(&cloud, "two").await;
     assert_eq!(coverage["written"], 1, "{coverage}");
     assert_eq!(cloud.emails()[0]["createdby"]["id"], user);

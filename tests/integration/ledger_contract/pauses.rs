@@ -1,7 +1,7 @@
 //! Contract of the pause that all workers observe.
 
 use chrono::TimeDelta;
-use mailverse::rate_limit::User;
+use mailverse::rate_limit::ApplicationUser;
 
 use super::{Bench, contract, now};
 
@@ -16,7 +16,7 @@ async fn nobody_pauses_unless_told_to(bench: Bench) {
     assert_eq!(
         bench
             .ledger
-            .paused_until(&User::primary(), now())
+            .paused_until(&ApplicationUser::primary(), now())
             .await
             .unwrap(),
         None
@@ -25,13 +25,17 @@ async fn nobody_pauses_unless_told_to(bench: Bench) {
 
 async fn a_pause_ends_by_itself(bench: Bench) {
     let until = now() + TimeDelta::seconds(40);
-    bench.ledger.pause(&User::primary(), until).await.unwrap();
+    bench
+        .ledger
+        .pause(&ApplicationUser::primary(), until)
+        .await
+        .unwrap();
     let just_before = until - TimeDelta::milliseconds(1);
     for during in [now(), just_before] {
         assert_eq!(
             bench
                 .ledger
-                .paused_until(&User::primary(), during)
+                .paused_until(&ApplicationUser::primary(), during)
                 .await
                 .unwrap(),
             Some(until)
@@ -40,7 +44,7 @@ async fn a_pause_ends_by_itself(bench: Bench) {
     assert_eq!(
         bench
             .ledger
-            .paused_until(&User::primary(), until)
+            .paused_until(&ApplicationUser::primary(), until)
             .await
             .unwrap(),
         None
@@ -50,12 +54,16 @@ async fn a_pause_ends_by_itself(bench: Bench) {
 async fn a_shorter_pause_does_not_end_a_longer_one(bench: Bench) {
     let longer = now() + TimeDelta::seconds(90);
     for until in [longer, now() + TimeDelta::seconds(20), longer] {
-        bench.ledger.pause(&User::primary(), until).await.unwrap();
+        bench
+            .ledger
+            .pause(&ApplicationUser::primary(), until)
+            .await
+            .unwrap();
     }
     assert_eq!(
         bench
             .ledger
-            .paused_until(&User::primary(), now())
+            .paused_until(&ApplicationUser::primary(), now())
             .await
             .unwrap(),
         Some(longer)
@@ -65,11 +73,15 @@ async fn a_shorter_pause_does_not_end_a_longer_one(bench: Bench) {
 async fn a_new_pause_follows_one_that_ended(bench: Bench) {
     for seconds in [10, 700] {
         let until = now() + TimeDelta::seconds(seconds);
-        bench.ledger.pause(&User::primary(), until).await.unwrap();
+        bench
+            .ledger
+            .pause(&ApplicationUser::primary(), until)
+            .await
+            .unwrap();
         let just_before = until - TimeDelta::seconds(1);
         let paused = bench
             .ledger
-            .paused_until(&User::primary(), just_before)
+            .paused_until(&ApplicationUser::primary(), just_before)
             .await;
         assert_eq!(paused.unwrap(), Some(until));
     }

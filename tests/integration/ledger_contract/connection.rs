@@ -38,19 +38,19 @@ pub(super) enum Fault {
 
 /// A ledger whose attempts meet the faults one by one, in order. After the last fault, attempts
 /// succeed.
-pub(super) struct Line {
+pub(super) struct FaultyConnection {
     pub(super) ledger: Ledger,
     faults: Faults,
 }
 
 type Faults = Arc<Mutex<VecDeque<Fault>>>;
 
-impl Line {
+impl FaultyConnection {
     pub(super) fn new(bench: &Bench, faults: impl IntoIterator<Item = Fault>) -> Self {
         let faults: Faults = Arc::new(Mutex::new(faults.into_iter().collect()));
         // All clients of a process share a token bucket for retries, so this client gets a separate
         // one. Otherwise a test could fail because other tests used up the tokens.
-        let purse = RetryPartition::custom("line").token_bucket(TokenBucket::default());
+        let purse = RetryPartition::custom("connection").token_bucket(TokenBucket::default());
         let config = bench
             .client
             .config()

@@ -8,7 +8,7 @@ use mailverse::clients::aws::queue::MemoryQueue;
 use mailverse::ledger::mailbox_state::Lists;
 use mailverse::ledger::messages::Settlement;
 use mailverse::ledger::{ClaimRequest, ClaimToken};
-use mailverse::rate_limit::{Booking, Budget, User};
+use mailverse::rate_limit::{ApplicationUser, Limits, Reservation};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -143,12 +143,15 @@ async fn a_message_that_fails_alone_is_handed_over_although_others_have_booked_t
     organisation.fail_nylas_at("/attachments/", status(504, "provider_error"));
     let (ledger, now) = (organisation.pipeline.ledger.clone(), organisation.now);
     organisation.before_dataverse_gets(CREATE, async move {
-        let booking = Booking {
+        let reservation = Reservation {
             expected: TimeDelta::minutes(1),
             owed: TimeDelta::zero(),
         };
-        let (user, budget) = (User::primary(), Budget::default());
-        ledger.book(&user, &booking, &budget, now).await.unwrap();
+        let (user, limits) = (ApplicationUser::primary(), Limits::default());
+        ledger
+            .reserve(&user, &reservation, &limits, now)
+            .await
+            .unwrap();
     });
     let history = History::of(&organisation).await;
     let run_id = history.ask(&mut organisation, ADA).await;

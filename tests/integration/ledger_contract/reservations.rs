@@ -1,7 +1,7 @@
 //! Contract of the rate limiter: live mail and backfill reserve the time of a Dataverse user.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use mailverse::rate_limit::{Booking, Budget, Standing, User};
+use mailverse::rate_limit::{ApplicationUser, LimiterState, Limits, Reservation};
 
 use super::{Bench, contract, now};
 
@@ -23,49 +23,59 @@ fn at(seconds: i64) -> DateTime<Utc> {
     now() + TimeDelta::seconds(seconds)
 }
 
-fn booking(expected: i64, owed: i64) -> Booking {
-    Booking {
+fn reservation(expected: i64, owed: i64) -> Reservation {
+    Reservation {
         expected: TimeDelta::seconds(expected),
         owed: TimeDelta::seconds(owed),
     }
 }
 
-async fn live(bench: &Bench, seconds: i64) -> Standing {
-    let booking = booking(seconds, 0);
-    let (user, budget) = (User::primary(), Budget::default());
-    let booked = bench.ledger.book(&user, &booking, &budget, now());
-    booked.await.unwrap()
+async fn live(bench: &Bench, seconds: i64) -> LimiterState {
+    let reservation = reservation(seconds, 0);
+    let (user, limits) = (ApplicationUser::primary(), Limits::default());
+    let reserved = bench.ledger.reserve(&user, &reservation, &limits, now());
+    reserved.await.unwrap()
 }
 
 /// Tries to reserve for backfill. Returns the time up to which capacity is reserved then, or as
 /// `Err` when to try again.
 async fn history(bench: &Bench, seconds: i64, when: i64) -> Result<DateTime<Utc>, DateTime<Utc>> {
-    history_of(bench, &User::primary(), booking(seconds, 0), when).await
+    history_of(
+        bench,
+        &ApplicationUser::primary(),
+        reservation(seconds, 0),
+        when,
+    )
+    .await
 }
 
 async fn history_of(
     bench: &Bench,
-    user: &User,
-    booking: Booking,
+    user: &ApplicationUser,
+    reservation: Reservation,
     when: i64,
 ) -> Result<DateTime<Utc>, DateTime<Utc>> {
-    let budget = Budget::default();
-    let booked = bench
+    let limits = Limits::default();
+    let reserved = bench
         .ledger
-        .book_if_free(user, &booking, &budget, at(when))
+        .try_reserve(user, &reservation, &limits, at(when))
         .await;
-    booked
+    reserved
         .unwrap()
-        .map(|standing| standing.booked_until.unwrap())
+        .map(|limiter_state| limiter_state.tat.unwrap())
 }
 
 async fn live_mail_books_whatever_is_booked_and_is_told_how_it_stands(bench: Bench) {
-    assert_eq!(live(&bench, 10).await.booked_until, Some(at(10)));
+    assert_eq!(live(&bench, 10).await.tat, Some(at(10)));
     let pause = at(50);
-    bench.ledger.pause(&User::primary(), pause).await.unwrap();
-    let standing = live(&bench, 5).await;
-    assert_eq!(standing.booked_until, Some(at(15)));
-    assert_eq!(standing.pause(now()), Some(pause));
+    bench
+        .ledger
+        .pause(&ApplicationUser::primary(), pause)
+        .await
+        .unwrap();
+    let limiter_state = live(&bench, 5).await;
+    assert_eq!(limiter_state.tat, Some(at(15)));
+    assert_eq!(limiter_state.pause(now()), Some(pause));
 }
 
 async fn history_books_only_when_what_was_booked_has_passed(bench: Bench) {
@@ -94,24 +104,24 @@ async fn time_that_nobody_booked_is_kept_for_a_while(bench: Bench) {
 }
 
 async fn history_does_not_book_during_a_pause(bench: Bench) {
-    let user = User::primary();
+    let user = ApplicationUser::primary();
     bench.ledger.pause(&user, at(40)).await.unwrap();
     assert_eq!(history(&bench, 1, 0).await, Err(at(40)));
-    let standing = bench.ledger.standing(&user).await.unwrap();
-    assert_eq!(standing.booked_until, None);
+    let limiter_state = bench.ledger.limiter_state(&user).await.unwrap();
+    assert_eq!(limiter_state.tat, None);
     assert_eq!(history(&bench, 1, 40).await, Ok(at(38)));
 }
 
 async fn what_was_not_used_can_be_returned(bench: Bench) {
     live(&bench, 30).await;
-    assert_eq!(live(&bench, -25).await.booked_until, Some(at(5)));
+    assert_eq!(live(&bench, -25).await.tat, Some(at(5)));
     assert_eq!(history(&bench, 1, 5).await, Ok(at(6)));
 }
 
 async fn history_need_not_wait_for_what_its_own_process_has_not_used(bench: Bench) {
-    let user = User::primary();
+    let user = ApplicationUser::primary();
     live(&bench, 10).await;
-    let returns = booking(4, -3);
+    let returns = reservation(4, -3);
     assert_eq!(history_of(&bench, &user, returns, 6).await, Err(at(7)));
     assert_eq!(history_of(&bench, &user, returns, 7).await, Ok(at(11)));
     assert_eq!(
@@ -122,16 +132,16 @@ async fn history_need_not_wait_for_what_its_own_process_has_not_used(bench: Benc
 }
 
 async fn history_waits_for_what_its_own_process_owes(bench: Bench) {
-    let user = User::primary();
+    let user = ApplicationUser::primary();
     live(&bench, 10).await;
-    let owes = booking(4, 3);
+    let owes = reservation(4, 3);
     assert_eq!(history_of(&bench, &user, owes, 12).await, Err(at(13)));
     assert_eq!(history_of(&bench, &user, owes, 13).await, Ok(at(17)));
 }
 
 async fn nothing_is_booked_for_longer_ahead_than_a_window(bench: Bench) {
     live(&bench, 299).await;
-    assert_eq!(live(&bench, 1).await.booked_until, Some(at(300)));
+    assert_eq!(live(&bench, 1).await.tat, Some(at(300)));
     live(&bench, 1_000).await;
     assert_eq!(history(&bench, 4, 299).await, Err(at(300)));
     assert_eq!(history(&bench, 4, 300).await, Ok(at(304)));
@@ -139,14 +149,17 @@ async fn nothing_is_booked_for_longer_ahead_than_a_window(bench: Bench) {
 
 async fn each_user_has_a_time_of_its_own(bench: Bench) {
     live(&bench, 30).await;
-    let other = User::named("two".to_owned());
+    let other = ApplicationUser::named("two".to_owned());
     assert_eq!(history(&bench, 1, 0).await, Err(at(30)));
     assert_eq!(
-        history_of(&bench, &other, booking(7, 0), 0).await,
+        history_of(&bench, &other, reservation(7, 0), 0).await,
         Ok(at(4))
     );
     bench.ledger.pause(&other, at(90)).await.unwrap();
-    let paused = bench.ledger.paused_until(&User::primary(), now()).await;
+    let paused = bench
+        .ledger
+        .paused_until(&ApplicationUser::primary(), now())
+        .await;
     assert_eq!(paused.unwrap(), None);
     let paused = bench.ledger.paused_until(&other, now()).await;
     assert_eq!(paused.unwrap(), Some(at(90)));
@@ -162,15 +175,19 @@ async fn of_two_that_find_the_time_free_one_books_first(bench: Bench) {
 }
 
 async fn a_suggestion_is_kept_and_leaves_the_rest_alone(bench: Bench) {
-    let user = User::primary();
+    let user = ApplicationUser::primary();
     live(&bench, 30).await;
     bench.ledger.pause(&user, at(20)).await.unwrap();
-    bench.ledger.keep_suggestion(&user, 6, now()).await.unwrap();
-    let expected = Standing {
+    bench
+        .ledger
+        .store_suggested_concurrency(&user, 6, now())
+        .await
+        .unwrap();
+    let expected = LimiterState {
         paused_until: Some(at(20)),
-        booked_until: Some(at(30)),
-        suggested: Some(6),
-        ..Standing::default()
+        tat: Some(at(30)),
+        suggested_concurrency: Some(6),
+        ..LimiterState::default()
     };
-    assert_eq!(bench.ledger.standing(&user).await.unwrap(), expected);
+    assert_eq!(bench.ledger.limiter_state(&user).await.unwrap(), expected);
 }

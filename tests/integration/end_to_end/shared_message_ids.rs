@@ -312,7 +312,7 @@ async fn a_row_of_another_client_that_comes_first_is_adopted_where_it_is_the_mai
         assert_eq!(carrier, theirs);
         assert!(note.unwrap().starts_with("written by another client"));
     } else {
-        // Both rows exist until a listing shows the message again (`pipeline/theirs.rs`).
+        // Both rows exist until a listing shows the message again (`pipeline/reconcile.rs`).
         assert_eq!(story.rows().len(), 2);
     }
     story.cloud.lose_ledger().await;

@@ -13,7 +13,7 @@ use mailverse::ledger::ClaimToken;
 use mailverse::model::sync_request::Trigger;
 use mailverse::pipeline::backfill_page::Page;
 use mailverse::pipeline::{Pipeline, Run, Work};
-use mailverse::rate_limit::{Booking, Budget, User};
+use mailverse::rate_limit::{ApplicationUser, Limits, Reservation};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -71,7 +71,7 @@ fn begin_by(clock: &Clock) -> Run {
         begun: by_the_services_clock(),
         clock: by_the_services_clock,
         deadline: clock.now() + TimeDelta::hours(1),
-        identity: 0,
+        application_user: 0,
         jitter_percent: 0,
     }
 }
@@ -126,8 +126,11 @@ async fn requests_at(operation_ms: u64) -> u64 {
     dataverse.set_setting(Setting::ParallelismHint(1));
     let ledger = organisation.pipeline.ledger.clone();
     let clock = stop_clock(&organisation, operation_ms);
-    let user = User::primary();
-    ledger.keep_suggestion(&user, 1, clock.now()).await.unwrap();
+    let user = ApplicationUser::primary();
+    ledger
+        .store_suggested_concurrency(&user, 1, clock.now())
+        .await
+        .unwrap();
     let work = page(&organisation, 200);
     let queue = MemoryQueue::default();
     let page = organisation
@@ -156,14 +159,14 @@ async fn batches_shrink_while_dataverse_is_slow_but_not_below_ten_messages() {
 async fn a_page_waits_for_its_turn_when_that_is_near_and_time_passes() {
     let mut organisation = TestOrganisation::start().await;
     let work = page(&organisation, 30);
-    let booking = Booking {
+    let reservation = Reservation {
         expected: TimeDelta::milliseconds(20),
         owed: TimeDelta::zero(),
     };
     let ledger = organisation.pipeline.ledger.clone();
-    let (user, budget) = (User::primary(), Budget::default());
+    let (user, limits) = (ApplicationUser::primary(), Limits::default());
     ledger
-        .book(&user, &booking, &budget, organisation.now)
+        .reserve(&user, &reservation, &limits, organisation.now)
         .await
         .unwrap();
     let run = organisation.begin();
@@ -193,16 +196,16 @@ async fn a_page_waits_for_its_turn_when_that_is_near_and_time_passes() {
 #[tokio::test]
 async fn live_mail_does_not_wait_for_what_history_has_booked() {
     let mut organisation = TestOrganisation::start().await;
-    let user = User::primary();
+    let user = ApplicationUser::primary();
     let far = TimeDelta::minutes(4);
-    let booking = Booking {
+    let reservation = Reservation {
         expected: far,
         owed: TimeDelta::zero(),
     };
     let ledger = &organisation.pipeline.ledger;
-    let budget = Budget::default();
-    let booked = ledger.book(&user, &booking, &budget, organisation.now);
-    booked.await.unwrap();
+    let limits = Limits::default();
+    let reserved = ledger.reserve(&user, &reservation, &limits, organisation.now);
+    reserved.await.unwrap();
     let work = page(&organisation, 3);
     let run = organisation.begin();
     let left = history(&organisation.pipeline, work, run)
@@ -233,19 +236,19 @@ async fn live_mail_does_not_wait_for_what_history_has_booked() {
 async fn what_a_delivery_books_and_does_not_need_the_next_one_returns() {
     let mut organisation = TestOrganisation::start().await;
     page(&organisation, 1);
-    let mut booked = Vec::new();
+    let mut reserved = Vec::new();
     for _ in 0..3 {
         // The first delivery settles the message, so the others send nothing to Dataverse.
         written(&organisation.deliver_one(ADA, "m0").await);
-        let standing = organisation
+        let limiter_state = organisation
             .pipeline
             .ledger
-            .standing(&User::primary())
+            .limiter_state(&ApplicationUser::primary())
             .await;
-        booked.push(standing.unwrap().booked_until.unwrap());
+        reserved.push(limiter_state.unwrap().tat.unwrap());
     }
     // The second delivery reserved capacity for a message and used none. The third returns it.
-    assert_eq!(booked[2], booked[1]);
+    assert_eq!(reserved[2], reserved[1]);
 }
 
 #[tokio::test]
@@ -278,14 +281,14 @@ async fn history_makes_room_while_live_mail_waits_in_its_queue() {
 #[tokio::test]
 async fn history_stops_at_a_429_and_brings_the_rest_of_the_page_untouched() {
     let mut organisation = TestOrganisation::start().await;
-    organisation.keep_to(Budget::boundless());
+    organisation.keep_to(Limits::boundless());
     organisation.fail_dataverse_at(CREATE, throttled("0x80072321", 77));
     // One batch at a time.
-    let user = User::primary();
+    let user = ApplicationUser::primary();
     organisation
         .pipeline
         .ledger
-        .keep_suggestion(&user, 1, organisation.now)
+        .store_suggested_concurrency(&user, 1, organisation.now)
         .await
         .unwrap();
     let work = page(&organisation, 100);
@@ -309,7 +312,7 @@ async fn history_stops_at_a_429_and_brings_the_rest_of_the_page_untouched() {
 #[tokio::test]
 async fn as_many_batches_are_under_way_as_dataverse_suggests() {
     let mut organisation = TestOrganisation::start().await;
-    organisation.keep_to(Budget::boundless());
+    organisation.keep_to(Limits::boundless());
     let dataverse = organisation.emulators.dataverse().clone();
     dataverse.set_setting(Setting::ParallelismHint(2));
     // The first answer contains the suggestion.
