@@ -41,7 +41,7 @@ struct Life {
 struct Settled {
     state: String,
     reason: String,
-    gave_up: bool,
+    claimable: bool,
 }
 
 /// States by folder, which a message can leave: the policy rules that a later change of the message
@@ -100,11 +100,11 @@ impl History {
                 }
                 life.holder = None;
                 let reason = text(call, "reason").unwrap_or_default().to_owned();
-                let gave_up = value(call, "gave_up").is_some();
+                let claimable = value(call, "claimable").is_some();
                 life.settled = (state != "waiting").then_some(Settled {
                     state,
                     reason,
-                    gave_up,
+                    claimable,
                 });
             }
         }
@@ -149,7 +149,7 @@ impl History {
 
 impl Settled {
     fn may_be_claimed(&self) -> bool {
-        (self.state == "dead" && self.gave_up)
+        (self.state == "dead" && self.claimable)
             || (self.state == "skipped" && BY_PLACE.contains(&self.reason.as_str()))
     }
 }

@@ -161,14 +161,14 @@ fn internal() -> Settlement {
 fn dead() -> Settlement {
     Settlement::Dead {
         reason: "0x80044331".to_owned(),
-        gave_up: false,
+        claimable: false,
     }
 }
 
 fn given_up() -> Settlement {
     Settlement::Dead {
         reason: "gave up after 10 failures".to_owned(),
-        gave_up: true,
+        claimable: true,
     }
 }
 

@@ -13,12 +13,12 @@ use crate::terminal::printable;
 
 /// Returns the stored state and decision of a message, never with addresses.
 ///
-/// If our row was replaced by another client's row, `decision.row` is `gave_way` instead of `ours`.
+/// If our row was replaced by another client's row, `decision.row` is `replaced_row` instead of `ours`.
 pub(super) fn json(kept: &Kept) -> Value {
     // Passed through as it is stored, so that fields of a later build are not lost.
     let decision = kept.decision.as_deref();
     let mut decision: Option<Value> = decision.and_then(|text| serde_json::from_str(text).ok());
-    if kept.gave_way.is_some()
+    if kept.replaced_row.is_some()
         && let Some(row) = decision.as_mut().and_then(|it| it.get_mut("row"))
         && *row == json!(DecidedRow::Ours)
     {
@@ -28,14 +28,14 @@ pub(super) fn json(kept: &Kept) -> Value {
         "grant_id": kept.key.grant_id,
         "message_id": kept.key.message_id,
         "state": kept.entry.state.as_str(),
-        "given_up": kept.entry.gave_up,
+        "given_up": kept.entry.claimable,
         "reason": kept.entry.reason,
         "attempts": kept.entry.attempts,
         "since": kept.since.map(rfc3339),
         "until": kept.until.map(rfc3339),
         "changed_at": kept.changed_at.map(rfc3339),
         "activity_id": kept.entry.activity_id,
-        "gave_way": kept.gave_way,
+        "gave_way": kept.replaced_row,
         "decision": decision,
     })
 }
@@ -50,7 +50,7 @@ pub(super) fn print(out: &mut impl Write, kept: &Kept, names: &Names) -> io::Res
     if let Some(row) = kept.entry.activity_id {
         line(out, "row", &format!("email {row}"))?;
     }
-    if let Some(ours) = kept.gave_way {
+    if let Some(ours) = kept.replaced_row {
         let text = format!("written by another client; it replaced our email {ours}");
         line(out, "", &text)?;
     }
@@ -69,7 +69,7 @@ pub(super) fn print(out: &mut impl Write, kept: &Kept, names: &Names) -> io::Res
 fn state(kept: &Kept) -> String {
     let entry = &kept.entry;
     let mut text = entry.state.as_str().to_owned();
-    if entry.state == State::Dead && entry.gave_up {
+    if entry.state == State::Dead && entry.claimable {
         text.push_str(" (given up)");
     }
     let times = [

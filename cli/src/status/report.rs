@@ -47,7 +47,7 @@ impl Report {
                 "grant_id": one.key.grant_id,
                 "message_id": one.key.message_id,
                 "state": one.entry.state.as_str(),
-                "given_up": one.entry.gave_up,
+                "given_up": one.entry.claimable,
                 "since": rfc3339(one.since),
                 "attempts": one.entry.attempts,
                 "reason": one.entry.reason,
@@ -157,7 +157,7 @@ fn refused_line(who: &str, pause: &Pause) -> String {
 }
 
 fn cells(one: &Attention) -> [String; 4] {
-    let state = match (one.entry.state, one.entry.gave_up) {
+    let state = match (one.entry.state, one.entry.claimable) {
         (State::Dead, false) => "dead\nrefused",
         (State::Dead, true) => "dead\ngiven up",
         (state, _) => state.as_str(),

@@ -101,11 +101,11 @@ impl Schedule {
         }
     }
 
-    /// Returns the time from which a mailbox is listed, in Unix seconds. `listed_until` is its
+    /// Returns the time from which a mailbox is listed, in Unix seconds. `watermark` is its
     /// watermark.
     #[must_use]
-    pub fn received_after(&self, listed_until: Option<DateTime<Utc>>) -> i64 {
-        let since = match (self.days, listed_until) {
+    pub fn received_after(&self, watermark: Option<DateTime<Utc>>) -> i64 {
+        let since = match (self.days, watermark) {
             // Never after the watermark, because this list advances it too.
             (Some(days), until) => {
                 let since = self.time - TimeDelta::days(days);
@@ -181,7 +181,7 @@ impl<Q: SyncQueue> Backfill<Q> {
             self.queue_body(parked.clone()).await?;
             self.pipeline.ledger.unpark(&grant.id, &parked).await?;
         }
-        let received_after = schedule.received_after(record.listed_until);
+        let received_after = schedule.received_after(record.watermark);
         // A late or repeated run covers only the time up to which it was scheduled.
         let now = schedule.time.min(now);
         let task = Task::new(run_id, schedule.kind(), grant, received_after, now);

@@ -367,7 +367,7 @@ impl<Q: SyncQueue> Backfill<Q> {
             && let Some(until) = DateTime::from_timestamp(task.planned_at, 0)
         {
             let ledger = &self.pipeline.ledger;
-            ledger.listed_until(&task.grant_id, until).await?;
+            ledger.watermark(&task.grant_id, until).await?;
         }
         Ok(())
     }

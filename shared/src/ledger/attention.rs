@@ -141,10 +141,10 @@ impl Ledger {
             .table_name(&self.table)
             .set_key(Some(item_key(key)))
             .update_expression(
-                "SET #state = :waiting, attention = :waiting, retry_at_ms = :retry_at REMOVE gave_up",
+                "SET #state = :waiting, attention = :waiting, retry_at_ms = :retry_at REMOVE claimable",
             )
             .condition_expression(
-                "#state = :dead AND gave_up = :true AND attribute_not_exists(claim_token)",
+                "#state = :dead AND claimable = :true AND attribute_not_exists(claim_token)",
             )
             .expression_attribute_names("#state", "state")
             .expression_attribute_values(":waiting", text(State::Waiting.as_str()))
@@ -167,7 +167,7 @@ impl Ledger {
             .update_item()
             .table_name(&self.table)
             .set_key(Some(item_key(key)))
-            .update_expression("SET gave_up = :true REMOVE awaits_dead_letter")
+            .update_expression("SET claimable = :true REMOVE awaits_dead_letter")
             .condition_expression("#state = :dead")
             .expression_attribute_names("#state", "state")
             .expression_attribute_values(":dead", text(State::Dead.as_str()))

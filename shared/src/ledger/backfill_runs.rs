@@ -6,7 +6,7 @@
 //! | --- | --- | --- |
 //! | `pk` | S | `run#` and the run's id |
 //! | `sk` | S | `run` |
-//! | `asked_for` | S | the request, as JSON: times and a flag |
+//! | `request` | S | the request, as JSON: times and a flag |
 //! | `expires_at` | N | when the table's TTL may remove the item, Unix seconds |
 //!
 //! and one for each mailbox of a run, whether an operator or the schedule started it:
@@ -276,8 +276,9 @@ impl Ledger {
             .update_item()
             .table_name(&self.table)
             .set_key(Some(run_key(run_id)))
-            .update_expression("SET asked_for = :asked, expires_at = :expiry")
-            .expression_attribute_values(":asked", text(request))
+            .update_expression("SET #request = :request, expires_at = :expiry")
+            .expression_attribute_names("#request", "request")
+            .expression_attribute_values(":request", text(request))
             .expression_attribute_values(":expiry", seconds(now + KEPT));
         took_effect(call.send().await).map(drop)
     }
@@ -313,7 +314,7 @@ impl Ledger {
                     })?;
                     tasks.push((grant, read_progress(&item)?));
                 }
-                None => request = text_of(&item, "asked_for").map(str::to_owned),
+                None => request = text_of(&item, "request").map(str::to_owned),
             }
         }
         Ok(request.map(|request| (request, tasks)))

@@ -106,7 +106,7 @@ pub struct Entry {
     /// Since when it has been waiting or dead; `None` in the other two states.
     pub since: Option<DateTime<Utc>>,
     /// Dead only because its attempts ran out, or during its last attempt. It may be claimed again.
-    pub gave_up: bool,
+    pub claimable: bool,
     /// Its attempts ran out while its queue message had deliveries left. Those deliveries do not
     /// claim it, so that the queue moves the message to its dead-letter queue.
     pub awaits_dead_letter: bool,
@@ -228,7 +228,7 @@ pub fn decide_claim(existing: Option<&Entry>, request: &ClaimRequest) -> Claim {
         since: entry.since.unwrap_or(request.now),
     };
     let unfinished = entry.state == State::Waiting
-        || (entry.gave_up && !(entry.awaits_dead_letter && request.redelivery));
+        || (entry.claimable && !(entry.awaits_dead_letter && request.redelivery));
     match entry.held {
         Some((holder, until)) if unfinished && holder != request.token && until > request.now => {
             Claim::HeldUntil(until)
@@ -251,7 +251,7 @@ mod tests {
             attempts: 1,
             failures: 1,
             since: None,
-            gave_up: false,
+            claimable: false,
             awaits_dead_letter: false,
             reason: None,
             activity_id: None,
@@ -303,7 +303,7 @@ mod tests {
             assert_eq!(decide(&skipped, false), Claim::Settled(skipped.clone()));
         }
         let given_up = Entry {
-            gave_up: true,
+            claimable: true,
             ..entry(State::Dead, None)
         };
         assert!(decide(&given_up, false).is_won());
@@ -328,7 +328,7 @@ mod tests {
             "a redrive allowed the claim"
         );
         let tried_for_the_last_time = |until| Entry {
-            gave_up: true,
+            claimable: true,
             ..entry(State::Dead, Some((other, until)))
         };
         assert_eq!(

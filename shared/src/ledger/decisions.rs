@@ -1,9 +1,9 @@
 //! Everything that the ledger stores about a message, for operators who ask why, and the rules for
 //! storing its decision record ([`crate::decision_record`]).
 //!
-//! The attribute `tried` is the attempted decision: the one by which the row may have been written.
+//! The attribute `attempted_decision` holds the decision by which the row may have been written.
 //!
-//! | Settled as | `decision` | `tried` |
+//! | Settled as | `decision` | `attempted_decision` |
 //! | --- | --- | --- |
 //! | anything, without a record | unchanged | unchanged |
 //! | `waiting`, after the row may have been written | unchanged | set to this record |
@@ -12,7 +12,7 @@
 //! | `dead`, before that | set to this record | unchanged |
 //! | `skipped` | set to this record | removed |
 //! | `written`, by this decision | set to this record | removed |
-//! | `written`, because the row existed already | set to `tried` if there is one, else to this record | removed |
+//! | `written`, because the row existed already | set to `attempted_decision` if there is one, else to this record | removed |
 //!
 //! So if the response to a write was lost, the row is explained by the decision that wrote it, not
 //! by the later one that found it. A claim changes neither attribute.
@@ -58,7 +58,7 @@ pub struct Decided {
 pub(super) struct Keep {
     /// Assignments; empty if the update does not change the record.
     pub(super) set: &'static str,
-    /// Whether the update removes `tried`.
+    /// Whether the update removes `attempted_decision`.
     pub(super) forget_tried: bool,
 }
 
@@ -66,10 +66,14 @@ impl Decided {
     /// Looks up the table in the module's documentation.
     pub(super) const fn keep(&self, state: State) -> Keep {
         let set = match (state, self.row) {
-            (State::Waiting, DecidedRow::Ours) => "tried = :decision",
+            (State::Waiting, DecidedRow::Ours) => "attempted_decision = :decision",
             (State::Waiting, DecidedRow::None | DecidedRow::Found) => "",
-            (State::Dead, DecidedRow::Ours) => "decision = :decision, tried = :decision",
-            (State::Written, DecidedRow::Found) => "decision = if_not_exists(tried, :decision)",
+            (State::Dead, DecidedRow::Ours) => {
+                "decision = :decision, attempted_decision = :decision"
+            }
+            (State::Written, DecidedRow::Found) => {
+                "decision = if_not_exists(attempted_decision, :decision)"
+            }
             (State::Dead | State::Written | State::Skipped, _) => "decision = :decision",
         };
         Keep {
@@ -93,7 +97,7 @@ pub struct Kept {
     /// The time of the last write.
     pub changed_at: Option<DateTime<Utc>>,
     /// Our row that held it, if another client's row has replaced it.
-    pub gave_way: Option<ActivityId>,
+    pub replaced_row: Option<ActivityId>,
     /// Its decision record: the settled one or, while it waits, the attempted one if there is one.
     pub decision: Option<String>,
 }
@@ -110,7 +114,9 @@ impl Ledger {
         let time = |name| number(item, name).and_then(DateTime::from_timestamp_millis);
         let entry = read_entry(item)?;
         let record = match entry.state {
-            State::Waiting => text_of(item, "tried").or_else(|| text_of(item, "decision")),
+            State::Waiting => {
+                text_of(item, "attempted_decision").or_else(|| text_of(item, "decision"))
+            }
             State::Written | State::Skipped | State::Dead => text_of(item, "decision"),
         };
         Ok(Some(Kept {
@@ -121,7 +127,7 @@ impl Ledger {
                 .map(|(_, until)| until)
                 .or_else(|| time("retry_at_ms")),
             changed_at: time("changed_at_ms"),
-            gave_way: text_of(item, "gave_way")
+            replaced_row: text_of(item, "replaced_row")
                 .and_then(|text| text.parse().ok())
                 .map(ActivityId::new),
             decision: record.map(str::to_owned),

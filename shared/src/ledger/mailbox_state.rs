@@ -4,7 +4,7 @@
 //! | Attribute | Type | Meaning |
 //! | --- | --- | --- |
 //! | `pk`, `sk` | S | `mailbox#` and the grant id; `backfill`. A second item, `history`, has only the lease of operators' tasks |
-//! | `listed_until_ms` | N | the watermark: every message up to this time was listed and has a state, Unix milliseconds |
+//! | `watermark_ms` | N | the watermark: every message up to this time was listed and has a state, Unix milliseconds |
 //! | `lease_task` | S | the task that holds the mailbox |
 //! | `lease_token` | S | the token of the worker that runs the task; absent while the task is on the queue |
 //! | `lease_until_ms` | N | the end of the lease, Unix milliseconds |
@@ -39,7 +39,7 @@ pub const TASK_LEASE: TimeDelta = TimeDelta::seconds(900);
 pub struct MailboxRecord {
     /// The watermark: every message up to this time was listed and has a state. `None` if the
     /// mailbox was never listed completely.
-    pub listed_until: Option<DateTime<Utc>>,
+    pub watermark: Option<DateTime<Utc>>,
     /// Tasks that wait until the mailbox is signed in again.
     pub parked: Vec<String>,
 }
@@ -79,8 +79,7 @@ impl Ledger {
             };
             let parked = item.get("parked").and_then(|value| value.as_ss().ok());
             let record = MailboxRecord {
-                listed_until: number(&item, "listed_until_ms")
-                    .and_then(DateTime::from_timestamp_millis),
+                watermark: number(&item, "watermark_ms").and_then(DateTime::from_timestamp_millis),
                 parked: parked.cloned().unwrap_or_default(),
             };
             records.insert(grant, record);
@@ -160,7 +159,7 @@ impl Ledger {
     ///
     /// # Errors
     /// [`LedgerError::Unavailable`]: the next run lists more than necessary.
-    pub async fn listed_until(
+    pub async fn watermark(
         &self,
         grant: &GrantId,
         until: DateTime<Utc>,
@@ -170,10 +169,8 @@ impl Ledger {
             .update_item()
             .table_name(&self.table)
             .set_key(Some(item_key(grant)))
-            .update_expression("SET listed_until_ms = :until")
-            .condition_expression(
-                "attribute_not_exists(listed_until_ms) OR listed_until_ms < :until",
-            )
+            .update_expression("SET watermark_ms = :until")
+            .condition_expression("attribute_not_exists(watermark_ms) OR watermark_ms < :until")
             .expression_attribute_values(":until", milliseconds(until));
         took_effect(call.send().await).map(drop)
     }

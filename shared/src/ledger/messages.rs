@@ -11,15 +11,15 @@
 //! | `retry_at_ms` | N | when the queue delivers the message again, Unix milliseconds; only while released |
 //! | `attempts` | N | how often the message was claimed |
 //! | `failures` | N | how many attempts failed or did not finish. A claim counts its attempt in advance; settling it as postponed subtracts it again. Absent when written, skipped or settled as dead |
-//! | `gave_up` | BOOL | while dead: its attempts ran out, or the last one is running; it may be claimed again |
-//! | `awaits_dead_letter` | BOOL | while `gave_up`: the deliveries that its queue message has left do not claim it |
+//! | `claimable` | BOOL | while dead: its attempts ran out, or the last one is running; it may be claimed again |
+//! | `awaits_dead_letter` | BOOL | while `claimable`: the deliveries that its queue message has left do not claim it |
 //! | `attention` | S | `waiting` or `dead`, like `state`; absent in the other two states. Key of the sparse index ([`super::attention`]) |
 //! | `since_ms` | N | since when it has been waiting or dead, Unix milliseconds; present together with `attention` |
 //! | `reason` | S | the rule, the error or the omissions, without content |
 //! | `activity_id` | S | the row in Dataverse, once written. Key of the index by row ([`super::decisions`]) |
-//! | `gave_way` | S | our row that held the message, if another client's row has replaced it ([`super::survivor`]) |
+//! | `replaced_row` | S | our row that held the message, if another client's row has replaced it ([`super::survivor`]) |
 //! | `decision` | S | the decision record, as JSON without content ([`crate::decision_record`]); in a final state |
-//! | `tried` | S | while waiting or dead: the decision by which the row may have been written ([`super::decisions`]) |
+//! | `attempted_decision` | S | while waiting or dead: the decision by which the row may have been written ([`super::decisions`]) |
 //! | `changed_at_ms` | N | the last write, Unix milliseconds |
 //! | `expires_at` | N | when the table's TTL may remove the item, Unix seconds; absent while waiting or dead |
 //!
@@ -96,7 +96,7 @@ pub enum Settlement {
         /// The error.
         reason: String,
         /// Its attempts ran out, so a new request may claim it again.
-        gave_up: bool,
+        claimable: bool,
     },
     /// It may be claimed again immediately; the queue delivers it at about `retry_at`.
     Released {
@@ -169,8 +169,14 @@ impl Settlement {
             Self::Released { retry_at, .. } => Some(milliseconds(*retry_at)),
             _ => None,
         };
-        let awaits_dead_letter = matches!(self, Self::Dead { gave_up: true, .. });
-        let gave_up = awaits_dead_letter || matches!(self, Self::Requeued { .. });
+        let awaits_dead_letter = matches!(
+            self,
+            Self::Dead {
+                claimable: true,
+                ..
+            }
+        );
+        let claimable = awaits_dead_letter || matches!(self, Self::Requeued { .. });
         let is_true = |it: bool| it.then_some(AttributeValue::Bool(true));
         let expires_at = is_final.then(|| (now + KEPT).timestamp());
         [
@@ -181,7 +187,7 @@ impl Settlement {
             ),
             ("activity_id", activity_id),
             ("retry_at_ms", retry_at),
-            ("gave_up", is_true(gave_up)),
+            ("claimable", is_true(claimable)),
             ("awaits_dead_letter", is_true(awaits_dead_letter)),
             (
                 "expires_at",
@@ -224,9 +230,9 @@ impl Ledger {
         } = *request;
         // A transcription of `decide_claim`.
         let given_up = if redelivery {
-            "(gave_up = :true AND attribute_not_exists(awaits_dead_letter))"
+            "(claimable = :true AND attribute_not_exists(awaits_dead_letter))"
         } else {
-            "gave_up = :true"
+            "claimable = :true"
         };
         let mut condition = format!(
             "attribute_not_exists(pk) OR ((#state = :waiting OR {given_up}) AND \
@@ -237,11 +243,11 @@ impl Ledger {
              claim_token = :token, lease_until_ms = :until, changed_at_ms = :now"
                 .to_owned();
         update.push_str(if last_delivery {
-            ", gave_up = :true, reason = :last \
+            ", claimable = :true, reason = :last \
              REMOVE settled_by, retry_at_ms, expires_at, awaits_dead_letter \
              ADD attempts :one, failures :one"
         } else {
-            " REMOVE settled_by, retry_at_ms, expires_at, awaits_dead_letter, gave_up \
+            " REMOVE settled_by, retry_at_ms, expires_at, awaits_dead_letter, claimable \
              ADD attempts :one, failures :one"
         });
         let state = if last_delivery {
@@ -363,7 +369,7 @@ impl Ledger {
                 call = call.expression_attribute_values(":decision", decisions::value(decided));
             }
             if keep.forget_tried {
-                remove.push_str(", tried");
+                remove.push_str(", attempted_decision");
             }
         }
         match state {
@@ -568,7 +574,7 @@ pub(super) fn read_entry(item: &HashMap<String, AttributeValue>) -> Result<Entry
         attempts: count_of(item, "attempts"),
         failures: count_of(item, "failures"),
         since: number(item, "since_ms").and_then(DateTime::from_timestamp_millis),
-        gave_up: is_true(item, "gave_up"),
+        claimable: is_true(item, "claimable"),
         awaits_dead_letter: is_true(item, "awaits_dead_letter"),
         reason: text("reason").map(str::to_owned),
         activity_id: text("activity_id")

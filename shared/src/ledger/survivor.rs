@@ -1,7 +1,7 @@
 //! Records that another client's row of the same message has replaced our row after settlement.
 //!
 //! The decision record stays as it was written, so it still reports that the decision wrote our
-//! row. The attribute `gave_way` records that this row has been replaced.
+//! row. The attribute `replaced_row` records that this row has been replaced.
 
 use aws_sdk_dynamodb::types::ReturnValuesOnConditionCheckFailure;
 
@@ -30,7 +30,7 @@ impl Ledger {
         let update = if was == now_carried_by {
             "SET activity_id = :now, reason = :note"
         } else {
-            "SET activity_id = :now, reason = :note, gave_way = :was"
+            "SET activity_id = :now, reason = :note, replaced_row = :was"
         };
         let call = self
             .client

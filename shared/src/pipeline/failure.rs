@@ -180,7 +180,7 @@ impl Fate {
     /// Returns the outcome that an earlier run stored; `None` if the message is not settled, or if
     /// a `written` entry has no row id.
     pub(super) fn of_entry(entry: Entry) -> Option<Self> {
-        let gave_up = entry.gave_up;
+        let gave_up = entry.claimable;
         let reason = entry
             .reason
             .clone()
@@ -226,7 +226,10 @@ impl Fate {
         match self.clone() {
             Self::Written { activity_id, note } => Settlement::Written { activity_id, note },
             Self::Skipped { rule } => Settlement::Skipped { rule },
-            Self::Dead { reason, gave_up } => Settlement::Dead { reason, gave_up },
+            Self::Dead { reason, gave_up } => Settlement::Dead {
+                reason,
+                claimable: gave_up,
+            },
             Self::Waiting {
                 reason,
                 postponed,

@@ -107,14 +107,14 @@ fn key(id: &str) -> MessageKey {
 fn refused() -> Settlement {
     Settlement::Dead {
         reason: REFUSED.to_owned(),
-        gave_up: false,
+        claimable: false,
     }
 }
 
 fn given_up() -> Settlement {
     Settlement::Dead {
         reason: GAVE_UP.to_owned(),
-        gave_up: true,
+        claimable: true,
     }
 }
 

@@ -86,5 +86,5 @@ async fn a_last_delivery_that_dataverse_throttles_is_queued_anew_and_waits() {
     };
     let entry = cloud.ledger().entry(&key).await.unwrap().unwrap();
     // It says so only once the queue has taken it.
-    assert_eq!((entry.state, entry.gave_up), (State::Waiting, false));
+    assert_eq!((entry.state, entry.claimable), (State::Waiting, false));
 }

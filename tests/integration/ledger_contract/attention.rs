@@ -105,7 +105,7 @@ async fn the_dead_are_listed_with_their_reasons(bench: Bench) {
         "`since` is when the message became dead"
     );
     assert_eq!(listed[1].entry.reason.as_deref(), Some("0x80044331"));
-    assert!(listed[0].entry.gave_up && !listed[1].entry.gave_up);
+    assert!(listed[0].entry.claimable && !listed[1].entry.claimable);
     assert_eq!(bench.listed(State::Waiting, minutes(60)).await, []);
 }
 
@@ -179,7 +179,7 @@ async fn what_was_given_up_waits_again_once_it_is_queued_anew(bench: Bench) {
     let waiting = bench.listed(State::Waiting, minutes(9)).await;
     assert_eq!(ids(&waiting), ["given-up", "taken-up"]);
     assert_eq!(waiting[0].entry.retry_at, Some(minutes(5)));
-    assert!(!waiting[0].entry.gave_up);
+    assert!(!waiting[0].entry.claimable);
     bench.claim_of("given-up", minutes(6)).await;
 }
 

@@ -42,7 +42,7 @@ async fn the_first_claim_wins_and_is_the_first_attempt(bench: Bench) {
         attempts: 1,
         failures: 1,
         since: Some(now()),
-        gave_up: false,
+        claimable: false,
         awaits_dead_letter: false,
         reason: None,
         activity_id: None,
@@ -176,7 +176,7 @@ async fn a_written_or_dead_message_is_final(bench: Bench) {
         attempts: 1,
         failures: 0,
         since: None,
-        gave_up: false,
+        claimable: false,
         awaits_dead_letter: false,
         reason: Some("left out: date".to_owned()),
         activity_id: Some(activity()),
@@ -226,9 +226,9 @@ async fn a_message_that_was_only_tried_often_enough_is_claimed_when_it_is_named_
     bench: Bench,
 ) {
     bench.settled(&given_up()).await;
-    assert!(bench.entry().await.gave_up);
+    assert!(bench.entry().await.claimable);
     assert!(bench.claim(worker(2), now()).await.is_won());
-    assert!(!bench.entry().await.gave_up);
+    assert!(!bench.entry().await.claimable);
     bench.settle(worker(2), &dead()).await.unwrap();
     assert!(matches!(
         bench.claim(worker(3), now()).await,
@@ -241,18 +241,18 @@ async fn a_message_on_its_last_delivery_is_dead_until_the_try_has_an_end(bench: 
     assert!(claim.unwrap().is_won());
     let entry = bench.entry().await;
     assert_eq!(
-        (entry.state, entry.gave_up, entry.reason.as_deref()),
+        (entry.state, entry.claimable, entry.reason.as_deref()),
         (State::Dead, true, Some(LAST_DELIVERY_UNFINISHED))
     );
     // The settlement of the attempt replaces that state, whichever it is.
     bench.settle(worker(1), &released()).await.unwrap();
     let entry = bench.entry().await;
-    assert_eq!((entry.state, entry.gave_up), (State::Waiting, false));
+    assert_eq!((entry.state, entry.claimable), (State::Waiting, false));
     let claim = bench.ledger.claim(&key(), &last(worker(2), now())).await;
     assert!(claim.unwrap().is_won());
     bench.settle(worker(2), &written()).await.unwrap();
     let entry = bench.entry().await;
-    assert_eq!((entry.state, entry.gave_up), (State::Written, false));
+    assert_eq!((entry.state, entry.claimable), (State::Written, false));
 }
 
 async fn a_message_on_its_last_delivery_is_held_like_any_other(bench: Bench) {

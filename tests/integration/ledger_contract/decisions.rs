@@ -70,7 +70,7 @@ async fn the_decision_of_a_final_state_is_kept_and_that_of_a_try_only_when_a_row
     assert_eq!(bench.attribute("decision").await, None);
     bench.decided(&written(), "ours", DecidedRow::Ours).await;
     assert_eq!(bench.decision().await.as_deref(), Some("ours"));
-    assert_eq!(bench.attribute("tried").await, None);
+    assert_eq!(bench.attribute("attempted_decision").await, None);
 }
 
 async fn a_row_that_was_there_is_explained_by_the_decision_that_may_have_written_it(bench: Bench) {
@@ -84,7 +84,7 @@ async fn a_row_that_was_there_is_explained_by_the_decision_that_may_have_written
     );
     bench.decided(&written(), "found", DecidedRow::Found).await;
     assert_eq!(bench.decision().await.as_deref(), Some("second"));
-    assert_eq!(bench.attribute("tried").await, None);
+    assert_eq!(bench.attribute("attempted_decision").await, None);
 }
 
 async fn a_row_that_somebody_else_wrote_is_explained_by_the_decision_that_found_it(bench: Bench) {

@@ -69,7 +69,7 @@ async fn a_settlement_is_kept_with_its_reason_and_row(bench: Bench) {
         attempts: 2,
         failures: 0,
         since: None,
-        gave_up: false,
+        claimable: false,
         awaits_dead_letter: false,
         reason: Some("left out: date".to_owned()),
         activity_id: Some(activity()),
@@ -88,7 +88,7 @@ async fn a_long_reason_is_cut_on_a_character(bench: Bench) {
     bench
         .settled(&Settlement::Dead {
             reason: reason.clone(),
-            gave_up: false,
+            claimable: false,
         })
         .await;
     let kept = bench.entry().await.reason.unwrap();
@@ -239,9 +239,17 @@ async fn a_row_that_gave_way_to_anothers_is_replaced_and_nothing_else(bench: Ben
     bench.settled(&written()).await;
     let before = bench.entry().await;
     let theirs = ActivityId::new(Uuid::from_u128(77));
-    let gave_way = || async { bench.ledger.kept(&key()).await.unwrap().unwrap().gave_way };
+    let replaced_row = || async {
+        bench
+            .ledger
+            .kept(&key())
+            .await
+            .unwrap()
+            .unwrap()
+            .replaced_row
+    };
     assert!(told(&bench, activity(), "both stay").await);
-    assert_eq!(gave_way().await, None);
+    assert_eq!(replaced_row().await, None);
     assert!(told(&bench, theirs, "theirs").await);
     let expected = Entry {
         activity_id: Some(theirs),
@@ -249,7 +257,7 @@ async fn a_row_that_gave_way_to_anothers_is_replaced_and_nothing_else(bench: Ben
         ..before
     };
     assert_eq!(bench.entry().await, expected);
-    assert_eq!(gave_way().await, Some(activity()));
+    assert_eq!(replaced_row().await, Some(activity()));
     let again = told(&bench, theirs, "again").await;
     assert!(!again, "the item names another row by now");
     assert_eq!(bench.entry().await, expected);

@@ -116,7 +116,7 @@ impl Model {
                 attempts: before.as_ref().map_or(0, |entry| entry.attempts) + 1,
                 failures: failures + 1,
                 since: Some(since),
-                gave_up: last,
+                claimable: last,
                 awaits_dead_letter: false,
                 reason: if last {
                     Some(LAST_DELIVERY_UNFINISHED.to_owned())
@@ -170,11 +170,20 @@ impl Model {
                 State::Dead => Some(now),
                 State::Written | State::Skipped => None,
             },
-            gave_up: matches!(
+            claimable: matches!(
                 settlement,
-                Settlement::Dead { gave_up: true, .. } | Settlement::Requeued { .. }
+                Settlement::Dead {
+                    claimable: true,
+                    ..
+                } | Settlement::Requeued { .. }
             ),
-            awaits_dead_letter: matches!(settlement, Settlement::Dead { gave_up: true, .. }),
+            awaits_dead_letter: matches!(
+                settlement,
+                Settlement::Dead {
+                    claimable: true,
+                    ..
+                }
+            ),
             reason,
             activity_id,
             changed_at: Some(now),
@@ -319,8 +328,8 @@ fn left_by(entry: &Entry, request: &ClaimRequest) -> Option<&'static str> {
     let reason = entry.reason.as_deref().unwrap_or_default();
     match entry.state {
         State::Skipped if request.revisit && SKIPPED_FOR_NOW.contains(&reason) => Some("revisited"),
-        State::Dead if entry.gave_up && !entry.awaits_dead_letter => Some("tried again"),
-        State::Dead if entry.gave_up && !request.redelivery => Some("named again"),
+        State::Dead if entry.claimable && !entry.awaits_dead_letter => Some("tried again"),
+        State::Dead if entry.claimable && !request.redelivery => Some("named again"),
         _ => None,
     }
 }

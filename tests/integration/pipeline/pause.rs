@@ -254,7 +254,7 @@ async fn a_last_delivery_that_is_throttled_does_not_give_the_message_up() {
         assert_eq!(waiting(&organisation.run(last()).await[0].fate).1, reason);
         // Until the worker has queued the message again, no queue has it, so `dead` is stored.
         let entry = organisation.entry(ADA, "m1").await.unwrap();
-        assert_eq!((entry.state, entry.gave_up), (State::Dead, true));
+        assert_eq!((entry.state, entry.claimable), (State::Dead, true));
     }
     let later = organisation.now + TimeDelta::seconds(60);
     let key = created(ADA, "m1").request.key;
@@ -267,7 +267,7 @@ async fn a_last_delivery_that_is_throttled_does_not_give_the_message_up() {
             .unwrap()
     );
     let entry = organisation.entry(ADA, "m1").await.unwrap();
-    assert_eq!((entry.state, entry.gave_up), (State::Waiting, false));
+    assert_eq!((entry.state, entry.claimable), (State::Waiting, false));
     organisation.pause_over();
     written(&organisation.run(last()).await[0].fate);
 }

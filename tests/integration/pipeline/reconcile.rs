@@ -76,9 +76,9 @@ impl TestOrganisation {
     }
 
     /// Returns our former row of the message, which the row of another client replaced.
-    async fn gave_way(&self, grant: &str, id: &str) -> Option<Uuid> {
+    async fn replaced_row(&self, grant: &str, id: &str) -> Option<Uuid> {
         let kept = self.pipeline.ledger.kept(&key(grant, id)).await.unwrap();
-        kept.unwrap().gave_way.map(ActivityId::uuid)
+        kept.unwrap().replaced_row.map(ActivityId::uuid)
     }
 
     fn attach_to(&self, email: Uuid, name: &str) {
@@ -169,7 +169,7 @@ async fn theirs_that_comes_after_survives_and_gets_the_regarding_of_ours(mode: W
         organisation.carrier(ADA, "m1").await,
         (theirs, WITHDRAWN.to_owned())
     );
-    assert_eq!(organisation.gave_way(ADA, "m1").await, Some(ours));
+    assert_eq!(organisation.replaced_row(ADA, "m1").await, Some(ours));
     let before = organisation.emulators.dataverse().requests();
     organisation.next_list().await;
     assert_eq!(

@@ -93,7 +93,7 @@ async fn a_redrive_that_ended_between_ledger_and_queue_is_done_by_the_next() {
         .await
         .unwrap()
         .unwrap();
-    assert!(allowed.gave_up && allowed.state == State::Dead);
+    assert!(allowed.claimable && allowed.state == State::Dead);
     for how in ["grant-1/refused", "--all"] {
         let seen = cloud.command(&["redrive", how, "--yes"]).await;
         assert_eq!(seen.status, Some(0), "{}", seen.err);
