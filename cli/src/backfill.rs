@@ -109,8 +109,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, BackfillComman
                 );
                 return Ok(ExitCode::SUCCESS);
             }
-            ended = waiting => {
-                answer = ended?;
+            finished = waiting => {
+                answer = finished?;
                 // The rate is unknown for a run that was started earlier.
                 waited = arguments.run.is_none().then(|| begun.elapsed().as_secs_f64());
             }

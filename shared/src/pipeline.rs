@@ -17,7 +17,7 @@
 //!
 //! Decisions are pure ([`crate::policy`], [`crate::resolve::parties`],
 //! [`crate::resolve::regarding`], [`crate::mapping`]); this file makes the calls between them. A
-//! message that leaves the pipeline early keeps its outcome ([`Fate`]) and is settled with the
+//! message that leaves the pipeline early keeps its outcome ([`Outcome`]) and is settled with the
 //! others at the end. It never stops the other messages.
 //!
 //! # What if the process dies here?
@@ -55,19 +55,19 @@ mod shared_message_ids;
 mod stages;
 mod write;
 
-use self::application_users::{ApplicationUsers, Probe, ReservedBatch, Traffic};
-use self::context::Ground;
+use self::application_users::{ApplicationUsers, BatchUsage, Probe, ReservedBatch};
+use self::context::RunContext;
 use self::created_on::Backdating;
 use self::failure::Failure;
-pub use self::failure::{Fate, Run, Work};
+pub use self::failure::{Outcome, Run, Work};
 use self::lookup::LookedUp;
 use self::mailbox_pauses::Pauses;
 use self::people_limit::ResolvedPeopleLimit;
 use self::portions::Portions;
-pub use self::processed::{Handled, Summary};
-use self::refusals::Aftermath;
-use self::stages::{Candidate, Ended, Job};
-use self::write::{Caller, Mail};
+pub use self::processed::{Processed, Summary};
+use self::refusals::Consequence;
+use self::stages::{CandidateMessage, Finished, PendingMessage};
+use self::write::{ActingUser, Mail};
 use crate::clients::dataverse::DataverseClient;
 use crate::clients::dataverse::emails::WriteMode;
 use crate::clients::dataverse::records::{RowState, Table};
@@ -111,216 +111,245 @@ impl Pipeline {
     ///
     /// While Dataverse is paused, or if the invocation is nearly over, no message is claimed and
     /// all return to the queue.
-    pub async fn run(&self, work: Vec<Work>, run: Run) -> Vec<Handled> {
-        let (work, mut handled) = self.hold_back(work, &run).await;
+    pub async fn run(&self, work: Vec<Work>, run: Run) -> Vec<Processed> {
+        let (work, mut processed) = self.hold_back(work, &run).await;
         if work.is_empty() {
-            return handled;
+            return processed;
         }
-        handled.extend(match self.reserve(work.len(), &run, Probe::MayBe).await {
+        processed.extend(match self.reserve(work.len(), &run, Probe::MayBe).await {
             // Boxed, because it is rare and large.
             Ok(reserved) if reserved.is_probe => Box::pin(self.probe(work, &run, &reserved)).await,
-            Ok(reserved) => self.story(work, &run, &reserved).await.handled,
+            Ok(reserved) => self.process_reserved(work, &run, &reserved).await.processed,
             Err(failure) => untouched(work, &failure, &run),
         });
-        handled
+        processed
     }
 
     /// Processes the first message alone as a probe, and the others only if it was written.
-    async fn probe(&self, work: Vec<Work>, run: &Run, reserved: &ReservedBatch) -> Vec<Handled> {
+    async fn probe(&self, work: Vec<Work>, run: &Run, reserved: &ReservedBatch) -> Vec<Processed> {
         let mut work = claim::once_each(work);
         let rest = work.split_off(work.len().min(1));
-        let Story {
-            mut handled,
-            aftermath,
+        let BatchReport {
+            mut processed,
+            consequence,
             passed,
             ..
-        } = self.story(work, run, reserved).await;
+        } = self.process_reserved(work, run, reserved).await;
         if rest.is_empty() {
-            return handled;
+            return processed;
         }
-        handled.extend(match aftermath {
-            Aftermath::Pause(until) => {
+        processed.extend(match consequence {
+            Consequence::Pause(until) => {
                 let cause = reserved.refused.cause.as_deref();
                 untouched(rest, &application_users::paused(until, cause, run), run)
             }
-            Aftermath::GoOn if passed && !run.is_nearly_over() => {
-                self.story(rest, run, &ReservedBatch::default())
+            Consequence::GoOn if passed && !run.is_nearly_over() => {
+                self.process_reserved(rest, run, &ReservedBatch::default())
                     .await
-                    .handled
+                    .processed
             }
             // The probe proved nothing, or no time is left. If it proved nothing, another message
             // is the next probe.
-            Aftermath::GoOn => untouched(
+            Consequence::GoOn => untouched(
                 rest,
                 &Failure::postponed(FIRST_STEP, "held back while a probe message was sent"),
                 run,
             ),
         });
-        handled
+        processed
     }
 
     /// Processes a batch whose capacity is reserved, from claim to settlement.
-    async fn story(&self, work: Vec<Work>, run: &Run, reserved: &ReservedBatch) -> Story {
-        let (jobs, mut handled) = self.claim(work, run).await;
-        let mut ended = Vec::new();
-        let mut traffic = Traffic::default();
-        if !jobs.is_empty() {
+    async fn process_reserved(
+        &self,
+        work: Vec<Work>,
+        run: &Run,
+        reserved: &ReservedBatch,
+    ) -> BatchReport {
+        let (pending_messages, mut processed) = self.claim(work, run).await;
+        let mut finished = Vec::new();
+        let mut usage = BatchUsage::default();
+        if !pending_messages.is_empty() {
             // Boxed, because this deeply nested, the type of the future is too large for the
             // compiler to lay out.
-            traffic = Box::pin(self.bring_in(jobs, run, &mut ended)).await;
+            usage = Box::pin(self.process(pending_messages, run, &mut finished)).await;
         }
-        self.settle_reservation(&reserved.reservation, traffic, run);
+        self.settle_reservation(&reserved.reservation, usage, run);
         // Boxed, because there is seldom a refusal to judge.
-        let aftermath = Box::pin(self.judge_run(&mut ended, reserved, run)).await;
-        let passed = ended.iter().any(|end| end.wrote);
-        handled.extend(self.settle(ended, run).await);
-        handled.iter().for_each(Handled::report);
-        Story {
-            handled,
-            traffic,
-            aftermath,
+        let consequence = Box::pin(self.judge_refusals(&mut finished, reserved, run)).await;
+        let passed = finished.iter().any(|end| end.wrote);
+        processed.extend(self.settle(finished, run).await);
+        processed.iter().for_each(Processed::report);
+        BatchReport {
+            processed,
+            usage,
+            consequence,
             passed,
         }
     }
 
     /// Runs every step between claiming and settling, portion by portion ([`portions`]).
-    async fn bring_in(&self, jobs: Vec<Job>, run: &Run, ended: &mut Vec<Ended>) -> Traffic {
-        let Some((mut begun, jobs)) = self.begin(jobs, Looks::Write, run, ended).await else {
-            return Traffic::default();
+    async fn process(
+        &self,
+        pending_messages: Vec<PendingMessage>,
+        run: &Run,
+        finished: &mut Vec<Finished>,
+    ) -> BatchUsage {
+        let Some((mut begun, pending_messages)) = self
+            .begin(pending_messages, PauseAccess::Write, run, finished)
+            .await
+        else {
+            return BatchUsage::default();
         };
         let mut messages = 0;
-        let mut portions = Portions::of(jobs);
+        let mut portions = Portions::of(pending_messages);
         let mut is_first = true;
         while let Some(portion) = portions.next() {
             if !std::mem::take(&mut is_first) {
                 // Earlier portions may have started or ended a pause.
                 begun.pauses = self.mailbox_pauses(&grants_of(&portion)).await;
             }
-            let steps = self.portion(portion, &begun, run, &mut messages, ended);
+            let steps = self.portion(portion, &begun, run, &mut messages, finished);
             match portions::caught(Box::pin(steps)).await {
                 Some(rest) => portions.put_back(rest),
-                None => portions.panicked(ended, run),
+                None => portions.panicked(finished, run),
             }
         }
         if messages > 0 {
             self.share(&begun.session, run).await;
         }
-        Traffic::of(&begun.session, messages)
+        BatchUsage::of(&begun.session, messages)
     }
 
     /// Reads what all messages of a run need: pauses, policy, mailboxes and token.
     ///
-    /// Returns `None` if no message can be processed; the outcomes are in `ended`.
+    /// Returns `None` if no message can be processed; the outcomes are in `finished`.
     async fn begin(
         &self,
-        jobs: Vec<Job>,
-        looks: Looks,
+        pending_messages: Vec<PendingMessage>,
+        pause_access: PauseAccess,
         run: &Run,
-        ended: &mut Vec<Ended>,
-    ) -> Option<(Begun, Vec<Job>)> {
-        let grants = grants_of(&jobs);
+        finished: &mut Vec<Finished>,
+    ) -> Option<(BatchContext, Vec<PendingMessage>)> {
+        let grants = grants_of(&pending_messages);
         let pauses = self.mailbox_pauses(&grants).await;
         if let Some(failure) = pauses.of_nylas(run) {
-            ended.extend(all_failed(jobs, &failure, run));
+            finished.extend(all_failed(pending_messages, &failure, run));
             return None;
         }
-        let ground = match self.ground(&grants, run.now).await {
-            Ok(ground) => ground,
+        let context = match self.context(&grants, run.now).await {
+            Ok(context) => context,
             Err(failure) => {
-                let failed: Vec<Ended> = all_failed(jobs, &failure, run).collect();
-                ended.extend(self.without_mailboxes(failed, &pauses, looks, run).await);
+                let failed: Vec<Finished> = all_failed(pending_messages, &failure, run).collect();
+                finished.extend(
+                    self.without_mailboxes(failed, &pauses, pause_access, run)
+                        .await,
+                );
                 return None;
             }
         };
-        let jobs = ground.take_part(jobs, run, ended);
-        if jobs.is_empty() {
+        let pending_messages = context.take_part(pending_messages, run, finished);
+        if pending_messages.is_empty() {
             return None;
         }
         let token = self.application_users.of(run).tokens.token(run.now);
         let session = match token.await {
             Ok(token) => Session::timed_by(token, run.clock),
             Err(error) => {
-                ended.extend(all_failed(jobs, &error.into(), run));
+                finished.extend(all_failed(pending_messages, &error.into(), run));
                 return None;
             }
         };
-        let begun = Begun {
-            ground,
+        let begun = BatchContext {
+            context,
             session,
             pauses,
         };
-        Some((begun, jobs))
+        Some((begun, pending_messages))
     }
 
     /// Runs all steps for as many messages of a portion as fit in memory. Returns the others.
     async fn portion(
         &self,
-        mut portion: Vec<Job>,
-        begun: &Begun,
+        mut portion: Vec<PendingMessage>,
+        begun: &BatchContext,
         run: &Run,
         looked_up: &mut usize,
-        ended: &mut Vec<Ended>,
-    ) -> Vec<Job> {
+        finished: &mut Vec<Finished>,
+    ) -> Vec<PendingMessage> {
         let stopped = begun.session.ended_by().map(|error| error.clone().into());
-        if let Some(failure) = refusals::of_everybody(ended).or(stopped) {
+        if let Some(failure) = refusals::of_everybody(finished).or(stopped) {
             // Fetching them would be wasted: they could not be written.
-            ended.extend(all_failed(portion, &failure, run));
+            finished.extend(all_failed(portion, &failure, run));
             return Vec::new();
         }
         let candidates = self
-            .prepare(&mut portion, begun, Looks::Write, run, ended)
+            .prepare(&mut portion, begun, PauseAccess::Write, run, finished)
             .await;
         *looked_up += candidates.len();
-        self.track(candidates, begun, run, ended).await;
+        self.track(candidates, begun, run, finished).await;
         portion
     }
 
-    /// Fetches as many messages from `jobs` as fit in memory, and applies the policy rules that
+    /// Fetches as many messages from `pending_messages` as fit in memory, and applies the policy rules that
     /// need no lookup.
     async fn prepare(
         &self,
-        jobs: &mut Vec<Job>,
-        begun: &Begun,
-        looks: Looks,
+        pending_messages: &mut Vec<PendingMessage>,
+        begun: &BatchContext,
+        pause_access: PauseAccess,
         run: &Run,
-        ended: &mut Vec<Ended>,
-    ) -> Vec<Candidate> {
-        let Begun { ground, pauses, .. } = begun;
-        let fetched = self.fetch(jobs, pauses, looks, ground, run, ended).await;
-        self.decide(fetched, ground, run, ended).await
+        finished: &mut Vec<Finished>,
+    ) -> Vec<CandidateMessage> {
+        let BatchContext {
+            context, pauses, ..
+        } = begun;
+        let fetched = self
+            .fetch(
+                pending_messages,
+                pauses,
+                pause_access,
+                context,
+                run,
+                finished,
+            )
+            .await;
+        self.decide(fetched, context, run, finished).await
     }
 
     /// Runs the steps from lookup to write, group by group ([`lookup`]).
     async fn track(
         &self,
-        candidates: Vec<Candidate>,
-        begun: &Begun,
+        candidates: Vec<CandidateMessage>,
+        begun: &BatchContext,
         run: &Run,
-        ended: &mut Vec<Ended>,
+        finished: &mut Vec<Finished>,
     ) {
-        let Begun {
-            ground, session, ..
+        let BatchContext {
+            context, session, ..
         } = begun;
         let mut groups = lookup::groups(candidates, self.dataverse.queries_a_batch());
         while !groups.is_empty() {
-            let looked_up = self.look_up(session, &mut groups, ground, run, ended);
+            let looked_up = self.look_up(session, &mut groups, context, run, finished);
             let LookedUp::Found(group, mut found) = looked_up.await else {
                 continue;
             };
-            let mut tracked = select::finally(group, &found, ground, ended);
-            self.tell_apart(session, &mut tracked, &mut found, run, ended)
+            let mut tracked = select::finally(group, &found, context, finished);
+            self.separate_shared_ids(session, &mut tracked, &mut found, run, finished)
                 .await;
-            let peopled = self.make_contacts(session, tracked, &mut found, ground, run, ended);
+            let peopled =
+                self.create_contacts(session, tracked, &mut found, context, run, finished);
             let peopled = peopled.await;
-            let regarded = self.regard(session, peopled, &mut found, ground, run, ended);
+            let regarded =
+                self.resolve_regarding(session, peopled, &mut found, context, run, finished);
             let mut mails = Vec::new();
             for regarded in regarded.await {
-                match self.map(session, regarded, &found, ground, run).await {
+                match self.map(session, regarded, &found, context, run).await {
                     Mapped::Mail(mail) => mails.push(*mail),
-                    Mapped::Ended(end) => ended.push(*end),
+                    Mapped::Finished(end) => finished.push(*end),
                 }
             }
-            self.write(session, mails, run, ended).await;
+            self.write(session, mails, run, finished).await;
         }
     }
 
@@ -328,14 +357,14 @@ impl Pipeline {
     async fn map(
         &self,
         session: &Session,
-        (candidate, regarding): (Candidate, RegardingDecision),
+        (candidate, regarding): (CandidateMessage, RegardingDecision),
         found: &Found,
-        ground: &Ground,
+        context: &RunContext,
         run: &Run,
     ) -> Mapped {
-        let mut findings = findings(&candidate, regarding, found, ground);
-        let Candidate {
-            mut job,
+        let mut findings = findings(&candidate, regarding, found, context);
+        let CandidateMessage {
+            mut pending,
             mut message,
             effective,
             by_content,
@@ -348,8 +377,8 @@ impl Pipeline {
         let ours = found.by_key(activity_id);
         let theirs = found.by_mail(&message);
         if let (None, Some(theirs)) = (ours, theirs) {
-            return Mapped::ended(
-                self.adopt(session, job, &message, findings, theirs, run)
+            return Mapped::finished(
+                self.adopt(session, pending, &message, findings, theirs, run)
                     .await,
             );
         }
@@ -357,24 +386,24 @@ impl Pipeline {
             let rows = (ours, theirs);
             let one = if ours.state == RowState::Canceled {
                 Ok(self
-                    .adopt(session, job, &message, findings, theirs, run)
+                    .adopt(session, pending, &message, findings, theirs, run)
                     .await)
             } else {
-                self.settle_for_one(session, job, &message, findings, rows, run)
+                self.merge_rows(session, pending, &message, findings, rows, run)
                     .await
             };
             match one {
-                Ok(ended) => return Mapped::ended(ended),
-                Err(back) => (job, findings) = *back,
+                Ok(finished) => return Mapped::finished(finished),
+                Err(back) => (pending, findings) = *back,
             }
         }
         if ours.is_some_and(|ours| ours.state != RowState::Open) {
-            return Mapped::ended(job.was_there(activity_id, &message, findings));
+            return Mapped::finished(pending.was_there(activity_id, &message, findings));
         }
         let begun = ours.is_some();
         let created_on = self.created_on.date(&message, run.now);
-        let caller = Caller::new(effective.impersonate, findings.owner, found);
-        let mut mail = Mail::new(job, message, findings, caller, created_on, begun);
+        let acting_user = ActingUser::new(effective.impersonate, findings.owner, found);
+        let mut mail = Mail::new(pending, message, findings, acting_user, created_on, begun);
         mail.know_key_by_content(by_content);
         Mapped::Mail(Box::new(mail))
     }
@@ -382,20 +411,20 @@ impl Pipeline {
 
 /// Resolves the direction, the activity parties, the regarding and the owner of a message.
 fn findings(
-    candidate: &Candidate,
+    candidate: &CandidateMessage,
     regarding: RegardingDecision,
     found: &Found,
-    ground: &Ground,
+    context: &RunContext,
 ) -> Findings {
-    let Candidate {
-        job,
+    let CandidateMessage {
+        pending,
         message,
         effective,
         people,
         ..
     } = candidate;
-    let inside = ground.inside(found);
-    let mailbox = ground.mailboxes.address(&job.key.grant_id);
+    let inside = context.inside(found);
+    let mailbox = context.mailboxes.address(&pending.key.grant_id);
     let owner = mailbox.and_then(|address| {
         let user = found.people(address).iter().find(|person| person.active)?;
         (user.record.table == Table::SystemUser).then_some(user.record.id)
@@ -417,30 +446,30 @@ fn findings(
 
 /// Whether pauses of mailboxes are written or only read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Looks {
+enum PauseAccess {
     /// For a preview, which writes nothing.
     Only,
     Write,
 }
 
 /// The result of a batch.
-struct Story {
-    handled: Vec<Handled>,
-    traffic: Traffic,
-    aftermath: Aftermath,
+struct BatchReport {
+    processed: Vec<Processed>,
+    usage: BatchUsage,
+    consequence: Consequence,
     /// At least one message of the batch was written.
     passed: bool,
 }
 
-fn untouched(work: Vec<Work>, failure: &Failure, run: &Run) -> Vec<Handled> {
-    let handled = claim::untouched(work, failure, run);
-    handled.iter().for_each(Handled::report);
-    handled
+fn untouched(work: Vec<Work>, failure: &Failure, run: &Run) -> Vec<Processed> {
+    let processed = claim::untouched(work, failure, run);
+    processed.iter().for_each(Processed::report);
+    processed
 }
 
 /// What all messages of a run share: policy, mailboxes, Dataverse session and pauses.
-struct Begun {
-    ground: Ground,
+struct BatchContext {
+    context: RunContext,
     session: Session,
     /// The pauses of the mailboxes, as last read.
     pauses: Pauses,
@@ -449,23 +478,28 @@ struct Begun {
 /// The result of mapping a message: an email to write, or an outcome without a write.
 enum Mapped {
     Mail(Box<Mail>),
-    Ended(Box<Ended>),
+    Finished(Box<Finished>),
 }
 
 impl Mapped {
-    fn ended(ended: Ended) -> Self {
-        Self::Ended(Box::new(ended))
+    fn finished(finished: Finished) -> Self {
+        Self::Finished(Box::new(finished))
     }
 }
 
-fn grants_of(jobs: &[Job]) -> Vec<&GrantId> {
-    jobs.iter().map(|job| &job.key.grant_id).collect()
+fn grants_of(pending_messages: &[PendingMessage]) -> Vec<&GrantId> {
+    pending_messages
+        .iter()
+        .map(|pending| &pending.key.grant_id)
+        .collect()
 }
 
 fn all_failed(
-    jobs: impl IntoIterator<Item = Job>,
+    pending_messages: impl IntoIterator<Item = PendingMessage>,
     failure: &Failure,
     run: &Run,
-) -> impl Iterator<Item = Ended> {
-    jobs.into_iter().map(|job| job.failed(failure.clone(), run))
+) -> impl Iterator<Item = Finished> {
+    pending_messages
+        .into_iter()
+        .map(|pending| pending.failed(failure.clone(), run))
 }

@@ -113,9 +113,9 @@ async fn invoke(worker: &Worker<Queue>, queue: &Queue, done: &Done) {
     let run = Run::begin(Utc::now() + TimeDelta::seconds(120));
     let outcome = Box::pin(worker.work(event, run)).await;
     let now = Instant::now();
-    for handled in &outcome.handled {
-        if handled.fate.state() != State::Waiting {
-            let id = handled.key.message_id.as_str().to_owned();
+    for processed in &outcome.processed {
+        if processed.outcome.state() != State::Waiting {
+            let id = processed.key.message_id.as_str().to_owned();
             done.lock().unwrap().entry(id).or_insert(now);
         }
     }

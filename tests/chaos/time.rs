@@ -149,8 +149,8 @@ impl Run {
             call.send().await.is_ok()
         });
         let done: Vec<bool> = moves.buffered(10).collect().await;
-        for ((key, _, until), ended) in leases.iter().zip(done) {
-            if ended {
+        for ((key, _, until), finished) in leases.iter().zip(done) {
+            if finished {
                 history.moved(key, until - by);
             }
         }

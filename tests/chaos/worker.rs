@@ -7,7 +7,7 @@ use std::time::Duration;
 use aws_sdk_sqs::types::Message;
 use chrono::{DateTime, TimeDelta, Utc};
 use local_aws::events::sqs_event;
-use local_aws::lambda::{Ended, Function};
+use local_aws::lambda::{Finished, Function};
 use rand::rngs::StdRng;
 use serde_json::Value;
 
@@ -103,17 +103,17 @@ impl Worker {
         *self.seat.plan.lock().unwrap() = plan;
         let deadline = self.deadline(short);
         let function = self.function.as_mut().unwrap();
-        let ended = match short {
+        let finished = match short {
             Some(time) => tokio::time::timeout(time, function.run(event, deadline)).await,
             None => Ok(function.run(event, deadline).await),
         };
         let memory = function.peak_memory().unwrap_or_default();
         self.peak_memory = self.peak_memory.max(memory);
         let plan = std::mem::take(&mut *self.seat.plan.lock().unwrap());
-        match ended {
-            Ok(Ended::Answered(Ok(answer))) => Ok(Some(answer)),
-            Ok(Ended::Answered(Err(error))) => Err(format!("{} reported {error}", self.name)),
-            Ok(Ended::Died(status)) => {
+        match finished {
+            Ok(Finished::Answered(Ok(answer))) => Ok(Some(answer)),
+            Ok(Finished::Answered(Err(error))) => Err(format!("{} reported {error}", self.name)),
+            Ok(Finished::Died(status)) => {
                 self.replace().await;
                 if kills && plan.kill.is_none() {
                     Ok(None)

@@ -69,8 +69,12 @@ pub(crate) async fn audit(
     told(&mut verdict, answer);
     // So few messages leave no room for the requests that are repeated after an invocation was
     // stopped.
-    let (ended, killed) = (figures.invocations, figures.cut + figures.killed);
-    let again = if shape.short { (ended, killed) } else { (0, 0) };
+    let (finished, killed) = (figures.invocations, figures.cut + figures.killed);
+    let again = if shape.short {
+        (finished, killed)
+    } else {
+        (0, 0)
+    };
     budgets(organisation, again, &mut verdict);
     if shape.defect.is_none() && figures.killed < shape.kills {
         verdict.findings.push(format!(
@@ -150,7 +154,7 @@ fn told(verdict: &mut Verdict, answer: Option<&Value>) {
     }
 }
 
-fn budgets(organisation: &TestOrganisation, (ended, killed): (u64, u64), verdict: &mut Verdict) {
+fn budgets(organisation: &TestOrganisation, (finished, killed): (u64, u64), verdict: &mut Verdict) {
     let requests =
         organisation.emulators.dataverse().requests().total - REQUESTS_OF_A_BATCH * killed;
     #[expect(clippy::cast_precision_loss, reason = "thousands")]
@@ -162,7 +166,7 @@ fn budgets(organisation: &TestOrganisation, (ended, killed): (u64, u64), verdict
         ));
     }
     verdict.pages = organisation.emulators.nylas().pages();
-    let most = ended + u64::try_from(verdict.messages.div_ceil(MESSAGES_A_PAGE)).unwrap();
+    let most = finished + u64::try_from(verdict.messages.div_ceil(MESSAGES_A_PAGE)).unwrap();
     if verdict.pages > most {
         verdict.findings.push(format!(
             "Nylas was asked for {} pages; at most {most} are allowed",

@@ -8,7 +8,7 @@ use chrono::{TimeDelta, Utc};
 use emulators::{Fault, FaultPlan};
 use futures_util::future::join_all;
 use local_aws::events::sqs_event;
-use local_aws::lambda::{Ended, Function};
+use local_aws::lambda::{Finished, Function};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
@@ -55,7 +55,7 @@ pub(crate) struct Run<'a> {
 }
 
 /// How an invocation for a task ended.
-enum Fate {
+enum Outcome {
     Done,
     /// The function returned the task to the queue.
     Back,
@@ -233,17 +233,17 @@ async fn seat(
             working.changed().await.unwrap();
             continue;
         };
-        let fate = invoke(organisation, shape, shared, &mut function, &task, &mut rng).await;
+        let outcome = invoke(organisation, shape, shared, &mut function, &task, &mut rng).await;
         if let Some(fault) = fault.take() {
             organisation.emulators.nylas().fail_next(fault);
         }
-        match fate {
-            Fate::Done => organisation.delete(&organisation.tasks, &task).await,
-            Fate::Back => organisation.bring_back(&organisation.tasks, &task).await,
-            Fate::Killed if shape.defect == Some(Defect::Redelivery) => {
+        match outcome {
+            Outcome::Done => organisation.delete(&organisation.tasks, &task).await,
+            Outcome::Back => organisation.bring_back(&organisation.tasks, &task).await,
+            Outcome::Killed if shape.defect == Some(Defect::Redelivery) => {
                 organisation.delete(&organisation.tasks, &task).await;
             }
-            Fate::Killed => {
+            Outcome::Killed => {
                 // The lease expires before the task becomes visible again.
                 let body: Value = serde_json::from_str(task.body().unwrap()).unwrap();
                 organisation
@@ -268,7 +268,7 @@ async fn invoke(
     function: &mut Function,
     task: &Message,
     rng: &mut StdRng,
-) -> Fate {
+) -> Outcome {
     let work = rng.random_range(shape.work / 2.0..shape.work);
     let deadline =
         Utc::now() + RESERVE + TimeDelta::from_std(Duration::from_secs_f64(work)).unwrap();
@@ -282,21 +282,21 @@ async fn invoke(
         doomed.then(|| requests(organisation) + rng.random_range(1..LIVES))
     };
     let running = function.run(sqs_event(std::slice::from_ref(task)), deadline);
-    let ended = tokio::select! {
-        ended = tokio::time::timeout(CUT, running) => ended.ok(),
+    let finished = tokio::select! {
+        finished = tokio::time::timeout(CUT, running) => finished.ok(),
         () = reached(organisation, killed_at) => None,
     };
     let mut shared = shared.lock().await;
     shared.figures.invocations += 1;
     shared.doomed -= u64::from(killed_at.is_some());
-    let answer = match ended {
-        Some(Ended::Answered(answer)) => answer,
-        Some(Ended::Died(status)) => {
+    let answer = match finished {
+        Some(Finished::Answered(answer)) => answer,
+        Some(Finished::Died(status)) => {
             shared
                 .findings
                 .push(format!("backfill ended with {status}"));
             *function = organisation.function("backfill").await;
-            return Fate::Killed;
+            return Outcome::Killed;
         }
         None => {
             if killed_at.is_some_and(|at| requests(organisation) >= at) {
@@ -307,15 +307,15 @@ async fn invoke(
             drop(shared);
             function.killer().kill().await;
             *function = organisation.function("backfill").await;
-            return Fate::Killed;
+            return Outcome::Killed;
         }
     };
     match answer {
-        Ok(answer) if answer["batchItemFailures"] == json!([]) => Fate::Done,
-        Ok(_) => Fate::Back,
+        Ok(answer) if answer["batchItemFailures"] == json!([]) => Outcome::Done,
+        Ok(_) => Outcome::Back,
         Err(error) => {
             shared.findings.push(format!("backfill reported {error}"));
-            Fate::Back
+            Outcome::Back
         }
     }
 }

@@ -16,7 +16,7 @@ mod webhook;
 
 use mailverse::clients::dataverse::emails::WriteMode;
 use mailverse::clients::retry::RECEIVE_LIMIT;
-use mailverse::pipeline::{Fate, Handled};
+use mailverse::pipeline::{Outcome, Processed};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -42,8 +42,8 @@ fn neighbour(id: &str) -> Value {
 }
 
 /// Asserts that the neighbouring message was written exactly as it would be alone in its batch.
-fn assert_untouched(organisation: &TestOrganisation, id: &str, fate: &Fate, beside: &str) {
-    let (row, note) = written(fate);
+fn assert_untouched(organisation: &TestOrganisation, id: &str, outcome: &Outcome, beside: &str) {
+    let (row, note) = written(outcome);
     assert_eq!(note, None, "{id} beside {beside}");
     let email = organisation
         .emulators
@@ -71,35 +71,44 @@ fn assert_untouched(organisation: &TestOrganisation, id: &str, fate: &Fate, besi
     assert_eq!(files, [json!(null); 0], "{id} beside {beside}");
 }
 
-fn fate_of<'h>(handled: &'h [Handled], id: &str) -> &'h Fate {
+fn fate_of<'h>(processed: &'h [Processed], id: &str) -> &'h Outcome {
     let key = key(ADA, id);
-    let done = handled.iter().find(|done| done.key == key);
-    &done.expect("each message of the batch has an outcome").fate
+    let done = processed.iter().find(|done| done.key == key);
+    &done
+        .expect("each message of the batch has an outcome")
+        .outcome
 }
 
 /// Returns the final outcome and its name in the table. A message that waits is delivered once
 /// more, for the last time.
-async fn end_of(organisation: &mut TestOrganisation, case: &Case, fate: &Fate) -> (Fate, String) {
-    let fate = if let Fate::Waiting { delay, .. } = fate {
+async fn end_of(
+    organisation: &mut TestOrganisation,
+    case: &Case,
+    outcome: &Outcome,
+) -> (Outcome, String) {
+    let outcome = if let Outcome::Waiting { delay, .. } = outcome {
         organisation.later(chrono::TimeDelta::from_std(*delay).unwrap());
         organisation
             .has_failed(ADA, &case.id, RECEIVE_LIMIT - 2)
             .await;
         organisation.deliver_one(ADA, &case.id).await
     } else {
-        fate.clone()
+        outcome.clone()
     };
-    let shown = match &fate {
-        Fate::Written { note: None, .. } => "written".to_owned(),
-        Fate::Written {
+    let shown = match &outcome {
+        Outcome::Written { note: None, .. } => "written".to_owned(),
+        Outcome::Written {
             note: Some(note), ..
         } => format!("written, {note}"),
-        Fate::Skipped { rule } => format!("skipped: {rule}"),
-        Fate::Waiting { reason, .. } => format!("waiting: {reason}"),
-        Fate::Dead { gave_up: true, .. } => "dead".to_owned(),
-        Fate::Dead { reason, .. } => format!("refused: {reason}"),
+        Outcome::Skipped { rule } => format!("skipped: {rule}"),
+        Outcome::Waiting { reason, .. } => format!("waiting: {reason}"),
+        Outcome::Dead {
+            attempts_exhausted: true,
+            ..
+        } => "dead".to_owned(),
+        Outcome::Dead { reason, .. } => format!("refused: {reason}"),
     };
-    (fate, shown)
+    (outcome, shown)
 }
 
 /// The rows that no message may change.
@@ -147,13 +156,13 @@ async fn each_case_reaches_its_state_and_its_neighbours_do_not_suffer(mode: Writ
         }
         let ids = [before.as_str(), &case.id, &after];
         let batch = ids.iter().map(|id| created(ADA, id)).collect();
-        let handled = organisation.run(batch).await;
+        let processed = organisation.run(batch).await;
         for id in [&before, &after] {
-            assert_untouched(&organisation, id, fate_of(&handled, id), &case.name);
+            assert_untouched(&organisation, id, fate_of(&processed, id), &case.name);
         }
         emails += 2;
-        let (fate, shown) = end_of(&mut organisation, case, fate_of(&handled, &case.id)).await;
-        if let Fate::Written { activity_id, .. } = fate {
+        let (outcome, shown) = end_of(&mut organisation, case, fate_of(&processed, &case.id)).await;
+        if let Outcome::Written { activity_id, .. } = outcome {
             emails += 1;
             rows::assert_sound(&organisation.emulators, activity_id.uuid(), case);
         }
@@ -176,12 +185,13 @@ async fn all_cases_shuffled_into_batches_of_ten_end_as_they_do_alone() {
     let mut emails = 0;
     for some in cases.chunks(10) {
         let batch = some.iter().map(|case| created(ADA, &case.id)).collect();
-        let handled = organisation.run(batch).await;
-        assert_eq!(handled.len(), some.len(), "each message has one outcome");
+        let processed = organisation.run(batch).await;
+        assert_eq!(processed.len(), some.len(), "each message has one outcome");
         for case in some {
-            let (fate, shown) = end_of(&mut organisation, case, fate_of(&handled, &case.id)).await;
+            let (outcome, shown) =
+                end_of(&mut organisation, case, fate_of(&processed, &case.id)).await;
             assert_eq!(shown, case.becomes, "{}, seed {seed}", case.name);
-            if let Fate::Written { activity_id, .. } = fate {
+            if let Outcome::Written { activity_id, .. } = outcome {
                 emails += 1;
                 rows::assert_sound(&organisation.emulators, activity_id.uuid(), case);
             }

@@ -21,7 +21,7 @@ use std::collections::HashMap;
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::types::AttributeValue;
 use chrono::{DateTime, TimeDelta, Utc};
-use mailverse::ledger::messages::{Ledger, LedgerError, Settlement};
+use mailverse::ledger::messages::{Ledger, LedgerError, StoredOutcome};
 use mailverse::ledger::{Claim, ClaimRequest, ClaimToken, Entry, table};
 use mailverse::model::ids::{ActivityId, MessageKey};
 use uuid::Uuid;
@@ -60,14 +60,20 @@ impl Bench {
             .unwrap()
     }
 
-    async fn settle(&self, worker: ClaimToken, settlement: &Settlement) -> Result<(), LedgerError> {
-        self.ledger.settle(&key(), worker, now(), settlement).await
+    async fn settle(
+        &self,
+        worker: ClaimToken,
+        stored_outcome: &StoredOutcome,
+    ) -> Result<(), LedgerError> {
+        self.ledger
+            .settle(&key(), worker, now(), stored_outcome)
+            .await
     }
 
     /// Claims the message and settles it.
-    async fn settled(&self, settlement: &Settlement) {
+    async fn settled(&self, stored_outcome: &StoredOutcome) {
         assert!(self.claim(worker(90), now()).await.is_won());
-        self.settle(worker(90), settlement).await.unwrap();
+        self.settle(worker(90), stored_outcome).await.unwrap();
     }
 
     async fn entry(&self) -> Entry {
@@ -139,57 +145,57 @@ fn activity() -> ActivityId {
     ActivityId::new(Uuid::from_u128(7))
 }
 
-fn written() -> Settlement {
-    Settlement::Written {
+fn written() -> StoredOutcome {
+    StoredOutcome::Written {
         activity_id: activity(),
         note: Some("left out: date".to_owned()),
     }
 }
 
-fn skipped() -> Settlement {
-    Settlement::Skipped {
+fn skipped() -> StoredOutcome {
+    StoredOutcome::Skipped {
         rule: "spam".to_owned(),
     }
 }
 
-fn internal() -> Settlement {
-    Settlement::Skipped {
+fn internal() -> StoredOutcome {
+    StoredOutcome::Skipped {
         rule: "internal_only".to_owned(),
     }
 }
 
-fn dead() -> Settlement {
-    Settlement::Dead {
+fn dead() -> StoredOutcome {
+    StoredOutcome::Dead {
         reason: "0x80044331".to_owned(),
         claimable: false,
     }
 }
 
-fn given_up() -> Settlement {
-    Settlement::Dead {
+fn given_up() -> StoredOutcome {
+    StoredOutcome::Dead {
         reason: "gave up after 10 failures".to_owned(),
         claimable: true,
     }
 }
 
-fn released() -> Settlement {
-    Settlement::Released {
+fn released() -> StoredOutcome {
+    StoredOutcome::Released {
         retry_at: now() + TimeDelta::seconds(30),
         reason: "dataverse throttled the call".to_owned(),
         counted: true,
     }
 }
 
-fn postponed() -> Settlement {
-    Settlement::Released {
+fn postponed() -> StoredOutcome {
+    StoredOutcome::Released {
         retry_at: now() + TimeDelta::seconds(30),
         reason: "dataverse throttled the call".to_owned(),
         counted: false,
     }
 }
 
-fn requeued(counted: bool) -> Settlement {
-    Settlement::Requeued {
+fn requeued(counted: bool) -> StoredOutcome {
+    StoredOutcome::Requeued {
         reason: "dataverse throttled the call".to_owned(),
         counted,
     }

@@ -295,7 +295,7 @@ fn a_kept_ledger_knows_what_an_earlier_run_wrote() {
 #[test]
 fn a_policy_decides_what_is_replayed_and_a_wrong_one_is_bad_usage() {
     let saved = Saved::new();
-    let fates = |policy: Option<Value>| {
+    let outcomes = |policy: Option<Value>| {
         let mut arguments = vec!["--json".to_owned(), "events".to_owned()];
         if let Some(policy) = policy {
             let file = saved.file("policy.json", policy.to_string());
@@ -305,12 +305,12 @@ fn a_policy_decides_what_is_replayed_and_a_wrong_one_is_bad_usage() {
         replay(&arguments)
     };
     let activities = |output: &Output| report(output)["activities"].as_u64().unwrap();
-    let default = activities(&fates(None));
+    let default = activities(&outcomes(None));
     assert!(default > 0);
-    assert_eq!(activities(&fates(Some(json!({})))), default);
+    assert_eq!(activities(&outcomes(Some(json!({})))), default);
     let none = json!({"defaults": {"track": {"received": "none", "sent": "none"}}});
-    assert_eq!(activities(&fates(Some(none))), 0);
-    let wrong = fates(Some(json!({"defaults": {"trak": "none"}})));
+    assert_eq!(activities(&outcomes(Some(none))), 0);
+    let wrong = outcomes(Some(json!({"defaults": {"trak": "none"}})));
     assert_eq!(wrong.status.code(), Some(2));
     assert!(text(&wrong.stderr).contains("defaults.trak: unknown field"));
 }

@@ -34,13 +34,13 @@ use mailverse::clients::dataverse::emails::WriteMode;
 use mailverse::clients::entra::client::{Credential, EntraClient};
 use mailverse::clients::entra::{Origin, TokenSource};
 use mailverse::clients::nylas::NylasClient;
-use mailverse::ledger::messages::{Ledger, Settlement};
+use mailverse::ledger::messages::{Ledger, StoredOutcome};
 use mailverse::ledger::{ClaimRequest, ClaimToken, Entry, table};
 use mailverse::mailboxes::{AllowList, MailboxDirectory};
 use mailverse::pipeline::application_users::ApplicationUsers;
 use mailverse::pipeline::created_on::Backdating;
 use mailverse::pipeline::people_limit::ResolvedPeopleLimit;
-use mailverse::pipeline::{Fate, Handled, Pipeline, Run, Work};
+use mailverse::pipeline::{Outcome, Pipeline, Processed, Run, Work};
 use mailverse::policy::Policy;
 use mailverse::policy::cache::PolicySource;
 use mailverse::rate_limit::Limits;
@@ -225,7 +225,7 @@ impl TestOrganisation {
             let (key, ledger) = (key(grant, id), &self.pipeline.ledger);
             let claim = ledger.claim(&key, &ClaimRequest::new(token, now)).await;
             assert!(claim.unwrap().is_won());
-            let failure = Settlement::Released {
+            let failure = StoredOutcome::Released {
                 retry_at: now,
                 reason: "an earlier try failed".to_owned(),
                 counted: true,
@@ -249,34 +249,34 @@ impl TestOrganisation {
     }
 
     /// Runs the pipeline once on these requests.
-    pub(crate) async fn run(&mut self, work: Vec<Work>) -> Vec<Handled> {
+    pub(crate) async fn run(&mut self, work: Vec<Work>) -> Vec<Processed> {
         let run = self.begin();
         self.pipeline.run(work, run).await
     }
 
     /// Runs the pipeline once on these new messages. Returns their outcomes in the same order.
-    pub(crate) async fn deliver(&mut self, messages: &[(&str, &str)]) -> Vec<Fate> {
+    pub(crate) async fn deliver(&mut self, messages: &[(&str, &str)]) -> Vec<Outcome> {
         let work = messages
             .iter()
             .map(|(grant, id)| created(grant, id))
             .collect();
-        let handled = self.run(work).await;
+        let processed = self.run(work).await;
         assert_eq!(
-            handled.len(),
+            processed.len(),
             messages.len(),
             "each message has one outcome"
         );
-        let fate = |(grant, id): &(&str, &str)| {
-            let done = handled.iter().find(|done| done.key == key(grant, id));
+        let outcome = |(grant, id): &(&str, &str)| {
+            let done = processed.iter().find(|done| done.key == key(grant, id));
             done.expect("each message of the batch has an outcome")
-                .fate
+                .outcome
                 .clone()
         };
-        messages.iter().map(fate).collect()
+        messages.iter().map(outcome).collect()
     }
 
     /// Runs the pipeline once on one new message.
-    pub(crate) async fn deliver_one(&mut self, grant: &str, id: &str) -> Fate {
+    pub(crate) async fn deliver_one(&mut self, grant: &str, id: &str) -> Outcome {
         self.deliver(&[(grant, id)]).await.remove(0)
     }
 

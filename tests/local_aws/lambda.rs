@@ -65,7 +65,7 @@ pub struct Function {
 #[derive(Clone)]
 pub struct Killer {
     orders: mpsc::Sender<()>,
-    ended: watch::Receiver<Option<ExitStatus>>,
+    finished: watch::Receiver<Option<ExitStatus>>,
 }
 
 impl Killer {
@@ -73,12 +73,12 @@ impl Killer {
     pub async fn kill(&self) {
         // A process that has ended takes no more orders.
         self.orders.send(()).await.ok();
-        self.ended().await;
+        self.finished().await;
     }
 
-    async fn ended(&self) -> ExitStatus {
-        let mut ended = self.ended.clone();
-        let status = ended.wait_for(Option::is_some).await;
+    async fn finished(&self) -> ExitStatus {
+        let mut finished = self.finished.clone();
+        let status = finished.wait_for(Option::is_some).await;
         status
             .expect("a task waits for the process and publishes its exit status")
             .unwrap()
@@ -86,7 +86,7 @@ impl Killer {
 }
 
 /// How an invocation ended.
-pub enum Ended {
+pub enum Finished {
     /// The function answered.
     Answered(Answer),
     /// The process ended.
@@ -143,8 +143,8 @@ impl Function {
     /// The error that the function reported.
     pub async fn invoke(&mut self, event: Value) -> Answer {
         match self.run(event, Utc::now() + TimeDelta::minutes(14)).await {
-            Ended::Answered(answer) => answer,
-            Ended::Died(status) => {
+            Finished::Answered(answer) => answer,
+            Finished::Died(status) => {
                 let (name, printed) = (self.name, self.printed().await);
                 panic!("{name} ended with {status}\n{printed}");
             }
@@ -153,7 +153,7 @@ impl Function {
 
     /// Runs one invocation with this deadline. The deadline is not enforced: that is up to the
     /// caller.
-    pub async fn run(&mut self, event: Value, deadline: DateTime<Utc>) -> Ended {
+    pub async fn run(&mut self, event: Value, deadline: DateTime<Utc>) -> Finished {
         let (answer, answered) = oneshot::channel();
         let invocation = Invocation {
             event,
@@ -167,12 +167,12 @@ impl Function {
                 .expect("the runtime API is running");
             answered.await.expect("every invocation gets an answer")
         };
-        let ended = tokio::select! {
-            answer = tokio::time::timeout(OVERALL, invoked) => answer.map(Ended::Answered),
-            status = self.killer.ended() => Ok(Ended::Died(status)),
+        let finished = tokio::select! {
+            answer = tokio::time::timeout(OVERALL, invoked) => answer.map(Finished::Answered),
+            status = self.killer.finished() => Ok(Finished::Died(status)),
         };
-        if let Ok(ended) = ended {
-            return ended;
+        if let Ok(finished) = finished {
+            return finished;
         }
         self.killer.kill().await;
         let (name, printed) = (self.name, self.printed().await);
@@ -205,8 +205,8 @@ impl Function {
     }
 
     /// Waits for a function that ends by itself. Returns its exit status and what it printed.
-    pub async fn ended(mut self) -> (ExitStatus, String) {
-        let status = tokio::time::timeout(OVERALL, self.killer.ended()).await;
+    pub async fn finished(mut self) -> (ExitStatus, String) {
+        let status = tokio::time::timeout(OVERALL, self.killer.finished()).await;
         let status =
             status.expect("the function keeps running although it should have refused to start");
         (status, self.printed().await)
@@ -241,7 +241,7 @@ impl Drop for Function {
 /// Waits for the process to end. Kills it on an order, or when the last handle is dropped.
 fn watch_over(mut process: Child) -> Killer {
     let (orders, mut ordered) = mpsc::channel(1);
-    let (ending, ended) = watch::channel(None);
+    let (ending, finished) = watch::channel(None);
     tokio::spawn(async move {
         let status = tokio::select! {
             status = process.wait() => status,
@@ -252,7 +252,7 @@ fn watch_over(mut process: Child) -> Killer {
         };
         ending.send_replace(Some(status.unwrap()));
     });
-    Killer { orders, ended }
+    Killer { orders, finished }
 }
 
 /// Returns the path of the compiled function, beside this test.

@@ -14,7 +14,7 @@ use mailverse::ledger::{Entry, State};
 use mailverse::model::ids::{GrantId, InternetMessageId, MessageKey};
 use mailverse::model::message::Message;
 use mailverse::model::sync_request::{SyncRequest, Trigger};
-use mailverse::pipeline::{Handled, Work};
+use mailverse::pipeline::{Processed, Work};
 use serde_json::Value;
 
 use super::report::{At, Report};
@@ -165,10 +165,10 @@ impl Importer {
         if let Some(until) = stop.get() {
             report.paused("Nylas", *until);
         }
-        let handled: Vec<Handled> = self.pipeline.run(work, Self::begin()).await;
-        for message in handled {
+        let processed: Vec<Processed> = self.pipeline.run(work, Self::begin()).await;
+        for message in processed {
             if let Some(at) = places.get(&message.key) {
-                report.handled(*at, &message);
+                report.processed(*at, &message);
             }
         }
     }

@@ -4,7 +4,7 @@
 use indicatif::ProgressBar;
 use mailverse::clients::nylas::wire;
 use mailverse::model::contact_card::Card;
-use mailverse::pipeline::contact_import::{CardFate, CompaniesMade};
+use mailverse::pipeline::contact_import::{CardOutcome, CompaniesMade};
 use mailverse::resolve::contacts::card::{NoAddress, Place, people};
 
 use super::report::{At, Report, card_outcome};
@@ -79,9 +79,9 @@ impl Importer {
             let (some, later) = rest.split_at(rest.len().min(AT_ONCE));
             rest = later;
             let run = Self::begin();
-            let fates = self.pipeline.bring_in_people(some, &mut made, &run).await;
-            for (fate, at) in fates.into_iter().zip(&mut first_cards) {
-                tell(report, at, &fate);
+            let outcomes = self.pipeline.bring_in_people(some, &mut made, &run).await;
+            for (outcome, at) in outcomes.into_iter().zip(&mut first_cards) {
+                tell(report, at, &outcome);
             }
             progress.inc(some.len() as u64);
             if self.must_stop(report).await? {
@@ -117,19 +117,19 @@ fn no_address(report: &mut Report, at: At, why: NoAddress) {
     report.note(at, "not imported", why);
 }
 
-fn tell(report: &mut Report, at: At, fate: &CardFate) {
+fn tell(report: &mut Report, at: At, outcome: &CardOutcome) {
     let people = &mut report.people;
-    let count = match fate {
-        CardFate::Created { .. } => &mut people.created,
-        CardFate::Filled { .. } => &mut people.filled,
-        CardFate::Complete { .. } => &mut people.complete,
-        CardFate::Ambiguous { .. } => &mut people.ambiguous,
-        CardFate::Inside => &mut people.inside,
-        CardFate::Known { .. } => &mut people.known,
-        CardFate::Failed { .. } => &mut people.failed,
+    let count = match outcome {
+        CardOutcome::Created { .. } => &mut people.created,
+        CardOutcome::Filled { .. } => &mut people.filled,
+        CardOutcome::Complete { .. } => &mut people.complete,
+        CardOutcome::Ambiguous { .. } => &mut people.ambiguous,
+        CardOutcome::Inside => &mut people.inside,
+        CardOutcome::Known { .. } => &mut people.known,
+        CardOutcome::Failed { .. } => &mut people.failed,
     };
     *count += 1;
-    let (outcome, why) = card_outcome(fate);
+    let (outcome, why) = card_outcome(outcome);
     if let Some(why) = why {
         report.note(at, outcome, &why);
     }

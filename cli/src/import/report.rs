@@ -7,8 +7,8 @@ use std::io::{self, Write};
 use chrono::{DateTime, SecondsFormat, Utc};
 use mailverse::ledger::{Entry, State};
 use mailverse::model::ids::MessageKey;
-use mailverse::pipeline::Handled;
-use mailverse::pipeline::contact_import::CardFate;
+use mailverse::pipeline::Processed;
+use mailverse::pipeline::contact_import::CardOutcome;
 use serde_json::{Value, json};
 
 use super::saved::SavedFile;
@@ -148,9 +148,9 @@ impl Report {
     }
 
     /// Records the outcome of a message that went through the pipeline.
-    pub(super) fn handled(&mut self, at: At, message: &Handled) {
-        let state = message.fate.state();
-        let reason = message.fate.reason();
+    pub(super) fn processed(&mut self, at: At, message: &Processed) {
+        let state = message.outcome.state();
+        let reason = message.outcome.reason();
         self.count(at, &message.key, state, reason, message.settled_before);
     }
 
@@ -344,9 +344,9 @@ fn rules(skipped: &BTreeMap<String, usize>) -> String {
 }
 
 /// Returns the outcome of a contact, and the reason if the report should have a note about it.
-pub(super) fn card_outcome(fate: &CardFate) -> (&'static str, Option<String>) {
-    match fate {
-        CardFate::Created {
+pub(super) fn card_outcome(outcome: &CardOutcome) -> (&'static str, Option<String>) {
+    match outcome {
+        CardOutcome::Created {
             contact,
             without_company,
         } => {
@@ -354,12 +354,12 @@ pub(super) fn card_outcome(fate: &CardFate) -> (&'static str, Option<String>) {
                 || format!("contact {contact} has no company: Dataverse rejected the account");
             ("created", without_company.then(without))
         }
-        CardFate::Filled { contact, columns } => {
+        CardOutcome::Filled { contact, columns } => {
             let columns = columns.join(", ");
             ("filled", Some(format!("contact {contact}: {columns}")))
         }
-        CardFate::Complete { .. } => ("complete", None),
-        CardFate::Ambiguous { contacts } => {
+        CardOutcome::Complete { .. } => ("complete", None),
+        CardOutcome::Ambiguous { contacts } => {
             let contacts: Vec<String> = contacts.iter().map(ToString::to_string).collect();
             let contacts = contacts.join(", ");
             (
@@ -369,14 +369,14 @@ pub(super) fn card_outcome(fate: &CardFate) -> (&'static str, Option<String>) {
                 )),
             )
         }
-        CardFate::Inside => (
+        CardOutcome::Inside => (
             "inside",
             Some("it is an internal address: contacts are external people".to_owned()),
         ),
-        CardFate::Known { table } => (
+        CardOutcome::Known { table } => (
             "known",
             Some(format!("a row of table {} has its address", table.name())),
         ),
-        CardFate::Failed { reason } => ("failed", Some(reason.clone())),
+        CardOutcome::Failed { reason } => ("failed", Some(reason.clone())),
     }
 }

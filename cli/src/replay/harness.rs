@@ -26,7 +26,7 @@ use mailverse::pipeline::application_users::ApplicationUsers;
 use mailverse::pipeline::config::PipelineSettings;
 use mailverse::pipeline::created_on::Backdating;
 use mailverse::pipeline::people_limit::ResolvedPeopleLimit;
-use mailverse::pipeline::{Handled, Pipeline, Run};
+use mailverse::pipeline::{Pipeline, Processed, Run};
 use mailverse::policy::Policy;
 use mailverse::policy::cache::PolicySource;
 use mailverse::rate_limit::Limits;
@@ -221,10 +221,10 @@ impl Harness {
     pub(crate) async fn backfill(
         &self,
         event: &Value,
-    ) -> Result<(Planned, Vec<Handled>, usize), BackfillError> {
+    ) -> Result<(Planned, Vec<Processed>, usize), BackfillError> {
         let left_before = self.backfill.left();
-        let (planned, handled) = self.backfill.run_through(event, &begin).await?;
-        Ok((planned, handled, self.backfill.left() - left_before))
+        let (planned, processed) = self.backfill.run_through(event, &begin).await?;
+        Ok((planned, processed, self.backfill.left() - left_before))
     }
 
     /// Returns the numbers of requests sent to Dataverse and to Nylas.

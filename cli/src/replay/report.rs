@@ -9,11 +9,11 @@ use backfill::BackfillError;
 use backfill::plan::Planned;
 use mailverse::ledger::State;
 use mailverse::model::ids::MessageKey;
-use mailverse::pipeline::{Fate, Handled, Summary};
+use mailverse::pipeline::{Outcome, Processed, Summary};
 use serde_json::{Value, json};
 use sync_worker::Worked;
 use webhook_receiver::event::EventError;
-use webhook_receiver::{Outcome, Received};
+use webhook_receiver::{Received, RequestOutcome};
 
 use super::event::SavedEvent;
 use super::harness::Harness;
@@ -26,7 +26,7 @@ pub(crate) struct Report {
     places: HashMap<String, usize>,
     /// The messages, in the order in which the events named them.
     messages: Vec<MessageKey>,
-    story: HashMap<MessageKey, Story>,
+    message_report: HashMap<MessageKey, MessageReport>,
     /// Results of events apart from their messages: file, result, reason.
     others: Vec<(String, &'static str, String)>,
     /// The files and results in `others`, to find repetitions.
@@ -43,11 +43,11 @@ pub(crate) struct Report {
 }
 
 /// A message with its outcome.
-struct Story {
+struct MessageReport {
     /// The file of the first event that named the message.
     event: String,
     /// `None` until a worker has processed the message.
-    fate: Option<Fate>,
+    outcome: Option<Outcome>,
     summary: Option<Summary>,
 }
 
@@ -61,7 +61,7 @@ impl Report {
                 .map(|(place, event)| (event.file.clone(), place))
                 .collect(),
             messages: Vec::new(),
-            story: HashMap::new(),
+            message_report: HashMap::new(),
             others: Vec::new(),
             told: HashSet::new(),
             refused: HashSet::new(),
@@ -76,16 +76,20 @@ impl Report {
     /// Records the receiver's answer to an HTTP event.
     pub(crate) fn received(&mut self, file: &str, received: Result<Received, EventError>) {
         match received.map(|received| (received.response.status().as_u16(), received.outcome)) {
-            Ok((_, Outcome::Queued(request))) => self.named(file, request.key),
-            Ok((_, Outcome::Ignored { kind })) => {
+            Ok((_, RequestOutcome::Queued(request))) => self.named(file, request.key),
+            Ok((_, RequestOutcome::Ignored { kind })) => {
                 self.other(file, "ignored", &format!("{kind} needs no action"));
             }
-            Ok((_, Outcome::NotQueued { why, .. })) => self.other(file, "ignored", why.text()),
-            Ok((_, Outcome::Probe)) => self.other(file, "answered", "a probe of `mailverse`"),
-            Ok((_, Outcome::Challenge(_))) => {
+            Ok((_, RequestOutcome::NotQueued { why, .. })) => {
+                self.other(file, "ignored", why.text())
+            }
+            Ok((_, RequestOutcome::Probe)) => {
+                self.other(file, "answered", "a probe of `mailverse`")
+            }
+            Ok((_, RequestOutcome::Challenge(_))) => {
                 self.other(file, "answered", "the challenge of a new webhook");
             }
-            Ok((status, Outcome::Refused(refusal))) => {
+            Ok((status, RequestOutcome::Refused(refusal))) => {
                 let hint = if status == 401 {
                     " (pass the secret with --webhook-secret-file, or sign again with --resign)"
                 } else {
@@ -104,11 +108,11 @@ impl Report {
         for reason in worked.unreadable {
             self.refused(file, &reason);
         }
-        for handled in worked.handled {
+        for processed in worked.processed {
             if event.is_some() {
-                self.named(file, handled.key.clone());
+                self.named(file, processed.key.clone());
             }
-            self.handled(file, handled);
+            self.processed(file, processed);
         }
     }
 
@@ -116,17 +120,17 @@ impl Report {
     pub(crate) fn listed(
         &mut self,
         file: &str,
-        result: Result<(Planned, Vec<Handled>, usize), BackfillError>,
+        result: Result<(Planned, Vec<Processed>, usize), BackfillError>,
     ) {
         match result {
-            Ok((planned, handled, left)) => {
-                let fresh = handled
+            Ok((planned, processed, left)) => {
+                let fresh = processed
                     .iter()
-                    .filter(|handled| !handled.settled_before)
+                    .filter(|processed| !processed.settled_before)
                     .count();
                 let text = format!(
                     "{} messages in {} mailboxes, {fresh} of them not settled before",
-                    handled.len(),
+                    processed.len(),
                     planned.mailboxes
                 );
                 if left > 0 {
@@ -134,8 +138,8 @@ impl Report {
                 } else {
                     self.other(file, "listed", &text);
                 }
-                for message in handled {
-                    self.handled(file, message);
+                for message in processed {
+                    self.processed(file, message);
                 }
             }
             Err(error) => self.refused(file, &error.to_string()),
@@ -151,10 +155,13 @@ impl Report {
     /// Records the numbers of requests and rows, and the time that the replay took.
     pub(crate) fn measure(&mut self, harness: &Harness, elapsed: Duration) {
         self.requests = harness.requests();
-        let written = self.story.values().filter_map(|story| match &story.fate {
-            Some(Fate::Written { activity_id, .. }) => Some(activity_id),
-            _ => None,
-        });
+        let written =
+            self.message_report.values().filter_map(|message_report| {
+                match &message_report.outcome {
+                    Some(Outcome::Written { activity_id, .. }) => Some(activity_id),
+                    _ => None,
+                }
+            });
         self.activities = harness
             .activities()
             .unwrap_or_else(|| written.collect::<HashSet<_>>().len());
@@ -163,35 +170,34 @@ impl Report {
 
     /// Returns whether every message was written or skipped and no event was rejected.
     pub(crate) fn is_success(&self) -> bool {
-        let settled = |story: &Story| {
+        let settled = |message_report: &MessageReport| {
             matches!(
-                story.fate,
-                Some(Fate::Written { .. } | Fate::Skipped { .. })
+                message_report.outcome,
+                Some(Outcome::Written { .. } | Outcome::Skipped { .. })
             )
         };
-        self.refused.is_empty() && self.story.values().all(settled)
+        self.refused.is_empty() && self.message_report.values().all(settled)
     }
 
     pub(crate) fn json(&self) -> Value {
         let message = |key: &MessageKey| {
-            let story = self.story.get(key)?;
-            let activity_id = match &story.fate {
-                Some(Fate::Written { activity_id, .. }) => Some(activity_id),
+            let message_report = self.message_report.get(key)?;
+            let activity_id = match &message_report.outcome {
+                Some(Outcome::Written { activity_id, .. }) => Some(activity_id),
                 _ => None,
             };
             Some(json!({
-                "event": story.event,
+                "event": message_report.event,
                 "message_id": key.message_id,
                 "grant_id": key.grant_id,
-                "fate": story.state().as_str(),
-                "reason": story.fate.as_ref().and_then(Fate::reason),
+                "fate": message_report.state().as_str(),
+                "reason": message_report.outcome.as_ref().and_then(Outcome::reason),
                 "activity_id": activity_id,
             }))
         };
-        let others = self
-            .others
-            .iter()
-            .map(|(event, fate, reason)| json!({"event": event, "fate": fate, "reason": reason}));
+        let others = self.others.iter().map(
+            |(event, outcome, reason)| json!({"event": event, "fate": outcome, "reason": reason}),
+        );
         json!({
             "events": self.events,
             "refused": self.refused.len(),
@@ -218,36 +224,39 @@ impl Report {
         }
     }
 
-    fn handled(&mut self, file: &str, handled: Handled) {
-        let story = self.story_of(file, handled.key);
-        story.fate = Some(handled.fate);
+    fn processed(&mut self, file: &str, processed: Processed) {
+        let message_report = self.story_of(file, processed.key);
+        message_report.outcome = Some(processed.outcome);
         // A second delivery finds the message settled and does not read it, so keep the first
         // summary.
-        story.summary = story.summary.take().or(handled.summary);
+        message_report.summary = message_report.summary.take().or(processed.summary);
     }
 
-    fn story_of(&mut self, file: &str, key: MessageKey) -> &mut Story {
-        if !self.story.contains_key(&key) {
+    fn story_of(&mut self, file: &str, key: MessageKey) -> &mut MessageReport {
+        if !self.message_report.contains_key(&key) {
             self.messages.push(key.clone());
         }
-        self.story.entry(key).or_insert_with(|| Story {
-            event: file.to_owned(),
-            fate: None,
-            summary: None,
-        })
+        self.message_report
+            .entry(key)
+            .or_insert_with(|| MessageReport {
+                event: file.to_owned(),
+                outcome: None,
+                summary: None,
+            })
     }
 
     /// Records a result once per event, however often the event was delivered.
-    fn other(&mut self, file: &str, fate: &'static str, reason: &str) {
-        if self.told.insert((file.to_owned(), fate)) {
-            self.others.push((file.to_owned(), fate, printable(reason)));
+    fn other(&mut self, file: &str, outcome: &'static str, reason: &str) {
+        if self.told.insert((file.to_owned(), outcome)) {
+            self.others
+                .push((file.to_owned(), outcome, printable(reason)));
         }
     }
 
     fn count(&self, state: State) -> usize {
-        self.story
+        self.message_report
             .values()
-            .filter(|story| story.state() == state)
+            .filter(|message_report| message_report.state() == state)
             .count()
     }
 
@@ -256,10 +265,10 @@ impl Report {
     }
 }
 
-impl Story {
+impl MessageReport {
     /// Returns the state of the message. One that no worker has processed is still on the queue, so
     /// it is waiting.
     fn state(&self) -> State {
-        self.fate.as_ref().map_or(State::Waiting, Fate::state)
+        self.outcome.as_ref().map_or(State::Waiting, Outcome::state)
     }
 }

@@ -33,7 +33,7 @@ use mailverse::clients::nylas::wire::Grant;
 use mailverse::clients::retry::RECEIVE_LIMIT;
 use mailverse::ledger::backfill_runs::{Progress, RunId, TaskState};
 use mailverse::ledger::messages::LedgerError;
-use mailverse::pipeline::{Handled, Pipeline, Run};
+use mailverse::pipeline::{Pipeline, Processed, Run};
 use serde_json::{Value, json};
 
 use self::event::Event;
@@ -121,7 +121,7 @@ impl<Q: SyncQueue> Backfill<Q> {
         &self,
         record: &SqsMessage,
         begin: &impl Fn() -> Run,
-        seen: &mut impl FnMut(Handled),
+        seen: &mut impl FnMut(Processed),
     ) -> bool {
         let task = match Task::from_body(record.body.as_deref().unwrap_or_default()) {
             Ok(task) => task,
@@ -245,7 +245,7 @@ impl Backfill<MemoryQueue> {
         &self,
         event: &Value,
         begin: &impl Fn() -> Run,
-    ) -> Result<(Planned, Vec<Handled>), BackfillError> {
+    ) -> Result<(Planned, Vec<Processed>), BackfillError> {
         let Event::Schedule(schedule) = Event::read(event)? else {
             return Err(NotAnEvent("it is not an event of the schedule").into());
         };
@@ -254,18 +254,18 @@ impl Backfill<MemoryQueue> {
     }
 
     /// Works on the queued tasks until no task is visible. Returns the result of every message.
-    pub async fn work_off(&self, begin: &impl Fn() -> Run) -> Vec<Handled> {
-        let mut handled = Vec::new();
+    pub async fn work_off(&self, begin: &impl Fn() -> Run) -> Vec<Processed> {
+        let mut processed = Vec::new();
         while let Some(received) = self.tasks.receive(1).pop() {
             let mut record = SqsMessage::default();
             record.receipt_handle = Some(received.receipt.clone());
             record.body = Some(received.body);
-            let seen = &mut |message| handled.push(message);
+            let seen = &mut |message| processed.push(message);
             if self.deliver(&record, begin, seen).await {
                 self.tasks.delete(&received.receipt);
             }
         }
-        handled
+        processed
     }
 
     /// Returns the number of unfinished tasks; they are on the queue, hidden.

@@ -20,7 +20,7 @@ use mailverse::model::message::Message;
 use mailverse::model::sync_request::{SyncRequest, Trigger};
 use mailverse::pipeline::preview::Foreseen;
 use mailverse::pipeline::reconcile::Listed;
-use mailverse::pipeline::{Fate, Handled, Run, Work};
+use mailverse::pipeline::{Outcome, Processed, Run, Work};
 
 use crate::Backfill;
 use crate::task::Task;
@@ -36,7 +36,7 @@ const MOST_STRANDED: usize = 1_000;
 #[derive(Default)]
 struct Sorted {
     /// Messages that are in a final state in the ledger.
-    settled: Vec<(Message, Handled)>,
+    settled: Vec<(Message, Processed)>,
     /// All other messages.
     fresh: Vec<Message>,
     /// The keys of those in `fresh` that were tried and released, so that the sync queue has a
@@ -55,7 +55,7 @@ impl<Q: SyncQueue> Backfill<Q> {
         task: &Task,
         page: Page,
         begin: &impl Fn() -> Run,
-        seen: &mut impl FnMut(Handled),
+        seen: &mut impl FnMut(Processed),
     ) -> Result<(Coverage, Option<i64>), TaskError> {
         let mut coverage = Coverage {
             listed: u64::try_from(page.messages.len() + page.unreadable).unwrap_or_default(),
@@ -85,8 +85,8 @@ impl<Q: SyncQueue> Backfill<Q> {
         if task.kind.is_scheduled() {
             self.look_for_theirs(&settled, begin).await;
         }
-        for (_, handled) in settled {
-            seen(handled);
+        for (_, processed) in settled {
+            seen(processed);
         }
         if task.dry_run {
             self.foresee(fresh, begin, &mut coverage).await?;
@@ -123,15 +123,15 @@ impl<Q: SyncQueue> Backfill<Q> {
                 sorted.queued.insert(message.key.clone());
             }
             let before = match claim {
-                Claim::Settled(entry) => Handled::settled_before(message.key.clone(), entry),
+                Claim::Settled(entry) => Processed::settled_before(message.key.clone(), entry),
                 Claim::Won { .. } | Claim::HeldUntil(_) => None,
             };
             match before {
-                Some(handled) => {
-                    add(coverage, &handled.fate);
+                Some(processed) => {
+                    add(coverage, &processed.outcome);
                     // The body is not used again, and the other messages need the memory.
                     message.body = String::new();
-                    sorted.settled.push((message, handled));
+                    sorted.settled.push((message, processed));
                 }
                 None => sorted.fresh.push(message),
             }
@@ -150,7 +150,7 @@ impl<Q: SyncQueue> Backfill<Q> {
         queued: &HashSet<MessageKey>,
         begin: &impl Fn() -> Run,
         coverage: &mut Coverage,
-        seen: &mut impl FnMut(Handled),
+        seen: &mut impl FnMut(Processed),
     ) -> Result<(), TaskError> {
         if fresh.is_empty() {
             return Ok(());
@@ -170,8 +170,8 @@ impl<Q: SyncQueue> Backfill<Q> {
             None => None,
         };
         let mut is_settled = true;
-        for handled in done.handled {
-            if let Fate::Waiting { delay, .. } = &handled.fate {
+        for processed in done.processed {
+            if let Outcome::Waiting { delay, .. } = &processed.outcome {
                 if stopped.is_some() {
                     // Dataverse stopped the whole batch. The page is listed again after the pause;
                     // the sync queue is for messages that fail alone.
@@ -180,12 +180,12 @@ impl<Q: SyncQueue> Backfill<Q> {
                 }
                 // Scheduled runs list a message repeatedly and leave it to the request that is
                 // already queued.
-                if !(task.kind.is_scheduled() && queued.contains(&handled.key)) {
-                    self.hand_over(&handled.key, *delay).await?;
+                if !(task.kind.is_scheduled() && queued.contains(&processed.key)) {
+                    self.hand_over(&processed.key, *delay).await?;
                 }
             }
-            add(coverage, &handled.fate);
-            seen(handled);
+            add(coverage, &processed.outcome);
+            seen(processed);
         }
         match stopped {
             Some(task_error) if !is_settled || is_left => Err(task_error),
@@ -217,10 +217,10 @@ impl<Q: SyncQueue> Backfill<Q> {
     }
 
     /// Looks for rows that other clients wrote recently for messages of the page.
-    async fn look_for_theirs(&self, settled: &[(Message, Handled)], begin: &impl Fn() -> Run) {
+    async fn look_for_theirs(&self, settled: &[(Message, Processed)], begin: &impl Fn() -> Run) {
         let run = begin();
-        let due = settled.iter().filter_map(|(message, handled)| {
-            Listed::of(message).filter(|listed| listed.is_due(handled, run.now))
+        let due = settled.iter().filter_map(|(message, processed)| {
+            Listed::of(message).filter(|listed| listed.is_due(processed, run.now))
         });
         let due: Vec<Listed> = due.collect();
         self.pipeline.reconcile(&due, &run).await;
@@ -292,8 +292,8 @@ fn in_hand(message: Message) -> Work {
     }
 }
 
-fn add(coverage: &mut Coverage, fate: &Fate) {
-    match fate.state() {
+fn add(coverage: &mut Coverage, outcome: &Outcome) {
+    match outcome.state() {
         State::Written => coverage.written += 1,
         State::Skipped => coverage.skipped += 1,
         State::Waiting => coverage.waiting += 1,

@@ -99,7 +99,7 @@ pub struct Answer {
     pub received_after: i64,
     /// Whether every mailbox was listed to its end or failed. A parked mailbox has not ended: it
     /// waits for its user to sign in again.
-    pub ended: bool,
+    pub finished: bool,
     /// The progress of each mailbox.
     pub tasks: Vec<TaskAnswer>,
     /// Messages that are in Dataverse; in a dry run, those that would be.
@@ -249,7 +249,7 @@ impl Answer {
             run_id,
             dry_run: asked.dry_run,
             received_after: asked.received_after,
-            ended: tasks.iter().all(|(_, task)| task.state.is_final()),
+            finished: tasks.iter().all(|(_, task)| task.state.is_final()),
             synced: all.written,
             skipped: all.skipped,
             waiting: all.waiting,

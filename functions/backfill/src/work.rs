@@ -48,7 +48,7 @@ use mailverse::ledger::backfill_runs::{Coverage, Position, Progress, Saved, Sett
 use mailverse::ledger::mailbox_state::{Lease, TASK_LEASE};
 use mailverse::mailboxes::Participation;
 use mailverse::pipeline::backfill_page::NEAR;
-use mailverse::pipeline::{Handled, Run};
+use mailverse::pipeline::{Processed, Run};
 use mailverse::telemetry::{Count, count};
 
 use crate::Backfill;
@@ -74,7 +74,7 @@ impl<Q: SyncQueue> Backfill<Q> {
         task: &Task,
         receive_count: u32,
         begin: &impl Fn() -> Run,
-        seen: &mut impl FnMut(Handled),
+        seen: &mut impl FnMut(Processed),
     ) -> QueueAction {
         let run = begin();
         if run.now + BATCH_TIME > run.deadline {
@@ -147,7 +147,7 @@ impl<Q: SyncQueue> Backfill<Q> {
         task: &Task,
         first: &Run,
         begin: &impl Fn() -> Run,
-        seen: &mut impl FnMut(Handled),
+        seen: &mut impl FnMut(Processed),
     ) -> Result<(), TaskError> {
         let ledger = &self.pipeline.ledger;
         let mut progress = ledger.progress(&task.key()).await?;
@@ -246,7 +246,7 @@ impl<Q: SyncQueue> Backfill<Q> {
                 ..progress
             };
             if at_the_end {
-                return self.ended(task, &progress.coverage).await;
+                return self.finished(task, &progress.coverage).await;
             }
         }
     }
@@ -345,7 +345,7 @@ impl<Q: SyncQueue> Backfill<Q> {
     }
 
     /// Finishes the task after its last page was saved.
-    async fn ended(&self, task: &Task, coverage: &Coverage) -> Result<(), TaskError> {
+    async fn finished(&self, task: &Task, coverage: &Coverage) -> Result<(), TaskError> {
         let Coverage {
             listed,
             written,

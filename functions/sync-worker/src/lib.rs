@@ -22,7 +22,7 @@ use mailverse::clients::aws::queue::SyncQueue;
 use mailverse::clients::retry::RECEIVE_LIMIT;
 use mailverse::model::ids::MessageKey;
 use mailverse::model::sync_request::SyncRequest;
-use mailverse::pipeline::{Fate, Handled, Pipeline, Run, Work};
+use mailverse::pipeline::{Outcome, Pipeline, Processed, Run, Work};
 use mailverse::telemetry::{Count, count};
 
 /// The handler for events of the sync queue.
@@ -36,7 +36,7 @@ pub struct Worked {
     /// The answer for Lambda: the queue messages to keep.
     pub response: SqsBatchResponse,
     /// Every message of the batch, once.
-    pub handled: Vec<Handled>,
+    pub processed: Vec<Processed>,
     /// The error for each queue message that could not be parsed as a sync request.
     pub unreadable: Vec<String>,
 }
@@ -75,12 +75,14 @@ impl<Q: SyncQueue> Worker<Q> {
         count(Count::RequestUnreadable, unreadable.len());
         let work = deliveries.iter().map(Delivery::work).collect();
         // Boxed: with the handler's layers on top, the future's type is too deep for the compiler.
-        let handled = Box::pin(self.pipeline.run(work, run)).await;
-        let fates: HashMap<&MessageKey, &Fate> =
-            handled.iter().map(|done| (&done.key, &done.fate)).collect();
+        let processed = Box::pin(self.pipeline.run(work, run)).await;
+        let outcomes: HashMap<&MessageKey, &Outcome> = processed
+            .iter()
+            .map(|done| (&done.key, &done.outcome))
+            .collect();
         for delivery in deliveries {
             if !self
-                .is_done(&delivery, fates.get(&delivery.request.key).copied())
+                .is_done(&delivery, outcomes.get(&delivery.request.key).copied())
                 .await
             {
                 failed.push(delivery.id);
@@ -90,28 +92,36 @@ impl<Q: SyncQueue> Worker<Q> {
         response.batch_item_failures = failed.into_iter().map(failure).collect();
         Worked {
             response,
-            handled,
+            processed,
             unreadable,
         }
     }
 
     /// Returns whether the queue may delete the message. Hides a message that is to be delivered
     /// again for the advised delay.
-    async fn is_done(&self, delivery: &Delivery, fate: Option<&Fate>) -> bool {
-        match fate {
+    async fn is_done(&self, delivery: &Delivery, outcome: Option<&Outcome>) -> bool {
+        match outcome {
             Some(
-                Fate::Written { .. } | Fate::Skipped { .. } | Fate::Dead { gave_up: false, .. },
+                Outcome::Written { .. }
+                | Outcome::Skipped { .. }
+                | Outcome::Dead {
+                    attempts_exhausted: false,
+                    ..
+                },
             ) => true,
-            Some(Fate::Waiting { delay, .. }) if delivery.receive_count >= RECEIVE_LIMIT => {
+            Some(Outcome::Waiting { delay, .. }) if delivery.receive_count >= RECEIVE_LIMIT => {
                 self.queue_anew(&delivery.request, *delay).await
             }
-            Some(Fate::Waiting { delay, .. }) => {
+            Some(Outcome::Waiting { delay, .. }) => {
                 self.hide(delivery, *delay).await;
                 false
             }
             // The message has failed too often, but deliveries may remain. Using them up at once
             // moves it to the dead-letter queue sooner.
-            Some(Fate::Dead { gave_up: true, .. }) => {
+            Some(Outcome::Dead {
+                attempts_exhausted: true,
+                ..
+            }) => {
                 self.hide(delivery, Duration::ZERO).await;
                 false
             }

@@ -76,7 +76,7 @@ pub struct Receiver<Q> {
 
 /// The result of a request.
 #[derive(Debug)]
-pub enum Outcome {
+pub enum RequestOutcome {
     /// The challenge of a new webhook destination was answered with this value.
     Challenge(String),
     /// The queue has the sync request.
@@ -201,20 +201,20 @@ impl Refusal {
 #[derive(Debug)]
 pub struct Received {
     /// The result.
-    pub outcome: Outcome,
+    pub outcome: RequestOutcome,
     /// The answer to the sender.
     pub response: Response<Body>,
 }
 
-impl From<Outcome> for Received {
-    fn from(outcome: Outcome) -> Self {
+impl From<RequestOutcome> for Received {
+    fn from(outcome: RequestOutcome) -> Self {
         let (status, text) = match &outcome {
-            Outcome::Challenge(value) => (StatusCode::OK, value.as_str()),
-            Outcome::Queued(_) | Outcome::NotQueued { .. } | Outcome::Ignored { .. } => {
-                (StatusCode::OK, "ok")
-            }
-            Outcome::Probe => (StatusCode::OK, probe::ANSWER),
-            Outcome::Refused(refusal) => (refusal.status(), refusal.public_text()),
+            RequestOutcome::Challenge(value) => (StatusCode::OK, value.as_str()),
+            RequestOutcome::Queued(_)
+            | RequestOutcome::NotQueued { .. }
+            | RequestOutcome::Ignored { .. } => (StatusCode::OK, "ok"),
+            RequestOutcome::Probe => (StatusCode::OK, probe::ANSWER),
+            RequestOutcome::Refused(refusal) => (refusal.status(), refusal.public_text()),
         };
         let mut response = Response::new(Body::from(text));
         *response.status_mut() = status;
@@ -269,12 +269,16 @@ impl<Q: SyncQueue> Receiver<Q> {
             Method::POST => self.delivery(&request, now).await,
             _ => Err(Refusal::Method),
         };
-        let outcome = outcome.unwrap_or_else(Outcome::Refused);
+        let outcome = outcome.unwrap_or_else(RequestOutcome::Refused);
         report(&outcome);
         outcome.into()
     }
 
-    async fn delivery(&self, request: &Request, now: DateTime<Utc>) -> Result<Outcome, Refusal> {
+    async fn delivery(
+        &self,
+        request: &Request,
+        now: DateTime<Utc>,
+    ) -> Result<RequestOutcome, Refusal> {
         // The size comes first: a body that is too large is not processed in any way.
         let raw: &[u8] = request.body();
         let length = u64::try_from(raw.len()).unwrap_or(u64::MAX);
@@ -295,8 +299,8 @@ impl<Q: SyncQueue> Receiver<Q> {
         };
         match notification::parse(&verified)? {
             Notification::Message(notification) => self.message(notification, now).await,
-            Notification::Probe => Ok(Outcome::Probe),
-            Notification::Other { kind } => Ok(Outcome::Ignored { kind }),
+            Notification::Probe => Ok(RequestOutcome::Probe),
+            Notification::Other { kind } => Ok(RequestOutcome::Ignored { kind }),
         }
     }
 
@@ -304,7 +308,7 @@ impl<Q: SyncQueue> Receiver<Q> {
         &self,
         notification: MessageNotification,
         now: DateTime<Utc>,
-    ) -> Result<Outcome, Refusal> {
+    ) -> Result<RequestOutcome, Refusal> {
         if let Some(suffix) = &notification.unknown_suffix {
             count(Count::NotificationSuffixUnknown, 1);
             let suffix = suffix.text();
@@ -315,7 +319,7 @@ impl<Q: SyncQueue> Receiver<Q> {
         }
         if let Some(why) = self.filter.unwanted(&notification, now) {
             let request = notification.request;
-            return Ok(Outcome::NotQueued { request, why });
+            return Ok(RequestOutcome::NotQueued { request, why });
         }
         self.queue
             .send(&notification.request, Duration::ZERO)
@@ -323,7 +327,7 @@ impl<Q: SyncQueue> Receiver<Q> {
         // Only after the send: Nylas retries what the queue did not accept, and that must not count
         // as a duplicate.
         self.filter.queued(&notification, now);
-        Ok(Outcome::Queued(notification.request))
+        Ok(RequestOutcome::Queued(notification.request))
     }
 }
 
@@ -345,12 +349,12 @@ fn is_altered(raw: &[u8], headers: &HeaderMap) -> bool {
     encoding(headers).as_deref() == Some(b"gzip") && !raw.starts_with(&[0x1f, 0x8b])
 }
 
-fn challenge(request: &Request) -> Result<Outcome, Refusal> {
+fn challenge(request: &Request) -> Result<RequestOutcome, Refusal> {
     request
         .query_string_parameters_ref()
         .and_then(|query| query.first("challenge"))
         .filter(|value| !value.is_empty())
-        .map(|value| Outcome::Challenge(value.to_owned()))
+        .map(|value| RequestOutcome::Challenge(value.to_owned()))
         .ok_or(Refusal::NoChallenge)
 }
 
@@ -362,14 +366,14 @@ fn unpacked<'a>(body: VerifiedBody<'a>, request: &Request) -> Result<VerifiedBod
     }
 }
 
-fn report(outcome: &Outcome) {
+fn report(outcome: &RequestOutcome) {
     match outcome {
-        Outcome::Challenge(_) => tracing::info!("challenge answered"),
-        Outcome::Queued(request) => {
+        RequestOutcome::Challenge(_) => tracing::info!("challenge answered"),
+        RequestOutcome::Queued(request) => {
             count(Count::NotificationQueued, 1);
             tracing::info!("sync.key" = %request.key, trigger = ?request.trigger, "queued a notification");
         }
-        Outcome::NotQueued { request, why } => {
+        RequestOutcome::NotQueued { request, why } => {
             let what = match why {
                 Unwanted::AnotherApplication => Count::NotificationOfAnotherApplication,
                 Unwanted::TooOld => Count::NotificationTooOld,
@@ -378,12 +382,12 @@ fn report(outcome: &Outcome) {
             count(what, 1);
             tracing::info!("sync.key" = %request.key, reason = why.text(), "acknowledged a notification without queueing it");
         }
-        Outcome::Probe => tracing::info!("probe answered"),
-        Outcome::Ignored { kind } => {
+        RequestOutcome::Probe => tracing::info!("probe answered"),
+        RequestOutcome::Ignored { kind } => {
             count(Count::NotificationIgnored, 1);
             tracing::info!(kind, "ignored a notification of a type that is not handled");
         }
-        Outcome::Refused(refusal) => {
+        RequestOutcome::Refused(refusal) => {
             if let Some(what) = refusal.count() {
                 count(what, 1);
             }

@@ -220,7 +220,7 @@ async fn the_challenge_comes_back_exactly_and_before_any_secret_exists() {
                     .unwrap()
                     .starts_with("text/plain")
             );
-            assert!(matches!(answer.outcome, Outcome::Challenge(echoed) if echoed == value));
+            assert!(matches!(answer.outcome, RequestOutcome::Challenge(echoed) if echoed == value));
         }
     }
 }
@@ -263,7 +263,7 @@ async fn a_signed_message_is_queued_whatever_front_end_it_comes_through() {
             let [request] = queued(&receiver).try_into().unwrap();
             assert_eq!(request.key.to_string(), "g-1/m-1");
             assert_eq!(request.trigger, Trigger::Created);
-            assert!(matches!(answer.outcome, Outcome::Queued(told) if told == request));
+            assert!(matches!(answer.outcome, RequestOutcome::Queued(told) if told == request));
         }
     }
 }
@@ -338,7 +338,7 @@ async fn a_type_that_nobody_handles_is_answered_200_and_named() {
     let call = Call::signed(r#"{"type":"grant.expired","data":{"object":{"grant_id":"g"}}}"#);
     let answer = call.to(&receiver).await;
     assert_eq!(status(&answer), 200);
-    assert!(matches!(answer.outcome, Outcome::Ignored { kind } if kind == "grant.expired"));
+    assert!(matches!(answer.outcome, RequestOutcome::Ignored { kind } if kind == "grant.expired"));
     assert_eq!(queued(&receiver), []);
 }
 
@@ -364,7 +364,7 @@ async fn a_verified_body_that_cannot_be_read_is_refused_for_good() {
         );
         assert!(matches!(
             answer.outcome,
-            Outcome::Refused(Refusal::Unreadable(_))
+            RequestOutcome::Refused(Refusal::Unreadable(_))
         ));
     }
     assert_eq!(queued(&receiver), []);
@@ -402,7 +402,7 @@ async fn nylas_is_asked_to_send_again_when_our_side_fails() {
     assert_eq!((status(&answer), text(&answer)), (503, "unavailable"));
     assert!(matches!(
         answer.outcome,
-        Outcome::Refused(Refusal::Queue(_))
+        RequestOutcome::Refused(Refusal::Queue(_))
     ));
     // A notification that is not queued is still answered with 200.
     assert_eq!(
@@ -464,7 +464,7 @@ async fn a_probe_is_answered_only_when_it_is_signed_and_is_never_queued() {
         for _ in 1..=2 {
             let answer = call.to(&receiver).await;
             assert_eq!((status(&answer), text(&answer)), (200, probe::ANSWER));
-            assert!(matches!(answer.outcome, Outcome::Probe));
+            assert!(matches!(answer.outcome, RequestOutcome::Probe));
         }
     }
     let forged = Call::unsigned(body.clone()).with("x-nylas-signature", &"0".repeat(64));
@@ -497,7 +497,10 @@ async fn a_delivery_that_was_visibly_changed_on_its_way_is_sent_again_and_not_ca
             (503, "unavailable"),
             "{body}"
         );
-        assert!(matches!(answer.outcome, Outcome::Refused(Refusal::Altered)));
+        assert!(matches!(
+            answer.outcome,
+            RequestOutcome::Refused(Refusal::Altered)
+        ));
         // Without the header the change cannot be detected; in both cases nothing is accepted.
         assert_eq!(status(&call.to(&receiver).await), 401);
         let unsigned = Call::unsigned(body).with("content-encoding", "gzip");
@@ -543,8 +546,8 @@ async fn what_is_of_another_application_too_old_or_known_is_acknowledged_and_not
         let answer = call.to(&receiver).await;
         assert_eq!((status(&answer), text(&answer)), (200, "ok"));
         let why = match answer.outcome {
-            Outcome::Queued(_) => None,
-            Outcome::NotQueued { why, .. } => Some(why),
+            RequestOutcome::Queued(_) => None,
+            RequestOutcome::NotQueued { why, .. } => Some(why),
             other => panic!("{other:?}"),
         };
         assert_eq!(why, expected);
@@ -586,6 +589,6 @@ async fn a_retry_of_what_the_queue_did_not_take_is_no_duplicate() {
     let down = &receiver.queue().down;
     down.store(false, std::sync::atomic::Ordering::Relaxed);
     let answer = call.to(&receiver).await;
-    assert!(matches!(answer.outcome, Outcome::Queued(_)));
+    assert!(matches!(answer.outcome, RequestOutcome::Queued(_)));
     assert_eq!(receiver.queue().queue.receive(10).len(), 1);
 }

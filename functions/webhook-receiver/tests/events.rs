@@ -18,7 +18,7 @@ use mailverse::model::sync_request::SyncRequest;
 use serde_json::{Value, json};
 use webhook_receiver::secrets::WebhookSecrets;
 use webhook_receiver::signature::Key;
-use webhook_receiver::{Outcome, Receiver, event};
+use webhook_receiver::{Receiver, RequestOutcome, event};
 
 /// The kind of a file's content.
 #[derive(Debug, PartialEq)]
@@ -116,8 +116,8 @@ async fn received(mut request: Request) -> Found {
     let answer = receiver.handle(request, Utc::now()).await;
     assert_eq!(answer.response.status(), 200);
     match answer.outcome {
-        Outcome::Queued(_) => Found::Queued,
-        Outcome::Ignored { .. } => Found::Ignored,
+        RequestOutcome::Queued(_) => Found::Queued,
+        RequestOutcome::Ignored { .. } => Found::Ignored,
         other => panic!("{other:?}"),
     }
 }

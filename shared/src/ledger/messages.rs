@@ -78,7 +78,7 @@ pub enum LedgerError {
 
 /// How a claim ends: the outcome of the attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Settlement {
+pub enum StoredOutcome {
     /// One completed email activity holds the message.
     Written {
         /// The row.
@@ -107,18 +107,18 @@ pub enum Settlement {
         /// The attempt counts as a failure of the message; a postponed attempt does not.
         counted: bool,
     },
-    /// Like [`Settlement::Released`], on the last delivery of its queue message. It is stored as
+    /// Like [`StoredOutcome::Released`], on the last delivery of its queue message. It is stored as
     /// dead and claimable until it is on the queue again ([`Ledger::queued_anew`]), in case the
     /// worker dies before it queues it.
     Requeued {
         /// The error that delayed it.
         reason: String,
-        /// See [`Settlement::Released`].
+        /// See [`StoredOutcome::Released`].
         counted: bool,
     },
 }
 
-impl Settlement {
+impl StoredOutcome {
     const fn state(&self) -> State {
         match self {
             Self::Written { .. } => State::Written,
@@ -146,7 +146,7 @@ enum Failures {
     Forgotten,
 }
 
-impl Settlement {
+impl StoredOutcome {
     const fn failures(&self) -> Failures {
         match self {
             Self::Released { counted: true, .. } | Self::Requeued { counted: true, .. } => {
@@ -317,9 +317,10 @@ impl Ledger {
         key: &MessageKey,
         token: ClaimToken,
         now: DateTime<Utc>,
-        settlement: &Settlement,
+        stored_outcome: &StoredOutcome,
     ) -> Result<(), LedgerError> {
-        self.settle_decided(key, token, now, settlement, None).await
+        self.settle_decided(key, token, now, stored_outcome, None)
+            .await
     }
 
     /// Ends a claim with an outcome and stores the decision record by the rules of
@@ -332,11 +333,11 @@ impl Ledger {
         key: &MessageKey,
         token: ClaimToken,
         now: DateTime<Utc>,
-        settlement: &Settlement,
+        stored_outcome: &StoredOutcome,
         decided: Option<&Decided>,
     ) -> Result<(), LedgerError> {
-        let state = settlement.state();
-        let failures = settlement.failures();
+        let state = stored_outcome.state();
+        let failures = stored_outcome.failures();
         let mut set = "SET #state = :state, changed_at_ms = :now, settled_by = :token".to_owned();
         let mut remove = "REMOVE claim_token, lease_until_ms".to_owned();
         let mut call = self
@@ -344,7 +345,7 @@ impl Ledger {
             .update_item()
             .table_name(&self.table)
             .set_key(Some(item_key(key)));
-        for (name, value) in settlement.attributes(now) {
+        for (name, value) in stored_outcome.attributes(now) {
             match value {
                 Some(value) => {
                     set.push_str(&format!(", {name} = :{name}"));

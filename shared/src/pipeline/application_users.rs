@@ -145,13 +145,13 @@ pub(super) struct Admitted {
 
 /// The usage of a run: its requests to Dataverse, their time, and the number of messages.
 #[derive(Clone, Copy, Default)]
-pub(super) struct Traffic {
+pub(super) struct BatchUsage {
     pub(super) spent: Usage,
     /// The number of messages that were looked up.
     pub(super) messages: usize,
 }
 
-impl Traffic {
+impl BatchUsage {
     pub(super) fn of(session: &Session, messages: usize) -> Self {
         Self {
             spent: session.usage(),
@@ -197,7 +197,7 @@ impl Pipeline {
             (None, Probe::IsNone) => Some(run.now + LEASE),
         };
         if let Some(until) = paused_until {
-            self.settle_reservation(&reservation, Traffic::default(), run);
+            self.settle_reservation(&reservation, BatchUsage::default(), run);
             return Err(paused(until, limiter_state.refused.cause.as_deref(), run));
         }
         Ok(ReservedBatch {
@@ -378,10 +378,10 @@ impl Pipeline {
     pub(super) fn settle_reservation(
         &self,
         reservation: &Reservation,
-        traffic: Traffic,
+        usage: BatchUsage,
         run: &Run,
     ) {
-        let Traffic { spent, messages } = traffic;
+        let BatchUsage { spent, messages } = usage;
         let mut known = self.application_users.of(run).known();
         let limits = &self.application_users.limits;
         known
@@ -390,12 +390,12 @@ impl Pipeline {
     }
 
     /// Adapts the size of backfill batches to the time that a batch took.
-    pub(super) fn adapt(&self, traffic: Traffic, run: &Run) {
+    pub(super) fn adapt(&self, usage: BatchUsage, run: &Run) {
         let target = self.application_users.limits.batch_time();
         let mut known = self.application_users.of(run).known();
         known
             .batch_size
-            .adapt(traffic.messages, traffic.spent.time, target);
+            .adapt(usage.messages, usage.spent.time, target);
     }
 
     /// Stores what Dataverse asked for, for all workers with the same user: a pause, or a changed

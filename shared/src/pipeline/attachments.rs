@@ -24,7 +24,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::Pipeline;
 use super::failure::{Failure, Run};
-use super::stages::Job;
+use super::stages::PendingMessage;
 use super::write::Mail;
 use crate::clients::dataverse::error::DataverseError;
 use crate::clients::dataverse::session::Session;
@@ -136,7 +136,8 @@ impl Pipeline {
                 Download::LeftOut
             } else {
                 let received = mail.message.date;
-                self.download(&mail.job, attachment, received, run).await?
+                self.download(&mail.pending, attachment, received, run)
+                    .await?
             };
             match download {
                 Download::Bytes(bytes) if !bytes.is_empty() && bytes.len() / 3 * 4 <= room => {
@@ -157,14 +158,14 @@ impl Pipeline {
 
     async fn download(
         &self,
-        job: &Job,
+        pending: &PendingMessage,
         attachment: &Attachment,
         received: Option<DateTime<Utc>>,
         run: &Run,
     ) -> Result<Download, Failure> {
         let fetched = self
             .nylas
-            .attachment(&job.key, &attachment.id, LONGEST_ATTACHMENT);
+            .attachment(&pending.key, &attachment.id, LONGEST_ATTACHMENT);
         let (trouble, reason) = match fetched.await {
             Ok(FetchedFile::Bytes(bytes)) => return Ok(Download::Bytes(bytes)),
             Ok(FetchedFile::TooLarge) => return Ok(Download::LeftOut),
@@ -179,11 +180,12 @@ impl Pipeline {
                 (Trouble::Failing, format!("an attachment failed: {error}"))
             }
             Err(error) => {
-                self.note_throttled(&job.key.grant_id, &error, run).await;
+                self.note_throttled(&pending.key.grant_id, &error, run)
+                    .await;
                 return Err(error.into());
             }
         };
-        match wait(trouble, received, job.tries.since, run.time()) {
+        match wait(trouble, received, pending.attempts.since, run.time()) {
             Some(wait) => Err(Failure::postponed(wait, reason)),
             None => Ok(Download::LeftOut),
         }
@@ -246,12 +248,12 @@ mod tests {
     #[test]
     fn the_whole_wait_takes_a_handful_of_tries() {
         for (trouble, most) in [(Trouble::Missing, 8), (Trouble::Failing, 20)] {
-            let (mut claimed, mut tries) = (0, 1);
+            let (mut claimed, mut attempts) = (0, 1);
             while let Some(wait) = waits(trouble, Some(claimed), claimed) {
                 claimed += i64::try_from(wait).unwrap();
-                tries += 1;
+                attempts += 1;
             }
-            assert!(tries <= most, "{trouble:?}: {tries} attempts");
+            assert!(attempts <= most, "{trouble:?}: {attempts} attempts");
         }
     }
 }

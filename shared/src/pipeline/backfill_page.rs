@@ -20,8 +20,8 @@ use futures_util::stream::FuturesUnordered;
 use super::application_users::Admitted;
 use super::claim::once_each;
 use super::failure::{Run, Work};
-use super::processed::Handled;
-use super::{Pipeline, Story};
+use super::processed::Processed;
+use super::{BatchReport, Pipeline};
 use crate::clients::aws::queue::SyncQueue;
 use crate::ledger::LEASE;
 
@@ -36,7 +36,7 @@ pub const NEAR: TimeDelta = TimeDelta::seconds(4);
 /// The result of processing a page.
 pub struct Page {
     /// Each message that was started, once.
-    pub handled: Vec<Handled>,
+    pub processed: Vec<Processed>,
     /// The messages that were not started; `None` if all were.
     pub left: Option<Left>,
 }
@@ -65,7 +65,7 @@ impl Pipeline {
         // Reversed, so that batches are split off the end in the order of the page.
         let mut rest = once_each(work);
         rest.reverse();
-        let mut handled = Vec::new();
+        let mut processed = Vec::new();
         let mut under_way = FuturesUnordered::new();
         let mut concurrency = 1;
         let mut not_before = None;
@@ -76,7 +76,7 @@ impl Pipeline {
                 None
             } else {
                 let admission = self.admit(rest.len(), queue, run.now);
-                match alongside(admission, &mut under_way, &mut handled).await {
+                match alongside(admission, &mut under_way, &mut processed).await {
                     Ok(admitted) => {
                         concurrency = admitted.concurrency;
                         run.application_user = admitted.application_user;
@@ -99,20 +99,21 @@ impl Pipeline {
                 wait_until(turn, run.now).await;
                 continue;
             }
-            let ended = under_way.next();
-            let ended = match free_at.map(|until| (until - run.now).to_std().unwrap_or_default()) {
+            let finished = under_way.next();
+            let finished = match free_at.map(|until| (until - run.now).to_std().unwrap_or_default())
+            {
                 // Until a batch ends or the time is reached, whichever comes first.
-                Some(wait) => tokio::time::timeout(wait, ended).await.ok().flatten(),
-                None => ended.await,
+                Some(wait) => tokio::time::timeout(wait, finished).await.ok().flatten(),
+                None => finished.await,
             };
-            handled.extend(ended.into_iter().flatten());
+            processed.extend(finished.into_iter().flatten());
         }
         while let Some(done) = under_way.next().await {
-            handled.extend(done);
+            processed.extend(done);
         }
         rest.reverse();
         Page {
-            handled,
+            processed,
             left: not_before.map(|not_before| Left {
                 work: rest,
                 not_before,
@@ -120,15 +121,15 @@ impl Pipeline {
         }
     }
 
-    async fn batch(&self, mut work: Vec<Work>, run: Run, admitted: Admitted) -> Vec<Handled> {
+    async fn batch(&self, mut work: Vec<Work>, run: Run, admitted: Admitted) -> Vec<Processed> {
         work.reverse();
         // Boxed, because several batches run in one invocation.
-        let story = Box::pin(self.story(work, &run, &admitted.reserved));
-        let Story {
-            handled, traffic, ..
-        } = story.await;
-        self.adapt(traffic, &run);
-        handled
+        let process_reserved = Box::pin(self.process_reserved(work, &run, &admitted.reserved));
+        let BatchReport {
+            processed, usage, ..
+        } = process_reserved.await;
+        self.adapt(usage, &run);
+        processed
     }
 }
 
@@ -143,14 +144,14 @@ async fn wait_until(turn: DateTime<Utc>, now: DateTime<Utc>) {
 /// Awaits `one` while the others continue, and collects the results of those that finish.
 async fn alongside<T>(
     one: impl Future<Output = T>,
-    others: &mut FuturesUnordered<impl Future<Output = Vec<Handled>>>,
-    handled: &mut Vec<Handled>,
+    others: &mut FuturesUnordered<impl Future<Output = Vec<Processed>>>,
+    processed: &mut Vec<Processed>,
 ) -> T {
     let mut one = pin!(one);
     while !others.is_empty() {
         match select(one.as_mut(), others.next()).await {
             Either::Left((answer, _)) => return answer,
-            Either::Right((done, _)) => handled.extend(done.into_iter().flatten()),
+            Either::Right((done, _)) => processed.extend(done.into_iter().flatten()),
         }
     }
     one.await

@@ -5,9 +5,9 @@ use std::collections::{BTreeSet, HashMap};
 use futures_util::{StreamExt, stream};
 
 use super::Pipeline;
-use super::failure::{Failure, Fate, Run, Tries, Work};
-use super::processed::Handled;
-use super::stages::{Ended, Job};
+use super::failure::{Attempts, Failure, Outcome, Run, Work};
+use super::processed::Processed;
+use super::stages::{Finished, PendingMessage};
 use crate::clients::retry::{FIRST_STEP, RECEIVE_LIMIT};
 use crate::ledger::messages::LedgerError;
 use crate::ledger::{Claim, ClaimRequest};
@@ -20,7 +20,11 @@ const LEDGER_CALLS: usize = 10;
 impl Pipeline {
     /// Claims each message. A message that another worker holds, or that is already settled, is
     /// returned as handled.
-    pub(super) async fn claim(&self, work: Vec<Work>, run: &Run) -> (Vec<Job>, Vec<Handled>) {
+    pub(super) async fn claim(
+        &self,
+        work: Vec<Work>,
+        run: &Run,
+    ) -> (Vec<PendingMessage>, Vec<Processed>) {
         let claims = stream::iter(once_each(work)).map(async |work| {
             let request = ClaimRequest {
                 token: run.token,
@@ -35,7 +39,7 @@ impl Pipeline {
             (work, claim)
         });
         let claims: Vec<_> = claims.buffered(LEDGER_CALLS).collect().await;
-        let (mut jobs, mut handled) = (Vec::new(), Vec::new());
+        let (mut pending_messages, mut processed) = (Vec::new(), Vec::new());
         for (
             Work {
                 request,
@@ -48,14 +52,14 @@ impl Pipeline {
             let key = request.key;
             let failure = match claim {
                 Ok(Claim::Won { failures, since }) => {
-                    let tries = Tries {
+                    let attempts = Attempts {
                         receive_count,
                         failures,
                         since,
                     };
-                    jobs.push(Job {
+                    pending_messages.push(PendingMessage {
                         key,
-                        tries,
+                        attempts,
                         message,
                         decision: None,
                         made: BTreeSet::new(),
@@ -63,8 +67,8 @@ impl Pipeline {
                     continue;
                 }
                 Ok(Claim::Settled(entry)) => {
-                    if let Some(settled) = Handled::settled_before(key.clone(), entry) {
-                        handled.push(settled);
+                    if let Some(settled) = Processed::settled_before(key.clone(), entry) {
+                        processed.push(settled);
                         continue;
                     }
                     Failure::postponed(FIRST_STEP, "the ledger item is incomplete")
@@ -76,42 +80,42 @@ impl Pipeline {
                 // The state of the message is unknown, so the attempt does not count against it.
                 Err(error) => Failure::postponed(FIRST_STEP, error.to_string()),
             };
-            handled.push(unclaimed(key, failure, receive_count, run));
+            processed.push(unclaimed(key, failure, receive_count, run));
         }
-        (jobs, handled)
+        (pending_messages, processed)
     }
 
     /// Settles the claims. If another worker took a claim over, that worker settles it.
-    pub(super) async fn settle(&self, ended: Vec<Ended>, run: &Run) -> Vec<Handled> {
-        let settled = stream::iter(ended).map(async |ended| {
-            let Ended {
+    pub(super) async fn settle(&self, finished: Vec<Finished>, run: &Run) -> Vec<Processed> {
+        let settled = stream::iter(finished).map(async |finished| {
+            let Finished {
                 key,
-                tries: Tries { receive_count, .. },
-                fate,
+                attempts: Attempts { receive_count, .. },
+                outcome,
                 decision,
                 record,
                 summary,
                 ..
-            } = ended;
+            } = finished;
             // If the decision record cannot be built, only the explanation is lost; the message is
             // settled anyway.
             let decided = record.and_then(|record| record.decided(run.now).ok());
-            let settlement = fate.settlement(run.now);
-            let fate = match self
+            let stored_outcome = outcome.stored_outcome(run.now);
+            let outcome = match self
                 .ledger
-                .settle_decided(&key, run.token, run.now, &settlement, decided.as_ref())
+                .settle_decided(&key, run.token, run.now, &stored_outcome, decided.as_ref())
                 .await
             {
-                Ok(()) => fate,
+                Ok(()) => outcome,
                 // The next delivery finds the outcome of the other worker, or the row in Dataverse.
                 Err(error @ (LedgerError::ClaimLost | LedgerError::Unavailable(_))) => {
                     let failure = Failure::postponed(FIRST_STEP, error.to_string());
-                    Fate::of_failure(&key, failure, unknown(receive_count, run), run)
+                    Outcome::of_failure(&key, failure, unknown(receive_count, run), run)
                 }
             };
-            Handled {
+            Processed {
                 key,
-                fate,
+                outcome,
                 settled_before: false,
                 decision,
                 settled_at: None,
@@ -124,18 +128,18 @@ impl Pipeline {
 
 /// Returns the outcome of each message if the batch is not started: it goes back to the queue
 /// unclaimed.
-pub(super) fn untouched(work: Vec<Work>, failure: &Failure, run: &Run) -> Vec<Handled> {
+pub(super) fn untouched(work: Vec<Work>, failure: &Failure, run: &Run) -> Vec<Processed> {
     let back = once_each(work)
         .into_iter()
         .map(|work| unclaimed(work.request.key, failure.clone(), work.receive_count, run));
     back.collect()
 }
 
-fn unclaimed(key: MessageKey, failure: Failure, receive_count: u32, run: &Run) -> Handled {
-    let fate = Fate::of_failure(&key, failure, unknown(receive_count, run), run);
-    Handled {
+fn unclaimed(key: MessageKey, failure: Failure, receive_count: u32, run: &Run) -> Processed {
+    let outcome = Outcome::of_failure(&key, failure, unknown(receive_count, run), run);
+    Processed {
         key,
-        fate,
+        outcome,
         settled_before: false,
         decision: None,
         settled_at: None,
@@ -145,10 +149,10 @@ fn unclaimed(key: MessageKey, failure: Failure, receive_count: u32, run: &Run) -
 
 /// The attempts of a message that was not claimed. The ledger was not read, so earlier failures are
 /// unknown.
-const fn unknown(receive_count: u32, run: &Run) -> Tries {
-    Tries {
+const fn unknown(receive_count: u32, run: &Run) -> Attempts {
+    Attempts {
         receive_count,
-        ..Tries::first(run.now)
+        ..Attempts::first(run.now)
     }
 }
 

@@ -22,8 +22,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use uuid::Uuid;
 
 use super::Pipeline;
-use super::application_users::{Probe, Traffic};
-use super::context::Ground;
+use super::application_users::{BatchUsage, Probe};
+use super::context::RunContext;
 use super::create_contacts::Made;
 use super::failure::{Failure, Run};
 use crate::clients::dataverse::error::DataverseError;
@@ -44,7 +44,7 @@ use crate::resolve::contacts::{Plan, contact_id};
 
 /// The result for a person. Holds ids and column names, and no content.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CardFate {
+pub enum CardOutcome {
     /// A contact was created, or already existed under its key.
     Created {
         /// The row.
@@ -91,7 +91,7 @@ pub struct CompaniesMade(HashMap<String, BTreeSet<Uuid>>);
 enum Step {
     Create,
     Fill(Uuid),
-    Over(CardFate),
+    Over(CardOutcome),
 }
 
 impl Step {
@@ -115,42 +115,42 @@ impl Pipeline {
         people: &[Card],
         made: &mut CompaniesMade,
         run: &Run,
-    ) -> Vec<CardFate> {
+    ) -> Vec<CardOutcome> {
         let reservation = match self.reserve(people.len(), run, Probe::IsNone).await {
             Ok(reserved) => reserved.reservation,
             Err(failure) => return all_failed(people, &failure),
         };
-        let (ground, session) = match self.begin_people(run).await {
+        let (context, session) = match self.begin_people(run).await {
             Ok(begun) => begun,
             Err(failure) => {
-                self.settle_reservation(&reservation, Traffic::default(), run);
+                self.settle_reservation(&reservation, BatchUsage::default(), run);
                 return all_failed(people, &failure);
             }
         };
-        let mut fates = Vec::with_capacity(people.len());
-        let together = self.together(&session, people, &ground, made).await;
+        let mut outcomes = Vec::with_capacity(people.len());
+        let together = self.together(&session, people, &context, made).await;
         match together {
-            Ok(done) => fates.extend(done),
+            Ok(done) => outcomes.extend(done),
             // Nothing was written yet, and the rejection may be caused by one of them.
             Err(failure) if failure.advice == RetryAdvice::Never && people.len() > 1 => {
                 for one in people.chunks(1) {
-                    let alone = self.together(&session, one, &ground, made).await;
-                    fates.extend(alone.unwrap_or_else(|failure| all_failed(one, &failure)));
+                    let alone = self.together(&session, one, &context, made).await;
+                    outcomes.extend(alone.unwrap_or_else(|failure| all_failed(one, &failure)));
                 }
             }
-            Err(failure) => fates.extend(all_failed(people, &failure)),
+            Err(failure) => outcomes.extend(all_failed(people, &failure)),
         }
-        self.settle_reservation(&reservation, Traffic::of(&session, people.len()), run);
+        self.settle_reservation(&reservation, BatchUsage::of(&session, people.len()), run);
         self.share(&session, run).await;
-        fates
+        outcomes
     }
 
-    async fn begin_people(&self, run: &Run) -> Result<(Ground, Session), Failure> {
+    async fn begin_people(&self, run: &Run) -> Result<(RunContext, Session), Failure> {
         // Boxed, because this deeply nested, the type of the future is too large for the compiler
         // to lay out.
-        let ground = Box::pin(self.ground(&[], run.now)).await?;
+        let context = Box::pin(self.context(&[], run.now)).await?;
         let token = self.application_users.of(run).tokens.token(run.now).await?;
-        Ok((ground, Session::timed_by(token, run.clock)))
+        Ok((context, Session::timed_by(token, run.clock)))
     }
 
     /// Imports people together.
@@ -161,9 +161,9 @@ impl Pipeline {
         &self,
         session: &Session,
         people: &[Card],
-        ground: &Ground,
+        context: &RunContext,
         made: &mut CompaniesMade,
-    ) -> Result<Vec<CardFate>, Failure> {
+    ) -> Result<Vec<CardOutcome>, Failure> {
         let addresses = people
             .iter()
             .flat_map(|card| card.addresses.iter().cloned());
@@ -172,12 +172,12 @@ impl Pipeline {
             ..Questions::default()
         };
         let mut found = self.dataverse.look_up(session, &questions).await?;
-        let inside = ground.inside(&found);
+        let inside = context.inside(&found);
         let steps: Vec<Step> = people.iter().map(|card| step(card, &inside)).collect();
         let to_fill = steps.iter().filter_map(Step::contact).collect();
         let rows = self.dataverse.contact_rows(session, &to_fill).await?;
         let work: Vec<(&Card, Step)> = people.iter().zip(steps).collect();
-        let ambiguous = ground.policy.document().defaults.ambiguous;
+        let ambiguous = context.policy.document().defaults.ambiguous;
         let wanted = self.companies_of(session, &work, &rows, ambiguous, made);
         let Wanted {
             mut companies,
@@ -206,11 +206,11 @@ impl Pipeline {
                 }
             }
         }
-        let mut fates = Vec::with_capacity(work.len());
+        let mut outcomes = Vec::with_capacity(work.len());
         let mut fills = Vec::new();
         for ((card, step), company) in work.into_iter().zip(companies) {
-            let fate = match step {
-                Step::Over(fate) => fate,
+            let outcome = match step {
+                Step::Over(outcome) => outcome,
                 Step::Create => of_created(card, &created),
                 Step::Fill(contact) => match rows
                     .get(&contact)
@@ -219,24 +219,24 @@ impl Pipeline {
                     None => failed(format!(
                         "contact {contact} was just deleted, or cannot be read"
                     )),
-                    Some(fill) if fill.columns.is_empty() => CardFate::Complete { contact },
+                    Some(fill) if fill.columns.is_empty() => CardOutcome::Complete { contact },
                     Some(fill) => {
                         let columns = fill.columns.keys().map(|name| column(name)).collect();
-                        fills.push((fates.len(), fill));
-                        CardFate::Filled { contact, columns }
+                        fills.push((outcomes.len(), fill));
+                        CardOutcome::Filled { contact, columns }
                     }
                 },
             };
-            fates.push(fate);
+            outcomes.push(outcome);
         }
         let (places, fills): (Vec<usize>, Vec<Fill>) = fills.into_iter().unzip();
         let results = self.dataverse.fill(session, &fills, self.write_mode).await;
         for (place, result) in places.into_iter().zip(results) {
-            if let (Err(error), Some(fate)) = (result, fates.get_mut(place)) {
-                *fate = failed(error.to_string());
+            if let (Err(error), Some(outcome)) = (result, outcomes.get_mut(place)) {
+                *outcome = failed(error.to_string());
             }
         }
-        Ok(fates)
+        Ok(outcomes)
     }
 
     /// Returns which company each person gets, and which companies have to be created.
@@ -318,7 +318,7 @@ fn step(card: &Card, inside: &Inside<'_>) -> Step {
         .iter()
         .any(|address| inside.contains(address))
     {
-        return Step::Over(CardFate::Inside);
+        return Step::Over(CardOutcome::Inside);
     }
     let people = card
         .addresses
@@ -338,11 +338,11 @@ fn step(card: &Card, inside: &Inside<'_>) -> Step {
     }
     match (of.first(), of.len()) {
         (Some(contact), 1) => Step::Fill(*contact),
-        (Some(_), _) => Step::Over(CardFate::Ambiguous {
+        (Some(_), _) => Step::Over(CardOutcome::Ambiguous {
             contacts: of.into_iter().collect(),
         }),
         (None, _) => match people.clone().next() {
-            Some(person) => Step::Over(CardFate::Known {
+            Some(person) => Step::Over(CardOutcome::Known {
                 table: person.record.table,
             }),
             None => Step::Create,
@@ -372,11 +372,11 @@ fn column(name: &str) -> String {
     name.trim_end_matches("_account").to_owned()
 }
 
-fn of_created(card: &Card, created: &HashMap<Uuid, Made>) -> CardFate {
+fn of_created(card: &Card, created: &HashMap<Uuid, Made>) -> CardOutcome {
     // A person that gets here has an address.
     let contact = card.addresses.first().map(contact_id).unwrap_or_default();
     match created.get(&contact) {
-        Some(made @ (Made::There | Made::WithoutCompany)) => CardFate::Created {
+        Some(made @ (Made::There | Made::WithoutCompany)) => CardOutcome::Created {
             contact,
             without_company: matches!(made, Made::WithoutCompany),
         },
@@ -385,11 +385,11 @@ fn of_created(card: &Card, created: &HashMap<Uuid, Made>) -> CardFate {
     }
 }
 
-fn failed(reason: String) -> CardFate {
-    CardFate::Failed { reason }
+fn failed(reason: String) -> CardOutcome {
+    CardOutcome::Failed { reason }
 }
 
-fn all_failed(people: &[Card], failure: &Failure) -> Vec<CardFate> {
+fn all_failed(people: &[Card], failure: &Failure) -> Vec<CardOutcome> {
     people
         .iter()
         .map(|_| failed(failure.reason.clone()))

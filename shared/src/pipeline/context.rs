@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 
 use super::Pipeline;
 use super::failure::{Failure, Run};
-use super::stages::{Ended, Job};
+use super::stages::{Finished, PendingMessage};
 use crate::clients::nylas::Headers;
 use crate::clients::nylas::error::NylasError;
 use crate::lookup::request::Found;
@@ -18,12 +18,12 @@ use crate::policy::mailbox_policy::Effective;
 use crate::policy::{Case, Inside, Policy, PolicyDecision};
 
 /// The context of every decision in a run.
-pub(super) struct Ground {
+pub(super) struct RunContext {
     pub(super) policy: Arc<Policy>,
     pub(super) mailboxes: Arc<Mailboxes>,
 }
 
-impl Ground {
+impl RunContext {
     /// Returns the policy of a mailbox.
     ///
     /// # Errors
@@ -39,13 +39,18 @@ impl Ground {
 
     /// Returns the messages whose mailboxes take part. The others end here, before any request is
     /// made for them.
-    pub(super) fn take_part(&self, jobs: Vec<Job>, run: &Run, ended: &mut Vec<Ended>) -> Vec<Job> {
-        let mut taking_part = Vec::with_capacity(jobs.len());
-        for job in jobs {
-            match self.mailboxes.participation(&job.key.grant_id) {
-                Participation::In => taking_part.push(job),
-                Participation::Excluded => ended.push(job.excluded()),
-                Participation::Unlisted => ended.push(job.unlisted(run)),
+    pub(super) fn take_part(
+        &self,
+        pending_messages: Vec<PendingMessage>,
+        run: &Run,
+        finished: &mut Vec<Finished>,
+    ) -> Vec<PendingMessage> {
+        let mut taking_part = Vec::with_capacity(pending_messages.len());
+        for pending in pending_messages {
+            match self.mailboxes.participation(&pending.key.grant_id) {
+                Participation::In => taking_part.push(pending),
+                Participation::Excluded => finished.push(pending.excluded()),
+                Participation::Unlisted => finished.push(pending.unlisted(run)),
             }
         }
         taking_part
@@ -96,16 +101,16 @@ impl Ground {
 
 impl Pipeline {
     /// Reads policy and mailboxes, mostly from the caches of the process.
-    pub(super) async fn ground(
+    pub(super) async fn context(
         &self,
         grants: &[&GrantId],
         now: DateTime<Utc>,
-    ) -> Result<Ground, Failure> {
+    ) -> Result<RunContext, Failure> {
         let policy = self.policy.policy(&self.ledger, now).await;
         if let Err(error @ PolicyError::Unusable { .. }) = &policy {
             tracing::error!(%error, "the stored policy is unusable; messages wait until a usable policy is pushed");
         }
-        Ok(Ground {
+        Ok(RunContext {
             policy: policy?,
             mailboxes: match self.mailboxes.mailboxes(grants, now).await {
                 Ok(mailboxes) => mailboxes,
@@ -140,8 +145,8 @@ impl Pipeline {
     pub async fn headers(&self, grant_id: &GrantId, now: DateTime<Utc>) -> Headers {
         // Boxed, because this deeply nested, the type of the future is too large for the compiler
         // to lay out.
-        match Box::pin(self.ground(&[grant_id], now)).await {
-            Ok(ground) => ground.headers(grant_id),
+        match Box::pin(self.context(&[grant_id], now)).await {
+            Ok(context) => context.headers(grant_id),
             Err(_) => Headers::Basic,
         }
     }

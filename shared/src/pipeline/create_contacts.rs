@@ -26,9 +26,9 @@ use std::collections::{BTreeSet, HashMap};
 use uuid::Uuid;
 
 use super::Pipeline;
-use super::context::Ground;
+use super::context::RunContext;
 use super::failure::{Failure, Run};
-use super::stages::{Candidate, Ended};
+use super::stages::{CandidateMessage, Finished};
 use crate::clients::dataverse::error::DataverseError;
 use crate::clients::dataverse::records::NewRow;
 use crate::clients::dataverse::records::{Record, Table};
@@ -56,20 +56,20 @@ impl Pipeline {
     /// People whom the policy removes from a message get no contact. A message whose contacts
     /// cannot be created now has to wait: if it were written now, it would never get them as
     /// parties.
-    pub(super) async fn make_contacts(
+    pub(super) async fn create_contacts(
         &self,
         session: &Session,
-        tracked: Vec<Candidate>,
+        tracked: Vec<CandidateMessage>,
         found: &mut Found,
-        ground: &Ground,
+        context: &RunContext,
         run: &Run,
-        ended: &mut Vec<Ended>,
-    ) -> Vec<Candidate> {
+        finished: &mut Vec<Finished>,
+    ) -> Vec<CandidateMessage> {
         let newcomers: Vec<_> = tracked
             .iter()
-            .map(|candidate| newcomers(candidate, found, ground))
+            .map(|candidate| newcomers(candidate, found, context))
             .collect();
-        let ambiguous = ground.policy.document().defaults.ambiguous;
+        let ambiguous = context.policy.document().defaults.ambiguous;
         let made = self
             .make_for_each(session, &newcomers, ambiguous, found)
             .await;
@@ -78,10 +78,10 @@ impl Pipeline {
             match made {
                 Ok(omissions) => {
                     candidate.message.omissions.extend(omissions);
-                    candidate.job.made = rows_made(newcomers, found);
+                    candidate.pending.made = rows_made(newcomers, found);
                     peopled.push(candidate);
                 }
-                Err(failure) => ended.push(candidate.job.failed(failure, run)),
+                Err(failure) => finished.push(candidate.pending.failed(failure, run)),
             }
         }
         peopled
@@ -201,14 +201,18 @@ fn outcome<T>(result: Result<T, DataverseError>, success: Made) -> Made {
 
 /// Returns the people who become contacts because of this message; empty if a row already holds the
 /// message.
-pub(super) fn newcomers(candidate: &Candidate, found: &Found, ground: &Ground) -> Vec<Newcomer> {
+pub(super) fn newcomers(
+    candidate: &CandidateMessage,
+    found: &Found,
+    context: &RunContext,
+) -> Vec<Newcomer> {
     let message = &candidate.message;
     if found.by_key(message.activity_id()).is_some() || found.by_mail(message).is_some() {
         return Vec::new();
     }
     let create = candidate.effective.create_contacts;
     let mut newcomers =
-        contacts::newcomers(message, &ground.inside(found), create, is_bulk(message));
+        contacts::newcomers(message, &context.inside(found), create, is_bulk(message));
     // A person who was not looked up may already have a row.
     newcomers.retain(|newcomer| candidate.people.contains(&newcomer.address));
     newcomers

@@ -9,7 +9,7 @@ use crate::clients::entra::TokenError;
 use crate::clients::nylas::error::NylasError;
 use crate::clients::refusal::Refusal;
 use crate::clients::retry::{FIRST_STEP, RECEIVE_LIMIT, RetryAdvice, redelivery_delay};
-use crate::ledger::messages::Settlement;
+use crate::ledger::messages::StoredOutcome;
 use crate::ledger::{ClaimToken, Entry, State};
 use crate::model::ids::{ActivityId, MessageKey};
 use crate::model::message::Message;
@@ -98,7 +98,7 @@ impl Run {
 
 /// The outcome of processing a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fate {
+pub enum Outcome {
     /// One completed email activity holds the message.
     Written {
         /// The row.
@@ -132,11 +132,11 @@ pub enum Fate {
         reason: String,
         /// A retry might succeed, but there were too many failures: leave it to the dead-letter
         /// queue.
-        gave_up: bool,
+        attempts_exhausted: bool,
     },
 }
 
-impl Fate {
+impl Outcome {
     /// Returns the ledger state of this outcome.
     #[must_use]
     pub const fn state(&self) -> State {
@@ -180,7 +180,7 @@ impl Fate {
     /// Returns the outcome that an earlier run stored; `None` if the message is not settled, or if
     /// a `written` entry has no row id.
     pub(super) fn of_entry(entry: Entry) -> Option<Self> {
-        let gave_up = entry.claimable;
+        let attempts_exhausted = entry.claimable;
         let reason = entry
             .reason
             .clone()
@@ -191,51 +191,62 @@ impl Fate {
                 note: entry.reason,
             }),
             State::Skipped => Some(Self::Skipped { rule: reason }),
-            State::Dead => Some(Self::Dead { reason, gave_up }),
+            State::Dead => Some(Self::Dead {
+                reason,
+                attempts_exhausted,
+            }),
             State::Waiting => None,
         }
     }
 
     /// Returns the outcome of a failure: waiting, or dead if a retry cannot help or there were too
     /// many failures.
-    pub(super) fn of_failure(key: &MessageKey, failure: Failure, tries: Tries, run: &Run) -> Self {
+    pub(super) fn of_failure(
+        key: &MessageKey,
+        failure: Failure,
+        attempts: Attempts,
+        run: &Run,
+    ) -> Self {
         let Failure { advice, reason, .. } = failure;
-        let failures = tries.failures + 1;
+        let failures = attempts.failures + 1;
         let Some(delay) = redelivery_delay(advice, failures, run.jitter_percent_of(key)) else {
             return Self::Dead {
                 reason,
-                gave_up: false,
+                attempts_exhausted: false,
             };
         };
         let postponed = matches!(advice, RetryAdvice::Postpone(_));
         if !postponed && failures >= RECEIVE_LIMIT {
             return Self::Dead {
                 reason: format!("gave up after {failures} failures: {reason}"),
-                gave_up: true,
+                attempts_exhausted: true,
             };
         }
         Self::Waiting {
             delay,
             reason,
             postponed,
-            last_delivery: tries.receive_count >= RECEIVE_LIMIT,
+            last_delivery: attempts.receive_count >= RECEIVE_LIMIT,
         }
     }
 
-    pub(super) fn settlement(&self, now: DateTime<Utc>) -> Settlement {
+    pub(super) fn stored_outcome(&self, now: DateTime<Utc>) -> StoredOutcome {
         match self.clone() {
-            Self::Written { activity_id, note } => Settlement::Written { activity_id, note },
-            Self::Skipped { rule } => Settlement::Skipped { rule },
-            Self::Dead { reason, gave_up } => Settlement::Dead {
+            Self::Written { activity_id, note } => StoredOutcome::Written { activity_id, note },
+            Self::Skipped { rule } => StoredOutcome::Skipped { rule },
+            Self::Dead {
                 reason,
-                claimable: gave_up,
+                attempts_exhausted,
+            } => StoredOutcome::Dead {
+                reason,
+                claimable: attempts_exhausted,
             },
             Self::Waiting {
                 reason,
                 postponed,
                 last_delivery: true,
                 ..
-            } => Settlement::Requeued {
+            } => StoredOutcome::Requeued {
                 reason,
                 counted: !postponed,
             },
@@ -246,7 +257,7 @@ impl Fate {
                 ..
             } => {
                 let delay = TimeDelta::from_std(delay).unwrap_or(TimeDelta::days(1));
-                Settlement::Released {
+                StoredOutcome::Released {
                     retry_at: now + delay,
                     reason,
                     counted: !postponed,
@@ -258,7 +269,7 @@ impl Fate {
 
 /// How often a message was tried before this attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Tries {
+pub(super) struct Attempts {
     /// How often its queue message was delivered, this time included. Postponed deliveries count
     /// here, so it only shows whether the queue will deliver the message again.
     pub receive_count: u32,
@@ -268,7 +279,7 @@ pub(super) struct Tries {
     pub since: DateTime<Utc>,
 }
 
-impl Tries {
+impl Attempts {
     /// Returns the value of a message that is tried for the first time.
     pub(super) const fn first(now: DateTime<Utc>) -> Self {
         Self {
@@ -365,17 +376,17 @@ mod tests {
     }
 
     /// Returns the outcome after failure number `failures`, on the given delivery of the queue.
-    fn fate_at(advice: RetryAdvice, failures: u32, receive_count: u32) -> Fate {
+    fn fate_at(advice: RetryAdvice, failures: u32, receive_count: u32) -> Outcome {
         let failure = Failure::new(advice, "x");
-        let tries = Tries {
+        let attempts = Attempts {
             receive_count,
             failures: failures - 1,
             since: DateTime::UNIX_EPOCH,
         };
-        Fate::of_failure(&key("m"), failure, tries, &run())
+        Outcome::of_failure(&key("m"), failure, attempts, &run())
     }
 
-    fn fate(advice: RetryAdvice, failures: u32) -> Fate {
+    fn outcome(advice: RetryAdvice, failures: u32) -> Outcome {
         fate_at(advice, failures, 1)
     }
 
@@ -405,12 +416,12 @@ mod tests {
     #[test]
     fn what_is_dead_is_counted_so_whether_it_was_refused_or_given_up() {
         for dead in [
-            fate(RetryAdvice::Never, 1),
-            fate(RetryAdvice::Soon, RECEIVE_LIMIT),
+            outcome(RetryAdvice::Never, 1),
+            outcome(RetryAdvice::Soon, RECEIVE_LIMIT),
         ] {
             assert_eq!(dead.counted_as(), Count::Dead);
         }
-        assert_eq!(fate(RetryAdvice::Soon, 1).counted_as(), Count::Waiting);
+        assert_eq!(outcome(RetryAdvice::Soon, 1).counted_as(), Count::Waiting);
     }
 
     #[test]
@@ -420,7 +431,7 @@ mod tests {
             (Rule::MailboxUnknown, Count::MailboxUnknown),
             (Rule::Gone, Count::Skipped),
         ] {
-            assert_eq!(Fate::skipped(rule).counted_as(), count);
+            assert_eq!(Outcome::skipped(rule).counted_as(), count);
         }
     }
 
@@ -430,10 +441,10 @@ mod tests {
         for advice in [postponed, RetryAdvice::Soon] {
             for receive_count in [1, RECEIVE_LIMIT, RECEIVE_LIMIT + 1] {
                 let is_last = receive_count >= RECEIVE_LIMIT;
-                let fate = fate_at(advice, 2, receive_count);
+                let outcome = fate_at(advice, 2, receive_count);
                 assert!(
-                    matches!(fate, Fate::Waiting { last_delivery, .. } if last_delivery == is_last),
-                    "{fate:?}"
+                    matches!(outcome, Outcome::Waiting { last_delivery, .. } if last_delivery == is_last),
+                    "{outcome:?}"
                 );
             }
         }
@@ -442,33 +453,42 @@ mod tests {
     #[test]
     fn a_postponed_try_is_no_failure_however_many_there_were() {
         let postponed = RetryAdvice::Postpone(Duration::from_secs(7));
-        let fate = fate(postponed, RECEIVE_LIMIT + 1);
+        let outcome = outcome(postponed, RECEIVE_LIMIT + 1);
         assert!(
             matches!(
-                fate,
-                Fate::Waiting {
+                outcome,
+                Outcome::Waiting {
                     postponed: true,
                     ..
                 }
             ),
-            "{fate:?}"
+            "{outcome:?}"
         );
     }
 
     #[test]
     fn a_message_waits_after_nine_failures_and_is_dead_after_ten() {
-        assert!(matches!(fate(RetryAdvice::Soon, 1), Fate::Waiting { .. }));
         assert!(matches!(
-            fate(RetryAdvice::Soon, RECEIVE_LIMIT - 1),
-            Fate::Waiting { .. }
+            outcome(RetryAdvice::Soon, 1),
+            Outcome::Waiting { .. }
         ));
         assert!(matches!(
-            fate(RetryAdvice::Soon, RECEIVE_LIMIT),
-            Fate::Dead { gave_up: true, .. }
+            outcome(RetryAdvice::Soon, RECEIVE_LIMIT - 1),
+            Outcome::Waiting { .. }
         ));
         assert!(matches!(
-            fate(RetryAdvice::Never, 1),
-            Fate::Dead { gave_up: false, .. }
+            outcome(RetryAdvice::Soon, RECEIVE_LIMIT),
+            Outcome::Dead {
+                attempts_exhausted: true,
+                ..
+            }
+        ));
+        assert!(matches!(
+            outcome(RetryAdvice::Never, 1),
+            Outcome::Dead {
+                attempts_exhausted: false,
+                ..
+            }
         ));
     }
 }

@@ -9,13 +9,13 @@ use std::sync::{Mutex, PoisonError};
 
 use futures_util::{StreamExt, stream};
 
-use super::context::Ground;
+use super::context::RunContext;
 use super::failure::{Failure, Run};
 use super::mailbox_pauses::{Admission, Pauses, paused};
 use super::portions::MemoryInUse;
-use super::refusals::{Aftermath, Refusals};
-use super::stages::{Ended, Job};
-use super::{Looks, Pipeline};
+use super::refusals::{Consequence, Refusals};
+use super::stages::{Finished, PendingMessage};
+use super::{PauseAccess, Pipeline};
 use crate::clients::nylas::error::NylasError;
 use crate::clients::nylas::{Fetched, Headers};
 use crate::ledger::pauses::Scope;
@@ -31,34 +31,35 @@ const FETCHES: usize = 3;
 type Stopped = Mutex<HashMap<GrantId, Failure>>;
 
 impl Pipeline {
-    /// Fetches messages that are not loaded yet. Messages that do not fit in memory stay in `jobs`.
+    /// Fetches messages that are not loaded yet. Messages that do not fit in memory stay in `pending_messages`.
     ///
     /// A message that Nylas still does not find after several attempts is skipped; a message of a
     /// paused mailbox waits.
     pub(super) async fn fetch(
         &self,
-        jobs: &mut Vec<Job>,
+        pending_messages: &mut Vec<PendingMessage>,
         pauses: &Pauses,
-        looks: Looks,
-        ground: &Ground,
+        pause_access: PauseAccess,
+        context: &RunContext,
         run: &Run,
-        ended: &mut Vec<Ended>,
-    ) -> Vec<(Job, Message)> {
+        finished: &mut Vec<Finished>,
+    ) -> Vec<(PendingMessage, Message)> {
         // Messages that a list returned with all needed headers are already loaded.
-        let (in_hand, missing): (Vec<Job>, Vec<Job>) = std::mem::take(jobs)
-            .into_iter()
-            .map(|job| without_what_lacks_headers(job, ground))
-            .partition(|job| job.message.is_some());
+        let (in_hand, missing): (Vec<PendingMessage>, Vec<PendingMessage>) =
+            std::mem::take(pending_messages)
+                .into_iter()
+                .map(|pending| without_what_lacks_headers(pending, context))
+                .partition(|pending| pending.message.is_some());
         let memory = MemoryInUse::default();
         let mut fetched = Vec::new();
-        for mut job in in_hand {
-            if let Some(message) = job.message.take() {
+        for mut pending in in_hand {
+            if let Some(message) = pending.message.take() {
                 memory.add(&message);
-                fetched.push((job, message));
+                fetched.push((pending, message));
             }
         }
-        let admission = if looks == Looks::Write {
-            self.admit_fetches(missing, pauses, run, ended).await
+        let admission = if pause_access == PauseAccess::Write {
+            self.admit_fetches(missing, pauses, run, finished).await
         } else {
             Admission {
                 free: missing,
@@ -68,7 +69,7 @@ impl Pipeline {
         let Admission { mut free, probes } = admission;
         for (scope, probe, followers) in probes {
             let mut probe = VecDeque::from([probe]);
-            let came = self.fetch_some(&mut probe, &memory, ground, run).await;
+            let came = self.fetch_some(&mut probe, &memory, context, run).await;
             if came.is_empty() {
                 // The probe does not fit in memory now.
                 free.extend(probe);
@@ -81,20 +82,20 @@ impl Pipeline {
                 key_is_refused: self.refuses_key(&came).await,
                 came,
             };
-            match self.told(group, pauses, run, &mut fetched, ended).await {
-                Aftermath::GoOn => free.extend(followers),
-                Aftermath::Pause(until) => {
+            match self.told(group, pauses, run, &mut fetched, finished).await {
+                Consequence::GoOn => free.extend(followers),
+                Consequence::Pause(until) => {
                     let failure = paused(until, run);
                     let followers = followers.into_iter();
-                    ended.extend(followers.map(|job| job.failed(failure.clone(), run)));
+                    finished.extend(followers.map(|pending| pending.failed(failure.clone(), run)));
                 }
             }
         }
         let mut free = VecDeque::from(free);
-        let came = self.fetch_some(&mut free, &memory, ground, run).await;
-        jobs.extend(free);
-        if looks == Looks::Only {
-            sort(came, run, &mut fetched, ended);
+        let came = self.fetch_some(&mut free, &memory, context, run).await;
+        pending_messages.extend(free);
+        if pause_access == PauseAccess::Only {
+            sort(came, run, &mut fetched, finished);
             return fetched;
         }
         let key_is_refused = self.refuses_key(&came).await;
@@ -105,15 +106,18 @@ impl Pipeline {
                 key_is_refused,
                 came,
             };
-            self.told(group, pauses, run, &mut fetched, ended).await;
+            self.told(group, pauses, run, &mut fetched, finished).await;
         }
         fetched
     }
 
     /// Returns whether Nylas refuses the API key itself, if a mailbox answered 401.
-    async fn refuses_key(&self, came: &[Came]) -> bool {
-        let is_401 = |answer: &Result<Fetched, Missed>| {
-            matches!(answer, Err(Missed::Failed(NylasError::SignInNeeded { .. })))
+    async fn refuses_key(&self, came: &[FetchResult]) -> bool {
+        let is_401 = |answer: &Result<Fetched, FetchFailure>| {
+            matches!(
+                answer,
+                Err(FetchFailure::Failed(NylasError::SignInNeeded { .. }))
+            )
         };
         came.iter().any(|(_, answer)| is_401(answer)) && self.nylas.refuses_key().await
     }
@@ -122,26 +126,29 @@ impl Pipeline {
     /// refused, no further message of it is requested.
     async fn fetch_some(
         &self,
-        jobs: &mut VecDeque<Job>,
+        pending_messages: &mut VecDeque<PendingMessage>,
         memory: &MemoryInUse,
-        ground: &Ground,
+        context: &RunContext,
         run: &Run,
-    ) -> Vec<Came> {
+    ) -> Vec<FetchResult> {
         let stopped = Stopped::default();
-        let next = std::iter::from_fn(|| jobs.pop_front_if(|_| memory.has_room()));
-        let fetches = stream::iter(next).map(async |job| {
-            let grant_id = &job.key.grant_id;
+        let next = std::iter::from_fn(|| pending_messages.pop_front_if(|_| memory.has_room()));
+        let fetches = stream::iter(next).map(async |pending| {
+            let grant_id = &pending.key.grant_id;
             let known = lock(&stopped).get(grant_id).cloned();
             if let Some(failure) = known {
-                return (job, Err(Missed::NotAsked(failure)));
+                return (pending, Err(FetchFailure::NotAsked(failure)));
             }
             if run.is_nearly_over() {
-                return (job, Err(Missed::NotAsked(Failure::no_time_left())));
+                return (
+                    pending,
+                    Err(FetchFailure::NotAsked(Failure::no_time_left())),
+                );
             }
-            let headers = ground.headers(grant_id);
+            let headers = context.headers(grant_id);
             let message = self
                 .nylas
-                .message_counted(&job.key, headers, memory.counter());
+                .message_counted(&pending.key, headers, memory.counter());
             let answer = message.await;
             if let Err(error) = &answer
                 && (error.concerns_mailbox() || matches!(error, NylasError::Throttled { .. }))
@@ -149,30 +156,30 @@ impl Pipeline {
                 let failure = Failure::new(error.retry_advice(), error.to_string());
                 lock(&stopped).entry(grant_id.clone()).or_insert(failure);
             }
-            (job, answer.map_err(Missed::Failed))
+            (pending, answer.map_err(FetchFailure::Failed))
         });
         fetches.buffered(FETCHES).collect().await
     }
 
-    /// Sorts the results for messages that pause together into `fetched` and `ended`, and stores
+    /// Sorts the results for messages that pause together into `fetched` and `finished`, and stores
     /// the start or the end of a pause for all workers.
     async fn told(
         &self,
         group: Group,
         pauses: &Pauses,
         run: &Run,
-        fetched: &mut Vec<(Job, Message)>,
-        ended: &mut Vec<Ended>,
-    ) -> Aftermath {
+        fetched: &mut Vec<(PendingMessage, Message)>,
+        finished: &mut Vec<Finished>,
+    ) -> Consequence {
         let Group {
             scope,
             is_probe,
             key_is_refused,
             came,
         } = group;
-        let throttled = came.iter().find_map(|(job, answer)| match answer {
-            Err(Missed::Failed(error @ NylasError::Throttled { .. })) => {
-                Some((job.key.grant_id.clone(), error))
+        let throttled = came.iter().find_map(|(pending, answer)| match answer {
+            Err(FetchFailure::Failed(error @ NylasError::Throttled { .. })) => {
+                Some((pending.key.grant_id.clone(), error))
             }
             _ => None,
         });
@@ -180,18 +187,20 @@ impl Pipeline {
         if let Some((grant_id, error)) = &throttled {
             until = self.note_throttled(grant_id, error, run).await;
         }
-        let is_401 = |(_, answer): &Came| {
-            matches!(answer, Err(Missed::Failed(NylasError::SignInNeeded { .. })))
+        let is_401 = |(_, answer): &FetchResult| {
+            matches!(
+                answer,
+                Err(FetchFailure::Failed(NylasError::SignInNeeded { .. }))
+            )
         };
         let scope = if key_is_refused && came.iter().any(is_401) {
             Scope::Nylas
         } else {
             scope
         };
-        let is_of_scope =
-            |job: &Job| matches!(&scope, Scope::Mailbox(grant) if *grant == job.key.grant_id);
+        let is_of_scope = |pending: &PendingMessage| matches!(&scope, Scope::Mailbox(grant) if *grant == pending.key.grant_id);
         let passed = came.iter().any(|(_, answer)| answer.is_ok())
-            || fetched.iter().any(|(job, _)| is_of_scope(job));
+            || fetched.iter().any(|(pending, _)| is_of_scope(pending));
         let mut failed = Vec::new();
         sort(came, run, fetched, &mut failed);
         let state = pauses.refused(&scope);
@@ -201,32 +210,37 @@ impl Pipeline {
             is_probe,
             passed,
         };
-        let aftermath = self.judge(&refusals, &mut failed, run).await;
+        let consequence = self.judge(&refusals, &mut failed, run).await;
         for end in &mut failed {
             // The refusal is judged here; refusals by Dataverse are judged separately.
             end.refusal = None;
         }
-        ended.extend(failed);
+        finished.extend(failed);
         match until {
-            Some(until) if aftermath == Aftermath::GoOn => Aftermath::Pause(until),
-            _ => aftermath,
+            Some(until) if consequence == Consequence::GoOn => Consequence::Pause(until),
+            _ => consequence,
         }
     }
 }
 
-fn sort(came: Vec<Came>, run: &Run, fetched: &mut Vec<(Job, Message)>, ended: &mut Vec<Ended>) {
-    for (job, answer) in came {
+fn sort(
+    came: Vec<FetchResult>,
+    run: &Run,
+    fetched: &mut Vec<(PendingMessage, Message)>,
+    finished: &mut Vec<Finished>,
+) {
+    for (pending, answer) in came {
         match answer {
-            Ok(Fetched::Message(message)) => fetched.push((job, *message)),
-            Ok(Fetched::Gone) => ended.push(job.gone(run)),
-            Err(Missed::NotAsked(failure)) => ended.push(job.failed(failure, run)),
-            Err(Missed::Failed(error)) => {
+            Ok(Fetched::Message(message)) => fetched.push((pending, *message)),
+            Ok(Fetched::Gone) => finished.push(pending.gone(run)),
+            Err(FetchFailure::NotAsked(failure)) => finished.push(pending.failed(failure, run)),
+            Err(FetchFailure::Failed(error)) => {
                 let refusal = error.refusal();
                 let failure = Failure {
                     refusal,
                     ..Failure::from(error)
                 };
-                ended.push(job.failed(failure, run));
+                finished.push(pending.failed(failure, run));
             }
         }
     }
@@ -239,30 +253,30 @@ struct Group {
     is_probe: bool,
     /// Nylas refuses the API key, whatever the mailbox.
     key_is_refused: bool,
-    came: Vec<Came>,
+    came: Vec<FetchResult>,
 }
 
 /// A job with the answer of Nylas, or with the reason why there is no answer.
-type Came = (Job, Result<Fetched, Missed>);
+type FetchResult = (PendingMessage, Result<Fetched, FetchFailure>);
 
-enum Missed {
+enum FetchFailure {
     /// Its mailbox is paused, or there was no time left.
     NotAsked(Failure),
     Failed(NylasError),
 }
 
 /// Drops the loaded message if it lacks headers that the policy needs, so that it is fetched again.
-fn without_what_lacks_headers(mut job: Job, ground: &Ground) -> Job {
-    let headers = ground.headers(&job.key.grant_id);
-    job.message = job
+fn without_what_lacks_headers(mut pending: PendingMessage, context: &RunContext) -> PendingMessage {
+    let headers = context.headers(&pending.key.grant_id);
+    pending.message = pending
         .message
         .filter(|message| headers == Headers::Basic || message.has_all_headers);
-    job
+    pending
 }
 
 /// Groups results by mailbox, in the order of the first message of each mailbox.
-fn by_mailbox(came: Vec<Came>) -> Vec<(Scope, Vec<Came>)> {
-    let mut groups: Vec<(Scope, Vec<Came>)> = Vec::new();
+fn by_mailbox(came: Vec<FetchResult>) -> Vec<(Scope, Vec<FetchResult>)> {
+    let mut groups: Vec<(Scope, Vec<FetchResult>)> = Vec::new();
     for one in came {
         let scope = Scope::Mailbox(one.0.key.grant_id.clone());
         match groups.iter_mut().find(|(known, _)| *known == scope) {

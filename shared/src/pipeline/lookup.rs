@@ -9,9 +9,9 @@
 
 use std::collections::VecDeque;
 
-use super::context::Ground;
+use super::context::RunContext;
 use super::failure::{Failure, Run};
-use super::stages::{Candidate, Ended};
+use super::stages::{CandidateMessage, Finished};
 use super::{Pipeline, all_failed, refusals};
 use crate::clients::dataverse::error::DataverseError;
 use crate::clients::dataverse::session::Session;
@@ -23,7 +23,7 @@ const BATCHES_A_GROUP: usize = 4;
 
 /// Messages that are looked up together.
 pub(super) struct Group {
-    candidates: Vec<Candidate>,
+    candidates: Vec<CandidateMessage>,
     /// It is part of a group that timed out or was refused.
     is_half: bool,
 }
@@ -31,13 +31,13 @@ pub(super) struct Group {
 /// The result of looking up the next group.
 pub(super) enum LookedUp {
     /// The messages and their lookup result.
-    Found(Vec<Candidate>, Box<Found>),
+    Found(Vec<CandidateMessage>, Box<Found>),
     /// No result: the messages have ended, or will be looked up in smaller groups.
     Nothing,
 }
 
 /// Divides messages into groups whose lookups take a predictable time.
-pub(super) fn groups(candidates: Vec<Candidate>, queries_a_batch: usize) -> VecDeque<Group> {
+pub(super) fn groups(candidates: Vec<CandidateMessage>, queries_a_batch: usize) -> VecDeque<Group> {
     let room = queries_a_batch.saturating_mul(BATCHES_A_GROUP);
     let mut groups: VecDeque<Group> = VecDeque::new();
     let mut held = 0;
@@ -61,8 +61,8 @@ pub(super) fn groups(candidates: Vec<Candidate>, queries_a_batch: usize) -> VecD
 }
 
 /// Estimates the queries for the people of a message: five tables, fifteen people per query.
-fn about_how_many_queries(candidate: &Candidate) -> usize {
-    let Candidate {
+fn about_how_many_queries(candidate: &CandidateMessage) -> usize {
+    let CandidateMessage {
         message, people, ..
     } = candidate;
     let people = message.participants().filter(|one| people.contains(one));
@@ -76,9 +76,9 @@ impl Pipeline {
         &self,
         session: &Session,
         groups: &mut VecDeque<Group>,
-        ground: &Ground,
+        context: &RunContext,
         run: &Run,
-        ended: &mut Vec<Ended>,
+        finished: &mut Vec<Finished>,
     ) -> LookedUp {
         let Some(Group {
             candidates,
@@ -87,19 +87,20 @@ impl Pipeline {
         else {
             return LookedUp::Nothing;
         };
-        let fail = |candidates: Vec<Candidate>, failure: Failure, ended: &mut Vec<Ended>| {
-            let jobs = candidates.into_iter().map(|candidate| candidate.job);
-            ended.extend(all_failed(jobs, &failure, run));
-            LookedUp::Nothing
-        };
-        if let Some(refused) = refusals::of_everybody(ended) {
-            return fail(candidates, refused, ended);
+        let fail =
+            |candidates: Vec<CandidateMessage>, failure: Failure, finished: &mut Vec<Finished>| {
+                let pending_messages = candidates.into_iter().map(|candidate| candidate.pending);
+                finished.extend(all_failed(pending_messages, &failure, run));
+                LookedUp::Nothing
+            };
+        if let Some(refused) = refusals::of_everybody(finished) {
+            return fail(candidates, refused, finished);
         }
         if run.is_nearly_over() {
-            return fail(candidates, Failure::no_time_left(), ended);
+            return fail(candidates, Failure::no_time_left(), finished);
         }
         let timeouts = session.timeouts();
-        let questions = questions(&candidates, ground);
+        let questions = questions(&candidates, context);
         let error = match self.dataverse.look_up(session, &questions).await {
             Ok(found) => return LookedUp::Found(candidates, Box::new(found)),
             Err(error) => error,
@@ -117,7 +118,7 @@ impl Pipeline {
             }
             // A single message is looked up again, in smaller batches.
             DataverseError::Unavailable { .. } if timed_out && !is_half => halves(candidates),
-            _ => return fail(candidates, error.into(), ended),
+            _ => return fail(candidates, error.into(), finished),
         };
         smaller
             .into_iter()
@@ -127,7 +128,7 @@ impl Pipeline {
     }
 }
 
-fn alone(candidates: Vec<Candidate>) -> Vec<Group> {
+fn alone(candidates: Vec<CandidateMessage>) -> Vec<Group> {
     let alone = candidates.into_iter().map(|candidate| Group {
         candidates: vec![candidate],
         is_half: true,
@@ -135,7 +136,7 @@ fn alone(candidates: Vec<Candidate>) -> Vec<Group> {
     alone.collect()
 }
 
-fn halves(mut candidates: Vec<Candidate>) -> Vec<Group> {
+fn halves(mut candidates: Vec<CandidateMessage>) -> Vec<Group> {
     let second = candidates.split_off(candidates.len().div_ceil(2));
     let halves = [candidates, second].into_iter();
     let halves = halves.filter(|half| !half.is_empty());
@@ -148,13 +149,13 @@ fn halves(mut candidates: Vec<Candidate>) -> Vec<Group> {
 
 /// Returns the queries that these messages need. People whom the policy removes from a message are
 /// not looked up, except the author, who determines the direction.
-fn questions(group: &[Candidate], ground: &Ground) -> Questions {
+fn questions(group: &[CandidateMessage], context: &RunContext) -> Questions {
     let mut questions = Questions::default();
-    for Candidate {
-        job,
+    for CandidateMessage {
+        pending,
         message,
         effective,
-        clues,
+        regarding_hints,
         by_content,
         people,
         ..
@@ -165,17 +166,17 @@ fn questions(group: &[Candidate], ground: &Ground) -> Questions {
             .filter(|address| !effective.strips(address) && people.contains(address))
             .chain(message.author());
         questions.addresses.extend(asked.flat_map(|address| {
-            let main = ground.mailboxes.main_address(address);
+            let main = context.mailboxes.main_address(address);
             std::iter::once(address).chain(main).cloned()
         }));
         questions
             .addresses
-            .extend(ground.mailboxes.address(&job.key.grant_id).cloned());
+            .extend(context.mailboxes.address(&pending.key.grant_id).cloned());
         let keys = std::iter::once(message.activity_id()).chain(*by_content);
         questions
             .emails
             .push((keys.collect(), message.internet_message_id.clone()));
-        clues.ask(message, effective, &mut questions);
+        regarding_hints.ask(message, effective, &mut questions);
     }
     questions
 }

@@ -16,10 +16,10 @@ use std::collections::{HashMap, HashSet};
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::failure::{Failure, Run, Work};
-use super::processed::Handled;
+use super::processed::Processed;
 use super::refusals::Refusals;
-use super::stages::{Ended, Job};
-use super::{Looks, Pipeline, untouched};
+use super::stages::{Finished, PendingMessage};
+use super::{PauseAccess, Pipeline, untouched};
 use crate::clients::nylas::error::NylasError;
 use crate::clients::refusal::RefusalState;
 use crate::clients::retry::{FIRST_STEP, LONGEST_HIDE};
@@ -36,10 +36,10 @@ pub(super) struct Pauses {
 /// Which jobs of a run may fetch.
 pub(super) struct Admission {
     /// The jobs that may fetch at once.
-    pub(super) free: Vec<Job>,
+    pub(super) free: Vec<PendingMessage>,
     /// For each pause that is over: the job that is its probe, and the jobs that follow if the
     /// probe succeeds.
-    pub(super) probes: Vec<(Scope, Job, Vec<Job>)>,
+    pub(super) probes: Vec<(Scope, PendingMessage, Vec<PendingMessage>)>,
 }
 
 impl Pauses {
@@ -93,7 +93,11 @@ impl Pipeline {
     ///
     /// They are not claimed, because if the worker dies, an unclaimed message is still waiting and
     /// is not counted as given up.
-    pub(super) async fn hold_back(&self, work: Vec<Work>, run: &Run) -> (Vec<Work>, Vec<Handled>) {
+    pub(super) async fn hold_back(
+        &self,
+        work: Vec<Work>,
+        run: &Run,
+    ) -> (Vec<Work>, Vec<Processed>) {
         let grants: Vec<&GrantId> = work.iter().map(|it| &it.request.key.grant_id).collect();
         let pauses = self.mailbox_pauses(&grants).await;
         let now = run.time();
@@ -116,47 +120,51 @@ impl Pipeline {
     /// Decides which messages may be fetched now. The others wait until the pause is over.
     pub(super) async fn admit_fetches(
         &self,
-        jobs: Vec<Job>,
+        pending_messages: Vec<PendingMessage>,
         pauses: &Pauses,
         run: &Run,
-        ended: &mut Vec<Ended>,
+        finished: &mut Vec<Finished>,
     ) -> Admission {
-        let mut by_scope: Vec<(Scope, Vec<Job>)> = Vec::new();
+        let mut by_scope: Vec<(Scope, Vec<PendingMessage>)> = Vec::new();
         let mut free = Vec::new();
         let now = run.time();
-        for job in jobs {
+        for pending in pending_messages {
             // A list returned it with the message.
-            if job.message.is_some() {
-                free.push(job);
+            if pending.message.is_some() {
+                free.push(pending);
                 continue;
             }
-            let mailbox = Scope::Mailbox(job.key.grant_id.clone());
+            let mailbox = Scope::Mailbox(pending.key.grant_id.clone());
             let scopes = [Scope::Nylas, mailbox];
             if let Some(until) = scopes.iter().filter_map(|it| pauses.until(it, now)).max() {
-                ended.push(job.failed(paused(until, run), run));
+                finished.push(pending.failed(paused(until, run), run));
                 continue;
             }
             let Some(scope) = scopes.into_iter().find(|it| pauses.probe_is_due(it)) else {
-                free.push(job);
+                free.push(pending);
                 continue;
             };
             match by_scope.iter_mut().find(|(known, _)| *known == scope) {
-                Some((_, jobs)) => jobs.push(job),
-                None => by_scope.push((scope, vec![job])),
+                Some((_, pending_messages)) => pending_messages.push(pending),
+                None => by_scope.push((scope, vec![pending])),
             }
         }
         let mut probes = Vec::new();
-        for (scope, mut jobs) in by_scope {
+        for (scope, mut pending_messages) in by_scope {
             // Longer than this run may take: if the worker dies with the probe, the pause is
             // repeated once.
             let until = now + LEASE;
             let is_ours = self.ledger.take_probe(&scope, now, until).await;
-            if is_ours.unwrap_or(false) && !jobs.is_empty() {
-                let probe = jobs.remove(0);
-                probes.push((scope, probe, jobs));
+            if is_ours.unwrap_or(false) && !pending_messages.is_empty() {
+                let probe = pending_messages.remove(0);
+                probes.push((scope, probe, pending_messages));
             } else {
                 let failure = paused(until, run);
-                ended.extend(jobs.into_iter().map(|job| job.failed(failure.clone(), run)));
+                finished.extend(
+                    pending_messages
+                        .into_iter()
+                        .map(|pending| pending.failed(failure.clone(), run)),
+                );
             }
         }
         Admission { free, probes }
@@ -200,12 +208,12 @@ impl Pipeline {
     /// list, it refuses the API key, so all calls to Nylas are paused.
     pub(super) async fn without_mailboxes(
         &self,
-        mut failed: Vec<Ended>,
+        mut failed: Vec<Finished>,
         pauses: &Pauses,
-        looks: Looks,
+        pause_access: PauseAccess,
         run: &Run,
-    ) -> Vec<Ended> {
-        if looks == Looks::Write {
+    ) -> Vec<Finished> {
+        if pause_access == PauseAccess::Write {
             let refusals = Refusals {
                 scope: &Scope::Nylas,
                 state: &pauses.refused(&Scope::Nylas),

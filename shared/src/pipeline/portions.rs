@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use futures_util::FutureExt;
 
 use super::failure::{Failure, Run};
-use super::stages::{Ended, Job};
+use super::stages::{Finished, PendingMessage};
 use crate::model::ids::MessageKey;
 use crate::model::message::Message;
 
@@ -57,16 +57,17 @@ impl MemoryInUse {
 
 /// Jobs that are waiting to be processed.
 pub(super) struct Portions {
-    waiting: VecDeque<Vec<Job>>,
+    waiting: VecDeque<Vec<PendingMessage>>,
     /// Copies of the jobs in the current portion, as they were before it began.
-    at_work: Vec<Job>,
+    at_work: Vec<PendingMessage>,
 }
 
 impl Portions {
-    pub(super) fn of(jobs: Vec<Job>) -> Self {
-        let (suspects, together): (Vec<_>, Vec<_>) = jobs.into_iter().partition(is_suspect);
+    pub(super) fn of(pending_messages: Vec<PendingMessage>) -> Self {
+        let (suspects, together): (Vec<_>, Vec<_>) =
+            pending_messages.into_iter().partition(is_suspect);
         let mut waiting = VecDeque::from([together]);
-        waiting.extend(suspects.into_iter().map(|job| vec![job]));
+        waiting.extend(suspects.into_iter().map(|pending| vec![pending]));
         Self {
             waiting,
             at_work: Vec::new(),
@@ -74,36 +75,39 @@ impl Portions {
     }
 
     /// Returns the next portion; `None` if every job was processed.
-    pub(super) fn next(&mut self) -> Option<Vec<Job>> {
+    pub(super) fn next(&mut self) -> Option<Vec<PendingMessage>> {
         let portion = std::iter::from_fn(|| self.waiting.pop_front()).find(|it| !it.is_empty())?;
-        self.at_work = portion.iter().map(Job::at_the_start).collect();
+        self.at_work = portion.iter().map(PendingMessage::at_the_start).collect();
         Some(portion)
     }
 
     /// Puts back the jobs that did not fit in memory; they are the next portion.
-    pub(super) fn put_back(&mut self, rest: Vec<Job>) {
+    pub(super) fn put_back(&mut self, rest: Vec<PendingMessage>) {
         self.waiting.push_front(rest);
     }
 
     /// Handles a panic in the current portion. Jobs without an outcome are queued to be processed
     /// alone. If the portion was a single job, the job has failed.
-    pub(super) fn panicked(&mut self, ended: &mut Vec<Ended>, run: &Run) {
+    pub(super) fn panicked(&mut self, finished: &mut Vec<Finished>, run: &Run) {
         let at_work = std::mem::take(&mut self.at_work);
         let was_alone = at_work.len() == 1;
-        let over: HashSet<&MessageKey> = ended.iter().map(|ended| &ended.key).collect();
-        let open = at_work.into_iter().filter(|job| !over.contains(&job.key));
-        let open: Vec<Job> = open.collect();
+        let over: HashSet<&MessageKey> = finished.iter().map(|finished| &finished.key).collect();
+        let open = at_work
+            .into_iter()
+            .filter(|pending| !over.contains(&pending.key));
+        let open: Vec<PendingMessage> = open.collect();
         if was_alone {
-            ended.extend(
+            finished.extend(
                 open.into_iter()
-                    .map(|job| job.failed(panicked_alone(), run)),
+                    .map(|pending| pending.failed(panicked_alone(), run)),
             );
         } else {
             tracing::error!(
                 messages = open.len(),
                 "a message of this portion made the program panic; processing those without an outcome one by one"
             );
-            self.waiting.extend(open.into_iter().map(|job| vec![job]));
+            self.waiting
+                .extend(open.into_iter().map(|pending| vec![pending]));
         }
     }
 }
@@ -116,8 +120,8 @@ pub(super) async fn caught<T>(steps: impl Future<Output = T>) -> Option<T> {
     AssertUnwindSafe(steps).catch_unwind().await.ok()
 }
 
-fn is_suspect(job: &Job) -> bool {
-    job.tries.failures >= ALONE_AFTER
+fn is_suspect(pending: &PendingMessage) -> bool {
+    pending.attempts.failures >= ALONE_AFTER
 }
 
 fn panicked_alone() -> Failure {
@@ -136,17 +140,17 @@ mod tests {
 
     use super::*;
     use crate::ledger::ClaimToken;
-    use crate::pipeline::failure::{Fate, Tries};
+    use crate::pipeline::failure::{Attempts, Outcome};
 
-    fn job(id: &str, failures: u32) -> Job {
-        Job {
+    fn pending(id: &str, failures: u32) -> PendingMessage {
+        PendingMessage {
             key: MessageKey {
                 grant_id: "g".parse().unwrap(),
                 message_id: id.parse().unwrap(),
             },
-            tries: Tries {
+            attempts: Attempts {
                 failures,
-                ..Tries::first(DateTime::UNIX_EPOCH)
+                ..Attempts::first(DateTime::UNIX_EPOCH)
             },
             message: None,
             decision: None,
@@ -170,16 +174,19 @@ mod tests {
         key.message_id.as_str()
     }
 
-    fn ids(jobs: &[Job]) -> Vec<String> {
-        jobs.iter().map(|job| id(&job.key).to_owned()).collect()
+    fn ids(pending_messages: &[PendingMessage]) -> Vec<String> {
+        pending_messages
+            .iter()
+            .map(|pending| id(&pending.key).to_owned())
+            .collect()
     }
 
     /// Ends a job; `Skipped` represents any outcome.
-    fn over(job: Job) -> Ended {
-        Ended {
-            key: job.key,
-            tries: job.tries,
-            fate: Fate::Skipped {
+    fn over(pending: PendingMessage) -> Finished {
+        Finished {
+            key: pending.key,
+            attempts: pending.attempts,
+            outcome: Outcome::Skipped {
                 rule: "gone".to_owned(),
             },
             refusal: None,
@@ -194,23 +201,23 @@ mod tests {
     /// if `late`, after the other jobs of the portion ended. Returns the portions that the step
     /// received, and the outcome of each message.
     async fn portions(
-        jobs: Vec<Job>,
+        pending_messages: Vec<PendingMessage>,
         room: usize,
         bad: &str,
         late: bool,
-    ) -> (Vec<Vec<String>>, Vec<Ended>) {
-        let (mut seen, mut ended) = (Vec::new(), Vec::new());
-        let mut portions = Portions::of(jobs);
+    ) -> (Vec<Vec<String>>, Vec<Finished>) {
+        let (mut seen, mut finished) = (Vec::new(), Vec::new());
+        let mut portions = Portions::of(pending_messages);
         while let Some(mut portion) = portions.next() {
             let rest = portion.split_off(room.min(portion.len()));
             seen.push(ids(&portion));
             let steps = async {
                 tokio::task::yield_now().await;
-                let has_bad = portion.iter().any(|job| id(&job.key) == bad);
-                for job in portion {
-                    assert!(late || id(&job.key) != bad, "a private subject");
-                    if id(&job.key) != bad {
-                        ended.push(over(job));
+                let has_bad = portion.iter().any(|pending| id(&pending.key) == bad);
+                for pending in portion {
+                    assert!(late || id(&pending.key) != bad, "a private subject");
+                    if id(&pending.key) != bad {
+                        finished.push(over(pending));
                     }
                 }
                 assert!(!has_bad, "a private subject");
@@ -218,48 +225,53 @@ mod tests {
             };
             match caught(steps).await {
                 Some(rest) => portions.put_back(rest),
-                None => portions.panicked(&mut ended, &run()),
+                None => portions.panicked(&mut finished, &run()),
             }
         }
-        (seen, ended)
+        (seen, finished)
     }
 
-    fn all(names: &[&str]) -> Vec<Job> {
-        names.iter().map(|name| job(name, 0)).collect()
+    fn all(names: &[&str]) -> Vec<PendingMessage> {
+        names.iter().map(|name| pending(name, 0)).collect()
     }
 
     #[tokio::test]
     async fn what_there_was_no_room_for_comes_next() {
-        let (seen, ended) = portions(all(&["a", "b", "c"]), 2, "", false).await;
+        let (seen, finished) = portions(all(&["a", "b", "c"]), 2, "", false).await;
         assert_eq!(seen, [vec!["a", "b"], vec!["c"]]);
-        assert_eq!(ended.len(), 3);
+        assert_eq!(finished.len(), 3);
     }
 
     #[tokio::test]
     async fn a_message_that_failed_twice_goes_alone_after_its_neighbours() {
-        let jobs = vec![job("a", 2), job("b", 1), job("c", 7), job("d", 0)];
-        let (seen, _) = portions(jobs, 10, "", false).await;
+        let pending_messages = vec![
+            pending("a", 2),
+            pending("b", 1),
+            pending("c", 7),
+            pending("d", 0),
+        ];
+        let (seen, _) = portions(pending_messages, 10, "", false).await;
         assert_eq!(seen, [vec!["b", "d"], vec!["a"], vec!["c"]]);
     }
 
     #[tokio::test]
     async fn a_panic_at_one_message_leaves_its_neighbours_untouched_and_fails_its_delivery() {
         for late in [false, true] {
-            let (seen, ended) = portions(all(&["a", "b", "c"]), 10, "b", late).await;
+            let (seen, finished) = portions(all(&["a", "b", "c"]), 10, "b", late).await;
             // Jobs that ended before the panic are not processed again.
             let alone: Vec<&str> = seen[1..]
                 .iter()
                 .map(|portion| portion[0].as_str())
                 .collect();
             assert_eq!(alone, if late { vec!["b"] } else { vec!["b", "c"] });
-            assert_eq!(ended.len(), 3, "each message has one outcome");
-            for Ended { key, fate, .. } in &ended {
-                match fate {
-                    Fate::Waiting { reason, .. } if id(key) == "b" => {
+            assert_eq!(finished.len(), 3, "each message has one outcome");
+            for Finished { key, outcome, .. } in &finished {
+                match outcome {
+                    Outcome::Waiting { reason, .. } if id(key) == "b" => {
                         assert!(reason.contains("panicked"), "{reason}");
                         assert!(!reason.contains("private"), "{reason}");
                     }
-                    Fate::Skipped { .. } if id(key) != "b" => {}
+                    Outcome::Skipped { .. } if id(key) != "b" => {}
                     other => panic!("{key}: {other:?}"),
                 }
             }
@@ -268,9 +280,15 @@ mod tests {
 
     #[tokio::test]
     async fn a_message_that_made_the_program_panic_is_given_up_like_one_that_met_errors() {
-        let last = vec![job("a", crate::clients::retry::RECEIVE_LIMIT - 1)];
-        let (_, ended) = portions(last, 10, "a", false).await;
-        assert!(matches!(ended[0].fate, Fate::Dead { gave_up: true, .. }));
+        let last = vec![pending("a", crate::clients::retry::RECEIVE_LIMIT - 1)];
+        let (_, finished) = portions(last, 10, "a", false).await;
+        assert!(matches!(
+            finished[0].outcome,
+            Outcome::Dead {
+                attempts_exhausted: true,
+                ..
+            }
+        ));
     }
 
     #[test]

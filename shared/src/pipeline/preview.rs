@@ -7,14 +7,14 @@
 
 use std::collections::BTreeSet;
 
-use super::context::Ground;
+use super::context::RunContext;
 use super::create_contacts::newcomers;
-use super::failure::Tries;
+use super::failure::Attempts;
 use super::lookup;
 use super::lookup::LookedUp;
 use super::select;
-use super::stages::{Candidate, Ended, Job};
-use super::{Begun, Fate, Looks, Pipeline, Run, all_failed, findings};
+use super::stages::{CandidateMessage, Finished, PendingMessage};
+use super::{BatchContext, Outcome, PauseAccess, Pipeline, Run, all_failed, findings};
 use crate::decision_record::DecisionRecord;
 use crate::ledger::decisions::DecidedRow;
 use crate::lookup::request::Found;
@@ -60,41 +60,42 @@ impl Pipeline {
     /// Previews these messages, each of which is named once. While Dataverse is paused it is not
     /// called, and the outcome of all messages is unknown.
     pub async fn preview(&self, messages: Vec<Message>, run: &Run) -> Vec<Preview> {
-        let jobs = messages.into_iter().map(|message| Job {
+        let pending_messages = messages.into_iter().map(|message| PendingMessage {
             key: message.key.clone(),
-            tries: Tries::first(run.now),
+            attempts: Attempts::first(run.now),
             message: Some(message),
             decision: None,
             made: BTreeSet::new(),
         });
-        let jobs: Vec<Job> = jobs.collect();
-        let mut ended = Vec::new();
+        let pending_messages: Vec<PendingMessage> = pending_messages.collect();
+        let mut finished = Vec::new();
         let mut previews: Vec<Preview> = Vec::new();
         if let Some(failure) = self.not_now(run).await {
-            ended.extend(all_failed(jobs, &failure, run));
+            finished.extend(all_failed(pending_messages, &failure, run));
         } else {
             // Boxed, because this deeply nested, the type of the future is too large for the
             // compiler to lay out.
-            let begun = Box::pin(self.begin(jobs, Looks::Only, run, &mut ended)).await;
-            if let Some((begun, jobs)) = begun {
-                let looking = self.foresee(&begun, jobs, run, &mut ended);
+            let begun =
+                Box::pin(self.begin(pending_messages, PauseAccess::Only, run, &mut finished)).await;
+            if let Some((begun, pending_messages)) = begun {
+                let looking = self.foresee(&begun, pending_messages, run, &mut finished);
                 previews.extend(Box::pin(looking).await);
                 self.forget_refused(&begun.session, run).await;
             }
         }
-        previews.extend(ended.into_iter().map(|ended| Preview {
-            outcome: match ended.fate {
-                Fate::Skipped { rule } => Foreseen::Skipped { rule },
-                Fate::Waiting { reason, .. } | Fate::Dead { reason, .. } => {
+        previews.extend(finished.into_iter().map(|finished| Preview {
+            outcome: match finished.outcome {
+                Outcome::Skipped { rule } => Foreseen::Skipped { rule },
+                Outcome::Waiting { reason, .. } | Outcome::Dead { reason, .. } => {
                     Foreseen::Unknown { reason }
                 }
                 // Unreachable: no step of a preview ends a message as written.
-                Fate::Written { .. } => Foreseen::Unknown {
+                Outcome::Written { .. } => Foreseen::Unknown {
                     reason: "a preview reported the message as written, which is a bug".to_owned(),
                 },
             },
-            key: ended.key,
-            record: ended.record,
+            key: finished.key,
+            record: finished.record,
         }));
         previews.sort_by(|one, other| one.key.cmp(&other.key));
         previews
@@ -103,31 +104,38 @@ impl Pipeline {
     /// Runs the read-only steps.
     async fn foresee(
         &self,
-        begun: &Begun,
-        mut jobs: Vec<Job>,
+        begun: &BatchContext,
+        mut pending_messages: Vec<PendingMessage>,
         run: &Run,
-        ended: &mut Vec<Ended>,
+        finished: &mut Vec<Finished>,
     ) -> Vec<Preview> {
-        let Begun {
-            ground, session, ..
+        let BatchContext {
+            context, session, ..
         } = begun;
         let mut previews = Vec::new();
-        while !jobs.is_empty() {
+        while !pending_messages.is_empty() {
             let candidates = self
-                .prepare(&mut jobs, begun, Looks::Only, run, ended)
+                .prepare(
+                    &mut pending_messages,
+                    begun,
+                    PauseAccess::Only,
+                    run,
+                    finished,
+                )
                 .await;
             let mut groups = lookup::groups(candidates, self.dataverse.queries_a_batch());
             while !groups.is_empty() {
-                let looked_up = self.look_up(session, &mut groups, ground, run, ended);
+                let looked_up = self.look_up(session, &mut groups, context, run, finished);
                 let LookedUp::Found(group, mut found) = looked_up.await else {
                     continue;
                 };
-                let tracked = select::finally(group, &found, ground, ended);
+                let tracked = select::finally(group, &found, context, finished);
                 found.forget_rows();
-                let regarded = self.regard(session, tracked, &mut found, ground, run, ended);
+                let regarded =
+                    self.resolve_regarding(session, tracked, &mut found, context, run, finished);
                 for (candidate, regarding) in regarded.await {
-                    let findings = findings(&candidate, regarding, &found, ground);
-                    previews.push(foreseen(candidate, &findings, &found, ground));
+                    let findings = findings(&candidate, regarding, &found, context);
+                    previews.push(foreseen(candidate, &findings, &found, context));
                 }
             }
         }
@@ -135,15 +143,20 @@ impl Pipeline {
     }
 }
 
-fn foreseen(candidate: Candidate, findings: &Findings, found: &Found, ground: &Ground) -> Preview {
+fn foreseen(
+    candidate: CandidateMessage,
+    findings: &Findings,
+    found: &Found,
+    context: &RunContext,
+) -> Preview {
     let omissions = &candidate.message.omissions;
-    let record = candidate.job.record();
+    let record = candidate.pending.record();
     Preview {
         record: record.map(|record| record.with_findings(findings, DecidedRow::None, omissions)),
         outcome: Foreseen::Tracked {
             content: candidate.effective.content,
-            contacts: newcomers(&candidate, found, ground).len(),
+            contacts: newcomers(&candidate, found, context).len(),
         },
-        key: candidate.job.key,
+        key: candidate.pending.key,
     }
 }

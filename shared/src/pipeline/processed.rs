@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
-use super::failure::Fate;
+use super::failure::Outcome;
 use crate::clients::dataverse::records::Target;
 use crate::ledger::Entry;
 use crate::mapping::Direction;
@@ -12,11 +12,11 @@ use crate::resolve::parties::Party;
 use crate::telemetry::count;
 
 /// A message that a run has handled.
-pub struct Handled {
+pub struct Processed {
     /// The message.
     pub key: MessageKey,
     /// Its outcome.
-    pub fate: Fate,
+    pub outcome: Outcome,
     /// An earlier run had already settled it.
     pub settled_before: bool,
     /// When an earlier run settled it; `None` if this run handled it.
@@ -28,14 +28,14 @@ pub struct Handled {
     pub summary: Option<Summary>,
 }
 
-impl Handled {
+impl Processed {
     /// Returns the outcome of an earlier run; `None` if the entry is not settled, or is incomplete.
     #[must_use]
     pub fn settled_before(key: MessageKey, entry: Entry) -> Option<Self> {
         let settled_at = entry.changed_at;
         Some(Self {
             key,
-            fate: Fate::of_entry(entry)?,
+            outcome: Outcome::of_entry(entry)?,
             settled_before: true,
             settled_at,
             decision: None,
@@ -46,29 +46,32 @@ impl Handled {
     /// Writes one log line and counts the outcome; a final state of an earlier run is not counted
     /// again.
     pub(super) fn report(&self) {
-        let Handled {
+        let Processed {
             key,
-            fate,
+            outcome,
             settled_before,
             ..
         } = self;
-        let (state, reason) = (fate.state().as_str(), fate.reason().unwrap_or_default());
+        let (state, reason) = (
+            outcome.state().as_str(),
+            outcome.reason().unwrap_or_default(),
+        );
         if *settled_before {
             tracing::info!("sync.key" = %key, state, reason, "message was already settled");
             return;
         }
-        match fate {
-            Fate::Written { .. } | Fate::Skipped { .. } => {
+        match outcome {
+            Outcome::Written { .. } | Outcome::Skipped { .. } => {
                 tracing::info!("sync.key" = %key, state, reason, "message settled");
             }
-            Fate::Waiting { delay, .. } => {
+            Outcome::Waiting { delay, .. } => {
                 tracing::warn!("sync.key" = %key, state, reason, delay_ms = delay.as_millis(), "message goes back to the queue");
             }
-            Fate::Dead { .. } => {
+            Outcome::Dead { .. } => {
                 tracing::error!("sync.key" = %key, state, reason, "message cannot be written");
             }
         }
-        count(fate.counted_as(), 1);
+        count(outcome.counted_as(), 1);
     }
 }
 

@@ -31,11 +31,11 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::application_users::{Probe, Traffic};
+use super::application_users::{BatchUsage, Probe};
 use super::failure::{Failure, Run};
-use super::processed::Handled;
-use super::stages::{Ended, Job};
-use super::{Fate, Pipeline};
+use super::processed::Processed;
+use super::stages::{Finished, PendingMessage};
+use super::{Outcome, Pipeline};
 use crate::clients::dataverse::duplicates::{File, Withdrawn};
 use crate::clients::dataverse::error::DataverseError;
 use crate::clients::dataverse::metadata::table_names::TableNames;
@@ -95,21 +95,20 @@ impl Listed {
     }
 
     /// Returns whether our row holds the message, and is so recent that another client may still
-    /// write its own. `handled` is the result of the run for this message.
+    /// write its own. `processed` is the result of the run for this message.
     #[must_use]
-    pub fn is_due(&self, handled: &Handled, now: DateTime<Utc>) -> bool {
-        let ours =
-            matches!(&handled.fate, Fate::Written { activity_id, .. } if *activity_id == self.ours);
-        let settled = handled
+    pub fn is_due(&self, processed: &Processed, now: DateTime<Utc>) -> bool {
+        let ours = matches!(&processed.outcome, Outcome::Written { activity_id, .. } if *activity_id == self.ours);
+        let settled = processed
             .settled_before
-            .then_some(handled.settled_at)
+            .then_some(processed.settled_at)
             .flatten();
         ours && settled.is_some_and(|at| now - at < RECENT)
     }
 }
 
 /// The result of merging our row with another client's row of one message.
-pub(super) enum Union {
+pub(super) enum MergeResult {
     /// Our row was deleted or cancelled, and theirs holds the message.
     Theirs(&'static str),
     /// Both rows stay.
@@ -123,12 +122,12 @@ impl Pipeline {
     pub(super) async fn adopt(
         &self,
         session: &Session,
-        job: Job,
+        pending: PendingMessage,
         message: &Message,
         findings: Findings,
         theirs: &ExistingEmail,
         run: &Run,
-    ) -> Ended {
+    ) -> Finished {
         let mut note = THEIRS;
         if let Some(choice) = findings
             .regarding
@@ -144,38 +143,44 @@ impl Pipeline {
                 Ok(false) => {
                     note = "written by another client; its empty regarding could not be filled";
                 }
-                Err(error) => return job.failed(Failure::from(error), run),
+                Err(error) => return pending.failed(Failure::from(error), run),
             }
         }
         let files = i64::try_from(message.attachments.len()).unwrap_or(i64::MAX);
         if note == THEIRS && theirs.attachments < files {
             note = "written by another client, found by its Message-ID; it has fewer attachments than the message";
         }
-        job.found(theirs.activity_id, note, message, findings)
+        pending.found(theirs.activity_id, note, message, findings)
     }
 
     /// Merges our row with another client's row that was found before the write. `Err` returns the
     /// message, whose own draft has to be completed beside their row.
-    pub(super) async fn settle_for_one(
+    pub(super) async fn merge_rows(
         &self,
         session: &Session,
-        job: Job,
+        pending: PendingMessage,
         message: &Message,
         findings: Findings,
         rows: (&ExistingEmail, &ExistingEmail),
         run: &Run,
-    ) -> Result<Ended, Box<(Job, Findings)>> {
+    ) -> Result<Finished, Box<(PendingMessage, Findings)>> {
         let (ours, theirs) = rows;
         let decided = findings.regarding.choice.as_ref();
         let decided = decided.map(|choice| (&choice.target, &choice.names));
         let names = message.attachments.iter().enumerate();
         let names = names.map(|(at, file)| mapping::file_name(&file.file_name, at).to_lowercase());
         let expected: Vec<File> = names.map(|name| (name, None)).collect();
-        match self.unite(session, ours, theirs, decided, &expected).await {
-            Ok(Union::Theirs(note)) => Ok(job.found(theirs.activity_id, note, message, findings)),
-            Ok(Union::Both(_)) if ours.state == RowState::Open => Err(Box::new((job, findings))),
-            Ok(Union::Both(note)) => Ok(job.found(ours.activity_id, note, message, findings)),
-            Err(error) => Ok(job.failed(Failure::from(error), run)),
+        match self.merge(session, ours, theirs, decided, &expected).await {
+            Ok(MergeResult::Theirs(note)) => {
+                Ok(pending.found(theirs.activity_id, note, message, findings))
+            }
+            Ok(MergeResult::Both(_)) if ours.state == RowState::Open => {
+                Err(Box::new((pending, findings)))
+            }
+            Ok(MergeResult::Both(note)) => {
+                Ok(pending.found(ours.activity_id, note, message, findings))
+            }
+            Err(error) => Ok(pending.failed(Failure::from(error), run)),
         }
     }
 
@@ -192,7 +197,7 @@ impl Pipeline {
             return;
         };
         let Ok(token) = self.application_users.of(run).tokens.token(run.now).await else {
-            return self.settle_reservation(&reserved.reservation, Traffic::default(), run);
+            return self.settle_reservation(&reserved.reservation, BatchUsage::default(), run);
         };
         let session = Session::timed_by(token, run.clock);
         let emails = due
@@ -212,8 +217,8 @@ impl Pipeline {
                 tracing::warn!(%error, "failed to look for rows of other clients; the next reconciliation will retry");
             }
         }
-        let traffic = Traffic::of(&session, 0);
-        self.settle_reservation(&reserved.reservation, traffic, run);
+        let usage = BatchUsage::of(&session, 0);
+        self.settle_reservation(&reserved.reservation, usage, run);
         self.share(&session, run).await;
     }
 
@@ -251,9 +256,9 @@ impl Pipeline {
         let (carrier, note) = match own {
             // The copy of another mailbox was reconciled first.
             None => (theirs.activity_id, THEIRS),
-            Some(row) => match self.unite(session, row, theirs, None, &[]).await {
-                Ok(Union::Theirs(note)) => (theirs.activity_id, note),
-                Ok(Union::Both(note)) => (*ours, note),
+            Some(row) => match self.merge(session, row, theirs, None, &[]).await {
+                Ok(MergeResult::Theirs(note)) => (theirs.activity_id, note),
+                Ok(MergeResult::Both(note)) => (*ours, note),
                 Err(error) => {
                     tracing::warn!("sync.key" = %key, %error, "failed to merge duplicate rows; the next reconciliation will retry");
                     return;
@@ -273,14 +278,14 @@ impl Pipeline {
 
     /// Merges two rows of one message by the rule of this module. `decided` is the regarding for a
     /// draft of ours that has none yet; `expected` are the files that the draft would get.
-    async fn unite(
+    async fn merge(
         &self,
         session: &Session,
         ours: &ExistingEmail,
         theirs: &ExistingEmail,
         decided: Option<(&Target, &TableNames)>,
         expected: &[File],
-    ) -> Result<Union, DataverseError> {
+    ) -> Result<MergeResult, DataverseError> {
         if !theirs.has_regarding {
             let own = match &ours.regarding {
                 Some(target) => Some((target.clone(), self.names_of(session, target).await?)),
@@ -292,29 +297,29 @@ impl Pipeline {
                 None => true,
             };
             if !filled && ours.has_regarding {
-                return Ok(Union::Both(
+                return Ok(MergeResult::Both(
                     "another client wrote a row for it too; that row's empty regarding could not be filled, so both stay",
                 ));
             }
         }
         if ours.changed_by_another {
-            return Ok(Union::Both(
+            return Ok(MergeResult::Both(
                 "another client wrote a row for it too; a user has changed ours, so both stay",
             ));
         }
         if self.adds_a_file(session, ours, theirs, expected).await? {
-            return Ok(Union::Both(
+            return Ok(MergeResult::Both(
                 "another client wrote a row for it too; ours has an attachment that it lacks, so both stay",
             ));
         }
         match self.dataverse.withdraw(session, ours).await {
-            Ok(Withdrawn::Deleted) => Ok(Union::Theirs(
+            Ok(Withdrawn::Deleted) => Ok(MergeResult::Theirs(
                 "another client wrote a row for it; ours was deleted",
             )),
-            Ok(Withdrawn::Canceled) => Ok(Union::Theirs(
+            Ok(Withdrawn::Canceled) => Ok(MergeResult::Theirs(
                 "another client wrote a row for it; our draft was cancelled",
             )),
-            Err(DataverseError::Rejected { .. }) => Ok(Union::Both(
+            Err(DataverseError::Rejected { .. }) => Ok(MergeResult::Both(
                 "another client wrote a row for it too; ours could not be deleted, so both stay",
             )),
             Err(error) => Err(error),

@@ -10,8 +10,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::Pipeline;
 use super::application_users::ReservedBatch;
-use super::failure::{Failure, Fate, Run};
-use super::stages::Ended;
+use super::failure::{Failure, Outcome, Run};
+use super::stages::Finished;
 use crate::clients::nylas::error::MAILBOX_WAIT;
 use crate::clients::refusal;
 use crate::clients::refusal::{Blame, Others, Refusal, RefusalState, RefusalVerdict};
@@ -34,7 +34,7 @@ pub(super) struct Refusals<'a> {
 
 /// The consequence for the rest of the run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Aftermath {
+pub(super) enum Consequence {
     /// Messages are accepted, or there is no evidence of the opposite.
     GoOn,
     /// All workers pause until this time.
@@ -43,20 +43,20 @@ pub(super) enum Aftermath {
 
 impl Pipeline {
     /// Judges what Dataverse refused in a run.
-    pub(super) async fn judge_run(
+    pub(super) async fn judge_refusals(
         &self,
-        ended: &mut [Ended],
+        finished: &mut [Finished],
         reserved: &ReservedBatch,
         run: &Run,
-    ) -> Aftermath {
+    ) -> Consequence {
         let scope = Scope::Dataverse(self.application_users.of(run).user.clone());
         let refusals = Refusals {
             scope: &scope,
             state: &reserved.refused,
             is_probe: reserved.is_probe,
-            passed: ended.iter().any(|end| end.wrote),
+            passed: finished.iter().any(|end| end.wrote),
         };
-        self.judge(&refusals, ended, run).await
+        self.judge(&refusals, finished, run).await
     }
 
     /// Judges refusals: decides the outcome of each message that met one, and stores the start or
@@ -64,9 +64,9 @@ impl Pipeline {
     pub(super) async fn judge(
         &self,
         refusals: &Refusals<'_>,
-        ended: &mut [Ended],
+        finished: &mut [Finished],
         run: &Run,
-    ) -> Aftermath {
+    ) -> Consequence {
         let Refusals {
             scope,
             state,
@@ -80,7 +80,7 @@ impl Pipeline {
                 tracing::info!(%scope, cause, "messages are accepted again");
             }
         }
-        let mut refused: Vec<&mut Ended> = ended
+        let mut refused: Vec<&mut Finished> = finished
             .iter_mut()
             .filter(|end| end.refusal.is_some())
             .collect();
@@ -88,7 +88,7 @@ impl Pipeline {
             if is_probe && !passed {
                 self.return_probe(scope, run).await;
             }
-            return Aftermath::GoOn;
+            return Consequence::GoOn;
         }
         let in_a_row = if passed {
             BTreeMap::new()
@@ -122,11 +122,11 @@ impl Pipeline {
             if pause.is_none() && end.refusal.as_ref().is_some_and(is_of_caller) {
                 count(Count::PrivilegeMissing, 1);
             }
-            let reason = end.fate.reason().unwrap_or_default().to_owned();
+            let reason = end.outcome.reason().unwrap_or_default().to_owned();
             let failure = Failure::new(advice, reason);
-            end.fate = Fate::of_failure(&end.key, failure, end.tries, run);
+            end.outcome = Outcome::of_failure(&end.key, failure, end.attempts, run);
         }
-        pause.map_or(Aftermath::GoOn, Aftermath::Pause)
+        pause.map_or(Consequence::GoOn, Consequence::Pause)
     }
 
     async fn return_probe(&self, scope: &Scope, run: &Run) {
@@ -140,7 +140,7 @@ impl Pipeline {
     async fn in_a_row(
         &self,
         refusals: &Refusals<'_>,
-        refused: &[&mut Ended],
+        refused: &[&mut Finished],
         run: &Run,
     ) -> BTreeMap<String, usize> {
         let mut by_cause: BTreeMap<String, Vec<&MessageKey>> = BTreeMap::new();
@@ -212,7 +212,7 @@ fn is_of_caller(refusal: &Refusal) -> bool {
 }
 
 fn verdict(
-    end: &Ended,
+    end: &Finished,
     refusals: &Refusals<'_>,
     in_a_row: &BTreeMap<String, usize>,
 ) -> RefusalVerdict {
@@ -229,7 +229,7 @@ fn verdict(
     };
     let others = Others {
         one_passed_now: refusals.passed,
-        one_passed_since: state.passed_at.is_some_and(|at| at > end.tries.since),
+        one_passed_since: state.passed_at.is_some_and(|at| at > end.attempts.since),
         in_a_row,
     };
     refusal::judge(*blame, others)
@@ -237,11 +237,11 @@ fn verdict(
 
 /// Returns the failure for the rest of a run if it would only be refused as well: no message was
 /// written, and the caller was refused, or a privilege was missing twice. Otherwise `None`.
-pub(super) fn of_everybody(ended: &[Ended]) -> Option<Failure> {
-    if ended.iter().any(|end| end.wrote) {
+pub(super) fn of_everybody(finished: &[Finished]) -> Option<Failure> {
+    if finished.iter().any(|end| end.wrote) {
         return None;
     }
-    let refused = || ended.iter().filter_map(|end| end.refusal.as_ref());
+    let refused = || finished.iter().filter_map(|end| end.refusal.as_ref());
     let privileges = refused().filter(|refusal| refusal.blame == Blame::RowOrCaller);
     let refusal = refused()
         .find(|refusal| refusal.blame == Blame::Caller)

@@ -2,9 +2,9 @@
 //!
 //! [`crate::resolve::regarding`] makes the decision; this file runs the queries that it needs.
 
-use super::context::Ground;
+use super::context::RunContext;
 use super::failure::{Failure, Run};
-use super::stages::{Candidate, Ended};
+use super::stages::{CandidateMessage, Finished};
 use super::{Pipeline, all_failed};
 use crate::clients::dataverse::records::{RowState, Target};
 use crate::clients::dataverse::session::Session;
@@ -24,14 +24,14 @@ const MOST_ROUNDS: usize = 3;
 
 /// The regarding hints in the message and its folders, kept with the message until the decision.
 #[derive(Default)]
-pub(super) struct Clues {
+pub(super) struct RegardingHints {
     /// The record that the folder rule names.
     pub(super) folder: Option<Target>,
     /// The tracking tokens of the subject.
     pub(super) tokens: Vec<String>,
 }
 
-impl Clues {
+impl RegardingHints {
     pub(super) fn of(message: &Message, effective: &Effective, folders: &Folders) -> Self {
         let settings = &effective.regarding;
         let asked = |source| settings.order.contains(&source);
@@ -65,22 +65,22 @@ impl Clues {
 impl Pipeline {
     /// Decides the regarding for each message of a group. Queries that only some messages need go
     /// into one `$batch`; if it fails, only those messages fail.
-    pub(super) async fn regard(
+    pub(super) async fn resolve_regarding(
         &self,
         session: &Session,
-        group: Vec<Candidate>,
+        group: Vec<CandidateMessage>,
         found: &mut Found,
-        ground: &Ground,
+        context: &RunContext,
         run: &Run,
-        ended: &mut Vec<Ended>,
-    ) -> Vec<(Candidate, RegardingDecision)> {
+        finished: &mut Vec<Finished>,
+    ) -> Vec<(CandidateMessage, RegardingDecision)> {
         let mut decided = Vec::new();
         let mut open = group;
         for round in 0..=MOST_ROUNDS {
             let mut further = Further::default();
             let mut waiting = Vec::new();
             for candidate in open {
-                match decide(&candidate, found, ground) {
+                match decide(&candidate, found, context) {
                     RegardingStep::Decided(decision) => decided.push((candidate, decision)),
                     RegardingStep::Ask(asked) => {
                         further.add(asked);
@@ -97,7 +97,7 @@ impl Pipeline {
                 ))
             } else {
                 // A mailbox override cannot set its own app.
-                let app = &ground.policy.document().defaults.regarding.app;
+                let app = &context.policy.document().defaults.regarding.app;
                 let open_rows = regarding::app::open_rows_query(app);
                 let asked =
                     self.dataverse
@@ -105,8 +105,8 @@ impl Pipeline {
                 asked.await.err().map(Failure::from)
             };
             if let Some(failure) = failure {
-                let failed = waiting.into_iter().map(|candidate| candidate.job);
-                ended.extend(all_failed(failed, &failure, run));
+                let failed = waiting.into_iter().map(|candidate| candidate.pending);
+                finished.extend(all_failed(failed, &failure, run));
                 break;
             }
             open = waiting;
@@ -117,11 +117,11 @@ impl Pipeline {
 
 /// Decides nothing and asks for nothing if the row of the message is complete, because the message
 /// will not be written.
-fn decide(candidate: &Candidate, found: &Found, ground: &Ground) -> RegardingStep {
-    let Candidate {
+fn decide(candidate: &CandidateMessage, found: &Found, context: &RunContext) -> RegardingStep {
+    let CandidateMessage {
         message,
         effective,
-        clues,
+        regarding_hints,
         ..
     } = candidate;
     let complete = found
@@ -133,10 +133,10 @@ fn decide(candidate: &Candidate, found: &Found, ground: &Ground) -> RegardingSte
     regarding::decide(&regarding::RegardingInput {
         message,
         found,
-        inside: &ground.inside(found),
-        folder: clues.folder.as_ref(),
+        inside: &context.inside(found),
+        folder: regarding_hints.folder.as_ref(),
         settings: &effective.regarding,
         ambiguous: effective.ambiguous,
-        tokens: &clues.tokens,
+        tokens: &regarding_hints.tokens,
     })
 }

@@ -8,7 +8,7 @@
 //! | another client's row with the Message-ID holds another message | it is not adopted |
 //! | the row with the key by content exists | it is the row of this message, whatever the other rows hold |
 //!
-//! This is decided after the lookup ([`Pipeline::tell_apart`]), without a request if date and
+//! This is decided after the lookup ([`Pipeline::separate_shared_ids`]), without a request if date and
 //! subject settle it. A row that is created between lookup and write makes Dataverse answer 412 /
 //! 0x80040237, which does not say which key is taken (Dataverse facts §7.3, §12). Then the row is
 //! read ([`Pipeline::who_is_there`]):
@@ -28,7 +28,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::Pipeline;
 use super::failure::{Failure, Run};
-use super::stages::{Candidate, Ended};
+use super::stages::{CandidateMessage, Finished};
 use super::write::Mail;
 use crate::clients::dataverse::error::DataverseError;
 use crate::clients::dataverse::records::ExistingEmail;
@@ -45,7 +45,7 @@ use crate::model::message::{IdUse, Message};
 pub(super) struct Bodies(HashMap<ActivityId, String>);
 
 /// Why Dataverse rejected a key.
-pub(super) enum Taken {
+pub(super) enum KeyConflict {
     /// The row of the message's key holds the message.
     Ours(ExistingEmail),
     /// Another client's row holds the message.
@@ -59,16 +59,16 @@ impl Pipeline {
     /// message but are other messages.
     ///
     /// Messages of an earlier group are written by now, so the lookup finds their rows.
-    pub(super) async fn tell_apart(
+    pub(super) async fn separate_shared_ids(
         &self,
         session: &Session,
-        group: &mut Vec<Candidate>,
+        group: &mut Vec<CandidateMessage>,
         found: &mut Found,
         run: &Run,
-        ended: &mut Vec<Ended>,
+        finished: &mut Vec<Finished>,
     ) {
         let mut bodies = Bodies::default();
-        let mut kept: Vec<Candidate> = Vec::with_capacity(group.len());
+        let mut kept: Vec<CandidateMessage> = Vec::with_capacity(group.len());
         for mut candidate in group.drain(..) {
             let is_second = found.by_key(candidate.message.activity_id()).is_none()
                 && is_second(&candidate.message, kept.iter());
@@ -80,7 +80,7 @@ impl Pipeline {
                     }
                     kept.push(candidate);
                 }
-                Err(error) => ended.push(candidate.job.failed(Failure::from(error), run)),
+                Err(error) => finished.push(candidate.pending.failed(Failure::from(error), run)),
             }
         }
         *group = kept;
@@ -89,7 +89,7 @@ impl Pipeline {
     async fn look_at_rows(
         &self,
         session: &Session,
-        candidate: &mut Candidate,
+        candidate: &mut CandidateMessage,
         found: &mut Found,
         bodies: &mut Bodies,
     ) -> Result<(), DataverseError> {
@@ -223,14 +223,14 @@ impl Pipeline {
         &self,
         session: &Session,
         mail: &mut Mail,
-    ) -> Result<Taken, DataverseError> {
+    ) -> Result<KeyConflict, DataverseError> {
         match self.dataverse.existing(session, mail.activity_id()).await {
             Ok(row) => {
                 // The key by content is derived from the message, so the row must hold it.
                 let is_ours = matches!(mail.message().id_use, IdUse::Reused(_))
                     || self.holds_mail(session, &row, mail).await?;
                 if is_ours {
-                    return Ok(Taken::Ours(row));
+                    return Ok(KeyConflict::Ours(row));
                 }
                 // The message had started a draft of its own, whose files were not fetched again,
                 // or it has no other key.
@@ -238,7 +238,7 @@ impl Pipeline {
                     let what = "412 0x80040237, and the row now holds another message".to_owned();
                     return Err(DataverseError::Stale { what });
                 }
-                return Ok(Taken::ByAnother);
+                return Ok(KeyConflict::ByAnother);
             }
             Err(DataverseError::Stale { .. }) => {}
             Err(error) => return Err(error),
@@ -251,15 +251,15 @@ impl Pipeline {
             if row.may_hold_mail_of(mail.message().author())
                 && self.holds_mail(session, &row, mail).await?
             {
-                return Ok(Taken::Theirs(row));
+                return Ok(KeyConflict::Theirs(row));
             }
         }
         mail.give_up_id();
-        Ok(Taken::ByAnother)
+        Ok(KeyConflict::ByAnother)
     }
 }
 
-impl Candidate {
+impl CandidateMessage {
     /// Moves the message to the key by its content, because another message has the row of its
     /// Message-ID.
     fn have_row_of_its_own(&mut self) {
@@ -270,7 +270,10 @@ impl Candidate {
 }
 
 /// Returns whether an earlier message of the batch has the same key but is another message.
-fn is_second<'a>(message: &Message, mut earlier: impl Iterator<Item = &'a Candidate>) -> bool {
+fn is_second<'a>(
+    message: &Message,
+    mut earlier: impl Iterator<Item = &'a CandidateMessage>,
+) -> bool {
     message.internet_message_id.is_some()
         && earlier.any(|first| {
             let first = &first.message;

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::failure::{Failure, Fate, Run, Tries};
+use super::failure::{Attempts, Failure, Outcome, Run};
 use super::people_limit::PeopleLookedUp;
 use super::processed::Summary;
-use super::resolve::Clues;
+use super::resolve::RegardingHints;
 use crate::clients::dataverse::records::Record;
 use crate::clients::refusal::Refusal;
 use crate::decision_record::DecisionRecord;
@@ -23,9 +23,9 @@ use crate::policy::{PolicyDecision, Rule};
 const GONE_AFTER: u32 = 5;
 
 /// A message whose claim this run holds.
-pub(super) struct Job {
+pub(super) struct PendingMessage {
     pub(super) key: MessageKey,
-    pub(super) tries: Tries,
+    pub(super) attempts: Attempts,
     pub(super) message: Option<Message>,
     /// The latest policy decision.
     pub(super) decision: Option<PolicyDecision>,
@@ -34,15 +34,15 @@ pub(super) struct Job {
 }
 
 /// A message that the policy may track, with the data of the decision.
-pub(super) struct Candidate {
-    pub(super) job: Job,
+pub(super) struct CandidateMessage {
+    pub(super) pending: PendingMessage,
     pub(super) message: Message,
     /// The policy of its mailbox.
     pub(super) effective: Effective,
     /// The folders of its mailbox.
     pub(super) folders: Arc<Folders>,
     /// The regarding hints in the message and its folders.
-    pub(super) clues: Clues,
+    pub(super) regarding_hints: RegardingHints,
     /// The key of its row if another message has the same Message-ID
     /// ([`key_by_content`](crate::lookup::same_message::key_by_content)).
     pub(super) by_content: Option<ActivityId>,
@@ -51,10 +51,10 @@ pub(super) struct Candidate {
 }
 
 /// A message with an outcome that is not settled yet.
-pub(super) struct Ended {
+pub(super) struct Finished {
     pub(super) key: MessageKey,
-    pub(super) tries: Tries,
-    pub(super) fate: Fate,
+    pub(super) attempts: Attempts,
+    pub(super) outcome: Outcome,
     /// The refusal that the message met, until it is decided whether the refusal concerns the
     /// message or the caller.
     pub(super) refusal: Option<Refusal>,
@@ -66,17 +66,17 @@ pub(super) struct Ended {
     pub(super) summary: Option<Summary>,
 }
 
-impl Ended {
+impl Finished {
     /// Returns the row that holds the message; `None` if it was not written.
     pub(super) fn row(&self) -> Option<ActivityId> {
-        match &self.fate {
-            Fate::Written { activity_id, .. } => Some(*activity_id),
-            Fate::Skipped { .. } | Fate::Waiting { .. } | Fate::Dead { .. } => None,
+        match &self.outcome {
+            Outcome::Written { activity_id, .. } => Some(*activity_id),
+            Outcome::Skipped { .. } | Outcome::Waiting { .. } | Outcome::Dead { .. } => None,
         }
     }
 }
 
-impl Job {
+impl PendingMessage {
     /// Returns the same message without message data and decision, to be fetched and decided again.
     pub(super) fn at_the_start(&self) -> Self {
         Self {
@@ -95,16 +95,16 @@ impl Job {
         Some(DecisionRecord::of_policy(decision).with_made(&self.made))
     }
 
-    pub(super) fn failed(self, failure: Failure, run: &Run) -> Ended {
+    pub(super) fn failed(self, failure: Failure, run: &Run) -> Finished {
         let refusal = failure.refusal.clone();
-        let fate = Fate::of_failure(&self.key, failure, self.tries, run);
-        Ended {
+        let outcome = Outcome::of_failure(&self.key, failure, self.attempts, run);
+        Finished {
             record: self.record(),
             key: self.key,
-            tries: self.tries,
+            attempts: self.attempts,
             wrote: false,
             refusal,
-            fate,
+            outcome,
             decision: self.decision,
             summary: None,
         }
@@ -113,15 +113,15 @@ impl Job {
     /// Nylas does not find the message. This may be temporary (its servers cannot always find a
     /// valid id, Nylas facts §16), so the message is retried before it counts as gone. If a list
     /// shows the message later, it is processed again.
-    pub(super) fn gone(self, run: &Run) -> Ended {
-        if self.tries.failures + 1 < GONE_AFTER {
+    pub(super) fn gone(self, run: &Run) -> Finished {
+        if self.attempts.failures + 1 < GONE_AFTER {
             return self.failed(Failure::soon("nylas does not find the message"), run);
         }
         self.left_out(Rule::Gone)
     }
 
     /// Its mailbox does not take part: nothing was read, and nothing is decided.
-    pub(super) fn excluded(self) -> Ended {
+    pub(super) fn excluded(self) -> Finished {
         self.left_out(Rule::MailboxExcluded)
     }
 
@@ -129,40 +129,40 @@ impl Job {
     /// message is retried before the mailbox counts as unknown; if a list of the mailbox shows the
     /// message later, it is processed again. A mailbox that was deleted, or that belongs to another
     /// application, must not be retried for ever.
-    pub(super) fn unlisted(self, run: &Run) -> Ended {
-        if self.tries.failures + 1 < GONE_AFTER {
+    pub(super) fn unlisted(self, run: &Run) -> Finished {
+        if self.attempts.failures + 1 < GONE_AFTER {
             return self.failed(Failure::soon("nylas does not list the mailbox"), run);
         }
         self.left_out(Rule::MailboxUnknown)
     }
 
-    fn left_out(self, rule: Rule) -> Ended {
-        Ended {
+    fn left_out(self, rule: Rule) -> Finished {
+        Finished {
             key: self.key,
-            tries: self.tries,
+            attempts: self.attempts,
             wrote: false,
             refusal: None,
-            fate: Fate::skipped(rule),
+            outcome: Outcome::skipped(rule),
             decision: None,
             record: None,
             summary: None,
         }
     }
 
-    pub(super) fn skipped(self, rule: Rule, message: &Message) -> Ended {
+    pub(super) fn skipped(self, rule: Rule, message: &Message) -> Finished {
         let summary = Summary {
             subject: message.subject.clone(),
             direction: None,
             parties: Vec::new(),
             regarding: None,
         };
-        Ended {
+        Finished {
             record: self.record(),
             key: self.key,
-            tries: self.tries,
+            attempts: self.attempts,
             wrote: false,
             refusal: None,
-            fate: Fate::skipped(rule),
+            outcome: Outcome::skipped(rule),
             decision: self.decision,
             summary: Some(summary),
         }
@@ -173,7 +173,7 @@ impl Job {
         activity_id: ActivityId,
         message: &Message,
         findings: Findings,
-    ) -> Ended {
+    ) -> Finished {
         self.found(activity_id, "already existed", message, findings)
     }
 
@@ -184,21 +184,21 @@ impl Job {
         note: &str,
         message: &Message,
         findings: Findings,
-    ) -> Ended {
-        let fate = Fate::Written {
+    ) -> Finished {
+        let outcome = Outcome::Written {
             activity_id,
             note: Some(note.to_owned()),
         };
         let record = self
             .record()
             .map(|record| record.with_findings(&findings, DecidedRow::Found, &message.omissions));
-        Ended {
+        Finished {
             record,
             key: self.key,
-            tries: self.tries,
+            attempts: self.attempts,
             wrote: false,
             refusal: None,
-            fate,
+            outcome,
             decision: self.decision,
             summary: Some(summary(message, findings)),
         }

@@ -32,9 +32,9 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::failure::Failure;
-use super::shared_message_ids::Taken;
-use super::stages::{Ended, Job, summary};
-use super::{Fate, Pipeline, Run, refusals};
+use super::shared_message_ids::KeyConflict;
+use super::stages::{Finished, PendingMessage, summary};
+use super::{Outcome, Pipeline, Run, refusals};
 use crate::clients::dataverse::email_row::EmailWrite;
 use crate::clients::dataverse::emails::{CreateOutcome, WriteMode};
 use crate::clients::dataverse::error::{DataverseError, ErrorCode};
@@ -54,7 +54,7 @@ const LARGEST_CHANGE_SET: usize = 8 * 1024 * 1024;
 
 /// A message that is being written.
 pub(super) struct Mail {
-    pub(super) job: Job,
+    pub(super) pending: PendingMessage,
     /// The message without its body: bodies are large, so only the row keeps it.
     pub(super) message: Message,
     findings: Findings,
@@ -62,7 +62,7 @@ pub(super) struct Mail {
     pub(super) omissions: Vec<Omission>,
     /// The Entra object id of the user that is impersonated; `None` to write as the application
     /// user.
-    caller: Option<Uuid>,
+    acting_user: Option<Uuid>,
     /// The creation date that the row should get; `None` for the time of writing.
     created_on: Option<DateTime<Utc>>,
     /// The last attempt was rejected, and only the date has been dropped since.
@@ -76,10 +76,10 @@ pub(super) struct Mail {
 impl Mail {
     /// Maps a message to the rows to write, within what the policy allows to be stored.
     pub(super) fn new(
-        job: Job,
+        pending: PendingMessage,
         mut message: Message,
         findings: Findings,
-        caller: Caller,
+        acting_user: ActingUser,
         created_on: Option<DateTime<Utc>>,
         begun: bool,
     ) -> Self {
@@ -96,16 +96,16 @@ impl Mail {
         if omissions.contains(&Omission::Attachment) {
             mapping::note_missing_attachment(&mut email);
         }
-        if caller == Caller::OwnerWithoutEntraId {
+        if acting_user == ActingUser::OwnerWithoutEntraId {
             omissions.push(Omission::Impersonation);
         }
         Self {
-            job,
+            pending,
             message,
             findings,
             email,
             omissions,
-            caller: caller.id(),
+            acting_user: acting_user.id(),
             created_on,
             blames_date: false,
             begun,
@@ -164,50 +164,50 @@ impl Mail {
         }
     }
 
-    fn written(self) -> Ended {
-        let fate = Fate::Written {
+    fn written(self) -> Finished {
+        let outcome = Outcome::Written {
             activity_id: self.email.activity_id,
             note: omissions_note(&self.omissions),
         };
-        Ended {
+        Finished {
             record: self.record(DecidedRow::Ours),
-            tries: self.job.tries,
+            attempts: self.pending.attempts,
             refusal: None,
             wrote: true,
-            key: self.job.key,
-            fate,
-            decision: self.job.decision,
+            key: self.pending.key,
+            outcome,
+            decision: self.pending.decision,
             summary: Some(summary(&self.message, self.findings)),
         }
     }
 
     fn record(&self, row: DecidedRow) -> Option<DecisionRecord> {
-        let record = self.job.record()?;
+        let record = self.pending.record()?;
         Some(record.with_findings(&self.findings, row, &self.omissions))
     }
 
-    fn was_there(self) -> Ended {
-        self.job
+    fn was_there(self) -> Finished {
+        self.pending
             .was_there(self.email.activity_id, &self.message, self.findings)
     }
 
     /// Ends the message before this run wrote anything of it.
-    fn failed(self, failure: Failure, run: &Run) -> Ended {
-        self.ended(DecidedRow::None, failure, run)
+    fn failed(self, failure: Failure, run: &Run) -> Finished {
+        self.finished(DecidedRow::None, failure, run)
     }
 
     /// Ends the message after a Dataverse error, when parts of it may have been written.
-    fn refused(self, error: DataverseError, run: &Run) -> Ended {
-        self.ended(DecidedRow::Ours, error.into(), run)
+    fn refused(self, error: DataverseError, run: &Run) -> Finished {
+        self.finished(DecidedRow::Ours, error.into(), run)
     }
 
-    fn ended(self, row: DecidedRow, failure: Failure, run: &Run) -> Ended {
+    fn finished(self, row: DecidedRow, failure: Failure, run: &Run) -> Finished {
         let record = self.record(row);
-        let ended = self.job.failed(failure, run);
-        Ended {
+        let finished = self.pending.failed(failure, run);
+        Finished {
             record,
             summary: Some(summary(&self.message, self.findings)),
-            ..ended
+            ..finished
         }
     }
 
@@ -226,7 +226,7 @@ impl Mail {
     }
 
     fn give_up_name(&mut self) -> bool {
-        let had_name = self.caller.take().is_some();
+        let had_name = self.acting_user.take().is_some();
         if had_name {
             self.omissions.push(Omission::Impersonation);
         }
@@ -262,7 +262,7 @@ impl Mail {
 
 /// The user that a message is written as.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Caller {
+pub(super) enum ActingUser {
     /// The application user.
     Application,
     /// The owner, by Entra object id (impersonation).
@@ -271,7 +271,7 @@ pub(super) enum Caller {
     OwnerWithoutEntraId,
 }
 
-impl Caller {
+impl ActingUser {
     /// Falls back to the application user if the mailbox has no Dynamics user.
     pub(super) fn new(impersonate: Impersonate, owner: Option<Uuid>, found: &Found) -> Self {
         match (impersonate, owner) {
@@ -298,21 +298,21 @@ impl Pipeline {
         session: &Session,
         mut mails: Vec<Mail>,
         run: &Run,
-        ended: &mut Vec<Ended>,
+        finished: &mut Vec<Finished>,
     ) {
         while !mails.is_empty() {
             let mut seen = HashSet::new();
             let (firsts, copies): (Vec<_>, Vec<_>) = mails
                 .into_iter()
                 .partition(|mail| seen.insert(mail.email.activity_id));
-            self.write_distinct(session, firsts, run, ended).await;
-            let written: HashSet<ActivityId> = ended.iter().filter_map(Ended::row).collect();
+            self.write_distinct(session, firsts, run, finished).await;
+            let written: HashSet<ActivityId> = finished.iter().filter_map(Finished::row).collect();
             // A copy whose first could not be written is tried itself: it may not contain what was
             // rejected.
             let (there, others): (Vec<_>, Vec<_>) = copies
                 .into_iter()
                 .partition(|copy| written.contains(&copy.email.activity_id));
-            ended.extend(there.into_iter().map(Mail::was_there));
+            finished.extend(there.into_iter().map(Mail::was_there));
             mails = others;
         }
     }
@@ -322,27 +322,28 @@ impl Pipeline {
         session: &Session,
         mails: Vec<Mail>,
         run: &Run,
-        ended: &mut Vec<Ended>,
+        finished: &mut Vec<Finished>,
     ) {
         let stepwise = self.write_mode == WriteMode::Stepwise;
         let (alone, together): (Vec<_>, Vec<_>) = mails
             .into_iter()
             .partition(|mail| stepwise || mail.begun || !mail.message.attachments.is_empty());
-        self.write_together(session, together, run, ended).await;
+        self.write_together(session, together, run, finished).await;
         for mut mail in alone {
-            if let Some(refused) = refusals::of_everybody(ended) {
-                ended.push(mail.failed(refused, run));
+            if let Some(refused) = refusals::of_everybody(finished) {
+                finished.push(mail.failed(refused, run));
             } else if let Some(error) = session.ended_by() {
                 // Fetching its files would be wasted.
-                ended.push(mail.failed(error.clone().into(), run));
+                finished.push(mail.failed(error.clone().into(), run));
             } else if run.is_nearly_over() {
-                ended.push(mail.failed(Failure::no_time_left(), run));
+                finished.push(mail.failed(Failure::no_time_left(), run));
             } else if let Err(failure) = self.add_attachments(session, &mut mail, run).await {
-                ended.push(mail.failed(failure, run));
+                finished.push(mail.failed(failure, run));
             } else if stepwise || mail.begun || mail.email.size() > LARGEST_CHANGE_SET {
-                ended.push(self.write_stepwise(session, mail, run).await);
+                finished.push(self.write_stepwise(session, mail, run).await);
             } else {
-                self.write_together(session, vec![mail], run, ended).await;
+                self.write_together(session, vec![mail], run, finished)
+                    .await;
             }
         }
     }
@@ -354,67 +355,67 @@ impl Pipeline {
         session: &Session,
         mut mails: Vec<Mail>,
         run: &Run,
-        ended: &mut Vec<Ended>,
+        finished: &mut Vec<Finished>,
     ) {
         while !mails.is_empty() {
             for mail in &mut mails {
                 self.heed(mail);
             }
-            mails.sort_by_key(|mail| mail.caller);
+            mails.sort_by_key(|mail| mail.acting_user);
             let mut results = Vec::with_capacity(mails.len());
-            for some in mails.chunk_by(|one, other| one.caller == other.caller) {
+            for some in mails.chunk_by(|one, other| one.acting_user == other.acting_user) {
                 let emails: Vec<&EmailWrite> = some.iter().map(|mail| &mail.email).collect();
-                let caller = some.first().and_then(|mail| mail.caller);
-                let dataverse = self.dataverse.in_the_name_of(caller);
+                let acting_user = some.first().and_then(|mail| mail.acting_user);
+                let dataverse = self.dataverse.in_the_name_of(acting_user);
                 results.extend(dataverse.write(session, &emails).await);
             }
             let mut again = Vec::new();
             for (mut mail, result) in mails.into_iter().zip(results) {
                 match result {
-                    Ok(CreateOutcome::Created) => ended.push(self.written(mail)),
+                    Ok(CreateOutcome::Created) => finished.push(self.written(mail)),
                     Ok(CreateOutcome::AlreadyExisted) => {
                         match self.who_is_there(session, &mut mail).await {
                             // Another worker wrote it, or this one before it died: add whatever is
                             // missing.
-                            Ok(Taken::Ours(row)) => {
+                            Ok(KeyConflict::Ours(row)) => {
                                 let end = self.write_from(session, mail, Some(row.state), run);
                                 // Boxed, because it is rare and would make every write's future
                                 // larger.
-                                ended.push(Box::pin(end).await);
+                                finished.push(Box::pin(end).await);
                             }
-                            Ok(Taken::Theirs(row)) => {
-                                ended.push(self.adopt_late(session, mail, &row, run).await);
+                            Ok(KeyConflict::Theirs(row)) => {
+                                finished.push(self.adopt_late(session, mail, &row, run).await);
                             }
-                            Ok(Taken::ByAnother) => again.push(mail),
-                            Err(error) => ended.push(mail.refused(error, run)),
+                            Ok(KeyConflict::ByAnother) => again.push(mail),
+                            Err(error) => finished.push(mail.refused(error, run)),
                         }
                     }
                     Err(DataverseError::Rejected {
                         code: Some(code), ..
                     }) if code.concerns_attachment() => {
-                        ended.push(self.write_stepwise(session, mail, run).await);
+                        finished.push(self.write_stepwise(session, mail, run).await);
                     }
                     // Too large for one request; each of its rows may still fit.
                     Err(DataverseError::TooLarge) if !mail.email.attachments.is_empty() => {
-                        ended.push(self.write_stepwise(session, mail, run).await);
+                        finished.push(self.write_stepwise(session, mail, run).await);
                     }
                     Err(refusal @ DataverseError::Rejected { .. }) => {
                         let code = refusal.code();
                         match self.cut(session, &mut mail, code).await {
                             Ok(cut) if cut || mail.concede(code) => again.push(mail),
-                            Ok(_) => ended.push(mail.refused(refusal, run)),
+                            Ok(_) => finished.push(mail.refused(refusal, run)),
                             // The error may be temporary, so nothing is omitted because of it.
-                            Err(error) => ended.push(mail.refused(error, run)),
+                            Err(error) => finished.push(mail.refused(error, run)),
                         }
                     }
-                    Err(error) => ended.push(mail.refused(error, run)),
+                    Err(error) => finished.push(mail.refused(error, run)),
                 }
             }
             mails = again;
         }
     }
 
-    async fn write_stepwise(&self, session: &Session, mail: Mail, run: &Run) -> Ended {
+    async fn write_stepwise(&self, session: &Session, mail: Mail, run: &Run) -> Finished {
         self.write_from(session, mail, None, run).await
     }
 
@@ -426,20 +427,20 @@ impl Pipeline {
         mut mail: Mail,
         mut there: Option<RowState>,
         run: &Run,
-    ) -> Ended {
+    ) -> Finished {
         loop {
             self.heed(&mut mail);
-            let dataverse = self.dataverse.in_the_name_of(mail.caller);
+            let dataverse = self.dataverse.in_the_name_of(mail.acting_user);
             let mut begun = Ok(CreateOutcome::AlreadyExisted);
             if there.is_none() {
                 begun = dataverse.begin(session, &mail.email).await;
                 if begun == Ok(CreateOutcome::AlreadyExisted) {
                     match self.who_is_there(session, &mut mail).await {
-                        Ok(Taken::Ours(row)) => there = Some(row.state),
-                        Ok(Taken::Theirs(row)) => {
+                        Ok(KeyConflict::Ours(row)) => there = Some(row.state),
+                        Ok(KeyConflict::Theirs(row)) => {
                             return self.adopt_late(session, mail, &row, run).await;
                         }
-                        Ok(Taken::ByAnother) => continue,
+                        Ok(KeyConflict::ByAnother) => continue,
                         Err(error) => return mail.refused(error, run),
                     }
                 }
@@ -488,15 +489,15 @@ impl Pipeline {
         mail: Mail,
         theirs: &ExistingEmail,
         run: &Run,
-    ) -> Ended {
+    ) -> Finished {
         let Mail {
-            job,
+            pending,
             message,
             findings,
             ..
         } = mail;
         // Boxed, because it is rare and would make every write's future larger.
-        Box::pin(self.adopt(session, job, &message, findings, theirs, run)).await
+        Box::pin(self.adopt(session, pending, &message, findings, theirs, run)).await
     }
 
     /// Applies what was learned from rejections since this message was mapped.
@@ -538,7 +539,7 @@ impl Pipeline {
         }
     }
 
-    fn written(&self, mail: Mail) -> Ended {
+    fn written(&self, mail: Mail) -> Finished {
         if mail.blames_date {
             self.created_on.refuse();
         }

@@ -76,7 +76,7 @@ async fn the_setting_says_how_many_people_of_a_message_are_looked_up() {
 
     let limit = ("RESOLVED_PEOPLE_LIMIT", "0".to_owned());
     let worker = cloud.function_with("sync-worker", &[limit]).await;
-    let (status, printed) = worker.ended().await;
+    let (status, printed) = worker.finished().await;
     assert!(!status.success());
     assert!(
         printed.contains("RESOLVED_PEOPLE_LIMIT must be a whole number"),

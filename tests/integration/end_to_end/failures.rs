@@ -250,8 +250,8 @@ async fn a_worker_that_is_killed_between_write_and_settle_leaves_one_row_to_its_
     let mut worker = cloud.function("sync-worker").await;
     let batch = cloud.receive().await;
     let (settles, settling) = oneshot::channel();
-    let settlement = r#""ConditionExpression":"claim_token = :token""#;
-    cloud.to_ledger.at(settlement, async {
+    let stored_outcome = r#""ConditionExpression":"claim_token = :token""#;
+    cloud.to_ledger.at(stored_outcome, async {
         settles.send(()).unwrap();
         std::future::pending::<()>().await;
     });
@@ -381,7 +381,7 @@ async fn a_function_without_its_settings_does_not_start_and_names_all_of_them() 
             ],
         ),
     ] {
-        let (status, printed) = Function::start(name, &[]).await.ended().await;
+        let (status, printed) = Function::start(name, &[]).await.finished().await;
         assert!(!status.success(), "{name}");
         for setting in settings {
             assert!(

@@ -9,7 +9,7 @@ mod token;
 mod webhook;
 
 use chrono::{SubsecRound, TimeDelta, Utc};
-use mailverse::ledger::messages::Settlement;
+use mailverse::ledger::messages::StoredOutcome;
 use mailverse::ledger::{ClaimRequest, ClaimToken, Entry, State};
 use mailverse::model::ids::{ActivityId, MessageKey};
 use serde_json::Value;
@@ -52,17 +52,17 @@ impl Cloud {
         run(arguments, &self.operators_settings()).await
     }
 
-    /// Stores a message that a worker claimed `ago` before now, and settled if `settlement` is
+    /// Stores a message that a worker claimed `ago` before now, and settled if `stored_outcome` is
     /// given.
-    async fn message(&self, id: &str, ago: TimeDelta, settlement: Option<Settlement>) {
+    async fn message(&self, id: &str, ago: TimeDelta, stored_outcome: Option<StoredOutcome>) {
         // Whole seconds, the precision of the reports.
         let then = (Utc::now() - ago).trunc_subsecs(0);
         let (token, key, ledger) = (ClaimToken::new(Uuid::new_v4()), key(id), self.ledger());
         let request = ClaimRequest::new(token, then);
         let claim = ledger.claim(&key, &request).await;
         assert!(claim.unwrap().is_won(), "{id}");
-        if let Some(settlement) = settlement {
-            let settled = ledger.settle(&key, token, then, &settlement).await;
+        if let Some(stored_outcome) = stored_outcome {
+            let settled = ledger.settle(&key, token, then, &stored_outcome).await;
             settled.unwrap();
         }
     }
@@ -104,37 +104,37 @@ fn key(id: &str) -> MessageKey {
     named.unwrap_or_else(|_| format!("{GRANT}/{id}").parse().unwrap())
 }
 
-fn refused() -> Settlement {
-    Settlement::Dead {
+fn refused() -> StoredOutcome {
+    StoredOutcome::Dead {
         reason: REFUSED.to_owned(),
         claimable: false,
     }
 }
 
-fn given_up() -> Settlement {
-    Settlement::Dead {
+fn given_up() -> StoredOutcome {
+    StoredOutcome::Dead {
         reason: GAVE_UP.to_owned(),
         claimable: true,
     }
 }
 
-fn released() -> Settlement {
-    Settlement::Released {
+fn released() -> StoredOutcome {
+    StoredOutcome::Released {
         retry_at: Utc::now(),
         reason: THROTTLED.to_owned(),
         counted: false,
     }
 }
 
-fn written() -> Settlement {
-    Settlement::Written {
+fn written() -> StoredOutcome {
+    StoredOutcome::Written {
         activity_id: ActivityId::new(Uuid::from_u128(1)),
         note: None,
     }
 }
 
-fn skipped() -> Settlement {
-    Settlement::Skipped {
+fn skipped() -> StoredOutcome {
+    StoredOutcome::Skipped {
         rule: "internal_only".to_owned(),
     }
 }

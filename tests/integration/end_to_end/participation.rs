@@ -245,7 +245,7 @@ async fn a_setting_that_cannot_be_meant_stops_the_functions_with_every_other_gap
             (" , ", "MAILBOXES names no mailbox"),
         ] {
             let settings = [("MAILBOXES", value.to_owned())];
-            let (status, printed) = Function::start(name, &settings).await.ended().await;
+            let (status, printed) = Function::start(name, &settings).await.finished().await;
             assert!(!status.success(), "{name} {value}");
             assert!(printed.contains(problem), "{problem} in {printed}");
             assert!(printed.contains("LEDGER_TABLE is missing"), "{printed}");

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use mailverse::ledger::attention::Attention;
-use mailverse::ledger::messages::Settlement;
+use mailverse::ledger::messages::StoredOutcome;
 use mailverse::ledger::{Claim, ClaimRequest, State};
 
 use super::{
@@ -30,10 +30,10 @@ impl Bench {
         assert!(claim.unwrap().is_won());
     }
 
-    async fn settled_as(&self, message: &str, at: DateTime<Utc>, settlement: &Settlement) {
+    async fn settled_as(&self, message: &str, at: DateTime<Utc>, stored_outcome: &StoredOutcome) {
         self.claim_of(message, at).await;
         let key = key_of("grant-1", message);
-        let settled = self.ledger.settle(&key, worker(1), at, settlement);
+        let settled = self.ledger.settle(&key, worker(1), at, stored_outcome);
         settled.await.unwrap();
     }
 
@@ -150,8 +150,8 @@ async fn a_dead_message_may_be_redriven_and_is_then_claimed(bench: Bench) {
 async fn only_the_dead_are_redriven(bench: Bench) {
     assert!(!bench.ledger.redrive(&key()).await.unwrap());
     assert_eq!(bench.ledger.entry(&key()).await.unwrap(), None);
-    for settlement in [released(), written()] {
-        bench.settled(&settlement).await;
+    for stored_outcome in [released(), written()] {
+        bench.settled(&stored_outcome).await;
         let before = bench.item().await;
         assert!(!bench.ledger.redrive(&key()).await.unwrap());
         assert_eq!(bench.item().await, before);

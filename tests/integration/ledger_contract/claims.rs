@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::join_all;
-use mailverse::ledger::messages::{LAST_DELIVERY_UNFINISHED, LedgerError, Settlement};
+use mailverse::ledger::messages::{LAST_DELIVERY_UNFINISHED, LedgerError, StoredOutcome};
 use mailverse::ledger::{Claim, ClaimRequest, Entry, LEASE, State};
 
 use super::{
@@ -65,8 +65,8 @@ async fn a_claim_tells_how_often_the_message_failed_and_since_when_it_waits(benc
 }
 
 async fn a_postponed_try_is_taken_back_and_one_that_came_to_no_end_is_not(bench: Bench) {
-    let failures = async |settlement: &Settlement| {
-        bench.settled(settlement).await;
+    let failures = async |stored_outcome: &StoredOutcome| {
+        bench.settled(stored_outcome).await;
         bench.entry().await.failures
     };
     assert_eq!(failures(&released()).await, 1);

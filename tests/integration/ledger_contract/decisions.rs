@@ -2,7 +2,7 @@
 //! their row.
 
 use mailverse::ledger::decisions::{Decided, DecidedRow, Kept};
-use mailverse::ledger::messages::Settlement;
+use mailverse::ledger::messages::StoredOutcome;
 use mailverse::ledger::{ClaimRequest, State};
 use mailverse::model::ids::ActivityId;
 use uuid::Uuid;
@@ -23,17 +23,17 @@ contract! {
 
 impl Bench {
     /// Claims the message and settles it with a decision record of this text.
-    async fn decided(&self, settlement: &Settlement, text: &str, row: DecidedRow) {
+    async fn decided(&self, stored_outcome: &StoredOutcome, text: &str, row: DecidedRow) {
         assert!(
             self.revisit(worker(90), now()).await.is_won(),
-            "{settlement:?}"
+            "{stored_outcome:?}"
         );
         let decided = Decided {
             text: text.to_owned(),
             row,
         };
         self.ledger
-            .settle_decided(&key(), worker(90), now(), settlement, Some(&decided))
+            .settle_decided(&key(), worker(90), now(), stored_outcome, Some(&decided))
             .await
             .unwrap();
     }
@@ -172,7 +172,7 @@ async fn everything_that_is_kept_is_told(bench: Bench) {
         .await
         .unwrap();
     let kept = bench.kept().await;
-    let Settlement::Released { retry_at, .. } = released() else {
+    let StoredOutcome::Released { retry_at, .. } = released() else {
         panic!("`released` returns `Released`")
     };
     assert_eq!((kept.since, kept.until), (Some(now()), Some(retry_at)));

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use mailverse::ledger::messages::{Ledger, LedgerError, Settlement};
+use mailverse::ledger::messages::{Ledger, LedgerError, StoredOutcome};
 use mailverse::ledger::{ClaimRequest, Entry, LEASE, State, table};
 use mailverse::model::ids::ActivityId;
 use uuid::Uuid;
@@ -31,11 +31,11 @@ contract! {
 async fn a_worker_that_lost_its_claim_cannot_finish(bench: Bench) {
     bench.claim(worker(1), now()).await;
     bench.claim(worker(2), now() + LEASE).await;
-    for settlement in [written(), skipped(), dead(), released()] {
-        let late = bench.settle(worker(1), &settlement).await;
+    for stored_outcome in [written(), skipped(), dead(), released()] {
+        let late = bench.settle(worker(1), &stored_outcome).await;
         assert!(
             matches!(late, Err(LedgerError::ClaimLost)),
-            "{settlement:?}"
+            "{stored_outcome:?}"
         );
     }
     assert_eq!(
@@ -86,7 +86,7 @@ async fn a_long_reason_is_cut_on_a_character(bench: Bench) {
     // 'ä' has two bytes, and the limit of 500 bytes is in the middle of one.
     let reason = format!("x{}", "ä".repeat(400));
     bench
-        .settled(&Settlement::Dead {
+        .settled(&StoredOutcome::Dead {
             reason: reason.clone(),
             claimable: false,
         })

@@ -21,7 +21,7 @@ use std::collections::BTreeSet;
 use std::panic::resume_unwind;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use mailverse::ledger::messages::{LAST_DELIVERY_UNFINISHED, LedgerError, Settlement};
+use mailverse::ledger::messages::{LAST_DELIVERY_UNFINISHED, LedgerError, StoredOutcome};
 use mailverse::ledger::{
     Claim, ClaimRequest, ClaimToken, Entry, LEASE, SKIPPED_FOR_NOW, State, decide_claim,
 };
@@ -53,7 +53,7 @@ enum Step {
     },
     Settle {
         worker: usize,
-        settlement: Settlement,
+        stored_outcome: StoredOutcome,
     },
     /// The worker loses its claim token and continues with a new one.
     Crash(usize),
@@ -68,7 +68,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         (1_i64..300).prop_map(TimeDelta::seconds),
     ];
     // Final settlements are rare, because few steps are possible after one.
-    let settlement = prop_oneof![
+    let stored_outcome = prop_oneof![
         4 => Just(released()),
         2 => Just(postponed()),
         1 => any::<bool>().prop_map(requeued),
@@ -85,7 +85,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
                 Step::Claim { worker, revisit, redelivery, last_delivery }
             }
         ),
-        4 => (0..WORKERS, settlement).prop_map(|(worker, settlement)| Step::Settle { worker, settlement }),
+        4 => (0..WORKERS, stored_outcome).prop_map(|(worker, stored_outcome)| Step::Settle { worker, stored_outcome }),
         1 => (0..WORKERS).prop_map(Step::Crash),
     ];
     prop::collection::vec(step, 1..40)
@@ -97,14 +97,14 @@ struct Model {
     entry: Option<Entry>,
     /// How the last claim ended: token, state and time. An equal settlement is accepted again,
     /// since the response to the first may have been lost.
-    ended: Option<(ClaimToken, State, DateTime<Utc>)>,
+    finished: Option<(ClaimToken, State, DateTime<Utc>)>,
 }
 
 impl Model {
     fn claim(&mut self, request: &ClaimRequest) -> Claim {
         let claim = decide_claim(self.entry.as_ref(), request);
         if let Claim::Won { failures, since } = claim {
-            self.ended = None;
+            self.finished = None;
             let before = self.entry.take();
             let last = request.last_delivery;
             // The reason of the previous attempt, until this one ends.
@@ -131,14 +131,21 @@ impl Model {
     }
 
     /// Settles the claim. Returns whether `token` was allowed to.
-    fn settle(&mut self, token: ClaimToken, now: DateTime<Utc>, settlement: &Settlement) -> bool {
-        let (state, reason, activity_id) = match settlement.clone() {
-            Settlement::Written { activity_id, note } => (State::Written, note, Some(activity_id)),
-            Settlement::Skipped { rule } => (State::Skipped, Some(rule), None),
-            Settlement::Dead { reason, .. } | Settlement::Requeued { reason, .. } => {
+    fn settle(
+        &mut self,
+        token: ClaimToken,
+        now: DateTime<Utc>,
+        stored_outcome: &StoredOutcome,
+    ) -> bool {
+        let (state, reason, activity_id) = match stored_outcome.clone() {
+            StoredOutcome::Written { activity_id, note } => {
+                (State::Written, note, Some(activity_id))
+            }
+            StoredOutcome::Skipped { rule } => (State::Skipped, Some(rule), None),
+            StoredOutcome::Dead { reason, .. } | StoredOutcome::Requeued { reason, .. } => {
                 (State::Dead, Some(reason), None)
             }
-            Settlement::Released { reason, .. } => (State::Waiting, Some(reason), None),
+            StoredOutcome::Released { reason, .. } => (State::Waiting, Some(reason), None),
         };
         let end = Some((token, state, now));
         let Some(entry) = self
@@ -146,24 +153,26 @@ impl Model {
             .as_mut()
             .filter(|entry| entry.held.is_some_and(|(holder, _)| holder == token))
         else {
-            return self.ended == end;
+            return self.finished == end;
         };
-        self.ended = end;
+        self.finished = end;
         *entry = Entry {
             state,
             held: None,
-            retry_at: match settlement {
-                Settlement::Released { retry_at, .. } => Some(*retry_at),
+            retry_at: match stored_outcome {
+                StoredOutcome::Released { retry_at, .. } => Some(*retry_at),
                 _ => None,
             },
             attempts: entry.attempts,
-            failures: match settlement {
-                Settlement::Released { counted: true, .. }
-                | Settlement::Requeued { counted: true, .. } => entry.failures,
-                Settlement::Released { .. } | Settlement::Requeued { .. } => entry.failures - 1,
-                Settlement::Written { .. }
-                | Settlement::Skipped { .. }
-                | Settlement::Dead { .. } => 0,
+            failures: match stored_outcome {
+                StoredOutcome::Released { counted: true, .. }
+                | StoredOutcome::Requeued { counted: true, .. } => entry.failures,
+                StoredOutcome::Released { .. } | StoredOutcome::Requeued { .. } => {
+                    entry.failures - 1
+                }
+                StoredOutcome::Written { .. }
+                | StoredOutcome::Skipped { .. }
+                | StoredOutcome::Dead { .. } => 0,
             },
             since: match state {
                 State::Waiting => entry.since,
@@ -171,15 +180,15 @@ impl Model {
                 State::Written | State::Skipped => None,
             },
             claimable: matches!(
-                settlement,
-                Settlement::Dead {
+                stored_outcome,
+                StoredOutcome::Dead {
                     claimable: true,
                     ..
-                } | Settlement::Requeued { .. }
+                } | StoredOutcome::Requeued { .. }
             ),
             awaits_dead_letter: matches!(
-                settlement,
-                Settlement::Dead {
+                stored_outcome,
+                StoredOutcome::Dead {
                     claimable: true,
                     ..
                 }
@@ -200,7 +209,7 @@ enum Call<'a> {
     },
     Settle {
         token: ClaimToken,
-        settlement: &'a Settlement,
+        stored_outcome: &'a StoredOutcome,
         accepted: bool,
     },
 }
@@ -244,12 +253,15 @@ impl Walk {
                 let answer = self.claim(&request)?;
                 return Ok(Some(Call::Claim { request, answer }));
             }
-            Step::Settle { worker, settlement } => {
+            Step::Settle {
+                worker,
+                stored_outcome,
+            } => {
                 let token = self.token(*worker);
-                let accepted = self.settle(token, settlement)?;
+                let accepted = self.settle(token, stored_outcome)?;
                 return Ok(Some(Call::Settle {
                     token,
-                    settlement,
+                    stored_outcome,
                     accepted,
                 }));
             }
@@ -291,12 +303,12 @@ impl Walk {
     fn settle(
         &mut self,
         token: ClaimToken,
-        settlement: &Settlement,
+        stored_outcome: &StoredOutcome,
     ) -> Result<bool, TestCaseError> {
-        let (before, ended_before) = (self.model.entry.clone(), self.model.ended);
-        let accepted = self.model.settle(token, self.now(), settlement);
+        let (before, ended_before) = (self.model.entry.clone(), self.model.finished);
+        let accepted = self.model.settle(token, self.now(), stored_outcome);
         let holds = self.holder.is_some_and(|(holder, _)| holder == token);
-        let repeats = !holds && accepted && self.model.ended == ended_before;
+        let repeats = !holds && accepted && self.model.finished == ended_before;
         prop_assert!(
             accepted == holds || repeats,
             "{token} settled without holding the claim, or could not settle its claim"
@@ -414,10 +426,10 @@ async fn ledger_agrees(
             }
             Some(Call::Settle {
                 token,
-                settlement,
+                stored_outcome,
                 accepted,
             }) => {
-                let settled = ledger.settle(&key, token, walk.now(), settlement).await;
+                let settled = ledger.settle(&key, token, walk.now(), stored_outcome).await;
                 prop_assert!(
                     matches!(
                         (&settled, accepted),

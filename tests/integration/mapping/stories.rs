@@ -156,14 +156,14 @@ async fn told(story: &Value) -> Value {
         nylas.add_attachment(mailbox, "m1", file.unwrap().clone(), bytes);
     }
     let before = everything(&organisation);
-    let fate = organisation.deliver_one(mailbox, "m1").await;
+    let outcome = organisation.deliver_one(mailbox, "m1").await;
     let mut after = everything(&organisation);
-    if let mailverse::pipeline::Fate::Skipped { rule } = &fate {
-        assert_skipped(&fate, rule);
+    if let mailverse::pipeline::Outcome::Skipped { rule } = &outcome {
+        assert_skipped(&outcome, rule);
         assert_eq!(after, before, "nothing is written");
         return json!({"skipped": rule});
     }
-    let id = written(&fate).0;
+    let id = written(&outcome).0;
     let dataverse = organisation.emulators.dataverse();
     let mut new = |table: &str| -> Vec<Map<String, Value>> {
         let rows = after.remove(table).unwrap();

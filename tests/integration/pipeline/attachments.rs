@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use chrono::TimeDelta;
 use emulators::{Fault, Setting};
 use mailverse::clients::dataverse::emails::WriteMode;
-use mailverse::pipeline::Fate;
+use mailverse::pipeline::Outcome;
 use serde_json::{Value, json};
 
 use crate::test_organisation::{
@@ -183,8 +183,8 @@ async fn a_file_that_is_empty_or_that_an_old_message_has_lost_is_left_out(mode: 
     organisation.put(ADA, mail("m1", &json!({"attachments": [named]})));
     organisation.attach(ADA, "m1", "a2", "empty.pdf", b"");
     organisation.attach(ADA, "m1", "a3", "here.pdf", b"here");
-    let fate = organisation.deliver_one(ADA, "m1").await;
-    assert_eq!(written(&fate).1, Some("left out: 2 × attachment"));
+    let outcome = organisation.deliver_one(ADA, "m1").await;
+    assert_eq!(written(&outcome).1, Some("left out: 2 × attachment"));
     assert_eq!(organisation.file_names(), ["here.pdf"]);
     assert_eq!(organisation.email()["notifications"], 1);
 }
@@ -272,8 +272,12 @@ async fn a_mail_whose_writing_broke_off_between_two_steps_is_found_and_completed
             (dataverse, organisation.pipeline.nylas.requests())
         };
         let before = requests(&organisation);
-        let fate = organisation.deliver_one(ADA, "m1").await;
-        assert_eq!(written(&fate), (id_of(&organisation.email()), None), "{at}");
+        let outcome = organisation.deliver_one(ADA, "m1").await;
+        assert_eq!(
+            written(&outcome),
+            (id_of(&organisation.email()), None),
+            "{at}"
+        );
         let after = requests(&organisation);
         assert_eq!(
             (after.0 - before.0, after.1 - before.1),
@@ -289,8 +293,8 @@ async fn a_completion_whose_answer_was_lost_is_found_done(mode: WriteMode) {
     let mut organisation = large_mail(mode, ADA).await;
     organisation.fail_dataverse_at(UPDATE, Fault::ResetAfterCommit);
     waiting(&organisation.deliver_one(ADA, "m1").await);
-    let fate = organisation.deliver_one(ADA, "m1").await;
-    assert_eq!(written(&fate).1, Some("already existed"));
+    let outcome = organisation.deliver_one(ADA, "m1").await;
+    assert_eq!(written(&outcome).1, Some("already existed"));
     assert_eq!(organisation.file_names(), ALL_THREE);
 }
 
@@ -304,8 +308,8 @@ async fn a_mail_that_broke_off_is_completed_from_another_mailbox_without_a_secon
     written(&organisation.deliver_one(BEN, "m2").await);
     assert_eq!(organisation.file_names(), ALL_THREE);
     assert_eq!(organisation.email()["statecode"], 1);
-    let fate = organisation.deliver_one(ADA, "m1").await;
-    assert_eq!(written(&fate).1, Some("already existed"));
+    let outcome = organisation.deliver_one(ADA, "m1").await;
+    assert_eq!(written(&outcome).1, Some("already existed"));
 }
 
 async fn a_file_that_is_found_missing_only_when_an_open_row_is_completed_is_noted_on_the_row(
@@ -337,8 +341,8 @@ async fn a_download_that_is_throttled_costs_time_and_no_file(mode: WriteMode) {
         "/attachments/a1/download",
         throttled("rate_limit_error", 17),
     );
-    let fate = organisation.deliver_one(ADA, "m1").await;
-    assert_eq!(waiting(&fate).0.as_secs(), 17);
+    let outcome = organisation.deliver_one(ADA, "m1").await;
+    assert_eq!(waiting(&outcome).0.as_secs(), 17);
     assert!(
         organisation.emails().is_empty(),
         "the email is not written without its file"
@@ -359,8 +363,8 @@ async fn with_a_missing_file(mode: WriteMode) -> TestOrganisation {
 /// Returns how many seconds a message waits, rounded up.
 ///
 /// A wait that ends at a fixed time is shorter by the milliseconds that the run took.
-fn seconds(fate: &Fate) -> u64 {
-    waiting(fate)
+fn seconds(outcome: &Outcome) -> u64 {
+    waiting(outcome)
         .0
         .as_millis()
         .div_ceil(1_000)
@@ -370,10 +374,10 @@ fn seconds(fate: &Fate) -> u64 {
 
 async fn a_file_that_is_not_there_yet_postpones_a_young_message_until_it_is(mode: WriteMode) {
     let mut organisation = with_a_missing_file(mode).await;
-    let fate = organisation.deliver_one(ADA, "m1").await;
-    assert_eq!(seconds(&fate), 60);
+    let outcome = organisation.deliver_one(ADA, "m1").await;
+    assert_eq!(seconds(&outcome), 60);
     assert_eq!(
-        waiting(&fate).1,
+        waiting(&outcome).1,
         "nylas does not find an attachment of the message"
     );
     assert!(
@@ -408,9 +412,9 @@ async fn a_file_that_fails_for_another_reason_is_waited_for_and_left_out_twelve_
     for (hours, wait) in [(0, 60), (6, 3_600), (5, 3_600)] {
         organisation.later(TimeDelta::hours(hours));
         organisation.fail_nylas_at("/attachments/a1/download", status(503, "provider_error"));
-        let fate = organisation.deliver_one(ADA, "m1").await;
-        assert_eq!(seconds(&fate), wait);
-        let reason = waiting(&fate).1;
+        let outcome = organisation.deliver_one(ADA, "m1").await;
+        assert_eq!(seconds(&outcome), wait);
+        let reason = waiting(&outcome).1;
         assert!(reason.starts_with("an attachment failed: nylas is unavailable"));
     }
     organisation.later(TimeDelta::hours(1));

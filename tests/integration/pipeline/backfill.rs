@@ -6,7 +6,7 @@ use emulators::{Fault, Grant};
 use futures_util::{StreamExt, stream};
 use mailverse::clients::aws::queue::MemoryQueue;
 use mailverse::ledger::mailbox_state::Lists;
-use mailverse::ledger::messages::Settlement;
+use mailverse::ledger::messages::StoredOutcome;
 use mailverse::ledger::{ClaimRequest, ClaimToken};
 use mailverse::rate_limit::{ApplicationUser, Limits, Reservation};
 use serde_json::{Value, json};
@@ -280,11 +280,11 @@ async fn a_listed_message_that_has_to_wait_is_queued_unless_somebody_has_queued_
     // A worker released the first message, so its request is still on the queue. The second was
     // skipped, and then claimed again by a backfill that died.
     organisation.fail_dataverse_at(LOOK_UP, status(503, ""));
-    let fates = organisation
+    let outcomes = organisation
         .deliver(&[(ADA, "tried"), (ADA, "revisited")])
         .await;
-    waiting(&fates[0]);
-    assert_skipped(&fates[1], "spam");
+    waiting(&outcomes[0]);
+    assert_skipped(&outcomes[1], "spam");
     // After a minute, the capacity that these deliveries reserved is free again.
     organisation.later(TimeDelta::minutes(1));
     let claim = ClaimRequest {
@@ -472,12 +472,12 @@ async fn what_waits_for_its_retry_does_not_hide_what_is_stranded() {
         let claim = ledger.claim(&key, &ClaimRequest::new(token, at)).await;
         assert!(claim.unwrap().is_won());
         let reason = "dataverse throttled the call".to_owned();
-        let settlement = Settlement::Released {
+        let stored_outcome = StoredOutcome::Released {
             retry_at,
             reason,
             counted: true,
         };
-        let settled = ledger.settle(&key, token, at, &settlement).await;
+        let settled = ledger.settle(&key, token, at, &stored_outcome).await;
         settled.unwrap();
     };
     let day_ago = now - TimeDelta::days(1);

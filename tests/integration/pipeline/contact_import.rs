@@ -5,7 +5,7 @@ use mailverse::clients::dataverse::emails::WriteMode;
 use mailverse::clients::dataverse::records::Table;
 use mailverse::clients::nylas::wire;
 use mailverse::model::contact_card::Card;
-use mailverse::pipeline::contact_import::{CardFate, CompaniesMade};
+use mailverse::pipeline::contact_import::{CardOutcome, CompaniesMade};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -33,7 +33,7 @@ fn jane(address: &str) -> Value {
     json!({"given_name": "Jane", "surname": "Doe", "job_title": "Buyer", "emails": [{"email": address}]})
 }
 
-async fn bring_in(organisation: &mut TestOrganisation, people: &Value) -> Vec<CardFate> {
+async fn bring_in(organisation: &mut TestOrganisation, people: &Value) -> Vec<CardOutcome> {
     bring_in_with(organisation, people, &mut CompaniesMade::default()).await
 }
 
@@ -41,15 +41,15 @@ async fn bring_in_with(
     organisation: &mut TestOrganisation,
     people: &Value,
     made: &mut CompaniesMade,
-) -> Vec<CardFate> {
+) -> Vec<CardOutcome> {
     let run = organisation.begin();
     let people = cards(people);
-    let fates = organisation
+    let outcomes = organisation
         .pipeline
         .bring_in_people(&people, made, &run)
         .await;
-    assert_eq!(fates.len(), people.len());
-    fates
+    assert_eq!(outcomes.len(), people.len());
+    outcomes
 }
 
 fn contact(organisation: &TestOrganisation, id: Uuid) -> Value {
@@ -61,9 +61,9 @@ fn contact(organisation: &TestOrganisation, id: Uuid) -> Value {
 }
 
 #[track_caller]
-fn created(fate: &CardFate) -> (Uuid, bool) {
-    match fate {
-        CardFate::Created {
+fn created(outcome: &CardOutcome) -> (Uuid, bool) {
+    match outcome {
+        CardOutcome::Created {
             contact,
             without_company,
         } => (*contact, *without_company),
@@ -98,20 +98,20 @@ async fn what_somebody_enters_meanwhile_stays(mode: WriteMode) {
             assert_eq!(answer.status(), 204);
         },
     );
-    let fates = bring_in(&mut organisation, &people).await;
-    let CardFate::Failed { reason } = &fates[0] else {
-        panic!("the import of Carol's card did not fail: {fates:?}")
+    let outcomes = bring_in(&mut organisation, &people).await;
+    let CardOutcome::Failed { reason } = &outcomes[0] else {
+        panic!("the import of Carol's card did not fail: {outcomes:?}")
     };
     assert!(
         reason.contains("a dataverse row changed in the meantime"),
         "{reason}"
     );
     assert_eq!(contact(&organisation, carol)["jobtitle"], "Owner");
-    created(&fates[1]);
+    created(&outcomes[1]);
     let again = bring_in(&mut organisation, &people).await;
     // The import does not fill in her first name either, because the card's surname (Doe) is not
     // hers.
-    assert_eq!(again[0], CardFate::Complete { contact: carol });
+    assert_eq!(again[0], CardOutcome::Complete { contact: carol });
 }
 
 async fn a_person_whom_dataverse_refuses_does_not_cost_the_others(mode: WriteMode) {
@@ -123,14 +123,14 @@ async fn a_person_whom_dataverse_refuses_does_not_cost_the_others(mode: WriteMod
     let mut carol = jane("carol@kites.example");
     carol["job_title"] = long["job_title"].clone();
     let people = json!([long, jane("good@lanterns.example"), carol]);
-    let fates = bring_in(&mut organisation, &people).await;
-    for refused in [&fates[0], &fates[2]] {
-        let CardFate::Failed { reason } = refused else {
-            panic!("Dataverse accepted a text that is too long: {fates:?}")
+    let outcomes = bring_in(&mut organisation, &people).await;
+    for refused in [&outcomes[0], &outcomes[2]] {
+        let CardOutcome::Failed { reason } = refused else {
+            panic!("Dataverse accepted a text that is too long: {outcomes:?}")
         };
         assert!(reason.contains("0x80044331"), "{reason}");
     }
-    created(&fates[1]);
+    created(&outcomes[1]);
 
     // If Dataverse rejects the lookup because of one card, it is repeated card by card.
     if mode == WriteMode::ChangeSet {
@@ -141,9 +141,12 @@ async fn a_person_whom_dataverse_refuses_does_not_cost_the_others(mode: WriteMod
             jane("odd@lanterns.example"),
             jane("better@lanterns.example")
         ]);
-        let fates = bring_in(&mut organisation, &people).await;
-        assert!(matches!(fates[0], CardFate::Failed { .. }), "{fates:?}");
-        created(&fates[1]);
+        let outcomes = bring_in(&mut organisation, &people).await;
+        assert!(
+            matches!(outcomes[0], CardOutcome::Failed { .. }),
+            "{outcomes:?}"
+        );
+        created(&outcomes[1]);
     }
 }
 
@@ -159,15 +162,15 @@ async fn a_refused_company_costs_the_company_alone(mode: WriteMode) {
     new["company_name"] = json!("Lanterns Ltd");
     let mut roe = json!({"job_title": "Seller", "emails": [{"email": "roe@lanterns.example"}]});
     roe["company_name"] = json!("Lanterns Ltd");
-    let fates = bring_in(&mut organisation, &json!([new, roe])).await;
-    let (jane, without_company) = created(&fates[0]);
+    let outcomes = bring_in(&mut organisation, &json!([new, roe])).await;
+    let (jane, without_company) = created(&outcomes[0]);
     assert!(without_company);
     assert_eq!(contact(&organisation, jane).get("parentcustomerid"), None);
-    let filled = CardFate::Filled {
+    let filled = CardOutcome::Filled {
         contact: known,
         columns: vec!["jobtitle".to_owned()],
     };
-    assert_eq!(fates[1], filled);
+    assert_eq!(outcomes[1], filled);
     assert_eq!(dataverse.rows("account").len(), 1);
 }
 
@@ -176,20 +179,20 @@ async fn of_several_contacts_the_active_one_counts(mode: WriteMode) {
     let row = |state: u8| json!({"lastname": "Doe", "emailaddress2": "jane@lanterns.example", "statecode": state, "statuscode": state + 1});
     let old = organisation.insert("contact", row(1));
     let people = json!([jane("jane@lanterns.example")]);
-    let fates = bring_in(&mut organisation, &people).await;
+    let outcomes = bring_in(&mut organisation, &people).await;
     let columns = vec!["firstname".to_owned(), "jobtitle".to_owned()];
-    let filled = |contact| CardFate::Filled {
+    let filled = |contact| CardOutcome::Filled {
         contact,
         columns: columns.clone(),
     };
-    assert_eq!(fates, [filled(old)]);
+    assert_eq!(outcomes, [filled(old)]);
     let one = organisation.insert("contact", row(0));
     assert_eq!(bring_in(&mut organisation, &people).await, [filled(one)]);
     let other = organisation.insert("contact", row(0));
     let mut contacts = vec![one, other];
     contacts.sort_unstable();
-    let fates = bring_in(&mut organisation, &people).await;
-    assert_eq!(fates, [CardFate::Ambiguous { contacts }]);
+    let outcomes = bring_in(&mut organisation, &people).await;
+    assert_eq!(outcomes, [CardOutcome::Ambiguous { contacts }]);
     assert_eq!(contact(&organisation, other).get("firstname"), None);
 }
 
@@ -205,9 +208,9 @@ async fn whoever_is_known_otherwise_or_is_ours_becomes_no_contact(mode: WriteMod
     assert!(first.keep_usable().is_err());
     let people = json!([people[0], jane("ada@ours.example"), people[2]]);
     let writes = organisation.emulators.dataverse().requests().writes;
-    let fates = bring_in(&mut organisation, &people).await;
-    let known = CardFate::Known { table: Table::Lead };
-    assert_eq!(fates, [known, CardFate::Inside, CardFate::Inside]);
+    let outcomes = bring_in(&mut organisation, &people).await;
+    let known = CardOutcome::Known { table: Table::Lead };
+    assert_eq!(outcomes, [known, CardOutcome::Inside, CardOutcome::Inside]);
     assert_eq!(organisation.emulators.dataverse().requests().writes, writes);
 }
 
@@ -225,9 +228,9 @@ async fn one_company_is_made_for_all_who_name_it(mode: WriteMode) {
         of("c@gmail.com", "Freelance"),
         of("d@gmail.com", "kites"),
     ]);
-    let mut fates = bring_in_with(&mut organisation, &people, &mut companies).await;
+    let mut outcomes = bring_in_with(&mut organisation, &people, &mut companies).await;
     let later = json!([of("e@gmail.com", "Lanterns Ltd")]);
-    fates.extend(bring_in_with(&mut organisation, &later, &mut companies).await);
+    outcomes.extend(bring_in_with(&mut organisation, &later, &mut companies).await);
     let accounts = organisation.emulators.dataverse().rows("account");
     assert_eq!(accounts.len(), 2, "{accounts:#?}");
     let lanterns = accounts
@@ -243,8 +246,8 @@ async fn one_company_is_made_for_all_who_name_it(mode: WriteMode) {
         Some(kites),
         Some(lanterns),
     ];
-    for (fate, company) in fates.iter().zip(expected) {
-        let row = contact(&organisation, created(fate).0);
+    for (outcome, company) in outcomes.iter().zip(expected) {
+        let row = contact(&organisation, created(outcome).0);
         let company = company.map(|id| to_row("account", id));
         assert_eq!(row.get("parentcustomerid").cloned(), company, "{row:#}");
     }

@@ -157,11 +157,11 @@ async fn a_new_person_on_several_mails_of_a_run_becomes_one_contact(mode: WriteM
     for message in ["m1", "m2", "m3"] {
         organisation.put(ADA, from_jane(message));
     }
-    for fate in organisation
+    for outcome in organisation
         .deliver(&[(ADA, "m1"), (ADA, "m2"), (ADA, "m3")])
         .await
     {
-        assert_eq!(written(&fate).1, None);
+        assert_eq!(written(&outcome).1, None);
     }
     contact(&organisation);
     for message in ["m1", "m2", "m3"] {
@@ -177,11 +177,11 @@ async fn two_workers_that_meet_a_new_person_at_once_make_one_contact(mode: Write
     // creates the contact.
     let (other, run) = (organisation.another_pipeline().await, organisation.begin());
     organisation.before_dataverse_gets(CONTACT, async move {
-        let handled = other.run(vec![created(BEN, "m2")], run).await;
-        assert_eq!(written(&handled[0].fate).1, None);
+        let processed = other.run(vec![created(BEN, "m2")], run).await;
+        assert_eq!(written(&processed[0].outcome).1, None);
     });
-    let fate = organisation.deliver_one(ADA, "m1").await;
-    assert_eq!(written(&fate).1, None);
+    let outcome = organisation.deliver_one(ADA, "m1").await;
+    assert_eq!(written(&outcome).1, None);
     contact(&organisation);
     assert_eq!(accounts(&organisation).len(), 1);
     for message in ["m1", "m2"] {
@@ -330,11 +330,11 @@ async fn roles_bulk_mail_and_long_addresses_become_no_contacts(mode: WriteMode) 
     organisation.put(ADA, mail("several", &several));
     let bulk = json!({"subject": "bulk", "from": people(&["no-reply@wind.example"]), "cc": people(&[JANE])});
     organisation.put(ADA, mail("bulk", &bulk));
-    for fate in organisation
+    for outcome in organisation
         .deliver(&[(ADA, "several"), (ADA, "bulk")])
         .await
     {
-        assert_eq!(written(&fate).1, None);
+        assert_eq!(written(&outcome).1, None);
     }
     assert!(contacts(&organisation).is_empty() && accounts(&organisation).is_empty());
 }
@@ -398,8 +398,8 @@ async fn a_contact_that_is_refused_leaves_the_address_and_not_the_mail(mode: Wri
     let mut organisation = organisation(mode, CreateContacts::All).await;
     organisation.put(ADA, from_jane("m1"));
     refuse(&organisation, mode, true, status(400, "0x80040265"));
-    let fate = organisation.deliver_one(ADA, "m1").await;
-    assert_eq!(written(&fate).1, Some("left out: contact refused"));
+    let outcome = organisation.deliver_one(ADA, "m1").await;
+    assert_eq!(written(&outcome).1, Some("left out: contact refused"));
     assert_eq!(organisation.parties()[0], unbound(1, JANE));
     assert!(contacts(&organisation).is_empty());
     let entry = organisation.entry(ADA, "m1").await.unwrap();
@@ -410,8 +410,8 @@ async fn a_company_that_is_refused_leaves_the_contact_alone(mode: WriteMode) {
     let mut organisation = organisation(mode, CreateContacts::All).await;
     organisation.put(ADA, from_jane("m1"));
     refuse(&organisation, mode, false, status(403, "0x80040220"));
-    let fate = organisation.deliver_one(ADA, "m1").await;
-    assert_eq!(written(&fate).1, Some("left out: company refused"));
+    let outcome = organisation.deliver_one(ADA, "m1").await;
+    assert_eq!(written(&outcome).1, Some("left out: company refused"));
     assert_eq!(contact(&organisation)["parentcustomerid"], Value::Null);
     assert_eq!(
         organisation.parties()[0],
@@ -424,9 +424,9 @@ async fn a_contact_that_fails_for_now_makes_its_mails_wait_and_no_others(mode: W
     organisation.put(ADA, from_jane("m1"));
     organisation.put(ADA, mail("m2", &json!({})));
     refuse(&organisation, mode, true, status(500, "0x80044150"));
-    let fates = organisation.deliver(&[(ADA, "m1"), (ADA, "m2")]).await;
-    waiting(&fates[0]);
-    written(&fates[1]);
+    let outcomes = organisation.deliver(&[(ADA, "m1"), (ADA, "m2")]).await;
+    waiting(&outcomes[0]);
+    written(&outcomes[1]);
     organisation.later(chrono::TimeDelta::minutes(1));
     assert_eq!(written(&organisation.deliver_one(ADA, "m1").await).1, None);
     assert_eq!(sender(&organisation, "m1"), to_row("contact", id(JANE)));
@@ -515,12 +515,12 @@ async fn while_dataverse_wants_a_pause_no_mail_is_written_without_its_people() {
     let mut organisation = organisation(WriteMode::ChangeSet, CreateContacts::All).await;
     organisation.put(ADA, from_jane("m1"));
     organisation.fail_dataverse_at(CONTACT, throttled("0x80072322", 50));
-    let fate = organisation.deliver_one(ADA, "m1").await;
-    assert_eq!(waiting(&fate).0.as_secs(), 50);
+    let outcome = organisation.deliver_one(ADA, "m1").await;
+    assert_eq!(waiting(&outcome).0.as_secs(), 50);
     assert!(organisation.emails().is_empty() && contacts(&organisation).is_empty());
     organisation.pause_over();
-    let handled = organisation.run(vec![created(ADA, "m1")]).await;
-    assert_eq!(handled[0].key, key(ADA, "m1"));
-    assert_eq!(written(&handled[0].fate).1, None);
+    let processed = organisation.run(vec![created(ADA, "m1")]).await;
+    assert_eq!(processed[0].key, key(ADA, "m1"));
+    assert_eq!(written(&processed[0].outcome).1, None);
     contact(&organisation);
 }

@@ -54,9 +54,9 @@ async fn a_ledger_that_fails_after_the_write_costs_a_second_look(mode: WriteMode
     organisation.before_dataverse_gets(CREATE, organisation.drop_ledger());
     waiting(&organisation.deliver_one(ADA, "m1").await);
     organisation.lose_ledger().await;
-    let fate = organisation.deliver_one(ADA, "m1").await;
+    let outcome = organisation.deliver_one(ADA, "m1").await;
     assert_eq!(
-        written(&fate),
+        written(&outcome),
         (id_of(&organisation.email()), Some("already existed"))
     );
 }
@@ -74,9 +74,9 @@ async fn a_worker_that_overran_its_lease_does_not_overwrite_its_successor(mode: 
             .await;
         assert!(claim.unwrap().is_won());
     });
-    let fate = organisation.deliver_one(ADA, "m1").await;
+    let outcome = organisation.deliver_one(ADA, "m1").await;
     assert_eq!(
-        waiting(&fate).1,
+        waiting(&outcome).1,
         "the claim was lost: another worker took over the message"
     );
     let entry = organisation.entry(ADA, "m1").await.unwrap();
@@ -87,9 +87,9 @@ async fn a_worker_that_overran_its_lease_does_not_overwrite_its_successor(mode: 
     );
     // The successor dies. The next worker finds the row.
     organisation.later(LEASE + LEASE);
-    let fate = organisation.deliver_one(ADA, "m1").await;
+    let outcome = organisation.deliver_one(ADA, "m1").await;
     assert_eq!(
-        written(&fate),
+        written(&outcome),
         (id_of(&organisation.email()), Some("already existed"))
     );
 }
@@ -114,10 +114,10 @@ async fn a_row_of_server_side_sync_that_changed_meanwhile_is_looked_at_again(mod
         let answer = call.json(&body).send().await.unwrap();
         assert_eq!(answer.status(), 204, "{}", answer.text().await.unwrap());
     });
-    let fate = organisation.deliver_one(ADA, "m1").await;
+    let outcome = organisation.deliver_one(ADA, "m1").await;
     assert!(
-        waiting(&fate).1.starts_with("a dataverse row changed"),
-        "{fate:?}"
+        waiting(&outcome).1.starts_with("a dataverse row changed"),
+        "{outcome:?}"
     );
     assert_eq!(
         written(&organisation.deliver_one(ADA, "m1").await).0,
@@ -140,10 +140,10 @@ async fn a_lost_answer_to_a_batch_of_writes_leaves_one_row_for_each_mail() {
     organisation.fail_dataverse_at(CREATE, Fault::ResetAfterCommit);
     let work = || ids.map(|id| created(ADA, id)).into_iter().collect();
     for done in organisation.run(work()).await {
-        waiting(&done.fate);
+        waiting(&done.outcome);
     }
     for done in organisation.run(work()).await {
-        assert_eq!(written(&done.fate).1, Some("already existed"));
+        assert_eq!(written(&done.outcome).1, Some("already existed"));
     }
     assert_eq!(organisation.emails().len(), 3);
 }

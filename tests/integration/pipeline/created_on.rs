@@ -40,8 +40,8 @@ fn made(organisation: &TestOrganisation, id: &str) -> (Value, bool) {
 
 async fn old_mail_says_when_it_came_on_request_and_new_mail_never(mode: WriteMode) {
     let mut organisation = organisation(mode).await;
-    for fate in organisation.deliver(&[(ADA, "old"), (ADA, "new")]).await {
-        written(&fate);
+    for outcome in organisation.deliver(&[(ADA, "old"), (ADA, "new")]).await {
+        written(&outcome);
     }
     assert_eq!(
         made(&organisation, "old"),
@@ -63,11 +63,11 @@ async fn what_dataverse_refuses_is_left_out_and_not_tried_again(mode: WriteMode)
     for id in ["old2", "old3"] {
         organisation.put(ADA, mail(id, &json!({"date": 1_763_600_000})));
     }
-    let fates = organisation
+    let outcomes = organisation
         .deliver(&[(ADA, "old"), (ADA, "new"), (ADA, "old2")])
         .await;
-    for fate in &fates {
-        written(fate);
+    for outcome in &outcomes {
+        written(outcome);
     }
     assert!(organisation.pipeline.created_on.is_refused());
     for id in ["old", "new", "old2"] {
@@ -96,8 +96,8 @@ fn refuse_the_owner(organisation: &TestOrganisation) {
 async fn a_refused_owner_does_not_cost_the_date(mode: WriteMode) {
     let mut organisation = organisation(mode).await;
     refuse_the_owner(&organisation);
-    let fate = organisation.deliver_one(ADA, "old").await;
-    assert_eq!(written(&fate).1, Some("left out: owner refused"));
+    let outcome = organisation.deliver_one(ADA, "old").await;
+    assert_eq!(written(&outcome).1, Some("left out: owner refused"));
     assert!(made(&organisation, "old").1);
     assert!(!organisation.pipeline.created_on.is_refused());
 }
@@ -107,8 +107,8 @@ async fn a_refused_owner_and_a_refused_date_cost_both(mode: WriteMode) {
     let dataverse = organisation.emulators.dataverse();
     dataverse.set_setting(Setting::MayOverrideCreatedOn(false));
     refuse_the_owner(&organisation);
-    let fate = organisation.deliver_one(ADA, "old").await;
-    assert_eq!(written(&fate).1, Some("left out: owner refused"));
+    let outcome = organisation.deliver_one(ADA, "old").await;
+    assert_eq!(written(&outcome).1, Some("left out: owner refused"));
     assert!(!made(&organisation, "old").1);
     assert!(organisation.pipeline.created_on.is_refused());
 }

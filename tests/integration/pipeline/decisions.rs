@@ -95,10 +95,10 @@ async fn a_mail_that_comes_to_be_tracked_has_the_decision_that_tracked_it() {
     organisation.put(ADA, mail("m1", &json!({"folders": [junk]})));
     assert_skipped(&organisation.deliver_one(ADA, "m1").await, "spam");
     organisation.put(ADA, mail("m1", &json!({})));
-    let handled = organisation
+    let processed = organisation
         .run(vec![work(ADA, "m1", Trigger::Updated, 1)])
         .await;
-    written(&handled[0].fate);
+    written(&processed[0].outcome);
     let record = organisation.record(ADA, "m1").await;
     assert_eq!((last(&record).1, record.row), ("passes", DecidedRow::Ours));
 }
@@ -117,8 +117,8 @@ async fn a_row_whose_write_was_not_answered_keeps_the_decision_that_wrote_it() {
         mailverse::policy::cache::PolicySource::given(policy(&json!({"content": "participants"})));
     organisation.later(chrono::TimeDelta::minutes(1));
     let (_, note) = {
-        let fate = organisation.deliver_one(ADA, "m1").await;
-        let (row, note) = written(&fate);
+        let outcome = organisation.deliver_one(ADA, "m1").await;
+        let (row, note) = written(&outcome);
         (row, note.map(str::to_owned))
     };
     assert_eq!(note.as_deref(), Some("already existed"));

@@ -31,9 +31,9 @@ in_both_write_modes!(
 async fn a_received_mail_becomes_a_completed_email(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation.put(ADA, mail("m1", &json!({})));
-    let fate = organisation.deliver_one(ADA, "m1").await;
+    let outcome = organisation.deliver_one(ADA, "m1").await;
     let email = organisation.email();
-    assert_eq!(written(&fate), (id_of(&email), None));
+    assert_eq!(written(&outcome), (id_of(&email), None));
     for (column, expected) in [
         ("subject", json!("Kites for spring")),
         ("description", json!("<p>Two red ones, please.</p>")),
@@ -81,9 +81,9 @@ async fn a_message_delivered_twice_is_one_row(mode: WriteMode) {
     organisation.put(ADA, mail("m1", &json!({})));
     let first = organisation.deliver_one(ADA, "m1").await;
     let asked = organisation.emulators.dataverse().requests();
-    let handled = organisation.run(vec![created(ADA, "m1")]).await;
-    assert_eq!(handled[0].fate, first);
-    assert!(handled[0].settled_before);
+    let processed = organisation.run(vec![created(ADA, "m1")]).await;
+    assert_eq!(processed[0].outcome, first);
+    assert!(processed[0].settled_before);
     assert_eq!(
         organisation.emulators.dataverse().requests(),
         asked,
@@ -95,11 +95,11 @@ async fn a_message_delivered_twice_is_one_row(mode: WriteMode) {
 async fn a_message_named_twice_in_one_batch_is_one_row(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation.put(ADA, mail("m1", &json!({})));
-    let handled = organisation
+    let processed = organisation
         .run(vec![created(ADA, "m1"), created(ADA, "m1")])
         .await;
-    assert_eq!(handled.len(), 1);
-    written(&handled[0].fate);
+    assert_eq!(processed.len(), 1);
+    written(&processed[0].outcome);
     organisation.email();
 }
 
@@ -120,10 +120,10 @@ async fn seen_in_order(
     }
     let mut ids = Vec::new();
     for grant in order {
-        let fate = organisation
+        let outcome = organisation
             .deliver_one(grant, &format!("copy-in-{grant}"))
             .await;
-        ids.push(written(&fate).0);
+        ids.push(written(&outcome).0);
     }
     assert_eq!(ids[0], ids[1], "both copies have the same row");
     let email = organisation.email();
@@ -167,9 +167,9 @@ async fn both_copies_of_a_mail_in_one_batch_are_one_row(mode: WriteMode) {
     let both = json!({"to": people(&["ada@ours.example", "ben@ours.example"])});
     organisation.put(ADA, mail("m1", &both));
     organisation.put(BEN, mail("m1", &both));
-    let fates = organisation.deliver(&[(ADA, "m1"), (BEN, "m1")]).await;
+    let outcomes = organisation.deliver(&[(ADA, "m1"), (BEN, "m1")]).await;
     let id = id_of(&organisation.email());
-    assert_eq!((written(&fates[0]).0, written(&fates[1]).0), (id, id));
+    assert_eq!((written(&outcomes[0]).0, written(&outcomes[1]).0), (id, id));
     assert_eq!(organisation.email()["statecode"], 1);
 }
 
@@ -183,15 +183,15 @@ async fn two_workers_with_one_ledger_do_not_work_on_the_same_message(mode: Write
         other.run(vec![created(ADA, "m1")], theirs),
     )
     .await;
-    let fates = [&one[0].fate, &two[0].fate];
-    let written = fates
+    let outcomes = [&one[0].outcome, &two[0].outcome];
+    let written = outcomes
         .iter()
-        .filter(|fate| fate.state() == State::Written)
+        .filter(|outcome| outcome.state() == State::Written)
         .count();
-    assert_eq!(written, 1, "{fates:?}");
-    let waits = fates
+    assert_eq!(written, 1, "{outcomes:?}");
+    let waits = outcomes
         .iter()
-        .find(|fate| fate.state() == State::Waiting)
+        .find(|outcome| outcome.state() == State::Waiting)
         .unwrap();
     let (delay, reason) = waiting(waits);
     assert_eq!(
@@ -212,7 +212,7 @@ async fn two_workers_whose_ledgers_do_not_know_each_other_write_one_row(mode: Wr
         other.run(vec![created(ADA, "m1")], theirs),
     )
     .await;
-    assert_eq!(written(&one[0].fate).0, written(&two[0].fate).0);
+    assert_eq!(written(&one[0].outcome).0, written(&two[0].outcome).0);
     assert_eq!(organisation.email()["statecode"], 1);
 }
 
@@ -226,9 +226,9 @@ async fn a_claim_of_a_worker_that_died_is_taken_over_after_its_lease(mode: Write
     assert!(claim.await.unwrap().is_won());
 
     organisation.later(TimeDelta::seconds(60));
-    let fate = organisation.deliver_one(ADA, "m1").await;
+    let outcome = organisation.deliver_one(ADA, "m1").await;
     assert_eq!(
-        waiting(&fate).0.as_secs(),
+        waiting(&outcome).0.as_secs(),
         120,
         "the message waits for the rest of the lease"
     );
@@ -244,9 +244,9 @@ async fn a_row_of_server_side_sync_is_taken_for_the_mail_and_its_regarding_is_fi
         let mut organisation = TestOrganisation::start_in(mode).await;
         organisation.put(ADA, mail("m1", &json!({})));
         let theirs = organisation.insert("email", json!({"subject": "Kites for spring", "messageid": form, "statecode": 1, "statuscode": 4}));
-        let fate = organisation.deliver_one(ADA, "m1").await;
+        let outcome = organisation.deliver_one(ADA, "m1").await;
         let note = "written by another client, found by its Message-ID";
-        assert_eq!(written(&fate), (theirs, Some(note)), "{form}");
+        assert_eq!(written(&outcome), (theirs, Some(note)), "{form}");
         let email = organisation.email();
         assert_eq!(
             email["regardingobjectid"],
@@ -294,9 +294,9 @@ async fn an_update_of_a_written_message_changes_nothing(mode: WriteMode) {
     organisation.put(ADA, mail("m1", &json!({})));
     let first = organisation.deliver_one(ADA, "m1").await;
     organisation.put(ADA, mail("m1", &json!({"subject": "Changed meanwhile"})));
-    let handled = organisation
+    let processed = organisation
         .run(vec![work(ADA, "m1", Trigger::Updated, 1)])
         .await;
-    assert_eq!(handled[0].fate, first);
+    assert_eq!(processed[0].outcome, first);
     assert_eq!(organisation.email()["subject"], "Kites for spring");
 }

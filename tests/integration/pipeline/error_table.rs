@@ -13,7 +13,7 @@
 use emulators::{Fault, Grant, Setting};
 use mailverse::clients::dataverse::emails::WriteMode;
 use mailverse::ledger::State;
-use mailverse::pipeline::Fate;
+use mailverse::pipeline::Outcome;
 use serde_json::json;
 
 use crate::test_organisation::log::Log;
@@ -55,7 +55,7 @@ struct Table {
 /// Three messages and their outcomes.
 struct Three {
     ids: [String; 3],
-    fates: Vec<Fate>,
+    outcomes: Vec<Outcome>,
     /// Description of the tested answer, for assertion messages.
     row: String,
 }
@@ -104,15 +104,15 @@ impl Table {
             Met::OnItsOwn => self.organisation.fail_dataverse_at(&of_the_second, fault),
             Met::ByTheBatch => self.organisation.fail_dataverse_at(CREATE, fault),
         }
-        let fates = self.organisation.deliver(&in_office(&ids)).await;
-        Three { ids, fates, row }
+        let outcomes = self.organisation.deliver(&in_office(&ids)).await;
+        Three { ids, outcomes, row }
     }
 
     /// Delivers the three messages again and asserts that each is one completed row.
     async fn is_written_at_the_next_delivery(&mut self, three: &Three) {
         self.organisation.pause_over();
-        for fate in self.organisation.deliver(&in_office(&three.ids)).await {
-            let (id, _) = written(&fate);
+        for outcome in self.organisation.deliver(&in_office(&three.ids)).await {
+            let (id, _) = written(&outcome);
             let email = self
                 .organisation
                 .emulators
@@ -131,9 +131,9 @@ impl Table {
 }
 
 /// Asserts that both neighbours are written.
-fn are_written(neighbours: [&Fate; 2]) {
-    for fate in neighbours {
-        written(fate);
+fn are_written(neighbours: [&Outcome; 2]) {
+    for outcome in neighbours {
+        written(outcome);
     }
 }
 
@@ -143,8 +143,8 @@ fn in_office(ids: &[String; 3]) -> [(&str, &str); 3] {
 
 impl Three {
     /// Returns the outcome of the message that got the tested answer, and those of its neighbours.
-    fn split(&self) -> (&Fate, [&Fate; 2]) {
-        (&self.fates[1], [&self.fates[0], &self.fates[2]])
+    fn split(&self) -> (&Outcome, [&Outcome; 2]) {
+        (&self.outcomes[1], [&self.outcomes[0], &self.outcomes[2]])
     }
 }
 
@@ -231,8 +231,8 @@ async fn a_batch_that_is_refused_as_a_whole_is_sent_mail_by_mail() {
     ] {
         let before = table.organisation.emulators.dataverse().requests().total;
         let three = table.deliver(status(http, code)).await;
-        for fate in &three.fates {
-            written(fate);
+        for outcome in &three.outcomes {
+            written(outcome);
         }
         let sent = table.organisation.emulators.dataverse().requests().total - before;
         let expected = 1 + 1 + 3;
@@ -307,8 +307,8 @@ async fn waits_alone_and_is_then_written(rows: &[(u16, &str)], reason: &str) {
         for (http, code) in rows {
             let three = table.deliver(status(*http, code)).await;
             let (second, neighbours) = three.split();
-            let expect = |fate: &Fate| {
-                let (delay, why) = waiting(fate);
+            let expect = |outcome: &Outcome| {
+                let (delay, why) = waiting(outcome);
                 assert_eq!(delay.as_secs(), FIRST_STEP, "{}", three.row);
                 assert!(why.starts_with(reason), "{why}: {}", three.row);
             };
@@ -335,7 +335,8 @@ async fn what_is_throttled_waits_as_long_as_it_is_told_and_is_then_written() {
         for code in ["0x80072322", "0x80072321", "0x80072326", "0x8005F103", ""] {
             let three = table.deliver(throttled(code, 77)).await;
             let (second, [first, third]) = three.split();
-            let expect = |fate: &Fate| assert_eq!(waiting(fate).0.as_secs(), 77, "{}", three.row);
+            let expect =
+                |outcome: &Outcome| assert_eq!(waiting(outcome).0.as_secs(), 77, "{}", three.row);
             expect(second);
             match met {
                 // Dataverse answered the parts of the neighbours.
@@ -362,8 +363,8 @@ async fn a_refused_token_is_renewed_once_and_the_mails_are_then_written() {
         let mut table = Table::start(met).await;
         let three = table.deliver(status(401, "")).await;
         let (second, [first, third]) = three.split();
-        let expect = |fate: &Fate| {
-            let (delay, reason) = waiting(fate);
+        let expect = |outcome: &Outcome| {
+            let (delay, reason) = waiting(outcome);
             assert_eq!(
                 (delay.as_secs(), reason),
                 (FIRST_STEP, "dataverse refused the token")
@@ -394,12 +395,12 @@ async fn a_key_that_is_there_already_is_a_success() {
         if met == Met::OnItsOwn {
             // The answer says that the row exists, but it does not. Another row may have the
             // Message-ID, so the message is written without it.
-            let (_, note) = written(&three.fates[1]);
+            let (_, note) = written(&three.outcomes[1]);
             assert_eq!(note, Some("left out: message_id_reused"));
             assert_eq!(table.organisation.emails().len(), 3);
         } else {
-            for fate in &three.fates {
-                written(fate);
+            for outcome in &three.outcomes {
+                written(outcome);
             }
             assert_eq!(table.organisation.emails().len(), 3);
         }
@@ -425,11 +426,11 @@ async fn an_attachment_that_is_refused_is_left_out_and_the_mail_is_written() {
             } else {
                 organisation.fail_dataverse_at(ATTACH, status(400, code));
             }
-            let fate = organisation
+            let outcome = organisation
                 .deliver_one(crate::test_organisation::ADA, "m1")
                 .await;
             let note = Some("left out: attachment");
-            assert_eq!(written(&fate).1, note, "{code} {mode:?}");
+            assert_eq!(written(&outcome).1, note, "{code} {mode:?}");
             let email = organisation.email();
             assert_eq!(email["statecode"], 1, "{code} {mode:?}");
             assert_eq!(email["notifications"], 1, "{code} {mode:?}");

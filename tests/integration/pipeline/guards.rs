@@ -76,7 +76,7 @@ async fn a_message_that_a_list_shows_is_not_gone() {
     let listed = organisation
         .run(vec![work(ADA, "m1", Trigger::Backfill, 1)])
         .await;
-    written(&listed[0].fate);
+    written(&listed[0].outcome);
 }
 
 #[tokio::test]
@@ -112,8 +112,8 @@ async fn a_row_of_somebody_else_carries_the_mail_even_if_its_regarding_cannot_be
     );
     organisation.put(ADA, with_id("m1", "carol@kites.example"));
     organisation.fail_dataverse_at(UPDATE, status(400, "0x80040265"));
-    let fate = organisation.deliver_one(ADA, "m1").await;
-    let (id, note) = written(&fate);
+    let outcome = organisation.deliver_one(ADA, "m1").await;
+    let (id, note) = written(&outcome);
     assert_eq!(id, theirs);
     assert!(note.unwrap().contains("could not be filled"));
 }
@@ -125,8 +125,8 @@ async fn a_draft_of_somebody_else_carries_no_mail(mode: WriteMode) {
         json!({"messageid": SAME_ID, "statecode": 0, "statuscode": 1, "subject": "a draft"}),
     );
     organisation.put(ADA, with_id("m1", "carol@kites.example"));
-    let fate = organisation.deliver_one(ADA, "m1").await;
-    assert_ne!(written(&fate).0, draft);
+    let outcome = organisation.deliver_one(ADA, "m1").await;
+    assert_ne!(written(&outcome).0, draft);
 }
 
 #[tokio::test]
@@ -144,13 +144,13 @@ async fn a_mail_that_another_worker_completed_meanwhile_is_written() {
     // A separate request has its headers in lower case; a part of a batch does not.
     let alone = format!("{ATTACH}/1.1\r\ncontent-type");
     organisation.before_dataverse_gets(&alone, async move {
-        let fates = other
+        let outcomes = other
             .run(vec![work(BEN, "m2", Trigger::Created, 1)], run)
             .await;
-        written(&fates[0].fate);
+        written(&outcomes[0].outcome);
     });
-    let fate = organisation.deliver_one(ADA, "m1").await;
-    let (id, note) = written(&fate);
+    let outcome = organisation.deliver_one(ADA, "m1").await;
+    let (id, note) = written(&outcome);
     assert_eq!(
         (id, note),
         (id_of(&organisation.email()), Some("already existed"))
@@ -179,12 +179,12 @@ async fn a_row_that_another_client_wrote_meanwhile_is_found_although_a_key_of_th
             json!({"activityid": theirs, "messageid": SAME_ID, "statecode": 1, "statuscode": 4});
         dataverse.insert("email", row).unwrap();
     });
-    let fate = organisation.deliver_one(ADA, "m1").await;
+    let outcome = organisation.deliver_one(ADA, "m1").await;
     let reason = "a dataverse row changed in the meantime: 412 0x80060892";
-    assert_eq!(waiting(&fate).1, reason);
-    let fate = organisation.deliver_one(ADA, "m1").await;
+    assert_eq!(waiting(&outcome).1, reason);
+    let outcome = organisation.deliver_one(ADA, "m1").await;
     let note = Some("written by another client, found by its Message-ID");
-    assert_eq!(written(&fate), (theirs, note));
+    assert_eq!(written(&outcome), (theirs, note));
     organisation.email();
 }
 
@@ -220,8 +220,8 @@ async fn a_refusal_whose_meaning_cannot_be_found_out_now_is_not_final(mode: Writ
     let alone = format!("{ATTACH}/1.1\r\ncontent-type");
     organisation.fail_dataverse_at(&alone, status(400, "0x80040203"));
     organisation.fail_dataverse_at("GET /api/data/v9.2/emails(", status(503, ""));
-    let fate = organisation.deliver_one(ADA, "m1").await;
-    assert_eq!(waiting(&fate).1, "dataverse is unavailable: 503");
+    let outcome = organisation.deliver_one(ADA, "m1").await;
+    assert_eq!(waiting(&outcome).1, "dataverse is unavailable: 503");
     written(&organisation.deliver_one(ADA, "m1").await);
     assert_eq!(organisation.attachments().len(), 1);
 }

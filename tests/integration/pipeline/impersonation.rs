@@ -73,11 +73,11 @@ async fn on_request_a_row_is_written_in_the_name_of_its_owner(mode: WriteMode) {
     let mut organisation = organisation(mode).await;
     organisation.put(ADA, mail("m3", &json!({})));
     let before = organisation.emulators.dataverse().requests().total;
-    let fates = organisation
+    let outcomes = organisation
         .deliver(&[(ADA, "m1"), (BEN, "m2"), (ADA, "m3")])
         .await;
-    for fate in &fates {
-        assert_eq!(written(fate).1, None);
+    for outcome in &outcomes {
+        assert_eq!(written(outcome).1, None);
     }
     if mode == WriteMode::ChangeSet {
         let requests = organisation.emulators.dataverse().requests().total - before;
@@ -98,9 +98,9 @@ async fn without_the_privilege_a_mail_is_written_in_the_name_of_the_application_
     organisation.withhold(Setting::Withheld(vec![privilege]));
     organisation.put(ADA, mail("m3", &json!({})));
     let before = organisation.emulators.dataverse().requests().total;
-    let fates = organisation.deliver(&[(ADA, "m1"), (ADA, "m3")]).await;
-    for fate in &fates {
-        assert_eq!(written(fate).1, NAME_LEFT_OUT);
+    let outcomes = organisation.deliver(&[(ADA, "m1"), (ADA, "m3")]).await;
+    for outcome in &outcomes {
+        assert_eq!(written(outcome).1, NAME_LEFT_OUT);
     }
     if mode == WriteMode::ChangeSet {
         let requests = organisation.emulators.dataverse().requests().total - before;
@@ -119,8 +119,8 @@ async fn a_user_who_may_not_do_it_costs_the_name_and_nothing_else(mode: WriteMod
     let mut organisation = organisation(mode).await;
     let create = (Privilege::Create, "activity");
     organisation.withhold(Setting::WithheldFromUsers(vec![create]));
-    let fate = organisation.deliver_one(ADA, "m1").await;
-    assert_eq!(written(&fate).1, NAME_LEFT_OUT);
+    let outcome = organisation.deliver_one(ADA, "m1").await;
+    assert_eq!(written(&outcome).1, NAME_LEFT_OUT);
     let (application, ada) = (organisation.application(), organisation.people.ada);
     assert_eq!(
         organisation.written_by("m1"),
@@ -132,8 +132,8 @@ async fn a_draft_that_the_owner_may_not_complete_is_completed_by_the_application
     let mut organisation = organisation(mode).await;
     let write = (Privilege::Write, "activity");
     organisation.withhold(Setting::WithheldFromUsers(vec![write]));
-    let fate = organisation.deliver_one(ADA, "m1").await;
-    assert_eq!(written(&fate).1, NAME_LEFT_OUT);
+    let outcome = organisation.deliver_one(ADA, "m1").await;
+    assert_eq!(written(&outcome).1, NAME_LEFT_OUT);
     assert_eq!(organisation.emails().len(), 1);
     let [_, _, owner] = organisation.written_by("m1");
     assert_eq!(owner, Some(organisation.people.ada));
@@ -152,8 +152,8 @@ async fn an_owner_whom_entra_does_not_know_costs_the_name(mode: WriteMode) {
     let eve = organisation.insert("systemuser", row);
     let application = organisation.application();
     organisation.put("grant-eve", mail("m4", &json!({})));
-    let fate = organisation.deliver_one("grant-eve", "m4").await;
-    assert_eq!(written(&fate).1, NAME_LEFT_OUT);
+    let outcome = organisation.deliver_one("grant-eve", "m4").await;
+    assert_eq!(written(&outcome).1, NAME_LEFT_OUT);
     assert_eq!(
         organisation.written_by("m4"),
         [Some(application), None, Some(eve)]
@@ -170,8 +170,8 @@ async fn a_mailbox_without_a_user_has_nobody_in_whose_name_to_write(mode: WriteM
         status: "valid".to_owned(),
     });
     organisation.put("office", mail("m5", &json!({})));
-    let fate = organisation.deliver_one("office", "m5").await;
-    assert_eq!(written(&fate).1, None);
+    let outcome = organisation.deliver_one("office", "m5").await;
+    assert_eq!(written(&outcome).1, None);
     let application = Some(organisation.application());
     assert_eq!(
         organisation.written_by("m5"),
@@ -186,9 +186,9 @@ async fn a_refusal_that_is_not_the_names_is_no_reason_to_lose_a_neighbour() {
     // Dataverse rejects the whole batch for its size. It is repeated message by message, still as
     // the owner.
     organisation.fail_dataverse_at(CREATE, status(413, "0x8004418A"));
-    let fates = organisation.deliver(&[(ADA, "m1"), (ADA, "m3")]).await;
-    for fate in &fates {
-        assert_eq!(written(fate).1, None);
+    let outcomes = organisation.deliver(&[(ADA, "m1"), (ADA, "m3")]).await;
+    for outcome in &outcomes {
+        assert_eq!(written(outcome).1, None);
     }
     let ada = Some(organisation.people.ada);
     assert_eq!(

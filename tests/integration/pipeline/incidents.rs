@@ -7,7 +7,7 @@ use mailverse::clients::dataverse::emails::WriteMode;
 use mailverse::clients::refusal::RefusalState;
 use mailverse::ledger::State;
 use mailverse::ledger::pauses::Scope;
-use mailverse::pipeline::Fate;
+use mailverse::pipeline::Outcome;
 use mailverse::rate_limit::ApplicationUser;
 use serde_json::json;
 
@@ -32,7 +32,7 @@ async fn ten_mails(mode: WriteMode) -> TestOrganisation {
     organisation
 }
 
-async fn deliver(organisation: &mut TestOrganisation) -> Vec<Fate> {
+async fn deliver(organisation: &mut TestOrganisation) -> Vec<Outcome> {
     organisation.deliver(&IDS.map(|id| (ADA, id))).await
 }
 
@@ -62,8 +62,8 @@ impl TestOrganisation {
 
     async fn all_are_written(&mut self) {
         self.later(TimeDelta::minutes(6));
-        for fate in deliver(self).await {
-            written(&fate);
+        for outcome in deliver(self).await {
+            written(&outcome);
         }
         assert_eq!(self.emails().len(), IDS.len());
         assert_eq!(self.refusals().await.cause, None, "the pause has ended");
@@ -71,10 +71,10 @@ impl TestOrganisation {
 }
 
 /// Asserts that all messages wait and that no attempt was counted.
-async fn all_wait(organisation: &TestOrganisation, fates: &[Fate]) {
-    for (fate, id) in fates.iter().zip(IDS) {
-        let Fate::Waiting { postponed, .. } = fate else {
-            panic!("{id} does not wait: {fate:?}");
+async fn all_wait(organisation: &TestOrganisation, outcomes: &[Outcome]) {
+    for (outcome, id) in outcomes.iter().zip(IDS) {
+        let Outcome::Waiting { postponed, .. } = outcome else {
+            panic!("{id} does not wait: {outcome:?}");
         };
         assert!(postponed, "{id}");
         if let Some(entry) = organisation.entry(ADA, id).await {
@@ -86,8 +86,8 @@ async fn all_wait(organisation: &TestOrganisation, fates: &[Fate]) {
 async fn a_disabled_application_user_costs_no_message_and_one_request_a_pause(mode: WriteMode) {
     let mut organisation = ten_mails(mode).await;
     organisation.emulators.dataverse().remove_application_user();
-    let fates = deliver(&mut organisation).await;
-    all_wait(&organisation, &fates).await;
+    let outcomes = deliver(&mut organisation).await;
+    all_wait(&organisation, &outcomes).await;
     assert_eq!(
         organisation.sent(),
         1,
@@ -98,8 +98,8 @@ async fn a_disabled_application_user_costs_no_message_and_one_request_a_pause(mo
     // During the pause nothing is sent. After it, the first worker sends one probe.
     for (minutes, sent) in [(0, 1), (2, 2), (0, 2), (3, 3), (5, 4)] {
         organisation.later(TimeDelta::minutes(minutes));
-        let fates = deliver(&mut organisation).await;
-        all_wait(&organisation, &fates).await;
+        let outcomes = deliver(&mut organisation).await;
+        all_wait(&organisation, &outcomes).await;
         assert_eq!(organisation.sent(), sent, "{minutes} minutes later");
     }
     organisation.emulators.dataverse().add_application_user();
@@ -110,16 +110,16 @@ async fn a_privilege_that_is_removed_is_named_and_costs_no_message(mode: WriteMo
     let mut organisation = ten_mails(mode).await;
     let dataverse = organisation.emulators.dataverse().clone();
     dataverse.set_setting(Setting::Withheld(vec![(Privilege::Create, "activity")]));
-    let fates = deliver(&mut organisation).await;
-    all_wait(&organisation, &fates).await;
+    let outcomes = deliver(&mut organisation).await;
+    all_wait(&organisation, &outcomes).await;
     let refusals = organisation.refusals().await;
     let cause = refusals.cause.unwrap();
     assert!(cause.contains("0x80040220"), "{cause}");
     assert_eq!(refusals.times, 1);
     let before = organisation.sent();
     organisation.later(TimeDelta::minutes(2));
-    let fates = deliver(&mut organisation).await;
-    all_wait(&organisation, &fates).await;
+    let outcomes = deliver(&mut organisation).await;
+    all_wait(&organisation, &outcomes).await;
     assert!(
         organisation.sent() - before <= 5,
         "{} requests",
@@ -135,32 +135,32 @@ async fn a_code_that_no_table_lists_pauses_everybody_once_five_messages_met_it(m
     refuse(&organisation, 400, "0x80099999", "");
     // Messages arrive one by one. It is not yet known whether the message itself is the cause.
     for id in &IDS[..4] {
-        let fate = organisation.deliver_one(ADA, id).await;
+        let outcome = organisation.deliver_one(ADA, id).await;
         assert!(
             matches!(
-                fate,
-                Fate::Waiting {
+                outcome,
+                Outcome::Waiting {
                     postponed: false,
                     ..
                 }
             ),
-            "{fate:?}"
+            "{outcome:?}"
         );
     }
     assert_eq!(organisation.refusals().await.messages, 4);
     // A second rejection of the same message does not count.
     waiting(&organisation.deliver_one(ADA, IDS[0]).await);
     assert_eq!(organisation.refusals().await.cause, None);
-    let fate = organisation.deliver_one(ADA, IDS[4]).await;
+    let outcome = organisation.deliver_one(ADA, IDS[4]).await;
     assert!(
         matches!(
-            fate,
-            Fate::Waiting {
+            outcome,
+            Outcome::Waiting {
                 postponed: true,
                 ..
             }
         ),
-        "{fate:?}"
+        "{outcome:?}"
     );
     let cause = organisation.refusals().await.cause.unwrap();
     assert!(cause.contains("0x80099999"), "{cause}");
@@ -183,14 +183,14 @@ async fn a_message_that_is_refused_alone_dies_when_another_one_gets_through(mode
         mail("bad", &json!({"subject": "Invoice for a plug-in"})),
     );
     refuse(&organisation, 400, "0x80040265", "plug-in");
-    let fate = organisation.deliver_one(ADA, "bad").await;
-    let (_, reason) = waiting(&fate);
+    let outcome = organisation.deliver_one(ADA, "bad").await;
+    let (_, reason) = waiting(&outcome);
     assert!(reason.contains("0x80040265"), "{reason}");
     organisation.later(TimeDelta::minutes(1));
     written(&organisation.deliver_one(ADA, "m0").await);
     organisation.later(TimeDelta::minutes(1));
-    let fate = organisation.deliver_one(ADA, "bad").await;
-    assert!(dead(&fate).contains("0x80040265"), "{fate:?}");
+    let outcome = organisation.deliver_one(ADA, "bad").await;
+    assert!(dead(&outcome).contains("0x80040265"), "{outcome:?}");
 }
 
 #[tokio::test]
@@ -205,15 +205,15 @@ async fn a_mailbox_that_nylas_throttles_is_asked_for_nothing_more_until_then() {
     organisation.fail_nylas_at("/messages/m0?", throttled("rate_limit_error", 120));
     let asked = |organisation: &TestOrganisation| organisation.emulators.nylas().requests();
     let before = asked(&organisation);
-    let fates = deliver(&mut organisation).await;
+    let outcomes = deliver(&mut organisation).await;
     // A few calls are already running when the first answer arrives.
     let first = asked(&organisation) - before;
     assert!(first <= 3, "{first} requests");
-    let waits = fates
+    let waits = outcomes
         .iter()
-        .filter(|fate| matches!(fate, Fate::Waiting { .. }))
+        .filter(|outcome| matches!(outcome, Outcome::Waiting { .. }))
         .count();
-    assert!(waits >= 8, "{fates:?}");
+    assert!(waits >= 8, "{outcomes:?}");
     let before = asked(&organisation);
     // Another worker gets another message of the throttled mailbox, and one of another mailbox.
     let another = organisation.another_pipeline().await;
@@ -222,24 +222,24 @@ async fn a_mailbox_that_nylas_throttles_is_asked_for_nothing_more_until_then() {
         crate::test_organisation::created(ADA, "m9"),
         crate::test_organisation::created(BEN, "b1"),
     ];
-    let handled = another.run(work, run).await;
-    let fate = |id: &str| {
-        let done = handled
+    let processed = another.run(work, run).await;
+    let outcome = |id: &str| {
+        let done = processed
             .iter()
             .find(|done| done.key.message_id.as_str() == id);
-        &done.unwrap().fate
+        &done.unwrap().outcome
     };
-    let (delay, _) = waiting(fate("m9"));
+    let (delay, _) = waiting(outcome("m9"));
     assert!((110..=120).contains(&delay.as_secs()), "{delay:?}");
-    written(fate("b1"));
+    written(outcome("b1"));
     let most = 2 + 2 + 1 + 1;
     assert!(
         asked(&organisation) - before <= most,
         "only grants, their aliases, one message and its folders are requested"
     );
     organisation.later(TimeDelta::minutes(3));
-    for fate in deliver(&mut organisation).await {
-        written(&fate);
+    for outcome in deliver(&mut organisation).await {
+        written(&outcome);
     }
 }
 
@@ -255,9 +255,9 @@ async fn a_revoked_key_pauses_every_mailbox_and_one_that_nobody_signed_in_to_pau
         .emulators
         .nylas()
         .set_grant_status(ADA, "invalid");
-    let fates = organisation.deliver(&[(ADA, "m1"), (BEN, "b1")]).await;
-    waiting(&fates[0]);
-    written(&fates[1]);
+    let outcomes = organisation.deliver(&[(ADA, "m1"), (BEN, "b1")]).await;
+    waiting(&outcomes[0]);
+    written(&outcomes[1]);
     let pauses = async |organisation: &TestOrganisation| {
         let scopes = [Scope::Nylas, Scope::Mailbox(ADA.parse().unwrap())];
         let pauses = organisation.pipeline.ledger.pauses(&scopes).await.unwrap();
@@ -272,25 +272,25 @@ async fn a_revoked_key_pauses_every_mailbox_and_one_that_nobody_signed_in_to_pau
         .set_grant_status(ADA, "valid");
     organisation.later(TimeDelta::minutes(16));
     organisation.emulators.nylas().revoke_api_key();
-    let fates = organisation
+    let outcomes = organisation
         .deliver(&[(ADA, "m1"), (ADA, "m2"), (ADA, "m3")])
         .await;
-    for fate in &fates {
-        waiting(fate);
+    for outcome in &outcomes {
+        waiting(outcome);
     }
     assert!(
         pauses(&organisation).await[0].is_some(),
         "the pause covers the API key, and so every mailbox"
     );
     let before = organisation.emulators.nylas().requests();
-    for fate in deliver(&mut organisation).await.iter().skip(1) {
-        waiting(fate);
+    for outcome in deliver(&mut organisation).await.iter().skip(1) {
+        waiting(outcome);
     }
     assert_eq!(organisation.emulators.nylas().requests(), before);
     organisation.emulators.nylas().restore_api_key();
     organisation.later(TimeDelta::minutes(16));
-    for fate in deliver(&mut organisation).await {
-        written(&fate);
+    for outcome in deliver(&mut organisation).await {
+        written(&outcome);
     }
     assert_eq!(pauses(&organisation).await, [None, None]);
 }

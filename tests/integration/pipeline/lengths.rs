@@ -39,8 +39,8 @@ async fn a_mail_is_cut_to_the_columns_of_this_organisation_and_not_refused(mode:
     let long = json!({"subject": "Red kites, please", "to": to});
     organisation.put(ADA, mail("m1", &long));
     organisation.attach(ADA, "m1", "f1", "a long name.pdf", b"abc");
-    let fate = organisation.deliver_one(ADA, "m1").await;
-    let (_, note) = written(&fate);
+    let outcome = organisation.deliver_one(ADA, "m1").await;
+    let (_, note) = written(&outcome);
     assert_eq!(note, Some("left out: long Message-ID"));
     let email = organisation.email();
     assert_eq!(email["subject"], "Red kites,");
@@ -76,8 +76,8 @@ async fn the_lengths_are_read_once_and_everything_later_is_cut_beforehand(mode: 
             reads(organisation),
             organisation.emulators.dataverse().requests().writes,
         );
-        for fate in organisation.deliver(&mails).await {
-            written(&fate);
+        for outcome in organisation.deliver(&mails).await {
+            written(&outcome);
         }
         let after = organisation.emulators.dataverse().requests();
         (after.reads - before.0, after.writes - before.1)
@@ -120,8 +120,8 @@ async fn lengths_that_cannot_be_read_now_cost_time_and_neither_the_owner_nor_the
         waiting(&organisation.deliver_one(ADA, "m1").await);
         assert!(organisation.emails().is_empty(), "{what}");
         organisation.pause_over();
-        let fate = organisation.deliver_one(ADA, "m1").await;
-        assert_eq!(written(&fate).1, None, "{what}");
+        let outcome = organisation.deliver_one(ADA, "m1").await;
+        assert_eq!(written(&outcome).1, None, "{what}");
         let (email, ada) = (
             organisation.email(),
             to_row("systemuser", organisation.people.ada),

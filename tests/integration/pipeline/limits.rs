@@ -54,10 +54,10 @@ async fn six_hundred_recipients_are_all_parties_and_the_text_holds_whole_address
         .map(|n| format!("person{n}@kites.example"))
         .collect();
     organisation.put(ADA, mail("m1", &json!({"to": people(&recipients)})));
-    let fate = organisation.deliver_one(ADA, "m1").await;
+    let outcome = organisation.deliver_one(ADA, "m1").await;
     // The sender and 249 recipients are looked up.
     let note = "left out: 351 × record of a recipient";
-    assert_eq!(written(&fate).1, Some(note));
+    assert_eq!(written(&outcome).1, Some(note));
     let to: Vec<String> = organisation
         .parties()
         .into_iter()
@@ -96,11 +96,11 @@ async fn of_many_recipients_the_sender_and_people_inside_are_resolved_first_and_
         ADA,
         mail("m2", &json!({"to": people(&["info@kites.example"])})),
     );
-    let fates = organisation.deliver(&[(ADA, "m1"), (ADA, "m2")]).await;
-    let (id, note) = written(&fates[0]);
+    let outcomes = organisation.deliver(&[(ADA, "m1"), (ADA, "m2")]).await;
+    let (id, note) = written(&outcomes[0]);
     let expected = "left out: 1253 × record of a recipient, 503 × recipient";
     assert_eq!(note, Some(expected));
-    assert_eq!(written(&fates[1]).1, None);
+    assert_eq!(written(&outcomes[1]).1, None);
     let parties = organisation.emulators.dataverse().parties(id);
     let parties: Vec<&Value> = parties
         .iter()
@@ -174,11 +174,11 @@ async fn a_look_up_without_an_answer_is_halved_and_the_message_at_which_it_hangs
         ..organisation.begin()
     };
     let work = ids.iter().map(|id| created(ADA, id)).collect();
-    for handled in organisation.pipeline.run(work, run).await {
-        if handled.key == key(ADA, "m2") {
-            waiting(&handled.fate);
+    for processed in organisation.pipeline.run(work, run).await {
+        if processed.key == key(ADA, "m2") {
+            waiting(&processed.outcome);
         } else {
-            written(&handled.fate);
+            written(&processed.outcome);
         }
     }
 }
@@ -190,8 +190,8 @@ async fn a_failure_that_comes_at_once_is_not_asked_about_again() {
         organisation.put(ADA, mail(id, &json!({})));
     }
     organisation.fail_dataverse_at(LOOK_UP, Fault::ResetBefore);
-    for fate in organisation.deliver(&[(ADA, "m1"), (ADA, "m2")]).await {
-        waiting(&fate);
+    for outcome in organisation.deliver(&[(ADA, "m1"), (ADA, "m2")]).await {
+        waiting(&outcome);
     }
     assert_eq!(organisation.emulators.dataverse().requests().total, 1);
 }
@@ -208,8 +208,8 @@ async fn a_body_longer_than_its_column_in_this_organisation_is_cut_and_noted() {
     }
     // Dataverse rejects the first message. The second is cut beforehand.
     for id in ["m1", "m2"] {
-        let fate = organisation.deliver_one(ADA, id).await;
-        let (row, note) = written(&fate);
+        let outcome = organisation.deliver_one(ADA, id).await;
+        let (row, note) = written(&outcome);
         assert_eq!(note, Some("left out: part of the body"), "{id}");
         let email = dataverse.row("email", row).unwrap();
         assert_eq!(email["description"], "ä".repeat(1_000), "{id}");
@@ -232,10 +232,10 @@ async fn a_look_up_of_long_addresses_stays_within_the_limits_of_a_url(mode: Writ
     let changes = json!({"to": people(&recipients), "headers": headers});
     organisation.put(ADA, mail("m1", &changes));
     organisation.put(ADA, mail("m2", &json!({})));
-    let fates = organisation.deliver(&[(ADA, "m1"), (ADA, "m2")]).await;
-    let (id, note) = written(&fates[0]);
+    let outcomes = organisation.deliver(&[(ADA, "m1"), (ADA, "m2")]).await;
+    let (id, note) = written(&outcomes[0]);
     assert_eq!(note, Some("left out: 351 × record of a recipient"));
-    written(&fates[1]);
+    written(&outcomes[1]);
     let email = organisation.emulators.dataverse().row("email", id).unwrap();
     assert_eq!(email["messageid"], long_id);
     let parties = organisation.emulators.dataverse().parties(id);

@@ -31,13 +31,13 @@ async fn row_of(mode: WriteMode, changes: &Value) -> (Value, Option<String>) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation.put(ADA, mail("odd", changes));
     organisation.put(ADA, mail("good", &json!({})));
-    let fates = organisation.deliver(&[(ADA, "odd"), (ADA, "good")]).await;
+    let outcomes = organisation.deliver(&[(ADA, "odd"), (ADA, "good")]).await;
     assert_eq!(
-        written(&fates[1]).1,
+        written(&outcomes[1]).1,
         None,
         "the valid message next to {changes}"
     );
-    let (id, note) = written(&fates[0]);
+    let (id, note) = written(&outcomes[0]);
     let email = organisation.emulators.dataverse().row("email", id).unwrap();
     assert_eq!(email["statecode"], 1, "{changes}");
     (email, note.map(str::to_owned))
@@ -123,8 +123,8 @@ async fn people_of_a_wrong_type_cost_the_people_and_not_the_mail(mode: WriteMode
             message[name] = value.clone();
         }
         organisation.put(ADA, message);
-        let fate = organisation.deliver_one(ADA, "m1").await;
-        assert_eq!(written(&fate).1, note, "{changes}");
+        let outcome = organisation.deliver_one(ADA, "m1").await;
+        assert_eq!(written(&outcome).1, note, "{changes}");
         let shown: Vec<String> = organisation
             .parties()
             .iter()
@@ -266,15 +266,15 @@ async fn a_mail_without_a_message_id_is_known_by_its_mailbox_and_id(mode: WriteM
         vec![work]
     };
     let (id, note) = {
-        let handled = organisation.run(in_hand()).await;
-        let (id, note) = written(&handled[0].fate);
+        let processed = organisation.run(in_hand()).await;
+        let (id, note) = written(&processed[0].outcome);
         (id, note.map(str::to_owned))
     };
     assert_eq!(note, None);
     let email = organisation.email();
     assert_eq!((&email["messageid"], id_of(&email)), (&Value::Null, id));
     organisation.lose_ledger().await;
-    assert_eq!(written(&organisation.run(in_hand()).await[0].fate).0, id);
+    assert_eq!(written(&organisation.run(in_hand()).await[0].outcome).0, id);
     organisation.email();
 }
 
@@ -380,14 +380,14 @@ async fn whatever_a_mail_holds_it_reaches_a_final_state(mode: WriteMode) {
             organisation.put(ADA, message);
         }
         let messages: Vec<(&str, &str)> = ids.iter().map(|id| (ADA, id.as_str())).collect();
-        let fates = organisation.deliver(&messages).await;
-        for (id, fate) in ids.iter().zip(fates) {
+        let outcomes = organisation.deliver(&messages).await;
+        for (id, outcome) in ids.iter().zip(outcomes) {
             let fine = matches!(
-                fate.state(),
+                outcome.state(),
                 mailverse::ledger::State::Written | mailverse::ledger::State::Skipped
             );
             let message = organisation.emulators.nylas().message(ADA, id);
-            assert!(fine, "seed {seed}: {fate:?} for {message:?}");
+            assert!(fine, "seed {seed}: {outcome:?} for {message:?}");
         }
     }
     assert!(

@@ -8,7 +8,7 @@ use mailverse::clients::dataverse::emails::WriteMode;
 use mailverse::clients::entra::TokenError;
 use mailverse::ledger::State;
 use mailverse::model::sync_request::Trigger;
-use mailverse::pipeline::Fate;
+use mailverse::pipeline::Outcome;
 use serde_json::json;
 
 use crate::test_organisation::{
@@ -29,18 +29,18 @@ const FIRST_STEP: u64 = 30;
 /// Asserts that a message waits this long without a claim, and that the next run writes it as one
 /// completed row.
 async fn waits_and_is_then_written(mut organisation: TestOrganisation, seconds: u64, what: &str) {
-    let fate = organisation.deliver_one(ADA, "m1").await;
-    assert_eq!(waiting(&fate).0.as_secs(), seconds, "{what}");
+    let outcome = organisation.deliver_one(ADA, "m1").await;
+    assert_eq!(waiting(&outcome).0.as_secs(), seconds, "{what}");
     let entry = organisation
         .entry(ADA, "m1")
         .await
         .expect("the message has a ledger item");
     assert_eq!((entry.state, entry.held), (State::Waiting, None), "{what}");
-    assert_eq!(entry.reason.as_deref(), fate.reason(), "{what}");
+    assert_eq!(entry.reason.as_deref(), outcome.reason(), "{what}");
     organisation.pause_over();
-    let fate = organisation.deliver_one(ADA, "m1").await;
+    let outcome = organisation.deliver_one(ADA, "m1").await;
     let email = organisation.email();
-    assert_eq!(written(&fate).0, id_of(&email), "{what}");
+    assert_eq!(written(&outcome).0, id_of(&email), "{what}");
     assert_eq!(email["statecode"], 1, "{what}");
 }
 
@@ -102,8 +102,8 @@ async fn an_outage_of_entra_costs_time() {
         let mut organisation = with_a_mail().await;
         let what = format!("{fault:?}");
         organisation.emulators.entra().fail_next(fault);
-        let fate = organisation.deliver_one(ADA, "m1").await;
-        assert_eq!(waiting(&fate).0, TokenError::WAIT, "{what}");
+        let outcome = organisation.deliver_one(ADA, "m1").await;
+        assert_eq!(waiting(&outcome).0, TokenError::WAIT, "{what}");
         assert_eq!(
             organisation.entry(ADA, "m1").await,
             None,
@@ -122,9 +122,9 @@ async fn a_token_that_dataverse_no_longer_takes_is_replaced_for_the_next_try(mod
         organisation.deliver_one(ADA, "m0").await;
         let entra = organisation.emulators.entra().clone();
         organisation.before_dataverse_gets(request, async move { entra.revoke_all() });
-        let fate = organisation.deliver_one(ADA, "m1").await;
+        let outcome = organisation.deliver_one(ADA, "m1").await;
         assert_eq!(
-            waiting(&fate),
+            waiting(&outcome),
             (
                 Duration::from_secs(FIRST_STEP),
                 "dataverse refused the token"
@@ -154,8 +154,8 @@ async fn a_token_is_renewed_before_its_end() {
 async fn a_ledger_that_does_not_answer_stops_everything_before_it_begins() {
     let mut organisation = with_a_mail().await;
     organisation.drop_ledger().await;
-    let fate = organisation.deliver_one(ADA, "m1").await;
-    let (delay, reason) = waiting(&fate);
+    let outcome = organisation.deliver_one(ADA, "m1").await;
+    let (delay, reason) = waiting(&outcome);
     assert_eq!(delay.as_secs(), FIRST_STEP);
     assert!(reason.starts_with("the ledger is unavailable"), "{reason}");
     assert_eq!(organisation.emulators.nylas().requests(), 0);
@@ -174,9 +174,9 @@ async fn a_mailbox_whose_grant_expired_waits_and_the_others_go_on() {
         .emulators
         .nylas()
         .set_grant_status(BEN, "invalid");
-    let fates = organisation.deliver(&[(ADA, "m1"), (BEN, "m2")]).await;
-    written(&fates[0]);
-    let (delay, reason) = waiting(&fates[1]);
+    let outcomes = organisation.deliver(&[(ADA, "m1"), (BEN, "m2")]).await;
+    written(&outcomes[0]);
+    let (delay, reason) = waiting(&outcomes[1]);
     let minutes = delay.as_secs_f64() / 60.0;
     assert!(
         (14.0..=15.0).contains(&minutes),
@@ -197,21 +197,27 @@ async fn the_backoff_grows_with_each_failure_and_after_the_tenth_the_message_is_
     for seconds in [30, 120, 480] {
         organisation.fail_dataverse_at(LOOK_UP, status(503, ""));
         // The receive count of the queue does not affect the backoff.
-        let handled = organisation
+        let processed = organisation
             .run(vec![work(ADA, "m1", Trigger::Created, 7)])
             .await;
-        assert_eq!(waiting(&handled[0].fate).0.as_secs(), seconds);
+        assert_eq!(waiting(&processed[0].outcome).0.as_secs(), seconds);
     }
     organisation.has_failed(ADA, "m1", 6).await;
     organisation.fail_dataverse_at(LOOK_UP, status(503, ""));
-    let handled = organisation
+    let processed = organisation
         .run(vec![work(ADA, "m1", Trigger::Created, 7)])
         .await;
     assert_eq!(
-        dead(&handled[0].fate),
+        dead(&processed[0].outcome),
         "gave up after 10 failures: dataverse is unavailable: 503"
     );
-    assert!(matches!(handled[0].fate, Fate::Dead { gave_up: true, .. }));
+    assert!(matches!(
+        processed[0].outcome,
+        Outcome::Dead {
+            attempts_exhausted: true,
+            ..
+        }
+    ));
     assert_eq!(
         organisation.entry(ADA, "m1").await.unwrap().state,
         State::Dead
@@ -227,12 +233,12 @@ async fn one_failure_of_the_service_delays_the_whole_batch_and_loses_none_of_it(
     }
     organisation.fail_dataverse_at(CREATE, throttled("0x80072326", 60));
     let messages = ids.map(|id| (ADA, id));
-    for fate in organisation.deliver(&messages).await {
-        assert_eq!(waiting(&fate).0.as_secs(), 60);
+    for outcome in organisation.deliver(&messages).await {
+        assert_eq!(waiting(&outcome).0.as_secs(), 60);
     }
     organisation.pause_over();
-    for fate in organisation.deliver(&messages).await {
-        written(&fate);
+    for outcome in organisation.deliver(&messages).await {
+        written(&outcome);
     }
     assert_eq!(organisation.emails().len(), 3);
 }

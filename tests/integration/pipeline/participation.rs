@@ -4,7 +4,7 @@ use chrono::TimeDelta;
 use emulators::Grant;
 use mailverse::ledger::State;
 use mailverse::model::sync_request::Trigger;
-use mailverse::pipeline::Fate;
+use mailverse::pipeline::Outcome;
 use serde_json::json;
 
 use crate::test_organisation::{
@@ -56,9 +56,9 @@ fn assert_left_alone(organisation: &TestOrganisation) {
 async fn mail_of_a_mailbox_that_takes_no_part_is_skipped_and_nothing_of_it_is_asked_for() {
     let mut organisation = with_two_companies("ours.example").await;
     organisation.put(ADA, mail("m1", &json!({})));
-    let fates = organisation.deliver(&[(EVE, "e1"), (ADA, "m1")]).await;
-    assert_skipped(&fates[0], "mailbox_excluded");
-    written(&fates[1]);
+    let outcomes = organisation.deliver(&[(EVE, "e1"), (ADA, "m1")]).await;
+    assert_skipped(&outcomes[0], "mailbox_excluded");
+    written(&outcomes[1]);
     organisation.email();
     organisation.list_mailboxes().await;
     organisation.email();
@@ -69,7 +69,7 @@ async fn mail_of_a_mailbox_that_takes_no_part_is_skipped_and_nothing_of_it_is_as
     let again = organisation
         .run(vec![work(EVE, "e1", Trigger::Updated, 1)])
         .await;
-    assert_skipped(&again[0].fate, "mailbox_excluded");
+    assert_skipped(&again[0].outcome, "mailbox_excluded");
     assert_left_alone(&organisation);
 }
 
@@ -99,14 +99,14 @@ async fn an_alias_of_a_mailbox_that_takes_part_by_its_address_alone_is_ours() {
 #[tokio::test]
 async fn mail_that_came_while_its_mailbox_took_no_part_is_brought_in_once_it_does() {
     let mut organisation = with_two_companies("ours.example").await;
-    let fate = organisation.deliver_one(EVE, "e1").await;
-    assert_skipped(&fate, "mailbox_excluded");
+    let outcome = organisation.deliver_one(EVE, "e1").await;
+    assert_skipped(&outcome, "mailbox_excluded");
     organisation.list_mailboxes().await;
     assert_eq!(organisation.emails().len(), 0);
     organisation.admit("ours.example, workspace:workspace-theirs");
     // A repeated notification does not change the outcome.
-    let fate = organisation.deliver_one(EVE, "e1").await;
-    assert_skipped(&fate, "mailbox_excluded");
+    let outcome = organisation.deliver_one(EVE, "e1").await;
+    assert_skipped(&outcome, "mailbox_excluded");
     // Live mail has reserved capacity, so backfill runs five minutes later.
     organisation.later(TimeDelta::minutes(5));
     organisation.list_mailboxes().await;
@@ -186,23 +186,23 @@ async fn mail_of_a_mailbox_that_was_connected_a_second_ago_waits_for_the_list_to
     let second = organisation
         .run(vec![work(EVE, "e1", Trigger::Created, 2)])
         .await;
-    written(&second[0].fate);
+    written(&second[0].outcome);
 }
 
 #[tokio::test]
 async fn a_mailbox_that_nylas_never_lists_is_never_asked_and_does_not_come_back_for_ever() {
     let mut organisation = TestOrganisation::start().await;
     for receive_count in 1..5 {
-        let handled = organisation
+        let processed = organisation
             .run(vec![work(EVE, "e1", Trigger::Created, receive_count)])
             .await;
-        waiting(&handled[0].fate);
+        waiting(&processed[0].outcome);
         organisation.later(TimeDelta::hours(1));
     }
     let last = organisation
         .run(vec![work(EVE, "e1", Trigger::Created, 5)])
         .await;
-    assert_skipped(&last[0].fate, "mailbox_unknown");
+    assert_skipped(&last[0].outcome, "mailbox_unknown");
     assert_left_alone(&organisation);
     // Once the mailbox is listed, the missed message is written.
     connect(&organisation, "eve@theirs.example");
@@ -219,8 +219,8 @@ async fn while_the_mailboxes_cannot_be_listed_mail_waits_and_none_is_fetched() {
     let mut organisation = with_two_companies("ours.example").await;
     organisation.put(ADA, mail("m1", &json!({})));
     organisation.fail_nylas_at("/v3/grants?", emulators::Fault::ResetBefore);
-    for fate in organisation.deliver(&[(EVE, "e1"), (ADA, "m1")]).await {
-        assert!(matches!(fate, Fate::Waiting { .. }), "{fate:?}");
+    for outcome in organisation.deliver(&[(EVE, "e1"), (ADA, "m1")]).await {
+        assert!(matches!(outcome, Outcome::Waiting { .. }), "{outcome:?}");
     }
     assert_eq!(organisation.emulators.nylas().requested(), [""; 0]);
 }

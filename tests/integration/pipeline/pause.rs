@@ -12,7 +12,7 @@ use mailverse::clients::dataverse::emails::WriteMode;
 use mailverse::clients::retry::RECEIVE_LIMIT;
 use mailverse::ledger::State;
 use mailverse::model::sync_request::Trigger;
-use mailverse::pipeline::Fate;
+use mailverse::pipeline::Outcome;
 use mailverse::pipeline::preview::Foreseen;
 use mailverse::rate_limit::ApplicationUser;
 use serde_json::json;
@@ -49,7 +49,7 @@ fn throttle() -> emulators::Fault {
     throttled("0x80072322", 77)
 }
 
-async fn deliver(organisation: &mut TestOrganisation) -> Vec<Fate> {
+async fn deliver(organisation: &mut TestOrganisation) -> Vec<Outcome> {
     organisation.deliver(&IDS.map(|id| (ADA, id))).await
 }
 
@@ -57,13 +57,13 @@ async fn deliver(organisation: &mut TestOrganisation) -> Vec<Fate> {
 /// all, and that the next delivery writes every message.
 async fn wait_and_are_then_written(
     mut organisation: TestOrganisation,
-    waiting_ones: &[&Fate],
+    waiting_ones: &[&Outcome],
     requests: u64,
 ) {
-    for fate in waiting_ones {
+    for outcome in waiting_ones {
         let throttled = "dataverse throttled the call";
         assert_eq!(
-            (waiting(fate).0.as_secs(), waiting(fate).1),
+            (waiting(outcome).0.as_secs(), waiting(outcome).1),
             (77, throttled)
         );
     }
@@ -72,8 +72,8 @@ async fn wait_and_are_then_written(
         requests
     );
     organisation.pause_over();
-    for fate in deliver(&mut organisation).await {
-        written(&fate);
+    for outcome in deliver(&mut organisation).await {
+        written(&outcome);
     }
     assert_eq!(organisation.emails().len(), IDS.len());
 }
@@ -83,9 +83,9 @@ async fn the_singles_of_a_split_batch_are_not_sent_after_a_429() {
     let mut organisation = four_mails(WriteMode::ChangeSet, 0).await;
     organisation.fail_dataverse_at(CREATE, status(413, "0x8004418A"));
     organisation.fail_dataverse_at(CREATE, throttle());
-    let fates = deliver(&mut organisation).await;
+    let outcomes = deliver(&mut organisation).await;
     // The lookup, the batch, and the first single message.
-    wait_and_are_then_written(organisation, &fates.iter().collect::<Vec<_>>(), 3).await;
+    wait_and_are_then_written(organisation, &outcomes.iter().collect::<Vec<_>>(), 3).await;
 }
 
 #[tokio::test]
@@ -93,8 +93,8 @@ async fn the_single_look_ups_of_a_split_batch_are_not_sent_after_a_429() {
     let mut organisation = four_mails(WriteMode::ChangeSet, 0).await;
     organisation.fail_dataverse_at(LOOK_UP, status(400, "0x80060888"));
     organisation.fail_dataverse_at(LOOK_UP, throttle());
-    let fates = deliver(&mut organisation).await;
-    wait_and_are_then_written(organisation, &fates.iter().collect::<Vec<_>>(), 2).await;
+    let outcomes = deliver(&mut organisation).await;
+    wait_and_are_then_written(organisation, &outcomes.iter().collect::<Vec<_>>(), 2).await;
 }
 
 #[tokio::test]
@@ -109,8 +109,8 @@ async fn mails_with_files_are_neither_fetched_nor_sent_after_a_429() {
     );
     let before = (nylas.requests(), dataverse.requests().total);
     organisation.fail_dataverse_at(CREATE, throttle());
-    for fate in deliver(&mut organisation).await {
-        assert_eq!(waiting(&fate).0.as_secs(), 77);
+    for outcome in deliver(&mut organisation).await {
+        assert_eq!(waiting(&outcome).0.as_secs(), 77);
     }
     assert_eq!(
         nylas.requests() - before.0,
@@ -119,8 +119,8 @@ async fn mails_with_files_are_neither_fetched_nor_sent_after_a_429() {
     );
     assert_eq!(dataverse.requests().total - before.1, 2);
     organisation.pause_over();
-    for fate in deliver(&mut organisation).await {
-        written(&fate);
+    for outcome in deliver(&mut organisation).await {
+        written(&outcome);
     }
 }
 
@@ -129,8 +129,9 @@ async fn step_by_step_no_further_step_is_taken_after_a_429() {
     for (step, requests) in [(CREATE, 2), (UPDATE, 3)] {
         let mut organisation = four_mails(WriteMode::Stepwise, 0).await;
         organisation.fail_dataverse_at(step, throttle());
-        let fates = deliver(&mut organisation).await;
-        wait_and_are_then_written(organisation, &fates.iter().collect::<Vec<_>>(), requests).await;
+        let outcomes = deliver(&mut organisation).await;
+        wait_and_are_then_written(organisation, &outcomes.iter().collect::<Vec<_>>(), requests)
+            .await;
     }
 }
 
@@ -142,10 +143,10 @@ async fn after_a_429_in_a_part_the_other_parts_count_and_nothing_more_is_sent() 
     // has a file and would be written after the batch.
     let dataverse = organisation.emulators.dataverse();
     dataverse.fail_operation(LOOK_UP_QUERIES + 2, throttle());
-    let fates = deliver(&mut organisation).await;
-    written(&fates[0]);
-    written(&fates[2]);
-    wait_and_are_then_written(organisation, &[&fates[1], &fates[3]], 2).await;
+    let outcomes = deliver(&mut organisation).await;
+    written(&outcomes[0]);
+    written(&outcomes[2]);
+    wait_and_are_then_written(organisation, &[&outcomes[1], &outcomes[3]], 2).await;
 }
 
 #[tokio::test]
@@ -155,8 +156,8 @@ async fn after_a_429_in_a_part_of_the_look_up_nothing_is_written() {
         .emulators
         .dataverse()
         .fail_operation(1, throttle());
-    let fates = deliver(&mut organisation).await;
-    wait_and_are_then_written(organisation, &fates.iter().collect::<Vec<_>>(), 1).await;
+    let outcomes = deliver(&mut organisation).await;
+    wait_and_are_then_written(organisation, &outcomes.iter().collect::<Vec<_>>(), 1).await;
 }
 
 #[tokio::test]
@@ -165,8 +166,8 @@ async fn after_a_429_for_a_row_of_another_client_nothing_is_written() {
     let theirs = json!({"messageid": "<m1@kites.example>", "statecode": 1, "statuscode": 4});
     organisation.insert("email", theirs);
     organisation.fail_dataverse_at(UPDATE, throttle());
-    let fates = deliver(&mut organisation).await;
-    wait_and_are_then_written(organisation, &fates.iter().collect::<Vec<_>>(), 2).await;
+    let outcomes = deliver(&mut organisation).await;
+    wait_and_are_then_written(organisation, &outcomes.iter().collect::<Vec<_>>(), 2).await;
 }
 
 #[tokio::test]
@@ -178,13 +179,13 @@ async fn a_second_batch_is_not_sent_after_a_429_for_the_first() {
     }
     let messages: Vec<(&str, &str)> = ids.iter().map(|id| (ADA, id.as_str())).collect();
     organisation.fail_dataverse_at(CREATE, throttle());
-    for fate in organisation.deliver(&messages).await {
-        assert_eq!(waiting(&fate).0.as_secs(), 77);
+    for outcome in organisation.deliver(&messages).await {
+        assert_eq!(waiting(&outcome).0.as_secs(), 77);
     }
     assert_eq!(organisation.emulators.dataverse().requests().total, 2);
     organisation.pause_over();
-    for fate in organisation.deliver(&messages).await {
-        written(&fate);
+    for outcome in organisation.deliver(&messages).await {
+        written(&outcome);
     }
     let requests = organisation.emulators.dataverse().requests().total;
     assert_eq!(requests, 2 + 3, "a lookup and two batches");
@@ -196,12 +197,12 @@ async fn a_refused_token_is_not_shown_again_in_the_same_run() {
         let mut organisation = four_mails(mode, IDS.len()).await;
         let entra = organisation.emulators.entra().clone();
         organisation.before_dataverse_gets(CREATE, async move { entra.revoke_all() });
-        for fate in deliver(&mut organisation).await {
-            assert_eq!(waiting(&fate).1, "dataverse refused the token");
+        for outcome in deliver(&mut organisation).await {
+            assert_eq!(waiting(&outcome).1, "dataverse refused the token");
         }
         assert_eq!(organisation.emulators.dataverse().requests().total, 2);
-        for fate in deliver(&mut organisation).await {
-            written(&fate);
+        for outcome in deliver(&mut organisation).await {
+            written(&outcome);
         }
         assert_eq!(
             organisation.emulators.entra().requests(),
@@ -224,7 +225,7 @@ async fn a_pause_that_one_worker_was_told_is_kept_by_all() {
     let run = organisation.begin();
     let work = IDS.map(|id| created(ADA, id)).into_iter().collect();
     for done in another.run(work, run).await {
-        let (delay, reason) = waiting(&done.fate);
+        let (delay, reason) = waiting(&done.outcome);
         assert_eq!(reason, "dataverse asked for a pause");
         // The rest of the pause, which began when the 429 arrived.
         assert!((47..60).contains(&delay.as_secs()), "{delay:?}");
@@ -237,8 +238,8 @@ async fn a_pause_that_one_worker_was_told_is_kept_by_all() {
         "the message is not claimed"
     );
     organisation.pause_over();
-    for fate in deliver(&mut organisation).await {
-        written(&fate);
+    for outcome in deliver(&mut organisation).await {
+        written(&outcome);
     }
 }
 
@@ -251,7 +252,10 @@ async fn a_last_delivery_that_is_throttled_does_not_give_the_message_up() {
         "dataverse throttled the call",
         "dataverse asked for a pause",
     ] {
-        assert_eq!(waiting(&organisation.run(last()).await[0].fate).1, reason);
+        assert_eq!(
+            waiting(&organisation.run(last()).await[0].outcome).1,
+            reason
+        );
         // Until the worker has queued the message again, no queue has it, so `dead` is stored.
         let entry = organisation.entry(ADA, "m1").await.unwrap();
         assert_eq!((entry.state, entry.claimable), (State::Dead, true));
@@ -269,15 +273,18 @@ async fn a_last_delivery_that_is_throttled_does_not_give_the_message_up() {
     let entry = organisation.entry(ADA, "m1").await.unwrap();
     assert_eq!((entry.state, entry.claimable), (State::Waiting, false));
     organisation.pause_over();
-    written(&organisation.run(last()).await[0].fate);
+    written(&organisation.run(last()).await[0].outcome);
 }
 
 #[tokio::test]
 async fn an_invocation_that_is_nearly_over_begins_nothing() {
     let mut organisation = four_mails(WriteMode::ChangeSet, 0).await;
     organisation.invocation = TimeDelta::seconds(20);
-    for fate in deliver(&mut organisation).await {
-        assert_eq!(waiting(&fate).1, "the invocation had no time left for it");
+    for outcome in deliver(&mut organisation).await {
+        assert_eq!(
+            waiting(&outcome).1,
+            "the invocation had no time left for it"
+        );
     }
     assert_eq!(organisation.emulators.dataverse().requests().total, 0);
     assert_eq!(
@@ -301,14 +308,14 @@ async fn an_invocation_whose_time_runs_out_returns_what_it_has_not_begun_and_kee
         PASSED.store(100, Ordering::SeqCst);
     });
     let work = IDS.map(|id| created(ADA, id)).into_iter().collect();
-    let handled = organisation.pipeline.run(work, run).await;
-    let (done, returned) = handled.split_at(2);
+    let processed = organisation.pipeline.run(work, run).await;
+    let (done, returned) = processed.split_at(2);
     for one in done {
-        written(&one.fate);
+        written(&one.outcome);
     }
     for one in returned {
         assert_eq!(
-            waiting(&one.fate).1,
+            waiting(&one.outcome).1,
             "the invocation had no time left for it"
         );
     }

@@ -209,9 +209,9 @@ async fn an_owner_that_dataverse_refuses_is_left_out_and_noted() {
     }
     // Dataverse rejects the whole batch, in which each message sets its owner.
     organisation.fail_dataverse_at(CREATE, status(403, "0x80040220"));
-    let fates = organisation.deliver(&[(ADA, "m1"), (ADA, "m2")]).await;
-    for fate in &fates {
-        assert_eq!(written(fate).1, Some("left out: owner refused"));
+    let outcomes = organisation.deliver(&[(ADA, "m1"), (ADA, "m2")]).await;
+    for outcome in &outcomes {
+        assert_eq!(written(outcome).1, Some("left out: owner refused"));
     }
     let ada = to_row("systemuser", organisation.people.ada);
     for email in organisation.emails() {

@@ -105,10 +105,10 @@ async fn a_message_that_left_the_spam_folder_is_written_when_nylas_says_that_it_
     assert_skipped(&organisation.deliver_one(ADA, "m1").await, "spam");
     organisation.put(ADA, mail("m1", &json!({"folders": ["INBOX"]})));
     assert_skipped(&organisation.deliver_one(ADA, "m1").await, "spam");
-    let handled = organisation
+    let processed = organisation
         .run(vec![work(ADA, "m1", Trigger::Updated, 1)])
         .await;
-    written(&handled[0].fate);
+    written(&processed[0].outcome);
     organisation.email();
 }
 
@@ -120,10 +120,10 @@ async fn internal_mail_that_somebody_read_is_not_fetched_again() {
     organisation.put(ADA, mail("m1", &among_us));
     assert_skipped(&organisation.deliver_one(ADA, "m1").await, "internal_only");
     let asked = organisation.emulators.nylas().requests();
-    let handled = organisation
+    let processed = organisation
         .run(vec![work(ADA, "m1", Trigger::Updated, 1)])
         .await;
-    assert_skipped(&handled[0].fate, "internal_only");
+    assert_skipped(&processed[0].outcome, "internal_only");
     assert_eq!(organisation.emulators.nylas().requests(), asked);
 }
 
@@ -140,8 +140,8 @@ async fn mail_from_nobody_or_to_an_unreadable_address_is_not_taken_for_internal(
             &json!({"from": people(&["ada@ours.example"]), "to": unreadable}),
         ),
     );
-    for fate in organisation.deliver(&[(ADA, "m1"), (ADA, "m2")]).await {
-        written(&fate);
+    for outcome in organisation.deliver(&[(ADA, "m1"), (ADA, "m2")]).await {
+        written(&outcome);
     }
 }
 
@@ -155,7 +155,7 @@ async fn an_update_in_the_same_batch_as_its_creation_is_not_lost() {
         work(ADA, "m1", Trigger::Created, 1),
         work(ADA, "m1", Trigger::Updated, 1),
     ];
-    written(&organisation.run(batch).await[0].fate);
+    written(&organisation.run(batch).await[0].outcome);
 }
 
 #[tokio::test]
@@ -164,8 +164,8 @@ async fn a_message_that_cannot_be_found_five_times_is_skipped_as_gone() {
     organisation.put(ADA, mail("m1", &json!({})));
     organisation.emulators.nylas().remove_message(ADA, "m1");
     for _ in 1..=4 {
-        let fate = organisation.deliver_one(ADA, "m1").await;
-        assert_eq!(fate.state(), State::Waiting);
+        let outcome = organisation.deliver_one(ADA, "m1").await;
+        assert_eq!(outcome.state(), State::Waiting);
     }
     assert_skipped(&organisation.deliver_one(ADA, "m1").await, "gone");
 }

@@ -96,8 +96,8 @@ async fn history_stays_below_the_limits_however_much_of_it_there_is() {
     while !work.is_empty() {
         times += 1;
         let page = organisation.pipeline.history(work, &queue, &begin).await;
-        for done in &page.handled {
-            written(&done.fate);
+        for done in &page.processed {
+            written(&done.outcome);
         }
         work = Vec::new();
         if let Some(left) = page.left {
@@ -137,7 +137,7 @@ async fn requests_at(operation_ms: u64) -> u64 {
         .pipeline
         .history(work, &queue, &|| begin_by(&clock))
         .await;
-    assert_eq!((page.handled.len(), page.left.is_none()), (200, true));
+    assert_eq!((page.processed.len(), page.left.is_none()), (200, true));
     assert_eq!(organisation.emails().len(), 200);
     dataverse.requests().total
 }
@@ -185,7 +185,7 @@ async fn a_page_waits_for_its_turn_when_that_is_near_and_time_passes() {
         .pipeline
         .history(left.work, &queue, &begin)
         .await;
-    assert_eq!((page.handled.len(), page.left.is_none()), (30, true));
+    assert_eq!((page.processed.len(), page.left.is_none()), (30, true));
     assert_eq!(
         steps.into_inner(),
         4,
@@ -227,8 +227,8 @@ async fn live_mail_does_not_wait_for_what_history_has_booked() {
     let run = organisation.begin();
     let page = history(&organisation.pipeline, left.work, run).await;
     assert!(page.left.is_none());
-    for done in &page.handled {
-        written(&done.fate);
+    for done in &page.processed {
+        written(&done.outcome);
     }
 }
 
@@ -275,7 +275,7 @@ async fn history_makes_room_while_live_mail_waits_in_its_queue() {
         .pipeline
         .history(left.work, &queue, &|| run)
         .await;
-    assert_eq!((page.handled.len(), page.left.is_none()), (30, true));
+    assert_eq!((page.processed.len(), page.left.is_none()), (30, true));
 }
 
 #[tokio::test]
@@ -294,9 +294,9 @@ async fn history_stops_at_a_429_and_brings_the_rest_of_the_page_untouched() {
     let work = page(&organisation, 100);
     let run = organisation.begin();
     let page = history(&organisation.pipeline, work, run).await;
-    assert_eq!(page.handled.len(), 50);
-    for done in &page.handled {
-        assert_eq!(waiting(&done.fate).0.as_secs(), 77);
+    assert_eq!(page.processed.len(), 50);
+    for done in &page.processed {
+        assert_eq!(waiting(&done.outcome).0.as_secs(), 77);
     }
     let left = page.left.unwrap();
     assert_eq!(left.work.len(), 50);
@@ -335,6 +335,6 @@ async fn as_many_batches_are_under_way_as_dataverse_suggests() {
         dataverse.release_requests();
     };
     let (page, ()) = futures_util::join!(history(&organisation.pipeline, work, run), looked_at);
-    assert_eq!(page.handled.len(), 200);
+    assert_eq!(page.processed.len(), 200);
     assert!(page.left.is_none());
 }

@@ -117,8 +117,8 @@ async fn theirs_before_ours_carries_the_mail(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation.mail_with_a_file();
     let theirs = organisation.theirs(&json!({}));
-    let fate = organisation.deliver_one(ADA, "m1").await;
-    let (row, note) = written(&fate);
+    let outcome = organisation.deliver_one(ADA, "m1").await;
+    let (row, note) = written(&outcome);
     assert_eq!(row, theirs);
     assert!(
         note.unwrap()
@@ -183,8 +183,8 @@ async fn theirs_that_comes_while_ours_is_a_draft_survives(mode: WriteMode) {
     let mut organisation = with_a_mail_in(mode).await;
     let ours = organisation.draft();
     let theirs = organisation.theirs_too(&json!({}));
-    let fate = organisation.deliver_one(ADA, "m1").await;
-    assert_eq!(written(&fate), (theirs, Some(WITHDRAWN)));
+    let outcome = organisation.deliver_one(ADA, "m1").await;
+    assert_eq!(written(&outcome), (theirs, Some(WITHDRAWN)));
     assert!(!organisation.is_there(ours));
     assert_eq!(
         organisation.email()["regardingobjectid"],
@@ -216,9 +216,9 @@ async fn a_draft_of_ours_that_may_not_be_deleted_is_cancelled(mode: WriteMode) {
     let ours = organisation.draft();
     let theirs = organisation.theirs_beside(&json!({}));
     organisation.fail_dataverse_at(DELETE, status(403, "0x80040220"));
-    let fate = organisation.deliver_one(ADA, "m1").await;
+    let outcome = organisation.deliver_one(ADA, "m1").await;
     let note = "another client wrote a row for it; our draft was cancelled";
-    assert_eq!(written(&fate), (theirs, Some(note)));
+    assert_eq!(written(&outcome), (theirs, Some(note)));
     let row = organisation
         .emulators
         .dataverse()
@@ -352,8 +352,8 @@ async fn a_copy_that_is_delivered_later_settles_it_without_the_list(mode: WriteM
     two_copies(&organisation);
     written(&organisation.deliver_one(ADA, "m1").await);
     let theirs = organisation.theirs_too(&json!({}));
-    let fate = organisation.deliver_one(BEN, "m2").await;
-    assert_eq!(written(&fate), (theirs, Some(WITHDRAWN)));
+    let outcome = organisation.deliver_one(BEN, "m2").await;
+    assert_eq!(written(&outcome), (theirs, Some(WITHDRAWN)));
     assert_eq!(
         organisation.email()["regardingobjectid"],
         to_row("contact", organisation.people.carol)

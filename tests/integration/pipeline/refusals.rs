@@ -4,7 +4,7 @@ use emulators::{Privilege, Setting};
 use mailverse::clients::dataverse::emails::WriteMode;
 use mailverse::clients::nylas::wire;
 use mailverse::ledger::State;
-use mailverse::pipeline::Fate;
+use mailverse::pipeline::Outcome;
 use serde_json::json;
 
 use crate::test_organisation::{
@@ -31,14 +31,20 @@ async fn what_dataverse_refuses_for_good_is_dead_with_its_code_and_does_not_harm
         BEN,
         mail("good2", &json!({"to": people(&["ben@ours.example"])})),
     );
-    let fates = organisation
+    let outcomes = organisation
         .deliver(&[(ADA, "good1"), (ADA, "poison"), (BEN, "good2")])
         .await;
-    written(&fates[0]);
-    written(&fates[2]);
+    written(&outcomes[0]);
+    written(&outcomes[2]);
     let reason = "dataverse refused the row: 400 0x80044331, a text is longer than its column in this organisation";
-    assert_eq!(dead(&fates[1]), reason);
-    assert!(matches!(fates[1], Fate::Dead { gave_up: false, .. }));
+    assert_eq!(dead(&outcomes[1]), reason);
+    assert!(matches!(
+        outcomes[1],
+        Outcome::Dead {
+            attempts_exhausted: false,
+            ..
+        }
+    ));
     let entry = organisation.entry(ADA, "poison").await.unwrap();
     assert_eq!(
         (entry.state, entry.reason.as_deref()),
@@ -47,7 +53,7 @@ async fn what_dataverse_refuses_for_good_is_dead_with_its_code_and_does_not_harm
     assert_eq!(organisation.emails().len(), 2);
     assert_eq!(
         organisation.deliver_one(ADA, "poison").await,
-        fates[1],
+        outcomes[1],
         "the message stays dead until an operator redrives it"
     );
 }
@@ -62,12 +68,16 @@ async fn a_look_up_that_is_refused_because_of_one_message_does_not_harm_its_neig
     for _ in 0..2 {
         organisation.fail_dataverse_at("poison%40kites.example", status(400, "0x80060888"));
     }
-    let fates = organisation
+    let outcomes = organisation
         .deliver(&[(ADA, "good1"), (ADA, "poison"), (ADA, "good2")])
         .await;
-    written(&fates[0]);
-    written(&fates[2]);
-    assert!(dead(&fates[1]).contains("0x80060888"), "{:?}", fates[1]);
+    written(&outcomes[0]);
+    written(&outcomes[2]);
+    assert!(
+        dead(&outcomes[1]).contains("0x80060888"),
+        "{:?}",
+        outcomes[1]
+    );
     assert_eq!(organisation.emails().len(), 2);
 }
 
@@ -89,12 +99,12 @@ async fn a_write_that_is_refused_as_a_whole_is_repeated_mail_by_mail() {
         // Dataverse rejects the batch of all three, then m2 alone.
         organisation.fail_dataverse_at("<m2@kites.example>", code.clone());
         organisation.fail_dataverse_at("<m2@kites.example>", code);
-        let fates = organisation
+        let outcomes = organisation
             .deliver(&[("office", "m1"), ("office", "m2"), ("office", "m3")])
             .await;
-        written(&fates[0]);
-        dead(&fates[1]);
-        written(&fates[2]);
+        written(&outcomes[0]);
+        dead(&outcomes[1]);
+        written(&outcomes[2]);
     }
 }
 
@@ -112,24 +122,24 @@ async fn a_message_that_nylas_cannot_give_does_not_harm_its_neighbours() {
         let object = organisation.emulators.nylas().message(ADA, &id).unwrap();
         work[neighbour].message = wire::message(&ADA.parse().unwrap(), &object).ok();
     }
-    let handled = organisation.run(work).await;
-    let fate = |id: &str| {
-        let done = handled.iter().find(|done| done.key == key(ADA, id));
-        &done.unwrap().fate
+    let processed = organisation.run(work).await;
+    let outcome = |id: &str| {
+        let done = processed.iter().find(|done| done.key == key(ADA, id));
+        &done.unwrap().outcome
     };
-    written(fate("m1"));
+    written(outcome("m1"));
     assert_eq!(
-        dead(fate("m2")),
+        dead(outcome("m2")),
         "nylas rejected the call: 400 invalid_request_error"
     );
-    written(fate("m3"));
+    written(outcome("m3"));
 }
 
 async fn an_application_without_a_user_waits_and_is_told_what_is_missing(mode: WriteMode) {
     let mut organisation = with_a_mail_in(mode).await;
     organisation.emulators.dataverse().remove_application_user();
-    let fate = organisation.deliver_one(ADA, "m1").await;
-    let (delay, reason) = waiting(&fate);
+    let outcome = organisation.deliver_one(ADA, "m1").await;
+    let (delay, reason) = waiting(&outcome);
     assert!(
         (59..=60).contains(&delay.as_secs()),
         "the message waits for the pause: {delay:?}"
@@ -153,10 +163,10 @@ async fn a_change_set_that_is_throttled_within_its_batch_waits_alone() {
     // Each message is a POST and a PATCH, so this is the POST of the second message.
     let dataverse = organisation.emulators.dataverse();
     dataverse.fail_operation(LOOK_UP_QUERIES + 2, throttled("0x80072322", 50));
-    let fates = organisation.deliver(&ids.map(|id| (ADA, id))).await;
-    written(&fates[0]);
-    assert_eq!(waiting(&fates[1]).0.as_secs(), 50);
-    written(&fates[2]);
+    let outcomes = organisation.deliver(&ids.map(|id| (ADA, id))).await;
+    written(&outcomes[0]);
+    assert_eq!(waiting(&outcomes[1]).0.as_secs(), 50);
+    written(&outcomes[2]);
     organisation.pause_over();
     written(&organisation.deliver_one(ADA, "m2").await);
     assert_eq!(organisation.emails().len(), 3);
@@ -170,8 +180,8 @@ async fn a_mail_whose_completion_is_refused_within_its_batch_leaves_no_open_row(
         let dataverse = organisation.emulators.dataverse();
         dataverse.fail_operation(LOOK_UP_QUERIES + skip, status(400, "0x80040265"));
     }
-    let fate = organisation.deliver_one(ADA, "m1").await;
-    let (_, reason) = waiting(&fate);
+    let outcome = organisation.deliver_one(ADA, "m1").await;
+    let (_, reason) = waiting(&outcome);
     assert!(
         reason.contains("0x80040265, a plug-in of this organisation refused the row"),
         "{reason}"

@@ -53,8 +53,8 @@ impl TestOrganisation {
 
     /// Delivers a new message and returns its row.
     async fn row_of(&mut self, id: &str) -> Value {
-        let fate = self.deliver_one(ADA, id).await;
-        self.row(written(&fate).0)
+        let outcome = self.deliver_one(ADA, id).await;
+        self.row(written(&outcome).0)
     }
 
     fn opportunity(&self, name: &str) -> Uuid {
@@ -499,7 +499,7 @@ async fn answers_cost_no_more_requests_than_other_mail() {
     let before = organisation.requests();
     let work = ids.iter().map(|id| created(ADA, id)).collect();
     for done in organisation.run(work).await {
-        let row = organisation.row(written(&done.fate).0);
+        let row = organisation.row(written(&done.outcome).0);
         assert_ne!(row["parentactivityid"], Value::Null);
     }
     assert_eq!(organisation.requests() - before, 2);
@@ -515,9 +515,9 @@ async fn only_what_needs_the_second_look_up_waits_for_it() {
     );
     organisation.put(ADA, mail("m2", &json!({})));
     organisation.fail_dataverse_at(CASES, status(503, ""));
-    let fates = organisation.deliver(&[(ADA, "m1"), (ADA, "m2")]).await;
-    written(&fates[0]);
-    waiting(&fates[1]);
+    let outcomes = organisation.deliver(&[(ADA, "m1"), (ADA, "m2")]).await;
+    written(&outcomes[0]);
+    waiting(&outcomes[1]);
     let before = organisation.requests();
     written(&organisation.deliver_one(ADA, "m2").await);
     assert_eq!(organisation.requests() - before, 3);

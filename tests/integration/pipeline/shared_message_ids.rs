@@ -77,8 +77,8 @@ async fn a_draft_of_the_first_mail_is_not_completed_with_the_second(mode: WriteM
     organisation.put(ADA, mail("m1", &json!({})));
     organisation.put(ADA, second("m2", &json!({})));
     let draft = organisation.row_of_m1(&json!({}));
-    let fate = organisation.deliver_one(ADA, "m2").await;
-    let (row, note) = written(&fate);
+    let outcome = organisation.deliver_one(ADA, "m2").await;
+    let (row, note) = written(&outcome);
     assert_ne!(row, draft);
     assert_eq!(note, Some("left out: message_id_reused"));
     assert_eq!(organisation.states(), [0, 1]);
@@ -98,8 +98,8 @@ async fn a_row_whose_subject_somebody_changed_is_still_the_mails(mode: WriteMode
         .row_of_m1(&json!({"statecode": 1, "statuscode": 4, "subject": "Filed under K"}));
     for (grant, id, requests) in [(ADA, "m1", 1), (BEN, "m2", 2)] {
         let before = organisation.emulators.dataverse().requests().total;
-        let fate = organisation.deliver_one(grant, id).await;
-        assert_eq!(written(&fate), (row, Some("already existed")));
+        let outcome = organisation.deliver_one(grant, id).await;
+        assert_eq!(written(&outcome), (row, Some("already existed")));
         let asked = organisation.emulators.dataverse().requests().total - before;
         assert_eq!(asked, requests, "the body is read only if the dates differ");
     }
@@ -122,8 +122,8 @@ async fn a_row_that_another_worker_wrote_meanwhile_is_compared_by_its_body_too(m
         let mut run = organisation.begin();
         run.token = ClaimToken::new(Uuid::from_u128(99));
         organisation.before_dataverse_gets(CREATE, async move {
-            let handled = other.run(vec![created(BEN, "m1")], run).await;
-            written(&handled[0].fate);
+            let processed = other.run(vec![created(BEN, "m1")], run).await;
+            written(&processed[0].outcome);
         });
         written(&organisation.deliver_one(ADA, id).await);
         assert_eq!(organisation.emails().len(), rows, "{id}");
@@ -193,8 +193,8 @@ async fn another_clients_draft_that_has_the_message_id_keeps_no_mail_out(mode: W
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation.put(ADA, mail("m1", &json!({})));
     organisation.insert("email", json!({"messageid": ID, "subject": "a draft"}));
-    let fate = organisation.deliver_one(ADA, "m1").await;
-    let (row, note) = written(&fate);
+    let outcome = organisation.deliver_one(ADA, "m1").await;
+    let (row, note) = written(&outcome);
     assert_eq!(note, Some("left out: message_id_reused"));
     assert_eq!(organisation.states(), [0, 1]);
     let kept = organisation
@@ -232,16 +232,16 @@ async fn a_refusal_for_a_key_that_nobody_can_see_waits_once_the_message_id_was_g
     // omits the Message-ID and succeeds.
     organisation.put(ADA, mail("m1", &json!({})));
     refuse_keys(&organisation, &[0]);
-    let fate = organisation.deliver_one(ADA, "m1").await;
-    assert_eq!(written(&fate).1, Some("left out: message_id_reused"));
+    let outcome = organisation.deliver_one(ADA, "m1").await;
+    assert_eq!(written(&outcome).1, Some("left out: message_id_reused"));
     assert_eq!(organisation.email().get("messageid"), None);
     // If the second attempt is rejected as well, the message is not reported as written. Two
     // queries are sent between the attempts.
     organisation.put(ADA, mail("m9", &json!({})));
     refuse_keys(&organisation, &[0, 3]);
-    let fate = organisation.deliver_one(ADA, "m9").await;
+    let outcome = organisation.deliver_one(ADA, "m9").await;
     let reason = "a dataverse row changed in the meantime: 412 0x80040237, and no row has the key";
-    assert_eq!(waiting(&fate).1, reason);
+    assert_eq!(waiting(&outcome).1, reason);
     written(&organisation.deliver_one(ADA, "m9").await);
     assert_eq!(organisation.emails().len(), 2);
 }
@@ -265,7 +265,7 @@ async fn a_contact_that_is_refused_for_another_key_is_none(mode: WriteMode) {
     organisation.before_dataverse_gets("POST /api/data/v9.2/contacts HTTP", async move {
         dataverse.fail_operation(0, status(412, "0x80040237"));
     });
-    let fate = organisation.deliver_one(ADA, "m1").await;
-    assert_eq!(written(&fate).1, Some("left out: contact refused"));
+    let outcome = organisation.deliver_one(ADA, "m1").await;
+    assert_eq!(written(&outcome).1, Some("left out: contact refused"));
     organisation.email();
 }

@@ -78,7 +78,7 @@ async fn a_message_that_is_moved_into_a_tracked_folder_is_tracked_then() {
     let read = organisation
         .run(vec![work(ADA, "m1", Trigger::Updated, 1)])
         .await;
-    assert_skipped(&read[0].fate, "folder");
+    assert_skipped(&read[0].outcome, "folder");
     let nylas = organisation.emulators.nylas();
     nylas.add_folder(
         ADA,
@@ -89,7 +89,7 @@ async fn a_message_that_is_moved_into_a_tracked_folder_is_tracked_then() {
     let moved = organisation
         .run(vec![work(ADA, "m1", Trigger::Updated, 1)])
         .await;
-    written(&moved[0].fate);
+    written(&moved[0].outcome);
     organisation.email();
 }
 
@@ -122,13 +122,13 @@ async fn all_headers_are_asked_for_where_bulk_mail_is_skipped_and_nowhere_else()
         let mut organisation = under(settings).await;
         organisation.put(ADA, mail("m1", &with_header("List-Id", "<kites.example>")));
         organisation.put(ADA, mail("m2", &json!({})));
-        let fates = organisation.deliver(&[(ADA, "m1"), (ADA, "m2")]).await;
+        let outcomes = organisation.deliver(&[(ADA, "m1"), (ADA, "m2")]).await;
         if is_skipped {
-            assert_skipped(&fates[0], "bulk");
+            assert_skipped(&outcomes[0], "bulk");
         } else {
-            written(&fates[0]);
+            written(&outcomes[0]);
         }
-        written(&fates[1]);
+        written(&outcomes[1]);
         let ids: Vec<Value> = organisation
             .emails()
             .iter()
@@ -157,12 +157,12 @@ async fn a_mailbox_that_shows_no_original_headers_keeps_its_message_ids_and_know
         "office",
         mail("m2", &json!({"from": people(&["no-reply@kites.example"])})),
     );
-    let fates = organisation
+    let outcomes = organisation
         .deliver(&[("office", "m1"), ("office", "m2")])
         .await;
-    written(&fates[0]);
+    written(&outcomes[0]);
     assert_eq!(organisation.email()["messageid"], "<m1@kites.example>");
-    assert_skipped(&fates[1], "bulk");
+    assert_skipped(&outcomes[1], "bulk");
 }
 
 #[tokio::test]
@@ -182,13 +182,13 @@ async fn a_message_that_a_list_brought_with_too_few_headers_is_fetched_again() {
         .await
         .unwrap();
     let in_hand = listed.messages.into_iter().next();
-    let handled = organisation
+    let processed = organisation
         .run(vec![Work {
             message: in_hand,
             ..work(ADA, "m1", Trigger::Backfill, 1)
         }])
         .await;
-    assert_skipped(&handled[0].fate, "bulk");
+    assert_skipped(&processed[0].outcome, "bulk");
 }
 
 #[tokio::test]
@@ -251,10 +251,10 @@ async fn a_mailbox_with_a_part_of_its_own_is_judged_by_it_and_the_others_are_not
     organisation.pipeline.policy = PolicySource::given(Policy::parse(&text.to_string()).unwrap());
     organisation.put(ADA, mail("m1", &json!({})));
     organisation.put(BEN, mail("m2", &json!({})));
-    let fates = organisation.deliver(&[(ADA, "m1"), (BEN, "m2")]).await;
+    let outcomes = organisation.deliver(&[(ADA, "m1"), (BEN, "m2")]).await;
     // Only the lookup shows whether Carol is a user.
-    assert_skipped(&fates[0], "track_none");
-    written(&fates[1]);
+    assert_skipped(&outcomes[0], "track_none");
+    written(&outcomes[1]);
 }
 
 #[tokio::test]
@@ -279,7 +279,7 @@ async fn an_answer_to_a_tracked_mail_is_tracked_and_is_found_in_the_same_look_up
     let listed = organisation
         .run(vec![work(ADA, "m2", Trigger::Backfill, 1)])
         .await;
-    written(&listed[0].fate);
+    written(&listed[0].outcome);
     assert_eq!(
         asked(&organisation) - before,
         2,
@@ -296,9 +296,9 @@ async fn mail_with_known_people_is_tracked_where_only_that_is() {
         ADA,
         mail("m2", &json!({"from": people(&["eve@outside.example"])})),
     );
-    let fates = organisation.deliver(&[(ADA, "m1"), (ADA, "m2")]).await;
-    written(&fates[0]);
-    assert_skipped(&fates[1], "nobody_known");
+    let outcomes = organisation.deliver(&[(ADA, "m1"), (ADA, "m2")]).await;
+    written(&outcomes[0]);
+    assert_skipped(&outcomes[1], "nobody_known");
 }
 
 #[tokio::test]
@@ -349,11 +349,11 @@ async fn the_rules_that_were_asked_go_with_what_became_of_a_message() {
         ADA,
         mail("m2", &json!({"from": people(&["eve@outside.example"])})),
     );
-    let handled = organisation
+    let processed = organisation
         .run(vec![created(ADA, "m1"), created(ADA, "m2")])
         .await;
     let last = |id: &str| {
-        let done = handled
+        let done = processed
             .iter()
             .find(|done| done.key == key(ADA, id))
             .unwrap();
@@ -402,10 +402,10 @@ async fn while_the_stored_policy_cannot_be_used_messages_wait_and_nothing_is_fet
     pushed.await.unwrap();
     let before = organisation.emulators.nylas().requests();
     for receive_count in [1, 10] {
-        let handled = organisation
+        let processed = organisation
             .run(vec![work(ADA, "m1", Trigger::Created, receive_count)])
             .await;
-        let (delay, reason) = waiting(&handled[0].fate);
+        let (delay, reason) = waiting(&processed[0].outcome);
         assert_eq!(delay.as_secs(), 300);
         assert_eq!(
             reason,

@@ -41,8 +41,8 @@ async fn requests_of(mode: WriteMode, at_once: usize, known: bool) -> u64 {
     }
     let messages: Vec<(&str, &str)> = ids.iter().map(|id| (ADA, id.as_str())).collect();
     for some in messages.chunks(at_once) {
-        for fate in organisation.deliver(some).await {
-            let (id, _) = written(&fate);
+        for outcome in organisation.deliver(some).await {
+            let (id, _) = written(&outcome);
             let parties = organisation.emulators.dataverse().parties(id);
             let known = parties.iter().filter(|party| {
                 party["partyid"]["table"] == "contact" && party["participationtypemask"] != 8

@@ -3,40 +3,40 @@
 use std::time::Duration;
 
 use emulators::Fault;
-use mailverse::pipeline::Fate;
+use mailverse::pipeline::Outcome;
 use uuid::Uuid;
 
 /// Returns the row of a written message, and the note stored with it.
 #[track_caller]
-pub(crate) fn written(fate: &Fate) -> (Uuid, Option<&str>) {
-    match fate {
-        Fate::Written { activity_id, note } => (activity_id.uuid(), note.as_deref()),
+pub(crate) fn written(outcome: &Outcome) -> (Uuid, Option<&str>) {
+    match outcome {
+        Outcome::Written { activity_id, note } => (activity_id.uuid(), note.as_deref()),
         other => panic!("not written: {other:?}"),
     }
 }
 
 /// Returns how long a message waits, and why.
 #[track_caller]
-pub(crate) fn waiting(fate: &Fate) -> (Duration, &str) {
-    match fate {
-        Fate::Waiting { delay, reason, .. } => (*delay, reason),
+pub(crate) fn waiting(outcome: &Outcome) -> (Duration, &str) {
+    match outcome {
+        Outcome::Waiting { delay, reason, .. } => (*delay, reason),
         other => panic!("not waiting: {other:?}"),
     }
 }
 
 /// Returns why a message is dead.
 #[track_caller]
-pub(crate) fn dead(fate: &Fate) -> &str {
-    match fate {
-        Fate::Dead { reason, .. } => reason,
+pub(crate) fn dead(outcome: &Outcome) -> &str {
+    match outcome {
+        Outcome::Dead { reason, .. } => reason,
         other => panic!("not dead: {other:?}"),
     }
 }
 
 #[track_caller]
-pub(crate) fn assert_skipped(fate: &Fate, expected: &str) {
-    match fate {
-        Fate::Skipped { rule } => assert_eq!(rule, expected),
+pub(crate) fn assert_skipped(outcome: &Outcome, expected: &str) {
+    match outcome {
+        Outcome::Skipped { rule } => assert_eq!(rule, expected),
         other => panic!("not skipped: {other:?}"),
     }
 }

@@ -11,7 +11,7 @@ use mailverse::clients::aws::queue::{MemoryQueue, SyncQueue};
 use mailverse::clients::entra::token_store::TokenStore;
 use mailverse::clients::entra::{Origin, TokenError, TokenSource};
 use mailverse::pipeline::application_users::ApplicationUsers;
-use mailverse::pipeline::{Fate, Handled, Pipeline};
+use mailverse::pipeline::{Outcome, Pipeline, Processed};
 use mailverse::rate_limit::Limits;
 use secrecy::ExposeSecret;
 use serde_json::json;
@@ -55,7 +55,7 @@ impl TwoWorkers {
     }
 
     /// Runs each worker once on ten different messages.
-    async fn both(&mut self) -> Vec<Fate> {
+    async fn both(&mut self) -> Vec<Outcome> {
         let batch = |range: std::ops::Range<usize>| {
             range
                 .map(|n| created(ADA, &format!("m{n}")))
@@ -66,8 +66,8 @@ impl TwoWorkers {
             self.organisation.pipeline.run(batch(0..10), one),
             self.other.run(batch(10..20), two),
         );
-        let handled = one.into_iter().chain(two);
-        handled.map(|done| done.fate).collect()
+        let processed = one.into_iter().chain(two);
+        processed.map(|done| done.outcome).collect()
     }
 
     fn calls(&self) -> [usize; 2] {
@@ -90,8 +90,8 @@ async fn two_workers_that_meet_an_ended_token_lose_no_message_and_storm_nobody()
     }
     // The token is revoked before it expires.
     workers.office.entra.revoke_all();
-    for fate in workers.both().await {
-        assert_eq!(waiting(&fate).1, "dataverse refused the token");
+    for outcome in workers.both().await {
+        assert_eq!(waiting(&outcome).1, "dataverse refused the token");
     }
     assert_eq!(workers.requests(), 2, "each worker sends the token once");
     assert_eq!(workers.calls(), [1, 1]);
@@ -99,8 +99,8 @@ async fn two_workers_that_meet_an_ended_token_lose_no_message_and_storm_nobody()
     // The messages are delivered five more times within a minute, and the store still has the same
     // token.
     for _ in 0..5 {
-        for fate in workers.both().await {
-            let (delay, reason) = waiting(&fate);
+        for outcome in workers.both().await {
+            let (delay, reason) = waiting(&outcome);
             assert_eq!(delay, TokenError::WAIT);
             assert!(
                 reason.starts_with("dataverse rejected the stored token"),
@@ -127,8 +127,8 @@ async fn two_workers_that_meet_an_ended_token_lose_no_message_and_storm_nobody()
 
     workers.organisation.later(TimeDelta::minutes(5));
     workers.refresh().await;
-    for fate in workers.both().await {
-        written(&fate);
+    for outcome in workers.both().await {
+        written(&outcome);
     }
     assert_eq!(workers.calls(), [3, 3]);
     assert_eq!(workers.organisation.emails().len(), 20);
@@ -185,7 +185,7 @@ async fn a_token_that_ends_in_the_middle_of_the_history_costs_time_and_no_messag
 async fn list(
     backfill: &Backfill<MemoryQueue>,
     organisation: &mut TestOrganisation,
-) -> Vec<Handled> {
+) -> Vec<Processed> {
     let run = organisation.begin();
     let event = json!({"source": "aws.scheduler", "time": organisation.now.to_rfc3339()});
     backfill.run_through(&event, &|| run).await.unwrap().1
@@ -247,9 +247,9 @@ async fn while_the_store_cannot_be_read_messages_wait_and_all_are_written_afterw
     workers.organisation.pipeline.application_users = reading(dead.clone());
     workers.other.application_users = reading(dead);
     for _ in 0..5 {
-        for fate in workers.both().await {
+        for outcome in workers.both().await {
             let told = ("secret token: not reachable", TokenError::WAIT);
-            assert_eq!((waiting(&fate).1, waiting(&fate).0), told);
+            assert_eq!((waiting(&outcome).1, waiting(&outcome).0), told);
         }
         workers.organisation.later(TimeDelta::seconds(10));
     }
@@ -262,8 +262,8 @@ async fn while_the_store_cannot_be_read_messages_wait_and_all_are_written_afterw
     workers.organisation.later(TimeDelta::minutes(5));
     workers.organisation.pipeline.application_users = reading(living.clone());
     workers.other.application_users = reading(living);
-    for fate in workers.both().await {
-        written(&fate);
+    for outcome in workers.both().await {
+        written(&outcome);
     }
     assert_eq!(workers.organisation.emails().len(), 20);
 }
@@ -284,13 +284,13 @@ async fn two_hours_with_a_clock_that_is_off_by(off: TimeDelta) -> (usize, usize)
         let id = format!("m{minute}");
         workers.organisation.put(ADA, mail(&id, &json!({})));
         for id in [again.take(), Some(id)].into_iter().flatten() {
-            let fate = workers.organisation.deliver_one(ADA, &id).await;
-            if let Fate::Waiting { reason, .. } = &fate {
+            let outcome = workers.organisation.deliver_one(ADA, &id).await;
+            if let Outcome::Waiting { reason, .. } = &outcome {
                 assert_eq!(reason, "dataverse refused the token");
                 came_back += 1;
                 again = Some(id);
             } else {
-                written(&fate);
+                written(&outcome);
             }
         }
         clock.advance(Duration::from_secs(60));

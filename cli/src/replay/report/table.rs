@@ -6,9 +6,9 @@ use std::io::{self, Write};
 use comfy_table::{ColumnConstraint, ContentArrangement, Table, presets};
 use mailverse::ledger::State;
 use mailverse::mapping::Direction;
-use mailverse::pipeline::{Fate, Summary};
+use mailverse::pipeline::{Outcome, Summary};
 
-use super::{Report, Story};
+use super::{MessageReport, Report};
 use crate::replay::harness::Harness;
 use crate::terminal::printable;
 
@@ -77,14 +77,21 @@ impl Report {
     fn rows(&self, harness: &Harness) -> Vec<Vec<String>> {
         let common = self.common_folder();
         let short = |file: &str| printable(file.strip_prefix(&common).unwrap_or(file));
-        let messages = self.messages.iter().filter_map(|key| self.story.get(key));
-        let messages =
-            messages.map(|story| (&story.event, story.cells(short(&story.event), harness)));
+        let messages = self
+            .messages
+            .iter()
+            .filter_map(|key| self.message_report.get(key));
+        let messages = messages.map(|message_report| {
+            (
+                &message_report.event,
+                message_report.cells(short(&message_report.event), harness),
+            )
+        });
         let others = self.others.iter();
-        let others = others.map(|(file, fate, reason)| {
+        let others = others.map(|(file, outcome, reason)| {
             (
                 file,
-                vec![short(file), (*fate).to_owned(), printable(reason)],
+                vec![short(file), (*outcome).to_owned(), printable(reason)],
             )
         });
         let repeated = self.repeated.iter().map(|(file, firsts)| {
@@ -115,12 +122,12 @@ impl Report {
     }
 }
 
-impl Story {
+impl MessageReport {
     fn cells(&self, event: String, harness: &Harness) -> Vec<String> {
         let reason = self
-            .fate
+            .outcome
             .as_ref()
-            .and_then(Fate::reason)
+            .and_then(Outcome::reason)
             .unwrap_or_default();
         let mut cells = vec![event, self.state().as_str().to_owned(), printable(reason)];
         if let Some(summary) = &self.summary {

@@ -43,13 +43,13 @@ async fn history_is_queued_waited_for_and_told() {
     assert_eq!(asked.status, Some(0), "{}", asked.err);
     let mut worker = cloud.function("backfill").await;
     assert_eq!(cloud.work_tasks(&mut worker).await.1, 0);
-    let ended = run(&["backfill", "--run", run_id, "--wait"], &settings).await;
-    ended.assert_ended(
+    let finished = run(&["backfill", "--run", run_id, "--wait"], &settings).await;
+    finished.assert_ended(
         0,
         "3 messages in 1 mailbox: 3 written, 0 skipped, 0 waiting, 0 dead",
     );
     assert_eq!(cloud.emails().len(), 3);
-    let printed = [begun, asked, ended].map(|seen| seen.out + &seen.err);
+    let printed = [begun, asked, finished].map(|seen| seen.out + &seen.err);
     assert_silent(
         "what the commands print",
         &printed.concat(),
@@ -78,10 +78,10 @@ async fn who_stops_waiting_stops_no_run_and_can_take_it_up_again() {
     let id = waiting.id().unwrap().to_string();
     let signalled = Command::new("kill").args(["-INT", &id]).status().await;
     assert!(signalled.unwrap().success());
-    let ended = tokio::time::timeout(Duration::from_secs(60), waiting.wait_with_output());
-    let ended = ended.await.unwrap().unwrap();
-    let told = String::from_utf8(ended.stderr).unwrap();
-    assert_eq!(ended.status.code(), Some(0), "{told}");
+    let finished = tokio::time::timeout(Duration::from_secs(60), waiting.wait_with_output());
+    let finished = finished.await.unwrap().unwrap();
+    let told = String::from_utf8(finished.stderr).unwrap();
+    assert_eq!(finished.status.code(), Some(0), "{told}");
     assert!(
         told.contains(&format!("mailverse backfill --run {run_id} --wait")),
         "{told}"
