@@ -249,7 +249,7 @@ impl Importer {
             let embedded = EmbeddedLedger::start(None).await?;
             pipeline.ledger = embedded.ledger.clone();
             let rows = Rows::default();
-            pipeline.dataverse = pipeline.dataverse.rehearsing(rows.rehearsal.clone());
+            pipeline.dataverse = pipeline.dataverse.dry_run(rows.dry_run.clone());
             Some(Dry {
                 rows,
                 _ledger: embedded,

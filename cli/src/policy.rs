@@ -208,11 +208,11 @@ async fn show(mailbox: Option<&str>) -> Result<(), PolicyError> {
         Some(address) => {
             let mut domains: Vec<&String> = policy.internal_domains().iter().collect();
             domains.sort();
-            let mut effective = json!(policy.for_mailbox(Some(&address)));
-            if let Value::Object(settings) = &mut effective {
+            let mut mailbox_policy = json!(policy.for_mailbox(Some(&address)));
+            if let Value::Object(settings) = &mut mailbox_policy {
                 settings.insert("internal_domains".to_owned(), json!(domains));
             }
-            print(&effective)
+            print(&mailbox_policy)
         }
     }
 }

@@ -75,7 +75,7 @@ use crate::clients::dataverse::session::Session;
 use crate::clients::nylas::NylasClient;
 use crate::clients::retry::FIRST_STEP;
 use crate::ledger::messages::Ledger;
-use crate::lookup::request::Found;
+use crate::lookup::request::LookupResult;
 use crate::mailboxes::MailboxDirectory;
 use crate::mapping::{self, Direction, Findings};
 use crate::model::ids::GrantId;
@@ -358,7 +358,7 @@ impl Pipeline {
         &self,
         session: &Session,
         (candidate, regarding): (CandidateMessage, RegardingDecision),
-        found: &Found,
+        found: &LookupResult,
         context: &RunContext,
         run: &Run,
     ) -> Mapped {
@@ -366,11 +366,11 @@ impl Pipeline {
         let CandidateMessage {
             mut pending,
             mut message,
-            effective,
+            mailbox_policy,
             by_content,
             ..
         } = candidate;
-        mapping::limit(&mut message, effective.content);
+        mapping::limit(&mut message, mailbox_policy.content);
         let left_out = people_limit::left_out(&message, &findings.parties);
         message.omissions.extend(left_out);
         let activity_id = message.activity_id();
@@ -402,7 +402,7 @@ impl Pipeline {
         }
         let begun = ours.is_some();
         let created_on = self.created_on.date(&message, run.now);
-        let acting_user = ActingUser::new(effective.impersonate, findings.owner, found);
+        let acting_user = ActingUser::new(mailbox_policy.impersonate, findings.owner, found);
         let mut mail = Mail::new(pending, message, findings, acting_user, created_on, begun);
         mail.know_key_by_content(by_content);
         Mapped::Mail(Box::new(mail))
@@ -413,17 +413,17 @@ impl Pipeline {
 fn findings(
     candidate: &CandidateMessage,
     regarding: RegardingDecision,
-    found: &Found,
+    found: &LookupResult,
     context: &RunContext,
 ) -> Findings {
     let CandidateMessage {
         pending,
         message,
-        effective,
+        mailbox_policy,
         people,
         ..
     } = candidate;
-    let inside = context.inside(found);
+    let internal = context.internal(found);
     let mailbox = context.mailboxes.address(&pending.key.grant_id);
     let owner = mailbox.and_then(|address| {
         let user = found.people(address).iter().find(|person| person.active)?;
@@ -431,14 +431,18 @@ fn findings(
     });
     let outgoing = message
         .author()
-        .is_some_and(|sender| inside.contains(sender));
+        .is_some_and(|sender| internal.contains(sender));
     Findings {
         direction: if outgoing {
             Direction::Outgoing
         } else {
             Direction::Incoming
         },
-        parties: people.limit(parties::of_message(message, &inside, effective.ambiguous)),
+        parties: people.limit(parties::of_message(
+            message,
+            &internal,
+            mailbox_policy.ambiguous,
+        )),
         regarding,
         owner,
     }

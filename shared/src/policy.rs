@@ -46,8 +46,8 @@ use sha2::{Digest, Sha256};
 
 pub use self::check::Problem;
 use self::document::{Document, Override};
-pub use self::internal::Inside;
-use self::mailbox_policy::Effective;
+pub use self::internal::InternalAddresses;
+use self::mailbox_policy::MailboxPolicy;
 pub use self::rules::{Case, Rule};
 use crate::model::address::EmailAddress;
 
@@ -120,7 +120,7 @@ pub struct Policy {
     version: String,
     revision: u64,
     internal_domains: HashSet<String>,
-    organisation: Effective,
+    organisation: MailboxPolicy,
     parts: HashMap<EmailAddress, Override>,
 }
 
@@ -157,7 +157,7 @@ impl Policy {
             internal_domains: domains
                 .filter_map(|text| mailbox_policy::domain(text))
                 .collect(),
-            organisation: Effective::organisation(&document.defaults),
+            organisation: MailboxPolicy::organisation(&document.defaults),
             parts: parts.collect(),
             version,
             revision: 0,
@@ -209,7 +209,7 @@ impl Policy {
     /// Returns the policy of the mailbox with this address. `None`, or an address without an
     /// override, returns the organisation's.
     #[must_use]
-    pub fn for_mailbox(&self, address: Option<&EmailAddress>) -> Effective {
+    pub fn for_mailbox(&self, address: Option<&EmailAddress>) -> MailboxPolicy {
         match address.and_then(|address| self.parts.get(address)) {
             Some(part) => self.organisation.narrowed(part),
             None => self.organisation.clone(),

@@ -26,13 +26,13 @@ use mailverse::clients::dataverse::emails::{CreateOutcome, WriteMode};
 use mailverse::clients::dataverse::records::{Person, Record, Table};
 use mailverse::clients::dataverse::session::Session;
 use mailverse::clients::nylas::wire;
-use mailverse::lookup::request::Found;
+use mailverse::lookup::request::LookupResult;
 use mailverse::mailboxes::Mailboxes;
 use mailverse::mapping::{self, Direction, Findings};
 use mailverse::model::address::EmailAddress;
 use mailverse::model::ids::ActivityId;
 use mailverse::model::message::{Message, omissions_note};
-use mailverse::policy::Inside;
+use mailverse::policy::InternalAddresses;
 use mailverse::policy::document::Settings;
 use mailverse::resolve::regarding::{RegardingDecision, RegardingInput, RegardingStep};
 use mailverse::resolve::{parties, regarding};
@@ -94,8 +94,8 @@ fn id(value: &Value) -> Option<Uuid> {
     value.as_str().map(|text| text.parse().unwrap())
 }
 
-fn found(given: &Value) -> Found {
-    let mut found = Found::default();
+fn found(given: &Value) -> LookupResult {
+    let mut found = LookupResult::default();
     for row in list(given, "organisation") {
         let person = Person {
             record: Record {
@@ -129,7 +129,7 @@ fn mapped(given: &Value) -> Value {
     let mailboxes = Mailboxes::new(&grants);
     let mut found = found(given);
     let plan = people::make(given, &message, &mailboxes, &domains, &mut found);
-    let inside = Inside {
+    let internal = InternalAddresses {
         mailboxes: &mailboxes,
         found: &found,
         domains: &domains,
@@ -137,15 +137,15 @@ fn mapped(given: &Value) -> Value {
     let outgoing = message
         .from
         .as_ref()
-        .is_some_and(|sender| inside.contains(sender));
+        .is_some_and(|sender| internal.contains(sender));
     let findings = Findings {
         direction: if outgoing {
             Direction::Outgoing
         } else {
             Direction::Incoming
         },
-        parties: parties::of_message(&message, &inside, people::settings(given).ambiguous),
-        regarding: decided(&message, &inside, &people::settings(given)),
+        parties: parties::of_message(&message, &internal, people::settings(given).ambiguous),
+        regarding: decided(&message, &internal, &people::settings(given)),
         owner: id(&given["owner"]),
     };
     let email = mapping::email(&message, &findings);
@@ -169,11 +169,15 @@ fn mapped(given: &Value) -> Value {
 }
 
 /// Resolves the regarding with the settings of the case.
-fn decided(message: &Message, inside: &Inside<'_>, settings: &Settings) -> RegardingDecision {
+fn decided(
+    message: &Message,
+    internal: &InternalAddresses<'_>,
+    settings: &Settings,
+) -> RegardingDecision {
     let mail = RegardingInput {
         message,
-        found: inside.found,
-        inside,
+        found: internal.found,
+        internal,
         folder: None,
         settings: &settings.regarding,
         ambiguous: settings.ambiguous,

@@ -33,8 +33,8 @@ pub(super) fn examine(grants: &[Grant], allowed: Option<&AllowList>, checks: &mu
 
 fn summary(mailboxes: &[&Grant], allowed: &AllowList) -> Check {
     let connected = mailboxes.len();
-    let inside = mailboxes.iter().filter(|grant| allowed.admits(grant));
-    match (connected, inside.count()) {
+    let internal = mailboxes.iter().filter(|grant| allowed.admits(grant));
+    match (connected, internal.count()) {
         (0, _) => Check::warning(
             MAILBOXES,
             "none is connected",
@@ -45,7 +45,7 @@ fn summary(mailboxes: &[&Grant], allowed: &AllowList) -> Check {
             format!("0 of {connected} take part"),
             "no mailbox is read: name the mailboxes that take part in MAILBOXES",
         ),
-        (_, inside) => Check::well(MAILBOXES, format!("{inside} of {connected} take part")),
+        (_, internal) => Check::well(MAILBOXES, format!("{internal} of {connected} take part")),
     }
 }
 

@@ -55,8 +55,8 @@ impl Names {
             return Self::Unknown("no addresses: failed to list the mailboxes");
         };
         let grant = grants.iter().find(|grant| grant.id == kept.key.grant_id);
-        let effective = policy.for_mailbox(grant.and_then(|grant| grant.address.as_ref()));
-        message.strip(|address| effective.strips(address));
+        let mailbox_policy = policy.for_mailbox(grant.and_then(|grant| grant.address.as_ref()));
+        message.strip(|address| mailbox_policy.strips(address));
         let lists = lists(message);
         let fits = record.people.iter().all(|person| {
             lists

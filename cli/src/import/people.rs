@@ -124,7 +124,7 @@ fn tell(report: &mut Report, at: At, outcome: &CardOutcome) {
         CardOutcome::Filled { .. } => &mut people.filled,
         CardOutcome::Complete { .. } => &mut people.complete,
         CardOutcome::Ambiguous { .. } => &mut people.ambiguous,
-        CardOutcome::Inside => &mut people.inside,
+        CardOutcome::Internal => &mut people.internal,
         CardOutcome::Known { .. } => &mut people.known,
         CardOutcome::Failed { .. } => &mut people.failed,
     };

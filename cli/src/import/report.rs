@@ -46,7 +46,7 @@ pub(super) struct People {
     pub(super) complete: usize,
     pub(super) merged: usize,
     pub(super) ambiguous: usize,
-    pub(super) inside: usize,
+    pub(super) internal: usize,
     pub(super) role: usize,
     pub(super) known: usize,
     pub(super) without_address: usize,
@@ -224,7 +224,7 @@ impl Report {
             complete,
             merged,
             ambiguous,
-            inside,
+            internal,
             role,
             known,
             without_address,
@@ -237,7 +237,7 @@ impl Report {
                 "repeated": repeated, "not_imported": not_imported,
             },
             "contacts": {
-                "created": created, "filled": filled, "complete": complete, "merged": merged, "ambiguous": ambiguous, "inside": inside,
+                "created": created, "filled": filled, "complete": complete, "merged": merged, "ambiguous": ambiguous, "inside": internal,
                 "role": role, "known": known, "without_address": without_address, "excluded": excluded, "failed": failed,
             },
             "others": self.others,
@@ -291,7 +291,7 @@ impl Report {
             complete,
             merged,
             ambiguous,
-            inside,
+            internal,
             role,
             known,
             without_address,
@@ -300,7 +300,7 @@ impl Report {
         } = &self.people;
         writeln!(
             out,
-            "Contacts: {created} {would}created, {filled} {would}filled, {complete} complete, {merged} merged, {ambiguous} ambiguous, {inside} internal, {role} role addresses, \
+            "Contacts: {created} {would}created, {filled} {would}filled, {complete} complete, {merged} merged, {ambiguous} ambiguous, {internal} internal, {role} role addresses, \
              {known} known as lead or account, {without_address} without a usable address, {failed} failed.",
         )?;
         if *excluded > 0 {
@@ -369,7 +369,7 @@ pub(super) fn card_outcome(outcome: &CardOutcome) -> (&'static str, Option<Strin
                 )),
             )
         }
-        CardOutcome::Inside => (
+        CardOutcome::Internal => (
             "inside",
             Some("it is an internal address: contacts are external people".to_owned()),
         ),

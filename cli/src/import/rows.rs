@@ -8,20 +8,20 @@
 use std::collections::HashSet;
 use std::io::{self, Write};
 
-use mailverse::clients::dataverse::dry_run::{NotedWrite, Rehearsal};
+use mailverse::clients::dataverse::dry_run::{DryRun, NotedWrite};
 use serde_json::{Value, json};
 
 /// The rows of a dry run.
 #[derive(Default)]
 pub(super) struct Rows {
-    pub(super) rehearsal: Rehearsal,
+    pub(super) dry_run: DryRun,
     printed: HashSet<(&'static str, String, String)>,
 }
 
 impl Rows {
     /// Prints the writes that were recorded since the last call.
     pub(super) fn print(&mut self, out: &mut impl Write) -> io::Result<()> {
-        for noted in self.rehearsal.take() {
+        for noted in self.dry_run.take() {
             let (write, table, id) = named(&noted);
             if self.printed.insert((write, table.clone(), id.clone())) {
                 let columns = Value::Object(noted.columns);

@@ -1,7 +1,7 @@
 //! Compares two previews of a message. Pure.
 
 use mailverse::decision_record::{DecisionRecord, Row};
-use mailverse::pipeline::preview::{Foreseen, Preview};
+use mailverse::pipeline::preview::{Preview, PreviewOutcome};
 use mailverse::policy::document::Content;
 use serde_json::json;
 
@@ -61,23 +61,23 @@ pub(super) fn between(before: &Preview, after: &Preview) -> Result<Vec<Differenc
     };
     let mut found = Vec::new();
     match (&before.outcome, &after.outcome) {
-        (Foreseen::Unknown { reason }, _) | (_, Foreseen::Unknown { reason }) => {
+        (PreviewOutcome::Unknown { reason }, _) | (_, PreviewOutcome::Unknown { reason }) => {
             return Err(reason.clone());
         }
-        (Foreseen::Skipped { rule }, Foreseen::Tracked { content, .. }) => {
+        (PreviewOutcome::Skipped { rule }, PreviewOutcome::Tracked { content, .. }) => {
             found.push(difference(What::Tracked, rule, &name(*content)));
         }
-        (Foreseen::Tracked { content, .. }, Foreseen::Skipped { rule }) => {
+        (PreviewOutcome::Tracked { content, .. }, PreviewOutcome::Skipped { rule }) => {
             found.push(difference(What::LeftOut, &name(*content), rule));
         }
-        (Foreseen::Skipped { rule: one }, Foreseen::Skipped { rule: other }) => {
+        (PreviewOutcome::Skipped { rule: one }, PreviewOutcome::Skipped { rule: other }) => {
             if one != other {
                 found.push(difference(What::Rule, one, other));
             }
         }
         (
-            Foreseen::Tracked { content, contacts },
-            Foreseen::Tracked {
+            PreviewOutcome::Tracked { content, contacts },
+            PreviewOutcome::Tracked {
                 content: other_content,
                 contacts: other_contacts,
             },
@@ -141,7 +141,7 @@ mod tests {
 
     use super::*;
 
-    fn preview(outcome: Foreseen, record: Option<DecisionRecord>) -> Preview {
+    fn preview(outcome: PreviewOutcome, record: Option<DecisionRecord>) -> Preview {
         Preview {
             key: "g/m".parse().unwrap(),
             outcome,
@@ -167,12 +167,12 @@ mod tests {
             }),
             ..DecisionRecord::default()
         };
-        preview(Foreseen::Tracked { content, contacts }, Some(record))
+        preview(PreviewOutcome::Tracked { content, contacts }, Some(record))
     }
 
     fn skipped(rule: &str) -> Preview {
         let rule = rule.to_owned();
-        preview(Foreseen::Skipped { rule }, None)
+        preview(PreviewOutcome::Skipped { rule }, None)
     }
 
     fn shown(before: &Preview, after: &Preview) -> Vec<(What, String)> {
@@ -226,7 +226,7 @@ mod tests {
     fn what_cannot_be_told_is_no_difference() {
         let reason = "dataverse did not answer".to_owned();
         let unknown = preview(
-            Foreseen::Unknown {
+            PreviewOutcome::Unknown {
                 reason: reason.clone(),
             },
             None,

@@ -18,7 +18,7 @@ use mailverse::ledger::{Claim, ClaimRequest, State, decide_claim};
 use mailverse::model::ids::MessageKey;
 use mailverse::model::message::Message;
 use mailverse::model::sync_request::{SyncRequest, Trigger};
-use mailverse::pipeline::preview::Foreseen;
+use mailverse::pipeline::preview::PreviewOutcome;
 use mailverse::pipeline::reconcile::Listed;
 use mailverse::pipeline::{Outcome, Processed, Run, Work};
 
@@ -89,7 +89,7 @@ impl<Q: SyncQueue> Backfill<Q> {
             seen(processed);
         }
         if task.dry_run {
-            self.foresee(fresh, begin, &mut coverage).await?;
+            self.preview_outcome(fresh, begin, &mut coverage).await?;
         } else {
             let work = self.bring_in(task, fresh, &queued, begin, &mut coverage, seen);
             work.await?;
@@ -194,7 +194,7 @@ impl<Q: SyncQueue> Backfill<Q> {
     }
 
     /// Previews messages for a dry run, which writes nothing.
-    async fn foresee(
+    async fn preview_outcome(
         &self,
         fresh: Vec<Message>,
         begin: &impl Fn() -> Run,
@@ -207,9 +207,9 @@ impl<Q: SyncQueue> Backfill<Q> {
             let some: Vec<Message> = fresh.by_ref().take(AT_ONCE).collect();
             for preview in self.pipeline.preview(some, &run).await {
                 match preview.outcome {
-                    Foreseen::Tracked { .. } => coverage.written += 1,
-                    Foreseen::Skipped { .. } => coverage.skipped += 1,
-                    Foreseen::Unknown { .. } => coverage.waiting += 1,
+                    PreviewOutcome::Tracked { .. } => coverage.written += 1,
+                    PreviewOutcome::Skipped { .. } => coverage.skipped += 1,
+                    PreviewOutcome::Unknown { .. } => coverage.waiting += 1,
                 }
             }
         }

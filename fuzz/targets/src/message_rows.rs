@@ -8,12 +8,12 @@ use std::sync::LazyLock;
 
 use mailverse::clients::dataverse::records::{Person, Record, Table};
 use mailverse::clients::nylas::wire;
-use mailverse::lookup::request::Found;
+use mailverse::lookup::request::LookupResult;
 use mailverse::mailboxes::Mailboxes;
 use mailverse::mapping::{self, Direction, Findings};
 use mailverse::model::address::EmailAddress;
 use mailverse::model::ids::GrantId;
-use mailverse::policy::Inside;
+use mailverse::policy::InternalAddresses;
 use mailverse::policy::document::{Ambiguous, Content};
 use mailverse::resolve::parties;
 use mailverse::resolve::regarding::RegardingDecision;
@@ -32,8 +32,8 @@ const LONGEST: [(&str, usize); 7] = [
 ];
 
 /// A user, a contact, and two contacts that share an address.
-static FOUND: LazyLock<Found> = LazyLock::new(|| {
-    let mut found = Found::default();
+static FOUND: LazyLock<LookupResult> = LazyLock::new(|| {
+    let mut found = LookupResult::default();
     for (address, table, id) in [
         ("ada@ours.example", Table::SystemUser, 1),
         ("carol@kites.example", Table::Contact, 2),
@@ -92,12 +92,12 @@ pub fn run(input: &[u8]) {
     };
     mapping::limit(&mut message, content);
     let domains = HashSet::from(["ours.example".to_owned()]);
-    let inside = Inside {
+    let internal = InternalAddresses {
         mailboxes: &Mailboxes::default(),
         found: &FOUND,
         domains: &domains,
     };
-    let parties = parties::of_message(&message, &inside, ambiguous);
+    let parties = parties::of_message(&message, &internal, ambiguous);
     let addresses = message.from.iter().chain(message.participants()).count();
     assert!(addresses == 0 || !parties.is_empty(), "nobody is left");
     let findings = Findings {

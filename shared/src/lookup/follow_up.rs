@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::request::{Found, OpenRows};
+use super::request::{LookupResult, OpenRows};
 use crate::clients::dataverse::DataverseClient;
 use crate::clients::dataverse::batch::BatchPart;
 use crate::clients::dataverse::error::DataverseError;
@@ -17,7 +17,7 @@ use crate::clients::dataverse::session::Session;
 
 /// What to look up.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub struct Further {
+pub struct FollowUpRequest {
     /// Contacts and accounts: which open rows of the app do they have?
     pub customers: BTreeSet<Record>,
     /// Tables: by which names are their rows bound?
@@ -26,7 +26,7 @@ pub struct Further {
     pub records: BTreeSet<Target>,
 }
 
-impl Further {
+impl FollowUpRequest {
     /// Returns whether there is nothing to look up.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -90,7 +90,7 @@ impl OpenRowsQuery {
     }
 
     /// Adds each row to the customers that it belongs to.
-    fn read(&self, page: &[Value], customers: &BTreeSet<Record>, found: &mut Found) {
+    fn read(&self, page: &[Value], customers: &BTreeSet<Record>, found: &mut LookupResult) {
         for row in page {
             let Some(id) = guid(row, &self.key) else {
                 continue;
@@ -130,18 +130,18 @@ impl DataverseClient {
     pub async fn look_up_further(
         &self,
         session: &Session,
-        questions: &Further,
+        lookup_request: &FollowUpRequest,
         open_rows: Option<&OpenRowsQuery>,
-        found: &mut Found,
+        found: &mut LookupResult,
     ) -> Result<(), DataverseError> {
-        for customer in &questions.customers {
+        for customer in &lookup_request.customers {
             // A customer has no open rows until the query returns one.
             found.set_open_rows(*customer, OpenRows::default());
         }
         if open_rows.is_none() {
-            refuse_app(questions, found);
+            refuse_app(lookup_request, found);
         }
-        let queries = self.further_queries(questions, open_rows, found);
+        let queries = self.further_queries(lookup_request, open_rows, found);
         let mut definition = None;
         let mut rest = queries.as_slice();
         while !rest.is_empty() {
@@ -159,9 +159,9 @@ impl DataverseClient {
                     About::App => match (body, open_rows) {
                         (Some(body), Some(table)) => {
                             let all = self.pages_from(session, body).await?;
-                            table.read(&all, &questions.customers, found);
+                            table.read(&all, &lookup_request.customers, found);
                         }
-                        _ => refuse_app(questions, found),
+                        _ => refuse_app(lookup_request, found),
                     },
                     About::Definition(name) => definition = Some((name.clone(), body)),
                     About::Relationships => {
@@ -189,14 +189,14 @@ impl DataverseClient {
 
     fn further_queries(
         &self,
-        questions: &Further,
+        lookup_request: &FollowUpRequest,
         table: Option<&OpenRowsQuery>,
-        found: &mut Found,
+        found: &mut LookupResult,
     ) -> Vec<(About, String)> {
         let mut queries = Vec::new();
-        let of_app = table.map(|table| table.queries(&questions.customers));
+        let of_app = table.map(|table| table.queries(&lookup_request.customers));
         queries.extend(of_app.into_iter().flatten().map(|path| (About::App, path)));
-        for table in &questions.tables {
+        for table in &lookup_request.tables {
             if let Some(names) = self.known_names(table) {
                 found.set_names(table, Some(names));
             } else if is_name(table) {
@@ -207,7 +207,9 @@ impl DataverseClient {
                 found.set_names(table, None);
             }
         }
-        let of_records = self.record_queries(&questions.records, found).into_iter();
+        let of_records = self
+            .record_queries(&lookup_request.records, found)
+            .into_iter();
         queries.extend(of_records.map(|(table, names, path)| (About::Records(table, names), path)));
         queries
     }
@@ -217,7 +219,7 @@ impl DataverseClient {
     pub(crate) fn record_queries(
         &self,
         records: &BTreeSet<Target>,
-        found: &mut Found,
+        found: &mut LookupResult,
     ) -> Vec<(String, TableNames, String)> {
         let tables: BTreeSet<&str> = records.iter().map(|record| record.table.as_str()).collect();
         let mut queries = Vec::new();
@@ -260,8 +262,8 @@ fn readable(answer: &BatchPart) -> Result<Option<Value>, DataverseError> {
     }
 }
 
-fn refuse_app(questions: &Further, found: &mut Found) {
-    for customer in &questions.customers {
+fn refuse_app(lookup_request: &FollowUpRequest, found: &mut LookupResult) {
+    for customer in &lookup_request.customers {
         found.set_open_rows(*customer, OpenRows::Refused);
     }
 }

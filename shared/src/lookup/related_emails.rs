@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::clients::dataverse::odata::{any_of, literal, rows};
 use crate::clients::dataverse::records::{REGARDING, Target, guid, target};
 use crate::clients::http::encoded;
-use crate::lookup::request::{Questions, with_message_id};
+use crate::lookup::request::{LookupRequest, with_message_id};
 use crate::model::address::EmailAddress;
 use crate::model::ids::{ActivityId, InternetMessageId};
 
@@ -62,18 +62,18 @@ pub(crate) fn normal(token: &str) -> String {
     token.to_lowercase()
 }
 
-pub(crate) fn queries(questions: &Questions) -> Vec<String> {
+pub(crate) fn queries(lookup_request: &LookupRequest) -> Vec<String> {
     let select =
         format!("activityid,createdon,messageid,sender,statecode,trackingtoken,{REGARDING}");
     let people = "email_activity_parties($select=participationtypemask,addressused,_partyid_value)";
-    let ancestors = questions.ancestors.iter().map(with_message_id);
+    let ancestors = lookup_request.ancestors.iter().map(with_message_id);
     let ancestors = ancestors.filter(|terms| !terms.is_empty());
     let mut queries: Vec<String> = any_of(ancestors)
         .iter()
         .map(|filter| format!("{}&$expand={people}", rows("emails", &select, filter)))
         .collect();
     let newest_first = encoded("createdon desc");
-    for token in &questions.tokens {
+    for token in &lookup_request.tokens {
         let filter = format!("trackingtoken eq {} and statecode ne 2", literal(token));
         let emails = rows("emails", &select, &filter);
         queries.push(format!(

@@ -1,13 +1,13 @@
 //! Looks up everything that has to be known before some messages are written.
 //!
-//! One `$batch` of queries, or several if one would take too long. The result is [`Found`].
+//! One `$batch` of queries, or several if one would take too long. The result is [`LookupResult`].
 
 use std::collections::{BTreeSet, HashSet};
 
 use serde_json::Value;
 
 use super::related_emails;
-pub use super::result::{Found, OpenRows};
+pub use super::result::{LookupResult, OpenRows};
 use crate::clients::dataverse::DataverseClient;
 use crate::clients::dataverse::batch::BatchPart;
 use crate::clients::dataverse::error::DataverseError;
@@ -27,7 +27,7 @@ pub const LONGEST_MESSAGE_ID: usize = 320;
 
 /// What to look up.
 #[derive(Default)]
-pub struct Questions {
+pub struct LookupRequest {
     /// Addresses: which rows have them?
     pub addresses: BTreeSet<EmailAddress>,
     /// Messages: do they have rows already? Each with the keys that its row may have, and with its
@@ -87,11 +87,11 @@ impl DataverseClient {
     pub async fn look_up(
         &self,
         session: &Session,
-        questions: &Questions,
-    ) -> Result<Found, DataverseError> {
-        let mut found = Found::default();
-        let mut queries = queries(questions);
-        let of_records = self.record_queries(&questions.records, &mut found);
+        lookup_request: &LookupRequest,
+    ) -> Result<LookupResult, DataverseError> {
+        let mut found = LookupResult::default();
+        let mut queries = queries(lookup_request);
+        let of_records = self.record_queries(&lookup_request.records, &mut found);
         queries.extend(
             of_records
                 .into_iter()
@@ -166,9 +166,9 @@ impl DataverseClient {
     }
 }
 
-fn queries(questions: &Questions) -> Vec<(About, String)> {
+fn queries(lookup_request: &LookupRequest) -> Vec<(About, String)> {
     let mut queries = Vec::new();
-    let spellings: BTreeSet<String> = questions
+    let spellings: BTreeSet<String> = lookup_request
         .addresses
         .iter()
         .flat_map(|address| [Some(address.clone()), address.without_tag()])
@@ -198,7 +198,7 @@ fn queries(questions: &Questions) -> Vec<(About, String)> {
                 .map(|filter| (About::People(table), rows(table.set(), &select, filter))),
         );
     }
-    let terms = questions.emails.iter().map(|(keys, message_id)| {
+    let terms = lookup_request.emails.iter().map(|(keys, message_id)| {
         let keys = keys.iter().map(|key| format!("activityid eq {key}"));
         let mut terms: Vec<String> = keys.collect();
         terms.extend(message_id.iter().flat_map(with_message_id));
@@ -210,7 +210,7 @@ fn queries(questions: &Questions) -> Vec<(About, String)> {
             .map(|filter| (About::Emails, rows("emails", EMAIL_COLUMNS, filter))),
     );
     queries.extend(
-        related_emails::queries(questions)
+        related_emails::queries(lookup_request)
             .into_iter()
             .map(|path| (About::Earlier, path)),
     );
@@ -248,7 +248,7 @@ mod tests {
 
     #[test]
     fn a_hundred_mails_with_two_people_each_are_one_batch_of_few_queries() {
-        let questions = Questions {
+        let lookup_request = LookupRequest {
             addresses: (0..200)
                 .map(|n| address(&format!("person{n}@example.com")))
                 .collect(),
@@ -260,19 +260,19 @@ mod tests {
                     )
                 })
                 .collect(),
-            ..Questions::default()
+            ..LookupRequest::default()
         };
-        assert_eq!(queries(&questions).len(), 5 * 14 + 7);
+        assert_eq!(queries(&lookup_request).len(), 5 * 14 + 7);
     }
 
     #[test]
     fn an_address_is_asked_for_in_every_spelling_and_without_its_tag() {
         let asked = |text: &str| {
-            let questions = Questions {
+            let lookup_request = LookupRequest {
                 addresses: BTreeSet::from([address(text)]),
-                ..Questions::default()
+                ..LookupRequest::default()
             };
-            let queries = queries(&questions);
+            let queries = queries(&lookup_request);
             assert_eq!(queries.len(), 5, "in the same queries");
             let (_, users) = &queries[0];
             let decoded = percent_encoding::percent_decode_str(users).decode_utf8();
@@ -310,13 +310,13 @@ mod tests {
 
     #[test]
     fn the_mails_that_are_answered_are_asked_for_in_a_query_of_their_own() {
-        let questions = Questions {
+        let lookup_request = LookupRequest {
             ancestors: InternetMessageId::from_header("<a@x>")
                 .into_iter()
                 .collect(),
-            ..Questions::default()
+            ..LookupRequest::default()
         };
-        let asked = queries(&questions);
+        let asked = queries(&lookup_request);
         assert_eq!(asked.len(), 1);
         assert!(
             asked[0]
@@ -327,15 +327,15 @@ mod tests {
 
     #[test]
     fn nothing_asked_is_no_query() {
-        assert!(queries(&Questions::default()).is_empty());
+        assert!(queries(&LookupRequest::default()).is_empty());
     }
 
     #[test]
     fn a_long_message_id_is_looked_for_by_its_activity_id_only() {
         let id = InternetMessageId::from_header(&"x".repeat(400));
-        let asked = queries(&Questions {
+        let asked = queries(&LookupRequest {
             emails: vec![(vec![ActivityId::new(Uuid::nil())], id)],
-            ..Questions::default()
+            ..LookupRequest::default()
         });
         assert_eq!(asked.len(), 1);
         assert!(!asked[0].1.contains("messageid%20eq"));

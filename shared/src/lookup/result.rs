@@ -32,7 +32,7 @@ impl Default for OpenRows {
 
 /// The lookup result.
 #[derive(Default)]
-pub struct Found {
+pub struct LookupResult {
     people: HashMap<EmailAddress, Vec<Person>>,
     made: HashSet<Record>,
     by_key: HashMap<ActivityId, ExistingEmail>,
@@ -47,7 +47,7 @@ pub struct Found {
     entra_ids: HashMap<Uuid, Uuid>,
 }
 
-impl Found {
+impl LookupResult {
     /// Returns the rows with this address, in order of precedence: by table, then active before
     /// inactive.
     ///
@@ -137,7 +137,7 @@ impl Found {
     }
 
     /// Returns whether the message answers an email that is completed in Dataverse. Considers only
-    /// the ancestors that were looked up ([`super::request::Questions::ancestors`]).
+    /// the ancestors that were looked up ([`super::request::LookupRequest::ancestors`]).
     #[must_use]
     pub fn answers_tracked_mail(&self, message: &Message) -> bool {
         message
@@ -338,9 +338,9 @@ mod tests {
             account: None,
             changed: None,
         };
-        let mut found = Found::default();
+        let mut found = LookupResult::default();
         found.add_person(address("ada@example.com"), person(1));
-        let id = |found: &Found, text: &str| {
+        let id = |found: &LookupResult, text: &str| {
             let people = found.people(&address(text)).iter();
             people
                 .map(|person| person.record.id.as_u128())
@@ -368,7 +368,7 @@ mod tests {
             (2, "a@x", false),
             (1, "<A@x>", false),
         ] {
-            let mut found = Found::default();
+            let mut found = LookupResult::default();
             found.add_email(&row(9, message_id, "ada@example.com", state));
             assert_eq!(
                 found.answers_tracked_mail(&answer),
@@ -383,7 +383,7 @@ mod tests {
     }
 
     fn found(rows: &[Value], message_id: &str, sender: &str, ours: u128) -> Option<u128> {
-        let mut found = Found::default();
+        let mut found = LookupResult::default();
         found.read_emails(rows);
         let id = InternetMessageId::from_header(message_id).unwrap();
         let sender = EmailAddress::parse(sender);

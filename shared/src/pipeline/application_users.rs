@@ -146,7 +146,7 @@ pub(super) struct Admitted {
 /// The usage of a run: its requests to Dataverse, their time, and the number of messages.
 #[derive(Clone, Copy, Default)]
 pub(super) struct BatchUsage {
-    pub(super) spent: Usage,
+    pub(super) usage: Usage,
     /// The number of messages that were looked up.
     pub(super) messages: usize,
 }
@@ -154,7 +154,7 @@ pub(super) struct BatchUsage {
 impl BatchUsage {
     pub(super) fn of(session: &Session, messages: usize) -> Self {
         Self {
-            spent: session.usage(),
+            usage: session.usage(),
             messages,
         }
     }
@@ -381,12 +381,12 @@ impl Pipeline {
         usage: BatchUsage,
         run: &Run,
     ) {
-        let BatchUsage { spent, messages } = usage;
+        let BatchUsage { usage, messages } = usage;
         let mut known = self.application_users.of(run).known();
         let limits = &self.application_users.limits;
         known
             .batch_size
-            .settle(limits, reservation, spent, messages);
+            .settle(limits, reservation, usage, messages);
     }
 
     /// Adapts the size of backfill batches to the time that a batch took.
@@ -395,7 +395,7 @@ impl Pipeline {
         let mut known = self.application_users.of(run).known();
         known
             .batch_size
-            .adapt(usage.messages, usage.spent.time, target);
+            .adapt(usage.messages, usage.usage.time, target);
     }
 
     /// Stores what Dataverse asked for, for all workers with the same user: a pause, or a changed

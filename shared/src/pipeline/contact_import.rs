@@ -33,9 +33,9 @@ use crate::clients::dataverse::session::Session;
 use crate::clients::retry::RetryAdvice;
 use crate::lookup::companies::Companies;
 use crate::lookup::contact_rows::{ContactRow, Fill};
-use crate::lookup::request::Questions;
+use crate::lookup::request::LookupRequest;
 use crate::model::contact_card::Card;
-use crate::policy::Inside;
+use crate::policy::InternalAddresses;
 use crate::policy::document::Ambiguous;
 use crate::resolve::contacts::card::{
     CardCompany, add_company, company, lacks_company, missing, new_contact,
@@ -70,7 +70,7 @@ pub enum CardOutcome {
         contacts: Vec<Uuid>,
     },
     /// The person is internal.
-    Inside,
+    Internal,
     /// A lead or an account has its address.
     Known {
         /// The table.
@@ -167,13 +167,13 @@ impl Pipeline {
         let addresses = people
             .iter()
             .flat_map(|card| card.addresses.iter().cloned());
-        let questions = Questions {
+        let lookup_request = LookupRequest {
             addresses: addresses.collect(),
-            ..Questions::default()
+            ..LookupRequest::default()
         };
-        let mut found = self.dataverse.look_up(session, &questions).await?;
-        let inside = context.inside(&found);
-        let steps: Vec<Step> = people.iter().map(|card| step(card, &inside)).collect();
+        let mut found = self.dataverse.look_up(session, &lookup_request).await?;
+        let internal = context.internal(&found);
+        let steps: Vec<Step> = people.iter().map(|card| step(card, &internal)).collect();
         let to_fill = steps.iter().filter_map(Step::contact).collect();
         let rows = self.dataverse.contact_rows(session, &to_fill).await?;
         let work: Vec<(&Card, Step)> = people.iter().zip(steps).collect();
@@ -312,18 +312,18 @@ struct Wanted {
     accounts: BTreeMap<Uuid, (String, NewRow)>,
 }
 
-fn step(card: &Card, inside: &Inside<'_>) -> Step {
+fn step(card: &Card, internal: &InternalAddresses<'_>) -> Step {
     if card
         .addresses
         .iter()
-        .any(|address| inside.contains(address))
+        .any(|address| internal.contains(address))
     {
-        return Step::Over(CardOutcome::Inside);
+        return Step::Over(CardOutcome::Internal);
     }
     let people = card
         .addresses
         .iter()
-        .flat_map(|address| inside.found.people(address));
+        .flat_map(|address| internal.found.people(address));
     let is_contact = |person: &&Person| person.record.table == Table::Contact;
     let contacts = |active: bool| -> BTreeSet<Uuid> {
         let contacts = people.clone().filter(is_contact);

@@ -9,13 +9,13 @@ use super::failure::{Failure, Run};
 use super::stages::{Finished, PendingMessage};
 use crate::clients::nylas::Headers;
 use crate::clients::nylas::error::NylasError;
-use crate::lookup::request::Found;
+use crate::lookup::request::LookupResult;
 use crate::mailboxes::{Folders, Mailboxes, Participation};
 use crate::model::ids::GrantId;
 use crate::model::message::Message;
 use crate::policy::cache::PolicyError;
-use crate::policy::mailbox_policy::Effective;
-use crate::policy::{Case, Inside, Policy, PolicyDecision};
+use crate::policy::mailbox_policy::MailboxPolicy;
+use crate::policy::{Case, InternalAddresses, Policy, PolicyDecision};
 
 /// The context of every decision in a run.
 pub(super) struct RunContext {
@@ -29,7 +29,7 @@ impl RunContext {
     /// # Errors
     /// Nylas does not list the mailbox yet, so its address is unknown, and the policy differs by
     /// mailbox. The caller fails the message; it is retried.
-    pub(super) fn effective(&self, grant_id: &GrantId) -> Result<Effective, Failure> {
+    pub(super) fn mailbox_policy(&self, grant_id: &GrantId) -> Result<MailboxPolicy, Failure> {
         let address = self.mailboxes.address(grant_id);
         if address.is_none() && self.policy.differs_by_mailbox() {
             return Err(Failure::soon("nylas does not list the mailbox yet"));
@@ -71,8 +71,8 @@ impl RunContext {
     }
 
     /// Returns who is internal, according to mailboxes, domains and the lookup result.
-    pub(super) fn inside<'a>(&'a self, found: &'a Found) -> Inside<'a> {
-        Inside {
+    pub(super) fn internal<'a>(&'a self, found: &'a LookupResult) -> InternalAddresses<'a> {
+        InternalAddresses {
             mailboxes: &self.mailboxes,
             found,
             domains: self.policy.internal_domains(),
@@ -83,16 +83,16 @@ impl RunContext {
     pub(super) fn decide(
         &self,
         message: &Message,
-        effective: &Effective,
+        mailbox_policy: &MailboxPolicy,
         folders: &Folders,
-        found: Option<&Found>,
+        found: Option<&LookupResult>,
     ) -> PolicyDecision {
-        let nothing = Found::default();
+        let nothing = LookupResult::default();
         let case = Case {
             message,
-            effective,
+            mailbox_policy,
             folders,
-            inside: &self.inside(found.unwrap_or(&nothing)),
+            internal: &self.internal(found.unwrap_or(&nothing)),
             looked_up: found.is_some(),
         };
         self.policy.decide(&case)

@@ -34,7 +34,7 @@ use crate::clients::dataverse::records::NewRow;
 use crate::clients::dataverse::records::{Record, Table};
 use crate::clients::dataverse::session::Session;
 use crate::lookup::companies::Companies;
-use crate::lookup::request::Found;
+use crate::lookup::request::LookupResult;
 use crate::model::message::Omission;
 use crate::policy::bulk::is_bulk;
 use crate::policy::document::Ambiguous;
@@ -60,7 +60,7 @@ impl Pipeline {
         &self,
         session: &Session,
         tracked: Vec<CandidateMessage>,
-        found: &mut Found,
+        found: &mut LookupResult,
         context: &RunContext,
         run: &Run,
         finished: &mut Vec<Finished>,
@@ -93,7 +93,7 @@ impl Pipeline {
         session: &Session,
         mails: &[Vec<Newcomer>],
         ambiguous: Ambiguous,
-        found: &mut Found,
+        found: &mut LookupResult,
     ) -> Vec<Result<Vec<Omission>, Failure>> {
         let newcomers = || mails.iter().flatten();
         if newcomers().next().is_none() {
@@ -140,7 +140,7 @@ impl Pipeline {
         &self,
         session: &Session,
         plan: contacts::Plan,
-        found: &mut Found,
+        found: &mut LookupResult,
     ) -> HashMap<Uuid, Made> {
         let contacts::Plan { accounts, contacts } = plan;
         let mut made = HashMap::new();
@@ -203,22 +203,27 @@ fn outcome<T>(result: Result<T, DataverseError>, success: Made) -> Made {
 /// message.
 pub(super) fn newcomers(
     candidate: &CandidateMessage,
-    found: &Found,
+    found: &LookupResult,
     context: &RunContext,
 ) -> Vec<Newcomer> {
     let message = &candidate.message;
     if found.by_key(message.activity_id()).is_some() || found.by_mail(message).is_some() {
         return Vec::new();
     }
-    let create = candidate.effective.create_contacts;
+    let create = candidate.mailbox_policy.create_contacts;
     let mut newcomers =
-        contacts::newcomers(message, &context.inside(found), create, is_bulk(message));
+        contacts::newcomers(message, &context.internal(found), create, is_bulk(message));
     // A person who was not looked up may already have a row.
     newcomers.retain(|newcomer| candidate.people.contains(&newcomer.address));
     newcomers
 }
 
-fn settle(contact: &NewContact, outcome: Made, found: &mut Found, made: &mut HashMap<Uuid, Made>) {
+fn settle(
+    contact: &NewContact,
+    outcome: Made,
+    found: &mut LookupResult,
+    made: &mut HashMap<Uuid, Made>,
+) {
     if matches!(outcome, Made::There | Made::WithoutCompany) {
         found.add_made(contact.address.clone(), contact.person());
     }
@@ -226,7 +231,7 @@ fn settle(contact: &NewContact, outcome: Made, found: &mut Found, made: &mut Has
 }
 
 /// Returns the created contacts of these people, and their created companies.
-fn rows_made(newcomers: &[Newcomer], found: &Found) -> BTreeSet<Record> {
+fn rows_made(newcomers: &[Newcomer], found: &LookupResult) -> BTreeSet<Record> {
     let people = newcomers
         .iter()
         .flat_map(|newcomer| found.people(&newcomer.address));

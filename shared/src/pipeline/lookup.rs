@@ -15,7 +15,7 @@ use super::stages::{CandidateMessage, Finished};
 use super::{Pipeline, all_failed, refusals};
 use crate::clients::dataverse::error::DataverseError;
 use crate::clients::dataverse::session::Session;
-use crate::lookup::request::{Found, Questions};
+use crate::lookup::request::{LookupRequest, LookupResult};
 
 /// The most batches of queries for one group; each takes a few seconds. An invocation has time for
 /// several groups.
@@ -31,7 +31,7 @@ pub(super) struct Group {
 /// The result of looking up the next group.
 pub(super) enum LookedUp {
     /// The messages and their lookup result.
-    Found(Vec<CandidateMessage>, Box<Found>),
+    Found(Vec<CandidateMessage>, Box<LookupResult>),
     /// No result: the messages have ended, or will be looked up in smaller groups.
     Nothing,
 }
@@ -100,8 +100,8 @@ impl Pipeline {
             return fail(candidates, Failure::no_time_left(), finished);
         }
         let timeouts = session.timeouts();
-        let questions = questions(&candidates, context);
-        let error = match self.dataverse.look_up(session, &questions).await {
+        let lookup_request = lookup_request(&candidates, context);
+        let error = match self.dataverse.look_up(session, &lookup_request).await {
             Ok(found) => return LookedUp::Found(candidates, Box::new(found)),
             Err(error) => error,
         };
@@ -149,12 +149,12 @@ fn halves(mut candidates: Vec<CandidateMessage>) -> Vec<Group> {
 
 /// Returns the queries that these messages need. People whom the policy removes from a message are
 /// not looked up, except the author, who determines the direction.
-fn questions(group: &[CandidateMessage], context: &RunContext) -> Questions {
-    let mut questions = Questions::default();
+fn lookup_request(group: &[CandidateMessage], context: &RunContext) -> LookupRequest {
+    let mut lookup_request = LookupRequest::default();
     for CandidateMessage {
         pending,
         message,
-        effective,
+        mailbox_policy,
         regarding_hints,
         by_content,
         people,
@@ -163,20 +163,20 @@ fn questions(group: &[CandidateMessage], context: &RunContext) -> Questions {
     {
         let asked = message
             .participants()
-            .filter(|address| !effective.strips(address) && people.contains(address))
+            .filter(|address| !mailbox_policy.strips(address) && people.contains(address))
             .chain(message.author());
-        questions.addresses.extend(asked.flat_map(|address| {
+        lookup_request.addresses.extend(asked.flat_map(|address| {
             let main = context.mailboxes.main_address(address);
             std::iter::once(address).chain(main).cloned()
         }));
-        questions
+        lookup_request
             .addresses
             .extend(context.mailboxes.address(&pending.key.grant_id).cloned());
         let keys = std::iter::once(message.activity_id()).chain(*by_content);
-        questions
+        lookup_request
             .emails
             .push((keys.collect(), message.internet_message_id.clone()));
-        regarding_hints.ask(message, effective, &mut questions);
+        regarding_hints.ask(message, mailbox_policy, &mut lookup_request);
     }
-    questions
+    lookup_request
 }

@@ -77,7 +77,7 @@ impl PeopleLookedUp {
     pub(super) fn of(
         message: &Message,
         limit: ResolvedPeopleLimit,
-        is_inside: impl Fn(&EmailAddress) -> bool,
+        is_internal: impl Fn(&EmailAddress) -> bool,
         is_out: impl Fn(&EmailAddress) -> bool,
     ) -> (Self, usize) {
         let author = message.author();
@@ -95,7 +95,7 @@ impl PeopleLookedUp {
         // A stable sort keeps the order of the message within each rank.
         people.sort_by_key(|address| match author {
             Some(author) if author == *address => 0,
-            _ if is_inside(address) => 1,
+            _ if is_internal(address) => 1,
             _ => 2,
         });
         people.truncate(limit.0);
@@ -178,7 +178,7 @@ mod tests {
         names.iter().map(|name| json!({"email": name})).collect()
     }
 
-    fn outside(count: usize) -> Vec<String> {
+    fn external(count: usize) -> Vec<String> {
         (0..count).map(|n| format!("p{n}@x.example")).collect()
     }
 
@@ -195,23 +195,23 @@ mod tests {
         number.to_string().parse().unwrap()
     }
 
-    fn is_inside(address: &EmailAddress) -> bool {
+    fn is_internal(address: &EmailAddress) -> bool {
         address.domain() == "ours.example"
     }
 
     fn looked_up(message: &Message, most: usize) -> (PeopleLookedUp, usize) {
-        PeopleLookedUp::of(message, limit(most), is_inside, |_| false)
+        PeopleLookedUp::of(message, limit(most), is_internal, |_| false)
     }
 
     #[test]
     fn a_message_within_the_limit_has_everybody_looked_up() {
-        let message = message("s@x.example", &outside(9));
+        let message = message("s@x.example", &external(9));
         assert_eq!(looked_up(&message, 10), (PeopleLookedUp::default(), 0));
     }
 
     #[test]
     fn beyond_the_limit_the_sender_comes_first_then_people_inside_then_the_order_of_the_message() {
-        let mut to = outside(5);
+        let mut to = external(5);
         to.push("ada@ours.example".to_owned());
         let message = message("s@x.example", &to);
         let (people, unresolved) = looked_up(&message, 3);
@@ -233,11 +233,11 @@ mod tests {
     #[test]
     fn whom_the_policy_takes_out_uses_up_no_room() {
         let mut to = vec!["gone@x.example".to_owned()];
-        to.extend(outside(3));
+        to.extend(external(3));
         let message = message("s@x.example", &to);
         let gone = address("gone@x.example");
         let (people, unresolved) =
-            PeopleLookedUp::of(&message, limit(3), is_inside, |address| *address == gone);
+            PeopleLookedUp::of(&message, limit(3), is_internal, |address| *address == gone);
         assert_eq!(unresolved, 1);
         assert!(people.contains(&address("p1@x.example")) && !people.contains(&gone));
     }
@@ -260,7 +260,7 @@ mod tests {
 
     #[test]
     fn who_was_not_looked_up_is_one_address_alone_whatever_a_neighbour_found() {
-        let message = message("s@x.example", &outside(2));
+        let message = message("s@x.example", &external(2));
         let (people, _) = looked_up(&message, 2);
         let both = [
             "p0@x.example",
@@ -276,7 +276,7 @@ mod tests {
     #[test]
     fn of_more_parties_than_a_row_takes_those_looked_up_stay_and_the_others_fill_the_room_in_order()
     {
-        let mut to = outside(MOST_PARTIES + 10);
+        let mut to = external(MOST_PARTIES + 10);
         to.push("ada@ours.example".to_owned());
         let message = message("s@x.example", &to);
         let (people, unresolved) = looked_up(&message, 2);

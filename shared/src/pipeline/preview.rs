@@ -17,7 +17,7 @@ use super::stages::{CandidateMessage, Finished, PendingMessage};
 use super::{BatchContext, Outcome, PauseAccess, Pipeline, Run, all_failed, findings};
 use crate::decision_record::DecisionRecord;
 use crate::ledger::decisions::DecidedRow;
-use crate::lookup::request::Found;
+use crate::lookup::request::LookupResult;
 use crate::mapping::Findings;
 use crate::model::ids::MessageKey;
 use crate::model::message::Message;
@@ -29,14 +29,14 @@ pub struct Preview {
     /// The message.
     pub key: MessageKey,
     /// The outcome it would have.
-    pub outcome: Foreseen,
+    pub outcome: PreviewOutcome,
     /// The decision record, without content; `None` if nothing was decided.
     pub record: Option<DecisionRecord>,
 }
 
 /// The outcome that a message would have.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Foreseen {
+pub enum PreviewOutcome {
     /// It would be written.
     Tracked {
         /// Which content would be stored.
@@ -78,19 +78,19 @@ impl Pipeline {
             let begun =
                 Box::pin(self.begin(pending_messages, PauseAccess::Only, run, &mut finished)).await;
             if let Some((begun, pending_messages)) = begun {
-                let looking = self.foresee(&begun, pending_messages, run, &mut finished);
+                let looking = self.preview_outcome(&begun, pending_messages, run, &mut finished);
                 previews.extend(Box::pin(looking).await);
                 self.forget_refused(&begun.session, run).await;
             }
         }
         previews.extend(finished.into_iter().map(|finished| Preview {
             outcome: match finished.outcome {
-                Outcome::Skipped { rule } => Foreseen::Skipped { rule },
+                Outcome::Skipped { rule } => PreviewOutcome::Skipped { rule },
                 Outcome::Waiting { reason, .. } | Outcome::Dead { reason, .. } => {
-                    Foreseen::Unknown { reason }
+                    PreviewOutcome::Unknown { reason }
                 }
                 // Unreachable: no step of a preview ends a message as written.
-                Outcome::Written { .. } => Foreseen::Unknown {
+                Outcome::Written { .. } => PreviewOutcome::Unknown {
                     reason: "a preview reported the message as written, which is a bug".to_owned(),
                 },
             },
@@ -102,7 +102,7 @@ impl Pipeline {
     }
 
     /// Runs the read-only steps.
-    async fn foresee(
+    async fn preview_outcome(
         &self,
         begun: &BatchContext,
         mut pending_messages: Vec<PendingMessage>,
@@ -135,7 +135,7 @@ impl Pipeline {
                     self.resolve_regarding(session, tracked, &mut found, context, run, finished);
                 for (candidate, regarding) in regarded.await {
                     let findings = findings(&candidate, regarding, &found, context);
-                    previews.push(foreseen(candidate, &findings, &found, context));
+                    previews.push(previewed(candidate, &findings, &found, context));
                 }
             }
         }
@@ -143,18 +143,18 @@ impl Pipeline {
     }
 }
 
-fn foreseen(
+fn previewed(
     candidate: CandidateMessage,
     findings: &Findings,
-    found: &Found,
+    found: &LookupResult,
     context: &RunContext,
 ) -> Preview {
     let omissions = &candidate.message.omissions;
     let record = candidate.pending.record();
     Preview {
         record: record.map(|record| record.with_findings(findings, DecidedRow::None, omissions)),
-        outcome: Foreseen::Tracked {
-            content: candidate.effective.content,
+        outcome: PreviewOutcome::Tracked {
+            content: candidate.mailbox_policy.content,
             contacts: newcomers(&candidate, found, context).len(),
         },
         key: candidate.pending.key,

@@ -41,7 +41,7 @@ use crate::clients::dataverse::error::DataverseError;
 use crate::clients::dataverse::metadata::table_names::TableNames;
 use crate::clients::dataverse::records::{ExistingEmail, RowState, Target};
 use crate::clients::dataverse::session::Session;
-use crate::lookup::request::{Found, Questions};
+use crate::lookup::request::{LookupRequest, LookupResult};
 use crate::lookup::same_message;
 use crate::lookup::same_message::{Comparison, Traits};
 use crate::mapping::{self, Findings};
@@ -203,11 +203,11 @@ impl Pipeline {
         let emails = due
             .iter()
             .map(|it| (vec![it.ours], Some(it.message_id.clone())));
-        let questions = Questions {
+        let lookup_request = LookupRequest {
             emails: emails.collect(),
-            ..Questions::default()
+            ..LookupRequest::default()
         };
-        match self.dataverse.look_up(&session, &questions).await {
+        match self.dataverse.look_up(&session, &lookup_request).await {
             Ok(found) => {
                 for listed in due {
                     self.reconcile_one(&session, listed, &found).await;
@@ -222,7 +222,7 @@ impl Pipeline {
         self.share(&session, run).await;
     }
 
-    async fn reconcile_one(&self, session: &Session, listed: &Listed, found: &Found) {
+    async fn reconcile_one(&self, session: &Session, listed: &Listed, found: &LookupResult) {
         let Listed {
             key,
             message_id,
@@ -381,11 +381,11 @@ impl Pipeline {
         if let Some(names) = self.dataverse.known_names(&target.table) {
             return Ok(Some(names));
         }
-        let further = crate::lookup::follow_up::Further {
+        let further = crate::lookup::follow_up::FollowUpRequest {
             tables: [target.table.clone()].into(),
             ..Default::default()
         };
-        let mut found = Found::default();
+        let mut found = LookupResult::default();
         self.dataverse
             .look_up_further(session, &further, None, &mut found)
             .await?;

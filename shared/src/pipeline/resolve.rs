@@ -8,12 +8,12 @@ use super::stages::{CandidateMessage, Finished};
 use super::{Pipeline, all_failed};
 use crate::clients::dataverse::records::{RowState, Target};
 use crate::clients::dataverse::session::Session;
-use crate::lookup::follow_up::Further;
-use crate::lookup::request::{Found, Questions};
+use crate::lookup::follow_up::FollowUpRequest;
+use crate::lookup::request::{LookupRequest, LookupResult};
 use crate::mailboxes::Folders;
 use crate::model::message::Message;
 use crate::policy::document::RegardingSource;
-use crate::policy::mailbox_policy::Effective;
+use crate::policy::mailbox_policy::MailboxPolicy;
 use crate::policy::token_pattern::TokenPattern;
 use crate::resolve::regarding;
 use crate::resolve::regarding::{RegardingDecision, RegardingStep};
@@ -32,13 +32,13 @@ pub(super) struct RegardingHints {
 }
 
 impl RegardingHints {
-    pub(super) fn of(message: &Message, effective: &Effective, folders: &Folders) -> Self {
-        let settings = &effective.regarding;
+    pub(super) fn of(message: &Message, mailbox_policy: &MailboxPolicy, folders: &Folders) -> Self {
+        let settings = &mailbox_policy.regarding;
         let asked = |source| settings.order.contains(&source);
         let lies_in = |name: &str| folders.holds(name, message);
         Self {
             folder: asked(RegardingSource::Folder)
-                .then(|| regarding::by_folder(&effective.folder_regarding, lies_in))
+                .then(|| regarding::by_folder(&mailbox_policy.folder_regarding, lies_in))
                 .flatten(),
             tokens: if asked(RegardingSource::TrackingToken) {
                 TokenPattern::new(&settings.tracking_token).in_subject(&message.subject)
@@ -50,12 +50,20 @@ impl RegardingHints {
 
     /// Adds the queries that the decision needs to the lookup. The messages that this one replies
     /// to are also looked up for the policy, if it tracks only replies.
-    pub(super) fn ask(&self, message: &Message, effective: &Effective, questions: &mut Questions) {
-        questions.tokens.extend(self.tokens.iter().cloned());
-        questions.records.extend(self.folder.clone());
-        let by_thread = effective.regarding.order.contains(&RegardingSource::Thread);
-        if by_thread || effective.asks_for_ancestors() {
-            questions
+    pub(super) fn ask(
+        &self,
+        message: &Message,
+        mailbox_policy: &MailboxPolicy,
+        lookup_request: &mut LookupRequest,
+    ) {
+        lookup_request.tokens.extend(self.tokens.iter().cloned());
+        lookup_request.records.extend(self.folder.clone());
+        let by_thread = mailbox_policy
+            .regarding
+            .order
+            .contains(&RegardingSource::Thread);
+        if by_thread || mailbox_policy.asks_for_ancestors() {
+            lookup_request
                 .ancestors
                 .extend(message.ancestors.iter().cloned());
         }
@@ -69,7 +77,7 @@ impl Pipeline {
         &self,
         session: &Session,
         group: Vec<CandidateMessage>,
-        found: &mut Found,
+        found: &mut LookupResult,
         context: &RunContext,
         run: &Run,
         finished: &mut Vec<Finished>,
@@ -77,7 +85,7 @@ impl Pipeline {
         let mut decided = Vec::new();
         let mut open = group;
         for round in 0..=MOST_ROUNDS {
-            let mut further = Further::default();
+            let mut further = FollowUpRequest::default();
             let mut waiting = Vec::new();
             for candidate in open {
                 match decide(&candidate, found, context) {
@@ -117,10 +125,14 @@ impl Pipeline {
 
 /// Decides nothing and asks for nothing if the row of the message is complete, because the message
 /// will not be written.
-fn decide(candidate: &CandidateMessage, found: &Found, context: &RunContext) -> RegardingStep {
+fn decide(
+    candidate: &CandidateMessage,
+    found: &LookupResult,
+    context: &RunContext,
+) -> RegardingStep {
     let CandidateMessage {
         message,
-        effective,
+        mailbox_policy,
         regarding_hints,
         ..
     } = candidate;
@@ -133,10 +145,10 @@ fn decide(candidate: &CandidateMessage, found: &Found, context: &RunContext) -> 
     regarding::decide(&regarding::RegardingInput {
         message,
         found,
-        inside: &context.inside(found),
+        internal: &context.internal(found),
         folder: regarding_hints.folder.as_ref(),
-        settings: &effective.regarding,
-        ambiguous: effective.ambiguous,
+        settings: &mailbox_policy.regarding,
+        ambiguous: mailbox_policy.ambiguous,
         tokens: &regarding_hints.tokens,
     })
 }

@@ -6,7 +6,7 @@ use super::failure::{Failure, Run};
 use super::people_limit::PeopleLookedUp;
 use super::resolve::RegardingHints;
 use super::stages::{CandidateMessage, Finished, PendingMessage};
-use crate::lookup::request::Found;
+use crate::lookup::request::LookupResult;
 use crate::lookup::same_message;
 use crate::model::message::{Message, Omission};
 use crate::policy::PolicyVerdict;
@@ -29,37 +29,37 @@ impl Pipeline {
             }
             let judged_by = folders
                 .map_err(Failure::from)
-                .and_then(|folders| Ok((folders, context.effective(&pending.key.grant_id)?)));
-            let (folders, effective) = match judged_by {
+                .and_then(|folders| Ok((folders, context.mailbox_policy(&pending.key.grant_id)?)));
+            let (folders, mailbox_policy) = match judged_by {
                 Ok(judged_by) => judged_by,
                 Err(failure) => {
                     finished.push(pending.failed(failure, run));
                     continue;
                 }
             };
-            let decision = context.decide(&message, &effective, &folders, None);
+            let decision = context.decide(&message, &mailbox_policy, &folders, None);
             let verdict = decision.verdict;
             pending.decision = Some(decision);
             match verdict {
                 PolicyVerdict::Skip(rule) => finished.push(pending.skipped(rule, &message)),
                 PolicyVerdict::Track | PolicyVerdict::Open => {
-                    let nothing = Found::default();
-                    let inside = context.inside(&nothing);
+                    let nothing = LookupResult::default();
+                    let internal = context.internal(&nothing);
                     let (people, unresolved) = PeopleLookedUp::of(
                         &message,
                         self.people_limit,
-                        |address| inside.contains(address),
-                        |address| effective.strips(address),
+                        |address| internal.contains(address),
+                        |address| mailbox_policy.strips(address),
                     );
                     message
                         .omissions
                         .extend(std::iter::repeat_n(Omission::Resolution, unresolved));
                     candidates.push(CandidateMessage {
-                        regarding_hints: RegardingHints::of(&message, &effective, &folders),
+                        regarding_hints: RegardingHints::of(&message, &mailbox_policy, &folders),
                         by_content: same_message::key_by_content(&message),
                         pending,
                         message,
-                        effective,
+                        mailbox_policy,
                         folders,
                         people,
                     });
@@ -74,7 +74,7 @@ impl Pipeline {
 /// from tracked messages.
 pub(super) fn finally(
     group: Vec<CandidateMessage>,
-    found: &Found,
+    found: &LookupResult,
     context: &RunContext,
     finished: &mut Vec<Finished>,
 ) -> Vec<CandidateMessage> {
@@ -82,20 +82,22 @@ pub(super) fn finally(
     for mut candidate in group {
         let CandidateMessage {
             message,
-            effective,
+            mailbox_policy,
             folders,
             ..
         } = &candidate;
-        let decision = context.decide(message, effective, folders, Some(found));
+        let decision = context.decide(message, mailbox_policy, folders, Some(found));
         let verdict = decision.verdict;
         candidate.pending.decision = Some(decision);
         if let PolicyVerdict::Skip(rule) = verdict {
             finished.push(candidate.pending.skipped(rule, &candidate.message));
         } else {
             let CandidateMessage {
-                message, effective, ..
+                message,
+                mailbox_policy,
+                ..
             } = &mut candidate;
-            message.strip(|address| effective.strips(address));
+            message.strip(|address| mailbox_policy.strips(address));
             tracked.push(candidate);
         }
     }

@@ -33,7 +33,7 @@ use super::write::Mail;
 use crate::clients::dataverse::error::DataverseError;
 use crate::clients::dataverse::records::ExistingEmail;
 use crate::clients::dataverse::session::Session;
-use crate::lookup::request::Found;
+use crate::lookup::request::LookupResult;
 use crate::lookup::same_message;
 use crate::lookup::same_message::{Comparison, Traits};
 use crate::mapping;
@@ -63,7 +63,7 @@ impl Pipeline {
         &self,
         session: &Session,
         group: &mut Vec<CandidateMessage>,
-        found: &mut Found,
+        found: &mut LookupResult,
         run: &Run,
         finished: &mut Vec<Finished>,
     ) {
@@ -90,7 +90,7 @@ impl Pipeline {
         &self,
         session: &Session,
         candidate: &mut CandidateMessage,
-        found: &mut Found,
+        found: &mut LookupResult,
         bodies: &mut Bodies,
     ) -> Result<(), DataverseError> {
         let message = &candidate.message;

@@ -15,7 +15,7 @@ use crate::mailboxes::Folders;
 use crate::mapping::Findings;
 use crate::model::ids::{ActivityId, MessageKey};
 use crate::model::message::Message;
-use crate::policy::mailbox_policy::Effective;
+use crate::policy::mailbox_policy::MailboxPolicy;
 use crate::policy::{PolicyDecision, Rule};
 
 /// The number of attempts, over three quarters of an hour, after which a message that Nylas does
@@ -38,7 +38,7 @@ pub(super) struct CandidateMessage {
     pub(super) pending: PendingMessage,
     pub(super) message: Message,
     /// The policy of its mailbox.
-    pub(super) effective: Effective,
+    pub(super) mailbox_policy: MailboxPolicy,
     /// The folders of its mailbox.
     pub(super) folders: Arc<Folders>,
     /// The regarding hints in the message and its folders.

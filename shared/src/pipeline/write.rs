@@ -43,7 +43,7 @@ use crate::clients::dataverse::records::{ExistingEmail, RowState};
 use crate::clients::dataverse::session::Session;
 use crate::decision_record::DecisionRecord;
 use crate::ledger::decisions::DecidedRow;
-use crate::lookup::request::Found;
+use crate::lookup::request::LookupResult;
 use crate::mapping::{self, Findings};
 use crate::model::ids::{ActivityId, InternetMessageId};
 use crate::model::message::{IdUse, Message, Omission, omissions_note};
@@ -273,7 +273,7 @@ pub(super) enum ActingUser {
 
 impl ActingUser {
     /// Falls back to the application user if the mailbox has no Dynamics user.
-    pub(super) fn new(impersonate: Impersonate, owner: Option<Uuid>, found: &Found) -> Self {
+    pub(super) fn new(impersonate: Impersonate, owner: Option<Uuid>, found: &LookupResult) -> Self {
         match (impersonate, owner) {
             (Impersonate::Owner, Some(owner)) => found
                 .entra_id(owner)

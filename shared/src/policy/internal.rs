@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use crate::clients::dataverse::records::Table;
-use crate::lookup::request::Found;
+use crate::lookup::request::LookupResult;
 use crate::mailboxes::Mailboxes;
 use crate::model::address::EmailAddress;
 
@@ -11,16 +11,16 @@ use crate::model::address::EmailAddress;
 /// enabled user and every active queue, and all addresses in the internal domains.
 ///
 /// The result is the same for every mailbox's copy of a message.
-pub struct Inside<'a> {
+pub struct InternalAddresses<'a> {
     /// The mailboxes that take part.
     pub mailboxes: &'a Mailboxes,
     /// The lookup result, for users and queues.
-    pub found: &'a Found,
+    pub found: &'a LookupResult,
     /// The internal domains, in the form of [`EmailAddress::domain`].
     pub domains: &'a HashSet<String>,
 }
 
-impl Inside<'_> {
+impl InternalAddresses<'_> {
     /// Returns whether this address is internal.
     #[must_use]
     pub fn contains(&self, address: &EmailAddress) -> bool {

@@ -17,7 +17,7 @@ use crate::model::address::EmailAddress;
 /// The policy of one mailbox. Domains and addresses are in the normalised form in which they are
 /// compared.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Effective {
+pub struct MailboxPolicy {
     /// Conditions that a message from an external sender has to pass, all of them. Empty: every
     /// message is tracked.
     pub received: BTreeSet<TrackWhat>,
@@ -51,7 +51,7 @@ pub struct Effective {
     pub impersonate: Impersonate,
 }
 
-impl Effective {
+impl MailboxPolicy {
     /// Returns the policy of a mailbox without an override.
     #[must_use]
     pub fn organisation(settings: &Settings) -> Self {
@@ -233,7 +233,7 @@ mod tests {
             "skip_internal": false, "content": "full", "create_contacts": "all", "first_of_thread_only": true,
         }))
         .unwrap();
-        let narrow = Effective::organisation(&settings).narrowed(&part);
+        let narrow = MailboxPolicy::organisation(&settings).narrowed(&part);
         assert_eq!(
             narrow.received,
             BTreeSet::from([TrackWhat::Known, TrackWhat::Replies])
@@ -243,8 +243,8 @@ mod tests {
         assert!(narrow.skip_bulk && narrow.skip_internal && narrow.first_of_thread_only);
         assert_eq!(narrow.content, Content::Snippet);
         assert_eq!(narrow.create_contacts, CreateContacts::Sent);
-        let nothing = Effective::organisation(&settings).narrowed(&Override::default());
-        assert_eq!(nothing, Effective::organisation(&settings));
+        let nothing = MailboxPolicy::organisation(&settings).narrowed(&Override::default());
+        assert_eq!(nothing, MailboxPolicy::organisation(&settings));
     }
 
     #[test]
@@ -256,15 +256,15 @@ mod tests {
             ],
             ..Settings::default()
         };
-        let effective = Effective::organisation(&settings);
-        assert!(effective.drops(&address("eve@out.example")));
-        assert!(effective.drops(&address("eve+news@out.example")));
-        assert!(!effective.drops(&address("steve@out.example")));
-        assert!(!effective.strips(&address("eve@out.example")));
-        assert!(effective.strips(&address("a@kites.example")));
-        assert!(effective.strips(&address("a@mail.kites.example")));
-        assert!(!effective.strips(&address("a@mykites.example")));
-        assert!(!effective.strips(&address("a@kites.example.net")));
+        let mailbox_policy = MailboxPolicy::organisation(&settings);
+        assert!(mailbox_policy.drops(&address("eve@out.example")));
+        assert!(mailbox_policy.drops(&address("eve+news@out.example")));
+        assert!(!mailbox_policy.drops(&address("steve@out.example")));
+        assert!(!mailbox_policy.strips(&address("eve@out.example")));
+        assert!(mailbox_policy.strips(&address("a@kites.example")));
+        assert!(mailbox_policy.strips(&address("a@mail.kites.example")));
+        assert!(!mailbox_policy.strips(&address("a@mykites.example")));
+        assert!(!mailbox_policy.strips(&address("a@kites.example.net")));
     }
 
     #[test]
@@ -277,14 +277,14 @@ mod tests {
             allow: vec!["eu.kites.example".to_owned()],
             ..Override::default()
         };
-        let organisation = Effective::organisation(&settings);
+        let organisation = MailboxPolicy::organisation(&settings);
         assert!(organisation.allows(&address("a@kites.example")));
         assert!(organisation.allows(&address("a@eu.kites.example")));
         assert!(!organisation.allows(&address("a@else.example")));
         let narrow = organisation.narrowed(&part);
         assert!(narrow.allows(&address("a@eu.kites.example")));
         assert!(!narrow.allows(&address("a@kites.example")));
-        let all = Effective::organisation(&Settings::default());
+        let all = MailboxPolicy::organisation(&Settings::default());
         assert!(all.allows(&address("a@else.example")));
     }
 

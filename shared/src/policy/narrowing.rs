@@ -13,7 +13,7 @@ use super::document::{
 use super::*;
 use crate::clients::dataverse::records::{Person, Record, Table};
 use crate::clients::nylas::wire;
-use crate::lookup::request::Found;
+use crate::lookup::request::LookupResult;
 use crate::mailboxes::{self, Mailboxes};
 
 const PEOPLE: [&str; 9] = [
@@ -167,8 +167,8 @@ fn message() -> impl Strategy<Value = serde_json::Value> {
     )
 }
 
-fn found() -> Found {
-    let mut found = Found::default();
+fn found() -> LookupResult {
+    let mut found = LookupResult::default();
     for (email, table) in [
         ("user@crm.example", Table::SystemUser),
         ("carol@kites.example", Table::Contact),
@@ -202,19 +202,19 @@ fn verdicts(policy: &Policy, mailbox: &str, object: &serde_json::Value) -> [Poli
     let grant = serde_json::json!({"id": "g", "email": "ada@ours.example", "provider": "google"});
     let mailboxes = Mailboxes::new(&[wire::grant(&grant).unwrap()]);
     let message = wire::message(&"g".parse().unwrap(), object).unwrap();
-    let effective = policy.for_mailbox(EmailAddress::parse(mailbox).as_ref());
+    let mailbox_policy = policy.for_mailbox(EmailAddress::parse(mailbox).as_ref());
     let folders = folders_of_the_mailbox();
-    [(Found::default(), false), (found(), true)].map(|(found, looked_up)| {
-        let inside = Inside {
+    [(LookupResult::default(), false), (found(), true)].map(|(found, looked_up)| {
+        let internal = InternalAddresses {
             mailboxes: &mailboxes,
             found: &found,
             domains: policy.internal_domains(),
         };
         let case = Case {
             message: &message,
-            effective: &effective,
+            mailbox_policy: &mailbox_policy,
             folders: &folders,
-            inside: &inside,
+            internal: &internal,
             looked_up,
         };
         policy.decide(&case).verdict

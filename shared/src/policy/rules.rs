@@ -1,8 +1,8 @@
 //! The policy rules, one function each. Pure.
 
 use super::document::{Folders, TrackWhat};
-use super::mailbox_policy::Effective;
-use super::{Inside, RuleAnswer, bulk};
+use super::mailbox_policy::MailboxPolicy;
+use super::{InternalAddresses, RuleAnswer, bulk};
 use crate::clients::dataverse::records::Table;
 use crate::mailboxes::{self, Place};
 use crate::model::address::EmailAddress;
@@ -83,12 +83,12 @@ impl Rule {
             Self::Blocked => skips_if(
                 case.message
                     .participants()
-                    .any(|address| case.effective.drops(address)),
+                    .any(|address| case.mailbox_policy.drops(address)),
             ),
-            Self::Bulk => skips_if(case.effective.skip_bulk && bulk::is_bulk(case.message)),
-            Self::LaterInThread => {
-                skips_if(case.effective.first_of_thread_only && !case.message.ancestors.is_empty())
-            }
+            Self::Bulk => skips_if(case.mailbox_policy.skip_bulk && bulk::is_bulk(case.message)),
+            Self::LaterInThread => skips_if(
+                case.mailbox_policy.first_of_thread_only && !case.message.ancestors.is_empty(),
+            ),
             Self::Nobody => skips_if(case.people().next().is_none()),
             Self::InternalOnly => case.internal_only(),
             Self::NotAllowed => case.not_allowed(),
@@ -116,11 +116,11 @@ pub struct Case<'a> {
     /// The message, with all its participants.
     pub message: &'a Message,
     /// The policy of its mailbox.
-    pub effective: &'a Effective,
+    pub mailbox_policy: &'a MailboxPolicy,
     /// The folders of its mailbox.
     pub folders: &'a mailboxes::Folders,
     /// The internal addresses that are known so far.
-    pub inside: &'a Inside<'a>,
+    pub internal: &'a InternalAddresses<'a>,
     /// Whether Dataverse was queried. Until then, an address that is not known to be internal may
     /// belong to a user.
     pub looked_up: bool,
@@ -131,12 +131,12 @@ impl Case<'_> {
     fn people(&self) -> impl Iterator<Item = &EmailAddress> {
         self.message
             .participants()
-            .filter(|address| !self.effective.strips(address))
+            .filter(|address| !self.mailbox_policy.strips(address))
     }
 
     /// Returns whether an address is internal. `None`: cannot be determined before the lookup.
-    fn is_inside(&self, address: &EmailAddress) -> Option<bool> {
-        if self.inside.contains(address) {
+    fn is_internal(&self, address: &EmailAddress) -> Option<bool> {
+        if self.internal.contains(address) {
             Some(true)
         } else {
             self.looked_up.then_some(false)
@@ -155,20 +155,23 @@ impl Case<'_> {
                 .iter()
                 .any(|name| self.folders.holds(name, self.message))
         };
-        self.effective.folders.iter().all(|folders| match folders {
-            Folders::All => true,
-            Folders::Only(names) => lies_in_any(names),
-            Folders::Except(names) => !lies_in_any(names),
-        })
+        self.mailbox_policy
+            .folders
+            .iter()
+            .all(|folders| match folders {
+                Folders::All => true,
+                Folders::Only(names) => lies_in_any(names),
+                Folders::Except(names) => !lies_in_any(names),
+            })
     }
 
     /// Returns the answer of a rule that applies to one direction, if the mailbox policy has the
     /// condition `what` for that direction.
     fn answer_if_asked(&self, what: TrackWhat, answer: impl Fn() -> RuleAnswer) -> RuleAnswer {
-        let of_sent = self.effective.sent.contains(&what);
-        let of_received = self.effective.received.contains(&what);
+        let of_sent = self.mailbox_policy.sent.contains(&what);
+        let of_received = self.mailbox_policy.received.contains(&what);
         let is_sent = match self.message.author() {
-            Some(author) => self.is_inside(author),
+            Some(author) => self.is_internal(author),
             None => Some(false),
         };
         match is_sent {
@@ -184,12 +187,12 @@ impl Case<'_> {
     }
 
     fn internal_only(&self) -> RuleAnswer {
-        if !self.effective.skip_internal || !self.everybody_is_named() {
+        if !self.mailbox_policy.skip_internal || !self.everybody_is_named() {
             return RuleAnswer::Passes;
         }
         let mut answer = RuleAnswer::Skips;
         for address in self.people() {
-            match self.is_inside(address) {
+            match self.is_internal(address) {
                 Some(true) => {}
                 Some(false) => return RuleAnswer::Passes,
                 None => answer = RuleAnswer::Open,
@@ -200,10 +203,10 @@ impl Case<'_> {
 
     /// Returns the external participants that count. The flag is `true` if only the lookup can
     /// determine whether the address is external.
-    fn outside(&self) -> impl Iterator<Item = (&EmailAddress, bool)> {
+    fn external(&self) -> impl Iterator<Item = (&EmailAddress, bool)> {
         self.people()
-            .filter(|address| self.effective.allows(address))
-            .filter_map(|address| match self.is_inside(address) {
+            .filter(|address| self.mailbox_policy.allows(address))
+            .filter_map(|address| match self.is_internal(address) {
                 Some(true) => None,
                 Some(false) => Some((address, false)),
                 None => Some((address, true)),
@@ -211,10 +214,10 @@ impl Case<'_> {
     }
 
     fn not_allowed(&self) -> RuleAnswer {
-        if self.effective.allow.is_empty() {
+        if self.mailbox_policy.allow.is_empty() {
             return RuleAnswer::Passes;
         }
-        if let Some((_, open)) = self.outside().min_by_key(|(_, open)| *open) {
+        if let Some((_, open)) = self.external().min_by_key(|(_, open)| *open) {
             return if open {
                 RuleAnswer::Open
             } else {
@@ -227,8 +230,8 @@ impl Case<'_> {
             && self
                 .message
                 .participants()
-                .all(|address| self.is_inside(address) == Some(true));
-        let may_be_among_us = !self.looked_up && !self.effective.skip_internal;
+                .all(|address| self.is_internal(address) == Some(true));
+        let may_be_among_us = !self.looked_up && !self.mailbox_policy.skip_internal;
         match (among_us, may_be_among_us) {
             (true, _) => RuleAnswer::Passes,
             (false, true) => RuleAnswer::Open,
@@ -240,21 +243,21 @@ impl Case<'_> {
         if self.message.ancestors.is_empty() || !self.looked_up {
             return RuleAnswer::Open;
         }
-        skips_if(!self.inside.found.answers_tracked_mail(self.message))
+        skips_if(!self.internal.found.answers_tracked_mail(self.message))
     }
 
     fn nobody_known(&self) -> RuleAnswer {
         let is_known = |address: &EmailAddress| {
-            let people = self.inside.found.people(address).iter();
+            let people = self.internal.found.people(address).iter();
             people
                 .map(|person| person.record.table)
                 .any(|table| matches!(table, Table::Contact | Table::Account | Table::Lead))
         };
-        let mut outside = self.outside().peekable();
-        if !self.looked_up && outside.peek().is_some() {
+        let mut external = self.external().peekable();
+        if !self.looked_up && external.peek().is_some() {
             return RuleAnswer::Open;
         }
-        skips_if(!outside.any(|(address, _)| is_known(address)))
+        skips_if(!external.any(|(address, _)| is_known(address)))
     }
 }
 

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::*;
 use crate::clients::dataverse::records::{Person, Record, Table};
 use crate::clients::nylas::wire;
-use crate::lookup::request::Found;
+use crate::lookup::request::LookupResult;
 use crate::mailboxes::{Folders, Mailboxes};
 
 /// The known addresses and folders:
@@ -24,13 +24,13 @@ use crate::mailboxes::{Folders, Mailboxes};
 /// | `carol@kites.example`, `info@kites.example`, `lea@leads.example` | a contact, an account, a lead |
 struct Organisation {
     mailboxes: Mailboxes,
-    found: Found,
+    found: LookupResult,
     folders: Folders,
 }
 
 fn organisation() -> Organisation {
     let grant = json!({"id": "g", "email": "ada@ours.example", "provider": "google", "email_aliases": ["sales@alias.example"]});
-    let mut found = Found::default();
+    let mut found = LookupResult::default();
     for (n, (email, table, active)) in [
         ("user@crm.example", Table::SystemUser, true),
         ("former@crm.example", Table::SystemUser, false),
@@ -81,14 +81,14 @@ fn policy(changes: &Value) -> Policy {
 fn decisions(changes: &Value, message: &Value) -> [PolicyDecision; 2] {
     let (organisation, policy) = (organisation(), policy(changes));
     let message = wire::message(&"g".parse().unwrap(), message).unwrap();
-    let effective = policy.for_mailbox(EmailAddress::parse("ada@ours.example").as_ref());
-    let nothing = Found::default();
+    let mailbox_policy = policy.for_mailbox(EmailAddress::parse("ada@ours.example").as_ref());
+    let nothing = LookupResult::default();
     [&nothing, &organisation.found].map(|found| {
         policy.decide(&Case {
             message: &message,
-            effective: &effective,
+            mailbox_policy: &mailbox_policy,
             folders: &organisation.folders,
-            inside: &Inside {
+            internal: &InternalAddresses {
                 mailboxes: &organisation.mailboxes,
                 found,
                 domains: policy.internal_domains(),

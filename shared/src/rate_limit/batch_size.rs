@@ -83,10 +83,10 @@ impl BatchSize {
         &mut self,
         limits: &Limits,
         reservation: &Reservation,
-        spent: Usage,
+        usage: Usage,
         messages: usize,
     ) {
-        let taken = limits.taken_by(spent);
+        let taken = limits.taken_by(usage);
         self.owed += taken - reservation.expected;
         if let Some(messages) = i32::try_from(messages).ok().filter(|n| *n > 0) {
             self.for_each += (taken / messages - self.for_each) / 4;

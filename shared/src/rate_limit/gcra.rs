@@ -109,13 +109,13 @@ impl Limits {
     /// Two requests, the lookup and the batch, do not count: calls of that kind reach the limit on
     /// execution time before the one on requests.
     #[must_use]
-    pub fn taken_by(&self, spent: Usage) -> TimeDelta {
-        let executed = spent
+    pub fn taken_by(&self, usage: Usage) -> TimeDelta {
+        let executed = usage
             .time
-            .saturating_sub(WAY.saturating_mul(spent.requests));
+            .saturating_sub(WAY.saturating_mul(usage.requests));
         let window = self.window.as_micros();
         let by_time = executed.as_micros() * window / self.execution.as_micros();
-        let beyond = u128::from(spent.requests.saturating_sub(FREE_REQUESTS));
+        let beyond = u128::from(usage.requests.saturating_sub(FREE_REQUESTS));
         let by_requests = beyond * window / u128::from(self.requests);
         let micros = by_time.max(by_requests) * 100 / u128::from(SHARE_PERCENT);
         TimeDelta::microseconds(i64::try_from(micros).unwrap_or(i64::MAX / 2))

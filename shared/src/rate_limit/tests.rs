@@ -10,7 +10,7 @@ fn at(ms: i64) -> DateTime<Utc> {
     DateTime::from_timestamp_millis(1_795_154_400_000 + ms).unwrap()
 }
 
-fn spent(requests: u32, ms: u64) -> Usage {
+fn usage(requests: u32, ms: u64) -> Usage {
     Usage {
         requests,
         time: Duration::from_millis(ms),
@@ -55,11 +55,11 @@ fn the_documented_limits_are_the_default_and_a_text_can_name_others() {
 fn of_the_two_limits_the_one_counts_that_is_used_up_more() {
     let limits = Limits::default();
     // 9.7 of 1,164 seconds of execution in 300 s, and 2 requests.
-    let by_time = limits.taken_by(spent(2, 9_760));
+    let by_time = limits.taken_by(usage(2, 9_760));
     assert_eq!(by_time.num_milliseconds(), 2_500);
     // 97 of 5,820 requests in 300 s, beyond the two of every batch, and each takes little more than
     // its latency.
-    let by_requests = limits.taken_by(spent(99, 99 * 40));
+    let by_requests = limits.taken_by(usage(99, 99 * 40));
     assert_eq!(by_requests.num_milliseconds(), 5_000);
 }
 
@@ -163,8 +163,8 @@ fn what_a_run_took_beyond_its_booking_is_booked_by_the_next_and_what_was_not_use
     let limits = Limits::default();
     let mut batch_size = BatchSize::new(&limits);
     let first = batch_size.reserve(100);
-    let taken = limits.taken_by(spent(2, 20_060));
-    batch_size.settle(&limits, &first, spent(2, 20_060), 100);
+    let taken = limits.taken_by(usage(2, 20_060));
+    batch_size.settle(&limits, &first, usage(2, 20_060), 100);
     let second = batch_size.reserve(0);
     assert_eq!(first.time() + second.time(), taken);
     // No message of a page had to be written.
@@ -181,7 +181,7 @@ fn a_booking_that_was_not_taken_leaves_what_is_owed() {
     let limits = Limits::default();
     let mut batch_size = BatchSize::new(&limits);
     let first = batch_size.reserve(10);
-    batch_size.settle(&limits, &first, spent(2, 9_000), 10);
+    batch_size.settle(&limits, &first, usage(2, 9_000), 10);
     let before = batch_size.clone();
     let refused = batch_size.reserve(50);
     batch_size.cancel(&refused);
@@ -202,7 +202,7 @@ fn most_in_a_window(limits: &Limits, batches: &[(u64, i64)]) -> (TimeDelta, Time
         };
         now = limiter_state.free_at(TimeDelta::zero(), now).unwrap_or(now)
             + TimeDelta::milliseconds(*late);
-        let takes = limits.taken_by(spent(0, *ms));
+        let takes = limits.taken_by(usage(0, *ms));
         reserved = reserved.max(now - limits.kept()) + takes;
         begun.push((now, takes));
         largest = largest.max(takes);
@@ -284,8 +284,8 @@ proptest! {
         for (messages, requests, ms, heard_of) in runs {
             let reservation = batch_size.reserve(messages);
             reserved += reservation.time();
-            taken += limits.taken_by(spent(requests, ms));
-            batch_size.settle(&limits, &reservation, spent(requests, ms), heard_of);
+            taken += limits.taken_by(usage(requests, ms));
+            batch_size.settle(&limits, &reservation, usage(requests, ms), heard_of);
         }
         prop_assert_eq!(reserved + batch_size.reserve(0).time(), taken);
     }

@@ -55,7 +55,7 @@ use crate::model::address::{EmailAddress, readable_domain};
 use crate::model::message::Message;
 use crate::model::role_address::is_role_address;
 use crate::model::text::{cut, length};
-use crate::policy::Inside;
+use crate::policy::InternalAddresses;
 use crate::policy::document::{Ambiguous, CreateContacts};
 
 /// The namespace of contact ids. Changing it would create a second contact for every person.
@@ -94,7 +94,7 @@ pub enum NoContact {
     /// The setting only creates contacts for addresses that an internal sender wrote to.
     NotWrittenTo,
     /// The address is internal.
-    Inside,
+    Internal,
     /// A row has the address.
     Known,
     /// The message is bulk mail.
@@ -112,7 +112,7 @@ impl fmt::Display for NoContact {
         f.write_str(match self {
             Self::Never => "never",
             Self::NotWrittenTo => "not_written_to",
-            Self::Inside => "inside",
+            Self::Internal => "inside",
             Self::Known => "known",
             Self::Bulk => "bulk",
             Self::Role => "role_address",
@@ -136,13 +136,13 @@ pub struct Newcomer {
 #[must_use]
 pub fn newcomers(
     message: &Message,
-    inside: &Inside<'_>,
+    internal: &InternalAddresses<'_>,
     create: CreateContacts,
     bulk: bool,
 ) -> Vec<Newcomer> {
     let mut seen = BTreeSet::new();
     let becomes =
-        |address: &&EmailAddress| why_not(address, message, inside, create, bulk).is_none();
+        |address: &&EmailAddress| why_not(address, message, internal, create, bulk).is_none();
     let people = message.participants().filter(becomes);
     people
         .map(|address| Newcomer {
@@ -158,14 +158,14 @@ pub fn newcomers(
 pub fn why_not(
     address: &EmailAddress,
     message: &Message,
-    inside: &Inside<'_>,
+    internal: &InternalAddresses<'_>,
     create: CreateContacts,
     bulk: bool,
 ) -> Option<NoContact> {
     let was_written_to = || {
         let by_us = message
             .author()
-            .is_some_and(|sender| inside.contains(sender));
+            .is_some_and(|sender| internal.contains(sender));
         let mut recipients = message.to.iter().chain(&message.cc).chain(&message.bcc);
         by_us && recipients.any(|recipient| recipient == address)
     };
@@ -176,9 +176,9 @@ pub fn why_not(
         Some(NoContact::Never)
     } else if create == CreateContacts::Sent && !was_written_to() {
         Some(NoContact::NotWrittenTo)
-    } else if inside.contains(address) {
-        Some(NoContact::Inside)
-    } else if !inside.found.people(address).is_empty() {
+    } else if internal.contains(address) {
+        Some(NoContact::Internal)
+    } else if !internal.found.people(address).is_empty() {
         Some(NoContact::Known)
     } else if bulk {
         Some(NoContact::Bulk)

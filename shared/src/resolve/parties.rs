@@ -34,10 +34,10 @@
 use std::cmp::Reverse;
 
 use crate::clients::dataverse::records::{Person, Record};
-use crate::lookup::request::Found;
+use crate::lookup::request::LookupResult;
 use crate::model::address::EmailAddress;
 use crate::model::message::Message;
-use crate::policy::Inside;
+use crate::policy::InternalAddresses;
 use crate::policy::document::Ambiguous;
 
 /// The role of a party, by its participation type mask (Dataverse facts §5).
@@ -147,7 +147,11 @@ impl Choice {
 
 /// Returns the parties of a message: sender, To, Cc, Bcc, each in the order of the message.
 #[must_use]
-pub fn of_message(message: &Message, inside: &Inside<'_>, ambiguous: Ambiguous) -> Vec<Party> {
+pub fn of_message(
+    message: &Message,
+    internal: &InternalAddresses<'_>,
+    ambiguous: Ambiguous,
+) -> Vec<Party> {
     let roles = [
         (Role::Sender, message.from.as_slice()),
         (Role::To, message.to.as_slice()),
@@ -161,7 +165,7 @@ pub fn of_message(message: &Message, inside: &Inside<'_>, ambiguous: Ambiguous) 
         };
         addresses
             .iter()
-            .flat_map(|address| of_address(role, address, inside, ambiguous))
+            .flat_map(|address| of_address(role, address, internal, ambiguous))
             .collect()
     };
     roles.into_iter().flat_map(parties).collect()
@@ -170,10 +174,10 @@ pub fn of_message(message: &Message, inside: &Inside<'_>, ambiguous: Ambiguous) 
 fn of_address(
     role: Role,
     address: &EmailAddress,
-    inside: &Inside<'_>,
+    internal: &InternalAddresses<'_>,
     ambiguous: Ambiguous,
 ) -> Vec<Party> {
-    let (matched, people) = people_of(address, inside);
+    let (matched, people) = people_of(address, internal);
     let (choice, chosen) = choose(people, ambiguous);
     let party = |record| Party {
         role,
@@ -194,9 +198,12 @@ fn of_address(
 
 /// Returns the rows that have an address, and how they were found.
 #[must_use]
-pub fn people_of<'a>(address: &EmailAddress, inside: &Inside<'a>) -> (Match, &'a [Person]) {
-    let found: &'a Found = inside.found;
-    if let Some(main) = inside.mailboxes.main_address(address)
+pub fn people_of<'a>(
+    address: &EmailAddress,
+    internal: &InternalAddresses<'a>,
+) -> (Match, &'a [Person]) {
+    let found: &'a LookupResult = internal.found;
+    if let Some(main) = internal.mailboxes.main_address(address)
         && main != address
     {
         let people = found.people(main);

@@ -32,12 +32,12 @@ mod related_emails;
 
 use crate::clients::dataverse::metadata::table_names::TableNames;
 use crate::clients::dataverse::records::{Person, Record, Table, Target};
-use crate::lookup::follow_up::Further;
-use crate::lookup::request::Found;
+use crate::lookup::follow_up::FollowUpRequest;
+use crate::lookup::request::LookupResult;
 use crate::model::address::EmailAddress;
 use crate::model::ids::ActivityId;
 use crate::model::message::Message;
-use crate::policy::Inside;
+use crate::policy::InternalAddresses;
 use crate::policy::document::{Ambiguous, FolderRegarding, Regarding, RegardingSource};
 use crate::resolve::parties;
 
@@ -50,9 +50,9 @@ pub struct RegardingInput<'a> {
     /// The message.
     pub message: &'a Message,
     /// The lookup result.
-    pub found: &'a Found,
+    pub found: &'a LookupResult,
     /// The internal addresses.
-    pub inside: &'a Inside<'a>,
+    pub internal: &'a InternalAddresses<'a>,
     /// The record of the matching folder rule ([`by_folder`]).
     pub folder: Option<&'a Target>,
     /// The policy's settings.
@@ -70,7 +70,7 @@ pub enum RegardingStep {
     /// The regarding is resolved.
     Decided(RegardingDecision),
     /// The regarding cannot be resolved before these queries are answered.
-    Ask(Further),
+    Ask(FollowUpRequest),
 }
 
 /// Returns the record of the first folder rule that matches. `lies_in` returns whether the email is
@@ -88,7 +88,7 @@ pub fn by_folder(rules: &[FolderRegarding], lies_in: impl Fn(&str) -> bool) -> O
 #[must_use]
 pub fn decide(mail: &RegardingInput<'_>) -> RegardingStep {
     let mut candidates = Vec::new();
-    let mut further = Further::default();
+    let mut further = FollowUpRequest::default();
     for source in &mail.settings.order {
         let from = candidates.len();
         let hit = match source {
@@ -159,7 +159,7 @@ fn folder(
     mail: &RegardingInput<'_>,
     target: &Target,
     candidates: &mut Vec<RegardingCandidate>,
-    further: &mut Further,
+    further: &mut FollowUpRequest,
 ) -> Option<Hit> {
     let mut candidate = RegardingCandidate::of(RegardingSource::Folder, CandidateOutcome::Hit);
     candidate.records.push(target.clone());
@@ -198,25 +198,25 @@ fn people(
 }
 
 /// Returns the external addresses, in the order of the message.
-fn outside<'a>(mail: &RegardingInput<'a>) -> impl Iterator<Item = &'a EmailAddress> {
+fn external<'a>(mail: &RegardingInput<'a>) -> impl Iterator<Item = &'a EmailAddress> {
     let RegardingInput {
-        message, inside, ..
+        message, internal, ..
     } = *mail;
     message
         .participants()
-        .filter(|address| !inside.contains(address))
+        .filter(|address| !internal.contains(address))
 }
 
 /// Returns the rows that the external addresses resolve to, in the order of the message.
 fn resolved<'a>(mail: &RegardingInput<'a>) -> impl Iterator<Item = &'a Person> {
-    outside(mail).filter_map(|address| row_of(mail, address))
+    external(mail).filter_map(|address| row_of(mail, address))
 }
 
 /// Returns the row that an address resolves to. With the setting `all`, an address is bound to
 /// several rows as a party, but returns `None` here, since it is unknown which of them the email
 /// regards.
 fn row_of<'a>(mail: &RegardingInput<'a>, address: &EmailAddress) -> Option<&'a Person> {
-    let (_, people) = parties::people_of(address, mail.inside);
+    let (_, people) = parties::people_of(address, mail.internal);
     match parties::choose(people, mail.ambiguous) {
         (parties::Choice::All, _) => None,
         (_, chosen) => chosen.first().copied(),
@@ -239,7 +239,8 @@ fn contact(mail: &RegardingInput<'_>) -> Option<Record> {
 }
 
 fn account(mail: &RegardingInput<'_>) -> Option<Record> {
-    let shared = outside(mail).find_map(|address| company_of_namesakes(mail.found.people(address)));
+    let shared =
+        external(mail).find_map(|address| company_of_namesakes(mail.found.people(address)));
     shared.or_else(|| {
         resolved(mail)
             .find(|person| person.record.table == Table::Account)

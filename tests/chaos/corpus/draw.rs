@@ -219,7 +219,7 @@ fn add_mail(
     corpus.mails.push(Mail {
         marker,
         body,
-        outgoing: People::is_inside(&envelope.from),
+        outgoing: People::is_internal(&envelope.from),
         parties: parties(&envelope, people),
         regarding: regarding(&envelope, people),
         answers,
@@ -399,7 +399,7 @@ fn regarding(envelope: &Envelope, people: &People) -> Option<Reference> {
     let outside = || {
         roles(envelope)
             .map(|(_, address)| address.to_lowercase())
-            .filter(|address| !People::is_inside(address))
+            .filter(|address| !People::is_internal(address))
             .filter_map(|address| people.row(&address))
     };
     let first = |table: &str| outside().find(|(known, _)| known == table);

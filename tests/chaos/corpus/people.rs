@@ -94,7 +94,7 @@ impl People {
     }
 
     /// Returns whether an address is internal: of a mailbox or a user.
-    pub(super) fn is_inside(address: &str) -> bool {
+    pub(super) fn is_internal(address: &str) -> bool {
         address.ends_with("@ours.example")
     }
 }

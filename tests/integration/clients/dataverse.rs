@@ -9,7 +9,7 @@ use mailverse::clients::dataverse::records::{Record, RowState, Table, Target};
 use mailverse::clients::dataverse::session::Session;
 use mailverse::clients::dataverse::{AccessToken, DataverseClient};
 use mailverse::clients::retry::RetryAdvice;
-use mailverse::lookup::request::{Found, Questions};
+use mailverse::lookup::request::{LookupRequest, LookupResult};
 use mailverse::model::address::EmailAddress;
 use mailverse::model::ids::ActivityId;
 use serde_json::{Map, Value, json};
@@ -73,12 +73,12 @@ impl Bench {
         written
     }
 
-    async fn look_up(&self, addresses: &[&str]) -> Result<Found, DataverseError> {
-        let questions = Questions {
+    async fn look_up(&self, addresses: &[&str]) -> Result<LookupResult, DataverseError> {
+        let lookup_request = LookupRequest {
             addresses: addresses.iter().map(|text| address(text)).collect(),
-            ..Questions::default()
+            ..LookupRequest::default()
         };
-        self.client.look_up(&self.session(), &questions).await
+        self.client.look_up(&self.session(), &lookup_request).await
     }
 
     fn emails(&self) -> usize {

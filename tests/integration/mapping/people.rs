@@ -17,10 +17,10 @@ use emulators::Dataverse;
 use mailverse::clients::dataverse::records::NewRow;
 use mailverse::clients::dataverse::records::{Person, Record, Table};
 use mailverse::lookup::companies::{Accounts, Companies};
-use mailverse::lookup::request::Found;
+use mailverse::lookup::request::LookupResult;
 use mailverse::mailboxes::Mailboxes;
 use mailverse::model::message::Message;
-use mailverse::policy::Inside;
+use mailverse::policy::InternalAddresses;
 use mailverse::policy::bulk::is_bulk;
 use mailverse::policy::document::Settings;
 use mailverse::resolve::contacts;
@@ -48,16 +48,16 @@ pub(super) fn make(
     message: &Message,
     mailboxes: &Mailboxes,
     domains: &std::collections::HashSet<String>,
-    found: &mut Found,
+    found: &mut LookupResult,
 ) -> Plan {
     let settings = settings(given);
-    let inside = Inside {
+    let internal = InternalAddresses {
         mailboxes,
         found,
         domains,
     };
     let bulk = is_bulk(message);
-    let newcomers = contacts::newcomers(message, &inside, settings.create_contacts, bulk);
+    let newcomers = contacts::newcomers(message, &internal, settings.create_contacts, bulk);
     let asked = contacts::domains(&newcomers);
     let asked = asked
         .into_iter()

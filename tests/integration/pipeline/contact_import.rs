@@ -210,7 +210,10 @@ async fn whoever_is_known_otherwise_or_is_ours_becomes_no_contact(mode: WriteMod
     let writes = organisation.emulators.dataverse().requests().writes;
     let outcomes = bring_in(&mut organisation, &people).await;
     let known = CardOutcome::Known { table: Table::Lead };
-    assert_eq!(outcomes, [known, CardOutcome::Inside, CardOutcome::Inside]);
+    assert_eq!(
+        outcomes,
+        [known, CardOutcome::Internal, CardOutcome::Internal]
+    );
     assert_eq!(organisation.emulators.dataverse().requests().writes, writes);
 }
 

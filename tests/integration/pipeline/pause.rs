@@ -13,7 +13,7 @@ use mailverse::clients::retry::RECEIVE_LIMIT;
 use mailverse::ledger::State;
 use mailverse::model::sync_request::Trigger;
 use mailverse::pipeline::Outcome;
-use mailverse::pipeline::preview::Foreseen;
+use mailverse::pipeline::preview::PreviewOutcome;
 use mailverse::rate_limit::ApplicationUser;
 use serde_json::json;
 
@@ -338,7 +338,7 @@ async fn while_the_pause_lasts_nobody_asks_dataverse_what_would_become_of_a_mail
         .pipeline
         .preview(vec![message.clone()], &run)
         .await;
-    let untold = Foreseen::Unknown {
+    let untold = PreviewOutcome::Unknown {
         reason: "dataverse asked for a pause".to_owned(),
     };
     assert_eq!(previews.len(), 1);
@@ -350,5 +350,8 @@ async fn while_the_pause_lasts_nobody_asks_dataverse_what_would_become_of_a_mail
     organisation.pause_over();
     let run = organisation.begin();
     let previews = organisation.pipeline.preview(vec![message], &run).await;
-    assert!(matches!(previews[0].outcome, Foreseen::Tracked { .. }));
+    assert!(matches!(
+        previews[0].outcome,
+        PreviewOutcome::Tracked { .. }
+    ));
 }

@@ -10,7 +10,7 @@ use url::Url;
 use uuid::Uuid;
 
 use super::batch::{self, BOUNDARY, BatchPart, Operation};
-use super::dry_run::Rehearsal;
+use super::dry_run::DryRun;
 use super::error::{DataverseError, part_error, unreadable};
 use super::session::Session;
 use super::{lookup_size, metadata};
@@ -30,7 +30,7 @@ pub struct DataverseClient {
     pub(crate) lengths: metadata::column_lengths::LengthsRead,
     pub(crate) lookup_size: lookup_size::SharedLookupSize,
     caller: Option<Uuid>,
-    rehearsal: Option<Rehearsal>,
+    dry_run: Option<DryRun>,
 }
 
 impl DataverseClient {
@@ -48,15 +48,15 @@ impl DataverseClient {
             lengths: metadata::column_lengths::LengthsRead::default(),
             lookup_size: lookup_size::SharedLookupSize::default(),
             caller: None,
-            rehearsal: None,
+            dry_run: None,
         }
     }
 
     /// Returns a client that records its writes instead of sending them.
     #[must_use]
-    pub fn rehearsing(self, rehearsal: Rehearsal) -> Self {
+    pub fn dry_run(self, dry_run: DryRun) -> Self {
         Self {
-            rehearsal: Some(rehearsal),
+            dry_run: Some(dry_run),
             ..self
         }
     }
@@ -88,11 +88,7 @@ impl DataverseClient {
         session: &Session,
         operations: &[Operation],
     ) -> Result<Vec<Vec<BatchPart>>, DataverseError> {
-        if let Some(done) = self
-            .rehearsal
-            .as_ref()
-            .and_then(|it| it.note_all(operations))
-        {
+        if let Some(done) = self.dry_run.as_ref().and_then(|it| it.note_all(operations)) {
             return Ok(done);
         }
         let call = self
@@ -131,8 +127,8 @@ impl DataverseClient {
         if_match: Option<&str>,
         body: Option<&Map<String, Value>>,
     ) -> Result<Vec<u8>, DataverseError> {
-        if let Some(rehearsal) = self.rehearsal.as_ref().filter(|_| method != Method::GET) {
-            rehearsal.note(method.as_str(), path, body.cloned().unwrap_or_default());
+        if let Some(dry_run) = self.dry_run.as_ref().filter(|_| method != Method::GET) {
+            dry_run.note(method.as_str(), path, body.cloned().unwrap_or_default());
             return Ok(Vec::new());
         }
         let mut call = self.http.request(method, format!("{}{path}", self.api));

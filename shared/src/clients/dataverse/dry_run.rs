@@ -23,9 +23,9 @@ pub struct NotedWrite {
 
 /// The recorded writes of a client.
 #[derive(Debug, Clone, Default)]
-pub struct Rehearsal(Arc<Mutex<Vec<NotedWrite>>>);
+pub struct DryRun(Arc<Mutex<Vec<NotedWrite>>>);
 
-impl Rehearsal {
+impl DryRun {
     /// Returns the writes recorded since the last call.
     #[must_use]
     pub fn take(&self) -> Vec<NotedWrite> {

@@ -71,7 +71,7 @@ impl Checks {
         self.blocks("defaults", &settings.block, &[], settings);
         self.domains("defaults.allow", &settings.allow);
         for (at, allowed) in domains(&settings.allow) {
-            if domains(&settings.internal_domains).any(|(_, inside)| inside == allowed) {
+            if domains(&settings.internal_domains).any(|(_, internal)| internal == allowed) {
                 let place = format!("defaults.allow[{at}]");
                 self.found(
                     &place,

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::*;
 use crate::clients::nylas::wire;
 use crate::lookup::companies::{Accounts, Companies};
-use crate::lookup::request::Found;
+use crate::lookup::request::LookupResult;
 use crate::mailboxes::Mailboxes;
 
 const OUTSIDE: &str = "jane@kites.example";
@@ -42,32 +42,32 @@ const RECEIVED: Case<'static> = Case {
 };
 
 impl Case<'_> {
-    fn look<T>(&self, look: impl FnOnce(&Message, &Inside<'_>) -> T) -> T {
+    fn look<T>(&self, look: impl FnOnce(&Message, &InternalAddresses<'_>) -> T) -> T {
         let person = |email: &&str| json!({"email": email, "name": self.name});
         let to: Vec<_> = self.to.iter().map(person).collect();
         let message = wire::message(
             &"g".parse().unwrap(),
             &json!({"id": "m", "from": [person(&self.from)], "to": to}),
         );
-        let mut found = Found::default();
+        let mut found = LookupResult::default();
         for email in self.known {
             found.add_person(EmailAddress::parse(email).unwrap(), inactive());
         }
-        let inside = Inside {
+        let internal = InternalAddresses {
             mailboxes: &Mailboxes::default(),
             found: &found,
             domains: &HashSet::from(["ours.example".to_owned()]),
         };
-        look(&message.unwrap_or_else(|e| panic!("{e}")), &inside)
+        look(&message.unwrap_or_else(|e| panic!("{e}")), &internal)
     }
 
     fn why_not(&self, address: &str) -> Option<NoContact> {
         let address = EmailAddress::parse(address).unwrap();
-        self.look(|message, inside| why_not(&address, message, inside, self.create, self.bulk))
+        self.look(|message, internal| why_not(&address, message, internal, self.create, self.bulk))
     }
 
     fn newcomers(&self) -> Vec<Newcomer> {
-        self.look(|message, inside| newcomers(message, inside, self.create, self.bulk))
+        self.look(|message, internal| newcomers(message, internal, self.create, self.bulk))
     }
 }
 
@@ -125,8 +125,11 @@ fn with_sent_the_other_recipients_of_a_mail_from_outside_do_not() {
 
 #[test]
 fn somebody_inside_does_not() {
-    assert_eq!(SENT.why_not("ada@ours.example"), Some(NoContact::Inside));
-    assert_eq!(SENT.why_not("ben+x@ours.example"), Some(NoContact::Inside));
+    assert_eq!(SENT.why_not("ada@ours.example"), Some(NoContact::Internal));
+    assert_eq!(
+        SENT.why_not("ben+x@ours.example"),
+        Some(NoContact::Internal)
+    );
     assert_eq!(SENT.why_not("ben@sub.ours.example"), None);
 }
 

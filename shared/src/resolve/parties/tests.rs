@@ -33,18 +33,18 @@ fn parties(from: &str, to: &[&str], known: &[(&str, Person)], ambiguous: Ambiguo
     );
     let grant =
         json!({"id": "g", "email": "ada@ours.example", "email_aliases": ["sales@ours.example"]});
-    let mut found = Found::default();
+    let mut found = LookupResult::default();
     for (email, person) in known {
         found.add_person(EmailAddress::parse(email).unwrap(), person.clone());
     }
-    let inside = Inside {
+    let internal = InternalAddresses {
         mailboxes: &Mailboxes::new(&[wire::grant(&grant).unwrap()]),
         found: &found,
         domains: &HashSet::new(),
     };
     of_message(
         &message.unwrap_or_else(|e| panic!("{e}")),
-        &inside,
+        &internal,
         ambiguous,
     )
 }
@@ -200,7 +200,7 @@ fn a_tag_is_left_out_only_when_nothing_has_it() {
 }
 
 fn resolved(people: &[Person]) -> Option<u128> {
-    let mut found = Found::default();
+    let mut found = LookupResult::default();
     let address = EmailAddress::parse("x@example.com").unwrap();
     for person in people {
         found.add_person(address.clone(), person.clone());
@@ -273,13 +273,13 @@ fn every_recipient_is_there_once_for_each_role() {
             "cc": [{"email": "b@x.example"}], "bcc": [{"email": "c@x.example"}],
         }),
     );
-    let inside = Inside {
+    let internal = InternalAddresses {
         mailboxes: &Mailboxes::default(),
-        found: &Found::default(),
+        found: &LookupResult::default(),
         domains: &HashSet::new(),
     };
     let message = message.unwrap_or_else(|e| panic!("{e}"));
-    let parties = of_message(&message, &inside, Ambiguous::Unresolved);
+    let parties = of_message(&message, &internal, Ambiguous::Unresolved);
     let shown: Vec<(u8, &str)> = parties
         .iter()
         .map(|party| (party.role.mask(), party.address.as_str()))

@@ -4,12 +4,12 @@
 use std::collections::BTreeSet;
 
 use super::{
-    CandidateOutcome, Hit, RegardingCandidate, RegardingInput, company_of_namesakes, outside,
+    CandidateOutcome, Hit, RegardingCandidate, RegardingInput, company_of_namesakes, external,
     resolved,
 };
 use crate::clients::dataverse::metadata::table_names::is_name;
 use crate::clients::dataverse::records::{Record, Table, Target};
-use crate::lookup::follow_up::{Further, OpenRowsQuery};
+use crate::lookup::follow_up::{FollowUpRequest, OpenRowsQuery};
 use crate::lookup::request::OpenRows;
 use crate::policy::document::{App, CustomTable, RegardingSource};
 
@@ -56,7 +56,7 @@ pub(crate) fn open_rows_query(app: &App) -> Option<OpenRowsQuery> {
 pub(super) fn decide(
     mail: &RegardingInput<'_>,
     candidates: &mut Vec<RegardingCandidate>,
-    further: &mut Further,
+    further: &mut FollowUpRequest,
 ) -> Option<Hit> {
     let table = match &mail.settings.app {
         App::None => return None,
@@ -137,7 +137,7 @@ fn customers(mail: &RegardingInput<'_>) -> [BTreeSet<Record>; 2] {
             Table::SystemUser | Table::Queue | Table::Lead => {}
         }
     }
-    let shared = outside(mail).filter_map(|it| company_of_namesakes(mail.found.people(it)));
+    let shared = external(mail).filter_map(|it| company_of_namesakes(mail.found.people(it)));
     accounts.extend(shared);
     [contacts, accounts]
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{CandidateOutcome, Hit, RegardingCandidate, RegardingInput, outside, row_of};
+use super::{CandidateOutcome, Hit, RegardingCandidate, RegardingInput, external, row_of};
 use crate::clients::dataverse::records::Target;
 use crate::lookup::related_emails::EarlierEmail;
 use crate::model::ids::ActivityId;
@@ -121,11 +121,11 @@ fn others<'a>(
 }
 
 fn shares_people(mail: &RegardingInput<'_>, earlier: &EarlierEmail) -> bool {
-    let mut outside = outside(mail).peekable();
-    if outside.peek().is_none() {
+    let mut external = external(mail).peekable();
+    if external.peek().is_none() {
         return true;
     }
-    outside.any(|address| {
+    external.any(|address| {
         let row = row_of(mail, address);
         let row = row.map(|person| Target::from(person.record));
         earlier.has(address, row.as_ref())

@@ -56,12 +56,12 @@ struct Case {
     folder: Option<Target>,
     settings: Regarding,
     ambiguous: Ambiguous,
-    found: Found,
+    found: LookupResult,
 }
 
 impl Case {
     fn of(from: &'static str, to: &[&'static str], known: &[(&str, Person)]) -> Self {
-        let mut found = Found::default();
+        let mut found = LookupResult::default();
         for (email, person) in known {
             found.add_person(address(email), person.clone());
         }
@@ -114,7 +114,7 @@ impl Case {
         decide(&RegardingInput {
             message: &message,
             found: &self.found,
-            inside: &Inside {
+            internal: &InternalAddresses {
                 mailboxes: &Mailboxes::default(),
                 found: &self.found,
                 domains: &domains,
@@ -135,7 +135,7 @@ impl Case {
     }
 
     #[track_caller]
-    fn ask(&self) -> Further {
+    fn ask(&self) -> FollowUpRequest {
         match self.step() {
             RegardingStep::Ask(further) => further,
             RegardingStep::Decided(decision) => {
