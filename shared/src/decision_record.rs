@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::clients::dataverse::records::{Record, Target};
+use crate::clients::dataverse::records::{PartyReference, RecordReference};
 use crate::ledger::decisions::DecidedRow;
 use crate::mapping::{Direction, Findings};
 use crate::model::ids::ActivityId;
@@ -105,14 +105,14 @@ impl Row {
     }
 }
 
-impl From<Record> for Row {
-    fn from(record: Record) -> Self {
+impl From<PartyReference> for Row {
+    fn from(record: PartyReference) -> Self {
         Self::of(record.table.name(), record.id)
     }
 }
 
-impl From<&Target> for Row {
-    fn from(target: &Target) -> Self {
+impl From<&RecordReference> for Row {
+    fn from(target: &RecordReference) -> Self {
         Self::of(&target.table, target.id)
     }
 }
@@ -233,7 +233,7 @@ impl DecisionRecord {
 
     /// Returns the record with the rows that were created.
     #[must_use]
-    pub fn with_made(mut self, made: &BTreeSet<Record>) -> Self {
+    pub fn with_made(mut self, made: &BTreeSet<PartyReference>) -> Self {
         self.made = made.iter().map(|record| Row::from(*record)).collect();
         self
     }
@@ -276,7 +276,7 @@ fn people(parties: &[Party]) -> Vec<PersonPart> {
         let place = *next;
         *next += 1;
         let resolution = &first.resolution;
-        let chosen: Vec<Record> = rows.iter().filter_map(|party| party.record).collect();
+        let chosen: Vec<PartyReference> = rows.iter().filter_map(|party| party.record).collect();
         let others = resolution.candidates.iter();
         let others = others.filter(|record| !chosen.contains(record));
         Some(PersonPart {

@@ -374,19 +374,19 @@ impl Pipeline {
         let left_out = people_limit::left_out(&message, &findings.parties);
         message.omissions.extend(left_out);
         let activity_id = message.activity_id();
-        let ours = found.by_key(activity_id);
-        let theirs = found.by_mail(&message);
-        if let (None, Some(theirs)) = (ours, theirs) {
+        let own_row = found.by_key(activity_id);
+        let external_row = found.by_mail(&message);
+        if let (None, Some(external_row)) = (own_row, external_row) {
             return Mapped::finished(
-                self.adopt(session, pending, &message, findings, theirs, run)
+                self.adopt(session, pending, &message, findings, external_row, run)
                     .await,
             );
         }
-        if let Some((ours, theirs)) = ours.zip(theirs) {
-            let rows = (ours, theirs);
-            let one = if ours.state == RowState::Canceled {
+        if let Some((own_row, external_row)) = own_row.zip(external_row) {
+            let rows = (own_row, external_row);
+            let one = if own_row.state == RowState::Canceled {
                 Ok(self
-                    .adopt(session, pending, &message, findings, theirs, run)
+                    .adopt(session, pending, &message, findings, external_row, run)
                     .await)
             } else {
                 self.merge_rows(session, pending, &message, findings, rows, run)
@@ -397,10 +397,10 @@ impl Pipeline {
                 Err(back) => (pending, findings) = *back,
             }
         }
-        if ours.is_some_and(|ours| ours.state != RowState::Open) {
+        if own_row.is_some_and(|own_row| own_row.state != RowState::Open) {
             return Mapped::finished(pending.was_there(activity_id, &message, findings));
         }
-        let begun = ours.is_some();
+        let begun = own_row.is_some();
         let created_on = self.created_on.date(&message, run.now);
         let acting_user = ActingUser::new(mailbox_policy.impersonate, findings.owner, found);
         let mut mail = Mail::new(pending, message, findings, acting_user, created_on, begun);

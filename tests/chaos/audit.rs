@@ -207,7 +207,7 @@ impl Run {
                     row["activityid"], row["statecode"]
                 ));
             }
-            if mail.theirs.is_some() {
+            if mail.external_row.is_some() {
                 continue;
             }
             self.row_differs(mail, row).into_iter().for_each(&mut find);
@@ -235,18 +235,19 @@ impl Run {
             let finding = format!("{} ({:?}): {text}", mail.marker, race.moment);
             verdict.findings.push(finding);
         };
-        let theirs = self.cloud.shared.races.lock().unwrap().row(&mail.marker);
-        let (theirs, ours): (Vec<&Value>, Vec<&Value>) =
-            rows.iter().partition(|row| Some(id_of(row)) == theirs);
-        if let [theirs] = theirs[..] {
-            let regarding = reference(&theirs["regardingobjectid"]);
+        let external_row = self.cloud.shared.races.lock().unwrap().row(&mail.marker);
+        let (external_row, ours): (Vec<&Value>, Vec<&Value>) = rows
+            .iter()
+            .partition(|row| Some(id_of(row)) == external_row);
+        if let [external_row] = external_row[..] {
+            let regarding = reference(&external_row["regardingobjectid"]);
             let is_right = match &race.own {
                 Some(own) => regarding.as_ref() == Some(own),
                 None => self.may_concern(mail, regarding.as_ref()),
             };
-            if theirs["statecode"] != 1 || !is_right {
+            if external_row["statecode"] != 1 || !is_right {
                 find(format!(
-                    "the row of the other client has the wrong state or regarding: {theirs}"
+                    "the row of the other client has the wrong state or regarding: {external_row}"
                 ));
             }
         } else {

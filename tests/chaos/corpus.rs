@@ -74,7 +74,7 @@ pub(crate) struct Mail {
     /// The names and bytes of its attachments.
     pub(crate) files: Vec<(String, Vec<u8>)>,
     /// The row that another client had already written.
-    pub(crate) theirs: Option<Uuid>,
+    pub(crate) external_row: Option<Uuid>,
     /// The row that another client writes at about the same time as we do.
     pub(crate) race: Option<Race>,
     /// The incident for which the email was made.

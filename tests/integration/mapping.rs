@@ -23,7 +23,7 @@ use emulators::Emulators;
 use mailverse::clients::dataverse::DataverseClient;
 use mailverse::clients::dataverse::email_row::EmailWrite;
 use mailverse::clients::dataverse::emails::{CreateOutcome, WriteMode};
-use mailverse::clients::dataverse::records::{Person, Record, Table};
+use mailverse::clients::dataverse::records::{PartyReference, Person, Table};
 use mailverse::clients::dataverse::session::Session;
 use mailverse::clients::nylas::wire;
 use mailverse::lookup::request::LookupResult;
@@ -98,7 +98,7 @@ fn found(given: &Value) -> LookupResult {
     let mut found = LookupResult::default();
     for row in list(given, "organisation") {
         let person = Person {
-            record: Record {
+            record: PartyReference {
                 table: table(row),
                 id: id(&row["id"]).unwrap(),
             },

@@ -54,9 +54,9 @@ pub(super) async fn examine(
     let tokens = settings.tokens(aws);
     let (client, _) = settings.connect(aws)?;
     // Checked before the token, because a wrong clock misjudges when the token expires.
-    let theirs = client.now().await;
-    checks.push(clock(theirs, Utc::now()));
-    let now = theirs.unwrap_or_else(Utc::now);
+    let external_row = client.now().await;
+    checks.push(clock(external_row, Utc::now()));
+    let now = external_row.unwrap_or_else(Utc::now);
     let token = match tokens.read().await {
         Ok(token) if token.expires_at > now => {
             let left = (token.expires_at - now).num_minutes();
@@ -119,11 +119,11 @@ fn let_in(error: &DataverseError) -> &'static str {
     }
 }
 
-fn clock(theirs: Option<DateTime<Utc>>, ours: DateTime<Utc>) -> Check {
-    let Some(theirs) = theirs else {
+fn clock(external_row: Option<DateTime<Utc>>, ours: DateTime<Utc>) -> Check {
+    let Some(external_row) = external_row else {
         return Check::skipped(CLOCK, "the time from an answer of Dataverse");
     };
-    let apart = ours - theirs;
+    let apart = ours - external_row;
     let seconds = apart.num_seconds();
     let problem = (apart.abs() > SKEW).then(|| {
         let side = if seconds > 0 { "ahead of" } else { "behind" };

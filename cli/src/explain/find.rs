@@ -18,7 +18,7 @@ use mailverse::clients::dataverse::session::Session;
 use mailverse::clients::entra::TokenSource;
 use mailverse::clients::nylas::error::NylasError;
 use mailverse::clients::nylas::{Fetched, Headers, NylasClient};
-use mailverse::ledger::decisions::Kept;
+use mailverse::ledger::decisions::StoredMessage;
 use mailverse::ledger::messages::{Ledger, LedgerError};
 use mailverse::mailboxes::AllowList;
 use mailverse::model::ids::{ActivityId, GrantId, InternetMessageId, MessageId, MessageKey};
@@ -41,7 +41,7 @@ pub(super) struct Finder {
 #[derive(Default)]
 pub(super) struct Found {
     /// The messages, sorted by key.
-    pub(super) messages: Vec<Kept>,
+    pub(super) messages: Vec<StoredMessage>,
     /// Lookups that were not made, each with the settings that it needs.
     unasked: Vec<&'static str>,
 }
@@ -104,7 +104,7 @@ impl Finder {
     ///
     /// If the ledger has no row for this copy, the id is derived from the message in the mailbox,
     /// because a copy in another mailbox may have a row. `None` if the message cannot be read.
-    async fn row_of(&self, kept: &Kept) -> Option<ActivityId> {
+    async fn row_of(&self, kept: &StoredMessage) -> Option<ActivityId> {
         if kept.entry.activity_id.is_some() {
             return kept.entry.activity_id;
         }
@@ -201,7 +201,7 @@ impl Finder {
         keys.map_err(|source| self.failed(source))
     }
 
-    async fn kept(&self, key: &MessageKey) -> Result<Option<Kept>, ExplainError> {
+    async fn kept(&self, key: &MessageKey) -> Result<Option<StoredMessage>, ExplainError> {
         let kept = self.ledger.kept(key).await;
         kept.map_err(|source| self.failed(source))
     }

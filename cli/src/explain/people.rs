@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use mailverse::clients::nylas::{Fetched, Headers};
 use mailverse::decision_record::{DecisionRecord, role_name};
-use mailverse::ledger::decisions::Kept;
+use mailverse::ledger::decisions::StoredMessage;
 use mailverse::model::address::EmailAddress;
 use mailverse::model::message::Message;
 use mailverse::policy::Policy;
@@ -23,7 +23,7 @@ pub(super) enum Names {
 
 impl Names {
     /// Reads the addresses from the message as it is in the mailbox now.
-    pub(super) async fn read(finder: &Finder, kept: &Kept) -> Self {
+    pub(super) async fn read(finder: &Finder, kept: &StoredMessage) -> Self {
         let record = kept
             .decision
             .as_deref()

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use chrono::{DateTime, SecondsFormat, Utc};
 use mailverse::decision_record::{CandidatePart, DecisionRecord, PersonPart, RegardingPart, Row};
 use mailverse::ledger::State;
-use mailverse::ledger::decisions::{DecidedRow, Kept};
+use mailverse::ledger::decisions::{DecidedRow, StoredMessage};
 use serde_json::{Value, json};
 
 use super::people::Names;
@@ -14,7 +14,7 @@ use crate::terminal::printable;
 /// Returns the stored state and decision of a message, never with addresses.
 ///
 /// If our row was replaced by another client's row, `decision.row` is `replaced_row` instead of `ours`.
-pub(super) fn json(kept: &Kept) -> Value {
+pub(super) fn json(kept: &StoredMessage) -> Value {
     // Passed through as it is stored, so that fields of a later build are not lost.
     let decision = kept.decision.as_deref();
     let mut decision: Option<Value> = decision.and_then(|text| serde_json::from_str(text).ok());
@@ -41,7 +41,7 @@ pub(super) fn json(kept: &Kept) -> Value {
 }
 
 /// Prints the state and the decision of a message.
-pub(super) fn print(out: &mut impl Write, kept: &Kept, names: &Names) -> io::Result<()> {
+pub(super) fn print(out: &mut impl Write, kept: &StoredMessage, names: &Names) -> io::Result<()> {
     writeln!(out, "{}", printable(&kept.key.to_string()))?;
     line(out, "state", &state(kept))?;
     if let Some(reason) = &kept.entry.reason {
@@ -66,7 +66,7 @@ pub(super) fn print(out: &mut impl Write, kept: &Kept, names: &Names) -> io::Res
     writeln!(out)
 }
 
-fn state(kept: &Kept) -> String {
+fn state(kept: &StoredMessage) -> String {
     let entry = &kept.entry;
     let mut text = entry.state.as_str().to_owned();
     if entry.state == State::Dead && entry.claimable {

@@ -15,7 +15,7 @@ use mailverse::clients::aws::queue::MemoryQueue;
 use mailverse::clients::aws::secrets::SecretSource;
 use mailverse::clients::dataverse::DataverseClient;
 use mailverse::clients::dataverse::emails::WriteMode;
-use mailverse::clients::dataverse::records::Target;
+use mailverse::clients::dataverse::records::RecordReference;
 use mailverse::clients::entra::client::{Credential, EntraClient};
 use mailverse::clients::entra::{Origin, TokenSource};
 use mailverse::clients::http;
@@ -242,7 +242,7 @@ impl Harness {
 
     /// Returns a readable name of a record: table and name in the emulated organisation, otherwise
     /// only the table.
-    pub(crate) fn name(&self, record: impl Into<Target>) -> String {
+    pub(crate) fn name(&self, record: impl Into<RecordReference>) -> String {
         let record = record.into();
         let (kind, column) = match record.table.as_str() {
             "systemuser" => ("user", "fullname"),

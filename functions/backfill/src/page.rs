@@ -157,7 +157,7 @@ impl<Q: SyncQueue> Backfill<Q> {
         }
         let work = fresh.into_iter().map(in_hand).collect();
         // Boxed because the future is large.
-        let done = Box::pin(self.pipeline.history(work, &self.sync, begin)).await;
+        let done = Box::pin(self.pipeline.backfill_page(work, &self.sync, begin)).await;
         let run = begin();
         let is_left = done.left.is_some();
         let stopped = match done.left {
@@ -236,7 +236,7 @@ impl<Q: SyncQueue> Backfill<Q> {
     }
 
     /// Queues stranded messages again on the sync queue. Returns how many.
-    pub(crate) async fn take_up_stranded(&self, now: DateTime<Utc>) -> usize {
+    pub(crate) async fn requeue_stranded(&self, now: DateTime<Utc>) -> usize {
         let stranded = self.pipeline.ledger.needing_attention(
             State::Waiting,
             now - OVERDUE,

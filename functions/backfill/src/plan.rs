@@ -145,7 +145,7 @@ impl<Q: SyncQueue> Backfill<Q> {
             ..Planned::default()
         };
         if schedule.days.is_none() {
-            planned.stranded = self.take_up_stranded(run.now).await;
+            planned.stranded = self.requeue_stranded(run.now).await;
         }
         let (readable, others): (Vec<Grant>, Vec<Grant>) =
             grants.into_iter().partition(is_readable);

@@ -406,8 +406,8 @@ mod tests {
         .iter()
         .filter_map(wire::grant)
         .collect();
-        let theirs = wire::grant(&json!({"id": "d", "email": "dan@theirs.example"}));
-        let excluded: Vec<Grant> = theirs.into_iter().collect();
+        let external_row = wire::grant(&json!({"id": "d", "email": "dan@theirs.example"}));
+        let excluded: Vec<Grant> = external_row.into_iter().collect();
         let run_id = RunId::new("11111111-2222-4333-8444-555555555555".parse().unwrap());
         let tasks = |mailboxes: Value| {
             let wanted = wanted(&json!({"mailboxes": mailboxes, "received_after": 1}));

@@ -234,8 +234,8 @@ mod tests {
         assert_eq!(verdicts(&TaskError::Excluded, 1), [Leave, Leave, Fail]);
         let waits = TaskDecision::Later(soon(1));
         assert_eq!(verdicts(&TaskError::Unlisted, 1), [Leave, Leave, waits]);
-        let [.., history] = verdicts(&TaskError::Unlisted, UNLISTED_TRIES);
-        assert_eq!(history, Fail);
+        let [.., backfill_page] = verdicts(&TaskError::Unlisted, UNLISTED_TRIES);
+        assert_eq!(backfill_page, Fail);
         let before: u64 = (1..UNLISTED_TRIES)
             .map(|tries| match soon(tries) {
                 QueueAction::Later { delay, .. } => delay.as_secs(),
@@ -264,12 +264,12 @@ mod tests {
         for end in verdicts(&outage(), SCHEDULED_TRIES - 1) {
             assert_eq!(end, after(SCHEDULED_TRIES - 1, true));
         }
-        let [recent, days, history] = verdicts(&outage(), SCHEDULED_TRIES);
+        let [recent, days, backfill_page] = verdicts(&outage(), SCHEDULED_TRIES);
         assert_eq!((recent, days), (TaskDecision::Leave, TaskDecision::Leave));
-        assert_eq!(history, after(SCHEDULED_TRIES, true));
-        let [.., history] = verdicts(&outage(), RECEIVE_LIMIT);
+        assert_eq!(backfill_page, after(SCHEDULED_TRIES, true));
+        let [.., backfill_page] = verdicts(&outage(), RECEIVE_LIMIT);
         assert_eq!(
-            history,
+            backfill_page,
             after(RECEIVE_LIMIT, false),
             "the tenth failure counts as a delivery"
         );

@@ -110,7 +110,7 @@ impl<Q: SyncQueue> Worker<Q> {
                 },
             ) => true,
             Some(Outcome::Waiting { delay, .. }) if delivery.receive_count >= RECEIVE_LIMIT => {
-                self.queue_anew(&delivery.request, *delay).await
+                self.requeue(&delivery.request, *delay).await
             }
             Some(Outcome::Waiting { delay, .. }) => {
                 self.hide(delivery, *delay).await;
@@ -146,14 +146,14 @@ impl<Q: SyncQueue> Worker<Q> {
     /// If the process dies before the send, the ledger says that the message was given up, and the
     /// dead-letter queue has it. If it dies after the send, there is one request too many, which
     /// the ledger makes harmless.
-    async fn queue_anew(&self, request: &SyncRequest, delay: Duration) -> bool {
+    async fn requeue(&self, request: &SyncRequest, delay: Duration) -> bool {
         let key = &request.key;
         if let Err(error) = self.queue.send(request, delay).await {
             tracing::error!("sync.key" = %key, %error, "failed to queue the message again; this delivery is reported as failed");
             return false;
         }
         let retry_at = Utc::now() + delay;
-        if let Err(error) = self.pipeline.ledger.queued_anew(key, retry_at).await {
+        if let Err(error) = self.pipeline.ledger.mark_requeued(key, retry_at).await {
             // The new delivery can claim the message anyway.
             tracing::warn!("sync.key" = %key, %error, "failed to record in the ledger that the message was queued again; its next delivery claims it anyway");
         }

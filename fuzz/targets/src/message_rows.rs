@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::sync::LazyLock;
 
-use mailverse::clients::dataverse::records::{Person, Record, Table};
+use mailverse::clients::dataverse::records::{PartyReference, Person, Table};
 use mailverse::clients::nylas::wire;
 use mailverse::lookup::request::LookupResult;
 use mailverse::mailboxes::Mailboxes;
@@ -41,7 +41,7 @@ static FOUND: LazyLock<LookupResult> = LazyLock::new(|| {
         ("team@kites.example", Table::Contact, 4),
     ] {
         let person = Person {
-            record: Record {
+            record: PartyReference {
                 table,
                 id: Uuid::from_u128(id),
             },

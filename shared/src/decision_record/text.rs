@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::DecisionRecord;
-use crate::ledger::decisions::Decided;
+use crate::ledger::decisions::DecisionToStore;
 
 /// Maximum length of a record, in bytes. It is short because an item of the ledger is read and
 /// written as a whole.
@@ -48,10 +48,10 @@ impl DecisionRecord {
     ///
     /// # Errors
     /// The record cannot be serialised as JSON, which its types rule out.
-    pub fn decided(mut self, at: DateTime<Utc>) -> Result<Decided, serde_json::Error> {
+    pub fn decided(mut self, at: DateTime<Utc>) -> Result<DecisionToStore, serde_json::Error> {
         self.at = at.timestamp();
         let row = self.row;
-        Ok(Decided {
+        Ok(DecisionToStore {
             text: self.text()?,
             row,
         })

@@ -130,7 +130,7 @@ impl Ledger {
     ///
     /// # Errors
     /// [`LedgerError::Unavailable`]: the state is unknown; the message can be claimed either way.
-    pub async fn queued_anew(
+    pub async fn mark_requeued(
         &self,
         key: &MessageKey,
         retry_at: DateTime<Utc>,

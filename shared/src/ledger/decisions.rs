@@ -47,7 +47,7 @@ pub enum DecidedRow {
 
 /// A decision record to be stored in the ledger.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Decided {
+pub struct DecisionToStore {
     /// The record, without content.
     pub text: String,
     /// How the decision relates to the row.
@@ -55,16 +55,16 @@ pub struct Decided {
 }
 
 /// How an update stores a record, whose text is `:decision`.
-pub(super) struct Keep {
+pub(super) struct RecordUpdate {
     /// Assignments; empty if the update does not change the record.
     pub(super) set: &'static str,
     /// Whether the update removes `attempted_decision`.
     pub(super) forget_tried: bool,
 }
 
-impl Decided {
+impl DecisionToStore {
     /// Looks up the table in the module's documentation.
-    pub(super) const fn keep(&self, state: State) -> Keep {
+    pub(super) const fn keep(&self, state: State) -> RecordUpdate {
         let set = match (state, self.row) {
             (State::Waiting, DecidedRow::Ours) => "attempted_decision = :decision",
             (State::Waiting, DecidedRow::None | DecidedRow::Found) => "",
@@ -76,7 +76,7 @@ impl Decided {
             }
             (State::Dead | State::Written | State::Skipped, _) => "decision = :decision",
         };
-        Keep {
+        RecordUpdate {
             set,
             forget_tried: matches!(state, State::Written | State::Skipped),
         }
@@ -85,7 +85,7 @@ impl Decided {
 
 /// Everything that the ledger stores about one message, for the commands that explain it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Kept {
+pub struct StoredMessage {
     /// The message.
     pub key: MessageKey,
     /// Its state.
@@ -107,7 +107,7 @@ impl Ledger {
     ///
     /// # Errors
     /// [`LedgerError::Unavailable`].
-    pub async fn kept(&self, key: &MessageKey) -> Result<Option<Kept>, LedgerError> {
+    pub async fn kept(&self, key: &MessageKey) -> Result<Option<StoredMessage>, LedgerError> {
         let Some(item) = &self.item(item_key(key)).await? else {
             return Ok(None);
         };
@@ -119,7 +119,7 @@ impl Ledger {
             }
             State::Written | State::Skipped | State::Dead => text_of(item, "decision"),
         };
-        Ok(Some(Kept {
+        Ok(Some(StoredMessage {
             key: key.clone(),
             since: time("since_ms"),
             until: entry
@@ -164,6 +164,6 @@ impl Ledger {
 }
 
 /// Returns the value of `:decision`.
-pub(super) fn value(decided: &Decided) -> AttributeValue {
+pub(super) fn value(decided: &DecisionToStore) -> AttributeValue {
     text(decided.text.as_str())
 }

@@ -42,7 +42,7 @@ use aws_sdk_dynamodb::types::{
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::decisions;
-use super::decisions::Decided;
+use super::decisions::DecisionToStore;
 use super::{Claim, ClaimRequest, ClaimToken, Entry, LEASE, SKIPPED_FOR_NOW, State, decide_claim};
 use crate::clients::aws;
 use crate::model::ids::{ActivityId, MessageKey};
@@ -108,7 +108,7 @@ pub enum StoredOutcome {
         counted: bool,
     },
     /// Like [`StoredOutcome::Released`], on the last delivery of its queue message. It is stored as
-    /// dead and claimable until it is on the queue again ([`Ledger::queued_anew`]), in case the
+    /// dead and claimable until it is on the queue again ([`Ledger::mark_requeued`]), in case the
     /// worker dies before it queues it.
     Requeued {
         /// The error that delayed it.
@@ -334,7 +334,7 @@ impl Ledger {
         token: ClaimToken,
         now: DateTime<Utc>,
         stored_outcome: &StoredOutcome,
-        decided: Option<&Decided>,
+        decided: Option<&DecisionToStore>,
     ) -> Result<(), LedgerError> {
         let state = stored_outcome.state();
         let failures = stored_outcome.failures();

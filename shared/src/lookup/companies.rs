@@ -16,7 +16,7 @@ use crate::clients::dataverse::batch::{BatchPart, Change, MOST_OPERATIONS, Opera
 use crate::clients::dataverse::emails::{CreateOutcome, WriteMode, outcome};
 use crate::clients::dataverse::error::DataverseError;
 use crate::clients::dataverse::odata::{literal, rows};
-use crate::clients::dataverse::records::{NewRow, Person, Record, Table, changed, guid};
+use crate::clients::dataverse::records::{NewRow, PartyReference, Person, Table, changed, guid};
 use crate::clients::dataverse::session::Session;
 use crate::clients::http::encoded;
 use crate::model::address::{EmailAddress, normal_domain, readable_domain};
@@ -197,7 +197,7 @@ fn read_accounts(accounts: &mut Accounts, domain: &str, rows: &[Value]) {
             continue;
         };
         let account = Person {
-            record: Record {
+            record: PartyReference {
                 table: Table::Account,
                 id,
             },
@@ -231,7 +231,7 @@ fn read_contacts(accounts: &mut Accounts, domain: &str, rows: &[Value]) {
             .any(|known| known.record.id == id)
         {
             accounts.of_contacts.push(Person {
-                record: Record {
+                record: PartyReference {
                     table: Table::Account,
                     id,
                 },

@@ -12,7 +12,7 @@ use crate::clients::dataverse::emails::WriteMode;
 use crate::clients::dataverse::error::DataverseError;
 use crate::clients::dataverse::error::{part_error, unreadable};
 use crate::clients::dataverse::odata::{any_of, literal, row, rows};
-use crate::clients::dataverse::records::{Record, guid};
+use crate::clients::dataverse::records::{PartyReference, guid};
 use crate::clients::dataverse::session::Session;
 
 /// The columns of a contact that a card may fill, including the company.
@@ -44,7 +44,7 @@ pub struct ContactRow {
 #[derive(Debug, Clone)]
 pub struct Fill {
     /// The row.
-    pub record: Record,
+    pub record: PartyReference,
     /// Its version when it was read.
     pub etag: String,
     /// The body of the PATCH.

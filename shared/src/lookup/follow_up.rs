@@ -12,18 +12,18 @@ use crate::clients::dataverse::error::DataverseError;
 use crate::clients::dataverse::metadata::table_names;
 use crate::clients::dataverse::metadata::table_names::{TableNames, is_name};
 use crate::clients::dataverse::odata::{any_of, rows};
-use crate::clients::dataverse::records::{Record, Table, Target, guid};
+use crate::clients::dataverse::records::{PartyReference, RecordReference, Table, guid};
 use crate::clients::dataverse::session::Session;
 
 /// What to look up.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct FollowUpRequest {
     /// Contacts and accounts: which open rows of the app do they have?
-    pub customers: BTreeSet<Record>,
+    pub customers: BTreeSet<PartyReference>,
     /// Tables: by which names are their rows bound?
     pub tables: BTreeSet<String>,
     /// Records: do they exist?
-    pub records: BTreeSet<Target>,
+    pub records: BTreeSet<RecordReference>,
 }
 
 impl FollowUpRequest {
@@ -57,7 +57,7 @@ pub struct OpenRowsQuery {
 }
 
 impl OpenRowsQuery {
-    fn lookups(&self, customer: &Record) -> &[String] {
+    fn lookups(&self, customer: &PartyReference) -> &[String] {
         if customer.table == Table::Contact {
             &self.contact
         } else {
@@ -65,7 +65,7 @@ impl OpenRowsQuery {
         }
     }
 
-    fn queries(&self, customers: &BTreeSet<Record>) -> Vec<String> {
+    fn queries(&self, customers: &BTreeSet<PartyReference>) -> Vec<String> {
         let terms = customers.iter().map(|customer| {
             let lookups = self.lookups(customer).iter();
             lookups
@@ -90,7 +90,7 @@ impl OpenRowsQuery {
     }
 
     /// Adds each row to the customers that it belongs to.
-    fn read(&self, page: &[Value], customers: &BTreeSet<Record>, found: &mut LookupResult) {
+    fn read(&self, page: &[Value], customers: &BTreeSet<PartyReference>, found: &mut LookupResult) {
         for row in page {
             let Some(id) = guid(row, &self.key) else {
                 continue;
@@ -218,7 +218,7 @@ impl DataverseClient {
     /// missing until the answer shows that they exist.
     pub(crate) fn record_queries(
         &self,
-        records: &BTreeSet<Target>,
+        records: &BTreeSet<RecordReference>,
         found: &mut LookupResult,
     ) -> Vec<(String, TableNames, String)> {
         let tables: BTreeSet<&str> = records.iter().map(|record| record.table.as_str()).collect();
@@ -276,8 +276,8 @@ mod tests {
     use crate::policy::document::App;
     use crate::resolve::regarding::app::open_rows_query;
 
-    fn customers() -> BTreeSet<Record> {
-        let record = |table, id| Record {
+    fn customers() -> BTreeSet<PartyReference> {
+        let record = |table, id| PartyReference {
             table,
             id: Uuid::from_u128(id),
         };

@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 
 use crate::clients::dataverse::odata::{any_of, literal, rows};
-use crate::clients::dataverse::records::{REGARDING, Target, guid, target};
+use crate::clients::dataverse::records::{REGARDING, RecordReference, guid, target};
 use crate::clients::http::encoded;
 use crate::lookup::request::{LookupRequest, with_message_id};
 use crate::model::address::EmailAddress;
@@ -35,15 +35,15 @@ pub struct EarlierEmail {
     /// newest.
     pub created: Option<DateTime<Utc>>,
     /// The regarding record.
-    pub regarding: Option<Target>,
+    pub regarding: Option<RecordReference>,
     /// Sender, To, Cc and Bcc: address and row, each if known.
-    pub people: Vec<(Option<EmailAddress>, Option<Target>)>,
+    pub people: Vec<(Option<EmailAddress>, Option<RecordReference>)>,
 }
 
 impl EarlierEmail {
     /// Returns whether this address, or this row, is among its people.
     #[must_use]
-    pub fn has(&self, address: &EmailAddress, row: Option<&Target>) -> bool {
+    pub fn has(&self, address: &EmailAddress, row: Option<&RecordReference>) -> bool {
         self.people.iter().any(|(known, known_row)| {
             known.as_ref() == Some(address) || (row.is_some() && known_row.as_ref() == row)
         })

@@ -13,7 +13,7 @@ use crate::clients::dataverse::batch::BatchPart;
 use crate::clients::dataverse::error::DataverseError;
 use crate::clients::dataverse::metadata::table_names::TableNames;
 use crate::clients::dataverse::odata::{any_of, literal, rows};
-use crate::clients::dataverse::records::{EMAIL_COLUMNS, Table, Target};
+use crate::clients::dataverse::records::{EMAIL_COLUMNS, RecordReference, Table};
 use crate::clients::dataverse::session::Session;
 use crate::model::address::EmailAddress;
 use crate::model::ids::{ActivityId, InternetMessageId};
@@ -38,7 +38,7 @@ pub struct LookupRequest {
     /// Tracking tokens: which emails have them?
     pub tokens: BTreeSet<String>,
     /// Records: do they exist? Only records of tables with known names are looked up.
-    pub records: BTreeSet<Target>,
+    pub records: BTreeSet<RecordReference>,
 }
 
 /// What a query asks for, which decides how its rows are read.

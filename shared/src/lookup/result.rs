@@ -9,7 +9,8 @@ use super::related_emails;
 use super::related_emails::EarlierEmail;
 use crate::clients::dataverse::metadata::table_names::TableNames;
 use crate::clients::dataverse::records::{
-    ExistingEmail, Person, Record, Table, Target, addresses, changed, existing_email, guid,
+    ExistingEmail, PartyReference, Person, RecordReference, Table, addresses, changed,
+    existing_email, guid,
 };
 use crate::model::address::EmailAddress;
 use crate::model::ids::{ActivityId, InternetMessageId, MessageKey};
@@ -34,16 +35,16 @@ impl Default for OpenRows {
 #[derive(Default)]
 pub struct LookupResult {
     people: HashMap<EmailAddress, Vec<Person>>,
-    made: HashSet<Record>,
+    made: HashSet<PartyReference>,
     by_key: HashMap<ActivityId, ExistingEmail>,
     by_message_id: HashMap<String, Vec<ExistingEmail>>,
     /// Rows that have the Message-ID of a message but hold another email.
     of_other_mails: HashSet<(MessageKey, ActivityId)>,
     earlier: HashMap<InternetMessageId, Vec<EarlierEmail>>,
     with_token: HashMap<String, Vec<EarlierEmail>>,
-    open_rows: HashMap<Record, OpenRows>,
+    open_rows: HashMap<PartyReference, OpenRows>,
     names: HashMap<String, Option<TableNames>>,
-    there: HashMap<Target, bool>,
+    there: HashMap<RecordReference, bool>,
     entra_ids: HashMap<Uuid, Uuid>,
 }
 
@@ -69,7 +70,7 @@ impl LookupResult {
 
     /// Returns whether the row was created for a message of this invocation.
     #[must_use]
-    pub fn was_made(&self, record: Record) -> bool {
+    pub fn was_made(&self, record: PartyReference) -> bool {
         self.made.contains(&record)
     }
 
@@ -80,7 +81,7 @@ impl LookupResult {
     }
 
     /// Records that a row was created for a message of this invocation.
-    pub fn note_made(&mut self, record: Record) {
+    pub fn note_made(&mut self, record: PartyReference) {
         self.made.insert(record);
     }
 
@@ -105,12 +106,12 @@ impl LookupResult {
         &self,
         id: &InternetMessageId,
         sender: Option<&EmailAddress>,
-        ours: ActivityId,
+        own_row: ActivityId,
     ) -> impl Iterator<Item = &ExistingEmail> {
         let rows = self.by_message_id.get(id.as_str());
         rows.into_iter()
             .flatten()
-            .filter(move |email| email.activity_id != ours && email.may_hold_mail_of(sender))
+            .filter(move |email| email.activity_id != own_row && email.may_hold_mail_of(sender))
     }
 
     /// Returns a completed row of the same message under another key ([`Self::by_message_id`]),
@@ -156,7 +157,7 @@ impl LookupResult {
 
     /// Returns the app's open rows of a customer; `None` if they were not looked up.
     #[must_use]
-    pub fn open_rows(&self, customer: &Record) -> Option<&OpenRows> {
+    pub fn open_rows(&self, customer: &PartyReference) -> Option<&OpenRows> {
         self.open_rows.get(customer)
     }
 
@@ -170,7 +171,7 @@ impl LookupResult {
 
     /// Returns whether a row exists; `None` if it was not looked up.
     #[must_use]
-    pub fn is_there(&self, record: &Target) -> Option<bool> {
+    pub fn is_there(&self, record: &RecordReference) -> Option<bool> {
         self.there.get(record).copied()
     }
 
@@ -181,12 +182,12 @@ impl LookupResult {
     }
 
     /// Sets the app's open rows of a customer, replacing those known before.
-    pub fn set_open_rows(&mut self, customer: Record, rows: OpenRows) {
+    pub fn set_open_rows(&mut self, customer: PartyReference, rows: OpenRows) {
         self.open_rows.insert(customer, rows);
     }
 
     /// Adds one open row of a customer.
-    pub fn add_open_row(&mut self, customer: Record, id: Uuid) {
+    pub fn add_open_row(&mut self, customer: PartyReference, id: Uuid) {
         if let OpenRows::Rows(rows) = self.open_rows.entry(customer).or_default() {
             rows.insert(id);
         }
@@ -198,7 +199,7 @@ impl LookupResult {
     }
 
     /// Sets whether a row exists.
-    pub fn set_there(&mut self, record: &Target, there: bool) {
+    pub fn set_there(&mut self, record: &RecordReference, there: bool) {
         self.there.insert(record.clone(), there);
     }
 
@@ -233,7 +234,7 @@ impl LookupResult {
     pub(crate) fn read_records(&mut self, table: &str, names: &TableNames, rows: &[Value]) {
         for id in rows.iter().filter_map(|row| guid(row, &names.key)) {
             let table = table.to_owned();
-            self.set_there(&Target { table, id }, true);
+            self.set_there(&RecordReference { table, id }, true);
         }
     }
 
@@ -282,7 +283,7 @@ impl LookupResult {
                 self.add_person(
                     address,
                     Person {
-                        record: Record { table, id },
+                        record: PartyReference { table, id },
                         active,
                         account,
                         changed: changed(row),
@@ -330,7 +331,7 @@ mod tests {
     #[test]
     fn a_tagged_address_is_the_plain_one_only_when_nothing_has_it_exactly() {
         let person = |id| Person {
-            record: Record {
+            record: PartyReference {
                 table: Table::Contact,
                 id: Uuid::from_u128(id),
             },
@@ -382,14 +383,14 @@ mod tests {
         serde_json::json!({"activityid": Uuid::from_u128(n), "messageid": message_id, "sender": sender, "statecode": state})
     }
 
-    fn found(rows: &[Value], message_id: &str, sender: &str, ours: u128) -> Option<u128> {
+    fn found(rows: &[Value], message_id: &str, sender: &str, own_row: u128) -> Option<u128> {
         let mut found = LookupResult::default();
         found.read_emails(rows);
         let id = InternetMessageId::from_header(message_id).unwrap();
         let sender = EmailAddress::parse(sender);
-        let ours = ActivityId::new(Uuid::from_u128(ours));
+        let own_row = ActivityId::new(Uuid::from_u128(own_row));
         found
-            .by_message_id(&id, sender.as_ref(), ours)
+            .by_message_id(&id, sender.as_ref(), own_row)
             .next()
             .map(|email| email.activity_id.uuid().as_u128())
     }

@@ -149,15 +149,15 @@ impl Mailboxes {
 }
 
 /// A cached value and when it was read.
-type Kept<T> = (DateTime<Utc>, Arc<T>);
+type Cached<T> = (DateTime<Utc>, Arc<T>);
 
 /// Reads mailboxes and folders through a cache in the process.
 pub struct MailboxDirectory {
     nylas: NylasClient,
     allowed: AllowList,
-    mailboxes: Mutex<Option<Kept<Mailboxes>>>,
-    aliases: Mutex<HashMap<GrantId, Kept<Vec<EmailAddress>>>>,
-    folders: Mutex<HashMap<GrantId, Kept<Folders>>>,
+    mailboxes: Mutex<Option<Cached<Mailboxes>>>,
+    aliases: Mutex<HashMap<GrantId, Cached<Vec<EmailAddress>>>>,
+    folders: Mutex<HashMap<GrantId, Cached<Folders>>>,
 }
 
 impl MailboxDirectory {
@@ -303,8 +303,8 @@ mod tests {
     fn what_is_excluded_is_known_and_is_not_our_own() {
         let grants = |email| wire::grant(&json!({"id": email, "email": email})).into_iter();
         let ours: Vec<Grant> = grants("ada@ours.example").collect();
-        let theirs: Vec<Grant> = grants("eve@theirs.example").collect();
-        let mailboxes = Mailboxes::selected(&ours, &theirs);
+        let external_row: Vec<Grant> = grants("eve@theirs.example").collect();
+        let mailboxes = Mailboxes::selected(&ours, &external_row);
         let of = |id: &str| mailboxes.participation(&id.parse().unwrap());
         assert_eq!(of("ada@ours.example"), Participation::In);
         assert_eq!(of("eve@theirs.example"), Participation::Excluded);

@@ -44,7 +44,7 @@ use super::attachment::{FILE_KEY, FILE_OWNER, attachment_key, file_owner};
 use super::column_limits::{SENDER_LENGTH, SUBJECT_LENGTH, TO_RECIPIENTS_LENGTH};
 use crate::clients::dataverse::email_row::EmailWrite;
 use crate::clients::dataverse::emails::SOME_ATTACHMENTS_NOT_SAVED;
-use crate::clients::dataverse::records::{Record, Table};
+use crate::clients::dataverse::records::{PartyReference, Table};
 use crate::lookup::request::fits_its_column;
 use crate::lookup::same_message::{NO_SUBJECT, NOT_STORED};
 use crate::model::address::EmailAddress;
@@ -159,7 +159,7 @@ pub fn email(message: &Message, findings: &Findings) -> EmailWrite {
         row.insert(
             OWNER.to_owned(),
             Value::from(
-                Record {
+                PartyReference {
                     table: Table::SystemUser,
                     id,
                 }

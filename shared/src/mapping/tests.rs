@@ -10,7 +10,7 @@ use super::email::{OWNER, party, subject, to_recipients};
 use super::*;
 use crate::clients::dataverse::email_row::EmailWrite;
 use crate::clients::dataverse::metadata::column_lengths::Lengths;
-use crate::clients::dataverse::records::{Record, Table};
+use crate::clients::dataverse::records::{PartyReference, Table};
 use crate::clients::nylas::wire;
 use crate::model::address::EmailAddress;
 use crate::model::ids::ActivityId;
@@ -124,7 +124,7 @@ fn a_mail_without_a_date_is_mapped_without_dates() {
 #[test]
 fn a_party_is_bound_to_its_record_or_is_its_address_alone() {
     let address = EmailAddress::parse("eve@example.com").unwrap();
-    let record = Record {
+    let record = PartyReference {
         table: Table::Contact,
         id: Uuid::from_u128(1),
     };

@@ -412,7 +412,7 @@ impl Pipeline {
                 tracing::warn!(%user, %error, "failed to store the pause; other workers will be throttled once before they pause");
             }
         }
-        self.forget_refused(session, run).await;
+        self.drop_refused_token(session, run).await;
         let known = application_user.known().suggested_concurrency;
         if let Some(suggested_concurrency) = session
             .suggested_concurrency()
@@ -430,7 +430,7 @@ impl Pipeline {
     }
 
     /// Drops a token that Dataverse refused, so that the next run reads another one.
-    pub(super) async fn forget_refused(&self, session: &Session, run: &Run) {
+    pub(super) async fn drop_refused_token(&self, session: &Session, run: &Run) {
         if let Some(DataverseError::TokenRejected) = session.ended_by() {
             let tokens = &self.application_users.of(run).tokens;
             tokens.refused(session.token()).await;

@@ -56,7 +56,7 @@ impl Pipeline {
     /// `queue`, and within the rate limit.
     ///
     /// `begin` returns the time and randomness for each batch.
-    pub async fn history<Q: SyncQueue>(
+    pub async fn backfill_page<Q: SyncQueue>(
         &self,
         work: Vec<Work>,
         queue: &Q,

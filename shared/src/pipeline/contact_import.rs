@@ -24,11 +24,11 @@ use uuid::Uuid;
 use super::Pipeline;
 use super::application_users::{BatchUsage, Probe};
 use super::context::RunContext;
-use super::create_contacts::Made;
+use super::create_contacts::CreatedContact;
 use super::failure::{Failure, Run};
 use crate::clients::dataverse::error::DataverseError;
 use crate::clients::dataverse::records::NewRow;
-use crate::clients::dataverse::records::{Person, Record, Table};
+use crate::clients::dataverse::records::{PartyReference, Person, Table};
 use crate::clients::dataverse::session::Session;
 use crate::clients::retry::RetryAdvice;
 use crate::lookup::companies::Companies;
@@ -356,7 +356,7 @@ fn fill(card: &Card, contact: Uuid, row: &ContactRow, company: Option<Uuid>) -> 
         add_company(&mut columns, company);
     }
     Fill {
-        record: Record {
+        record: PartyReference {
             table: Table::Contact,
             id: contact,
         },
@@ -372,15 +372,19 @@ fn column(name: &str) -> String {
     name.trim_end_matches("_account").to_owned()
 }
 
-fn of_created(card: &Card, created: &HashMap<Uuid, Made>) -> CardOutcome {
+fn of_created(card: &Card, created: &HashMap<Uuid, CreatedContact>) -> CardOutcome {
     // A person that gets here has an address.
     let contact = card.addresses.first().map(contact_id).unwrap_or_default();
     match created.get(&contact) {
-        Some(made @ (Made::There | Made::WithoutCompany)) => CardOutcome::Created {
-            contact,
-            without_company: matches!(made, Made::WithoutCompany),
-        },
-        Some(Made::Refused(error) | Made::Failed(error)) => failed(error.to_string()),
+        Some(made @ (CreatedContact::There | CreatedContact::WithoutCompany)) => {
+            CardOutcome::Created {
+                contact,
+                without_company: matches!(made, CreatedContact::WithoutCompany),
+            }
+        }
+        Some(CreatedContact::Refused(error) | CreatedContact::Failed(error)) => {
+            failed(error.to_string())
+        }
         None => failed("the card has no email address".to_owned()),
     }
 }

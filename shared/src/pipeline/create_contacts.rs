@@ -31,7 +31,7 @@ use super::failure::{Failure, Run};
 use super::stages::{CandidateMessage, Finished};
 use crate::clients::dataverse::error::DataverseError;
 use crate::clients::dataverse::records::NewRow;
-use crate::clients::dataverse::records::{Record, Table};
+use crate::clients::dataverse::records::{PartyReference, Table};
 use crate::clients::dataverse::session::Session;
 use crate::lookup::companies::Companies;
 use crate::lookup::request::LookupResult;
@@ -39,11 +39,11 @@ use crate::model::message::Omission;
 use crate::policy::bulk::is_bulk;
 use crate::policy::document::Ambiguous;
 use crate::resolve::contacts;
-use crate::resolve::contacts::{NewContact, Newcomer};
+use crate::resolve::contacts::{NewContact, NewPerson};
 
 /// The result of creating the contact of one person.
 #[derive(Clone)]
-pub(super) enum Made {
+pub(super) enum CreatedContact {
     There,
     WithoutCompany,
     Refused(DataverseError),
@@ -65,20 +65,20 @@ impl Pipeline {
         run: &Run,
         finished: &mut Vec<Finished>,
     ) -> Vec<CandidateMessage> {
-        let newcomers: Vec<_> = tracked
+        let new_people: Vec<_> = tracked
             .iter()
-            .map(|candidate| newcomers(candidate, found, context))
+            .map(|candidate| new_people(candidate, found, context))
             .collect();
         let ambiguous = context.policy.document().defaults.ambiguous;
         let made = self
-            .make_for_each(session, &newcomers, ambiguous, found)
+            .make_for_each(session, &new_people, ambiguous, found)
             .await;
         let mut peopled = Vec::new();
-        for ((mut candidate, newcomers), made) in tracked.into_iter().zip(&newcomers).zip(made) {
+        for ((mut candidate, new_people), made) in tracked.into_iter().zip(&new_people).zip(made) {
             match made {
                 Ok(omissions) => {
                     candidate.message.omissions.extend(omissions);
-                    candidate.pending.made = rows_made(newcomers, found);
+                    candidate.pending.made = rows_made(new_people, found);
                     peopled.push(candidate);
                 }
                 Err(failure) => finished.push(candidate.pending.failed(failure, run)),
@@ -91,28 +91,28 @@ impl Pipeline {
     async fn make_for_each(
         &self,
         session: &Session,
-        mails: &[Vec<Newcomer>],
+        mails: &[Vec<NewPerson>],
         ambiguous: Ambiguous,
         found: &mut LookupResult,
     ) -> Vec<Result<Vec<Omission>, Failure>> {
-        let newcomers = || mails.iter().flatten();
-        if newcomers().next().is_none() {
+        let new_people = || mails.iter().flatten();
+        if new_people().next().is_none() {
             return mails.iter().map(|_| Ok(Vec::new())).collect();
         }
         let companies = match self
-            .companies(session, &contacts::domains(newcomers()))
+            .companies(session, &contacts::domains(new_people()))
             .await
         {
             Ok(companies) => companies,
             Err(error) => {
-                let outcome = |mail: &Vec<Newcomer>| match mail.as_slice() {
+                let outcome = |mail: &Vec<NewPerson>| match mail.as_slice() {
                     [] => Ok(Vec::new()),
                     _ => Err(error.clone().into()),
                 };
                 return mails.iter().map(outcome).collect();
             }
         };
-        let plan = contacts::plan(newcomers(), &companies, ambiguous);
+        let plan = contacts::plan(new_people(), &companies, ambiguous);
         let made = self.make(session, plan, found).await;
         mails.iter().map(|mail| omissions(mail, &made)).collect()
     }
@@ -141,7 +141,7 @@ impl Pipeline {
         session: &Session,
         plan: contacts::Plan,
         found: &mut LookupResult,
-    ) -> HashMap<Uuid, Made> {
+    ) -> HashMap<Uuid, CreatedContact> {
         let contacts::Plan { accounts, contacts } = plan;
         let mut made = HashMap::new();
         let mut rows = accounts.clone();
@@ -172,7 +172,7 @@ impl Pipeline {
             if result.is_err() && lacks_company && contact.without_company() {
                 again.push(contact);
             } else {
-                let outcome = outcome(result, Made::There);
+                let outcome = outcome(result, CreatedContact::There);
                 settle(&contact, outcome, found, &mut made);
             }
         }
@@ -182,61 +182,64 @@ impl Pipeline {
             .create_rows(session, &rows, self.write_mode)
             .await;
         for (contact, result) in again.into_iter().zip(results) {
-            let outcome = outcome(result, Made::WithoutCompany);
+            let outcome = outcome(result, CreatedContact::WithoutCompany);
             settle(&contact, outcome, found, &mut made);
         }
         made
     }
 }
 
-fn outcome<T>(result: Result<T, DataverseError>, success: Made) -> Made {
+fn outcome<T>(result: Result<T, DataverseError>, success: CreatedContact) -> CreatedContact {
     match result {
         Ok(_) => success,
         Err(error @ (DataverseError::Rejected { .. } | DataverseError::TooLarge)) => {
-            Made::Refused(error)
+            CreatedContact::Refused(error)
         }
-        Err(error) => Made::Failed(error),
+        Err(error) => CreatedContact::Failed(error),
     }
 }
 
 /// Returns the people who become contacts because of this message; empty if a row already holds the
 /// message.
-pub(super) fn newcomers(
+pub(super) fn new_people(
     candidate: &CandidateMessage,
     found: &LookupResult,
     context: &RunContext,
-) -> Vec<Newcomer> {
+) -> Vec<NewPerson> {
     let message = &candidate.message;
     if found.by_key(message.activity_id()).is_some() || found.by_mail(message).is_some() {
         return Vec::new();
     }
     let create = candidate.mailbox_policy.create_contacts;
-    let mut newcomers =
-        contacts::newcomers(message, &context.internal(found), create, is_bulk(message));
+    let mut new_people =
+        contacts::new_people(message, &context.internal(found), create, is_bulk(message));
     // A person who was not looked up may already have a row.
-    newcomers.retain(|newcomer| candidate.people.contains(&newcomer.address));
-    newcomers
+    new_people.retain(|new_person| candidate.people.contains(&new_person.address));
+    new_people
 }
 
 fn settle(
     contact: &NewContact,
-    outcome: Made,
+    outcome: CreatedContact,
     found: &mut LookupResult,
-    made: &mut HashMap<Uuid, Made>,
+    made: &mut HashMap<Uuid, CreatedContact>,
 ) {
-    if matches!(outcome, Made::There | Made::WithoutCompany) {
+    if matches!(
+        outcome,
+        CreatedContact::There | CreatedContact::WithoutCompany
+    ) {
         found.add_made(contact.address.clone(), contact.person());
     }
     made.insert(contact.row.record.id, outcome);
 }
 
 /// Returns the created contacts of these people, and their created companies.
-fn rows_made(newcomers: &[Newcomer], found: &LookupResult) -> BTreeSet<Record> {
-    let people = newcomers
+fn rows_made(new_people: &[NewPerson], found: &LookupResult) -> BTreeSet<PartyReference> {
+    let people = new_people
         .iter()
-        .flat_map(|newcomer| found.people(&newcomer.address));
+        .flat_map(|new_person| found.people(&new_person.address));
     let rows = people.flat_map(|person| {
-        let company = person.account.map(|id| Record {
+        let company = person.account.map(|id| PartyReference {
             table: Table::Account,
             id,
         });
@@ -249,14 +252,17 @@ fn rows_made(newcomers: &[Newcomer], found: &LookupResult) -> BTreeSet<Record> {
 ///
 /// # Errors
 /// [`Failure`]: the contact of one of its people failed for now; retry the message.
-fn omissions(mail: &[Newcomer], made: &HashMap<Uuid, Made>) -> Result<Vec<Omission>, Failure> {
+fn omissions(
+    mail: &[NewPerson],
+    made: &HashMap<Uuid, CreatedContact>,
+) -> Result<Vec<Omission>, Failure> {
     let mut omissions = Vec::new();
-    for newcomer in mail {
-        match made.get(&contacts::contact_id(&newcomer.address)) {
-            Some(Made::There) | None => {}
-            Some(Made::WithoutCompany) => omissions.push(Omission::Company),
-            Some(Made::Refused(_)) => omissions.push(Omission::Contact),
-            Some(Made::Failed(error)) => return Err(error.clone().into()),
+    for new_person in mail {
+        match made.get(&contacts::contact_id(&new_person.address)) {
+            Some(CreatedContact::There) | None => {}
+            Some(CreatedContact::WithoutCompany) => omissions.push(Omission::Company),
+            Some(CreatedContact::Refused(_)) => omissions.push(Omission::Contact),
+            Some(CreatedContact::Failed(error)) => return Err(error.clone().into()),
         }
     }
     Ok(omissions)

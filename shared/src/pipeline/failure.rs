@@ -120,10 +120,10 @@ pub enum Outcome {
         /// The attempt does not count as a failure of the message.
         postponed: bool,
         /// This was the last delivery that the queue makes, but the message has to be tried again.
-        /// The caller puts it on the queue again, then calls [`Ledger::queued_anew`]. Until then
+        /// The caller puts it on the queue again, then calls [`Ledger::mark_requeued`]. Until then
         /// the ledger lists it as given up, in case the process dies first.
         ///
-        /// [`Ledger::queued_anew`]: crate::ledger::messages::Ledger::queued_anew
+        /// [`Ledger::mark_requeued`]: crate::ledger::messages::Ledger::queued_anew
         last_delivery: bool,
     },
     /// It cannot be written.

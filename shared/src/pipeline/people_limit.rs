@@ -246,7 +246,7 @@ mod tests {
         Party {
             role: Role::To,
             address: address(text),
-            record: Some(crate::clients::dataverse::records::Record {
+            record: Some(crate::clients::dataverse::records::PartyReference {
                 table: crate::clients::dataverse::records::Table::Contact,
                 id: uuid::Uuid::from_u128(1),
             }),

@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 
 use super::context::RunContext;
-use super::create_contacts::newcomers;
+use super::create_contacts::new_people;
 use super::failure::Attempts;
 use super::lookup;
 use super::lookup::LookedUp;
@@ -80,7 +80,7 @@ impl Pipeline {
             if let Some((begun, pending_messages)) = begun {
                 let looking = self.preview_outcome(&begun, pending_messages, run, &mut finished);
                 previews.extend(Box::pin(looking).await);
-                self.forget_refused(&begun.session, run).await;
+                self.drop_refused_token(&begun.session, run).await;
             }
         }
         previews.extend(finished.into_iter().map(|finished| Preview {
@@ -155,7 +155,7 @@ fn previewed(
         record: record.map(|record| record.with_findings(findings, DecidedRow::None, omissions)),
         outcome: PreviewOutcome::Tracked {
             content: candidate.mailbox_policy.content,
-            contacts: newcomers(&candidate, found, context).len(),
+            contacts: new_people(&candidate, found, context).len(),
         },
         key: candidate.pending.key,
     }

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 
 use super::failure::Outcome;
-use crate::clients::dataverse::records::Target;
+use crate::clients::dataverse::records::RecordReference;
 use crate::ledger::Entry;
 use crate::mapping::Direction;
 use crate::model::ids::MessageKey;
@@ -84,5 +84,5 @@ pub struct Summary {
     /// Its activity parties; empty if they were not resolved.
     pub parties: Vec<Party>,
     /// The regarding record; `None` if there is none, or if it was not resolved.
-    pub regarding: Option<Target>,
+    pub regarding: Option<RecordReference>,
 }

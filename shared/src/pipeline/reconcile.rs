@@ -36,10 +36,10 @@ use super::failure::{Failure, Run};
 use super::processed::Processed;
 use super::stages::{Finished, PendingMessage};
 use super::{Outcome, Pipeline};
-use crate::clients::dataverse::duplicates::{File, Withdrawn};
+use crate::clients::dataverse::duplicates::{DuplicateRemoval, File};
 use crate::clients::dataverse::error::DataverseError;
 use crate::clients::dataverse::metadata::table_names::TableNames;
-use crate::clients::dataverse::records::{ExistingEmail, RowState, Target};
+use crate::clients::dataverse::records::{ExistingEmail, RecordReference, RowState};
 use crate::clients::dataverse::session::Session;
 use crate::lookup::request::{LookupRequest, LookupResult};
 use crate::lookup::same_message;
@@ -59,7 +59,7 @@ pub struct Listed {
     sender: Option<EmailAddress>,
     date: Option<DateTime<Utc>>,
     subject: String,
-    ours: ActivityId,
+    own_row: ActivityId,
 }
 
 impl Listed {
@@ -73,7 +73,7 @@ impl Listed {
             sender: message.author().cloned(),
             date: message.date,
             subject: message.subject.clone(),
-            ours: message.activity_id(),
+            own_row: message.activity_id(),
         })
     }
 
@@ -98,12 +98,12 @@ impl Listed {
     /// write its own. `processed` is the result of the run for this message.
     #[must_use]
     pub fn is_due(&self, processed: &Processed, now: DateTime<Utc>) -> bool {
-        let ours = matches!(&processed.outcome, Outcome::Written { activity_id, .. } if *activity_id == self.ours);
+        let own_row = matches!(&processed.outcome, Outcome::Written { activity_id, .. } if *activity_id == self.own_row);
         let settled = processed
             .settled_before
             .then_some(processed.settled_at)
             .flatten();
-        ours && settled.is_some_and(|at| now - at < RECENT)
+        own_row && settled.is_some_and(|at| now - at < RECENT)
     }
 }
 
@@ -125,7 +125,7 @@ impl Pipeline {
         pending: PendingMessage,
         message: &Message,
         findings: Findings,
-        theirs: &ExistingEmail,
+        external_row: &ExistingEmail,
         run: &Run,
     ) -> Finished {
         let mut note = THEIRS;
@@ -133,10 +133,10 @@ impl Pipeline {
             .regarding
             .choice
             .as_ref()
-            .filter(|_| !theirs.has_regarding)
+            .filter(|_| !external_row.has_regarding)
         {
             match self
-                .fill(session, theirs, &choice.target, &choice.names)
+                .fill(session, external_row, &choice.target, &choice.names)
                 .await
             {
                 Ok(true) => {}
@@ -147,10 +147,10 @@ impl Pipeline {
             }
         }
         let files = i64::try_from(message.attachments.len()).unwrap_or(i64::MAX);
-        if note == THEIRS && theirs.attachments < files {
+        if note == THEIRS && external_row.attachments < files {
             note = "written by another client, found by its Message-ID; it has fewer attachments than the message";
         }
-        pending.found(theirs.activity_id, note, message, findings)
+        pending.found(external_row.activity_id, note, message, findings)
     }
 
     /// Merges our row with another client's row that was found before the write. `Err` returns the
@@ -164,21 +164,24 @@ impl Pipeline {
         rows: (&ExistingEmail, &ExistingEmail),
         run: &Run,
     ) -> Result<Finished, Box<(PendingMessage, Findings)>> {
-        let (ours, theirs) = rows;
+        let (own_row, external_row) = rows;
         let decided = findings.regarding.choice.as_ref();
         let decided = decided.map(|choice| (&choice.target, &choice.names));
         let names = message.attachments.iter().enumerate();
         let names = names.map(|(at, file)| mapping::file_name(&file.file_name, at).to_lowercase());
         let expected: Vec<File> = names.map(|name| (name, None)).collect();
-        match self.merge(session, ours, theirs, decided, &expected).await {
+        match self
+            .merge(session, own_row, external_row, decided, &expected)
+            .await
+        {
             Ok(MergeResult::Theirs(note)) => {
-                Ok(pending.found(theirs.activity_id, note, message, findings))
+                Ok(pending.found(external_row.activity_id, note, message, findings))
             }
-            Ok(MergeResult::Both(_)) if ours.state == RowState::Open => {
+            Ok(MergeResult::Both(_)) if own_row.state == RowState::Open => {
                 Err(Box::new((pending, findings)))
             }
             Ok(MergeResult::Both(note)) => {
-                Ok(pending.found(ours.activity_id, note, message, findings))
+                Ok(pending.found(own_row.activity_id, note, message, findings))
             }
             Err(error) => Ok(pending.failed(Failure::from(error), run)),
         }
@@ -202,7 +205,7 @@ impl Pipeline {
         let session = Session::timed_by(token, run.clock);
         let emails = due
             .iter()
-            .map(|it| (vec![it.ours], Some(it.message_id.clone())));
+            .map(|it| (vec![it.own_row], Some(it.message_id.clone())));
         let lookup_request = LookupRequest {
             emails: emails.collect(),
             ..LookupRequest::default()
@@ -227,12 +230,12 @@ impl Pipeline {
             key,
             message_id,
             sender,
-            ours,
+            own_row,
             ..
         } = listed;
-        let mut theirs = None;
-        let own = found.by_key(*ours);
-        for row in found.by_message_id(message_id, sender.as_ref(), *ours) {
+        let mut external_row = None;
+        let own = found.by_key(*own_row);
+        for row in found.by_message_id(message_id, sender.as_ref(), *own_row) {
             let same = match own {
                 Some(own) => self.hold_the_same(session, own, row).await,
                 // Our row was already deleted in favour of theirs, so there is no body to compare.
@@ -240,7 +243,7 @@ impl Pipeline {
             };
             match same {
                 Ok(true) => {
-                    theirs = Some(row);
+                    external_row = Some(row);
                     break;
                 }
                 Ok(false) => {}
@@ -250,22 +253,22 @@ impl Pipeline {
                 }
             }
         }
-        let Some(theirs) = theirs else {
+        let Some(external_row) = external_row else {
             return;
         };
         let (carrier, note) = match own {
             // The copy of another mailbox was reconciled first.
-            None => (theirs.activity_id, THEIRS),
-            Some(row) => match self.merge(session, row, theirs, None, &[]).await {
-                Ok(MergeResult::Theirs(note)) => (theirs.activity_id, note),
-                Ok(MergeResult::Both(note)) => (*ours, note),
+            None => (external_row.activity_id, THEIRS),
+            Some(row) => match self.merge(session, row, external_row, None, &[]).await {
+                Ok(MergeResult::Theirs(note)) => (external_row.activity_id, note),
+                Ok(MergeResult::Both(note)) => (*own_row, note),
                 Err(error) => {
                     tracing::warn!("sync.key" = %key, %error, "failed to merge duplicate rows; the next reconciliation will retry");
                     return;
                 }
             },
         };
-        let told = self.ledger.carried_by(key, *ours, carrier, note);
+        let told = self.ledger.carried_by(key, *own_row, carrier, note);
         match told.await {
             Ok(_) => {
                 tracing::info!("sync.key" = %key, reason = note, "another client wrote the message too");
@@ -281,42 +284,47 @@ impl Pipeline {
     async fn merge(
         &self,
         session: &Session,
-        ours: &ExistingEmail,
-        theirs: &ExistingEmail,
-        decided: Option<(&Target, &TableNames)>,
+        own_row: &ExistingEmail,
+        external_row: &ExistingEmail,
+        decided: Option<(&RecordReference, &TableNames)>,
         expected: &[File],
     ) -> Result<MergeResult, DataverseError> {
-        if !theirs.has_regarding {
-            let own = match &ours.regarding {
+        if !external_row.has_regarding {
+            let own = match &own_row.regarding {
                 Some(target) => Some((target.clone(), self.names_of(session, target).await?)),
                 None => decided.map(|(target, names)| (target.clone(), Some(names.clone()))),
             };
             let filled = match &own {
-                Some((target, Some(names))) => self.fill(session, theirs, target, names).await?,
+                Some((target, Some(names))) => {
+                    self.fill(session, external_row, target, names).await?
+                }
                 Some((_, None)) => false,
                 None => true,
             };
-            if !filled && ours.has_regarding {
+            if !filled && own_row.has_regarding {
                 return Ok(MergeResult::Both(
                     "another client wrote a row for it too; that row's empty regarding could not be filled, so both stay",
                 ));
             }
         }
-        if ours.changed_by_another {
+        if own_row.changed_by_another {
             return Ok(MergeResult::Both(
                 "another client wrote a row for it too; a user has changed ours, so both stay",
             ));
         }
-        if self.adds_a_file(session, ours, theirs, expected).await? {
+        if self
+            .adds_a_file(session, own_row, external_row, expected)
+            .await?
+        {
             return Ok(MergeResult::Both(
                 "another client wrote a row for it too; ours has an attachment that it lacks, so both stay",
             ));
         }
-        match self.dataverse.withdraw(session, ours).await {
-            Ok(Withdrawn::Deleted) => Ok(MergeResult::Theirs(
+        match self.dataverse.remove_duplicate(session, own_row).await {
+            Ok(DuplicateRemoval::Deleted) => Ok(MergeResult::Theirs(
                 "another client wrote a row for it; ours was deleted",
             )),
-            Ok(Withdrawn::Canceled) => Ok(MergeResult::Theirs(
+            Ok(DuplicateRemoval::Canceled) => Ok(MergeResult::Theirs(
                 "another client wrote a row for it; our draft was cancelled",
             )),
             Err(DataverseError::Rejected { .. }) => Ok(MergeResult::Both(
@@ -330,23 +338,23 @@ impl Pipeline {
     async fn adds_a_file(
         &self,
         session: &Session,
-        ours: &ExistingEmail,
-        theirs: &ExistingEmail,
+        own_row: &ExistingEmail,
+        external_row: &ExistingEmail,
         expected: &[File],
     ) -> Result<bool, DataverseError> {
-        let draft = ours.state == RowState::Open;
+        let draft = own_row.state == RowState::Open;
         let to_come = draft && !expected.is_empty();
-        if ours.attachments == 0 && !to_come {
+        if own_row.attachments == 0 && !to_come {
             return Ok(false);
         }
-        let both = [ours.activity_id, theirs.activity_id];
+        let both = [own_row.activity_id, external_row.activity_id];
         match self.dataverse.files(session, &both).await {
             Ok(mut files) => {
-                let mut own = files.remove(&ours.activity_id).unwrap_or_default();
+                let mut own = files.remove(&own_row.activity_id).unwrap_or_default();
                 if draft {
                     own.extend(expected.iter().cloned());
                 }
-                let there = files.remove(&theirs.activity_id).unwrap_or_default();
+                let there = files.remove(&external_row.activity_id).unwrap_or_default();
                 Ok(lacks_one(&there, &own, draft))
             }
             // If the files cannot be compared, ours may have one that theirs lacks.
@@ -359,13 +367,13 @@ impl Pipeline {
     async fn fill(
         &self,
         session: &Session,
-        theirs: &ExistingEmail,
-        target: &Target,
+        external_row: &ExistingEmail,
+        target: &RecordReference,
         names: &TableNames,
     ) -> Result<bool, DataverseError> {
         let filled = self
             .dataverse
-            .fill_regarding(session, theirs, target, names);
+            .fill_regarding(session, external_row, target, names);
         match filled.await {
             Ok(()) => Ok(true),
             Err(DataverseError::Rejected { .. }) => Ok(false),
@@ -376,7 +384,7 @@ impl Pipeline {
     async fn names_of(
         &self,
         session: &Session,
-        target: &Target,
+        target: &RecordReference,
     ) -> Result<Option<TableNames>, DataverseError> {
         if let Some(names) = self.dataverse.known_names(&target.table) {
             return Ok(Some(names));

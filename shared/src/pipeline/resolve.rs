@@ -6,7 +6,7 @@ use super::context::RunContext;
 use super::failure::{Failure, Run};
 use super::stages::{CandidateMessage, Finished};
 use super::{Pipeline, all_failed};
-use crate::clients::dataverse::records::{RowState, Target};
+use crate::clients::dataverse::records::{RecordReference, RowState};
 use crate::clients::dataverse::session::Session;
 use crate::lookup::follow_up::FollowUpRequest;
 use crate::lookup::request::{LookupRequest, LookupResult};
@@ -26,7 +26,7 @@ const MOST_ROUNDS: usize = 3;
 #[derive(Default)]
 pub(super) struct RegardingHints {
     /// The record that the folder rule names.
-    pub(super) folder: Option<Target>,
+    pub(super) folder: Option<RecordReference>,
     /// The tracking tokens of the subject.
     pub(super) tokens: Vec<String>,
 }
@@ -138,7 +138,7 @@ fn decide(
     } = candidate;
     let complete = found
         .by_key(message.activity_id())
-        .is_some_and(|ours| ours.state != RowState::Open);
+        .is_some_and(|own_row| own_row.state != RowState::Open);
     if complete {
         return RegardingStep::Decided(RegardingDecision::default());
     }

@@ -106,8 +106,8 @@ impl Pipeline {
             holds_another = !self.holds(session, row, message, bodies).await?;
         }
         let mut others = Vec::new();
-        let theirs = found.by_message_id(&id, message.author(), by_id);
-        for row in theirs.filter(|row| Some(row.activity_id) != by_content) {
+        let external_row = found.by_message_id(&id, message.author(), by_id);
+        for row in external_row.filter(|row| Some(row.activity_id) != by_content) {
             if !self.holds(session, row, message, bodies).await? {
                 others.push(row.activity_id);
             }

@@ -7,7 +7,7 @@ use super::failure::{Attempts, Failure, Outcome, Run};
 use super::people_limit::PeopleLookedUp;
 use super::processed::Summary;
 use super::resolve::RegardingHints;
-use crate::clients::dataverse::records::Record;
+use crate::clients::dataverse::records::PartyReference;
 use crate::clients::refusal::Refusal;
 use crate::decision_record::DecisionRecord;
 use crate::ledger::decisions::DecidedRow;
@@ -30,7 +30,7 @@ pub(super) struct PendingMessage {
     /// The latest policy decision.
     pub(super) decision: Option<PolicyDecision>,
     /// The contacts and accounts that were created for it.
-    pub(super) made: BTreeSet<Record>,
+    pub(super) made: BTreeSet<PartyReference>,
 }
 
 /// A message that the policy may track, with the data of the decision.

@@ -487,7 +487,7 @@ impl Pipeline {
         &self,
         session: &Session,
         mail: Mail,
-        theirs: &ExistingEmail,
+        external_row: &ExistingEmail,
         run: &Run,
     ) -> Finished {
         let Mail {
@@ -497,7 +497,7 @@ impl Pipeline {
             ..
         } = mail;
         // Boxed, because it is rare and would make every write's future larger.
-        Box::pin(self.adopt(session, pending, &message, findings, theirs, run)).await
+        Box::pin(self.adopt(session, pending, &message, findings, external_row, run)).await
     }
 
     /// Applies what was learned from rejections since this message was mapped.

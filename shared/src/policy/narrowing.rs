@@ -11,7 +11,7 @@ use super::document::{
     TrackWhat,
 };
 use super::*;
-use crate::clients::dataverse::records::{Person, Record, Table};
+use crate::clients::dataverse::records::{PartyReference, Person, Table};
 use crate::clients::nylas::wire;
 use crate::lookup::request::LookupResult;
 use crate::mailboxes::{self, Mailboxes};
@@ -176,7 +176,7 @@ fn found() -> LookupResult {
     ] {
         let id = Uuid::from_u128(1);
         let person = Person {
-            record: Record { table, id },
+            record: PartyReference { table, id },
             active: true,
             account: None,
             changed: None,

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::*;
-use crate::clients::dataverse::records::{Person, Record, Table};
+use crate::clients::dataverse::records::{PartyReference, Person, Table};
 use crate::clients::nylas::wire;
 use crate::lookup::request::LookupResult;
 use crate::mailboxes::{Folders, Mailboxes};
@@ -43,7 +43,7 @@ fn organisation() -> Organisation {
     {
         let id = Uuid::from_u128(n as u128);
         let person = Person {
-            record: Record { table, id },
+            record: PartyReference { table, id },
             active,
             account: None,
             changed: None,

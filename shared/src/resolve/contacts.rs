@@ -49,7 +49,7 @@ use uuid::Uuid;
 
 use self::company::Company;
 use self::name::Name;
-use crate::clients::dataverse::records::{NewRow, Person, Record, Table};
+use crate::clients::dataverse::records::{NewRow, PartyReference, Person, Table};
 use crate::lookup::companies::Companies;
 use crate::model::address::{EmailAddress, readable_domain};
 use crate::model::message::Message;
@@ -124,7 +124,7 @@ impl fmt::Display for NoContact {
 
 /// A participant for whom a contact will be created.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Newcomer {
+pub struct NewPerson {
     /// The address without a tag.
     pub address: EmailAddress,
     /// The display name in the message; may be empty.
@@ -134,22 +134,22 @@ pub struct Newcomer {
 /// Returns the participants of a message for whom contacts will be created, each once. `bulk`:
 /// whether it is bulk mail.
 #[must_use]
-pub fn newcomers(
+pub fn new_people(
     message: &Message,
     internal: &InternalAddresses<'_>,
     create: CreateContacts,
     bulk: bool,
-) -> Vec<Newcomer> {
+) -> Vec<NewPerson> {
     let mut seen = BTreeSet::new();
     let becomes =
         |address: &&EmailAddress| why_not(address, message, internal, create, bulk).is_none();
     let people = message.participants().filter(becomes);
     people
-        .map(|address| Newcomer {
+        .map(|address| NewPerson {
             address: address.without_tag().unwrap_or_else(|| address.clone()),
             name: message.names.get(address).cloned().unwrap_or_default(),
         })
-        .filter(|newcomer| seen.insert(newcomer.address.clone()))
+        .filter(|new_person| seen.insert(new_person.address.clone()))
         .collect()
 }
 
@@ -238,10 +238,10 @@ pub struct Plan {
 
 /// Returns the registrable domains whose companies have to be looked up before [`plan`].
 #[must_use]
-pub fn domains<'a>(newcomers: impl IntoIterator<Item = &'a Newcomer>) -> BTreeSet<String> {
-    let newcomers = newcomers.into_iter();
-    newcomers
-        .filter_map(|newcomer| company::domain(&newcomer.address))
+pub fn domains<'a>(new_people: impl IntoIterator<Item = &'a NewPerson>) -> BTreeSet<String> {
+    let new_people = new_people.into_iter();
+    new_people
+        .filter_map(|new_person| company::domain(&new_person.address))
         .collect()
 }
 
@@ -249,15 +249,15 @@ pub fn domains<'a>(newcomers: impl IntoIterator<Item = &'a Newcomer>) -> BTreeSe
 /// usable name is taken.
 #[must_use]
 pub fn plan<'a>(
-    newcomers: impl IntoIterator<Item = &'a Newcomer>,
+    new_people: impl IntoIterator<Item = &'a NewPerson>,
     companies: &Companies,
     ambiguous: Ambiguous,
 ) -> Plan {
     let mut people: BTreeMap<&EmailAddress, Name> = BTreeMap::new();
-    for newcomer in newcomers {
-        let name = Name::of(&newcomer.name, &newcomer.address);
+    for new_person in new_people {
+        let name = Name::of(&new_person.name, &new_person.address);
         let known = people
-            .entry(&newcomer.address)
+            .entry(&new_person.address)
             .or_insert_with(|| name.clone());
         if !known.is_known() {
             *known = name;
@@ -297,12 +297,15 @@ fn contact(address: &EmailAddress, name: &Name, company: Option<Uuid>) -> NewCon
     row.insert("emailaddress1".to_owned(), json!(address.as_str()));
     if let Some(id) = company {
         let table = Table::Account;
-        row.insert(COMPANY.to_owned(), json!(Record { table, id }.binding()));
+        row.insert(
+            COMPANY.to_owned(),
+            json!(PartyReference { table, id }.binding()),
+        );
     }
     NewContact {
         address: address.clone(),
         row: NewRow {
-            record: Record {
+            record: PartyReference {
                 table: Table::Contact,
                 id,
             },
@@ -330,7 +333,7 @@ fn account_of(domain: &str, name: &str) -> Option<NewRow> {
         ("websiteurl", json!(website)),
     ];
     Some(NewRow {
-        record: Record {
+        record: PartyReference {
             table: Table::Account,
             id,
         },

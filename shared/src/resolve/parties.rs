@@ -33,7 +33,7 @@
 
 use std::cmp::Reverse;
 
-use crate::clients::dataverse::records::{Person, Record};
+use crate::clients::dataverse::records::{PartyReference, Person};
 use crate::lookup::request::LookupResult;
 use crate::model::address::EmailAddress;
 use crate::model::message::Message;
@@ -74,7 +74,7 @@ pub struct Party {
     /// The party's `addressused`.
     pub address: EmailAddress,
     /// The row that the party is bound to; `None` if the address is unresolved.
-    pub record: Option<Record>,
+    pub record: Option<PartyReference>,
     /// How the row was found and chosen.
     pub resolution: Resolution,
 }
@@ -87,7 +87,7 @@ pub struct Resolution {
     /// How one of them was chosen.
     pub choice: Choice,
     /// All rows that were found, in order of precedence: by table, active before inactive.
-    pub candidates: Vec<Record>,
+    pub candidates: Vec<PartyReference>,
 }
 
 /// How the rows of an address were found.

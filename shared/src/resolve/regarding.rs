@@ -31,7 +31,7 @@ mod decision;
 mod related_emails;
 
 use crate::clients::dataverse::metadata::table_names::TableNames;
-use crate::clients::dataverse::records::{Person, Record, Table, Target};
+use crate::clients::dataverse::records::{PartyReference, Person, RecordReference, Table};
 use crate::lookup::follow_up::FollowUpRequest;
 use crate::lookup::request::LookupResult;
 use crate::model::address::EmailAddress;
@@ -54,7 +54,7 @@ pub struct RegardingInput<'a> {
     /// The internal addresses.
     pub internal: &'a InternalAddresses<'a>,
     /// The record of the matching folder rule ([`by_folder`]).
-    pub folder: Option<&'a Target>,
+    pub folder: Option<&'a RecordReference>,
     /// The policy's settings.
     pub settings: &'a Regarding,
     /// How to resolve an address that several rows have.
@@ -75,9 +75,12 @@ pub enum RegardingStep {
 
 /// Returns the record of the first folder rule that matches. `lies_in` returns whether the email is
 /// in the folder with this name, or in a subfolder of it.
-pub fn by_folder(rules: &[FolderRegarding], lies_in: impl Fn(&str) -> bool) -> Option<Target> {
+pub fn by_folder(
+    rules: &[FolderRegarding],
+    lies_in: impl Fn(&str) -> bool,
+) -> Option<RecordReference> {
     let rule = rules.iter().find(|rule| lies_in(&rule.folder))?;
-    Some(Target {
+    Some(RecordReference {
         table: rule.table.clone(),
         id: rule.id,
     })
@@ -136,7 +139,7 @@ pub fn decide(mail: &RegardingInput<'_>) -> RegardingStep {
 fn chosen(
     candidates: Vec<RegardingCandidate>,
     source: RegardingSource,
-    target: Target,
+    target: RecordReference,
     names: TableNames,
     parent: Option<ActivityId>,
 ) -> RegardingDecision {
@@ -153,11 +156,11 @@ fn chosen(
 }
 
 /// A match: the record, and for a thread the email that this one replies to.
-type Hit = (Target, Option<ActivityId>);
+type Hit = (RecordReference, Option<ActivityId>);
 
 fn folder(
     mail: &RegardingInput<'_>,
-    target: &Target,
+    target: &RecordReference,
     candidates: &mut Vec<RegardingCandidate>,
     further: &mut FollowUpRequest,
 ) -> Option<Hit> {
@@ -187,10 +190,10 @@ fn folder(
 
 fn people(
     source: RegardingSource,
-    record: Option<Record>,
+    record: Option<PartyReference>,
     candidates: &mut Vec<RegardingCandidate>,
 ) -> Option<Hit> {
-    let target = Target::from(record?);
+    let target = RecordReference::from(record?);
     let mut candidate = RegardingCandidate::of(source, CandidateOutcome::Hit);
     candidate.records.push(target.clone());
     candidates.push(candidate);
@@ -225,20 +228,20 @@ fn row_of<'a>(mail: &RegardingInput<'a>, address: &EmailAddress) -> Option<&'a P
 
 /// Returns the first open lead. A qualified or disqualified lead is closed: after a qualification
 /// the contact is the regarding, after a disqualification there is none.
-fn lead(mail: &RegardingInput<'_>) -> Option<Record> {
+fn lead(mail: &RegardingInput<'_>) -> Option<PartyReference> {
     let mut leads = resolved(mail).filter(|person| person.active);
     leads
         .find(|person| person.record.table == Table::Lead)
         .map(|person| person.record)
 }
 
-fn contact(mail: &RegardingInput<'_>) -> Option<Record> {
+fn contact(mail: &RegardingInput<'_>) -> Option<PartyReference> {
     resolved(mail)
         .find(|person| person.record.table == Table::Contact)
         .map(|person| person.record)
 }
 
-fn account(mail: &RegardingInput<'_>) -> Option<Record> {
+fn account(mail: &RegardingInput<'_>) -> Option<PartyReference> {
     let shared =
         external(mail).find_map(|address| company_of_namesakes(mail.found.people(address)));
     shared.or_else(|| {
@@ -249,7 +252,7 @@ fn account(mail: &RegardingInput<'_>) -> Option<Record> {
 }
 
 /// Returns the company that all active contacts with an address have in common.
-fn company_of_namesakes(people: &[Person]) -> Option<Record> {
+fn company_of_namesakes(people: &[Person]) -> Option<PartyReference> {
     let mut companies = people
         .iter()
         .filter(|p| p.active && p.record.table == Table::Contact)
@@ -257,7 +260,7 @@ fn company_of_namesakes(people: &[Person]) -> Option<Record> {
     let first = companies.next()??;
     companies
         .all(|company| company == Some(first))
-        .then_some(Record {
+        .then_some(PartyReference {
             table: Table::Account,
             id: first,
         })

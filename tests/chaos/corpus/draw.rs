@@ -200,7 +200,7 @@ fn add_mail(
             _ => {}
         }
     }
-    let theirs = (kind == Kind::Theirs).then(|| {
+    let external_row = (kind == Kind::Theirs).then(|| {
         let row =
             json!({"subject": subject, "messageid": message_id, "statecode": 1, "statuscode": 4});
         emulators.dataverse().insert("email", row).unwrap()
@@ -224,7 +224,7 @@ fn add_mail(
         regarding: regarding(&envelope, people),
         answers,
         files,
-        theirs,
+        external_row,
         race,
         incident: kind.incident(),
     });

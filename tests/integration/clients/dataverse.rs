@@ -5,7 +5,7 @@ use mailverse::clients::dataverse::email_row::EmailWrite;
 use mailverse::clients::dataverse::emails::CreateOutcome;
 use mailverse::clients::dataverse::error::DataverseError;
 use mailverse::clients::dataverse::metadata::table_names::TableNames;
-use mailverse::clients::dataverse::records::{Record, RowState, Table, Target};
+use mailverse::clients::dataverse::records::{PartyReference, RecordReference, RowState, Table};
 use mailverse::clients::dataverse::session::Session;
 use mailverse::clients::dataverse::{AccessToken, DataverseClient};
 use mailverse::clients::retry::RetryAdvice;
@@ -331,7 +331,7 @@ async fn a_regarding_is_filled_only_while_the_row_is_as_it_was_seen() {
         .dataverse()
         .insert("contact", json!({"lastname": "x"}))
         .unwrap();
-    let record = Target::from(Record {
+    let record = RecordReference::from(PartyReference {
         table: Table::Contact,
         id: contact,
     });

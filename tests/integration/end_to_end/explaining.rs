@@ -148,23 +148,25 @@ async fn a_row_of_ours_that_gave_way_to_another_clients_is_told_as_such() {
     let ours = office.0.emails()[0]["activityid"].clone();
     let ours = ours.as_str().unwrap();
     let row = |text: &str| ActivityId::new(text.parse().unwrap());
-    let theirs = "77777777-0000-4000-8000-000000000000";
+    let external_row = "77777777-0000-4000-8000-000000000000";
     let ledger = office.0.ledger();
     let note = "another client wrote a row for it; ours was deleted";
     for message in ["grant-1/m1", "grant-2/AAMk/copy="] {
         let key = message.parse().unwrap();
-        let told = ledger.carried_by(&key, row(ours), row(theirs), note).await;
+        let told = ledger
+            .carried_by(&key, row(ours), row(external_row), note)
+            .await;
         assert!(told.unwrap(), "{message}");
     }
     let settings = office.all_settings();
-    let seen = run(&["explain", theirs], &settings).await;
+    let seen = run(&["explain", external_row], &settings).await;
     seen.assert_shows(&[
-        &format!("email {theirs}"),
+        &format!("email {external_row}"),
         &format!("written by another client; it replaced our email {ours}"),
         note,
         "draft passes",
     ]);
-    let json = run(&["explain", theirs, "--json"], &settings).await;
+    let json = run(&["explain", external_row, "--json"], &settings).await;
     let messages = json.messages();
     let rows: Vec<&Value> = messages.iter().map(|it| &it["decision"]["row"]).collect();
     assert_eq!(rows, ["gave_way", "found"]);

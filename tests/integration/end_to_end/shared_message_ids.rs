@@ -149,7 +149,7 @@ impl Story {
         of_message.filter(|text| text.contains(id)).collect()
     }
 
-    fn theirs(&self, columns: &Value) -> String {
+    fn external_row(&self, columns: &Value) -> String {
         let dataverse = self.cloud.emulators.dataverse();
         let row = dataverse.track_by_server_side_sync(MESSAGE_ID, SENDER, columns);
         row.unwrap().to_string()
@@ -289,18 +289,18 @@ async fn scans_that_differ_in_their_files_alone_are_rows_of_their_own(way: Way) 
 async fn a_row_of_another_client_that_comes_first_is_adopted_where_it_is_the_mail(way: Way) {
     let mut story = Story::begin(way).await;
     story.put_january(GRANT, "jan-a");
-    let theirs = json!({
+    let external_row = json!({
         "subject": "Invoice 1001 CRM:0001001", "description": "<html><p>Please pay 40.</p></html>",
         "actualstart": "2026-01-01T09:00:03Z",
     });
     let dataverse = story.cloud.emulators.dataverse().clone();
     // The row appears after the lookup, so that only the rejected write reveals it.
     story.to_dataverse.at(CREATE, async move {
-        let row = dataverse.track_by_server_side_sync(MESSAGE_ID, SENDER, &theirs);
+        let row = dataverse.track_by_server_side_sync(MESSAGE_ID, SENDER, &external_row);
         row.unwrap();
     });
     story.work(&[(GRANT, "jan-a")]).await;
-    let theirs = story.row_of("Invoice 1001 CRM:0001001");
+    let external_row = story.row_of("Invoice 1001 CRM:0001001");
     if way.unique {
         let row = story.cloud.emails().remove(0);
         assert_eq!(
@@ -309,7 +309,7 @@ async fn a_row_of_another_client_that_comes_first_is_adopted_where_it_is_the_mai
         );
         assert_eq!(story.rows().len(), 1);
         let (carrier, note) = story.settled(GRANT, "jan-a").await;
-        assert_eq!(carrier, theirs);
+        assert_eq!(carrier, external_row);
         assert!(note.unwrap().starts_with("written by another client"));
     } else {
         // Both rows exist until a listing shows the message again (`pipeline/reconcile.rs`).
@@ -317,20 +317,20 @@ async fn a_row_of_another_client_that_comes_first_is_adopted_where_it_is_the_mai
     }
     story.cloud.lose_ledger().await;
     story.work(&[(GRANT, "jan-a")]).await;
-    assert_eq!(story.settled(GRANT, "jan-a").await.0, theirs);
+    assert_eq!(story.settled(GRANT, "jan-a").await.0, external_row);
     assert_eq!(story.rows().len(), 1);
 }
 
 async fn a_row_of_another_client_that_is_another_mail_is_left_alone(way: Way) {
     let mut story = Story::begin(way).await;
-    let theirs = story.theirs(&json!({
+    let external_row = story.external_row(&json!({
         "subject": "Invoice 1001", "description": "<p>Please pay 40.</p>", "actualstart": "2026-01-01T09:00:00Z",
     }));
     story.put_february(GRANT, "feb-a");
     story.put_february(OTHER, "feb-b");
     story.work(&[(GRANT, "feb-a"), (OTHER, "feb-b")]).await;
     let row = story.row_of("Invoice 1002");
-    assert_ne!(row, theirs);
+    assert_ne!(row, external_row);
     for (grant, id) in [(GRANT, "feb-a"), (OTHER, "feb-b")] {
         assert_eq!(story.settled(grant, id).await.0, row);
     }

@@ -164,14 +164,14 @@ async fn what_was_given_up_waits_again_once_it_is_queued_anew(bench: Bench) {
     bench.settled_as("written", minutes(0), &written()).await;
     bench.settled_as("taken-up", minutes(0), &given_up()).await;
     bench.claim_of("taken-up", minutes(1)).await;
-    let queued_anew = async |message: &str| {
+    let mark_requeued = async |message: &str| {
         let key = key_of("grant-1", message);
-        bench.ledger.queued_anew(&key, minutes(5)).await.unwrap()
+        bench.ledger.mark_requeued(&key, minutes(5)).await.unwrap()
     };
     for message in ["refused", "written", "taken-up", "unknown"] {
-        assert!(!queued_anew(message).await, "{message}");
+        assert!(!mark_requeued(message).await, "{message}");
     }
-    assert!(queued_anew("given-up").await);
+    assert!(mark_requeued("given-up").await);
     assert_eq!(
         ids(&bench.listed(State::Dead, minutes(9)).await),
         ["refused"]

@@ -1,7 +1,7 @@
 //! Contract of decision records: which one is stored, for how long, and how messages are found by
 //! their row.
 
-use mailverse::ledger::decisions::{Decided, DecidedRow, Kept};
+use mailverse::ledger::decisions::{DecidedRow, DecisionToStore, StoredMessage};
 use mailverse::ledger::messages::StoredOutcome;
 use mailverse::ledger::{ClaimRequest, State};
 use mailverse::model::ids::ActivityId;
@@ -28,7 +28,7 @@ impl Bench {
             self.revisit(worker(90), now()).await.is_won(),
             "{stored_outcome:?}"
         );
-        let decided = Decided {
+        let decided = DecisionToStore {
             text: text.to_owned(),
             row,
         };
@@ -38,7 +38,7 @@ impl Bench {
             .unwrap();
     }
 
-    async fn kept(&self) -> Kept {
+    async fn kept(&self) -> StoredMessage {
         self.ledger
             .kept(&key())
             .await

@@ -227,10 +227,10 @@ async fn a_table_that_is_there_stays(bench: Bench) {
 }
 
 /// Tells the ledger that another row holds the message. Returns whether it stored that.
-async fn told(bench: &Bench, theirs: ActivityId, note: &str) -> bool {
+async fn told(bench: &Bench, external_row: ActivityId, note: &str) -> bool {
     let ledger = &bench.ledger;
     ledger
-        .carried_by(&key(), activity(), theirs, note)
+        .carried_by(&key(), activity(), external_row, note)
         .await
         .unwrap()
 }
@@ -238,7 +238,7 @@ async fn told(bench: &Bench, theirs: ActivityId, note: &str) -> bool {
 async fn a_row_that_gave_way_to_anothers_is_replaced_and_nothing_else(bench: Bench) {
     bench.settled(&written()).await;
     let before = bench.entry().await;
-    let theirs = ActivityId::new(Uuid::from_u128(77));
+    let external_row = ActivityId::new(Uuid::from_u128(77));
     let replaced_row = || async {
         bench
             .ledger
@@ -250,25 +250,25 @@ async fn a_row_that_gave_way_to_anothers_is_replaced_and_nothing_else(bench: Ben
     };
     assert!(told(&bench, activity(), "both stay").await);
     assert_eq!(replaced_row().await, None);
-    assert!(told(&bench, theirs, "theirs").await);
+    assert!(told(&bench, external_row, "theirs").await);
     let expected = Entry {
-        activity_id: Some(theirs),
+        activity_id: Some(external_row),
         reason: Some("theirs".to_owned()),
         ..before
     };
     assert_eq!(bench.entry().await, expected);
     assert_eq!(replaced_row().await, Some(activity()));
-    let again = told(&bench, theirs, "again").await;
+    let again = told(&bench, external_row, "again").await;
     assert!(!again, "the item names another row by now");
     assert_eq!(bench.entry().await, expected);
 }
 
 async fn only_a_written_message_has_a_row_that_can_give_way(bench: Bench) {
-    let theirs = ActivityId::new(Uuid::from_u128(77));
-    assert!(!told(&bench, theirs, "theirs").await);
+    let external_row = ActivityId::new(Uuid::from_u128(77));
+    assert!(!told(&bench, external_row, "theirs").await);
     assert_eq!(bench.ledger.entry(&key()).await.unwrap(), None);
     bench.claim(worker(1), now()).await;
     let claimed = bench.entry().await;
-    assert!(!told(&bench, theirs, "theirs").await);
+    assert!(!told(&bench, external_row, "theirs").await);
     assert_eq!(bench.entry().await, claimed);
 }

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 
 use emulators::Dataverse;
 use mailverse::clients::dataverse::records::NewRow;
-use mailverse::clients::dataverse::records::{Person, Record, Table};
+use mailverse::clients::dataverse::records::{PartyReference, Person, Table};
 use mailverse::lookup::companies::{Accounts, Companies};
 use mailverse::lookup::request::LookupResult;
 use mailverse::mailboxes::Mailboxes;
@@ -57,15 +57,15 @@ pub(super) fn make(
         domains,
     };
     let bulk = is_bulk(message);
-    let newcomers = contacts::newcomers(message, &internal, settings.create_contacts, bulk);
-    let asked = contacts::domains(&newcomers);
+    let new_people = contacts::new_people(message, &internal, settings.create_contacts, bulk);
+    let asked = contacts::domains(&new_people);
     let asked = asked
         .into_iter()
         .map(|domain| (domain, Accounts::default()));
     let mut companies = Companies(asked.collect::<BTreeMap<_, _>>());
     for row in companies_of(given) {
         let person = Person {
-            record: Record {
+            record: PartyReference {
                 table: Table::Account,
                 id: id(row),
             },
@@ -83,7 +83,7 @@ pub(super) fn make(
             }
         }
     }
-    let plan = contacts::plan(&newcomers, &companies, settings.ambiguous);
+    let plan = contacts::plan(&new_people, &companies, settings.ambiguous);
     for contact in &plan.contacts {
         found.add_made(contact.address.clone(), contact.person());
     }
@@ -120,7 +120,7 @@ pub(super) fn expected_rows(expected: &Value) -> Vec<NewRow> {
         let row = move |body: Value| {
             let row = body.as_object().unwrap().clone();
             let id = row[table.key()].as_str().unwrap().parse().unwrap();
-            let record = Record { table, id };
+            let record = PartyReference { table, id };
             NewRow { record, row }
         };
         bodies.into_iter().map(row).collect::<Vec<_>>()

@@ -96,7 +96,7 @@ async fn a_worker_that_overran_its_lease_does_not_overwrite_its_successor(mode: 
 
 async fn a_row_of_server_side_sync_that_changed_meanwhile_is_looked_at_again(mode: WriteMode) {
     let mut organisation = with_a_mail_in(mode).await;
-    let theirs = organisation.insert(
+    let external_row = organisation.insert(
         "email",
         json!({"subject": "x", "messageid": "<m1@kites.example>", "statecode": 1, "statuscode": 4}),
     );
@@ -104,8 +104,8 @@ async fn a_row_of_server_side_sync_that_changed_meanwhile_is_looked_at_again(mod
     let token = organisation.emulators.entra().issue_token(&dataverse, 600);
     let account = format!("/accounts({})", organisation.people.kites);
     organisation.before_dataverse_gets(UPDATE, async move {
-        let call =
-            reqwest::Client::new().patch(format!("{dataverse}/api/data/v9.2/emails({theirs})"));
+        let call = reqwest::Client::new()
+            .patch(format!("{dataverse}/api/data/v9.2/emails({external_row})"));
         let call = call
             .bearer_auth(token)
             .header("OData-Version", "4.0")
@@ -121,7 +121,7 @@ async fn a_row_of_server_side_sync_that_changed_meanwhile_is_looked_at_again(mod
     );
     assert_eq!(
         written(&organisation.deliver_one(ADA, "m1").await).0,
-        theirs
+        external_row
     );
     assert_eq!(
         organisation.email()["regardingobjectid"],

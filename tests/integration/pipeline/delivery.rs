@@ -177,10 +177,10 @@ async fn two_workers_with_one_ledger_do_not_work_on_the_same_message(mode: Write
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation.put(ADA, mail("m1", &json!({})));
     let other = organisation.another_pipeline().await;
-    let (mine, theirs) = (organisation.begin(), organisation.begin());
+    let (mine, external_row) = (organisation.begin(), organisation.begin());
     let (one, two) = join(
         organisation.pipeline.run(vec![created(ADA, "m1")], mine),
-        other.run(vec![created(ADA, "m1")], theirs),
+        other.run(vec![created(ADA, "m1")], external_row),
     )
     .await;
     let outcomes = [&one[0].outcome, &two[0].outcome];
@@ -206,10 +206,10 @@ async fn two_workers_whose_ledgers_do_not_know_each_other_write_one_row(mode: Wr
     organisation.put(ADA, mail("m1", &json!({})));
     let other = organisation.another_pipeline().await;
     organisation.lose_ledger().await;
-    let (mine, theirs) = (organisation.begin(), organisation.begin());
+    let (mine, external_row) = (organisation.begin(), organisation.begin());
     let (one, two) = join(
         organisation.pipeline.run(vec![created(ADA, "m1")], mine),
-        other.run(vec![created(ADA, "m1")], theirs),
+        other.run(vec![created(ADA, "m1")], external_row),
     )
     .await;
     assert_eq!(written(&one[0].outcome).0, written(&two[0].outcome).0);
@@ -243,10 +243,10 @@ async fn a_row_of_server_side_sync_is_taken_for_the_mail_and_its_regarding_is_fi
     for form in ["<m1@kites.example>", "m1@kites.example"] {
         let mut organisation = TestOrganisation::start_in(mode).await;
         organisation.put(ADA, mail("m1", &json!({})));
-        let theirs = organisation.insert("email", json!({"subject": "Kites for spring", "messageid": form, "statecode": 1, "statuscode": 4}));
+        let external_row = organisation.insert("email", json!({"subject": "Kites for spring", "messageid": form, "statecode": 1, "statuscode": 4}));
         let outcome = organisation.deliver_one(ADA, "m1").await;
         let note = "written by another client, found by its Message-ID";
-        assert_eq!(written(&outcome), (theirs, Some(note)), "{form}");
+        assert_eq!(written(&outcome), (external_row, Some(note)), "{form}");
         let email = organisation.email();
         assert_eq!(
             email["regardingobjectid"],
@@ -264,14 +264,14 @@ async fn the_regarding_of_a_row_of_server_side_sync_is_not_replaced(mode: WriteM
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation.put(ADA, mail("m1", &json!({})));
     let kites = to_row("account", organisation.people.kites);
-    let theirs = organisation.insert(
+    let external_row = organisation.insert(
         "email",
         json!({"subject": "x", "messageid": "<m1@kites.example>", "statecode": 1, "statuscode": 4, "regardingobjectid": kites}),
     );
     let before = organisation.emulators.dataverse().requests().writes;
     assert_eq!(
         written(&organisation.deliver_one(ADA, "m1").await).0,
-        theirs
+        external_row
     );
     assert_eq!(organisation.email()["regardingobjectid"], kites);
     assert_eq!(organisation.emulators.dataverse().requests().writes, before);

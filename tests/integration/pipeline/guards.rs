@@ -106,7 +106,7 @@ async fn a_row_of_somebody_else_carries_the_mail_even_if_its_regarding_cannot_be
     mode: WriteMode,
 ) {
     let mut organisation = TestOrganisation::start_in(mode).await;
-    let theirs = organisation.insert(
+    let external_row = organisation.insert(
         "email",
         json!({"messageid": SAME_ID, "sender": "carol@kites.example", "statecode": 1, "statuscode": 4}),
     );
@@ -114,7 +114,7 @@ async fn a_row_of_somebody_else_carries_the_mail_even_if_its_regarding_cannot_be
     organisation.fail_dataverse_at(UPDATE, status(400, "0x80040265"));
     let outcome = organisation.deliver_one(ADA, "m1").await;
     let (id, note) = written(&outcome);
-    assert_eq!(id, theirs);
+    assert_eq!(id, external_row);
     assert!(note.unwrap().contains("could not be filled"));
 }
 
@@ -173,10 +173,10 @@ async fn a_row_that_another_client_wrote_meanwhile_is_found_although_a_key_of_th
 ) {
     let mut organisation = with_a_key(mode).await;
     let dataverse = organisation.emulators.dataverse().clone();
-    let theirs = uuid::Uuid::from_u128(7);
+    let external_row = uuid::Uuid::from_u128(7);
     organisation.before_dataverse_gets(CREATE, async move {
         let row =
-            json!({"activityid": theirs, "messageid": SAME_ID, "statecode": 1, "statuscode": 4});
+            json!({"activityid": external_row, "messageid": SAME_ID, "statecode": 1, "statuscode": 4});
         dataverse.insert("email", row).unwrap();
     });
     let outcome = organisation.deliver_one(ADA, "m1").await;
@@ -184,7 +184,7 @@ async fn a_row_that_another_client_wrote_meanwhile_is_found_although_a_key_of_th
     assert_eq!(waiting(&outcome).1, reason);
     let outcome = organisation.deliver_one(ADA, "m1").await;
     let note = Some("written by another client, found by its Message-ID");
-    assert_eq!(written(&outcome), (theirs, note));
+    assert_eq!(written(&outcome), (external_row, note));
     organisation.email();
 }
 

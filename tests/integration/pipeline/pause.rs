@@ -163,8 +163,8 @@ async fn after_a_429_in_a_part_of_the_look_up_nothing_is_written() {
 #[tokio::test]
 async fn after_a_429_for_a_row_of_another_client_nothing_is_written() {
     let mut organisation = four_mails(WriteMode::ChangeSet, 0).await;
-    let theirs = json!({"messageid": "<m1@kites.example>", "statecode": 1, "statuscode": 4});
-    organisation.insert("email", theirs);
+    let external_row = json!({"messageid": "<m1@kites.example>", "statecode": 1, "statuscode": 4});
+    organisation.insert("email", external_row);
     organisation.fail_dataverse_at(UPDATE, throttle());
     let outcomes = deliver(&mut organisation).await;
     wait_and_are_then_written(organisation, &outcomes.iter().collect::<Vec<_>>(), 2).await;
@@ -266,7 +266,7 @@ async fn a_last_delivery_that_is_throttled_does_not_give_the_message_up() {
         organisation
             .pipeline
             .ledger
-            .queued_anew(&key, later)
+            .mark_requeued(&key, later)
             .await
             .unwrap()
     );

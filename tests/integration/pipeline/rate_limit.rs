@@ -30,9 +30,9 @@ fn page(organisation: &TestOrganisation, messages: usize) -> Vec<Work> {
     (0..messages).map(message).collect()
 }
 
-async fn history(pipeline: &Pipeline, work: Vec<Work>, run: Run) -> Page {
+async fn backfill_page(pipeline: &Pipeline, work: Vec<Work>, run: Run) -> Page {
     let queue = MemoryQueue::default();
-    pipeline.history(work, &queue, &|| run).await
+    pipeline.backfill_page(work, &queue, &|| run).await
 }
 
 thread_local! {
@@ -95,7 +95,10 @@ async fn history_stays_below_the_limits_however_much_of_it_there_is() {
     let mut times = 0;
     while !work.is_empty() {
         times += 1;
-        let page = organisation.pipeline.history(work, &queue, &begin).await;
+        let page = organisation
+            .pipeline
+            .backfill_page(work, &queue, &begin)
+            .await;
         for done in &page.processed {
             written(&done.outcome);
         }
@@ -135,7 +138,7 @@ async fn requests_at(operation_ms: u64) -> u64 {
     let queue = MemoryQueue::default();
     let page = organisation
         .pipeline
-        .history(work, &queue, &|| begin_by(&clock))
+        .backfill_page(work, &queue, &|| begin_by(&clock))
         .await;
     assert_eq!((page.processed.len(), page.left.is_none()), (200, true));
     assert_eq!(organisation.emails().len(), 200);
@@ -170,7 +173,7 @@ async fn a_page_waits_for_its_turn_when_that_is_near_and_time_passes() {
         .await
         .unwrap();
     let run = organisation.begin();
-    let left = history(&organisation.pipeline, work, run)
+    let left = backfill_page(&organisation.pipeline, work, run)
         .await
         .left
         .unwrap();
@@ -183,7 +186,7 @@ async fn a_page_waits_for_its_turn_when_that_is_near_and_time_passes() {
     let queue = MemoryQueue::default();
     let page = organisation
         .pipeline
-        .history(left.work, &queue, &begin)
+        .backfill_page(left.work, &queue, &begin)
         .await;
     assert_eq!((page.processed.len(), page.left.is_none()), (30, true));
     assert_eq!(
@@ -208,7 +211,7 @@ async fn live_mail_does_not_wait_for_what_history_has_booked() {
     reserved.await.unwrap();
     let work = page(&organisation, 3);
     let run = organisation.begin();
-    let left = history(&organisation.pipeline, work, run)
+    let left = backfill_page(&organisation.pipeline, work, run)
         .await
         .left
         .unwrap();
@@ -225,7 +228,7 @@ async fn live_mail_does_not_wait_for_what_history_has_booked() {
     written(&organisation.deliver_one(ADA, "m0").await);
     organisation.later(TimeDelta::minutes(5));
     let run = organisation.begin();
-    let page = history(&organisation.pipeline, left.work, run).await;
+    let page = backfill_page(&organisation.pipeline, left.work, run).await;
     assert!(page.left.is_none());
     for done in &page.processed {
         written(&done.outcome);
@@ -262,7 +265,7 @@ async fn history_makes_room_while_live_mail_waits_in_its_queue() {
     let run = organisation.begin();
     let left = organisation
         .pipeline
-        .history(work, &queue, &|| run)
+        .backfill_page(work, &queue, &|| run)
         .await
         .left
         .unwrap();
@@ -273,7 +276,7 @@ async fn history_makes_room_while_live_mail_waits_in_its_queue() {
     assert_eq!(queue.receive(10).len(), 10);
     let page = organisation
         .pipeline
-        .history(left.work, &queue, &|| run)
+        .backfill_page(left.work, &queue, &|| run)
         .await;
     assert_eq!((page.processed.len(), page.left.is_none()), (30, true));
 }
@@ -293,7 +296,7 @@ async fn history_stops_at_a_429_and_brings_the_rest_of_the_page_untouched() {
         .unwrap();
     let work = page(&organisation, 100);
     let run = organisation.begin();
-    let page = history(&organisation.pipeline, work, run).await;
+    let page = backfill_page(&organisation.pipeline, work, run).await;
     assert_eq!(page.processed.len(), 50);
     for done in &page.processed {
         assert_eq!(waiting(&done.outcome).0.as_secs(), 77);
@@ -334,7 +337,8 @@ async fn as_many_batches_are_under_way_as_dataverse_suggests() {
         );
         dataverse.release_requests();
     };
-    let (page, ()) = futures_util::join!(history(&organisation.pipeline, work, run), looked_at);
+    let (page, ()) =
+        futures_util::join!(backfill_page(&organisation.pipeline, work, run), looked_at);
     assert_eq!(page.processed.len(), 200);
     assert!(page.left.is_none());
 }

@@ -35,11 +35,11 @@ const DELETE: &str = "DELETE /api/data/v9.2/emails(";
 const FILL: &str = "PATCH /api/data/v9.2/emails(";
 
 impl TestOrganisation {
-    /// Like [`TestOrganisation::theirs`], but also if we already have a row. This needs an organisation that
+    /// Like [`TestOrganisation::external_row`], but also if we already have a row. This needs an organisation that
     /// lets two emails have the same Message-ID.
     fn theirs_too(&self, changes: &Value) -> Uuid {
         self.let_two_rows_be();
-        self.theirs(changes)
+        self.external_row(changes)
     }
 
     fn let_two_rows_be(&self) {
@@ -48,7 +48,7 @@ impl TestOrganisation {
     }
 
     /// Inserts the row of `m1` as server-side synchronization writes it, and returns its id.
-    fn theirs(&self, changes: &Value) -> Uuid {
+    fn external_row(&self, changes: &Value) -> Uuid {
         let dataverse = self.emulators.dataverse();
         dataverse
             .track_by_server_side_sync("<m1@kites.example>", "carol@kites.example", changes)
@@ -116,10 +116,10 @@ const WITHDRAWN: &str = "another client wrote a row for it; ours was deleted";
 async fn theirs_before_ours_carries_the_mail(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation.mail_with_a_file();
-    let theirs = organisation.theirs(&json!({}));
+    let external_row = organisation.external_row(&json!({}));
     let outcome = organisation.deliver_one(ADA, "m1").await;
     let (row, note) = written(&outcome);
-    assert_eq!(row, theirs);
+    assert_eq!(row, external_row);
     assert!(
         note.unwrap()
             .ends_with("it has fewer attachments than the message"),
@@ -130,7 +130,7 @@ async fn theirs_before_ours_carries_the_mail(mode: WriteMode) {
         to_row("contact", organisation.people.carol)
     );
     organisation.next_list().await;
-    assert_eq!(id_of(&organisation.email()), theirs);
+    assert_eq!(id_of(&organisation.email()), external_row);
 }
 
 async fn theirs_that_comes_between_look_up_and_write_survives(mode: WriteMode) {
@@ -145,11 +145,11 @@ async fn theirs_that_comes_between_look_up_and_write_survives(mode: WriteMode) {
     let ours = written(&organisation.deliver_one(ADA, "m1").await).0;
     assert_eq!(organisation.emails().len(), 2);
     organisation.next_list().await;
-    let theirs = id_of(&organisation.email());
-    assert_ne!(theirs, ours);
+    let external_row = id_of(&organisation.email());
+    assert_ne!(external_row, ours);
     assert_eq!(
         organisation.carrier(ADA, "m1").await,
-        (theirs, WITHDRAWN.to_owned())
+        (external_row, WITHDRAWN.to_owned())
     );
 }
 
@@ -157,17 +157,17 @@ async fn theirs_that_comes_after_survives_and_gets_the_regarding_of_ours(mode: W
     let mut organisation = with_a_mail_in(mode).await;
     let ours = written(&organisation.deliver_one(ADA, "m1").await).0;
     organisation.later(TimeDelta::minutes(5));
-    let theirs = organisation.theirs_too(&json!({}));
+    let external_row = organisation.theirs_too(&json!({}));
     organisation.next_list().await;
     let email = organisation.email();
-    assert_eq!(id_of(&email), theirs);
+    assert_eq!(id_of(&email), external_row);
     assert_eq!(
         email["regardingobjectid"],
         to_row("contact", organisation.people.carol)
     );
     assert_eq!(
         organisation.carrier(ADA, "m1").await,
-        (theirs, WITHDRAWN.to_owned())
+        (external_row, WITHDRAWN.to_owned())
     );
     assert_eq!(organisation.replaced_row(ADA, "m1").await, Some(ours));
     let before = organisation.emulators.dataverse().requests();
@@ -182,9 +182,9 @@ async fn theirs_that_comes_after_survives_and_gets_the_regarding_of_ours(mode: W
 async fn theirs_that_comes_while_ours_is_a_draft_survives(mode: WriteMode) {
     let mut organisation = with_a_mail_in(mode).await;
     let ours = organisation.draft();
-    let theirs = organisation.theirs_too(&json!({}));
+    let external_row = organisation.theirs_too(&json!({}));
     let outcome = organisation.deliver_one(ADA, "m1").await;
-    assert_eq!(written(&outcome), (theirs, Some(WITHDRAWN)));
+    assert_eq!(written(&outcome), (external_row, Some(WITHDRAWN)));
     assert!(!organisation.is_there(ours));
     assert_eq!(
         organisation.email()["regardingobjectid"],
@@ -197,7 +197,7 @@ async fn a_draft_of_ours_that_would_add_a_file_is_completed_beside_theirs(mode: 
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation.mail_with_a_file();
     let ours = organisation.draft();
-    let theirs = organisation.theirs_beside(&json!({}));
+    let external_row = organisation.theirs_beside(&json!({}));
     assert_eq!(written(&organisation.deliver_one(ADA, "m1").await).0, ours);
     let row = organisation
         .emulators
@@ -208,17 +208,17 @@ async fn a_draft_of_ours_that_would_add_a_file_is_completed_beside_theirs(mode: 
         (&row["statecode"], &row["attachmentcount"]),
         (&json!(1), &json!(1))
     );
-    assert!(organisation.is_there(theirs));
+    assert!(organisation.is_there(external_row));
 }
 
 async fn a_draft_of_ours_that_may_not_be_deleted_is_cancelled(mode: WriteMode) {
     let mut organisation = with_a_mail_in(mode).await;
     let ours = organisation.draft();
-    let theirs = organisation.theirs_beside(&json!({}));
+    let external_row = organisation.theirs_beside(&json!({}));
     organisation.fail_dataverse_at(DELETE, status(403, "0x80040220"));
     let outcome = organisation.deliver_one(ADA, "m1").await;
     let note = "another client wrote a row for it; our draft was cancelled";
-    assert_eq!(written(&outcome), (theirs, Some(note)));
+    assert_eq!(written(&outcome), (external_row, Some(note)));
     let row = organisation
         .emulators
         .dataverse()
@@ -234,29 +234,29 @@ async fn a_regarding_of_theirs_is_kept_when_ours_goes(mode: WriteMode) {
     let mut organisation = with_a_mail_in(mode).await;
     written(&organisation.deliver_one(ADA, "m1").await);
     let kites = to_row("account", organisation.people.kites);
-    let theirs = organisation.theirs_too(&json!({"regardingobjectid": kites}));
+    let external_row = organisation.theirs_too(&json!({"regardingobjectid": kites}));
     organisation.next_list().await;
     let email = organisation.email();
     assert_eq!(
         (id_of(&email), &email["regardingobjectid"]),
-        (theirs, &kites)
+        (external_row, &kites)
     );
 }
 
 async fn ours_stays_where_it_may_not_be_deleted(mode: WriteMode) {
     let mut organisation = with_a_mail_in(mode).await;
     let ours = written(&organisation.deliver_one(ADA, "m1").await).0;
-    let theirs = organisation.theirs_beside(&json!({}));
+    let external_row = organisation.theirs_beside(&json!({}));
     organisation.fail_dataverse_at(DELETE, status(403, "0x80040220"));
     organisation.next_list().await;
-    assert!(organisation.is_there(ours) && organisation.is_there(theirs));
+    assert!(organisation.is_there(ours) && organisation.is_there(external_row));
     let (carrier, note) = organisation.carrier(ADA, "m1").await;
     assert_eq!(carrier, ours);
     assert!(note.contains("ours could not be deleted"), "{note}");
     let row = organisation
         .emulators
         .dataverse()
-        .row("email", theirs)
+        .row("email", external_row)
         .unwrap();
     assert_eq!(
         row["regardingobjectid"],
@@ -264,17 +264,17 @@ async fn ours_stays_where_it_may_not_be_deleted(mode: WriteMode) {
     );
     // The role may delete rows now.
     organisation.next_list().await;
-    assert_eq!(id_of(&organisation.email()), theirs);
+    assert_eq!(id_of(&organisation.email()), external_row);
 }
 
 async fn ours_stays_where_it_has_a_file_that_theirs_lacks(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation.mail_with_a_file();
     let ours = written(&organisation.deliver_one(ADA, "m1").await).0;
-    let theirs = organisation.theirs_beside(&json!({}));
-    organisation.attach_to(theirs, "another.pdf");
+    let external_row = organisation.theirs_beside(&json!({}));
+    organisation.attach_to(external_row, "another.pdf");
     organisation.next_list().await;
-    assert!(organisation.is_there(ours) && organisation.is_there(theirs));
+    assert!(organisation.is_there(ours) && organisation.is_there(external_row));
     let (carrier, note) = organisation.carrier(ADA, "m1").await;
     assert_eq!(carrier, ours);
     assert!(
@@ -287,11 +287,11 @@ async fn ours_goes_where_theirs_has_every_file(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation.mail_with_a_file();
     written(&organisation.deliver_one(ADA, "m1").await);
-    let theirs = organisation.theirs_too(&json!({"statecode": null, "statuscode": null}));
-    organisation.attach_to(theirs, "offer.PDF");
-    organisation.complete(theirs).await;
+    let external_row = organisation.theirs_too(&json!({"statecode": null, "statuscode": null}));
+    organisation.attach_to(external_row, "offer.PDF");
+    organisation.complete(external_row).await;
     organisation.next_list().await;
-    assert_eq!(id_of(&organisation.email()), theirs);
+    assert_eq!(id_of(&organisation.email()), external_row);
     assert_eq!(organisation.attachments().len(), 1);
 }
 
@@ -299,13 +299,13 @@ async fn ours_stays_where_somebody_worked_with_it(mode: WriteMode) {
     let mut organisation = with_a_mail_in(mode).await;
     let ours = written(&organisation.deliver_one(ADA, "m1").await).0;
     organisation.somebody_changes(ours).await;
-    let theirs = organisation.theirs_beside(&json!({}));
+    let external_row = organisation.theirs_beside(&json!({}));
     organisation.next_list().await;
-    assert!(organisation.is_there(ours) && organisation.is_there(theirs));
+    assert!(organisation.is_there(ours) && organisation.is_there(external_row));
     let (_, note) = organisation.carrier(ADA, "m1").await;
     assert!(note.contains("a user has changed ours"), "{note}");
     let kites = to_row("account", organisation.people.kites);
-    for id in [ours, theirs] {
+    for id in [ours, external_row] {
         let row = organisation.emulators.dataverse().row("email", id).unwrap();
         assert_eq!(
             row["regardingobjectid"], kites,
@@ -317,10 +317,10 @@ async fn ours_stays_where_somebody_worked_with_it(mode: WriteMode) {
 async fn ours_stays_where_theirs_cannot_be_given_its_regarding(mode: WriteMode) {
     let mut organisation = with_a_mail_in(mode).await;
     let ours = written(&organisation.deliver_one(ADA, "m1").await).0;
-    let theirs = organisation.theirs_beside(&json!({}));
+    let external_row = organisation.theirs_beside(&json!({}));
     organisation.fail_dataverse_at(FILL, status(400, "0x80040265"));
     organisation.next_list().await;
-    assert!(organisation.is_there(ours) && organisation.is_there(theirs));
+    assert!(organisation.is_there(ours) && organisation.is_there(external_row));
     let (_, note) = organisation.carrier(ADA, "m1").await;
     assert!(
         note.contains("empty regarding could not be filled"),
@@ -339,21 +339,25 @@ async fn the_other_mailbox_learns_which_row_survived(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     two_copies(&organisation);
     organisation.deliver(&[(ADA, "m1"), (BEN, "m2")]).await;
-    let theirs = organisation.theirs_too(&json!({}));
+    let external_row = organisation.theirs_too(&json!({}));
     organisation.next_list().await;
     for (grant, id) in [(ADA, "m1"), (BEN, "m2")] {
-        assert_eq!(organisation.carrier(grant, id).await.0, theirs, "{grant}");
+        assert_eq!(
+            organisation.carrier(grant, id).await.0,
+            external_row,
+            "{grant}"
+        );
     }
-    assert_eq!(id_of(&organisation.email()), theirs);
+    assert_eq!(id_of(&organisation.email()), external_row);
 }
 
 async fn a_copy_that_is_delivered_later_settles_it_without_the_list(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     two_copies(&organisation);
     written(&organisation.deliver_one(ADA, "m1").await);
-    let theirs = organisation.theirs_too(&json!({}));
+    let external_row = organisation.theirs_too(&json!({}));
     let outcome = organisation.deliver_one(BEN, "m2").await;
-    assert_eq!(written(&outcome), (theirs, Some(WITHDRAWN)));
+    assert_eq!(written(&outcome), (external_row, Some(WITHDRAWN)));
     assert_eq!(
         organisation.email()["regardingobjectid"],
         to_row("contact", organisation.people.carol)
@@ -364,7 +368,7 @@ async fn a_row_that_changed_under_our_eyes_is_left_for_the_next_list(mode: Write
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation.put(ADA, mail("m1", &json!({})));
     let ours = written(&organisation.deliver_one(ADA, "m1").await).0;
-    let theirs = organisation.theirs_beside(&json!({}));
+    let external_row = organisation.theirs_beside(&json!({}));
     organisation.fail_dataverse_at(DELETE, status(412, "0x80060882"));
     // After a second, the capacity that the delivery reserved is free again.
     organisation.later(TimeDelta::seconds(1));
@@ -376,10 +380,10 @@ async fn a_row_that_changed_under_our_eyes_is_left_for_the_next_list(mode: Write
     waiting(&organisation.deliver_one(BEN, "m2").await);
     assert_eq!(
         written(&organisation.deliver_one(BEN, "m2").await).0,
-        theirs
+        external_row
     );
     organisation.next_list().await;
-    assert_eq!(organisation.carrier(ADA, "m1").await.0, theirs);
+    assert_eq!(organisation.carrier(ADA, "m1").await.0, external_row);
 }
 
 async fn theirs_of_another_sender_or_still_a_draft_is_none_of_ours(mode: WriteMode) {

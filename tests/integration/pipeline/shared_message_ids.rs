@@ -166,8 +166,8 @@ async fn another_clients_row_of_another_mail_is_not_united_with_ours(mode: Write
         "subject": "Kites for autumn", "description": "<p>Not one of the red ones flies.</p>",
         "actualstart": "2026-11-23T04:46:40Z", "sender": null,
     });
-    let theirs = dataverse.track_by_server_side_sync(ID, "carol@kites.example", &columns);
-    let theirs = theirs.unwrap();
+    let external_row = dataverse.track_by_server_side_sync(ID, "carol@kites.example", &columns);
+    let external_row = external_row.unwrap();
     organisation.later(TimeDelta::minutes(15));
     organisation.list_mailboxes().await;
     assert_eq!(organisation.emails().len(), 2);
@@ -176,7 +176,7 @@ async fn another_clients_row_of_another_mail_is_not_united_with_ours(mode: Write
     let row = organisation
         .emulators
         .dataverse()
-        .row("email", theirs)
+        .row("email", external_row)
         .unwrap();
     assert_eq!(
         row.get("regardingobjectid"),

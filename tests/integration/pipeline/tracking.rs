@@ -417,7 +417,7 @@ async fn while_the_stored_policy_cannot_be_used_messages_wait_and_nothing_is_fet
     // and records that in the ledger.
     let key = created(ADA, "m1").request.key;
     let ledger = &organisation.pipeline.ledger;
-    assert!(ledger.queued_anew(&key, organisation.now).await.unwrap());
+    assert!(ledger.mark_requeued(&key, organisation.now).await.unwrap());
     assert_eq!(
         organisation.entry(ADA, "m1").await.unwrap().state,
         State::Waiting

@@ -103,13 +103,13 @@ pub enum SecretSource {
 /// The cache of a stored secret.
 #[derive(Default)]
 pub struct Known {
-    kept: Option<Kept>,
+    kept: Option<Cached>,
     /// The last read, if it failed while no value was cached.
     failed: Option<RecentFailure>,
 }
 
 /// A secret that was read.
-pub struct Kept {
+pub struct Cached {
     value: SecretString,
     read_at: DateTime<Utc>,
     /// A service rejected the value, or reading it again failed.
@@ -118,7 +118,7 @@ pub struct Kept {
     asked_again_at: Option<DateTime<Utc>>,
 }
 
-impl Kept {
+impl Cached {
     fn suffices(&self, now: DateTime<Utc>) -> bool {
         // If the clock was set back, the age is negative and the secret is read again.
         if self.doubtful {
@@ -188,7 +188,7 @@ impl SecretSource {
         let read = Box::pin(read_required(client, id)).await;
         let kept = match (known.kept.take(), read) {
             (Some(kept), read) => kept.after(read, now),
-            (None, Ok(value)) => Kept {
+            (None, Ok(value)) => Cached {
                 value,
                 read_at: now,
                 doubtful: false,
@@ -340,8 +340,8 @@ mod tests {
         DateTime::UNIX_EPOCH + TimeDelta::seconds(seconds)
     }
 
-    fn kept() -> Kept {
-        Kept {
+    fn kept() -> Cached {
+        Cached {
             value: "old".into(),
             read_at: at(0),
             doubtful: false,

@@ -18,7 +18,7 @@ pub type File = (String, Option<i64>);
 
 /// How a row was removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Withdrawn {
+pub enum DuplicateRemoval {
     /// It was deleted, with its parties and attachments.
     Deleted,
     /// It was cancelled, because Dataverse rejected the deletion.
@@ -36,24 +36,24 @@ impl DataverseClient {
     /// - [`DataverseError::Rejected`]: the row is unchanged.
     /// - [`DataverseError::Stale`]: another user or client changed or deleted it meanwhile; read it
     ///   again.
-    pub async fn withdraw(
+    pub async fn remove_duplicate(
         &self,
         session: &Session,
         email: &ExistingEmail,
-    ) -> Result<Withdrawn, DataverseError> {
+    ) -> Result<DuplicateRemoval, DataverseError> {
         let id = email.activity_id.uuid();
         let version = email.etag.as_deref().unwrap_or("*");
         let path = row("emails", id);
         let deleted = self.call(session, Method::DELETE, &path, Some(version), None);
         match deleted.await {
-            Ok(_) => Ok(Withdrawn::Deleted),
+            Ok(_) => Ok(DuplicateRemoval::Deleted),
             Err(DataverseError::Rejected { .. }) if email.state == RowState::Open => {
                 let canceled = Map::from_iter([
                     ("statecode".to_owned(), Value::from(2)),
                     ("statuscode".to_owned(), Value::from(5)),
                 ]);
                 self.update(session, id, version, &canceled).await?;
-                Ok(Withdrawn::Canceled)
+                Ok(DuplicateRemoval::Canceled)
             }
             Err(error) => Err(error),
         }

@@ -28,7 +28,9 @@ use super::email_row::EmailWrite;
 use super::error::{DataverseError, ErrorCode, part_error};
 use super::metadata::table_names::TableNames;
 use super::odata::{row, rows};
-use super::records::{EMAIL_COLUMNS, ExistingEmail, RowState, Target, existing_email, guid};
+use super::records::{
+    EMAIL_COLUMNS, ExistingEmail, RecordReference, RowState, existing_email, guid,
+};
 use super::session::Session;
 use crate::model::ids::ActivityId;
 
@@ -268,7 +270,7 @@ impl DataverseClient {
         &self,
         session: &Session,
         email: &ExistingEmail,
-        regarding: &Target,
+        regarding: &RecordReference,
         names: &TableNames,
     ) -> Result<(), DataverseError> {
         let mut body = Map::new();

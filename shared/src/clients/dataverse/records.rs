@@ -84,14 +84,14 @@ impl Table {
 
 /// A reference to a row of a table with addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Record {
+pub struct PartyReference {
     /// Its table.
     pub table: Table,
     /// Its primary key.
     pub id: Uuid,
 }
 
-impl Record {
+impl PartyReference {
     /// Returns the value of a binding: `/contacts(…)`.
     #[must_use]
     pub fn binding(self) -> String {
@@ -108,15 +108,15 @@ impl Record {
 /// A reference to a row of any table, such as a regarding record. For the names that bind it, see
 /// [`super::metadata::table_names`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
-pub struct Target {
+pub struct RecordReference {
     /// Logical name of its table.
     pub table: String,
     /// Its primary key.
     pub id: Uuid,
 }
 
-impl From<Record> for Target {
-    fn from(record: Record) -> Self {
+impl From<PartyReference> for RecordReference {
+    fn from(record: PartyReference) -> Self {
         Self {
             table: record.table.name().to_owned(),
             id: record.id,
@@ -126,9 +126,9 @@ impl From<Record> for Target {
 
 /// Reads the row that a lookup column refers to. Its table is in the annotation of the column;
 /// `None` if either is missing.
-pub(crate) fn target(row: &Value, column: &str) -> Option<Target> {
+pub(crate) fn target(row: &Value, column: &str) -> Option<RecordReference> {
     let table = row.get(format!("{column}@Microsoft.Dynamics.CRM.lookuplogicalname"))?;
-    Some(Target {
+    Some(RecordReference {
         table: table.as_str()?.to_owned(),
         id: guid(row, column)?,
     })
@@ -138,7 +138,7 @@ pub(crate) fn target(row: &Value, column: &str) -> Option<Target> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Person {
     /// The row.
-    pub record: Record,
+    pub record: PartyReference,
     /// Whether the row is active; for a user, enabled.
     pub active: bool,
     /// The account of a contact.
@@ -175,7 +175,7 @@ pub struct ExistingEmail {
     /// Whether it has a regarding record.
     pub has_regarding: bool,
     /// That record, if the answer names its table: answers to batches of queries do.
-    pub regarding: Option<Target>,
+    pub regarding: Option<RecordReference>,
     /// How many attachments it has; computed by Dataverse.
     pub attachments: i64,
     /// Whether the last change was not made by the creator of the row: a user has worked with it.
@@ -190,7 +190,7 @@ impl ExistingEmail {
     #[must_use]
     pub fn may_hold_mail_of(&self, sender: Option<&EmailAddress>) -> bool {
         let same_sender = match (&self.sender, sender) {
-            (Some(theirs), Some(ours)) => theirs == ours,
+            (Some(external_row), Some(ours)) => external_row == ours,
             _ => true,
         };
         self.state == RowState::Completed && same_sender
@@ -269,7 +269,7 @@ pub(crate) fn changed(row: &Value) -> Option<DateTime<Utc>> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewRow {
     /// The table and id of the row.
-    pub record: Record,
+    pub record: PartyReference,
     /// The body of the POST.
     pub row: Map<String, Value>,
 }

@@ -61,11 +61,11 @@ pub enum Origin {
 /// Reads the token of one application user through a cache in the process.
 pub struct TokenSource {
     origin: Origin,
-    kept: Mutex<Kept>,
+    kept: Mutex<Cached>,
 }
 
 #[derive(Default)]
-struct Kept {
+struct Cached {
     token: Option<StoredToken>,
     refused: Option<AccessToken>,
     /// When the origin was last asked.
@@ -114,7 +114,7 @@ impl TokenSource {
     }
 }
 
-impl Kept {
+impl Cached {
     fn suffices(&self, now: DateTime<Utc>) -> bool {
         let lives = |token: &StoredToken| token.expires_at - now > REMAINING_LIFE;
         self.token.as_ref().is_some_and(lives)
@@ -166,13 +166,13 @@ mod tests {
         }
     }
 
-    fn read(text: &str, ends: i64, now: i64) -> Kept {
-        let mut kept = Kept::default();
+    fn read(text: &str, ends: i64, now: i64) -> Cached {
+        let mut kept = Cached::default();
         kept.take_in(Ok(token(text, ends)), at(now));
         kept
     }
 
-    fn text(kept: &Kept) -> Option<&str> {
+    fn text(kept: &Cached) -> Option<&str> {
         kept.token
             .as_ref()
             .map(|token| token.access_token.expose_secret())

@@ -172,18 +172,18 @@ fn only_what_both_have_is_compared() {
         Comparison::Same
     );
     // Another client's row without a date: one difference is not enough evidence.
-    let theirs = Traits {
+    let external_row = Traits {
         subject: "Tracked",
         body: Some(""),
         ..Traits::default()
     };
-    assert_eq!(compare(&row(), &theirs), Comparison::Same);
-    let theirs = Traits {
+    assert_eq!(compare(&row(), &external_row), Comparison::Same);
+    let external_row = Traits {
         subject: "Tracked",
         body: Some("Some other text."),
         ..Traits::default()
     };
-    assert_eq!(compare(&row(), &theirs), Comparison::Other);
+    assert_eq!(compare(&row(), &external_row), Comparison::Other);
     // Email without a subject.
     assert_eq!(
         compare(&mail(DAY, "", "Scan 2"), &mail(0, "(no subject)", "Scan 1")),

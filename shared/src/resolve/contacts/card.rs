@@ -32,7 +32,7 @@ use uuid::Uuid;
 use super::company::{self, Company};
 use super::name::{Name, tidy};
 use super::{COMPANY, LONGEST_ADDRESS, LONGEST_COMPANY_NAME, NewContact, account_of, contact};
-use crate::clients::dataverse::records::{NewRow, Record, Table};
+use crate::clients::dataverse::records::{NewRow, PartyReference, Table};
 use crate::lookup::companies::Companies;
 use crate::model::address::EmailAddress;
 use crate::model::contact_card::Card;
@@ -61,7 +61,7 @@ pub fn lacks_company(there: &Map<String, Value>) -> bool {
 /// Adds a company to the columns that will be written to a contact.
 pub fn add_company(added: &mut Map<String, Value>, company: Uuid) {
     let table = Table::Account;
-    let company = Record { table, id: company };
+    let company = PartyReference { table, id: company };
     set(added, COMPANY, &company.binding());
 }
 
@@ -129,12 +129,12 @@ impl Card {
             }
         }
         self.numbers.extend(other.numbers);
-        for (mine, theirs) in [
+        for (mine, external_row) in [
             (&mut self.job_title, other.job_title),
             (&mut self.company_name, other.company_name),
         ] {
             if mine.is_empty() {
-                *mine = theirs;
+                *mine = external_row;
             }
         }
     }

@@ -98,7 +98,7 @@ mod tests {
     use chrono::DateTime;
 
     use super::*;
-    use crate::clients::dataverse::records::{Person, Record, Table};
+    use crate::clients::dataverse::records::{PartyReference, Person, Table};
     use crate::lookup::companies::Accounts;
     use crate::model::address::normal_domain;
 
@@ -160,7 +160,7 @@ mod tests {
 
     fn account(id: u128, active: bool, seconds: i64) -> Person {
         Person {
-            record: Record {
+            record: PartyReference {
                 table: Table::Account,
                 id: Uuid::from_u128(id),
             },

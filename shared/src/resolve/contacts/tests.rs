@@ -66,14 +66,14 @@ impl Case<'_> {
         self.look(|message, internal| why_not(&address, message, internal, self.create, self.bulk))
     }
 
-    fn newcomers(&self) -> Vec<Newcomer> {
-        self.look(|message, internal| newcomers(message, internal, self.create, self.bulk))
+    fn new_people(&self) -> Vec<NewPerson> {
+        self.look(|message, internal| new_people(message, internal, self.create, self.bulk))
     }
 }
 
 fn inactive() -> Person {
     Person {
-        record: Record {
+        record: PartyReference {
             table: Table::Lead,
             id: Uuid::from_u128(1),
         },
@@ -90,7 +90,7 @@ fn by_default_nobody_becomes_a_contact() {
         ..SENT
     };
     assert_eq!(never.why_not(OUTSIDE), Some(NoContact::Never));
-    assert!(never.newcomers().is_empty());
+    assert!(never.new_people().is_empty());
 }
 
 #[test]
@@ -216,14 +216,14 @@ fn each_becomes_one_however_often_and_with_whatever_tag() {
         "Jane@kites.example",
         "jane+2@kites.example",
     ];
-    let newcomers = Case { to, ..SENT }.newcomers();
-    assert_eq!(newcomers.len(), 1);
-    assert_eq!(newcomers[0].address.as_str(), OUTSIDE);
-    assert_eq!(newcomers[0].name, "Jane Doe");
+    let new_people = Case { to, ..SENT }.new_people();
+    assert_eq!(new_people.len(), 1);
+    assert_eq!(new_people[0].address.as_str(), OUTSIDE);
+    assert_eq!(new_people[0].name, "Jane Doe");
 }
 
-fn newcomer(address: &str, name: &str) -> Newcomer {
-    Newcomer {
+fn new_person(address: &str, name: &str) -> NewPerson {
+    NewPerson {
         address: EmailAddress::parse(address).unwrap(),
         name: name.to_owned(),
     }
@@ -262,8 +262,8 @@ fn ids_are_those_of_the_normal_form_and_pinned() {
 #[test]
 fn people_of_one_new_company_share_its_one_row() {
     let people = [
-        newcomer(OUTSIDE, "Doe, Jane"),
-        newcomer("eve@mail.kites.example", ""),
+        new_person(OUTSIDE, "Doe, Jane"),
+        new_person("eve@mail.kites.example", ""),
     ];
     let plan = plan(
         &people,
@@ -299,7 +299,7 @@ fn people_of_one_new_company_share_its_one_row() {
 
 #[test]
 fn somebody_at_a_free_mail_provider_has_no_company() {
-    let people = [newcomer("jane@gmail.com", "Jane Doe")];
+    let people = [new_person("jane@gmail.com", "Jane Doe")];
     assert!(domains(&people).is_empty());
     let plan = plan(&people, &Companies::default(), Ambiguous::Unresolved);
     assert!(plan.accounts.is_empty());
@@ -309,7 +309,7 @@ fn somebody_at_a_free_mail_provider_has_no_company() {
 #[test]
 fn a_company_that_nobody_could_ask_for_is_neither_named_nor_made() {
     let plan = plan(
-        &[newcomer(OUTSIDE, "")],
+        &[new_person(OUTSIDE, "")],
         &Companies::default(),
         Ambiguous::Unresolved,
     );
@@ -319,9 +319,9 @@ fn a_company_that_nobody_could_ask_for_is_neither_named_nor_made() {
 #[test]
 fn the_first_name_that_tells_anything_is_taken() {
     let people = [
-        newcomer(OUTSIDE, OUTSIDE),
-        newcomer(OUTSIDE, "Jane Doe"),
-        newcomer(OUTSIDE, "Eve"),
+        new_person(OUTSIDE, OUTSIDE),
+        new_person(OUTSIDE, "Jane Doe"),
+        new_person(OUTSIDE, "Eve"),
     ];
     let plan = plan(&people, &Companies::default(), Ambiguous::Unresolved);
     assert_eq!(plan.contacts.len(), 1);
@@ -331,7 +331,7 @@ fn the_first_name_that_tells_anything_is_taken() {
 #[test]
 fn a_company_can_be_left_out_once() {
     let mut plan = plan(
-        &[newcomer(OUTSIDE, "")],
+        &[new_person(OUTSIDE, "")],
         &no_accounts(&["kites.example"]),
         Ambiguous::Unresolved,
     );
@@ -342,7 +342,7 @@ fn a_company_can_be_left_out_once() {
 
 #[test]
 fn an_international_company_is_named_as_people_write_it() {
-    let people = [newcomer("jane@bücher.example", "")];
+    let people = [new_person("jane@bücher.example", "")];
     let plan = plan(
         &people,
         &no_accounts(&["xn--bcher-kva.example"]),

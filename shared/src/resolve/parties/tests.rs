@@ -13,7 +13,7 @@ use crate::mailboxes::Mailboxes;
 
 fn person(table: Table, id: u128, active: bool) -> Person {
     Person {
-        record: Record {
+        record: PartyReference {
             table,
             id: Uuid::from_u128(id),
         },

@@ -8,7 +8,7 @@ use super::{
     resolved,
 };
 use crate::clients::dataverse::metadata::table_names::is_name;
-use crate::clients::dataverse::records::{Record, Table, Target};
+use crate::clients::dataverse::records::{PartyReference, RecordReference, Table};
 use crate::lookup::follow_up::{FollowUpRequest, OpenRowsQuery};
 use crate::lookup::request::OpenRows;
 use crate::policy::document::{App, CustomTable, RegardingSource};
@@ -65,7 +65,7 @@ pub(super) fn decide(
         App::Custom(custom) => &custom.table,
     };
     let customers = customers(mail);
-    let unanswered: Vec<Record> = customers
+    let unanswered: Vec<PartyReference> = customers
         .iter()
         .flatten()
         .filter(|customer| mail.found.open_rows(customer).is_none())
@@ -104,7 +104,7 @@ pub(super) fn decide(
             _ => CandidateOutcome::Ambiguous,
         };
         let mut candidate = RegardingCandidate::of(RegardingSource::App, outcome);
-        let target = |id| Target {
+        let target = |id| RecordReference {
             table: table.to_owned(),
             id,
         };
@@ -119,8 +119,8 @@ pub(super) fn decide(
 }
 
 /// Returns the external contacts; and the external accounts with the companies of the contacts.
-fn customers(mail: &RegardingInput<'_>) -> [BTreeSet<Record>; 2] {
-    let account = |id| Record {
+fn customers(mail: &RegardingInput<'_>) -> [BTreeSet<PartyReference>; 2] {
+    let account = |id| PartyReference {
         table: Table::Account,
         id,
     };

@@ -4,7 +4,7 @@
 use serde::Serialize;
 
 use crate::clients::dataverse::metadata::table_names::TableNames;
-use crate::clients::dataverse::records::Target;
+use crate::clients::dataverse::records::RecordReference;
 use crate::model::ids::ActivityId;
 use crate::policy::document::RegardingSource;
 
@@ -20,7 +20,7 @@ pub struct RegardingDecision {
 impl RegardingDecision {
     /// Returns the chosen record.
     #[must_use]
-    pub fn target(&self) -> Option<&Target> {
+    pub fn target(&self) -> Option<&RecordReference> {
         self.choice.as_ref().map(|choice| &choice.target)
     }
 }
@@ -31,7 +31,7 @@ pub struct RegardingChoice {
     /// The source that matched.
     pub source: RegardingSource,
     /// The record.
-    pub target: Target,
+    pub target: RecordReference,
     /// The names with which the email is bound to the record.
     pub names: TableNames,
     /// The earlier email that this one replies to, if the source is the thread.
@@ -47,7 +47,7 @@ pub struct RegardingCandidate {
     pub outcome: CandidateOutcome,
     /// The records that were found: one for a match, all if ambiguous.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub records: Vec<Target>,
+    pub records: Vec<RecordReference>,
     /// The earlier emails that the result is based on.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub emails: Vec<ActivityId>,

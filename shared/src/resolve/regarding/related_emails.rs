@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use super::{CandidateOutcome, Hit, RegardingCandidate, RegardingInput, external, row_of};
-use crate::clients::dataverse::records::Target;
+use crate::clients::dataverse::records::RecordReference;
 use crate::lookup::related_emails::EarlierEmail;
 use crate::model::ids::ActivityId;
 use crate::policy::document::RegardingSource;
@@ -98,7 +98,7 @@ fn of_acquaintances(
     source: RegardingSource,
     emails: Vec<&EarlierEmail>,
     candidates: &mut Vec<RegardingCandidate>,
-) -> Option<(Target, ActivityId)> {
+) -> Option<(RecordReference, ActivityId)> {
     let (known, strange): (Vec<_>, Vec<_>) = emails
         .into_iter()
         .partition(|email| shares_people(mail, email));
@@ -127,12 +127,12 @@ fn shares_people(mail: &RegardingInput<'_>, earlier: &EarlierEmail) -> bool {
     }
     external.any(|address| {
         let row = row_of(mail, address);
-        let row = row.map(|person| Target::from(person.record));
+        let row = row.map(|person| RecordReference::from(person.record));
         earlier.has(address, row.as_ref())
     })
 }
 
-fn records_of<'a>(emails: &[&'a EarlierEmail]) -> BTreeSet<&'a Target> {
+fn records_of<'a>(emails: &[&'a EarlierEmail]) -> BTreeSet<&'a RecordReference> {
     let records = emails.iter().filter_map(|email| email.regarding.as_ref());
     records.collect()
 }
@@ -143,7 +143,7 @@ fn concerned(
     source: RegardingSource,
     emails: &[&EarlierEmail],
     candidates: &mut Vec<RegardingCandidate>,
-) -> Option<(Target, ActivityId)> {
+) -> Option<(RecordReference, ActivityId)> {
     if emails.is_empty() {
         return None;
     }

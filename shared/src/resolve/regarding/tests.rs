@@ -16,15 +16,15 @@ use crate::mailboxes::Mailboxes;
 use crate::model::ids::InternetMessageId;
 use crate::policy::document::{Ambiguous, App, CustomTable};
 
-fn record(table: Table, id: u128) -> Record {
-    Record {
+fn record(table: Table, id: u128) -> PartyReference {
+    PartyReference {
         table,
         id: Uuid::from_u128(id),
     }
 }
 
-fn target(table: &str, id: u128) -> Target {
-    Target {
+fn target(table: &str, id: u128) -> RecordReference {
+    RecordReference {
         table: table.to_owned(),
         id: Uuid::from_u128(id),
     }
@@ -53,7 +53,7 @@ struct Case {
     to: Vec<&'static str>,
     ancestors: Vec<&'static str>,
     tokens: Vec<String>,
-    folder: Option<Target>,
+    folder: Option<RecordReference>,
     settings: Regarding,
     ambiguous: Ambiguous,
     found: LookupResult,
@@ -88,7 +88,7 @@ impl Case {
     }
 
     /// Adds an earlier email with these participants.
-    fn earlier(&mut self, number: u128, people: &[&str], regarding: Option<Target>) {
+    fn earlier(&mut self, number: u128, people: &[&str], regarding: Option<RecordReference>) {
         let email = EarlierEmail {
             completed: true,
             created: None,
@@ -145,7 +145,7 @@ impl Case {
     }
 
     #[track_caller]
-    fn target(&self) -> Option<Target> {
+    fn target(&self) -> Option<RecordReference> {
         self.decision().target().cloned()
     }
 

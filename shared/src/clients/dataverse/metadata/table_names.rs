@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde_json::{Map, Value};
 
 use crate::clients::dataverse::odata::literal;
-use crate::clients::dataverse::records::Target;
+use crate::clients::dataverse::records::RecordReference;
 use crate::clients::http::encoded;
 
 /// The names needed to bind rows of a table.
@@ -49,7 +49,7 @@ impl TableNames {
     }
 
     /// Sets `target`, a row of this table, as the regarding record of the email in `row`.
-    pub fn bind(&self, target: &Target, row: &mut Map<String, Value>) {
+    pub fn bind(&self, target: &RecordReference, row: &mut Map<String, Value>) {
         row.insert(
             format!("{}@odata.bind", self.regarding),
             Value::from(format!("/{}({})", self.set, target.id)),
@@ -134,7 +134,7 @@ mod tests {
     fn documented_names_are_those_of_the_facts() {
         let names = TableNames::documented("incident").unwrap();
         let mut row = Map::new();
-        let target = Target {
+        let target = RecordReference {
             table: "incident".to_owned(),
             id: Uuid::nil(),
         };

@@ -218,7 +218,7 @@ fn accounts(found: bool) -> Companies {
         accounts
             .by_website
             .push(crate::clients::dataverse::records::Person {
-                record: crate::clients::dataverse::records::Record {
+                record: crate::clients::dataverse::records::PartyReference {
                     table: crate::clients::dataverse::records::Table::Account,
                     id: Uuid::from_u128(1),
                 },

@@ -4,7 +4,13 @@ use super::*;
 
 impl Case {
     /// Adds an email with the token `CRM:7` and these participants, created at this second.
-    fn with_token(&mut self, number: u128, second: i64, people: &[&str], record: Option<Target>) {
+    fn with_token(
+        &mut self,
+        number: u128,
+        second: i64,
+        people: &[&str],
+        record: Option<RecordReference>,
+    ) {
         let email = EarlierEmail {
             completed: true,
             created: chrono::DateTime::from_timestamp(second, 0),
@@ -193,7 +199,7 @@ fn another_address_of_the_same_contact_is_the_same_person() {
         &[("eve@private.example", eve)],
     );
     let contact = Some(target("contact", 1));
-    let email = |contact: Option<Target>| EarlierEmail {
+    let email = |contact: Option<RecordReference>| EarlierEmail {
         completed: true,
         created: None,
         activity_id: ActivityId::new(Uuid::from_u128(7)),
