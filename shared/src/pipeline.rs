@@ -67,7 +67,7 @@ use self::portions::Portions;
 pub use self::processed::{Processed, Summary};
 use self::refusals::Consequence;
 use self::stages::{CandidateMessage, Finished, PendingMessage};
-use self::write::{ActingUser, Mail};
+use self::write::{ActingUser, EmailDraft};
 use crate::clients::dataverse::DataverseClient;
 use crate::clients::dataverse::emails::WriteMode;
 use crate::clients::dataverse::records::{RowState, Table};
@@ -342,14 +342,14 @@ impl Pipeline {
             let peopled = peopled.await;
             let regarded =
                 self.resolve_regarding(session, peopled, &mut found, context, run, finished);
-            let mut mails = Vec::new();
+            let mut drafts = Vec::new();
             for regarded in regarded.await {
                 match self.map(session, regarded, &found, context, run).await {
-                    Mapped::Mail(mail) => mails.push(*mail),
+                    Mapped::EmailDraft(draft) => drafts.push(*draft),
                     Mapped::Finished(end) => finished.push(*end),
                 }
             }
-            self.write(session, mails, run, finished).await;
+            self.write(session, drafts, run, finished).await;
         }
     }
 
@@ -403,9 +403,9 @@ impl Pipeline {
         let begun = own_row.is_some();
         let created_on = self.created_on.date(&message, run.now);
         let acting_user = ActingUser::new(mailbox_policy.impersonate, findings.owner, found);
-        let mut mail = Mail::new(pending, message, findings, acting_user, created_on, begun);
-        mail.know_key_by_content(by_content);
-        Mapped::Mail(Box::new(mail))
+        let mut draft = EmailDraft::new(pending, message, findings, acting_user, created_on, begun);
+        draft.know_key_by_content(by_content);
+        Mapped::EmailDraft(Box::new(draft))
     }
 }
 
@@ -481,7 +481,7 @@ struct BatchContext {
 
 /// The result of mapping a message: an email to write, or an outcome without a write.
 enum Mapped {
-    Mail(Box<Mail>),
+    EmailDraft(Box<EmailDraft>),
     Finished(Box<Finished>),
 }
 

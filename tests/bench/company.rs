@@ -86,8 +86,9 @@ impl Company {
                 status: "valid".to_owned(),
             });
             for number in (0..IN_EACH).filter(|_| grant != LIVE) {
-                let mail = mail(&format!("h{n}-{number}"), number % PEOPLE, &email);
-                emulators.nylas().add_message(&grant, mail);
+                let nylas_message =
+                    nylas_message(&format!("h{n}-{number}"), number % PEOPLE, &email);
+                emulators.nylas().add_message(&grant, nylas_message);
             }
         }
         for setting in [
@@ -147,7 +148,7 @@ impl Company {
         let to = format!("user{MAILBOXES}@ours.example");
         self.emulators
             .nylas()
-            .add_message(LIVE, mail(&id, person, &to));
+            .add_message(LIVE, nylas_message(&id, person, &to));
         id
     }
 
@@ -199,7 +200,7 @@ fn address(person: usize) -> String {
     format!("person{person}@customer{}.example", person / 2)
 }
 
-fn mail(id: &str, person: usize, to: &str) -> Value {
+fn nylas_message(id: &str, person: usize, to: &str) -> Value {
     json!({
         "id": id, "subject": "Kites for spring", "body": "<p>Two red ones, please.</p>", "date": 1_795_150_000,
         "from": [{"name": "Known", "email": address(person)}], "to": [{"email": to}],

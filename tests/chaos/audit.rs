@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::corpus::{Copy, Expected, Mail, Party, Reference};
+use crate::corpus::{Copy, Email, Expected, Party, Reference};
 use crate::incident::Incident;
 use crate::race::Race;
 use crate::run::Run;
@@ -56,28 +56,28 @@ impl Run {
         };
         let rows = self.rows_by_marker();
         let items = self.ledger_by_key().await;
-        for mail in &self.corpus.mails {
+        for email in &self.corpus.emails {
             let copies = self.corpus.messages.iter();
             let expected = copies.clone().any(|copy| {
-                self.corpus.mails[copy.mail].marker == mail.marker
+                self.corpus.emails[copy.email].marker == email.marker
                     && copy.expected == Expected::Written
             });
             let found = rows
-                .get(mail.marker.as_str())
+                .get(email.marker.as_str())
                 .map_or(&[][..], Vec::as_slice);
-            self.judge_rows(mail, expected, found, &mut verdict);
+            self.judge_rows(email, expected, found, &mut verdict);
         }
         for row in rows.get(NOBODYS).into_iter().flatten() {
             let finding = format!("row {} belongs to no email", row["activityid"]);
             verdict.findings.push(finding);
         }
         for copy in &self.corpus.messages {
-            let mail = &self.corpus.mails[copy.mail];
+            let email = &self.corpus.emails[copy.email];
             let found = rows
-                .get(mail.marker.as_str())
+                .get(email.marker.as_str())
                 .map_or(&[][..], Vec::as_slice);
             judge_message(copy, items.get(&copy.key()), found, &mut verdict);
-            if mail.incident == Some(Incident::BrokenFiles) {
+            if email.incident == Some(Incident::BrokenFiles) {
                 self.judge_omission(copy, items.get(&copy.key()), &mut verdict);
             }
         }
@@ -112,9 +112,9 @@ impl Run {
         let mut rows: HashMap<&str, Vec<Value>> = HashMap::new();
         let markers: HashMap<&str, &str> = self
             .corpus
-            .mails
+            .emails
             .iter()
-            .map(|mail| (mail.marker.as_str(), mail.marker.as_str()))
+            .map(|email| (email.marker.as_str(), email.marker.as_str()))
             .collect();
         for row in self.cloud.emulators.dataverse().rows("email") {
             let subject = row["subject"].as_str().unwrap_or_default();
@@ -178,8 +178,8 @@ impl Run {
 
     /// Checks the rows of one email: their number, that they are completed, and that all parties
     /// and attachments are there.
-    fn judge_rows(&self, mail: &Mail, expected: bool, rows: &[Value], verdict: &mut Verdict) {
-        let mut find = |text: String| verdict.findings.push(format!("{}: {text}", mail.marker));
+    fn judge_rows(&self, email: &Email, expected: bool, rows: &[Value], verdict: &mut Verdict) {
+        let mut find = |text: String| verdict.findings.push(format!("{}: {text}", email.marker));
         if !expected {
             if !rows.is_empty() {
                 find(format!(
@@ -190,10 +190,10 @@ impl Run {
             return;
         }
         let races = self.cloud.shared.races.lock().unwrap();
-        let left_to_us = races.was_left_to_us(&mail.marker);
+        let left_to_us = races.was_left_to_us(&email.marker);
         drop(races);
-        if let Some(race) = mail.race.as_ref().filter(|_| !left_to_us) {
-            return self.judge_race(mail, race, rows, verdict);
+        if let Some(race) = email.race.as_ref().filter(|_| !left_to_us) {
+            return self.judge_race(email, race, rows, verdict);
         }
         if rows.len() > 1 {
             verdict.duplicated += rows.len() - 1;
@@ -207,20 +207,20 @@ impl Run {
                     row["activityid"], row["statecode"]
                 ));
             }
-            if mail.external_row.is_some() {
+            if email.external_row.is_some() {
                 continue;
             }
-            self.row_differs(mail, row).into_iter().for_each(&mut find);
+            self.row_differs(email, row).into_iter().for_each(&mut find);
         }
     }
 
     /// Returns how a row of ours differs from what it should be.
-    fn row_differs(&self, mail: &Mail, row: &Value) -> Vec<String> {
+    fn row_differs(&self, email: &Email, row: &Value) -> Vec<String> {
         let id = id_of(row);
         let problems = [
-            ("columns", self.columns_differ(mail, row)),
-            ("parties", self.parties_differ(mail, id)),
-            ("attachments", self.files_differ(mail, id)),
+            ("columns", self.columns_differ(email, row)),
+            ("parties", self.parties_differ(email, id)),
+            ("attachments", self.files_differ(email, id)),
         ];
         let found = problems
             .into_iter()
@@ -230,12 +230,12 @@ impl Run {
 
     /// Checks the rows of an email that another client writes too: the external row must remain.
     /// Ours may remain beside it only if the email has a file.
-    fn judge_race(&self, mail: &Mail, race: &Race, rows: &[Value], verdict: &mut Verdict) {
+    fn judge_race(&self, email: &Email, race: &Race, rows: &[Value], verdict: &mut Verdict) {
         let mut find = |text: String| {
-            let finding = format!("{} ({:?}): {text}", mail.marker, race.moment);
+            let finding = format!("{} ({:?}): {text}", email.marker, race.moment);
             verdict.findings.push(finding);
         };
-        let external_row = self.cloud.shared.races.lock().unwrap().row(&mail.marker);
+        let external_row = self.cloud.shared.races.lock().unwrap().row(&email.marker);
         let (external_row, ours): (Vec<&Value>, Vec<&Value>) = rows
             .iter()
             .partition(|row| Some(id_of(row)) == external_row);
@@ -243,7 +243,7 @@ impl Run {
             let regarding = reference(&external_row["regardingobjectid"]);
             let is_right = match &race.own {
                 Some(own) => regarding.as_ref() == Some(own),
-                None => self.may_concern(mail, regarding.as_ref()),
+                None => self.may_concern(email, regarding.as_ref()),
             };
             if external_row["statecode"] != 1 || !is_right {
                 find(format!(
@@ -253,9 +253,9 @@ impl Run {
         } else {
             find("the row of the other client is missing".to_owned());
         }
-        let may_stay = usize::from(!mail.files.is_empty());
+        let may_stay = usize::from(!email.files.is_empty());
         for row in &ours {
-            self.row_differs(mail, row).into_iter().for_each(&mut find);
+            self.row_differs(email, row).into_iter().for_each(&mut find);
         }
         if ours.len() > may_stay {
             find(format!(
@@ -268,35 +268,35 @@ impl Run {
 
     /// Returns whether a row may have this regarding: the record of its own parties, or that of an
     /// earlier email in the thread. Which one depends on the order of writing.
-    fn may_concern(&self, mail: &Mail, regarding: Option<&Reference>) -> bool {
-        let mails = &self.corpus.mails;
-        let mut thread = std::iter::successors(Some(mail), |mail| mails.get(mail.answers?));
-        thread.any(|mail| {
-            let other = mail.race.as_ref().and_then(|race| race.own.as_ref());
-            mail.regarding.as_ref() == regarding || (other.is_some() && other == regarding)
+    fn may_concern(&self, email: &Email, regarding: Option<&Reference>) -> bool {
+        let emails = &self.corpus.emails;
+        let mut thread = std::iter::successors(Some(email), |email| emails.get(email.answers?));
+        thread.any(|email| {
+            let other = email.race.as_ref().and_then(|race| race.own.as_ref());
+            email.regarding.as_ref() == regarding || (other.is_some() && other == regarding)
         })
     }
 
-    fn columns_differ(&self, mail: &Mail, row: &Value) -> Option<String> {
+    fn columns_differ(&self, email: &Email, row: &Value) -> Option<String> {
         let regarding = reference(&row["regardingobjectid"]);
-        let status = if mail.outgoing { 3 } else { 4 };
-        let same = row["description"] == mail.body.as_str()
-            && row["directioncode"] == mail.outgoing
+        let status = if email.outgoing { 3 } else { 4 };
+        let same = row["description"] == email.body.as_str()
+            && row["directioncode"] == email.outgoing
             && row["statuscode"] == status
-            && self.may_concern(mail, regarding.as_ref());
+            && self.may_concern(email, regarding.as_ref());
         (!same).then(|| {
             format!(
                 "expected {:?}, found {row}",
                 (
-                    &mail.body.get(..200).unwrap_or(&mail.body),
-                    mail.outgoing,
-                    &mail.regarding
+                    &email.body.get(..200).unwrap_or(&email.body),
+                    email.outgoing,
+                    &email.regarding
                 )
             )
         })
     }
 
-    fn parties_differ(&self, mail: &Mail, id: Uuid) -> Option<String> {
+    fn parties_differ(&self, email: &Email, id: Uuid) -> Option<String> {
         let mut found: Vec<_> = self
             .cloud
             .emulators
@@ -309,13 +309,13 @@ impl Run {
                 (mask <= 4).then(|| (mask, address, reference(&party["partyid"])))
             })
             .collect();
-        let mut expected = mail.parties.clone();
+        let mut expected = email.parties.clone();
         found.sort();
         expected.sort();
-        if mail.incident == Some(Incident::Crowds) {
+        if email.incident == Some(Incident::Crowds) {
             // Only some of a crowd are on the row: the sender must be, and no one who is not on the
             // email.
-            let is_on_it = |party: &Party| expected.contains(party) || is_unresolved(mail, party);
+            let is_on_it = |party: &Party| expected.contains(party) || is_unresolved(email, party);
             let stranger = found.iter().find(|party| !is_on_it(party));
             let from = found.iter().any(|(mask, _, _)| *mask == 1);
             return (!from || stranger.is_some())
@@ -324,7 +324,7 @@ impl Run {
         (found != expected).then(|| format!("expected {expected:?}, found {found:?}"))
     }
 
-    fn files_differ(&self, mail: &Mail, id: Uuid) -> Option<String> {
+    fn files_differ(&self, email: &Email, id: Uuid) -> Option<String> {
         let text = |file: &Value, name: &str| file[name].as_str().unwrap_or_default().to_owned();
         let mut found: Vec<(String, String)> = self
             .cloud
@@ -334,8 +334,8 @@ impl Run {
             .iter()
             .map(|file| (text(file, "filename"), text(file, "body")))
             .collect();
-        let broken = usize::from(mail.incident == Some(Incident::BrokenFiles));
-        let mut expected: Vec<(String, String)> = mail
+        let broken = usize::from(email.incident == Some(Incident::BrokenFiles));
+        let mut expected: Vec<(String, String)> = email
             .files
             .iter()
             .skip(broken)
@@ -415,8 +415,8 @@ fn judge_message(copy: &Copy, item: Option<&Item>, rows: &[Value], verdict: &mut
 }
 
 /// Returns whether a party has only an address, no row, and the email has that address.
-fn is_unresolved(mail: &Mail, (mask, address, row): &Party) -> bool {
-    let mut parties = mail.parties.iter();
+fn is_unresolved(email: &Email, (mask, address, row): &Party) -> bool {
+    let mut parties = email.parties.iter();
     row.is_none() && parties.any(|(m, a, _)| (m, a) == (mask, address))
 }
 

@@ -60,7 +60,7 @@ pub(crate) type Reference = (String, Uuid);
 pub(crate) type Party = (i64, String, Option<Reference>);
 
 /// An email, whatever the number of mailboxes that have a copy.
-pub(crate) struct Mail {
+pub(crate) struct Email {
     /// A word in the subject of its row, and of no other row.
     pub(crate) marker: String,
     pub(crate) body: String,
@@ -94,7 +94,7 @@ pub(crate) struct Copy {
     pub(crate) grant: String,
     pub(crate) id: String,
     /// The index of its email.
-    pub(crate) mail: usize,
+    pub(crate) email: usize,
     pub(crate) expected: Expected,
     /// The message object that Nylas returns.
     object: Value,
@@ -102,7 +102,7 @@ pub(crate) struct Copy {
 
 /// All emails and messages.
 pub(crate) struct Corpus {
-    pub(crate) mails: Vec<Mail>,
+    pub(crate) emails: Vec<Email>,
     pub(crate) messages: Vec<Copy>,
     /// Indexes of messages that Nylas does not return until they were given up.
     pub(crate) stubborn: Vec<usize>,
@@ -167,9 +167,9 @@ impl Corpus {
 
     /// Returns the emails that another client writes too, by marker.
     pub(crate) fn races(&self) -> HashMap<String, Race> {
-        let races = self.mails.iter().filter_map(|mail| {
-            let race = mail.race.clone()?;
-            Some((mail.marker.clone(), race))
+        let races = self.emails.iter().filter_map(|email| {
+            let race = email.race.clone()?;
+            Some((email.marker.clone(), race))
         });
         races.collect()
     }
@@ -178,7 +178,7 @@ impl Corpus {
     pub(crate) fn mark_files(&self, incidents: &mut Incidents) {
         for (number, copy) in self.messages.iter().enumerate() {
             let file = file_id(0, copy);
-            match self.mails[copy.mail].incident {
+            match self.emails[copy.email].incident {
                 Some(Incident::LateFiles) => {
                     let requests = u32::try_from(number % 3 + 1).unwrap();
                     incidents.late.insert(file, Late::by(requests));
@@ -186,16 +186,16 @@ impl Corpus {
                 Some(Incident::BrokenFiles) => drop(incidents.broken.insert(file)),
                 _ => continue,
             }
-            incidents.mails.push(copy.key());
+            incidents.emails.push(copy.key());
         }
     }
 
     /// Stores everything in the emulators before the first delivery, except what
     /// [arrives](Self::arrive) later.
     pub(crate) fn store(&self, emulators: &Emulators) {
-        let mails = &self.mails;
+        let emails = &self.emails;
         let there = self.messages.iter().filter(|copy| {
-            copy.expected != Expected::Skipped("gone") && mails[copy.mail].race.is_none()
+            copy.expected != Expected::Skipped("gone") && emails[copy.email].race.is_none()
         });
         self.put(emulators, there);
     }
@@ -205,7 +205,7 @@ impl Corpus {
     pub(crate) fn arrive(&mut self, emulators: &Emulators, next: &[usize]) {
         for index in next {
             let copy = &self.messages[*index];
-            if self.mails[copy.mail].race.is_some() && self.arrived.insert(*index) {
+            if self.emails[copy.email].race.is_some() && self.arrived.insert(*index) {
                 self.put(emulators, std::iter::once(copy));
             }
         }
@@ -213,11 +213,11 @@ impl Corpus {
 
     fn put<'a>(&self, emulators: &Emulators, copies: impl Iterator<Item = &'a Copy>) {
         for copy in copies {
-            let mail = &self.mails[copy.mail];
+            let email = &self.emails[copy.email];
             emulators
                 .nylas()
                 .add_message(&copy.grant, copy.object.clone());
-            for (n, (name, bytes)) in mail.files.iter().enumerate() {
+            for (n, (name, bytes)) in email.files.iter().enumerate() {
                 let object = json!({"id": file_id(n, copy), "filename": name, "content_type": "application/pdf"});
                 emulators
                     .nylas()

@@ -109,7 +109,7 @@ pub(crate) struct Incidents {
     /// The ids of files that never become available.
     pub(crate) broken: HashSet<String>,
     /// The keys of messages with such files: their timestamps move back as time passes.
-    pub(crate) mails: Vec<String>,
+    pub(crate) emails: Vec<String>,
     pub(crate) crowds: bool,
     pub(crate) throttle: Option<Throttle>,
     /// How often each incident met a request.

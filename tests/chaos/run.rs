@@ -253,8 +253,8 @@ impl Run {
         let next: Vec<usize> = next.collect();
         self.corpus.arrive(&self.cloud.emulators, &next);
         let markers = next.iter().map(|index| {
-            let mail = self.corpus.messages[*index].mail;
-            self.corpus.mails[mail].marker.as_str()
+            let email = self.corpus.messages[*index].email;
+            self.corpus.emails[email].marker.as_str()
         });
         self.cloud.shared.races.lock().unwrap().before(markers);
     }

@@ -94,7 +94,7 @@ impl Run {
         self.left.retain(|index| {
             let copy = &corpus.messages[*index];
             let is_one = copy.grant == grant
-                && corpus.mails[copy.mail].race.is_none()
+                && corpus.emails[copy.email].race.is_none()
                 && !known.contains_key(&copy.key())
                 && taken.len() < most;
             !(is_one && taken.insert(*index))

@@ -179,8 +179,8 @@ impl Run {
 
     /// Makes messages with unavailable files older, by moving every timestamp of their items back.
     async fn age_mails_with_files(&self, by: i64) {
-        let mails = self.cloud.shared.incidents.lock().unwrap().mails.clone();
-        if mails.is_empty() {
+        let emails = self.cloud.shared.incidents.lock().unwrap().emails.clone();
+        if emails.is_empty() {
             return;
         }
         for item in self.cloud.items().await {
@@ -189,7 +189,7 @@ impl Run {
                 continue;
             };
             let key = pk.strip_prefix("mailbox#").zip(sk.strip_prefix("message#"));
-            let is_one = key.is_some_and(|(grant, id)| mails.contains(&format!("{grant}/{id}")));
+            let is_one = key.is_some_and(|(grant, id)| emails.contains(&format!("{grant}/{id}")));
             if is_one && !item.contains_key("claim_token") {
                 let moments = item.keys().filter(|name| name.ends_with("_ms"));
                 self.move_back(&item, moments, by).await;

@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 
 use self::corpus::{Case, corpus};
 use self::mailbox::HostileMailbox;
-use crate::test_organisation::{ADA, TestOrganisation, created, key, mail, written};
+use crate::test_organisation::{ADA, TestOrganisation, created, key, nylas_message, written};
 
 /// Starts a pipeline. Ada's mailbox holds every case, and the messages that the tests add.
 async fn world_with(cases: &[Case], mode: WriteMode) -> TestOrganisation {
@@ -35,7 +35,7 @@ async fn world_with(cases: &[Case], mode: WriteMode) -> TestOrganisation {
 }
 
 fn neighbour(id: &str) -> Value {
-    mail(
+    nylas_message(
         id,
         &json!({"subject": format!("Neighbour {id}"), "body": format!("<p>The body of {id}</p>")}),
     )

@@ -174,7 +174,7 @@ fn decided(
     internal: &InternalAddresses<'_>,
     settings: &Settings,
 ) -> RegardingDecision {
-    let mail = RegardingInput {
+    let nylas_message = RegardingInput {
         message,
         found: internal.found,
         internal,
@@ -183,7 +183,7 @@ fn decided(
         ambiguous: settings.ambiguous,
         tokens: &[],
     };
-    match regarding::decide(&mail) {
+    match regarding::decide(&nylas_message) {
         RegardingStep::Decided(decision) => decision,
         RegardingStep::Ask(further) => panic!("another lookup is needed: {further:?}"),
     }

@@ -41,7 +41,7 @@ use mailverse::model::sync_request::{SyncRequest, Trigger};
 use mailverse::pipeline::Run;
 use serde_json::json;
 use sync_worker::Worker;
-use test_organisation::{ADA, TestOrganisation, key, mail};
+use test_organisation::{ADA, TestOrganisation, key, nylas_message};
 
 /// The number of requests that an outage of one hour must stay below.
 const MOST_REQUESTS: u64 = 100;
@@ -224,7 +224,7 @@ async fn main() -> ExitCode {
         if second < outage {
             for _ in 0..per_second {
                 let id = format!("m{arrived}");
-                organisation.put(ADA, mail(&id, &json!({})));
+                organisation.put(ADA, nylas_message(&id, &json!({})));
                 let request = SyncRequest {
                     key: key(ADA, &id),
                     trigger: Trigger::Created,

@@ -47,7 +47,9 @@ use mailverse::rate_limit::Limits;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-pub(crate) use self::messages::{created, key, mail, people, with_a_mail, with_a_mail_in, work};
+pub(crate) use self::messages::{
+    created, key, nylas_message, people, with_a_mail, with_a_mail_in, work,
+};
 pub(crate) use self::outcomes::{assert_skipped, dead, status, throttled, waiting, written};
 use self::people::People;
 pub(crate) use self::rows::{PartyView, bound, id_of, to_row, unbound};
@@ -375,8 +377,8 @@ impl Drop for TestOrganisation {
         for email in self.emails() {
             // The sender counts too: another sender with the same Message-ID wrote another message.
             if let Some(id) = email["messageid"].as_str() {
-                let mail = (id.to_owned(), email["sender"].to_string());
-                assert!(seen.insert(mail), "two rows for the message {id}");
+                let nylas_message = (id.to_owned(), email["sender"].to_string());
+                assert!(seen.insert(nylas_message), "two rows for the message {id}");
             }
         }
         let left = [self.to_dataverse.left(), self.to_nylas.left()].concat();

@@ -29,7 +29,7 @@ const WISHED: &str = "2020-02-02T00:00:00Z";
 
 const COLUMN: &str = "overriddencreatedon";
 
-fn mail(with_created_on: bool) -> EmailWrite {
+fn message(with_created_on: bool) -> EmailWrite {
     let id = ActivityId::new(KEY);
     let mut row = fields(json!({
         "activityid": id, "subject": "mailverse doctor: to be deleted", "description": "Written by mailverse doctor --probe-write.",
@@ -143,12 +143,12 @@ async fn try_all(
     session: &Session,
 ) -> Result<(Way, bool), DataverseError> {
     for with_created_on in [true, false] {
-        let results = client.write(session, &[mail(with_created_on)]).await;
+        let results = client.write(session, &[message(with_created_on)]).await;
         if let Some(Ok(CreateOutcome::Created)) = results.first() {
             return Ok((Way::ChangeSet, with_created_on));
         }
     }
-    client.write_stepwise(session, &mail(false)).await?;
+    client.write_stepwise(session, &message(false)).await?;
     Ok((Way::Stepwise, false))
 }
 

@@ -193,13 +193,13 @@ mod tests {
 
     #[test]
     fn what_comes_in_what_goes_out_and_by_which_rule() {
-        let mail = tracked(Content::Full, 0, "contact/1", "lead/1");
+        let message = tracked(Content::Full, 0, "contact/1", "lead/1");
         assert_eq!(
-            shown(&skipped("bulk"), &mail),
+            shown(&skipped("bulk"), &message),
             [(What::Tracked, "bulk → full".to_owned())]
         );
         assert_eq!(
-            shown(&mail, &skipped("blocked")),
+            shown(&message, &skipped("blocked")),
             [(What::LeftOut, "full → blocked".to_owned())]
         );
         assert_eq!(

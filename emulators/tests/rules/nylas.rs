@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::valid_client::Answered;
 
-pub(crate) struct Mail {
+pub(crate) struct NylasTestClient {
     pub(crate) emulators: Emulators,
     pub(crate) http: Client,
 }
@@ -21,7 +21,7 @@ fn grant(id: &str, provider: &str) -> Grant {
     }
 }
 
-impl Mail {
+impl NylasTestClient {
     pub(crate) async fn new() -> Self {
         let emulators = Emulators::start().await.unwrap();
         for (id, provider) in [("g", "google"), ("m", "microsoft"), ("i", "imap")] {
@@ -74,11 +74,11 @@ pub(crate) fn error(answer: &Answered) -> (u16, String) {
 
 #[tokio::test]
 async fn a_wrong_key_is_told_apart_from_an_expired_grant() {
-    let mail = Mail::new().await;
-    let url = format!("{}/v3/grants", mail.emulators.nylas().url());
+    let nylas = NylasTestClient::new().await;
+    let url = format!("{}/v3/grants", nylas.emulators.nylas().url());
     for request in [
-        mail.http.get(&url),
-        mail.http.get(&url).bearer_auth("wrong"),
+        nylas.http.get(&url),
+        nylas.http.get(&url).bearer_auth("wrong"),
     ] {
         let answer = Answered::read(request.send().await.unwrap()).await;
         assert_eq!(
@@ -87,46 +87,49 @@ async fn a_wrong_key_is_told_apart_from_an_expired_grant() {
         );
         assert_eq!(answer.json()["error"]["code"], "token.unauthorized_access");
     }
-    mail.emulators.nylas().set_grant_status("g", "invalid");
-    let answer = mail.get("/g/messages").await;
+    nylas.emulators.nylas().set_grant_status("g", "invalid");
+    let answer = nylas.get("/g/messages").await;
     assert_eq!(error(&answer), (401, "unauthorized".to_owned()));
     assert_eq!(answer.json()["error"]["provider_error"]["code"], 401);
     assert_eq!(
-        mail.get("/g").await.json()["data"]["grant_status"],
+        nylas.get("/g").await.json()["data"]["grant_status"],
         "invalid"
     );
 }
 
 #[tokio::test]
 async fn grants_are_listed_with_limit_and_offset_instead_of_a_cursor() {
-    let mail = Mail::new().await;
-    let all = mail.get("").await;
+    let nylas = NylasTestClient::new().await;
+    let all = nylas.get("").await;
     assert_eq!(ids(&all), ["i", "m", "g"], "grants are listed newest first");
     assert_eq!(
         (all.json()["limit"].clone(), all.json()["offset"].clone()),
         (json!(10), json!(0))
     );
     assert!(all.json().get("next_cursor").is_none());
-    assert_eq!(ids(&mail.get("?limit=1&offset=1").await), ["m"]);
-    mail.emulators.nylas().set_grant_status("m", "invalid");
-    assert_eq!(ids(&mail.get("?grant_status=invalid").await), ["m"]);
-    assert_eq!(ids(&mail.get("?email=g@example.com").await), ["g"]);
+    assert_eq!(ids(&nylas.get("?limit=1&offset=1").await), ["m"]);
+    nylas.emulators.nylas().set_grant_status("m", "invalid");
+    assert_eq!(ids(&nylas.get("?grant_status=invalid").await), ["m"]);
+    assert_eq!(ids(&nylas.get("?email=g@example.com").await), ["g"]);
     assert_eq!(
-        error(&mail.get("?offset=x").await),
+        error(&nylas.get("?offset=x").await),
         (400, "invalid_request_error".to_owned())
     );
 }
 
 #[tokio::test]
 async fn a_grant_is_in_one_workspace_and_the_list_can_be_asked_for_one() {
-    let mail = Mail::new().await;
-    let nylas = mail.emulators.nylas();
+    let client = NylasTestClient::new().await;
+    let nylas = client.emulators.nylas();
     let workspace =
-        async |id: &str| mail.get(&format!("/{id}")).await.json()["data"]["workspace_id"].clone();
+        async |id: &str| client.get(&format!("/{id}")).await.json()["data"]["workspace_id"].clone();
     assert_eq!(workspace("g").await, "workspace-default");
     nylas.set_workspace("m", "workspace-kites");
     assert_eq!(workspace("m").await, "workspace-kites");
-    assert_eq!(ids(&mail.get("?workspace_id=workspace-kites").await), ["m"]);
+    assert_eq!(
+        ids(&client.get("?workspace_id=workspace-kites").await),
+        ["m"]
+    );
     let asked = nylas.requested();
     assert_eq!(asked[0], "/v3/grants/g?");
     assert_eq!(asked[2], "/v3/grants?workspace_id=workspace-kites");
@@ -134,38 +137,38 @@ async fn a_grant_is_in_one_workspace_and_the_list_can_be_asked_for_one() {
 
 #[tokio::test]
 async fn a_grant_that_was_deleted_is_listed_no_more_and_its_mail_is_unknown() {
-    let mail = Mail::new().await;
-    mail.add("m", "a", 1);
-    mail.emulators.nylas().remove_grant("m");
-    assert_eq!(ids(&mail.get("").await), ["i", "g"]);
+    let nylas = NylasTestClient::new().await;
+    nylas.add("m", "a", 1);
+    nylas.emulators.nylas().remove_grant("m");
+    assert_eq!(ids(&nylas.get("").await), ["i", "g"]);
     let unknown = (404, "grant.not_found".to_owned());
-    assert_eq!(error(&mail.get("/m/messages/a").await), unknown);
+    assert_eq!(error(&nylas.get("/m/messages/a").await), unknown);
 }
 
 #[tokio::test]
 async fn a_grant_is_found_by_id_or_address_and_shows_aliases_on_request() {
-    let mail = Mail::new().await;
+    let nylas = NylasTestClient::new().await;
     for slot in ["g", "grant:g", "g@example.com", "email:G@Example.com"] {
         assert_eq!(
-            mail.get(&format!("/{slot}")).await.json()["data"]["id"],
+            nylas.get(&format!("/{slot}")).await.json()["data"]["id"],
             "g",
             "{slot}"
         );
     }
     assert!(
-        mail.get("/g").await.json()["data"]
+        nylas.get("/g").await.json()["data"]
             .get("email_aliases")
             .is_none()
     );
-    let with = mail.get("/g?expose_aliases=true").await.json();
+    let with = nylas.get("/g?expose_aliases=true").await.json();
     assert_eq!(
         with["data"]["email_aliases"],
         json!(["g.alias@example.com"])
     );
-    let imap = mail.get("/i?expose_aliases=true").await.json()["data"].clone();
+    let imap = nylas.get("/i?expose_aliases=true").await.json()["data"].clone();
     assert!(imap.get("email_aliases").is_none() && imap.get("scope").is_none());
     for slot in ["nosuch", "me"] {
-        let answer = mail.get(&format!("/{slot}/messages")).await;
+        let answer = nylas.get(&format!("/{slot}/messages")).await;
         assert_eq!(error(&answer), (404, "grant.not_found".to_owned()));
         assert_eq!(
             answer.json()["error"]["message"],
@@ -176,49 +179,51 @@ async fn a_grant_is_found_by_id_or_address_and_shows_aliases_on_request() {
 
 #[tokio::test]
 async fn every_answer_carries_its_request_id_twice() {
-    let mail = Mail::new().await;
+    let nylas = NylasTestClient::new().await;
     for path in ["", "/g/messages", "/nosuch"] {
-        let answer = mail.get(path).await;
+        let answer = nylas.get(path).await;
         assert_eq!(
             answer.json()["request_id"],
             json!(answer.header("x-request-id")),
             "{path}"
         );
     }
-    assert_eq!(mail.emulators.nylas().requests(), 3);
+    assert_eq!(nylas.emulators.nylas().requests(), 3);
 }
 
 #[tokio::test]
 async fn folders_are_words_on_google_and_opaque_on_microsoft() {
-    let mail = Mail::new().await;
-    assert!(ids(&mail.get("/g/folders").await).contains(&"SENT".to_owned()));
+    let nylas = NylasTestClient::new().await;
+    assert!(ids(&nylas.get("/g/folders").await).contains(&"SENT".to_owned()));
     assert_eq!(
-        mail.get("/g/folders/SENT").await.json()["data"]["attributes"],
+        nylas.get("/g/folders/SENT").await.json()["data"]["attributes"],
         json!(["\\Sent"])
     );
-    let sent = mail.emulators.nylas().folder_id("m", "\\Sent").unwrap();
+    let sent = nylas.emulators.nylas().folder_id("m", "\\Sent").unwrap();
     assert!(sent.starts_with("AQMkAD"), "{sent}");
     assert_eq!(
-        mail.get(&format!("/m/folders/{}", sent.replace('=', "%3D")))
+        nylas
+            .get(&format!("/m/folders/{}", sent.replace('=', "%3D")))
             .await
             .json()["data"]["name"],
         "Sent Items"
     );
     assert_eq!(
-        mail.get("/m/messages?in=SENT").await.status,
+        nylas.get("/m/messages?in=SENT").await.status,
         400,
         "Microsoft mailboxes accept folder ids, not names"
     );
-    mail.emulators
+    nylas
+        .emulators
         .nylas()
         .add_folder("m", json!({"id": "f/1=", "name": "Kites"}));
-    let folder = mail.get("/m/folders/f%2F1%3D").await.json()["data"].clone();
+    let folder = nylas.get("/m/folders/f%2F1%3D").await.json()["data"].clone();
     assert_eq!(
         (folder["object"].clone(), folder["attributes"].clone()),
         (json!("folder"), json!([]))
     );
-    let page = mail.get("/g/folders?limit=3").await.json();
-    let next = mail
+    let page = nylas.get("/g/folders?limit=3").await.json();
+    let next = nylas
         .get(&format!(
             "/g/folders?limit=3&page_token={}",
             page["next_cursor"].as_str().unwrap()
@@ -229,31 +234,34 @@ async fn folders_are_words_on_google_and_opaque_on_microsoft() {
 
 #[tokio::test]
 async fn attachments_need_their_message_and_say_a_size_above_the_real_one() {
-    let mail = Mail::new().await;
-    mail.add("g", "a", 1);
-    mail.add("m", "a", 1);
+    let nylas = NylasTestClient::new().await;
+    nylas.add("g", "a", 1);
+    nylas.add("m", "a", 1);
     let bytes = vec![0, 159, 146, 150, 7];
     let object =
         json!({"id": "att:1=", "filename": "kite.png", "content_disposition": "attachment"});
     for grant in ["g", "m"] {
-        mail.emulators
+        nylas
+            .emulators
             .nylas()
             .add_attachment(grant, "a", object.clone(), bytes.clone());
     }
-    let listed = mail.get("/g/messages/a").await.json()["data"]["attachments"][0].clone();
+    let listed = nylas.get("/g/messages/a").await.json()["data"]["attachments"][0].clone();
     assert_eq!(
         (listed["id"].clone(), listed["grant_id"].clone()),
         (json!("att:1="), json!("g"))
     );
     assert!(listed["size"].as_u64().unwrap() > 5);
     assert_eq!(
-        mail.get("/g/attachments/att%3A1%3D?message_id=a")
+        nylas
+            .get("/g/attachments/att%3A1%3D?message_id=a")
             .await
             .json()["data"],
         listed
     );
     assert!(
-        mail.get("/m/attachments/att%3A1%3D?message_id=a")
+        nylas
+            .get("/m/attachments/att%3A1%3D?message_id=a")
             .await
             .json()["data"]
             .get("content_disposition")
@@ -261,12 +269,12 @@ async fn attachments_need_their_message_and_say_a_size_above_the_real_one() {
     );
     let url = format!(
         "{}/v3/grants/g/attachments/att%3A1%3D/download?message_id=a",
-        mail.emulators.nylas().url()
+        nylas.emulators.nylas().url()
     );
-    let response = mail
+    let response = nylas
         .http
         .get(url)
-        .bearer_auth(mail.emulators.nylas().api_key())
+        .bearer_auth(nylas.emulators.nylas().api_key())
         .send()
         .await
         .unwrap();
@@ -280,11 +288,11 @@ async fn attachments_need_their_message_and_say_a_size_above_the_real_one() {
         "/g/attachments/att%3A1%3D/download",
     ] {
         assert_eq!(
-            error(&mail.get(path).await),
+            error(&nylas.get(path).await),
             (400, "invalid_request_error".to_owned())
         );
         assert_eq!(
-            mail.get(&format!("{path}?message_id=other")).await.status,
+            nylas.get(&format!("{path}?message_id=other")).await.status,
             404
         );
     }
@@ -292,36 +300,37 @@ async fn attachments_need_their_message_and_say_a_size_above_the_real_one() {
 
 #[tokio::test]
 async fn a_message_can_be_replaced_and_removed() {
-    let mail = Mail::new().await;
-    mail.add("g", "a", 1);
-    mail.emulators
+    let nylas = NylasTestClient::new().await;
+    nylas.add("g", "a", 1);
+    nylas
+        .emulators
         .nylas()
         .add_message("g", json!({"id": "a", "subject": "other"}));
     assert_eq!(
-        mail.emulators.nylas().message("g", "a").unwrap()["subject"],
+        nylas.emulators.nylas().message("g", "a").unwrap()["subject"],
         "other"
     );
-    mail.emulators.nylas().remove_message("g", "a");
-    assert_eq!(mail.get("/g/messages/a").await.status, 404);
-    assert!(mail.emulators.nylas().message("g", "a").is_none());
+    nylas.emulators.nylas().remove_message("g", "a");
+    assert_eq!(nylas.get("/g/messages/a").await.status, 404);
+    assert!(nylas.emulators.nylas().message("g", "a").is_none());
 }
 
 #[tokio::test]
 async fn addresses_that_no_route_has_are_unrecognized() {
-    let mail = Mail::new().await;
+    let nylas = NylasTestClient::new().await;
     for path in [
         "/g/nosuch",
         "/g/messages/a/b",
         "/g/attachments",
         "/g/messages/",
     ] {
-        assert_eq!(mail.get(path).await.status, 404, "{path}");
+        assert_eq!(nylas.get(path).await.status, 404, "{path}");
     }
-    let url = format!("{}/v3/grants/g/messages", mail.emulators.nylas().url());
-    let post = mail
+    let url = format!("{}/v3/grants/g/messages", nylas.emulators.nylas().url());
+    let post = nylas
         .http
         .post(url)
-        .bearer_auth(mail.emulators.nylas().api_key())
+        .bearer_auth(nylas.emulators.nylas().api_key())
         .send()
         .await
         .unwrap();
@@ -330,39 +339,41 @@ async fn addresses_that_no_route_has_are_unrecognized() {
 
 #[tokio::test]
 async fn nylas_can_fail_too() {
-    let mail = Mail::new().await;
+    let nylas = NylasTestClient::new().await;
     let fault = |status: u16, code: &str, seconds| Fault::Status {
         status,
         code: code.to_owned(),
         message: "later".to_owned(),
         retry_after_seconds: seconds,
     };
-    mail.emulators
+    nylas
+        .emulators
         .nylas()
         .fail_next(fault(429, "rate_limit_error", Some(9)));
-    mail.emulators
+    nylas
+        .emulators
         .nylas()
         .fail_next(fault(504, "provider_error", None));
-    let throttled = mail.get("/g/messages").await;
+    let throttled = nylas.get("/g/messages").await;
     assert_eq!(
         (error(&throttled), throttled.header("retry-after")),
         ((429, "rate_limit_error".to_owned()), "9")
     );
     assert_eq!(
-        error(&mail.get("/g/messages").await),
+        error(&nylas.get("/g/messages").await),
         (504, "provider_error".to_owned())
     );
-    assert_eq!(mail.get("/g/messages").await.status, 200);
-    mail.emulators.nylas().fail_next(Fault::ResetBefore);
-    let url = format!("{}/v3/grants", mail.emulators.nylas().url());
-    assert!(mail.http.get(url).send().await.is_err());
+    assert_eq!(nylas.get("/g/messages").await.status, 200);
+    nylas.emulators.nylas().fail_next(Fault::ResetBefore);
+    let url = format!("{}/v3/grants", nylas.emulators.nylas().url());
+    assert!(nylas.http.get(url).send().await.is_err());
 }
 
 #[tokio::test]
 async fn signing_in_again_keeps_the_mail() {
-    let mail = Mail::new().await;
-    mail.add("g", "a", 1);
-    mail.emulators.nylas().set_grant_status("g", "invalid");
-    mail.emulators.nylas().add_grant(grant("g", "google"));
-    assert_eq!(ids(&mail.get("/g/messages").await), ["a"]);
+    let nylas = NylasTestClient::new().await;
+    nylas.add("g", "a", 1);
+    nylas.emulators.nylas().set_grant_status("g", "invalid");
+    nylas.emulators.nylas().add_grant(grant("g", "google"));
+    assert_eq!(ids(&nylas.get("/g/messages").await), ["a"]);
 }

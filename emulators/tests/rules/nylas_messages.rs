@@ -2,30 +2,30 @@
 
 use serde_json::{Value, json};
 
-use super::nylas::{Mail, error, ids};
+use super::nylas::{NylasTestClient, error, ids};
 
 #[tokio::test]
 async fn messages_come_newest_first_in_pages_that_do_not_shift() {
-    let mail = Mail::new().await;
+    let nylas = NylasTestClient::new().await;
     for number in 1..=5 {
-        mail.add("g", &format!("a{number}"), 100 + number);
+        nylas.add("g", &format!("a{number}"), 100 + number);
     }
-    let first = mail.get("/g/messages?limit=2&in=INBOX").await;
+    let first = nylas.get("/g/messages?limit=2&in=INBOX").await;
     assert_eq!(ids(&first), ["a5", "a4"]);
-    mail.add("g", "new", 200);
+    nylas.add("g", "new", 200);
     let cursor = first.json()["next_cursor"].as_str().unwrap().to_owned();
-    let second = mail
+    let second = nylas
         .get(&format!("/g/messages?limit=2&in=INBOX&page_token={cursor}"))
         .await;
     assert_eq!(ids(&second), ["a3", "a2"]);
     let cursor = second.json()["next_cursor"].as_str().unwrap().to_owned();
     assert_eq!(
-        ids(&mail
+        ids(&nylas
             .get(&format!("/g/messages?limit=2&in=INBOX&page_token={cursor}"))
             .await),
         ["a1"]
     );
-    let without_filter = mail
+    let without_filter = nylas
         .get(&format!("/g/messages?limit=2&page_token={cursor}"))
         .await;
     assert_eq!(
@@ -33,18 +33,19 @@ async fn messages_come_newest_first_in_pages_that_do_not_shift() {
         (400, "invalid_request_error".to_owned())
     );
     assert_eq!(
-        mail.get("/g/messages?page_token=nonsense").await.status,
+        nylas.get("/g/messages?page_token=nonsense").await.status,
         400
     );
 }
 
 #[tokio::test]
 async fn the_end_of_a_list_is_null_absent_or_empty() {
-    let mail = Mail::new().await;
+    let nylas = NylasTestClient::new().await;
     let mut seen = Vec::new();
     for _ in 0..3 {
         seen.push(
-            mail.get("/g/messages")
+            nylas
+                .get("/g/messages")
                 .await
                 .json()
                 .get("next_cursor")
@@ -58,14 +59,14 @@ async fn the_end_of_a_list_is_null_absent_or_empty() {
 
 #[tokio::test]
 async fn limits_are_50_by_default_and_200_at_most() {
-    let mail = Mail::new().await;
+    let nylas = NylasTestClient::new().await;
     for number in 0..201 {
-        mail.add("g", &format!("a{number}"), number);
+        nylas.add("g", &format!("a{number}"), number);
     }
-    assert_eq!(ids(&mail.get("/g/messages").await).len(), 50);
-    assert_eq!(ids(&mail.get("/g/messages?limit=200").await).len(), 200);
+    assert_eq!(ids(&nylas.get("/g/messages").await).len(), 50);
+    assert_eq!(ids(&nylas.get("/g/messages?limit=200").await).len(), 200);
     for limit in ["201", "0", "-1", "x"] {
-        let answer = mail.get(&format!("/g/messages?limit={limit}")).await;
+        let answer = nylas.get(&format!("/g/messages?limit={limit}")).await;
         assert_eq!(
             error(&answer),
             (400, "invalid_request_error".to_owned()),
@@ -76,10 +77,10 @@ async fn limits_are_50_by_default_and_200_at_most() {
 
 #[tokio::test]
 async fn messages_are_filtered_by_what_they_say() {
-    let mail = Mail::new().await;
-    mail.add("g", "a1", 101);
-    mail.add("g", "a2", 102);
-    mail.emulators.nylas().add_message("g", json!({
+    let nylas = NylasTestClient::new().await;
+    nylas.add("g", "a1", 101);
+    nylas.add("g", "a2", 102);
+    nylas.emulators.nylas().add_message("g", json!({
         "id": "b", "date": 50, "subject": "invoice", "folders": ["SENT", "Label_2"], "thread_id": "t",
         "from": [{"email": "me@example.com"}], "cc": [{"email": "cy@example.com"}], "attachments": [{"id": "x"}],
     }));
@@ -100,7 +101,7 @@ async fn messages_are_filtered_by_what_they_say() {
         ("in=INBOX&in=SENT", vec!["b"]),
     ] {
         assert_eq!(
-            ids(&mail.get(&format!("/g/messages?{query}")).await),
+            ids(&nylas.get(&format!("/g/messages?{query}")).await),
             expected,
             "{query}"
         );
@@ -109,7 +110,7 @@ async fn messages_are_filtered_by_what_they_say() {
 
 #[tokio::test]
 async fn parameters_that_nylas_refuses_are_refused() {
-    let mail = Mail::new().await;
+    let nylas = NylasTestClient::new().await;
     let many = vec!["a@example.com"; 26].join(",");
     for query in [
         "in=inbox",
@@ -119,34 +120,34 @@ async fn parameters_that_nylas_refuses_are_refused() {
         &format!("any_email={many}"),
     ] {
         assert_eq!(
-            mail.get(&format!("/g/messages?{query}")).await.status,
+            nylas.get(&format!("/g/messages?{query}")).await.status,
             400,
             "{query}"
         );
     }
     assert_eq!(
-        mail.get("/m/messages?unread=true&subject=x").await.status,
+        nylas.get("/m/messages?unread=true&subject=x").await.status,
         400,
         "Microsoft does not support `unread` together with `subject`"
     );
     assert_eq!(
-        mail.get("/g/messages?unread=true&subject=x").await.status,
+        nylas.get("/g/messages?unread=true&subject=x").await.status,
         200
     );
     assert_eq!(
-        error(&mail.get("/g/messages?search_query_native=x").await),
+        error(&nylas.get("/g/messages?search_query_native=x").await),
         (501, "twin".to_owned())
     );
 }
 
 #[tokio::test]
 async fn headers_come_only_when_asked_for() {
-    let mail = Mail::new().await;
-    mail.emulators.nylas().add_message("g", json!({"id": "a", "date": 1, "created_at": 1, "headers": [
+    let nylas = NylasTestClient::new().await;
+    nylas.emulators.nylas().add_message("g", json!({"id": "a", "date": 1, "created_at": 1, "headers": [
         {"name": "Message-Id", "value": "<a@example.com>"}, {"name": "In-Reply-To", "value": "<b@example.com>"},
         {"name": "X-Other", "value": "1"}, {"name": "References", "value": "<b@example.com>"},
     ]}));
-    let plain = mail.get("/g/messages/a").await.json()["data"].clone();
+    let plain = nylas.get("/g/messages/a").await.json()["data"].clone();
     assert!(plain.get("headers").is_none() && plain.get("created_at").is_none());
     let names = |body: Value| -> Vec<String> {
         body["headers"]
@@ -156,15 +157,15 @@ async fn headers_come_only_when_asked_for() {
             .map(|header| header["name"].as_str().unwrap().to_owned())
             .collect()
     };
-    let basic = mail
+    let basic = nylas
         .get("/g/messages/a?fields=include_basic_headers")
         .await
         .json()["data"]
         .clone();
     assert_eq!(names(basic), ["Message-Id", "In-Reply-To", "References"]);
-    let all = mail.get("/g/messages?fields=include_headers").await.json()["data"][0].clone();
+    let all = nylas.get("/g/messages?fields=include_headers").await.json()["data"][0].clone();
     assert_eq!(names(all).len(), 4);
-    let raw = mail.get("/g/messages/a?fields=raw_mime").await.json()["data"].clone();
+    let raw = nylas.get("/g/messages/a?fields=raw_mime").await.json()["data"].clone();
     assert_eq!(
         raw.as_object().unwrap().len(),
         4,
@@ -174,13 +175,13 @@ async fn headers_come_only_when_asked_for() {
 
 #[tokio::test]
 async fn a_message_without_a_message_id_gets_a_stable_one() {
-    let mail = Mail::new().await;
-    mail.add("g", "a", 1);
-    mail.add("m", "a", 1);
+    let nylas = NylasTestClient::new().await;
+    nylas.add("g", "a", 1);
+    nylas.add("m", "a", 1);
     let imap = "<kites/1+2=@example.com>";
-    mail.add("i", imap, 1);
+    nylas.add("i", imap, 1);
     let header = async |grant: &str, id: &str| {
-        let answer = mail
+        let answer = nylas
             .get(&format!(
                 "/{grant}/messages/{id}?fields=include_basic_headers"
             ))
@@ -201,7 +202,7 @@ async fn a_message_without_a_message_id_gets_a_stable_one() {
     );
     let encoded = "%3Ckites%2F1%2B2%3D%40example.com%3E";
     assert_eq!(header("i", encoded).await, imap);
-    let all = mail
+    let all = nylas
         .get(&format!("/i/messages/{encoded}?fields=include_headers"))
         .await
         .json();
@@ -213,20 +214,20 @@ async fn a_message_without_a_message_id_gets_a_stable_one() {
 
 #[tokio::test]
 async fn ids_are_decoded_once_and_must_be_encoded() {
-    let mail = Mail::new().await;
+    let nylas = NylasTestClient::new().await;
     let id = "<a/b+c=%41@example.com>";
-    mail.add("i", id, 1);
+    nylas.add("i", id, 1);
     let encoded = "%3Ca%2Fb%2Bc%3D%2541%40example.com%3E";
     assert_eq!(
-        mail.get(&format!("/i/messages/{encoded}")).await.json()["data"]["id"],
+        nylas.get(&format!("/i/messages/{encoded}")).await.json()["data"]["id"],
         id
     );
     let twice = encoded.replace('%', "%25");
     assert_eq!(
-        error(&mail.get(&format!("/i/messages/{twice}")).await),
+        error(&nylas.get(&format!("/i/messages/{twice}")).await),
         (404, "not_found_error".to_owned())
     );
-    let slash = mail.get("/i/messages/%3Ca/b%2Bc").await;
+    let slash = nylas.get("/i/messages/%3Ca/b%2Bc").await;
     assert_eq!(slash.status, 404);
     let text = slash.json()["error"]["message"]
         .as_str()
@@ -237,52 +238,55 @@ async fn ids_are_decoded_once_and_must_be_encoded() {
         "{text}"
     );
     assert_eq!(
-        mail.get("/i/messages/a+b").await.status,
+        nylas.get("/i/messages/a+b").await.status,
         404,
         "an id with an unencoded special character is not found"
     );
     assert_eq!(
-        error(&mail.get("/g/messages/none").await),
+        error(&nylas.get("/g/messages/none").await),
         (404, "not_found_error".to_owned())
     );
 }
 
 #[tokio::test]
 async fn select_keeps_nothing_but_what_it_names() {
-    let mail = Mail::new().await;
-    mail.add("g", "a", 1);
+    let nylas = NylasTestClient::new().await;
+    nylas.add("g", "a", 1);
     assert_eq!(
-        mail.get("/g/messages/a?select=subject").await.json()["data"],
+        nylas.get("/g/messages/a?select=subject").await.json()["data"],
         json!({"subject": "Kites a"})
     );
-    let listed = mail.get("/g/messages?select=id,date").await.json()["data"][0].clone();
+    let listed = nylas.get("/g/messages?select=id,date").await.json()["data"][0].clone();
     assert_eq!(listed, json!({"id": "a", "date": 1}));
 }
 
 #[tokio::test]
 async fn mail_of_the_imap_family_that_is_older_than_90_days_is_on_its_server_only() {
-    let mail = Mail::new().await;
+    let nylas = NylasTestClient::new().await;
     let days = |days: i64| chrono::Utc::now().timestamp() - days * 86_400;
     for (id, age) in [("new", 89), ("old", 91), ("older", 500)] {
-        mail.add("i", id, days(age));
-        mail.add("g", id, days(age));
+        nylas.add("i", id, days(age));
+        nylas.add("g", id, days(age));
     }
-    assert_eq!(ids(&mail.get("/i/messages").await), ["new"]);
-    assert_eq!(ids(&mail.get("/g/messages").await), ["new", "old", "older"]);
-    let old = mail
+    assert_eq!(ids(&nylas.get("/i/messages").await), ["new"]);
+    assert_eq!(
+        ids(&nylas.get("/g/messages").await),
+        ["new", "old", "older"]
+    );
+    let old = nylas
         .get("/i/messages?query_imap=true&in=INBOX&limit=2")
         .await;
     assert_eq!(ids(&old), ["new", "old"]);
     let cursor = old.json()["next_cursor"].as_str().unwrap().to_owned();
     let rest = format!("/i/messages?query_imap=true&in=INBOX&limit=2&page_token={cursor}");
-    assert_eq!(ids(&mail.get(&rest).await), ["older"]);
-    let sent = mail.get("/i/messages?query_imap=true&in=Sent").await;
+    assert_eq!(ids(&nylas.get(&rest).await), ["older"]);
+    let sent = nylas.get("/i/messages?query_imap=true&in=Sent").await;
     assert_eq!(ids(&sent), [""; 0]);
     for refused in [
         "/i/messages?query_imap=true",
         "/i/messages?query_imap=yes&in=INBOX",
         "/g/messages?query_imap=true&in=INBOX",
     ] {
-        assert_eq!(mail.get(refused).await.status, 400, "{refused}");
+        assert_eq!(nylas.get(refused).await.status, 400, "{refused}");
     }
 }

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use emulators::Emulators;
 use serde_json::{Value, json};
 
-use super::nylas::Mail;
+use super::nylas::NylasTestClient;
 use super::valid_client::Answered;
 
 /// Starts a receiver and returns its URL. It answers a challenge with `answer` and a delivery with
@@ -41,7 +41,7 @@ async fn echo() -> String {
     receiver(|challenge| challenge.to_owned().into_response()).await
 }
 
-impl Mail {
+impl NylasTestClient {
     async fn webhook(&self, method: Method, path: &str, body: Option<Value>) -> Answered {
         let url = format!("{}/v3/webhooks{path}", self.emulators.nylas().url());
         let call = self
@@ -68,8 +68,8 @@ fn created() -> Value {
 
 #[tokio::test]
 async fn a_secret_is_shown_by_creation_and_rotation_and_never_again() {
-    let mail = Mail::new().await;
-    let made = mail
+    let nylas = NylasTestClient::new().await;
+    let made = nylas
         .create(&echo().await, &["message.created"])
         .await
         .json()["data"]
@@ -80,19 +80,19 @@ async fn a_secret_is_shown_by_creation_and_rotation_and_never_again() {
     );
     assert_eq!(made["status"], "active");
     for path in ["", &format!("/{id}")] {
-        let shown = mail.webhook(Method::GET, path, None).await;
+        let shown = nylas.webhook(Method::GET, path, None).await;
         assert!(
             shown.body.contains(id) && !shown.body.contains("webhook_secret"),
             "{}",
             shown.body
         );
     }
-    let rotated = mail
+    let rotated = nylas
         .webhook(Method::POST, &format!("/rotate-secret/{id}"), None)
         .await
         .json();
     assert_ne!(rotated["data"]["webhook_secret"], secret);
-    let unknown = mail
+    let unknown = nylas
         .webhook(Method::POST, "/rotate-secret/none", None)
         .await;
     assert_eq!(unknown.status, 404);
@@ -100,7 +100,7 @@ async fn a_secret_is_shown_by_creation_and_rotation_and_never_again() {
 
 #[tokio::test]
 async fn a_url_that_does_not_answer_the_challenge_to_the_letter_is_refused() {
-    let mail = Mail::new().await;
+    let nylas = NylasTestClient::new().await;
     let chunked = |challenge: &str| {
         let text: Result<_, std::io::Error> = Ok(challenge.to_owned());
         axum::body::Body::from_stream(futures_util::stream::iter([text])).into_response()
@@ -116,7 +116,7 @@ async fn a_url_that_does_not_answer_the_challenge_to_the_letter_is_refused() {
         "no url".to_owned(),
     ] {
         assert_eq!(
-            mail.create(&url, &["message.created"]).await.status,
+            nylas.create(&url, &["message.created"]).await.status,
             400,
             "{url}"
         );
@@ -128,28 +128,28 @@ async fn a_url_that_does_not_answer_the_challenge_to_the_letter_is_refused() {
         &["message.created.truncated"],
     ] {
         assert_eq!(
-            mail.create(&url, triggers).await.status,
+            nylas.create(&url, triggers).await.status,
             400,
             "{triggers:?}"
         );
     }
-    assert_eq!(mail.create(&url, &["message.created"]).await.status, 200);
+    assert_eq!(nylas.create(&url, &["message.created"]).await.status, 200);
     assert_eq!(
-        mail.create(&url, &["message.created"]).await.status,
+        nylas.create(&url, &["message.created"]).await.status,
         400,
         "another webhook already uses the URL"
     );
-    let nobody = mail
+    let nobody = nylas
         .http
-        .get(format!("{}/v3/webhooks", mail.emulators.nylas().url()));
+        .get(format!("{}/v3/webhooks", nylas.emulators.nylas().url()));
     assert_eq!(nobody.send().await.unwrap().status(), 401);
 }
 
 #[tokio::test]
 async fn what_is_not_active_or_not_subscribed_is_not_delivered_to() {
-    let mail = Mail::new().await;
-    let emulators: &Emulators = &mail.emulators;
-    mail.create(&echo().await, &["message.created"]).await;
+    let nylas = NylasTestClient::new().await;
+    let emulators: &Emulators = &nylas.emulators;
+    nylas.create(&echo().await, &["message.created"]).await;
     assert!(
         emulators
             .nylas()
@@ -177,7 +177,7 @@ async fn what_is_not_active_or_not_subscribed_is_not_delivered_to() {
 
 #[tokio::test]
 async fn what_is_refused_for_good_is_lost_and_what_is_not_comes_three_times() {
-    let mail = Mail::new().await;
+    let nylas = NylasTestClient::new().await;
     for (status, answers) in [
         (StatusCode::SERVICE_UNAVAILABLE, 3),
         (StatusCode::TOO_MANY_REQUESTS, 3),
@@ -187,8 +187,13 @@ async fn what_is_refused_for_good_is_lost_and_what_is_not_comes_three_times() {
         (StatusCode::OK, 1),
     ] {
         let url = answering(status, |challenge| challenge.to_owned().into_response()).await;
-        mail.create(&url, &["message.created"]).await;
-        let mut delivery = mail.emulators.nylas().deliveries(&created()).pop().unwrap();
+        nylas.create(&url, &["message.created"]).await;
+        let mut delivery = nylas
+            .emulators
+            .nylas()
+            .deliveries(&created())
+            .pop()
+            .unwrap();
         for _ in 0..5 {
             delivery.attempt().await;
         }

@@ -122,11 +122,11 @@ pub enum Comparison {
 
 /// Compares a message with a row, which users may have changed.
 #[must_use]
-pub fn compare(mail: &Traits<'_>, row: &Traits<'_>) -> Comparison {
-    match dates(&mail.dates, &row.dates) {
+pub fn compare(message: &Traits<'_>, row: &Traits<'_>) -> Comparison {
+    match dates(&message.dates, &row.dates) {
         Dates::Same => Comparison::Same,
-        dates => match by_texts(dates, mail, row) {
-            Comparison::Same if dates == Dates::Far => by_files(mail, row),
+        dates => match by_texts(dates, message, row) {
+            Comparison::Same if dates == Dates::Far => by_files(message, row),
             verdict => verdict,
         },
     }
@@ -145,11 +145,11 @@ pub fn compare_mails(one: &Traits<'_>, other: &Traits<'_>) -> Comparison {
 
 /// Compares the files of two messages that are otherwise the same. If no files of the message have
 /// known names, files do not distinguish it.
-fn by_files(mail: &Traits<'_>, row: &Traits<'_>) -> Comparison {
-    let Some(names) = mail.names.as_ref().filter(|names| !names.is_empty()) else {
+fn by_files(message: &Traits<'_>, row: &Traits<'_>) -> Comparison {
+    let Some(names) = message.names.as_ref().filter(|names| !names.is_empty()) else {
         return Comparison::Same;
     };
-    if mail.files != row.files {
+    if message.files != row.files {
         // Files were omitted or added.
         return Comparison::Same;
     }
@@ -160,9 +160,9 @@ fn by_files(mail: &Traits<'_>, row: &Traits<'_>) -> Comparison {
     }
 }
 
-fn by_texts(dates: Dates, mail: &Traits<'_>, row: &Traits<'_>) -> Comparison {
+fn by_texts(dates: Dates, message: &Traits<'_>, row: &Traits<'_>) -> Comparison {
     let far = dates == Dates::Far;
-    let subject = subjects(mail.subject, row.subject);
+    let subject = subjects(message.subject, row.subject);
     let depends = match subject {
         Subjects::Same | Subjects::Unknown => far,
         Subjects::Other => true,
@@ -170,10 +170,10 @@ fn by_texts(dates: Dates, mail: &Traits<'_>, row: &Traits<'_>) -> Comparison {
     if !depends {
         return Comparison::Same;
     }
-    let (Some(mail), Some(row)) = (mail.body, row.body) else {
+    let (Some(message), Some(row)) = (message.body, row.body) else {
         return Comparison::ReadBody;
     };
-    let bodies = bodies(mail, row);
+    let bodies = bodies(message, row);
     let is_other = match subject {
         Subjects::Same => bodies == Bodies::Other,
         Subjects::Unknown => matches!(bodies, Bodies::Similar | Bodies::Other),

@@ -44,18 +44,18 @@ fn resolution() -> Resolution {
 #[test]
 fn each_content_setting_stores_what_its_table_says_and_nothing_more() {
     let stored = |content| {
-        let mut mail = message(&json!({
+        let mut message = message(&json!({
             "id": "m", "subject": "Kites", "body": "<p>Two red ones, please</p>", "snippet": "Two red",
             "date": 1, "from": [{"email": "a@x.example"}], "attachments": [{"id": "f"}, {"size": 3}],
         }));
-        limit(&mut mail, content);
-        let row = email(&mail, &findings(Direction::Incoming)).row;
+        limit(&mut message, content);
+        let row = email(&message, &findings(Direction::Incoming)).row;
         let text = |column: &str| row[column].as_str().unwrap().to_owned();
         (
             text("subject"),
             text("description"),
-            mail.attachments.len(),
-            mail.omissions.len(),
+            message.attachments.len(),
+            message.omissions.len(),
         )
     };
     let of = |subject: &str, body: &str, files, omitted| {
@@ -80,13 +80,13 @@ fn an_empty_subject_says_so_and_a_long_one_is_cut_on_a_character() {
 
 #[test]
 fn a_direction_is_always_written_and_decides_the_status() {
-    let mail = message(&json!({"id": "m"}));
-    let sent = email(&mail, &findings(Direction::Outgoing));
+    let message = message(&json!({"id": "m"}));
+    let sent = email(&message, &findings(Direction::Outgoing));
     assert_eq!(
         (&sent.row["directioncode"], &sent.completion["statuscode"]),
         (&json!(true), &json!(3))
     );
-    let received = email(&mail, &findings(Direction::Incoming));
+    let received = email(&message, &findings(Direction::Incoming));
     assert_eq!(
         (
             &received.row["directioncode"],
@@ -157,13 +157,13 @@ fn an_owner_can_be_left_out_once() {
         owner: Some(Uuid::from_u128(2)),
         ..findings(Direction::Incoming)
     };
-    let mut mail = email(&message(&json!({"id": "m"})), &owned);
+    let mut message = email(&message(&json!({"id": "m"})), &owned);
     assert_eq!(
-        mail.row[OWNER],
+        message.row[OWNER],
         "/systemusers(00000000-0000-0000-0000-000000000002)"
     );
-    assert!(without_owner(&mut mail));
-    assert!(!without_owner(&mut mail));
+    assert!(without_owner(&mut message));
+    assert!(!without_owner(&mut message));
 }
 
 #[test]
@@ -185,11 +185,11 @@ fn a_file_name_is_made_acceptable_and_keeps_its_extension() {
 
 #[test]
 fn an_attachment_row_names_its_mail_and_itself() {
-    let mail = message(
+    let message = message(
         &json!({"id": "m", "attachments": [{"id": "a", "filename": "x.txt", "content_type": "text/plain", "content_id": "<c>"}]}),
     );
-    let activity = mail.activity_id();
-    let row = attachment_row(activity, 0, &mail.attachments[0], b"hi");
+    let activity = message.activity_id();
+    let row = attachment_row(activity, 0, &message.attachments[0], b"hi");
     assert_eq!(row["body"], "aGk=");
     assert_eq!(
         row["objectid_activitypointer@odata.bind"],
@@ -198,7 +198,7 @@ fn an_attachment_row_names_its_mail_and_itself() {
     assert_eq!(row["attachmentcontentid"], "c");
     assert_eq!(
         row,
-        attachment_row(activity, 0, &mail.attachments[0], b"hi")
+        attachment_row(activity, 0, &message.attachments[0], b"hi")
     );
 }
 
@@ -226,11 +226,11 @@ proptest! {
 
 #[test]
 fn a_row_says_when_it_was_made_only_where_that_was_set() {
-    let mail = message(&json!({"id": "m", "date": "2024-02-29T23:59:59-05:00"}));
-    let mut row = email(&mail, &findings(Direction::Incoming));
+    let message = message(&json!({"id": "m", "date": "2024-02-29T23:59:59-05:00"}));
+    let mut row = email(&message, &findings(Direction::Incoming));
     assert!(!row.row.contains_key("overriddencreatedon"));
     assert!(!without_created_on(&mut row));
-    set_created_on(&mut row, mail.date.unwrap());
+    set_created_on(&mut row, message.date.unwrap());
     assert_eq!(row.row["overriddencreatedon"], "2024-03-01T04:59:59Z");
     assert_eq!(row.row["overriddencreatedon"], row.row["actualend"]);
     assert!(without_created_on(&mut row));

@@ -25,7 +25,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::Pipeline;
 use super::failure::{Failure, Run};
 use super::stages::PendingMessage;
-use super::write::Mail;
+use super::write::EmailDraft;
 use crate::clients::dataverse::error::DataverseError;
 use crate::clients::dataverse::session::Session;
 use crate::clients::nylas::FetchedFile;
@@ -106,11 +106,11 @@ impl Pipeline {
     pub(super) async fn add_attachments(
         &self,
         session: &Session,
-        mail: &mut Mail,
+        draft: &mut EmailDraft,
         run: &Run,
     ) -> Result<(), Failure> {
-        let activity = mail.email.activity_id;
-        let there = if mail.begun && !mail.message.attachments.is_empty() {
+        let activity = draft.email.activity_id;
+        let there = if draft.begun && !draft.message.attachments.is_empty() {
             match self.dataverse.attachments(session, activity).await {
                 Ok(there) => there,
                 // That the files can be listed this way is *inferred*. If not, each file is sent,
@@ -123,7 +123,7 @@ impl Pipeline {
         };
         let mut missing = 0;
         let mut room = LARGEST_FILES;
-        for (position, attachment) in mail.message.attachments.iter().enumerate() {
+        for (position, attachment) in draft.message.attachments.iter().enumerate() {
             if there.contains(&mapping::attachment_key(activity, position, attachment)) {
                 continue;
             }
@@ -135,22 +135,23 @@ impl Pipeline {
             let download = if hopeless {
                 Download::LeftOut
             } else {
-                let received = mail.message.date;
-                self.download(&mail.pending, attachment, received, run)
+                let received = draft.message.date;
+                self.download(&draft.pending, attachment, received, run)
                     .await?
             };
             match download {
                 Download::Bytes(bytes) if !bytes.is_empty() && bytes.len() / 3 * 4 <= room => {
                     room -= bytes.len() / 3 * 4;
                     let row = mapping::attachment_row(activity, position, attachment, &bytes);
-                    mail.email.attachments.push(row);
+                    draft.email.attachments.push(row);
                 }
                 Download::Bytes(_) | Download::LeftOut => missing += 1,
             }
         }
         if missing > 0 {
-            mapping::note_missing_attachment(&mut mail.email);
-            mail.omissions
+            mapping::note_missing_attachment(&mut draft.email);
+            draft
+                .omissions
                 .extend(std::iter::repeat_n(Omission::Attachment, missing));
         }
         Ok(())

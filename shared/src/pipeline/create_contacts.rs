@@ -91,13 +91,13 @@ impl Pipeline {
     async fn make_for_each(
         &self,
         session: &Session,
-        mails: &[Vec<NewPerson>],
+        people_by_message: &[Vec<NewPerson>],
         ambiguous: Ambiguous,
         found: &mut LookupResult,
     ) -> Vec<Result<Vec<Omission>, Failure>> {
-        let new_people = || mails.iter().flatten();
+        let new_people = || people_by_message.iter().flatten();
         if new_people().next().is_none() {
-            return mails.iter().map(|_| Ok(Vec::new())).collect();
+            return people_by_message.iter().map(|_| Ok(Vec::new())).collect();
         }
         let companies = match self
             .companies(session, &contacts::domains(new_people()))
@@ -105,16 +105,20 @@ impl Pipeline {
         {
             Ok(companies) => companies,
             Err(error) => {
-                let outcome = |mail: &Vec<NewPerson>| match mail.as_slice() {
-                    [] => Ok(Vec::new()),
-                    _ => Err(error.clone().into()),
-                };
-                return mails.iter().map(outcome).collect();
+                let outcome =
+                    |people_of_message: &Vec<NewPerson>| match people_of_message.as_slice() {
+                        [] => Ok(Vec::new()),
+                        _ => Err(error.clone().into()),
+                    };
+                return people_by_message.iter().map(outcome).collect();
             }
         };
         let plan = contacts::plan(new_people(), &companies, ambiguous);
         let made = self.make(session, plan, found).await;
-        mails.iter().map(|mail| omissions(mail, &made)).collect()
+        people_by_message
+            .iter()
+            .map(|people_of_message| omissions(people_of_message, &made))
+            .collect()
     }
 
     /// Looks up the companies of some domains. If Dataverse rejects the query, returns none: the
@@ -253,11 +257,11 @@ fn rows_made(new_people: &[NewPerson], found: &LookupResult) -> BTreeSet<PartyRe
 /// # Errors
 /// [`Failure`]: the contact of one of its people failed for now; retry the message.
 fn omissions(
-    mail: &[NewPerson],
+    people_of_message: &[NewPerson],
     made: &HashMap<Uuid, CreatedContact>,
 ) -> Result<Vec<Omission>, Failure> {
     let mut omissions = Vec::new();
-    for new_person in mail {
+    for new_person in people_of_message {
         match made.get(&contacts::contact_id(&new_person.address)) {
             Some(CreatedContact::There) | None => {}
             Some(CreatedContact::WithoutCompany) => omissions.push(Omission::Company),

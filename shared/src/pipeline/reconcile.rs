@@ -85,13 +85,13 @@ impl Listed {
 
     /// Returns whether the row may hold this message, judged by date and subject.
     fn may_be_held_by(&self, row: &ExistingEmail) -> bool {
-        let mail = Traits {
+        let message = Traits {
             dates: self.date.into_iter().collect(),
             subject: &self.subject,
             body: Some(""),
             ..Traits::default()
         };
-        same_message::compare(&mail, &Traits::of_row(row, Some(""))) == Comparison::Same
+        same_message::compare(&message, &Traits::of_row(row, Some(""))) == Comparison::Same
     }
 
     /// Returns whether our row holds the message, and is so recent that another client may still

@@ -29,7 +29,7 @@ use std::collections::{HashMap, HashSet};
 use super::Pipeline;
 use super::failure::{Failure, Run};
 use super::stages::{CandidateMessage, Finished};
-use super::write::Mail;
+use super::write::EmailDraft;
 use crate::clients::dataverse::error::DataverseError;
 use crate::clients::dataverse::records::ExistingEmail;
 use crate::clients::dataverse::session::Session;
@@ -141,13 +141,13 @@ impl Pipeline {
         &self,
         session: &Session,
         row: &ExistingEmail,
-        mail: &Mail,
+        draft: &EmailDraft,
     ) -> Result<bool, DataverseError> {
-        let mail = Traits {
-            body: Some(mail.body()),
-            ..traits(mail.message())
+        let draft = Traits {
+            body: Some(draft.body()),
+            ..traits(draft.message())
         };
-        self.holds_what(session, row, &mail, &mut Bodies::default())
+        self.holds_what(session, row, &draft, &mut Bodies::default())
             .await
     }
 
@@ -173,23 +173,23 @@ impl Pipeline {
         &self,
         session: &Session,
         row: &ExistingEmail,
-        mail: &Traits<'_>,
+        draft: &Traits<'_>,
         bodies: &mut Bodies,
     ) -> Result<bool, DataverseError> {
         let id = row.activity_id;
         let mut of_row = Traits::of_row(row, None);
-        let mut verdict = same_message::compare(mail, &of_row);
+        let mut verdict = same_message::compare(draft, &of_row);
         if verdict == Comparison::ReadBody {
             let body = match bodies.0.entry(id) {
                 Entry::Occupied(read) => read.into_mut(),
                 Entry::Vacant(unread) => unread.insert(self.dataverse.body(session, id).await?),
             };
             of_row.body = Some(body);
-            verdict = same_message::compare(mail, &of_row);
+            verdict = same_message::compare(draft, &of_row);
         }
         if verdict == Comparison::ReadNames {
             of_row.names = Some(self.names_of_files(session, id).await?);
-            verdict = same_message::compare(mail, &of_row);
+            verdict = same_message::compare(draft, &of_row);
         }
         Ok(verdict != Comparison::Other)
     }
@@ -222,19 +222,19 @@ impl Pipeline {
     pub(super) async fn who_is_there(
         &self,
         session: &Session,
-        mail: &mut Mail,
+        draft: &mut EmailDraft,
     ) -> Result<KeyConflict, DataverseError> {
-        match self.dataverse.existing(session, mail.activity_id()).await {
+        match self.dataverse.existing(session, draft.activity_id()).await {
             Ok(row) => {
                 // The key by content is derived from the message, so the row must hold it.
-                let is_ours = matches!(mail.message().id_use, IdUse::Reused(_))
-                    || self.holds_mail(session, &row, mail).await?;
+                let is_ours = matches!(draft.message().id_use, IdUse::Reused(_))
+                    || self.holds_mail(session, &row, draft).await?;
                 if is_ours {
                     return Ok(KeyConflict::Ours(row));
                 }
                 // The message had started a draft of its own, whose files were not fetched again,
                 // or it has no other key.
-                if mail.is_begun() || !mail.have_row_of_its_own() {
+                if draft.is_begun() || !draft.have_row_of_its_own() {
                     let what = "412 0x80040237, and the row now holds another message".to_owned();
                     return Err(DataverseError::Stale { what });
                 }
@@ -243,18 +243,18 @@ impl Pipeline {
             Err(DataverseError::Stale { .. }) => {}
             Err(error) => return Err(error),
         }
-        let Some(id) = mail.stored_id() else {
+        let Some(id) = draft.stored_id() else {
             let what = "412 0x80040237, and no row has the key".to_owned();
             return Err(DataverseError::Stale { what });
         };
         for row in self.dataverse.rows_with_message_id(session, &id).await? {
-            if row.may_hold_mail_of(mail.message().author())
-                && self.holds_mail(session, &row, mail).await?
+            if row.may_hold_mail_of(draft.message().author())
+                && self.holds_mail(session, &row, draft).await?
             {
                 return Ok(KeyConflict::Theirs(row));
             }
         }
-        mail.give_up_id();
+        draft.give_up_id();
         Ok(KeyConflict::ByAnother)
     }
 }

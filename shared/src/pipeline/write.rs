@@ -53,7 +53,7 @@ use crate::policy::document::Impersonate;
 const LARGEST_CHANGE_SET: usize = 8 * 1024 * 1024;
 
 /// A message that is being written.
-pub(super) struct Mail {
+pub(super) struct EmailDraft {
     pub(super) pending: PendingMessage,
     /// The message without its body: bodies are large, so only the row keeps it.
     pub(super) message: Message,
@@ -73,7 +73,7 @@ pub(super) struct Mail {
     by_content: Option<ActivityId>,
 }
 
-impl Mail {
+impl EmailDraft {
     /// Maps a message to the rows to write, within what the policy allows to be stored.
     pub(super) fn new(
         pending: PendingMessage,
@@ -296,15 +296,15 @@ impl Pipeline {
     pub(super) async fn write(
         &self,
         session: &Session,
-        mut mails: Vec<Mail>,
+        mut drafts: Vec<EmailDraft>,
         run: &Run,
         finished: &mut Vec<Finished>,
     ) {
-        while !mails.is_empty() {
+        while !drafts.is_empty() {
             let mut seen = HashSet::new();
-            let (firsts, copies): (Vec<_>, Vec<_>) = mails
+            let (firsts, copies): (Vec<_>, Vec<_>) = drafts
                 .into_iter()
-                .partition(|mail| seen.insert(mail.email.activity_id));
+                .partition(|draft| seen.insert(draft.email.activity_id));
             self.write_distinct(session, firsts, run, finished).await;
             let written: HashSet<ActivityId> = finished.iter().filter_map(Finished::row).collect();
             // A copy whose first could not be written is tried itself: it may not contain what was
@@ -312,37 +312,37 @@ impl Pipeline {
             let (there, others): (Vec<_>, Vec<_>) = copies
                 .into_iter()
                 .partition(|copy| written.contains(&copy.email.activity_id));
-            finished.extend(there.into_iter().map(Mail::was_there));
-            mails = others;
+            finished.extend(there.into_iter().map(EmailDraft::was_there));
+            drafts = others;
         }
     }
 
     async fn write_distinct(
         &self,
         session: &Session,
-        mails: Vec<Mail>,
+        drafts: Vec<EmailDraft>,
         run: &Run,
         finished: &mut Vec<Finished>,
     ) {
         let stepwise = self.write_mode == WriteMode::Stepwise;
-        let (alone, together): (Vec<_>, Vec<_>) = mails
+        let (alone, together): (Vec<_>, Vec<_>) = drafts
             .into_iter()
-            .partition(|mail| stepwise || mail.begun || !mail.message.attachments.is_empty());
+            .partition(|draft| stepwise || draft.begun || !draft.message.attachments.is_empty());
         self.write_together(session, together, run, finished).await;
-        for mut mail in alone {
+        for mut draft in alone {
             if let Some(refused) = refusals::of_everybody(finished) {
-                finished.push(mail.failed(refused, run));
+                finished.push(draft.failed(refused, run));
             } else if let Some(error) = session.ended_by() {
                 // Fetching its files would be wasted.
-                finished.push(mail.failed(error.clone().into(), run));
+                finished.push(draft.failed(error.clone().into(), run));
             } else if run.is_nearly_over() {
-                finished.push(mail.failed(Failure::no_time_left(), run));
-            } else if let Err(failure) = self.add_attachments(session, &mut mail, run).await {
-                finished.push(mail.failed(failure, run));
-            } else if stepwise || mail.begun || mail.email.size() > LARGEST_CHANGE_SET {
-                finished.push(self.write_stepwise(session, mail, run).await);
+                finished.push(draft.failed(Failure::no_time_left(), run));
+            } else if let Err(failure) = self.add_attachments(session, &mut draft, run).await {
+                finished.push(draft.failed(failure, run));
+            } else if stepwise || draft.begun || draft.email.size() > LARGEST_CHANGE_SET {
+                finished.push(self.write_stepwise(session, draft, run).await);
             } else {
-                self.write_together(session, vec![mail], run, finished)
+                self.write_together(session, vec![draft], run, finished)
                     .await;
             }
         }
@@ -353,70 +353,70 @@ impl Pipeline {
     async fn write_together(
         &self,
         session: &Session,
-        mut mails: Vec<Mail>,
+        mut drafts: Vec<EmailDraft>,
         run: &Run,
         finished: &mut Vec<Finished>,
     ) {
-        while !mails.is_empty() {
-            for mail in &mut mails {
-                self.heed(mail);
+        while !drafts.is_empty() {
+            for draft in &mut drafts {
+                self.heed(draft);
             }
-            mails.sort_by_key(|mail| mail.acting_user);
-            let mut results = Vec::with_capacity(mails.len());
-            for some in mails.chunk_by(|one, other| one.acting_user == other.acting_user) {
-                let emails: Vec<&EmailWrite> = some.iter().map(|mail| &mail.email).collect();
-                let acting_user = some.first().and_then(|mail| mail.acting_user);
+            drafts.sort_by_key(|draft| draft.acting_user);
+            let mut results = Vec::with_capacity(drafts.len());
+            for some in drafts.chunk_by(|one, other| one.acting_user == other.acting_user) {
+                let emails: Vec<&EmailWrite> = some.iter().map(|draft| &draft.email).collect();
+                let acting_user = some.first().and_then(|draft| draft.acting_user);
                 let dataverse = self.dataverse.in_the_name_of(acting_user);
                 results.extend(dataverse.write(session, &emails).await);
             }
             let mut again = Vec::new();
-            for (mut mail, result) in mails.into_iter().zip(results) {
+            for (mut draft, result) in drafts.into_iter().zip(results) {
                 match result {
-                    Ok(CreateOutcome::Created) => finished.push(self.written(mail)),
+                    Ok(CreateOutcome::Created) => finished.push(self.written(draft)),
                     Ok(CreateOutcome::AlreadyExisted) => {
-                        match self.who_is_there(session, &mut mail).await {
+                        match self.who_is_there(session, &mut draft).await {
                             // Another worker wrote it, or this one before it died: add whatever is
                             // missing.
                             Ok(KeyConflict::Ours(row)) => {
-                                let end = self.write_from(session, mail, Some(row.state), run);
+                                let end = self.write_from(session, draft, Some(row.state), run);
                                 // Boxed, because it is rare and would make every write's future
                                 // larger.
                                 finished.push(Box::pin(end).await);
                             }
                             Ok(KeyConflict::Theirs(row)) => {
-                                finished.push(self.adopt_late(session, mail, &row, run).await);
+                                finished.push(self.adopt_late(session, draft, &row, run).await);
                             }
-                            Ok(KeyConflict::ByAnother) => again.push(mail),
-                            Err(error) => finished.push(mail.refused(error, run)),
+                            Ok(KeyConflict::ByAnother) => again.push(draft),
+                            Err(error) => finished.push(draft.refused(error, run)),
                         }
                     }
                     Err(DataverseError::Rejected {
                         code: Some(code), ..
                     }) if code.concerns_attachment() => {
-                        finished.push(self.write_stepwise(session, mail, run).await);
+                        finished.push(self.write_stepwise(session, draft, run).await);
                     }
                     // Too large for one request; each of its rows may still fit.
-                    Err(DataverseError::TooLarge) if !mail.email.attachments.is_empty() => {
-                        finished.push(self.write_stepwise(session, mail, run).await);
+                    Err(DataverseError::TooLarge) if !draft.email.attachments.is_empty() => {
+                        finished.push(self.write_stepwise(session, draft, run).await);
                     }
                     Err(refusal @ DataverseError::Rejected { .. }) => {
                         let code = refusal.code();
-                        match self.cut(session, &mut mail, code).await {
-                            Ok(cut) if cut || mail.concede(code) => again.push(mail),
-                            Ok(_) => finished.push(mail.refused(refusal, run)),
+                        match self.cut(session, &mut draft, code).await {
+                            Ok(cut) if cut || draft.concede(code) => again.push(draft),
+                            Ok(_) => finished.push(draft.refused(refusal, run)),
                             // The error may be temporary, so nothing is omitted because of it.
-                            Err(error) => finished.push(mail.refused(error, run)),
+                            Err(error) => finished.push(draft.refused(error, run)),
                         }
                     }
-                    Err(error) => finished.push(mail.refused(error, run)),
+                    Err(error) => finished.push(draft.refused(error, run)),
                 }
             }
-            mails = again;
+            drafts = again;
         }
     }
 
-    async fn write_stepwise(&self, session: &Session, mail: Mail, run: &Run) -> Finished {
-        self.write_from(session, mail, None, run).await
+    async fn write_stepwise(&self, session: &Session, draft: EmailDraft, run: &Run) -> Finished {
+        self.write_from(session, draft, None, run).await
     }
 
     /// Writes a message request by request, from where an earlier run stopped. `there` is the state
@@ -424,60 +424,61 @@ impl Pipeline {
     async fn write_from(
         &self,
         session: &Session,
-        mut mail: Mail,
+        mut draft: EmailDraft,
         mut there: Option<RowState>,
         run: &Run,
     ) -> Finished {
         loop {
-            self.heed(&mut mail);
-            let dataverse = self.dataverse.in_the_name_of(mail.acting_user);
+            self.heed(&mut draft);
+            let dataverse = self.dataverse.in_the_name_of(draft.acting_user);
             let mut begun = Ok(CreateOutcome::AlreadyExisted);
             if there.is_none() {
-                begun = dataverse.begin(session, &mail.email).await;
+                begun = dataverse.begin(session, &draft.email).await;
                 if begun == Ok(CreateOutcome::AlreadyExisted) {
-                    match self.who_is_there(session, &mut mail).await {
+                    match self.who_is_there(session, &mut draft).await {
                         Ok(KeyConflict::Ours(row)) => there = Some(row.state),
                         Ok(KeyConflict::Theirs(row)) => {
-                            return self.adopt_late(session, mail, &row, run).await;
+                            return self.adopt_late(session, draft, &row, run).await;
                         }
                         Ok(KeyConflict::ByAnother) => continue,
-                        Err(error) => return mail.refused(error, run),
+                        Err(error) => return draft.refused(error, run),
                     }
                 }
             }
             if there.take().is_some_and(|state| state != RowState::Open) {
-                return mail.written();
+                return draft.written();
             }
             let steps = match begun {
-                Ok(_) => dataverse.finish(session, &mail.email).await,
+                Ok(_) => dataverse.finish(session, &draft.email).await,
                 Err(error) => Err(error),
             };
             match steps {
                 Ok(refused) => {
-                    mail.omissions
+                    draft
+                        .omissions
                         .extend(std::iter::repeat_n(Omission::Attachment, refused));
-                    return self.written(mail);
+                    return self.written(draft);
                 }
                 Err(refusal @ DataverseError::Rejected { .. }) => {
                     let code = refusal.code();
-                    let state = match self.state_of_row(session, &mail).await {
+                    let state = match self.state_of_row(session, &draft).await {
                         // A completed row takes no more changes: another worker was faster, with
                         // the copy of another mailbox.
-                        Ok(Some(RowState::Completed)) => return mail.was_there(),
+                        Ok(Some(RowState::Completed)) => return draft.was_there(),
                         Ok(state) => state,
                         // The cause of the rejection cannot be determined now.
-                        Err(error) => return mail.refused(error, run),
+                        Err(error) => return draft.refused(error, run),
                     };
-                    match self.cut(session, &mut mail, code).await {
+                    match self.cut(session, &mut draft, code).await {
                         Ok(true) => {}
                         // A started row can be completed without impersonation.
-                        Ok(false) if state.is_some() && mail.give_up_name() => {}
-                        Ok(false) if state.is_none() && mail.concede(code) => {}
-                        Ok(false) => return mail.refused(refusal, run),
-                        Err(error) => return mail.refused(error, run),
+                        Ok(false) if state.is_some() && draft.give_up_name() => {}
+                        Ok(false) if state.is_none() && draft.concede(code) => {}
+                        Ok(false) => return draft.refused(refusal, run),
+                        Err(error) => return draft.refused(error, run),
                     }
                 }
-                Err(error) => return mail.refused(error, run),
+                Err(error) => return draft.refused(error, run),
             }
         }
     }
@@ -486,27 +487,27 @@ impl Pipeline {
     async fn adopt_late(
         &self,
         session: &Session,
-        mail: Mail,
+        draft: EmailDraft,
         external_row: &ExistingEmail,
         run: &Run,
     ) -> Finished {
-        let Mail {
+        let EmailDraft {
             pending,
             message,
             findings,
             ..
-        } = mail;
+        } = draft;
         // Boxed, because it is rare and would make every write's future larger.
         Box::pin(self.adopt(session, pending, &message, findings, external_row, run)).await
     }
 
     /// Applies what was learned from rejections since this message was mapped.
-    fn heed(&self, mail: &mut Mail) {
+    fn heed(&self, draft: &mut EmailDraft) {
         if self.created_on.is_refused() {
-            mapping::without_created_on(&mut mail.email);
+            mapping::without_created_on(&mut draft.email);
         }
         if let Some(lengths) = self.dataverse.known_lengths() {
-            mail.fit(&lengths);
+            draft.fit(&lengths);
         }
     }
 
@@ -518,7 +519,7 @@ impl Pipeline {
     async fn cut(
         &self,
         session: &Session,
-        mail: &mut Mail,
+        draft: &mut EmailDraft,
         code: Option<ErrorCode>,
     ) -> Result<bool, DataverseError> {
         if !code.is_some_and(ErrorCode::concerns_length) {
@@ -526,11 +527,11 @@ impl Pipeline {
         }
         // Another message of the same batch may have loaded the lengths meanwhile.
         let known = self.dataverse.known_lengths();
-        if known.is_some_and(|lengths| mail.fit(&lengths)) {
+        if known.is_some_and(|lengths| draft.fit(&lengths)) {
             return Ok(true);
         }
         match self.dataverse.read_lengths(session, &mapping::TABLES).await {
-            Ok(lengths) => Ok(mail.fit(&lengths)),
+            Ok(lengths) => Ok(draft.fit(&lengths)),
             Err(error @ DataverseError::Rejected { .. }) => {
                 tracing::warn!(reason = %error, "a text is too long, but the column lengths may not be read; grant the role of the application user Read on Entity and Attribute");
                 Ok(false)
@@ -539,20 +540,20 @@ impl Pipeline {
         }
     }
 
-    fn written(&self, mail: Mail) -> Finished {
-        if mail.blames_date {
+    fn written(&self, draft: EmailDraft) -> Finished {
+        if draft.blames_date {
             self.created_on.refuse();
         }
-        mail.written()
+        draft.written()
     }
 
     /// Returns the state of a message's row; `None` if it does not exist or may not be read.
     async fn state_of_row(
         &self,
         session: &Session,
-        mail: &Mail,
+        draft: &EmailDraft,
     ) -> Result<Option<RowState>, DataverseError> {
-        let row = self.dataverse.existing(session, mail.email.activity_id);
+        let row = self.dataverse.existing(session, draft.email.activity_id);
         match row.await {
             Ok(row) => Ok(Some(row.state)),
             Err(DataverseError::Stale { .. } | DataverseError::Rejected { .. }) => Ok(None),

@@ -148,21 +148,21 @@ const ADA: &str = "ada@ours.example";
 const CAROL: &str = "carol@kites.example";
 const STRANGER: &str = "eve@outside.example";
 
-fn mail(from: &str, to: &[&str]) -> Value {
+fn message(from: &str, to: &[&str]) -> Value {
     let to: Vec<Value> = to.iter().map(|email| json!({"email": email})).collect();
     json!({"id": "m", "from": [{"email": from}], "to": to})
 }
 
-fn with(mut mail: Value, field: &str, value: Value) -> Value {
-    mail[field] = value;
-    mail
+fn with(mut message: Value, field: &str, value: Value) -> Value {
+    message[field] = value;
+    message
 }
 
 fn with_headers(headers: &[(&str, &str)]) -> Value {
     let headers = headers
         .iter()
         .map(|(name, value)| json!({"name": name, "value": value}));
-    with(mail(CAROL, &[ADA]), "headers", headers.collect())
+    with(message(CAROL, &[ADA]), "headers", headers.collect())
 }
 
 fn default() -> Value {
@@ -172,7 +172,7 @@ fn default() -> Value {
 #[test]
 fn the_path_names_every_rule_that_was_asked_and_ends_with_the_one_that_decided() {
     let block = json!({"block": [{"domain": "outside.example", "action": "drop"}]});
-    let [before, _] = decisions(&block, &mail(STRANGER, &[ADA]));
+    let [before, _] = decisions(&block, &message(STRANGER, &[ADA]));
     let asked: Vec<&str> = before.path.iter().map(|step| step.rule.name()).collect();
     let expected = ["draft", "spam", "trash", "folder", "track_none", "blocked"];
     assert_eq!(asked, expected);
@@ -180,7 +180,7 @@ fn the_path_names_every_rule_that_was_asked_and_ends_with_the_one_that_decided()
     assert_eq!(last.answer, RuleAnswer::Skips);
     assert!(earlier.iter().all(|step| step.answer == RuleAnswer::Passes));
     let known = json!({"track": {"received": "known"}});
-    let [before, after] = decisions(&known, &mail(CAROL, &[ADA]));
+    let [before, after] = decisions(&known, &message(CAROL, &[ADA]));
     let answer = |decision: &PolicyDecision, rule| {
         let step = decision.path.iter().find(|step| step.rule == rule);
         step.unwrap().answer

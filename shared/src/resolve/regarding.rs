@@ -89,26 +89,26 @@ pub fn by_folder(
 /// Resolves the regarding of an email, or returns the queries that are needed first. All queries
 /// that may be needed are returned at once.
 #[must_use]
-pub fn decide(mail: &RegardingInput<'_>) -> RegardingStep {
+pub fn decide(input: &RegardingInput<'_>) -> RegardingStep {
     let mut candidates = Vec::new();
     let mut further = FollowUpRequest::default();
-    for source in &mail.settings.order {
+    for source in &input.settings.order {
         let from = candidates.len();
         let hit = match source {
-            RegardingSource::TrackingToken => related_emails::by_token(mail, &mut candidates),
-            RegardingSource::Thread => related_emails::by_thread(mail, &mut candidates),
-            RegardingSource::Folder => mail
+            RegardingSource::TrackingToken => related_emails::by_token(input, &mut candidates),
+            RegardingSource::Thread => related_emails::by_thread(input, &mut candidates),
+            RegardingSource::Folder => input
                 .folder
-                .and_then(|target| folder(mail, target, &mut candidates, &mut further)),
-            RegardingSource::App => app::decide(mail, &mut candidates, &mut further),
-            RegardingSource::Lead => people(*source, lead(mail), &mut candidates),
-            RegardingSource::Contact => people(*source, contact(mail), &mut candidates),
-            RegardingSource::Account => people(*source, account(mail), &mut candidates),
+                .and_then(|target| folder(input, target, &mut candidates, &mut further)),
+            RegardingSource::App => app::decide(input, &mut candidates, &mut further),
+            RegardingSource::Lead => people(*source, lead(input), &mut candidates),
+            RegardingSource::Contact => people(*source, contact(input), &mut candidates),
+            RegardingSource::Account => people(*source, account(input), &mut candidates),
         };
         let Some((target, parent)) = hit else {
             continue;
         };
-        match mail.found.names(&target.table) {
+        match input.found.names(&target.table) {
             Some(Some(names)) if further.is_empty() => {
                 return RegardingStep::Decided(chosen(candidates, *source, target, names, parent));
             }
@@ -159,14 +159,17 @@ fn chosen(
 type Hit = (RecordReference, Option<ActivityId>);
 
 fn folder(
-    mail: &RegardingInput<'_>,
+    input: &RegardingInput<'_>,
     target: &RecordReference,
     candidates: &mut Vec<RegardingCandidate>,
     further: &mut FollowUpRequest,
 ) -> Option<Hit> {
     let mut candidate = RegardingCandidate::of(RegardingSource::Folder, CandidateOutcome::Hit);
     candidate.records.push(target.clone());
-    match (mail.found.names(&target.table), mail.found.is_there(target)) {
+    match (
+        input.found.names(&target.table),
+        input.found.is_there(target),
+    ) {
         // The caller records a table that no email can regard.
         (Some(None), _) | (Some(Some(_)), Some(true)) => {
             candidates.push(candidate);
@@ -201,26 +204,26 @@ fn people(
 }
 
 /// Returns the external addresses, in the order of the message.
-fn external<'a>(mail: &RegardingInput<'a>) -> impl Iterator<Item = &'a EmailAddress> {
+fn external<'a>(input: &RegardingInput<'a>) -> impl Iterator<Item = &'a EmailAddress> {
     let RegardingInput {
         message, internal, ..
-    } = *mail;
+    } = *input;
     message
         .participants()
         .filter(|address| !internal.contains(address))
 }
 
 /// Returns the rows that the external addresses resolve to, in the order of the message.
-fn resolved<'a>(mail: &RegardingInput<'a>) -> impl Iterator<Item = &'a Person> {
-    external(mail).filter_map(|address| row_of(mail, address))
+fn resolved<'a>(input: &RegardingInput<'a>) -> impl Iterator<Item = &'a Person> {
+    external(input).filter_map(|address| row_of(input, address))
 }
 
 /// Returns the row that an address resolves to. With the setting `all`, an address is bound to
 /// several rows as a party, but returns `None` here, since it is unknown which of them the email
 /// regards.
-fn row_of<'a>(mail: &RegardingInput<'a>, address: &EmailAddress) -> Option<&'a Person> {
-    let (_, people) = parties::people_of(address, mail.internal);
-    match parties::choose(people, mail.ambiguous) {
+fn row_of<'a>(input: &RegardingInput<'a>, address: &EmailAddress) -> Option<&'a Person> {
+    let (_, people) = parties::people_of(address, input.internal);
+    match parties::choose(people, input.ambiguous) {
         (parties::Choice::All, _) => None,
         (_, chosen) => chosen.first().copied(),
     }
@@ -228,24 +231,24 @@ fn row_of<'a>(mail: &RegardingInput<'a>, address: &EmailAddress) -> Option<&'a P
 
 /// Returns the first open lead. A qualified or disqualified lead is closed: after a qualification
 /// the contact is the regarding, after a disqualification there is none.
-fn lead(mail: &RegardingInput<'_>) -> Option<PartyReference> {
-    let mut leads = resolved(mail).filter(|person| person.active);
+fn lead(input: &RegardingInput<'_>) -> Option<PartyReference> {
+    let mut leads = resolved(input).filter(|person| person.active);
     leads
         .find(|person| person.record.table == Table::Lead)
         .map(|person| person.record)
 }
 
-fn contact(mail: &RegardingInput<'_>) -> Option<PartyReference> {
-    resolved(mail)
+fn contact(input: &RegardingInput<'_>) -> Option<PartyReference> {
+    resolved(input)
         .find(|person| person.record.table == Table::Contact)
         .map(|person| person.record)
 }
 
-fn account(mail: &RegardingInput<'_>) -> Option<PartyReference> {
+fn account(input: &RegardingInput<'_>) -> Option<PartyReference> {
     let shared =
-        external(mail).find_map(|address| company_of_namesakes(mail.found.people(address)));
+        external(input).find_map(|address| company_of_namesakes(input.found.people(address)));
     shared.or_else(|| {
-        resolved(mail)
+        resolved(input)
             .find(|person| person.record.table == Table::Account)
             .map(|person| person.record)
     })

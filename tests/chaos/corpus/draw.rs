@@ -14,7 +14,7 @@ use crate::race::{Moment, Race};
 
 use super::kind::{Kind, Outline};
 use super::{
-    ADDRESS, BODY, Copy, Corpus, FILE, LONGEST_SUBJECT, Mail, NAME, Party, People, Reference,
+    ADDRESS, BODY, Copy, Corpus, Email, FILE, LONGEST_SUBJECT, NAME, Party, People, Reference,
     SUBJECT, Size,
 };
 
@@ -52,7 +52,7 @@ pub(crate) fn draw(
     rng: &mut StdRng,
 ) -> Corpus {
     let mut corpus = Corpus {
-        mails: Vec::new(),
+        emails: Vec::new(),
         messages: Vec::new(),
         stubborn: Vec::new(),
         single: Vec::new(),
@@ -68,7 +68,7 @@ pub(crate) fn draw(
         now,
     };
     while corpus.messages.len() < size.messages {
-        let outline = Outline::of(corpus.mails.len(), rng);
+        let outline = Outline::of(corpus.emails.len(), rng);
         add_mail(&mut corpus, &mut threads, around, outline, rng);
     }
     let incidents = [
@@ -128,7 +128,7 @@ fn add_mail(
     }: Outline,
     rng: &mut StdRng,
 ) {
-    let number = corpus.mails.len();
+    let number = corpus.emails.len();
     let marker = format!("{SUBJECT}{number:05}x");
     let mut mailboxes = people.mailboxes.clone();
     mailboxes.shuffle(rng);
@@ -145,13 +145,13 @@ fn add_mail(
     ];
     let mut thread = format!("thread-{number}");
     let answered = answered(threads, &mut headers, rng);
-    let answers = answered.map(|earlier| earlier.mail);
+    let answers = answered.map(|earlier| earlier.email);
     if let Some(earlier) = answered {
         subject = format!("Re: {subject}");
         thread.clone_from(&earlier.thread);
     }
     threads.push(Earlier {
-        mail: number,
+        email: number,
         message_id: message_id.clone(),
         thread: thread.clone(),
     });
@@ -184,7 +184,7 @@ fn add_mail(
         corpus.messages.push(Copy {
             grant: grant.clone(),
             id,
-            mail: number,
+            email: number,
             expected: kind.expected(),
             object,
         });
@@ -206,7 +206,7 @@ fn add_mail(
         emulators.dataverse().insert("email", row).unwrap()
     });
     let race = (kind == Kind::Raced).then(|| {
-        let before = corpus.mails.iter().filter(|mail| mail.race.is_some());
+        let before = corpus.emails.iter().filter(|email| email.race.is_some());
         race(
             before.count(),
             &subject,
@@ -216,7 +216,7 @@ fn add_mail(
             rng,
         )
     });
-    corpus.mails.push(Mail {
+    corpus.emails.push(Email {
         marker,
         body,
         outgoing: People::is_internal(&envelope.from),
@@ -376,7 +376,7 @@ fn parties(envelope: &Envelope, people: &People) -> Vec<Party> {
 /// An email that a later one can answer.
 struct Earlier {
     /// The number of the email.
-    mail: usize,
+    email: usize,
     message_id: String,
     thread: String,
 }

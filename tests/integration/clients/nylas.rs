@@ -14,7 +14,7 @@ use mailverse::model::message::{Message, Omission};
 use serde_json::{Value, json};
 
 use super::after;
-use crate::test_organisation::{key, mail, status, throttled};
+use crate::test_organisation::{key, nylas_message, status, throttled};
 
 const GRANT: &str = "grant-1";
 
@@ -35,7 +35,7 @@ impl Bench {
     async fn failing(&self, fault: Fault) -> NylasError {
         self.emulators
             .nylas()
-            .add_message(GRANT, mail("m1", &json!({})));
+            .add_message(GRANT, nylas_message("m1", &json!({})));
         self.emulators.nylas().fail_next(fault);
         match self.client.message(&key(GRANT, "m1"), Headers::Basic).await {
             Err(error) => error,
@@ -88,7 +88,7 @@ async fn a_message_comes_with_its_message_id_whatever_its_own_id_is_made_of() {
     ] {
         bench.emulators.nylas().add_message(
             GRANT,
-            mail(
+            nylas_message(
                 id,
                 &json!({"headers": [{"name": "Message-ID", "value": "<x@kites.example>"}]}),
             ),
@@ -257,10 +257,10 @@ async fn a_mailbox_is_listed_page_by_page_newest_first_each_message_once() {
     for _ in 0..3 {
         for n in 0..120 {
             let id = format!("m{n:03}");
-            bench
-                .emulators
-                .nylas()
-                .add_message(GRANT, mail(&id, &json!({"date": 1_795_000_000 + n})));
+            bench.emulators.nylas().add_message(
+                GRANT,
+                nylas_message(&id, &json!({"date": 1_795_000_000 + n})),
+            );
         }
         let filter = Filter {
             received_after: 1_795_000_000 + 5,
@@ -345,7 +345,7 @@ async fn a_download_ends_at_the_limit_and_a_file_that_is_gone_is_told_from_one_t
     bench
         .emulators
         .nylas()
-        .add_message(GRANT, mail("m/1", &json!({})));
+        .add_message(GRANT, nylas_message("m/1", &json!({})));
     let object = json!({"id": "a+/=1", "filename": "x", "content_type": "text/plain"});
     bench
         .emulators
@@ -380,7 +380,7 @@ async fn a_message_too_large_to_be_held_comes_with_its_snippet_in_place_of_its_b
     bench
         .emulators
         .nylas()
-        .add_message(GRANT, mail("m1", &large));
+        .add_message(GRANT, nylas_message("m1", &large));
     let (held, key) = (AtomicUsize::new(7), key(GRANT, "m1"));
     let fetched = bench.client.message_counted(&key, Headers::Basic, &held);
     let Fetched::Message(message) = fetched.await.unwrap() else {
@@ -403,7 +403,7 @@ async fn what_arrives_of_a_message_counts_as_held_and_what_brings_none_does_not(
     bench
         .emulators
         .nylas()
-        .add_message(GRANT, mail("m1", &changes));
+        .add_message(GRANT, nylas_message("m1", &changes));
     let held = AtomicUsize::new(0);
     let fetch = async |id: &str| {
         let key = key(GRANT, id);
@@ -426,7 +426,10 @@ async fn a_listed_message_that_alone_is_too_large_comes_with_its_snippet() {
     let bench = Bench::start().await;
     for id in ["m1", "m2"] {
         let large = json!({"body": "x".repeat(10_000), "snippet": "Two red ones"});
-        bench.emulators.nylas().add_message(GRANT, mail(id, &large));
+        bench
+            .emulators
+            .nylas()
+            .add_message(GRANT, nylas_message(id, &large));
     }
     let list = async |limit| {
         let grant: GrantId = GRANT.parse().unwrap();

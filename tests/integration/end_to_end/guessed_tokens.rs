@@ -31,12 +31,13 @@ async fn a_strangers_mail_with_a_guessed_token_is_filed_under_nothing_and_an_acq
         ("stranger", "mallory@else.example"),
         ("carol", canary::ADDRESS),
     ] {
-        let mut mail = office.0.put_mail("m2")["data"]["object"].clone();
-        mail["id"] = json!(id);
-        mail["subject"] = json!("Please read CRM:0001001");
-        mail["from"] = json!([{"email": from}]);
-        mail["headers"] = json!([{"name": "Message-ID", "value": format!("<{id}@else.example>")}]);
-        office.0.emulators.nylas().add_message(GRANT, mail);
+        let mut nylas_message = office.0.put_mail("m2")["data"]["object"].clone();
+        nylas_message["id"] = json!(id);
+        nylas_message["subject"] = json!("Please read CRM:0001001");
+        nylas_message["from"] = json!([{"email": from}]);
+        nylas_message["headers"] =
+            json!([{"name": "Message-ID", "value": format!("<{id}@else.example>")}]);
+        office.0.emulators.nylas().add_message(GRANT, nylas_message);
         office.work(&[(GRANT, id)]).await;
     }
     let settings = office.all_settings();

@@ -11,7 +11,7 @@
 //! | `custom_table` | a table `new_project` with a lookup to contacts and accounts; `has_activities` says whether an email can concern its rows | none |
 //! | `unique_message_ids` | `false`: two emails may have one Message-ID | they may not |
 //! | `organisation` | additional rows, as `table` and `row`: earlier emails with their `trackingtoken` or `messageid`, opportunities, cases, … | none |
-//! | `message` | what differs from [`mail`]: Carol writes to Ada | nothing |
+//! | `message` | what differs from [`nylas_message`]: Carol writes to Ada | nothing |
 //! | `files` | the text of each file, by its id | none |
 //!
 //! | Expected | Meaning | If missing |
@@ -38,7 +38,9 @@ use mailverse::policy::cache::PolicySource;
 use serde_json::{Map, Value, json};
 
 use super::{fixtures, read};
-use crate::test_organisation::{ADA, TestOrganisation, assert_skipped, key, mail, written};
+use crate::test_organisation::{
+    ADA, TestOrganisation, assert_skipped, key, nylas_message, written,
+};
 
 /// The number of cases that run at the same time.
 const AT_ONCE: usize = 4;
@@ -146,7 +148,7 @@ async fn told(story: &Value) -> Value {
         Value::Null => json!({}),
         changes => changes.clone(),
     };
-    organisation.put(mailbox, mail("m1", &changes));
+    organisation.put(mailbox, nylas_message("m1", &changes));
     for (id, text) in story["files"].as_object().into_iter().flatten() {
         let file = list(&changes, "attachments")
             .iter()

@@ -9,8 +9,8 @@ use mailverse::pipeline::Outcome;
 use serde_json::{Value, json};
 
 use crate::test_organisation::{
-    ADA, ATTACH, BEN, CREATE, TestOrganisation, UPDATE, id_of, mail, people, status, throttled,
-    waiting, written,
+    ADA, ATTACH, BEN, CREATE, TestOrganisation, UPDATE, id_of, nylas_message, people, status,
+    throttled, waiting, written,
 };
 
 in_both_write_modes!(
@@ -57,7 +57,7 @@ impl TestOrganisation {
 
 async fn files_are_kept_with_the_mail(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
-    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.put(ADA, nylas_message("m1", &json!({})));
     organisation.attach(ADA, "m1", "a/1+=", "offer.pdf", b"%PDF-1.7 two red kites");
     let inline = json!({
         "id": "a2", "filename": "logo.png", "content_type": "image/png; name=\"logo.png\"", "content_id": "<logo@kites>", "is_inline": true,
@@ -101,7 +101,7 @@ async fn files_are_kept_with_the_mail(mode: WriteMode) {
 
 async fn a_file_of_the_largest_size_is_kept_and_one_with_a_byte_more_is_left_out(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
-    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.put(ADA, nylas_message("m1", &json!({})));
     organisation.attach(ADA, "m1", "a1", "fits.bin", &vec![7; LARGEST]);
     organisation.attach(ADA, "m1", "a2", "too-large.bin", &vec![7; LARGEST + 1]);
     assert_eq!(
@@ -118,10 +118,10 @@ async fn a_file_of_the_largest_size_is_kept_and_one_with_a_byte_more_is_left_out
 
 async fn a_file_that_says_it_is_far_too_large_is_not_downloaded(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
-    organisation.put(ADA, mail("m0", &json!({})));
+    organisation.put(ADA, nylas_message("m0", &json!({})));
     organisation.deliver_one(ADA, "m0").await;
     let large = json!({"id": "a1", "filename": "film.mov", "content_type": "video/mp4", "size": 2 * LARGEST + 1});
-    organisation.put(ADA, mail("m1", &json!({"attachments": [large]})));
+    organisation.put(ADA, nylas_message("m1", &json!({"attachments": [large]})));
     let before = organisation.emulators.nylas().requests();
     assert_eq!(
         written(&organisation.deliver_one(ADA, "m1").await).1,
@@ -141,7 +141,7 @@ async fn a_file_that_dataverse_refuses_is_left_out_and_its_neighbours_are_kept(m
             .emulators
             .dataverse()
             .set_setting(Setting::BareChangeSetErrors(bare));
-        organisation.put(ADA, mail("m1", &json!({})));
+        organisation.put(ADA, nylas_message("m1", &json!({})));
         organisation.attach(ADA, "m1", "a1", "first.pdf", b"one");
         organisation.attach(ADA, "m1", "a2", "setup.EXE", b"two");
         organisation.attach(ADA, "m1", "a3", "third.pdf", b"three");
@@ -164,7 +164,7 @@ async fn an_organisation_may_allow_less(mode: WriteMode) {
         .emulators
         .dataverse()
         .set_setting(Setting::MaxUploadFileSize(1_000));
-    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.put(ADA, nylas_message("m1", &json!({})));
     organisation.attach(ADA, "m1", "a1", "fits.bin", &[7; 750]);
     organisation.attach(ADA, "m1", "a2", "too-large.bin", &[7; 751]);
     assert_eq!(
@@ -180,7 +180,7 @@ async fn a_file_that_is_empty_or_that_an_old_message_has_lost_is_left_out(mode: 
     organisation.later(TimeDelta::days(1));
     let named =
         json!({"id": "a1", "filename": "gone.pdf", "content_type": "application/pdf", "size": 10});
-    organisation.put(ADA, mail("m1", &json!({"attachments": [named]})));
+    organisation.put(ADA, nylas_message("m1", &json!({"attachments": [named]})));
     organisation.attach(ADA, "m1", "a2", "empty.pdf", b"");
     organisation.attach(ADA, "m1", "a3", "here.pdf", b"here");
     let outcome = organisation.deliver_one(ADA, "m1").await;
@@ -191,7 +191,7 @@ async fn a_file_that_is_empty_or_that_an_old_message_has_lost_is_left_out(mode: 
 
 async fn a_file_name_that_dataverse_would_refuse_is_made_one_that_it_takes(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
-    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.put(ADA, nylas_message("m1", &json!({})));
     let long = format!("{}.pdf", "x".repeat(300));
     for (id, name) in [
         ("a1", "../../a:b*?\"<c>|d.pdf"),
@@ -224,7 +224,10 @@ async fn large_mail(mode: WriteMode, grant: &str) -> TestOrganisation {
 fn put_large(organisation: &TestOrganisation, grant: &str, id: &str) {
     let to = people(&["ada@ours.example", "ben@ours.example"]);
     let same_id = json!([{"name": "Message-ID", "value": "<large@kites.example>"}]);
-    organisation.put(grant, mail(id, &json!({"to": to, "headers": same_id})));
+    organisation.put(
+        grant,
+        nylas_message(id, &json!({"to": to, "headers": same_id})),
+    );
     for n in 1..=3 {
         organisation.attach(
             grant,
@@ -316,7 +319,7 @@ async fn a_file_that_is_found_missing_only_when_an_open_row_is_completed_is_note
     mode: WriteMode,
 ) {
     let mut organisation = TestOrganisation::start_in(mode).await;
-    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.put(ADA, nylas_message("m1", &json!({})));
     let message = organisation.emulators.nylas().message(ADA, "m1").unwrap();
     let message =
         mailverse::clients::nylas::wire::message(&ADA.parse().unwrap(), &message).unwrap();
@@ -335,7 +338,7 @@ async fn a_file_that_is_found_missing_only_when_an_open_row_is_completed_is_note
 
 async fn a_download_that_is_throttled_costs_time_and_no_file(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
-    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.put(ADA, nylas_message("m1", &json!({})));
     organisation.attach(ADA, "m1", "a1", "offer.pdf", b"offer");
     organisation.fail_nylas_at(
         "/attachments/a1/download",
@@ -356,7 +359,7 @@ async fn a_download_that_is_throttled_costs_time_and_no_file(mode: WriteMode) {
 async fn with_a_missing_file(mode: WriteMode) -> TestOrganisation {
     let organisation = TestOrganisation::start_in(mode).await;
     let named = json!({"id": "a1", "filename": "offer.pdf", "content_type": "application/pdf"});
-    organisation.put(ADA, mail("m1", &json!({"attachments": [named]})));
+    organisation.put(ADA, nylas_message("m1", &json!({"attachments": [named]})));
     organisation
 }
 
@@ -407,7 +410,7 @@ async fn a_file_that_fails_for_another_reason_is_waited_for_and_left_out_twelve_
     mode: WriteMode,
 ) {
     let mut organisation = TestOrganisation::start_in(mode).await;
-    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.put(ADA, nylas_message("m1", &json!({})));
     organisation.attach(ADA, "m1", "a1", "offer.pdf", b"offer");
     for (hours, wait) in [(0, 60), (6, 3_600), (5, 3_600)] {
         organisation.later(TimeDelta::hours(hours));

@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::test_organisation::{
-    ADA, BEN, CREATE, LOOK_UP, TestOrganisation, assert_skipped, key, mail, status, waiting,
+    ADA, BEN, CREATE, LOOK_UP, TestOrganisation, assert_skipped, key, nylas_message, status,
+    waiting,
 };
 
 /// An old date as Unix time in seconds, long before the 90 days that Nylas keeps of the IMAP
@@ -63,7 +64,7 @@ impl History {
 /// Puts old messages into a folder of a mailbox, one minute apart.
 fn fill(organisation: &TestOrganisation, grant: &str, prefix: &str, count: i64, folder: &str) {
     for n in 0..count {
-        let message = mail(
+        let message = nylas_message(
             &format!("{prefix}{n}"),
             &json!({"date": OLD + n * 60, "folders": [folder]}),
         );
@@ -243,7 +244,7 @@ async fn a_mailbox_that_another_worker_lists_is_left_to_it() {
     assert_eq!(hidden.len(), 1, "the task waits until the lease expires");
     assert_eq!(hidden[0].1.as_secs(), 900);
     // Messages of today do not wait for that lease.
-    organisation.put(ADA, mail("today", &json!({})));
+    organisation.put(ADA, nylas_message("today", &json!({})));
     let schedule = json!({"source": "aws.scheduler", "time": organisation.now.to_rfc3339()});
     history.handle(&mut organisation, &schedule).await;
     assert_eq!(history.work_off(&mut organisation).await, 1);
@@ -275,8 +276,8 @@ async fn a_listed_message_that_has_to_wait_is_queued_unless_somebody_has_queued_
         .nylas()
         .folder_id(ADA, "\\Junk")
         .unwrap();
-    organisation.put(ADA, mail("tried", &json!({})));
-    organisation.put(ADA, mail("revisited", &json!({"folders": [junk]})));
+    organisation.put(ADA, nylas_message("tried", &json!({})));
+    organisation.put(ADA, nylas_message("revisited", &json!({"folders": [junk]})));
     // A worker released the first message, so its request is still on the queue. The second was
     // skipped, and then claimed again by a backfill that died.
     organisation.fail_dataverse_at(LOOK_UP, status(503, ""));

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::test_organisation::{
-    ADA, BEN, CREATE, TestOrganisation, bound, created, id_of, key, mail, people, status,
+    ADA, BEN, CREATE, TestOrganisation, bound, created, id_of, key, nylas_message, people, status,
     throttled, to_row, unbound, waiting, written,
 };
 
@@ -52,7 +52,7 @@ async fn organisation(mode: WriteMode, create_contacts: CreateContacts) -> TestO
 
 /// Returns a message to Ada from Jane, who has no row in Dataverse.
 fn from_jane(id: &str) -> Value {
-    mail(
+    nylas_message(
         id,
         &json!({"subject": id, "from": [{"name": "Doe, Jane", "email": JANE}]}),
     )
@@ -138,7 +138,7 @@ async fn a_second_mail_finds_the_contact(mode: WriteMode) {
     organisation.put(ADA, from_jane("m1"));
     let again =
         json!({"subject": "m2", "from": [{"name": "Jane", "email": "Jane+tag@wind.example"}]});
-    organisation.put(ADA, mail("m2", &again));
+    organisation.put(ADA, nylas_message("m2", &again));
     written(&organisation.deliver_one(ADA, "m1").await);
     let before = organisation.emulators.dataverse().requests().operations;
     written(&organisation.deliver_one(ADA, "m2").await);
@@ -226,7 +226,7 @@ async fn a_company_is_found_by_its_website_its_address_or_its_contacts(mode: Wri
     let before = accounts(&organisation).len();
     organisation.put(
         ADA,
-        mail(
+        nylas_message(
             "m1",
             &json!({"from": people(&["ada@ours.example"]), "to": people(&to)}),
         ),
@@ -288,7 +288,7 @@ async fn somebody_at_a_free_mail_provider_has_no_company(mode: WriteMode) {
     let mut organisation = organisation(mode, CreateContacts::All).await;
     organisation.put(
         ADA,
-        mail("m1", &json!({"from": people(&["jane.wind@gmail.com"])})),
+        nylas_message("m1", &json!({"from": people(&["jane.wind@gmail.com"])})),
     );
     written(&organisation.deliver_one(ADA, "m1").await);
     let contact = contact(&organisation);
@@ -307,7 +307,7 @@ async fn only_those_we_wrote_to_become_contacts_when_the_setting_says_so(mode: W
         "subject": "sent", "from": people(&["ada@ours.example"]), "to": people(&["to@a.example"]), "cc": people(&["cc@b.example"]),
         "bcc": people(&["bcc@c.example", "ben@ours.example", "lea@prospects.example"]),
     });
-    organisation.put(ADA, mail("sent", &sent));
+    organisation.put(ADA, nylas_message("sent", &sent));
     organisation
         .deliver(&[(ADA, "received"), (ADA, "sent")])
         .await;
@@ -327,9 +327,9 @@ async fn roles_bulk_mail_and_long_addresses_become_no_contacts(mode: WriteMode) 
     let mut organisation = organisation(mode, CreateContacts::All).await;
     let long = format!("{}@wind.example", "x".repeat(101 - "@wind.example".len()));
     let several = json!({"subject": "several", "from": people(&["sales@wind.example"]), "to": people(&["ada@ours.example", &long])});
-    organisation.put(ADA, mail("several", &several));
+    organisation.put(ADA, nylas_message("several", &several));
     let bulk = json!({"subject": "bulk", "from": people(&["no-reply@wind.example"]), "cc": people(&[JANE])});
-    organisation.put(ADA, mail("bulk", &bulk));
+    organisation.put(ADA, nylas_message("bulk", &bulk));
     for outcome in organisation
         .deliver(&[(ADA, "several"), (ADA, "bulk")])
         .await
@@ -374,7 +374,7 @@ async fn nobody_whom_the_policy_strips_becomes_a_contact(mode: WriteMode) {
     from_jane["to"] = people(&["ada@ours.example"]);
     from_jane["cc"] = people(&others);
     organisation.put(ADA, from_jane);
-    let mut from_eve = mail("m2", &json!({"from": people(&others[..1])}));
+    let mut from_eve = nylas_message("m2", &json!({"from": people(&others[..1])}));
     from_eve["cc"] = people(&["lea@prospects.example"]);
     organisation.put(ADA, from_eve);
     for id in ["m1", "m2"] {
@@ -422,7 +422,7 @@ async fn a_company_that_is_refused_leaves_the_contact_alone(mode: WriteMode) {
 async fn a_contact_that_fails_for_now_makes_its_mails_wait_and_no_others(mode: WriteMode) {
     let mut organisation = organisation(mode, CreateContacts::All).await;
     organisation.put(ADA, from_jane("m1"));
-    organisation.put(ADA, mail("m2", &json!({})));
+    organisation.put(ADA, nylas_message("m2", &json!({})));
     refuse(&organisation, mode, true, status(500, "0x80044150"));
     let outcomes = organisation.deliver(&[(ADA, "m1"), (ADA, "m2")]).await;
     waiting(&outcomes[0]);

@@ -7,7 +7,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::test_organisation::{
-    ADA, CREATE, TestOrganisation, UPDATE, created, id_of, key, mail, to_row, waiting,
+    ADA, CREATE, TestOrganisation, UPDATE, created, id_of, key, nylas_message, to_row, waiting,
     with_a_mail_in, written,
 };
 
@@ -135,7 +135,7 @@ async fn a_lost_answer_to_a_batch_of_writes_leaves_one_row_for_each_mail() {
     let mut organisation = TestOrganisation::start().await;
     let ids = ["m1", "m2", "m3"];
     for id in ids {
-        organisation.put(ADA, mail(id, &json!({})));
+        organisation.put(ADA, nylas_message(id, &json!({})));
     }
     organisation.fail_dataverse_at(CREATE, Fault::ResetAfterCommit);
     let work = || ids.map(|id| created(ADA, id)).into_iter().collect();

@@ -7,7 +7,7 @@ use mailverse::clients::dataverse::emails::WriteMode;
 use mailverse::pipeline::created_on::CreatedOn;
 use serde_json::{Value, json};
 
-use crate::test_organisation::{ADA, TestOrganisation, mail, status, written};
+use crate::test_organisation::{ADA, TestOrganisation, nylas_message, status, written};
 
 in_both_write_modes!(
     old_mail_says_when_it_came_on_request_and_new_mail_never,
@@ -20,9 +20,9 @@ in_both_write_modes!(
 async fn organisation(mode: WriteMode) -> TestOrganisation {
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation.pipeline.created_on = CreatedOn::Original.into();
-    organisation.put(ADA, mail("old", &json!({"date": 1_763_600_000})));
+    organisation.put(ADA, nylas_message("old", &json!({"date": 1_763_600_000})));
     let today = (organisation.now - TimeDelta::hours(2)).timestamp();
-    organisation.put(ADA, mail("new", &json!({"date": today})));
+    organisation.put(ADA, nylas_message("new", &json!({"date": today})));
     organisation
 }
 
@@ -51,7 +51,7 @@ async fn old_mail_says_when_it_came_on_request_and_new_mail_never(mode: WriteMod
     assert!(!organisation.pipeline.created_on.is_refused());
 
     organisation.pipeline.created_on = CreatedOn::Now.into();
-    organisation.put(ADA, mail("older", &json!({"date": 1_700_000_000})));
+    organisation.put(ADA, nylas_message("older", &json!({"date": 1_700_000_000})));
     written(&organisation.deliver_one(ADA, "older").await);
     assert!(!made(&organisation, "older").1);
 }
@@ -61,7 +61,7 @@ async fn what_dataverse_refuses_is_left_out_and_not_tried_again(mode: WriteMode)
     let dataverse = organisation.emulators.dataverse().clone();
     dataverse.set_setting(Setting::MayOverrideCreatedOn(false));
     for id in ["old2", "old3"] {
-        organisation.put(ADA, mail(id, &json!({"date": 1_763_600_000})));
+        organisation.put(ADA, nylas_message(id, &json!({"date": 1_763_600_000})));
     }
     let outcomes = organisation
         .deliver(&[(ADA, "old"), (ADA, "new"), (ADA, "old2")])

@@ -7,8 +7,8 @@ use mailverse::model::sync_request::Trigger;
 use serde_json::{Value, json};
 
 use crate::test_organisation::{
-    ADA, BEN, CREATE, TestOrganisation, assert_skipped, id_of, key, mail, people, policy, to_row,
-    waiting, with_a_mail, work, written,
+    ADA, BEN, CREATE, TestOrganisation, assert_skipped, id_of, key, nylas_message, people, policy,
+    to_row, waiting, with_a_mail, work, written,
 };
 
 impl TestOrganisation {
@@ -43,7 +43,7 @@ async fn what_is_skipped_keeps_the_rules_that_were_asked_and_nobody() {
         .nylas()
         .folder_id(ADA, "\\Junk")
         .unwrap();
-    organisation.put(ADA, mail("m1", &json!({"folders": [junk]})));
+    organisation.put(ADA, nylas_message("m1", &json!({"folders": [junk]})));
     assert_skipped(&organisation.deliver_one(ADA, "m1").await, "spam");
     let record = organisation.record(ADA, "m1").await;
     assert_eq!(last(&record), ("spam", "skips"));
@@ -61,7 +61,7 @@ async fn what_is_skipped_keeps_the_rules_that_were_asked_and_nobody() {
 async fn what_is_written_keeps_who_everybody_is_by_place() {
     let mut organisation = TestOrganisation::start().await;
     let to = ["stranger@else.example", "ada@ours.example"];
-    organisation.put(ADA, mail("m1", &json!({"to": people(&to)})));
+    organisation.put(ADA, nylas_message("m1", &json!({"to": people(&to)})));
     written(&organisation.deliver_one(ADA, "m1").await);
     let record = organisation.record(ADA, "m1").await;
     assert_eq!(last(&record).1, "passes");
@@ -92,9 +92,9 @@ async fn a_mail_that_comes_to_be_tracked_has_the_decision_that_tracked_it() {
         .nylas()
         .folder_id(ADA, "\\Junk")
         .unwrap();
-    organisation.put(ADA, mail("m1", &json!({"folders": [junk]})));
+    organisation.put(ADA, nylas_message("m1", &json!({"folders": [junk]})));
     assert_skipped(&organisation.deliver_one(ADA, "m1").await, "spam");
-    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.put(ADA, nylas_message("m1", &json!({})));
     let processed = organisation
         .run(vec![work(ADA, "m1", Trigger::Updated, 1)])
         .await;
@@ -133,7 +133,7 @@ async fn another_mailboxs_copy_has_a_decision_of_its_own_that_found_the_row() {
     let mut organisation = TestOrganisation::start().await;
     for grant in [ADA, BEN] {
         let headers = json!([{"name": "Message-ID", "value": "<one@kites.example>"}]);
-        organisation.put(grant, mail(grant, &json!({"headers": headers})));
+        organisation.put(grant, nylas_message(grant, &json!({"headers": headers})));
     }
     written(&organisation.deliver_one(ADA, ADA).await);
     written(&organisation.deliver_one(BEN, BEN).await);
@@ -147,7 +147,7 @@ async fn another_mailboxs_copy_has_a_decision_of_its_own_that_found_the_row() {
 #[tokio::test]
 async fn what_is_written_keeps_by_what_each_person_was_found_and_what_the_mail_concerns() {
     let mut organisation = TestOrganisation::start().await;
-    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.put(ADA, nylas_message("m1", &json!({})));
     written(&organisation.deliver_one(ADA, "m1").await);
     let record = organisation.record(ADA, "m1").await;
     let how: Vec<(&str, &str)> = record
@@ -185,9 +185,9 @@ async fn what_an_earlier_mail_said_is_kept_with_that_mail() {
     let headers = json!([
         {"name": "Message-ID", "value": "<m1@kites.example>"}, {"name": "In-Reply-To", "value": "<m0@kites.example>"},
     ]);
-    organisation.put(ADA, mail("thread", &json!({"headers": headers})));
+    organisation.put(ADA, nylas_message("thread", &json!({"headers": headers})));
     let with_token = json!({"subject": "Re: Kites CRM:0001234"});
-    organisation.put(ADA, mail("token", &with_token));
+    organisation.put(ADA, nylas_message("token", &with_token));
     let kites = Row::of("account", organisation.people.kites);
     for (id, source, email, is_answer) in [
         ("thread", "thread", answered, true),
@@ -222,7 +222,7 @@ async fn contacts_and_accounts_that_were_made_are_kept() {
     organisation.pipeline.policy =
         mailverse::policy::cache::PolicySource::given(policy(&json!({"create_contacts": "all"})));
     let from = json!([{"name": "Nina New", "email": "nina@newcompany.com"}]);
-    organisation.put(ADA, mail("m1", &json!({"from": from})));
+    organisation.put(ADA, nylas_message("m1", &json!({"from": from})));
     written(&organisation.deliver_one(ADA, "m1").await);
     let record = organisation.record(ADA, "m1").await;
     let tables: Vec<&str> = record
@@ -267,7 +267,7 @@ async fn nothing_that_a_mail_says_is_in_a_record() {
     let somebody = |n: usize| json!({"name": format!("{CANARY} name"), "email": format!("{CANARY}-{n}@{CANARY}.example")});
     let everybody: Vec<Value> = (0..300).map(somebody).collect();
     let loud = |id: &str, to: &[Value]| {
-        mail(
+        nylas_message(
             id,
             &json!({
                 "subject": format!("{CANARY} CRM:123 subject"), "body": CANARY, "snippet": CANARY, "to": to, "cc": [somebody(900)],
@@ -288,7 +288,7 @@ async fn nothing_that_a_mail_says_is_in_a_record() {
     let odd = json!([{"email": format!("{CANARY} is no address")}, {"email": "ada@ours.example"}]);
     organisation.put(ADA, loud("odd", odd.as_array().unwrap()));
     let inside = json!({"subject": CANARY, "from": people(&["ben@ours.example"])});
-    organisation.put(ADA, mail("inside", &inside));
+    organisation.put(ADA, nylas_message("inside", &inside));
     let ids = ["few", "many", "odd", "inside"];
     organisation.deliver(&ids.map(|id| (ADA, id))).await;
     for id in ids {

@@ -9,7 +9,8 @@ use mailverse::model::sync_request::Trigger;
 use serde_json::{Value, json};
 
 use crate::test_organisation::{
-    ADA, BEN, TestOrganisation, created, id_of, mail, people, to_row, waiting, work, written,
+    ADA, BEN, TestOrganisation, created, id_of, nylas_message, people, to_row, waiting, work,
+    written,
 };
 
 in_both_write_modes!(
@@ -30,7 +31,7 @@ in_both_write_modes!(
 
 async fn a_received_mail_becomes_a_completed_email(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
-    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.put(ADA, nylas_message("m1", &json!({})));
     let outcome = organisation.deliver_one(ADA, "m1").await;
     let email = organisation.email();
     assert_eq!(written(&outcome), (id_of(&email), None));
@@ -63,7 +64,7 @@ async fn a_received_mail_becomes_a_completed_email(mode: WriteMode) {
 async fn a_sent_mail_is_outgoing_and_completed_as_sent(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     let sent = json!({"from": people(&["ada@ours.example"]), "to": people(&["carol@kites.example"]), "folders": ["SENT"]});
-    organisation.put(ADA, mail("m1", &sent));
+    organisation.put(ADA, nylas_message("m1", &sent));
     written(&organisation.deliver_one(ADA, "m1").await);
     let email = organisation.email();
     assert_eq!(
@@ -78,7 +79,7 @@ async fn a_sent_mail_is_outgoing_and_completed_as_sent(mode: WriteMode) {
 
 async fn a_message_delivered_twice_is_one_row(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
-    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.put(ADA, nylas_message("m1", &json!({})));
     let first = organisation.deliver_one(ADA, "m1").await;
     let asked = organisation.emulators.dataverse().requests();
     let processed = organisation.run(vec![created(ADA, "m1")]).await;
@@ -94,7 +95,7 @@ async fn a_message_delivered_twice_is_one_row(mode: WriteMode) {
 
 async fn a_message_named_twice_in_one_batch_is_one_row(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
-    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.put(ADA, nylas_message("m1", &json!({})));
     let processed = organisation
         .run(vec![created(ADA, "m1"), created(ADA, "m1")])
         .await;
@@ -114,7 +115,7 @@ async fn seen_in_order(
     let mut organisation = TestOrganisation::start_in(mode).await;
     let same_id = json!([{"name": "Message-ID", "value": "<one@mail.example>"}]);
     for grant in [ADA, BEN] {
-        let mut copy = mail(&format!("copy-in-{grant}"), copy);
+        let mut copy = nylas_message(&format!("copy-in-{grant}"), copy);
         copy["headers"] = same_id.clone();
         organisation.put(grant, copy);
     }
@@ -165,8 +166,8 @@ async fn one_mail_in_two_mailboxes_is_one_row_whichever_copy_comes_first(mode: W
 async fn both_copies_of_a_mail_in_one_batch_are_one_row(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     let both = json!({"to": people(&["ada@ours.example", "ben@ours.example"])});
-    organisation.put(ADA, mail("m1", &both));
-    organisation.put(BEN, mail("m1", &both));
+    organisation.put(ADA, nylas_message("m1", &both));
+    organisation.put(BEN, nylas_message("m1", &both));
     let outcomes = organisation.deliver(&[(ADA, "m1"), (BEN, "m1")]).await;
     let id = id_of(&organisation.email());
     assert_eq!((written(&outcomes[0]).0, written(&outcomes[1]).0), (id, id));
@@ -175,7 +176,7 @@ async fn both_copies_of_a_mail_in_one_batch_are_one_row(mode: WriteMode) {
 
 async fn two_workers_with_one_ledger_do_not_work_on_the_same_message(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
-    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.put(ADA, nylas_message("m1", &json!({})));
     let other = organisation.another_pipeline().await;
     let (mine, external_row) = (organisation.begin(), organisation.begin());
     let (one, two) = join(
@@ -203,7 +204,7 @@ async fn two_workers_with_one_ledger_do_not_work_on_the_same_message(mode: Write
 
 async fn two_workers_whose_ledgers_do_not_know_each_other_write_one_row(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
-    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.put(ADA, nylas_message("m1", &json!({})));
     let other = organisation.another_pipeline().await;
     organisation.lose_ledger().await;
     let (mine, external_row) = (organisation.begin(), organisation.begin());
@@ -218,7 +219,7 @@ async fn two_workers_whose_ledgers_do_not_know_each_other_write_one_row(mode: Wr
 
 async fn a_claim_of_a_worker_that_died_is_taken_over_after_its_lease(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
-    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.put(ADA, nylas_message("m1", &json!({})));
     let died = organisation.begin();
     let key = crate::test_organisation::key(ADA, "m1");
     let request = mailverse::ledger::ClaimRequest::new(died.token, died.now);
@@ -242,7 +243,7 @@ async fn a_row_of_server_side_sync_is_taken_for_the_mail_and_its_regarding_is_fi
 ) {
     for form in ["<m1@kites.example>", "m1@kites.example"] {
         let mut organisation = TestOrganisation::start_in(mode).await;
-        organisation.put(ADA, mail("m1", &json!({})));
+        organisation.put(ADA, nylas_message("m1", &json!({})));
         let external_row = organisation.insert("email", json!({"subject": "Kites for spring", "messageid": form, "statecode": 1, "statuscode": 4}));
         let outcome = organisation.deliver_one(ADA, "m1").await;
         let note = "written by another client, found by its Message-ID";
@@ -262,7 +263,7 @@ async fn a_row_of_server_side_sync_is_taken_for_the_mail_and_its_regarding_is_fi
 
 async fn the_regarding_of_a_row_of_server_side_sync_is_not_replaced(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
-    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.put(ADA, nylas_message("m1", &json!({})));
     let kites = to_row("account", organisation.people.kites);
     let external_row = organisation.insert(
         "email",
@@ -279,7 +280,7 @@ async fn the_regarding_of_a_row_of_server_side_sync_is_not_replaced(mode: WriteM
 
 async fn a_row_whose_message_id_differs_by_case_is_another_mail(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
-    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.put(ADA, nylas_message("m1", &json!({})));
     let other = organisation.insert(
         "email",
         json!({"subject": "x", "messageid": "<M1@kites.example>", "statecode": 1, "statuscode": 4}),
@@ -291,9 +292,12 @@ async fn a_row_whose_message_id_differs_by_case_is_another_mail(mode: WriteMode)
 
 async fn an_update_of_a_written_message_changes_nothing(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
-    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.put(ADA, nylas_message("m1", &json!({})));
     let first = organisation.deliver_one(ADA, "m1").await;
-    organisation.put(ADA, mail("m1", &json!({"subject": "Changed meanwhile"})));
+    organisation.put(
+        ADA,
+        nylas_message("m1", &json!({"subject": "Changed meanwhile"})),
+    );
     let processed = organisation
         .run(vec![work(ADA, "m1", Trigger::Updated, 1)])
         .await;

@@ -18,7 +18,7 @@ use serde_json::json;
 
 use crate::test_organisation::log::Log;
 use crate::test_organisation::{
-    ATTACH, CREATE, TestOrganisation, dead, mail, status, throttled, waiting, written,
+    ATTACH, CREATE, TestOrganisation, dead, nylas_message, status, throttled, waiting, written,
 };
 
 /// A mailbox without a Dynamics user, so that there is no owner to leave out.
@@ -92,7 +92,7 @@ impl Table {
         let row = format!("{fault:?} met {:?}", self.met);
         let ids = [1, 2, 3].map(|n| format!("m{}-{n}", self.rows));
         for id in &ids {
-            self.organisation.put(OFFICE, mail(id, &json!({})));
+            self.organisation.put(OFFICE, nylas_message(id, &json!({})));
         }
         let of_the_second = format!("<{}@kites.example>", ids[1]);
         match self.met {
@@ -413,7 +413,10 @@ async fn an_attachment_that_is_refused_is_left_out_and_the_mail_is_written() {
     for mode in [WriteMode::ChangeSet, WriteMode::Stepwise] {
         for code in ["0x80044A02", "0x80044A04", "0x80044A08", "0x80043E09"] {
             let mut organisation = TestOrganisation::start_in(mode).await;
-            organisation.put(crate::test_organisation::ADA, mail("m1", &json!({})));
+            organisation.put(
+                crate::test_organisation::ADA,
+                nylas_message("m1", &json!({})),
+            );
             let file = json!({"id": "a1", "filename": "a.pdf", "content_type": "application/pdf"});
             let nylas = organisation.emulators.nylas();
             nylas.add_attachment(crate::test_organisation::ADA, "m1", file, b"%PDF".to_vec());

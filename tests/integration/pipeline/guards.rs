@@ -5,8 +5,8 @@ use mailverse::model::sync_request::Trigger;
 use serde_json::json;
 
 use crate::test_organisation::{
-    ADA, ATTACH, BEN, CREATE, TestOrganisation, UPDATE, assert_skipped, dead, id_of, mail, status,
-    waiting, work, written,
+    ADA, ATTACH, BEN, CREATE, TestOrganisation, UPDATE, assert_skipped, dead, id_of, nylas_message,
+    status, waiting, work, written,
 };
 
 in_both_write_modes!(
@@ -33,7 +33,7 @@ const SAME_ID: &str = "<same@x.example>";
 
 fn with_id(id: &str, from: &str) -> serde_json::Value {
     let headers = json!([{"name": "Message-ID", "value": SAME_ID}]);
-    mail(id, &json!({"headers": headers, "from": [{"email": from}]}))
+    nylas_message(id, &json!({"headers": headers, "from": [{"email": from}]}))
 }
 
 async fn whoever_repeats_a_message_id_does_not_swallow_another_mail(mode: WriteMode) {
@@ -55,7 +55,7 @@ async fn whoever_repeats_a_message_id_does_not_swallow_another_mail(mode: WriteM
 
 async fn a_message_that_was_given_up_is_written_when_it_is_sent_again(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
-    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.put(ADA, nylas_message("m1", &json!({})));
     organisation.fail_dataverse_at(CREATE, status(503, ""));
     organisation.has_failed(ADA, "m1", 9).await;
     let last = organisation.deliver_one(ADA, "m1").await;
@@ -67,7 +67,7 @@ async fn a_message_that_was_given_up_is_written_when_it_is_sent_again(mode: Writ
 #[tokio::test]
 async fn a_message_that_a_list_shows_is_not_gone() {
     let mut organisation = TestOrganisation::start().await;
-    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.put(ADA, nylas_message("m1", &json!({})));
     let message = organisation.emulators.nylas().message(ADA, "m1").unwrap();
     organisation.emulators.nylas().remove_message(ADA, "m1");
     organisation.has_failed(ADA, "m1", 4).await;
@@ -82,7 +82,7 @@ async fn a_message_that_a_list_shows_is_not_gone() {
 #[tokio::test]
 async fn a_mail_too_large_for_one_request_is_written_step_by_step() {
     let mut organisation = TestOrganisation::start().await;
-    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.put(ADA, nylas_message("m1", &json!({})));
     attach_a_file(&organisation);
     organisation.fail_dataverse_at(CREATE, status(413, "0x8004418A"));
     written(&organisation.deliver_one(ADA, "m1").await);
@@ -92,7 +92,7 @@ async fn a_mail_too_large_for_one_request_is_written_step_by_step() {
 
 async fn a_file_that_nylas_refuses_costs_itself_and_not_the_mail(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
-    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.put(ADA, nylas_message("m1", &json!({})));
     attach_a_file(&organisation);
     organisation.fail_nylas_at("/attachments/", status(400, "invalid_request_error"));
     let note = written(&organisation.deliver_one(ADA, "m1").await)

@@ -6,7 +6,9 @@ use mailverse::clients::dataverse::emails::WriteMode;
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::test_organisation::{ADA, BEN, CREATE, TestOrganisation, mail, people, status, written};
+use crate::test_organisation::{
+    ADA, BEN, CREATE, TestOrganisation, nylas_message, people, status, written,
+};
 
 in_both_write_modes!(
     by_default_rows_are_written_in_the_name_of_the_application,
@@ -25,9 +27,9 @@ const NAME_LEFT_OUT: Option<&str> = Some("left out: owner's name");
 async fn organisation(mode: WriteMode) -> TestOrganisation {
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation.set(&json!({"impersonate": "owner"}));
-    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.put(ADA, nylas_message("m1", &json!({})));
     let to_ben = json!({"to": people(&["ben@ours.example"])});
-    organisation.put(BEN, mail("m2", &to_ben));
+    organisation.put(BEN, nylas_message("m2", &to_ben));
     organisation
 }
 
@@ -71,7 +73,7 @@ async fn by_default_rows_are_written_in_the_name_of_the_application(mode: WriteM
 
 async fn on_request_a_row_is_written_in_the_name_of_its_owner(mode: WriteMode) {
     let mut organisation = organisation(mode).await;
-    organisation.put(ADA, mail("m3", &json!({})));
+    organisation.put(ADA, nylas_message("m3", &json!({})));
     let before = organisation.emulators.dataverse().requests().total;
     let outcomes = organisation
         .deliver(&[(ADA, "m1"), (BEN, "m2"), (ADA, "m3")])
@@ -96,7 +98,7 @@ async fn without_the_privilege_a_mail_is_written_in_the_name_of_the_application_
     let mut organisation = organisation(mode).await;
     let privilege = (Privilege::ActOnBehalf, "systemuser");
     organisation.withhold(Setting::Withheld(vec![privilege]));
-    organisation.put(ADA, mail("m3", &json!({})));
+    organisation.put(ADA, nylas_message("m3", &json!({})));
     let before = organisation.emulators.dataverse().requests().total;
     let outcomes = organisation.deliver(&[(ADA, "m1"), (ADA, "m3")]).await;
     for outcome in &outcomes {
@@ -151,7 +153,7 @@ async fn an_owner_whom_entra_does_not_know_costs_the_name(mode: WriteMode) {
     let row = json!({"lastname": "Eve", "internalemailaddress": "eve@ours.example"});
     let eve = organisation.insert("systemuser", row);
     let application = organisation.application();
-    organisation.put("grant-eve", mail("m4", &json!({})));
+    organisation.put("grant-eve", nylas_message("m4", &json!({})));
     let outcome = organisation.deliver_one("grant-eve", "m4").await;
     assert_eq!(written(&outcome).1, NAME_LEFT_OUT);
     assert_eq!(
@@ -169,7 +171,7 @@ async fn a_mailbox_without_a_user_has_nobody_in_whose_name_to_write(mode: WriteM
         aliases: Vec::new(),
         status: "valid".to_owned(),
     });
-    organisation.put("office", mail("m5", &json!({})));
+    organisation.put("office", nylas_message("m5", &json!({})));
     let outcome = organisation.deliver_one("office", "m5").await;
     assert_eq!(written(&outcome).1, None);
     let application = Some(organisation.application());
@@ -182,7 +184,7 @@ async fn a_mailbox_without_a_user_has_nobody_in_whose_name_to_write(mode: WriteM
 #[tokio::test]
 async fn a_refusal_that_is_not_the_names_is_no_reason_to_lose_a_neighbour() {
     let mut organisation = organisation(WriteMode::ChangeSet).await;
-    organisation.put(ADA, mail("m3", &json!({})));
+    organisation.put(ADA, nylas_message("m3", &json!({})));
     // Dataverse rejects the whole batch for its size. It is repeated message by message, still as
     // the owner.
     organisation.fail_dataverse_at(CREATE, status(413, "0x8004418A"));

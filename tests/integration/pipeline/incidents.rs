@@ -12,7 +12,7 @@ use mailverse::rate_limit::ApplicationUser;
 use serde_json::json;
 
 use crate::test_organisation::{
-    ADA, BEN, TestOrganisation, dead, mail, people, throttled, waiting, written,
+    ADA, BEN, TestOrganisation, dead, nylas_message, people, throttled, waiting, written,
 };
 
 in_both_write_modes!(
@@ -27,7 +27,7 @@ const IDS: [&str; 10] = ["m0", "m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8", "
 async fn ten_mails(mode: WriteMode) -> TestOrganisation {
     let organisation = TestOrganisation::start_in(mode).await;
     for id in IDS {
-        organisation.put(ADA, mail(id, &json!({})));
+        organisation.put(ADA, nylas_message(id, &json!({})));
     }
     organisation
 }
@@ -180,7 +180,7 @@ async fn a_message_that_is_refused_alone_dies_when_another_one_gets_through(mode
     let mut organisation = ten_mails(mode).await;
     organisation.put(
         ADA,
-        mail("bad", &json!({"subject": "Invoice for a plug-in"})),
+        nylas_message("bad", &json!({"subject": "Invoice for a plug-in"})),
     );
     refuse(&organisation, 400, "0x80040265", "plug-in");
     let outcome = organisation.deliver_one(ADA, "bad").await;
@@ -197,10 +197,10 @@ async fn a_message_that_is_refused_alone_dies_when_another_one_gets_through(mode
 async fn a_mailbox_that_nylas_throttles_is_asked_for_nothing_more_until_then() {
     let mut organisation = ten_mails(WriteMode::ChangeSet).await;
     let of_ben = json!({"to": people(&["ben@ours.example"])});
-    organisation.put(BEN, mail("b1", &of_ben));
-    organisation.put(BEN, mail("b2", &of_ben));
+    organisation.put(BEN, nylas_message("b1", &of_ben));
+    organisation.put(BEN, nylas_message("b2", &of_ben));
     // This caches mailboxes and folders.
-    organisation.put(ADA, mail("before", &json!({})));
+    organisation.put(ADA, nylas_message("before", &json!({})));
     written(&organisation.deliver_one(ADA, "before").await);
     organisation.fail_nylas_at("/messages/m0?", throttled("rate_limit_error", 120));
     let asked = |organisation: &TestOrganisation| organisation.emulators.nylas().requests();
@@ -248,7 +248,7 @@ async fn a_revoked_key_pauses_every_mailbox_and_one_that_nobody_signed_in_to_pau
     let mut organisation = ten_mails(WriteMode::ChangeSet).await;
     organisation.put(
         BEN,
-        mail("b1", &json!({"to": people(&["ben@ours.example"])})),
+        nylas_message("b1", &json!({"to": people(&["ben@ours.example"])})),
     );
     written(&organisation.deliver_one(ADA, "m0").await);
     organisation

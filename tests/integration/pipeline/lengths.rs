@@ -6,8 +6,8 @@ use mailverse::clients::dataverse::emails::WriteMode;
 use serde_json::{Value, json};
 
 use crate::test_organisation::{
-    ADA, TestOrganisation, mail, people, status, throttled, to_row, waiting, with_a_mail_in,
-    written,
+    ADA, TestOrganisation, nylas_message, people, status, throttled, to_row, waiting,
+    with_a_mail_in, written,
 };
 
 in_both_write_modes!(
@@ -37,7 +37,7 @@ async fn a_mail_is_cut_to_the_columns_of_this_organisation_and_not_refused(mode:
     );
     let to = people(&["ada@ours.example", "ben@ours.example", "x@y.example"]);
     let long = json!({"subject": "Red kites, please", "to": to});
-    organisation.put(ADA, mail("m1", &long));
+    organisation.put(ADA, nylas_message("m1", &long));
     organisation.attach(ADA, "m1", "f1", "a long name.pdf", b"abc");
     let outcome = organisation.deliver_one(ADA, "m1").await;
     let (_, note) = written(&outcome);
@@ -64,19 +64,19 @@ async fn the_lengths_are_read_once_and_everything_later_is_cut_beforehand(mode: 
     let mut organisation = TestOrganisation::start_in(mode).await;
     for n in 0..6 {
         let long = json!({"subject": "x".repeat(100 + n)});
-        organisation.put(ADA, mail(&format!("m{n}"), &long));
+        organisation.put(ADA, nylas_message(&format!("m{n}"), &long));
     }
     let reads =
         |organisation: &TestOrganisation| organisation.emulators.dataverse().requests().reads;
     let batch = |range: std::ops::Range<usize>| range.map(|n| format!("m{n}"));
     let deliver = async |organisation: &mut TestOrganisation, range| {
         let ids: Vec<String> = batch(range).collect();
-        let mails: Vec<(&str, &str)> = ids.iter().map(|id| (ADA, id.as_str())).collect();
+        let nylas_messages: Vec<(&str, &str)> = ids.iter().map(|id| (ADA, id.as_str())).collect();
         let before = (
             reads(organisation),
             organisation.emulators.dataverse().requests().writes,
         );
-        for outcome in organisation.deliver(&mails).await {
+        for outcome in organisation.deliver(&nylas_messages).await {
             written(&outcome);
         }
         let after = organisation.emulators.dataverse().requests();
@@ -99,7 +99,10 @@ async fn the_lengths_are_read_once_and_everything_later_is_cut_beforehand(mode: 
     assert_eq!(cut.count(), 4);
     // The column becomes shorter again while the process has cached the former length.
     shorten(&organisation, &[("email", "subject", 20)]);
-    organisation.put(ADA, mail("m9", &json!({"subject": "x".repeat(100)})));
+    organisation.put(
+        ADA,
+        nylas_message("m9", &json!({"subject": "x".repeat(100)})),
+    );
     written(&organisation.deliver_one(ADA, "m9").await);
 }
 

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::test_organisation::hundred;
 use crate::test_organisation::hundred::{MESSAGES, MOST_REQUESTS};
 use crate::test_organisation::{
-    ADA, LOOK_UP, TestOrganisation, created, key, mail, people, to_row, waiting, written,
+    ADA, LOOK_UP, TestOrganisation, created, key, nylas_message, people, to_row, waiting, written,
 };
 
 in_both_write_modes!(
@@ -53,7 +53,10 @@ async fn six_hundred_recipients_are_all_parties_and_the_text_holds_whole_address
     let recipients: Vec<String> = (0..600)
         .map(|n| format!("person{n}@kites.example"))
         .collect();
-    organisation.put(ADA, mail("m1", &json!({"to": people(&recipients)})));
+    organisation.put(
+        ADA,
+        nylas_message("m1", &json!({"to": people(&recipients)})),
+    );
     let outcome = organisation.deliver_one(ADA, "m1").await;
     // The sender and 249 recipients are looked up.
     let note = "left out: 351 × record of a recipient";
@@ -91,10 +94,13 @@ async fn of_many_recipients_the_sender_and_people_inside_are_resolved_first_and_
     mode: WriteMode,
 ) {
     let mut organisation = TestOrganisation::start_in(mode).await;
-    organisation.put(ADA, mail("m1", &json!({"to": people(&crowd(1_500))})));
     organisation.put(
         ADA,
-        mail("m2", &json!({"to": people(&["info@kites.example"])})),
+        nylas_message("m1", &json!({"to": people(&crowd(1_500))})),
+    );
+    organisation.put(
+        ADA,
+        nylas_message("m2", &json!({"to": people(&["info@kites.example"])})),
     );
     let outcomes = organisation.deliver(&[(ADA, "m1"), (ADA, "m2")]).await;
     let (id, note) = written(&outcomes[0]);
@@ -137,7 +143,10 @@ async fn nobody_who_was_not_looked_up_becomes_a_contact(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation.set(&json!({"create_contacts": "all"}));
     let before = organisation.emulators.dataverse().rows("contact").len();
-    organisation.put(ADA, mail("m1", &json!({"to": people(&crowd(600))})));
+    organisation.put(
+        ADA,
+        nylas_message("m1", &json!({"to": people(&crowd(600))})),
+    );
     written(&organisation.deliver_one(ADA, "m1").await);
     let contacts = organisation.emulators.dataverse().rows("contact").len() - before;
     assert_eq!(
@@ -161,7 +170,7 @@ async fn a_look_up_without_an_answer_is_halved_and_the_message_at_which_it_hangs
     organisation.invocation = TimeDelta::days(1);
     for n in 1..=6 {
         let from = people(&[format!("sender{n}@kites.example")]);
-        organisation.put(ADA, mail(&format!("m{n}"), &json!({"from": from})));
+        organisation.put(ADA, nylas_message(&format!("m{n}"), &json!({"from": from})));
     }
     // The lookup of m2 fails three times: in the batch, in its half, and alone.
     for _ in 0..3 {
@@ -187,7 +196,7 @@ async fn a_look_up_without_an_answer_is_halved_and_the_message_at_which_it_hangs
 async fn a_failure_that_comes_at_once_is_not_asked_about_again() {
     let mut organisation = TestOrganisation::start().await;
     for id in ["m1", "m2"] {
-        organisation.put(ADA, mail(id, &json!({})));
+        organisation.put(ADA, nylas_message(id, &json!({})));
     }
     organisation.fail_dataverse_at(LOOK_UP, Fault::ResetBefore);
     for outcome in organisation.deliver(&[(ADA, "m1"), (ADA, "m2")]).await {
@@ -204,7 +213,7 @@ async fn a_body_longer_than_its_column_in_this_organisation_is_cut_and_noted() {
         .set_max_length("email", "description", 1_000)
         .unwrap();
     for id in ["m1", "m2"] {
-        organisation.put(ADA, mail(id, &json!({"body": "ä".repeat(2_000)})));
+        organisation.put(ADA, nylas_message(id, &json!({"body": "ä".repeat(2_000)})));
     }
     // Dataverse rejects the first message. The second is cut beforehand.
     for id in ["m1", "m2"] {
@@ -230,8 +239,8 @@ async fn a_look_up_of_long_addresses_stays_within_the_limits_of_a_url(mode: Writ
     let long_id = format!("<{}@x>", "\u{8a9e}".repeat(316));
     let headers = json!([{"name": "Message-ID", "value": long_id}]);
     let changes = json!({"to": people(&recipients), "headers": headers});
-    organisation.put(ADA, mail("m1", &changes));
-    organisation.put(ADA, mail("m2", &json!({})));
+    organisation.put(ADA, nylas_message("m1", &changes));
+    organisation.put(ADA, nylas_message("m2", &json!({})));
     let outcomes = organisation.deliver(&[(ADA, "m1"), (ADA, "m2")]).await;
     let (id, note) = written(&outcomes[0]);
     assert_eq!(note, Some("left out: 351 × record of a recipient"));
@@ -264,7 +273,7 @@ async fn an_address_of_five_thousand_and_one_people_is_read_to_the_last_of_them(
         // These recipients make the query, and so the link to its second page, as long as possible.
         let neighbours = ["officea", "officeb"].map(long_address);
         let changes = json!({"from": people(&[office]), "cc": people(&neighbours)});
-        organisation.put(ADA, mail("m1", &changes));
+        organisation.put(ADA, nylas_message("m1", &changes));
         written(&organisation.deliver_one(ADA, "m1").await);
         // Code that stops after the first page, or selects fewer columns on the second, decides
         // differently.

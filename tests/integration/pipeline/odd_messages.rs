@@ -8,7 +8,9 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 
-use crate::test_organisation::{ADA, TestOrganisation, created, id_of, mail, people, written};
+use crate::test_organisation::{
+    ADA, TestOrganisation, created, id_of, nylas_message, people, written,
+};
 
 in_both_write_modes!(
     a_date_that_is_none_is_left_out,
@@ -29,8 +31,8 @@ in_both_write_modes!(
 /// message and the stored reason, if any.
 async fn row_of(mode: WriteMode, changes: &Value) -> (Value, Option<String>) {
     let mut organisation = TestOrganisation::start_in(mode).await;
-    organisation.put(ADA, mail("odd", changes));
-    organisation.put(ADA, mail("good", &json!({})));
+    organisation.put(ADA, nylas_message("odd", changes));
+    organisation.put(ADA, nylas_message("good", &json!({})));
     let outcomes = organisation.deliver(&[(ADA, "odd"), (ADA, "good")]).await;
     assert_eq!(
         written(&outcomes[1]).1,
@@ -115,7 +117,7 @@ async fn people_of_a_wrong_type_cost_the_people_and_not_the_mail(mode: WriteMode
         ),
     ] {
         let mut organisation = TestOrganisation::start_in(mode).await;
-        let mut message = mail(
+        let mut message = nylas_message(
             "m1",
             &json!({"to": people(&["ada@ours.example", "carol@kites.example"])}),
         );
@@ -221,7 +223,7 @@ async fn a_long_message_id_is_not_written_and_still_prevents_a_second_row(mode: 
     let mut organisation = TestOrganisation::start_in(mode).await;
     let headers =
         json!([{"name": "Message-Id", "value": format!("<{}@kites.example>", "x".repeat(400))}]);
-    organisation.put(ADA, mail("m1", &json!({"headers": headers})));
+    organisation.put(ADA, nylas_message("m1", &json!({"headers": headers})));
     let first = organisation.deliver_one(ADA, "m1").await;
     assert_eq!(written(&first).1, Some("left out: long Message-ID"));
     assert_eq!(organisation.email()["messageid"], Value::Null);
@@ -245,7 +247,7 @@ async fn a_message_id_may_be_folded_or_hold_quotes_and_control_characters(mode: 
     ] {
         let mut organisation = TestOrganisation::start_in(mode).await;
         let headers = json!([null, {"name": 7}, {"name": "MESSAGE-ID", "value": header}]);
-        organisation.put(ADA, mail("m1", &json!({"headers": headers})));
+        organisation.put(ADA, nylas_message("m1", &json!({"headers": headers})));
         let first = organisation.deliver_one(ADA, "m1").await;
         assert_eq!(organisation.email()["messageid"], stored);
         organisation.lose_ledger().await;
@@ -259,7 +261,7 @@ async fn a_message_id_may_be_folded_or_hold_quotes_and_control_characters(mode: 
 
 async fn a_mail_without_a_message_id_is_known_by_its_mailbox_and_id(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
-    let object = mail("m1", &json!({"headers": null}));
+    let object = nylas_message("m1", &json!({"headers": null}));
     let in_hand = || {
         let mut work = created(ADA, "m1");
         work.message = Some(wire::message(&ADA.parse().unwrap(), &object).unwrap());
@@ -371,7 +373,7 @@ async fn whatever_a_mail_holds_it_reaches_a_final_state(mode: WriteMode) {
     for batch in 0..15 {
         let ids: Vec<String> = (0..20).map(|n| format!("m{batch}-{n}")).collect();
         for id in &ids {
-            let mut message = mail(id, &json!({}));
+            let mut message = nylas_message(id, &json!({}));
             for field in fields {
                 if random.random_bool(0.4) {
                     message[field] = pool.choose(&mut random).unwrap().clone();

@@ -12,8 +12,8 @@ use mailverse::pipeline::Outcome;
 use serde_json::json;
 
 use crate::test_organisation::{
-    ADA, BEN, CREATE, LOOK_UP, TestOrganisation, dead, id_of, mail, people, status, throttled,
-    waiting, with_a_mail, with_a_mail_in, work, written,
+    ADA, BEN, CREATE, LOOK_UP, TestOrganisation, dead, id_of, nylas_message, people, status,
+    throttled, waiting, with_a_mail, with_a_mail_in, work, written,
 };
 
 in_both_write_modes!(
@@ -118,7 +118,7 @@ async fn an_outage_of_entra_costs_time() {
 async fn a_token_that_dataverse_no_longer_takes_is_replaced_for_the_next_try(mode: WriteMode) {
     for request in [LOOK_UP, CREATE] {
         let mut organisation = with_a_mail_in(mode).await;
-        organisation.put(ADA, mail("m0", &json!({})));
+        organisation.put(ADA, nylas_message("m0", &json!({})));
         organisation.deliver_one(ADA, "m0").await;
         let entra = organisation.emulators.entra().clone();
         organisation.before_dataverse_gets(request, async move { entra.revoke_all() });
@@ -143,7 +143,7 @@ async fn a_token_that_dataverse_no_longer_takes_is_replaced_for_the_next_try(mod
 #[tokio::test]
 async fn a_token_is_renewed_before_its_end() {
     let mut organisation = with_a_mail().await;
-    organisation.put(ADA, mail("m2", &json!({})));
+    organisation.put(ADA, nylas_message("m2", &json!({})));
     organisation.deliver_one(ADA, "m1").await;
     organisation.later(TimeDelta::seconds(3_599 - 299));
     written(&organisation.deliver_one(ADA, "m2").await);
@@ -165,10 +165,10 @@ async fn a_ledger_that_does_not_answer_stops_everything_before_it_begins() {
 #[tokio::test]
 async fn a_mailbox_whose_grant_expired_waits_and_the_others_go_on() {
     let mut organisation = TestOrganisation::start().await;
-    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.put(ADA, nylas_message("m1", &json!({})));
     organisation.put(
         BEN,
-        mail("m2", &json!({"to": people(&["ben@ours.example"])})),
+        nylas_message("m2", &json!({"to": people(&["ben@ours.example"])})),
     );
     organisation
         .emulators
@@ -229,7 +229,7 @@ async fn one_failure_of_the_service_delays_the_whole_batch_and_loses_none_of_it(
     let mut organisation = TestOrganisation::start_in(mode).await;
     let ids = ["m1", "m2", "m3"];
     for id in ids {
-        organisation.put(ADA, mail(id, &json!({})));
+        organisation.put(ADA, nylas_message(id, &json!({})));
     }
     organisation.fail_dataverse_at(CREATE, throttled("0x80072326", 60));
     let messages = ids.map(|id| (ADA, id));

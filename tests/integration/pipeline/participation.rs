@@ -8,7 +8,7 @@ use mailverse::pipeline::Outcome;
 use serde_json::json;
 
 use crate::test_organisation::{
-    ADA, TestOrganisation, assert_skipped, mail, people, waiting, work, written,
+    ADA, TestOrganisation, assert_skipped, nylas_message, people, waiting, work, written,
 };
 
 /// The mailbox of the other company.
@@ -35,7 +35,7 @@ async fn with_two_companies(setting: &str) -> TestOrganisation {
         .set_workspace(EVE, "workspace-theirs");
     organisation.put(
         EVE,
-        mail("e1", &json!({"to": people(&["eve@theirs.example"])})),
+        nylas_message("e1", &json!({"to": people(&["eve@theirs.example"])})),
     );
     organisation.admit(setting);
     organisation
@@ -55,7 +55,7 @@ fn assert_left_alone(organisation: &TestOrganisation) {
 #[tokio::test]
 async fn mail_of_a_mailbox_that_takes_no_part_is_skipped_and_nothing_of_it_is_asked_for() {
     let mut organisation = with_two_companies("ours.example").await;
-    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.put(ADA, nylas_message("m1", &json!({})));
     let outcomes = organisation.deliver(&[(EVE, "e1"), (ADA, "m1")]).await;
     assert_skipped(&outcomes[0], "mailbox_excluded");
     written(&outcomes[1]);
@@ -78,11 +78,11 @@ async fn a_mailbox_that_takes_no_part_is_nobody_of_ours() {
     for (id, to) in [("m1", "eve@theirs.example"), ("m2", "help@theirs.example")] {
         let among = json!({"from": people(&["ada@ours.example"]), "to": people(&[to])});
         let mut organisation = with_two_companies("Ada@ours.example").await;
-        organisation.put(ADA, mail(id, &among));
+        organisation.put(ADA, nylas_message(id, &among));
         written(&organisation.deliver_one(ADA, id).await);
         assert_left_alone(&organisation);
         let mut organisation = with_two_companies("all").await;
-        organisation.put(ADA, mail(id, &among));
+        organisation.put(ADA, nylas_message(id, &among));
         assert_skipped(&organisation.deliver_one(ADA, id).await, "internal_only");
     }
 }
@@ -92,7 +92,7 @@ async fn an_alias_of_a_mailbox_that_takes_part_by_its_address_alone_is_ours() {
     let mut organisation = with_two_companies("ada@ours.example").await;
     let among =
         json!({"from": people(&["ada@ours.example"]), "to": people(&["sales@ours.example"])});
-    organisation.put(ADA, mail("m1", &among));
+    organisation.put(ADA, nylas_message("m1", &among));
     assert_skipped(&organisation.deliver_one(ADA, "m1").await, "internal_only");
 }
 
@@ -143,7 +143,7 @@ async fn a_mailbox_that_moves_in_or_out_is_followed_within_half_an_hour() {
         let id = format!("e{number}");
         organisation.put(
             EVE,
-            mail(&id, &json!({"to": people(&["eve@theirs.example"])})),
+            nylas_message(&id, &json!({"to": people(&["eve@theirs.example"])})),
         );
         organisation.deliver_one(EVE, &id).await
     };
@@ -172,12 +172,12 @@ async fn a_mailbox_that_moves_in_or_out_is_followed_within_half_an_hour() {
 async fn mail_of_a_mailbox_that_was_connected_a_second_ago_waits_for_the_list_to_show_it() {
     let mut organisation = TestOrganisation::start().await;
     organisation.admit("ours.example,theirs.example");
-    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.put(ADA, nylas_message("m1", &json!({})));
     written(&organisation.deliver_one(ADA, "m1").await);
     connect(&organisation, "eve@theirs.example");
     organisation.put(
         EVE,
-        mail("e1", &json!({"to": people(&["eve@theirs.example"])})),
+        nylas_message("e1", &json!({"to": people(&["eve@theirs.example"])})),
     );
     let first = organisation.deliver_one(EVE, "e1").await;
     assert_eq!(waiting(&first).1, "nylas does not list the mailbox");
@@ -208,7 +208,7 @@ async fn a_mailbox_that_nylas_never_lists_is_never_asked_and_does_not_come_back_
     connect(&organisation, "eve@theirs.example");
     organisation.put(
         EVE,
-        mail("e1", &json!({"to": people(&["eve@theirs.example"])})),
+        nylas_message("e1", &json!({"to": people(&["eve@theirs.example"])})),
     );
     organisation.list_mailboxes().await;
     organisation.email();
@@ -217,7 +217,7 @@ async fn a_mailbox_that_nylas_never_lists_is_never_asked_and_does_not_come_back_
 #[tokio::test]
 async fn while_the_mailboxes_cannot_be_listed_mail_waits_and_none_is_fetched() {
     let mut organisation = with_two_companies("ours.example").await;
-    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.put(ADA, nylas_message("m1", &json!({})));
     organisation.fail_nylas_at("/v3/grants?", emulators::Fault::ResetBefore);
     for outcome in organisation.deliver(&[(EVE, "e1"), (ADA, "m1")]).await {
         assert!(matches!(outcome, Outcome::Waiting { .. }), "{outcome:?}");

@@ -18,8 +18,8 @@ use mailverse::rate_limit::ApplicationUser;
 use serde_json::json;
 
 use crate::test_organisation::{
-    ADA, CREATE, LOOK_UP, TestOrganisation, UPDATE, created, mail, status, throttled, waiting,
-    work, written,
+    ADA, CREATE, LOOK_UP, TestOrganisation, UPDATE, created, nylas_message, status, throttled,
+    waiting, work, written,
 };
 
 const IDS: [&str; 4] = ["m1", "m2", "m3", "m4"];
@@ -31,7 +31,7 @@ const LOOK_UP_QUERIES: u64 = 6;
 async fn four_mails(mode: WriteMode, with_files: usize) -> TestOrganisation {
     let organisation = TestOrganisation::start_in(mode).await;
     for (n, id) in IDS.into_iter().enumerate() {
-        organisation.put(ADA, mail(id, &json!({})));
+        organisation.put(ADA, nylas_message(id, &json!({})));
         if n < with_files {
             attach(&organisation, id);
         }
@@ -101,7 +101,7 @@ async fn the_single_look_ups_of_a_split_batch_are_not_sent_after_a_429() {
 async fn mails_with_files_are_neither_fetched_nor_sent_after_a_429() {
     let mut organisation = four_mails(WriteMode::ChangeSet, IDS.len()).await;
     // This caches what a pipeline requests once: mailboxes and folders.
-    organisation.put(ADA, mail("m0", &json!({})));
+    organisation.put(ADA, nylas_message("m0", &json!({})));
     written(&organisation.deliver_one(ADA, "m0").await);
     let (nylas, dataverse) = (
         organisation.emulators.nylas().clone(),
@@ -175,7 +175,7 @@ async fn a_second_batch_is_not_sent_after_a_429_for_the_first() {
     let mut organisation = TestOrganisation::start().await;
     let ids: Vec<String> = (0..120).map(|n| format!("m{n}")).collect();
     for id in &ids {
-        organisation.put(ADA, mail(id, &json!({})));
+        organisation.put(ADA, nylas_message(id, &json!({})));
     }
     let messages: Vec<(&str, &str)> = ids.iter().map(|id| (ADA, id.as_str())).collect();
     organisation.fail_dataverse_at(CREATE, throttle());

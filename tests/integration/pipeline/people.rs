@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::test_organisation::{
-    ADA, BEN, CREATE, TestOrganisation, assert_skipped, bound, mail, people, status, to_row,
-    unbound, written,
+    ADA, BEN, CREATE, TestOrganisation, assert_skipped, bound, nylas_message, people, status,
+    to_row, unbound, written,
 };
 
 in_both_write_modes!(
@@ -37,7 +37,7 @@ async fn known_people_are_bound_and_strangers_are_their_address(mode: WriteMode)
     let message = json!({
         "to": people(&to), "cc": people(&["lea@prospects.example", "carol@kites.example"]), "bcc": people(&["ben@ours.example"]),
     });
-    organisation.put(ADA, mail("m1", &message));
+    organisation.put(ADA, nylas_message("m1", &message));
     written(&organisation.deliver_one(ADA, "m1").await);
     let expected = [
         bound(
@@ -82,7 +82,7 @@ async fn an_address_is_found_in_every_address_column(mode: WriteMode) {
     );
     organisation.put(
         ADA,
-        mail(
+        nylas_message(
             "m1",
             &json!({"from": people(&["dan@two.example"]), "cc": people(&["eve@three.example"])}),
         ),
@@ -99,7 +99,7 @@ async fn an_address_that_two_contacts_share_is_bound_to_neither(mode: WriteMode)
         "contact",
         json!({"lastname": "Twin", "emailaddress1": "carol@kites.example"}),
     );
-    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.put(ADA, nylas_message("m1", &json!({})));
     written(&organisation.deliver_one(ADA, "m1").await);
     assert_eq!(organisation.parties()[0], unbound(1, "carol@kites.example"));
     assert_eq!(
@@ -117,7 +117,7 @@ async fn contacts_of_one_company_that_share_an_address_stand_for_the_company(mod
     }
     organisation.put(
         ADA,
-        mail("m1", &json!({"from": people(&["office@kites.example"])})),
+        nylas_message("m1", &json!({"from": people(&["office@kites.example"])})),
     );
     written(&organisation.deliver_one(ADA, "m1").await);
     assert_eq!(organisation.email()["regardingobjectid"], kites);
@@ -130,7 +130,7 @@ async fn an_odd_address_is_looked_up_as_it_is(mode: WriteMode) {
         "contact",
         json!({"lastname": "O'Neil", "emailaddress1": odd}),
     );
-    organisation.put(ADA, mail("m1", &json!({"from": people(&[odd])})));
+    organisation.put(ADA, nylas_message("m1", &json!({"from": people(&[odd])})));
     written(&organisation.deliver_one(ADA, "m1").await);
     assert_eq!(organisation.parties()[0], bound(1, odd, "contact", contact));
     assert_eq!(
@@ -162,7 +162,7 @@ async fn the_regarding_is_the_lead_then_the_contact_then_the_account_then_nothin
     for (id, to, _) in &regarding {
         organisation.put(
             ADA,
-            mail(
+            nylas_message(
                 id,
                 &json!({"from": people(&["ada@ours.example"]), "to": people(to), "subject": id}),
             ),
@@ -188,7 +188,7 @@ async fn a_mailbox_without_a_user_leaves_the_owner_to_dataverse(mode: WriteMode)
     });
     organisation.put(
         "grant-office",
-        mail("m1", &json!({"to": people(&["office@ours.example"])})),
+        nylas_message("m1", &json!({"to": people(&["office@ours.example"])})),
     );
     assert_eq!(
         written(&organisation.deliver_one("grant-office", "m1").await).1,
@@ -205,7 +205,7 @@ async fn a_mailbox_without_a_user_leaves_the_owner_to_dataverse(mode: WriteMode)
 async fn an_owner_that_dataverse_refuses_is_left_out_and_noted() {
     let mut organisation = TestOrganisation::start().await;
     for id in ["m1", "m2"] {
-        organisation.put(ADA, mail(id, &json!({})));
+        organisation.put(ADA, nylas_message(id, &json!({})));
     }
     // Dataverse rejects the whole batch, in which each message sets its owner.
     organisation.fail_dataverse_at(CREATE, status(403, "0x80040220"));
@@ -231,7 +231,7 @@ async fn an_owner_that_dataverse_refuses_is_left_out_and_noted() {
 
 async fn the_owner_is_the_user_of_the_mailbox_and_not_of_the_sender(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
-    organisation.put(BEN, mail("m1", &json!({"from": people(&["ada@ours.example"]), "to": people(&["carol@kites.example", "ben@ours.example"])})));
+    organisation.put(BEN, nylas_message("m1", &json!({"from": people(&["ada@ours.example"]), "to": people(&["carol@kites.example", "ben@ours.example"])})));
     written(&organisation.deliver_one(BEN, "m1").await);
     assert_eq!(
         organisation.email()["ownerid"],
@@ -242,7 +242,7 @@ async fn the_owner_is_the_user_of_the_mailbox_and_not_of_the_sender(mode: WriteM
 async fn an_alias_is_the_user_of_its_mailbox(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     let to = ["Sales+spring@ours.example", "ben+x@ours.example"];
-    organisation.put(ADA, mail("m1", &json!({"to": people(&to)})));
+    organisation.put(ADA, nylas_message("m1", &json!({"to": people(&to)})));
     written(&organisation.deliver_one(ADA, "m1").await);
     let expected = [
         bound(
@@ -266,14 +266,14 @@ async fn a_queue_is_bound_and_inside(mode: WriteMode) {
     let queue = json!({"name": "Desk", "emailaddress": "desk@crm.example"});
     let queue = organisation.insert("queue", queue);
     let desk = people(&["desk@crm.example"]);
-    organisation.put(ADA, mail("m1", &json!({"to": desk})));
+    organisation.put(ADA, nylas_message("m1", &json!({"to": desk})));
     written(&organisation.deliver_one(ADA, "m1").await);
     assert_eq!(
         organisation.parties()[1],
         bound(2, "desk@crm.example", "queue", queue)
     );
     let among_us = json!({"from": people(&["ada@ours.example"]), "to": desk});
-    organisation.put(ADA, mail("m2", &among_us));
+    organisation.put(ADA, nylas_message("m2", &among_us));
     assert_skipped(&organisation.deliver_one(ADA, "m2").await, "internal_only");
 }
 
@@ -283,7 +283,7 @@ async fn a_lead_comes_before_an_account(mode: WriteMode) {
     let lead = organisation.insert("lead", lead);
     organisation.put(
         ADA,
-        mail("m1", &json!({"from": people(&["info@kites.example"])})),
+        nylas_message("m1", &json!({"from": people(&["info@kites.example"])})),
     );
     written(&organisation.deliver_one(ADA, "m1").await);
     assert_eq!(
@@ -312,7 +312,7 @@ async fn an_international_address_is_found_in_either_spelling(mode: WriteMode) {
         let id = format!("m{n}");
         organisation.put(
             ADA,
-            mail(&id, &json!({"subject": id, "cc": people(&[address])})),
+            nylas_message(&id, &json!({"subject": id, "cc": people(&[address])})),
         );
         let (email, _) = written(&organisation.deliver_one(ADA, &id).await);
         let parties = organisation.emulators.dataverse().parties(email);
@@ -340,7 +340,7 @@ async fn a_tagged_address_is_the_plain_one_when_nothing_has_it(mode: WriteMode) 
     ];
     organisation.put(
         ADA,
-        mail(
+        nylas_message(
             "m1",
             &json!({"from": people(&["ada@ours.example"]), "to": people(&to)}),
         ),
@@ -369,7 +369,7 @@ async fn of_several_contacts_the_setting_takes_none_the_latest_or_all(mode: Writ
         let emulators = "twin@kites.example";
         organisation.put(
             ADA,
-            mail(
+            nylas_message(
                 "m1",
                 &json!({"from": people(&[emulators]), "to": people(&["ada@ours.example", emulators])}),
             ),
@@ -394,7 +394,7 @@ async fn of_several_contacts_the_setting_takes_none_the_latest_or_all(mode: Writ
 #[tokio::test]
 async fn queues_that_the_application_may_not_read_are_done_without() {
     let mut organisation = TestOrganisation::start().await;
-    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.put(ADA, nylas_message("m1", &json!({})));
     // Queues are the second query of a lookup; users are the first.
     organisation
         .emulators

@@ -5,7 +5,7 @@ use mailverse::model::sync_request::Trigger;
 use serde_json::json;
 
 use crate::test_organisation::{
-    ADA, BEN, TestOrganisation, assert_skipped, mail, people, work, written,
+    ADA, BEN, TestOrganisation, assert_skipped, nylas_message, people, work, written,
 };
 
 #[tokio::test]
@@ -23,7 +23,7 @@ async fn drafts_spam_and_trash_are_skipped_by_name_on_every_provider() {
                 .folder_id(grant, attribute)
                 .unwrap();
             let id = format!("{rule}-in-{grant}");
-            organisation.put(grant, mail(&id, &json!({"folders": [folder]})));
+            organisation.put(grant, nylas_message(&id, &json!({"folders": [folder]})));
             assert_skipped(&organisation.deliver_one(grant, &id).await, rule);
             let entry = organisation.entry(grant, &id).await.unwrap();
             assert_eq!(entry.reason.as_deref(), Some(rule));
@@ -41,7 +41,7 @@ async fn a_folder_that_came_later_is_known_by_its_attribute() {
     let mut organisation = TestOrganisation::start().await;
     organisation.put(
         BEN,
-        mail(
+        nylas_message(
             "m1",
             &json!({"folders": [organisation.emulators.nylas().folder_id(BEN, "\\Inbox").unwrap()]}),
         ),
@@ -51,7 +51,7 @@ async fn a_folder_that_came_later_is_known_by_its_attribute() {
         BEN,
         json!({"id": "opaque", "name": "Werbung", "attributes": ["\\Junk"]}),
     );
-    organisation.put(BEN, mail("m2", &json!({"folders": ["opaque"]})));
+    organisation.put(BEN, nylas_message("m2", &json!({"folders": ["opaque"]})));
     organisation.later(chrono::TimeDelta::minutes(1));
     assert_skipped(&organisation.deliver_one(BEN, "m2").await, "spam");
 }
@@ -68,7 +68,7 @@ async fn mail_among_ourselves_is_skipped_whoever_we_are() {
     ];
     organisation.put(
         ADA,
-        mail(
+        nylas_message(
             "m1",
             &json!({"from": people(&["ada@ours.example"]), "to": people(&to)}),
         ),
@@ -81,7 +81,7 @@ async fn mail_among_ourselves_is_skipped_whoever_we_are() {
 async fn a_disabled_user_is_outside() {
     let mut organisation = TestOrganisation::start().await;
     organisation.insert("systemuser", json!({"lastname": "Old", "internalemailaddress": "old@elsewhere.example", "isdisabled": true}));
-    organisation.put(ADA, mail("m1", &json!({"from": people(&["ada@ours.example"]), "to": people(&["old@elsewhere.example"])})));
+    organisation.put(ADA, nylas_message("m1", &json!({"from": people(&["ada@ours.example"]), "to": people(&["old@elsewhere.example"])})));
     written(&organisation.deliver_one(ADA, "m1").await);
 }
 
@@ -90,7 +90,7 @@ async fn mail_without_a_usable_address_is_skipped_by_name() {
     let mut organisation = TestOrganisation::start().await;
     organisation.put(
         ADA,
-        mail(
+        nylas_message(
             "m1",
             &json!({"from": [], "to": people(&["undisclosed recipients:;"])}),
         ),
@@ -101,9 +101,9 @@ async fn mail_without_a_usable_address_is_skipped_by_name() {
 #[tokio::test]
 async fn a_message_that_left_the_spam_folder_is_written_when_nylas_says_that_it_changed() {
     let mut organisation = TestOrganisation::start().await;
-    organisation.put(ADA, mail("m1", &json!({"folders": ["SPAM"]})));
+    organisation.put(ADA, nylas_message("m1", &json!({"folders": ["SPAM"]})));
     assert_skipped(&organisation.deliver_one(ADA, "m1").await, "spam");
-    organisation.put(ADA, mail("m1", &json!({"folders": ["INBOX"]})));
+    organisation.put(ADA, nylas_message("m1", &json!({"folders": ["INBOX"]})));
     assert_skipped(&organisation.deliver_one(ADA, "m1").await, "spam");
     let processed = organisation
         .run(vec![work(ADA, "m1", Trigger::Updated, 1)])
@@ -117,7 +117,7 @@ async fn internal_mail_that_somebody_read_is_not_fetched_again() {
     let mut organisation = TestOrganisation::start().await;
     let among_us =
         json!({"from": people(&["ada@ours.example"]), "to": people(&["ben@ours.example"])});
-    organisation.put(ADA, mail("m1", &among_us));
+    organisation.put(ADA, nylas_message("m1", &among_us));
     assert_skipped(&organisation.deliver_one(ADA, "m1").await, "internal_only");
     let asked = organisation.emulators.nylas().requests();
     let processed = organisation
@@ -131,11 +131,11 @@ async fn internal_mail_that_somebody_read_is_not_fetched_again() {
 async fn mail_from_nobody_or_to_an_unreadable_address_is_not_taken_for_internal() {
     let mut organisation = TestOrganisation::start().await;
     let to = people(&["ben@ours.example"]);
-    organisation.put(ADA, mail("m1", &json!({"from": null, "to": to})));
+    organisation.put(ADA, nylas_message("m1", &json!({"from": null, "to": to})));
     let unreadable = people(&["ben@ours.example", "the whole team"]);
     organisation.put(
         ADA,
-        mail(
+        nylas_message(
             "m2",
             &json!({"from": people(&["ada@ours.example"]), "to": unreadable}),
         ),
@@ -148,9 +148,9 @@ async fn mail_from_nobody_or_to_an_unreadable_address_is_not_taken_for_internal(
 #[tokio::test]
 async fn an_update_in_the_same_batch_as_its_creation_is_not_lost() {
     let mut organisation = TestOrganisation::start().await;
-    organisation.put(ADA, mail("m1", &json!({"folders": ["SPAM"]})));
+    organisation.put(ADA, nylas_message("m1", &json!({"folders": ["SPAM"]})));
     assert_skipped(&organisation.deliver_one(ADA, "m1").await, "spam");
-    organisation.put(ADA, mail("m1", &json!({"folders": ["INBOX"]})));
+    organisation.put(ADA, nylas_message("m1", &json!({"folders": ["INBOX"]})));
     let batch = vec![
         work(ADA, "m1", Trigger::Created, 1),
         work(ADA, "m1", Trigger::Updated, 1),
@@ -161,7 +161,7 @@ async fn an_update_in_the_same_batch_as_its_creation_is_not_lost() {
 #[tokio::test]
 async fn a_message_that_cannot_be_found_five_times_is_skipped_as_gone() {
     let mut organisation = TestOrganisation::start().await;
-    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.put(ADA, nylas_message("m1", &json!({})));
     organisation.emulators.nylas().remove_message(ADA, "m1");
     for _ in 1..=4 {
         let outcome = organisation.deliver_one(ADA, "m1").await;

@@ -18,13 +18,13 @@ use serde_json::json;
 use uuid::Uuid;
 
 use crate::test_organisation::{
-    ADA, CREATE, TestOrganisation, mail, throttled, waiting, work, written,
+    ADA, CREATE, TestOrganisation, nylas_message, throttled, waiting, work, written,
 };
 
 fn page(organisation: &TestOrganisation, messages: usize) -> Vec<Work> {
     let message = |n| {
         let id = format!("m{n}");
-        organisation.put(ADA, mail(&id, &json!({})));
+        organisation.put(ADA, nylas_message(&id, &json!({})));
         work(ADA, &id, Trigger::Backfill, 1)
     };
     (0..messages).map(message).collect()

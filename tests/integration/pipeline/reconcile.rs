@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::test_organisation::{
-    ADA, BEN, CREATE, TestOrganisation, id_of, key, mail, status, to_row, waiting, with_a_mail_in,
-    written,
+    ADA, BEN, CREATE, TestOrganisation, id_of, key, nylas_message, status, to_row, waiting,
+    with_a_mail_in, written,
 };
 
 in_both_write_modes!(
@@ -89,7 +89,7 @@ impl TestOrganisation {
     }
 
     fn mail_with_a_file(&self) {
-        self.put(ADA, mail("m1", &json!({})));
+        self.put(ADA, nylas_message("m1", &json!({})));
         let file = json!({"id": "a1", "filename": "Offer.pdf", "content_type": "application/pdf"});
         let nylas = self.emulators.nylas();
         nylas.add_attachment(ADA, "m1", file, b"%PDF".to_vec());
@@ -331,8 +331,8 @@ async fn ours_stays_where_theirs_cannot_be_given_its_regarding(mode: WriteMode) 
 /// Puts copies of one message into the mailboxes of Ada and Ben.
 fn two_copies(organisation: &TestOrganisation) {
     let headers = json!([{"name": "Message-ID", "value": "<m1@kites.example>"}]);
-    organisation.put(ADA, mail("m1", &json!({"headers": headers})));
-    organisation.put(BEN, mail("m2", &json!({"headers": headers})));
+    organisation.put(ADA, nylas_message("m1", &json!({"headers": headers})));
+    organisation.put(BEN, nylas_message("m2", &json!({"headers": headers})));
 }
 
 async fn the_other_mailbox_learns_which_row_survived(mode: WriteMode) {
@@ -366,7 +366,7 @@ async fn a_copy_that_is_delivered_later_settles_it_without_the_list(mode: WriteM
 
 async fn a_row_that_changed_under_our_eyes_is_left_for_the_next_list(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
-    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.put(ADA, nylas_message("m1", &json!({})));
     let ours = written(&organisation.deliver_one(ADA, "m1").await).0;
     let external_row = organisation.theirs_beside(&json!({}));
     organisation.fail_dataverse_at(DELETE, status(412, "0x80060882"));
@@ -400,7 +400,7 @@ async fn theirs_of_another_sender_or_still_a_draft_is_none_of_ours(mode: WriteMo
 async fn a_list_asks_once_for_a_page_of_recent_mail_and_never_for_older() {
     let mut organisation = TestOrganisation::start().await;
     for n in 0..25 {
-        organisation.put(ADA, mail(&format!("m{n}"), &json!({})));
+        organisation.put(ADA, nylas_message(&format!("m{n}"), &json!({})));
     }
     organisation.list_mailboxes().await;
     assert_eq!(organisation.emails().len(), 25);

@@ -8,8 +8,8 @@ use mailverse::pipeline::Outcome;
 use serde_json::json;
 
 use crate::test_organisation::{
-    ADA, BEN, TestOrganisation, created, dead, key, mail, people, status, throttled, waiting,
-    with_a_mail, with_a_mail_in, written,
+    ADA, BEN, TestOrganisation, created, dead, key, nylas_message, people, status, throttled,
+    waiting, with_a_mail, with_a_mail_in, written,
 };
 
 in_both_write_modes!(
@@ -25,11 +25,14 @@ async fn what_dataverse_refuses_for_good_is_dead_with_its_code_and_does_not_harm
     dataverse.set_max_length("email", "subject", 200).unwrap();
     // The column lengths cannot be read.
     dataverse.set_setting(Setting::Withheld(vec![(Privilege::Read, "attribute")]));
-    organisation.put(ADA, mail("good1", &json!({})));
-    organisation.put(ADA, mail("poison", &json!({"subject": "x".repeat(201)})));
+    organisation.put(ADA, nylas_message("good1", &json!({})));
+    organisation.put(
+        ADA,
+        nylas_message("poison", &json!({"subject": "x".repeat(201)})),
+    );
     organisation.put(
         BEN,
-        mail("good2", &json!({"to": people(&["ben@ours.example"])})),
+        nylas_message("good2", &json!({"to": people(&["ben@ours.example"])})),
     );
     let outcomes = organisation
         .deliver(&[(ADA, "good1"), (ADA, "poison"), (BEN, "good2")])
@@ -62,7 +65,7 @@ async fn what_dataverse_refuses_for_good_is_dead_with_its_code_and_does_not_harm
 async fn a_look_up_that_is_refused_because_of_one_message_does_not_harm_its_neighbours() {
     let mut organisation = TestOrganisation::start().await;
     for id in ["good1", "poison", "good2"] {
-        organisation.put(ADA, mail(id, &json!({})));
+        organisation.put(ADA, nylas_message(id, &json!({})));
     }
     // Dataverse rejects the query about the bad message twice: in the batch and alone.
     for _ in 0..2 {
@@ -94,7 +97,7 @@ async fn a_write_that_is_refused_as_a_whole_is_repeated_mail_by_mail() {
             status: "valid".to_owned(),
         });
         for id in ["m1", "m2", "m3"] {
-            organisation.put("office", mail(id, &json!({})));
+            organisation.put("office", nylas_message(id, &json!({})));
         }
         // Dataverse rejects the batch of all three, then m2 alone.
         organisation.fail_dataverse_at("<m2@kites.example>", code.clone());
@@ -112,7 +115,7 @@ async fn a_write_that_is_refused_as_a_whole_is_repeated_mail_by_mail() {
 async fn a_message_that_nylas_cannot_give_does_not_harm_its_neighbours() {
     let mut organisation = TestOrganisation::start().await;
     for id in ["m1", "m2", "m3"] {
-        organisation.put(ADA, mail(id, &json!({})));
+        organisation.put(ADA, nylas_message(id, &json!({})));
     }
     organisation.fail_nylas_at("/messages/m2?", status(400, "invalid_request_error"));
     // The neighbours are prefetched, so that the failing request is the one for m2.
@@ -158,7 +161,7 @@ async fn a_change_set_that_is_throttled_within_its_batch_waits_alone() {
     let mut organisation = TestOrganisation::start().await;
     let ids = ["m1", "m2", "m3"];
     for id in ids {
-        organisation.put(ADA, mail(id, &json!({})));
+        organisation.put(ADA, nylas_message(id, &json!({})));
     }
     // Each message is a POST and a PATCH, so this is the POST of the second message.
     let dataverse = organisation.emulators.dataverse();

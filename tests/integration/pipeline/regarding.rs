@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::test_organisation::{
-    ADA, BEN, TestOrganisation, created, id_of, mail, people, status, to_row, waiting, work,
-    written,
+    ADA, BEN, TestOrganisation, created, id_of, nylas_message, people, status, to_row, waiting,
+    work, written,
 };
 
 in_both_write_modes!(
@@ -41,9 +41,9 @@ fn answer(id: &str, to: &str, changes: &Value) -> Value {
     let headers = json!([
         {"name": "Message-ID", "value": format!("<{id}@kites.example>")}, {"name": "In-Reply-To", "value": format!("<{to}@kites.example>")},
     ]);
-    let mut mail = mail(id, changes);
-    mail["headers"] = headers;
-    mail
+    let mut nylas_message = nylas_message(id, changes);
+    nylas_message["headers"] = headers;
+    nylas_message
 }
 
 impl TestOrganisation {
@@ -90,7 +90,7 @@ impl TestOrganisation {
 
 async fn an_answer_concerns_what_the_answered_mail_concerns_now(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
-    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.put(ADA, nylas_message("m1", &json!({})));
     let first = id_of(&organisation.row_of("m1").await);
     let opportunity = organisation.opportunity("Spring");
     let chosen = format!("/opportunities({opportunity})");
@@ -116,7 +116,7 @@ async fn an_answer_concerns_what_the_answered_mail_concerns_now(mode: WriteMode)
 
 async fn a_forward_to_strangers_is_no_part_of_the_thread(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
-    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.put(ADA, nylas_message("m1", &json!({})));
     let first = id_of(&organisation.row_of("m1").await);
     let from = people(&["ada@ours.example"]);
     let to_a_stranger = json!({"from": from, "to": people(&["new@else.example"])});
@@ -142,7 +142,7 @@ async fn a_token_in_the_subject_leads_to_the_record_of_the_mail_that_has_it(mode
     organisation.insert("email", earlier);
     organisation.put(
         ADA,
-        mail("m1", &json!({"subject": "Re: Kites CRM:0001234"})),
+        nylas_message("m1", &json!({"subject": "Re: Kites CRM:0001234"})),
     );
     let row = organisation.row_of("m1").await;
     assert_eq!(row["regardingobjectid"], to_row("opportunity", opportunity));
@@ -154,7 +154,7 @@ async fn a_token_in_the_subject_leads_to_the_record_of_the_mail_that_has_it(mode
     organisation.insert("email", earlier);
     let subject = json!({"subject": "Re: #1234 CRM:0001234"});
     organisation.set(&json!({"regarding": {"tracking_token": "#[0-9]+"}}));
-    organisation.put(ADA, mail("m2", &subject));
+    organisation.put(ADA, nylas_message("m2", &subject));
     assert_eq!(organisation.row_of("m2").await["regardingobjectid"], kites);
 }
 
@@ -168,13 +168,13 @@ async fn a_guessed_token_files_a_strangers_mail_nowhere(mode: WriteMode) {
     organisation.insert("email", earlier);
     let from = people(&["mallory@else.example"]);
     let guess = json!({"subject": "Urgent CRM:0001001", "from": from});
-    organisation.put(ADA, mail("m1", &guess));
+    organisation.put(ADA, nylas_message("m1", &guess));
     assert_eq!(
         organisation.row_of("m1").await["regardingobjectid"],
         Value::Null
     );
     let copied = json!({"subject": "Urgent CRM:0001001", "from": from, "cc": people(&["carol@kites.example"])});
-    organisation.put(ADA, mail("m2", &copied));
+    organisation.put(ADA, nylas_message("m2", &copied));
     assert_eq!(organisation.row_of("m2").await["regardingobjectid"], carol);
 }
 
@@ -196,7 +196,10 @@ async fn a_token_of_hundreds_of_mails_is_read_no_further_than_its_newest(mode: W
         });
         organisation.insert("email", earlier);
     }
-    organisation.put(ADA, mail("m1", &json!({"subject": "Re: CRM:0001001"})));
+    organisation.put(
+        ADA,
+        nylas_message("m1", &json!({"subject": "Re: CRM:0001001"})),
+    );
     let row = organisation.row_of("m1").await;
     assert_eq!(row["regardingobjectid"], to_row("opportunity", opportunity));
     let regarding = organisation.record(ADA, "m1").await.regarding.unwrap();
@@ -216,7 +219,7 @@ async fn a_token_that_no_mail_has_leads_nowhere(mode: WriteMode) {
     });
     organisation.insert("email", canceled);
     for (id, token) in [("m1", "CRM:0001234"), ("m2", "CRM:000123")] {
-        organisation.put(ADA, mail(id, &json!({"subject": token})));
+        organisation.put(ADA, nylas_message(id, &json!({"subject": token})));
         let row = organisation.row_of(id).await;
         assert_eq!(
             row["regardingobjectid"],
@@ -226,7 +229,7 @@ async fn a_token_that_no_mail_has_leads_nowhere(mode: WriteMode) {
 }
 
 fn in_folder(id: &str, folder: &str) -> Value {
-    mail(id, &json!({"folders": [folder]}))
+    nylas_message(id, &json!({"folders": [folder]}))
 }
 
 async fn a_folder_is_tied_to_its_record_while_that_is_there(mode: WriteMode) {
@@ -287,7 +290,7 @@ async fn a_folder_can_be_tied_to_a_row_of_a_custom_table(mode: WriteMode) {
 async fn the_one_open_opportunity_is_the_regarding_and_of_two_none(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     let first = organisation.opportunity("Spring");
-    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.put(ADA, nylas_message("m1", &json!({})));
     let row = organisation.row_of("m1").await;
     let carol = to_row("contact", organisation.people.carol);
     assert_eq!(
@@ -295,17 +298,17 @@ async fn the_one_open_opportunity_is_the_regarding_and_of_two_none(mode: WriteMo
         "no app is searched by default"
     );
     organisation.set(&json!({"regarding": {"app": App::Sales}}));
-    organisation.put(ADA, mail("m2", &json!({})));
+    organisation.put(ADA, nylas_message("m2", &json!({})));
     let row = organisation.row_of("m2").await;
     assert_eq!(row["regardingobjectid"], to_row("opportunity", first));
     organisation.opportunity("Autumn");
-    organisation.put(ADA, mail("m3", &json!({})));
+    organisation.put(ADA, nylas_message("m3", &json!({})));
     assert_eq!(organisation.row_of("m3").await["regardingobjectid"], carol);
     let of_carol = organisation.insert(
         "opportunity",
         json!({"name": "Hers", "parentcontactid": carol}),
     );
-    organisation.put(ADA, mail("m4", &json!({})));
+    organisation.put(ADA, nylas_message("m4", &json!({})));
     let row = organisation.row_of("m4").await;
     assert_eq!(row["regardingobjectid"], to_row("opportunity", of_carol));
 }
@@ -316,11 +319,11 @@ async fn the_one_open_case_is_the_regarding_and_a_resolved_one_is_not(mode: Writ
     let carol = to_row("contact", organisation.people.carol);
     let case = |state: i64| json!({"title": "x", "customerid": to_row("account", organisation.people.kites), "primarycontactid": carol, "statecode": state});
     organisation.insert("incident", case(1));
-    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.put(ADA, nylas_message("m1", &json!({})));
     assert_eq!(organisation.row_of("m1").await["regardingobjectid"], carol);
     let case = json!({"title": "x", "customerid": carol});
     let open = organisation.insert("incident", case);
-    organisation.put(ADA, mail("m2", &json!({})));
+    organisation.put(ADA, nylas_message("m2", &json!({})));
     let row = organisation.row_of("m2").await;
     assert_eq!(row["regardingobjectid"], to_row("incident", open));
 }
@@ -343,7 +346,7 @@ async fn the_one_active_row_of_a_custom_table_is_the_regarding(mode: WriteMode) 
         |state: i64| json!({"new_name": "x", "new_customerid": kites, "statecode": state});
     organisation.insert("new_project", project(1));
     let active = organisation.insert("new_project", project(0));
-    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.put(ADA, nylas_message("m1", &json!({})));
     let row = organisation.row_of("m1").await;
     assert_eq!(row["regardingobjectid"], to_row("new_project", active));
 }
@@ -351,7 +354,7 @@ async fn the_one_active_row_of_a_custom_table_is_the_regarding(mode: WriteMode) 
 async fn an_app_whose_table_is_not_there_keeps_no_mail_out(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation.set(&json!({"regarding": {"app": project_app()}}));
-    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.put(ADA, nylas_message("m1", &json!({})));
     let row = organisation.row_of("m1").await;
     assert_eq!(
         row["regardingobjectid"],
@@ -419,7 +422,7 @@ async fn of_several_contacts_the_setting_decides_what_the_mail_concerns(mode: Wr
         let newer = contact("2026-11-02T00:00:00Z");
         organisation.put(
             ADA,
-            mail("m1", &json!({"from": people(&["twin@else.example"])})),
+            nylas_message("m1", &json!({"from": people(&["twin@else.example"])})),
         );
         let row = organisation.row_of("m1").await;
         let expected = match ambiguous {
@@ -435,7 +438,7 @@ async fn of_several_contacts_the_setting_decides_what_the_mail_concerns(mode: Wr
         let (_, of_newer) = (of("Autumn", older), of("Spring", newer));
         organisation.put(
             ADA,
-            mail("m2", &json!({"from": people(&["twin@else.example"])})),
+            nylas_message("m2", &json!({"from": people(&["twin@else.example"])})),
         );
         let row = organisation.row_of("m2").await;
         let expected = match ambiguous {
@@ -449,8 +452,8 @@ async fn of_several_contacts_the_setting_decides_what_the_mail_concerns(mode: Wr
 async fn a_regarding_that_a_user_chose_survives_whatever_is_delivered_again(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     let headers = json!([{"name": "Message-ID", "value": "<one@kites.example>"}]);
-    organisation.put(ADA, mail("m1", &json!({"headers": headers})));
-    organisation.put(BEN, mail("m2", &json!({"headers": headers})));
+    organisation.put(ADA, nylas_message("m1", &json!({"headers": headers})));
+    organisation.put(BEN, nylas_message("m2", &json!({"headers": headers})));
     let id = id_of(&organisation.row_of("m1").await);
     let kites = format!("/accounts({})", organisation.people.kites);
     organisation
@@ -472,7 +475,7 @@ async fn a_regarding_that_a_user_chose_survives_whatever_is_delivered_again(mode
 
 async fn a_draft_that_a_user_gave_a_regarding_keeps_it_when_it_is_completed(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
-    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.put(ADA, nylas_message("m1", &json!({})));
     let message = organisation.emulators.nylas().message(ADA, "m1").unwrap();
     let message =
         mailverse::clients::nylas::wire::message(&ADA.parse().unwrap(), &message).unwrap();
@@ -489,7 +492,7 @@ async fn a_draft_that_a_user_gave_a_regarding_keeps_it_when_it_is_completed(mode
 #[tokio::test]
 async fn answers_cost_no_more_requests_than_other_mail() {
     let mut organisation = TestOrganisation::start().await;
-    organisation.put(ADA, mail("m0", &json!({})));
+    organisation.put(ADA, nylas_message("m0", &json!({})));
     organisation.row_of("m0").await;
     let ids: Vec<String> = (1..=30).map(|n| format!("m{n}")).collect();
     for id in &ids {
@@ -511,9 +514,9 @@ async fn only_what_needs_the_second_look_up_waits_for_it() {
     organisation.set(&json!({"regarding": {"app": App::Service}}));
     organisation.put(
         ADA,
-        mail("m1", &json!({"from": people(&["x@nowhere.example"])})),
+        nylas_message("m1", &json!({"from": people(&["x@nowhere.example"])})),
     );
-    organisation.put(ADA, mail("m2", &json!({})));
+    organisation.put(ADA, nylas_message("m2", &json!({})));
     organisation.fail_dataverse_at(CASES, status(503, ""));
     let outcomes = organisation.deliver(&[(ADA, "m1"), (ADA, "m2")]).await;
     written(&outcomes[0]);
@@ -539,14 +542,14 @@ async fn names_that_cannot_be_read_now_are_read_again() {
 async fn what_the_order_leaves_out_is_not_asked() {
     let mut organisation = TestOrganisation::start().await;
     organisation.set(&json!({"regarding": {"order": vec![RegardingSource::Contact]}}));
-    organisation.put(ADA, mail("m0", &json!({})));
+    organisation.put(ADA, nylas_message("m0", &json!({})));
     let first = id_of(&organisation.row_of("m0").await);
     let kites = format!("/accounts({})", organisation.people.kites);
     organisation
         .choose(first, "regardingobjectid_account_email", kites)
         .await;
     let before = organisation.emulators.dataverse().requests().reads;
-    organisation.put(ADA, mail("m1", &json!({"subject": "CRM:0001"})));
+    organisation.put(ADA, nylas_message("m1", &json!({"subject": "CRM:0001"})));
     organisation.row_of("m1").await;
     let plain = organisation.emulators.dataverse().requests().reads - before;
     organisation.put(ADA, answer("m2", "m0", &json!({"subject": "CRM:0001"})));

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::test_organisation::{
-    ADA, BEN, CREATE, TestOrganisation, created, key, mail, status, waiting, written,
+    ADA, BEN, CREATE, TestOrganisation, created, key, nylas_message, status, waiting, written,
 };
 
 in_both_write_modes!(
@@ -32,7 +32,7 @@ const DAY: i64 = 86_400;
 
 /// Returns another message from Carol with the Message-ID of `m1`.
 fn second(id: &str, changes: &Value) -> Value {
-    let mut second = mail(
+    let mut second = nylas_message(
         id,
         &json!({
             "subject": "Kites for autumn", "body": "<p>Not one of the red ones flies.</p>", "date": FIRST_DATE + 3 * DAY,
@@ -74,7 +74,7 @@ impl TestOrganisation {
 
 async fn a_draft_of_the_first_mail_is_not_completed_with_the_second(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
-    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.put(ADA, nylas_message("m1", &json!({})));
     organisation.put(ADA, second("m2", &json!({})));
     let draft = organisation.row_of_m1(&json!({}));
     let outcome = organisation.deliver_one(ADA, "m2").await;
@@ -88,11 +88,11 @@ async fn a_draft_of_the_first_mail_is_not_completed_with_the_second(mode: WriteM
 
 async fn a_row_whose_subject_somebody_changed_is_still_the_mails(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
-    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.put(ADA, nylas_message("m1", &json!({})));
     let headers = json!([{"name": "Message-ID", "value": ID}]);
     organisation.put(
         BEN,
-        mail("m2", &json!({"headers": headers, "date": FIRST_DATE + 30})),
+        nylas_message("m2", &json!({"headers": headers, "date": FIRST_DATE + 30})),
     );
     let row = organisation
         .row_of_m1(&json!({"statecode": 1, "statuscode": 4, "subject": "Filed under K"}));
@@ -116,7 +116,7 @@ async fn a_row_that_another_worker_wrote_meanwhile_is_compared_by_its_body_too(m
         ("m3", json!({"body": "<p>Two red ones, please.</p>"}), 1),
     ] {
         let mut organisation = TestOrganisation::start_in(mode).await;
-        organisation.put(BEN, mail("m1", &json!({})));
+        organisation.put(BEN, nylas_message("m1", &json!({})));
         organisation.put(ADA, second(id, &changes));
         let other = organisation.another_pipeline().await;
         let mut run = organisation.begin();
@@ -136,7 +136,7 @@ async fn a_policy_that_stores_subjects_only_keeps_two_mails_apart_by_date_and_su
 ) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation.set(&json!({"content": "subject"}));
-    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.put(ADA, nylas_message("m1", &json!({})));
     organisation.put(ADA, second("m2", &json!({})));
     written(&organisation.deliver_one(ADA, "m1").await);
     written(&organisation.deliver_one(ADA, "m2").await);
@@ -149,7 +149,7 @@ async fn a_policy_that_stores_subjects_only_keeps_two_mails_apart_by_date_and_su
 async fn a_policy_that_stores_neither_subject_nor_body_takes_them_for_one(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation.set(&json!({"content": "participants"}));
-    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.put(ADA, nylas_message("m1", &json!({})));
     organisation.put(ADA, second("m2", &json!({})));
     let row = written(&organisation.deliver_one(ADA, "m1").await).0;
     assert_eq!(written(&organisation.deliver_one(ADA, "m2").await).0, row);
@@ -158,7 +158,7 @@ async fn a_policy_that_stores_neither_subject_nor_body_takes_them_for_one(mode: 
 
 async fn another_clients_row_of_another_mail_is_not_united_with_ours(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
-    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.put(ADA, nylas_message("m1", &json!({})));
     let ours = written(&organisation.deliver_one(ADA, "m1").await).0;
     let dataverse = organisation.emulators.dataverse();
     dataverse.set_setting(Setting::UniqueMessageIds(false));
@@ -191,7 +191,7 @@ async fn another_clients_row_of_another_mail_is_not_united_with_ours(mode: Write
 
 async fn another_clients_draft_that_has_the_message_id_keeps_no_mail_out(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
-    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.put(ADA, nylas_message("m1", &json!({})));
     organisation.insert("email", json!({"messageid": ID, "subject": "a draft"}));
     let outcome = organisation.deliver_one(ADA, "m1").await;
     let (row, note) = written(&outcome);
@@ -217,7 +217,7 @@ async fn an_organisation_with_a_key_of_its_own_on_message_ids_has_both_mails(mod
     dataverse
         .add_alternate_key("email", &["messageid"])
         .unwrap();
-    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.put(ADA, nylas_message("m1", &json!({})));
     organisation.put(ADA, second("m2", &json!({})));
     written(&organisation.deliver_one(ADA, "m1").await);
     written(&organisation.deliver_one(ADA, "m2").await);
@@ -230,14 +230,14 @@ async fn a_refusal_for_a_key_that_nobody_can_see_waits_once_the_message_id_was_g
     let mut organisation = TestOrganisation::start_in(mode).await;
     // Dataverse rejects the first attempt, but no row with the key is found. The second attempt
     // omits the Message-ID and succeeds.
-    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.put(ADA, nylas_message("m1", &json!({})));
     refuse_keys(&organisation, &[0]);
     let outcome = organisation.deliver_one(ADA, "m1").await;
     assert_eq!(written(&outcome).1, Some("left out: message_id_reused"));
     assert_eq!(organisation.email().get("messageid"), None);
     // If the second attempt is rejected as well, the message is not reported as written. Two
     // queries are sent between the attempts.
-    organisation.put(ADA, mail("m9", &json!({})));
+    organisation.put(ADA, nylas_message("m9", &json!({})));
     refuse_keys(&organisation, &[0, 3]);
     let outcome = organisation.deliver_one(ADA, "m9").await;
     let reason = "a dataverse row changed in the meantime: 412 0x80040237, and no row has the key";
@@ -260,7 +260,7 @@ async fn a_contact_that_is_refused_for_another_key_is_none(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation.set(&json!({"create_contacts": CreateContacts::All}));
     let from = json!([{"name": "Dora Vance", "email": "dora.vance@gmail.com"}]);
-    organisation.put(ADA, mail("m1", &json!({"from": from})));
+    organisation.put(ADA, nylas_message("m1", &json!({"from": from})));
     let dataverse = organisation.emulators.dataverse().clone();
     organisation.before_dataverse_gets("POST /api/data/v9.2/contacts HTTP", async move {
         dataverse.fail_operation(0, status(412, "0x80040237"));

@@ -9,8 +9,8 @@ use mailverse::policy::{Policy, Rule, RuleAnswer};
 use serde_json::{Value, json};
 
 use crate::test_organisation::{
-    ADA, BEN, TestOrganisation, assert_skipped, bound, created, key, mail, people, policy, unbound,
-    waiting, work, written,
+    ADA, BEN, TestOrganisation, assert_skipped, bound, created, key, nylas_message, people, policy,
+    unbound, waiting, work, written,
 };
 
 /// Starts a pipeline with these settings as the policy of the organisation.
@@ -50,7 +50,7 @@ async fn mail_that_is_refused_without_a_look_up_reaches_neither_dataverse_nor_a_
         let mut organisation = under(settings).await;
         organisation.put(
             ADA,
-            mail(
+            nylas_message(
                 "m1",
                 &json!({"attachments": [{"id": "f1", "filename": "a.pdf"}]}),
             ),
@@ -72,7 +72,7 @@ async fn mail_that_is_refused_without_a_look_up_reaches_neither_dataverse_nor_a_
 #[tokio::test]
 async fn a_message_that_is_moved_into_a_tracked_folder_is_tracked_then() {
     let mut organisation = under(json!({"folders": {"only": ["CRM"]}})).await;
-    organisation.put(ADA, mail("m1", &json!({"folders": ["INBOX"]})));
+    organisation.put(ADA, nylas_message("m1", &json!({"folders": ["INBOX"]})));
     assert_skipped(&organisation.deliver_one(ADA, "m1").await, "folder");
     // The message was only marked as read.
     let read = organisation
@@ -84,7 +84,10 @@ async fn a_message_that_is_moved_into_a_tracked_folder_is_tracked_then() {
         ADA,
         json!({"id": "Label_7", "name": "CRM/Kites", "attributes": []}),
     );
-    organisation.put(ADA, mail("m1", &json!({"folders": ["INBOX", "Label_7"]})));
+    organisation.put(
+        ADA,
+        nylas_message("m1", &json!({"folders": ["INBOX", "Label_7"]})),
+    );
     // The folder is newer than the cached list of folders, so the list is read again.
     let moved = organisation
         .run(vec![work(ADA, "m1", Trigger::Updated, 1)])
@@ -97,7 +100,7 @@ async fn a_message_that_is_moved_into_a_tracked_folder_is_tracked_then() {
 async fn a_folder_that_nobody_lists_is_looked_for_once_a_minute() {
     let mut organisation = under(json!({"folders": {"except": ["CRM"]}})).await;
     for id in ["m1", "m2", "m3"] {
-        organisation.put(ADA, mail(id, &json!({"folders": ["hidden"]})));
+        organisation.put(ADA, nylas_message(id, &json!({"folders": ["hidden"]})));
     }
     written(&organisation.deliver_one(ADA, "m1").await);
     let before = organisation.emulators.nylas().requests();
@@ -120,8 +123,11 @@ async fn a_folder_that_nobody_lists_is_looked_for_once_a_minute() {
 async fn all_headers_are_asked_for_where_bulk_mail_is_skipped_and_nowhere_else() {
     for (settings, is_skipped) in [(json!({"skip_bulk": true}), true), (json!({}), false)] {
         let mut organisation = under(settings).await;
-        organisation.put(ADA, mail("m1", &with_header("List-Id", "<kites.example>")));
-        organisation.put(ADA, mail("m2", &json!({})));
+        organisation.put(
+            ADA,
+            nylas_message("m1", &with_header("List-Id", "<kites.example>")),
+        );
+        organisation.put(ADA, nylas_message("m2", &json!({})));
         let outcomes = organisation.deliver(&[(ADA, "m1"), (ADA, "m2")]).await;
         if is_skipped {
             assert_skipped(&outcomes[0], "bulk");
@@ -151,11 +157,11 @@ async fn a_mailbox_that_shows_no_original_headers_keeps_its_message_ids_and_know
     });
     organisation.put(
         "office",
-        mail("m1", &with_header("List-Id", "<kites.example>")),
+        nylas_message("m1", &with_header("List-Id", "<kites.example>")),
     );
     organisation.put(
         "office",
-        mail("m2", &json!({"from": people(&["no-reply@kites.example"])})),
+        nylas_message("m2", &json!({"from": people(&["no-reply@kites.example"])})),
     );
     let outcomes = organisation
         .deliver(&[("office", "m1"), ("office", "m2")])
@@ -168,7 +174,7 @@ async fn a_mailbox_that_shows_no_original_headers_keeps_its_message_ids_and_know
 #[tokio::test]
 async fn a_message_that_a_list_brought_with_too_few_headers_is_fetched_again() {
     let mut organisation = under(json!({"skip_bulk": true})).await;
-    organisation.put(ADA, mail("m1", &with_header("Precedence", "bulk")));
+    organisation.put(ADA, nylas_message("m1", &with_header("Precedence", "bulk")));
     let listed = organisation
         .pipeline
         .nylas
@@ -200,7 +206,7 @@ async fn who_is_stripped_is_on_no_party_and_in_no_column_and_is_not_looked_up() 
         "lea@prospects.example",
         "ada@ours.example",
     ]);
-    organisation.put(ADA, mail("m1", &json!({"to": to})));
+    organisation.put(ADA, nylas_message("m1", &json!({"to": to})));
     written(&organisation.deliver_one(ADA, "m1").await);
     let email = organisation.email();
     assert_eq!(email["sender"], Value::Null);
@@ -225,8 +231,8 @@ async fn a_copy_in_a_mailbox_that_strips_nobody_is_the_same_mail() {
     organisation.pipeline.policy = PolicySource::given(Policy::parse(&text.to_string()).unwrap());
     let to =
         json!({"to": people(&["ada@ours.example", "ben@ours.example", "eve@outside.example"])});
-    organisation.put(ADA, mail("m1", &to));
-    organisation.put(BEN, mail("m1", &to));
+    organisation.put(ADA, nylas_message("m1", &to));
+    organisation.put(BEN, nylas_message("m1", &to));
     written(&organisation.deliver_one(ADA, "m1").await);
     written(&organisation.deliver_one(BEN, "m1").await);
     let addresses: Vec<String> = organisation
@@ -249,8 +255,8 @@ async fn a_mailbox_with_a_part_of_its_own_is_judged_by_it_and_the_others_are_not
     let mut organisation = TestOrganisation::start().await;
     let text = json!({"mailboxes": {"Ada@ours.example": {"track": {"received": "none"}}}});
     organisation.pipeline.policy = PolicySource::given(Policy::parse(&text.to_string()).unwrap());
-    organisation.put(ADA, mail("m1", &json!({})));
-    organisation.put(BEN, mail("m2", &json!({})));
+    organisation.put(ADA, nylas_message("m1", &json!({})));
+    organisation.put(BEN, nylas_message("m2", &json!({})));
     let outcomes = organisation.deliver(&[(ADA, "m1"), (BEN, "m2")]).await;
     // Only the lookup shows whether Carol is a user.
     assert_skipped(&outcomes[0], "track_none");
@@ -262,13 +268,13 @@ async fn an_answer_to_a_tracked_mail_is_tracked_and_is_found_in_the_same_look_up
     let mut organisation = under(json!({"track": {"received": "replies"}})).await;
     let sent =
         json!({"from": people(&["ada@ours.example"]), "to": people(&["carol@kites.example"])});
-    organisation.put(ADA, mail("m1", &sent));
+    organisation.put(ADA, nylas_message("m1", &sent));
     let answer_to = |id: &str| {
         let own = json!({"name": "Message-ID", "value": "<answer@kites.example>"});
         json!({"headers": [own, {"name": "In-Reply-To", "value": id}]})
     };
-    organisation.put(ADA, mail("m2", &answer_to("<m1@kites.example>")));
-    organisation.put(ADA, mail("m3", &json!({})));
+    organisation.put(ADA, nylas_message("m2", &answer_to("<m1@kites.example>")));
+    organisation.put(ADA, nylas_message("m3", &json!({})));
     // The answer is delivered first, when the message that it answers has no row yet.
     assert_skipped(
         &organisation.deliver_one(ADA, "m2").await,
@@ -291,10 +297,10 @@ async fn an_answer_to_a_tracked_mail_is_tracked_and_is_found_in_the_same_look_up
 #[tokio::test]
 async fn mail_with_known_people_is_tracked_where_only_that_is() {
     let mut organisation = under(json!({"track": {"received": "known"}})).await;
-    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.put(ADA, nylas_message("m1", &json!({})));
     organisation.put(
         ADA,
-        mail("m2", &json!({"from": people(&["eve@outside.example"])})),
+        nylas_message("m2", &json!({"from": people(&["eve@outside.example"])})),
     );
     let outcomes = organisation.deliver(&[(ADA, "m1"), (ADA, "m2")]).await;
     written(&outcomes[0]);
@@ -309,7 +315,7 @@ async fn with_less_than_the_full_content_no_body_is_stored_and_no_file_downloade
         ("participants", "(not stored)", ""),
     ] {
         let mut organisation = under(json!({"content": content})).await;
-        organisation.put(ADA, mail("m1", &json!({"snippet": "Two red"})));
+        organisation.put(ADA, nylas_message("m1", &json!({"snippet": "Two red"})));
         let file = json!({"id": "f1", "filename": "a.pdf", "content_type": "application/pdf"});
         organisation
             .emulators
@@ -344,10 +350,10 @@ async fn with_less_than_the_full_content_no_body_is_stored_and_no_file_downloade
 #[tokio::test]
 async fn the_rules_that_were_asked_go_with_what_became_of_a_message() {
     let mut organisation = under(json!({"track": {"received": "known"}})).await;
-    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.put(ADA, nylas_message("m1", &json!({})));
     organisation.put(
         ADA,
-        mail("m2", &json!({"from": people(&["eve@outside.example"])})),
+        nylas_message("m2", &json!({"from": people(&["eve@outside.example"])})),
     );
     let processed = organisation
         .run(vec![created(ADA, "m1"), created(ADA, "m2")])
@@ -374,7 +380,7 @@ async fn without_a_stored_policy_the_defaults_hold_and_a_pushed_one_holds_after_
     let mut organisation = TestOrganisation::start().await;
     organisation.pipeline.policy = PolicySource::ledger();
     for id in ["m1", "m2", "m3"] {
-        organisation.put(ADA, mail(id, &json!({})));
+        organisation.put(ADA, nylas_message(id, &json!({})));
     }
     written(&organisation.deliver_one(ADA, "m1").await);
     let text = r#"{"defaults": {"block": [{"domain": "kites.example", "action": "drop"}]}}"#;
@@ -391,7 +397,7 @@ async fn without_a_stored_policy_the_defaults_hold_and_a_pushed_one_holds_after_
 async fn while_the_stored_policy_cannot_be_used_messages_wait_and_nothing_is_fetched() {
     let mut organisation = TestOrganisation::start().await;
     organisation.pipeline.policy = PolicySource::ledger();
-    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.put(ADA, nylas_message("m1", &json!({})));
     let ledger = &organisation.pipeline.ledger;
     let pushed = ledger.push_policy(
         r#"{"defaults": {"new_setting": "carol"}}"#,
@@ -436,7 +442,7 @@ async fn internal_mail_is_tracked_where_the_policy_says_so() {
     let mut organisation = under(json!({"skip_internal": false})).await;
     organisation.put(
         ADA,
-        mail(
+        nylas_message(
             "m1",
             &json!({"from": people(&["ada@ours.example"]), "to": people(&["x@partner.example"])}),
         ),

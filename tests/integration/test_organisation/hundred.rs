@@ -4,7 +4,7 @@ use mailverse::clients::dataverse::emails::WriteMode;
 use mailverse::policy::document::CreateContacts;
 use serde_json::json;
 
-use super::{ADA, TestOrganisation, mail, people, written};
+use super::{ADA, TestOrganisation, nylas_message, people, written};
 
 /// The number of messages.
 pub(crate) const MESSAGES: usize = 100;
@@ -37,7 +37,7 @@ async fn requests_of(mode: WriteMode, at_once: usize, known: bool) -> u64 {
             );
         }
         let with = json!({"from": people(&[from]), "cc": people(&[cc])});
-        organisation.put(ADA, mail(id, &with));
+        organisation.put(ADA, nylas_message(id, &with));
     }
     let messages: Vec<(&str, &str)> = ids.iter().map(|id| (ADA, id.as_str())).collect();
     for some in messages.chunks(at_once) {

@@ -10,7 +10,7 @@ use super::{ADA, TestOrganisation};
 
 /// Returns a message from Carol to Ada with the Message-ID `<{id}@kites.example>`. `changes`
 /// replaces or adds fields. A null value empties a field.
-pub(crate) fn mail(id: &str, changes: &Value) -> Value {
+pub(crate) fn nylas_message(id: &str, changes: &Value) -> Value {
     let mut message = json!({
         "id": id, "subject": "Kites for spring", "body": "<p>Two red ones, please.</p>", "date": 1_795_150_000,
         "from": [{"name": "Carol", "email": "carol@kites.example"}],
@@ -64,6 +64,6 @@ pub(crate) async fn with_a_mail() -> TestOrganisation {
 /// Does the same with a pipeline that uses this write mode.
 pub(crate) async fn with_a_mail_in(mode: WriteMode) -> TestOrganisation {
     let organisation = TestOrganisation::start_in(mode).await;
-    organisation.put(ADA, mail("m1", &json!({})));
+    organisation.put(ADA, nylas_message("m1", &json!({})));
     organisation
 }

@@ -17,7 +17,7 @@ use secrecy::ExposeSecret;
 use serde_json::json;
 
 use super::{Calls, Office, after, now};
-use crate::test_organisation::{ADA, TestOrganisation, created, mail, waiting, written};
+use crate::test_organisation::{ADA, TestOrganisation, created, nylas_message, waiting, written};
 
 /// Returns one application user whose token is read from this store.
 fn reading(store: TokenStore) -> ApplicationUsers {
@@ -86,7 +86,7 @@ async fn two_workers_that_meet_an_ended_token_lose_no_message_and_storm_nobody()
     for n in 0..20 {
         workers
             .organisation
-            .put(ADA, mail(&format!("m{n}"), &json!({})));
+            .put(ADA, nylas_message(&format!("m{n}"), &json!({})));
     }
     // The token is revoked before it expires.
     workers.office.entra.revoke_all();
@@ -141,7 +141,7 @@ async fn a_token_that_ends_in_the_middle_of_the_history_costs_time_and_no_messag
     for n in 0..120 {
         let date = workers.organisation.now.timestamp() - n;
         let message = json!({"date": date, "subject": format!("Kites number {n}.")});
-        let message = mail(&format!("m{n}"), &message);
+        let message = nylas_message(&format!("m{n}"), &message);
         workers.organisation.put(ADA, message);
     }
     // The token is revoked while the second of three batches is written. The other batches run at
@@ -239,7 +239,7 @@ async fn while_the_store_cannot_be_read_messages_wait_and_all_are_written_afterw
     for n in 0..20 {
         workers
             .organisation
-            .put(ADA, mail(&format!("m{n}"), &json!({})));
+            .put(ADA, nylas_message(&format!("m{n}"), &json!({})));
     }
     let (living, _) = workers.office.reader();
     let calls = Calls::default();
@@ -282,7 +282,9 @@ async fn two_hours_with_a_clock_that_is_off_by(off: TimeDelta) -> (usize, usize)
         }
         workers.organisation.now = clock.now() + off;
         let id = format!("m{minute}");
-        workers.organisation.put(ADA, mail(&id, &json!({})));
+        workers
+            .organisation
+            .put(ADA, nylas_message(&id, &json!({})));
         for id in [again.take(), Some(id)].into_iter().flatten() {
             let outcome = workers.organisation.deliver_one(ADA, &id).await;
             if let Outcome::Waiting { reason, .. } = &outcome {

@@ -362,7 +362,7 @@ fn is_duplicate(error: &DataverseError) -> bool {
 mod tests {
     use super::*;
 
-    fn mail(body_bytes: usize) -> EmailWrite {
+    fn message(body_bytes: usize) -> EmailWrite {
         let mut row = Map::new();
         row.insert(
             "description".to_owned(),
@@ -378,9 +378,9 @@ mod tests {
 
     #[test]
     fn a_request_holds_a_hundred_small_mails_or_a_few_large_ones() {
-        assert_eq!(how_many_fit(&vec![mail(10); 250]), 100);
-        assert_eq!(how_many_fit(&vec![mail(3 * 1024 * 1024); 5]), 2);
-        assert_eq!(how_many_fit(&[mail(20 * 1024 * 1024)]), 1);
+        assert_eq!(how_many_fit(&vec![message(10); 250]), 100);
+        assert_eq!(how_many_fit(&vec![message(3 * 1024 * 1024); 5]), 2);
+        assert_eq!(how_many_fit(&[message(20 * 1024 * 1024)]), 1);
     }
 
     #[test]

@@ -342,22 +342,22 @@ mod tests {
 
     #[test]
     fn a_name_goes_with_its_address() {
-        let mail = read(&json!({
+        let message = read(&json!({
             "id": "m", "from": [{"name": "Ada Lark", "email": "ADA@example.com"}],
             "to": [{"name": " ", "email": "bob@example.com"}, {"name": "Bob", "email": "bob@example.com"}, {"name": "Nobody", "email": "none"}],
         }));
         let name = |address: &str| {
             let address = EmailAddress::parse(address).unwrap();
-            mail.names.get(&address).map(String::as_str)
+            message.names.get(&address).map(String::as_str)
         };
         assert_eq!(name("ada@example.com"), Some("Ada Lark"));
         assert_eq!(name("bob@example.com"), Some("Bob"));
-        assert_eq!(mail.names.len(), 2);
+        assert_eq!(message.names.len(), 2);
     }
 
     #[test]
     fn a_whole_message_is_read() {
-        let mail = read(&json!({
+        let message = read(&json!({
             "id": "m", "grant_id": "g", "object": "message", "subject": "Hi", "body": "<p>x</p>", "date": 1_700_000_000,
             "from": [{"name": "Ada", "email": "Ada@example.com"}],
             "to": [{"email": "bob@example.com"}, {"email": "BOB@example.com"}, {"email": "eve@example.com"}],
@@ -366,26 +366,27 @@ mod tests {
                              "content_id": "<c1>"}, {"filename": "no id"}],
         }));
         assert_eq!(
-            mail.from.as_ref().map(EmailAddress::as_str),
+            message.from.as_ref().map(EmailAddress::as_str),
             Some("ada@example.com")
         );
-        assert_eq!(shown(&mail.to), ["bob@example.com", "eve@example.com"]);
+        assert_eq!(shown(&message.to), ["bob@example.com", "eve@example.com"]);
         assert_eq!(
-            mail.internet_message_id
+            message
+                .internet_message_id
                 .as_ref()
                 .map(InternetMessageId::as_str),
             Some("1@x")
         );
         assert_eq!(
-            mail.date.map(|d| d.to_rfc3339()).as_deref(),
+            message.date.map(|d| d.to_rfc3339()).as_deref(),
             Some("2023-11-14T22:13:20+00:00")
         );
-        assert_eq!(mail.folders, ["INBOX"]);
-        assert_eq!(mail.attachments.len(), 1);
-        assert_eq!(mail.attachments[0].media_type, "application/pdf");
-        assert_eq!(mail.attachments[0].content_id.as_deref(), Some("c1"));
+        assert_eq!(message.folders, ["INBOX"]);
+        assert_eq!(message.attachments.len(), 1);
+        assert_eq!(message.attachments[0].media_type, "application/pdf");
+        assert_eq!(message.attachments[0].content_id.as_deref(), Some("c1"));
         assert_eq!(
-            mail.omissions,
+            message.omissions,
             [Omission::Attachment],
             "an attachment without an id cannot be downloaded"
         );
@@ -393,16 +394,19 @@ mod tests {
 
     #[test]
     fn nulls_and_wrong_types_cost_the_field_and_not_the_mail() {
-        let mail = read(&json!({
+        let message = read(&json!({
             "id": "m", "subject": null, "body": 7, "date": "yesterday", "from": null, "to": {"email": "x"}, "cc": [null, 3],
             "bcc": [{"email": "not an address"}], "folders": null, "attachments": "none", "headers": [{"name": 1}],
         }));
-        assert_eq!((mail.subject.as_str(), mail.body.as_str()), ("", ""));
+        assert_eq!((message.subject.as_str(), message.body.as_str()), ("", ""));
         assert!(
-            mail.from.is_none() && mail.to.is_empty() && mail.cc.is_empty() && mail.bcc.is_empty()
+            message.from.is_none()
+                && message.to.is_empty()
+                && message.cc.is_empty()
+                && message.bcc.is_empty()
         );
         assert_eq!(
-            crate::model::message::omissions_note(&mail.omissions).as_deref(),
+            crate::model::message::omissions_note(&message.omissions).as_deref(),
             Some("left out: date, 3 × address")
         );
     }

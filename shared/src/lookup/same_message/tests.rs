@@ -6,7 +6,7 @@ fn at(seconds: i64) -> Vec<DateTime<Utc>> {
         .collect()
 }
 
-fn mail<'a>(seconds: i64, subject: &'a str, body: &'a str) -> Traits<'a> {
+fn message<'a>(seconds: i64, subject: &'a str, body: &'a str) -> Traits<'a> {
     Traits {
         dates: at(seconds),
         subject,
@@ -15,17 +15,18 @@ fn mail<'a>(seconds: i64, subject: &'a str, body: &'a str) -> Traits<'a> {
     }
 }
 
-fn with_files<'a>(mail: Traits<'a>, names: &[&str]) -> Traits<'a> {
+fn with_files<'a>(message: Traits<'a>, names: &[&str]) -> Traits<'a> {
     Traits {
         files: names.len(),
         names: Some(names.iter().map(|name| (*name).to_owned()).collect()),
-        ..mail
+        ..message
     }
 }
 
 #[test]
 fn scans_that_differ_in_their_files_alone_are_mails_of_their_own() {
-    let scan = |seconds, names: &[&str]| with_files(mail(seconds, "Scan", "See the file."), names);
+    let scan =
+        |seconds, names: &[&str]| with_files(message(seconds, "Scan", "See the file."), names);
     let first = scan(0, &["scan_0001.pdf"]);
     assert_eq!(
         compare(&scan(DAY, &["scan_0002.pdf"]), &first),
@@ -69,18 +70,18 @@ const DAY: i64 = 86_400;
 const LETTER: &str = "<p>Dear Mia, the two red kites that you asked for leave us on Monday.</p>";
 
 fn row() -> Traits<'static> {
-    mail(0, "Invoice 1001", LETTER)
+    message(0, "Invoice 1001", LETTER)
 }
 
 #[test]
 fn a_mail_of_another_date_subject_and_body_is_another_mail() {
     let another_form = LETTER.replace("two red", "three blue");
     let others = [
-        mail(3 * DAY, "Invoice 1002", "<p>Invoice 1002</p>"),
-        mail(300, "Invoice 1002", "<p>Nothing is shared here at all.</p>"),
+        message(3 * DAY, "Invoice 1002", "<p>Invoice 1002</p>"),
+        message(300, "Invoice 1002", "<p>Nothing is shared here at all.</p>"),
         // Programs fill in forms, so most of the words are the same.
-        mail(DAY, "Invoice 1002", &another_form),
-        mail(60, "Invoice 1002", "<p>One minute later.</p>"),
+        message(DAY, "Invoice 1002", &another_form),
+        message(60, "Invoice 1002", "<p>One minute later.</p>"),
     ];
     for other in &others {
         assert_eq!(compare(other, &row()), Comparison::Other, "{other:?}");
@@ -94,24 +95,24 @@ fn a_copy_of_a_mail_is_the_same_mail_however_it_came() {
     let copies = [
         (
             "moved, with a new date",
-            mail(30 * DAY, "Invoice 1001", LETTER),
+            message(30 * DAY, "Invoice 1001", LETTER),
         ),
-        ("in another mailbox", mail(40, "Invoice 1001", LETTER)),
+        ("in another mailbox", message(40, "Invoice 1001", LETTER)),
         (
             "through a mailing list",
-            mail(2 * DAY, "[kites] Invoice 1001", &footer),
+            message(2 * DAY, "[kites] Invoice 1001", &footer),
         ),
         (
             "through a gateway",
-            mail(9_000, "EXTERNAL: Invoice 1001", &banner),
+            message(9_000, "EXTERNAL: Invoice 1001", &banner),
         ),
         (
             "with a tracking token",
-            mail(600, "Invoice 1001 CRM:0001001", LETTER),
+            message(600, "Invoice 1001 CRM:0001001", LETTER),
         ),
         (
             "as text",
-            mail(
+            message(
                 600,
                 "RE: Invoice 1001",
                 "Dear Mia,\nthe two red kites that you asked for leave us on Monday.",
@@ -119,11 +120,11 @@ fn a_copy_of_a_mail_is_the_same_mail_however_it_came() {
         ),
         (
             "with a subject that a user changed",
-            mail(DAY, "Kites, filed", LETTER),
+            message(DAY, "Kites, filed", LETTER),
         ),
         (
             "with a row that a user rewrote",
-            mail(0, "Kites, filed", "Rewritten."),
+            message(0, "Kites, filed", "Rewritten."),
         ),
     ];
     for (what, copy) in &copies {
@@ -138,18 +139,18 @@ fn a_copy_of_a_mail_is_the_same_mail_however_it_came() {
 
 #[test]
 fn only_what_both_have_is_compared() {
-    let subject_only = |seconds, subject| mail(seconds, subject, "");
+    let subject_only = |seconds, subject| message(seconds, subject, "");
     // The row's policy stores no body, so only date and subject are compared.
     assert_eq!(
         compare(
-            &mail(DAY, "Invoice 1002", LETTER),
+            &message(DAY, "Invoice 1002", LETTER),
             &subject_only(0, "Invoice 1001")
         ),
         Comparison::Other
     );
     assert_eq!(
         compare(
-            &mail(DAY, "Invoice 1001", LETTER),
+            &message(DAY, "Invoice 1001", LETTER),
             &subject_only(0, "Invoice 1001")
         ),
         Comparison::Same
@@ -158,7 +159,10 @@ fn only_what_both_have_is_compared() {
     // date.
     for stored in [NO_SUBJECT, NOT_STORED] {
         assert_eq!(
-            compare(&mail(DAY, "Invoice 1002", LETTER), &subject_only(0, stored)),
+            compare(
+                &message(DAY, "Invoice 1002", LETTER),
+                &subject_only(0, stored)
+            ),
             Comparison::Same
         );
     }
@@ -166,8 +170,8 @@ fn only_what_both_have_is_compared() {
     let snippet = "Dear Mia, the two red kites that you ask";
     assert_eq!(
         compare(
-            &mail(DAY, "Invoice 1001", LETTER),
-            &mail(0, "Changed", snippet)
+            &message(DAY, "Invoice 1001", LETTER),
+            &message(0, "Changed", snippet)
         ),
         Comparison::Same
     );
@@ -186,11 +190,17 @@ fn only_what_both_have_is_compared() {
     assert_eq!(compare(&row(), &external_row), Comparison::Other);
     // Email without a subject.
     assert_eq!(
-        compare(&mail(DAY, "", "Scan 2"), &mail(0, "(no subject)", "Scan 1")),
+        compare(
+            &message(DAY, "", "Scan 2"),
+            &message(0, "(no subject)", "Scan 1")
+        ),
         Comparison::Other
     );
     assert_eq!(
-        compare(&mail(DAY, "", "Scan 1"), &mail(0, "(no subject)", "Scan 1")),
+        compare(
+            &message(DAY, "", "Scan 1"),
+            &message(0, "(no subject)", "Scan 1")
+        ),
         Comparison::Same
     );
 }
@@ -199,7 +209,7 @@ fn only_what_both_have_is_compared() {
 fn one_subject_for_all_mails_of_a_program_does_not_make_them_one() {
     let february = "<p>Your order of kites for the harbour festival was delivered today.</p>";
     assert_eq!(
-        compare(&mail(30 * DAY, "Invoice 1001", february), &row()),
+        compare(&message(30 * DAY, "Invoice 1001", february), &row()),
         Comparison::Other
     );
     let form = |amount| {
@@ -208,15 +218,15 @@ fn one_subject_for_all_mails_of_a_program_does_not_make_them_one() {
     let (january, february) = (form(40), form(50));
     assert_eq!(
         compare(
-            &mail(30 * DAY, "Your invoice", &february),
-            &mail(0, "Your invoice", &january)
+            &message(30 * DAY, "Your invoice", &february),
+            &message(0, "Your invoice", &january)
         ),
         Comparison::Other
     );
     // Two mailboxes receive a form that was filled in for each of them.
     let for_ben = LETTER.replace("Mia", "Ben");
     assert_eq!(
-        compare(&mail(DAY, "Invoice 1001", &for_ben), &row()),
+        compare(&message(DAY, "Invoice 1001", &for_ben), &row()),
         Comparison::Same
     );
 }
@@ -228,7 +238,7 @@ fn the_body_is_read_only_where_the_rest_does_not_settle_it() {
             body: None,
             ..row()
         };
-        compare(&mail(seconds, subject, LETTER), &row)
+        compare(&message(seconds, subject, LETTER), &row)
     };
     for (seconds, subject) in [
         (0, "Anything"),
@@ -253,7 +263,7 @@ fn the_body_is_read_only_where_the_rest_does_not_settle_it() {
 
 #[test]
 fn of_two_mails_of_one_second_the_texts_decide_as_nobody_has_changed_them() {
-    let second = mail(0, "Invoice 1002", "<p>Invoice 1002</p>");
+    let second = message(0, "Invoice 1002", "<p>Invoice 1002</p>");
     assert_eq!(compare_mails(&second, &row()), Comparison::Other);
     assert_eq!(
         compare(&second, &row()),
@@ -261,7 +271,7 @@ fn of_two_mails_of_one_second_the_texts_decide_as_nobody_has_changed_them() {
         "a user may have changed the row"
     );
     assert_eq!(
-        compare_mails(&mail(0, "Invoice 1001", "<p>x</p>"), &row()),
+        compare_mails(&message(0, "Invoice 1001", "<p>x</p>"), &row()),
         Comparison::Same
     );
 }

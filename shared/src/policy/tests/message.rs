@@ -12,19 +12,19 @@ fn drafts_spam_and_trash_are_skipped_whatever_the_policy_says() {
         ("junk", Rule::Spam),
         ("bin", Rule::Trash),
     ] {
-        let lying_there = with(mail(CAROL, &[ADA]), "folders", json!(["in", folder]));
+        let lying_there = with(message(CAROL, &[ADA]), "folders", json!(["in", folder]));
         assert_refused(rule, &default(), &lying_there);
         assert_refused(rule, &all, &lying_there);
     }
     assert_tracked(
         &default(),
-        &with(mail(CAROL, &[ADA]), "folders", json!(["in"])),
+        &with(message(CAROL, &[ADA]), "folders", json!(["in"])),
     );
 }
 
 #[test]
 fn only_the_named_folders_or_all_but_the_named_are_tracked() {
-    let lying_in = |folders: &[&str]| with(mail(CAROL, &[ADA]), "folders", json!(folders));
+    let lying_in = |folders: &[&str]| with(message(CAROL, &[ADA]), "folders", json!(folders));
     for name in ["CRM", "crm", "\\Inbox"] {
         let (only, except) = (
             json!({"folders": {"only": [name]}}),
@@ -48,8 +48,8 @@ fn only_the_named_folders_or_all_but_the_named_are_tracked() {
 
 #[test]
 fn a_direction_of_which_none_is_tracked_is_refused_as_early_as_it_is_known() {
-    let (sent, received) = (mail(ADA, &[CAROL]), mail(CAROL, &[ADA]));
-    let by_user = mail("user@crm.example", &[CAROL]);
+    let (sent, received) = (message(ADA, &[CAROL]), message(CAROL, &[ADA]));
+    let by_user = message("user@crm.example", &[CAROL]);
     let none_sent = json!({"track": {"sent": "none"}});
     assert_refused(Rule::TrackNone, &none_sent, &sent);
     assert_tracked(&none_sent, &received);
@@ -63,8 +63,8 @@ fn a_direction_of_which_none_is_tracked_is_refused_as_early_as_it_is_known() {
     let from_nobody = with(received.clone(), "from", Value::Null);
     assert_refused(Rule::TrackNone, &none_received, &from_nobody);
     let neither = json!({"track": {"received": "none", "sent": "none"}});
-    for mail in [&sent, &received, &by_user] {
-        assert_refused(Rule::TrackNone, &neither, mail);
+    for message in [&sent, &received, &by_user] {
+        assert_refused(Rule::TrackNone, &neither, message);
     }
 }
 
@@ -72,25 +72,25 @@ fn a_direction_of_which_none_is_tracked_is_refused_as_early_as_it_is_known() {
 fn a_mail_that_names_somebody_blocked_is_dropped_in_whatever_role() {
     let block = json!({"block": [{"address": STRANGER, "action": "drop"}, {"domain": "bad.example", "action": "drop"}]});
     for blocked in [STRANGER, "eve+news@outside.example", "x@sub.bad.example"] {
-        assert_refused(Rule::Blocked, &block, &mail(blocked, &[ADA]));
-        assert_refused(Rule::Blocked, &block, &mail(ADA, &[CAROL, blocked]));
-        let bcc = with(mail(ADA, &[CAROL]), "bcc", json!([{"email": blocked}]));
+        assert_refused(Rule::Blocked, &block, &message(blocked, &[ADA]));
+        assert_refused(Rule::Blocked, &block, &message(ADA, &[CAROL, blocked]));
+        let bcc = with(message(ADA, &[CAROL]), "bcc", json!([{"email": blocked}]));
         assert_refused(Rule::Blocked, &block, &bcc);
     }
     for other in ["steve@outside.example", "x@notbad.example"] {
-        assert_tracked(&block, &mail(other, &[ADA]));
+        assert_tracked(&block, &message(other, &[ADA]));
     }
 }
 
 #[test]
 fn who_is_stripped_does_not_count_but_does_not_stop_the_mail() {
     let block = json!({"block": [{"address": STRANGER, "action": "strip"}]});
-    assert_tracked(&block, &mail(STRANGER, &[ADA, CAROL]));
-    assert_skipped(Rule::InternalOnly, &block, &mail(STRANGER, &[ADA]));
-    assert_skipped(Rule::InternalOnly, &block, &mail(ADA, &[STRANGER]));
-    assert_refused(Rule::Nobody, &block, &mail(STRANGER, &[STRANGER]));
+    assert_tracked(&block, &message(STRANGER, &[ADA, CAROL]));
+    assert_skipped(Rule::InternalOnly, &block, &message(STRANGER, &[ADA]));
+    assert_skipped(Rule::InternalOnly, &block, &message(ADA, &[STRANGER]));
+    assert_refused(Rule::Nobody, &block, &message(STRANGER, &[STRANGER]));
     let both = json!({"block": [{"address": STRANGER, "action": "strip"}, {"domain": "outside.example", "action": "drop"}]});
-    assert_refused(Rule::Blocked, &both, &mail(STRANGER, &[ADA, CAROL]));
+    assert_refused(Rule::Blocked, &both, &message(STRANGER, &[ADA, CAROL]));
 }
 
 #[test]
@@ -108,8 +108,12 @@ fn bulk_mail_is_refused_where_the_policy_says_so() {
     for header in [("Precedence", "first-class"), ("Auto-Submitted", "no")] {
         assert_tracked(&skip, &with_headers(&[header]));
     }
-    assert_refused(Rule::Bulk, &skip, &mail("no-reply@kites.example", &[ADA]));
-    assert_tracked(&skip, &mail(ADA, &["no-reply@kites.example"]));
+    assert_refused(
+        Rule::Bulk,
+        &skip,
+        &message("no-reply@kites.example", &[ADA]),
+    );
+    assert_tracked(&skip, &message(ADA, &["no-reply@kites.example"]));
 }
 
 #[test]

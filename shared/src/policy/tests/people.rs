@@ -14,61 +14,61 @@ fn mail_among_mailboxes_aliases_users_and_internal_domains_is_internal() {
     assert_skipped(
         Rule::InternalOnly,
         &default(),
-        &mail("ADA@ours.example", &among_us),
+        &message("ADA@ours.example", &among_us),
     );
     assert_refused(
         Rule::InternalOnly,
         &default(),
-        &mail(ADA, &["sales@alias.example", "x@domain.example"]),
+        &message(ADA, &["sales@alias.example", "x@domain.example"]),
     );
-    assert_tracked(&json!({"skip_internal": false}), &mail(ADA, &among_us));
+    assert_tracked(&json!({"skip_internal": false}), &message(ADA, &among_us));
 }
 
 #[test]
 fn one_participant_outside_is_enough_to_track() {
-    assert_tracked(&default(), &mail(ADA, &["user@crm.example", STRANGER]));
-    assert_tracked(&default(), &mail(STRANGER, &[ADA]));
-    let bcc = with(mail(ADA, &[]), "bcc", json!([{"email": STRANGER}]));
+    assert_tracked(&default(), &message(ADA, &["user@crm.example", STRANGER]));
+    assert_tracked(&default(), &message(STRANGER, &[ADA]));
+    let bcc = with(message(ADA, &[]), "bcc", json!([{"email": STRANGER}]));
     assert_tracked(&default(), &bcc);
     // A disabled user and an address in a subdomain of an internal domain are external.
-    assert_tracked(&default(), &mail(ADA, &["former@crm.example"]));
-    assert_tracked(&default(), &mail(ADA, &["x@sub.domain.example"]));
+    assert_tracked(&default(), &message(ADA, &["former@crm.example"]));
+    assert_tracked(&default(), &message(ADA, &["x@sub.domain.example"]));
 }
 
 #[test]
 fn somebody_unknown_may_be_outside() {
-    let from_nobody = with(mail(ADA, &[ADA]), "from", Value::Null);
+    let from_nobody = with(message(ADA, &[ADA]), "from", Value::Null);
     assert_tracked(&default(), &from_nobody);
     assert_tracked(
         &default(),
-        &mail(ADA, &["user@crm.example", "the whole team"]),
+        &message(ADA, &["user@crm.example", "the whole team"]),
     );
 }
 
 #[test]
 fn with_a_list_of_domains_only_those_outside_count() {
     let allow = json!({"allow": ["kites.example"]});
-    assert_tracked(&allow, &mail("any@kites.example", &[ADA]));
-    assert_tracked(&allow, &mail(ADA, &[STRANGER, "any@eu.kites.example"]));
-    assert_refused(Rule::NotAllowed, &allow, &mail(STRANGER, &[ADA]));
+    assert_tracked(&allow, &message("any@kites.example", &[ADA]));
+    assert_tracked(&allow, &message(ADA, &[STRANGER, "any@eu.kites.example"]));
+    assert_refused(Rule::NotAllowed, &allow, &message(STRANGER, &[ADA]));
     assert_refused(
         Rule::NotAllowed,
         &allow,
-        &mail(ADA, &["x@notkites.example"]),
+        &message(ADA, &["x@notkites.example"]),
     );
-    assert_refused(Rule::NotAllowed, &allow, &mail(ADA, &["the whole team"]));
+    assert_refused(Rule::NotAllowed, &allow, &message(ADA, &["the whole team"]));
     // Messages among internal participants only are skipped by `InternalOnly` instead.
     assert_refused(
         Rule::InternalOnly,
         &allow,
-        &mail(ADA, &["x@domain.example"]),
+        &message(ADA, &["x@domain.example"]),
     );
     let internal_too = json!({"allow": ["kites.example"], "skip_internal": false});
-    assert_tracked(&internal_too, &mail(ADA, &["user@crm.example"]));
+    assert_tracked(&internal_too, &message(ADA, &["user@crm.example"]));
     assert_skipped(
         Rule::NotAllowed,
         &internal_too,
-        &mail(ADA, &["user@crm.example", STRANGER]),
+        &message(ADA, &["user@crm.example", STRANGER]),
     );
 }
 
@@ -83,37 +83,41 @@ fn where_replies_are_tracked_only_an_answer_to_a_tracked_mail_is() {
         PolicyVerdict::Open
     );
     assert_skipped(Rule::NotAReply, &replies, &with_headers(&[]));
-    assert_tracked(&replies, &mail(ADA, &[CAROL]));
+    assert_tracked(&replies, &message(ADA, &[CAROL]));
     let both = json!({"track": {"received": "replies", "sent": "replies"}});
-    assert_refused(Rule::NotAReply, &both, &mail(ADA, &[CAROL]));
-    assert_refused(Rule::NotAReply, &both, &mail(CAROL, &[ADA]));
+    assert_refused(Rule::NotAReply, &both, &message(ADA, &[CAROL]));
+    assert_refused(Rule::NotAReply, &both, &message(CAROL, &[ADA]));
 }
 
 #[test]
 fn where_known_people_are_tracked_one_of_them_outside_is_enough() {
     let known = json!({"track": {"received": "known", "sent": "known"}});
     for person in [CAROL, "info@kites.example", "lea@leads.example"] {
-        assert_tracked(&known, &mail(person, &[ADA]));
-        assert_tracked(&known, &mail(ADA, &[STRANGER, person]));
+        assert_tracked(&known, &message(person, &[ADA]));
+        assert_tracked(&known, &message(ADA, &[STRANGER, person]));
     }
-    assert_skipped(Rule::NobodyKnown, &known, &mail(STRANGER, &[ADA]));
+    assert_skipped(Rule::NobodyKnown, &known, &message(STRANGER, &[ADA]));
     // A disabled user is external, but not a contact, account or lead.
     assert_skipped(
         Rule::NobodyKnown,
         &known,
-        &mail("former@crm.example", &[ADA]),
+        &message("former@crm.example", &[ADA]),
     );
     let stripped =
         json!({"track": {"received": "known"}, "block": [{"address": CAROL, "action": "strip"}]});
-    assert_skipped(Rule::NobodyKnown, &stripped, &mail(STRANGER, &[ADA, CAROL]));
+    assert_skipped(
+        Rule::NobodyKnown,
+        &stripped,
+        &message(STRANGER, &[ADA, CAROL]),
+    );
     let uncounted = json!({"track": {"received": "known"}, "allow": ["outside.example"]});
     assert_skipped(
         Rule::NobodyKnown,
         &uncounted,
-        &mail(STRANGER, &[ADA, CAROL]),
+        &message(STRANGER, &[ADA, CAROL]),
     );
     assert_tracked(
         &json!({"track": {"sent": "known"}}),
-        &mail(STRANGER, &[ADA]),
+        &message(STRANGER, &[ADA]),
     );
 }

@@ -54,27 +54,27 @@ pub(crate) fn open_rows_query(app: &App) -> Option<OpenRowsQuery> {
 /// Finds the open row. Checks the contacts first, since their rows are more specific than those of
 /// their companies, and then the companies and accounts.
 pub(super) fn decide(
-    mail: &RegardingInput<'_>,
+    input: &RegardingInput<'_>,
     candidates: &mut Vec<RegardingCandidate>,
     further: &mut FollowUpRequest,
 ) -> Option<Hit> {
-    let table = match &mail.settings.app {
+    let table = match &input.settings.app {
         App::None => return None,
         App::Sales => "opportunity",
         App::Service => "incident",
         App::Custom(custom) => &custom.table,
     };
-    let customers = customers(mail);
+    let customers = customers(input);
     let unanswered: Vec<PartyReference> = customers
         .iter()
         .flatten()
-        .filter(|customer| mail.found.open_rows(customer).is_none())
+        .filter(|customer| input.found.open_rows(customer).is_none())
         .copied()
         .collect();
     if !unanswered.is_empty() {
         further.customers.extend(unanswered);
         // A match will need the names of the table, so they are read together with the rows.
-        if mail.found.names(table).is_none() {
+        if input.found.names(table).is_none() {
             further.tables.insert(table.to_owned());
         }
         return None;
@@ -82,7 +82,7 @@ pub(super) fn decide(
     for group in customers {
         let answers: Vec<&OpenRows> = group
             .iter()
-            .filter_map(|customer| mail.found.open_rows(customer))
+            .filter_map(|customer| input.found.open_rows(customer))
             .collect();
         if answers.contains(&&OpenRows::Refused) {
             candidates.push(RegardingCandidate::of(
@@ -119,13 +119,13 @@ pub(super) fn decide(
 }
 
 /// Returns the external contacts; and the external accounts with the companies of the contacts.
-fn customers(mail: &RegardingInput<'_>) -> [BTreeSet<PartyReference>; 2] {
+fn customers(input: &RegardingInput<'_>) -> [BTreeSet<PartyReference>; 2] {
     let account = |id| PartyReference {
         table: Table::Account,
         id,
     };
     let (mut contacts, mut accounts) = (BTreeSet::new(), BTreeSet::new());
-    for person in resolved(mail).filter(|person| person.active) {
+    for person in resolved(input).filter(|person| person.active) {
         match person.record.table {
             Table::Contact => {
                 contacts.insert(person.record);
@@ -137,7 +137,7 @@ fn customers(mail: &RegardingInput<'_>) -> [BTreeSet<PartyReference>; 2] {
             Table::SystemUser | Table::Queue | Table::Lead => {}
         }
     }
-    let shared = external(mail).filter_map(|it| company_of_namesakes(mail.found.people(it)));
+    let shared = external(input).filter_map(|it| company_of_namesakes(input.found.people(it)));
     accounts.extend(shared);
     [contacts, accounts]
 }

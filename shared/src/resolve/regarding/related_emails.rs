@@ -18,12 +18,12 @@ use crate::policy::document::RegardingSource;
 /// [`CandidateOutcome::Repeated`]. If the tokens of one subject lead to different records, none of them is
 /// chosen.
 pub(super) fn by_token(
-    mail: &RegardingInput<'_>,
+    input: &RegardingInput<'_>,
     candidates: &mut Vec<RegardingCandidate>,
 ) -> Option<Hit> {
     let first = candidates.len();
-    for token in mail.tokens {
-        let emails: Vec<&EarlierEmail> = others(mail, mail.found.with_token(token)).collect();
+    for token in input.tokens {
+        let emails: Vec<&EarlierEmail> = others(input, input.found.with_token(token)).collect();
         let Some(newest) = emails.iter().map(|email| email.created).max() else {
             continue;
         };
@@ -31,7 +31,7 @@ pub(super) fn by_token(
             .into_iter()
             .partition(|email| email.created == newest);
         candidates.extend(repeated(&newest, &older));
-        of_acquaintances(mail, RegardingSource::TrackingToken, newest, candidates);
+        of_acquaintances(input, RegardingSource::TrackingToken, newest, candidates);
     }
     let hits = candidates.iter_mut().skip(first);
     let mut hits: Vec<&mut RegardingCandidate> = hits
@@ -69,12 +69,12 @@ fn repeated(newest: &[&EarlierEmail], older: &[&EarlierEmail]) -> Option<Regardi
 /// only if it shares an external participant with this one, or if this one has no external
 /// participants.
 pub(super) fn by_thread(
-    mail: &RegardingInput<'_>,
+    input: &RegardingInput<'_>,
     candidates: &mut Vec<RegardingCandidate>,
 ) -> Option<Hit> {
-    for id in &mail.message.ancestors {
-        let earlier: Vec<&EarlierEmail> = others(mail, mail.found.earlier(id)).collect();
-        match of_acquaintances(mail, RegardingSource::Thread, earlier, candidates) {
+    for id in &input.message.ancestors {
+        let earlier: Vec<&EarlierEmail> = others(input, input.found.earlier(id)).collect();
+        match of_acquaintances(input, RegardingSource::Thread, earlier, candidates) {
             Some((target, email)) => return Some((target, Some(email))),
             // An older email would only be a guess between the records of the nearer one.
             None => match candidates.last() {
@@ -94,14 +94,14 @@ pub(super) fn by_thread(
 /// Returns the common record of those earlier emails that share an external participant with this
 /// one. If none of them shares one, they are recorded as such.
 fn of_acquaintances(
-    mail: &RegardingInput<'_>,
+    input: &RegardingInput<'_>,
     source: RegardingSource,
     emails: Vec<&EarlierEmail>,
     candidates: &mut Vec<RegardingCandidate>,
 ) -> Option<(RecordReference, ActivityId)> {
     let (known, strange): (Vec<_>, Vec<_>) = emails
         .into_iter()
-        .partition(|email| shares_people(mail, email));
+        .partition(|email| shares_people(input, email));
     if known.is_empty() && !strange.is_empty() {
         let mut candidate = RegardingCandidate::of(source, CandidateOutcome::OtherPeople);
         candidate.emails = strange.iter().map(|email| email.activity_id).collect();
@@ -113,20 +113,20 @@ fn of_acquaintances(
 
 /// Returns all emails except this one, whose own row may already exist as a draft.
 fn others<'a>(
-    mail: &RegardingInput<'_>,
+    input: &RegardingInput<'_>,
     emails: &'a [EarlierEmail],
 ) -> impl Iterator<Item = &'a EarlierEmail> {
-    let own = mail.message.activity_id();
+    let own = input.message.activity_id();
     emails.iter().filter(move |email| email.activity_id != own)
 }
 
-fn shares_people(mail: &RegardingInput<'_>, earlier: &EarlierEmail) -> bool {
-    let mut external = external(mail).peekable();
+fn shares_people(input: &RegardingInput<'_>, earlier: &EarlierEmail) -> bool {
+    let mut external = external(input).peekable();
     if external.peek().is_none() {
         return true;
     }
     external.any(|address| {
-        let row = row_of(mail, address);
+        let row = row_of(input, address);
         let row = row.map(|person| RecordReference::from(person.record));
         earlier.has(address, row.as_ref())
     })

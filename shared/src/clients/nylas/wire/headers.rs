@@ -133,8 +133,8 @@ mod tests {
             let headers = json!([
                 {"name": "In-Reply-To", "value": in_reply_to}, {"name": "references", "value": references},
             ]);
-            let mail = read(&json!({"id": "m", "headers": headers}));
-            let ids = mail.ancestors.iter().map(InternetMessageId::as_str);
+            let message = read(&json!({"id": "m", "headers": headers}));
+            let ids = message.ancestors.iter().map(InternetMessageId::as_str);
             ids.map(str::to_owned).collect::<Vec<_>>()
         };
         assert_eq!(of("<c@x>", "<a@x> <b@x>\r\n <c@x>"), ["c@x", "b@x", "a@x"]);
