@@ -111,7 +111,7 @@ impl Named {
             wants: wants.unwrap_or_default(),
         };
         if checks.is_empty() {
-            checks.push(Check::well(SETTINGS, "all settings are present"));
+            checks.push(Check::passed(SETTINGS, "all settings are present"));
         }
         named
     }
@@ -173,7 +173,7 @@ async fn examine(probe_write: bool) -> Result<Vec<Check>, DoctorError> {
         }
     };
     let region = aws.region().map(ToString::to_string).unwrap_or_default();
-    checks.push(Check::well(AWS, format!("credentials for {region}")));
+    checks.push(Check::passed(AWS, format!("credentials for {region}")));
     let http = http::client()?;
 
     let mut wants = named.wants;
@@ -210,7 +210,8 @@ async fn examine(probe_write: bool) -> Result<Vec<Check>, DoctorError> {
     match (nylas, &url) {
         (Ok(nylas), Some(url)) => checks.push(match nylas.webhooks().await {
             Ok(there) => {
-                compressed = verify::ours(&there, url).is_some_and(|found| found.compressed);
+                compressed =
+                    verify::our_destination(&there, url).is_some_and(|found| found.compressed);
                 verify::destination(&there, url)
             }
             Err(error) => Check::broken(verify::DESTINATION, error.to_string(), "try again"),

@@ -94,9 +94,9 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, ExplainError> 
         let printed = writeln!(out, "{}", json!({"messages": messages}));
         terminal::printed(printed).map_err(ExplainError::Print)?;
     } else {
-        for kept in &found.messages {
-            let names = Names::read(&finder, kept).await;
-            terminal::printed(report::print(&mut out, kept, &names))
+        for stored_message in &found.messages {
+            let names = Names::read(&finder, stored_message).await;
+            terminal::printed(report::print(&mut out, stored_message, &names))
                 .map_err(ExplainError::Print)?;
         }
     }

@@ -160,10 +160,10 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, ImportError> {
     let mut report = Report::new(&files);
     let progress = progress_bar(messages + contacts);
     importer
-        .bring_in_people(&files, &mut report, &progress)
+        .import_people(&files, &mut report, &progress)
         .await?;
     importer
-        .bring_in_messages(&files, &mut report, &progress)
+        .import_messages(&files, &mut report, &progress)
         .await?;
     progress.finish_and_clear();
     report.created_on_refused = importer.pipeline.created_on.is_refused();

@@ -135,11 +135,11 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, ReplayError> {
         for event in &events {
             deliver(&harness, event, arguments.resign, &mut report).await;
             if harness.queued() >= BATCH {
-                work_off(&harness, &mut report).await;
+                process_queue(&harness, &mut report).await;
             }
             progress.inc(1);
         }
-        work_off(&harness, &mut report).await;
+        process_queue(&harness, &mut report).await;
     }
     progress.finish_and_clear();
     report.measure(&harness, begun.elapsed());
@@ -167,14 +167,14 @@ async fn deliver(harness: &Harness, event: &SavedEvent, resign: bool, report: &m
         }
         event::Kind::Schedule(event_json) => {
             // Process what earlier events put on the queue first.
-            work_off(harness, report).await;
+            process_queue(harness, report).await;
             report.listed(&event.file, harness.backfill(event_json).await);
         }
         event::Kind::Unreadable(reason) => report.refused(&event.file, reason),
     }
 }
 
-async fn work_off(harness: &Harness, report: &mut Report) {
+async fn process_queue(harness: &Harness, report: &mut Report) {
     while harness.queued() > 0 {
         report.worked(None, harness.work_queue(BATCH).await);
     }

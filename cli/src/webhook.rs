@@ -252,7 +252,7 @@ impl Webhook {
     /// Creates the destination and sends probes to it. Returns the line to print and their report.
     async fn create(&self, wished: &Wished<'_>) -> Result<(String, Report), WebhookError> {
         let there = self.nylas.webhooks().await?;
-        if let Some(found) = verify::ours(&there, &self.url) {
+        if let Some(found) = verify::our_destination(&there, &self.url) {
             return Err(WebhookError::Exists(found.id.clone()));
         }
         if wished.compressed
@@ -305,7 +305,8 @@ impl Webhook {
 
     async fn rotate(&self) -> Result<String, WebhookError> {
         let there = self.nylas.webhooks().await?;
-        let found = verify::ours(&there, &self.url).ok_or(WebhookError::NoDestination)?;
+        let found =
+            verify::our_destination(&there, &self.url).ok_or(WebhookError::NoDestination)?;
         let announced = self.store.announce().await?;
         let made = self.nylas.rotate_webhook_secret(&found.id).await;
         let id = self.keep(made, announced).await?;
@@ -353,7 +354,8 @@ impl Webhook {
 
     async fn verify(&self) -> Result<Report, WebhookError> {
         let there = self.nylas.webhooks().await?;
-        let compressed = verify::ours(&there, &self.url).is_some_and(|found| found.compressed);
+        let compressed =
+            verify::our_destination(&there, &self.url).is_some_and(|found| found.compressed);
         let mut checks = vec![verify::destination(&there, &self.url)];
         checks.extend(self.path(compressed).await);
         Ok(Report(checks))

@@ -132,7 +132,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, WhatIfError> {
     let mailboxes = asker.mailboxes(&arguments.mailbox).await?;
     let mut report = Report::new(&asker.policies, now - arguments.since.time());
     for mailbox in &mailboxes {
-        asker.look_at(mailbox, &mut report).await;
+        asker.compare_mailbox(mailbox, &mut report).await;
     }
     let mut out = std::io::stdout().lock();
     let printed = if arguments.json {
@@ -183,7 +183,7 @@ impl Asker {
 
     /// Lists the recent messages of a mailbox and compares them. A mailbox that cannot be listed is
     /// reported and does not stop the others.
-    async fn look_at(&mut self, mailbox: &Grant, report: &mut Report) {
+    async fn compare_mailbox(&mut self, mailbox: &Grant, report: &mut Report) {
         report.mailboxes += 1;
         let mut headers = Headers::Basic;
         for policy in self.policies.clone() {

@@ -26,7 +26,7 @@ pub mod pauses;
 pub mod policy_document;
 pub mod refusals;
 pub mod reservations;
-pub mod survivor;
+pub mod row_replacement;
 pub mod table;
 
 pub use self::claim_rule::{

@@ -216,7 +216,7 @@ impl Pipeline {
             }
         }
         if messages > 0 {
-            self.share(&begun.session, run).await;
+            self.publish_limits(&begun.session, run).await;
         }
         BatchUsage::of(&begun.session, messages)
     }
@@ -278,7 +278,7 @@ impl Pipeline {
         finished: &mut Vec<Finished>,
     ) -> Vec<PendingMessage> {
         let stopped = begun.session.ended_by().map(|error| error.clone().into());
-        if let Some(failure) = refusals::of_everybody(finished).or(stopped) {
+        if let Some(failure) = refusals::failure_of_rest(finished).or(stopped) {
             // Fetching them would be wasted: they could not be written.
             finished.extend(all_failed(portion, &failure, run));
             return Vec::new();
@@ -291,8 +291,8 @@ impl Pipeline {
         portion
     }
 
-    /// Fetches as many messages from `pending_messages` as fit in memory, and applies the policy rules that
-    /// need no lookup.
+    /// Fetches as many messages from `pending_messages` as fit in memory, and applies the policy
+    /// rules that need no lookup.
     async fn prepare(
         &self,
         pending_messages: &mut Vec<PendingMessage>,
@@ -334,7 +334,7 @@ impl Pipeline {
             let LookedUp::Found(group, mut found) = looked_up.await else {
                 continue;
             };
-            let mut tracked = select::finally(group, &found, context, finished);
+            let mut tracked = select::decide_after_lookup(group, &found, context, finished);
             self.separate_shared_ids(session, &mut tracked, &mut found, run, finished)
                 .await;
             let peopled =
@@ -398,13 +398,13 @@ impl Pipeline {
             }
         }
         if own_row.is_some_and(|own_row| own_row.state != RowState::Open) {
-            return Mapped::finished(pending.was_there(activity_id, &message, findings));
+            return Mapped::finished(pending.already_existed(activity_id, &message, findings));
         }
         let begun = own_row.is_some();
         let created_on = self.created_on.date(&message, run.now);
         let acting_user = ActingUser::new(mailbox_policy.impersonate, findings.owner, found);
         let mut draft = EmailDraft::new(pending, message, findings, acting_user, created_on, begun);
-        draft.know_key_by_content(by_content);
+        draft.set_key_by_content(by_content);
         Mapped::EmailDraft(Box::new(draft))
     }
 }

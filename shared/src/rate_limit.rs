@@ -8,17 +8,17 @@
 //! - **Every process reserves capacity.** The ledger has one item for each user with a theoretical
 //!   arrival time (TAT), up to which the user's capacity is reserved
 //!   ([`crate::ledger::reservations`]). An invocation advances the TAT by the expected usage of its
-//!   calls ([`Limits::taken_by`]) and corrects it later by their actual usage.
+//!   calls ([`Limits::time_of`]) and corrects it later by their actual usage.
 //! - **Live mail never waits**, however much is reserved. It reads the pause from the same item
 //!   anyway, so a reservation adds no call.
-//! - **Backfill starts a batch when the TAT has passed** ([`LimiterState::free_at`]). So it gets what
-//!   live mail leaves, up to [`SHARE_PERCENT`] of the limits; the rest is room for a burst of live
-//!   mail. It starts no batch while live mail waits in its queue ([`yields`]).
+//! - **Backfill starts a batch when the TAT has passed** ([`LimiterState::free_at`]). So it gets
+//!   what live mail leaves, up to [`SHARE_PERCENT`] of the limits; the rest is room for a burst of
+//!   live mail. It starts no batch while live mail waits in its queue ([`yield_until`]).
 //! - **A backfill batch** has as many messages as take about [`Limits::batch_time`], between
 //!   [`SMALLEST`] and [`LARGEST`] ([`BatchSize`]).
 //! - **Each invocation runs as many batches at once** as Dataverse suggests (`x-ms-dop-hint`,
-//!   [`LimiterState::concurrency`]). The reservations limit the total number: operations that use four
-//!   seconds of execution per second are, on average, four at a time.
+//!   [`LimiterState::concurrency`]). The reservations limit the total number: operations that use
+//!   four seconds of execution per second are, on average, four at a time.
 //! - **429 and `Retry-After`** pause every process with that user: the same item stores until when.
 //!
 //! Each response also states the remaining time. It is "for diagnosis, not for control" (§11.1) and
@@ -32,4 +32,6 @@ mod tests;
 
 pub use self::application_user::ApplicationUser;
 pub use self::batch_size::{BatchSize, LARGEST, SMALLEST};
-pub use self::gcra::{InvalidLimits, LimiterState, Limits, Reservation, SHARE_PERCENT, yields};
+pub use self::gcra::{
+    InvalidLimits, LimiterState, Limits, Reservation, SHARE_PERCENT, yield_until,
+};

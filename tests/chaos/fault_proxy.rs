@@ -114,7 +114,7 @@ impl Seat {
         self.refused.load(Ordering::SeqCst)
     }
 
-    pub(crate) fn taken_by(&self, killer: Killer) {
+    pub(crate) fn time_of(&self, killer: Killer) {
         *self.killer.lock().unwrap() = Some(killer);
     }
 

@@ -105,7 +105,7 @@ impl Races {
 
     /// Writes the rows that come while this write is on its way.
     pub(crate) fn at_write(&mut self, body: &[u8]) {
-        for marker in self.carried(body) {
+        for marker in self.messages_of_row(body) {
             if self.moment(&marker) == Some(Moment::AtWrite) {
                 self.put(&marker, true);
             }
@@ -114,7 +114,7 @@ impl Races {
 
     /// Writes or schedules the rows that come after this write was answered.
     pub(crate) fn at_commit(&mut self, body: &[u8], now: Duration) {
-        for marker in self.carried(body) {
+        for marker in self.messages_of_row(body) {
             match self.moment(&marker) {
                 Some(Moment::AtCommit) => self.put(&marker, true),
                 Some(Moment::After(wait)) if !self.due.iter().any(|(_, due)| *due == marker) => {
@@ -169,7 +169,7 @@ impl Races {
     }
 
     /// Returns the markers of the emails in a write.
-    fn carried(&self, body: &[u8]) -> Vec<String> {
+    fn messages_of_row(&self, body: &[u8]) -> Vec<String> {
         if self.left.is_empty() {
             return Vec::new();
         }

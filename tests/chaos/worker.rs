@@ -76,7 +76,7 @@ impl Worker {
         self.stop().await;
         self.seat.next();
         let function = Function::start(self.name, &self.settings).await;
-        self.seat.taken_by(function.killer());
+        self.seat.time_of(function.killer());
         self.function = Some(function);
     }
 

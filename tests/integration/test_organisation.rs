@@ -288,7 +288,7 @@ impl TestOrganisation {
         let backfill = Backfill::new(self.another_pipeline().await, sync, tasks);
         let run = self.begin();
         let event = json!({"source": "aws.scheduler", "time": self.now.to_rfc3339()});
-        let (planned, _) = backfill.run_through(&event, &|| run).await.unwrap();
+        let (planned, _) = backfill.run_scheduled(&event, &|| run).await.unwrap();
         assert!(planned.mailboxes > 0 && backfill.left() == 0);
     }
 

@@ -98,12 +98,12 @@ async fn policy(dynamo: aws_sdk_dynamodb::Client, table: &str) -> (Check, Option
     };
     let Some(stored) = stored else {
         let seen = "none stored, the defaults apply";
-        return (Check::well(POLICY, seen), Some(Policy::default()));
+        return (Check::passed(POLICY, seen), Some(Policy::default()));
     };
     match Policy::parse(&stored.document) {
         Ok(policy) => {
             let seen = format!("version {}", policy.version());
-            (Check::well(POLICY, seen), Some(policy))
+            (Check::passed(POLICY, seen), Some(policy))
         }
         Err(problems) => {
             let seen = format!(

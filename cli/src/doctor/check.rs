@@ -36,7 +36,7 @@ pub(crate) struct Check {
 
 impl Check {
     /// Returns a check that passed.
-    pub(crate) fn well(name: impl Into<String>, seen: impl Into<String>) -> Self {
+    pub(crate) fn passed(name: impl Into<String>, seen: impl Into<String>) -> Self {
         Self {
             name: name.into(),
             verdict: Verdict::Well,
@@ -107,7 +107,7 @@ impl Check {
 /// what to do.
 pub(crate) fn judged(name: &str, seen: String, problem: Option<(String, String)>) -> Check {
     match problem {
-        None => Check::well(name, seen),
+        None => Check::passed(name, seen),
         Some((seen, remedy)) => Check::broken(name, seen, remedy),
     }
 }
@@ -122,7 +122,7 @@ impl Report {
         !self.0.iter().any(Check::is_broken)
     }
 
-    /// Returns one object: `healthy`, and `checks` with `name`, `verdict` (`well`, `broken`,
+    /// Returns one object: `healthy`, and `checks` with `name`, `verdict` (`passed`, `broken`,
     /// `warning`, `skipped`), `seen` and `remedy` (or null).
     pub(crate) fn json(&self) -> Value {
         let checks: Vec<Value> = self.0.iter().map(Check::json).collect();
@@ -214,7 +214,7 @@ mod tests {
     #[test]
     fn each_check_is_a_line_and_what_is_broken_says_what_to_do() {
         let report = Report(vec![
-            Check::well("token", "ends in 40 minutes"),
+            Check::passed("token", "ends in 40 minutes"),
             Check::broken(
                 "mailbox",
                 "invalid\u{1b}[2J",
@@ -241,7 +241,7 @@ mod tests {
         let name = "mailbox 11111111-2222-4333-8444-555555555555";
         let remedy = "correct the entry, connect its mailboxes at Nylas, or remove it";
         let report = Report(vec![
-            Check::well(name, "included by entry 1, google"),
+            Check::passed(name, "included by entry 1, google"),
             Check::warning("MAILBOXES entry 2", "a domain: no mailbox", remedy),
         ]);
         let text = report.to_string();
@@ -276,9 +276,9 @@ mod tests {
 
     #[test]
     fn what_was_not_looked_at_is_not_broken() {
-        let well = Report(vec![Check::well("a", "b")]);
-        assert_eq!(well.to_string(), "✔ a  b\nAll 1 checks passed.\n");
-        let skipped = Report(vec![Check::well("a", "b"), Check::skipped("c", "a")]);
+        let passed = Report(vec![Check::passed("a", "b")]);
+        assert_eq!(passed.to_string(), "✔ a  b\nAll 1 checks passed.\n");
+        let skipped = Report(vec![Check::passed("a", "b"), Check::skipped("c", "a")]);
         assert!(skipped.is_healthy());
         assert!(
             skipped

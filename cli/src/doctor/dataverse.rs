@@ -60,7 +60,10 @@ pub(super) async fn examine(
     let token = match tokens.read().await {
         Ok(token) if token.expires_at > now => {
             let left = (token.expires_at - now).num_minutes();
-            checks.push(Check::well(TOKEN, format!("stored, expires in {left} min")));
+            checks.push(Check::passed(
+                TOKEN,
+                format!("stored, expires in {left} min"),
+            ));
             token.access_token
         }
         other => {
@@ -86,13 +89,17 @@ pub(super) async fn examine(
     let who = match client.who_am_i(&session).await {
         Ok(who) => who,
         Err(error) => {
-            checks.push(Check::broken(WHO, error.to_string(), let_in(&error)));
+            checks.push(Check::broken(
+                WHO,
+                error.to_string(),
+                sign_in_remedy(&error),
+            ));
             rest(checks, WHO);
             return Ok(());
         }
     };
     let seen = format!("{} of organisation {}", who.user, who.organization);
-    checks.push(Check::well(WHO, seen));
+    checks.push(Check::passed(WHO, seen));
     privileges::examine(&client, &session, &who, wants, checks).await;
     checks.push(files(&client, &session).await);
     checks.push(lengths(&client, &session).await);
@@ -103,7 +110,7 @@ pub(super) async fn examine(
 }
 
 /// Returns what to do if Dataverse rejects `WhoAmI`.
-fn let_in(error: &DataverseError) -> &'static str {
+fn sign_in_remedy(error: &DataverseError) -> &'static str {
     match error {
         DataverseError::TokenRejected => {
             "the token is for another organisation, or was issued before the credential changed: check DATAVERSE_URL here and at token-refresher, then run `mailverse token refresh`"
@@ -119,11 +126,11 @@ fn let_in(error: &DataverseError) -> &'static str {
     }
 }
 
-fn clock(external_row: Option<DateTime<Utc>>, ours: DateTime<Utc>) -> Check {
+fn clock(external_row: Option<DateTime<Utc>>, our_destination: DateTime<Utc>) -> Check {
     let Some(external_row) = external_row else {
         return Check::skipped(CLOCK, "the time from an answer of Dataverse");
     };
-    let apart = ours - external_row;
+    let apart = our_destination - external_row;
     let seconds = apart.num_seconds();
     let problem = (apart.abs() > SKEW).then(|| {
         let side = if seconds > 0 { "ahead of" } else { "behind" };
@@ -165,7 +172,7 @@ async fn files(client: &DataverseClient, session: &Session) -> Check {
         largest.min(LARGEST_FILE),
         blocked.count()
     );
-    Check::well(FILES, seen)
+    Check::passed(FILES, seen)
 }
 
 /// Reports the text columns that are shorter than usual. Longer texts are cut, so this is broken
@@ -187,7 +194,7 @@ async fn lengths(client: &DataverseClient, session: &Session) -> Check {
         [] => format!("{} columns are long enough", LENGTHS.len()),
         some => format!("{}: longer texts are cut to that", some.join("; ")),
     };
-    Check::well(LENGTH, seen)
+    Check::passed(LENGTH, seen)
 }
 
 /// Returns a broken check for a request that failed as a whole.

@@ -45,7 +45,7 @@ fn summary(mailboxes: &[&Grant], allowed: &AllowList) -> Check {
             format!("0 of {connected} take part"),
             "no mailbox is read: name the mailboxes that take part in MAILBOXES",
         ),
-        (_, internal) => Check::well(MAILBOXES, format!("{internal} of {connected} take part")),
+        (_, internal) => Check::passed(MAILBOXES, format!("{internal} of {connected} take part")),
     }
 }
 
@@ -64,18 +64,18 @@ fn line_of_entry(place: usize, entry: &Entry, matched: usize) -> Check {
         1 => "1 mailbox".to_owned(),
         more => format!("{more} mailboxes"),
     };
-    Check::well(name, format!("{text}: {mailboxes}"))
+    Check::passed(name, format!("{text}: {mailboxes}"))
 }
 
 fn mailbox(grant: &Grant, allowed: &AllowList) -> Check {
     let name = format!("mailbox {}", grant.id);
     let why = match allowed.admission(grant) {
-        None => return Check::well(name, "excluded, no entry matches"),
+        None => return Check::passed(name, "excluded, no entry matches"),
         Some(Admission::All) => "included by all".to_owned(),
         Some(Admission::Entry(place)) => format!("included by entry {place}"),
     };
     if grant.valid {
-        return Check::well(name, format!("{why}, {}", grant.provider));
+        return Check::passed(name, format!("{why}, {}", grant.provider));
     }
     Check::broken(
         name,

@@ -34,7 +34,7 @@ pub(super) async fn examine(
     };
     // A Nylas application belongs to one region, and the host name shows which.
     let host = url.host_str().unwrap_or_default();
-    checks.push(Check::well(KEY, format!("accepted by {host}")));
+    checks.push(Check::passed(KEY, format!("accepted by {host}")));
     mailboxes::examine(&grants, allowed, checks);
     Ok(nylas.clone())
 }

@@ -156,10 +156,10 @@ pub(super) async fn examine(
 
 fn judge_read(read: &Read, answer: Result<Vec<Value>, DataverseError>) -> (Check, Rows) {
     match answer {
-        Ok(rows) => (Check::well(read.name, "allowed"), Some(rows)),
+        Ok(rows) => (Check::passed(read.name, "allowed"), Some(rows)),
         Err(error) if read.optional && is_done_without(&error) => {
             let seen = format!("optional, not readable: {error}");
-            (Check::well(read.name, seen), None)
+            (Check::passed(read.name, seen), None)
         }
         Err(error) => {
             let remedy = remedy(&error, &format!("Read on {}", read.table));
@@ -198,7 +198,7 @@ async fn writes(
 ) {
     let (mut trials, skipped) = trials(who, found, wants);
     let steps: Vec<Vec<ProbeStep>> = trials.iter().map(|it| it.steps.clone()).collect();
-    let answers = match client.would_pass(session, &steps).await {
+    let answers = match client.test_writes(session, &steps).await {
         Ok(answers) => answers,
         Err(error) => {
             checks.push(failed(CREATE, &error));
@@ -213,7 +213,7 @@ async fn writes(
     for (trial, answer) in trials.iter().zip(answers) {
         let needs = trial.needs.filter(|needs| refused.contains(needs));
         checks.push(match (answer, needs) {
-            (Ok(()), _) => Check::well(trial.name, "allowed"),
+            (Ok(()), _) => Check::passed(trial.name, "allowed"),
             (Err(_), Some(needs)) => Check::skipped(trial.name, needs),
             (Err(error), None) => judge_refusal(trial, &error, wants),
         });
@@ -234,8 +234,8 @@ fn judge_refusal(trial: &Trial, error: &DataverseError, wants: &Wants) -> Check 
     }
     match trial.name {
         // Some users cannot own an email; the sync then leaves the owner out.
-        ASSIGN => Check::well(ASSIGN, format!("not to the user that was tested: {seen}")),
-        WRITE if wants.is_stepwise() => Check::well(
+        ASSIGN => Check::passed(ASSIGN, format!("not to the user that was tested: {seen}")),
+        WRITE if wants.is_stepwise() => Check::passed(
             WRITE,
             format!("rejected, but WRITE_MODE is stepwise: {seen}"),
         ),
@@ -272,11 +272,11 @@ async fn act_for_users(
     let trial = Trial::email(ACT, "", &[], |_| Vec::new());
     let steps = std::slice::from_ref(&trial.steps);
     let answer = client
-        .in_the_name_of(Some(entra_id))
-        .would_pass(session, steps)
+        .impersonating(Some(entra_id))
+        .test_writes(session, steps)
         .await;
     let check = match answer.map(|mut all| all.pop()) {
-        Ok(Some(Ok(()))) => Check::well(ACT, format!("allowed, tested with user {user}")),
+        Ok(Some(Ok(()))) => Check::passed(ACT, format!("allowed, tested with user {user}")),
         Ok(Some(Err(error))) => Check::broken(
             ACT,
             format!("user {user}: {error}"),
@@ -320,7 +320,7 @@ async fn left_behind(client: &DataverseClient, session: &Session, trials: &[Tria
         }
     }
     if left == 0 {
-        return Check::well(REST, "every test write was rolled back");
+        return Check::passed(REST, "every test write was rolled back");
     }
     Check::broken(
         REST,

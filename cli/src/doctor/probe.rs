@@ -96,13 +96,13 @@ pub(super) async fn write(
         }
     };
     checks.push(match way {
-        Way::ChangeSet if wants.is_stepwise() => Check::well(
+        Way::ChangeSet if wants.is_stepwise() => Check::passed(
             WRITE,
             "stepwise, but changeset works here too and needs far fewer requests",
         ),
-        Way::ChangeSet => Check::well(WRITE, "changeset: all three steps work in one change set"),
+        Way::ChangeSet => Check::passed(WRITE, "changeset: all three steps work in one change set"),
         Way::Stepwise if wants.is_stepwise() => {
-            Check::well(WRITE, "stepwise: the three steps work only one by one")
+            Check::passed(WRITE, "stepwise: the three steps work only one by one")
         }
         Way::Stepwise => Check::broken(
             WRITE,
@@ -114,7 +114,7 @@ pub(super) async fn write(
     let state = client.existing(session, id).await.map(|found| found.state);
     checks.push(match (state, client.remove(session, id).await) {
         (Ok(RowState::Completed), Ok(())) => {
-            Check::well(REMOVED, "read back as completed, then deleted")
+            Check::passed(REMOVED, "read back as completed, then deleted")
         }
         (Ok(state), Ok(())) => Check::broken(
             REMOVED,
@@ -156,7 +156,7 @@ async fn try_all(
 /// broken.
 async fn created_on(client: &DataverseClient, session: &Session, sent: bool) -> Check {
     if !sent {
-        return Check::well(
+        return Check::passed(
             CREATED_ON,
             "rejected: CREATED_ON=original has no effect unless the role has prvOverrideCreatedOnCreatedBy",
         );
@@ -171,9 +171,9 @@ async fn created_on(client: &DataverseClient, session: &Session, sent: bool) -> 
     match created {
         None => Check::skipped(CREATED_ON, "the right to read the email back"),
         Some(time) if time.date_naive().to_string() == "2020-02-02" => {
-            Check::well(CREATED_ON, "accepted: CREATED_ON can be original")
+            Check::passed(CREATED_ON, "accepted: CREATED_ON can be original")
         }
-        Some(_) => Check::well(
+        Some(_) => Check::passed(
             CREATED_ON,
             "accepted but ignored: CREATED_ON=original has no effect",
         ),

@@ -67,7 +67,7 @@ impl Finder {
         let mut found = Found::default();
         let mut keys = BTreeSet::new();
         if let Some(row) = activity(text) {
-            keys.extend(self.carried(row).await?);
+            keys.extend(self.messages_of_row(row).await?);
         } else if let Some(key) = self.known_key(text).await? {
             keys.insert(key);
         } else {
@@ -76,16 +76,16 @@ impl Finder {
         }
         let mut rows = BTreeSet::new();
         for key in &keys {
-            let kept = self.kept(key).await?;
-            if let Some(kept) = &kept {
-                rows.extend(self.row_of(kept).await);
+            let stored_message = self.stored_message(key).await?;
+            if let Some(stored_message) = &stored_message {
+                rows.extend(self.row_of(stored_message).await);
             }
-            found.messages.extend(kept);
+            found.messages.extend(stored_message);
         }
         for row in rows {
-            for copy in self.carried(row).await? {
+            for copy in self.messages_of_row(row).await? {
                 if !found.messages.iter().any(|known| known.key == copy) {
-                    found.messages.extend(self.kept(&copy).await?);
+                    found.messages.extend(self.stored_message(&copy).await?);
                 }
             }
         }
@@ -97,20 +97,23 @@ impl Finder {
         let Ok(key) = text.parse::<MessageKey>() else {
             return Ok(None);
         };
-        Ok(self.kept(&key).await?.map(|kept| kept.key))
+        Ok(self
+            .stored_message(&key)
+            .await?
+            .map(|stored_message| stored_message.key))
     }
 
     /// Returns the id of the message's row, which its copies in other mailboxes share.
     ///
     /// If the ledger has no row for this copy, the id is derived from the message in the mailbox,
     /// because a copy in another mailbox may have a row. `None` if the message cannot be read.
-    async fn row_of(&self, kept: &StoredMessage) -> Option<ActivityId> {
-        if kept.entry.activity_id.is_some() {
-            return kept.entry.activity_id;
+    async fn row_of(&self, stored_message: &StoredMessage) -> Option<ActivityId> {
+        if stored_message.entry.activity_id.is_some() {
+            return stored_message.entry.activity_id;
         }
         // Messages of a mailbox that does not take part are not read, not even to explain that.
         let no_part = [Rule::MailboxExcluded, Rule::MailboxUnknown].map(Rule::name);
-        if kept
+        if stored_message
             .entry
             .reason
             .as_deref()
@@ -120,10 +123,14 @@ impl Finder {
         }
         let nylas = self.nylas.as_ref()?;
         // If this fails, this copy is still explained, but its other copies are not found.
-        if !self.may_read(nylas, &kept.key.grant_id).await.ok()? {
+        if !self
+            .may_read(nylas, &stored_message.key.grant_id)
+            .await
+            .ok()?
+        {
             return None;
         }
-        match nylas.message(&kept.key, Headers::Basic).await {
+        match nylas.message(&stored_message.key, Headers::Basic).await {
             Ok(Fetched::Message(message)) => Some(message.activity_id()),
             // As above: this copy is still explained.
             Ok(Fetched::Gone) | Err(_) => None,
@@ -191,19 +198,22 @@ impl Finder {
         };
         let session = Session::new(tokens.token(Utc::now()).await?);
         for row in dataverse.carriers(&session, &id).await? {
-            keys.extend(self.carried(row).await?);
+            keys.extend(self.messages_of_row(row).await?);
         }
         Ok(())
     }
 
-    async fn carried(&self, row: ActivityId) -> Result<Vec<MessageKey>, ExplainError> {
-        let keys = self.ledger.carried(row).await;
+    async fn messages_of_row(&self, row: ActivityId) -> Result<Vec<MessageKey>, ExplainError> {
+        let keys = self.ledger.messages_of_row(row).await;
         keys.map_err(|source| self.failed(source))
     }
 
-    async fn kept(&self, key: &MessageKey) -> Result<Option<StoredMessage>, ExplainError> {
-        let kept = self.ledger.kept(key).await;
-        kept.map_err(|source| self.failed(source))
+    async fn stored_message(
+        &self,
+        key: &MessageKey,
+    ) -> Result<Option<StoredMessage>, ExplainError> {
+        let stored_message = self.ledger.stored_message(key).await;
+        stored_message.map_err(|source| self.failed(source))
     }
 
     fn failed(&self, source: LedgerError) -> ExplainError {

@@ -23,8 +23,8 @@ pub(super) enum Names {
 
 impl Names {
     /// Reads the addresses from the message as it is in the mailbox now.
-    pub(super) async fn read(finder: &Finder, kept: &StoredMessage) -> Self {
-        let record = kept
+    pub(super) async fn read(finder: &Finder, stored_message: &StoredMessage) -> Self {
+        let record = stored_message
             .decision
             .as_deref()
             .and_then(|text| DecisionRecord::parse(text).ok());
@@ -34,12 +34,12 @@ impl Names {
         let Some(nylas) = &finder.nylas else {
             return Self::Unknown("set NYLAS_API_KEY_SECRET_ID to see addresses");
         };
-        match finder.may_read(nylas, &kept.key.grant_id).await {
+        match finder.may_read(nylas, &stored_message.key.grant_id).await {
             Ok(true) => {}
             Ok(false) => return Self::Unknown("no addresses: the mailbox does not take part"),
             Err(_) => return Self::Unknown("no addresses: failed to fetch the message"),
         }
-        let mut message = match nylas.message(&kept.key, Headers::Basic).await {
+        let mut message = match nylas.message(&stored_message.key, Headers::Basic).await {
             Ok(Fetched::Message(message)) => *message,
             Ok(Fetched::Gone) => {
                 return Self::Unknown("no addresses: the mailbox no longer has the message");
@@ -54,7 +54,9 @@ impl Names {
         let Ok(grants) = nylas.grants().await else {
             return Self::Unknown("no addresses: failed to list the mailboxes");
         };
-        let grant = grants.iter().find(|grant| grant.id == kept.key.grant_id);
+        let grant = grants
+            .iter()
+            .find(|grant| grant.id == stored_message.key.grant_id);
         let mailbox_policy = policy.for_mailbox(grant.and_then(|grant| grant.address.as_ref()));
         message.strip(|address| mailbox_policy.strips(address));
         let lists = lists(message);

@@ -13,48 +13,57 @@ use crate::terminal::printable;
 
 /// Returns the stored state and decision of a message, never with addresses.
 ///
-/// If our row was replaced by another client's row, `decision.row` is `replaced_row` instead of `ours`.
-pub(super) fn json(kept: &StoredMessage) -> Value {
+/// If our row was replaced by another client's row, `decision.row` is `replaced_row` instead of
+/// `ours`.
+pub(super) fn json(stored_message: &StoredMessage) -> Value {
     // Passed through as it is stored, so that fields of a later build are not lost.
-    let decision = kept.decision.as_deref();
+    let decision = stored_message.decision.as_deref();
     let mut decision: Option<Value> = decision.and_then(|text| serde_json::from_str(text).ok());
-    if kept.replaced_row.is_some()
+    if stored_message.replaced_row.is_some()
         && let Some(row) = decision.as_mut().and_then(|it| it.get_mut("row"))
         && *row == json!(DecidedRow::Ours)
     {
         *row = json!("gave_way");
     }
     json!({
-        "grant_id": kept.key.grant_id,
-        "message_id": kept.key.message_id,
-        "state": kept.entry.state.as_str(),
-        "given_up": kept.entry.claimable,
-        "reason": kept.entry.reason,
-        "attempts": kept.entry.attempts,
-        "since": kept.since.map(rfc3339),
-        "until": kept.until.map(rfc3339),
-        "changed_at": kept.changed_at.map(rfc3339),
-        "activity_id": kept.entry.activity_id,
-        "gave_way": kept.replaced_row,
+        "grant_id": stored_message.key.grant_id,
+        "message_id": stored_message.key.message_id,
+        "state": stored_message.entry.state.as_str(),
+        "given_up": stored_message.entry.claimable,
+        "reason": stored_message.entry.reason,
+        "attempts": stored_message.entry.attempts,
+        "since": stored_message.since.map(rfc3339),
+        "until": stored_message.until.map(rfc3339),
+        "changed_at": stored_message.changed_at.map(rfc3339),
+        "activity_id": stored_message.entry.activity_id,
+        "gave_way": stored_message.replaced_row,
         "decision": decision,
     })
 }
 
 /// Prints the state and the decision of a message.
-pub(super) fn print(out: &mut impl Write, kept: &StoredMessage, names: &Names) -> io::Result<()> {
-    writeln!(out, "{}", printable(&kept.key.to_string()))?;
-    line(out, "state", &state(kept))?;
-    if let Some(reason) = &kept.entry.reason {
+pub(super) fn print(
+    out: &mut impl Write,
+    stored_message: &StoredMessage,
+    names: &Names,
+) -> io::Result<()> {
+    writeln!(out, "{}", printable(&stored_message.key.to_string()))?;
+    line(out, "state", &state(stored_message))?;
+    if let Some(reason) = &stored_message.entry.reason {
         line(out, "reason", &printable(reason))?;
     }
-    if let Some(row) = kept.entry.activity_id {
+    if let Some(row) = stored_message.entry.activity_id {
         line(out, "row", &format!("email {row}"))?;
     }
-    if let Some(ours) = kept.replaced_row {
+    if let Some(ours) = stored_message.replaced_row {
         let text = format!("written by another client; it replaced our email {ours}");
         line(out, "", &text)?;
     }
-    match kept.decision.as_deref().map(DecisionRecord::parse) {
+    match stored_message
+        .decision
+        .as_deref()
+        .map(DecisionRecord::parse)
+    {
         None => line(out, "decision", "not recorded")?,
         Some(Err(_)) => line(
             out,
@@ -66,16 +75,19 @@ pub(super) fn print(out: &mut impl Write, kept: &StoredMessage, names: &Names) -
     writeln!(out)
 }
 
-fn state(kept: &StoredMessage) -> String {
-    let entry = &kept.entry;
+fn state(stored_message: &StoredMessage) -> String {
+    let entry = &stored_message.entry;
     let mut text = entry.state.as_str().to_owned();
     if entry.state == State::Dead && entry.claimable {
         text.push_str(" (given up)");
     }
     let times = [
-        ("since", kept.since.filter(|_| entry.activity_id.is_none())),
-        ("until", kept.until),
-        ("last change", kept.changed_at),
+        (
+            "since",
+            stored_message.since.filter(|_| entry.activity_id.is_none()),
+        ),
+        ("until", stored_message.until),
+        ("last change", stored_message.changed_at),
     ];
     for (what, time) in times {
         if let Some(time) = time {

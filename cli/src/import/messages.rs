@@ -48,7 +48,7 @@ impl Importer {
     ///
     /// # Errors
     /// [`ImportError`]: the import stops. A message that fails alone is only reported.
-    pub(super) async fn bring_in_messages(
+    pub(super) async fn import_messages(
         &mut self,
         files: &[SavedFile],
         report: &mut Report,
@@ -83,7 +83,7 @@ impl Importer {
                     left -= some.len();
                     progress.inc(some.len() as u64);
                     let step = std::mem::take(&mut some);
-                    self.bring_in(step, &mut headers, report).await;
+                    self.import_batch(step, &mut headers, report).await;
                     if self.must_stop(report).await? {
                         report.left(left);
                         return Ok(());
@@ -92,7 +92,7 @@ impl Importer {
             }
         }
         progress.inc(some.len() as u64);
-        self.bring_in(some, &mut headers, report).await;
+        self.import_batch(some, &mut headers, report).await;
         self.must_stop(report).await.map(drop)
     }
 
@@ -126,7 +126,7 @@ impl Importer {
         }
     }
 
-    async fn bring_in(
+    async fn import_batch(
         &self,
         some: Vec<(At, Message)>,
         headers: &mut HashMap<GrantId, Headers>,
@@ -153,7 +153,7 @@ impl Importer {
         let mut work = Vec::new();
         for (at, key, ready) in ready {
             match ready {
-                Ready::Run(message) => work.push(in_hand(*message)),
+                Ready::Run(message) => work.push(as_delivery(*message)),
                 Ready::Settled(entry) => report.settled(at, &key, &entry),
                 Ready::Left => report.left(1),
                 Ready::Not(why) => {
@@ -199,14 +199,14 @@ impl Importer {
             Ok(_) => {}
         }
         if self.as_saved {
-            return Ready::Run(Box::new(as_it_is(saved)));
+            return Ready::Run(Box::new(as_saved(saved)));
         }
         if stop.get().is_some() {
             return Ready::Left;
         }
         match self.pipeline.nylas.message(&saved.key, headers).await {
             Ok(Fetched::Message(message)) => Ready::Run(message),
-            Ok(Fetched::Gone) => Ready::Run(Box::new(as_it_is(saved))),
+            Ok(Fetched::Gone) => Ready::Run(Box::new(as_saved(saved))),
             Err(NylasError::Throttled { retry_after }) => {
                 // If several requests are throttled, the first one sets the pause.
                 stop.get_or_init(|| Utc::now() + retry_after.unwrap_or(NYLAS_PAUSE));
@@ -222,7 +222,7 @@ impl Importer {
 /// In IMAP mailboxes the message id is the Message-ID with its brackets (Nylas facts §8, where
 /// another source has a hash). An id of that form is used as the Message-ID, so that a copy in
 /// another mailbox gets the same row.
-fn as_it_is(mut message: Message) -> Message {
+fn as_saved(mut message: Message) -> Message {
     let id = message.key.message_id.as_str();
     let is_message_id = id.starts_with('<') && id.ends_with('>') && id.contains('@');
     if message.internet_message_id.is_none() && is_message_id {
@@ -235,7 +235,7 @@ fn as_it_is(mut message: Message) -> Message {
 
 /// Returns the delivery of a message that is already fetched, as the backfill does for a listed
 /// message.
-fn in_hand(message: Message) -> Work {
+fn as_delivery(message: Message) -> Work {
     Work {
         request: SyncRequest {
             key: message.key.clone(),

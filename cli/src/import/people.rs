@@ -19,7 +19,7 @@ impl Importer {
     ///
     /// # Errors
     /// [`ImportError`]: the import stops. A contact that fails alone is only reported.
-    pub(super) async fn bring_in_people(
+    pub(super) async fn import_people(
         &mut self,
         files: &[SavedFile],
         report: &mut Report,
@@ -79,7 +79,7 @@ impl Importer {
             let (some, later) = rest.split_at(rest.len().min(AT_ONCE));
             rest = later;
             let run = Self::begin();
-            let outcomes = self.pipeline.bring_in_people(some, &mut made, &run).await;
+            let outcomes = self.pipeline.import_people(some, &mut made, &run).await;
             for (outcome, at) in outcomes.into_iter().zip(&mut first_cards) {
                 tell(report, at, &outcome);
             }

@@ -64,7 +64,7 @@ struct Note {
 
 impl Note {
     /// Returns whether the text shows the note: the object was not imported as expected.
-    fn is_trouble(&self) -> bool {
+    fn is_problem(&self) -> bool {
         !matches!(self.outcome, "filled" | "merged" | "inside")
     }
 }
@@ -250,7 +250,7 @@ impl Report {
     }
 
     pub(super) fn print(&self, out: &mut impl Write, dry: bool) -> io::Result<()> {
-        let trouble: Vec<&Note> = self.notes.iter().filter(|note| note.is_trouble()).collect();
+        let trouble: Vec<&Note> = self.notes.iter().filter(|note| note.is_problem()).collect();
         for note in trouble.iter().take(MOST_LINES) {
             let place = printable(&self.place(note.at));
             let key = note

@@ -223,7 +223,7 @@ impl Harness {
         event: &Value,
     ) -> Result<(Planned, Vec<Processed>, usize), BackfillError> {
         let left_before = self.backfill.left();
-        let (planned, processed) = self.backfill.run_through(event, &begin).await?;
+        let (planned, processed) = self.backfill.run_scheduled(event, &begin).await?;
         Ok((planned, processed, self.backfill.left() - left_before))
     }
 

@@ -217,7 +217,7 @@ impl Report {
 
     fn named(&mut self, file: &str, key: MessageKey) {
         self.naming_deliveries += 1;
-        let first = self.story_of(file, key).event.clone();
+        let first = self.report_of(file, key).event.clone();
         if first != file {
             let repeated = self.repeated.entry(file.to_owned()).or_default();
             repeated.insert(first);
@@ -225,14 +225,14 @@ impl Report {
     }
 
     fn processed(&mut self, file: &str, processed: Processed) {
-        let message_report = self.story_of(file, processed.key);
+        let message_report = self.report_of(file, processed.key);
         message_report.outcome = Some(processed.outcome);
         // A second delivery finds the message settled and does not read it, so keep the first
         // summary.
         message_report.summary = message_report.summary.take().or(processed.summary);
     }
 
-    fn story_of(&mut self, file: &str, key: MessageKey) -> &mut MessageReport {
+    fn report_of(&mut self, file: &str, key: MessageKey) -> &mut MessageReport {
         if !self.message_report.contains_key(&key) {
             self.messages.push(key.clone());
         }

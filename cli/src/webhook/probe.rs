@@ -185,9 +185,9 @@ mod tests {
 
     #[test]
     fn only_the_receivers_own_answer_to_a_probe_is_well() {
-        let well = answered(200, "probe", None);
-        assert_eq!(problem(Packing::Plain, &well), None);
-        assert_eq!(problem(Packing::Gzip, &well), None);
+        let passed = answered(200, "probe", None);
+        assert_eq!(problem(Packing::Plain, &passed), None);
+        assert_eq!(problem(Packing::Gzip, &passed), None);
         for (status, text, seen, remedy) in [
             (
                 200,

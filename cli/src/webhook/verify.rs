@@ -24,7 +24,10 @@ pub(crate) fn triggers() -> Vec<&'static str> {
 }
 
 /// Returns the destination for `url`. A trailing slash makes no difference.
-pub(crate) fn ours<'d>(destinations: &'d [Destination], url: &str) -> Option<&'d Destination> {
+pub(crate) fn our_destination<'d>(
+    destinations: &'d [Destination],
+    url: &str,
+) -> Option<&'d Destination> {
     let plain = |url: &str| url.trim_end_matches('/').to_owned();
     let mut all = destinations.iter();
     all.find(|one| plain(&one.url) == plain(url))
@@ -32,7 +35,7 @@ pub(crate) fn ours<'d>(destinations: &'d [Destination], url: &str) -> Option<&'d
 
 /// Checks that the application has an active destination for `url` with all triggers.
 pub(crate) fn destination(destinations: &[Destination], url: &str) -> Check {
-    let Some(found) = ours(destinations, url) else {
+    let Some(found) = our_destination(destinations, url) else {
         return Check::broken(
             DESTINATION,
             format!(

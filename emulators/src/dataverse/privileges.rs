@@ -1,7 +1,9 @@
-//! What the caller's role allows (Dataverse facts §12 and §16). A caller has every privilege but those that a test withholds.
+//! What the caller's role allows (Dataverse facts §12 and §16). A caller has every privilege but
+//! those that a test withholds.
 //!
-//! Inferred: which privilege an operation needs where the facts only name them, that `AppendTo` is asked of the table that a binding leads to, and that the
-//! code is 0x80040220, the first of the three that §12 lists for a missing privilege.
+//! Inferred: which privilege an operation needs where the facts only name them, that `AppendTo` is
+//! asked of the table that a binding leads to, and that the code is 0x80040220, the first of the
+//! three that §12 lists for a missing privilege.
 
 use super::org::Work;
 use super::refusal::Refusal;
@@ -23,7 +25,8 @@ pub enum Privilege {
     AppendTo,
     /// To give them to another owner.
     Assign,
-    /// To act for another user; of the table `systemuser`. Impersonated users need none for themselves.
+    /// To act for another user; of the table `systemuser`. Impersonated users need none for
+    /// themselves.
     ActOnBehalf,
 }
 
@@ -52,7 +55,8 @@ impl Work<'_> {
             return Err(Refusal::new(status, code, "as the test asked".to_owned()));
         }
         let is_in = |withheld: &[(Privilege, &str)]| withheld.contains(&(privilege, table));
-        // The application needs what it does for another user, and so does that user (Dataverse facts §13).
+        // The application needs what it does for another user, and so does that user (Dataverse
+        // facts §13).
         let for_another = self.org.caller.on_behalf.is_some();
         let of_user = for_another && is_in(&settings.withheld_from_users);
         if !of_user && !is_in(&settings.withheld) {

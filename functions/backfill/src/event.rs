@@ -84,13 +84,13 @@ fn body(event: &Value, context: &Value) -> Result<Value, Invalid> {
 /// The invocation succeeds even then: if an asynchronous invocation failed, Lambda would store the
 /// request, with the addresses in it, on a queue.
 pub(crate) fn direct_answer(answer: &Result<Answer, BackfillError>) -> Value {
-    told(answer).1
+    status_and_body(answer).1
 }
 
 /// Returns the same answer as an HTTP response: status 200, 400 with the invalid field, or 503 if a
 /// service was unavailable.
 pub(crate) fn http_answer(answer: &Result<Answer, BackfillError>) -> Value {
-    let (status, body) = told(answer);
+    let (status, body) = status_and_body(answer);
     json!({
         "statusCode": status,
         "headers": {"content-type": "application/json"},
@@ -99,7 +99,7 @@ pub(crate) fn http_answer(answer: &Result<Answer, BackfillError>) -> Value {
     })
 }
 
-fn told(answer: &Result<Answer, BackfillError>) -> (u16, Value) {
+fn status_and_body(answer: &Result<Answer, BackfillError>) -> (u16, Value) {
     match answer {
         Ok(answer) => (200, json!(answer)),
         Err(BackfillError::Invalid(invalid)) => (

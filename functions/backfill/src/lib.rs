@@ -241,7 +241,7 @@ impl Backfill<MemoryQueue> {
     /// # Errors
     /// [`BackfillError`]: no mailbox was listed.
     /// [`BackfillError`]: nothing was listed.
-    pub async fn run_through(
+    pub async fn run_scheduled(
         &self,
         event: &Value,
         begin: &impl Fn() -> Run,
@@ -250,11 +250,11 @@ impl Backfill<MemoryQueue> {
             return Err(NotAnEvent("it is not an event of the schedule").into());
         };
         let planned = self.plan(&schedule, begin).await?;
-        Ok((planned, self.work_off(begin).await))
+        Ok((planned, self.process_queue(begin).await))
     }
 
     /// Works on the queued tasks until no task is visible. Returns the result of every message.
-    pub async fn work_off(&self, begin: &impl Fn() -> Run) -> Vec<Processed> {
+    pub async fn process_queue(&self, begin: &impl Fn() -> Run) -> Vec<Processed> {
         let mut processed = Vec::new();
         while let Some(received) = self.tasks.receive(1).pop() {
             let mut record = SqsMessage::default();

@@ -34,7 +34,7 @@ const MOST_STRANDED: usize = 1_000;
 
 /// The messages of a page, sorted by their state in the ledger.
 #[derive(Default)]
-struct Sorted {
+struct SplitPage {
     /// Messages that are in a final state in the ledger.
     settled: Vec<(Message, Processed)>,
     /// All other messages.
@@ -77,13 +77,15 @@ impl<Q: SyncQueue> Backfill<Q> {
         // A message that is on the page twice counts once.
         let twice = known.len().abs_diff(messages.len());
         coverage.listed -= u64::try_from(twice).unwrap_or_default();
-        let Sorted {
+        let SplitPage {
             settled,
             fresh,
             queued,
-        } = self.sorted(task, messages, &begin(), &mut coverage).await?;
+        } = self
+            .split_by_state(task, messages, &begin(), &mut coverage)
+            .await?;
         if task.kind.is_scheduled() {
-            self.look_for_theirs(&settled, begin).await;
+            self.reconcile_recent(&settled, begin).await;
         }
         for (_, processed) in settled {
             seen(processed);
@@ -91,20 +93,20 @@ impl<Q: SyncQueue> Backfill<Q> {
         if task.dry_run {
             self.preview_outcome(fresh, begin, &mut coverage).await?;
         } else {
-            let work = self.bring_in(task, fresh, &queued, begin, &mut coverage, seen);
+            let work = self.process_in_batches(task, fresh, &queued, begin, &mut coverage, seen);
             work.await?;
         }
         Ok((coverage, newest))
     }
 
     /// Separates the messages that are in a final state in the ledger from the others.
-    async fn sorted(
+    async fn split_by_state(
         &self,
         task: &Task,
         messages: Vec<Message>,
         run: &Run,
         coverage: &mut Coverage,
-    ) -> Result<Sorted, TaskError> {
+    ) -> Result<SplitPage, TaskError> {
         let keys: Vec<MessageKey> = messages.iter().map(|it| it.key.clone()).collect();
         let mut entries = self.pipeline.ledger.entries(&keys).await?;
         // The same claim request as the pipeline makes for a listed message.
@@ -112,7 +114,7 @@ impl<Q: SyncQueue> Backfill<Q> {
             revisit: true,
             ..ClaimRequest::new(run.token, run.now)
         };
-        let mut sorted = Sorted::default();
+        let mut split_by_state = SplitPage::default();
         for mut message in messages {
             let entry = entries.remove(&message.key);
             if entry.is_none() {
@@ -120,7 +122,7 @@ impl<Q: SyncQueue> Backfill<Q> {
             }
             let claim = decide_claim(entry.as_ref(), &request);
             if entry.is_some_and(|it| it.state == State::Waiting && it.held.is_none()) {
-                sorted.queued.insert(message.key.clone());
+                split_by_state.queued.insert(message.key.clone());
             }
             let before = match claim {
                 Claim::Settled(entry) => Processed::settled_before(message.key.clone(), entry),
@@ -131,19 +133,19 @@ impl<Q: SyncQueue> Backfill<Q> {
                     add(coverage, &processed.outcome);
                     // The body is not used again, and the other messages need the memory.
                     message.body = String::new();
-                    sorted.settled.push((message, processed));
+                    split_by_state.settled.push((message, processed));
                 }
-                None => sorted.fresh.push(message),
+                None => split_by_state.fresh.push(message),
             }
         }
         if coverage.repaired > 0 && task.kind.is_scheduled() && !task.dry_run {
             tracing::info!(task = %task.key(), messages = coverage.repaired, "the list contains messages that are not in the ledger; processing them now");
         }
-        Ok(sorted)
+        Ok(split_by_state)
     }
 
     /// Runs messages through the pipeline in small batches, each with its own claims.
-    async fn bring_in(
+    async fn process_in_batches(
         &self,
         task: &Task,
         fresh: Vec<Message>,
@@ -155,7 +157,7 @@ impl<Q: SyncQueue> Backfill<Q> {
         if fresh.is_empty() {
             return Ok(());
         }
-        let work = fresh.into_iter().map(in_hand).collect();
+        let work = fresh.into_iter().map(as_delivery).collect();
         // Boxed because the future is large.
         let done = Box::pin(self.pipeline.backfill_page(work, &self.sync, begin)).await;
         let run = begin();
@@ -203,7 +205,7 @@ impl<Q: SyncQueue> Backfill<Q> {
         let mut fresh = fresh.into_iter().peekable();
         while fresh.peek().is_some() {
             let run = begin();
-            self.go_on(&run).await?;
+            self.check_may_continue(&run).await?;
             let some: Vec<Message> = fresh.by_ref().take(AT_ONCE).collect();
             for preview in self.pipeline.preview(some, &run).await {
                 match preview.outcome {
@@ -217,7 +219,7 @@ impl<Q: SyncQueue> Backfill<Q> {
     }
 
     /// Looks for rows that other clients wrote recently for messages of the page.
-    async fn look_for_theirs(&self, settled: &[(Message, Processed)], begin: &impl Fn() -> Run) {
+    async fn reconcile_recent(&self, settled: &[(Message, Processed)], begin: &impl Fn() -> Run) {
         let run = begin();
         let due = settled.iter().filter_map(|(message, processed)| {
             Listed::of(message).filter(|listed| listed.is_due(processed, run.now))
@@ -280,7 +282,7 @@ impl<Q: SyncQueue> Backfill<Q> {
     }
 }
 
-fn in_hand(message: Message) -> Work {
+fn as_delivery(message: Message) -> Work {
     let request = SyncRequest {
         key: message.key.clone(),
         trigger: Trigger::Backfill,

@@ -36,7 +36,7 @@ const INTO_CACHE: TimeDelta = TimeDelta::days(1);
 /// Returns the time before which mail of the IMAP family is requested from the mail server, in Unix
 /// seconds. It is the end of a day, so that a list that continues from a cursor keeps its bounds.
 #[must_use]
-pub fn beyond_cache(now: DateTime<Utc>) -> i64 {
+pub fn cache_limit(now: DateTime<Utc>) -> i64 {
     const DAY: i64 = 24 * 60 * 60;
     let bound = (now - CACHE + INTO_CACHE).timestamp();
     (bound.div_euclid(DAY) + 1) * DAY
@@ -251,10 +251,10 @@ mod tests {
         let (midnight, day) = (1_795_132_800, 86_400);
         assert_eq!(midnight % day, 0);
         for seconds in [0, 1, day - 1] {
-            let bound = beyond_cache(at(midnight + seconds));
+            let bound = cache_limit(at(midnight + seconds));
             assert_eq!(bound, midnight - 87 * day, "{seconds}");
         }
-        assert_eq!(beyond_cache(at(midnight + day)), midnight - 86 * day);
+        assert_eq!(cache_limit(at(midnight + day)), midnight - 86 * day);
     }
 
     #[test]

@@ -53,7 +53,7 @@ use mailverse::telemetry::{Count, count};
 
 use crate::Backfill;
 use crate::position::{Part, advanced, forget_cursor, forget_old_cursor, part_at};
-use crate::task::{Task, beyond_cache, digest, is_meant};
+use crate::task::{Task, cache_limit, digest, is_meant};
 use crate::task_error::{QueueAction, TaskDecision, TaskError, judge, soon};
 
 /// The time that settling a batch may take. With less time left, no step begins.
@@ -95,15 +95,15 @@ impl<Q: SyncQueue> Backfill<Q> {
             Err(error) => Some(error.into()),
         };
         let next = self
-            .after(task, task_error.as_ref(), receive_count, begin().now)
+            .decide_queue_action(task, task_error.as_ref(), receive_count, begin().now)
             .await;
         if !matches!(task_error, Some(TaskError::Busy(_))) {
-            self.leave(task, &run, task_error.as_ref(), next, begin().now)
+            self.release_mailbox(task, &run, task_error.as_ref(), next, begin().now)
                 .await;
         }
         if matches!(task_error, Some(TaskError::NoTime)) {
-            // Only after `leave`, when the mailbox is leased to the task and no longer to this
-            // invocation.
+            // Only after `release_mailbox`, when the mailbox is leased to the task and no longer to
+            // this invocation.
             return match self.queue_body(task.to_body()).await {
                 Ok(()) => QueueAction::Done,
                 Err(_) => QueueAction::Later {
@@ -116,7 +116,7 @@ impl<Q: SyncQueue> Backfill<Q> {
     }
 
     /// Releases the mailbox, or extends its lease if the task comes back soon.
-    async fn leave(
+    async fn release_mailbox(
         &self,
         task: &Task,
         run: &Run,
@@ -134,7 +134,7 @@ impl<Q: SyncQueue> Backfill<Q> {
         let kept_until = comes_back_after.map(|delay| now + delay + TASK_LEASE);
         let ledger = &self.pipeline.ledger;
         if let Err(error) = ledger
-            .leave_mailbox(&task.grant_id, task.kind.lists(), run.token, kept_until)
+            .release_mailbox(&task.grant_id, task.kind.lists(), run.token, kept_until)
             .await
         {
             tracing::warn!(task = %task.key(), %error, "failed to release the mailbox; it stays leased until the lease expires");
@@ -159,7 +159,7 @@ impl<Q: SyncQueue> Backfill<Q> {
                 .set_task(&task.key(), TaskState::Queued, None, first.now)
                 .await?;
         }
-        self.must_take_part(task, first.now).await?;
+        self.check_participation(task, first.now).await?;
         let parts = self.parts(task, first.now).await?;
         let headers = self.pipeline.headers(&task.grant_id, first.now).await;
         let mut limit = page_limit(progress.nylas_failures);
@@ -172,13 +172,13 @@ impl<Q: SyncQueue> Backfill<Q> {
             if run.now + took + BATCH_TIME > run.deadline {
                 return Err(TaskError::NoTime);
             }
-            match self.go_on(&run).await {
+            match self.check_may_continue(&run).await {
                 // The pause is short enough for the pipeline to wait for it.
                 Err(TaskError::Paused(until)) if !task.dry_run && until - run.now <= NEAR => {}
                 may => may?,
             }
             // A run takes minutes, in which the mailbox may have been excluded.
-            self.must_take_part(task, run.now).await?;
+            self.check_participation(task, run.now).await?;
             let paused = self.pipeline.mailbox_paused_until(&task.grant_id, run.now);
             if let Some(until) = paused.await {
                 return Err(TaskError::MailboxPaused(until));
@@ -253,7 +253,7 @@ impl<Q: SyncQueue> Backfill<Q> {
 
     /// Returns an error if the mailbox does not take part, so that it is not read. Tasks that were
     /// planned earlier do not change that.
-    async fn must_take_part(&self, task: &Task, now: DateTime<Utc>) -> Result<(), TaskError> {
+    async fn check_participation(&self, task: &Task, now: DateTime<Utc>) -> Result<(), TaskError> {
         match self.pipeline.participation(&task.grant_id, now).await? {
             Participation::In => Ok(()),
             Participation::Excluded => Err(TaskError::Excluded),
@@ -263,7 +263,7 @@ impl<Q: SyncQueue> Backfill<Q> {
 
     /// Returns an error if no step may begin now: time is short, or Dataverse or live mail makes
     /// backfill wait.
-    pub(crate) async fn go_on(&self, run: &Run) -> Result<(), TaskError> {
+    pub(crate) async fn check_may_continue(&self, run: &Run) -> Result<(), TaskError> {
         if run.now + BATCH_TIME > run.deadline {
             return Err(TaskError::NoTime);
         }
@@ -280,7 +280,7 @@ impl<Q: SyncQueue> Backfill<Q> {
             folder: None,
             query_imap: false,
         };
-        let past_cache = task.past_cache && task.received_after < beyond_cache(now);
+        let past_cache = task.past_cache && task.received_after < cache_limit(now);
         if task.folder.is_none() && !past_cache {
             return Ok(vec![whole]);
         }
@@ -323,7 +323,7 @@ impl<Q: SyncQueue> Backfill<Q> {
         limit: u32,
         now: DateTime<Utc>,
     ) -> Result<Option<Page>, NylasError> {
-        let older = part.query_imap.then(|| beyond_cache(now));
+        let older = part.query_imap.then(|| cache_limit(now));
         let bounds = [task.received_before, position.before, older];
         let filter = Filter {
             received_after: task.received_after,
@@ -373,7 +373,7 @@ impl<Q: SyncQueue> Backfill<Q> {
     }
 
     /// Decides what happens to the queue message, and records the task's state in the ledger.
-    async fn after(
+    async fn decide_queue_action(
         &self,
         task: &Task,
         task_error: Option<&TaskError>,
@@ -396,7 +396,7 @@ impl<Q: SyncQueue> Backfill<Q> {
             _ => receive_count,
         };
         let verdict = judge(task, task_error, tries, now);
-        let told = match verdict {
+        let recorded = match verdict {
             TaskDecision::Again => return QueueAction::Done,
             TaskDecision::Leave => {
                 tracing::info!(task = %key, reason, "task dropped; the next scheduled run or another worker does its work");
@@ -422,7 +422,7 @@ impl<Q: SyncQueue> Backfill<Q> {
                     .await
             }
         };
-        match told {
+        match recorded {
             Ok(()) => QueueAction::Done,
             // The next delivery gets the same verdict and records it then.
             Err(_) => soon(receive_count),

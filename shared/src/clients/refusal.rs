@@ -15,10 +15,10 @@
 //! | the row or the caller | open | the caller | open | the caller |
 //! | the caller | open | the caller | the caller | the caller |
 //!
-//! A message becomes `dead` only if the verdict is [`RefusalVerdict::Message`]. While the verdict is open,
-//! the message is tried again with the usual backoff. If the refusal concerns the caller, every
-//! worker pauses: after the pause one message is sent alone, as a probe, and the others follow only
-//! if it passes.
+//! A message becomes `dead` only if the verdict is [`RefusalVerdict::Message`]. While the verdict
+//! is open, the message is tried again with the usual backoff. If the refusal concerns the caller,
+//! every worker pauses: after the pause one message is sent alone, as a probe, and the others
+//! follow only if it passes.
 
 use std::time::Duration;
 
@@ -67,7 +67,7 @@ pub struct Others {
     /// Another message was written since this one started to wait.
     pub one_passed_since: bool,
     /// How many different messages in a row met this code, including this one.
-    pub in_a_row: usize,
+    pub consecutive_refusals: usize,
 }
 
 /// Whether a refusal concerns the message or the caller.
@@ -113,16 +113,18 @@ pub const fn judge(blame: Blame, others: Others) -> RefusalVerdict {
     let Others {
         one_passed_now,
         one_passed_since,
-        in_a_row,
+        consecutive_refusals,
     } = others;
     match blame {
         Blame::Content | Blame::Row if one_passed_now => RefusalVerdict::Message,
         Blame::RowOrCaller | Blame::Caller if one_passed_now => RefusalVerdict::Open,
-        Blame::Content | Blame::Row if in_a_row >= IN_A_ROW => RefusalVerdict::Caller,
+        Blame::Content | Blame::Row if consecutive_refusals >= IN_A_ROW => RefusalVerdict::Caller,
         Blame::Content => RefusalVerdict::Message,
         Blame::Row if one_passed_since => RefusalVerdict::Message,
         Blame::Row => RefusalVerdict::Open,
-        Blame::RowOrCaller if one_passed_since && in_a_row < IN_A_ROW => RefusalVerdict::Open,
+        Blame::RowOrCaller if one_passed_since && consecutive_refusals < IN_A_ROW => {
+            RefusalVerdict::Open
+        }
         Blame::RowOrCaller | Blame::Caller => RefusalVerdict::Caller,
     }
 }
@@ -142,13 +144,18 @@ pub fn pause(before: u32) -> Duration {
 mod tests {
     use super::*;
 
-    fn verdict(blame: Blame, now: bool, since: bool, in_a_row: usize) -> RefusalVerdict {
+    fn verdict(
+        blame: Blame,
+        now: bool,
+        since: bool,
+        consecutive_refusals: usize,
+    ) -> RefusalVerdict {
         judge(
             blame,
             Others {
                 one_passed_now: now,
                 one_passed_since: since,
-                in_a_row,
+                consecutive_refusals,
             },
         )
     }
@@ -156,7 +163,7 @@ mod tests {
     #[test]
     fn the_verdicts_are_the_table() {
         use Blame::{Caller, Content, Row, RowOrCaller};
-        for (blame, now, in_a_row, since, neither) in [
+        for (blame, now, consecutive_refusals, since, neither) in [
             (
                 Content,
                 RefusalVerdict::Message,
@@ -190,7 +197,10 @@ mod tests {
                 assert_eq!(verdict(blame, true, since_too, n), now, "{blame:?}");
             }
             for since_too in [false, true] {
-                assert_eq!(verdict(blame, false, since_too, IN_A_ROW), in_a_row);
+                assert_eq!(
+                    verdict(blame, false, since_too, IN_A_ROW),
+                    consecutive_refusals
+                );
             }
             assert_eq!(verdict(blame, false, true, IN_A_ROW - 1), since);
             assert_eq!(verdict(blame, false, false, IN_A_ROW - 1), neither);

@@ -64,7 +64,7 @@ pub(super) struct RecordUpdate {
 
 impl DecisionToStore {
     /// Looks up the table in the module's documentation.
-    pub(super) const fn keep(&self, state: State) -> RecordUpdate {
+    pub(super) const fn record_update(&self, state: State) -> RecordUpdate {
         let set = match (state, self.row) {
             (State::Waiting, DecidedRow::Ours) => "attempted_decision = :decision",
             (State::Waiting, DecidedRow::None | DecidedRow::Found) => "",
@@ -107,7 +107,10 @@ impl Ledger {
     ///
     /// # Errors
     /// [`LedgerError::Unavailable`].
-    pub async fn kept(&self, key: &MessageKey) -> Result<Option<StoredMessage>, LedgerError> {
+    pub async fn stored_message(
+        &self,
+        key: &MessageKey,
+    ) -> Result<Option<StoredMessage>, LedgerError> {
         let Some(item) = &self.item(item_key(key)).await? else {
             return Ok(None);
         };
@@ -142,7 +145,7 @@ impl Ledger {
     ///
     /// # Errors
     /// [`LedgerError::Unavailable`].
-    pub async fn carried(&self, row: ActivityId) -> Result<Vec<MessageKey>, LedgerError> {
+    pub async fn messages_of_row(&self, row: ActivityId) -> Result<Vec<MessageKey>, LedgerError> {
         let items = self
             .client
             .query()

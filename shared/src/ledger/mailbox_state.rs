@@ -132,7 +132,7 @@ impl Ledger {
     ///
     /// # Errors
     /// [`LedgerError::Unavailable`]: the mailbox is free once the lease has expired.
-    pub async fn leave_mailbox(
+    pub async fn release_mailbox(
         &self,
         grant: &GrantId,
         lists: Lists,

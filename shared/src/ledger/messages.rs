@@ -17,7 +17,7 @@
 //! | `since_ms` | N | since when it has been waiting or dead, Unix milliseconds; present together with `attention` |
 //! | `reason` | S | the rule, the error or the omissions, without content |
 //! | `activity_id` | S | the row in Dataverse, once written. Key of the index by row ([`super::decisions`]) |
-//! | `replaced_row` | S | our row that held the message, if another client's row has replaced it ([`super::survivor`]) |
+//! | `replaced_row` | S | our row that held the message, if another client's row has replaced it ([`super::row_replacement`]) |
 //! | `decision` | S | the decision record, as JSON without content ([`crate::decision_record`]); in a final state |
 //! | `attempted_decision` | S | while waiting or dead: the decision by which the row may have been written ([`super::decisions`]) |
 //! | `changed_at_ms` | N | the last write, Unix milliseconds |
@@ -319,7 +319,7 @@ impl Ledger {
         now: DateTime<Utc>,
         stored_outcome: &StoredOutcome,
     ) -> Result<(), LedgerError> {
-        self.settle_decided(key, token, now, stored_outcome, None)
+        self.settle_with_decision(key, token, now, stored_outcome, None)
             .await
     }
 
@@ -328,7 +328,7 @@ impl Ledger {
     ///
     /// # Errors
     /// The same as [`Ledger::settle`].
-    pub async fn settle_decided(
+    pub async fn settle_with_decision(
         &self,
         key: &MessageKey,
         token: ClaimToken,
@@ -363,13 +363,13 @@ impl Ledger {
             Failures::Forgotten => remove.push_str(", failures"),
         }
         if let Some(decided) = decided {
-            let keep = decided.keep(state);
-            if !keep.set.is_empty() {
+            let record_update = decided.record_update(state);
+            if !record_update.set.is_empty() {
                 set.push_str(", ");
-                set.push_str(keep.set);
+                set.push_str(record_update.set);
                 call = call.expression_attribute_values(":decision", decisions::value(decided));
             }
-            if keep.forget_tried {
+            if record_update.forget_tried {
                 remove.push_str(", attempted_decision");
             }
         }

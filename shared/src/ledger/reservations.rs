@@ -4,8 +4,8 @@
 //!
 //! Live mail always advances the TAT and never waits for it. The same call returns the pause, so a
 //! reservation reads it without another call. A second call follows only if the TAT is further
-//! ahead than the limit ([`Limits::ahead`]). Backfill advances the TAT only if it has passed and
-//! the user is not paused: one conditional write, and a second one after an idle time. All
+//! ahead than the limit ([`Limits::max_backlog`]). Backfill advances the TAT only if it has passed
+//! and the user is not paused: one conditional write, and a second one after an idle time. All
 //! processes share one timestamp, so a clock that is wrong by a second affects one second of the
 //! window.
 
@@ -44,7 +44,7 @@ impl Ledger {
             .expression_attribute_values(":now", milliseconds(now));
         let reserved = call.send().await.map_err(|error| unavailable(&error))?;
         let limiter_state = read_limiter_state(reserved.attributes());
-        let most = now + limits.ahead();
+        let most = now + limits.max_backlog();
         if limiter_state.tat > Some(most) {
             let call = self
                 .reservation(user, now)
@@ -58,7 +58,7 @@ impl Ledger {
     }
 
     /// Reserves for backfill if it may start a batch now. Of the capacity that was unused before
-    /// now, only the burst ([`Limits::kept`]) can still be used.
+    /// now, only the burst ([`Limits::burst`]) can still be used.
     ///
     /// The inner error is the earliest time at which a reservation can succeed.
     ///
@@ -73,7 +73,7 @@ impl Ledger {
     ) -> Result<Result<LimiterState, DateTime<Utc>>, LedgerError> {
         // The range of the TAT in which a batch may start now, including the usage that is owed.
         let (least, most) = (
-            now - limits.kept() - reservation.owed,
+            now - limits.burst() - reservation.owed,
             now - reservation.owed,
         );
         for _ in 0..TRIES {

@@ -111,7 +111,7 @@ impl LookupResult {
         let rows = self.by_message_id.get(id.as_str());
         rows.into_iter()
             .flatten()
-            .filter(move |email| email.activity_id != own_row && email.may_hold_mail_of(sender))
+            .filter(move |email| email.activity_id != own_row && email.may_be_email_of(sender))
     }
 
     /// Returns a completed row of the same message under another key ([`Self::by_message_id`]),

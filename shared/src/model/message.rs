@@ -191,7 +191,7 @@ impl Message {
 
     /// Writes the row without the Message-ID from now on, because another row has it. The omission
     /// is recorded once.
-    pub fn give_up_id(&mut self, id_use: IdUse) {
+    pub fn drop_message_id(&mut self, id_use: IdUse) {
         self.id_use = id_use;
         if !self.omissions.contains(&Omission::MessageIdReused) {
             self.omissions.push(Omission::MessageIdReused);

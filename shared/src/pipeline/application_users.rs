@@ -103,9 +103,9 @@ impl ApplicationUsers {
             .unwrap_or(&self.primary)
     }
 
-    /// Returns the numbers of all users, as in [`Run::application_user`], starting with a different one
-    /// each time.
-    fn by_turns(&self) -> impl Iterator<Item = usize> + use<> {
+    /// Returns the numbers of all users, as in [`Run::application_user`], starting with a different
+    /// one each time.
+    fn round_robin(&self) -> impl Iterator<Item = usize> + use<> {
         let count = 1 + self.further.len();
         let first = self.next.fetch_add(1, Ordering::Relaxed);
         (0..count).map(move |n| first.wrapping_add(n) % count)
@@ -228,7 +228,7 @@ impl Pipeline {
 
     /// Returns why a run that only reads may not begin now; `None` if it may. Reserves nothing,
     /// because it must not write to the ledger.
-    pub(super) async fn not_now(&self, run: &Run) -> Option<Failure> {
+    pub(super) async fn check_may_begin(&self, run: &Run) -> Option<Failure> {
         if run.is_nearly_over() {
             return Some(Failure::no_time_left());
         }
@@ -251,11 +251,11 @@ impl Pipeline {
         queue: &Q,
         now: DateTime<Utc>,
     ) -> Option<DateTime<Utc>> {
-        if let Some(until) = yields(queue, now).await {
+        if let Some(until) = yield_until(queue, now).await {
             return Some(until);
         }
         let mut soonest: Option<DateTime<Utc>> = None;
-        for number in self.application_users.by_turns() {
+        for number in self.application_users.round_robin() {
             let application_user = self.application_users.numbered(number);
             let until = if let Some(until) = self.left_out(application_user, now).await {
                 until
@@ -298,12 +298,12 @@ impl Pipeline {
         queue: &Q,
         now: DateTime<Utc>,
     ) -> Result<Admitted, DateTime<Utc>> {
-        if let Some(until) = yields(queue, now).await {
+        if let Some(until) = yield_until(queue, now).await {
             return Err(until);
         }
         let limits = &self.application_users.limits;
         let mut soonest = now + TokenError::WAIT;
-        for number in self.application_users.by_turns() {
+        for number in self.application_users.round_robin() {
             let application_user = self.application_users.numbered(number);
             if let Some(until) = self.left_out(application_user, now).await {
                 soonest = soonest.min(until);
@@ -401,7 +401,7 @@ impl Pipeline {
     /// Stores what Dataverse asked for, for all workers with the same user: a pause, or a changed
     /// suggested concurrency. Also drops a token that Dataverse refused, so that the next run of
     /// this process reads another one.
-    pub(super) async fn share(&self, session: &Session, run: &Run) {
+    pub(super) async fn publish_limits(&self, session: &Session, run: &Run) {
         let application_user = self.application_users.of(run);
         let user = &application_user.user;
         if let Some(DataverseError::Throttled { retry_after }) = session.ended_by() {
@@ -457,9 +457,9 @@ pub(super) fn paused(until: DateTime<Utc>, cause: Option<&str>, run: &Run) -> Fa
     Failure::postponed(wait, reason)
 }
 
-async fn yields<Q: SyncQueue>(queue: &Q, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+async fn yield_until<Q: SyncQueue>(queue: &Q, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
     match queue.waiting().await {
-        Ok(waiting) => rate_limit::yields(waiting, now),
+        Ok(waiting) => rate_limit::yield_until(waiting, now),
         // Live mail still has priority: it never waits for capacity.
         Err(error) => {
             tracing::warn!(%error, "failed to read the sync queue depth; assuming no live mail is waiting");

@@ -103,7 +103,7 @@ impl Pipeline {
             let stored_outcome = outcome.stored_outcome(run.now);
             let outcome = match self
                 .ledger
-                .settle_decided(&key, run.token, run.now, &stored_outcome, decided.as_ref())
+                .settle_with_decision(&key, run.token, run.now, &stored_outcome, decided.as_ref())
                 .await
             {
                 Ok(()) => outcome,

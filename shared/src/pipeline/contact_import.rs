@@ -110,7 +110,7 @@ impl Pipeline {
     ///
     /// A person whose data Dataverse rejects does not stop the others. If the whole call fails,
     /// each person gets that failure; the same call later does the rest.
-    pub async fn bring_in_people(
+    pub async fn import_people(
         &self,
         people: &[Card],
         made: &mut CompaniesMade,
@@ -120,7 +120,7 @@ impl Pipeline {
             Ok(reserved) => reserved.reservation,
             Err(failure) => return all_failed(people, &failure),
         };
-        let (context, session) = match self.begin_people(run).await {
+        let (context, session) = match self.begin_import(run).await {
             Ok(begun) => begun,
             Err(failure) => {
                 self.settle_reservation(&reservation, BatchUsage::default(), run);
@@ -141,11 +141,11 @@ impl Pipeline {
             Err(failure) => outcomes.extend(all_failed(people, &failure)),
         }
         self.settle_reservation(&reservation, BatchUsage::of(&session, people.len()), run);
-        self.share(&session, run).await;
+        self.publish_limits(&session, run).await;
         outcomes
     }
 
-    async fn begin_people(&self, run: &Run) -> Result<(RunContext, Session), Failure> {
+    async fn begin_import(&self, run: &Run) -> Result<(RunContext, Session), Failure> {
         // Boxed, because this deeply nested, the type of the future is too large for the compiler
         // to lay out.
         let context = Box::pin(self.context(&[], run.now)).await?;
@@ -195,7 +195,7 @@ impl Pipeline {
             contacts: contacts.collect(),
             accounts: accounts.values().map(|(_, row)| row.clone()).collect(),
         };
-        let created = self.make(session, plan, &mut found).await;
+        let created = self.create(session, plan, &mut found).await;
         for (id, (name, account)) in accounts {
             if found.was_made(account.record) {
                 made.0.entry(name).or_default().insert(id);

@@ -71,14 +71,14 @@ impl Pipeline {
             .collect();
         let ambiguous = context.policy.document().defaults.ambiguous;
         let made = self
-            .make_for_each(session, &new_people, ambiguous, found)
+            .create_for_each(session, &new_people, ambiguous, found)
             .await;
         let mut peopled = Vec::new();
         for ((mut candidate, new_people), made) in tracked.into_iter().zip(&new_people).zip(made) {
             match made {
                 Ok(omissions) => {
                     candidate.message.omissions.extend(omissions);
-                    candidate.pending.made = rows_made(new_people, found);
+                    candidate.pending.made = created_rows(new_people, found);
                     peopled.push(candidate);
                 }
                 Err(failure) => finished.push(candidate.pending.failed(failure, run)),
@@ -88,7 +88,7 @@ impl Pipeline {
     }
 
     /// Returns for each message, in order, what has to be omitted, or why the message has to wait.
-    async fn make_for_each(
+    async fn create_for_each(
         &self,
         session: &Session,
         people_by_message: &[Vec<NewPerson>],
@@ -114,7 +114,7 @@ impl Pipeline {
             }
         };
         let plan = contacts::plan(new_people(), &companies, ambiguous);
-        let made = self.make(session, plan, found).await;
+        let made = self.create(session, plan, found).await;
         people_by_message
             .iter()
             .map(|people_of_message| omissions(people_of_message, &made))
@@ -140,7 +140,7 @@ impl Pipeline {
         }
     }
 
-    pub(super) async fn make(
+    pub(super) async fn create(
         &self,
         session: &Session,
         plan: contacts::Plan,
@@ -238,7 +238,7 @@ fn settle(
 }
 
 /// Returns the created contacts of these people, and their created companies.
-fn rows_made(new_people: &[NewPerson], found: &LookupResult) -> BTreeSet<PartyReference> {
+fn created_rows(new_people: &[NewPerson], found: &LookupResult) -> BTreeSet<PartyReference> {
     let people = new_people
         .iter()
         .flat_map(|new_person| found.people(&new_person.address));

@@ -123,7 +123,7 @@ pub enum Outcome {
         /// The caller puts it on the queue again, then calls [`Ledger::mark_requeued`]. Until then
         /// the ledger lists it as given up, in case the process dies first.
         ///
-        /// [`Ledger::mark_requeued`]: crate::ledger::messages::Ledger::queued_anew
+        /// [`Ledger::mark_requeued`]: crate::ledger::messages::Ledger::mark_requeued
         last_delivery: bool,
     },
     /// It cannot be written.

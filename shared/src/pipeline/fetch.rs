@@ -31,7 +31,8 @@ const FETCHES: usize = 3;
 type Stopped = Mutex<HashMap<GrantId, Failure>>;
 
 impl Pipeline {
-    /// Fetches messages that are not loaded yet. Messages that do not fit in memory stay in `pending_messages`.
+    /// Fetches messages that are not loaded yet. Messages that do not fit in memory stay in
+    /// `pending_messages`.
     ///
     /// A message that Nylas still does not find after several attempts is skipped; a message of a
     /// paused mailbox waits.
@@ -48,7 +49,7 @@ impl Pipeline {
         let (in_hand, missing): (Vec<PendingMessage>, Vec<PendingMessage>) =
             std::mem::take(pending_messages)
                 .into_iter()
-                .map(|pending| without_what_lacks_headers(pending, context))
+                .map(|pending| drop_if_headers_missing(pending, context))
                 .partition(|pending| pending.message.is_some());
         let memory = MemoryInUse::default();
         let mut fetched = Vec::new();
@@ -82,7 +83,10 @@ impl Pipeline {
                 key_is_refused: self.refuses_key(&came).await,
                 came,
             };
-            match self.told(group, pauses, run, &mut fetched, finished).await {
+            match self
+                .sort_results(group, pauses, run, &mut fetched, finished)
+                .await
+            {
                 Consequence::GoOn => free.extend(followers),
                 Consequence::Pause(until) => {
                     let failure = paused(until, run);
@@ -106,7 +110,8 @@ impl Pipeline {
                 key_is_refused,
                 came,
             };
-            self.told(group, pauses, run, &mut fetched, finished).await;
+            self.sort_results(group, pauses, run, &mut fetched, finished)
+                .await;
         }
         fetched
     }
@@ -163,7 +168,7 @@ impl Pipeline {
 
     /// Sorts the results for messages that pause together into `fetched` and `finished`, and stores
     /// the start or the end of a pause for all workers.
-    async fn told(
+    async fn sort_results(
         &self,
         group: Group,
         pauses: &Pauses,
@@ -266,7 +271,7 @@ enum FetchFailure {
 }
 
 /// Drops the loaded message if it lacks headers that the policy needs, so that it is fetched again.
-fn without_what_lacks_headers(mut pending: PendingMessage, context: &RunContext) -> PendingMessage {
+fn drop_if_headers_missing(mut pending: PendingMessage, context: &RunContext) -> PendingMessage {
     let headers = context.headers(&pending.key.grant_id);
     pending.message = pending
         .message

@@ -93,7 +93,7 @@ impl Pipeline {
                 finished.extend(all_failed(pending_messages, &failure, run));
                 LookedUp::Nothing
             };
-        if let Some(refused) = refusals::of_everybody(finished) {
+        if let Some(refused) = refusals::failure_of_rest(finished) {
             return fail(candidates, refused, finished);
         }
         if run.is_nearly_over() {

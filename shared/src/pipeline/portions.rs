@@ -77,7 +77,7 @@ impl Portions {
     /// Returns the next portion; `None` if every job was processed.
     pub(super) fn next(&mut self) -> Option<Vec<PendingMessage>> {
         let portion = std::iter::from_fn(|| self.waiting.pop_front()).find(|it| !it.is_empty())?;
-        self.at_work = portion.iter().map(PendingMessage::at_the_start).collect();
+        self.at_work = portion.iter().map(PendingMessage::restarted).collect();
         Some(portion)
     }
 

@@ -70,7 +70,7 @@ impl Pipeline {
         let pending_messages: Vec<PendingMessage> = pending_messages.collect();
         let mut finished = Vec::new();
         let mut previews: Vec<Preview> = Vec::new();
-        if let Some(failure) = self.not_now(run).await {
+        if let Some(failure) = self.check_may_begin(run).await {
             finished.extend(all_failed(pending_messages, &failure, run));
         } else {
             // Boxed, because this deeply nested, the type of the future is too large for the
@@ -129,7 +129,7 @@ impl Pipeline {
                 let LookedUp::Found(group, mut found) = looked_up.await else {
                     continue;
                 };
-                let tracked = select::finally(group, &found, context, finished);
+                let tracked = select::decide_after_lookup(group, &found, context, finished);
                 found.forget_rows();
                 let regarded =
                     self.resolve_regarding(session, tracked, &mut found, context, run, finished);

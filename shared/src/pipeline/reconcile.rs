@@ -222,7 +222,7 @@ impl Pipeline {
         }
         let usage = BatchUsage::of(&session, 0);
         self.settle_reservation(&reserved.reservation, usage, run);
-        self.share(&session, run).await;
+        self.publish_limits(&session, run).await;
     }
 
     async fn reconcile_one(&self, session: &Session, listed: &Listed, found: &LookupResult) {
@@ -268,8 +268,8 @@ impl Pipeline {
                 }
             },
         };
-        let told = self.ledger.carried_by(key, *own_row, carrier, note);
-        match told.await {
+        let sort_results = self.ledger.replace_row(key, *own_row, carrier, note);
+        match sort_results.await {
             Ok(_) => {
                 tracing::info!("sync.key" = %key, reason = note, "another client wrote the message too");
             }
@@ -355,7 +355,7 @@ impl Pipeline {
                     own.extend(expected.iter().cloned());
                 }
                 let there = files.remove(&external_row.activity_id).unwrap_or_default();
-                Ok(lacks_one(&there, &own, draft))
+                Ok(lacks_file(&there, &own, draft))
             }
             // If the files cannot be compared, ours may have one that theirs lacks.
             Err(DataverseError::Rejected { .. }) => Ok(true),
@@ -405,7 +405,7 @@ impl Pipeline {
 ///
 /// Two files match if they have the same name and, if both sizes are known, the same size. Each
 /// file matches only once, unless `twice`: then `own` may list a file twice.
-fn lacks_one(there: &[File], own: &[File], twice: bool) -> bool {
+fn lacks_file(there: &[File], own: &[File], twice: bool) -> bool {
     let mut left = there.to_vec();
     own.iter().any(|(name, size)| {
         let same = |file: &File| {
@@ -432,24 +432,24 @@ mod tests {
     #[test]
     fn a_file_of_another_name_or_size_is_lacking() {
         let there = [file("a.pdf", Some(3)), file("b.pdf", None)];
-        assert!(!lacks_one(&there, &[], false));
-        assert!(!lacks_one(
+        assert!(!lacks_file(&there, &[], false));
+        assert!(!lacks_file(
             &there,
             &[file("a.pdf", Some(3)), file("b.pdf", Some(9))],
             false
         ));
-        assert!(!lacks_one(&there, &[file("a.pdf", None)], false));
-        assert!(lacks_one(&there, &[file("a.pdf", Some(4))], false));
-        assert!(lacks_one(&there, &[file("c.pdf", None)], false));
+        assert!(!lacks_file(&there, &[file("a.pdf", None)], false));
+        assert!(lacks_file(&there, &[file("a.pdf", Some(4))], false));
+        assert!(lacks_file(&there, &[file("c.pdf", None)], false));
     }
 
     #[test]
     fn two_files_of_one_name_are_two() {
         let there = [file("a.pdf", Some(3))];
         let twice = [file("a.pdf", Some(3)), file("a.pdf", Some(3))];
-        assert!(lacks_one(&there, &twice, false));
+        assert!(lacks_file(&there, &twice, false));
         assert!(
-            !lacks_one(&there, &twice, true),
+            !lacks_file(&there, &twice, true),
             "listed once as a row, once by the message"
         );
     }

@@ -90,14 +90,14 @@ impl Pipeline {
             }
             return Consequence::GoOn;
         }
-        let in_a_row = if passed {
+        let consecutive_refusals = if passed {
             BTreeMap::new()
         } else {
-            self.in_a_row(refusals, &refused, run).await
+            self.consecutive_refusals(refusals, &refused, run).await
         };
         let verdicts: Vec<RefusalVerdict> = refused
             .iter()
-            .map(|end| verdict(end, refusals, &in_a_row))
+            .map(|end| verdict(end, refusals, &consecutive_refusals))
             .collect();
         let of_caller = refused
             .iter()
@@ -137,7 +137,7 @@ impl Pipeline {
 
     /// Returns, for each cause that messages of the run met, how many different messages met it in
     /// a row.
-    async fn in_a_row(
+    async fn consecutive_refusals(
         &self,
         refusals: &Refusals<'_>,
         refused: &[&mut Finished],
@@ -152,7 +152,7 @@ impl Pipeline {
                     .push(&end.key);
             }
         }
-        let mut in_a_row: BTreeMap<String, usize> = BTreeMap::new();
+        let mut consecutive_refusals: BTreeMap<String, usize> = BTreeMap::new();
         // The most frequent cause comes last, because the ledger item keeps the last one.
         let mut causes: Vec<(String, Vec<&MessageKey>)> = by_cause.into_iter().collect();
         causes.sort_by_key(|(_, keys)| keys.len());
@@ -167,9 +167,9 @@ impl Pipeline {
                     keys.len()
                 }
             };
-            in_a_row.insert(cause, number.max(keys.len()));
+            consecutive_refusals.insert(cause, number.max(keys.len()));
         }
-        in_a_row
+        consecutive_refusals
     }
 
     /// Stores the pause after a refusal of the caller, and raises an alarm. Returns the end of the
@@ -214,7 +214,7 @@ fn is_of_caller(refusal: &Refusal) -> bool {
 fn verdict(
     end: &Finished,
     refusals: &Refusals<'_>,
-    in_a_row: &BTreeMap<String, usize>,
+    consecutive_refusals: &BTreeMap<String, usize>,
 ) -> RefusalVerdict {
     let Some(Refusal { cause, blame }) = &end.refusal else {
         return RefusalVerdict::Message;
@@ -222,22 +222,22 @@ fn verdict(
     let state = refusals.state;
     // The probe met the refusal that caused the pause.
     let is_met_again = refusals.is_probe && state.cause.as_deref() == Some(cause.as_str());
-    let in_a_row = if is_met_again {
+    let consecutive_refusals = if is_met_again {
         refusal::IN_A_ROW
     } else {
-        in_a_row.get(cause).copied().unwrap_or_default()
+        consecutive_refusals.get(cause).copied().unwrap_or_default()
     };
     let others = Others {
         one_passed_now: refusals.passed,
         one_passed_since: state.passed_at.is_some_and(|at| at > end.attempts.since),
-        in_a_row,
+        consecutive_refusals,
     };
     refusal::judge(*blame, others)
 }
 
 /// Returns the failure for the rest of a run if it would only be refused as well: no message was
 /// written, and the caller was refused, or a privilege was missing twice. Otherwise `None`.
-pub(super) fn of_everybody(finished: &[Finished]) -> Option<Failure> {
+pub(super) fn failure_of_rest(finished: &[Finished]) -> Option<Failure> {
     if finished.iter().any(|end| end.wrote) {
         return None;
     }

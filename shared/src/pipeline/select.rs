@@ -72,7 +72,7 @@ impl Pipeline {
 
 /// Applies the remaining rules with the lookup result. People whom the policy removes are stripped
 /// from tracked messages.
-pub(super) fn finally(
+pub(super) fn decide_after_lookup(
     group: Vec<CandidateMessage>,
     found: &LookupResult,
     context: &RunContext,

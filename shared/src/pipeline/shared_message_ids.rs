@@ -8,10 +8,10 @@
 //! | another client's row with the Message-ID holds another message | it is not adopted |
 //! | the row with the key by content exists | it is the row of this message, whatever the other rows hold |
 //!
-//! This is decided after the lookup ([`Pipeline::separate_shared_ids`]), without a request if date and
-//! subject settle it. A row that is created between lookup and write makes Dataverse answer 412 /
-//! 0x80040237, which does not say which key is taken (Dataverse facts §7.3, §12). Then the row is
-//! read ([`Pipeline::who_is_there`]):
+//! This is decided after the lookup ([`Pipeline::separate_shared_ids`]), without a request if date
+//! and subject settle it. A row that is created between lookup and write makes Dataverse answer 412
+//! / 0x80040237, which does not say which key is taken (Dataverse facts §7.3, §12). Then the row is
+//! read ([`Pipeline::find_blocking_row`]):
 //!
 //! | The row of the message's key | Then |
 //! | --- | --- |
@@ -76,7 +76,7 @@ impl Pipeline {
             match rows.await {
                 Ok(()) => {
                     if is_second {
-                        candidate.have_row_of_its_own();
+                        candidate.use_key_by_content();
                     }
                     kept.push(candidate);
                 }
@@ -118,7 +118,7 @@ impl Pipeline {
         if holds_another {
             // Otherwise it would be mistaken for another client's row of the message.
             found.note_other_mail(&message.key, by_id);
-            candidate.have_row_of_its_own();
+            candidate.use_key_by_content();
         }
         Ok(())
     }
@@ -137,7 +137,7 @@ impl Pipeline {
     }
 
     /// Returns whether a row holds a mapped message, whose body is only in its own row data.
-    async fn holds_mail(
+    async fn holds_draft(
         &self,
         session: &Session,
         row: &ExistingEmail,
@@ -219,7 +219,7 @@ impl Pipeline {
     /// # Errors
     /// [`DataverseError`]: it cannot be determined now, or nothing was found that could block it;
     /// fail the message, so that it is retried.
-    pub(super) async fn who_is_there(
+    pub(super) async fn find_blocking_row(
         &self,
         session: &Session,
         draft: &mut EmailDraft,
@@ -228,13 +228,13 @@ impl Pipeline {
             Ok(row) => {
                 // The key by content is derived from the message, so the row must hold it.
                 let is_ours = matches!(draft.message().id_use, IdUse::Reused(_))
-                    || self.holds_mail(session, &row, draft).await?;
+                    || self.holds_draft(session, &row, draft).await?;
                 if is_ours {
                     return Ok(KeyConflict::Ours(row));
                 }
                 // The message had started a draft of its own, whose files were not fetched again,
                 // or it has no other key.
-                if draft.is_begun() || !draft.have_row_of_its_own() {
+                if draft.is_begun() || !draft.use_key_by_content() {
                     let what = "412 0x80040237, and the row now holds another message".to_owned();
                     return Err(DataverseError::Stale { what });
                 }
@@ -248,13 +248,13 @@ impl Pipeline {
             return Err(DataverseError::Stale { what });
         };
         for row in self.dataverse.rows_with_message_id(session, &id).await? {
-            if row.may_hold_mail_of(draft.message().author())
-                && self.holds_mail(session, &row, draft).await?
+            if row.may_be_email_of(draft.message().author())
+                && self.holds_draft(session, &row, draft).await?
             {
                 return Ok(KeyConflict::Theirs(row));
             }
         }
-        draft.give_up_id();
+        draft.drop_message_id();
         Ok(KeyConflict::ByAnother)
     }
 }
@@ -262,9 +262,9 @@ impl Pipeline {
 impl CandidateMessage {
     /// Moves the message to the key by its content, because another message has the row of its
     /// Message-ID.
-    fn have_row_of_its_own(&mut self) {
+    fn use_key_by_content(&mut self) {
         if let Some(key) = self.by_content {
-            self.message.give_up_id(IdUse::Reused(key));
+            self.message.drop_message_id(IdUse::Reused(key));
         }
     }
 }

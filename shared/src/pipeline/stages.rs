@@ -78,7 +78,7 @@ impl Finished {
 
 impl PendingMessage {
     /// Returns the same message without message data and decision, to be fetched and decided again.
-    pub(super) fn at_the_start(&self) -> Self {
+    pub(super) fn restarted(&self) -> Self {
         Self {
             key: self.key.clone(),
             message: None,
@@ -168,7 +168,7 @@ impl PendingMessage {
         }
     }
 
-    pub(super) fn was_there(
+    pub(super) fn already_existed(
         self,
         activity_id: ActivityId,
         message: &Message,

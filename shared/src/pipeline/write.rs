@@ -114,7 +114,7 @@ impl EmailDraft {
     }
 
     /// Sets the key to use if another message turns out to have its Message-ID.
-    pub(super) fn know_key_by_content(&mut self, key: Option<ActivityId>) {
+    pub(super) fn set_key_by_content(&mut self, key: Option<ActivityId>) {
         self.by_content = key;
     }
 
@@ -141,13 +141,13 @@ impl EmailDraft {
     }
 
     /// Removes the Message-ID, because another row has it.
-    pub(super) fn give_up_id(&mut self) {
+    pub(super) fn drop_message_id(&mut self) {
         self.without_id(IdUse::Taken);
     }
 
     /// Moves the message to the key by its content, because the row of its key holds another
     /// message. Returns false if it has no such key.
-    pub(super) fn have_row_of_its_own(&mut self) -> bool {
+    pub(super) fn use_key_by_content(&mut self) -> bool {
         let Some(key) = self.by_content else {
             return false;
         };
@@ -157,7 +157,7 @@ impl EmailDraft {
     }
 
     fn without_id(&mut self, id_use: IdUse) {
-        self.message.give_up_id(id_use);
+        self.message.drop_message_id(id_use);
         mapping::without_message_id(&mut self.email);
         if !self.omissions.contains(&Omission::MessageIdReused) {
             self.omissions.push(Omission::MessageIdReused);
@@ -186,9 +186,9 @@ impl EmailDraft {
         Some(record.with_findings(&self.findings, row, &self.omissions))
     }
 
-    fn was_there(self) -> Finished {
+    fn already_existed(self) -> Finished {
         self.pending
-            .was_there(self.email.activity_id, &self.message, self.findings)
+            .already_existed(self.email.activity_id, &self.message, self.findings)
     }
 
     /// Ends the message before this run wrote anything of it.
@@ -225,7 +225,7 @@ impl EmailDraft {
         cut
     }
 
-    fn give_up_name(&mut self) -> bool {
+    fn drop_impersonation(&mut self) -> bool {
         let had_name = self.acting_user.take().is_some();
         if had_name {
             self.omissions.push(Omission::Impersonation);
@@ -233,7 +233,7 @@ impl EmailDraft {
         had_name
     }
 
-    fn give_up_owner(&mut self) -> bool {
+    fn drop_owner(&mut self) -> bool {
         let had_owner = mapping::without_owner(&mut self.email);
         if had_owner {
             self.omissions.push(Omission::Owner);
@@ -242,14 +242,14 @@ impl EmailDraft {
     }
 
     /// Omits what may be the cause of a rejection. Returns false if nothing is left to omit.
-    fn concede(&mut self, code: Option<ErrorCode>) -> bool {
+    fn apply_fallback(&mut self, code: Option<ErrorCode>) -> bool {
         let was_tried_without_date = std::mem::take(&mut self.blames_date);
         let is_privilege = code.is_some_and(ErrorCode::concerns_privilege);
         if is_privilege && mapping::without_created_on(&mut self.email) {
             self.blames_date = true;
             return true;
         }
-        if self.give_up_name() || self.give_up_owner() {
+        if self.drop_impersonation() || self.drop_owner() {
             // The date was not the cause, or not the only one.
             if let Some(date) = self.created_on.filter(|_| was_tried_without_date) {
                 mapping::set_created_on(&mut self.email, date);
@@ -312,7 +312,7 @@ impl Pipeline {
             let (there, others): (Vec<_>, Vec<_>) = copies
                 .into_iter()
                 .partition(|copy| written.contains(&copy.email.activity_id));
-            finished.extend(there.into_iter().map(EmailDraft::was_there));
+            finished.extend(there.into_iter().map(EmailDraft::already_existed));
             drafts = others;
         }
     }
@@ -330,7 +330,7 @@ impl Pipeline {
             .partition(|draft| stepwise || draft.begun || !draft.message.attachments.is_empty());
         self.write_together(session, together, run, finished).await;
         for mut draft in alone {
-            if let Some(refused) = refusals::of_everybody(finished) {
+            if let Some(refused) = refusals::failure_of_rest(finished) {
                 finished.push(draft.failed(refused, run));
             } else if let Some(error) = session.ended_by() {
                 // Fetching its files would be wasted.
@@ -359,14 +359,14 @@ impl Pipeline {
     ) {
         while !drafts.is_empty() {
             for draft in &mut drafts {
-                self.heed(draft);
+                self.apply_known_fallbacks(draft);
             }
             drafts.sort_by_key(|draft| draft.acting_user);
             let mut results = Vec::with_capacity(drafts.len());
             for some in drafts.chunk_by(|one, other| one.acting_user == other.acting_user) {
                 let emails: Vec<&EmailWrite> = some.iter().map(|draft| &draft.email).collect();
                 let acting_user = some.first().and_then(|draft| draft.acting_user);
-                let dataverse = self.dataverse.in_the_name_of(acting_user);
+                let dataverse = self.dataverse.impersonating(acting_user);
                 results.extend(dataverse.write(session, &emails).await);
             }
             let mut again = Vec::new();
@@ -374,17 +374,18 @@ impl Pipeline {
                 match result {
                     Ok(CreateOutcome::Created) => finished.push(self.written(draft)),
                     Ok(CreateOutcome::AlreadyExisted) => {
-                        match self.who_is_there(session, &mut draft).await {
+                        match self.find_blocking_row(session, &mut draft).await {
                             // Another worker wrote it, or this one before it died: add whatever is
                             // missing.
                             Ok(KeyConflict::Ours(row)) => {
-                                let end = self.write_from(session, draft, Some(row.state), run);
+                                let end = self.resume_write(session, draft, Some(row.state), run);
                                 // Boxed, because it is rare and would make every write's future
                                 // larger.
                                 finished.push(Box::pin(end).await);
                             }
                             Ok(KeyConflict::Theirs(row)) => {
-                                finished.push(self.adopt_late(session, draft, &row, run).await);
+                                finished
+                                    .push(self.adopt_blocking_row(session, draft, &row, run).await);
                             }
                             Ok(KeyConflict::ByAnother) => again.push(draft),
                             Err(error) => finished.push(draft.refused(error, run)),
@@ -402,7 +403,7 @@ impl Pipeline {
                     Err(refusal @ DataverseError::Rejected { .. }) => {
                         let code = refusal.code();
                         match self.cut(session, &mut draft, code).await {
-                            Ok(cut) if cut || draft.concede(code) => again.push(draft),
+                            Ok(cut) if cut || draft.apply_fallback(code) => again.push(draft),
                             Ok(_) => finished.push(draft.refused(refusal, run)),
                             // The error may be temporary, so nothing is omitted because of it.
                             Err(error) => finished.push(draft.refused(error, run)),
@@ -416,12 +417,12 @@ impl Pipeline {
     }
 
     async fn write_stepwise(&self, session: &Session, draft: EmailDraft, run: &Run) -> Finished {
-        self.write_from(session, draft, None, run).await
+        self.resume_write(session, draft, None, run).await
     }
 
     /// Writes a message request by request, from where an earlier run stopped. `there` is the state
     /// of its row if the row was just read; `None` to create it.
-    async fn write_from(
+    async fn resume_write(
         &self,
         session: &Session,
         mut draft: EmailDraft,
@@ -429,16 +430,16 @@ impl Pipeline {
         run: &Run,
     ) -> Finished {
         loop {
-            self.heed(&mut draft);
-            let dataverse = self.dataverse.in_the_name_of(draft.acting_user);
+            self.apply_known_fallbacks(&mut draft);
+            let dataverse = self.dataverse.impersonating(draft.acting_user);
             let mut begun = Ok(CreateOutcome::AlreadyExisted);
             if there.is_none() {
                 begun = dataverse.begin(session, &draft.email).await;
                 if begun == Ok(CreateOutcome::AlreadyExisted) {
-                    match self.who_is_there(session, &mut draft).await {
+                    match self.find_blocking_row(session, &mut draft).await {
                         Ok(KeyConflict::Ours(row)) => there = Some(row.state),
                         Ok(KeyConflict::Theirs(row)) => {
-                            return self.adopt_late(session, draft, &row, run).await;
+                            return self.adopt_blocking_row(session, draft, &row, run).await;
                         }
                         Ok(KeyConflict::ByAnother) => continue,
                         Err(error) => return draft.refused(error, run),
@@ -464,7 +465,7 @@ impl Pipeline {
                     let state = match self.state_of_row(session, &draft).await {
                         // A completed row takes no more changes: another worker was faster, with
                         // the copy of another mailbox.
-                        Ok(Some(RowState::Completed)) => return draft.was_there(),
+                        Ok(Some(RowState::Completed)) => return draft.already_existed(),
                         Ok(state) => state,
                         // The cause of the rejection cannot be determined now.
                         Err(error) => return draft.refused(error, run),
@@ -472,8 +473,8 @@ impl Pipeline {
                     match self.cut(session, &mut draft, code).await {
                         Ok(true) => {}
                         // A started row can be completed without impersonation.
-                        Ok(false) if state.is_some() && draft.give_up_name() => {}
-                        Ok(false) if state.is_none() && draft.concede(code) => {}
+                        Ok(false) if state.is_some() && draft.drop_impersonation() => {}
+                        Ok(false) if state.is_none() && draft.apply_fallback(code) => {}
                         Ok(false) => return draft.refused(refusal, run),
                         Err(error) => return draft.refused(error, run),
                     }
@@ -484,7 +485,7 @@ impl Pipeline {
     }
 
     /// Adopts another client's row that was created between lookup and write and blocks ours.
-    async fn adopt_late(
+    async fn adopt_blocking_row(
         &self,
         session: &Session,
         draft: EmailDraft,
@@ -502,7 +503,7 @@ impl Pipeline {
     }
 
     /// Applies what was learned from rejections since this message was mapped.
-    fn heed(&self, draft: &mut EmailDraft) {
+    fn apply_known_fallbacks(&self, draft: &mut EmailDraft) {
         if self.created_on.is_refused() {
             mapping::without_created_on(&mut draft.email);
         }

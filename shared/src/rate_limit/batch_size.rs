@@ -45,7 +45,7 @@ impl BatchSize {
         let fitting = u32::try_from(fitting).unwrap_or(FIRST);
         Self {
             size: fitting.clamp(SMALLEST, FIRST),
-            for_each: limits.taken_by(guess),
+            for_each: limits.time_of(guess),
             owed: TimeDelta::zero(),
         }
     }
@@ -86,7 +86,7 @@ impl BatchSize {
         usage: Usage,
         messages: usize,
     ) {
-        let taken = limits.taken_by(usage);
+        let taken = limits.time_of(usage);
         self.owed += taken - reservation.expected;
         if let Some(messages) = i32::try_from(messages).ok().filter(|n| *n > 0) {
             self.for_each += (taken / messages - self.for_each) / 4;

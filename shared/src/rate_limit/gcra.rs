@@ -109,7 +109,7 @@ impl Limits {
     /// Two requests, the lookup and the batch, do not count: calls of that kind reach the limit on
     /// execution time before the one on requests.
     #[must_use]
-    pub fn taken_by(&self, usage: Usage) -> TimeDelta {
+    pub fn time_of(&self, usage: Usage) -> TimeDelta {
         let executed = usage
             .time
             .saturating_sub(WAY.saturating_mul(usage.requests));
@@ -125,7 +125,7 @@ impl Limits {
     /// [`SHARE_PERCENT`] of the limits, the burst and a batch that starts at the last moment
     /// together stay just below the limits in any window.
     #[must_use]
-    pub fn kept(&self) -> TimeDelta {
+    pub fn burst(&self) -> TimeDelta {
         TimeDelta::from_std(self.window / 100).unwrap_or_default()
     }
 
@@ -133,7 +133,7 @@ impl Limits {
     /// was sent earlier. So an outage of Dataverse, in which every call takes until its timeout,
     /// does not delay backfill for long after it ends.
     #[must_use]
-    pub fn ahead(&self) -> TimeDelta {
+    pub fn max_backlog(&self) -> TimeDelta {
         TimeDelta::from_std(self.window).unwrap_or_default()
     }
 
@@ -189,7 +189,7 @@ impl LimiterState {
 /// Returns until when backfill yields if this many live messages wait in their queue; `None` if it
 /// need not.
 #[must_use]
-pub fn yields(live_waiting: usize, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+pub fn yield_until(live_waiting: usize, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
     (live_waiting > LIVE_BATCH).then(|| now + YIELD)
 }
 

@@ -55,11 +55,11 @@ fn the_documented_limits_are_the_default_and_a_text_can_name_others() {
 fn of_the_two_limits_the_one_counts_that_is_used_up_more() {
     let limits = Limits::default();
     // 9.7 of 1,164 seconds of execution in 300 s, and 2 requests.
-    let by_time = limits.taken_by(usage(2, 9_760));
+    let by_time = limits.time_of(usage(2, 9_760));
     assert_eq!(by_time.num_milliseconds(), 2_500);
     // 97 of 5,820 requests in 300 s, beyond the two of every batch, and each takes little more than
     // its latency.
-    let by_requests = limits.taken_by(usage(99, 99 * 40));
+    let by_requests = limits.time_of(usage(99, 99 * 40));
     assert_eq!(by_requests.num_milliseconds(), 5_000);
 }
 
@@ -109,8 +109,8 @@ fn the_suggestion_sets_how_many_batches_go_at_once_within_reason() {
 
 #[test]
 fn history_yields_when_more_waits_than_one_worker_takes() {
-    assert_eq!(yields(10, at(0)), None);
-    assert_eq!(yields(11, at(0)), Some(at(5_000)));
+    assert_eq!(yield_until(10, at(0)), None);
+    assert_eq!(yield_until(11, at(0)), Some(at(5_000)));
 }
 
 #[test]
@@ -163,7 +163,7 @@ fn what_a_run_took_beyond_its_booking_is_booked_by_the_next_and_what_was_not_use
     let limits = Limits::default();
     let mut batch_size = BatchSize::new(&limits);
     let first = batch_size.reserve(100);
-    let taken = limits.taken_by(usage(2, 20_060));
+    let taken = limits.time_of(usage(2, 20_060));
     batch_size.settle(&limits, &first, usage(2, 20_060), 100);
     let second = batch_size.reserve(0);
     assert_eq!(first.time() + second.time(), taken);
@@ -192,7 +192,7 @@ fn a_booking_that_was_not_taken_leaves_what_is_owed() {
 /// batches start one after another, each as soon as it may.
 fn most_in_a_window(limits: &Limits, batches: &[(u64, i64)]) -> (TimeDelta, TimeDelta) {
     let window = TimeDelta::from_std(limits.window).unwrap();
-    let (mut now, mut reserved) = (at(0), at(0) - limits.kept());
+    let (mut now, mut reserved) = (at(0), at(0) - limits.burst());
     let mut begun: Vec<(DateTime<Utc>, TimeDelta)> = Vec::new();
     let mut largest = TimeDelta::zero();
     for (ms, late) in batches {
@@ -202,8 +202,8 @@ fn most_in_a_window(limits: &Limits, batches: &[(u64, i64)]) -> (TimeDelta, Time
         };
         now = limiter_state.free_at(TimeDelta::zero(), now).unwrap_or(now)
             + TimeDelta::milliseconds(*late);
-        let takes = limits.taken_by(usage(0, *ms));
-        reserved = reserved.max(now - limits.kept()) + takes;
+        let takes = limits.time_of(usage(0, *ms));
+        reserved = reserved.max(now - limits.burst()) + takes;
         begun.push((now, takes));
         largest = largest.max(takes);
     }
@@ -269,9 +269,9 @@ proptest! {
         let limits = Limits::default();
         let (most, largest) = most_in_a_window(&limits, &batches);
         let window = TimeDelta::from_std(limits.window).unwrap();
-        prop_assert!(most <= window + limits.kept() + largest);
+        prop_assert!(most <= window + limits.burst() + largest);
         // With batches of the longest time, this is below the limits.
-        prop_assert!((window + limits.kept() + largest) * i32::try_from(SHARE_PERCENT).unwrap() / 100 < window);
+        prop_assert!((window + limits.burst() + largest) * i32::try_from(SHARE_PERCENT).unwrap() / 100 < window);
     }
 
     #[test]
@@ -284,7 +284,7 @@ proptest! {
         for (messages, requests, ms, heard_of) in runs {
             let reservation = batch_size.reserve(messages);
             reserved += reservation.time();
-            taken += limits.taken_by(usage(requests, ms));
+            taken += limits.time_of(usage(requests, ms));
             batch_size.settle(&limits, &reservation, usage(requests, ms), heard_of);
         }
         prop_assert_eq!(reserved + batch_size.reserve(0).time(), taken);

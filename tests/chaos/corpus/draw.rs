@@ -42,8 +42,8 @@ struct Around<'a> {
     now: DateTime<Utc>,
 }
 
-/// Draws a corpus. Uses the people and folders of `emulators`, and inserts the rows of other clients
-/// there.
+/// Draws a corpus. Uses the people and folders of `emulators`, and inserts the rows of other
+/// clients there.
 pub(crate) fn draw(
     size: Size,
     people: &People,

@@ -154,7 +154,7 @@ async fn a_row_of_ours_that_gave_way_to_another_clients_is_told_as_such() {
     for message in ["grant-1/m1", "grant-2/AAMk/copy="] {
         let key = message.parse().unwrap();
         let told = ledger
-            .carried_by(&key, row(ours), row(external_row), note)
+            .replace_row(&key, row(ours), row(external_row), note)
             .await;
         assert!(told.unwrap(), "{message}");
     }

@@ -68,7 +68,7 @@ async fn entry(cloud: &Cloud, grant: &str, id: &str) -> Option<Entry> {
     cloud.ledger().entry(&key).await.unwrap()
 }
 
-async fn work_off(cloud: &Cloud, worker: &mut Function) {
+async fn process_queue(cloud: &Cloud, worker: &mut Function) {
     let batch = cloud.receive().await;
     assert!(!batch.is_empty());
     assert_eq!(cloud.work(worker, &batch).await, [""; 0]);
@@ -111,7 +111,7 @@ async fn of_two_companies_in_one_application_only_the_admitted_one_is_written_or
         let answer = receiver.succeed(delivery(&notification)).await;
         assert_eq!(answer["statusCode"], 200);
     }
-    work_off(&cloud, &mut worker).await;
+    process_queue(&cloud, &mut worker).await;
     let written = ["<m1@kites.example>", "<m2@kites.example>"];
     assert_eq!(message_ids_of(&cloud), written);
     let excluded = entry(&cloud, EVE, "e1").await.unwrap();
@@ -155,7 +155,7 @@ async fn a_mailbox_that_is_admitted_later_brings_in_what_came_before() {
     let request = json!({"version": 1, "grant_id": EVE, "message_id": "e1", "trigger": "created"});
     cloud.send(&request.to_string()).await;
     let mut worker = cloud.function("sync-worker").await;
-    work_off(&cloud, &mut worker).await;
+    process_queue(&cloud, &mut worker).await;
     assert_eq!(cloud.emails(), [Value::Null; 0]);
     let admitted = ("MAILBOXES", format!("ours.example, workspace:{WORKSPACE}"));
     let mut backfill = cloud.function_with("backfill", &[admitted]).await;
@@ -215,7 +215,7 @@ async fn a_mailbox_that_nylas_does_not_list_is_waited_for_and_then_let_go_withou
         waits.reason.as_deref(),
         Some("nylas does not list the mailbox")
     );
-    work_off(&cloud, &mut worker).await;
+    process_queue(&cloud, &mut worker).await;
     let unknown = entry(&cloud, EVE, "e1").await.unwrap();
     assert_eq!(unknown.reason.as_deref(), Some("mailbox_unknown"));
     assert_eq!(asked_of_eve(&cloud, 0), [""; 0]);

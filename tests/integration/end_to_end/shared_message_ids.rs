@@ -135,7 +135,13 @@ impl Story {
             grant_id: grant.parse().unwrap(),
             message_id: id.parse().unwrap(),
         };
-        let kept = self.cloud.ledger().kept(&key).await.unwrap().unwrap();
+        let kept = self
+            .cloud
+            .ledger()
+            .stored_message(&key)
+            .await
+            .unwrap()
+            .unwrap();
         (
             kept.entry.activity_id.unwrap().to_string(),
             kept.entry.reason,

@@ -33,21 +33,21 @@ impl Bench {
             row,
         };
         self.ledger
-            .settle_decided(&key(), worker(90), now(), stored_outcome, Some(&decided))
+            .settle_with_decision(&key(), worker(90), now(), stored_outcome, Some(&decided))
             .await
             .unwrap();
     }
 
-    async fn kept(&self) -> StoredMessage {
+    async fn stored_message(&self) -> StoredMessage {
         self.ledger
-            .kept(&key())
+            .stored_message(&key())
             .await
             .unwrap()
             .expect("the message has an item")
     }
 
     async fn decision(&self) -> Option<String> {
-        self.kept().await.decision
+        self.stored_message().await.decision
     }
 
     async fn attribute(&self, name: &str) -> Option<String> {
@@ -150,20 +150,26 @@ async fn a_message_is_found_by_its_row_and_every_copy_with_it(bench: Bench) {
         .unwrap();
     let mut expected = copies.to_vec();
     expected.sort();
-    assert_eq!(bench.ledger.carried(activity()).await.unwrap(), expected);
+    assert_eq!(
+        bench.ledger.messages_of_row(activity()).await.unwrap(),
+        expected
+    );
     let nobody = ActivityId::new(Uuid::from_u128(8));
-    assert_eq!(bench.ledger.carried(nobody).await.unwrap(), []);
+    assert_eq!(bench.ledger.messages_of_row(nobody).await.unwrap(), []);
 }
 
 async fn everything_that_is_kept_is_told(bench: Bench) {
-    assert_eq!(bench.ledger.kept(&key()).await.unwrap(), None);
+    assert_eq!(bench.ledger.stored_message(&key()).await.unwrap(), None);
     bench.claim(worker(1), now()).await;
-    let kept = bench.kept().await;
-    assert_eq!(kept.entry, bench.entry().await);
-    assert_eq!((kept.since, kept.changed_at), (Some(now()), Some(now())));
+    let stored_message = bench.stored_message().await;
+    assert_eq!(stored_message.entry, bench.entry().await);
     assert_eq!(
-        kept.until,
-        kept.entry.held.map(|(_, until)| until),
+        (stored_message.since, stored_message.changed_at),
+        (Some(now()), Some(now()))
+    );
+    assert_eq!(
+        stored_message.until,
+        stored_message.entry.held.map(|(_, until)| until),
         "the end of the lease"
     );
     bench
@@ -171,15 +177,22 @@ async fn everything_that_is_kept_is_told(bench: Bench) {
         .settle(&key(), worker(1), now(), &released())
         .await
         .unwrap();
-    let kept = bench.kept().await;
+    let stored_message = bench.stored_message().await;
     let StoredOutcome::Released { retry_at, .. } = released() else {
         panic!("`released` returns `Released`")
     };
-    assert_eq!((kept.since, kept.until), (Some(now()), Some(retry_at)));
-    bench.settled(&written()).await;
-    let kept = bench.kept().await;
     assert_eq!(
-        (kept.entry.state, kept.since, kept.until),
+        (stored_message.since, stored_message.until),
+        (Some(now()), Some(retry_at))
+    );
+    bench.settled(&written()).await;
+    let stored_message = bench.stored_message().await;
+    assert_eq!(
+        (
+            stored_message.entry.state,
+            stored_message.since,
+            stored_message.until
+        ),
         (State::Written, None, None)
     );
 }

@@ -91,11 +91,11 @@ async fn a_long_reason_is_cut_on_a_character(bench: Bench) {
             claimable: false,
         })
         .await;
-    let kept = bench.entry().await.reason.unwrap();
+    let stored_message = bench.entry().await.reason.unwrap();
     assert!(
-        reason.starts_with(&kept) && kept.len() == 499,
+        reason.starts_with(&stored_message) && stored_message.len() == 499,
         "{} bytes",
-        kept.len()
+        stored_message.len()
     );
 }
 
@@ -114,15 +114,19 @@ async fn only_what_is_settled_for_good_may_expire(bench: Bench) {
     bench.settle(worker(90), &released()).await.unwrap();
     assert_eq!(expires(&bench.item().await), None, "released");
     bench.settled(&skipped()).await;
-    let kept = expires(&bench.item().await).expect("a skipped item has an expiry time");
+    let stored_message = expires(&bench.item().await).expect("a skipped item has an expiry time");
     assert!(
-        kept >= 365 * 86_400,
-        "expires after more than one year of backfill: {kept} s"
+        stored_message >= 365 * 86_400,
+        "expires after more than one year of backfill: {stored_message} s"
     );
     bench.revisit(worker(90), now()).await;
     assert_eq!(expires(&bench.item().await), None, "claimed again");
     bench.settle(worker(90), &written()).await.unwrap();
-    assert_eq!(expires(&bench.item().await), Some(kept), "written");
+    assert_eq!(
+        expires(&bench.item().await),
+        Some(stored_message),
+        "written"
+    );
 
     bench
         .client
@@ -230,7 +234,7 @@ async fn a_table_that_is_there_stays(bench: Bench) {
 async fn told(bench: &Bench, external_row: ActivityId, note: &str) -> bool {
     let ledger = &bench.ledger;
     ledger
-        .carried_by(&key(), activity(), external_row, note)
+        .replace_row(&key(), activity(), external_row, note)
         .await
         .unwrap()
 }
@@ -242,7 +246,7 @@ async fn a_row_that_gave_way_to_anothers_is_replaced_and_nothing_else(bench: Ben
     let replaced_row = || async {
         bench
             .ledger
-            .kept(&key())
+            .stored_message(&key())
             .await
             .unwrap()
             .unwrap()

@@ -1,7 +1,7 @@
 //! Golden cases of the whole pipeline. A file `tests/fixtures/mapping/<case>.story.json` has a
 //! message in a mailbox, the policy and the organisation, and exactly what must be in Dataverse
-//! afterwards. Organisation and mailboxes are those of [`crate::test_organisation`]. A new case is one file and
-//! no code.
+//! afterwards. Organisation and mailboxes are those of [`crate::test_organisation`]. A new case is
+//! one file and no code.
 //!
 //! | Input | Meaning | If missing |
 //! | --- | --- | --- |
@@ -191,7 +191,7 @@ async fn told(story: &Value) -> Value {
     let kept = organisation
         .pipeline
         .ledger
-        .kept(&key(mailbox, "m1"))
+        .stored_message(&key(mailbox, "m1"))
         .await
         .unwrap();
     let record = DecisionRecord::parse(&kept.unwrap().decision.unwrap()).unwrap();

@@ -50,9 +50,9 @@ impl History {
         self.handle(organisation, &request).await["run_id"].clone()
     }
 
-    async fn work_off(&self, organisation: &mut TestOrganisation) -> usize {
+    async fn process_queue(&self, organisation: &mut TestOrganisation) -> usize {
         let run = organisation.begin();
-        self.backfill.work_off(&|| run).await.len()
+        self.backfill.process_queue(&|| run).await.len()
     }
 
     /// Requests the state of a run.
@@ -98,7 +98,7 @@ async fn old_mail_of_the_imap_family_comes_from_its_server_folder_by_folder() {
     assert!(!queued.body.contains("Canary") && !queued.body.contains("cyd"));
     history.tasks.delete(&queued.receipt);
     history.ask(&mut organisation, IMAP).await;
-    history.work_off(&mut organisation).await;
+    history.process_queue(&mut organisation).await;
     assert_eq!(organisation.emails().len(), 210);
     // The task of the first run was deleted from its queue, so that run has not ended. A new
     // request finds every message settled.
@@ -109,7 +109,7 @@ async fn old_mail_of_the_imap_family_comes_from_its_server_folder_by_folder() {
     let one_folder =
         json!({"mailboxes": [IMAP], "received_after": OLD - 1, "folder": "canary clients"});
     let run_id = history.handle(&mut organisation, &one_folder).await["run_id"].clone();
-    history.work_off(&mut organisation).await;
+    history.process_queue(&mut organisation).await;
     let answer = history.answer(&mut organisation, &run_id).await;
     assert_eq!(answer["ended"], json!(true));
     assert_eq!(numbers(&answer), [205, 205, 0, 0, 0]);
@@ -122,7 +122,7 @@ async fn a_cursor_that_nylas_refuses_costs_one_list_and_no_request_to_dataverse(
     let history = History::of(&organisation).await;
     let run_id = history.ask(&mut organisation, ADA).await;
     organisation.fail_nylas_at("page_token=", status(400, "invalid_request_error"));
-    history.work_off(&mut organisation).await;
+    history.process_queue(&mut organisation).await;
     let answer = history.answer(&mut organisation, &run_id).await;
     assert_eq!(answer["ended"], json!(true), "{answer}");
     assert_eq!(
@@ -156,7 +156,7 @@ async fn a_message_that_fails_alone_is_handed_over_although_others_have_booked_t
     });
     let history = History::of(&organisation).await;
     let run_id = history.ask(&mut organisation, ADA).await;
-    history.work_off(&mut organisation).await;
+    history.process_queue(&mut organisation).await;
     let answer = history.answer(&mut organisation, &run_id).await;
     assert_eq!(answer["ended"], json!(true), "{answer}");
     assert_eq!(numbers(&answer), [4, 3, 0, 1, 0]);
@@ -168,10 +168,10 @@ async fn what_is_settled_is_listed_again_without_a_request_to_dataverse() {
     fill(&organisation, ADA, "m", 60, "INBOX");
     let history = History::of(&organisation).await;
     history.ask(&mut organisation, ADA).await;
-    assert_eq!(history.work_off(&mut organisation).await, 60);
+    assert_eq!(history.process_queue(&mut organisation).await, 60);
     let before = organisation.emulators.dataverse().requests().total;
     history.ask(&mut organisation, ADA).await;
-    assert_eq!(history.work_off(&mut organisation).await, 60);
+    assert_eq!(history.process_queue(&mut organisation).await, 60);
     assert_eq!(organisation.emulators.dataverse().requests().total, before);
 }
 
@@ -188,7 +188,7 @@ async fn history_of_a_mailbox_that_needs_signing_in_is_parked_and_taken_up_by_th
         .nylas()
         .set_grant_status(ADA, "invalid");
     let second = history.ask(&mut organisation, ADA).await;
-    assert_eq!(history.work_off(&mut organisation).await, 0);
+    assert_eq!(history.process_queue(&mut organisation).await, 0);
     for run_id in [&first, &second] {
         let answer = history.answer(&mut organisation, run_id).await;
         assert_eq!(
@@ -201,14 +201,14 @@ async fn history_of_a_mailbox_that_needs_signing_in_is_parked_and_taken_up_by_th
         (&planned["unparked"], &planned["not_valid"]),
         (&json!(0), &json!(1))
     );
-    history.work_off(&mut organisation).await;
+    history.process_queue(&mut organisation).await;
     organisation
         .emulators
         .nylas()
         .set_grant_status(ADA, "valid");
     let planned = history.handle(&mut organisation, &schedule).await;
     assert_eq!(planned["unparked"], 2);
-    history.work_off(&mut organisation).await;
+    history.process_queue(&mut organisation).await;
     for run_id in [&first, &second] {
         let answer = history.answer(&mut organisation, run_id).await;
         assert_eq!(
@@ -239,7 +239,7 @@ async fn a_mailbox_that_another_worker_lists_is_left_to_it() {
         .await
         .unwrap();
     history.ask(&mut organisation, ADA).await;
-    assert_eq!(history.work_off(&mut organisation).await, 0);
+    assert_eq!(history.process_queue(&mut organisation).await, 0);
     let hidden = history.tasks.hidden();
     assert_eq!(hidden.len(), 1, "the task waits until the lease expires");
     assert_eq!(hidden[0].1.as_secs(), 900);
@@ -247,7 +247,7 @@ async fn a_mailbox_that_another_worker_lists_is_left_to_it() {
     organisation.put(ADA, nylas_message("today", &json!({})));
     let schedule = json!({"source": "aws.scheduler", "time": organisation.now.to_rfc3339()});
     history.handle(&mut organisation, &schedule).await;
-    assert_eq!(history.work_off(&mut organisation).await, 1);
+    assert_eq!(history.process_queue(&mut organisation).await, 1);
     // If another scheduled task lists the mailbox, this one is dropped. The next scheduled run
     // plans the same.
     ledger
@@ -261,11 +261,11 @@ async fn a_mailbox_that_another_worker_lists_is_left_to_it() {
         .await
         .unwrap();
     history.handle(&mut organisation, &schedule).await;
-    assert_eq!(history.work_off(&mut organisation).await, 0);
+    assert_eq!(history.process_queue(&mut organisation).await, 0);
     assert_eq!(history.tasks.hidden().len(), 1);
     organisation.later(TimeDelta::seconds(901));
     history.ask(&mut organisation, ADA).await;
-    assert_eq!(history.work_off(&mut organisation).await, 4);
+    assert_eq!(history.process_queue(&mut organisation).await, 4);
 }
 
 #[tokio::test]
@@ -302,7 +302,7 @@ async fn a_listed_message_that_has_to_wait_is_queued_unless_somebody_has_queued_
     let schedule = json!({"source": "aws.scheduler", "time": organisation.now.to_rfc3339()});
     history.handle(&mut organisation, &schedule).await;
     organisation.fail_dataverse_at(LOOK_UP, status(503, ""));
-    assert_eq!(history.work_off(&mut organisation).await, 2);
+    assert_eq!(history.process_queue(&mut organisation).await, 2);
     let queued = history.sync.hidden();
     assert_eq!(queued.len(), 1, "{queued:?}");
     assert!(queued[0].0.body.contains("revisited"), "{queued:?}");
@@ -326,7 +326,7 @@ async fn a_throttled_list_comes_back_after_the_time_that_nylas_says() {
         retry_after_seconds: Some(77),
     };
     organisation.fail_nylas_at("/messages?", throttled);
-    assert_eq!(history.work_off(&mut organisation).await, 0);
+    assert_eq!(history.process_queue(&mut organisation).await, 0);
     assert_eq!(history.tasks.hidden()[0].1.as_secs(), 77);
 }
 
@@ -381,7 +381,7 @@ async fn a_dry_run_says_what_would_become_of_the_mail_and_writes_none() {
     let history = History::of(&organisation).await;
     let request = json!({"mailboxes": "all", "received_after": OLD - 1, "dry_run": true});
     let run_id = history.handle(&mut organisation, &request).await["run_id"].clone();
-    history.work_off(&mut organisation).await;
+    history.process_queue(&mut organisation).await;
     let answer = history.answer(&mut organisation, &run_id).await;
     assert_eq!(
         (&answer["dry_run"], &answer["ended"]),

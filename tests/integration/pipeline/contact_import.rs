@@ -46,7 +46,7 @@ async fn bring_in_with(
     let people = cards(people);
     let outcomes = organisation
         .pipeline
-        .bring_in_people(&people, made, &run)
+        .import_people(&people, made, &run)
         .await;
     assert_eq!(outcomes.len(), people.len());
     outcomes

@@ -13,8 +13,15 @@ use crate::test_organisation::{
 
 impl TestOrganisation {
     async fn record_text(&self, grant: &str, id: &str) -> Option<String> {
-        let kept = self.pipeline.ledger.kept(&key(grant, id)).await.unwrap();
-        kept.expect("the message has a ledger item").decision
+        let stored_message = self
+            .pipeline
+            .ledger
+            .stored_message(&key(grant, id))
+            .await
+            .unwrap();
+        stored_message
+            .expect("the message has a ledger item")
+            .decision
     }
 
     pub(super) async fn record(&self, grant: &str, id: &str) -> DecisionRecord {
@@ -140,7 +147,12 @@ async fn another_mailboxs_copy_has_a_decision_of_its_own_that_found_the_row() {
     assert_eq!(organisation.record(ADA, ADA).await.row, DecidedRow::Ours);
     assert_eq!(organisation.record(BEN, BEN).await.row, DecidedRow::Found);
     let row = mailverse::model::ids::ActivityId::new(id_of(&organisation.email()));
-    let copies = organisation.pipeline.ledger.carried(row).await.unwrap();
+    let copies = organisation
+        .pipeline
+        .ledger
+        .messages_of_row(row)
+        .await
+        .unwrap();
     assert_eq!(copies, [key(ADA, ADA), key(BEN, BEN)]);
 }
 

@@ -35,8 +35,8 @@ const DELETE: &str = "DELETE /api/data/v9.2/emails(";
 const FILL: &str = "PATCH /api/data/v9.2/emails(";
 
 impl TestOrganisation {
-    /// Like [`TestOrganisation::external_row`], but also if we already have a row. This needs an organisation that
-    /// lets two emails have the same Message-ID.
+    /// Like [`TestOrganisation::external_row`], but also if we already have a row. This needs an
+    /// organisation that lets two emails have the same Message-ID.
     fn theirs_too(&self, changes: &Value) -> Uuid {
         self.let_two_rows_be();
         self.external_row(changes)
@@ -55,8 +55,8 @@ impl TestOrganisation {
             .unwrap()
     }
 
-    /// Like [`TestOrganisation::theirs_too`], without a sender: tests fail if two rows have the same
-    /// Message-ID and sender.
+    /// Like [`TestOrganisation::theirs_too`], without a sender: tests fail if two rows have the
+    /// same Message-ID and sender.
     fn theirs_beside(&self, changes: &Value) -> Uuid {
         let mut changes = changes.clone();
         changes["sender"] = Value::Null;
@@ -77,8 +77,13 @@ impl TestOrganisation {
 
     /// Returns our former row of the message, which the row of another client replaced.
     async fn replaced_row(&self, grant: &str, id: &str) -> Option<Uuid> {
-        let kept = self.pipeline.ledger.kept(&key(grant, id)).await.unwrap();
-        kept.unwrap().replaced_row.map(ActivityId::uuid)
+        let stored_message = self
+            .pipeline
+            .ledger
+            .stored_message(&key(grant, id))
+            .await
+            .unwrap();
+        stored_message.unwrap().replaced_row.map(ActivityId::uuid)
     }
 
     fn attach_to(&self, email: Uuid, name: &str) {

@@ -1,5 +1,5 @@
-//! Tests two different messages with the same Message-ID and sender. `end_to_end/shared_message_ids.rs` does
-//! the same with the compiled functions.
+//! Tests two different messages with the same Message-ID and sender.
+//! `end_to_end/shared_message_ids.rs` does the same with the compiled functions.
 
 use chrono::TimeDelta;
 use emulators::Setting;
@@ -197,13 +197,13 @@ async fn another_clients_draft_that_has_the_message_id_keeps_no_mail_out(mode: W
     let (row, note) = written(&outcome);
     assert_eq!(note, Some("left out: message_id_reused"));
     assert_eq!(organisation.states(), [0, 1]);
-    let kept = organisation
+    let stored_message = organisation
         .pipeline
         .ledger
-        .kept(&key(ADA, "m1"))
+        .stored_message(&key(ADA, "m1"))
         .await
         .unwrap();
-    let record = kept.unwrap().decision.unwrap();
+    let record = stored_message.unwrap().decision.unwrap();
     let record: Value = serde_json::from_str(&record).unwrap();
     assert_eq!(record["omissions"], json!({"message_id_reused": 1}));
     organisation.lose_ledger().await;

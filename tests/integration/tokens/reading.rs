@@ -188,7 +188,7 @@ async fn list(
 ) -> Vec<Processed> {
     let run = organisation.begin();
     let event = json!({"source": "aws.scheduler", "time": organisation.now.to_rfc3339()});
-    backfill.run_through(&event, &|| run).await.unwrap().1
+    backfill.run_scheduled(&event, &|| run).await.unwrap().1
 }
 
 #[tokio::test]

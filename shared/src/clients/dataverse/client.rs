@@ -67,7 +67,7 @@ impl DataverseClient {
     /// That the header of a `$batch` applies to all its operations is inferred (Dataverse facts §9,
     /// §13).
     #[must_use]
-    pub fn in_the_name_of(&self, caller: Option<Uuid>) -> Self {
+    pub fn impersonating(&self, caller: Option<Uuid>) -> Self {
         Self {
             caller,
             ..self.clone()

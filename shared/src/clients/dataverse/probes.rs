@@ -116,7 +116,7 @@ impl DataverseClient {
     ///
     /// # Errors
     /// [`DataverseError`]: the request as a whole failed.
-    pub async fn would_pass(
+    pub async fn test_writes(
         &self,
         session: &Session,
         writes: &[Vec<ProbeStep>],
@@ -125,7 +125,7 @@ impl DataverseClient {
             .iter()
             .map(|steps| {
                 let mut changes: Vec<Change> = steps.iter().map(ProbeStep::change).collect();
-                changes.push(stumble());
+                changes.push(failing_operation());
                 Operation::ChangeSet(changes)
             })
             .collect();
@@ -159,7 +159,7 @@ impl DataverseClient {
 
 /// Returns an operation that always fails: the update of a row that does not exist, with `If-Match`
 /// so that it is not created.
-fn stumble() -> Change {
+fn failing_operation() -> Change {
     Change {
         method: "PATCH",
         path: row("emails", Uuid::new_v4()),

@@ -188,7 +188,7 @@ impl ExistingEmail {
     /// Returns whether the row can be an email of this sender: it is completed and has no other
     /// sender.
     #[must_use]
-    pub fn may_hold_mail_of(&self, sender: Option<&EmailAddress>) -> bool {
+    pub fn may_be_email_of(&self, sender: Option<&EmailAddress>) -> bool {
         let same_sender = match (&self.sender, sender) {
             (Some(external_row), Some(ours)) => external_row == ours,
             _ => true,

@@ -15,8 +15,8 @@ use crate::policy::document::RegardingSource;
 /// one (Dataverse facts §18; that they need a second condition is *inferred*). So a token counts
 /// only under the same condition as a thread: both emails share an external participant. It counts
 /// only for the newest email that has it. Other records of older emails are recorded as
-/// [`CandidateOutcome::Repeated`]. If the tokens of one subject lead to different records, none of them is
-/// chosen.
+/// [`CandidateOutcome::Repeated`]. If the tokens of one subject lead to different records, none of
+/// them is chosen.
 pub(super) fn by_token(
     input: &RegardingInput<'_>,
     candidates: &mut Vec<RegardingCandidate>,

@@ -19,7 +19,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError::Unavailable`]: the row in Dataverse is right, and the next reconciliation
     /// records it.
-    pub async fn carried_by(
+    pub async fn replace_row(
         &self,
         key: &MessageKey,
         was: ActivityId,
