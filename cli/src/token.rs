@@ -62,6 +62,7 @@ struct Refreshed {
 
 #[derive(Deserialize)]
 struct Token {
+    #[serde(rename = "identity")]
     application_user: String,
     renewed: bool,
     expires_at: String,
@@ -110,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_that_was_left_as_it_is_is_not_blamed_on_entra_alone() {
+    fn a_token_that_was_not_renewed_is_listed_with_both_possible_reasons() {
         let token = |application_user: &str, renewed| Token {
             application_user: application_user.to_owned(),
             renewed,

@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_stopped_clock_moves_instead_of_waiting() {
+    async fn a_stopped_clock_advances_instead_of_waiting() {
         let clock = Clock::default();
         clock.stop();
         let before = clock.now();
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn a_running_clock_can_be_moved_too() {
+    fn a_running_clock_can_be_advanced() {
         let clock = Clock::default();
         clock.advance(Duration::from_secs(600));
         assert!(clock.now() - Utc::now() > TimeDelta::seconds(590));

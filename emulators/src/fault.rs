@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_always_gives_the_same_faults_and_another_seed_others() {
+    fn the_same_seed_gives_the_same_faults_and_another_seed_gives_others() {
         let plan = |seed| FaultPlan {
             seed,
             server_error: 100,
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn rates_are_kept_about() {
+    fn fault_rates_are_approximately_those_of_the_plan() {
         let plan = FaultPlan {
             seed: 1,
             server_error: 50,
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn no_plan_injects_nothing() {
+    fn a_default_plan_injects_no_fault() {
         let (injections, _) = run(FaultPlan::default(), 100);
         assert!(injections.iter().all(Option::is_none));
         assert!(!Faults::default().deadlock());

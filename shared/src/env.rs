@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn every_gap_is_reported_at_once() {
+    fn every_missing_or_invalid_setting_is_reported_at_once() {
         let mut settings = settings(&[
             ("A", "  "),
             ("U", "ftp://x.example"),
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_budget_and_names_that_cannot_be_read_are_reported_with_what_they_should_be() {
+    fn invalid_limits_and_names_are_reported_with_the_expected_format() {
         let mut settings = settings(&[("B", "6000"), ("N", "one,two/"), ("T", "one, one")]);
         settings.parsed::<crate::rate_limit::Limits>("B");
         settings.names("N");
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_is_not_one_of_those_allowed_is_refused_with_their_names() {
+    fn a_value_that_is_not_allowed_is_rejected_with_the_allowed_values() {
         let named = [("no", false), ("yes", true)];
         let mut right = settings(&[("A", " yes "), ("B", "")]);
         assert!(right.one_of("A", &named) && !right.one_of("B", &named));
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_with_more_than_a_host_is_refused() {
+    fn a_service_url_with_more_than_a_host_is_rejected() {
         for wrong in [
             "https://user:pw@x.example",
             "https://x.example/#a",
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn a_default_holds_where_nothing_is_set() {
+    fn a_default_applies_if_nothing_is_set() {
         let mut settings = settings(&[]);
         assert_eq!(
             settings

@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_came_about_too_seldom_is_unmet_and_nothing_else() {
+    fn only_demands_below_the_wanted_number_are_unmet() {
         let mut figures = Figures::default();
         for demand in Demand::all(&Mode::WORKERS) {
             for _ in 0..2 {
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_that_writes_in_one_go_is_not_struck_between_steps() {
+    fn a_change_set_worker_is_not_killed_between_the_steps_of_a_write() {
         let between = Demand::all(&Mode::WORKERS).filter(
             |demand| matches!(demand, Demand::Kill(_, cell) if *cell == Cell::BetweenSteps),
         );
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_struck_who_is_not_there() {
+    fn no_demand_names_a_worker_mode_that_does_not_run() {
         let demands: Vec<String> = Demand::all(&[Mode::ChangeSet])
             .map(|demand| demand.to_string())
             .collect();

@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_finding_is_told_with_what_befell_its_message_and_all_of_them() {
+    fn a_finding_is_reported_with_the_events_of_its_message_and_the_global_events() {
         let event_log = EventLog::default();
         event_log.tell("g/m1", "claimed");
         event_log.tell_of_all("the table is emptied");

@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn one_after_the_other_is_no_finding() {
+    fn claims_and_settlements_in_sequence_are_not_reported() {
         let mut history = History::default();
         for (write, done) in [
             (claim("a", 0, 100), true),
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_that_is_won_under_a_lease_is_seen() {
+    fn a_claim_that_is_won_during_another_lease_is_reported() {
         let mut history = History::default();
         history.saw(&claim("a", 0, 100), true);
         history.saw(&claim("b", 99, 199), true);
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_of_what_is_settled_for_good_is_seen() {
+    fn a_claim_of_a_message_with_a_final_outcome_is_reported() {
         let mut history = History::default();
         history.saw(&claim("a", 0, 100), true);
         history.saw(&settle("a", "written"), true);
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_late_settlement_that_is_done_is_seen() {
+    fn a_successful_settlement_with_a_lost_claim_is_reported() {
         let mut history = History::default();
         history.saw(&claim("a", 0, 100), true);
         history.saw(&claim("b", 100, 200), true);
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_that_the_harness_ended_and_a_table_that_it_emptied_are_allowed_for() {
+    fn leases_ended_and_tables_emptied_by_the_harness_are_not_reported() {
         let mut history = History::default();
         history.saw(&claim("a", 0, 100), true);
         history.moved("g/m", -100);

@@ -306,7 +306,7 @@ mod tests {
     const AT_ONCE: Duration = Duration::ZERO;
 
     #[tokio::test]
-    async fn a_late_file_is_there_after_so_many_requests_and_others_at_once() {
+    async fn a_late_file_appears_after_several_requests_and_other_files_at_once() {
         let mut incidents = Incidents::default();
         let names = ["file-0-of-m1", "file-2-of-m1"].map(str::to_owned);
         incidents.late.extend(names.map(|name| (name, Late::by(2))));
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn requests_within_a_pause_are_early_but_for_the_first_and_those_of_other_mailboxes() {
+    async fn later_requests_of_a_throttled_mailbox_during_its_pause_count_as_early() {
         let mut incidents = Incidents {
             throttle: Some(Throttle::of(60)),
             ..Incidents::default()
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stretch_refuses_whom_it_is_about() {
+    async fn a_stretch_rejects_only_the_requests_that_it_concerns() {
         let mut incidents = Incidents::default();
         let mine = request(&format!("GET /v3/grants/{MAILBOX}/messages/m1")).await;
         let other = request("GET /v3/grants/grant-1/messages/m1").await;
@@ -379,7 +379,7 @@ mod tests {
         }
     }
     #[tokio::test]
-    async fn a_look_up_of_a_crowd_takes_longer_than_anybody_waits_and_one_of_few_does_not() {
+    async fn a_lookup_with_very_many_queries_times_out_and_a_small_one_does_not() {
         let mut incidents = Incidents {
             crowds: true,
             ..Incidents::default()

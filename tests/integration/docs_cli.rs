@@ -110,7 +110,7 @@ fn manual() -> String {
 }
 
 #[test]
-fn the_manual_has_every_subcommand_with_its_options_and_no_other() {
+fn the_manual_lists_exactly_the_subcommands_and_options_of_the_command() {
     let offered = offered();
     assert!(offered.len() >= 20, "{offered:?}");
     let found = differences(&documented(&manual()), &offered);
@@ -118,7 +118,7 @@ fn the_manual_has_every_subcommand_with_its_options_and_no_other() {
 }
 
 #[test]
-fn a_row_or_a_section_too_few_or_too_many_is_found() {
+fn a_missing_or_extra_row_or_section_of_the_manual_is_found() {
     let (manual, offered) = (manual(), offered());
     let cases = [
         (

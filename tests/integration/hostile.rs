@@ -138,9 +138,9 @@ impl Bystanders {
     }
 }
 
-in_both_write_modes!(each_case_reaches_its_state_and_its_neighbours_do_not_suffer);
+in_both_write_modes!(each_hostile_message_reaches_its_outcome_without_affecting_its_batch);
 
-async fn each_case_reaches_its_state_and_its_neighbours_do_not_suffer(mode: WriteMode) {
+async fn each_hostile_message_reaches_its_outcome_without_affecting_its_batch(mode: WriteMode) {
     let cases = corpus();
     let mut organisation = world_with(&cases, mode).await;
     let bystanders = Bystanders::of(&organisation);
@@ -175,7 +175,7 @@ async fn each_case_reaches_its_state_and_its_neighbours_do_not_suffer(mode: Writ
 }
 
 #[tokio::test]
-async fn all_cases_shuffled_into_batches_of_ten_end_as_they_do_alone() {
+async fn hostile_messages_in_shuffled_batches_have_the_same_outcomes_as_alone() {
     let seed = 20_261_123;
     println!("seed {seed}");
     let mut cases = corpus();

@@ -190,7 +190,7 @@ fn decided(
 }
 
 #[test]
-fn every_case_is_mapped_as_written() {
+fn every_mapping_case_gives_the_expected_rows() {
     let cases = cases();
     assert!(
         cases.len() >= 10,
@@ -229,7 +229,7 @@ fn every_case_is_mapped_as_written() {
 /// Checks that Dataverse accepts the expected rows and drops no part of them. Otherwise they would
 /// prove nothing.
 #[tokio::test]
-async fn what_is_expected_is_what_dataverse_takes() {
+async fn dataverse_accepts_the_expected_rows_of_every_mapping_case() {
     for (name, (given, expected)) in cases() {
         let emulators = Emulators::start().await.unwrap();
         let dataverse = emulators.dataverse();

@@ -81,7 +81,7 @@ fn published(path: &str) -> String {
 }
 
 #[test]
-fn the_published_schema_is_that_of_the_types() {
+fn the_published_schema_matches_the_types() {
     let schema = policy(&["schema"]);
     assert!(schema.status.success());
     assert_eq!(
@@ -92,7 +92,7 @@ fn the_published_schema_is_that_of_the_types() {
 }
 
 #[test]
-fn every_published_document_can_be_used() {
+fn every_published_policy_document_is_valid() {
     let folder = project().join("docs/policy");
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder).unwrap() {
@@ -108,7 +108,7 @@ fn every_published_document_can_be_used() {
 /// What the published schema says about the same documents is tested in
 /// `tools/test_policy_schema.py`.
 #[test]
-fn whatever_the_schema_refuses_is_refused_and_what_only_makes_no_sense_too() {
+fn policy_check_rejects_what_the_schema_rejects_and_contradictory_documents() {
     let documents = published("tests/fixtures/policy/documents.json");
     let documents: Vec<Value> = serde_json::from_str(&documents).unwrap();
     let folder = tempfile::tempdir().unwrap();
@@ -165,7 +165,7 @@ fn settings() -> Vec<String> {
 }
 
 #[test]
-fn the_page_has_a_row_for_every_setting_with_its_default() {
+fn the_policy_page_has_a_row_for_every_setting_with_its_default() {
     let page = published("docs/policy.md");
     let defaults = serde_json::to_value(Policy::default().document()).unwrap();
     for setting in settings() {
@@ -190,7 +190,7 @@ fn the_page_has_a_row_for_every_setting_with_its_default() {
 }
 
 #[test]
-fn the_page_has_a_row_for_every_rule() {
+fn the_policy_page_has_a_row_for_every_rule() {
     let page = published("docs/policy.md");
     for rule in mailverse::policy::RULES {
         assert!(page.contains(&format!("| `{rule}` |")), "{rule}");
@@ -198,7 +198,7 @@ fn the_page_has_a_row_for_every_rule() {
 }
 
 #[tokio::test]
-async fn a_document_with_problems_is_refused_with_all_of_them_and_their_places() {
+async fn an_invalid_policy_is_rejected_with_all_problems_and_their_paths() {
     let desk = Desk::new().await;
     let file = desk.file(&json!({"defaults": {"allow": ["@x"], "block": [{"action": "drop"}]}}));
     for verb in ["check", "push"] {
@@ -217,7 +217,7 @@ async fn a_document_with_problems_is_refused_with_all_of_them_and_their_places()
 }
 
 #[tokio::test]
-async fn a_file_that_is_not_there_or_a_missing_setting_is_bad_usage() {
+async fn a_missing_policy_file_or_setting_is_bad_usage() {
     let missing = policy(&["check", "no-such-file.json"]);
     assert_eq!(missing.status.code(), Some(2));
     assert!(text(&missing.stderr).contains("no-such-file.json"));
@@ -230,7 +230,7 @@ async fn a_file_that_is_not_there_or_a_missing_setting_is_bad_usage() {
 }
 
 #[tokio::test]
-async fn a_push_shows_what_changes_and_a_show_what_holds() {
+async fn policy_push_shows_the_changes_and_policy_show_the_current_policy() {
     let desk = Desk::new().await;
     let none = desk.run(&["show"]).await;
     assert!(text(&none.stderr).contains("No policy is stored"));
@@ -269,7 +269,7 @@ async fn a_push_shows_what_changes_and_a_show_what_holds() {
 }
 
 #[tokio::test]
-async fn a_stored_document_that_cannot_be_used_is_told_and_can_be_replaced() {
+async fn an_unusable_stored_policy_is_reported_and_can_be_replaced() {
     let desk = Desk::new().await;
     let now = chrono::Utc::now();
     let broken = r#"{"defaults": {"new_setting": 1}}"#;

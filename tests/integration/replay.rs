@@ -73,7 +73,7 @@ fn received(id: &str, more: &Value) -> Value {
 }
 
 #[test]
-fn the_summary_in_the_manuals_is_what_the_demo_prints() {
+fn the_demo_summary_in_the_manuals_matches_the_output() {
     let printed = text(&replay(&["events"]).stdout);
     let summary: Vec<&str> = printed.lines().rev().skip(1).take(2).collect();
     assert!(summary.iter().all(|line| line.contains("12")), "{printed}");
@@ -86,7 +86,7 @@ fn the_summary_in_the_manuals_is_what_the_demo_prints() {
 }
 
 #[test]
-fn the_sample_events_end_in_one_activity_for_each_written_message_although_each_came_twice() {
+fn replayed_sample_events_give_one_activity_per_message_although_delivered_twice() {
     let output = replay(&["events", "--json"]);
     let report = report(&output);
     assert_eq!(output.status.code(), Some(0), "{report}");
@@ -110,7 +110,7 @@ fn the_sample_events_end_in_one_activity_for_each_written_message_although_each_
 }
 
 #[test]
-fn once_delivers_once() {
+fn replay_with_once_delivers_each_event_once() {
     let report = report(&replay(&[
         "events/05-received-html.json",
         "--once",
@@ -123,7 +123,7 @@ fn once_delivers_once() {
 }
 
 #[test]
-fn copies_of_one_mail_in_two_mailboxes_are_one_activity() {
+fn replayed_copies_in_two_mailboxes_become_one_activity() {
     let report = report(&replay(&[
         "events/15-transformed.json",
         "tests/fixtures/replay/copy-in-another-mailbox.json",
@@ -136,7 +136,7 @@ fn copies_of_one_mail_in_two_mailboxes_are_one_activity() {
 }
 
 #[test]
-fn the_table_shows_event_fate_subject_people_and_regarding() {
+fn the_replay_table_shows_event_outcome_subject_people_and_regarding() {
     let output = replay(&["events"]);
     let table = text(&output.stdout);
     for part in [
@@ -155,7 +155,7 @@ fn the_table_shows_event_fate_subject_people_and_regarding() {
 }
 
 #[test]
-fn a_broken_file_is_named_with_its_reason_and_the_rest_goes_on() {
+fn replay_names_a_broken_file_with_its_reason_and_continues() {
     let saved = Saved::new();
     let broken = [
         saved.file("b-cut.json", &received("b", &json!({})).to_string()[..60]),
@@ -202,7 +202,7 @@ fn a_broken_file_is_named_with_its_reason_and_the_rest_goes_on() {
 }
 
 #[test]
-fn odd_content_is_written_with_what_is_there() {
+fn malformed_content_is_replayed_with_its_usable_parts() {
     let saved = Saved::new();
     let odd = [
         json!({"date": "no date"}),
@@ -244,7 +244,7 @@ fn odd_content_is_written_with_what_is_there() {
 }
 
 #[test]
-fn a_signature_of_another_secret_is_refused_unless_the_secret_is_given_or_the_event_signed_anew() {
+fn a_foreign_signature_is_rejected_without_its_secret_or_a_new_signature() {
     let saved = Saved::new();
     // The published test vector of Nylas' own SDK: body, secret and signature.
     let vector = project().join("functions/webhook-receiver/tests/fixtures/signed-grant.deleted");
@@ -278,7 +278,7 @@ fn a_signature_of_another_secret_is_refused_unless_the_secret_is_given_or_the_ev
 }
 
 #[test]
-fn a_kept_ledger_knows_what_an_earlier_run_wrote() {
+fn a_saved_ledger_has_the_outcomes_of_an_earlier_replay() {
     let saved = Saved::new();
     let state = saved.folder() + "/state.db";
     let first = report(&replay(&["events", "--json", "--once", "--state", &state]));
@@ -293,7 +293,7 @@ fn a_kept_ledger_knows_what_an_earlier_run_wrote() {
 }
 
 #[test]
-fn a_policy_decides_what_is_replayed_and_a_wrong_one_is_bad_usage() {
+fn replay_applies_the_given_policy_and_an_invalid_one_is_bad_usage() {
     let saved = Saved::new();
     let outcomes = |policy: Option<Value>| {
         let mut arguments = vec!["--json".to_owned(), "events".to_owned()];
@@ -316,7 +316,7 @@ fn a_policy_decides_what_is_replayed_and_a_wrong_one_is_bad_usage() {
 }
 
 #[test]
-fn a_path_that_cannot_be_read_is_bad_usage() {
+fn an_unreadable_replay_path_is_bad_usage() {
     let saved = Saved::new();
     for (arguments, part) in [
         (vec!["no-such-file.json"], "no-such-file.json"),

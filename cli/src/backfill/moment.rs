@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_moment_is_so_long_ago_or_a_date() {
+    fn a_moment_is_parsed_from_an_age_or_a_date() {
         let now = DateTime::parse_from_rfc3339("2026-11-20T06:00:00Z")
             .unwrap()
             .to_utc();

@@ -212,7 +212,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_check_is_a_line_and_what_is_broken_says_what_to_do() {
+    fn each_check_is_one_line_and_a_broken_check_shows_its_remedy() {
         let report = Report(vec![
             Check::passed("token", "ends in 40 minutes"),
             Check::broken(
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_warning_breaks_nothing_and_is_folded_to_eighty_columns() {
+    fn a_warning_does_not_count_as_broken_and_wraps_at_eighty_columns() {
         let name = "mailbox 11111111-2222-4333-8444-555555555555";
         let remedy = "correct the entry, connect its mailboxes at Nylas, or remove it";
         let report = Report(vec![
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_looked_at_for_one_reason_is_one_line() {
+    fn checks_skipped_for_the_same_reason_share_one_line() {
         let skip = |name: &str| Check::skipped(name, "token");
         let report = Report(vec![
             skip("a"),
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_looked_at_is_not_broken() {
+    fn a_skipped_check_does_not_count_as_broken() {
         let passed = Report(vec![Check::passed("a", "b")]);
         assert_eq!(passed.to_string(), "✔ a  b\nAll 1 checks passed.\n");
         let skipped = Report(vec![Check::passed("a", "b"), Check::skipped("c", "a")]);

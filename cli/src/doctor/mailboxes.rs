@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn each_mailbox_is_in_or_out_with_the_entry_that_says_so_within_eighty_columns() {
+    fn each_mailbox_is_listed_as_included_or_excluded_within_eighty_columns() {
         let grants = [
             grant(1, "ada@ours.example", "w", "valid"),
             grant(2, "ben@kites.example", "w-2", "invalid"),
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_without_mailboxes_and_a_setting_that_admits_none_are_warnings() {
+    fn warnings_report_no_connected_mailbox_and_an_allow_list_that_admits_none() {
         let none = report(&[], "all");
         assert!(none.is_healthy());
         let text = none.to_string();
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn with_all_every_mailbox_is_in() {
+    fn the_all_setting_includes_every_mailbox() {
         let all = report(&[grant(1, "eve@theirs.example", "w", "valid")], "all");
         let text = all.to_string();
         assert!(text.contains("1 of 1 take part"), "{text}");

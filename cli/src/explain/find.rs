@@ -243,7 +243,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_activity_id_is_told_from_a_message_id() {
+    fn an_activity_id_is_distinguished_from_a_message_id() {
         let id = "1a2265b9-1c53-5c96-b593-6ecd884c829f";
         for text in [
             id,

@@ -346,7 +346,7 @@ mod tests {
     const CONTACT: &str = r#"{"id": "c", "given_name": "Jane"}"#;
 
     #[test]
-    fn a_file_is_told_by_what_it_holds() {
+    fn messages_and_contacts_are_detected_from_the_file_content() {
         let both = (1, 1, Vec::new());
         for text in [
             format!("[{MESSAGE},{CONTACT}]"),
@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn what_else_an_object_is_is_not_imported() {
+    fn objects_that_are_neither_messages_nor_contacts_are_not_imported() {
         let thread =
             json!({"object": "thread", "subject": "x", "participants": [], "date": 1, "from": []});
         let event = json!({"id": "e", "title": "x", "when": {}});
@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn an_object_that_is_no_json_costs_itself_and_a_file_that_is_none_says_so() {
+    fn an_invalid_object_is_skipped_and_a_file_that_is_not_json_is_reported() {
         let lone = r#"{"object": "message", "id": "s", "snippet": "cut \ud83d"}"#;
         let text = format!("[{CONTACT}, {{\"id\" \"c\"}}, {lone}]");
         assert_eq!(kinds(&text), Ok((1, 1, vec![1])));
@@ -401,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn nesting_without_end_costs_no_stack() {
+    fn deeply_nested_json_does_not_overflow_the_stack() {
         let deep = "[".repeat(1_000_000);
         assert_eq!(kinds(&deep), Err(Why::NotJson(CUT_OFF)));
         let closed = format!("[{CONTACT},{}{}]", deep, "]".repeat(1_000_000));
@@ -409,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn as_many_objects_as_a_large_mailbox_has_are_taken_apart_at_once() {
+    fn a_file_with_fifty_thousand_objects_is_split_into_all_of_them() {
         let all = vec![CONTACT; 50_000].join(",");
         let file = file(&format!("[{all}]")).unwrap();
         assert_eq!(file.count(Kind::Contact), 50_000);
@@ -441,7 +441,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_list_is_taken_apart_into_what_it_holds(items in proptest::collection::vec(any_json(), 0..8), pretty in any::<bool>()) {
+        fn every_list_is_split_into_its_elements(items in proptest::collection::vec(any_json(), 0..8), pretty in any::<bool>()) {
             let list = Value::from(items.clone());
             let text = if pretty { serde_json::to_string_pretty(&list).unwrap() } else { list.to_string() };
             let places = objects(text.as_bytes()).unwrap();
@@ -450,7 +450,7 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_and_no_objects_do_harm(bytes in proptest::collection::vec(any::<u8>(), 0..200), item in any_json(), cut in any::<prop::sample::Index>()) {
+        fn arbitrary_bytes_and_objects_do_not_cause_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200), item in any_json(), cut in any::<prop::sample::Index>()) {
             let _ = SavedFile::of(Path::new("x"), bytes);
             let text = json!([item]).to_string();
             let _ = SavedFile::of(Path::new("x"), text.as_bytes()[..cut.index(text.len())].to_vec());

@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_differs_is_shown_with_defaults_filled_in() {
+    fn only_changed_settings_are_shown_with_defaults_filled_in() {
         let before = r#"{"defaults": {"track": {"received": "known"}, "allow": ["a.example"]}}"#;
         let after = r#"{"defaults": {"allow": ["a.example"], "skip_internal": true}, "mailboxes": {"ada@x.example": {"track": {"sent": "none"}}}}"#;
         assert_eq!(
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_is_new_where_nothing_was() {
+    fn every_setting_is_new_without_a_previous_policy() {
         let all = shown(None, "{}");
         assert!(all.contains(&"defaults.skip_internal: (not set) → true".to_owned()));
         assert!(all.len() > 10, "{all:?}");

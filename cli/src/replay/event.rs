@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_is_told_by_what_it_holds() {
+    fn the_event_kind_is_detected_from_its_content() {
         assert_eq!(kind(r#"{"requestContext":{},"body":""}"#), "http");
         assert_eq!(
             kind(r#"{"Records":[{"eventSource":"aws:sqs","body":"x"}]}"#),
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_are_delivered_as_they_are() {
+    fn arbitrary_bytes_are_delivered_unchanged() {
         let body = [0xff, 0x00, b'{'];
         let Kind::Http(event) = classify(&body) else {
             panic!("expected an HTTP event")
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_path_and_an_empty_folder_are_named() {
+    fn a_missing_path_and_an_empty_folder_are_reported() {
         let folder = tempfile::tempdir().unwrap();
         assert!(matches!(
             load(&[folder.path().to_owned()]),
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_is_read_in_the_order_of_names_and_only_its_json() {
+    fn only_the_json_files_of_a_folder_are_read_in_name_order() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("b")).unwrap();
         for name in ["c.json", "b/a.json", "a.JSON", "README.md"] {

@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mailbox_is_the_sender_of_what_was_sent_and_else_the_commonest_recipient() {
+    fn the_mailbox_is_the_sender_of_sent_messages_or_else_the_commonest_recipient() {
         let sent = json!({"id": "1", "grant_id": "a", "from": [{"email": "Me@example.com"}], "to": [{"email": "you@example.org"}], "folders": ["SENT"]});
         let received = json!({"id": "2", "grant_id": "b", "from": [{"email": "you@example.org"}], "to": [{"email": "her@example.com"}, {"email": "x@example.com"}]});
         let again = json!({"id": "3", "grant_id": "b", "from": [{"email": "you@example.org"}], "cc": [{"email": "her@example.com"}]});
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mail_to_many_is_taken_for_one_that_the_mailbox_sent() {
+    fn a_message_to_many_recipients_counts_as_sent_by_the_mailbox() {
         let many: Vec<Value> = (0..40)
             .map(|n| json!({"email": format!("p{n}@example.org")}))
             .collect();

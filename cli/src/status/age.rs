@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_number_and_a_unit_are_an_age() {
+    fn a_number_with_a_unit_is_parsed_as_an_age() {
         for (text, seconds) in [
             ("0s", 0),
             ("45s", 45),
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_none_and_is_told_how_to_write_one() {
+    fn any_other_text_is_rejected_with_the_expected_format() {
         for text in [
             "",
             "h",
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn an_age_is_shown_in_the_largest_unit_that_leaves_nothing_over() {
+    fn an_age_is_shown_in_the_largest_unit_that_divides_it() {
         for (text, shown) in [
             ("90m", "90m"),
             ("60m", "1h"),

@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_with_a_stage_may_be_a_rest_apis() {
+    fn a_url_with_a_stage_may_belong_to_a_rest_api() {
         for (url, stage) in [
             (
                 "https://abc123.execute-api.eu-north-1.amazonaws.com/live",
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn behind_a_domain_of_ones_own_the_answer_tells() {
+    fn a_response_header_identifies_a_rest_api_behind_a_custom_domain() {
         let mut headers = HeaderMap::new();
         headers.insert("apigw-requestid", "an HTTP API's".parse().unwrap());
         headers.insert("x-amzn-requestid", "anybody's".parse().unwrap());

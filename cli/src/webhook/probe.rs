@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_receivers_own_answer_to_a_probe_is_well() {
+    fn only_the_receivers_own_answer_passes_the_probe_check() {
         let passed = answered(200, "probe", None);
         assert_eq!(problem(Packing::Plain, &passed), None);
         assert_eq!(problem(Packing::Gzip, &passed), None);
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_compressed_probe_that_is_refused_says_how_to_turn_compression_off_and_names_a_rest_api() {
+    fn a_rejected_compressed_probe_names_the_rest_api_or_suggests_turning_compression_off() {
         for status in [400, 401, 503] {
             let rest_api = Some(RestApi::ByAnswer);
             let found = problem(Packing::Gzip, &answered(status, "", rest_api)).unwrap();
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_that_answers_is_not_shown_whole() {
+    fn a_long_answer_is_shortened_in_the_report() {
         let page = answered(404, &"x".repeat(5_000), None);
         let found = problem(Packing::Plain, &page).unwrap();
         assert!(found.0.len() < 120, "{}", found.0);

@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_destination_is_well_when_it_is_active_and_has_all_triggers() {
+    fn a_destination_passes_if_it_is_active_and_has_all_triggers() {
         let all = ["message.created", "message.updated", "grant.expired"];
         assert_eq!(with("active", &all).verdict, Verdict::Well);
         for status in ["pause", "failing", "failed", "inactive", ""] {

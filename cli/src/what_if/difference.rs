@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_twice_differs_in_nothing() {
+    fn identical_previews_have_no_differences() {
         for one in [
             tracked(Content::Full, 1, "contact/1", "lead/1"),
             skipped("bulk"),
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_in_what_goes_out_and_by_which_rule() {
+    fn newly_tracked_and_newly_skipped_messages_and_changed_rules_are_reported() {
         let message = tracked(Content::Full, 0, "contact/1", "lead/1");
         assert_eq!(
             shown(&skipped("bulk"), &message),
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_mail_that_is_tracked_either_way_each_difference_is_told() {
+    fn each_difference_of_a_message_that_is_tracked_in_both_previews_is_reported() {
         let before = tracked(Content::Full, 0, "contact/1", "lead/1");
         let after = tracked(Content::Subject, 2, "contact/2", "lead/2");
         let found: Vec<What> = shown(&before, &after)
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_told_is_no_difference() {
+    fn an_unknown_preview_gives_its_reason_instead_of_a_difference() {
         let reason = "dataverse did not answer".to_owned();
         let unknown = preview(
             PreviewOutcome::Unknown {

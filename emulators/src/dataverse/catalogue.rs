@@ -341,7 +341,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_documented_table_is_there_with_its_columns() {
+    fn the_schema_has_every_documented_table_with_its_columns() {
         let schema = Schema::load().unwrap();
         let email = schema.table("email").unwrap();
         assert_eq!(email.column("subject").unwrap().max_length, Some(800));
@@ -355,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn names_and_types_of_lookups_are_no_properties() {
+    fn lookup_name_and_type_columns_are_not_properties() {
         let schema = Schema::load().unwrap();
         for (table, column) in [
             ("email", "owneridname"),
@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lookup_is_queried_by_its_value_name_only() {
+    fn a_lookup_is_queried_only_by_its_value_property() {
         let schema = Schema::load().unwrap();
         let contact = schema.table("contact").unwrap();
         assert!(contact.property("_parentcustomerid_value").is_some());
@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn navigation_names_that_are_not_documented_follow_the_pattern() {
+    fn undocumented_navigation_names_follow_the_naming_pattern() {
         let schema = Schema::load().unwrap();
         let account = schema.table("account").unwrap();
         assert!(account.navigations.contains_key("primarycontactid"));

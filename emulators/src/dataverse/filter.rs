@@ -316,13 +316,13 @@ mod tests {
     }
 
     #[test]
-    fn a_quote_in_a_text_is_written_twice() {
+    fn a_quote_in_a_string_literal_is_escaped_by_doubling() {
         let wanted = compare("lastname", Literal::Text("O'Brien (x)".to_owned()));
         assert_eq!(read("lastname eq 'O''Brien (x)'").unwrap(), wanted);
     }
 
     #[test]
-    fn in_takes_its_arguments_from_aliases_or_in_place() {
+    fn the_in_function_accepts_aliases_and_inline_arguments() {
         let wanted = Filter::In {
             property: "emailaddress1".to_owned(),
             values: vec!["a@x.example".to_owned(), "b[1]@x.example".to_owned()],
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn aliases_stand_for_values() {
+    fn an_alias_is_replaced_by_its_value() {
         assert_eq!(
             read("a eq @n").unwrap(),
             compare("a", Literal::Bare("null".to_owned()))
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn garbage_is_refused_and_never_panics() {
+    fn an_invalid_filter_is_rejected_without_a_panic() {
         let deep = "(".repeat(10_000);
         for text in [
             "",

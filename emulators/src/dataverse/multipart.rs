@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn one_empty_line_after_a_get_is_enough() {
+    fn a_get_part_needs_only_one_empty_line() {
         for ending in [
             "\r\n--b--",
             "\r\n\r\n--b--\r\n",
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_may_start_with_an_empty_line_and_hold_line_feeds_in_json() {
+    fn a_batch_may_start_with_an_empty_line_and_contain_line_feeds_in_json() {
         let post = GET.replace("GET", "POST");
         let text = format!(
             "\r\n--b\r\n{post}Content-Type: application/json\r\n\r\n{{\n \"a\": 1\n}}\r\n--b--\r\n"
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn blanks_in_an_address_and_full_addresses_are_taken() {
+    fn urls_with_spaces_and_absolute_urls_are_accepted() {
         let text = GET.replace(
             "/api/data/v9.2/contacts?$select=fullname",
             "https://any.example/api/data/v9.2/contacts?$filter=a eq 'b c'",
@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_malformed_is_refused() {
+    fn a_malformed_batch_is_rejected() {
         let good = format!("--b\r\n{GET}\r\n--b--");
         for bad in [
             good.replace("\r\n", "\n"),
@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_set_names_each_operation_once_and_reads_nothing() {
+    fn a_change_set_needs_unique_content_ids_and_contains_no_reads() {
         let change_set = |operations: &str| {
             batch(&format!(
                 "--b\r\nContent-Type: multipart/mixed; boundary=bc\r\n\r\n{operations}--bc--\r\n\r\n--b--"
@@ -418,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thousand_operations_are_the_limit() {
+    fn a_batch_has_at_most_one_thousand_operations() {
         let one = format!("--b\r\n{GET}\r\n");
         assert!(batch(&format!("{}--b--", one.repeat(1_000))).is_ok());
         assert!(batch(&format!("{}--b--", one.repeat(1_001))).is_err());

@@ -221,7 +221,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn options_are_decoded_once_and_a_plus_is_a_blank() {
+    fn query_options_are_decoded_once_and_a_plus_is_a_space() {
         let options =
             Options::read("$filter=emailaddress1+eq%20%27a%2Bb%40x.example%27&$top=3&$count=true")
                 .unwrap();
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn options_that_do_not_exist_are_refused() {
+    fn unknown_or_invalid_query_options_are_rejected() {
         for query in [
             "$skip=5",
             "$nosuch=1",
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn preferences_are_read_from_one_header_or_many() {
+    fn preferences_are_read_from_one_or_several_headers() {
         let headers = [
             "return=representation, odata.maxpagesize=2",
             r#"odata.include-annotations="a.b,c.*""#,

@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_name_sets_rows_and_what_lies_below() {
+    fn a_url_path_addresses_a_set_a_row_or_a_property_of_a_row() {
         assert_eq!(
             resource("emails"),
             Resource::Set {
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn an_encoded_address_means_the_same() {
+    fn a_percent_encoded_path_addresses_the_same_resource() {
         assert_eq!(
             resource(&format!("emails%28{ID}%29")),
             Resource::Row {
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_is_no_guid_names_no_row() {
+    fn a_key_that_is_not_a_guid_addresses_no_row() {
         for address in [
             "emails(1)",
             "emails('5e0e1b52-7c6e-4d0a-9a3e-0d6f1c2b3a41')",
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn alternate_keys_are_read_with_their_quotes_undone() {
+    fn alternate_key_values_are_unquoted() {
         let pairs = vec![
             ("new_key".to_owned(), "o'b/c".to_owned()),
             ("statecode".to_owned(), "0".to_owned()),
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_address_may_name_any_host() {
+    fn an_absolute_url_may_have_any_host() {
         assert_eq!(
             below_root("https://org.example.com/api/data/v9.2/emails"),
             Some("emails")

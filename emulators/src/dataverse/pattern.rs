@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_are_found_without_case_where_they_should_be() {
+    fn a_pattern_matches_case_insensitively_at_its_place() {
         assert!(matches(Place::Anywhere, "ROUGH", "a rough day"));
         assert!(matches(Place::Start, "a r", "A rough day"));
         assert!(!matches(Place::Start, "rough", "a rough day"));
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn many_wildcards_do_not_take_for_ever() {
+    fn a_pattern_with_many_wildcards_is_evaluated_quickly() {
         let text = "a".repeat(2_000);
         assert!(!matches(
             Place::Start,

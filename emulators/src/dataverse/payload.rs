@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_the_table_does_not_declare_are_payload_errors() {
+    fn undeclared_names_are_payload_errors() {
         for body in [
             json!({"Subject": "case matters"}),
             json!({"nosuch": 1}),
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn declared_names_and_harmless_annotations_pass() {
+    fn declared_names_and_known_annotations_are_accepted() {
         let body = json!({
             "@odata.type": "#Microsoft.Dynamics.CRM.email", "@odata.etag": "W/\"1\"", "subject": "a",
             "subject@odata.type": "Edm.String", "regardingobjectid_contact_email@odata.bind": null,
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_is_no_json_is_not_readable() {
+    fn a_body_that_is_not_json_is_rejected() {
         for body in ["", "{", "{\"subject\": \"\\ud800\"}", "nonsense"] {
             assert_eq!(
                 parse("emails", body.as_bytes()).unwrap_err().code,

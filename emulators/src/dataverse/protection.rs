@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn the_window_slides_over_requests() {
+    fn requests_are_counted_in_a_sliding_window() {
         let limits = Limits {
             requests: 2,
             ..Limits::default()
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn waiting_as_long_as_told_frees_enough_execution_time() {
+    fn enough_execution_time_is_free_after_the_retry_after_time() {
         let limits = Limits {
             execution_ms: 1_000,
             ..Limits::default()
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_is_shown_for_people() {
+    fn the_remaining_capacity_is_shown_in_human_readable_headers() {
         let (limits, now) = (Limits::default(), Utc::now());
         let mut usage = Usage::default();
         usage.arrive(&limits, now).unwrap();

@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn an_email_is_born_open_whatever_status_is_wished() {
+    fn an_email_is_always_created_open() {
         email(|table| {
             assert_eq!(on_create(table, None, Uuid::nil()).unwrap(), Some((0, 1)));
             assert_eq!(
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_alone_brings_its_default_status() {
+    fn a_state_without_a_status_sets_the_default_status() {
         email(|table| {
             for (state, status) in [(0, 1), (1, 2), (2, 5)] {
                 let pair = on_update(table, 0, (Some(state), None), Uuid::nil()).unwrap();
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_alone_may_not_change_the_state() {
+    fn a_status_without_a_state_cannot_change_the_state() {
         email(|table| {
             assert_eq!(
                 on_update(table, 0, (None, Some(8)), Uuid::nil()).unwrap(),
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pair_must_agree() {
+    fn a_state_and_a_status_must_match() {
         email(|table| {
             assert_eq!(
                 on_update(table, 0, (Some(1), Some(4)), Uuid::nil()).unwrap(),

@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn rolling_back_restores_what_was_changed_removed_and_added() {
+    fn a_rollback_undoes_changes_removals_and_additions() {
         let mut store = Store::default();
         let (kept, gone, added) = (Uuid::from_u128(1), Uuid::from_u128(2), Uuid::from_u128(3));
         store.set("email", kept, values("before"));
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn every_change_gives_a_row_another_version() {
+    fn every_change_gives_a_row_a_new_version() {
         let mut store = Store::default();
         let id = Uuid::from_u128(1);
         store.set("email", id, values("a"));

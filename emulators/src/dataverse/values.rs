@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_that_is_one_unit_too_long_is_refused_with_column_table_and_limit() {
+    fn a_text_above_the_limit_is_rejected_with_column_table_and_limit() {
         assert!(try_email("subject", &json!("x".repeat(800))).is_ok());
         let refusal = try_email("subject", &json!("x".repeat(801))).unwrap_err();
         assert_eq!((refusal.status, &*refusal.code), (400, "0x80044331"));
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn length_counts_utf16_units_so_an_emoji_counts_twice() {
+    fn length_is_counted_in_utf16_units_so_an_emoji_counts_twice() {
         assert!(try_email("subject", &json!("🙂".repeat(400))).is_ok());
         assert_eq!(
             code(try_email("subject", &json!("🙂".repeat(401)))),
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_choice_that_is_not_documented_is_out_of_range() {
+    fn an_undocumented_choice_is_out_of_range() {
         assert_eq!(code(try_email("prioritycode", &json!(3))), "0x8004431A");
         assert_eq!(code(try_email("statuscode", &json!(99))), "0x8004431A");
         assert!(
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn characters_that_xml_cannot_hold_are_refused() {
+    fn characters_that_xml_does_not_allow_are_rejected() {
         for text in ["a\u{0}b", "a\u{b}b", "\u{1b}", "\u{ffff}"] {
             assert_eq!(
                 code(try_email("subject", &json!(text))),
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_stored_in_utc_without_parts_of_a_second() {
+    fn times_are_stored_in_utc_without_fractional_seconds() {
         let stored = try_email("actualend", &json!("2026-01-31T09:15:00.750-05:00")).unwrap();
         assert_eq!(stored, json!("2026-01-31T14:15:00Z"));
         assert_eq!(

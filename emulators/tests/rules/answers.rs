@@ -7,7 +7,7 @@ use super::queries::contacts;
 use super::valid_client::ValidClient;
 
 #[tokio::test]
-async fn rows_come_with_their_key_and_version_and_what_was_selected() {
+async fn a_row_is_returned_with_its_key_its_version_and_the_selected_columns() {
     let client = contacts().await;
     let row = client
         .get("contacts?$select=lastname,_parentcustomerid_value")
@@ -35,7 +35,7 @@ async fn rows_come_with_their_key_and_version_and_what_was_selected() {
 }
 
 #[tokio::test]
-async fn annotations_come_when_asked_for() {
+async fn annotations_are_returned_on_request() {
     let client = contacts().await;
     let request = client.request(
         Method::GET,
@@ -128,7 +128,7 @@ async fn parties_and_lookups_can_be_expanded() {
 }
 
 #[tokio::test]
-async fn one_property_can_be_read_alone() {
+async fn a_single_property_can_be_read() {
     let client = ValidClient::new().await;
     let id = client.email().await;
     assert_eq!(
@@ -156,7 +156,7 @@ async fn one_property_can_be_read_alone() {
 }
 
 #[tokio::test]
-async fn a_row_that_did_not_change_is_304() {
+async fn an_unchanged_row_is_answered_with_304() {
     let client = ValidClient::new().await;
     let path = format!("emails({})", client.email().await);
     let etag = client.get(&path).await.header("etag").to_owned();

@@ -113,7 +113,7 @@ async fn refused(client: &ValidClient, signer: &Signer, assertion: &str) -> i64 
 }
 
 #[tokio::test]
-async fn a_signature_with_the_key_of_an_uploaded_certificate_gets_a_token_once() {
+async fn an_assertion_signed_with_an_uploaded_certificate_gets_a_token_once() {
     let mut client = ValidClient::new().await;
     let signer = Signer::uploaded(&client);
     let assertion = signer.sign(&signer.right(client.emulators.clock().now()));
@@ -132,7 +132,7 @@ async fn a_signature_with_the_key_of_an_uploaded_certificate_gets_a_token_once()
 }
 
 #[tokio::test]
-async fn each_claim_is_checked() {
+async fn each_claim_of_an_assertion_is_checked() {
     let client = ValidClient::new().await;
     let signer = Signer::uploaded(&client);
     let now = client.emulators.clock().now();
@@ -190,7 +190,7 @@ async fn each_part_of_the_signature_is_checked() {
 }
 
 #[tokio::test]
-async fn a_certificate_that_has_expired_signs_nothing() {
+async fn an_assertion_signed_with_an_expired_certificate_is_rejected() {
     let client = ValidClient::new().await;
     let signer = Signer::new(&client, 2020);
     client

@@ -17,7 +17,7 @@ async fn attach(client: &ValidClient, email: Uuid, change: impl FnOnce(&mut Valu
 }
 
 #[tokio::test]
-async fn an_attachment_knows_its_size_and_its_email_counts_it() {
+async fn an_attachment_has_its_size_and_is_counted_on_its_email() {
     let client = ValidClient::new().await;
     let email = client.email().await;
     let id = attach(&client, email, |_| {}).await.id();
@@ -48,7 +48,7 @@ async fn an_attachment_knows_its_size_and_its_email_counts_it() {
 }
 
 #[tokio::test]
-async fn both_ways_to_name_the_email_work() {
+async fn an_attachment_can_be_bound_to_its_email_by_either_navigation() {
     let client = ValidClient::new().await;
     let email = client.email().await;
     let direct = attach(&client, email, |body| {
@@ -61,7 +61,7 @@ async fn both_ways_to_name_the_email_work() {
 }
 
 #[tokio::test]
-async fn attachments_that_cannot_be_are_refused() {
+async fn invalid_attachments_are_rejected() {
     let client = ValidClient::new().await;
     let email = client.email().await;
     let missing = Uuid::from_u128(1);
@@ -122,7 +122,7 @@ async fn attachments_that_cannot_be_are_refused() {
 }
 
 #[tokio::test]
-async fn the_limit_counts_the_base64_text() {
+async fn the_size_limit_counts_base64_characters() {
     let client = ValidClient::new().await;
     let email = client.email().await;
     client
@@ -144,7 +144,7 @@ async fn the_limit_counts_the_base64_text() {
 }
 
 #[tokio::test]
-async fn the_default_limit_is_five_mebibytes_of_text() {
+async fn the_default_size_limit_is_five_mebibytes_of_base64() {
     let client = ValidClient::new().await;
     let email = client.email().await;
     assert_eq!(
@@ -162,7 +162,7 @@ async fn the_default_limit_is_five_mebibytes_of_text() {
 }
 
 #[tokio::test]
-async fn the_list_of_blocked_endings_is_a_setting_that_clients_can_read() {
+async fn blocked_extensions_are_a_setting_that_clients_can_read() {
     let client = ValidClient::new().await;
     let email = client.email().await;
     client

@@ -58,7 +58,7 @@ pub(crate) fn statuses(answer: &Answered) -> Vec<u16> {
 const EMAIL: &str = "POST /api/data/v9.2/emails";
 
 #[tokio::test]
-async fn an_email_its_attachment_and_its_completion_fit_one_change_set() {
+async fn one_change_set_can_create_an_email_add_an_attachment_and_complete_it() {
     let client = ValidClient::new().await;
     let email = Uuid::from_u128(0xe);
     let attachment = json!({
@@ -114,7 +114,7 @@ async fn an_email_its_attachment_and_its_completion_fit_one_change_set() {
 }
 
 #[tokio::test]
-async fn references_reach_back_within_their_change_set_only() {
+async fn a_reference_reaches_only_earlier_operations_of_its_change_set() {
     let client = ValidClient::new().await;
     let attachment = json!({
         "objectid_activitypointer@odata.bind": "$1", "objecttypecode": "email",
@@ -160,7 +160,7 @@ async fn references_reach_back_within_their_change_set_only() {
 }
 
 #[tokio::test]
-async fn content_ids_may_start_again_in_each_change_set() {
+async fn content_ids_may_repeat_in_another_change_set() {
     let client = ValidClient::new().await;
     let set = || change_set(&[("1", EMAIL, json!({}))]);
     assert_eq!(
@@ -170,7 +170,7 @@ async fn content_ids_may_start_again_in_each_change_set() {
 }
 
 #[tokio::test]
-async fn a_failed_change_set_leaves_nothing_and_answers_its_failure_only() {
+async fn a_failed_change_set_writes_nothing_and_returns_only_its_failure() {
     let client = ValidClient::new().await;
     let taken = client.email().await;
     let set = change_set(&[
@@ -207,7 +207,7 @@ async fn a_failed_change_set_leaves_nothing_and_answers_its_failure_only() {
 }
 
 #[tokio::test]
-async fn a_batch_stops_at_its_first_failure_unless_told_to_go_on() {
+async fn a_batch_stops_at_its_first_failure_unless_continue_on_error_is_set() {
     let client = ValidClient::new().await;
     let parts = [
         get("WhoAmI"),
@@ -228,7 +228,7 @@ async fn a_batch_stops_at_its_first_failure_unless_told_to_go_on() {
 }
 
 #[tokio::test]
-async fn reads_may_have_raw_blanks_full_addresses_and_long_queries() {
+async fn reads_in_a_batch_may_have_raw_spaces_absolute_urls_and_long_queries() {
     let client = ValidClient::new().await;
     client.contact("lark@example.com");
     let long = "x".repeat(40_000);
@@ -259,7 +259,7 @@ async fn reads_may_have_raw_blanks_full_addresses_and_long_queries() {
 }
 
 #[tokio::test]
-async fn a_part_has_its_own_preferences() {
+async fn each_part_of_a_batch_has_its_own_preferences() {
     let client = ValidClient::new().await;
     client.contact("lark@example.com");
     client.contact("wren@example.com");
@@ -270,7 +270,7 @@ async fn a_part_has_its_own_preferences() {
 }
 
 #[tokio::test]
-async fn a_malformed_batch_is_a_plain_error_and_does_nothing() {
+async fn a_malformed_batch_gets_a_plain_error_and_executes_nothing() {
     let client = ValidClient::new().await;
     let good = change_set(&[("1", EMAIL, json!({}))]);
     let nested = part("b", None, "POST /api/data/v9.2/$batch", Some(json!({})));
@@ -314,7 +314,7 @@ async fn a_malformed_batch_is_a_plain_error_and_does_nothing() {
 }
 
 #[tokio::test]
-async fn a_thousand_operations_are_the_limit() {
+async fn a_batch_has_at_most_one_thousand_operations() {
     let client = ValidClient::new().await;
     let parts = vec![get("WhoAmI"); 1_001];
     assert_eq!(send(&client, &parts[..1_000], "").await.status, 200);
@@ -325,7 +325,7 @@ async fn a_thousand_operations_are_the_limit() {
 }
 
 #[tokio::test]
-async fn garbage_of_any_kind_gets_an_answer() {
+async fn a_truncated_or_corrupted_batch_always_gets_a_valid_response() {
     let client = ValidClient::new().await;
     let good = format!(
         "{}{}--b--\r\n",
@@ -352,7 +352,7 @@ async fn garbage_of_any_kind_gets_an_answer() {
 }
 
 #[tokio::test]
-async fn the_twin_runs_on_a_runtime_of_several_threads_too() {
+async fn the_emulators_run_on_a_multi_thread_runtime() {
     let runtime = std::thread::spawn(|| {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
@@ -371,7 +371,7 @@ async fn the_twin_runs_on_a_runtime_of_several_threads_too() {
 }
 
 #[tokio::test]
-async fn one_operation_of_a_batch_can_be_made_to_fail() {
+async fn a_fault_can_be_injected_into_one_operation_of_a_batch() {
     let client = ValidClient::new().await;
     let throttled = Fault::Status {
         status: 429,

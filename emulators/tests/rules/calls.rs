@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::valid_client::{ValidClient, error};
 
 #[tokio::test]
-async fn a_call_with_a_good_token_learns_who_it_is() {
+async fn whoami_returns_the_application_user_of_a_valid_token() {
     let client = ValidClient::new().await;
     for path in ["WhoAmI", "WhoAmI()"] {
         let body = client.get(path).await.json();
@@ -19,7 +19,7 @@ async fn a_call_with_a_good_token_learns_who_it_is() {
 }
 
 #[tokio::test]
-async fn a_token_that_is_missing_foreign_expired_or_revoked_is_401() {
+async fn a_missing_foreign_expired_or_revoked_token_gets_401() {
     let mut client = ValidClient::new().await;
     let url = client.emulators.dataverse().url();
     let bare = client
@@ -46,7 +46,7 @@ async fn a_token_that_is_missing_foreign_expired_or_revoked_is_401() {
 }
 
 #[tokio::test]
-async fn an_application_without_a_user_is_no_member_of_the_organisation() {
+async fn an_application_without_an_application_user_gets_403() {
     let client = ValidClient::new().await;
     client.emulators.dataverse().remove_application_user();
     assert_eq!(client.get("WhoAmI").await.error(), error(403, "0x80072560"));
@@ -74,7 +74,7 @@ async fn both_version_headers_are_required() {
 }
 
 #[tokio::test]
-async fn addresses_that_name_nothing_are_refused_and_never_break_the_connection() {
+async fn unknown_urls_are_rejected_without_breaking_the_connection() {
     let client = ValidClient::new().await;
     for (path, expected) in [
         ("emailz", error(404, "0x8006088A")),
@@ -103,7 +103,7 @@ async fn addresses_that_name_nothing_are_refused_and_never_break_the_connection(
 }
 
 #[tokio::test]
-async fn a_verb_that_does_not_fit_is_405() {
+async fn an_unsupported_method_gets_405() {
     let client = ValidClient::new().await;
     let id = client.email().await;
     for (method, path) in [
@@ -122,7 +122,7 @@ async fn a_verb_that_does_not_fit_is_405() {
 }
 
 #[tokio::test]
-async fn an_address_above_32768_characters_is_too_long() {
+async fn a_url_above_32768_characters_gets_414() {
     let client = ValidClient::new().await;
     let path = |length: usize| {
         format!(
@@ -153,7 +153,7 @@ async fn requests_operations_reads_and_writes_are_counted() {
 }
 
 #[tokio::test]
-async fn a_status_fault_answers_once_and_does_nothing() {
+async fn a_status_fault_answers_one_request_and_executes_nothing() {
     let client = ValidClient::new().await;
     let fault = Fault::Status {
         status: 429,
@@ -173,7 +173,7 @@ async fn a_status_fault_answers_once_and_does_nothing() {
 }
 
 #[tokio::test]
-async fn a_reset_loses_the_answer_before_or_after_the_work() {
+async fn a_reset_fault_drops_the_response_before_or_after_the_commit() {
     let client = ValidClient::new().await;
     let post = || {
         client
@@ -193,7 +193,7 @@ async fn a_reset_loses_the_answer_before_or_after_the_work() {
 }
 
 #[tokio::test]
-async fn a_dropped_twin_answers_no_more_even_on_open_connections() {
+async fn a_dropped_emulator_does_not_answer_even_on_open_connections() {
     let client = ValidClient::new().await;
     assert_eq!(client.get("WhoAmI").await.status, 200);
     let again = client.request(Method::GET, "WhoAmI");
@@ -202,7 +202,7 @@ async fn a_dropped_twin_answers_no_more_even_on_open_connections() {
 }
 
 #[tokio::test]
-async fn errors_carry_details_when_annotations_are_asked_for() {
+async fn errors_contain_details_when_annotations_are_requested() {
     let client = ValidClient::new().await;
     let annotated = client
         .request(Method::GET, "emailz")
@@ -227,7 +227,7 @@ fn user(client: &ValidClient, entra_id: &str) -> Uuid {
 const ADA: &str = "00000000-0000-4000-8000-00000000000a";
 
 #[tokio::test]
-async fn an_application_acts_for_the_user_whose_entra_object_id_it_names() {
+async fn an_application_impersonates_the_user_with_the_given_entra_object_id() {
     let client = ValidClient::new().await;
     let ada = user(&client, ADA);
     let application = client.get("WhoAmI").await.json()["UserId"].clone();
@@ -257,7 +257,7 @@ async fn an_application_acts_for_the_user_whose_entra_object_id_it_names() {
 }
 
 #[tokio::test]
-async fn acting_for_another_needs_the_privilege_a_user_and_the_rights_of_both() {
+async fn impersonation_needs_an_active_user_the_privilege_and_the_rights_of_both_users() {
     let client = ValidClient::new().await;
     let dataverse = client.emulators.dataverse();
     user(&client, ADA);
@@ -291,7 +291,7 @@ async fn acting_for_another_needs_the_privilege_a_user_and_the_rights_of_both() 
 }
 
 #[tokio::test]
-async fn another_way_to_act_for_somebody_is_not_imitated() {
+async fn impersonation_by_mscrmcallerid_is_not_emulated() {
     let client = ValidClient::new().await;
     let request = client.request(Method::GET, "WhoAmI");
     let request = request.header("MSCRMCallerID", ADA);

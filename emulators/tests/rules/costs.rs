@@ -18,14 +18,14 @@ async fn cost(client: &ValidClient, step: impl Future) -> i64 {
 }
 
 #[tokio::test]
-async fn nothing_costs_time_unless_asked_for() {
+async fn requests_take_no_time_by_default() {
     let client = ValidClient::new().await;
     client.emulators.clock().stop();
     assert_eq!(cost(&client, client.email()).await, 0);
 }
 
 #[tokio::test]
-async fn a_request_costs_its_way_and_each_operation_its_work() {
+async fn a_request_takes_the_network_time_and_each_operation_its_execution_time() {
     let client = ValidClient::new().await;
     client.emulators.clock().stop();
     let dataverse = client.emulators.dataverse();
@@ -44,7 +44,7 @@ async fn a_request_costs_its_way_and_each_operation_its_work() {
 }
 
 #[tokio::test]
-async fn parts_that_are_not_reached_cost_nothing() {
+async fn parts_that_are_not_executed_take_no_time() {
     let client = ValidClient::new().await;
     client.emulators.clock().stop();
     client
@@ -56,7 +56,7 @@ async fn parts_that_are_not_reached_cost_nothing() {
 }
 
 #[tokio::test]
-async fn a_token_runs_out_on_the_clock_of_the_twin() {
+async fn a_token_expires_by_the_clock_of_the_emulator() {
     let client = ValidClient::new().await;
     assert_eq!(client.get("WhoAmI").await.status, 200);
     client.emulators.clock().advance(Duration::from_secs(601));
@@ -64,7 +64,7 @@ async fn a_token_runs_out_on_the_clock_of_the_twin() {
 }
 
 #[tokio::test]
-async fn rows_bear_the_time_of_the_clock() {
+async fn createdon_is_the_time_of_the_emulator_clock() {
     let client = ValidClient::new().await;
     client
         .emulators

@@ -51,7 +51,7 @@ fn sets(document: &Document<'_>) -> Vec<(String, String)> {
 }
 
 #[tokio::test]
-async fn the_document_is_an_odata_model_with_the_namespace_and_its_alias() {
+async fn the_metadata_document_is_an_odata_model_with_namespace_and_alias() {
     let client = ValidClient::new().await;
     let text = document(&client).await;
     let document = Document::parse(&text).unwrap();
@@ -79,7 +79,7 @@ async fn the_document_is_an_odata_model_with_the_namespace_and_its_alias() {
 }
 
 #[tokio::test]
-async fn every_entity_set_is_declared_and_every_declared_one_answers() {
+async fn every_entity_set_is_declared_and_can_be_read() {
     let client = ValidClient::new().await;
     let text = document(&client).await;
     let document = Document::parse(&text).unwrap();
@@ -98,7 +98,7 @@ async fn every_entity_set_is_declared_and_every_declared_one_answers() {
 }
 
 #[tokio::test]
-async fn every_declared_property_can_be_selected_and_every_shown_one_is_declared() {
+async fn every_declared_property_can_be_selected_and_every_returned_one_is_declared() {
     let client = ValidClient::new().await;
     let text = document(&client).await;
     let document = Document::parse(&text).unwrap();
@@ -131,7 +131,7 @@ async fn every_declared_property_can_be_selected_and_every_shown_one_is_declared
 }
 
 #[tokio::test]
-async fn every_declared_navigation_can_be_expanded_and_no_other() {
+async fn only_declared_navigations_can_be_expanded() {
     let client = ValidClient::new().await;
     let text = document(&client).await;
     let document = Document::parse(&text).unwrap();
@@ -149,7 +149,7 @@ async fn every_declared_navigation_can_be_expanded_and_no_other() {
 }
 
 #[tokio::test]
-async fn names_of_lookups_in_the_document_can_be_bound_with() {
+async fn the_declared_lookup_navigations_can_be_used_to_bind() {
     let client = ValidClient::new().await;
     let text = document(&client).await;
     let document = Document::parse(&text).unwrap();
@@ -167,7 +167,7 @@ async fn names_of_lookups_in_the_document_can_be_bound_with() {
 }
 
 #[tokio::test]
-async fn lengths_of_texts_are_in_the_document_and_follow_changes() {
+async fn the_document_declares_text_lengths_and_reflects_their_changes() {
     let client = ValidClient::new().await;
     let dataverse = client.emulators.dataverse();
     dataverse.set_max_length("lead", "subject", 50).unwrap();
@@ -189,7 +189,7 @@ async fn lengths_of_texts_are_in_the_document_and_follow_changes() {
 }
 
 #[tokio::test]
-async fn definitions_show_what_the_document_says_they_have() {
+async fn definitions_have_only_properties_that_the_document_declares() {
     let client = ValidClient::new().await;
     let text = document(&client).await;
     let document = Document::parse(&text).unwrap();
@@ -214,7 +214,7 @@ async fn definitions_show_what_the_document_says_they_have() {
 }
 
 #[tokio::test]
-async fn the_document_is_only_read() {
+async fn the_metadata_document_is_read_only() {
     let client = ValidClient::new().await;
     let post = client.request(Method::POST, "$metadata").json(&json!({}));
     assert_eq!(client.send(post).await.error(), error(405, "0x80060888"));

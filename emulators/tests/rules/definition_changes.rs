@@ -103,7 +103,7 @@ async fn a_new_column_can_be_read_written_and_described_at_once() {
 }
 
 #[tokio::test]
-async fn other_kinds_of_columns_take_their_own_values() {
+async fn each_column_type_accepts_only_its_own_values() {
     let client = ValidClient::new().await;
     for (kind, good, bad) in [
         ("Memo", json!("x".repeat(2_000)), json!("x".repeat(2_001))),
@@ -143,7 +143,7 @@ async fn other_kinds_of_columns_take_their_own_values() {
 }
 
 #[tokio::test]
-async fn columns_that_cannot_be_are_refused_and_nothing_is_made() {
+async fn invalid_column_definitions_are_rejected_and_create_nothing() {
     let client = ValidClient::new().await;
     for (with, code) in [
         (json!({"@odata.type": null}), "0x80048d19"),
@@ -178,7 +178,7 @@ async fn columns_that_cannot_be_are_refused_and_nothing_is_made() {
 }
 
 #[tokio::test]
-async fn a_definition_is_replaced_as_a_whole_and_keeps_other_languages_when_told() {
+async fn a_put_replaces_a_definition_and_merges_labels_on_request() {
     let client = ValidClient::new().await;
     with_key_column(&client).await;
     let path = format!("{EMAIL}/Attributes(LogicalName='new_synckey')");
@@ -227,7 +227,7 @@ async fn a_definition_is_replaced_as_a_whole_and_keeps_other_languages_when_told
 }
 
 #[tokio::test]
-async fn a_column_goes_with_its_values_unless_a_key_or_the_system_needs_it() {
+async fn a_deleted_column_loses_its_values_but_key_and_system_columns_cannot_be_deleted() {
     let client = ValidClient::new().await;
     with_key_column(&client).await;
     let row = client
@@ -256,7 +256,7 @@ async fn a_column_goes_with_its_values_unless_a_key_or_the_system_needs_it() {
 }
 
 #[tokio::test]
-async fn a_new_table_has_rows_of_its_own_that_emails_can_concern() {
+async fn rows_of_a_new_table_can_be_the_regarding_of_emails() {
     let client = ValidClient::new().await;
     let made = client.post("EntityDefinitions", table(json!({}))).await;
     assert_eq!(made.status, 204, "{}", made.body);
@@ -300,7 +300,7 @@ async fn a_new_table_has_rows_of_its_own_that_emails_can_concern() {
 }
 
 #[tokio::test]
-async fn tables_that_cannot_be_are_refused() {
+async fn invalid_table_definitions_are_rejected() {
     let client = ValidClient::new().await;
     let no_title = json!([column(json!({}))]);
     for (with, code) in [
@@ -365,7 +365,7 @@ async fn a_table_can_be_replaced_and_removed_with_its_rows() {
 }
 
 #[tokio::test]
-async fn what_goes_into_a_solution_has_the_prefix_of_its_publisher() {
+async fn a_component_of_a_solution_needs_the_prefix_of_its_publisher() {
     let client = ValidClient::new().await;
     let publisher = json!({"uniquename": "mv", "friendlyname": "mv", "customizationprefix": "mv"});
     let publisher = client.post("publishers", publisher).await.id();
@@ -396,7 +396,7 @@ async fn what_goes_into_a_solution_has_the_prefix_of_its_publisher() {
 }
 
 #[tokio::test]
-async fn a_failed_change_set_takes_its_definitions_back() {
+async fn a_failed_change_set_rolls_back_its_definitions() {
     let client = ValidClient::new().await;
     let attributes = format!("POST /api/data/v9.2/{EMAIL}/Attributes");
     let fails = ("2", "POST /api/data/v9.2/emails", json!({"nosuch": 1}));

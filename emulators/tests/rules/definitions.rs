@@ -15,7 +15,7 @@ pub(crate) fn each(body: &Value, name: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn limits_of_texts_can_be_read_before_they_hurt() {
+async fn maximum_text_lengths_can_be_read_from_the_definitions() {
     let client = ValidClient::new().await;
     client
         .emulators
@@ -44,7 +44,7 @@ async fn limits_of_texts_can_be_read_before_they_hurt() {
 }
 
 #[tokio::test]
-async fn a_column_or_table_that_is_missing_is_404() {
+async fn a_missing_column_or_table_gets_404() {
     let client = ValidClient::new().await;
     assert_eq!(client.get(EMAIL).await.json()["EntitySetName"], "emails");
     let column = format!("{EMAIL}/Attributes(LogicalName='new_key')");
@@ -80,7 +80,7 @@ async fn a_column_or_table_that_is_missing_is_404() {
 }
 
 #[tokio::test]
-async fn a_table_is_found_by_its_name_or_its_id() {
+async fn a_table_definition_is_found_by_name_or_id() {
     let client = ValidClient::new().await;
     let found = client
         .get("EntityDefinitions?$select=MetadataId,LogicalName,PrimaryIdAttribute&$filter=LogicalName eq 'contact'")
@@ -102,7 +102,7 @@ async fn a_table_is_found_by_its_name_or_its_id() {
 }
 
 #[tokio::test]
-async fn choices_come_with_their_labels_when_expanded() {
+async fn expanded_choices_include_their_labels() {
     let client = ValidClient::new().await;
     let path = |column: &str, kind: &str| {
         format!(
@@ -139,7 +139,7 @@ async fn choices_come_with_their_labels_when_expanded() {
 }
 
 #[tokio::test]
-async fn names_of_lookups_can_be_found_out() {
+async fn navigation_names_of_lookups_can_be_read_from_relationships() {
     let client = ValidClient::new().await;
     let found = client
         .get("EntityDefinitions(LogicalName='opportunity')/OneToManyRelationships?$filter=ReferencingEntity eq 'email'")
@@ -185,7 +185,7 @@ async fn keys_can_be_read_and_expanded() {
 }
 
 #[tokio::test]
-async fn definitions_are_filtered_by_comparisons_only() {
+async fn definitions_can_only_be_filtered_by_comparisons() {
     let client = ValidClient::new().await;
     for function in ["contains", "startswith", "endswith"] {
         let search = client
@@ -214,7 +214,7 @@ async fn definitions_are_filtered_by_comparisons_only() {
 }
 
 #[tokio::test]
-async fn names_that_definitions_do_not_have_are_refused_in_queries() {
+async fn unknown_property_names_are_rejected_in_queries_of_definitions() {
     let client = ValidClient::new().await;
     for (query, expected) in [
         ("Attributes?$select=MaxLength", error(400, "0x80060888")),
@@ -248,7 +248,7 @@ async fn settings_and_solutions_of_the_organisation_can_be_read() {
 }
 
 #[tokio::test]
-async fn a_verb_that_definitions_do_not_take_is_405() {
+async fn an_unsupported_method_on_definitions_gets_405() {
     let client = ValidClient::new().await;
     let column = format!("{EMAIL}/Attributes(LogicalName='subject')");
     for (method, path) in [

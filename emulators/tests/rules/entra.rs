@@ -37,7 +37,7 @@ async fn ask_with(client: &ValidClient, name: &'static str, value: Option<&str>)
 }
 
 #[tokio::test]
-async fn the_right_secret_gets_a_fresh_token_that_dataverse_takes() {
+async fn the_correct_secret_gets_a_new_token_that_dataverse_accepts() {
     let mut client = ValidClient::new().await;
     let tenant = client.emulators.entra().tenant_id();
     let (status, first) = ask(&client, &tenant, &right(&client)).await;
@@ -61,7 +61,7 @@ async fn the_right_secret_gets_a_fresh_token_that_dataverse_takes() {
 }
 
 #[tokio::test]
-async fn each_mistake_has_its_own_error() {
+async fn each_invalid_parameter_has_its_own_error_code() {
     let client = ValidClient::new().await;
     for (name, value, status, error, number) in [
         (
@@ -130,7 +130,7 @@ async fn an_unknown_tenant_is_not_found() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_no_form_is_refused() {
+async fn a_request_without_a_form_body_is_rejected() {
     let client = ValidClient::new().await;
     let entra = client.emulators.entra();
     let url = format!(
@@ -160,7 +160,7 @@ async fn a_body_that_is_no_form_is_refused() {
 }
 
 #[tokio::test]
-async fn a_secret_that_is_not_encoded_is_another_secret() {
+async fn a_secret_that_is_not_percent_encoded_is_rejected() {
     let client = ValidClient::new().await;
     let entra = client.emulators.entra();
     let raw = right(&client)
@@ -183,7 +183,7 @@ async fn a_secret_that_is_not_encoded_is_another_secret() {
 }
 
 #[tokio::test]
-async fn entra_can_fail_too() {
+async fn a_fault_can_be_injected_into_entra() {
     let client = ValidClient::new().await;
     client.emulators.entra().fail_next(Fault::Status {
         status: 503,

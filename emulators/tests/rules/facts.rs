@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::valid_client::{ValidClient, error};
 
 #[tokio::test]
-async fn every_pair_of_state_and_status_is_taken_or_refused_as_documented() {
+async fn every_pair_of_state_and_status_is_accepted_or_rejected_as_documented() {
     let client = ValidClient::new().await;
     let pairs = [
         (0, 1),
@@ -39,7 +39,7 @@ async fn every_pair_of_state_and_status_is_taken_or_refused_as_documented() {
 }
 
 #[tokio::test]
-async fn a_cancelled_email_is_closed_too() {
+async fn a_cancelled_email_is_closed() {
     let client = ValidClient::new().await;
     let path = format!("emails({})", client.email().await);
     assert_eq!(
@@ -51,7 +51,7 @@ async fn a_cancelled_email_is_closed_too() {
 }
 
 #[tokio::test]
-async fn attachments_of_a_closed_email_are_neither_changed_nor_removed() {
+async fn attachments_of_a_closed_email_cannot_be_changed_or_removed() {
     let client = ValidClient::new().await;
     let email = client.email().await;
     let attachment = json!({
@@ -89,7 +89,7 @@ async fn attachments_of_a_closed_email_are_neither_changed_nor_removed() {
 }
 
 #[tokio::test]
-async fn attachments_are_not_taken_within_their_email() {
+async fn attachments_cannot_be_created_inside_an_email_or_by_block_upload() {
     let client = ValidClient::new().await;
     for name in [
         "email_activity_mime_attachment",
@@ -116,7 +116,7 @@ async fn attachments_are_not_taken_within_their_email() {
 }
 
 #[tokio::test]
-async fn two_emails_may_have_one_message_id_only_where_the_organisation_lets_them() {
+async fn two_emails_share_a_message_id_only_if_the_organisation_allows_it() {
     for (unique, second) in [(true, 412), (false, 204)] {
         let client = ValidClient::new().await;
         let dataverse = client.emulators.dataverse();
@@ -129,7 +129,7 @@ async fn two_emails_may_have_one_message_id_only_where_the_organisation_lets_the
 }
 
 #[tokio::test]
-async fn parties_can_be_every_kind_of_record_that_is_kept() {
+async fn a_party_can_be_an_account_contact_lead_queue_or_user() {
     let client = ValidClient::new().await;
     for (table, set, row) in [
         ("account", "accounts", json!({"name": "Kite Works"})),
@@ -150,7 +150,7 @@ async fn parties_can_be_every_kind_of_record_that_is_kept() {
 }
 
 #[tokio::test]
-async fn an_email_takes_senders_and_recipients_and_an_appointment_its_attendees() {
+async fn an_email_accepts_senders_and_recipients_and_an_appointment_accepts_attendees() {
     let client = ValidClient::new().await;
     for mask in 1..13 {
         let party = json!([{"participationtypemask": mask, "addressused": "a@example.com"}]);
@@ -173,7 +173,7 @@ async fn an_email_takes_senders_and_recipients_and_an_appointment_its_attendees(
 }
 
 #[tokio::test]
-async fn an_appointment_has_states_and_names_of_its_own() {
+async fn an_appointment_has_its_own_states_and_navigation_names() {
     let client = ValidClient::new().await;
     let contact = format!("/contacts({})", client.contact("lark@example.com"));
     for name in [
@@ -237,7 +237,7 @@ async fn owners_are_users_and_teams() {
 }
 
 #[tokio::test]
-async fn names_of_lookups_are_case_sensitive_and_not_all_have_both_forms() {
+async fn navigation_names_are_case_sensitive_and_some_have_only_one_form() {
     let client = ValidClient::new().await;
     for name in [
         "regardingobjectid_contact_email",
@@ -268,7 +268,7 @@ async fn names_of_lookups_are_case_sensitive_and_not_all_have_both_forms() {
 }
 
 #[tokio::test]
-async fn a_regarding_is_read_with_its_table_and_name() {
+async fn a_regarding_is_returned_with_its_table_and_navigation_name() {
     let client = ValidClient::new().await;
     let contact = client.contact("lark@example.com");
     let body =
@@ -295,7 +295,7 @@ async fn a_regarding_is_read_with_its_table_and_name() {
 }
 
 #[tokio::test]
-async fn values_that_break_an_address_stay_unique_but_name_no_row() {
+async fn key_values_with_reserved_characters_are_unique_but_address_no_row() {
     let client = ValidClient::new().await;
     let dataverse = client.emulators.dataverse();
     dataverse.add_text_column("email", "new_key", 64).unwrap();
@@ -329,7 +329,7 @@ async fn values_that_break_an_address_stay_unique_but_name_no_row() {
 }
 
 #[tokio::test]
-async fn an_upsert_that_may_only_create_does_and_ignores_an_expand() {
+async fn a_create_only_upsert_creates_the_row_and_ignores_an_expand() {
     let client = ValidClient::new().await;
     let path = format!("emails({})", Uuid::from_u128(5));
     let request = client
@@ -349,7 +349,7 @@ async fn an_upsert_that_may_only_create_does_and_ignores_an_expand() {
 }
 
 #[tokio::test]
-async fn emails_have_no_messages_for_many_rows() {
+async fn emails_do_not_support_createmultiple_updatemultiple_or_upsertmultiple() {
     let client = ValidClient::new().await;
     for set in ["emails", "activitymimeattachments"] {
         for name in ["CreateMultiple", "UpdateMultiple", "UpsertMultiple"] {
@@ -365,7 +365,7 @@ async fn emails_have_no_messages_for_many_rows() {
 }
 
 #[tokio::test]
-async fn a_request_that_is_too_large_is_413() {
+async fn a_request_that_is_too_large_gets_413() {
     let client = ValidClient::new().await;
     client
         .emulators
@@ -386,7 +386,7 @@ async fn a_request_that_is_too_large_is_413() {
 }
 
 #[tokio::test]
-async fn every_answer_has_an_id_for_support() {
+async fn every_response_has_a_request_id_for_support() {
     let client = ValidClient::new().await;
     let mut seen = Vec::new();
     for path in ["WhoAmI", "nosuch"] {
@@ -400,7 +400,7 @@ async fn every_answer_has_an_id_for_support() {
 }
 
 #[tokio::test]
-async fn headers_and_parameters_for_plug_ins_and_caches_change_nothing() {
+async fn headers_and_parameters_for_plug_ins_and_caches_have_no_effect() {
     let client = ValidClient::new().await;
     let request = client
         .request(Method::POST, "emails?tag=mailverse")
@@ -421,7 +421,7 @@ async fn headers_and_parameters_for_plug_ins_and_caches_change_nothing() {
 }
 
 #[tokio::test]
-async fn lookups_are_compared_without_quotes_and_filters_take_aliases() {
+async fn lookups_are_compared_without_quotes_and_filters_accept_aliases() {
     let client = ValidClient::new().await;
     let contact = client.contact("lark@example.com");
     let body = json!({"regardingobjectid_contact@odata.bind": format!("/contacts({contact})")});
@@ -446,7 +446,7 @@ async fn lookups_are_compared_without_quotes_and_filters_take_aliases() {
 }
 
 #[tokio::test]
-async fn inactive_rows_are_found_unless_left_out() {
+async fn inactive_rows_are_returned_unless_filtered_out() {
     let client = ValidClient::new().await;
     let contact = client.contact("lark@example.com");
     client
@@ -463,7 +463,7 @@ async fn inactive_rows_are_found_unless_left_out() {
 }
 
 #[tokio::test]
-async fn a_page_size_and_a_top_do_not_combine() {
+async fn top_takes_precedence_over_a_page_size() {
     let client = ValidClient::new().await;
     for number in 0..3 {
         client.contact(&format!("{number}@example.com"));

@@ -63,7 +63,7 @@ async fn each_operation_of_a_change_set_needs_a_content_id() {
 }
 
 #[tokio::test]
-async fn each_part_says_what_it_is() {
+async fn each_part_needs_a_valid_content_type_encoding_and_request_line() {
     let client = ValidClient::new().await;
     for (from, to) in [
         ("Content-Type: application/http", "Content-Type: text/plain"),
@@ -86,7 +86,7 @@ async fn each_part_says_what_it_is() {
 }
 
 #[tokio::test]
-async fn what_clients_send_beyond_the_grammar_is_taken() {
+async fn common_deviations_from_the_batch_grammar_are_accepted() {
     let client = ValidClient::new().await;
     for (from, to) in [
         (
@@ -115,7 +115,7 @@ async fn what_clients_send_beyond_the_grammar_is_taken() {
 }
 
 #[tokio::test]
-async fn answers_say_where_each_new_row_is() {
+async fn batch_responses_contain_the_url_of_each_new_row() {
     let client = ValidClient::new().await;
     let body = good().replace(
         "Content-Type: application/json\r\n",

@@ -16,7 +16,7 @@ async fn key_status(client: &ValidClient) -> String {
 }
 
 #[tokio::test]
-async fn a_key_is_pending_until_its_index_is_built_and_holds_nothing_unique_before() {
+async fn a_key_is_pending_until_its_index_is_built_and_is_not_enforced_before() {
     let client = ValidClient::new().await;
     client.emulators.clock().stop();
     client
@@ -43,7 +43,7 @@ async fn a_key_is_pending_until_its_index_is_built_and_holds_nothing_unique_befo
 }
 
 #[tokio::test]
-async fn an_index_over_duplicates_fails_and_can_be_built_again_without_them() {
+async fn a_key_index_fails_on_duplicates_and_can_be_reactivated_without_them() {
     let client = ValidClient::new().await;
     with_key_column(&client).await;
     client.post("emails", json!({"new_synckey": "ab"})).await;
@@ -71,7 +71,7 @@ async fn an_index_over_duplicates_fails_and_can_be_built_again_without_them() {
 }
 
 #[tokio::test]
-async fn keys_that_cannot_be_are_refused() {
+async fn invalid_key_definitions_are_rejected() {
     let client = ValidClient::new().await;
     with_key_column(&client).await;
     let keys = format!("{EMAIL}/Keys");
@@ -102,7 +102,7 @@ async fn keys_that_cannot_be_are_refused() {
 }
 
 #[tokio::test]
-async fn a_lookup_in_a_key_goes_by_its_value_name_in_an_address() {
+async fn a_lookup_in_a_key_is_addressed_by_its_value_property() {
     let client = ValidClient::new().await;
     let body = key(json!({"KeyAttributes": ["regardingobjectid", "importsequencenumber"]}));
     assert_eq!(

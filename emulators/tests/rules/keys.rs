@@ -10,7 +10,7 @@ use emulators::{SeedError, Setting};
 use super::valid_client::{ValidClient, error};
 
 #[tokio::test]
-async fn a_second_row_with_the_same_id_is_412() {
+async fn a_second_row_with_the_same_id_gets_412() {
     let client = ValidClient::new().await;
     let id = Uuid::from_u128(0x1234_5678);
     let body = json!({"activityid": id, "subject": "x"});
@@ -35,7 +35,7 @@ async fn a_second_row_with_the_same_id_is_412() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_wrong_is_refused_before_the_id_is_looked_at() {
+async fn an_invalid_body_is_rejected_before_the_id_is_checked() {
     let client = ValidClient::new().await;
     let id = client.email().await;
     let body = json!({"activityid": id, "subject": "x".repeat(801)});
@@ -46,7 +46,7 @@ async fn a_body_that_is_wrong_is_refused_before_the_id_is_looked_at() {
 }
 
 #[tokio::test]
-async fn an_alternate_key_is_unique_without_case_and_names_its_row() {
+async fn an_alternate_key_is_case_insensitively_unique_and_addresses_its_row() {
     let client = ValidClient::new().await;
     let dataverse = client.emulators.dataverse();
     dataverse.add_text_column("email", "new_key", 64).unwrap();
@@ -80,7 +80,7 @@ async fn an_alternate_key_is_unique_without_case_and_names_its_row() {
 }
 
 #[tokio::test]
-async fn a_patch_by_alternate_key_makes_a_row_that_has_the_key() {
+async fn a_patch_by_alternate_key_creates_a_row_with_the_key() {
     let client = ValidClient::new().await;
     let dataverse = client.emulators.dataverse();
     dataverse.add_text_column("email", "new_key", 64).unwrap();
@@ -106,7 +106,7 @@ async fn a_patch_by_alternate_key_makes_a_row_that_has_the_key() {
 }
 
 #[tokio::test]
-async fn a_bind_must_lead_to_a_row_of_the_right_table() {
+async fn a_bind_must_refer_to_an_existing_row_of_the_right_table() {
     let client = ValidClient::new().await;
     let contact = client.contact("lark@example.com");
     let missing = Uuid::from_u128(7);
@@ -187,7 +187,7 @@ async fn a_bind_must_lead_to_a_row_of_the_right_table() {
 }
 
 #[tokio::test]
-async fn a_lookup_is_bound_once_and_cleared_by_null() {
+async fn a_lookup_can_be_bound_only_once_per_body_and_cleared_with_null() {
     let client = ValidClient::new().await;
     let address = format!("/contacts({})", client.contact("lark@example.com"));
     let twice = json!({
@@ -219,7 +219,7 @@ async fn a_lookup_is_bound_once_and_cleared_by_null() {
 }
 
 #[tokio::test]
-async fn a_patch_changes_creates_or_refuses_as_its_headers_say() {
+async fn if_match_and_if_none_match_control_whether_a_patch_updates_or_creates() {
     let client = ValidClient::new().await;
     let patch = |id: Uuid, name: &'static str, value: String| {
         let request = client
@@ -271,7 +271,7 @@ async fn a_patch_changes_creates_or_refuses_as_its_headers_say() {
 }
 
 #[tokio::test]
-async fn a_patch_can_answer_the_row_and_says_whether_it_was_made() {
+async fn a_patch_can_return_the_row_with_201_if_created_and_200_if_updated() {
     let client = ValidClient::new().await;
     let path = format!("emails({})", Uuid::from_u128(9));
     for status in [201, 200] {
@@ -289,7 +289,7 @@ async fn a_patch_can_answer_the_row_and_says_whether_it_was_made() {
 }
 
 #[tokio::test]
-async fn a_patch_does_not_take_parties() {
+async fn a_patch_with_parties_is_rejected() {
     let client = ValidClient::new().await;
     let id = client.email().await;
     for id in [id, Uuid::from_u128(9)] {
@@ -304,7 +304,7 @@ async fn a_patch_does_not_take_parties() {
 }
 
 #[tokio::test]
-async fn no_two_emails_have_one_message_id_whoever_brings_the_second() {
+async fn no_client_can_create_a_second_email_with_the_same_message_id() {
     let client = ValidClient::new().await;
     let dataverse = client.emulators.dataverse();
     let first = client
@@ -343,7 +343,7 @@ async fn no_two_emails_have_one_message_id_whoever_brings_the_second() {
 }
 
 #[tokio::test]
-async fn an_organisation_that_lets_two_emails_have_one_message_id_has_both() {
+async fn two_emails_with_the_same_message_id_are_stored_if_the_organisation_allows_it() {
     let client = ValidClient::new().await;
     let dataverse = client.emulators.dataverse();
     dataverse.set_setting(Setting::UniqueMessageIds(false));

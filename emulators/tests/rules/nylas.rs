@@ -73,7 +73,7 @@ pub(crate) fn error(answer: &Answered) -> (u16, String) {
 }
 
 #[tokio::test]
-async fn a_wrong_key_is_told_apart_from_an_expired_grant() {
+async fn a_wrong_key_and_an_expired_grant_have_different_errors() {
     let nylas = NylasTestClient::new().await;
     let url = format!("{}/v3/grants", nylas.emulators.nylas().url());
     for request in [
@@ -118,7 +118,7 @@ async fn grants_are_listed_with_limit_and_offset_instead_of_a_cursor() {
 }
 
 #[tokio::test]
-async fn a_grant_is_in_one_workspace_and_the_list_can_be_asked_for_one() {
+async fn a_grant_has_one_workspace_and_the_list_can_be_filtered_by_workspace() {
     let client = NylasTestClient::new().await;
     let nylas = client.emulators.nylas();
     let workspace =
@@ -136,7 +136,7 @@ async fn a_grant_is_in_one_workspace_and_the_list_can_be_asked_for_one() {
 }
 
 #[tokio::test]
-async fn a_grant_that_was_deleted_is_listed_no_more_and_its_mail_is_unknown() {
+async fn a_deleted_grant_is_not_listed_and_its_messages_get_404() {
     let nylas = NylasTestClient::new().await;
     nylas.add("m", "a", 1);
     nylas.emulators.nylas().remove_grant("m");
@@ -146,7 +146,7 @@ async fn a_grant_that_was_deleted_is_listed_no_more_and_its_mail_is_unknown() {
 }
 
 #[tokio::test]
-async fn a_grant_is_found_by_id_or_address_and_shows_aliases_on_request() {
+async fn a_grant_is_found_by_id_or_address_and_returns_aliases_on_request() {
     let nylas = NylasTestClient::new().await;
     for slot in ["g", "grant:g", "g@example.com", "email:G@Example.com"] {
         assert_eq!(
@@ -178,7 +178,7 @@ async fn a_grant_is_found_by_id_or_address_and_shows_aliases_on_request() {
 }
 
 #[tokio::test]
-async fn every_answer_carries_its_request_id_twice() {
+async fn every_response_has_its_request_id_in_body_and_header() {
     let nylas = NylasTestClient::new().await;
     for path in ["", "/g/messages", "/nosuch"] {
         let answer = nylas.get(path).await;
@@ -192,7 +192,7 @@ async fn every_answer_carries_its_request_id_twice() {
 }
 
 #[tokio::test]
-async fn folders_are_words_on_google_and_opaque_on_microsoft() {
+async fn folder_ids_are_words_for_google_and_opaque_for_microsoft() {
     let nylas = NylasTestClient::new().await;
     assert!(ids(&nylas.get("/g/folders").await).contains(&"SENT".to_owned()));
     assert_eq!(
@@ -233,7 +233,7 @@ async fn folders_are_words_on_google_and_opaque_on_microsoft() {
 }
 
 #[tokio::test]
-async fn attachments_need_their_message_and_say_a_size_above_the_real_one() {
+async fn an_attachment_request_needs_the_message_id_and_the_listed_size_is_too_large() {
     let nylas = NylasTestClient::new().await;
     nylas.add("g", "a", 1);
     nylas.add("m", "a", 1);
@@ -316,7 +316,7 @@ async fn a_message_can_be_replaced_and_removed() {
 }
 
 #[tokio::test]
-async fn addresses_that_no_route_has_are_unrecognized() {
+async fn unknown_routes_get_404() {
     let nylas = NylasTestClient::new().await;
     for path in [
         "/g/nosuch",
@@ -338,7 +338,7 @@ async fn addresses_that_no_route_has_are_unrecognized() {
 }
 
 #[tokio::test]
-async fn nylas_can_fail_too() {
+async fn faults_can_be_injected_into_nylas() {
     let nylas = NylasTestClient::new().await;
     let fault = |status: u16, code: &str, seconds| Fault::Status {
         status,
@@ -370,7 +370,7 @@ async fn nylas_can_fail_too() {
 }
 
 #[tokio::test]
-async fn signing_in_again_keeps_the_mail() {
+async fn signing_in_again_keeps_the_messages_of_the_mailbox() {
     let nylas = NylasTestClient::new().await;
     nylas.add("g", "a", 1);
     nylas.emulators.nylas().set_grant_status("g", "invalid");

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::nylas::{NylasTestClient, error, ids};
 
 #[tokio::test]
-async fn messages_come_newest_first_in_pages_that_do_not_shift() {
+async fn messages_are_listed_newest_first_in_stable_pages() {
     let nylas = NylasTestClient::new().await;
     for number in 1..=5 {
         nylas.add("g", &format!("a{number}"), 100 + number);
@@ -39,7 +39,7 @@ async fn messages_come_newest_first_in_pages_that_do_not_shift() {
 }
 
 #[tokio::test]
-async fn the_end_of_a_list_is_null_absent_or_empty() {
+async fn the_last_page_has_a_null_absent_or_empty_cursor() {
     let nylas = NylasTestClient::new().await;
     let mut seen = Vec::new();
     for _ in 0..3 {
@@ -58,7 +58,7 @@ async fn the_end_of_a_list_is_null_absent_or_empty() {
 }
 
 #[tokio::test]
-async fn limits_are_50_by_default_and_200_at_most() {
+async fn the_page_limit_is_50_by_default_and_200_at_most() {
     let nylas = NylasTestClient::new().await;
     for number in 0..201 {
         nylas.add("g", &format!("a{number}"), number);
@@ -76,7 +76,7 @@ async fn limits_are_50_by_default_and_200_at_most() {
 }
 
 #[tokio::test]
-async fn messages_are_filtered_by_what_they_say() {
+async fn messages_are_filtered_by_their_fields() {
     let nylas = NylasTestClient::new().await;
     nylas.add("g", "a1", 101);
     nylas.add("g", "a2", 102);
@@ -109,7 +109,7 @@ async fn messages_are_filtered_by_what_they_say() {
 }
 
 #[tokio::test]
-async fn parameters_that_nylas_refuses_are_refused() {
+async fn parameters_that_nylas_rejects_are_rejected() {
     let nylas = NylasTestClient::new().await;
     let many = vec!["a@example.com"; 26].join(",");
     for query in [
@@ -141,7 +141,7 @@ async fn parameters_that_nylas_refuses_are_refused() {
 }
 
 #[tokio::test]
-async fn headers_come_only_when_asked_for() {
+async fn headers_are_returned_only_on_request() {
     let nylas = NylasTestClient::new().await;
     nylas.emulators.nylas().add_message("g", json!({"id": "a", "date": 1, "created_at": 1, "headers": [
         {"name": "Message-Id", "value": "<a@example.com>"}, {"name": "In-Reply-To", "value": "<b@example.com>"},
@@ -213,7 +213,7 @@ async fn a_message_without_a_message_id_gets_a_stable_one() {
 }
 
 #[tokio::test]
-async fn ids_are_decoded_once_and_must_be_encoded() {
+async fn message_ids_must_be_percent_encoded_and_are_decoded_once() {
     let nylas = NylasTestClient::new().await;
     let id = "<a/b+c=%41@example.com>";
     nylas.add("i", id, 1);
@@ -249,7 +249,7 @@ async fn ids_are_decoded_once_and_must_be_encoded() {
 }
 
 #[tokio::test]
-async fn select_keeps_nothing_but_what_it_names() {
+async fn select_returns_only_the_selected_fields() {
     let nylas = NylasTestClient::new().await;
     nylas.add("g", "a", 1);
     assert_eq!(
@@ -261,7 +261,7 @@ async fn select_keeps_nothing_but_what_it_names() {
 }
 
 #[tokio::test]
-async fn mail_of_the_imap_family_that_is_older_than_90_days_is_on_its_server_only() {
+async fn imap_messages_older_than_90_days_are_listed_only_with_query_imap() {
     let nylas = NylasTestClient::new().await;
     let days = |days: i64| chrono::Utc::now().timestamp() - days * 86_400;
     for (id, age) in [("new", 89), ("old", 91), ("older", 500)] {

@@ -22,7 +22,7 @@ fn masks(rows: &[Value]) -> Vec<i64> {
 }
 
 #[tokio::test]
-async fn parties_come_with_their_email_and_keep_their_order() {
+async fn parties_are_created_with_their_email_and_keep_their_order() {
     let client = ValidClient::new().await;
     let contact = client.contact("lark@example.com");
     let parties = json!([
@@ -48,7 +48,7 @@ async fn parties_come_with_their_email_and_keep_their_order() {
 }
 
 #[tokio::test]
-async fn the_platform_keeps_a_party_for_the_regarding_record() {
+async fn the_platform_maintains_a_party_for_the_regarding_record() {
     let client = ValidClient::new().await;
     let bind = |id: Uuid| json!({"regardingobjectid_contact_email@odata.bind": format!("/contacts({id})")});
     let (first, second) = (
@@ -70,7 +70,7 @@ async fn the_platform_keeps_a_party_for_the_regarding_record() {
 }
 
 #[tokio::test]
-async fn parties_that_cannot_be_are_refused_and_nothing_is_written() {
+async fn invalid_parties_are_rejected_and_nothing_is_written() {
     let client = ValidClient::new().await;
     let dataverse = client.emulators.dataverse();
     let opportunity = dataverse
@@ -150,7 +150,7 @@ async fn parties_that_cannot_be_are_refused_and_nothing_is_written() {
 }
 
 #[tokio::test]
-async fn parties_are_replaced_as_a_whole() {
+async fn a_put_replaces_all_parties() {
     let client = ValidClient::new().await;
     let id = with_parties(
         &client,
@@ -175,7 +175,7 @@ async fn parties_are_replaced_as_a_whole() {
 }
 
 #[tokio::test]
-async fn parties_are_read_in_a_list_and_never_written_alone() {
+async fn parties_can_be_listed_but_not_written_individually() {
     let client = ValidClient::new().await;
     let id = with_parties(
         &client,
@@ -217,7 +217,7 @@ async fn parties_are_read_in_a_list_and_never_written_alone() {
 }
 
 #[tokio::test]
-async fn parties_can_be_seeded_for_a_seeded_email() {
+async fn parties_can_be_inserted_for_an_inserted_email() {
     let client = ValidClient::new().await;
     let dataverse = client.emulators.dataverse();
     let contact = client.contact("lark@example.com");

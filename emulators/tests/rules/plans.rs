@@ -57,7 +57,7 @@ const EVERYTHING: FaultPlan = FaultPlan {
 };
 
 #[tokio::test]
-async fn a_seed_decides_which_request_meets_which_fault() {
+async fn the_seed_determines_which_request_gets_which_fault() {
     let first = run(EVERYTHING, 150).await;
     assert_eq!(run(EVERYTHING, 150).await, first);
     let other = FaultPlan {
@@ -68,7 +68,7 @@ async fn a_seed_decides_which_request_meets_which_fault() {
 }
 
 #[tokio::test]
-async fn every_fault_comes_and_is_counted() {
+async fn every_kind_of_fault_is_injected_and_counted() {
     let (outcomes, stored, done) = run(EVERYTHING, 150).await;
     assert_eq!(done.requests, 150);
     for number in [
@@ -103,7 +103,7 @@ async fn every_fault_comes_and_is_counted() {
 }
 
 #[tokio::test]
-async fn an_error_before_the_commit_leaves_nothing_and_one_after_it_leaves_all() {
+async fn an_error_before_the_commit_stores_nothing_and_one_after_it_stores_everything() {
     let before = FaultPlan {
         server_error: 1_000,
         ..FaultPlan::default()
@@ -123,7 +123,7 @@ async fn an_error_before_the_commit_leaves_nothing_and_one_after_it_leaves_all()
 }
 
 #[tokio::test]
-async fn an_error_of_the_gateway_is_no_json() {
+async fn a_gateway_error_is_not_json() {
     let client = ValidClient::new().await;
     let plan = FaultPlan {
         server_error: 1_000,
@@ -141,7 +141,7 @@ async fn an_error_of_the_gateway_is_no_json() {
 }
 
 #[tokio::test]
-async fn a_slow_answer_comes_late_and_is_right() {
+async fn a_slow_response_is_late_and_correct() {
     let client = ValidClient::new().await;
     client.emulators.clock().stop();
     let plan = FaultPlan {
@@ -156,7 +156,7 @@ async fn a_slow_answer_comes_late_and_is_right() {
 }
 
 #[tokio::test]
-async fn a_token_that_runs_out_on_the_way_stays_refused() {
+async fn a_token_that_a_fault_expired_stays_rejected() {
     let client = ValidClient::new().await;
     let plan = FaultPlan {
         token_expired: 1_000,
@@ -179,7 +179,7 @@ async fn a_token_that_runs_out_on_the_way_stays_refused() {
 }
 
 #[tokio::test]
-async fn a_deadlock_fails_one_operation_and_its_change_set_with_it() {
+async fn a_deadlock_fails_one_operation_and_its_whole_change_set() {
     let client = ValidClient::new().await;
     let email = "POST /api/data/v9.2/emails";
     let sets: Vec<String> = (0..40)
@@ -207,7 +207,7 @@ async fn a_deadlock_fails_one_operation_and_its_change_set_with_it() {
 }
 
 #[tokio::test]
-async fn queued_faults_come_first_and_leave_the_plan_as_it_is() {
+async fn queued_faults_are_injected_first_and_do_not_advance_the_plan() {
     let client = ValidClient::new().await;
     let plan = FaultPlan {
         token_expired: 1_000,

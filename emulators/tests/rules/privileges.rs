@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::valid_client::{ValidClient, error};
 
 #[tokio::test]
-async fn each_operation_needs_its_privilege_and_no_other() {
+async fn each_operation_needs_only_its_own_privileges() {
     let client = ValidClient::new().await;
     let dataverse = client.emulators.dataverse();
     let contact = dataverse
@@ -96,7 +96,7 @@ async fn each_operation_needs_its_privilege_and_no_other() {
 }
 
 #[tokio::test]
-async fn writes_can_be_refused_by_any_code_while_reads_go_on() {
+async fn writes_can_be_rejected_with_any_code_while_reads_succeed() {
     let client = ValidClient::new().await;
     let dataverse = client.emulators.dataverse();
     let email = dataverse

@@ -31,7 +31,7 @@ fn advance(client: &ValidClient, seconds: u64) {
 }
 
 #[tokio::test]
-async fn too_many_requests_are_told_exactly_when_to_come_back() {
+async fn a_429_has_the_exact_time_after_which_a_request_succeeds() {
     let client = limited(&[Setting::RequestsPerFiveMinutes(2)]).await;
     assert_eq!(client.get("WhoAmI").await.status, 200);
     advance(&client, 100);
@@ -53,7 +53,7 @@ async fn too_many_requests_are_told_exactly_when_to_come_back() {
 }
 
 #[tokio::test]
-async fn the_window_can_be_made_shorter() {
+async fn the_length_of_the_rate_limit_window_is_configurable() {
     let client = limited(&[
         Setting::RequestsPerFiveMinutes(1),
         Setting::ProtectionWindowSeconds(2),
@@ -66,7 +66,7 @@ async fn the_window_can_be_made_shorter() {
 }
 
 #[tokio::test]
-async fn execution_time_is_limited_and_each_part_of_a_batch_adds_to_it() {
+async fn each_part_of_a_batch_counts_towards_the_execution_time_limit() {
     let client = limited(&[
         Setting::ExecutionMilliseconds(1_000),
         Setting::OperationMilliseconds(250),
@@ -85,7 +85,7 @@ async fn execution_time_is_limited_and_each_part_of_a_batch_adds_to_it() {
 }
 
 #[tokio::test]
-async fn a_batch_is_one_request() {
+async fn a_batch_counts_as_one_request() {
     let client = limited(&[Setting::RequestsPerFiveMinutes(2)]).await;
     let parts = [get("WhoAmI"), get("WhoAmI"), get("WhoAmI"), get("WhoAmI")];
     let answer = send(&client, &parts, "").await;
@@ -127,7 +127,7 @@ async fn fifty_two_requests_may_be_in_flight() {
 }
 
 #[tokio::test]
-async fn a_request_whose_client_went_away_is_not_in_flight_any_more() {
+async fn a_request_whose_client_disconnected_is_no_longer_in_flight() {
     let client = limited(&[Setting::ConcurrentRequests(1)]).await;
     client.emulators.dataverse().hold_requests();
     let request = client.request(Method::GET, "WhoAmI");
@@ -141,7 +141,7 @@ async fn a_request_whose_client_went_away_is_not_in_flight_any_more() {
 }
 
 #[tokio::test]
-async fn each_caller_has_limits_of_its_own() {
+async fn each_application_user_has_its_own_limits() {
     let mut client = limited(&[Setting::RequestsPerFiveMinutes(1)]).await;
     let (dataverse, entra) = (client.emulators.dataverse(), client.emulators.entra());
     let first = dataverse.rows("systemuser")[0]["systemuserid"].clone();
@@ -163,7 +163,7 @@ async fn each_caller_has_limits_of_its_own() {
 }
 
 #[tokio::test]
-async fn another_application_without_a_user_is_no_member() {
+async fn a_token_of_an_unknown_application_gets_403() {
     let mut client = limited(&[]).await;
     let url = client.emulators.dataverse().url();
     client.token = client
@@ -174,7 +174,7 @@ async fn another_application_without_a_user_is_no_member() {
 }
 
 #[tokio::test]
-async fn what_is_left_is_told_with_every_answer() {
+async fn every_response_reports_the_remaining_capacity() {
     let client = limited(&[]).await;
     let answer = client.get("WhoAmI").await;
     assert_eq!(answer.header(BURST), "5999");
@@ -190,7 +190,7 @@ async fn what_is_left_is_told_with_every_answer() {
 }
 
 #[tokio::test]
-async fn parts_can_be_throttled_in_their_places_when_time_runs_out() {
+async fn parts_can_be_throttled_individually_when_execution_time_is_used_up() {
     let client = limited(&[
         Setting::ThrottleParts(true),
         Setting::ExecutionMilliseconds(500),
@@ -211,7 +211,7 @@ async fn parts_can_be_throttled_in_their_places_when_time_runs_out() {
 }
 
 #[tokio::test]
-async fn parts_can_be_throttled_in_their_places_when_requests_run_out() {
+async fn parts_can_be_throttled_individually_when_requests_are_used_up() {
     let client = limited(&[
         Setting::ThrottleParts(true),
         Setting::RequestsPerFiveMinutes(1),

@@ -50,7 +50,7 @@ async fn found(client: &ValidClient, filter: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn filters_find_what_they_say() {
+async fn filters_return_the_matching_rows() {
     let client = contacts().await;
     let account = client.emulators.dataverse().rows("account")[0]["accountid"]
         .as_str()
@@ -114,7 +114,7 @@ async fn filters_find_what_they_say() {
 }
 
 #[tokio::test]
-async fn in_takes_its_values_from_parameter_aliases() {
+async fn the_in_function_accepts_parameter_aliases() {
     let client = contacts().await;
     let query = format!(
         "contacts?$filter=Microsoft.Dynamics.CRM.In(PropertyName=@p1,PropertyValues=@p2)&@p1={}&@p2={}",
@@ -131,7 +131,7 @@ async fn in_takes_its_values_from_parameter_aliases() {
 }
 
 #[tokio::test]
-async fn queries_that_cannot_be_understood_are_refused() {
+async fn invalid_queries_are_rejected() {
     let client = contacts().await;
     for query in [
         "$filter=nosuch%20eq%201",
@@ -190,7 +190,7 @@ async fn the_body_of_an_email_cannot_be_filtered_or_sorted_by() {
 }
 
 #[tokio::test]
-async fn rows_are_ordered_as_asked() {
+async fn rows_are_sorted_by_orderby() {
     let client = contacts().await;
     for (order, expected) in [
         ("lastname", ["Cy", "Lark", "O'Wren"]),
@@ -212,7 +212,7 @@ async fn rows_are_ordered_as_asked() {
 }
 
 #[tokio::test]
-async fn pages_follow_their_links_to_the_end() {
+async fn next_links_lead_through_all_pages() {
     let client = contacts().await;
     let page = |url: String| {
         let request = client.http.get(url).bearer_auth(&client.token);
@@ -250,7 +250,7 @@ async fn pages_follow_their_links_to_the_end() {
 }
 
 #[tokio::test]
-async fn top_and_count_say_how_many() {
+async fn top_limits_the_rows_and_count_returns_their_number() {
     let client = contacts().await;
     let body = client.get("contacts?$top=2").await.json();
     assert_eq!(body["value"].as_array().unwrap().len(), 2);
@@ -288,7 +288,7 @@ async fn a_page_holds_at_most_5000_rows() {
 }
 
 #[tokio::test]
-async fn queries_of_any_depth_get_an_answer() {
+async fn deeply_nested_queries_and_bodies_get_a_response() {
     let client = ValidClient::new().await;
     let deep = |open: &str, close: &str| format!("{}x{}", open.repeat(2_000), close.repeat(2_000));
     assert_eq!(
@@ -323,7 +323,7 @@ async fn queries_of_any_depth_get_an_answer() {
 }
 
 #[tokio::test]
-async fn unknown_names_are_refused_even_when_there_is_no_row() {
+async fn unknown_names_are_rejected_even_in_an_empty_table() {
     let client = ValidClient::new().await;
     for query in [
         "$select=nosuch",

@@ -58,7 +58,7 @@ async fn open_opportunities_and_cases_are_found_by_their_customer() {
 }
 
 #[tokio::test]
-async fn a_token_is_found_without_regard_to_case_and_as_a_whole() {
+async fn a_tracking_token_is_matched_as_a_whole_and_case_insensitively() {
     let client = ValidClient::new().await;
     let id = client
         .post(
@@ -86,7 +86,7 @@ async fn a_token_is_found_without_regard_to_case_and_as_a_whole() {
 }
 
 #[tokio::test]
-async fn the_answered_mail_is_bound_on_create_and_ignored_afterwards() {
+async fn parentactivityid_can_be_bound_on_create_only() {
     let client = ValidClient::new().await;
     let (first, other) = (client.email().await, client.email().await);
     let bind =
@@ -109,7 +109,7 @@ async fn the_answered_mail_is_bound_on_create_and_ignored_afterwards() {
 }
 
 #[tokio::test]
-async fn an_email_is_bound_to_a_custom_table_by_the_name_that_its_relationship_tells() {
+async fn an_email_is_bound_to_a_custom_table_by_the_navigation_name_of_its_relationship() {
     let client = ValidClient::new().await;
     let dataverse = client.emulators.dataverse();
     let customers = ["account", "contact"];
@@ -191,7 +191,7 @@ async fn rows_of_a_custom_table_are_found_by_their_customer() {
 }
 
 #[tokio::test]
-async fn the_people_of_an_email_come_with_it_and_with_their_tables() {
+async fn the_parties_of_an_email_can_be_expanded_with_their_tables() {
     let client = ValidClient::new().await;
     let carol = client.contact("carol@kites.example");
     let parties = json!([
@@ -227,7 +227,7 @@ async fn the_people_of_an_email_come_with_it_and_with_their_tables() {
 }
 
 #[tokio::test]
-async fn who_changed_a_row_last_is_told_from_who_made_it() {
+async fn createdby_and_modifiedby_are_distinguished() {
     let client = ValidClient::new().await;
     let id = client.completed_email().await;
     let by = |row: &serde_json::Value| (row["createdby"].clone(), row["modifiedby"].clone());
@@ -260,7 +260,7 @@ async fn who_changed_a_row_last_is_told_from_who_made_it() {
 }
 
 #[tokio::test]
-async fn a_row_of_server_side_sync_is_complete_and_concerns_nothing() {
+async fn a_row_of_server_side_sync_is_completed_and_has_no_regarding() {
     let client = ValidClient::new().await;
     let dataverse = client.emulators.dataverse();
     let changes = json!({"sender": null, "subject": "Mine"});
@@ -286,7 +286,7 @@ async fn a_row_of_server_side_sync_is_complete_and_concerns_nothing() {
 }
 
 #[tokio::test]
-async fn a_completed_email_can_be_deleted_in_the_version_that_was_seen_but_not_cancelled() {
+async fn a_completed_email_can_be_deleted_by_version_but_not_cancelled() {
     let client = ValidClient::new().await;
     let id = client.completed_email().await;
     let path = format!("emails({id})");

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::valid_client::{ValidClient, error};
 
 #[tokio::test]
-async fn an_email_cannot_be_created_sent_or_received() {
+async fn an_email_cannot_be_created_as_sent_or_received() {
     let client = ValidClient::new().await;
     for body in [
         json!({"statuscode": 3}),
@@ -31,7 +31,7 @@ async fn an_email_cannot_be_created_sent_or_received() {
 }
 
 #[tokio::test]
-async fn a_change_of_state_needs_a_pair_that_agrees_or_the_state_alone() {
+async fn a_state_change_needs_a_matching_status_or_none() {
     let client = ValidClient::new().await;
     for (body, state, status) in [
         (json!({"statecode": 1, "statuscode": 4}), 1, 4),
@@ -95,7 +95,7 @@ async fn a_change_of_state_needs_a_pair_that_agrees_or_the_state_alone() {
 }
 
 #[tokio::test]
-async fn a_closed_email_takes_another_regarding_and_nothing_else() {
+async fn only_the_regarding_of_a_closed_email_can_be_changed() {
     let client = ValidClient::new().await;
     let address = format!("/contacts({})", client.contact("lark@example.com"));
     let id = client.completed_email().await;
@@ -119,7 +119,7 @@ async fn a_closed_email_takes_another_regarding_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_closed_email_takes_neither_parties_nor_attachments() {
+async fn a_closed_email_accepts_no_parties_or_attachments() {
     let client = ValidClient::new().await;
     let id = client.completed_email().await;
     let put = client.request(
@@ -144,7 +144,7 @@ async fn a_closed_email_takes_neither_parties_nor_attachments() {
 }
 
 #[tokio::test]
-async fn an_inactive_contact_is_not_closed() {
+async fn an_inactive_contact_can_still_be_changed() {
     let client = ValidClient::new().await;
     let id = client.contact("lark@example.com");
     assert_eq!(

@@ -123,7 +123,7 @@ const OTHERS: &[Row] = &[
 ];
 
 #[tokio::test]
-async fn types_lengths_and_what_may_be_written_are_as_documented() {
+async fn column_types_lengths_and_write_flags_are_as_documented() {
     let client = ValidClient::new().await;
     let mut wrong = Vec::new();
     for row in EMAIL.iter().chain(OTHERS) {
@@ -164,7 +164,7 @@ fn value(kind: &str) -> Option<Value> {
 }
 
 #[tokio::test]
-async fn each_documented_column_of_an_email_is_stored_or_dropped_as_its_flags_say() {
+async fn each_email_column_is_stored_or_dropped_according_to_its_write_flags() {
     let client = ValidClient::new().await;
     // Each value is written to two rows, also that of `messageid`.
     let dataverse = client.emulators.dataverse();
@@ -207,7 +207,7 @@ async fn each_documented_column_of_an_email_is_stored_or_dropped_as_its_flags_sa
 }
 
 #[tokio::test]
-async fn a_text_of_the_documented_length_is_taken_and_one_more_is_not() {
+async fn a_text_of_the_documented_length_is_accepted_and_a_longer_one_is_rejected() {
     let client = ValidClient::new().await;
     for (table, column, _, length, create, _) in EMAIL.iter().chain(OTHERS) {
         let set = match *table {
@@ -238,7 +238,7 @@ async fn a_text_of_the_documented_length_is_taken_and_one_more_is_not() {
 }
 
 #[tokio::test]
-async fn a_name_that_a_table_does_not_have_is_refused_wherever_it_stands() {
+async fn an_unknown_column_name_is_rejected_everywhere() {
     let client = ValidClient::new().await;
     let tables = client
         .get("EntityDefinitions?$select=EntitySetName,LogicalName")
@@ -294,7 +294,7 @@ async fn a_name_that_a_table_does_not_have_is_refused_wherever_it_stands() {
 }
 
 #[tokio::test]
-async fn what_forms_require_the_api_does_not() {
+async fn the_api_does_not_require_columns_that_forms_require() {
     let client = ValidClient::new().await;
     for set in ["accounts", "contacts", "leads", "appointments"] {
         assert_eq!(client.post(set, json!({})).await.status, 204, "{set}");

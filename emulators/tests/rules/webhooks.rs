@@ -67,7 +67,7 @@ fn created() -> Value {
 }
 
 #[tokio::test]
-async fn a_secret_is_shown_by_creation_and_rotation_and_never_again() {
+async fn a_webhook_secret_is_returned_only_by_creation_and_rotation() {
     let nylas = NylasTestClient::new().await;
     let made = nylas
         .create(&echo().await, &["message.created"])
@@ -99,7 +99,7 @@ async fn a_secret_is_shown_by_creation_and_rotation_and_never_again() {
 }
 
 #[tokio::test]
-async fn a_url_that_does_not_answer_the_challenge_to_the_letter_is_refused() {
+async fn a_webhook_url_that_does_not_echo_the_challenge_exactly_is_rejected() {
     let nylas = NylasTestClient::new().await;
     let chunked = |challenge: &str| {
         let text: Result<_, std::io::Error> = Ok(challenge.to_owned());
@@ -146,7 +146,7 @@ async fn a_url_that_does_not_answer_the_challenge_to_the_letter_is_refused() {
 }
 
 #[tokio::test]
-async fn what_is_not_active_or_not_subscribed_is_not_delivered_to() {
+async fn only_active_webhooks_get_notifications_of_subscribed_types() {
     let nylas = NylasTestClient::new().await;
     let emulators: &Emulators = &nylas.emulators;
     nylas.create(&echo().await, &["message.created"]).await;
@@ -176,7 +176,7 @@ async fn what_is_not_active_or_not_subscribed_is_not_delivered_to() {
 }
 
 #[tokio::test]
-async fn what_is_refused_for_good_is_lost_and_what_is_not_comes_three_times() {
+async fn a_permanently_rejected_delivery_is_lost_and_a_retryable_one_is_sent_three_times() {
     let nylas = NylasTestClient::new().await;
     for (status, answers) in [
         (StatusCode::SERVICE_UNAVAILABLE, 3),

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::valid_client::{ValidClient, error};
 
 #[tokio::test]
-async fn a_create_answers_204_with_the_address_of_the_row() {
+async fn a_create_returns_204_with_the_url_of_the_row() {
     let client = ValidClient::new().await;
     let answer = client.post("emails", json!({"subject": "Kites"})).await;
     assert_eq!((answer.status, answer.body.as_str()), (204, ""));
@@ -21,7 +21,7 @@ async fn a_create_answers_204_with_the_address_of_the_row() {
 }
 
 #[tokio::test]
-async fn a_create_can_answer_the_row_itself() {
+async fn a_create_can_return_the_row() {
     let client = ValidClient::new().await;
     let request = client
         .request(Method::POST, "emails?$select=subject")
@@ -60,7 +60,7 @@ async fn a_new_email_has_the_defaults_of_the_platform() {
 }
 
 #[tokio::test]
-async fn names_and_types_that_do_not_fit_are_payload_errors() {
+async fn unknown_names_and_wrong_types_are_payload_errors() {
     let client = ValidClient::new().await;
     for body in [
         json!({"Subject": "x"}),
@@ -102,7 +102,7 @@ async fn names_and_types_that_do_not_fit_are_payload_errors() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_not_declared_as_json_is_not_read() {
+async fn a_body_without_a_json_content_type_gets_415() {
     let client = ValidClient::new().await;
     let request = client
         .request(Method::POST, "emails")
@@ -112,7 +112,7 @@ async fn a_body_that_is_not_declared_as_json_is_not_read() {
 }
 
 #[tokio::test]
-async fn read_only_columns_are_dropped_in_silence_and_noted() {
+async fn read_only_columns_are_dropped_without_an_error_and_recorded() {
     let client = ValidClient::new().await;
     let body = json!({"subject": "x", "senton": "2026-01-01T00:00:00Z", "inreplyto": "<a@example.com>", "statecode": 1});
     let id = client.post("emails", body).await.id();
@@ -150,7 +150,7 @@ async fn a_read_only_column_still_needs_the_right_type() {
 }
 
 #[tokio::test]
-async fn lengths_and_choices_are_checked_on_create_and_on_change() {
+async fn lengths_and_choices_are_checked_on_create_and_on_update() {
     let client = ValidClient::new().await;
     let id = client.email().await;
     let path = format!("emails({id})");
@@ -176,7 +176,7 @@ async fn lengths_and_choices_are_checked_on_create_and_on_change() {
 }
 
 #[tokio::test]
-async fn an_organisation_may_have_other_limits_and_columns() {
+async fn an_organisation_can_have_its_own_limits_and_columns() {
     let client = ValidClient::new().await;
     let dataverse = client.emulators.dataverse();
     dataverse.set_max_length("email", "subject", 10).unwrap();
@@ -203,7 +203,7 @@ async fn an_organisation_may_have_other_limits_and_columns() {
 }
 
 #[tokio::test]
-async fn the_creation_time_can_be_chosen_at_creation() {
+async fn createdon_can_be_overridden_on_create() {
     let client = ValidClient::new().await;
     let id = client
         .post(
@@ -216,7 +216,7 @@ async fn the_creation_time_can_be_chosen_at_creation() {
 }
 
 #[tokio::test]
-async fn the_creation_time_can_be_chosen_with_the_privilege_for_it_only() {
+async fn overriding_createdon_needs_its_privilege() {
     let client = ValidClient::new().await;
     client
         .emulators
@@ -235,7 +235,7 @@ async fn the_creation_time_can_be_chosen_with_the_privilege_for_it_only() {
 }
 
 #[tokio::test]
-async fn deleting_an_email_takes_its_parties_and_attachments_along() {
+async fn deleting_an_email_deletes_its_parties_and_attachments() {
     let client = ValidClient::new().await;
     let body = json!({"email_activity_parties": [{"participationtypemask": 1, "addressused": "a@example.com"}]});
     let id = client.post("emails", body).await.id();
@@ -269,7 +269,7 @@ async fn deleting_an_email_takes_its_parties_and_attachments_along() {
 }
 
 #[tokio::test]
-async fn deleting_a_contact_leaves_its_parties() {
+async fn deleting_a_contact_marks_its_parties_as_deleted() {
     let client = ValidClient::new().await;
     let contact = client.contact("lark@example.com");
     let party = json!({"participationtypemask": 1, "partyid_contact@odata.bind": format!("/contacts({contact})")});
@@ -288,7 +288,7 @@ async fn deleting_a_contact_leaves_its_parties() {
 }
 
 #[tokio::test]
-async fn people_get_their_full_name_from_its_parts() {
+async fn the_full_name_is_composed_of_first_and_last_name() {
     let client = ValidClient::new().await;
     let id = client
         .post(
@@ -312,7 +312,7 @@ async fn people_get_their_full_name_from_its_parts() {
 }
 
 #[tokio::test]
-async fn a_seed_is_checked_like_a_body_but_may_set_what_a_client_may_not() {
+async fn an_inserted_row_is_validated_like_a_body_but_may_set_read_only_columns() {
     let client = ValidClient::new().await;
     let dataverse = client.emulators.dataverse();
     let account = dataverse

@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_is_known_by_what_only_its_kind_has() {
+    fn the_event_kind_is_detected_from_its_distinctive_fields() {
         let schedule =
             json!({"source": "aws.events", "time": "2026-11-20T06:00:00Z", "detail": {}});
         assert!(matches!(Event::read(&schedule), Ok(Event::Schedule(_))));
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_to_the_url_is_a_post_of_json_packed_or_not() {
+    fn a_function_url_call_must_be_a_post_of_plain_or_base64_json() {
         assert_eq!(
             request(&http("POST", r#"{"run_id":"x"}"#, false)),
             Ok(json!({"run_id": "x"}))

@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_begins_before_the_watermark_and_a_day_back_without_one() {
+    fn listing_starts_before_the_watermark_or_one_day_back_without_one() {
         let now = 1_795_154_400;
         let time = DateTime::from_timestamp(now, 0).unwrap();
         let recent = Schedule { time, days: None };

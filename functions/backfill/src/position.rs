@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn parts_follow_each_other_and_a_folder_that_went_leaves_its_place_to_the_next() {
+    fn parts_are_listed_in_order_and_a_removed_folder_is_skipped() {
         let parts = [part(None), part(Some("b")), part(Some("d"))];
         for (name, found, next) in [
             (None, None, Some("b")),
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_position_never_comes_up_again_within_its_part_and_a_new_part_begins_anew() {
+    fn a_position_never_moves_back_within_its_part_and_a_new_part_starts_over() {
         let first = advanced(
             &Position::default(),
             Some("c1".to_owned()),
@@ -155,8 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_without_its_cursor_begins_a_day_above_where_it_was_and_never_above_what_was_asked_for()
-     {
+    fn listing_without_a_cursor_restarts_one_day_later_but_within_the_requested_range() {
         let old = Position {
             cursor: Some(("c".to_owned(), at(0))),
             reached: Some(1_000_000),

@@ -99,6 +99,7 @@ pub struct Answer {
     pub received_after: i64,
     /// Whether every mailbox was listed to its end or failed. A parked mailbox has not ended: it
     /// waits for its user to sign in again.
+    #[serde(rename = "ended")]
     pub finished: bool,
     /// The progress of each mailbox.
     pub tasks: Vec<TaskAnswer>,
@@ -366,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_meant_is_refused_with_the_name_of_its_field() {
+    fn an_invalid_value_is_rejected_with_the_name_of_its_field() {
         let good = json!({"mailboxes": "all", "received_after": 1});
         for (field, value, named) in [
             ("mailboxes", json!([]), "mailboxes"),
@@ -397,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mailbox_is_named_by_its_address_or_its_grant_id_and_an_unknown_one_is_not_quoted() {
+    fn a_mailbox_is_found_by_address_or_grant_id_and_an_unknown_one_is_not_quoted() {
         let grants: Vec<Grant> = [
             json!({"id": "a", "email": "Ada@example.com", "grant_status": "valid"}),
             json!({"id": "b", "email": "ben@example.com", "grant_status": "invalid"}),

@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_task_survives_the_queue_and_one_of_another_version_is_refused() {
+    fn a_task_round_trips_through_the_queue_and_another_version_is_rejected() {
         let task = Task {
             folder: Some(digest("Sent")),
             ..task("google", 500)
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn only_old_mail_of_the_imap_family_is_beyond_what_nylas_keeps() {
+    fn only_old_mail_of_imap_providers_is_beyond_the_nylas_cache() {
         for (provider, days, past) in [
             ("imap", 100, true),
             ("yahoo", 100, true),
@@ -245,8 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_server_is_asked_for_overlaps_what_nylas_keeps_by_a_day_or_two_and_moves_once_a_day()
-    {
+    fn the_server_query_overlaps_the_nylas_cache_and_its_bound_moves_once_a_day() {
         let at = |seconds| DateTime::from_timestamp(seconds, 0).unwrap();
         let (midnight, day) = (1_795_132_800, 86_400);
         assert_eq!(midnight % day, 0);
@@ -258,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_is_found_by_its_id_its_name_or_what_it_is_for() {
+    fn a_folder_is_found_by_its_id_its_name_or_its_attribute() {
         let folder = wire::folder(
             &json!({"id": "AQMkAD1=", "name": "Sent Items", "attributes": ["\\Sent"]}),
         )

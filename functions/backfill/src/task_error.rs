@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_nobodys_fault_does_not_count_as_a_delivery() {
+    fn a_pause_throttling_or_a_busy_mailbox_does_not_count_as_a_delivery() {
         let until = NOW + TimeDelta::seconds(77);
         let waits = || later(77, true);
         assert_eq!(
@@ -207,8 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn the_schedule_drops_what_its_next_run_plans_again_and_an_operators_task_is_kept_or_has_failed()
-     {
+    fn a_scheduled_task_is_dropped_while_an_operators_task_is_parked_or_fails() {
         use TaskDecision::{Fail, Leave, Park};
         let signed_out = NylasError::SignInNeeded {
             kind: "unauthorized".to_owned(),
@@ -229,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mailbox_that_takes_no_part_is_not_tried_again_and_one_that_is_not_listed_is_for_a_while() {
+    fn an_excluded_mailbox_is_not_retried_and_an_unlisted_one_is_retried_for_a_while() {
         use TaskDecision::{Fail, Leave};
         assert_eq!(verdicts(&TaskError::Excluded, 1), [Leave, Leave, Fail]);
         let waits = TaskDecision::Later(soon(1));
@@ -249,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn an_outage_is_tried_three_times_by_the_schedule_and_on_for_an_operator() {
+    fn an_outage_is_tried_three_times_by_the_schedule_and_longer_for_an_operator() {
         let outage = || {
             TaskError::Nylas(NylasError::Unavailable {
                 what: "503".to_owned(),

@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_mode_that_nobody_knows_is_refused_with_those_that_are_known() {
+    fn an_unknown_write_mode_is_rejected_with_the_allowed_ones() {
         let text = Config::from_lookup(|name| (name == "WRITE_MODE").then(|| "batch".to_owned()))
             .unwrap_err()
             .to_string();
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_that_names_no_mailbox_is_refused_by_its_place_and_not_quoted() {
+    fn an_invalid_mailbox_entry_is_rejected_by_its_position_and_not_quoted() {
         let mailboxes = |name: &str| (name == "MAILBOXES").then(|| "a.example,canary".to_owned());
         let text = Config::from_lookup(mailboxes).unwrap_err().to_string();
         assert!(

@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn one_application_or_several_are_read() {
+    fn the_credentials_of_one_or_several_application_users_are_read() {
         let all = read_text(
             r#"{"client_secret": "s", "application_users": {"second": {"client_id": "app", "client_secret": "t"}}}"#,
         );
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_credential_is_said_without_quoting_it() {
+    fn an_invalid_credential_is_reported_without_quoting_it() {
         for text in [
             r#"{"client_secret": 7}"#,
             r#"{"client_secret": "s", "certificate_pem": "c", "private_key_pem": "k"}"#,
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_that_cannot_be_read_is_named_and_the_others_stay() {
+    fn an_unreadable_certificate_is_reported_and_the_other_credentials_are_read() {
         let all = read_text(
             r#"{"certificate_pem": "c", "private_key_pem": "k", "application_users": {"second": {"client_secret": "t"}}}"#,
         );

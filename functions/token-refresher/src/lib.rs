@@ -96,6 +96,7 @@ pub struct Refreshed {
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct Renewed {
     /// The name of the application user; `primary` for the one in the settings.
+    #[serde(rename = "identity")]
     pub application_user: String,
     /// Whether this invocation requested the token.
     pub renewed: bool,

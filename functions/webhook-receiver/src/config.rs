@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_resources_are_named_or_the_receiver_does_not_start() {
+    fn the_receiver_requires_a_webhook_secret_and_a_sync_queue() {
         let error = Config::from_lookup(|_| None).unwrap_err().to_string();
         assert!(error.contains("WEBHOOK_SECRET_ID is missing"), "{error}");
         assert!(error.contains("SYNC_QUEUE_URL is missing"), "{error}");
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_application_id_is_none() {
+    fn a_blank_application_id_counts_as_missing() {
         let config = Config::from_lookup(|name| {
             let value = if name == "NYLAS_APPLICATION_ID" {
                 " "

@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn an_event_that_contradicts_itself_is_an_error_and_no_panic() {
+    fn an_inconsistent_event_is_an_error_and_does_not_panic() {
         for body in ["{}", "e30", "e3_-", "e30=\n"] {
             let event = function_url("a.example", "", body, true);
             assert!(
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn the_address_that_counts_is_the_one_that_the_function_would_take() {
+    fn only_the_host_that_the_lambda_runtime_would_use_is_checked() {
         let mut event: serde_json::Value =
             serde_json::from_str(&function_url("h\u{f6}st", "", "{}", false)).unwrap();
         assert!(
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_http_event_is_named_so() {
+    fn an_event_that_is_not_http_is_reported_as_unknown() {
         for event in ["", "{", "[]", "null", "{}", r#"{"Records":[]}"#] {
             assert!(
                 matches!(request(event), Err(EventError::Unknown(_))),

@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_notification_that_names_another_application_is_of_another() {
+    fn only_a_notification_that_names_another_application_is_filtered_out() {
         let configured = Filter::live(Some("APP".to_owned()));
         let mut notification = notification();
         assert_eq!(configured.unwanted(&notification, now()), None);
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_notification_is_a_duplicate_only_once_the_queue_has_it() {
+    fn a_notification_is_a_duplicate_only_after_it_was_queued() {
         let filter = Filter::live(None);
         let notification = notification();
         assert_eq!(filter.unwanted(&notification, now()), None);

@@ -52,7 +52,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_packed_comes_back_also_from_several_members() {
+    fn gzip_data_of_one_or_several_members_is_decompressed() {
         assert_eq!(gunzip(&gzip(b"one"), 100).unwrap(), b"one");
         let members = [gzip(b"one, "), gzip(b""), gzip(b"two")].concat();
         assert_eq!(gunzip(&members, 100).unwrap(), b"one, two");
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_gzip_or_is_cut_off_or_damaged_is_refused() {
+    fn data_that_is_not_gzip_or_is_truncated_or_damaged_is_rejected() {
         let whole = gzip(b"a body of some length, a body of some length");
         let mut damaged = whole.clone();
         let checksum = damaged.len() - 8;

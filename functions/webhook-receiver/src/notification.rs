@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn a_type_counts_without_its_suffixes_whatever_their_order() {
+    fn the_type_is_read_without_its_suffixes_in_any_order() {
         for kind in [
             "message.created",
             "message.created.truncated",
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn a_suffix_that_is_not_known_makes_no_difference_and_is_named_where_it_is_harmless() {
+    fn an_unknown_suffix_is_ignored_and_shown_only_if_it_is_safe_to_show() {
         let long = format!("message.created.{}", "x".repeat(33));
         for (kind, trigger, suffix) in [
             ("message.created.redacted", Trigger::Created, "redacted"),
@@ -360,14 +360,14 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_is_told_by_its_type_alone() {
+    fn a_probe_is_recognised_by_its_type_alone() {
         let probe = crate::probe::body("p", DateTime::UNIX_EPOCH);
         assert_eq!(read(&probe).unwrap(), Notification::Probe);
         assert_eq!(of_kind("mailverse.probe"), Notification::Probe);
     }
 
     #[test]
-    fn of_the_envelope_id_time_and_application_are_read_and_never_refused() {
+    fn the_envelope_id_time_and_application_are_read_and_never_cause_a_rejection() {
         let envelope = |fields: &str| {
             message(&format!(
                 r#"{{"type":"message.created",{fields}"data":{{"application_id":"a","object":{{"id":"m","grant_id":"g"}}}}}}"#
@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn a_type_that_nobody_handles_is_no_error_whatever_else_the_body_holds() {
+    fn an_unhandled_type_is_not_an_error_whatever_the_body_contains() {
         for kind in [
             "",
             "message",
@@ -436,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mailbox_is_named_in_the_object_or_else_beside_it() {
+    fn the_grant_id_is_read_from_the_object_or_else_from_the_data() {
         let beside = r#"{"type":"message.created","data":{"grant_id":"b","object":{"id":"m"}}}"#;
         assert_eq!(
             read(beside.as_bytes()).unwrap(),
@@ -455,7 +455,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_key_that_is_there_twice_the_last_one_counts() {
+    fn the_last_value_of_a_duplicate_key_counts() {
         let text = r#"{"type":"grant.expired","type":"message.created",
             "data":{"object":{"id":"first","id":"last","grant_id":"g"}}}"#;
         assert_eq!(
@@ -465,14 +465,14 @@ mod tests {
     }
 
     #[test]
-    fn an_id_of_the_imap_family_is_kept_as_it_is() {
+    fn an_imap_message_id_is_kept_unchanged() {
         let text = r#"{"type":"message.updated","data":{"object":{"id":"<a/b+c=@mail.example.org>","grant_id":"g"}}}"#;
         let expected = request("g", "<a/b+c=@mail.example.org>", Trigger::Updated);
         assert_eq!(read(text.as_bytes()).unwrap(), expected);
     }
 
     #[test]
-    fn what_is_wrong_is_said_by_field_and_without_content() {
+    fn a_problem_is_reported_by_field_and_without_content() {
         for (body, expected) in [
             ("[]", "the notification is an array, not an object"),
             ("null", "the notification is null, not an object"),
@@ -527,7 +527,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_is_cut_off_or_no_text_or_nested_without_end_is_refused() {
+    fn a_truncated_non_utf8_or_deeply_nested_body_is_rejected() {
         let whole = r#"{"type":"message.created","data":{"object":{"id":"m","grant_id":"g"}}}"#;
         for end in 0..whole.len() {
             assert!(

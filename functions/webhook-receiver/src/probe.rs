@@ -47,7 +47,7 @@ mod tests {
     use crate::inflate::gunzip;
 
     #[test]
-    fn a_probe_is_json_that_nobody_writes_in_the_same_way() {
+    fn a_probe_is_json_that_changes_if_it_is_serialised_again() {
         let bytes = body("1", DateTime::UNIX_EPOCH);
         let value: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
         assert_eq!((&value["type"], &value["id"]), (&KIND.into(), &"1".into()));
@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn a_packed_probe_is_unpacked_to_the_same_bytes() {
+    fn a_compressed_probe_decompresses_to_the_same_bytes() {
         let bytes = body("1", DateTime::UNIX_EPOCH);
         let packed = gzip(&bytes);
         assert!(packed.starts_with(&[0x1f, 0x8b]));

@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn two_notifications_with_one_id_that_name_different_things_are_two() {
+    fn one_id_with_another_message_or_trigger_is_another_notification() {
         let of = |message, trigger| Fingerprint::new("n", &request(message, trigger));
         assert_eq!(of("m", Trigger::Created), of("m", Trigger::Created));
         assert_ne!(of("m", Trigger::Created), of("m2", Trigger::Created));
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn the_memory_is_bounded_and_the_oldest_goes_first() {
+    fn the_number_of_remembered_notifications_is_bounded_and_the_oldest_goes_first() {
         let mut recent = RecentNotifications::default();
         for n in 0..=CAPACITY {
             recent.add(fingerprint(&n.to_string()), at(1));

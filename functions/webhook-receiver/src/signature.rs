@@ -168,7 +168,7 @@ mod tests {
 
     /// For the source of the vector see `tests/fixtures/README.md`.
     #[test]
-    fn the_vector_that_nylas_published_verifies() {
+    fn the_test_vector_published_by_nylas_verifies() {
         let body = include_bytes!("../tests/fixtures/signed-grant.deleted.body");
         let vector = include_str!("../tests/fixtures/signed-grant.deleted.meta.json");
         let vector: serde_json::Value = serde_json::from_str(vector).unwrap();
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn both_secrets_of_a_rotation_count_and_no_third_one() {
+    fn only_the_current_and_the_previous_secret_are_accepted() {
         let keys = keys("new", Some("old"));
         let by = |secret: &str| signature(&key(secret).sign(b"body")).unwrap();
         assert!(keys.verify(&by("new"), b"body").is_some());
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn one_changed_byte_of_the_body_or_the_signature_is_refused() {
+    fn one_changed_byte_of_the_body_or_the_signature_fails_verification() {
         let keys = keys("secret", None);
         let good = key("secret").sign(b"body");
         let signed = signature(&good).unwrap();
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signature_is_64_hex_digits_once() {
+    fn a_signature_is_exactly_one_header_with_64_hex_digits() {
         let good = key("secret").sign(b"body");
         assert_eq!(signature(&good), signature(&good.to_uppercase()));
         assert!(signature(&good).is_some());
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_that_is_no_secret_is_refused() {
+    fn a_blank_or_publicly_known_secret_is_rejected() {
         for blank in ["", "  ", "\n"] {
             assert_eq!(Key::new(&blank.into()).err(), Some(SecretProblem::Blank));
         }
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unpacked_body_stays_a_verified_one() {
+    fn decompressing_a_verified_body_that_is_not_gzip_fails() {
         let verified = VerifiedBody(Cow::Borrowed(b"{}"));
         assert_eq!(verified.inflated(10).err(), Some(InflateError::NotGzip));
     }

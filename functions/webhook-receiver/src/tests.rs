@@ -193,7 +193,7 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn the_challenge_comes_back_exactly_and_before_any_secret_exists() {
+async fn the_challenge_is_returned_exactly_without_reading_a_secret() {
     let receiver = Receiver::new(BrokenQueue, unreachable_secrets());
     for (query, value) in [
         (
@@ -226,14 +226,14 @@ async fn the_challenge_comes_back_exactly_and_before_any_secret_exists() {
 }
 
 #[tokio::test]
-async fn what_lambda_sends_back_holds_the_challenge_as_text() {
+async fn the_lambda_response_contains_the_challenge_as_text() {
     let answer = Call::get("challenge=abc").to(&receiver()).await;
     let response = answer.into_response().await;
     assert_eq!(response.body(), &Body::Text("abc".to_owned()));
 }
 
 #[tokio::test]
-async fn a_get_without_a_challenge_and_every_other_method_is_refused() {
+async fn a_get_without_a_challenge_and_every_other_method_are_rejected() {
     for query in ["", "challenge", "challenge=", "Challenge=x", "q=challenge"] {
         let answer = Call::get(query).to(&receiver()).await;
         assert_eq!(status(&answer), 400, "{query}");
@@ -252,7 +252,7 @@ async fn a_get_without_a_challenge_and_every_other_method_is_refused() {
 }
 
 #[tokio::test]
-async fn a_signed_message_is_queued_whatever_front_end_it_comes_through() {
+async fn a_signed_message_is_queued_through_every_front_end() {
     for front_end in FRONT_ENDS {
         for base64 in [false, true] {
             let receiver = receiver();
@@ -269,7 +269,7 @@ async fn a_signed_message_is_queued_whatever_front_end_it_comes_through() {
 }
 
 #[tokio::test]
-async fn a_compressed_delivery_is_verified_packed_and_read_unpacked() {
+async fn a_compressed_delivery_is_verified_before_it_is_decompressed() {
     let packed = gzip(CREATED.as_bytes());
     for encoding in ["gzip", "GZIP", " gzip "] {
         let receiver = receiver();
@@ -298,7 +298,7 @@ async fn a_compressed_delivery_is_verified_packed_and_read_unpacked() {
 }
 
 #[tokio::test]
-async fn a_signature_that_is_missing_or_wrong_is_refused_without_saying_which() {
+async fn a_missing_or_wrong_signature_is_rejected_without_saying_which() {
     let receiver = receiver();
     let other = key("other").sign(CREATED.as_bytes());
     for call in [
@@ -324,7 +324,7 @@ async fn a_signature_that_is_missing_or_wrong_is_refused_without_saying_which() 
 }
 
 #[tokio::test]
-async fn the_previous_secret_and_upper_case_count_too() {
+async fn an_upper_case_signature_by_the_previous_secret_is_accepted() {
     let receiver = receiver();
     let previous = key("previous").sign(CREATED.as_bytes()).to_uppercase();
     let call = Call::unsigned(CREATED).with("X-Nylas-Signature", &previous);
@@ -333,7 +333,7 @@ async fn the_previous_secret_and_upper_case_count_too() {
 }
 
 #[tokio::test]
-async fn a_type_that_nobody_handles_is_answered_200_and_named() {
+async fn an_unhandled_type_is_answered_with_200_and_reported() {
     let receiver = receiver();
     let call = Call::signed(r#"{"type":"grant.expired","data":{"object":{"grant_id":"g"}}}"#);
     let answer = call.to(&receiver).await;
@@ -343,7 +343,7 @@ async fn a_type_that_nobody_handles_is_answered_200_and_named() {
 }
 
 #[tokio::test]
-async fn a_verified_body_that_cannot_be_read_is_refused_for_good() {
+async fn a_verified_body_that_is_unreadable_is_rejected_with_400() {
     let receiver = receiver();
     for body in [
         b"".as_slice(),
@@ -371,7 +371,7 @@ async fn a_verified_body_that_cannot_be_read_is_refused_for_good() {
 }
 
 #[tokio::test]
-async fn two_megabytes_are_read_and_more_than_four_packed_or_eight_unpacked_are_not() {
+async fn a_body_over_four_megabytes_or_over_eight_decompressed_is_rejected() {
     let large = |bytes: usize| CREATED.replace("private", &"x".repeat(bytes));
     let receiver = receiver();
     assert_eq!(
@@ -396,7 +396,7 @@ async fn two_megabytes_are_read_and_more_than_four_packed_or_eight_unpacked_are_
 }
 
 #[tokio::test]
-async fn nylas_is_asked_to_send_again_when_our_side_fails() {
+async fn nylas_is_asked_to_retry_if_the_queue_or_the_secrets_are_unavailable() {
     let no_queue = Receiver::new(BrokenQueue, secrets());
     let answer = Call::signed(CREATED).to(&no_queue).await;
     assert_eq!((status(&answer), text(&answer)), (503, "unavailable"));
@@ -423,7 +423,7 @@ async fn nylas_is_asked_to_send_again_when_our_side_fails() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_announced_as_too_large_is_refused_before_its_signature_is_looked_at() {
+async fn a_too_large_content_length_is_rejected_before_the_signature_is_checked() {
     // Checking the signature would give 503, because the secrets are unavailable.
     let receiver = Receiver::new(MemoryQueue::default(), unreachable_secrets());
     for (announced, expected) in [
@@ -444,7 +444,7 @@ async fn a_body_that_is_announced_as_too_large_is_refused_before_its_signature_i
 }
 
 #[tokio::test]
-async fn a_type_with_a_suffix_that_nobody_knows_is_queued() {
+async fn a_message_type_with_an_unknown_suffix_is_queued() {
     for suffix in ["redacted", "v2.truncated", "truncated.v2"] {
         let receiver = receiver();
         let body = CREATED.replace("message.created", &format!("message.created.{suffix}"));
@@ -455,7 +455,7 @@ async fn a_type_with_a_suffix_that_nobody_knows_is_queued() {
 }
 
 #[tokio::test]
-async fn a_probe_is_answered_only_when_it_is_signed_and_is_never_queued() {
+async fn a_probe_is_answered_only_if_it_is_signed_and_is_never_queued() {
     let receiver = Receiver::new(MemoryQueue::default(), secrets())
         .with_filter(Filter::live(Some("app".to_owned())));
     let body = probe::body("p", now());
@@ -479,7 +479,7 @@ async fn a_probe_is_answered_only_when_it_is_signed_and_is_never_queued() {
 }
 
 #[tokio::test]
-async fn a_delivery_that_was_visibly_changed_on_its_way_is_sent_again_and_not_called_forged() {
+async fn a_delivery_visibly_altered_in_transit_is_retried_and_not_reported_as_forged() {
     let receiver = receiver();
     let packed = gzip(CREATED.as_bytes());
     let signature = key("current").sign(&packed);
@@ -525,7 +525,7 @@ fn enveloped(id: &str, message: &str, days_old: i64, application: &str) -> Call 
 }
 
 #[tokio::test]
-async fn what_is_of_another_application_too_old_or_known_is_acknowledged_and_not_queued() {
+async fn foreign_old_and_duplicate_notifications_are_acknowledged_but_not_queued() {
     let receiver = Receiver::new(MemoryQueue::default(), secrets())
         .with_filter(Filter::live(Some("app".to_owned())));
     for (call, expected) in [
@@ -580,7 +580,7 @@ impl SyncQueue for Fragile {
 }
 
 #[tokio::test]
-async fn a_retry_of_what_the_queue_did_not_take_is_no_duplicate() {
+async fn a_retry_after_a_failed_enqueue_is_not_a_duplicate() {
     let queue = Fragile::default();
     queue.down.store(true, std::sync::atomic::Ordering::Relaxed);
     let receiver = Receiver::new(queue, secrets()).with_filter(Filter::live(None));

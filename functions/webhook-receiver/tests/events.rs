@@ -130,7 +130,7 @@ fn the_readme_lists_every_file_and_no_other() {
 }
 
 #[tokio::test]
-async fn every_file_is_what_the_readme_says() {
+async fn every_file_matches_its_description_in_the_readme() {
     let described = described();
     for (file, text) in events() {
         let found = found(&text).await;
@@ -162,7 +162,7 @@ fn messages() -> BTreeMap<String, Value> {
 }
 
 #[tokio::test]
-async fn the_queue_and_the_schedule_speak_of_mails_that_are_there() {
+async fn queue_and_schedule_events_refer_to_existing_messages() {
     let messages = messages();
     for (file, text) in events() {
         match found(&text).await {
@@ -191,7 +191,7 @@ async fn the_queue_and_the_schedule_speak_of_mails_that_are_there() {
 }
 
 #[test]
-fn nobody_in_the_samples_exists() {
+fn the_samples_use_only_reserved_domains() {
     for (file, text) in events() {
         for (at, _) in text.match_indices('@') {
             let domain: String = text[at + 1..]

@@ -39,7 +39,7 @@ fn delivery(body: &str, signature: &str) -> Request {
 }
 
 #[tokio::test]
-async fn the_log_holds_ids_and_reasons_and_no_content() {
+async fn the_log_contains_ids_and_reasons_and_no_content() {
     let lines = Lines::default();
     let writer = lines.clone();
     tracing_subscriber::fmt()

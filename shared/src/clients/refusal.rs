@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn the_verdicts_are_the_table() {
+    fn each_refusal_gets_the_verdict_of_the_table() {
         use Blame::{Caller, Content, Row, RowOrCaller};
         for (blame, now, consecutive_refusals, since, neither) in [
             (
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn pauses_grow_to_five_minutes_so_that_an_hour_has_few_probes() {
+    fn pauses_double_up_to_five_minutes() {
         let pauses: Vec<u64> = (0..6).map(|n| pause(n).as_secs()).collect();
         assert_eq!(pauses, [60, 120, 240, 300, 300, 300]);
         assert_eq!(pause(u32::MAX).as_secs(), 300);

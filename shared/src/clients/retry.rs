@@ -115,7 +115,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_cannot_succeed_is_not_delivered_again() {
+    fn a_permanent_failure_is_not_redelivered() {
         assert_eq!(redelivery_delay(RetryAdvice::Never, 1, 0), None);
     }
 
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_hidden_for_longer_than_the_queue_can() {
+    fn the_delay_never_exceeds_the_longest_visibility_timeout() {
         let delay = redelivery_delay(RetryAdvice::After(Duration::from_secs(1_000_000)), 1, 25);
         assert_eq!(delay, Some(Duration::from_secs(42_300)));
     }

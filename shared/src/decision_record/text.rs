@@ -140,13 +140,13 @@ mod tests {
     }
 
     #[test]
-    fn what_fits_is_kept_whole() {
+    fn a_record_that_fits_is_stored_unchanged() {
         let record = record(10);
         assert_eq!(kept(&record), record);
     }
 
     #[test]
-    fn what_was_not_chosen_goes_first() {
+    fn candidates_that_were_not_chosen_are_dropped_first() {
         let kept = kept(&record(30));
         assert_eq!((kept.people.len(), kept.made.len()), (30, 30));
         assert!(
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn of_very_many_people_the_first_are_kept_and_the_others_counted() {
+    fn only_the_first_of_very_many_people_are_stored_and_the_rest_are_counted() {
         for count in [60, 500, 5_000] {
             let kept = kept(&record(count));
             assert!(kept.people.len() >= 40, "{} of {count}", kept.people.len());

@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn the_claim_rule_is_its_table() {
+    fn the_claim_rule_matches_its_table() {
         let now = DateTime::from_timestamp(1_000, 0).unwrap();
         let (mine, other) = (
             ClaimToken::new(Uuid::from_u128(1)),

@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn a_website_is_a_host_however_it_is_written() {
+    fn the_host_of_a_website_is_compared_however_the_website_is_written() {
         for text in [
             "kites.example",
             "https://Kites.example/",
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_query_found_is_compared_once_more() {
+    fn query_results_are_checked_against_the_exact_domain() {
         let mut accounts = Accounts::default();
         let rows = [
             row(1, "https://www.kites.example/de/", ""),
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn the_companies_of_contacts_are_each_named_once_and_persons_are_none() {
+    fn each_parent_account_of_the_contacts_is_listed_once_without_parent_contacts() {
         let contact = |parent: u128, table: &str, address: &str| {
             json!({
                 "emailaddress1": address, "_parentcustomerid_value": Uuid::from_u128(parent),
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn the_queries_of_an_international_domain_ask_for_both_spellings() {
+    fn the_queries_for_an_international_domain_contain_both_spellings() {
         assert!(accounts_of("xn--bcher-kva.example").contains(&encoded("@bücher.example")));
         assert!(contacts_of("xn--bcher-kva.example").contains(&encoded("@xn--bcher-kva.example")));
         assert_eq!(spellings("kites.example").len(), 1);

@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn open_rows_are_asked_for_by_each_lookup_that_leads_to_the_customer() {
+    fn open_rows_are_queried_by_every_lookup_column_of_the_customer() {
         let table = open_rows_query(&App::Sales).unwrap();
         let asked = table.queries(&customers());
         assert_eq!(asked.len(), 1);

@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hundred_mails_with_two_people_each_are_one_batch_of_few_queries() {
+    fn a_hundred_messages_with_two_people_each_need_few_queries() {
         let lookup_request = LookupRequest {
             addresses: (0..200)
                 .map(|n| address(&format!("person{n}@example.com")))
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_asked_for_in_every_spelling_and_without_its_tag() {
+    fn an_address_is_looked_up_in_every_spelling_and_without_its_tag() {
         let asked = |text: &str| {
             let lookup_request = LookupRequest {
                 addresses: BTreeSet::from([address(text)]),
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn queues_that_cannot_be_read_and_leads_that_are_not_there_are_done_without() {
+    fn unreadable_queues_and_missing_leads_are_left_out_of_the_lookup() {
         let goes_without = |table, status| About::People(table).goes_without(status);
         assert!(goes_without(Table::Lead, 404) && !goes_without(Table::Lead, 403));
         assert!(goes_without(Table::Queue, 404) && goes_without(Table::Queue, 403));
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mails_that_are_answered_are_asked_for_in_a_query_of_their_own() {
+    fn the_ancestors_of_a_message_are_looked_up_in_a_separate_query() {
         let lookup_request = LookupRequest {
             ancestors: InternetMessageId::from_header("<a@x>")
                 .into_iter()
@@ -326,12 +326,12 @@ mod tests {
     }
 
     #[test]
-    fn nothing_asked_is_no_query() {
+    fn an_empty_lookup_request_needs_no_query() {
         assert!(queries(&LookupRequest::default()).is_empty());
     }
 
     #[test]
-    fn a_long_message_id_is_looked_for_by_its_activity_id_only() {
+    fn an_email_with_a_long_message_id_is_looked_up_by_activity_id_only() {
         let id = InternetMessageId::from_header(&"x".repeat(400));
         let asked = queries(&LookupRequest {
             emails: vec![(vec![ActivityId::new(Uuid::nil())], id)],

@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tagged_address_is_the_plain_one_only_when_nothing_has_it_exactly() {
+    fn a_tagged_address_falls_back_to_the_plain_one_if_no_row_has_it_exactly() {
         let person = |id| Person {
             record: PartyReference {
                 table: Table::Contact,
@@ -361,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mail_that_is_answered_is_found_when_it_is_completed() {
+    fn the_answered_email_is_found_only_if_it_is_completed() {
         let answer = answer_to("<a@x>");
         for (state, message_id, expected) in [
             (1, "<a@x>", true),
@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_of_the_same_id_in_another_case_is_another_mail() {
+    fn a_row_whose_message_id_differs_in_case_is_another_message() {
         let rows = [row(9, "<A@x>", "ada@example.com", 1)];
         assert_eq!(found(&rows, "<a@x>", "ada@example.com", 1), None);
         assert_eq!(found(&rows, "A@x", "ada@example.com", 1), Some(9));
@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_of_another_sender_is_another_mail() {
+    fn a_row_of_another_sender_is_another_message() {
         let rows = [row(9, "<a@x>", "mallory@example.net", 1)];
         assert_eq!(found(&rows, "<a@x>", "ada@example.com", 1), None);
         assert_eq!(
@@ -421,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_that_is_not_completed_carries_no_mail() {
+    fn a_row_that_is_not_completed_is_ignored() {
         for state in [0, 2] {
             let rows = [row(9, "<a@x>", "ada@example.com", state)];
             assert_eq!(found(&rows, "<a@x>", "ada@example.com", 1), None);

@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mailbox_takes_part_by_its_address_its_domain_or_its_workspace() {
+    fn a_mailbox_is_admitted_by_its_address_its_domain_or_its_workspace() {
         let allowed = list(" Ada@Ours.example, KITES.example ,workspace:W-1,");
         let by = |email: &str, workspace: &str| allowed.admission(&grant(email, workspace));
         assert_eq!(by("ada@ours.EXAMPLE", "x"), Some(Admission::Entry(1)));
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_subdomain_an_alias_a_tag_and_another_case_of_a_workspace_are_not_meant() {
+    fn a_subdomain_a_tag_and_another_case_of_a_workspace_do_not_match() {
         let allowed = list("kites.example,ada@ours.example,workspace:W-1");
         for (email, workspace) in [
             ("ben@mail.kites.example", "x"),
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_grant_without_address_or_workspace_is_matched_by_none_but_all() {
+    fn a_grant_without_address_or_workspace_is_admitted_only_by_all() {
         let bare = wire::grant(&json!({"id": "g"})).unwrap();
         assert!(!list("ours.example,a@ours.example,workspace:W-1").admits(&bare));
         assert_eq!(list(" all ,").admission(&bare), Some(Admission::All));
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_entry_is_refused_by_its_place_and_never_quoted() {
+    fn an_invalid_entry_is_rejected_by_its_position_and_never_quoted() {
         for (text, place, problem) in [
             ("everybody", 1, "none of these"),
             ("ours.example,a b@ours.example", 2, "none of these"),
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn all_stands_alone() {
+    fn the_entry_all_must_be_the_only_one() {
         for (text, place) in [
             ("all,ours.example", 1),
             ("ours.example,all", 2),
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn the_setting_has_to_be_there() {
+    fn the_mailboxes_setting_is_required() {
         let mut missing = Settings::new(|_| None);
         assert_eq!(
             AllowList::read(&mut missing),

@@ -285,7 +285,7 @@ mod tests {
     use crate::clients::nylas::wire;
 
     #[test]
-    fn addresses_and_aliases_of_every_mailbox_are_our_own() {
+    fn the_address_and_aliases_of_every_mailbox_count_as_own() {
         let grants = [
             json!({"id": "g", "email": "Ada@example.com", "provider": "google", "grant_status": "valid",
                              "email_aliases": ["sales@example.com"]}),
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_excluded_is_known_and_is_not_our_own() {
+    fn an_excluded_mailbox_is_known_but_its_address_is_not_own() {
         let grants = |email| wire::grant(&json!({"id": email, "email": email})).into_iter();
         let ours: Vec<Grant> = grants("ada@ours.example").collect();
         let external_row: Vec<Grant> = grants("eve@theirs.example").collect();
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn an_alias_and_a_tag_lead_to_the_main_address_of_their_mailbox() {
+    fn an_alias_or_a_tagged_address_leads_to_the_main_address_of_its_mailbox() {
         let grants = [
             json!({"id": "g", "email": "ada@example.com", "email_aliases": ["sales@example.com", "ben@example.com"]}),
             json!({"id": "h", "email": "ben@example.com"}),

@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kind_of_a_folder_is_its_attribute_and_not_its_name() {
+    fn the_kind_of_a_folder_comes_from_its_attribute_and_not_its_name() {
         let folders = folders(&json!([
             {"id": "AAMk1", "name": "Entwürfe", "attributes": ["\\Drafts"]},
             {"id": "AAMk2", "name": "Trash"},
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unlisted_google_label_counts_by_its_word() {
+    fn an_unlisted_google_label_is_recognised_by_its_id() {
         let folders = Folders::default();
         assert_eq!(folders.place(&message(&["SPAM", "UNREAD"])), Place::Junk);
         assert_eq!(folders.place(&message(&["TRASH"])), Place::Trash);
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_microsoft_folder_has_the_names_of_its_parents() {
+    fn a_microsoft_folder_matches_the_names_of_its_parents() {
         let folders = folders(&json!([
             {"id": "i", "name": "Posteingang", "attributes": ["\\Inbox"]},
             {"id": "c", "name": "Clients", "parent_id": "i"},
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_google_label_and_an_imap_folder_hold_their_path_in_their_name() {
+    fn the_path_of_a_google_label_or_an_imap_folder_is_read_from_its_name() {
         let folders = folders(&json!([
             {"id": "Label_2", "name": "Clients/Kites/2026"}, {"id": "x", "name": "INBOX.Clients.Kites"},
             {"id": "v", "name": "v1.2"}, {"id": "o", "name": "Old/Clients/Kites"},
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn parents_in_a_circle_end() {
+    fn a_cycle_of_parent_folders_terminates() {
         let folders = folders(&json!([
             {"id": "a", "name": "A", "parent_id": "b"}, {"id": "b", "name": "B", "parent_id": "a"},
         ]));

@@ -42,7 +42,7 @@ fn resolution() -> Resolution {
 }
 
 #[test]
-fn each_content_setting_stores_what_its_table_says_and_nothing_more() {
+fn each_content_setting_stores_exactly_what_its_table_lists() {
     let stored = |content| {
         let mut message = message(&json!({
             "id": "m", "subject": "Kites", "body": "<p>Two red ones, please</p>", "snippet": "Two red",
@@ -69,7 +69,7 @@ fn each_content_setting_stores_what_its_table_says_and_nothing_more() {
 }
 
 #[test]
-fn an_empty_subject_says_so_and_a_long_one_is_cut_on_a_character() {
+fn an_empty_subject_gets_a_placeholder_and_a_long_one_is_cut_between_characters() {
     assert_eq!(subject(""), "(no subject)");
     assert_eq!(subject(" \r\n\t\0 "), "(no subject)");
     assert_eq!(subject("Re: a\r\n b"), "Re: a   b");
@@ -98,7 +98,7 @@ fn a_direction_is_always_written_and_decides_the_status() {
 }
 
 #[test]
-fn a_mail_without_a_date_is_mapped_without_dates() {
+fn a_message_without_a_date_is_mapped_without_dates() {
     let row = email(
         &message(&json!({"id": "m", "date": "soon"})),
         &findings(Direction::Incoming),
@@ -122,7 +122,7 @@ fn a_mail_without_a_date_is_mapped_without_dates() {
 }
 
 #[test]
-fn a_party_is_bound_to_its_record_or_is_its_address_alone() {
+fn a_party_is_bound_to_its_record_or_has_only_an_address() {
     let address = EmailAddress::parse("eve@example.com").unwrap();
     let record = PartyReference {
         table: Table::Contact,
@@ -152,7 +152,7 @@ fn a_party_is_bound_to_its_record_or_is_its_address_alone() {
 }
 
 #[test]
-fn an_owner_can_be_left_out_once() {
+fn an_owner_is_removed_only_once() {
     let owned = Findings {
         owner: Some(Uuid::from_u128(2)),
         ..findings(Direction::Incoming)
@@ -176,7 +176,7 @@ fn a_long_message_id_is_not_written() {
 }
 
 #[test]
-fn a_file_name_is_made_acceptable_and_keeps_its_extension() {
+fn a_file_name_is_made_valid_and_keeps_its_extension() {
     assert_eq!(file_name("a/b:c?.pdf", 0), "a_b_c_.pdf");
     assert_eq!(file_name("  ", 2), "attachment-3");
     let long = file_name(&format!("{}.docx", "ü".repeat(400)), 0);
@@ -184,7 +184,7 @@ fn a_file_name_is_made_acceptable_and_keeps_its_extension() {
 }
 
 #[test]
-fn an_attachment_row_names_its_mail_and_itself() {
+fn an_attachment_row_refers_to_its_email_and_is_deterministic() {
     let message = message(
         &json!({"id": "m", "attachments": [{"id": "a", "filename": "x.txt", "content_type": "text/plain", "content_id": "<c>"}]}),
     );
@@ -204,7 +204,7 @@ fn an_attachment_row_names_its_mail_and_itself() {
 
 proptest! {
     #[test]
-    fn recipients_are_whole_addresses_and_as_many_as_fit(names in proptest::collection::vec("[a-zü'+%]{1,60}|😀{1,150}|\"[a;,b]{1,20}\"|x{230,306}", 0..40)) {
+    fn the_recipient_list_has_as_many_whole_addresses_as_fit(names in proptest::collection::vec("[a-zü'+%]{1,60}|😀{1,150}|\"[a;,b]{1,20}\"|x{230,306}", 0..40)) {
         let addresses: Vec<EmailAddress> = names.iter().filter_map(|name| EmailAddress::parse(&format!("{name}@example.com"))).collect();
         prop_assert_eq!(addresses.len(), names.len());
         // The same rule in other words: of the addresses that can be in a list, the longest prefix
@@ -215,7 +215,7 @@ proptest! {
     }
 
     #[test]
-    fn no_text_maps_to_more_than_its_column_holds(text in any::<String>(), limit in 0..50_usize) {
+    fn mapped_text_never_exceeds_its_column(text in any::<String>(), limit in 0..50_usize) {
         let short = cut(&text, limit);
         prop_assert!(text.starts_with(short) && length(short) <= limit);
         prop_assert!(short.len() == text.len() || length(short) + 2 > limit);
@@ -225,7 +225,7 @@ proptest! {
 }
 
 #[test]
-fn a_row_says_when_it_was_made_only_where_that_was_set() {
+fn the_creation_date_is_written_only_if_it_was_set() {
     let message = message(&json!({"id": "m", "date": "2024-02-29T23:59:59-05:00"}));
     let mut row = email(&message, &findings(Direction::Incoming));
     assert!(!row.row.contains_key("overriddencreatedon"));
@@ -238,7 +238,7 @@ fn a_row_says_when_it_was_made_only_where_that_was_set() {
 }
 
 #[test]
-fn what_is_longer_than_its_column_here_is_cut_by_the_columns_rule() {
+fn a_value_longer_than_its_column_in_this_organisation_is_cut_by_the_columns_rule() {
     let fitted = |column: &str, text: &str, limit: usize| {
         let (table, ..) = LENGTHS
             .into_iter()

@@ -239,7 +239,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_is_kept_as_written_and_an_impossible_one_is_named() {
+    fn an_id_is_kept_as_written_and_an_invalid_one_is_reported() {
         let id: MessageId = "<CAF+x=/a@mail.example>".parse().unwrap();
         assert_eq!(id.as_str(), "<CAF+x=/a@mail.example>");
         assert_eq!(
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_is_read_as_it_is_printed_and_what_names_none_is_refused() {
+    fn a_message_key_is_parsed_as_it_is_displayed_and_other_text_is_rejected() {
         let key: MessageKey = "grant-1/<a/b+c=@x>".parse().unwrap();
         assert_eq!(
             (key.grant_id.as_str(), key.message_id.as_str()),

@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn every_copy_of_a_mail_has_the_same_activity_id() {
+    fn every_copy_of_an_email_has_the_same_activity_id() {
         let ada = EmailAddress::parse("Ada@Example.com").unwrap();
         let one = activity_id(&key("g1", "m1"), Some(&header("<a@x>")), Some(&ada));
         let two = activity_id(
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn however_a_copy_spells_its_sender_the_activity_id_is_the_same() {
+    fn the_activity_id_does_not_depend_on_the_spelling_of_the_sender() {
         let id = |sender: &str| {
             let sender = EmailAddress::parse(sender);
             activity_id(&key("g", "m"), Some(&header("a@x")), sender.as_ref())
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn another_message_id_sender_or_mailbox_copy_without_header_is_another_row() {
+    fn another_message_id_or_sender_or_an_unidentified_copy_has_another_activity_id() {
         let ada = EmailAddress::parse("ada@example.com");
         let bob = EmailAddress::parse("bob@example.com");
         let ids = [
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn mails_that_share_a_message_id_have_a_key_for_each_content_in_every_mailbox() {
+    fn messages_that_share_a_message_id_have_one_activity_id_per_content() {
         let ada = EmailAddress::parse("ada@example.com");
         let of = |grant: &str, content| {
             activity_id_by_content(&key(grant, "m1"), &header("a@x"), ada.as_ref(), content)
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn two_attachments_of_one_name_have_ids_of_their_own() {
+    fn attachments_with_the_same_name_have_different_ids() {
         let activity = ActivityId::new(Uuid::from_u128(7));
         assert_ne!(
             attachment_id(activity, 0, "a.pdf"),

@@ -231,7 +231,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_is_stripped_is_nowhere_in_a_mail_but_its_key_stays() {
+    fn a_stripped_participant_is_removed_everywhere_but_the_activity_id_stays() {
         let mail = |from: &str| {
             let object = serde_json::json!({"id": "m", "from": [{"name": "Eve", "email": from}],
                 "to": [{"email": "eve@x.example"}, {"email": "ada@ours.example"}], "cc": [{"email": "eve@x.example"}], "bcc": [{"email": "EVE@x.example"}],

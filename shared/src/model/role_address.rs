@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_is_known_however_it_is_spelt() {
+    fn an_automatic_address_is_recognised_in_every_spelling() {
         for program in [
             "no-reply",
             "NoReply",
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_desk_is_known_by_its_whole_name() {
+    fn a_shared_address_is_recognised_by_its_whole_name() {
         for desk in [
             "info",
             "Sales",
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_person_is_none() {
+    fn a_personal_address_has_no_role() {
         for person in [
             "jane",
             "jane.doe",
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn the_lists_have_each_name_once_in_the_form_that_is_compared() {
+    fn the_lists_contain_each_name_once_and_in_lower_case() {
         let all: Vec<&str> = [AUTOMATIC.as_slice(), SHARED.as_slice()].concat();
         let distinct: std::collections::HashSet<&str> = all.iter().copied().collect();
         assert_eq!(distinct.len(), all.len());

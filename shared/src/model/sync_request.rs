@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_survives_the_queue() {
+    fn a_request_round_trips_through_the_queue() {
         let body = request().to_body();
         assert_eq!(
             body,
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_strangers_body_is_not_quoted() {
+    fn an_unreadable_body_is_not_quoted() {
         let error = SyncRequest::from_body(r#""Subject: the merger""#).unwrap_err();
         assert_eq!(
             error.to_string(),
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_is_no_request_is_refused_with_the_reason() {
+    fn a_body_that_is_not_a_request_is_rejected_with_the_reason() {
         for body in [
             "",
             "{",

@@ -210,7 +210,7 @@ mod tests {
     const HOUR: i64 = 3_600;
 
     #[test]
-    fn a_young_message_waits_an_hour_for_a_file_that_is_not_there_yet() {
+    fn a_recent_message_waits_up_to_an_hour_for_a_missing_file() {
         let missing = |claimed| waits(Trouble::Missing, Some(claimed + 10), claimed);
         assert_eq!(missing(0), Some(60));
         assert_eq!(missing(8 * MINUTE), Some(480));
@@ -223,13 +223,13 @@ mod tests {
     }
 
     #[test]
-    fn an_old_message_does_not_wait_for_a_file_that_is_gone() {
+    fn an_old_message_does_not_wait_for_a_missing_file() {
         assert_eq!(waits(Trouble::Missing, Some(24 * HOUR), 0), None);
         assert_eq!(waits(Trouble::Missing, Some(24 * HOUR - 1), 0), Some(60));
     }
 
     #[test]
-    fn of_a_message_without_a_date_or_from_the_future_the_claim_decides() {
+    fn the_claim_time_decides_for_a_message_without_a_date_or_from_the_future() {
         for received in [None, Some(-HOUR)] {
             assert_eq!(waits(Trouble::Missing, received, 0), Some(60));
             assert_eq!(waits(Trouble::Missing, received, HOUR), None);
@@ -237,8 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_fails_for_another_reason_is_waited_for_from_the_first_claim_however_old_the_message()
-     {
+    fn a_failing_file_is_awaited_for_twelve_hours_from_the_first_claim() {
         let failing = |claimed| waits(Trouble::Failing, Some(1_000 * HOUR), claimed);
         assert_eq!(failing(0), Some(60));
         assert_eq!(failing(5 * HOUR), Some(3_600));
@@ -247,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn the_whole_wait_takes_a_handful_of_tries() {
+    fn the_whole_wait_takes_at_most_twenty_attempts() {
         for (trouble, most) in [(Trouble::Missing, 8), (Trouble::Failing, 20)] {
             let (mut claimed, mut attempts) = (0, 1);
             while let Some(wait) = waits(trouble, Some(claimed), claimed) {

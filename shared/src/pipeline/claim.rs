@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_to_look_again_is_not_lost_among_deliveries_of_one_message() {
+    fn an_update_or_backfill_trigger_is_kept_among_deliveries_of_one_message() {
         for reason in [Trigger::Updated, Trigger::Backfill] {
             for batch in [[Trigger::Created, reason], [reason, Trigger::Created]] {
                 let once = once_each(batch.map(|trigger| work(trigger, 2)).into());

@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn only_history_is_given_its_own_date_and_only_on_request() {
+    fn only_old_messages_get_their_original_date_and_only_on_request() {
         let old = "2026-11-19T11:59:59Z";
         assert_eq!(date(old, CreatedOn::Original).as_deref(), Some(old));
         assert_eq!(date(old, CreatedOn::Now), None);
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_refused_is_not_tried_again() {
+    fn backdating_is_not_tried_again_after_a_rejection() {
         let object = json!({"id": "m", "date": 1_600_000_000});
         let message = crate::clients::nylas::wire::message(&"g".parse().unwrap(), &object).unwrap();
         let now = "2026-11-20T12:00:00Z".parse().unwrap();

@@ -376,7 +376,7 @@ mod tests {
     }
 
     /// Returns the outcome after failure number `failures`, on the given delivery of the queue.
-    fn fate_at(advice: RetryAdvice, failures: u32, receive_count: u32) -> Outcome {
+    fn outcome_at(advice: RetryAdvice, failures: u32, receive_count: u32) -> Outcome {
         let failure = Failure::new(advice, "x");
         let attempts = Attempts {
             receive_count,
@@ -387,7 +387,7 @@ mod tests {
     }
 
     fn outcome(advice: RetryAdvice, failures: u32) -> Outcome {
-        fate_at(advice, failures, 1)
+        outcome_at(advice, failures, 1)
     }
 
     fn run() -> Run {
@@ -403,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn the_messages_of_a_batch_come_back_at_different_times() {
+    fn the_messages_of_a_batch_are_redelivered_at_different_times() {
         let jitters: std::collections::HashSet<u32> = (0..20)
             .map(|n| run().jitter_percent_of(&key(&n.to_string())))
             .collect();
@@ -414,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_dead_is_counted_so_whether_it_was_refused_or_given_up() {
+    fn rejected_and_exhausted_messages_both_count_as_dead() {
         for dead in [
             outcome(RetryAdvice::Never, 1),
             outcome(RetryAdvice::Soon, RECEIVE_LIMIT),
@@ -425,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn mail_of_mailboxes_that_take_no_part_is_counted_for_itself() {
+    fn messages_of_excluded_and_unknown_mailboxes_are_counted_separately() {
         for (rule, count) in [
             (Rule::MailboxExcluded, Count::MailboxExcluded),
             (Rule::MailboxUnknown, Count::MailboxUnknown),
@@ -436,12 +436,12 @@ mod tests {
     }
 
     #[test]
-    fn the_last_delivery_of_a_queue_message_is_not_the_last_try() {
+    fn the_last_delivery_of_a_queue_message_is_not_the_last_attempt() {
         let postponed = RetryAdvice::Postpone(Duration::from_secs(7));
         for advice in [postponed, RetryAdvice::Soon] {
             for receive_count in [1, RECEIVE_LIMIT, RECEIVE_LIMIT + 1] {
                 let is_last = receive_count >= RECEIVE_LIMIT;
-                let outcome = fate_at(advice, 2, receive_count);
+                let outcome = outcome_at(advice, 2, receive_count);
                 assert!(
                     matches!(outcome, Outcome::Waiting { last_delivery, .. } if last_delivery == is_last),
                     "{outcome:?}"
@@ -451,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn a_postponed_try_is_no_failure_however_many_there_were() {
+    fn a_postponed_attempt_never_counts_as_a_failure() {
         let postponed = RetryAdvice::Postpone(Duration::from_secs(7));
         let outcome = outcome(postponed, RECEIVE_LIMIT + 1);
         assert!(

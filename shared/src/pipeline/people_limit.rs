@@ -204,13 +204,13 @@ mod tests {
     }
 
     #[test]
-    fn a_message_within_the_limit_has_everybody_looked_up() {
+    fn all_people_of_a_message_within_the_limit_are_looked_up() {
         let message = message("s@x.example", &external(9));
         assert_eq!(looked_up(&message, 10), (PeopleLookedUp::default(), 0));
     }
 
     #[test]
-    fn beyond_the_limit_the_sender_comes_first_then_people_inside_then_the_order_of_the_message() {
+    fn the_limit_prefers_the_sender_then_internal_people_then_message_order() {
         let mut to = external(5);
         to.push("ada@ours.example".to_owned());
         let message = message("s@x.example", &to);
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sender_outside_comes_before_people_inside() {
+    fn an_external_sender_comes_before_internal_people() {
         let message = message("s@x.example", &["ada@ours.example".to_owned()]);
         let (people, _) = looked_up(&message, 1);
         assert!(people.contains(&address("s@x.example")));
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn whom_the_policy_takes_out_uses_up_no_room() {
+    fn people_stripped_by_the_policy_do_not_count_towards_the_limit() {
         let mut to = vec!["gone@x.example".to_owned()];
         to.extend(external(3));
         let message = message("s@x.example", &to);
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn who_was_not_looked_up_is_one_address_alone_whatever_a_neighbour_found() {
+    fn a_person_beyond_the_limit_is_one_unresolved_party_despite_known_rows() {
         let message = message("s@x.example", &external(2));
         let (people, _) = looked_up(&message, 2);
         let both = [
@@ -274,8 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn of_more_parties_than_a_row_takes_those_looked_up_stay_and_the_others_fill_the_room_in_order()
-    {
+    fn parties_that_were_looked_up_stay_and_others_fill_the_row_in_order() {
         let mut to = external(MOST_PARTIES + 10);
         to.push("ada@ours.example".to_owned());
         let message = message("s@x.example", &to);
@@ -295,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_is_a_number_that_a_row_has_room_for() {
+    fn the_limit_is_a_whole_number_from_1_to_1000() {
         assert_eq!(ResolvedPeopleLimit::default().to_string(), "250");
         for wrong in ["0", "1001", "-1", "many", ""] {
             assert!(wrong.parse::<ResolvedPeopleLimit>().is_err(), "{wrong}");

@@ -236,14 +236,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_there_was_no_room_for_comes_next() {
+    async fn messages_that_do_not_fit_are_processed_in_the_next_portion() {
         let (seen, finished) = portions(all(&["a", "b", "c"]), 2, "", false).await;
         assert_eq!(seen, [vec!["a", "b"], vec!["c"]]);
         assert_eq!(finished.len(), 3);
     }
 
     #[tokio::test]
-    async fn a_message_that_failed_twice_goes_alone_after_its_neighbours() {
+    async fn a_message_that_failed_twice_is_processed_alone_after_the_others() {
         let pending_messages = vec![
             pending("a", 2),
             pending("b", 1),
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_at_one_message_leaves_its_neighbours_untouched_and_fails_its_delivery() {
+    async fn a_panic_on_one_message_fails_its_delivery_and_does_not_affect_the_others() {
         for late in [false, true] {
             let (seen, finished) = portions(all(&["a", "b", "c"]), 10, "b", late).await;
             // Jobs that ended before the panic are not processed again.
@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_message_that_made_the_program_panic_is_given_up_like_one_that_met_errors() {
+    async fn repeated_panics_make_a_message_dead_like_repeated_errors() {
         let last = vec![pending("a", crate::clients::retry::RECEIVE_LIMIT - 1)];
         let (_, finished) = portions(last, 10, "a", false).await;
         assert!(matches!(
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn another_fetch_begins_while_there_is_room() {
+    fn another_fetch_starts_while_memory_use_is_below_the_threshold() {
         let memory = MemoryInUse::default();
         assert!(memory.has_room());
         memory

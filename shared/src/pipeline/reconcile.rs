@@ -430,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_another_name_or_size_is_lacking() {
+    fn a_file_with_another_name_or_size_counts_as_missing() {
         let there = [file("a.pdf", Some(3)), file("b.pdf", None)];
         assert!(!lacks_file(&there, &[], false));
         assert!(!lacks_file(
@@ -444,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn two_files_of_one_name_are_two() {
+    fn two_files_with_the_same_name_count_as_two() {
         let there = [file("a.pdf", Some(3))];
         let twice = [file("a.pdf", Some(3)), file("a.pdf", Some(3))];
         assert!(lacks_file(&there, &twice, false));

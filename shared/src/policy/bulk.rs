@@ -17,7 +17,7 @@ mod tests {
     use crate::model::address::EmailAddress;
 
     #[test]
-    fn a_program_is_known_however_it_is_spelt_and_a_person_or_a_desk_is_none() {
+    fn an_automatic_address_is_recognised_and_a_personal_or_shared_one_is_not() {
         let is_role = |text: &str| is_automatic(&EmailAddress::parse(text).unwrap());
         for role in [
             "no-reply@x.example",

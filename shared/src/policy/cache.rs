@@ -126,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lower_revision_than_the_highest_is_noticed_each_time_until_a_higher_one_comes() {
+    fn each_revision_below_the_highest_seen_is_detected() {
         let mut read = StoredPolicies::default();
         let rises = [0, 2, 2, 1, 0, 2, 3].map(|revision| read.note(revision));
         assert_eq!(rises, [true, true, true, false, false, true, true]);

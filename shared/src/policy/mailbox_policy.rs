@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mailbox_adds_conditions_and_takes_none_away() {
+    fn an_override_adds_conditions_and_removes_none() {
         let settings = Settings {
             track: Track {
                 received: TrackWhat::Known,
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_blocked_with_its_tags_and_a_domain_with_what_is_below_it() {
+    fn a_block_covers_the_tags_of_an_address_and_the_subdomains_of_a_domain() {
         let settings = Settings {
             block: vec![
                 block(Some("Eve@Out.example"), None, BlockAction::Drop),
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_domain_is_allowed_when_every_list_has_it() {
+    fn a_domain_is_allowed_only_if_every_list_contains_it() {
         let settings = Settings {
             allow: vec!["kites.example".to_owned(), "out.example".to_owned()],
             ..Settings::default()
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_domain_is_none() {
+    fn text_that_is_not_a_domain_is_rejected() {
         assert_eq!(domain("Kites.Example").as_deref(), Some("kites.example"));
         for none in [
             "",

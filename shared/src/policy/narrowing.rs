@@ -225,7 +225,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
     #[test]
-    fn a_mailbox_tracks_nothing_that_the_organisation_leaves_out(settings in settings(), part in part(), message in message()) {
+    fn an_override_never_tracks_a_message_that_the_organisation_skips(settings in settings(), part in part(), message in message()) {
         let mailboxes = [("ada@ours.example".to_owned(), part)].into();
         let document = Document { defaults: settings, mailboxes, ..Document::default() };
         let policy = Policy::of(document, String::new());
@@ -252,7 +252,7 @@ proptest! {
 }
 
 #[test]
-fn the_law_is_tried_on_mail_that_is_tracked_and_on_mail_that_is_not() {
+fn the_property_is_tested_on_tracked_and_on_skipped_messages() {
     use proptest::strategy::ValueTree;
     use proptest::test_runner::TestRunner;
     let mut runner = TestRunner::deterministic();

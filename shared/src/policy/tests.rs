@@ -170,7 +170,7 @@ fn default() -> Value {
 }
 
 #[test]
-fn the_path_names_every_rule_that_was_asked_and_ends_with_the_one_that_decided() {
+fn the_path_lists_every_evaluated_rule_and_ends_with_the_deciding_one() {
     let block = json!({"block": [{"domain": "outside.example", "action": "drop"}]});
     let [before, _] = decisions(&block, &message(STRANGER, &[ADA]));
     let asked: Vec<&str> = before.path.iter().map(|step| step.rule.name()).collect();
@@ -192,7 +192,7 @@ fn the_path_names_every_rule_that_was_asked_and_ends_with_the_one_that_decided()
 }
 
 #[test]
-fn what_a_later_change_undoes_are_the_rules_about_place_and_order() {
+fn the_rules_that_skip_only_for_now_match_those_of_the_ledger() {
     let rules = [
         Rule::Draft,
         Rule::Spam,
@@ -210,7 +210,7 @@ fn what_a_later_change_undoes_are_the_rules_about_place_and_order() {
 }
 
 #[test]
-fn a_mailbox_has_its_part_by_its_address_in_any_case() {
+fn an_override_is_found_by_the_mailbox_address_in_any_case() {
     let text = json!({"mailboxes": {"Ada@Ours.example": {"content": "subject"}}}).to_string();
     let policy = Policy::parse(&text).unwrap();
     let content = |address: Option<&str>| {
@@ -224,7 +224,7 @@ fn a_mailbox_has_its_part_by_its_address_in_any_case() {
 }
 
 #[test]
-fn a_version_is_short_and_that_of_one_text() {
+fn a_version_is_short_and_identifies_one_text() {
     let (a, b) = (version_of("{}"), version_of("{ }"));
     assert_eq!((a.len(), b.len()), (12, 12));
     assert_ne!(a, b);

@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_are_found_wherever_they_stand_and_once() {
+    fn tokens_are_found_anywhere_in_a_subject_and_listed_once() {
         let subject = "Re: Kites CRM:0001234 (was CRM:77, CRM:0001234)";
         assert_eq!(tokens("CRM:[0-9]+", subject), ["CRM:0001234", "CRM:77"]);
         assert!(tokens("CRM:[0-9]+", "CRM: 0001234, crm:12 or CRM:x").is_empty());
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_column_holds_is_no_token() {
+    fn text_that_does_not_fit_the_column_is_not_a_token() {
         assert!(tokens("CRM:[0-9]+", &format!("CRM:{}", "1".repeat(47))).is_empty());
         assert_eq!(
             tokens("CRM:[0-9]+", &format!("CRM:{}", "1".repeat(46))).len(),
@@ -87,13 +87,13 @@ mod tests {
     }
 
     #[test]
-    fn a_subject_full_of_tokens_is_not_looked_up_in_full() {
+    fn the_number_of_tokens_of_one_subject_is_limited() {
         let many: Vec<String> = (0..50).map(|n| format!("CRM:{n}")).collect();
         assert_eq!(tokens("CRM:[0-9]+", &many.join(" ")).len(), MOST_TOKENS);
     }
 
     #[test]
-    fn a_broken_pattern_finds_nothing_and_is_named_by_the_check() {
+    fn an_invalid_pattern_finds_nothing_and_is_reported_by_the_check() {
         assert!(check("CRM:[0-9]+").is_ok());
         assert!(check("CRM:[0-9").is_err());
         assert!(check("x*").is_err());

@@ -30,7 +30,7 @@ fn sizes(base: u64, each: u64, target: Duration, batches: usize) -> Vec<usize> {
 }
 
 #[test]
-fn the_documented_limits_are_the_default_and_a_text_can_name_others() {
+fn the_documented_limits_are_the_default_and_others_can_be_parsed() {
     assert_eq!("6000,1200,300".parse(), Ok(Limits::default()));
     assert_eq!(
         " 200, 40 ,10".parse::<Limits>().unwrap().batch_time(),
@@ -52,7 +52,7 @@ fn the_documented_limits_are_the_default_and_a_text_can_name_others() {
 }
 
 #[test]
-fn of_the_two_limits_the_one_counts_that_is_used_up_more() {
+fn the_more_used_of_the_two_limits_counts() {
     let limits = Limits::default();
     // 9.7 of 1,164 seconds of execution in 300 s, and 2 requests.
     let by_time = limits.time_of(usage(2, 9_760));
@@ -64,7 +64,7 @@ fn of_the_two_limits_the_one_counts_that_is_used_up_more() {
 }
 
 #[test]
-fn history_waits_for_what_is_booked_and_everybody_for_the_pause() {
+fn backfill_waits_for_reservations_and_all_mail_waits_for_the_pause() {
     let limiter_state = |paused, reserved| LimiterState {
         paused_until: Some(at(paused)),
         tat: Some(at(reserved)),
@@ -93,7 +93,7 @@ fn history_waits_for_what_is_booked_and_everybody_for_the_pause() {
 }
 
 #[test]
-fn the_suggestion_sets_how_many_batches_go_at_once_within_reason() {
+fn the_suggested_concurrency_is_applied_within_bounds() {
     let concurrency = |suggested_concurrency| {
         let limiter_state = LimiterState {
             suggested_concurrency,
@@ -108,13 +108,13 @@ fn the_suggestion_sets_how_many_batches_go_at_once_within_reason() {
 }
 
 #[test]
-fn history_yields_when_more_waits_than_one_worker_takes() {
+fn backfill_yields_if_more_messages_wait_than_one_worker_takes() {
     assert_eq!(yield_until(10, at(0)), None);
     assert_eq!(yield_until(11, at(0)), Some(at(5_000)));
 }
 
 #[test]
-fn a_batch_grows_to_what_takes_the_target_time_and_stays_there() {
+fn the_batch_size_converges_to_the_target_time_within_its_bounds() {
     let target = Duration::from_secs(10);
     assert_eq!(sizes(500, 10, target, 3), [50, 75, 100, 100], "fast");
     let slow = sizes(500, 400, target, 8);
@@ -130,7 +130,7 @@ fn a_batch_grows_to_what_takes_the_target_time_and_stays_there() {
 }
 
 #[test]
-fn the_first_batch_is_as_large_as_one_that_should_take_no_longer_than_the_target() {
+fn the_first_batch_is_sized_to_fit_the_target_time() {
     let first = |limits: &str| BatchSize::new(&limits.parse().unwrap()).size();
     assert_eq!(
         ["6000,1200,300", "1000,200,50", "200,40,10"].map(first),
@@ -146,7 +146,7 @@ fn a_batch_that_timed_out_halves_the_next_one() {
 }
 
 #[test]
-fn the_few_messages_at_the_end_of_a_page_do_not_make_batches_larger() {
+fn a_few_messages_at_the_end_of_a_page_do_not_make_batches_larger() {
     let mut batch_size = BatchSize::new(&Limits::default());
     batch_size.adapt(3, Duration::from_millis(200), Duration::from_secs(10));
     assert_eq!(batch_size.size(), 50);
@@ -159,7 +159,7 @@ fn the_few_messages_at_the_end_of_a_page_do_not_make_batches_larger() {
 }
 
 #[test]
-fn what_a_run_took_beyond_its_booking_is_booked_by_the_next_and_what_was_not_used_is_returned() {
+fn excess_usage_is_added_to_the_next_reservation_and_unused_time_is_returned() {
     let limits = Limits::default();
     let mut batch_size = BatchSize::new(&limits);
     let first = batch_size.reserve(100);
@@ -177,7 +177,7 @@ fn what_a_run_took_beyond_its_booking_is_booked_by_the_next_and_what_was_not_use
 }
 
 #[test]
-fn a_booking_that_was_not_taken_leaves_what_is_owed() {
+fn a_cancelled_reservation_leaves_the_debt_unchanged() {
     let limits = Limits::default();
     let mut batch_size = BatchSize::new(&limits);
     let first = batch_size.reserve(10);
@@ -219,7 +219,7 @@ fn most_in_a_window(limits: &Limits, batches: &[(u64, i64)]) -> (TimeDelta, Time
 
 proptest! {
     #[test]
-    fn a_size_stays_between_the_smallest_and_the_largest(
+    fn the_batch_size_stays_between_the_smallest_and_the_largest(
         batches in proptest::collection::vec((0_usize..200, 0_u64..200_000), 0..60),
     ) {
         let mut batch_size = BatchSize::new(&Limits::default());
@@ -230,7 +230,7 @@ proptest! {
     }
 
     #[test]
-    fn a_full_batch_that_was_fast_does_not_shrink_the_next_and_a_slow_one_does_not_grow_it(
+    fn a_fast_full_batch_never_shrinks_the_next_and_a_slow_one_never_grows_it(
         before in proptest::collection::vec((1_usize..=100, 1_u64..60_000), 0..20),
         ms in 1_u64..200_000,
     ) {
@@ -256,14 +256,14 @@ proptest! {
     }
 
     #[test]
-    fn a_size_settles_when_every_message_takes_its_time(base in 0_u64..5_000, each in 0_u64..2_000) {
+    fn the_batch_size_settles_if_every_message_takes_the_same_time(base in 0_u64..5_000, each in 0_u64..2_000) {
         let sizes = sizes(base, each, Duration::from_secs(10), 40);
         let (_, late) = sizes.split_at(20);
         prop_assert!(late.iter().all(|size| *size == late[0]), "{:?}", sizes);
     }
 
     #[test]
-    fn no_window_holds_more_than_the_share_what_was_kept_and_one_batch(
+    fn no_window_exceeds_the_share_plus_the_burst_and_one_batch(
         batches in proptest::collection::vec((1_u64..12_000, 0_i64..20_000), 1..150),
     ) {
         let limits = Limits::default();
@@ -275,7 +275,7 @@ proptest! {
     }
 
     #[test]
-    fn whatever_runs_take_is_booked_in_the_end(
+    fn all_usage_is_reserved_in_the_end(
         runs in proptest::collection::vec((0_usize..=100, 0_u32..20, 0_u64..20_000, 0_usize..=100), 0..30),
     ) {
         let limits = Limits::default();

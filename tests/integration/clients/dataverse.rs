@@ -108,7 +108,7 @@ fn email(n: u128) -> EmailWrite {
 }
 
 #[tokio::test]
-async fn a_429_waits_as_long_as_it_says() {
+async fn a_429_postpones_by_its_retry_after() {
     let bench = Bench::start().await;
     for code in ["0x80072322", "0x80072321", "0x80072326", ""] {
         let error = bench.failing(&throttled(code, 31)).await;
@@ -118,7 +118,7 @@ async fn a_429_waits_as_long_as_it_says() {
 }
 
 #[tokio::test]
-async fn the_limit_of_the_organisation_is_read_as_a_429() {
+async fn reaching_the_rate_limit_of_dataverse_postpones_the_message() {
     let bench = Bench::start().await;
     bench
         .emulators
@@ -155,7 +155,7 @@ async fn a_5xx_a_deadlock_and_a_busy_server_are_outages() {
 }
 
 #[tokio::test]
-async fn a_broken_connection_is_an_outage_and_its_text_holds_no_address() {
+async fn a_broken_connection_is_an_outage_and_its_error_contains_no_url() {
     let bench = Bench::start().await;
     let error = bench.failing(&Fault::ResetBefore).await;
     assert_eq!(error.retry_advice(), RetryAdvice::Soon);
@@ -163,7 +163,7 @@ async fn a_broken_connection_is_an_outage_and_its_text_holds_no_address() {
 }
 
 #[tokio::test]
-async fn a_write_whose_answer_was_lost_is_found_when_it_is_repeated() {
+async fn a_repeated_write_finds_the_row_whose_response_was_lost() {
     let bench = Bench::start().await;
     bench
         .emulators
@@ -178,7 +178,7 @@ async fn a_write_whose_answer_was_lost_is_found_when_it_is_repeated() {
 }
 
 #[tokio::test]
-async fn a_401_asks_for_another_token_and_a_403_for_a_person() {
+async fn a_401_rejects_the_token_and_a_403_names_the_missing_application_user() {
     let bench = Bench::start().await;
     bench.emulators.entra().revoke_all();
     assert_eq!(
@@ -206,7 +206,7 @@ async fn a_401_asks_for_another_token_and_a_403_for_a_person() {
 }
 
 #[tokio::test]
-async fn a_row_that_a_write_names_and_that_is_gone_is_looked_up_again() {
+async fn a_write_that_refers_to_a_deleted_row_fails_as_stale_and_is_retried() {
     let bench = Bench::start().await;
     let mut stale = email(1);
     let gone = format!("/contacts({})", Uuid::from_u128(99));
@@ -226,7 +226,7 @@ async fn a_row_that_a_write_names_and_that_is_gone_is_looked_up_again() {
 }
 
 #[tokio::test]
-async fn what_is_refused_for_good_names_its_code_and_harms_no_neighbour() {
+async fn a_permanent_rejection_names_its_code_and_does_not_affect_other_messages() {
     for bare in [false, true] {
         let bench = Bench::start().await;
         bench
@@ -252,7 +252,7 @@ async fn what_is_refused_for_good_names_its_code_and_harms_no_neighbour() {
 }
 
 #[tokio::test]
-async fn a_413_for_many_is_sent_again_one_by_one_and_a_413_for_one_is_final() {
+async fn a_413_for_several_emails_splits_the_batch_and_a_413_for_one_is_final() {
     let bench = Bench::start().await;
     bench
         .emulators
@@ -271,7 +271,7 @@ async fn a_413_for_many_is_sent_again_one_by_one_and_a_413_for_one_is_final() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_no_batch_is_an_outage() {
+async fn a_response_that_is_not_a_batch_is_an_outage() {
     let bench = Bench::start().await;
     let error = bench.failing(&status(200, "")).await;
     assert!(
@@ -281,7 +281,7 @@ async fn an_answer_that_is_no_batch_is_an_outage() {
 }
 
 #[tokio::test]
-async fn a_part_of_a_batch_has_a_failure_and_a_retry_after_of_its_own() {
+async fn each_part_of_a_batch_has_its_own_failure_and_retry_after() {
     let bench = Bench::start().await;
     // Each email has two operations, so the second email's POST is the third operation.
     bench
@@ -297,7 +297,7 @@ async fn a_part_of_a_batch_has_a_failure_and_a_retry_after_of_its_own() {
 }
 
 #[tokio::test]
-async fn a_query_that_fails_within_the_look_up_fails_the_look_up() {
+async fn a_failed_query_of_a_lookup_fails_the_whole_lookup() {
     let bench = Bench::start().await;
     bench
         .emulators
@@ -312,7 +312,7 @@ async fn a_query_that_fails_within_the_look_up_fails_the_look_up() {
 }
 
 #[tokio::test]
-async fn a_look_up_reads_every_page() {
+async fn a_lookup_reads_every_page() {
     let bench = Bench::start().await;
     for n in 0..5_003_u128 {
         let row = json!({"contactid": Uuid::from_u128(n + 1), "lastname": "x", "emailaddress1": "all@kites.example"});
@@ -323,7 +323,7 @@ async fn a_look_up_reads_every_page() {
 }
 
 #[tokio::test]
-async fn a_regarding_is_filled_only_while_the_row_is_as_it_was_seen() {
+async fn a_regarding_is_filled_only_if_the_row_has_not_changed_since_it_was_read() {
     let bench = Bench::start().await;
     bench.write(&[email(1)]).await;
     let contact = bench
@@ -365,7 +365,7 @@ async fn a_regarding_is_filled_only_while_the_row_is_as_it_was_seen() {
 }
 
 #[tokio::test]
-async fn nothing_asked_and_nothing_to_write_is_no_request() {
+async fn an_empty_lookup_or_write_sends_no_request() {
     let bench = Bench::start().await;
     bench.look_up(&[]).await.unwrap();
     assert_eq!(bench.write(&[]).await, []);

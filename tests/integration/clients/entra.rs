@@ -43,7 +43,7 @@ fn now() -> DateTime<Utc> {
 }
 
 #[tokio::test]
-async fn a_token_is_had_with_its_end() {
+async fn a_token_is_returned_with_its_expiry() {
     let emulators = Emulators::start().await.unwrap();
     let token = Told::by(&emulators)
         .client(&emulators)
@@ -55,7 +55,7 @@ async fn a_token_is_had_with_its_end() {
 }
 
 #[tokio::test]
-async fn what_is_set_up_wrong_is_named_with_the_setting_to_change() {
+async fn a_rejected_token_request_names_the_setting_to_change() {
     let emulators = Emulators::start().await.unwrap();
     let told = |change: fn(&mut Told)| {
         let mut told = Told::by(&emulators);
@@ -127,7 +127,7 @@ async fn a_429_a_5xx_and_a_broken_connection_are_outages() {
 }
 
 #[tokio::test]
-async fn an_answer_without_a_token_is_an_outage() {
+async fn a_response_without_a_token_is_an_outage() {
     let emulators = Emulators::start().await.unwrap();
     emulators.entra().fail_next(status(200, ""));
     let error = Told::by(&emulators)
@@ -139,7 +139,7 @@ async fn an_answer_without_a_token_is_an_outage() {
 }
 
 #[tokio::test]
-async fn a_token_is_kept_until_five_minutes_before_its_end_or_until_it_is_refused() {
+async fn a_token_is_cached_until_five_minutes_before_its_expiry_or_its_rejection() {
     let emulators = Emulators::start().await.unwrap();
     let source = TokenSource::new(Origin::Entra(Told::by(&emulators).client(&emulators)));
     let mut seen = Vec::new();

@@ -77,7 +77,7 @@ fn grant() -> GrantId {
 }
 
 #[tokio::test]
-async fn a_message_comes_with_its_message_id_whatever_its_own_id_is_made_of() {
+async fn a_message_with_any_characters_in_its_id_is_fetched_with_its_message_id() {
     let bench = Bench::start().await;
     for id in [
         "AAMkAD-_=",
@@ -122,7 +122,7 @@ async fn a_404_for_a_message_means_gone_and_a_404_for_a_mailbox_does_not() {
 }
 
 #[tokio::test]
-async fn a_429_waits_as_long_as_it_says() {
+async fn a_429_postpones_by_its_retry_after() {
     let bench = Bench::start().await;
     let error = bench.failing(throttled("rate_limit_error", 23)).await;
     assert!(matches!(error, NylasError::Throttled { .. }), "{error}");
@@ -136,7 +136,7 @@ async fn a_429_waits_as_long_as_it_says() {
 }
 
 #[tokio::test]
-async fn a_5xx_a_time_out_and_a_broken_connection_are_outages() {
+async fn a_5xx_a_timeout_and_a_broken_connection_are_outages() {
     let bench = Bench::start().await;
     for fault in [
         status(500, "internal_error"),
@@ -158,7 +158,7 @@ async fn a_5xx_a_time_out_and_a_broken_connection_are_outages() {
 }
 
 #[tokio::test]
-async fn a_refused_key_is_told_from_a_mailbox_to_which_nobody_is_signed_in() {
+async fn a_rejected_key_is_distinguished_from_a_signed_out_mailbox() {
     let bench = Bench::start().await;
     bench.emulators.nylas().set_grant_status(GRANT, "invalid");
     assert!(!bench.client.refuses_key().await);
@@ -174,7 +174,7 @@ async fn a_refused_key_is_told_from_a_mailbox_to_which_nobody_is_signed_in() {
 }
 
 #[tokio::test]
-async fn a_401_waits_until_somebody_signed_in() {
+async fn a_401_waits_for_a_sign_in() {
     let bench = Bench::start().await;
     bench.emulators.nylas().set_grant_status(GRANT, "invalid");
     let expired = bench
@@ -194,7 +194,7 @@ async fn a_401_waits_until_somebody_signed_in() {
 }
 
 #[tokio::test]
-async fn any_other_4xx_is_refused_for_good() {
+async fn any_other_4xx_is_final() {
     let bench = Bench::start().await;
     for code in [400, 403, 405, 422, 423] {
         let error = bench
@@ -217,7 +217,7 @@ async fn a_redirect_is_not_followed() {
 }
 
 #[tokio::test]
-async fn an_answer_without_data_is_an_outage_and_no_empty_list() {
+async fn a_response_without_data_is_an_outage_and_not_an_empty_list() {
     let bench = Bench::start().await;
     let empty = || status(200, "x");
     assert!(matches!(
@@ -297,7 +297,7 @@ async fn a_mailbox_is_listed_page_by_page_newest_first_each_message_once() {
 }
 
 #[tokio::test]
-async fn every_grant_is_listed_however_many_there_are() {
+async fn all_grants_are_listed_across_pages() {
     for count in [1, 50, 51, 130] {
         let emulators = Emulators::start().await.unwrap();
         for n in 0..count {
@@ -316,7 +316,7 @@ async fn every_grant_is_listed_however_many_there_are() {
 }
 
 #[tokio::test]
-async fn a_grant_is_asked_for_its_aliases() {
+async fn the_aliases_of_a_grant_are_read_from_the_grant_itself() {
     let bench = Bench::start().await;
     let listed = bench.client.grants().await.unwrap();
     assert_eq!(
@@ -328,7 +328,7 @@ async fn a_grant_is_asked_for_its_aliases() {
 }
 
 #[tokio::test]
-async fn every_folder_is_listed_however_many_there_are() {
+async fn all_folders_are_listed_across_pages() {
     let bench = Bench::start().await;
     let before = bench.client.folders(&grant()).await.unwrap().len();
     for n in 0..450 {
@@ -340,7 +340,7 @@ async fn every_folder_is_listed_however_many_there_are() {
 }
 
 #[tokio::test]
-async fn a_download_ends_at_the_limit_and_a_file_that_is_gone_is_told_from_one_that_is_too_large() {
+async fn a_download_stops_at_the_limit_and_a_missing_file_is_not_one_that_is_too_large() {
     let bench = Bench::start().await;
     bench
         .emulators
@@ -373,7 +373,7 @@ async fn a_download_ends_at_the_limit_and_a_file_that_is_gone_is_told_from_one_t
 }
 
 #[tokio::test]
-async fn a_message_too_large_to_be_held_comes_with_its_snippet_in_place_of_its_body() {
+async fn a_message_too_large_for_memory_has_its_snippet_instead_of_its_body() {
     let bench = Bench::start().await;
     let body = "x".repeat(LARGEST_MESSAGE);
     let large = json!({"body": body, "snippet": "Two red ones"});
@@ -397,7 +397,7 @@ async fn a_message_too_large_to_be_held_comes_with_its_snippet_in_place_of_its_b
 }
 
 #[tokio::test]
-async fn what_arrives_of_a_message_counts_as_held_and_what_brings_none_does_not() {
+async fn only_the_received_bytes_of_a_message_count_as_held() {
     let bench = Bench::start().await;
     let changes = json!({"body": "x".repeat(100_000)});
     bench
@@ -422,7 +422,7 @@ async fn what_arrives_of_a_message_counts_as_held_and_what_brings_none_does_not(
 }
 
 #[tokio::test]
-async fn a_listed_message_that_alone_is_too_large_comes_with_its_snippet() {
+async fn a_listed_message_that_alone_is_too_large_has_its_snippet_as_body() {
     let bench = Bench::start().await;
     for id in ["m1", "m2"] {
         let large = json!({"body": "x".repeat(10_000), "snippet": "Two red ones"});

@@ -29,7 +29,7 @@ pub(crate) async fn broken_store() -> (String, Arc<AtomicUsize>) {
 }
 
 #[tokio::test]
-async fn many_who_need_a_secret_at_once_ask_a_store_that_is_down_once() {
+async fn concurrent_callers_send_one_request_to_an_unavailable_secret_store() {
     let (url, asked) = broken_store().await;
     let config = aws_sdk_secretsmanager::Config::builder()
         .behavior_version(BehaviorVersion::v2026_01_12())

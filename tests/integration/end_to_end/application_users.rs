@@ -37,7 +37,7 @@ async fn second_user(cloud: &Cloud) -> (Value, String) {
 }
 
 #[tokio::test]
-async fn history_takes_turns_with_the_further_user_and_live_mail_keeps_to_the_primary_one() {
+async fn backfill_alternates_between_the_application_users_and_live_mail_uses_the_primary() {
     let cloud = Cloud::start(10).await;
     cloud.store_secrets().await;
     cloud.refresh_token().await;
@@ -67,7 +67,7 @@ async fn history_takes_turns_with_the_further_user_and_live_mail_keeps_to_the_pr
 }
 
 #[tokio::test]
-async fn while_the_primary_user_has_to_pause_history_goes_on_with_another() {
+async fn backfill_continues_as_another_user_while_the_primary_user_is_paused() {
     let cloud = Cloud::start(10).await;
     cloud.store_secrets().await;
     cloud.refresh_token().await;
@@ -85,7 +85,7 @@ async fn while_the_primary_user_has_to_pause_history_goes_on_with_another() {
 }
 
 #[tokio::test]
-async fn a_user_without_a_token_is_left_out_and_told_of() {
+async fn backfill_continues_without_a_user_that_has_no_token_and_logs_a_warning() {
     let cloud = Cloud::start(10).await;
     cloud.store_secrets().await;
     cloud.refresh_token().await;

@@ -39,7 +39,7 @@ async fn with_messages(messages: &[(&str, usize)]) -> Cloud {
 const TEN: [&str; 10] = ["m0", "m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8", "m9"];
 
 #[tokio::test]
-async fn a_message_with_eight_thousand_recipients_costs_its_neighbours_no_delivery() {
+async fn a_message_with_eight_thousand_recipients_does_not_delay_the_rest_of_its_batch() {
     let messages = TEN.map(|id| (id, if id == "m4" { 8_000 } else { 1 }));
     let cloud = with_messages(&messages).await;
     let slow = Setting::OperationMilliseconds(15);
@@ -64,7 +64,7 @@ async fn a_message_with_eight_thousand_recipients_costs_its_neighbours_no_delive
 }
 
 #[tokio::test]
-async fn the_setting_says_how_many_people_of_a_message_are_looked_up() {
+async fn resolved_people_limit_bounds_how_many_people_of_a_message_are_looked_up() {
     let cloud = with_messages(&[("m1", 9)]).await;
     let limit = ("RESOLVED_PEOPLE_LIMIT", "4".to_owned());
     let mut worker = cloud.function_with("sync-worker", &[limit]).await;
@@ -85,7 +85,7 @@ async fn the_setting_says_how_many_people_of_a_message_are_looked_up() {
 }
 
 #[tokio::test]
-async fn a_message_that_failed_twice_has_a_look_up_and_a_write_of_its_own() {
+async fn a_message_that_failed_twice_gets_its_own_lookup_and_write() {
     let cloud = with_messages(&[("m1", 1)]).await;
     let mut worker = cloud.function("sync-worker").await;
     for _ in 0..2 {

@@ -89,7 +89,7 @@ impl Office {
 }
 
 #[tokio::test]
-async fn a_mail_is_explained_from_every_name_that_it_has_and_every_copy_with_it() {
+async fn explain_accepts_every_identifier_of_a_message_and_shows_all_its_copies() {
     let office = Office::open().await;
     let emails = office.0.emails();
     let row = emails[0]["activityid"].as_str().unwrap();
@@ -143,7 +143,7 @@ async fn a_mail_is_explained_from_every_name_that_it_has_and_every_copy_with_it(
 }
 
 #[tokio::test]
-async fn a_row_of_ours_that_gave_way_to_another_clients_is_told_as_such() {
+async fn explain_shows_that_the_own_row_gave_way_to_an_external_row() {
     let office = Office::open().await;
     let ours = office.0.emails()[0]["activityid"].clone();
     let ours = ours.as_str().unwrap();
@@ -175,7 +175,7 @@ async fn a_row_of_ours_that_gave_way_to_another_clients_is_told_as_such() {
 }
 
 #[tokio::test]
-async fn without_the_mailbox_people_are_places_and_what_could_not_be_asked_is_said() {
+async fn explain_shows_positions_without_mailbox_access_and_names_what_is_missing() {
     let office = Office::open().await;
     let settings = office.ledger_only();
     let seen = run(&["explain", "grant-1/m1"], &settings).await;
@@ -213,7 +213,7 @@ async fn without_the_mailbox_people_are_places_and_what_could_not_be_asked_is_sa
 }
 
 #[tokio::test]
-async fn a_mail_that_was_left_out_says_by_which_rule_and_one_that_waits_until_when() {
+async fn explain_names_the_rule_of_a_skipped_message_and_the_retry_time_of_a_waiting_one() {
     let office = Office::open().await;
     let cloud = &office.0;
     let junk = cloud.emulators.nylas().folder_id(GRANT, "\\Junk").unwrap();
@@ -260,7 +260,7 @@ async fn a_mail_that_was_left_out_says_by_which_rule_and_one_that_waits_until_wh
 }
 
 #[tokio::test]
-async fn bad_usage_and_services_that_do_not_answer_are_no_unknown_message() {
+async fn explain_does_not_report_bad_usage_or_an_outage_as_an_unknown_message() {
     let office = Office::open().await;
     let with = |name: &'static str, value: &str| {
         let mut settings = office.all_settings();

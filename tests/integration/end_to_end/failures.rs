@@ -14,7 +14,7 @@ fn request(id: &str) -> String {
 }
 
 #[tokio::test]
-async fn what_nylas_did_not_sign_or_nobody_can_read_is_refused_and_not_queued() {
+async fn an_unsigned_or_unreadable_notification_is_not_queued() {
     let cloud = Cloud::start(10).await;
     cloud.store_secrets().await;
     let mut receiver = cloud.function("webhook-receiver").await;
@@ -88,7 +88,7 @@ async fn what_nylas_did_not_sign_or_nobody_can_read_is_refused_and_not_queued() 
 }
 
 #[tokio::test]
-async fn a_delivery_that_cannot_be_queued_is_sent_again_by_nylas() {
+async fn a_notification_that_cannot_be_queued_is_answered_503() {
     let cloud = Cloud::start(10).await;
     cloud.store_secrets().await;
     let mut receiver = cloud.function("webhook-receiver").await;
@@ -113,7 +113,7 @@ async fn a_delivery_that_cannot_be_queued_is_sent_again_by_nylas() {
 }
 
 #[tokio::test]
-async fn a_queue_message_that_cannot_be_read_fails_alone_and_ends_in_the_dead_letters_unchanged() {
+async fn an_unreadable_queue_message_fails_alone_and_reaches_the_dead_letter_queue_unchanged() {
     let cloud = Cloud::start(2).await;
     cloud.store_secrets().await;
     cloud.refresh_token().await;
@@ -152,7 +152,7 @@ async fn a_queue_message_that_cannot_be_read_fails_alone_and_ends_in_the_dead_le
 }
 
 #[tokio::test]
-async fn a_throttled_message_is_hidden_for_the_time_and_written_later() {
+async fn a_throttled_message_is_hidden_until_the_pause_ends_and_written_later() {
     let cloud = Cloud::start(10).await;
     cloud.store_secrets().await;
     cloud.refresh_token().await;
@@ -198,7 +198,7 @@ async fn a_throttled_message_is_hidden_for_the_time_and_written_later() {
 }
 
 #[tokio::test]
-async fn messages_wait_for_the_first_token_and_for_the_next_one() {
+async fn messages_wait_for_the_first_token_and_after_a_rejection_for_the_next_one() {
     let cloud = Cloud::start(10).await;
     cloud.store_secrets().await;
     for id in ["m1", "m2"] {
@@ -241,7 +241,7 @@ async fn messages_wait_for_the_first_token_and_for_the_next_one() {
 }
 
 #[tokio::test]
-async fn a_worker_that_is_killed_between_write_and_settle_leaves_one_row_to_its_successor() {
+async fn a_worker_killed_between_write_and_settlement_leaves_exactly_one_row() {
     let cloud = Cloud::start(10).await;
     cloud.store_secrets().await;
     cloud.refresh_token().await;
@@ -286,7 +286,7 @@ async fn a_worker_that_is_killed_between_write_and_settle_leaves_one_row_to_its_
 }
 
 #[tokio::test]
-async fn a_wrong_client_secret_fails_loudly_and_the_old_token_stays() {
+async fn a_wrong_client_secret_is_reported_and_the_old_token_stays_stored() {
     let cloud = Cloud::start(10).await;
     cloud.store_secrets().await;
     cloud.refresh_token().await;
@@ -319,7 +319,7 @@ async fn a_wrong_client_secret_fails_loudly_and_the_old_token_stays() {
 }
 
 #[tokio::test]
-async fn backfill_refuses_an_event_that_is_not_for_it() {
+async fn backfill_rejects_an_event_from_an_unknown_source() {
     let cloud = Cloud::start(10).await;
     cloud.store_secrets().await;
     let mut backfill = cloud.function("backfill").await;
@@ -341,7 +341,7 @@ async fn backfill_refuses_an_event_that_is_not_for_it() {
 }
 
 #[tokio::test]
-async fn a_function_without_its_settings_does_not_start_and_names_all_of_them() {
+async fn a_function_without_its_settings_names_all_of_them_and_does_not_start() {
     for (name, settings) in [
         (
             "webhook-receiver",

@@ -52,7 +52,7 @@ impl Cloud {
 }
 
 #[tokio::test]
-async fn a_file_that_nylas_does_not_have_yet_is_written_with_its_message_later() {
+async fn a_message_whose_file_is_not_available_yet_is_written_with_it_later() {
     let cloud = with_a_file_to_come(30).await;
     let mut worker = cloud.function("sync-worker").await;
     let batch = cloud.receive().await;
@@ -83,7 +83,7 @@ async fn a_file_that_nylas_does_not_have_yet_is_written_with_its_message_later()
 }
 
 #[tokio::test]
-async fn an_old_message_that_has_lost_its_file_is_written_without_it_at_once() {
+async fn an_old_message_with_a_missing_file_is_written_without_it_at_once() {
     let cloud = with_a_file_to_come(2 * 86_400).await;
     let mut worker = cloud.function("sync-worker").await;
     let batch = cloud.receive().await;
@@ -93,7 +93,7 @@ async fn an_old_message_that_has_lost_its_file_is_written_without_it_at_once() {
 }
 
 #[tokio::test]
-async fn a_file_that_never_comes_is_left_out_an_hour_after_the_first_claim() {
+async fn a_file_that_stays_missing_is_omitted_an_hour_after_the_first_claim() {
     let cloud = with_a_file_to_come(30).await;
     let mut worker = cloud.function("sync-worker").await;
     let batch = cloud.receive().await;
@@ -106,7 +106,7 @@ async fn a_file_that_never_comes_is_left_out_an_hour_after_the_first_claim() {
 }
 
 #[tokio::test]
-async fn a_file_that_fails_does_not_hold_its_message_for_more_than_twelve_hours() {
+async fn a_failing_file_delays_its_message_by_at_most_twelve_hours() {
     let cloud = with_a_file_to_come(30).await;
     cloud.put_file();
     let to_nylas = Tripwire::before(&cloud.emulators.nylas().url()).await;

@@ -19,7 +19,7 @@ fn request(id: &str) -> Value {
 }
 
 #[tokio::test]
-async fn a_signed_notification_becomes_a_completed_email_once_and_leaves_no_content_on_its_way() {
+async fn a_signed_notification_becomes_one_completed_email_without_leaking_content() {
     let cloud = Cloud::start(10).await;
     let mut receiver = cloud.function("webhook-receiver").await;
 
@@ -119,7 +119,7 @@ async fn a_signed_notification_becomes_a_completed_email_once_and_leaves_no_cont
 }
 
 #[tokio::test]
-async fn a_packed_notification_is_verified_as_it_came() {
+async fn the_signature_of_a_compressed_notification_is_verified_before_decompression() {
     let cloud = Cloud::start(10).await;
     cloud.store_secrets().await;
     let mut receiver = cloud.function("webhook-receiver").await;
@@ -144,7 +144,7 @@ async fn a_packed_notification_is_verified_as_it_came() {
 }
 
 #[tokio::test]
-async fn the_schedule_finds_a_message_whose_webhook_was_lost_and_writes_none_twice() {
+async fn the_scheduled_backfill_writes_messages_whose_webhook_was_lost_once() {
     let cloud = Cloud::start(10).await;
     cloud.store_secrets().await;
     cloud.refresh_token().await;
@@ -185,7 +185,7 @@ async fn the_schedule_finds_a_message_whose_webhook_was_lost_and_writes_none_twi
 }
 
 #[tokio::test]
-async fn history_makes_room_while_more_live_mail_waits_than_a_worker_takes() {
+async fn backfill_pauses_while_more_than_ten_live_messages_are_queued() {
     let cloud = Cloud::start(10).await;
     cloud.store_secrets().await;
     cloud.refresh_token().await;
@@ -212,7 +212,7 @@ async fn history_makes_room_while_more_live_mail_waits_than_a_worker_takes() {
 }
 
 #[tokio::test]
-async fn a_message_that_no_queue_holds_any_more_is_queued_again_by_the_schedule_and_only_once() {
+async fn a_stranded_message_is_queued_again_once_by_the_scheduled_backfill() {
     let cloud = Cloud::start(10).await;
     cloud.store_secrets().await;
     cloud.refresh_token().await;
@@ -244,7 +244,7 @@ async fn a_message_that_no_queue_holds_any_more_is_queued_again_by_the_schedule_
 }
 
 #[tokio::test]
-async fn one_reconciliation_accounts_for_dropped_webhooks_and_for_an_hour_without_a_receiver() {
+async fn one_backfill_repairs_dropped_webhooks_and_an_hour_without_a_receiver() {
     const MESSAGES: i64 = 100;
     let cloud = Cloud::start(10).await;
     cloud.store_secrets().await;

@@ -9,8 +9,7 @@ use super::command::run;
 use super::explaining::Office;
 
 #[tokio::test]
-async fn a_strangers_mail_with_a_guessed_token_is_filed_under_nothing_and_an_acquaintances_under_the_newest()
- {
+async fn a_guessed_tracking_token_gives_a_stranger_no_regarding() {
     let office = Office::open().await;
     let dataverse = office.0.emulators.dataverse();
     let contact = dataverse.rows("contact")[0]["contactid"].clone();

@@ -78,7 +78,7 @@ impl Office {
 }
 
 #[tokio::test]
-async fn saved_mail_is_written_once_by_the_name_that_its_copies_share() {
+async fn an_imported_message_is_written_once_under_the_message_id_of_its_copies() {
     let office = desk().await;
     office.keep_in_mailbox("cli-1");
     let outcome = office.imported(&["cli-messages.json"], &[]).await;
@@ -123,7 +123,7 @@ async fn saved_mail_is_written_once_by_the_name_that_its_copies_share() {
 }
 
 #[tokio::test]
-async fn nylas_is_asked_for_mail_without_a_message_id_only_and_not_at_all_on_request() {
+async fn import_fetches_only_messages_without_a_message_id_and_none_with_as_saved() {
     let office = desk().await;
     for id in ["cli-1", "cli-2", "cli-3"] {
         office.keep_in_mailbox(id);
@@ -151,7 +151,7 @@ async fn nylas_is_asked_for_mail_without_a_message_id_only_and_not_at_all_on_req
 }
 
 #[tokio::test]
-async fn saved_contacts_are_made_or_filled_and_a_second_run_changes_nothing() {
+async fn imported_contacts_are_created_or_filled_and_a_second_import_changes_nothing() {
     let office = desk().await;
     let emulators =
         ["One", "Two"].map(|name| json!({"lastname": name, "emailaddress2": "twin@kites.example"}));
@@ -232,7 +232,7 @@ fn printed(seen: &Seen) -> BTreeMap<(String, String), Vec<Value>> {
 }
 
 #[tokio::test]
-async fn a_dry_run_shows_the_rows_of_the_real_one_and_writes_nothing() {
+async fn a_dry_run_of_an_import_shows_the_rows_and_writes_nothing() {
     let office = desk().await;
     office.keep_in_mailbox("cli-1");
     let files = [
@@ -322,7 +322,7 @@ async fn a_dry_run_shows_the_rows_of_the_real_one_and_writes_nothing() {
 }
 
 #[tokio::test]
-async fn old_mail_says_when_it_came_and_a_refusal_is_said() {
+async fn import_can_set_the_original_createdon_and_reports_a_missing_privilege() {
     let office = desk().await;
     let outcome = office
         .imported(&["api-messages.json"], &["--created-on", "original"])
@@ -339,7 +339,7 @@ async fn old_mail_says_when_it_came_and_a_refusal_is_said() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_used_is_said_and_the_rest_goes_on() {
+async fn import_reports_unusable_files_and_objects_and_imports_the_rest() {
     let office = desk().await;
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| {
@@ -425,7 +425,7 @@ async fn what_cannot_be_used_is_said_and_the_rest_goes_on() {
 }
 
 #[tokio::test]
-async fn when_nylas_asks_for_a_pause_no_more_is_asked_of_it() {
+async fn import_sends_no_further_request_to_nylas_after_a_429() {
     let office = desk().await;
     let folder = tempfile::tempdir().unwrap();
     let saved = std::fs::read_to_string(fixture("cli-messages.json")).unwrap();
@@ -463,7 +463,7 @@ async fn when_nylas_asks_for_a_pause_no_more_is_asked_of_it() {
 }
 
 #[tokio::test]
-async fn a_pause_that_dataverse_asks_for_ends_the_import_and_the_same_command_does_the_rest() {
+async fn a_429_from_dataverse_ends_the_import_and_repeating_the_command_completes_it() {
     let office = desk().await;
     let dataverse = office.0.emulators.dataverse();
     dataverse.fail_next(emulators::Fault::Status {

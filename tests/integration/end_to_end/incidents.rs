@@ -71,7 +71,7 @@ fn all_wait(states: &[(State, u32)]) {
 }
 
 #[tokio::test]
-async fn ten_messages_that_meet_a_disabled_user_wait_and_are_written_when_it_is_enabled() {
+async fn messages_wait_while_the_application_user_is_disabled_and_are_then_written() {
     let cloud = Cloud::with_ten_mails().await;
     cloud.emulators.dataverse().remove_application_user();
     let mut worker = cloud.function("sync-worker").await;
@@ -115,7 +115,7 @@ async fn ten_messages_that_meet_a_disabled_user_wait_and_are_written_when_it_is_
 }
 
 #[tokio::test]
-async fn a_plug_in_that_refuses_everything_costs_no_message() {
+async fn messages_rejected_by_a_plug_in_wait_and_are_written_once_it_accepts_them() {
     let cloud = Cloud::with_ten_mails().await;
     let refuse = |subject: &'static str| {
         let refused = RefusedEmails {
@@ -141,7 +141,7 @@ async fn a_plug_in_that_refuses_everything_costs_no_message() {
 }
 
 #[tokio::test]
-async fn postponed_deliveries_neither_lengthen_the_wait_after_a_failure_nor_give_a_message_up() {
+async fn postponed_deliveries_count_neither_as_failures_nor_towards_giving_up() {
     let cloud = Cloud::start(10).await;
     cloud.store_secrets().await;
     cloud.refresh_token().await;
@@ -193,7 +193,7 @@ async fn all_wait_once(cloud: &Cloud, failures: u32) -> mailverse::ledger::Entry
 }
 
 #[tokio::test]
-async fn a_mailbox_that_nylas_throttles_is_left_alone_by_every_worker_until_then() {
+async fn no_worker_reads_a_throttled_mailbox_until_its_pause_ends() {
     let cloud = Cloud::with_ten_mails().await;
     let mut workers = [
         cloud.function("sync-worker").await,

@@ -147,7 +147,7 @@ fn ids(report: &Value) -> Vec<&str> {
 }
 
 #[tokio::test]
-async fn where_nothing_is_wrong_both_commands_say_so() {
+async fn status_and_redrive_report_that_nothing_needs_attention() {
     let cloud = Cloud::start(10).await;
     cloud
         .message("fresh", TimeDelta::minutes(59), Some(released()))
@@ -166,7 +166,7 @@ async fn where_nothing_is_wrong_both_commands_say_so() {
 }
 
 #[tokio::test]
-async fn what_is_being_tried_for_the_last_time_is_not_called_dead() {
+async fn a_message_in_its_last_attempt_is_not_reported_as_dead() {
     let cloud = Cloud::start(10).await;
     for (id, ago) in [("under-way", 0), ("died-at-it", 600)] {
         let request = ClaimRequest {
@@ -186,7 +186,7 @@ async fn what_is_being_tried_for_the_last_time_is_not_called_dead() {
 }
 
 #[tokio::test]
-async fn bad_usage_and_missing_settings_are_called_by_their_names() {
+async fn status_and_redrive_name_bad_arguments_and_missing_settings() {
     let region = ("AWS_REGION", "eu-north-1".to_owned());
     let table = ("LEDGER_TABLE", TABLE.to_owned());
     let queue = ("SYNC_QUEUE_URL", "http://127.0.0.1:9/sync".to_owned());
@@ -224,7 +224,7 @@ async fn bad_usage_and_missing_settings_are_called_by_their_names() {
 }
 
 #[tokio::test]
-async fn an_aws_that_does_not_answer_or_has_no_such_table_is_no_quiet_one() {
+async fn status_and_redrive_report_an_unreachable_aws_or_a_missing_table() {
     let cloud = Cloud::start(10).await;
     let mut elsewhere = cloud.operators_settings();
     elsewhere.push(("LEDGER_TABLE", "elsewhere".to_owned()));

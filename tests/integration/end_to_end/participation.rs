@@ -86,7 +86,7 @@ fn message_ids_of(cloud: &Cloud) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn of_two_companies_in_one_application_only_the_admitted_one_is_written_or_even_read() {
+async fn only_mailboxes_of_the_included_company_are_read_or_written() {
     let cloud = two_companies().await;
     let mut receiver = cloud.function("webhook-receiver").await;
     let mut worker = cloud.function("sync-worker").await;
@@ -149,7 +149,7 @@ async fn of_two_companies_in_one_application_only_the_admitted_one_is_written_or
 }
 
 #[tokio::test]
-async fn a_mailbox_that_is_admitted_later_brings_in_what_came_before() {
+async fn earlier_messages_of_a_mailbox_are_backfilled_once_it_is_included() {
     let cloud = two_companies().await;
     put(&cloud, EVE, "e1", canary::ADDRESS, "eve@theirs.example");
     let request = json!({"version": 1, "grant_id": EVE, "message_id": "e1", "trigger": "created"});
@@ -166,7 +166,7 @@ async fn a_mailbox_that_is_admitted_later_brings_in_what_came_before() {
 }
 
 #[tokio::test]
-async fn a_task_of_a_mailbox_that_has_left_is_not_worked_on() {
+async fn a_backfill_task_of_a_mailbox_that_is_now_excluded_fails_without_requests() {
     let cloud = two_companies().await;
     put(&cloud, EVE, "e1", canary::ADDRESS, "eve@theirs.example");
     let everybody = [("MAILBOXES", "all".to_owned())];
@@ -192,7 +192,7 @@ async fn a_task_of_a_mailbox_that_has_left_is_not_worked_on() {
 }
 
 #[tokio::test]
-async fn a_mailbox_that_nylas_does_not_list_is_waited_for_and_then_let_go_without_being_asked() {
+async fn a_message_of_an_unlisted_mailbox_waits_and_is_then_skipped_without_a_request() {
     let cloud = Cloud::start(10).await;
     cloud.store_secrets().await;
     cloud.refresh_token().await;
@@ -231,7 +231,7 @@ async fn a_mailbox_that_nylas_does_not_list_is_waited_for_and_then_let_go_withou
 }
 
 #[tokio::test]
-async fn a_setting_that_cannot_be_meant_stops_the_functions_with_every_other_gap() {
+async fn an_invalid_mailboxes_setting_stops_the_function_and_is_reported_with_all_others() {
     for name in ["sync-worker", "backfill"] {
         for (value, problem) in [
             (
@@ -262,7 +262,7 @@ fn file(folder: &tempfile::TempDir, name: &str, value: &Value) -> String {
 }
 
 #[tokio::test]
-async fn the_commands_leave_a_mailbox_alone_that_takes_no_part() {
+async fn the_commands_send_no_request_about_an_excluded_mailbox() {
     let office = Office(two_companies().await);
     let cloud = &office.0;
     put(cloud, EVE, "e1", canary::ADDRESS, "eve@theirs.example");

@@ -35,13 +35,13 @@ macro_rules! in_every_way {
 }
 
 in_every_way!(
-    the_second_mail_of_a_message_id_has_a_row_of_its_own_in_every_mailbox_together,
-    two_mails_of_a_message_id_that_come_together_are_two_rows,
-    copies_that_were_moved_or_came_through_a_list_share_the_row,
-    scans_that_differ_in_their_files_alone_are_rows_of_their_own,
-    a_row_of_another_client_that_comes_first_is_adopted_where_it_is_the_mail,
-    a_row_of_another_client_that_is_another_mail_is_left_alone,
-    the_first_of_two_workers_has_the_key_and_the_second_mail_is_written_all_the_same,
+    copies_of_a_second_message_with_a_reused_message_id_share_their_own_row,
+    messages_with_the_same_message_id_in_one_batch_get_separate_rows,
+    moved_copies_and_mailing_list_copies_share_the_row,
+    messages_that_differ_only_in_their_files_get_separate_rows,
+    an_earlier_external_row_of_the_same_message_is_adopted,
+    an_external_row_of_a_different_message_is_not_changed,
+    a_second_message_is_written_although_another_worker_used_its_message_id_first,
 );
 
 struct Story {
@@ -169,7 +169,7 @@ fn both() -> Vec<(String, Option<String>)> {
     ]
 }
 
-async fn the_second_mail_of_a_message_id_has_a_row_of_its_own_in_every_mailbox_together(way: Way) {
+async fn copies_of_a_second_message_with_a_reused_message_id_share_their_own_row(way: Way) {
     let mut story = Story::begin(way).await;
     story.put_january(GRANT, "jan-a");
     story.put_february(GRANT, "feb-a");
@@ -201,7 +201,7 @@ async fn the_second_mail_of_a_message_id_has_a_row_of_its_own_in_every_mailbox_t
     }
 }
 
-async fn two_mails_of_a_message_id_that_come_together_are_two_rows(way: Way) {
+async fn messages_with_the_same_message_id_in_one_batch_get_separate_rows(way: Way) {
     let mut story = Story::begin(way).await;
     story.put_january(GRANT, "jan-a");
     story.put_january(OTHER, "jan-b");
@@ -239,7 +239,7 @@ async fn two_mails_of_a_message_id_that_come_together_are_two_rows(way: Way) {
     assert_eq!(story.rows().len(), 3);
 }
 
-async fn copies_that_were_moved_or_came_through_a_list_share_the_row(way: Way) {
+async fn moved_copies_and_mailing_list_copies_share_the_row(way: Way) {
     let mut story = Story::begin(way).await;
     story.put_january(GRANT, "jan-a");
     story.work(&[(GRANT, "jan-a")]).await;
@@ -259,7 +259,7 @@ async fn copies_that_were_moved_or_came_through_a_list_share_the_row(way: Way) {
     assert_eq!(story.rows().len(), 1);
 }
 
-async fn scans_that_differ_in_their_files_alone_are_rows_of_their_own(way: Way) {
+async fn messages_that_differ_only_in_their_files_get_separate_rows(way: Way) {
     let mut story = Story::begin(way).await;
     let scans = [
         ("scan-1", 0, "scan_0001.pdf"),
@@ -292,7 +292,7 @@ async fn scans_that_differ_in_their_files_alone_are_rows_of_their_own(way: Way) 
     }
 }
 
-async fn a_row_of_another_client_that_comes_first_is_adopted_where_it_is_the_mail(way: Way) {
+async fn an_earlier_external_row_of_the_same_message_is_adopted(way: Way) {
     let mut story = Story::begin(way).await;
     story.put_january(GRANT, "jan-a");
     let external_row = json!({
@@ -327,7 +327,7 @@ async fn a_row_of_another_client_that_comes_first_is_adopted_where_it_is_the_mai
     assert_eq!(story.rows().len(), 1);
 }
 
-async fn a_row_of_another_client_that_is_another_mail_is_left_alone(way: Way) {
+async fn an_external_row_of_a_different_message_is_not_changed(way: Way) {
     let mut story = Story::begin(way).await;
     let external_row = story.external_row(&json!({
         "subject": "Invoice 1001", "description": "<p>Please pay 40.</p>", "actualstart": "2026-01-01T09:00:00Z",
@@ -353,9 +353,7 @@ async fn a_row_of_another_client_that_is_another_mail_is_left_alone(way: Way) {
     assert_eq!(story.rows(), rows);
 }
 
-async fn the_first_of_two_workers_has_the_key_and_the_second_mail_is_written_all_the_same(
-    way: Way,
-) {
+async fn a_second_message_is_written_although_another_worker_used_its_message_id_first(way: Way) {
     let mut story = Story::begin(way).await;
     story.put_february(GRANT, "feb-a");
     let file = json!({"id": "a1", "filename": "invoice.pdf", "content_type": "application/pdf"});

@@ -44,7 +44,7 @@ impl Cloud {
 }
 
 #[tokio::test]
-async fn every_count_names_its_stack_and_a_policy_that_goes_backwards_is_counted() {
+async fn every_metric_names_its_stack_and_a_return_to_an_older_policy_is_counted() {
     let cloud = Cloud::start(10).await;
     cloud.store_secrets().await;
     let stack = [("STACK_NAME", "north".to_owned())];

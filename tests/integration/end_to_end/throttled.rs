@@ -21,7 +21,7 @@ fn slow_down() -> Fault {
 }
 
 #[tokio::test]
-async fn however_long_dataverse_throttles_no_message_goes_to_the_dead_letters() {
+async fn no_message_reaches_the_dead_letter_queue_while_dataverse_throttles() {
     let cloud = Cloud::start(10).await;
     cloud.store_secrets().await;
     cloud.refresh_token().await;
@@ -61,7 +61,7 @@ async fn however_long_dataverse_throttles_no_message_goes_to_the_dead_letters() 
 }
 
 #[tokio::test]
-async fn a_last_delivery_that_dataverse_throttles_is_queued_anew_and_waits() {
+async fn a_message_that_is_throttled_on_its_last_delivery_is_queued_again() {
     let cloud = Cloud::start(10).await;
     cloud.store_secrets().await;
     cloud.refresh_token().await;

@@ -224,7 +224,7 @@ fn ids(all: &[&str]) -> HashSet<String> {
 }
 
 #[tokio::test]
-async fn a_destination_is_made_uncompressed_so_a_gateway_that_unpacks_spoils_nothing() {
+async fn a_webhook_is_created_uncompressed_so_that_every_gateway_delivers_it_intact() {
     for front_end in [FrontEnd::RestApi, FrontEnd::AsText, FrontEnd::Faithful] {
         let installed = Installed::behind(front_end).await;
         let made = installed.webhook(&["create"]).await;
@@ -252,7 +252,7 @@ async fn a_destination_is_made_uncompressed_so_a_gateway_that_unpacks_spoils_not
 }
 
 #[tokio::test]
-async fn compression_is_an_option_that_a_rest_api_is_refused_with_a_remedy() {
+async fn webhook_create_rejects_compression_behind_a_rest_api_with_a_remedy() {
     let installed = Installed::behind(FrontEnd::RestApi).await;
     let refused = installed.webhook(&["create", "--compressed"]).await;
     assert_eq!((refused.status, refused.out.as_str()), (Some(2), ""));
@@ -286,7 +286,7 @@ async fn compression_is_an_option_that_a_rest_api_is_refused_with_a_remedy() {
 }
 
 #[tokio::test]
-async fn a_front_end_that_spoils_compressed_bodies_is_found_by_the_probe_and_by_doctor() {
+async fn the_probe_and_doctor_detect_a_front_end_that_changes_compressed_bodies() {
     for (front_end, answer) in [
         (FrontEnd::RestApi, 503),
         (FrontEnd::AsText, 503),
@@ -336,7 +336,7 @@ async fn a_front_end_that_spoils_compressed_bodies_is_found_by_the_probe_and_by_
 }
 
 #[tokio::test]
-async fn a_probe_that_does_not_come_through_says_what_was_answered_and_what_to_do() {
+async fn a_failed_webhook_probe_reports_the_answer_and_a_remedy() {
     // The command uses another secret than the receiver.
     let mut installed = Installed::behind(FrontEnd::Faithful).await;
     installed.destination(false).await;
@@ -370,7 +370,7 @@ async fn a_probe_that_does_not_come_through_says_what_was_answered_and_what_to_d
 }
 
 #[tokio::test]
-async fn a_type_with_an_unknown_suffix_is_queued_and_counted() {
+async fn a_notification_type_with_an_unknown_suffix_is_queued_and_counted() {
     let installed = Installed::behind(FrontEnd::Faithful).await;
     installed.destination(false).await;
     for (id, kind) in [
@@ -397,7 +397,7 @@ async fn a_type_with_an_unknown_suffix_is_queued_and_counted() {
 }
 
 #[tokio::test]
-async fn what_is_of_another_application_or_old_or_known_is_acknowledged_and_counted() {
+async fn foreign_old_and_duplicate_notifications_are_acknowledged_and_counted() {
     let cloud = Cloud::start(10).await;
     cloud.store_secrets().await;
     let setting = ("NYLAS_APPLICATION_ID", "app".to_owned());
@@ -437,7 +437,7 @@ async fn what_is_of_another_application_or_old_or_known_is_acknowledged_and_coun
 }
 
 #[tokio::test]
-async fn a_body_that_is_announced_as_too_large_is_refused_before_anything_is_asked() {
+async fn a_body_with_a_too_large_content_length_is_rejected_before_any_secret_is_read() {
     let cloud = Cloud::start(10).await;
     // The webhook secret has no value, so a receiver that reads it answers 503.
     let mut receiver = cloud.function("webhook-receiver").await;
@@ -453,7 +453,7 @@ async fn a_body_that_is_announced_as_too_large_is_refused_before_anything_is_ask
 }
 
 #[tokio::test]
-async fn a_burst_while_the_secret_store_is_down_is_answered_503_and_asks_it_once() {
+async fn a_burst_during_a_secret_store_outage_gets_503_and_reads_the_store_once() {
     let cloud = Cloud::start(10).await;
     let (url, asked) = broken_store().await;
     let setting = ("AWS_ENDPOINT_URL_SECRETS_MANAGER", url);

@@ -74,7 +74,7 @@ async fn ask(office: &Office, plan: &Plan, more: &[&str]) -> Seen {
 }
 
 #[tokio::test]
-async fn it_tells_what_would_change_and_writes_nothing_of_any_kind() {
+async fn what_if_reports_the_changes_of_a_policy_and_writes_nothing() {
     let office = office().await;
     let cloud = &office.0;
     let before = state(cloud).await;
@@ -127,7 +127,7 @@ async fn it_tells_what_would_change_and_writes_nothing_of_any_kind() {
 }
 
 #[tokio::test]
-async fn what_would_be_newly_tracked_is_told_with_its_contacts_and_none_is_made() {
+async fn what_if_reports_newly_tracked_messages_and_contacts_without_creating_any() {
     let office = office().await;
     let cloud = &office.0;
     let push = Plan::of(&json!({"track": {"received": "known"}}));
@@ -156,7 +156,7 @@ async fn what_would_be_newly_tracked_is_told_with_its_contacts_and_none_is_made(
 }
 
 #[tokio::test]
-async fn a_long_mailbox_is_listed_to_its_end_in_few_calls() {
+async fn what_if_lists_a_long_mailbox_completely_with_few_calls() {
     let office = office().await;
     for n in 0..450 {
         put(&office.0, &format!("more-{n}"), &json!({}));
@@ -178,7 +178,7 @@ async fn a_long_mailbox_is_listed_to_its_end_in_few_calls() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_asked_or_told_is_said() {
+async fn what_if_reports_bad_arguments_and_what_it_could_not_find_out() {
     let office = office().await;
     let good = Plan::of(&json!({}));
     let bad = Plan::of(&json!({"track": {"received": "some"}}));
@@ -206,7 +206,7 @@ async fn what_cannot_be_asked_or_told_is_said() {
 }
 
 #[tokio::test]
-async fn while_dataverse_wants_a_pause_nothing_is_asked_and_until_when_is_said() {
+async fn what_if_sends_no_request_during_a_pause_and_reports_its_end() {
     let office = office().await;
     office.0.begin_pause().await;
     let before = office.0.emulators.dataverse().requests();

@@ -11,7 +11,7 @@ use super::corpus::corpus;
 use crate::test_organisation::{ADA, key};
 
 #[tokio::test]
-async fn a_notification_with_any_of_them_is_queued_by_its_ids_or_refused_for_good() {
+async fn a_notification_with_a_hostile_message_is_queued_by_its_ids_or_rejected() {
     let secret = Key::new(&"of the destination".into()).unwrap();
     let queue = MemoryQueue::default();
     let secrets = WebhookSecrets::fixed(secret.clone(), None);

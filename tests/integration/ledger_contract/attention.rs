@@ -10,16 +10,16 @@ use super::{
 };
 
 contract! {
-    what_waits_for_long_is_listed_and_the_longest_comes_first
-    a_message_waits_since_it_was_first_claimed_however_often_it_is_tried
-    what_is_written_or_skipped_needs_nobody
-    the_dead_are_listed_with_their_reasons
-    no_more_are_listed_than_asked_for
-    what_is_not_wanted_takes_no_place_from_what_is
-    a_dead_message_may_be_redriven_and_is_then_claimed
-    only_the_dead_are_redriven
-    what_was_given_up_waits_again_once_it_is_queued_anew
-    what_nobody_is_at_and_no_queue_delivers_is_stranded
+    long_waiting_messages_are_listed_longest_first
+    a_message_waits_since_its_first_claim_regardless_of_later_attempts
+    written_and_skipped_messages_need_no_attention
+    dead_messages_are_listed_with_their_reasons
+    the_attention_list_is_limited_to_the_requested_number
+    filtered_out_messages_do_not_count_towards_the_limit
+    a_redriven_dead_message_can_be_claimed
+    only_dead_messages_can_be_redriven
+    a_given_up_message_is_waiting_once_it_is_queued_again
+    a_message_without_a_worker_or_an_expected_delivery_is_stranded
 }
 
 impl Bench {
@@ -56,7 +56,7 @@ fn ids(listed: &[Attention]) -> Vec<&str> {
         .collect()
 }
 
-async fn what_waits_for_long_is_listed_and_the_longest_comes_first(bench: Bench) {
+async fn long_waiting_messages_are_listed_longest_first(bench: Bench) {
     bench.settled_as("second", minutes(1), &released()).await;
     bench.claim_of("first", minutes(0)).await;
     bench.claim_of("third", minutes(2)).await;
@@ -74,7 +74,7 @@ async fn what_waits_for_long_is_listed_and_the_longest_comes_first(bench: Bench)
     assert_eq!(ids(&long), ["first", "second"]);
 }
 
-async fn a_message_waits_since_it_was_first_claimed_however_often_it_is_tried(bench: Bench) {
+async fn a_message_waits_since_its_first_claim_regardless_of_later_attempts(bench: Bench) {
     for minute in [0, 10, 20] {
         bench.settled_as("m", minutes(minute), &released()).await;
     }
@@ -83,7 +83,7 @@ async fn a_message_waits_since_it_was_first_claimed_however_often_it_is_tried(be
     assert_eq!((listed[0].since, listed[0].entry.attempts), (minutes(0), 4));
 }
 
-async fn what_is_written_or_skipped_needs_nobody(bench: Bench) {
+async fn written_and_skipped_messages_need_no_attention(bench: Bench) {
     bench.settled_as("m1", minutes(0), &written()).await;
     bench.settled_as("m2", minutes(0), &internal()).await;
     bench.settled_as("m3", minutes(0), &given_up()).await;
@@ -93,7 +93,7 @@ async fn what_is_written_or_skipped_needs_nobody(bench: Bench) {
     }
 }
 
-async fn the_dead_are_listed_with_their_reasons(bench: Bench) {
+async fn dead_messages_are_listed_with_their_reasons(bench: Bench) {
     bench.settled_as("m1", minutes(0), &released()).await;
     bench.settled_as("m1", minutes(5), &dead()).await;
     bench.settled_as("m2", minutes(1), &given_up()).await;
@@ -109,7 +109,7 @@ async fn the_dead_are_listed_with_their_reasons(bench: Bench) {
     assert_eq!(bench.listed(State::Waiting, minutes(60)).await, []);
 }
 
-async fn no_more_are_listed_than_asked_for(bench: Bench) {
+async fn the_attention_list_is_limited_to_the_requested_number(bench: Bench) {
     for n in 0..5 {
         bench.claim_of(&format!("m{n}"), minutes(n)).await;
     }
@@ -119,7 +119,7 @@ async fn no_more_are_listed_than_asked_for(bench: Bench) {
     assert_eq!(ids(&some.await.unwrap()), ["m0", "m1"]);
 }
 
-async fn what_is_not_wanted_takes_no_place_from_what_is(bench: Bench) {
+async fn filtered_out_messages_do_not_count_towards_the_limit(bench: Bench) {
     for n in 0..5 {
         bench.claim_of(&format!("m{n}"), minutes(n)).await;
     }
@@ -131,7 +131,7 @@ async fn what_is_not_wanted_takes_no_place_from_what_is(bench: Bench) {
     assert_eq!(ids(&some.await.unwrap()), ["m2", "m3"]);
 }
 
-async fn a_dead_message_may_be_redriven_and_is_then_claimed(bench: Bench) {
+async fn a_redriven_dead_message_can_be_claimed(bench: Bench) {
     bench.settled(&dead()).await;
     assert!(matches!(
         bench.claim(worker(2), now()).await,
@@ -147,7 +147,7 @@ async fn a_dead_message_may_be_redriven_and_is_then_claimed(bench: Bench) {
     assert!(bench.claim(worker(2), now()).await.is_won());
 }
 
-async fn only_the_dead_are_redriven(bench: Bench) {
+async fn only_dead_messages_can_be_redriven(bench: Bench) {
     assert!(!bench.ledger.redrive(&key()).await.unwrap());
     assert_eq!(bench.ledger.entry(&key()).await.unwrap(), None);
     for stored_outcome in [released(), written()] {
@@ -158,7 +158,7 @@ async fn only_the_dead_are_redriven(bench: Bench) {
     }
 }
 
-async fn what_was_given_up_waits_again_once_it_is_queued_anew(bench: Bench) {
+async fn a_given_up_message_is_waiting_once_it_is_queued_again(bench: Bench) {
     bench.settled_as("given-up", minutes(0), &given_up()).await;
     bench.settled_as("refused", minutes(0), &dead()).await;
     bench.settled_as("written", minutes(0), &written()).await;
@@ -183,7 +183,7 @@ async fn what_was_given_up_waits_again_once_it_is_queued_anew(bench: Bench) {
     bench.claim_of("given-up", minutes(6)).await;
 }
 
-async fn what_nobody_is_at_and_no_queue_delivers_is_stranded(bench: Bench) {
+async fn a_message_without_a_worker_or_an_expected_delivery_is_stranded(bench: Bench) {
     bench.claim_of("claimed", minutes(0)).await;
     bench.settled_as("released", minutes(0), &released()).await;
     let stranded = async |at| {

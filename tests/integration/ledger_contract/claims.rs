@@ -12,25 +12,25 @@ use super::{
 
 contract! {
     the_first_claim_wins_and_is_the_first_attempt
-    a_message_that_nobody_claimed_has_no_item
-    a_claim_tells_how_often_the_message_failed_and_since_when_it_waits
-    a_postponed_try_is_taken_back_and_one_that_came_to_no_end_is_not
-    deliveries_that_are_left_of_a_message_that_was_given_up_are_left_alone_until_it_is_redriven
-    a_second_claim_loses_and_learns_until_when_the_first_one_holds
+    an_unclaimed_message_has_no_item
+    a_claim_returns_the_number_of_failures_and_the_time_of_the_first_claim
+    a_postponed_attempt_is_not_a_failure_but_an_unfinished_one_is
+    redeliveries_of_a_given_up_message_are_not_claimed_until_it_is_redriven
+    a_second_claim_loses_and_gets_the_end_of_the_first_lease
     a_claim_holds_until_the_last_millisecond_of_its_lease
-    a_lease_that_ran_out_is_taken_over
+    an_expired_lease_is_taken_over
     a_repeated_claim_of_the_same_worker_wins_again
-    a_released_message_is_free_at_once
+    a_released_message_can_be_claimed_at_once
     a_written_or_dead_message_is_final
-    a_message_that_was_only_tried_often_enough_is_claimed_when_it_is_named_again
-    a_message_on_its_last_delivery_is_dead_until_the_try_has_an_end
-    a_message_on_its_last_delivery_is_held_like_any_other
-    a_message_skipped_for_its_place_is_claimed_again_only_when_it_changed
+    a_given_up_message_is_claimed_on_a_new_request_but_a_rejected_one_is_not
+    a_message_on_its_last_delivery_is_dead_until_the_attempt_is_settled
+    a_claim_on_the_last_delivery_has_a_lease_like_any_other
+    a_message_skipped_for_its_folder_is_claimed_again_only_if_it_changed
     a_message_skipped_for_its_people_stays_skipped
-    of_many_racers_one_wins_a_new_message
-    of_many_racers_one_takes_over_a_lease_that_ran_out
-    messages_differ_by_mailbox_and_by_letter_case
-    the_longest_id_has_an_item
+    one_of_many_concurrent_workers_claims_a_new_message
+    one_of_many_concurrent_workers_takes_over_an_expired_lease
+    messages_are_distinguished_by_mailbox_and_letter_case
+    a_message_with_the_longest_ids_can_be_claimed
 }
 
 async fn the_first_claim_wins_and_is_the_first_attempt(bench: Bench) {
@@ -51,7 +51,7 @@ async fn the_first_claim_wins_and_is_the_first_attempt(bench: Bench) {
     assert_eq!(bench.entry().await, expected);
 }
 
-async fn a_claim_tells_how_often_the_message_failed_and_since_when_it_waits(bench: Bench) {
+async fn a_claim_returns_the_number_of_failures_and_the_time_of_the_first_claim(bench: Bench) {
     let tries = |failures| Claim::Won {
         failures,
         since: now(),
@@ -64,7 +64,7 @@ async fn a_claim_tells_how_often_the_message_failed_and_since_when_it_waits(benc
     assert_eq!(bench.entry().await.failures, 2);
 }
 
-async fn a_postponed_try_is_taken_back_and_one_that_came_to_no_end_is_not(bench: Bench) {
+async fn a_postponed_attempt_is_not_a_failure_but_an_unfinished_one_is(bench: Bench) {
     let failures = async |stored_outcome: &StoredOutcome| {
         bench.settled(stored_outcome).await;
         bench.entry().await.failures
@@ -88,9 +88,7 @@ async fn a_postponed_try_is_taken_back_and_one_that_came_to_no_end_is_not(bench:
     assert_eq!(bench.entry().await.failures, 0, "the count starts again");
 }
 
-async fn deliveries_that_are_left_of_a_message_that_was_given_up_are_left_alone_until_it_is_redriven(
-    bench: Bench,
-) {
+async fn redeliveries_of_a_given_up_message_are_not_claimed_until_it_is_redriven(bench: Bench) {
     let delivered_again = ClaimRequest {
         redelivery: true,
         ..ClaimRequest::new(worker(2), now())
@@ -109,11 +107,11 @@ async fn deliveries_that_are_left_of_a_message_that_was_given_up_are_left_alone_
     );
 }
 
-async fn a_message_that_nobody_claimed_has_no_item(bench: Bench) {
+async fn an_unclaimed_message_has_no_item(bench: Bench) {
     assert_eq!(bench.ledger.entry(&key()).await.unwrap(), None);
 }
 
-async fn a_second_claim_loses_and_learns_until_when_the_first_one_holds(bench: Bench) {
+async fn a_second_claim_loses_and_gets_the_end_of_the_first_lease(bench: Bench) {
     // Milliseconds, because a lease that is stored with less precision than it was given would end
     // early.
     let began = now() + TimeDelta::milliseconds(137);
@@ -137,7 +135,7 @@ async fn a_claim_holds_until_the_last_millisecond_of_its_lease(bench: Bench) {
     );
 }
 
-async fn a_lease_that_ran_out_is_taken_over(bench: Bench) {
+async fn an_expired_lease_is_taken_over(bench: Bench) {
     bench.claim(worker(1), now()).await;
     assert!(bench.claim(worker(2), now() + LEASE).await.is_won());
     let entry = bench.entry().await;
@@ -145,7 +143,7 @@ async fn a_lease_that_ran_out_is_taken_over(bench: Bench) {
     assert_eq!(entry.attempts, 2);
 }
 
-async fn a_released_message_is_free_at_once(bench: Bench) {
+async fn a_released_message_can_be_claimed_at_once(bench: Bench) {
     bench.settled(&released()).await;
     let entry = bench.entry().await;
     assert_eq!((entry.state, entry.held), (State::Waiting, None));
@@ -222,9 +220,7 @@ async fn a_written_or_dead_message_is_final(bench: Bench) {
     }
 }
 
-async fn a_message_that_was_only_tried_often_enough_is_claimed_when_it_is_named_again(
-    bench: Bench,
-) {
+async fn a_given_up_message_is_claimed_on_a_new_request_but_a_rejected_one_is_not(bench: Bench) {
     bench.settled(&given_up()).await;
     assert!(bench.entry().await.claimable);
     assert!(bench.claim(worker(2), now()).await.is_won());
@@ -236,7 +232,7 @@ async fn a_message_that_was_only_tried_often_enough_is_claimed_when_it_is_named_
     ));
 }
 
-async fn a_message_on_its_last_delivery_is_dead_until_the_try_has_an_end(bench: Bench) {
+async fn a_message_on_its_last_delivery_is_dead_until_the_attempt_is_settled(bench: Bench) {
     let claim = bench.ledger.claim(&key(), &last(worker(1), now())).await;
     assert!(claim.unwrap().is_won());
     let entry = bench.entry().await;
@@ -255,7 +251,7 @@ async fn a_message_on_its_last_delivery_is_dead_until_the_try_has_an_end(bench: 
     assert_eq!((entry.state, entry.claimable), (State::Written, false));
 }
 
-async fn a_message_on_its_last_delivery_is_held_like_any_other(bench: Bench) {
+async fn a_claim_on_the_last_delivery_has_a_lease_like_any_other(bench: Bench) {
     let claim = bench.ledger.claim(&key(), &last(worker(1), now())).await;
     assert!(claim.unwrap().is_won());
     assert_eq!(
@@ -269,7 +265,7 @@ async fn a_message_on_its_last_delivery_is_held_like_any_other(bench: Bench) {
     assert!(matches!(late, Err(LedgerError::ClaimLost)), "{late:?}");
 }
 
-async fn a_message_skipped_for_its_place_is_claimed_again_only_when_it_changed(bench: Bench) {
+async fn a_message_skipped_for_its_folder_is_claimed_again_only_if_it_changed(bench: Bench) {
     bench.settled(&skipped()).await;
     let Claim::Settled(entry) = bench.claim(worker(2), now()).await else {
         panic!("a skipped message was claimed although it did not change");
@@ -297,11 +293,11 @@ async fn a_message_skipped_for_its_people_stays_skipped(bench: Bench) {
     assert_eq!(bench.entry().await.attempts, 1);
 }
 
-async fn of_many_racers_one_wins_a_new_message(bench: Bench) {
+async fn one_of_many_concurrent_workers_claims_a_new_message(bench: Bench) {
     race(&bench, now()).await;
 }
 
-async fn of_many_racers_one_takes_over_a_lease_that_ran_out(bench: Bench) {
+async fn one_of_many_concurrent_workers_takes_over_an_expired_lease(bench: Bench) {
     bench.claim(worker(90), now()).await;
     race(&bench, now() + LEASE).await;
 }
@@ -318,7 +314,7 @@ async fn race(bench: &Bench, at: DateTime<Utc>) {
     assert_eq!(bench.entry().await.held, Some((winner, at + LEASE)));
 }
 
-async fn messages_differ_by_mailbox_and_by_letter_case(bench: Bench) {
+async fn messages_are_distinguished_by_mailbox_and_letter_case(bench: Bench) {
     for key in [
         key_of("grant-1", "AAMkAD="),
         key_of("grant-1", "AAMkad="),
@@ -336,7 +332,7 @@ async fn messages_differ_by_mailbox_and_by_letter_case(bench: Bench) {
     }
 }
 
-async fn the_longest_id_has_an_item(bench: Bench) {
+async fn a_message_with_the_longest_ids_can_be_claimed(bench: Bench) {
     let key = key_of(&"g".repeat(1_000), &"ä".repeat(500));
     let claim = bench
         .ledger

@@ -13,12 +13,12 @@ use super::{
 };
 
 contract! {
-    the_decision_of_a_final_state_is_kept_and_that_of_a_try_only_when_a_row_may_have_come_of_it
-    a_row_that_was_there_is_explained_by_the_decision_that_may_have_written_it
-    a_row_that_somebody_else_wrote_is_explained_by_the_decision_that_found_it
-    a_decision_stays_until_another_one_replaces_it
-    a_message_is_found_by_its_row_and_every_copy_with_it
-    everything_that_is_kept_is_told
+    an_attempt_stores_its_decision_record_only_if_it_may_have_written_a_row
+    an_existing_row_is_explained_by_the_last_decision_that_may_have_written_it
+    an_external_row_is_explained_by_the_decision_that_found_it
+    a_decision_record_stays_until_another_one_replaces_it
+    all_copies_of_a_message_are_found_by_its_row
+    a_stored_message_has_its_entry_and_its_times
 }
 
 impl Bench {
@@ -56,9 +56,7 @@ impl Bench {
     }
 }
 
-async fn the_decision_of_a_final_state_is_kept_and_that_of_a_try_only_when_a_row_may_have_come_of_it(
-    bench: Bench,
-) {
+async fn an_attempt_stores_its_decision_record_only_if_it_may_have_written_a_row(bench: Bench) {
     bench.decided(&released(), "early", DecidedRow::None).await;
     assert_eq!(
         bench.decision().await.as_deref(),
@@ -73,7 +71,7 @@ async fn the_decision_of_a_final_state_is_kept_and_that_of_a_try_only_when_a_row
     assert_eq!(bench.attribute("attempted_decision").await, None);
 }
 
-async fn a_row_that_was_there_is_explained_by_the_decision_that_may_have_written_it(bench: Bench) {
+async fn an_existing_row_is_explained_by_the_last_decision_that_may_have_written_it(bench: Bench) {
     bench.decided(&released(), "first", DecidedRow::Ours).await;
     bench.decided(&released(), "failed", DecidedRow::None).await;
     bench.decided(&given_up(), "second", DecidedRow::Ours).await;
@@ -87,13 +85,13 @@ async fn a_row_that_was_there_is_explained_by_the_decision_that_may_have_written
     assert_eq!(bench.attribute("attempted_decision").await, None);
 }
 
-async fn a_row_that_somebody_else_wrote_is_explained_by_the_decision_that_found_it(bench: Bench) {
+async fn an_external_row_is_explained_by_the_decision_that_found_it(bench: Bench) {
     bench.decided(&skipped(), "skipped", DecidedRow::None).await;
     bench.decided(&written(), "found", DecidedRow::Found).await;
     assert_eq!(bench.decision().await.as_deref(), Some("found"));
 }
 
-async fn a_decision_stays_until_another_one_replaces_it(bench: Bench) {
+async fn a_decision_record_stays_until_another_one_replaces_it(bench: Bench) {
     bench.decided(&skipped(), "skipped", DecidedRow::None).await;
     bench.revisit(worker(1), now()).await;
     assert_eq!(
@@ -126,7 +124,7 @@ async fn a_decision_stays_until_another_one_replaces_it(bench: Bench) {
     );
 }
 
-async fn a_message_is_found_by_its_row_and_every_copy_with_it(bench: Bench) {
+async fn all_copies_of_a_message_are_found_by_its_row(bench: Bench) {
     let copies = [key_of("grant-2", "b"), key_of("grant-1", "c"), key()];
     for copy in &copies {
         let request = ClaimRequest::new(worker(1), now());
@@ -158,7 +156,7 @@ async fn a_message_is_found_by_its_row_and_every_copy_with_it(bench: Bench) {
     assert_eq!(bench.ledger.messages_of_row(nobody).await.unwrap(), []);
 }
 
-async fn everything_that_is_kept_is_told(bench: Bench) {
+async fn a_stored_message_has_its_entry_and_its_times(bench: Bench) {
     assert_eq!(bench.ledger.stored_message(&key()).await.unwrap(), None);
     bench.claim(worker(1), now()).await;
     let stored_message = bench.stored_message().await;

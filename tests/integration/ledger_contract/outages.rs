@@ -9,19 +9,19 @@ use super::connection::{Fault, FaultyConnection};
 use super::{Bench, contract, key, now, worker, written};
 
 contract! {
-    what_passes_is_tried_three_times_before_it_is_an_outage
-    what_does_not_pass_is_an_outage_at_once
-    what_does_not_come_through_is_tried_three_times_before_it_is_an_outage
-    an_answer_of_something_else_is_an_outage_at_once
-    a_missing_right_is_named
-    a_call_that_was_refused_for_a_moment_is_done_once
-    a_claim_whose_answer_is_lost_is_won
-    a_claim_whose_answers_are_all_lost_holds_and_is_won_when_its_worker_asks_again
-    a_settlement_whose_answer_is_lost_stands_and_is_recognised
-    a_settlement_whose_answers_are_all_lost_stands
-    a_look_whose_answer_is_lost_is_repeated
-    a_refusal_without_its_item_tells_a_claim_nothing_and_a_settlement_enough
-    an_item_of_a_later_build_is_an_outage
+    a_transient_error_is_an_outage_after_three_attempts
+    a_non_transient_error_is_an_outage_after_one_attempt
+    a_connection_failure_is_an_outage_after_three_attempts
+    a_response_that_is_not_from_dynamodb_is_an_outage_after_one_attempt
+    an_access_denied_error_names_the_missing_permission
+    a_call_that_succeeds_on_a_retry_takes_effect_once
+    a_claim_with_a_lost_response_is_won_on_the_retry
+    a_claim_whose_responses_are_all_lost_holds_and_its_worker_can_repeat_it
+    a_settlement_with_a_lost_response_is_recognised_on_the_retry
+    a_settlement_whose_responses_are_all_lost_takes_effect
+    a_read_with_a_lost_response_is_repeated
+    a_conditional_failure_without_an_item_is_an_outage_for_a_claim_only
+    an_item_with_an_unknown_state_is_an_outage
 }
 
 /// More than the attempts of any call.
@@ -84,7 +84,7 @@ async fn settle(ledger: &Ledger) -> Result<(), LedgerError> {
     ledger.settle(&key(), worker(1), now(), &written()).await
 }
 
-async fn what_passes_is_tried_three_times_before_it_is_an_outage(bench: Bench) {
+async fn a_transient_error_is_an_outage_after_three_attempts(bench: Bench) {
     for (status, code) in [
         (400, "ProvisionedThroughputExceededException"),
         (400, "ThrottlingException"),
@@ -99,7 +99,7 @@ async fn what_passes_is_tried_three_times_before_it_is_an_outage(bench: Bench) {
     }
 }
 
-async fn what_does_not_pass_is_an_outage_at_once(bench: Bench) {
+async fn a_non_transient_error_is_an_outage_after_one_attempt(bench: Bench) {
     for code in [
         // Another call is changing the item. This is transient, but the SDK does not retry it and
         // neither do we: the queue does.
@@ -116,7 +116,7 @@ async fn what_does_not_pass_is_an_outage_at_once(bench: Bench) {
     }
 }
 
-async fn what_does_not_come_through_is_tried_three_times_before_it_is_an_outage(bench: Bench) {
+async fn a_connection_failure_is_an_outage_after_three_attempts(bench: Bench) {
     for (fault, text) in [
         (Fault::NoConnectionInTime, "no connection in time"),
         (Fault::NotReachable, "not reachable"),
@@ -127,14 +127,14 @@ async fn what_does_not_come_through_is_tried_three_times_before_it_is_an_outage(
     }
 }
 
-async fn an_answer_of_something_else_is_an_outage_at_once(bench: Bench) {
+async fn a_response_that_is_not_from_dynamodb_is_an_outage_after_one_attempt(bench: Bench) {
     let page = Fault::Answer(200, format!("<html>{PRIVATE}"));
     for outage in outages(&bench, &page).await {
         assert_eq!(outage, ("200 an error without a code".to_owned(), 1));
     }
 }
 
-async fn a_missing_right_is_named(bench: Bench) {
+async fn an_access_denied_error_names_the_missing_permission(bench: Bench) {
     let words = "no identity-based policy allows the dynamodb:UpdateItem action";
     let body =
         json!({ "__type": "com.amazon.coral.service#AccessDeniedException", "message": words });
@@ -146,7 +146,7 @@ async fn a_missing_right_is_named(bench: Bench) {
     }
 }
 
-async fn a_call_that_was_refused_for_a_moment_is_done_once(bench: Bench) {
+async fn a_call_that_succeeds_on_a_retry_takes_effect_once(bench: Bench) {
     let moment = || {
         let faults = [refusal(400, "ThrottlingException"), Fault::NotReachable];
         FaultyConnection::new(&bench, faults).ledger
@@ -158,7 +158,7 @@ async fn a_call_that_was_refused_for_a_moment_is_done_once(bench: Bench) {
     assert_eq!((entry.state, entry.attempts), (State::Written, 1));
 }
 
-async fn a_claim_whose_answer_is_lost_is_won(bench: Bench) {
+async fn a_claim_with_a_lost_response_is_won_on_the_retry(bench: Bench) {
     let connection = FaultyConnection::new(&bench, [Fault::LostAnswer]);
     assert!(claim(&connection.ledger, 1).await.unwrap().is_won());
     assert_eq!(connection.left(), 0);
@@ -167,9 +167,7 @@ async fn a_claim_whose_answer_is_lost_is_won(bench: Bench) {
     assert_eq!(entry.attempts, 2, "the repeated attempt is counted too");
 }
 
-async fn a_claim_whose_answers_are_all_lost_holds_and_is_won_when_its_worker_asks_again(
-    bench: Bench,
-) {
+async fn a_claim_whose_responses_are_all_lost_holds_and_its_worker_can_repeat_it(bench: Bench) {
     let connection = FaultyConnection::new(&bench, vec![Fault::LostAnswer; 3]);
     let lost = claim(&connection.ledger, 1).await.unwrap_err();
     assert_eq!(told(&lost), "not reachable");
@@ -179,7 +177,7 @@ async fn a_claim_whose_answers_are_all_lost_holds_and_is_won_when_its_worker_ask
     assert!(claim(&connection.ledger, 1).await.unwrap().is_won());
 }
 
-async fn a_settlement_whose_answer_is_lost_stands_and_is_recognised(bench: Bench) {
+async fn a_settlement_with_a_lost_response_is_recognised_on_the_retry(bench: Bench) {
     bench.claim(worker(1), now()).await;
     let connection = FaultyConnection::new(&bench, [Fault::LostAnswer]);
     // The repeated attempt finds no claim, but the settlement that it was about to write.
@@ -188,7 +186,7 @@ async fn a_settlement_whose_answer_is_lost_stands_and_is_recognised(bench: Bench
     assert_eq!(bench.entry().await.state, State::Written);
 }
 
-async fn a_settlement_whose_answers_are_all_lost_stands(bench: Bench) {
+async fn a_settlement_whose_responses_are_all_lost_takes_effect(bench: Bench) {
     bench.claim(worker(1), now()).await;
     let faults = [Fault::LostAnswer, Fault::NotReachable, Fault::NotReachable];
     let connection = FaultyConnection::new(&bench, faults);
@@ -199,7 +197,7 @@ async fn a_settlement_whose_answers_are_all_lost_stands(bench: Bench) {
     assert_eq!(bench.entry().await.state, State::Written);
 }
 
-async fn a_look_whose_answer_is_lost_is_repeated(bench: Bench) {
+async fn a_read_with_a_lost_response_is_repeated(bench: Bench) {
     bench.settled(&written()).await;
     let connection = FaultyConnection::new(&bench, [Fault::LostAnswer]);
     let entry = connection.ledger.entry(&key()).await.unwrap();
@@ -207,7 +205,7 @@ async fn a_look_whose_answer_is_lost_is_repeated(bench: Bench) {
     assert_eq!(connection.left(), 0);
 }
 
-async fn a_refusal_without_its_item_tells_a_claim_nothing_and_a_settlement_enough(bench: Bench) {
+async fn a_conditional_failure_without_an_item_is_an_outage_for_a_claim_only(bench: Bench) {
     let faults = || [refusal(400, "ConditionalCheckFailedException")];
     let connection = FaultyConnection::new(&bench, faults());
     let refused = claim(&connection.ledger, 1).await.unwrap_err();
@@ -220,7 +218,7 @@ async fn a_refusal_without_its_item_tells_a_claim_nothing_and_a_settlement_enoug
     assert!(matches!(error, LedgerError::ClaimLost), "{error:?}");
 }
 
-async fn an_item_of_a_later_build_is_an_outage(bench: Bench) {
+async fn an_item_with_an_unknown_state_is_an_outage(bench: Bench) {
     let item = json!({ "state": { "S": PRIVATE }, "claim_token": { "S": worker(1).to_string() } });
     let refused = json!({
         "__type": "com.amazonaws.dynamodb.v20120810#ConditionalCheckFailedException",

@@ -6,13 +6,13 @@ use mailverse::rate_limit::ApplicationUser;
 use super::{Bench, contract, now};
 
 contract! {
-    nobody_pauses_unless_told_to
-    a_pause_ends_by_itself
+    a_user_has_no_pause_by_default
+    a_pause_ends_at_its_time
     a_shorter_pause_does_not_end_a_longer_one
-    a_new_pause_follows_one_that_ended
+    a_new_pause_can_follow_an_ended_one
 }
 
-async fn nobody_pauses_unless_told_to(bench: Bench) {
+async fn a_user_has_no_pause_by_default(bench: Bench) {
     assert_eq!(
         bench
             .ledger
@@ -23,7 +23,7 @@ async fn nobody_pauses_unless_told_to(bench: Bench) {
     );
 }
 
-async fn a_pause_ends_by_itself(bench: Bench) {
+async fn a_pause_ends_at_its_time(bench: Bench) {
     let until = now() + TimeDelta::seconds(40);
     bench
         .ledger
@@ -70,7 +70,7 @@ async fn a_shorter_pause_does_not_end_a_longer_one(bench: Bench) {
     );
 }
 
-async fn a_new_pause_follows_one_that_ended(bench: Bench) {
+async fn a_new_pause_can_follow_an_ended_one(bench: Bench) {
     for seconds in [10, 700] {
         let until = now() + TimeDelta::seconds(seconds);
         bench

@@ -7,11 +7,11 @@ use super::{Bench, contract, now};
 
 contract! {
     before_the_first_push_there_is_no_document
-    what_was_pushed_is_read_as_it_was
-    whoever_has_seen_the_last_document_may_replace_it
-    a_document_that_somebody_else_pushed_meanwhile_is_not_replaced
-    a_repeated_push_is_the_same_push
-    a_document_keeps_off_the_messages
+    a_pushed_document_is_read_unchanged
+    a_push_based_on_the_last_version_replaces_the_document
+    a_push_based_on_another_version_does_not_replace_the_document
+    a_push_is_idempotent
+    a_stored_policy_does_not_affect_pauses_or_messages
 }
 
 async fn before_the_first_push_there_is_no_document(bench: Bench) {
@@ -32,7 +32,7 @@ async fn stored(bench: &Bench) -> StoredPolicy {
         .expect("a document is stored")
 }
 
-async fn what_was_pushed_is_read_as_it_was(bench: Bench) {
+async fn a_pushed_document_is_read_unchanged(bench: Bench) {
     let document = "{\n  \"defaults\": {\"block\": []}, \"ü\": 1}\n";
     assert_eq!(push(&bench, document, "v1", None).await, Pushed::Stored);
     let expected = StoredPolicy {
@@ -44,7 +44,7 @@ async fn what_was_pushed_is_read_as_it_was(bench: Bench) {
     assert_eq!(stored(&bench).await, expected);
 }
 
-async fn whoever_has_seen_the_last_document_may_replace_it(bench: Bench) {
+async fn a_push_based_on_the_last_version_replaces_the_document(bench: Bench) {
     push(&bench, "{}", "v1", None).await;
     assert_eq!(push(&bench, "{ }", "v2", Some("v1")).await, Pushed::Stored);
     let second = stored(&bench).await;
@@ -55,7 +55,7 @@ async fn whoever_has_seen_the_last_document_may_replace_it(bench: Bench) {
     assert_eq!((third.version.as_str(), third.revision), ("v1", 3));
 }
 
-async fn a_document_that_somebody_else_pushed_meanwhile_is_not_replaced(bench: Bench) {
+async fn a_push_based_on_another_version_does_not_replace_the_document(bench: Bench) {
     push(&bench, "{}", "v1", None).await;
     for seen in [None, Some("v0")] {
         assert_eq!(push(&bench, "{ }", "v2", seen).await, Pushed::Changed);
@@ -63,13 +63,13 @@ async fn a_document_that_somebody_else_pushed_meanwhile_is_not_replaced(bench: B
     assert_eq!(stored(&bench).await.document, "{}");
 }
 
-async fn a_repeated_push_is_the_same_push(bench: Bench) {
+async fn a_push_is_idempotent(bench: Bench) {
     for seen in [None, None, Some("v0")] {
         assert_eq!(push(&bench, "{}", "v1", seen).await, Pushed::Stored);
     }
 }
 
-async fn a_document_keeps_off_the_messages(bench: Bench) {
+async fn a_stored_policy_does_not_affect_pauses_or_messages(bench: Bench) {
     push(&bench, "{}", "v1", None).await;
     assert_eq!(
         bench

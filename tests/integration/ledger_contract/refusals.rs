@@ -8,14 +8,14 @@ use mailverse::rate_limit::ApplicationUser;
 use super::{Bench, contract, key_of, now};
 
 contract! {
-    a_refusal_pauses_everybody_and_says_why
-    of_many_workers_one_takes_the_probe_of_a_pause_that_is_over
-    what_a_probe_met_replaces_the_time_that_it_was_given
-    a_probe_that_told_nothing_is_followed_by_the_next_one
-    a_message_that_passes_ends_the_pause_and_the_row_of_refusals
-    a_pause_that_the_service_asked_for_is_not_ended_by_a_message_that_passes
-    only_different_messages_in_a_row_with_one_code_count
-    mailboxes_and_users_pause_for_themselves
+    a_rejection_pauses_its_scope_and_stores_the_cause
+    one_of_many_workers_takes_the_probe_after_a_pause
+    a_rejected_probe_sets_a_new_end_of_the_pause
+    a_returned_probe_can_be_taken_again_at_once
+    a_successful_message_ends_the_pause_and_resets_the_rejections
+    a_successful_message_does_not_end_a_retry_after_pause
+    only_consecutive_rejections_of_different_messages_with_one_code_count
+    each_mailbox_and_each_service_has_its_own_pause
 }
 
 fn at(seconds: i64) -> DateTime<Utc> {
@@ -58,7 +58,7 @@ impl Bench {
     }
 }
 
-async fn a_refusal_pauses_everybody_and_says_why(bench: Bench) {
+async fn a_rejection_pauses_its_scope_and_stores_the_cause(bench: Bench) {
     assert_eq!(bench.pause_of(&user()).await, Pause::default());
     bench.refuse(1, at(60)).await;
     let expected = Pause {
@@ -81,7 +81,7 @@ async fn a_refusal_pauses_everybody_and_says_why(bench: Bench) {
     assert_eq!(listed, [("dataverse".to_owned(), expected)]);
 }
 
-async fn of_many_workers_one_takes_the_probe_of_a_pause_that_is_over(bench: Bench) {
+async fn one_of_many_workers_takes_the_probe_after_a_pause(bench: Bench) {
     assert!(!bench.takes_probe(0).await, "there is no pause to probe");
     bench.refuse(1, at(60)).await;
     assert!(!bench.takes_probe(59).await, "the pause is not over");
@@ -95,7 +95,7 @@ async fn of_many_workers_one_takes_the_probe_of_a_pause_that_is_over(bench: Benc
     );
 }
 
-async fn what_a_probe_met_replaces_the_time_that_it_was_given(bench: Bench) {
+async fn a_rejected_probe_sets_a_new_end_of_the_pause(bench: Bench) {
     bench.refuse(1, at(60)).await;
     assert!(bench.takes_probe(60).await);
     bench.refuse(2, at(180)).await;
@@ -103,14 +103,14 @@ async fn what_a_probe_met_replaces_the_time_that_it_was_given(bench: Bench) {
     assert_eq!((pause.until, pause.refused.times), (Some(at(180)), 2));
 }
 
-async fn a_probe_that_told_nothing_is_followed_by_the_next_one(bench: Bench) {
+async fn a_returned_probe_can_be_taken_again_at_once(bench: Bench) {
     bench.refuse(1, at(60)).await;
     assert!(bench.takes_probe(60).await);
     bench.ledger.return_probe(&user(), at(61)).await.unwrap();
     assert!(bench.takes_probe(61).await);
 }
 
-async fn a_message_that_passes_ends_the_pause_and_the_row_of_refusals(bench: Bench) {
+async fn a_successful_message_ends_the_pause_and_resets_the_rejections(bench: Bench) {
     bench.refuse(1, at(60)).await;
     bench.ledger.passed(&user(), at(61)).await.unwrap();
     let pause = bench.pause_of(&user()).await;
@@ -124,14 +124,14 @@ async fn a_message_that_passes_ends_the_pause_and_the_row_of_refusals(bench: Ben
     assert_eq!(bench.pause_of(&user()).await.refused, expected);
 }
 
-async fn a_pause_that_the_service_asked_for_is_not_ended_by_a_message_that_passes(bench: Bench) {
+async fn a_successful_message_does_not_end_a_retry_after_pause(bench: Bench) {
     bench.ledger.pause_all(&user(), at(90)).await.unwrap();
     bench.ledger.passed(&user(), at(1)).await.unwrap();
     assert_eq!(bench.pause_of(&user()).await.until, Some(at(90)));
     assert_eq!(bench.ledger.refused().await.unwrap(), []);
 }
 
-async fn only_different_messages_in_a_row_with_one_code_count(bench: Bench) {
+async fn only_consecutive_rejections_of_different_messages_with_one_code_count(bench: Bench) {
     assert_eq!(bench.in_a_row("400 y", &["m1"]).await, 1);
     assert_eq!(
         bench.in_a_row("400 y", &["m1"]).await,
@@ -143,7 +143,7 @@ async fn only_different_messages_in_a_row_with_one_code_count(bench: Bench) {
     assert_eq!(bench.in_a_row("400 y", &["m5"]).await, 1);
 }
 
-async fn mailboxes_and_users_pause_for_themselves(bench: Bench) {
+async fn each_mailbox_and_each_service_has_its_own_pause(bench: Bench) {
     let scopes = [mailbox("g1"), mailbox("g2"), Scope::Nylas, user()];
     bench.ledger.pause_all(&scopes[0], at(10)).await.unwrap();
     bench.ledger.pause_all(&scopes[2], at(20)).await.unwrap();

@@ -6,17 +6,17 @@ use mailverse::rate_limit::{ApplicationUser, LimiterState, Limits, Reservation};
 use super::{Bench, contract, now};
 
 contract! {
-    live_mail_books_whatever_is_booked_and_is_told_how_it_stands
-    history_books_only_when_what_was_booked_has_passed
-    time_that_nobody_booked_is_kept_for_a_while
-    history_does_not_book_during_a_pause
-    what_was_not_used_can_be_returned
-    history_need_not_wait_for_what_its_own_process_has_not_used
-    history_waits_for_what_its_own_process_owes
-    nothing_is_booked_for_longer_ahead_than_a_window
-    each_user_has_a_time_of_its_own
-    of_two_that_find_the_time_free_one_books_first
-    a_suggestion_is_kept_and_leaves_the_rest_alone
+    live_mail_always_reserves_and_gets_the_limiter_state
+    backfill_reserves_only_after_the_tat_has_passed
+    unused_capacity_is_available_as_a_limited_burst
+    backfill_does_not_reserve_during_a_pause
+    an_unused_reservation_can_be_returned
+    backfill_does_not_wait_for_capacity_that_its_own_process_did_not_use
+    backfill_waits_for_capacity_that_its_own_process_owes
+    the_tat_is_at_most_one_window_ahead
+    each_application_user_has_its_own_tat_and_pause
+    only_one_of_two_concurrent_backfill_reservations_is_granted
+    storing_the_suggested_concurrency_does_not_change_the_rest_of_the_state
 }
 
 fn at(seconds: i64) -> DateTime<Utc> {
@@ -65,7 +65,7 @@ async fn history_of(
         .map(|limiter_state| limiter_state.tat.unwrap())
 }
 
-async fn live_mail_books_whatever_is_booked_and_is_told_how_it_stands(bench: Bench) {
+async fn live_mail_always_reserves_and_gets_the_limiter_state(bench: Bench) {
     assert_eq!(live(&bench, 10).await.tat, Some(at(10)));
     let pause = at(50);
     bench
@@ -78,7 +78,7 @@ async fn live_mail_books_whatever_is_booked_and_is_told_how_it_stands(bench: Ben
     assert_eq!(limiter_state.pause(now()), Some(pause));
 }
 
-async fn history_books_only_when_what_was_booked_has_passed(bench: Bench) {
+async fn backfill_reserves_only_after_the_tat_has_passed(bench: Bench) {
     live(&bench, 10).await;
     assert_eq!(history(&bench, 4, 9).await, Err(at(10)));
     assert_eq!(history(&bench, 4, 10).await, Ok(at(14)));
@@ -90,7 +90,7 @@ async fn history_books_only_when_what_was_booked_has_passed(bench: Bench) {
     );
 }
 
-async fn time_that_nobody_booked_is_kept_for_a_while(bench: Bench) {
+async fn unused_capacity_is_available_as_a_limited_burst(bench: Bench) {
     assert_eq!(
         history(&bench, 1, 0).await,
         Ok(at(1 - 3)),
@@ -103,7 +103,7 @@ async fn time_that_nobody_booked_is_kept_for_a_while(bench: Bench) {
     );
 }
 
-async fn history_does_not_book_during_a_pause(bench: Bench) {
+async fn backfill_does_not_reserve_during_a_pause(bench: Bench) {
     let user = ApplicationUser::primary();
     bench.ledger.pause(&user, at(40)).await.unwrap();
     assert_eq!(history(&bench, 1, 0).await, Err(at(40)));
@@ -112,13 +112,13 @@ async fn history_does_not_book_during_a_pause(bench: Bench) {
     assert_eq!(history(&bench, 1, 40).await, Ok(at(38)));
 }
 
-async fn what_was_not_used_can_be_returned(bench: Bench) {
+async fn an_unused_reservation_can_be_returned(bench: Bench) {
     live(&bench, 30).await;
     assert_eq!(live(&bench, -25).await.tat, Some(at(5)));
     assert_eq!(history(&bench, 1, 5).await, Ok(at(6)));
 }
 
-async fn history_need_not_wait_for_what_its_own_process_has_not_used(bench: Bench) {
+async fn backfill_does_not_wait_for_capacity_that_its_own_process_did_not_use(bench: Bench) {
     let user = ApplicationUser::primary();
     live(&bench, 10).await;
     let returns = reservation(4, -3);
@@ -131,7 +131,7 @@ async fn history_need_not_wait_for_what_its_own_process_has_not_used(bench: Benc
     );
 }
 
-async fn history_waits_for_what_its_own_process_owes(bench: Bench) {
+async fn backfill_waits_for_capacity_that_its_own_process_owes(bench: Bench) {
     let user = ApplicationUser::primary();
     live(&bench, 10).await;
     let owes = reservation(4, 3);
@@ -139,7 +139,7 @@ async fn history_waits_for_what_its_own_process_owes(bench: Bench) {
     assert_eq!(history_of(&bench, &user, owes, 13).await, Ok(at(17)));
 }
 
-async fn nothing_is_booked_for_longer_ahead_than_a_window(bench: Bench) {
+async fn the_tat_is_at_most_one_window_ahead(bench: Bench) {
     live(&bench, 299).await;
     assert_eq!(live(&bench, 1).await.tat, Some(at(300)));
     live(&bench, 1_000).await;
@@ -147,7 +147,7 @@ async fn nothing_is_booked_for_longer_ahead_than_a_window(bench: Bench) {
     assert_eq!(history(&bench, 4, 300).await, Ok(at(304)));
 }
 
-async fn each_user_has_a_time_of_its_own(bench: Bench) {
+async fn each_application_user_has_its_own_tat_and_pause(bench: Bench) {
     live(&bench, 30).await;
     let other = ApplicationUser::named("two".to_owned());
     assert_eq!(history(&bench, 1, 0).await, Err(at(30)));
@@ -165,7 +165,7 @@ async fn each_user_has_a_time_of_its_own(bench: Bench) {
     assert_eq!(paused.unwrap(), Some(at(90)));
 }
 
-async fn of_two_that_find_the_time_free_one_books_first(bench: Bench) {
+async fn only_one_of_two_concurrent_backfill_reservations_is_granted(bench: Bench) {
     let both = futures_util::join!(history(&bench, 10, 0), history(&bench, 10, 0));
     let expected = [Ok(at(7)), Err(at(7))];
     assert!(
@@ -174,7 +174,7 @@ async fn of_two_that_find_the_time_free_one_books_first(bench: Bench) {
     );
 }
 
-async fn a_suggestion_is_kept_and_leaves_the_rest_alone(bench: Bench) {
+async fn storing_the_suggested_concurrency_does_not_change_the_rest_of_the_state(bench: Bench) {
     let user = ApplicationUser::primary();
     live(&bench, 30).await;
     bench.ledger.pause(&user, at(20)).await.unwrap();

@@ -14,21 +14,21 @@ use super::{
 };
 
 contract! {
-    a_worker_that_lost_its_claim_cannot_finish
-    a_claim_that_is_finished_cannot_be_finished_again
-    what_was_never_claimed_cannot_be_settled
-    a_settlement_is_kept_with_its_reason_and_row
-    a_long_reason_is_cut_on_a_character
-    only_what_is_settled_for_good_may_expire
-    an_item_holds_the_documented_attributes_and_no_others
-    an_item_that_this_build_cannot_read_is_left_alone
-    a_table_that_is_missing_is_an_outage_and_not_a_lost_claim
-    a_table_that_is_there_stays
-    a_row_that_gave_way_to_anothers_is_replaced_and_nothing_else
-    only_a_written_message_has_a_row_that_can_give_way
+    a_worker_that_lost_its_claim_cannot_settle
+    a_settled_claim_cannot_be_settled_again
+    an_unclaimed_message_cannot_be_settled
+    a_settlement_stores_its_reason_and_row
+    a_long_reason_is_truncated_at_a_character_boundary
+    only_written_and_skipped_messages_expire
+    an_item_has_exactly_the_documented_attributes
+    an_item_with_an_unknown_state_is_not_changed
+    a_missing_table_is_an_outage_and_not_a_lost_claim
+    creating_an_existing_table_keeps_its_items
+    replace_row_changes_only_the_row_and_the_reason
+    only_the_row_of_a_written_message_can_be_replaced
 }
 
-async fn a_worker_that_lost_its_claim_cannot_finish(bench: Bench) {
+async fn a_worker_that_lost_its_claim_cannot_settle(bench: Bench) {
     bench.claim(worker(1), now()).await;
     bench.claim(worker(2), now() + LEASE).await;
     for stored_outcome in [written(), skipped(), dead(), released()] {
@@ -46,20 +46,20 @@ async fn a_worker_that_lost_its_claim_cannot_finish(bench: Bench) {
     bench.settle(worker(2), &written()).await.unwrap();
 }
 
-async fn a_claim_that_is_finished_cannot_be_finished_again(bench: Bench) {
+async fn a_settled_claim_cannot_be_settled_again(bench: Bench) {
     bench.settled(&written()).await;
     let again = bench.settle(worker(90), &dead()).await;
     assert!(matches!(again, Err(LedgerError::ClaimLost)));
     assert_eq!(bench.entry().await.state, State::Written);
 }
 
-async fn what_was_never_claimed_cannot_be_settled(bench: Bench) {
+async fn an_unclaimed_message_cannot_be_settled(bench: Bench) {
     let settled = bench.settle(worker(1), &written()).await;
     assert!(matches!(settled, Err(LedgerError::ClaimLost)));
     assert_eq!(bench.ledger.entry(&key()).await.unwrap(), None);
 }
 
-async fn a_settlement_is_kept_with_its_reason_and_row(bench: Bench) {
+async fn a_settlement_stores_its_reason_and_row(bench: Bench) {
     bench.settled(&released()).await;
     bench.settled(&written()).await;
     let expected = Entry {
@@ -82,7 +82,7 @@ async fn a_settlement_is_kept_with_its_reason_and_row(bench: Bench) {
     );
 }
 
-async fn a_long_reason_is_cut_on_a_character(bench: Bench) {
+async fn a_long_reason_is_truncated_at_a_character_boundary(bench: Bench) {
     // 'ä' has two bytes, and the limit of 500 bytes is in the middle of one.
     let reason = format!("x{}", "ä".repeat(400));
     bench
@@ -99,7 +99,7 @@ async fn a_long_reason_is_cut_on_a_character(bench: Bench) {
     );
 }
 
-async fn only_what_is_settled_for_good_may_expire(bench: Bench) {
+async fn only_written_and_skipped_messages_expire(bench: Bench) {
     let expires = |item: &HashMap<String, AttributeValue>| {
         let seconds = item
             .get("expires_at")?
@@ -144,7 +144,7 @@ async fn only_what_is_settled_for_good_may_expire(bench: Bench) {
     );
 }
 
-async fn an_item_holds_the_documented_attributes_and_no_others(bench: Bench) {
+async fn an_item_has_exactly_the_documented_attributes(bench: Bench) {
     let names = |item: HashMap<String, AttributeValue>| item.into_keys().collect::<BTreeSet<_>>();
     let expected = |more: &[&str]| {
         let always = ["pk", "sk", "state", "attempts", "changed_at_ms"];
@@ -184,7 +184,7 @@ async fn an_item_holds_the_documented_attributes_and_no_others(bench: Bench) {
     );
 }
 
-async fn an_item_that_this_build_cannot_read_is_left_alone(bench: Bench) {
+async fn an_item_with_an_unknown_state_is_not_changed(bench: Bench) {
     let mut item = item_key();
     item.insert("state".to_owned(), AttributeValue::S("parked".to_owned()));
     bench
@@ -207,7 +207,7 @@ async fn an_item_that_this_build_cannot_read_is_left_alone(bench: Bench) {
     assert_eq!(bench.item().await, item);
 }
 
-async fn a_table_that_is_missing_is_an_outage_and_not_a_lost_claim(bench: Bench) {
+async fn a_missing_table_is_an_outage_and_not_a_lost_claim(bench: Bench) {
     let ledger = Ledger::new(bench.client, "a_table_that_nobody_made".to_owned());
     let claim = ledger
         .claim(&key(), &ClaimRequest::new(worker(1), now()))
@@ -224,7 +224,7 @@ async fn a_table_that_is_missing_is_an_outage_and_not_a_lost_claim(bench: Bench)
     assert!(ledger.entry(&key()).await.is_err());
 }
 
-async fn a_table_that_is_there_stays(bench: Bench) {
+async fn creating_an_existing_table_keeps_its_items(bench: Bench) {
     bench.settled(&written()).await;
     table::create(&bench.client, &bench.table).await.unwrap();
     assert_eq!(bench.entry().await.state, State::Written);
@@ -239,7 +239,7 @@ async fn told(bench: &Bench, external_row: ActivityId, note: &str) -> bool {
         .unwrap()
 }
 
-async fn a_row_that_gave_way_to_anothers_is_replaced_and_nothing_else(bench: Bench) {
+async fn replace_row_changes_only_the_row_and_the_reason(bench: Bench) {
     bench.settled(&written()).await;
     let before = bench.entry().await;
     let external_row = ActivityId::new(Uuid::from_u128(77));
@@ -267,7 +267,7 @@ async fn a_row_that_gave_way_to_anothers_is_replaced_and_nothing_else(bench: Ben
     assert_eq!(bench.entry().await, expected);
 }
 
-async fn only_a_written_message_has_a_row_that_can_give_way(bench: Bench) {
+async fn only_the_row_of_a_written_message_can_be_replaced(bench: Bench) {
     let external_row = ActivityId::new(Uuid::from_u128(77));
     assert!(!told(&bench, external_row, "theirs").await);
     assert_eq!(bench.ledger.entry(&key()).await.unwrap(), None);

@@ -35,7 +35,7 @@ use super::{
 };
 
 contract! {
-    no_order_of_events_breaks_the_law_of_the_ledger
+    the_ledger_agrees_with_the_claim_rule_for_any_order_of_events
 }
 
 const SEED: u64 = 20_261_122;
@@ -387,13 +387,13 @@ fn take_walks(cases: u32, check: impl Fn(u32, &mut Walk, &[Step]) -> Result<(), 
 }
 
 #[test]
-fn no_order_of_events_breaks_the_law_of_the_claim_rule() {
+fn the_claim_rule_holds_for_any_order_of_events() {
     take_walks(2_000, |_, walk, steps| {
         steps.iter().try_for_each(|step| walk.step(step).map(drop))
     });
 }
 
-async fn no_order_of_events_breaks_the_law_of_the_ledger(bench: Bench) {
+async fn the_ledger_agrees_with_the_claim_rule_for_any_order_of_events(bench: Bench) {
     let runtime = Handle::current();
     // Proptest calls a plain function, which may block on the ledger only on a separate thread.
     let walks = tokio::task::spawn_blocking(move || {

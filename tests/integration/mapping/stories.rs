@@ -305,7 +305,7 @@ fn expected(story: &Value) -> Value {
 }
 
 #[tokio::test]
-async fn every_story_ends_as_written() {
+async fn every_story_ends_with_the_expected_rows() {
     let stories = stories();
     assert!(
         stories.len() >= 60,

@@ -11,7 +11,7 @@ fn cases(cell: &str) -> Vec<&str> {
 }
 
 #[test]
-fn every_rule_has_a_case_that_fires_and_one_that_does_not_and_every_case_a_rule() {
+fn every_mapping_rule_has_a_positive_and_a_negative_case_and_every_case_a_rule() {
     let readme = std::fs::read_to_string(folder().join("README.md")).unwrap();
     let rows = readme
         .split_once("\n## ")

@@ -14,22 +14,22 @@ use crate::test_organisation::{
 };
 
 in_both_write_modes!(
-    files_are_kept_with_the_mail,
-    a_file_of_the_largest_size_is_kept_and_one_with_a_byte_more_is_left_out,
-    a_file_that_says_it_is_far_too_large_is_not_downloaded,
-    a_file_that_dataverse_refuses_is_left_out_and_its_neighbours_are_kept,
-    an_organisation_may_allow_less,
-    a_file_that_is_empty_or_that_an_old_message_has_lost_is_left_out,
-    a_file_name_that_dataverse_would_refuse_is_made_one_that_it_takes,
-    a_mail_that_is_too_large_for_one_request_is_written_step_by_step,
-    a_mail_whose_writing_broke_off_between_two_steps_is_found_and_completed,
-    a_completion_whose_answer_was_lost_is_found_done,
-    a_mail_that_broke_off_is_completed_from_another_mailbox_without_a_second_file,
-    a_file_that_is_found_missing_only_when_an_open_row_is_completed_is_noted_on_the_row,
-    a_download_that_is_throttled_costs_time_and_no_file,
-    a_file_that_is_not_there_yet_postpones_a_young_message_until_it_is,
-    a_file_that_never_comes_is_left_out_an_hour_after_the_first_claim,
-    a_file_that_fails_for_another_reason_is_waited_for_and_left_out_twelve_hours_after_the_first_claim,
+    files_are_attached_to_the_email,
+    a_file_of_the_largest_size_is_attached_and_a_larger_one_is_omitted,
+    a_file_with_a_far_too_large_listed_size_is_not_downloaded,
+    a_file_that_dataverse_rejects_is_omitted_and_the_others_are_attached,
+    the_file_size_limit_of_the_organisation_is_applied,
+    an_empty_file_and_a_missing_file_of_an_old_message_are_omitted,
+    an_invalid_file_name_is_replaced_by_a_valid_one,
+    an_email_that_is_too_large_for_one_request_is_written_in_steps,
+    an_email_whose_write_was_interrupted_is_found_and_completed,
+    a_completion_with_a_lost_response_is_found_on_the_retry,
+    an_interrupted_email_is_completed_from_another_mailbox_without_duplicate_files,
+    a_file_omitted_when_an_open_row_is_completed_is_recorded_on_the_row,
+    a_throttled_download_delays_the_message_and_loses_no_file,
+    a_recent_message_waits_for_a_missing_file,
+    a_file_that_stays_missing_is_omitted_an_hour_after_the_first_claim,
+    a_failing_file_is_omitted_twelve_hours_after_the_first_claim,
 );
 
 /// Size in bytes of the largest file that fits the organisation's limit once it is Base64.
@@ -55,7 +55,7 @@ impl TestOrganisation {
     }
 }
 
-async fn files_are_kept_with_the_mail(mode: WriteMode) {
+async fn files_are_attached_to_the_email(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation.put(ADA, nylas_message("m1", &json!({})));
     organisation.attach(ADA, "m1", "a/1+=", "offer.pdf", b"%PDF-1.7 two red kites");
@@ -99,7 +99,7 @@ async fn files_are_kept_with_the_mail(mode: WriteMode) {
     assert_eq!(email["notifications"], Value::Null);
 }
 
-async fn a_file_of_the_largest_size_is_kept_and_one_with_a_byte_more_is_left_out(mode: WriteMode) {
+async fn a_file_of_the_largest_size_is_attached_and_a_larger_one_is_omitted(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation.put(ADA, nylas_message("m1", &json!({})));
     organisation.attach(ADA, "m1", "a1", "fits.bin", &vec![7; LARGEST]);
@@ -116,7 +116,7 @@ async fn a_file_of_the_largest_size_is_kept_and_one_with_a_byte_more_is_left_out
     );
 }
 
-async fn a_file_that_says_it_is_far_too_large_is_not_downloaded(mode: WriteMode) {
+async fn a_file_with_a_far_too_large_listed_size_is_not_downloaded(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation.put(ADA, nylas_message("m0", &json!({})));
     organisation.deliver_one(ADA, "m0").await;
@@ -134,7 +134,7 @@ async fn a_file_that_says_it_is_far_too_large_is_not_downloaded(mode: WriteMode)
     );
 }
 
-async fn a_file_that_dataverse_refuses_is_left_out_and_its_neighbours_are_kept(mode: WriteMode) {
+async fn a_file_that_dataverse_rejects_is_omitted_and_the_others_are_attached(mode: WriteMode) {
     for bare in [false, true] {
         let mut organisation = TestOrganisation::start_in(mode).await;
         organisation
@@ -158,7 +158,7 @@ async fn a_file_that_dataverse_refuses_is_left_out_and_its_neighbours_are_kept(m
     }
 }
 
-async fn an_organisation_may_allow_less(mode: WriteMode) {
+async fn the_file_size_limit_of_the_organisation_is_applied(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation
         .emulators
@@ -174,7 +174,7 @@ async fn an_organisation_may_allow_less(mode: WriteMode) {
     assert_eq!(organisation.file_names(), ["fits.bin"]);
 }
 
-async fn a_file_that_is_empty_or_that_an_old_message_has_lost_is_left_out(mode: WriteMode) {
+async fn an_empty_file_and_a_missing_file_of_an_old_message_are_omitted(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     // The message is old, so the pipeline does not wait for its missing file.
     organisation.later(TimeDelta::days(1));
@@ -189,7 +189,7 @@ async fn a_file_that_is_empty_or_that_an_old_message_has_lost_is_left_out(mode: 
     assert_eq!(organisation.email()["notifications"], 1);
 }
 
-async fn a_file_name_that_dataverse_would_refuse_is_made_one_that_it_takes(mode: WriteMode) {
+async fn an_invalid_file_name_is_replaced_by_a_valid_one(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation.put(ADA, nylas_message("m1", &json!({})));
     let long = format!("{}.pdf", "x".repeat(300));
@@ -241,7 +241,7 @@ fn put_large(organisation: &TestOrganisation, grant: &str, id: &str) {
 
 const ALL_THREE: [&str; 3] = ["1.bin", "2.bin", "3.bin"];
 
-async fn a_mail_that_is_too_large_for_one_request_is_written_step_by_step(mode: WriteMode) {
+async fn an_email_that_is_too_large_for_one_request_is_written_in_steps(mode: WriteMode) {
     let mut organisation = large_mail(mode, ADA).await;
     assert_eq!(written(&organisation.deliver_one(ADA, "m1").await).1, None);
     assert_eq!(organisation.file_names(), ALL_THREE);
@@ -253,7 +253,7 @@ async fn a_mail_that_is_too_large_for_one_request_is_written_step_by_step(mode: 
     );
 }
 
-async fn a_mail_whose_writing_broke_off_between_two_steps_is_found_and_completed(mode: WriteMode) {
+async fn an_email_whose_write_was_interrupted_is_found_and_completed(mode: WriteMode) {
     for (step, fault, missing) in [
         (CREATE, Fault::ResetAfterCommit, 3),
         (ATTACH, Fault::ResetBefore, 3),
@@ -292,7 +292,7 @@ async fn a_mail_whose_writing_broke_off_between_two_steps_is_found_and_completed
     }
 }
 
-async fn a_completion_whose_answer_was_lost_is_found_done(mode: WriteMode) {
+async fn a_completion_with_a_lost_response_is_found_on_the_retry(mode: WriteMode) {
     let mut organisation = large_mail(mode, ADA).await;
     organisation.fail_dataverse_at(UPDATE, Fault::ResetAfterCommit);
     waiting(&organisation.deliver_one(ADA, "m1").await);
@@ -301,7 +301,7 @@ async fn a_completion_whose_answer_was_lost_is_found_done(mode: WriteMode) {
     assert_eq!(organisation.file_names(), ALL_THREE);
 }
 
-async fn a_mail_that_broke_off_is_completed_from_another_mailbox_without_a_second_file(
+async fn an_interrupted_email_is_completed_from_another_mailbox_without_duplicate_files(
     mode: WriteMode,
 ) {
     let mut organisation = large_mail(mode, ADA).await;
@@ -315,9 +315,7 @@ async fn a_mail_that_broke_off_is_completed_from_another_mailbox_without_a_secon
     assert_eq!(written(&outcome).1, Some("already existed"));
 }
 
-async fn a_file_that_is_found_missing_only_when_an_open_row_is_completed_is_noted_on_the_row(
-    mode: WriteMode,
-) {
+async fn a_file_omitted_when_an_open_row_is_completed_is_recorded_on_the_row(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation.put(ADA, nylas_message("m1", &json!({})));
     let message = organisation.emulators.nylas().message(ADA, "m1").unwrap();
@@ -336,7 +334,7 @@ async fn a_file_that_is_found_missing_only_when_an_open_row_is_completed_is_note
     );
 }
 
-async fn a_download_that_is_throttled_costs_time_and_no_file(mode: WriteMode) {
+async fn a_throttled_download_delays_the_message_and_loses_no_file(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation.put(ADA, nylas_message("m1", &json!({})));
     organisation.attach(ADA, "m1", "a1", "offer.pdf", b"offer");
@@ -375,7 +373,7 @@ fn seconds(outcome: &Outcome) -> u64 {
         .unwrap()
 }
 
-async fn a_file_that_is_not_there_yet_postpones_a_young_message_until_it_is(mode: WriteMode) {
+async fn a_recent_message_waits_for_a_missing_file(mode: WriteMode) {
     let mut organisation = with_a_missing_file(mode).await;
     let outcome = organisation.deliver_one(ADA, "m1").await;
     assert_eq!(seconds(&outcome), 60);
@@ -393,7 +391,7 @@ async fn a_file_that_is_not_there_yet_postpones_a_young_message_until_it_is(mode
     assert_eq!(organisation.file_names(), ["offer.pdf"]);
 }
 
-async fn a_file_that_never_comes_is_left_out_an_hour_after_the_first_claim(mode: WriteMode) {
+async fn a_file_that_stays_missing_is_omitted_an_hour_after_the_first_claim(mode: WriteMode) {
     let mut organisation = with_a_missing_file(mode).await;
     waiting(&organisation.deliver_one(ADA, "m1").await);
     organisation.later(TimeDelta::minutes(59));
@@ -406,9 +404,7 @@ async fn a_file_that_never_comes_is_left_out_an_hour_after_the_first_claim(mode:
     assert_eq!(organisation.email()["notifications"], 1);
 }
 
-async fn a_file_that_fails_for_another_reason_is_waited_for_and_left_out_twelve_hours_after_the_first_claim(
-    mode: WriteMode,
-) {
+async fn a_failing_file_is_omitted_twelve_hours_after_the_first_claim(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation.put(ADA, nylas_message("m1", &json!({})));
     organisation.attach(ADA, "m1", "a1", "offer.pdf", b"offer");

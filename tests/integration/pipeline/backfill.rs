@@ -78,7 +78,7 @@ fn numbers(answer: &Value) -> [u64; 5] {
 }
 
 #[tokio::test]
-async fn old_mail_of_the_imap_family_comes_from_its_server_folder_by_folder() {
+async fn old_imap_messages_are_listed_from_the_server_folder_by_folder() {
     const IMAP: &str = "grant-imap";
     let mut organisation = TestOrganisation::start().await;
     organisation.emulators.nylas().add_grant(Grant {
@@ -116,7 +116,7 @@ async fn old_mail_of_the_imap_family_comes_from_its_server_folder_by_folder() {
 }
 
 #[tokio::test]
-async fn a_cursor_that_nylas_refuses_costs_one_list_and_no_request_to_dataverse() {
+async fn a_rejected_cursor_restarts_the_list_and_settles_no_message_twice() {
     let mut organisation = TestOrganisation::start().await;
     fill(&organisation, ADA, "m", 410, "INBOX");
     let history = History::of(&organisation).await;
@@ -135,7 +135,7 @@ async fn a_cursor_that_nylas_refuses_costs_one_list_and_no_request_to_dataverse(
 }
 
 #[tokio::test]
-async fn a_message_that_fails_alone_is_handed_over_although_others_have_booked_the_time() {
+async fn a_message_that_fails_alone_is_queued_even_if_no_capacity_is_left() {
     let mut organisation = TestOrganisation::start().await;
     fill(&organisation, ADA, "m", 4, "INBOX");
     let file = json!({"id": "a1", "filename": "Offer.pdf", "content_type": "application/pdf"});
@@ -163,7 +163,7 @@ async fn a_message_that_fails_alone_is_handed_over_although_others_have_booked_t
 }
 
 #[tokio::test]
-async fn what_is_settled_is_listed_again_without_a_request_to_dataverse() {
+async fn listing_settled_messages_again_sends_no_request_to_dataverse() {
     let mut organisation = TestOrganisation::start().await;
     fill(&organisation, ADA, "m", 60, "INBOX");
     let history = History::of(&organisation).await;
@@ -176,7 +176,7 @@ async fn what_is_settled_is_listed_again_without_a_request_to_dataverse() {
 }
 
 #[tokio::test]
-async fn history_of_a_mailbox_that_needs_signing_in_is_parked_and_taken_up_by_the_schedule() {
+async fn a_backfill_task_of_a_signed_out_mailbox_is_parked_and_resumed_by_the_schedule() {
     let mut organisation = TestOrganisation::start().await;
     fill(&organisation, ADA, "m", 3, "INBOX");
     let history = History::of(&organisation).await;
@@ -221,7 +221,7 @@ async fn history_of_a_mailbox_that_needs_signing_in_is_parked_and_taken_up_by_th
 }
 
 #[tokio::test]
-async fn a_mailbox_that_another_worker_lists_is_left_to_it() {
+async fn a_mailbox_that_another_worker_lists_is_not_listed_at_the_same_time() {
     let mut organisation = TestOrganisation::start().await;
     fill(&organisation, ADA, "m", 3, "INBOX");
     let history = History::of(&organisation).await;
@@ -269,7 +269,7 @@ async fn a_mailbox_that_another_worker_lists_is_left_to_it() {
 }
 
 #[tokio::test]
-async fn a_listed_message_that_has_to_wait_is_queued_unless_somebody_has_queued_it_already() {
+async fn a_listed_message_that_must_wait_is_queued_unless_it_is_queued_already() {
     let mut organisation = TestOrganisation::start().await;
     let junk = organisation
         .emulators
@@ -314,7 +314,7 @@ async fn a_listed_message_that_has_to_wait_is_queued_unless_somebody_has_queued_
 }
 
 #[tokio::test]
-async fn a_throttled_list_comes_back_after_the_time_that_nylas_says() {
+async fn a_throttled_list_is_retried_after_its_retry_after() {
     let mut organisation = TestOrganisation::start().await;
     fill(&organisation, ADA, "m", 3, "INBOX");
     let history = History::of(&organisation).await;
@@ -346,7 +346,7 @@ async fn deliver(
 }
 
 #[tokio::test]
-async fn pages_become_smaller_when_nylas_fails_and_not_for_how_often_a_task_was_delivered() {
+async fn the_page_size_depends_on_failures_of_nylas_and_not_on_the_receive_count() {
     let mut organisation = TestOrganisation::start().await;
     fill(&organisation, ADA, "m", 3, "INBOX");
     let history = History::of(&organisation).await;
@@ -369,7 +369,7 @@ async fn pages_become_smaller_when_nylas_fails_and_not_for_how_often_a_task_was_
 }
 
 #[tokio::test]
-async fn a_dry_run_says_what_would_become_of_the_mail_and_writes_none() {
+async fn a_backfill_dry_run_reports_the_outcomes_and_writes_nothing() {
     let mut organisation = TestOrganisation::start().await;
     fill(&organisation, BEN, "m", 3, "INBOX");
     let junk = organisation
@@ -393,7 +393,7 @@ async fn a_dry_run_says_what_would_become_of_the_mail_and_writes_none() {
 }
 
 #[tokio::test]
-async fn a_call_to_the_url_is_answered_with_json_or_with_the_field_that_is_wrong() {
+async fn a_call_of_the_function_url_returns_json_or_names_the_invalid_field() {
     let mut organisation = TestOrganisation::start().await;
     let history = History::of(&organisation).await;
     let call = |body: &Value| json!({"requestContext": {"http": {"method": "POST"}}, "body": body.to_string()});
@@ -422,7 +422,7 @@ async fn a_call_to_the_url_is_answered_with_json_or_with_the_field_that_is_wrong
 }
 
 #[tokio::test]
-async fn a_direct_request_that_cannot_be_done_is_answered_and_no_invocation_fails() {
+async fn an_invalid_direct_request_is_answered_with_an_error_and_does_not_fail() {
     let mut organisation = TestOrganisation::start().await;
     let history = History::of(&organisation).await;
     let eve = json!({"mailboxes": ["eve@nowhere.example"], "received_after": OLD});
@@ -461,7 +461,7 @@ async fn a_direct_request_that_cannot_be_done_is_answered_and_no_invocation_fail
 }
 
 #[tokio::test]
-async fn what_waits_for_its_retry_does_not_hide_what_is_stranded() {
+async fn many_messages_waiting_for_a_retry_do_not_hide_a_stranded_one() {
     // More messages than one scheduled run requeues.
     const WAITING: usize = 1_001;
     let mut organisation = TestOrganisation::start().await;

@@ -12,12 +12,12 @@ use uuid::Uuid;
 use crate::test_organisation::{TestOrganisation, status, to_row};
 
 in_both_write_modes!(
-    what_somebody_enters_meanwhile_stays,
-    a_person_whom_dataverse_refuses_does_not_cost_the_others,
-    a_refused_company_costs_the_company_alone,
-    of_several_contacts_the_active_one_counts,
-    whoever_is_known_otherwise_or_is_ours_becomes_no_contact,
-    one_company_is_made_for_all_who_name_it,
+    a_value_that_a_user_enters_during_the_import_is_not_overwritten,
+    a_rejected_contact_does_not_affect_the_others,
+    a_contact_is_imported_without_its_company_if_the_company_is_rejected,
+    the_only_active_contact_of_several_is_filled,
+    internal_people_and_known_leads_are_not_imported_as_contacts,
+    one_account_is_created_for_all_contacts_that_name_the_company,
 );
 
 fn cards(cards: &Value) -> Vec<Card> {
@@ -71,7 +71,7 @@ fn created(outcome: &CardOutcome) -> (Uuid, bool) {
     }
 }
 
-async fn what_somebody_enters_meanwhile_stays(mode: WriteMode) {
+async fn a_value_that_a_user_enters_during_the_import_is_not_overwritten(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     let people = json!([jane("carol@kites.example"), jane("new@lanterns.example")]);
     let carol = organisation.people.carol;
@@ -114,7 +114,7 @@ async fn what_somebody_enters_meanwhile_stays(mode: WriteMode) {
     assert_eq!(again[0], CardOutcome::Complete { contact: carol });
 }
 
-async fn a_person_whom_dataverse_refuses_does_not_cost_the_others(mode: WriteMode) {
+async fn a_rejected_contact_does_not_affect_the_others(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     let dataverse = organisation.emulators.dataverse().clone();
     dataverse.set_max_length("contact", "jobtitle", 10).unwrap();
@@ -150,7 +150,7 @@ async fn a_person_whom_dataverse_refuses_does_not_cost_the_others(mode: WriteMod
     }
 }
 
-async fn a_refused_company_costs_the_company_alone(mode: WriteMode) {
+async fn a_contact_is_imported_without_its_company_if_the_company_is_rejected(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     let dataverse = organisation.emulators.dataverse().clone();
     dataverse.set_max_length("account", "name", 5).unwrap();
@@ -174,7 +174,7 @@ async fn a_refused_company_costs_the_company_alone(mode: WriteMode) {
     assert_eq!(dataverse.rows("account").len(), 1);
 }
 
-async fn of_several_contacts_the_active_one_counts(mode: WriteMode) {
+async fn the_only_active_contact_of_several_is_filled(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     let row = |state: u8| json!({"lastname": "Doe", "emailaddress2": "jane@lanterns.example", "statecode": state, "statuscode": state + 1});
     let old = organisation.insert("contact", row(1));
@@ -196,7 +196,7 @@ async fn of_several_contacts_the_active_one_counts(mode: WriteMode) {
     assert_eq!(contact(&organisation, other).get("firstname"), None);
 }
 
-async fn whoever_is_known_otherwise_or_is_ours_becomes_no_contact(mode: WriteMode) {
+async fn internal_people_and_known_leads_are_not_imported_as_contacts(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     let people = json!([
         jane("lea@prospects.example"),
@@ -217,7 +217,7 @@ async fn whoever_is_known_otherwise_or_is_ours_becomes_no_contact(mode: WriteMod
     assert_eq!(organisation.emulators.dataverse().requests().writes, writes);
 }
 
-async fn one_company_is_made_for_all_who_name_it(mode: WriteMode) {
+async fn one_account_is_created_for_all_contacts_that_name_the_company(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     let of = |address: &str, company: &str| {
         let mut card = jane(address);

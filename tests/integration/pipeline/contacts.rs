@@ -14,23 +14,23 @@ use crate::test_organisation::{
 };
 
 in_both_write_modes!(
-    nobody_becomes_a_contact_by_default,
-    a_new_person_becomes_a_contact_of_a_new_company,
-    a_second_mail_finds_the_contact,
-    a_new_person_on_several_mails_of_a_run_becomes_one_contact,
-    two_workers_that_meet_a_new_person_at_once_make_one_contact,
-    a_company_is_found_by_its_website_its_address_or_its_contacts,
-    a_company_that_is_there_twice_is_not_guessed,
-    somebody_at_a_free_mail_provider_has_no_company,
-    only_those_we_wrote_to_become_contacts_when_the_setting_says_so,
-    roles_bulk_mail_and_long_addresses_become_no_contacts,
-    nobody_whom_the_policy_strips_becomes_a_contact,
-    a_contact_that_is_refused_leaves_the_address_and_not_the_mail,
-    a_company_that_is_refused_leaves_the_contact_alone,
-    a_contact_that_fails_for_now_makes_its_mails_wait_and_no_others,
-    a_crash_between_contact_and_email_leaves_one_of_each,
-    a_contact_whose_address_somebody_changed_is_the_same_contact,
-    a_mail_that_is_there_makes_nobody_a_contact,
+    no_contact_is_created_by_default,
+    an_unknown_sender_becomes_a_contact_of_a_new_account,
+    a_second_message_finds_the_created_contact,
+    an_unknown_sender_of_several_messages_in_a_batch_becomes_one_contact,
+    two_concurrent_workers_create_one_contact_for_the_same_sender,
+    an_account_is_found_by_its_website_its_address_or_its_contacts,
+    of_two_matching_accounts_the_policy_uses_none_or_the_latest,
+    a_person_at_a_free_mail_provider_has_no_company,
+    with_create_contacts_sent_only_recipients_of_sent_emails_become_contacts,
+    role_addresses_bulk_mail_and_long_addresses_do_not_become_contacts,
+    a_stripped_address_does_not_become_a_contact,
+    an_email_is_written_with_the_bare_address_if_the_contact_is_rejected,
+    a_contact_is_created_without_its_company_if_the_company_is_rejected,
+    a_transient_contact_failure_delays_only_the_messages_with_that_contact,
+    a_crash_between_contact_and_email_creates_no_duplicates,
+    a_created_contact_is_found_after_its_address_was_changed,
+    an_existing_email_creates_no_contact,
 );
 
 /// Part of the request that creates a contact.
@@ -93,7 +93,7 @@ fn sender(organisation: &TestOrganisation, subject: &str) -> Value {
     parties[0]["partyid"].clone()
 }
 
-async fn nobody_becomes_a_contact_by_default(mode: WriteMode) {
+async fn no_contact_is_created_by_default(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation.put(ADA, from_jane("m1"));
     assert_eq!(written(&organisation.deliver_one(ADA, "m1").await).1, None);
@@ -101,7 +101,7 @@ async fn nobody_becomes_a_contact_by_default(mode: WriteMode) {
     assert!(contacts(&organisation).is_empty() && accounts(&organisation).is_empty());
 }
 
-async fn a_new_person_becomes_a_contact_of_a_new_company(mode: WriteMode) {
+async fn an_unknown_sender_becomes_a_contact_of_a_new_account(mode: WriteMode) {
     let mut organisation = organisation(mode, CreateContacts::All).await;
     organisation.put(ADA, from_jane("m1"));
     assert_eq!(written(&organisation.deliver_one(ADA, "m1").await).1, None);
@@ -133,7 +133,7 @@ async fn a_new_person_becomes_a_contact_of_a_new_company(mode: WriteMode) {
     );
 }
 
-async fn a_second_mail_finds_the_contact(mode: WriteMode) {
+async fn a_second_message_finds_the_created_contact(mode: WriteMode) {
     let mut organisation = organisation(mode, CreateContacts::All).await;
     organisation.put(ADA, from_jane("m1"));
     let again =
@@ -152,7 +152,7 @@ async fn a_second_mail_finds_the_contact(mode: WriteMode) {
     assert_eq!(sender(&organisation, "m2"), to_row("contact", id(JANE)));
 }
 
-async fn a_new_person_on_several_mails_of_a_run_becomes_one_contact(mode: WriteMode) {
+async fn an_unknown_sender_of_several_messages_in_a_batch_becomes_one_contact(mode: WriteMode) {
     let mut organisation = organisation(mode, CreateContacts::All).await;
     for message in ["m1", "m2", "m3"] {
         organisation.put(ADA, from_jane(message));
@@ -169,7 +169,7 @@ async fn a_new_person_on_several_mails_of_a_run_becomes_one_contact(mode: WriteM
     }
 }
 
-async fn two_workers_that_meet_a_new_person_at_once_make_one_contact(mode: WriteMode) {
+async fn two_concurrent_workers_create_one_contact_for_the_same_sender(mode: WriteMode) {
     let mut organisation = organisation(mode, CreateContacts::All).await;
     organisation.put(ADA, from_jane("m1"));
     organisation.put(BEN, from_jane("m2"));
@@ -189,7 +189,7 @@ async fn two_workers_that_meet_a_new_person_at_once_make_one_contact(mode: Write
     }
 }
 
-async fn a_company_is_found_by_its_website_its_address_or_its_contacts(mode: WriteMode) {
+async fn an_account_is_found_by_its_website_its_address_or_its_contacts(mode: WriteMode) {
     let mut organisation = organisation(mode, CreateContacts::All).await;
     let account = |columns: Value| organisation.insert("account", columns);
     let websites = [
@@ -252,7 +252,7 @@ async fn a_company_is_found_by_its_website_its_address_or_its_contacts(mode: Wri
     );
 }
 
-async fn a_company_that_is_there_twice_is_not_guessed(mode: WriteMode) {
+async fn of_two_matching_accounts_the_policy_uses_none_or_the_latest(mode: WriteMode) {
     for (ambiguous, latest) in [
         (Ambiguous::Unresolved, false),
         (Ambiguous::All, false),
@@ -284,7 +284,7 @@ async fn a_company_that_is_there_twice_is_not_guessed(mode: WriteMode) {
     }
 }
 
-async fn somebody_at_a_free_mail_provider_has_no_company(mode: WriteMode) {
+async fn a_person_at_a_free_mail_provider_has_no_company(mode: WriteMode) {
     let mut organisation = organisation(mode, CreateContacts::All).await;
     organisation.put(
         ADA,
@@ -300,7 +300,7 @@ async fn somebody_at_a_free_mail_provider_has_no_company(mode: WriteMode) {
     assert!(accounts(&organisation).is_empty());
 }
 
-async fn only_those_we_wrote_to_become_contacts_when_the_setting_says_so(mode: WriteMode) {
+async fn with_create_contacts_sent_only_recipients_of_sent_emails_become_contacts(mode: WriteMode) {
     let mut organisation = organisation(mode, CreateContacts::Sent).await;
     organisation.put(ADA, from_jane("received"));
     let sent = json!({
@@ -323,7 +323,7 @@ async fn only_those_we_wrote_to_become_contacts_when_the_setting_says_so(mode: W
     );
 }
 
-async fn roles_bulk_mail_and_long_addresses_become_no_contacts(mode: WriteMode) {
+async fn role_addresses_bulk_mail_and_long_addresses_do_not_become_contacts(mode: WriteMode) {
     let mut organisation = organisation(mode, CreateContacts::All).await;
     let long = format!("{}@wind.example", "x".repeat(101 - "@wind.example".len()));
     let several = json!({"subject": "several", "from": people(&["sales@wind.example"]), "to": people(&["ada@ours.example", &long])});
@@ -359,7 +359,7 @@ fn refuse(organisation: &TestOrganisation, mode: WriteMode, contact: bool, fault
     }
 }
 
-async fn nobody_whom_the_policy_strips_becomes_a_contact(mode: WriteMode) {
+async fn a_stripped_address_does_not_become_a_contact(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation.set(&json!({
         "create_contacts": CreateContacts::All,
@@ -394,7 +394,7 @@ async fn nobody_whom_the_policy_strips_becomes_a_contact(mode: WriteMode) {
     assert_eq!(accounts[0]["name"], "wind.example");
 }
 
-async fn a_contact_that_is_refused_leaves_the_address_and_not_the_mail(mode: WriteMode) {
+async fn an_email_is_written_with_the_bare_address_if_the_contact_is_rejected(mode: WriteMode) {
     let mut organisation = organisation(mode, CreateContacts::All).await;
     organisation.put(ADA, from_jane("m1"));
     refuse(&organisation, mode, true, status(400, "0x80040265"));
@@ -406,7 +406,7 @@ async fn a_contact_that_is_refused_leaves_the_address_and_not_the_mail(mode: Wri
     assert_eq!(entry.reason.as_deref(), Some("left out: contact refused"));
 }
 
-async fn a_company_that_is_refused_leaves_the_contact_alone(mode: WriteMode) {
+async fn a_contact_is_created_without_its_company_if_the_company_is_rejected(mode: WriteMode) {
     let mut organisation = organisation(mode, CreateContacts::All).await;
     organisation.put(ADA, from_jane("m1"));
     refuse(&organisation, mode, false, status(403, "0x80040220"));
@@ -419,7 +419,7 @@ async fn a_company_that_is_refused_leaves_the_contact_alone(mode: WriteMode) {
     );
 }
 
-async fn a_contact_that_fails_for_now_makes_its_mails_wait_and_no_others(mode: WriteMode) {
+async fn a_transient_contact_failure_delays_only_the_messages_with_that_contact(mode: WriteMode) {
     let mut organisation = organisation(mode, CreateContacts::All).await;
     organisation.put(ADA, from_jane("m1"));
     organisation.put(ADA, nylas_message("m2", &json!({})));
@@ -437,7 +437,7 @@ async fn a_contact_that_fails_for_now_makes_its_mails_wait_and_no_others(mode: W
     );
 }
 
-async fn a_crash_between_contact_and_email_leaves_one_of_each(mode: WriteMode) {
+async fn a_crash_between_contact_and_email_creates_no_duplicates(mode: WriteMode) {
     let mut organisation = organisation(mode, CreateContacts::All).await;
     organisation.put(ADA, from_jane("m1"));
     organisation.fail_dataverse_at(CREATE, Fault::ResetBefore);
@@ -455,7 +455,7 @@ async fn a_crash_between_contact_and_email_leaves_one_of_each(mode: WriteMode) {
     );
 }
 
-async fn a_contact_whose_address_somebody_changed_is_the_same_contact(mode: WriteMode) {
+async fn a_created_contact_is_found_after_its_address_was_changed(mode: WriteMode) {
     let mut organisation = organisation(mode, CreateContacts::All).await;
     let changed =
         json!({"contactid": id(JANE), "lastname": "Doe", "emailaddress1": "jane@moved.example"});
@@ -472,7 +472,7 @@ async fn a_contact_whose_address_somebody_changed_is_the_same_contact(mode: Writ
     );
 }
 
-async fn a_mail_that_is_there_makes_nobody_a_contact(mode: WriteMode) {
+async fn an_existing_email_creates_no_contact(mode: WriteMode) {
     let mut organisation = organisation(mode, CreateContacts::All).await;
     organisation.put(ADA, from_jane("m1"));
     organisation.insert(
@@ -485,7 +485,7 @@ async fn a_mail_that_is_there_makes_nobody_a_contact(mode: WriteMode) {
 }
 
 #[tokio::test]
-async fn companies_that_cannot_be_asked_for_cost_the_contacts_their_company() {
+async fn contacts_are_created_without_a_company_if_the_company_query_is_rejected() {
     let mut organisation = organisation(WriteMode::ChangeSet, CreateContacts::All).await;
     organisation.put(ADA, from_jane("m1"));
     let refusal = status(501, "0x8006088A");
@@ -499,7 +499,7 @@ async fn companies_that_cannot_be_asked_for_cost_the_contacts_their_company() {
 }
 
 #[tokio::test]
-async fn a_request_for_contacts_that_is_refused_as_a_whole_is_repeated_row_by_row() {
+async fn a_rejected_contact_batch_is_repeated_row_by_row() {
     let mut organisation = organisation(WriteMode::ChangeSet, CreateContacts::All).await;
     organisation.put(ADA, from_jane("m1"));
     organisation.fail_dataverse_at(CONTACT, status(413, "0x8004418A"));
@@ -511,7 +511,7 @@ async fn a_request_for_contacts_that_is_refused_as_a_whole_is_repeated_row_by_ro
 }
 
 #[tokio::test]
-async fn while_dataverse_wants_a_pause_no_mail_is_written_without_its_people() {
+async fn no_email_is_written_without_its_contacts_during_a_pause() {
     let mut organisation = organisation(WriteMode::ChangeSet, CreateContacts::All).await;
     organisation.put(ADA, from_jane("m1"));
     organisation.fail_dataverse_at(CONTACT, throttled("0x80072322", 50));

@@ -13,10 +13,10 @@ use crate::test_organisation::{
 
 in_both_write_modes!(
     a_crash_between_write_and_settle_leaves_one_row,
-    an_open_row_that_a_crash_left_is_completed,
-    a_ledger_that_fails_after_the_write_costs_a_second_look,
+    an_open_row_left_by_a_crash_is_completed,
+    a_ledger_outage_after_the_write_leaves_one_row,
     a_worker_that_overran_its_lease_does_not_overwrite_its_successor,
-    a_row_of_server_side_sync_that_changed_meanwhile_is_looked_at_again,
+    an_external_row_that_changed_after_the_lookup_is_looked_up_again,
 );
 
 async fn a_crash_between_write_and_settle_leaves_one_row(mode: WriteMode) {
@@ -31,7 +31,7 @@ async fn a_crash_between_write_and_settle_leaves_one_row(mode: WriteMode) {
     organisation.email();
 }
 
-async fn an_open_row_that_a_crash_left_is_completed(mode: WriteMode) {
+async fn an_open_row_left_by_a_crash_is_completed(mode: WriteMode) {
     let mut organisation = with_a_mail_in(mode).await;
     let message = organisation.emulators.nylas().message(ADA, "m1").unwrap();
     let message =
@@ -49,7 +49,7 @@ async fn an_open_row_that_a_crash_left_is_completed(mode: WriteMode) {
     );
 }
 
-async fn a_ledger_that_fails_after_the_write_costs_a_second_look(mode: WriteMode) {
+async fn a_ledger_outage_after_the_write_leaves_one_row(mode: WriteMode) {
     let mut organisation = with_a_mail_in(mode).await;
     organisation.before_dataverse_gets(CREATE, organisation.drop_ledger());
     waiting(&organisation.deliver_one(ADA, "m1").await);
@@ -94,7 +94,7 @@ async fn a_worker_that_overran_its_lease_does_not_overwrite_its_successor(mode: 
     );
 }
 
-async fn a_row_of_server_side_sync_that_changed_meanwhile_is_looked_at_again(mode: WriteMode) {
+async fn an_external_row_that_changed_after_the_lookup_is_looked_up_again(mode: WriteMode) {
     let mut organisation = with_a_mail_in(mode).await;
     let external_row = organisation.insert(
         "email",
@@ -131,7 +131,7 @@ async fn a_row_of_server_side_sync_that_changed_meanwhile_is_looked_at_again(mod
 }
 
 #[tokio::test]
-async fn a_lost_answer_to_a_batch_of_writes_leaves_one_row_for_each_mail() {
+async fn a_lost_response_to_a_write_batch_leaves_one_row_per_message() {
     let mut organisation = TestOrganisation::start().await;
     let ids = ["m1", "m2", "m3"];
     for id in ids {

@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 use crate::test_organisation::{ADA, TestOrganisation, nylas_message, status, written};
 
 in_both_write_modes!(
-    old_mail_says_when_it_came_on_request_and_new_mail_never,
-    what_dataverse_refuses_is_left_out_and_not_tried_again,
-    a_refused_owner_does_not_cost_the_date,
-    a_refused_owner_and_a_refused_date_cost_both,
+    createdon_is_overridden_only_for_old_messages_and_only_on_request,
+    a_rejected_createdon_is_omitted_and_not_tried_again,
+    a_rejected_owner_does_not_affect_createdon,
+    a_rejected_owner_and_a_rejected_createdon_are_both_omitted,
 );
 
 /// Starts a pipeline that keeps the original date, with one message of last year and one of today.
@@ -38,7 +38,7 @@ fn made(organisation: &TestOrganisation, id: &str) -> (Value, bool) {
     )
 }
 
-async fn old_mail_says_when_it_came_on_request_and_new_mail_never(mode: WriteMode) {
+async fn createdon_is_overridden_only_for_old_messages_and_only_on_request(mode: WriteMode) {
     let mut organisation = organisation(mode).await;
     for outcome in organisation.deliver(&[(ADA, "old"), (ADA, "new")]).await {
         written(&outcome);
@@ -56,7 +56,7 @@ async fn old_mail_says_when_it_came_on_request_and_new_mail_never(mode: WriteMod
     assert!(!made(&organisation, "older").1);
 }
 
-async fn what_dataverse_refuses_is_left_out_and_not_tried_again(mode: WriteMode) {
+async fn a_rejected_createdon_is_omitted_and_not_tried_again(mode: WriteMode) {
     let mut organisation = organisation(mode).await;
     let dataverse = organisation.emulators.dataverse().clone();
     dataverse.set_setting(Setting::MayOverrideCreatedOn(false));
@@ -93,7 +93,7 @@ fn refuse_the_owner(organisation: &TestOrganisation) {
     }
 }
 
-async fn a_refused_owner_does_not_cost_the_date(mode: WriteMode) {
+async fn a_rejected_owner_does_not_affect_createdon(mode: WriteMode) {
     let mut organisation = organisation(mode).await;
     refuse_the_owner(&organisation);
     let outcome = organisation.deliver_one(ADA, "old").await;
@@ -102,7 +102,7 @@ async fn a_refused_owner_does_not_cost_the_date(mode: WriteMode) {
     assert!(!organisation.pipeline.created_on.is_refused());
 }
 
-async fn a_refused_owner_and_a_refused_date_cost_both(mode: WriteMode) {
+async fn a_rejected_owner_and_a_rejected_createdon_are_both_omitted(mode: WriteMode) {
     let mut organisation = organisation(mode).await;
     let dataverse = organisation.emulators.dataverse();
     dataverse.set_setting(Setting::MayOverrideCreatedOn(false));

@@ -43,7 +43,7 @@ fn last(record: &DecisionRecord) -> (&str, &str) {
 }
 
 #[tokio::test]
-async fn what_is_skipped_keeps_the_rules_that_were_asked_and_nobody() {
+async fn the_decision_record_of_a_skipped_message_has_the_evaluated_rules_and_no_people() {
     let mut organisation = TestOrganisation::start().await;
     let junk = organisation
         .emulators
@@ -65,7 +65,7 @@ async fn what_is_skipped_keeps_the_rules_that_were_asked_and_nobody() {
 }
 
 #[tokio::test]
-async fn what_is_written_keeps_who_everybody_is_by_place() {
+async fn a_decision_record_identifies_people_by_role_and_position() {
     let mut organisation = TestOrganisation::start().await;
     let to = ["stranger@else.example", "ada@ours.example"];
     organisation.put(ADA, nylas_message("m1", &json!({"to": people(&to)})));
@@ -92,7 +92,7 @@ async fn what_is_written_keeps_who_everybody_is_by_place() {
 }
 
 #[tokio::test]
-async fn a_mail_that_comes_to_be_tracked_has_the_decision_that_tracked_it() {
+async fn a_message_that_is_tracked_later_has_the_decision_record_that_tracked_it() {
     let mut organisation = TestOrganisation::start().await;
     let junk = organisation
         .emulators
@@ -111,7 +111,7 @@ async fn a_mail_that_comes_to_be_tracked_has_the_decision_that_tracked_it() {
 }
 
 #[tokio::test]
-async fn a_row_whose_write_was_not_answered_keeps_the_decision_that_wrote_it() {
+async fn a_row_whose_write_response_was_lost_keeps_the_decision_record_that_wrote_it() {
     let mut organisation = with_a_mail().await;
     organisation.fail_dataverse_at(CREATE, Fault::ResetAfterCommit);
     waiting(&organisation.deliver_one(ADA, "m1").await);
@@ -136,7 +136,7 @@ async fn a_row_whose_write_was_not_answered_keeps_the_decision_that_wrote_it() {
 }
 
 #[tokio::test]
-async fn another_mailboxs_copy_has_a_decision_of_its_own_that_found_the_row() {
+async fn a_copy_in_another_mailbox_has_its_own_decision_record() {
     let mut organisation = TestOrganisation::start().await;
     for grant in [ADA, BEN] {
         let headers = json!([{"name": "Message-ID", "value": "<one@kites.example>"}]);
@@ -157,7 +157,7 @@ async fn another_mailboxs_copy_has_a_decision_of_its_own_that_found_the_row() {
 }
 
 #[tokio::test]
-async fn what_is_written_keeps_by_what_each_person_was_found_and_what_the_mail_concerns() {
+async fn a_decision_record_has_the_match_of_each_person_and_the_regarding() {
     let mut organisation = TestOrganisation::start().await;
     organisation.put(ADA, nylas_message("m1", &json!({})));
     written(&organisation.deliver_one(ADA, "m1").await);
@@ -180,7 +180,7 @@ async fn what_is_written_keeps_by_what_each_person_was_found_and_what_the_mail_c
 }
 
 #[tokio::test]
-async fn what_an_earlier_mail_said_is_kept_with_that_mail() {
+async fn a_decision_record_names_the_earlier_email_that_gave_the_regarding() {
     let mut organisation = TestOrganisation::start().await;
     let kites = to_row("account", organisation.people.kites);
     let earlier = |more: Value| {
@@ -229,7 +229,7 @@ async fn what_an_earlier_mail_said_is_kept_with_that_mail() {
 }
 
 #[tokio::test]
-async fn contacts_and_accounts_that_were_made_are_kept() {
+async fn a_decision_record_lists_created_contacts_and_accounts() {
     let mut organisation = TestOrganisation::start().await;
     organisation.pipeline.policy =
         mailverse::policy::cache::PolicySource::given(policy(&json!({"create_contacts": "all"})));
@@ -274,7 +274,7 @@ fn assert_private(text: &str) {
 }
 
 #[tokio::test]
-async fn nothing_that_a_mail_says_is_in_a_record() {
+async fn a_decision_record_has_no_message_content() {
     let mut organisation = TestOrganisation::start().await;
     let somebody = |n: usize| json!({"name": format!("{CANARY} name"), "email": format!("{CANARY}-{n}@{CANARY}.example")});
     let everybody: Vec<Value> = (0..300).map(somebody).collect();

@@ -14,22 +14,22 @@ use crate::test_organisation::{
 };
 
 in_both_write_modes!(
-    a_received_mail_becomes_a_completed_email,
-    a_sent_mail_is_outgoing_and_completed_as_sent,
-    a_message_delivered_twice_is_one_row,
-    a_message_named_twice_in_one_batch_is_one_row,
-    one_mail_in_two_mailboxes_is_one_row_whichever_copy_comes_first,
-    both_copies_of_a_mail_in_one_batch_are_one_row,
-    two_workers_with_one_ledger_do_not_work_on_the_same_message,
-    two_workers_whose_ledgers_do_not_know_each_other_write_one_row,
-    a_claim_of_a_worker_that_died_is_taken_over_after_its_lease,
-    a_row_of_server_side_sync_is_taken_for_the_mail_and_its_regarding_is_filled,
-    the_regarding_of_a_row_of_server_side_sync_is_not_replaced,
-    a_row_whose_message_id_differs_by_case_is_another_mail,
+    a_received_message_becomes_a_completed_email,
+    a_sent_message_is_outgoing_and_completed_as_sent,
+    a_message_delivered_twice_gets_one_row,
+    a_message_that_is_twice_in_one_batch_gets_one_row,
+    copies_in_two_mailboxes_give_the_same_row_in_either_order,
+    two_copies_of_a_message_in_one_batch_share_a_row,
+    two_workers_with_one_ledger_do_not_process_the_same_message,
+    two_workers_with_separate_ledgers_write_one_row,
+    the_claim_of_a_dead_worker_is_taken_over_after_its_lease,
+    an_external_row_is_adopted_and_its_empty_regarding_is_filled,
+    the_regarding_of_an_external_row_is_not_replaced,
+    a_message_id_that_differs_by_case_belongs_to_another_message,
     an_update_of_a_written_message_changes_nothing,
 );
 
-async fn a_received_mail_becomes_a_completed_email(mode: WriteMode) {
+async fn a_received_message_becomes_a_completed_email(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation.put(ADA, nylas_message("m1", &json!({})));
     let outcome = organisation.deliver_one(ADA, "m1").await;
@@ -61,7 +61,7 @@ async fn a_received_mail_becomes_a_completed_email(mode: WriteMode) {
     assert_eq!(entry.activity_id.map(ActivityId::uuid), Some(id_of(&email)));
 }
 
-async fn a_sent_mail_is_outgoing_and_completed_as_sent(mode: WriteMode) {
+async fn a_sent_message_is_outgoing_and_completed_as_sent(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     let sent = json!({"from": people(&["ada@ours.example"]), "to": people(&["carol@kites.example"]), "folders": ["SENT"]});
     organisation.put(ADA, nylas_message("m1", &sent));
@@ -77,7 +77,7 @@ async fn a_sent_mail_is_outgoing_and_completed_as_sent(mode: WriteMode) {
     );
 }
 
-async fn a_message_delivered_twice_is_one_row(mode: WriteMode) {
+async fn a_message_delivered_twice_gets_one_row(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation.put(ADA, nylas_message("m1", &json!({})));
     let first = organisation.deliver_one(ADA, "m1").await;
@@ -93,7 +93,7 @@ async fn a_message_delivered_twice_is_one_row(mode: WriteMode) {
     organisation.email();
 }
 
-async fn a_message_named_twice_in_one_batch_is_one_row(mode: WriteMode) {
+async fn a_message_that_is_twice_in_one_batch_gets_one_row(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation.put(ADA, nylas_message("m1", &json!({})));
     let processed = organisation
@@ -147,7 +147,7 @@ async fn seen_in_order(
     (row, parties.collect(), order.map(str::to_owned))
 }
 
-async fn one_mail_in_two_mailboxes_is_one_row_whichever_copy_comes_first(mode: WriteMode) {
+async fn copies_in_two_mailboxes_give_the_same_row_in_either_order(mode: WriteMode) {
     for copy in [
         // From an external sender to both mailboxes.
         json!({"to": people(&["ada@ours.example", "ben@ours.example"])}),
@@ -163,7 +163,7 @@ async fn one_mail_in_two_mailboxes_is_one_row_whichever_copy_comes_first(mode: W
     }
 }
 
-async fn both_copies_of_a_mail_in_one_batch_are_one_row(mode: WriteMode) {
+async fn two_copies_of_a_message_in_one_batch_share_a_row(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     let both = json!({"to": people(&["ada@ours.example", "ben@ours.example"])});
     organisation.put(ADA, nylas_message("m1", &both));
@@ -174,7 +174,7 @@ async fn both_copies_of_a_mail_in_one_batch_are_one_row(mode: WriteMode) {
     assert_eq!(organisation.email()["statecode"], 1);
 }
 
-async fn two_workers_with_one_ledger_do_not_work_on_the_same_message(mode: WriteMode) {
+async fn two_workers_with_one_ledger_do_not_process_the_same_message(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation.put(ADA, nylas_message("m1", &json!({})));
     let other = organisation.another_pipeline().await;
@@ -202,7 +202,7 @@ async fn two_workers_with_one_ledger_do_not_work_on_the_same_message(mode: Write
     organisation.email();
 }
 
-async fn two_workers_whose_ledgers_do_not_know_each_other_write_one_row(mode: WriteMode) {
+async fn two_workers_with_separate_ledgers_write_one_row(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation.put(ADA, nylas_message("m1", &json!({})));
     let other = organisation.another_pipeline().await;
@@ -217,7 +217,7 @@ async fn two_workers_whose_ledgers_do_not_know_each_other_write_one_row(mode: Wr
     assert_eq!(organisation.email()["statecode"], 1);
 }
 
-async fn a_claim_of_a_worker_that_died_is_taken_over_after_its_lease(mode: WriteMode) {
+async fn the_claim_of_a_dead_worker_is_taken_over_after_its_lease(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation.put(ADA, nylas_message("m1", &json!({})));
     let died = organisation.begin();
@@ -238,9 +238,7 @@ async fn a_claim_of_a_worker_that_died_is_taken_over_after_its_lease(mode: Write
     organisation.email();
 }
 
-async fn a_row_of_server_side_sync_is_taken_for_the_mail_and_its_regarding_is_filled(
-    mode: WriteMode,
-) {
+async fn an_external_row_is_adopted_and_its_empty_regarding_is_filled(mode: WriteMode) {
     for form in ["<m1@kites.example>", "m1@kites.example"] {
         let mut organisation = TestOrganisation::start_in(mode).await;
         organisation.put(ADA, nylas_message("m1", &json!({})));
@@ -261,7 +259,7 @@ async fn a_row_of_server_side_sync_is_taken_for_the_mail_and_its_regarding_is_fi
     }
 }
 
-async fn the_regarding_of_a_row_of_server_side_sync_is_not_replaced(mode: WriteMode) {
+async fn the_regarding_of_an_external_row_is_not_replaced(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation.put(ADA, nylas_message("m1", &json!({})));
     let kites = to_row("account", organisation.people.kites);
@@ -278,7 +276,7 @@ async fn the_regarding_of_a_row_of_server_side_sync_is_not_replaced(mode: WriteM
     assert_eq!(organisation.emulators.dataverse().requests().writes, before);
 }
 
-async fn a_row_whose_message_id_differs_by_case_is_another_mail(mode: WriteMode) {
+async fn a_message_id_that_differs_by_case_belongs_to_another_message(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation.put(ADA, nylas_message("m1", &json!({})));
     let other = organisation.insert(

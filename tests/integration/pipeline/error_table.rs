@@ -149,7 +149,7 @@ impl Three {
 }
 
 #[tokio::test]
-async fn what_will_be_refused_again_is_dead_and_calls_a_person() {
+async fn a_permanently_rejected_message_is_dead_and_logged_as_an_error() {
     let rows = [
         (400, "0x80048d19"),
         (400, "0x80060888"),
@@ -205,7 +205,7 @@ async fn what_will_be_refused_again_is_dead_and_calls_a_person() {
 }
 
 #[tokio::test]
-async fn a_request_that_is_too_large_for_one_mail_is_dead() {
+async fn a_message_whose_single_request_is_too_large_is_dead() {
     for met in WAYS.into_iter().filter(|met| *met != Met::ByTheBatch) {
         let mut table = Table::start(met).await;
         for code in ["0x8004418A", ""] {
@@ -220,7 +220,7 @@ async fn a_request_that_is_too_large_for_one_mail_is_dead() {
 }
 
 #[tokio::test]
-async fn a_batch_that_is_refused_as_a_whole_is_sent_mail_by_mail() {
+async fn a_rejected_batch_is_repeated_message_by_message() {
     let mut table = Table::start(Met::ByTheBatch).await;
     for (http, code) in [
         (413, "0x8004418A"),
@@ -246,7 +246,7 @@ async fn a_batch_that_is_refused_as_a_whole_is_sent_mail_by_mail() {
 }
 
 #[tokio::test]
-async fn what_passes_waits_for_the_backoff_step_and_is_then_written() {
+async fn a_message_with_a_transient_error_waits_for_the_backoff_and_is_written() {
     let rows = [
         (400, "0x80040216"),
         (500, "0x80040216"),
@@ -267,7 +267,7 @@ async fn what_passes_waits_for_the_backoff_step_and_is_then_written() {
 
 /// Dataverse rejects the caller once, while it accepts the neighbours' rows.
 #[tokio::test]
-async fn a_refusal_of_the_caller_kills_no_mail_even_while_others_get_through() {
+async fn a_rejection_of_the_caller_makes_no_message_dead_even_if_others_are_written() {
     let rows = [
         (403, "0x80040220"),
         (403, "0x80048306"),
@@ -291,7 +291,7 @@ async fn a_refusal_of_the_caller_kills_no_mail_even_while_others_get_through() {
 }
 
 #[tokio::test]
-async fn what_changed_in_between_is_looked_up_anew_and_then_written() {
+async fn a_message_with_a_stale_lookup_result_is_looked_up_again_and_written() {
     let rows = [
         (404, "0x80040217"),
         (404, "0x80060891"),
@@ -329,7 +329,7 @@ async fn waits_alone_and_is_then_written(rows: &[(u16, &str)], reason: &str) {
 }
 
 #[tokio::test]
-async fn what_is_throttled_waits_as_long_as_it_is_told_and_is_then_written() {
+async fn a_throttled_message_waits_for_its_retry_after_and_is_written() {
     for met in WAYS {
         let mut table = Table::start(met).await;
         for code in ["0x80072322", "0x80072321", "0x80072326", "0x8005F103", ""] {
@@ -358,7 +358,7 @@ async fn what_is_throttled_waits_as_long_as_it_is_told_and_is_then_written() {
 }
 
 #[tokio::test]
-async fn a_refused_token_is_renewed_once_and_the_mails_are_then_written() {
+async fn a_rejected_token_is_renewed_once_and_the_messages_are_written() {
     for met in [Met::OnItsOwn, Met::ByTheBatch] {
         let mut table = Table::start(met).await;
         let three = table.deliver(status(401, "")).await;
@@ -388,7 +388,7 @@ async fn a_refused_token_is_renewed_once_and_the_mails_are_then_written() {
 }
 
 #[tokio::test]
-async fn a_key_that_is_there_already_is_a_success() {
+async fn a_message_rejected_for_a_duplicate_key_is_still_written() {
     for met in WAYS.into_iter().filter(|met| *met != Met::ByTheBatch) {
         let mut table = Table::start(met).await;
         let three = table.deliver(status(412, "0x80040237")).await;
@@ -409,7 +409,7 @@ async fn a_key_that_is_there_already_is_a_success() {
 }
 
 #[tokio::test]
-async fn an_attachment_that_is_refused_is_left_out_and_the_mail_is_written() {
+async fn a_rejected_attachment_is_omitted_and_the_email_is_written() {
     for mode in [WriteMode::ChangeSet, WriteMode::Stepwise] {
         for code in ["0x80044A02", "0x80044A04", "0x80044A08", "0x80043E09"] {
             let mut organisation = TestOrganisation::start_in(mode).await;

@@ -10,14 +10,14 @@ use crate::test_organisation::{
 };
 
 in_both_write_modes!(
-    whoever_repeats_a_message_id_does_not_swallow_another_mail,
-    a_message_that_was_given_up_is_written_when_it_is_sent_again,
-    a_file_that_nylas_refuses_costs_itself_and_not_the_mail,
-    a_row_of_somebody_else_carries_the_mail_even_if_its_regarding_cannot_be_filled,
-    a_draft_of_somebody_else_carries_no_mail,
-    a_row_that_another_client_wrote_meanwhile_is_found_although_a_key_of_the_organisation_refuses_ours,
-    a_draft_that_a_key_of_the_organisation_keeps_in_our_way_is_given_up_in_the_end,
-    a_refusal_whose_meaning_cannot_be_found_out_now_is_not_final,
+    a_message_with_a_reused_message_id_does_not_prevent_another_from_being_written,
+    a_given_up_message_is_written_when_it_is_delivered_again,
+    a_file_that_nylas_rejects_is_omitted_and_the_email_is_written,
+    an_external_row_is_adopted_even_if_its_regarding_cannot_be_filled,
+    an_external_draft_is_not_adopted,
+    a_concurrent_external_row_is_adopted_after_an_alternate_key_rejects_the_own_row,
+    a_message_blocked_by_a_draft_with_the_same_alternate_key_is_finally_given_up,
+    a_rejection_that_cannot_be_confirmed_now_is_retried,
 );
 
 /// Adds a file to Ada's message `m1`.
@@ -36,7 +36,9 @@ fn with_id(id: &str, from: &str) -> serde_json::Value {
     nylas_message(id, &json!({"headers": headers, "from": [{"email": from}]}))
 }
 
-async fn whoever_repeats_a_message_id_does_not_swallow_another_mail(mode: WriteMode) {
+async fn a_message_with_a_reused_message_id_does_not_prevent_another_from_being_written(
+    mode: WriteMode,
+) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation.put(ADA, with_id("m1", "mallory@outside.example"));
     organisation.put(ADA, with_id("m2", "carol@kites.example"));
@@ -53,7 +55,7 @@ async fn whoever_repeats_a_message_id_does_not_swallow_another_mail(mode: WriteM
     );
 }
 
-async fn a_message_that_was_given_up_is_written_when_it_is_sent_again(mode: WriteMode) {
+async fn a_given_up_message_is_written_when_it_is_delivered_again(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation.put(ADA, nylas_message("m1", &json!({})));
     organisation.fail_dataverse_at(CREATE, status(503, ""));
@@ -65,7 +67,7 @@ async fn a_message_that_was_given_up_is_written_when_it_is_sent_again(mode: Writ
 }
 
 #[tokio::test]
-async fn a_message_that_a_list_shows_is_not_gone() {
+async fn a_message_skipped_as_gone_is_written_when_backfill_lists_it() {
     let mut organisation = TestOrganisation::start().await;
     organisation.put(ADA, nylas_message("m1", &json!({})));
     let message = organisation.emulators.nylas().message(ADA, "m1").unwrap();
@@ -80,7 +82,7 @@ async fn a_message_that_a_list_shows_is_not_gone() {
 }
 
 #[tokio::test]
-async fn a_mail_too_large_for_one_request_is_written_step_by_step() {
+async fn an_email_whose_change_set_gets_413_is_written_in_steps() {
     let mut organisation = TestOrganisation::start().await;
     organisation.put(ADA, nylas_message("m1", &json!({})));
     attach_a_file(&organisation);
@@ -90,7 +92,7 @@ async fn a_mail_too_large_for_one_request_is_written_step_by_step() {
     assert_eq!(organisation.email()["statecode"], 1);
 }
 
-async fn a_file_that_nylas_refuses_costs_itself_and_not_the_mail(mode: WriteMode) {
+async fn a_file_that_nylas_rejects_is_omitted_and_the_email_is_written(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation.put(ADA, nylas_message("m1", &json!({})));
     attach_a_file(&organisation);
@@ -102,9 +104,7 @@ async fn a_file_that_nylas_refuses_costs_itself_and_not_the_mail(mode: WriteMode
     assert_eq!(organisation.email()["notifications"], 1);
 }
 
-async fn a_row_of_somebody_else_carries_the_mail_even_if_its_regarding_cannot_be_filled(
-    mode: WriteMode,
-) {
+async fn an_external_row_is_adopted_even_if_its_regarding_cannot_be_filled(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     let external_row = organisation.insert(
         "email",
@@ -118,7 +118,7 @@ async fn a_row_of_somebody_else_carries_the_mail_even_if_its_regarding_cannot_be
     assert!(note.unwrap().contains("could not be filled"));
 }
 
-async fn a_draft_of_somebody_else_carries_no_mail(mode: WriteMode) {
+async fn an_external_draft_is_not_adopted(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     let draft = organisation.insert(
         "email",
@@ -130,7 +130,7 @@ async fn a_draft_of_somebody_else_carries_no_mail(mode: WriteMode) {
 }
 
 #[tokio::test]
-async fn a_mail_that_another_worker_completed_meanwhile_is_written() {
+async fn a_message_that_another_worker_completed_meanwhile_is_written() {
     let mut organisation = TestOrganisation::start().await;
     organisation.put(ADA, with_id("m1", "carol@kites.example"));
     attach_a_file(&organisation);
@@ -168,7 +168,7 @@ async fn with_a_key(mode: WriteMode) -> TestOrganisation {
     organisation
 }
 
-async fn a_row_that_another_client_wrote_meanwhile_is_found_although_a_key_of_the_organisation_refuses_ours(
+async fn a_concurrent_external_row_is_adopted_after_an_alternate_key_rejects_the_own_row(
     mode: WriteMode,
 ) {
     let mut organisation = with_a_key(mode).await;
@@ -188,7 +188,7 @@ async fn a_row_that_another_client_wrote_meanwhile_is_found_although_a_key_of_th
     organisation.email();
 }
 
-async fn a_draft_that_a_key_of_the_organisation_keeps_in_our_way_is_given_up_in_the_end(
+async fn a_message_blocked_by_a_draft_with_the_same_alternate_key_is_finally_given_up(
     mode: WriteMode,
 ) {
     let mut organisation = with_a_key(mode).await;
@@ -206,7 +206,7 @@ async fn a_draft_that_a_key_of_the_organisation_keeps_in_our_way_is_given_up_in_
     );
 }
 
-async fn a_refusal_whose_meaning_cannot_be_found_out_now_is_not_final(mode: WriteMode) {
+async fn a_rejection_that_cannot_be_confirmed_now_is_retried(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation.put(ADA, with_id("m1", "carol@kites.example"));
     let file = json!({"id": "a1", "filename": "a.pdf", "content_type": "application/pdf"});

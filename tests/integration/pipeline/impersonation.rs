@@ -11,13 +11,13 @@ use crate::test_organisation::{
 };
 
 in_both_write_modes!(
-    by_default_rows_are_written_in_the_name_of_the_application,
-    on_request_a_row_is_written_in_the_name_of_its_owner,
-    without_the_privilege_a_mail_is_written_in_the_name_of_the_application_and_says_so,
-    a_user_who_may_not_do_it_costs_the_name_and_nothing_else,
-    a_draft_that_the_owner_may_not_complete_is_completed_by_the_application,
-    an_owner_whom_entra_does_not_know_costs_the_name,
-    a_mailbox_without_a_user_has_nobody_in_whose_name_to_write,
+    rows_are_written_as_the_application_by_default,
+    a_row_is_written_as_its_owner_if_the_policy_says_so,
+    without_the_impersonation_privilege_rows_are_written_as_the_application_with_a_note,
+    a_row_is_written_as_the_application_if_the_owner_lacks_a_privilege,
+    a_row_that_the_owner_may_not_complete_is_completed_as_the_application,
+    a_row_of_an_owner_without_an_entra_id_is_written_as_the_application,
+    a_row_of_a_mailbox_without_a_user_is_written_as_the_application,
 );
 
 /// The reason that is stored if a message could not be written as its owner.
@@ -60,7 +60,7 @@ impl TestOrganisation {
     }
 }
 
-async fn by_default_rows_are_written_in_the_name_of_the_application(mode: WriteMode) {
+async fn rows_are_written_as_the_application_by_default(mode: WriteMode) {
     let mut organisation = organisation(mode).await;
     organisation.set(&json!({}));
     written(&organisation.deliver_one(ADA, "m1").await);
@@ -71,7 +71,7 @@ async fn by_default_rows_are_written_in_the_name_of_the_application(mode: WriteM
     );
 }
 
-async fn on_request_a_row_is_written_in_the_name_of_its_owner(mode: WriteMode) {
+async fn a_row_is_written_as_its_owner_if_the_policy_says_so(mode: WriteMode) {
     let mut organisation = organisation(mode).await;
     organisation.put(ADA, nylas_message("m3", &json!({})));
     let before = organisation.emulators.dataverse().requests().total;
@@ -92,7 +92,7 @@ async fn on_request_a_row_is_written_in_the_name_of_its_owner(mode: WriteMode) {
     assert_eq!(organisation.written_by("m3"), [ada, application, ada]);
 }
 
-async fn without_the_privilege_a_mail_is_written_in_the_name_of_the_application_and_says_so(
+async fn without_the_impersonation_privilege_rows_are_written_as_the_application_with_a_note(
     mode: WriteMode,
 ) {
     let mut organisation = organisation(mode).await;
@@ -117,7 +117,7 @@ async fn without_the_privilege_a_mail_is_written_in_the_name_of_the_application_
     }
 }
 
-async fn a_user_who_may_not_do_it_costs_the_name_and_nothing_else(mode: WriteMode) {
+async fn a_row_is_written_as_the_application_if_the_owner_lacks_a_privilege(mode: WriteMode) {
     let mut organisation = organisation(mode).await;
     let create = (Privilege::Create, "activity");
     organisation.withhold(Setting::WithheldFromUsers(vec![create]));
@@ -130,7 +130,7 @@ async fn a_user_who_may_not_do_it_costs_the_name_and_nothing_else(mode: WriteMod
     );
 }
 
-async fn a_draft_that_the_owner_may_not_complete_is_completed_by_the_application(mode: WriteMode) {
+async fn a_row_that_the_owner_may_not_complete_is_completed_as_the_application(mode: WriteMode) {
     let mut organisation = organisation(mode).await;
     let write = (Privilege::Write, "activity");
     organisation.withhold(Setting::WithheldFromUsers(vec![write]));
@@ -141,7 +141,7 @@ async fn a_draft_that_the_owner_may_not_complete_is_completed_by_the_application
     assert_eq!(owner, Some(organisation.people.ada));
 }
 
-async fn an_owner_whom_entra_does_not_know_costs_the_name(mode: WriteMode) {
+async fn a_row_of_an_owner_without_an_entra_id_is_written_as_the_application(mode: WriteMode) {
     let mut organisation = organisation(mode).await;
     organisation.emulators.nylas().add_grant(emulators::Grant {
         id: "grant-eve".to_owned(),
@@ -162,7 +162,7 @@ async fn an_owner_whom_entra_does_not_know_costs_the_name(mode: WriteMode) {
     );
 }
 
-async fn a_mailbox_without_a_user_has_nobody_in_whose_name_to_write(mode: WriteMode) {
+async fn a_row_of_a_mailbox_without_a_user_is_written_as_the_application(mode: WriteMode) {
     let mut organisation = organisation(mode).await;
     organisation.emulators.nylas().add_grant(emulators::Grant {
         id: "office".to_owned(),
@@ -182,7 +182,7 @@ async fn a_mailbox_without_a_user_has_nobody_in_whose_name_to_write(mode: WriteM
 }
 
 #[tokio::test]
-async fn a_refusal_that_is_not_the_names_is_no_reason_to_lose_a_neighbour() {
+async fn a_batch_rejected_for_its_size_is_repeated_as_the_owner() {
     let mut organisation = organisation(WriteMode::ChangeSet).await;
     organisation.put(ADA, nylas_message("m3", &json!({})));
     // Dataverse rejects the whole batch for its size. It is repeated message by message, still as

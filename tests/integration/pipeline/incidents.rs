@@ -16,10 +16,10 @@ use crate::test_organisation::{
 };
 
 in_both_write_modes!(
-    a_disabled_application_user_costs_no_message_and_one_request_a_pause,
-    a_privilege_that_is_removed_is_named_and_costs_no_message,
-    a_code_that_no_table_lists_pauses_everybody_once_five_messages_met_it,
-    a_message_that_is_refused_alone_dies_when_another_one_gets_through,
+    a_disabled_application_user_makes_messages_wait_with_one_request_per_pause,
+    a_removed_privilege_is_named_and_makes_messages_wait,
+    an_unknown_error_code_pauses_the_user_after_five_messages,
+    a_rejected_message_becomes_dead_once_another_one_is_written,
 );
 
 const IDS: [&str; 10] = ["m0", "m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8", "m9"];
@@ -83,7 +83,9 @@ async fn all_wait(organisation: &TestOrganisation, outcomes: &[Outcome]) {
     }
 }
 
-async fn a_disabled_application_user_costs_no_message_and_one_request_a_pause(mode: WriteMode) {
+async fn a_disabled_application_user_makes_messages_wait_with_one_request_per_pause(
+    mode: WriteMode,
+) {
     let mut organisation = ten_mails(mode).await;
     organisation.emulators.dataverse().remove_application_user();
     let outcomes = deliver(&mut organisation).await;
@@ -106,7 +108,7 @@ async fn a_disabled_application_user_costs_no_message_and_one_request_a_pause(mo
     organisation.all_are_written().await;
 }
 
-async fn a_privilege_that_is_removed_is_named_and_costs_no_message(mode: WriteMode) {
+async fn a_removed_privilege_is_named_and_makes_messages_wait(mode: WriteMode) {
     let mut organisation = ten_mails(mode).await;
     let dataverse = organisation.emulators.dataverse().clone();
     dataverse.set_setting(Setting::Withheld(vec![(Privilege::Create, "activity")]));
@@ -130,7 +132,7 @@ async fn a_privilege_that_is_removed_is_named_and_costs_no_message(mode: WriteMo
     organisation.all_are_written().await;
 }
 
-async fn a_code_that_no_table_lists_pauses_everybody_once_five_messages_met_it(mode: WriteMode) {
+async fn an_unknown_error_code_pauses_the_user_after_five_messages(mode: WriteMode) {
     let mut organisation = ten_mails(mode).await;
     refuse(&organisation, 400, "0x80099999", "");
     // Messages arrive one by one. It is not yet known whether the message itself is the cause.
@@ -176,7 +178,7 @@ async fn a_code_that_no_table_lists_pauses_everybody_once_five_messages_met_it(m
     organisation.all_are_written().await;
 }
 
-async fn a_message_that_is_refused_alone_dies_when_another_one_gets_through(mode: WriteMode) {
+async fn a_rejected_message_becomes_dead_once_another_one_is_written(mode: WriteMode) {
     let mut organisation = ten_mails(mode).await;
     organisation.put(
         ADA,
@@ -194,7 +196,7 @@ async fn a_message_that_is_refused_alone_dies_when_another_one_gets_through(mode
 }
 
 #[tokio::test]
-async fn a_mailbox_that_nylas_throttles_is_asked_for_nothing_more_until_then() {
+async fn a_throttled_mailbox_gets_no_request_until_its_pause_ends() {
     let mut organisation = ten_mails(WriteMode::ChangeSet).await;
     let of_ben = json!({"to": people(&["ben@ours.example"])});
     organisation.put(BEN, nylas_message("b1", &of_ben));
@@ -244,7 +246,7 @@ async fn a_mailbox_that_nylas_throttles_is_asked_for_nothing_more_until_then() {
 }
 
 #[tokio::test]
-async fn a_revoked_key_pauses_every_mailbox_and_one_that_nobody_signed_in_to_pauses_itself() {
+async fn a_revoked_key_pauses_all_mailboxes_and_a_signed_out_mailbox_only_itself() {
     let mut organisation = ten_mails(WriteMode::ChangeSet).await;
     organisation.put(
         BEN,

@@ -11,9 +11,9 @@ use crate::test_organisation::{
 };
 
 in_both_write_modes!(
-    a_mail_is_cut_to_the_columns_of_this_organisation_and_not_refused,
-    the_lengths_are_read_once_and_everything_later_is_cut_beforehand,
-    lengths_that_cannot_be_read_now_cost_time_and_neither_the_owner_nor_the_mail,
+    texts_are_truncated_to_the_column_lengths_of_the_organisation,
+    column_lengths_are_read_once_and_later_messages_are_truncated_in_advance,
+    a_failed_read_of_column_lengths_delays_the_message_without_other_effects,
 );
 
 fn shorten(organisation: &TestOrganisation, columns: &[(&str, &str, usize)]) {
@@ -23,7 +23,7 @@ fn shorten(organisation: &TestOrganisation, columns: &[(&str, &str, usize)]) {
     }
 }
 
-async fn a_mail_is_cut_to_the_columns_of_this_organisation_and_not_refused(mode: WriteMode) {
+async fn texts_are_truncated_to_the_column_lengths_of_the_organisation(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     shorten(
         &organisation,
@@ -60,7 +60,7 @@ async fn a_mail_is_cut_to_the_columns_of_this_organisation_and_not_refused(mode:
     assert_eq!(organisation.attachments().len(), 1);
 }
 
-async fn the_lengths_are_read_once_and_everything_later_is_cut_beforehand(mode: WriteMode) {
+async fn column_lengths_are_read_once_and_later_messages_are_truncated_in_advance(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     for n in 0..6 {
         let long = json!({"subject": "x".repeat(100 + n)});
@@ -106,9 +106,7 @@ async fn the_lengths_are_read_once_and_everything_later_is_cut_beforehand(mode: 
     written(&organisation.deliver_one(ADA, "m9").await);
 }
 
-async fn lengths_that_cannot_be_read_now_cost_time_and_neither_the_owner_nor_the_mail(
-    mode: WriteMode,
-) {
+async fn a_failed_read_of_column_lengths_delays_the_message_without_other_effects(mode: WriteMode) {
     for fault in [
         status(503, ""),
         status(401, ""),

@@ -18,27 +18,27 @@ use crate::test_organisation::{
 };
 
 in_both_write_modes!(
-    six_hundred_recipients_are_all_parties_and_the_text_holds_whole_addresses,
-    of_many_recipients_the_sender_and_people_inside_are_resolved_first_and_the_rest_are_addresses,
-    nobody_who_was_not_looked_up_becomes_a_contact,
-    a_look_up_of_long_addresses_stays_within_the_limits_of_a_url,
+    six_hundred_recipients_become_parties_and_torecipients_has_whole_addresses,
+    the_sender_and_internal_recipients_are_resolved_first_and_the_rest_are_addresses,
+    an_address_that_was_not_looked_up_does_not_become_a_contact,
+    a_lookup_of_long_addresses_stays_within_the_url_limit,
 );
 
 #[tokio::test]
-async fn a_hundred_new_mails_with_two_known_people_each_take_a_look_up_and_a_write() {
+async fn a_hundred_messages_with_known_people_take_one_lookup_and_one_write() {
     let requests = hundred::requests(WriteMode::ChangeSet, MESSAGES).await;
     assert!(requests <= MOST_REQUESTS, "{requests}");
     assert_eq!(requests, 2);
 }
 
 #[tokio::test]
-async fn step_by_step_each_mail_takes_two_requests_more() {
+async fn each_message_takes_two_requests_in_stepwise_mode() {
     let requests = hundred::requests(WriteMode::Stepwise, MESSAGES).await;
     assert_eq!(requests, 1 + 2 * 100);
 }
 
 #[tokio::test]
-async fn two_new_people_on_each_of_a_hundred_mails_take_two_requests_more() {
+async fn unknown_people_on_a_hundred_messages_take_two_more_requests() {
     let requests = hundred::requests_of_strangers(WriteMode::ChangeSet, MESSAGES).await;
     assert_eq!(
         requests, 4,
@@ -46,7 +46,7 @@ async fn two_new_people_on_each_of_a_hundred_mails_take_two_requests_more() {
     );
 }
 
-async fn six_hundred_recipients_are_all_parties_and_the_text_holds_whole_addresses(
+async fn six_hundred_recipients_become_parties_and_torecipients_has_whole_addresses(
     mode: WriteMode,
 ) {
     let mut organisation = TestOrganisation::start_in(mode).await;
@@ -90,7 +90,7 @@ fn crowd(outside: usize) -> Vec<String> {
     crowd
 }
 
-async fn of_many_recipients_the_sender_and_people_inside_are_resolved_first_and_the_rest_are_addresses(
+async fn the_sender_and_internal_recipients_are_resolved_first_and_the_rest_are_addresses(
     mode: WriteMode,
 ) {
     let mut organisation = TestOrganisation::start_in(mode).await;
@@ -139,7 +139,7 @@ async fn of_many_recipients_the_sender_and_people_inside_are_resolved_first_and_
     assert_eq!(of("info@kites.example"), Some(Value::Null));
 }
 
-async fn nobody_who_was_not_looked_up_becomes_a_contact(mode: WriteMode) {
+async fn an_address_that_was_not_looked_up_does_not_become_a_contact(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation.set(&json!({"create_contacts": "all"}));
     let before = organisation.emulators.dataverse().rows("contact").len();
@@ -165,7 +165,7 @@ fn slow_clock() -> Instant {
 }
 
 #[tokio::test]
-async fn a_look_up_without_an_answer_is_halved_and_the_message_at_which_it_hangs_waits_alone() {
+async fn a_lookup_that_times_out_is_halved_until_only_its_cause_waits() {
     let mut organisation = TestOrganisation::start().await;
     organisation.invocation = TimeDelta::days(1);
     for n in 1..=6 {
@@ -193,7 +193,7 @@ async fn a_look_up_without_an_answer_is_halved_and_the_message_at_which_it_hangs
 }
 
 #[tokio::test]
-async fn a_failure_that_comes_at_once_is_not_asked_about_again() {
+async fn a_lookup_that_fails_at_once_is_not_split() {
     let mut organisation = TestOrganisation::start().await;
     for id in ["m1", "m2"] {
         organisation.put(ADA, nylas_message(id, &json!({})));
@@ -206,7 +206,7 @@ async fn a_failure_that_comes_at_once_is_not_asked_about_again() {
 }
 
 #[tokio::test]
-async fn a_body_longer_than_its_column_in_this_organisation_is_cut_and_noted() {
+async fn a_body_above_the_column_length_is_truncated_with_a_note() {
     let mut organisation = TestOrganisation::start().await;
     let dataverse = organisation.emulators.dataverse().clone();
     dataverse
@@ -233,7 +233,7 @@ fn long_address(start: &str) -> String {
     format!("{start}{}@kites.example", "\u{8a9e}".repeat(rest))
 }
 
-async fn a_look_up_of_long_addresses_stays_within_the_limits_of_a_url(mode: WriteMode) {
+async fn a_lookup_of_long_addresses_stays_within_the_url_limit(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     let recipients: Vec<String> = (0..600).map(|n| long_address(&n.to_string())).collect();
     let long_id = format!("<{}@x>", "\u{8a9e}".repeat(316));
@@ -258,7 +258,7 @@ async fn a_look_up_of_long_addresses_stays_within_the_limits_of_a_url(mode: Writ
 }
 
 #[tokio::test]
-async fn an_address_of_five_thousand_and_one_people_is_read_to_the_last_of_them() {
+async fn a_lookup_reads_all_contacts_of_an_address_across_pages() {
     let office = "office@kites.example";
     for last_is_of_the_company in [true, false] {
         let mut organisation = TestOrganisation::start().await;

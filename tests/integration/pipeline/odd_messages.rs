@@ -13,18 +13,18 @@ use crate::test_organisation::{
 };
 
 in_both_write_modes!(
-    a_date_that_is_none_is_left_out,
+    an_invalid_date_is_omitted,
     a_date_with_another_offset_is_written_in_utc,
-    people_of_a_wrong_type_cost_the_people_and_not_the_mail,
-    recipients_of_a_wrong_type_cost_the_recipients,
-    a_subject_is_one_line_of_at_most_800_characters_that_dataverse_takes,
-    a_body_is_kept_as_it_is_but_for_what_dataverse_refuses,
-    a_long_message_id_is_not_written_and_still_prevents_a_second_row,
-    a_message_id_may_be_folded_or_hold_quotes_and_control_characters,
-    a_mail_without_a_message_id_is_known_by_its_mailbox_and_id,
-    folders_and_attachments_of_a_wrong_type_count_as_none,
-    attachments_that_cannot_be_named_are_left_out_and_the_row_says_so,
-    whatever_a_mail_holds_it_reaches_a_final_state,
+    malformed_people_are_omitted_and_the_email_is_written,
+    malformed_recipients_are_omitted_and_the_email_is_written,
+    a_subject_is_cleaned_and_truncated_to_one_line_of_800_characters,
+    a_body_is_stored_without_the_characters_that_dataverse_rejects,
+    a_message_with_an_overlong_message_id_gets_only_one_row,
+    a_message_id_with_folding_quotes_or_control_characters_is_normalised,
+    a_message_without_a_message_id_is_identified_by_its_mailbox_and_id,
+    malformed_folders_and_attachments_are_ignored,
+    attachments_without_a_usable_id_are_omitted_with_a_note_on_the_row,
+    a_message_with_any_content_is_written_or_skipped,
 );
 
 /// Delivers a message with these changes together with a valid one. Returns the row of the changed
@@ -45,7 +45,7 @@ async fn row_of(mode: WriteMode, changes: &Value) -> (Value, Option<String>) {
     (email, note.map(str::to_owned))
 }
 
-async fn a_date_that_is_none_is_left_out(mode: WriteMode) {
+async fn an_invalid_date_is_omitted(mode: WriteMode) {
     for date in [
         json!("yesterday"),
         json!(""),
@@ -74,7 +74,7 @@ async fn a_date_with_another_offset_is_written_in_utc(mode: WriteMode) {
     );
 }
 
-async fn people_of_a_wrong_type_cost_the_people_and_not_the_mail(mode: WriteMode) {
+async fn malformed_people_are_omitted_and_the_email_is_written(mode: WriteMode) {
     for (changes, parties, note) in [
         (
             json!({"from": null}),
@@ -136,7 +136,7 @@ async fn people_of_a_wrong_type_cost_the_people_and_not_the_mail(mode: WriteMode
     }
 }
 
-async fn recipients_of_a_wrong_type_cost_the_recipients(mode: WriteMode) {
+async fn malformed_recipients_are_omitted_and_the_email_is_written(mode: WriteMode) {
     for to in [
         json!(null),
         json!("ada@ours.example"),
@@ -152,7 +152,7 @@ async fn recipients_of_a_wrong_type_cost_the_recipients(mode: WriteMode) {
     }
 }
 
-async fn a_subject_is_one_line_of_at_most_800_characters_that_dataverse_takes(mode: WriteMode) {
+async fn a_subject_is_cleaned_and_truncated_to_one_line_of_800_characters(mode: WriteMode) {
     let boundary = "a\r\n--batch_mailverse\r\nContent-Type: application/http\r\n\r\nDELETE /api/data/v9.2/emails HTTP/1.1";
     for (subject, expected) in [
         (json!(null), "(no subject)".to_owned()),
@@ -193,7 +193,7 @@ async fn a_subject_is_one_line_of_at_most_800_characters_that_dataverse_takes(mo
     }
 }
 
-async fn a_body_is_kept_as_it_is_but_for_what_dataverse_refuses(mode: WriteMode) {
+async fn a_body_is_stored_without_the_characters_that_dataverse_rejects(mode: WriteMode) {
     let large = "<p>ä</p>".repeat(2 * 1024 * 1024 / 9);
     let boundary = "--batch_mailverse--\r\n\r\n--changeset_0\r\n".to_owned();
     for (body, expected) in [
@@ -219,7 +219,7 @@ async fn a_body_is_kept_as_it_is_but_for_what_dataverse_refuses(mode: WriteMode)
     }
 }
 
-async fn a_long_message_id_is_not_written_and_still_prevents_a_second_row(mode: WriteMode) {
+async fn a_message_with_an_overlong_message_id_gets_only_one_row(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     let headers =
         json!([{"name": "Message-Id", "value": format!("<{}@kites.example>", "x".repeat(400))}]);
@@ -235,7 +235,7 @@ async fn a_long_message_id_is_not_written_and_still_prevents_a_second_row(mode: 
     organisation.email();
 }
 
-async fn a_message_id_may_be_folded_or_hold_quotes_and_control_characters(mode: WriteMode) {
+async fn a_message_id_with_folding_quotes_or_control_characters_is_normalised(mode: WriteMode) {
     for (header, stored) in [
         ("<a.\r\n b@kites.example>", "<a.b@kites.example>"),
         (
@@ -259,7 +259,7 @@ async fn a_message_id_may_be_folded_or_hold_quotes_and_control_characters(mode: 
     }
 }
 
-async fn a_mail_without_a_message_id_is_known_by_its_mailbox_and_id(mode: WriteMode) {
+async fn a_message_without_a_message_id_is_identified_by_its_mailbox_and_id(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     let object = nylas_message("m1", &json!({"headers": null}));
     let in_hand = || {
@@ -280,7 +280,7 @@ async fn a_mail_without_a_message_id_is_known_by_its_mailbox_and_id(mode: WriteM
     organisation.email();
 }
 
-async fn folders_and_attachments_of_a_wrong_type_count_as_none(mode: WriteMode) {
+async fn malformed_folders_and_attachments_are_ignored(mode: WriteMode) {
     for changes in [
         json!({"folders": null}),
         json!({"folders": 7}),
@@ -292,7 +292,7 @@ async fn folders_and_attachments_of_a_wrong_type_count_as_none(mode: WriteMode) 
     }
 }
 
-async fn attachments_that_cannot_be_named_are_left_out_and_the_row_says_so(mode: WriteMode) {
+async fn attachments_without_a_usable_id_are_omitted_with_a_note_on_the_row(mode: WriteMode) {
     let changes = json!({"attachments": [null, 5, {}, {"id": 5}, {"id": ""}]});
     let (row, note) = row_of(mode, &changes).await;
     assert_eq!(note.as_deref(), Some("left out: 5 × attachment"));
@@ -352,7 +352,7 @@ fn pool() -> Vec<Value> {
     ]
 }
 
-async fn whatever_a_mail_holds_it_reaches_a_final_state(mode: WriteMode) {
+async fn a_message_with_any_content_is_written_or_skipped(mode: WriteMode) {
     let seed = 20_261_122;
     let mut random = StdRng::seed_from_u64(seed);
     let pool = pool();

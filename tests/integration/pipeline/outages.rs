@@ -17,10 +17,10 @@ use crate::test_organisation::{
 };
 
 in_both_write_modes!(
-    an_outage_of_dataverse_costs_time_and_no_second_row,
-    retry_after_of_dataverse_is_a_floor,
-    a_token_that_dataverse_no_longer_takes_is_replaced_for_the_next_try,
-    one_failure_of_the_service_delays_the_whole_batch_and_loses_none_of_it,
+    an_outage_of_dataverse_delays_a_message_without_a_duplicate_row,
+    a_message_waits_at_least_for_the_retry_after_of_dataverse,
+    a_token_that_dataverse_rejects_is_replaced_for_the_next_attempt,
+    a_throttled_write_delays_the_whole_batch_and_loses_no_message,
 );
 
 /// First step of the backoff, in seconds.
@@ -44,7 +44,7 @@ async fn waits_and_is_then_written(mut organisation: TestOrganisation, seconds: 
     assert_eq!(email["statecode"], 1, "{what}");
 }
 
-async fn an_outage_of_dataverse_costs_time_and_no_second_row(mode: WriteMode) {
+async fn an_outage_of_dataverse_delays_a_message_without_a_duplicate_row(mode: WriteMode) {
     for request in [LOOK_UP, CREATE] {
         for fault in [
             status(503, ""),
@@ -61,7 +61,7 @@ async fn an_outage_of_dataverse_costs_time_and_no_second_row(mode: WriteMode) {
 }
 
 #[tokio::test]
-async fn an_outage_of_nylas_costs_time() {
+async fn an_outage_of_nylas_delays_a_message() {
     for request in [
         "/messages/m1?",
         "/v3/grants?",
@@ -81,7 +81,7 @@ async fn an_outage_of_nylas_costs_time() {
     }
 }
 
-async fn retry_after_of_dataverse_is_a_floor(mode: WriteMode) {
+async fn a_message_waits_at_least_for_the_retry_after_of_dataverse(mode: WriteMode) {
     for request in [LOOK_UP, CREATE] {
         let organisation = with_a_mail_in(mode).await;
         organisation.fail_dataverse_at(request, throttled("0x80072322", 77));
@@ -90,14 +90,14 @@ async fn retry_after_of_dataverse_is_a_floor(mode: WriteMode) {
 }
 
 #[tokio::test]
-async fn retry_after_of_nylas_is_a_floor() {
+async fn a_message_waits_at_least_for_the_retry_after_of_nylas() {
     let organisation = with_a_mail().await;
     organisation.fail_nylas_at("/messages/m1?", throttled("rate_limit_error", 41));
     waits_and_is_then_written(organisation, 41, "nylas").await;
 }
 
 #[tokio::test]
-async fn an_outage_of_entra_costs_time() {
+async fn an_outage_of_entra_delays_a_message_without_a_claim() {
     for fault in [status(503, "temporarily_unavailable"), Fault::ResetBefore] {
         let mut organisation = with_a_mail().await;
         let what = format!("{fault:?}");
@@ -115,7 +115,7 @@ async fn an_outage_of_entra_costs_time() {
     }
 }
 
-async fn a_token_that_dataverse_no_longer_takes_is_replaced_for_the_next_try(mode: WriteMode) {
+async fn a_token_that_dataverse_rejects_is_replaced_for_the_next_attempt(mode: WriteMode) {
     for request in [LOOK_UP, CREATE] {
         let mut organisation = with_a_mail_in(mode).await;
         organisation.put(ADA, nylas_message("m0", &json!({})));
@@ -141,7 +141,7 @@ async fn a_token_that_dataverse_no_longer_takes_is_replaced_for_the_next_try(mod
 }
 
 #[tokio::test]
-async fn a_token_is_renewed_before_its_end() {
+async fn a_token_is_renewed_before_its_expiry() {
     let mut organisation = with_a_mail().await;
     organisation.put(ADA, nylas_message("m2", &json!({})));
     organisation.deliver_one(ADA, "m1").await;
@@ -151,7 +151,7 @@ async fn a_token_is_renewed_before_its_end() {
 }
 
 #[tokio::test]
-async fn a_ledger_that_does_not_answer_stops_everything_before_it_begins() {
+async fn nothing_is_requested_while_the_ledger_is_unavailable() {
     let mut organisation = with_a_mail().await;
     organisation.drop_ledger().await;
     let outcome = organisation.deliver_one(ADA, "m1").await;
@@ -163,7 +163,7 @@ async fn a_ledger_that_does_not_answer_stops_everything_before_it_begins() {
 }
 
 #[tokio::test]
-async fn a_mailbox_whose_grant_expired_waits_and_the_others_go_on() {
+async fn messages_of_a_mailbox_with_an_expired_grant_wait_and_others_are_written() {
     let mut organisation = TestOrganisation::start().await;
     organisation.put(ADA, nylas_message("m1", &json!({})));
     organisation.put(
@@ -225,7 +225,7 @@ async fn the_backoff_grows_with_each_failure_and_after_the_tenth_the_message_is_
     assert!(organisation.emails().is_empty());
 }
 
-async fn one_failure_of_the_service_delays_the_whole_batch_and_loses_none_of_it(mode: WriteMode) {
+async fn a_throttled_write_delays_the_whole_batch_and_loses_no_message(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     let ids = ["m1", "m2", "m3"];
     for id in ids {
@@ -244,7 +244,7 @@ async fn one_failure_of_the_service_delays_the_whole_batch_and_loses_none_of_it(
 }
 
 #[tokio::test]
-async fn a_query_that_fails_within_the_look_up_delays_the_batch() {
+async fn a_failed_query_of_a_lookup_delays_the_batch() {
     let organisation = with_a_mail().await;
     organisation
         .emulators

@@ -53,7 +53,7 @@ fn assert_left_alone(organisation: &TestOrganisation) {
 }
 
 #[tokio::test]
-async fn mail_of_a_mailbox_that_takes_no_part_is_skipped_and_nothing_of_it_is_asked_for() {
+async fn messages_of_an_excluded_mailbox_are_skipped_without_a_request_about_it() {
     let mut organisation = with_two_companies("ours.example").await;
     organisation.put(ADA, nylas_message("m1", &json!({})));
     let outcomes = organisation.deliver(&[(EVE, "e1"), (ADA, "m1")]).await;
@@ -74,7 +74,7 @@ async fn mail_of_a_mailbox_that_takes_no_part_is_skipped_and_nothing_of_it_is_as
 }
 
 #[tokio::test]
-async fn a_mailbox_that_takes_no_part_is_nobody_of_ours() {
+async fn the_addresses_of_an_excluded_mailbox_are_external() {
     for (id, to) in [("m1", "eve@theirs.example"), ("m2", "help@theirs.example")] {
         let among = json!({"from": people(&["ada@ours.example"]), "to": people(&[to])});
         let mut organisation = with_two_companies("Ada@ours.example").await;
@@ -88,7 +88,7 @@ async fn a_mailbox_that_takes_no_part_is_nobody_of_ours() {
 }
 
 #[tokio::test]
-async fn an_alias_of_a_mailbox_that_takes_part_by_its_address_alone_is_ours() {
+async fn an_alias_of_a_mailbox_that_is_included_by_address_is_internal() {
     let mut organisation = with_two_companies("ada@ours.example").await;
     let among =
         json!({"from": people(&["ada@ours.example"]), "to": people(&["sales@ours.example"])});
@@ -97,7 +97,7 @@ async fn an_alias_of_a_mailbox_that_takes_part_by_its_address_alone_is_ours() {
 }
 
 #[tokio::test]
-async fn mail_that_came_while_its_mailbox_took_no_part_is_brought_in_once_it_does() {
+async fn messages_skipped_while_their_mailbox_was_excluded_are_backfilled_once_it_is_included() {
     let mut organisation = with_two_companies("ours.example").await;
     let outcome = organisation.deliver_one(EVE, "e1").await;
     assert_skipped(&outcome, "mailbox_excluded");
@@ -115,7 +115,7 @@ async fn mail_that_came_while_its_mailbox_took_no_part_is_brought_in_once_it_doe
 }
 
 #[tokio::test]
-async fn what_waited_when_its_mailbox_went_out_does_not_wait_for_ever() {
+async fn a_waiting_message_is_skipped_once_its_mailbox_is_excluded() {
     let mut organisation = with_two_companies("all").await;
     organisation.fail_nylas_at("/messages/e1", emulators::Fault::ResetBefore);
     waiting(&organisation.deliver_one(EVE, "e1").await);
@@ -131,7 +131,7 @@ async fn what_waited_when_its_mailbox_went_out_does_not_wait_for_ever() {
 }
 
 #[tokio::test]
-async fn a_mailbox_that_moves_in_or_out_is_followed_within_half_an_hour() {
+async fn a_mailbox_that_becomes_included_or_excluded_is_noticed_within_half_an_hour() {
     let mut organisation = with_two_companies("ours.example,workspace:workspace-ours").await;
     assert_skipped(
         &organisation.deliver_one(EVE, "e1").await,
@@ -169,7 +169,7 @@ async fn a_mailbox_that_moves_in_or_out_is_followed_within_half_an_hour() {
 }
 
 #[tokio::test]
-async fn mail_of_a_mailbox_that_was_connected_a_second_ago_waits_for_the_list_to_show_it() {
+async fn a_message_of_a_newly_connected_mailbox_waits_until_nylas_lists_it() {
     let mut organisation = TestOrganisation::start().await;
     organisation.admit("ours.example,theirs.example");
     organisation.put(ADA, nylas_message("m1", &json!({})));
@@ -190,7 +190,7 @@ async fn mail_of_a_mailbox_that_was_connected_a_second_ago_waits_for_the_list_to
 }
 
 #[tokio::test]
-async fn a_mailbox_that_nylas_never_lists_is_never_asked_and_does_not_come_back_for_ever() {
+async fn a_message_of_a_never_listed_mailbox_is_skipped_after_five_deliveries() {
     let mut organisation = TestOrganisation::start().await;
     for receive_count in 1..5 {
         let processed = organisation
@@ -215,7 +215,7 @@ async fn a_mailbox_that_nylas_never_lists_is_never_asked_and_does_not_come_back_
 }
 
 #[tokio::test]
-async fn while_the_mailboxes_cannot_be_listed_mail_waits_and_none_is_fetched() {
+async fn messages_wait_unfetched_while_the_mailboxes_cannot_be_listed() {
     let mut organisation = with_two_companies("ours.example").await;
     organisation.put(ADA, nylas_message("m1", &json!({})));
     organisation.fail_nylas_at("/v3/grants?", emulators::Fault::ResetBefore);

@@ -79,7 +79,7 @@ async fn wait_and_are_then_written(
 }
 
 #[tokio::test]
-async fn the_singles_of_a_split_batch_are_not_sent_after_a_429() {
+async fn the_single_writes_of_a_split_batch_stop_after_a_429() {
     let mut organisation = four_mails(WriteMode::ChangeSet, 0).await;
     organisation.fail_dataverse_at(CREATE, status(413, "0x8004418A"));
     organisation.fail_dataverse_at(CREATE, throttle());
@@ -89,7 +89,7 @@ async fn the_singles_of_a_split_batch_are_not_sent_after_a_429() {
 }
 
 #[tokio::test]
-async fn the_single_look_ups_of_a_split_batch_are_not_sent_after_a_429() {
+async fn the_single_lookups_of_a_split_batch_stop_after_a_429() {
     let mut organisation = four_mails(WriteMode::ChangeSet, 0).await;
     organisation.fail_dataverse_at(LOOK_UP, status(400, "0x80060888"));
     organisation.fail_dataverse_at(LOOK_UP, throttle());
@@ -98,7 +98,7 @@ async fn the_single_look_ups_of_a_split_batch_are_not_sent_after_a_429() {
 }
 
 #[tokio::test]
-async fn mails_with_files_are_neither_fetched_nor_sent_after_a_429() {
+async fn no_further_files_are_fetched_and_no_emails_sent_after_a_429() {
     let mut organisation = four_mails(WriteMode::ChangeSet, IDS.len()).await;
     // This caches what a pipeline requests once: mailboxes and folders.
     organisation.put(ADA, nylas_message("m0", &json!({})));
@@ -125,7 +125,7 @@ async fn mails_with_files_are_neither_fetched_nor_sent_after_a_429() {
 }
 
 #[tokio::test]
-async fn step_by_step_no_further_step_is_taken_after_a_429() {
+async fn in_stepwise_mode_no_further_step_is_sent_after_a_429() {
     for (step, requests) in [(CREATE, 2), (UPDATE, 3)] {
         let mut organisation = four_mails(WriteMode::Stepwise, 0).await;
         organisation.fail_dataverse_at(step, throttle());
@@ -136,7 +136,7 @@ async fn step_by_step_no_further_step_is_taken_after_a_429() {
 }
 
 #[tokio::test]
-async fn after_a_429_in_a_part_the_other_parts_count_and_nothing_more_is_sent() {
+async fn after_a_429_in_a_part_the_other_parts_are_written_and_nothing_more_is_sent() {
     let mut organisation = four_mails(WriteMode::ChangeSet, 0).await;
     attach(&organisation, "m4");
     // Each message is a POST and a PATCH, so this is the POST of the second message. The fourth
@@ -150,7 +150,7 @@ async fn after_a_429_in_a_part_the_other_parts_count_and_nothing_more_is_sent() 
 }
 
 #[tokio::test]
-async fn after_a_429_in_a_part_of_the_look_up_nothing_is_written() {
+async fn after_a_429_in_a_part_of_the_lookup_nothing_is_written() {
     let mut organisation = four_mails(WriteMode::ChangeSet, 0).await;
     organisation
         .emulators
@@ -161,7 +161,7 @@ async fn after_a_429_in_a_part_of_the_look_up_nothing_is_written() {
 }
 
 #[tokio::test]
-async fn after_a_429_for_a_row_of_another_client_nothing_is_written() {
+async fn after_a_429_for_an_external_row_nothing_is_written() {
     let mut organisation = four_mails(WriteMode::ChangeSet, 0).await;
     let external_row = json!({"messageid": "<m1@kites.example>", "statecode": 1, "statuscode": 4});
     organisation.insert("email", external_row);
@@ -192,7 +192,7 @@ async fn a_second_batch_is_not_sent_after_a_429_for_the_first() {
 }
 
 #[tokio::test]
-async fn a_refused_token_is_not_shown_again_in_the_same_run() {
+async fn a_rejected_token_is_not_sent_again_in_the_same_invocation() {
     for mode in [WriteMode::ChangeSet, WriteMode::Stepwise] {
         let mut organisation = four_mails(mode, IDS.len()).await;
         let entra = organisation.emulators.entra().clone();
@@ -213,7 +213,7 @@ async fn a_refused_token_is_not_shown_again_in_the_same_run() {
 }
 
 #[tokio::test]
-async fn a_pause_that_one_worker_was_told_is_kept_by_all() {
+async fn a_pause_applies_to_all_workers() {
     let mut organisation = four_mails(WriteMode::ChangeSet, 0).await;
     organisation.fail_dataverse_at(CREATE, throttle());
     waiting(&organisation.deliver_one(ADA, "m1").await);
@@ -244,7 +244,7 @@ async fn a_pause_that_one_worker_was_told_is_kept_by_all() {
 }
 
 #[tokio::test]
-async fn a_last_delivery_that_is_throttled_does_not_give_the_message_up() {
+async fn a_message_is_not_given_up_when_its_last_delivery_is_throttled() {
     let mut organisation = four_mails(WriteMode::ChangeSet, 0).await;
     organisation.fail_dataverse_at(CREATE, throttle());
     let last = || vec![work(ADA, "m1", Trigger::Created, RECEIVE_LIMIT)];
@@ -277,7 +277,7 @@ async fn a_last_delivery_that_is_throttled_does_not_give_the_message_up() {
 }
 
 #[tokio::test]
-async fn an_invocation_that_is_nearly_over_begins_nothing() {
+async fn an_invocation_that_is_nearly_over_claims_no_message() {
     let mut organisation = four_mails(WriteMode::ChangeSet, 0).await;
     organisation.invocation = TimeDelta::seconds(20);
     for outcome in deliver(&mut organisation).await {
@@ -295,7 +295,7 @@ async fn an_invocation_that_is_nearly_over_begins_nothing() {
 }
 
 #[tokio::test]
-async fn an_invocation_whose_time_runs_out_returns_what_it_has_not_begun_and_keeps_what_is_done() {
+async fn an_invocation_that_runs_out_of_time_returns_the_unstarted_messages() {
     static PASSED: AtomicU64 = AtomicU64::new(0);
     static BEGUN: LazyLock<Instant> = LazyLock::new(Instant::now);
     let mut organisation = four_mails(WriteMode::Stepwise, 0).await;
@@ -322,7 +322,7 @@ async fn an_invocation_whose_time_runs_out_returns_what_it_has_not_begun_and_kee
 }
 
 #[tokio::test]
-async fn while_the_pause_lasts_nobody_asks_dataverse_what_would_become_of_a_mail() {
+async fn a_preview_sends_no_request_to_dataverse_during_a_pause() {
     let mut organisation = four_mails(WriteMode::ChangeSet, 0).await;
     let message = organisation.emulators.nylas().message(ADA, "m1").unwrap();
     let message =

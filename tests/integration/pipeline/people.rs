@@ -11,23 +11,23 @@ use crate::test_organisation::{
 };
 
 in_both_write_modes!(
-    known_people_are_bound_and_strangers_are_their_address,
+    known_people_are_bound_and_unknown_people_are_stored_as_addresses,
     an_address_is_found_in_every_address_column,
     an_address_that_two_contacts_share_is_bound_to_neither,
-    contacts_of_one_company_that_share_an_address_stand_for_the_company,
-    an_odd_address_is_looked_up_as_it_is,
-    the_regarding_is_the_lead_then_the_contact_then_the_account_then_nothing,
-    a_mailbox_without_a_user_leaves_the_owner_to_dataverse,
+    contacts_that_share_an_address_and_an_account_give_the_account_as_regarding,
+    an_address_with_special_characters_is_looked_up_unchanged,
+    the_regarding_is_the_lead_before_the_contact_before_the_account,
+    the_row_of_a_mailbox_without_a_user_is_owned_by_the_application_user,
     the_owner_is_the_user_of_the_mailbox_and_not_of_the_sender,
-    an_alias_is_the_user_of_its_mailbox,
-    a_queue_is_bound_and_inside,
-    a_lead_comes_before_an_account,
+    an_alias_is_bound_to_the_user_of_its_mailbox,
+    a_queue_is_bound_and_internal,
+    a_lead_takes_precedence_over_an_account,
     an_international_address_is_found_in_either_spelling,
-    a_tagged_address_is_the_plain_one_when_nothing_has_it,
-    of_several_contacts_the_setting_takes_none_the_latest_or_all,
+    a_tagged_address_resolves_to_the_plain_one_if_no_record_has_it,
+    of_several_contacts_the_policy_binds_none_the_latest_or_all,
 );
 
-async fn known_people_are_bound_and_strangers_are_their_address(mode: WriteMode) {
+async fn known_people_are_bound_and_unknown_people_are_stored_as_addresses(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     let to = [
         "Ada@OURS.example",
@@ -109,7 +109,9 @@ async fn an_address_that_two_contacts_share_is_bound_to_neither(mode: WriteMode)
     );
 }
 
-async fn contacts_of_one_company_that_share_an_address_stand_for_the_company(mode: WriteMode) {
+async fn contacts_that_share_an_address_and_an_account_give_the_account_as_regarding(
+    mode: WriteMode,
+) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     let kites = to_row("account", organisation.people.kites);
     for name in ["One", "Two"] {
@@ -123,7 +125,7 @@ async fn contacts_of_one_company_that_share_an_address_stand_for_the_company(mod
     assert_eq!(organisation.email()["regardingobjectid"], kites);
 }
 
-async fn an_odd_address_is_looked_up_as_it_is(mode: WriteMode) {
+async fn an_address_with_special_characters_is_looked_up_unchanged(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     let odd = "o'neil+a&b%20=?#/\\é@kites.example";
     let contact = organisation.insert(
@@ -139,7 +141,7 @@ async fn an_odd_address_is_looked_up_as_it_is(mode: WriteMode) {
     );
 }
 
-async fn the_regarding_is_the_lead_then_the_contact_then_the_account_then_nothing(mode: WriteMode) {
+async fn the_regarding_is_the_lead_before_the_contact_before_the_account(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     let regarding = [
         (
@@ -177,7 +179,7 @@ async fn the_regarding_is_the_lead_then_the_contact_then_the_account_then_nothin
     }
 }
 
-async fn a_mailbox_without_a_user_leaves_the_owner_to_dataverse(mode: WriteMode) {
+async fn the_row_of_a_mailbox_without_a_user_is_owned_by_the_application_user(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation.emulators.nylas().add_grant(emulators::Grant {
         id: "grant-office".to_owned(),
@@ -202,7 +204,7 @@ async fn a_mailbox_without_a_user_leaves_the_owner_to_dataverse(mode: WriteMode)
 }
 
 #[tokio::test]
-async fn an_owner_that_dataverse_refuses_is_left_out_and_noted() {
+async fn a_rejected_owner_is_omitted_with_a_note() {
     let mut organisation = TestOrganisation::start().await;
     for id in ["m1", "m2"] {
         organisation.put(ADA, nylas_message(id, &json!({})));
@@ -239,7 +241,7 @@ async fn the_owner_is_the_user_of_the_mailbox_and_not_of_the_sender(mode: WriteM
     );
 }
 
-async fn an_alias_is_the_user_of_its_mailbox(mode: WriteMode) {
+async fn an_alias_is_bound_to_the_user_of_its_mailbox(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     let to = ["Sales+spring@ours.example", "ben+x@ours.example"];
     organisation.put(ADA, nylas_message("m1", &json!({"to": people(&to)})));
@@ -261,7 +263,7 @@ async fn an_alias_is_the_user_of_its_mailbox(mode: WriteMode) {
     assert_eq!(organisation.parties()[1..], expected);
 }
 
-async fn a_queue_is_bound_and_inside(mode: WriteMode) {
+async fn a_queue_is_bound_and_internal(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     let queue = json!({"name": "Desk", "emailaddress": "desk@crm.example"});
     let queue = organisation.insert("queue", queue);
@@ -277,7 +279,7 @@ async fn a_queue_is_bound_and_inside(mode: WriteMode) {
     assert_skipped(&organisation.deliver_one(ADA, "m2").await, "internal_only");
 }
 
-async fn a_lead_comes_before_an_account(mode: WriteMode) {
+async fn a_lead_takes_precedence_over_an_account(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     let lead = json!({"lastname": "Kim", "emailaddress1": "info@kites.example"});
     let lead = organisation.insert("lead", lead);
@@ -329,7 +331,7 @@ async fn an_international_address_is_found_in_either_spelling(mode: WriteMode) {
     }
 }
 
-async fn a_tagged_address_is_the_plain_one_when_nothing_has_it(mode: WriteMode) {
+async fn a_tagged_address_resolves_to_the_plain_one_if_no_record_has_it(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     let exact = json!({"lastname": "Shop", "emailaddress1": "carol+shop@kites.example"});
     let exact = organisation.insert("contact", exact);
@@ -354,7 +356,7 @@ async fn a_tagged_address_is_the_plain_one_when_nothing_has_it(mode: WriteMode) 
     assert_eq!(organisation.parties()[1..], expected);
 }
 
-async fn of_several_contacts_the_setting_takes_none_the_latest_or_all(mode: WriteMode) {
+async fn of_several_contacts_the_policy_binds_none_the_latest_or_all(mode: WriteMode) {
     for ambiguous in [Ambiguous::Unresolved, Ambiguous::MostRecent, Ambiguous::All] {
         let mut organisation = TestOrganisation::start_in(mode).await;
         organisation.set(&json!({"ambiguous": ambiguous}));
@@ -392,7 +394,7 @@ async fn of_several_contacts_the_setting_takes_none_the_latest_or_all(mode: Writ
 }
 
 #[tokio::test]
-async fn queues_that_the_application_may_not_read_are_done_without() {
+async fn a_lookup_works_without_queues_that_the_application_may_not_read() {
     let mut organisation = TestOrganisation::start().await;
     organisation.put(ADA, nylas_message("m1", &json!({})));
     // Queues are the second query of a lookup; users are the first.

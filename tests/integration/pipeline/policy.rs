@@ -9,7 +9,7 @@ use crate::test_organisation::{
 };
 
 #[tokio::test]
-async fn drafts_spam_and_trash_are_skipped_by_name_on_every_provider() {
+async fn drafts_spam_and_trash_are_skipped_with_their_reason_on_every_provider() {
     let mut organisation = TestOrganisation::start().await;
     for (attribute, rule) in [
         ("\\Drafts", "draft"),
@@ -37,7 +37,7 @@ async fn drafts_spam_and_trash_are_skipped_by_name_on_every_provider() {
 }
 
 #[tokio::test]
-async fn a_folder_that_came_later_is_known_by_its_attribute() {
+async fn a_later_folder_is_recognised_by_its_attribute() {
     let mut organisation = TestOrganisation::start().await;
     organisation.put(
         BEN,
@@ -57,7 +57,7 @@ async fn a_folder_that_came_later_is_known_by_its_attribute() {
 }
 
 #[tokio::test]
-async fn mail_among_ourselves_is_skipped_whoever_we_are() {
+async fn mail_between_internal_addresses_of_any_kind_is_skipped() {
     let mut organisation = TestOrganisation::start().await;
     organisation.insert("systemuser", json!({"lastname": "Zoe", "internalemailaddress": "zoe@elsewhere.example", "isdisabled": false}));
     let to = [
@@ -78,7 +78,7 @@ async fn mail_among_ourselves_is_skipped_whoever_we_are() {
 }
 
 #[tokio::test]
-async fn a_disabled_user_is_outside() {
+async fn a_disabled_user_is_external() {
     let mut organisation = TestOrganisation::start().await;
     organisation.insert("systemuser", json!({"lastname": "Old", "internalemailaddress": "old@elsewhere.example", "isdisabled": true}));
     organisation.put(ADA, nylas_message("m1", &json!({"from": people(&["ada@ours.example"]), "to": people(&["old@elsewhere.example"])})));
@@ -86,7 +86,7 @@ async fn a_disabled_user_is_outside() {
 }
 
 #[tokio::test]
-async fn mail_without_a_usable_address_is_skipped_by_name() {
+async fn mail_without_a_usable_address_is_skipped() {
     let mut organisation = TestOrganisation::start().await;
     organisation.put(
         ADA,
@@ -99,7 +99,7 @@ async fn mail_without_a_usable_address_is_skipped_by_name() {
 }
 
 #[tokio::test]
-async fn a_message_that_left_the_spam_folder_is_written_when_nylas_says_that_it_changed() {
+async fn a_message_moved_out_of_spam_is_written_on_the_next_update_notification() {
     let mut organisation = TestOrganisation::start().await;
     organisation.put(ADA, nylas_message("m1", &json!({"folders": ["SPAM"]})));
     assert_skipped(&organisation.deliver_one(ADA, "m1").await, "spam");
@@ -113,7 +113,7 @@ async fn a_message_that_left_the_spam_folder_is_written_when_nylas_says_that_it_
 }
 
 #[tokio::test]
-async fn internal_mail_that_somebody_read_is_not_fetched_again() {
+async fn internal_mail_is_not_fetched_again_on_an_update() {
     let mut organisation = TestOrganisation::start().await;
     let among_us =
         json!({"from": people(&["ada@ours.example"]), "to": people(&["ben@ours.example"])});
@@ -128,7 +128,7 @@ async fn internal_mail_that_somebody_read_is_not_fetched_again() {
 }
 
 #[tokio::test]
-async fn mail_from_nobody_or_to_an_unreadable_address_is_not_taken_for_internal() {
+async fn mail_without_a_sender_or_with_an_unreadable_address_is_not_internal() {
     let mut organisation = TestOrganisation::start().await;
     let to = people(&["ben@ours.example"]);
     organisation.put(ADA, nylas_message("m1", &json!({"from": null, "to": to})));
@@ -159,7 +159,7 @@ async fn an_update_in_the_same_batch_as_its_creation_is_not_lost() {
 }
 
 #[tokio::test]
-async fn a_message_that_cannot_be_found_five_times_is_skipped_as_gone() {
+async fn a_message_that_is_not_found_five_times_is_skipped_as_gone() {
     let mut organisation = TestOrganisation::start().await;
     organisation.put(ADA, nylas_message("m1", &json!({})));
     organisation.emulators.nylas().remove_message(ADA, "m1");

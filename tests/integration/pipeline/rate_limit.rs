@@ -77,7 +77,7 @@ fn begin_by(clock: &Clock) -> Run {
 }
 
 #[tokio::test]
-async fn history_stays_below_the_limits_however_much_of_it_there_is() {
+async fn a_large_backfill_stays_below_the_rate_limits() {
     let mut organisation = TestOrganisation::start().await;
     // 120 messages take 10 seconds of execution time, and the window allows 6.
     for setting in [
@@ -159,7 +159,7 @@ async fn batches_shrink_while_dataverse_is_slow_but_not_below_ten_messages() {
 }
 
 #[tokio::test]
-async fn a_page_waits_for_its_turn_when_that_is_near_and_time_passes() {
+async fn a_page_waits_for_a_reservation_that_is_near() {
     let mut organisation = TestOrganisation::start().await;
     let work = page(&organisation, 30);
     let reservation = Reservation {
@@ -197,7 +197,7 @@ async fn a_page_waits_for_its_turn_when_that_is_near_and_time_passes() {
 }
 
 #[tokio::test]
-async fn live_mail_does_not_wait_for_what_history_has_booked() {
+async fn live_mail_does_not_wait_for_reserved_capacity() {
     let mut organisation = TestOrganisation::start().await;
     let user = ApplicationUser::primary();
     let far = TimeDelta::minutes(4);
@@ -236,7 +236,7 @@ async fn live_mail_does_not_wait_for_what_history_has_booked() {
 }
 
 #[tokio::test]
-async fn what_a_delivery_books_and_does_not_need_the_next_one_returns() {
+async fn unused_capacity_of_a_delivery_is_returned_by_the_next_one() {
     let mut organisation = TestOrganisation::start().await;
     page(&organisation, 1);
     let mut reserved = Vec::new();
@@ -255,7 +255,7 @@ async fn what_a_delivery_books_and_does_not_need_the_next_one_returns() {
 }
 
 #[tokio::test]
-async fn history_makes_room_while_live_mail_waits_in_its_queue() {
+async fn backfill_waits_while_more_than_ten_live_messages_are_queued() {
     let mut organisation = TestOrganisation::start().await;
     let queue = MemoryQueue::default();
     let work = page(&organisation, 30);
@@ -282,7 +282,7 @@ async fn history_makes_room_while_live_mail_waits_in_its_queue() {
 }
 
 #[tokio::test]
-async fn history_stops_at_a_429_and_brings_the_rest_of_the_page_untouched() {
+async fn backfill_stops_at_a_429_and_returns_the_rest_of_the_page_unclaimed() {
     let mut organisation = TestOrganisation::start().await;
     organisation.keep_to(Limits::boundless());
     organisation.fail_dataverse_at(CREATE, throttled("0x80072321", 77));
@@ -313,7 +313,7 @@ async fn history_stops_at_a_429_and_brings_the_rest_of_the_page_untouched() {
 }
 
 #[tokio::test]
-async fn as_many_batches_are_under_way_as_dataverse_suggests() {
+async fn backfill_runs_as_many_batches_at_once_as_dataverse_suggests() {
     let mut organisation = TestOrganisation::start().await;
     organisation.keep_to(Limits::boundless());
     let dataverse = organisation.emulators.dataverse().clone();

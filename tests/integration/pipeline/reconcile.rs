@@ -13,22 +13,22 @@ use crate::test_organisation::{
 };
 
 in_both_write_modes!(
-    theirs_before_ours_carries_the_mail,
-    theirs_that_comes_between_look_up_and_write_survives,
-    theirs_that_comes_after_survives_and_gets_the_regarding_of_ours,
-    theirs_that_comes_while_ours_is_a_draft_survives,
-    a_draft_of_ours_that_would_add_a_file_is_completed_beside_theirs,
-    a_draft_of_ours_that_may_not_be_deleted_is_cancelled,
-    a_regarding_of_theirs_is_kept_when_ours_goes,
-    ours_stays_where_it_may_not_be_deleted,
-    ours_stays_where_it_has_a_file_that_theirs_lacks,
-    ours_goes_where_theirs_has_every_file,
-    ours_stays_where_somebody_worked_with_it,
-    ours_stays_where_theirs_cannot_be_given_its_regarding,
-    the_other_mailbox_learns_which_row_survived,
-    a_copy_that_is_delivered_later_settles_it_without_the_list,
-    a_row_that_changed_under_our_eyes_is_left_for_the_next_list,
-    theirs_of_another_sender_or_still_a_draft_is_none_of_ours,
+    an_earlier_external_row_is_adopted,
+    an_external_row_written_between_lookup_and_write_replaces_the_own_row,
+    a_later_external_row_replaces_the_own_row_and_gets_its_regarding,
+    an_external_row_replaces_an_own_draft,
+    an_own_draft_with_an_additional_file_is_completed_beside_the_external_row,
+    an_own_draft_that_may_not_be_deleted_is_cancelled,
+    the_regarding_of_an_external_row_is_kept_when_the_own_row_is_deleted,
+    the_own_row_stays_until_it_may_be_deleted,
+    the_own_row_stays_if_the_external_row_lacks_one_of_its_files,
+    the_own_row_is_deleted_if_the_external_row_has_all_its_files,
+    the_own_row_stays_if_a_user_changed_it,
+    the_own_row_stays_if_the_external_row_cannot_get_its_regarding,
+    the_ledger_items_of_all_copies_name_the_remaining_row,
+    a_later_copy_reconciles_the_rows_without_a_backfill,
+    a_row_that_changes_during_reconciliation_is_left_for_the_next_attempt,
+    an_external_draft_or_row_of_another_sender_is_not_reconciled,
 );
 
 const DELETE: &str = "DELETE /api/data/v9.2/emails(";
@@ -118,7 +118,7 @@ impl TestOrganisation {
 
 const WITHDRAWN: &str = "another client wrote a row for it; ours was deleted";
 
-async fn theirs_before_ours_carries_the_mail(mode: WriteMode) {
+async fn an_earlier_external_row_is_adopted(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation.mail_with_a_file();
     let external_row = organisation.external_row(&json!({}));
@@ -138,7 +138,7 @@ async fn theirs_before_ours_carries_the_mail(mode: WriteMode) {
     assert_eq!(id_of(&organisation.email()), external_row);
 }
 
-async fn theirs_that_comes_between_look_up_and_write_survives(mode: WriteMode) {
+async fn an_external_row_written_between_lookup_and_write_replaces_the_own_row(mode: WriteMode) {
     let mut organisation = with_a_mail_in(mode).await;
     organisation.let_two_rows_be();
     let dataverse = organisation.emulators.dataverse().clone();
@@ -158,7 +158,7 @@ async fn theirs_that_comes_between_look_up_and_write_survives(mode: WriteMode) {
     );
 }
 
-async fn theirs_that_comes_after_survives_and_gets_the_regarding_of_ours(mode: WriteMode) {
+async fn a_later_external_row_replaces_the_own_row_and_gets_its_regarding(mode: WriteMode) {
     let mut organisation = with_a_mail_in(mode).await;
     let ours = written(&organisation.deliver_one(ADA, "m1").await).0;
     organisation.later(TimeDelta::minutes(5));
@@ -184,7 +184,7 @@ async fn theirs_that_comes_after_survives_and_gets_the_regarding_of_ours(mode: W
     );
 }
 
-async fn theirs_that_comes_while_ours_is_a_draft_survives(mode: WriteMode) {
+async fn an_external_row_replaces_an_own_draft(mode: WriteMode) {
     let mut organisation = with_a_mail_in(mode).await;
     let ours = organisation.draft();
     let external_row = organisation.theirs_too(&json!({}));
@@ -198,7 +198,9 @@ async fn theirs_that_comes_while_ours_is_a_draft_survives(mode: WriteMode) {
     );
 }
 
-async fn a_draft_of_ours_that_would_add_a_file_is_completed_beside_theirs(mode: WriteMode) {
+async fn an_own_draft_with_an_additional_file_is_completed_beside_the_external_row(
+    mode: WriteMode,
+) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation.mail_with_a_file();
     let ours = organisation.draft();
@@ -216,7 +218,7 @@ async fn a_draft_of_ours_that_would_add_a_file_is_completed_beside_theirs(mode: 
     assert!(organisation.is_there(external_row));
 }
 
-async fn a_draft_of_ours_that_may_not_be_deleted_is_cancelled(mode: WriteMode) {
+async fn an_own_draft_that_may_not_be_deleted_is_cancelled(mode: WriteMode) {
     let mut organisation = with_a_mail_in(mode).await;
     let ours = organisation.draft();
     let external_row = organisation.theirs_beside(&json!({}));
@@ -235,7 +237,7 @@ async fn a_draft_of_ours_that_may_not_be_deleted_is_cancelled(mode: WriteMode) {
     );
 }
 
-async fn a_regarding_of_theirs_is_kept_when_ours_goes(mode: WriteMode) {
+async fn the_regarding_of_an_external_row_is_kept_when_the_own_row_is_deleted(mode: WriteMode) {
     let mut organisation = with_a_mail_in(mode).await;
     written(&organisation.deliver_one(ADA, "m1").await);
     let kites = to_row("account", organisation.people.kites);
@@ -248,7 +250,7 @@ async fn a_regarding_of_theirs_is_kept_when_ours_goes(mode: WriteMode) {
     );
 }
 
-async fn ours_stays_where_it_may_not_be_deleted(mode: WriteMode) {
+async fn the_own_row_stays_until_it_may_be_deleted(mode: WriteMode) {
     let mut organisation = with_a_mail_in(mode).await;
     let ours = written(&organisation.deliver_one(ADA, "m1").await).0;
     let external_row = organisation.theirs_beside(&json!({}));
@@ -272,7 +274,7 @@ async fn ours_stays_where_it_may_not_be_deleted(mode: WriteMode) {
     assert_eq!(id_of(&organisation.email()), external_row);
 }
 
-async fn ours_stays_where_it_has_a_file_that_theirs_lacks(mode: WriteMode) {
+async fn the_own_row_stays_if_the_external_row_lacks_one_of_its_files(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation.mail_with_a_file();
     let ours = written(&organisation.deliver_one(ADA, "m1").await).0;
@@ -288,7 +290,7 @@ async fn ours_stays_where_it_has_a_file_that_theirs_lacks(mode: WriteMode) {
     );
 }
 
-async fn ours_goes_where_theirs_has_every_file(mode: WriteMode) {
+async fn the_own_row_is_deleted_if_the_external_row_has_all_its_files(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation.mail_with_a_file();
     written(&organisation.deliver_one(ADA, "m1").await);
@@ -300,7 +302,7 @@ async fn ours_goes_where_theirs_has_every_file(mode: WriteMode) {
     assert_eq!(organisation.attachments().len(), 1);
 }
 
-async fn ours_stays_where_somebody_worked_with_it(mode: WriteMode) {
+async fn the_own_row_stays_if_a_user_changed_it(mode: WriteMode) {
     let mut organisation = with_a_mail_in(mode).await;
     let ours = written(&organisation.deliver_one(ADA, "m1").await).0;
     organisation.somebody_changes(ours).await;
@@ -319,7 +321,7 @@ async fn ours_stays_where_somebody_worked_with_it(mode: WriteMode) {
     }
 }
 
-async fn ours_stays_where_theirs_cannot_be_given_its_regarding(mode: WriteMode) {
+async fn the_own_row_stays_if_the_external_row_cannot_get_its_regarding(mode: WriteMode) {
     let mut organisation = with_a_mail_in(mode).await;
     let ours = written(&organisation.deliver_one(ADA, "m1").await).0;
     let external_row = organisation.theirs_beside(&json!({}));
@@ -340,7 +342,7 @@ fn two_copies(organisation: &TestOrganisation) {
     organisation.put(BEN, nylas_message("m2", &json!({"headers": headers})));
 }
 
-async fn the_other_mailbox_learns_which_row_survived(mode: WriteMode) {
+async fn the_ledger_items_of_all_copies_name_the_remaining_row(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     two_copies(&organisation);
     organisation.deliver(&[(ADA, "m1"), (BEN, "m2")]).await;
@@ -356,7 +358,7 @@ async fn the_other_mailbox_learns_which_row_survived(mode: WriteMode) {
     assert_eq!(id_of(&organisation.email()), external_row);
 }
 
-async fn a_copy_that_is_delivered_later_settles_it_without_the_list(mode: WriteMode) {
+async fn a_later_copy_reconciles_the_rows_without_a_backfill(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     two_copies(&organisation);
     written(&organisation.deliver_one(ADA, "m1").await);
@@ -369,7 +371,7 @@ async fn a_copy_that_is_delivered_later_settles_it_without_the_list(mode: WriteM
     );
 }
 
-async fn a_row_that_changed_under_our_eyes_is_left_for_the_next_list(mode: WriteMode) {
+async fn a_row_that_changes_during_reconciliation_is_left_for_the_next_attempt(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation.put(ADA, nylas_message("m1", &json!({})));
     let ours = written(&organisation.deliver_one(ADA, "m1").await).0;
@@ -391,7 +393,7 @@ async fn a_row_that_changed_under_our_eyes_is_left_for_the_next_list(mode: Write
     assert_eq!(organisation.carrier(ADA, "m1").await.0, external_row);
 }
 
-async fn theirs_of_another_sender_or_still_a_draft_is_none_of_ours(mode: WriteMode) {
+async fn an_external_draft_or_row_of_another_sender_is_not_reconciled(mode: WriteMode) {
     let mut organisation = with_a_mail_in(mode).await;
     let ours = written(&organisation.deliver_one(ADA, "m1").await).0;
     organisation.theirs_too(&json!({"sender": "mallory@outside.example"}));
@@ -402,7 +404,7 @@ async fn theirs_of_another_sender_or_still_a_draft_is_none_of_ours(mode: WriteMo
 }
 
 #[tokio::test]
-async fn a_list_asks_once_for_a_page_of_recent_mail_and_never_for_older() {
+async fn backfill_checks_for_external_rows_once_per_page_and_only_for_recent_messages() {
     let mut organisation = TestOrganisation::start().await;
     for n in 0..25 {
         organisation.put(ADA, nylas_message(&format!("m{n}"), &json!({})));

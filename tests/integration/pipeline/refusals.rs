@@ -13,13 +13,11 @@ use crate::test_organisation::{
 };
 
 in_both_write_modes!(
-    what_dataverse_refuses_for_good_is_dead_with_its_code_and_does_not_harm_its_neighbours,
-    an_application_without_a_user_waits_and_is_told_what_is_missing,
+    a_rejected_message_is_dead_with_its_code_and_does_not_affect_its_batch,
+    a_message_waits_with_a_clear_reason_if_there_is_no_application_user,
 );
 
-async fn what_dataverse_refuses_for_good_is_dead_with_its_code_and_does_not_harm_its_neighbours(
-    mode: WriteMode,
-) {
+async fn a_rejected_message_is_dead_with_its_code_and_does_not_affect_its_batch(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     let dataverse = organisation.emulators.dataverse();
     dataverse.set_max_length("email", "subject", 200).unwrap();
@@ -62,7 +60,7 @@ async fn what_dataverse_refuses_for_good_is_dead_with_its_code_and_does_not_harm
 }
 
 #[tokio::test]
-async fn a_look_up_that_is_refused_because_of_one_message_does_not_harm_its_neighbours() {
+async fn a_lookup_rejected_for_one_message_does_not_affect_the_others() {
     let mut organisation = TestOrganisation::start().await;
     for id in ["good1", "poison", "good2"] {
         organisation.put(ADA, nylas_message(id, &json!({})));
@@ -85,7 +83,7 @@ async fn a_look_up_that_is_refused_because_of_one_message_does_not_harm_its_neig
 }
 
 #[tokio::test]
-async fn a_write_that_is_refused_as_a_whole_is_repeated_mail_by_mail() {
+async fn a_rejected_write_batch_is_repeated_message_by_message() {
     for code in [status(400, "0x80048d19"), status(413, "0x8004418A")] {
         let mut organisation = TestOrganisation::start().await;
         // A mailbox without a Dynamics user, so that there is no owner to leave out.
@@ -112,7 +110,7 @@ async fn a_write_that_is_refused_as_a_whole_is_repeated_mail_by_mail() {
 }
 
 #[tokio::test]
-async fn a_message_that_nylas_cannot_give_does_not_harm_its_neighbours() {
+async fn a_message_that_nylas_rejects_does_not_affect_the_others() {
     let mut organisation = TestOrganisation::start().await;
     for id in ["m1", "m2", "m3"] {
         organisation.put(ADA, nylas_message(id, &json!({})));
@@ -138,7 +136,7 @@ async fn a_message_that_nylas_cannot_give_does_not_harm_its_neighbours() {
     written(outcome("m3"));
 }
 
-async fn an_application_without_a_user_waits_and_is_told_what_is_missing(mode: WriteMode) {
+async fn a_message_waits_with_a_clear_reason_if_there_is_no_application_user(mode: WriteMode) {
     let mut organisation = with_a_mail_in(mode).await;
     organisation.emulators.dataverse().remove_application_user();
     let outcome = organisation.deliver_one(ADA, "m1").await;
@@ -157,7 +155,7 @@ async fn an_application_without_a_user_waits_and_is_told_what_is_missing(mode: W
 const LOOK_UP_QUERIES: u64 = 6;
 
 #[tokio::test]
-async fn a_change_set_that_is_throttled_within_its_batch_waits_alone() {
+async fn only_the_message_of_a_throttled_change_set_waits() {
     let mut organisation = TestOrganisation::start().await;
     let ids = ["m1", "m2", "m3"];
     for id in ids {
@@ -176,7 +174,7 @@ async fn a_change_set_that_is_throttled_within_its_batch_waits_alone() {
 }
 
 #[tokio::test]
-async fn a_mail_whose_completion_is_refused_within_its_batch_leaves_no_open_row() {
+async fn a_rejected_completion_in_a_change_set_leaves_no_open_row() {
     let mut organisation = with_a_mail().await;
     for skip in [1, 3] {
         // The first attempt sets the owner, the second does not.

@@ -13,22 +13,22 @@ use crate::test_organisation::{
 };
 
 in_both_write_modes!(
-    an_answer_concerns_what_the_answered_mail_concerns_now,
-    a_forward_to_strangers_is_no_part_of_the_thread,
-    a_token_in_the_subject_leads_to_the_record_of_the_mail_that_has_it,
-    a_guessed_token_files_a_strangers_mail_nowhere,
-    a_token_of_hundreds_of_mails_is_read_no_further_than_its_newest,
-    a_token_that_no_mail_has_leads_nowhere,
-    a_folder_is_tied_to_its_record_while_that_is_there,
-    a_folder_can_be_tied_to_a_row_of_a_custom_table,
-    the_one_open_opportunity_is_the_regarding_and_of_two_none,
-    the_one_open_case_is_the_regarding_and_a_resolved_one_is_not,
-    the_one_active_row_of_a_custom_table_is_the_regarding,
-    an_app_whose_table_is_not_there_keeps_no_mail_out,
-    an_inherited_custom_record_is_bound_by_the_name_that_was_read,
-    a_record_that_no_email_can_concern_is_passed_over,
-    of_several_contacts_the_setting_decides_what_the_mail_concerns,
-    a_regarding_that_a_user_chose_survives_whatever_is_delivered_again,
+    a_reply_gets_the_current_regarding_of_the_email_it_answers,
+    a_forward_to_unknown_recipients_does_not_inherit_the_regarding,
+    a_tracking_token_in_the_subject_gives_the_regarding_of_its_email,
+    a_guessed_tracking_token_from_a_stranger_gives_no_regarding,
+    only_the_newest_emails_of_a_repeated_tracking_token_are_read,
+    an_unknown_tracking_token_gives_no_regarding,
+    a_folder_rule_gives_the_regarding_while_its_record_exists,
+    a_folder_rule_can_name_a_row_of_a_custom_table,
+    the_only_open_opportunity_is_the_regarding_but_not_one_of_several,
+    the_only_open_case_is_the_regarding_but_not_a_resolved_one,
+    the_only_active_row_of_a_custom_table_is_the_regarding,
+    a_message_is_written_although_the_table_of_the_app_does_not_exist,
+    an_inherited_custom_record_is_bound_by_its_navigation_name_from_the_metadata,
+    a_record_that_cannot_be_a_regarding_is_ignored,
+    the_ambiguity_setting_decides_the_regarding_for_several_contacts,
+    a_regarding_that_a_user_chose_survives_redeliveries,
     a_draft_that_a_user_gave_a_regarding_keeps_it_when_it_is_completed,
 );
 
@@ -88,7 +88,7 @@ impl TestOrganisation {
     }
 }
 
-async fn an_answer_concerns_what_the_answered_mail_concerns_now(mode: WriteMode) {
+async fn a_reply_gets_the_current_regarding_of_the_email_it_answers(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation.put(ADA, nylas_message("m1", &json!({})));
     let first = id_of(&organisation.row_of("m1").await);
@@ -114,7 +114,7 @@ async fn an_answer_concerns_what_the_answered_mail_concerns_now(mode: WriteMode)
     );
 }
 
-async fn a_forward_to_strangers_is_no_part_of_the_thread(mode: WriteMode) {
+async fn a_forward_to_unknown_recipients_does_not_inherit_the_regarding(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation.put(ADA, nylas_message("m1", &json!({})));
     let first = id_of(&organisation.row_of("m1").await);
@@ -132,7 +132,7 @@ async fn a_forward_to_strangers_is_no_part_of_the_thread(mode: WriteMode) {
     assert_eq!(row["parentactivityid"], to_row("email", first));
 }
 
-async fn a_token_in_the_subject_leads_to_the_record_of_the_mail_that_has_it(mode: WriteMode) {
+async fn a_tracking_token_in_the_subject_gives_the_regarding_of_its_email(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     let opportunity = organisation.opportunity("Spring");
     let earlier = json!({
@@ -158,7 +158,7 @@ async fn a_token_in_the_subject_leads_to_the_record_of_the_mail_that_has_it(mode
     assert_eq!(organisation.row_of("m2").await["regardingobjectid"], kites);
 }
 
-async fn a_guessed_token_files_a_strangers_mail_nowhere(mode: WriteMode) {
+async fn a_guessed_tracking_token_from_a_stranger_gives_no_regarding(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     let carol = to_row("contact", organisation.people.carol);
     let earlier = json!({
@@ -180,7 +180,7 @@ async fn a_guessed_token_files_a_strangers_mail_nowhere(mode: WriteMode) {
 
 /// A counter of three digits starts again after 999 emails, and every answer has the token, so
 /// hundreds of emails may share one.
-async fn a_token_of_hundreds_of_mails_is_read_no_further_than_its_newest(mode: WriteMode) {
+async fn only_the_newest_emails_of_a_repeated_tracking_token_are_read(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     let kites = to_row("account", organisation.people.kites);
     let opportunity = organisation.opportunity("Spring");
@@ -211,7 +211,7 @@ async fn a_token_of_hundreds_of_mails_is_read_no_further_than_its_newest(mode: W
     assert_eq!(looked_at, [("repeated", 9), ("hit", 1)]);
 }
 
-async fn a_token_that_no_mail_has_leads_nowhere(mode: WriteMode) {
+async fn an_unknown_tracking_token_gives_no_regarding(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     let canceled = json!({
         "subject": "x", "trackingtoken": "CRM:0001234", "statecode": 2, "statuscode": 5,
@@ -232,7 +232,7 @@ fn in_folder(id: &str, folder: &str) -> Value {
     nylas_message(id, &json!({"folders": [folder]}))
 }
 
-async fn a_folder_is_tied_to_its_record_while_that_is_there(mode: WriteMode) {
+async fn a_folder_rule_gives_the_regarding_while_its_record_exists(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     let rule = |folder: &str, id| FolderRegarding {
         folder: folder.to_owned(),
@@ -264,7 +264,7 @@ async fn a_folder_is_tied_to_its_record_while_that_is_there(mode: WriteMode) {
     }
 }
 
-async fn a_folder_can_be_tied_to_a_row_of_a_custom_table(mode: WriteMode) {
+async fn a_folder_rule_can_name_a_row_of_a_custom_table(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation.projects(true);
     let project = organisation.insert("new_project", json!({"new_name": "Big"}));
@@ -287,7 +287,7 @@ async fn a_folder_can_be_tied_to_a_row_of_a_custom_table(mode: WriteMode) {
     }
 }
 
-async fn the_one_open_opportunity_is_the_regarding_and_of_two_none(mode: WriteMode) {
+async fn the_only_open_opportunity_is_the_regarding_but_not_one_of_several(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     let first = organisation.opportunity("Spring");
     organisation.put(ADA, nylas_message("m1", &json!({})));
@@ -313,7 +313,7 @@ async fn the_one_open_opportunity_is_the_regarding_and_of_two_none(mode: WriteMo
     assert_eq!(row["regardingobjectid"], to_row("opportunity", of_carol));
 }
 
-async fn the_one_open_case_is_the_regarding_and_a_resolved_one_is_not(mode: WriteMode) {
+async fn the_only_open_case_is_the_regarding_but_not_a_resolved_one(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation.set(&json!({"regarding": {"app": App::Service}}));
     let carol = to_row("contact", organisation.people.carol);
@@ -337,7 +337,7 @@ fn project_app() -> App {
     })
 }
 
-async fn the_one_active_row_of_a_custom_table_is_the_regarding(mode: WriteMode) {
+async fn the_only_active_row_of_a_custom_table_is_the_regarding(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation.projects(true);
     organisation.set(&json!({"regarding": {"app": project_app()}}));
@@ -351,7 +351,7 @@ async fn the_one_active_row_of_a_custom_table_is_the_regarding(mode: WriteMode) 
     assert_eq!(row["regardingobjectid"], to_row("new_project", active));
 }
 
-async fn an_app_whose_table_is_not_there_keeps_no_mail_out(mode: WriteMode) {
+async fn a_message_is_written_although_the_table_of_the_app_does_not_exist(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation.set(&json!({"regarding": {"app": project_app()}}));
     organisation.put(ADA, nylas_message("m1", &json!({})));
@@ -375,7 +375,9 @@ fn about_a_project(organisation: &TestOrganisation) -> Uuid {
     project
 }
 
-async fn an_inherited_custom_record_is_bound_by_the_name_that_was_read(mode: WriteMode) {
+async fn an_inherited_custom_record_is_bound_by_its_navigation_name_from_the_metadata(
+    mode: WriteMode,
+) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation.projects(true);
     let project = about_a_project(&organisation);
@@ -393,7 +395,7 @@ async fn an_inherited_custom_record_is_bound_by_the_name_that_was_read(mode: Wri
     }
 }
 
-async fn a_record_that_no_email_can_concern_is_passed_over(mode: WriteMode) {
+async fn a_record_that_cannot_be_a_regarding_is_ignored(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation.projects(false);
     let project = organisation.insert("new_project", json!({"new_name": "x"}));
@@ -410,7 +412,7 @@ async fn a_record_that_no_email_can_concern_is_passed_over(mode: WriteMode) {
     );
 }
 
-async fn of_several_contacts_the_setting_decides_what_the_mail_concerns(mode: WriteMode) {
+async fn the_ambiguity_setting_decides_the_regarding_for_several_contacts(mode: WriteMode) {
     for ambiguous in [Ambiguous::Unresolved, Ambiguous::MostRecent, Ambiguous::All] {
         let mut organisation = TestOrganisation::start_in(mode).await;
         organisation.set(&json!({"ambiguous": ambiguous, "regarding": {"app": App::Sales}}));
@@ -449,7 +451,7 @@ async fn of_several_contacts_the_setting_decides_what_the_mail_concerns(mode: Wr
     }
 }
 
-async fn a_regarding_that_a_user_chose_survives_whatever_is_delivered_again(mode: WriteMode) {
+async fn a_regarding_that_a_user_chose_survives_redeliveries(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     let headers = json!([{"name": "Message-ID", "value": "<one@kites.example>"}]);
     organisation.put(ADA, nylas_message("m1", &json!({"headers": headers})));
@@ -490,7 +492,7 @@ async fn a_draft_that_a_user_gave_a_regarding_keeps_it_when_it_is_completed(mode
 }
 
 #[tokio::test]
-async fn answers_cost_no_more_requests_than_other_mail() {
+async fn replies_take_no_more_requests_than_other_messages() {
     let mut organisation = TestOrganisation::start().await;
     organisation.put(ADA, nylas_message("m0", &json!({})));
     organisation.row_of("m0").await;
@@ -509,7 +511,7 @@ async fn answers_cost_no_more_requests_than_other_mail() {
 }
 
 #[tokio::test]
-async fn only_what_needs_the_second_look_up_waits_for_it() {
+async fn only_messages_that_need_the_second_lookup_wait_if_it_fails() {
     let mut organisation = TestOrganisation::start().await;
     organisation.set(&json!({"regarding": {"app": App::Service}}));
     organisation.put(
@@ -527,7 +529,7 @@ async fn only_what_needs_the_second_look_up_waits_for_it() {
 }
 
 #[tokio::test]
-async fn names_that_cannot_be_read_now_are_read_again() {
+async fn table_names_that_cannot_be_read_are_read_again_on_the_next_attempt() {
     let mut organisation = TestOrganisation::start().await;
     organisation.projects(true);
     let project = about_a_project(&organisation);
@@ -539,7 +541,7 @@ async fn names_that_cannot_be_read_now_are_read_again() {
 }
 
 #[tokio::test]
-async fn what_the_order_leaves_out_is_not_asked() {
+async fn regarding_sources_that_the_policy_omits_are_not_looked_up() {
     let mut organisation = TestOrganisation::start().await;
     organisation.set(&json!({"regarding": {"order": vec![RegardingSource::Contact]}}));
     organisation.put(ADA, nylas_message("m0", &json!({})));

@@ -14,16 +14,16 @@ use crate::test_organisation::{
 };
 
 in_both_write_modes!(
-    a_draft_of_the_first_mail_is_not_completed_with_the_second,
-    a_row_whose_subject_somebody_changed_is_still_the_mails,
-    a_row_that_another_worker_wrote_meanwhile_is_compared_by_its_body_too,
-    a_policy_that_stores_subjects_only_keeps_two_mails_apart_by_date_and_subject,
-    a_policy_that_stores_neither_subject_nor_body_takes_them_for_one,
-    another_clients_row_of_another_mail_is_not_united_with_ours,
-    another_clients_draft_that_has_the_message_id_keeps_no_mail_out,
-    an_organisation_with_a_key_of_its_own_on_message_ids_has_both_mails,
-    a_refusal_for_a_key_that_nobody_can_see_waits_once_the_message_id_was_given_up,
-    a_contact_that_is_refused_for_another_key_is_none,
+    an_open_row_is_not_completed_with_another_message_of_the_same_message_id,
+    a_row_is_still_found_after_a_user_changed_its_subject,
+    a_concurrently_written_row_is_also_compared_by_its_body,
+    messages_stored_without_a_body_are_distinguished_by_date_and_subject,
+    messages_stored_without_subject_and_body_share_one_row,
+    an_external_row_of_another_message_is_not_merged_with_the_own_row,
+    a_message_is_written_although_an_external_draft_has_its_message_id,
+    both_messages_are_written_despite_an_alternate_key_on_message_ids,
+    a_second_key_conflict_without_a_visible_row_makes_the_message_wait,
+    a_contact_rejected_for_another_key_is_not_taken_for_an_existing_one,
 );
 
 const ID: &str = "<m1@kites.example>";
@@ -72,7 +72,7 @@ impl TestOrganisation {
     }
 }
 
-async fn a_draft_of_the_first_mail_is_not_completed_with_the_second(mode: WriteMode) {
+async fn an_open_row_is_not_completed_with_another_message_of_the_same_message_id(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation.put(ADA, nylas_message("m1", &json!({})));
     organisation.put(ADA, second("m2", &json!({})));
@@ -86,7 +86,7 @@ async fn a_draft_of_the_first_mail_is_not_completed_with_the_second(mode: WriteM
     assert_eq!(organisation.states(), [1, 1]);
 }
 
-async fn a_row_whose_subject_somebody_changed_is_still_the_mails(mode: WriteMode) {
+async fn a_row_is_still_found_after_a_user_changed_its_subject(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation.put(ADA, nylas_message("m1", &json!({})));
     let headers = json!([{"name": "Message-ID", "value": ID}]);
@@ -106,7 +106,7 @@ async fn a_row_whose_subject_somebody_changed_is_still_the_mails(mode: WriteMode
     organisation.email();
 }
 
-async fn a_row_that_another_worker_wrote_meanwhile_is_compared_by_its_body_too(mode: WriteMode) {
+async fn a_concurrently_written_row_is_also_compared_by_its_body(mode: WriteMode) {
     for (id, changes, rows) in [
         // Half a minute later, which is too close to decide. Subject and body differ, so it is
         // another message.
@@ -131,9 +131,7 @@ async fn a_row_that_another_worker_wrote_meanwhile_is_compared_by_its_body_too(m
     }
 }
 
-async fn a_policy_that_stores_subjects_only_keeps_two_mails_apart_by_date_and_subject(
-    mode: WriteMode,
-) {
+async fn messages_stored_without_a_body_are_distinguished_by_date_and_subject(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation.set(&json!({"content": "subject"}));
     organisation.put(ADA, nylas_message("m1", &json!({})));
@@ -146,7 +144,7 @@ async fn a_policy_that_stores_subjects_only_keeps_two_mails_apart_by_date_and_su
     assert_eq!(organisation.emails().len(), 2);
 }
 
-async fn a_policy_that_stores_neither_subject_nor_body_takes_them_for_one(mode: WriteMode) {
+async fn messages_stored_without_subject_and_body_share_one_row(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation.set(&json!({"content": "participants"}));
     organisation.put(ADA, nylas_message("m1", &json!({})));
@@ -156,7 +154,7 @@ async fn a_policy_that_stores_neither_subject_nor_body_takes_them_for_one(mode: 
     organisation.email();
 }
 
-async fn another_clients_row_of_another_mail_is_not_united_with_ours(mode: WriteMode) {
+async fn an_external_row_of_another_message_is_not_merged_with_the_own_row(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation.put(ADA, nylas_message("m1", &json!({})));
     let ours = written(&organisation.deliver_one(ADA, "m1").await).0;
@@ -189,7 +187,7 @@ async fn another_clients_row_of_another_mail_is_not_united_with_ours(mode: Write
     assert_eq!(organisation.emails().len(), 2);
 }
 
-async fn another_clients_draft_that_has_the_message_id_keeps_no_mail_out(mode: WriteMode) {
+async fn a_message_is_written_although_an_external_draft_has_its_message_id(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation.put(ADA, nylas_message("m1", &json!({})));
     organisation.insert("email", json!({"messageid": ID, "subject": "a draft"}));
@@ -210,7 +208,7 @@ async fn another_clients_draft_that_has_the_message_id_keeps_no_mail_out(mode: W
     assert_eq!(written(&organisation.deliver_one(ADA, "m1").await).0, row);
 }
 
-async fn an_organisation_with_a_key_of_its_own_on_message_ids_has_both_mails(mode: WriteMode) {
+async fn both_messages_are_written_despite_an_alternate_key_on_message_ids(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     let dataverse = organisation.emulators.dataverse();
     dataverse.set_setting(Setting::UniqueMessageIds(false));
@@ -224,9 +222,7 @@ async fn an_organisation_with_a_key_of_its_own_on_message_ids_has_both_mails(mod
     assert_eq!(organisation.states(), [1, 1]);
 }
 
-async fn a_refusal_for_a_key_that_nobody_can_see_waits_once_the_message_id_was_given_up(
-    mode: WriteMode,
-) {
+async fn a_second_key_conflict_without_a_visible_row_makes_the_message_wait(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     // Dataverse rejects the first attempt, but no row with the key is found. The second attempt
     // omits the Message-ID and succeeds.
@@ -256,7 +252,7 @@ fn refuse_keys(organisation: &TestOrganisation, operations: &'static [u64]) {
     });
 }
 
-async fn a_contact_that_is_refused_for_another_key_is_none(mode: WriteMode) {
+async fn a_contact_rejected_for_another_key_is_not_taken_for_an_existing_one(mode: WriteMode) {
     let mut organisation = TestOrganisation::start_in(mode).await;
     organisation.set(&json!({"create_contacts": CreateContacts::All}));
     let from = json!([{"name": "Dora Vance", "email": "dora.vance@gmail.com"}]);

@@ -32,7 +32,7 @@ fn with_header(name: &str, value: &str) -> Value {
 }
 
 #[tokio::test]
-async fn mail_that_is_refused_without_a_look_up_reaches_neither_dataverse_nor_a_file() {
+async fn a_message_skipped_without_a_lookup_causes_no_dataverse_request_and_no_download() {
     let block = json!([{"domain": "kites.example", "action": "drop"}]);
     for (settings, rule) in [
         (
@@ -70,7 +70,7 @@ async fn mail_that_is_refused_without_a_look_up_reaches_neither_dataverse_nor_a_
 }
 
 #[tokio::test]
-async fn a_message_that_is_moved_into_a_tracked_folder_is_tracked_then() {
+async fn a_message_is_tracked_once_it_is_moved_into_a_tracked_folder() {
     let mut organisation = under(json!({"folders": {"only": ["CRM"]}})).await;
     organisation.put(ADA, nylas_message("m1", &json!({"folders": ["INBOX"]})));
     assert_skipped(&organisation.deliver_one(ADA, "m1").await, "folder");
@@ -97,7 +97,7 @@ async fn a_message_that_is_moved_into_a_tracked_folder_is_tracked_then() {
 }
 
 #[tokio::test]
-async fn a_folder_that_nobody_lists_is_looked_for_once_a_minute() {
+async fn an_unlisted_folder_is_looked_for_once_a_minute() {
     let mut organisation = under(json!({"folders": {"except": ["CRM"]}})).await;
     for id in ["m1", "m2", "m3"] {
         organisation.put(ADA, nylas_message(id, &json!({"folders": ["hidden"]})));
@@ -120,7 +120,7 @@ async fn a_folder_that_nobody_lists_is_looked_for_once_a_minute() {
 }
 
 #[tokio::test]
-async fn all_headers_are_asked_for_where_bulk_mail_is_skipped_and_nowhere_else() {
+async fn bulk_mail_is_skipped_by_its_headers_only_if_the_policy_says_so() {
     for (settings, is_skipped) in [(json!({"skip_bulk": true}), true), (json!({}), false)] {
         let mut organisation = under(settings).await;
         organisation.put(
@@ -145,8 +145,7 @@ async fn all_headers_are_asked_for_where_bulk_mail_is_skipped_and_nowhere_else()
 }
 
 #[tokio::test]
-async fn a_mailbox_that_shows_no_original_headers_keeps_its_message_ids_and_knows_bulk_by_its_sender()
- {
+async fn imap_messages_keep_their_message_ids_and_are_bulk_only_by_sender() {
     let mut organisation = under(json!({"skip_bulk": true})).await;
     organisation.emulators.nylas().add_grant(emulators::Grant {
         id: "office".to_owned(),
@@ -172,7 +171,7 @@ async fn a_mailbox_that_shows_no_original_headers_keeps_its_message_ids_and_know
 }
 
 #[tokio::test]
-async fn a_message_that_a_list_brought_with_too_few_headers_is_fetched_again() {
+async fn a_listed_message_with_too_few_headers_is_fetched_again() {
     let mut organisation = under(json!({"skip_bulk": true})).await;
     organisation.put(ADA, nylas_message("m1", &with_header("Precedence", "bulk")));
     let listed = organisation
@@ -198,7 +197,7 @@ async fn a_message_that_a_list_brought_with_too_few_headers_is_fetched_again() {
 }
 
 #[tokio::test]
-async fn who_is_stripped_is_on_no_party_and_in_no_column_and_is_not_looked_up() {
+async fn a_stripped_address_is_in_no_party_and_no_column() {
     let settings = json!({"block": [{"address": "eve@outside.example", "action": "strip"}, {"domain": "kites.example", "action": "strip"}]});
     let mut organisation = under(settings).await;
     let to = people(&[
@@ -225,7 +224,7 @@ async fn who_is_stripped_is_on_no_party_and_in_no_column_and_is_not_looked_up() 
 }
 
 #[tokio::test]
-async fn a_copy_in_a_mailbox_that_strips_nobody_is_the_same_mail() {
+async fn a_copy_in_a_mailbox_without_strip_rules_shares_the_row() {
     let mut organisation = TestOrganisation::start().await;
     let text = json!({"mailboxes": {"ada@ours.example": {"block": [{"address": "carol@kites.example", "action": "strip"}]}}});
     organisation.pipeline.policy = PolicySource::given(Policy::parse(&text.to_string()).unwrap());
@@ -251,7 +250,7 @@ async fn a_copy_in_a_mailbox_that_strips_nobody_is_the_same_mail() {
 }
 
 #[tokio::test]
-async fn a_mailbox_with_a_part_of_its_own_is_judged_by_it_and_the_others_are_not() {
+async fn a_mailbox_policy_applies_only_to_its_mailbox() {
     let mut organisation = TestOrganisation::start().await;
     let text = json!({"mailboxes": {"Ada@ours.example": {"track": {"received": "none"}}}});
     organisation.pipeline.policy = PolicySource::given(Policy::parse(&text.to_string()).unwrap());
@@ -264,7 +263,7 @@ async fn a_mailbox_with_a_part_of_its_own_is_judged_by_it_and_the_others_are_not
 }
 
 #[tokio::test]
-async fn an_answer_to_a_tracked_mail_is_tracked_and_is_found_in_the_same_look_up() {
+async fn a_reply_to_a_tracked_message_is_tracked_without_a_further_lookup() {
     let mut organisation = under(json!({"track": {"received": "replies"}})).await;
     let sent =
         json!({"from": people(&["ada@ours.example"]), "to": people(&["carol@kites.example"])});
@@ -295,7 +294,7 @@ async fn an_answer_to_a_tracked_mail_is_tracked_and_is_found_in_the_same_look_up
 }
 
 #[tokio::test]
-async fn mail_with_known_people_is_tracked_where_only_that_is() {
+async fn only_mail_with_known_people_is_tracked_if_the_policy_says_so() {
     let mut organisation = under(json!({"track": {"received": "known"}})).await;
     organisation.put(ADA, nylas_message("m1", &json!({})));
     organisation.put(
@@ -308,7 +307,7 @@ async fn mail_with_known_people_is_tracked_where_only_that_is() {
 }
 
 #[tokio::test]
-async fn with_less_than_the_full_content_no_body_is_stored_and_no_file_downloaded() {
+async fn with_reduced_content_no_body_is_stored_and_no_file_is_downloaded() {
     for (content, subject, description) in [
         ("snippet", "Kites for spring", "Two red"),
         ("subject", "Kites for spring", ""),
@@ -348,7 +347,7 @@ async fn with_less_than_the_full_content_no_body_is_stored_and_no_file_downloade
 }
 
 #[tokio::test]
-async fn the_rules_that_were_asked_go_with_what_became_of_a_message() {
+async fn the_outcome_of_a_message_includes_the_evaluated_rules() {
     let mut organisation = under(json!({"track": {"received": "known"}})).await;
     organisation.put(ADA, nylas_message("m1", &json!({})));
     organisation.put(
@@ -376,7 +375,7 @@ async fn the_rules_that_were_asked_go_with_what_became_of_a_message() {
 }
 
 #[tokio::test]
-async fn without_a_stored_policy_the_defaults_hold_and_a_pushed_one_holds_after_five_minutes() {
+async fn the_default_policy_applies_until_five_minutes_after_a_push() {
     let mut organisation = TestOrganisation::start().await;
     organisation.pipeline.policy = PolicySource::ledger();
     for id in ["m1", "m2", "m3"] {
@@ -394,7 +393,7 @@ async fn without_a_stored_policy_the_defaults_hold_and_a_pushed_one_holds_after_
 }
 
 #[tokio::test]
-async fn while_the_stored_policy_cannot_be_used_messages_wait_and_nothing_is_fetched() {
+async fn messages_wait_unfetched_while_the_stored_policy_is_unusable() {
     let mut organisation = TestOrganisation::start().await;
     organisation.pipeline.policy = PolicySource::ledger();
     organisation.put(ADA, nylas_message("m1", &json!({})));
@@ -438,7 +437,7 @@ async fn while_the_stored_policy_cannot_be_used_messages_wait_and_nothing_is_fet
 }
 
 #[tokio::test]
-async fn internal_mail_is_tracked_where_the_policy_says_so() {
+async fn internal_mail_is_tracked_if_the_policy_says_so() {
     let mut organisation = under(json!({"skip_internal": false})).await;
     organisation.put(
         ADA,

@@ -80,7 +80,7 @@ impl TwoWorkers {
 }
 
 #[tokio::test]
-async fn two_workers_that_meet_an_ended_token_lose_no_message_and_storm_nobody() {
+async fn two_workers_with_a_revoked_token_lose_no_message_and_send_few_requests() {
     let mut workers = TwoWorkers::start().await;
     workers.refresh().await;
     for n in 0..20 {
@@ -135,7 +135,7 @@ async fn two_workers_that_meet_an_ended_token_lose_no_message_and_storm_nobody()
 }
 
 #[tokio::test]
-async fn a_token_that_ends_in_the_middle_of_the_history_costs_time_and_no_message() {
+async fn a_token_revoked_during_backfill_delays_messages_and_loses_none() {
     let workers = TwoWorkers::start().await;
     workers.refresh().await;
     for n in 0..120 {
@@ -192,7 +192,7 @@ async fn list(
 }
 
 #[tokio::test]
-async fn many_who_need_a_token_at_once_read_the_store_once() {
+async fn concurrent_callers_read_the_token_store_once() {
     let emulators = Emulators::start().await.unwrap();
     let office = Office::open(&emulators).await;
     office.refresh_at(now()).await.unwrap();
@@ -219,7 +219,7 @@ async fn many_who_need_a_token_at_once_read_the_store_once() {
 }
 
 #[tokio::test]
-async fn a_store_that_cannot_be_read_is_asked_once_a_minute_and_takes_no_token_away() {
+async fn an_unreadable_token_store_is_read_once_a_minute() {
     let emulators = Emulators::start().await.unwrap();
     let office = Office::open(&emulators).await;
     let calls = Calls::default();
@@ -233,7 +233,7 @@ async fn a_store_that_cannot_be_read_is_asked_once_a_minute_and_takes_no_token_a
 }
 
 #[tokio::test]
-async fn while_the_store_cannot_be_read_messages_wait_and_all_are_written_afterwards() {
+async fn messages_wait_while_the_token_store_is_unreadable_and_are_then_written() {
     let mut workers = TwoWorkers::start().await;
     workers.refresh().await;
     for n in 0..20 {
@@ -303,7 +303,7 @@ async fn two_hours_with_a_clock_that_is_off_by(off: TimeDelta) -> (usize, usize)
 }
 
 #[tokio::test]
-async fn a_clock_that_is_ten_minutes_off_costs_a_delivery_now_and_then_and_no_message() {
+async fn a_clock_that_is_ten_minutes_off_causes_few_redeliveries_and_loses_no_message() {
     // A clock that is ahead: the token seems to expire early, and the store has a newer one by
     // then.
     let (came_back, reads) = two_hours_with_a_clock_that_is_off_by(TimeDelta::minutes(10)).await;
@@ -317,7 +317,7 @@ async fn a_clock_that_is_ten_minutes_off_costs_a_delivery_now_and_then_and_no_me
 }
 
 #[tokio::test]
-async fn each_application_user_has_its_own_token_in_the_one_secret() {
+async fn each_application_user_has_its_own_token_in_the_shared_secret() {
     let emulators = Emulators::start().await.unwrap();
     let office = Office::open(&emulators).await;
     let second = office.entra.register();

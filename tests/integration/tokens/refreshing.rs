@@ -99,7 +99,7 @@ fn refusals() -> [(&'static str, &'static str, Wrong); 8] {
 }
 
 #[tokio::test]
-async fn a_refusal_fails_at_once_with_its_meaning_and_leaves_the_token() {
+async fn a_rejected_refresh_fails_at_once_with_a_remedy_and_keeps_the_stored_token() {
     for (code, remedy, wrong) in refusals() {
         let (mut office, _twin) = office().await;
         office.refresh_at(now()).await.unwrap();
@@ -121,7 +121,7 @@ async fn a_refusal_fails_at_once_with_its_meaning_and_leaves_the_token() {
 }
 
 #[tokio::test]
-async fn an_outage_fails_only_when_the_stored_token_may_not_outlive_it() {
+async fn a_refresh_fails_in_an_outage_only_if_no_stored_token_outlives_it() {
     let (office, _twin) = office().await;
     let outages = || {
         [
@@ -156,7 +156,7 @@ async fn an_outage_fails_only_when_the_stored_token_may_not_outlive_it() {
 }
 
 #[tokio::test]
-async fn a_certificate_gets_a_token_as_a_secret_does() {
+async fn a_certificate_gets_a_token_like_a_secret() {
     let (office, _twin) = office().await;
     let (pem, der) = certificate(4000);
     let entra = &office.entra;
@@ -175,7 +175,7 @@ async fn a_certificate_gets_a_token_as_a_secret_does() {
 }
 
 #[tokio::test]
-async fn a_certificate_that_cannot_work_is_named_before_entra_is_asked() {
+async fn an_unusable_certificate_is_reported_without_a_request_to_entra() {
     let (office, _twin) = office().await;
     let ((expired, _), (one, _), (other, _)) =
         (certificate(2024), certificate(4000), certificate(4000));
@@ -197,7 +197,7 @@ async fn a_certificate_that_cannot_work_is_named_before_entra_is_asked() {
 }
 
 #[tokio::test]
-async fn a_clock_that_is_ten_minutes_off_is_named_and_harms_no_secret() {
+async fn a_wrong_clock_is_reported_for_a_certificate_and_does_not_affect_a_secret() {
     let (office, _twin) = office().await;
     let (pem, der) = certificate(4000);
     let entra = &office.entra;
@@ -223,7 +223,7 @@ async fn a_clock_that_is_ten_minutes_off_is_named_and_harms_no_secret() {
 }
 
 #[tokio::test]
-async fn each_application_user_is_renewed_for_itself() {
+async fn the_token_of_each_application_user_is_renewed_independently() {
     let (office, _twin) = office().await;
     let entra = &office.entra;
     let second = entra.register();
@@ -277,7 +277,7 @@ async fn each_application_user_is_renewed_for_itself() {
 }
 
 #[tokio::test]
-async fn a_token_that_was_asked_for_earlier_never_replaces_a_later_one() {
+async fn an_earlier_requested_token_never_replaces_a_later_one() {
     let (office, _twin) = office().await;
     office.refresh_at(after(1)).await.unwrap();
     let later = office.tokens().await;
@@ -286,7 +286,7 @@ async fn a_token_that_was_asked_for_earlier_never_replaces_a_later_one() {
 }
 
 #[tokio::test]
-async fn of_two_that_refresh_at_once_the_later_token_stays_whoever_writes_last() {
+async fn of_two_concurrent_refreshes_the_later_requested_token_stays_stored() {
     let (office, _twin) = office().await;
     office.refresh_at(after(-20)).await.unwrap();
     let line = Tripwire::before(&office.moto.endpoint).await;
@@ -314,7 +314,7 @@ async fn of_two_that_refresh_at_once_the_later_token_stays_whoever_writes_last()
 }
 
 #[tokio::test]
-async fn a_token_that_cannot_be_stored_is_a_failure_that_names_the_secret() {
+async fn a_refresh_that_cannot_store_its_token_fails_and_names_the_secret() {
     let (mut office, _twin) = office().await;
     office.config.token_secret_id = "nowhere".to_owned();
     let text = failure(&office, 0).await;

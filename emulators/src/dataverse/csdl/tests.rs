@@ -36,7 +36,7 @@ fn names<'d>(document: &'d Document<'d>, kind: &str, element: &str) -> BTreeSet<
 }
 
 #[test]
-fn it_declares_what_the_tables_have_and_nothing_else() {
+fn the_model_declares_exactly_the_properties_and_navigations_of_the_tables() {
     with_model(|schema, document| {
         for table in schema.tables() {
             let properties: BTreeSet<String> = properties(table).map(Column::property).collect();
@@ -52,7 +52,7 @@ fn it_declares_what_the_tables_have_and_nothing_else() {
 }
 
 #[test]
-fn every_name_in_it_leads_somewhere() {
+fn every_type_that_the_model_references_is_declared() {
     with_model(|_, document| {
         let known: BTreeSet<&str> = document
             .descendants()
@@ -74,7 +74,7 @@ fn every_name_in_it_leads_somewhere() {
 }
 
 #[test]
-fn partners_constraints_and_bindings_fit_both_ends() {
+fn partners_constraints_and_bindings_refer_to_existing_targets() {
     with_model(|_, document| {
         let target = |node: Node<'_, '_>| {
             let kind = node.attribute("Type").unwrap();
@@ -116,7 +116,7 @@ fn partners_constraints_and_bindings_fit_both_ends() {
 }
 
 #[test]
-fn an_email_is_an_activity_with_names_of_its_own_and_inherited_ones() {
+fn an_email_inherits_from_activitypointer_and_adds_its_own_navigations() {
     with_model(|_, document| {
         let email = named(document, "EntityType", "email").unwrap();
         assert_eq!(email.attribute("BaseType"), Some("mscrm.activitypointer"));

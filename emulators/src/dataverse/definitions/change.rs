@@ -398,7 +398,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sets_are_called_by_the_plural() {
+    fn an_entity_set_name_is_the_plural_of_the_table_name() {
         for (name, set) in [
             ("new_account", "new_accounts"),
             ("new_box", "new_boxes"),

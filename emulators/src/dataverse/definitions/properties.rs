@@ -367,7 +367,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_type_has_what_its_base_has() {
+    fn a_metadata_type_inherits_the_properties_of_its_base() {
         let of = |property| name("StringAttributeMetadata", property);
         assert_eq!(of("MaxLength"), Name::Kept);
         assert_eq!(of("LogicalName"), Name::Kept);
@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn every_base_is_there() {
+    fn every_base_of_a_metadata_type_exists() {
         for base in METADATA_TYPES.iter().filter_map(|kind| kind.base) {
             assert!(metadata_type(base).is_some(), "{base}");
         }

@@ -138,7 +138,7 @@ async fn check(
 }
 
 #[tokio::test]
-async fn both_versions_are_read_once_and_kept() {
+async fn both_secret_versions_are_read_once_and_cached() {
     let store = Store::default();
     store.holds("new", Some("old"));
     let secrets = store.secrets().await;
@@ -153,7 +153,7 @@ async fn both_versions_are_read_once_and_kept() {
 }
 
 #[tokio::test]
-async fn a_secret_that_was_rotated_is_found_by_the_first_delivery_it_signed() {
+async fn a_rotated_secret_is_read_for_the_first_delivery_that_it_signed() {
     let store = Store::default();
     store.holds("first", None);
     let secrets = store.secrets().await;
@@ -164,7 +164,7 @@ async fn a_secret_that_was_rotated_is_found_by_the_first_delivery_it_signed() {
 }
 
 #[tokio::test]
-async fn wrong_signatures_cost_one_reading_a_minute() {
+async fn repeated_wrong_signatures_cause_one_secret_read_per_minute() {
     let store = Store::default();
     store.holds("right", Some("before"));
     let secrets = store.secrets().await;
@@ -190,7 +190,7 @@ async fn wrong_signatures_cost_one_reading_a_minute() {
 }
 
 #[tokio::test]
-async fn deliveries_that_arrive_together_read_the_secret_once() {
+async fn concurrent_deliveries_read_the_secret_once() {
     let store = Store::default();
     store.holds("right", None);
     let secrets = store.secrets().await;
@@ -203,7 +203,7 @@ async fn deliveries_that_arrive_together_read_the_secret_once() {
 }
 
 #[tokio::test]
-async fn a_store_that_does_not_answer_leaves_it_open_and_is_asked_again_after_five_seconds() {
+async fn an_unavailable_store_is_an_error_and_is_read_again_after_five_seconds() {
     let store = Store::default();
     store.holds("first", None);
     store.is_down(true);
@@ -240,7 +240,7 @@ async fn a_store_that_does_not_answer_leaves_it_open_and_is_asked_again_after_fi
 }
 
 #[tokio::test]
-async fn a_secret_that_is_missing_or_known_to_everybody_leaves_it_open() {
+async fn a_missing_blank_or_publicly_known_secret_is_an_error_until_it_is_replaced() {
     let store = Store::default();
     let secrets = store.secrets().await;
     let missing = check(&secrets, "any", at(0)).await;
@@ -259,7 +259,7 @@ async fn a_secret_that_is_missing_or_known_to_everybody_leaves_it_open() {
 }
 
 #[tokio::test]
-async fn nothing_is_forged_while_a_rotation_is_under_way() {
+async fn no_delivery_is_judged_as_forged_during_a_rotation() {
     let store = Store::default();
     store.holds("first", None);
     let secrets = store.secrets().await;
@@ -279,7 +279,7 @@ async fn nothing_is_forged_while_a_rotation_is_under_way() {
 }
 
 #[tokio::test]
-async fn the_very_first_delivery_of_a_process_may_fall_into_a_rotation() {
+async fn the_first_delivery_of_a_process_stays_undecided_during_a_rotation() {
     let store = Store::default();
     store.holds("first", None);
     store.announces(Some("a rotation is under way"));

@@ -357,14 +357,14 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_kept_for_an_hour() {
+    fn a_secret_is_cached_for_an_hour() {
         for (seconds, suffices) in [(0, true), (3_599, true), (3_600, false), (-1, false)] {
             assert_eq!(kept().suffices(at(seconds)), suffices, "{seconds}");
         }
     }
 
     #[test]
-    fn a_secret_that_is_refused_is_read_again_at_once_and_then_once_a_minute() {
+    fn a_rejected_secret_is_read_again_at_once_and_then_once_a_minute() {
         let mut kept = kept();
         kept.doubtful = true;
         assert!(!kept.suffices(at(1)), "the first refusal");
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_that_cannot_be_read_again_stays_and_is_asked_for_once_a_minute() {
+    fn a_failed_read_keeps_the_cached_secret_and_is_retried_once_a_minute() {
         let kept = kept().after(Err(failure()), at(3_600));
         assert_eq!(kept.value.expose_secret(), "old");
         assert!(kept.suffices(at(3_659)));

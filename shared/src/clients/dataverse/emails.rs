@@ -377,14 +377,14 @@ mod tests {
     }
 
     #[test]
-    fn a_request_holds_a_hundred_small_mails_or_a_few_large_ones() {
+    fn a_request_holds_a_hundred_small_emails_or_a_few_large_ones() {
         assert_eq!(how_many_fit(&vec![message(10); 250]), 100);
         assert_eq!(how_many_fit(&vec![message(3 * 1024 * 1024); 5]), 2);
         assert_eq!(how_many_fit(&[message(20 * 1024 * 1024)]), 1);
     }
 
     #[test]
-    fn a_key_that_is_there_already_is_an_outcome_and_not_an_error() {
+    fn an_existing_key_is_an_outcome_and_not_an_error() {
         let part = |status, body: &str| BatchPart {
             status,
             retry_after_seconds: None,

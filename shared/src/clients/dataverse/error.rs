@@ -448,7 +448,7 @@ mod tests {
     }
 
     #[test]
-    fn what_passes_is_repeated_and_what_does_not_is_dead() {
+    fn transient_errors_are_retried_and_permanent_errors_are_not() {
         for (status, code) in [
             (500, "0x80044151"),
             (500, "0x80044150"),
@@ -500,7 +500,7 @@ mod tests {
     }
 
     #[test]
-    fn a_redirect_and_a_busy_server_say_nothing_of_the_row() {
+    fn a_redirect_and_a_busy_server_do_not_blame_the_row() {
         assert_eq!(answer(302, "").retry_advice(), RetryAdvice::Soon);
         let busy = DataverseError::from_answer(503, Some(Duration::from_secs(90)), b"");
         assert_eq!(
@@ -510,7 +510,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_token_is_told_from_a_missing_privilege() {
+    fn a_rejected_token_is_distinguished_from_a_missing_privilege() {
         assert_eq!(answer(401, ""), DataverseError::TokenRejected);
         assert!(matches!(
             answer(403, "0x80072560"),
@@ -519,7 +519,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_privilege_is_named_and_the_rest_of_the_message_is_not() {
+    fn a_missing_privilege_is_named_without_the_rest_of_the_message() {
         let body = br#"{"error":{"code":"0x80040220","message":"Principal user (Id=7, Ada) is missing prvCreateActivity privilege (Id=8) on OTC=4200"}}"#;
         let error = DataverseError::from_answer(403, None, body);
         assert_eq!(
@@ -533,7 +533,7 @@ mod tests {
     }
 
     #[test]
-    fn a_code_blames_the_row_unless_it_speaks_of_the_caller() {
+    fn an_error_code_blames_the_row_unless_it_concerns_the_caller() {
         let blame = |code: &str| ErrorCode::parse(code).unwrap().blame();
         for code in ["0x80072560", "0x8004A112", "0x8004A104", "0x8004415C"] {
             assert_eq!(blame(code), Blame::Caller, "{code}");
@@ -550,7 +550,7 @@ mod tests {
     }
 
     #[test]
-    fn the_text_names_code_and_meaning_and_never_the_message() {
+    fn the_error_text_contains_the_code_and_its_meaning_but_not_the_message() {
         let text = answer(400, "0x80044331").to_string();
         assert_eq!(
             text,

@@ -127,14 +127,14 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_batch_makes_the_next_one_as_large_as_fits_the_target() {
+    fn a_slow_batch_shrinks_the_next_one_to_fit_the_target_time() {
         assert_eq!(after(&[(300, 10_000)]), 150);
         assert_eq!(after(&[(30, 10_000)]), 15);
         assert_eq!(after(&[(1, 60_000)]), 1, "at least one query");
     }
 
     #[test]
-    fn a_full_and_quick_batch_doubles_the_next_one_up_to_what_dataverse_takes() {
+    fn a_full_and_fast_batch_doubles_the_next_one_up_to_the_dataverse_limit() {
         assert_eq!(after(&[(300, 100)]), 600);
         assert_eq!(
             after(&[(300, 100), (600, 100), (1_000, 100)]),
@@ -143,13 +143,13 @@ mod tests {
     }
 
     #[test]
-    fn a_small_batch_says_nothing_of_larger_ones() {
+    fn a_small_batch_or_one_near_the_target_does_not_change_the_size() {
         assert_eq!(after(&[(5, 100)]), FIRST);
         assert_eq!(after(&[(300, 4_000)]), FIRST, "near the target");
     }
 
     #[test]
-    fn what_is_not_answered_in_time_is_halved() {
+    fn a_timeout_halves_the_lookup_size() {
         let mut lookup_size = LookupSize::default();
         lookup_size.timed_out(300);
         assert_eq!(lookup_size.size, 150);

@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_quote_is_doubled_and_the_whole_is_encoded() {
+    fn a_quote_is_doubled_and_the_whole_filter_is_percent_encoded() {
         let path = rows(
             "contacts",
             "contactid",
@@ -150,7 +150,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
         #[test]
-        fn no_text_leaves_its_literal_its_filter_or_its_url(texts in proptest::collection::vec((hostile(), hostile()), 1..25)) {
+        fn no_text_escapes_its_literal_its_filter_or_its_url(texts in proptest::collection::vec((hostile(), hostile()), 1..25)) {
             let terms = texts.iter().map(|(a, b)| vec![format!("a eq {}", literal(a)), format!("b eq {}", literal(b))]);
             let mut read = Vec::new();
             for filter in any_of(terms) {

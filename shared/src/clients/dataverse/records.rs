@@ -281,7 +281,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_changes_a_row_that_was_made_in_their_name_has_worked_with_it() {
+    fn a_row_written_by_impersonation_counts_as_changed_after_a_direct_edit() {
         const APPLICATION: u128 = 1;
         const ADA: u128 = 2;
         let of = |made: (u128, Option<u128>), changed: (u128, Option<u128>)| {

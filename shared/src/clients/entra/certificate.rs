@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn an_assertion_is_signed_for_one_request_and_five_minutes() {
+    fn an_assertion_is_signed_for_one_request_and_is_valid_for_five_minutes() {
         let pair = pair();
         let assertion = sign(&pair, "2026-11-20T06:00:00Z").unwrap();
         let (signed, signature) = assertion.expose_secret().rsplit_once('.').unwrap();
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_that_is_not_good_now_says_so() {
+    fn an_expired_or_not_yet_valid_certificate_is_reported() {
         let pair = pair();
         let ended = at("2028-01-01T00:00:00Z");
         assert_eq!(
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_stored_wrong_is_told_apart() {
+    fn each_kind_of_invalid_certificate_or_key_is_distinguished() {
         let (pair, other) = (pair(), self::pair());
         let elliptic = rcgen::KeyPair::generate().unwrap().serialize_pem();
         for (certificate, key, expected) in [

@@ -217,7 +217,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refused_credential_is_told_from_an_outage() {
+    fn a_rejected_credential_is_distinguished_from_an_outage() {
         let wrong = refusal(
             401,
             br#"{"error":"invalid_client","error_codes":[7000215],"error_description":"AADSTS7000215: x"}"#,

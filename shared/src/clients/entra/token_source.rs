@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn near_its_end_a_token_is_used_on_and_the_store_asked_once_a_minute() {
+    fn an_expiring_token_stays_in_use_while_the_store_is_read_once_a_minute() {
         let kept = read("a", 3_600, 0);
         assert!(kept.suffices(at(3_299)) && !kept.suffices(at(3_300)));
         let kept = read("a", 3_600, 3_300);
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_store_that_does_not_answer_leaves_the_token_that_is_there() {
+    fn an_unavailable_store_leaves_the_cached_token_in_use() {
         let mut kept = read("a", 3_600, 0);
         kept.take_in(Err(TokenError::Refused), at(3_300));
         assert_eq!(text(&kept), Some("a"));
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_token_is_not_taken_from_the_store_again_and_the_store_is_left_in_peace() {
+    fn a_rejected_token_is_not_used_again_and_the_store_is_read_once_a_minute() {
         let mut kept = read("a", 3_600, 0);
         kept.refuse(&"a".into());
         assert!(!kept.suffices(at(1)), "the store is asked at once");
@@ -209,14 +209,14 @@ mod tests {
     }
 
     #[test]
-    fn a_late_refusal_of_the_former_token_costs_the_new_one_nothing() {
+    fn a_late_rejection_of_the_previous_token_does_not_affect_the_new_one() {
         let mut kept = read("b", 3_600, 0);
         kept.refuse(&"a".into());
         assert_eq!(text(&kept), Some("b"));
     }
 
     #[test]
-    fn a_clock_that_is_put_back_does_not_keep_the_store_from_being_asked() {
+    fn a_clock_that_is_set_back_does_not_stop_the_store_from_being_read() {
         let kept = read("a", 100, 50);
         assert!(!kept.suffices(at(49)));
     }

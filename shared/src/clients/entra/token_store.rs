@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_is_read_again() {
+    fn written_tokens_are_read_back_unchanged() {
         for list in [
             vec![(None, token("a", 0))],
             vec![(None, token("a", 0)), (Some("second"), token("b", 1))],
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_of_one_that_cannot_be_read_costs_the_others_nothing() {
+    fn an_unreadable_token_does_not_affect_the_others() {
         let text = r#"{"access_token": 7, "expires_at": 9, "application_users": {"bad": {}, "good": {"access_token": "t", "expires_at": 9}}}"#;
         assert_eq!(
             texts(&parse(&SecretString::from(text))),
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_replaced_by_one_that_was_asked_for_later_and_by_no_other() {
+    fn a_token_is_replaced_only_by_one_that_was_requested_later() {
         let known = [None, Some("second".to_owned())];
         let stored = tokens(&[(None, token("a", 10)), (Some("second"), token("b", 0))]);
         let fresh = tokens(&[(None, token("older", 5)), (Some("second"), token("c", 5))]);
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_from_a_clock_that_was_a_day_ahead_does_not_stay_for_a_day() {
+    fn a_token_with_a_request_time_in_the_future_is_replaced() {
         let stored = tokens(&[(None, token("a", 24 * 60))]);
         let fresh = tokens(&[(None, token("b", 0))]);
         let after = replaced(&stored, &fresh, &[None], at(0)).unwrap();
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn a_user_that_has_no_credential_any_more_has_no_token_either() {
+    fn the_token_of_an_application_user_without_a_credential_is_removed() {
         let stored = tokens(&[(None, token("a", 0)), (Some("second"), token("b", 0))]);
         let after = replaced(&stored, &Tokens::new(), &[None], at(0)).unwrap();
         assert_eq!(texts(&after), [(None, "a")]);

@@ -564,7 +564,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_is_encoded_once_and_wholly() {
+    fn an_id_is_percent_encoded_once_and_completely() {
         // The test vector of Nylas' Python SDK (Nylas facts §8).
         let id = "<!&!AAAAAAAAAAAuAAAAAAAAABQ/wHZyqaNCptfKg5rnNAoBAMO2jhD3dRHOtM0AqgC7tuYAAAAAAA4AABAAAACTn3BxdTQ/T4N/0BgqPmf+AQAAAAA=@example.com>";
         assert_eq!(

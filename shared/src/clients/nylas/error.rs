@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn every_status_has_its_next_move() {
+    fn every_status_has_its_retry_advice() {
         assert_eq!(
             answer(429, "").retry_advice(),
             RetryAdvice::Postpone(FIRST_STEP)
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn the_type_is_read_from_every_published_shape() {
+    fn the_error_type_is_read_from_every_published_format() {
         assert_eq!(
             error_type(br#"{"error":{"type":"api.not_found_error","message":"x"}}"#),
             "not_found_error"

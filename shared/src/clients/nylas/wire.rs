@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_goes_with_its_address() {
+    fn a_display_name_is_stored_with_its_address() {
         let message = read(&json!({
             "id": "m", "from": [{"name": "Ada Lark", "email": "ADA@example.com"}],
             "to": [{"name": " ", "email": "bob@example.com"}, {"name": "Bob", "email": "bob@example.com"}, {"name": "Nobody", "email": "none"}],
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_message_is_read() {
+    fn every_used_field_of_a_message_is_read() {
         let message = read(&json!({
             "id": "m", "grant_id": "g", "object": "message", "subject": "Hi", "body": "<p>x</p>", "date": 1_700_000_000,
             "from": [{"name": "Ada", "email": "Ada@example.com"}],
@@ -393,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn nulls_and_wrong_types_cost_the_field_and_not_the_mail() {
+    fn nulls_and_wrong_types_lose_the_field_but_not_the_message() {
         let message = read(&json!({
             "id": "m", "subject": null, "body": 7, "date": "yesterday", "from": null, "to": {"email": "x"}, "cc": [null, 3],
             "bcc": [{"email": "not an address"}], "folders": null, "attachments": "none", "headers": [{"name": 1}],
@@ -412,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn half_of_a_surrogate_pair_costs_a_character_and_not_the_mail() {
+    fn a_lone_surrogate_is_replaced_and_the_message_is_still_read() {
         let snippet = |text: &str| {
             json(format!("{{\"s\":\"{text}\"}}").as_bytes()).map(|value| value["s"].clone())
         };
@@ -432,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn duplicate_keys_do_not_cost_the_mail() {
+    fn a_message_with_duplicate_keys_is_still_read() {
         let object: Value =
             serde_json::from_str(r#"{"id":"m","subject":"a","subject":"b","date":1}"#).unwrap();
         assert_eq!(read(&object).subject, "b");
@@ -457,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_without_a_usable_id_is_named_so() {
+    fn a_message_without_a_usable_id_is_an_error() {
         for object in [json!({}), json!({"id": ""}), json!({"id": 3}), json!(null)] {
             assert_eq!(message(&"g".parse().unwrap(), &object).err(), Some(NoId));
         }

@@ -24,7 +24,7 @@ fn with_files<'a>(message: Traits<'a>, names: &[&str]) -> Traits<'a> {
 }
 
 #[test]
-fn scans_that_differ_in_their_files_alone_are_mails_of_their_own() {
+fn scans_that_differ_only_in_their_files_are_different_messages() {
     let scan =
         |seconds, names: &[&str]| with_files(message(seconds, "Scan", "See the file."), names);
     let first = scan(0, &["scan_0001.pdf"]);
@@ -74,7 +74,7 @@ fn row() -> Traits<'static> {
 }
 
 #[test]
-fn a_mail_of_another_date_subject_and_body_is_another_mail() {
+fn a_message_with_another_date_subject_and_body_is_another_message() {
     let another_form = LETTER.replace("two red", "three blue");
     let others = [
         message(3 * DAY, "Invoice 1002", "<p>Invoice 1002</p>"),
@@ -89,7 +89,7 @@ fn a_mail_of_another_date_subject_and_body_is_another_mail() {
 }
 
 #[test]
-fn a_copy_of_a_mail_is_the_same_mail_however_it_came() {
+fn a_copy_is_recognised_as_the_same_message_whatever_its_route() {
     let footer = format!("{LETTER}<p>--<br>You get this because you are on the list kites.</p>");
     let banner = format!("<div>Be careful: external sender</div>{LETTER}");
     let copies = [
@@ -138,7 +138,7 @@ fn a_copy_of_a_mail_is_the_same_mail_however_it_came() {
 }
 
 #[test]
-fn only_what_both_have_is_compared() {
+fn only_the_parts_that_both_have_are_compared() {
     let subject_only = |seconds, subject| message(seconds, subject, "");
     // The row's policy stores no body, so only date and subject are compared.
     assert_eq!(
@@ -206,7 +206,7 @@ fn only_what_both_have_is_compared() {
 }
 
 #[test]
-fn one_subject_for_all_mails_of_a_program_does_not_make_them_one() {
+fn automatic_emails_that_share_a_subject_are_different_messages() {
     let february = "<p>Your order of kites for the harbour festival was delivered today.</p>";
     assert_eq!(
         compare(&message(30 * DAY, "Invoice 1001", february), &row()),
@@ -232,7 +232,7 @@ fn one_subject_for_all_mails_of_a_program_does_not_make_them_one() {
 }
 
 #[test]
-fn the_body_is_read_only_where_the_rest_does_not_settle_it() {
+fn the_body_is_read_only_if_date_and_subject_do_not_decide() {
     let unread = |seconds, subject| {
         let row = Traits {
             body: None,
@@ -262,7 +262,7 @@ fn the_body_is_read_only_where_the_rest_does_not_settle_it() {
 }
 
 #[test]
-fn of_two_mails_of_one_second_the_texts_decide_as_nobody_has_changed_them() {
+fn two_emails_of_the_same_second_are_distinguished_by_their_text() {
     let second = message(0, "Invoice 1002", "<p>Invoice 1002</p>");
     assert_eq!(compare_mails(&second, &row()), Comparison::Other);
     assert_eq!(
@@ -277,7 +277,7 @@ fn of_two_mails_of_one_second_the_texts_decide_as_nobody_has_changed_them() {
 }
 
 #[test]
-fn marks_around_a_subject_are_no_part_of_it() {
+fn marks_around_a_subject_are_ignored() {
     for marked in [
         "Offer 7",
         "RE: Offer 7",
@@ -310,7 +310,7 @@ fn marks_around_a_subject_are_no_part_of_it() {
 }
 
 #[test]
-fn copies_have_one_content_and_other_mails_another() {
+fn copies_have_the_same_content_hash_and_other_messages_have_another() {
     let content = |subject: &str, body: &str, files: &[&str]| {
         let files = files.iter().enumerate();
         let files: Vec<_> = files
@@ -348,7 +348,7 @@ fn copies_have_one_content_and_other_mails_another() {
 }
 
 #[test]
-fn words_are_what_a_reader_sees() {
+fn only_visible_text_is_split_into_words() {
     let html = "<html><head><STYLE>p {color: red}</STYLE><!-- <p>x</p> --></head><body><p class=\"a b\">A&nbsp;&amp; b,\r\n\
                 see https://x.example/a?b=1 <a href='https://y.example'>here</a><script>let c = 1 < 2;</script>; 3 < 4</p";
     assert_eq!(words(html), ["a", "b", "see", "here", "3", "4"]);

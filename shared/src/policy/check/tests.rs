@@ -27,7 +27,7 @@ fn refused(settings: &Value, problem: &str, instead: &Value) {
 }
 
 #[test]
-fn what_is_no_document_is_refused_with_line_and_column() {
+fn an_invalid_document_is_rejected_with_line_and_column() {
     for (text, problem) in [
         (
             "{\n  \"defaults\": {,\n}",
@@ -47,7 +47,7 @@ fn what_is_no_document_is_refused_with_line_and_column() {
 }
 
 #[test]
-fn an_unknown_setting_or_value_is_refused_with_its_path() {
+fn an_unknown_setting_or_value_is_rejected_with_its_path() {
     for (text, beginning) in [
         (
             r#"{"default": {}}"#,
@@ -89,7 +89,7 @@ fn an_unknown_setting_or_value_is_refused_with_its_path() {
 }
 
 #[test]
-fn every_problem_is_named_and_not_the_first_alone() {
+fn every_problem_is_reported_and_not_only_the_first() {
     let found = of_part(
         &json!({"track": {"received": "known"}, "internal_domains": ["@ours.example"], "regarding": {"tracking_token": "("}}),
         &json!({"track": {"received": "all"}, "block": [{"action": "drop"}]}),
@@ -106,7 +106,7 @@ fn every_problem_is_named_and_not_the_first_alone() {
 }
 
 #[test]
-fn folders_have_names_each_once() {
+fn folder_lists_contain_each_valid_name_once() {
     refused(
         &json!({"folders": {"only": []}}),
         "folders.only: lists no folder",
@@ -125,7 +125,7 @@ fn folders_have_names_each_once() {
 }
 
 #[test]
-fn a_folder_concerns_a_record_of_a_table_that_mail_can_concern() {
+fn a_folder_rule_must_name_a_table_that_can_be_the_regarding() {
     let rule = |folder: &str, table: &str| json!({"folder": folder, "table": table, "id": "00000000-0000-0000-0000-000000000001"});
     let known = json!({"folder_regarding": [rule("A", "opportunity"), rule("B", "incident")]});
     let found = of_defaults(&json!({"folder_regarding": [rule("A", "systemuser")]}));
@@ -153,7 +153,7 @@ fn a_folder_concerns_a_record_of_a_table_that_mail_can_concern() {
 }
 
 #[test]
-fn domains_are_domains_each_once_and_allowed_ones_are_outside() {
+fn domains_are_valid_and_unique_and_allowed_domains_are_external() {
     refused(
         &json!({"internal_domains": ["a.example", "A.example"]}),
         "internal_domains[1]: is named twice",
@@ -172,7 +172,7 @@ fn domains_are_domains_each_once_and_allowed_ones_are_outside() {
 }
 
 #[test]
-fn a_block_has_one_address_or_one_domain_and_contradicts_nothing() {
+fn a_block_has_one_address_or_one_domain_and_no_contradiction() {
     let block = |blocks: Value| json!({"block": blocks});
     let fine = block(
         json!([{"address": "a@x.example", "action": "drop"}, {"domain": "y.example", "action": "strip"}]),
@@ -215,7 +215,7 @@ fn a_block_has_one_address_or_one_domain_and_contradicts_nothing() {
 }
 
 #[test]
-fn each_way_to_a_regarding_record_is_asked_once_and_makes_sense() {
+fn each_regarding_source_is_listed_once_and_has_valid_settings() {
     let regarding = |settings: Value| json!({"regarding": settings});
     refused(
         &regarding(json!({"order": ["lead", "contact", "lead"]})),
@@ -247,7 +247,7 @@ fn each_way_to_a_regarding_record_is_asked_once_and_makes_sense() {
 }
 
 #[test]
-fn a_mailbox_is_an_address_named_once() {
+fn a_mailbox_is_a_unique_email_address() {
     let found = problems(r#"{"mailboxes": {"Ada@x.example": {}, "ada@x.example": {}, "ada": {}}}"#);
     assert_eq!(
         found,
@@ -259,7 +259,7 @@ fn a_mailbox_is_an_address_named_once() {
 }
 
 #[test]
-fn a_part_that_is_wider_than_the_organisation_is_refused() {
+fn an_override_that_is_wider_than_the_defaults_is_rejected() {
     let organisation = json!({
         "track": {"received": "known", "sent": "replies"}, "folders": {"except": ["Private"]}, "skip_bulk": true,
         "first_of_thread_only": true, "allow": ["kites.example"], "content": "subject", "create_contacts": "sent",

@@ -23,7 +23,7 @@ fn drafts_spam_and_trash_are_skipped_whatever_the_policy_says() {
 }
 
 #[test]
-fn only_the_named_folders_or_all_but_the_named_are_tracked() {
+fn only_the_listed_folders_or_all_except_the_listed_are_tracked() {
     let lying_in = |folders: &[&str]| with(message(CAROL, &[ADA]), "folders", json!(folders));
     for name in ["CRM", "crm", "\\Inbox"] {
         let (only, except) = (
@@ -47,7 +47,7 @@ fn only_the_named_folders_or_all_but_the_named_are_tracked() {
 }
 
 #[test]
-fn a_direction_of_which_none_is_tracked_is_refused_as_early_as_it_is_known() {
+fn an_untracked_direction_is_skipped_as_soon_as_it_is_known() {
     let (sent, received) = (message(ADA, &[CAROL]), message(CAROL, &[ADA]));
     let by_user = message("user@crm.example", &[CAROL]);
     let none_sent = json!({"track": {"sent": "none"}});
@@ -69,7 +69,7 @@ fn a_direction_of_which_none_is_tracked_is_refused_as_early_as_it_is_known() {
 }
 
 #[test]
-fn a_mail_that_names_somebody_blocked_is_dropped_in_whatever_role() {
+fn a_message_with_a_blocked_participant_in_any_role_is_dropped() {
     let block = json!({"block": [{"address": STRANGER, "action": "drop"}, {"domain": "bad.example", "action": "drop"}]});
     for blocked in [STRANGER, "eve+news@outside.example", "x@sub.bad.example"] {
         assert_refused(Rule::Blocked, &block, &message(blocked, &[ADA]));
@@ -83,7 +83,7 @@ fn a_mail_that_names_somebody_blocked_is_dropped_in_whatever_role() {
 }
 
 #[test]
-fn who_is_stripped_does_not_count_but_does_not_stop_the_mail() {
+fn a_stripped_participant_does_not_count_and_does_not_block_the_message() {
     let block = json!({"block": [{"address": STRANGER, "action": "strip"}]});
     assert_tracked(&block, &message(STRANGER, &[ADA, CAROL]));
     assert_skipped(Rule::InternalOnly, &block, &message(STRANGER, &[ADA]));
@@ -94,7 +94,7 @@ fn who_is_stripped_does_not_count_but_does_not_stop_the_mail() {
 }
 
 #[test]
-fn bulk_mail_is_refused_where_the_policy_says_so() {
+fn bulk_mail_is_skipped_if_the_policy_requires_it() {
     let skip = json!({"skip_bulk": true});
     for header in [
         ("List-Id", "<kites>"),
@@ -117,7 +117,7 @@ fn bulk_mail_is_refused_where_the_policy_says_so() {
 }
 
 #[test]
-fn a_mail_that_answers_another_is_not_the_first_of_its_thread() {
+fn a_reply_is_not_the_first_message_of_its_thread() {
     let first = json!({"first_of_thread_only": true});
     for header in ["In-Reply-To", "References"] {
         let answer = with_headers(&[(header, "<a@x>")]);
@@ -131,7 +131,7 @@ fn a_mail_that_answers_another_is_not_the_first_of_its_thread() {
 }
 
 #[test]
-fn mail_without_any_usable_address_is_skipped_by_name() {
+fn a_message_without_any_usable_address_is_skipped_by_its_own_rule() {
     let nobody = json!({"id": "m", "to": [{"email": "undisclosed recipients"}]});
     assert_refused(Rule::Nobody, &default(), &nobody);
     assert_tracked(

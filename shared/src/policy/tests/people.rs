@@ -25,7 +25,7 @@ fn mail_among_mailboxes_aliases_users_and_internal_domains_is_internal() {
 }
 
 #[test]
-fn one_participant_outside_is_enough_to_track() {
+fn one_external_participant_is_enough_to_track() {
     assert_tracked(&default(), &message(ADA, &["user@crm.example", STRANGER]));
     assert_tracked(&default(), &message(STRANGER, &[ADA]));
     let bcc = with(message(ADA, &[]), "bcc", json!([{"email": STRANGER}]));
@@ -36,7 +36,7 @@ fn one_participant_outside_is_enough_to_track() {
 }
 
 #[test]
-fn somebody_unknown_may_be_outside() {
+fn a_missing_or_unreadable_participant_may_be_external() {
     let from_nobody = with(message(ADA, &[ADA]), "from", Value::Null);
     assert_tracked(&default(), &from_nobody);
     assert_tracked(
@@ -46,7 +46,7 @@ fn somebody_unknown_may_be_outside() {
 }
 
 #[test]
-fn with_a_list_of_domains_only_those_outside_count() {
+fn an_allow_list_tracks_only_messages_with_a_participant_of_its_domains() {
     let allow = json!({"allow": ["kites.example"]});
     assert_tracked(&allow, &message("any@kites.example", &[ADA]));
     assert_tracked(&allow, &message(ADA, &[STRANGER, "any@eu.kites.example"]));
@@ -73,7 +73,7 @@ fn with_a_list_of_domains_only_those_outside_count() {
 }
 
 #[test]
-fn where_replies_are_tracked_only_an_answer_to_a_tracked_mail_is() {
+fn tracking_replies_requires_a_reply_to_a_tracked_email() {
     let replies = json!({"track": {"received": "replies"}});
     let answer_to = |id: &str| with_headers(&[("References", id)]);
     assert_tracked(&replies, &answer_to("<other@x> <tracked@x> <nearer@x>"));
@@ -90,7 +90,7 @@ fn where_replies_are_tracked_only_an_answer_to_a_tracked_mail_is() {
 }
 
 #[test]
-fn where_known_people_are_tracked_one_of_them_outside_is_enough() {
+fn tracking_known_people_requires_one_known_external_participant() {
     let known = json!({"track": {"received": "known", "sent": "known"}});
     for person in [CAROL, "info@kites.example", "lea@leads.example"] {
         assert_tracked(&known, &message(person, &[ADA]));

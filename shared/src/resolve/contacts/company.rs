@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn a_company_is_what_stands_before_the_public_suffix() {
+    fn the_company_domain_is_one_label_longer_than_the_public_suffix() {
         for (address, domain) in [
             ("jane@kites.example", "kites.example"),
             ("jane@mail.eu.kites.example", "kites.example"),
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn some_addresses_tell_of_no_company() {
+    fn free_mail_and_invalid_domains_belong_to_no_company() {
         for none in [
             "jane@gmail.com",
             "jane@GoogleMail.com",
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn the_list_of_free_mail_is_in_the_form_that_is_compared() {
+    fn the_free_mail_list_is_in_normal_form() {
         assert!(FREE_MAIL.len() > 10_000);
         for domain in FREE_MAIL.iter() {
             assert_eq!(normal_domain(domain), *domain);
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn the_website_comes_before_the_address_and_the_contacts_come_last() {
+    fn accounts_are_matched_by_website_then_by_address_then_by_contacts() {
         let mut accounts = Accounts {
             by_website: vec![account(1, true, 0)],
             by_address: vec![account(2, true, 0), account(3, true, 0)],
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_contact_has_one_company() {
+    fn several_accounts_are_ambiguous_unless_the_most_recent_is_wanted() {
         let accounts = Accounts {
             by_website: vec![
                 account(1, true, 10),
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn an_inactive_account_is_taken_when_there_is_no_other() {
+    fn an_inactive_account_is_used_if_there_is_no_other() {
         let inactive = Accounts {
             by_website: vec![account(3, false, 0)],
             ..Accounts::default()
@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_domain_that_nobody_could_ask_for_has_no_company_and_gets_none() {
+    fn a_domain_that_was_not_looked_up_has_an_unknown_company() {
         assert_eq!(
             of_domain(
                 &Companies::default(),

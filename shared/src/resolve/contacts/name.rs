@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn first_names_come_before_the_last() {
+    fn the_last_word_of_a_name_is_the_last_name() {
         is("Jane Doe", "Jane", "Doe");
         is("  Jane\t\r\n Doe ", "Jane", "Doe");
         is("Mary Ann Doe", "Mary Ann", "Doe");
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_comma_turns_the_name_round() {
+    fn a_comma_swaps_the_first_and_the_last_name() {
         is("Doe, Jane", "Jane", "Doe");
         is("DOE, Jane", "Jane", "DOE");
         is("van der Berg, Jan", "Jan", "van der Berg");
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_title_after_a_comma_turns_nothing_round() {
+    fn a_title_after_a_comma_does_not_reorder_the_name() {
         is("Jane Doe, PhD", "Jane", "Doe");
         is("Jane Doe, Ph.D., M.B.A.", "Jane", "Doe");
         is("John Doe, Jr.", "John", "Doe");
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn quotes_brackets_and_what_cannot_be_seen_are_no_name() {
+    fn quotes_brackets_and_invisible_characters_are_not_part_of_a_name() {
         for same in [
             "'Jane Doe'",
             "\"Jane Doe\"",
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn small_words_belong_to_the_last_name() {
+    fn lower_case_particles_belong_to_the_last_name() {
         is("Ludwig van Beethoven", "Ludwig", "van Beethoven");
         is("Anna Maria de la Cruz", "Anna Maria", "de la Cruz");
         is("anna de la cruz", "anna de la", "cruz");
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_name_leaves_it_unknown() {
+    fn text_that_is_not_a_name_leaves_the_last_name_unknown() {
         for none in [
             "",
             "  ",
@@ -297,13 +297,13 @@ mod tests {
     }
 
     #[test]
-    fn who_speaks_for_others_is_told_from_who_has_via_in_the_name() {
+    fn a_sender_on_behalf_of_others_is_distinguished_from_a_name_with_via() {
         assert!(is_on_behalf("'Jane Doe' via Sales") && is_on_behalf("Jane Via Kites"));
         assert!(!is_on_behalf("Octavia Doe") && !is_on_behalf("Via Doe") && !is_on_behalf(""));
     }
 
     #[test]
-    fn a_long_name_is_cut_on_a_character() {
+    fn a_long_name_is_cut_between_characters() {
         is(&format!("{} Doe", "x".repeat(60)), &"x".repeat(50), "Doe");
         is(
             &format!("Jane {}{}", "x".repeat(49), "😀"),
@@ -315,7 +315,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_displayed_a_name_fits_its_columns(display in any::<String>()) {
+        fn every_display_name_gives_a_name_that_fits_its_columns(display in any::<String>()) {
             let (first, last) = name(&display);
             prop_assert!(first.encode_utf16().count() <= 50 && last.encode_utf16().count() <= 50);
             prop_assert!(!last.is_empty() && last.trim() == last && first.trim() == first);

@@ -84,7 +84,7 @@ fn inactive() -> Person {
 }
 
 #[test]
-fn by_default_nobody_becomes_a_contact() {
+fn no_contacts_are_created_by_default() {
     let never = Case {
         create: CreateContacts::default(),
         ..SENT
@@ -94,7 +94,7 @@ fn by_default_nobody_becomes_a_contact() {
 }
 
 #[test]
-fn somebody_we_wrote_to_does_and_somebody_who_wrote_does_when_all_do() {
+fn a_recipient_becomes_a_contact_and_a_sender_does_only_with_all() {
     for create in [CreateContacts::Sent, CreateContacts::All] {
         assert_eq!(Case { create, ..SENT }.why_not(OUTSIDE), None);
     }
@@ -107,7 +107,7 @@ fn somebody_we_wrote_to_does_and_somebody_who_wrote_does_when_all_do() {
 }
 
 #[test]
-fn with_sent_the_other_recipients_of_a_mail_from_outside_do_not() {
+fn with_sent_other_recipients_of_received_mail_do_not_become_contacts() {
     let create = CreateContacts::Sent;
     let to = &["ada@ours.example", "eve@out.example"];
     let received = Case {
@@ -124,7 +124,7 @@ fn with_sent_the_other_recipients_of_a_mail_from_outside_do_not() {
 }
 
 #[test]
-fn somebody_inside_does_not() {
+fn an_internal_address_does_not_become_a_contact() {
     assert_eq!(SENT.why_not("ada@ours.example"), Some(NoContact::Internal));
     assert_eq!(
         SENT.why_not("ben+x@ours.example"),
@@ -134,7 +134,7 @@ fn somebody_inside_does_not() {
 }
 
 #[test]
-fn somebody_whom_any_row_knows_does_not() {
+fn an_address_that_any_row_has_does_not_become_a_contact() {
     let known = |known| Case { known, ..SENT }.why_not(OUTSIDE);
     assert_eq!(
         known(&[OUTSIDE]),
@@ -154,7 +154,7 @@ fn somebody_whom_any_row_knows_does_not() {
 }
 
 #[test]
-fn nobody_does_on_bulk_mail() {
+fn bulk_mail_creates_no_contacts() {
     assert_eq!(
         Case {
             bulk: true,
@@ -166,7 +166,7 @@ fn nobody_does_on_bulk_mail() {
 }
 
 #[test]
-fn a_role_does_not() {
+fn a_role_address_does_not_become_a_contact() {
     for role in [
         "info@kites.example",
         "no-reply@kites.example",
@@ -178,7 +178,7 @@ fn a_role_does_not() {
 }
 
 #[test]
-fn an_address_that_speaks_for_others_does_not() {
+fn a_sender_on_behalf_of_others_does_not_become_a_contact() {
     let via = Case {
         name: "'Jane Doe' via Kites",
         ..RECEIVED
@@ -192,7 +192,7 @@ fn an_address_that_speaks_for_others_does_not() {
 }
 
 #[test]
-fn an_address_that_no_contact_holds_stays_an_address() {
+fn an_address_that_is_too_long_does_not_become_a_contact() {
     let of_length = |length: usize| {
         format!(
             "{}@kites.example",
@@ -210,7 +210,7 @@ fn an_address_that_no_contact_holds_stays_an_address() {
 }
 
 #[test]
-fn each_becomes_one_however_often_and_with_whatever_tag() {
+fn repeated_and_tagged_addresses_become_one_contact() {
     let to = &[
         "jane+1@kites.example",
         "Jane@kites.example",
@@ -237,7 +237,7 @@ fn no_accounts(domains: &[&str]) -> Companies {
 }
 
 #[test]
-fn ids_are_those_of_the_normal_form_and_pinned() {
+fn contact_ids_come_from_the_normal_form_and_all_ids_are_pinned() {
     let id = |text: &str| contact_id(&EmailAddress::parse(text).unwrap());
     for same in [
         "JANE@kites.example",
@@ -260,7 +260,7 @@ fn ids_are_those_of_the_normal_form_and_pinned() {
 }
 
 #[test]
-fn people_of_one_new_company_share_its_one_row() {
+fn people_of_one_new_company_share_one_account() {
     let people = [
         new_person(OUTSIDE, "Doe, Jane"),
         new_person("eve@mail.kites.example", ""),
@@ -298,7 +298,7 @@ fn people_of_one_new_company_share_its_one_row() {
 }
 
 #[test]
-fn somebody_at_a_free_mail_provider_has_no_company() {
+fn a_person_at_a_free_mail_provider_has_no_company() {
     let people = [new_person("jane@gmail.com", "Jane Doe")];
     assert!(domains(&people).is_empty());
     let plan = plan(&people, &Companies::default(), Ambiguous::Unresolved);
@@ -307,7 +307,7 @@ fn somebody_at_a_free_mail_provider_has_no_company() {
 }
 
 #[test]
-fn a_company_that_nobody_could_ask_for_is_neither_named_nor_made() {
+fn a_company_that_was_not_looked_up_is_neither_set_nor_created() {
     let plan = plan(
         &[new_person(OUTSIDE, "")],
         &Companies::default(),
@@ -317,7 +317,7 @@ fn a_company_that_nobody_could_ask_for_is_neither_named_nor_made() {
 }
 
 #[test]
-fn the_first_name_that_tells_anything_is_taken() {
+fn the_first_usable_display_name_is_used() {
     let people = [
         new_person(OUTSIDE, OUTSIDE),
         new_person(OUTSIDE, "Jane Doe"),
@@ -329,7 +329,7 @@ fn the_first_name_that_tells_anything_is_taken() {
 }
 
 #[test]
-fn a_company_can_be_left_out_once() {
+fn a_company_is_removed_only_once() {
     let mut plan = plan(
         &[new_person(OUTSIDE, "")],
         &no_accounts(&["kites.example"]),
@@ -341,7 +341,7 @@ fn a_company_can_be_left_out_once() {
 }
 
 #[test]
-fn an_international_company_is_named_as_people_write_it() {
+fn an_international_company_is_named_in_unicode() {
     let people = [new_person("jane@bücher.example", "")];
     let plan = plan(
         &people,

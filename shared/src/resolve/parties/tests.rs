@@ -65,7 +65,7 @@ fn dated(id: u128, active: bool, seconds: i64) -> Person {
 }
 
 #[test]
-fn what_several_rows_come_to_is_the_setting() {
+fn the_setting_decides_which_of_several_rows_are_chosen() {
     let known = [
         ("eve@out.example", dated(1, true, 10)),
         ("eve@out.example", dated(2, true, 20)),
@@ -101,7 +101,7 @@ fn what_several_rows_come_to_is_the_setting() {
 }
 
 #[test]
-fn one_row_is_no_matter_of_the_setting() {
+fn a_single_active_row_is_chosen_with_every_setting() {
     let known = [
         ("eve@out.example", person(Table::Contact, 1, true)),
         ("eve@out.example", person(Table::Contact, 2, false)),
@@ -115,7 +115,7 @@ fn one_row_is_no_matter_of_the_setting() {
 }
 
 #[test]
-fn a_mail_has_one_sender_whoever_shares_the_address() {
+fn a_message_has_one_sender_even_if_several_rows_share_the_address() {
     let known = [
         ("eve@out.example", dated(1, true, 20)),
         ("eve@out.example", dated(2, true, 10)),
@@ -131,7 +131,7 @@ fn a_mail_has_one_sender_whoever_shares_the_address() {
 }
 
 #[test]
-fn rows_that_nobody_can_put_in_order_are_told_apart_by_their_key() {
+fn rows_without_a_change_date_are_ordered_by_their_key() {
     let known = [
         ("eve@out.example", person(Table::Contact, 7, true)),
         ("eve@out.example", person(Table::Contact, 5, true)),
@@ -147,7 +147,7 @@ fn rows_that_nobody_can_put_in_order_are_told_apart_by_their_key() {
 }
 
 #[test]
-fn an_alias_is_the_user_of_its_mailbox_with_or_without_a_tag() {
+fn an_alias_resolves_to_the_user_of_its_mailbox_with_or_without_a_tag() {
     let known = [
         ("ada@ours.example", person(Table::SystemUser, 1, true)),
         ("sales@ours.example", person(Table::Contact, 2, true)),
@@ -171,7 +171,7 @@ fn an_alias_is_the_user_of_its_mailbox_with_or_without_a_tag() {
 }
 
 #[test]
-fn an_alias_of_a_mailbox_that_nobody_knows_is_what_has_the_alias() {
+fn an_alias_of_an_unknown_mailbox_resolves_to_the_row_with_the_alias() {
     let known = [("sales@ours.example", person(Table::Queue, 2, true))];
     let parties = parties(
         "eve@out.example",
@@ -184,7 +184,7 @@ fn an_alias_of_a_mailbox_that_nobody_knows_is_what_has_the_alias() {
 }
 
 #[test]
-fn a_tag_is_left_out_only_when_nothing_has_it() {
+fn a_tag_is_ignored_only_if_no_row_has_the_tagged_address() {
     let known = [
         ("eve@out.example", person(Table::Contact, 1, true)),
         ("eve+kites@out.example", person(Table::Contact, 2, true)),
@@ -209,7 +209,7 @@ fn resolved(people: &[Person]) -> Option<u128> {
 }
 
 #[test]
-fn the_first_table_that_knows_an_address_has_it() {
+fn an_address_resolves_to_the_first_table_that_has_it() {
     let everywhere = [
         person(Table::Account, 5, true),
         person(Table::Lead, 4, true),
@@ -265,7 +265,7 @@ fn two_rows_of_one_table_leave_the_address_unresolved() {
 }
 
 #[test]
-fn every_recipient_is_there_once_for_each_role() {
+fn every_recipient_is_listed_once_for_each_role() {
     let message = wire::message(
         &"g".parse().unwrap(),
         &json!({

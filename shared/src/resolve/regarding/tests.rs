@@ -162,7 +162,7 @@ impl Case {
 use RegardingSource::{App as AppSource, Contact, Folder, Lead, Thread, TrackingToken};
 
 #[test]
-fn a_contact_outside_is_the_regarding_whoever_wrote() {
+fn an_external_contact_is_the_regarding_as_sender_or_as_recipient() {
     let known = [("eve@out.example", person(Table::Contact, 1, Some(9)))];
     for case in [
         Case::of("eve@out.example", &["ada@ours.example"], &known),
@@ -194,7 +194,7 @@ fn the_sender_comes_before_the_recipients_and_a_contact_before_an_account() {
 }
 
 #[test]
-fn contacts_that_share_an_address_and_a_company_stand_for_the_company() {
+fn contacts_that_share_an_address_and_a_company_resolve_to_the_company() {
     for (second, expected) in [(9, Some(target("account", 9))), (8, None)] {
         let known = [
             ("eve@out.example", person(Table::Contact, 1, Some(9))),
@@ -206,7 +206,7 @@ fn contacts_that_share_an_address_and_a_company_stand_for_the_company() {
 }
 
 #[test]
-fn people_inside_and_strangers_are_no_regarding() {
+fn internal_and_unknown_people_do_not_become_the_regarding() {
     let known = [("ada@ours.example", person(Table::Contact, 1, None))];
     let case = Case::of("ada@ours.example", &["x@out.example"], &known);
     assert_eq!(case.decision(), RegardingDecision::default());
@@ -229,7 +229,7 @@ fn an_open_lead_comes_before_a_contact_and_a_closed_one_does_not() {
 }
 
 #[test]
-fn the_order_is_the_setting_and_what_it_leaves_out_is_not_looked_at() {
+fn the_setting_decides_the_order_and_omitted_sources_are_not_tried() {
     let mut case = Case::from_eve();
     case.earlier(7, &["eve@out.example"], Some(target("account", 3)));
     case.ancestors = vec!["7@x"];
@@ -242,7 +242,7 @@ fn the_order_is_the_setting_and_what_it_leaves_out_is_not_looked_at() {
 }
 
 #[test]
-fn a_folder_rule_names_its_record_and_the_first_that_holds_wins() {
+fn the_first_matching_folder_rule_decides_the_record() {
     let rule = |folder: &str, id| FolderRegarding {
         folder: folder.to_owned(),
         table: "account".to_owned(),
@@ -259,7 +259,7 @@ fn a_folder_rule_names_its_record_and_the_first_that_holds_wins() {
 }
 
 #[test]
-fn a_folder_rule_counts_while_its_record_is_there() {
+fn a_folder_rule_applies_only_if_its_record_exists() {
     let mut case = Case::from_eve();
     case.folder = Some(target("account", 3));
     let asked = case.ask();
@@ -277,7 +277,7 @@ fn a_folder_rule_counts_while_its_record_is_there() {
 }
 
 #[test]
-fn names_of_other_tables_are_asked_for_and_what_cannot_be_bound_is_passed_over() {
+fn names_of_other_tables_are_looked_up_and_a_table_that_cannot_be_bound_is_skipped() {
     let mut case = Case::from_eve();
     case.earlier(7, &["eve@out.example"], Some(target("new_project", 3)));
     case.ancestors = vec!["7@x"];
@@ -305,7 +305,7 @@ fn names_of_other_tables_are_asked_for_and_what_cannot_be_bound_is_passed_over()
 }
 
 #[test]
-fn a_folder_of_a_table_that_takes_no_mail_is_passed_over() {
+fn a_folder_rule_for_a_table_that_cannot_be_bound_is_skipped() {
     let mut case = Case::from_eve();
     case.folder = Some(target("new_note", 3));
     assert_eq!(case.ask().tables, ["new_note".to_owned()].into());
@@ -334,7 +334,7 @@ fn sales(of_contact: &[u128], of_company: &[u128]) -> Case {
 }
 
 #[test]
-fn a_candidate_is_kept_as_ids_and_words() {
+fn a_candidate_is_recorded_as_ids_and_codes() {
     let decision = sales(&[5, 6], &[]).decision();
     assert_eq!(
         serde_json::to_value(&decision.candidates[0]).unwrap(),

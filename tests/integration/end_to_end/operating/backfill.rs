@@ -29,7 +29,7 @@ async fn with_mail(count: usize) -> (Cloud, Vec<(&'static str, String)>) {
 }
 
 #[tokio::test]
-async fn history_is_queued_waited_for_and_told() {
+async fn a_backfill_command_queues_a_run_and_reports_its_progress_and_result() {
     let (cloud, settings) = with_mail(3).await;
     let begun = run(&["backfill", "--since", "2020-01-01", "--json"], &settings).await;
     let answer = begun.json();
@@ -58,7 +58,7 @@ async fn history_is_queued_waited_for_and_told() {
 }
 
 #[tokio::test]
-async fn who_stops_waiting_stops_no_run_and_can_take_it_up_again() {
+async fn interrupting_backfill_wait_does_not_stop_the_run_and_waiting_can_resume() {
     let (cloud, settings) = with_mail(2).await;
     let mut waiting = Command::new(replay::command())
         .args(["backfill", "--since", "2020-01-01", "--wait"])
@@ -96,7 +96,7 @@ async fn who_stops_waiting_stops_no_run_and_can_take_it_up_again() {
 }
 
 #[tokio::test]
-async fn a_mailbox_that_is_not_connected_and_a_function_that_is_not_there_are_said() {
+async fn backfill_names_an_unconnected_mailbox_and_a_missing_function() {
     let (_cloud, settings) = with_mail(0).await;
     let arguments = [
         "backfill",

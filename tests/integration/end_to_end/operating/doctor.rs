@@ -155,7 +155,7 @@ fn assert_healthy(seen: &Seen) {
 }
 
 #[tokio::test]
-async fn a_healthy_installation_is_called_so_and_nothing_is_changed() {
+async fn doctor_reports_a_healthy_installation_and_changes_nothing() {
     let installed = Installed::new().await;
     let before = installed.cloud.emulators.dataverse().export();
     let seen = installed.doctor(&[]).await;
@@ -177,7 +177,7 @@ async fn a_healthy_installation_is_called_so_and_nothing_is_changed() {
 }
 
 #[tokio::test]
-async fn nothing_but_a_region_set_each_setting_is_named_with_the_output_that_has_it() {
+async fn doctor_names_each_missing_setting_with_the_template_output_that_has_it() {
     let template = concat!(env!("CARGO_MANIFEST_DIR"), "/../template.yaml");
     let template = std::fs::read_to_string(template).unwrap();
     let (_, outputs) = template.split_once("\nOutputs:\n").unwrap();
@@ -215,7 +215,7 @@ impl Installed {
 }
 
 #[tokio::test]
-async fn a_setting_that_is_missing_or_malformed_is_one_line_with_its_remedy() {
+async fn doctor_reports_a_missing_or_malformed_setting_in_one_line_with_its_remedy() {
     let cases = [
         (
             "LEDGER_TABLE",
@@ -279,7 +279,7 @@ async fn a_setting_that_is_missing_or_malformed_is_one_line_with_its_remedy() {
 }
 
 #[tokio::test]
-async fn a_setting_that_names_something_else_is_one_line_with_its_remedy() {
+async fn doctor_reports_a_setting_with_the_wrong_target_in_one_line_with_its_remedy() {
     let mut installed = Installed::new().await;
     let cloud = &installed.cloud;
     let other = cloud.sqs.create_queue().queue_name("other").send().await;
@@ -367,7 +367,7 @@ async fn a_setting_that_names_something_else_is_one_line_with_its_remedy() {
 }
 
 #[tokio::test]
-async fn a_dead_letter_and_a_table_that_forgets_nothing_are_one_line_with_its_remedy() {
+async fn doctor_reports_dead_letters_and_a_missing_ttl_in_one_line_with_a_remedy() {
     let installed = Installed::new().await;
     let cloud = &installed.cloud;
     let dead_tasks = cloud.tasks.replace("backfill", "dead-tasks");
@@ -390,7 +390,7 @@ async fn a_dead_letter_and_a_table_that_forgets_nothing_are_one_line_with_its_re
 }
 
 #[tokio::test]
-async fn a_policy_that_cannot_be_used_is_one_line_with_its_remedy() {
+async fn doctor_reports_an_unusable_policy_in_one_line_with_its_remedy() {
     let installed = Installed::new().await;
     installed
         .push(r#"{"defaults": {"new_setting": "canary-rule"}}"#)
@@ -427,7 +427,7 @@ fn masked(line: &str) -> String {
 }
 
 #[tokio::test]
-async fn the_transcript_of_the_manual_is_what_is_printed() {
+async fn the_doctor_transcript_of_the_manual_matches_the_output() {
     let installed = Installed::new().await;
     let seen = installed.doctor(&["--probe-write"]).await;
     println!("{}", seen.out);
@@ -443,7 +443,7 @@ async fn the_transcript_of_the_manual_is_what_is_printed() {
 }
 
 #[tokio::test]
-async fn each_mailbox_is_in_or_out_with_the_reason_and_an_entry_without_mailbox_is_a_warning() {
+async fn doctor_shows_why_each_mailbox_takes_part_and_warns_of_unused_entries() {
     const THEIRS: &str = "1e3288f6-0000-4000-8000-00000000000e";
     let mut installed = Installed::new().await;
     installed
@@ -506,7 +506,7 @@ async fn each_mailbox_is_in_or_out_with_the_reason_and_an_entry_without_mailbox_
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_nylas_is_one_line_with_its_remedy() {
+async fn doctor_reports_a_nylas_problem_in_one_line_with_its_remedy() {
     let mut installed = Installed::new().await;
     let nylas = installed.cloud.emulators.nylas().clone();
     nylas.set_grant_status(GRANT, "invalid");

@@ -11,7 +11,7 @@ use crate::end_to_end::canary::{self, assert_silent};
 use crate::end_to_end::cloud::{Cloud, GRANT};
 
 #[tokio::test]
-async fn a_refused_message_is_written_once_the_cause_is_gone_and_it_is_redriven() {
+async fn a_redriven_message_is_written_once_the_cause_of_its_rejection_is_fixed() {
     let cloud = Cloud::start(10).await;
     cloud.store_secrets().await;
     cloud.refresh_token().await;
@@ -72,7 +72,7 @@ async fn a_refused_message_is_written_once_the_cause_is_gone_and_it_is_redriven(
 }
 
 #[tokio::test]
-async fn a_redrive_that_ended_between_ledger_and_queue_is_done_by_the_next() {
+async fn repeating_an_interrupted_redrive_completes_it() {
     let cloud = Cloud::start(10).await;
     cloud.fill().await;
     let mut settings = cloud.operators_settings();
@@ -113,7 +113,7 @@ async fn a_redrive_that_ended_between_ledger_and_queue_is_done_by_the_next() {
 }
 
 #[tokio::test]
-async fn what_is_not_dead_or_not_known_is_named_and_left_alone() {
+async fn redrive_names_messages_that_are_not_dead_or_unknown_and_does_not_change_them() {
     let cloud = Cloud::start(10).await;
     cloud.fill().await;
     let ids = ["written", "skipped", "throttled", "unknown"];
@@ -142,7 +142,7 @@ async fn what_is_not_dead_or_not_known_is_named_and_left_alone() {
 }
 
 #[tokio::test]
-async fn all_are_all_however_many_and_a_reason_chooses_among_them() {
+async fn redrive_all_queues_all_dead_messages_or_those_with_the_given_reason() {
     let cloud = Cloud::start(10).await;
     cloud.fill().await;
     for (text, count) in [("0X80044331", 1), ("grant: 401", 1), ("0x8004", 1)] {
@@ -169,7 +169,7 @@ async fn all_are_all_however_many_and_a_reason_chooses_among_them() {
 }
 
 #[tokio::test]
-async fn nothing_is_redriven_unless_somebody_says_yes() {
+async fn redrive_queues_nothing_without_confirmation() {
     let cloud = Cloud::start(10).await;
     cloud.fill().await;
     for how in ["grant-1/refused", "--all"] {

@@ -9,7 +9,7 @@ use super::{GAVE_UP, REFUSED, THROTTLED, ids, key, refused, released};
 use crate::end_to_end::cloud::{Cloud, GRANT};
 
 #[tokio::test]
-async fn the_dead_and_what_waits_for_long_are_listed_with_their_reasons() {
+async fn status_lists_dead_and_long_waiting_messages_with_their_reasons() {
     let cloud = Cloud::start(10).await;
     cloud.fill().await;
     let seen = cloud.command(&["status"]).await;
@@ -61,7 +61,7 @@ async fn the_dead_and_what_waits_for_long_are_listed_with_their_reasons() {
 }
 
 #[tokio::test]
-async fn what_waits_needs_no_redrive_and_a_table_of_long_ids_fits_a_terminal() {
+async fn status_suggests_no_redrive_for_waiting_messages_and_fits_long_ids_in_the_terminal() {
     let cloud = Cloud::start(10).await;
     let google = "1e3288f6-0b4c-4b62-a7fd-6c2f6f1c8d11/19139f5d2a7c8e01";
     let graph = format!(
@@ -93,7 +93,7 @@ async fn what_waits_needs_no_redrive_and_a_table_of_long_ids_fits_a_terminal() {
 }
 
 #[tokio::test]
-async fn age_and_number_are_what_the_caller_says_and_all_are_counted() {
+async fn status_filters_by_age_limits_the_list_and_counts_all_messages() {
     let cloud = Cloud::start(10).await;
     cloud.fill().await;
     for (age, expected) in [
@@ -127,7 +127,7 @@ async fn age_and_number_are_what_the_caller_says_and_all_are_counted() {
 }
 
 #[tokio::test]
-async fn the_json_is_as_the_manual_has_it() {
+async fn the_json_output_of_status_matches_the_manual() {
     let cloud = Cloud::start(10).await;
     cloud
         .message("m1", TimeDelta::hours(3), Some(refused()))

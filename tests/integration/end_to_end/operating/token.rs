@@ -23,7 +23,7 @@ async fn refresh(cloud: &Cloud, lambda: &Lambda, arguments: &[&str]) -> Seen {
 }
 
 #[tokio::test]
-async fn a_refresh_on_demand_tells_how_long_the_token_is_good_or_what_to_change() {
+async fn token_refresh_reports_the_expiry_of_the_token_or_the_remedy() {
     let cloud = Cloud::start(10).await;
     cloud.store_secrets().await;
     let lambda = lambda(&cloud).await;
@@ -66,7 +66,7 @@ async fn a_refresh_on_demand_tells_how_long_the_token_is_good_or_what_to_change(
 }
 
 #[tokio::test]
-async fn a_function_that_is_not_there_or_not_named_is_bad_usage() {
+async fn token_refresh_with_a_missing_or_unnamed_function_is_bad_usage() {
     let cloud = Cloud::start(10).await;
     let lambda = lambda(&cloud).await;
     for (arguments, expected) in [

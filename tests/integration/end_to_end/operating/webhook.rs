@@ -176,7 +176,7 @@ async fn queued(cloud: &Cloud) -> HashSet<String> {
 }
 
 #[tokio::test]
-async fn a_destination_is_made_its_secret_is_stored_and_never_shown() {
+async fn webhook_create_stores_the_secret_of_the_destination_and_never_prints_it() {
     let (cloud, _front, operator) = set_up().await;
     let mut seen = operator.succeed("create").await;
     let id = seen.split(' ').nth(1).unwrap().to_owned();
@@ -199,7 +199,7 @@ async fn a_destination_is_made_its_secret_is_stored_and_never_shown() {
 }
 
 #[tokio::test]
-async fn nylas_takes_no_url_whose_challenge_nobody_answers_and_nothing_is_stored() {
+async fn webhook_create_stores_nothing_if_the_challenge_is_not_answered() {
     let (cloud, _front, operator) = set_up().await;
     let operator = operator.with("WEBHOOK_URL", "http://127.0.0.1:9/");
     let seen = operator.run("create").await;
@@ -252,7 +252,7 @@ impl Stream {
 }
 
 #[tokio::test]
-async fn a_rotation_in_the_middle_of_a_stream_of_deliveries_loses_none() {
+async fn a_secret_rotation_during_a_stream_of_deliveries_loses_none() {
     let (cloud, front, operator) = set_up().await;
     operator.succeed("create").await;
     let first = cloud.stored("webhook").await.unwrap();
@@ -307,7 +307,7 @@ async fn a_rotation_in_the_middle_of_a_stream_of_deliveries_loses_none() {
 }
 
 #[tokio::test]
-async fn what_a_rotation_left_half_done_is_said_and_rotating_again_mends_it() {
+async fn an_interrupted_rotation_is_reported_and_repeating_it_repairs_it() {
     let (cloud, front, operator) = set_up().await;
     operator.succeed("create").await;
     let to_store = Tripwire::before(operator.setting("AWS_ENDPOINT_URL_SECRETS_MANAGER")).await;
@@ -370,7 +370,7 @@ fn refuse_rotation(cloud: &Cloud, to_nylas: &Tripwire, status: u16, code: &'stat
 }
 
 #[tokio::test]
-async fn a_rotation_that_nylas_refuses_while_another_is_open_leaves_that_open_and_loses_nothing() {
+async fn a_rejected_rotation_leaves_an_interrupted_one_open_and_loses_no_delivery() {
     let (cloud, front, operator) = set_up().await;
     operator.succeed("create").await;
     let to_store = Tripwire::before(operator.setting("AWS_ENDPOINT_URL_SECRETS_MANAGER")).await;
@@ -406,7 +406,7 @@ async fn a_rotation_that_nylas_refuses_while_another_is_open_leaves_that_open_an
 }
 
 #[tokio::test]
-async fn nylas_refusal_is_told_also_when_the_store_fails_after_it() {
+async fn a_rejection_by_nylas_is_reported_even_if_the_secret_store_then_fails() {
     let (cloud, _front, operator) = set_up().await;
     operator.succeed("create").await;
     let to_store = Tripwire::before(operator.setting("AWS_ENDPOINT_URL_SECRETS_MANAGER")).await;
@@ -429,7 +429,7 @@ async fn nylas_refusal_is_told_also_when_the_store_fails_after_it() {
 }
 
 #[tokio::test]
-async fn a_rotation_that_nylas_refuses_leaves_no_trace_and_one_that_is_open_does() {
+async fn a_rejected_rotation_leaves_no_pending_state_but_one_with_an_unclear_result_does() {
     let (cloud, _front, operator) = set_up().await;
     operator.succeed("create").await;
     let before = cloud.stored("webhook").await;

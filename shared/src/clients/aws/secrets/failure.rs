@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_failure_stands_for_five_seconds_and_not_longer() {
+    fn a_failed_read_is_remembered_for_five_seconds() {
         let at = |milliseconds| DateTime::UNIX_EPOCH + TimeDelta::milliseconds(milliseconds);
         let error = SecretError {
             id: "s".to_owned(),

@@ -58,7 +58,7 @@ fn a_query_and_a_change_set_are_read_in_order() {
 }
 
 #[test]
-fn a_failed_change_set_is_read_wrapped_and_bare() {
+fn a_failed_change_set_is_read_with_and_without_a_multipart_wrapper() {
     let bare = format!("Content-Type: application/http\r\n\r\n{REFUSED}");
     let wrapped = format!(
         "Content-Type: multipart/mixed; boundary=changesetresponse_3\r\n\r\n--changesetresponse_3\r\nContent-Type: application/http\r\nContent-ID: 1\r\n\r\n{REFUSED}\r\n--changesetresponse_3--"
@@ -74,7 +74,7 @@ fn a_failed_change_set_is_read_wrapped_and_bare() {
 }
 
 #[test]
-fn an_answer_that_was_cut_off_or_answers_too_little_is_refused_whole() {
+fn a_truncated_or_incomplete_answer_is_rejected_as_a_whole() {
     let whole = answer_text(&[ROWS, WRITTEN]);
     for cut in 0..whole.len() - 4 {
         assert!(decode(OUTER, &whole[..cut], 2).is_err(), "cut at {cut}");
@@ -183,7 +183,7 @@ proptest! {
     }
 
     #[test]
-    fn whatever_an_answer_says_is_read_as_it_was_said(
+    fn every_well_formed_answer_is_read_back_unchanged(
         answers in proptest::collection::vec(proptest::collection::vec(answer(), 1..4), 0..6),
         boundary in "[A-Za-z0-9'()+_,./:=? -]{0,60}[A-Za-z0-9]", quoted in any::<bool>(), line_feeds in any::<bool>(), wrapped in any::<bool>(),
     ) {

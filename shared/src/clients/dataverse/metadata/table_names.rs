@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn documented_names_are_those_of_the_facts() {
+    fn documented_tables_have_built_in_names_and_custom_tables_do_not() {
         let names = TableNames::documented("incident").unwrap();
         let mut row = Map::new();
         let target = RecordReference {
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn the_name_of_another_lookup_of_email_is_not_taken_for_the_regarding() {
+    fn another_lookup_column_of_email_is_not_mistaken_for_the_regarding() {
         let definition =
             json!({"EntitySetName": "new_projects", "PrimaryIdAttribute": "new_projectid"});
         let lookup = |column: &str, name: &str| json!({"ReferencingAttribute": column, "ReferencingEntityNavigationPropertyName": name});
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_break_an_address_is_no_name() {
+    fn a_name_that_would_break_a_url_is_rejected() {
         assert!(is_name("new_project"));
         for text in ["", "a b", "a)", "a?$filter=x", "a/b", "ä"] {
             assert!(!is_name(text), "{text}");

@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_card_is_read_with_everything_that_a_contact_takes() {
+    fn every_used_field_of_a_contact_card_is_read() {
         let card = contact(&json!({
             "given_name": " Jane ", "surname": "Doe", "job_title": "Buyer", "company_name": "Kites",
             "emails": [{"type": "work", "email": "Jane@kites.example"}, {"email": "JANE@kites.example"}, {"type": "home"}, {"email": "none"}],
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn nulls_and_wrong_types_cost_the_field_and_not_the_card() {
+    fn nulls_and_wrong_types_lose_the_field_but_not_the_card() {
         let card = contact(
             &json!({"given_name": 7, "surname": "Doe", "emails": null, "phone_numbers": {"a": 1}}),
         );

@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn each_mark_of_bulk_mail_is_read_and_a_header_that_says_no_is_none() {
+    fn each_bulk_mail_header_is_recognised_unless_its_value_denies_it() {
         let of = |name: &str, value: &str| {
             let headers = json!([{"name": "From", "value": "x"}, {"name": name, "value": value}]);
             read(&json!({"id": "m", "headers": headers})).bulk
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_set_of_headers_is_told_from_the_basic_three() {
+    fn a_complete_set_of_headers_is_distinguished_from_the_basic_three() {
         let of = |names: &[&str]| {
             let headers: Vec<Value> = names
                 .iter()
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn the_mails_that_a_mail_answers_are_named_nearest_first() {
+    fn the_ancestors_of_a_message_are_listed_nearest_first() {
         let of = |in_reply_to: &str, references: &str| {
             let headers = json!([
                 {"name": "In-Reply-To", "value": in_reply_to}, {"name": "references", "value": references},

@@ -38,7 +38,7 @@ fn numbers(numbers: &[(&str, &str)], there: &Value) -> Value {
 }
 
 #[test]
-fn a_new_contact_has_all_that_the_card_tells() {
+fn a_new_contact_has_every_field_of_the_card() {
     let company = Uuid::from_u128(7);
     let made = new_contact(&jane(), Some(company)).unwrap();
     let expected = json!({
@@ -53,7 +53,7 @@ fn a_new_contact_has_all_that_the_card_tells() {
 }
 
 #[test]
-fn a_contact_that_is_there_keeps_all_that_it_has() {
+fn an_existing_contact_keeps_all_its_values() {
     let there = json!({
         "firstname": "J.", "lastname": "Doe-Smith", "jobtitle": "Chief buyer", "emailaddress1": "jane@kites.example", "emailaddress2": " ",
         "emailaddress3": "jd@old.example", "telephone1": "555-9", "telephone2": null, "mobilephone": "555-1",
@@ -73,7 +73,7 @@ fn a_contact_that_is_there_keeps_all_that_it_has() {
 }
 
 #[test]
-fn half_a_name_is_completed_only_by_the_same_name() {
+fn an_incomplete_name_is_completed_only_by_a_matching_name() {
     let added = |first: &str, last: &str| {
         let there = json!({"firstname": first, "lastname": last});
         let added = missing(&jane(), &row(&there));
@@ -95,7 +95,7 @@ fn half_a_name_is_completed_only_by_the_same_name() {
 }
 
 #[test]
-fn numbers_find_their_columns_by_type_and_none_is_written_twice() {
+fn phone_numbers_are_assigned_to_columns_by_type_and_written_once() {
     let none = json!({});
     assert_eq!(
         numbers(
@@ -147,7 +147,7 @@ fn texts_are_one_line_and_fit_their_columns() {
 }
 
 #[test]
-fn an_address_that_no_contact_may_have_is_left_out() {
+fn an_address_that_is_unsuitable_for_a_contact_is_left_out() {
     let kept = |addresses: &[&str]| {
         let emails: Vec<Value> = addresses
             .iter()
@@ -236,7 +236,7 @@ fn of(card: &Card, named: &[u128], found: bool) -> CardCompany {
 }
 
 #[test]
-fn a_company_is_found_by_its_name_then_by_the_domain_and_then_made() {
+fn a_company_is_found_by_its_name_then_by_its_domain_and_else_created() {
     assert_eq!(
         of(&jane(), &[5], true),
         CardCompany::There(Uuid::from_u128(5))
@@ -260,7 +260,7 @@ fn a_company_is_found_by_its_name_then_by_the_domain_and_then_made() {
 }
 
 #[test]
-fn free_mail_and_cards_without_a_company_make_none() {
+fn free_mail_addresses_and_cards_without_a_company_create_no_account() {
     let with = |email: &str, company: &str| {
         card(&json!({"emails": [{"email": email}], "company_name": company}))
     };

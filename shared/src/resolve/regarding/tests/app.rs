@@ -4,7 +4,7 @@ use super::*;
 use crate::resolve::regarding::app::open_rows_query;
 
 #[test]
-fn the_one_open_row_of_the_contact_then_of_the_company_is_the_regarding() {
+fn the_only_open_row_of_the_contact_or_else_of_the_company_is_the_regarding() {
     assert_eq!(
         sales(&[5], &[5, 6]).target(),
         Some(target("opportunity", 5))
@@ -17,7 +17,7 @@ fn the_one_open_row_of_the_contact_then_of_the_company_is_the_regarding() {
 }
 
 #[test]
-fn of_several_open_rows_none_is_taken() {
+fn several_open_rows_are_ambiguous_and_none_is_chosen() {
     for case in [sales(&[5, 6], &[7]), sales(&[], &[5, 6])] {
         assert_eq!(
             case.outcomes(),
@@ -31,7 +31,7 @@ fn of_several_open_rows_none_is_taken() {
 }
 
 #[test]
-fn open_rows_are_asked_for_only_when_the_app_and_the_earlier_sources_want_it() {
+fn open_rows_are_looked_up_only_if_an_app_is_set_and_no_earlier_source_decides() {
     let mut case = Case::from_eve();
     assert_eq!(case.target(), Some(target("contact", 1)), "no app is set");
     case.settings.app = App::Service;
@@ -50,7 +50,7 @@ fn open_rows_are_asked_for_only_when_the_app_and_the_earlier_sources_want_it() {
 }
 
 #[test]
-fn an_app_that_dataverse_does_not_answer_for_keeps_no_mail_out() {
+fn an_app_query_that_dataverse_rejects_falls_back_to_the_next_source() {
     let mut case = Case::from_eve();
     case.settings.app = App::Custom(CustomTable {
         table: "new_project".to_owned(),
@@ -72,7 +72,7 @@ fn an_app_that_dataverse_does_not_answer_for_keeps_no_mail_out() {
 }
 
 #[test]
-fn a_custom_table_whose_names_are_none_is_not_asked() {
+fn a_custom_table_with_an_invalid_name_is_not_queried() {
     let custom = |set: &str| {
         App::Custom(CustomTable {
             table: "new_project".to_owned(),

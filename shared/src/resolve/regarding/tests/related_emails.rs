@@ -69,7 +69,7 @@ fn a_stranger_with_a_guessed_token_inherits_nothing() {
 }
 
 #[test]
-fn of_a_token_that_repeats_only_the_newest_email_counts_and_the_others_are_recorded() {
+fn only_the_newest_email_with_a_token_counts_and_the_others_are_recorded() {
     let mut case = Case::from_eve();
     case.tokens = vec!["CRM:7".to_owned()];
     case.with_token(9, 1, EVE, Some(target("account", 3)));
@@ -100,7 +100,7 @@ fn of_a_token_that_repeats_only_the_newest_email_counts_and_the_others_are_recor
 }
 
 #[test]
-fn newest_emails_of_one_moment_with_different_records_are_no_basis_for_a_guess() {
+fn equally_new_emails_with_different_records_are_ambiguous() {
     let mut case = Case::from_eve();
     case.tokens = vec!["CRM:7".to_owned()];
     case.with_token(7, 1, EVE, Some(target("account", 3)));
@@ -116,7 +116,7 @@ fn newest_emails_of_one_moment_with_different_records_are_no_basis_for_a_guess()
 }
 
 #[test]
-fn tokens_of_one_subject_that_name_different_records_are_no_basis_for_a_guess() {
+fn tokens_of_one_subject_with_different_records_are_ambiguous() {
     let mut case = Case::from_eve();
     case.tokens = vec!["CRM:7".to_owned(), "CRM:8".to_owned()];
     case.earlier(7, EVE, Some(target("account", 3)));
@@ -137,7 +137,7 @@ fn tokens_of_one_subject_that_name_different_records_are_no_basis_for_a_guess() 
 }
 
 #[test]
-fn the_thread_is_asked_before_a_token_and_an_ambiguous_token_does_not_end_the_thread() {
+fn the_thread_comes_before_a_token_and_is_tried_after_an_ambiguous_token() {
     let mut case = Case::from_eve();
     case.earlier(6, EVE, Some(target("account", 5)));
     case.with_token(7, 1, EVE, Some(target("account", 3)));
@@ -156,7 +156,7 @@ fn the_thread_is_asked_before_a_token_and_an_ambiguous_token_does_not_end_the_th
 }
 
 #[test]
-fn an_answer_inherits_from_the_nearest_mail_that_concerns_a_record() {
+fn a_reply_inherits_from_the_nearest_email_that_has_a_regarding() {
     let mut case = Case::from_eve();
     case.earlier(6, &["eve@out.example"], Some(target("account", 4)));
     case.earlier(7, &["eve@out.example"], Some(target("incident", 3)));
@@ -177,7 +177,7 @@ fn an_answer_inherits_from_the_nearest_mail_that_concerns_a_record() {
 }
 
 #[test]
-fn a_forward_to_strangers_does_not_inherit_but_one_old_acquaintance_is_enough() {
+fn a_forward_inherits_only_if_an_earlier_external_participant_receives_it() {
     let mut case = Case::of("ada@ours.example", &["new@else.example"], &[]);
     case.earlier(
         7,
@@ -191,7 +191,7 @@ fn a_forward_to_strangers_does_not_inherit_but_one_old_acquaintance_is_enough() 
 }
 
 #[test]
-fn another_address_of_the_same_contact_is_the_same_person() {
+fn another_address_of_the_same_contact_counts_as_the_same_person() {
     let eve = person(Table::Contact, 1, None);
     let mut case = Case::of(
         "eve@private.example",
@@ -219,7 +219,7 @@ fn another_address_of_the_same_contact_is_the_same_person() {
 }
 
 #[test]
-fn a_discussion_among_insiders_belongs_to_its_thread() {
+fn an_internal_discussion_inherits_from_its_thread() {
     let mut case = Case::of("ada@ours.example", &["ben@ours.example"], &[]);
     case.earlier(7, &["eve@out.example"], Some(target("account", 3)));
     case.ancestors = vec!["7@x"];
@@ -227,7 +227,7 @@ fn a_discussion_among_insiders_belongs_to_its_thread() {
 }
 
 #[test]
-fn two_rows_of_the_answered_mail_with_different_records_are_no_basis_for_a_guess() {
+fn two_rows_of_the_answered_email_with_different_records_are_ambiguous() {
     let mut case = Case::from_eve();
     case.earlier(7, &["eve@out.example"], Some(target("account", 3)));
     let other = EarlierEmail {
@@ -250,7 +250,7 @@ fn two_rows_of_the_answered_mail_with_different_records_are_no_basis_for_a_guess
 }
 
 #[test]
-fn whether_a_mail_answers_tracked_mail_does_not_depend_on_its_record() {
+fn a_reply_to_a_tracked_email_is_recognised_even_if_that_has_no_regarding() {
     let mut case = Case::from_eve();
     case.earlier(7, &[], None);
     let object = json!({"id": "m"});

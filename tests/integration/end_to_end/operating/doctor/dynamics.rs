@@ -13,7 +13,7 @@ use crate::test_organisation::status;
 use crate::tripwire::Tripwire;
 
 #[tokio::test]
-async fn a_privilege_that_the_role_lacks_is_one_line_with_its_name() {
+async fn doctor_reports_a_missing_privilege_in_one_line_with_its_name() {
     let installed = Installed::new().await;
     let dataverse = installed.cloud.emulators.dataverse().clone();
     for (privilege, table, name, right) in [
@@ -107,7 +107,7 @@ async fn a_privilege_that_the_role_lacks_is_one_line_with_its_name() {
 }
 
 #[tokio::test]
-async fn what_else_is_wrong_in_dynamics_is_one_line_with_its_remedy() {
+async fn doctor_reports_other_dynamics_problems_in_one_line_with_their_remedy() {
     let installed = Installed::new().await;
     let dataverse = installed.cloud.emulators.dataverse().clone();
     dataverse.set_max_length("email", "subject", 200).unwrap();
@@ -164,7 +164,7 @@ async fn what_else_is_wrong_in_dynamics_is_one_line_with_its_remedy() {
 }
 
 #[tokio::test]
-async fn the_probe_writes_one_email_says_which_mode_passes_and_leaves_nothing() {
+async fn the_write_probe_reports_the_working_write_mode_and_leaves_no_row() {
     let installed = Installed::new().await;
     let dataverse = installed.cloud.emulators.dataverse().clone();
     let seen = installed.doctor(&["--probe-write"]).await;
@@ -221,7 +221,7 @@ async fn the_probe_writes_one_email_says_which_mode_passes_and_leaves_nothing() 
 }
 
 #[tokio::test]
-async fn a_clock_that_is_ten_minutes_off_is_the_one_line_that_is_broken() {
+async fn doctor_reports_a_clock_that_is_ten_minutes_off_as_the_only_problem() {
     const TEN_MINUTES: Duration = Duration::from_secs(600);
     let installed = Installed::new().await;
     let clock = installed.cloud.emulators.clock().clone();
@@ -248,7 +248,7 @@ async fn a_clock_that_is_ten_minutes_off_is_the_one_line_that_is_broken() {
 }
 
 #[tokio::test]
-async fn what_the_policy_asks_for_besides_is_looked_at_and_named() {
+async fn doctor_checks_the_privileges_that_the_policy_needs() {
     let installed = Installed::new().await;
     let dataverse = installed.cloud.emulators.dataverse().clone();
     let user = json!({"lastname": "Eve", "isdisabled": false, "azureactivedirectoryobjectid": "00000000-0000-4000-8000-00000000000e"});
@@ -313,7 +313,7 @@ async fn what_the_policy_asks_for_besides_is_looked_at_and_named() {
 }
 
 #[tokio::test]
-async fn what_the_settings_ask_for_besides_is_looked_at_and_named() {
+async fn doctor_checks_the_privileges_that_the_settings_need() {
     let mut installed = Installed::new().await;
     let dataverse = installed.cloud.emulators.dataverse().clone();
     let original = ("CREATED_ON", Some("original"));
