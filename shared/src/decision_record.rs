@@ -27,7 +27,7 @@ pub use self::text::{LONGEST, LeftOut};
 
 /// The format that this build writes. A reader ignores unknown fields, which a later format may
 /// add.
-pub const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 1;
 
 /// The recorded decision on a message.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -210,7 +210,7 @@ pub struct ChosenPart {
 impl DecisionRecord {
     /// Returns the record of a policy decision, with everything else left empty.
     #[must_use]
-    pub fn of_policy(decision: &policy::PolicyDecision) -> Self {
+    pub(crate) fn of_policy(decision: &policy::PolicyDecision) -> Self {
         let asked = |step: &policy::EvaluatedRule| Asked {
             rule: step.rule.name().to_owned(),
             answer: match step.answer {
@@ -233,14 +233,14 @@ impl DecisionRecord {
 
     /// Returns the record with the rows that were created.
     #[must_use]
-    pub fn with_made(mut self, made: &BTreeSet<PartyReference>) -> Self {
+    pub(crate) fn with_made(mut self, made: &BTreeSet<PartyReference>) -> Self {
         self.made = made.iter().map(|record| Row::from(*record)).collect();
         self
     }
 
     /// Returns the record with the results of the steps after the policy decision.
     #[must_use]
-    pub fn with_findings(
+    pub(crate) fn with_findings(
         mut self,
         findings: &Findings,
         row: DecidedRow,

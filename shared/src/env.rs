@@ -117,7 +117,7 @@ impl<L: Fn(&str) -> Option<String>> Settings<L> {
     /// Parses a variable; returns the type's default if it is missing.
     ///
     /// If it cannot be parsed, returns the default too, and [`Self::finish`] reports it.
-    pub fn parsed<T: FromStr<Err: fmt::Display> + Default>(&mut self, name: &str) -> T {
+    pub(crate) fn parsed<T: FromStr<Err: fmt::Display> + Default>(&mut self, name: &str) -> T {
         let Some(text) = self.optional(name) else {
             return T::default();
         };
@@ -129,7 +129,7 @@ impl<L: Fn(&str) -> Option<String>> Settings<L> {
 
     /// Parses a required variable; `None` if it is missing or cannot be parsed, which
     /// [`Self::finish`] reports. `what` tells an operator what to write if it is missing.
-    pub fn required_parsed<T: FromStr<Err: fmt::Display>>(
+    pub(crate) fn required_parsed<T: FromStr<Err: fmt::Display>>(
         &mut self,
         name: &str,
         what: &str,

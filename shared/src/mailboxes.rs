@@ -4,6 +4,7 @@ mod allow_list;
 mod directory;
 mod folders;
 
-pub use self::allow_list::{Admission, AllowList, AllowListError, Entry, SETTING};
+pub use self::allow_list::{Admission, AllowList, Entry, SETTING};
 pub use self::directory::{MailboxDirectory, Mailboxes, Participation};
-pub use self::folders::{Folders, Place};
+pub(crate) use self::folders::Folders;
+pub use self::folders::Place;

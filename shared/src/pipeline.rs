@@ -75,7 +75,7 @@ use crate::clients::dataverse::session::Session;
 use crate::clients::nylas::NylasClient;
 use crate::clients::retry::FIRST_STEP;
 use crate::ledger::messages::Ledger;
-use crate::lookup::request::LookupResult;
+use crate::lookup::result::LookupResult;
 use crate::mailboxes::MailboxDirectory;
 use crate::mapping::{self, Direction, Findings};
 use crate::model::ids::GrantId;

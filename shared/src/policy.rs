@@ -187,7 +187,7 @@ impl Policy {
 
     /// Returns the same policy with this revision.
     #[must_use]
-    pub fn of_revision(mut self, revision: u64) -> Self {
+    pub(crate) fn of_revision(mut self, revision: u64) -> Self {
         self.revision = revision;
         self
     }
@@ -202,7 +202,7 @@ impl Policy {
     /// Returns whether any mailbox has an override. If so, nothing can be decided about a message
     /// until its mailbox is known.
     #[must_use]
-    pub fn differs_by_mailbox(&self) -> bool {
+    pub(crate) fn differs_by_mailbox(&self) -> bool {
         !self.parts.is_empty()
     }
 

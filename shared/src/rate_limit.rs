@@ -12,10 +12,10 @@
 //! - **Live mail never waits**, however much is reserved. It reads the pause from the same item
 //!   anyway, so a reservation adds no call.
 //! - **Backfill starts a batch when the TAT has passed** ([`LimiterState::free_at`]). So it gets
-//!   what live mail leaves, up to [`SHARE_PERCENT`] of the limits; the rest is room for a burst of
+//!   what live mail leaves, up to [`gcra::SHARE_PERCENT`] of the limits; the rest is room for a burst of
 //!   live mail. It starts no batch while live mail waits in its queue ([`yield_until`]).
 //! - **A backfill batch** has as many messages as take about [`Limits::batch_time`], between
-//!   [`SMALLEST`] and [`LARGEST`] ([`BatchSize`]).
+//!   [`batch_size::SMALLEST`] and [`LARGEST`] ([`BatchSize`]).
 //! - **Each invocation runs as many batches at once** as Dataverse suggests (`x-ms-dop-hint`,
 //!   [`LimiterState::concurrency`]). The reservations limit the total number: operations that use
 //!   four seconds of execution per second are, on average, four at a time.
@@ -31,7 +31,7 @@ mod gcra;
 mod tests;
 
 pub use self::application_user::ApplicationUser;
-pub use self::batch_size::{BatchSize, LARGEST, SMALLEST};
-pub use self::gcra::{
-    InvalidLimits, LimiterState, Limits, Reservation, SHARE_PERCENT, yield_until,
-};
+pub(crate) use self::batch_size::BatchSize;
+pub use self::batch_size::LARGEST;
+pub(crate) use self::gcra::yield_until;
+pub use self::gcra::{InvalidLimits, LimiterState, Limits, Reservation};

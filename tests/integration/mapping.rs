@@ -26,7 +26,7 @@ use mailverse::clients::dataverse::emails::{CreateOutcome, WriteMode};
 use mailverse::clients::dataverse::records::{PartyReference, Person, Table};
 use mailverse::clients::dataverse::session::Session;
 use mailverse::clients::nylas::wire;
-use mailverse::lookup::request::LookupResult;
+use mailverse::lookup::result::LookupResult;
 use mailverse::mailboxes::Mailboxes;
 use mailverse::mapping::{self, Direction, Findings};
 use mailverse::model::address::EmailAddress;

@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 
 use mailverse::clients::dataverse::records::{PartyReference, Person, Table};
 use mailverse::clients::nylas::wire;
-use mailverse::lookup::request::LookupResult;
+use mailverse::lookup::result::LookupResult;
 use mailverse::mailboxes::Mailboxes;
 use mailverse::mapping::{self, Direction, Findings};
 use mailverse::model::address::EmailAddress;

@@ -26,7 +26,7 @@ use chrono::{DateTime, Utc};
 
 /// After this many different messages in a row with the same code, none of which passed, a refusal
 /// is taken to concern the caller.
-pub const IN_A_ROW: usize = 5;
+pub(crate) const IN_A_ROW: usize = 5;
 
 /// The lengths of successive pauses after refusals of the caller: doubled each time, up to five
 /// minutes.
@@ -56,18 +56,18 @@ pub struct Refusal {
     /// Status, code and the name of a missing privilege. No content.
     pub cause: String,
     /// What the code blames.
-    pub blame: Blame,
+    pub(crate) blame: Blame,
 }
 
 /// What is known about other messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Others {
     /// Another message of the same batch was written.
-    pub one_passed_now: bool,
+    pub(crate) one_passed_now: bool,
     /// Another message was written since this one started to wait.
-    pub one_passed_since: bool,
+    pub(crate) one_passed_since: bool,
     /// How many different messages in a row met this code, including this one.
-    pub consecutive_refusals: usize,
+    pub(crate) consecutive_refusals: usize,
 }
 
 /// Whether a refusal concerns the message or the caller.
@@ -102,7 +102,7 @@ impl RefusalState {
     /// Returns whether the next message that passes must be recorded, so that other workers learn
     /// of it.
     #[must_use]
-    pub const fn is_open(&self) -> bool {
+    pub(crate) const fn is_open(&self) -> bool {
         self.cause.is_some() || self.code.is_some()
     }
 }

@@ -52,7 +52,7 @@ const GROWTH: u32 = 4;
 /// SQS counts its 12 hours from the delivery and rejects a longer total. Part of them has passed by
 /// the time a message is hidden. Source: Amazon SQS Developer Guide, "Amazon SQS visibility
 /// timeout".
-pub const LONGEST_HIDE: Duration = Duration::from_secs(12 * 60 * 60 - 15 * 60);
+pub(crate) const LONGEST_HIDE: Duration = Duration::from_secs(12 * 60 * 60 - 15 * 60);
 
 /// Whether, and when, a failed call is worth repeating.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

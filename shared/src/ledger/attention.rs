@@ -15,7 +15,7 @@ use super::{Entry, State};
 use crate::model::ids::MessageKey;
 
 /// The sparse index. It contains all attributes of its items.
-pub const INDEX: &str = "attention";
+pub(crate) const INDEX: &str = "attention";
 
 /// How late an expected delivery may be before the message counts as stranded.
 pub const OVERDUE: TimeDelta = TimeDelta::hours(1);

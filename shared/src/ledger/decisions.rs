@@ -28,7 +28,7 @@ use super::{Entry, State};
 use crate::model::ids::{ActivityId, MessageKey};
 
 /// The index by the row in Dataverse. It contains only the keys of the items.
-pub const INDEX: &str = "activity";
+pub(crate) const INDEX: &str = "activity";
 
 /// How a decision relates to the row in Dataverse.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -33,7 +33,7 @@ impl DataverseClient {
     ///
     /// # Errors
     /// [`DataverseError`]: the rows are unknown.
-    pub async fn rows_with_message_id(
+    pub(crate) async fn rows_with_message_id(
         &self,
         session: &Session,
         id: &InternetMessageId,

@@ -33,7 +33,7 @@ pub const COLUMNS: [&str; 12] = [
 
 /// A contact that exists.
 #[derive(Debug, Clone)]
-pub struct ContactRow {
+pub(crate) struct ContactRow {
     /// Its version, for `If-Match`.
     pub etag: String,
     /// The columns that an address book entry may fill ([`COLUMNS`]).
@@ -57,7 +57,7 @@ impl DataverseClient {
     ///
     /// # Errors
     /// [`DataverseError`] of the first query that failed.
-    pub async fn contact_rows(
+    pub(crate) async fn contact_rows(
         &self,
         session: &Session,
         ids: &BTreeSet<Uuid>,
@@ -83,7 +83,7 @@ impl DataverseClient {
     ///
     /// # Errors
     /// [`DataverseError`] of the first query that failed.
-    pub async fn accounts_named(
+    pub(crate) async fn accounts_named(
         &self,
         session: &Session,
         names: &BTreeSet<String>,

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use serde_json::Value;
 
-use super::request::{LookupResult, OpenRows};
+use super::result::{LookupResult, OpenRows};
 use crate::clients::dataverse::DataverseClient;
 use crate::clients::dataverse::batch::BatchPart;
 use crate::clients::dataverse::error::DataverseError;
@@ -45,7 +45,7 @@ impl FollowUpRequest {
 ///
 /// That state 0 is open in every table is *inferred*: Dataverse facts do not list the states.
 #[derive(Debug, Clone)]
-pub struct OpenRowsQuery {
+pub(crate) struct OpenRowsQuery {
     /// The entity set of the table.
     pub set: String,
     /// The column of its primary key.
@@ -116,7 +116,7 @@ enum About {
 impl DataverseClient {
     /// Returns the names of a table, if they are documented or were read before.
     #[must_use]
-    pub fn known_names(&self, table: &str) -> Option<TableNames> {
+    pub(crate) fn known_names(&self, table: &str) -> Option<TableNames> {
         self.names.get(table)
     }
 
@@ -127,7 +127,7 @@ impl DataverseClient {
     ///
     /// # Errors
     /// A [`DataverseError`] that may go away: the messages that need the answer have to wait.
-    pub async fn look_up_further(
+    pub(crate) async fn look_up_further(
         &self,
         session: &Session,
         lookup_request: &FollowUpRequest,

@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashSet};
 use serde_json::Value;
 
 use super::related_emails;
-pub use super::result::{LookupResult, OpenRows};
+use super::result::LookupResult;
 use crate::clients::dataverse::DataverseClient;
 use crate::clients::dataverse::batch::BatchPart;
 use crate::clients::dataverse::error::DataverseError;
@@ -23,7 +23,7 @@ use crate::model::ids::{ActivityId, InternetMessageId};
 ///
 /// A longer one is not written, and not searched for either: two different ids may agree in their
 /// first 320 characters.
-pub const LONGEST_MESSAGE_ID: usize = 320;
+pub(crate) const LONGEST_MESSAGE_ID: usize = 320;
 
 /// What to look up.
 #[derive(Default)]
@@ -232,7 +232,7 @@ pub(crate) fn with_message_id(id: &InternetMessageId) -> Vec<String> {
 
 /// Returns whether the column `messageid` can hold the id with its angle brackets.
 #[must_use]
-pub fn fits_its_column(id: &InternetMessageId) -> bool {
+pub(crate) fn fits_its_column(id: &InternetMessageId) -> bool {
     id.in_brackets().encode_utf16().count() <= LONGEST_MESSAGE_ID
 }
 

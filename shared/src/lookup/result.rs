@@ -18,7 +18,7 @@ use crate::model::message::Message;
 
 /// The open rows that an app has for one customer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum OpenRows {
+pub(crate) enum OpenRows {
     /// The keys of these rows.
     Rows(BTreeSet<Uuid>),
     /// Dataverse rejected the query: the table or a column does not exist or may not be read.
@@ -64,24 +64,24 @@ impl LookupResult {
 
     /// Returns whether a row has exactly this address, including its tag.
     #[must_use]
-    pub fn knows_exactly(&self, address: &EmailAddress) -> bool {
+    pub(crate) fn knows_exactly(&self, address: &EmailAddress) -> bool {
         self.people.contains_key(address)
     }
 
     /// Returns whether the row was created for a message of this invocation.
     #[must_use]
-    pub fn was_made(&self, record: PartyReference) -> bool {
+    pub(crate) fn was_made(&self, record: PartyReference) -> bool {
         self.made.contains(&record)
     }
 
     /// Forgets which messages have a row, as if none had one.
-    pub fn forget_rows(&mut self) {
+    pub(crate) fn forget_rows(&mut self) {
         self.by_key.clear();
         self.by_message_id.clear();
     }
 
     /// Records that a row was created for a message of this invocation.
-    pub fn note_made(&mut self, record: PartyReference) {
+    pub(crate) fn note_made(&mut self, record: PartyReference) {
         self.made.insert(record);
     }
 
@@ -117,7 +117,7 @@ impl LookupResult {
     /// Returns a completed row of the same message under another key ([`Self::by_message_id`]),
     /// leaving out rows that hold another email.
     #[must_use]
-    pub fn by_mail(&self, message: &Message) -> Option<&ExistingEmail> {
+    pub(crate) fn by_mail(&self, message: &Message) -> Option<&ExistingEmail> {
         let id = message.internet_message_id.as_ref()?;
         let mut rows = self.by_message_id(id, message.author(), message.activity_id());
         rows.find(|email| {
@@ -127,7 +127,7 @@ impl LookupResult {
     }
 
     /// Records that a row has the Message-ID of this message but holds another email.
-    pub fn note_other_mail(&mut self, message: &MessageKey, row: ActivityId) {
+    pub(crate) fn note_other_mail(&mut self, message: &MessageKey, row: ActivityId) {
         self.of_other_mails.insert((message.clone(), row));
     }
 
@@ -140,7 +140,7 @@ impl LookupResult {
     /// Returns whether the message answers an email that is completed in Dataverse. Considers only
     /// the ancestors that were looked up ([`super::request::LookupRequest::ancestors`]).
     #[must_use]
-    pub fn answers_tracked_mail(&self, message: &Message) -> bool {
+    pub(crate) fn answers_tracked_mail(&self, message: &Message) -> bool {
         message
             .ancestors
             .iter()
@@ -157,7 +157,7 @@ impl LookupResult {
 
     /// Returns the app's open rows of a customer; `None` if they were not looked up.
     #[must_use]
-    pub fn open_rows(&self, customer: &PartyReference) -> Option<&OpenRows> {
+    pub(crate) fn open_rows(&self, customer: &PartyReference) -> Option<&OpenRows> {
         self.open_rows.get(customer)
     }
 
@@ -182,29 +182,29 @@ impl LookupResult {
     }
 
     /// Sets the app's open rows of a customer, replacing those known before.
-    pub fn set_open_rows(&mut self, customer: PartyReference, rows: OpenRows) {
+    pub(crate) fn set_open_rows(&mut self, customer: PartyReference, rows: OpenRows) {
         self.open_rows.insert(customer, rows);
     }
 
     /// Adds one open row of a customer.
-    pub fn add_open_row(&mut self, customer: PartyReference, id: Uuid) {
+    pub(crate) fn add_open_row(&mut self, customer: PartyReference, id: Uuid) {
         if let OpenRows::Rows(rows) = self.open_rows.entry(customer).or_default() {
             rows.insert(id);
         }
     }
 
     /// Sets the names of a table; `None`: no email can be bound to its rows.
-    pub fn set_names(&mut self, table: &str, names: Option<TableNames>) {
+    pub(crate) fn set_names(&mut self, table: &str, names: Option<TableNames>) {
         self.names.insert(table.to_owned(), names);
     }
 
     /// Sets whether a row exists.
-    pub fn set_there(&mut self, record: &RecordReference, there: bool) {
+    pub(crate) fn set_there(&mut self, record: &RecordReference, there: bool) {
         self.there.insert(record.clone(), there);
     }
 
     /// Adds an earlier email under its Message-ID and its tracking token.
-    pub fn add_earlier(
+    pub(crate) fn add_earlier(
         &mut self,
         email: EarlierEmail,
         message_id: Option<InternetMessageId>,

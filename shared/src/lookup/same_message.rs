@@ -60,10 +60,10 @@ const SUBJECT_MARKS: [&str; 18] = [
 ];
 
 /// The subject of a row if the email has none.
-pub const NO_SUBJECT: &str = "(no subject)";
+pub(crate) const NO_SUBJECT: &str = "(no subject)";
 
 /// The subject of a row if the policy does not allow storing the email's subject.
-pub const NOT_STORED: &str = "(not stored)";
+pub(crate) const NOT_STORED: &str = "(not stored)";
 
 /// The properties of a message or of a row that are compared.
 #[derive(Debug, Clone, Default)]
@@ -96,7 +96,7 @@ impl<'a> From<&'a Message> for Traits<'a> {
 impl<'a> Traits<'a> {
     /// Returns the traits of a row. Its body is read in a separate request, and only if it matters.
     #[must_use]
-    pub fn of_row(row: &'a ExistingEmail, body: Option<&'a str>) -> Self {
+    pub(crate) fn of_row(row: &'a ExistingEmail, body: Option<&'a str>) -> Self {
         Self {
             dates: row.dates.clone(),
             subject: &row.subject,
@@ -136,7 +136,7 @@ pub fn compare(message: &Traits<'_>, row: &Traits<'_>) -> Comparison {
 /// same second are different emails if their texts or files differ: a program that reuses an id may
 /// send several emails in one second.
 #[must_use]
-pub fn compare_mails(one: &Traits<'_>, other: &Traits<'_>) -> Comparison {
+pub(crate) fn compare_mails(one: &Traits<'_>, other: &Traits<'_>) -> Comparison {
     match by_texts(dates(&one.dates, &other.dates), one, other) {
         Comparison::Same => by_files(one, other),
         verdict => verdict,
@@ -396,7 +396,7 @@ pub fn content(message: &Message) -> Option<[u8; 32]> {
 /// Returns the key of the row if another message of the same sender has the same Message-ID; `None`
 /// for a message without one. Ask before the policy removes subject and body.
 #[must_use]
-pub fn key_by_content(message: &Message) -> Option<ActivityId> {
+pub(crate) fn key_by_content(message: &Message) -> Option<ActivityId> {
     let id = message.internet_message_id.as_ref()?;
     Some(keys::activity_id_by_content(
         &message.key,

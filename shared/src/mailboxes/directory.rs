@@ -128,14 +128,14 @@ impl Mailboxes {
 
     /// Returns whether all headers of the mailbox's messages are available.
     #[must_use]
-    pub fn shows_all_headers(&self, grant_id: &GrantId) -> bool {
+    pub(crate) fn shows_all_headers(&self, grant_id: &GrantId) -> bool {
         self.with_all_headers.contains(grant_id)
     }
 
     /// Returns the main address of the participating mailbox that has this address, as its main
     /// address or an alias, with or without a tag; `None` if there is none.
     #[must_use]
-    pub fn main_address(&self, address: &EmailAddress) -> Option<&EmailAddress> {
+    pub(crate) fn main_address(&self, address: &EmailAddress) -> Option<&EmailAddress> {
         let exactly = self.own.get(address);
         exactly.or_else(|| self.own.get(&address.without_tag()?))
     }
@@ -143,7 +143,7 @@ impl Mailboxes {
     /// Returns whether this is the main address or an alias of a mailbox that takes part, with or
     /// without a tag.
     #[must_use]
-    pub fn is_own(&self, address: &EmailAddress) -> bool {
+    pub(crate) fn is_own(&self, address: &EmailAddress) -> bool {
         self.main_address(address).is_some()
     }
 }

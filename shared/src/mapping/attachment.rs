@@ -22,7 +22,11 @@ pub(super) fn file_owner(activity: ActivityId) -> Value {
 
 /// Returns the key of the row that [`attachment_row`] returns.
 #[must_use]
-pub fn attachment_key(activity: ActivityId, position: usize, attachment: &Attachment) -> Uuid {
+pub(crate) fn attachment_key(
+    activity: ActivityId,
+    position: usize,
+    attachment: &Attachment,
+) -> Uuid {
     keys::attachment_id(
         activity,
         position,

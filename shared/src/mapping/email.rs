@@ -176,7 +176,7 @@ pub fn email(message: &Message, findings: &Findings) -> EmailWrite {
 }
 
 /// Moves the rows of an email, including its attachments, to another key.
-pub fn move_to(email: &mut EmailWrite, message: &Message, key: ActivityId) {
+pub(crate) fn move_to(email: &mut EmailWrite, message: &Message, key: ActivityId) {
     let old = std::mem::replace(&mut email.activity_id, key);
     email.row.insert("activityid".to_owned(), json!(key));
     for row in &mut email.attachments {
@@ -191,7 +191,7 @@ pub fn move_to(email: &mut EmailWrite, message: &Message, key: ActivityId) {
 }
 
 /// Removes the Message-ID from the row.
-pub fn without_message_id(email: &mut EmailWrite) {
+pub(crate) fn without_message_id(email: &mut EmailWrite) {
     email.row.remove("messageid");
 }
 
@@ -211,7 +211,7 @@ pub(super) const OWNER: &str = "ownerid@odata.bind";
 
 /// Removes the owner from the row; Dataverse then uses the application user. Returns whether there
 /// was an owner.
-pub fn without_owner(email: &mut EmailWrite) -> bool {
+pub(crate) fn without_owner(email: &mut EmailWrite) -> bool {
     email.row.remove(OWNER).is_some()
 }
 
@@ -219,7 +219,7 @@ pub fn without_owner(email: &mut EmailWrite) -> bool {
 const CREATED_ON: &str = "overriddencreatedon";
 
 /// Sets the creation time of the row.
-pub fn set_created_on(email: &mut EmailWrite, date: DateTime<Utc>) {
+pub(crate) fn set_created_on(email: &mut EmailWrite, date: DateTime<Utc>) {
     email
         .row
         .insert(CREATED_ON.to_owned(), Value::from(date_time(date)));
@@ -227,12 +227,12 @@ pub fn set_created_on(email: &mut EmailWrite, date: DateTime<Utc>) {
 
 /// Removes the creation time from the row; Dataverse then uses the current time. Returns whether
 /// there was one.
-pub fn without_created_on(email: &mut EmailWrite) -> bool {
+pub(crate) fn without_created_on(email: &mut EmailWrite) -> bool {
     email.row.remove(CREATED_ON).is_some()
 }
 
 /// Records in the row that not all attachments were stored.
-pub fn note_missing_attachment(email: &mut EmailWrite) {
+pub(crate) fn note_missing_attachment(email: &mut EmailWrite) {
     email.row.insert(
         "notifications".to_owned(),
         Value::from(SOME_ATTACHMENTS_NOT_SAVED),

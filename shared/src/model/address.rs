@@ -76,7 +76,7 @@ impl EmailAddress {
 
     /// Returns the normal form, by which addresses are compared.
     #[must_use]
-    pub fn normal(&self) -> &str {
+    pub(crate) fn normal(&self) -> &str {
         self.normal.as_deref().unwrap_or(&self.written)
     }
 
@@ -90,7 +90,7 @@ impl EmailAddress {
 
     /// Returns the part before the last `@`, in the normal form.
     #[must_use]
-    pub fn local_part(&self) -> &str {
+    pub(crate) fn local_part(&self) -> &str {
         self.normal()
             .rsplit_once('@')
             .map_or("", |(local, _)| local)
@@ -99,7 +99,7 @@ impl EmailAddress {
     /// Returns the address without its tag: `ada@example.com` for `ada+kites@example.com`; `None`
     /// if it has no tag.
     #[must_use]
-    pub fn without_tag(&self) -> Option<Self> {
+    pub(crate) fn without_tag(&self) -> Option<Self> {
         let (local, _) = self.normal().rsplit_once('@')?;
         let (plain, _) = local.split_once('+')?;
         if plain.is_empty() || local.starts_with('"') {
@@ -113,7 +113,7 @@ impl EmailAddress {
     /// Returns the distinct texts under which Dataverse may store this address: the normal form,
     /// the form with the domain in U-labels, and the address as written.
     #[must_use]
-    pub fn spellings(&self) -> Vec<String> {
+    pub(crate) fn spellings(&self) -> Vec<String> {
         let mut spellings = vec![self.normal().to_owned()];
         let readable = format!("{}@{}", self.local_part(), readable_domain(self.domain()));
         for other in [readable, self.written.clone()] {
@@ -140,7 +140,7 @@ fn normal_form(written: &str) -> Option<String> {
 
 /// Returns a domain in lower case and in A-labels; in lower case only if IDNA rejects it.
 #[must_use]
-pub fn normal_domain(domain: &str) -> String {
+pub(crate) fn normal_domain(domain: &str) -> String {
     let lower = domain.to_lowercase();
     if lower.is_ascii() {
         return lower;
@@ -155,7 +155,7 @@ pub fn normal_domain(domain: &str) -> String {
 
 /// Returns a domain in U-labels, the readable form; unchanged if IDNA rejects it.
 #[must_use]
-pub fn readable_domain(domain: &str) -> String {
+pub(crate) fn readable_domain(domain: &str) -> String {
     match idna::domain_to_unicode(domain) {
         (readable, Ok(())) if domain.contains("xn--") => readable,
         _ => domain.to_owned(),

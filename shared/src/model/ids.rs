@@ -9,8 +9,6 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-pub use super::address::{EmailAddress, normal_domain, readable_domain};
-
 /// The longest accepted provider message id, in bytes.
 ///
 /// A DynamoDB sort key holds 1,024 bytes, and ids of the IMAP family are Message-ID headers of at

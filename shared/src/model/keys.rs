@@ -48,7 +48,7 @@ pub fn activity_id(
 /// different content never share a row. The price: a copy to which a mailing list or a gateway
 /// added text has a separate row.
 #[must_use]
-pub fn activity_id_by_content(
+pub(crate) fn activity_id_by_content(
     key: &MessageKey,
     internet_message_id: &InternetMessageId,
     sender: Option<&EmailAddress>,
@@ -69,7 +69,7 @@ pub fn activity_id_by_content(
 /// Returns the id of an attachment's row: from its position and name, since provider ids differ
 /// from copy to copy.
 #[must_use]
-pub fn attachment_id(activity: ActivityId, position: usize, file_name: &str) -> Uuid {
+pub(crate) fn attachment_id(activity: ActivityId, position: usize, file_name: &str) -> Uuid {
     Uuid::new_v5(
         &activity.uuid(),
         format!("attachment\0{position}\0{file_name}").as_bytes(),

@@ -56,16 +56,16 @@ pub struct Message {
     pub has_all_headers: bool,
     /// The sender, if [`Message::strip`] has removed it: still part of the row's key, but not
     /// stored anywhere.
-    pub stripped_sender: Option<EmailAddress>,
+    pub(crate) stripped_sender: Option<EmailAddress>,
     /// How its row uses the Message-ID.
-    pub id_use: IdUse,
+    pub(crate) id_use: IdUse,
     /// What was left out of the message or its row.
     pub omissions: Vec<Omission>,
 }
 
 /// How a message's row can use its Message-ID, given the rows that exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum IdUse {
+pub(crate) enum IdUse {
     /// It determines the row's key and is stored in the row.
     #[default]
     Own,
@@ -85,7 +85,7 @@ pub struct Attachment {
     /// May be empty.
     pub file_name: String,
     /// A media type without parameters; `application/octet-stream` if the provider has none.
-    pub media_type: String,
+    pub(crate) media_type: String,
     /// The content id of an inline image, without angle brackets; `None` otherwise.
     pub content_id: Option<String>,
     /// The provider's estimate, in bytes; `None` if it has none.
@@ -191,7 +191,7 @@ impl Message {
 
     /// Writes the row without the Message-ID from now on, because another row has it. The omission
     /// is recorded once.
-    pub fn drop_message_id(&mut self, id_use: IdUse) {
+    pub(crate) fn drop_message_id(&mut self, id_use: IdUse) {
         self.id_use = id_use;
         if !self.omissions.contains(&Omission::MessageIdReused) {
             self.omissions.push(Omission::MessageIdReused);
@@ -200,7 +200,7 @@ impl Message {
 
     /// Returns the sender, even if the policy excludes it from what is stored.
     #[must_use]
-    pub fn author(&self) -> Option<&EmailAddress> {
+    pub(crate) fn author(&self) -> Option<&EmailAddress> {
         self.from.as_ref().or(self.stripped_sender.as_ref())
     }
 

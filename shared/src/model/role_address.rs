@@ -151,13 +151,13 @@ pub fn role(address: &EmailAddress) -> Option<Role> {
 
 /// Returns whether an address is a role address.
 #[must_use]
-pub fn is_role_address(address: &EmailAddress) -> bool {
+pub(crate) fn is_role_address(address: &EmailAddress) -> bool {
     role(address).is_some()
 }
 
 /// Returns whether a program sends from an address.
 #[must_use]
-pub fn is_automatic(address: &EmailAddress) -> bool {
+pub(crate) fn is_automatic(address: &EmailAddress) -> bool {
     role(address) == Some(Role::Automatic)
 }
 

@@ -23,7 +23,7 @@ use crate::rate_limit::{ApplicationUser, BatchSize, LimiterState, Limits, Reserv
 use crate::telemetry::{Count, count};
 
 /// An application user of Dataverse that requests are sent as.
-pub struct UserConnection {
+pub(crate) struct UserConnection {
     /// The user.
     pub user: ApplicationUser,
     /// The source of its token.
@@ -42,7 +42,7 @@ struct UserState {
 impl UserConnection {
     /// Creates a user of which nothing is known yet.
     #[must_use]
-    pub fn new(user: ApplicationUser, tokens: TokenSource, limits: &Limits) -> Self {
+    pub(crate) fn new(user: ApplicationUser, tokens: TokenSource, limits: &Limits) -> Self {
         let known = UserState {
             batch_size: BatchSize::new(limits),
             suggested_concurrency: None,

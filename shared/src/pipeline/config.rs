@@ -29,9 +29,9 @@ pub struct PipelineSettings {
     /// `TOKEN_SECRET_ID`
     pub token_secret_id: String,
     /// `NYLAS_API_URL`
-    pub nylas_api_url: Url,
+    pub(crate) nylas_api_url: Url,
     /// `NYLAS_API_KEY_SECRET_ID`
-    pub nylas_api_key_secret_id: String,
+    pub(crate) nylas_api_key_secret_id: String,
     /// `MAILBOXES`
     pub mailboxes: AllowList,
     /// `LEDGER_TABLE`

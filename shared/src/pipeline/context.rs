@@ -9,7 +9,7 @@ use super::failure::{Failure, Run};
 use super::stages::{Finished, PendingMessage};
 use crate::clients::nylas::Headers;
 use crate::clients::nylas::error::NylasError;
-use crate::lookup::request::LookupResult;
+use crate::lookup::result::LookupResult;
 use crate::mailboxes::{Folders, Mailboxes, Participation};
 use crate::model::ids::GrantId;
 use crate::model::message::Message;

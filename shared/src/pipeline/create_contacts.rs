@@ -34,7 +34,7 @@ use crate::clients::dataverse::records::NewRow;
 use crate::clients::dataverse::records::{PartyReference, Table};
 use crate::clients::dataverse::session::Session;
 use crate::lookup::companies::Companies;
-use crate::lookup::request::LookupResult;
+use crate::lookup::result::LookupResult;
 use crate::model::message::Omission;
 use crate::policy::bulk::is_bulk;
 use crate::policy::document::Ambiguous;

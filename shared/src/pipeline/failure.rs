@@ -294,7 +294,7 @@ impl Attempts {
 /// messages.
 #[derive(Clone)]
 pub(super) struct Failure {
-    pub advice: RetryAdvice,
+    pub(crate) advice: RetryAdvice,
     pub reason: String,
     /// Set if Dataverse or Nylas refused the request. Whether the refusal concerns the message or
     /// the caller is decided later ([`super::refusals`]).

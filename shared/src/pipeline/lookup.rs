@@ -15,7 +15,8 @@ use super::stages::{CandidateMessage, Finished};
 use super::{Pipeline, all_failed, refusals};
 use crate::clients::dataverse::error::DataverseError;
 use crate::clients::dataverse::session::Session;
-use crate::lookup::request::{LookupRequest, LookupResult};
+use crate::lookup::request::LookupRequest;
+use crate::lookup::result::LookupResult;
 
 /// The most batches of queries for one group; each takes a few seconds. An invocation has time for
 /// several groups.

@@ -25,7 +25,7 @@ use crate::resolve::parties::{Choice, Match, Party, Resolution};
 /// Dataverse documents no limit (facts §5). Exchange Online takes at most 1,000 recipients for a
 /// message, so emails that server-side synchronization writes have no more. Source: Microsoft,
 /// "Exchange Online limits"; whether Dataverse accepts more is *unknown*.
-pub const MOST_PARTIES: usize = 1_000;
+pub(crate) const MOST_PARTIES: usize = 1_000;
 
 /// The most people of one message that are looked up: 1 to [`MOST_PARTIES`], 250 unless set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

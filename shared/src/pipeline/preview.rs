@@ -17,7 +17,7 @@ use super::stages::{CandidateMessage, Finished, PendingMessage};
 use super::{BatchContext, Outcome, PauseAccess, Pipeline, Run, all_failed, findings};
 use crate::decision_record::DecisionRecord;
 use crate::ledger::decisions::DecidedRow;
-use crate::lookup::request::LookupResult;
+use crate::lookup::result::LookupResult;
 use crate::mapping::Findings;
 use crate::model::ids::MessageKey;
 use crate::model::message::Message;

@@ -20,7 +20,7 @@ pub struct Processed {
     /// An earlier run had already settled it.
     pub settled_before: bool,
     /// When an earlier run settled it; `None` if this run handled it.
-    pub settled_at: Option<DateTime<Utc>>,
+    pub(crate) settled_at: Option<DateTime<Utc>>,
     /// The policy decision, rule by rule; `None` if the run did not get that far. Holds no content.
     pub decision: Option<PolicyDecision>,
     /// The message as shown to an operator; never logged. `None` if the run did not read the

@@ -27,7 +27,7 @@ pub(super) struct Refusals<'a> {
     /// The refusals that were known before this run.
     pub state: &'a RefusalState,
     /// The run was the one probe of a pause.
-    pub is_probe: bool,
+    pub(crate) is_probe: bool,
     /// A message was accepted.
     pub passed: bool,
 }

@@ -6,7 +6,7 @@ use super::failure::{Failure, Run};
 use super::people_limit::PeopleLookedUp;
 use super::resolve::RegardingHints;
 use super::stages::{CandidateMessage, Finished, PendingMessage};
-use crate::lookup::request::LookupResult;
+use crate::lookup::result::LookupResult;
 use crate::lookup::same_message;
 use crate::model::message::{Message, Omission};
 use crate::policy::PolicyVerdict;

@@ -33,7 +33,7 @@ use super::write::EmailDraft;
 use crate::clients::dataverse::error::DataverseError;
 use crate::clients::dataverse::records::ExistingEmail;
 use crate::clients::dataverse::session::Session;
-use crate::lookup::request::LookupResult;
+use crate::lookup::result::LookupResult;
 use crate::lookup::same_message;
 use crate::lookup::same_message::{Comparison, Traits};
 use crate::mapping;

@@ -43,7 +43,7 @@ use crate::clients::dataverse::records::{ExistingEmail, RowState};
 use crate::clients::dataverse::session::Session;
 use crate::decision_record::DecisionRecord;
 use crate::ledger::decisions::DecidedRow;
-use crate::lookup::request::LookupResult;
+use crate::lookup::result::LookupResult;
 use crate::mapping::{self, Findings};
 use crate::model::ids::{ActivityId, InternetMessageId};
 use crate::model::message::{IdUse, Message, Omission, omissions_note};

@@ -11,7 +11,7 @@ use crate::ledger::messages::{Ledger, LedgerError};
 use crate::telemetry::{Count, count};
 
 /// How long a policy is cached after it was read. A new policy applies everywhere after this time.
-pub const KEEP: TimeDelta = TimeDelta::minutes(5);
+pub(crate) const KEEP: TimeDelta = TimeDelta::minutes(5);
 
 /// Why no policy is available. Messages have to wait, since the defaults may track what the
 /// organisation's policy leaves out.

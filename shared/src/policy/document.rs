@@ -50,7 +50,7 @@ pub struct Settings {
     /// Leaves out newsletters, automatic replies and other bulk mail. Needs all headers.
     pub skip_bulk: bool,
     /// Tracks only the first message of each thread.
-    pub first_of_thread_only: bool,
+    pub(crate) first_of_thread_only: bool,
     /// How much of an email is stored.
     pub content: Content,
     /// How to resolve an address that several rows have.
@@ -111,7 +111,7 @@ pub struct Override {
     pub skip_bulk: Option<bool>,
     /// Only `true` has an effect.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub first_of_thread_only: Option<bool>,
+    pub(crate) first_of_thread_only: Option<bool>,
     /// The setting that stores less applies.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content: Option<Content>,

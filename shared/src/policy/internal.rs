@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use crate::clients::dataverse::records::Table;
-use crate::lookup::request::LookupResult;
+use crate::lookup::result::LookupResult;
 use crate::mailboxes::Mailboxes;
 use crate::model::address::EmailAddress;
 

@@ -38,7 +38,7 @@ pub struct MailboxPolicy {
     /// Whether bulk mail is left out.
     pub skip_bulk: bool,
     /// Whether only the first message of each thread is tracked.
-    pub first_of_thread_only: bool,
+    pub(crate) first_of_thread_only: bool,
     /// How much of an email is stored.
     pub content: Content,
     /// How to resolve an address that several rows have.
@@ -78,7 +78,7 @@ impl MailboxPolicy {
 
     /// Returns the policy of a mailbox with this override.
     #[must_use]
-    pub fn narrowed(&self, part: &Override) -> Self {
+    pub(crate) fn narrowed(&self, part: &Override) -> Self {
         let mut narrow = self.clone();
         narrow.received.extend(condition(part.track.received));
         narrow.sent.extend(condition(part.track.sent));
@@ -106,13 +106,13 @@ impl MailboxPolicy {
 
     /// Returns whether all headers of a message are needed, not only the three basic ones.
     #[must_use]
-    pub fn needs_all_headers(&self) -> bool {
+    pub(crate) fn needs_all_headers(&self) -> bool {
         self.skip_bulk
     }
 
     /// Returns whether it matters if the messages that a message replies to are in Dynamics 365.
     #[must_use]
-    pub fn asks_for_ancestors(&self) -> bool {
+    pub(crate) fn asks_for_ancestors(&self) -> bool {
         [&self.received, &self.sent]
             .iter()
             .any(|asked| asked.contains(&TrackWhat::Replies))

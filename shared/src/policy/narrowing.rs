@@ -13,7 +13,7 @@ use super::document::{
 use super::*;
 use crate::clients::dataverse::records::{PartyReference, Person, Table};
 use crate::clients::nylas::wire;
-use crate::lookup::request::LookupResult;
+use crate::lookup::result::LookupResult;
 use crate::mailboxes::{self, Mailboxes};
 
 const PEOPLE: [&str; 9] = [

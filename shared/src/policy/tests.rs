@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::*;
 use crate::clients::dataverse::records::{PartyReference, Person, Table};
 use crate::clients::nylas::wire;
-use crate::lookup::request::LookupResult;
+use crate::lookup::result::LookupResult;
 use crate::mailboxes::{Folders, Mailboxes};
 
 /// The known addresses and folders:

@@ -8,7 +8,7 @@ use super::gcra::{Limits, Reservation};
 use crate::clients::dataverse::session::Usage;
 
 /// The fewest messages of a backfill batch.
-pub const SMALLEST: u32 = 10;
+pub(crate) const SMALLEST: u32 = 10;
 
 /// The most messages of a backfill batch: change sets in one request.
 pub const LARGEST: u32 = 100;
@@ -24,7 +24,7 @@ const FIRST_GUESS: Duration = Duration::from_millis(100);
 /// The batch size of backfill and the usage of a message, as one process has learnt them for one
 /// user.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BatchSize {
+pub(crate) struct BatchSize {
     size: u32,
     /// The expected usage of a message.
     for_each: TimeDelta,
@@ -36,7 +36,7 @@ pub struct BatchSize {
 impl BatchSize {
     /// Returns the values of a process that has processed nothing yet.
     #[must_use]
-    pub fn new(limits: &Limits) -> Self {
+    pub(crate) fn new(limits: &Limits) -> Self {
         let guess = Usage {
             requests: 0,
             time: FIRST_GUESS,
@@ -52,20 +52,20 @@ impl BatchSize {
 
     /// Returns the number of messages of the next backfill batch, from [`SMALLEST`] to [`LARGEST`].
     #[must_use]
-    pub fn size(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
         usize::try_from(self.size).unwrap_or(1)
     }
 
     /// Returns the actual usage of earlier batches beyond what they reserved; negative if they
     /// reserved too much.
     #[must_use]
-    pub const fn owed(&self) -> TimeDelta {
+    pub(crate) const fn owed(&self) -> TimeDelta {
         self.owed
     }
 
     /// Returns the reservation for a batch of this many messages: its expected usage, and what is
     /// owed. [`settle`](Self::settle) returns what is reserved and not used.
-    pub fn reserve(&mut self, messages: usize) -> Reservation {
+    pub(crate) fn reserve(&mut self, messages: usize) -> Reservation {
         let messages = i32::try_from(messages).unwrap_or(i32::MAX);
         let expected = self.for_each * messages;
         let owed = std::mem::take(&mut self.owed);
@@ -73,13 +73,13 @@ impl BatchSize {
     }
 
     /// Undoes a reservation that the ledger did not store.
-    pub fn cancel(&mut self, reservation: &Reservation) {
+    pub(crate) fn cancel(&mut self, reservation: &Reservation) {
         self.owed += reservation.owed;
     }
 
     /// Settles a reservation with the actual usage and the number of messages that were looked up
     /// in Dataverse.
-    pub fn settle(
+    pub(crate) fn settle(
         &mut self,
         limits: &Limits,
         reservation: &Reservation,
@@ -96,7 +96,7 @@ impl BatchSize {
     /// Adapts the batch size to the time that the calls of a backfill batch took. The next batch
     /// has as many messages as would have taken `target`, but at least half and at most one and a
     /// half times the current size. Within a quarter of the current size, nothing changes.
-    pub fn adapt(&mut self, messages: usize, took: Duration, target: Duration) {
+    pub(crate) fn adapt(&mut self, messages: usize, took: Duration, target: Duration) {
         let Some(messages) = u32::try_from(messages).ok().filter(|n| *n > 0) else {
             return;
         };

@@ -11,7 +11,7 @@ use crate::clients::refusal::RefusalState;
 
 /// The percentage of the limits that live mail and backfill use together. The rest is for usage
 /// that could not be reserved in advance.
-pub const SHARE_PERCENT: u32 = 97;
+pub(crate) const SHARE_PERCENT: u32 = 97;
 
 /// The longest time for the calls of a backfill batch: within the client's idle timeout of 15
 /// seconds, and far within Dataverse's two minutes and the lease.
@@ -133,14 +133,14 @@ impl Limits {
     /// was sent earlier. So an outage of Dataverse, in which every call takes until its timeout,
     /// does not delay backfill for long after it ends.
     #[must_use]
-    pub fn max_backlog(&self) -> TimeDelta {
+    pub(crate) fn max_backlog(&self) -> TimeDelta {
         TimeDelta::from_std(self.window).unwrap_or_default()
     }
 
     /// Returns the target time for the calls of a backfill batch: ten seconds, or a sixty-fourth of
     /// a small limit on execution time, so that it is used evenly.
     #[must_use]
-    pub fn batch_time(&self) -> Duration {
+    pub(crate) fn batch_time(&self) -> Duration {
         LONGEST_BATCH.min(self.execution / 64)
     }
 }
@@ -170,7 +170,7 @@ impl LimiterState {
     /// Returns when backfill may start a batch that also reserves `owed`; `None` if it may start
     /// now.
     #[must_use]
-    pub fn free_at(&self, owed: TimeDelta, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    pub(crate) fn free_at(&self, owed: TimeDelta, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let reserved = self.tat.map(|until| until + owed);
         self.pause(now).max(reserved.filter(|until| *until > now))
     }
@@ -189,7 +189,7 @@ impl LimiterState {
 /// Returns until when backfill yields if this many live messages wait in their queue; `None` if it
 /// need not.
 #[must_use]
-pub fn yield_until(live_waiting: usize, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+pub(crate) fn yield_until(live_waiting: usize, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
     (live_waiting > LIVE_BATCH).then(|| now + YIELD)
 }
 

@@ -3,6 +3,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use proptest::prelude::*;
 
+use super::gcra::SHARE_PERCENT;
 use super::*;
 use crate::clients::dataverse::session::Usage;
 

@@ -88,7 +88,7 @@ pub fn account_id(domain: &str) -> Uuid {
 
 /// Why an address becomes no contact.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NoContact {
+pub(crate) enum NoContact {
     /// The setting creates no contacts.
     Never,
     /// The setting only creates contacts for addresses that an internal sender wrote to.
@@ -155,7 +155,7 @@ pub fn new_people(
 
 /// Returns why an address on a message becomes no contact; `None` if it becomes one.
 #[must_use]
-pub fn why_not(
+pub(crate) fn why_not(
     address: &EmailAddress,
     message: &Message,
     internal: &InternalAddresses<'_>,

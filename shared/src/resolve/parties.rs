@@ -34,7 +34,7 @@
 use std::cmp::Reverse;
 
 use crate::clients::dataverse::records::{PartyReference, Person};
-use crate::lookup::request::LookupResult;
+use crate::lookup::result::LookupResult;
 use crate::model::address::EmailAddress;
 use crate::model::message::Message;
 use crate::policy::InternalAddresses;
@@ -198,7 +198,7 @@ fn of_address(
 
 /// Returns the rows that have an address, and how they were found.
 #[must_use]
-pub fn people_of<'a>(
+pub(crate) fn people_of<'a>(
     address: &EmailAddress,
     internal: &InternalAddresses<'a>,
 ) -> (Match, &'a [Person]) {

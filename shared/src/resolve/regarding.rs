@@ -33,7 +33,7 @@ mod related_emails;
 use crate::clients::dataverse::metadata::table_names::TableNames;
 use crate::clients::dataverse::records::{PartyReference, Person, RecordReference, Table};
 use crate::lookup::follow_up::FollowUpRequest;
-use crate::lookup::request::LookupResult;
+use crate::lookup::result::LookupResult;
 use crate::model::address::EmailAddress;
 use crate::model::ids::ActivityId;
 use crate::model::message::Message;
@@ -41,9 +41,8 @@ use crate::policy::InternalAddresses;
 use crate::policy::document::{Ambiguous, FolderRegarding, Regarding, RegardingSource};
 use crate::resolve::parties;
 
-pub use self::decision::{
-    CandidateOutcome, RegardingCandidate, RegardingChoice, RegardingDecision,
-};
+pub use self::decision::RegardingDecision;
+pub(crate) use self::decision::{CandidateOutcome, RegardingCandidate, RegardingChoice};
 
 /// An email, and everything that its regarding may depend on.
 pub struct RegardingInput<'a> {
@@ -75,7 +74,7 @@ pub enum RegardingStep {
 
 /// Returns the record of the first folder rule that matches. `lies_in` returns whether the email is
 /// in the folder with this name, or in a subfolder of it.
-pub fn by_folder(
+pub(crate) fn by_folder(
     rules: &[FolderRegarding],
     lies_in: impl Fn(&str) -> bool,
 ) -> Option<RecordReference> {

@@ -9,7 +9,8 @@ use mailverse::clients::dataverse::records::{PartyReference, RecordReference, Ro
 use mailverse::clients::dataverse::session::Session;
 use mailverse::clients::dataverse::{AccessToken, DataverseClient};
 use mailverse::clients::retry::RetryAdvice;
-use mailverse::lookup::request::{LookupRequest, LookupResult};
+use mailverse::lookup::request::LookupRequest;
+use mailverse::lookup::result::LookupResult;
 use mailverse::model::address::EmailAddress;
 use mailverse::model::ids::ActivityId;
 use serde_json::{Map, Value, json};

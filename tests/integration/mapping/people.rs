@@ -17,7 +17,7 @@ use emulators::Dataverse;
 use mailverse::clients::dataverse::records::NewRow;
 use mailverse::clients::dataverse::records::{PartyReference, Person, Table};
 use mailverse::lookup::companies::{Accounts, Companies};
-use mailverse::lookup::request::LookupResult;
+use mailverse::lookup::result::LookupResult;
 use mailverse::mailboxes::Mailboxes;
 use mailverse::model::message::Message;
 use mailverse::policy::InternalAddresses;

@@ -109,7 +109,7 @@ pub struct Known {
 }
 
 /// A secret that was read.
-pub struct Cached {
+pub(crate) struct Cached {
     value: SecretString,
     read_at: DateTime<Utc>,
     /// A service rejected the value, or reading it again failed.

@@ -13,11 +13,11 @@ use std::fmt::Write as _;
 use serde_json::Value;
 
 /// The boundary of the whole batch.
-pub const BOUNDARY: &str = "batch_mailverse";
+pub(crate) const BOUNDARY: &str = "batch_mailverse";
 
 /// Asks Dataverse to annotate each lookup value with the table of the row that it refers to. Sent
 /// with every query.
-pub const ANNOTATIONS: &str =
+pub(crate) const ANNOTATIONS: &str =
     "odata.include-annotations=\"Microsoft.Dynamics.CRM.lookuplogicalname\"";
 
 /// The most operations in one batch (Dataverse facts §9).
@@ -46,7 +46,7 @@ pub struct Change {
     /// The path below `/api/data/v9.2/`.
     pub path: String,
     /// `If-Match`: `*` to update only, or a row's etag.
-    pub if_match: Option<String>,
+    pub(crate) if_match: Option<String>,
     /// The row; null if there is no body.
     pub body: Value,
 }

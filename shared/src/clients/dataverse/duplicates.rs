@@ -18,7 +18,7 @@ pub type File = (String, Option<i64>);
 
 /// How a row was removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DuplicateRemoval {
+pub(crate) enum DuplicateRemoval {
     /// It was deleted, with its parties and attachments.
     Deleted,
     /// It was cancelled, because Dataverse rejected the deletion.
@@ -36,7 +36,7 @@ impl DataverseClient {
     /// - [`DataverseError::Rejected`]: the row is unchanged.
     /// - [`DataverseError::Stale`]: another user or client changed or deleted it meanwhile; read it
     ///   again.
-    pub async fn remove_duplicate(
+    pub(crate) async fn remove_duplicate(
         &self,
         session: &Session,
         email: &ExistingEmail,

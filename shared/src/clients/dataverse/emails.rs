@@ -322,7 +322,7 @@ impl DataverseClient {
 
 /// The value of the column `notifications` for "some attachments were not saved" (Dataverse facts
 /// §2.1).
-pub const SOME_ATTACHMENTS_NOT_SAVED: i64 = 1;
+pub(crate) const SOME_ATTACHMENTS_NOT_SAVED: i64 = 1;
 
 /// Returns how many messages go into the next request: at least one.
 fn how_many_fit<E: Borrow<EmailWrite>>(emails: &[E]) -> usize {

@@ -63,7 +63,7 @@ impl ErrorCode {
     /// Returns whether Dataverse rejected an attachment and not the email: too large, empty,
     /// invalid name, or blocked type (Dataverse facts §4.2).
     #[must_use]
-    pub const fn concerns_attachment(self) -> bool {
+    pub(crate) const fn concerns_attachment(self) -> bool {
         matches!(
             self.0,
             0x8004_4A02 | 0x8004_4A04 | 0x8004_4A08 | 0x8004_3E09
@@ -72,7 +72,7 @@ impl ErrorCode {
 
     /// Returns whether a text is longer than its column.
     #[must_use]
-    pub const fn concerns_length(self) -> bool {
+    pub(crate) const fn concerns_length(self) -> bool {
         matches!(self.0, 0x8004_4331)
     }
 
@@ -82,7 +82,7 @@ impl ErrorCode {
     /// the list of error codes (`error_codes.csv`); the status with which Dataverse sends them is
     /// unknown.
     #[must_use]
-    pub const fn blame(self) -> Blame {
+    pub(crate) const fn blame(self) -> Blame {
         match self.0 {
             _ if self.concerns_privilege() => Blame::RowOrCaller,
             // Not a member of the organisation; three codes for a disabled user; no licence.
@@ -294,7 +294,7 @@ impl fmt::Display for Meaning {
 impl DataverseError {
     /// Returns the rejection of a row because of a key other than its primary key.
     #[must_use]
-    pub const fn of_another_key() -> Self {
+    pub(crate) const fn of_another_key() -> Self {
         Self::Rejected {
             status: 412,
             code: Some(ErrorCode::DUPLICATE_KEY),
@@ -336,7 +336,7 @@ impl DataverseError {
     /// Returns whether Dataverse may have rejected the caller, so that other messages would be
     /// rejected as well.
     #[must_use]
-    pub fn may_concern_caller(&self) -> bool {
+    pub(crate) fn may_concern_caller(&self) -> bool {
         self.code().is_some_and(ErrorCode::concerns_caller)
     }
 
@@ -359,7 +359,7 @@ impl DataverseError {
 
     /// Classifies an unsuccessful answer to a request or to a part of a `$batch`.
     #[must_use]
-    pub fn from_answer(status: u16, retry_after: Option<Duration>, body: &[u8]) -> Self {
+    pub(crate) fn from_answer(status: u16, retry_after: Option<Duration>, body: &[u8]) -> Self {
         let code = error_code(body);
         let what = || format!("{status}{}", Detail(code));
         match code.map_or(Class::Unlisted, ErrorCode::class) {
@@ -399,7 +399,7 @@ impl From<reqwest::Error> for DataverseError {
 /// Returns the code of an error body: `{"error":{"code":"0x…","message":"…"}}`. The code can be an
 /// empty text (Dataverse facts §12).
 #[must_use]
-pub fn error_code(body: &[u8]) -> Option<ErrorCode> {
+pub(crate) fn error_code(body: &[u8]) -> Option<ErrorCode> {
     let body: Value = serde_json::from_slice(body).ok()?;
     ErrorCode::parse(body.get("error")?.get("code")?.as_str()?)
 }

@@ -78,7 +78,7 @@ impl SharedLookupSize {
 impl DataverseClient {
     /// Returns how many queries the next batch holds at most.
     #[must_use]
-    pub fn queries_a_batch(&self) -> usize {
+    pub(crate) fn queries_a_batch(&self) -> usize {
         self.lookup_size.lookup_size().size
     }
 

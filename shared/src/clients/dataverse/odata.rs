@@ -40,7 +40,7 @@ pub fn row(set: &str, id: Uuid) -> String {
 /// Each item of `values` has all comparisons of one value. A single value that is too long for a
 /// filter still gets its own filter.
 #[must_use]
-pub fn any_of(values: impl IntoIterator<Item = Vec<String>>) -> Vec<String> {
+pub(crate) fn any_of(values: impl IntoIterator<Item = Vec<String>>) -> Vec<String> {
     let mut filters: Vec<String> = Vec::new();
     let mut held = 0;
     let mut length = 0;

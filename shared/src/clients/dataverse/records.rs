@@ -100,7 +100,7 @@ impl PartyReference {
 
     /// Returns the name of the binding as an activity party: `partyid_contact@odata.bind`.
     #[must_use]
-    pub fn party_binding_name(self) -> String {
+    pub(crate) fn party_binding_name(self) -> String {
         format!("partyid_{}@odata.bind", self.table.name())
     }
 }
@@ -179,7 +179,7 @@ pub struct ExistingEmail {
     /// How many attachments it has; computed by Dataverse.
     pub attachments: i64,
     /// Whether the last change was not made by the creator of the row: a user has worked with it.
-    pub changed_by_another: bool,
+    pub(crate) changed_by_another: bool,
     /// Its version, for `If-Match`.
     pub etag: Option<String>,
 }
@@ -188,7 +188,7 @@ impl ExistingEmail {
     /// Returns whether the row can be an email of this sender: it is completed and has no other
     /// sender.
     #[must_use]
-    pub fn may_be_email_of(&self, sender: Option<&EmailAddress>) -> bool {
+    pub(crate) fn may_be_email_of(&self, sender: Option<&EmailAddress>) -> bool {
         let same_sender = match (&self.sender, sender) {
             (Some(external_row), Some(ours)) => external_row == ours,
             _ => true,

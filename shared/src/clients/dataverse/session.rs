@@ -48,7 +48,7 @@ impl Session {
 
     /// Creates a session that measures its calls with this clock.
     #[must_use]
-    pub fn timed_by(token: AccessToken, clock: fn() -> Instant) -> Self {
+    pub(crate) fn timed_by(token: AccessToken, clock: fn() -> Instant) -> Self {
         Self {
             token,
             clock,
@@ -62,7 +62,7 @@ impl Session {
 
     /// Returns the failure that ended the session, if any. After it nothing is sent.
     #[must_use]
-    pub fn ended_by(&self) -> Option<&DataverseError> {
+    pub(crate) fn ended_by(&self) -> Option<&DataverseError> {
         self.ended_by.get()
     }
 
@@ -85,7 +85,7 @@ impl Session {
 
     /// Returns how many `$batch` requests with queries timed out.
     #[must_use]
-    pub fn timeouts(&self) -> u32 {
+    pub(crate) fn timeouts(&self) -> u32 {
         self.timeouts.load(Ordering::Relaxed)
     }
 
@@ -106,11 +106,6 @@ impl Session {
 
     pub(crate) fn bearer(&self) -> &str {
         self.token.expose_secret()
-    }
-
-    /// Ends the session because of a rejection that affects every message.
-    pub fn end_refused(&self, refusal: &DataverseError) {
-        let _ended_before = self.ended_by.set(refusal.clone());
     }
 
     /// Ends the session if every further request would meet the same failure.

@@ -25,7 +25,7 @@ use crate::clients::retry::{FIRST_STEP, RetryAdvice};
 ///
 /// The body of a 401 for an expired grant is unknown (Nylas facts §11), so every 401 waits equally
 /// long.
-pub const MAILBOX_WAIT: Duration = Duration::from_secs(15 * 60);
+pub(crate) const MAILBOX_WAIT: Duration = Duration::from_secs(15 * 60);
 
 /// How long messages wait until the API key can be read.
 const KEY_WAIT: Duration = Duration::from_secs(5 * 60);

@@ -189,7 +189,7 @@ impl Grant {
     /// Returns whether Nylas can list aliases of this grant: only Google and Microsoft grants have
     /// such aliases. Source: Nylas facts §5.
     #[must_use]
-    pub fn may_have_aliases(&self) -> bool {
+    pub(crate) fn may_have_aliases(&self) -> bool {
         matches!(self.provider.as_str(), "google" | "microsoft")
     }
 
@@ -206,7 +206,7 @@ impl Grant {
     /// Source: Nylas facts §7 (verified for these providers and for agent accounts; that an agent
     /// account is a grant of the provider `nylas` is inferred, so it is not counted).
     #[must_use]
-    pub fn shows_all_headers(&self) -> bool {
+    pub(crate) fn shows_all_headers(&self) -> bool {
         matches!(self.provider.as_str(), "google" | "microsoft" | "eas")
     }
 }

@@ -54,12 +54,12 @@ const NUMBERS: [&str; 4] = ["telephone1", "mobilephone", "telephone2", "telephon
 
 /// Returns whether a contact belongs to no company and to no other contact.
 #[must_use]
-pub fn lacks_company(there: &Map<String, Value>) -> bool {
+pub(crate) fn lacks_company(there: &Map<String, Value>) -> bool {
     is_empty(there, "_parentcustomerid_value")
 }
 
 /// Adds a company to the columns that will be written to a contact.
-pub fn add_company(added: &mut Map<String, Value>, company: Uuid) {
+pub(crate) fn add_company(added: &mut Map<String, Value>, company: Uuid) {
     let table = Table::Account;
     let company = PartyReference { table, id: company };
     set(added, COMPANY, &company.binding());

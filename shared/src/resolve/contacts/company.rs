@@ -64,7 +64,7 @@ pub enum Company {
 
 /// Returns the company that has this domain.
 #[must_use]
-pub fn of_domain(companies: &Companies, domain: &str, ambiguous: Ambiguous) -> Company {
+pub(crate) fn of_domain(companies: &Companies, domain: &str, ambiguous: Ambiguous) -> Company {
     let Some(accounts) = companies.0.get(domain) else {
         return Company::Unknown;
     };

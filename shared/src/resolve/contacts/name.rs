@@ -61,7 +61,7 @@ impl Name {
 
     /// Returns the name of a person whose first and last name are given separately.
     #[must_use]
-    pub fn of_parts(first: &str, last: &str) -> Self {
+    pub(crate) fn of_parts(first: &str, last: &str) -> Self {
         Self::new(&tidy(first), &tidy(last))
     }
 
@@ -80,7 +80,7 @@ impl Name {
 
     /// Returns whether any part of the name is known.
     #[must_use]
-    pub fn is_known(&self) -> bool {
+    pub(crate) fn is_known(&self) -> bool {
         self.first.is_some() || self.last != UNKNOWN
     }
 }
@@ -88,7 +88,7 @@ impl Name {
 /// Returns whether an address is displayed as sending on behalf of someone else: `Jane Doe via
 /// Kites`. The address is then not Jane's.
 #[must_use]
-pub fn is_on_behalf(display: &str) -> bool {
+pub(crate) fn is_on_behalf(display: &str) -> bool {
     via(&tidy(display)).is_some()
 }
 

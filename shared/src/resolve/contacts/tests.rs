@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::*;
 use crate::clients::nylas::wire;
 use crate::lookup::companies::{Accounts, Companies};
-use crate::lookup::request::LookupResult;
+use crate::lookup::result::LookupResult;
 use crate::mailboxes::Mailboxes;
 
 const OUTSIDE: &str = "jane@kites.example";

@@ -10,7 +10,7 @@ use super::{
 use crate::clients::dataverse::metadata::table_names::is_name;
 use crate::clients::dataverse::records::{PartyReference, RecordReference, Table};
 use crate::lookup::follow_up::{FollowUpRequest, OpenRowsQuery};
-use crate::lookup::request::OpenRows;
+use crate::lookup::result::OpenRows;
 use crate::policy::document::{App, CustomTable, RegardingSource};
 
 /// Returns where to find the open rows of an app; `None` if the policy has no app.

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::*;
 use crate::clients::nylas::wire;
 use crate::lookup::related_emails::EarlierEmail;
-use crate::lookup::request::OpenRows;
+use crate::lookup::result::OpenRows;
 use crate::mailboxes::Mailboxes;
 use crate::model::ids::InternetMessageId;
 use crate::policy::document::{Ambiguous, App, CustomTable};

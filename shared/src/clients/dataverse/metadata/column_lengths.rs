@@ -41,7 +41,7 @@ pub(crate) struct LengthsRead(Arc<Mutex<Option<Arc<Lengths>>>>);
 impl DataverseClient {
     /// Returns the lengths that were read, if any.
     #[must_use]
-    pub fn known_lengths(&self) -> Option<Arc<Lengths>> {
+    pub(crate) fn known_lengths(&self) -> Option<Arc<Lengths>> {
         // The value is consistent even after a panic: each change under the lock is one assignment.
         let read = self.lengths.0.lock();
         read.unwrap_or_else(PoisonError::into_inner).clone()
